@@ -1,0 +1,143 @@
+"""Every field of every experiment, once, with the value most of them share.
+
+An experiment sets values on top of this; it neither adds nor replaces fields.
+A field that is None keeps the default of the function that it is handed to.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config():
+  """The fields; data.name is empty, an experiment chooses."""
+  config = ConfigDict()
+  config.seed = 0  # parameters, noise, order of the data
+
+  data = config.data = ConfigDict()
+  data.name = ''  # digits, synthetic
+  data.image_shape = (32, 32, 3)  # height, width, channels
+  data.num_classes = 0  # labels are 0..num_classes - 1; 0: none
+  data.num_levels = 256  # grey levels per channel
+  data.random_flip = False  # mirror half of the training images
+  data.data_dir = ''  # where data sets are stored, for those on disk
+
+  schedule = config.schedule = ConfigDict()
+  # betas of num_steps steps: linear, rescaled_linear, quadratic, scaled_linear,
+  # cosine, sigmoid, constant, warmup, reciprocal;
+  # in continuous time: continuous_cosine, linear_vp
+  schedule.name = 'linear'
+  schedule.num_steps = 1000  # T
+  schedule.start = placeholder(float)  # first beta
+  schedule.end = placeholder(float)  # last beta
+  schedule.value = placeholder(float)  # the beta of 'constant'
+  schedule.fraction = placeholder(float)  # of the steps that 'warmup' climbs
+  schedule.zero_terminal_snr = False  # rescale betas so that alpha_bar_T = 0
+  schedule.alphas = placeholder(tuple)  # an explicit list, instead of a name
+  schedule.logsnr_min = placeholder(float)  # continuous_cosine
+  schedule.logsnr_max = placeholder(float)
+  schedule.beta_min = placeholder(float)  # linear_vp
+  schedule.beta_max = placeholder(float)
+
+  network = config.network = ConfigDict()
+  network.name = 'unet'
+  network.channels = 128  # at full resolution
+  network.multipliers = (1, 2, 2, 2)  # of the channels, one per resolution
+  network.num_blocks = 2  # per resolution on the way down, one more going up
+  network.attention_resolutions = (16,)  # heights of the feature maps
+  network.dropout = 0.0
+  network.num_groups = 32  # of the group norms
+  network.dtype = 'float32'  # of the computation: float32, bfloat16
+
+  conditioning = config.conditioning = ConfigDict()
+  conditioning.noise_input = 'step'  # what the network sees: step, logsnr, edm
+  conditioning.labels = False  # give the network the class
+  conditioning.label_dropout = 0.0  # probability of no class in training
+
+  objective = config.objective = ConfigDict()
+  objective.name = 'ddpm'
+  objective.parametrization = 'eps'  # x0, eps, v, score, flow, edm
+  # of the error in x0: snr, truncated_snr, min_snr, edm
+  objective.weight = 'snr'
+  objective.times = 'steps'  # steps, uniform, antithetic, log_normal
+  objective.min_snr_gamma = 5.0  # weight 'min_snr'
+  objective.log_normal_mean = -1.2  # times 'log_normal', of log sigma
+  objective.log_normal_std = 1.2
+  objective.sigma_data = 0.5  # parametrization and weight 'edm'
+
+  optimizer = config.optimizer = ConfigDict()
+  optimizer.learning_rate = 2e-4
+  optimizer.warmup_steps = 0  # from 0 along a line
+  optimizer.decay_steps = 0  # the cosine to 0 ends at this step; 0: constant
+  optimizer.clip_norm = 1.0  # of all gradients together; 0: no clipping
+  optimizer.b1 = 0.9
+  optimizer.b2 = 0.999
+  optimizer.eps = 1e-8
+
+  training = config.training = ConfigDict()
+  training.num_steps = 1000
+  training.batch_size = 128
+  training.ema_decay = 0.9999
+  training.ema_warmup = False  # decay min(ema_decay, (1 + step) / (10 + step))
+  training.log_every = 100  # steps; 0: never, here and below
+  training.sample_every = 1000
+  training.checkpoint_every = 1000
+  training.keep_checkpoints = 2
+  training.resume = 'auto'  # force: continue although the config differs
+
+  evaluation = config.evaluation = ConfigDict()
+  evaluation.every = 0  # steps of training between losses on the test split
+  evaluation.num_batches = 8  # of training.batch_size images
+
+  sampling = config.sampling = ConfigDict()
+  sampling.sampler = 'ancestral'  # ancestral, ddim
+  sampling.num_steps = 1000
+  sampling.spacing = 'uniform'  # uniform, steps (of the schedule)
+  sampling.eta = 0.0  # ddim: 0 is the ODE, 1 ancestral
+  sampling.variance = 'fixed_small'  # ancestral: fixed_small, fixed_large
+  sampling.clip = True  # estimates of x0 to [-1, 1]
+  sampling.num_samples = 100
+  sampling.batch_size = 100
+  sampling.labels = ()  # classes to sample, in turn; (): all
+  sampling.ema = True  # averaged parameters
+  sampling.seed = 0  # image i is a function of seed and i
+  sampling.trajectory = False  # also a GIF of how the images emerge
+  sampling.name = 'samples'  # of the files written into samples/
+
+  noise = config.noise = ConfigDict()  # --mode=noise
+  noise.image = 'china.jpg'  # a file, or scikit-learn's china.jpg, flower.jpg
+  noise.size = 600  # of the square picture
+  noise.fit = 'crop'  # crop the longer side, or scale (stretch) both
+  noise.strip = 6  # pictures in the strip
+  noise.frames = 51  # of the animation
+  noise.num_draws = 100  # of white noise, for the Monte-Carlo estimate
+  return config
+
+
+def with_argument(config, arg):
+  """The config as it is, or for `:smoke` a few seconds of the same experiment.
+
+  Smoke: a tiny network and four steps; sets that need a download are replaced
+  by synthetic pictures.
+  """
+  if not arg:
+    return config
+  if arg != 'smoke':
+    raise ValueError(f"the argument of a config can be 'smoke', not {arg!r}")
+  if config.data.name not in ('', 'digits'):
+    config.data.name = 'synthetic'
+  config.network.channels = 8
+  config.network.num_groups = 4
+  config.network.num_blocks = 1
+  config.training.num_steps = 4
+  config.training.batch_size = 8
+  config.training.log_every = 1
+  config.training.sample_every = 4
+  config.training.checkpoint_every = 2
+  config.evaluation.num_batches = 1
+  config.sampling.num_steps = 4
+  config.sampling.num_samples = 16
+  config.sampling.batch_size = 16
+  config.noise.size = 64
+  config.noise.frames = 5
+  config.noise.num_draws = 10
+  return config

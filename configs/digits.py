@@ -1,0 +1,43 @@
+r"""Class-conditional DDPM on the real digits that ship with scikit-learn.
+
+python launch.py --config=configs/digits.py
+python launch.py --config=configs/digits.py --mode=sample
+python launch.py --config=configs/digits.py:smoke      # seconds
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  """T = 1000, linear beta, L_simple; a U-Net of 702,753 parameters."""
+  config = base.get_config()
+  config.data.name = 'digits'
+  config.data.image_shape = (8, 8, 1)
+  config.data.num_classes = 10
+  config.data.num_levels = 17
+
+  config.network.channels = 32
+  config.network.multipliers = (1, 2)
+  config.network.num_blocks = 1
+  config.network.attention_resolutions = (4,)
+  config.network.num_groups = 8
+
+  config.conditioning.labels = True
+  config.conditioning.label_dropout = 0.1
+
+  config.training.num_steps = 2500
+  config.training.batch_size = 64
+  config.training.ema_decay = 0.999
+  config.training.ema_warmup = True
+  config.training.sample_every = 500
+  config.training.checkpoint_every = 500
+  config.evaluation.every = 500
+
+  config.optimizer.learning_rate = 4e-3
+  config.optimizer.warmup_steps = 100
+  config.optimizer.decay_steps = config.training.get_ref('num_steps')
+
+  config.sampling.sampler = 'ddim'
+  config.sampling.eta = 1.0
+  config.sampling.num_steps = 100
+  return base.with_argument(config, arg)

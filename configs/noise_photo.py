@@ -1,0 +1,17 @@
+r"""The homework: noise a photo step by step with an explicit list of alphas.
+
+  python launch.py --config=configs/noise_photo.py --mode=noise
+  python launch.py --config=configs/noise_photo.py --mode=noise \
+    --config.noise.image=me.jpg \
+    --config.schedule.alphas=0.99,0.98,0.97,0.96,0.95
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  """500 alphas that descend along a line from 0.9998 to 0.96."""
+  config = base.get_config()
+  config.schedule.name = 'rescaled_linear'
+  config.schedule.num_steps = 500
+  return base.with_argument(config, arg)

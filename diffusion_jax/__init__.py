@@ -1,0 +1,77 @@
+"""Diffusion models in JAX: the equations as pure functions.
+
+`import diffusion_jax as dj` loads jax and numpy only. Networks, data, training
+and evaluation are submodules to import by name.
+"""
+
+from diffusion_jax.core.betas import (
+  constant_betas,
+  cosine_betas,
+  linear_betas,
+  quadratic_betas,
+  reciprocal_betas,
+  rescaled_linear_betas,
+  scaled_linear_betas,
+  sigmoid_betas,
+  warmup_betas,
+  zero_terminal_snr,
+)
+from diffusion_jax.core.denoiser import (
+  Denoiser,
+  Prediction,
+  at_training_levels,
+  edm_input,
+  logsnr_input,
+  make_denoiser,
+  network_output,
+  step_input,
+)
+from diffusion_jax.core.levels import NoiseLevel, clean_level
+from diffusion_jax.core.losses import (
+  antithetic_times,
+  denoising_loss,
+  edm_weight,
+  log_normal_times,
+  min_snr_weight,
+  simple_loss,
+  snr_weight,
+  step_times,
+  truncated_snr_weight,
+  uniform_times,
+  weighted_eps_loss,
+)
+from diffusion_jax.core.normal import (
+  Normal,
+  bits_per_dim,
+  discretized_log_prob,
+  kl,
+  log_prob,
+)
+from diffusion_jax.core.parametrization import (
+  eps_from_x0,
+  error_scale,
+  score_from_x0,
+  target,
+  to_x0,
+)
+from diffusion_jax.core.process import (
+  forward_step,
+  p_reverse,
+  q_posterior,
+  q_sample,
+  reverse_variance,
+)
+from diffusion_jax.core.schedules import (
+  CosineSchedule,
+  DiscreteSchedule,
+  LinearVPSchedule,
+)
+from diffusion_jax.sampling.ancestral import ancestral, ddim
+from diffusion_jax.sampling.editing import noise_image
+from diffusion_jax.sampling.guidance import clip_denoised
+from diffusion_jax.sampling.sampler import (
+  Sampler,
+  level_grid,
+  prior_sample,
+  sample,
+)

@@ -1,0 +1,132 @@
+"""The seam between networks and the process.
+
+Samplers, bounds and guidance see a `Denoiser`: (x_t, level) -> Prediction. A
+network is any function `network_fn(params, x, noise, cond, *, key=None)`, and
+everything that is particular to how it was trained (what it predicts, which
+number tells it the noise level, how its input is scaled) is said once, in
+`make_denoiser`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.levels import NoiseLevel, snap
+from diffusion_jax.core.parametrization import edm_norm, to_x0
+
+Array = jax.Array
+NetworkFn = Callable[..., Array]
+NoiseInput = Callable[[NoiseLevel], Array]
+
+
+class Prediction(NamedTuple):
+  """What a denoiser knows of the clean image.
+
+  x0 [B, ...] estimates E[x_0 | x_t]; var_frac [B, ...], if the network learns
+  the reverse variance, is the exponent v of IDDPM Eq. 15.
+  """
+
+  x0: Array
+  var_frac: Array | None = None
+
+
+Denoiser = Callable[[Array, NoiseLevel], Prediction]
+
+
+def logsnr_input(level: NoiseLevel) -> Array:
+  """The network sees log(alpha^2 / sigma^2), which any schedule defines."""
+  return level.logsnr
+
+
+def edm_input(level: NoiseLevel) -> Array:
+  """log(sigma / alpha) / 4: c_noise of Karras et al. 2022, Table 1."""
+  return -level.logsnr / 8.0
+
+
+def step_input(num_steps: int) -> NoiseInput:
+  """The network sees max(T t - 1, 0): 0..T-1 at DDPM's steps 1..T.
+
+  Integers at the steps, as the published networks saw them (see `snap`).
+  """
+  return lambda level: jnp.maximum(snap(level.t * num_steps) - 1.0, 0.0)
+
+
+def network_output(
+  network_fn: NetworkFn,
+  params: Any,
+  xt: Array,
+  level: NoiseLevel,
+  *,
+  parametrization: str,
+  noise_input: NoiseInput,
+  cond: dict | None = None,
+  sigma_data: float = 0.5,
+  key: Array | None = None,
+) -> Array:
+  """The raw output y of a network at x_t, float32 [B, ...].
+
+  xt: [B, ...]; level: [] or [B]. The input is divided by its standard deviation
+  for 'edm' (c_in) and left alone otherwise. `key` switches dropout on.
+  """
+  scale = 1.0
+  if parametrization == 'edm':
+    scale = 1.0 / edm_norm(level.like(xt), sigma_data)
+  noise = jnp.broadcast_to(noise_input(level), xt.shape[:1])
+  output = network_fn(params, scale * xt, noise, cond, key=key)
+  return output.astype(xt.dtype)
+
+
+def make_denoiser(
+  network_fn: NetworkFn,
+  params: Any,
+  *,
+  parametrization: str,
+  noise_input: NoiseInput = logsnr_input,
+  cond: dict | None = None,
+  learned_variance: bool = False,
+  sigma_data: float = 0.5,
+) -> Denoiser:
+  """Denoiser of a network that predicts `parametrization` (see `target`).
+
+  network_fn(params, x [B, ...], noise [B], cond) -> [B, ...], with twice the
+  channels if learned_variance: the second half maps -1..1 to var_frac 0..1.
+  cond: dict of arrays [B, ...], such as {'label': [B]}, passed through.
+  """
+
+  def denoise(xt, level):
+    output = network_output(
+      network_fn,
+      params,
+      xt,
+      level,
+      parametrization=parametrization,
+      noise_input=noise_input,
+      cond=cond,
+      sigma_data=sigma_data,
+    )
+    var_frac = None
+    if learned_variance:
+      output, fraction = jnp.split(output, 2, axis=-1)
+      var_frac = 0.5 * (fraction + 1.0)
+    x0 = to_x0(parametrization, output, xt, level, sigma_data)
+    return Prediction(x0, var_frac)
+
+  return denoise
+
+
+def at_training_levels(denoise: Denoiser, schedule: Callable) -> Denoiser:
+  """Lets a denoiser trained on `schedule` be asked at levels of any other.
+
+  The level of equal SNR is looked up in `schedule` and x_t rescaled to it: what
+  x_t says of x_0 is unchanged. Levels need alpha > 0, and a SNR within the
+  range of `schedule`.
+  """
+
+  def at_levels(xt, level):
+    trained = schedule.from_logsnr(level.logsnr)
+    scale = trained.like(xt).alpha / level.like(xt).alpha
+    return denoise(scale * xt, trained)
+
+  return at_levels

@@ -1,0 +1,145 @@
+"""Training losses: one error, one weight, one distribution of times.
+
+Every loss in use is weight(level) * |x_0 - x0_hat|^2 averaged over a
+distribution of t. L_simple (weight = SNR), v-loss, min-SNR and EDM differ in
+nothing else; DDPM's Eq. 12 and 14 stand here literally all the same.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.levels import NoiseLevel, check_same_shape
+from diffusion_jax.core.parametrization import error_scale, target
+from diffusion_jax.core.process import forgotten, reverse_variance
+
+Array = jax.Array
+Weight = Callable[[NoiseLevel], Array]
+TimeSampler = Callable[..., tuple[NoiseLevel, Array]]
+
+
+def _data_axes(x: Array) -> tuple[int, ...]:
+  return tuple(range(1, x.ndim))
+
+
+def simple_loss(eps: Array, eps_hat: Array) -> Array:
+  """|eps - eps_hat|^2, the mean over data axes, [B] (DDPM Eq. 14, L_simple).
+
+  eps, eps_hat: [B, ...].
+  """
+  check_same_shape(eps=eps, eps_hat=eps_hat)
+  return jnp.mean(jnp.square(eps - eps_hat), axis=_data_axes(eps))
+
+
+def weighted_eps_loss(
+  eps: Array,
+  eps_hat: Array,
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+  variance: str = 'fixed_small',
+  first: Array | None = None,
+) -> Array:
+  """w_t |eps - eps_hat|^2, the L_{t-1} of DDPM Eq. 12 in nats, summed, [B].
+
+  w_t = beta_t^2 / (2 variance alpha_t (1 - alpha_bar_t)) in the paper's terms.
+  eps, eps_hat: [B, ...]; levels [] or [B], s not clean unless `first` gives the
+  variance there (see `reverse_variance`).
+  """
+  check_same_shape(eps=eps, eps_hat=eps_hat)
+  s, t = level_s, level_t
+  error = s.alpha * forgotten(s, t) * t.sigma / t.alpha  # of the mean, per eps
+  weight = error**2 / (2.0 * reverse_variance(variance, s, t, None, first))
+  return weight * jnp.sum(jnp.square(eps - eps_hat), axis=_data_axes(eps))
+
+
+def denoising_loss(
+  kind: str,
+  output: Array,
+  x0: Array,
+  eps: Array,
+  level: NoiseLevel,
+  weight: Weight,
+  sigma_data: float = 0.5,
+) -> Array:
+  """weight(level) |x_0 - x0_hat|^2, summed over data axes, [B].
+
+  output: [B, ...], the raw prediction of `kind` (see `target`); x0, eps: the
+  truth; level: [] or [B]. The error is taken in the network's own space, where
+  float32 is accurate, and divided by error_scale^2: for 'eps' with `snr_weight`
+  that factor is 1 and this is L_simple.
+  """
+  truth = target(kind, x0, eps, level, sigma_data)
+  check_same_shape(output=output, target=truth)
+  scale = jnp.square(error_scale(kind, level, sigma_data))
+  # eps at zero SNR: weight and scale vanish together, the loss with them
+  scale = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
+  error = jnp.sum(jnp.square(output - truth), axis=_data_axes(output))
+  return weight(level) / scale * error
+
+
+# Weights of |x_0 - x0_hat|^2, level -> same shape as the level.
+
+
+def snr_weight(level: NoiseLevel) -> Array:
+  """SNR: the unweighted loss in eps (Salimans & Ho 2022, section 4)."""
+  return level.snr
+
+
+def truncated_snr_weight(level: NoiseLevel) -> Array:
+  """max(SNR, 1) (Salimans & Ho 2022, Eq. 10)."""
+  return jnp.maximum(level.snr, 1.0)
+
+
+def min_snr_weight(gamma: float = 5.0) -> Weight:
+  """min(SNR, gamma) (Hang et al. 2023, min-SNR-gamma)."""
+  return lambda level: jnp.minimum(level.snr, gamma)
+
+
+def edm_weight(sigma_data: float = 0.5) -> Weight:
+  """1 / c_out^2, in sigma / alpha (Karras et al. 2022, Table 1)."""
+  return lambda level: level.snr + 1.0 / sigma_data**2
+
+
+# Distributions of t: (key, batch_size, schedule) -> (level [B], weight [B]).
+# Times lie in (0, 1], never on 0, where x_t = x_0 and most losses are 0 / 0.
+
+
+def uniform_times(key: Array, batch_size: int, schedule: Callable):
+  """t ~ U(0, 1], independent; weight 1."""
+  t = 1.0 - jax.random.uniform(key, (batch_size,))
+  return schedule(t), jnp.ones(batch_size)
+
+
+def antithetic_times(key: Array, batch_size: int, schedule: Callable):
+  """t_i = u + i / B modulo 1, one u ~ U(0, 1] (Kingma et al. 2021).
+
+  Weight 1. Each t is uniform; together they cover (0, 1] evenly, so the loss of
+  a batch has a smaller variance.
+  """
+  u = jax.random.uniform(key)
+  t = 1.0 - jnp.mod(u + jnp.arange(batch_size) / batch_size, 1.0)
+  return schedule(t), jnp.ones(batch_size)
+
+
+def step_times(num_steps: int) -> TimeSampler:
+  """t = i / T with i uniform on {1..T}, as DDPM Alg. 1; weight 1."""
+
+  def times(key, batch_size, schedule):
+    i = jax.random.randint(key, (batch_size,), 1, num_steps + 1)
+    return schedule(i / num_steps), jnp.ones(batch_size)
+
+  return times
+
+
+def log_normal_times(mean: float = -1.2, std: float = 1.2) -> TimeSampler:
+  """log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, Table 1).
+
+  Weight 1. Log-SNRs outside the schedule's range are clipped to its ends.
+  """
+
+  def times(key, batch_size, schedule):
+    log_sigma = mean + std * jax.random.normal(key, (batch_size,))
+    return schedule.from_logsnr(-2.0 * log_sigma), jnp.ones(batch_size)
+
+  return times

@@ -1,0 +1,103 @@
+"""What a network predicts: one table, one solve.
+
+Every target in use is y = a x_0 + b eps with (a, b) a function of the level.
+Together with x_t = alpha x_0 + sigma eps that is a 2x2 linear system, so one
+solve converts any prediction into x_0 and from there into any other.
+
+  kind    a                  b
+  x0      1                  0
+  eps     0                  1                      DDPM
+  v       -sigma             alpha                  Salimans & Ho 2022
+  score   0                  -1 / sigma             Song et al. 2021
+  flow    -1                 1                      rectified flow, dx/dt
+  edm     sigma / (s_d n)    -s_d alpha / n         Karras et al. 2022, Eq. 7
+
+with n = sqrt(sigma^2 + s_d^2 alpha^2) and s_d the data's standard deviation;
+the edm row is their c_skip and c_out.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.levels import NoiseLevel, check_same_shape
+
+Array = jax.Array
+
+KINDS = ('x0', 'eps', 'v', 'score', 'flow', 'edm')
+
+
+def _row(kind: str, level: NoiseLevel, sigma_data: float):
+  alpha, sigma = level.alpha, level.sigma
+  zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
+  if kind == 'x0':
+    return one, zero
+  if kind == 'eps':
+    return zero, one
+  if kind == 'v':
+    return -sigma, alpha
+  if kind == 'score':
+    return zero, -1.0 / sigma
+  if kind == 'flow':
+    return -one, one
+  if kind == 'edm':
+    norm = edm_norm(level, sigma_data)
+    return sigma / (sigma_data * norm), -sigma_data * alpha / norm
+  raise ValueError(f'parametrization {kind!r} is not one of {", ".join(KINDS)}')
+
+
+def edm_norm(level: NoiseLevel, sigma_data: float = 0.5) -> Array:
+  """Standard deviation of x_t: 1 / c_in of Karras et al. 2022, Table 1."""
+  return jnp.sqrt(level.sigma**2 + (sigma_data * level.alpha) ** 2)
+
+
+def target(
+  kind: str, x0: Array, eps: Array, level: NoiseLevel, sigma_data: float = 0.5
+) -> Array:
+  """a x_0 + b eps: what a network of this kind should output, [B, ...].
+
+  x0, eps: [B, ...]; level: [] or [B]. Unknown kinds raise ValueError.
+  """
+  check_same_shape(x0=x0, eps=eps)
+  a, b = _row(kind, level.like(x0), sigma_data)
+  return a * x0 + b * eps
+
+
+def to_x0(
+  kind: str,
+  output: Array,
+  xt: Array,
+  level: NoiseLevel,
+  sigma_data: float = 0.5,
+) -> Array:
+  """x_0 = (b x_t - sigma y) / (b alpha - a sigma) (DDPM Eq. 15 for eps).
+
+  output y, xt: [B, ...]; level: [] or [B], sigma > 0 (and alpha > 0 for eps and
+  score, which say nothing about x_0 where no signal is left).
+  """
+  check_same_shape(output=output, xt=xt)
+  level = level.like(xt)
+  a, b = _row(kind, level, sigma_data)
+  determinant = b * level.alpha - a * level.sigma
+  return (b * xt - level.sigma * output) / determinant
+
+
+def eps_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
+  """eps = (x_t - alpha x_0) / sigma, [B, ...]; level: [] or [B], sigma > 0."""
+  check_same_shape(x0=x0, xt=xt)
+  level = level.like(xt)
+  return (xt - level.alpha * x0) / level.sigma
+
+
+def score_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
+  """grad log q(x_t) = -eps / sigma where x0 = E[x_0 | x_t], [B, ...]."""
+  return -eps_from_x0(x0, xt, level) / level.like(xt).sigma
+
+
+def error_scale(kind: str, level: NoiseLevel, sigma_data: float = 0.5) -> Array:
+  """a - b alpha / sigma: (error in y) / (error in x_0) at fixed x_t.
+
+  Same shape as the level. Squared and with weight(level) it converts a loss in
+  one space to a loss in another.
+  """
+  a, b = _row(kind, level, sigma_data)
+  return a - b * level.alpha / level.sigma

@@ -1,0 +1,130 @@
+"""The Gaussian process between any two noise levels (DDPM Eq. 1-7).
+
+With x_t = alpha_t x_0 + sigma_t eps at every level, all transitions between a
+cleaner level s and a noisier level t follow from the four numbers
+(alpha_s, sigma_s, alpha_t, sigma_t). The fraction of information about x_0
+that is lost between them,
+
+  forgotten = 1 - SNR_t / SNR_s,
+
+is the only derived quantity: the step s -> t adds noise of variance
+sigma_t^2 * forgotten, and q(x_s | x_t, x_0) has variance sigma_s^2 * forgotten.
+For DDPM's neighbours s = t - 1 these are beta_t and beta-tilde_t. Levels need
+not be neighbours: skipping steps is the same formula.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.levels import NoiseLevel, check_same_shape
+from diffusion_jax.core.normal import Normal
+
+Array = jax.Array
+
+
+def forgotten(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
+  """1 - SNR_t / SNR_s for s < t, of the shape of the levels."""
+  return -jnp.expm1(level_t.logsnr - level_s.logsnr)
+
+
+def forward_step(
+  x_s: Array, eps: Array, level_s: NoiseLevel, level_t: NoiseLevel
+) -> Array:
+  """A draw of q(x_t | x_s), s < t, from standard normal eps (DDPM Eq. 2).
+
+  x_s, eps: [B, ...]; levels: [] or [B]. Returns x_t [B, ...].
+  """
+  check_same_shape(x_s=x_s, eps=eps)
+  s, t = level_s.like(x_s), level_t.like(x_s)
+  # never 1 - (alpha_t / alpha_s)^2: float32 loses 2.5e-3 of it at T = 4000
+  added = t.sigma * jnp.sqrt(forgotten(s, t))
+  return (t.alpha / s.alpha) * x_s + added * eps
+
+
+def q_sample(x0: Array, eps: Array, level: NoiseLevel) -> Array:
+  """x_t = alpha_t x_0 + sigma_t eps (DDPM Eq. 4).
+
+  x0, eps: [B, ...]; level: [] or [B]. Returns x_t [B, ...].
+  """
+  check_same_shape(x0=x0, eps=eps)
+  level = level.like(x0)
+  return level.alpha * x0 + level.sigma * eps
+
+
+def q_posterior(
+  x0: Array, xt: Array, level_s: NoiseLevel, level_t: NoiseLevel
+) -> Normal:
+  """q(x_s | x_t, x_0), s < t (DDPM Eq. 6-7 for s = t - 1; VDM appendix A.2).
+
+  x0, xt: [B, ...]; levels: [] or [B]. Returns mean [B, ...] and a variance that
+  broadcasts against it. Exact where s is clean and where alpha_t = 0.
+  """
+  check_same_shape(x0=x0, xt=xt)
+  s, t = level_s.like(xt), level_t.like(xt)
+  # Eq. 7 regrouped: x0 at level s, plus what is kept of the noise in x_t
+  kept = (t.alpha / s.alpha) * (s.sigma / t.sigma) ** 2
+  mean = s.alpha * x0 + kept * (xt - t.alpha * x0)
+  return Normal(mean, s.sigma**2 * forgotten(s, t))
+
+
+def reverse_variance(
+  kind: str,
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+  var_frac: Array | None = None,
+  first: Array | None = None,
+) -> Array:
+  """The variance of p(x_s | x_t), of the shape of the levels (or var_frac).
+
+  'fixed_small' is q_posterior's (beta-tilde_t); 'fixed_large' is exact when
+  x_0 ~ N(0, I), and beta_t for variance-preserving neighbours (DDPM section
+  3.2); 'learned' interpolates their logarithms, var_frac = 1 giving the large
+  one (IDDPM Eq. 15).
+
+  `first` is the variance where level_s is clean, for a decoder: published code
+  takes beta-tilde_2 there for 'fixed_small', 'fixed_large' and the small end of
+  'learned', since beta-tilde_1 = 0. Raises ValueError for unknown kinds.
+  """
+  s, t = level_s, level_t
+  if kind == 'learned':
+    if var_frac is None:
+      raise ValueError("variance 'learned' needs a network with var_frac")
+    s, t = s.like(var_frac), t.like(var_frac)
+  rate = forgotten(s, t)
+  clean = s.sigma == 0.0
+  small = s.sigma**2 * rate
+  large = t.sigma**2 * rate
+  large *= (s.alpha**2 + s.sigma**2) / (t.alpha**2 + t.sigma**2)
+  if first is not None:
+    small = jnp.where(clean, first, small)
+  if kind == 'fixed_small':
+    return small
+  if kind == 'fixed_large':
+    return large if first is None else jnp.where(clean, first, large)
+  if kind == 'learned':
+    tiny = jnp.finfo(small.dtype).tiny
+    log_small = jnp.log(jnp.maximum(small, tiny))
+    learned = jnp.exp(var_frac * jnp.log(large) + (1.0 - var_frac) * log_small)
+    return jnp.where(small > 0.0, learned, 0.0)
+  raise ValueError(
+    f"variance {kind!r} is not one of 'fixed_small', 'fixed_large', 'learned'"
+  )
+
+
+def p_reverse(
+  x0_hat: Array,
+  xt: Array,
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+  variance: str = 'fixed_small',
+  var_frac: Array | None = None,
+  first: Array | None = None,
+) -> Normal:
+  """p(x_s | x_t): q_posterior at an estimate of x_0 (DDPM Eq. 1, 11).
+
+  x0_hat, xt: [B, ...]; `variance`, `var_frac` [B, ...] and `first` as in
+  `reverse_variance`. Returns mean [B, ...] and a variance that broadcasts.
+  """
+  mean = q_posterior(x0_hat, xt, level_s, level_t).mean
+  s, t = level_s.like(xt), level_t.like(xt)
+  return Normal(mean, reverse_variance(variance, s, t, var_frac, first))

@@ -1,0 +1,200 @@
+"""Schedules: pytrees that map time t in [0, 1] to a NoiseLevel.
+
+A schedule is called, `schedule(t) -> NoiseLevel`, with t of shape [] or [B],
+and inverted, `schedule.from_logsnr(logsnr) -> NoiseLevel`. Nothing else in the
+library sees a schedule: every equation takes levels. Each is a frozen dataclass
+registered with JAX, so it can be an argument of a jitted function.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.core.levels import NoiseLevel, snap
+
+Array = jax.Array
+
+# -log(alpha_bar) of a step that leaves no signal: alpha = exp(-500) underflows
+# to exactly 0 in float32, sigma is exactly 1, and interpolation stays finite.
+_NO_SIGNAL = 1000.0
+
+
+def _vp_level(t: Array, neg_log_alpha_bar: Array) -> NoiseLevel:
+  """The variance-preserving level with alpha^2 = alpha_bar = 1 - sigma^2."""
+  alpha = jnp.exp(-0.5 * neg_log_alpha_bar)
+  return NoiseLevel(t, alpha, jnp.sqrt(-jnp.expm1(-neg_log_alpha_bar)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiscreteSchedule:
+  """DDPM's T steps, from an explicit sequence of alphas or betas.
+
+  Data: -log(alpha_bar) at steps 0..T, [T+1], entry 0 is 0, float64 on the host.
+  Step i is t = i / T. Between steps -log(alpha_bar) is linear in t, which is
+  the VP-SDE with a piecewise constant beta; at steps the table is exact.
+  """
+
+  neg_log_alpha_bar: Array
+
+  @classmethod
+  def from_alphas(cls, alphas) -> 'DiscreteSchedule':
+    """alphas: [T], each in (0, 1), any T >= 1; the last may be 0.
+
+    Raises a ValueError that names the position of the first bad entry.
+    """
+    alphas = np.asarray(alphas, np.float64)
+    _check('alphas', alphas, 0.0, 1.0)
+    return cls._from_log_alphas(alphas, np.log)
+
+  @classmethod
+  def from_betas(cls, betas) -> 'DiscreteSchedule':
+    """betas: [T], each in (0, 1), any T >= 1; the last may be 1."""
+    betas = np.asarray(betas, np.float64)
+    _check('betas', betas, 1.0, 0.0)
+    return cls._from_log_alphas(betas, lambda beta: np.log1p(-beta))
+
+  @classmethod
+  def _from_log_alphas(cls, sequence, log_alpha):
+    with np.errstate(divide='ignore'):
+      table = -np.cumsum(log_alpha(sequence))
+    table[np.isinf(table)] = _NO_SIGNAL
+    return cls(np.concatenate([[0.0], table]))
+
+  @property
+  def num_steps(self) -> int:
+    """T."""
+    return len(self.neg_log_alpha_bar) - 1
+
+  @property
+  def alpha_bars(self) -> Array:
+    """alpha_bar_1..alpha_bar_T, [T]."""
+    return jnp.exp(-self.neg_log_alpha_bar[1:])
+
+  @property
+  def alphas(self) -> Array:
+    """alpha_1..alpha_T (DDPM's, one per step), [T]."""
+    return jnp.exp(self._log_alphas)
+
+  @property
+  def betas(self) -> Array:
+    """beta_1..beta_T, [T]."""
+    return -jnp.expm1(self._log_alphas)
+
+  @property
+  def _log_alphas(self):
+    # the difference is taken in the table's own precision, float64 on the host
+    return self.neg_log_alpha_bar[:-1] - self.neg_log_alpha_bar[1:]
+
+  def at_step(self, i: int | Array) -> NoiseLevel:
+    """Level of step i in 0..T (0 is clean), i of shape [] or [B]."""
+    return self(jnp.asarray(i) / self.num_steps)
+
+  def __call__(self, t: Array) -> NoiseLevel:
+    """Level at t in [0, 1], [] or [B]."""
+    t = jnp.asarray(t, jnp.result_type(float))
+    alphas, table, slopes = self._entries()
+    position = snap(t * self.num_steps)
+    lower = jnp.clip(jnp.floor(position).astype(int), 0, self.num_steps)
+    beyond = (position - lower) * slopes[lower]  # 0 at a step: its own entry
+    alpha = alphas[lower] * jnp.exp(-0.5 * beyond)
+    sigma = jnp.sqrt(-jnp.expm1(-table[lower] - beyond))
+    return NoiseLevel(position / self.num_steps, alpha, sigma)
+
+  def _entries(self):
+    # alpha, -log(alpha_bar) and its slope after each of the steps 0..T, [T+1].
+    # On the host in float64: exp in float32 loses half a digit where alpha_T is
+    # small. A schedule that is an argument of a jitted function has float32.
+    table = self.neg_log_alpha_bar
+    xp = np if isinstance(table, np.ndarray) else jnp
+    slopes = xp.append(xp.diff(table), table[-1] - table[-2])
+    return map(jnp.asarray, (xp.exp(-0.5 * table), table, slopes))
+
+  def from_logsnr(self, logsnr: Array) -> NoiseLevel:
+    """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
+    table = jnp.asarray(self.neg_log_alpha_bar)
+    value = jnp.clip(jax.nn.softplus(-logsnr), 0.0, table[-1])
+    times = jnp.linspace(0.0, 1.0, self.num_steps + 1)
+    return _vp_level(jnp.interp(value, table, times), value)
+
+
+def _check(name: str, sequence: np.ndarray, last: float, identity: float):
+  if sequence.ndim != 1 or not len(sequence):
+    what = 'empty' if not sequence.size else f'an array {list(sequence.shape)}'
+    raise ValueError(f'the list of {name} is {what}: give a list of 1 or more')
+  inside = (sequence > 0.0) & (sequence < 1.0)
+  inside[-1] |= sequence[-1] == last
+  if not inside.all():
+    i = int(np.argmin(inside))
+    value = float(sequence[i])
+    why = f' ({value:g} adds no noise)' if value == identity else ''
+    why = f' ({value:g} is allowed as the last only)' if value == last else why
+    raise ValueError(
+      f'{name}[{i}] = {value:g}, step {i + 1} of {len(sequence)}, '
+      f'is outside (0, 1){why}'
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CosineSchedule:
+  """alpha = cos(angle), sigma = sin(angle), the angle linear in t.
+
+  Nichol & Dhariwal's cosine in continuous time, cut at the two log-SNRs given
+  (Salimans & Ho 2022 use -20 and 20): sigma > 0 at t = 0, alpha > 0 at t = 1.
+  """
+
+  logsnr_min: float = -20.0
+  logsnr_max: float = 20.0
+
+  def __call__(self, t: Array) -> NoiseLevel:
+    """Level at t in [0, 1], [] or [B]."""
+    t = jnp.asarray(t, jnp.result_type(float))
+    first, last = self._ends()
+    span = jnp.pi / 2.0 - first - last
+    # cos(angle) as the sine of the other acute angle: exact near angle = pi/2
+    alpha = jnp.sin(last + (1.0 - t) * span)
+    return NoiseLevel(t, alpha, jnp.sin(first + t * span))
+
+  def from_logsnr(self, logsnr: Array) -> NoiseLevel:
+    """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
+    logsnr = jnp.clip(logsnr, self.logsnr_min, self.logsnr_max)
+    first, last = self._ends()
+    angle = jnp.arctan(jnp.exp(-0.5 * logsnr))
+    t = (angle - first) / (jnp.pi / 2.0 - first - last)
+    alpha = jnp.sqrt(jax.nn.sigmoid(logsnr))
+    return NoiseLevel(t, alpha, jnp.sqrt(jax.nn.sigmoid(-logsnr)))
+
+  def _ends(self) -> tuple[Array, Array]:
+    # the angle at t = 0, and how far the angle at t = 1 is from pi/2
+    first = jnp.arctan(jnp.exp(-0.5 * self.logsnr_max))
+    return first, jnp.arctan(jnp.exp(0.5 * self.logsnr_min))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LinearVPSchedule:
+  """The VP-SDE with beta(t) linear in t (Song et al. 2021, Eq. 33).
+
+  alpha^2 = exp(-t beta_min - t^2 (beta_max - beta_min) / 2),
+  sigma^2 = 1 - alpha^2.
+  """
+
+  beta_min: float = 0.1
+  beta_max: float = 20.0
+
+  def __call__(self, t: Array) -> NoiseLevel:
+    """Level at t in [0, 1], [] or [B]."""
+    t = jnp.asarray(t, jnp.result_type(float))
+    slope = self.beta_max - self.beta_min
+    return _vp_level(t, t * (self.beta_min + 0.5 * slope * t))
+
+  def from_logsnr(self, logsnr: Array) -> NoiseLevel:
+    """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
+    slope = self.beta_max - self.beta_min
+    value = jax.nn.softplus(-logsnr)
+    value = jnp.clip(value, 0.0, self.beta_min + 0.5 * slope)
+    root = jnp.sqrt(self.beta_min**2 + 2.0 * slope * value)
+    return _vp_level(2.0 * value / (self.beta_min + root), value)

@@ -1,0 +1,1 @@
+"""Images in. NumPy only: no jax, no flax."""

@@ -1,0 +1,1 @@
+"""How good: of samples, and of noise."""

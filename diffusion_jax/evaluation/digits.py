@@ -1,0 +1,59 @@
+"""Can a classifier read the digits that a model was asked for?
+
+python -m diffusion_jax.evaluation.digits runs/digits/samples/samples.npz
+"""
+
+import sys
+
+import numpy as np
+
+from diffusion_jax.data import sources
+
+
+def judge(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """Fraction of the images that an SVM reads as their label.
+
+  images: uint8 [N, 8, 8, 1] with 0..255, as `--mode=sample` writes them;
+  labels: [N]. The SVM, SVC(gamma=0.001) on pixels 0..16, is fitted on the real
+  train split. Returns `accuracy`, its standard error `error`, and `real`, the
+  SVM's accuracy on the real test split. Raises ValueError for other shapes.
+  """
+  from sklearn.svm import SVC
+
+  if images.ndim != 4 or images.shape[1:] != (8, 8, 1):
+    raise ValueError(f'{list(images.shape)} is not a batch of 8x8x1 digits')
+  if len(labels) != len(images):
+    raise ValueError(f'{len(labels)} labels for {len(images)} images')
+  train, test = sources.digits('train'), sources.digits('test')
+  svm = SVC(gamma=0.001).fit(_pixels(train.images), train.labels)
+  levels = np.rint(images * (16.0 / 255.0))
+  accuracy = svm.score(_pixels(levels), labels)
+  return {
+    'accuracy': accuracy,
+    'error': (accuracy * (1.0 - accuracy) / len(images)) ** 0.5,
+    'real': svm.score(_pixels(test.images), test.labels),
+  }
+
+
+def _pixels(images):
+  return np.asarray(images, np.float64).reshape(len(images), -1)
+
+
+def main(path: str) -> None:
+  """Prints the verdict on an npz file with `arr_0` and `labels`."""
+  try:
+    with np.load(path) as samples:
+      images, labels = samples['arr_0'], samples['labels']
+    result = judge(images, labels)
+  except (OSError, KeyError, ValueError) as error:
+    sys.exit(f'error: {path}: {error}')
+  print(
+    f'{len(images)} samples: {result["accuracy"]:.1%} +- {result["error"]:.1%} '
+    f'read as the class asked for (real test digits: {result["real"]:.1%})'
+  )
+
+
+if __name__ == '__main__':
+  if len(sys.argv) != 2:
+    sys.exit('usage: python -m diffusion_jax.evaluation.digits SAMPLES.npz')
+  main(sys.argv[1])

@@ -1,0 +1,58 @@
+"""How white is z_T? Measures of what the last noisy picture still holds."""
+
+import numpy as np
+
+
+def radial_power_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """(frequency [R] in cycles per pixel, power [R]) of an image [H, W, C].
+
+  Mean over channels and rings of |FFT|^2 / (H W), of the image less its mean:
+  standard normal noise has power 1 at every frequency.
+  """
+  image = np.asarray(image, np.float64)
+  image = image - image.mean(axis=(0, 1))
+  height, width = image.shape[:2]
+  power = np.abs(np.fft.fft2(image, axes=(0, 1))) ** 2 / (height * width)
+  y, x = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
+  size = min(height, width)
+  ring = np.rint(np.hypot(y, x) * size).astype(int)
+  count = np.bincount(ring.ravel())
+  total = np.bincount(ring.ravel(), power.mean(axis=-1).ravel())
+  kept = slice(1, size // 2 + 1)  # from one cycle per image to Nyquist
+  return np.arange(size)[kept] / size, total[kept] / count[kept]
+
+
+def distance_to_noise(
+  z: np.ndarray, num_draws: int, seed: int = 0
+) -> dict[str, float]:
+  """Monte-Carlo estimate of E|eps - z|^2, eps ~ N(0, I), z fixed.
+
+  z: [...]; num_draws >= 2 draws of eps. Returns the mean and its standard error
+  over the draws, in total and per dimension, and the closed form |z|^2 + D.
+  """
+  if num_draws < 2:
+    raise ValueError(f'num_draws is {num_draws}: a standard error needs 2')
+  rng = np.random.default_rng(seed)
+  z = np.asarray(z, np.float64).ravel()
+  draws = [
+    np.sum((rng.standard_normal(z.size) - z) ** 2) for _ in range(num_draws)
+  ]
+  mean = float(np.mean(draws))
+  error = float(np.std(draws, ddof=1) / num_draws**0.5)
+  exact = float(z @ z + z.size)
+  return {
+    'mean': mean,
+    'standard_error': error,
+    'closed_form': exact,
+    'mean_per_dim': mean / z.size,
+    'standard_error_per_dim': error / z.size,
+    'closed_form_per_dim': exact / z.size,
+  }
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+  """Pearson correlation of two arrays of the same size; NaN if one is flat."""
+  a, b = (np.asarray(v, np.float64).ravel() for v in (a, b))
+  a, b = a - a.mean(), b - b.mean()
+  norm = float(np.sqrt((a @ a) * (b @ b)))
+  return float(a @ b) / norm if norm else float('nan')

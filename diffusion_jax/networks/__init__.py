@@ -1,0 +1,7 @@
+"""Flax networks. They know noise only as one number per example.
+
+Every image network is a Linen module called as
+`apply({'params': p}, x [B, H, W, C], noise [B], cond=None, *, train=False)`,
+with `rngs={'dropout': key}` when training, and returns [B, H, W, C_out].
+Submodules are named explicitly: options such as remat leave parameters alone.
+"""

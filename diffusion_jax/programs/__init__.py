@@ -1,0 +1,17 @@
+"""One file per mode: `run(config, workdir)`. Here everything meets."""
+
+import importlib
+from collections.abc import Callable
+
+
+class UserError(Exception):
+  """A mistake in what the user gave: launch.py prints the message, no more."""
+
+
+def _program(name: str) -> Callable:
+  # imported on dispatch: `--mode=noise` need not load flax
+  module = f'{__name__}.{name}'
+  return lambda *args: importlib.import_module(module).run(*args)
+
+
+PROGRAMS = {name: _program(name) for name in ('train', 'sample', 'noise')}

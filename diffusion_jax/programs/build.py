@@ -1,0 +1,269 @@
+"""config -> plain objects and functions. Configs end here.
+
+Each table is a literal dict from a config value to a small function of the
+config. A value that no table knows, or that a constructor refuses, becomes one
+line that names the section.
+"""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+
+import diffusion_jax as dj
+from diffusion_jax.core.parametrization import KINDS
+from diffusion_jax.data import sources
+from diffusion_jax.networks.unet import UNet
+from diffusion_jax.programs import UserError
+from diffusion_jax.training import objectives, optimizer
+
+
+@contextlib.contextmanager
+def from_config(section):
+  """Turns a refusal of what `section` of the config gave into a UserError."""
+  try:
+    yield
+  except (ValueError, TypeError, OSError) as error:
+    raise UserError(f'config.{section}: {error}') from error
+
+
+def _choose(table, section, field, value):
+  if value not in table:
+    known = ', '.join(map(str, table))
+    raise UserError(f'config.{section}.{field}={value!r} is not one of {known}')
+  return table[value]
+
+
+def _given(section, *names):
+  # fields left None keep the default of the function they are passed to
+  return {n: section[n] for n in names if section[n] is not None}
+
+
+BETAS = {
+  'linear': (dj.linear_betas, ('start', 'end')),
+  'rescaled_linear': (dj.rescaled_linear_betas, ()),
+  'quadratic': (dj.quadratic_betas, ('start', 'end')),
+  'scaled_linear': (dj.scaled_linear_betas, ('start', 'end')),
+  'cosine': (dj.cosine_betas, ()),
+  'sigmoid': (dj.sigmoid_betas, ('start', 'end')),
+  'constant': (dj.constant_betas, ('value',)),
+  'warmup': (dj.warmup_betas, ('fraction', 'start', 'end')),
+  'reciprocal': (dj.reciprocal_betas, ()),
+}
+
+
+def _discrete(name):
+  function, fields = BETAS[name]
+
+  def build(c):
+    betas = function(c.num_steps, **_given(c, *fields))
+    if c.zero_terminal_snr:
+      betas = dj.zero_terminal_snr(betas)
+    return dj.DiscreteSchedule.from_betas(betas)
+
+  return build
+
+
+SCHEDULES = {
+  **{name: _discrete(name) for name in BETAS},
+  'continuous_cosine': lambda c: dj.CosineSchedule(
+    **_given(c, 'logsnr_min', 'logsnr_max')
+  ),
+  'linear_vp': lambda c: dj.LinearVPSchedule(
+    **_given(c, 'beta_min', 'beta_max')
+  ),
+}
+
+
+def build_schedule(config):
+  """config.schedule -> t -> NoiseLevel; an explicit list of alphas wins."""
+  c = config.schedule
+  build = _choose(SCHEDULES, 'schedule', 'name', c.name)
+  with from_config('schedule'):
+    if c.alphas is not None:
+      return dj.DiscreteSchedule.from_alphas(c.alphas)
+    return build(c)
+
+
+def _num_steps(config):
+  c = config.schedule
+  return c.num_steps if c.alphas is None else len(c.alphas)
+
+
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def _unet(config):
+  c = config.network
+  return UNet(
+    channels=c.channels,
+    multipliers=tuple(c.multipliers),
+    num_blocks=c.num_blocks,
+    attention_resolutions=tuple(c.attention_resolutions),
+    dropout=c.dropout,
+    out_channels=config.data.image_shape[-1],
+    num_groups=c.num_groups,
+    num_classes=config.data.num_classes if config.conditioning.labels else 0,
+    null_class=config.conditioning.label_dropout > 0.0,
+    dtype=_choose(DTYPES, 'network', 'dtype', c.dtype),
+  )
+
+
+NETWORKS = {'unet': _unet}
+
+
+def build_network(config):
+  """config.network -> Flax module."""
+  build = _choose(NETWORKS, 'network', 'name', config.network.name)
+  return build(config)
+
+
+def network_fn(network):
+  """Flax module -> network_fn(params, x, noise, cond, *, key=None)."""
+
+  def apply(params, x, noise, cond, *, key=None):
+    rngs = {} if key is None else {'dropout': key}
+    train = key is not None
+    variables = {'params': params}
+    return network.apply(variables, x, noise, cond, train=train, rngs=rngs)
+
+  return apply
+
+
+def init_params(network, config):
+  """key -> {'network': params}; to be jitted, or for jax.eval_shape."""
+
+  def init(key):
+    x = jnp.zeros((1, *config.data.image_shape))
+    label = {'label': jnp.zeros(1, jnp.int32)}
+    cond = label if config.conditioning.labels else {}
+    return {'network': network.init(key, x, jnp.zeros(1), cond)['params']}
+
+  return init
+
+
+def abstract_params(config):
+  """Shapes of the parameters that the config's network has."""
+  with from_config('network'):
+    init = init_params(build_network(config), config)
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+NOISE_INPUTS = {
+  'step': lambda c: dj.step_input(_num_steps(c)),
+  'logsnr': lambda c: dj.logsnr_input,
+  'edm': lambda c: dj.edm_input,
+}
+
+
+def build_noise_input(config):
+  """config.conditioning.noise_input -> NoiseLevel -> [B]."""
+  name = config.conditioning.noise_input
+  build = _choose(NOISE_INPUTS, 'conditioning', 'noise_input', name)
+  return build(config)
+
+
+TIMES = {
+  'steps': lambda c: dj.step_times(_num_steps(c)),
+  'uniform': lambda c: dj.uniform_times,
+  'antithetic': lambda c: dj.antithetic_times,
+  'log_normal': lambda c: dj.log_normal_times(
+    c.objective.log_normal_mean, c.objective.log_normal_std
+  ),
+}
+
+WEIGHTS = {
+  'snr': lambda c: dj.snr_weight,
+  'truncated_snr': lambda c: dj.truncated_snr_weight,
+  'min_snr': lambda c: dj.min_snr_weight(c.min_snr_gamma),
+  'edm': lambda c: dj.edm_weight(c.sigma_data),
+}
+
+
+def _ddpm(config, apply, schedule):
+  c = config.objective
+  kinds = dict.fromkeys(KINDS)
+  _choose(kinds, 'objective', 'parametrization', c.parametrization)
+  return objectives.ddpm(
+    apply,
+    schedule,
+    parametrization=c.parametrization,
+    times=_choose(TIMES, 'objective', 'times', c.times)(config),
+    weight=_choose(WEIGHTS, 'objective', 'weight', c.weight)(c),
+    noise_input=build_noise_input(config),
+    labels=config.conditioning.labels,
+    label_dropout=config.conditioning.label_dropout,
+    sigma_data=c.sigma_data,
+  )
+
+
+OBJECTIVES = {'ddpm': _ddpm}
+
+
+def build_objective(config):
+  """config.objective -> (params, objective_state, key, batch) -> loss."""
+  build = _choose(OBJECTIVES, 'objective', 'name', config.objective.name)
+  apply = network_fn(build_network(config))
+  return build(config, apply, build_schedule(config))
+
+
+def build_optimizer(config):
+  """config.optimizer -> optax transformation and learning rate by step."""
+  c = config.optimizer
+  with from_config('optimizer'):
+    rate = optimizer.learning_rate_schedule(
+      c.learning_rate, c.warmup_steps, c.decay_steps
+    )
+    adam = optimizer.make_optimizer(
+      rate, clip_norm=c.clip_norm, b1=c.b1, b2=c.b2, eps=c.eps
+    )
+  return adam, rate
+
+
+SAMPLERS = {
+  'ddim': lambda c: dj.ddim(c.eta),
+  'ancestral': lambda c: dj.ancestral(c.variance),
+}
+
+
+def build_sampler(config):
+  """config.sampling.sampler -> Sampler."""
+  c = config.sampling
+  build = _choose(SAMPLERS, 'sampling', 'sampler', c.sampler)
+  with from_config('sampling'):
+    return build(c)
+
+
+def build_denoiser(config, params, cond):
+  """The denoiser of the config's network; params: {'network': ...}."""
+  denoise = dj.make_denoiser(
+    network_fn(build_network(config)),
+    params['network'],
+    parametrization=config.objective.parametrization,
+    noise_input=build_noise_input(config),
+    cond=cond,
+    sigma_data=config.objective.sigma_data,
+  )
+  return dj.clip_denoised(denoise) if config.sampling.clip else denoise
+
+
+SOURCES = {
+  'digits': lambda c, split: sources.digits(split),
+  'synthetic': lambda c, split: sources.synthetic(
+    split, tuple(c.image_shape), c.num_classes
+  ),
+}
+
+
+def build_source(config, split='train'):
+  """config.data -> the images of a split."""
+  c = config.data
+  build = _choose(SOURCES, 'data', 'name', c.name)
+  with from_config('data'):
+    source = build(c, split)
+    found = source.image_shape, source.num_classes, source.num_levels
+    if found != (tuple(c.image_shape), c.num_classes, c.num_levels):
+      raise ValueError(
+        f'{c.name} has image_shape, num_classes, num_levels = {found}'
+      )
+  return source

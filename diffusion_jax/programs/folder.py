@@ -1,0 +1,132 @@
+"""The run folder: config.json, and which config wins.
+
+`train` refuses to continue a run under a config that would give another result.
+The other modes take RUN_SECTIONS from the run, the rest from the command line.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from diffusion_jax.programs import UserError
+
+# What a run is: read from its config.json by every mode but `train`.
+RUN_SECTIONS = ('data', 'schedule', 'network', 'conditioning', 'objective')
+
+# What may change between two starts of one run without changing its result.
+_FREE = (
+  'sampling.',
+  'evaluation.',
+  'noise.',
+  'data.data_dir',
+  'training.num_steps',
+  'training.log_every',
+  'training.checkpoint_every',
+  'training.sample_every',
+  'training.keep_checkpoints',
+  'training.resume',
+)
+
+
+def prepare(workdir: str) -> Path:
+  """The folder, made if need be; UserError if nothing can be written there."""
+  try:
+    os.makedirs(workdir, exist_ok=True)
+    probe = Path(workdir) / '.writable'
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise UserError(
+      f'cannot write in the workdir {workdir} ({error.strerror}): '
+      'give another --workdir'
+    ) from error
+  return Path(workdir)
+
+
+def read_config(workdir: str) -> dict | None:
+  """config.json of a run, None where there is none."""
+  path = Path(workdir) / 'config.json'
+  try:
+    return json.loads(path.read_text())
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  except (OSError, ValueError) as error:
+    raise UserError(f'{path} cannot be read ({error})') from error
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+  """Writes config.json, whole or not at all."""
+  path = workdir / 'config.json'
+  draft = path.with_suffix('.json.tmp')
+  draft.write_text(json.dumps(plain(config), indent=2) + '\n')
+  draft.replace(path)
+
+
+def plain(config: ConfigDict) -> dict:
+  """The config as it comes back from JSON: dicts, lists, numbers, text."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def check_same_run(workdir: Path, config: ConfigDict) -> None:
+  """UserError if the run in workdir was started with another config."""
+  found = _flat(read_config(workdir) or {})
+  now = _flat(plain(config))
+  differences = [
+    f'{name} is {found.get(name, "absent")}, {now.get(name, "absent")} now'
+    for name in sorted(found | now)
+    if found.get(name) != now.get(name) and not name.startswith(_FREE)
+  ]
+  if differences:
+    raise UserError(
+      f'{workdir} holds a run with another config: {"; ".join(differences)}. '
+      'Give another --workdir, or --config.training.resume=force to continue it'
+    )
+
+
+def check_overrides(mode: str, overrides: dict) -> None:
+  """UserError if a mode that reads a run is told to read it differently."""
+  fixed = [key for key in overrides if key.split('.')[0] in RUN_SECTIONS]
+  if mode == 'sample' and fixed:
+    raise UserError(
+      f'--config.{fixed[0]} cannot change in --mode={mode}: '
+      f'{", ".join(RUN_SECTIONS)} come from the config.json of the run'
+    )
+
+
+def run_config(workdir: str, config: ConfigDict) -> ConfigDict:
+  """config with RUN_SECTIONS replaced by those of the run in workdir."""
+  found = read_config(workdir)
+  if found is None:
+    raise UserError(
+      f'there is no run in {workdir}: train first, or give its --workdir'
+    )
+  merged = config.copy_and_resolve_references()
+  for section in RUN_SECTIONS:
+    try:
+      merged[section].update(_tuples(found[section]))
+    except (KeyError, TypeError, AttributeError) as error:
+      raise UserError(
+        f'{section} in {workdir}/config.json is of another version of this '
+        f'program ({error})'
+      ) from error
+  return merged
+
+
+def _tuples(tree):
+  # JSON knows no tuples; configs know no lists
+  if isinstance(tree, dict):
+    return {key: _tuples(value) for key, value in tree.items()}
+  return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree
+
+
+def _flat(tree, prefix=''):
+  flat = {}
+  for key, value in tree.items():
+    name = f'{prefix}{key}'
+    if isinstance(value, dict):
+      flat.update(_flat(value, f'{name}.'))
+    else:
+      flat[name] = value
+  return flat

@@ -1,0 +1,116 @@
+"""--mode=noise: a photo, noised step by step, and how white it ends."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffusion_jax as dj
+from diffusion_jax.data import images
+from diffusion_jax.evaluation import plots, whiteness
+from diffusion_jax.programs import UserError, build, folder
+
+
+def run(config, workdir):
+  """Writes pictures, plots and white_noise.json into workdir."""
+  c = config.noise
+  schedule = build.build_schedule(config)
+  if not isinstance(schedule, dj.DiscreteSchedule):
+    raise UserError(
+      f'config.schedule.name={config.schedule.name!r} has no steps: choose '
+      'betas or give --config.schedule.alphas'
+    )
+  with build.from_config('noise'):
+    photo = images.fit(images.read_image(photo_path(c.image)), c.size, c.fit)
+    if c.strip < 2 or c.frames < 2 or c.num_draws < 2:
+      raise ValueError('strip, frames and num_draws need at least 2')
+  workdir = folder.prepare(workdir)
+
+  # one noising; strip and animation are two selections of its steps
+  last = schedule.num_steps
+  in_strip, in_film = spread(last, c.strip), spread(last, c.frames)
+  steps = sorted({*in_strip, *in_film})
+  x = jnp.asarray(images.scale(photo))
+  noise = jax.jit(lambda key, x: dj.noise_image(key, x, schedule, steps))
+  z = np.asarray(noise(jax.random.key(config.seed), x))
+  at = dict(zip(steps, z, strict=True))
+
+  strip = np.stack([images.to_uint8(at[i]) for i in in_strip])
+  images.write_png(workdir / 'strip.png', images.grid(strip, len(strip)))
+  # every n-th pixel: averaging neighbours would take noise away
+  stride = max(1, c.size // 300)
+  film = [images.to_uint8(at[i][::stride, ::stride]) for i in in_film]
+  images.write_gif(workdir / 'noise.gif', film)
+  plots.plot_schedule(
+    workdir / 'schedule.png', schedule.alphas, schedule.alpha_bars
+  )
+  spectra = [whiteness.radial_power_spectrum(at[i]) for i in in_strip]
+  plots.plot_spectra(
+    workdir / 'spectrum.png',
+    spectra[0][0],
+    [power for _, power in spectra],
+    [f't = {i}' for i in in_strip],
+  )
+  report = whiteness_report(config, schedule, np.asarray(x), at[last])
+  text = json.dumps(report, indent=2)
+  (workdir / 'white_noise.json').write_text(text + '\n')
+  print(text)
+  for name in ('strip.png', 'noise.gif', 'schedule.png', 'spectrum.png'):
+    print(f'wrote {workdir / name}')
+  print(f'wrote {workdir / "white_noise.json"}')
+
+
+def photo_path(image):
+  """A file of the user's, or one of the photos that ship with scikit-learn."""
+  if image not in ('china.jpg', 'flower.jpg'):
+    return image
+  from importlib.resources import files
+
+  return str(files('sklearn.datasets') / 'images' / image)
+
+
+def spread(last, n):
+  """n steps from 0 to last, evenly spread, without repetition."""
+  return sorted({int(i) for i in np.rint(np.linspace(0, last, n))})
+
+
+def whiteness_report(config, schedule, x, z):
+  """The numbers of white_noise.json, each with a sentence."""
+  distance = whiteness.distance_to_noise(z, config.noise.num_draws, config.seed)
+  alpha_bar = float(schedule.alpha_bars[-1])
+  second_moment = float(np.mean(np.square(x, dtype=np.float64)))
+  expected = 2.0 + alpha_bar * (second_moment - 1.0)
+  deviation = float(np.std(x, dtype=np.float64))
+  total = (alpha_bar * deviation**2 + 1.0 - alpha_bar) ** 0.5
+  return {
+    'steps': schedule.num_steps,
+    'dimensions': z.size,
+    'alpha_bar_T': alpha_bar,
+    'distance': distance,
+    'distance_means': (
+      'E|eps - z_T|^2 over fresh white noise eps, z_T being this picture. '
+      'closed_form is |z_T|^2 + D, and the estimate should lie within a few '
+      'standard errors of it.'
+    ),
+    'white_noise_per_dim': 2.0,
+    'white_noise_means': (
+      'Were z_T itself white noise, the distance would be 2 per dimension: '
+      'Var(eps) + Var(z_T).'
+    ),
+    'expected_per_dim': expected,
+    'expected_means': (
+      'The distance averaged over the noise in z_T as well: '
+      '2 + alpha_bar_T (mean(x^2) - 1). It is 2 when no signal is left, but '
+      'also for any picture whose mean square is 1, noisy or not.'
+    ),
+    'correlation_with_x': whiteness.correlation(z, x),
+    'expected_correlation': alpha_bar**0.5 * deviation / total,
+    'correlation_of_noise': z.size**-0.5,
+    'correlation_means': (
+      'What the distance cannot see: how much of the picture x is left in z_T. '
+      'Close to sqrt(alpha_bar_T) std(x) / std(z_T) (expected_correlation); '
+      'for independent noise it would be within a few correlation_of_noise '
+      'of 0.'
+    ),
+  }

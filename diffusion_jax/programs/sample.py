@@ -1,0 +1,117 @@
+"""--mode=sample: images from a trained run."""
+
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+import diffusion_jax as dj
+from diffusion_jax.data import images
+from diffusion_jax.programs import UserError, build, folder
+from diffusion_jax.training import checkpoints
+
+
+def run(config, workdir):
+  """Writes <name>.png, <name>.npz and, if asked, <name>.gif into samples/."""
+  config = folder.run_config(workdir, config)
+  labels = choose_labels(config)
+  like = build.abstract_params(config)
+  try:
+    params, _ = checkpoints.restore_params(workdir, config.sampling.ema, like)
+  except (FileNotFoundError, ValueError) as error:
+    raise UserError(str(error)) from error
+  generate = make_generate(config)
+  out = folder.prepare(Path(workdir) / 'samples')
+
+  n, size = config.sampling.num_samples, config.sampling.batch_size
+  pictures = []
+  for start in tqdm(range(0, n, size), 'sampling', unit='batch', disable=None):
+    index = np.arange(start, start + min(size, n))  # one shape, one compilation
+    chosen = None if labels is None else labels[index % n]
+    result = np.asarray(generate(params, index, chosen))
+    if config.sampling.trajectory:
+      if not start:
+        name = out / f'{config.sampling.name}.gif'
+        images.write_gif(name, [picture(config, x) for x in thin(result, 50)])
+        print(f'wrote {name}')
+      result = result[-1]
+    pictures.append(images.to_uint8(result, config.data.num_levels))
+  pictures = np.concatenate(pictures)[:n]
+
+  arrays = {} if labels is None else {'labels': labels}
+  path = out / f'{config.sampling.name}.npz'
+  np.savez(path, arr_0=pictures, **arrays)
+  print(f'wrote {path}: {n} images of {"x".join(map(str, pictures.shape[1:]))}')
+  path = path.with_suffix('.png')
+  images.write_png(path, sheet(config, pictures))
+  print(f'wrote {path}')
+
+
+def make_generate(config):
+  """(params, index [B], labels [B] or None) -> images [B, H, W, C] in [-1, 1].
+
+  Image i of a seed is the same in whatever batch it is made. With
+  sampling.trajectory all states from noise to image, [N + 1, B, H, W, C].
+  """
+  schedule = build.build_schedule(config)
+  sampler = build.build_sampler(config)
+  c = config.sampling
+  with build.from_config('sampling'):
+    levels = dj.level_grid(schedule, c.num_steps, c.spacing)
+
+  @jax.jit
+  def generate(params, index, labels):
+    key = jax.random.key(c.seed)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
+    prior_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    cond = {} if labels is None else {'label': labels}
+    denoise = build.build_denoiser(config, params, cond)
+    shape = (*index.shape, *config.data.image_shape)
+    x = dj.prior_sample(prior_keys, shape, levels.take(0))
+    return dj.sample(keys, denoise, sampler, levels, x, c.trajectory)
+
+  return generate
+
+
+def choose_labels(config):
+  """Labels of the images to sample, int32 [N]: those asked for, in turn."""
+  if not config.conditioning.labels:
+    if config.sampling.labels:
+      raise UserError(
+        'config.sampling.labels is set, but the network of this run knows no '
+        'labels (conditioning.labels)'
+      )
+    return None
+  classes = config.data.num_classes
+  wanted = config.sampling.labels or range(classes)
+  for label in wanted:
+    if not (isinstance(label, int) and 0 <= label < classes):
+      raise UserError(
+        f'config.sampling.labels: {label!r} is out of range, the classes are '
+        f'0..{classes - 1}'
+      )
+  labels = np.resize(np.array(wanted, np.int32), config.sampling.num_samples)
+  return labels
+
+
+def thin(frames, n):
+  """At most n of the frames, evenly spread, the first and the last included."""
+  chosen = np.linspace(0, len(frames) - 1, min(n, len(frames)))
+  return frames[np.rint(chosen).astype(int)]
+
+
+def picture(config, x):
+  """Images [B, H, W, C] in [-1, 1] -> one sheet, uint8."""
+  return sheet(config, images.to_uint8(x, config.data.num_levels))
+
+
+def sheet(config, pictures, limit=400):
+  """The first of the pictures, uint8, on one sheet, a column per class."""
+  pictures = pictures[:limit]
+  columns = int(np.ceil(len(pictures) ** 0.5))
+  if config.conditioning.labels and not config.sampling.labels:
+    columns = min(config.data.num_classes, 20)
+  zoom = max(1, round(48 / pictures.shape[1]))
+  return images.grid(pictures, min(columns, len(pictures)), zoom)

@@ -1,0 +1,1 @@
+"""From noise to images: an algebra of samplers and denoisers."""

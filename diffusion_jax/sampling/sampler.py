@@ -1,0 +1,142 @@
+"""One driver for all samplers, the grid it walks and the noise it starts from.
+
+A `Sampler` is an (init, step) pair, as in optax. `step` makes one transition
+from level t to the cleaner level s; corrections of it (inpainting, churn, a
+Langevin corrector) are functions sampler -> sampler.
+
+Keys are one key, or one key per example ([B]): image i then depends on its own
+key alone, whatever the batch. `jax.random` is called in this file only.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.levels import NoiseLevel, clean_level
+
+Array = jax.Array
+
+
+class Sampler(NamedTuple):
+  """How to go from one level to the next.
+
+  init: x -> state (() for one-step methods).
+  step: (key, x, state, denoise, level_t, level_s) -> (x, state), level_s the
+  cleaner of two levels of shape []; x: [B, ...].
+  """
+
+  init: Callable
+  step: Callable
+
+
+def sample(
+  key: Array,
+  denoise: Denoiser,
+  sampler: Sampler,
+  levels: NoiseLevel,
+  x: Array,
+  return_trajectory: bool = False,
+) -> Array:
+  """Walks x from levels[0] to levels[N] by one `lax.scan`.
+
+  key: [] or [B]; levels: [N+1], noisiest first (`level_grid`); x: [B, ...] at
+  the first level (`prior_sample`). Returns [B, ...], or every x from the first
+  to the last, [N+1, B, ...].
+  """
+  num_steps = levels.t.shape[0] - 1
+  keys = split_key(key, num_steps)
+
+  def body(carry, inputs):
+    key, level_t, level_s = inputs
+    x, state = sampler.step(key, *carry, denoise, level_t, level_s)
+    return (x, state), (x if return_trajectory else None)
+
+  inputs = keys, levels.take(slice(None, -1)), levels.take(slice(1, None))
+  (last, _), xs = jax.lax.scan(body, (x, sampler.init(x)), inputs)
+  return jnp.concatenate([x[None], xs]) if return_trajectory else last
+
+
+def level_grid(
+  schedule: Callable,
+  num_steps: int,
+  spacing: str = 'uniform',
+  t_start: float = 1.0,
+  end_clean: bool = True,
+) -> NoiseLevel:
+  """The N + 1 levels that N sampling steps visit, noisiest first, [N+1].
+
+  N times from t_start evenly down to 0, or to t_start / N where sigma(0) = 0,
+  then clean data: DDPM's own steps T..1 and 0 for N = T. end_clean=False stops
+  at schedule(0): t_start evenly down to 0 (VDM). spacing='steps' rounds the
+  times to steps of a DiscreteSchedule and needs N <= T.
+  """
+  if num_steps < 1:
+    raise ValueError(f'num_steps is {num_steps}: at least 1 step is needed')
+  if end_clean:
+    starts_clean = schedule(0.0).sigma == 0.0
+    t_end = jnp.where(starts_clean, t_start / num_steps, 0.0)
+    t = jnp.linspace(t_start, t_end, num_steps)
+  else:
+    t = jnp.linspace(t_start, 0.0, num_steps + 1)
+  if spacing == 'steps':
+    if num_steps > schedule.num_steps * t_start:
+      raise ValueError(
+        f'{num_steps} steps do not fit on the {schedule.num_steps} of the '
+        "schedule: take fewer, or spacing='uniform'"
+      )
+    t = jnp.round(t * schedule.num_steps) / schedule.num_steps
+  elif spacing != 'uniform':
+    raise ValueError(f"spacing {spacing!r} is not one of 'uniform', 'steps'")
+  levels = schedule(t)
+  if not end_clean:
+    return levels
+  return jax.tree.map(
+    lambda field, last: jnp.append(field, last), levels, clean_level()
+  )
+
+
+def prior_sample(
+  key: Array, shape: tuple[int, ...], level: NoiseLevel, exact: bool = False
+) -> Array:
+  """x_T ~ N(0, (alpha^2 + sigma^2) I), of `shape` [B, ...].
+
+  N(0, I) for every variance-preserving schedule, as published. exact=True gives
+  N(0, sigma^2 I), as EDM and VE code does. key: [] or [B]; level: [].
+  """
+  variance = level.sigma**2 + (0.0 if exact else level.alpha**2)
+  return jnp.sqrt(variance) * draw_normal(key, jnp.zeros(shape))
+
+
+def split_key(key: Array, n: int) -> Array:
+  """n new keys: [n] from one key, [n, B] from one key per example."""
+  key = _typed(key)
+  if not key.ndim:
+    return jax.random.split(key, n)
+  return jax.vmap(lambda k: jax.random.split(k, n), out_axes=1)(key)
+
+
+def draw_normal(key: Array, x: Array) -> Array:
+  """Standard normal noise like x [B, ...], from one key or one per example.
+
+  With keys [B], example i is a function of key i and of x.shape[1:] alone.
+  Raises ValueError if there are more or fewer keys than examples.
+  """
+  key = _typed(key)
+  if not key.ndim:
+    return jax.random.normal(key, x.shape, x.dtype)
+  if key.shape != x.shape[:1]:
+    raise ValueError(
+      f'{list(key.shape)} keys for a batch of {x.shape[0]}: give one key, or '
+      'one per example'
+    )
+  return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
+
+
+def _typed(key: Array) -> Array:
+  # keys of jax.random.PRNGKey are [..., 2] integers, without a shape of theirs
+  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    return key
+  return jax.random.wrap_key_data(key)

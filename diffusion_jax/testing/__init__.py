@@ -1,0 +1,1 @@
+"""Closed-form truth to test samplers, losses and bounds against."""

@@ -1,0 +1,1 @@
+"""From loss to weights. Networks come in as functions."""

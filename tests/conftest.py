@@ -1,0 +1,31 @@
+"""Eight simulated devices, strict broadcasting, compilations kept on disk."""
+
+import os
+from pathlib import Path
+
+# before jax is imported, here and in the processes that tests start
+# tests compile much and compute little: half the time at the lowest level
+os.environ['XLA_FLAGS'] = (
+  '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+)
+os.environ['JAX_PLATFORMS'] = 'cpu'
+_CACHE = Path(__file__).parent.parent / '.jax_cache'
+os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_CACHE)
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
+
+import jax
+import pytest
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture
+def nan_check():
+  """Any NaN is an error, for the maths of core and sampling."""
+  with jax.debug_nans(True):
+    yield
+
+
+@pytest.fixture
+def key():
+  return jax.random.key(0)

@@ -1,0 +1,118 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.testing import oracles
+
+SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+GAUSSIAN = oracles.gaussian([0.5, -1.0], [[0.3, 0.1], [0.1, 0.2]])
+
+
+def network_of(kind):
+  """The best network that predicts `kind` on GAUSSIAN, told the step."""
+
+  def network_fn(params, x, noise, cond, *, key=None):
+    level = SCHEDULE.at_step(noise.astype(int) + 1)
+    scale = 1.0
+    if kind == 'edm':  # it sees c_in x
+      scale = jnp.sqrt(level.sigma**2 + 0.25 * level.alpha**2)[:, None]
+    x0 = GAUSSIAN.denoise(scale * x, level).x0
+    return dj.target(kind, x0, dj.eps_from_x0(x0, scale * x, level), level)
+
+  return network_fn
+
+
+@pytest.mark.parametrize('kind', ['x0', 'eps', 'v', 'score', 'flow', 'edm'])
+@pytest.mark.parametrize('batched', [False, True])
+def test_every_parametrization_is_the_same_denoiser(kind, batched, key):
+  x = GAUSSIAN.sample(key, 4)
+  level = SCHEDULE.at_step(np.full(4, 300) if batched else 300)
+  denoise = dj.make_denoiser(
+    network_of(kind), {}, parametrization=kind, noise_input=dj.step_input(1000)
+  )
+  expected = GAUSSIAN.denoise(x, level).x0
+  np.testing.assert_allclose(denoise(x, level).x0, expected, atol=5e-6)
+
+
+@pytest.mark.parametrize('num_steps', [1, 1000, 4000])
+def test_step_input_gives_the_published_integers(num_steps):
+  schedule = dj.DiscreteSchedule.from_betas(dj.linear_betas(num_steps))
+  steps = np.arange(num_steps + 1)
+  found = dj.step_input(num_steps)(schedule.at_step(steps))
+  np.testing.assert_array_equal(found, np.maximum(steps - 1, 0))
+
+
+def test_noise_inputs():
+  level = dj.NoiseLevel(*(jnp.asarray(v) for v in (0.5, 1.0, 2.0)))
+  np.testing.assert_allclose(dj.logsnr_input(level), -2 * np.log(2), rtol=1e-6)
+  np.testing.assert_allclose(dj.edm_input(level), np.log(2) / 4, rtol=1e-6)
+
+
+def test_learned_variance_is_split_off_the_channels(key):
+  def network_fn(params, x, noise, cond, *, key=None):
+    return jnp.concatenate([x, jnp.full_like(x, 0.5)], axis=-1)
+
+  denoise = dj.make_denoiser(
+    network_fn, {}, parametrization='x0', learned_variance=True
+  )
+  x = jnp.ones((2, 4, 4, 3))
+  prediction = denoise(x, SCHEDULE.at_step(10))
+  np.testing.assert_allclose(prediction.x0, x, rtol=1e-6)
+  np.testing.assert_allclose(prediction.var_frac, 0.75 * x)
+
+
+def test_params_cond_and_key_reach_the_network():
+  seen = {}
+
+  def network_fn(params, x, noise, cond, *, key=None):
+    seen.update(params=params, cond=cond, key=key, noise=noise.shape)
+    return x.astype(jnp.bfloat16)
+
+  cond = {'label': jnp.arange(2)}
+  denoise = dj.make_denoiser(
+    network_fn, 'weights', parametrization='eps', cond=cond
+  )
+  prediction = denoise(jnp.ones((2, 3)), SCHEDULE.at_step(10))
+  assert seen == {'params': 'weights', 'cond': cond, 'key': None, 'noise': (2,)}
+  assert prediction.x0.dtype == jnp.float32
+  assert prediction.var_frac is None
+
+
+def test_a_network_that_returns_another_shape_is_refused():
+  denoise = dj.make_denoiser(
+    lambda params, x, noise, cond, *, key=None: x[..., :1],
+    {},
+    parametrization='eps',
+  )
+  with pytest.raises(
+    ValueError, match=r'output \[2, 4, 4, 1\], xt \[2, 4, 4, 3\]'
+  ):
+    denoise(jnp.ones((2, 4, 4, 3)), SCHEDULE.at_step(10))
+
+
+def test_at_training_levels_asks_at_equal_snr(key):
+  """A VP denoiser on EDM's levels (alpha = 1) answers as the exact EDM one."""
+  denoise = dj.at_training_levels(GAUSSIAN.denoise, SCHEDULE)
+  for sigma in (0.02, 0.5, 20.0):
+    level = dj.NoiseLevel(*(jnp.asarray(v) for v in (0.5, 1.0, sigma)))
+    x = GAUSSIAN.sample(key, 8) + sigma
+    expected = GAUSSIAN.denoise(x, level).x0
+    np.testing.assert_allclose(denoise(x, level).x0, expected, atol=3e-5)
+
+
+def test_at_training_levels_shows_the_network_its_own_steps(key):
+  seen = []
+
+  def network_fn(params, x, noise, cond, *, key=None):
+    seen.append(noise)
+    return x
+
+  denoise = dj.make_denoiser(
+    network_fn, {}, parametrization='eps', noise_input=dj.step_input(1000)
+  )
+  trained = SCHEDULE.at_step(np.array([1, 500, 1000]))
+  sigma = trained.sigma / trained.alpha
+  level = dj.NoiseLevel(trained.t, jnp.ones(3), sigma)
+  dj.at_training_levels(denoise, SCHEDULE)(jnp.ones((3, 2)), level)
+  np.testing.assert_allclose(seen[0], [0, 499, 999], atol=0.05)

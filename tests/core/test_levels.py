@@ -1,0 +1,67 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.core.levels import check_same_shape, snap
+
+
+def test_logsnr_and_snr():
+  level = dj.NoiseLevel(0.5, jnp.array(0.8), jnp.array(0.6))
+  np.testing.assert_allclose(level.snr, 16 / 9, rtol=1e-6)
+  np.testing.assert_allclose(level.logsnr, np.log(16 / 9), rtol=1e-6)
+
+
+def test_python_numbers_are_levels_too():
+  level = dj.NoiseLevel(0.5, 0.8, 0.6)
+  x = dj.q_sample(jnp.ones((2, 3)), jnp.zeros((2, 3)), level)
+  np.testing.assert_allclose(x, 0.8 * np.ones((2, 3)), rtol=1e-6)
+
+
+def test_logsnr_is_infinite_where_clean_and_where_all_is_noise():
+  assert dj.clean_level().logsnr == jnp.inf
+  assert dj.NoiseLevel(1.0, jnp.zeros(()), jnp.ones(())).logsnr == -jnp.inf
+
+
+@pytest.mark.parametrize('shape', [(3,), (3, 4), (3, 4, 4, 2), (3, 4, 4, 5, 2)])
+@pytest.mark.parametrize('batched', [False, True])
+def test_like_broadcasts_against_any_trailing_axes(shape, batched):
+  sigma = jnp.arange(1.0, 4.0) if batched else jnp.array(2.0)
+  x = jnp.ones(shape)
+  level = dj.NoiseLevel(sigma, sigma, sigma).like(x)
+  expected = np.broadcast_to(
+    np.asarray(sigma).reshape(-1, *[1] * (len(shape) - 1)), shape
+  )
+  np.testing.assert_array_equal(x * level.sigma, expected)
+
+
+def test_like_refuses_a_level_of_another_batch():
+  level = dj.NoiseLevel(*[jnp.ones(4)] * 3)
+  with pytest.raises(ValueError, match=r'shape \[4\] does not fit .*\[3, 2\]'):
+    level.like(jnp.ones((3, 2)))
+  with pytest.raises(ValueError, match=r'levels are \[\] or \[B\]'):
+    level.like(jnp.ones(()))
+
+
+def test_take_selects_from_a_grid():
+  grid = dj.NoiseLevel(jnp.arange(5.0), jnp.ones(5), jnp.zeros(5))
+  assert grid.take(2).t == 2.0
+  assert grid.take(slice(1, 3)).alpha.shape == (2,)
+
+
+def test_check_same_shape_names_the_arrays():
+  with pytest.raises(ValueError, match=r'x0 \[2, 1\], eps \[2, 3\]'):
+    check_same_shape(x0=jnp.ones((2, 1)), eps=jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize('num_steps', [1, 3, 1000, 4000])
+def test_snap_finds_every_step_in_float32(num_steps):
+  steps = np.arange(num_steps + 1)
+  t = jnp.asarray(steps / num_steps, jnp.float32)
+  np.testing.assert_array_equal(snap(t * num_steps), steps)
+
+
+def test_snap_keeps_other_positions_and_the_slope():
+  assert snap(jnp.array(2.25)) == 2.25
+  assert jax.grad(lambda t: snap(1000.0 * t))(0.3) == 1000.0

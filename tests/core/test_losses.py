@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.core.parametrization import KINDS
+from tests import jitted as dj
+
+SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+at_step = jax.jit(SCHEDULE.at_step)
+WEIGHTS = [
+  dj.snr_weight,
+  dj.truncated_snr_weight,
+  dj.min_snr_weight(5.0),
+  dj.edm_weight(0.5),
+]
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('weight', WEIGHTS)
+def test_every_parametrization_has_the_same_loss(kind, weight, key):
+  """weight |x_0 - x0_hat|^2, whatever space the network works in."""
+  x0, eps, wrong = jax.random.normal(key, (3, 4, 6))
+  level = at_step(np.array([100, 300, 500, 700]))
+  xt = dj.q_sample(x0, eps, level)
+  x0_hat = x0 + 0.3 * wrong
+  y = dj.target(kind, x0_hat, dj.eps_from_x0(x0_hat, xt, level), level)
+  found = dj.denoising_loss(kind, y, x0, eps, level, weight)
+  expected = weight(level) * np.sum((x0 - x0_hat) ** 2, axis=1)
+  np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_v_loss_is_snr_plus_one(key):
+  """|v - v_hat|^2 = (SNR + 1) |x_0 - x0_hat|^2 (Salimans & Ho 2022)."""
+  x0, eps, v_hat = jax.random.normal(key, (3, 4, 6))
+  level = at_step(np.array([100, 300, 500, 700]))
+  found = dj.denoising_loss(
+    'v', v_hat, x0, eps, level, lambda level: level.snr + 1.0
+  )
+  v = dj.target('v', x0, eps, level)
+  np.testing.assert_allclose(found, np.sum((v - v_hat) ** 2, 1), rtol=1e-5)
+
+
+def test_weights():
+  level = dj.NoiseLevel(0.0, jnp.array([1.0, 1.0]), jnp.array([0.1, 2.0]))
+  np.testing.assert_allclose(dj.snr_weight(level), [100, 0.25], rtol=1e-5)
+  np.testing.assert_allclose(
+    dj.truncated_snr_weight(level), [100, 1], rtol=1e-5
+  )
+  np.testing.assert_allclose(dj.min_snr_weight(5.0)(level), [5, 0.25])
+  np.testing.assert_allclose(dj.edm_weight(0.5)(level), [104, 4.25], rtol=1e-5)
+
+
+@pytest.mark.parametrize('kind', ['eps', 'x0', 'v'])
+def test_loss_and_gradient_are_finite_at_zero_snr(kind, key):
+  x0, eps, y = jax.random.normal(key, (3, 2, 3))
+  level = dj.NoiseLevel(*(jnp.asarray(v) for v in (1.0, 0.0, 1.0)))
+  loss = lambda y: dj.denoising_loss(
+    kind, y, x0, eps, level, dj.snr_weight
+  ).sum()
+  value, grad = jax.value_and_grad(loss)(y)
+  assert np.isfinite(value) and np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize(
+  'times',
+  [dj.uniform_times, dj.antithetic_times],
+  ids=['uniform', 'antithetic'],
+)
+def test_times_are_uniform_and_never_zero(times, key):
+  level, weight = times(key, 4096, dj.LinearVPSchedule())
+  assert (level.t > 0.0).all() and (level.t <= 1.0).all()
+  assert (weight == 1.0).all()
+  counts = np.histogram(level.t, 8, (0, 1))[0]
+  # binomial, five standard deviations
+  assert np.abs(counts - 512).max() < 5 * (4096 / 8 * 7 / 8) ** 0.5
+
+
+def test_antithetic_times_are_evenly_spread(key):
+  level, _ = dj.antithetic_times(key, 16, dj.LinearVPSchedule())
+  np.testing.assert_allclose(np.diff(np.sort(level.t)), 1 / 16, atol=1e-6)
+
+
+def test_step_times_are_all_the_steps(key):
+  level, weight = dj.step_times(5)(
+    key, 1000, dj.DiscreteSchedule.from_betas(dj.linear_betas(5))
+  )
+  steps, counts = np.unique(np.asarray(level.t) * 5, return_counts=True)
+  np.testing.assert_allclose(steps, [1, 2, 3, 4, 5], rtol=1e-6)
+  assert np.abs(counts - 200).max() < 5 * (1000 * 0.2 * 0.8) ** 0.5
+  assert (weight == 1.0).all()
+
+
+def test_log_normal_times_have_the_moments(key):
+  level, _ = dj.log_normal_times(-1.2, 1.2)(key, 20_000, dj.CosineSchedule())
+  log_sigma = np.log(level.sigma / level.alpha)
+  assert abs(log_sigma.mean() + 1.2) < 5 * 1.2 / 20_000**0.5
+  assert abs(log_sigma.std() - 1.2) < 5 * 1.2 / 40_000**0.5
+
+
+def test_shapes_that_would_broadcast_are_refused():
+  a, b = jnp.ones((2, 4, 4, 3)), jnp.ones((2, 4, 4, 1))
+  with pytest.raises(ValueError, match='shapes must be equal'):
+    dj.simple_loss(a, b)
+  level = at_step(3)
+  with pytest.raises(ValueError, match='shapes must be equal'):
+    dj.denoising_loss('eps', b, a, a, level, dj.snr_weight)

@@ -1,0 +1,123 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from diffusion_jax.core import normal
+from tests import jitted as dj
+
+
+def test_log_prob_is_scipys():
+  x, mean, variance = np.random.default_rng(0).uniform(0.1, 2.0, (3, 7))
+  found = dj.log_prob(dj.Normal(mean, variance), x)
+  expected = scipy.stats.norm.logpdf(x, mean, np.sqrt(variance))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_kl_by_quadrature():
+  x = np.linspace(-30, 30, 200_001)
+  q = scipy.stats.norm(0.3, 1.2)
+  p = scipy.stats.norm(-0.5, 2.0)
+  integrand = q.pdf(x) * (q.logpdf(x) - p.logpdf(x))
+  expected = np.trapezoid(integrand, x)
+  found = dj.kl(dj.Normal(0.3, 1.2**2), dj.Normal(-0.5, 4.0))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_kl_of_a_distribution_with_itself_is_zero():
+  p = dj.Normal(jnp.ones(3), jnp.full(3, 0.7))
+  np.testing.assert_array_equal(dj.kl(p, p), 0.0)
+
+
+def test_sample_has_the_moments(key):
+  p = dj.Normal(jnp.full((100_000,), 2.0), jnp.array(9.0))
+  x = normal.sample(key, p)
+  # five standard errors of the mean and of the variance
+  assert abs(np.mean(x) - 2.0) < 5 * 3.0 / 100_000**0.5
+  assert abs(np.var(x) - 9.0) < 5 * 9.0 * (2 / 100_000) ** 0.5
+
+
+LEVELS = (2, 17, 256)
+SCALES = (3.0, 0.3, 0.01)
+
+
+def exact_log_mass(x, mean, scale, num_levels):
+  """log of the Gaussian mass between the bin's edges, in float64 log space."""
+  half = 1.0 / (num_levels - 1)
+  grid = np.linspace(-1.0, 1.0, num_levels)
+  low = np.where(np.isclose(x, grid[0]), -np.inf, x - half)
+  high = np.where(np.isclose(x, grid[-1]), np.inf, x + half)
+  below = scipy.stats.norm.logcdf(low, mean, scale)
+  above = scipy.stats.norm.logsf(high, mean, scale)
+  upper = scipy.stats.norm.logcdf(high, mean, scale)
+  lower = scipy.stats.norm.logsf(low, mean, scale)
+  with np.errstate(divide='ignore'):  # on the side that is not taken
+    left = upper + np.log1p(-np.exp(below - upper))
+    right = lower + np.log1p(-np.exp(above - lower))
+  return np.where(x < mean, left, right)
+
+
+@pytest.mark.parametrize('num_levels', LEVELS)
+@pytest.mark.parametrize('scale', SCALES)
+@pytest.mark.parametrize('mean', [-1.3, 0.02, 0.9])
+def test_discretized_log_prob_is_the_mass_of_the_bin(num_levels, scale, mean):
+  x = np.linspace(-1.0, 1.0, num_levels)
+  expected = exact_log_mass(x, mean, scale, num_levels)
+  found = dj.discretized_log_prob(
+    dj.Normal(mean, scale**2), jnp.asarray(x, jnp.float32), num_levels
+  )
+  np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize('cdf', ['exact', 'tanh'])
+@pytest.mark.parametrize('num_levels', LEVELS)
+def test_discretized_masses_add_up_to_one(cdf, num_levels):
+  x = jnp.linspace(-1.0, 1.0, num_levels)
+  p = dj.Normal(0.1, 0.2**2)
+  total = jnp.sum(jnp.exp(dj.discretized_log_prob(p, x, num_levels, cdf)))
+  np.testing.assert_allclose(total, 1.0, rtol=1e-4)
+
+
+def test_discretized_tanh_is_ho_et_als_approximation():
+  """The published code's cdf: 0.5 (1 + tanh(sqrt(2/pi) (z + .044715 z^3)))."""
+
+  def cdf(z):
+    return 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
+
+  x, mean, scale = np.linspace(-1, 1, 256), 0.1, 0.05
+  plus = cdf((x + 1 / 255 - mean) / scale)
+  minus = cdf((x - 1 / 255 - mean) / scale)
+  mass = np.where(
+    x < -0.999, plus, np.where(x > 0.999, 1 - minus, plus - minus)
+  )
+  expected = np.log(np.maximum(mass, 1e-12))
+  found = dj.discretized_log_prob(
+    dj.Normal(mean, scale**2), jnp.asarray(x, jnp.float32), cdf='tanh'
+  )
+  near = np.abs(x - mean) < 4 * scale  # float32 loses 1 - cdf beyond
+  np.testing.assert_allclose(found[near], expected[near], atol=5e-3)
+  np.testing.assert_allclose(found[-1], np.log(1e-12), rtol=1e-5)
+
+
+def test_discretized_log_prob_stays_finite_far_away():
+  p = dj.Normal(jnp.array(-1.0), jnp.array(1e-6))
+  value, slope = jax.value_and_grad(lambda x: dj.discretized_log_prob(p, x))(
+    0.5
+  )
+  expected = scipy.stats.norm.logsf(0.5 - 1 / 255, -1.0, 1e-3)
+  np.testing.assert_allclose(value, expected, rtol=1e-3)
+  assert np.isfinite(slope)
+
+
+def test_discretized_log_prob_refuses_nonsense():
+  p = dj.Normal(0.0, 1.0)
+  with pytest.raises(ValueError, match="'erf' is not one of 'exact', 'tanh'"):
+    dj.discretized_log_prob(p, jnp.zeros(1), cdf='erf')
+  with pytest.raises(ValueError, match='num_levels is 1'):
+    dj.discretized_log_prob(p, jnp.zeros(1), 1)
+
+
+def test_bits_per_dim():
+  nats = jnp.array([np.log(2.0) * 12])
+  np.testing.assert_allclose(dj.bits_per_dim(nats, (2, 3, 2)), 1.0, rtol=1e-6)

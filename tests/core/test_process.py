@@ -1,0 +1,156 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import jitted as dj
+
+SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+at_step = jax.jit(SCHEDULE.at_step)
+ZERO_SNR = dj.DiscreteSchedule.from_alphas([0.9, 0.5, 0.0])
+
+
+def random_levels(rng, n):
+  """n levels of no schedule at all, in order of falling SNR."""
+  logsnr = np.sort(rng.uniform(-6, 6, n))[::-1]
+  scale = rng.uniform(0.5, 2.0, n)
+  alpha = scale * np.sqrt(1 / (1 + np.exp(-logsnr)))
+  sigma = scale * np.sqrt(1 / (1 + np.exp(logsnr)))
+  return [
+    dj.NoiseLevel(*(jnp.asarray(v, jnp.float32) for v in (0.0, a, s)))
+    for a, s in zip(alpha, sigma, strict=True)
+  ]
+
+
+def step_moments(s, t):
+  """(factor, variance) of q(x_t | x_s), read off forward_step itself."""
+  one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
+  factor = dj.forward_step(one, zero, s, t)[0, 0]
+  return float(factor), float(dj.forward_step(zero, one, s, t)[0, 0]) ** 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_chapman_kolmogorov(seed):
+  """Two forward steps are one: factors multiply, variances add up."""
+  r, s, t = random_levels(np.random.default_rng(seed), 3)
+  a, v = step_moments(r, s)
+  b, w = step_moments(s, t)
+  c, u = step_moments(r, t)
+  np.testing.assert_allclose(a * b, c, rtol=1e-5)
+  np.testing.assert_allclose(b**2 * v + w, u, rtol=2e-4, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_posterior_and_marginal_agree(seed):
+  """E and Var of x_s by way of x_t are those of q(x_s | x_0)."""
+  s, t = random_levels(np.random.default_rng(seed), 2)
+  one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
+  of_x0 = dj.q_posterior(one, zero, s, t).mean[0, 0]
+  of_xt = dj.q_posterior(zero, one, s, t).mean[0, 0]
+  variance = dj.q_posterior(zero, zero, s, t).variance[0, 0]
+  np.testing.assert_allclose(of_x0 + of_xt * t.alpha, s.alpha, rtol=1e-4)
+  total = variance + of_xt**2 * t.sigma**2
+  np.testing.assert_allclose(total, s.sigma**2, rtol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_posterior_is_bayes_rule(seed):
+  """Precisions add: 1/v = a^2 / w + 1 / sigma_s^2, x_t = a x_s + noise w."""
+  s, t = random_levels(np.random.default_rng(seed), 2)
+  a, w = step_moments(s, t)
+  sigma2 = float(s.sigma) ** 2
+  variance = 1 / (a**2 / w + 1 / sigma2)
+  x0, xt = jnp.array([[0.3]]), jnp.array([[-0.7]])
+  mean = variance * (a * -0.7 / w + float(s.alpha) * 0.3 / sigma2)
+  found = dj.q_posterior(x0, xt, s, t)
+  np.testing.assert_allclose(found.variance[0, 0], variance, rtol=1e-3)
+  np.testing.assert_allclose(found.mean[0, 0], mean, rtol=1e-3, atol=1e-4)
+
+
+def test_posterior_is_x0_itself_at_the_first_step(key):
+  x0, xt = jax.random.normal(key, (2, 3, 4))
+  q = dj.q_posterior(x0, xt, at_step(0), at_step(1))
+  np.testing.assert_array_equal(q.mean, x0)
+  np.testing.assert_array_equal(q.variance, 0.0)
+
+
+def test_no_signal_left_is_finite_everywhere(key):
+  """alpha_t = 0: x_t says nothing, the posterior is the marginal at s."""
+  x0, xt = jax.random.normal(key, (2, 3, 4))
+  s, t = ZERO_SNR.at_step(2), ZERO_SNR.at_step(3)
+  q = dj.q_posterior(x0, xt, s, t)
+  np.testing.assert_allclose(q.mean, s.alpha * x0, rtol=1e-6)
+  np.testing.assert_allclose(q.variance, [[s.sigma**2]], rtol=1e-6)
+  forward = dj.forward_step(x0, xt, s, t)
+  np.testing.assert_allclose(forward, xt, rtol=1e-6)
+  np.testing.assert_allclose(dj.q_sample(x0, xt, t), xt)
+  for kind in ('fixed_small', 'fixed_large'):
+    assert np.isfinite(dj.reverse_variance(kind, s, t))
+
+
+def test_levels_per_example_are_the_scalar_ones(key):
+  x0, xt = jax.random.normal(key, (2, 3, 4, 4, 1))
+  steps = np.array([1, 500, 1000])
+  both = dj.q_posterior(x0, xt, at_step(steps - 1), at_step(steps))
+  for i, step in enumerate(steps):
+    one = dj.q_posterior(
+      x0[i : i + 1],
+      xt[i : i + 1],
+      at_step(step - 1),
+      at_step(step),
+    )
+    np.testing.assert_array_equal(both.mean[i], one.mean[0])
+    np.testing.assert_array_equal(both.variance[i], one.variance[0])
+
+
+@pytest.mark.parametrize('shape', [(3,), (3, 2), (3, 4, 4, 1), (3, 2, 2, 2, 1)])
+def test_any_trailing_axes(shape, key):
+  x0, eps = jax.random.normal(key, (2, *shape))
+  s, t = at_step(np.array([4, 5, 6])), at_step(900)
+  xt = dj.q_sample(x0, eps, t)
+  assert dj.forward_step(xt, eps, s, t).shape == shape
+  p = dj.p_reverse(x0, xt, s, t, 'learned', 0.5 * jnp.ones(shape))
+  assert p.mean.shape == p.variance.shape == shape
+
+
+def test_fixed_large_is_exact_for_white_data():
+  """x_0 ~ N(0, I): Var[x_s | x_t] by the joint Gaussian of x_s and x_t."""
+  for seed in range(5):
+    s, t = random_levels(np.random.default_rng(seed), 2)
+    a, _ = step_moments(s, t)
+    var_s = float(s.alpha**2 + s.sigma**2)
+    var_t = float(t.alpha**2 + t.sigma**2)
+    expected = var_s - (a * var_s) ** 2 / var_t
+    found = dj.reverse_variance('fixed_large', s, t)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_variance_at_the_step_to_clean_data():
+  s, t = at_step(0), at_step(1)
+  assert dj.reverse_variance('fixed_small', s, t) == 0.0
+  large = dj.reverse_variance('fixed_large', s, t)
+  np.testing.assert_allclose(large, 1e-4, rtol=1e-5)
+  for kind in ('fixed_small', 'fixed_large'):
+    found = dj.reverse_variance(kind, s, t, first=0.5)
+    np.testing.assert_allclose(found, 0.5)
+
+
+def test_refusals(key):
+  s, t = at_step(1), at_step(2)
+  with pytest.raises(ValueError, match="'large' is not one of 'fixed_small'"):
+    dj.reverse_variance('large', s, t)
+  with pytest.raises(ValueError, match='needs a network with var_frac'):
+    dj.reverse_variance('learned', s, t)
+  x, y = jnp.ones((2, 4, 4, 3)), jnp.ones((2, 4, 4, 1))
+  for call in (
+    lambda: dj.q_sample(x, y, t),
+    lambda: dj.forward_step(x, y, s, t),
+    lambda: dj.q_posterior(x, y, s, t),
+  ):
+    with pytest.raises(ValueError, match='shapes must be equal'):
+      call()

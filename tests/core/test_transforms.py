@@ -1,0 +1,95 @@
+"""The pure functions under jit, vmap, grad, pmap and shard_map."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+
+SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+S, T = SCHEDULE.at_step(300), SCHEDULE.at_step(700)
+
+FUNCTIONS = {
+  'forward_step': lambda x, y: dj.forward_step(x, y, S, T),
+  'q_sample': lambda x, y: dj.q_sample(x, y, T),
+  'q_posterior': lambda x, y: dj.q_posterior(x, y, S, T).mean,
+  'p_reverse': lambda x, y: dj.p_reverse(x, y, S, T).mean,
+  'target': lambda x, y: dj.target('v', x, y, T),
+  'to_x0': lambda x, y: dj.to_x0('v', x, y, T),
+  'eps_from_x0': lambda x, y: dj.eps_from_x0(x, y, T),
+  'score_from_x0': lambda x, y: dj.score_from_x0(x, y, T),
+  'simple_loss': dj.simple_loss,
+  'weighted_eps_loss': lambda x, y: dj.weighted_eps_loss(x, y, S, T),
+  'denoising_loss': lambda x, y: dj.denoising_loss(
+    'eps', x, y, y, T, dj.snr_weight
+  ),
+}
+
+each = pytest.mark.parametrize('f', FUNCTIONS.values(), ids=FUNCTIONS)
+
+
+@pytest.fixture
+def xy(key):
+  return jax.random.normal(key, (2, 8, 4))
+
+
+@each
+def test_jit(f, xy):
+  np.testing.assert_allclose(jax.jit(f)(*xy), f(*xy), rtol=1e-5, atol=1e-6)
+
+
+@each
+def test_vmap_adds_an_axis(f, xy):
+  x, y = xy.reshape(2, 2, 4, 4)
+  found = jax.jit(jax.vmap(f))(x, y)
+  expected = np.stack([f(x[i], y[i]) for i in range(2)])
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@each
+def test_grad_is_the_finite_difference(f, xy):
+  x, y = xy
+
+  def total(x):  # quadratic at most, so the central difference is exact
+    out = f(x, y)
+    return jnp.sum(out * jnp.sin(jnp.arange(out.size)).reshape(out.shape))
+
+  direction = jnp.cos(jnp.arange(32.0)).reshape(8, 4)
+  slope = jnp.sum(jax.jit(jax.grad(total))(x) * direction)
+  h = 0.1
+  difference = (total(x + h * direction) - total(x - h * direction)) / (2 * h)
+  np.testing.assert_allclose(slope, difference, rtol=1e-3, atol=1e-3)
+
+
+@each
+def test_pmap_over_eight_devices(f, xy):
+  assert jax.device_count() == 8
+  x, y = xy.reshape(2, 8, 1, 4)
+  found = jax.pmap(f)(x, y)
+  expected = f(*xy)
+  np.testing.assert_allclose(
+    np.reshape(found, expected.shape), expected, rtol=1e-5, atol=1e-6
+  )
+
+
+def test_shard_map_over_eight_devices(xy):
+  mesh = jax.make_mesh(
+    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  spec = jax.sharding.PartitionSpec('data')
+  f = FUNCTIONS['q_posterior']
+  mapped = jax.shard_map(f, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+  np.testing.assert_allclose(mapped(*xy), f(*xy), rtol=1e-6)
+
+
+def test_gradients_with_respect_to_the_levels():
+  """As a learned schedule needs them: d/d sigma of alpha x + sigma eps."""
+  x, eps = jnp.ones((2, 3)), jnp.full((2, 3), 2.0)
+
+  def total(sigma):
+    level = dj.NoiseLevel(T.t, jnp.sqrt(1 - sigma**2), sigma)
+    return jnp.sum(dj.q_sample(x, eps, level))
+
+  expected = 6 * (2.0 - 0.6 / 0.8)
+  np.testing.assert_allclose(jax.grad(total)(0.6), expected, rtol=1e-5)

@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.networks.embeddings import LabelEmbedding, sinusoidal
+
+
+@pytest.mark.parametrize('features', [128, 9])
+def test_sinusoidal_is_ho_et_als(features):
+  """[sin, cos] of t exp(-i ln(10000) / (half - 1)), odd sizes padded with 0."""
+  t = np.array([0.0, 1.0, 500.0, 999.0])
+  half = features // 2
+  angles = t[:, None] * np.exp(-np.arange(half) * np.log(10000) / (half - 1))
+  expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+  if features % 2:
+    expected = np.pad(expected, ((0, 0), (0, 1)))
+  found = sinusoidal(jnp.asarray(t, jnp.float32), features)
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_sinusoidal_needs_two_frequencies():
+  with pytest.raises(ValueError, match='needs 4 or more, got 3'):
+    sinusoidal(jnp.zeros(1), 3)
+
+
+@pytest.fixture
+def embed(key):
+  module = LabelEmbedding(3, 5, null_class=True)
+  variables = module.init(key, {'label': jnp.zeros(1, int)}, 1)
+  table = variables['params']['table']['embedding']
+  assert table.shape == (4, 5)
+  return lambda cond, n: module.apply(variables, cond, n), table
+
+
+def test_labels_pick_rows_and_drop_picks_the_null_row(embed):
+  apply, table = embed
+  label = jnp.array([2, 0, 1])
+  np.testing.assert_array_equal(apply({'label': label}, 3), table[label])
+  drop = jnp.array([False, True, False])
+  expected = table[jnp.array([2, 3, 1])]
+  np.testing.assert_array_equal(
+    apply({'label': label, 'drop': drop}, 3), expected
+  )
+
+
+def test_no_label_is_the_null_class(embed):
+  apply, table = embed
+  expected = np.broadcast_to(table[3], (2, 5))
+  np.testing.assert_array_equal(apply({}, 2), expected)
+
+
+@pytest.mark.parametrize('label', [-1, 3, 7])
+def test_a_label_out_of_range_is_nan(embed, label):
+  found = embed[0]({'label': jnp.array([1, label])}, 2)
+  assert np.isfinite(found[0]).all() and np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize(
+  'cond', [{}, {'label': jnp.zeros(1, int), 'drop': jnp.ones(1, bool)}]
+)
+def test_without_a_null_class_there_is_always_a_label(cond):
+  module = LabelEmbedding(3, 5)
+  with pytest.raises(ValueError, match='no null class'):
+    module.init(jax.random.key(0), cond, 1)

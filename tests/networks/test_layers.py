@@ -1,0 +1,242 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from diffusion_jax.networks import layers
+
+
+def reference_conv(x, kernel, stride, padding):
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    padding,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+SHAPES = {
+  'same': ((2, 6, 6, 3), 3, 5, 1, (1, 1)),
+  'odd_size': ((2, 7, 5, 3), 3, 4, 1, (1, 1)),
+  'one_channel': ((2, 4, 4, 1), 3, 1, 1, (1, 1)),
+  'down_ho': ((2, 8, 8, 4), 3, 4, 2, (0, 1)),
+  'down_openai': ((2, 8, 8, 4), 3, 4, 2, (1, 1)),
+  'down_odd': ((2, 7, 9, 4), 3, 4, 2, (1, 1)),
+  'five': ((2, 6, 6, 2), 5, 3, 1, (2, 2)),
+  'one_by_one': ((2, 4, 4, 3), 1, 2, 1, (0, 0)),
+  'two_by_two': ((2, 5, 5, 3), 2, 2, 1, (0, 1)),
+  'valid': ((2, 6, 6, 3), 3, 2, 1, (0, 0)),
+}
+
+
+@pytest.fixture(params=SHAPES)
+def convs(request, key):
+  """(ours, XLA's, x, kernel) of one shape."""
+  shape, size, features, stride, pad = SHAPES[request.param]
+  x_key, kernel_key = jax.random.split(key)
+  x = jax.random.normal(x_key, shape)
+  kernel = jax.random.normal(kernel_key, (size, size, shape[-1], features))
+  padding = (pad, pad)
+  bind = lambda f: functools.partial(f, stride=stride, padding=padding)
+  return bind(layers.conv2d), bind(reference_conv), x, kernel
+
+
+def close(found, expected):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4),
+    found,
+    expected,
+  )
+
+
+def test_conv_forward_and_both_gradients(convs):
+  ours, xla, x, kernel = convs
+  close(ours(x, kernel), xla(x, kernel))
+
+  def gradients(conv):
+    loss = lambda x, kernel: jnp.sum(jnp.sin(conv(x, kernel)))
+    return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
+
+  close(gradients(ours), gradients(xla))
+
+
+def test_conv_forward_mode_and_second_derivatives(convs):
+  """custom_vjp, the usual way to replace a gradient, allows neither."""
+  ours, xla, x, kernel = convs
+  tangents = jnp.cos(x), jnp.sin(kernel)
+
+  def both(conv, x, kernel):
+    push = jax.jvp(conv, (x, kernel), tangents)[1]
+    cubed = lambda x, kernel: jnp.sum(conv(x, kernel) ** 3)
+    gradient = jax.grad(cubed, argnums=(0, 1))
+    hessian = jax.jvp(gradient, (x, kernel), tangents)[1]
+    scale = jnp.maximum(*[jnp.abs(h).max() for h in hessian])
+    return push, jax.tree.map(lambda h: h / scale, hessian)
+
+  both = jax.jit(both, static_argnums=0)
+  close(both(ours, x, kernel), both(xla, x, kernel))
+
+
+def test_conv_inside_a_scan_and_under_vmap(key):
+  x = jax.random.normal(key, (2, 4, 4, 3))
+  kernel = jax.random.normal(key, (3, 3, 3, 3)) / 5
+  padding = ((1, 1), (1, 1))
+
+  def descend(conv):
+    loss = lambda k: jnp.sum(jnp.tanh(conv(x, k, 1, padding)) ** 2)
+    step = lambda k, _: (k - 0.01 * jax.grad(loss)(k), loss(k))
+    return jax.lax.scan(step, kernel, length=3)
+
+  close(descend(layers.conv2d), descend(reference_conv))
+
+  def per_example(conv):
+    loss = lambda x: jnp.sum(conv(x[None], kernel, 1, padding) ** 2)
+    return jax.vmap(jax.grad(loss))(x)
+
+  close(per_example(layers.conv2d), per_example(reference_conv))
+
+
+def test_conv_in_bfloat16_has_bfloat16_gradients(key):
+  x = jax.random.normal(key, (2, 4, 4, 3), jnp.bfloat16)
+  kernel = jax.random.normal(key, (3, 3, 3, 2), jnp.bfloat16)
+  loss = lambda x, k: layers.conv2d(x, k, 1, ((1, 1), (1, 1))).sum()
+  for grad in jax.grad(loss, argnums=(0, 1))(x, kernel):
+    assert grad.dtype == jnp.bfloat16 and jnp.isfinite(grad).all()
+
+
+def test_conv_module_is_flaxs(key):
+  x = jax.random.normal(key, (2, 6, 6, 3))
+  conv = layers.Conv(5)
+  params = conv.init(key, x)
+  params['params']['bias'] = jnp.arange(5.0)
+  close(conv.apply(params, x), nn.Conv(5, (3, 3)).apply(params, x))
+
+
+def test_downsample_is_tensorflows_same():
+  """For even sizes TF pads bottom and right only: window i is 2i..2i+2."""
+  x = np.arange(36.0).reshape(1, 6, 6, 1)
+  module = layers.Downsample()
+  kernel = np.zeros((3, 3, 1, 1))
+  kernel[2, 1] = 1.0  # picks row 2i + 2, column 2j + 1
+  params = {
+    'conv': {'kernel': jnp.asarray(kernel, jnp.float32), 'bias': jnp.zeros(1)}
+  }
+  found = module.apply({'params': params}, jnp.asarray(x, jnp.float32))
+  padded = np.pad(x[0, :, :, 0], ((0, 1), (0, 1)))
+  np.testing.assert_array_equal(found[0, :, :, 0], padded[2::2, 1::2][:3, :3])
+
+
+def test_upsample_doubles_every_pixel():
+  x = jnp.arange(4.0).reshape(1, 2, 2, 1)
+  kernel = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
+  params = {'conv': {'kernel': kernel, 'bias': jnp.zeros(1)}}
+  found = layers.Upsample().apply({'params': params}, x)
+  expected = [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+  np.testing.assert_array_equal(found[0, :, :, 0], expected)
+
+
+@pytest.mark.parametrize('groups', [1, 4, 8])
+def test_group_norm_is_flaxs(groups, key):
+  x = 3.0 + 2.0 * jax.random.normal(key, (2, 4, 6, 8))
+  params = {'scale': jnp.linspace(0.5, 2, 8), 'bias': jnp.linspace(-1, 1, 8)}
+  found = jax.jit(layers.GroupNorm(groups).apply)({'params': params}, x)
+  flax = jax.jit(nn.GroupNorm(groups, epsilon=1e-6).apply)
+  flax = flax({'params': params}, x)
+  np.testing.assert_allclose(found, flax, atol=2e-5)
+
+
+def test_group_norm_refuses_channels_that_do_not_divide(key):
+  with pytest.raises(ValueError, match='6 channels do not divide into 4'):
+    layers.GroupNorm(4).init(key, jnp.ones((1, 2, 2, 6)))
+
+
+def test_initialisers_are_variance_scaling_over_fan_avg(key):
+  """Uniform of variance 1 / mean(fan_in, fan_out); 1e-10 of it at the ends."""
+  shape = (3, 3, 64, 128)
+  limit = np.sqrt(3.0 / (9 * (64 + 128) / 2))
+  w = np.asarray(layers.default_init()(key, shape))
+  assert 0.99 * limit < np.abs(w).max() <= limit
+  np.testing.assert_allclose(w.var(), limit**2 / 3, rtol=0.02)
+  w = np.asarray(layers.default_init(0.0)(key, shape))
+  assert 0.0 < np.abs(w).max() <= 1e-5 * limit * 1.001
+
+
+def dense(p, x):
+  return x @ np.asarray(p['kernel'], np.float64) + np.asarray(p['bias'])
+
+
+def norm(p, x, groups):
+  b, h, w, c = x.shape
+  grouped = x.reshape(b, h, w, groups, c // groups)
+  mean = grouped.mean((1, 2, 4), keepdims=True)
+  var = grouped.var((1, 2, 4), keepdims=True)
+  out = ((grouped - mean) / np.sqrt(var + 1e-6)).reshape(x.shape)
+  return out * np.asarray(p['scale']) + np.asarray(p['bias'])
+
+
+def swish(x):
+  return x / (1.0 + np.exp(-x))
+
+
+def conv3x3(p, x):
+  kernel = np.asarray(p['kernel'], np.float64)
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  h, w = x.shape[1:3]
+  out = sum(
+    padded[:, i : i + h, j : j + w] @ kernel[i, j]
+    for i in range(3)
+    for j in range(3)
+  )
+  return out + np.asarray(p['bias'])
+
+
+def randomised(params, key):
+  """No parameter at 0 or 1, so that each of them matters."""
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(key, len(leaves))
+  leaves = [
+    0.5 * jax.random.normal(k, x.shape)
+    for k, x in zip(keys, leaves, strict=True)
+  ]
+  return jax.tree.unflatten(tree, leaves)
+
+
+@pytest.mark.parametrize('features', [8, 4])
+def test_resnet_block_literally(features, key):
+  """recipes 1.1: GN, swish, conv, + Dense(swish(temb)), GN, swish, conv, + x."""
+  x = jax.random.normal(key, (2, 4, 4, 8))
+  embedding = jax.random.normal(key, (2, 6))
+  module = layers.ResnetBlock(features, num_groups=4)
+  p = randomised(
+    jax.jit(module.init, static_argnums=3)(key, x, embedding, False)['params'],
+    key,
+  )
+  apply = jax.jit(module.apply, static_argnums=3)
+  found = apply({'params': p}, x, embedding, False)
+  x, embedding = np.asarray(x, np.float64), np.asarray(embedding, np.float64)
+  h = conv3x3(p['conv_1'], swish(norm(p['norm_1'], x, 4)))
+  h = h + dense(p['embedding_proj'], swish(embedding))[:, None, None]
+  h = conv3x3(p['conv_2'], swish(norm(p['norm_2'], h, 4)))
+  skip = x if features == 8 else dense(p['shortcut'], x)
+  np.testing.assert_allclose(found, skip + h, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_literally(key):
+  """One head of full width, logits times C^-1/2, softmax over all pixels."""
+  x = jax.random.normal(key, (2, 3, 4, 8))
+  module = layers.Attention(num_groups=4)
+  p = randomised(jax.jit(module.init)(key, x)['params'], key)
+  found = jax.jit(module.apply)({'params': p}, x)
+  x = np.asarray(x, np.float64)
+  h = norm(p['norm'], x, 4).reshape(2, 12, 8)
+  q, k, v = (dense(p[name], h) for name in ('query', 'key', 'value'))
+  logits = q @ k.swapaxes(1, 2) / np.sqrt(8)
+  weights = np.exp(logits - logits.max(-1, keepdims=True))
+  weights /= weights.sum(-1, keepdims=True)
+  out = dense(p['proj_out'], weights @ v).reshape(x.shape)
+  np.testing.assert_allclose(found, x + out, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,205 @@
+"""Ho, Jain & Abbeel 2020, equation by equation, literally, in float64."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import jitted as dj
+from tests.papers.paper import column, ddpm, f32, levels, pictures
+
+LENGTHS = (1, 3, 1000)
+BETAS = {'linear': dj.linear_betas, 'cosine': dj.cosine_betas}
+
+each_schedule = pytest.mark.parametrize(
+  'p',
+  [ddpm(BETAS[name](T)) for name in BETAS for T in LENGTHS],
+  ids=[f'{name}-{T}' for name in BETAS for T in LENGTHS],
+)
+
+
+@each_schedule
+def test_eq_2_one_step_forward(p):
+  """q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I)."""
+  x_previous, eps, _ = pictures(p)
+  beta = column(p.beta[1:], eps)
+  expected = np.sqrt(1.0 - beta) * x_previous + np.sqrt(beta) * eps
+  found = dj.forward_step(*f32(x_previous, eps), *levels(p))
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@each_schedule
+def test_eq_4_marginal(p):
+  """q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I)."""
+  x0, eps, xt = pictures(p)
+  found = dj.q_sample(*f32(x0, eps), levels(p)[1])
+  np.testing.assert_allclose(found, xt, atol=1e-6)
+
+
+def eq_7(p, x0, xt):
+  t = p.steps
+  alpha_bar, previous = p.alpha_bar[t], p.alpha_bar[t - 1]
+  of_x0 = np.sqrt(previous) * p.beta[t] / (1 - alpha_bar)
+  of_xt = np.sqrt(p.alpha[t]) * (1 - previous) / (1 - alpha_bar)
+  mean = column(of_x0, x0) * x0 + column(of_xt, xt) * xt
+  variance = (1 - previous) / (1 - alpha_bar) * p.beta[t]
+  return mean, variance
+
+
+@pytest.mark.parametrize('name', BETAS)
+@pytest.mark.parametrize('T', (*LENGTHS, 4000))
+def test_eq_6_and_7_posterior_at_every_step(name, T):
+  """mu-tilde_t and beta-tilde_t of q(x_{t-1} | x_t, x_0)."""
+  p = ddpm(BETAS[name](T))
+  x0, _, xt = pictures(p)
+  mean, variance = eq_7(p, x0, xt)
+  found = dj.q_posterior(*f32(x0, xt), *levels(p))
+  np.testing.assert_allclose(found.mean, mean, atol=2e-6)
+  found_variance = np.asarray(found.variance)[:, 0]
+  assert found_variance[0] == variance[0] == 0.0
+  rtol = 1e-4 if T <= 1000 else 6e-4
+  np.testing.assert_allclose(found_variance, variance, rtol=rtol)
+
+
+@each_schedule
+def test_eq_6_and_7_hold_for_a_schedule_passed_into_jit(p):
+  """Its table is float32 there; the paper's T stay within the same bounds."""
+  import jax
+
+  x0, _, xt = pictures(p)
+  mean, variance = eq_7(p, x0, xt)
+
+  @jax.jit
+  def posterior(schedule, x0, xt):
+    t = jnp.arange(1, p.T + 1) / p.T
+    return dj.q_posterior(x0, xt, schedule(t - 1 / p.T), schedule(t))
+
+  found = posterior(p.schedule, *f32(x0, xt))
+  np.testing.assert_allclose(found.mean, mean, atol=2e-6)
+  np.testing.assert_allclose(found.variance[:, 0], variance, rtol=1e-4)
+
+
+def sigma_squared(p, variance):
+  """The two choices of section 3.2: beta_t and beta-tilde_t."""
+  t = p.steps
+  ratio = (1 - p.alpha_bar[t - 1]) / (1 - p.alpha_bar[t])
+  return p.beta[t] * (1.0 if variance == 'fixed_large' else ratio)
+
+
+@each_schedule
+@pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large'])
+def test_section_3_2_variances(p, variance):
+  found = dj.reverse_variance(variance, *levels(p))
+  np.testing.assert_allclose(found, sigma_squared(p, variance), rtol=1e-4)
+
+
+@pytest.mark.parametrize('T', [3, 1000])
+def test_eq_8_mean_matching(T):
+  """L_{t-1} = |mu-tilde - mu_theta|^2 / (2 sigma_t^2), t > 1."""
+  p = ddpm(dj.linear_betas(T))
+  x0, _, xt = pictures(p)
+  x0_hat, _, _ = pictures(p, seed=1)
+  difference = eq_7(p, x0, xt)[0] - eq_7(p, x0_hat, xt)[0]
+  variance = column(sigma_squared(p, 'fixed_small'), xt)[1:]
+  expected = np.sum(difference[1:] ** 2 / (2 * variance), axis=1)
+  s, t = (level.take(slice(1, None)) for level in levels(p))
+  x0, x0_hat, xt = f32(x0[1:], x0_hat[1:], xt[1:])
+  q, model = dj.q_posterior(x0, xt, s, t), dj.p_reverse(x0_hat, xt, s, t)
+  found = jnp.sum(dj.kl(q, model), axis=1)
+  # nats; the two means nearly cancel where the loss is 1e-6
+  np.testing.assert_allclose(found, expected, rtol=3e-4, atol=1e-8)
+
+
+@each_schedule
+def test_eq_10_posterior_mean_of_eps(p):
+  """mu-tilde_t = (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t)."""
+  x0, eps, xt = pictures(p)
+  t = p.steps
+  factor = column(p.beta[t] / np.sqrt(1 - p.alpha_bar[t]), xt)
+  expected = (xt - factor * eps) / np.sqrt(column(p.alpha[t], xt))
+  np.testing.assert_allclose(eq_7(p, x0, xt)[0], expected, atol=1e-9)
+  found = dj.q_posterior(*f32(x0, xt), *levels(p)).mean
+  np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@each_schedule
+def test_eq_1_and_11_reverse_transition(p):
+  """p_theta(x_{t-1} | x_t) of a network that predicts eps."""
+  _, _, xt = pictures(p)
+  _, eps_hat, _ = pictures(p, seed=1)
+  t = p.steps
+  factor = column(p.beta[t] / np.sqrt(1 - p.alpha_bar[t]), xt)
+  expected = (xt - factor * eps_hat) / np.sqrt(column(p.alpha[t], xt))
+  s, t = levels(p)
+  xt, eps_hat = f32(xt, eps_hat)
+  x0_hat = dj.to_x0('eps', eps_hat, xt, t)
+  model = dj.p_reverse(x0_hat, xt, s, t, 'fixed_large')
+  # x_0 reaches 1 / sqrt(alpha_bar_T) in size before it is scaled back
+  np.testing.assert_allclose(model.mean, expected, atol=1e-5)
+  variance = sigma_squared(p, 'fixed_large')
+  np.testing.assert_allclose(model.variance[:, 0], variance, rtol=1e-4)
+
+
+@pytest.mark.parametrize('T', [3, 1000])
+@pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large'])
+def test_eq_12_weighted_loss(T, variance):
+  """beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)) |eps - eps_theta|^2."""
+  p = ddpm(dj.linear_betas(T))
+  _, eps, _ = pictures(p)
+  _, eps_hat, _ = pictures(p, seed=1)
+  t = p.steps[1:]
+  bottom = 2 * sigma_squared(p, variance)[1:] * p.alpha[t]
+  weight = p.beta[t] ** 2 / (bottom * (1 - p.alpha_bar[t]))
+  expected = weight * np.sum((eps - eps_hat)[1:] ** 2, axis=1)
+  s, t = (level.take(slice(1, None)) for level in levels(p))
+  eps, eps_hat = f32(eps[1:], eps_hat[1:])
+  found = dj.weighted_eps_loss(eps, eps_hat, s, t, variance)
+  np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
+def test_eq_12_at_the_first_step_with_the_published_variance():
+  """Ho et al. use beta-tilde_2 where beta-tilde_1 = 0."""
+  p = ddpm(dj.linear_betas(1000))
+  _, eps, _ = pictures(p)
+  _, eps_hat, _ = pictures(p, seed=1)
+  first = sigma_squared(p, 'fixed_small')[1]
+  weight = p.beta[1] ** 2 / (2 * first * p.alpha[1] * (1 - p.alpha_bar[1]))
+  expected = weight * np.sum((eps - eps_hat)[:1] ** 2, axis=1)
+  s, t = (level.take(slice(0, 1)) for level in levels(p))
+  found = dj.weighted_eps_loss(
+    *f32(eps[:1], eps_hat[:1]), s, t, 'fixed_small', first
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@each_schedule
+def test_eq_14_simple_loss(p):
+  """|eps - eps_theta|^2, per dimension as in the published code."""
+  _, eps, _ = pictures(p, (4, 4, 2))
+  _, eps_hat, _ = pictures(p, (4, 4, 2), seed=1)
+  expected = np.mean((eps - eps_hat) ** 2, axis=(1, 2, 3))
+  found = dj.simple_loss(*f32(eps, eps_hat))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@each_schedule
+def test_eq_15_x0_from_eps(p):
+  """x_0 ~ (x_t - sqrt(1 - alpha_bar_t) eps_theta) / sqrt(alpha_bar_t)."""
+  _, _, xt = pictures(p)
+  _, eps_hat, _ = pictures(p, seed=1)
+  alpha_bar = column(p.alpha_bar[1:], xt)
+  expected = (xt - np.sqrt(1 - alpha_bar) * eps_hat) / np.sqrt(alpha_bar)
+  found = dj.to_x0('eps', *f32(eps_hat, xt), levels(p)[1])
+  # rounding of x_t and eps grows with 1 / sqrt(alpha_bar_t)
+  atol = 2e-6 / np.sqrt(alpha_bar)
+  assert (np.abs(found - expected) <= atol).all()
+
+
+@each_schedule
+def test_eq_12_and_14_are_the_general_form(p):
+  """Both are weights on |x_0 - x0_hat|^2."""
+  x0, eps, xt = f32(*pictures(p))
+  eps_hat = f32(pictures(p, seed=1)[1])[0]
+  _, level = levels(p)
+  general = dj.denoising_loss('eps', eps_hat, x0, eps, level, dj.snr_weight)
+  simple = dj.simple_loss(eps, eps_hat)
+  np.testing.assert_allclose(general / x0[0].size, simple, rtol=1e-5)

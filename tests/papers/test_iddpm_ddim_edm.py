@@ -1,0 +1,134 @@
+"""What the core takes from four more papers, transcribed in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import jitted as dj
+from tests.papers.paper import column, ddpm, f32, levels
+
+
+def test_iddpm_eq_17_cosine_alpha_bar():
+  """alpha_bar_t = f(t) / f(0), f(t) = cos^2((t/T + s) / (1 + s) pi / 2)."""
+  T, s = 1000, 0.008
+
+  def f(t):
+    return np.cos((t / T + s) / (1 + s) * np.pi / 2) ** 2
+
+  steps = np.arange(1, T)  # the last beta is clipped
+  schedule = dj.DiscreteSchedule.from_betas(dj.cosine_betas(T))
+  np.testing.assert_allclose(
+    schedule.alpha_bars[:-1], f(steps) / f(0), rtol=1e-5
+  )
+  assert dj.cosine_betas(T)[-1] == 0.999
+
+
+def test_iddpm_eq_15_learned_variance():
+  """exp(v log beta_t + (1 - v) log beta-tilde_t)."""
+  p = ddpm(dj.linear_betas(1000))
+  v = np.random.default_rng(0).uniform(0, 1, (999, 5))
+  t = p.steps[1:]
+  ratio = (1 - p.alpha_bar[t - 1]) / (1 - p.alpha_bar[t])
+  beta = column(p.beta[t], v)
+  expected = np.exp(
+    v * np.log(beta) + (1 - v) * np.log(beta * column(ratio, v))
+  )
+  s, t = (level.take(slice(1, None)) for level in levels(p))
+  found = dj.reverse_variance('learned', s, t, *f32(v))
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_iddpm_learned_variance_at_the_first_step():
+  """beta-tilde_1 = 0, so only `first` gives a decoder there."""
+  p = ddpm(dj.linear_betas(1000))
+  v = np.array([[0.0, 0.25, 1.0]])
+  s, t = (level.take(slice(0, 1)) for level in levels(p))
+  assert (dj.reverse_variance('learned', s, t, *f32(v)) == 0.0).all()
+  first = 5.0e-5
+  expected = np.exp(v * np.log(p.beta[1]) + (1 - v) * np.log(first))
+  found = dj.reverse_variance('learned', s, t, *f32(v), first)
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize('eta', [0.0, 0.5, 1.0])
+def test_ddim_eq_12_and_16(eta):
+  """One step between two levels that are not neighbours."""
+  p = ddpm(dj.linear_betas(1000))
+  rng = np.random.default_rng(0)
+  xt, eps_hat = rng.standard_normal((2, 3, 5))
+  now, before = p.alpha_bar[800], p.alpha_bar[500]
+  sigma = eta * np.sqrt((1 - before) / (1 - now)) * np.sqrt(1 - now / before)
+  x0_hat = (xt - np.sqrt(1 - now) * eps_hat) / np.sqrt(now)
+  direction = np.sqrt(1 - before - sigma**2) * eps_hat
+  key = jax.random.key(7)
+  noise = np.asarray(jax.random.normal(key, (3, 5)), np.float64)
+  expected = np.sqrt(before) * x0_hat + direction + sigma * noise
+
+  def network(params, x, t, cond, *, key=None):
+    return jnp.asarray(eps_hat, jnp.float32)
+
+  denoise = dj.make_denoiser(network, None, parametrization='eps')
+  t, s = p.schedule.at_step(800), p.schedule.at_step(500)
+  found, _ = dj.ddim(eta).step(key, *f32(xt), (), denoise, t, s)
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize('sigma', [0.002, 0.5, 80.0])
+def test_edm_table_1_preconditioning(sigma):
+  """D = c_skip x + c_out F(c_in x; c_noise), weight and target of Eq. 8."""
+  sd = 0.5
+  rng = np.random.default_rng(0)
+  y, n = rng.uniform(-1, 1, (2, 5)), sigma * rng.standard_normal((2, 5))
+  output = rng.standard_normal((2, 5))
+  c_skip = sd**2 / (sigma**2 + sd**2)
+  c_out = sigma * sd / np.sqrt(sigma**2 + sd**2)
+  c_in = 1 / np.sqrt(sigma**2 + sd**2)
+  c_noise = np.log(sigma) / 4
+  seen = {}
+
+  def network(params, x, noise, cond, *, key=None):
+    seen.update(x=x, noise=noise)
+    return jnp.asarray(output, jnp.float32)
+
+  level = dj.NoiseLevel(*f32(0.5, 1.0, sigma))
+  denoise = dj.make_denoiser(
+    network, None, parametrization='edm', noise_input=dj.edm_input
+  )
+  found = denoise(*f32(y + n), level).x0
+  np.testing.assert_allclose(seen['x'], c_in * (y + n), rtol=1e-5)
+  np.testing.assert_allclose(seen['noise'], [c_noise] * 2, rtol=1e-5)
+  expected = c_skip * (y + n) + c_out * output
+  np.testing.assert_allclose(found, expected, atol=1e-6 * max(1, sigma))
+  target = dj.target('edm', *f32(y, n / sigma), level)
+  expected = (y - c_skip * (y + n)) / c_out
+  np.testing.assert_allclose(target, expected, rtol=2e-5, atol=2e-6)
+  weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
+  np.testing.assert_allclose(dj.edm_weight(sd)(level), weight, rtol=1e-6)
+
+
+def test_zero_terminal_snr_algorithm_1():
+  """Lin et al. 2023, Alg. 1, literally."""
+  betas = dj.scaled_linear_betas(1000)
+  alphas_bar_sqrt = np.sqrt(np.cumprod(1 - betas))
+  first, last = alphas_bar_sqrt[0].copy(), alphas_bar_sqrt[-1].copy()
+  alphas_bar_sqrt -= last
+  alphas_bar_sqrt *= first / (first - last)
+  alphas_bar = alphas_bar_sqrt**2
+  alphas = np.concatenate([alphas_bar[0:1], alphas_bar[1:] / alphas_bar[:-1]])
+  found = dj.zero_terminal_snr(betas)
+  np.testing.assert_allclose(found, 1 - alphas, rtol=1e-9, atol=1e-12)
+  schedule = dj.DiscreteSchedule.from_betas(found)
+  assert schedule.at_step(1000).alpha == 0.0
+  assert schedule.at_step(1000).sigma == 1.0
+  np.testing.assert_allclose(schedule.alpha_bars[0], 1 - betas[0], rtol=1e-6)
+
+
+def test_vp_sde_marginal():
+  """Song et al. 2021, Eq. 33: exp(-t^2 (b1 - b0) / 4 - t b0 / 2)."""
+  t = np.linspace(0.01, 1.0, 50)
+  log_mean = -(t**2) * (20 - 0.1) / 4 - t * 0.1 / 2
+  level = dj.LinearVPSchedule()(jnp.asarray(t, jnp.float32))
+  np.testing.assert_allclose(level.alpha, np.exp(log_mean), rtol=2e-6)
+  std = np.sqrt(1 - np.exp(2 * log_mean))
+  np.testing.assert_allclose(level.sigma, std, rtol=2e-6)

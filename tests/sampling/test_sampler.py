@@ -1,0 +1,145 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.sampling.sampler import draw_normal, split_key
+from diffusion_jax.testing import oracles
+
+DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
+
+
+def test_grid_of_all_steps_is_ddpms_own():
+  levels = dj.level_grid(DDPM, 1000)
+  expected = DDPM.at_step(np.arange(1000, -1, -1))
+  for found, value in zip(levels, expected, strict=True):
+    np.testing.assert_array_equal(found, value)
+
+
+@pytest.mark.parametrize('n', [1, 7, 100])
+@pytest.mark.parametrize(
+  'schedule', [DDPM, dj.CosineSchedule(), dj.LinearVPSchedule()]
+)
+def test_grids_fall_from_noise_to_clean(schedule, n):
+  levels = dj.level_grid(schedule, n)
+  assert levels.t.shape == (n + 1,)
+  assert levels.t[0] == 1.0
+  assert (np.diff(levels.sigma) < 0).all()
+  assert levels.sigma[-1] == 0.0 and levels.alpha[-1] == 1.0
+  assert levels.sigma[-2] > 0.0
+
+
+def test_the_last_noisy_level_is_zero_or_a_step_away():
+  assert dj.level_grid(dj.CosineSchedule(), 10).t[-2] == 0.0
+  np.testing.assert_allclose(dj.level_grid(DDPM, 10).t[-2], 0.1)
+
+
+def test_grid_that_does_not_end_clean():
+  levels = dj.level_grid(dj.CosineSchedule(), 4, end_clean=False)
+  np.testing.assert_allclose(levels.t, [1.0, 0.75, 0.5, 0.25, 0.0])
+  assert levels.sigma[-1] > 0.0
+
+
+def test_grid_from_the_middle():
+  levels = dj.level_grid(DDPM, 5, t_start=0.5)
+  np.testing.assert_allclose(
+    levels.t, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0], atol=1e-6
+  )
+
+
+def test_spacing_in_steps_visits_steps_only():
+  levels = dj.level_grid(DDPM, 300, 'steps')
+  steps = np.asarray(levels.t) * 1000
+  np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
+  assert len(np.unique(np.rint(steps))) == 301
+
+
+def test_grid_refusals():
+  with pytest.raises(ValueError, match='num_steps is 0'):
+    dj.level_grid(DDPM, 0)
+  with pytest.raises(ValueError, match='1001 steps do not fit on the 1000'):
+    dj.level_grid(DDPM, 1001, 'steps')
+  with pytest.raises(ValueError, match="'log' is not one of"):
+    dj.level_grid(DDPM, 10, 'log')
+
+
+def test_prior(key):
+  last = DDPM.at_step(1000)
+  lecture = dj.DiscreteSchedule.from_alphas([0.99, 0.98, 0.97]).at_step(3)
+  for level, exact, expected in [
+    (last, False, 1.0),
+    (lecture, False, 1.0),
+    (lecture, True, 1 - 0.99 * 0.98 * 0.97),
+  ]:
+    x = dj.prior_sample(key, (50_000, 2), level, exact)
+    np.testing.assert_allclose(np.var(x), expected, rtol=0.03)
+
+
+def test_trajectory_ends_in_the_sample(key):
+  levels = dj.level_grid(DDPM, 10)
+  x = dj.prior_sample(key, (4, 2), levels.take(0))
+  args = key, GAUSSIAN.denoise, dj.ancestral(), levels, x
+  path = dj.sample(*args, return_trajectory=True)
+  assert path.shape == (11, 4, 2)
+  np.testing.assert_array_equal(path[0], x)
+  np.testing.assert_array_equal(path[-1], dj.sample(*args))
+
+
+def test_jit_is_eager_step_by_step(key):
+  levels = dj.level_grid(DDPM, 20)
+  x = dj.prior_sample(key, (4, 2), levels.take(0))
+  sampler = dj.ddim(1.0)
+  found = jax.jit(
+    lambda key, x: dj.sample(key, GAUSSIAN.denoise, sampler, levels, x)
+  )(key, x)
+  state = sampler.init(x)
+  keys = split_key(key, 20)
+  for i in range(20):
+    t, s = levels.take(i), levels.take(i + 1)
+    x, state = sampler.step(keys[i], x, state, GAUSSIAN.denoise, t, s)
+  np.testing.assert_allclose(found, x, atol=1e-5)
+
+
+@pytest.mark.parametrize('sampler', [dj.ancestral(), dj.ddim(0.5)])
+def test_with_keys_per_example_an_image_knows_its_own_key_only(sampler, key):
+  keys = jax.random.split(key, 8)
+  levels = dj.level_grid(DDPM, 10)
+  run = jax.jit(
+    lambda keys, x: dj.sample(keys, GAUSSIAN.denoise, sampler, levels, x)
+  )
+  x = dj.prior_sample(keys, (8, 2), levels.take(0))
+  whole = run(keys, x)
+  part = jnp.array([5, 2, 7])
+  small = dj.prior_sample(keys[part], (3, 2), levels.take(0))
+  np.testing.assert_array_equal(small, x[part])
+  np.testing.assert_allclose(run(keys[part], small), whole[part], atol=1e-5)
+
+
+def test_noise_of_a_key_is_the_same_bit_for_bit_in_any_batch(key):
+  keys = jax.random.split(key, 8)
+  whole = draw_normal(keys, jnp.zeros((8, 4, 4, 3)))
+  for i in (0, 3, 7):
+    alone = draw_normal(keys[i : i + 1], jnp.zeros((1, 4, 4, 3)))
+    np.testing.assert_array_equal(alone[0], whole[i])
+  later = split_key(keys, 5)
+  assert later.shape == (5, 8)
+  np.testing.assert_array_equal(
+    jax.random.key_data(split_key(keys[3:4], 5)[:, 0]),
+    jax.random.key_data(later[:, 3]),
+  )
+
+
+def test_keys_of_either_style():
+  old, new = jax.random.PRNGKey(3), jax.random.key(3)
+  x = jnp.zeros((4, 2))
+  np.testing.assert_array_equal(draw_normal(old, x), draw_normal(new, x))
+  olds = jax.random.split(old, 4)
+  news = jax.random.split(new, 4)
+  np.testing.assert_array_equal(draw_normal(olds, x), draw_normal(news, x))
+
+
+def test_a_wrong_number_of_keys_is_refused(key):
+  with pytest.raises(ValueError, match=r'\[3\] keys for a batch of 4'):
+    draw_normal(jax.random.split(key, 3), jnp.zeros((4, 2)))
