@@ -87,7 +87,7 @@ def snr_weight(level: NoiseLevel) -> Array:
 
 
 def truncated_snr_weight(level: NoiseLevel) -> Array:
-  """max(SNR, 1) (Salimans & Ho 2022, Eq. 10)."""
+  """max(SNR, 1) (Salimans & Ho 2022, section 4)."""
   return jnp.maximum(level.snr, 1.0)
 
 

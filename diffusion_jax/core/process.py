@@ -22,9 +22,15 @@ from diffusion_jax.core.normal import Normal
 Array = jax.Array
 
 
+def signal_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
+  """alpha_t / alpha_s for s < t; 0 where s has no signal left to lose."""
+  return level_t.alpha / jnp.where(level_s.alpha == 0.0, 1.0, level_s.alpha)
+
+
 def forgotten(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
-  """1 - SNR_t / SNR_s for s < t, of the shape of the levels."""
-  return -jnp.expm1(level_t.logsnr - level_s.logsnr)
+  """1 - SNR_t / SNR_s for s < t; 1 where s has no signal left to lose."""
+  logsnr_s = jnp.where(level_s.alpha == 0.0, 0.0, level_s.logsnr)
+  return -jnp.expm1(level_t.logsnr - logsnr_s)
 
 
 def forward_step(
@@ -38,7 +44,7 @@ def forward_step(
   s, t = level_s.like(x_s), level_t.like(x_s)
   # never 1 - (alpha_t / alpha_s)^2: float32 loses 2.5e-3 of it at T = 4000
   added = t.sigma * jnp.sqrt(forgotten(s, t))
-  return (t.alpha / s.alpha) * x_s + added * eps
+  return signal_ratio(s, t) * x_s + added * eps
 
 
 def q_sample(x0: Array, eps: Array, level: NoiseLevel) -> Array:
@@ -62,7 +68,7 @@ def q_posterior(
   check_same_shape(x0=x0, xt=xt)
   s, t = level_s.like(xt), level_t.like(xt)
   # Eq. 7 regrouped: x0 at level s, plus what is kept of the noise in x_t
-  kept = (t.alpha / s.alpha) * (s.sigma / t.sigma) ** 2
+  kept = signal_ratio(s, t) * (s.sigma / t.sigma) ** 2
   mean = s.alpha * x0 + kept * (xt - t.alpha * x0)
   return Normal(mean, s.sigma**2 * forgotten(s, t))
 

@@ -16,9 +16,12 @@ from diffusion_jax.core.levels import NoiseLevel, snap
 
 Array = jax.Array
 
-# -log(alpha_bar) of a step that leaves no signal: alpha = exp(-500) underflows
-# to exactly 0 in float32, sigma is exactly 1, and interpolation stays finite.
+# What a last alpha of 0 adds to -log(alpha_bar): alpha = exp(-500) is exactly 0
+# in float32, sigma exactly 1, and interpolation stays finite.
 _NO_SIGNAL = 1000.0
+# Beyond this -log(alpha_bar) alpha is taken as 0: float32 has no normal numbers
+# for it (a long list of small alphas comes here).
+_UNDERFLOW = 170.0
 
 
 def _vp_level(t: Array, neg_log_alpha_bar: Array) -> NoiseLevel:
@@ -45,23 +48,21 @@ class DiscreteSchedule:
 
     Raises a ValueError that names the position of the first bad entry.
     """
-    alphas = np.asarray(alphas, np.float64)
-    _check('alphas', alphas, 0.0, 1.0)
+    alphas = _checked('alphas', alphas, last=0.0, identity=1.0)
     return cls._from_log_alphas(alphas, np.log)
 
   @classmethod
   def from_betas(cls, betas) -> 'DiscreteSchedule':
     """betas: [T], each in (0, 1), any T >= 1; the last may be 1."""
-    betas = np.asarray(betas, np.float64)
-    _check('betas', betas, 1.0, 0.0)
+    betas = _checked('betas', betas, last=1.0, identity=0.0)
     return cls._from_log_alphas(betas, lambda beta: np.log1p(-beta))
 
   @classmethod
   def _from_log_alphas(cls, sequence, log_alpha):
     with np.errstate(divide='ignore'):
-      table = -np.cumsum(log_alpha(sequence))
-    table[np.isinf(table)] = _NO_SIGNAL
-    return cls(np.concatenate([[0.0], table]))
+      steps = -log_alpha(sequence)
+    steps[np.isinf(steps)] = _NO_SIGNAL
+    return cls(np.append(0.0, np.cumsum(steps)))
 
   @property
   def num_steps(self) -> int:
@@ -110,7 +111,8 @@ class DiscreteSchedule:
     table = self.neg_log_alpha_bar
     xp = np if isinstance(table, np.ndarray) else jnp
     slopes = xp.append(xp.diff(table), table[-1] - table[-2])
-    return map(jnp.asarray, (xp.exp(-0.5 * table), table, slopes))
+    alphas = xp.where(table > _UNDERFLOW, 0.0, xp.exp(-0.5 * table))
+    return map(jnp.asarray, (alphas, table, slopes))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
@@ -120,7 +122,14 @@ class DiscreteSchedule:
     return _vp_level(jnp.interp(value, table, times), value)
 
 
-def _check(name: str, sequence: np.ndarray, last: float, identity: float):
+def _checked(name, sequence, last, identity):
+  # one list of numbers in (0, 1); `last` may end it, `identity` adds no noise
+  try:
+    sequence = np.asarray(sequence, np.float64)
+  except (TypeError, ValueError):
+    raise ValueError(
+      f'{name} must be a list of numbers, got {sequence!r}'
+    ) from None
   if sequence.ndim != 1 or not len(sequence):
     what = 'empty' if not sequence.size else f'an array {list(sequence.shape)}'
     raise ValueError(f'the list of {name} is {what}: give a list of 1 or more')
@@ -135,6 +144,7 @@ def _check(name: str, sequence: np.ndarray, last: float, identity: float):
       f'{name}[{i}] = {value:g}, step {i + 1} of {len(sequence)}, '
       f'is outside (0, 1){why}'
     )
+  return sequence
 
 
 @jax.tree_util.register_dataclass

@@ -93,6 +93,22 @@ def test_no_signal_left_is_finite_everywhere(key):
     assert np.isfinite(dj.reverse_variance(kind, s, t))
 
 
+def test_a_list_that_outruns_float32_ends_in_white_noise(key):
+  """500 alphas down to 0.001: alpha_bar_T is about 1e-216."""
+  schedule = dj.DiscreteSchedule.from_alphas(np.linspace(0.999, 0.001, 500))
+  levels = jax.jit(schedule.at_step)(np.arange(501))
+  for field in levels:
+    assert np.isfinite(field).all()
+  assert levels.alpha[-1] == 0.0 and levels.alpha[-2] == 0.0
+  s, t = levels.take(np.arange(500)), levels.take(np.arange(1, 501))
+  x0, eps = jax.random.normal(key, (2, 500, 200))
+  forward = dj.forward_step(dj.q_sample(x0, eps, s), x0[::-1], s, t)
+  np.testing.assert_allclose(forward.std(axis=1), 1.0, atol=5 / 400**0.5)
+  q = dj.q_posterior(x0, forward, s, t)
+  assert np.isfinite(q.mean).all() and np.isfinite(q.variance).all()
+  np.testing.assert_allclose(q.variance[-1], 1.0)
+
+
 def test_levels_per_example_are_the_scalar_ones(key):
   x0, xt = jax.random.normal(key, (2, 3, 4, 4, 1))
   steps = np.array([1, 500, 1000])
