@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from diffusion_jax.core.parametrization import eps_from_x0
-from diffusion_jax.core.process import forgotten, p_reverse
+from diffusion_jax.core.process import forgotten, p_reverse, signal_ratio
 from diffusion_jax.sampling.sampler import Sampler, draw_normal
 
 
@@ -37,9 +37,9 @@ def ddim(eta: float = 0.0) -> Sampler:
     eps = eps_from_x0(x0, x, level_t)
     s, t = level_s.like(x), level_t.like(x)
     fresh = eta**2 * forgotten(s, t)  # share of sigma_s^2 that is new noise
+    kept = signal_ratio(s, t) * s.sigma / t.sigma
     # 1 - fresh, which would lose all digits where fresh is close to 1
-    snr_ratio = (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2
-    old = 1.0 - eta**2 + eta**2 * snr_ratio
+    old = 1.0 - eta**2 + eta**2 * kept**2
     x = s.alpha * x0 + s.sigma * jnp.sqrt(old) * eps
     return x + s.sigma * jnp.sqrt(fresh) * draw_normal(key, x), state
 

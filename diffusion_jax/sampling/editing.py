@@ -40,6 +40,7 @@ def noise_image(
     x = forward_step(x, draw_normal(key, x), *levels)
     return (x, kept.at[frame].set(x)), None
 
+  image = jnp.asarray(image, jnp.result_type(float))
   kept = jnp.broadcast_to(image, (len(steps), *image.shape))
   keys = split_key(key, len(walked))
   (_, kept), _ = jax.lax.scan(body, (image, kept), (keys, walked, frames))
