@@ -11,10 +11,10 @@ from diffusion_jax.networks.layers import (
   Attention,
   Conv,
   Downsample,
-  GroupNorm,
   ResnetBlock,
   Upsample,
   default_init,
+  group_norm,
 )
 
 Array = jax.Array
@@ -81,7 +81,7 @@ class UNet(nn.Module):
       if level > 0:
         h = Upsample(self.dtype, name=f'up_{level}_upsample')(h)
 
-    h = nn.swish(GroupNorm(self.num_groups, name='norm_out')(h))
+    h = nn.swish(group_norm(self.num_groups, name='norm_out')(h))
     return Conv(self.out_channels, init_scale=0.0, name='conv_out')(h)
 
   def _attention(self, name):

@@ -1,0 +1,1 @@
+"""Side-by-side timings; figures and machines in docs/performance.md."""
