@@ -51,15 +51,13 @@ def fit(image: np.ndarray, size: int, how: str = 'crop') -> np.ndarray:
 
   if how not in ('crop', 'scale'):
     raise ValueError(f"fit {how!r} is not one of 'crop', 'scale'")
-  height, width = image.shape[:2]
-  box = (0.0, 0.0, float(width), float(height))
   if how == 'crop':
+    height, width = image.shape[:2]
     side = min(height, width)
-    left, top = (width - side) / 2.0, (height - side) / 2.0
-    box = (left, top, left + side, top + side)
+    top, left = (height - side) // 2, (width - side) // 2
+    image = image[top : top + side, left : left + side]
   picture = Image.fromarray(image)
-  resized = picture.resize((size, size), Image.Resampling.LANCZOS, box=box)
-  return np.asarray(resized)
+  return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))
 
 
 def grid(images: np.ndarray, columns: int, zoom: int = 1) -> np.ndarray:

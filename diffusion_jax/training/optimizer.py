@@ -16,6 +16,11 @@ def learning_rate_schedule(
 
   With decay_steps > 0 a cosine follows that reaches 0 at step decay_steps.
   """
+  if decay_steps and decay_steps <= warmup_steps:
+    raise ValueError(
+      f'the decay ends at step {decay_steps}, before the warm-up of '
+      f'{warmup_steps} steps does: give more steps, or a shorter warm-up'
+    )
   if decay_steps:
     return optax.warmup_cosine_decay_schedule(
       0.0, peak, warmup_steps, decay_steps

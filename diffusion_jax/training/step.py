@@ -34,7 +34,7 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     rate = 1.0 - ema_decay(state.step)
     ema_params = optax.incremental_update(params, state.ema_params, rate)
-    metrics['grad_norm'] = Mean(optax.global_norm(grads), jnp.ones(()))
+    metrics['grad_norm'] = Mean(optax.tree.norm(grads), jnp.ones(()))
     step = state.step + 1
     return TrainState(
       step, params, ema_params, opt_state, objective_state

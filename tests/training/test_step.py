@@ -1,0 +1,180 @@
+"""The whole loop on data with a known optimum, without Flax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.testing import oracles
+from diffusion_jax.training import objectives, optimizer
+from diffusion_jax.training.state import TrainState, init_state
+from diffusion_jax.training.step import make_eval_step, make_train_step
+
+SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+MIXTURE = oracles.mixture(
+  [0.5, 0.5], [[-1.0, 0.5], [1.0, -0.5]], [np.eye(2) * 0.02] * 2
+)
+
+
+def mlp(params, x, noise, cond, *, key=None):
+  """A network_fn of 40 lines less than a U-Net: two hidden layers."""
+  t = noise[:, None] / 1000.0
+  h = jnp.concatenate([x, t, jnp.sin(3 * t), jnp.cos(3 * t)], axis=1)
+  for i in (1, 2):
+    h = jax.nn.silu(h @ params[f'w{i}'] + params[f'b{i}'][None])
+  return h @ params['w3']
+
+
+def init(key, width=64):
+  keys = jax.random.split(key, 3)
+  sizes = [(5, width), (width, width), (width, 2)]
+  params = {'b1': jnp.zeros(width), 'b2': jnp.zeros(width)}
+  for i, (k, (n, m)) in enumerate(zip(keys, sizes, strict=True), 1):
+    params[f'w{i}'] = jax.random.normal(k, (n, m)) / n**0.5
+  return {'network': params}
+
+
+def objective(**kw):
+  settings = dict(
+    parametrization='eps',
+    times=dj.step_times(1000),
+    weight=dj.snr_weight,
+    noise_input=dj.step_input(1000),
+  )
+  return objectives.ddpm(mlp, SCHEDULE, **settings | kw)
+
+
+def batch_at(i, n=256):
+  return {'image': MIXTURE.sample(jax.random.fold_in(jax.random.key(9), i), n)}
+
+
+def best_loss(key, n=20_000):
+  """What the exact denoiser scores: no network does better on average."""
+  x0 = MIXTURE.sample(key, n)
+  eps = jax.random.normal(jax.random.fold_in(key, 1), x0.shape)
+  level, _ = dj.step_times(1000)(jax.random.fold_in(key, 2), n, SCHEDULE)
+  xt = dj.q_sample(x0, eps, level)
+  eps_hat = dj.eps_from_x0(MIXTURE.denoise(xt, level).x0, xt, level)
+  return float(dj.simple_loss(eps, eps_hat).mean())
+
+
+@pytest.fixture(scope='module')
+def trained():
+  key = jax.random.key(0)
+  rate = optimizer.learning_rate_schedule(1e-2, 50, 600)
+  adam = optimizer.make_optimizer(rate, clip_norm=1.0)
+  loss = objective()
+  step = jax.jit(make_train_step(loss, adam, optimizer.ema_decay(0.99)))
+  state = init_state(init(key), adam)
+  history = []
+  for i in range(600):
+    state, metrics = step(state, batch_at(i), key)
+    history.append(float(metrics['loss'].total))
+  return state, history, loss
+
+
+def test_training_comes_close_to_the_optimum(trained, key):
+  _, history, _ = trained
+  best = best_loss(key)
+  assert history[0] > 8 * best
+  assert np.mean(history[-50:]) < 1.8 * best
+  assert np.mean(history[-50:]) > 0.9 * best  # better would be a bug
+
+
+def test_the_trained_ema_network_samples_the_data(trained, key):
+  state, _, _ = trained
+  denoise = dj.make_denoiser(
+    mlp,
+    state.ema_params['network'],
+    parametrization='eps',
+    noise_input=dj.step_input(1000),
+  )
+  levels = dj.level_grid(SCHEDULE, 100)
+  x = dj.prior_sample(key, (4000, 2), levels.take(0))
+  go = jax.jit(lambda x: dj.sample(key, denoise, dj.ddim(1.0), levels, x))
+  x = np.asarray(go(x))
+  np.testing.assert_allclose(x.mean(0), MIXTURE.mean, atol=0.15)
+  np.testing.assert_allclose(np.cov(x.T), MIXTURE.cov, atol=0.2)
+
+
+def test_eval_step_changes_nothing_and_uses_the_average(trained, key):
+  state, _, loss = trained
+  evaluate = jax.jit(make_eval_step(loss))
+  metrics = evaluate(state, batch_at(0), key)
+  swapped = state._replace(params=state.ema_params, ema_params=state.params)
+  other = evaluate(swapped, batch_at(0), key)
+  assert metrics['loss'].total != other['loss'].total
+  direct = loss(state.ema_params, (), key, batch_at(0))[0]
+  np.testing.assert_allclose(metrics['loss'].total, direct, rtol=1e-5)
+
+
+def test_one_step_is_gradient_update_and_average(key):
+  """By hand, with plain gradient descent."""
+  loss = objective()
+  step = make_train_step(loss, optax.sgd(0.1), lambda step: 0.75)
+  state = init_state(init(key, 8), optax.sgd(0.1))
+  after, metrics = jax.jit(step)(state, batch_at(0), key)
+  grads = jax.jit(
+    jax.grad(lambda p: loss(p, (), jax.random.fold_in(key, 0), batch_at(0))[0])
+  )(state.params)
+  params = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
+  ema = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, state.params, params)
+  assert after.step == 1
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  jax.tree.map(close, after.params, params)
+  jax.tree.map(close, after.ema_params, ema)
+  norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(grads)))
+  np.testing.assert_allclose(metrics['grad_norm'].total, norm, rtol=1e-4)
+
+
+def test_each_step_has_its_own_noise(key):
+  adam = optax.sgd(0.0)
+  step = jax.jit(make_train_step(objective(), adam, lambda step: 0.0))
+  state = init_state(init(key, 8), adam)
+  state, first = step(state, batch_at(0), key)
+  state, second = step(state, batch_at(0), key)
+  assert first['loss'].total != second['loss'].total
+  again, _ = step(init_state(init(key, 8), adam), batch_at(0), key)
+  assert isinstance(again, TrainState)
+
+
+def test_quarters_add_up_to_the_loss(key):
+  _, (metrics, _) = objective()(init(key, 8), (), key, batch_at(0))
+  quarters = [metrics[f'loss_quarter_{q}'] for q in range(1, 5)]
+  assert sum(float(q.count) for q in quarters) == 256
+  total = sum(float(q.total) for q in quarters) / 256
+  np.testing.assert_allclose(total, metrics['loss'].total, rtol=1e-5)
+
+
+def test_quarters_follow_t():
+  losses, t = jnp.array([1.0, 2.0, 4.0, 8.0]), jnp.array([0.25, 0.26, 0.9, 1.0])
+  found = objectives.by_quarter(losses, t)
+  values = [(float(m.total), float(m.count)) for m in found.values()]
+  assert values == [(1.0, 1.0), (2.0, 1.0), (0.0, 0.0), (12.0, 2.0)]
+
+
+def test_labels_and_dropout_reach_the_network(key):
+  seen = {}
+
+  def network_fn(params, x, noise, cond, *, key=None):
+    seen.update(cond, key=key)
+    return x
+
+  batch = batch_at(0) | {'label': jnp.arange(256) % 3}
+  arguments = dict(
+    parametrization='eps',
+    times=dj.uniform_times,
+    weight=dj.snr_weight,
+    noise_input=dj.logsnr_input,
+  )
+  loss = objectives.ddpm(network_fn, SCHEDULE, **arguments)
+  loss({'network': {}}, (), key, batch)
+  assert 'label' not in seen and seen['key'] is not None
+  loss = objectives.ddpm(
+    network_fn, SCHEDULE, labels=True, label_dropout=0.25, **arguments
+  )
+  loss({'network': {}}, (), key, batch)
+  np.testing.assert_array_equal(seen['label'], batch['label'])
+  assert 0.25 * 256 - 35 < seen['drop'].sum() < 0.25 * 256 + 35
