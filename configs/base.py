@@ -128,6 +128,7 @@ def with_argument(config, arg):
   config.network.channels = 8
   config.network.num_groups = 4
   config.network.num_blocks = 1
+  config.optimizer.warmup_steps = 2
   config.training.num_steps = 4
   config.training.batch_size = 8
   config.training.log_every = 1

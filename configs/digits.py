@@ -3,6 +3,9 @@ r"""Class-conditional DDPM on the real digits that ship with scikit-learn.
 python launch.py --config=configs/digits.py
 python launch.py --config=configs/digits.py --mode=sample
 python launch.py --config=configs/digits.py:smoke      # seconds
+
+Measured on 2 CPU cores: 2 min 51 s; a classifier that reads 99.4 % of the real
+test digits reads 98.4 % +- 0.6 of 500 samples as the class asked for.
 """
 
 from configs import base
@@ -35,7 +38,7 @@ def get_config(arg=''):
 
   config.optimizer.learning_rate = 4e-3
   config.optimizer.warmup_steps = 100
-  config.optimizer.decay_steps = config.training.get_ref('num_steps')
+  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
 
   config.sampling.sampler = 'ddim'
   config.sampling.eta = 1.0

@@ -28,10 +28,11 @@ def from_config(section):
 
 
 def _choose(table, section, field, value):
+  # table: a dict of builders, or a tuple of the values themselves
   if value not in table:
-    known = ', '.join(map(str, table))
+    known = ', '.join(table)
     raise UserError(f'config.{section}.{field}={value!r} is not one of {known}')
-  return table[value]
+  return table[value] if isinstance(table, dict) else value
 
 
 def _given(section, *names):
@@ -93,18 +94,23 @@ def _num_steps(config):
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
+def _label_dropout(config):
+  c = config.conditioning
+  return c.label_dropout if c.labels else 0.0
+
+
 def _unet(config):
   c = config.network
   return UNet(
     channels=c.channels,
-    multipliers=tuple(c.multipliers),
+    multipliers=tuple(map(int, c.multipliers)),
     num_blocks=c.num_blocks,
-    attention_resolutions=tuple(c.attention_resolutions),
+    attention_resolutions=tuple(map(int, c.attention_resolutions)),
     dropout=c.dropout,
     out_channels=config.data.image_shape[-1],
     num_groups=c.num_groups,
     num_classes=config.data.num_classes if config.conditioning.labels else 0,
-    null_class=config.conditioning.label_dropout > 0.0,
+    null_class=_label_dropout(config) > 0.0,
     dtype=_choose(DTYPES, 'network', 'dtype', c.dtype),
   )
 
@@ -115,7 +121,8 @@ NETWORKS = {'unet': _unet}
 def build_network(config):
   """config.network -> Flax module."""
   build = _choose(NETWORKS, 'network', 'name', config.network.name)
-  return build(config)
+  with from_config('network'):
+    return build(config)
 
 
 def network_fn(network):
@@ -182,17 +189,17 @@ WEIGHTS = {
 
 def _ddpm(config, apply, schedule):
   c = config.objective
-  kinds = dict.fromkeys(KINDS)
-  _choose(kinds, 'objective', 'parametrization', c.parametrization)
   return objectives.ddpm(
     apply,
     schedule,
-    parametrization=c.parametrization,
+    parametrization=_choose(
+      KINDS, 'objective', 'parametrization', c.parametrization
+    ),
     times=_choose(TIMES, 'objective', 'times', c.times)(config),
     weight=_choose(WEIGHTS, 'objective', 'weight', c.weight)(c),
     noise_input=build_noise_input(config),
     labels=config.conditioning.labels,
-    label_dropout=config.conditioning.label_dropout,
+    label_dropout=_label_dropout(config),
     sigma_data=c.sigma_data,
   )
 
@@ -207,22 +214,30 @@ def build_objective(config):
   return build(config, apply, build_schedule(config))
 
 
-def build_optimizer(config):
-  """config.optimizer -> optax transformation and learning rate by step."""
+def build_learning_rate(config):
+  """config.optimizer -> step -> learning rate."""
   c = config.optimizer
   with from_config('optimizer'):
-    rate = optimizer.learning_rate_schedule(
+    return optimizer.learning_rate_schedule(
       c.learning_rate, c.warmup_steps, c.decay_steps
     )
-    adam = optimizer.make_optimizer(
-      rate, clip_norm=c.clip_norm, b1=c.b1, b2=c.b2, eps=c.eps
-    )
-  return adam, rate
 
 
+def build_optimizer(config):
+  """config.optimizer -> optax transformation."""
+  c = config.optimizer
+  rate = build_learning_rate(config)
+  return optimizer.make_optimizer(
+    rate, clip_norm=c.clip_norm, b1=c.b1, b2=c.b2, eps=c.eps
+  )
+
+
+VARIANCES = ('fixed_small', 'fixed_large')
 SAMPLERS = {
   'ddim': lambda c: dj.ddim(c.eta),
-  'ancestral': lambda c: dj.ancestral(c.variance),
+  'ancestral': lambda c: dj.ancestral(
+    _choose(VARIANCES, 'sampling', 'variance', c.variance)
+  ),
 }
 
 

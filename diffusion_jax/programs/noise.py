@@ -56,6 +56,7 @@ def run(config, workdir):
   text = json.dumps(report, indent=2)
   (workdir / 'white_noise.json').write_text(text + '\n')
   print(text)
+  print(f'strip.png shows t = {", ".join(map(str, in_strip))}')
   for name in ('strip.png', 'noise.gif', 'schedule.png', 'spectrum.png'):
     print(f'wrote {workdir / name}')
   print(f'wrote {workdir / "white_noise.json"}')
@@ -76,41 +77,50 @@ def spread(last, n):
 
 
 def whiteness_report(config, schedule, x, z):
-  """The numbers of white_noise.json, each with a sentence."""
-  distance = whiteness.distance_to_noise(z, config.noise.num_draws, config.seed)
+  """The contents of white_noise.json: numbers, and what each of them means."""
+  found = whiteness.distance_to_noise(z, config.noise.num_draws, config.seed)
   alpha_bar = float(schedule.alpha_bars[-1])
   second_moment = float(np.mean(np.square(x, dtype=np.float64)))
-  expected = 2.0 + alpha_bar * (second_moment - 1.0)
   deviation = float(np.std(x, dtype=np.float64))
-  total = (alpha_bar * deviation**2 + 1.0 - alpha_bar) ** 0.5
+  z_deviation = (alpha_bar * deviation**2 + 1.0 - alpha_bar) ** 0.5
+  distance = {
+    'estimate': found['mean'],
+    'standard_error': found['standard_error'],
+    'closed_form': found['closed_form'],
+    'white_noise': 2.0 * z.size,
+  }
   return {
     'steps': schedule.num_steps,
     'dimensions': z.size,
     'alpha_bar_T': alpha_bar,
-    'distance': distance,
-    'distance_means': (
-      'E|eps - z_T|^2 over fresh white noise eps, z_T being this picture. '
-      'closed_form is |z_T|^2 + D, and the estimate should lie within a few '
-      'standard errors of it.'
-    ),
-    'white_noise_per_dim': 2.0,
-    'white_noise_means': (
-      'Were z_T itself white noise, the distance would be 2 per dimension: '
-      'Var(eps) + Var(z_T).'
-    ),
-    'expected_per_dim': expected,
-    'expected_means': (
-      'The distance averaged over the noise in z_T as well: '
-      '2 + alpha_bar_T (mean(x^2) - 1). It is 2 when no signal is left, but '
-      'also for any picture whose mean square is 1, noisy or not.'
-    ),
-    'correlation_with_x': whiteness.correlation(z, x),
-    'expected_correlation': alpha_bar**0.5 * deviation / total,
-    'correlation_of_noise': z.size**-0.5,
-    'correlation_means': (
-      'What the distance cannot see: how much of the picture x is left in z_T. '
-      'Close to sqrt(alpha_bar_T) std(x) / std(z_T) (expected_correlation); '
-      'for independent noise it would be within a few correlation_of_noise '
-      'of 0.'
-    ),
+    'distance_total': {
+      **distance,
+      'meaning': (
+        'E|eps - z_T|^2 over fresh white noise eps, for this one z_T, summed '
+        'over all pixels and channels. estimate is the mean of '
+        f'{config.noise.num_draws} draws of eps and should lie within a few '
+        'standard_errors of closed_form = |z_T|^2 + D. white_noise = 2 D is '
+        'what to expect if z_T were itself white noise: Var(eps) + Var(z_T).'
+      ),
+    },
+    'distance_per_dim': {
+      **{name: value / z.size for name, value in distance.items()},
+      'averaged_over_z': 2.0 + alpha_bar * (second_moment - 1.0),
+      'meaning': (
+        'The same divided by D, so that white noise scores 2. averaged_over_z '
+        '= 2 + alpha_bar_T (mean(x^2) - 1) averages over the noise in z_T as '
+        'well: it is 2 when no signal is left, but also for any picture whose '
+        'mean square is 1, noisy or not. A 2 does not prove that z_T is noise.'
+      ),
+    },
+    'correlation_with_x': {
+      'value': whiteness.correlation(z, x),
+      'expected': alpha_bar**0.5 * deviation / z_deviation,
+      'of_independent_noise': z.size**-0.5,
+      'meaning': (
+        'What the distance cannot see: how much of the picture x is left in '
+        'z_T. expected = sqrt(alpha_bar_T) std(x) / std(z_T); noise that knows '
+        'nothing of x would give 0, give or take of_independent_noise.'
+      ),
+    },
   }

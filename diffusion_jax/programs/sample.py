@@ -16,6 +16,7 @@ from diffusion_jax.training import checkpoints
 def run(config, workdir):
   """Writes <name>.png, <name>.npz and, if asked, <name>.gif into samples/."""
   config = folder.run_config(workdir, config)
+  check(config)
   labels = choose_labels(config)
   like = build.abstract_params(config)
   try:
@@ -47,6 +48,14 @@ def run(config, workdir):
   path = path.with_suffix('.png')
   images.write_png(path, sheet(config, pictures))
   print(f'wrote {path}')
+
+
+def check(config):
+  """UserError for counts below 1."""
+  for field in ('num_samples', 'batch_size', 'num_steps'):
+    value = config.sampling[field]
+    if value < 1:
+      raise UserError(f'config.sampling.{field}={value}: at least 1 is needed')
 
 
 def make_generate(config):

@@ -21,7 +21,8 @@ def run(config, workdir):
   check(config)
   source = build.build_source(config, 'train')
   objective = build.build_objective(config)
-  optimizer, learning_rate = build.build_optimizer(config)
+  learning_rate = build.build_learning_rate(config)
+  optimizer = build.build_optimizer(config)
   make_state, like = state_maker(config, optimizer)
   evaluate = make_evaluate(config, objective)
   preview = make_preview(config)
@@ -112,6 +113,7 @@ def check(config):
     if config.training[field] < 1:
       value = config.training[field]
       raise UserError(f'config.training.{field}={value}: at least 1 is needed')
+  sample.check(config)
 
 
 def keys(config):

@@ -1,0 +1,58 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from diffusion_jax.data import images, sources
+from diffusion_jax.evaluation.digits import judge
+
+
+@pytest.fixture(scope='module')
+def test_split():
+  source = sources.digits('test')
+  x = images.scale(source.images, 17)
+  return images.to_uint8(x, 17), source.labels
+
+
+def test_real_digits_are_read_and_the_figure_is_the_svms_own(test_split):
+  """The pictures that `--mode=sample` would write of the real test split."""
+  result = judge(*test_split)
+  assert result['accuracy'] == result['real']  # nothing is lost in the file
+  assert result['real'] > 0.98
+  p = result['real']
+  np.testing.assert_allclose(result['error'], (p * (1 - p) / 360) ** 0.5)
+
+
+def test_wrong_labels_and_noise_are_noticed(test_split):
+  pictures, labels = test_split
+  assert judge(pictures, (labels + 1) % 10)['accuracy'] < 0.02
+  noise = np.random.default_rng(0).integers(0, 256, pictures.shape, np.uint8)
+  assert judge(noise, labels)['accuracy'] < 0.2
+
+
+def test_other_pictures_are_refused(test_split):
+  with pytest.raises(
+    ValueError, match=r'\[2, 32, 32, 3\] is not a batch of 8x8'
+  ):
+    judge(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2))
+  with pytest.raises(ValueError, match='3 labels for 360 images'):
+    judge(test_split[0], np.zeros(3))
+
+
+def run(*args):
+  command = [sys.executable, '-m', 'diffusion_jax.evaluation.digits', *args]
+  return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_command(tmp_path, test_split):
+  path = tmp_path / 'samples.npz'
+  np.savez(path, arr_0=test_split[0], labels=test_split[1])
+  result = run(str(path))
+  assert result.returncode == 0
+  assert result.stdout.startswith('360 samples: 99.4% +- 0.4% read as')
+  np.savez(path, arr_0=test_split[0])
+  result = run(str(path))
+  assert result.returncode == 1 and result.stderr.count('\n') == 1
+  assert 'labels is not a file in the archive' in result.stderr
+  assert 'usage' in run().stderr

@@ -1,0 +1,15 @@
+import pytest
+
+from configs import digits
+
+
+@pytest.fixture
+def config():
+  return smoke()
+
+
+def smoke(**changes):
+  """digits:smoke with fields changed, as the command line would."""
+  config = digits.get_config('smoke')
+  config.update_from_flattened_dict(changes)
+  return config

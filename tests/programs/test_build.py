@@ -1,0 +1,170 @@
+"""Every config builds, every known name works, every other is refused."""
+
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base, cifar10, digits
+from diffusion_jax.core.parametrization import KINDS
+from diffusion_jax.programs import UserError, build, folder
+from tests.programs.conftest import smoke
+
+ROOT = pathlib.Path(__file__).parents[2]
+EXPERIMENTS = sorted(
+  path.stem
+  for path in (ROOT / 'configs').glob('*.py')
+  if path.stem not in ('__init__', 'base')
+)
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+@pytest.mark.parametrize('argument', ['', 'smoke'])
+def test_every_config_builds(name, argument):
+  """Network by its shapes, one traced loss."""
+  module = importlib.import_module(f'configs.{name}')
+  config = module.get_config(argument)
+  assert f'configs/{name}.py' in module.__doc__
+  assert set(folder._flat(config.to_dict())) == set(
+    folder._flat(base.get_config().to_dict())
+  )
+  build.build_schedule(config)
+  if not config.data.name:
+    return
+  params = build.abstract_params(config)
+  objective = build.build_objective(config)
+  build.build_optimizer(config)
+  build.build_sampler(config)
+  batch = {
+    'image': jax.ShapeDtypeStruct((2, *config.data.image_shape), jnp.float32),
+    'label': jax.ShapeDtypeStruct((2,), jnp.int32),
+  }
+  loss, _ = jax.eval_shape(objective, params, (), jax.random.key(0), batch)
+  assert loss.shape == ()
+
+
+def test_an_unknown_argument_is_not_a_full_run():
+  with pytest.raises(ValueError, match="can be 'smoke', not 'smok'"):
+    digits.get_config('smok')
+
+
+def test_cifar10_is_the_published_recipe():
+  """recipes 1.1 and 1.2."""
+  config = cifar10.get_config()
+  params = build.abstract_params(config)
+  assert sum(x.size for x in jax.tree.leaves(params)) == 35_746_307
+  rate = build.build_learning_rate(config)
+  np.testing.assert_allclose(rate(2500), 1e-4, rtol=1e-5)
+  np.testing.assert_allclose(rate(500_000), 2e-4, rtol=1e-5)
+  c = config
+  assert (c.training.batch_size, c.training.num_steps) == (128, 800_000)
+  assert (c.training.ema_decay, c.training.ema_warmup) == (0.9999, False)
+  assert (c.optimizer.clip_norm, c.optimizer.eps) == (1.0, 1e-8)
+  assert c.network.dropout == 0.1 and c.data.random_flip
+  assert c.sampling.variance == 'fixed_large' and c.sampling.clip
+
+
+@pytest.mark.parametrize('name', build.SCHEDULES)
+def test_every_schedule_name(name):
+  schedule = build.build_schedule(smoke(**{'schedule.name': name}))
+  level = schedule(jnp.linspace(0.0, 1.0, 5))
+  assert np.isfinite(level.alpha).all() and (np.diff(level.sigma) > 0).all()
+
+
+def test_explicit_alphas_win_and_count_the_steps():
+  config = smoke(**{'schedule.alphas': (0.9, 0.8, 0.7)})
+  schedule = build.build_schedule(config)
+  np.testing.assert_allclose(schedule.alphas, [0.9, 0.8, 0.7], rtol=1e-6)
+  noise_input = build.build_noise_input(config)
+  found = noise_input(schedule.at_step(np.arange(4)))
+  np.testing.assert_array_equal(found, [0, 0, 1, 2])
+
+
+def test_schedule_fields_reach_their_function():
+  config = smoke(
+    **{
+      'schedule.name': 'linear',
+      'schedule.num_steps': 10,
+      'schedule.start': 0.1,
+      'schedule.end': 0.5,
+    }
+  )
+  betas = build.build_schedule(config).betas
+  np.testing.assert_allclose(betas, np.linspace(0.1, 0.5, 10), rtol=1e-5)
+  config.schedule.zero_terminal_snr = True
+  np.testing.assert_allclose(build.build_schedule(config).betas[-1], 1.0)
+
+
+def trace_loss(config):
+  batch = {'image': jnp.zeros((2, 8, 8, 1)), 'label': jnp.zeros(2, jnp.int32)}
+  params = build.abstract_params(config)
+  objective = build.build_objective(config)
+  return jax.eval_shape(objective, params, (), jax.random.key(0), batch)
+
+
+@pytest.mark.parametrize(
+  'field, names',
+  [
+    ('objective.parametrization', KINDS),
+    ('objective.weight', build.WEIGHTS),
+    ('objective.times', build.TIMES),
+    ('conditioning.noise_input', build.NOISE_INPUTS),
+    ('network.dtype', build.DTYPES),
+  ],
+)
+def test_every_name_traces(field, names):
+  for name in names:
+    trace_loss(smoke(**{field: name}))
+
+
+@pytest.mark.parametrize(
+  'field',
+  [
+    'schedule.name',
+    'network.name',
+    'network.dtype',
+    'objective.name',
+    'objective.parametrization',
+    'objective.weight',
+    'objective.times',
+    'conditioning.noise_input',
+    'sampling.sampler',
+    'sampling.variance',
+    'data.name',
+  ],
+)
+def test_an_unknown_name_is_refused_with_the_known_ones(field):
+  config = smoke(**{'sampling.sampler': 'ancestral'})
+  config.update_from_flattened_dict({field: 'nonsense'})
+  message = f"config.{field}='nonsense' is not one of "
+  with pytest.raises(UserError, match=message):
+    build.build_schedule(config)
+    trace_loss(config)
+    build.build_sampler(config)
+    build.build_source(config)
+
+
+def test_an_unconditional_network_takes_labelled_data():
+  config = smoke(**{'conditioning.labels': False})
+  trace_loss(config)
+  names = set(build.abstract_params(config)['network'])
+  assert 'label_embedding' not in names
+
+
+def test_data_that_contradict_the_config_are_refused():
+  with pytest.raises(UserError, match=r'digits has .*\(\(8, 8, 1\), 10, 17\)'):
+    build.build_source(smoke(**{'data.num_levels': 256}))
+
+
+def test_values_that_a_constructor_refuses_name_the_section():
+  with pytest.raises(
+    UserError, match=r'config.network: Number of groups \(3\)'
+  ):
+    build.abstract_params(smoke(**{'network.num_groups': 3}))
+  with pytest.raises(UserError, match='config.sampling: eta is 2.0'):
+    build.build_sampler(smoke(**{'sampling.eta': 2.0}))
+  with pytest.raises(UserError, match='config.optimizer: the decay ends'):
+    build.build_optimizer(smoke(**{'optimizer.warmup_steps': 9}))

@@ -1,0 +1,83 @@
+"""What the house promises of itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import diffusion_jax as dj
+
+ROOT = Path(__file__).parent.parent
+HEAVY = (
+  'flax', 'absl', 'optax', 'orbax', 'grain', 'tensorflow_datasets', 'diffrax',
+  'PIL', 'matplotlib', 'sklearn', 'ml_collections',
+)  # fmt: skip
+
+
+def test_import_diffusion_jax_loads_only_jax_and_numpy():
+  code = 'import sys, diffusion_jax; print(*sorted(sys.modules))'
+  result = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  loaded = {name.partition('.')[0] for name in result.stdout.split()}
+  assert {'jax', 'numpy', 'diffusion_jax'} <= loaded
+  assert not loaded & set(HEAVY)
+
+
+def test_import_arrows():
+  """The contracts of pyproject.toml."""
+  result = subprocess.run(
+    ['lint-imports', '--no-cache'], cwd=ROOT, capture_output=True, text=True
+  )
+  assert result.returncode == 0, result.stdout
+
+
+def test_programs_are_imported_on_dispatch():
+  """`--mode=noise` loads nothing that stores checkpoints or reads data sets."""
+  code = (
+    'import sys, diffusion_jax.programs as p, configs.noise_photo as c\n'
+    'config = c.get_config("smoke"); config.schedule.alphas = ()\n'
+    'try: p.PROGRAMS["noise"](config, "x")\n'
+    'except p.UserError: print(*sorted(sys.modules))'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
+  )
+  loaded = {name.partition('.')[0] for name in result.stdout.split()}
+  assert 'diffusion_jax' in loaded, result.stderr
+  assert not loaded & {'orbax', 'grain', 'tensorflow_datasets', 'tensorboardX'}
+
+
+def test_public_names_are_documented():
+  """Every name of `dj` has a docstring of one to a dozen lines."""
+  names = [name for name in dir(dj) if not name.startswith('_')]
+  assert len(names) > 40
+  for name in names:
+    value = getattr(dj, name)
+    if callable(value) and value.__module__.startswith('diffusion_jax'):
+      assert value.__doc__, name
+      assert len(value.__doc__.strip().splitlines()) <= 14, name
+
+
+def test_jax_random_is_called_in_one_file_of_sampling():
+  """Keys per example work because nothing else draws noise (house rule 6)."""
+  for path in (ROOT / 'diffusion_jax' / 'sampling').glob('*.py'):
+    used = {
+      ast.unparse(node)
+      for node in ast.walk(ast.parse(path.read_text()))
+      if isinstance(node, ast.Attribute)
+    }
+    assert path.name == 'sampler.py' or not any(
+      name.startswith('jax.random') for name in used
+    )
+
+
+def test_no_file_refers_to_a_place_on_a_machine():
+  tracked = subprocess.run(
+    ['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True
+  ).stdout.split()
+  for name in tracked:
+    if Path(name).suffix in ('.py', '.md', '.toml', '.yml', ''):
+      text = (ROOT / name).read_text()
+      assert '../' + 'shared' not in text, name
+      assert '/' + 'root/' not in text, name

@@ -1,0 +1,113 @@
+"""The command line as a user types it: what works, and what mistakes say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def launch(*args, cwd=ROOT):
+  return subprocess.run(
+    [sys.executable, str(ROOT / 'launch.py'), *args],
+    cwd=cwd,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+def test_cifar10_smoke_trains_and_draws_without_any_download(tmp_path):
+  """From any folder; the default workdir is runs/<config>-<argument>."""
+  config = f'--config={ROOT}/configs/cifar10.py:smoke'
+  result = launch(config, cwd=tmp_path)
+  assert result.returncode == 0, result.stderr
+  run = tmp_path / 'runs' / 'cifar10-smoke'
+  assert (run / 'checkpoints' / '4').is_dir()
+  assert (run / 'samples' / 'step_00000004.png').is_file()
+  assert 'step 4: ' in result.stdout
+  assert 'Traceback' not in result.stderr
+
+
+MISTAKES = {
+  'no config': ([], 'Give --config='),
+  'no such file': (
+    ['--config=configs/digit.py'],
+    'no config file configs/digit.py',
+  ),
+  'no such file, with an override': (
+    ['--config', 'configs/digit.py', '--config.seed=1'],
+    'no config file configs/digit.py',
+  ),
+  'unknown argument': (['--config=configs/digits.py:smok'], "can be 'smoke'"),
+  'unknown field': (
+    ['--config=configs/digits.py', '--config.training.bach_size=3'],
+    'no such config field: bach_size. Did you mean "batch_size"',
+  ),
+  'unknown section': (
+    ['--config=configs/digits.py', '--config.trainin.batch_size=3'],
+    'Did you mean "training"',
+  ),
+  'wrong type': (
+    ['--config=configs/digits.py', '--config.training.batch_size=abc'],
+    "batch_size=abc: invalid literal for int() with base 10: 'abc'",
+  ),
+  'unknown mode': (
+    ['--config=configs/digits.py', '--mode=trane'],
+    'should be one of <train|sample|noise>',
+  ),
+  'unknown flag': (
+    ['--config=configs/digits.py', '--wrkdir=x'],
+    "Unknown command line flag 'wrkdir'. Did you mean: workdir",
+  ),
+  'extra word': (['--config=configs/digits.py', 'smoke'], "argument 'smoke'"),
+  'a run cannot be sampled as another': (
+    [
+      '--config=configs/digits.py',
+      '--mode=sample',
+      '--config.network.channels=8',
+    ],
+    '--config.network.channels cannot change in --mode=sample',
+  ),
+  'a refused list of alphas': (
+    [
+      '--config=configs/noise_photo.py',
+      '--mode=noise',
+      '--config.schedule.alphas=0.99,0.98,1.5,0.96',
+    ],
+    'alphas[2] = 1.5, step 3 of 4, is outside (0, 1)',
+  ),
+  'an empty list of alphas': (
+    [
+      '--config=configs/noise_photo.py',
+      '--mode=noise',
+      '--config.schedule.alphas=()',
+    ],
+    'the list of alphas is empty',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', MISTAKES)
+def test_a_mistake_is_one_clear_line(name):
+  args, message = MISTAKES[name]
+  result = launch(*args)
+  assert result.returncode == 2
+  assert result.stdout == ''
+  assert result.stderr.startswith('error: ')
+  assert result.stderr.count('\n') == 1
+  assert message in result.stderr
+
+
+def test_a_config_with_a_syntax_error_says_where(tmp_path):
+  (tmp_path / 'mine.py').write_text('def get_config(:\n  pass\n')
+  result = launch(f'--config={tmp_path}/mine.py')
+  assert result.returncode == 2
+  assert result.stderr.count('\n') == 1 and 'mine.py, line 1' in result.stderr
+
+
+def test_help_lists_the_flags():
+  result = launch('--help')
+  assert '--workdir' in result.stdout and '--mode' in result.stdout

@@ -1,0 +1,63 @@
+"""Minutes long: `pytest -m slow -n 0`."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.programs.test_build import EXPERIMENTS
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.slow
+
+
+def call(*command, timeout=900):
+  # as a user would: one device, XLA's own optimisation, nothing cached
+  drop = ('XLA_FLAGS', 'JAX_COMPILATION_CACHE_DIR')
+  env = {k: v for k, v in os.environ.items() if k not in drop}
+  result = subprocess.run(
+    [sys.executable, *command],
+    cwd=ROOT,
+    env=env,
+    capture_output=True,
+    text=True,
+    timeout=timeout,
+  )
+  assert result.returncode == 0, result.stderr
+  return result.stdout
+
+
+def test_the_main_job_makes_digits_that_a_classifier_reads(tmp_path):
+  workdir = f'--workdir={tmp_path / "digits"}'
+  config = '--config=configs/digits.py'
+  start = time.time()
+  call('launch.py', config, workdir)
+  print(f'main job: {time.time() - start:.0f} s')
+  many = '--config.sampling.num_samples=500'
+  call('launch.py', config, workdir, '--mode=sample', many)
+  path = tmp_path / 'digits' / 'samples' / 'samples.npz'
+  verdict = call('-m', 'diffusion_jax.evaluation.digits', str(path))
+  print(verdict)
+  accuracy = float(re.search(r'500 samples: ([\d.]+)%', verdict)[1])
+  assert accuracy >= 97.0
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_the_smoke_run_of_every_config(name, tmp_path):
+  args = [
+    'launch.py',
+    f'--config=configs/{name}.py:smoke',
+    f'--workdir={tmp_path}/r',
+  ]
+  if name == 'noise_photo':
+    call(*args, '--mode=noise')
+    assert (tmp_path / 'r' / 'white_noise.json').exists()
+  else:
+    call(*args)
+    call(*args, '--mode=sample')
+    assert (tmp_path / 'r' / 'samples' / 'samples.png').exists()
