@@ -1,0 +1,79 @@
+"""What the README prints runs as printed."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / 'README.md').read_text()
+EXAMPLES = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+
+
+def run(code, capsys):
+  exec(compile(code, 'README.md', 'exec'), {})
+  return capsys.readouterr().out
+
+
+def test_the_functional_example_has_twelve_lines_and_finds_eq_7(capsys):
+  code = EXAMPLES[0]
+  assert len([line for line in code.splitlines() if line.strip()]) == 12
+  lines = run(code, capsys).splitlines()
+  assert [line.split()[0] for line in lines[:3]] == ['1', '3', '5']
+  assert lines[3] == 'True'
+
+
+def test_the_sampling_example_meets_the_mean_of_the_data(capsys):
+  numbers = re.findall(r'-?\d+\.\d*(?:e-?\d+)?', run(EXAMPLES[1], capsys))
+  found, expected = map(float, numbers[:2]), map(float, numbers[2:])
+  for a, b in zip(found, expected, strict=True):
+    assert a == pytest.approx(b, abs=0.08)
+
+
+def test_the_nnx_example_is_a_denoiser(capsys):
+  assert run(EXAMPLES[2], capsys).strip() == '(4, 2)'
+
+
+def test_links_and_pictures_are_there():
+  targets = re.findall(r'\]\(([^)#\s,]+)\)', README)
+  assert len(targets) > 8
+  for page in (
+    'README.md',
+    *(f'docs/{p.name}' for p in ROOT.glob('docs/*.md')),
+  ):
+    folder = (ROOT / page).parent
+    for target in re.findall(r'\]\(([^)#\s,]+)\)', (ROOT / page).read_text()):
+      if '://' not in target:
+        assert (folder / target).exists(), (page, target)
+
+
+def test_the_commands_of_ci_are_the_readmes():
+  ci = (ROOT / '.ci' / 'run').read_text()
+  assert "pip install -e '.[test]' && pytest" in ci
+  assert "    pip install -e '.[test]' && pytest" in README
+  assert 'python launch.py --config=configs/digits.py' in README
+
+
+def test_equations_index_names_tests_and_functions_that_exist():
+  import diffusion_jax as dj
+
+  index = (ROOT / 'docs' / 'equations.md').read_text()
+  path = None
+  for cell in re.findall(r'`([^`]+)`', index):
+    file, _, test = cell.partition('::')
+    if file.startswith('tests/'):
+      path = ROOT / file
+      assert path.exists(), file
+    if test:
+      assert f'def {test}(' in path.read_text(), cell
+  for name in re.findall(r'\| `([a-zA-Z_]+)[`(]', index):
+    assert hasattr(dj, name) or name in ('training', 'forgotten'), name
+
+
+def test_every_dependency_is_declared_with_the_version_tested():
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  assert project['requires-python'] == '>=3.11'
+  assert all('>=' in name for name in project['dependencies'])
+  names = ' '.join(project['dependencies'])
+  assert 'torch' not in names and 'tensorflow-cpu' not in names
