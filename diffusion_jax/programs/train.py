@@ -60,40 +60,41 @@ def run(config, workdir):
   )
   bar = tqdm(total=c.num_steps, initial=start, unit='step', disable=None)
   history, since, clock = [], start, time.perf_counter()
-  for step in range(start + 1, c.num_steps + 1):
-    state, metrics = train_step(state, next(batches), key)
-    history.append(metrics)
-    bar.update()
-    if len(history) > 1:  # reads the previous step while this one runs
-      bar.set_postfix(loss=f'{average(history[-2:-1])["loss"]:.4f}')
-    if step == start + 1:  # compilation is not counted as training
-      since, clock = step, time.perf_counter()
+  try:
+    for step in range(start + 1, c.num_steps + 1):
+      state, metrics = train_step(state, next(batches), key)
+      history.append(metrics)
+      bar.update()
+      if len(history) > 1:  # reads the previous step while this one runs
+        bar.set_postfix(loss=f'{average(history[-2:-1])["loss"]:.4f}')
+      if step == start + 1:  # compilation is not counted as training
+        since, clock = step, time.perf_counter()
 
-    if due(step, c.log_every, c):
-      scalars = average(history)
-      scalars['learning_rate'] = float(learning_rate(step - 1))
-      if step > since:
-        seconds = time.perf_counter() - clock
-        scalars['images_per_second'] = (step - since) * c.batch_size / seconds
-      writer.write_scalars(step, scalars)
-      log(bar, step, scalars)
-      history.clear()
-    if due(step, config.evaluation.every, c):
-      scalars = evaluate(state)
-      writer.write_scalars(step, scalars)
-      log(bar, step, scalars)
-    if due(step, c.sample_every, c):
-      sheet = preview(state.ema_params)
-      images.write_png(workdir / 'samples' / f'step_{step:08d}.png', sheet)
-      writer.write_images(step, {'samples': sheet})
-    if due(step, c.checkpoint_every, c):
-      checkpoints.save(manager, state, stored)
-    if not history:
-      since, clock = step, time.perf_counter()
-
-  bar.close()
-  writer.close()
-  manager.close()
+      if due(step, c.log_every, c):
+        scalars = average(history)
+        scalars['learning_rate'] = float(learning_rate(step - 1))
+        if step > since:
+          seconds = time.perf_counter() - clock
+          scalars['images_per_second'] = (step - since) * c.batch_size / seconds
+        writer.write_scalars(step, scalars)
+        log(bar, step, scalars)
+        history.clear()
+      if due(step, config.evaluation.every, c):
+        scalars = evaluate(state)
+        writer.write_scalars(step, scalars)
+        log(bar, step, scalars)
+      if due(step, c.sample_every, c):
+        sheet = preview(state.ema_params)
+        images.write_png(workdir / 'samples' / f'step_{step:08d}.png', sheet)
+        writer.write_images(step, {'samples': sheet})
+      if due(step, c.checkpoint_every, c):
+        checkpoints.save(manager, state, stored)
+      if not history:
+        since, clock = step, time.perf_counter()
+  finally:  # an interrupted run finishes the checkpoint it is writing
+    bar.close()
+    writer.close()
+    manager.close()
   print(f'trained {c.num_steps} steps: {workdir}')
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.data import sources
-from diffusion_jax.programs import PROGRAMS, UserError
+from diffusion_jax.programs import PROGRAMS, UserError, train
 from diffusion_jax.training import checkpoints
 from tests.programs.conftest import smoke
 
@@ -93,6 +93,23 @@ def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path):
   assert_same(parameters(run), parameters(copy))
   steps = [line['step'] for line in metrics(copy) if 'loss' in line]
   assert steps == [1, 2, 3, 4]
+
+
+def test_an_interrupted_run_finishes_the_checkpoint_it_writes(
+  run, tmp_path, monkeypatch
+):
+  def interrupt(self, step, scalars):
+    if step == 3:
+      raise KeyboardInterrupt
+
+  fields = QUIET | {'training.checkpoint_every': 2}
+  with monkeypatch.context() as patch:
+    patch.setattr(train.MetricWriter, 'write_scalars', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+      PROGRAMS['train'](smoke(**fields), str(tmp_path))
+  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['2']
+  PROGRAMS['train'](smoke(**fields), str(tmp_path))
+  assert_same(parameters(run), parameters(tmp_path))
 
 
 def test_another_config_is_refused_unless_forced(run, tmp_path):
