@@ -67,21 +67,31 @@ def get_config():
   optimizer = config.optimizer = ConfigDict()
   optimizer.learning_rate = 2e-4
   optimizer.warmup_steps = 0  # from 0 along a line
-  optimizer.decay_steps = 0  # the cosine to 0 ends at this step; 0: constant
+  optimizer.decay = 'constant'  # then: constant, linear, cosine, inverse_sqrt
+  # linear and cosine end at 0 here; the start of inverse_sqrt
+  optimizer.decay_steps = 0
   optimizer.clip_norm = 1.0  # of all gradients together; 0: no clipping
   optimizer.b1 = 0.9
   optimizer.b2 = 0.999
   optimizer.eps = 1e-8
+  optimizer.weight_decay = 0.0  # AdamW's, of the kernels
 
   training = config.training = ConfigDict()
   training.num_steps = 1000
-  training.batch_size = 128
+  training.batch_size = 128  # of all devices and hosts together
+  training.accumulate = 1  # parts of the batch, evaluated one after the other
+  # devices (data, fsdp): every batch is split over all of them, large
+  # parameters over the second; -1: all that are left
+  training.mesh = (-1, 1)
   training.ema_decay = 0.9999
+  training.more_ema_decays = ()  # further averages of the parameters
   training.ema_warmup = False  # decay min(ema_decay, (1 + step) / (10 + step))
   training.log_every = 100  # steps; 0: never, here and below
   training.sample_every = 1000
   training.checkpoint_every = 1000
-  training.keep_checkpoints = 2
+  training.keep_checkpoints = 2  # the latest
+  training.keep_every = 0  # also every so many steps
+  training.keep_best = 0  # also so many with the lowest test_loss
   training.resume = 'auto'  # force: continue although the config differs
 
   evaluation = config.evaluation = ConfigDict()
@@ -99,6 +109,8 @@ def get_config():
   sampling.batch_size = 100
   sampling.labels = ()  # classes to sample, in turn; (): all
   sampling.ema = True  # averaged parameters
+  sampling.ema_decay = 0.0  # one of training.more_ema_decays; 0: the first
+  sampling.checkpoint = 'latest'  # latest, best, or a step
   sampling.seed = 0  # image i is a function of seed and i
   sampling.trajectory = False  # also a GIF of how the images emerge
   sampling.name = 'samples'  # of the files written into samples/

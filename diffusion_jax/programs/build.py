@@ -15,7 +15,7 @@ from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.data import sources
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.programs import UserError
-from diffusion_jax.training import objectives, optimizer
+from diffusion_jax.training import objectives, optimizer, sharding
 
 
 @contextlib.contextmanager
@@ -219,7 +219,7 @@ def build_learning_rate(config):
   c = config.optimizer
   with from_config('optimizer'):
     return optimizer.learning_rate_schedule(
-      c.learning_rate, c.warmup_steps, c.decay_steps
+      c.learning_rate, c.warmup_steps, c.decay, c.decay_steps
     )
 
 
@@ -228,8 +228,41 @@ def build_optimizer(config):
   c = config.optimizer
   rate = build_learning_rate(config)
   return optimizer.make_optimizer(
-    rate, clip_norm=c.clip_norm, b1=c.b1, b2=c.b2, eps=c.eps
+    rate,
+    clip_norm=c.clip_norm,
+    b1=c.b1,
+    b2=c.b2,
+    eps=c.eps,
+    weight_decay=c.weight_decay,
   )
+
+
+def build_ema_decays(config):
+  """config.training -> (decay of the average, {name: decay} of others)."""
+  c = config.training
+
+  def build(decay):
+    if not 0.0 <= decay < 1.0:
+      raise ValueError(f'the decay of an average is in [0, 1), not {decay}')
+    return optimizer.ema_decay(decay, c.ema_warmup)
+
+  with from_config('training'):
+    more = {ema_name(decay): build(decay) for decay in c.more_ema_decays}
+    return build(c.ema_decay), more
+
+
+def ema_name(decay):
+  """The name of an average in checkpoints: '0.999'."""
+  return f'{decay:g}'
+
+
+def build_mesh(config):
+  """config.training.mesh -> the devices of the run."""
+  shape = config.training.mesh
+  if len(shape) != 2:
+    raise UserError(f'config.training.mesh={shape} is not (data, fsdp)')
+  with from_config('training.mesh'):
+    return sharding.make_mesh(*map(int, shape))
 
 
 VARIANCES = ('fixed_small', 'fixed_large')

@@ -25,7 +25,9 @@ _FREE = (
   'training.log_every',
   'training.checkpoint_every',
   'training.sample_every',
-  'training.keep_checkpoints',
+  'training.keep_',
+  'training.mesh',
+  'training.accumulate',
   'training.resume',
 )
 
