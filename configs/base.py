@@ -46,6 +46,19 @@ def get_config():
   network.attention_resolutions = (16,)  # heights of the feature maps
   network.dropout = 0.0
   network.num_groups = 32  # of the group norms
+  network.norm_eps = 1e-6  # of the group norms; OpenAI: 1e-5
+  network.stem_channels = placeholder(int)  # first convolution; None: channels
+  network.noise_embedding = 'ho'  # ho ([sin, cos]), openai ([cos, sin])
+  network.scale_shift = False  # the embedding scales and shifts the second norm
+  network.resblock_updown = False  # residual blocks change the resolution
+  network.downsample_padding = 'same'  # same (bottom, right), symmetric
+  network.num_heads = 1  # of attention
+  network.head_channels = placeholder(int)  # per head, instead of num_heads
+  # separate projections; or one, as [heads, qkv] (legacy) or [qkv, heads] (new)
+  network.qkv = 'separate'
+  network.initializer = 'ho'  # ho, torch
+  network.learned_variance = False  # the second half of twice the channels
+  network.remat = False  # compute blocks again going back: less memory
   network.dtype = 'float32'  # of the computation: float32, bfloat16
 
   conditioning = config.conditioning = ConfigDict()
@@ -140,6 +153,10 @@ def with_argument(config, arg):
   config.network.channels = 8
   config.network.num_groups = 4
   config.network.num_blocks = 1
+  if config.network.head_channels is not None:
+    config.network.head_channels = 4
+  if config.network.stem_channels is not None:
+    config.network.stem_channels = 4
   config.optimizer.warmup_steps = 2
   config.training.num_steps = 4
   config.training.batch_size = 8

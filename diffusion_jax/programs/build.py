@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.data import sources
+from diffusion_jax.networks.embeddings import SINUSOIDS
+from diffusion_jax.networks.layers import INITIALIZERS, PADDINGS, QKV
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.programs import UserError
 from diffusion_jax.training import objectives, optimizer, sharding
@@ -101,17 +103,33 @@ def _label_dropout(config):
 
 def _unet(config):
   c = config.network
+  image_channels = config.data.image_shape[-1]
+
+  def choose(field, table):
+    return _choose(table, 'network', field, c[field])
+
   return UNet(
     channels=c.channels,
-    multipliers=tuple(map(int, c.multipliers)),
+    multipliers=tuple(map(float, c.multipliers)),
     num_blocks=c.num_blocks,
     attention_resolutions=tuple(map(int, c.attention_resolutions)),
     dropout=c.dropout,
-    out_channels=config.data.image_shape[-1],
+    out_channels=image_channels * (2 if c.learned_variance else 1),
     num_groups=c.num_groups,
+    norm_eps=c.norm_eps,
     num_classes=config.data.num_classes if config.conditioning.labels else 0,
     null_class=_label_dropout(config) > 0.0,
-    dtype=_choose(DTYPES, 'network', 'dtype', c.dtype),
+    stem_channels=c.stem_channels,
+    noise_embedding=choose('noise_embedding', SINUSOIDS),
+    scale_shift=c.scale_shift,
+    resblock_updown=c.resblock_updown,
+    downsample_padding=choose('downsample_padding', tuple(PADDINGS)),
+    num_heads=c.num_heads,
+    head_channels=c.head_channels,
+    qkv=choose('qkv', QKV),
+    initializer=choose('initializer', INITIALIZERS),
+    remat=c.remat,
+    dtype=choose('dtype', DTYPES),
   )
 
 
@@ -189,6 +207,11 @@ WEIGHTS = {
 
 def _ddpm(config, apply, schedule):
   c = config.objective
+  if config.network.learned_variance:
+    raise UserError(
+      "config.network.learned_variance=True: objective 'ddpm' does not train "
+      'a variance, set it to False'
+    )
   return objectives.ddpm(
     apply,
     schedule,
@@ -290,6 +313,7 @@ def build_denoiser(config, params, cond):
     parametrization=config.objective.parametrization,
     noise_input=build_noise_input(config),
     cond=cond,
+    learned_variance=config.network.learned_variance,
     sigma_data=config.objective.sigma_data,
   )
   return dj.clip_denoised(denoise) if config.sampling.clip else denoise

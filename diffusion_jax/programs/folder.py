@@ -21,6 +21,7 @@ _FREE = (
   'evaluation.',
   'noise.',
   'data.data_dir',
+  'network.remat',
   'training.num_steps',
   'training.log_every',
   'training.checkpoint_every',
