@@ -57,12 +57,14 @@ def get_config():
   # separate projections; or one, as [heads, qkv] (legacy) or [qkv, heads] (new)
   network.qkv = 'separate'
   network.initializer = 'ho'  # ho, torch
-  network.learned_variance = False  # the second half of twice the channels
+  # twice the channels, the second half for the variance; ddpm trains the first
+  network.learned_variance = False
   network.remat = False  # compute blocks again going back: less memory
   network.dtype = 'float32'  # of the computation: float32, bfloat16
 
   conditioning = config.conditioning = ConfigDict()
-  conditioning.noise_input = 'step'  # what the network sees: step, logsnr, edm
+  # what the network sees: step (0..T-1), rescaled_step (0..999), logsnr, edm
+  conditioning.noise_input = 'step'
   conditioning.labels = False  # give the network the class
   conditioning.label_dropout = 0.0  # probability of no class in training
 

@@ -176,6 +176,7 @@ def abstract_params(config):
 
 NOISE_INPUTS = {
   'step': lambda c: dj.step_input(_num_steps(c)),
+  'rescaled_step': lambda c: dj.step_input(_num_steps(c), 1000 / _num_steps(c)),
   'logsnr': lambda c: dj.logsnr_input,
   'edm': lambda c: dj.edm_input,
 }
@@ -207,11 +208,6 @@ WEIGHTS = {
 
 def _ddpm(config, apply, schedule):
   c = config.objective
-  if config.network.learned_variance:
-    raise UserError(
-      "config.network.learned_variance=True: objective 'ddpm' does not train "
-      'a variance, set it to False'
-    )
   return objectives.ddpm(
     apply,
     schedule,
@@ -223,6 +219,7 @@ def _ddpm(config, apply, schedule):
     noise_input=build_noise_input(config),
     labels=config.conditioning.labels,
     label_dropout=_label_dropout(config),
+    learned_variance=config.network.learned_variance,
     sigma_data=c.sigma_data,
   )
 

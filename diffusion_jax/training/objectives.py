@@ -40,13 +40,16 @@ def ddpm(
   noise_input: NoiseInput,
   labels: bool = False,
   label_dropout: float = 0.0,
+  learned_variance: bool = False,
   sigma_data: float = 0.5,
 ) -> Objective:
   """Denoising at a random level (DDPM Alg. 1, in any parametrisation).
 
   The loss is `denoising_loss` per dimension; with 'eps' and `snr_weight` that
   is L_simple. With `labels` those of the batch become cond['label'], each
-  dropped with probability label_dropout (for classifier-free guidance).
+  dropped with probability label_dropout (for classifier-free guidance). A
+  network with `learned_variance` has twice the channels; only the first half
+  enters this loss.
   params: {'network': ...}. Metrics: loss, and loss per quarter of t.
   """
 
@@ -75,6 +78,8 @@ def ddpm(
       sigma_data=sigma_data,
       key=dropout_key,
     )
+    if learned_variance:
+      output, _ = jnp.split(output, 2, axis=-1)
     losses = denoising_loss(
       parametrization, output, x0, eps, level, weight, sigma_data
     )

@@ -156,6 +156,28 @@ def test_parts_of_a_batch_have_the_noise_of_the_whole(times, key):
     )
 
 
+def test_a_learned_variance_takes_no_part_in_the_loss(key):
+  def doubled(params, x, noise, cond, *, key=None):
+    output = mlp(params, x, noise, cond)
+    return jnp.concatenate([output, params['w3'].sum() + output], axis=-1)
+
+  settings = dict(
+    parametrization='eps',
+    times=dj.step_times(1000),
+    weight=dj.snr_weight,
+    noise_input=dj.step_input(1000),
+  )
+  with_variance = objectives.ddpm(
+    doubled, SCHEDULE, learned_variance=True, **settings
+  )
+  grad = lambda loss: jax.jit(
+    jax.grad(lambda p: loss(p, (), key, batch_at(0))[0])
+  )
+  params = init(key, 8)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+  jax.tree.map(close, grad(with_variance)(params), grad(objective())(params))
+
+
 def test_rows_are_interleaved_and_must_divide():
   tree = {'a': jnp.arange(6), 'b': jnp.arange(12).reshape(6, 2)}
   found = objectives.rows(tree, (1, 3))
