@@ -21,6 +21,7 @@ _FREE = (
   'evaluation.',
   'noise.',
   'data.data_dir',
+  'data.num_threads',
   'training.num_steps',
   'training.log_every',
   'training.checkpoint_every',

@@ -55,9 +55,7 @@ def run(config, workdir):
     donate_argnums=0,
   )
   key = keys(config)[1]
-  batches = pipeline.batches(
-    source, c.batch_size, config.seed, start, config.data.random_flip
-  )
+  batches = build.build_batches(config, source, start)
   bar = tqdm(total=c.num_steps, initial=start, unit='step', disable=None)
   history, since, clock = [], start, time.perf_counter()
   try:
@@ -149,7 +147,8 @@ def make_evaluate(config, objective):
   def evaluate(state):
     history = []
     for i in range(config.evaluation.num_batches):
-      batch = pipeline.batch_at(source, size, 0, i)
+      with build.from_config('data'):
+        batch = pipeline.batch_at(source, size, 0, i)
       key = jax.random.fold_in(jax.random.key(0), i)
       history.append(step(state, batch, key))
     return {f'test_{name}': x for name, x in average(history).items()}
