@@ -1,13 +1,16 @@
 """What is there is taken, what is not is explained, in seconds."""
 
+import functools
+import http.server
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from diffusion_jax.data import prepare
+from diffusion_jax.data import prepare, tfds_sources
 from tests.data import archives
 
 ROOT = Path(__file__).parents[2]
@@ -164,3 +167,69 @@ def test_data_dir_is_that_of_tfds(monkeypatch):
   monkeypatch.setenv('HOME', '/home/me')
   assert prepare.default_data_dir() == Path('/home/me/tensorflow_datasets')
   assert prepare.default_data_dir('~/x') == Path('/home/me/x')
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+  """A server on this machine in place of the official one."""
+  from diffusion_jax.data.builders import CIFAR10Arrays
+
+  class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+      pass
+
+  folder = tmp_path / 'served'
+  written = archives.cifar10(folder)
+  handler = functools.partial(Quiet, directory=folder)
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    url = f'http://127.0.0.1:{server.server_port}/cifar-10-binary.tar.gz'
+    monkeypatch.setattr(CIFAR10Arrays, 'URLS', (url,))
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    yield folder, url, written
+    server.shutdown()
+    thread.join()
+
+
+def test_with_a_network_the_set_comes_by_itself(served, tmp_path, accept):
+  folder, url, written = served
+  accept(folder, [url])
+  source = tfds_sources.cifar10('train', tmp_path / 'data')
+  images, labels = written['train']
+  assert {x.tobytes() for x in source.images} == {x.tobytes() for x in images}
+  assert sorted(source.labels) == sorted(labels)
+
+
+def test_a_download_that_was_changed_on_the_way_is_refused(
+  served, tmp_path, accept
+):
+  folder, url, _ = served
+  accept(folder, [url])
+  archive = folder / 'cifar-10-binary.tar.gz'
+  archive.write_bytes(archive.read_bytes()[:-1] + b'!')
+  message = 'the download of cifar10 failed, try again: .*wrong checksum'
+  with pytest.raises(OSError, match=message) as error:
+    prepare.prepare('cifar10', tmp_path / 'data')
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'data' / 'cifar10_arrays' / '1.0.0').exists()
+
+
+def test_another_process_may_be_quicker(
+  tmp_path, manual, accept, no_network, monkeypatch
+):
+  """tfds renames its finished folder, which fails if there is one by then."""
+  from diffusion_jax.data.builders import CIFAR10Arrays
+
+  archives.cifar10(manual)
+  accept(manual, [URL])
+  generate = CIFAR10Arrays._split_generators
+
+  def meanwhile(self, dl_manager):
+    monkeypatch.setattr(CIFAR10Arrays, '_split_generators', generate)
+    prepare.prepare('cifar10', tmp_path)
+    return generate(self, dl_manager)
+
+  monkeypatch.setattr(CIFAR10Arrays, '_split_generators', meanwhile)
+  prepare.prepare('cifar10', tmp_path)
+  assert len(tfds_sources.cifar10('train', tmp_path)) == 15

@@ -252,6 +252,12 @@ def test_a_damaged_file_ends_training_in_one_line(pictures):
     next(batches)
 
 
+def test_every_source_is_documented():
+  text = (ROOT / 'docs' / 'data.md').read_text()
+  for name in build.SOURCES:
+    assert f'`{name}`' in text
+
+
 def test_smoke_needs_no_files():
   for module in (cifar10, mnist, images64):
     assert module.get_config('smoke').data.name == 'synthetic'
