@@ -6,7 +6,9 @@ r"""DDPM on 32x32 crops of two photos that ship with scikit-learn: no download.
   python launch.py --config=configs/photos.py --workdir=runs/mine \
     --config.data.photo_shrink=8 --config.data.photos="'one.jpg','two.jpg'"
 
-Colour images at CIFAR's size, to try the whole path on a CPU. Not measured yet.
+Colour images at CIFAR's size, to try the whole path on a CPU. Measured on 2
+cores shared with other work: 15 min 36 s for 2,000 steps, loss on the unseen
+right-hand quarter 0.020. The samples show petals, roofs, sky and lake.
 """
 
 from configs import base
@@ -39,7 +41,8 @@ def get_config(arg=''):
   config.evaluation.every = 500
 
   config.sampling.sampler = 'ddim'
-  config.sampling.num_steps = 50
+  config.sampling.eta = 1.0  # 0 leaves noise in a third of the images
+  config.sampling.num_steps = 100
   config.sampling.num_samples = 36
   config.sampling.batch_size = 36
   return base.with_argument(config, arg)
