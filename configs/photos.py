@@ -15,7 +15,7 @@ from configs import base
 
 
 def get_config(arg=''):
-  """T = 1000, linear beta, L_simple; photos shrunk 4 times to 160x107."""
+  """T = 1000, linear beta; 1,113,955 parameters; photos of 160x107."""
   config = base.get_config()
   config.data.name = 'photos'
   config.data.image_shape = (32, 32, 3)
@@ -41,7 +41,7 @@ def get_config(arg=''):
   config.evaluation.every = 500
 
   config.sampling.sampler = 'ddim'
-  config.sampling.eta = 1.0  # 0 leaves noise in a third of the images
+  config.sampling.eta = 1.0  # 0 leaves noise in some of the images
   config.sampling.num_steps = 100
   config.sampling.num_samples = 36
   config.sampling.batch_size = 36

@@ -93,7 +93,7 @@ def folder(
 def _pictures(root):
   # names relative to root, with /; links to folders are followed
   names = []
-  for place, folders, files in os.walk(root, followlinks=True):
+  for place, folders, files in os.walk(root, onerror=_fail, followlinks=True):
     folders[:] = [name for name in folders if not name.startswith('.')]
     below = Path(place).relative_to(root).as_posix()
     prefix = '' if below == '.' else f'{below}/'
@@ -103,6 +103,10 @@ def _pictures(root):
       if name.lower().endswith(SUFFIXES) and not name.startswith('.')
     ]
   return sorted(names)
+
+
+def _fail(error):
+  raise error  # os.walk would leave out what it may not read
 
 
 def _is_test(name, test_fraction):

@@ -44,7 +44,7 @@ def read_image(path: str | Path) -> np.ndarray:
 def photo_path(name: str) -> str:
   """A file of the user's, or one of the photos that ship with scikit-learn."""
   if name not in ('china.jpg', 'flower.jpg'):
-    return name
+    return str(Path(name).expanduser())
   from importlib.resources import files
 
   return str(files('sklearn.datasets') / 'images' / name)

@@ -85,6 +85,8 @@ def prepared_by_tfds(name: str, data_dir: str | Path = '') -> Path | None:
     builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=top)
   except tfds.core.DatasetNotFoundError:
     return None
+  except ValueError:
+    raise ValueError(f'{name!r} is not name[/config][:version]') from None
   return Path(builder.data_dir)
 
 

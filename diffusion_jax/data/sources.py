@@ -2,10 +2,21 @@
 
 import dataclasses
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+# what np.load may raise for a file that is not, or is no longer, an npz
+_UNREADABLE = (
+  ValueError,
+  TypeError,
+  EOFError,
+  OSError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 
 
 class Source(Protocol):
@@ -114,25 +125,20 @@ def npz(
   FileNotFoundError.
   """
   check_split(split)
-  if not Path(path).is_file():
-    raise FileNotFoundError(f'there is no npz file {str(path)!r}')
+  path = Path(path).expanduser()
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no npz file {path}')
   try:
     with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
       whole = 'arr_0' if 'images' not in file and 'arr_0' in file else 'images'
       own_test = 'test_images' in file
       prefix = 'test_' if own_test and split == 'test' else ''
       name = f'{prefix}labels'
-      images = file['test_images' if prefix else whole]
-      labels = file[name] if num_classes else None
+      images = np.asarray(file['test_images' if prefix else whole])
+      labels = np.asarray(file[name]) if num_classes else None
   except KeyError as error:
     raise ValueError(f'{path}: {error.args[0]}') from None
-  except (
-    ValueError,
-    TypeError,
-    EOFError,
-    OSError,
-    zipfile.BadZipFile,
-  ) as error:
+  except _UNREADABLE as error:
     raise ValueError(f'{path} is no npz file of arrays: {error}') from None
   images = images[..., None] if images.ndim == 3 else images
   if images.dtype != np.uint8 or images.ndim != 4 or not images.size:

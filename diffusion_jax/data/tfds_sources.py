@@ -128,10 +128,9 @@ class Records:
       self._source = builder.as_data_source(split)
     except RuntimeError as error:
       raise self._damaged(error) from None
-    except (KeyError, ValueError, AssertionError) as error:
+    except (KeyError, ValueError, AssertionError):
       raise ValueError(
-        f'{folder} has no split {split!r} ({", ".join(builder.info.splits)}): '
-        f'{error}'
+        f'{folder} has no split {split!r} ({", ".join(builder.info.splits)})'
       ) from None
 
   def __len__(self) -> int:

@@ -139,6 +139,12 @@ def test_npz_that_is_none(tmp_path):
   np.save(tmp_path / 'a.npy', np.zeros(3))
   with pytest.raises(ValueError, match='a.npy is no npz file of arrays'):
     sources.npz(tmp_path / 'a.npy')
+  np.savez_compressed(tmp_path / 'bad.npz', **ARRAYS)
+  data = bytearray((tmp_path / 'bad.npz').read_bytes())
+  data[100:120] = bytes(20)
+  (tmp_path / 'bad.npz').write_bytes(data)
+  with pytest.raises(ValueError, match='bad.npz is no npz file of arrays'):
+    sources.npz(tmp_path / 'bad.npz')
   path = save(tmp_path / 'cut.npz', **ARRAYS)
   path.write_bytes(path.read_bytes()[:300])
   with pytest.raises(ValueError, match='cut.npz is no npz file of arrays'):

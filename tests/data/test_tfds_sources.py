@@ -115,6 +115,8 @@ def test_catalogue_turns_colour_into_grey_as_pillow_does(by_tfds):
 def test_catalogue_names_what_is_wrong(by_tfds, tmp_path):
   with pytest.raises(ValueError, match="no set 'cifar1'.*mean.* cifar10"):
     tfds_sources.catalogue('cifar1', data_dir=tmp_path)
+  with pytest.raises(ValueError, match="'a b' is not name"):
+    tfds_sources.catalogue('a b', data_dir=tmp_path)
   message = 'celeb_a is not prepared in .*prepare.*tfds build celeb_a --file'
   with pytest.raises(FileNotFoundError, match=message):
     tfds_sources.catalogue('celeb_a', data_dir=tmp_path)
