@@ -14,12 +14,22 @@ def get_config():
   config.seed = 0  # parameters, noise, order of the data
 
   data = config.data = ConfigDict()
-  data.name = ''  # digits, synthetic
+  # digits, synthetic, photos: nothing to download; npz, folder: of one's own;
+  # cifar10, mnist; tfds: any prepared set of its catalogue (docs/data.md)
+  data.name = ''
   data.image_shape = (32, 32, 3)  # height, width, channels
   data.num_classes = 0  # labels are 0..num_classes - 1; 0: none
   data.num_levels = 256  # grey levels per channel
   data.random_flip = False  # mirror half of the training images
-  data.data_dir = ''  # where data sets are stored, for those on disk
+  data.data_dir = ''  # of cifar10, mnist, tfds; '': $TFDS_DATA_DIR or tfds' own
+  data.path = ''  # the folder of 'folder', the file of 'npz'
+  data.tfds_name = ''  # of 'tfds': name[/config][:version]
+  data.train_split = 'train'  # of 'tfds', as 'train[:90%]'
+  data.test_split = 'test'  # of 'tfds'
+  data.test_fraction = 0.0  # kept for the test split: folder, photos, npz
+  data.photos = ()  # files of 'photos'; (): the two that ship with scikit-learn
+  data.photo_shrink = 1  # photos are made so many times smaller, then cropped
+  data.num_threads = 8  # that read ahead, for sets on disk
 
   schedule = config.schedule = ConfigDict()
   # betas of num_steps steps: linear, rescaled_linear, quadratic, scaled_linear,
@@ -143,14 +153,14 @@ def get_config():
 def with_argument(config, arg):
   """The config as it is, or for `:smoke` a few seconds of the same experiment.
 
-  Smoke: a tiny network and four steps; sets that need a download are replaced
-  by synthetic pictures.
+  Smoke: a tiny network and four steps; sets that are not at hand on every
+  machine are replaced by synthetic pictures.
   """
   if not arg:
     return config
   if arg != 'smoke':
     raise ValueError(f"the argument of a config can be 'smoke', not {arg!r}")
-  if config.data.name not in ('', 'digits'):
+  if config.data.name not in ('', 'digits', 'photos'):
     config.data.name = 'synthetic'
   config.network.channels = 8
   config.network.num_groups = 4
@@ -161,6 +171,7 @@ def with_argument(config, arg):
     config.network.stem_channels = 4
   config.optimizer.warmup_steps = 2
   config.training.num_steps = 4
+  config.training.mesh = (-1, 1)
   config.training.batch_size = 8
   config.training.log_every = 1
   config.training.sample_every = 4

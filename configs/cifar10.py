@@ -3,9 +3,13 @@ r"""DDPM on CIFAR-10 (Ho et al. 2020): L_simple, T = 1000, linear beta.
 The published recipe: 35.7M parameters, 800k steps of batch 128, fixed_large
 variance, FID 3.17 in the paper. Not trained here yet: not measured.
 
+  python -m diffusion_jax.data.prepare cifar10       # where there is a network
   python launch.py --config=configs/cifar10.py
   python launch.py --config=configs/cifar10.py --mode=sample
   python launch.py --config=configs/cifar10.py:smoke     # synthetic pictures
+
+The first command may be left out: training downloads the set, 170 MB, by
+itself, or takes the archive from a folder (docs/data.md).
 """
 
 from configs import base

@@ -71,6 +71,10 @@ MISTAKES = {
     ],
     '--config.network.channels cannot change in --mode=sample',
   ),
+  'a folder of pictures that is not given': (
+    ['--config=configs/images64.py'],
+    'config.data: which folder? Give --config.data.path=',
+  ),
   'a refused list of alphas': (
     [
       '--config=configs/noise_photo.py',

@@ -41,23 +41,53 @@ def read_image(path: str | Path) -> np.ndarray:
     raise ValueError(f'{path} is damaged or unreadable: {error}') from None
 
 
-def fit(image: np.ndarray, size: int, how: str = 'crop') -> np.ndarray:
-  """uint8 [H, W, 3] -> [size, size, 3].
+def photo_path(name: str) -> str:
+  """A file of the user's, or one of the photos that ship with scikit-learn."""
+  if name not in ('china.jpg', 'flower.jpg'):
+    return str(Path(name).expanduser())
+  from importlib.resources import files
 
-  'crop' scales the shorter side to `size` and keeps the centre; 'scale'
-  stretches both sides to `size`.
+  return str(files('sklearn.datasets') / 'images' / name)
+
+
+def fit(
+  image: np.ndarray, size: int | tuple[int, int], how: str = 'crop'
+) -> np.ndarray:
+  """uint8 [h, w, 3] -> [H, W, 3]; size: (H, W), or one number for both.
+
+  'crop' keeps the largest centred part that has the proportions of `size` and
+  scales it; 'scale' stretches both sides.
   """
   from PIL import Image
 
   if how not in ('crop', 'scale'):
     raise ValueError(f"fit {how!r} is not one of 'crop', 'scale'")
+  height, width = (size, size) if isinstance(size, int) else size
   if how == 'crop':
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    image = image[top : top + side, left : left + side]
+    h, w = image.shape[:2]
+    rows = min(h, max(1, round(w * height / width)))
+    columns = min(w, max(1, round(h * width / height)))
+    top, left = (h - rows) // 2, (w - columns) // 2
+    image = image[top : top + rows, left : left + columns]
   picture = Image.fromarray(image)
-  return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))
+  return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+  """uint8 [H, W, 1 or 3] -> [H, W, channels]: colour to luma, or grey thrice.
+
+  Raises ValueError for other numbers of channels.
+  """
+  if {image.shape[-1], channels} - {1, 3}:
+    raise ValueError(
+      f'pictures of {image.shape[-1]} channels cannot become {channels}: '
+      '1 and 3 are possible'
+    )
+  if image.shape[-1] == channels:
+    return image
+  if channels == 3:
+    return np.repeat(image, 3, axis=-1)
+  return np.asarray(_picture(image).convert('L'))[..., None]
 
 
 def grid(images: np.ndarray, columns: int, zoom: int = 1) -> np.ndarray:

@@ -1,61 +1,87 @@
 """Batch i is a pure function of (source, seed, i).
 
 The data position of a run is its step: nothing about data enters a checkpoint,
-and a restarted run sees exactly the batches it would have seen.
+and a restarted run sees exactly the batches it would have seen. A host of
+several reads its rows of the global batch, which does not depend on how many
+hosts there are.
 """
 
 import functools
+import itertools
+import sys
 from collections.abc import Iterator
 
 import numpy as np
 
 from diffusion_jax.data.images import scale
-from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.data.sources import Source
+
+ALL = slice(None)
 
 
 def batch_at(
-  source: ArraySource,
+  source: Source,
   batch_size: int,
   seed: int,
   step: int,
   random_flip: bool = False,
+  rows: slice = ALL,
 ) -> dict[str, np.ndarray]:
   """Batch number `step`: {'image': float32 [B, H, W, C] in [-1, 1], 'label'}.
 
   Each epoch is a permutation of its own; a batch may run over into the next.
   random_flip mirrors each image with probability 1/2. Labels, int32 [B], only
-  where the source has them.
+  where the source has them. With `rows`, those rows of it: only they are read.
   """
-  place = step * batch_size + np.arange(batch_size)
+  place = (step * batch_size + np.arange(batch_size))[rows]
   epoch, within = np.divmod(place, len(source))
-  index = np.empty(batch_size, np.int64)
+  index = np.empty(len(place), np.int64)
   for e in np.unique(epoch):
     order = _permutation(len(source), seed, int(e))
     index[epoch == e] = order[within[epoch == e]]
-  images = source.images[index]
+  images, labels = source.read(index)
   if random_flip:
-    flip = np.random.default_rng((seed, 1, step)).random(batch_size) < 0.5
+    flip = np.random.default_rng((seed, 1, step)).random(batch_size)[rows] < 0.5
     images = np.where(flip[:, None, None, None], images[:, :, ::-1], images)
   batch = {'image': scale(images, source.num_levels)}
-  if source.labels is not None:
-    batch['label'] = source.labels[index]
+  if labels is not None:
+    batch['label'] = labels
   return batch
 
 
 def batches(
-  source: ArraySource,
+  source: Source,
   batch_size: int,
   seed: int,
   start_step: int = 0,
   random_flip: bool = False,
+  rows: slice = ALL,
+  num_threads: int = 8,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """batch_at for start_step, start_step + 1, ... without end."""
-  step = start_step
-  while True:
-    yield batch_at(source, batch_size, seed, step, random_flip)
-    step += 1
+  """batch_at for start_step, start_step + 1, ... without end.
+
+  A source on disk is read ahead by num_threads threads, a batch each.
+  """
+
+  def read(step):
+    return batch_at(source, batch_size, seed, step, random_flip, rows)
+
+  if source.in_memory:
+    yield from map(read, itertools.count(start_step))
+    return
+  import grain
+
+  ahead = grain.ReadOptions(
+    num_threads=num_threads, prefetch_buffer_size=num_threads
+  )
+  steps = grain.MapDataset.range(start_step, sys.maxsize)
+  stream = iter(steps.map(read).to_iter_dataset(ahead))
+  try:
+    yield from stream
+  finally:
+    stream.close()
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=3)  # two epochs of training, one of the test split
 def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
   return np.random.default_rng((seed, 0, epoch)).permutation(size)

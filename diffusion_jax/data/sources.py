@@ -1,11 +1,47 @@
 """Where images come from: random access, uint8, with labels if any."""
 
-from typing import NamedTuple
+import dataclasses
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+# what np.load may raise for a file that is not, or is no longer, an npz
+_UNREADABLE = (
+  ValueError,
+  TypeError,
+  EOFError,
+  OSError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 
-class ArraySource(NamedTuple):
+
+class Source(Protocol):
+  """What the pipeline reads: any object with these attributes and methods.
+
+  Levels are 0..num_levels - 1, labels 0..num_classes - 1 (0 classes: none). A
+  source that is not in_memory is read by several threads at once, and ahead.
+  """
+
+  image_shape: tuple[int, int, int]  # height, width, channels
+  num_classes: int
+  num_levels: int
+  in_memory: bool  # read is quick
+
+  def __len__(self) -> int: ...
+
+  def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """index [n] -> (images uint8 [n, H, W, C], labels int32 [n] or None).
+
+    Raises ValueError that names the file, if one cannot be read.
+    """
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArraySource:
   """A data set that fits in memory.
 
   images: uint8 [N, H, W, C] with values 0..num_levels - 1; labels: int32 [N] in
@@ -16,9 +52,15 @@ class ArraySource(NamedTuple):
   labels: np.ndarray | None = None
   num_classes: int = 0
   num_levels: int = 256
+  in_memory = True
 
   def __len__(self) -> int:
     return len(self.images)
+
+  def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """index [n] -> (images uint8 [n, H, W, C], labels int32 [n] or None)."""
+    labels = None if self.labels is None else self.labels[index]
+    return self.images[index], labels
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -34,12 +76,10 @@ def digits(split: str = 'train') -> ArraySource:
   """
   from sklearn.datasets import load_digits
 
+  check_split(split)
   data = load_digits()
   order = np.random.default_rng(0).permutation(len(data.images))
-  splits = {'train': order[360:], 'test': order[:360]}
-  if split not in splits:
-    raise ValueError(f"split {split!r} is not one of 'train', 'test'")
-  chosen = splits[split]
+  chosen = order[:360] if split == 'test' else order[360:]
   images = data.images[chosen, :, :, None].astype(np.uint8)
   return ArraySource(images, data.target[chosen].astype(np.int32), 10, 17)
 
@@ -55,8 +95,7 @@ def synthetic(
   The class is the hue of the disc; its place, its size and the ground are
   random. 'train' and 'test' are different pictures.
   """
-  if split not in ('train', 'test'):
-    raise ValueError(f"split {split!r} is not one of 'train', 'test'")
+  check_split(split)
   rng = np.random.default_rng(0 if split == 'train' else 1)
   height, width, channels = image_shape
   labels = np.arange(num_images, dtype=np.int32) % max(num_classes, 1)
@@ -70,3 +109,90 @@ def synthetic(
   ground = rng.uniform(0.2, 0.6, (num_images, 1, 1, 1))
   images = np.rint(255.0 * np.where(disc, colour, ground)).astype(np.uint8)
   return ArraySource(images, labels if num_classes else None, num_classes)
+
+
+def npz(
+  path: str | Path,
+  split: str = 'train',
+  num_classes: int = 0,
+  test_fraction: float = 0.0,
+) -> ArraySource:
+  """An npz file: `images` or `arr_0`, uint8 [N, H, W, C] or [N, H, W].
+
+  `labels` [N] are read if num_classes is not 0. The test split is `test_images`
+  and `test_labels`, or else a fixed random test_fraction of the images, which
+  'train' then lacks. Reads what `--mode=sample` writes. Raises ValueError or
+  FileNotFoundError.
+  """
+  check_split(split)
+  path = Path(path).expanduser()
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no npz file {path}')
+  try:
+    with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
+      whole = 'arr_0' if 'images' not in file and 'arr_0' in file else 'images'
+      own_test = 'test_images' in file
+      prefix = 'test_' if own_test and split == 'test' else ''
+      name = f'{prefix}labels'
+      images = np.asarray(file['test_images' if prefix else whole])
+      labels = np.asarray(file[name]) if num_classes else None
+  except KeyError as error:
+    raise ValueError(f'{path}: {error.args[0]}') from None
+  except _UNREADABLE as error:
+    raise ValueError(f'{path} is no npz file of arrays: {error}') from None
+  images = images[..., None] if images.ndim == 3 else images
+  if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+    raise ValueError(
+      f'{path}: images are {images.dtype} {list(images.shape)}, not uint8 '
+      '[N, H, W, C] or [N, H, W]'
+    )
+  if labels is not None:
+    labels = _check_labels(f'{path}: {name}', labels, len(images), num_classes)
+  if not own_test:
+    chosen = _fixed_part(len(images), split, test_fraction, path)
+    images = images[chosen]
+    labels = None if labels is None else labels[chosen]
+  return ArraySource(images, labels, num_classes)
+
+
+def check_split(split: str) -> None:
+  """Raises ValueError for a split other than 'train', 'test'."""
+  if split not in ('train', 'test'):
+    raise ValueError(f"split {split!r} is not one of 'train', 'test'")
+
+
+def check_fraction(test_fraction: float, split: str, path: str | Path) -> None:
+  """Raises ValueError if test_fraction cannot make the split of `path`."""
+  if not 0.0 <= test_fraction < 1.0:
+    raise ValueError(f'test_fraction={test_fraction} is not in [0, 1)')
+  if split == 'test' and not test_fraction:
+    raise ValueError(
+      f'{path} has no test split: set test_fraction, 0.1 for instance, to '
+      'keep a part of it for tests'
+    )
+
+
+def _fixed_part(size, split, test_fraction, path):
+  # indices of a split; test_fraction of 'size', the same in every run
+  check_fraction(test_fraction, split, path)
+  count = round(size * test_fraction)
+  if not 0 < (count if split == 'test' else size - count):
+    raise ValueError(
+      f'test_fraction={test_fraction} of the {size} images of {path} leaves '
+      f'none for the {split} split'
+    )
+  order = np.random.default_rng(0).permutation(size)
+  return np.sort(order[:count] if split == 'test' else order[count:])
+
+
+def _check_labels(name, labels, size, num_classes):
+  if labels.shape != (size,) or labels.dtype.kind not in 'iu':
+    raise ValueError(
+      f'{name} are {labels.dtype} {list(labels.shape)}, not int [{size}]'
+    )
+  low, high = labels.min(), labels.max()
+  if low < 0 or high >= num_classes:
+    raise ValueError(
+      f'{name} are {low}..{high}, which num_classes={num_classes} does not hold'
+    )
+  return labels.astype(np.int32)

@@ -9,10 +9,11 @@ import contextlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
-from diffusion_jax.data import sources
+from diffusion_jax.data import folder, photos, pipeline, sources, tfds_sources
 from diffusion_jax.networks.embeddings import SINUSOIDS
 from diffusion_jax.networks.layers import INITIALIZERS, PADDINGS, QKV
 from diffusion_jax.networks.unet import UNet
@@ -316,10 +317,48 @@ def build_denoiser(config, params, cond):
   return dj.clip_denoised(denoise) if config.sampling.clip else denoise
 
 
+def _path(c, what):
+  if not c.path:
+    raise ValueError(f'which {what}? Give --config.data.path={what}')
+  return c.path
+
+
+def _catalogue(c, split):
+  if not c.tfds_name:
+    raise ValueError('which set? Give --config.data.tfds_name=name')
+  return tfds_sources.catalogue(
+    c.tfds_name,
+    c.train_split if split == 'train' else c.test_split,
+    tuple(c.image_shape),
+    c.num_classes > 0,
+    c.data_dir,
+  )
+
+
 SOURCES = {
   'digits': lambda c, split: sources.digits(split),
   'synthetic': lambda c, split: sources.synthetic(
     split, tuple(c.image_shape), c.num_classes
+  ),
+  'cifar10': lambda c, split: tfds_sources.cifar10(split, c.data_dir),
+  'mnist': lambda c, split: tfds_sources.mnist(split, c.data_dir),
+  'tfds': _catalogue,
+  'folder': lambda c, split: folder.folder(
+    _path(c, 'folder'),
+    split,
+    tuple(c.image_shape),
+    c.num_classes > 0,
+    c.test_fraction,
+  ),
+  'photos': lambda c, split: photos.photos(
+    tuple(c.photos),
+    split,
+    tuple(c.image_shape),
+    c.photo_shrink,
+    c.test_fraction,
+  ),
+  'npz': lambda c, split: sources.npz(
+    _path(c, 'file.npz'), split, c.num_classes, c.test_fraction
   ),
 }
 
@@ -330,9 +369,28 @@ def build_source(config, split='train'):
   build = _choose(SOURCES, 'data', 'name', c.name)
   with from_config('data'):
     source = build(c, split)
-    found = source.image_shape, source.num_classes, source.num_levels
-    if found != (tuple(c.image_shape), c.num_classes, c.num_levels):
-      raise ValueError(
-        f'{c.name} has image_shape, num_classes, num_levels = {found}'
-      )
+    wrong = []
+    for field in ('image_shape', 'num_classes', 'num_levels'):
+      found, said = getattr(source, field), c[field]
+      if found != (tuple(said) if isinstance(found, tuple) else said):
+        value = ','.join(map(str, np.atleast_1d(found)))
+        wrong.append(f'--config.data.{field}={value} (not {said})')
+    if wrong:
+      raise ValueError(f'{c.name} needs {" ".join(wrong)}')
   return source
+
+
+def build_batches(config, source, start_step=0, rows=pipeline.ALL):
+  """Training batches from start_step on, without end; rows: of this host."""
+  c = config
+  stream = pipeline.batches(
+    source,
+    c.training.batch_size,
+    c.seed,
+    start_step,
+    c.data.random_flip,
+    rows,
+    c.data.num_threads,
+  )
+  with from_config('data'):  # a damaged file is noticed when it is read
+    yield from stream

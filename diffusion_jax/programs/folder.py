@@ -22,6 +22,7 @@ _FREE = (
   'noise.',
   'data.data_dir',
   'network.remat',
+  'data.num_threads',
   'training.num_steps',
   'training.log_every',
   'training.checkpoint_every',

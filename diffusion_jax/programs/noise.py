@@ -22,7 +22,9 @@ def run(config, workdir):
       'betas or give --config.schedule.alphas'
     )
   with build.from_config('noise'):
-    photo = images.fit(images.read_image(photo_path(c.image)), c.size, c.fit)
+    photo = images.fit(
+      images.read_image(images.photo_path(c.image)), c.size, c.fit
+    )
     if c.strip < 2 or c.frames < 2 or c.num_draws < 2:
       raise ValueError('strip, frames and num_draws need at least 2')
   workdir = folder.prepare(workdir)
@@ -60,15 +62,6 @@ def run(config, workdir):
   for name in ('strip.png', 'noise.gif', 'schedule.png', 'spectrum.png'):
     print(f'wrote {workdir / name}')
   print(f'wrote {workdir / "white_noise.json"}')
-
-
-def photo_path(image):
-  """A file of the user's, or one of the photos that ship with scikit-learn."""
-  if image not in ('china.jpg', 'flower.jpg'):
-    return image
-  from importlib.resources import files
-
-  return str(files('sklearn.datasets') / 'images' / image)
 
 
 def spread(last, n):

@@ -12,6 +12,7 @@ from diffusion_jax.training import checkpoints
 from diffusion_jax.training.logging import MetricWriter
 from diffusion_jax.training.sharding import (
   fsdp_sharding,
+  local_rows,
   replicated,
   to_global,
 )
@@ -28,8 +29,8 @@ def run(config, workdir):
   objective = build.build_objective(config)
   learning_rate = build.build_learning_rate(config)
   optimizer = build.build_optimizer(config)
-  ema_decay, more_ema_decays = build.build_ema_decays(config)
-  make_state, like = state_maker(config, optimizer, more_ema_decays, mesh)
+  ema_decays = build.build_ema_decays(config)
+  make_state, like = state_maker(config, optimizer, ema_decays, mesh)
   evaluate = make_evaluate(config, objective, mesh)
   preview = make_preview(config, mesh)
 
@@ -40,7 +41,7 @@ def run(config, workdir):
     c.keep_checkpoints,
     keep_every=c.keep_every,
     keep_best=c.keep_best,
-    more_emas=more_ema_decays,
+    more_emas=like.more_ema_params,
   )
   state = restore(config, workdir, manager, like) or make_state()
   start = int(state.step)
@@ -57,18 +58,16 @@ def run(config, workdir):
   writer = MetricWriter(workdir, start)
   writer.write_hparams(stored)
 
+  step_function = make_train_step(
+    objective, optimizer, *ema_decays, c.accumulate
+  )
+  places = jax.tree.map(lambda x: x.sharding, like)
   train_step = jax.jit(
-    make_train_step(
-      objective, optimizer, ema_decay, more_ema_decays, c.accumulate
-    ),
-    donate_argnums=0,
-    # where they were: XLA might choose other places
-    out_shardings=(jax.tree.map(lambda x: x.sharding, like), replicated(mesh)),
+    step_function, donate_argnums=0, out_shardings=(places, replicated(mesh))
   )
   key = keys(config)[1]
-  batches = pipeline.batches(
-    source, c.batch_size, config.seed, start, config.data.random_flip
-  )
+  rows = local_rows(mesh, c.batch_size)
+  batches = build.build_batches(config, source, start, rows)
   bar = tqdm(total=c.num_steps, initial=start, unit='step', disable=None)
 
   def report(step, scalars):
@@ -192,13 +191,13 @@ def keys(config):
   return jax.random.split(jax.random.key(config.seed))
 
 
-def state_maker(config, optimizer, more_emas, mesh):
+def state_maker(config, optimizer, ema_decays, mesh):
   """(function that makes the first state, its shapes on the mesh)."""
   with build.from_config('network'):
     init = build.init_params(build.build_network(config), config)
 
     def make(key):
-      return init_state(init(key), optimizer, more_emas=more_emas)
+      return init_state(init(key), optimizer, more_emas=ema_decays[1])
 
     shapes = jax.eval_shape(make, keys(config)[0])
   places = fsdp_sharding(mesh, shapes)
@@ -224,10 +223,13 @@ def make_evaluate(config, objective, mesh):
       f'{mesh.size} devices of the mesh: set evaluation.every=0'
     )
 
+  rows = local_rows(mesh, size)
+
   def evaluate(state):
     history = []
     for i in range(config.evaluation.num_batches):
-      batch = pipeline.batch_at(source, size, 0, i)
+      with build.from_config('data'):
+        batch = pipeline.batch_at(source, size, 0, i, rows=rows)
       key = jax.random.fold_in(jax.random.key(0), i)
       history.append(step(state, to_global(mesh, batch), key))
     return {f'test_{name}': x for name, x in average(history).items()}

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -64,3 +65,89 @@ def test_random_flip_mirrors_half_of_the_images():
   )
   other = pipeline.batch_at(source, 500, 0, 1, random_flip=True)
   assert (other['image'] != batch['image']).any()
+
+
+class OnDisk:
+  """The numbered images behind the protocol of a source that is on disk."""
+
+  num_classes, num_levels, in_memory = 10, 10, False
+  image_shape = (2, 3, 1)
+
+  def __init__(self, array_source):
+    self._inner = array_source
+    self.asked = []
+
+  def __len__(self):
+    return len(self._inner)
+
+  def read(self, index):
+    self.asked.append(len(index))
+    if 99 in index:
+      raise ValueError('99.png is damaged')
+    return self._inner.read(index)
+
+
+@pytest.fixture(params=['in memory', 'on disk'])
+def source(request, numbered):
+  pictures = np.random.default_rng(0).integers(0, 10, (10, 2, 3, 1), np.uint8)
+  numbered = dataclasses.replace(numbered, images=pictures)
+  return numbered if request.param == 'in memory' else OnDisk(numbered)
+
+
+def assert_same(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.parametrize('num_hosts', [1, 2, 4])
+def test_the_hosts_parts_are_the_global_batch(source, num_hosts):
+  """Order, flips, labels, over two epochs and a resume."""
+  share = 8 // num_hosts
+  streams = [
+    pipeline.batches(source, 8, 3, 2, True, slice(start, start + share))
+    for start in range(0, 8, share)
+  ]
+  for step in range(2, 6):
+    parts = [next(stream) for stream in streams]
+    together = {
+      name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+    }
+    assert_same(together, pipeline.batch_at(source, 8, 3, step, True))
+  for stream in streams:
+    stream.close()
+
+
+def test_only_the_rows_of_a_host_are_read(numbered):
+  source = OnDisk(numbered)
+  pipeline.batch_at(source, 8, 0, 1, rows=slice(2, 4))
+  assert source.asked == [2]
+
+
+@pytest.mark.parametrize('num_threads', [1, 3])
+def test_threads_do_not_change_the_batches(numbered, num_threads):
+  disk = OnDisk(numbered)
+  stream = pipeline.batches(disk, 4, 7, 5, True, num_threads=num_threads)
+  for step in range(5, 15):
+    expected = pipeline.batch_at(numbered, 4, 7, step, True)
+    assert_same(next(stream), expected)
+  stream.close()
+
+
+def test_batches_are_those_of_a_literal_transcription():
+  """What a run saw must stay what it sees: order and flips written out."""
+  pictures = np.random.default_rng(0).integers(0, 256, (7, 2, 3, 1), np.uint8)
+  source = sources.ArraySource(pictures)
+  seed, size = 11, 5
+  order = np.concatenate(
+    [np.random.default_rng((seed, 0, e)).permutation(7) for e in range(3)]
+  )
+  for step in range(4):
+    flips = np.random.default_rng((seed, 1, step)).random(size) < 0.5
+    batch = pipeline.batch_at(source, size, seed, step, random_flip=True)
+    for row in range(size):
+      picture = pictures[order[step * size + row]]
+      picture = picture[:, ::-1] if flips[row] else picture
+      np.testing.assert_array_equal(
+        images.quantize(batch['image'][row]), picture
+      )

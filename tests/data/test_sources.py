@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -46,3 +49,117 @@ def test_unknown_splits_are_refused():
   for source in (sources.digits, sources.synthetic):
     with pytest.raises(ValueError, match="'valid' is not one of"):
       source('valid')
+
+
+ARRAYS = {
+  'images': np.arange(10 * 4 * 5 * 3, dtype=np.uint8).reshape(10, 4, 5, 3),
+  'labels': np.arange(10) % 3,
+}
+
+
+def save(path, **arrays):
+  np.savez(path, **arrays)
+  return path
+
+
+def test_npz_as_sampling_writes_it(tmp_path):
+  path = save(
+    tmp_path / 'a.npz', arr_0=ARRAYS['images'], labels=ARRAYS['labels']
+  )
+  source = sources.npz(path, num_classes=3)
+  assert source.image_shape == (4, 5, 3) and source.labels.dtype == np.int32
+  images, labels = source.read(np.array([3, 1]))
+  np.testing.assert_array_equal(images, ARRAYS['images'][[3, 1]])
+  assert labels.tolist() == [0, 1]
+  assert sources.npz(path).labels is None  # no classes asked for
+
+
+def test_npz_of_grey_pictures_without_channels(tmp_path):
+  path = save(tmp_path / 'a.npz', images=ARRAYS['images'][..., 0])
+  assert sources.npz(path).images.shape == (10, 4, 5, 1)
+
+
+def test_npz_with_a_test_split_of_its_own(tmp_path):
+  tests = {'test_images': ARRAYS['images'][:2], 'test_labels': np.array([2, 1])}
+  path = save(tmp_path / 'a.npz', **ARRAYS, **tests)
+  train, test = (sources.npz(path, split, 3) for split in ('train', 'test'))
+  assert (len(train), len(test)) == (10, 2)
+  assert test.labels.tolist() == [2, 1]
+
+
+def test_npz_with_a_fraction_held_out(tmp_path):
+  path = save(tmp_path / 'a.npz', **ARRAYS)
+  train, test = (sources.npz(path, s, 3, 0.3) for s in ('train', 'test'))
+  assert (len(train), len(test)) == (7, 3)
+  both = np.concatenate([train.images, test.images])
+  assert {x.tobytes() for x in both} == {x.tobytes() for x in ARRAYS['images']}
+  for source in (train, test):
+    for image, label in zip(source.images, source.labels, strict=True):
+      [i] = [i for i in range(10) if (ARRAYS['images'][i] == image).all()]
+      assert ARRAYS['labels'][i] == label
+
+
+IMAGES = {'images': ARRAYS['images']}
+
+
+@pytest.mark.parametrize(
+  'arrays, options, message',
+  [
+    ({'pictures': np.zeros(3)}, {}, 'images is not a file in the archive'),
+    ({'images': np.zeros((3, 4, 5))}, {}, r'float64 \[3, 4, 5, 1\], not uint8'),
+    ({'images': np.zeros(3, np.uint8)}, {}, r'uint8 \[3\], not uint8 \[N, H'),
+    ({'images': np.array([{}])}, {}, 'is no npz file of arrays'),
+    (IMAGES, {'num_classes': 3}, 'labels is not a file'),
+    (ARRAYS, {'num_classes': 2}, r'labels are 0\.\.2, which num_classes=2 do'),
+    (
+      ARRAYS | {'labels': np.zeros(4, int)},
+      {'num_classes': 2},
+      r'labels are int64 \[4\], not int \[10\]',
+    ),
+    (ARRAYS, {'split': 'test'}, 'a.npz has no test split: set test_fraction'),
+    (ARRAYS, {'split': 'val'}, "'val' is not one of"),
+    (ARRAYS, {'split': 'test', 'test_fraction': 0.01}, 'leaves none for the'),
+  ],
+)
+def test_npz_names_what_is_wrong(tmp_path, arrays, options, message):
+  path = save(tmp_path / 'a.npz', **arrays)
+  with pytest.raises(ValueError, match=message):
+    sources.npz(path, **options)
+
+
+def test_npz_that_is_none(tmp_path):
+  with pytest.raises(
+    FileNotFoundError, match='there is no npz file .*none.npz'
+  ):
+    sources.npz(tmp_path / 'none.npz')
+  for name, data in (('text.npz', b'hello'), ('empty.npz', b'')):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=f'{name} is no npz file of arrays'):
+      sources.npz(tmp_path / name)
+  np.save(tmp_path / 'a.npy', np.zeros(3))
+  with pytest.raises(ValueError, match='a.npy is no npz file of arrays'):
+    sources.npz(tmp_path / 'a.npy')
+  np.savez_compressed(tmp_path / 'bad.npz', **ARRAYS)
+  data = bytearray((tmp_path / 'bad.npz').read_bytes())
+  data[100:120] = bytes(20)
+  (tmp_path / 'bad.npz').write_bytes(data)
+  with pytest.raises(ValueError, match='bad.npz is no npz file of arrays'):
+    sources.npz(tmp_path / 'bad.npz')
+  path = save(tmp_path / 'cut.npz', **ARRAYS)
+  path.write_bytes(path.read_bytes()[:300])
+  with pytest.raises(ValueError, match='cut.npz is no npz file of arrays'):
+    sources.npz(path)
+
+
+def test_importing_sources_is_light():
+  code = (
+    'import sys\n'
+    'from diffusion_jax.data import folder, photos, pipeline, sources\n'
+    'from diffusion_jax.data import tfds_sources\n'
+    'print(*sys.modules)'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  loaded = {name.partition('.')[0] for name in result.stdout.split()}
+  assert not loaded & {'grain', 'tensorflow_datasets', 'PIL', 'sklearn'}

@@ -141,6 +141,50 @@ def test_intervals_may_change(run, capsys):
   assert 'finished' in capsys.readouterr().out
 
 
+def test_the_place_of_the_data_may_change_but_not_the_data(run):
+  free = {'data.data_dir': '/elsewhere', 'data.num_threads': 3}
+  PROGRAMS['train'](smoke(**free), str(run))
+  with pytest.raises(UserError, match='data.path is , elsewhere now'):
+    PROGRAMS['train'](smoke(**{'data.path': 'elsewhere'}), str(run))
+
+
+def test_samples_are_data_to_train_on(run, tmp_path):
+  PROGRAMS['sample'](smoke(**{'sampling.name': 'more'}), str(run))
+  fields = QUIET | {
+    'data.name': 'npz',
+    'data.path': str(run / 'samples' / 'more.npz'),
+    'data.num_levels': 256,
+    'optimizer.decay_steps': 0,
+    'training.num_steps': 1,
+  }
+  PROGRAMS['train'](smoke(**fields), str(tmp_path))
+  assert metrics(tmp_path)[0]['loss'] > 0
+
+
+def test_a_folder_of_pictures_resumes_bit_for_bit(tmp_path):
+  """Through the threads: six steps are three and a restart and three."""
+  rng = np.random.default_rng(0)
+  for i in range(10):
+    picture = rng.integers(0, 256, (12, 10), np.uint8)
+    (tmp_path / 'pictures' / str(i)).mkdir(parents=True)
+    Image.fromarray(picture).save(tmp_path / 'pictures' / str(i) / 'a.png')
+  fields = QUIET | {
+    'data.name': 'folder',
+    'data.path': str(tmp_path / 'pictures'),
+    'data.num_levels': 256,
+    'data.random_flip': True,
+    'optimizer.decay_steps': 0,
+    'training.checkpoint_every': 3,
+  }
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  six = {'training.num_steps': 6}
+  PROGRAMS['train'](smoke(**fields, **six), str(whole))
+  PROGRAMS['train'](smoke(**fields, **{'training.num_steps': 3}), str(parts))
+  one = {'data.num_threads': 1}
+  PROGRAMS['train'](smoke(**fields, **six, **one), str(parts))
+  assert_same(parameters(whole), parameters(parts))
+
+
 def test_a_checkpoint_of_another_network_is_refused(run, tmp_path):
   copy = tmp_path / 'copy'
   shutil.copytree(run, copy)

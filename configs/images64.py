@@ -1,0 +1,45 @@
+r"""Unconditional DDPM on a folder of pictures of any sizes, at 64x64 in colour.
+
+  python launch.py --config=configs/images64.py --config.data.path=my/pictures
+  python launch.py --config=configs/images64.py --mode=sample
+  python launch.py --config=configs/images64.py:smoke    # synthetic pictures
+
+For classes, one sub-folder each: --config.data.num_classes=<sub-folders>
+--config.conditioning.labels=true. A GPU is needed. Not measured yet.
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  """T = 1000, beta on a line from 1e-4 to 0.02; 88,217,219 parameters."""
+  config = base.get_config()
+  config.data.name = 'folder'
+  config.data.image_shape = (64, 64, 3)
+  config.data.random_flip = True
+
+  config.schedule.name = 'linear'
+  config.schedule.num_steps = 1000
+  config.schedule.start = 1e-4
+  config.schedule.end = 0.02
+
+  config.network.channels = 128
+  config.network.multipliers = (1, 2, 3, 4)
+  config.network.num_blocks = 2
+  config.network.attention_resolutions = (16, 8)
+  config.network.dropout = 0.1
+  config.network.dtype = 'bfloat16'
+
+  config.optimizer.learning_rate = 1e-4
+  config.optimizer.warmup_steps = 5000
+
+  config.training.num_steps = 500_000
+  config.training.batch_size = 128
+  config.training.sample_every = 10_000
+  config.training.checkpoint_every = 5000
+
+  config.sampling.sampler = 'ddim'
+  config.sampling.num_steps = 100
+  config.sampling.num_samples = 64
+  config.sampling.batch_size = 64
+  return base.with_argument(config, arg)

@@ -1,0 +1,130 @@
+"""A folder of pictures of any sizes, read from disk when they are needed."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffusion_jax.data.images import fit, read_image, with_channels
+from diffusion_jax.data.sources import check_fraction, check_split
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
+
+
+class FileSource:
+  """Picture files, cropped to the middle and resized to image_shape."""
+
+  num_levels = 256
+  in_memory = False
+
+  def __init__(
+    self,
+    paths: Sequence[Path],
+    image_shape: tuple[int, int, int],
+    labels: np.ndarray | None = None,
+    num_classes: int = 0,
+  ):
+    self.image_shape = tuple(image_shape)
+    self.num_classes = num_classes
+    self._paths = paths
+    self._labels = labels
+
+  def __len__(self) -> int:
+    return len(self._paths)
+
+  def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """index [n] -> (images uint8 [n, H, W, C], labels int32 [n] or None)."""
+    *size, channels = self.image_shape
+    images = np.empty((len(index), *self.image_shape), np.uint8)
+    for image, i in zip(images, index, strict=True):
+      picture = fit(read_image(self._paths[i]), tuple(size))
+      image[:] = with_channels(picture, channels)
+    return images, None if self._labels is None else self._labels[index]
+
+
+def folder(
+  path: str | Path,
+  split: str = 'train',
+  image_shape: tuple[int, int, int] = (64, 64, 3),
+  labelled: bool = False,
+  test_fraction: float = 0.0,
+) -> FileSource:
+  """The pictures in a folder and below it, in the order of their names.
+
+  labelled: the sub-folders, sorted, are the classes 0, 1, ... If there is a
+  sub-folder `train`, it is the train split, and `test` or `val` beside it the
+  test split. Otherwise a picture is in the test split, with probability
+  test_fraction, by a hash of its name. Hidden files are left out. Raises
+  ValueError or FileNotFoundError.
+  """
+  check_split(split)
+  top = Path(path).expanduser()
+  if not top.is_dir():
+    raise FileNotFoundError(f'there is no folder {path}')
+  train = top / 'train' if (top / 'train').is_dir() else top
+  held_out = [top / name for name in ('test', 'val') if (top / name).is_dir()]
+  apart = train != top and bool(held_out)
+  root = held_out[0] if apart and split == 'test' else train
+  found = names = _pictures(root)
+  if not found:
+    raise FileNotFoundError(
+      f'there are no pictures in {root} ({", ".join(SUFFIXES)})'
+    )
+  if not apart:
+    check_fraction(test_fraction, split, path)
+    test = split == 'test'
+    names = [name for name in found if _is_test(name, test_fraction) == test]
+    if not names:
+      raise ValueError(
+        f'test_fraction={test_fraction} of the {len(found)} pictures in {root} '
+        f'leaves none for the {split} split'
+      )
+  paths = [root / name for name in names]
+  if not labelled:
+    return FileSource(paths, image_shape)
+  known = found if root == train else _pictures(train)
+  classes = sorted({name.partition('/')[0] for name in known if '/' in name})
+  labels = _labels(root, names, classes)
+  return FileSource(paths, image_shape, labels, len(classes))
+
+
+def _pictures(root):
+  # names relative to root, with /; links to folders are followed
+  names = []
+  for place, folders, files in os.walk(root, onerror=_fail, followlinks=True):
+    folders[:] = [name for name in folders if not name.startswith('.')]
+    below = Path(place).relative_to(root).as_posix()
+    prefix = '' if below == '.' else f'{below}/'
+    names += [
+      prefix + name
+      for name in files
+      if name.lower().endswith(SUFFIXES) and not name.startswith('.')
+    ]
+  return sorted(names)
+
+
+def _fail(error):
+  raise error  # os.walk would leave out what it may not read
+
+
+def _is_test(name, test_fraction):
+  # a picture stays in its split when others are added
+  digest = hashlib.sha256(name.encode()).digest()
+  return int.from_bytes(digest[:8]) < test_fraction * 2.0**64
+
+
+def _labels(root, names, classes):
+  numbers = {name: i for i, name in enumerate(classes)}
+  for name in names:
+    if '/' not in name:
+      raise ValueError(
+        f'{root / name} is in no sub-folder, so it has no class: move it, or '
+        'set num_classes=0'
+      )
+    if name.partition('/')[0] not in numbers:
+      raise ValueError(
+        f'{root / name} is of a class that the train split does not have'
+      )
+  return np.array([numbers[n.partition('/')[0]] for n in names], np.int32)

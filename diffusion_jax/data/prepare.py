@@ -1,0 +1,166 @@
+"""CIFAR-10 and MNIST on disk, downloaded and prepared once, without TensorFlow.
+
+  python -m diffusion_jax.data.prepare cifar10 [DATA_DIR]
+
+does it ahead of a run, on a login node for instance, and prints the folder.
+DATA_DIR is tfds' own ($TFDS_DATA_DIR or ~/tensorflow_datasets) if not given.
+"""
+
+import contextlib
+import io
+import logging
+import sys
+from pathlib import Path
+
+NAMES = ('cifar10', 'mnist')
+
+
+def default_data_dir(data_dir: str | Path = '') -> Path:
+  """data_dir, or where tfds keeps its sets if that is empty."""
+  from tensorflow_datasets.core import constants
+
+  return Path(data_dir or constants.get_default_data_dir()).expanduser()
+
+
+def prepare(name: str, data_dir: str | Path = '') -> Path:
+  """The folder of the prepared set `name`; it is prepared first if need be.
+
+  Takes, in this order: what was prepared here before, what tfds prepared as
+  array_record, the official archives in DATA_DIR/downloads/manual, a download.
+  Raises ValueError or OSError with one line that says what to do.
+  """
+  if name not in NAMES:
+    raise ValueError(f'{name!r} is not one of {", ".join(NAMES)}')
+  import tensorflow_datasets as tfds
+
+  from diffusion_jax.data import builders
+
+  make = {'cifar10': builders.CIFAR10Arrays, 'mnist': builders.MNISTArrays}
+  builder_class, top = make[name], default_data_dir(data_dir)
+  folder = top / builder_class.name / str(builder_class.VERSION)
+  if folder.exists():
+    check_prepared(folder)
+    return folder
+  by_tfds, remark = prepared_by_tfds(name, top), ''
+  if by_tfds is not None:
+    try:
+      check_prepared(by_tfds)
+      return by_tfds
+    except ValueError as error:
+      remark = f' ({error})'
+  _check_archives(name, builder_class, top, remark)
+
+  print(f'preparing {name} in {folder}: a minute or so, once', flush=True)
+  tfds.disable_progress_bar()
+  config = tfds.download.DownloadConfig(
+    try_download_gcs=False, force_checksums_validation=True
+  )
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder = builder_class(data_dir=top)
+      builder.download_and_prepare(
+        download_config=config, file_format='array_record'
+      )
+  except (
+    tfds.download.DownloadError,
+    tfds.download.download_manager.NonMatchingChecksumError,
+  ) as error:
+    reason = ' '.join(str(error).split())
+    raise OSError(
+      f'the download of {name} failed, try again: {reason}'
+    ) from None
+  except OSError:
+    if not folder.exists():  # otherwise another process was quicker
+      raise
+  check_prepared(folder)
+  return folder
+
+
+def prepared_by_tfds(name: str, data_dir: str | Path = '') -> Path | None:
+  """Where tfds keeps its set `name[/config][:version]`, None if it does not."""
+  import tensorflow_datasets as tfds
+
+  top = str(default_data_dir(data_dir))
+  try:
+    builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=top)
+  except tfds.core.DatasetNotFoundError:
+    return None
+  except ValueError:
+    raise ValueError(f'{name!r} is not name[/config][:version]') from None
+  return Path(builder.data_dir)
+
+
+def check_prepared(folder: Path) -> None:
+  """Raises ValueError unless `folder` is a whole set in array_record files."""
+  import tensorflow_datasets as tfds
+
+  broken = ValueError(f'{folder} is incomplete: delete it and start again')
+  for name in ('dataset_info.json', 'features.json'):
+    if not (folder / name).is_file():
+      raise broken
+  info = tfds.builder_from_directory(folder).info
+  if info.file_format.value != 'array_record':
+    raise ValueError(
+      f'{folder} is stored as {info.file_format.value}, which is not read '
+      'without TensorFlow: delete it and prepare it again with '
+      '--file_format=array_record'
+    )
+  for split in info.splits.values():
+    if not all(Path(path).is_file() for path in split.filepaths):
+      raise broken
+
+
+def _check_archives(name, builder_class, top, remark):
+  # In seconds, what tfds finds out after minutes: archives that are damaged,
+  # and archives that are neither there nor to be had.
+  import requests
+  from tensorflow_datasets.core.download import checksums, resource
+
+  manual = top / 'downloads' / 'manual'
+  missing = []
+  for url in builder_class.URLS:
+    expected = checksums.get_all_url_infos()[url]
+    given = manual / url.rpartition('/')[-1]
+    if given.is_file():
+      found = checksums.compute_url_info(given)
+      if found != expected:
+        raise ValueError(
+          f'{given} is damaged or another file: {int(found.size):,} bytes with '
+          f'sha256 {found.checksum}, and not {int(expected.size):,} with '
+          f'{expected.checksum}. Replace or delete it'
+        )
+      continue
+    file_name = resource.get_dl_fname(url, expected.checksum)
+    cached = top / 'downloads' / builder_class.name / file_name
+    if not resource.is_locally_cached(cached):
+      missing.append(url)
+  if not missing:
+    return
+  try:
+    answer = requests.head(missing[0], timeout=5, allow_redirects=True)
+    answer.raise_for_status()
+  except requests.RequestException as error:
+    names = ', '.join(url.rpartition('/')[-1] for url in missing)
+    raise FileNotFoundError(
+      f'{name} is not in {top}{remark} and cannot be downloaded from here '
+      f'({type(error).__name__}). Put {names} of '
+      f'{missing[0].rpartition("/")[0]} into {manual}; or run `python -m '
+      f'diffusion_jax.data.prepare {name} {top}` where there is a network, and '
+      f'copy {top / builder_class.name}'
+    ) from None
+
+
+def main(arguments: list[str]) -> None:
+  """Prepares the set that the command line names."""
+  if not 1 <= len(arguments) <= 2:
+    names = '|'.join(NAMES)
+    sys.exit(f'usage: python -m diffusion_jax.data.prepare {names} [DATA_DIR]')
+  logging.getLogger('absl').setLevel(logging.ERROR)  # of tfds
+  try:
+    print(prepare(*arguments))
+  except (ValueError, OSError) as error:
+    sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])

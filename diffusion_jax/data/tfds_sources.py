@@ -1,0 +1,167 @@
+"""Sets of the tfds catalogue, read without TensorFlow.
+
+CIFAR-10 and MNIST are loaded into memory; others are read from disk.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffusion_jax.data import prepare
+from diffusion_jax.data.images import fit, with_channels
+from diffusion_jax.data.sources import ArraySource, check_split
+
+
+def cifar10(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
+  """CIFAR-10: 50,000 and 10,000 images 32x32x3, labels 0..9.
+
+  Downloads and prepares the set if need be. Raises ValueError or OSError.
+  """
+  return _in_memory('cifar10', split, data_dir)
+
+
+def mnist(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
+  """MNIST: 60,000 and 10,000 images 28x28x1, labels 0..9.
+
+  Downloads and prepares the set if need be. Raises ValueError or OSError.
+  """
+  return _in_memory('mnist', split, data_dir)
+
+
+def _in_memory(name, split, data_dir):
+  check_split(split)
+  records = Records(prepare.prepare(name, data_dir), split)
+  size = len(records)
+  images = np.empty((size, *records.features['image'].shape), np.uint8)
+  labels = np.empty(size, np.int32)
+  for start in range(0, size, 1000):
+    chunk = range(start, min(start + 1000, size))
+    for i, example in zip(chunk, records.get(chunk), strict=True):
+      images[i], labels[i] = example['image'], example['label']
+  # whoever prepared the set, in whatever order: the same batches
+  digests = [hashlib.sha256(image).digest() for image in images]
+  order = sorted(range(size), key=lambda i: (digests[i], labels[i]))
+  return ArraySource(images[order], labels[order], 10)
+
+
+class RecordSource:
+  """Images of a prepared set, cropped to the middle, resized to image_shape."""
+
+  num_levels = 256
+  in_memory = False
+
+  def __init__(
+    self,
+    records: 'Records',
+    image_shape: tuple[int, int, int],
+    num_classes: int = 0,
+  ):
+    self.image_shape = tuple(image_shape)
+    self.num_classes = num_classes
+    self._records = records
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """index [n] -> (images uint8 [n, H, W, C], labels int32 [n] or None)."""
+    *size, channels = self.image_shape
+    images = np.empty((len(index), *self.image_shape), np.uint8)
+    examples = self._records.get(index)
+    for image, example in zip(images, examples, strict=True):
+      picture = with_channels(example['image'], 3)
+      image[:] = with_channels(fit(picture, tuple(size)), channels)
+    if not self.num_classes:
+      return images, None
+    return images, np.array([e['label'] for e in examples], np.int32)
+
+
+def catalogue(
+  name: str,
+  split: str = 'train',
+  image_shape: tuple[int, int, int] = (64, 64, 3),
+  labelled: bool = False,
+  data_dir: str | Path = '',
+) -> RecordSource:
+  """A set that tfds has prepared as array_record: `name[/config][:version]`.
+
+  split: any of tfds, 'validation' or 'train[:90%]' for instance. labelled: with
+  its feature 'label'. Raises ValueError or FileNotFoundError with one line that
+  says what to do.
+  """
+  folder = prepare.prepared_by_tfds(name, data_dir)
+  if folder is None:
+    _explain(name, data_dir)
+  prepare.check_prepared(folder)
+  records = Records(folder, split)
+  features = records.features
+  image = features.get('image')
+  if image is None or image.np_dtype != np.uint8 or len(image.shape) != 3:
+    raise ValueError(
+      f'{name} has no feature `image` of uint8 pictures; it has '
+      f'{", ".join(features)}'
+    )
+  num_classes = 0
+  if labelled:
+    num_classes = getattr(features.get('label'), 'num_classes', None)
+    if num_classes is None:
+      raise ValueError(
+        f'{name} has no classes in a feature `label`: set num_classes=0. It '
+        f'has {", ".join(features)}'
+      )
+  return RecordSource(records, image_shape, num_classes)
+
+
+class Records:
+  """The examples of a split of a prepared set, by index."""
+
+  def __init__(self, folder: Path, split: str):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(folder)
+    self.features = dict(builder.info.features.items())
+    self._folder = folder
+    try:
+      self._source = builder.as_data_source(split)
+    except RuntimeError as error:
+      raise self._damaged(error) from None
+    except (KeyError, ValueError, AssertionError):
+      raise ValueError(
+        f'{folder} has no split {split!r} ({", ".join(builder.info.splits)})'
+      ) from None
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def get(self, index: Sequence[int]) -> list[dict]:
+    """index [n] -> n examples, dicts from feature to array."""
+    try:
+      return self._source.__getitems__([int(i) for i in index])
+    except (RuntimeError, OSError) as error:
+      raise self._damaged(error) from None
+
+  def _damaged(self, error):
+    return ValueError(
+      f'{self._folder} is damaged, delete it and prepare it again: {error}'
+    )
+
+
+def _explain(name, data_dir):
+  # why a set is not there
+  import tensorflow_datasets as tfds
+
+  base = name.partition(':')[0].partition('/')[0]
+  known = tfds.list_builders(with_community_datasets=False)
+  top = prepare.default_data_dir(data_dir)
+  if base not in known:
+    near = difflib.get_close_matches(base, known, 3)
+    hint = f'; did you mean {", ".join(near)}?' if near else ''
+    raise ValueError(f'tfds knows no set {base!r}, and {top} has none{hint}')
+  raise FileNotFoundError(
+    f'{name} is not prepared in {top}: run `pip install '
+    f"'diffusion_jax[prepare]'` and `tfds build {name} "
+    f'--file_format=array_record --data_dir={top}` once'
+  )

@@ -1,0 +1,101 @@
+"""Small CIFAR-10 and MNIST archives in the genuine formats."""
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+PER_FILE = 3  # CIFAR-10 pictures per file
+
+
+def cifar10(folder: Path):
+  """Writes the archive; returns {split: (images, labels)}."""
+  rng = np.random.default_rng(0)
+  files = [f'data_batch_{i}.bin' for i in range(1, 6)] + ['test_batch.bin']
+  pictures = rng.integers(0, 256, (6, PER_FILE, 32, 32, 3), np.uint8)
+  labels = rng.integers(0, 10, (6, PER_FILE), np.uint8)
+  labels[:, 0] = 9
+  folder.mkdir(parents=True, exist_ok=True)
+  with tarfile.open(folder / 'cifar-10-binary.tar.gz', 'w:gz') as archive:
+    _add(archive, 'batches.meta.txt', b'airplane\nautomobile\n')
+    for name, images, numbers in zip(files, pictures, labels, strict=True):
+      records = b''
+      for image, label in zip(images, numbers, strict=True):
+        planes = [image[..., c].tobytes() for c in range(3)]  # red, green, blue
+        records += bytes([label]) + b''.join(planes)
+      _add(archive, name, records)
+  flat = pictures.reshape(-1, 32, 32, 3), labels.reshape(-1)
+  last = 5 * PER_FILE
+  return {
+    'train': (flat[0][:last], flat[1][:last]),
+    'test': (flat[0][last:], flat[1][last:]),
+  }
+
+
+def _add(archive, name, data):
+  info = tarfile.TarInfo(f'cifar-10-batches-bin/{name}')
+  info.size = len(data)
+  archive.addfile(info, io.BytesIO(data))
+
+
+def mnist(folder: Path):
+  """Writes the four files; returns {split: (images, labels)}."""
+  rng = np.random.default_rng(1)
+  folder.mkdir(parents=True, exist_ok=True)
+  sets = {}
+  for split, prefix, size in (('train', 'train', 7), ('test', 't10k', 4)):
+    images = rng.integers(0, 256, (size, 28, 28), np.uint8)
+    labels = rng.integers(0, 10, size, np.uint8)
+    with gzip.open(folder / f'{prefix}-images-idx3-ubyte.gz', 'wb') as file:
+      file.write(bytes([0, 0, 8, 3, 0, 0, 0, size, 0, 0, 0, 28, 0, 0, 0, 28]))
+      file.write(images.tobytes())
+    with gzip.open(folder / f'{prefix}-labels-idx1-ubyte.gz', 'wb') as file:
+      file.write(bytes([0, 0, 8, 1, 0, 0, 0, size]) + labels.tobytes())
+    sets[split] = images[..., None], labels
+  return sets
+
+
+def prepared_by_tfds(data_dir: Path, sets) -> Path:
+  """The sets laid out as tfds' own cifar10: PNG pictures, array_record files.
+
+  tfds' writer under tfds' name; only the PNG encoding is not by TensorFlow.
+  """
+  import tensorflow_datasets as tfds
+
+  with tfds.core.registered.skip_registration():
+
+    class Cifar10(tfds.core.GeneratorBasedBuilder):
+      VERSION = tfds.core.Version('3.0.2')
+
+      def _info(self):
+        return tfds.core.DatasetInfo(
+          builder=self,
+          features=tfds.features.FeaturesDict(
+            {
+              'id': tfds.features.Text(),
+              'image': tfds.features.Image(shape=(32, 32, 3)),
+              'label': tfds.features.ClassLabel(num_classes=10),
+            }
+          ),
+        )
+
+      def _split_generators(self, dl_manager):
+        return {s: self._generate_examples(s, *sets[s]) for s in sets}
+
+      def _generate_examples(self, split, images, labels):
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+          png = io.BytesIO()
+          Image.fromarray(image).save(png, 'PNG')
+          png.seek(0)
+          yield i, {'id': f'{split}_{i:05}', 'image': png, 'label': label}
+
+  tfds.disable_progress_bar()
+  builder = Cifar10(data_dir=data_dir)
+  builder.download_and_prepare(
+    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    file_format='array_record',
+  )
+  return Path(builder.data_dir)

@@ -1,0 +1,30 @@
+import pytest
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+  """Any attempt to reach the network fails at once, and is counted."""
+  import requests
+
+  asked = []
+
+  def refuse(url, **kwargs):
+    asked.append((url, kwargs))
+    raise requests.ConnectionError('no network in tests')
+
+  monkeypatch.setattr(requests, 'head', refuse)
+  monkeypatch.setattr(requests.Session, 'send', refuse)
+  return asked
+
+
+@pytest.fixture
+def accept(monkeypatch):
+  """Function that enters files into the table of official checksums."""
+  from tensorflow_datasets.core.download import checksums
+
+  def enter(folder, urls):
+    for url in urls:
+      info = checksums.compute_url_info(folder / url.rpartition('/')[-1])
+      monkeypatch.setitem(checksums.get_all_url_infos(), url, info)
+
+  return enter

@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.data import folder, pipeline
+
+PLAIN = {'red': (200, 0, 0), 'green': (0, 200, 0), 'blue': (0, 0, 200)}
+
+
+def save(path, colour, size=(40, 30), **options):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.new('RGB', size, colour).save(path, **options)
+
+
+@pytest.fixture
+def classes(tmp_path):
+  """Three sub-folders of plain colours, as PNG, in sizes of all kinds."""
+  for name, colour in PLAIN.items():
+    for i, size in enumerate([(40, 30), (64, 64), (9, 50)]):
+      save(tmp_path / name / f'{i}.png', colour, size)
+  return tmp_path
+
+
+def test_sub_folders_are_classes_in_the_order_of_their_names(classes):
+  source = folder.folder(classes, 'train', (16, 8, 3), labelled=True)
+  assert (len(source), source.num_classes) == (9, 3)
+  assert source.image_shape == (16, 8, 3) and not source.in_memory
+  images, labels = source.read(np.array([0, 3, 6, 8]))
+  assert images.dtype == np.uint8 and labels.dtype == np.int32
+  assert labels.tolist() == [0, 1, 2, 2]  # blue, green, red, red
+  for image, label in zip(images, labels, strict=True):
+    expected = PLAIN[sorted(PLAIN)[label]]
+    np.testing.assert_array_equal(image, np.broadcast_to(expected, (16, 8, 3)))
+
+
+def test_without_labels_everything_below_is_taken(classes):
+  save(classes / 'deep' / 'er' / 'a.JPG', (9, 9, 9))
+  save(classes / 'top.WebP', (9, 9, 9), lossless=True)
+  source = folder.folder(classes, 'train', (8, 8, 3))
+  assert (len(source), source.num_classes) == (11, 0)
+  assert source.read(np.array([2]))[1] is None
+
+
+def test_hidden_files_and_others_are_left_out(classes):
+  save(classes / '.cache' / 'a.png', (1, 1, 1))
+  save(classes / 'red' / '.a.png', (1, 1, 1))
+  (classes / 'red' / 'notes.txt').write_text('not a picture')
+  assert len(folder.folder(classes, 'train', (8, 8, 3))) == 9
+
+
+def test_links_to_folders_are_followed(classes, tmp_path_factory):
+  linked = tmp_path_factory.mktemp('linked')
+  (linked / 'red').symlink_to(classes / 'red')
+  assert len(folder.folder(linked, 'train', (8, 8, 3), labelled=True)) == 3
+
+
+@pytest.mark.parametrize('suffix', folder.SUFFIXES)
+def test_every_format_is_read(tmp_path, suffix):
+  save(tmp_path / f'a{suffix.upper()}', (200, 100, 0))
+  image = folder.folder(tmp_path, 'train', (8, 8, 3)).read(np.array([0]))[0][0]
+  np.testing.assert_allclose(
+    image, np.broadcast_to((200, 100, 0), (8, 8, 3)), atol=4
+  )
+
+
+def test_centre_crop_keeps_the_proportions(tmp_path):
+  """The middle third of a wide picture, the middle fifth of a tall one."""
+  wide = np.zeros((20, 60, 3), np.uint8)
+  wide[:, 20:40] = 255
+  Image.fromarray(wide).save(tmp_path / 'a.png')
+  tall = np.zeros((50, 20, 3), np.uint8)
+  tall[20:30] = 255
+  Image.fromarray(tall).save(tmp_path / 'b.png')
+  square = folder.folder(tmp_path, 'train', (10, 10, 3))
+  assert (square.read(np.array([0]))[0] == 255).all()
+  flat = folder.folder(tmp_path, 'train', (5, 10, 3))
+  assert (flat.read(np.array([1]))[0] == 255).all()
+
+
+def test_grey_and_colour(tmp_path):
+  save(tmp_path / 'a.png', (10, 200, 30))
+  grey = folder.folder(tmp_path, 'train', (8, 8, 1)).read(np.array([0]))[0]
+  luma = round(0.299 * 10 + 0.587 * 200 + 0.114 * 30)  # ITU-R BT.601
+  assert grey.shape == (1, 8, 8, 1) and (grey == luma).all()
+  Image.new('L', (8, 8), 77).save(tmp_path / 'a.png')
+  for channels in (1, 3):
+    source = folder.folder(tmp_path, 'train', (8, 8, channels))
+    assert (source.read(np.array([0]))[0] == 77).all()
+
+
+def test_train_and_test_folders_are_splits(classes, tmp_path_factory):
+  top = tmp_path_factory.mktemp('splits')
+  classes.rename(top / 'train')
+  save(top / 'val' / 'green' / 'x.png', PLAIN['green'])
+  train = folder.folder(top, 'train', (8, 8, 3), labelled=True)
+  val = folder.folder(top, 'test', (8, 8, 3), labelled=True)
+  assert (len(train), len(val)) == (9, 1)
+  assert (train.num_classes, val.num_classes) == (3, 3)
+  assert val.read(np.array([0]))[1].tolist() == [
+    1
+  ]  # the number it has in train
+  save(top / 'val' / 'pink' / 'x.png', (255, 0, 255))
+  with pytest.raises(ValueError, match='pink/x.png is of a class that'):
+    folder.folder(top, 'test', (8, 8, 3), labelled=True)
+
+
+def names(source):
+  return {path.name for path in source._paths}
+
+
+def test_a_fraction_is_held_out_and_stays_held_out(tmp_path):
+  for i in range(200):
+    (tmp_path / f'{i}.png').touch()
+  train, test = (
+    folder.folder(tmp_path, s, test_fraction=0.3) for s in ('train', 'test')
+  )
+  assert not names(train) & names(test) and len(train) + len(test) == 200
+  assert abs(len(test) - 60) < 5 * (200 * 0.3 * 0.7) ** 0.5
+  for i in range(200, 300):
+    (tmp_path / f'{i}.png').touch()
+  assert names(test) <= names(
+    folder.folder(tmp_path, 'test', test_fraction=0.3)
+  )
+
+
+def test_mistakes_are_one_line_each(tmp_path, classes):
+  with pytest.raises(FileNotFoundError, match='there is no folder .*none'):
+    folder.folder(tmp_path / 'none')
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(FileNotFoundError, match='no pictures in .*empty'):
+    folder.folder(tmp_path / 'empty')
+  with pytest.raises(ValueError, match='has no test split: set test_fraction'):
+    folder.folder(classes, 'test')
+  with pytest.raises(ValueError, match=r'test_fraction=1.0 is not in \[0, 1\)'):
+    folder.folder(classes, 'train', test_fraction=1.0)
+  with pytest.raises(ValueError, match='leaves none for the test split'):
+    folder.folder(classes, 'test', test_fraction=1e-6)
+  save(classes / 'lost.png', (1, 1, 1))
+  with pytest.raises(ValueError, match='lost.png is in no sub-folder'):
+    folder.folder(classes, 'train', labelled=True)
+
+
+@pytest.mark.parametrize('num_threads', [1, 4])
+def test_a_damaged_file_is_named_through_the_threads(classes, num_threads):
+  noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+  path = classes / 'red' / 'bad.png'
+  Image.fromarray(noise).save(path)
+  path.write_bytes(path.read_bytes()[:2000])
+  source = folder.folder(classes, 'train', (8, 8, 3))
+  assert len(source) == 10
+  stream = pipeline.batches(source, 5, 0, num_threads=num_threads)
+  with pytest.raises(ValueError, match='red/bad.png is damaged') as error:
+    for _ in range(2):  # the first epoch
+      next(stream)
+  assert '\n' not in str(error.value)

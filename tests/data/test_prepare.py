@@ -1,0 +1,235 @@
+"""What is there is taken, what is not is explained, in seconds."""
+
+import functools
+import http.server
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from diffusion_jax.data import prepare, tfds_sources
+from tests.data import archives
+
+ROOT = Path(__file__).parents[2]
+URL = 'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz'
+
+
+@pytest.fixture
+def manual(tmp_path):
+  return tmp_path / 'downloads' / 'manual'
+
+
+def test_archives_put_there_by_hand_need_no_network(
+  tmp_path, manual, no_network, accept, capsys
+):
+  archives.cifar10(manual)
+  accept(manual, [URL])
+  folder = prepare.prepare('cifar10', tmp_path)
+  assert folder == tmp_path / 'cifar10_arrays' / '1.0.0'
+  said = capsys.readouterr()
+  assert said.out.startswith('preparing cifar10 in ') and said.err == ''
+  assert said.out.count('\n') == 1
+  shutil.rmtree(manual)
+  assert prepare.prepare('cifar10', tmp_path) == folder  # once
+  assert capsys.readouterr().out == '' and not no_network
+
+
+@pytest.mark.parametrize('name', prepare.NAMES)
+def test_a_missing_set_without_a_network(tmp_path, no_network, name):
+  with pytest.raises(FileNotFoundError) as error:
+    prepare.prepare(name, tmp_path)
+  message = str(error.value)
+  for part in (
+    f'{name} is not in {tmp_path} and cannot be downloaded from here',
+    'ubyte.gz of https://storage' if name == 'mnist' else 'tar.gz of https://',
+    f'into {tmp_path}/downloads/manual',
+    f'`python -m diffusion_jax.data.prepare {name} {tmp_path}`',
+    f'copy {tmp_path}/{name}_arrays',
+  ):
+    assert part in message
+  assert '\n' not in message
+  [(_, options)] = no_network  # one question, not ten
+  assert options['timeout'] <= 5
+  assert not list(tmp_path.iterdir())
+
+
+def test_only_the_missing_files_are_asked_for(
+  tmp_path, manual, no_network, accept
+):
+  from diffusion_jax.data.builders import MNISTArrays
+
+  archives.mnist(manual)
+  accept(manual, MNISTArrays.URLS)
+  (manual / 't10k-labels-idx1-ubyte.gz').unlink()
+  with pytest.raises(
+    FileNotFoundError, match='Put t10k-labels-idx1-ubyte.gz of'
+  ):
+    prepare.prepare('mnist', tmp_path)
+
+
+def test_a_damaged_archive_is_named(tmp_path, manual, no_network):
+  archives.cifar10(manual)  # not the official one
+  with pytest.raises(ValueError) as error:
+    prepare.prepare('cifar10', tmp_path)
+  message = str(error.value)
+  assert f'{manual}/cifar-10-binary.tar.gz is damaged' in message
+  # the size and the sum that are published beside the archive's address
+  assert '170,052,171' in message
+  assert (
+    'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd'
+    in message
+  )
+  assert not no_network and not (tmp_path / 'cifar10_arrays').exists()
+
+
+def test_a_half_prepared_set_is_not_taken_for_a_whole_one(
+  tmp_path, manual, no_network, accept
+):
+  archives.cifar10(manual)
+  accept(manual, [URL])
+  folder = prepare.prepare('cifar10', tmp_path)
+  for name in ('dataset_info.json', 'features.json', '*train*00001'):
+    copy = tmp_path / 'copy' / folder.parent.name / folder.name
+    shutil.copytree(folder, copy)
+    [path] = copy.glob(name)
+    path.unlink()
+    with pytest.raises(ValueError, match='1.0.0 is incomplete: delete it'):
+      prepare.prepare('cifar10', tmp_path / 'copy')
+    shutil.rmtree(tmp_path / 'copy')
+
+
+def test_an_interrupted_preparation_leaves_nothing_that_is_read(
+  tmp_path, manual, no_network, accept, monkeypatch
+):
+  from diffusion_jax.data.builders import CIFAR10Arrays
+
+  archives.cifar10(manual)
+  accept(manual, [URL])
+
+  def interrupt(self, path, names):
+    raise KeyboardInterrupt
+    yield
+
+  with monkeypatch.context() as patch:
+    patch.setattr(CIFAR10Arrays, '_generate_examples', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+      prepare.prepare('cifar10', tmp_path)
+  assert not (tmp_path / 'cifar10_arrays' / '1.0.0').exists()
+  prepare.prepare('cifar10', tmp_path)
+
+
+def test_what_tfds_stored_as_tfrecord_says_what_to_do(
+  tmp_path, manual, no_network
+):
+  folder = archives.prepared_by_tfds(tmp_path, archives.cifar10(manual))
+  shutil.rmtree(manual)
+  info = folder / 'dataset_info.json'
+  text = info.read_text().replace('"array_record"', '"tfrecord"')
+  assert '"tfrecord"' in text
+  info.write_text(text)
+  with pytest.raises(FileNotFoundError) as error:
+    prepare.prepare('cifar10', tmp_path)
+  assert 'is stored as tfrecord' in str(error.value)
+  assert '--file_format=array_record' in str(error.value)
+
+
+def command(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'diffusion_jax.data.prepare', *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_the_command_explains_itself():
+  result = command()
+  assert result.returncode == 1 and result.stderr.startswith('usage: python -m')
+  result = command('cifar')
+  assert result.stderr == "error: 'cifar' is not one of cifar10, mnist\n"
+
+
+def test_the_command_prints_the_folder(tmp_path, capsys, manual, accept):
+  archives.cifar10(manual)
+  accept(manual, [URL])
+  prepare.main(['cifar10', str(tmp_path)])
+  last = capsys.readouterr().out.splitlines()[-1]
+  assert last == str(tmp_path / 'cifar10_arrays' / '1.0.0')
+
+
+def test_data_dir_is_that_of_tfds(monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', '/some/where')
+  assert prepare.default_data_dir() == Path('/some/where')
+  monkeypatch.delenv('TFDS_DATA_DIR')
+  monkeypatch.setenv('HOME', '/home/me')
+  assert prepare.default_data_dir() == Path('/home/me/tensorflow_datasets')
+  assert prepare.default_data_dir('~/x') == Path('/home/me/x')
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+  """A server on this machine in place of the official one."""
+  from diffusion_jax.data.builders import CIFAR10Arrays
+
+  class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+      pass
+
+  folder = tmp_path / 'served'
+  written = archives.cifar10(folder)
+  handler = functools.partial(Quiet, directory=folder)
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    url = f'http://127.0.0.1:{server.server_port}/cifar-10-binary.tar.gz'
+    monkeypatch.setattr(CIFAR10Arrays, 'URLS', (url,))
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    yield folder, url, written
+    server.shutdown()
+    thread.join()
+
+
+def test_with_a_network_the_set_comes_by_itself(served, tmp_path, accept):
+  folder, url, written = served
+  accept(folder, [url])
+  source = tfds_sources.cifar10('train', tmp_path / 'data')
+  images, labels = written['train']
+  assert {x.tobytes() for x in source.images} == {x.tobytes() for x in images}
+  assert sorted(source.labels) == sorted(labels)
+
+
+def test_a_download_that_was_changed_on_the_way_is_refused(
+  served, tmp_path, accept
+):
+  folder, url, _ = served
+  accept(folder, [url])
+  archive = folder / 'cifar-10-binary.tar.gz'
+  archive.write_bytes(archive.read_bytes()[:-1] + b'!')
+  message = 'the download of cifar10 failed, try again: .*wrong checksum'
+  with pytest.raises(OSError, match=message) as error:
+    prepare.prepare('cifar10', tmp_path / 'data')
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'data' / 'cifar10_arrays' / '1.0.0').exists()
+
+
+def test_another_process_may_be_quicker(
+  tmp_path, manual, accept, no_network, monkeypatch
+):
+  """tfds renames its finished folder, which fails if there is one by then."""
+  from diffusion_jax.data.builders import CIFAR10Arrays
+
+  archives.cifar10(manual)
+  accept(manual, [URL])
+  generate = CIFAR10Arrays._split_generators
+
+  def meanwhile(self, dl_manager):
+    monkeypatch.setattr(CIFAR10Arrays, '_split_generators', generate)
+    prepare.prepare('cifar10', tmp_path)
+    return generate(self, dl_manager)
+
+  monkeypatch.setattr(CIFAR10Arrays, '_split_generators', meanwhile)
+  prepare.prepare('cifar10', tmp_path)
+  assert len(tfds_sources.cifar10('train', tmp_path)) == 15

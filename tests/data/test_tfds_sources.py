@@ -1,0 +1,176 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.data import prepare, tfds_sources
+from diffusion_jax.data.builders import CIFAR10Arrays, MNISTArrays
+from tests.data import archives
+
+ROOT = Path(__file__).parents[2]
+SETS = {
+  'cifar10': (archives.cifar10, CIFAR10Arrays, tfds_sources.cifar10),
+  'mnist': (archives.mnist, MNISTArrays, tfds_sources.mnist),
+}
+
+
+def pairs(images, labels):
+  return sorted(
+    (image.tobytes(), int(label))
+    for image, label in zip(images, labels, strict=True)
+  )
+
+
+@pytest.mark.parametrize('name', SETS)
+def test_pixel_for_pixel_from_the_official_format(
+  name, tmp_path, no_network, accept
+):
+  write, builder, load = SETS[name]
+  manual = tmp_path / 'downloads' / 'manual'
+  written = write(manual)
+  accept(manual, builder.URLS)
+  for split in ('train', 'test'):
+    source = load(split, tmp_path)
+    images, labels = written[split]
+    assert source.images.shape == images.shape
+    assert source.images.dtype == np.uint8 and source.labels.dtype == np.int32
+    assert (source.num_classes, source.num_levels) == (10, 256)
+    assert pairs(source.images, source.labels) == pairs(images, labels)
+  with pytest.raises(ValueError, match="'valid' is not one of"):
+    load('valid', tmp_path)
+
+
+@pytest.fixture(scope='module')
+def by_tfds(tmp_path_factory):
+  """(data_dir that holds tfds' own cifar10, what is in it)."""
+  top = tmp_path_factory.mktemp('tfds')
+  written = archives.cifar10(top / 'archive')
+  archives.prepared_by_tfds(top, written)
+  return top, written
+
+
+def test_what_tfds_prepared_is_read_and_gives_the_same_batches(
+  by_tfds, tmp_path, no_network, accept
+):
+  top, written = by_tfds
+  source = tfds_sources.cifar10('train', top)
+  assert pairs(source.images, source.labels) == pairs(*written['train'])
+  manual = tmp_path / 'downloads' / 'manual'
+  archives.cifar10(manual)
+  accept(manual, CIFAR10Arrays.URLS)
+  ours = tfds_sources.cifar10('train', tmp_path)
+  np.testing.assert_array_equal(ours.images, source.images)
+  np.testing.assert_array_equal(ours.labels, source.labels)
+
+
+def test_tensorflow_is_not_needed(by_tfds, tmp_path):
+  """In a fresh process: prepare from an archive, read, read tfds' own."""
+  manual = tmp_path / 'downloads' / 'manual'
+  archives.cifar10(manual)
+  code = f"""
+import sys
+from pathlib import Path
+from tensorflow_datasets.core.download import checksums
+from diffusion_jax.data import builders, tfds_sources
+[url] = builders.CIFAR10Arrays.URLS
+archive = Path({str(manual)!r}) / 'cifar-10-binary.tar.gz'
+checksums.get_all_url_infos()[url] = checksums.compute_url_info(archive)
+print(len(tfds_sources.cifar10('train', {str(tmp_path)!r})))
+print(len(tfds_sources.cifar10('test', {str(by_tfds[0])!r})))
+source = tfds_sources.catalogue('cifar10', data_dir={str(by_tfds[0])!r})
+print(source.read([0])[0].shape)
+assert 'tensorflow' not in sys.modules
+"""
+  result = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
+  )
+  assert result.returncode == 0, result.stderr
+  assert result.stdout.splitlines()[1:] == ['15', '3', '(1, 64, 64, 3)']
+
+
+def test_catalogue(by_tfds):
+  top, written = by_tfds
+  source = tfds_sources.catalogue('cifar10', 'train', (32, 32, 3), True, top)
+  assert (len(source), source.num_classes) == (15, 10)
+  images, labels = source.read(np.arange(15))
+  assert labels.dtype == np.int32
+  assert pairs(images, labels) == pairs(*written['train'])
+  half = tfds_sources.catalogue('cifar10:3.0.2', 'test[1:]', data_dir=top)
+  assert len(half) == 2 and half.num_classes == 0
+  images, labels = half.read(np.array([1]))
+  assert labels is None and images.shape == (1, 64, 64, 3)
+
+
+def test_catalogue_turns_colour_into_grey_as_pillow_does(by_tfds):
+  top, written = by_tfds
+  source = tfds_sources.catalogue('cifar10', 'test', (32, 32, 1), data_dir=top)
+  found = {image.tobytes() for image in source.read(np.arange(3))[0]}
+  for image in written['test'][0]:
+    assert np.asarray(Image.fromarray(image).convert('L')).tobytes() in found
+
+
+def test_catalogue_names_what_is_wrong(by_tfds, tmp_path):
+  with pytest.raises(ValueError, match="no set 'cifar1'.*mean.* cifar10"):
+    tfds_sources.catalogue('cifar1', data_dir=tmp_path)
+  with pytest.raises(ValueError, match="'a b' is not name"):
+    tfds_sources.catalogue('a b', data_dir=tmp_path)
+  message = 'celeb_a is not prepared in .*prepare.*tfds build celeb_a --file'
+  with pytest.raises(FileNotFoundError, match=message):
+    tfds_sources.catalogue('celeb_a', data_dir=tmp_path)
+  with pytest.raises(ValueError, match=r"no split 'val' \(.*test.*\)"):
+    tfds_sources.catalogue('cifar10', 'val', data_dir=by_tfds[0])
+
+
+def test_a_set_without_pictures_or_classes_is_refused(by_tfds, tmp_path):
+  import tensorflow_datasets as tfds
+
+  with tfds.core.registered.skip_registration():
+
+    class Words(tfds.core.GeneratorBasedBuilder):
+      VERSION = tfds.core.Version('1.0.0')
+
+      def _info(self):
+        features = tfds.features.FeaturesDict({'word': tfds.features.Text()})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+      def _split_generators(self, dl_manager):
+        return {'train': self._generate_examples()}
+
+      def _generate_examples(self):
+        yield 0, {'word': 'hello'}
+
+  Words(data_dir=tmp_path).download_and_prepare(
+    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    file_format='array_record',
+  )
+  with pytest.raises(ValueError, match='words has no feature `image`.*word'):
+    tfds_sources.catalogue('words', data_dir=tmp_path)
+
+
+def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
+  import shutil
+
+  shutil.copytree(by_tfds[0] / 'cifar10', tmp_path / 'cifar10')
+  [path] = (tmp_path / 'cifar10' / '3.0.2').glob('*train*array_record*')
+  data = path.read_bytes()
+  path.write_bytes(data[: len(data) // 2])
+  with pytest.raises(ValueError, match='cifar10/3.0.2 is damaged, delete it'):
+    tfds_sources.cifar10('train', tmp_path)
+
+
+def test_the_checksums_are_the_official_ones():
+  """Sizes that the sets' own pages and mirrors state."""
+  from tensorflow_datasets.core.download import checksums
+
+  table = checksums.get_all_url_infos()
+  assert int(table[CIFAR10Arrays.URLS[0]].size) == 170_052_171
+  assert [int(table[url].size) for url in MNISTArrays.URLS] == [
+    9_912_422,
+    28_881,
+    1_648_877,
+    4_542,
+  ]
+  assert prepare.NAMES == ('cifar10', 'mnist')
