@@ -104,9 +104,9 @@ def assert_same(a, b):
 def test_the_hosts_parts_are_the_global_batch(source, num_hosts):
   """Order, flips, labels, over two epochs and a resume."""
   share = 8 // num_hosts
+  blocks = [slice(p * share, (p + 1) * share) for p in range(num_hosts)]
   streams = [
-    pipeline.batches(source, 8, 3, 2, True, slice(start, start + share))
-    for start in range(0, 8, share)
+    pipeline.batches(source, 8, 3, 2, True, rows=block) for block in blocks
   ]
   for step in range(2, 6):
     parts = [next(stream) for stream in streams]

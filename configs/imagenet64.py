@@ -1,0 +1,59 @@
+r"""ADM on ImageNet 64x64, class-conditional (Dhariwal & Nichol 2021).
+
+295,904,454 parameters, bfloat16, sharded over eight devices. The data set is
+prepared by tfds (docs/data.md); 540k steps of batch 2048 in the paper. The
+variance is not trained yet, as in cifar10_improved. Not measured yet.
+
+  python launch.py --config=configs/imagenet64.py
+  python launch.py --config=configs/imagenet64.py:smoke    # synthetic pictures
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  """The network of the paper's 64x64 model, docs/recipes.md section 3."""
+  config = base.get_config()
+  config.data.name = 'tfds'
+  config.data.tfds_name = 'imagenet_resized/64x64'
+  config.data.test_split = 'validation'
+  config.data.image_shape = (64, 64, 3)
+  config.data.num_classes = 1000
+
+  config.schedule.name = 'cosine'
+  config.schedule.num_steps = 1000
+
+  config.network.channels = 192
+  config.network.multipliers = (1, 2, 3, 4)
+  config.network.num_blocks = 3
+  config.network.attention_resolutions = (32, 16, 8)
+  config.network.head_channels = 64
+  config.network.dropout = 0.1
+  config.network.qkv = 'new'
+  config.network.scale_shift = True
+  config.network.resblock_updown = True
+  config.network.norm_eps = 1e-5
+  config.network.noise_embedding = 'openai'
+  config.network.initializer = 'torch'
+  config.network.learned_variance = True
+  config.network.dtype = 'bfloat16'
+  config.network.remat = True
+
+  config.conditioning.labels = True
+
+  config.optimizer.learning_rate = 3e-4
+  config.optimizer.weight_decay = 0.0
+  config.optimizer.clip_norm = 0.0
+
+  config.training.num_steps = 540_000
+  config.training.batch_size = 2048
+  config.training.mesh = (-1, 8)
+  config.training.ema_decay = 0.9999
+  config.training.sample_every = 10_000
+  config.training.checkpoint_every = 5000
+  config.training.keep_every = 100_000
+
+  config.sampling.sampler = 'ancestral'
+  config.sampling.variance = 'fixed_large'
+  config.sampling.num_steps = 250
+  return base.with_argument(config, arg)
