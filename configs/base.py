@@ -56,10 +56,25 @@ def get_config():
   network.attention_resolutions = (16,)  # heights of the feature maps
   network.dropout = 0.0
   network.num_groups = 32  # of the group norms
+  network.norm_eps = 1e-6  # of the group norms; OpenAI: 1e-5
+  network.stem_channels = placeholder(int)  # first convolution; None: channels
+  network.noise_embedding = 'ho'  # ho ([sin, cos]), openai ([cos, sin])
+  network.scale_shift = False  # the embedding scales and shifts the second norm
+  network.resblock_updown = False  # residual blocks change the resolution
+  network.downsample_padding = 'same'  # same (bottom, right), symmetric
+  network.num_heads = 1  # of attention
+  network.head_channels = placeholder(int)  # per head, instead of num_heads
+  # separate projections; or one, as [heads, qkv] (legacy) or [qkv, heads] (new)
+  network.qkv = 'separate'
+  network.initializer = 'ho'  # ho, torch
+  # twice the channels, the second half for the variance; ddpm trains the first
+  network.learned_variance = False
+  network.remat = False  # compute blocks again going back: less memory
   network.dtype = 'float32'  # of the computation: float32, bfloat16
 
   conditioning = config.conditioning = ConfigDict()
-  conditioning.noise_input = 'step'  # what the network sees: step, logsnr, edm
+  # what the network sees: step (0..T-1), rescaled_step (0..999), logsnr, edm
+  conditioning.noise_input = 'step'
   conditioning.labels = False  # give the network the class
   conditioning.label_dropout = 0.0  # probability of no class in training
 
@@ -77,21 +92,31 @@ def get_config():
   optimizer = config.optimizer = ConfigDict()
   optimizer.learning_rate = 2e-4
   optimizer.warmup_steps = 0  # from 0 along a line
-  optimizer.decay_steps = 0  # the cosine to 0 ends at this step; 0: constant
+  optimizer.decay = 'constant'  # then: constant, linear, cosine, inverse_sqrt
+  # linear and cosine end at 0 here; the start of inverse_sqrt
+  optimizer.decay_steps = 0
   optimizer.clip_norm = 1.0  # of all gradients together; 0: no clipping
   optimizer.b1 = 0.9
   optimizer.b2 = 0.999
   optimizer.eps = 1e-8
+  optimizer.weight_decay = 0.0  # AdamW's, of the kernels
 
   training = config.training = ConfigDict()
   training.num_steps = 1000
-  training.batch_size = 128
+  training.batch_size = 128  # of all devices and hosts together
+  training.accumulate = 1  # parts of the batch, evaluated one after the other
+  # devices (data, fsdp): every batch is split over all of them, large
+  # parameters over the second; -1: all that are left
+  training.mesh = (-1, 1)
   training.ema_decay = 0.9999
+  training.more_ema_decays = ()  # further averages of the parameters
   training.ema_warmup = False  # decay min(ema_decay, (1 + step) / (10 + step))
   training.log_every = 100  # steps; 0: never, here and below
   training.sample_every = 1000
   training.checkpoint_every = 1000
-  training.keep_checkpoints = 2
+  training.keep_checkpoints = 2  # the latest
+  training.keep_every = 0  # also every so many steps
+  training.keep_best = 0  # also so many with the lowest test_loss
   training.resume = 'auto'  # force: continue although the config differs
 
   evaluation = config.evaluation = ConfigDict()
@@ -109,6 +134,8 @@ def get_config():
   sampling.batch_size = 100
   sampling.labels = ()  # classes to sample, in turn; (): all
   sampling.ema = True  # averaged parameters
+  sampling.ema_decay = 0.0  # one of training.more_ema_decays; 0: the first
+  sampling.checkpoint = 'latest'  # latest, best, or a step
   sampling.seed = 0  # image i is a function of seed and i
   sampling.trajectory = False  # also a GIF of how the images emerge
   sampling.name = 'samples'  # of the files written into samples/
@@ -138,6 +165,10 @@ def with_argument(config, arg):
   config.network.channels = 8
   config.network.num_groups = 4
   config.network.num_blocks = 1
+  if config.network.head_channels is not None:
+    config.network.head_channels = 4
+  if config.network.stem_channels is not None:
+    config.network.stem_channels = 4
   config.optimizer.warmup_steps = 2
   config.training.num_steps = 4
   config.training.batch_size = 8

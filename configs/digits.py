@@ -38,6 +38,7 @@ def get_config(arg=''):
 
   config.optimizer.learning_rate = 4e-3
   config.optimizer.warmup_steps = 100
+  config.optimizer.decay = 'cosine'
   config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
 
   config.sampling.sampler = 'ddim'

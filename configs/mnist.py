@@ -30,6 +30,7 @@ def get_config(arg=''):
 
   config.optimizer.learning_rate = 5e-4
   config.optimizer.warmup_steps = 500
+  config.optimizer.decay = 'cosine'
   config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
 
   config.training.num_steps = 20_000

@@ -30,6 +30,7 @@ def get_config(arg=''):
 
   config.optimizer.learning_rate = 1e-3
   config.optimizer.warmup_steps = 100
+  config.optimizer.decay = 'cosine'
   config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
 
   config.training.num_steps = 2000

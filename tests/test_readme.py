@@ -35,6 +35,13 @@ def test_the_nnx_example_is_a_denoiser(capsys):
   assert run(EXAMPLES[2], capsys).strip() == '(4, 2)'
 
 
+def test_the_training_page_trains_as_printed(capsys):
+  page = (ROOT / 'docs' / 'training.md').read_text()
+  (code,) = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+  step, loss = run(code, capsys).split()
+  assert step == '1' and float(loss) > 0
+
+
 def test_links_and_pictures_are_there():
   targets = re.findall(r'\]\(([^)#\s,]+)\)', README)
   assert len(targets) > 8

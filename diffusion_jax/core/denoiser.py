@@ -45,12 +45,13 @@ def edm_input(level: NoiseLevel) -> Array:
   return -level.logsnr / 8.0
 
 
-def step_input(num_steps: int) -> NoiseInput:
-  """The network sees max(T t - 1, 0): 0..T-1 at DDPM's steps 1..T.
+def step_input(num_steps: int, scale: float = 1.0) -> NoiseInput:
+  """The network sees max(T t - 1, 0) * scale: 0..T-1 at DDPM's steps 1..T.
 
   Integers at the steps, as the published networks saw them (see `snap`).
+  scale=1000/T is improved-diffusion's `rescale_timesteps`, for any T.
   """
-  return lambda level: jnp.maximum(snap(level.t * num_steps) - 1.0, 0.0)
+  return lambda level: scale * jnp.maximum(snap(level.t * num_steps) - 1.0, 0.0)
 
 
 def network_output(

@@ -82,19 +82,6 @@ def batches(
     stream.close()
 
 
-def host_rows(batch_size: int, host: int, num_hosts: int) -> slice:
-  """The rows of the global batch that a host reads: a block of neighbours.
-
-  Raises ValueError if the batch cannot be shared out evenly.
-  """
-  if batch_size % num_hosts:
-    raise ValueError(
-      f'a batch of {batch_size} cannot be divided among {num_hosts} hosts'
-    )
-  share = batch_size // num_hosts
-  return slice(host * share, (host + 1) * share)
-
-
 @functools.lru_cache(maxsize=3)  # two epochs of training, one of the test split
 def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
   return np.random.default_rng((seed, 0, epoch)).permutation(size)

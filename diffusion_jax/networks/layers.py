@@ -1,11 +1,12 @@
 """The layers of all image networks.
 
-Initialisers are those of Ho et al. 2020: variance scaling over the mean of fan
-in and out, uniform; where a branch ends, scaled by 1e-10 so that it begins as
-(almost) zero. Parameters, norms and softmax are float32, the rest is `dtype`.
+By default they are those of Ho et al. 2020, by options those of OpenAI
+(Nichol & Dhariwal 2021, Dhariwal & Nichol 2021). Parameters, norms and softmax
+are float32, the rest is `dtype`.
 """
 
 import functools
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,43 @@ from flax import linen as nn
 from jax import lax
 
 Array = jax.Array
+Initializer = nn.initializers.Initializer
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
-def default_init(scale: float = 1.0) -> nn.initializers.Initializer:
-  """Ho et al.'s initialiser; scale=0 means their 1e-10."""
-  return nn.initializers.variance_scaling(
-    max(scale, 1e-10), 'fan_avg', 'uniform'
-  )
+INITIALIZERS = ('ho', 'torch')
+PADDINGS = {'same': (0, 1), 'symmetric': (1, 1)}
+QKV = ('separate', 'legacy', 'new')
+
+
+def check_name(field: str, value: str, known: Iterable[str]) -> None:
+  """ValueError that lists the known names, if `value` is not one of them."""
+  if value not in known:
+    raise ValueError(f'{field} {value!r} is not one of {", ".join(known)}')
+
+
+def initializers(
+  kind: str, fan_in: int, zero: bool = False
+) -> tuple[Initializer, Initializer]:
+  """Of the kernel and of the bias of a layer; `zero` where a branch ends.
+
+  'ho': kernels are variance scaling over the mean of fan in and out, uniform,
+  times 1e-10 at the end of a branch; biases are 0. 'torch': both are uniform
+  within +-1 / sqrt(fan_in), PyTorch's default, and 0 at the end of a branch.
+  """
+  check_name('initializer', kind, INITIALIZERS)
+  zeros = nn.initializers.zeros
+  if kind == 'ho':
+    scale = 1e-10 if zero else 1.0
+    return nn.initializers.variance_scaling(scale, 'fan_avg', 'uniform'), zeros
+  if zero:
+    return zeros, zeros
+
+  def uniform(key, shape, dtype=jnp.float32):
+    limit = fan_in**-0.5
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+  return uniform, uniform
 
 
 def _lax_conv(x, kernel, padding, stride=1, x_dilation=1, kernel_dilation=1):
@@ -105,97 +135,200 @@ class Conv(nn.Module):
   """Convolution with bias, the one of the house.
 
   `padding` (before, after) applies to both axes; by default the output has the
-  size of the input / stride, padded evenly.
+  size of the input / stride, padded evenly. See `initializers` for `zero`.
   """
 
   features: int
   kernel_size: int = 3
   stride: int = 1
   padding: tuple[int, int] | None = None
-  init_scale: float = 1.0
+  initializer: str = 'ho'
+  zero: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     size = self.kernel_size
     shape = (size, size, x.shape[-1], self.features)
-    kernel = self.param('kernel', default_init(self.init_scale), shape)
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    kernel_init, bias_init = initializers(
+      self.initializer, size * size * x.shape[-1], self.zero
+    )
+    kernel = self.param('kernel', kernel_init, shape)
+    bias = self.param('bias', bias_init, (self.features,))
     pad = self.padding or ((size - 1) // 2, size // 2)
     x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
     out = conv2d(x, kernel, self.stride, (pad, pad))
     return out + bias[None, None, None]
 
 
+def dense(
+  x: Array,
+  features: int,
+  name: str,
+  *,
+  initializer: str = 'ho',
+  zero: bool = False,
+  dtype: jnp.dtype = jnp.float32,
+) -> Array:
+  """Linear map of the last axis, a submodule `name` of the calling module."""
+  kernel_init, bias_init = initializers(initializer, x.shape[-1], zero)
+  return nn.Dense(
+    features,
+    dtype=dtype,
+    kernel_init=kernel_init,
+    bias_init=bias_init,
+    name=name,
+  )(x)
+
+
 def group_norm(
-  num_groups: int, dtype: jnp.dtype = jnp.float32, name: str | None = None
+  num_groups: int,
+  dtype: jnp.dtype = jnp.float32,
+  name: str | None = None,
+  epsilon: float = 1e-6,
 ) -> nn.Module:
-  """Group normalisation with Ho et al.'s epsilon; statistics in float32."""
-  return nn.GroupNorm(num_groups, epsilon=1e-6, dtype=dtype, name=name)
+  """Group normalisation; statistics in float32. Ho et al.'s epsilon is 1e-6."""
+  return nn.GroupNorm(num_groups, epsilon=epsilon, dtype=dtype, name=name)
+
+
+def halve(x: Array) -> Array:
+  """[B, H, W, C] -> [B, H/2, W/2, C], the mean of every 2x2 block."""
+  b, h, w, c = x.shape
+  return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+
+
+def double(x: Array) -> Array:
+  """[B, H, W, C] -> [B, 2H, 2W, C], every pixel repeated as a 2x2 block."""
+  return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class ResnetBlock(nn.Module):
   """norm, swish, conv, + embedding, norm, swish, dropout, conv, + input.
 
   x: [B, H, W, C], embedding: [B, E] -> [B, H, W, features]. The shortcut is a
-  1x1 projection where the width changes (Ho et al. 2020).
+  1x1 projection where the width changes (Ho et al. 2020). With `scale_shift`
+  the embedding gives (scale, shift) and the second norm becomes
+  norm * (1 + scale) + shift (Nichol & Dhariwal 2021); `resample` is `halve` or
+  `double`, applied before the first convolution and to the input that is added
+  (Dhariwal & Nichol 2021, who keep the width there).
   """
 
   features: int
   dropout: float = 0.0
   num_groups: int = 32
+  norm_eps: float = 1e-6
+  scale_shift: bool = False
+  resample: Callable[[Array], Array] | None = None
+  initializer: str = 'ho'
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array, embedding: Array, train: bool) -> Array:
-    norm = functools.partial(group_norm, self.num_groups, self.dtype)
-    dense = functools.partial(
-      nn.Dense, self.features, kernel_init=default_init(), dtype=self.dtype
-    )
-    h = nn.swish(norm(name='norm_1')(x))
-    h = Conv(self.features, dtype=self.dtype, name='conv_1')(h)
-    h += dense(name='embedding_proj')(nn.swish(embedding))[:, None, None, :]
-    h = nn.swish(norm(name='norm_2')(h))
+    style = {'initializer': self.initializer, 'dtype': self.dtype}
+
+    def norm(h, name):
+      return group_norm(self.num_groups, self.dtype, name, self.norm_eps)(h)
+
+    h = nn.swish(norm(x, 'norm_1'))
+    if self.resample is not None:
+      h, x = self.resample(h), self.resample(x)
+    h = Conv(self.features, **style, name='conv_1')(h)
+    width = self.features * (2 if self.scale_shift else 1)
+    embedding = dense(nn.swish(embedding), width, 'embedding_proj', **style)
+    embedding = embedding[:, None, None, :]
+    if self.scale_shift:
+      scale, shift = jnp.split(embedding, 2, axis=-1)
+      h = norm(h, 'norm_2') * (1.0 + scale) + shift
+    else:
+      h = norm(h + embedding, 'norm_2')
+    h = nn.swish(h)
     h = nn.Dropout(self.dropout, deterministic=not train, name='dropout')(h)
-    h = Conv(self.features, init_scale=0.0, dtype=self.dtype, name='conv_2')(h)
+    h = Conv(self.features, zero=True, **style, name='conv_2')(h)
     if x.shape[-1] != self.features:
-      x = dense(name='shortcut')(x)
+      x = dense(x, self.features, 'shortcut', **style)
     return x + h
 
 
 class Attention(nn.Module):
-  """Self-attention over all pixels, one head of full width, + input.
+  """Self-attention over all pixels, + input; softmax in float32.
 
-  x: [B, H, W, C] -> the same. The softmax is float32 (Ho et al. 2020).
+  x: [B, H, W, C] -> the same. Heads: `num_heads`, or as many as there are
+  `head_channels` in C; ValueError if they do not divide C. `qkv`: 'separate'
+  projections (Ho et al. 2020), or one of 3C channels, laid out as [heads, qkv,
+  C / heads] ('legacy') or [qkv, heads, C / heads] ('new'), which are the two
+  orders of OpenAI's checkpoints.
   """
 
+  num_heads: int = 1
+  head_channels: int | None = None
+  qkv: str = 'separate'
   num_groups: int = 32
+  norm_eps: float = 1e-6
+  initializer: str = 'ho'
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     batch, height, width, channels = x.shape
-    dense = functools.partial(nn.Dense, channels, dtype=self.dtype)
-    h = group_norm(self.num_groups, self.dtype, 'norm')(x)
+    check_name('qkv', self.qkv, QKV)
+    style = {'initializer': self.initializer, 'dtype': self.dtype}
+    h = group_norm(self.num_groups, self.dtype, 'norm', self.norm_eps)(x)
     h = h.reshape(batch, height * width, channels)
-    q, k, v = (
-      dense(kernel_init=default_init(), name=name)(h)[:, :, None, :]
-      for name in ('query', 'key', 'value')
-    )
-    h = jax.nn.dot_product_attention(q, k, v)[:, :, 0, :]
-    h = dense(kernel_init=default_init(0.0), name='proj_out')(h)
+    heads = self._heads(channels)
+    split = heads, channels // heads
+    if self.qkv == 'separate':
+      q, k, v = (
+        dense(h, channels, name, **style).reshape(*h.shape[:2], *split)
+        for name in ('query', 'key', 'value')
+      )
+    else:
+      legacy = self.qkv == 'legacy'
+      fused = dense(h, 3 * channels, 'qkv', **style)
+      layout = (heads, 3, split[1]) if legacy else (3, *split)
+      fused = fused.reshape(*h.shape[:2], *layout)
+      q, k, v = jnp.moveaxis(fused, 3 if legacy else 2, 0)
+    h = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+    h = dense(h, channels, 'proj_out', zero=True, **style)
     return x + h.reshape(x.shape)
+
+  def _heads(self, channels):
+    if self.head_channels is None:
+      if self.num_heads < 1 or channels % self.num_heads:
+        raise ValueError(
+          f'num_heads={self.num_heads} does not divide the {channels} channels '
+          'of an attention layer: change num_heads or the width of that level'
+        )
+      return self.num_heads
+    if self.head_channels < 1 or channels % self.head_channels:
+      raise ValueError(
+        f'head_channels={self.head_channels} does not divide the {channels} '
+        'channels of an attention layer: change head_channels or the width of '
+        'that level'
+      )
+    return channels // self.head_channels
 
 
 class Downsample(nn.Module):
-  """3x3 convolution of stride 2, padded at the bottom and right (TF 'SAME')."""
+  """3x3 convolution of stride 2.
 
+  `padding`: 'same' pads at the bottom and right only (TF 'SAME', Ho et al.),
+  'symmetric' on all sides (PyTorch's padding=1, OpenAI).
+  """
+
+  padding: str = 'same'
+  initializer: str = 'ho'
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
+    check_name('downsample_padding', self.padding, PADDINGS)
     conv = Conv(
-      x.shape[-1], stride=2, padding=(0, 1), dtype=self.dtype, name='conv'
+      x.shape[-1],
+      stride=2,
+      padding=PADDINGS[self.padding],
+      initializer=self.initializer,
+      dtype=self.dtype,
+      name='conv',
     )
     return conv(x)
 
@@ -203,9 +336,15 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
   """Each pixel doubled in both directions, then a 3x3 convolution."""
 
+  initializer: str = 'ho'
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-    return Conv(x.shape[-1], dtype=self.dtype, name='conv')(x)
+    conv = Conv(
+      x.shape[-1],
+      initializer=self.initializer,
+      dtype=self.dtype,
+      name='conv',
+    )
+    return conv(double(x))

@@ -1,4 +1,4 @@
-"""The U-Net of Ho et al. 2020, optionally with class labels."""
+"""The U-Net of Ho et al. 2020 and, by options, those of OpenAI."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,10 @@ from diffusion_jax.networks.layers import (
   Downsample,
   ResnetBlock,
   Upsample,
-  default_init,
+  dense,
+  double,
   group_norm,
+  halve,
 )
 
 Array = jax.Array
@@ -28,10 +30,17 @@ class UNet(nn.Module):
   have a height in `attention_resolutions`. With num_classes > 0,
   cond['label'] [B] is embedded and added to the noise embedding; `null_class`
   adds the row for cond['drop'] (see `LabelEmbedding`).
+
+  The options of Nichol & Dhariwal 2021 and Dhariwal & Nichol 2021 are those of
+  the layers (`ResnetBlock`, `Attention`, `Downsample`, `initializers`,
+  `sinusoidal`), except `resblock_updown`: residual blocks change the
+  resolution; `stem_channels`: width of the first convolution, `channels` by
+  default. `remat` computes blocks a second time in the backward pass instead
+  of storing what is inside them: the same results with less memory.
   """
 
   channels: int = 128
-  multipliers: Sequence[int] = (1, 2, 2, 2)
+  multipliers: Sequence[float] = (1, 2, 2, 2)
   num_blocks: int = 2
   attention_resolutions: Sequence[int] = (16,)
   dropout: float = 0.1
@@ -39,74 +48,121 @@ class UNet(nn.Module):
   num_groups: int = 32
   num_classes: int = 0
   null_class: bool = False
+  stem_channels: int | None = None
+  noise_embedding: str = 'ho'
+  scale_shift: bool = False
+  resblock_updown: bool = False
+  downsample_padding: str = 'same'
+  num_heads: int = 1
+  head_channels: int | None = None
+  qkv: str = 'separate'
+  norm_eps: float = 1e-6
+  initializer: str = 'ho'
+  remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(
     self, x: Array, noise: Array, cond: dict | None = None, *, train=False
   ) -> Array:
-    self._check(x, cond or {})
+    widths = [int(self.channels * m) for m in self.multipliers]
+    stem = self.channels if self.stem_channels is None else self.stem_channels
+    self._check(x, cond or {}, [stem, *widths])
     embedding = self._embed(x.shape[0], noise, cond or {})
-    last = len(self.multipliers) - 1
+    last = len(widths) - 1
+
+    def residual(h, width, name, resample=None):
+      return self._residual(width, name, resample)(h, embedding, train)
 
     def block(h, level, name):
-      width = self.channels * self.multipliers[level]
-      h = ResnetBlock(
-        width, self.dropout, self.num_groups, self.dtype, name=f'{name}_block'
-      )(h, embedding, train)
+      h = residual(h, widths[level], f'{name}_block')
       if h.shape[1] in self.attention_resolutions:
         h = self._attention(f'{name}_attention')(h)
       return h
 
-    h = Conv(self.channels, dtype=self.dtype, name='conv_in')(x)
+    h = Conv(stem, **self._style(), name='conv_in')(x)
     skips = [h]
     for level in range(last + 1):
       for i in range(self.num_blocks):
         h = block(h, level, f'down_{level}_{i}')
         skips.append(h)
       if level < last:
-        h = Downsample(self.dtype, name=f'down_{level}_downsample')(h)
+        name = f'down_{level}_downsample'
+        if self.resblock_updown:
+          h = residual(h, widths[level], name, halve)
+        else:
+          h = Downsample(self.downsample_padding, **self._style(), name=name)(h)
         skips.append(h)
 
-    width = self.channels * self.multipliers[last]
-    middle = (width, self.dropout, self.num_groups, self.dtype)
-    h = ResnetBlock(*middle, name='middle_0_block')(h, embedding, train)
+    h = residual(h, widths[last], 'middle_0_block')
     h = self._attention('middle_attention')(h)
-    h = ResnetBlock(*middle, name='middle_1_block')(h, embedding, train)
+    h = residual(h, widths[last], 'middle_1_block')
 
     for level in reversed(range(last + 1)):
       for i in range(self.num_blocks + 1):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = block(h, level, f'up_{level}_{i}')
       if level > 0:
-        h = Upsample(self.dtype, name=f'up_{level}_upsample')(h)
+        name = f'up_{level}_upsample'
+        if self.resblock_updown:
+          h = residual(h, widths[level], name, double)
+        else:
+          h = Upsample(**self._style(), name=name)(h)
 
-    h = nn.swish(group_norm(self.num_groups, name='norm_out')(h))
-    return Conv(self.out_channels, init_scale=0.0, name='conv_out')(h)
+    # the end is float32 whatever dtype is
+    norm = group_norm(self.num_groups, name='norm_out', epsilon=self.norm_eps)
+    style = self._style() | {'dtype': jnp.float32}
+    conv = Conv(self.out_channels, zero=True, **style, name='conv_out')
+    return conv(nn.swish(norm(h)))
+
+  def _style(self):
+    return {'initializer': self.initializer, 'dtype': self.dtype}
+
+  def _residual(self, width, name, resample):
+    layer = ResnetBlock
+    if self.remat:
+      # `train` is a Python bool; arguments are counted from self
+      layer = nn.remat(ResnetBlock, static_argnums=(3,))
+    return layer(
+      width,
+      self.dropout,
+      self.num_groups,
+      self.norm_eps,
+      scale_shift=self.scale_shift,
+      resample=resample,
+      **self._style(),
+      name=name,
+    )
 
   def _attention(self, name):
-    return Attention(self.num_groups, self.dtype, name=name)
+    layer = nn.remat(Attention) if self.remat else Attention
+    return layer(
+      self.num_heads,
+      self.head_channels,
+      self.qkv,
+      self.num_groups,
+      self.norm_eps,
+      **self._style(),
+      name=name,
+    )
 
   def _embed(self, batch_size, noise, cond):
-    h = sinusoidal(noise, self.channels)
+    h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
     for i in range(2):
-      h = nn.Dense(
-        4 * self.channels,
-        kernel_init=default_init(),
-        dtype=self.dtype,
-        name=f'noise_dense_{i + 1}',
-      )(nn.swish(h) if i else h)
+      h = nn.swish(h) if i else h
+      name = f'noise_dense_{i + 1}'
+      h = dense(h, 4 * self.channels, name, **self._style())
     if self.num_classes:
       h += LabelEmbedding(
         self.num_classes,
         4 * self.channels,
         self.null_class,
-        self.dtype,
+        **self._style(),
         name='label_embedding',
       )(cond, batch_size)
     return h
 
-  def _check(self, x, cond):
+  def _check(self, x, cond, widths):
     factor = 2 ** (len(self.multipliers) - 1)
     if x.shape[1] % factor or x.shape[2] % factor:
       raise ValueError(
@@ -114,6 +170,12 @@ class UNet(nn.Module):
         f'{len(self.multipliers) - 1} times: sides must be multiples of '
         f'{factor}, or network.multipliers shorter'
       )
+    for width in widths:
+      if width < 1 or width % self.num_groups:
+        raise ValueError(
+          f'num_groups={self.num_groups} does not divide the {width} channels '
+          'of a level: change num_groups, channels or multipliers'
+        )
     unknown = set(cond) - ({'label', 'drop'} if self.num_classes else set())
     if unknown:
       raise ValueError(f'this network has no condition {sorted(unknown)}')

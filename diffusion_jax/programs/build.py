@@ -14,9 +14,11 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.data import folder, photos, pipeline, sources, tfds_sources
+from diffusion_jax.networks.embeddings import SINUSOIDS
+from diffusion_jax.networks.layers import INITIALIZERS, PADDINGS, QKV
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.programs import UserError
-from diffusion_jax.training import objectives, optimizer
+from diffusion_jax.training import objectives, optimizer, sharding
 
 
 @contextlib.contextmanager
@@ -102,17 +104,33 @@ def _label_dropout(config):
 
 def _unet(config):
   c = config.network
+  image_channels = config.data.image_shape[-1]
+
+  def choose(field, table):
+    return _choose(table, 'network', field, c[field])
+
   return UNet(
     channels=c.channels,
-    multipliers=tuple(map(int, c.multipliers)),
+    multipliers=tuple(map(float, c.multipliers)),
     num_blocks=c.num_blocks,
     attention_resolutions=tuple(map(int, c.attention_resolutions)),
     dropout=c.dropout,
-    out_channels=config.data.image_shape[-1],
+    out_channels=image_channels * (2 if c.learned_variance else 1),
     num_groups=c.num_groups,
+    norm_eps=c.norm_eps,
     num_classes=config.data.num_classes if config.conditioning.labels else 0,
     null_class=_label_dropout(config) > 0.0,
-    dtype=_choose(DTYPES, 'network', 'dtype', c.dtype),
+    stem_channels=c.stem_channels,
+    noise_embedding=choose('noise_embedding', SINUSOIDS),
+    scale_shift=c.scale_shift,
+    resblock_updown=c.resblock_updown,
+    downsample_padding=choose('downsample_padding', tuple(PADDINGS)),
+    num_heads=c.num_heads,
+    head_channels=c.head_channels,
+    qkv=choose('qkv', QKV),
+    initializer=choose('initializer', INITIALIZERS),
+    remat=c.remat,
+    dtype=choose('dtype', DTYPES),
   )
 
 
@@ -159,6 +177,7 @@ def abstract_params(config):
 
 NOISE_INPUTS = {
   'step': lambda c: dj.step_input(_num_steps(c)),
+  'rescaled_step': lambda c: dj.step_input(_num_steps(c), 1000 / _num_steps(c)),
   'logsnr': lambda c: dj.logsnr_input,
   'edm': lambda c: dj.edm_input,
 }
@@ -201,6 +220,7 @@ def _ddpm(config, apply, schedule):
     noise_input=build_noise_input(config),
     labels=config.conditioning.labels,
     label_dropout=_label_dropout(config),
+    learned_variance=config.network.learned_variance,
     sigma_data=c.sigma_data,
   )
 
@@ -220,7 +240,7 @@ def build_learning_rate(config):
   c = config.optimizer
   with from_config('optimizer'):
     return optimizer.learning_rate_schedule(
-      c.learning_rate, c.warmup_steps, c.decay_steps
+      c.learning_rate, c.warmup_steps, c.decay, c.decay_steps
     )
 
 
@@ -229,8 +249,41 @@ def build_optimizer(config):
   c = config.optimizer
   rate = build_learning_rate(config)
   return optimizer.make_optimizer(
-    rate, clip_norm=c.clip_norm, b1=c.b1, b2=c.b2, eps=c.eps
+    rate,
+    clip_norm=c.clip_norm,
+    b1=c.b1,
+    b2=c.b2,
+    eps=c.eps,
+    weight_decay=c.weight_decay,
   )
+
+
+def build_ema_decays(config):
+  """config.training -> (decay of the average, {name: decay} of others)."""
+  c = config.training
+
+  def build(decay):
+    if not 0.0 <= decay < 1.0:
+      raise ValueError(f'the decay of an average is in [0, 1), not {decay}')
+    return optimizer.ema_decay(decay, c.ema_warmup)
+
+  with from_config('training'):
+    more = {ema_name(decay): build(decay) for decay in c.more_ema_decays}
+    return build(c.ema_decay), more
+
+
+def ema_name(decay):
+  """The name of an average in checkpoints: '0.999'."""
+  return f'{decay:g}'
+
+
+def build_mesh(config):
+  """config.training.mesh -> the devices of the run."""
+  shape = config.training.mesh
+  if len(shape) != 2:
+    raise UserError(f'config.training.mesh={shape} is not (data, fsdp)')
+  with from_config('training.mesh'):
+    return sharding.make_mesh(*map(int, shape))
 
 
 VARIANCES = ('fixed_small', 'fixed_large')
@@ -258,6 +311,7 @@ def build_denoiser(config, params, cond):
     parametrization=config.objective.parametrization,
     noise_input=build_noise_input(config),
     cond=cond,
+    learned_variance=config.network.learned_variance,
     sigma_data=config.objective.sigma_data,
   )
   return dj.clip_denoised(denoise) if config.sampling.clip else denoise

@@ -22,11 +22,14 @@ _FREE = (
   'noise.',
   'data.data_dir',
   'data.num_threads',
+  'network.remat',
   'training.num_steps',
   'training.log_every',
   'training.checkpoint_every',
   'training.sample_every',
-  'training.keep_checkpoints',
+  'training.keep_',
+  'training.mesh',
+  'training.accumulate',
   'training.resume',
 )
 

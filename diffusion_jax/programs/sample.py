@@ -11,6 +11,7 @@ import diffusion_jax as dj
 from diffusion_jax.data import images
 from diffusion_jax.programs import UserError, build, folder
 from diffusion_jax.training import checkpoints
+from diffusion_jax.training.sharding import batch_sharding, replicated
 
 
 def run(config, workdir):
@@ -18,12 +19,9 @@ def run(config, workdir):
   config = folder.run_config(workdir, config)
   check(config)
   labels = choose_labels(config)
-  like = build.abstract_params(config)
-  try:
-    params, _ = checkpoints.restore_params(workdir, config.sampling.ema, like)
-  except (FileNotFoundError, ValueError) as error:
-    raise UserError(str(error)) from error
-  generate = make_generate(config)
+  mesh = build.build_mesh(config)
+  params = jax.device_put(restore(config, workdir), replicated(mesh))
+  generate = make_generate(config, mesh)
   out = folder.prepare(Path(workdir) / 'samples')
 
   n, size = config.sampling.num_samples, config.sampling.batch_size
@@ -31,7 +29,7 @@ def run(config, workdir):
   for start in tqdm(range(0, n, size), 'sampling', unit='batch', disable=None):
     index = np.arange(start, start + min(size, n))  # one shape, one compilation
     chosen = None if labels is None else labels[index % n]
-    result = np.asarray(generate(params, index, chosen))
+    result = generate(params, index, chosen)
     if config.sampling.trajectory:
       if not start:
         name = out / f'{config.sampling.name}.gif'
@@ -58,11 +56,29 @@ def check(config):
       raise UserError(f'config.sampling.{field}={value}: at least 1 is needed')
 
 
-def make_generate(config):
+def restore(config, workdir):
+  """The parameters to sample from, as config.sampling chooses them."""
+  c = config.sampling
+  ema = build.ema_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
+  step = int(c.checkpoint) if c.checkpoint.isdecimal() else c.checkpoint
+  if step not in ('latest', 'best') and not isinstance(step, int):
+    raise UserError(
+      f'config.sampling.checkpoint={step!r} is not one of latest, best, or a '
+      'step'
+    )
+  like = build.abstract_params(config)
+  try:
+    return checkpoints.restore_params(workdir, ema, like, step)[0]
+  except (FileNotFoundError, ValueError) as error:
+    raise UserError(str(error)) from error
+
+
+def make_generate(config, mesh):
   """(params, index [B], labels [B] or None) -> images [B, H, W, C] in [-1, 1].
 
-  Image i of a seed is the same in whatever batch it is made. With
-  sampling.trajectory all states from noise to image, [N + 1, B, H, W, C].
+  Image i of a seed is the same in whatever batch and on however many devices it
+  is made. With sampling.trajectory all states from noise to image, [N + 1, B,
+  H, W, C]. Index and labels are NumPy arrays, and so are the images.
   """
   schedule = build.build_schedule(config)
   sampler = build.build_sampler(config)
@@ -70,8 +86,8 @@ def make_generate(config):
   with build.from_config('sampling'):
     levels = dj.level_grid(schedule, c.num_steps, c.spacing)
 
-  @jax.jit
-  def generate(params, index, labels):
+  @functools.partial(jax.jit, out_shardings=replicated(mesh))
+  def on_mesh(params, index, labels):
     key = jax.random.key(c.seed)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
     prior_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
@@ -80,6 +96,15 @@ def make_generate(config):
     shape = (*index.shape, *config.data.image_shape)
     x = dj.prior_sample(prior_keys, shape, levels.take(0))
     return dj.sample(keys, denoise, sampler, levels, x, c.trajectory)
+
+  def generate(params, index, labels):
+    # every device takes as many images; those too many are dropped
+    n = len(index)
+    padded = np.arange(-(-n // mesh.size) * mesh.size) % n
+    inputs = jax.tree.map(lambda x: x[padded], (index, labels))
+    inputs = jax.device_put(inputs, batch_sharding(mesh))
+    x = np.asarray(on_mesh(params, *inputs))
+    return x[:, :n] if c.trajectory else x[:n]
 
   return generate
 

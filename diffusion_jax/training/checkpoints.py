@@ -1,10 +1,12 @@
 """Orbax checkpoints of a run: `<workdir>/checkpoints/<step>/`.
 
-Four items per step: `params`, `ema_params`, `state` (the rest of TrainState)
-and `config`, so that sampling reads only the weights it needs. Arrays come back
-with the sharding asked for, whatever devices wrote them.
+Items per step: `params`, `ema_params`, `ema_params_<name>` for averages at
+other rates, `state` (the rest of TrainState) and `config`, so that sampling
+reads only the weights it needs. Arrays come back with the sharding asked for,
+whatever devices wrote them.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +16,73 @@ from orbax.checkpoint import checkpoint_managers
 
 from diffusion_jax.training.state import TrainState
 
-_ARRAYS = ('params', 'ema_params', 'state')
+METRIC = 'test_loss'  # the best checkpoint is the one where it is lowest
 
 
 def open_manager(
-  workdir: str | Path, keep: int = 2, read_only: bool = False
+  workdir: str | Path,
+  keep: int = 2,
+  *,
+  keep_every: int = 0,
+  keep_best: int = 0,
+  more_emas: Iterable[str] = (),
 ) -> ocp.CheckpointManager:
-  """The manager of a run's checkpoints; the latest `keep` are kept.
+  """The manager that writes a run's checkpoints.
 
-  Raises FileNotFoundError for read_only where there is no checkpoint.
+  Kept are the latest `keep`, those at multiples of keep_every, and the
+  keep_best with the lowest METRIC. more_emas: keys of state.more_ema_params.
   """
-  folder = Path(workdir).absolute() / 'checkpoints'
-  handlers = {name: ocp.StandardCheckpointHandler() for name in _ARRAYS}
+  folder = _folder(workdir)
   # max_to_keep, the older option, can delete the latest step
-  policy = checkpoint_managers.LatestN(keep)
+  policies = [checkpoint_managers.LatestN(keep)]
+  if keep_every:
+    policies.append(checkpoint_managers.EveryNSteps(keep_every))
+  if keep_best:
+    best = checkpoint_managers.BestN(
+      get_metric_fn=_metric,
+      reverse=True,  # the lowest come last, and the last are kept
+      n=keep_best,
+      keep_checkpoints_without_metrics=False,
+    )
+    policies.append(best)
   options = ocp.CheckpointManagerOptions(
-    preservation_policy=policy, cleanup_tmp_directories=True
+    preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+    # with it metrics are written down, and missed where there are none
+    best_fn=_metric if keep_best else None,
+    cleanup_tmp_directories=True,
   )
-  if read_only:
-    if not folder.is_dir() or not any(folder.iterdir()):
-      raise FileNotFoundError(
-        f'there is no checkpoint in {workdir}: train first, or give the '
-        '--workdir of a run'
-      )
-    options = ocp.CheckpointManagerOptions(read_only=True)
-  return ocp.CheckpointManager(
-    folder,
-    options=options,
-    item_handlers={**handlers, 'config': ocp.JsonCheckpointHandler()},
-  )
+  return _open(folder, options, {_ema_item(name) for name in more_emas})
+
+
+def open_read_only(workdir: str | Path) -> ocp.CheckpointManager:
+  """The manager that reads them; FileNotFoundError where there are none."""
+  folder = _folder(workdir)
+  if not folder.is_dir() or not any(folder.iterdir()):
+    raise FileNotFoundError(
+      f'there is no checkpoint in {workdir}: train first, or give the '
+      '--workdir of a run'
+    )
+  options = ocp.CheckpointManagerOptions(read_only=True, best_fn=_metric)
+  return _open(folder, options, set())
 
 
 def save(
-  manager: ocp.CheckpointManager, state: TrainState, config: dict
+  manager: ocp.CheckpointManager,
+  state: TrainState,
+  config: dict,
+  metrics: dict[str, float] | None = None,
 ) -> None:
   """Starts saving `state` under its step; a step already there is left alone.
 
-  config: plain dict, stored as JSON. `manager.close()` waits for the writing.
+  config: plain dict, stored as JSON; metrics: with METRIC, to know the best.
+  `manager.close()` waits for the writing.
   """
   step = int(state.step)
   if step in manager.all_steps():
     return
   items = {name: ocp.args.StandardSave(x) for name, x in _split(state).items()}
   args = ocp.args.Composite(config=ocp.args.JsonSave(config), **items)
-  if not manager.save(step, args=args, force=True):
+  if not manager.save(step, args=args, metrics=metrics, force=True):
     raise OSError(f'checkpoint {step} was not saved in {manager.directory}')
 
 
@@ -76,6 +101,10 @@ def restore_latest(
   found = manager.item_metadata(step)
   for name, tree in _split(like).items():
     kind = 'optimizer' if name == 'state' else 'network'
+    if name not in found:
+      raise ValueError(
+        f'checkpoint {step} has no {name}: it was written with other EMA rates'
+      )
     what = f'checkpoint {step} is of another {kind}'
     check_fits(found[name].tree, tree, what)
   abstract = jax.tree.map(
@@ -87,36 +116,48 @@ def restore_latest(
   }
   restored = manager.restore(step, args=ocp.args.Composite(**items))
   return restored['state']._replace(
-    params=restored['params'], ema_params=restored['ema_params']
+    params=restored['params'],
+    ema_params=restored['ema_params'],
+    more_ema_params={
+      name: restored[_ema_item(name)] for name in like.more_ema_params
+    },
   )
 
 
 def restore_params(
-  workdir: str | Path, ema: bool = True, like: Any = None
+  workdir: str | Path,
+  ema: bool | str = True,
+  like: Any = None,
+  checkpoint: int | str = 'latest',
 ) -> tuple[Any, dict]:
-  """(params, config) of the newest checkpoint of a run, on one device.
+  """(params, config) of a checkpoint of a run, on one device.
 
-  ema=False gives the weights of the optimiser instead of their average. Raises
-  FileNotFoundError without a checkpoint, and, given the shapes `like` of the
-  expected params, a ValueError that names the first that does not fit.
+  ema: the average, or False for the weights of the optimiser, or the name of
+  another average ('0.999'); checkpoint: a step, 'latest' or 'best'. Raises
+  FileNotFoundError where there is no such thing, and, given the shapes `like`
+  of the expected params, a ValueError that names the first that does not fit.
   """
-  name = 'ema_params' if ema else 'params'
-  manager = open_manager(workdir, read_only=True)
-  step = manager.latest_step()
-  if step is None:
-    raise FileNotFoundError(f'there is no complete checkpoint in {workdir}')
-  found = manager.item_metadata(step)[name].tree
-  if like is not None:
-    check_fits(found, like, f'checkpoint {step} is of another network')
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), found
-  )
-  items = {name: ocp.args.StandardRestore(abstract)}
-  args = ocp.args.Composite(config=ocp.args.JsonRestore(), **items)
-  restored = manager.restore(step, args=args)
-  manager.close()
-  return restored[name], restored['config']
+  item = _ema_item(ema) if isinstance(ema, str) else _ITEMS[not ema]
+  with open_read_only(workdir) as manager:
+    step = _find_step(manager, checkpoint, workdir)
+    found = manager.item_metadata(step)
+    if item not in found:
+      others = [n.removeprefix(_ema_item('')) for n in found if 'ema' in n]
+      raise FileNotFoundError(
+        f'{workdir} has no average {ema!r} of the parameters, but '
+        f'{", ".join(n for n in others if n != _ITEMS[0]) or "its own only"}'
+      )
+    found = found[item].tree
+    if like is not None:
+      check_fits(found, like, f'checkpoint {step} is of another network')
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), found
+    )
+    items = {item: ocp.args.StandardRestore(abstract)}
+    args = ocp.args.Composite(config=ocp.args.JsonRestore(), **items)
+    restored = manager.restore(step, args=args)
+  return restored[item], restored['config']
 
 
 def check_fits(found: Any, expected: Any, what: str) -> None:
@@ -130,12 +171,63 @@ def check_fits(found: Any, expected: Any, what: str) -> None:
       )
 
 
+_ITEMS = ('ema_params', 'params', 'state')
+
+
+def _ema_item(name):
+  return f'ema_params_{name}'
+
+
 def _split(state):
-  return {
-    'params': state.params,
-    'ema_params': state.ema_params,
-    'state': state._replace(params=(), ema_params=()),
+  rest = state._replace(params=(), ema_params=(), more_ema_params=())
+  others = {
+    _ema_item(name): tree for name, tree in state.more_ema_params.items()
   }
+  arrays = (state.ema_params, state.params, rest)
+  return dict(zip(_ITEMS, arrays, strict=True)) | others
+
+
+def _metric(metrics):
+  return metrics[METRIC]
+
+
+def _folder(workdir):
+  return Path(workdir).absolute() / 'checkpoints'
+
+
+def _open(folder, options, items):
+  # Orbax wants to know the items beforehand, those of older steps as well
+  found = {path.name for path in folder.glob(f'*/{_ema_item("*")}')}
+  handlers = {
+    name: ocp.StandardCheckpointHandler() for name in {*_ITEMS, *items, *found}
+  }
+  return ocp.CheckpointManager(
+    folder,
+    options=options,
+    item_handlers={**handlers, 'config': ocp.JsonCheckpointHandler()},
+  )
+
+
+def _find_step(manager, checkpoint, workdir):
+  steps = sorted(manager.all_steps())
+  if not steps:
+    raise FileNotFoundError(f'there is no complete checkpoint in {workdir}')
+  if checkpoint == 'latest':
+    return steps[-1]
+  if checkpoint == 'best':
+    with_metrics = [step for step in steps if manager.metrics(step)]
+    if not with_metrics:
+      raise FileNotFoundError(
+        f'no checkpoint in {workdir} knows how good it is: train with '
+        'keep_best and an evaluation'
+      )
+    return min(with_metrics, key=lambda s: manager.metrics(s)[METRIC])
+  if checkpoint not in steps:
+    raise FileNotFoundError(
+      f'there is no checkpoint {checkpoint} in {workdir}, but '
+      f'{", ".join(map(str, steps))}'
+    )
+  return checkpoint
 
 
 def _shapes(tree):

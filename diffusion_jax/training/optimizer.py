@@ -1,6 +1,7 @@
 """Adam as the diffusion papers use it, learning-rate schedules, EMA decay."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +11,45 @@ Array = jax.Array
 
 
 def learning_rate_schedule(
-  peak: float, warmup_steps: int = 0, decay_steps: int = 0
+  peak: float,
+  warmup_steps: int = 0,
+  decay: str = 'constant',
+  decay_steps: int = 0,
 ) -> optax.Schedule:
-  """step -> learning rate: a line from 0 to `peak`, then constant.
+  """step -> learning rate: a line from 0 to `peak`, and then a `decay`.
 
-  With decay_steps > 0 a cosine follows that reaches 0 at step decay_steps.
+  'constant'; 'linear' and 'cosine' to 0 at step decay_steps; 'inverse_sqrt',
+  peak / sqrt(max(step / decay_steps, 1)) (Karras et al. 2024, EDM2).
   """
-  if decay_steps and decay_steps <= warmup_steps:
+  if decay not in DECAYS:
+    raise ValueError(f'decay {decay!r} is not one of {", ".join(DECAYS)}')
+  if decay != 'constant' and decay_steps < 1:
+    raise ValueError(f'a decay of kind {decay!r} needs its number of steps')
+  if decay in ('linear', 'cosine') and decay_steps <= warmup_steps:
     raise ValueError(
       f'the decay ends at step {decay_steps}, before the warm-up of '
       f'{warmup_steps} steps does: give more steps, or a shorter warm-up'
     )
-  if decay_steps:
-    return optax.warmup_cosine_decay_schedule(
-      0.0, peak, warmup_steps, decay_steps
-    )
-  if warmup_steps:
-    return optax.warmup_constant_schedule(0.0, peak, warmup_steps)
-  return optax.constant_schedule(peak)
+  warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+  after = DECAYS[decay](peak, warmup_steps, decay_steps)
+  return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def _inverse_sqrt(peak, start, scale):
+  # the argument counts from the end of the warm-up
+  return lambda i: peak / jnp.sqrt(jnp.maximum((start + i) / scale, 1.0))
+
+
+DECAYS = {
+  'constant': lambda peak, start, end: optax.constant_schedule(peak),
+  'linear': lambda peak, start, end: optax.linear_schedule(
+    peak, 0.0, end - start
+  ),
+  'cosine': lambda peak, start, end: optax.cosine_decay_schedule(
+    peak, end - start
+  ),
+  'inverse_sqrt': _inverse_sqrt,
+}
 
 
 def make_optimizer(
@@ -37,12 +59,34 @@ def make_optimizer(
   b1: float = 0.9,
   b2: float = 0.999,
   eps: float = 1e-8,
+  weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-  """Adam; gradients first clipped to a global norm if clip_norm > 0."""
-  adam = optax.adam(learning_rate, b1=b1, b2=b2, eps=eps)
+  """Adam; gradients first clipped to a global norm if clip_norm > 0.
+
+  weight_decay > 0 is AdamW's (Loshchilov & Hutter 2019), on `kernels` only.
+  """
+  moments = dict(b1=b1, b2=b2, eps=eps)
+  if weight_decay:
+    adam = optax.adamw(
+      learning_rate, weight_decay=weight_decay, mask=kernels, **moments
+    )
+  else:
+    adam = optax.adam(learning_rate, **moments)
   if not clip_norm:
     return adam
   return optax.chain(optax.clip_by_global_norm(clip_norm), adam)
+
+
+def kernels(params: Any) -> Any:
+  """True at the weights of dense layers and convolutions, else False.
+
+  Biases, norms and embeddings are no kernels.
+  """
+
+  def is_kernel(path, _):
+    return getattr(path[-1], 'key', None) == 'kernel'
+
+  return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
 def ema_decay(decay: float, warmup: bool = False) -> Callable[[Array], Array]:

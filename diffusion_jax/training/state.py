@@ -1,5 +1,6 @@
 """What changes during training, and nothing else."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ class TrainState(NamedTuple):
   """Arrays only: no functions, no key. Restoring it resumes exactly.
 
   params is one tree, {'network': ..., ...}; objective_state is () unless the
-  objective has a memory.
+  objective has a memory; more_ema_params are averages at other rates, by name.
   """
 
   step: Array
@@ -21,19 +22,25 @@ class TrainState(NamedTuple):
   ema_params: Any
   opt_state: Any
   objective_state: Any
+  more_ema_params: dict
 
 
 def init_state(
   params: Any,
   optimizer: optax.GradientTransformation,
   objective_state: Any = (),
+  more_emas: Iterable[str] = (),
 ) -> TrainState:
-  """State before the first step; the EMA starts as a copy of params."""
+  """State before the first step; every EMA starts as a copy of params."""
+
+  def copy():  # a donated state must not hold one buffer twice
+    return jax.tree.map(jnp.copy, params)
+
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    # a copy: a donated state must not hold one buffer twice
-    ema_params=jax.tree.map(jnp.copy, params),
+    ema_params=copy(),
     opt_state=optimizer.init(params),
     objective_state=objective_state,
+    more_ema_params={name: copy() for name in more_emas},
   )

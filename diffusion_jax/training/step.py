@@ -1,6 +1,6 @@
 """One step of training, and of evaluation, as pure functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,18 @@ def make_train_step(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   ema_decay: Callable[[Array], Array],
+  more_ema_decays: Mapping[str, Callable[[Array], Array]] | None = None,
+  accumulate: int = 1,
 ) -> Callable[[TrainState, dict, Array], tuple[TrainState, dict]]:
   """(state, batch, key) -> (state, metrics): gradient, update, EMA.
 
   key is the same at every step (of the run's seed); the step's own is folded in
-  from state.step, so a restored state continues exactly. To be jitted, with the
-  state donated.
+  from state.step, so a restored state continues exactly. more_ema_decays: for
+  every name in state.more_ema_params. accumulate=n evaluates the batch in n
+  parts, one after the other: the same step in less memory. To be jitted, with
+  the state donated.
   """
-  gradient = jax.value_and_grad(objective, has_aux=True)
+  gradient = accumulated(objective, accumulate)
 
   def train_step(state, batch, key):
     key = jax.random.fold_in(key, state.step)
@@ -32,15 +36,60 @@ def make_train_step(
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    rate = 1.0 - ema_decay(state.step)
-    ema_params = optax.incremental_update(params, state.ema_params, rate)
+
+    def average(ema_params, decay):
+      rate = 1.0 - decay(state.step)
+      return optax.incremental_update(params, ema_params, rate)
+
     metrics['grad_norm'] = Mean(optax.tree.norm(grads), jnp.ones(()))
-    step = state.step + 1
-    return TrainState(
-      step, params, ema_params, opt_state, objective_state
-    ), metrics
+    after = TrainState(
+      step=state.step + 1,
+      params=params,
+      ema_params=average(state.ema_params, ema_decay),
+      opt_state=opt_state,
+      objective_state=objective_state,
+      more_ema_params={
+        name: average(state.more_ema_params[name], decay)
+        for name, decay in (more_ema_decays or {}).items()
+      },
+    )
+    return after, metrics
 
   return train_step
+
+
+def accumulated(objective: Objective, parts: int) -> Callable:
+  """jax.value_and_grad(objective), as the mean over `parts` of the batch.
+
+  Noise and times are those of the whole batch, so the result does not depend on
+  `parts` beyond rounding; only a network's own dropout is drawn per part.
+  """
+  gradient = jax.value_and_grad(objective, has_aux=True)
+  if parts == 1:
+    return gradient
+
+  def mean_gradient(params, objective_state, key, batch):
+    def one(index, objective_state):
+      (loss, (metrics, objective_state)), grads = gradient(
+        params, objective_state, key, batch, (index, parts)
+      )
+      return (loss, metrics, grads), objective_state
+
+    def add(carry, index):
+      total, objective_state = carry
+      part, objective_state = one(index, objective_state)
+      return (jax.tree.map(jnp.add, total, part), objective_state), None
+
+    shapes, _ = jax.eval_shape(one, jnp.array(0), objective_state)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (total, objective_state), _ = jax.lax.scan(
+      add, (zeros, objective_state), jnp.arange(parts)
+    )
+    loss, metrics, grads = total
+    loss, grads = jax.tree.map(lambda x: x / parts, (loss, grads))
+    return (loss, (metrics, objective_state)), grads
+
+  return mean_gradient
 
 
 def make_eval_step(

@@ -41,6 +41,11 @@ def test_step_input_gives_the_published_integers(num_steps):
   steps = np.arange(num_steps + 1)
   found = dj.step_input(num_steps)(schedule.at_step(steps))
   np.testing.assert_array_equal(found, np.maximum(steps - 1, 0))
+  rescaled = dj.step_input(num_steps, scale=1000 / num_steps)
+  expected = np.maximum(steps - 1, 0) * (1000 / num_steps)
+  np.testing.assert_allclose(
+    rescaled(schedule.at_step(steps)), expected, rtol=1e-6
+  )
 
 
 def test_noise_inputs():

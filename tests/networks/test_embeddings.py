@@ -19,6 +19,24 @@ def test_sinusoidal_is_ho_et_als(features):
   np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize('features', [128, 9])
+def test_sinusoidal_is_openais(features):
+  """[cos, sin] of t exp(-i ln(10000) / half), of fractions of steps as well."""
+  t = np.array([0.0, 1.0, 249.75, 999.0])
+  half = features // 2
+  angles = t[:, None] * np.exp(-np.arange(half) * np.log(10000) / half)
+  expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+  if features % 2:
+    expected = np.pad(expected, ((0, 0), (0, 1)))
+  found = sinusoidal(jnp.asarray(t, jnp.float32), features, kind='openai')
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_an_unknown_sinusoid_is_refused():
+  with pytest.raises(ValueError, match="'fourier' is not one of ho, openai"):
+    sinusoidal(jnp.zeros(1), 8, kind='fourier')
+
+
 def test_sinusoidal_needs_two_frequencies():
   with pytest.raises(ValueError, match='needs 4 or more, got 3'):
     sinusoidal(jnp.zeros(1), 3)
@@ -63,3 +81,16 @@ def test_without_a_null_class_there_is_always_a_label(cond):
   module = LabelEmbedding(3, 5)
   with pytest.raises(ValueError, match='no null class'):
     module.init(jax.random.key(0), cond, 1)
+
+
+@pytest.mark.parametrize('kind, std', [('ho', 64**-0.5), ('torch', 1.0)])
+def test_labels_begin_normal(kind, std, key):
+  """Flax's nn.Embed has variance 1 / features, PyTorch's nn.Embedding 1."""
+  module = LabelEmbedding(500, 64, initializer=kind)
+  variables = module.init(key, {'label': jnp.zeros(1, int)}, 1)
+  table = np.asarray(variables['params']['table']['embedding'])
+  np.testing.assert_allclose(table.std(), std, rtol=0.03)
+  with pytest.raises(ValueError, match="'he' is not one of ho, torch"):
+    LabelEmbedding(3, 4, initializer='he').init(
+      key, {'label': jnp.zeros(1, int)}, 1
+    )

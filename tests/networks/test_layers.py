@@ -131,6 +131,20 @@ def test_downsample_is_tensorflows_same():
   np.testing.assert_array_equal(found[0, :, :, 0], padded[2::2, 1::2][:3, :3])
 
 
+def test_symmetric_downsample_is_pytorchs_padding_1():
+  """One row and column of zeros all around: window i is 2i-1..2i+1."""
+  x = np.arange(1.0, 37.0).reshape(1, 6, 6, 1)
+  kernel = np.zeros((3, 3, 1, 1))
+  kernel[0, 2] = 1.0  # picks row 2i - 1, column 2j + 1
+  params = {
+    'conv': {'kernel': jnp.asarray(kernel, jnp.float32), 'bias': jnp.zeros(1)}
+  }
+  module = layers.Downsample('symmetric')
+  found = module.apply({'params': params}, jnp.asarray(x, jnp.float32))
+  expected = [[0.0, 0.0, 0.0], [8.0, 10.0, 12.0], [20.0, 22.0, 24.0]]
+  np.testing.assert_array_equal(found[0, :, :, 0], expected)
+
+
 def test_upsample_doubles_every_pixel():
   x = jnp.arange(4.0).reshape(1, 2, 2, 1)
   kernel = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
@@ -153,27 +167,55 @@ def test_group_norm_literally_with_float32_statistics(groups, dtype, key):
   np.testing.assert_allclose(np.asarray(found, np.float64), expected, atol=atol)
 
 
+@pytest.mark.parametrize('epsilon', [1e-5, 1e-6])
+def test_group_norm_has_the_epsilon_asked_for(epsilon, key):
+  x = 1e-3 * jax.random.normal(key, (2, 4, 4, 8))  # of variance 1e-6
+  p = {'scale': jnp.ones(8), 'bias': jnp.zeros(8)}
+  found = layers.group_norm(4, epsilon=epsilon).apply({'params': p}, x)
+  expected = norm(p, np.asarray(x, np.float64), 4, epsilon)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def conv_params(key, **options):
+  conv = layers.Conv(128, **options)
+  p = conv.init(key, jnp.zeros((1, 4, 4, 64)))['params']
+  return np.asarray(p['kernel']), np.asarray(p['bias'])
+
+
 def test_initialisers_are_variance_scaling_over_fan_avg(key):
   """Uniform of variance 1 / mean(fan_in, fan_out); 1e-10 of it at the ends."""
-  shape = (3, 3, 64, 128)
   limit = np.sqrt(3.0 / (9 * (64 + 128) / 2))
-  w = np.asarray(layers.default_init()(key, shape))
+  w, bias = conv_params(key)
   assert 0.99 * limit < np.abs(w).max() <= limit
   np.testing.assert_allclose(w.var(), limit**2 / 3, rtol=0.02)
-  w = np.asarray(layers.default_init(0.0)(key, shape))
+  assert not bias.any()
+  w, bias = conv_params(key, zero=True)
   assert 0.0 < np.abs(w).max() <= 1e-5 * limit * 1.001
+  assert not bias.any()
+
+
+def test_torch_initialisers_are_uniform_over_fan_in(key):
+  """Within +-1 / sqrt(fan_in), biases too; nothing but 0 at the ends."""
+  limit = 1.0 / np.sqrt(9 * 64)
+  for values in conv_params(key, initializer='torch'):
+    assert 0.95 * limit < np.abs(values).max() <= limit
+    np.testing.assert_allclose(values.var(), limit**2 / 3, rtol=0.2)
+  for values in conv_params(key, initializer='torch', zero=True):
+    assert not values.any()
+  with pytest.raises(ValueError, match="'he' is not one of ho, torch"):
+    conv_params(key, initializer='he')
 
 
 def dense(p, x):
   return x @ np.asarray(p['kernel'], np.float64) + np.asarray(p['bias'])
 
 
-def norm(p, x, groups):
+def norm(p, x, groups, epsilon=1e-6):
   b, h, w, c = x.shape
   grouped = x.reshape(b, h, w, groups, c // groups)
   mean = grouped.mean((1, 2, 4), keepdims=True)
   var = grouped.var((1, 2, 4), keepdims=True)
-  out = ((grouped - mean) / np.sqrt(var + 1e-6)).reshape(x.shape)
+  out = ((grouped - mean) / np.sqrt(var + epsilon)).reshape(x.shape)
   return out * np.asarray(p['scale']) + np.asarray(p['bias'])
 
 
@@ -193,48 +235,162 @@ def conv3x3(p, x):
   return out + np.asarray(p['bias'])
 
 
-def randomised(params, key):
+def randomised(abstract, seed=0):
   """No parameter at 0 or 1, so that each of them matters."""
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(key, len(leaves))
-  leaves = [
-    0.5 * jax.random.normal(k, x.shape)
-    for k, x in zip(keys, leaves, strict=True)
-  ]
-  return jax.tree.unflatten(tree, leaves)
+  rng = np.random.default_rng(seed)
+  draw = lambda x: jnp.asarray(rng.normal(0.0, 0.5, x.shape), jnp.float32)
+  return jax.tree.map(draw, abstract)
 
 
-@pytest.mark.parametrize('features', [8, 4])
-def test_resnet_block_literally(features, key):
-  """recipes 1.1: GN, swish, conv, + Dense(swish(temb)), and again, + x."""
+def mean_of_blocks(x):
+  corners = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+  return sum(corners) / 4.0
+
+
+def nearest(x):
+  return np.kron(x, np.ones((1, 2, 2, 1)))
+
+
+BLOCKS = {
+  'ho': {'features': 8},
+  'ho_shortcut': {'features': 4},
+  'scale_shift': {'features': 4, 'scale_shift': True, 'norm_eps': 0.1},
+  'down': {'features': 8, 'resample': layers.halve},
+  'up': {'features': 8, 'resample': layers.double, 'scale_shift': True},
+}
+RESAMPLE = {'down': mean_of_blocks, 'up': nearest}
+
+
+@pytest.mark.parametrize('name', BLOCKS)
+def test_resnet_block_literally(name, key):
+  """recipes 1.1: GN, swish, conv, + Dense(swish(temb)), and again, + x.
+
+  recipes 3.1: GN(h) * (1 + scale) + shift; resampling between swish and conv.
+  """
+  options = BLOCKS[name]
   x = jax.random.normal(key, (2, 4, 4, 8))
   embedding = jax.random.normal(key, (2, 6))
-  module = layers.ResnetBlock(features, num_groups=4)
-  p = randomised(
-    jax.jit(module.init, static_argnums=3)(key, x, embedding, False)['params'],
-    key,
+  module = layers.ResnetBlock(**options, num_groups=4)
+  abstract = jax.eval_shape(
+    lambda: module.init(key, x, embedding, False)['params']
   )
+  p = randomised(abstract)
   apply = jax.jit(module.apply, static_argnums=3)
   found = apply({'params': p}, x, embedding, False)
+
   x, embedding = np.asarray(x, np.float64), np.asarray(embedding, np.float64)
-  h = conv3x3(p['conv_1'], swish(norm(p['norm_1'], x, 4)))
-  h = h + dense(p['embedding_proj'], swish(embedding))[:, None, None]
-  h = conv3x3(p['conv_2'], swish(norm(p['norm_2'], h, 4)))
-  skip = x if features == 8 else dense(p['shortcut'], x)
+  eps = options.get('norm_eps', 1e-6)
+  resample = RESAMPLE.get(name, lambda h: h)
+  h = conv3x3(p['conv_1'], resample(swish(norm(p['norm_1'], x, 4, eps))))
+  e = dense(p['embedding_proj'], swish(embedding))[:, None, None]
+  if 'scale_shift' in options:
+    half = e.shape[-1] // 2
+    scale, shift = e[..., :half], e[..., half:]
+    h = norm(p['norm_2'], h, 4, eps) * (1 + scale) + shift
+  else:
+    h = norm(p['norm_2'], h + e, 4, eps)
+  h = conv3x3(p['conv_2'], swish(h))
+  skip = resample(x) if options['features'] == 8 else dense(p['shortcut'], x)
+  assert ('shortcut' in p) == (options['features'] != 8)
   np.testing.assert_allclose(found, skip + h, rtol=1e-4, atol=1e-4)
 
 
-def test_attention_literally(key):
-  """One head of full width, logits times C^-1/2, softmax over all pixels."""
+def softmax(logits):
+  weights = np.exp(logits - logits.max(-1, keepdims=True))
+  return weights / weights.sum(-1, keepdims=True)
+
+
+@pytest.fixture(scope='module')
+def attention():
+  """(apply(params, **options), an image, parameters of separate q, k, v)."""
+  key = jax.random.key(0)
   x = jax.random.normal(key, (2, 3, 4, 8))
-  module = layers.Attention(num_groups=4)
-  p = randomised(jax.jit(module.init)(key, x)['params'], key)
-  found = jax.jit(module.apply)({'params': p}, x)
-  x = np.asarray(x, np.float64)
+  base = layers.Attention(num_groups=4)
+  abstract = jax.eval_shape(lambda: base.init(key, x)['params'])
+
+  def apply(p, **options):
+    module = layers.Attention(num_groups=4, **options)
+    return jax.jit(module.apply)({'params': p}, x)
+
+  return apply, np.asarray(x, np.float64), randomised(abstract)
+
+
+def test_attention_literally(attention):
+  """One head of full width, logits times C^-1/2, softmax over all pixels."""
+  apply, x, p = attention
+  found = apply(p)
   h = norm(p['norm'], x, 4).reshape(2, 12, 8)
   q, k, v = (dense(p[name], h) for name in ('query', 'key', 'value'))
-  logits = q @ k.swapaxes(1, 2) / np.sqrt(8)
-  weights = np.exp(logits - logits.max(-1, keepdims=True))
-  weights /= weights.sum(-1, keepdims=True)
+  weights = softmax(q @ k.swapaxes(1, 2) / np.sqrt(8))
   out = dense(p['proj_out'], weights @ v).reshape(x.shape)
   np.testing.assert_allclose(found, x + out, rtol=1e-4, atol=1e-4)
+
+
+def fused(p, order):
+  """The parameters of separate projections, laid out for 2 heads of 4."""
+
+  def join(leaf):
+    parts = [np.asarray(p[n][leaf]) for n in ('query', 'key', 'value')]
+    out = np.stack(parts, axis=-2)  # [..., 3, C]
+    if order == 'legacy':
+      out = out.reshape(*out.shape[:-1], 2, 4).swapaxes(-3, -2)
+    return out.reshape(*parts[0].shape[:-1], 24)
+
+  qkv = {'kernel': join('kernel'), 'bias': join('bias')}
+  return {'norm': p['norm'], 'qkv': qkv, 'proj_out': p['proj_out']}
+
+
+def openai_attention(p, x, order, head_channels, epsilon=1e-6):
+  """recipes 3.1 in OpenAI's layout [B, channels, T]."""
+  (b, height, width, c), ch = x.shape, head_channels
+  time, heads = height * width, c // ch
+  h = norm(p['norm'], x, 4, epsilon).reshape(b, time, c)
+  qkv = dense(p['qkv'], h).swapaxes(1, 2)  # [B, 3C, T]
+  if order == 'legacy':
+    q, k, v = np.split(qkv.reshape(b * heads, 3 * ch, time), 3, axis=1)
+  else:
+    parts = np.split(qkv, 3, axis=1)
+    q, k, v = (part.reshape(b * heads, ch, time) for part in parts)
+  scale = ch**-0.25
+  weights = softmax(np.einsum('bct,bcs->bts', q * scale, k * scale))
+  a = np.einsum('bts,bcs->bct', weights, v).reshape(b, c, time)
+  return x + dense(p['proj_out'], a.swapaxes(1, 2)).reshape(x.shape)
+
+
+@pytest.mark.parametrize('heads', [{'num_heads': 2}, {'head_channels': 4}])
+@pytest.mark.parametrize('order', ['legacy', 'new'])
+def test_fused_attention_is_openais(attention, order, heads):
+  apply, x, p = attention
+  p = fused(p, 'new')  # any weights would do
+  found = apply(p, qkv=order, **heads)
+  expected = openai_attention(p, x, order, 4)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_orders_differ_by_a_permutation_of_the_projection(attention):
+  apply, _, p = attention
+  separate = apply(p, num_heads=2)
+  for order in ('legacy', 'new'):
+    found = apply(fused(p, order), qkv=order, num_heads=2)
+    np.testing.assert_allclose(found, separate, rtol=1e-4, atol=1e-4)
+  mistaken = apply(fused(p, 'new'), qkv='legacy', num_heads=2)
+  assert np.abs(mistaken - separate).max() > 0.1
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'num_heads': 3}, 'num_heads=3 does not divide the 8 channels'),
+    ({'num_heads': 0}, 'num_heads=0 does not divide'),
+    ({'head_channels': 16}, 'head_channels=16 does not divide the 8 channels'),
+    ({'qkv': 'old'}, "qkv 'old' is not one of separate, legacy, new"),
+  ],
+)
+def test_attention_refusals(attention, options, message):
+  with pytest.raises(ValueError, match=message):
+    attention[0](attention[2], **options)
+
+
+def test_an_unknown_padding_is_refused(key):
+  with pytest.raises(ValueError, match="'valid' is not one of same, symmetric"):
+    layers.Downsample('valid').init(key, jnp.zeros((1, 4, 4, 1)))

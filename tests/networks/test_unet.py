@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -5,6 +7,16 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks.unet import UNet
+from tests.networks.test_layers import (
+  conv3x3,
+  dense,
+  mean_of_blocks,
+  nearest,
+  norm,
+  openai_attention,
+  randomised,
+  swish,
+)
 
 TINY = dict(
   channels=8,
@@ -14,6 +26,17 @@ TINY = dict(
   num_groups=4,
   out_channels=3,
 )
+# what all networks of OpenAI share; six outputs: the variance is learned
+OPENAI = dict(
+  noise_embedding='openai',
+  initializer='torch',
+  norm_eps=1e-5,
+  scale_shift=True,
+  downsample_padding='symmetric',
+  out_channels=6,
+)
+IDDPM = OPENAI | dict(num_heads=4, qkv='legacy')
+ADM = OPENAI | dict(resblock_updown=True, head_channels=64)
 
 
 def shapes(network, size, channels=3, cond=None):
@@ -29,6 +52,42 @@ def count(tree):
 
 def test_ddpm_cifar10_has_the_published_number_of_parameters():
   assert count(shapes(UNet(), 32)) == 35_746_307
+
+
+IDDPM_CIFAR10 = IDDPM | dict(num_blocks=3, attention_resolutions=(16, 8))
+ADM_64 = ADM | dict(
+  channels=192,
+  multipliers=(1, 2, 3, 4),
+  num_blocks=3,
+  attention_resolutions=(32, 16, 8),
+  num_classes=1000,
+  qkv='new',
+)
+ADM_256 = ADM | dict(
+  channels=256,
+  multipliers=(1, 1, 2, 2, 4, 4),
+  attention_resolutions=(32, 16, 8),
+  qkv='legacy',
+)
+
+
+@pytest.mark.parametrize(
+  'options, size, expected',
+  [
+    (IDDPM_CIFAR10, 32, 52_546_438),
+    (IDDPM_CIFAR10 | dict(multipliers=(1, 2, 3, 4)), 64, 121_063_942),
+    (ADM_64, 64, 295_904_454),
+    (ADM_64 | dict(out_channels=3), 64, 295_899_267),
+    (ADM_256, 256, 552_814_086),
+  ],
+  ids=['iddpm_cifar10', 'iddpm_64', 'adm_64', 'adm_64_mean', 'adm_256'],
+)
+def test_openais_networks_have_their_numbers_of_parameters(
+  options, size, expected
+):
+  """recipes 0 and 3.3."""
+  label = {'label': jnp.zeros(1, int)} if 'num_classes' in options else None
+  assert count(shapes(UNet(**options), size, cond=label)) == expected
 
 
 def test_ddpm_256_has_the_published_layout():
@@ -190,9 +249,195 @@ def all_equations(jaxpr):
       yield from all_equations(inner)
 
 
+VARIANTS = {
+  'iddpm': TINY | IDDPM | dict(num_heads=2, norm_eps=1.0),
+  # the first width is not a whole number of channels, as at 512 pixels
+  'adm': TINY
+  | ADM
+  | dict(
+    multipliers=(0.5, 1),
+    stem_channels=4,
+    attention_resolutions=(8, 4),
+    head_channels=4,
+    qkv='new',
+    num_classes=3,
+    norm_eps=1.0,  # large enough to be seen, here and above
+  ),
+}
+
+
+@pytest.fixture(scope='module', params=VARIANTS)
+def variant(request):
+  """(options, random parameters, inputs) of a tiny network of OpenAI's."""
+  options = VARIANTS[request.param]
+  labels = 'num_classes' in options
+  example = {'label': jnp.zeros(1, int)} if labels else None
+  abstract = shapes(UNet(**options), 8, cond=example)
+  x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+  cond = {'label': jnp.array([0, 2])} if labels else None
+  inputs = x, jnp.array([3.0, 700.25]), cond
+  return options, randomised(abstract), inputs
+
+
+def openai_residual(p, h, e, eps, resample=lambda h: h):
+  """recipes 3.1, with scale-shift norm and an optional change of resolution."""
+  out = conv3x3(p['conv_1'], resample(swish(norm(p['norm_1'], h, 4, eps))))
+  scale, shift = np.split(dense(p['embedding_proj'], swish(e)), 2, axis=-1)
+  out = norm(p['norm_2'], out, 4, eps)
+  out = out * (1 + scale[:, None, None]) + shift[:, None, None]
+  h = dense(p['shortcut'], h) if 'shortcut' in p else h
+  return resample(h) + conv3x3(p['conv_2'], swish(out))
+
+
+def openai_unet(p, x, t, cond, options):
+  """recipes 3.1, block by block in float64."""
+  eps, half = options['norm_eps'], options['channels'] // 2
+  angles = t[:, None] * np.exp(-np.log(10000) * np.arange(half) / half)
+  e = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+  e = dense(p['noise_dense_2'], swish(dense(p['noise_dense_1'], e)))
+  if cond:
+    e += np.asarray(p['label_embedding']['table']['embedding'])[cond['label']]
+
+  def attend(name, h):
+    ch = options.get('head_channels') or h.shape[-1] // options['num_heads']
+    return openai_attention(p[name], h, options['qkv'], ch, eps)
+
+  def block(name, h, factor):
+    h = openai_residual(p[f'{name}_block'], h, e, eps)
+    # OpenAI name attention by the factor of downsampling, images have 8 pixels
+    if factor in [8 // size for size in options['attention_resolutions']]:
+      h = attend(f'{name}_attention', h)
+    return h
+
+  updown = options.get('resblock_updown')
+  h = conv3x3(p['conv_in'], x)
+  skips = [h]
+  for level, factor in enumerate((1, 2)):
+    for i in range(options['num_blocks']):
+      h = block(f'down_{level}_{i}', h, factor)
+      skips.append(h)
+    if level == 0:
+      down = p['down_0_downsample']
+      if updown:
+        h = openai_residual(down, h, e, eps, mean_of_blocks)
+      else:  # stride 2 and padding 1: every second window
+        h = conv3x3(down['conv'], h)[:, ::2, ::2]
+      skips.append(h)
+  h = openai_residual(p['middle_0_block'], h, e, eps)
+  h = attend('middle_attention', h)
+  h = openai_residual(p['middle_1_block'], h, e, eps)
+  for level, factor in ((1, 2), (0, 1)):
+    for i in range(options['num_blocks'] + 1):
+      h = np.concatenate([h, skips.pop()], axis=-1)
+      h = block(f'up_{level}_{i}', h, factor)
+    if level == 1:
+      up = p['up_1_upsample']
+      if updown:
+        h = openai_residual(up, h, e, eps, nearest)
+      else:
+        h = conv3x3(up['conv'], nearest(h))
+  assert not skips
+  return conv3x3(p['conv_out'], swish(norm(p['norm_out'], h, 4, eps)))
+
+
+def test_openais_networks_literally(variant):
+  options, params, (x, noise, cond) = variant
+  network = UNet(**options)
+
+  @jax.jit
+  @functools.partial(jax.grad, has_aux=True)
+  def gradient(params):
+    out = network.apply({'params': params}, x, noise, cond)
+    return jnp.sum(out**2), out
+
+  gradients, found = gradient(params)
+  assert found.shape == (2, 8, 8, 6)
+  x, noise = np.asarray(x, np.float64), np.asarray(noise, np.float64)
+  expected = openai_unet(params, x, noise, cond, options)
+  scale = np.abs(expected).max()
+  np.testing.assert_allclose(found / scale, expected / scale, atol=2e-5)
+  for leaf in jax.tree.leaves(gradients):
+    assert jnp.isfinite(leaf).all() and leaf.any()
+
+
+ONE_LEVEL = dict(
+  channels=4,
+  multipliers=(1,),
+  num_blocks=1,
+  attention_resolutions=(4,),
+  num_groups=2,
+  num_heads=2,
+  scale_shift=True,
+)
+
+
+def test_remat_changes_neither_parameters_nor_results(key):
+  """Names, initial values; in training masks, output and gradient too."""
+  x, noise = jax.random.normal(key, (2, 4, 4, 3)), jnp.array([3.0, 700.0])
+  options = ONE_LEVEL | dict(dropout=0.5)
+  plain, again = (UNet(**options, remat=remat) for remat in (False, True))
+
+  def loss(network, params):
+    rngs = {'dropout': jax.random.key(5)}
+    out = network.apply({'params': params}, x, noise, train=True, rngs=rngs)
+    return jnp.sum(out**2), out
+
+  initial = jax.jit(lambda: [n.init(key, x, noise) for n in (plain, again)])()
+  jax.tree.map(np.testing.assert_array_equal, *initial)
+  params = randomised(initial[0]['params'])
+  gradient = jax.jit(jax.grad(loss, 1, has_aux=True), static_argnums=0)
+  expected, found = gradient(plain, params), gradient(again, params)
+  # the gradient of a key's bias is rounding: a softmax ignores the constant
+  largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+  assert np.isfinite(largest) and largest > 0.0
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=1e-5, atol=1e-6 * largest
+    ),
+    found,
+    expected,
+  )
+
+  def stored(network):  # for the backward pass: numbers, with the parameters
+    return count(
+      jax.eval_shape(
+        lambda p: jax.vjp(lambda p: loss(network, p), p)[1], params
+      )
+    )
+
+  assert stored(again) - count(params) < 0.25 * (stored(plain) - count(params))
+
+
+def test_torch_initialisers_end_in_zeros(key):
+  """An untrained network of OpenAI's says nothing at all."""
+  network = UNet(**ONE_LEVEL, initializer='torch')
+  x = jax.random.normal(key, (1, 4, 4, 3))
+  out, variables = jax.jit(network.init_with_output)(key, x, jnp.zeros(1))
+  assert not out.any()
+  zeros = {
+    '/'.join(k.key for k in path[1:-1])
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]
+    if path[-1].key == 'kernel' and not leaf.any()
+  }
+  params = variables['params']
+  blocks = {f'{name}/conv_2' for name in params if name.endswith('_block')}
+  ends = {f'{name}/proj_out' for name in params if name.endswith('attention')}
+  assert zeros == blocks | ends | {'conv_out'}
+
+
 def test_refusals(key):
   x = jnp.zeros((1, 8, 8, 3))
   with pytest.raises(ValueError, match='7x8 cannot be halved 1 times'):
     UNet(**TINY).init(key, jnp.zeros((1, 7, 8, 3)), jnp.zeros(1))
   with pytest.raises(ValueError, match=r"no condition \['label'\]"):
     UNet(**TINY).init(key, x, jnp.zeros(1), {'label': jnp.zeros(1, int)})
+  for options, message in (
+    ({'num_groups': 3}, 'num_groups=3 does not divide the 8 channels'),
+    ({'multipliers': (1, 0.2)}, 'does not divide the 1 channels of a level'),
+    ({'stem_channels': 6}, 'does not divide the 6 channels'),
+    ({'num_heads': 3}, 'num_heads=3 does not divide the 16 channels'),
+    ({'head_channels': 32}, 'head_channels=32 does not divide the 16'),
+    ({'noise_embedding': 'edm'}, "'edm' is not one of ho, openai"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      shapes(UNet(**TINY | options), 8)

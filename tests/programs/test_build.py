@@ -114,6 +114,10 @@ def trace_loss(config):
     ('objective.times', build.TIMES),
     ('conditioning.noise_input', build.NOISE_INPUTS),
     ('network.dtype', build.DTYPES),
+    ('network.noise_embedding', build.SINUSOIDS),
+    ('network.downsample_padding', build.PADDINGS),
+    ('network.qkv', build.QKV),
+    ('network.initializer', build.INITIALIZERS),
   ],
 )
 def test_every_name_traces(field, names):
@@ -127,6 +131,10 @@ def test_every_name_traces(field, names):
     'schedule.name',
     'network.name',
     'network.dtype',
+    'network.noise_embedding',
+    'network.downsample_padding',
+    'network.qkv',
+    'network.initializer',
     'objective.name',
     'objective.parametrization',
     'objective.weight',
@@ -146,6 +154,94 @@ def test_an_unknown_name_is_refused_with_the_known_ones(field):
     trace_loss(config)
     build.build_sampler(config)
     build.build_source(config)
+
+
+OPENAI = {
+  'data.image_shape': (64, 64, 3),
+  'network.num_groups': 32,
+  'network.num_blocks': 3,
+  'network.norm_eps': 1e-5,
+  'network.noise_embedding': 'openai',
+  'network.scale_shift': True,
+  'network.initializer': 'torch',
+  'network.learned_variance': True,
+}
+IDDPM_CIFAR10 = OPENAI | {
+  'data.image_shape': (32, 32, 3),
+  'conditioning.labels': False,
+  'network.channels': 128,
+  'network.multipliers': (1, 2, 2, 2),
+  'network.attention_resolutions': (16, 8),
+  'network.downsample_padding': 'symmetric',
+  'network.num_heads': 4,
+  'network.qkv': 'legacy',
+}
+ADM_64 = OPENAI | {
+  'data.num_classes': 1000,
+  'conditioning.label_dropout': 0.0,
+  'network.channels': 192,
+  'network.multipliers': (1, 2, 3, 4),
+  'network.attention_resolutions': (32, 16, 8),
+  'network.resblock_updown': True,
+  'network.head_channels': 64,
+  'network.qkv': 'new',
+}
+
+
+@pytest.mark.parametrize(
+  'fields, expected', [(IDDPM_CIFAR10, 52_546_438), (ADM_64, 295_904_454)]
+)
+def test_openais_networks_from_their_fields(fields, expected):
+  """recipes 0 and 3.3."""
+  params = build.abstract_params(smoke(**fields))
+  assert sum(x.size for x in jax.tree.leaves(params)) == expected
+
+
+@pytest.mark.parametrize(
+  'field, value, expected',
+  [
+    ('norm_eps', 1e-5, 1e-5),
+    ('stem_channels', 4, 4),
+    ('multipliers', (0.5, 1), (0.5, 1.0)),
+    ('downsample_padding', 'symmetric', 'symmetric'),
+    ('noise_embedding', 'openai', 'openai'),
+    ('initializer', 'torch', 'torch'),
+    ('remat', True, True),
+  ],
+)
+def test_fields_without_parameters_reach_the_network(field, value, expected):
+  network = build.build_network(smoke(**{f'network.{field}': value}))
+  assert getattr(network, field) == expected
+
+
+def test_remat_may_change_between_two_starts_of_a_run(tmp_path):
+  folder.write_config(tmp_path, smoke())
+  folder.check_same_run(tmp_path, smoke(**{'network.remat': True}))
+  with pytest.raises(UserError, match='network.qkv is separate, new now'):
+    folder.check_same_run(tmp_path, smoke(**{'network.qkv': 'new'}))
+
+
+def test_a_smoke_run_of_adm_has_small_heads():
+  config = base.get_config()
+  config.network.head_channels = 64
+  config.network.stem_channels = 128
+  network = build.build_network(base.with_argument(config, 'smoke'))
+  assert (network.head_channels, network.stem_channels) == (4, 4)
+
+
+def test_a_learned_variance_reaches_the_denoiser():
+  config = smoke(**{'network.learned_variance': True})
+  trace_loss(config)
+  params = build.abstract_params(config)
+  level = build.build_schedule(config)(0.5)
+
+  def predict(params):
+    cond = {'label': jnp.zeros(2, jnp.int32)}
+    denoise = build.build_denoiser(config, params, cond)
+    return denoise(jnp.zeros((2, 8, 8, 1)), level)
+
+  prediction = jax.eval_shape(predict, params)
+  assert prediction.x0.shape == prediction.var_frac.shape == (2, 8, 8, 1)
 
 
 def test_an_unconditional_network_takes_labelled_data():
@@ -266,9 +362,11 @@ def test_smoke_needs_no_files():
 
 def test_values_that_a_constructor_refuses_name_the_section():
   with pytest.raises(
-    UserError, match=r'config.network: Number of groups \(3\)'
+    UserError, match='config.network: num_groups=3 does not divide the 8'
   ):
     build.abstract_params(smoke(**{'network.num_groups': 3}))
+  with pytest.raises(UserError, match='config.network: num_heads=3 does not'):
+    build.abstract_params(smoke(**{'network.num_heads': 3}))
   with pytest.raises(UserError, match='config.sampling: eta is 2.0'):
     build.build_sampler(smoke(**{'sampling.eta': 2.0}))
   with pytest.raises(UserError, match='config.optimizer: the decay ends'):

@@ -66,6 +66,7 @@ def test_a_finished_run_says_so(run, capsys):
 def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
   """Bit for bit: parameters, average, optimiser and metrics."""
   fields = QUIET | {
+    'optimizer.decay': 'constant',
     'optimizer.decay_steps': 0,
     'training.checkpoint_every': 3,
   }

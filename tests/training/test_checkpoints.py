@@ -24,11 +24,16 @@ def state_of(width=3, step=0, value=1.0, optimizer=ADAM):
   return state._replace(step=jnp.array(step), ema_params=ema)
 
 
-def saved(tmp_path, *states, **kw):
+def saved(tmp_path, *states, losses=None, **kw):
   manager = checkpoints.open_manager(tmp_path, **kw)
-  for state in states:
-    checkpoints.save(manager, state, {'seed': 3, 'sizes': [1, 2]})
+  for i, state in enumerate(states):
+    metrics = losses and {'test_loss': losses[i]}
+    checkpoints.save(manager, state, {'seed': 3, 'sizes': [1, 2]}, metrics)
   manager.close()
+
+
+def steps(tmp_path):
+  return sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir())
 
 
 def equal(a, b):
@@ -56,6 +61,57 @@ def test_the_latest_are_kept(tmp_path):
   manager = checkpoints.open_manager(tmp_path)
   assert manager.all_steps() == [3, 4]
   equal(checkpoints.restore_latest(manager, state_of()), states[-1])
+  manager.close()
+
+
+def test_every_mth_and_the_best_are_kept_beside_the_latest(tmp_path):
+  states = [state_of(step=i, value=float(i)) for i in range(1, 9)]
+  losses = [9.0, 1.0, 8.0, 7.0, 2.0, 6.0, 5.0, 4.0]
+  options = dict(keep=1, keep_every=3, keep_best=2)
+  saved(tmp_path, *states[:4], losses=losses[:4], **options)
+  saved(tmp_path, *states[4:], losses=losses[4:], **options)  # a restart
+  assert steps(tmp_path) == [2, 3, 5, 6, 8]
+  kernel = lambda **kw: checkpoints.restore_params(tmp_path, False, **kw)[0][
+    'network'
+  ]['layer']['kernel'][0, 0]
+  assert kernel() == 8.0
+  assert kernel(checkpoint='best') == 2.0
+  assert kernel(checkpoint=5) == 5.0
+  with pytest.raises(
+    FileNotFoundError, match='no checkpoint 4 in .* but 2, 3, 5, 6, 8'
+  ):
+    kernel(checkpoint=4)
+
+
+def test_without_metrics_there_is_no_best(tmp_path):
+  saved(tmp_path, state_of(step=1))
+  with pytest.raises(FileNotFoundError, match='knows how good it is'):
+    checkpoints.restore_params(tmp_path, checkpoint='best')
+
+
+def test_further_averages_are_restored_by_name(tmp_path):
+  state = state_of(step=1)
+  times = lambda n: jax.tree.map(lambda p: n * p, state.params)
+  state = state._replace(more_ema_params={'0.5': times(2), '0.999': times(3)})
+  saved(tmp_path, state, more_emas=['0.5', '0.999'])
+  params, _ = checkpoints.restore_params(tmp_path, '0.999')
+  equal(params, times(3))
+  with pytest.raises(
+    FileNotFoundError, match="average '0.9' .* but 0.5, 0.999"
+  ):
+    checkpoints.restore_params(tmp_path, '0.9')
+  manager = checkpoints.open_manager(tmp_path, more_emas=['0.5', '0.999'])
+  equal(checkpoints.restore_latest(manager, state), state)
+  manager.close()
+
+
+def test_other_ema_rates_cannot_continue_a_run(tmp_path):
+  saved(tmp_path, state_of(step=1))
+  manager = checkpoints.open_manager(tmp_path, more_emas=['0.5'])
+  state = state_of(step=1)
+  more = state._replace(more_ema_params={'0.5': state.params})
+  with pytest.raises(ValueError, match='no ema_params_0.5.*other EMA rates'):
+    checkpoints.restore_latest(manager, more)
   manager.close()
 
 

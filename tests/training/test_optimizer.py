@@ -16,7 +16,7 @@ def test_warmup_then_constant_is_ho_et_als():
 
 
 def test_cosine_reaches_zero_at_its_end():
-  rate = optimizer.learning_rate_schedule(1.0, 10, 110)
+  rate = optimizer.learning_rate_schedule(1.0, 10, 'cosine', 110)
   np.testing.assert_allclose(rate(10), 1.0, rtol=1e-6)
   np.testing.assert_allclose(rate(60), 0.5, rtol=1e-5)
   np.testing.assert_allclose(rate(110), 0.0, atol=1e-7)
@@ -28,7 +28,44 @@ def test_no_warmup_is_constant():
 
 def test_a_decay_before_the_end_of_warmup_is_refused():
   with pytest.raises(ValueError, match='ends at step 50, before the warm-up'):
-    optimizer.learning_rate_schedule(1.0, 100, 50)
+    optimizer.learning_rate_schedule(1.0, 100, 'cosine', 50)
+
+
+def test_a_line_reaches_zero_at_its_end():
+  rate = optimizer.learning_rate_schedule(2.0, 0, 'linear', 100)
+  found = [rate(i) for i in (0, 25, 100, 150)]
+  np.testing.assert_allclose(found, [2.0, 1.5, 0.0, 0.0], atol=1e-6)
+
+
+def test_inverse_square_root_is_edm2s():
+  """ref * min(t / warmup, 1) / sqrt(max(t / t_ref, 1))."""
+  rate = optimizer.learning_rate_schedule(0.01, 50, 'inverse_sqrt', 200)
+  for t in (0, 10, 50, 200, 800, 20_000):
+    expected = 0.01 * min(t / 50, 1) / np.sqrt(max(t / 200, 1))
+    np.testing.assert_allclose(rate(t), expected, rtol=1e-5)
+  # the peak may already be past when the warm-up ends
+  early = optimizer.learning_rate_schedule(0.01, 400, 'inverse_sqrt', 100)
+  np.testing.assert_allclose(early(1600), 0.01 / 4, rtol=1e-5)
+
+
+def test_unknown_and_incomplete_decays_are_refused():
+  with pytest.raises(ValueError, match="'cos' is not one of constant, linear"):
+    optimizer.learning_rate_schedule(1.0, 0, 'cos', 10)
+  with pytest.raises(ValueError, match="'cosine' needs its number of steps"):
+    optimizer.learning_rate_schedule(1.0, 0, 'cosine')
+
+
+def test_weight_decay_shrinks_kernels_only():
+  """AdamW (Loshchilov & Hutter 2019, Alg. 2) without a gradient."""
+  layer = {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)}
+  norm = {'scale': jnp.ones(3), 'bias': jnp.ones(3)}
+  params = {'network': {'conv': layer, 'norm': norm, 'e': {'embedding': layer}}}
+  adam = optimizer.make_optimizer(0.1, clip_norm=1.0, weight_decay=0.5)
+  zero = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = adam.update(zero, adam.init(params), params)
+  for path, update in jax.tree_util.tree_leaves_with_path(updates):
+    expected = -0.1 * 0.5 if path[-1].key == 'kernel' else 0.0
+    np.testing.assert_allclose(update, expected)
 
 
 @pytest.mark.parametrize('clip_norm', [0.0, 0.1])

@@ -63,7 +63,7 @@ def best_loss(key, n=20_000):
 @pytest.fixture(scope='module')
 def trained():
   key = jax.random.key(0)
-  rate = optimizer.learning_rate_schedule(1e-2, 50, 600)
+  rate = optimizer.learning_rate_schedule(1e-2, 50, 'cosine', 600)
   adam = optimizer.make_optimizer(rate, clip_norm=1.0)
   loss = objective()
   step = jax.jit(make_train_step(loss, adam, optimizer.ema_decay(0.99)))
@@ -127,6 +127,64 @@ def test_one_step_is_gradient_update_and_average(key):
   jax.tree.map(close, after.ema_params, ema)
   norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(grads)))
   np.testing.assert_allclose(metrics['grad_norm'].total, norm, rtol=1e-4)
+
+
+def test_further_averages_have_their_own_rates(key):
+  decays = {'0.5': lambda step: 0.5, '0': lambda step: 0.0}
+  step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.9, decays)
+  state = init_state(init(key, 8), optax.sgd(0.1), more_emas=decays)
+  after, _ = jax.jit(step)(state, batch_at(0), key)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+  jax.tree.map(close, after.more_ema_params['0'], after.params)
+  half = jax.tree.map(lambda a, b: (a + b) / 2, state.params, after.params)
+  jax.tree.map(close, after.more_ema_params['0.5'], half)
+
+
+@pytest.mark.parametrize('times', [dj.step_times(1000), dj.antithetic_times])
+def test_parts_of_a_batch_have_the_noise_of_the_whole(times, key):
+  """The mean over the parts is the loss of the whole batch."""
+  loss = jax.jit(objective(times=times), static_argnames='part')
+  params = init(key, 8)
+  whole, (metrics, _) = loss(params, (), key, batch_at(0))
+  parts = [loss(params, (), key, batch_at(0), part=(i, 4)) for i in range(4)]
+  np.testing.assert_allclose(np.mean([p[0] for p in parts]), whole, rtol=1e-5)
+  for name, mean in metrics.items():
+    count = sum(p[1][0][name].count for p in parts)
+    total = sum(p[1][0][name].total for p in parts)
+    np.testing.assert_allclose(
+      total / count, mean.total / mean.count, rtol=1e-5
+    )
+
+
+def test_a_learned_variance_takes_no_part_in_the_loss(key):
+  def doubled(params, x, noise, cond, *, key=None):
+    output = mlp(params, x, noise, cond)
+    return jnp.concatenate([output, params['w3'].sum() + output], axis=-1)
+
+  settings = dict(
+    parametrization='eps',
+    times=dj.step_times(1000),
+    weight=dj.snr_weight,
+    noise_input=dj.step_input(1000),
+  )
+  with_variance = objectives.ddpm(
+    doubled, SCHEDULE, learned_variance=True, **settings
+  )
+  grad = lambda loss: jax.jit(
+    jax.grad(lambda p: loss(p, (), key, batch_at(0))[0])
+  )
+  params = init(key, 8)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+  jax.tree.map(close, grad(with_variance)(params), grad(objective())(params))
+
+
+def test_rows_are_interleaved_and_must_divide():
+  tree = {'a': jnp.arange(6), 'b': jnp.arange(12).reshape(6, 2)}
+  found = objectives.rows(tree, (1, 3))
+  assert found['a'].tolist() == [1, 4]
+  assert found['b'].tolist() == [[2, 3], [8, 9]]
+  with pytest.raises(ValueError, match='batch of 6 cannot be cut into 4 parts'):
+    objectives.rows(tree, (0, 4))
 
 
 def test_each_step_has_its_own_noise(key):

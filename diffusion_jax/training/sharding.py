@@ -1,0 +1,95 @@
+"""Where arrays live: one mesh (data, fsdp), and plain `jax.jit`.
+
+Every batch is split over all devices of the mesh. Large parameters, their
+average and their optimiser state are split over its `fsdp` axis and copied
+along `data`, so 8x1 is data parallelism, 1x8 fully sharded, 2x4 both. XLA puts
+in the communication; the training step does not know.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ('data', 'fsdp')
+
+
+def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+  """Mesh of data x fsdp devices; data=-1 takes all that fsdp leaves.
+
+  Raises ValueError if the machine has not that many devices.
+  """
+  devices = jax.devices()
+  if fsdp < 1 or (data < 1 and data != -1):
+    raise ValueError(
+      f'a mesh of {data}x{fsdp} makes no sense: sizes are 1 or more, and -1 as '
+      'the first takes all devices left'
+    )
+  if data == -1:
+    data = len(devices) // fsdp
+    if data * fsdp != len(devices):
+      raise ValueError(
+        f'{len(devices)} devices cannot be split into groups of {fsdp} (fsdp)'
+      )
+  size = data * fsdp
+  if size > len(devices):
+    raise ValueError(
+      f'a mesh of {data}x{fsdp} needs {size} devices, there are {len(devices)}'
+    )
+  # explicit axes, the default, would ask networks for output shardings
+  return jax.make_mesh(
+    (data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices[:size]
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """A copy on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The first axis over all devices."""
+  return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def fsdp_sharding(mesh: Mesh, tree: Any, min_size: int = 2**18) -> Any:
+  """Sharding of each leaf of a tree of arrays (or of their shapes).
+
+  A leaf of min_size elements or more is split along its largest axis that the
+  `fsdp` axis divides; smaller ones, and those without such an axis, are copied.
+  """
+  parts = mesh.shape['fsdp']
+
+  def place(leaf):
+    axes = [i for i, n in enumerate(leaf.shape) if n % parts == 0]
+    if parts == 1 or leaf.size < min_size or not axes:
+      return replicated(mesh)
+    largest = max(axes, key=lambda i: leaf.shape[i])
+    return NamedSharding(mesh, PartitionSpec(*[None] * largest, 'fsdp'))
+
+  return jax.tree.map(place, tree)
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> slice:
+  """Rows of a global batch that the devices of this process hold.
+
+  Raises ValueError if the devices do not divide the batch.
+  """
+  if batch_size % mesh.size:
+    raise ValueError(
+      f'a batch of {batch_size} cannot be split over {mesh.size} devices'
+    )
+  index = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  starts, stops = zip(
+    *(rows.indices(batch_size)[:2] for (rows,) in index.values()), strict=True
+  )
+  return slice(min(starts), max(stops))
+
+
+def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
+  """This process's rows of a batch -> the global batch, on its devices."""
+  sharding = batch_sharding(mesh)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+  )

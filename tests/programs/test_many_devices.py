@@ -1,0 +1,164 @@
+"""The programs on eight simulated devices, and what stops a run."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.programs import PROGRAMS, UserError, build, sample, train
+from diffusion_jax.training import checkpoints
+from tests.programs.conftest import smoke
+
+QUIET = {'training.sample_every': 0, 'evaluation.every': 0}
+
+
+def losses(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line).get('loss') for line in lines]
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """Two of the four steps on one device, with a second average."""
+  workdir = tmp_path_factory.mktemp('runs') / 'one'
+  PROGRAMS['train'](smoke(**QUIET, **HALF, **TWO_EMAS), str(workdir))
+  return workdir
+
+
+CONSTANT = {'optimizer.decay': 'constant', 'optimizer.decay_steps': 0}
+HALF = {'training.num_steps': 2} | CONSTANT
+TWO_EMAS = {'training.more_ema_decays': (0.5,)}
+
+
+def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
+  """One device, then two with accumulation: the losses of one alone."""
+  moved = {'training.mesh': (1, 2), 'training.accumulate': 2}
+  fields = QUIET | TWO_EMAS | CONSTANT
+  one, parts = tmp_path / 'one', tmp_path / 'parts'
+  for workdir in (one, parts):
+    shutil.copytree(run, workdir)
+  PROGRAMS['train'](smoke(**fields), str(one))
+  PROGRAMS['train'](smoke(**fields, **moved), str(parts))
+  assert 'devices: 1x2 cpu (data x fsdp)' in capsys.readouterr().out
+  found = losses(parts)
+  assert len(found) == 4
+  np.testing.assert_allclose(found, losses(one), rtol=1e-5)
+
+
+def images(config, params, index):
+  mesh = build.build_mesh(config)
+  generate = sample.make_generate(config, mesh)
+  params = jax.device_put(params, sample.replicated(mesh))
+  return generate(params, index, index % 10)
+
+
+def test_an_image_depends_on_its_seed_alone(run):
+  """The same eight from batches of 1, 3 and 8, and from eight devices."""
+  config = smoke()
+  params = sample.restore(config, str(run))
+  everything = images(config, params, np.arange(8))
+  assert np.abs(everything[0] - everything[1]).max() > 0.1
+  alone = np.stack([images(config, params, np.array([i]))[0] for i in (0, 7)])
+  np.testing.assert_allclose(alone, everything[[0, 7]], atol=1e-5)
+  threes = [images(config, params, np.arange(i, i + 3)) for i in (0, 3)]
+  np.testing.assert_allclose(np.concatenate(threes), everything[:6], atol=1e-5)
+  config = smoke(**{'training.mesh': (8, 1)})
+  for n in (8, 3):  # a number of images that the devices do not divide, too
+    spread = images(config, params, np.arange(n))
+    np.testing.assert_allclose(spread, everything[:n], atol=1e-5)
+
+
+def test_any_average_and_checkpoint_can_be_sampled_from(run):
+  restore = lambda **fields: sample.restore(
+    smoke(**{f'sampling.{k}': v for k, v in fields.items()}), str(run)
+  )
+  raw, slow, half = restore(ema=False), restore(), restore(ema_decay=0.5)
+  bias = lambda p: p['network']['conv_in']['bias']
+  # steps 1 and 2 of ema_warmup: decays 0.1 and 2/11, whatever the rate is
+  np.testing.assert_allclose(bias(half), bias(slow), rtol=1e-5)
+  assert (bias(raw) != bias(slow)).any()
+  assert (bias(restore(checkpoint='2')) == bias(slow)).all()
+  for fields, message in {
+    (('ema_decay', 0.9),): "no average '0.9' of the parameters, but 0.5",
+    (('checkpoint', '3'),): 'there is no checkpoint 3 in .* but 2',
+    (('checkpoint', 'best'),): 'knows how good it is',
+    (('checkpoint', 'newest'),): "checkpoint='newest' is not one of",
+  }.items():
+    with pytest.raises(UserError, match=message):
+      restore(**dict(fields))
+
+
+def test_the_best_checkpoint_is_kept(tmp_path):
+  fields = {
+    'training.checkpoint_every': 1,
+    'training.keep_checkpoints': 1,
+    'training.keep_best': 1,
+    'training.sample_every': 0,
+    'evaluation.every': 0,
+  }
+  PROGRAMS['train'](smoke(**fields), str(tmp_path))
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  test = [json.loads(line) for line in lines if 'test_loss' in line]
+  best = min(test, key=lambda line: line['test_loss'])['step']
+  kept = {int(p.name) for p in (tmp_path / 'checkpoints').iterdir()}
+  assert len(test) == 4 and kept == {best, 4}
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
+  tmp_path, monkeypatch
+):
+  make = train.make_train_step
+
+  def exploding(*args):
+    step = make(*args)
+
+    def at(state, batch, key):
+      batch['image'] = jnp.where(state.step == 2, jnp.nan, batch['image'])
+      return step(state, batch, key)
+
+    return at
+
+  monkeypatch.setattr(train, 'make_train_step', exploding)
+  fields = QUIET | {'training.log_every': 4}
+  message = 'loss is nan at step 3: stopped, .* keeps checkpoint 2'
+  with pytest.raises(UserError, match=message):
+    PROGRAMS['train'](smoke(**fields), str(tmp_path))
+  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['2']
+  params, _ = checkpoints.restore_params(tmp_path)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+MISTAKES = {
+  'batch_size=12 cannot be split over the 8 devices of the mesh: take a '
+  'multiple of 8, or fewer devices by --config.training.mesh': {
+    'training.batch_size': 12,
+    'training.mesh': (-1, 1),
+  },
+  'batch_size=8 cannot be split over the 2 devices of the mesh in 8 parts': {
+    'training.accumulate': 8,
+    'training.mesh': (2, 1),
+  },
+  'config.training.mesh: a mesh of 16x1 needs 16 devices, there are 8': {
+    'training.mesh': (16, 1)
+  },
+  'mesh=.8,. is not .data, fsdp.': {'training.mesh': (8,)},
+  'accumulate=0: at least 1': {'training.accumulate': 0},
+  'keep_every=3 is not a multiple of training.checkpoint_every=2': {
+    'training.keep_every': 3
+  },
+  'decay of an average is in .0, 1., not 1.5': {
+    'training.more_ema_decays': (1.5,)
+  },
+  "decay 'cos' is not one of constant, linear": {'optimizer.decay': 'cos'},
+}
+
+
+@pytest.mark.parametrize('message', MISTAKES)
+def test_a_mistake_is_one_clear_line(message, tmp_path):
+  with pytest.raises(UserError, match=message) as error:
+    PROGRAMS['train'](smoke(**MISTAKES[message]), str(tmp_path / 'run'))
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'run').exists()  # noticed before anything is written
