@@ -154,6 +154,7 @@ def test_samples_are_data_to_train_on(run, tmp_path):
     'data.name': 'npz',
     'data.path': str(run / 'samples' / 'more.npz'),
     'data.num_levels': 256,
+    'optimizer.decay': 'constant',
     'optimizer.decay_steps': 0,
     'training.num_steps': 1,
   }
@@ -173,6 +174,7 @@ def test_a_folder_of_pictures_resumes_bit_for_bit(tmp_path):
     'data.path': str(tmp_path / 'pictures'),
     'data.num_levels': 256,
     'data.random_flip': True,
+    'optimizer.decay': 'constant',
     'optimizer.decay_steps': 0,
     'training.checkpoint_every': 3,
   }
