@@ -222,6 +222,7 @@ def make_evaluate(config, objective, mesh):
       f'the {len(source)} test images of {config.data.name} are fewer than the '
       f'{mesh.size} devices of the mesh: set evaluation.every=0'
     )
+  rows = local_rows(mesh, size)
 
   rows = local_rows(mesh, size)
 
