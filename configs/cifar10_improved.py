@@ -1,4 +1,4 @@
-r"""Improved DDPM on CIFAR-10 (Nichol & Dhariwal 2021): its network and schedule.
+r"""Improved DDPM on CIFAR-10 (Nichol & Dhariwal 2021): network and schedule.
 
 52,546,438 parameters, T = 4000, cosine; dropout 0.3, 500k steps of batch 128.
 The network already has the outputs of its variance; the hybrid loss that trains

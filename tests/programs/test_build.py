@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import base, cifar10, digits, images64, mnist, photos
+from configs import (
+  base,
+  cifar10,
+  cifar10_improved,
+  digits,
+  imagenet64,
+  images64,
+  mnist,
+  photos,
+)
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.programs import UserError, build, folder
 from tests.programs.conftest import smoke
@@ -156,44 +165,13 @@ def test_an_unknown_name_is_refused_with_the_known_ones(field):
     build.build_source(config)
 
 
-OPENAI = {
-  'data.image_shape': (64, 64, 3),
-  'network.num_groups': 32,
-  'network.num_blocks': 3,
-  'network.norm_eps': 1e-5,
-  'network.noise_embedding': 'openai',
-  'network.scale_shift': True,
-  'network.initializer': 'torch',
-  'network.learned_variance': True,
-}
-IDDPM_CIFAR10 = OPENAI | {
-  'data.image_shape': (32, 32, 3),
-  'conditioning.labels': False,
-  'network.channels': 128,
-  'network.multipliers': (1, 2, 2, 2),
-  'network.attention_resolutions': (16, 8),
-  'network.downsample_padding': 'symmetric',
-  'network.num_heads': 4,
-  'network.qkv': 'legacy',
-}
-ADM_64 = OPENAI | {
-  'data.num_classes': 1000,
-  'conditioning.label_dropout': 0.0,
-  'network.channels': 192,
-  'network.multipliers': (1, 2, 3, 4),
-  'network.attention_resolutions': (32, 16, 8),
-  'network.resblock_updown': True,
-  'network.head_channels': 64,
-  'network.qkv': 'new',
-}
-
-
 @pytest.mark.parametrize(
-  'fields, expected', [(IDDPM_CIFAR10, 52_546_438), (ADM_64, 295_904_454)]
+  'module, expected',
+  [(cifar10_improved, 52_546_438), (imagenet64, 295_904_454)],
 )
-def test_openais_networks_from_their_fields(fields, expected):
+def test_openais_networks_have_their_published_size(module, expected):
   """recipes 0 and 3.3."""
-  params = build.abstract_params(smoke(**fields))
+  params = build.abstract_params(module.get_config())
   assert sum(x.size for x in jax.tree.leaves(params)) == expected
 
 
@@ -222,8 +200,7 @@ def test_remat_may_change_between_two_starts_of_a_run(tmp_path):
 
 
 def test_a_smoke_run_of_adm_has_small_heads():
-  config = base.get_config()
-  config.network.head_channels = 64
+  config = imagenet64.get_config()
   config.network.stem_channels = 128
   network = build.build_network(base.with_argument(config, 'smoke'))
   assert (network.head_channels, network.stem_channels) == (4, 4)
