@@ -30,7 +30,8 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
     data = len(devices) // fsdp
     if data * fsdp != len(devices):
       raise ValueError(
-        f'{len(devices)} devices cannot be split into groups of {fsdp} (fsdp)'
+        f'a mesh of -1x{fsdp} needs a multiple of {fsdp} devices, there are '
+        f'{len(devices)}'
       )
   size = data * fsdp
   if size > len(devices):
