@@ -7,8 +7,9 @@ r"""DDPM on 32x32 crops of two photos that ship with scikit-learn: no download.
     --config.data.photo_shrink=8 --config.data.photos="'one.jpg','two.jpg'"
 
 Colour images at CIFAR's size, to try the whole path on a CPU. Measured on 2
-cores shared with other work: 15 min 36 s for 2,000 steps, loss on the unseen
-right-hand quarter 0.020. The samples show petals, roofs, sky and lake.
+cores shared with other work: 8 min 28 s for 2,000 steps, test loss 0.020 on the
+unseen right-hand quarter. After 200 steps the loss has fallen from 0.52, the
+mean of the first hundred, to 0.07. Samples: docs/images/photos.png.
 """
 
 from configs import base
