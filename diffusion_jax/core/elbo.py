@@ -66,6 +66,31 @@ def reconstruction_nll(
   return -_sum(discretized_log_prob(model, x0, num_levels, cdf))
 
 
+def bound_term(
+  x0: Array,
+  xt: Array,
+  model: Normal,
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+  decoder: Callable[[Array, Normal], Array] = reconstruction_nll,
+) -> Array:
+  """L_0 of the examples whose s is clean, L_{t-1} of all others, nats, [B].
+
+  T times its mean over steps t ~ U{1..T} is L_vlb (Nichol & Dhariwal 2021, Eq.
+  4 to 7) without L_T. model: p(x_s | x_t), with a variance where s is clean
+  (`first` of `p_reverse`). Finite, and so are its gradients.
+  """
+  clean = level_s.like(x0).sigma == 0.0
+  q = q_posterior(x0, xt, level_s, level_t)
+  # neither form may see the other's examples: infinities have NaN gradients
+  q = Normal(q.mean, jnp.where(clean, 1.0, q.variance))
+  at_x0 = Normal(
+    jnp.where(clean, model.mean, x0), jnp.where(clean, model.variance, 1.0)
+  )
+  transition, reconstruction = _sum(kl(q, model)), decoder(x0, at_x0)
+  return jnp.where(level_s.sigma == 0.0, reconstruction, transition)
+
+
 def categorical_nll(
   x0: Array, z0: Array, level: NoiseLevel, num_levels: int = 256
 ) -> Array:

@@ -52,7 +52,8 @@ def test_every_config_builds(name, argument):
     'image': jax.ShapeDtypeStruct((2, *config.data.image_shape), jnp.float32),
     'label': jax.ShapeDtypeStruct((2,), jnp.int32),
   }
-  loss, _ = jax.eval_shape(objective, params, (), jax.random.key(0), batch)
+  memory = build.build_objective_state(config)
+  loss, _ = jax.eval_shape(objective, params, memory, jax.random.key(0), batch)
   assert loss.shape == ()
 
 
@@ -112,7 +113,8 @@ def trace_loss(config):
   batch = {'image': jnp.zeros((2, 8, 8, 1)), 'label': jnp.zeros(2, jnp.int32)}
   params = build.abstract_params(config)
   objective = build.build_objective(config)
-  return jax.eval_shape(objective, params, (), jax.random.key(0), batch)
+  memory = build.build_objective_state(config)
+  return jax.eval_shape(objective, params, memory, jax.random.key(0), batch)
 
 
 @pytest.mark.parametrize(
