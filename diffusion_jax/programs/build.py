@@ -253,16 +253,17 @@ def _bound(config, apply, schedule, weight, vlb_weight):
       f'config.objective.name={c.name!r} needs '
       '--config.network.learned_variance=True'
     )
-  return objectives.hybrid(
-    apply,
-    schedule,
-    num_steps=_num_steps(config),
-    weight=weight,
-    vlb_weight=vlb_weight,
-    loss_aware=_choose(LOSS_AWARE, 'objective', 'times', c.times),
-    num_levels=config.data.num_levels,
-    **_seen(config),
-  )
+  with from_config('schedule'):
+    return objectives.hybrid(
+      apply,
+      schedule,
+      num_steps=_num_steps(config),
+      weight=weight,
+      vlb_weight=vlb_weight,
+      loss_aware=_choose(LOSS_AWARE, 'objective', 'times', c.times),
+      num_levels=config.data.num_levels,
+      **_seen(config),
+    )
 
 
 OBJECTIVES = {

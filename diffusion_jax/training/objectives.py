@@ -119,8 +119,11 @@ def hybrid(
   nothing: vlb_weight=1 is then the pure L_vlb.
 
   loss_aware draws t by Eq. 18; objective_state is then a `LossHistory` over
-  num_steps. Otherwise as `ddpm`. Metrics: also vlb and simple.
+  num_steps. Otherwise as `ddpm`. Metrics: also vlb and simple. Raises
+  ValueError for fewer than 2 steps.
   """
+  if num_steps < 2:
+    raise ValueError(f'num_steps is {num_steps}: a bound needs at least 2')
   attempt = make_attempt(
     network_fn,
     schedule,

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.testing import oracles
-from tests.papers.paper import ddpm, f32
+from tests.papers.paper import bound_terms, ddpm, f32, network_fn
 
 T = 20
 SHAPE = (4, 3, 2)
@@ -20,24 +19,13 @@ X0 = np.random.default_rng(0).choice(GRID, SHAPE)
 X0[0, 0], X0[1, 0] = -1.0, 1.0  # the two open bins
 
 
-def network(x, t, xp):
-  """eps_theta(x_t, t) and the v of IDDPM, by closed formulas; t in 0..T-1."""
-  return 0.8 * x + 0.2 * xp.sin(3.0 * x + t), xp.cos(2.0 * x - t)
-
-
-def network_fn(params, x, noise, cond, *, key=None):
-  t = noise.reshape(-1, *[1] * (x.ndim - 1))
-  eps, v = network(x, t, jnp)
-  return jnp.concatenate([eps, v], axis=-1) if x.ndim > 1 else eps
-
-
-def denoiser(clip, learned_variance=True):
+def denoiser(clip):
   denoise = dj.make_denoiser(
     network_fn,
-    None,
+    (1.0, 1.0),
     parametrization='eps',
     noise_input=dj.step_input(T),
-    learned_variance=learned_variance,
+    learned_variance=True,
   )
   return dj.clip_denoised(denoise) if clip else denoise
 
@@ -63,55 +51,6 @@ def draws(keys, shape=SHAPE[1:]):
   return np.asarray(every(keys, jnp.arange(T + 1)), np.float64)
 
 
-def normal_kl(mean_1, variance_1, mean_2, variance_2):
-  ratio = variance_1 / variance_2
-  square = (mean_1 - mean_2) ** 2 / variance_2
-  return 0.5 * (ratio - 1 - np.log(ratio) + square).sum(axis=(1, 2))
-
-
-def paper(p, eps, variance, clip):
-  """L_T, [L_1..L_{T-1}] and L_0 of Eq. 5, with the decoder of Eq. 13."""
-
-  def p_theta(t, xt):
-    alpha_bar, previous = p.alpha_bar[t], p.alpha_bar[t - 1]
-    beta_tilde = (1 - previous) / (1 - alpha_bar) * p.beta[t]
-    beta_tilde_2 = (1 - p.alpha_bar[1]) / (1 - p.alpha_bar[2]) * p.beta[2]
-    eps_theta, v = network(xt, t - 1.0, np)
-    x0 = (xt - np.sqrt(1 - alpha_bar) * eps_theta) / np.sqrt(alpha_bar)
-    x0 = np.clip(x0, -1.0, 1.0) if clip else x0
-    mean = np.sqrt(previous) * p.beta[t] / (1 - alpha_bar) * x0
-    mean += np.sqrt(p.alpha[t]) * (1 - previous) / (1 - alpha_bar) * xt
-    small = beta_tilde_2 if t == 1 else beta_tilde
-    large = beta_tilde_2 if t == 1 else p.beta[t]
-    frac = (v + 1) / 2
-    learned = np.exp(frac * np.log(p.beta[t]) + (1 - frac) * np.log(small))
-    choices = dict(fixed_small=small, fixed_large=large, learned=learned)
-    return mean, choices[variance]
-
-  def q_posterior(t, xt):
-    alpha_bar, previous = p.alpha_bar[t], p.alpha_bar[t - 1]
-    mean = np.sqrt(previous) * p.beta[t] / (1 - alpha_bar) * X0
-    mean += np.sqrt(p.alpha[t]) * (1 - previous) / (1 - alpha_bar) * xt
-    return mean, (1 - previous) / (1 - alpha_bar) * p.beta[t]
-
-  def x(t):
-    return np.sqrt(p.alpha_bar[t]) * X0 + np.sqrt(1 - p.alpha_bar[t]) * eps[t]
-
-  last = p.alpha_bar[T]
-  L_T = normal_kl(np.sqrt(last) * X0, 1 - last, 0.0, 1.0)
-  L = [
-    normal_kl(*q_posterior(t, x(t)), *p_theta(t, x(t))) for t in range(2, T + 1)
-  ]
-  mean, variance_1 = p_theta(1, x(1))
-  deviation = np.sqrt(variance_1)
-  upper = np.where(X0 == 1.0, np.inf, (X0 + 1 / 255 - mean) / deviation)
-  lower = np.where(X0 == -1.0, -np.inf, (X0 - 1 / 255 - mean) / deviation)
-  upper, lower = np.where(lower > 0, (-lower, -upper), (upper, lower))
-  log_b, log_a = map(scipy.special.log_ndtr, (upper, lower))
-  L_0 = -(log_b + np.log(-np.expm1(log_a - log_b))).sum(axis=(1, 2))
-  return L_T, np.array(L).T, L_0
-
-
 SEQUENCES = {'linear': dj.linear_betas(T), 'cosine': dj.cosine_betas(T)}
 
 
@@ -122,7 +61,7 @@ def test_eq_5_every_term_of_the_bound(variance, clip, name, key):
   p = ddpm(SEQUENCES[name])
   keys = jax.random.split(key, len(X0))
   found = bound(keys, p.schedule, *f32(X0), variance, clip)
-  L_T, L, L_0 = paper(p, draws(keys), variance, clip)
+  L_T, L, L_0 = bound_terms(p, X0, draws(keys), variance, clip)
   np.testing.assert_allclose(found['prior'], L_T, rtol=1e-5)
   np.testing.assert_array_equal(found['diffusion'][:, 0], 0.0)
   np.testing.assert_allclose(found['diffusion'][:, 1:], L, rtol=1e-4)
