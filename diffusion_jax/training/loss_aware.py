@@ -32,7 +32,8 @@ def init_loss_history(num_steps: int, length: int = 10) -> LossHistory:
   return LossHistory(
     jnp.zeros((num_steps, length)),
     jnp.zeros(num_steps, jnp.int32),
-    jnp.full(num_steps, 1.0 / num_steps),
+    # with its type, or the second step of training would be compiled again
+    jnp.full(num_steps, 1.0 / num_steps, jnp.float32),
   )
 
 

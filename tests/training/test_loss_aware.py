@@ -46,6 +46,14 @@ def test_iddpm_eq_18_probabilities_literally():
     np.testing.assert_array_equal(np.sort(row), np.sort(values[-10:]))
 
 
+def test_a_history_keeps_its_type():
+  """A state of another type would compile the training step twice."""
+  before = init_loss_history(T)
+  after = record_jit(before, jnp.array([1]), jnp.array([1.0]))
+  for a, b in zip(before, after, strict=True):
+    assert (a.dtype, a.weak_type) == (b.dtype, b.weak_type)
+
+
 def test_probabilities_wait_for_the_last_part():
   history = init_loss_history(2, 1)
   half = record_jit(history, jnp.array([1, 2]), jnp.array([1.0, 3.0]), False)
