@@ -157,29 +157,45 @@ def variational_bound(
     raise ValueError(
       f'steps is {steps}: of {num_steps}, 1..{num_steps - 1} can be drawn'
     )
-  choice_keys, keys = split_key(key_per_example(key, len(x0)), 2)
+  num = len(x0)
+  choice_keys, keys = split_key(key_per_example(key, num), 2)
 
   def at(step):
     return schedule(step / num_steps)
 
-  def predict(step):  # step: [] or [B]; the same noise for a step, always
-    step_keys = jax.vmap(jax.random.fold_in)(
-      keys, jnp.broadcast_to(step, keys.shape)
-    )
-    xt = q_sample(x0, draw_normal(step_keys, x0), at(step))
-    return xt, denoise(xt, at(step))
+  # the noise level nearest to clean, from which the decoder decodes
+  starts_clean = at(0).sigma == 0.0
+  first = jnp.where(starts_clean, 1, 0)
+  beta_tilde_2 = reverse_variance('fixed_small', at(first), at(first + 1))
 
-  def transition(step):
-    xt, (x0_hat, var_frac) = predict(step)
+  def transition(step, xt, prediction):
     levels = at(step - 1), at(step)
-    model = p_reverse(x0_hat, xt, *levels, variance, var_frac)
+    model = p_reverse(prediction.x0, xt, *levels, variance, prediction.var_frac)
     return diffusion_kl(x0, xt, model, *levels)
 
-  # terms of steps 2..T, or of some of them: one batch at a time
+  def decode(step, z, prediction):
+    levels = clean_level(), at(first)
+    x0_hat, var_frac = prediction
+    p = p_reverse(x0_hat, z, *levels, variance, var_frac, beta_tilde_2)
+    return decoder(x0, LastStep(*p, z, at(first)))
+
+  def term(inputs):
+    step, decodes, counts = inputs
+
+    def evaluate():
+      # the noise of a step is its own, whichever steps are drawn
+      step_keys = jax.vmap(jax.random.fold_in)(keys, step)
+      xt = q_sample(x0, draw_normal(step_keys, x0), at(step))
+      prediction = denoise(xt, at(step))
+      return jax.lax.cond(decodes, decode, transition, step, xt, prediction)
+
+    return jax.lax.cond(counts, evaluate, lambda: jnp.zeros(num, x0.dtype))
+
+  # one loop over all terms: one batch in memory, one network to compile
   if steps is None:
-    drawn = jnp.arange(2, num_steps + 1)
-    terms = jax.lax.map(transition, drawn)
-    diffusion = jnp.concatenate([jnp.zeros_like(terms[:1]), terms])
+    drawn = jnp.broadcast_to(
+      jnp.arange(2, num_steps + 1)[:, None], (num_steps - 1, num)
+    )
   else:
 
     def choose(key):
@@ -187,28 +203,20 @@ def variational_bound(
       return 2 + jax.lax.top_k(order, steps)[1]
 
     drawn = jax.vmap(choose, out_axes=1)(choice_keys)
-    terms = jax.lax.map(transition, drawn) * ((num_steps - 1) / steps)
-    diffusion = jnp.zeros((num_steps, len(x0)), terms.dtype)
-    diffusion = diffusion.at[drawn - 1, jnp.arange(len(x0))[None]].set(terms)
+  rows = (jnp.full((1, num), 1), jnp.full((1, num), first), drawn)
+  rows = jnp.concatenate(rows)  # to schedule(0), the decoder, all others
+  index = jnp.arange(len(rows))
+  counts = (index > 0) | ~starts_clean
+  terms = jax.lax.map(term, (rows, index == 1, counts))
 
-  # the noise level nearest to clean is that of step 1, or of step 0
-  ends_clean = at(0).sigma == 0.0
-  first = jnp.where(ends_clean, 1, 0)
-  to_first = jax.lax.cond(
-    ends_clean, lambda: jnp.zeros_like(diffusion[0]), lambda: transition(1)
+  diffusion = jnp.zeros((num_steps, num), terms.dtype).at[0].set(terms[0])
+  diffusion = diffusion.at[drawn - 1, jnp.arange(num)[None]].set(
+    terms[2:] * ((num_steps - 1) / len(drawn))
   )
-  diffusion = diffusion.at[0].set(to_first).T
-
-  z, (x0_hat, var_frac) = predict(first)
-  beta_tilde_2 = reverse_variance('fixed_small', at(first), at(first + 1))
-  last = p_reverse(
-    x0_hat, z, clean_level(), at(first), variance, var_frac, beta_tilde_2
-  )
-  reconstruction = decoder(x0, LastStep(*last, z, at(first)))
-  prior = prior_kl(x0, at(num_steps))
-  return {
-    'prior': prior,
-    'diffusion': diffusion,
-    'reconstruction': reconstruction,
-    'total': prior + jnp.sum(diffusion, axis=1) + reconstruction,
+  bound = {
+    'prior': prior_kl(x0, at(num_steps)),
+    'diffusion': diffusion.T,
+    'reconstruction': terms[1],
   }
+  total = bound['prior'] + jnp.sum(diffusion, axis=0) + bound['reconstruction']
+  return bound | {'total': total}
