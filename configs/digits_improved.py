@@ -4,7 +4,10 @@ python launch.py --config=configs/digits_improved.py
 python launch.py --config=configs/digits_improved.py --mode=sample
 python launch.py --config=configs/digits_improved.py:smoke      # seconds
 
-digits.py but for what Nichol & Dhariwal 2021 changed. Not measured yet.
+digits.py but for what Nichol & Dhariwal 2021 changed; 756,706 parameters.
+Measured: a classifier that reads 99.4 % of the real test digits reads 99.4 % +-
+0.3 of 500 samples as the class asked for. The bound of 32 test images, T = 1000
+and x0 clipped: 2.76 bits/dim, 2.94 with fixed_large, 3.00 with fixed_small.
 """
 
 from configs import base
