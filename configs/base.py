@@ -67,7 +67,8 @@ def get_config():
   # separate projections; or one, as [heads, qkv] (legacy) or [qkv, heads] (new)
   network.qkv = 'separate'
   network.initializer = 'ho'  # ho, torch
-  # twice the channels, the second half for the variance; ddpm trains the first
+  # twice the channels, the second half for the variance: hybrid and vlb train
+  # it, ddpm does not
   network.learned_variance = False
   network.remat = False  # compute blocks again going back: less memory
   network.dtype = 'float32'  # of the computation: float32, bfloat16
@@ -79,11 +80,13 @@ def get_config():
   conditioning.label_dropout = 0.0  # probability of no class in training
 
   objective = config.objective = ConfigDict()
-  objective.name = 'ddpm'
+  objective.name = 'ddpm'  # ddpm, hybrid (ddpm + the bound), vlb (the bound)
   objective.parametrization = 'eps'  # x0, eps, v, score, flow, edm
   # of the error in x0: snr, truncated_snr, min_snr, edm
   objective.weight = 'snr'
-  objective.times = 'steps'  # steps, uniform, antithetic, log_normal
+  # steps, uniform, antithetic, log_normal; of hybrid and vlb: steps, loss_aware
+  objective.times = 'steps'
+  objective.vlb_weight = 0.001  # hybrid: of the bound, bits/dim of all steps
   objective.min_snr_gamma = 5.0  # weight 'min_snr'
   objective.log_normal_mean = -1.2  # times 'log_normal', of log sigma
   objective.log_normal_std = 1.2
@@ -128,7 +131,7 @@ def get_config():
   sampling.num_steps = 1000
   sampling.spacing = 'uniform'  # uniform, steps (of the schedule)
   sampling.eta = 0.0  # ddim: 0 is the ODE, 1 ancestral
-  sampling.variance = 'fixed_small'  # ancestral: fixed_small, fixed_large
+  sampling.variance = 'fixed_small'  # ancestral: or fixed_large, learned
   sampling.clip = True  # estimates of x0 to [-1, 1]
   sampling.num_samples = 100
   sampling.batch_size = 100

@@ -1,8 +1,8 @@
 r"""ADM on ImageNet 64x64, class-conditional (Dhariwal & Nichol 2021).
 
 295,904,454 parameters, bfloat16, sharded over eight devices. The data set is
-prepared by tfds (docs/data.md); 540k steps of batch 2048 in the paper. The
-variance is not trained yet, as in cifar10_improved. Not measured yet.
+prepared by tfds (docs/data.md); 540k steps of batch 2048 in the paper, of the
+hybrid objective. Not measured yet.
 
   python launch.py --config=configs/imagenet64.py
   python launch.py --config=configs/imagenet64.py:smoke    # synthetic pictures
@@ -41,6 +41,8 @@ def get_config(arg=''):
 
   config.conditioning.labels = True
 
+  config.objective.name = 'hybrid'
+
   config.optimizer.learning_rate = 3e-4
   config.optimizer.weight_decay = 0.0
   config.optimizer.clip_norm = 0.0
@@ -54,6 +56,6 @@ def get_config(arg=''):
   config.training.keep_every = 100_000
 
   config.sampling.sampler = 'ancestral'
-  config.sampling.variance = 'fixed_large'
+  config.sampling.variance = 'learned'
   config.sampling.num_steps = 250
   return base.with_argument(config, arg)

@@ -26,6 +26,13 @@ from diffusion_jax.core.denoiser import (
   network_output,
   step_input,
 )
+from diffusion_jax.core.elbo import (
+  categorical_nll,
+  diffusion_kl,
+  prior_kl,
+  reconstruction_nll,
+  variational_bound,
+)
 from diffusion_jax.core.levels import NoiseLevel, clean_level
 from diffusion_jax.core.losses import (
   antithetic_times,

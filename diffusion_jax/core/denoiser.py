@@ -110,11 +110,16 @@ def make_denoiser(
     var_frac = None
     if learned_variance:
       output, fraction = jnp.split(output, 2, axis=-1)
-      var_frac = 0.5 * (fraction + 1.0)
+      var_frac = variance_fraction(fraction)
     x0 = to_x0(parametrization, output, xt, level, sigma_data)
     return Prediction(x0, var_frac)
 
   return denoise
+
+
+def variance_fraction(output: Array) -> Array:
+  """A network's output for the variance, about -1..1 -> var_frac 0..1."""
+  return 0.5 * (output + 1.0)
 
 
 def at_training_levels(denoise: Denoiser, schedule: Callable) -> Denoiser:

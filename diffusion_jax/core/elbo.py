@@ -1,11 +1,94 @@
-"""The variational bound, term by term, in nats summed over data axes."""
+"""The variational bound, term by term, in nats summed over data axes.
+
+-log p(x_0) <= L_T + sum_t L_{t-1} + L_0 (DDPM Eq. 3 and 5): the prior, the
+transitions t = 2..T, and the decoder p(x_0 | x_1).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.levels import NoiseLevel, check_same_shape
+from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
+from diffusion_jax.core.levels import NoiseLevel, check_same_shape, clean_level
+from diffusion_jax.core.normal import Normal, discretized_log_prob, kl
+from diffusion_jax.core.process import (
+  p_reverse,
+  q_posterior,
+  q_sample,
+  reverse_variance,
+)
 
 Array = jax.Array
+
+
+def _sum(x: Array) -> Array:
+  return jnp.sum(x, axis=tuple(range(1, x.ndim)))
+
+
+def prior_kl(x0: Array, level_T: NoiseLevel) -> Array:
+  """L_T = KL(q(x_T | x_0) || p(x_T)) in nats, [B] (DDPM Eq. 5).
+
+  The prior is `prior_sample`'s N(0, alpha^2 + sigma^2): N(0, I) for every
+  variance-preserving schedule. x0: [B, ...]; level_T: [] or [B].
+  """
+  level = level_T.like(x0)
+  variance = level.sigma**2
+  prior = Normal(jnp.zeros_like(x0), level.alpha**2 + variance)
+  return _sum(kl(Normal(level.alpha * x0, variance), prior))
+
+
+def diffusion_kl(
+  x0: Array,
+  xt: Array,
+  model: Normal,
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+) -> Array:
+  """L_{t-1} = KL(q(x_s | x_t, x_0) || model) in nats, [B] (DDPM Eq. 5).
+
+  x0, xt: [B, ...]; model: p(x_s | x_t), as of `p_reverse`; levels: [] or [B],
+  s not clean (there it is `reconstruction_nll` that counts).
+  """
+  return _sum(kl(q_posterior(x0, xt, level_s, level_t), model))
+
+
+def reconstruction_nll(
+  x0: Array, model: Normal, num_levels: int = 256, cdf: str = 'exact'
+) -> Array:
+  """L_0 = -log p(x_0 | x_1) of the discretised decoder, [B] (DDPM Eq. 13).
+
+  x0: [B, ...] on `num_levels` values evenly spaced on [-1, 1]; model: the
+  Normal of p(x_0 | x_1). cdf='tanh' as published (see `discretized_log_prob`).
+  """
+  return -_sum(discretized_log_prob(model, x0, num_levels, cdf))
+
+
+def bound_term(
+  x0: Array,
+  xt: Array,
+  model: Normal,
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+  decoder: Callable[[Array, Normal], Array] = reconstruction_nll,
+) -> Array:
+  """L_0 of the examples whose s is clean, L_{t-1} of all others, nats, [B].
+
+  T times its mean over steps t ~ U{1..T} is L_vlb (Nichol & Dhariwal 2021, Eq.
+  4 to 7) without L_T. model: p(x_s | x_t), with a variance where s is clean
+  (`first` of `p_reverse`). Finite, and so are its gradients.
+  """
+  clean = level_s.like(x0).sigma == 0.0
+  q = q_posterior(x0, xt, level_s, level_t)
+  # neither form may see the other's examples: infinities have NaN gradients
+  q = Normal(q.mean, jnp.where(clean, 1.0, q.variance))
+  at_x0 = Normal(
+    jnp.where(clean, model.mean, x0), jnp.where(clean, model.variance, 1.0)
+  )
+  transition, reconstruction = _sum(kl(q, model)), decoder(x0, at_x0)
+  return jnp.where(level_s.sigma == 0.0, reconstruction, transition)
 
 
 def categorical_nll(
@@ -28,3 +111,112 @@ def categorical_nll(
   log_prob = jax.nn.log_softmax(logits, axis=-1)
   chosen = jnp.take_along_axis(log_prob, index[..., None], axis=-1)[..., 0]
   return -jnp.sum(chosen, axis=tuple(range(1, x0.ndim)))
+
+
+class LastStep(NamedTuple):
+  """What a decoder is given: p(x_0 | z) = N(mean, variance), and z [B, ...].
+
+  Usable as the Normal that it begins with; level, [], is that of z.
+  """
+
+  mean: Array
+  variance: Array
+  z: Array
+  level: NoiseLevel
+
+
+Decoder = Callable[[Array, LastStep], Array]
+
+
+def variational_bound(
+  key: Array,
+  denoise: Denoiser,
+  schedule: Callable,
+  x0: Array,
+  *,
+  num_steps: int,
+  variance: str = 'fixed_small',
+  steps: int | None = None,
+  decoder: Decoder = reconstruction_nll,
+) -> dict[str, Array]:
+  """The bound of DDPM Eq. 5 over T = num_steps, nats, one draw of noise per t.
+
+  'prior' [B] is L_T; 'diffusion' [B, T]: entry i is L_i, the transition to
+  schedule(i/T); 'reconstruction' [B] is L_0; 'total' [B] their sum. Entry 0 is
+  0 where schedule(0) is clean, and else VDM's transition to z_0, from which it
+  decodes. steps=n draws n of the steps 2..T for each image, without
+  replacement: their terms times (T-1)/n, 0 elsewhere, unbiased.
+
+  key: [] or [B]: image i depends on key i alone. x0: [B, ...]. decoder: (x0,
+  `LastStep`) -> [B]; VDM's is lambda x0, s: categorical_nll(x0, s.z, s.level).
+  ValueError for T < 2 or steps outside 1..T-1.
+  """
+  if num_steps < 2:
+    raise ValueError(f'num_steps is {num_steps}: a bound needs at least 2')
+  if steps is not None and not 1 <= steps < num_steps:
+    raise ValueError(
+      f'steps is {steps}: of {num_steps}, 1..{num_steps - 1} can be drawn'
+    )
+  num = len(x0)
+  choice_keys, keys = split_key(key_per_example(key, num), 2)
+
+  def at(step):
+    return schedule(step / num_steps)
+
+  # the noise level nearest to clean, from which the decoder decodes
+  starts_clean = at(0).sigma == 0.0
+  first = jnp.where(starts_clean, 1, 0)
+  beta_tilde_2 = reverse_variance('fixed_small', at(first), at(first + 1))
+
+  def transition(step, xt, prediction):
+    levels = at(step - 1), at(step)
+    model = p_reverse(prediction.x0, xt, *levels, variance, prediction.var_frac)
+    return diffusion_kl(x0, xt, model, *levels)
+
+  def decode(step, z, prediction):
+    levels = clean_level(), at(first)
+    x0_hat, var_frac = prediction
+    p = p_reverse(x0_hat, z, *levels, variance, var_frac, beta_tilde_2)
+    return decoder(x0, LastStep(*p, z, at(first)))
+
+  def term(inputs):
+    step, decodes, counts = inputs
+
+    def evaluate():
+      # the noise of a step is its own, whichever steps are drawn
+      step_keys = jax.vmap(jax.random.fold_in)(keys, step)
+      xt = q_sample(x0, draw_normal(step_keys, x0), at(step))
+      prediction = denoise(xt, at(step))
+      return jax.lax.cond(decodes, decode, transition, step, xt, prediction)
+
+    return jax.lax.cond(counts, evaluate, lambda: jnp.zeros(num, x0.dtype))
+
+  # one loop over all terms: one batch in memory, one network to compile
+  if steps is None:
+    drawn = jnp.broadcast_to(
+      jnp.arange(2, num_steps + 1)[:, None], (num_steps - 1, num)
+    )
+  else:
+
+    def choose(key):
+      order = jax.random.uniform(key, (num_steps - 1,))
+      return 2 + jax.lax.top_k(order, steps)[1]
+
+    drawn = jax.vmap(choose, out_axes=1)(choice_keys)
+  rows = (jnp.full((1, num), 1), jnp.full((1, num), first), drawn)
+  rows = jnp.concatenate(rows)  # to schedule(0), the decoder, all others
+  index = jnp.arange(len(rows))
+  counts = (index > 0) | ~starts_clean
+  terms = jax.lax.map(term, (rows, index == 1, counts))
+
+  diffusion = jnp.zeros((num_steps, num), terms.dtype).at[0].set(terms[0])
+  diffusion = diffusion.at[drawn - 1, jnp.arange(num)[None]].set(
+    terms[2:] * ((num_steps - 1) / len(drawn))
+  )
+  bound = {
+    'prior': prior_kl(x0, at(num_steps)),
+    'diffusion': diffusion.T,
+    'reconstruction': terms[1],
+  }
+  total = bound['prior'] + jnp.sum(diffusion, axis=0) + bound['reconstruction']
+  return bound | {'total': total}

@@ -24,9 +24,15 @@ def sample(key: Array, p: Normal) -> Array:
 
 def kl(q: Normal, p: Normal) -> Array:
   """KL(q || p) per element, nats; both variances must be positive."""
-  ratio = q.variance / p.variance
+  excess = (q.variance - p.variance) / p.variance
+  # near 0 the difference of excess and log is of second order: log1p keeps it
+  log_ratio = jnp.where(
+    jnp.abs(excess) < 0.5,
+    jnp.log1p(jnp.clip(excess, -0.5, 0.5)),
+    jnp.log(q.variance / p.variance),
+  )
   square = jnp.square(q.mean - p.mean) / p.variance
-  return 0.5 * (ratio - 1.0 - jnp.log(ratio) + square)
+  return 0.5 * (excess - log_ratio + square)
 
 
 def log_prob(p: Normal, x: Array) -> Array:

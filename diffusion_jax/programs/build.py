@@ -18,7 +18,12 @@ from diffusion_jax.networks.embeddings import SINUSOIDS
 from diffusion_jax.networks.layers import INITIALIZERS, PADDINGS, QKV
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.programs import UserError
-from diffusion_jax.training import objectives, optimizer, sharding
+from diffusion_jax.training import (
+  loss_aware,
+  objectives,
+  optimizer,
+  sharding,
+)
 
 
 @contextlib.contextmanager
@@ -207,25 +212,69 @@ WEIGHTS = {
 }
 
 
+def _seen(config):
+  # what every objective of a denoising network is told
+  c = config.objective
+  return dict(
+    parametrization=_choose(
+      KINDS, 'objective', 'parametrization', c.parametrization
+    ),
+    noise_input=build_noise_input(config),
+    labels=config.conditioning.labels,
+    label_dropout=_label_dropout(config),
+    sigma_data=c.sigma_data,
+  )
+
+
+def _weight(config):
+  c = config.objective
+  return _choose(WEIGHTS, 'objective', 'weight', c.weight)(c)
+
+
 def _ddpm(config, apply, schedule):
   c = config.objective
   return objectives.ddpm(
     apply,
     schedule,
-    parametrization=_choose(
-      KINDS, 'objective', 'parametrization', c.parametrization
-    ),
     times=_choose(TIMES, 'objective', 'times', c.times)(config),
-    weight=_choose(WEIGHTS, 'objective', 'weight', c.weight)(c),
-    noise_input=build_noise_input(config),
-    labels=config.conditioning.labels,
-    label_dropout=_label_dropout(config),
+    weight=_weight(config),
     learned_variance=config.network.learned_variance,
-    sigma_data=c.sigma_data,
+    **_seen(config),
   )
 
 
-OBJECTIVES = {'ddpm': _ddpm}
+LOSS_AWARE = {'steps': False, 'loss_aware': True}  # times of a bound
+
+
+def _bound(config, apply, schedule, weight, vlb_weight):
+  c = config.objective
+  if not config.network.learned_variance:
+    raise UserError(
+      f'config.objective.name={c.name!r} needs '
+      '--config.network.learned_variance=True'
+    )
+  with from_config('schedule'):
+    return objectives.hybrid(
+      apply,
+      schedule,
+      num_steps=_num_steps(config),
+      weight=weight,
+      vlb_weight=vlb_weight,
+      loss_aware=_choose(LOSS_AWARE, 'objective', 'times', c.times),
+      num_levels=config.data.num_levels,
+      **_seen(config),
+    )
+
+
+OBJECTIVES = {
+  'ddpm': _ddpm,
+  'hybrid': lambda config, apply, schedule: _bound(
+    config, apply, schedule, _weight(config), config.objective.vlb_weight
+  ),
+  'vlb': lambda config, apply, schedule: _bound(
+    config, apply, schedule, None, 1.0
+  ),
+}
 
 
 def build_objective(config):
@@ -233,6 +282,13 @@ def build_objective(config):
   build = _choose(OBJECTIVES, 'objective', 'name', config.objective.name)
   apply = network_fn(build_network(config))
   return build(config, apply, build_schedule(config))
+
+
+def build_objective_state(config):
+  """What the objective remembers before the first step; () if nothing."""
+  if config.objective.times == 'loss_aware':
+    return loss_aware.init_loss_history(_num_steps(config))
+  return ()
 
 
 def build_learning_rate(config):
@@ -286,21 +342,31 @@ def build_mesh(config):
     return sharding.make_mesh(*map(int, shape))
 
 
-VARIANCES = ('fixed_small', 'fixed_large')
+VARIANCES = ('fixed_small', 'fixed_large', 'learned')
+
+
+def _ancestral(config):
+  variance = config.sampling.variance
+  _choose(VARIANCES, 'sampling', 'variance', variance)
+  if variance == 'learned' and not config.network.learned_variance:
+    raise UserError(
+      "config.sampling.variance='learned' needs a network that has learned one "
+      '(network.learned_variance): take fixed_small or fixed_large'
+    )
+  return dj.ancestral(variance)
+
+
 SAMPLERS = {
-  'ddim': lambda c: dj.ddim(c.eta),
-  'ancestral': lambda c: dj.ancestral(
-    _choose(VARIANCES, 'sampling', 'variance', c.variance)
-  ),
+  'ddim': lambda config: dj.ddim(config.sampling.eta),
+  'ancestral': _ancestral,
 }
 
 
 def build_sampler(config):
   """config.sampling.sampler -> Sampler."""
-  c = config.sampling
-  build = _choose(SAMPLERS, 'sampling', 'sampler', c.sampler)
+  build = _choose(SAMPLERS, 'sampling', 'sampler', config.sampling.sampler)
   with from_config('sampling'):
-    return build(c)
+    return build(config)
 
 
 def build_denoiser(config, params, cond):

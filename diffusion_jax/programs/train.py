@@ -197,7 +197,8 @@ def state_maker(config, optimizer, ema_decays, mesh):
     init = build.init_params(build.build_network(config), config)
 
     def make(key):
-      return init_state(init(key), optimizer, more_emas=ema_decays[1])
+      memory = build.build_objective_state(config)
+      return init_state(init(key), optimizer, memory, ema_decays[1])
 
     shapes = jax.eval_shape(make, keys(config)[0])
   places = fsdp_sharding(mesh, shapes)

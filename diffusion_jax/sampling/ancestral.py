@@ -2,9 +2,10 @@
 
 import jax.numpy as jnp
 
+from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import forgotten, p_reverse, signal_ratio
-from diffusion_jax.sampling.sampler import Sampler, draw_normal
+from diffusion_jax.sampling.sampler import Sampler
 
 
 def ancestral(variance: str = 'fixed_small') -> Sampler:

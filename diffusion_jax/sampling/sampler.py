@@ -5,7 +5,7 @@ from level t to the cleaner level s; corrections of it (inpainting, churn, a
 Langevin corrector) are functions sampler -> sampler.
 
 Keys are one key, or one key per example ([B]): image i then depends on its own
-key alone, whatever the batch. `jax.random` is called in this file only.
+key alone, whatever the batch (`core/keys.py`).
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel, clean_level
 
 Array = jax.Array
@@ -108,35 +109,3 @@ def prior_sample(
   """
   variance = level.sigma**2 + (0.0 if exact else level.alpha**2)
   return jnp.sqrt(variance) * draw_normal(key, jnp.zeros(shape))
-
-
-def split_key(key: Array, n: int) -> Array:
-  """n new keys: [n] from one key, [n, B] from one key per example."""
-  key = _typed(key)
-  if not key.ndim:
-    return jax.random.split(key, n)
-  return jax.vmap(lambda k: jax.random.split(k, n), out_axes=1)(key)
-
-
-def draw_normal(key: Array, x: Array) -> Array:
-  """Standard normal noise like x [B, ...], from one key or one per example.
-
-  With keys [B], example i is a function of key i and of x.shape[1:] alone.
-  Raises ValueError if there are more or fewer keys than examples.
-  """
-  key = _typed(key)
-  if not key.ndim:
-    return jax.random.normal(key, x.shape, x.dtype)
-  if key.shape != x.shape[:1]:
-    raise ValueError(
-      f'{list(key.shape)} keys for a batch of {x.shape[0]}: give one key, or '
-      'one per example'
-    )
-  return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
-
-
-def _typed(key: Array) -> Array:
-  # keys of jax.random.PRNGKey are [..., 2] integers, without a shape of theirs
-  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-    return key
-  return jax.random.wrap_key_data(key)

@@ -9,15 +9,31 @@ A last argument part=(i, n) asks for rows i, i + n, ... of the batch alone, with
 the noise that they have in the whole (see `rows`): gradient accumulation.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.denoiser import NetworkFn, NoiseInput, network_output
-from diffusion_jax.core.losses import TimeSampler, Weight, denoising_loss
-from diffusion_jax.core.process import q_sample
+from diffusion_jax.core.denoiser import (
+  NetworkFn,
+  NoiseInput,
+  network_output,
+  variance_fraction,
+)
+from diffusion_jax.core.elbo import bound_term, reconstruction_nll
+from diffusion_jax.core.levels import NoiseLevel, clean_level
+from diffusion_jax.core.losses import (
+  TimeSampler,
+  Weight,
+  denoising_loss,
+  step_times,
+)
+from diffusion_jax.core.normal import bits_per_dim
+from diffusion_jax.core.parametrization import to_x0
+from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
+from diffusion_jax.training.loss_aware import loss_aware_times, record
 
 Array = jax.Array
 Objective = Callable[..., tuple[Array, tuple[dict, Any]]]
@@ -52,8 +68,156 @@ def ddpm(
   enters this loss.
   params: {'network': ...}. Metrics: loss, and loss per quarter of t.
   """
+  attempt = make_attempt(
+    network_fn,
+    schedule,
+    parametrization=parametrization,
+    noise_input=noise_input,
+    labels=labels,
+    label_dropout=label_dropout,
+    sigma_data=sigma_data,
+  )
 
   def objective(params, objective_state, key, batch, part=(0, 1)):
+    x0, eps, _, level, time_weight, output = attempt(
+      params, key, batch, times, part
+    )
+    if learned_variance:
+      output, _ = jnp.split(output, 2, axis=-1)
+    losses = denoising_loss(
+      parametrization, output, x0, eps, level, weight, sigma_data
+    )
+    losses = time_weight * losses / x0[0].size
+    loss = jnp.mean(losses)
+    metrics = {'loss': Mean(loss, jnp.ones(())), **by_quarter(losses, level.t)}
+    return loss, (metrics, objective_state)
+
+  return objective
+
+
+def hybrid(
+  network_fn: NetworkFn,
+  schedule: Callable,
+  *,
+  num_steps: int,
+  parametrization: str,
+  weight: Weight | None,
+  noise_input: NoiseInput,
+  vlb_weight: float = 0.001,
+  loss_aware: bool = False,
+  num_levels: int = 256,
+  labels: bool = False,
+  label_dropout: float = 0.0,
+  sigma_data: float = 0.5,
+) -> Objective:
+  """L_simple + vlb_weight * L_vlb (Nichol & Dhariwal 2021, Eq. 16), per step.
+
+  The network has twice the channels: a learned variance. L_vlb, in bits per
+  dimension, is T times `bound_term` at one step t of 1..T (step 1 ends at x_0,
+  whatever schedule(0) is), with num_levels grey levels; its mean is detached,
+  so it trains the variance alone. weight=None leaves out L_simple and detaches
+  nothing: vlb_weight=1 is then the pure L_vlb.
+
+  loss_aware draws t by Eq. 18; objective_state is then a `LossHistory` over
+  num_steps. Otherwise as `ddpm`. Metrics: also vlb and simple. Raises
+  ValueError for fewer than 2 steps.
+  """
+  if num_steps < 2:
+    raise ValueError(f'num_steps is {num_steps}: a bound needs at least 2')
+  attempt = make_attempt(
+    network_fn,
+    schedule,
+    parametrization=parametrization,
+    noise_input=noise_input,
+    labels=labels,
+    label_dropout=label_dropout,
+    sigma_data=sigma_data,
+  )
+  decoder = functools.partial(reconstruction_nll, num_levels=num_levels)
+
+  def vlb(x0, xt, level_t, step, output, fraction):
+    # [B], bits per dimension
+    x0_hat = to_x0(parametrization, output, xt, level_t, sigma_data)
+    level_s = jax.tree.map(
+      lambda clean, s: jnp.where(step == 1, clean, s),
+      clean_level(),
+      schedule((step - 1) / num_steps),
+    )
+    one, two = schedule(1 / num_steps), schedule(2 / num_steps)
+    model = p_reverse(
+      x0_hat,
+      xt,
+      level_s,
+      level_t,
+      'learned',
+      variance_fraction(fraction),
+      first=reverse_variance('fixed_small', one, two),
+    )
+    nats = bound_term(x0, xt, model, level_s, level_t, decoder)
+    return num_steps * bits_per_dim(nats, x0.shape[1:])
+
+  def objective(params, objective_state, key, batch, part=(0, 1)):
+    times = (
+      loss_aware_times(objective_state) if loss_aware else step_times(num_steps)
+    )
+    x0, eps, xt, level, time_weight, output = attempt(
+      params, key, batch, times, part
+    )
+    step = jnp.rint(level.t * num_steps).astype(int)
+    output, fraction = jnp.split(output, 2, axis=-1)
+    mean = output if weight is None else jax.lax.stop_gradient(output)
+    terms = {'vlb': vlb(x0, xt, level, step, mean, fraction)}
+    losses = vlb_weight * terms['vlb']
+    if weight is not None:
+      error = denoising_loss(
+        parametrization, output, x0, eps, level, weight, sigma_data
+      )
+      terms['simple'] = error / x0[0].size
+      losses += terms['simple']
+    if loss_aware:
+      last = part[0] == part[1] - 1
+      objective_state = record(objective_state, step, losses, last)
+    terms['loss'] = losses
+    terms = {name: time_weight * term for name, term in terms.items()}
+    metrics = {
+      name: Mean(jnp.mean(term), jnp.ones(())) for name, term in terms.items()
+    }
+    metrics |= by_quarter(terms['loss'], level.t)
+    return metrics['loss'].total, (metrics, objective_state)
+
+  return objective
+
+
+class Attempt(NamedTuple):
+  """A batch, the noise on it, and the network's output for it, [B, ...].
+
+  time_weight: [B], of the time sampler.
+  """
+
+  x0: Array
+  eps: Array
+  xt: Array
+  level: NoiseLevel
+  time_weight: Array
+  output: Array
+
+
+def make_attempt(
+  network_fn: NetworkFn,
+  schedule: Callable,
+  *,
+  parametrization: str,
+  noise_input: NoiseInput,
+  labels: bool,
+  label_dropout: float,
+  sigma_data: float,
+) -> Callable[..., Attempt]:
+  """(params, key, batch, times, part) -> Attempt: what objectives begin with.
+
+  The draws are those of the whole batch, of which `part` takes its rows.
+  """
+
+  def attempt(params, key, batch, times, part):
     x0 = batch['image']
     time_key, eps_key, drop_key, dropout_key = jax.random.split(key, 4)
     level, time_weight = times(time_key, x0.shape[0], schedule)
@@ -67,10 +231,11 @@ def ddpm(
     )
     if part[1] > 1:
       dropout_key = jax.random.fold_in(dropout_key, part[0])
+    xt = q_sample(x0, eps, level)
     output = network_output(
       network_fn,
       params['network'],
-      q_sample(x0, eps, level),
+      xt,
       level,
       parametrization=parametrization,
       noise_input=noise_input,
@@ -78,17 +243,9 @@ def ddpm(
       sigma_data=sigma_data,
       key=dropout_key,
     )
-    if learned_variance:
-      output, _ = jnp.split(output, 2, axis=-1)
-    losses = denoising_loss(
-      parametrization, output, x0, eps, level, weight, sigma_data
-    )
-    losses = time_weight * losses / x0[0].size
-    loss = jnp.mean(losses)
-    metrics = {'loss': Mean(loss, jnp.ones(())), **by_quarter(losses, level.t)}
-    return loss, (metrics, objective_state)
+    return Attempt(x0, eps, xt, level, time_weight, output)
 
-  return objective
+  return attempt
 
 
 def rows(tree: Any, part: tuple[Array | int, int]) -> Any:

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,3 +26,87 @@ def test_the_categorical_decoder_literally(num_levels):
   level = dj.NoiseLevel(alpha, alpha, sigma)
   found = elbo.categorical_nll(x0, z0, level, num_levels)
   np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+
+
+def test_prior_kl_in_float64():
+  """0.5 sum(alpha_bar x^2 - alpha_bar - log(1 - alpha_bar)), tiny at T."""
+  x0 = np.random.default_rng(0).uniform(-1.0, 1.0, (3, 4))
+  for step, rtol in ((1000, 1e-4), (500, 1e-5), (10, 1e-5)):
+    alpha_bar = np.prod(1.0 - dj.linear_betas(1000)[:step])
+    each = alpha_bar * x0**2 - alpha_bar - np.log1p(-alpha_bar)
+    found = dj.prior_kl(jnp.asarray(x0, jnp.float32), SCHEDULE.at_step(step))
+    np.testing.assert_allclose(found, 0.5 * each.sum(axis=1), rtol=rtol)
+
+
+def test_prior_kl_of_a_schedule_that_explodes_the_variance():
+  """Against N(0, alpha^2 + sigma^2), what sampling starts from."""
+  level = dj.NoiseLevel(*map(jnp.asarray, (1.0, 1.0, 5.0)))
+  u = 25.0 / 26.0
+  expected = 0.5 * 2 * (u - 1.0 - np.log(u) + 0.25 / 26.0)
+  found = dj.prior_kl(jnp.full((1, 2), 0.5), level)
+  np.testing.assert_allclose(found, [expected], rtol=1e-5)
+
+
+def test_the_bound_of_every_shape_is_that_of_the_flat_image(key):
+  """[B], [B, D] and [B, H, W, C], one key or one per example."""
+
+  def denoise(x, level):
+    return dj.Prediction(0.9 * x)
+
+  @jax.jit
+  def bound(x0):
+    return dj.variational_bound(key, denoise, SCHEDULE, x0, num_steps=4)
+
+  x0 = jnp.linspace(-1.0, 1.0, 12)
+  for shape in ((12,), (3, 4), (3, 2, 2, 1)):
+    found = bound(x0.reshape(shape))
+    assert found['diffusion'].shape == (shape[0], 4)
+    for name in ('prior', 'reconstruction', 'total'):
+      assert found[name].shape == shape[:1]
+  flat, image = bound(x0.reshape(3, 4)), bound(x0.reshape(3, 2, 2, 1))
+  np.testing.assert_allclose(flat['total'], image['total'], rtol=1e-6)
+
+
+def test_the_bound_under_vmap_and_grad(key):
+  """The slope in a scale of the denoiser is the finite difference's."""
+  x0 = jax.random.uniform(key, (2, 3), minval=-1.0)
+  schedule = dj.CosineSchedule(-6.0, 6.0)
+
+  def total(scale, x0):
+    denoise = lambda x, level: dj.Prediction(scale * x)
+    bound = dj.variational_bound(
+      key,
+      denoise,
+      schedule,
+      x0,
+      num_steps=4,
+      variance='fixed_large',
+      decoder=lambda x0, s: elbo.categorical_nll(x0, s.z, s.level, 17),
+    )
+    return jnp.sum(bound['total'])
+
+  several = jax.jit(jax.vmap(jax.value_and_grad(total), (0, None)))
+  scales = jnp.array([0.4, 0.5, 0.6])
+  values, slopes = several(scales, x0)
+  np.testing.assert_allclose(  # quadratic in the scale
+    slopes[1], (values[2] - values[0]) / 0.2, rtol=1e-3
+  )
+
+
+def test_a_bound_that_cannot_be_is_refused(key):
+  arguments = (
+    key,
+    lambda x, level: dj.Prediction(x),
+    SCHEDULE,
+    jnp.zeros((2, 3)),
+  )
+  with pytest.raises(ValueError, match='num_steps is 1: a bound needs'):
+    dj.variational_bound(*arguments, num_steps=1)
+  for steps in (0, 4):
+    with pytest.raises(ValueError, match=f'steps is {steps}: of 4, 1..3 can'):
+      dj.variational_bound(*arguments, num_steps=4, steps=steps)
+  with pytest.raises(ValueError, match="'learned' needs a network with"):
+    dj.variational_bound(*arguments, num_steps=4, variance='learned')

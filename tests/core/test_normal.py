@@ -25,6 +25,16 @@ def test_kl_by_quadrature():
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize('ratio', [1e-8, 0.3, 0.9, 0.999, 1.001, 1.7, 1e8])
+def test_kl_of_variances_alone_in_float64(ratio):
+  """Of second order where they are close, finite where they are far apart."""
+  q = np.float32(2.0 * ratio)
+  u = np.float64(q) / 2.0
+  expected = 0.5 * (u - 1.0 - np.log(u))
+  found = dj.kl(dj.Normal(0.0, q), dj.Normal(0.0, 2.0))
+  np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
 def test_kl_of_a_distribution_with_itself_is_zero():
   p = dj.Normal(jnp.ones(3), jnp.full(3, 0.7))
   np.testing.assert_array_equal(dj.kl(p, p), 0.0)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from tests import jitted as dj
 
@@ -53,3 +54,77 @@ def levels(p):
 
 def f32(*arrays):
   return [jnp.asarray(a, jnp.float32) for a in arrays]
+
+
+def network(params, x, t, xp):
+  """eps_theta(x_t, t) and v (IDDPM Eq. 15) by closed formulas, t in 0..T-1."""
+  of_eps, of_v = params
+  eps = of_eps * (0.8 * x + 0.2 * xp.sin(3.0 * x + t))
+  return eps, of_v * xp.cos(2.0 * x - t)
+
+
+def network_fn(params, x, noise, cond, *, key=None):
+  """The same, as a network of ours."""
+  t = noise.reshape(-1, *[1] * (x.ndim - 1))
+  return jnp.concatenate(network(params, x, t, jnp), axis=-1)
+
+
+def normal_kl(mean_1, variance_1, mean_2, variance_2):
+  ratio = variance_1 / variance_2
+  square = (mean_1 - mean_2) ** 2 / variance_2
+  kl = 0.5 * (ratio - 1 - np.log(ratio) + square)
+  return kl.sum(axis=tuple(range(1, kl.ndim)))
+
+
+def bound_terms(
+  p, x0, eps, variance, clip, params=(1.0, 1.0), bins=256, mean_of=None
+):
+  """L_T [B], L_1..L_{T-1} [B, T-1] and L_0 [B] of DDPM Eq. 5, in nats.
+
+  eps: [T + 1, B, ...], one for each step. mean_of: other parameters for the
+  mean than for the variance.
+  """
+
+  def p_theta(t, xt):
+    alpha_bar, previous = p.alpha_bar[t], p.alpha_bar[t - 1]
+    beta_tilde = (1 - previous) / (1 - alpha_bar) * p.beta[t]
+    beta_tilde_2 = (1 - p.alpha_bar[1]) / (1 - p.alpha_bar[2]) * p.beta[2]
+    eps_theta, _ = network(mean_of or params, xt, t - 1.0, np)
+    _, v = network(params, xt, t - 1.0, np)
+    x0 = (xt - np.sqrt(1 - alpha_bar) * eps_theta) / np.sqrt(alpha_bar)
+    x0 = np.clip(x0, -1.0, 1.0) if clip else x0
+    small = beta_tilde_2 if t == 1 else beta_tilde
+    large = beta_tilde_2 if t == 1 else p.beta[t]
+    frac = (v + 1) / 2
+    learned = np.exp(frac * np.log(p.beta[t]) + (1 - frac) * np.log(small))
+    choices = dict(fixed_small=small, fixed_large=large, learned=learned)
+    return mu_tilde(t, xt, x0), choices[variance]
+
+  def mu_tilde(t, xt, x0):
+    alpha_bar, previous = p.alpha_bar[t], p.alpha_bar[t - 1]
+    mean = np.sqrt(previous) * p.beta[t] / (1 - alpha_bar) * x0
+    return mean + np.sqrt(p.alpha[t]) * (1 - previous) / (1 - alpha_bar) * xt
+
+  def q_posterior(t, xt):
+    ratio = (1 - p.alpha_bar[t - 1]) / (1 - p.alpha_bar[t])
+    return mu_tilde(t, xt, x0), ratio * p.beta[t]
+
+  def x(t):
+    alpha_bar = p.alpha_bar[t]
+    return np.sqrt(alpha_bar) * x0 + np.sqrt(1 - alpha_bar) * eps[t]
+
+  last = p.alpha_bar[p.T]
+  L_T = normal_kl(np.sqrt(last) * x0, 1 - last, 0.0, 1.0)
+  L = [
+    normal_kl(*q_posterior(t, x(t)), *p_theta(t, x(t)))
+    for t in range(2, p.T + 1)
+  ]
+  mean, variance_1 = p_theta(1, x(1))
+  deviation, half = np.sqrt(variance_1), 1 / (bins - 1)
+  upper = np.where(x0 == 1.0, np.inf, (x0 + half - mean) / deviation)
+  lower = np.where(x0 == -1.0, -np.inf, (x0 - half - mean) / deviation)
+  upper, lower = np.where(lower > 0, (-lower, -upper), (upper, lower))
+  log_b, log_a = map(scipy.special.log_ndtr, (upper, lower))
+  log_mass = log_b + np.log(-np.expm1(log_a - log_b))
+  L_0 = -log_mass.sum(axis=tuple(range(1, x0.ndim)))
+  return L_T, np.array(L).T, L_0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import diffusion_jax as dj
 from configs import (
   base,
   cifar10,
@@ -52,7 +53,8 @@ def test_every_config_builds(name, argument):
     'image': jax.ShapeDtypeStruct((2, *config.data.image_shape), jnp.float32),
     'label': jax.ShapeDtypeStruct((2,), jnp.int32),
   }
-  loss, _ = jax.eval_shape(objective, params, (), jax.random.key(0), batch)
+  memory = build.build_objective_state(config)
+  loss, _ = jax.eval_shape(objective, params, memory, jax.random.key(0), batch)
   assert loss.shape == ()
 
 
@@ -112,7 +114,8 @@ def trace_loss(config):
   batch = {'image': jnp.zeros((2, 8, 8, 1)), 'label': jnp.zeros(2, jnp.int32)}
   params = build.abstract_params(config)
   objective = build.build_objective(config)
-  return jax.eval_shape(objective, params, (), jax.random.key(0), batch)
+  memory = build.build_objective_state(config)
+  return jax.eval_shape(objective, params, memory, jax.random.key(0), batch)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +222,82 @@ def test_a_learned_variance_reaches_the_denoiser():
 
   prediction = jax.eval_shape(predict, params)
   assert prediction.x0.shape == prediction.var_frac.shape == (2, 8, 8, 1)
+
+
+def variance(**changes):
+  return smoke(**{'network.learned_variance': True} | changes)
+
+
+@pytest.mark.parametrize('name', build.OBJECTIVES)
+def test_every_objective_traces(name):
+  for times in build.LOSS_AWARE if name != 'ddpm' else ('steps',):
+    fields = {'objective.name': name, 'objective.times': times}
+    loss, (metrics, memory) = trace_loss(variance(**fields))
+    assert ('simple' in metrics) == (name == 'hybrid')
+    assert (memory == ()) == (times == 'steps')
+
+
+def test_the_bound_takes_its_fields_from_the_config(monkeypatch):
+  seen = {}
+  monkeypatch.setattr(
+    build.objectives, 'hybrid', lambda *args, **kw: seen.update(kw)
+  )
+  fields = {'objective.vlb_weight': 0.5, 'objective.times': 'loss_aware'}
+  config = variance(**{'objective.name': 'hybrid'} | fields)
+  build.build_objective(config)
+  assert (seen['num_steps'], seen['num_levels']) == (1000, 17)
+  assert (seen['vlb_weight'], seen['loss_aware']) == (0.5, True)
+  assert seen['weight'] is dj.snr_weight
+  assert build.build_objective_state(config).losses.shape == (1000, 10)
+  config.objective.name = 'vlb'
+  build.build_objective(config)
+  assert (seen['vlb_weight'], seen['weight']) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    (
+      {'objective.name': 'hybrid'},
+      "config.objective.name='hybrid' needs --config.network.learned_variance",
+    ),
+    (
+      {'objective.times': 'loss_aware'},
+      "config.objective.times='loss_aware' is not one of steps, uniform",
+    ),
+    (
+      {
+        'objective.name': 'vlb',
+        'objective.times': 'uniform',
+        'network.learned_variance': True,
+      },
+      "config.objective.times='uniform' is not one of steps, loss_aware",
+    ),
+    (
+      {
+        'objective.name': 'vlb',
+        'schedule.num_steps': 1,
+        'network.learned_variance': True,
+      },
+      'config.schedule: num_steps is 1',
+    ),
+    (
+      {'sampling.sampler': 'ancestral', 'sampling.variance': 'learned'},
+      "config.sampling.variance='learned' needs a network that has learned",
+    ),
+  ],
+)
+def test_what_needs_a_learned_variance_or_steps_is_refused(fields, message):
+  config = smoke(**fields)
+  with pytest.raises(UserError, match=message) as error:
+    build.build_objective(config)
+    build.build_sampler(config)
+  assert '\n' not in str(error.value)
+
+
+def test_a_learned_variance_is_sampled_with():
+  sampling = {'sampling.sampler': 'ancestral', 'sampling.variance': 'learned'}
+  assert build.build_sampler(variance(**sampling))
 
 
 def test_an_unconditional_network_takes_labelled_data():

@@ -1,0 +1,58 @@
+"""Random keys: one for a batch, or one per example ([B]).
+
+With one key per example, what is drawn for example i depends on its own key
+alone, whatever the batch size and the number of devices.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def split_key(key: Array, n: int) -> Array:
+  """n new keys: [n] from one key, [n, B] from one key per example."""
+  key = _typed(key)
+  if not key.ndim:
+    return jax.random.split(key, n)
+  return jax.vmap(lambda k: jax.random.split(k, n), out_axes=1)(key)
+
+
+def draw_normal(key: Array, x: Array) -> Array:
+  """Standard normal noise like x [B, ...], from one key or one per example.
+
+  With keys [B], example i is a function of key i and of x.shape[1:] alone.
+  Raises ValueError if there are more or fewer keys than examples.
+  """
+  key = _typed(key)
+  if not key.ndim:
+    return jax.random.normal(key, x.shape, x.dtype)
+  _check_one_each(key, x.shape[0])
+  return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
+
+
+def key_per_example(key: Array, batch_size: int) -> Array:
+  """[B] keys: those given, or one key split into as many.
+
+  Raises ValueError if there are more or fewer keys than examples.
+  """
+  key = _typed(key)
+  if not key.ndim:
+    return jax.random.split(key, batch_size)
+  _check_one_each(key, batch_size)
+  return key
+
+
+def _check_one_each(key, batch_size):
+  if key.shape != (batch_size,):
+    raise ValueError(
+      f'{list(key.shape)} keys for a batch of {batch_size}: give one key, or '
+      'one per example'
+    )
+
+
+def _typed(key: Array) -> Array:
+  # keys of jax.random.PRNGKey are [..., 2] integers, without a shape of theirs
+  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    return key
+  return jax.random.wrap_key_data(key)

@@ -1,0 +1,138 @@
+"""The variational bound of Ho et al. 2020, literally, in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.core.keys import split_key
+from diffusion_jax.testing import oracles
+from tests.papers.paper import bound_terms, ddpm, f32, network_fn
+
+T = 20
+SHAPE = (4, 3, 2)
+GRID = np.linspace(-1.0, 1.0, 256)
+X0 = np.random.default_rng(0).choice(GRID, SHAPE)
+X0[0, 0], X0[1, 0] = -1.0, 1.0  # the two open bins
+
+
+def denoiser(clip):
+  denoise = dj.make_denoiser(
+    network_fn,
+    (1.0, 1.0),
+    parametrization='eps',
+    noise_input=dj.step_input(T),
+    learned_variance=True,
+  )
+  return dj.clip_denoised(denoise) if clip else denoise
+
+
+@functools.partial(jax.jit, static_argnames=('variance', 'clip', 'steps'))
+def bound(key, schedule, x0, variance, clip, steps=None):
+  return dj.variational_bound(
+    key,
+    denoiser(clip),
+    schedule,
+    x0,
+    num_steps=T,
+    variance=variance,
+    steps=steps,
+  )
+
+
+def draws(keys, shape=SHAPE[1:]):
+  """eps of every step 0..T, [T + 1, B, ...], as the library draws them."""
+  keys = split_key(keys, 2)[1]
+  draw = lambda k, t: jax.random.normal(jax.random.fold_in(k, t), shape)
+  every = jax.vmap(jax.vmap(draw, (0, None)), (None, 0))
+  return np.asarray(every(keys, jnp.arange(T + 1)), np.float64)
+
+
+SEQUENCES = {'linear': dj.linear_betas(T), 'cosine': dj.cosine_betas(T)}
+
+
+@pytest.mark.parametrize('name', SEQUENCES)
+@pytest.mark.parametrize('clip', [False, True], ids=['free', 'clipped'])
+@pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large', 'learned'])
+def test_eq_5_every_term_of_the_bound(variance, clip, name, key):
+  p = ddpm(SEQUENCES[name])
+  keys = jax.random.split(key, len(X0))
+  found = bound(keys, p.schedule, *f32(X0), variance, clip)
+  L_T, L, L_0 = bound_terms(p, X0, draws(keys), variance, clip)
+  np.testing.assert_allclose(found['prior'], L_T, rtol=1e-5)
+  np.testing.assert_array_equal(found['diffusion'][:, 0], 0.0)
+  np.testing.assert_allclose(found['diffusion'][:, 1:], L, rtol=1e-4)
+  np.testing.assert_allclose(found['reconstruction'], L_0, rtol=1e-4)
+  total = L_T + L.sum(axis=1) + L_0
+  np.testing.assert_allclose(found['total'], total, rtol=1e-4)
+
+
+def test_some_of_the_steps_are_terms_of_the_whole(key):
+  """The noise of a step does not depend on which others are drawn."""
+  arguments = ddpm(SEQUENCES['linear']).schedule, *f32(X0), 'learned', True
+  keys = jax.random.split(key, len(X0))
+  whole = bound(keys, *arguments)
+  some = bound(keys, *arguments, steps=5)
+  drawn = np.asarray(some['diffusion']) != 0.0
+  assert (drawn.sum(axis=1) == 5).all() and not drawn[:, 0].any()
+  assert len(np.unique(drawn, axis=0)) > 1  # each image its own
+  np.testing.assert_allclose(
+    some['diffusion'][drawn], 19 / 5 * whole['diffusion'][drawn], rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    some['reconstruction'], whole['reconstruction'], rtol=1e-5
+  )
+
+
+def test_an_image_has_the_bound_of_its_own_key(key):
+  schedule = ddpm(SEQUENCES['linear']).schedule
+  keys = jax.random.split(key, len(X0))
+  whole = bound(keys, schedule, *f32(X0), 'learned', True, steps=5)
+  other = np.array([2, 0, 2, 0])
+  x0 = f32(X0[other])[0]
+  found = bound(keys[other], schedule, x0, 'learned', True, steps=5)
+  for name, value in found.items():
+    np.testing.assert_allclose(value, whole[name][other], rtol=1e-5)
+
+
+# The exact model of x_0 ~ N(0, I): E[x_0 | x_t] = alpha x_t, and fixed_large is
+# the exact variance of every transition (section 3.2 of the paper). The bound
+# is then tight: its mean over the noise is -log N(x_0; 0, I), for every x_0.
+ORACLE = oracles.gaussian(np.zeros(2), np.eye(2))
+POINTS = np.array([[0.0, 0.0], [1.0, -2.0], [0.3, 0.7]])
+
+
+def exact_decoder(x0, step):
+  variance = jnp.full_like(x0, step.level.sigma**2)
+  return -jnp.sum(dj.log_prob(dj.Normal(step.mean, variance), x0), axis=1)
+
+
+@pytest.mark.parametrize('steps', [None, 3])
+@pytest.mark.parametrize(
+  'schedule',
+  [ddpm(SEQUENCES['linear']).schedule, dj.CosineSchedule(-6.0, 6.0)],
+  ids=['clean start', 'noisy start'],
+)
+def test_the_bound_of_the_exact_model_is_the_likelihood(schedule, steps, key):
+  copies = 4000
+  x0 = jnp.asarray(np.repeat(POINTS, copies, axis=0), jnp.float32)
+  run = functools.partial(
+    dj.variational_bound,
+    denoise=ORACLE.denoise,
+    schedule=schedule,
+    num_steps=T,
+    variance='fixed_large',
+    steps=steps,
+    decoder=exact_decoder,
+  )
+  found = jax.jit(lambda key, x0: run(key, x0=x0))(key, x0)
+  assert found['diffusion'].shape == (len(x0), T)
+  clean_start = bool(schedule(0.0).sigma == 0.0)
+  assert (found['diffusion'][:, 0] == 0.0).all() == clean_start
+  total = np.asarray(found['total'], np.float64).reshape(3, copies)
+  expected = 0.5 * (POINTS**2 + np.log(2 * np.pi)).sum(axis=1)
+  error = total.std(axis=1) / copies**0.5
+  assert (np.abs(total.mean(axis=1) - expected) < 4 * error + 1e-5).all()

@@ -1,0 +1,139 @@
+"""L_hybrid and L_vlb of Nichol & Dhariwal 2021, literally, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.training import objectives
+from diffusion_jax.training.loss_aware import init_loss_history
+from tests.papers.paper import bound_terms, ddpm, network_fn
+
+T, BINS = 12, 17
+P = ddpm(dj.cosine_betas(T))
+X0 = np.random.default_rng(0).choice(np.linspace(-1.0, 1.0, BINS), (64, 2, 3))
+BATCH = {'image': jnp.asarray(X0, jnp.float32)}
+SETTINGS = dict(parametrization='eps', noise_input=dj.step_input(T))
+
+
+def make(weight=dj.snr_weight, **kw):
+  return objectives.hybrid(
+    network_fn,
+    P.schedule,
+    num_steps=T,
+    num_levels=BINS,
+    weight=weight,
+    **SETTINGS | kw,
+  )
+
+
+HYBRID, VLB = make(), make(None, vlb_weight=1.0)
+
+
+def value_and_grad(objective):
+  return jax.jit(jax.value_and_grad(objective, has_aux=True))
+
+
+def params(of_eps=0.9, of_v=1.1):
+  return {'network': (of_eps, of_v)}
+
+
+def literal(key, network, mean_of=None):
+  """Mean of |eps - eps_theta|^2, and T L_{t-1} in bits per dimension."""
+  time_key, eps_key, _, _ = jax.random.split(key, 4)
+  step = np.asarray(jax.random.randint(time_key, (64,), 1, T + 1))
+  eps = np.asarray(jax.random.normal(eps_key, X0.shape), np.float64)
+  same = np.broadcast_to(eps, (T + 1, *eps.shape))
+  _, L, L_0 = bound_terms(P, X0, same, 'learned', False, network, BINS, mean_of)
+  nats = np.concatenate([L_0[:, None], L], axis=1)[np.arange(64), step - 1]
+  assert (step == 1).any() and (step == T).any()
+  alpha_bar = P.alpha_bar[step][:, None, None]
+  xt = np.sqrt(alpha_bar) * X0 + np.sqrt(1 - alpha_bar) * eps
+  eps_hat = network_fn(network, xt, (step - 1.0).astype(np.float32), None)[
+    ..., :3
+  ]
+  simple = np.mean((eps - np.asarray(eps_hat)) ** 2)
+  return simple, T * np.mean(nats) / 6 / np.log(2)
+
+
+def test_iddpm_eq_16_hybrid_loss(key):
+  """L_simple + 0.001 L_vlb."""
+  (loss, (metrics, state)), _ = value_and_grad(HYBRID)(params(), (), key, BATCH)
+  simple, vlb = literal(key, (0.9, 1.1))
+  np.testing.assert_allclose(metrics['simple'].total, simple, rtol=1e-5)
+  np.testing.assert_allclose(metrics['vlb'].total, vlb, rtol=1e-4)
+  np.testing.assert_allclose(loss, simple + 0.001 * vlb, rtol=1e-5)
+  assert state == ()
+
+
+def test_the_bound_trains_the_variance_alone(key):
+  """The gradient of the mean is that of L_simple, as if there were no bound."""
+  simple = objectives.ddpm(
+    network_fn,
+    P.schedule,
+    times=dj.step_times(T),
+    weight=dj.snr_weight,
+    learned_variance=True,
+    **SETTINGS,
+  )
+  of_simple = value_and_grad(simple)(params(), (), key, BATCH)[1]['network']
+  of_hybrid = value_and_grad(HYBRID)(params(), (), key, BATCH)[1]['network']
+  np.testing.assert_allclose(of_hybrid[0], of_simple[0], rtol=1e-5)
+  assert of_simple[1] == 0.0
+  h = 1e-4
+  slope = (
+    literal(key, (0.9, 1.1 + h))[1] - literal(key, (0.9, 1.1 - h))[1]
+  ) / (2 * h)
+  np.testing.assert_allclose(of_hybrid[1], 0.001 * slope, rtol=1e-4)
+
+
+def test_the_pure_bound_trains_mean_and_variance(key):
+  (loss, _), grads = value_and_grad(VLB)(params(), (), key, BATCH)
+  np.testing.assert_allclose(loss, literal(key, (0.9, 1.1))[1], rtol=1e-4)
+  h = 1e-4
+  for i, found in enumerate(grads['network']):
+    step = h * np.eye(2)[i]
+    up, down = (literal(key, tuple((0.9, 1.1) + d))[1] for d in (step, -step))
+    np.testing.assert_allclose(found, (up - down) / (2 * h), rtol=1e-3)
+
+
+def test_parts_of_a_batch_give_the_loss_and_the_memory_of_the_whole(key):
+  """Also where steps are drawn by losses: all parts from the same ones."""
+  objective = jax.jit(
+    make(None, vlb_weight=1.0, loss_aware=True), static_argnames='part'
+  )
+  history = init_loss_history(T, 3)
+  for i in range(2):  # full after the first
+    step_key = jax.random.fold_in(key, i)
+    whole, (_, after) = objective(params(), history, step_key, BATCH)
+    losses, state = [], history
+    for part in ((0, 2), (1, 2)):
+      loss, (_, state) = objective(params(), state, step_key, BATCH, part=part)
+      losses.append(loss)
+    np.testing.assert_allclose(np.mean(losses), whole, rtol=1e-5)
+    np.testing.assert_array_equal(state.count, after.count)
+    history = after
+  assert after.count.min() >= 3
+  assert np.ptp(after.probs) > 0.01
+
+
+def test_a_mean_over_steps_drawn_by_losses_is_that_over_uniform_ones(key):
+  """E[loss / (T p_t)] does not depend on p."""
+  probs = jnp.linspace(1.0, 3.0, T) / (2.0 * T)
+  history = init_loss_history(T)._replace(probs=probs)
+  aware = make(None, vlb_weight=1.0, loss_aware=True)
+  keys = jax.random.split(key, 400)
+  mean = lambda objective, state: np.asarray(
+    jax.jit(jax.vmap(lambda k: objective(params(), state, k, BATCH)[0]))(keys)
+  )
+  a, b = mean(aware, history), mean(VLB, ())
+  error = np.sqrt((a.var() + b.var()) / 400)
+  assert abs(a.mean() - b.mean()) < 3 * error
+
+
+def test_one_step_has_no_bound():
+  with pytest.raises(ValueError, match='num_steps is 1: a bound needs'):
+    objectives.hybrid(
+      network_fn, P.schedule, num_steps=1, weight=None, **SETTINGS
+    )

@@ -1,0 +1,90 @@
+"""The sampler of Nichol & Dhariwal 2021, section 3.3, against lists."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import diffusion_jax as dj
+from diffusion_jax.training import checkpoints
+from diffusion_jax.training.loss_aware import (
+  init_loss_history,
+  loss_aware_times,
+  record,
+)
+from diffusion_jax.training.state import init_state
+
+T = 5
+SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(T))
+record_jit = jax.jit(record)
+
+
+def probabilities(lists, length=10):
+  """p_t proportional to sqrt(E[L_t^2]) of the latest ten, 0.1 % uniform."""
+  if min(map(len, lists)) < length:
+    return np.full(T, 1 / T)
+  size = np.array([np.sqrt(np.mean(np.square(x[-length:]))) for x in lists])
+  return 0.999 * size / size.sum() + 0.001 / T
+
+
+def test_iddpm_eq_18_probabilities_literally():
+  """Batches in which a step occurs never, once, or more than ten times."""
+  rng = np.random.default_rng(0)
+  history, lists = init_loss_history(T), [[] for _ in range(T)]
+  full = []
+  for i in range(8):
+    steps = 1 + rng.choice(T, 32, p=np.roll([0.5, 0.3, 0.1, 0.06, 0.04], i))
+    losses = rng.exponential(steps).astype(np.float32)
+    for step, loss in zip(steps, losses, strict=True):
+      lists[step - 1].append(loss)
+    history = record_jit(history, jnp.asarray(steps), jnp.asarray(losses))
+    np.testing.assert_allclose(history.probs, probabilities(lists), rtol=1e-5)
+    assert history.count.tolist() == list(map(len, lists))
+    full.append(min(map(len, lists)) >= 10)
+  assert not full[0] and full[-1]
+  for row, values in zip(history.losses, lists, strict=True):
+    np.testing.assert_array_equal(np.sort(row), np.sort(values[-10:]))
+
+
+def test_a_history_keeps_its_type():
+  """A state of another type would compile the training step twice."""
+  before = init_loss_history(T)
+  after = record_jit(before, jnp.array([1]), jnp.array([1.0]))
+  for a, b in zip(before, after, strict=True):
+    assert (a.dtype, a.weak_type) == (b.dtype, b.weak_type)
+
+
+def test_probabilities_wait_for_the_last_part():
+  history = init_loss_history(2, 1)
+  half = record_jit(history, jnp.array([1, 2]), jnp.array([1.0, 3.0]), False)
+  assert half.probs.tolist() == [0.5, 0.5]
+  after = record_jit(half, jnp.array([2]), jnp.array([9.0]), True)
+  np.testing.assert_allclose(after.probs, [0.1004, 0.8996], rtol=1e-4)
+
+
+def test_steps_are_drawn_and_weighted_by_the_probabilities(key):
+  probs = np.array([0.1, 0.2, 0.4, 0.05, 0.25])
+  history = init_loss_history(T)._replace(probs=jnp.asarray(probs, jnp.float32))
+  level, weight = loss_aware_times(history)(key, 20_000, SCHEDULE)
+  step = np.rint(np.asarray(level.t) * T).astype(int)
+  share = np.bincount(step, minlength=T + 1)[1:] / 20_000
+  error = np.sqrt(probs * (1 - probs) / 20_000)
+  assert (np.abs(share - probs) < 4 * error).all()
+  np.testing.assert_allclose(weight, 1 / (T * probs[step - 1]), rtol=1e-5)
+
+
+def test_a_restored_history_goes_on_exactly(tmp_path, key):
+  history = record_jit(init_loss_history(T), jnp.arange(1, 6), jnp.arange(5.0))
+  sgd = optax.sgd(0.1)
+  state = init_state({'network': {'w': jnp.ones(2)}}, sgd, history)
+  manager = checkpoints.open_manager(tmp_path)
+  checkpoints.save(manager, state, {})
+  manager.close()
+  like = jax.tree.map(jnp.zeros_like, state)
+  restored = checkpoints.restore_latest(
+    checkpoints.open_manager(tmp_path), like
+  )
+  more = jnp.full(5, 2), jnp.arange(5.0)
+  before = record_jit(history, *more)
+  after = record_jit(restored.objective_state, *more)
+  jax.tree.map(np.testing.assert_array_equal, before, after)
