@@ -60,11 +60,14 @@ from diffusion_jax.core.process import (
   q_posterior,
   q_sample,
   reverse_variance,
+  sde_coefficients,
 )
 from diffusion_jax.core.schedules import (
   CosineSchedule,
   DiscreteSchedule,
+  GeometricVESchedule,
   LinearVPSchedule,
+  SubVPSchedule,
 )
 from diffusion_jax.sampling.ancestral import ancestral, ddim
 from diffusion_jax.sampling.editing import noise_image
