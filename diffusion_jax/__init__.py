@@ -72,6 +72,13 @@ from diffusion_jax.core.schedules import (
 from diffusion_jax.sampling.ancestral import ancestral, ddim
 from diffusion_jax.sampling.editing import noise_image
 from diffusion_jax.sampling.guidance import clip_denoised
+from diffusion_jax.sampling.likelihood import (
+  Likelihood,
+  dequantize,
+  log_likelihood,
+  ode_bits_per_dim,
+  probability_flow,
+)
 from diffusion_jax.sampling.sampler import (
   Sampler,
   level_grid,

@@ -124,15 +124,29 @@ def draw_normal(key: Array, x: Array) -> Array:
   With keys [B], example i is a function of key i and of x.shape[1:] alone.
   Raises ValueError if there are more or fewer keys than examples.
   """
+  return _draw(jax.random.normal, key, x)
+
+
+def draw_uniform(key: Array, x: Array) -> Array:
+  """Uniform on [0, 1) like x [B, ...]; keys as in `draw_normal`."""
+  return _draw(jax.random.uniform, key, x)
+
+
+def draw_signs(key: Array, x: Array) -> Array:
+  """-1 or 1 with equal chances, like x [B, ...]; keys as in `draw_normal`."""
+  return _draw(jax.random.rademacher, key, x)
+
+
+def _draw(distribution, key, x):
   key = _typed(key)
   if not key.ndim:
-    return jax.random.normal(key, x.shape, x.dtype)
+    return distribution(key, x.shape, x.dtype)
   if key.shape != x.shape[:1]:
     raise ValueError(
       f'{list(key.shape)} keys for a batch of {x.shape[0]}: give one key, or '
       'one per example'
     )
-  return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
+  return jax.vmap(lambda k: distribution(k, x.shape[1:], x.dtype))(key)
 
 
 def _typed(key: Array) -> Array:
