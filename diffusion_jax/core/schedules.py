@@ -223,7 +223,7 @@ class LinearVPSchedule:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SubVPSchedule:
-  """The sub-VP SDE with beta(t) linear in t (Song et al. 2021, Eq. 27-29).
+  """The sub-VP SDE with beta(t) linear in t (Song et al. 2021, Eq. 12, 29).
 
   alpha as in `LinearVPSchedule`, sigma = 1 - alpha^2: the noise of the VP-SDE
   squared, so alpha^2 + sigma^2 dips below 1 between the ends (to 3/4).
@@ -255,7 +255,7 @@ class SubVPSchedule:
 class GeometricVESchedule:
   """The VE-SDE: alpha = 1, sigma a geometric sequence in t.
 
-  sigma = sigma_min (sigma_max / sigma_min)^t (Song et al. 2021, appendix C;
+  sigma = sigma_min (sigma_max / sigma_min)^t (Song et al. 2021, Eq. 9, 29;
   defaults are CIFAR-10's). sigma > 0 at t = 0.
   """
 
