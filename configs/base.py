@@ -34,7 +34,7 @@ def get_config():
   schedule = config.schedule = ConfigDict()
   # betas of num_steps steps: linear, rescaled_linear, quadratic, scaled_linear,
   # cosine, sigmoid, constant, warmup, reciprocal;
-  # in continuous time: continuous_cosine, linear_vp
+  # in continuous time: continuous_cosine, linear_vp, sub_vp, geometric_ve
   schedule.name = 'linear'
   schedule.num_steps = 1000  # T
   schedule.start = placeholder(float)  # first beta
@@ -45,8 +45,10 @@ def get_config():
   schedule.alphas = placeholder(tuple)  # an explicit list, instead of a name
   schedule.logsnr_min = placeholder(float)  # continuous_cosine
   schedule.logsnr_max = placeholder(float)
-  schedule.beta_min = placeholder(float)  # linear_vp
+  schedule.beta_min = placeholder(float)  # linear_vp, sub_vp
   schedule.beta_max = placeholder(float)
+  schedule.sigma_min = placeholder(float)  # geometric_ve
+  schedule.sigma_max = placeholder(float)
 
   network = config.network = ConfigDict()
   network.name = 'unet'

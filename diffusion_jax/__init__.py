@@ -67,15 +67,25 @@ from diffusion_jax.core.process import (
   q_posterior,
   q_sample,
   reverse_variance,
+  sde_coefficients,
 )
 from diffusion_jax.core.schedules import (
   CosineSchedule,
   DiscreteSchedule,
+  GeometricVESchedule,
   LinearVPSchedule,
+  SubVPSchedule,
 )
 from diffusion_jax.sampling.ancestral import ancestral, ddim
 from diffusion_jax.sampling.editing import noise_image
 from diffusion_jax.sampling.guidance import clip_denoised
+from diffusion_jax.sampling.likelihood import (
+  Likelihood,
+  dequantize,
+  log_likelihood,
+  ode_bits_per_dim,
+  probability_flow,
+)
 from diffusion_jax.sampling.sampler import (
   Sampler,
   level_grid,

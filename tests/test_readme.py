@@ -42,6 +42,26 @@ def test_the_training_page_trains_as_printed(capsys):
   assert step == '1' and float(loss) > 0
 
 
+def page_example(name):
+  page = (ROOT / 'docs' / name).read_text()
+  (code,) = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+  return code
+
+
+def test_the_sampler_of_the_testing_page_is_of_second_order(capsys):
+  lines = run(page_example('testing.md'), capsys).splitlines()
+  errors = [float(line.split()[1]) for line in lines[:3]]
+  assert 3.3 < errors[0] / errors[1] < 4.7
+  assert 3.3 < errors[1] / errors[2] < 4.7
+
+
+def test_the_likelihood_page_finds_the_truth(capsys):
+  first, second = run(page_example('likelihood.md'), capsys).splitlines()
+  found, truth = map(float, first.split())
+  assert found == pytest.approx(truth, abs=0.1)
+  assert second.startswith('(64, 2) by ')
+
+
 def test_links_and_pictures_are_there():
   targets = re.findall(r'\]\(([^)#\s,]+)\)', README)
   assert len(targets) > 8

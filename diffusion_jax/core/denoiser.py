@@ -51,7 +51,12 @@ def step_input(num_steps: int, scale: float = 1.0) -> NoiseInput:
   Integers at the steps, as the published networks saw them (see `snap`).
   scale=1000/T is improved-diffusion's `rescale_timesteps`, for any T.
   """
-  return lambda level: scale * jnp.maximum(snap(level.t * num_steps) - 1.0, 0.0)
+
+  def noise(level):
+    step = snap(level.t * num_steps, num_steps)
+    return scale * jnp.maximum(step - 1.0, 0.0)
+
+  return noise
 
 
 def network_output(

@@ -24,11 +24,17 @@ def draw_normal(key: Array, x: Array) -> Array:
   With keys [B], example i is a function of key i and of x.shape[1:] alone.
   Raises ValueError if there are more or fewer keys than examples.
   """
-  key = _typed(key)
-  if not key.ndim:
-    return jax.random.normal(key, x.shape, x.dtype)
-  _check_one_each(key, x.shape[0])
-  return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
+  return _draw(jax.random.normal, key, x)
+
+
+def draw_uniform(key: Array, x: Array) -> Array:
+  """Uniform on [0, 1) like x [B, ...]; keys as in `draw_normal`."""
+  return _draw(jax.random.uniform, key, x)
+
+
+def draw_signs(key: Array, x: Array) -> Array:
+  """-1 or 1 with equal chances, like x [B, ...]; keys as in `draw_normal`."""
+  return _draw(jax.random.rademacher, key, x)
 
 
 def key_per_example(key: Array, batch_size: int) -> Array:
@@ -41,6 +47,14 @@ def key_per_example(key: Array, batch_size: int) -> Array:
     return jax.random.split(key, batch_size)
   _check_one_each(key, batch_size)
   return key
+
+
+def _draw(distribution, key, x):
+  key = _typed(key)
+  if not key.ndim:
+    return distribution(key, x.shape, x.dtype)
+  _check_one_each(key, x.shape[0])
+  return jax.vmap(lambda k: distribution(k, x.shape[1:], x.dtype))(key)
 
 
 def _check_one_each(key, batch_size):

@@ -68,13 +68,14 @@ def clean_level() -> NoiseLevel:
   return NoiseLevel(jnp.zeros(()), jnp.ones(()), jnp.zeros(()))
 
 
-def snap(position: Array) -> Array:
-  """position, or the integer it is within 1e-3 of; the derivative is kept.
+def snap(position: Array, num_steps: int) -> Array:
+  """position t * T, or the step that t is within 1e-6 of; the slope is kept.
 
-  float32 knows the step t * T only to about 1e-4.
+  float32 knows t to about 1e-7. (1e-3 of a step at most, for T > 1000.)
   """
   offset = jax.lax.stop_gradient(jnp.round(position) - position)
-  return jnp.where(jnp.abs(offset) < 1e-3, position + offset, position)
+  near = jnp.abs(offset) < min(1e-6 * num_steps, 1e-3)
+  return jnp.where(near, position + offset, position)
 
 
 def check_same_shape(**arrays: Array) -> None:

@@ -13,6 +13,8 @@ For DDPM's neighbours s = t - 1 these are beta_t and beta-tilde_t. Levels need
 not be neighbours: skipping steps is the same formula.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -71,6 +73,23 @@ def q_posterior(
   kept = signal_ratio(s, t) * (s.sigma / t.sigma) ** 2
   mean = s.alpha * x0 + kept * (xt - t.alpha * x0)
   return Normal(mean, s.sigma**2 * forgotten(s, t))
+
+
+def sde_coefficients(schedule: Callable, t: Array) -> tuple[Array, Array]:
+  """f and g^2 of dx = f(t) x dt + g(t) dw, each like t ([] or [B]).
+
+  The SDE (Song et al. 2021, Eq. 5) with the schedule's marginals: f is the
+  slope of log alpha, g^2 is -sigma^2 times that of the log-SNR. Needs alpha and
+  sigma > 0.
+  """
+
+  def logs(t):
+    level = schedule(t)
+    return (jnp.log(level.alpha), level.logsnr), level.sigma
+
+  t = jnp.asarray(t, jnp.result_type(float))
+  _, slopes, sigma = jax.jvp(logs, (t,), (jnp.ones_like(t),), has_aux=True)
+  return slopes[0], -(sigma**2) * slopes[1]
 
 
 def reverse_variance(

@@ -97,7 +97,7 @@ class DiscreteSchedule:
     """Level at t in [0, 1], [] or [B]."""
     t = jnp.asarray(t, jnp.result_type(float))
     alphas, table, slopes = self._entries()
-    position = snap(t * self.num_steps)
+    position = snap(t * self.num_steps, self.num_steps)
     lower = jnp.clip(jnp.floor(position).astype(int), 0, self.num_steps)
     beyond = (position - lower) * slopes[lower]  # 0 at a step: its own entry
     alpha = alphas[lower] * jnp.exp(-0.5 * beyond)
@@ -183,6 +183,18 @@ class CosineSchedule:
     return first, jnp.arctan(jnp.exp(0.5 * self.logsnr_min))
 
 
+def _linear_beta_integral(t, beta_min, beta_max):
+  # the integral from 0 to t of beta_min + t (beta_max - beta_min)
+  return t * (beta_min + 0.5 * (beta_max - beta_min) * t)
+
+
+def _linear_beta_time(integral, beta_min, beta_max):
+  # its inverse, without a difference of nearly equal numbers
+  slope = beta_max - beta_min
+  root = jnp.sqrt(beta_min**2 + 2.0 * slope * integral)
+  return 2.0 * integral / (beta_min + root)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LinearVPSchedule:
@@ -198,13 +210,73 @@ class LinearVPSchedule:
   def __call__(self, t: Array) -> NoiseLevel:
     """Level at t in [0, 1], [] or [B]."""
     t = jnp.asarray(t, jnp.result_type(float))
-    slope = self.beta_max - self.beta_min
-    return _vp_level(t, t * (self.beta_min + 0.5 * slope * t))
+    return _vp_level(t, _linear_beta_integral(t, self.beta_min, self.beta_max))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
-    slope = self.beta_max - self.beta_min
+    ends = self.beta_min, self.beta_max
     value = jax.nn.softplus(-logsnr)
-    value = jnp.clip(value, 0.0, self.beta_min + 0.5 * slope)
-    root = jnp.sqrt(self.beta_min**2 + 2.0 * slope * value)
-    return _vp_level(2.0 * value / (self.beta_min + root), value)
+    value = jnp.clip(value, 0.0, _linear_beta_integral(1.0, *ends))
+    return _vp_level(_linear_beta_time(value, *ends), value)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SubVPSchedule:
+  """The sub-VP SDE with beta(t) linear in t (Song et al. 2021, Eq. 12, 29).
+
+  alpha as in `LinearVPSchedule`, sigma = 1 - alpha^2: the noise of the VP-SDE
+  squared, so alpha^2 + sigma^2 dips below 1 between the ends (to 3/4).
+  """
+
+  beta_min: float = 0.1
+  beta_max: float = 20.0
+
+  def __call__(self, t: Array) -> NoiseLevel:
+    """Level at t in [0, 1], [] or [B]."""
+    t = jnp.asarray(t, jnp.result_type(float))
+    value = _linear_beta_integral(t, self.beta_min, self.beta_max)
+    return self._level(t, value)
+
+  def from_logsnr(self, logsnr: Array) -> NoiseLevel:
+    """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
+    ends = self.beta_min, self.beta_max
+    # sigma / alpha = 1 / alpha - alpha = 2 sinh(value / 2)
+    value = 2.0 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * logsnr))
+    value = jnp.clip(value, 0.0, _linear_beta_integral(1.0, *ends))
+    return self._level(_linear_beta_time(value, *ends), value)
+
+  def _level(self, t, value):
+    return NoiseLevel(t, jnp.exp(-0.5 * value), -jnp.expm1(-value))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GeometricVESchedule:
+  """The VE-SDE: alpha = 1, sigma a geometric sequence in t.
+
+  sigma = sigma_min (sigma_max / sigma_min)^t (Song et al. 2021, Eq. 9, 29;
+  defaults are CIFAR-10's). sigma > 0 at t = 0.
+  """
+
+  sigma_min: float = 0.01
+  sigma_max: float = 50.0
+
+  def __call__(self, t: Array) -> NoiseLevel:
+    """Level at t in [0, 1], [] or [B]."""
+    t = jnp.asarray(t, jnp.result_type(float))
+    sigma = self.sigma_min * jnp.exp(t * self._log_ratio())
+    return NoiseLevel(t, jnp.ones_like(t), sigma)
+
+  def from_logsnr(self, logsnr: Array) -> NoiseLevel:
+    """The level of a log-SNR, [] or [B], clipped to sigma_min at t = 0.
+
+    Beyond sigma_max it goes on to t > 1, where churn asks for more noise.
+    """
+    log_sigma = -0.5 * jnp.asarray(logsnr, jnp.result_type(float))
+    beyond = jnp.maximum(log_sigma - jnp.log(self.sigma_min), 0.0)
+    sigma = self.sigma_min * jnp.exp(beyond)
+    return NoiseLevel(beyond / self._log_ratio(), jnp.ones_like(sigma), sigma)
+
+  def _log_ratio(self):
+    return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)

@@ -81,6 +81,10 @@ SCHEDULES = {
   'linear_vp': lambda c: dj.LinearVPSchedule(
     **_given(c, 'beta_min', 'beta_max')
   ),
+  'sub_vp': lambda c: dj.SubVPSchedule(**_given(c, 'beta_min', 'beta_max')),
+  'geometric_ve': lambda c: dj.GeometricVESchedule(
+    **_given(c, 'sigma_min', 'sigma_max')
+  ),
 }
 
 

@@ -2,9 +2,11 @@
 
 For x_0 ~ sum_k w_k N(m_k, C_k) the marginal at a level is again a mixture,
 x_t ~ sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I), and the best possible
-denoiser, the score and the log-density follow. Test a sampler by running it
-with `oracle.denoise` in place of a network and comparing its samples with
-`oracle.mean` and `oracle.cov`.
+denoiser, the score and the log-density follow; conditioning on some coordinates
+gives a mixture too. Of a Gaussian (a mixture of one) also the entropy and the
+map of the probability-flow ODE are known. Test a sampler by running it with
+`oracle.denoise` in place of a network and comparing its samples with
+`oracle.mean` and `oracle.cov` (docs/testing.md).
 """
 
 import dataclasses
@@ -71,6 +73,46 @@ class Mixture:
     x0 = posterior @ self.means + self._average(log_joint, gain * rotated)
     return Prediction(x0)
 
+  def entropy(self, level: NoiseLevel | None = None) -> Array:
+    """-E log q(x_t) in nats, of x_0 without a level; shaped like the level.
+
+    Gaussian only: raises ValueError for a mixture of more.
+    """
+    check_gaussian(self, 'entropy')
+    variance = self.eigenvalues[0]
+    if level is not None:
+      alpha, sigma = (jnp.expand_dims(a, -1) for a in level[1:])
+      variance = alpha**2 * variance.reshape((1,) * (alpha.ndim - 1) + (-1,))
+      variance += sigma**2
+    return 0.5 * jnp.sum(jnp.log(2.0 * jnp.pi * jnp.e * variance), axis=-1)
+
+  def ode_map(
+    self, x: Array, level_from: NoiseLevel, level_to: NoiseLevel
+  ) -> Array:
+    """Where the probability-flow ODE takes x [B, D] of one level, [B, D].
+
+    Along each axis of C the distance from the mean grows like the standard
+    deviation of the marginal, on any path of levels. Gaussian only: raises
+    ValueError for a mixture of more.
+    """
+    check_gaussian(self, 'ode_map')
+    _, rotated, variance = self._components(x, level_from)
+    alpha = self._per_example(level_to.alpha, x)
+    sigma = self._per_example(level_to.sigma, x)
+    reached = alpha**2 * self.eigenvalues[None] + sigma**2
+    rotated *= jnp.sqrt(reached / variance)
+    moved = jnp.einsum('kde,bke->bkd', self.eigenvectors, rotated)
+    return (alpha * self.means[None] + moved)[:, 0]
+
+  def conditional(self, known: Array, mask: Array) -> 'Mixture':
+    """The distribution of x_0[~mask] given x_0[mask] = known[mask].
+
+    known: [D], read where mask [D] is True (known); both must be concrete.
+    Returns a `Mixture` on the unknown coordinates, in their order. Raises
+    ValueError for other shapes or if nothing is left unknown.
+    """
+    return _conditional(self, known, mask)
+
   def _components(self, x, level):
     # log(w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I)) [B, K], x - alpha m_k in
     # the axes of C_k and the variances along them, [B, K, D]
@@ -117,3 +159,42 @@ def mixture(weights: Array, means: Array, covs: Array) -> Mixture:
 def gaussian(mean: Array, cov: Array) -> Mixture:
   """N(mean [D], cov [D, D]), as a mixture of one."""
   return mixture(np.ones(1), np.asarray(mean)[None], np.asarray(cov)[None])
+
+
+def check_gaussian(oracle: Mixture, name: str) -> None:
+  """Raises a ValueError that says `name` if the mixture has several parts."""
+  if len(oracle.weights) > 1:
+    raise ValueError(
+      f'{name} has a closed form for a Gaussian only, this is a mixture of '
+      f'{len(oracle.weights)}'
+    )
+
+
+def _conditional(prior, known, mask):
+  known, mask = np.asarray(known, np.float64), np.asarray(mask)
+  d = prior.means.shape[1]
+  if known.shape != (d,) or mask.shape != (d,) or mask.dtype != bool:
+    raise ValueError(
+      f'known {list(known.shape)} and mask {list(mask.shape)} must be [{d}], '
+      'the mask of booleans'
+    )
+  if mask.all():
+    raise ValueError('every coordinate is known: nothing is left')
+  q, v, means, weights = (
+    np.asarray(a, np.float64)
+    for a in (prior.eigenvectors, prior.eigenvalues, prior.means, prior.weights)
+  )
+  covs = np.einsum('kie,ke,kje->kij', q, v, q)
+  inner = covs[:, mask][:, :, mask]
+  across = covs[:, ~mask][:, :, mask]
+  # regression of the unknown on the known coordinates, [K, unknown, known]
+  slope = np.linalg.solve(inner, across.swapaxes(1, 2)).swapaxes(1, 2)
+  surprise = known[mask][None] - means[:, mask]
+  means = means[:, ~mask] + np.einsum('kui,ki->ku', slope, surprise)
+  # how well each component explains what is known
+  square = surprise * np.linalg.solve(inner, surprise[..., None])[..., 0]
+  log_weights = np.log(weights) - 0.5 * square.sum(axis=1)
+  log_weights -= 0.5 * np.linalg.slogdet(inner)[1]
+  covs = covs[:, ~mask][:, :, ~mask] - slope @ across.swapaxes(1, 2)
+  covs = 0.5 * (covs + covs.swapaxes(1, 2))
+  return mixture(np.exp(log_weights - log_weights.max()), means, covs)

@@ -59,9 +59,15 @@ def test_check_same_shape_names_the_arrays():
 def test_snap_finds_every_step_in_float32(num_steps):
   steps = np.arange(num_steps + 1)
   t = jnp.asarray(steps / num_steps, jnp.float32)
-  np.testing.assert_array_equal(snap(t * num_steps), steps)
+  np.testing.assert_array_equal(snap(t * num_steps, num_steps), steps)
 
 
 def test_snap_keeps_other_positions_and_the_slope():
-  assert snap(jnp.array(2.25)) == 2.25
-  assert jax.grad(lambda t: snap(1000.0 * t))(0.3) == 1000.0
+  assert snap(jnp.array(2.25), 1000) == 2.25
+  assert jax.grad(lambda t: snap(1000.0 * t, 1000))(0.3) == 1000.0
+
+
+@pytest.mark.parametrize('num_steps', [1, 5, 1000])
+def test_snap_does_not_take_the_smallest_times_for_clean(num_steps):
+  """t = 1e-5, where the likelihood starts, is noisy for any T."""
+  assert snap(jnp.array(1e-5) * num_steps, num_steps) > 0.0

@@ -5,9 +5,12 @@ alphas; the DDPM notes write the loss with a weight w_t; VDM-style notes write
 it with the signal-to-noise ratio.
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.testing import oracles
 from tests import jitted as dj
 from tests.papers.paper import column, ddpm, f32, levels, pictures
 
@@ -81,3 +84,30 @@ def test_w_t_is_half_the_loss_of_snr(notes):
   s, t = (level.take(slice(1, None)) for level in levels(notes))
   found = dj.weighted_eps_loss(*f32(eps[1:], eps_hat[1:]), s, t)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_closest_gaussian_has_the_moments_of_the_data():
+  """Lecture 8: min over (m, s^2) of KL(q || N(m, s^2)) is at q's moments.
+
+  KL by quadrature over a mixture's density, its slope by autodiff.
+  """
+  q = oracles.mixture(
+    [0.3, 0.7], [[-1.0], [1.5]], np.array([0.2, 0.5])[:, None, None]
+  )
+  x = jnp.linspace(-8.0, 10.0, 4001)
+  log_q = q.log_prob(x[:, None], dj.clean_level())
+  mass = jnp.exp(log_q) * 18.0 / 4000
+  np.testing.assert_allclose(mass.sum(), 1.0, atol=1e-5)
+
+  @jax.jit
+  def divergence(mean, log_variance):
+    p = dj.Normal(mean, jnp.exp(log_variance))
+    return jnp.sum(mass * (log_q - dj.log_prob(p, x)))
+
+  best = q.mean[0], jnp.log(q.cov[0, 0])
+  slopes = jax.grad(divergence, argnums=(0, 1))(*best)
+  np.testing.assert_allclose(slopes, 0.0, atol=1e-5)
+  least = divergence(*best)
+  assert least > 0.01  # a mixture is no Gaussian
+  for step in np.random.default_rng(0).normal(scale=0.3, size=(10, 2)):
+    assert divergence(best[0] + step[0], best[1] + step[1]) > least

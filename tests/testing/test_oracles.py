@@ -105,3 +105,113 @@ def test_shapes_are_checked():
   for cov in ([[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.5], [0.0, 1.0]]):
     with pytest.raises(ValueError, match='symmetric and positive'):
       oracles.gaussian(np.zeros(2), cov)
+
+
+@pytest.mark.parametrize('level', [None, LEVEL], ids=['data', 'level'])
+def test_entropy_is_scipys(level):
+  cov = np.array(COV)
+  if level is not None:
+    cov = float(level.alpha) ** 2 * cov + float(level.sigma) ** 2 * np.eye(2)
+  expected = scipy.stats.multivariate_normal(np.zeros(2), cov).entropy()
+  np.testing.assert_allclose(GAUSSIAN.entropy(level), expected, rtol=1e-5)
+
+
+def test_entropy_of_several_levels():
+  levels = dj.LinearVPSchedule()(jnp.array([0.1, 0.5, 1.0]))
+  found = GAUSSIAN.entropy(levels)
+  for i in range(3):
+    expected = GAUSSIAN.entropy(levels.take(i))
+    np.testing.assert_allclose(found[i], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'schedule', [dj.LinearVPSchedule(), dj.SubVPSchedule()]
+)
+def test_ode_map_solves_the_ode(schedule):
+  """dx/dt = f x - g^2 score / 2 (Song et al. 2021, Eq. 13), by differences."""
+  x = jnp.asarray([[0.3, -1.0], [2.0, 0.5]], jnp.float32)
+  with jax.enable_x64(True):
+    t, h = 0.3, 1e-3
+    now = schedule(t)
+    moved = lambda s: GAUSSIAN.ode_map(x, now, schedule(t + s))
+    f, g2 = dj.sde_coefficients(schedule, t)
+    slope = (moved(h) - moved(-h)) / (2 * h)
+    expected = f * x - 0.5 * g2 * GAUSSIAN.score(x, now)
+  np.testing.assert_allclose(slope, expected, rtol=1e-3)
+
+
+def test_ode_map_there_and_back_by_way_of_another_level(key):
+  schedule = dj.CosineSchedule()
+  a, b, c = (schedule(jnp.float32(t)) for t in (0.1, 0.6, 0.9))
+  x = points(GAUSSIAN, key)
+  map_ = GAUSSIAN.ode_map
+  np.testing.assert_allclose(map_(map_(x, a, c), c, a), x, atol=1e-5)
+  np.testing.assert_allclose(
+    map_(map_(x, a, b), b, c), map_(x, a, c), atol=1e-5
+  )
+
+
+def test_ode_map_carries_one_marginal_to_the_other(key):
+  a, b = (dj.CosineSchedule()(jnp.float32(t)) for t in (0.2, 0.7))
+  x0 = GAUSSIAN.sample(key, 100_000)
+  x = dj.q_sample(x0, jax.random.normal(jax.random.key(1), x0.shape), a)
+  y = np.asarray(GAUSSIAN.ode_map(x, a, b))
+  cov = b.alpha**2 * np.array(COV) + b.sigma**2 * np.eye(2)
+  np.testing.assert_allclose(y.mean(0), b.alpha * np.array(MEAN), atol=0.02)
+  np.testing.assert_allclose(np.cov(y.T), cov, atol=0.02)
+
+
+@pytest.mark.parametrize('call', ['entropy', 'ode_map'])
+def test_what_only_a_gaussian_has(call):
+  args = () if call == 'entropy' else (jnp.zeros((1, 2)), LEVEL, LEVEL)
+  with pytest.raises(ValueError, match=f'{call} has .*a mixture of 2'):
+    getattr(MIXTURE, call)(*args)
+
+
+def three_dimensions():
+  rng = np.random.default_rng(0)
+  a = rng.standard_normal((2, 3, 3))
+  covs = np.einsum('kij,klj->kil', a, a) + 0.3 * np.eye(3)
+  means = rng.standard_normal((2, 3))
+  return oracles.mixture([0.3, 0.7], means, covs), means, covs
+
+
+@pytest.mark.parametrize('mask', [[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 0]])
+def test_conditional_density_is_joint_over_marginal(mask):
+  """p(u | k) = p(u, k) / p(k), the densities by scipy."""
+  oracle, means, covs = three_dimensions()
+  mask = np.array(mask, bool)
+  rng = np.random.default_rng(1)
+  known = rng.standard_normal(3)
+  found = oracle.conditional(np.where(mask, known, np.nan), mask)
+  x = np.tile(known, (5, 1))
+  x[:, ~mask] = rng.standard_normal((5, (~mask).sum()))
+
+  def density(x, keep):
+    return sum(
+      w * scipy.stats.multivariate_normal(m[keep], c[keep][:, keep]).pdf(x)
+      for w, m, c in zip([0.3, 0.7], means, covs, strict=True)
+    )
+
+  expected = np.log(density(x, np.ones(3, bool)))
+  if mask.any():
+    expected -= np.log(density(known[mask], mask))
+  at = jnp.asarray(x[:, ~mask], jnp.float32)
+  np.testing.assert_allclose(
+    found.log_prob(at, dj.clean_level()), expected, rtol=1e-4, atol=1e-4
+  )
+
+
+def test_conditional_of_the_two_correlated_numbers():
+  """x_2 | x_1 ~ N(m_2 + c_12 / c_11 (x_1 - m_1), c_22 - c_12^2 / c_11)."""
+  found = GAUSSIAN.conditional([2.0, 0.0], np.array([True, False]))
+  np.testing.assert_allclose(found.mean, [-0.3 + 0.8 * 1.5], rtol=1e-5)
+  np.testing.assert_allclose(found.cov, [[1.5 - 0.64]], rtol=1e-5)
+
+
+def test_conditional_refuses_what_does_not_fit():
+  with pytest.raises(ValueError, match='nothing is left'):
+    GAUSSIAN.conditional([0.0, 0.0], np.array([True, True]))
+  for mask in (np.array([True]), np.array([1, 0])):
+    with pytest.raises(ValueError, match=r'must be \[2\]'):
+      GAUSSIAN.conditional([0.0, 0.0], mask)

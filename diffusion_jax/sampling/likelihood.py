@@ -1,0 +1,211 @@
+"""log p(x) by the probability-flow ODE, and the way back from its latent.
+
+In z = x / sqrt(alpha^2 + sigma^2) and the angle with tan(angle) = sigma / alpha
+the ODE of every schedule (Song et al. 2021, Eq. 13) is the same,
+
+  dz / d angle = (cos(angle) z - x_0_hat) / sin(angle),
+
+which is v of Salimans & Ho 2022. Nothing in it is stiff, infinite where alpha
+vanishes, or broken at the steps of a DiscreteSchedule, so it is solved in this
+form; t_min and t_max only say where. It has the marginals of the process and is
+invertible: the density of x follows from that of its latent and the divergence
+along the way.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.keys import (
+  draw_normal,
+  draw_signs,
+  draw_uniform,
+  split_key,
+)
+from diffusion_jax.core.normal import Normal, bits_per_dim
+from diffusion_jax.core.normal import log_prob as normal_log_prob
+
+Array = jax.Array
+
+_PROBES = {'rademacher': draw_signs, 'gaussian': draw_normal}
+
+
+class Likelihood(NamedTuple):
+  """log_prob [B] in nats and latent [B, ...], x at t_max.
+
+  num_steps [] that the solver tried, of six calls of the denoiser each.
+  """
+
+  log_prob: Array
+  latent: Array
+  num_steps: Array
+
+
+def log_likelihood(
+  key: Array | None,
+  denoise: Denoiser,
+  schedule: Callable,
+  x: Array,
+  *,
+  t_min: float = 1e-5,
+  t_max: float = 1.0,
+  rtol: float = 1e-5,
+  atol: float = 1e-5,
+  num_probes: int = 1,
+  probe: str = 'rademacher',
+  exact_trace: bool = False,
+  max_steps: int = 4096,
+) -> Likelihood:
+  """log p(x) under the ODE of a denoiser (Song et al. 2021, Eq. 39-40).
+
+  x: [B, ...], the density is that at t_min, where sigma > 0. The divergence is
+  Hutchinson's estimate from num_probes probes ('rademacher', 'gaussian') that
+  stay the same along the way, or with exact_trace the sum over all axes (no key
+  needed). key: [] or [B]; probe i depends on its own key alone. The latent's
+  density is `prior_sample`'s. Tolerances are per pixel and in nats per
+  dimension, met by every example; steps are shared. All NaN if max_steps do not
+  suffice. Raises ValueError for other probes.
+  """
+  probes = _probes(key, x, num_probes, probe, exact_trace)
+  axes = tuple(range(1, x.ndim))
+  size = x[0].size
+
+  def field(angle, state):
+    velocity, pull_back = jax.vjp(
+      lambda z: _velocity(denoise, schedule, angle, z), state[0]
+    )
+    products = probes * jax.vmap(lambda p: pull_back(p)[0])(probes)
+    divergence = jnp.sum(products, axis=(0, *(a + 1 for a in axes)))
+    # per dimension, so that tolerances mean the same for any image
+    return velocity, divergence / size
+
+  first, last = schedule(jnp.asarray(t_min)), schedule(jnp.asarray(t_max))
+  state = x / _scale(first), jnp.zeros(len(x), x.dtype)
+  (z, gained), num_steps = _solve(
+    field, state, first, last, rtol, atol, max_steps
+  )
+  prior = jnp.sum(normal_log_prob(Normal(0.0, 1.0), z), axis=axes)
+  total = prior + size * (gained - jnp.log(_scale(first)))
+  return Likelihood(total, _scale(last) * z, num_steps)
+
+
+def probability_flow(
+  denoise: Denoiser,
+  schedule: Callable,
+  x: Array,
+  t_from: float,
+  t_to: float,
+  *,
+  rtol: float = 1e-5,
+  atol: float = 1e-5,
+  max_steps: int = 4096,
+) -> Array:
+  """x at t_to of the probability-flow ODE through x [B, ...] at t_from.
+
+  (Song et al. 2021, Eq. 13.) From 1 to near 0 it samples; the other way it is
+  the inverse, the latent of `log_likelihood`. sigma > 0 at both times. All NaN
+  if max_steps do not suffice.
+  """
+
+  def field(angle, state):
+    return (_velocity(denoise, schedule, angle, *state),)
+
+  first, last = schedule(jnp.asarray(t_from)), schedule(jnp.asarray(t_to))
+  state = (x / _scale(first),)
+  (z,), _ = _solve(field, state, first, last, rtol, atol, max_steps)
+  return _scale(last) * z
+
+
+def dequantize(key: Array, x0: Array, num_levels: int = 256) -> Array:
+  """Spreads each grey level evenly over its bin (Theis et al. 2016, section 3).
+
+  x0: [B, ...] on K = num_levels values evenly spaced on [-1, 1]; the bin of a
+  value is 2 / (K - 1) wide and centred on it. key: [] or [B]. Raises ValueError
+  for fewer than 2 levels.
+  """
+  width = 2.0 / _spaces(num_levels)
+  return x0 + width * (draw_uniform(key, x0) - 0.5)
+
+
+def ode_bits_per_dim(
+  log_p: Array, data_shape: tuple[int, ...], num_levels: int = 256
+) -> Array:
+  """Bits per dimension of grey levels, from log p of `dequantize`d data, [B].
+
+  The mass of a bin of volume (2 / (K - 1))^D is its mean density times that
+  volume: per dimension, log2((K - 1) / 2) more bits than the density has. It is
+  3 for 17 levels; the usual + 7 is a lattice of spacing 2 / 256. By Jensen's
+  inequality the mean over dequantisations is an upper bound of -log2 P / D.
+  """
+  offset = np.log2(_spaces(num_levels) / 2.0)
+  return bits_per_dim(-log_p, data_shape) + offset
+
+
+def _spaces(num_levels):
+  if num_levels < 2:
+    raise ValueError(f'num_levels is {num_levels}: at least 2 are needed')
+  return num_levels - 1
+
+
+def _scale(level):
+  return jnp.hypot(level.alpha, level.sigma)
+
+
+def _velocity(denoise, schedule, angle, z):
+  a = jnp.maximum(jnp.cos(angle), 0.0)  # below 0 by rounding where alpha = 0
+  b = jnp.sin(angle)
+  level = schedule.from_logsnr(2.0 * (jnp.log(a) - jnp.log(b)))
+  x0 = denoise(_scale(level) * z, level).x0
+  return (a * z - x0) / b
+
+
+def _probes(key, x, num_probes, probe, exact_trace):
+  # [P, B, ...]: the trace of J is, or is estimated by, the sum of p^T J p
+  if exact_trace:
+    basis = jnp.eye(x[0].size, dtype=x.dtype)
+    basis = basis.reshape(-1, 1, *x.shape[1:])
+    return jnp.broadcast_to(basis, (len(basis), *x.shape))
+  if probe not in _PROBES:
+    raise ValueError(f'probe {probe!r} is not one of {", ".join(_PROBES)}')
+  if num_probes < 1:
+    raise ValueError(f'num_probes is {num_probes}: at least 1 is needed')
+  keys = split_key(key, num_probes)
+  probes = jax.vmap(lambda k: _PROBES[probe](k, x))(keys)
+  return probes / np.sqrt(num_probes)
+
+
+def _worst_example(errors):
+  # One step size for the batch, set by the example that needs the smallest: the
+  # denoiser wants the whole batch at once (labels are part of it), and a mean
+  # over examples would let one hide behind the others.
+  def rms(error):
+    square = jnp.square(error)
+    return jnp.mean(square, axis=tuple(range(1, error.ndim)))
+
+  worst = jnp.max(jnp.stack([rms(error) for error in errors]))
+  # the gradient of a root at 0 is infinite
+  return jnp.sqrt(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny))
+
+
+def _solve(field, state, first, last, rtol, atol, max_steps):
+  # a tuple of arrays [B, ...], taken from one level to another; number of steps
+  import diffrax
+
+  solution = diffrax.diffeqsolve(
+    diffrax.ODETerm(lambda angle, state, args: field(angle, state)),
+    diffrax.Tsit5(),
+    jnp.arctan2(first.sigma, first.alpha),
+    jnp.arctan2(last.sigma, last.alpha),
+    None,  # the first step is found by diffrax
+    state,
+    stepsize_controller=diffrax.PIDController(rtol, atol, norm=_worst_example),
+    max_steps=max_steps,
+    throw=False,
+  )
+  failed = solution.result != diffrax.RESULTS.successful
+  end = jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y[0]), solution.ys)
+  return end, solution.stats['num_steps']

@@ -1,0 +1,58 @@
+"""What the variational bound of the best denoiser is, for Gaussian data."""
+
+import numpy as np
+
+from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.testing.oracles import Mixture, check_gaussian
+
+
+def expected_bound(
+  oracle: Mixture, levels: NoiseLevel, variance: str = 'fixed_small'
+) -> dict[str, np.ndarray]:
+  """E[L_T], E[L_{t-1}], E[L_0] of DDPM Eq. 5 over x_0 and x_t, in nats.
+
+  For the chain that steps through levels [N+1] (as `level_grid`: noisiest
+  first, clean last, N >= 2) with the oracle's own denoiser and the variance
+  'fixed_small' or 'fixed_large'. Returns float64 'prior' [], against
+  N(0, (alpha^2 + sigma^2) I); 'diffusion' [N-1], as the chain meets them;
+  'reconstruction' [], the density of p(x_0 | x_1), whose variance is beta-tilde
+  of the step before for 'fixed_small'; 'total' [], at least the entropy of x_0.
+  Gaussian only: raises ValueError for a mixture of more.
+  """
+  # With C = Q diag(v) Q^T everything is a sum over the axes of C. q and p share
+  # their form, so KL(q || p) has the mean difference (coefficient of x_0) times
+  # (x_0 - E[x_0 | x_t]), whose mean square is the posterior variance.
+  check_gaussian(oracle, 'expected_bound')
+  if variance not in ('fixed_small', 'fixed_large'):
+    raise ValueError(
+      f"variance {variance!r} is not one of 'fixed_small', 'fixed_large'"
+    )
+  v = np.asarray(oracle.eigenvalues[0], np.float64)
+  m = np.asarray(oracle.means[0], np.float64)
+  _, alpha, sigma = (np.asarray(field, np.float64) for field in levels)
+  if len(alpha) < 3 or sigma[-1] != 0.0 or (np.diff(sigma) >= 0.0).any():
+    raise ValueError('levels must fall from noise to clean, 3 or more of them')
+  total_t = alpha[0] ** 2 + sigma[0] ** 2
+  ratio = sigma[0] ** 2 / total_t
+  prior = len(v) * (ratio - 1.0 - np.log(ratio))
+  prior += alpha[0] ** 2 * (v.sum() + m @ m) / total_t
+
+  at, st, as_, ss = alpha[:-1], sigma[:-1], alpha[1:], sigma[1:]
+  forgotten = 1.0 - (at * ss / (as_ * st)) ** 2
+  small = ss**2 * forgotten
+  large = st**2 * forgotten * (as_**2 + ss**2) / (at**2 + st**2)
+  p_variance = {
+    'fixed_small': np.append(small[:-1], small[-2]),
+    'fixed_large': large,
+  }[variance]
+  left = v / (at[:, None] ** 2 * v / st[:, None] ** 2 + 1.0)  # Var[x_0 | x_t]
+  error = (as_ * forgotten) ** 2 * left.sum(axis=1) / p_variance
+  ratio = small[:-1] / p_variance[:-1]
+  diffusion = len(v) * (ratio - 1.0 - np.log(ratio)) + error[:-1]
+  reconstruction = len(v) * np.log(2.0 * np.pi * p_variance[-1]) + error[-1]
+  return {
+    'prior': 0.5 * prior,
+    'diffusion': 0.5 * diffusion,
+    'reconstruction': 0.5 * reconstruction,
+    'total': 0.5 * (prior + diffusion.sum() + reconstruction),
+  }

@@ -1,0 +1,401 @@
+"""The ODE's log-likelihood on data whose density is known."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import diffusion_jax as dj
+from diffusion_jax.testing import oracles
+
+D, T_MIN = 8, 1e-5
+
+
+def correlated(seed, scale=1.0):
+  a = np.random.default_rng(seed).standard_normal((D, D))
+  return scale * (a @ a.T / D + 0.1 * np.eye(D))
+
+
+# Means near 0: the density of the model is that of data whose latents follow
+# `prior_sample`, which forgets what is left of a mean at t = 1.
+ORACLES = {
+  'gaussian': oracles.gaussian(np.zeros(D), correlated(0)),
+  'mixture': oracles.mixture(
+    [0.4, 0.6],
+    [np.full(D, 0.6), np.full(D, -0.4)],
+    [correlated(1, 0.5), 0.3 * np.eye(D)],
+  ),
+}
+GAUSSIAN, MIXTURE = ORACLES.values()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Learned:
+  """A schedule of parameters: log-SNR = -gamma(t), variance preserving."""
+
+  params: dict
+
+  def __call__(self, t):
+    return self._level(t, self.params['b'] + self.params['w'] * t)
+
+  def from_logsnr(self, logsnr):
+    gamma = -jnp.asarray(logsnr)
+    return self._level((gamma - self.params['b']) / self.params['w'], gamma)
+
+  def _level(self, t, gamma):
+    root = lambda x: jnp.sqrt(jax.nn.sigmoid(x))
+    return dj.NoiseLevel(jnp.asarray(t), root(-gamma), root(gamma))
+
+
+SCHEDULES = {
+  'ddpm': dj.DiscreteSchedule.from_betas(dj.linear_betas(1000)),
+  'five_steps': dj.DiscreteSchedule.from_alphas([0.5, 0.4, 0.2, 0.1, 0.05]),
+  'zero_terminal_snr': dj.DiscreteSchedule.from_betas(
+    dj.zero_terminal_snr(dj.linear_betas(1000))
+  ),
+  'cosine': dj.CosineSchedule(),
+  'linear_vp': dj.LinearVPSchedule(),
+  'sub_vp': dj.SubVPSchedule(),
+  've': dj.GeometricVESchedule(),
+  'learned': Learned({'b': jnp.array(-13.3), 'w': jnp.array(23.0)}),
+}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def exact(oracle_name, schedule_name, rtol, x):
+  """Schedules are constants here, so that tables keep their float64."""
+  oracle, schedule = ORACLES[oracle_name], SCHEDULES[schedule_name]
+  return dj.log_likelihood(
+    None, oracle.denoise, schedule, x, rtol=rtol, atol=rtol, exact_trace=True
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def hutchinson(key, probe, num_probes, x):
+  return dj.log_likelihood(
+    key, MIXTURE.denoise, SCHEDULES['cosine'], x, probe=probe,
+    num_probes=num_probes, rtol=1e-4, atol=1e-4,
+  )  # fmt: skip
+
+
+KEYS = jax.random.split(jax.random.key(3), 256)
+
+
+def draws(oracle, schedule, n=16):
+  """Points of the marginal at T_MIN, whose density log_likelihood gives."""
+  level = schedule(jnp.float32(T_MIN))
+  x0 = oracle.sample(jax.random.key(0), n)
+  eps = jax.random.normal(jax.random.key(1), x0.shape)
+  return dj.q_sample(x0, eps, level), level
+
+
+def prior_log_prob(level, z):
+  scale = np.hypot(level.alpha, level.sigma)
+  return scipy.stats.norm.logpdf(np.float64(z), scale=scale).sum(axis=1)
+
+
+def with_exact_prior(found, oracle, last):
+  """The density of the latents is the marginal's, not `prior_sample`'s."""
+  prior = prior_log_prob(last, found.latent)
+  return found.log_prob - prior + oracle.log_prob(found.latent, last)
+
+
+@pytest.mark.parametrize('schedule_name', SCHEDULES)
+def test_log_likelihood_of_a_mixture(schedule_name):
+  schedule = SCHEDULES[schedule_name]
+  x, level = draws(MIXTURE, schedule)
+  found = exact('mixture', schedule_name, 1e-5, x)
+  truth = MIXTURE.log_prob(x, level)
+  last = schedule(jnp.float32(1.0))
+  corrected = with_exact_prior(found, MIXTURE, last)
+  np.testing.assert_allclose(corrected, truth, atol=5e-4 * D)
+  if schedule_name != 'five_steps':  # which leaves alpha_bar = 2e-4
+    np.testing.assert_allclose(found.log_prob, truth, atol=1e-3 * D)
+
+
+@pytest.mark.parametrize(
+  'schedule_name', ['ddpm', 'cosine', 'linear_vp', 'sub_vp', 've']
+)
+def test_a_gaussian_is_mapped_exactly(schedule_name):
+  schedule = SCHEDULES[schedule_name]
+  x, level = draws(GAUSSIAN, schedule)
+  found = exact('gaussian', schedule_name, 1e-5, x)
+  last = schedule(jnp.float32(1.0))
+  scale = np.hypot(last.alpha, last.sigma)
+  latent = GAUSSIAN.ode_map(x, level, last)
+  # sub-VP starts at sigma = 1e-6, where float32 knows eps to 0.1
+  atol = 1e-3 if schedule_name == 'sub_vp' else 1e-4
+  np.testing.assert_allclose(found.latent / scale, latent / scale, atol=atol)
+  # the density of that map by its determinant, with the prior as it is
+  v = np.asarray(GAUSSIAN.eigenvalues[0], np.float64)
+  first, end = (
+    np.float64(at.alpha) ** 2 * v + np.float64(at.sigma) ** 2
+    for at in (level, last)
+  )
+  truth = prior_log_prob(last, latent) + 0.5 * np.sum(np.log(end / first))
+  np.testing.assert_allclose(found.log_prob, truth, atol=5e-4 * D)
+  truth = GAUSSIAN.log_prob(x, level)
+  np.testing.assert_allclose(found.log_prob, truth, atol=1e-3 * D)
+
+
+def test_at_small_noise_it_is_the_density_of_the_data():
+  """sigma(1e-5) = 1e-3 of the VP-SDE: variances of 0.1 grow by 1e-5."""
+  x = GAUSSIAN.sample(jax.random.key(2), 16)
+  found = exact('gaussian', 'linear_vp', 1e-5, x)
+  cov = np.asarray(GAUSSIAN.cov, np.float64)
+  truth = scipy.stats.multivariate_normal(np.zeros(D), cov).logpdf(x)
+  np.testing.assert_allclose(found.log_prob, truth, atol=1e-3 * D)
+
+
+def test_the_error_falls_with_the_tolerance():
+  """On schedule kinks and all: fewer than 30 steps of six calls for 1e-6."""
+  x, level = draws(MIXTURE, SCHEDULES['ddpm'])
+  last = SCHEDULES['ddpm'](jnp.float32(1.0))
+  errors, steps = [], []
+  for rtol in (1e-3, 1e-6):
+    found = exact('mixture', 'ddpm', rtol, x)
+    corrected = with_exact_prior(found, MIXTURE, last)
+    errors.append(np.abs(corrected - MIXTURE.log_prob(x, level)).max() / D)
+    steps.append(int(found.num_steps))
+  assert errors[0] < 1e-2 and errors[1] < 1e-5
+  assert steps[0] < steps[1] < 30
+
+
+@pytest.mark.parametrize(
+  'probe, num_probes', [('rademacher', 1), ('gaussian', 1), ('rademacher', 8)]
+)
+def test_hutchinson_is_unbiased(probe, num_probes):
+  x, _ = draws(MIXTURE, SCHEDULES['cosine'], 4)
+  found = hutchinson(KEYS, probe, num_probes, jnp.tile(x, (64, 1))).log_prob
+  found = found.reshape(64, 4)
+  truth = exact('mixture', 'cosine', 1e-5, jnp.tile(x, (4, 1))).log_prob[:4]
+  error = np.std(found, axis=0, ddof=1) / 8
+  assert (error > 1e-3).all()  # an estimate, not the exact trace
+  assert (np.abs(found.mean(axis=0) - truth) < 3 * error + 1e-3).all()
+
+
+def test_more_probes_average():
+  x = jnp.tile(draws(MIXTURE, SCHEDULES['cosine'], 1)[0], (256, 1))
+  one = np.var(hutchinson(KEYS, 'rademacher', 1, x).log_prob)
+  eight = np.var(hutchinson(KEYS, 'rademacher', 8, x).log_prob)
+  # 8 within 4 standard deviations of a ratio of variances of 256 draws each
+  assert abs(np.log(one / eight) - np.log(8)) < 4 * 2 / np.sqrt(256)
+
+
+def test_rademacher_is_exact_for_a_diagonal_jacobian():
+  """Its squares are 1: no variance where no axis mixes with another."""
+  oracle = oracles.gaussian(np.zeros(3), np.diag([0.2, 1.0, 3.0]))
+  schedule = SCHEDULES['linear_vp']
+  x = oracle.sample(jax.random.key(0), 5)
+
+  @jax.jit
+  def log_likelihood(key):
+    found = dj.log_likelihood(key, oracle.denoise, schedule, x)
+    return found.log_prob
+
+  a, b = map(log_likelihood, jax.random.split(jax.random.key(1)))
+  np.testing.assert_allclose(a, b, atol=1e-4)
+  truth = scipy.stats.norm.logpdf(x, scale=np.sqrt([0.2, 1.0, 3.0])).sum(1)
+  np.testing.assert_allclose(a, truth, atol=2e-3)
+
+
+def test_a_value_depends_on_its_own_key_alone():
+  x, _ = draws(MIXTURE, SCHEDULES['cosine'], 256)
+  together = hutchinson(KEYS, 'rademacher', 1, x).log_prob
+  few = hutchinson(KEYS[:4], 'rademacher', 1, x[:4]).log_prob
+  # the steps are those of the whole batch: equal to the tolerance, 1e-4
+  np.testing.assert_allclose(together[:4], few, atol=5e-4 * D)
+  turned = hutchinson(KEYS[::-1], 'rademacher', 1, x[::-1]).log_prob
+  np.testing.assert_allclose(together, turned[::-1], atol=1e-4)
+  other = hutchinson(KEYS[::-1], 'rademacher', 1, x).log_prob
+  assert np.mean(np.abs(other - together) > 1e-2) > 0.9
+
+
+@pytest.mark.parametrize('kind', ['eps', 'v', 'score', 'flow', 'edm'])
+def test_parametrisations_agree(kind):
+  """Networks that say the same in other words, conditioned per example."""
+  schedule = SCHEDULES['cosine']
+  means = jnp.linspace(-1.0, 1.0, 4)[:, None]
+
+  def network(params, x, noise, cond, *, key=None):
+    logsnr = noise if kind != 'edm' else -8.0 * noise
+    level = jax.vmap(schedule.from_logsnr)(logsnr)
+    if kind == 'edm':
+      x = x * jnp.sqrt(level.sigma**2 + (0.5 * level.alpha) ** 2)[:, None]
+    level = level.like(x)
+    gain = 0.3 * level.alpha / (0.3 * level.alpha**2 + level.sigma**2)
+    x0 = cond['mean'] + gain * (x - level.alpha * cond['mean'])
+    eps = (x - level.alpha * x0) / level.sigma
+    return dj.target(kind, x0, eps, level)
+
+  denoise = dj.make_denoiser(
+    network, None, parametrization=kind, cond={'mean': means},
+    noise_input=dj.edm_input if kind == 'edm' else dj.logsnr_input,
+  )  # fmt: skip
+  x = means + 0.4 * jax.random.normal(jax.random.key(0), (4, 2))
+  found = jax.jit(
+    lambda x: dj.log_likelihood(
+      None, denoise, schedule, x, t_min=1e-3, rtol=1e-4, atol=1e-4,
+      exact_trace=True,
+    )
+  )(x)  # fmt: skip
+  level = schedule(jnp.float32(1e-3))
+  scale = np.sqrt(0.3 * level.alpha**2 + level.sigma**2)
+  truth = scipy.stats.norm.logpdf(x, level.alpha * means, scale).sum(axis=1)
+  np.testing.assert_allclose(found.log_prob, truth, atol=2e-3)
+
+
+def test_images_and_gradients():
+  """d log p / dx is the score, by the adjoint of the solver."""
+  schedule = SCHEDULES['linear_vp']
+  level = schedule(jnp.float32(T_MIN))
+  x, _ = draws(MIXTURE, schedule, 3)
+
+  def denoise(image, level):
+    x0 = MIXTURE.denoise(image.reshape(-1, D), level).x0
+    return dj.Prediction(x0.reshape(image.shape))
+
+  @jax.jit
+  @jax.grad
+  def score(image):
+    found = dj.log_likelihood(
+      None, denoise, schedule, image, exact_trace=True, rtol=1e-4, atol=1e-4
+    )
+    return found.log_prob.sum()
+
+  found = score(x.reshape(3, 2, 2, 2)).reshape(3, D)
+  np.testing.assert_allclose(found, MIXTURE.score(x, level), atol=0.05)
+
+
+def test_probability_flow_there_and_back():
+  schedule = SCHEDULES['ve']
+  x, level = draws(GAUSSIAN, schedule)
+  flow = jax.jit(functools.partial(
+    dj.probability_flow, GAUSSIAN.denoise, schedule
+  ))  # fmt: skip
+  latent = flow(x, T_MIN, 1.0)
+  expected = GAUSSIAN.ode_map(x, level, schedule(jnp.float32(1.0)))
+  np.testing.assert_allclose(latent, expected, rtol=1e-3, atol=0.01)
+  np.testing.assert_allclose(flow(latent, 1.0, T_MIN), x, atol=1e-3)
+
+
+def test_steps_are_six_calls():
+  calls = []
+
+  def denoise(x, level):
+    count = lambda t: calls.append(t) or np.float32(0.0)
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+    zero = jax.experimental.io_callback(count, shape, level.t)
+    return GAUSSIAN.denoise(x + zero, level)
+
+  x, _ = draws(GAUSSIAN, SCHEDULES['cosine'], 3)
+  run = jax.jit(
+    lambda x: dj.log_likelihood(
+      jax.random.key(0), denoise, SCHEDULES['cosine'], x, rtol=1e-3, atol=1e-3
+    )
+  )
+  steps = jax.block_until_ready(run(x)).num_steps
+  jax.effects_barrier()
+  assert 6 * steps <= len(calls) <= 6 * steps + 4
+
+
+def test_too_few_steps_are_nan():
+  x, _ = draws(GAUSSIAN, SCHEDULES['cosine'], 3)
+  with jax.debug_nans(False):
+    run = jax.jit(
+      lambda x: dj.log_likelihood(
+        None, GAUSSIAN.denoise, SCHEDULES['cosine'], x, exact_trace=True,
+        max_steps=2,
+      )
+    )  # fmt: skip
+    found = run(x)
+  assert np.isnan(found.log_prob).all() and np.isnan(found.latent).all()
+  assert found.num_steps == 2
+
+
+def test_refusals(key):
+  args = GAUSSIAN.denoise, SCHEDULES['cosine'], jnp.zeros((2, D))
+  with pytest.raises(ValueError, match="'normal' is not one of rademacher"):
+    dj.log_likelihood(key, *args, probe='normal')
+  with pytest.raises(ValueError, match='num_probes is 0'):
+    dj.log_likelihood(key, *args, num_probes=0)
+  with pytest.raises(ValueError, match='num_levels is 1'):
+    dj.dequantize(key, jnp.zeros((2, D)), 1)
+  with pytest.raises(ValueError, match='num_levels is 1'):
+    dj.ode_bits_per_dim(jnp.zeros(2), (D,), 1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 256), st.integers(0, 2**31 - 1))
+def test_bits_of_a_histogram_are_exact(num_levels, seed):
+  """A density that is constant on bins: log p gives -log2 P of every image."""
+  rng = np.random.default_rng(seed)
+  mass = rng.dirichlet(np.ones(num_levels))
+  values = np.linspace(-1.0, 1.0, num_levels)
+  index = rng.integers(num_levels, size=(5, 12))
+  x = dj.dequantize(
+    jax.random.key(seed), jnp.asarray(values[index], jnp.float32), num_levels
+  )
+  # the density at x, by the edges of the bins
+  width = values[1] - values[0]
+  edges = values[0] + width * (np.arange(num_levels + 1) - 0.5)
+  at = np.searchsorted(edges, x, side='right') - 1
+  # float32 may round x onto the far edge of its bin
+  assert ((at == index) | (np.abs(x - edges[index + 1]) < 1e-6)).all()
+  log_p = np.log(mass[index] / width).sum(axis=1)
+  found = dj.ode_bits_per_dim(jnp.asarray(log_p), (12,), num_levels)
+  expected = -np.log2(mass[index]).mean(axis=1)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('num_levels, offset', [(17, 3.0), (257, 7.0)])
+def test_the_offset_in_bits(num_levels, offset):
+  found = dj.ode_bits_per_dim(jnp.zeros(1), (4,), num_levels)
+  np.testing.assert_allclose(found, offset)
+
+
+def test_dequantised_data_fill_their_bins(key):
+  x0 = jnp.zeros((4, 20_000))
+  x = np.asarray(dj.dequantize(jax.random.split(key, 4), x0, 17)) * 8.0
+  assert x.min() >= -0.5 and x.max() <= 0.5
+  assert scipy.stats.kstest(x.ravel() + 0.5, 'uniform').pvalue > 1e-3
+  alone = dj.dequantize(jax.random.split(key, 4)[2:3], x0[:1], 17)
+  np.testing.assert_array_equal(alone[0] * 8.0, x[2])
+
+
+def test_bits_of_grey_levels_end_to_end(key):
+  """Independent Gaussian pixels on 17 levels, against their exact masses.
+
+  E_u[log p(x + w (u - 1/2))] = log p(x) - w^2 / (24 s^2) for a Gaussian: what
+  Jensen's inequality costs.
+  """
+  scale, num_levels = 0.4, 17
+  oracle = oracles.gaussian(np.zeros(2), scale**2 * np.eye(2))
+  values = np.linspace(-1.0, 1.0, num_levels)
+  x0 = jnp.asarray(values[[[4, 8], [10, 2], [8, 12]]], jnp.float32)
+  repeats = 512
+  many = dj.dequantize(key, jnp.tile(x0, (repeats, 1)), num_levels)
+  found = jax.jit(
+    lambda x: dj.log_likelihood(
+      None, oracle.denoise, SCHEDULES['cosine'], x, exact_trace=True,
+      rtol=1e-4, atol=1e-4,
+    )
+  )(many).log_prob  # fmt: skip
+  bits = dj.ode_bits_per_dim(found, (2,), num_levels).reshape(repeats, 3)
+  w = 2 / (num_levels - 1)
+  density = scipy.stats.norm.logpdf(np.float64(x0), scale=scale)
+  expected = -(density - w**2 / (24 * scale**2)).mean(axis=1) / np.log(2)
+  expected += 3.0
+  error = np.std(bits, axis=0) / np.sqrt(repeats)
+  assert (np.abs(bits.mean(axis=0) - expected) < 4 * error + 1e-3).all()
+  cdf = scipy.stats.norm(scale=scale).cdf
+  exact_bits = -np.log2(cdf(x0 + w / 2) - cdf(x0 - w / 2)).mean(axis=1)
+  gap = expected - exact_bits
+  assert (gap > 0).all() and (gap < 0.02).all()

@@ -1,0 +1,110 @@
+"""The expected bound against Monte Carlo, entropy and quadrature."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.testing import bounds, oracles
+
+GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
+DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+VARIANCES = ['fixed_small', 'fixed_large']
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def sampled_terms(variance, n, levels, key):
+  """The terms by the library's own KL, of n draws of x_0 and x_t each."""
+  x0_key, *keys = jax.random.split(key, 1 + levels.t.shape[0])
+  x0 = GAUSSIAN.sample(x0_key, n)
+  count = levels.t.shape[0] - 1
+  last = levels.take(0)
+  q = dj.Normal(last.alpha * x0, last.sigma**2)
+  p = dj.Normal(0.0, last.alpha**2 + last.sigma**2)
+  terms = [dj.kl(q, p).sum(axis=1)]
+  for i in range(count):
+    t, s = levels.take(i), levels.take(i + 1)
+    xt = dj.q_sample(x0, jax.random.normal(keys[i], x0.shape), t)
+    x0_hat = GAUSSIAN.denoise(xt, t).x0
+    q = dj.q_posterior(x0, xt, s, t)
+    if i < count - 1:
+      first = q.variance
+      p = dj.p_reverse(x0_hat, xt, s, t, variance)
+      terms.append(dj.kl(q, p).sum(axis=1))
+    else:
+      p = dj.p_reverse(x0_hat, xt, s, t, variance, first=first)
+      if variance == 'fixed_large':
+        p = dj.p_reverse(x0_hat, xt, s, t, variance)
+      terms.append(-dj.log_prob(p, x0).sum(axis=1))
+  return jnp.stack(terms)
+
+
+@pytest.mark.parametrize('variance', VARIANCES)
+@pytest.mark.parametrize(
+  'levels',
+  [
+    dj.level_grid(DDPM, 6),
+    dj.level_grid(dj.GeometricVESchedule(0.05, 10.0), 6),
+  ],
+  ids=['ddpm', 've'],
+)
+def test_terms_are_means_of_sampled_ones(levels, variance, key):
+  n = 100_000
+  terms = np.asarray(sampled_terms(variance, n, levels, key), np.float64)
+  found = bounds.expected_bound(GAUSSIAN, levels, variance)
+  expected = [found['prior'], *found['diffusion'], found['reconstruction']]
+  error = terms.std(axis=1) / np.sqrt(n)
+  assert (
+    np.abs(terms.mean(axis=1) - expected) < 4 * error + 1e-5 + 1e-4 * error
+  ).all()
+  np.testing.assert_allclose(found['total'], np.sum(expected), rtol=1e-12)
+
+
+@pytest.mark.parametrize('schedule', [DDPM, dj.CosineSchedule(-12.0, 12.0)])
+def test_it_is_a_bound_and_closes_on_the_entropy(schedule):
+  """-ELBO >= H(x_0). (For 'fixed_small' a gap stays at the first steps.)"""
+  gaps = {}
+  for variance in VARIANCES:
+    for num_steps in (4, 30, 1000):
+      levels = dj.level_grid(schedule, num_steps)
+      total = bounds.expected_bound(GAUSSIAN, levels, variance)['total']
+      gaps[variance, num_steps] = total - float(GAUSSIAN.entropy())
+  assert min(gaps.values()) > 0.0
+  large = [gaps['fixed_large', n] for n in (4, 30, 1000)]
+  assert large[0] > large[1] > large[2]
+  assert large[2] < 0.05
+
+
+@pytest.mark.parametrize('variance', VARIANCES)
+def test_diffusion_terms_are_a_difference_of_mutual_information(variance):
+  """Sum of L_{t-1} -> I(x_0; x_1) - I(x_0; x_T), I = sum log(1 + SNR v) / 2."""
+  logsnr = jnp.linspace(-8.0, 8.0, 4001)
+  levels = jax.tree.map(
+    jnp.append, dj.CosineSchedule().from_logsnr(logsnr), dj.clean_level()
+  )
+  found = bounds.expected_bound(GAUSSIAN, levels, variance)['diffusion']
+  v = np.linalg.eigvalsh(GAUSSIAN.cov)
+  low, high = (0.5 * np.log1p(np.exp(s) * v).sum() for s in (-8.0, 8.0))
+  np.testing.assert_allclose(found.sum(), high - low, rtol=5e-3)
+
+
+def test_fixed_large_is_exact_for_standard_normal_data():
+  """Its variance is the true reverse one then (DDPM section 3.2)."""
+  oracle = oracles.gaussian(np.zeros(3), np.eye(3))
+  found = bounds.expected_bound(oracle, dj.level_grid(DDPM, 5), 'fixed_large')
+  np.testing.assert_allclose(found['total'], oracle.entropy(), rtol=1e-5)
+
+
+def test_refusals():
+  levels = dj.level_grid(DDPM, 5)
+  two = oracles.mixture([1, 1], np.zeros((2, 1)), np.ones((2, 1, 1)))
+  with pytest.raises(ValueError, match='a mixture of 2'):
+    bounds.expected_bound(two, levels)
+  with pytest.raises(ValueError, match="'learned' is not one of"):
+    bounds.expected_bound(GAUSSIAN, levels, 'learned')
+  for bad in (levels.take(slice(4, None)), levels.take(slice(0, -1))):
+    with pytest.raises(ValueError, match='from noise to clean'):
+      bounds.expected_bound(GAUSSIAN, bad)
