@@ -35,14 +35,10 @@ _PROBES = {'rademacher': draw_signs, 'gaussian': draw_normal}
 
 
 class Likelihood(NamedTuple):
-  """log_prob [B] in nats and latent [B, ...], x at t_max.
-
-  num_steps [] that the solver tried, of six calls of the denoiser each.
-  """
+  """log_prob [B] in nats and latent [B, ...], x at t_max."""
 
   log_prob: Array
   latent: Array
-  num_steps: Array
 
 
 def log_likelihood(
@@ -85,12 +81,10 @@ def log_likelihood(
 
   first, last = schedule(jnp.asarray(t_min)), schedule(jnp.asarray(t_max))
   state = x / _scale(first), jnp.zeros(len(x), x.dtype)
-  (z, gained), num_steps = _solve(
-    field, state, first, last, rtol, atol, max_steps
-  )
+  z, gained = _solve(field, state, first, last, rtol, atol, max_steps)
   prior = jnp.sum(normal_log_prob(Normal(0.0, 1.0), z), axis=axes)
   total = prior + size * (gained - jnp.log(_scale(first)))
-  return Likelihood(total, _scale(last) * z, num_steps)
+  return Likelihood(total, _scale(last) * z)
 
 
 def probability_flow(
@@ -116,7 +110,7 @@ def probability_flow(
 
   first, last = schedule(jnp.asarray(t_from)), schedule(jnp.asarray(t_to))
   state = (x / _scale(first),)
-  (z,), _ = _solve(field, state, first, last, rtol, atol, max_steps)
+  (z,) = _solve(field, state, first, last, rtol, atol, max_steps)
   return _scale(last) * z
 
 
@@ -192,7 +186,7 @@ def _worst_example(errors):
 
 
 def _solve(field, state, first, last, rtol, atol, max_steps):
-  # a tuple of arrays [B, ...], taken from one level to another; number of steps
+  # a tuple of arrays [B, ...], taken from one level to another
   import diffrax
 
   solution = diffrax.diffeqsolve(
@@ -207,5 +201,4 @@ def _solve(field, state, first, last, rtol, atol, max_steps):
     throw=False,
   )
   failed = solution.result != diffrax.RESULTS.successful
-  end = jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y[0]), solution.ys)
-  return end, solution.stats['num_steps']
+  return jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y[0]), solution.ys)
