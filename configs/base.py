@@ -127,6 +127,18 @@ def get_config():
   evaluation = config.evaluation = ConfigDict()
   evaluation.every = 0  # steps of training between losses on the test split
   evaluation.num_batches = 8  # of training.batch_size images
+  # --mode=evaluate, here and below: elbo, ode, independent_pixels
+  evaluation.metrics = ('elbo',)
+  evaluation.split = 'test'  # train, test
+  evaluation.num_images = 0  # the first so many; 0: all
+  evaluation.batch_size = 100
+  evaluation.num_steps = 0  # elbo: T; 0: of the schedule, or else 1000
+  evaluation.random_steps = 0  # elbo: drawn for each image; 0: all
+  evaluation.decoder = 'gaussian'  # elbo: gaussian, tanh, categorical
+  evaluation.tolerance = 1e-4  # ode: of the solver
+  evaluation.num_probes = 1  # ode: of Hutchinson's estimate
+  evaluation.seed = 0
+  evaluation.name = ''  # appended to the folder of the results
 
   sampling = config.sampling = ConfigDict()
   sampling.sampler = 'ancestral'  # ancestral, ddim

@@ -4,7 +4,7 @@ r"""DDPM on 32x32 crops of two photos that ship with scikit-learn: no download.
   python launch.py --config=configs/photos.py --mode=sample
   python launch.py --config=configs/photos.py:smoke      # seconds
   python launch.py --config=configs/photos.py --workdir=runs/mine \
-    --config.data.photo_shrink=8 --config.data.photos="'one.jpg','two.jpg'"
+    --config.data.photo_shrink=8 --config.data.photos=one.jpg,two.jpg
 
 Colour images at CIFAR's size, to try the whole path on a CPU. Measured on 2
 cores shared with other work: 8 min 28 s for 2,000 steps, test loss 0.020 on the

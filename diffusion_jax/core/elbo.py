@@ -144,8 +144,9 @@ def variational_bound(
   'prior' [B] is L_T; 'diffusion' [B, T]: entry i is L_i, the transition to
   schedule(i/T); 'reconstruction' [B] is L_0; 'total' [B] their sum. Entry 0 is
   0 where schedule(0) is clean, and else VDM's transition to z_0, from which it
-  decodes. steps=n draws n of the steps 2..T for each image, without
-  replacement: their terms times (T-1)/n, 0 elsewhere, unbiased.
+  decodes. 'squared_error' [B, T] beside them is |x_0 - x0_hat(x_t)|^2, entry i
+  of t = (i+1)/T. steps=n draws n of the steps 2..T for each image, without
+  replacement: their entries times (T-1)/n, 0 elsewhere, unbiased.
 
   key: [] or [B]: image i depends on key i alone. x0: [B, ...]. decoder: (x0,
   `LastStep`) -> [B]; VDM's is lambda x0, s: categorical_nll(x0, s.z, s.level).
@@ -187,9 +188,11 @@ def variational_bound(
       step_keys = jax.vmap(jax.random.fold_in)(keys, step)
       xt = q_sample(x0, draw_normal(step_keys, x0), at(step))
       prediction = denoise(xt, at(step))
-      return jax.lax.cond(decodes, decode, transition, step, xt, prediction)
+      nats = jax.lax.cond(decodes, decode, transition, step, xt, prediction)
+      return nats, _sum(jnp.square(x0 - prediction.x0))
 
-    return jax.lax.cond(counts, evaluate, lambda: jnp.zeros(num, x0.dtype))
+    nothing = jnp.zeros(num, x0.dtype)
+    return jax.lax.cond(counts, evaluate, lambda: (nothing, nothing))
 
   # one loop over all terms: one batch in memory, one network to compile
   if steps is None:
@@ -207,16 +210,19 @@ def variational_bound(
   rows = jnp.concatenate(rows)  # to schedule(0), the decoder, all others
   index = jnp.arange(len(rows))
   counts = (index > 0) | ~starts_clean
-  terms = jax.lax.map(term, (rows, index == 1, counts))
+  terms, errors = jax.lax.map(term, (rows, index == 1, counts))
 
-  diffusion = jnp.zeros((num_steps, num), terms.dtype).at[0].set(terms[0])
-  diffusion = diffusion.at[drawn - 1, jnp.arange(num)[None]].set(
-    terms[2:] * ((num_steps - 1) / len(drawn))
-  )
-  bound = {
-    'prior': prior_kl(x0, at(num_steps)),
+  def per_step(first, others):  # [T, B], of step 1 and of those drawn
+    table = jnp.zeros((num_steps, num), x0.dtype).at[0].set(first)
+    others = others * ((num_steps - 1) / len(drawn))
+    return table.at[drawn - 1, jnp.arange(num)[None]].set(others)
+
+  prior, diffusion = prior_kl(x0, at(num_steps)), per_step(terms[0], terms[2:])
+  at_first = jnp.where(starts_clean, errors[1], errors[0])
+  return {
+    'prior': prior,
     'diffusion': diffusion.T,
     'reconstruction': terms[1],
+    'total': prior + jnp.sum(diffusion, axis=0) + terms[1],
+    'squared_error': per_step(at_first, errors[2:]).T,
   }
-  total = bound['prior'] + jnp.sum(diffusion, axis=0) + bound['reconstruction']
-  return bound | {'total': total}

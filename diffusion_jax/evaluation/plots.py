@@ -52,3 +52,36 @@ def plot_spectra(
   ax.legend(fontsize=8)
   ax.grid(alpha=0.3, which='both')
   figure.savefig(path)
+
+
+def plot_terms(path: str | Path, terms: np.ndarray) -> None:
+  """L_0, ..., L_{T-1} in bits/dim [T] against the step, on logarithmic axes."""
+  figure, (ax,) = _figure(1)
+  steps = np.arange(1, len(terms) + 1)
+  ax.loglog(steps, np.where(terms > 0.0, terms, np.nan))
+  ax.set(xlabel='step t', ylabel='L_{t-1}, bits/dim')
+  ax.set_title('terms of the bound')
+  ax.grid(alpha=0.3, which='both')
+  figure.savefig(path)
+
+
+def plot_rate_distortion(
+  path: str | Path, rate: np.ndarray, distortion: np.ndarray
+) -> None:
+  """Figure 5 of DDPM; rate [T] in bits/dim, distortion [T] on 0..255."""
+  figure, axes = _figure(3)
+  done = np.arange(len(rate))
+  names = ('reverse process steps T - t', 'rate, bits/dim')
+  for ax, (x, y, labels) in zip(
+    axes,
+    (
+      (done, distortion, (names[0], 'distortion (RMSE)')),
+      (done, rate, names),
+      (rate, distortion, (names[1], 'distortion (RMSE)')),
+    ),
+    strict=True,
+  ):
+    ax.plot(x, y)
+    ax.set(xlabel=labels[0], ylabel=labels[1])
+    ax.grid(alpha=0.3)
+  figure.savefig(path)

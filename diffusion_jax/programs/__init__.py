@@ -14,4 +14,6 @@ def _program(name: str) -> Callable:
   return lambda *args: importlib.import_module(module).run(*args)
 
 
-PROGRAMS = {name: _program(name) for name in ('train', 'sample', 'noise')}
+PROGRAMS = {
+  name: _program(name) for name in ('train', 'sample', 'evaluate', 'noise')
+}

@@ -6,6 +6,7 @@ line that names the section.
 """
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,11 @@ def _choose(table, section, field, value):
     known = ', '.join(table)
     raise UserError(f'config.{section}.{field}={value!r} is not one of {known}')
   return table[value] if isinstance(table, dict) else value
+
+
+def words(values):
+  """('a', 'b'), also from ('a,b',): what a command line makes of a,b."""
+  return tuple(','.join(values).split(',')) if values else ()
 
 
 def _given(section, *names):
@@ -98,7 +104,8 @@ def build_schedule(config):
     return build(c)
 
 
-def _num_steps(config):
+def num_steps(config):
+  """T: the steps of the schedule, as many as an explicit list has."""
   c = config.schedule
   return c.num_steps if c.alphas is None else len(c.alphas)
 
@@ -185,8 +192,8 @@ def abstract_params(config):
 
 
 NOISE_INPUTS = {
-  'step': lambda c: dj.step_input(_num_steps(c)),
-  'rescaled_step': lambda c: dj.step_input(_num_steps(c), 1000 / _num_steps(c)),
+  'step': lambda c: dj.step_input(num_steps(c)),
+  'rescaled_step': lambda c: dj.step_input(num_steps(c), 1000 / num_steps(c)),
   'logsnr': lambda c: dj.logsnr_input,
   'edm': lambda c: dj.edm_input,
 }
@@ -200,7 +207,7 @@ def build_noise_input(config):
 
 
 TIMES = {
-  'steps': lambda c: dj.step_times(_num_steps(c)),
+  'steps': lambda c: dj.step_times(num_steps(c)),
   'uniform': lambda c: dj.uniform_times,
   'antithetic': lambda c: dj.antithetic_times,
   'log_normal': lambda c: dj.log_normal_times(
@@ -261,7 +268,7 @@ def _bound(config, apply, schedule, weight, vlb_weight):
     return objectives.hybrid(
       apply,
       schedule,
-      num_steps=_num_steps(config),
+      num_steps=num_steps(config),
       weight=weight,
       vlb_weight=vlb_weight,
       loss_aware=_choose(LOSS_AWARE, 'objective', 'times', c.times),
@@ -291,7 +298,7 @@ def build_objective(config):
 def build_objective_state(config):
   """What the objective remembers before the first step; () if nothing."""
   if config.objective.times == 'loss_aware':
-    return loss_aware.init_loss_history(_num_steps(config))
+    return loss_aware.init_loss_history(num_steps(config))
   return ()
 
 
@@ -373,6 +380,24 @@ def build_sampler(config):
     return build(config)
 
 
+DECODERS = {
+  'gaussian': lambda k: functools.partial(dj.reconstruction_nll, num_levels=k),
+  'tanh': lambda k: functools.partial(
+    dj.reconstruction_nll, num_levels=k, cdf='tanh'
+  ),
+  'categorical': lambda k: (
+    lambda x0, last: dj.categorical_nll(x0, last.z, last.level, k)
+  ),
+}
+
+
+def build_decoder(config):
+  """config.evaluation.decoder -> (x0, LastStep) -> [B]."""
+  name = config.evaluation.decoder
+  build = _choose(DECODERS, 'evaluation', 'decoder', name)
+  return build(config.data.num_levels)
+
+
 def build_denoiser(config, params, cond):
   """The denoiser of the config's network; params: {'network': ...}."""
   denoise = dj.make_denoiser(
@@ -421,7 +446,7 @@ SOURCES = {
     c.test_fraction,
   ),
   'photos': lambda c, split: photos.photos(
-    tuple(c.photos),
+    words(c.photos),
     split,
     tuple(c.image_shape),
     c.photo_shrink,

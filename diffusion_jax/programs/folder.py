@@ -62,9 +62,13 @@ def read_config(workdir: str) -> dict | None:
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
   """Writes config.json, whole or not at all."""
-  path = workdir / 'config.json'
+  write_json(workdir / 'config.json', plain(config))
+
+
+def write_json(path: Path, content: dict) -> None:
+  """Writes a file, whole or not at all."""
   draft = path.with_suffix('.json.tmp')
-  draft.write_text(json.dumps(plain(config), indent=2) + '\n')
+  draft.write_text(json.dumps(content, indent=2) + '\n')
   draft.replace(path)
 
 
@@ -75,24 +79,28 @@ def plain(config: ConfigDict) -> dict:
 
 def check_same_run(workdir: Path, config: ConfigDict) -> None:
   """UserError if the run in workdir was started with another config."""
-  found = _flat(read_config(workdir) or {})
-  now = _flat(plain(config))
-  differences = [
-    f'{name} is {found.get(name, "absent")}, {now.get(name, "absent")} now'
-    for name in sorted(found | now)
-    if found.get(name) != now.get(name) and not name.startswith(_FREE)
-  ]
-  if differences:
+  changed = differences(read_config(workdir) or {}, plain(config), _FREE)
+  if changed:
     raise UserError(
-      f'{workdir} holds a run with another config: {"; ".join(differences)}. '
+      f'{workdir} holds a run with another config: {changed}. '
       'Give another --workdir, or --config.training.resume=force to continue it'
     )
+
+
+def differences(found: dict, now: dict, free: tuple[str, ...] = ()) -> str:
+  """What differs between two nested dicts, as text; not in fields of `free`."""
+  found, now = _flat(found), _flat(now)
+  return '; '.join(
+    f'{name} is {found.get(name, "absent")}, {now.get(name, "absent")} now'
+    for name in sorted(found | now)
+    if found.get(name) != now.get(name) and not name.startswith(free)
+  )
 
 
 def check_overrides(mode: str, overrides: dict) -> None:
   """UserError if a mode that reads a run is told to read it differently."""
   fixed = [key for key in overrides if key.split('.')[0] in RUN_SECTIONS]
-  if mode == 'sample' and fixed:
+  if mode in ('sample', 'evaluate') and fixed:
     raise UserError(
       f'--config.{fixed[0]} cannot change in --mode={mode}: '
       f'{", ".join(RUN_SECTIONS)} come from the config.json of the run'

@@ -1,0 +1,274 @@
+"""--mode=evaluate: how likely real images are under a trained run.
+
+A metric is measured image by image, a batch at a time; a batch that is written
+down is not measured again, so an interrupted evaluation continues.
+"""
+
+import functools
+import json
+import zlib
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+import diffusion_jax as dj
+from diffusion_jax.core.keys import split_key
+from diffusion_jax.data.images import scale
+from diffusion_jax.evaluation import bits, plots
+from diffusion_jax.programs import UserError, build, folder, sample
+from diffusion_jax.training.sharding import batch_sharding, replicated
+
+
+def run(config, workdir):
+  """Writes evaluation/<metric>-<split>/ for each of evaluation.metrics."""
+  config = folder.run_config(workdir, config)
+  check(config)
+  c = config.evaluation
+  mesh = build.build_mesh(config)
+  params = sample.restore(config, workdir)
+  source = build.build_source(config, c.split)
+  count = min(c.num_images or len(source), len(source))
+  settings = describe(config, params, count)
+  params = jax.device_put(params, replicated(mesh))
+  for metric in build.words(c.metrics):
+    name = '-'.join(filter(None, (metric, c.split, c.name)))
+    out = folder.prepare(str(Path(workdir) / 'evaluation' / name))
+    check_same_evaluation(out, settings)
+    (out / 'parts').mkdir(exist_ok=True)
+    measure = make_measure(METRICS[metric](config), config, mesh)
+    parts = []
+    for start in tqdm(
+      range(0, count, c.batch_size), metric, unit='batch', disable=None
+    ):
+      path = out / 'parts' / f'{start:08d}.npz'
+      if not path.exists():
+        index = np.arange(start, min(start + c.batch_size, count))
+        with build.from_config('data'):
+          pictures, labels = source.read(index)
+        write(path, measure(params, index, pictures, labels))
+      with np.load(path) as arrays:
+        parts.append(dict(arrays))
+    found = {
+      name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+    }
+    REPORTS[metric](found, config, out)
+
+
+def check(config):
+  """UserError for what cannot be measured."""
+  c = config.evaluation
+  if not c.metrics:
+    raise UserError(
+      f'config.evaluation.metrics is empty: give {" or ".join(METRICS)}'
+    )
+  for metric in build.words(c.metrics):
+    if metric not in METRICS:
+      raise UserError(
+        f'config.evaluation.metrics: {metric!r} is not one of '
+        f'{", ".join(METRICS)}'
+      )
+  if c.batch_size < 1 or c.num_images < 0:
+    raise UserError(
+      f'config.evaluation.batch_size={c.batch_size}, '
+      f'num_images={c.num_images}: at least 1, and 0 for all images'
+    )
+
+
+def describe(config, params, count):
+  """What the result depends on, as it comes back from JSON."""
+  fields = folder.plain(config)
+  weights = 0
+  for leaf in jax.tree.leaves(params):
+    weights = zlib.crc32(np.asarray(leaf).tobytes(), weights)
+  chosen = {name: fields[name] for name in folder.RUN_SECTIONS}
+  del chosen['data']['data_dir'], chosen['data']['num_threads']
+  evaluation = fields['evaluation']
+  for free in ('metrics', 'every', 'num_batches', 'name'):
+    del evaluation[free]
+  return {
+    **chosen,
+    'evaluation': evaluation,
+    'weights': weights,
+    'images': count,
+  }
+
+
+def check_same_evaluation(out, settings):
+  """UserError if another evaluation has begun in the folder."""
+  path = out / 'settings.json'
+  if path.exists():
+    found = json.loads(path.read_text())
+    changed = folder.differences(found, settings)
+    if changed:
+      raise UserError(
+        f'{out} holds another evaluation: {changed}. Delete it, or give this '
+        'one a --config.evaluation.name'
+      )
+  folder.write_json(path, settings)
+
+
+def make_measure(measure, config, mesh):
+  """(params, index [B], images, labels) -> NumPy arrays, of a part of the set.
+
+  measure: (params, keys [B], x0 [B, ...], labels [B] or None) -> dict of [B]
+  and of [B, T]; the latter are added up over the images, to [1, T]. What is
+  measured of an image depends on its index, not on its batch.
+  """
+
+  @functools.partial(jax.jit, out_shardings=replicated(mesh))
+  def on_mesh(params, index, x0, labels):
+    key = jax.random.key(config.evaluation.seed)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
+    return measure(params, keys, x0, labels)
+
+  def apply(params, index, pictures, labels):
+    # one shape for all batches; images that fill one up are dropped
+    n, size = len(index), config.evaluation.batch_size
+    filled = np.arange(-(-size // mesh.size) * mesh.size) % n
+    x0 = scale(pictures, config.data.num_levels)
+    labels = labels if config.conditioning.labels else None
+    inputs = jax.tree.map(lambda a: a[filled], (index, x0, labels))
+    inputs = jax.device_put(inputs, batch_sharding(mesh))
+    found = jax.device_get(on_mesh(params, *inputs))
+    return {
+      name: x[:n] if x.ndim == 1 else x[:n].sum(axis=0, keepdims=True)
+      for name, x in found.items()
+    }
+
+  return apply
+
+
+def write(path, arrays):
+  """An npz file, whole or not at all."""
+  draft = path.with_suffix('.tmp')
+  with draft.open('wb') as file:
+    np.savez(file, **arrays)
+  draft.replace(path)
+
+
+def _elbo(config):
+  c = config.evaluation
+  decoder = build.build_decoder(config)
+  num_steps = c.num_steps or build.num_steps(config)
+
+  def measure(params, keys, x0, labels):
+    return dj.variational_bound(
+      keys,
+      build.build_denoiser(config, params, _cond(labels)),
+      build.build_schedule(config),
+      x0,
+      num_steps=num_steps,
+      variance=config.sampling.variance,
+      steps=c.random_steps or None,
+      decoder=decoder,
+    )
+
+  return measure
+
+
+def _ode(config):
+  c = config.evaluation
+
+  def measure(params, keys, x0, labels):
+    noise_keys, probe_keys = split_key(keys, 2)
+    log_p, _ = dj.log_likelihood(
+      probe_keys,
+      build.build_denoiser(config, params, _cond(labels)),
+      build.build_schedule(config),
+      dj.dequantize(noise_keys, x0, config.data.num_levels),
+      rtol=c.tolerance,
+      atol=c.tolerance,
+      num_probes=c.num_probes,
+    )
+    return {'log_p': log_p}
+
+  return measure
+
+
+def _independent_pixels(config):
+  source = build.build_source(config, 'train')
+  every = range(0, len(source), 1000)
+  log_prob = bits.pixel_histogram(
+    (source.read(np.arange(i, min(i + 1000, len(source))))[0] for i in every),
+    config.data.num_levels,
+  )
+  return lambda params, keys, x0, labels: {
+    'nll': bits.independent_pixels_nll(x0, log_prob)
+  }
+
+
+def _cond(labels):
+  return {} if labels is None else {'label': labels}
+
+
+METRICS = {
+  'elbo': _elbo,
+  'ode': _ode,
+  'independent_pixels': _independent_pixels,
+}
+
+
+def _report_elbo(found, config, out):
+  shape = config.data.image_shape
+  in_bits = {
+    name: np.asarray(dj.bits_per_dim(found[name], shape))
+    for name in ('total', 'prior', 'reconstruction', 'diffusion')
+  }
+  count = len(in_bits['total'])
+  prior = float(in_bits['prior'].mean())
+  decoder = float(in_bits['reconstruction'].mean())
+  steps = in_bits['diffusion'].sum(axis=0) / count  # L_0 of VDM's z_0, L_1, ...
+  terms = np.concatenate([[steps[0] + decoder], steps[1:]])
+  errors = found['squared_error'].sum(axis=0) / (count * np.prod(shape))
+  rate, distortion = bits.rate_distortion(prior, terms, errors)
+  announce('elbo', in_bits['total'], config, out, {
+    'prior': prior,
+    'diffusion': float(steps.sum()),
+    'reconstruction': decoder,
+    'terms': terms.tolist(),
+    'rate': rate.tolist(),
+    'distortion': distortion.tolist(),
+  })  # fmt: skip
+  print(
+    f'  L_T {prior:.4f} + L_1..L_T-1 {steps.sum():.4f} + L_0 {decoder:.4f}; '
+    f'{out}/*.png'
+  )
+  plots.plot_terms(out / 'terms.png', terms)
+  plots.plot_rate_distortion(out / 'rate_distortion.png', rate, distortion)
+
+
+def _report_ode(found, config, out):
+  c = config.data
+  values = dj.ode_bits_per_dim(found['log_p'], c.image_shape, c.num_levels)
+  announce('ode', np.asarray(values), config, out, {})
+
+
+def _report_independent_pixels(found, config, out):
+  values = dj.bits_per_dim(found['nll'], config.data.image_shape)
+  announce('independent_pixels', np.asarray(values), config, out, {})
+
+
+REPORTS = {
+  'elbo': _report_elbo,
+  'ode': _report_ode,
+  'independent_pixels': _report_independent_pixels,
+}
+
+
+def announce(metric, values, config, out, more):
+  """Writes result.json and says it in a line; values: bits/dim, [N]."""
+  mean, error = bits.mean_and_error(values)
+  result = {
+    'metric': metric,
+    'split': config.evaluation.split,
+    'images': len(values),
+    'bits_per_dim': mean,
+    'standard_error': error,
+  }
+  folder.write_json(out / 'result.json', result | more)
+  print(
+    f'{metric}: {mean:.4f} +- {error:.4f} bits/dim, {len(values)} '
+    f'{config.evaluation.split} images: {out / "result.json"}'
+  )
