@@ -275,26 +275,34 @@ def test_parametrisations_agree(kind):
   np.testing.assert_allclose(found.log_prob, truth, atol=2e-3)
 
 
-def test_images_and_gradients():
-  """d log p / dx is the score, by the adjoint of the solver."""
-  schedule = SCHEDULES['linear_vp']
-  level = schedule(jnp.float32(T_MIN))
-  x, _ = draws(MIXTURE, schedule, 3)
+def of_images(image, level):
+  x0 = MIXTURE.denoise(image.reshape(-1, D), level).x0
+  return dj.Prediction(x0.reshape(image.shape))
 
-  def denoise(image, level):
-    x0 = MIXTURE.denoise(image.reshape(-1, D), level).x0
-    return dj.Prediction(x0.reshape(image.shape))
 
-  @jax.jit
-  @jax.grad
-  def score(image):
-    found = dj.log_likelihood(
-      None, denoise, schedule, image, exact_trace=True, rtol=1e-4, atol=1e-4
-    )
-    return found.log_prob.sum()
+def images_log_prob(image):
+  return dj.log_likelihood(
+    None, of_images, SCHEDULES['cosine'], image, exact_trace=True, rtol=1e-4,
+    atol=1e-4,
+  ).log_prob  # fmt: skip
 
-  found = score(x.reshape(3, 2, 2, 2)).reshape(3, D)
-  np.testing.assert_allclose(found, MIXTURE.score(x, level), atol=0.05)
+
+def test_images():
+  x, level = draws(MIXTURE, SCHEDULES['cosine'], 3)
+  found = jax.jit(images_log_prob)(x.reshape(3, 2, 2, 2))
+  truth = MIXTURE.log_prob(x, level)
+  np.testing.assert_allclose(found, truth, atol=1e-3 * D)
+
+
+@pytest.mark.slow
+def test_the_gradient_is_the_score():
+  """By the adjoint of the solver."""
+  x, level = draws(MIXTURE, SCHEDULES['cosine'], 3)
+  slope = jax.jit(jax.grad(lambda image: images_log_prob(image).sum()))
+  found = slope(x.reshape(3, 2, 2, 2)).reshape(3, D)
+  # the solver's error, at 1e-4, is not smooth in x
+  score = MIXTURE.score(x, level)
+  np.testing.assert_allclose(found, score, rtol=0.02, atol=0.05)
 
 
 def test_probability_flow_there_and_back():

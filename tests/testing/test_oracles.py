@@ -133,7 +133,7 @@ def test_ode_map_solves_the_ode(schedule):
   with jax.enable_x64(True):
     t, h = 0.3, 1e-3
     now = schedule(t)
-    moved = lambda s: GAUSSIAN.ode_map(x, now, schedule(t + s))
+    moved = jax.jit(lambda s: GAUSSIAN.ode_map(x, now, schedule(t + s)))
     f, g2 = dj.sde_coefficients(schedule, t)
     slope = (moved(h) - moved(-h)) / (2 * h)
     expected = f * x - 0.5 * g2 * GAUSSIAN.score(x, now)
