@@ -27,8 +27,8 @@ def run(config, workdir):
   check(config)
   c = config.evaluation
   mesh = build.build_mesh(config)
-  params = sample.restore(config, workdir)
   source = build.build_source(config, c.split)
+  params = sample.restore(config, workdir)
   count = min(c.num_images or len(source), len(source))
   settings = describe(config, params, count)
   params = jax.device_put(params, replicated(mesh))

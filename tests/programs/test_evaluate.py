@@ -1,0 +1,142 @@
+"""--mode=evaluate on a tiny run of the real digits."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.data import sources
+from diffusion_jax.programs import PROGRAMS, UserError
+from tests.programs.conftest import smoke
+
+QUICK = {
+  'evaluation.num_images': 12,
+  'evaluation.batch_size': 8,
+  'evaluation.num_steps': 5,
+}
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'digits'
+  fields = {'training.sample_every': 0, 'evaluation.every': 0}
+  PROGRAMS['train'](smoke(**fields), str(workdir))
+  return workdir
+
+
+def evaluate(workdir, **fields):
+  fields = {f'evaluation.{name}': value for name, value in fields.items()}
+  PROGRAMS['evaluate'](smoke(**QUICK | fields), str(workdir))
+
+
+def result(workdir, name):
+  path = workdir / 'evaluation' / name / 'result.json'
+  return json.loads(path.read_text())
+
+
+def parts(workdir, name):
+  folder = workdir / 'evaluation' / name / 'parts'
+  return {path.name: dict(np.load(path)) for path in sorted(folder.iterdir())}
+
+
+def test_the_parts_of_the_bound_add_up(run, capsys):
+  evaluate(run)
+  found = result(run, 'elbo-test')
+  assert found['images'] == 12 and found['split'] == 'test'
+  total = found['prior'] + found['diffusion'] + found['reconstruction']
+  np.testing.assert_allclose(found['bits_per_dim'], total, rtol=1e-5)
+  np.testing.assert_allclose(
+    sum(found['terms']) + found['prior'], total, rtol=1e-5
+  )
+  assert len(found['terms']) == len(found['rate']) == 5
+  np.testing.assert_allclose(found['rate'][0], found['prior'])
+  np.testing.assert_allclose(
+    found['rate'][-1] + found['terms'][0], total, rtol=1e-5
+  )
+  printed = capsys.readouterr().out
+  assert f'elbo: {found["bits_per_dim"]:.4f} +- ' in printed
+  assert 'L_T ' in printed and 'L_0 ' in printed
+  for name in ('terms', 'rate_distortion'):
+    with Image.open(run / 'evaluation' / 'elbo-test' / f'{name}.png') as image:
+      assert image.size[0] > 300
+
+
+def test_an_interrupted_evaluation_continues(run):
+  evaluate(run, name='again')
+  before = parts(run, 'elbo-test-again')
+  assert list(before) == ['00000000.npz', '00000008.npz']
+  folder = run / 'evaluation' / 'elbo-test-again'
+  (folder / 'parts' / '00000008.npz').unlink()
+  first = folder / 'parts' / '00000000.npz'
+  stamp = first.stat().st_mtime_ns
+  evaluate(run, name='again')
+  assert first.stat().st_mtime_ns == stamp  # not measured again
+  after = parts(run, 'elbo-test-again')
+  for name, arrays in before.items():
+    for key, values in arrays.items():
+      np.testing.assert_array_equal(values, after[name][key])
+
+
+def test_another_evaluation_needs_another_name(run):
+  evaluate(run, name='first')
+  with pytest.raises(UserError, match='num_steps is 5, 4 now. Delete it, or'):
+    evaluate(run, name='first', num_steps=4)
+
+
+def test_an_image_has_one_bound_in_any_batch_on_any_devices(run):
+  evaluate(run, name='small', batch_size=5)
+  config = smoke(**QUICK, **{'training.mesh': (8, 1)})
+  config.evaluation.name = 'spread'
+  PROGRAMS['evaluate'](config, str(run))
+  totals = [
+    np.concatenate([p['total'] for p in parts(run, name).values()])
+    for name in ('elbo-test-small', 'elbo-test-spread')
+  ]
+  np.testing.assert_allclose(totals[0], totals[1], rtol=1e-4)
+
+
+def test_independent_pixels_literally(run):
+  evaluate(run, metrics=('independent_pixels',))
+  train, test = sources.digits('train').images, sources.digits('test').images
+  bits = []
+  for image in test[:12]:
+    for (i, j, _), level in np.ndenumerate(image):
+      seen = np.sum(train[:, i, j, 0] == level)
+      bits.append(-np.log2((seen + 1) / (len(train) + 17)))
+  found = result(run, 'independent_pixels-test')['bits_per_dim']
+  np.testing.assert_allclose(found, np.mean(bits), rtol=1e-5)
+
+
+def test_the_ode_and_a_list_of_metrics_as_typed(run, capsys):
+  three = {'num_images': 3, 'name': 'three'}
+  evaluate(run, metrics=('ode,independent_pixels',), tolerance=0.1, **three)
+  assert result(run, 'ode-test-three')['images'] == 3
+  printed = capsys.readouterr().out
+  assert 'ode: ' in printed and 'independent_pixels: ' in printed
+
+
+def test_mistakes_are_one_clear_line(run, tmp_path):
+  with pytest.raises(UserError, match="'fid2' is not one of elbo, ode, ind"):
+    evaluate(run, metrics=('fid2',))
+  with pytest.raises(UserError, match='metrics is empty: give elbo or ode'):
+    evaluate(run, metrics=())
+  with pytest.raises(UserError, match='there is no run in'):
+    evaluate(tmp_path / 'none')
+  with pytest.raises(UserError, match="split 'val' is not one of"):
+    evaluate(run, split='val')
+  with pytest.raises(UserError, match="decoder='normal' is not one of gauss"):
+    evaluate(run, decoder='normal', name='x')
+  copy = tmp_path / 'copy'
+  shutil.copytree(run, copy)
+  shutil.rmtree(copy / 'checkpoints')
+  with pytest.raises(UserError, match='there is no checkpoint in'):
+    evaluate(copy)
+  shutil.copytree(run, tmp_path / 'other')
+  path = tmp_path / 'other' / 'config.json'
+  stored = json.loads(path.read_text())
+  stored['data']['image_shape'] = [16, 16, 1]
+  path.write_text(json.dumps(stored))
+  with pytest.raises(UserError, match='digits needs --config.data.image_shape'):
+    evaluate(tmp_path / 'other')
