@@ -34,7 +34,7 @@ def get_config():
   schedule = config.schedule = ConfigDict()
   # betas of num_steps steps: linear, rescaled_linear, quadratic, scaled_linear,
   # cosine, sigmoid, constant, warmup, reciprocal;
-  # in continuous time: continuous_cosine, linear_vp
+  # in continuous time: continuous_cosine, linear_vp, learned
   schedule.name = 'linear'
   schedule.num_steps = 1000  # T
   schedule.start = placeholder(float)  # first beta
@@ -47,9 +47,14 @@ def get_config():
   schedule.logsnr_max = placeholder(float)
   schedule.beta_min = placeholder(float)  # linear_vp
   schedule.beta_max = placeholder(float)
+  # learned: a line with its two ends (scalar), with a network added (network);
+  # or fixed, a line that stays
+  schedule.gamma = 'scalar'
+  schedule.gamma_min = -13.3  # -log SNR at t = 0 at first, and for the network
+  schedule.gamma_max = 5.0  # at t = 1
 
   network = config.network = ConfigDict()
-  network.name = 'unet'
+  network.name = 'unet'  # unet, vdm (one resolution, num_blocks long)
   network.channels = 128  # at full resolution
   network.multipliers = (1, 2, 2, 2)  # of the channels, one per resolution
   network.num_blocks = 2  # per resolution on the way down, one more going up
@@ -66,7 +71,8 @@ def get_config():
   network.head_channels = placeholder(int)  # per head, instead of num_heads
   # separate projections; or one, as [heads, qkv] (legacy) or [qkv, heads] (new)
   network.qkv = 'separate'
-  network.initializer = 'ho'  # ho, torch
+  network.initializer = 'ho'  # ho, torch, lecun
+  network.fourier = (6, 8)  # of 'vdm': sees sin, cos(2 pi 2^k x), k = 6, 7
   # twice the channels, the second half for the variance; ddpm trains the first
   network.learned_variance = False
   network.remat = False  # compute blocks again going back: less memory
@@ -79,7 +85,8 @@ def get_config():
   conditioning.label_dropout = 0.0  # probability of no class in training
 
   objective = config.objective = ConfigDict()
-  objective.name = 'ddpm'
+  objective.name = 'ddpm'  # ddpm, vdm (the bound, in bits per dimension)
+  objective.num_steps = 0  # vdm: of the model; 0: continuous time
   objective.parametrization = 'eps'  # x0, eps, v, score, flow, edm
   # of the error in x0: snr, truncated_snr, min_snr, edm
   objective.weight = 'snr'

@@ -1,0 +1,51 @@
+r"""Variational diffusion on the real digits: bits per dimension."""
+
+from configs import base
+
+
+def get_config(arg=''):
+  """Continuous time, a learned line for gamma."""
+  config = base.get_config()
+  config.data.name = 'digits'
+  config.data.image_shape = (8, 8, 1)
+  config.data.num_classes = 10
+  config.data.num_levels = 17
+
+  config.schedule.name = 'learned'
+  config.schedule.gamma_min = -8.5
+  config.schedule.gamma_max = 5.0
+
+  config.network.name = 'vdm'
+  config.network.channels = 48
+  config.network.num_blocks = 4
+  config.network.attention_resolutions = ()
+  config.network.num_groups = 8
+  config.network.dropout = 0.1
+  config.network.initializer = 'lecun'
+  config.network.fourier = (2, 4)
+
+  config.conditioning.noise_input = 'logsnr'
+
+  config.objective.name = 'vdm'
+
+  config.training.num_steps = 5000
+  config.training.batch_size = 64
+  config.training.ema_decay = 0.999
+  config.training.ema_warmup = True
+  config.training.log_every = 250
+  config.training.sample_every = 0
+  config.training.checkpoint_every = 1000
+  config.evaluation.every = 250
+  config.evaluation.num_batches = 24
+
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.warmup_steps = 100
+  config.optimizer.decay = 'cosine'
+  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
+  config.optimizer.b2 = 0.99
+  config.optimizer.weight_decay = 0.01
+
+  config.sampling.sampler = 'ancestral'
+  config.sampling.clip = False
+  config.sampling.num_steps = 250
+  return base.with_argument(config, arg)
