@@ -124,9 +124,9 @@ def vdm(
     schedule = make_schedule(params)
 
     def at(t):
-      return schedule(
-        t if num_steps is None else jnp.ceil(t * num_steps) / num_steps
-      )
+      if num_steps is not None:
+        t = jnp.ceil(t * num_steps) / num_steps
+      return schedule(t)
 
     level, time_weight = antithetic_times(keys[0], x0.shape[0], at)
     eps, eps_0 = (jax.random.normal(k, x0.shape) for k in keys[1:3])
@@ -153,17 +153,13 @@ def vdm(
       parametrization, output, x0, eps, level, weight, sigma_data
     )
     first, last = schedule(0.0), schedule(1.0)
-    prior = _prior_loss(x0, last)
     z0 = q_sample(x0, eps_0, first)
-    reconstruction = categorical_nll(x0, z0, first, num_levels)
-    parts = {
-      name: bits_per_dim(nats, x0.shape[1:])
-      for name, nats in (
-        ('prior', prior),
-        ('diffusion', diffusion),
-        ('reconstruction', reconstruction),
-      )
+    nats = {
+      'prior': _prior_loss(x0, last),
+      'diffusion': diffusion,
+      'reconstruction': categorical_nll(x0, z0, first, num_levels),
     }
+    parts = {name: bits_per_dim(n, x0.shape[1:]) for name, n in nats.items()}
     means = {name: jnp.mean(bits) for name, bits in parts.items()}
     loss = sum(means.values())
     means |= {'loss': loss, 'logsnr_0': first.logsnr, 'logsnr_1': last.logsnr}
