@@ -72,7 +72,7 @@ def get_config():
   # separate projections; or one, as [heads, qkv] (legacy) or [qkv, heads] (new)
   network.qkv = 'separate'
   network.initializer = 'ho'  # ho, torch, lecun
-  network.fourier = (6, 8)  # of 'vdm': sees sin, cos(2 pi 2^k x), k = 6, 7
+  network.fourier = (6, 8)  # 'vdm' sees sin, cos(2 pi 2^k x), k = 6, 7
   # twice the channels, the second half for the variance; ddpm trains the first
   network.learned_variance = False
   network.remat = False  # compute blocks again going back: less memory
