@@ -34,7 +34,8 @@ def get_config():
   schedule = config.schedule = ConfigDict()
   # betas of num_steps steps: linear, rescaled_linear, quadratic, scaled_linear,
   # cosine, sigmoid, constant, warmup, reciprocal;
-  # in continuous time: continuous_cosine, linear_vp, sub_vp, geometric_ve
+  # in continuous time: continuous_cosine, linear_vp, sub_vp, geometric_ve,
+  # learned
   schedule.name = 'linear'
   schedule.num_steps = 1000  # T
   schedule.start = placeholder(float)  # first beta
@@ -49,9 +50,14 @@ def get_config():
   schedule.beta_max = placeholder(float)
   schedule.sigma_min = placeholder(float)  # geometric_ve
   schedule.sigma_max = placeholder(float)
+  # learned: a line with its two ends (scalar), with a network added (network);
+  # or fixed, a line that stays
+  schedule.gamma = 'scalar'
+  schedule.gamma_min = -13.3  # -log SNR at t = 0 at first, and for the network
+  schedule.gamma_max = 5.0  # at t = 1
 
   network = config.network = ConfigDict()
-  network.name = 'unet'
+  network.name = 'unet'  # unet, vdm (one resolution, num_blocks long)
   network.channels = 128  # at full resolution
   network.multipliers = (1, 2, 2, 2)  # of the channels, one per resolution
   network.num_blocks = 2  # per resolution on the way down, one more going up
@@ -68,7 +74,8 @@ def get_config():
   network.head_channels = placeholder(int)  # per head, instead of num_heads
   # separate projections; or one, as [heads, qkv] (legacy) or [qkv, heads] (new)
   network.qkv = 'separate'
-  network.initializer = 'ho'  # ho, torch
+  network.initializer = 'ho'  # ho, torch, lecun
+  network.fourier = (6, 8)  # 'vdm' sees sin, cos(2 pi 2^k x), k = 6, 7
   # twice the channels, the second half for the variance: hybrid and vlb train
   # it, ddpm does not
   network.learned_variance = False
@@ -82,7 +89,9 @@ def get_config():
   conditioning.label_dropout = 0.0  # probability of no class in training
 
   objective = config.objective = ConfigDict()
-  objective.name = 'ddpm'  # ddpm, hybrid (ddpm + the bound), vlb (the bound)
+  # ddpm, hybrid (ddpm + the bound), vlb (the bound), vdm (that of VDM)
+  objective.name = 'ddpm'
+  objective.num_steps = 0  # vdm: of the model; 0: continuous time
   objective.parametrization = 'eps'  # x0, eps, v, score, flow, edm
   # of the error in x0: snr, truncated_snr, min_snr, edm
   objective.weight = 'snr'

@@ -73,9 +73,11 @@ from diffusion_jax.core.schedules import (
   CosineSchedule,
   DiscreteSchedule,
   GeometricVESchedule,
+  LearnedSchedule,
   LinearVPSchedule,
   SubVPSchedule,
 )
+from diffusion_jax.core.vdm import vdm_diffusion_loss, vdm_weight
 from diffusion_jax.sampling.ancestral import ancestral, ddim
 from diffusion_jax.sampling.editing import noise_image
 from diffusion_jax.sampling.guidance import clip_denoised

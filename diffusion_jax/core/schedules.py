@@ -7,6 +7,8 @@ registered with JAX, so it can be an argument of a jitted function.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -280,3 +282,51 @@ class GeometricVESchedule:
 
   def _log_ratio(self):
     return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class LearnedSchedule:
+  """alpha^2 = sigmoid(-gamma(t)), sigma^2 = sigmoid(gamma(t)).
+
+  gamma(t) = gamma_fn(params, t) = -log SNR, t and gamma [] or [B], increases
+  with t (Kingma et al. 2021, section 3.2). params is a pytree to take gradients
+  of; gamma_fn is part of the structure. `networks.gamma` has three.
+  """
+
+  params: Any
+  gamma_fn: Callable[[Any, Array], Array] = dataclasses.field(
+    metadata={'static': True}
+  )
+
+  def __call__(self, t: Array) -> NoiseLevel:
+    """Level at t in [0, 1], [] or [B]."""
+    t = jnp.asarray(t, jnp.result_type(float))
+    return _sigmoid_level(t, self.gamma_fn(self.params, t))
+
+  def from_logsnr(self, logsnr: Array) -> NoiseLevel:
+    """The level of a log-SNR, [] or [B], clipped to the schedule's range.
+
+    t is found by bisection, so no gradient flows through it.
+    """
+    logsnr = jnp.asarray(logsnr, jnp.result_type(float))
+    params = jax.lax.stop_gradient(self.params)
+    ends = self.gamma_fn(params, jnp.array([0.0, 1.0]))
+    gamma = jnp.clip(-logsnr, ends[0], ends[1])
+
+    def halve(_, bounds):
+      low, high = bounds
+      middle = 0.5 * (low + high)
+      below = self.gamma_fn(params, middle) < gamma
+      return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    bounds = jnp.zeros_like(gamma), jnp.ones_like(gamma)
+    # float32 has 24 binary digits
+    _, t = jax.lax.fori_loop(0, 26, halve, bounds)
+    return _sigmoid_level(t, gamma)
+
+
+def _sigmoid_level(t: Array, gamma: Array) -> NoiseLevel:
+  # never sqrt(1 - sigmoid): each is accurate where it is small
+  alpha = jnp.sqrt(jax.nn.sigmoid(-gamma))
+  return NoiseLevel(t, alpha, jnp.sqrt(jax.nn.sigmoid(gamma)))

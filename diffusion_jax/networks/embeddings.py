@@ -37,6 +37,23 @@ def sinusoidal(
   return jnp.pad(embedding, ((0, 0), (0, features % 2)))
 
 
+def fourier_features(z: Array, start: int = 6, stop: int = 8) -> Array:
+  """z, sin(2 pi 2^k z) and cos(2 pi 2^k z), k = start..stop-1, on the channels.
+
+  z: [..., C] -> [..., C (1 + 2 (stop - start))], float32 (Kingma et al. 2021,
+  appendix C, who have k = 6, 7 for 256 grey levels: a period of two levels and
+  of one).
+  """
+  z = z.astype(jnp.float32)
+  waves = [z]
+  for wave in (jnp.sin, jnp.cos):
+    for k in range(start, stop):
+      periods = 2.0**k * z  # exact, and so is what is left of the last one
+      periods -= jax.lax.stop_gradient(jnp.round(periods))
+      waves.append(wave(2.0 * np.pi * periods))
+  return jnp.concatenate(waves, axis=-1)
+
+
 class LabelEmbedding(nn.Module):
   """cond['label'] [B] -> [B, features], for classifier-free guidance too.
 

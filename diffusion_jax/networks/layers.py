@@ -18,7 +18,7 @@ Initializer = nn.initializers.Initializer
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
-INITIALIZERS = ('ho', 'torch')
+INITIALIZERS = ('ho', 'torch', 'lecun')
 PADDINGS = {'same': (0, 1), 'symmetric': (1, 1)}
 QKV = ('separate', 'legacy', 'new')
 
@@ -37,9 +37,13 @@ def initializers(
   'ho': kernels are variance scaling over the mean of fan in and out, uniform,
   times 1e-10 at the end of a branch; biases are 0. 'torch': both are uniform
   within +-1 / sqrt(fan_in), PyTorch's default, and 0 at the end of a branch.
+  'lecun', Flax's default: kernels are normal of variance 1 / fan_in, truncated,
+  and 0 at the end of a branch; biases are 0.
   """
   check_name('initializer', kind, INITIALIZERS)
   zeros = nn.initializers.zeros
+  if kind == 'lecun':
+    return zeros if zero else nn.initializers.lecun_normal(), zeros
   if kind == 'ho':
     scale = 1e-10 if zero else 1.0
     return nn.initializers.variance_scaling(scale, 'fan_avg', 'uniform'), zeros
@@ -168,12 +172,14 @@ def dense(
   *,
   initializer: str = 'ho',
   zero: bool = False,
+  use_bias: bool = True,
   dtype: jnp.dtype = jnp.float32,
 ) -> Array:
   """Linear map of the last axis, a submodule `name` of the calling module."""
   kernel_init, bias_init = initializers(initializer, x.shape[-1], zero)
   return nn.Dense(
     features,
+    use_bias,
     dtype=dtype,
     kernel_init=kernel_init,
     bias_init=bias_init,
@@ -210,7 +216,8 @@ class ResnetBlock(nn.Module):
   the embedding gives (scale, shift) and the second norm becomes
   norm * (1 + scale) + shift (Nichol & Dhariwal 2021); `resample` is `halve` or
   `double`, applied before the first convolution and to the input that is added
-  (Dhariwal & Nichol 2021, who keep the width there).
+  (Dhariwal & Nichol 2021, who keep the width there). With `mute_embedding` the
+  projection of the embedding has no bias and begins at 0 (Kingma et al. 2021).
   """
 
   features: int
@@ -219,6 +226,7 @@ class ResnetBlock(nn.Module):
   norm_eps: float = 1e-6
   scale_shift: bool = False
   resample: Callable[[Array], Array] | None = None
+  mute_embedding: bool = False
   initializer: str = 'ho'
   dtype: jnp.dtype = jnp.float32
 
@@ -234,7 +242,9 @@ class ResnetBlock(nn.Module):
       h, x = self.resample(h), self.resample(x)
     h = Conv(self.features, **style, name='conv_1')(h)
     width = self.features * (2 if self.scale_shift else 1)
-    embedding = dense(nn.swish(embedding), width, 'embedding_proj', **style)
+    mute = {'zero': self.mute_embedding, 'use_bias': not self.mute_embedding}
+    embedding = nn.swish(embedding)
+    embedding = dense(embedding, width, 'embedding_proj', **mute, **style)
     embedding = embedding[:, None, None, :]
     if self.scale_shift:
       scale, shift = jnp.split(embedding, 2, axis=-1)

@@ -6,6 +6,7 @@ line that names the section.
 """
 
 import contextlib
+import dataclasses
 import functools
 
 import jax
@@ -16,8 +17,10 @@ import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.data import folder, photos, pipeline, sources, tfds_sources
 from diffusion_jax.networks.embeddings import SINUSOIDS
+from diffusion_jax.networks.gamma import LinearGamma, MonotoneGamma
 from diffusion_jax.networks.layers import INITIALIZERS, PADDINGS, QKV
 from diffusion_jax.networks.unet import UNet
+from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.programs import UserError
 from diffusion_jax.training import (
   loss_aware,
@@ -91,17 +94,52 @@ SCHEDULES = {
   'geometric_ve': lambda c: dj.GeometricVESchedule(
     **_given(c, 'sigma_min', 'sigma_max')
   ),
+  # its parameters, if it has any, are filled in by build_schedule
+  'learned': lambda c: dj.LearnedSchedule({}, _gamma_fn(_gamma(c))),
+}
+
+GAMMAS = {
+  'fixed': lambda *ends: LinearGamma(*ends, learned=False),
+  'scalar': LinearGamma,
+  'network': MonotoneGamma,
 }
 
 
-def build_schedule(config):
-  """config.schedule -> t -> NoiseLevel; an explicit list of alphas wins."""
+def _gamma(c):
+  build = _choose(GAMMAS, 'schedule', 'gamma', c.gamma)
+  return build(c.gamma_min, c.gamma_max)
+
+
+def _gamma_fn(gamma):
+  return lambda params, t: gamma.apply({'params': params}, t)
+
+
+def learns_schedule(config):
+  """Whether the parameters of a run have a branch 'schedule'."""
+  c = config.schedule
+  return c.name == 'learned' and c.gamma != 'fixed' and c.alphas is None
+
+
+def build_schedule(config, params=None):
+  """config.schedule -> t -> NoiseLevel; an explicit list of alphas wins.
+
+  params are those of the run, {'schedule': ..., ...}: a learned schedule is
+  made of them, and refused without; no other reads them.
+  """
   c = config.schedule
   build = _choose(SCHEDULES, 'schedule', 'name', c.name)
   with from_config('schedule'):
     if c.alphas is not None:
       return dj.DiscreteSchedule.from_alphas(c.alphas)
-    return build(c)
+    schedule = build(c)
+    if not learns_schedule(config):
+      return schedule
+    if params is None:
+      raise ValueError(
+        f"the schedule 'learned' with gamma={c.gamma!r} is known to a trained "
+        "run only: objective.name=vdm trains it, gamma='fixed' needs no run"
+      )
+    return dataclasses.replace(schedule, params=params['schedule'])
 
 
 def num_steps(config):
@@ -150,7 +188,31 @@ def _unet(config):
   )
 
 
-NETWORKS = {'unet': _unet}
+def _vdm_network(config):
+  c = config.network
+  if config.conditioning.noise_input != 'logsnr':
+    raise ValueError("network 'vdm' needs conditioning.noise_input=logsnr")
+  if c.learned_variance:
+    raise ValueError("network 'vdm' cannot learn the variance")
+  return ScoreNetwork(
+    channels=c.channels,
+    num_layers=c.num_blocks,
+    attention=config.data.image_shape[0] in c.attention_resolutions,
+    dropout=c.dropout,
+    gamma_min=config.schedule.gamma_min,
+    gamma_max=config.schedule.gamma_max,
+    fourier=tuple(map(int, c.fourier)),
+    num_groups=c.num_groups,
+    norm_eps=c.norm_eps,
+    num_classes=config.data.num_classes if config.conditioning.labels else 0,
+    null_class=_label_dropout(config) > 0.0,
+    initializer=_choose(INITIALIZERS, 'network', 'initializer', c.initializer),
+    remat=c.remat,
+    dtype=_choose(DTYPES, 'network', 'dtype', c.dtype),
+  )
+
+
+NETWORKS = {'unet': _unet, 'vdm': _vdm_network}
 
 
 def build_network(config):
@@ -173,13 +235,21 @@ def network_fn(network):
 
 
 def init_params(network, config):
-  """key -> {'network': params}; to be jitted, or for jax.eval_shape."""
+  """key -> {'network': params} and, where it is learned, 'schedule'.
+
+  To be jitted, or for jax.eval_shape.
+  """
 
   def init(key):
     x = jnp.zeros((1, *config.data.image_shape))
     label = {'label': jnp.zeros(1, jnp.int32)}
     cond = label if config.conditioning.labels else {}
-    return {'network': network.init(key, x, jnp.zeros(1), cond)['params']}
+    params = {'network': network.init(key, x, jnp.zeros(1), cond)['params']}
+    if learns_schedule(config):
+      gamma_key = jax.random.fold_in(key, 1)
+      gamma = _gamma(config.schedule).init(gamma_key, jnp.zeros(1))
+      params['schedule'] = gamma['params']
+    return params
 
   return init
 
@@ -242,11 +312,11 @@ def _weight(config):
   return _choose(WEIGHTS, 'objective', 'weight', c.weight)(c)
 
 
-def _ddpm(config, apply, schedule):
+def _ddpm(config, apply):
   c = config.objective
   return objectives.ddpm(
     apply,
-    schedule,
+    build_schedule(config),
     times=_choose(TIMES, 'objective', 'times', c.times)(config),
     weight=_weight(config),
     learned_variance=config.network.learned_variance,
@@ -257,7 +327,7 @@ def _ddpm(config, apply, schedule):
 LOSS_AWARE = {'steps': False, 'loss_aware': True}  # times of a bound
 
 
-def _bound(config, apply, schedule, weight, vlb_weight):
+def _bound(config, apply, weight, vlb_weight):
   c = config.objective
   if not config.network.learned_variance:
     raise UserError(
@@ -267,7 +337,7 @@ def _bound(config, apply, schedule, weight, vlb_weight):
   with from_config('schedule'):
     return objectives.hybrid(
       apply,
-      schedule,
+      build_schedule(config),
       num_steps=num_steps(config),
       weight=weight,
       vlb_weight=vlb_weight,
@@ -277,14 +347,38 @@ def _bound(config, apply, schedule, weight, vlb_weight):
     )
 
 
+def _vdm(config, apply):
+  c = config.objective
+  if not learns_schedule(config):
+    with from_config('schedule'):
+      check_ends(config.schedule.name, build_schedule(config))
+  if config.network.learned_variance:
+    raise UserError('config.network.learned_variance: vdm has no use for it')
+  return objectives.vdm(
+    apply,
+    lambda params: build_schedule(config, params),
+    num_levels=config.data.num_levels,
+    num_steps=c.num_steps or None,
+    **_seen(config),
+  )
+
+
+def check_ends(name, schedule):
+  """ValueError where the bound of VDM has no value: SNR = inf or 0."""
+  if schedule(0.0).sigma == 0.0 or schedule(1.0).alpha == 0.0:
+    raise ValueError(
+      f'{name!r} begins without noise or ends without signal; the objective '
+      'vdm needs a schedule such as learned or continuous_cosine'
+    )
+
+
 OBJECTIVES = {
   'ddpm': _ddpm,
-  'hybrid': lambda config, apply, schedule: _bound(
-    config, apply, schedule, _weight(config), config.objective.vlb_weight
+  'hybrid': lambda config, apply: _bound(
+    config, apply, _weight(config), config.objective.vlb_weight
   ),
-  'vlb': lambda config, apply, schedule: _bound(
-    config, apply, schedule, None, 1.0
-  ),
+  'vlb': lambda config, apply: _bound(config, apply, None, 1.0),
+  'vdm': _vdm,
 }
 
 
@@ -292,12 +386,13 @@ def build_objective(config):
   """config.objective -> (params, objective_state, key, batch) -> loss."""
   build = _choose(OBJECTIVES, 'objective', 'name', config.objective.name)
   apply = network_fn(build_network(config))
-  return build(config, apply, build_schedule(config))
+  return build(config, apply)
 
 
 def build_objective_state(config):
   """What the objective remembers before the first step; () if nothing."""
-  if config.objective.times == 'loss_aware':
+  c = config.objective
+  if c.name in ('hybrid', 'vlb') and c.times == 'loss_aware':
     return loss_aware.init_loss_history(num_steps(config))
   return ()
 

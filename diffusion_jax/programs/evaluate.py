@@ -157,7 +157,7 @@ def _elbo(config):
     return dj.variational_bound(
       keys,
       build.build_denoiser(config, params, _cond(labels)),
-      build.build_schedule(config),
+      build.build_schedule(config, params),
       x0,
       num_steps=num_steps,
       variance=config.sampling.variance,
@@ -176,7 +176,7 @@ def _ode(config):
     log_p, _ = dj.log_likelihood(
       probe_keys,
       build.build_denoiser(config, params, _cond(labels)),
-      build.build_schedule(config),
+      build.build_schedule(config, params),
       dj.dequantize(noise_keys, x0, config.data.num_levels),
       rtol=c.tolerance,
       atol=c.tolerance,

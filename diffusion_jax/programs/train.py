@@ -31,7 +31,7 @@ def run(config, workdir):
   optimizer = build.build_optimizer(config)
   ema_decays = build.build_ema_decays(config)
   make_state, like = state_maker(config, optimizer, ema_decays, mesh)
-  evaluate = make_evaluate(config, objective, mesh)
+  evaluate = make_evaluate(config, mesh)
   preview = make_preview(config, mesh)
 
   # what is there already
@@ -210,12 +210,17 @@ def state_maker(config, optimizer, ema_decays, mesh):
   return lambda: jax.jit(make, out_shardings=places)(keys(config)[0]), like
 
 
-def make_evaluate(config, objective, mesh):
-  """state -> the objective's metrics on the test split, with fixed noise."""
+def make_evaluate(config, mesh):
+  """state -> the objective's metrics on the test split, with fixed noise.
+
+  Without dropout in the network.
+  """
   if not (config.evaluation.every or config.training.keep_best):
     return None
+  config = config.copy_and_resolve_references()
+  config.network.dropout = 0.0
   source = build.build_source(config, 'test')
-  step = jax.jit(make_eval_step(objective))
+  step = jax.jit(make_eval_step(build.build_objective(config)))
   size = min(config.training.batch_size, len(source))
   size -= size % mesh.size
   if not size:

@@ -83,6 +83,8 @@ def level_grid(
   else:
     t = jnp.linspace(t_start, 0.0, num_steps + 1)
   if spacing == 'steps':
+    if not hasattr(schedule, 'num_steps'):
+      raise ValueError("spacing='steps' needs a schedule of steps")
     if num_steps > schedule.num_steps * t_start:
       raise ValueError(
         f'{num_steps} steps do not fit on the {schedule.num_steps} of the '

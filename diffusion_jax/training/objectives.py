@@ -22,17 +22,24 @@ from diffusion_jax.core.denoiser import (
   network_output,
   variance_fraction,
 )
-from diffusion_jax.core.elbo import bound_term, reconstruction_nll
+from diffusion_jax.core.elbo import (
+  bound_term,
+  categorical_nll,
+  prior_kl,
+  reconstruction_nll,
+)
 from diffusion_jax.core.levels import NoiseLevel, clean_level
 from diffusion_jax.core.losses import (
   TimeSampler,
   Weight,
+  antithetic_times,
   denoising_loss,
   step_times,
 )
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.parametrization import to_x0
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
+from diffusion_jax.core.vdm import vdm_weight
 from diffusion_jax.training.loss_aware import loss_aware_times, record
 
 Array = jax.Array
@@ -246,6 +253,75 @@ def make_attempt(
     return Attempt(x0, eps, xt, level, time_weight, output)
 
   return attempt
+
+
+def vdm(
+  network_fn: NetworkFn,
+  make_schedule: Callable[[Any], Callable],
+  *,
+  num_levels: int,
+  num_steps: int | None = None,
+  parametrization: str = 'eps',
+  noise_input: NoiseInput,
+  labels: bool = False,
+  label_dropout: float = 0.0,
+  sigma_data: float = 0.5,
+) -> Objective:
+  """The variational bound in bits per dimension (Kingma et al. 2021, Eq. 11).
+
+  Prior loss, diffusion loss at one antithetic time per image and reconstruction
+  loss, in continuous time or for a model of `num_steps` steps. make_schedule
+  takes params to a schedule with 0 < SNR < inf at both ends; where it reads
+  them the schedule is learned. Images lie on num_levels grey levels.
+  params: {'network': ..., 'schedule': ...}. Metrics: loss, its three parts, the
+  diffusion part per quarter of t, and the log-SNRs at t = 0 and 1.
+  """
+
+  def objective(params, objective_state, key, batch, part=(0, 1)):
+    schedule = make_schedule(params)
+    attempt = make_attempt(
+      network_fn,
+      schedule,
+      parametrization=parametrization,
+      noise_input=noise_input,
+      labels=labels,
+      label_dropout=label_dropout,
+      sigma_data=sigma_data,
+    )
+
+    def at(t):  # of a model in steps, the end of the step that t is in
+      if num_steps is not None:
+        t = jnp.ceil(t * num_steps) / num_steps
+      return schedule(t)
+
+    def times(key, batch_size, _):
+      return antithetic_times(key, batch_size, at)
+
+    key, eps_key = jax.random.split(key)
+    x0, eps, _, level, time_weight, output = attempt(
+      params, key, batch, times, part
+    )
+    eps_0 = rows(jax.random.normal(eps_key, batch['image'].shape), part)
+    weight = vdm_weight(schedule, num_steps)
+    diffusion = time_weight * denoising_loss(
+      parametrization, output, x0, eps, level, weight, sigma_data
+    )
+    first, last = schedule(0.0), schedule(1.0)
+    z0 = q_sample(x0, eps_0, first)
+    nats = {
+      'prior': prior_kl(x0, last),
+      'diffusion': diffusion,
+      'reconstruction': categorical_nll(x0, z0, first, num_levels),
+    }
+    parts = {name: bits_per_dim(n, x0.shape[1:]) for name, n in nats.items()}
+    means = {name: jnp.mean(bits) for name, bits in parts.items()}
+    loss = sum(means.values())
+    means |= {'loss': loss, 'logsnr_0': first.logsnr, 'logsnr_1': last.logsnr}
+    metrics = {name: Mean(x, jnp.ones(())) for name, x in means.items()}
+    metrics |= by_quarter(parts['diffusion'], level.t)
+    return loss, (metrics, objective_state)
+
+  return objective
 
 
 def rows(tree: Any, part: tuple[Array | int, int]) -> Any:

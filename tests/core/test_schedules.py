@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 import diffusion_jax as dj
 
 LECTURE = [0.99, 0.98, 0.97, 0.96, 0.95]
-CONTINUOUS = [dj.CosineSchedule(), dj.LinearVPSchedule()]
+
+
+def cubic(params, t):
+  """An increasing gamma that is no line."""
+  return params['low'] + params['span'] * t**3 + params['slope'] * t
+
+
+LEARNED = dj.LearnedSchedule({'low': -10.0, 'span': 6.0, 'slope': 9.0}, cubic)
+CONTINUOUS = [dj.CosineSchedule(), dj.LinearVPSchedule(), LEARNED]
 ALL = [dj.DiscreteSchedule.from_betas(dj.linear_betas(1000)), *CONTINUOUS]
 
 
@@ -166,3 +174,34 @@ def test_gradients_flow_through_the_table():
   expected = np.zeros(6)
   expected[2] = -0.5 * np.sqrt(0.99 * 0.98)
   np.testing.assert_allclose(grad.neg_log_alpha_bar, expected, atol=1e-6)
+
+
+def test_a_learned_schedule_is_accurate_at_both_ends():
+  """The variances are sigmoid(-+gamma), each relative to itself."""
+  gamma = np.linspace(-60.0, 60.0, 241)
+  schedule = dj.LearnedSchedule((), lambda _, t: 120.0 * t - 60.0)
+  level = schedule(jnp.asarray(gamma / 120.0 + 0.5))
+  # float32 knows gamma itself to 4e-6 here
+  np.testing.assert_allclose(
+    level.alpha, (1.0 + np.exp(gamma)) ** -0.5, rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    level.sigma, (1.0 + np.exp(-gamma)) ** -0.5, rtol=1e-5
+  )
+  np.testing.assert_allclose(level.logsnr, -gamma, atol=2e-5)
+
+
+def test_gradients_reach_the_parameters_of_a_learned_schedule():
+  """d logsnr / d params = -d gamma / d params, at every noise level."""
+  t = jnp.array([0.0, 0.3, 1.0])
+  rows = jax.jacrev(lambda schedule: schedule(t).logsnr)(LEARNED).params
+  np.testing.assert_allclose(rows['low'], [-1.0] * 3, rtol=1e-5)
+  np.testing.assert_allclose(rows['slope'], -np.asarray(t), rtol=1e-5)
+  np.testing.assert_allclose(rows['span'], -(np.asarray(t) ** 3), rtol=1e-5)
+
+
+def test_from_logsnr_of_a_learned_schedule_under_jit_and_for_infinity():
+  find = jax.jit(lambda schedule, logsnr: schedule.from_logsnr(logsnr))
+  found = find(LEARNED, jnp.array([jnp.inf, 10.0 - 9.0 * 0.5 - 0.75, -jnp.inf]))
+  np.testing.assert_allclose(found.t, [0.0, 0.5, 1.0], atol=1e-6)
+  np.testing.assert_allclose(found.logsnr, [10.0, 4.75, -5.0], rtol=1e-6)

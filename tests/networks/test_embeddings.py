@@ -3,7 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.networks.embeddings import LabelEmbedding, sinusoidal
+from diffusion_jax.networks.embeddings import (
+  LabelEmbedding,
+  fourier_features,
+  sinusoidal,
+)
 
 
 @pytest.mark.parametrize('features', [128, 9])
@@ -40,6 +44,24 @@ def test_an_unknown_sinusoid_is_refused():
 def test_sinusoidal_needs_two_frequencies():
   with pytest.raises(ValueError, match='needs 4 or more, got 3'):
     sinusoidal(jnp.zeros(1), 3)
+
+
+def test_fourier_features_literally(key):
+  """recipes 4: frequencies 2^6 and 2^7 times 2 pi, sines and cosines, and z."""
+  z = 3.0 * jax.random.normal(key, (2, 3, 3, 2))
+  found = fourier_features(z)
+  assert found.shape == (2, 3, 3, 10)
+  z = np.asarray(z, np.float64)
+  angles = np.concatenate([2 * np.pi * 2.0**k * z for k in (6, 7)], axis=-1)
+  expected = np.concatenate([z, np.sin(angles), np.cos(angles)], axis=-1)
+  np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_fourier_features_have_their_slope():
+  slope = jax.jacfwd(lambda x: fourier_features(x[None], 2, 3))(0.3)
+  angle = 8 * np.pi
+  expected = [1.0, angle * np.cos(angle * 0.3), -angle * np.sin(angle * 0.3)]
+  np.testing.assert_allclose(slope, expected, rtol=1e-5)
 
 
 @pytest.fixture

@@ -202,12 +202,22 @@ def test_torch_initialisers_are_uniform_over_fan_in(key):
     np.testing.assert_allclose(values.var(), limit**2 / 3, rtol=0.2)
   for values in conv_params(key, initializer='torch', zero=True):
     assert not values.any()
-  with pytest.raises(ValueError, match="'he' is not one of ho, torch"):
+  with pytest.raises(ValueError, match="'he' is not one of ho, torch, lecun"):
     conv_params(key, initializer='he')
 
 
+def test_lecun_initialisers_are_flaxs(key):
+  """Of variance 1 / fan_in, cut at two standard deviations; 0 at the ends."""
+  w, bias = conv_params(key, initializer='lecun')
+  np.testing.assert_allclose(w.var(), 1.0 / (9 * 64), rtol=0.02)
+  assert 2.0 < np.abs(w).max() * np.sqrt(9 * 64) < 2.3 and not bias.any()
+  for values in conv_params(key, initializer='lecun', zero=True):
+    assert not values.any()
+
+
 def dense(p, x):
-  return x @ np.asarray(p['kernel'], np.float64) + np.asarray(p['bias'])
+  out = x @ np.asarray(p['kernel'], np.float64)
+  return out + np.asarray(p['bias']) if 'bias' in p else out
 
 
 def norm(p, x, groups, epsilon=1e-6):
@@ -257,6 +267,7 @@ BLOCKS = {
   'scale_shift': {'features': 4, 'scale_shift': True, 'norm_eps': 0.1},
   'down': {'features': 8, 'resample': layers.halve},
   'up': {'features': 8, 'resample': layers.double, 'scale_shift': True},
+  'mute': {'features': 4, 'mute_embedding': True},
 }
 RESAMPLE = {'down': mean_of_blocks, 'up': nearest}
 
@@ -292,6 +303,7 @@ def test_resnet_block_literally(name, key):
   h = conv3x3(p['conv_2'], swish(h))
   skip = resample(x) if options['features'] == 8 else dense(p['shortcut'], x)
   assert ('shortcut' in p) == (options['features'] != 8)
+  assert ('bias' in p['embedding_proj']) == (name != 'mute')
   np.testing.assert_allclose(found, skip + h, rtol=1e-4, atol=1e-4)
 
 

@@ -14,7 +14,9 @@ from configs import (
   base,
   cifar10,
   cifar10_improved,
+  cifar10_vdm,
   digits,
+  digits_vdm,
   imagenet64,
   images64,
   mnist,
@@ -42,10 +44,11 @@ def test_every_config_builds(name, argument):
   assert set(folder._flat(config.to_dict())) == set(
     folder._flat(base.get_config().to_dict())
   )
-  build.build_schedule(config)
   if not config.data.name:
+    build.build_schedule(config)
     return
   params = build.abstract_params(config)
+  build.build_schedule(config, params)
   objective = build.build_objective(config)
   build.build_optimizer(config)
   build.build_sampler(config)
@@ -81,9 +84,108 @@ def test_cifar10_is_the_published_recipe():
 
 @pytest.mark.parametrize('name', build.SCHEDULES)
 def test_every_schedule_name(name):
-  schedule = build.build_schedule(smoke(**{'schedule.name': name}))
+  line = {'bias': -13.3, 'weight': 18.3}  # 'learned' alone reads them
+  config = smoke(**{'schedule.name': name})
+  schedule = build.build_schedule(config, {'schedule': line})
   level = schedule(jnp.linspace(0.0, 1.0, 5))
   assert np.isfinite(level.alpha).all() and (np.diff(level.sigma) > 0).all()
+
+
+def vdm_smoke(**changes):
+  config = digits_vdm.get_config('smoke')
+  config.training.mesh = (1, 1)
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def test_vdm_cifar10_is_the_published_recipe():
+  """recipes 0 and 4."""
+  config = cifar10_vdm.get_config()
+  params = build.abstract_params(config)
+  assert sum(x.size for x in jax.tree.leaves(params)) == 30_578_181
+  config.network.channels, config.schedule.gamma = 256, 'network'
+  params = build.abstract_params(config)
+  assert sum(x.size for x in jax.tree.leaves(params)) == 122_140_677
+  c = cifar10_vdm.get_config()
+  rate = build.build_learning_rate(c)
+  np.testing.assert_allclose([rate(50), rate(10**6)], [1e-4, 2e-4], rtol=1e-5)
+  assert (c.optimizer.b1, c.optimizer.b2, c.optimizer.eps) == (0.9, 0.99, 1e-8)
+  assert (c.optimizer.weight_decay, c.optimizer.clip_norm) == (0.01, 0.0)
+  assert (c.training.batch_size, c.training.num_steps) == (128, 10_000_000)
+  assert (c.training.ema_decay, c.training.ema_warmup) == (0.9999, False)
+  assert c.network.dropout == 0.1 and not c.data.random_flip
+  assert not c.sampling.clip and c.objective.num_steps == 0
+
+
+@pytest.mark.parametrize('gamma', build.GAMMAS)
+def test_every_gamma_is_its_line_before_training(gamma, key):
+  config = vdm_smoke(
+    **{
+      'schedule.gamma': gamma,
+      'schedule.gamma_min': -6.0,
+      'schedule.gamma_max': 4.0,
+    }
+  )
+  init = build.init_params(build.build_network(config), config)
+  params = jax.jit(init)(key)
+  assert ('schedule' in params) == (gamma != 'fixed')
+  level = build.build_schedule(config, params)(jnp.array([0.0, 0.5, 1.0]))
+  # the small random part of 'network' is far below a tenth
+  np.testing.assert_allclose(-level.logsnr, [-6.0, -1.0, 4.0], atol=0.02)
+
+
+def test_a_learned_schedule_needs_a_run():
+  config = vdm_smoke()
+  message = "config.schedule: the schedule 'learned' with gamma='scalar' is "
+  with pytest.raises(UserError, match=message):
+    build.build_schedule(config)
+  with pytest.raises(UserError, match='objective.name=vdm trains it'):
+    build.build_objective(vdm_smoke(**{'objective.name': 'ddpm'}))
+  config.schedule.gamma = 'fixed'
+  assert build.build_schedule(config)(0.5).t == 0.5
+  message = "config.schedule.gamma='cubic' is not one of fixed, scalar, network"
+  with pytest.raises(UserError, match=message):
+    build.abstract_params(vdm_smoke(**{'schedule.gamma': 'cubic'}))
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'schedule.name': 'linear'}, "config.schedule: 'linear' begins without"),
+    ({'conditioning.noise_input': 'step'}, 'config.network: .*noise_input=log'),
+    ({'network.learned_variance': True}, 'config.network: .* the variance'),
+    ({'network.num_groups': 3}, 'config.network: num_groups=3 does not divide'),
+    ({'schedule.gamma_min': 9.0}, 'config.network: gamma_min=9.0 is not below'),
+  ],
+)
+def test_what_vdm_cannot_have_is_one_line(changes, message):
+  with pytest.raises(UserError, match=message):
+    config = vdm_smoke(**changes)
+    build.abstract_params(config)
+    build.build_objective(config)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'objective.num_steps': 10},
+    {'objective.parametrization': 'v'},
+    {'schedule.name': 'continuous_cosine'},
+    {'conditioning.labels': True, 'conditioning.label_dropout': 0.1},
+    {'network.attention_resolutions': (8,), 'network.remat': True},
+  ],
+)
+def test_the_options_of_vdm_trace(changes):
+  trace_loss(vdm_smoke(**changes))
+  if 'network.remat' in changes:
+    names = build.abstract_params(vdm_smoke(**changes))['network']
+    assert 'down_0_attention' in names
+
+
+def test_the_bound_trains_a_unet_too():
+  config = smoke(**{'objective.name': 'vdm', 'schedule.name': 'learned'})
+  config.conditioning.noise_input = 'logsnr'
+  trace_loss(config)
 
 
 def test_explicit_alphas_win_and_count_the_steps():
@@ -228,8 +330,8 @@ def variance(**changes):
   return smoke(**{'network.learned_variance': True} | changes)
 
 
-@pytest.mark.parametrize('name', build.OBJECTIVES)
-def test_every_objective_traces(name):
+@pytest.mark.parametrize('name', ['ddpm', 'hybrid', 'vlb'])
+def test_every_objective_of_a_fixed_schedule_traces(name):
   for times in build.LOSS_AWARE if name != 'ddpm' else ('steps',):
     fields = {'objective.name': name, 'objective.times': times}
     loss, (metrics, memory) = trace_loss(variance(**fields))

@@ -1,0 +1,62 @@
+r"""Variational diffusion on the real digits: bits per dimension.
+
+python launch.py --config=configs/digits_vdm.py
+python launch.py --config=configs/digits_vdm.py --mode=sample
+python launch.py --config=configs/digits_vdm.py:smoke      # seconds
+
+test_loss in metrics.jsonl is the bound on the 360 test digits in bits per
+dimension. Measured once: 1.72 after 3,000 steps (diffusion 1.693, prior 0.002,
+reconstruction 0.022), where a histogram of every pixel by itself, fitted on the
+training digits, has 2.42. 26 minutes on 2 CPU cores shared with three other
+jobs, at 54 to 321 images per second; 3,000 steps at 321 would be 10 minutes.
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  """Continuous time, both ends of gamma learned; 747,075 parameters."""
+  config = base.get_config()
+  config.data.name = 'digits'
+  config.data.image_shape = (8, 8, 1)
+  config.data.num_classes = 10
+  config.data.num_levels = 17
+
+  config.schedule.name = 'learned'
+  config.schedule.gamma_min = -8.0  # sigma = 0.018; grey levels are 0.125 apart
+  config.schedule.gamma_max = 5.0
+
+  config.network.name = 'vdm'
+  config.network.channels = 48
+  config.network.num_blocks = 4
+  config.network.attention_resolutions = ()
+  config.network.num_groups = 8
+  config.network.dropout = 0.1
+  config.network.initializer = 'lecun'
+  config.network.fourier = (2, 4)  # a period of two grey levels, and of one
+
+  config.conditioning.noise_input = 'logsnr'
+
+  config.objective.name = 'vdm'
+
+  config.training.num_steps = 3000
+  config.training.batch_size = 64
+  config.training.ema_decay = 0.999
+  config.training.ema_warmup = True
+  config.training.log_every = 100
+  config.training.sample_every = 1000
+  config.training.checkpoint_every = 1000
+  config.evaluation.every = 500
+  config.evaluation.num_batches = 45  # 8 times the 360 images
+
+  config.optimizer.learning_rate = 2e-3
+  config.optimizer.warmup_steps = 100
+  config.optimizer.decay = 'cosine'
+  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
+  config.optimizer.b2 = 0.99
+  config.optimizer.weight_decay = 0.01
+
+  config.sampling.sampler = 'ancestral'
+  config.sampling.clip = False
+  config.sampling.num_steps = 250
+  return base.with_argument(config, arg)

@@ -1,0 +1,142 @@
+"""The score network of variational diffusion models (Kingma et al. 2021)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffusion_jax.networks.embeddings import (
+  LabelEmbedding,
+  fourier_features,
+  sinusoidal,
+)
+from diffusion_jax.networks.layers import (
+  Attention,
+  Conv,
+  ResnetBlock,
+  dense,
+  group_norm,
+)
+
+Array = jax.Array
+
+
+class ScoreNetwork(nn.Module):
+  """A U-Net without resampling: z [B, H, W, C], noise [B] -> eps_hat like z.
+
+  noise is the log-SNR of z, -gamma; gamma from gamma_min to gamma_max becomes 0
+  to 1 and is embedded as 1000 times that. `num_layers` residual blocks, one
+  more on the way back, attention in the middle alone or after every block
+  (`attention`), Fourier features of z (k of 2^k from fourier[0] to fourier[1] -
+  1), and eps_hat = z + the last convolution, which begins at 0.
+
+  cond may have 'augmented' [B], 1 where the image was changed by augmentation
+  (0 if not given), and 'label', 'drop' as in `LabelEmbedding`. The defaults are
+  the CIFAR-10 model: 30,578,179 parameters, besides the 2 of gamma. ValueError
+  for conditions that the network does not have.
+  """
+
+  channels: int = 128
+  num_layers: int = 32
+  attention: bool = False
+  dropout: float = 0.1
+  gamma_min: float = -13.3
+  gamma_max: float = 5.0
+  fourier: tuple[int, int] = (6, 8)
+  num_groups: int = 32
+  norm_eps: float = 1e-6
+  num_classes: int = 0
+  null_class: bool = False
+  initializer: str = 'lecun'
+  remat: bool = False
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, z: Array, noise: Array, cond: dict | None = None, *, train=False
+  ) -> Array:
+    cond = cond or {}
+    self._check(cond)
+    embedding = self._embed(noise, cond)
+
+    def block(h, name, attention=self.attention):
+      h = self._residual(name)(h, embedding, train)
+      return self._attention(f'{name}_attention')(h) if attention else h
+
+    h = fourier_features(z, *self.fourier)
+    h = Conv(self.channels, **self._style(), name='conv_in')(h)
+    skips = [h]
+    for i in range(self.num_layers):
+      h = block(h, f'down_{i}')
+      skips.append(h)
+
+    h = block(h, 'middle_0_block', attention=False)
+    h = self._attention('middle_attention')(h)
+    h = block(h, 'middle_1_block', attention=False)
+
+    for i in reversed(range(self.num_layers + 1)):
+      h = block(jnp.concatenate([h, skips.pop()], axis=-1), f'up_{i}')
+
+    # the end is float32 whatever dtype is
+    norm = group_norm(self.num_groups, name='norm_out', epsilon=self.norm_eps)
+    style = self._style() | {'dtype': jnp.float32}
+    conv = Conv(z.shape[-1], zero=True, **style, name='conv_out')
+    return z + conv(nn.swish(norm(h)))
+
+  def _style(self):
+    return {'initializer': self.initializer, 'dtype': self.dtype}
+
+  def _residual(self, name):
+    layer = ResnetBlock
+    if self.remat:
+      # `train` is a Python bool; arguments are counted from self
+      layer = nn.remat(ResnetBlock, static_argnums=(3,))
+    return layer(
+      self.channels,
+      self.dropout,
+      self.num_groups,
+      self.norm_eps,
+      mute_embedding=True,
+      **self._style(),
+      name=name,
+    )
+
+  def _attention(self, name):
+    layer = nn.remat(Attention) if self.remat else Attention
+    norm = {'num_groups': self.num_groups, 'norm_eps': self.norm_eps}
+    return layer(**norm, **self._style(), name=name)
+
+  def _embed(self, noise, cond):
+    gamma = -noise.astype(jnp.float32)
+    t = (gamma - self.gamma_min) / (self.gamma_max - self.gamma_min)
+    h = sinusoidal(1000.0 * t, self.channels)
+    augmented = jnp.asarray(cond.get('augmented', jnp.zeros_like(t)), t.dtype)
+    h = jnp.concatenate([h, augmented[:, None]], axis=-1)
+    # the swish after the second one stands at the head of every block
+    for i in range(2):
+      h = nn.swish(h) if i else h
+      name = f'noise_dense_{i + 1}'
+      h = dense(h, 4 * self.channels, name, **self._style())
+    if self.num_classes:
+      h += LabelEmbedding(
+        self.num_classes,
+        4 * self.channels,
+        self.null_class,
+        **self._style(),
+        name='label_embedding',
+      )(cond, len(noise))
+    return h
+
+  def _check(self, cond):
+    if self.channels < 1 or self.channels % self.num_groups:
+      raise ValueError(
+        f'num_groups={self.num_groups} does not divide the {self.channels} '
+        'channels: change num_groups or channels'
+      )
+    if not self.gamma_min < self.gamma_max:
+      raise ValueError(
+        f'gamma_min={self.gamma_min} is not below gamma_max={self.gamma_max}'
+      )
+    known = {'augmented'} | ({'label', 'drop'} if self.num_classes else set())
+    unknown = set(cond) - known
+    if unknown:
+      raise ValueError(f'this network has no condition {sorted(unknown)}')

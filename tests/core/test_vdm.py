@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+
+
+def line(params, t):
+  return params['low'] + params['span'] * t
+
+
+def schedule(low=-13.3, span=18.3):
+  return dj.LearnedSchedule({'low': low, 'span': span}, line)
+
+
+def loss(x0_hat, schedule, t, num_steps=None):
+  x0 = jnp.zeros_like(x0_hat)
+  return dj.vdm_diffusion_loss(x0, x0_hat, schedule, t, num_steps)
+
+
+def test_it_is_a_sum_over_data_axes_in_nats():
+  """gamma' / 2 = 9.15 at every t, times SNR."""
+  t = jnp.array([0.5, 1.0])
+  x0_hat = jnp.ones((2, 3, 4))
+  snr = np.exp(13.3 - 18.3 * np.asarray(t))
+  found = loss(x0_hat, schedule(), t)
+  np.testing.assert_allclose(found, 9.15 * snr * 12, rtol=1e-5)
+  scalar = loss(x0_hat, schedule(), jnp.array(0.5))
+  np.testing.assert_allclose(scalar, [found[0]] * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize('num_steps', [None, 7])
+def test_gradients_reach_the_schedule(num_steps):
+  """By the ends of the line, against the derivative of the formula."""
+  x0_hat, t = jnp.full((1, 2), 0.3), jnp.array([6 / 7])
+
+  def expected(low, span):
+    gamma = low + span * 6 / 7
+    if num_steps is None:
+      return 0.5 * span * np.exp(-gamma) * 0.18
+    return 3.5 * np.expm1(span / 7) * np.exp(-gamma) * 0.18
+
+  grads = jax.jit(jax.grad(lambda s: loss(x0_hat, s, t, num_steps)[0]))(
+    schedule(-4.0, 6.0)
+  ).params
+  h = 1e-5
+  low = (expected(-4.0 + h, 6.0) - expected(-4.0 - h, 6.0)) / (2 * h)
+  span = (expected(-4.0, 6.0 + h) - expected(-4.0, 6.0 - h)) / (2 * h)
+  np.testing.assert_allclose(grads['low'], low, rtol=1e-4)
+  np.testing.assert_allclose(grads['span'], span, rtol=1e-4)
+
+
+def test_the_weight_is_that_of_ddpms_bound_at_neighbouring_steps():
+  """Eq. 12 of DDPM with fixed_small is 1 / T of Eq. 14 of VDM."""
+  T = 50
+  discrete = dj.DiscreteSchedule.from_betas(dj.linear_betas(T, 1e-3, 0.2))
+  i = jnp.array([2, 20, 50])
+  level_s, level_t = discrete.at_step(i - 1), discrete.at_step(i)
+  rng = np.random.default_rng(0)
+  eps, eps_hat = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
+  expected = dj.weighted_eps_loss(eps, eps_hat, level_s, level_t)
+  found = dj.denoising_loss(
+    'eps', eps_hat, eps, eps, level_t, dj.vdm_weight(discrete, T)
+  )
+  np.testing.assert_allclose(found / T, expected, rtol=2e-5)
+
+
+def test_images_of_two_shapes_are_refused():
+  with pytest.raises(ValueError, match='shapes must be equal'):
+    x0 = jnp.zeros((2, 3))
+    dj.vdm_diffusion_loss(x0, x0[:, :1], schedule(), jnp.ones(2))

@@ -1,0 +1,121 @@
+"""The learned schedules of VDM: increasing always, with right derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusion_jax.networks.gamma import LinearGamma, MonotoneGamma
+from diffusion_jax.training.optimizer import kernels
+
+SMALL = MonotoneGamma(-8.0, 4.0, features=16)
+APPLY = jax.jit(lambda params, t: SMALL.apply({'params': params}, t))
+
+
+def init(module, key):
+  return module.init(key, jnp.zeros(1))['params']
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def randomised(seed, scale):
+  abstract = jax.eval_shape(lambda: init(SMALL, jax.random.key(0)))
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda x: rng.normal(0.0, scale, x.shape), abstract)
+
+
+def test_the_numbers_of_parameters_are_the_published_ones(key):
+  """recipes 0: two scalars; 3,074 of the network."""
+  assert count(init(LinearGamma(), key)) == 2
+  assert count(init(MonotoneGamma(), key)) == 3074
+  fixed = LinearGamma(learned=False).init(key, jnp.zeros(1))
+  assert count(fixed) == 0
+
+
+@pytest.mark.parametrize('learned', [True, False])
+def test_the_line_begins_and_ends_where_it_is_told(learned, key):
+  line = LinearGamma(-13.3, 5.0, learned)
+  found = line.apply(line.init(key, jnp.zeros(1)), jnp.array([0.0, 0.25, 1.0]))
+  np.testing.assert_allclose(found, [-13.3, -8.725, 5.0], rtol=1e-6)
+
+
+def literal(p, t):
+  """recipes 4: l1(t) + l3(2 (sigmoid(l2(2 t - 1)) - 0.5)) / 1024."""
+  p = jax.tree.map(lambda x: np.asarray(x, np.float64), p)
+  l1 = p['line']['bias'] + np.abs(p['line']['weight']) * t
+  l2 = np.abs(p['inner_weight']) * (2 * t[:, None] - 1) + p['inner_bias']
+  hidden = 2 * (1 / (1 + np.exp(-l2)) - 0.5)
+  return l1 + hidden @ np.abs(p['outer_weight']) / len(p['outer_weight'])
+
+
+def test_the_network_literally():
+  params, t = randomised(0, 3.0), np.linspace(0.0, 1.0, 9)
+  found = APPLY(params, jnp.asarray(t))
+  np.testing.assert_allclose(found, literal(params, t), rtol=1e-5, atol=1e-5)
+  one = SMALL.apply({'params': params}, jnp.asarray(t[3]))
+  assert one.shape == ()
+  np.testing.assert_allclose(one, found[3], rtol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 100.0))
+def test_gamma_increases_whatever_the_parameters_are(seed, scale):
+  params = randomised(seed, scale)
+  gamma = np.asarray(APPLY(params, jnp.linspace(0.0, 1.0, 101)))
+  rounding = 1e-5 * (1.0 + np.abs(gamma).max())
+  assert (np.diff(gamma) >= -rounding).all()
+  assert gamma[-1] >= gamma[0]
+
+
+def test_gamma_increases_while_it_is_trained(key):
+  """Towards a target that decreases."""
+  t = jnp.linspace(0.0, 1.0, 33)
+  params = init(SMALL, key)
+  adam = optax.adam(0.5)
+
+  @jax.jit
+  def step(params, state):
+    loss = lambda p: jnp.mean((APPLY(p, t) + 5.0 * t) ** 2)
+    updates, state = adam.update(jax.grad(loss)(params), state)
+    return optax.apply_updates(params, updates), state
+
+  state = adam.init(params)
+  for _ in range(60):
+    params, state = step(params, state)
+    assert (np.diff(APPLY(params, t)) >= -1e-5).all()
+
+
+def test_gradients_are_finite_differences():
+  """Of gamma by every parameter and by t, in float64."""
+  with jax.enable_x64(True):
+    params = jax.tree.map(jnp.asarray, randomised(3, 1.0))
+    t = jnp.array([0.1, 0.6])
+    slope = jax.jvp(lambda t: APPLY(params, t), (t,), (jnp.ones(2),))[1]
+    h = 1e-6
+    difference = literal(params, np.asarray(t) + h)
+    difference -= literal(params, np.asarray(t) - h)
+    np.testing.assert_allclose(slope, difference / (2 * h), rtol=1e-7)
+
+    weight = np.array([0.3, -1.7])
+    grads = jax.grad(lambda p: jnp.sum(weight * APPLY(p, t)))(params)
+    leaves, tree = jax.tree.flatten(params)
+    for i, grad in enumerate(jax.tree.leaves(grads)):
+      for j in np.ndindex(grad.shape):
+
+        def moved(by, i=i, j=j):
+          changed = [np.array(leaf) for leaf in leaves]
+          changed[i][j] += by
+          return weight @ literal(tree.unflatten(changed), np.asarray(t))
+
+        expected = (moved(h) - moved(-h)) / (2 * h)
+        np.testing.assert_allclose(grad[j], expected, rtol=1e-6, atol=1e-8)
+
+
+def test_no_parameter_of_gamma_is_decayed(key):
+  for module in (LinearGamma(), MonotoneGamma()):
+    assert not any(jax.tree.leaves(kernels(init(module, key))))

@@ -1,0 +1,134 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.networks.vdm import ScoreNetwork
+from tests.networks.test_layers import conv3x3, dense, norm, randomised, swish
+
+TINY = dict(
+  channels=8, num_layers=2, num_groups=4, gamma_min=-8.0, gamma_max=4.0
+)
+
+
+def shapes(network, size=8, channels=3, cond=None):
+  x = jnp.zeros((1, size, size, channels))
+  return jax.eval_shape(
+    lambda: network.init(jax.random.key(0), x, jnp.zeros(1), cond)['params']
+  )
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def test_the_published_numbers_of_parameters():
+  """recipes 0, without the 2 and the 3,074 parameters of gamma."""
+  assert count(shapes(ScoreNetwork(), 32)) == 30_578_181 - 2
+  aug = ScoreNetwork(channels=256, dropout=0.05)
+  assert count(shapes(aug, 32)) == 122_140_677 - 3074
+
+
+def attention(p, x):
+  b, h, w, c = x.shape
+  y = norm(p['norm'], x, 4).reshape(b, h * w, c)
+  q, k, v = (dense(p[name], y) for name in ('query', 'key', 'value'))
+  logits = np.einsum('bic,bjc->bij', q, k) / np.sqrt(c)
+  weights = np.exp(logits - logits.max(-1, keepdims=True))
+  weights /= weights.sum(-1, keepdims=True)
+  return x + dense(p['proj_out'], weights @ v).reshape(x.shape)
+
+
+def block(p, x, embedding):
+  """cond_proj without bias; no swish here, it ends the embedding."""
+  h = conv3x3(p['conv_1'], swish(norm(p['norm_1'], x, 4)))
+  h = h + (embedding @ np.asarray(p['embedding_proj']['kernel']))[:, None, None]
+  h = conv3x3(p['conv_2'], swish(norm(p['norm_2'], h, 4)))
+  return h + (dense(p['shortcut'], x) if 'shortcut' in p else x)
+
+
+def score(p, z, gamma, flag, everywhere):
+  """recipes 4, the score net, with gamma from -8 to 4 and n_layer = 2."""
+  t = (gamma + 8.0) / 12.0
+  angles = 1000 * t[:, None] * np.exp(-np.arange(4) * np.log(1e4) / 3)
+  e = np.concatenate([np.sin(angles), np.cos(angles), flag[:, None]], axis=1)
+  e = swish(dense(p['noise_dense_1'], e))
+  e = swish(dense(p['noise_dense_2'], e))
+
+  def layer(name, h):
+    h = block(p[name], h, e)
+    return attention(p[f'{name}_attention'], h) if everywhere else h
+
+  angles = [2 * np.pi * 2.0**k * z for k in (6, 7)]
+  features = [z, *map(np.sin, angles), *map(np.cos, angles)]
+  h = conv3x3(p['conv_in'], np.concatenate(features, axis=-1))
+  hs = [h]
+  for i in range(2):
+    hs.append(layer(f'down_{i}', hs[-1]))
+  h = block(p['middle_0_block'], hs[-1], e)
+  h = block(p['middle_1_block'], attention(p['middle_attention'], h), e)
+  for i in (2, 1, 0):
+    h = layer(f'up_{i}', np.concatenate([h, hs.pop()], axis=-1))
+  assert not hs
+  return z + conv3x3(p['conv_out'], swish(norm(p['norm_out'], h, 4)))
+
+
+@pytest.mark.parametrize('everywhere', [False, True])
+def test_the_score_network_literally(everywhere, key):
+  network = ScoreNetwork(attention=everywhere, **TINY)
+  p = randomised(shapes(network))
+  z = jax.random.normal(key, (2, 4, 4, 3))
+  gamma, flag = jnp.array([-7.0, 2.5]), jnp.array([0.0, 1.0])
+  found = jax.jit(network.apply)({'params': p}, z, -gamma, {'augmented': flag})
+  arrays = (np.asarray(a, np.float64) for a in (z, gamma, flag))
+  expected = score(p, *arrays, everywhere)
+  scale = np.abs(expected).max()
+  np.testing.assert_allclose(found / scale, expected / scale, atol=2e-4)
+  # gamma_max and beyond are numbers like any other
+  assert np.isfinite(network.apply({'params': p}, z, jnp.full(2, -6.0))).all()
+
+
+def test_at_first_the_network_says_z(key):
+  """The last convolution begins at 0: eps_hat = z, the base measure."""
+  network = ScoreNetwork(**TINY)
+  z = jax.random.normal(key, (2, 4, 4, 1))
+  found, _ = jax.jit(network.init_with_output)(key, z, jnp.array([8.0, -4.0]))
+  np.testing.assert_array_equal(found, z)
+
+
+def test_remat_and_names_leave_parameters_alone():
+  plain, remat = (shapes(ScoreNetwork(remat=r, **TINY)) for r in (0, 1))
+  assert plain == remat
+  network = ScoreNetwork(attention=True, num_classes=3, **TINY)
+  tree = shapes(network, cond={'label': jnp.zeros(1, int)})
+  paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+  names = {key.key for path, _ in paths for key in path}
+  assert not [name for name in names if name[0].isupper()]
+
+
+def test_labels_and_dropout_matter(key):
+  network = ScoreNetwork(num_classes=3, null_class=True, dropout=0.5, **TINY)
+  label = {'label': jnp.array([0, 2])}
+  p = randomised(shapes(network, cond={'label': jnp.zeros(1, int)}))
+  z = jax.random.normal(key, (2, 4, 4, 3))
+  apply = jax.jit(
+    functools.partial(network.apply, {'params': p}, z, jnp.zeros(2)),
+    static_argnames='train',
+  )
+  plain = apply(label)
+  assert not np.allclose(plain, apply({'label': jnp.array([1, 1])}))
+  dropped = apply(label | {'drop': jnp.array([True, True])})
+  np.testing.assert_allclose(dropped, apply({}), rtol=1e-5, atol=1e-5)
+  noisy = apply(label, train=True, rngs={'dropout': key})
+  assert not np.allclose(plain, noisy)
+
+
+def test_what_does_not_fit_is_refused():
+  with pytest.raises(ValueError, match=r"no condition \['label'\]"):
+    shapes(ScoreNetwork(**TINY), cond={'label': jnp.zeros(1, int)})
+  with pytest.raises(ValueError, match='num_groups=3 does not divide the 8'):
+    shapes(ScoreNetwork(**TINY | {'num_groups': 3}))
+  with pytest.raises(ValueError, match='gamma_min=5.0 is not below'):
+    shapes(ScoreNetwork(**TINY | {'gamma_min': 5.0}))

@@ -1,0 +1,222 @@
+"""Kingma, Salimans, Poole & Ho 2021, in their notation, NumPy float64.
+
+gamma(t) = -log SNR(t), alpha_t^2 = sigmoid(-gamma), sigma_t^2 = sigmoid(gamma).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.testing import oracles
+from tests import jitted as dj
+from tests.papers.paper import f32
+
+LOW, HIGH, BEND = -13.3, 5.0, 4.0
+
+
+def gamma(t):
+  """From LOW to HIGH, bent."""
+  return LOW + (HIGH - LOW - BEND) * t + BEND * t**3
+
+
+def gamma_slope(t):
+  return HIGH - LOW - BEND + 3.0 * BEND * t**2
+
+
+def gamma_fn(params, t):
+  return params['low'] + params['span'] * t + BEND * t**3
+
+
+VDM = dj.LearnedSchedule({'low': LOW, 'span': HIGH - LOW - BEND}, gamma_fn)
+
+
+def sigmoid(x):
+  return 1.0 / (1.0 + np.exp(-x))
+
+
+def snr(t):
+  return np.exp(-gamma(t))
+
+
+@functools.partial(jax.jit, static_argnames='num_steps')
+def diffusion_loss(x0, x0_hat, schedule, t, num_steps=None):
+  return dj.vdm_diffusion_loss(x0, x0_hat, schedule, t, num_steps)
+
+
+@functools.partial(jax.jit, static_argnames='num_steps')
+def eps_loss(eps, eps_hat, schedule, t, num_steps=None):
+  weight = dj.vdm_weight(schedule, num_steps)
+  x0 = jnp.zeros_like(eps)
+  level = schedule(t)
+  return dj.denoising_loss('eps', eps_hat, x0, eps, level, weight)
+
+
+def errors(t, seed=0):
+  """x, x_hat, eps, eps_hat at times t, with eps_hat - eps of order one."""
+  rng = np.random.default_rng(seed)
+  x, eps, error = rng.normal(size=(3, len(t), 4, 3))
+  to_x = np.sqrt(sigmoid(gamma(t)) / sigmoid(-gamma(t)))[:, None, None]
+  return x, x - to_x * error, eps, eps + error
+
+
+def squares(a, b):
+  return np.sum((a - b) ** 2, axis=(1, 2))
+
+
+@pytest.mark.parametrize('T', [1, 3, 1000])
+def test_eq_13_and_14_finite_diffusion_loss(T):
+  t = np.array([1, (T + 1) // 2, T]) / T
+  s = t - 1.0 / T
+  x, x_hat, eps, eps_hat = errors(t)
+  expected = T / 2.0 * (snr(s) - snr(t)) * squares(x, x_hat)
+  eq_14 = T / 2.0 * np.expm1(gamma(t) - gamma(s)) * squares(eps, eps_hat)
+  np.testing.assert_allclose(expected, eq_14)
+  # gamma is known to 1e-6 in float32, its change in a step of 1000 is 0.014
+  rtol = 3e-4 if T == 1000 else 1e-5
+  found = eps_loss(*f32(eps, eps_hat), VDM, *f32(t), T)
+  np.testing.assert_allclose(found, expected, rtol=rtol)
+  # x - x_hat near t = 0 is 1e-3 of x
+  found = diffusion_loss(*f32(x, x_hat), VDM, *f32(t), T)
+  np.testing.assert_allclose(found, expected, rtol=rtol + 1e-4)
+
+
+def test_eq_15_and_17_continuous_diffusion_loss():
+  t = np.linspace(0.0, 1.0, 7)
+  x, x_hat, eps, eps_hat = errors(t)
+  snr_slope = -gamma_slope(t) * snr(t)
+  expected = -0.5 * snr_slope * squares(x, x_hat)
+  eq_17 = 0.5 * gamma_slope(t) * squares(eps, eps_hat)
+  np.testing.assert_allclose(expected, eq_17)
+  found = eps_loss(*f32(eps, eps_hat), VDM, *f32(t))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  found = diffusion_loss(*f32(x, x_hat), VDM, *f32(t))
+  np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
+def linear_vp_slope(t):
+  """(d/dt) -log SNR, SNR = alpha_bar / (1 - alpha_bar), d alpha_bar / dt =
+  -beta alpha_bar."""
+  beta = 0.1 + 19.9 * t
+  alpha_bar = np.exp(-0.1 * t - 0.5 * 19.9 * t**2)
+  return beta / (1.0 - alpha_bar)
+
+
+def cosine_slope(t):
+  """SNR = 1 / tan(angle)^2."""
+  first, last = np.arctan(np.exp([-10.0, 10.0]))
+  angle = first + t * (last - first)
+  return 4.0 * (last - first) / np.sin(2.0 * angle)
+
+
+@pytest.mark.parametrize(
+  'schedule, slope',
+  [
+    (dj.LinearVPSchedule(), linear_vp_slope),
+    (dj.CosineSchedule(), cosine_slope),
+  ],
+)
+def test_the_continuous_loss_of_any_schedule(schedule, slope):
+  t = np.array([0.05, 0.4, 0.95])
+  _, _, eps, eps_hat = errors(t)
+  expected = 0.5 * slope(t) * squares(eps, eps_hat)
+  found = eps_loss(*f32(eps, eps_hat), schedule, *f32(t))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_finite_loss_tends_to_the_continuous_one_like_1_over_T():
+  """expm1(gamma' / T) T = gamma' + gamma'^2 / 2 T + ..., and gamma'' / 2 T."""
+  t = np.array([0.5])
+  _, _, eps, eps_hat = f32(*errors(t))
+  limit = eps_loss(eps, eps_hat, VDM, jnp.asarray(t))
+  finite = lambda T: eps_loss(eps, eps_hat, VDM, jnp.asarray(t), T)
+  excess = np.array([finite(T) / limit - 1.0 for T in (16, 64, 256)])[:, 0]
+  slope, bend = gamma_slope(0.5), 6.0 * BEND * 0.5
+  first_order = (0.5 * slope - 0.5 * bend / slope) / 256
+  np.testing.assert_allclose(excess[2], first_order, rtol=0.05)
+  np.testing.assert_allclose(excess[1] / excess[2], 4.0, rtol=0.2)
+
+
+@pytest.mark.parametrize('T', [1, 4, 32])
+def test_losses_of_a_constant_error_telescope(T):
+  """Eq. 13 averaged over its steps: (SNR(0) - SNR(1)) |x - x_hat|^2 / 2."""
+  x = np.zeros((T, 2, 1))
+  t = np.arange(1, T + 1) / T
+  found = diffusion_loss(*f32(x, x + 0.1), VDM, *f32(t), T)
+  expected = 0.5 * (snr(0.0) - snr(1.0)) * 2 * 0.1**2
+  np.testing.assert_allclose(np.mean(found), expected, rtol=1e-4)
+
+
+def test_the_posterior_in_sigmoids_and_expm1():
+  """A.2 as sampled: a = sigmoid(-gamma_s), c = -expm1(gamma_s - gamma_t)."""
+  s, t = np.array([0.0, 0.3, 0.6]), np.array([0.01, 0.31, 1.0])
+  rng = np.random.default_rng(0)
+  x, eps = rng.normal(size=(2, 3, 5))
+  g_s, g_t = gamma(s)[:, None], gamma(t)[:, None]
+  sigma_t = np.sqrt(sigmoid(g_t))
+  z = np.sqrt(sigmoid(-g_t)) * x + sigma_t * eps
+  c = -np.expm1(g_s - g_t)
+  mean = np.sqrt(sigmoid(-g_s) / sigmoid(-g_t)) * (z - sigma_t * c * eps)
+  variance = (1.0 - sigmoid(-g_s)) * c
+  levels = [VDM(jnp.asarray(a, jnp.float32)) for a in (s, t)]
+  found = dj.q_posterior(*f32(x, z), *levels)
+  np.testing.assert_allclose(found.mean, mean, atol=3e-6)
+  np.testing.assert_allclose(found.variance, variance, rtol=2e-4)
+
+
+# Gaussian data, the exact denoiser: everything is known.
+
+EIGENVALUES = np.array([1.5, 0.3, 0.02])
+MEAN = np.array([0.5, -0.2, 0.1])
+ROTATION = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+DATA = oracles.gaussian(MEAN, ROTATION @ np.diag(EIGENVALUES) @ ROTATION.T)
+MILD = dj.LearnedSchedule({'low': -7.0, 'span': 8.0}, gamma_fn)
+
+
+def mild_snr(t):
+  return np.exp(7.0 - 8.0 * t - BEND * t**3)
+
+
+def mean_loss(key, num_steps, n=60_000):
+  data_key, eps_key = jax.random.split(key)
+  x0 = DATA.sample(data_key, n)
+  eps = jax.random.normal(eps_key, x0.shape)
+  t = (jnp.arange(n) + 0.5) / n
+  if num_steps:
+    t = jnp.ceil(t * num_steps) / num_steps
+  level = MILD(t)
+  xt = dj.q_sample(x0, eps, level)
+  loss = diffusion_loss(x0, DATA.denoise(xt, level).x0, MILD, t, num_steps)
+  return np.mean(loss), 3.5 * np.std(loss) / np.sqrt(n)
+
+
+def test_the_exact_denoiser_has_the_closed_form_loss(key):
+  """E|x - x_hat|^2 = sum v / (1 + v SNR), and its integral over SNR."""
+  found, error = mean_loss(key, None)
+  ends = [1.0 + EIGENVALUES * mild_snr(t) for t in (0.0, 1.0)]
+  expected = 0.5 * np.sum(np.log(ends[0] / ends[1]))
+  assert abs(found - expected) < error < 0.03 * expected
+
+
+@pytest.mark.parametrize('T', [2, 10])
+def test_the_exact_denoiser_in_finite_time(T, key):
+  found, error = mean_loss(key, T)
+  t = np.arange(1, T + 1) / T
+  variance = EIGENVALUES / (1.0 + EIGENVALUES * mild_snr(t)[:, None])
+  lost = mild_snr(t - 1.0 / T) - mild_snr(t)
+  expected = 0.5 * np.sum(lost * variance.sum(axis=1))
+  assert abs(found - expected) < error < 0.05 * expected
+
+
+@pytest.mark.parametrize('sampler', [dj.ancestral(), dj.ddim()])
+def test_samples_of_a_learned_schedule_have_the_moments_of_the_data(
+  sampler, key
+):
+  levels = dj.level_grid(MILD, 250)
+  x = dj.prior_sample(key, (20_000, 3), levels.take(0))
+  go = jax.jit(lambda x: dj.sample(key, DATA.denoise, sampler, levels, x))
+  x = np.asarray(go(x))
+  np.testing.assert_allclose(x.mean(axis=0), MEAN, atol=0.05)
+  np.testing.assert_allclose(np.cov(x.T), DATA.cov, atol=0.06)
