@@ -15,11 +15,9 @@ DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 VARIANCES = ['fixed_small', 'fixed_large']
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def sampled_terms(variance, n, levels, key):
-  """The terms by the library's own KL, of n draws of x_0 and x_t each."""
-  x0_key, *keys = jax.random.split(key, 1 + levels.t.shape[0])
-  x0 = GAUSSIAN.sample(x0_key, n)
+@functools.partial(jax.jit, static_argnums=0)
+def terms_at(variance, levels, x0, eps):
+  """The terms by the library's own KL, at x_0 [n, 2] and noise [N, n, 2]."""
   count = levels.t.shape[0] - 1
   last = levels.take(0)
   q = dj.Normal(last.alpha * x0, last.sigma**2)
@@ -27,7 +25,7 @@ def sampled_terms(variance, n, levels, key):
   terms = [dj.kl(q, p).sum(axis=1)]
   for i in range(count):
     t, s = levels.take(i), levels.take(i + 1)
-    xt = dj.q_sample(x0, jax.random.normal(keys[i], x0.shape), t)
+    xt = dj.q_sample(x0, eps[i], t)
     x0_hat = GAUSSIAN.denoise(xt, t).x0
     q = dj.q_posterior(x0, xt, s, t)
     if i < count - 1:
@@ -53,7 +51,10 @@ def sampled_terms(variance, n, levels, key):
 )
 def test_terms_are_means_of_sampled_ones(levels, variance, key):
   n = 100_000
-  terms = np.asarray(sampled_terms(variance, n, levels, key), np.float64)
+  x0_key, eps_key = jax.random.split(key)
+  x0 = GAUSSIAN.sample(x0_key, n)
+  eps = jax.random.normal(eps_key, (6, n, 2))
+  terms = np.asarray(terms_at(variance, levels, x0, eps), np.float64)
   found = bounds.expected_bound(GAUSSIAN, levels, variance)
   expected = [found['prior'], *found['diffusion'], found['reconstruction']]
   error = terms.std(axis=1) / np.sqrt(n)
@@ -61,6 +62,29 @@ def test_terms_are_means_of_sampled_ones(levels, variance, key):
     np.abs(terms.mean(axis=1) - expected) < 4 * error + 1e-5 + 1e-4 * error
   ).all()
   np.testing.assert_allclose(found['total'], np.sum(expected), rtol=1e-12)
+
+
+@pytest.mark.parametrize('variance', VARIANCES)
+@pytest.mark.parametrize('num_steps', [3, 20])
+def test_the_bound_of_the_exact_denoiser_is_its_closed_form(
+  variance, num_steps
+):
+  """Every term is quadratic in (x_0, eps): three Hermite nodes are exact."""
+  nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+  axes = np.stack(np.meshgrid(*[nodes] * 4, indexing='ij')).reshape(4, -1).T
+  weight = np.prod(
+    np.stack(np.meshgrid(*[weights / weights.sum()] * 4)), axis=0
+  ).ravel()
+  root = np.linalg.cholesky(np.asarray(GAUSSIAN.cov, np.float64))
+  x0 = np.asarray(GAUSSIAN.mean) + axes[:, :2] @ root.T
+  eps = np.broadcast_to(axes[:, 2:], (num_steps, *axes[:, 2:].shape))
+  levels = dj.level_grid(DDPM, num_steps)
+  arrays = (np.asarray(a, np.float32) for a in (x0, eps))
+  terms = np.asarray(terms_at(variance, levels, *arrays), np.float64) @ weight
+  found = bounds.expected_bound(GAUSSIAN, levels, variance)
+  expected = [found['prior'], *found['diffusion'], found['reconstruction']]
+  np.testing.assert_allclose(terms, expected, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(terms.sum(), found['total'], rtol=1e-4)
 
 
 @pytest.mark.parametrize('schedule', [DDPM, dj.CosineSchedule(-12.0, 12.0)])
