@@ -52,9 +52,10 @@ def batch_at(i, n=256):
 
 def best_loss(key, n=20_000):
   """What the exact denoiser scores: no network does better on average."""
-  x0 = MIXTURE.sample(key, n)
-  eps = jax.random.normal(jax.random.fold_in(key, 1), x0.shape)
-  level, _ = dj.step_times(1000)(jax.random.fold_in(key, 2), n, SCHEDULE)
+  x0_key, eps_key, time_key = jax.random.split(key, 3)
+  x0 = MIXTURE.sample(x0_key, n)
+  eps = jax.random.normal(eps_key, x0.shape)
+  level, _ = dj.step_times(1000)(time_key, n, SCHEDULE)
   xt = dj.q_sample(x0, eps, level)
   eps_hat = dj.eps_from_x0(MIXTURE.denoise(xt, level).x0, xt, level)
   return float(dj.simple_loss(eps, eps_hat).mean())
