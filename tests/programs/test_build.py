@@ -23,7 +23,13 @@ from configs import (
   photos,
 )
 from diffusion_jax.core.parametrization import KINDS
-from diffusion_jax.programs import UserError, build, folder
+from diffusion_jax.programs import (
+  UserError,
+  build,
+  build_data,
+  build_model,
+  folder,
+)
 from tests.programs.conftest import smoke
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -82,7 +88,7 @@ def test_cifar10_is_the_published_recipe():
   assert c.sampling.variance == 'fixed_large' and c.sampling.clip
 
 
-@pytest.mark.parametrize('name', build.SCHEDULES)
+@pytest.mark.parametrize('name', build_model.SCHEDULES)
 def test_every_schedule_name(name):
   line = {'bias': -13.3, 'weight': 18.3}  # 'learned' alone reads them
   config = smoke(**{'schedule.name': name})
@@ -117,7 +123,7 @@ def test_vdm_cifar10_is_the_published_recipe():
   assert not c.sampling.clip and c.objective.num_steps == 0
 
 
-@pytest.mark.parametrize('gamma', build.GAMMAS)
+@pytest.mark.parametrize('gamma', build_model.GAMMAS)
 def test_every_gamma_is_its_line_before_training(gamma, key):
   config = vdm_smoke(
     **{
@@ -226,12 +232,12 @@ def trace_loss(config):
     ('objective.parametrization', KINDS),
     ('objective.weight', build.WEIGHTS),
     ('objective.times', build.TIMES),
-    ('conditioning.noise_input', build.NOISE_INPUTS),
-    ('network.dtype', build.DTYPES),
-    ('network.noise_embedding', build.SINUSOIDS),
-    ('network.downsample_padding', build.PADDINGS),
-    ('network.qkv', build.QKV),
-    ('network.initializer', build.INITIALIZERS),
+    ('conditioning.noise_input', build_model.NOISE_INPUTS),
+    ('network.dtype', build_model.DTYPES),
+    ('network.noise_embedding', build_model.SINUSOIDS),
+    ('network.downsample_padding', build_model.PADDINGS),
+    ('network.qkv', build_model.QKV),
+    ('network.initializer', build_model.INITIALIZERS),
   ],
 )
 def test_every_name_traces(field, names):
@@ -508,7 +514,7 @@ def test_a_damaged_file_ends_training_in_one_line(pictures):
 
 def test_every_source_is_documented():
   text = (ROOT / 'docs' / 'data.md').read_text()
-  for name in build.SOURCES:
+  for name in build_data.SOURCES:
     assert f'`{name}`' in text
 
 

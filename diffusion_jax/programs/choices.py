@@ -1,0 +1,35 @@
+"""What a config may say, and the one line that answers anything else."""
+
+import contextlib
+
+from diffusion_jax.programs import UserError
+
+
+@contextlib.contextmanager
+def from_config(section):
+  """Turns a refusal of what `section` of the config gave into a UserError."""
+  try:
+    yield
+  except (ValueError, TypeError, OSError) as error:
+    raise UserError(f'config.{section}: {error}') from error
+
+
+def choose(table, section, field, value):
+  """table[value], or a UserError that lists what the table knows.
+
+  table: a dict of builders, or a tuple of the values themselves.
+  """
+  if value not in table:
+    known = ', '.join(table)
+    raise UserError(f'config.{section}.{field}={value!r} is not one of {known}')
+  return table[value] if isinstance(table, dict) else value
+
+
+def words(values):
+  """('a', 'b'), also from ('a,b',): what a command line makes of a,b."""
+  return tuple(','.join(values).split(',')) if values else ()
+
+
+def given(section, *names):
+  """The fields that are set; None keeps a function's own default."""
+  return {n: section[n] for n in names if section[n] is not None}
