@@ -90,6 +90,7 @@ def describe(config, params, count):
   return {
     **chosen,
     'evaluation': evaluation,
+    'sampling': {n: fields['sampling'][n] for n in ('variance', 'clip')},
     'weights': weights,
     'images': count,
   }

@@ -83,6 +83,10 @@ def test_another_evaluation_needs_another_name(run):
   evaluate(run, name='first')
   with pytest.raises(UserError, match='num_steps is 5, 4 now. Delete it, or'):
     evaluate(run, name='first', num_steps=4)
+  config = smoke(**QUICK, **{'sampling.variance': 'fixed_large'})
+  config.evaluation.name = 'first'
+  with pytest.raises(UserError, match='variance is fixed_small, fixed_large'):
+    PROGRAMS['evaluate'](config, str(run))
 
 
 def test_an_image_has_one_bound_in_any_batch_on_any_devices(run):
