@@ -57,6 +57,8 @@ def get_config(arg=''):
   config.training.checkpoint_every = 5000
   config.evaluation.every = 10_000
   config.evaluation.num_batches = 79  # all 10,000 images
+  config.evaluation.decoder = 'categorical'
+  config.evaluation.t_min = 1e-5
 
   config.sampling.sampler = 'ancestral'
   config.sampling.num_steps = 1000

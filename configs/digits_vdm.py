@@ -47,6 +47,8 @@ def get_config(arg=''):
   config.training.checkpoint_every = 1000
   config.evaluation.every = 500
   config.evaluation.num_batches = 45  # 8 times the 360 images
+  config.evaluation.decoder = 'categorical'
+  config.evaluation.t_min = 1e-5
 
   config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup_steps = 100

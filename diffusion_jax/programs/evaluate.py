@@ -171,6 +171,9 @@ def _elbo(config):
 
 def _ode(config):
   c = config.evaluation
+  # clipped, the field would have kinks that no solver can pass
+  config = config.copy_and_resolve_references()
+  config.sampling.clip = False
 
   def measure(params, keys, x0, labels):
     noise_keys, probe_keys = split_key(keys, 2)
@@ -179,6 +182,7 @@ def _ode(config):
       build.build_denoiser(config, params, _cond(labels)),
       build.build_schedule(config, params),
       dj.dequantize(noise_keys, x0, config.data.num_levels),
+      t_min=c.t_min,
       rtol=c.tolerance,
       atol=c.tolerance,
       num_probes=c.num_probes,
