@@ -35,8 +35,8 @@ def run(config, workdir):
   for metric in build.words(c.metrics):
     name = '-'.join(filter(None, (metric, c.split, c.name)))
     out = folder.prepare(str(Path(workdir) / 'evaluation' / name))
-    check_same_evaluation(out, settings)
     (out / 'parts').mkdir(exist_ok=True)
+    check_same_evaluation(out, settings)
     measure = make_measure(METRICS[metric](config), config, mesh)
     parts = []
     for start in tqdm(
@@ -47,7 +47,10 @@ def run(config, workdir):
         index = np.arange(start, min(start + c.batch_size, count))
         with build.from_config('data'):
           pictures, labels = source.read(index)
-        write(path, measure(params, index, pictures, labels))
+        with build.from_config('evaluation'):  # what the metric refuses
+          result = measure(params, index, pictures, labels)
+        check_numbers(metric, result, index)
+        write(path, result)
       with np.load(path) as arrays:
         parts.append(dict(arrays))
     found = {
@@ -76,6 +79,13 @@ def check(config):
     )
 
 
+def check_numbers(metric, result, index):
+  """UserError for NaN, before it is written down."""
+  if any(np.isnan(values).any() for values in result.values()):
+    hint = ': try a larger evaluation.tolerance' if metric == 'ode' else ''
+    raise UserError(f'{metric} is nan on images {index[0]}..{index[-1]}{hint}')
+
+
 def describe(config, params, count):
   """What the result depends on, as it comes back from JSON."""
   fields = folder.plain(config)
@@ -99,7 +109,7 @@ def describe(config, params, count):
 def check_same_evaluation(out, settings):
   """UserError if another evaluation has begun in the folder."""
   path = out / 'settings.json'
-  if path.exists():
+  if any((out / 'parts').glob('*')):  # one that was refused has none
     found = json.loads(path.read_text())
     changed = folder.differences(found, settings)
     if changed:

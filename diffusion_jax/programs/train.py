@@ -230,8 +230,6 @@ def make_evaluate(config, mesh):
     )
   rows = local_rows(mesh, size)
 
-  rows = local_rows(mesh, size)
-
   def evaluate(state):
     history = []
     for i in range(config.evaluation.num_batches):

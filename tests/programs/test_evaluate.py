@@ -132,6 +132,13 @@ def test_mistakes_are_one_clear_line(run, tmp_path):
     evaluate(run, split='val')
   with pytest.raises(UserError, match="decoder='normal' is not one of gauss"):
     evaluate(run, decoder='normal', name='x')
+  with pytest.raises(UserError, match='config.evaluation: steps is 9: of 5'):
+    evaluate(run, random_steps=9, name='x')
+  with pytest.raises(UserError, match='config.evaluation: num_probes is 0'):
+    evaluate(run, metrics=('ode',), num_probes=0, name='x')
+  with pytest.raises(UserError, match=r'ode is nan on images 0..2: try a larg'):
+    evaluate(run, metrics=('ode',), tolerance=1e-12, num_images=3, name='x2')
+  assert not list((run / 'evaluation' / 'ode-test-x2' / 'parts').iterdir())
   copy = tmp_path / 'copy'
   shutil.copytree(run, copy)
   shutil.rmtree(copy / 'checkpoints')
