@@ -145,9 +145,10 @@ def get_config():
   evaluation.random_steps = 0  # elbo: drawn for each image; 0: all
   evaluation.decoder = 'gaussian'  # elbo: gaussian, tanh, categorical
   evaluation.tolerance = 1e-4  # ode: of the solver
-  evaluation.t_min = (
-    1e-3  # ode: where it begins; a network of T steps knows 1/T
-  )
+  # ode: where it begins; a network of T steps knows 1/T
+  evaluation.t_min = 1e-3
+  # ode: uniform in the bin of a grey level; gaussian: the noise of t_min
+  evaluation.dequantization = 'uniform'
   evaluation.num_probes = 1  # ode: of Hutchinson's estimate
   evaluation.seed = 0
   evaluation.name = ''  # appended to the folder of the results

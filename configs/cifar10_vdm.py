@@ -58,7 +58,8 @@ def get_config(arg=''):
   config.evaluation.every = 10_000
   config.evaluation.num_batches = 79  # all 10,000 images
   config.evaluation.decoder = 'categorical'
-  config.evaluation.t_min = 1e-5
+  config.evaluation.t_min = 0.0
+  config.evaluation.dequantization = 'gaussian'
 
   config.sampling.sampler = 'ancestral'
   config.sampling.num_steps = 1000

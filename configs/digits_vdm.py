@@ -48,7 +48,8 @@ def get_config(arg=''):
   config.evaluation.every = 500
   config.evaluation.num_batches = 45  # 8 times the 360 images
   config.evaluation.decoder = 'categorical'
-  config.evaluation.t_min = 1e-5
+  config.evaluation.t_min = 0.0
+  config.evaluation.dequantization = 'gaussian'
 
   config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup_steps = 100

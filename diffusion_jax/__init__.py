@@ -84,6 +84,7 @@ from diffusion_jax.sampling.guidance import clip_denoised
 from diffusion_jax.sampling.likelihood import (
   Likelihood,
   dequantize,
+  gaussian_dequantize,
   log_likelihood,
   ode_bits_per_dim,
   probability_flow,

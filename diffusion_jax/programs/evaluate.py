@@ -18,6 +18,7 @@ from diffusion_jax.core.keys import split_key
 from diffusion_jax.data.images import scale
 from diffusion_jax.evaluation import bits, plots
 from diffusion_jax.programs import UserError, build, folder, sample
+from diffusion_jax.programs.choices import choose
 from diffusion_jax.training.sharding import batch_sharding, replicated
 
 
@@ -82,7 +83,8 @@ def check(config):
 def check_numbers(metric, result, index):
   """UserError for NaN, before it is written down."""
   if any(np.isnan(values).any() for values in result.values()):
-    hint = ': try a larger evaluation.tolerance' if metric == 'ode' else ''
+    ode = ': try a larger evaluation.tolerance, or t_min'
+    hint = ode if metric == 'ode' else ''
     raise UserError(f'{metric} is nan on images {index[0]}..{index[-1]}{hint}')
 
 
@@ -179,25 +181,38 @@ def _elbo(config):
   return measure
 
 
+DEQUANTIZATIONS = {
+  'uniform': lambda key, x0, level, k: (dj.dequantize(key, x0, k), 0.0),
+  'gaussian': dj.gaussian_dequantize,
+}
+
+
 def _ode(config):
   c = config.evaluation
+  dequantize = choose(
+    DEQUANTIZATIONS, 'evaluation', 'dequantization', c.dequantization
+  )
   # clipped, the field would have kinks that no solver can pass
   config = config.copy_and_resolve_references()
   config.sampling.clip = False
 
   def measure(params, keys, x0, labels):
     noise_keys, probe_keys = split_key(keys, 2)
+    schedule = build.build_schedule(config, params)
+    x, log_weight = dequantize(
+      noise_keys, x0, schedule(c.t_min), config.data.num_levels
+    )
     log_p, _ = dj.log_likelihood(
       probe_keys,
       build.build_denoiser(config, params, _cond(labels)),
-      build.build_schedule(config, params),
-      dj.dequantize(noise_keys, x0, config.data.num_levels),
+      schedule,
+      x,
       t_min=c.t_min,
       rtol=c.tolerance,
       atol=c.tolerance,
       num_probes=c.num_probes,
     )
-    return {'log_p': log_p}
+    return {'log_p': log_p + log_weight}
 
   return measure
 
@@ -256,7 +271,10 @@ def _report_elbo(found, config, out):
 
 def _report_ode(found, config, out):
   c = config.data
-  values = dj.ode_bits_per_dim(found['log_p'], c.image_shape, c.num_levels)
+  if config.evaluation.dequantization == 'uniform':
+    values = dj.ode_bits_per_dim(found['log_p'], c.image_shape, c.num_levels)
+  else:
+    values = dj.bits_per_dim(-found['log_p'], c.image_shape)
   announce('ode', np.asarray(values), config, out, {})
 
 

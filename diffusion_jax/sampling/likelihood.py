@@ -20,14 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.elbo import categorical_nll
 from diffusion_jax.core.keys import (
   draw_normal,
   draw_signs,
   draw_uniform,
   split_key,
 )
+from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.normal import Normal, bits_per_dim
 from diffusion_jax.core.normal import log_prob as normal_log_prob
+from diffusion_jax.core.process import q_sample
 
 Array = jax.Array
 
@@ -123,6 +126,24 @@ def dequantize(key: Array, x0: Array, num_levels: int = 256) -> Array:
   """
   width = 2.0 / _spaces(num_levels)
   return x0 + width * (draw_uniform(key, x0) - 0.5)
+
+
+def gaussian_dequantize(
+  key: Array, x0: Array, level: NoiseLevel, num_levels: int = 256
+) -> tuple[Array, Array]:
+  """z ~ q(z | x_0) at `level`, and a log-weight [B] in nats.
+
+  E[log p(z) + log_weight] <= log P(x_0): the bound with the posterior q and
+  the decoder p(x_0 | z) of `categorical_nll` (Kingma et al. 2021, section 3.1),
+  log_weight = log p(x_0 | z) - log q(z | x_0). Tight for models whose density
+  is peaked on the grey levels, where `dequantize` is loose. key: [] or [B];
+  x0: [B, ...] on num_levels values in [-1, 1]; level: [], sigma > 0.
+  """
+  eps = draw_normal(key, x0)
+  z = q_sample(x0, eps, level)
+  log_q = normal_log_prob(Normal(0.0, 1.0), eps) - jnp.log(level.sigma)
+  log_q = jnp.sum(log_q, axis=tuple(range(1, x0.ndim)))
+  return z, -categorical_nll(x0, z, level, num_levels) - log_q
 
 
 def ode_bits_per_dim(

@@ -119,6 +119,14 @@ def test_the_ode_and_a_list_of_metrics_as_typed(run, capsys):
   assert result(run, 'ode-test-three')['images'] == 3
   printed = capsys.readouterr().out
   assert 'ode: ' in printed and 'independent_pixels: ' in printed
+  evaluate(
+    run, metrics=('ode',), tolerance=0.1, dequantization='gaussian',
+    num_images=3, name='noisy',
+  )  # fmt: skip
+  found = result(run, 'ode-test-noisy')['bits_per_dim']
+  # another bound of the same: far from equal only if it is wrong
+  assert np.isfinite(found)
+  assert abs(found - result(run, 'ode-test-three')['bits_per_dim']) < 6.0
 
 
 def test_mistakes_are_one_clear_line(run, tmp_path):
@@ -132,6 +140,8 @@ def test_mistakes_are_one_clear_line(run, tmp_path):
     evaluate(run, split='val')
   with pytest.raises(UserError, match="decoder='normal' is not one of gauss"):
     evaluate(run, decoder='normal', name='x')
+  with pytest.raises(UserError, match="dequantization='u' is not one of unif"):
+    evaluate(run, metrics=('ode',), dequantization='u', name='x')
   with pytest.raises(UserError, match='config.evaluation: steps is 9: of 5'):
     evaluate(run, random_steps=9, name='x')
   with pytest.raises(UserError, match='config.evaluation: num_probes is 0'):

@@ -380,6 +380,27 @@ def test_dequantised_data_fill_their_bins(key):
   np.testing.assert_array_equal(alone[0] * 8.0, x[2])
 
 
+def test_gaussian_dequantisation_of_independent_levels_is_exact(key):
+  """Levels drawn evenly: p(x_0 | z) is then Bayes' rule, the bound is tight."""
+  num_levels, shape = 5, (16, 3)
+  values = np.linspace(-1.0, 1.0, num_levels)
+  x0 = jax.random.choice(key, jnp.asarray(values, jnp.float32), shape)
+  alpha, sigma = 0.9, 0.2
+  level = dj.NoiseLevel(*map(jnp.asarray, (0.0, alpha, sigma)))
+  z, log_weight = dj.gaussian_dequantize(key, x0, level, num_levels)
+  densities = scipy.stats.norm.pdf(
+    np.asarray(z, np.float64)[..., None], alpha * values, sigma
+  )
+  log_p = np.log(densities.mean(axis=-1)).sum(axis=-1)  # of z, [B]
+  np.testing.assert_allclose(log_p + log_weight, -3 * np.log(5), rtol=1e-5)
+  keys = jax.random.split(key, 16)
+  z, _ = dj.gaussian_dequantize(keys, x0, level, num_levels)
+  alone, _ = dj.gaussian_dequantize(keys[3:4], x0[3:4], level, num_levels)
+  np.testing.assert_allclose(alone[0], z[3], rtol=1e-6)
+  noise = np.asarray(z - alpha * x0).ravel() / sigma
+  assert scipy.stats.kstest(noise, 'norm').pvalue > 1e-3
+
+
 def test_bits_of_grey_levels_end_to_end(key):
   """Independent Gaussian pixels on 17 levels, against their exact masses.
 
