@@ -4,10 +4,12 @@ python -m diffusion_jax.evaluation.digits runs/digits/samples/samples.npz
 """
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
 from diffusion_jax.data import sources
+from diffusion_jax.data.images import scale, to_uint8
 
 
 def judge(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -26,13 +28,39 @@ def judge(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     raise ValueError(f'{len(labels)} labels for {len(images)} images')
   train, test = sources.digits('train'), sources.digits('test')
   svm = SVC(gamma=0.001).fit(_pixels(train.images), train.labels)
-  levels = np.rint(images * (16.0 / 255.0))
-  accuracy = svm.score(_pixels(levels), labels)
+  accuracy = svm.score(_pixels(_levels(images)), labels)
   return {
     'accuracy': accuracy,
     'error': (accuracy * (1.0 - accuracy) / len(images)) ** 0.5,
     'real': svm.score(_pixels(test.images), test.labels),
   }
+
+
+def real(split: str) -> np.ndarray:
+  """The real digits of a split, uint8 [N, 8, 8, 1] with 0..255."""
+  levels = sources.digits(split).images
+  return to_uint8(scale(levels, 17), 17)
+
+
+def make_features() -> Callable[[np.ndarray], np.ndarray]:
+  """images, uint8 [N, 8, 8, 1] with 0..255 -> features [N, 64], for `fid`.
+
+  The hidden layer of a perceptron that is fitted to read the real train split,
+  always from the same seed.
+  """
+  from sklearn.neural_network import MLPClassifier
+
+  train = sources.digits('train')
+  network = MLPClassifier((64,), random_state=0, max_iter=500)
+  network.fit(_pixels(train.images) / 16.0, train.labels)
+  kernel, bias = network.coefs_[0], network.intercepts_[0]
+  return lambda images: np.maximum(
+    _pixels(_levels(images)) / 16.0 @ kernel + bias, 0.0
+  )
+
+
+def _levels(images):
+  return np.rint(images * (16.0 / 255.0))
 
 
 def _pixels(images):

@@ -1,0 +1,69 @@
+"""The Frechet distance against closed forms and scipy's matrix root."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from diffusion_jax.evaluation import digits
+from diffusion_jax.evaluation.fid import (
+  Statistics,
+  frechet_distance,
+  statistics,
+)
+
+
+@pytest.fixture
+def rng():
+  return np.random.default_rng(0)
+
+
+def random_statistics(rng, dim, rank=None):
+  a = rng.standard_normal((dim, rank or dim))
+  return Statistics(rng.standard_normal(dim), a @ a.T)
+
+
+def test_commuting_covariances_have_a_closed_form():
+  """Diagonal: |m|^2 + sum (s_p - s_q)^2."""
+  p = Statistics(np.array([1.0, 2.0]), np.diag([4.0, 9.0]))
+  q = Statistics(np.array([0.0, 2.0]), np.diag([1.0, 25.0]))
+  np.testing.assert_allclose(frechet_distance(p, q), 1 + 1 + 4, rtol=1e-12)
+
+
+def test_it_is_the_formula_with_a_matrix_root(rng):
+  p, q = random_statistics(rng, 6), random_statistics(rng, 6)
+  root = scipy.linalg.sqrtm(p.covariance @ q.covariance).real
+  expected = np.sum((p.mean - q.mean) ** 2) + np.trace(
+    p.covariance + q.covariance - 2 * root
+  )
+  np.testing.assert_allclose(frechet_distance(p, q), expected, rtol=1e-9)
+  np.testing.assert_allclose(frechet_distance(q, p), expected, rtol=1e-9)
+
+
+def test_singular_covariances_do_no_harm(rng):
+  p = random_statistics(rng, 8, rank=3)
+  np.testing.assert_allclose(frechet_distance(p, p), 0.0, atol=1e-6)
+  moved = Statistics(p.mean + 2.0, p.covariance)
+  np.testing.assert_allclose(frechet_distance(p, moved), 8 * 4.0, rtol=1e-6)
+
+
+def test_statistics_are_those_of_numpy(rng):
+  features = rng.standard_normal((50, 4)).astype(np.float32)
+  found = statistics(features)
+  np.testing.assert_allclose(found.mean, features.mean(axis=0), atol=1e-6)
+  np.testing.assert_allclose(found.covariance, np.cov(features.T), rtol=1e-5)
+  with pytest.raises(ValueError, match=r'not \[1, 4\]'):
+    statistics(features[:1])
+  with pytest.raises(ValueError, match='4 features cannot be compared with 2'):
+    frechet_distance(found, statistics(features[:, :2]))
+
+
+def test_digits_are_nearer_to_digits_than_noise(rng):
+  features = digits.make_features()
+  train, test = (digits.real(split) for split in ('train', 'test'))
+  noise = rng.integers(0, 256, test.shape).astype(np.uint8)
+  reference = statistics(features(train))
+  near, far = (
+    frechet_distance(statistics(features(x)), reference) for x in (test, noise)
+  )
+  assert 0.0 < near < 0.05 * far
+  np.testing.assert_array_equal(features(test), digits.make_features()(test))
