@@ -1,27 +1,29 @@
-r"""Improved DDPM on the digits: hybrid objective, cosine, learned variance.
+r"""Improved DDPM on the digits: hybrid objective, learned variance.
 
 python launch.py --config=configs/digits_improved.py
 python launch.py --config=configs/digits_improved.py --mode=sample
 python launch.py --config=configs/digits_improved.py:smoke      # seconds
 
-digits.py but for what Nichol & Dhariwal 2021 changed; 756,706 parameters.
-Measured: a classifier that reads 99.4 % of the real test digits reads 99.4 % +-
-0.3 of 500 samples as the class asked for. The bound of 32 test images, T = 1000
-and x0 clipped: 2.76 bits/dim, 2.94 with fixed_large, 3.00 with fixed_small.
+digits.py with what Nichol & Dhariwal 2021 changed, but for their cosine: it
+begins with so little noise that the bound of pictures of 17 levels is lost in
+the first steps (docs/evaluation.md). 756,706 parameters.
+Measured on 2 CPU cores: 3 min 13 s; 1.79 bits/dim on the test split by the
+bound, 1.80 by the ODE; a classifier that reads 99.4 % of the real test digits
+reads 98.2 % +- 0.6 of 500 samples as the class asked for.
 """
 
 from configs import base
 
 
 def get_config(arg=''):
-  """T = 1000, cosine beta, L_hybrid; ancestral sampling over 100 steps."""
+  """T = 1000, linear beta, L_hybrid; ancestral sampling over 100 steps."""
   config = base.get_config()
   config.data.name = 'digits'
   config.data.image_shape = (8, 8, 1)
   config.data.num_classes = 10
   config.data.num_levels = 17
 
-  config.schedule.name = 'cosine'
+  config.schedule.start = 1.6e-3  # sigma = 0.04; grey levels are 0.125 apart
 
   config.network.channels = 32
   config.network.multipliers = (1, 2)
@@ -43,6 +45,7 @@ def get_config(arg=''):
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
   config.evaluation.every = 500
+  config.evaluation.dequantization = 'gaussian'
 
   config.optimizer.learning_rate = 4e-3
   config.optimizer.warmup_steps = 100
