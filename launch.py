@@ -29,7 +29,9 @@ def main(_):
   ).partition(':')
   name = Path(path).stem + (f'-{argument}' if argument else '')
   workdir = _WORKDIR.value or str(Path('runs') / name)
+  overrides = config_flags.get_override_values(flags.FLAGS['config'])
   try:
+    folder.check_overrides(_MODE.value, overrides, workdir)
     PROGRAMS[_MODE.value](_CONFIG.value, workdir)
   except UserError as error:
     fail(str(error))
@@ -44,8 +46,6 @@ def parse(argv):
   check_config_file(argv)
   try:
     rest = flags.FLAGS(argv)
-    overrides = config_flags.get_override_values(flags.FLAGS['config'])
-    folder.check_overrides(_MODE.value, overrides)
   except flags.Error as error:
     fail(brief(str(error)))
   except (AttributeError, KeyError) as error:  # a field that is not there
@@ -53,7 +53,7 @@ def parse(argv):
     fail(f'no such config field: {name}')
   except SyntaxError as error:
     fail(f'{error.filename}, line {error.lineno}: {error.msg}')
-  except (TypeError, ValueError, UserError) as error:
+  except (TypeError, ValueError) as error:
     fail(str(error))
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: values are given as --name=value')

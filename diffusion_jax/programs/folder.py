@@ -97,10 +97,21 @@ def differences(found: dict, now: dict, free: tuple[str, ...] = ()) -> str:
   )
 
 
-def check_overrides(mode: str, overrides: dict) -> None:
-  """UserError if a mode that reads a run is told to read it differently."""
-  fixed = [key for key in overrides if key.split('.')[0] in RUN_SECTIONS]
-  if mode in ('sample', 'evaluate') and fixed:
+def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
+  """UserError if a mode that reads a run is told to read it differently.
+
+  The same overrides as those of the training are no difference.
+  """
+  if mode not in ('sample', 'evaluate'):
+    return
+  found = _flat(read_config(workdir) or {})
+  fixed = [
+    key
+    for key, value in overrides.items()
+    if key.split('.')[0] in RUN_SECTIONS
+    and json.loads(json.dumps(value)) != found.get(key)
+  ]
+  if fixed:
     raise UserError(
       f'--config.{fixed[0]} cannot change in --mode={mode}: '
       f'{", ".join(RUN_SECTIONS)} come from the config.json of the run'
