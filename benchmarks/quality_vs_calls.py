@@ -1,0 +1,135 @@
+"""Quality of samples against calls of the network, for every sampler.
+
+  python -m benchmarks.quality_vs_calls runs/digits runs/digits_edm \
+    runs/digits_flow --out=docs/images/samplers
+
+Runs are of the digits, with labels. Of every sampler and number of calls 1,000
+pictures are made, the same noise and labels for all; two figures are taken: the
+fraction that an SVM reads as the class asked for, and the Frechet distance to
+the real train split in the features of a perceptron that reads digits
+(`evaluation.digits`). Writes <out>.json and <out>.png.
+"""
+
+import functools
+import json
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from absl import app, flags
+
+import diffusion_jax as dj
+from diffusion_jax.data import images
+from diffusion_jax.evaluation import digits
+from diffusion_jax.evaluation.fid import frechet_distance, statistics
+from diffusion_jax.programs import build, folder, sample
+
+flags.DEFINE_string('out', 'samplers', 'Files to write, without their suffix.')
+flags.DEFINE_integer('samples', 1000, 'Pictures for each figure.')
+flags.DEFINE_list('calls', ['5', '10', '20', '50', '100'], 'Of the network.')
+flags.DEFINE_list('only', [], 'Samplers by name; none: all.')
+
+# name: (sampler of the schedule, calls per step, spacing)
+SAMPLERS = {
+  'ancestral': (lambda schedule: dj.ancestral(), 1, 'uniform'),
+  'DDIM': (lambda schedule: dj.ddim(), 1, 'uniform'),
+  'DDIM, uniform logSNR': (lambda schedule: dj.ddim(), 1, 'logsnr'),
+  'Heun, Karras grid': (lambda schedule: dj.heun(), 2, 'karras'),
+  'DPM-Solver++(2M)': (lambda schedule: dj.dpm_solver_pp(2), 1, 'logsnr'),
+  'DPM-Solver++(3M)': (lambda schedule: dj.dpm_solver_pp(3), 1, 'logsnr'),
+  'DPM-Solver++(2M) SDE': (
+    lambda schedule: dj.dpm_solver_pp_sde(), 1, 'logsnr'
+  ),
+  'UniPC-2': (lambda schedule: dj.unipc(2), 1, 'logsnr'),
+}  # fmt: skip
+
+
+def measure(workdir, names, calls, count, judge, distance):
+  """[(sampler, calls, accuracy, distance)] of one run."""
+  found = folder.read_config(workdir)
+  config = folder.run_config(workdir, base_config(found))
+  params = sample.restore(config, workdir)
+  schedule = build.build_schedule(config)
+  labels = np.arange(count) % 10
+  keys = jax.random.split(jax.random.key(0), count)
+  rows = []
+  for name in names:
+    make, per_step, spacing = SAMPLERS[name]
+
+    @functools.partial(jax.jit, static_argnums=(1,))
+    def generate(params, num_steps, make=make, spacing=spacing):
+      denoise = build.build_denoiser(config, params, {'label': labels})
+      levels = dj.level_grid(schedule, num_steps, spacing)
+      x = dj.prior_sample(keys, (count, 8, 8, 1), levels.take(0))
+      return dj.sample(keys, denoise, make(schedule), levels, x)
+
+    for n in calls:
+      num_steps = (n + 1) // 2 if per_step == 2 else n  # Heun ends with one
+      x = images.to_uint8(np.asarray(generate(params, num_steps)), 17)
+      spent = 2 * num_steps - 1 if per_step == 2 else num_steps
+      row = (name, spent, judge(x, labels)['accuracy'], distance(x))
+      print(f'{workdir}: {row[0]}, {row[1]} calls: {row[2]:.1%}, {row[3]:.3f}')
+      rows.append(row)
+  return rows
+
+
+def base_config(found):
+  """Defaults that the fields of the run are laid over."""
+  from configs import base
+
+  config = base.get_config()
+  config.sampling.clip = bool(found['sampling']['clip'])
+  return config
+
+
+def main(argv):
+  """Measures every run, writes the table and the plot."""
+  args = flags.FLAGS
+  features = digits.make_features()
+  reference = statistics(features(digits.real('train')))
+
+  def distance(x):
+    return frechet_distance(statistics(features(x)), reference)
+
+  real = distance(digits.real('test'))
+  names = args.only or list(SAMPLERS)
+  calls = [int(n) for n in args.calls]
+  table = {
+    workdir: measure(
+      workdir, names, calls, args.samples, digits.judge, distance
+    )
+    for workdir in argv[1:]
+  }
+  with open(f'{args.out}.json', 'w') as file:
+    json.dump({'real_test_split': real, 'runs': table}, file, indent=1)
+  plot(table, real, f'{args.out}.png')
+
+
+def plot(table, real, path):
+  """A column for each run: errors of the judge above, distances below."""
+  figure, axes = plt.subplots(
+    2, len(table), figsize=(5 * len(table), 8), squeeze=False, sharey='row'
+  )
+  for column, (workdir, rows) in zip(axes.T, table.items(), strict=True):
+    for name in dict.fromkeys(row[0] for row in rows):
+      calls, accuracy, distance = zip(
+        *(row[1:] for row in rows if row[0] == name), strict=True
+      )
+      column[0].plot(calls, 1 - np.array(accuracy), 'o-', label=name, ms=3)
+      column[1].plot(calls, distance, 'o-', label=name, ms=3)
+    column[0].set_title(workdir.rstrip('/').rpartition('/')[2])
+    column[1].axhline(real, color='gray', ls=':', label='real test digits')
+    column[1].set_xlabel('calls of the network')
+    for axis in column:
+      axis.set_xscale('log')
+      axis.set_yscale('log')
+      axis.grid(alpha=0.3)
+  axes[0, 0].set_ylabel('not read as the class asked for')
+  axes[1, 0].set_ylabel('Fréchet distance, perceptron features')
+  axes[1, 0].legend(fontsize=7)
+  figure.tight_layout()
+  figure.savefig(path, dpi=100)
+
+
+if __name__ == '__main__':
+  app.run(main)
