@@ -114,8 +114,8 @@ class SubVPSchedule:
     """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
     ends = self.beta_min, self.beta_max
     # sigma / alpha = 1 / alpha - alpha = 2 sinh(value / 2)
-    value = 2.0 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * logsnr))
-    value = jnp.clip(value, 0.0, _linear_beta_integral(1.0, *ends))
+    last = jnp.sinh(0.5 * _linear_beta_integral(1.0, *ends))
+    value = 2.0 * jnp.arcsinh(jnp.minimum(0.5 * jnp.exp(-0.5 * logsnr), last))
     return self._level(_linear_beta_time(value, *ends), value)
 
   def _level(self, t, value):
