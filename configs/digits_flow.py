@@ -3,6 +3,10 @@ r"""Rectified flow on the real digits: the same network, a straight path.
 python launch.py --config=configs/digits_flow.py
 python launch.py --config=configs/digits_flow.py --mode=sample
 python launch.py --config=configs/digits_flow.py:smoke      # seconds
+
+Measured on 2 CPU cores that others were using as well: 4 min 59 s; a classifier
+that reads 99.4 % of the real test digits reads 99.6 % +- 0.3 of 500 samples as
+the class asked for.
 """
 
 from configs import base

@@ -37,6 +37,7 @@ __all__ = [
   'build_batches',
   'build_schedule',
   'build_source',
+  'check_signal',
   'from_config',
   'init_params',
   'words',

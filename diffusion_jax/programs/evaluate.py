@@ -161,6 +161,7 @@ def write(path, arrays):
 
 def _elbo(config):
   c = config.evaluation
+  build.check_signal(config)
   decoder = build.build_decoder(config)
   num_steps = c.num_steps or build.num_steps(config)
 
@@ -180,6 +181,7 @@ def _elbo(config):
 
 
 def _ode(config):
+  build.check_signal(config)
   c = config.evaluation
   # clipped, the field would have kinks that no solver can pass
   config = config.copy_and_resolve_references()

@@ -10,7 +10,6 @@ from tqdm import tqdm
 import diffusion_jax as dj
 from diffusion_jax.data import images
 from diffusion_jax.programs import UserError, build, folder
-from diffusion_jax.programs.build_model import check_signal
 from diffusion_jax.programs.build_sampling import build_levels
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import batch_sharding, replicated
@@ -82,7 +81,7 @@ def make_generate(config, mesh):
   is made. With sampling.trajectory all states from noise to image, [N + 1, B,
   H, W, C]. Index and labels are NumPy arrays, and so are the images.
   """
-  check_signal(config)
+  build.check_signal(config)
   sampler = build.build_sampler(config)
   c = config.sampling
 
