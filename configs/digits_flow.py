@@ -4,9 +4,9 @@ python launch.py --config=configs/digits_flow.py
 python launch.py --config=configs/digits_flow.py --mode=sample
 python launch.py --config=configs/digits_flow.py:smoke      # seconds
 
-Measured on 2 CPU cores that others were using as well: 4 min 59 s; a classifier
+Measured on 2 CPU cores that others were using too: 4 min 59 s; a classifier
 that reads 99.4 % of the real test digits reads 99.6 % +- 0.3 of 500 samples as
-the class asked for.
+the class asked for (99.8 % +- 0.2 with 10 steps instead of 50).
 """
 
 from configs import base

@@ -30,23 +30,14 @@ def level_grid(
 ) -> NoiseLevel:
   """The N + 1 levels that N sampling steps visit, noisiest first, [N+1].
 
-  N noisy levels from t_start to t_end, then clean data; with end_clean=False
-  N + 1 noisy ones (VDM). spacing is one of SPACINGS:
-
-  'uniform', evenly in t, ends at t = 0, or at t_start / N where sigma(0) = 0
-  and clean data follow: DDPM's own steps T..1 and 0 for N = T. 'steps' rounds
-  these times to steps of the schedule and needs N <= T.
-  'quadratic' is even in sqrt(t) (DDIM, DPM-Solver), 'logsnr' in log-SNR,
-  'karras' in (sigma / alpha)^(1/7) (Karras et al. 2022, Eq. 5). Where sigma(0)
-  = 0 they end at step 1 of a schedule of steps, else at t = 1e-3. Where
-  alpha(t_start) = 0 the last two go from schedule(t_start) straight to a level
-  t_start / N below it (a step at least), where there is signal, and are even
-  from there on.
-  'leading', 'linspace', 'trailing' are Lin et al. 2023, Table 2, on the first
-  t_start T steps of a schedule of steps; no t_end. 'leading' does not begin at
-  T, its known flaw: pure noise is taken for a level that has some signal left.
-
-  Raises a ValueError for what does not fit.
+  N noisy levels from t_start to t_end, then clean data: DDPM's own steps T..1
+  and 0 for N = T. end_clean=False: N + 1 noisy levels (VDM). spacing is even in
+  t ('uniform'), sqrt(t) ('quadratic'), log-SNR ('logsnr') or (sigma /
+  alpha)^(1/7) ('karras'); or it chooses steps of a schedule of steps: 'steps'
+  (uniform, rounded), 'leading', 'linspace', 'trailing' (Lin et al. 2023).
+  t_end=None is t = 0 where sigma(0) > 0, else the first level with noise: at
+  t_start / N ('uniform', 'steps'; 0 if not end_clean), step 1, or t = 1e-3.
+  Raises a ValueError for what does not fit, such as N > T steps.
   """
   if num_steps < 1:
     raise ValueError(f'num_steps is {num_steps}: at least 1 step is needed')
@@ -117,6 +108,7 @@ def _steps(schedule, count, t_start, t_end):
   return schedule(jnp.round(t * num_steps) / num_steps)
 
 
+# DDIM's quad (which starts at 0.8 T in its code), DPM-Solver's time_quadratic
 def _quadratic(schedule, count, t_start, t_end):
   return schedule(jnp.linspace(t_start**0.5, t_end**0.5, count) ** 2)
 
@@ -128,6 +120,7 @@ def _logsnr(schedule, count, t_start, t_end):
   return _by_logsnr(schedule, count, t_start, t_end, between)
 
 
+# Karras et al. 2022, Eq. 5, between the ratios of the first level and the last
 def _karras(schedule, count, t_start, t_end, rho=7.0):
   def between(first, last, u):
     # (sigma / alpha)^(1 / rho), linear in u
@@ -137,6 +130,8 @@ def _karras(schedule, count, t_start, t_end, rho=7.0):
   return _by_logsnr(schedule, count, t_start, t_end, between)
 
 
+# Where alpha(t_start) = 0 the first step goes from there straight to a level
+# with signal, t_start / count (or a step) below it; `between` begins at that.
 def _by_logsnr(schedule, count, t_start, t_end, between):
   start = schedule(t_start)
   no_signal = start.alpha == 0.0
@@ -162,7 +157,8 @@ SPACINGS = {
 
 
 # Steps: (T, N) -> N of 1..T, descending (Lin et al. 2023, Table 2; rounding as
-# in diffusers, whose index i is step i + 1).
+# in diffusers, whose index i is step i + 1). 'leading' does not begin at T, its
+# known flaw: pure noise is taken for a level that has some signal left.
 
 
 def _leading(num_steps, n):
