@@ -34,8 +34,8 @@ def get_config():
   schedule = config.schedule = ConfigDict()
   # betas of num_steps steps: linear, rescaled_linear, quadratic, scaled_linear,
   # cosine, sigmoid, constant, warmup, reciprocal;
-  # in continuous time: continuous_cosine, linear_vp, sub_vp, geometric_ve,
-  # learned
+  # in continuous time: continuous_cosine, continuous_sigmoid, linear_vp,
+  # sub_vp, geometric_ve, karras, flow, learned (docs/schedules.md)
   schedule.name = 'linear'
   schedule.num_steps = 1000  # T
   schedule.start = placeholder(float)  # first beta
@@ -48,8 +48,15 @@ def get_config():
   schedule.logsnr_max = placeholder(float)
   schedule.beta_min = placeholder(float)  # linear_vp, sub_vp
   schedule.beta_max = placeholder(float)
-  schedule.sigma_min = placeholder(float)  # geometric_ve
+  schedule.sigma_min = placeholder(float)  # geometric_ve, karras
   schedule.sigma_max = placeholder(float)
+  schedule.rho = placeholder(float)  # karras
+  schedule.sigmoid_start = placeholder(float)  # continuous_sigmoid
+  schedule.sigmoid_end = placeholder(float)
+  schedule.sigmoid_tau = placeholder(float)
+  # sigma / alpha times this, for larger pictures (64 -> 256: 4): flow, and all
+  # that are variance-preserving
+  schedule.shift = placeholder(float)
   # learned: a line with its two ends (scalar), with a network added (network);
   # or fixed, a line that stays
   schedule.gamma = 'scalar'
@@ -83,8 +90,10 @@ def get_config():
   network.dtype = 'float32'  # of the computation: float32, bfloat16
 
   conditioning = config.conditioning = ConfigDict()
-  # what the network sees: step (0..T-1), rescaled_step (0..999), logsnr, edm
+  # what the network sees: step (0..T-1), rescaled_step (0..999), time
+  # (time_scale * t), logsnr, log_sigma (-logsnr / 2), edm (-logsnr / 8)
   conditioning.noise_input = 'step'
+  conditioning.time_scale = 1000.0
   conditioning.labels = False  # give the network the class
   conditioning.label_dropout = 0.0  # probability of no class in training
 
@@ -93,14 +102,19 @@ def get_config():
   objective.name = 'ddpm'
   objective.num_steps = 0  # vdm: of the model; 0: continuous time
   objective.parametrization = 'eps'  # x0, eps, v, score, flow, edm
-  # of the error in x0: snr, truncated_snr, min_snr, edm
+  # of the error in x0: snr (plain error of eps), flow (plain error of the
+  # velocity), truncated_snr, min_snr, edm
   objective.weight = 'snr'
-  # steps, uniform, antithetic, log_normal; of hybrid and vlb: steps, loss_aware
+  # steps, uniform, antithetic, log_normal, logit_normal; of hybrid and vlb:
+  # steps, loss_aware
   objective.times = 'steps'
+  objective.t_min = 0.0  # times 'uniform', from here to 1
   objective.vlb_weight = 0.001  # hybrid: of the bound, bits/dim of all steps
   objective.min_snr_gamma = 5.0  # weight 'min_snr'
   objective.log_normal_mean = -1.2  # times 'log_normal', of log sigma
   objective.log_normal_std = 1.2
+  objective.logit_normal_mean = 0.0  # times 'logit_normal', of log(t / (1 - t))
+  objective.logit_normal_std = 1.0
   objective.sigma_data = 0.5  # parametrization and weight 'edm'
 
   optimizer = config.optimizer = ConfigDict()
@@ -156,7 +170,12 @@ def get_config():
   sampling = config.sampling = ConfigDict()
   sampling.sampler = 'ancestral'  # ancestral, ddim
   sampling.num_steps = 1000
-  sampling.spacing = 'uniform'  # uniform, steps (of the schedule)
+  # of the levels: uniform, quadratic, karras, logsnr; on steps of the schedule:
+  # steps, leading, linspace, trailing (docs/schedules.md)
+  sampling.spacing = 'uniform'
+  # instead of num_steps and spacing, the steps of the schedule to keep as
+  # improved-diffusion writes them: '250', '10,15,20', 'ddim50'
+  sampling.respacing = ''
   sampling.eta = 0.0  # ddim: 0 is the ODE, 1 ancestral
   sampling.variance = 'fixed_small'  # ancestral: or fixed_large, learned
   sampling.clip = True  # estimates of x0 to [-1, 1]

@@ -21,11 +21,14 @@ from diffusion_jax.core.denoiser import (
   Prediction,
   at_training_levels,
   edm_input,
+  log_sigma_input,
   logsnr_input,
   make_denoiser,
   network_output,
   step_input,
+  time_input,
 )
+from diffusion_jax.core.discrete import DiscreteSchedule
 from diffusion_jax.core.elbo import (
   categorical_nll,
   diffusion_kl,
@@ -38,7 +41,9 @@ from diffusion_jax.core.losses import (
   antithetic_times,
   denoising_loss,
   edm_weight,
+  flow_weight,
   log_normal_times,
+  logit_normal_times,
   min_snr_weight,
   simple_loss,
   snr_weight,
@@ -71,15 +76,23 @@ from diffusion_jax.core.process import (
 )
 from diffusion_jax.core.schedules import (
   CosineSchedule,
-  DiscreteSchedule,
   GeometricVESchedule,
+  KarrasSchedule,
   LearnedSchedule,
   LinearVPSchedule,
+  RectifiedFlowSchedule,
+  ShiftedSchedule,
+  SigmoidSchedule,
   SubVPSchedule,
 )
 from diffusion_jax.core.vdm import vdm_diffusion_loss, vdm_weight
 from diffusion_jax.sampling.ancestral import ancestral, ddim
 from diffusion_jax.sampling.editing import noise_image
+from diffusion_jax.sampling.grids import (
+  level_grid,
+  respaced_steps,
+  step_levels,
+)
 from diffusion_jax.sampling.guidance import clip_denoised
 from diffusion_jax.sampling.likelihood import (
   Likelihood,
@@ -91,7 +104,6 @@ from diffusion_jax.sampling.likelihood import (
 )
 from diffusion_jax.sampling.sampler import (
   Sampler,
-  level_grid,
   prior_sample,
   sample,
 )

@@ -62,6 +62,18 @@ def test_the_likelihood_page_finds_the_truth(capsys):
   assert second == '(64, 2)'
 
 
+def test_the_page_of_schedules_has_every_name(capsys):
+  from diffusion_jax.programs import build_model
+  from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
+
+  lines = run(page_example('schedules.md'), capsys).splitlines()
+  assert lines[0].startswith('[1000.  900.') and lines[-1] == '51 981'
+  page = (ROOT / 'docs' / 'schedules.md').read_text()
+  continuous = set(build_model.SCHEDULES) - set(build_model.BETAS)
+  for name in {'linear', *continuous, *SPACINGS, *STEP_CHOICES}:
+    assert f'`{name}`' in page, name
+
+
 def test_links_and_pictures_are_there():
   targets = re.findall(r'\]\(([^)#\s,]+)\)', README)
   assert len(targets) > 8

@@ -45,6 +45,19 @@ def edm_input(level: NoiseLevel) -> Array:
   return -level.logsnr / 8.0
 
 
+def log_sigma_input(level: NoiseLevel) -> Array:
+  """log(sigma / alpha): the label of Song et al.'s continuous VE networks."""
+  return -0.5 * level.logsnr
+
+
+def time_input(scale: float = 1000.0) -> NoiseInput:
+  """The network sees scale * t, finite also where alpha = 0 or sigma = 0.
+
+  scale=999 is the label of Song et al.'s continuous VP networks.
+  """
+  return lambda level: scale * level.t
+
+
 def step_input(num_steps: int, scale: float = 1.0) -> NoiseInput:
   """The network sees max(T t - 1, 0) * scale: 0..T-1 at DDPM's steps 1..T.
 
@@ -131,13 +144,28 @@ def at_training_levels(denoise: Denoiser, schedule: Callable) -> Denoiser:
   """Lets a denoiser trained on `schedule` be asked at levels of any other.
 
   The level of equal SNR is looked up in `schedule` and x_t rescaled to it: what
-  x_t says of x_0 is unchanged. Levels need alpha > 0, and a SNR within the
-  range of `schedule`.
+  x_t says of x_0 is unchanged. Where `schedule` ends before that SNR its last
+  level is asked: x_t is scaled by the ratio of the alphas where alpha > sigma,
+  of the sigmas elsewhere, so that the larger part of it comes out right. A
+  level without signal or without noise is the end of `schedule`. A network of T
+  steps sees fractional ones where the SNR lies between two of them.
   """
 
   def at_levels(xt, level):
-    trained = schedule.from_logsnr(level.logsnr)
-    scale = trained.like(xt).alpha / level.like(xt).alpha
+    level = jax.tree.map(jnp.asarray, level)
+    no_signal, no_noise = level.alpha == 0.0, level.sigma == 0.0
+    # 1 in place of 0: no 0 / 0 in branches that are not taken, gradients too
+    safe = level._replace(
+      alpha=jnp.where(no_signal, 1.0, level.alpha),
+      sigma=jnp.where(no_noise, 1.0, level.sigma),
+    )
+    logsnr = jnp.where(no_signal, schedule(1.0).logsnr, safe.logsnr)
+    logsnr = jnp.where(no_noise, schedule(0.0).logsnr, logsnr)
+    trained = schedule.from_logsnr(logsnr)
+    new, old, seen = (a.like(xt) for a in (trained, safe, level))
+    scale = jnp.where(
+      seen.alpha > seen.sigma, new.alpha / old.alpha, new.sigma / old.sigma
+    )
     return denoise(scale * xt, trained)
 
   return at_levels

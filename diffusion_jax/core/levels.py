@@ -68,6 +68,12 @@ def clean_level() -> NoiseLevel:
   return NoiseLevel(jnp.zeros(()), jnp.ones(()), jnp.zeros(()))
 
 
+def vp_level(t: Array, neg_log_alpha_bar: Array) -> NoiseLevel:
+  """The variance-preserving level with alpha^2 = alpha_bar = 1 - sigma^2."""
+  alpha = jnp.exp(-0.5 * neg_log_alpha_bar)
+  return NoiseLevel(t, alpha, jnp.sqrt(-jnp.expm1(-neg_log_alpha_bar)))
+
+
 def snap(position: Array, num_steps: int) -> Array:
   """position t * T, or the step that t is within 1e-6 of; the slope is kept.
 

@@ -101,13 +101,23 @@ def edm_weight(sigma_data: float = 0.5) -> Weight:
   return lambda level: level.snr + 1.0 / sigma_data**2
 
 
+def flow_weight(level: NoiseLevel) -> Array:
+  """(1 + alpha / sigma)^2: the unweighted loss in the velocity eps - x_0.
+
+  On `RectifiedFlowSchedule()` this is 1 / sigma^2 (Liu et al. 2022, Eq. 1).
+  """
+  return jnp.square(1.0 + level.alpha / level.sigma)
+
+
 # Distributions of t: (key, batch_size, schedule) -> (level [B], weight [B]).
 # Times lie in (0, 1], never on 0, where x_t = x_0 and most losses are 0 / 0.
 
 
-def uniform_times(key: Array, batch_size: int, schedule: Callable):
-  """t ~ U(0, 1], independent; weight 1."""
-  t = 1.0 - jax.random.uniform(key, (batch_size,))
+def uniform_times(
+  key: Array, batch_size: int, schedule: Callable, t_min: float = 0.0
+):
+  """t ~ U(t_min, 1], independent; weight 1."""
+  t = 1.0 - (1.0 - t_min) * jax.random.uniform(key, (batch_size,))
   return schedule(t), jnp.ones(batch_size)
 
 
@@ -141,5 +151,18 @@ def log_normal_times(mean: float = -1.2, std: float = 1.2) -> TimeSampler:
   def times(key, batch_size, schedule):
     log_sigma = mean + std * jax.random.normal(key, (batch_size,))
     return schedule.from_logsnr(-2.0 * log_sigma), jnp.ones(batch_size)
+
+  return times
+
+
+def logit_normal_times(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
+  """log(t / (1 - t)) ~ N(mean, std^2) (Esser et al. 2024, section 3.1).
+
+  Weight 1.
+  """
+
+  def times(key, batch_size, schedule):
+    logit = mean + std * jax.random.normal(key, (batch_size,))
+    return schedule(jax.nn.sigmoid(logit)), jnp.ones(batch_size)
 
   return times

@@ -3,7 +3,8 @@
 A schedule is called, `schedule(t) -> NoiseLevel`, with t of shape [] or [B],
 and inverted, `schedule.from_logsnr(logsnr) -> NoiseLevel`. Nothing else in the
 library sees a schedule: every equation takes levels. Each is a frozen dataclass
-registered with JAX, so it can be an argument of a jitted function.
+registered with JAX, so it can be an argument of a jitted function. Those in
+continuous time are here, that of an explicit sequence in `core/discrete.py`.
 """
 
 import dataclasses
@@ -12,141 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from diffusion_jax.core.levels import NoiseLevel, snap
+from diffusion_jax.core.levels import NoiseLevel, vp_level
 
 Array = jax.Array
-
-# What a last alpha of 0 adds to -log(alpha_bar): alpha = exp(-500) is exactly 0
-# in float32, sigma exactly 1, and interpolation stays finite.
-_NO_SIGNAL = 1000.0
-# Beyond this -log(alpha_bar) alpha is taken as 0: float32 has no normal numbers
-# for it (a long list of small alphas comes here).
-_UNDERFLOW = 170.0
-
-
-def _vp_level(t: Array, neg_log_alpha_bar: Array) -> NoiseLevel:
-  """The variance-preserving level with alpha^2 = alpha_bar = 1 - sigma^2."""
-  alpha = jnp.exp(-0.5 * neg_log_alpha_bar)
-  return NoiseLevel(t, alpha, jnp.sqrt(-jnp.expm1(-neg_log_alpha_bar)))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class DiscreteSchedule:
-  """DDPM's T steps, from an explicit sequence of alphas or betas.
-
-  Data: -log(alpha_bar) at steps 0..T, [T+1], entry 0 is 0, float64 on the host.
-  Step i is t = i / T. Between steps -log(alpha_bar) is linear in t, which is
-  the VP-SDE with a piecewise constant beta; at steps the table is exact.
-  """
-
-  neg_log_alpha_bar: Array
-
-  @classmethod
-  def from_alphas(cls, alphas) -> 'DiscreteSchedule':
-    """alphas: [T], each in (0, 1), any T >= 1; the last may be 0.
-
-    Raises a ValueError that names the position of the first bad entry.
-    """
-    alphas = _checked('alphas', alphas, last=0.0, identity=1.0)
-    return cls._from_log_alphas(alphas, np.log)
-
-  @classmethod
-  def from_betas(cls, betas) -> 'DiscreteSchedule':
-    """betas: [T], each in (0, 1), any T >= 1; the last may be 1."""
-    betas = _checked('betas', betas, last=1.0, identity=0.0)
-    return cls._from_log_alphas(betas, lambda beta: np.log1p(-beta))
-
-  @classmethod
-  def _from_log_alphas(cls, sequence, log_alpha):
-    with np.errstate(divide='ignore'):
-      steps = -log_alpha(sequence)
-    steps[np.isinf(steps)] = _NO_SIGNAL
-    return cls(np.append(0.0, np.cumsum(steps)))
-
-  @property
-  def num_steps(self) -> int:
-    """T."""
-    return len(self.neg_log_alpha_bar) - 1
-
-  @property
-  def alpha_bars(self) -> Array:
-    """alpha_bar_1..alpha_bar_T, [T]."""
-    return jnp.exp(-self.neg_log_alpha_bar[1:])
-
-  @property
-  def alphas(self) -> Array:
-    """alpha_1..alpha_T (DDPM's, one per step), [T]."""
-    return jnp.exp(self._log_alphas)
-
-  @property
-  def betas(self) -> Array:
-    """beta_1..beta_T, [T]."""
-    return -jnp.expm1(self._log_alphas)
-
-  @property
-  def _log_alphas(self):
-    # the difference is taken in the table's own precision, float64 on the host
-    return self.neg_log_alpha_bar[:-1] - self.neg_log_alpha_bar[1:]
-
-  def at_step(self, i: int | Array) -> NoiseLevel:
-    """Level of step i in 0..T (0 is clean), i of shape [] or [B]."""
-    return self(jnp.asarray(i) / self.num_steps)
-
-  def __call__(self, t: Array) -> NoiseLevel:
-    """Level at t in [0, 1], [] or [B]."""
-    t = jnp.asarray(t, jnp.result_type(float))
-    alphas, table, slopes = self._entries()
-    position = snap(t * self.num_steps, self.num_steps)
-    lower = jnp.clip(jnp.floor(position).astype(int), 0, self.num_steps)
-    beyond = (position - lower) * slopes[lower]  # 0 at a step: its own entry
-    alpha = alphas[lower] * jnp.exp(-0.5 * beyond)
-    sigma = jnp.sqrt(-jnp.expm1(-table[lower] - beyond))
-    return NoiseLevel(position / self.num_steps, alpha, sigma)
-
-  def _entries(self):
-    # alpha, -log(alpha_bar) and its slope after each of the steps 0..T, [T+1].
-    # On the host in float64: exp in float32 loses half a digit where alpha_T is
-    # small. A schedule that is an argument of a jitted function has float32.
-    table = self.neg_log_alpha_bar
-    xp = np if isinstance(table, np.ndarray) else jnp
-    slopes = xp.append(xp.diff(table), table[-1] - table[-2])
-    alphas = xp.where(table > _UNDERFLOW, 0.0, xp.exp(-0.5 * table))
-    return map(jnp.asarray, (alphas, table, slopes))
-
-  def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
-    table = jnp.asarray(self.neg_log_alpha_bar)
-    value = jnp.clip(jax.nn.softplus(-logsnr), 0.0, table[-1])
-    times = jnp.linspace(0.0, 1.0, self.num_steps + 1)
-    return _vp_level(jnp.interp(value, table, times), value)
-
-
-def _checked(name, sequence, last, identity):
-  # one list of numbers in (0, 1); `last` may end it, `identity` adds no noise
-  try:
-    sequence = np.asarray(sequence, np.float64)
-  except (TypeError, ValueError):
-    raise ValueError(
-      f'{name} must be a list of numbers, got {sequence!r}'
-    ) from None
-  if sequence.ndim != 1 or not len(sequence):
-    what = 'empty' if not sequence.size else f'an array {list(sequence.shape)}'
-    raise ValueError(f'the list of {name} is {what}: give a list of 1 or more')
-  inside = (sequence > 0.0) & (sequence < 1.0)
-  inside[-1] |= sequence[-1] == last
-  if not inside.all():
-    i = int(np.argmin(inside))
-    value = float(sequence[i])
-    why = f' ({value:g} adds no noise)' if value == identity else ''
-    why = f' ({value:g} is allowed as the last only)' if value == last else why
-    raise ValueError(
-      f'{name}[{i}] = {value:g}, step {i + 1} of {len(sequence)}, '
-      f'is outside (0, 1){why}'
-    )
-  return sequence
 
 
 @jax.tree_util.register_dataclass
@@ -212,14 +82,14 @@ class LinearVPSchedule:
   def __call__(self, t: Array) -> NoiseLevel:
     """Level at t in [0, 1], [] or [B]."""
     t = jnp.asarray(t, jnp.result_type(float))
-    return _vp_level(t, _linear_beta_integral(t, self.beta_min, self.beta_max))
+    return vp_level(t, _linear_beta_integral(t, self.beta_min, self.beta_max))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
     ends = self.beta_min, self.beta_max
     value = jax.nn.softplus(-logsnr)
     value = jnp.clip(value, 0.0, _linear_beta_integral(1.0, *ends))
-    return _vp_level(_linear_beta_time(value, *ends), value)
+    return vp_level(_linear_beta_time(value, *ends), value)
 
 
 @jax.tree_util.register_dataclass
@@ -244,8 +114,8 @@ class SubVPSchedule:
     """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
     ends = self.beta_min, self.beta_max
     # sigma / alpha = 1 / alpha - alpha = 2 sinh(value / 2)
-    value = 2.0 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * logsnr))
-    value = jnp.clip(value, 0.0, _linear_beta_integral(1.0, *ends))
+    last = jnp.sinh(0.5 * _linear_beta_integral(1.0, *ends))
+    value = 2.0 * jnp.arcsinh(jnp.minimum(0.5 * jnp.exp(-0.5 * logsnr), last))
     return self._level(_linear_beta_time(value, *ends), value)
 
   def _level(self, t, value):
@@ -282,6 +152,155 @@ class GeometricVESchedule:
 
   def _log_ratio(self):
     return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KarrasSchedule:
+  """EDM's noise levels: alpha = 1, sigma^(1 / rho) linear in t.
+
+  sigma = (sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho
+  (Karras et al. 2022, Eq. 5), so a uniform grid of N times is EDM's grid.
+  """
+
+  sigma_min: float = 0.002
+  sigma_max: float = 80.0
+  rho: float = 7.0
+
+  def __call__(self, t: Array) -> NoiseLevel:
+    """Level at t in [0, 1], [] or [B]."""
+    t = jnp.asarray(t, jnp.result_type(float))
+    first, last = self._ends()
+    sigma = ((1.0 - t) * first + t * last) ** self.rho
+    return NoiseLevel(t, jnp.ones_like(t), sigma)
+
+  def from_logsnr(self, logsnr: Array) -> NoiseLevel:
+    """The level of a log-SNR, [] or [B], clipped to sigma_min at t = 0.
+
+    Beyond sigma_max it goes on to t > 1, where churn asks for more noise.
+    """
+    logsnr = jnp.asarray(logsnr, jnp.result_type(float))
+    first, last = self._ends()
+    root = jnp.maximum(jnp.exp(-0.5 * logsnr / self.rho), first)
+    t = (root - first) / (last - first)
+    return NoiseLevel(t, jnp.ones_like(t), root**self.rho)
+
+  def _ends(self):
+    # sigma^(1 / rho) at t = 0 and t = 1
+    powers = (
+      end ** (1.0 / self.rho) for end in (self.sigma_min, self.sigma_max)
+    )
+    return map(jnp.asarray, powers)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RectifiedFlowSchedule:
+  """The straight path: alpha = 1 - t, sigma = t (Liu et al. 2022).
+
+  Flow matching's conditional optimal transport with sigma_min = 0 (Lipman et
+  al. 2022). `shift` multiplies sigma / alpha, sigma = shift t / (1 +
+  (shift - 1) t): the shift for resolution of Esser et al. 2024, section 5.3.2.
+  Clean at t = 0, without signal at t = 1.
+  """
+
+  shift: float = 1.0
+
+  def __call__(self, t: Array) -> NoiseLevel:
+    """Level at t in [0, 1], [] or [B]."""
+    t = jnp.asarray(t, jnp.result_type(float))
+    total = (1.0 - t) + self.shift * t  # 1 + (shift - 1) t
+    return NoiseLevel(t, (1.0 - t) / total, self.shift * t / total)
+
+  def from_logsnr(self, logsnr: Array) -> NoiseLevel:
+    """The level of a log-SNR, [] or [B], infinite ones included."""
+    log_ratio = -0.5 * jnp.asarray(logsnr, jnp.result_type(float))
+    t = jax.nn.sigmoid(log_ratio - jnp.log(self.shift))
+    sigma = jax.nn.sigmoid(log_ratio)
+    return NoiseLevel(t, jax.nn.sigmoid(-log_ratio), sigma)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SigmoidSchedule:
+  """alpha_bar = alpha^2 falls from 1 to 0 along a logistic curve.
+
+  alpha_bar = (sig(e) - sig(s + t (e - s))) / (sig(e) - sig(s)), s = start / tau
+  and e = end / tau (Jabri et al. 2022; Chen 2023). Another schedule than
+  `sigmoid_betas`, whose betas lie on the curve. Clean at t = 0, without signal
+  at t = 1 (Chen's code stops at alpha_bar = 1e-9).
+  """
+
+  start: float = -3.0
+  end: float = 3.0
+  tau: float = 1.0
+
+  def __call__(self, t: Array) -> NoiseLevel:
+    """Level at t in [0, 1], [] or [B]."""
+    t = jnp.asarray(t, jnp.result_type(float))
+    s, e = self._ends()
+    x = (1.0 - t) * s + t * e
+
+    # sig(a) - sig(b) = sig(a) sig(-b) (1 - exp(b - a)), in both quotients
+    def share(part):
+      return jnp.expm1(-part * (e - s)) / jnp.expm1(s - e)
+
+    alpha_bar = jax.nn.sigmoid(-x) / jax.nn.sigmoid(-s) * share(1.0 - t)
+    variance = jax.nn.sigmoid(x) / jax.nn.sigmoid(e) * share(t)
+    return NoiseLevel(t, jnp.sqrt(alpha_bar), jnp.sqrt(variance))
+
+  def from_logsnr(self, logsnr: Array) -> NoiseLevel:
+    """The level of a log-SNR, [] or [B], infinite ones included."""
+    logsnr = jnp.asarray(logsnr, jnp.result_type(float))
+    s, e = self._ends()
+    total = jax.nn.sigmoid(e) * jax.nn.sigmoid(-s) * -jnp.expm1(s - e)
+
+    # how far x is from an end of the curve, for a share of its height
+    def distance(share, end):
+      height = total * jnp.minimum(share, 0.5)
+      above = jnp.log1p(height / jax.nn.sigmoid(end))
+      return above - jnp.log1p(-height / jax.nn.sigmoid(-end))
+
+    from_start = distance(jax.nn.sigmoid(-logsnr), s) / (e - s)
+    from_end = distance(jax.nn.sigmoid(logsnr), -e) / (e - s)
+    t = jnp.where(logsnr > 0.0, from_start, 1.0 - from_end)
+    return _sigmoid_level(t, -logsnr)
+
+  def _ends(self):
+    return self.start / self.tau, self.end / self.tau
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShiftedSchedule:
+  """A variance-preserving schedule with sigma / alpha times `shift` > 0.
+
+  Its log-SNR moved by -2 log(shift), at every t. shift = resolution / 64 is
+  Hoogeboom et al. 2023 (simple diffusion); Chen 2023's input scaling b is
+  shift = 1 / b. (`RectifiedFlowSchedule` has a shift of its own.)
+  """
+
+  schedule: Any
+  shift: float
+
+  @property
+  def num_steps(self) -> int:
+    """T of a schedule of steps; others have none."""
+    return self.schedule.num_steps
+
+  def __call__(self, t: Array) -> NoiseLevel:
+    """Level at t in [0, 1], [] or [B]."""
+    return self._shifted(self.schedule(t))
+
+  def from_logsnr(self, logsnr: Array) -> NoiseLevel:
+    """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
+    logsnr = logsnr + 2.0 * jnp.log(self.shift)
+    return self._shifted(self.schedule.from_logsnr(logsnr))
+
+  def _shifted(self, level):
+    sigma = self.shift * level.sigma
+    norm = jnp.sqrt(level.alpha**2 + sigma**2)
+    return NoiseLevel(level.t, level.alpha / norm, sigma / norm)
 
 
 @jax.tree_util.register_dataclass

@@ -17,6 +17,7 @@ from diffusion_jax.programs.build_model import (
   build_network,
   build_noise_input,
   build_schedule,
+  check_signal,
   init_params,
   label_dropout,
   learns_schedule,
@@ -36,6 +37,7 @@ __all__ = [
   'build_batches',
   'build_schedule',
   'build_source',
+  'check_signal',
   'from_config',
   'init_params',
   'words',
@@ -43,10 +45,15 @@ __all__ = [
 
 TIMES = {
   'steps': lambda c: dj.step_times(num_steps(c)),
-  'uniform': lambda c: dj.uniform_times,
+  'uniform': lambda c: functools.partial(
+    dj.uniform_times, t_min=c.objective.t_min
+  ),
   'antithetic': lambda c: dj.antithetic_times,
   'log_normal': lambda c: dj.log_normal_times(
     c.objective.log_normal_mean, c.objective.log_normal_std
+  ),
+  'logit_normal': lambda c: dj.logit_normal_times(
+    c.objective.logit_normal_mean, c.objective.logit_normal_std
   ),
 }
 
@@ -55,12 +62,14 @@ WEIGHTS = {
   'truncated_snr': lambda c: dj.truncated_snr_weight,
   'min_snr': lambda c: dj.min_snr_weight(c.min_snr_gamma),
   'edm': lambda c: dj.edm_weight(c.sigma_data),
+  'flow': lambda c: dj.flow_weight,
 }
 
 
 def _seen(config):
   # what every objective of a denoising network is told
   c = config.objective
+  check_signal(config)
   return dict(
     parametrization=choose(
       KINDS, 'objective', 'parametrization', c.parametrization

@@ -11,6 +11,7 @@ from diffusion_jax.networks.gamma import LinearGamma, MonotoneGamma
 from diffusion_jax.networks.layers import INITIALIZERS, PADDINGS, QKV
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
+from diffusion_jax.programs import UserError
 from diffusion_jax.programs.choices import choose, from_config, given
 
 BETAS = {
@@ -38,6 +39,11 @@ def _discrete(name):
   return build
 
 
+def _named(c, prefix, *names):
+  fields = given(c, *(prefix + name for name in names))
+  return {name.removeprefix(prefix): value for name, value in fields.items()}
+
+
 SCHEDULES = {
   **{name: _discrete(name) for name in BETAS},
   'continuous_cosine': lambda c: dj.CosineSchedule(
@@ -47,12 +53,21 @@ SCHEDULES = {
     **given(c, 'beta_min', 'beta_max')
   ),
   'sub_vp': lambda c: dj.SubVPSchedule(**given(c, 'beta_min', 'beta_max')),
+  'continuous_sigmoid': lambda c: dj.SigmoidSchedule(
+    **_named(c, 'sigmoid_', 'start', 'end', 'tau')
+  ),
+  'karras': lambda c: dj.KarrasSchedule(
+    **given(c, 'sigma_min', 'sigma_max', 'rho')
+  ),
+  'flow': lambda c: dj.RectifiedFlowSchedule(**given(c, 'shift')),
   'geometric_ve': lambda c: dj.GeometricVESchedule(
     **given(c, 'sigma_min', 'sigma_max')
   ),
   # its parameters, if it has any, are filled in by build_schedule
   'learned': lambda c: dj.LearnedSchedule({}, _gamma_fn(_gamma(c))),
 }
+
+NO_SHIFT = ('geometric_ve', 'karras', 'sub_vp')
 
 GAMMAS = {
   'fixed': lambda *ends: LinearGamma(*ends, learned=False),
@@ -86,16 +101,49 @@ def build_schedule(config, params=None):
   build = choose(SCHEDULES, 'schedule', 'name', c.name)
   with from_config('schedule'):
     if c.alphas is not None:
-      return dj.DiscreteSchedule.from_alphas(c.alphas)
+      return _shifted(c, dj.DiscreteSchedule.from_alphas(c.alphas))
     schedule = build(c)
     if not learns_schedule(config):
-      return schedule
+      return _shifted(c, schedule)
     if params is None:
       raise ValueError(
         f"the schedule 'learned' with gamma={c.gamma!r} is known to a trained "
         "run only: objective.name=vdm trains it, gamma='fixed' needs no run"
       )
-    return dataclasses.replace(schedule, params=params['schedule'])
+    schedule = dataclasses.replace(schedule, params=params['schedule'])
+    return _shifted(c, schedule)
+
+
+def _shifted(c, schedule):
+  if c.shift is None:
+    return schedule
+  if c.shift <= 0.0:
+    raise ValueError(f'shift={c.shift} is not positive: it multiplies sigma')
+  if c.alphas is None and c.name == 'flow':  # its own
+    return schedule
+  if c.alphas is None and c.name in NO_SHIFT:
+    raise ValueError(
+      f'shift is for variance-preserving schedules and flow, {c.name!r} is '
+      'neither'
+    )
+  return dj.ShiftedSchedule(schedule, c.shift)
+
+
+def check_signal(config):
+  """UserError for a network that is asked for x0 where it cannot know it.
+
+  That is eps or the score at alpha = 0, the start of a schedule with zero
+  terminal SNR.
+  """
+  kind = config.objective.parametrization
+  if kind not in ('eps', 'score') or learns_schedule(config):
+    return
+  if build_schedule(config)(1.0).alpha == 0.0:
+    raise UserError(
+      f'config.objective.parametrization={kind!r}: the schedule has no signal '
+      f'at t = 1, where {kind} says nothing about x0: take '
+      'objective.parametrization=v or x0'
+    )
 
 
 def num_steps(config):
@@ -221,7 +269,9 @@ def abstract_params(config):
 NOISE_INPUTS = {
   'step': lambda c: dj.step_input(num_steps(c)),
   'rescaled_step': lambda c: dj.step_input(num_steps(c), 1000 / num_steps(c)),
+  'time': lambda c: dj.time_input(c.conditioning.time_scale),
   'logsnr': lambda c: dj.logsnr_input,
+  'log_sigma': lambda c: dj.log_sigma_input,
   'edm': lambda c: dj.edm_input,
 }
 

@@ -163,6 +163,7 @@ def write(path, arrays):
 
 def _elbo(config):
   c = config.evaluation
+  build.check_signal(config)
   decoder = build.build_decoder(config)
   num_steps = c.num_steps or build.num_steps(config)
 
@@ -188,6 +189,7 @@ DEQUANTIZATIONS = {
 
 
 def _ode(config):
+  build.check_signal(config)
   c = config.evaluation
   dequantize = choose(
     DEQUANTIZATIONS, 'evaluation', 'dequantization', c.dequantization

@@ -19,7 +19,7 @@ def run(config, workdir):
   if not isinstance(schedule, dj.DiscreteSchedule):
     raise UserError(
       f'config.schedule.name={config.schedule.name!r} has no steps: choose '
-      'betas or give --config.schedule.alphas'
+      'betas or give --config.schedule.alphas, and no schedule.shift'
     )
   with build.from_config('noise'):
     photo = images.fit(

@@ -10,6 +10,7 @@ from tqdm import tqdm
 import diffusion_jax as dj
 from diffusion_jax.data import images
 from diffusion_jax.programs import UserError, build, folder
+from diffusion_jax.programs.build_sampling import build_levels
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import batch_sharding, replicated
 
@@ -80,13 +81,12 @@ def make_generate(config, mesh):
   is made. With sampling.trajectory all states from noise to image, [N + 1, B,
   H, W, C]. Index and labels are NumPy arrays, and so are the images.
   """
+  build.check_signal(config)
   sampler = build.build_sampler(config)
   c = config.sampling
 
   def grid(params):  # the schedule may be learned
-    schedule = build.build_schedule(config, params)
-    with build.from_config('sampling'):
-      return dj.level_grid(schedule, c.num_steps, c.spacing)
+    return build_levels(config, build.build_schedule(config, params))
 
   jax.eval_shape(grid, build.abstract_params(config))  # refuses at once
 

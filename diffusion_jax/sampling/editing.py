@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.core.discrete import DiscreteSchedule
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.process import forward_step
-from diffusion_jax.core.schedules import DiscreteSchedule
 
 Array = jax.Array
 

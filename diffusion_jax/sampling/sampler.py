@@ -1,4 +1,4 @@
-"""One driver for all samplers, the grid it walks and the noise it starts from.
+"""One driver for all samplers, and the noise it starts from.
 
 A `Sampler` is an (init, step) pair, as in optax. `step` makes one transition
 from level t to the cleaner level s; corrections of it (inpainting, churn, a
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.keys import draw_normal, split_key
-from diffusion_jax.core.levels import NoiseLevel, clean_level
+from diffusion_jax.core.levels import NoiseLevel
 
 Array = jax.Array
 
@@ -58,47 +58,6 @@ def sample(
   inputs = keys, levels.take(slice(None, -1)), levels.take(slice(1, None))
   (last, _), xs = jax.lax.scan(body, (x, sampler.init(x)), inputs)
   return jnp.concatenate([x[None], xs]) if return_trajectory else last
-
-
-def level_grid(
-  schedule: Callable,
-  num_steps: int,
-  spacing: str = 'uniform',
-  t_start: float = 1.0,
-  end_clean: bool = True,
-) -> NoiseLevel:
-  """The N + 1 levels that N sampling steps visit, noisiest first, [N+1].
-
-  N times from t_start evenly down to 0, or to t_start / N where sigma(0) = 0,
-  then clean data: DDPM's own steps T..1 and 0 for N = T. end_clean=False stops
-  at schedule(0): t_start evenly down to 0 (VDM). spacing='steps' rounds the
-  times to steps of a DiscreteSchedule and needs N <= T.
-  """
-  if num_steps < 1:
-    raise ValueError(f'num_steps is {num_steps}: at least 1 step is needed')
-  if end_clean:
-    starts_clean = schedule(0.0).sigma == 0.0
-    t_end = jnp.where(starts_clean, t_start / num_steps, 0.0)
-    t = jnp.linspace(t_start, t_end, num_steps)
-  else:
-    t = jnp.linspace(t_start, 0.0, num_steps + 1)
-  if spacing == 'steps':
-    if not hasattr(schedule, 'num_steps'):
-      raise ValueError("spacing='steps' needs a schedule of steps")
-    if num_steps > schedule.num_steps * t_start:
-      raise ValueError(
-        f'{num_steps} steps do not fit on the {schedule.num_steps} of the '
-        "schedule: take fewer, or spacing='uniform'"
-      )
-    t = jnp.round(t * schedule.num_steps) / schedule.num_steps
-  elif spacing != 'uniform':
-    raise ValueError(f"spacing {spacing!r} is not one of 'uniform', 'steps'")
-  levels = schedule(t)
-  if not end_clean:
-    return levels
-  return jax.tree.map(
-    lambda field, last: jnp.append(field, last), levels, clean_level()
-  )
 
 
 def prior_sample(

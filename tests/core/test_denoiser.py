@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,6 +53,9 @@ def test_noise_inputs():
   level = dj.NoiseLevel(*(jnp.asarray(v) for v in (0.5, 1.0, 2.0)))
   np.testing.assert_allclose(dj.logsnr_input(level), -2 * np.log(2), rtol=1e-6)
   np.testing.assert_allclose(dj.edm_input(level), np.log(2) / 4, rtol=1e-6)
+  np.testing.assert_allclose(dj.log_sigma_input(level), np.log(2), rtol=1e-6)
+  assert dj.time_input()(level) == 500.0
+  assert dj.time_input(999.0)(level) == 499.5
 
 
 def test_learned_variance_is_split_off_the_channels(key):
@@ -96,14 +100,80 @@ def test_a_network_that_returns_another_shape_is_refused():
     denoise(jnp.ones((2, 4, 4, 3)), SCHEDULE.at_step(10))
 
 
-def test_at_training_levels_asks_at_equal_snr(key):
-  """A VP denoiser on EDM's levels (alpha = 1) answers as the exact EDM one."""
-  denoise = dj.at_training_levels(GAUSSIAN.denoise, SCHEDULE)
-  for sigma in (0.02, 0.5, 20.0):
-    level = dj.NoiseLevel(*(jnp.asarray(v) for v in (0.5, 1.0, sigma)))
-    x = GAUSSIAN.sample(key, 8) + sigma
-    expected = GAUSSIAN.denoise(x, level).x0
-    np.testing.assert_allclose(denoise(x, level).x0, expected, atol=3e-5)
+FLOW, KARRAS = dj.RectifiedFlowSchedule(), dj.KarrasSchedule()
+ZERO_SNR = dj.DiscreteSchedule.from_betas(
+  dj.zero_terminal_snr(dj.linear_betas(1000))
+)
+
+
+def watched(seen):
+  """The exact denoiser, and what it was asked."""
+
+  def denoise(x, level):
+    seen.append((x, level))
+    return GAUSSIAN.denoise(x, level)
+
+  return denoise
+
+
+@pytest.mark.parametrize(
+  'schedule', [KARRAS, FLOW, dj.SubVPSchedule()], ids=lambda s: type(s).__name__
+)
+@pytest.mark.parametrize('trained', [SCHEDULE, dj.CosineSchedule()])
+def test_at_training_levels_asks_at_equal_snr(schedule, trained, key):
+  """A denoiser of VP levels is the exact one at levels that are not VP."""
+  seen = []
+  denoise = dj.at_training_levels(watched(seen), trained)
+  level = schedule(jnp.linspace(0.35, 0.95, 7))
+  x0, eps = jax.random.normal(key, (2, 7, 2))
+  x = dj.q_sample(x0, eps, level)
+  found, expected = denoise(x, level).x0, GAUSSIAN.denoise(x, level).x0
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  asked = seen[0][1]
+  np.testing.assert_allclose(asked.alpha**2 + asked.sigma**2, 1.0, atol=1e-6)
+
+
+def test_at_training_levels_beyond_the_trained_range():
+  """The last level, with the larger part of x_t at its right size."""
+  seen = []
+  denoise = dj.at_training_levels(watched(seen), SCHEDULE)
+  level = dj.NoiseLevel(jnp.zeros(2), jnp.ones(2), jnp.array([1e4, 1e-6]))
+  denoise(jnp.ones((2, 2)), level)
+  x, asked = seen[0]
+  last = SCHEDULE.at_step(1000)
+  np.testing.assert_allclose(asked.t, [1.0, 0.0], atol=1e-6)
+  np.testing.assert_allclose(asked.sigma[0], last.sigma, rtol=1e-6)
+  np.testing.assert_allclose(x[:, 0], [last.sigma / 1e4, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize('trained', [SCHEDULE, ZERO_SNR, KARRAS, FLOW])
+@pytest.mark.parametrize('sigma', [1.0, 3.0])
+def test_at_training_levels_without_signal(trained, sigma, key):
+  """The noisiest level of training, x_t at its standard deviation."""
+  seen = []
+  level = dj.NoiseLevel(*map(jnp.asarray, (1.0, 0.0, sigma)))
+  denoise = dj.at_training_levels(watched(seen), trained)
+  x = jax.random.normal(key, (3, 2))
+  assert np.isfinite(denoise(sigma * x, level).x0).all()
+  last = trained(1.0)
+  np.testing.assert_allclose(seen[0][0], last.sigma * x, rtol=1e-5)
+  assert seen[0][1].t == 1.0
+
+  def total(x, level):
+    return jnp.sum(
+      dj.at_training_levels(GAUSSIAN.denoise, trained)(x, level).x0
+    )
+
+  for grad in jax.tree.leaves(jax.grad(total, (0, 1))(x, level)):
+    assert np.isfinite(grad).all()
+
+
+def test_at_training_levels_of_clean_data(key):
+  x = jax.random.normal(key, (3, 2))
+  denoise = dj.at_training_levels(GAUSSIAN.denoise, KARRAS)
+  expected = GAUSSIAN.denoise(x, KARRAS(0.0)).x0
+  found = denoise(2.0 * x, dj.clean_level()._replace(alpha=jnp.asarray(2.0)))
+  np.testing.assert_allclose(found.x0, expected, rtol=1e-5)
 
 
 def test_at_training_levels_shows_the_network_its_own_steps(key):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from diffusion_jax.core.parametrization import KINDS
 from tests import jitted as dj
@@ -13,6 +14,7 @@ WEIGHTS = [
   dj.truncated_snr_weight,
   dj.min_snr_weight(5.0),
   dj.edm_weight(0.5),
+  dj.flow_weight,
 ]
 
 
@@ -49,6 +51,18 @@ def test_weights():
   )
   np.testing.assert_allclose(dj.min_snr_weight(5.0)(level), [5, 0.25])
   np.testing.assert_allclose(dj.edm_weight(0.5)(level), [104, 4.25], rtol=1e-5)
+  np.testing.assert_allclose(dj.flow_weight(level), [121, 2.25], rtol=1e-5)
+
+
+def test_flow_loss_is_the_squared_error_of_the_velocity(key):
+  """|eps - x_0 - v_hat|^2 on the straight path, also without signal."""
+  x0, eps, output = jax.random.normal(key, (3, 4, 6))
+  level = dj.RectifiedFlowSchedule()(jnp.array([1e-4, 0.3, 0.9, 1.0]))
+  found = dj.denoising_loss('flow', output, x0, eps, level, dj.flow_weight)
+  expected = np.sum((eps - x0 - output) ** 2, axis=1)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  found = dj.flow_weight(level)
+  np.testing.assert_allclose(found, 1.0 / level.t**2, rtol=1e-6)
 
 
 @pytest.mark.parametrize('kind', ['eps', 'x0', 'v'])
@@ -96,6 +110,22 @@ def test_log_normal_times_have_the_moments(key):
   log_sigma = np.log(level.sigma / level.alpha)
   assert abs(log_sigma.mean() + 1.2) < 5 * 1.2 / 20_000**0.5
   assert abs(log_sigma.std() - 1.2) < 5 * 1.2 / 40_000**0.5
+
+
+def test_uniform_times_from_a_lower_end(key):
+  level, _ = dj.uniform_times(key, 4096, dj.LinearVPSchedule(), t_min=0.5)
+  uniform = scipy.stats.uniform(0.5, 0.5)
+  assert scipy.stats.kstest(level.t, uniform.cdf).pvalue > 1e-3
+
+
+def test_logit_normal_times_have_the_distribution(key):
+  """Esser et al. 2024, section 3.1."""
+  times = dj.logit_normal_times(-0.5, 1.5)
+  level, weight = times(key, 4096, dj.RectifiedFlowSchedule())
+  logit = np.log(level.t) - np.log1p(-level.t)
+  normal = scipy.stats.norm(-0.5, 1.5)
+  assert scipy.stats.kstest(logit, normal.cdf).pvalue > 1e-3
+  assert (weight == 1.0).all()
 
 
 def test_shapes_that_would_broadcast_are_refused():

@@ -83,6 +83,25 @@ def beta(t):
   return B0 + t * (B1 - B0)
 
 
+def sigmoid_rate(t):
+  """-d log(alpha_bar) / dt of Jabri et al.'s curve from -3 to 3."""
+  sig = lambda x: 1 / (1 + np.exp(-x))
+  x = 6 * t - 3
+  return 6 * sig(x) * sig(-x) / (sig(3) - sig(x))
+
+
+def karras_variance_slope(t):
+  """d sigma^2 / dt, sigma = base^7."""
+  first, last = 0.002 ** (1 / 7), 80.0 ** (1 / 7)
+  return 14 * (first + t * (last - first)) ** 13 * (last - first)
+
+
+def shifted_rate(t, shift=3.0):
+  """beta times sigma^2 after and over sigma^2 before the shift."""
+  alpha, sigma = np.exp(log_mean(t)), np.sqrt(-np.expm1(2 * log_mean(t)))
+  return beta(t) * shift**2 / (alpha**2 + (shift * sigma) ** 2)
+
+
 SDES = {  # recipes 5: f of the drift f x, and g^2
   'vp': (dj.LinearVPSchedule(), lambda t: -beta(t) / 2, beta),
   'sub_vp': (
@@ -95,27 +114,54 @@ SDES = {  # recipes 5: f of the drift f x, and g^2
     lambda t: 0 * t,
     lambda t: (SMIN * (SMAX / SMIN) ** t) ** 2 * 2 * np.log(SMAX / SMIN),
   ),
+  'karras': (dj.KarrasSchedule(), lambda t: 0 * t, karras_variance_slope),
+  'flow': (
+    dj.RectifiedFlowSchedule(),
+    lambda t: -1 / (1 - t),
+    lambda t: 2 * t / (1 - t),
+  ),
+  'shifted_flow': (
+    dj.RectifiedFlowSchedule(3.0),
+    lambda t: -1 / (1 - t) - 2 / (1 + 2 * t),
+    lambda t: 18 * t / ((1 + 2 * t) ** 2 * (1 - t)),
+  ),
+  'sigmoid': (
+    dj.SigmoidSchedule(),
+    lambda t: -sigmoid_rate(t) / 2,
+    sigmoid_rate,
+  ),
+  'shifted_vp': (
+    dj.ShiftedSchedule(dj.LinearVPSchedule(), 3.0),
+    lambda t: -shifted_rate(t) / 2,
+    shifted_rate,
+  ),
 }
+
+
+def times_inside(schedule):
+  return T if schedule(1.0).alpha > 0.0 else T[:-1]
 
 
 @pytest.mark.parametrize('name', SDES)
 def test_sde_coefficients_of_score_sde(name):
   schedule, drift, diffusion = SDES[name]
+  t = times_inside(schedule)
   with jax.enable_x64(True):
-    f, g2 = dj.sde_coefficients(schedule, jnp.asarray(T))
+    f, g2 = dj.sde_coefficients(schedule, jnp.asarray(t))
     assert f.dtype == jnp.float64
-  np.testing.assert_allclose(f, drift(T), rtol=1e-10)
-  np.testing.assert_allclose(g2, diffusion(T), rtol=1e-10)
+  np.testing.assert_allclose(f, drift(t), rtol=1e-9)
+  np.testing.assert_allclose(g2, diffusion(t), rtol=1e-9)
 
 
 @pytest.mark.parametrize('name', SDES)
 def test_sde_coefficients_in_float32(name):
   schedule, drift, diffusion = SDES[name]
-  t = jnp.asarray(T[1:], jnp.float32)
+  t = jnp.asarray(times_inside(schedule)[1:], jnp.float32)
   f, g2 = jax.jit(dj.sde_coefficients)(schedule, t)
   assert f.shape == g2.shape == t.shape
-  np.testing.assert_allclose(f, drift(T[1:]), rtol=1e-5)
-  np.testing.assert_allclose(g2, diffusion(T[1:]), rtol=1e-5)
+  t = np.asarray(t, np.float64)
+  np.testing.assert_allclose(f, drift(t), rtol=1e-5)
+  np.testing.assert_allclose(g2, diffusion(t), rtol=1e-5)
 
 
 def test_sde_of_a_list_of_alphas_has_a_piecewise_constant_beta():

@@ -11,60 +11,6 @@ DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
 
 
-def test_grid_of_all_steps_is_ddpms_own():
-  levels = dj.level_grid(DDPM, 1000)
-  expected = DDPM.at_step(np.arange(1000, -1, -1))
-  for found, value in zip(levels, expected, strict=True):
-    np.testing.assert_array_equal(found, value)
-
-
-@pytest.mark.parametrize('n', [1, 7, 100])
-@pytest.mark.parametrize(
-  'schedule', [DDPM, dj.CosineSchedule(), dj.LinearVPSchedule()]
-)
-def test_grids_fall_from_noise_to_clean(schedule, n):
-  levels = dj.level_grid(schedule, n)
-  assert levels.t.shape == (n + 1,)
-  assert levels.t[0] == 1.0
-  assert (np.diff(levels.sigma) < 0).all()
-  assert levels.sigma[-1] == 0.0 and levels.alpha[-1] == 1.0
-  assert levels.sigma[-2] > 0.0
-
-
-def test_the_last_noisy_level_is_zero_or_a_step_away():
-  assert dj.level_grid(dj.CosineSchedule(), 10).t[-2] == 0.0
-  np.testing.assert_allclose(dj.level_grid(DDPM, 10).t[-2], 0.1)
-
-
-def test_grid_that_does_not_end_clean():
-  levels = dj.level_grid(dj.CosineSchedule(), 4, end_clean=False)
-  np.testing.assert_allclose(levels.t, [1.0, 0.75, 0.5, 0.25, 0.0])
-  assert levels.sigma[-1] > 0.0
-
-
-def test_grid_from_the_middle():
-  levels = dj.level_grid(DDPM, 5, t_start=0.5)
-  np.testing.assert_allclose(
-    levels.t, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0], atol=1e-6
-  )
-
-
-def test_spacing_in_steps_visits_steps_only():
-  levels = dj.level_grid(DDPM, 300, 'steps')
-  steps = np.asarray(levels.t) * 1000
-  np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
-  assert len(np.unique(np.rint(steps))) == 301
-
-
-def test_grid_refusals():
-  with pytest.raises(ValueError, match='num_steps is 0'):
-    dj.level_grid(DDPM, 0)
-  with pytest.raises(ValueError, match='1001 steps do not fit on the 1000'):
-    dj.level_grid(DDPM, 1001, 'steps')
-  with pytest.raises(ValueError, match="'log' is not one of"):
-    dj.level_grid(DDPM, 10, 'log')
-
-
 def test_prior(key):
   last = DDPM.at_step(1000)
   lecture = dj.DiscreteSchedule.from_alphas([0.99, 0.98, 0.97]).at_step(3)

@@ -1,0 +1,71 @@
+r"""Score SDEs on CIFAR-10 (Song et al. 2021), trained in continuous time.
+
+The argument chooses the SDE, vp, subvp or ve; `_smoke` makes it a trial. The
+recipe of docs/recipes.md section 5: t ~ U(1e-5, 1), 1.3M steps of batch 128.
+Not trained here yet: not measured.
+
+  python launch.py --config=configs/cifar10_vp.py
+  python launch.py --config=configs/cifar10_vp.py:subvp
+  python launch.py --config=configs/cifar10_vp.py:ve
+  python launch.py --config=configs/cifar10_vp.py:smoke     # of vp
+  python launch.py --config=configs/cifar10_vp.py:ve_smoke
+
+The network is the U-Net at the width of theirs. It predicts eps, so that
+score * std + z is its error; for VE theirs predicts -eps and the loss is a sum
+over the pixels, which only clipping can tell from the mean taken here.
+"""
+
+from configs import base
+
+SCHEDULES = {'vp': 'linear_vp', 'subvp': 'sub_vp', 've': 'geometric_ve'}
+
+
+def get_config(arg=''):
+  """arg: '', vp, subvp, ve, smoke, vp_smoke, subvp_smoke, ve_smoke."""
+  sde, smoke = arg, ''
+  if arg.endswith('smoke'):
+    sde, smoke = arg.removesuffix('smoke').removesuffix('_'), 'smoke'
+  sde = sde or 'vp'
+  if sde not in SCHEDULES:
+    known = ', '.join(SCHEDULES)
+    raise ValueError(
+      f'the argument of this config is one of {known}, smoke, or one of them '
+      f"with _smoke, not '{arg}'"
+    )
+  config = base.get_config()
+  config.data.name = 'cifar10'
+  config.data.image_shape = (32, 32, 3)
+  config.data.num_classes = 10
+  config.data.random_flip = True
+
+  config.schedule.name = SCHEDULES[sde]
+
+  config.network.channels = 128
+  config.network.multipliers = (1, 2, 2, 2)
+  config.network.num_blocks = 4
+  config.network.attention_resolutions = (16,)
+  config.network.dropout = 0.1
+
+  config.conditioning.noise_input = 'log_sigma' if sde == 've' else 'time'
+  config.conditioning.time_scale = 999.0
+
+  config.objective.parametrization = 'eps'
+  config.objective.weight = 'snr'
+  config.objective.times = 'uniform'
+  config.objective.t_min = 1e-5
+
+  config.optimizer.learning_rate = 2e-4
+  config.optimizer.warmup_steps = 5000
+  config.optimizer.clip_norm = 1.0
+
+  config.training.num_steps = 1_300_000
+  config.training.batch_size = 128
+  config.training.ema_decay = 0.999 if sde == 've' else 0.9999
+  config.training.sample_every = 10_000
+  config.training.checkpoint_every = 5000
+
+  config.sampling.sampler = 'ancestral'
+  config.sampling.variance = 'fixed_large'
+  config.sampling.num_steps = 1000
+  config.sampling.clip = False
+  return base.with_argument(config, smoke)

@@ -1,0 +1,135 @@
+"""The schedule of T steps, from an explicit sequence of alphas or betas."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.core.levels import NoiseLevel, snap, vp_level
+
+Array = jax.Array
+
+# What a last alpha of 0 adds to -log(alpha_bar): alpha = exp(-500) is exactly 0
+# in float32, sigma exactly 1, and interpolation stays finite.
+_NO_SIGNAL = 1000.0
+# Beyond this -log(alpha_bar) alpha is taken as 0: float32 has no normal numbers
+# for it (a long list of small alphas comes here).
+_UNDERFLOW = 170.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiscreteSchedule:
+  """DDPM's T steps, from an explicit sequence of alphas or betas.
+
+  Data: -log(alpha_bar) at steps 0..T, [T+1], entry 0 is 0, float64 on the host.
+  Step i is t = i / T. Between steps -log(alpha_bar) is linear in t, which is
+  the VP-SDE with a piecewise constant beta; at steps the table is exact.
+  """
+
+  neg_log_alpha_bar: Array
+
+  @classmethod
+  def from_alphas(cls, alphas) -> 'DiscreteSchedule':
+    """alphas: [T], each in (0, 1), any T >= 1; the last may be 0.
+
+    Raises a ValueError that names the position of the first bad entry.
+    """
+    alphas = _checked('alphas', alphas, last=0.0, identity=1.0)
+    return cls._from_log_alphas(alphas, np.log)
+
+  @classmethod
+  def from_betas(cls, betas) -> 'DiscreteSchedule':
+    """betas: [T], each in (0, 1), any T >= 1; the last may be 1."""
+    betas = _checked('betas', betas, last=1.0, identity=0.0)
+    return cls._from_log_alphas(betas, lambda beta: np.log1p(-beta))
+
+  @classmethod
+  def _from_log_alphas(cls, sequence, log_alpha):
+    with np.errstate(divide='ignore'):
+      steps = -log_alpha(sequence)
+    steps[np.isinf(steps)] = _NO_SIGNAL
+    return cls(np.append(0.0, np.cumsum(steps)))
+
+  @property
+  def num_steps(self) -> int:
+    """T."""
+    return len(self.neg_log_alpha_bar) - 1
+
+  @property
+  def alpha_bars(self) -> Array:
+    """alpha_bar_1..alpha_bar_T, [T]."""
+    return jnp.exp(-self.neg_log_alpha_bar[1:])
+
+  @property
+  def alphas(self) -> Array:
+    """alpha_1..alpha_T (DDPM's, one per step), [T]."""
+    return jnp.exp(self._log_alphas)
+
+  @property
+  def betas(self) -> Array:
+    """beta_1..beta_T, [T]."""
+    return -jnp.expm1(self._log_alphas)
+
+  @property
+  def _log_alphas(self):
+    # the difference is taken in the table's own precision, float64 on the host
+    return self.neg_log_alpha_bar[:-1] - self.neg_log_alpha_bar[1:]
+
+  def at_step(self, i: int | Array) -> NoiseLevel:
+    """Level of step i in 0..T (0 is clean), i of shape [] or [B]."""
+    return self(jnp.asarray(i) / self.num_steps)
+
+  def __call__(self, t: Array) -> NoiseLevel:
+    """Level at t in [0, 1], [] or [B]."""
+    t = jnp.asarray(t, jnp.result_type(float))
+    alphas, table, slopes = self._entries()
+    position = snap(t * self.num_steps, self.num_steps)
+    lower = jnp.clip(jnp.floor(position).astype(int), 0, self.num_steps)
+    beyond = (position - lower) * slopes[lower]  # 0 at a step: its own entry
+    alpha = alphas[lower] * jnp.exp(-0.5 * beyond)
+    sigma = jnp.sqrt(-jnp.expm1(-table[lower] - beyond))
+    return NoiseLevel(position / self.num_steps, alpha, sigma)
+
+  def _entries(self):
+    # alpha, -log(alpha_bar) and its slope after each of the steps 0..T, [T+1].
+    # On the host in float64: exp in float32 loses half a digit where alpha_T is
+    # small. A schedule that is an argument of a jitted function has float32.
+    table = self.neg_log_alpha_bar
+    xp = np if isinstance(table, np.ndarray) else jnp
+    slopes = xp.append(xp.diff(table), table[-1] - table[-2])
+    alphas = xp.where(table > _UNDERFLOW, 0.0, xp.exp(-0.5 * table))
+    return map(jnp.asarray, (alphas, table, slopes))
+
+  def from_logsnr(self, logsnr: Array) -> NoiseLevel:
+    """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
+    table = jnp.asarray(self.neg_log_alpha_bar)
+    value = jnp.clip(jax.nn.softplus(-logsnr), 0.0, table[-1])
+    times = jnp.linspace(0.0, 1.0, self.num_steps + 1)
+    return vp_level(jnp.interp(value, table, times), value)
+
+
+def _checked(name, sequence, last, identity):
+  # one list of numbers in (0, 1); `last` may end it, `identity` adds no noise
+  try:
+    sequence = np.asarray(sequence, np.float64)
+  except (TypeError, ValueError):
+    raise ValueError(
+      f'{name} must be a list of numbers, got {sequence!r}'
+    ) from None
+  if sequence.ndim != 1 or not len(sequence):
+    what = 'empty' if not sequence.size else f'an array {list(sequence.shape)}'
+    raise ValueError(f'the list of {name} is {what}: give a list of 1 or more')
+  inside = (sequence > 0.0) & (sequence < 1.0)
+  inside[-1] |= sequence[-1] == last
+  if not inside.all():
+    i = int(np.argmin(inside))
+    value = float(sequence[i])
+    why = f' ({value:g} adds no noise)' if value == identity else ''
+    why = f' ({value:g} is allowed as the last only)' if value == last else why
+    raise ValueError(
+      f'{name}[{i}] = {value:g}, step {i + 1} of {len(sequence)}, '
+      f'is outside (0, 1){why}'
+    )
+  return sequence

@@ -1,0 +1,111 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import diffusion_jax as dj
+
+LECTURE = [0.99, 0.98, 0.97, 0.96, 0.95]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.floats(0.01, 0.999), min_size=1, max_size=40))
+def test_any_sequence_of_alphas_is_a_schedule(alphas):
+  schedule = dj.DiscreteSchedule.from_alphas(alphas)
+  T = len(alphas)
+  assert schedule.num_steps == T
+  level = schedule.at_step(np.arange(T + 1))
+  alpha_bars = np.append(1.0, np.cumprod(alphas))
+  np.testing.assert_allclose(level.alpha, np.sqrt(alpha_bars), rtol=1e-5)
+  np.testing.assert_allclose(level.sigma, np.sqrt(1 - alpha_bars), rtol=1e-5)
+  np.testing.assert_allclose(schedule.alphas, alphas, rtol=1e-6)
+
+
+@pytest.mark.parametrize('T', [1, 5, 500])
+def test_betas_and_alphas_give_the_same_schedule(T):
+  alphas = np.linspace(0.9999, 0.96, T)
+  a = dj.DiscreteSchedule.from_alphas(alphas)
+  b = dj.DiscreteSchedule.from_betas(1 - alphas)
+  np.testing.assert_allclose(a.neg_log_alpha_bar, b.neg_log_alpha_bar)
+
+
+@pytest.mark.parametrize(
+  'alphas, message',
+  [
+    ([], 'the list of alphas is empty'),
+    ([[0.9, 0.8]], r'an array \[1, 2\]'),
+    ([0.9, 1.2, 0.8], r'alphas\[1\] = 1.2, step 2 of 3, is outside \(0, 1\)'),
+    ([0.9, -0.1], r'alphas\[1\] = -0.1'),
+    ([0.9, 1.0], r'alphas\[1\] = 1.* adds no noise'),
+    ([0.0, 0.9], r'alphas\[0\] = 0.* allowed as the last only'),
+    ([0.9, float('nan')], r'alphas\[1\] = nan'),
+  ],
+)
+def test_bad_alphas_are_named_with_their_position(alphas, message):
+  with pytest.raises(ValueError, match=message):
+    dj.DiscreteSchedule.from_alphas(alphas)
+
+
+def test_bad_betas_are_named_with_their_position():
+  with pytest.raises(ValueError, match=r'betas\[1\] = 1.*the last only'):
+    dj.DiscreteSchedule.from_betas([0.1, 1.0, 0.1])
+  with pytest.raises(ValueError, match=r'betas\[0\] = 0.* adds no noise'):
+    dj.DiscreteSchedule.from_betas([0.0, 0.1])
+
+
+def test_zero_as_the_last_alpha_leaves_no_signal():
+  schedule = dj.DiscreteSchedule.from_alphas([0.9, 0.5, 0.0])
+  last = schedule.at_step(3)
+  assert last.alpha == 0.0 and last.sigma == 1.0
+  between = schedule(jnp.linspace(2 / 3, 1.0, 20))
+  assert np.isfinite(between.alpha).all() and np.isfinite(between.sigma).all()
+  np.testing.assert_allclose(schedule.alphas, [0.9, 0.5, 0.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize('T', [1, 3, 1000, 4000])
+def test_at_step_is_the_table_itself(T):
+  schedule = dj.DiscreteSchedule.from_betas(dj.cosine_betas(T))
+  steps = np.arange(T + 1)
+  a = schedule.at_step(steps)
+  b = schedule(jnp.asarray(steps / T))
+  np.testing.assert_array_equal(a.alpha, b.alpha)
+  exact = np.exp(-0.5 * schedule.neg_log_alpha_bar).astype(np.float32)
+  np.testing.assert_array_equal(a.alpha, exact)
+
+
+def test_between_steps_log_alpha_bar_is_linear():
+  schedule = dj.DiscreteSchedule.from_alphas(LECTURE)
+  log = np.log(np.append(1.0, np.cumprod(LECTURE)))
+  t = np.linspace(0, 1, 41)
+  expected = np.exp(0.5 * np.interp(t, np.linspace(0, 1, 6), log))
+  np.testing.assert_allclose(
+    schedule(jnp.asarray(t)).alpha, expected, rtol=1e-6
+  )
+
+
+def test_the_slope_of_log_alpha_is_half_of_minus_T_log_alpha_i():
+  """The VP-SDE's drift, also exactly on a step."""
+  schedule = dj.DiscreteSchedule.from_alphas(LECTURE)
+  slope = jax.grad(lambda t: jnp.log(schedule(t).alpha))
+  for t, i in [(0.1, 0), (0.4, 2), (0.5, 2), (0.9, 4), (1.0, 4)]:
+    expected = 0.5 * 5 * np.log(LECTURE[i])
+    np.testing.assert_allclose(slope(t), expected, rtol=1e-5)
+
+
+def test_linear_vp_is_the_limit_of_ddpms_linear_betas():
+  discrete = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+  t = jnp.array([0.1, 0.5, 1.0])
+  difference = discrete(t).logsnr - dj.LinearVPSchedule()(t).logsnr
+  # -log(1 - beta) - beta, summed: 0.068 at t = 1
+  np.testing.assert_allclose(difference, 0.0, atol=0.07)
+
+
+def test_gradients_flow_through_the_table():
+  schedule = dj.DiscreteSchedule.from_alphas(LECTURE)
+  grad = jax.grad(lambda s: s(jnp.array(0.4)).alpha)(schedule)
+  # alpha = exp(-L_2 / 2) at step 2, so d alpha / d L_2 = -alpha / 2
+  expected = np.zeros(6)
+  expected[2] = -0.5 * np.sqrt(0.99 * 0.98)
+  np.testing.assert_allclose(grad.neg_log_alpha_bar, expected, atol=1e-6)
