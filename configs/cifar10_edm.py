@@ -63,8 +63,7 @@ def get_config(arg=''):
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000
 
-  # heun on schedule.name='karras' (18 steps) is the paper's; ddim on a
-  # geometric grid is what there is
+  # the paper's is 'heun' on schedule.name='karras'; 'ddim' is Euler's method
   config.sampling.sampler = 'ddim'
   config.sampling.num_steps = 18
   config.sampling.clip = False
