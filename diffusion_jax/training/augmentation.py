@@ -1,4 +1,4 @@
-"""Non-leaky augmentation (Karras et al. 2022, appendix F.2; 2020, ADA).
+"""Non-leaky augmentation (Karras et al. 2022; of GANs: Karras et al. 2020).
 
 Images are changed at random and the network is told how, by nine labels. With
 labels of 0, as in sampling, it makes images that are not changed.
@@ -18,7 +18,8 @@ Array = jax.Array
 
 NUM_LABELS = 9
 
-# Low-pass filter of the wavelet sym6 (Daubechies 1992, table 6.3).
+# Low-pass filter of the wavelet sym6, Daubechies' least asymmetric one with six
+# vanishing moments.
 SYM6 = np.array(
   [
     0.015404109327027373,
