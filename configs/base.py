@@ -64,7 +64,8 @@ def get_config():
   schedule.gamma_max = 5.0  # at t = 1
 
   network = config.network = ConfigDict()
-  network.name = 'unet'  # unet, vdm (one resolution, num_blocks long)
+  # unet, vdm (one resolution, num_blocks long), ddpmpp (EDM's)
+  network.name = 'unet'
   network.channels = 128  # at full resolution
   network.multipliers = (1, 2, 2, 2)  # of the channels, one per resolution
   network.num_blocks = 2  # per resolution on the way down, one more going up
@@ -73,7 +74,8 @@ def get_config():
   network.num_groups = 32  # of the group norms
   network.norm_eps = 1e-6  # of the group norms; OpenAI: 1e-5
   network.stem_channels = placeholder(int)  # first convolution; None: channels
-  network.noise_embedding = 'ho'  # ho ([sin, cos]), openai ([cos, sin])
+  # ho ([sin, cos]), openai ([cos, sin]), fourier (ddpmpp: random frequencies)
+  network.noise_embedding = 'ho'
   network.scale_shift = False  # the embedding scales and shifts the second norm
   network.resblock_updown = False  # residual blocks change the resolution
   network.downsample_padding = 'same'  # same (bottom, right), symmetric
@@ -96,6 +98,8 @@ def get_config():
   conditioning.time_scale = 1000.0
   conditioning.labels = False  # give the network the class
   conditioning.label_dropout = 0.0  # probability of no class in training
+  # give the network its last estimate of x0 (Analog Bits); unet, ddpmpp
+  conditioning.self_conditioning = False
 
   objective = config.objective = ConfigDict()
   # ddpm, hybrid (ddpm + the bound), vlb (the bound), vdm (that of VDM)
@@ -116,6 +120,9 @@ def get_config():
   objective.logit_normal_mean = 0.0  # times 'logit_normal', of log(t / (1 - t))
   objective.logit_normal_std = 1.0
   objective.sigma_data = 0.5  # parametrization and weight 'edm'
+  # probability of each of EDM's changes of the images, of which the network is
+  # told; ddpm with ddpmpp; 0: none
+  objective.augment = 0.0
 
   optimizer = config.optimizer = ConfigDict()
   optimizer.learning_rate = 2e-4
@@ -128,6 +135,8 @@ def get_config():
   optimizer.b2 = 0.999
   optimizer.eps = 1e-8
   optimizer.weight_decay = 0.0  # AdamW's, of the kernels
+  # nan -> 0, inf -> 1e5, and the run is not stopped for them
+  optimizer.repair_gradients = False
 
   training = config.training = ConfigDict()
   training.num_steps = 1000
@@ -139,6 +148,10 @@ def get_config():
   training.ema_decay = 0.9999
   training.more_ema_decays = ()  # further averages of the parameters
   training.ema_warmup = False  # decay min(ema_decay, (1 + step) / (10 + step))
+  # in images, instead of ema_decay and ema_warmup; at most the part ema_rampup
+  # of the images seen so far (0: constant)
+  training.ema_half_life = placeholder(float)
+  training.ema_rampup = 0.0
   training.log_every = 100  # steps; 0: never, here and below
   training.sample_every = 1000
   training.checkpoint_every = 1000

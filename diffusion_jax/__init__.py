@@ -107,3 +107,4 @@ from diffusion_jax.sampling.sampler import (
   prior_sample,
   sample,
 )
+from diffusion_jax.sampling.self_conditioning import self_conditioned

@@ -1,11 +1,16 @@
-"""Numbers and labels -> vectors."""
+"""Numbers and labels -> vectors, and whatever else stands beside the image."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from diffusion_jax.networks.layers import INITIALIZERS, check_name
+from diffusion_jax.networks.layers import (
+  INITIALIZERS,
+  check_name,
+  dense,
+  initializers,
+)
 
 Array = jax.Array
 
@@ -83,18 +88,116 @@ class LabelEmbedding(nn.Module):
       embedding_init=table_init,
       name='table',
     )
-    label, drop = cond.get('label'), cond.get('drop')
-    if not self.null_class and (label is None or drop is not None):
-      raise ValueError(
-        "this network has no null class: cond needs 'label' and cannot have "
-        "'drop' (train with label dropout to have one)"
-      )
-    if label is None:
-      return table(jnp.full((batch_size,), self.num_classes))
-    embedding = table(label)
-    known = (label >= 0) & (label < self.num_classes)
-    embedding = jnp.where(known[:, None], embedding, jnp.nan)
-    if drop is None:
-      return embedding
-    null = table(jnp.full((batch_size,), self.num_classes))
-    return jnp.where(drop[:, None], null, embedding)
+    return _labelled(self, cond, table, jnp.full(batch_size, self.num_classes))
+
+
+class LabelLinear(nn.Module):
+  """cond['label'] [B] -> one-hot * sqrt(num_classes) -> linear, [B, features].
+
+  Karras et al. 2022; otherwise as `LabelEmbedding`. Without a class the one-hot
+  vector is 0, so the null class is the bias.
+  """
+
+  num_classes: int
+  features: int
+  null_class: bool = False
+  initializer: str = 'ho'
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, cond: dict, batch_size: int) -> Array:
+    linear = nn.Dense(
+      self.features,
+      dtype=self.dtype,
+      kernel_init=initializers(self.initializer, self.num_classes)[0],
+      name='linear',
+    )
+
+    def row(label):  # num_classes is none of the classes
+      one_hot = jax.nn.one_hot(label, self.num_classes)
+      return linear(np.sqrt(self.num_classes) * one_hot)
+
+    return _labelled(self, cond, row, jnp.full(batch_size, self.num_classes))
+
+
+def _labelled(module, cond, row, null):
+  # row: labels [B] -> [B, features]; null: the label of no class, [B]
+  label, drop = cond.get('label'), cond.get('drop')
+  if not module.null_class and (label is None or drop is not None):
+    raise ValueError(
+      "this network has no null class: cond needs 'label' and cannot have "
+      "'drop' (train with label dropout to have one)"
+    )
+  if label is None:
+    return row(null)
+  embedding = row(label)
+  known = (label >= 0) & (label < module.num_classes)
+  embedding = jnp.where(known[:, None], embedding, jnp.nan)
+  if drop is None:
+    return embedding
+  return jnp.where(drop[:, None], row(null), embedding)
+
+
+class FourierEmbedding(nn.Module):
+  """noise [B] -> sines and cosines of random frequencies, [B, features].
+
+  [sin, cos] of 2 pi f_i noise, f_i ~ N(0, scale^2) drawn once and not trained,
+  though they are among the parameters (Song et al. 2021, NCSN++). float32.
+  """
+
+  features: int
+  scale: float = 16.0
+
+  @nn.compact
+  def __call__(self, noise: Array) -> Array:
+    frequencies = self.param(
+      'frequencies', nn.initializers.normal(self.scale), (self.features // 2,)
+    )
+    frequencies = jax.lax.stop_gradient(frequencies)
+    angles = noise.astype(jnp.float32)[:, None] * frequencies[None]
+    angles *= 2.0 * np.pi
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def noise_layers(h: Array, features: int, **style) -> Array:
+  """dense, swish, dense: the embedding of the noise, [B, features].
+
+  Submodules noise_dense_1 and noise_dense_2 of the calling module. The swish
+  after the second one stands at the head of every residual block.
+  """
+  for i in range(2):
+    h = nn.swish(h) if i else h
+    h = dense(h, features, f'noise_dense_{i + 1}', **style)
+  return h
+
+
+def noise_and_label(
+  h: Array,
+  cond: dict,
+  features: int,
+  num_classes: int,
+  null_class: bool,
+  **style,
+) -> Array:
+  """`noise_layers`, and where there are classes their embedding added."""
+  embedding = noise_layers(h, features, **style)
+  if num_classes:
+    embedding += LabelEmbedding(
+      num_classes, features, null_class, **style, name='label_embedding'
+    )(cond, len(h))
+  return embedding
+
+
+def with_estimate(x: Array, cond: dict) -> Array:
+  """x [B, H, W, C] -> [B, H, W, 2C]: cond['x0'] after it, zeros if not given.
+
+  Self-conditioning (Chen et al. 2022, Analog Bits): an earlier estimate of x_0.
+  """
+  return jnp.concatenate([x, cond.get('x0', jnp.zeros_like(x))], axis=-1)
+
+
+def check_conditions(cond: dict, **known: bool) -> None:
+  """ValueError if cond has a name that is not known=True."""
+  unknown = set(cond) - {name for name, has in known.items() if has}
+  if unknown:
+    raise ValueError(f'this network has no condition {sorted(unknown)}')

@@ -1,8 +1,9 @@
 """The layers of all image networks.
 
 By default they are those of Ho et al. 2020, by options those of OpenAI
-(Nichol & Dhariwal 2021, Dhariwal & Nichol 2021). Parameters, norms and softmax
-are float32, the rest is `dtype`.
+(Nichol & Dhariwal 2021, Dhariwal & Nichol 2021) and those of DDPM++ (Song et
+al. 2021, Karras et al. 2022). Parameters, norms and softmax are float32, the
+rest is `dtype`.
 """
 
 import functools
@@ -20,7 +21,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 INITIALIZERS = ('ho', 'torch', 'lecun')
 PADDINGS = {'same': (0, 1), 'symmetric': (1, 1)}
-QKV = ('separate', 'legacy', 'new')
+QKV = ('separate', 'legacy', 'new', 'interleaved')
 
 
 def check_name(field: str, value: str, known: Iterable[str]) -> None:
@@ -29,10 +30,23 @@ def check_name(field: str, value: str, known: Iterable[str]) -> None:
     raise ValueError(f'{field} {value!r} is not one of {", ".join(known)}')
 
 
+def check_sides(x: Array, num_levels: int) -> None:
+  """ValueError if images [B, H, W, C] cannot be halved between levels."""
+  factor = 2 ** (num_levels - 1)
+  if x.shape[1] % factor or x.shape[2] % factor:
+    raise ValueError(
+      f'images of {x.shape[1]}x{x.shape[2]} cannot be halved '
+      f'{num_levels - 1} times: sides must be multiples of {factor}, or '
+      'network.multipliers shorter'
+    )
+
+
 def initializers(
-  kind: str, fan_in: int, zero: bool = False
+  kind: str, fan_in: int, zero: bool = False, scale: float = 1.0
 ) -> tuple[Initializer, Initializer]:
   """Of the kernel and of the bias of a layer; `zero` where a branch ends.
+
+  `scale` multiplies the variance of the kernel.
 
   'ho': kernels are variance scaling over the mean of fan in and out, uniform,
   times 1e-10 at the end of a branch; biases are 0. 'torch': both are uniform
@@ -43,18 +57,23 @@ def initializers(
   check_name('initializer', kind, INITIALIZERS)
   zeros = nn.initializers.zeros
   if kind == 'lecun':
-    return zeros if zero else nn.initializers.lecun_normal(), zeros
+    normal = nn.initializers.variance_scaling(
+      scale, 'fan_in', 'truncated_normal'
+    )
+    return zeros if zero else normal, zeros
   if kind == 'ho':
-    scale = 1e-10 if zero else 1.0
+    scale = 1e-10 if zero else scale
     return nn.initializers.variance_scaling(scale, 'fan_avg', 'uniform'), zeros
   if zero:
     return zeros, zeros
 
-  def uniform(key, shape, dtype=jnp.float32):
-    limit = fan_in**-0.5
-    return jax.random.uniform(key, shape, dtype, -limit, limit)
+  def uniform(variance):
+    limit = (variance / fan_in) ** 0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+      key, shape, dtype, -limit, limit
+    )
 
-  return uniform, uniform
+  return uniform(scale), uniform(1.0)
 
 
 def _lax_conv(x, kernel, padding, stride=1, x_dilation=1, kernel_dilation=1):
@@ -172,11 +191,12 @@ def dense(
   *,
   initializer: str = 'ho',
   zero: bool = False,
+  scale: float = 1.0,
   use_bias: bool = True,
   dtype: jnp.dtype = jnp.float32,
 ) -> Array:
   """Linear map of the last axis, a submodule `name` of the calling module."""
-  kernel_init, bias_init = initializers(initializer, x.shape[-1], zero)
+  kernel_init, bias_init = initializers(initializer, x.shape[-1], zero, scale)
   return nn.Dense(
     features,
     use_bias,
@@ -195,6 +215,21 @@ def group_norm(
 ) -> nn.Module:
   """Group normalisation; statistics in float32. Ho et al.'s epsilon is 1e-6."""
   return nn.GroupNorm(num_groups, epsilon=epsilon, dtype=dtype, name=name)
+
+
+def fewer_groups(num_groups: int, channels: int, width: int) -> int:
+  """num_groups, or fewer where a group would have less than `width` channels.
+
+  ValueError if they do not divide the channels.
+  """
+  groups = min(num_groups, channels // width)
+  if groups < 1 or channels % groups:
+    raise ValueError(
+      f'num_groups={num_groups} does not divide the {channels} channels of a '
+      f'norm (groups have {width} or more): change num_groups, channels or '
+      'multipliers'
+    )
+  return groups
 
 
 def halve(x: Array) -> Array:
@@ -218,6 +253,10 @@ class ResnetBlock(nn.Module):
   `double`, applied before the first convolution and to the input that is added
   (Dhariwal & Nichol 2021, who keep the width there). With `mute_embedding` the
   projection of the embedding has no bias and begins at 0 (Kingma et al. 2021).
+
+  Of DDPM++: norms have groups of at least `group_width` channels, the shortcut
+  of a block with `resample` is a projection too (`project_resampled`), and the
+  sum is multiplied by `skip_scale`.
   """
 
   features: int
@@ -227,6 +266,9 @@ class ResnetBlock(nn.Module):
   scale_shift: bool = False
   resample: Callable[[Array], Array] | None = None
   mute_embedding: bool = False
+  group_width: int = 1
+  project_resampled: bool = False
+  skip_scale: float = 1.0
   initializer: str = 'ho'
   dtype: jnp.dtype = jnp.float32
 
@@ -235,7 +277,8 @@ class ResnetBlock(nn.Module):
     style = {'initializer': self.initializer, 'dtype': self.dtype}
 
     def norm(h, name):
-      return group_norm(self.num_groups, self.dtype, name, self.norm_eps)(h)
+      groups = fewer_groups(self.num_groups, h.shape[-1], self.group_width)
+      return group_norm(groups, self.dtype, name, self.norm_eps)(h)
 
     h = nn.swish(norm(x, 'norm_1'))
     if self.resample is not None:
@@ -254,9 +297,10 @@ class ResnetBlock(nn.Module):
     h = nn.swish(h)
     h = nn.Dropout(self.dropout, deterministic=not train, name='dropout')(h)
     h = Conv(self.features, zero=True, **style, name='conv_2')(h)
-    if x.shape[-1] != self.features:
+    resampled = self.project_resampled and self.resample is not None
+    if resampled or x.shape[-1] != self.features:
       x = dense(x, self.features, 'shortcut', **style)
-    return x + h
+    return self.skip_scale * (x + h)
 
 
 class Attention(nn.Module):
@@ -266,7 +310,9 @@ class Attention(nn.Module):
   `head_channels` in C; ValueError if they do not divide C. `qkv`: 'separate'
   projections (Ho et al. 2020), or one of 3C channels, laid out as [heads, qkv,
   C / heads] ('legacy') or [qkv, heads, C / heads] ('new'), which are the two
-  orders of OpenAI's checkpoints.
+  orders of OpenAI's checkpoints, or [heads, C / heads, qkv] ('interleaved',
+  EDM's). `qkv_scale` multiplies the variance of their initial weights;
+  group_width and skip_scale as in `ResnetBlock`.
   """
 
   num_heads: int = 1
@@ -274,6 +320,9 @@ class Attention(nn.Module):
   qkv: str = 'separate'
   num_groups: int = 32
   norm_eps: float = 1e-6
+  group_width: int = 1
+  qkv_scale: float = 1.0
+  skip_scale: float = 1.0
   initializer: str = 'ho'
   dtype: jnp.dtype = jnp.float32
 
@@ -282,24 +331,27 @@ class Attention(nn.Module):
     batch, height, width, channels = x.shape
     check_name('qkv', self.qkv, QKV)
     style = {'initializer': self.initializer, 'dtype': self.dtype}
-    h = group_norm(self.num_groups, self.dtype, 'norm', self.norm_eps)(x)
+    groups = fewer_groups(self.num_groups, channels, self.group_width)
+    h = group_norm(groups, self.dtype, 'norm', self.norm_eps)(x)
     h = h.reshape(batch, height * width, channels)
     heads = self._heads(channels)
     split = heads, channels // heads
     if self.qkv == 'separate':
       q, k, v = (
-        dense(h, channels, name, **style).reshape(*h.shape[:2], *split)
+        dense(h, channels, name, scale=self.qkv_scale, **style).reshape(
+          *h.shape[:2], *split
+        )
         for name in ('query', 'key', 'value')
       )
     else:
-      legacy = self.qkv == 'legacy'
-      fused = dense(h, 3 * channels, 'qkv', **style)
-      layout = (heads, 3, split[1]) if legacy else (3, *split)
+      fused = dense(h, 3 * channels, 'qkv', scale=self.qkv_scale, **style)
+      place = {'new': 0, 'legacy': 1, 'interleaved': 2}[self.qkv]
+      layout = (*split[:place], 3, *split[place:])
       fused = fused.reshape(*h.shape[:2], *layout)
-      q, k, v = jnp.moveaxis(fused, 3 if legacy else 2, 0)
+      q, k, v = jnp.moveaxis(fused, 2 + place, 0)
     h = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
     h = dense(h, channels, 'proj_out', zero=True, **style)
-    return x + h.reshape(x.shape)
+    return self.skip_scale * (x + h.reshape(x.shape))
 
   def _heads(self, channels):
     if self.head_channels is None:

@@ -6,14 +6,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.embeddings import LabelEmbedding, sinusoidal
+from diffusion_jax.networks.embeddings import (
+  check_conditions,
+  noise_and_label,
+  sinusoidal,
+  with_estimate,
+)
 from diffusion_jax.networks.layers import (
   Attention,
   Conv,
   Downsample,
   ResnetBlock,
   Upsample,
-  dense,
+  check_sides,
   double,
   group_norm,
   halve,
@@ -29,7 +34,8 @@ class UNet(nn.Module):
   multiples of 2^(levels - 1); attention follows every block whose feature maps
   have a height in `attention_resolutions`. With num_classes > 0,
   cond['label'] [B] is embedded and added to the noise embedding; `null_class`
-  adds the row for cond['drop'] (see `LabelEmbedding`).
+  adds the row for cond['drop'] (see `LabelEmbedding`). With
+  `self_conditioning` cond may have 'x0' (see `with_estimate`).
 
   The options of Nichol & Dhariwal 2021 and Dhariwal & Nichol 2021 are those of
   the layers (`ResnetBlock`, `Attention`, `Downsample`, `initializers`,
@@ -58,6 +64,7 @@ class UNet(nn.Module):
   qkv: str = 'separate'
   norm_eps: float = 1e-6
   initializer: str = 'ho'
+  self_conditioning: bool = False
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -67,8 +74,11 @@ class UNet(nn.Module):
   ) -> Array:
     widths = [int(self.channels * m) for m in self.multipliers]
     stem = self.channels if self.stem_channels is None else self.stem_channels
-    self._check(x, cond or {}, [stem, *widths])
-    embedding = self._embed(x.shape[0], noise, cond or {})
+    cond = cond or {}
+    self._check(x, cond, [stem, *widths])
+    embedding = self._embed(noise, cond)
+    if self.self_conditioning:
+      x = with_estimate(x, cond)
     last = len(widths) - 1
 
     def residual(h, width, name, resample=None):
@@ -146,36 +156,20 @@ class UNet(nn.Module):
       name=name,
     )
 
-  def _embed(self, batch_size, noise, cond):
+  def _embed(self, noise, cond):
     h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
-    for i in range(2):
-      h = nn.swish(h) if i else h
-      name = f'noise_dense_{i + 1}'
-      h = dense(h, 4 * self.channels, name, **self._style())
-    if self.num_classes:
-      h += LabelEmbedding(
-        self.num_classes,
-        4 * self.channels,
-        self.null_class,
-        **self._style(),
-        name='label_embedding',
-      )(cond, batch_size)
-    return h
+    classes = self.num_classes, self.null_class
+    return noise_and_label(
+      h, cond, 4 * self.channels, *classes, **self._style()
+    )
 
   def _check(self, x, cond, widths):
-    factor = 2 ** (len(self.multipliers) - 1)
-    if x.shape[1] % factor or x.shape[2] % factor:
-      raise ValueError(
-        f'images of {x.shape[1]}x{x.shape[2]} cannot be halved '
-        f'{len(self.multipliers) - 1} times: sides must be multiples of '
-        f'{factor}, or network.multipliers shorter'
-      )
+    check_sides(x, len(self.multipliers))
     for width in widths:
       if width < 1 or width % self.num_groups:
         raise ValueError(
           f'num_groups={self.num_groups} does not divide the {width} channels '
           'of a level: change num_groups, channels or multipliers'
         )
-    unknown = set(cond) - ({'label', 'drop'} if self.num_classes else set())
-    if unknown:
-      raise ValueError(f'this network has no condition {sorted(unknown)}')
+    labels = self.num_classes > 0
+    check_conditions(cond, label=labels, drop=labels, x0=self.self_conditioning)

@@ -5,15 +5,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.networks.embeddings import (
-  LabelEmbedding,
+  check_conditions,
   fourier_features,
+  noise_and_label,
   sinusoidal,
 )
 from diffusion_jax.networks.layers import (
   Attention,
   Conv,
   ResnetBlock,
-  dense,
   group_norm,
 )
 
@@ -111,20 +111,10 @@ class ScoreNetwork(nn.Module):
     h = sinusoidal(1000.0 * t, self.channels)
     augmented = jnp.asarray(cond.get('augmented', jnp.zeros_like(t)), t.dtype)
     h = jnp.concatenate([h, augmented[:, None]], axis=-1)
-    # the swish after the second one stands at the head of every block
-    for i in range(2):
-      h = nn.swish(h) if i else h
-      name = f'noise_dense_{i + 1}'
-      h = dense(h, 4 * self.channels, name, **self._style())
-    if self.num_classes:
-      h += LabelEmbedding(
-        self.num_classes,
-        4 * self.channels,
-        self.null_class,
-        **self._style(),
-        name='label_embedding',
-      )(cond, len(noise))
-    return h
+    classes = self.num_classes, self.null_class
+    return noise_and_label(
+      h, cond, 4 * self.channels, *classes, **self._style()
+    )
 
   def _check(self, cond):
     if self.channels < 1 or self.channels % self.num_groups:
@@ -136,7 +126,5 @@ class ScoreNetwork(nn.Module):
       raise ValueError(
         f'gamma_min={self.gamma_min} is not below gamma_max={self.gamma_max}'
       )
-    known = {'augmented'} | ({'label', 'drop'} if self.num_classes else set())
-    unknown = set(cond) - known
-    if unknown:
-      raise ValueError(f'this network has no condition {sorted(unknown)}')
+    labels = self.num_classes > 0
+    check_conditions(cond, augmented=True, label=labels, drop=labels)

@@ -8,6 +8,8 @@ the model and of data have rooms of their own and are called from here as well.
 
 import functools
 
+import jax.numpy as jnp
+
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.programs import UserError
@@ -26,6 +28,7 @@ from diffusion_jax.programs.build_model import (
 )
 from diffusion_jax.programs.choices import choose, from_config, words
 from diffusion_jax.training import (
+  augmentation,
   loss_aware,
   objectives,
   optimizer,
@@ -94,8 +97,22 @@ def _ddpm(config, apply):
     times=choose(TIMES, 'objective', 'times', c.times)(config),
     weight=_weight(config),
     learned_variance=config.network.learned_variance,
+    augment=build_augment(config),
+    self_conditioning=config.conditioning.self_conditioning,
     **_seen(config),
   )
+
+
+def build_augment(config):
+  """config.objective.augment -> (key, x0) -> (x0, labels); None for 0."""
+  probability = config.objective.augment
+  if not 0.0 <= probability <= 1.0:
+    raise UserError(
+      f'config.objective.augment={probability} is not a probability'
+    )
+  if not probability:
+    return None
+  return functools.partial(augmentation.augment, probability=probability)
 
 
 LOSS_AWARE = {'steps': False, 'loss_aware': True}  # times of a bound
@@ -156,11 +173,29 @@ OBJECTIVES = {
 }
 
 
-def build_objective(config):
-  """config.objective -> (params, objective_state, key, batch) -> loss."""
-  build = choose(OBJECTIVES, 'objective', 'name', config.objective.name)
-  apply = network_fn(build_network(config))
-  return build(config, apply)
+def build_objective(config, test=False):
+  """config.objective -> (params, objective_state, key, batch) -> loss.
+
+  test: without dropout in the network and without augmentation.
+  """
+  c = config.objective
+  build = choose(OBJECTIVES, 'objective', 'name', c.name)
+  if c.name != 'ddpm':
+    only = {
+      'objective.augment': c.augment,
+      'conditioning.self_conditioning': config.conditioning.self_conditioning,
+    }
+    for field, value in only.items():
+      if value:
+        raise UserError(
+          f'config.{field}={value} needs objective.name=ddpm, not {c.name!r}'
+        )
+  network = build_network(config)
+  if test:
+    network = network.clone(dropout=0.0)
+    config = config.copy_and_resolve_references()
+    config.objective.augment = 0.0
+  return build(config, network_fn(network))
 
 
 def build_objective_state(config):
@@ -191,6 +226,7 @@ def build_optimizer(config):
     b2=c.b2,
     eps=c.eps,
     weight_decay=c.weight_decay,
+    repair_gradients=c.repair_gradients,
   )
 
 
@@ -205,7 +241,11 @@ def build_ema_decays(config):
 
   with from_config('training'):
     more = {ema_name(decay): build(decay) for decay in c.more_ema_decays}
-    return build(c.ema_decay), more
+    if c.ema_half_life is None:
+      return build(c.ema_decay), more
+    return optimizer.ema_half_life(
+      c.ema_half_life, c.batch_size, c.ema_rampup
+    ), more
 
 
 def ema_name(decay):
@@ -279,3 +319,14 @@ def build_denoiser(config, params, cond):
     sigma_data=config.objective.sigma_data,
   )
   return dj.clip_denoised(denoise) if config.sampling.clip else denoise
+
+
+def build_self_conditioned(config, params, cond):
+  """x0 of the step before -> the denoiser that is told of it."""
+
+  def given(x0):
+    # as in training, whatever sampling.clip says
+    cond_and_x0 = cond | {'x0': jnp.clip(x0, -1.0, 1.0)}
+    return build_denoiser(config, params, cond_and_x0)
+
+  return given

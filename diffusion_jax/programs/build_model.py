@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import diffusion_jax as dj
+from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.embeddings import SINUSOIDS
 from diffusion_jax.networks.gamma import LinearGamma, MonotoneGamma
 from diffusion_jax.networks.layers import INITIALIZERS, PADDINGS, QKV
@@ -13,6 +14,7 @@ from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.programs import UserError
 from diffusion_jax.programs.choices import choose, from_config, given
+from diffusion_jax.training.augmentation import NUM_LABELS
 
 BETAS = {
   'linear': (dj.linear_betas, ('start', 'end')),
@@ -188,8 +190,34 @@ def _unet(config):
     head_channels=c.head_channels,
     qkv=chosen('qkv', QKV),
     initializer=chosen('initializer', INITIALIZERS),
+    self_conditioning=config.conditioning.self_conditioning,
     remat=c.remat,
     dtype=chosen('dtype', DTYPES),
+  )
+
+
+def _ddpmpp(config):
+  c = config.network
+  image_channels = config.data.image_shape[-1]
+  return DDPMpp(
+    channels=c.channels,
+    multipliers=tuple(map(float, c.multipliers)),
+    num_blocks=c.num_blocks,
+    attention_resolutions=tuple(map(int, c.attention_resolutions)),
+    dropout=c.dropout,
+    out_channels=image_channels * (2 if c.learned_variance else 1),
+    num_groups=c.num_groups,
+    num_heads=c.num_heads,
+    num_classes=config.data.num_classes if config.conditioning.labels else 0,
+    null_class=label_dropout(config) > 0.0,
+    augment_dim=NUM_LABELS if config.objective.augment else 0,
+    noise_embedding=choose(
+      (*SINUSOIDS, 'fourier'), 'network', 'noise_embedding', c.noise_embedding
+    ),
+    norm_eps=c.norm_eps,
+    self_conditioning=config.conditioning.self_conditioning,
+    remat=c.remat,
+    dtype=choose(DTYPES, 'network', 'dtype', c.dtype),
   )
 
 
@@ -199,6 +227,8 @@ def _vdm_network(config):
     raise ValueError("network 'vdm' needs conditioning.noise_input=logsnr")
   if c.learned_variance:
     raise ValueError("network 'vdm' cannot learn the variance")
+  if config.conditioning.self_conditioning:
+    raise ValueError("network 'vdm' knows no self-conditioning")
   return ScoreNetwork(
     channels=c.channels,
     num_layers=c.num_blocks,
@@ -217,12 +247,18 @@ def _vdm_network(config):
   )
 
 
-NETWORKS = {'unet': _unet, 'vdm': _vdm_network}
+NETWORKS = {'unet': _unet, 'vdm': _vdm_network, 'ddpmpp': _ddpmpp}
 
 
 def build_network(config):
   """config.network -> Flax module."""
-  build = choose(NETWORKS, 'network', 'name', config.network.name)
+  name = config.network.name
+  build = choose(NETWORKS, 'network', 'name', name)
+  if config.objective.augment and name != 'ddpmpp':
+    raise UserError(
+      f'config.objective.augment needs network.name=ddpmpp: {name!r} cannot be '
+      'told what was done to the images, and would learn to make such'
+    )
   with from_config('network'):
     return build(config)
 

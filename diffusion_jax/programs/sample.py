@@ -83,6 +83,10 @@ def make_generate(config, mesh):
   """
   build.check_signal(config)
   sampler = build.build_sampler(config)
+  build_denoiser = build.build_denoiser
+  if config.conditioning.self_conditioning:
+    sampler = dj.self_conditioned(sampler)
+    build_denoiser = build.build_self_conditioned
   c = config.sampling
 
   def grid(params):  # the schedule may be learned
@@ -96,7 +100,7 @@ def make_generate(config, mesh):
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
     prior_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     cond = {} if labels is None else {'label': labels}
-    denoise = build.build_denoiser(config, params, cond)
+    denoise = build_denoiser(config, params, cond)
     levels = grid(params)
     shape = (*index.shape, *config.data.image_shape)
     x = dj.prior_sample(prior_keys, shape, levels.take(0))

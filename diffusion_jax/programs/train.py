@@ -82,13 +82,13 @@ def run(config, workdir):
       bar.update()
       if len(history) > 1:  # reads the previous step while this one runs
         previous = average(history[-2:-1])
-        check_finite(step - 1, previous, workdir, manager)
+        check_finite(step - 1, previous, config, workdir, manager)
         bar.set_postfix(loss=f'{previous["loss"]:.4f}')
       if step == start + 1:  # compilation is not counted as training
         since, clock = step, time.perf_counter()
       todo = {name for name, every in events(config) if due(step, every, c)}
       if todo:
-        check_finite(step, average(history[-1:]), workdir, manager)
+        check_finite(step, average(history[-1:]), config, workdir, manager)
 
       if 'log' in todo:
         scalars = average(history)
@@ -173,8 +173,14 @@ def restore(config, workdir, manager, like):
     raise UserError(f'{workdir}: {error}') from error
 
 
-def check_finite(step, scalars, workdir, manager):
-  """UserError if the loss or its gradient is no number any more."""
+def check_finite(step, scalars, config, workdir, manager):
+  """UserError if the loss or its gradient is no number any more.
+
+  With optimizer.repair_gradients such a step changes no parameter for the
+  worse, and training goes on.
+  """
+  if config.optimizer.repair_gradients:
+    return
   for name in ('loss', 'grad_norm'):
     if not np.isfinite(scalars[name]):
       last = manager.latest_step()
@@ -213,14 +219,12 @@ def state_maker(config, optimizer, ema_decays, mesh):
 def make_evaluate(config, mesh):
   """state -> the objective's metrics on the test split, with fixed noise.
 
-  Without dropout in the network.
+  Without dropout in the network and without augmentation.
   """
   if not (config.evaluation.every or config.training.keep_best):
     return None
-  config = config.copy_and_resolve_references()
-  config.network.dropout = 0.0
   source = build.build_source(config, 'test')
-  step = jax.jit(make_eval_step(build.build_objective(config)))
+  step = jax.jit(make_eval_step(build.build_objective(config, test=True)))
   size = min(config.training.batch_size, len(source))
   size -= size % mesh.size
   if not size:

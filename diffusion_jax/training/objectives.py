@@ -28,6 +28,7 @@ from diffusion_jax.core.elbo import (
   prior_kl,
   reconstruction_nll,
 )
+from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.core.levels import NoiseLevel, clean_level
 from diffusion_jax.core.losses import (
   TimeSampler,
@@ -44,6 +45,7 @@ from diffusion_jax.training.loss_aware import loss_aware_times, record
 
 Array = jax.Array
 Objective = Callable[..., tuple[Array, tuple[dict, Any]]]
+Augment = Callable[[Array, Array], tuple[Array, Array]]
 
 
 class Mean(NamedTuple):
@@ -65,14 +67,18 @@ def ddpm(
   label_dropout: float = 0.0,
   learned_variance: bool = False,
   sigma_data: float = 0.5,
+  augment: Augment | None = None,
+  self_conditioning: bool = False,
 ) -> Objective:
   """Denoising at a random level (DDPM Alg. 1, in any parametrisation).
 
   The loss is `denoising_loss` per dimension; with 'eps' and `snr_weight` that
-  is L_simple. With `labels` those of the batch become cond['label'], each
-  dropped with probability label_dropout (for classifier-free guidance). A
-  network with `learned_variance` has twice the channels; only the first half
-  enters this loss.
+  is L_simple, with 'edm', `edm_weight` and `log_normal_times` EDM's (Karras et
+  al. 2022, who take the sum). With `labels` those of the batch become
+  cond['label'], each dropped with probability label_dropout (for
+  classifier-free guidance). A network with `learned_variance` has twice the
+  channels; only the first half enters this loss. `augment` and
+  `self_conditioning`: see `make_attempt`.
   params: {'network': ...}. Metrics: loss, and loss per quarter of t.
   """
   attempt = make_attempt(
@@ -83,6 +89,8 @@ def ddpm(
     labels=labels,
     label_dropout=label_dropout,
     sigma_data=sigma_data,
+    augment=augment,
+    self_conditioning=self_conditioning,
   )
 
   def objective(params, objective_state, key, batch, part=(0, 1)):
@@ -218,38 +226,62 @@ def make_attempt(
   labels: bool,
   label_dropout: float,
   sigma_data: float,
+  augment: Augment | None = None,
+  self_conditioning: bool = False,
 ) -> Callable[..., Attempt]:
   """(params, key, batch, times, part) -> Attempt: what objectives begin with.
 
   The draws are those of the whole batch, of which `part` takes its rows.
+  augment(keys [B], x0) -> (x0, labels) changes the images and tells the network
+  how, by cond['augment'] (`augmentation.augment`). self_conditioning: half of
+  the images are seen with a first estimate, cond['x0'], clipped to [-1, 1] and
+  without gradient, the others with zeros (Chen et al. 2022, Alg. 1; they toss
+  one coin for the batch, here each image has its own).
   """
 
   def attempt(params, key, batch, times, part):
     x0 = batch['image']
-    time_key, eps_key, drop_key, dropout_key = jax.random.split(key, 4)
+    time_key, eps_key, drop_key, dropout_key, augment_key, first_key = (
+      jax.random.split(key, 6)
+    )
     level, time_weight = times(time_key, x0.shape[0], schedule)
     eps = jax.random.normal(eps_key, x0.shape)
     cond = {'label': batch['label']} if labels else {}
     if label_dropout:
       drop = jax.random.bernoulli(drop_key, label_dropout, x0.shape[:1])
       cond['drop'] = drop
-    x0, level, time_weight, eps, cond = rows(
-      (x0, level, time_weight, eps, cond), part
+    augment_keys = key_per_example(augment_key, len(x0))
+    twice = jax.random.bernoulli(first_key, 0.5, x0.shape[:1])
+    x0, level, time_weight, eps, cond, augment_keys, twice = rows(
+      (x0, level, time_weight, eps, cond, augment_keys, twice), part
     )
     if part[1] > 1:
       dropout_key = jax.random.fold_in(dropout_key, part[0])
+    if augment is not None:
+      x0, cond['augment'] = augment(augment_keys, x0)
     xt = q_sample(x0, eps, level)
-    output = network_output(
-      network_fn,
-      params['network'],
-      xt,
-      level,
-      parametrization=parametrization,
-      noise_input=noise_input,
-      cond=cond,
-      sigma_data=sigma_data,
-      key=dropout_key,
-    )
+
+    def ask(cond, key):
+      return network_output(
+        network_fn,
+        params['network'],
+        xt,
+        level,
+        parametrization=parametrization,
+        noise_input=noise_input,
+        cond=cond,
+        sigma_data=sigma_data,
+        key=key,
+      )
+
+    if self_conditioning:
+      first = ask(cond, jax.random.fold_in(dropout_key, 1))
+      first = first[..., : x0.shape[-1]]  # without a learned variance
+      first = to_x0(parametrization, first, xt, level, sigma_data)
+      seen = twice.reshape(-1, *[1] * (x0.ndim - 1))
+      estimate = jnp.where(seen, jnp.clip(first, -1.0, 1.0), 0.0)
+      cond['x0'] = jax.lax.stop_gradient(estimate)
+    output = ask(cond, dropout_key)
     return Attempt(x0, eps, xt, level, time_weight, output)
 
   return attempt

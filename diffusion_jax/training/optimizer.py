@@ -1,5 +1,6 @@
 """Adam as the diffusion papers use it, learning-rate schedules, EMA decay."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -60,10 +61,12 @@ def make_optimizer(
   b2: float = 0.999,
   eps: float = 1e-8,
   weight_decay: float = 0.0,
+  repair_gradients: bool = False,
 ) -> optax.GradientTransformation:
   """Adam; gradients first clipped to a global norm if clip_norm > 0.
 
   weight_decay > 0 is AdamW's (Loshchilov & Hutter 2019), on `kernels` only.
+  repair_gradients comes before all else: see `repair`.
   """
   moments = dict(b1=b1, b2=b2, eps=eps)
   if weight_decay:
@@ -72,9 +75,17 @@ def make_optimizer(
     )
   else:
     adam = optax.adam(learning_rate, **moments)
-  if not clip_norm:
-    return adam
-  return optax.chain(optax.clip_by_global_norm(clip_norm), adam)
+  before = [optax.stateless(lambda grads, _: repair(grads))]
+  before = before if repair_gradients else []
+  if clip_norm:
+    before.append(optax.clip_by_global_norm(clip_norm))
+  return optax.chain(*before, adam) if before else adam
+
+
+def repair(grads: Any) -> Any:
+  """NaN -> 0 and +-inf -> +-1e5, as EDM trains (Karras et al. 2022)."""
+  finite = functools.partial(jnp.nan_to_num, nan=0.0, posinf=1e5, neginf=-1e5)
+  return jax.tree.map(finite, grads)
 
 
 def kernels(params: Any) -> Any:
@@ -101,5 +112,27 @@ def ema_decay(decay: float, warmup: bool = False) -> Callable[[Array], Array]:
     if warmup:
       return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jnp.where(step < 1, 0.0, decay)
+
+  return at_step
+
+
+def ema_half_life(
+  half_life: float, batch_size: int, rampup: float = 0.0
+) -> Callable[[Array], Array]:
+  """As `ema_decay`, 0.5^(batch_size / half_life); half_life in images.
+
+  With `rampup` the half-life is at most that part of the images seen before the
+  update, as EDM's 0.05 (Karras et al. 2022). ValueError for a half-life that is
+  not positive.
+  """
+  if not half_life > 0.0:
+    raise ValueError(f'a half-life of {half_life} images: it must be positive')
+  if not rampup:
+    return ema_decay(0.5 ** (batch_size / half_life))
+
+  def at_step(step):
+    seen = jnp.asarray(step, float) * batch_size
+    images = jnp.minimum(half_life, rampup * seen)
+    return 0.5 ** (batch_size / jnp.maximum(images, 1e-8))
 
   return at_step

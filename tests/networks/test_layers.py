@@ -389,6 +389,40 @@ def test_the_orders_differ_by_a_permutation_of_the_projection(attention):
   assert np.abs(mistaken - separate).max() > 0.1
 
 
+def test_the_interleaved_projection_is_edms(attention):
+  """Of head h, output 3c + j is q, k, v of its channel c."""
+  apply, x, p = attention
+  parts = [p[name] for name in ('query', 'key', 'value')]
+  join = lambda leaf: np.stack([q[leaf] for q in parts], axis=-1)
+  qkv = {n: join(n).reshape(*p['query'][n].shape[:-1], 24) for n in p['query']}
+  woven = {'norm': p['norm'], 'qkv': qkv, 'proj_out': p['proj_out']}
+  for heads in (1, 2):
+    found = apply(woven, qkv='interleaved', num_heads=heads)
+    expected = apply(p, num_heads=heads)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    scaled = apply(woven, qkv='interleaved', num_heads=heads, skip_scale=0.25)
+    np.testing.assert_allclose(scaled, 0.25 * expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('kind', layers.INITIALIZERS)
+def test_a_scale_multiplies_the_variance_of_kernels_only(kind, key):
+  draw = lambda init: np.asarray(init(key, (64, 128), jnp.float32))
+  kernel, bias = layers.initializers(kind, 64)
+  scaled, same = layers.initializers(kind, 64, scale=0.25)
+  np.testing.assert_allclose(draw(scaled), 0.5 * draw(kernel), rtol=1e-5)
+  np.testing.assert_array_equal(draw(same), draw(bias))
+
+
+def test_small_norms_have_groups_of_a_least_width():
+  """recipes 6: min(32, C / 4) groups."""
+  found = [layers.fewer_groups(32, c, 4) for c in (8, 48, 128, 384)]
+  assert found == [2, 12, 32, 32]
+  with pytest.raises(ValueError, match='num_groups=32 does not divide the 200'):
+    layers.fewer_groups(32, 200, 4)
+  with pytest.raises(ValueError, match='the 3 channels of a norm'):
+    layers.fewer_groups(32, 3, 4)
+
+
 @pytest.mark.parametrize(
   'options, message',
   [

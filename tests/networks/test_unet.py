@@ -425,6 +425,27 @@ def test_torch_initialisers_end_in_zeros(key):
   assert zeros == blocks | ends | {'conv_out'}
 
 
+def test_a_self_conditioned_network_sees_its_estimate(key):
+  """As three more channels of the input; zeros where none is given."""
+  network = UNet(**TINY, self_conditioning=True)
+  p = randomised(shapes(network, 8))
+  assert p['conv_in']['kernel'].shape == (3, 3, 6, 8)
+  x, x0 = jax.random.normal(key, (2, 2, 8, 8, 3))
+  apply = jax.jit(
+    lambda cond: network.apply({'params': p}, x, jnp.ones(2), cond)
+  )
+  found = apply({'x0': x0})
+  assert (np.abs(found - apply({})).max(axis=(1, 2, 3)) > 1e-3).all()
+  np.testing.assert_allclose(apply({}), apply({'x0': 0 * x0}), atol=1e-5)
+  # the same as a network of six channels, of which it is told nothing
+  wide = UNet(**TINY).apply
+  inputs = jnp.concatenate([x, x0], axis=-1)
+  expected = jax.jit(wide)({'params': p}, inputs, jnp.ones(2))
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  with pytest.raises(ValueError, match=r"no condition \['x0'\]"):
+    shapes(UNet(**TINY), 8, cond={'x0': jnp.zeros((1, 8, 8, 3))})
+
+
 def test_refusals(key):
   x = jnp.zeros((1, 8, 8, 3))
   with pytest.raises(ValueError, match='7x8 cannot be halved 1 times'):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.training import objectives
 from tests import jitted as dj
 from tests.papers.paper import column, ddpm, f32, levels
 
@@ -107,6 +108,38 @@ def test_edm_table_1_preconditioning(sigma):
   np.testing.assert_allclose(dj.edm_weight(sd)(level), weight, rtol=1e-6)
 
 
+@pytest.mark.parametrize('sd', [0.5, 0.75])
+@pytest.mark.parametrize('sigma', [0.002, 0.03, 0.5, 1.0, 7.0, 80.0])
+def test_edm_table_1_to_1e_6(sigma, sd):
+  """c_skip, c_out, c_in and c_noise one by one, each in float32."""
+  sigma = float(np.float32(sigma))
+  level = dj.NoiseLevel(*f32(0.5, 1.0, sigma))
+  seen = {}
+
+  def skip_and_out(x, output):
+    def network(params, x, noise, cond, *, key=None):
+      seen.update(x=x, noise=noise)
+      return jnp.full_like(x, output)
+
+    denoise = dj.make_denoiser(
+      network,
+      None,
+      parametrization='edm',
+      noise_input=dj.edm_input,
+      sigma_data=sd,
+    )
+    return denoise(jnp.full((1, 1), x), level).x0
+
+  c_skip = sd**2 / (sigma**2 + sd**2)
+  c_out = sigma * sd / np.sqrt(sigma**2 + sd**2)
+  np.testing.assert_allclose(skip_and_out(0.0, 1.0), c_out, rtol=1e-6)
+  np.testing.assert_allclose(skip_and_out(1.0, 0.0), c_skip, rtol=1e-6)
+  c_in = 1 / np.sqrt(sigma**2 + sd**2)
+  np.testing.assert_allclose(seen['x'], c_in, rtol=1e-6)
+  c_noise = np.log(sigma) / 4
+  np.testing.assert_allclose(seen['noise'], c_noise, rtol=1e-6, atol=1e-6)
+
+
 def test_zero_terminal_snr_algorithm_1():
   """Lin et al. 2023, Alg. 1, literally."""
   betas = dj.scaled_linear_betas(1000)
@@ -132,3 +165,48 @@ def test_vp_sde_marginal():
   np.testing.assert_allclose(level.alpha, np.exp(log_mean), rtol=2e-6)
   std = np.sqrt(1 - np.exp(2 * log_mean))
   np.testing.assert_allclose(level.sigma, std, rtol=2e-6)
+
+
+@pytest.mark.parametrize('sd', [0.5, 0.75])
+def test_edm_training_loss_literally(sd, key):
+  """The mean over images and pixels of lambda |D(y + n; sigma) - y|^2.
+
+  Eq. 2, 8 and Table 1 in float64, on the noise and the sigma that the objective
+  drew, seen by a network that is a formula.
+  """
+  schedule = dj.GeometricVESchedule(0.002, 80.0)
+  seen = {}
+
+  def network(params, x, noise, cond, *, key=None):
+    seen.update(x=x, noise=noise)
+    return 0.3 * jnp.sin(x) + 0.1 * noise[:, None]
+
+  loss = objectives.ddpm(
+    network,
+    schedule,
+    parametrization='edm',
+    times=dj.log_normal_times(-1.2, 1.2),
+    weight=dj.edm_weight(sd),
+    noise_input=dj.edm_input,
+    sigma_data=sd,
+  )
+  y = jax.random.uniform(key, (64, 5), minval=-1.0)
+  found, (metrics, _) = loss({'network': {}}, (), key, {'image': y})
+  x_in, c_noise = (
+    np.asarray(a, np.float64) for a in (seen['x'], seen['noise'])
+  )
+  y = np.asarray(y, np.float64)
+  sigma = np.exp(4 * c_noise)[:, None]
+  x = x_in * np.sqrt(sigma**2 + sd**2)  # y + n
+  F = 0.3 * np.sin(x_in) + 0.1 * c_noise[:, None]
+  c_skip = sd**2 / (sigma**2 + sd**2)
+  c_out = sigma * sd / np.sqrt(sigma**2 + sd**2)
+  D = c_skip * x + c_out * F
+  weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
+  np.testing.assert_allclose(found, np.mean(weight * (D - y) ** 2), rtol=1e-4)
+  np.testing.assert_allclose(metrics['loss'].total, found)
+  # the noise is standard normal, log sigma N(-1.2, 1.2^2)
+  n = (x - y) / sigma
+  assert abs(n.std() - 1) < 0.15 and abs(n.mean()) < 0.2
+  assert abs(4 * c_noise.mean() + 1.2) < 4 * 1.2 / 8
+  assert 0.8 < 4 * c_noise.std() < 1.7

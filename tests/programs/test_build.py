@@ -12,9 +12,11 @@ import diffusion_jax as dj
 from configs import (
   base,
   cifar10,
+  cifar10_edm,
   cifar10_improved,
   cifar10_vdm,
   digits,
+  digits_edm,
   digits_vdm,
   imagenet64,
 )
@@ -116,6 +118,122 @@ def test_vdm_cifar10_is_the_published_recipe():
   assert (c.training.ema_decay, c.training.ema_warmup) == (0.9999, False)
   assert c.network.dropout == 0.1 and not c.data.random_flip
   assert not c.sampling.clip and c.objective.num_steps == 0
+
+
+@pytest.mark.parametrize(
+  'argument, parameters', [('', 55_733_891), ('conditional', 55_735_299)]
+)
+def test_edm_cifar10_is_the_published_recipe(argument, parameters):
+  """recipes 0 and 6."""
+  c = cifar10_edm.get_config(argument)
+  assert c.conditioning.labels == (argument == 'conditional')
+  assert sum(x.size for x in jax.tree.leaves(build.abstract_params(c))) == (
+    parameters
+  )
+  assert c.training.num_steps * c.training.batch_size == 200_000_000
+  rate, images = build.build_learning_rate(c), c.training.batch_size
+  for step in (1000, 19_531, 10**5):
+    expected = 1e-3 * min(step * images / 10e6, 1)
+    np.testing.assert_allclose(rate(step), expected, rtol=5e-5)
+  decay, more = build.build_ema_decays(c)
+  for step in (10, 1000, 10**5):
+    half_life = min(500_000, 0.05 * step * images)
+    np.testing.assert_allclose(decay(step), 0.5 ** (512 / half_life), rtol=1e-6)
+  assert not more and not c.data.random_flip
+  assert (c.optimizer.b1, c.optimizer.b2, c.optimizer.eps) == (0.9, 0.999, 1e-8)
+  assert (c.optimizer.clip_norm, c.optimizer.weight_decay) == (0.0, 0.0)
+  assert c.optimizer.repair_gradients and not c.sampling.clip
+  assert (c.network.dropout, c.objective.augment) == (0.13, 0.12)
+  objective = c.objective
+  assert (objective.log_normal_mean, objective.log_normal_std) == (-1.2, 1.2)
+  assert objective.sigma_data == 0.5
+
+
+def test_arguments_of_edm_may_be_joined():
+  config = cifar10_edm.get_config('conditional,smoke')
+  assert config.conditioning.labels and config.training.num_steps == 4
+  assert not cifar10_edm.get_config('smoke').conditioning.labels
+  for wrong in ('conditional,smok', 'conditionalsmoke', 'smoke,conditional'):
+    with pytest.raises(ValueError, match="can be 'smoke', not"):
+      cifar10_edm.get_config(wrong)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'objective.augment': 0.1}, "augment needs network.name=ddpmpp: 'unet'"),
+    (
+      {'network.name': 'ddpmpp', 'objective.augment': 1.5},
+      'config.objective.augment=1.5 is not a prob',
+    ),
+    (
+      {'objective.name': 'vdm', 'conditioning.self_conditioning': True},
+      'config.conditioning.self_conditioning=True needs objective.name=ddpm',
+    ),
+    (
+      {'network.name': 'ddpmpp', 'network.channels': 9},
+      'config.network: num_groups=4 does not divide the 9 channels of a norm',
+    ),
+    (
+      {
+        'network.name': 'vdm',
+        'conditioning.noise_input': 'logsnr',
+        'conditioning.self_conditioning': True,
+      },
+      "config.network: network 'vdm' knows no self-conditioning",
+    ),
+    ({'training.ema_half_life': -1.0}, 'config.training: a half-life of -1.0'),
+  ],
+)
+def test_what_cannot_be_told_is_one_line(changes, message):
+  config = smoke(**changes)
+  with pytest.raises(UserError, match=message) as error:
+    build.build_ema_decays(config)
+    build.build_objective(config)
+    build.abstract_params(config)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'objective.augment': 0.12},
+    {'conditioning.self_conditioning': True, 'network.remat': True},
+    {'network.noise_embedding': 'fourier', 'network.learned_variance': True},
+    {'conditioning.labels': False, 'network.dtype': 'bfloat16'},
+  ],
+)
+def test_the_options_of_ddpmpp_trace(changes):
+  config = digits_edm.get_config('smoke')
+  config.update_from_flattened_dict(changes)
+  trace_loss(config)
+  names = set(build.abstract_params(config)['network'])
+  assert ('augment_dense' in names) == ('objective.augment' in changes)
+  assert ('noise_fourier' in names) == ('network.noise_embedding' in changes)
+
+
+def test_the_test_loss_is_of_the_images_themselves(key):
+  """Neither augmented nor with dropout: two ways to the same number."""
+  told = {'objective.augment': 1.0, 'network.dropout': 0.5}
+  config = digits_edm.get_config('smoke')
+  config.update_from_flattened_dict(told)
+  init = build.init_params(build.build_network(config), config)
+  params = jax.tree.map(
+    lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape),
+    jax.jit(init)(key),
+  )
+  batch = {
+    'image': jax.random.normal(key, (4, 8, 8, 1)),
+    'label': jnp.arange(4),
+  }
+  test = jax.jit(build.build_objective(config, test=True))
+  train = jax.jit(build.build_objective(config))
+  found, other = (loss(params, (), key, batch)[0] for loss in (test, train))
+  config.objective.augment, config.network.dropout = 0.0, 0.0
+  del params['network']['augment_dense']
+  plain = jax.jit(build.build_objective(config))
+  np.testing.assert_allclose(found, plain(params, (), key, batch)[0], rtol=1e-5)
+  assert abs(other - found) > 1e-3 * found
 
 
 @pytest.mark.parametrize('gamma', build_model.GAMMAS)

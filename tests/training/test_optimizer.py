@@ -97,6 +97,52 @@ def test_adam_with_clipping_literally(clip_norm):
   np.testing.assert_allclose(found, x, rtol=1e-5)
 
 
+def test_edm_repairs_gradients_before_all_else():
+  """NaN -> 0, inf -> 1e5; then clipping and Adam, as if they had been so."""
+  broken = {'a': jnp.array([1.0, jnp.nan]), 'b': jnp.array([jnp.inf, -jnp.inf])}
+  repaired = {'a': jnp.array([1.0, 0.0]), 'b': jnp.array([1e5, -1e5])}
+  jax.tree.map(
+    np.testing.assert_array_equal, optimizer.repair(broken), repaired
+  )
+  for clip_norm in (0.0, 0.5):
+    safe = optimizer.make_optimizer(
+      0.01, clip_norm=clip_norm, repair_gradients=True
+    )
+    plain = optimizer.make_optimizer(0.01, clip_norm=clip_norm)
+    found, _ = safe.update(broken, safe.init(broken))
+    expected, _ = plain.update(repaired, plain.init(repaired))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    unsafe, _ = plain.update(broken, plain.init(broken))
+    assert not np.isfinite(unsafe['a']).all()
+
+
+def test_the_half_life_of_edm():
+  """beta = 0.5^(batch / min(half-life, 0.05 images seen)), in float64."""
+  half_life, batch = 500_000, 512
+  decay = optimizer.ema_half_life(half_life, batch, rampup=0.05)
+  for step in (0, 1, 10, 5000, 19_531, 19_532, 390_625):
+    seen = step * batch  # before the update
+    beta = 0.5 ** (batch / max(min(half_life, 0.05 * seen), 1e-8))
+    np.testing.assert_allclose(decay(jnp.array(step)), beta, rtol=1e-6)
+  constant = optimizer.ema_half_life(half_life, batch)
+  np.testing.assert_allclose(constant(jnp.array(5)), 0.5 ** (512 / 500_000))
+  assert constant(jnp.array(0)) == 0.0  # as `ema_decay`
+  # after so many images the average has forgotten half of what it was
+  steps = np.arange(1, 1 + 500_000 // 500)
+  kept = np.prod([optimizer.ema_half_life(5e5, 500)(i) for i in steps[:4]])
+  np.testing.assert_allclose(kept ** (len(steps) / 4), 0.5, rtol=1e-4)
+  with pytest.raises(ValueError, match='half-life of -1 images'):
+    optimizer.ema_half_life(-1, batch)
+
+
+def test_edms_ramp_of_the_learning_rate():
+  """lr * min(images / 10M, 1), images counted before the update."""
+  rate = optimizer.learning_rate_schedule(1e-3, 19_531)
+  for step in (0, 1, 1000, 19_531, 300_000):
+    expected = 1e-3 * min(step * 512 / 10e6, 1)
+    np.testing.assert_allclose(rate(step), expected, rtol=5e-5, atol=1e-10)
+
+
 def test_ema_decays():
   constant = optimizer.ema_decay(0.9999)
   assert constant(jnp.array(0)) == 0.0  # the first update is taken whole

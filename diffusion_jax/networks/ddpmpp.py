@@ -1,0 +1,180 @@
+"""DDPM++ (Song et al. 2021) as Karras et al. 2022 train it: EDM's network."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffusion_jax.networks.embeddings import (
+  FourierEmbedding,
+  LabelLinear,
+  check_conditions,
+  noise_layers,
+  sinusoidal,
+  with_estimate,
+)
+from diffusion_jax.networks.layers import (
+  Attention,
+  Conv,
+  ResnetBlock,
+  check_sides,
+  dense,
+  double,
+  fewer_groups,
+  group_norm,
+  halve,
+)
+
+Array = jax.Array
+
+SKIP_SCALE = 0.5**0.5  # of every sum with a shortcut
+GROUP_WIDTH = 4  # channels of a group norm's groups, or more
+
+
+class DDPMpp(nn.Module):
+  """U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
+
+  Residual blocks change the resolution, attention follows every block of the
+  encoder at the heights in `attention_resolutions`, the last block of such a
+  level of the decoder, and the first middle block. The defaults are EDM's for
+  CIFAR-10: 55,733,891 parameters with augment_dim=9. Song et al.'s have
+  multipliers (1, 2, 2, 2), dropout 0.1 and noise_embedding 'ho', or 'fourier'
+  for noise that is a logarithm.
+
+  cond may have 'augment' [B, augment_dim], what was done to the image (zeros if
+  not given), 'label' and 'drop' as in `LabelLinear`, 'x0' as in
+  `with_estimate`; they are added before the noise is embedded. ValueError for
+  conditions that the network does not have. `remat` as in `UNet`.
+  """
+
+  channels: int = 128
+  multipliers: Sequence[float] = (2, 2, 2)
+  num_blocks: int = 4
+  attention_resolutions: Sequence[int] = (16,)
+  dropout: float = 0.13
+  out_channels: int = 3
+  num_groups: int = 32
+  num_heads: int = 1
+  num_classes: int = 0
+  null_class: bool = False
+  augment_dim: int = 0
+  noise_embedding: str = 'ho'
+  norm_eps: float = 1e-6
+  self_conditioning: bool = False
+  remat: bool = False
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
+  ) -> Array:
+    cond = cond or {}
+    widths = [int(self.channels * m) for m in self.multipliers]
+    self._check(x, cond, [self.channels, *widths])
+    embedding = self._embed(noise, cond)
+    if self.self_conditioning:
+      x = with_estimate(x, cond)
+    last = len(widths) - 1
+
+    def residual(h, width, name, resample=None):
+      return self._residual(width, name, resample)(h, embedding, train)
+
+    def block(h, level, name, attend):
+      h = residual(h, widths[level], f'{name}_block')
+      if attend and h.shape[1] in self.attention_resolutions:
+        h = self._attention(f'{name}_attention')(h)
+      return h
+
+    h = Conv(self.channels, dtype=self.dtype, name='conv_in')(x)
+    skips = [h]
+    for level in range(last + 1):
+      for i in range(self.num_blocks):
+        h = block(h, level, f'down_{level}_{i}', attend=True)
+        skips.append(h)
+      if level < last:
+        h = residual(h, widths[level], f'down_{level}_downsample', halve)
+        skips.append(h)
+
+    h = residual(h, widths[last], 'middle_0_block')
+    h = self._attention('middle_attention')(h)
+    h = residual(h, widths[last], 'middle_1_block')
+
+    for level in reversed(range(last + 1)):
+      for i in range(self.num_blocks + 1):
+        h = jnp.concatenate([h, skips.pop()], axis=-1)
+        h = block(h, level, f'up_{level}_{i}', attend=i == self.num_blocks)
+      if level > 0:
+        h = residual(h, widths[level], f'up_{level}_upsample', double)
+
+    # the end is float32 whatever dtype is
+    groups = fewer_groups(self.num_groups, h.shape[-1], GROUP_WIDTH)
+    norm = group_norm(groups, name='norm_out', epsilon=self.norm_eps)
+    conv = Conv(self.out_channels, zero=True, name='conv_out')
+    return conv(nn.swish(norm(h)))
+
+  def _style(self):
+    return dict(
+      num_groups=self.num_groups,
+      norm_eps=self.norm_eps,
+      group_width=GROUP_WIDTH,
+      skip_scale=SKIP_SCALE,
+      dtype=self.dtype,
+    )
+
+  def _residual(self, width, name, resample):
+    layer = ResnetBlock
+    if self.remat:
+      # `train` is a Python bool; arguments are counted from self
+      layer = nn.remat(ResnetBlock, static_argnums=(3,))
+    return layer(
+      width,
+      self.dropout,
+      resample=resample,
+      project_resampled=True,
+      **self._style(),
+      name=name,
+    )
+
+  def _attention(self, name):
+    layer = nn.remat(Attention) if self.remat else Attention
+    return layer(
+      self.num_heads,
+      qkv='interleaved',
+      qkv_scale=0.2,
+      **self._style(),
+      name=name,
+    )
+
+  def _embed(self, noise, cond):
+    if self.noise_embedding == 'fourier':
+      h = FourierEmbedding(2 * self.channels, name='noise_fourier')(noise)
+    else:
+      h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
+    width = h.shape[-1]
+    if self.num_classes:
+      h += LabelLinear(
+        self.num_classes,
+        width,
+        self.null_class,
+        dtype=self.dtype,
+        name='label_embedding',
+      )(cond, len(noise))
+    if self.augment_dim:
+      done = cond.get('augment', jnp.zeros((len(noise), self.augment_dim)))
+      style = {'use_bias': False, 'dtype': self.dtype}
+      h += dense(done, width, 'augment_dense', **style)
+    return noise_layers(h, 4 * self.channels, dtype=self.dtype)
+
+  def _check(self, x, cond, widths):
+    check_sides(x, len(self.multipliers))
+    for width in widths:
+      fewer_groups(self.num_groups, width, GROUP_WIDTH)
+    labels = self.num_classes > 0
+    check_conditions(
+      cond,
+      label=labels,
+      drop=labels,
+      augment=self.augment_dim > 0,
+      x0=self.self_conditioning,
+    )

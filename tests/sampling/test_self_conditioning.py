@@ -1,0 +1,87 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.testing import oracles
+
+SCHEDULE = dj.CosineSchedule()
+GAUSSIAN = oracles.gaussian([0.5, -1.0], [[1.0, 0.3], [0.3, 0.5]])
+
+
+@pytest.mark.parametrize('sampler', [dj.ddim(), dj.ddim(1.0), dj.ancestral()])
+def test_of_a_denoiser_that_does_not_listen_it_is_the_sampler(sampler, key):
+  levels = dj.level_grid(SCHEDULE, 6)
+  x = dj.prior_sample(key, (8, 2), levels.take(0))
+  plain = dj.sample(key, GAUSSIAN.denoise, sampler, levels, x)
+  wrapped = dj.self_conditioned(sampler)
+  found = dj.sample(key, lambda x0: GAUSSIAN.denoise, wrapped, levels, x)
+  np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-6)
+
+
+def given(x0_prev):
+  """x_0 = 0.5 x + 0.25 (the estimate before) + 0.1."""
+  return lambda x, level: dj.Prediction(0.5 * x + 0.25 * x0_prev + 0.1)
+
+
+def test_a_chain_by_hand(key):
+  """Analog Bits, Alg. 2, in float64 with the ODE of DDIM."""
+  levels = dj.level_grid(SCHEDULE, 4)
+  x = jnp.array([[1.0, -2.0], [0.5, 0.25]])
+  found = dj.sample(key, given, dj.self_conditioned(dj.ddim()), levels, x)
+  alpha, sigma = (
+    np.asarray(a, np.float64) for a in (levels.alpha, levels.sigma)
+  )
+  x, x0 = np.asarray(x, np.float64), np.zeros((2, 2))
+  for i in range(4):
+    x0 = 0.5 * x + 0.25 * x0 + 0.1
+    eps = (x - alpha[i] * x0) / sigma[i]
+    x = alpha[i + 1] * x0 + sigma[i + 1] * eps
+  np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-6)
+
+
+def twice():
+  """Asks at x, then elsewhere, as methods of second order do."""
+
+  def step(key, x, state, denoise, level_t, level_s):
+    first = denoise(x, level_t).x0
+    second = denoise(first, level_s).x0
+    return first + second, state + 1
+
+  return dj.Sampler(lambda x: jnp.zeros((), int), step)
+
+
+@pytest.mark.parametrize('sampler, calls', [(dj.ddim(), 1), (twice(), 2)])
+def test_the_network_is_not_called_more_often(sampler, calls, key):
+  count = []
+
+  def counted(x0):
+    def denoise(x, level):
+      count.append(level)
+      return given(x0)(x, level)
+
+    return denoise
+
+  wrapped = dj.self_conditioned(sampler)
+  x = jnp.ones((2, 3))
+  t, s = SCHEDULE(jnp.array(0.8)), SCHEDULE(jnp.array(0.4))
+  state = wrapped.init(x)
+  np.testing.assert_array_equal(state[1], jnp.zeros((2, 3)))
+  x, state = wrapped.step(key, x, state, counted, t, s)
+  assert len(count) == calls
+  # what is handed on is the estimate at x, not the one elsewhere
+  np.testing.assert_allclose(state[1], 0.6, rtol=1e-6)
+  if calls == 2:
+    assert state[0] == 1  # the sampler's own state
+    np.testing.assert_allclose(x, 0.6 + 0.5 * 0.6 + 0.1, rtol=1e-6)
+
+
+def test_images_do_not_see_one_another(key):
+  levels = dj.level_grid(SCHEDULE, 3)
+  keys = jax.random.split(key, 4)
+  x = jax.random.normal(key, (4, 2))
+  wrapped = dj.self_conditioned(dj.ddim(1.0))
+  whole = dj.sample(keys, given, wrapped, levels, x)
+  part = dj.sample(keys[1:2], given, wrapped, levels, x[1:2])
+  np.testing.assert_allclose(whole[1:2], part, rtol=1e-6)

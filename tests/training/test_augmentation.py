@@ -1,0 +1,252 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.training import augmentation
+
+SIZE = 24
+NOTHING = augmentation.Changes(
+  x_flip=jnp.zeros((), bool),
+  y_flip=jnp.zeros((), bool),
+  scale=jnp.zeros(()),
+  angle=jnp.zeros(()),
+  stretch=jnp.zeros(()),
+  axis=jnp.zeros(()),
+  shift=jnp.zeros(2),
+)
+MIDDLE = slice(6, -6)
+
+
+def picture(x, y):
+  """Smooth, two channels; x, y in pixels from the centre."""
+  waves = np.sin(2 * np.pi * (x / 11 + y / 17)), np.cos(x / 2 - y / 3)
+  return np.stack(waves, axis=-1)
+
+
+def grid():
+  places = np.arange(SIZE) - (SIZE - 1) / 2
+  return np.meshgrid(places, places)  # x to the right, y down
+
+
+IMAGE = picture(*grid()).astype(np.float32)
+apply = jax.jit(augmentation.apply_changes)
+augment = jax.jit(augmentation.augment)
+
+
+def changed(**changes):
+  changes = {
+    k: jnp.asarray(v, NOTHING._asdict()[k].dtype) for k, v in changes.items()
+  }
+  return np.asarray(apply(IMAGE, NOTHING._replace(**changes)))
+
+
+def test_sym6_is_the_wavelet_of_its_name():
+  """Orthonormal to its even shifts, six vanishing moments of the high pass.
+
+  These are the 12 equations of its 12 numbers, up to the choice of roots.
+  """
+  h = augmentation.SYM6
+  np.testing.assert_allclose(h.sum(), np.sqrt(2), rtol=1e-11)
+  for shift in range(0, 12, 2):
+    product = h[shift:] @ h[: 12 - shift]
+    np.testing.assert_allclose(product, shift == 0, atol=1e-11)
+  high_pass = h * (-1.0) ** np.arange(12)
+  places = np.arange(12) - 5.5
+  moments = [(high_pass * places**i).sum() for i in range(7)]
+  np.testing.assert_allclose(moments[:6], 0.0, atol=1e-7)
+  assert abs(moments[6]) > 1.0
+  # sym: of these the least asymmetric; the centre of db6 is 4.1 taps away
+  assert abs((np.arange(12) - 5.5) @ h / h.sum()) < 0.5
+
+
+def test_flips_are_exact():
+  np.testing.assert_array_equal(changed(), IMAGE)
+  np.testing.assert_array_equal(changed(x_flip=True), IMAGE[:, ::-1])
+  np.testing.assert_array_equal(changed(y_flip=True), IMAGE[::-1])
+
+
+def test_a_warp_by_nothing_changes_nothing(key):
+  """Doubling and halving are inverse, up to the edges, for any image."""
+  image = jax.random.normal(key, (7, 10, 3))
+  found = jax.jit(augmentation.warp)(image, jnp.eye(2), jnp.zeros(2))
+  np.testing.assert_allclose(found, image, atol=1e-5)
+
+
+def test_a_shift_by_whole_pixels_is_a_shift():
+  """3 to the right and 6 up: 1 is an eighth of the image."""
+  found = changed(shift=[1.0, -2.0])
+  expected = np.roll(IMAGE, (-6, 3), axis=(0, 1))
+  np.testing.assert_allclose(
+    found[MIDDLE, MIDDLE], expected[MIDDLE, MIDDLE], atol=1e-5
+  )
+  # what comes in at the left is the mirror image of what was there
+  np.testing.assert_allclose(found[6:-6, 0], IMAGE[12:, 3], atol=0.1)
+
+
+@pytest.mark.parametrize('turns', [1, 2, -1])
+def test_a_rotation_by_right_angles_is_rot90(turns):
+  found = changed(angle=turns * np.pi / 2)
+  error = np.abs(found - np.rot90(IMAGE, turns))
+  assert error[MIDDLE, MIDDLE].max() < 0.03
+  assert np.sqrt((error**2).mean()) < 0.04
+
+
+@pytest.mark.parametrize(
+  'changes, where',
+  [
+    # out(p) = image(where(p)): a scale of 2 means 2^0.4 larger
+    ({'scale': 2.0}, lambda x, y: (x / 2**0.4, y / 2**0.4)),
+    ({'stretch': 2.0}, lambda x, y: (x / 2**0.4, y * 2**0.4)),
+    (
+      {'stretch': 2.0, 'axis': np.pi / 2},
+      lambda x, y: (x * 2**0.4, y / 2**0.4),
+    ),
+    (
+      {'angle': 0.5},
+      lambda x, y: (
+        x * np.cos(0.5) - y * np.sin(0.5),
+        x * np.sin(0.5) + y * np.cos(0.5),
+      ),
+    ),
+    # first shifted, then enlarged
+    (
+      {'scale': 2.0, 'shift': [1.0, 0.0]},
+      lambda x, y: ((x - 3) / 2**0.4, y / 2**0.4),
+    ),
+  ],
+  ids=['scale', 'stretch', 'across', 'angle', 'order'],
+)
+def test_the_warps_are_what_they_say(changes, where):
+  found, expected = changed(**changes), picture(*where(*grid()))
+  error = np.abs(found - expected)[MIDDLE, MIDDLE]
+  assert error.max() < 0.05
+  assert np.abs(expected - IMAGE)[MIDDLE, MIDDLE].max() > 0.3
+
+
+def test_beyond_the_edges_there_are_mirrors():
+  """A quarter of the size, where four images stand in a row."""
+  found = changed(scale=-10.0)
+  assert np.isfinite(found).all() and np.abs(found).max() < 1.5
+  low = np.full((SIZE, SIZE, 2), 0.7, np.float32)
+  changes = NOTHING._replace(angle=jnp.array(0.3), scale=jnp.array(-10.0))
+  np.testing.assert_allclose(apply(low, changes), low, atol=1e-5)
+
+
+def test_probability_0_mirrors_at_most(key):
+  images = jax.random.normal(key, (64, 6, 6, 1))
+  found, labels = augment(key, images, 0.0)
+  flipped = np.asarray(labels[:, 0], bool)
+  assert 15 < flipped.sum() < 49
+  np.testing.assert_array_equal(found[~flipped], images[~flipped])
+  np.testing.assert_array_equal(found[flipped], images[flipped][:, :, ::-1])
+  assert labels.shape == (64, 9) and not labels[:, 1:].any()
+
+
+@pytest.fixture(scope='module')
+def drawn():
+  """(changes, labels) of many images."""
+  keys = jax.random.split(jax.random.key(1), 20_000)
+  draw = functools.partial(augmentation.draw_changes, probability=0.12)
+  changes = jax.jit(jax.vmap(draw))(keys)
+  labels = jax.jit(jax.vmap(augmentation.labels_of))(changes)
+  return jax.tree.map(np.asarray, changes), np.asarray(labels)
+
+
+def test_the_changes_come_as_often_as_asked_for(drawn):
+  changes, _ = drawn
+  done = {name: x != 0 for name, x in changes._asdict().items()}
+  done['shift'] = done['shift'].all(axis=1)
+  expected = dict.fromkeys(('scale', 'angle', 'stretch', 'shift'), 0.12)
+  expected |= {'x_flip': 0.5, 'y_flip': 0.06, 'axis': 0.06}
+  for name, p in expected.items():
+    error = 4 * np.sqrt(p * (1 - p) / 20_000)
+    assert abs(done[name].mean() - p) < error, name
+  assert not (done['axis'] & ~done['stretch']).any()
+  names = ('y_flip', 'scale', 'angle', 'stretch', 'shift')
+  for i, a in enumerate(names):  # independent of one another
+    for b in names[:i]:
+      p = expected[a] * expected[b]
+      both = (done[a] & done[b]).mean()
+      assert abs(both - p) < 4 * np.sqrt(p / 20_000), (a, b)
+
+
+def test_the_changes_have_their_distributions(drawn):
+  changes, _ = drawn
+  for name in ('scale', 'stretch', 'shift'):
+    values = getattr(changes, name)
+    values = values[values != 0]
+    np.testing.assert_allclose(values.mean(), 0.0, atol=0.09)
+    np.testing.assert_allclose(values.std(), 1.0, atol=0.06)
+  for name in ('angle', 'axis'):
+    values = getattr(changes, name)
+    values = np.sort(values[values != 0])
+    uniform = np.linspace(-np.pi, np.pi, len(values))
+    assert np.abs(values - uniform).max() < 2 * np.pi * 2.0 / np.sqrt(
+      len(values)
+    )
+
+
+def test_the_nine_labels_literally(drawn):
+  """recipes 6."""
+  c, labels = drawn
+  expected = [
+    c.x_flip,
+    c.y_flip,
+    c.scale,
+    np.cos(c.angle) - 1,
+    np.sin(c.angle),
+    c.stretch * np.cos(c.axis),
+    c.stretch * np.sin(c.axis),
+    c.shift[:, 0],
+    c.shift[:, 1],
+  ]
+  np.testing.assert_allclose(labels, np.stack(expected, axis=1), atol=1e-6)
+  nothing = jnp.zeros(9)
+  np.testing.assert_array_equal(augmentation.labels_of(NOTHING), nothing)
+
+
+def test_an_example_depends_on_its_own_key_alone(key):
+  images = jax.random.normal(key, (4, 6, 6, 1))
+  keys = jax.random.split(key, 4)
+  found = augment(keys, images, 0.9)
+  some = augment(keys[2:], images[2:], 0.9)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a[2:], b, atol=1e-6), found, some
+  )
+  jax.tree.map(np.testing.assert_array_equal, augment(key, images, 0.9), found)
+
+
+def test_the_labels_say_what_was_done(key):
+  """The image warped again by hand, from its labels."""
+  images = np.repeat(IMAGE[None], 16, axis=0)
+  found, labels = augment(key, images, 0.6)
+  labels = np.asarray(labels, np.float64)
+  assert (labels[:, 1:] != 0).any(axis=0).all()
+  x, y = grid()
+  checked = 0
+  for image, label in zip(np.asarray(found), labels, strict=True):
+    flip_x, flip_y, scale, cos, sin, along, across, dx, dy = label
+    place = np.stack([x - dx * SIZE / 8, y - dy * SIZE / 8])
+    w, r = np.hypot(along, across), np.arctan2(across, along)
+    turn = lambda a: np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
+    # a negative stretch along r is one along r turned round: (w, r) says both
+    # only up to that, so try it
+    errors = []
+    for s in (1, -1):
+      squeeze = np.diag([2 ** (-0.2 * s * w), 2 ** (0.2 * s * w)])
+      axis = r if s == 1 else r + np.pi
+      inverse = np.array([[cos + 1, -sin], [sin, cos + 1]]) / 2 ** (0.2 * scale)
+      inverse = inverse @ turn(-axis) @ squeeze @ turn(axis)
+      u, v = np.einsum('ab,bij->aij', inverse, place)
+      inside = np.maximum(np.abs(u), np.abs(v)) < SIZE / 2 - 3
+      expected = picture(-u if flip_x else u, -v if flip_y else v)
+      errors.append(np.abs(image - expected)[inside])
+    best = min(errors, key=lambda e: e.max(initial=0.0))
+    checked += best.size
+    # sampled more coarsely than its waves allow, a picture is smoothed
+    if scale > -1 and w < 1.5:
+      assert best.max(initial=0.0) < 0.15, label
+  assert checked > 16 * 100

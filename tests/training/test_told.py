@@ -1,0 +1,157 @@
+"""What the network is told beside the noise: augmentation, its own estimate."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.training import augmentation, objectives
+from diffusion_jax.training.step import accumulated
+
+SCHEDULE = dj.GeometricVESchedule(0.002, 80.0)
+BATCH = {'image': jax.random.normal(jax.random.key(5), (32, 6, 6, 1))}
+PARAMS = {'network': {'w': jnp.array(0.4), 'v': jnp.array([0.1, 0.2])}}
+
+
+def network(params, x, noise, cond, *, key=None):
+  """Linear in everything that it is told."""
+  out = params['w'] * x + 0.1 * noise[:, None, None, None]
+  if 'augment' in cond:
+    total = cond['augment'].sum(axis=1)[:, None, None, None]
+    out = out + params['v'][0] * total
+  if 'x0' in cond:
+    out = out + params['v'][1] * cond['x0']
+  return out
+
+
+def objective(network=network, **options):
+  return objectives.ddpm(
+    network,
+    SCHEDULE,
+    parametrization='edm',
+    times=dj.log_normal_times(),
+    weight=dj.edm_weight(),
+    noise_input=dj.edm_input,
+    **options,
+  )
+
+
+AUGMENT = {'augment': functools.partial(augmentation.augment, probability=0.8)}
+TOLD = {'self_conditioning': True}
+
+
+@pytest.mark.parametrize('options', [AUGMENT, TOLD, AUGMENT | TOLD])
+def test_accumulation_changes_nothing(options, key):
+  """Loss, metrics and gradient of the whole batch and of four parts of it."""
+  whole, parts = (
+    jax.jit(accumulated(objective(**options), n))(PARAMS, (), key, BATCH)
+    for n in (1, 4)
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    (whole[0][0], whole[1]),
+    (parts[0][0], parts[1]),
+  )
+  assert float(optax.tree.norm(whole[1])) > 0.0
+
+
+def test_the_network_sees_the_changed_image_and_its_labels(key):
+  """With next to no noise x_t is the image itself."""
+  seen = {}
+
+  def spy(params, x, noise, cond, *, key=None):
+    seen.update(cond, x=x)
+    return network(params, x, noise, cond)
+
+  loss = objectives.ddpm(
+    spy,
+    dj.GeometricVESchedule(1e-6, 2e-6),
+    parametrization='x0',
+    times=dj.uniform_times,
+    weight=lambda level: jnp.ones_like(level.t),
+    noise_input=dj.edm_input,
+    augment=functools.partial(augmentation.augment, probability=0.3),
+  )
+  params = {'network': {'w': jnp.array(1.0), 'v': jnp.zeros(2)}}
+  loss(params, (), key, BATCH)
+  image, x = BATCH['image'], seen['x']
+  labels = np.asarray(seen['augment'])
+  assert labels.shape == (32, 9)
+  warped = (labels[:, 2:] != 0).any(axis=1)
+  assert 16 < warped.sum() < 32
+  for i in np.flatnonzero(~warped):
+    expected = image[i, :, ::-1] if labels[i, 0] else image[i]
+    expected = expected[::-1] if labels[i, 1] else expected
+    np.testing.assert_allclose(x[i], expected, atol=1e-4)
+  for i in np.flatnonzero(warped):
+    assert np.abs(x[i] - image[i]).max() > 1e-2
+
+
+@pytest.mark.parametrize('learned_variance', [False, True])
+def test_half_of_the_images_are_seen_with_a_first_estimate(
+  learned_variance, key
+):
+  """Analog Bits, Alg. 1: by hand from what the two calls were given."""
+  calls = []
+
+  def spy(params, x, noise, cond, *, key=None):
+    calls.append((x, cond.get('x0'), key))
+    out = network(params, x, noise, cond)
+    return jnp.concatenate([out, out + 7.0], -1) if learned_variance else out
+
+  loss = objective(spy, learned_variance=learned_variance, **TOLD)
+  loss(PARAMS, (), key, BATCH)
+  (x, nothing, first_key), (again, x0, second_key) = calls
+  assert nothing is None
+  assert (
+    jax.random.key_data(first_key) != jax.random.key_data(second_key)
+  ).any()
+  np.testing.assert_array_equal(x, again)
+  told = np.asarray(x0 != 0.0).any(axis=(1, 2, 3))
+  assert 6 < told.sum() < 26
+  assert np.abs(x0).max() <= 1.0
+  # inside the range the estimate is c_skip x_t + c_out F
+  level, _ = dj.log_normal_times()(jax.random.split(key, 6)[0], 32, SCHEDULE)
+  s, sd = np.asarray(level.sigma, np.float64)[:, None, None, None], 0.5
+  norm = np.sqrt(s**2 + sd**2)
+  output = 0.4 * np.asarray(x, np.float64) + 0.1 * np.log(s) / 4
+  estimate = sd**2 / norm**2 * (norm * np.asarray(x)) + s * sd / norm * output
+  expected = np.clip(estimate, -1, 1)[told]
+  np.testing.assert_allclose(np.asarray(x0)[told], expected, atol=2e-5)
+
+
+def test_no_gradient_flows_through_the_first_estimate(key):
+  """The gradient of w is that with the estimate held fixed."""
+  held = {}
+
+  def spy(params, x, noise, cond, *, key=None):
+    if 'x0' in cond:
+      held['x0'] = cond['x0']
+    return network(params, x, noise, cond)
+
+  objective(spy, **TOLD)(PARAMS, (), key, BATCH)
+
+  def fixed(params, x, noise, cond, *, key=None):
+    return network(params, x, noise, {'x0': held['x0']})
+
+  grad = lambda loss: jax.grad(lambda p: loss(p, (), key, BATCH)[0])(PARAMS)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+    grad(objective(**TOLD)),
+    grad(objective(fixed)),
+  )
+
+
+def test_without_either_the_draws_are_what_they_were(key):
+  """Times and noise do not depend on the options."""
+  plain, told = (
+    objective(lambda p, x, *args, **kw: x, **options)(
+      {'network': {}}, (), key, BATCH
+    )
+    for options in ({}, TOLD)
+  )
+  assert plain[0] == told[0]
