@@ -9,6 +9,7 @@ method. Not trained here yet: not measured.
   python launch.py --config=configs/cifar10_edm.py:conditional
   python launch.py --config=configs/cifar10_edm.py --mode=sample
   python launch.py --config=configs/cifar10_edm.py:smoke # synthetic pictures
+  python launch.py --config=configs/cifar10_edm.py:conditional_smoke
 
 docs/edm.md says which field is which number of the paper.
 """
@@ -19,10 +20,16 @@ from configs import base
 def get_config(arg=''):
   """Network, loss, augmentation, optimiser and averages of the paper's model.
 
-  arg: 'conditional' gives the network the classes; with ',smoke' as well.
+  arg: '', conditional (the network is given the classes), smoke,
+  conditional_smoke.
   """
-  first, _, rest = arg.partition(',')
-  conditional = first == 'conditional'
+  known = 'conditional', 'smoke', 'conditional_smoke'
+  if arg and arg not in known:
+    raise ValueError(
+      f'the argument of this config is one of {", ".join(known)}, not {arg!r}'
+    )
+  conditional = arg.startswith('conditional')
+  rest = arg.removeprefix('conditional').removeprefix('_')
   config = base.get_config()
   config.data.name = 'cifar10'
   config.data.image_shape = (32, 32, 3)
@@ -67,4 +74,4 @@ def get_config(arg=''):
   config.sampling.sampler = 'ddim'
   config.sampling.num_steps = 18
   config.sampling.clip = False
-  return base.with_argument(config, rest if conditional else arg)
+  return base.with_argument(config, rest)

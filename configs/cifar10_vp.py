@@ -10,9 +10,10 @@ Not trained here yet: not measured.
   python launch.py --config=configs/cifar10_vp.py:smoke     # of vp
   python launch.py --config=configs/cifar10_vp.py:ve_smoke
 
-The network is the U-Net at the width of theirs. It predicts eps, so that
-score * std + z is its error; for VE theirs predicts -eps and the loss is a sum
-over the pixels, which only clipping can tell from the mean taken here.
+The network is DDPM++, for VE with the random frequencies of NCSN++ (not with
+its FIR filters and input pyramid, so it is smaller than theirs). It predicts
+eps, so that score * std + z is its error; for VE theirs predicts -eps and the
+loss is a sum over the pixels, which only clipping can tell from the mean here.
 """
 
 from configs import base
@@ -40,6 +41,8 @@ def get_config(arg=''):
 
   config.schedule.name = SCHEDULES[sde]
 
+  config.network.name = 'ddpmpp'
+  config.network.noise_embedding = 'fourier' if sde == 've' else 'ho'
   config.network.channels = 128
   config.network.multipliers = (1, 2, 2, 2)
   config.network.num_blocks = 4
