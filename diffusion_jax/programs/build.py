@@ -29,6 +29,7 @@ from diffusion_jax.programs.build_model import (
 from diffusion_jax.programs.choices import choose, from_config, words
 from diffusion_jax.training import (
   augmentation,
+  conditions,
   loss_aware,
   objectives,
   optimizer,
@@ -78,8 +79,7 @@ def _seen(config):
       KINDS, 'objective', 'parametrization', c.parametrization
     ),
     noise_input=build_noise_input(config),
-    labels=config.conditioning.labels,
-    label_dropout=label_dropout(config),
+    told=conditions.tell(config.conditioning.labels, label_dropout(config)),
     sigma_data=c.sigma_data,
   )
 

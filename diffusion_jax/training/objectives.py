@@ -41,6 +41,7 @@ from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.parametrization import to_x0
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.core.vdm import vdm_weight
+from diffusion_jax.training.conditions import Tell, nothing
 from diffusion_jax.training.loss_aware import loss_aware_times, record
 
 Array = jax.Array
@@ -63,8 +64,7 @@ def ddpm(
   times: TimeSampler,
   weight: Weight,
   noise_input: NoiseInput,
-  labels: bool = False,
-  label_dropout: float = 0.0,
+  told: Tell = nothing,
   learned_variance: bool = False,
   sigma_data: float = 0.5,
   augment: Augment | None = None,
@@ -74,9 +74,8 @@ def ddpm(
 
   The loss is `denoising_loss` per dimension; with 'eps' and `snr_weight` that
   is L_simple, with 'edm', `edm_weight` and `log_normal_times` EDM's (Karras et
-  al. 2022, who take the sum). With `labels` those of the batch become
-  cond['label'], each dropped with probability label_dropout (for
-  classifier-free guidance). A network with `learned_variance` has twice the
+  al. 2022, who take the sum). `told(key, batch)` is what the network is told,
+  cond (`training.conditions`). A network with `learned_variance` has twice the
   channels; only the first half enters this loss. `augment` and
   `self_conditioning`: see `make_attempt`.
   params: {'network': ...}. Metrics: loss, and loss per quarter of t.
@@ -86,8 +85,7 @@ def ddpm(
     schedule,
     parametrization=parametrization,
     noise_input=noise_input,
-    labels=labels,
-    label_dropout=label_dropout,
+    told=told,
     sigma_data=sigma_data,
     augment=augment,
     self_conditioning=self_conditioning,
@@ -121,8 +119,7 @@ def hybrid(
   vlb_weight: float = 0.001,
   loss_aware: bool = False,
   num_levels: int = 256,
-  labels: bool = False,
-  label_dropout: float = 0.0,
+  told: Tell = nothing,
   sigma_data: float = 0.5,
 ) -> Objective:
   """L_simple + vlb_weight * L_vlb (Nichol & Dhariwal 2021, Eq. 16), per step.
@@ -144,8 +141,7 @@ def hybrid(
     schedule,
     parametrization=parametrization,
     noise_input=noise_input,
-    labels=labels,
-    label_dropout=label_dropout,
+    told=told,
     sigma_data=sigma_data,
   )
   decoder = functools.partial(reconstruction_nll, num_levels=num_levels)
@@ -223,8 +219,7 @@ def make_attempt(
   *,
   parametrization: str,
   noise_input: NoiseInput,
-  labels: bool,
-  label_dropout: float,
+  told: Tell,
   sigma_data: float,
   augment: Augment | None = None,
   self_conditioning: bool = False,
@@ -241,15 +236,12 @@ def make_attempt(
 
   def attempt(params, key, batch, times, part):
     x0 = batch['image']
-    time_key, eps_key, drop_key, dropout_key, augment_key, first_key = (
+    time_key, eps_key, cond_key, dropout_key, augment_key, first_key = (
       jax.random.split(key, 6)
     )
     level, time_weight = times(time_key, x0.shape[0], schedule)
     eps = jax.random.normal(eps_key, x0.shape)
-    cond = {'label': batch['label']} if labels else {}
-    if label_dropout:
-      drop = jax.random.bernoulli(drop_key, label_dropout, x0.shape[:1])
-      cond['drop'] = drop
+    cond = told(cond_key, batch)
     augment_keys = key_per_example(augment_key, len(x0))
     twice = jax.random.bernoulli(first_key, 0.5, x0.shape[:1])
     x0, level, time_weight, eps, cond, augment_keys, twice = rows(
@@ -295,8 +287,7 @@ def vdm(
   num_steps: int | None = None,
   parametrization: str = 'eps',
   noise_input: NoiseInput,
-  labels: bool = False,
-  label_dropout: float = 0.0,
+  told: Tell = nothing,
   sigma_data: float = 0.5,
 ) -> Objective:
   """The variational bound in bits per dimension (Kingma et al. 2021, Eq. 11).
@@ -316,8 +307,7 @@ def vdm(
       schedule,
       parametrization=parametrization,
       noise_input=noise_input,
-      labels=labels,
-      label_dropout=label_dropout,
+      told=told,
       sigma_data=sigma_data,
     )
 

@@ -9,6 +9,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import objectives, optimizer
+from diffusion_jax.training.conditions import tell
 from diffusion_jax.training.state import TrainState, init_state
 from diffusion_jax.training.step import make_eval_step, make_train_step
 
@@ -232,7 +233,7 @@ def test_labels_and_dropout_reach_the_network(key):
   loss({'network': {}}, (), key, batch)
   assert 'label' not in seen and seen['key'] is not None
   loss = objectives.ddpm(
-    network_fn, SCHEDULE, labels=True, label_dropout=0.25, **arguments
+    network_fn, SCHEDULE, told=tell(dropout=0.25), **arguments
   )
   loss({'network': {}}, (), key, batch)
   np.testing.assert_array_equal(seen['label'], batch['label'])

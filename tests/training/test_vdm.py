@@ -13,6 +13,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.training import objectives
+from diffusion_jax.training.conditions import tell
 
 P = 0.8
 ENTROPY = -(P * np.log2(P) + (1 - P) * np.log2(1 - P))  # bits
@@ -169,6 +170,6 @@ def test_labels_and_dropout_reach_the_network(key):
   make = functools.partial(objective, network_fn=network_fn)
   make()(PARAMS, (), key, batch(8))
   assert 'label' not in seen and seen['key'] is not None
-  make(labels=True, label_dropout=0.5)(PARAMS, (), key, batch(64))
+  make(told=tell(dropout=0.5))(PARAMS, (), key, batch(64))
   np.testing.assert_array_equal(seen['label'], batch(64)['label'])
   assert 16 < seen['drop'].sum() < 48
