@@ -78,7 +78,14 @@ from diffusion_jax.core.schedules import (
   SubVPSchedule,
 )
 from diffusion_jax.core.vdm import vdm_diffusion_loss, vdm_weight
-from diffusion_jax.sampling.ancestral import ancestral, ddim
+from diffusion_jax.sampling.ancestral import ancestral, ddim, ddim_invert
+from diffusion_jax.sampling.correctors import (
+  annealed_langevin,
+  churn,
+  churn_gamma,
+  langevin,
+  with_corrector,
+)
 from diffusion_jax.sampling.editing import noise_image
 from diffusion_jax.sampling.guidance import clip_denoised
 from diffusion_jax.sampling.likelihood import (
@@ -93,4 +100,12 @@ from diffusion_jax.sampling.sampler import (
   level_grid,
   prior_sample,
   sample,
+)
+from diffusion_jax.sampling.sde import euler_maruyama, reverse_diffusion
+from diffusion_jax.sampling.solvers import (
+  dpm_solver_pp,
+  dpm_solver_pp_2s,
+  dpm_solver_pp_sde,
+  heun,
+  unipc,
 )
