@@ -24,7 +24,8 @@ def ancestral(variance: str = 'fixed_small') -> Sampler:
   def step(key, x, state, denoise, level_t, level_s):
     x0, var_frac = denoise(x, level_t)
     p = p_reverse(x0, x, level_s, level_t, variance, var_frac)
-    std = jnp.where(level_s.sigma > 0.0, jnp.sqrt(p.variance), 0.0)
+    noisy = level_s.like(x).sigma > 0.0
+    std = jnp.where(noisy, jnp.sqrt(p.variance), 0.0)
     return p.mean + std * draw_normal(key, x), state
 
   return Sampler(lambda x: (), step)

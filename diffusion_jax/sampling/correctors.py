@@ -62,8 +62,9 @@ def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
   """Annealed Langevin dynamics (Song & Ermon 2019, Alg. 1).
 
   num_steps of x + a / 2 score + sqrt(a) z at every level, a = step_size
-  sigma^2; then x is kept as it is for the next level. Their step_size is
-  2e-5 / 0.01^2 = 0.2. The step to clean data is x_0 (Song & Ermon 2020).
+  sigma^2; then x / alpha is kept for the next level (theirs have alpha = 1; x
+  itself where alpha = 0). Their step_size is 2e-5 / 0.01^2 = 0.2. The step to
+  clean data is x_0 (Song & Ermon 2020).
   """
 
   def correct(key, x, denoise, level):
@@ -72,13 +73,16 @@ def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
     return x + 0.5 * size * score + jnp.sqrt(size) * draw_normal(key, x)
 
   def step(key, x, state, denoise, level_t, level_s):
-    if not jnp.ndim(level_s.sigma):
-      x = jax.lax.cond(
-        level_s.sigma > 0.0, lambda x: x, lambda x: denoise(x, level_t).x0, x
-      )
-      return x, state
-    noisy = level_s.like(x).sigma > 0.0
-    return jnp.where(noisy, x, denoise(x, level_t).x0), state
+    s, t = level_s.like(x), level_t.like(x)
+    clean = s.sigma == 0.0
+    ratio = s.alpha / jnp.where(t.alpha > 0.0, t.alpha, s.alpha)
+    kept = ratio * x
+    if jnp.ndim(level_s.sigma):
+      return jnp.where(clean, denoise(x, level_t).x0, kept), state
+    x = jax.lax.cond(
+      jnp.reshape(clean, ()), lambda: denoise(x, level_t).x0, lambda: kept
+    )
+    return x, state
 
   return with_corrector(Sampler(lambda x: (), step), correct, num_steps)
 

@@ -94,7 +94,7 @@ def dpm_solver_pp_2s(schedule: Callable) -> Sampler:
 def dpm_solver_pp_sde(eta: float = 1.0) -> Sampler:
   """Multistep SDE-DPM-Solver++(2M) (Lu et al. 2022).
 
-  D as in 2M; the noise of x_t decays by e^(-eta h) and is replaced by new noise:
+  D as in 2M; the noise of x_t decays by e^(-eta h), new noise takes its place:
   eta = 0 is `dpm_solver_pp(2)`, eta = 1 the reverse SDE. Raises ValueError for
   eta < 0.
   """
@@ -119,7 +119,7 @@ def unipc(order: int = 2) -> Sampler:
   The predictor is `dpm_solver_pp(order)`. x_0_hat at the point reached is then
   used twice: to repeat the step that led there with one more estimate, and for
   the next step. One call a step. Do not wrap it in what changes x between
-  steps: the repeated step undoes that. Raises ValueError for orders but 1, 2, 3.
+  steps: the repeated step undoes that. Raises ValueError for other orders.
   """
   _check_order(order)
 
