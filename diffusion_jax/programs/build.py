@@ -8,6 +8,9 @@ the model and of data have rooms of their own and are called from here as well.
 
 import functools
 
+import jax
+import jax.numpy as jnp
+
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.programs import UserError
@@ -23,7 +26,7 @@ from diffusion_jax.programs.build_model import (
   network_fn,
   num_steps,
 )
-from diffusion_jax.programs.choices import choose, from_config, words
+from diffusion_jax.programs.choices import choose, from_config, given, words
 from diffusion_jax.training import (
   loss_aware,
   objectives,
@@ -227,17 +230,54 @@ def _ancestral(config):
   return dj.ancestral(variance)
 
 
+def _annealed_langevin(config, schedule):
+  c = config.sampling
+  return dj.annealed_langevin(c.langevin_steps, c.langevin_step_size)
+
+
 SAMPLERS = {
-  'ddim': lambda config: dj.ddim(config.sampling.eta),
-  'ancestral': _ancestral,
+  'ancestral': lambda config, schedule: _ancestral(config),
+  'ddim': lambda config, schedule: dj.ddim(**given(config.sampling, 'eta')),
+  'heun': lambda config, schedule: dj.heun(),
+  'dpm_solver_pp': lambda config, schedule: dj.dpm_solver_pp(
+    config.sampling.order
+  ),
+  'dpm_solver_pp_2s': lambda config, schedule: dj.dpm_solver_pp_2s(schedule),
+  'dpm_solver_pp_sde': lambda config, schedule: dj.dpm_solver_pp_sde(
+    **given(config.sampling, 'eta')
+  ),
+  'unipc': lambda config, schedule: dj.unipc(config.sampling.order),
+  'euler_maruyama': lambda config, schedule: dj.euler_maruyama(schedule),
+  'reverse_diffusion': lambda config, schedule: dj.reverse_diffusion(),
+  'annealed_langevin': _annealed_langevin,
 }
 
 
-def build_sampler(config):
-  """config.sampling.sampler -> Sampler."""
-  build = choose(SAMPLERS, 'sampling', 'sampler', config.sampling.sampler)
+def build_sampler(config, schedule):
+  """config.sampling -> Sampler, with churn and a corrector if asked for."""
+  c = config.sampling
+  build = choose(SAMPLERS, 'sampling', 'sampler', c.sampler)
   with from_config('sampling'):
-    return build(config)
+    sampler = build(config, schedule)
+    if c.churn or c.corrector_steps:
+      _check_no_memory(c.sampler, sampler)
+    if c.churn:
+      gamma = dj.churn_gamma(c.churn, c.num_steps)
+      s_max = float('inf') if c.churn_max is None else c.churn_max
+      limits = c.churn_min, s_max, c.churn_noise
+      sampler = dj.churn(sampler, schedule, gamma, *limits)
+    if c.corrector_steps:
+      corrector = dj.langevin(c.corrector_snr)
+      sampler = dj.with_corrector(sampler, corrector, c.corrector_steps)
+  return sampler
+
+
+def _check_no_memory(name, sampler):
+  if jax.tree.leaves(sampler.init(jnp.zeros((1, 1)))):
+    raise ValueError(
+      f'{name} remembers earlier steps, which churn and correctors would belie:'
+      ' set churn and corrector_steps to 0, or take another sampler'
+    )
 
 
 DECODERS = {

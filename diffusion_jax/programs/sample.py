@@ -80,7 +80,6 @@ def make_generate(config, mesh):
   is made. With sampling.trajectory all states from noise to image, [N + 1, B,
   H, W, C]. Index and labels are NumPy arrays, and so are the images.
   """
-  sampler = build.build_sampler(config)
   c = config.sampling
 
   def grid(params):  # the schedule may be learned
@@ -88,7 +87,14 @@ def make_generate(config, mesh):
     with build.from_config('sampling'):
       return dj.level_grid(schedule, c.num_steps, c.spacing)
 
-  jax.eval_shape(grid, build.abstract_params(config))  # refuses at once
+  def make_sampler(params):
+    return build.build_sampler(config, build.build_schedule(config, params))
+
+  def try_both(params):
+    make_sampler(params)
+    return grid(params)
+
+  jax.eval_shape(try_both, build.abstract_params(config))  # refuses at once
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
   def on_mesh(params, index, labels):
@@ -97,7 +103,7 @@ def make_generate(config, mesh):
     prior_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     cond = {} if labels is None else {'label': labels}
     denoise = build.build_denoiser(config, params, cond)
-    levels = grid(params)
+    levels, sampler = grid(params), make_sampler(params)
     shape = (*index.shape, *config.data.image_shape)
     x = dj.prior_sample(prior_keys, shape, levels.take(0))
     return dj.sample(keys, denoise, sampler, levels, x, c.trajectory)

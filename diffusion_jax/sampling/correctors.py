@@ -43,8 +43,10 @@ def with_corrector(
 
   (Predictor-corrector sampling, Song et al. 2021, Alg. 1-3, in the order of
   their code.) Nothing follows the step to clean data. For samplers without a
-  memory of earlier x.
+  memory of earlier x. Raises ValueError for num_steps < 1.
   """
+  if num_steps < 1:
+    raise ValueError(f'num_steps is {num_steps}: at least 1 is needed')
 
   def step(key, x, state, denoise, level_t, level_s):
     key, *keys = split_key(key, 1 + num_steps)
@@ -100,7 +102,10 @@ def churn(
   To (1 + gamma) sigma / alpha where s_min <= sigma / alpha <= s_max, the level
   of which `schedule` knows; s_noise scales what is added. Nothing where
   alpha = 0 or the schedule ends. For samplers without a memory of earlier x.
+  Raises ValueError for gamma < 0.
   """
+  if gamma < 0.0:
+    raise ValueError(f'gamma is {gamma}: it cannot be negative')
 
   def step(key, x, state, denoise, level_t, level_s):
     noise_key, key = split_key(key, 2)

@@ -54,10 +54,10 @@ def test_every_config_builds(name, argument):
     build.build_schedule(config)
     return
   params = build.abstract_params(config)
-  build.build_schedule(config, params)
+  schedule = build.build_schedule(config, params)
   objective = build.build_objective(config)
   build.build_optimizer(config)
-  build.build_sampler(config)
+  build.build_sampler(config, schedule)
   batch = {
     'image': jax.ShapeDtypeStruct((2, *config.data.image_shape), jnp.float32),
     'label': jax.ShapeDtypeStruct((2,), jnp.int32),
@@ -272,7 +272,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(field):
   with pytest.raises(UserError, match=message):
     build.build_schedule(config)
     trace_loss(config)
-    build.build_sampler(config)
+    build.build_sampler(config, None)
     build.build_source(config)
 
 
@@ -399,13 +399,13 @@ def test_what_needs_a_learned_variance_or_steps_is_refused(fields, message):
   config = smoke(**fields)
   with pytest.raises(UserError, match=message) as error:
     build.build_objective(config)
-    build.build_sampler(config)
+    build.build_sampler(config, None)
   assert '\n' not in str(error.value)
 
 
 def test_a_learned_variance_is_sampled_with():
   sampling = {'sampling.sampler': 'ancestral', 'sampling.variance': 'learned'}
-  assert build.build_sampler(variance(**sampling))
+  assert build.build_sampler(variance(**sampling), None)
 
 
 def test_an_unconditional_network_takes_labelled_data():
@@ -524,6 +524,68 @@ def test_smoke_needs_no_files():
   assert photos.get_config('smoke').data.name == 'photos'
 
 
+@pytest.mark.parametrize('name', build.SAMPLERS)
+def test_every_sampler_samples(name):
+  """One step of each, with churn and a corrector where they are allowed."""
+  fields = {'sampling.sampler': name, 'sampling.langevin_steps': 2}
+  remembers = name in ('dpm_solver_pp', 'dpm_solver_pp_sde', 'unipc')
+  if not remembers:
+    fields |= {'sampling.churn': 1.0, 'sampling.corrector_steps': 1}
+  schedule = dj.LinearVPSchedule()
+  sampler = build.build_sampler(smoke(**fields), schedule)
+  levels = dj.level_grid(schedule, 4).take(slice(1, 3))
+
+  def denoise(x, level):
+    return dj.Prediction(0.5 * x)
+
+  found = dj.sample(
+    jax.random.key(0), denoise, sampler, levels, jnp.ones((2, 3))
+  )
+  assert np.isfinite(found).all()
+  if remembers:
+    for more in ({'sampling.churn': 1.0}, {'sampling.corrector_steps': 1}):
+      with pytest.raises(UserError, match=f'{name} remembers earlier steps'):
+        build.build_sampler(smoke(**fields, **more), schedule)
+
+
+def test_fields_of_samplers_reach_them():
+  def made(**fields):
+    config = smoke(**{f'sampling.{k}': v for k, v in fields.items()})
+    sampler = build.build_sampler(config, dj.LinearVPSchedule())
+    levels = dj.level_grid(dj.LinearVPSchedule(), 4)
+    x = jnp.linspace(-2.0, 2.0, 6).reshape(2, 3)
+
+    def denoise(x, level):
+      return dj.Prediction(jnp.tanh(x))
+
+    return np.asarray(
+      dj.sample(
+        jax.random.key(0), denoise, sampler, levels.take(slice(0, 4)), x
+      )
+    )
+
+  heun = {'sampler': 'heun', 'churn': 1.0}
+  annealed = {'sampler': 'annealed_langevin', 'langevin_steps': 2}
+  solver = {'sampler': 'dpm_solver_pp'}
+  corrected = {'sampler': 'ddim', 'corrector_steps': 1}
+  for before, change in [
+    (solver, {'order': 3}),
+    ({'sampler': 'unipc'}, {'order': 1}),
+    ({'sampler': 'dpm_solver_pp_sde'}, {'eta': 0.5}),
+    (annealed, {'langevin_steps': 3}),
+    (annealed, {'langevin_step_size': 0.1}),
+    (corrected, {'corrector_steps': 2}),
+    (corrected, {'corrector_snr': 0.1}),
+    (heun, {'churn': 0.5}),
+    (heun, {'churn_min': 1.0}),
+    (heun, {'churn_max': 1.0}),
+    (heun, {'churn_noise': 1.1}),
+  ]:
+    assert np.abs(made(**before) - made(**(before | change))).max() > 1e-3, (
+      change
+    )
+
+
 def test_values_that_a_constructor_refuses_name_the_section():
   with pytest.raises(
     UserError, match='config.network: num_groups=3 does not divide the 8'
@@ -531,7 +593,16 @@ def test_values_that_a_constructor_refuses_name_the_section():
     build.abstract_params(smoke(**{'network.num_groups': 3}))
   with pytest.raises(UserError, match='config.network: num_heads=3 does not'):
     build.abstract_params(smoke(**{'network.num_heads': 3}))
+  with pytest.raises(UserError, match='config.sampling: order is 4'):
+    build.build_sampler(
+      smoke(**{'sampling.sampler': 'unipc', 'sampling.order': 4}), None
+    )
+  with pytest.raises(UserError, match='config.sampling: num_steps is -1: at'):
+    build.build_sampler(smoke(**{'sampling.corrector_steps': -1}), None)
+  with pytest.raises(UserError, match='config.sampling: gamma is -0.25: it'):
+    fields = {'sampling.churn': -1.0, 'sampling.num_steps': 4}
+    build.build_sampler(smoke(**fields), None)
   with pytest.raises(UserError, match='config.sampling: eta is 2.0'):
-    build.build_sampler(smoke(**{'sampling.eta': 2.0}))
+    build.build_sampler(smoke(**{'sampling.eta': 2.0}), None)
   with pytest.raises(UserError, match='config.optimizer: the decay ends'):
     build.build_optimizer(smoke(**{'optimizer.warmup_steps': 9}))
