@@ -181,16 +181,34 @@ def get_config():
   evaluation.name = ''  # appended to the folder of the results
 
   sampling = config.sampling = ConfigDict()
-  sampling.sampler = 'ancestral'  # ancestral, ddim
+  # ancestral, ddim, heun, dpm_solver_pp, dpm_solver_pp_2s, dpm_solver_pp_sde,
+  # unipc, euler_maruyama, reverse_diffusion, annealed_langevin
+  # (docs/samplers.md)
+  sampling.sampler = 'ancestral'
   sampling.num_steps = 1000
+  # whose levels are visited: '' for those of the training, or any other name of
+  # schedule.name but 'learned', with the defaults of its function
+  sampling.schedule = ''
   # of the levels: uniform, quadratic, karras, logsnr; on steps of the schedule:
   # steps, leading, linspace, trailing (docs/schedules.md)
   sampling.spacing = 'uniform'
   # instead of num_steps and spacing, the steps of the schedule to keep as
   # improved-diffusion writes them: '250', '10,15,20', 'ddim50'
   sampling.respacing = ''
-  sampling.eta = 0.0  # ddim: 0 is the ODE, 1 ancestral
+  # ddim: 0 (None) is the ODE, 1 ancestral; dpm_solver_pp_sde: 1 (None) the SDE
+  sampling.eta = placeholder(float)
+  sampling.order = 2  # dpm_solver_pp, unipc: 1, 2, 3
   sampling.variance = 'fixed_small'  # ancestral: or fixed_large, learned
+  sampling.langevin_steps = 100  # annealed_langevin: at each level
+  sampling.langevin_step_size = 0.2  # annealed_langevin: in sigma^2
+  sampling.corrector_steps = 0  # of Langevin's corrector before each step
+  sampling.corrector_snr = 0.16
+  # EDM's S_churn, of all steps together; where churn_min <= sigma / alpha <=
+  # churn_max; the noise added is scaled by churn_noise
+  sampling.churn = 0.0
+  sampling.churn_min = 0.0
+  sampling.churn_max = placeholder(float)  # None: no limit
+  sampling.churn_noise = 1.0
   sampling.clip = True  # estimates of x0 to [-1, 1]
   sampling.num_samples = 100
   sampling.batch_size = 100

@@ -86,7 +86,14 @@ from diffusion_jax.core.schedules import (
   SubVPSchedule,
 )
 from diffusion_jax.core.vdm import vdm_diffusion_loss, vdm_weight
-from diffusion_jax.sampling.ancestral import ancestral, ddim
+from diffusion_jax.sampling.ancestral import ancestral, ddim, ddim_invert
+from diffusion_jax.sampling.correctors import (
+  annealed_langevin,
+  churn,
+  churn_gamma,
+  langevin,
+  with_corrector,
+)
 from diffusion_jax.sampling.editing import noise_image
 from diffusion_jax.sampling.grids import (
   level_grid,
@@ -107,4 +114,12 @@ from diffusion_jax.sampling.sampler import (
   prior_sample,
   sample,
 )
+from diffusion_jax.sampling.sde import euler_maruyama, reverse_diffusion
 from diffusion_jax.sampling.self_conditioning import self_conditioned
+from diffusion_jax.sampling.solvers import (
+  dpm_solver_pp,
+  dpm_solver_pp_2s,
+  dpm_solver_pp_sde,
+  heun,
+  unipc,
+)

@@ -69,8 +69,10 @@ def q_posterior(
   """
   check_same_shape(x0=x0, xt=xt)
   s, t = level_s.like(xt), level_t.like(xt)
-  # Eq. 7 regrouped: x0 at level s, plus what is kept of the noise in x_t
-  kept = signal_ratio(s, t) * (s.sigma / t.sigma) ** 2
+  # Eq. 7 regrouped: x0 at level s, plus what is kept of the noise in x_t; its
+  # factors multiplied in the order of DDIM, which is to agree with it
+  ratio = s.sigma / t.sigma
+  kept = signal_ratio(s, t) * ratio * ratio
   mean = s.alpha * x0 + kept * (xt - t.alpha * x0)
   return Normal(mean, s.sigma**2 * forgotten(s, t))
 

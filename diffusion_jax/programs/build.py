@@ -26,6 +26,11 @@ from diffusion_jax.programs.build_model import (
   network_fn,
   num_steps,
 )
+from diffusion_jax.programs.build_sampling import (
+  build_levels,
+  build_sampler,
+  build_walked_schedule,
+)
 from diffusion_jax.programs.choices import choose, from_config, words
 from diffusion_jax.training import (
   augmentation,
@@ -39,8 +44,11 @@ from diffusion_jax.training import (
 __all__ = [
   'abstract_params',
   'build_batches',
+  'build_levels',
+  'build_sampler',
   'build_schedule',
   'build_source',
+  'build_walked_schedule',
   'check_signal',
   'from_config',
   'init_params',
@@ -260,33 +268,6 @@ def build_mesh(config):
     raise UserError(f'config.training.mesh={shape} is not (data, fsdp)')
   with from_config('training.mesh'):
     return sharding.make_mesh(*map(int, shape))
-
-
-VARIANCES = ('fixed_small', 'fixed_large', 'learned')
-
-
-def _ancestral(config):
-  variance = config.sampling.variance
-  choose(VARIANCES, 'sampling', 'variance', variance)
-  if variance == 'learned' and not config.network.learned_variance:
-    raise UserError(
-      "config.sampling.variance='learned' needs a network that has learned one "
-      '(network.learned_variance): take fixed_small or fixed_large'
-    )
-  return dj.ancestral(variance)
-
-
-SAMPLERS = {
-  'ddim': lambda config: dj.ddim(config.sampling.eta),
-  'ancestral': _ancestral,
-}
-
-
-def build_sampler(config):
-  """config.sampling.sampler -> Sampler."""
-  build = choose(SAMPLERS, 'sampling', 'sampler', config.sampling.sampler)
-  with from_config('sampling'):
-    return build(config)
 
 
 DECODERS = {

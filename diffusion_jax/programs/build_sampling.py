@@ -1,7 +1,26 @@
-"""config.sampling -> the levels that a sampler visits."""
+"""config.sampling -> the schedule, the levels and the sampler of a sampling."""
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.programs.choices import from_config
+from diffusion_jax.programs import UserError
+from diffusion_jax.programs.build_model import SCHEDULES
+from diffusion_jax.programs.choices import choose, from_config, given
+
+
+def build_walked_schedule(config, trained):
+  """config.sampling.schedule -> whose levels are visited; '': trained."""
+  name = config.sampling.schedule
+  if not name:
+    return trained
+  known = {n: build for n, build in SCHEDULES.items() if n != 'learned'}
+  build = choose(known, 'sampling', 'schedule', name)
+  defaults = ConfigDict({field: None for field in config.schedule})
+  defaults.num_steps = config.schedule.num_steps
+  with from_config('sampling'):
+    return build(defaults)
 
 
 def build_levels(config, schedule):
@@ -18,3 +37,70 @@ def build_levels(config, schedule):
       raise ValueError('respacing needs a schedule of steps')
     steps = dj.respaced_steps(schedule.num_steps, c.respacing)
     return dj.step_levels(schedule, steps)
+
+
+VARIANCES = ('fixed_small', 'fixed_large', 'learned')
+
+
+def _ancestral(config):
+  variance = config.sampling.variance
+  choose(VARIANCES, 'sampling', 'variance', variance)
+  if variance == 'learned' and not config.network.learned_variance:
+    raise UserError(
+      "config.sampling.variance='learned' needs a network that has learned one "
+      '(network.learned_variance): take fixed_small or fixed_large'
+    )
+  return dj.ancestral(variance)
+
+
+def _annealed_langevin(config, schedule):
+  c = config.sampling
+  return dj.annealed_langevin(c.langevin_steps, c.langevin_step_size)
+
+
+SAMPLERS = {
+  'ancestral': lambda config, schedule: _ancestral(config),
+  'ddim': lambda config, schedule: dj.ddim(**given(config.sampling, 'eta')),
+  'heun': lambda config, schedule: dj.heun(),
+  'dpm_solver_pp': lambda config, schedule: dj.dpm_solver_pp(
+    config.sampling.order
+  ),
+  'dpm_solver_pp_2s': lambda config, schedule: dj.dpm_solver_pp_2s(schedule),
+  'dpm_solver_pp_sde': lambda config, schedule: dj.dpm_solver_pp_sde(
+    **given(config.sampling, 'eta')
+  ),
+  'unipc': lambda config, schedule: dj.unipc(config.sampling.order),
+  'euler_maruyama': lambda config, schedule: dj.euler_maruyama(schedule),
+  'reverse_diffusion': lambda config, schedule: dj.reverse_diffusion(),
+  'annealed_langevin': _annealed_langevin,
+}
+
+
+def build_sampler(config, schedule):
+  """config.sampling -> Sampler, with churn and a corrector if asked for.
+
+  schedule: whose levels are visited.
+  """
+  c = config.sampling
+  build = choose(SAMPLERS, 'sampling', 'sampler', c.sampler)
+  with from_config('sampling'):
+    sampler = build(config, schedule)
+    if c.churn or c.corrector_steps:
+      _check_no_memory(c.sampler, sampler)
+    if c.churn:
+      gamma = dj.churn_gamma(c.churn, c.num_steps)
+      s_max = float('inf') if c.churn_max is None else c.churn_max
+      limits = c.churn_min, s_max, c.churn_noise
+      sampler = dj.churn(sampler, schedule, gamma, *limits)
+    if c.corrector_steps:
+      corrector = dj.langevin(c.corrector_snr)
+      sampler = dj.with_corrector(sampler, corrector, c.corrector_steps)
+  return sampler
+
+
+def _check_no_memory(name, sampler):
+  if jax.tree.leaves(sampler.init(jnp.zeros((1, 1)))):
+    raise ValueError(
+      f'{name} remembers earlier steps, which churn and correctors would belie:'
+      ' set churn and corrector_steps to 0, or take another sampler'
+    )

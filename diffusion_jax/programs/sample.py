@@ -10,7 +10,6 @@ from tqdm import tqdm
 import diffusion_jax as dj
 from diffusion_jax.data import images
 from diffusion_jax.programs import UserError, build, folder
-from diffusion_jax.programs.build_sampling import build_levels
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import batch_sharding, replicated
 
@@ -82,17 +81,16 @@ def make_generate(config, mesh):
   H, W, C]. Index and labels are NumPy arrays, and so are the images.
   """
   build.check_signal(config)
-  sampler = build.build_sampler(config)
-  build_denoiser = build.build_denoiser
-  if config.conditioning.self_conditioning:
-    sampler = dj.self_conditioned(sampler)
-    build_denoiser = build.build_self_conditioned
   c = config.sampling
 
-  def grid(params):  # the schedule may be learned
-    return build_levels(config, build.build_schedule(config, params))
+  def walk(params):  # the schedule may be learned
+    trained = build.build_schedule(config, params)
+    walked = build.build_walked_schedule(config, trained)
+    levels = build.build_levels(config, walked)
+    return trained, levels, build.build_sampler(config, walked)
 
-  jax.eval_shape(grid, build.abstract_params(config))  # refuses at once
+  # refuses at once
+  jax.eval_shape(lambda p: walk(p)[1], build.abstract_params(config))
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
   def on_mesh(params, index, labels):
@@ -100,8 +98,19 @@ def make_generate(config, mesh):
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
     prior_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     cond = {} if labels is None else {'label': labels}
-    denoise = build_denoiser(config, params, cond)
-    levels = grid(params)
+    trained, levels, sampler = walk(params)
+
+    def there(denoise):  # wherever the walk leads
+      return dj.at_training_levels(denoise, trained) if c.schedule else denoise
+
+    if config.conditioning.self_conditioning:
+      sampler = dj.self_conditioned(sampler)
+      given = build.build_self_conditioned(config, params, cond)
+
+      def denoise(x0):
+        return there(given(x0))
+    else:
+      denoise = there(build.build_denoiser(config, params, cond))
     shape = (*index.shape, *config.data.image_shape)
     x = dj.prior_sample(prior_keys, shape, levels.take(0))
     return dj.sample(keys, denoise, sampler, levels, x, c.trajectory)

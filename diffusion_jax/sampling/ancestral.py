@@ -1,11 +1,16 @@
-"""The two samplers of the DDPM papers."""
+"""The samplers of DDPM and DDIM, and the way back from image to noise."""
 
+import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.keys import draw_normal
+from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import forgotten, p_reverse, signal_ratio
 from diffusion_jax.sampling.sampler import Sampler
+
+Array = jax.Array
 
 
 def ancestral(variance: str = 'fixed_small') -> Sampler:
@@ -19,7 +24,8 @@ def ancestral(variance: str = 'fixed_small') -> Sampler:
   def step(key, x, state, denoise, level_t, level_s):
     x0, var_frac = denoise(x, level_t)
     p = p_reverse(x0, x, level_s, level_t, variance, var_frac)
-    std = jnp.where(level_s.sigma > 0.0, jnp.sqrt(p.variance), 0.0)
+    noisy = level_s.like(x).sigma > 0.0
+    std = jnp.where(noisy, jnp.sqrt(p.variance), 0.0)
     return p.mean + std * draw_normal(key, x), state
 
   return Sampler(lambda x: (), step)
@@ -35,13 +41,45 @@ def ddim(eta: float = 0.0) -> Sampler:
 
   def step(key, x, state, denoise, level_t, level_s):
     x0 = denoise(x, level_t).x0
-    eps = eps_from_x0(x0, x, level_t)
     s, t = level_s.like(x), level_t.like(x)
     fresh = eta**2 * forgotten(s, t)  # share of sigma_s^2 that is new noise
-    kept = signal_ratio(s, t) * s.sigma / t.sigma
+    kept = signal_ratio(s, t) * (s.sigma / t.sigma)
     # 1 - fresh, which would lose all digits where fresh is close to 1
     old = 1.0 - eta**2 + eta**2 * kept**2
-    x = s.alpha * x0 + s.sigma * jnp.sqrt(old) * eps
-    return x + s.sigma * jnp.sqrt(fresh) * draw_normal(key, x), state
+    std = jnp.sqrt(s.sigma**2 * fresh)
+    return renoise(x0, x, s, t, old) + std * draw_normal(key, x), state
 
   return Sampler(lambda x: (), step)
+
+
+def renoise(
+  x0: Array, x: Array, s: NoiseLevel, t: NoiseLevel, old: Array | float = 1.0
+) -> Array:
+  """alpha_s x_0 + sigma_s sqrt(old) eps, eps being the noise in x at level t.
+
+  DDIM's step; what sigma_s^2 lacks, the share 1 - old, is new noise to add. s
+  and t broadcast against x (`level.like(x)`).
+  """
+  scale = jnp.sqrt(old) * (s.sigma / t.sigma)
+  return s.alpha * x0 + scale * (x - t.alpha * x0)
+
+
+def ddim_invert(denoise: Denoiser, levels: NoiseLevel, x0: Array) -> Array:
+  """The x at levels[0] that `ddim()` takes to x0 [B, ...] (section 4.3).
+
+  Walks the grid [N+1] of `sample` upwards along the same ODE, eps taken at the
+  level that is left. Out of clean data, where there is no eps, it is that of
+  x0 scaled to the level reached. First order, like the way down.
+  """
+
+  def body(x, pair):
+    level_s, level_t = pair
+    clean = level_s.sigma == 0.0
+    at = jax.tree.map(lambda s, t: jnp.where(clean, t, s), level_s, level_t)
+    seen = signal_ratio(level_s, at) * x
+    eps = eps_from_x0(denoise(seen, at).x0, seen, at)
+    ratio = signal_ratio(level_s, level_t)
+    return ratio * x + (level_t.sigma - ratio * level_s.sigma) * eps, None
+
+  pairs = levels.take(slice(1, None)), levels.take(slice(None, -1))
+  return jax.lax.scan(body, x0, pairs, reverse=True)[0]

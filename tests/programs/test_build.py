@@ -51,10 +51,10 @@ def test_every_config_builds(name, argument):
     build.build_schedule(config)
     return
   params = build.abstract_params(config)
-  build.build_schedule(config, params)
+  schedule = build.build_schedule(config, params)
   objective = build.build_objective(config)
   build.build_optimizer(config)
-  build.build_sampler(config)
+  build.build_sampler(config, schedule)
   batch = {
     'image': jax.ShapeDtypeStruct((2, *config.data.image_shape), jnp.float32),
     'label': jax.ShapeDtypeStruct((2,), jnp.int32),
@@ -385,7 +385,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(field):
   with pytest.raises(UserError, match=message):
     build.build_schedule(config)
     trace_loss(config)
-    build.build_sampler(config)
+    build.build_sampler(config, None)
     build.build_source(config)
 
 
@@ -512,13 +512,13 @@ def test_what_needs_a_learned_variance_or_steps_is_refused(fields, message):
   config = smoke(**fields)
   with pytest.raises(UserError, match=message) as error:
     build.build_objective(config)
-    build.build_sampler(config)
+    build.build_sampler(config, None)
   assert '\n' not in str(error.value)
 
 
 def test_a_learned_variance_is_sampled_with():
   sampling = {'sampling.sampler': 'ancestral', 'sampling.variance': 'learned'}
-  assert build.build_sampler(variance(**sampling))
+  assert build.build_sampler(variance(**sampling), None)
 
 
 def test_an_unconditional_network_takes_labelled_data():
@@ -535,7 +535,16 @@ def test_values_that_a_constructor_refuses_name_the_section():
     build.abstract_params(smoke(**{'network.num_groups': 3}))
   with pytest.raises(UserError, match='config.network: num_heads=3 does not'):
     build.abstract_params(smoke(**{'network.num_heads': 3}))
+  with pytest.raises(UserError, match='config.sampling: order is 4'):
+    build.build_sampler(
+      smoke(**{'sampling.sampler': 'unipc', 'sampling.order': 4}), None
+    )
+  with pytest.raises(UserError, match='config.sampling: num_steps is -1: at'):
+    build.build_sampler(smoke(**{'sampling.corrector_steps': -1}), None)
+  with pytest.raises(UserError, match='config.sampling: gamma is -0.25: it'):
+    fields = {'sampling.churn': -1.0, 'sampling.num_steps': 4}
+    build.build_sampler(smoke(**fields), None)
   with pytest.raises(UserError, match='config.sampling: eta is 2.0'):
-    build.build_sampler(smoke(**{'sampling.eta': 2.0}))
+    build.build_sampler(smoke(**{'sampling.eta': 2.0}), None)
   with pytest.raises(UserError, match='config.optimizer: the decay ends'):
     build.build_optimizer(smoke(**{'optimizer.warmup_steps': 9}))

@@ -2,13 +2,15 @@
 
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
 import diffusion_jax as dj
-from diffusion_jax.programs import UserError, build
+from diffusion_jax.programs import UserError, build, build_sampling
 from diffusion_jax.programs.build_sampling import build_levels
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 from tests.programs.conftest import smoke
@@ -70,3 +72,81 @@ def test_steps_need_a_schedule_of_steps(field):
   message = f'config.sampling: {field}.* needs a schedule of steps'
   with pytest.raises(UserError, match=message):
     build_levels(config, build.build_schedule(config))
+
+
+@pytest.mark.parametrize('name', build_sampling.SAMPLERS)
+def test_every_sampler_samples(name):
+  """One step of each, with churn and a corrector where they are allowed."""
+  fields = {'sampling.sampler': name, 'sampling.langevin_steps': 2}
+  remembers = name in ('dpm_solver_pp', 'dpm_solver_pp_sde', 'unipc')
+  if not remembers:
+    fields |= {'sampling.churn': 1.0, 'sampling.corrector_steps': 1}
+  schedule = dj.LinearVPSchedule()
+  sampler = build.build_sampler(smoke(**fields), schedule)
+  levels = dj.level_grid(schedule, 4).take(slice(1, 3))
+
+  def denoise(x, level):
+    return dj.Prediction(0.5 * x)
+
+  found = dj.sample(
+    jax.random.key(0), denoise, sampler, levels, jnp.ones((2, 3))
+  )
+  assert np.isfinite(found).all()
+  if remembers:
+    for more in ({'sampling.churn': 1.0}, {'sampling.corrector_steps': 1}):
+      with pytest.raises(UserError, match=f'{name} remembers earlier steps'):
+        build.build_sampler(smoke(**fields, **more), schedule)
+
+
+def test_fields_of_samplers_reach_them():
+  def made(**fields):
+    config = smoke(**{f'sampling.{k}': v for k, v in fields.items()})
+    sampler = build.build_sampler(config, dj.LinearVPSchedule())
+    levels = dj.level_grid(dj.LinearVPSchedule(), 4)
+    x = jnp.linspace(-2.0, 2.0, 6).reshape(2, 3)
+
+    def denoise(x, level):
+      return dj.Prediction(jnp.tanh(x))
+
+    return np.asarray(
+      dj.sample(
+        jax.random.key(0), denoise, sampler, levels.take(slice(0, 4)), x
+      )
+    )
+
+  heun = {'sampler': 'heun', 'churn': 1.0}
+  annealed = {'sampler': 'annealed_langevin', 'langevin_steps': 2}
+  solver = {'sampler': 'dpm_solver_pp'}
+  corrected = {'sampler': 'ddim', 'corrector_steps': 1}
+  for before, change in [
+    (solver, {'order': 3}),
+    ({'sampler': 'unipc'}, {'order': 1}),
+    ({'sampler': 'dpm_solver_pp_sde'}, {'eta': 0.5}),
+    (annealed, {'langevin_steps': 3}),
+    (annealed, {'langevin_step_size': 0.1}),
+    (corrected, {'corrector_steps': 2}),
+    (corrected, {'corrector_snr': 0.1}),
+    (heun, {'churn': 0.5}),
+    (heun, {'churn_min': 10.0}),
+    (heun, {'churn_max': 10.0}),
+    (heun, {'churn_noise': 1.1}),
+  ]:
+    assert np.abs(made(**before) - made(**(before | change))).max() > 1e-3, (
+      change
+    )
+
+
+@pytest.mark.parametrize('name', build_sampling.SCHEDULES)
+def test_the_levels_of_every_schedule_may_be_visited(name):
+  config = smoke(**{'sampling.schedule': name, 'schedule.beta_min': 3.0})
+  if name == 'learned':
+    with pytest.raises(UserError, match="schedule='learned' is not one of"):
+      build.build_walked_schedule(config, DDPM)
+    return
+  walked = build.build_walked_schedule(config, DDPM)
+  level = walked(jnp.linspace(0.0, 1.0, 5))
+  assert np.isfinite(level.alpha).all() and (np.diff(level.sigma) > 0).all()
+  if name == 'linear_vp':  # its own default, not the run's
+    np.testing.assert_array_equal(level, dj.LinearVPSchedule()(level.t))
+  nothing = smoke(**{'sampling.schedule': ''})
+  assert build.build_walked_schedule(nothing, DDPM) is DDPM

@@ -1,4 +1,4 @@
-"""Samplers on data whose every moment is known."""
+"""The samplers of DDPM and DDIM on data whose every moment is known."""
 
 import functools
 
@@ -8,22 +8,13 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.testing import oracles
+from tests.sampling.moments import DDPM, GAUSSIAN, check_moments, run
+from tests.sampling.moments import SCHEDULES as PLAIN
 
-DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
-SCHEDULES = {
-  'linear': DDPM,
-  'cosine': dj.DiscreteSchedule.from_betas(dj.cosine_betas(1000)),
+SCHEDULES = PLAIN | {
   'continuous_cosine': dj.CosineSchedule(-12.0, 12.0),
-  'linear_vp': dj.LinearVPSchedule(),
+  'five_steps': dj.DiscreteSchedule.from_alphas([0.5, 0.4, 0.2, 0.1, 0.05]),
 }
-GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
-MIXTURE = oracles.mixture(
-  [0.3, 0.7],
-  [[-1.0, 0.5], [1.0, 0.0]],
-  [[[0.05, 0.0], [0.0, 0.05]], [[0.1, 0.05], [0.05, 0.2]]],
-)
-ORACLES = {'gaussian': GAUSSIAN, 'mixture': MIXTURE}
 SAMPLERS = {
   'ancestral_small': dj.ancestral('fixed_small'),
   'ancestral_large': dj.ancestral('fixed_large'),
@@ -33,70 +24,63 @@ SAMPLERS = {
 }
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 4))
-def sample(oracle_name, sampler_name, key, levels, n):
-  """Levels are an argument, so that schedules share a compilation."""
-  prior_key, key = jax.random.split(key)
-  x = dj.prior_sample(prior_key, (n, 2), levels.take(0))
-  denoise = ORACLES[oracle_name].denoise
-  return dj.sample(key, denoise, SAMPLERS[sampler_name], levels, x)
-
-
-def run(key, oracle_name, sampler_name, schedule, num_steps, n):
-  levels = dj.level_grid(schedule, num_steps)
-  return np.asarray(sample(oracle_name, sampler_name, key, levels, n))
-
-
-def check_moments(x, oracle, bias):
-  """Mean and covariance within 5 Monte-Carlo errors and a step-size bias."""
-  n = len(x)
-  cov = np.asarray(oracle.cov)
-  mean_error = 5 * np.sqrt(np.diag(cov) / n)
-  assert (np.abs(x.mean(0) - oracle.mean) < mean_error + bias).all()
-  square = np.outer(np.diag(cov), np.diag(cov)) + cov**2
-  # fourth moments: Gaussian to a factor that covers the mixtures here
-  cov_error = 5 * np.sqrt(1.5 * square / n)
-  assert (np.abs(np.cov(x.T) - cov) < cov_error + bias).all()
-
-
-@pytest.mark.parametrize('sampler', SAMPLERS)
-@pytest.mark.parametrize('name', SCHEDULES)
-def test_mean_and_covariance_of_correlated_gaussian_data(sampler, name, key):
-  x = run(key, 'gaussian', sampler, SCHEDULES[name], 400, 10_000)
-  check_moments(x, GAUSSIAN, bias=0.015)
-
-
-@pytest.mark.parametrize('sampler', SAMPLERS)
-def test_mean_and_covariance_of_a_mixture(sampler, key):
-  x = run(key, 'mixture', sampler, DDPM, 400, 10_000)
-  check_moments(x, MIXTURE, bias=0.015)
-  # and its shape: the share of points on the side of the lighter component
-  share = np.mean(x[:, 0] < -0.2)
-  expected = np.mean(np.asarray(MIXTURE.sample(key, 100_000))[:, 0] < -0.2)
-  assert abs(share - expected) < 5 * (0.3 * 0.7 / 10_000) ** 0.5 + 0.01
-
-
-@pytest.mark.parametrize('name', SCHEDULES)
-def test_ddim_map_has_the_exact_covariance_without_monte_carlo(name):
-  """On Gaussian data eta = 0 is affine: x_0 = A x_T + b, so Cov = A A^T."""
-  levels = dj.level_grid(SCHEDULES[name], 1000)
-  sampler = dj.ddim(0.0)
-  go = jax.jit(
-    lambda x: dj.sample(jax.random.key(0), GAUSSIAN.denoise, sampler, levels, x)
-  )
-  b, *columns = go(jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
-  a = np.stack(columns, axis=1) - np.asarray(b)[:, None]
-  np.testing.assert_allclose(b, GAUSSIAN.mean, atol=0.01)
-  np.testing.assert_allclose(a @ a.T, GAUSSIAN.cov, rtol=0.01)
+@functools.partial(jax.jit, static_argnums=0)
+def path(name, key, levels):
+  x = dj.prior_sample(key, (256, 2), levels.take(0))
+  return dj.sample(key, GAUSSIAN.denoise, SAMPLERS[name], levels, x, True)
 
 
 @pytest.mark.parametrize('num_steps', [3, 50, 1000])
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_ddim_1_is_ancestral_fixed_small(name, num_steps, key):
+  """At every step of every grid, the last included."""
+  levels = dj.level_grid(SCHEDULES[name], num_steps)
+  a, b = path('ddim_1', key, levels), path('ancestral_small', key, levels)
+  largest = np.abs(b).max(axis=(1, 2), keepdims=True)
+  assert (np.abs(a - b) < 2e-6 * largest).all()
+
+
+@jax.jit
+def there_and_back(levels, x0):
+  up = dj.ddim_invert(GAUSSIAN.denoise, levels, x0)
+  key = jax.random.key(0)
+  return up, dj.sample(key, GAUSSIAN.denoise, dj.ddim(), levels, up)
+
+
+@pytest.mark.parametrize('name', ['linear_vp', 'continuous_cosine'])
+def test_inversion_is_of_first_order(name, key):
+  """Back at x_0, and at the ODE's own x_T, with errors that halve."""
   schedule = SCHEDULES[name]
-  a = run(key, 'gaussian', 'ddim_1', schedule, num_steps, 256)
-  b = run(key, 'gaussian', 'ancestral_small', schedule, num_steps, 256)
-  np.testing.assert_allclose(a, b, atol=5e-6 * np.abs(b).max())
+  x0 = GAUSSIAN.sample(key, 64)
+  back, forth = [], []
+  for num_steps in (200, 400, 800):
+    # the cleanest level before x_0 stays, for a closed form from there
+    t = jnp.append(jnp.linspace(1.0, 0.02, num_steps), 0.0)
+    levels = schedule(t)
+    levels = levels._replace(
+      alpha=levels.alpha.at[-1].set(1.0), sigma=levels.sigma.at[-1].set(0.0)
+    )
+    up, again = there_and_back(levels, x0)
+    first = there_and_back(levels.take(slice(-2, None)), x0)[0]
+    truth = GAUSSIAN.ode_map(first, levels.take(-2), levels.take(0))
+    back.append(float(jnp.abs(again - x0).max()))
+    forth.append(float(jnp.abs(up - truth).max()))
+  for errors in (back, forth):
+    found = np.log2(errors[:-1]) - np.log2(errors[1:])
+    np.testing.assert_allclose(found, 1.0, atol=0.15)
+
+
+def test_inversion_of_clean_data_takes_eps_at_the_level_reached():
+  """One step: alpha x_0 + sigma eps(alpha x_0)."""
+  x0 = jnp.array([[1.0, -2.0], [0.3, 0.4]])
+  levels = dj.level_grid(dj.LinearVPSchedule(), 1, t_start=0.3)
+  found = dj.ddim_invert(GAUSSIAN.denoise, levels, x0)
+  alpha, sigma = np.float64(levels.alpha[0]), np.float64(levels.sigma[0])
+  mean, cov = np.array([0.5, -0.3]), np.array([[1.0, 0.8], [0.8, 1.5]])
+  x = alpha * np.float64(x0)
+  marginal = alpha**2 * cov + sigma**2 * np.eye(2)
+  eps = sigma * np.linalg.solve(marginal, (x - alpha * mean).T).T
+  np.testing.assert_allclose(found, x + sigma * eps, atol=1e-5)
 
 
 def test_learned_variance_lies_between_the_fixed_ones(key):
@@ -122,7 +106,7 @@ def test_learned_variance_lies_between_the_fixed_ones(key):
 def test_zero_terminal_snr_is_sampled_from_alpha_zero(key):
   betas = dj.zero_terminal_snr(dj.linear_betas(1000))
   schedule = dj.DiscreteSchedule.from_betas(betas)
-  x = run(key, 'gaussian', 'ddim_0', schedule, 400, 10_000)
+  x = run(key, 'gaussian', 'ddim', schedule, 400, 16_384)
   check_moments(x, GAUSSIAN, bias=0.015)
 
 

@@ -1,0 +1,134 @@
+"""Langevin steps at a level, and churn: functions sampler -> sampler.
+
+A corrector is (key, x, denoise, level) -> x, x [B, ...] before and after at the
+same level.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.keys import draw_normal, split_key
+from diffusion_jax.core.parametrization import score_from_x0
+from diffusion_jax.core.process import forward_step
+from diffusion_jax.sampling.sampler import Sampler
+
+Array = jax.Array
+Corrector = Callable
+
+
+def langevin(snr: float = 0.16) -> Corrector:
+  """A Langevin step (Song et al. 2021, Alg. 4 and 5).
+
+  x + e score + sqrt(2 e) z with e = 2 (snr |z| / |score|)^2, the norms those of
+  each example, which is meant for images: of few dimensions the norm of a score
+  comes close to 0. Alg. 5's factor alpha_i, which is close to 1, is 1.
+  """
+
+  def correct(key, x, denoise, level):
+    score = score_from_x0(denoise(x, level).x0, x, level)
+    z = draw_normal(key, x)
+    tiny = jnp.finfo(x.dtype).tiny
+    size = 2.0 * snr**2 * _square_norm(z) / (_square_norm(score) + tiny)
+    return x + size * score + jnp.sqrt(2.0 * size) * z
+
+  return correct
+
+
+def with_corrector(
+  sampler: Sampler, corrector: Corrector, num_steps: int = 1
+) -> Sampler:
+  """num_steps of the corrector at level t, then the sampler's own step.
+
+  (Predictor-corrector sampling, Song et al. 2021, Alg. 1-3, in the order of
+  their code.) Nothing follows the step to clean data. For samplers without a
+  memory of earlier x. Raises ValueError for num_steps < 1.
+  """
+  if num_steps < 1:
+    raise ValueError(f'num_steps is {num_steps}: at least 1 is needed')
+
+  def step(key, x, state, denoise, level_t, level_s):
+    key, *keys = split_key(key, 1 + num_steps)
+
+    def body(x, key):
+      return corrector(key, x, denoise, level_t), None
+
+    x, _ = jax.lax.scan(body, x, jnp.stack(keys))
+    return sampler.step(key, x, state, denoise, level_t, level_s)
+
+  return Sampler(sampler.init, step)
+
+
+def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
+  """Annealed Langevin dynamics (Song & Ermon 2019, Alg. 1).
+
+  num_steps of x + a / 2 score + sqrt(a) z at every level, a = step_size
+  sigma^2; then x / alpha is kept for the next level (theirs have alpha = 1; x
+  itself where alpha = 0). Their step_size is 2e-5 / 0.01^2 = 0.2. The step to
+  clean data is x_0 (Song & Ermon 2020).
+  """
+
+  def correct(key, x, denoise, level):
+    score = score_from_x0(denoise(x, level).x0, x, level)
+    size = step_size * level.like(x).sigma ** 2
+    return x + 0.5 * size * score + jnp.sqrt(size) * draw_normal(key, x)
+
+  def step(key, x, state, denoise, level_t, level_s):
+    s, t = level_s.like(x), level_t.like(x)
+    clean = s.sigma == 0.0
+    ratio = s.alpha / jnp.where(t.alpha > 0.0, t.alpha, s.alpha)
+    kept = ratio * x
+    if jnp.ndim(level_s.sigma):
+      return jnp.where(clean, denoise(x, level_t).x0, kept), state
+    x = jax.lax.cond(
+      jnp.reshape(clean, ()), lambda: denoise(x, level_t).x0, lambda: kept
+    )
+    return x, state
+
+  return with_corrector(Sampler(lambda x: (), step), correct, num_steps)
+
+
+def churn(
+  sampler: Sampler,
+  schedule: Callable,
+  gamma: float,
+  s_min: float = 0.0,
+  s_max: float = float('inf'),
+  s_noise: float = 1.0,
+) -> Sampler:
+  """Raises the noise before each step (Karras et al. 2022, Alg. 2).
+
+  To (1 + gamma) sigma / alpha where s_min <= sigma / alpha <= s_max, the level
+  of which `schedule` knows; s_noise scales what is added. Nothing where
+  alpha = 0 or the schedule ends. For samplers without a memory of earlier x.
+  Raises ValueError for gamma < 0.
+  """
+  if gamma < 0.0:
+    raise ValueError(f'gamma is {gamma}: it cannot be negative')
+
+  def step(key, x, state, denoise, level_t, level_s):
+    noise_key, key = split_key(key, 2)
+    has_signal = level_t.alpha > 0.0
+    logsnr = jnp.where(has_signal, level_t.logsnr, 0.0)
+    ratio = jnp.exp(-0.5 * logsnr)
+    more = schedule.from_logsnr(logsnr - 2.0 * jnp.log1p(gamma))
+    raised = has_signal & (s_min <= ratio) & (ratio <= s_max)
+    raised &= more.logsnr < logsnr
+    level = jax.tree.map(lambda a, b: jnp.where(raised, a, b), more, level_t)
+    z = s_noise * draw_normal(noise_key, x)
+    mask = jnp.reshape(raised, level.like(x).t.shape)
+    x = jnp.where(mask, forward_step(x, z, level_t, level), x)
+    return sampler.step(key, x, state, denoise, level, level_s)
+
+  return Sampler(sampler.init, step)
+
+
+def churn_gamma(s_churn: float, num_steps: int) -> float:
+  """gamma = min(S_churn / N, sqrt(2) - 1) (Karras et al. 2022, Alg. 2)."""
+  return min(s_churn / num_steps, 2.0**0.5 - 1.0)
+
+
+def _square_norm(x):
+  # of each example, [B, 1, ...]
+  return jnp.sum(x**2, axis=tuple(range(1, x.ndim)), keepdims=True)

@@ -1,0 +1,56 @@
+"""Discretisations of the reverse SDE (Song et al. 2021)."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from diffusion_jax.core.keys import draw_normal
+from diffusion_jax.core.parametrization import score_from_x0
+from diffusion_jax.core.process import (
+  forgotten,
+  sde_coefficients,
+  signal_ratio,
+)
+from diffusion_jax.sampling.sampler import Sampler
+
+
+def euler_maruyama(schedule: Callable) -> Sampler:
+  """Euler-Maruyama on the reverse SDE (Song et al. 2021, Eq. 6), in t.
+
+  x_s = x - (f x - g^2 score) (t - s) + g sqrt(t - s) z. The step to clean data
+  is x_0 itself, without noise (their last denoising, by Tweedie's formula).
+  Levels must be `schedule`'s at their t. Not finite where alpha_t = 0: f and g
+  are infinite there.
+  """
+
+  def step(key, x, state, denoise, level_t, level_s):
+    x0 = denoise(x, level_t).x0
+    s, t = level_s.like(x), level_t.like(x)
+    f, g2 = sde_coefficients(schedule, level_t.t)
+    f, g2 = jnp.reshape(f, t.t.shape), jnp.reshape(g2, t.t.shape)
+    dt = t.t - s.t
+    mean = x - (f * x - g2 * score_from_x0(x0, x, level_t)) * dt
+    noisy = mean + jnp.sqrt(g2 * dt) * draw_normal(key, x)
+    return jnp.where(s.sigma > 0.0, noisy, x0), state
+
+  return Sampler(lambda x: (), step)
+
+
+def reverse_diffusion() -> Sampler:
+  """The reverse of the forward step between the two levels (appendix E).
+
+  x_s = (2 - r) x + G^2 score + G z with the forward step's r = alpha_t /
+  alpha_s and G^2 = sigma_t^2 (1 - SNR_t / SNR_s); no noise on the step to clean
+  data. Finite also at alpha_t = 0, but it doubles x there: of little use for
+  large steps.
+  """
+
+  def step(key, x, state, denoise, level_t, level_s):
+    score = score_from_x0(denoise(x, level_t).x0, x, level_t)
+    s, t = level_s.like(x), level_t.like(x)
+    g2 = t.sigma**2 * forgotten(s, t)
+    mean = (2.0 - signal_ratio(s, t)) * x + g2 * score
+    std = jnp.where(s.sigma > 0.0, jnp.sqrt(g2), 0.0)
+    return mean + std * draw_normal(key, x), state
+
+  return Sampler(lambda x: (), step)

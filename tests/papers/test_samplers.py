@@ -1,0 +1,361 @@
+"""Samplers against the algorithms of their papers, written out in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+
+
+@pytest.fixture(autouse=True)
+def _x64():
+  with jax.enable_x64(True):
+    yield
+
+
+def D(x, alpha, sigma, xp=np):
+  """A denoiser that is neither affine nor the same at any two levels."""
+  return xp.tanh(2.0 * x + sigma) * alpha / (alpha + 0.3 * sigma) + 0.1
+
+
+def denoise(x, level):
+  level = level.like(x)
+  return dj.Prediction(D(x, level.alpha, level.sigma, jnp))
+
+
+def ve_grid(n=8, clean=True):
+  """EDM Eq. 5: sigma from 80 down to 0.002, then 0."""
+  i = np.arange(n)
+  sigma = (
+    80 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))
+  ) ** 7
+  return np.ones(n + clean), np.append(sigma, [0.0] * clean)
+
+
+def vp_grid(n=8, clean=True):
+  angle = np.linspace(1.5, 0.1, n) ** 1.1
+  alpha, sigma = np.cos(angle), np.sin(angle)
+  return np.append(alpha, [1.0] * clean), np.append(sigma, [0.0] * clean)
+
+
+GRIDS = {'ve': ve_grid, 'vp': vp_grid}
+
+
+def start(sigma):
+  return sigma[0] * np.random.default_rng(0).standard_normal((3, 4))
+
+
+def run(sampler, alpha, sigma, x, key=None):
+  t = np.linspace(1.0, 0.0, len(alpha))
+  levels = dj.NoiseLevel(*map(jnp.asarray, (t, alpha, sigma)))
+  key = jax.random.key(0) if key is None else key
+  return jax.jit(lambda x: dj.sample(key, denoise, sampler, levels, x))(x)
+
+
+def noises(key, n, x, churned=False):
+  """What `sample` draws at each of n steps."""
+  keys = jax.random.split(key, n)
+  if churned:
+    keys = [jax.random.split(k)[0] for k in keys]
+  return [np.asarray(jax.random.normal(k, x.shape)) for k in keys]
+
+
+def close(found, expected):
+  assert found.dtype == np.float64
+  scale = np.abs(expected).max()
+  np.testing.assert_allclose(found, expected, atol=1e-10 * scale)
+
+
+def test_edm_algorithm_1():
+  _, t = ve_grid()
+  x = start(t)
+  expected = x
+  for i in range(len(t) - 1):
+    d = (expected - D(expected, 1.0, t[i])) / t[i]
+    following = expected + (t[i + 1] - t[i]) * d
+    if t[i + 1] != 0:
+      d2 = (following - D(following, 1.0, t[i + 1])) / t[i + 1]
+      following = expected + (t[i + 1] - t[i]) * (d / 2 + d2 / 2)
+    expected = following
+  close(run(dj.heun(), *ve_grid(), x), expected)
+
+
+@pytest.mark.parametrize(
+  's_churn, s_min, s_max, s_noise',
+  [(2.0, 0.0, np.inf, 1.0), (40.0, 0.05, 50.0, 1.003)],
+)
+def test_edm_algorithm_2(s_churn, s_min, s_max, s_noise):
+  _, t = ve_grid()
+  n = len(t) - 1
+  x, key = start(t), jax.random.key(3)
+  eps = noises(key, n, x, churned=True)
+  expected = x
+  for i in range(n):
+    inside = s_min <= t[i] <= s_max
+    gamma = min(s_churn / n, np.sqrt(2) - 1) if inside else 0.0
+    t_hat = t[i] + gamma * t[i]
+    noise = s_noise * eps[i]
+    x_hat = expected + np.sqrt(t_hat**2 - t[i] ** 2) * noise
+    d = (x_hat - D(x_hat, 1.0, t_hat)) / t_hat
+    following = x_hat + (t[i + 1] - t_hat) * d
+    if t[i + 1] != 0:
+      d2 = (following - D(following, 1.0, t[i + 1])) / t[i + 1]
+      following = x_hat + (t[i + 1] - t_hat) * (d / 2 + d2 / 2)
+    expected = following
+  gamma = dj.churn_gamma(s_churn, n)
+  schedule = dj.GeometricVESchedule(0.002, 80.0)
+  sampler = dj.churn(dj.heun(), schedule, gamma, s_min, s_max, s_noise)
+  close(run(sampler, *ve_grid(), x, key), expected)
+
+
+@pytest.mark.parametrize('grid', GRIDS)
+def test_dpm_solver_pp_2m_algorithm_2(grid):
+  alpha, sigma = GRIDS[grid](clean=False)
+  lam = np.log(alpha / sigma)
+  x = start(sigma)
+  expected, previous = x, None
+  for i in range(1, len(alpha)):
+    h = lam[i] - lam[i - 1]
+    x0 = D(expected, alpha[i - 1], sigma[i - 1])
+    mean = x0
+    if previous is not None:
+      r = (lam[i - 1] - lam[i - 2]) / h
+      mean = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * previous
+    expected = sigma[i] / sigma[i - 1] * expected
+    expected = expected - alpha[i] * (np.exp(-h) - 1) * mean
+    previous = x0
+  close(run(dj.dpm_solver_pp(2), alpha, sigma, x), expected)
+  # the step to clean data is x_0
+  ends = np.append(alpha, 1.0), np.append(sigma, 0.0)
+  last = D(expected, alpha[-1], sigma[-1])
+  close(run(dj.dpm_solver_pp(2), *ends, x), last)
+  close(run(dj.dpm_solver_pp_sde(0.0), *ends, x), last)
+
+
+@pytest.mark.parametrize('grid', GRIDS)
+def test_dpm_solver_pp_2s_algorithm_1(grid):
+  alpha, sigma = GRIDS[grid](clean=False)
+  lam = np.log(alpha / sigma)
+  schedule = dj.CosineSchedule()
+  if grid == 've':
+    schedule = dj.GeometricVESchedule(1e-3, 80.0)
+  x = expected = start(sigma)
+  r = 0.5
+  for i in range(1, len(alpha)):
+    h = lam[i] - lam[i - 1]
+    middle = lam[i - 1] + r * h
+    if grid == 'vp':
+      a, s = (
+        1 / np.sqrt(1 + np.exp(-2 * middle)),
+        1 / np.sqrt(1 + np.exp(2 * middle)),
+      )
+    else:
+      a, s = 1.0, np.exp(-middle)
+    x0 = D(expected, alpha[i - 1], sigma[i - 1])
+    u = s / sigma[i - 1] * expected - a * (np.exp(-r * h) - 1) * x0
+    mean = (1 - 1 / (2 * r)) * x0 + 1 / (2 * r) * D(u, a, s)
+    expected = sigma[i] / sigma[i - 1] * expected
+    expected = expected - alpha[i] * (np.exp(-h) - 1) * mean
+  sampler = dj.dpm_solver_pp_2s(schedule)
+  close(run(sampler, alpha, sigma, x), expected)
+
+
+@pytest.mark.parametrize('eta', [0.5, 1.0])
+def test_sde_dpm_solver_pp_2m(eta):
+  """docs/recipes.md, section 11."""
+  alpha, sigma = vp_grid(clean=False)
+  lam = np.log(alpha / sigma)
+  n = len(alpha) - 1
+  x, key = start(sigma), jax.random.key(3)
+  z = noises(key, n, x)
+  expected, previous = x, None
+  for i in range(1, n + 1):
+    h = lam[i] - lam[i - 1]
+    x0 = D(expected, alpha[i - 1], sigma[i - 1])
+    rise = 1 - np.exp(-h - eta * h)
+    expected = sigma[i] / sigma[i - 1] * np.exp(-eta * h) * expected
+    expected = expected + rise * alpha[i] * x0
+    if previous is not None:
+      r = (lam[i - 1] - lam[i - 2]) / h
+      expected = expected + 0.5 * rise * alpha[i] * (x0 - previous) / r
+    expected += sigma[i] * np.sqrt(1 - np.exp(-2 * eta * h)) * z[i - 1]
+    previous = x0
+  close(run(dj.dpm_solver_pp_sde(eta), alpha, sigma, x, key), expected)
+
+
+def unipc(p, x, alpha, sigma):
+  """UniPC-p with B_2(h) = e^h - 1 and data prediction, as released."""
+  lam = np.log(alpha / sigma)
+  m = [D(x, alpha[0], sigma[0])]
+  for i in range(1, len(alpha)):
+    order = min(p, i)
+    h = lam[i] - lam[i - 1]
+    B = np.expm1(-h)
+    rs = [(lam[i - 1 - k] - lam[i - 1]) / h for k in range(1, order)]
+    D1 = [(m[-1 - k] - m[-1]) / r for k, r in enumerate(rs, 1)]
+    rs.append(1.0)
+    phi, factorial = np.expm1(-h) / -h - 1, 1
+    R, b = [], []
+    for n in range(1, order + 1):
+      R.append(np.power(rs, n - 1))
+      b.append(phi * factorial / B)
+      factorial *= n + 1
+      phi = phi / -h - 1 / factorial
+    R, b = np.array(R), np.array(b)
+    base = sigma[i] / sigma[i - 1] * x - alpha[i] * np.expm1(-h) * m[-1]
+    rho = [0.5] if order == 2 else np.linalg.solve(R[:-1, :-1], b[:-1])
+    x_new = base - alpha[i] * B * sum(
+      a * d for a, d in zip(rho, D1, strict=True)
+    )
+    if i == len(alpha) - 1:
+      return x_new
+    new = D(x_new, alpha[i], sigma[i])
+    rho = [0.5] if order == 1 else np.linalg.solve(R, b)
+    D1.append(new - m[-1])
+    x = base - alpha[i] * B * sum(a * d for a, d in zip(rho, D1, strict=True))
+    m.append(new)
+
+
+@pytest.mark.parametrize('grid', GRIDS)
+@pytest.mark.parametrize('order', [1, 2, 3])
+def test_unipc(order, grid):
+  alpha, sigma = GRIDS[grid](clean=False)
+  x = start(sigma)
+  expected = unipc(order, x, alpha, sigma)
+  close(run(dj.unipc(order), alpha, sigma, x), expected)
+
+
+def test_3m_is_the_predictor_of_unipc_3():
+  """Its first three steps, the parabola's mean by quadrature."""
+  alpha, sigma = vp_grid(4, clean=False)
+  lam = np.log(alpha / sigma)
+  x = start(sigma)
+  xs = [x]
+  for i in (1, 2):
+    xs.append(run(dj.dpm_solver_pp(2), alpha[: i + 1], sigma[: i + 1], x))
+  m = [D(np.asarray(a), alpha[i], sigma[i]) for i, a in enumerate(xs)]
+  nodes, weights = np.polynomial.legendre.leggauss(20)
+  h = lam[3] - lam[2]
+  u = 0.5 * h * (nodes + 1)
+  weights = weights * np.exp(u)
+  basis = [
+    np.prod(
+      [(lam[2] + u - lam[j]) / (lam[i] - lam[j]) for j in range(3) if j != i],
+      axis=0,
+    )
+    for i in range(3)
+  ]
+  mean = sum(m[i] * (weights @ basis[i]) / weights.sum() for i in range(3))
+  expected = sigma[3] / sigma[2] * np.asarray(xs[2])
+  expected = expected - alpha[3] * np.expm1(-h) * mean
+  close(run(dj.dpm_solver_pp(3), alpha, sigma, x), expected)
+
+
+def test_score_sde_reverse_diffusion_of_ddpm():
+  """x - f + G^2 score + G z, f = sqrt(1 - beta) x - x, G^2 = beta."""
+  betas = np.array([0.05, 0.1, 0.2, 0.3])
+  bars = np.append(1.0, np.cumprod(1 - betas))[::-1]
+  alpha, sigma = np.sqrt(bars), np.sqrt(1 - bars)
+  x, key = start(sigma), jax.random.key(3)
+  z = noises(key, 4, x)
+  expected = x
+  for i, beta in enumerate(betas[::-1]):
+    eps = (expected - alpha[i] * D(expected, alpha[i], sigma[i])) / sigma[i]
+    f = np.sqrt(1 - beta) * expected - expected
+    expected = expected - f - beta * eps / sigma[i]
+    if i < 3:
+      expected = expected + np.sqrt(beta) * z[i]
+  close(run(dj.reverse_diffusion(), alpha, sigma, x, key), expected)
+
+
+def test_score_sde_reverse_diffusion_of_ve():
+  """x + (sigma_t^2 - sigma_s^2) score + sqrt(sigma_t^2 - sigma_s^2) z."""
+  alpha, sigma = ve_grid()
+  x, key = start(sigma), jax.random.key(3)
+  z = noises(key, len(sigma) - 1, x)
+  expected = x
+  for i in range(len(sigma) - 1):
+    g2 = sigma[i] ** 2 - sigma[i + 1] ** 2
+    score = (D(expected, 1.0, sigma[i]) - expected) / sigma[i] ** 2
+    expected = expected + g2 * score
+    if sigma[i + 1] > 0:
+      expected = expected + np.sqrt(g2) * z[i]
+  close(run(dj.reverse_diffusion(), alpha, sigma, x, key), expected)
+
+
+def test_score_sde_euler_maruyama_of_the_vp_sde():
+  """dx = (-beta x / 2 - beta score) dt + sqrt(beta) dw, backwards."""
+  n, b0, b1 = 5, 0.1, 20.0
+  t = np.append(np.linspace(1.0, 0.1, n), 0.0)
+  bars = np.exp(-(t**2) * (b1 - b0) / 2 - t * b0)
+  alpha, sigma = np.sqrt(bars), np.sqrt(1 - bars)
+  x, key = start(sigma), jax.random.key(3)
+  z = noises(key, n, x)
+  expected = x
+  for i in range(n):
+    beta, dt = b0 + t[i] * (b1 - b0), t[i] - t[i + 1]
+    x0 = D(expected, alpha[i], sigma[i])
+    score = -(expected - alpha[i] * x0) / sigma[i] ** 2
+    following = expected + (0.5 * beta * expected + beta * score) * dt
+    following = following + np.sqrt(beta * dt) * z[i]
+    expected = following if t[i + 1] > 0 else x0
+  levels = dj.NoiseLevel(*map(jnp.asarray, (t, alpha, sigma)))
+  sampler = dj.euler_maruyama(dj.LinearVPSchedule(b0, b1))
+  found = dj.sample(key, denoise, sampler, levels, jnp.asarray(x))
+  close(found, expected)
+
+
+def test_score_sde_corrector_algorithms_4_and_5():
+  """Two steps at one level; norms of each example, alpha_i taken as 1."""
+  alpha, sigma, snr = 0.6, 0.8, 0.16
+  level = dj.NoiseLevel(*map(jnp.float64, (0.5, alpha, sigma)))
+  x = np.random.default_rng(0).standard_normal((3, 4, 2))
+  key = jax.random.key(3)
+  z = np.asarray(jax.random.normal(key, x.shape))
+  score = -(x - alpha * D(x, alpha, sigma)) / sigma**2
+  expected = np.empty_like(x)
+  for b in range(3):
+    ratio = np.linalg.norm(z[b]) / np.linalg.norm(score[b])
+    e = 2 * (snr * ratio) ** 2
+    expected[b] = x[b] + e * score[b] + np.sqrt(2 * e) * z[b]
+  close(dj.langevin(snr)(key, jnp.asarray(x), denoise, level), expected)
+
+
+def test_the_corrector_comes_before_the_predictor():
+  alpha, sigma = vp_grid(3)
+  x = jnp.asarray(start(sigma))
+  corrected = []
+
+  def corrector(key, x, denoise, level):
+    jax.debug.callback(lambda s: corrected.append(float(s)), level.sigma)
+    return x + 1.0
+
+  found = run(dj.with_corrector(dj.ddim(), corrector, 2), alpha, sigma, x)
+  jax.effects_barrier()
+  np.testing.assert_allclose(corrected, np.repeat(sigma[:-1], 2))
+  expected = np.asarray(x)
+  for i in range(3):
+    expected = expected + 2.0
+    x0 = D(expected, alpha[i], sigma[i])
+    eps = (expected - alpha[i] * x0) / sigma[i]
+    expected = alpha[i + 1] * x0 + sigma[i + 1] * eps
+  close(found, expected)
+
+
+def test_ncsn_algorithm_1():
+  """alpha_i = e sigma_i^2 / sigma_L^2, T steps at each level, then x_0."""
+  _, sigma = ve_grid(4)
+  T, e = 3, 2e-5
+  step_size = e / 0.01**2
+  x, key = start(sigma), jax.random.key(3)
+  expected = x
+  for i, key_i in enumerate(jax.random.split(key, 4)):
+    for key_j in jax.random.split(key_i, 1 + T)[1:]:
+      z = np.asarray(jax.random.normal(key_j, x.shape))
+      a = step_size * sigma[i] ** 2
+      score = (D(expected, 1.0, sigma[i]) - expected) / sigma[i] ** 2
+      expected = expected + a / 2 * score + np.sqrt(a) * z
+  expected = D(expected, 1.0, sigma[3])
+  sampler = dj.annealed_langevin(T, step_size)
+  close(run(sampler, *ve_grid(4), x, key), expected)

@@ -1,0 +1,98 @@
+"""Data of known moments, every sampler, and what samples are held against."""
+
+import functools
+
+import jax
+import numpy as np
+
+import diffusion_jax as dj
+from diffusion_jax.testing import oracles
+
+DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+SCHEDULES = {
+  'linear': DDPM,
+  'cosine': dj.DiscreteSchedule.from_betas(dj.cosine_betas(1000)),
+  'linear_vp': dj.LinearVPSchedule(),
+  'sub_vp': dj.SubVPSchedule(),
+  'geometric_ve': dj.GeometricVESchedule(),
+}
+GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
+MIXTURE = oracles.mixture(
+  [0.3, 0.7],
+  [[-1.0, 0.5], [1.0, 0.0]],
+  [[[0.05, 0.0], [0.0, 0.05]], [[0.1, 0.05], [0.05, 0.2]]],
+)
+ORACLES = {'gaussian': GAUSSIAN, 'mixture': MIXTURE}
+
+# A sampler, or how to make it for a schedule.
+DETERMINISTIC = {
+  'ddim': dj.ddim(),
+  'heun': dj.heun(),
+  'dpm_solver_pp_2m': dj.dpm_solver_pp(2),
+  'dpm_solver_pp_3m': dj.dpm_solver_pp(3),
+  'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
+  'unipc_2': dj.unipc(2),
+  'unipc_3': dj.unipc(3),
+}
+STOCHASTIC = {
+  'ancestral_small': dj.ancestral('fixed_small'),
+  'ancestral_large': dj.ancestral('fixed_large'),
+  'ddim_half': dj.ddim(0.5),
+  'ddim_1': dj.ddim(1.0),
+  'euler_maruyama': dj.euler_maruyama,
+  'reverse_diffusion': dj.reverse_diffusion(),
+  'dpm_solver_pp_sde': dj.dpm_solver_pp_sde(),
+  'annealed_langevin': dj.annealed_langevin(40),
+  'churned_heun': lambda schedule: dj.churn(dj.heun(), schedule, 0.1),
+  'corrected_ddim': dj.with_corrector(dj.ddim(1.0), dj.langevin(0.08)),
+}
+SAMPLERS = DETERMINISTIC | STOCHASTIC
+
+
+def needs_schedule(name):
+  return not isinstance(SAMPLERS[name], dj.Sampler)
+
+
+def build(name, schedule=None):
+  made = SAMPLERS[name]
+  return made(schedule) if needs_schedule(name) else made
+
+
+def in_pairs(denoise):
+  """x [B, 2n] of n independent pairs: norms of an example are those of 2n."""
+
+  def denoise_pairs(x, level):
+    x0 = denoise(x.reshape(-1, 2), level).x0
+    return dj.Prediction(x0.reshape(x.shape))
+
+  return denoise_pairs
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def sample(oracle_name, sampler_name, schedule, key, levels, x):
+  """Levels are an argument, so that schedules share a compilation."""
+  denoise = in_pairs(ORACLES[oracle_name].denoise)
+  return dj.sample(key, denoise, build(sampler_name, schedule), levels, x)
+
+
+def run(key, oracle_name, sampler_name, schedule, num_steps, n, x=None):
+  """n samples, [n, 2], drawn in examples of 64 pairs; from x if given."""
+  levels = dj.level_grid(schedule, num_steps)
+  if x is None:
+    prior_key, key = jax.random.split(key)
+    x = dj.prior_sample(prior_key, (n // 64, 128), levels.take(0))
+  schedule = schedule if needs_schedule(sampler_name) else None
+  x = sample(oracle_name, sampler_name, schedule, key, levels, x)
+  return np.asarray(x).reshape(-1, 2)
+
+
+def check_moments(x, oracle, bias):
+  """Mean and covariance within 5 Monte-Carlo errors and a step-size bias."""
+  n = len(x)
+  cov = np.asarray(oracle.cov)
+  mean_error = 5 * np.sqrt(np.diag(cov) / n)
+  assert (np.abs(x.mean(0) - oracle.mean) < mean_error + bias).all()
+  square = np.outer(np.diag(cov), np.diag(cov)) + cov**2
+  # fourth moments: Gaussian to a factor that covers the mixtures here
+  cov_error = 5 * np.sqrt(1.5 * square / n)
+  assert (np.abs(np.cov(x.T) - cov) < cov_error + bias).all()

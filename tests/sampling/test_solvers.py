@@ -1,0 +1,276 @@
+"""Every sampler: its order, its moments, its ends, its calls and its keys."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.testing import oracles
+from tests.sampling import moments
+
+ORDERS = {
+  'ddim': 1,
+  'heun': 2,
+  'dpm_solver_pp_2m': 2,
+  'dpm_solver_pp_3m': 3,
+  'dpm_solver_pp_2s': 2,
+  'unipc_1': 2,  # UniPC-p is of order p + 1
+  'unipc_2': 3,
+  'unipc_3': 4,
+}
+VE = dj.GeometricVESchedule(1e-3, 1e10)
+
+
+def exact_gaussian():
+  """Correlated data in float64."""
+  mean = np.array([0.5, -0.3])
+  values, vectors = np.linalg.eigh([[1.0, 0.8], [0.8, 1.5]])
+  arrays = np.ones(1), mean[None], values[None], vectors[None]
+  return oracles.Mixture(*map(jnp.asarray, arrays))
+
+
+def uneven_grid(schedule, num_steps):
+  """From lambda = -10 to 1, steps that shrink; far out, where starting up at
+  a lower order costs nothing."""
+  u = jnp.linspace(0.0, 1.0, num_steps + 1)
+  return schedule.from_logsnr(-20.0 + 22.0 * (u + 0.25 * u * (1.0 - u)))
+
+
+@pytest.mark.parametrize('name', ORDERS)
+def test_observed_order_of_convergence(name):
+  """Against the closed-form map of the ODE, halving steps twice."""
+  with jax.enable_x64(True):
+    oracle = exact_gaussian()
+    sampler = dj.unipc(1) if name == 'unipc_1' else moments.build(name, VE)
+    unit = jax.random.normal(jax.random.key(0), (16, 2))
+
+    @jax.jit
+    def error(levels):
+      x = levels.sigma[0] * unit
+      truth = oracle.ode_map(x, levels.take(0), levels.take(-1))
+      found = dj.sample(jax.random.key(0), oracle.denoise, sampler, levels, x)
+      return jnp.abs(found - truth).max()
+
+    errors = [float(error(uneven_grid(VE, n))) for n in (160, 320, 640)]
+  found = np.log2(errors[:-1]) - np.log2(errors[1:])
+  np.testing.assert_allclose(found, ORDERS[name], atol=0.15)
+
+
+@pytest.mark.parametrize('schedule_name', moments.SCHEDULES)
+@pytest.mark.parametrize('name', moments.DETERMINISTIC)
+def test_mean_and_covariance_without_monte_carlo(name, schedule_name):
+  """On Gaussian data they are affine: x_0 = A x_T + b, so Cov = A A^T."""
+  schedule = moments.SCHEDULES[schedule_name]
+  last = schedule(1.0)
+  scale = float(np.hypot(last.alpha, last.sigma))
+  x = scale * jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+  key = jax.random.key(0)
+  b, *columns = moments.run(key, 'gaussian', name, schedule, 200, 3, x)
+  a = np.stack(columns, axis=1) - b[:, None]
+  tolerance = {'ddim': 0.04, 'heun': 0.03}.get(name, 0.003)
+  # the prior forgets what is left of the mean: 0.014 of it at sigma = 50
+  np.testing.assert_allclose(b, moments.GAUSSIAN.mean, atol=0.008)
+  np.testing.assert_allclose(a @ a.T, moments.GAUSSIAN.cov, atol=tolerance)
+
+
+# What 200 steps lack, beside 5 Monte-Carlo errors.
+BIAS = {'ancestral_small': 0.05, 'ddim_1': 0.05, 'annealed_langevin': 0.08}
+
+
+def check(name, oracle_name, schedule_name, key):
+  n, steps = (4096, 40) if name == 'annealed_langevin' else (8192, 200)
+  schedule = moments.SCHEDULES[schedule_name]
+  x = moments.run(key, oracle_name, name, schedule, steps, n)
+  oracle = moments.ORACLES[oracle_name]
+  moments.check_moments(x, oracle, BIAS.get(name, 0.02))
+
+
+@pytest.mark.parametrize('schedule_name', moments.SCHEDULES)
+@pytest.mark.parametrize('name', moments.STOCHASTIC)
+def test_mean_and_covariance_of_correlated_gaussian_data(
+  name, schedule_name, key
+):
+  check(name, 'gaussian', schedule_name, key)
+
+
+@pytest.mark.parametrize('name', moments.SAMPLERS)
+def test_mean_and_covariance_of_a_mixture(name, key):
+  check(name, 'mixture', 'linear', key)
+
+
+class Flow:
+  """Rectified flow, from alpha = 0 to clean data."""
+
+  def __call__(self, t):
+    return dj.NoiseLevel(t, 1.0 - t, t)
+
+  def from_logsnr(self, logsnr):
+    return self(jax.nn.sigmoid(-0.5 * logsnr))
+
+
+FLOW = Flow()
+FINITE = [name for name in moments.SAMPLERS if name != 'euler_maruyama']
+
+
+def network(scale, x, level):
+  """A small denoiser that is not affine: its code is compiled quickly."""
+  level = level.like(x)
+  gain = level.alpha / (level.alpha**2 + level.sigma**2)
+  return dj.Prediction(scale * jnp.tanh(x) * gain + 0.5)
+
+
+denoise = functools.partial(network, 1.0)
+
+
+@pytest.mark.parametrize('name', FINITE)
+def test_finite_from_pure_noise_to_clean_data_with_gradients(name):
+  sampler = moments.build(name, FLOW)
+  x = jax.random.normal(jax.random.key(1), (3, 2))
+  levels = FLOW(jnp.linspace(1.0, 0.0, 4))
+
+  def loss(scale, x):
+    predict = functools.partial(network, scale)
+    found = dj.sample(jax.random.key(0), predict, sampler, levels, x)
+    return jnp.sum(found**2)
+
+  found = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(1.0, x)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+  assert found[1][0] != 0.0
+
+
+@pytest.mark.parametrize('name', FINITE)
+def test_one_step_from_pure_noise_gives_x0(name):
+  sampler = moments.build(name, FLOW)
+  x = jax.random.normal(jax.random.key(1), (3, 2))
+  ends = FLOW(jnp.array(1.0)), FLOW(jnp.array(0.0))
+
+  @jax.jit
+  def step(x):
+    state = sampler.init(x)
+    return sampler.step(jax.random.key(0), x, state, denoise, *ends)[0]
+
+  found = step(x)
+  assert np.isfinite(found).all()
+  if name == 'reverse_diffusion':  # 2 x - eps
+    np.testing.assert_allclose(found, x, atol=1e-6)
+  elif name not in ('annealed_langevin', 'corrected_ddim'):  # which move x
+    np.testing.assert_allclose(found, jnp.full((3, 2), 0.5), atol=1e-6)
+
+
+def counted_calls(sampler, levels):
+  calls = []
+
+  def counted(x, level):
+    jax.debug.callback(lambda t: calls.append(float(t)), level.t)
+    return denoise(x, level)
+
+  run = jax.jit(
+    lambda x: dj.sample(jax.random.key(0), counted, sampler, levels, x)
+  )
+  jax.block_until_ready(run(jnp.ones((2, 2))))
+  jax.effects_barrier()
+  return len(calls)
+
+
+@pytest.mark.parametrize(
+  'name, calls',
+  [
+    ('heun', 13),  # 2N - 1
+    ('dpm_solver_pp_2s', 13),
+    ('dpm_solver_pp_2m', 7),
+    ('unipc_3', 7),
+    ('churned_heun', 13),
+    ('corrected_ddim', 14),
+  ],
+)
+def test_calls_of_the_network(name, calls):
+  schedule = dj.CosineSchedule()
+  sampler = moments.build(name, schedule)
+  assert counted_calls(sampler, dj.level_grid(schedule, 7)) == calls
+
+
+def test_heun_is_euler_where_there_is_no_signal():
+  levels = FLOW(jnp.linspace(1.0, 0.0, 8))
+  assert counted_calls(dj.heun(), levels) == 12
+
+
+@pytest.mark.parametrize('name', moments.SAMPLERS)
+def test_levels_per_example_are_levels(name):
+  """Steps with [B] levels are the steps of the examples, ends included."""
+  t = jnp.array([0.9 if name == 'euler_maruyama' else 1.0, 0.5, 0.2])
+  s = jnp.array([0.7, 0.1, 0.0])
+  sampler = moments.build(name, FLOW)
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(jax.random.key(1), (3, 2))
+
+  @jax.jit
+  def two_steps(keys, x, t, s):  # so that there is something to remember
+    levels = FLOW(t), FLOW(0.5 * (t + s)), FLOW(s)
+    state = sampler.init(x)
+    x, state = sampler.step(keys, x, state, denoise, *levels[:2])
+    return sampler.step(keys, x, state, denoise, *levels[1:])[0]
+
+  found = two_steps(keys, x, t, s)
+  for i in range(3):
+    one = slice(i, i + 1)
+    expected = two_steps(keys[one], x[one], t[i], s[i])
+    np.testing.assert_allclose(found[one], expected, atol=1e-5)
+
+
+def test_one_compilation_for_all_levels_and_keys():
+  traces = []
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(name, key, levels, x):
+    traces.append(name)
+    sampler = moments.build(name, moments.DDPM)
+    return dj.sample(key, denoise, sampler, levels, x)
+
+  names = 'ancestral_small', 'heun', 'unipc_2', 'churned_heun'
+  for name in names:
+    for seed, schedule in enumerate((moments.DDPM, VE)):
+      levels = dj.level_grid(schedule, 5)
+      run(name, jax.random.key(seed), levels, jnp.full((2, 2), 1.0 + seed))
+  assert traces == list(names)
+
+
+@pytest.mark.parametrize('name', moments.STOCHASTIC)
+def test_an_image_knows_its_own_key_only(name):
+  keys = jax.random.split(jax.random.key(0), 6)
+  levels = dj.level_grid(moments.DDPM, 5)
+  sampler = moments.build(name, moments.DDPM)
+  run = jax.jit(lambda keys, x: dj.sample(keys, denoise, sampler, levels, x))
+  x = jax.random.normal(jax.random.key(1), (6, 2))
+  whole = run(keys, x)
+  turned = run(keys[::-1], x[::-1])
+  np.testing.assert_allclose(turned, whole[::-1], atol=1e-5)
+  other = run(keys.at[2].set(keys[0]), x)
+  changed = np.abs(other - whole).max(axis=1) > 1e-4
+  assert changed.tolist() == [i == 2 for i in range(6)]
+
+
+def test_order_1_is_ddim_exactly():
+  for schedule in (moments.DDPM, VE, FLOW):
+    t = jnp.linspace(1.0, 0.0, 9)
+    levels = schedule(t)
+    x = levels.sigma[0] * jax.random.normal(jax.random.key(1), (5, 2))
+
+    def run(sampler, levels=levels, x=x):
+      return dj.sample(jax.random.key(0), denoise, sampler, levels, x)
+
+    a, b = run(dj.ddim()), run(dj.dpm_solver_pp(1))
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize('make', [dj.dpm_solver_pp, dj.unipc])
+def test_other_orders_are_refused(make):
+  with pytest.raises(ValueError, match='order is 4: it can be 1, 2 or 3'):
+    make(4)
+
+
+def test_a_negative_eta_is_refused():
+  with pytest.raises(ValueError, match='eta is -0.5'):
+    dj.dpm_solver_pp_sde(-0.5)
