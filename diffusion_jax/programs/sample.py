@@ -30,6 +30,7 @@ def run(config, workdir):
     index = np.arange(start, start + min(size, n))  # one shape, one compilation
     chosen = None if labels is None else labels[index % n]
     result = generate(params, index, chosen)
+    check_numbers(config, result)
     if config.sampling.trajectory:
       if not start:
         name = out / f'{config.sampling.name}.gif'
@@ -54,6 +55,15 @@ def check(config):
     value = config.sampling[field]
     if value < 1:
       raise UserError(f'config.sampling.{field}={value}: at least 1 is needed')
+
+
+def check_numbers(config, images):
+  """UserError for NaN, which would be written as black pictures."""
+  if np.isnan(images).any():
+    raise UserError(
+      f'the samples are nan: {config.sampling.sampler} may not take these '
+      'levels (docs/samplers.md), or the training has diverged'
+    )
 
 
 def restore(config, workdir):

@@ -254,6 +254,11 @@ def test_any_sampler_takes_the_levels_of_any_schedule(run):
   PROGRAMS['sample'](smoke(**fields, **{'sampling.schedule': 'flow'}), str(run))
   other = samples(run)['arr_0']
   assert other.shape == own.shape and (other != own).any()
+  euler = {'sampling.sampler': 'euler_maruyama', 'sampling.schedule': 'flow'}
+  with pytest.raises(
+    UserError, match='samples are nan: euler_maruyama may not'
+  ):
+    PROGRAMS['sample'](smoke(**euler), str(run))
   with pytest.raises(UserError, match="schedule='vp' is not one of linear,"):
     PROGRAMS['sample'](smoke(**{'sampling.schedule': 'vp'}), str(run))
 
