@@ -97,9 +97,14 @@ def get_config():
   conditioning.noise_input = 'step'
   conditioning.time_scale = 1000.0
   conditioning.labels = False  # give the network the class
-  conditioning.label_dropout = 0.0  # probability of no class in training
+  conditioning.label_dropout = 0.0  # probability of no class, no image
   # give the network its last estimate of x0 (Analog Bits); unet, ddpmpp
   conditioning.self_conditioning = False
+  # tell the network of an image made of the example itself: its known pixels
+  # under a random mask (inpainting), made smaller and enlarged again
+  # (superres), without its colours (gray); '': none; unet, ddpmpp
+  conditioning.image = ''
+  conditioning.image_factor = 2  # superres: so many times smaller
 
   objective = config.objective = ConfigDict()
   # ddpm, hybrid (ddpm + the bound), vlb (the bound), vdm (that of VDM)

@@ -16,6 +16,7 @@ from diffusion_jax.programs import UserError
 from diffusion_jax.programs.build_data import build_batches, build_source
 from diffusion_jax.programs.build_model import (
   abstract_params,
+  build_image_condition,
   build_network,
   build_noise_input,
   build_schedule,
@@ -44,6 +45,7 @@ from diffusion_jax.training import (
 __all__ = [
   'abstract_params',
   'build_batches',
+  'build_image_condition',
   'build_levels',
   'build_sampler',
   'build_schedule',
@@ -87,7 +89,11 @@ def _seen(config):
       KINDS, 'objective', 'parametrization', c.parametrization
     ),
     noise_input=build_noise_input(config),
-    told=conditions.tell(config.conditioning.labels, label_dropout(config)),
+    told=conditions.tell(
+      config.conditioning.labels,
+      label_dropout(config),
+      build_image_condition(config),
+    ),
     sigma_data=c.sigma_data,
   )
 
@@ -198,6 +204,11 @@ def build_objective(config, test=False):
         raise UserError(
           f'config.{field}={value} needs objective.name=ddpm, not {c.name!r}'
         )
+  if c.augment and config.conditioning.image:
+    raise UserError(
+      'config.objective.augment changes the images, conditioning.image would '
+      'tell of them as they were: set one of the two'
+    )
   network = build_network(config)
   if test:
     network = network.clone(dropout=0.0)
