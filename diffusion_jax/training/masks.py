@@ -52,9 +52,7 @@ def box(key: Array, height: int, width: int) -> Array:
   return ~inside
 
 
-def stroke(
-  key: Array, height: int, width: int, num_corners: int = 5
-) -> Array:
+def stroke(key: Array, height: int, width: int, num_corners: int = 5) -> Array:
   """All but a stroke of a brush is known, [H, W, 1]; key: [].
 
   The brush goes along lines between corners that are uniform in the image; it
