@@ -56,7 +56,7 @@ MISTAKES = {
   ),
   'unknown mode': (
     ['--config=configs/digits.py', '--mode=trane'],
-    'should be one of <train|sample|evaluate|noise>',
+    'should be one of <train|sample|edit|evaluate|noise>',
   ),
   'unknown flag': (
     ['--config=configs/digits.py', '--wrkdir=x'],

@@ -299,8 +299,11 @@ def build_decoder(config):
   return build(config.data.num_levels)
 
 
-def build_denoiser(config, params, cond):
-  """The denoiser of the config's network; params: {'network': ...}."""
+def build_denoiser(config, params, cond, change=None):
+  """The denoiser of the config's network; params: {'network': ...}.
+
+  change: denoiser -> denoiser, made before x0 is clipped.
+  """
   denoise = dj.make_denoiser(
     network_fn(build_network(config)),
     params['network'],
@@ -310,15 +313,16 @@ def build_denoiser(config, params, cond):
     learned_variance=config.network.learned_variance,
     sigma_data=config.objective.sigma_data,
   )
+  denoise = denoise if change is None else change(denoise)
   return dj.clip_denoised(denoise) if config.sampling.clip else denoise
 
 
-def build_self_conditioned(config, params, cond):
+def build_self_conditioned(config, params, cond, change=None):
   """x0 of the step before -> the denoiser that is told of it."""
 
   def given(x0):
     # as in training, whatever sampling.clip says
     cond_and_x0 = cond | {'x0': jnp.clip(x0, -1.0, 1.0)}
-    return build_denoiser(config, params, cond_and_x0)
+    return build_denoiser(config, params, cond_and_x0, change)
 
   return given
