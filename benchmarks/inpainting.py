@@ -19,7 +19,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 import diffusion_jax as dj
 from configs import base
@@ -82,6 +82,7 @@ def fill_in(run, wrap, walk, iterations, known, mask):
 
 def main(argv):
   """Prints the table, writes the picture."""
+  logging.set_verbosity(logging.ERROR)  # Orbax says much
   runs = [load(workdir) for workdir in argv[1:]]
   test = sources.digits('test')
   truth = images.scale(test.images, 17)

@@ -71,6 +71,14 @@ MISTAKES = {
     ],
     '--config.network.channels cannot change in --mode=sample',
   ),
+  'a run that cannot be edited as another': (
+    [
+      '--config=configs/digits.py',
+      '--mode=edit',
+      '--config.conditioning.image=gray',
+    ],
+    '--config.conditioning.image cannot change in --mode=edit',
+  ),
   'a folder of pictures that is not given': (
     ['--config=configs/images64.py'],
     'config.data: which folder? Give --config.data.path=',

@@ -311,6 +311,9 @@ def make_between(config, method, params, index, labels, given):
       'config.edit.task=interpolate: inverting the ODE is not there for '
       'networks with self-conditioning'
     )
+  # clipped, the way up is not undone by the way down
+  config = config.copy_and_resolve_references()
+  config.sampling.clip = False
   ends = (jnp.asarray(images.scale(x))[None] for x in given.values())
   weights = np.linspace(0.0, 1.0, len(index))
 

@@ -59,7 +59,7 @@ def stroke(key: Array, height: int, width: int, num_corners: int = 5) -> Array:
   is an eighth to a quarter of it wide.
   """
   corner_key, width_key = jax.random.split(key)
-  corners = jax.random.uniform(corner_key, (num_corners, 2))
+  corners = jax.random.uniform(corner_key, (num_corners, 1, 1, 2))
   radius = jax.random.uniform(width_key, (), minval=1 / 16, maxval=1 / 8)
   pixels = jnp.concatenate(
     [jnp.broadcast_to(p, (height, width, 1)) for p in _pixels(height, width)],
