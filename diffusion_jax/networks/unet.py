@@ -11,6 +11,7 @@ from diffusion_jax.networks.embeddings import (
   noise_and_label,
   sinusoidal,
   with_estimate,
+  with_image,
 )
 from diffusion_jax.networks.layers import (
   Attention,
@@ -35,7 +36,8 @@ class UNet(nn.Module):
   have a height in `attention_resolutions`. With num_classes > 0,
   cond['label'] [B] is embedded and added to the noise embedding; `null_class`
   adds the row for cond['drop'] (see `LabelEmbedding`). With
-  `self_conditioning` cond may have 'x0' (see `with_estimate`).
+  `self_conditioning` cond may have 'x0' (see `with_estimate`), with
+  image_channels > 0 'image' [B, H, W, image_channels] (see `with_image`).
 
   The options of Nichol & Dhariwal 2021 and Dhariwal & Nichol 2021 are those of
   the layers (`ResnetBlock`, `Attention`, `Downsample`, `initializers`,
@@ -65,6 +67,7 @@ class UNet(nn.Module):
   norm_eps: float = 1e-6
   initializer: str = 'ho'
   self_conditioning: bool = False
+  image_channels: int = 0
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -79,6 +82,8 @@ class UNet(nn.Module):
     embedding = self._embed(noise, cond)
     if self.self_conditioning:
       x = with_estimate(x, cond)
+    if self.image_channels:
+      x = with_image(x, cond, self.image_channels)
     last = len(widths) - 1
 
     def residual(h, width, name, resample=None):
@@ -171,5 +176,11 @@ class UNet(nn.Module):
           f'num_groups={self.num_groups} does not divide the {width} channels '
           'of a level: change num_groups, channels or multipliers'
         )
-    labels = self.num_classes > 0
-    check_conditions(cond, label=labels, drop=labels, x0=self.self_conditioning)
+    labels, image = self.num_classes > 0, self.image_channels > 0
+    check_conditions(
+      cond,
+      label=labels,
+      drop=labels or image,
+      x0=self.self_conditioning,
+      image=image,
+    )

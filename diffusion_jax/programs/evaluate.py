@@ -170,7 +170,7 @@ def _elbo(config):
   def measure(params, keys, x0, labels):
     return dj.variational_bound(
       keys,
-      build.build_denoiser(config, params, _cond(labels)),
+      build.build_denoiser(config, params, _cond(config, keys, x0, labels)),
       build.build_schedule(config, params),
       x0,
       num_steps=num_steps,
@@ -206,7 +206,7 @@ def _ode(config):
     )
     log_p, _ = dj.log_likelihood(
       probe_keys,
-      build.build_denoiser(config, params, _cond(labels)),
+      build.build_denoiser(config, params, _cond(config, keys, x0, labels)),
       schedule,
       x,
       t_min=c.t_min,
@@ -231,8 +231,13 @@ def _independent_pixels(config):
   }
 
 
-def _cond(labels):
-  return {} if labels is None else {'label': labels}
+def _cond(config, keys, x0, labels):
+  # of a network told of an image, the bits are those given that image
+  make = build.build_image_condition(config)
+  cond = {} if labels is None else {'label': labels}
+  if make is not None:
+    cond['image'] = make(split_key(keys, 2)[0], x0)
+  return cond
 
 
 METRICS = {

@@ -252,13 +252,16 @@ def make_preview(config, mesh):
     return None
   config = config.copy_and_resolve_references()
   config.sampling.trajectory = False
-  labels = sample.choose_labels(config)
+  told = sample.choose_images(config)
+  labels = sample.choose_labels(config) if told is None else told.labels
   generate = sample.make_generate(config, mesh)
   n = min(config.sampling.num_samples, config.sampling.batch_size)
   chosen = None if labels is None else labels[:n]
+  given = None if told is None else told.image[:n]
 
   def preview(params):
-    return sample.picture(config, generate(params, np.arange(n), chosen))
+    x = generate(params, np.arange(n), chosen, given)
+    return sample.picture(config, x, told)
 
   return preview
 
