@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 import diffusion_jax as dj
 from diffusion_jax.data import images
-from diffusion_jax.programs import UserError, build, folder
+from diffusion_jax.programs import UserError, build, build_guidance, folder
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import batch_sharding, replicated
 
@@ -18,6 +18,7 @@ def run(config, workdir):
   """Writes <name>.png, <name>.npz and, if asked, <name>.gif into samples/."""
   config = folder.run_config(workdir, config)
   check(config)
+  build_guidance.check(config)
   labels = choose_labels(config)
   mesh = build.build_mesh(config)
   params = jax.device_put(restore(config, workdir), replicated(mesh))
@@ -91,9 +92,13 @@ def make_generate(config, mesh):
 
   # refuses at once
   jax.eval_shape(lambda p: walk(p)[1], build.abstract_params(config))
+  runs = build_guidance.find_guides(config)
+  others = {name: run.params for name, run in runs.items()}
+  others = jax.device_put(others, replicated(mesh))
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
-  def on_mesh(params, index, labels):
+  def on_mesh(params, others, index, labels):
+    guides = {n: run._replace(params=others[n]) for n, run in runs.items()}
     key = jax.random.key(c.seed)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
     prior_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
@@ -105,12 +110,12 @@ def make_generate(config, mesh):
 
     if config.conditioning.self_conditioning:
       sampler = dj.self_conditioned(sampler)
-      given = build.build_self_conditioned(config, params, cond)
+      given = build.build_self_conditioned(config, params, cond, guides)
 
       def denoise(x0):
         return there(given(x0))
     else:
-      denoise = there(build.build_denoiser(config, params, cond))
+      denoise = there(build.build_denoiser(config, params, cond, guides))
     shape = (*index.shape, *config.data.image_shape)
     x = dj.prior_sample(prior_keys, shape, levels.take(0))
     return dj.sample(keys, denoise, sampler, levels, x, c.trajectory)
@@ -121,7 +126,7 @@ def make_generate(config, mesh):
     padded = np.arange(-(-n // mesh.size) * mesh.size) % n
     inputs = jax.tree.map(lambda x: x[padded], (index, labels))
     inputs = jax.device_put(inputs, batch_sharding(mesh))
-    x = np.asarray(on_mesh(params, *inputs))
+    x = np.asarray(on_mesh(params, others, *inputs))
     return x[:, :n] if c.trajectory else x[:n]
 
   return generate
@@ -129,11 +134,11 @@ def make_generate(config, mesh):
 
 def choose_labels(config):
   """Labels of the images to sample, int32 [N]: those asked for, in turn."""
-  if not config.conditioning.labels:
+  if not asks_for_labels(config):
     if config.sampling.labels:
       raise UserError(
         'config.sampling.labels is set, but the network of this run knows no '
-        'labels (conditioning.labels)'
+        'labels (conditioning.labels), and no sampling.classifier does'
       )
     return None
   classes = config.data.num_classes
@@ -146,6 +151,11 @@ def choose_labels(config):
       )
   labels = np.resize(np.array(wanted, np.int32), config.sampling.num_samples)
   return labels
+
+
+def asks_for_labels(config):
+  """Whether images of a class are made, by the network or a classifier."""
+  return config.conditioning.labels or bool(config.sampling.classifier)
 
 
 def thin(frames, n):
@@ -163,7 +173,7 @@ def sheet(config, pictures, limit=400):
   """The first of the pictures, uint8, on one sheet, a column per class."""
   pictures = pictures[:limit]
   columns = int(np.ceil(len(pictures) ** 0.5))
-  if config.conditioning.labels and not config.sampling.labels:
+  if asks_for_labels(config) and not config.sampling.labels:
     columns = min(config.data.num_classes, 20)
   zoom = max(1, round(48 / pictures.shape[1]))
   return images.grid(pictures, min(columns, len(pictures)), zoom)
