@@ -7,6 +7,11 @@ r"""A classifier of noisy digits, to guide digits without labels.
   python launch.py --config=configs/digits.py --workdir=runs/unconditional \
     --mode=sample --config.sampling.classifier=runs/digits_classifier
   python launch.py --config=configs/digits_classifier.py:smoke      # seconds
+
+Measured on 2 busy CPU cores, minutes: 99.2 % of the real test digits at t =
+0.001, 93.1 % at 0.2, 30.6 % at 0.5. Of 500 samples of the unconditional run,
+guided at scale 4, a classifier of clean digits reads 99.6 % +- 0.3 as the class
+asked for, 8.2 % +- 1.2 without guidance (docs/guidance.md).
 """
 
 from configs import base

@@ -312,7 +312,7 @@ def build_denoiser(config, params, cond, guides=None):
   """The denoiser of the config's network; params: {'network': ...}.
 
   Guided as config.sampling says where its guides are given
-  (`build_guidance.find_guides`); without, as the network is.
+  (`guides.find_guides`); without, as the network is.
   """
   if guides is None:
     denoise = build_guidance.of_network(config, params, cond)

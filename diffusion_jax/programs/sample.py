@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 import diffusion_jax as dj
 from diffusion_jax.data import images
-from diffusion_jax.programs import UserError, build, build_guidance, folder
+from diffusion_jax.programs import UserError, build, folder, guides
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import batch_sharding, replicated
 
@@ -18,7 +18,7 @@ def run(config, workdir):
   """Writes <name>.png, <name>.npz and, if asked, <name>.gif into samples/."""
   config = folder.run_config(workdir, config)
   check(config)
-  build_guidance.check(config)
+  guides.check(config)
   labels = choose_labels(config)
   mesh = build.build_mesh(config)
   params = jax.device_put(restore(config, workdir), replicated(mesh))
@@ -92,13 +92,13 @@ def make_generate(config, mesh):
 
   # refuses at once
   jax.eval_shape(lambda p: walk(p)[1], build.abstract_params(config))
-  runs = build_guidance.find_guides(config)
+  runs = guides.find_guides(config)
   others = {name: run.params for name, run in runs.items()}
   others = jax.device_put(others, replicated(mesh))
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
   def on_mesh(params, others, index, labels):
-    guides = {n: run._replace(params=others[n]) for n, run in runs.items()}
+    guiding = {n: run._replace(params=others[n]) for n, run in runs.items()}
     key = jax.random.key(c.seed)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
     prior_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
@@ -110,12 +110,12 @@ def make_generate(config, mesh):
 
     if config.conditioning.self_conditioning:
       sampler = dj.self_conditioned(sampler)
-      given = build.build_self_conditioned(config, params, cond, guides)
+      given = build.build_self_conditioned(config, params, cond, guiding)
 
       def denoise(x0):
         return there(given(x0))
     else:
-      denoise = there(build.build_denoiser(config, params, cond, guides))
+      denoise = there(build.build_denoiser(config, params, cond, guiding))
     shape = (*index.shape, *config.data.image_shape)
     x = dj.prior_sample(prior_keys, shape, levels.take(0))
     return dj.sample(keys, denoise, sampler, levels, x, c.trajectory)

@@ -17,6 +17,8 @@ from diffusion_jax.programs import (
   build,
   build_guidance,
   evaluate,
+  folder,
+  guides,
   train,
 )
 from diffusion_jax.programs import sample as sampling
@@ -58,14 +60,15 @@ def x0_of(eps, level=LEVEL, x=X):
   return (x - level.sigma * eps) / level.alpha
 
 
-def guided_x0(config, params, cond, guides=None):
+def guided_x0(config, params, cond, runs=None):
+  runs = runs or {}
+
   @jax.jit
   def ask(params, others):
-    runs = {n: g._replace(params=others[n]) for n, g in (guides or {}).items()}
-    return build.build_denoiser(config, params, cond, runs)(X, LEVEL).x0
+    guiding = {n: run._replace(params=others[n]) for n, run in runs.items()}
+    return build.build_denoiser(config, params, cond, guiding)(X, LEVEL).x0
 
-  others = {name: guide.params for name, guide in (guides or {}).items()}
-  return ask(params, others)
+  return ask(params, {name: run.params for name, run in runs.items()})
 
 
 def close(found, expected):
@@ -87,17 +90,18 @@ def test_guidance_without_a_classifier_by_hand(loud_run):
   config, params, cond, uncond = loud_run
   assert np.abs(cond - uncond).max() > 0.01
   for fields, expected in [
-    ({}, cond),
-    ({'guidance_scale': 3.0}, uncond + 3.0 * (cond - uncond)),
+    ({'clip': True}, np.clip(cond, -1.0, 1.0)),
     ({'guidance_scale': 0.0}, uncond),
+    (
+      {'guidance_scale': 3.0, 'clip': True},
+      np.clip(uncond + 3.0 * (cond - uncond), -1.0, 1.0),
+    ),
     ({'guidance_scale': 3.0, 'guidance_max': 0.1}, cond),
     ({'guidance_scale': 3.0, 'guidance_min': 1e3}, cond),
   ]:
     fields = {f'sampling.{name}': value for name, value in fields.items()}
-    found = guided_x0(smoke(**fields), params, {'label': LABELS})
-    close(found, np.clip(expected, -1.0, 1.0))
-    free = smoke(**fields, **{'sampling.clip': False})
-    close(guided_x0(free, params, {'label': LABELS}), expected)
+    config = smoke(**{'sampling.clip': False} | fields)
+    close(guided_x0(config, params, {'label': LABELS}), expected)
   x0 = uncond + 3.0 * (cond - uncond)
   std = [np.std(a, axis=(1, 2, 3), keepdims=True) for a in (cond, x0)]
   fields = {'sampling.guidance_scale': 3.0, 'sampling.guidance_rescale': 1.0}
@@ -173,8 +177,8 @@ def test_guidance_by_a_classifier_by_hand():
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
   """Workdirs of tiny runs: with labels, without, and of a classifier."""
-  folder = tmp_path_factory.mktemp('runs')
-  dirs = {name: str(folder / name) for name in ('labels', 'none', 'classifier')}
+  root = tmp_path_factory.mktemp('runs')
+  dirs = {name: str(root / name) for name in ('labels', 'none', 'classifier')}
   PROGRAMS['train'](smoke(**QUIET), dirs['labels'])
   PROGRAMS['train'](
     smoke(**QUIET, **{'conditioning.labels': False}), dirs['none']
@@ -206,7 +210,6 @@ def test_without_samples_training_says_why(runs, capsys):
 
 
 def test_every_guidance_samples(runs):
-  plain = sample(runs['labels'], labels=(3, 7))
   for fields in (
     {'guidance_scale': 2.0, 'guidance_rescale': 0.7, 'guidance_max': 5.0},
     {'guidance_scale': 2.0, 'guidance_run': runs['none']},
@@ -214,27 +217,15 @@ def test_every_guidance_samples(runs):
   ):
     found = sample(runs['labels'], labels=(3, 7), **fields)
     assert found['labels'].tolist() == [3, 7, 3, 7]
-    assert found['arr_0'].shape == plain['arr_0'].shape
+    assert found['arr_0'].shape == (4, 8, 8, 1)
 
 
 def test_at_scale_0_the_labels_do_not_matter(runs):
-  """Not so at 5; nor with a classifier, whose labels guide."""
-  for scale, same in ((0.0, True), (5.0, False)):
-    a, b = (
-      sample(runs['labels'], labels=labels, guidance_scale=scale)['arr_0']
-      for labels in ((3,), (7,))
-    )
-    assert (a == b).all() == same
   a, b = (
-    sample(
-      runs['none'],
-      labels=labels,
-      classifier=runs['classifier'],
-      classifier_scale=1e3,
-    )['arr_0']
+    sample(runs['labels'], labels=labels, guidance_scale=0.0)['arr_0']
     for labels in ((3,), (7,))
   )
-  assert (a != b).any()
+  np.testing.assert_array_equal(a, b)
 
 
 def test_the_accuracy_of_a_classifier(runs, capsys):
@@ -246,15 +237,15 @@ def test_the_accuracy_of_a_classifier(runs, capsys):
   }
   workdir = runs['classifier']
   PROGRAMS['evaluate'](classifier_smoke(**few), workdir)
-  folder = f'{workdir}/evaluation/accuracy-test'
-  with open(f'{folder}/result.json') as file:
+  out = f'{workdir}/evaluation/accuracy-test'
+  with open(f'{out}/result.json') as file:
     found = json.load(file)
   assert found['images'] == 12
   np.testing.assert_allclose(found['t'], [0.01, *np.arange(1, 11) / 10])
   right = 12 * np.array(found['accuracy'])
   np.testing.assert_allclose(right, np.rint(right), atol=1e-6)
   assert '0.500' in capsys.readouterr().out
-  with Image.open(f'{folder}/accuracy.png') as image:
+  with Image.open(f'{out}/accuracy.png') as image:
     assert image.size[0] > 300
 
 
@@ -383,11 +374,11 @@ def test_what_a_classifier_cannot_be_is_one_line(changes, message):
 
 def test_another_size_of_images_cannot_guide(runs, tmp_path):
   config = smoke()
-  stored = json.loads(open(f'{runs["classifier"]}/config.json').read())
+  stored = folder.read_config(runs['classifier'])
   stored['data']['num_classes'] = 7
   (tmp_path / 'config.json').write_text(json.dumps(stored))
   config.sampling.classifier = str(tmp_path)
   with pytest.raises(
     UserError, match='data.num_classes is 7 in .*, 10 in this'
   ):
-    build_guidance.find_guides(config)
+    guides.find_guides(config)
