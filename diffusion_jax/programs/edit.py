@@ -11,7 +11,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.data import images
-from diffusion_jax.programs import UserError, build, folder, sample
+from diffusion_jax.programs import UserError, build, folder, guides, sample
 from diffusion_jax.programs.choices import choose, from_config
 from diffusion_jax.training import conditions
 
@@ -34,6 +34,7 @@ def run(config, workdir):
   build.check_signal(config)
   method = check(config)
   labels = choose_label(config)
+  check_guidance(config, labels)
   task = TASKS[c.task]
   with from_config('edit'):
     given = task.read(config, method)
@@ -41,6 +42,7 @@ def run(config, workdir):
 
   index = np.arange(c.num_samples)
   x = task.make(config, method, params, index, labels, given)
+  sample.check_numbers(config, x)
   made = images.to_uint8(np.asarray(x), config.data.num_levels)
   mask = given.get('mask')
   if mask is not None:  # to the bit, whatever the grey levels of the run are
@@ -116,6 +118,22 @@ def choose_label(config):
       f'0..{classes - 1}'
     )
   return np.full(config.edit.num_samples, label, np.int32)
+
+
+def check_guidance(config, labels):
+  """UserError for guidance that an edit cannot have."""
+  c = config.sampling
+  guides.check(config)
+  for field in ('guidance_run', 'classifier'):
+    if c[field]:
+      raise UserError(
+        f'config.sampling.{field}: edits are not guided by others'
+      )
+  if c.guidance_scale != 1.0 and labels is None:
+    raise UserError(
+      f'config.sampling.guidance_scale={c.guidance_scale} needs a class: give '
+      '--config.edit.label'
+    )
 
 
 def read_picture(config, field, shape=None):
@@ -264,9 +282,9 @@ def generate(
   -> (sampler, levels).
   """
 
-  def walk(key, cond):
+  def walk(params, key, cond):
     trained, levels, sampler = sample.walk(config, params)
-    denoise = sample.build_denoise(config, params, cond, trained, change)
+    denoise = sample.build_denoise(config, params, cond, trained, change, {})
     x = dj.prior_sample(
       key[0], (len(index), *config.data.image_shape), levels.take(0)
     )
@@ -276,7 +294,7 @@ def generate(
 
   cond = {'label': labels, 'image': image}
   cond = {name: x for name, x in cond.items() if x is not None}
-  return jax.jit(walk)(keys(config, index), cond)
+  return jax.jit(walk)(params, keys(config, index), cond)
 
 
 def make_sdedit(config, method, params, index, labels, given):
@@ -284,9 +302,9 @@ def make_sdedit(config, method, params, index, labels, given):
   c = config.edit
   guide, mask = many(config, given['image']), given.get('mask')
 
-  def edit(key, cond):
+  def edit(params, key, cond):
     trained, levels, sampler = sample.walk(config, params)
-    denoise = sample.build_denoise(config, params, cond, trained)
+    denoise = sample.build_denoise(config, params, cond, trained, guides={})
     mask_of_all = None if mask is None else mask[None]
     with from_config('edit'):
       return dj.sdedit(
@@ -301,7 +319,7 @@ def make_sdedit(config, method, params, index, labels, given):
       )
 
   cond = {} if labels is None else {'label': labels}
-  return jax.jit(edit)(keys(config, index), cond)
+  return jax.jit(edit)(params, keys(config, index), cond)
 
 
 def make_between(config, method, params, index, labels, given):
@@ -317,13 +335,13 @@ def make_between(config, method, params, index, labels, given):
   ends = (jnp.asarray(images.scale(x))[None] for x in given.values())
   weights = np.linspace(0.0, 1.0, len(index))
 
-  def between(cond, a, b):
+  def between(params, cond, a, b):
     trained, levels, _ = sample.walk(config, params)
     denoise = sample.build_denoise(config, params, cond, trained)
     return dj.interpolate(denoise, levels, a, b, weights)[:, 0]
 
   cond = {} if labels is None else {'label': labels[:1]}
-  return jax.jit(between)(cond, *ends)
+  return jax.jit(between)(params, cond, *ends)
 
 
 def keys(config, index):
