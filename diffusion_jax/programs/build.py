@@ -13,7 +13,11 @@ import jax.numpy as jnp
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.programs import UserError
-from diffusion_jax.programs.build_data import build_batches, build_source
+from diffusion_jax.programs.build_data import (
+  build_batches,
+  build_source,
+  text_length,
+)
 from diffusion_jax.programs.build_model import (
   abstract_params,
   build_network,
@@ -52,6 +56,7 @@ __all__ = [
   'check_signal',
   'from_config',
   'init_params',
+  'text_length',
   'words',
 ]
 
@@ -87,7 +92,11 @@ def _seen(config):
       KINDS, 'objective', 'parametrization', c.parametrization
     ),
     noise_input=build_noise_input(config),
-    told=conditions.tell(config.conditioning.labels, label_dropout(config)),
+    told=conditions.tell(
+      config.conditioning.labels,
+      label_dropout(config),
+      config.conditioning.text,
+    ),
     sigma_data=c.sigma_data,
   )
 

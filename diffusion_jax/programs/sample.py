@@ -9,16 +9,22 @@ from tqdm import tqdm
 
 import diffusion_jax as dj
 from diffusion_jax.data import images
+from diffusion_jax.data.text import encode
 from diffusion_jax.programs import UserError, build, folder
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import batch_sharding, replicated
 
 
 def run(config, workdir):
-  """Writes <name>.png, <name>.npz and, if asked, <name>.gif into samples/."""
+  """Writes <name>.png, <name>.npz and, if asked, <name>.gif into samples/.
+
+  Where the network reads texts also <name>.txt, one text a line.
+  """
   config = folder.run_config(workdir, config)
   check(config)
   labels = choose_labels(config)
+  texts = choose_texts(config)
+  told = labels, encode_texts(config, texts)
   mesh = build.build_mesh(config)
   params = jax.device_put(restore(config, workdir), replicated(mesh))
   generate = make_generate(config, mesh)
@@ -28,8 +34,8 @@ def run(config, workdir):
   pictures = []
   for start in tqdm(range(0, n, size), 'sampling', unit='batch', disable=None):
     index = np.arange(start, start + min(size, n))  # one shape, one compilation
-    chosen = None if labels is None else labels[index % n]
-    result = generate(params, index, chosen)
+    chosen = rows(told, index % n)
+    result = generate(params, index, *chosen)
     if config.sampling.trajectory:
       if not start:
         name = out / f'{config.sampling.name}.gif'
@@ -40,12 +46,18 @@ def run(config, workdir):
   pictures = np.concatenate(pictures)[:n]
 
   arrays = {} if labels is None else {'labels': labels}
+  if texts:
+    arrays['texts'] = np.array(texts)
   path = out / f'{config.sampling.name}.npz'
   np.savez(path, arr_0=pictures, **arrays)
   print(f'wrote {path}: {n} images of {"x".join(map(str, pictures.shape[1:]))}')
   path = path.with_suffix('.png')
   images.write_png(path, sheet(config, pictures))
   print(f'wrote {path}')
+  if texts:
+    path = path.with_suffix('.txt')
+    path.write_text(''.join(f'{text}\n' for text in texts))
+    print(f'wrote {path}: what they should show, one line each')
 
 
 def check(config):
@@ -74,7 +86,9 @@ def restore(config, workdir):
 
 
 def make_generate(config, mesh):
-  """(params, index [B], labels [B] or None) -> images [B, H, W, C] in [-1, 1].
+  """(params, index [B], labels, text) -> images [B, H, W, C] in [-1, 1].
+
+  labels: [B] or None; text: {'text': [B, L], 'text_mask': [B, L]} or None.
 
   Image i of a seed is the same in whatever batch and on however many devices it
   is made. With sampling.trajectory all states from noise to image, [N + 1, B,
@@ -93,11 +107,12 @@ def make_generate(config, mesh):
   jax.eval_shape(lambda p: walk(p)[1], build.abstract_params(config))
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
-  def on_mesh(params, index, labels):
+  def on_mesh(params, index, labels, text):
     key = jax.random.key(c.seed)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
     prior_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     cond = {} if labels is None else {'label': labels}
+    cond |= text or {}
     trained, levels, sampler = walk(params)
 
     def there(denoise):  # wherever the walk leads
@@ -115,11 +130,11 @@ def make_generate(config, mesh):
     x = dj.prior_sample(prior_keys, shape, levels.take(0))
     return dj.sample(keys, denoise, sampler, levels, x, c.trajectory)
 
-  def generate(params, index, labels):
+  def generate(params, index, labels, text=None):
     # every device takes as many images; those too many are dropped
     n = len(index)
     padded = np.arange(-(-n // mesh.size) * mesh.size) % n
-    inputs = jax.tree.map(lambda x: x[padded], (index, labels))
+    inputs = jax.tree.map(lambda x: x[padded], (index, labels, text))
     inputs = jax.device_put(inputs, batch_sharding(mesh))
     x = np.asarray(on_mesh(params, *inputs))
     return x[:, :n] if c.trajectory else x[:n]
@@ -146,6 +161,45 @@ def choose_labels(config):
       )
   labels = np.resize(np.array(wanted, np.int32), config.sampling.num_samples)
   return labels
+
+
+def choose_texts(config):
+  """What N images should show: the prompts in turn, or texts of real images.
+
+  Those are of the test split, or of the training split where that is all there
+  is. None if the network reads none.
+  """
+  n, prompt = config.sampling.num_samples, config.sampling.prompt
+  if not config.conditioning.text:
+    if prompt is not None:
+      raise UserError(
+        'config.sampling.prompt is set, but the network of this run reads no '
+        'text (conditioning.text)'
+      )
+    return None
+  if prompt is None:
+    try:
+      source = build.build_source(config, 'test')
+    except UserError:
+      source = build.build_source(config, 'train')
+    with build.from_config('data'):
+      return source.texts(np.arange(n) % len(source))
+  prompts = [part.strip() for part in prompt.split('|')]
+  return [prompts[i % len(prompts)] for i in range(n)]
+
+
+def encode_texts(config, texts):
+  """N texts -> cond, {'text': [N, L], 'text_mask': [N, L]}; None for None."""
+  if texts is None:
+    return None
+  with build.from_config('sampling.prompt'):
+    tokens, mask = encode(texts, build.text_length(config))
+  return {'text': tokens, 'text_mask': mask}
+
+
+def rows(tree, index):
+  """Rows of every array [N, ...] of a tree."""
+  return jax.tree.map(lambda x: x[index], tree)
 
 
 def thin(frames, n):

@@ -233,12 +233,15 @@ def make_evaluate(config, mesh):
       f'{mesh.size} devices of the mesh: set evaluation.every=0'
     )
   rows = local_rows(mesh, size)
+  length = build.text_length(config)
 
   def evaluate(state):
     history = []
     for i in range(config.evaluation.num_batches):
       with build.from_config('data'):
-        batch = pipeline.batch_at(source, size, 0, i, rows=rows)
+        batch = pipeline.batch_at(
+          source, size, 0, i, rows=rows, text_length=length
+        )
       key = jax.random.fold_in(jax.random.key(0), i)
       history.append(step(state, to_global(mesh, batch), key))
     return {f'test_{name}': x for name, x in average(history).items()}
@@ -253,12 +256,13 @@ def make_preview(config, mesh):
   config = config.copy_and_resolve_references()
   config.sampling.trajectory = False
   labels = sample.choose_labels(config)
+  text = sample.encode_texts(config, sample.choose_texts(config))
   generate = sample.make_generate(config, mesh)
   n = min(config.sampling.num_samples, config.sampling.batch_size)
-  chosen = None if labels is None else labels[:n]
+  told = sample.rows((labels, text), slice(n))
 
   def preview(params):
-    return sample.picture(config, generate(params, np.arange(n), chosen))
+    return sample.picture(config, generate(params, np.arange(n), *told))
 
   return preview
 

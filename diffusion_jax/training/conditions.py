@@ -13,16 +13,19 @@ def nothing(key: Array, batch: dict) -> dict:
   return {}
 
 
-def tell(labels: bool = True, dropout: float = 0.0) -> Tell:
+def tell(labels: bool = True, dropout: float = 0.0, text: bool = False) -> Tell:
   """cond of a batch: what it has of what is asked for.
 
-  labels: cond['label'] is batch['label']. dropout: each example is told nothing
+  labels: cond['label'] is batch['label']. text: cond['text'], tokens [B, L],
+  and cond['text_mask'], False at padding. dropout: each example is told nothing
   with this probability, by cond['drop'] [B], for classifier-free guidance (Ho &
   Salimans 2022). The draws are those of the whole batch.
   """
 
   def told(key, batch):
     cond = {'label': batch['label']} if labels else {}
+    if text:
+      cond |= {name: batch[name] for name in ('text', 'text_mask')}
     if dropout:
       size = batch['image'].shape[:1]
       cond['drop'] = jax.random.bernoulli(key, dropout, size)
