@@ -17,16 +17,21 @@ def encode(
   """
   tokens = np.zeros((len(sentences), length), np.int32)
   for row, sentence in zip(tokens, sentences, strict=True):
-    found = np.frombuffer(sentence.encode(), np.uint8)
-    if not sentence.strip():
-      raise ValueError('a text is empty: it needs a word at least')
-    if len(found) > length:
-      raise ValueError(
-        f'{sentence!r} has {len(found)} bytes, more than '
-        f'conditioning.text_length={length}'
-      )
-    row[: len(found)] = found.astype(np.int32) + 1
+    found = to_bytes(sentence, length)
+    row[: len(found)] = np.frombuffer(found, np.uint8).astype(np.int32) + 1
   return tokens, tokens > 0
+
+
+def to_bytes(sentence: str, length: int) -> bytes:
+  """UTF-8; ValueError for an empty sentence or more than `length` bytes."""
+  found = sentence.encode()
+  if not sentence.strip():
+    raise ValueError('a text is empty: it needs a word at least')
+  if len(found) > length:
+    raise ValueError(
+      f'{sentence!r} has {len(found)} bytes, more than text_length={length}'
+    )
+  return found
 
 
 def decode(tokens: np.ndarray) -> list[str]:

@@ -10,6 +10,7 @@ from diffusion_jax.data import (
   sources,
   tfds_sources,
 )
+from diffusion_jax.data.text import to_bytes
 from diffusion_jax.programs import UserError
 from diffusion_jax.programs.choices import choose, from_config, words
 
@@ -68,8 +69,7 @@ def build_source(config, split='train'):
   c = config.data
   build = choose(SOURCES, 'data', 'name', c.name)
   with from_config('data'):
-    source = build(c, split)
-    check_texts(config, source)
+    source = with_texts(config, build(c, split))
     wrong = []
     for field in ('image_shape', 'num_classes', 'num_levels'):
       found, said = getattr(source, field), c[field]
@@ -81,10 +81,14 @@ def build_source(config, split='train'):
   return source
 
 
-def check_texts(config, source):
-  """ValueError for a text asked of pictures without, or made wrong."""
+def with_texts(config, source):
+  """The source with its texts, if the config asks for them; or ValueError."""
   if not config.conditioning.text:
-    return
+    return source
+  if config.data.name == 'folder':
+    source = folder.captioned(source)
+    for text in source.texts(range(len(source))):
+      to_bytes(text, text_length(config))
   if not hasattr(source, 'texts'):
     raise ValueError(
       f'{config.data.name} has no texts for conditioning.text: shapes has, and '
@@ -92,6 +96,7 @@ def check_texts(config, source):
     )
   if config.data.name == 'shapes' and config.data.random_flip:
     raise ValueError("random_flip would make 'on the left' wrong")
+  return source
 
 
 def text_length(config):
