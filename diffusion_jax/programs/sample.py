@@ -214,10 +214,13 @@ def picture(config, x):
 
 
 def sheet(config, pictures, limit=400):
-  """The first of the pictures, uint8, on one sheet, a column per class."""
+  """The first of the pictures, uint8, a column per class or per prompt."""
   pictures = pictures[:limit]
   columns = int(np.ceil(len(pictures) ** 0.5))
   if config.conditioning.labels and not config.sampling.labels:
     columns = min(config.data.num_classes, 20)
+  prompts = (config.sampling.prompt or '').count('|') + 1
+  if prompts > 1:
+    columns = min(prompts, 20)
   zoom = max(1, round(48 / pictures.shape[1]))
   return images.grid(pictures, min(columns, len(pictures)), zoom)

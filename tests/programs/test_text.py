@@ -64,6 +64,13 @@ def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
   assert (one[1::2] != two[1::2]).any()
 
 
+def test_a_sheet_has_a_column_for_each_prompt():
+  config = told(**{'sampling.prompt': 'a|b|c'})
+  pictures = np.zeros((12, 16, 16, 3), np.uint8)
+  height, width, _ = sample.sheet(config, pictures).shape
+  assert (height, width) == (3 * (4 * 17 + 1), 3 * (3 * 17 + 1))
+
+
 def test_without_a_prompt_the_texts_of_the_test_split_are_shown(run):
   _, lines = samples(run, 'none')
   test = shapes.shapes('test', num_objects=2)
