@@ -16,7 +16,7 @@ import json
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 import diffusion_jax as dj
 from diffusion_jax.data import images
@@ -26,7 +26,7 @@ from diffusion_jax.programs import build, folder, sample
 
 flags.DEFINE_string('out', 'samplers', 'Files to write, without their suffix.')
 flags.DEFINE_integer('samples', 1000, 'Pictures for each figure.')
-flags.DEFINE_list('calls', ['5', '10', '20', '50', '100'], 'Of the network.')
+flags.DEFINE_list('calls', ['5', '10', '25', '50'], 'Of the network.')
 flags.DEFINE_list('only', [], 'Samplers by name; none: all.')
 
 # name: (sampler of the schedule, calls per step, spacing)
@@ -85,6 +85,7 @@ def base_config(found):
 def main(argv):
   """Measures every run, writes the table and the plot."""
   args = flags.FLAGS
+  logging.set_verbosity(logging.ERROR)
   features = digits.make_features()
   reference = statistics(features(digits.real('train')))
 

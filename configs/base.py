@@ -107,10 +107,15 @@ def get_config():
   # give the network the text of a picture, at most text_length bytes; unet
   conditioning.text = False
   conditioning.text_length = 64
-  # probability of neither class nor text in training
+  # probability of no class, no text, no image in training
   conditioning.label_dropout = 0.0
   # give the network its last estimate of x0 (Analog Bits); unet, ddpmpp
   conditioning.self_conditioning = False
+  # tell the network of an image made of the example itself: its known pixels
+  # under a random mask (inpainting), made smaller and enlarged again
+  # (superres), without its colours (gray); '': none; unet, ddpmpp
+  conditioning.image = ''
+  conditioning.image_factor = 2  # superres: so many times smaller
 
   objective = config.objective = ConfigDict()
   # ddpm, hybrid (ddpm + the bound), vlb (the bound), vdm (that of VDM)
@@ -234,6 +239,26 @@ def get_config():
   sampling.trajectory = False  # also a GIF of how the images emerge
   sampling.name = 'samples'  # of the files written into samples/
 
+  edit = config.edit = ConfigDict()  # --mode=edit (docs/inpainting.md)
+  edit.task = 'inpaint'  # inpaint, sdedit, interpolate, superres, colour
+  edit.image = ''  # a file of the size of the run; superres: that much smaller
+  edit.mask = ''  # inpaint, sdedit: a file of that size, white is known
+  edit.image2 = ''  # interpolate: the other end
+  # inpaint: replace, repaint, reconstruction; superres, colour: reconstruction;
+  # palette, of runs with conditioning.image; '': repaint or reconstruction, and
+  # palette of such runs
+  edit.method = ''
+  edit.num_samples = 4  # results; interpolate: from one end to the other
+  edit.label = placeholder(int)  # the class; None: not given
+  edit.num_resamples = 10  # repaint
+  edit.jump = 10  # repaint, in steps of sampling
+  edit.scale = 1.0  # reconstruction: of what the observation changes
+  edit.iterations = 1  # reconstruction: of conjugate gradients, each step
+  edit.factor = 2  # superres by reconstruction: so many times larger
+  edit.strength = 0.5  # sdedit: where it begins, 0 (the image) to 1 (noise)
+  edit.repeats = 1  # sdedit: each result edited again
+  edit.name = 'edit'  # of the files written into edits/
+
   noise = config.noise = ConfigDict()  # --mode=noise
   noise.image = 'china.jpg'  # a file, or scikit-learn's china.jpg, flower.jpg
   noise.size = 600  # of the square picture
@@ -274,6 +299,7 @@ def with_argument(config, arg):
   config.sampling.num_steps = 4
   config.sampling.num_samples = 16
   config.sampling.batch_size = 16
+  config.edit.num_resamples = config.edit.jump = 2
   config.noise.size = 64
   config.noise.frames = 5
   config.noise.num_draws = 10

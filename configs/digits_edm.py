@@ -21,7 +21,7 @@ def get_config(arg=''):
   config.data.num_classes = 10
   config.data.num_levels = 17
 
-  config.schedule.name = 'geometric_ve'
+  config.schedule.name = 'karras'
   config.schedule.sigma_min = 0.002
   config.schedule.sigma_max = 80.0
 
@@ -53,8 +53,7 @@ def get_config(arg=''):
   config.optimizer.decay = 'cosine'
   config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
 
-  # the paper's is 'heun' on schedule.name='karras'; 'ddim' is Euler's method
-  config.sampling.sampler = 'ddim'
+  config.sampling.sampler = 'heun'  # 35 calls of the network
   config.sampling.num_steps = 18
   config.sampling.clip = False
   return base.with_argument(config, arg)

@@ -94,13 +94,23 @@ from diffusion_jax.sampling.correctors import (
   langevin,
   with_corrector,
 )
-from diffusion_jax.sampling.editing import noise_image
+from diffusion_jax.sampling.editing import (
+  interpolate,
+  noise_image,
+  sdedit,
+  slerp,
+)
 from diffusion_jax.sampling.grids import (
   level_grid,
   respaced_steps,
   step_levels,
 )
 from diffusion_jax.sampling.guidance import clip_denoised
+from diffusion_jax.sampling.inpainting import (
+  repaint,
+  repaint_levels,
+  replace_known,
+)
 from diffusion_jax.sampling.likelihood import (
   Likelihood,
   dequantize,
@@ -108,6 +118,10 @@ from diffusion_jax.sampling.likelihood import (
   log_likelihood,
   ode_bits_per_dim,
   probability_flow,
+)
+from diffusion_jax.sampling.reconstruction import (
+  observation_guided,
+  reconstruction_guided,
 )
 from diffusion_jax.sampling.sampler import (
   Sampler,

@@ -56,7 +56,7 @@ MISTAKES = {
   ),
   'unknown mode': (
     ['--config=configs/digits.py', '--mode=trane'],
-    'should be one of <train|sample|evaluate|noise>',
+    'should be one of <train|sample|edit|evaluate|noise>',
   ),
   'unknown flag': (
     ['--config=configs/digits.py', '--wrkdir=x'],
@@ -70,6 +70,14 @@ MISTAKES = {
       '--config.network.channels=8',
     ],
     '--config.network.channels cannot change in --mode=sample',
+  ),
+  'a run that cannot be edited as another': (
+    [
+      '--config=configs/digits.py',
+      '--mode=edit',
+      '--config.conditioning.image=gray',
+    ],
+    '--config.conditioning.image cannot change in --mode=edit',
   ),
   'a folder of pictures that is not given': (
     ['--config=configs/images64.py'],

@@ -74,6 +74,15 @@ def test_the_page_of_schedules_has_every_name(capsys):
     assert f'`{name}`' in page, name
 
 
+def test_the_inpainting_page_fills_in_as_printed(capsys):
+  replaced, repainted, guided = map(
+    float, run(page_example('inpainting.md'), capsys).split()
+  )
+  assert replaced == pytest.approx(0.61, abs=0.04)
+  assert repainted == pytest.approx(0.83, abs=0.04)
+  assert guided == pytest.approx(0.90, abs=0.04)
+
+
 def test_links_and_pictures_are_there():
   targets = re.findall(r'\]\(([^)#\s,]+)\)', README)
   assert len(targets) > 8

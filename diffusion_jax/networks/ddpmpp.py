@@ -13,6 +13,7 @@ from diffusion_jax.networks.embeddings import (
   noise_layers,
   sinusoidal,
   with_estimate,
+  with_image,
 )
 from diffusion_jax.networks.layers import (
   Attention,
@@ -43,9 +44,10 @@ class DDPMpp(nn.Module):
   for noise that is a logarithm.
 
   cond may have 'augment' [B, augment_dim], what was done to the image (zeros if
-  not given), 'label' and 'drop' as in `LabelLinear`, 'x0' as in
-  `with_estimate`; they are added before the noise is embedded. ValueError for
-  conditions that the network does not have. `remat` as in `UNet`.
+  not given), 'label' and 'drop' as in `LabelLinear`, which are added before the
+  noise is embedded, 'x0' as in `with_estimate`, 'image' as in `with_image`.
+  ValueError for conditions that the network does not have. `remat` as in
+  `UNet`.
   """
 
   channels: int = 128
@@ -62,6 +64,7 @@ class DDPMpp(nn.Module):
   noise_embedding: str = 'ho'
   norm_eps: float = 1e-6
   self_conditioning: bool = False
+  image_channels: int = 0
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -75,6 +78,8 @@ class DDPMpp(nn.Module):
     embedding = self._embed(noise, cond)
     if self.self_conditioning:
       x = with_estimate(x, cond)
+    if self.image_channels:
+      x = with_image(x, cond, self.image_channels)
     last = len(widths) - 1
 
     def residual(h, width, name, resample=None):
@@ -170,11 +175,12 @@ class DDPMpp(nn.Module):
     check_sides(x, len(self.multipliers))
     for width in widths:
       fewer_groups(self.num_groups, width, GROUP_WIDTH)
-    labels = self.num_classes > 0
+    labels, image = self.num_classes > 0, self.image_channels > 0
     check_conditions(
       cond,
       label=labels,
-      drop=labels,
+      drop=labels or image,
       augment=self.augment_dim > 0,
       x0=self.self_conditioning,
+      image=image,
     )

@@ -196,6 +196,24 @@ def with_estimate(x: Array, cond: dict) -> Array:
   return jnp.concatenate([x, cond.get('x0', jnp.zeros_like(x))], axis=-1)
 
 
+def with_image(x: Array, cond: dict, channels: int) -> Array:
+  """x [B, H, W, C] -> [B, H, W, C + channels]: cond['image'] after it.
+
+  Zeros where cond['drop'] [B] is True and where no image is given (Palette,
+  Saharia et al. 2022). Raises ValueError for an image of another shape.
+  """
+  shape = (*x.shape[:-1], channels)
+  image = cond.get('image', jnp.zeros(shape, x.dtype))
+  if image.shape != shape:
+    raise ValueError(
+      f"cond['image'] is {list(image.shape)}, this network needs {list(shape)}"
+    )
+  if cond.get('drop') is not None:
+    drop = cond['drop'].reshape(-1, *[1] * (x.ndim - 1))
+    image = jnp.where(drop, 0.0, image)
+  return jnp.concatenate([x, image.astype(x.dtype)], axis=-1)
+
+
 def check_conditions(cond: dict, **known: bool) -> None:
   """ValueError if cond has a name that is not known=True."""
   unknown = set(cond) - {name for name, has in known.items() if has}

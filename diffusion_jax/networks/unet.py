@@ -11,6 +11,7 @@ from diffusion_jax.networks.embeddings import (
   noise_and_label,
   sinusoidal,
   with_estimate,
+  with_image,
 )
 from diffusion_jax.networks.layers import (
   Attention,
@@ -38,7 +39,8 @@ class UNet(nn.Module):
   have a height in `attention_resolutions`. With num_classes > 0,
   cond['label'] [B] is embedded and added to the noise embedding; `null_class`
   adds the row for cond['drop'] (see `LabelEmbedding`). With
-  `self_conditioning` cond may have 'x0' (see `with_estimate`). With
+  `self_conditioning` cond may have 'x0' (see `with_estimate`), with
+  image_channels > 0 'image' [B, H, W, image_channels] (see `with_image`). With
   `text_width` > 0, cond['text'] and cond['text_mask'] are encoded
   (`TextFeatures`, to which null_class applies too): every attention is followed
   by one to the words, and their mean is added to the noise embedding.
@@ -71,6 +73,7 @@ class UNet(nn.Module):
   norm_eps: float = 1e-6
   initializer: str = 'ho'
   self_conditioning: bool = False
+  image_channels: int = 0
   text_width: int = 0
   text_layers: int = 2
   text_heads: int = 4
@@ -92,6 +95,8 @@ class UNet(nn.Module):
       embedding += pooled
     if self.self_conditioning:
       x = with_estimate(x, cond)
+    if self.image_channels:
+      x = with_image(x, cond, self.image_channels)
     last = len(widths) - 1
 
     def residual(h, width, name, resample=None):
@@ -216,11 +221,13 @@ class UNet(nn.Module):
           'of a level: change num_groups, channels or multipliers'
         )
     labels, text = self.num_classes > 0, self.text_width > 0
+    image = self.image_channels > 0
     check_conditions(
       cond,
       label=labels,
       text=text,
       text_mask=text,
-      drop=labels or text,
+      drop=labels or text or image,
       x0=self.self_conditioning,
+      image=image,
     )

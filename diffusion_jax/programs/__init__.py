@@ -15,5 +15,6 @@ def _program(name: str) -> Callable:
 
 
 PROGRAMS = {
-  name: _program(name) for name in ('train', 'sample', 'evaluate', 'noise')
+  name: _program(name)
+  for name in ('train', 'sample', 'edit', 'evaluate', 'noise')
 }

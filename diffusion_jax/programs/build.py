@@ -20,6 +20,7 @@ from diffusion_jax.programs.build_data import (
 )
 from diffusion_jax.programs.build_model import (
   abstract_params,
+  build_image_condition,
   build_network,
   build_noise_input,
   build_schedule,
@@ -48,6 +49,7 @@ from diffusion_jax.training import (
 __all__ = [
   'abstract_params',
   'build_batches',
+  'build_image_condition',
   'build_levels',
   'build_sampler',
   'build_schedule',
@@ -95,6 +97,7 @@ def _seen(config):
     told=conditions.tell(
       config.conditioning.labels,
       label_dropout(config),
+      build_image_condition(config),
       config.conditioning.text,
     ),
     sigma_data=c.sigma_data,
@@ -207,6 +210,11 @@ def build_objective(config, test=False):
         raise UserError(
           f'config.{field}={value} needs objective.name=ddpm, not {c.name!r}'
         )
+  if c.augment and config.conditioning.image:
+    raise UserError(
+      'config.objective.augment changes the images, conditioning.image would '
+      'tell of them as they were: set one of the two'
+    )
   network = build_network(config)
   if test:
     network = network.clone(dropout=0.0)
@@ -297,8 +305,11 @@ def build_decoder(config):
   return build(config.data.num_levels)
 
 
-def build_denoiser(config, params, cond):
-  """The denoiser of the config's network; params: {'network': ...}."""
+def build_denoiser(config, params, cond, change=None):
+  """The denoiser of the config's network; params: {'network': ...}.
+
+  change: denoiser -> denoiser, made before x0 is clipped.
+  """
   denoise = dj.make_denoiser(
     network_fn(build_network(config)),
     params['network'],
@@ -308,15 +319,16 @@ def build_denoiser(config, params, cond):
     learned_variance=config.network.learned_variance,
     sigma_data=config.objective.sigma_data,
   )
+  denoise = denoise if change is None else change(denoise)
   return dj.clip_denoised(denoise) if config.sampling.clip else denoise
 
 
-def build_self_conditioned(config, params, cond):
+def build_self_conditioned(config, params, cond, change=None):
   """x0 of the step before -> the denoiser that is told of it."""
 
   def given(x0):
     # as in training, whatever sampling.clip says
     cond_and_x0 = cond | {'x0': jnp.clip(x0, -1.0, 1.0)}
-    return build_denoiser(config, params, cond_and_x0)
+    return build_denoiser(config, params, cond_and_x0, change)
 
   return given

@@ -14,6 +14,7 @@ from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.programs import UserError
 from diffusion_jax.programs.choices import choose, from_config, given
+from diffusion_jax.training import conditions
 from diffusion_jax.training.augmentation import NUM_LABELS
 
 BETAS = {
@@ -158,9 +159,30 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
 def label_dropout(config):
-  """Probability that training hides label and text; 0 without both."""
+  """Probability that training hides what is told; 0 without that."""
   c = config.conditioning
-  return c.label_dropout if c.labels or c.text else 0.0
+  return c.label_dropout if c.labels or c.text or c.image else 0.0
+
+
+def build_image_condition(config):
+  """config.conditioning.image -> (key, x0) -> cond['image']; None for ''."""
+  c = config.conditioning
+  if not c.image:
+    return None
+  with from_config('conditioning'):
+    make = conditions.image_condition(c.image, c.image_factor)
+    x0 = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
+    jax.eval_shape(make, jax.random.key(0), x0)  # refuses at once
+  return make
+
+
+def told_channels(config):
+  """Channels of cond['image']; 0 where there is none."""
+  make = build_image_condition(config)
+  if make is None:
+    return 0
+  x0 = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
+  return jax.eval_shape(make, jax.random.key(0), x0).shape[-1]
 
 
 def _unet(config):
@@ -191,6 +213,7 @@ def _unet(config):
     qkv=chosen('qkv', QKV),
     initializer=chosen('initializer', INITIALIZERS),
     self_conditioning=config.conditioning.self_conditioning,
+    image_channels=told_channels(config),
     text_width=c.text_width if config.conditioning.text else 0,
     text_layers=c.text_layers,
     text_heads=c.text_heads,
@@ -219,6 +242,7 @@ def _ddpmpp(config):
     ),
     norm_eps=c.norm_eps,
     self_conditioning=config.conditioning.self_conditioning,
+    image_channels=told_channels(config),
     remat=c.remat,
     dtype=choose(DTYPES, 'network', 'dtype', c.dtype),
   )
@@ -232,6 +256,8 @@ def _vdm_network(config):
     raise ValueError("network 'vdm' cannot learn the variance")
   if config.conditioning.self_conditioning:
     raise ValueError("network 'vdm' knows no self-conditioning")
+  if config.conditioning.image:
+    raise ValueError("network 'vdm' cannot be told of an image")
   return ScoreNetwork(
     channels=c.channels,
     num_layers=c.num_blocks,

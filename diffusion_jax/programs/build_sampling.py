@@ -88,7 +88,8 @@ def build_sampler(config, schedule):
     if c.churn or c.corrector_steps:
       _check_no_memory(c.sampler, sampler)
     if c.churn:
-      gamma = dj.churn_gamma(c.churn, c.num_steps)
+      num_steps = build_levels(config, schedule).t.shape[0] - 1
+      gamma = dj.churn_gamma(c.churn, num_steps)
       s_max = float('inf') if c.churn_max is None else c.churn_max
       limits = c.churn_min, s_max, c.churn_noise
       sampler = dj.churn(sampler, schedule, gamma, *limits)

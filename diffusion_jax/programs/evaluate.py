@@ -180,7 +180,7 @@ def _elbo(config):
   def measure(params, keys, x0, cond):
     return dj.variational_bound(
       keys,
-      build.build_denoiser(config, params, cond),
+      build.build_denoiser(config, params, with_image(config, keys, x0, cond)),
       build.build_schedule(config, params),
       x0,
       num_steps=num_steps,
@@ -216,7 +216,7 @@ def _ode(config):
     )
     log_p, _ = dj.log_likelihood(
       probe_keys,
-      build.build_denoiser(config, params, cond),
+      build.build_denoiser(config, params, with_image(config, keys, x0, cond)),
       schedule,
       x,
       t_min=c.t_min,
@@ -239,6 +239,14 @@ def _independent_pixels(config):
   return lambda params, keys, x0, cond: {
     'nll': bits.independent_pixels_nll(x0, log_prob)
   }
+
+
+def with_image(config, keys, x0, cond):
+  """cond, also the image that a network is told of: bits are those given it."""
+  make = build.build_image_condition(config)
+  if make is None:
+    return cond
+  return cond | {'image': make(split_key(keys, 2)[0], x0)}
 
 
 METRICS = {

@@ -19,6 +19,7 @@ RUN_SECTIONS = ('data', 'schedule', 'network', 'conditioning', 'objective')
 _FREE = (
   'sampling.',
   'evaluation.',
+  'edit.',
   'noise.',
   'data.data_dir',
   'network.remat',
@@ -102,7 +103,7 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
 
   The same overrides as those of the training are no difference.
   """
-  if mode not in ('sample', 'evaluate'):
+  if mode not in ('sample', 'edit', 'evaluate'):
     return
   found = _flat(read_config(workdir) or {})
   fixed = [

@@ -255,14 +255,17 @@ def make_preview(config, mesh):
     return None
   config = config.copy_and_resolve_references()
   config.sampling.trajectory = False
-  labels = sample.choose_labels(config)
-  text = sample.encode_texts(config, sample.choose_texts(config))
-  generate = sample.make_generate(config, mesh)
+  told = sample.choose_images(config)
+  labels = sample.choose_labels(config) if told is None else told.labels
+  given = None if told is None else told.image
   n = min(config.sampling.num_samples, config.sampling.batch_size)
-  told = sample.rows((labels, text), slice(n))
+  text = sample.encode_texts(config, sample.choose_texts(config, n))
+  generate = sample.make_generate(config, mesh)
+  inputs = *sample.rows((labels, given), slice(n)), text
 
   def preview(params):
-    return sample.picture(config, generate(params, np.arange(n), *told))
+    x = generate(params, np.arange(n), *inputs)
+    return sample.picture(config, x, told)
 
   return preview
 

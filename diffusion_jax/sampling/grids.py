@@ -135,7 +135,7 @@ def _karras(schedule, count, t_start, t_end, rho=7.0):
 def _by_logsnr(schedule, count, t_start, t_end, between):
   start = schedule(t_start)
   no_signal = start.alpha == 0.0
-  gap = max(t_start / count, _first_time(schedule))
+  gap = jnp.maximum(t_start / count, _first_time(schedule))
   ends = jnp.where(no_signal, t_start - gap, t_start), t_end
   first, last = (
     jnp.clip(schedule(t).logsnr, -_MAX_LOGSNR, _MAX_LOGSNR) for t in ends

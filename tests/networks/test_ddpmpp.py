@@ -144,6 +144,20 @@ def network_literally(p, x, noise, cond):
   return conv3x3(p['conv_out'], swish(norm(p['norm_out'], h, 2)))
 
 
+def test_a_network_sees_the_image_it_is_told_of(key):
+  """As more channels of the input; zeros where it is dropped."""
+  network = DDPMpp(**TINY, image_channels=1)
+  image = jax.random.normal(key, (2, 8, 8, 1))
+  x = jax.random.normal(key, (2, 8, 8, 3))
+  cond = {'image': image, 'drop': jnp.array([False, True])}
+  p = randomised(shapes(network, cond=jax.tree.map(lambda a: a[:1], cond)))
+  found = jax.jit(network.apply)({'params': p}, x, jnp.ones(2), cond)
+  inputs = jnp.concatenate([x, image.at[1].set(0.0)], axis=-1)
+  plain = DDPMpp(**TINY)
+  expected = jax.jit(plain.apply)({'params': p}, inputs, jnp.ones(2))
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 FULL = TINY | dict(
   num_classes=3, null_class=True, augment_dim=9, self_conditioning=True
 )

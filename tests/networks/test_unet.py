@@ -446,6 +446,30 @@ def test_a_self_conditioned_network_sees_its_estimate(key):
     shapes(UNet(**TINY), 8, cond={'x0': jnp.zeros((1, 8, 8, 3))})
 
 
+def test_a_network_sees_the_image_it_is_told_of(key):
+  """As more channels of the input; zeros where dropped or not given."""
+  network = UNet(**TINY, image_channels=2)
+  p = randomised(shapes(network, 8))
+  assert p['conv_in']['kernel'].shape == (3, 3, 5, 8)
+  x = jax.random.normal(key, (2, 8, 8, 3))
+  image = jax.random.normal(key, (2, 8, 8, 2))
+  apply = jax.jit(
+    lambda cond: network.apply({'params': p}, x, jnp.ones(2), cond)
+  )
+  found = apply({'image': image, 'drop': jnp.array([False, True])})
+  inputs = jnp.concatenate([x, image.at[1].set(0.0)], axis=-1)
+  expected = jax.jit(UNet(**TINY).apply)({'params': p}, inputs, jnp.ones(2))
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(found[1], apply({})[1], rtol=1e-4, atol=1e-4)
+  assert np.abs(found - apply({}))[0].max() > 1e-2
+  with pytest.raises(ValueError, match=r"no condition \['image'\]"):
+    shapes(UNet(**TINY), 8, cond={'image': jnp.zeros((1, 8, 8, 2))})
+  with pytest.raises(
+    ValueError, match=r'is \[1, 4, 4, 2\], this network needs'
+  ):
+    shapes(network, 8, cond={'image': jnp.zeros((1, 4, 4, 2))})
+
+
 def test_refusals(key):
   x = jnp.zeros((1, 8, 8, 3))
   with pytest.raises(ValueError, match='7x8 cannot be halved 1 times'):

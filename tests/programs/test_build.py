@@ -182,6 +182,31 @@ def test_arguments_of_edm_may_be_joined():
       },
       "config.network: network 'vdm' knows no self-conditioning",
     ),
+    (
+      {'conditioning.image': 'edges'},
+      "config.conditioning: image 'edges' is not one of inpainting, superres,",
+    ),
+    ({'conditioning.image': 'gray'}, 'have no colours to leave out'),
+    (
+      {'conditioning.image': 'superres', 'conditioning.image_factor': 3},
+      'config.conditioning: images of 8x8 cannot be made 3 times smaller',
+    ),
+    (
+      {
+        'conditioning.image': 'inpainting',
+        'objective.augment': 0.1,
+        'network.name': 'ddpmpp',
+      },
+      'objective.augment changes the images, conditioning.image would',
+    ),
+    (
+      {
+        'conditioning.image': 'inpainting',
+        'network.name': 'vdm',
+        'conditioning.noise_input': 'logsnr',
+      },
+      "config.network: network 'vdm' cannot be told of an image",
+    ),
     ({'training.ema_half_life': -1.0}, 'config.training: a half-life of -1.0'),
   ],
 )

@@ -9,7 +9,7 @@ from PIL import Image
 from configs import shapes_text
 from diffusion_jax.data import shapes
 from diffusion_jax.data.text import decode
-from diffusion_jax.programs import PROGRAMS, UserError, build, sample
+from diffusion_jax.programs import PROGRAMS, UserError, build, edit, sample
 from tests.programs.conftest import smoke
 
 
@@ -75,8 +75,8 @@ def test_without_a_prompt_the_texts_of_the_test_split_are_shown(run):
   _, lines = samples(run, 'none')
   test = shapes.shapes('test', num_objects=2)
   assert lines == test.texts(range(4))
-  config = told(**{'data.num_pictures': 20, 'sampling.num_samples': 5})
-  assert sample.choose_texts(config) == [*test.texts(range(2))] * 2 + [
+  config = told(**{'data.num_pictures': 20})
+  assert sample.choose_texts(config, 5) == [*test.texts(range(2))] * 2 + [
     test.texts([0])[0]
   ]
 
@@ -106,12 +106,21 @@ def test_a_prompt_that_cannot_be_read_is_one_line(run, prompt, message):
   assert '\n' not in str(error.value)
 
 
+def test_an_edit_is_told_the_prompt():
+  fields = {'edit.num_samples': 3, 'sampling.prompt': 'a|b'}
+  cond = edit.choose_cond(told(**fields))
+  assert decode(cond['text']) == ['a', 'b', 'a']
+  assert edit.choose_cond(told()) == {}  # the null text
+  with pytest.raises(UserError, match='sampling.prompt: .* needs a text'):
+    edit.choose_cond(told(**{'conditioning.label_dropout': 0.0}))
+
+
 def test_a_network_without_text_takes_no_prompt():
   with pytest.raises(
     UserError, match='sampling.prompt is set, but the network'
   ):
-    sample.choose_texts(smoke(**{'sampling.prompt': 'a red circle'}))
-  assert sample.choose_texts(smoke()) is None
+    sample.choose_texts(smoke(**{'sampling.prompt': 'a red circle'}), 1)
+  assert sample.choose_texts(smoke(), 1) is None
 
 
 @pytest.mark.parametrize(
@@ -170,7 +179,7 @@ def test_a_folder_with_captions_is_read_with_its_labels(pictures):
   for sentence, label in zip(words, batch['label'], strict=True):
     assert sentence[8] == 'ab'[label]
   # there is no test split: texts of the training split
-  assert sample.choose_texts(config)[:2] == ['picture a/0 ü', 'picture a/1 ü']
+  assert sample.choose_texts(config, 2) == ['picture a/0 ü', 'picture a/1 ü']
 
 
 def test_a_caption_too_long_is_noticed_at_the_start(pictures):

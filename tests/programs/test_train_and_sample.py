@@ -247,6 +247,22 @@ def test_sample_by_label_seed_and_sampler(run):
   assert (samples(run)['arr_0'] != first['arr_0']).any()
 
 
+def test_any_sampler_takes_the_levels_of_any_schedule(run):
+  fields = {'sampling.num_samples': 4, 'sampling.sampler': 'heun'}
+  PROGRAMS['sample'](smoke(**fields), str(run))
+  own = samples(run)['arr_0']
+  PROGRAMS['sample'](smoke(**fields, **{'sampling.schedule': 'flow'}), str(run))
+  other = samples(run)['arr_0']
+  assert other.shape == own.shape and (other != own).any()
+  euler = {'sampling.sampler': 'euler_maruyama', 'sampling.schedule': 'flow'}
+  with pytest.raises(
+    UserError, match='samples are nan: euler_maruyama may not'
+  ):
+    PROGRAMS['sample'](smoke(**euler), str(run))
+  with pytest.raises(UserError, match="schedule='vp' is not one of linear,"):
+    PROGRAMS['sample'](smoke(**{'sampling.schedule': 'vp'}), str(run))
+
+
 def test_sample_trajectory_is_a_gif_from_noise_to_image(run):
   fields = {
     'sampling.trajectory': True,

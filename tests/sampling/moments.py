@@ -15,6 +15,8 @@ SCHEDULES = {
   'linear_vp': dj.LinearVPSchedule(),
   'sub_vp': dj.SubVPSchedule(),
   'geometric_ve': dj.GeometricVESchedule(),
+  'karras': dj.KarrasSchedule(),
+  'flow': dj.RectifiedFlowSchedule(),
 }
 GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
 MIXTURE = oracles.mixture(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from diffusion_jax.testing import oracles
 
 SCHEDULE = dj.DiscreteSchedule.from_alphas(np.linspace(0.999, 0.9, 50))
 
@@ -52,3 +53,149 @@ def test_any_shape_and_jit(key):
 def test_other_steps_are_refused(steps, key):
   with pytest.raises(ValueError, match='steps must be'):
     dj.noise_image(key, jnp.zeros((2, 2)), SCHEDULE, steps)
+
+
+GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
+DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+
+
+def law_of_sdedit(sampler, guide, level):
+  """Mean and covariance of what comes out, of Gaussian data, in float64.
+
+  In the axes of C, x_t ~ N(alpha guide, sigma^2). The ODE scales the distance
+  from the mean by k = sqrt(v / (alpha^2 v + sigma^2)); the reverse SDE draws
+  from p(x_0 | x_t), the regression of x_0 on x_t.
+  """
+  mean = np.array([0.5, -0.3])
+  v, q = np.linalg.eigh(np.array([[1.0, 0.8], [0.8, 1.5]]))
+  alpha, sigma = float(level.alpha), float(level.sigma)
+  marginal = alpha**2 * v + sigma**2
+  if sampler == 'ddim':
+    gain, rest = np.sqrt(v / marginal), 0.0
+  else:
+    gain, rest = alpha * v / marginal, v * sigma**2 / marginal
+  mean = mean + q @ (gain * alpha * (q.T @ (guide - mean)))
+  return mean, q @ np.diag(gain**2 * sigma**2 + rest) @ q.T
+
+
+@pytest.mark.parametrize('strength', [0.2, 0.5, 1.0])
+@pytest.mark.parametrize('name', ['ddim', 'sde'])
+def test_the_law_of_sdedit(name, strength, key):
+  """20,000 edits of one guide; steps are fine enough for the ODE and the SDE.
+
+  At strength 1 it is the prior: that of x_0, whatever the guide.
+  """
+  guide = np.array([2.0, -1.5])
+  levels = dj.level_grid(DDPM, 250)
+  sampler = dj.ddim() if name == 'ddim' else dj.ancestral('fixed_large')
+
+  @jax.jit
+  def run(key):
+    guides = jnp.broadcast_to(jnp.asarray(guide, jnp.float32), (20_000, 2))
+    denoise = GAUSSIAN.denoise
+    return dj.sdedit(key, denoise, sampler, levels, guides, strength)
+
+  x = np.asarray(run(key))
+  mean, cov = law_of_sdedit(name, guide, DDPM(jnp.array(strength)))
+  error = 5 * np.sqrt(np.diag(cov) / len(x))
+  assert (np.abs(x.mean(0) - mean) < error + 0.02).all()
+  np.testing.assert_allclose(np.cov(x.T), cov, atol=0.06)
+  if strength == 1.0:
+    np.testing.assert_allclose(mean, GAUSSIAN.mean, atol=0.02)
+    np.testing.assert_allclose(cov, GAUSSIAN.cov, atol=0.01)
+
+
+def test_two_repeats_are_an_edit_of_an_edit(key):
+  """Means: the map of one edit applied twice."""
+  levels = dj.level_grid(DDPM, 100)
+  guide = np.array([2.0, -1.5])
+  guides = jnp.broadcast_to(jnp.asarray(guide, jnp.float32), (20_000, 2))
+  x = jax.jit(
+    lambda x: dj.sdedit(
+      key, GAUSSIAN.denoise, dj.ddim(), levels, x, 0.3, repeats=2
+    )
+  )(guides)
+  once, cov = law_of_sdedit('ddim', guide, DDPM(jnp.array(0.3)))
+  twice, _ = law_of_sdedit('ddim', once, DDPM(jnp.array(0.3)))
+  error = 5 * np.sqrt(2 * np.diag(cov) / len(x))
+  assert (np.abs(x.mean(0) - twice) < error + 0.02).all()
+  assert np.abs(once - twice).max() > 0.1
+
+
+def test_no_strength_is_no_change_and_known_pixels_stay(key):
+  levels = dj.level_grid(DDPM, 10)
+  guide = jax.random.normal(key, (3, 2))
+  edit = lambda *args, **options: dj.sdedit(
+    key, GAUSSIAN.denoise, dj.ddim(), levels, guide, *args, **options
+  )
+  np.testing.assert_array_equal(edit(0.0), guide)
+  mask = jnp.array([[True, False]])
+  found = edit(0.8, mask=mask, repeats=2)
+  np.testing.assert_array_equal(found[:, 0], guide[:, 0])
+  assert (np.abs(found[:, 1] - guide[:, 1]) > 1e-3).all()
+
+
+@pytest.mark.parametrize(
+  'strength, repeats, message',
+  [(1.2, 1, r'strength is 1.2: .* \[0, 1\]'), (0.5, 0, 'repeats is 0')],
+)
+def test_edits_that_cannot_be_are_refused(strength, repeats, message, key):
+  with pytest.raises(ValueError, match=message):
+    dj.sdedit(
+      key,
+      GAUSSIAN.denoise,
+      dj.ddim(),
+      dj.level_grid(DDPM, 10),
+      jnp.zeros((1, 2)),
+      strength,
+      repeats=repeats,
+    )
+
+
+def test_interpolation_of_white_data_is_that_of_the_images(key):
+  """The ODE of N(0, I) is the identity, so slerp of a and b is what comes out.
+
+  By hand: on the sphere through a and b where they are of one length.
+  """
+  white = oracles.gaussian(np.zeros(4), np.eye(4))
+  levels = dj.level_grid(DDPM, 500)
+  a, b = np.asarray(jax.random.normal(key, (2, 3, 4)), np.float64)
+  b *= (np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))[:, None]
+  weights = np.array([0.0, 0.3, 1.0])
+  found = jax.jit(
+    lambda a, b: dj.interpolate(white.denoise, levels, a, b, weights)
+  )(*jnp.asarray([a, b], jnp.float32))
+  assert found.shape == (3, 3, 4)
+  np.testing.assert_allclose(found[0], a, atol=0.03)
+  np.testing.assert_allclose(found[2], b, atol=0.03)
+  lengths = np.linalg.norm(found[1], axis=1)
+  np.testing.assert_allclose(lengths, np.linalg.norm(a, axis=1), rtol=0.01)
+  unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+  whole = np.arccos(np.sum(unit(a) * unit(b), axis=1))
+  part = np.arccos(np.sum(unit(a) * unit(np.asarray(found[1])), axis=1))
+  np.testing.assert_allclose(part, 0.3 * whole, atol=0.01)
+
+
+def test_interpolation_ends_at_the_images(key):
+  """Of other data: a, b to the error of an inversion over 500 steps."""
+  levels = dj.level_grid(DDPM, 500)
+  a, b = GAUSSIAN.sample(key, 2)[:, None]
+  run = jax.jit(
+    lambda a, b: dj.interpolate(GAUSSIAN.denoise, levels, a, b, (0.0, 1.0))
+  )
+  np.testing.assert_allclose(run(a, b)[:, 0], [a[0], b[0]], atol=0.05)
+
+
+def test_slerp_of_parallel_images_is_a_line():
+  a = jnp.array([[1.0, 2.0], [0.0, 0.0]])
+  for b in (3.0 * a, 0.0 * a):
+    found = dj.slerp(a, b, 0.25)
+    np.testing.assert_allclose(found, 0.75 * a + 0.25 * b, rtol=1e-5)
+
+
+def test_images_of_two_sizes_are_not_interpolated():
+  with pytest.raises(ValueError, match='shapes must be equal: a'):
+    dj.interpolate(
+      GAUSSIAN.denoise, dj.level_grid(DDPM, 4), jnp.zeros((1, 2)),
+      jnp.zeros((2, 2)), (0.5,),
+    )  # fmt: skip

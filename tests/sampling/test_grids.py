@@ -181,7 +181,7 @@ def test_step_choices_of_lin_et_al(spacing, n):
 
 
 def test_step_choices_of_table_2():
-  """T = 1000, 10 steps, as printed by Lin et al. 2023."""
+  """The example of Lin et al. 2023: T = 1000, 10 steps."""
   found = {
     spacing: np.rint(dj.level_grid(DDPM, 10, spacing).t * 1000)
     for spacing in LIN

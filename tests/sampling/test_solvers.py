@@ -88,8 +88,15 @@ def check(name, oracle_name, schedule_name, key):
   moments.check_moments(x, oracle, BIAS.get(name, 0.02))
 
 
-@pytest.mark.parametrize('schedule_name', moments.SCHEDULES)
-@pytest.mark.parametrize('name', moments.STOCHASTIC)
+PAIRS = [
+  (name, schedule)
+  for name in moments.STOCHASTIC
+  for schedule in moments.SCHEDULES
+  if (name, schedule) != ('euler_maruyama', 'flow')  # infinite at t = 1
+]
+
+
+@pytest.mark.parametrize('name, schedule_name', PAIRS)
 def test_mean_and_covariance_of_correlated_gaussian_data(
   name, schedule_name, key
 ):

@@ -1,0 +1,116 @@
+"""Inpainting by the sampler: functions sampler -> sampler.
+
+`known` holds the image, `mask` is True where it is known; what `known` has
+elsewhere is never read. Neither changes the network: Palette, which does, is
+cond['image'] (`training.conditions`).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.core.keys import draw_normal, split_key
+from diffusion_jax.core.levels import NoiseLevel, check_same_shape
+from diffusion_jax.core.process import forward_step, q_sample
+from diffusion_jax.sampling.sampler import Sampler
+
+Array = jax.Array
+
+
+def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
+  """Noises the known pixels anew after each step (Song et al. 2021).
+
+  By `q_sample` of `known`, which they are exactly at the clean level. Biased:
+  what the sampler makes of noisy known pixels is not what the true ones imply.
+  known: [B, ...] like x; mask: True where known, broadcasts to it. Not for
+  `unipc`. Raises ValueError for other shapes.
+  """
+  check_mask(known, mask)
+
+  def step(key, x, state, denoise, level_t, level_s):
+    check_same_shape(x=x, known=known)
+    key, noise_key = split_key(key, 2)
+    x, state = sampler.step(key, x, state, denoise, level_t, level_s)
+    eps = draw_normal(noise_key, x)
+    return jnp.where(mask, noised(known, eps, level_s), x), state
+
+  return Sampler(sampler.init, step)
+
+
+def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
+  """RePaint (Lugmayr et al. 2022, Alg. 1), on the levels of `repaint_levels`.
+
+  Where the grid goes up, to a noisier level, x is noised by `forward_step`,
+  without a call of the network, and the sampler forgets. Else known pixels are
+  noised anew at the level that is left, and the sampler steps; at the clean
+  level they are `known` itself. Levels are []. known, mask and errors as in
+  `replace_known`. Not for `unipc`.
+  """
+  check_mask(known, mask)
+
+  def step(key, x, state, denoise, level_t, level_s):
+    check_same_shape(x=x, known=known)
+    key, noise_key = split_key(key, 2)
+    eps = draw_normal(noise_key, x)
+
+    def up(x, state):
+      return forward_step(x, eps, level_t, level_s), sampler.init(x)
+
+    def down(x, state):
+      x = jnp.where(mask, noised(known, eps, level_t), x)
+      x, state = sampler.step(key, x, state, denoise, level_t, level_s)
+      clean = level_s.like(x).sigma == 0.0
+      return jnp.where(clean & mask, known, x), state
+
+    goes_up = level_s.logsnr < level_t.logsnr
+    return jax.lax.cond(goes_up, up, down, x, state)
+
+  return Sampler(sampler.init, step)
+
+
+def repaint_levels(
+  levels: NoiseLevel, num_resamples: int = 10, jump: int = 10
+) -> NoiseLevel:
+  """A grid [N+1] that goes back up, as RePaint walks it: [M+1].
+
+  From every `jump`-th level on the way down it climbs `jump` levels, one by
+  one, num_resamples - 1 times, so each part is walked num_resamples times. The
+  last part begins one step before the clean level. For 250 steps and the
+  defaults: 2,410 steps down, each a call of the network, and 2,160 up. Raises
+  ValueError unless 1 <= jump < N and num_resamples >= 1.
+  """
+  num_steps = levels.t.shape[0] - 1
+  if not 1 <= jump < num_steps:
+    raise ValueError(
+      f'jump is {jump}: it must be at least 1 and less than the {num_steps} '
+      'steps of the grid'
+    )
+  if num_resamples < 1:
+    raise ValueError(f'num_resamples is {num_resamples}: at least 1 is needed')
+  # levels are counted from the clean one here, as steps of a model are
+  left = {i: num_resamples - 1 for i in range(1, num_steps - jump + 1, jump)}
+  walk = [num_steps]
+  while walk[-1] > 0:
+    walk.append(walk[-1] - 1)
+    if left.get(walk[-1]):
+      left[walk[-1]] -= 1
+      walk.extend(range(walk[-1] + 1, walk[-1] + jump + 1))
+  return levels.take(num_steps - np.array(walk))
+
+
+def noised(known: Array, eps: Array, level: NoiseLevel) -> Array:
+  """`q_sample`, and known itself, to the bit, where the level is clean."""
+  clean = level.like(known).sigma == 0.0
+  return jnp.where(clean, known, q_sample(known, eps, level))
+
+
+def check_mask(known: Array, mask: Array) -> None:
+  """Raises a ValueError unless mask broadcasts to known, axis by axis."""
+  shape, wanted = jnp.shape(mask), jnp.shape(known)
+  if len(shape) != len(wanted) or any(
+    n not in (1, m) for n, m in zip(shape, wanted, strict=True)
+  ):
+    raise ValueError(
+      f'a mask of shape {list(shape)} does not fit images {list(wanted)}: '
+      'each axis must be the same or 1, as [B, H, W, 1] is'
+    )

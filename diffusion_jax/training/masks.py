@@ -1,0 +1,84 @@
+"""Random masks of known pixels, for training: True where a pixel is known."""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.keys import key_per_example
+
+Array = jax.Array
+
+
+def draw_masks(key: Array, shape: tuple[int, ...]) -> Array:
+  """A mask for each of `shape` [B, H, W, C] images, bool [B, H, W, 1].
+
+  Half of the image, all but a box, or all but a stroke of a brush, with equal
+  chances (Palette, Saharia et al. 2022, has boxes and strokes). key: [] or one
+  per example, [B].
+  """
+  height, width = shape[1:3]
+
+  def one(key):
+    kind_key, key = jax.random.split(key)
+    kind = jax.random.randint(kind_key, (), 0, 3)
+    draws = [
+      lambda draw=draw: draw(key, height, width) for draw in (half, box, stroke)
+    ]
+    return jax.lax.switch(kind, draws)
+
+  return jax.vmap(one)(key_per_example(key, shape[0]))
+
+
+def half(key: Array, height: int, width: int) -> Array:
+  """The upper, lower, left or right half is known, [H, W, 1]; key: []."""
+  rows, columns = _pixels(height, width)
+  side = jax.random.randint(key, (), 0, 4)
+  halves = [rows < 0.5, rows > 0.5, columns < 0.5, columns > 0.5]
+  shape = height, width, 1
+  return jnp.stack([jnp.broadcast_to(h, shape) for h in halves])[side]
+
+
+def box(key: Array, height: int, width: int) -> Array:
+  """All but a box is known, [H, W, 1]; key: [].
+
+  Its sides are uniform between a quarter and three quarters of the image's, its
+  place is uniform.
+  """
+  rows, columns = _pixels(height, width)
+  size, place = jax.random.uniform(key, (2, 2))
+  size = 0.25 + 0.5 * size
+  start = place * (1.0 - size)
+  inside = (start[0] < rows) & (rows < start[0] + size[0])
+  inside &= (start[1] < columns) & (columns < start[1] + size[1])
+  return ~inside
+
+
+def stroke(key: Array, height: int, width: int, num_corners: int = 5) -> Array:
+  """All but a stroke of a brush is known, [H, W, 1]; key: [].
+
+  The brush goes along lines between corners that are uniform in the image; it
+  is an eighth to a quarter of it wide.
+  """
+  corner_key, width_key = jax.random.split(key)
+  corners = jax.random.uniform(corner_key, (num_corners, 1, 1, 2))
+  radius = jax.random.uniform(width_key, (), minval=1 / 16, maxval=1 / 8)
+  pixels = jnp.concatenate(
+    [jnp.broadcast_to(p, (height, width, 1)) for p in _pixels(height, width)],
+    axis=-1,
+  )
+
+  def distance(start, end):  # from every pixel to the line between two corners
+    along = end - start
+    ratio = jnp.sum((pixels - start) * along, axis=-1, keepdims=True)
+    ratio = jnp.clip(ratio / jnp.sum(along**2), 0.0, 1.0)
+    gap = pixels - start - ratio * along
+    return jnp.sqrt(jnp.sum(gap**2, axis=-1, keepdims=True))
+
+  distances = jax.vmap(distance)(corners[:-1], corners[1:])
+  return jnp.min(distances, axis=0) > radius
+
+
+def _pixels(height, width):
+  # centres of rows [H, 1, 1] and columns [1, W, 1], in (0, 1)
+  rows = (jnp.arange(height) + 0.5) / height
+  columns = (jnp.arange(width) + 0.5) / width
+  return rows.reshape(-1, 1, 1), columns.reshape(1, -1, 1)

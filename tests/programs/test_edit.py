@@ -1,0 +1,262 @@
+"""--mode=edit and runs that are told of images, on tiny networks."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.data import sources
+from diffusion_jax.data.images import scale, to_uint8
+from diffusion_jax.programs import PROGRAMS, UserError, edit, sample
+from tests.programs.conftest import smoke
+
+QUICK = {
+  'training.num_steps': 1,
+  'training.checkpoint_every': 1,
+  'training.sample_every': 0,
+  'evaluation.every': 0,
+  'sampling.num_steps': 3,
+  'sampling.num_samples': 4,
+  'sampling.batch_size': 4,
+  'optimizer.warmup_steps': 0,
+  'edit.num_samples': 2,
+  'edit.num_resamples': 2,
+  'edit.jump': 1,
+}
+COLOUR = {
+  'data.name': 'synthetic',
+  'data.image_shape': (8, 8, 3),
+  'data.num_levels': 256,
+  'conditioning.labels': False,
+  'conditioning.image': 'gray',
+}
+INPAINTING = {'conditioning.image': 'inpainting'}
+
+
+def trained(tmp_path_factory, name, **changes):
+  workdir = tmp_path_factory.mktemp('runs') / name
+  PROGRAMS['train'](smoke(**QUICK | changes), str(workdir))
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory):
+  return trained(tmp_path_factory, 'plain')
+
+
+@pytest.fixture(scope='module')
+def palette(tmp_path_factory):
+  """Told of known pixels and of labels; with a preview."""
+  changes = INPAINTING | {'training.sample_every': 1}
+  return trained(tmp_path_factory, 'palette', **changes)
+
+
+@pytest.fixture(scope='module')
+def colour(tmp_path_factory):
+  return trained(tmp_path_factory, 'colour', **COLOUR)
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+  """Pictures: a digit and another, a mask, a small, a large, a coloured one."""
+  folder = tmp_path_factory.mktemp('pictures')
+  digits = to_uint8(scale(sources.digits('test').images[:2], 17), 17)[..., 0]
+  colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+  known = np.repeat([255, 0], 32).astype(np.uint8).reshape(8, 8)
+  pictures = {
+    'digit': digits[0],
+    'other': digits[1],
+    'odd': colours[..., 0],  # grey levels that digits do not have
+    'mask': known,
+    'white': np.full((8, 8), 255, np.uint8),
+    'small': digits[0][::2, ::2],
+    'large': np.zeros((9, 8), np.uint8),
+    'colours': colours,
+  }
+  for name, picture in pictures.items():
+    Image.fromarray(picture).save(folder / f'{name}.png')
+  (folder / 'text.png').write_text('no picture')
+  return folder
+
+
+def run(workdir, files, changes=(), **fields):
+  """Edits; values of `fields` are names of files. Returns the npz."""
+  paths = {f'edit.{k}': str(files / f'{v}.png') for k, v in fields.items()}
+  config = smoke(**QUICK | paths | dict(changes))
+  PROGRAMS['edit'](config, str(workdir))
+  with np.load(workdir / 'edits' / f'{config.edit.name}.npz') as found:
+    return dict(found)
+
+
+@pytest.mark.parametrize('method', ['', 'replace', 'reconstruction'])
+@pytest.mark.parametrize('picture', ['digit', 'odd'])
+def test_known_pixels_are_the_same_in_the_files_written(
+  plain, files, method, picture, capsys
+):
+  """To the bit, also of grey levels that the run does not have."""
+  changes = {'edit.method': method, 'edit.name': f'a{method}{picture}'}
+  found = run(plain, files, changes, image=picture, mask='mask')
+  assert 'white is known, 50% of the pixels' in capsys.readouterr().out
+  assert found['arr_0'].shape == (2, 8, 8, 1) and found['mask'].sum() == 32
+  with Image.open(files / f'{picture}.png') as file:
+    given = np.asarray(file)
+  for i in range(2):
+    with Image.open(plain / 'edits' / f'a{method}{picture}_{i}.png') as file:
+      made = np.asarray(file)
+    np.testing.assert_array_equal(made[:4], given[:4])
+    np.testing.assert_array_equal(made, found['arr_0'][i, ..., 0])
+  assert (made[4:] != given[4:]).any()
+  assert (found['arr_0'][0] != found['arr_0'][1]).any()
+  with Image.open(plain / 'edits' / f'a{method}{picture}.png') as sheet:
+    assert sheet.size == (12 * (1 + 4 * 9), 12 * 10)  # image, mask, two results
+
+
+def test_palette_fills_in_what_it_is_told(palette, files):
+  changes = {'edit.label': 3}
+  found = run(palette, files, changes, image='digit', mask='mask')['arr_0']
+  given = np.asarray(Image.open(files / 'digit.png'))
+  np.testing.assert_array_equal(
+    found[:, :4, :, 0], given[None, :4].repeat(2, 0)
+  )
+
+
+def test_sdedit_of_no_strength_is_the_picture(plain, files):
+  changes = {'edit.task': 'sdedit', 'edit.strength': 0.0}
+  found = run(plain, files, changes, image='digit')
+  given = np.asarray(Image.open(files / 'digit.png'))
+  np.testing.assert_array_equal(found['arr_0'][1, ..., 0], given)
+  changes = {'edit.task': 'sdedit', 'edit.strength': 1.0, 'edit.label': 4}
+  found = run(plain, files, changes, image='digit', mask='mask')['arr_0']
+  np.testing.assert_array_equal(found[1, :4, :, 0], given[:4])
+  assert (found[1, 4:, :, 0] != given[4:]).any()
+
+
+def test_interpolation_goes_from_one_to_the_other(plain, files):
+  changes = {'edit.task': 'interpolate', 'edit.num_samples': 3}
+  changes['sampling.num_steps'] = 200
+  found = run(plain, files, changes, image='digit', image2='other')['arr_0']
+  for end, name in ((0, 'digit'), (2, 'other')):
+    given = np.asarray(Image.open(files / f'{name}.png'), float)
+    assert np.abs(found[end, ..., 0] - given).mean() < 8.0
+  assert np.abs(found[0].astype(float) - found[1]).mean() > 8.0
+
+
+def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
+  """Or comes closer to them: three steps of a network that knows little."""
+  changes = {'edit.task': 'superres', 'edit.iterations': 4}
+  found = run(plain, files, changes, image='small')
+  assert found['image'].shape == (4, 4, 1)
+  assert found['arr_0'].shape == (2, 8, 8, 1)
+  guessed = run(plain, files, changes | {'edit.scale': 0.0}, image='small')
+  means = lambda x: x.reshape(2, 4, 2, 4, 2).mean(axis=(2, 4))
+  error = lambda x: np.abs(means(x['arr_0']) - found['image'][None, ..., 0])
+  assert error(found).mean() < 0.8 * error(guessed).mean()
+
+
+def test_colours_by_a_run_that_learned_them(colour, files, capsys):
+  found = run(colour, files, {'edit.task': 'colour'}, image='colours')
+  assert 'its colours are left out' in capsys.readouterr().out
+  assert found['image'].shape == (8, 8, 1)
+  assert found['arr_0'].shape == (2, 8, 8, 3)
+
+
+def test_samples_of_such_a_run_continue_test_images(palette):
+  """Beside one another: given, made, true; each of its own key."""
+  assert (palette / 'samples' / 'step_00000001.png').exists()
+  config = smoke(**QUICK | INPAINTING)
+  PROGRAMS['sample'](config, str(palette))
+  with np.load(palette / 'samples' / 'samples.npz') as found:
+    found = dict(found)
+  test = sources.digits('test')
+  truth = to_uint8(scale(test.images[:4], 17), 17)
+  np.testing.assert_array_equal(found['originals'], truth)
+  np.testing.assert_array_equal(found['labels'], test.labels[:4])
+  known = found['given'] == truth
+  assert 0.1 < known.mean() < 1.0
+  assert set(np.unique(found['given'][~known])) == {128}
+  with Image.open(palette / 'samples' / 'samples.png') as sheet:
+    assert sheet.size == (6 * (1 + 3 * 9), 6 * (1 + 4 * 9))
+  # what it is told depends on seed and number alone
+  two, four = (
+    sample.choose_images(smoke(**QUICK | INPAINTING | {
+      'sampling.num_samples': n
+    })).image for n in (2, 4)
+  )  # fmt: skip
+  np.testing.assert_array_equal(two, four[:2])
+
+
+def test_the_bound_of_such_a_run_is_that_given_the_image(palette):
+  changes = {'evaluation.num_images': 4, 'evaluation.batch_size': 4}
+  changes['evaluation.num_steps'] = 2
+  PROGRAMS['evaluate'](smoke(**QUICK | INPAINTING | changes), str(palette))
+  assert (palette / 'evaluation' / 'elbo-test' / 'result.json').exists()
+
+
+@pytest.mark.parametrize(
+  'changes, fields, message',
+  [
+    ({}, {}, r'config.edit: which image\? Give --config.edit.image='),
+    ({}, {'image': 'digit'}, r'which mask\? Give --config.edit.mask='),
+    ({}, {'image': 'none', 'mask': 'mask'}, 'there is no image .*none.png'),
+    ({}, {'image': 'text', 'mask': 'mask'}, 'is not an image that Pillow'),
+    (
+      {},
+      {'image': 'large', 'mask': 'mask'},
+      r'image .*large.png has 8x9 pixels \(width x height\), 8x8 are needed',
+    ),
+    ({}, {'image': 'digit', 'mask': 'large'}, 'mask .*large.png has 8x9 pi'),
+    ({}, {'image': 'digit', 'mask': 'white'}, 'is white everywhere: white pix'),
+    ({'edit.task': 'paint'}, {}, "edit.task='paint' is not one of inpaint"),
+    ({'edit.method': 'dps'}, {}, "edit.method='dps' is not one of repaint"),
+    ({'edit.method': 'palette'}, {}, 'needs a run with conditioning.image=inp'),
+    ({'edit.label': 10}, {}, r'edit.label=10 is out of range, .* 0\.\.9'),
+    ({'edit.num_samples': 0}, {}, 'edit.num_samples=0: at least 1 is needed'),
+    (
+      {'edit.task': 'sdedit', 'edit.strength': 1.5},
+      {'image': 'digit'},
+      r'config.edit: strength is 1.5: it must be in \[0, 1\]',
+    ),
+    ({'edit.task': 'sdedit', 'edit.method': 'repaint'}, {}, 'has no methods'),
+    (
+      {'edit.jump': 9},
+      {'image': 'digit', 'mask': 'mask'},
+      'config.edit: jump is 9: it must be at least 1 and less than the 3 steps',
+    ),
+    ({'sampling.sampler': 'unipc'}, {}, 'which sampling.sampler=unipc would u'),
+    (
+      {'edit.task': 'superres', 'edit.factor': 3},
+      {'image': 'small'},
+      'config.edit: factor=3 does not divide 8x8',
+    ),
+    ({'edit.task': 'colour'}, {'image': 'digit'}, 'this run have no colours'),
+    ({'edit.task': 'interpolate', 'edit.num_samples': 1}, {}, 'its two ends'),
+  ],
+)  # fmt: skip
+def test_a_mistake_is_one_line(plain, files, changes, fields, message):
+  with pytest.raises(UserError, match=message) as error:
+    run(plain, files, changes, **fields)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'edit.task': 'sdedit'}, 'was trained with conditioning.image=gray'),
+    ({'edit.task': 'colour', 'edit.method': 'reconstruction'}, "has 'gray'"),
+    ({'edit.task': 'colour', 'edit.label': 1}, 'knows no labels'),
+  ],
+)
+def test_a_network_does_what_it_was_told_of(colour, files, changes, message):
+  with pytest.raises(UserError, match=message):
+    run(colour, files, changes, image='colours')
+
+
+def test_a_network_without_label_dropout_needs_a_label():
+  config = smoke(**{'conditioning.label_dropout': 0.0})
+  with pytest.raises(UserError, match='needs a class, 0..9'):
+    edit.choose_label(config)
+
+
+def test_labels_of_samples_are_those_of_the_images():
+  config = smoke(**QUICK | INPAINTING | {'sampling.labels': (3,)})
+  with pytest.raises(UserError, match='samples of this run continue test imag'):
+    sample.choose_images(config)

@@ -1,0 +1,54 @@
+"""A denoiser of one schedule, sampled along the levels of any other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.testing import oracles
+
+DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+MIXTURE = oracles.mixture(
+  [0.3, 0.7],
+  [[-1.0, 0.5], [1.0, 0.0]],
+  [[[0.05, 0.0], [0.0, 0.05]], [[0.1, 0.05], [0.05, 0.2]]],
+)
+WALKED = {
+  'karras': dj.KarrasSchedule(0.005, 80.0),
+  'geometric_ve': dj.GeometricVESchedule(0.005, 80.0),
+  'sub_vp': dj.SubVPSchedule(),
+  'flow': dj.RectifiedFlowSchedule(),
+  'cosine': dj.CosineSchedule(),
+}
+
+
+def on_its_own_levels(x, level):
+  """The exact denoiser, which knows the levels of DDPM's chain alone."""
+  # times within 1e-3 of a step count as the step, also step 0
+  strange = jnp.abs(DDPM(level.t).sigma - level.sigma) > 5e-4
+  x0 = MIXTURE.denoise(x, level).x0
+  return dj.Prediction(jnp.where(strange, jnp.nan, x0))
+
+
+@pytest.mark.parametrize('name', WALKED)
+def test_the_images_are_those_of_its_own_levels(name):
+  """One ODE: from the same latent at the same SNR, the same images."""
+  schedule = WALKED[name]
+  first = schedule.from_logsnr(-2.0 * np.log(60.0))  # both know this SNR
+  own = DDPM.from_logsnr(first.logsnr)
+  z = jax.random.normal(jax.random.key(0), (32, 2))
+  scale = own.alpha / first.alpha
+
+  def sample(denoise, schedule, start, x):
+    levels = dj.level_grid(schedule, 128, 'karras', t_start=start.t)
+    return dj.sample(jax.random.key(1), denoise, dj.heun(), levels, x)
+
+  denoise = dj.at_training_levels(on_its_own_levels, DDPM)
+  found = jax.jit(lambda x: sample(denoise, schedule, first, x))(
+    first.sigma * z
+  )
+  expected = jax.jit(lambda x: sample(on_its_own_levels, DDPM, own, x))(
+    scale * first.sigma * z
+  )
+  np.testing.assert_allclose(found, expected, atol=5e-3)

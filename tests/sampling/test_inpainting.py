@@ -1,0 +1,242 @@
+"""Where the truth is known: the coordinates of Gaussians, and counts."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.testing import oracles
+from tests.sampling import chains
+
+SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+LEVELS = dj.level_grid(SCHEDULE, 20)
+CORRELATED = oracles.gaussian([0.0, 0.0], [[1.0, 0.9], [0.9, 1.0]])
+MASK = jnp.array([[True, False]])
+METHODS = {
+  'replace': (dj.replace_known, lambda levels: levels),
+  'repaint': (dj.repaint, lambda levels: dj.repaint_levels(levels, 3, 4)),
+}
+
+
+def counted(denoise, calls):
+  def call(x, level):
+    jax.debug.callback(lambda: calls.append(1))
+    return denoise(x, level)
+
+  return call
+
+
+@pytest.mark.parametrize(
+  'steps, jump, n',
+  [(250, 10, 10), (20, 4, 3), (7, 1, 5), (23, 5, 2), (9, 3, 1)],
+)
+def test_the_walk_of_repaint_is_that_of_the_released_code(steps, jump, n):
+  levels = dj.level_grid(SCHEDULE, steps)
+  walked = dj.repaint_levels(levels, n, jump)
+  times = chains.times(steps, jump, n)
+  # their time -1 is clean data, the last entry of our grid
+  np.testing.assert_array_equal(walked.t, levels.t[steps - 1 - times])
+
+
+def test_repaint_takes_2410_steps_down_and_2160_up():
+  levels = dj.repaint_levels(dj.level_grid(SCHEDULE, 250), 10, 10)
+  change = np.diff(levels.t)
+  assert ((change < 0).sum(), (change > 0).sum()) == (2410, 2160)
+  np.testing.assert_allclose(np.abs(change), 1 / 250, rtol=1e-3)
+  assert levels.t[0] == 1.0 and levels.sigma[-1] == 0.0
+
+
+def test_only_steps_down_call_the_network(key):
+  levels = dj.repaint_levels(dj.level_grid(SCHEDULE, 10), 3, 4)
+  change = np.diff(levels.t)
+  assert ((change < 0).sum(), (change > 0).sum()) == (26, 16)
+  calls = []
+  sampler = dj.repaint(dj.ddim(1.0), jnp.ones((5, 2)), MASK)
+  denoise = counted(CORRELATED.denoise, calls)
+  x = jax.jit(lambda x: dj.sample(key, denoise, sampler, levels, x))(
+    jnp.zeros((5, 2))
+  )
+  jax.block_until_ready(x)
+  jax.effects_barrier()
+  assert len(calls) == 26
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('sampler', [dj.ddim(), dj.ancestral(), dj.heun()])
+def test_known_pixels_come_back_to_the_bit(method, sampler, key):
+  wrap, walk = METHODS[method]
+  known = jax.random.uniform(key, (3, 4, 4, 2), minval=-1.0) / 3.0
+  mask = jax.random.bernoulli(key, 0.5, (3, 4, 4, 1))
+
+  def denoise(x, level):
+    return dj.Prediction(jnp.tanh(x))
+
+  wrapped = wrap(sampler, jnp.where(mask, known, 99.0), mask)
+  x = jax.jit(lambda x: dj.sample(key, denoise, wrapped, walk(LEVELS), x))(
+    jax.random.normal(key, known.shape)
+  )
+  mask = np.broadcast_to(mask, known.shape)
+  found, known = np.asarray(x), np.asarray(known)
+  assert (found.view(np.uint32) == known.view(np.uint32))[mask].all()
+  assert np.isfinite(found).all()
+  assert (found != known)[~mask].all()
+
+
+def test_replacement_by_hand(key):
+  """A chain of DDIM in float64, its known coordinate set after each step."""
+  known = jnp.array([[0.7, 9.9]])
+  x = jnp.array([[0.3, -1.2]])
+  levels = dj.level_grid(SCHEDULE, 5)
+  found = dj.sample(
+    key,
+    CORRELATED.denoise,
+    dj.replace_known(dj.ddim(), known, MASK),
+    levels,
+    x,
+    return_trajectory=True,
+  )
+  found = np.asarray(found, np.float64)
+  alpha, sigma = (
+    np.asarray(a, np.float64) for a in (levels.alpha, levels.sigma)
+  )
+  cov = np.array([[1.0, 0.9], [0.9, 1.0]])
+  noise = []
+  for i in range(5):
+    gain = np.linalg.inv(alpha[i] ** 2 * cov + sigma[i] ** 2 * np.eye(2))
+    x0 = alpha[i] * found[i] @ gain @ cov
+    eps = (found[i] - alpha[i] * x0) / sigma[i]
+    expected = alpha[i + 1] * x0 + sigma[i + 1] * eps
+    np.testing.assert_allclose(found[i + 1, :, 1], expected[:, 1], atol=2e-5)
+    if i < 4:
+      z = (found[i + 1, 0, 0] - alpha[i + 1] * 0.7) / sigma[i + 1]
+      noise.append(z)
+  # the known one is alpha known + sigma eps, eps fresh each time
+  assert len(set(np.round(noise, 4))) == 4 and np.abs(noise).max() < 4.0
+  assert found[-1, 0, 0] == np.float32(0.7)
+
+
+def completed(method, num_steps, *walk):
+  """Known x_1 of the marginal and the x_2 made for it, 20,000 particles."""
+  truth = CORRELATED.sample(jax.random.key(1), 20_000)
+  keys = jax.random.split(jax.random.key(2), 2)
+  levels = dj.level_grid(SCHEDULE, num_steps)
+  x = dj.prior_sample(keys[0], truth.shape, levels.take(0))
+  sampler, denoise = dj.ancestral(), CORRELATED.denoise
+  if method == 'replace':
+    sampler = dj.replace_known(sampler, truth, MASK)
+  elif method == 'repaint':
+    sampler = dj.repaint(sampler, truth, MASK)
+    levels = dj.repaint_levels(levels, *walk)
+  else:
+    denoise = dj.reconstruction_guided(denoise, truth, MASK)
+  x = jax.jit(lambda x: dj.sample(keys[1], denoise, sampler, levels, x))(x)
+  return np.asarray(truth[:, 0]), np.asarray(x[:, 1])
+
+
+@pytest.mark.parametrize(
+  'method', [('replace', 50), ('repaint', 50, 4, 5), ('reconstruction', 50)]
+)
+def test_the_law_of_what_is_filled_in(method):
+  """Slope and spread of x_2 over x_1 are those of the exact chain."""
+  x1, x2 = completed(*method)
+  slope, std = chains.law(*method)
+  found = np.cov(x1, x2)[0, 1] / np.var(x1)
+  assert abs(found - slope) < 5 * std / 20_000**0.5
+  rest = np.std(x2 - found * x1)
+  np.testing.assert_allclose(rest, std, rtol=5 / 40_000**0.5)
+
+
+def test_repaint_comes_close_to_the_conditional_and_replacement_does_not():
+  """x_2 | x_1 ~ N(0.9 x_1, 0.19), by the exact chains.
+
+  More resamplings bring RePaint to a point of its own, finer jumps bring that
+  to the truth; one resampling is replacement.
+  """
+  conditional = CORRELATED.conditional([1.0, 0.0], [True, False])
+  np.testing.assert_allclose(conditional.mean, chains.TRUTH[0], atol=1e-6)
+  np.testing.assert_allclose(conditional.cov, chains.TRUTH[1] ** 2, atol=1e-6)
+  errors = [0.9 - chains.law('repaint', 250, n)[0] for n in (1, 5, 10, 20, 100)]
+  assert (np.diff(errors) < 0).all() and errors[0] > 0.25
+  assert errors[2] < 0.03 and errors[4] < 0.012
+  assert 0.9 - chains.law('repaint', 250, 100, 1)[0] < 0.003
+  np.testing.assert_allclose(
+    chains.law('repaint', 250, 1), chains.law('replace', 250), rtol=1e-6
+  )
+  # reconstruction guidance has the slope itself, whatever the grid
+  assert abs(0.9 - chains.law('reconstruction', 50)[0]) < 0.005
+
+
+def test_a_sampler_forgets_on_the_way_up(key):
+  """The state counts steps since the last climb."""
+
+  def step(key, x, state, denoise, level_t, level_s):
+    return x, state + 1
+
+  counting = dj.Sampler(lambda x: jnp.zeros((), int), step)
+  repaint = dj.repaint(counting, jnp.zeros((1, 2)), MASK)
+  states, x, state = [], jnp.ones((1, 2)), jnp.zeros((), int)
+  levels = dj.repaint_levels(dj.level_grid(SCHEDULE, 4), 2, 2)
+  for i in range(len(levels.t) - 1):
+    pair = levels.take(i), levels.take(i + 1)
+    x, state = repaint.step(key, x, state, None, *pair)
+    states.append(int(state))
+  assert states == [1, 2, 3, 0, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize('wrap', [dj.replace_known, dj.repaint])
+@pytest.mark.parametrize(
+  'sampler', [dj.dpm_solver_pp(3), dj.dpm_solver_pp_sde()]
+)
+def test_samplers_with_a_memory_and_keys_per_example(wrap, sampler, key):
+  """Image i is the same alone and in a batch."""
+  known = jnp.linspace(-1.0, 1.0, 8).reshape(4, 2)
+  keys = jax.random.split(key, 4)
+  x = jax.random.normal(key, (4, 2))
+  levels = LEVELS
+  if wrap is dj.repaint:
+    levels = dj.repaint_levels(LEVELS, 2, 3)
+
+  @jax.jit
+  def run(keys, known, x):
+    wrapped = wrap(sampler, known, MASK)
+    return dj.sample(keys, CORRELATED.denoise, wrapped, levels, x)
+
+  whole = run(keys, known, x)
+  part = run(keys[2:3], known[2:3], x[2:3])
+  np.testing.assert_allclose(whole[2:3], part, rtol=1e-4, atol=1e-5)
+  assert np.abs(np.asarray(whole)[:, 1]).max() < 5.0
+
+
+@pytest.mark.parametrize(
+  'make', [
+    functools.partial(dj.replace_known, dj.ddim()),
+    functools.partial(dj.repaint, dj.ddim()),
+    functools.partial(dj.reconstruction_guided, CORRELATED.denoise),
+  ],
+)  # fmt: skip
+@pytest.mark.parametrize('shape', [(8, 8), (2, 8, 7, 1), (3, 8, 8, 1)])
+def test_a_mask_of_another_shape_is_refused(make, shape):
+  with pytest.raises(ValueError, match=r'a mask of shape .* does not fit'):
+    make(jnp.zeros((2, 8, 8, 3)), jnp.ones(shape, bool))
+
+
+def test_known_of_another_shape_is_refused(key):
+  sampler = dj.replace_known(dj.ddim(), jnp.zeros((1, 2)), MASK)
+  with pytest.raises(ValueError, match='shapes must be equal: x'):
+    dj.sample(key, CORRELATED.denoise, sampler, LEVELS, jnp.zeros((3, 2)))
+
+
+@pytest.mark.parametrize(
+  'n, jump, message',
+  [
+    (10, 20, 'jump is 20: it must be at least 1 and less than the 20 steps'),
+    (10, 0, 'jump is 0: it must be at least 1'),
+    (0, 10, 'num_resamples is 0: at least 1 is needed'),
+  ],
+)
+def test_a_walk_that_cannot_be_is_refused(n, jump, message):
+  with pytest.raises(ValueError, match=message):
+    dj.repaint_levels(LEVELS, n, jump)

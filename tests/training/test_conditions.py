@@ -1,0 +1,63 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.training import conditions, masks
+
+X0 = jax.random.uniform(jax.random.key(1), (5, 4, 6, 3), minval=-1.0)
+
+
+def test_known_pixels_and_where_they_are(key):
+  mask = jax.random.bernoulli(key, 0.5, (5, 4, 6, 1))
+  found = np.asarray(conditions.known_pixels(X0, mask))
+  assert found.shape == (5, 4, 6, 4)
+  np.testing.assert_array_equal(found[..., 3], np.asarray(mask)[..., 0])
+  for c in range(3):
+    expected = np.asarray(X0)[..., c] * np.asarray(mask)[..., 0]
+    np.testing.assert_array_equal(found[..., c], expected)
+
+
+def test_superres_is_told_of_means_over_blocks():
+  found = conditions.image_condition('superres', 2)(None, X0)
+  assert found.shape == X0.shape
+  x = np.asarray(X0, np.float64)
+  for i in range(4):
+    for j in range(6):
+      block = x[:, i // 2 * 2 :, j // 2 * 2 :][:, :2, :2].mean(axis=(1, 2))
+      np.testing.assert_allclose(found[:, i, j], block, atol=1e-6)
+  with pytest.raises(ValueError, match='images of 4x6 cannot be made 4 times'):
+    conditions.image_condition('superres', 4)(None, X0)
+
+
+def test_luminance_is_that_of_pillow():
+  levels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+  expected = np.asarray(Image.fromarray(levels).convert('L'))
+  found = conditions.luminance(jnp.asarray(levels[None], jnp.float32))
+  assert found.shape == (1, 4, 6, 1)
+  np.testing.assert_allclose(found[0, ..., 0], expected, atol=1.0)
+  with pytest.raises(ValueError, match='have no colours to leave out'):
+    conditions.luminance(X0[..., :1])
+
+
+def test_the_network_is_told_of_its_own_image(key):
+  """Masks of its own key, whatever else it is told."""
+  batch = {'image': X0, 'label': jnp.arange(5)}
+  told = conditions.tell(True, 0.5, conditions.image_condition('inpainting'))
+  cond = told(key, batch)
+  assert set(cond) == {'label', 'image', 'drop'}
+  mask = cond['image'][..., 3:] == 1.0
+  drawn = masks.draw_masks(jax.random.fold_in(key, 1), X0.shape)
+  np.testing.assert_array_equal(mask, drawn)
+  np.testing.assert_array_equal(
+    cond['image'], conditions.known_pixels(X0, mask)
+  )
+  # labels and drops are what they are without it
+  plain = conditions.tell(True, 0.5)(key, batch)
+  np.testing.assert_array_equal(cond['drop'], plain['drop'])
+
+
+def test_other_kinds_are_refused():
+  with pytest.raises(ValueError, match="'edges' is not one of inpainting, sup"):
+    conditions.image_condition('edges')
