@@ -14,7 +14,8 @@ def get_config():
   config.seed = 0  # parameters, noise, order of the data
 
   data = config.data = ConfigDict()
-  # digits, synthetic, photos: nothing to download; npz, folder: of one's own;
+  # digits, shapes, synthetic, photos: nothing to download; npz, folder: of
+  # one's own;
   # cifar10, mnist; tfds: any prepared set of its catalogue (docs/data.md)
   data.name = ''
   data.image_shape = (32, 32, 3)  # height, width, channels
@@ -27,6 +28,8 @@ def get_config():
   data.train_split = 'train'  # of 'tfds', as 'train[:90%]'
   data.test_split = 'test'  # of 'tfds'
   data.test_fraction = 0.0  # kept for the test split: folder, photos, npz
+  data.num_pictures = 50_000  # of 'shapes', to train on
+  data.num_objects = 1  # of 'shapes': 1, or 2 for one or two
   data.photos = ()  # files of 'photos'; (): the two that ship with scikit-learn
   data.photo_shrink = 1  # photos are made so many times smaller, then cropped
   data.num_threads = 8  # that read ahead, for sets on disk
@@ -89,6 +92,10 @@ def get_config():
   # twice the channels, the second half for the variance: hybrid and vlb train
   # it, ddpm does not
   network.learned_variance = False
+  # conditioning.text: width, layers and heads of the Transformer that reads it
+  network.text_width = 64
+  network.text_layers = 2
+  network.text_heads = 4
   network.remat = False  # compute blocks again going back: less memory
   network.dtype = 'float32'  # of the computation: float32, bfloat16
 
@@ -98,7 +105,11 @@ def get_config():
   conditioning.noise_input = 'step'
   conditioning.time_scale = 1000.0
   conditioning.labels = False  # give the network the class
-  conditioning.label_dropout = 0.0  # probability of no class, no image
+  # give the network the text of a picture, at most text_length bytes; unet
+  conditioning.text = False
+  conditioning.text_length = 64
+  # probability of no class, no text, no image in training
+  conditioning.label_dropout = 0.0
   # give the network its last estimate of x0 (Analog Bits); unet, ddpmpp
   conditioning.self_conditioning = False
   # tell the network of an image made of the example itself: its known pixels
@@ -233,6 +244,9 @@ def get_config():
   sampling.num_samples = 100
   sampling.batch_size = 100
   sampling.labels = ()  # classes to sample, in turn; (): all
+  # what the pictures should show; several, separated by |, in turn; None: the
+  # texts of the test split
+  sampling.prompt = placeholder(str)
   sampling.ema = True  # averaged parameters
   sampling.ema_decay = 0.0  # one of training.more_ema_decays; 0: the first
   sampling.checkpoint = 'latest'  # latest, best, or a step
@@ -281,7 +295,7 @@ def with_argument(config, arg):
   if arg != 'smoke':
     raise ValueError(f"the argument of a config can be 'smoke', not {arg!r}")
   if config.data.name not in ('', 'digits', 'photos'):
-    config.data.name = 'synthetic'
+    config.data.name = 'shapes' if config.conditioning.text else 'synthetic'
   config.network.channels = 8
   config.network.num_groups = 4
   config.network.num_blocks = 1

@@ -1,6 +1,8 @@
 """A folder of pictures of any sizes, read from disk when they are needed."""
 
+import copy
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +27,14 @@ class FileSource:
     image_shape: tuple[int, int, int],
     labels: np.ndarray | None = None,
     num_classes: int = 0,
+    root: Path = Path(),
   ):
     self.image_shape = tuple(image_shape)
     self.num_classes = num_classes
     self._paths = paths
     self._labels = labels
+    self._root = root
+    self._texts = None
 
   def __len__(self) -> int:
     return len(self._paths)
@@ -42,6 +47,48 @@ class FileSource:
       picture = fit(read_image(self._paths[i]), tuple(size))
       image[:] = with_channels(picture, channels)
     return images, None if self._labels is None else self._labels[index]
+
+  def texts(self, index: np.ndarray) -> list[str]:
+    """index [n] -> captions, of a source that `captioned` made."""
+    return [self._texts[i] for i in index]
+
+
+def captioned(source: FileSource) -> FileSource:
+  """The same pictures with the captions of metadata.jsonl in their folder.
+
+  Its lines are {"file_name": "cats/1.png", "text": "a cat"}, as data sets of
+  image folders have them; the name is relative to the folder. Raises ValueError
+  that names the line or the picture, or FileNotFoundError.
+  """
+  path = source._root / 'metadata.jsonl'
+  if not path.is_file():
+    raise FileNotFoundError(
+      f'there is no {path}: it has the captions, a line '
+      '{"file_name": "cats/1.png", "text": "a cat"} for each picture'
+    )
+  known = {}
+  for number, line in enumerate(path.read_text().splitlines(), 1):
+    if line.strip():
+      name, text = _caption(f'{path}, line {number}', line)
+      known[(source._root / name).resolve()] = text
+  result = copy.copy(source)
+  try:
+    result._texts = [known[picture.resolve()] for picture in source._paths]
+  except KeyError as error:
+    raise ValueError(f'{error.args[0]} has no line in {path}') from None
+  return result
+
+
+def _caption(place, line):
+  try:
+    found = json.loads(line)
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{place} is not JSON: {error}') from None
+  for key in ('file_name', 'text'):
+    value = found.get(key) if isinstance(found, dict) else None
+    if not (isinstance(value, str) and value.strip()):
+      raise ValueError(f'{place} has no "{key}" with some text')
+  return found['file_name'], found['text']
 
 
 def folder(
@@ -83,11 +130,11 @@ def folder(
       )
   paths = [root / name for name in names]
   if not labelled:
-    return FileSource(paths, image_shape)
+    return FileSource(paths, image_shape, root=root)
   known = found if root == train else _pictures(train)
   classes = sorted({name.partition('/')[0] for name in known if '/' in name})
   labels = _labels(root, names, classes)
-  return FileSource(paths, image_shape, labels, len(classes))
+  return FileSource(paths, image_shape, labels, len(classes), root)
 
 
 def _pictures(root):

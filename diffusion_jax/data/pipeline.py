@@ -14,24 +14,27 @@ from collections.abc import Iterator
 import numpy as np
 
 from diffusion_jax.data.images import scale
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Source, TextSource
+from diffusion_jax.data.text import encode
 
 ALL = slice(None)
 
 
 def batch_at(
-  source: Source,
+  source: Source | TextSource,
   batch_size: int,
   seed: int,
   step: int,
   random_flip: bool = False,
   rows: slice = ALL,
+  text_length: int = 0,
 ) -> dict[str, np.ndarray]:
   """Batch number `step`: {'image': float32 [B, H, W, C] in [-1, 1], 'label'}.
 
   Each epoch is a permutation of its own; a batch may run over into the next.
   random_flip mirrors each image with probability 1/2. Labels, int32 [B], only
   where the source has them. With `rows`, those rows of it: only they are read.
+  With text_length 'text' and 'text_mask', [B, text_length], of a `TextSource`.
   """
   place = (step * batch_size + np.arange(batch_size))[rows]
   epoch, within = np.divmod(place, len(source))
@@ -46,17 +49,20 @@ def batch_at(
   batch = {'image': scale(images, source.num_levels)}
   if labels is not None:
     batch['label'] = labels
+  if text_length:
+    batch['text'], batch['text_mask'] = encode(source.texts(index), text_length)
   return batch
 
 
 def batches(
-  source: Source,
+  source: Source | TextSource,
   batch_size: int,
   seed: int,
   start_step: int = 0,
   random_flip: bool = False,
   rows: slice = ALL,
   num_threads: int = 8,
+  text_length: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
   """batch_at for start_step, start_step + 1, ... without end.
 
@@ -64,7 +70,9 @@ def batches(
   """
 
   def read(step):
-    return batch_at(source, batch_size, seed, step, random_flip, rows)
+    return batch_at(
+      source, batch_size, seed, step, random_flip, rows, text_length
+    )
 
   if source.in_memory:
     yield from map(read, itertools.count(start_step))

@@ -40,6 +40,13 @@ class Source(Protocol):
     """
 
 
+class TextSource(Source, Protocol):
+  """A source whose pictures have a sentence each."""
+
+  def texts(self, index: np.ndarray) -> list[str]:
+    """index [n] -> n sentences. Raises ValueError where one is missing."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
   """A data set that fits in memory.

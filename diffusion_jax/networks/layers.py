@@ -334,7 +334,7 @@ class Attention(nn.Module):
     groups = fewer_groups(self.num_groups, channels, self.group_width)
     h = group_norm(groups, self.dtype, 'norm', self.norm_eps)(x)
     h = h.reshape(batch, height * width, channels)
-    heads = self._heads(channels)
+    heads = count_heads(self.num_heads, self.head_channels, channels)
     split = heads, channels // heads
     if self.qkv == 'separate':
       q, k, v = (
@@ -353,21 +353,64 @@ class Attention(nn.Module):
     h = dense(h, channels, 'proj_out', zero=True, **style)
     return self.skip_scale * (x + h.reshape(x.shape))
 
-  def _heads(self, channels):
-    if self.head_channels is None:
-      if self.num_heads < 1 or channels % self.num_heads:
-        raise ValueError(
-          f'num_heads={self.num_heads} does not divide the {channels} channels '
-          'of an attention layer: change num_heads or the width of that level'
-        )
-      return self.num_heads
-    if self.head_channels < 1 or channels % self.head_channels:
+
+class CrossAttention(nn.Module):
+  """Attention of pixels to the words of a text, + input; softmax in float32.
+
+  x: [B, H, W, C], text: [B, L, D], mask: bool [B, L], True at words, at least
+  one in each row -> as x. Queries are projections of the normed image, keys and
+  values of the text as it is (Rombach et al. 2022, Section 3.3). Padding has no
+  weight at all. Heads and options as in `Attention`.
+  """
+
+  num_heads: int = 1
+  head_channels: int | None = None
+  num_groups: int = 32
+  norm_eps: float = 1e-6
+  initializer: str = 'ho'
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, text: Array, mask: Array) -> Array:
+    batch, height, width, channels = x.shape
+    style = {'initializer': self.initializer, 'dtype': self.dtype}
+    h = group_norm(self.num_groups, self.dtype, 'norm', self.norm_eps)(x)
+    h = h.reshape(batch, height * width, channels)
+    heads = count_heads(self.num_heads, self.head_channels, channels)
+
+    def project(a, name):
+      a = dense(a, channels, name, **style)
+      return a.reshape(*a.shape[:2], heads, channels // heads)
+
+    q, k, v = project(h, 'query'), project(text, 'key'), project(text, 'value')
+    h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
+    h = dense(
+      h.reshape(batch, -1, channels), channels, 'proj_out', zero=True, **style
+    )
+    return x + h.reshape(x.shape)
+
+
+def count_heads(
+  num_heads: int, head_channels: int | None, channels: int
+) -> int:
+  """Heads of an attention layer: num_heads, or by their width.
+
+  ValueError if they do not divide the channels.
+  """
+  if head_channels is None:
+    if num_heads < 1 or channels % num_heads:
       raise ValueError(
-        f'head_channels={self.head_channels} does not divide the {channels} '
-        'channels of an attention layer: change head_channels or the width of '
-        'that level'
+        f'num_heads={num_heads} does not divide the {channels} channels '
+        'of an attention layer: change num_heads or the width of that level'
       )
-    return channels // self.head_channels
+    return num_heads
+  if head_channels < 1 or channels % head_channels:
+    raise ValueError(
+      f'head_channels={head_channels} does not divide the {channels} '
+      'channels of an attention layer: change head_channels or the width of '
+      'that level'
+    )
+  return channels // head_channels
 
 
 class Downsample(nn.Module):

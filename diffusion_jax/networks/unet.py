@@ -16,14 +16,17 @@ from diffusion_jax.networks.embeddings import (
 from diffusion_jax.networks.layers import (
   Attention,
   Conv,
+  CrossAttention,
   Downsample,
   ResnetBlock,
   Upsample,
   check_sides,
+  dense,
   double,
   group_norm,
   halve,
 )
+from diffusion_jax.networks.text import TextFeatures, mean_of_words
 
 Array = jax.Array
 
@@ -37,7 +40,10 @@ class UNet(nn.Module):
   cond['label'] [B] is embedded and added to the noise embedding; `null_class`
   adds the row for cond['drop'] (see `LabelEmbedding`). With
   `self_conditioning` cond may have 'x0' (see `with_estimate`), with
-  image_channels > 0 'image' [B, H, W, image_channels] (see `with_image`).
+  image_channels > 0 'image' [B, H, W, image_channels] (see `with_image`). With
+  `text_width` > 0, cond['text'] and cond['text_mask'] are encoded
+  (`TextFeatures`, to which null_class applies too): every attention is followed
+  by one to the words, and their mean is added to the noise embedding.
 
   The options of Nichol & Dhariwal 2021 and Dhariwal & Nichol 2021 are those of
   the layers (`ResnetBlock`, `Attention`, `Downsample`, `initializers`,
@@ -68,6 +74,9 @@ class UNet(nn.Module):
   initializer: str = 'ho'
   self_conditioning: bool = False
   image_channels: int = 0
+  text_width: int = 0
+  text_layers: int = 2
+  text_heads: int = 4
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -80,6 +89,10 @@ class UNet(nn.Module):
     cond = cond or {}
     self._check(x, cond, [stem, *widths])
     embedding = self._embed(noise, cond)
+    words = ()
+    if self.text_width:
+      words, pooled = self._text(cond, len(x))
+      embedding += pooled
     if self.self_conditioning:
       x = with_estimate(x, cond)
     if self.image_channels:
@@ -92,7 +105,13 @@ class UNet(nn.Module):
     def block(h, level, name):
       h = residual(h, widths[level], f'{name}_block')
       if h.shape[1] in self.attention_resolutions:
-        h = self._attention(f'{name}_attention')(h)
+        h = attend(h, name)
+      return h
+
+    def attend(h, name):
+      h = self._attention(f'{name}_attention')(h)
+      if self.text_width:
+        h = self._cross_attention(f'{name}_text')(h, *words)
       return h
 
     h = Conv(stem, **self._style(), name='conv_in')(x)
@@ -110,7 +129,7 @@ class UNet(nn.Module):
         skips.append(h)
 
     h = residual(h, widths[last], 'middle_0_block')
-    h = self._attention('middle_attention')(h)
+    h = attend(h, 'middle')
     h = residual(h, widths[last], 'middle_1_block')
 
     for level in reversed(range(last + 1)):
@@ -161,6 +180,31 @@ class UNet(nn.Module):
       name=name,
     )
 
+  def _cross_attention(self, name):
+    layer = nn.remat(CrossAttention) if self.remat else CrossAttention
+    return layer(
+      self.num_heads,
+      self.head_channels,
+      self.num_groups,
+      self.norm_eps,
+      **self._style(),
+      name=name,
+    )
+
+  def _text(self, cond, batch_size):
+    # (words [B, L, D], mask [B, L]), and their mean as wide as the embedding
+    words, mask = TextFeatures(
+      self.text_width,
+      self.text_layers,
+      self.text_heads,
+      self.null_class,
+      **self._style(),
+      name='text',
+    )(cond, batch_size)
+    pooled = mean_of_words(words, mask)
+    pooled = dense(pooled, 4 * self.channels, 'text_pooled', **self._style())
+    return (words, mask), pooled
+
   def _embed(self, noise, cond):
     h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
     classes = self.num_classes, self.null_class
@@ -176,11 +220,14 @@ class UNet(nn.Module):
           f'num_groups={self.num_groups} does not divide the {width} channels '
           'of a level: change num_groups, channels or multipliers'
         )
-    labels, image = self.num_classes > 0, self.image_channels > 0
+    labels, text = self.num_classes > 0, self.text_width > 0
+    image = self.image_channels > 0
     check_conditions(
       cond,
       label=labels,
-      drop=labels or image,
+      text=text,
+      text_mask=text,
+      drop=labels or text or image,
       x0=self.self_conditioning,
       image=image,
     )

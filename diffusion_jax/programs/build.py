@@ -13,7 +13,11 @@ import jax.numpy as jnp
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.programs import UserError, build_guidance
-from diffusion_jax.programs.build_data import build_batches, build_source
+from diffusion_jax.programs.build_data import (
+  build_batches,
+  build_source,
+  text_length,
+)
 from diffusion_jax.programs.build_guidance import build_logits
 from diffusion_jax.programs.build_model import (
   abstract_params,
@@ -59,6 +63,7 @@ __all__ = [
   'from_config',
   'init_params',
   'is_classifier',
+  'text_length',
   'words',
 ]
 
@@ -98,6 +103,7 @@ def _seen(config):
       config.conditioning.labels,
       label_dropout(config),
       build_image_condition(config),
+      config.conditioning.text,
     ),
     sigma_data=c.sigma_data,
   )

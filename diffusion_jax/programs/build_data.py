@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from diffusion_jax.data import folder, photos, pipeline, sources, tfds_sources
+from diffusion_jax.data import (
+  folder,
+  photos,
+  pipeline,
+  shapes,
+  sources,
+  tfds_sources,
+)
+from diffusion_jax.data.text import to_bytes
+from diffusion_jax.programs import UserError
 from diffusion_jax.programs.choices import choose, from_config, words
 
 
@@ -28,6 +37,9 @@ SOURCES = {
   'digits': lambda c, split: sources.digits(split),
   'synthetic': lambda c, split: sources.synthetic(
     split, tuple(c.image_shape), c.num_classes
+  ),
+  'shapes': lambda c, split: shapes.shapes(
+    split, tuple(c.image_shape), c.num_pictures, c.num_objects
   ),
   'cifar10': lambda c, split: tfds_sources.cifar10(split, c.data_dir),
   'mnist': lambda c, split: tfds_sources.mnist(split, c.data_dir),
@@ -57,7 +69,7 @@ def build_source(config, split='train'):
   c = config.data
   build = choose(SOURCES, 'data', 'name', c.name)
   with from_config('data'):
-    source = build(c, split)
+    source = with_texts(config, build(c, split))
     wrong = []
     for field in ('image_shape', 'num_classes', 'num_levels'):
       found, said = getattr(source, field), c[field]
@@ -67,6 +79,34 @@ def build_source(config, split='train'):
     if wrong:
       raise ValueError(f'{c.name} needs {" ".join(wrong)}')
   return source
+
+
+def with_texts(config, source):
+  """The source with its texts, if the config asks for them; or ValueError."""
+  if not config.conditioning.text:
+    return source
+  if config.data.name == 'folder':
+    source = folder.captioned(source)
+    for text in source.texts(range(len(source))):
+      to_bytes(text, text_length(config))
+  if not hasattr(source, 'texts'):
+    raise ValueError(
+      f'{config.data.name} has no texts for conditioning.text: shapes has, and '
+      'a folder with a metadata.jsonl'
+    )
+  if config.data.name == 'shapes' and config.data.random_flip:
+    raise ValueError("random_flip would make 'on the left' wrong")
+  return source
+
+
+def text_length(config):
+  """Tokens of a text; 0 without."""
+  c = config.conditioning
+  if c.text and c.text_length < 1:
+    raise UserError(
+      f'config.conditioning.text_length={c.text_length}: at least 1 is needed'
+    )
+  return c.text_length if c.text else 0
 
 
 def build_batches(config, source, start_step=0, rows=pipeline.ALL):
@@ -80,6 +120,7 @@ def build_batches(config, source, start_step=0, rows=pipeline.ALL):
     c.data.random_flip,
     rows,
     c.data.num_threads,
+    text_length(config),
   )
   with from_config('data'):  # a damaged file is noticed when it is read
     yield from stream

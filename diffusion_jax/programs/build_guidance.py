@@ -25,6 +25,8 @@ def of_network(config, params, cond, make=dj.make_denoiser):
   """What `make` makes of the run's network, told of cond what it knows."""
   knows = {
     'label': config.conditioning.labels,
+    'text': config.conditioning.text,
+    'text_mask': config.conditioning.text,
     'x0': config.conditioning.self_conditioning,
   }
   return make(

@@ -160,9 +160,9 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
 def label_dropout(config):
-  """Probability that training hides label and image; 0 without either."""
+  """Probability that training hides what is told; 0 without that."""
   c = config.conditioning
-  return c.label_dropout if c.labels or c.image else 0.0
+  return c.label_dropout if c.labels or c.text or c.image else 0.0
 
 
 def build_image_condition(config):
@@ -215,6 +215,9 @@ def _unet(config):
     initializer=chosen('initializer', INITIALIZERS),
     self_conditioning=config.conditioning.self_conditioning,
     image_channels=told_channels(config),
+    text_width=c.text_width if config.conditioning.text else 0,
+    text_layers=c.text_layers,
+    text_heads=c.text_heads,
     remat=c.remat,
     dtype=chosen('dtype', DTYPES),
   )
@@ -329,6 +332,10 @@ def build_network(config):
       f'config.objective.augment needs network.name=ddpmpp: {name!r} cannot be '
       'told what was done to the images, and would learn to make such'
     )
+  if config.conditioning.text and name != 'unet':
+    raise UserError(
+      f'config.conditioning.text needs network.name=unet: {name!r} reads none'
+    )
   if is_classifier(config) != (name == 'classifier'):
     raise UserError(
       f'config.network.name={name!r} with objective.name='
@@ -360,6 +367,8 @@ def init_params(network, config):
     x = jnp.zeros((1, *config.data.image_shape))
     label = {'label': jnp.zeros(1, jnp.int32)}
     cond = label if config.conditioning.labels else {}
+    if config.conditioning.text:
+      cond = cond | {'text': jnp.ones((1, 1), jnp.int32)}
     params = {'network': network.init(key, x, jnp.zeros(1), cond)['params']}
     if learns_schedule(config):
       gamma_key = jax.random.fold_in(key, 1)

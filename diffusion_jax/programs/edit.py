@@ -33,15 +33,15 @@ def run(config, workdir):
   c = config.edit
   build.check_signal(config)
   method = check(config)
-  labels = choose_label(config)
-  check_guidance(config, labels)
+  cond = choose_cond(config)
+  check_guidance(config, cond)
   task = TASKS[c.task]
   with from_config('edit'):
     given = task.read(config, method)
   params = sample.restore(config, workdir)
 
   index = np.arange(c.num_samples)
-  x = task.make(config, method, params, index, labels, given)
+  x = task.make(config, method, params, index, cond, given)
   sample.check_numbers(config, x)
   made = images.to_uint8(np.asarray(x), config.data.num_levels)
   mask = given.get('mask')
@@ -95,6 +95,23 @@ def check(config):
   return method
 
 
+def choose_cond(config):
+  """cond of N pictures: edit.label and sampling.prompt, where they are told."""
+  c = config.conditioning
+  label, cond = choose_label(config), {}
+  if label is not None:
+    cond['label'] = label
+  if c.text and config.sampling.prompt is None:
+    if not c.label_dropout:
+      raise UserError(
+        'config.sampling.prompt: the network of this run needs a text (it was '
+        'trained without label dropout)'
+      )
+    return cond
+  texts = sample.choose_texts(config, config.edit.num_samples)
+  return cond | (sample.encode_texts(config, texts) or {})
+
+
 def choose_label(config):
   """int32 [N] of the class asked for, None where none is given."""
   label, classes = config.edit.label, config.data.num_classes
@@ -120,7 +137,7 @@ def choose_label(config):
   return np.full(config.edit.num_samples, label, np.int32)
 
 
-def check_guidance(config, labels):
+def check_guidance(config, cond):
   """UserError for guidance that an edit cannot have."""
   c = config.sampling
   guides.check(config)
@@ -129,10 +146,15 @@ def check_guidance(config, labels):
       raise UserError(
         f'config.sampling.{field}: edits are not guided by others'
       )
-  if c.guidance_scale != 1.0 and labels is None:
+  if c.guidance_scale != 1.0 and not cond:
+    text = config.conditioning.text
     raise UserError(
-      f'config.sampling.guidance_scale={c.guidance_scale} needs a class: give '
-      '--config.edit.label'
+      f'config.sampling.guidance_scale={c.guidance_scale} needs '
+      + (
+        'a text: give --config.sampling.prompt'
+        if text
+        else 'a class: give --config.edit.label'
+      )
     )
 
 
@@ -224,12 +246,12 @@ def many(config, picture):
   return jnp.broadcast_to(x, (config.edit.num_samples, *x.shape))
 
 
-def make_inpainted(config, method, params, index, labels, given):
+def make_inpainted(config, method, params, index, cond, given):
   """Known pixels as they are, the others filled in."""
   known, mask = many(config, given['image']), given['mask'][None]
   if method == 'palette':
     image = conditions.known_pixels(known, mask)
-    return generate(config, params, index, labels, image=image)
+    return generate(config, params, index, cond, image=image)
   if method == 'reconstruction':
     change = functools.partial(
       dj.reconstruction_guided,
@@ -238,7 +260,7 @@ def make_inpainted(config, method, params, index, labels, given):
       scale=config.edit.scale,
       num_iterations=config.edit.iterations,
     )
-    return generate(config, params, index, labels, change=change)
+    return generate(config, params, index, cond, change=change)
   wrap = {'replace': dj.replace_known, 'repaint': dj.repaint}[method]
 
   def around(sampler, levels):
@@ -249,10 +271,10 @@ def make_inpainted(config, method, params, index, labels, given):
         )
     return wrap(sampler, known, mask), levels
 
-  return generate(config, params, index, labels, around=around)
+  return generate(config, params, index, cond, around=around)
 
 
-def make_observed(config, method, params, index, labels, given):
+def make_observed(config, method, params, index, cond, given):
   """Super-resolution and colours: told of the picture, or guided by it."""
   observed = many(config, given['image'])
   factor = factor_of(config, method)
@@ -262,7 +284,7 @@ def make_observed(config, method, params, index, labels, given):
     observe = functools.partial(conditions.pooled, factor=factor)
     image = conditions.enlarged(observed, factor)
   if method == 'palette':
-    return generate(config, params, index, labels, image=image)
+    return generate(config, params, index, cond, image=image)
   change = functools.partial(
     dj.observation_guided,
     observe=observe,
@@ -270,12 +292,10 @@ def make_observed(config, method, params, index, labels, given):
     scale=config.edit.scale,
     num_iterations=config.edit.iterations,
   )
-  return generate(config, params, index, labels, change=change)
+  return generate(config, params, index, cond, change=change)
 
 
-def generate(
-  config, params, index, labels, image=None, change=None, around=None
-):
+def generate(config, params, index, cond, image=None, change=None, around=None):
   """Samples from noise: as sample.make_generate, in one batch.
 
   image: cond['image']; change: denoiser -> denoiser; around: (sampler, levels)
@@ -292,12 +312,11 @@ def generate(
       sampler, levels = around(sampler, levels)
     return dj.sample(key[1], denoise, sampler, levels, x)
 
-  cond = {'label': labels, 'image': image}
-  cond = {name: x for name, x in cond.items() if x is not None}
+  cond = cond if image is None else cond | {'image': image}
   return jax.jit(walk)(params, keys(config, index), cond)
 
 
-def make_sdedit(config, method, params, index, labels, given):
+def make_sdedit(config, method, params, index, cond, given):
   """Noised up to strength, and back down."""
   c = config.edit
   guide, mask = many(config, given['image']), given.get('mask')
@@ -318,11 +337,10 @@ def make_sdedit(config, method, params, index, labels, given):
         mask=mask_of_all,
       )
 
-  cond = {} if labels is None else {'label': labels}
   return jax.jit(edit)(params, keys(config, index), cond)
 
 
-def make_between(config, method, params, index, labels, given):
+def make_between(config, method, params, index, cond, given):
   """From one picture to the other along the ODE, whatever the sampler is."""
   if config.conditioning.self_conditioning:
     raise UserError(
@@ -340,7 +358,7 @@ def make_between(config, method, params, index, labels, given):
     denoise = sample.build_denoise(config, params, cond, trained)
     return dj.interpolate(denoise, levels, a, b, weights)[:, 0]
 
-  cond = {} if labels is None else {'label': labels[:1]}
+  cond = sample.rows(cond, slice(1))
   return jax.jit(between)(params, cond, *ends)
 
 
@@ -363,7 +381,7 @@ def as_picture(config, x):
 class Task(NamedTuple):
   """read: (config, method) -> what was given, uint8 or bool, by name.
 
-  make: (config, method, params, index, labels, given) -> images in [-1, 1].
+  make: (config, method, params, index, cond, given) -> images in [-1, 1].
   """
 
   read: Callable

@@ -18,6 +18,7 @@ from tqdm import tqdm
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.data.images import scale
+from diffusion_jax.data.text import encode
 from diffusion_jax.evaluation import bits, plots
 from diffusion_jax.programs import UserError, build, folder, sample
 from diffusion_jax.programs.choices import choose
@@ -49,9 +50,9 @@ def run(config, workdir):
       if not path.exists():
         index = np.arange(start, min(start + c.batch_size, count))
         with build.from_config('data'):
-          pictures, labels = source.read(index)
+          pictures, cond = read(config, source, index)
         with build.from_config('evaluation'):  # what the metric refuses
-          result = measure(params, index, pictures, labels)
+          result = measure(params, index, pictures, cond)
         check_numbers(metric, result, index)
         write(path, result)
       with np.load(path) as arrays:
@@ -130,28 +131,37 @@ def check_same_evaluation(out, settings):
   folder.write_json(path, settings)
 
 
-def make_measure(measure, config, mesh):
-  """(params, index [B], images, labels) -> NumPy arrays, of a part of the set.
+def read(config, source, index):
+  """index [n] -> (images uint8, cond: what the network is told of them)."""
+  pictures, labels = source.read(index)
+  asked = config.conditioning.labels or build.is_classifier(config)
+  cond = {'label': labels} if asked else {}
+  if config.conditioning.text:
+    length = build.text_length(config)
+    cond['text'], cond['text_mask'] = encode(source.texts(index), length)
+  return pictures, cond
 
-  measure: (params, keys [B], x0 [B, ...], labels [B] or None) -> dict of [B]
-  and of [B, T]; the latter are added up over the images, to [1, T]. What is
-  measured of an image depends on its index, not on its batch.
+
+def make_measure(measure, config, mesh):
+  """(params, index [B], images, cond) -> NumPy arrays, of a part of the set.
+
+  measure: (params, keys [B], x0 [B, ...], cond) -> dict of [B] and of [B, T];
+  the latter are added up over the images, to [1, T]. What is measured of an
+  image depends on its index, not on its batch.
   """
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
-  def on_mesh(params, index, x0, labels):
+  def on_mesh(params, index, x0, cond):
     key = jax.random.key(config.evaluation.seed)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
-    return measure(params, keys, x0, labels)
+    return measure(params, keys, x0, cond)
 
-  def apply(params, index, pictures, labels):
+  def apply(params, index, pictures, cond):
     # one shape for all batches; images that fill one up are dropped
     n, size = len(index), config.evaluation.batch_size
     filled = np.arange(-(-size // mesh.size) * mesh.size) % n
     x0 = scale(pictures, config.data.num_levels)
-    told = config.conditioning.labels or build.is_classifier(config)
-    labels = labels if told else None
-    inputs = jax.tree.map(lambda a: a[filled], (index, x0, labels))
+    inputs = jax.tree.map(lambda a: a[filled], (index, x0, cond))
     inputs = jax.device_put(inputs, batch_sharding(mesh))
     found = jax.device_get(on_mesh(params, *inputs))
     return {
@@ -176,10 +186,10 @@ def _elbo(config):
   decoder = build.build_decoder(config)
   num_steps = c.num_steps or build.num_steps(config)
 
-  def measure(params, keys, x0, labels):
+  def measure(params, keys, x0, cond):
     return dj.variational_bound(
       keys,
-      build.build_denoiser(config, params, _cond(config, keys, x0, labels)),
+      build.build_denoiser(config, params, with_image(config, keys, x0, cond)),
       build.build_schedule(config, params),
       x0,
       num_steps=num_steps,
@@ -207,7 +217,7 @@ def _ode(config):
   config = config.copy_and_resolve_references()
   config.sampling.clip = False
 
-  def measure(params, keys, x0, labels):
+  def measure(params, keys, x0, cond):
     noise_keys, probe_keys = split_key(keys, 2)
     schedule = build.build_schedule(config, params)
     x, log_weight = dequantize(
@@ -215,7 +225,7 @@ def _ode(config):
     )
     log_p, _ = dj.log_likelihood(
       probe_keys,
-      build.build_denoiser(config, params, _cond(config, keys, x0, labels)),
+      build.build_denoiser(config, params, with_image(config, keys, x0, cond)),
       schedule,
       x,
       t_min=c.t_min,
@@ -235,7 +245,7 @@ def _independent_pixels(config):
     (source.read(np.arange(i, min(i + 1000, len(source))))[0] for i in every),
     config.data.num_levels,
   )
-  return lambda params, keys, x0, labels: {
+  return lambda params, keys, x0, cond: {
     'nll': bits.independent_pixels_nll(x0, log_prob)
   }
 
@@ -248,14 +258,14 @@ def accuracy_times(config):
 def _accuracy(config):
   times = accuracy_times(config)
 
-  def measure(params, keys, x0, labels):
+  def measure(params, keys, x0, cond):
     ask = build.build_logits(config, params)
     levels = build.build_schedule(config, params)(jnp.asarray(times, x0.dtype))
 
     def at(inputs):
       keys, level = inputs
       logits = ask(dj.q_sample(x0, draw_normal(keys, x0), level), level)
-      return jnp.argmax(logits, axis=-1) == labels
+      return jnp.argmax(logits, axis=-1) == cond['label']
 
     right = jax.lax.map(at, (split_key(keys, len(times)), levels))
     return {'right': right.T.astype(int), 'images': jnp.ones(len(x0), int)}
@@ -263,13 +273,12 @@ def _accuracy(config):
   return measure
 
 
-def _cond(config, keys, x0, labels):
-  # of a network told of an image, the bits are those given that image
+def with_image(config, keys, x0, cond):
+  """cond, also the image that a network is told of: bits are those given it."""
   make = build.build_image_condition(config)
-  cond = {} if labels is None else {'label': labels}
-  if make is not None:
-    cond['image'] = make(split_key(keys, 2)[0], x0)
-  return cond
+  if make is None:
+    return cond
+  return cond | {'image': make(split_key(keys, 2)[0], x0)}
 
 
 METRICS = {

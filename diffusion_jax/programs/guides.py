@@ -34,8 +34,8 @@ def check(config):
   elif not c.guidance_run and not label_dropout(config):
     raise UserError(
       f'config.sampling.guidance_scale={c.guidance_scale} needs a network that '
-      'knows no class too: train with conditioning.labels and label_dropout, '
-      'or name another run in sampling.guidance_run'
+      'knows no class too: train with conditioning.labels or text and '
+      'label_dropout, or name another run in sampling.guidance_run'
     )
   if c.classifier_scale != 1.0 and not c.classifier:
     raise UserError(

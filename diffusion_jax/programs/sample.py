@@ -10,18 +10,25 @@ from tqdm import tqdm
 
 import diffusion_jax as dj
 from diffusion_jax.data import images
+from diffusion_jax.data.text import encode
 from diffusion_jax.programs import UserError, build, folder, guides
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import batch_sharding, replicated
 
 
 def run(config, workdir):
-  """Writes <name>.png, <name>.npz and, if asked, <name>.gif into samples/."""
+  """Writes <name>.png, <name>.npz and, if asked, <name>.gif into samples/.
+
+  Where the network reads texts also <name>.txt, one text a line.
+  """
   config = folder.run_config(workdir, config)
   check(config)
   guides.check(config)
   told = choose_images(config)
   labels = choose_labels(config) if told is None else told.labels
+  texts = choose_texts(config, config.sampling.num_samples)
+  given = None if told is None else told.image
+  inputs = labels, given, encode_texts(config, texts)
   mesh = build.build_mesh(config)
   params = jax.device_put(restore(config, workdir), replicated(mesh))
   generate = make_generate(config, mesh)
@@ -31,9 +38,7 @@ def run(config, workdir):
   pictures = []
   for start in tqdm(range(0, n, size), 'sampling', unit='batch', disable=None):
     index = np.arange(start, start + min(size, n))  # one shape, one compilation
-    chosen = None if labels is None else labels[index % n]
-    given = None if told is None else told.image[index % n]
-    result = generate(params, index, chosen, given)
+    result = generate(params, index, *rows(inputs, index % n))
     check_numbers(config, result)
     if config.sampling.trajectory:
       if not start:
@@ -47,12 +52,18 @@ def run(config, workdir):
   arrays = {} if labels is None else {'labels': labels}
   if told is not None:
     arrays |= {'given': told.given, 'originals': told.originals}
+  if texts:
+    arrays['texts'] = np.array(texts)
   path = out / f'{config.sampling.name}.npz'
   np.savez(path, arr_0=pictures, **arrays)
   print(f'wrote {path}: {n} images of {"x".join(map(str, pictures.shape[1:]))}')
   path = path.with_suffix('.png')
   images.write_png(path, sheet(config, pictures, told))
   print(f'wrote {path}')
+  if texts:
+    path = path.with_suffix('.txt')
+    path.write_text(''.join(f'{text}\n' for text in texts))
+    print(f'wrote {path}: what they should show, one line each')
 
 
 def check(config):
@@ -114,13 +125,13 @@ def build_denoise(config, params, cond, trained, change=None, guides=None):
 
 
 def make_generate(config, mesh):
-  """(params, index [B], labels [B] or None) -> images [B, H, W, C] in [-1, 1].
+  """(params, index [B], labels, image, text) -> images [B, H, W, C] in [-1, 1].
 
-  A fourth argument is cond['image'] [B, ...], of networks told of one. Image i
-  of a seed is the same in whatever batch and on however many devices it is
-  made. With sampling.trajectory all states from noise to image, [N + 1, B, H,
-  W, C]. Index, labels and cond['image'] are NumPy arrays, and so are the
-  images.
+  labels: [B]; image: cond['image'] [B, ...], of networks told of one; text:
+  {'text': [B, L], 'text_mask': [B, L]}; each may be None. Image i of a seed is
+  the same in whatever batch and on however many devices it is made. With
+  sampling.trajectory all states from noise to image, [N + 1, B, H, W, C].
+  Inputs but the parameters are NumPy arrays, and so are the images.
   """
   build.check_signal(config)
   c = config.sampling
@@ -131,12 +142,12 @@ def make_generate(config, mesh):
   others = jax.device_put(others, replicated(mesh))
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
-  def on_mesh(params, others, index, labels, image):
+  def on_mesh(params, others, index, labels, image, text):
     guiding = {n: run._replace(params=others[n]) for n, run in runs.items()}
     key = jax.random.key(c.seed)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
     prior_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    cond = {'label': labels, 'image': image}
+    cond = {'label': labels, 'image': image, **(text or {})}
     cond = {name: x for name, x in cond.items() if x is not None}
     trained, levels, sampler = walk(config, params)
     denoise = build_denoise(config, params, cond, trained, guides=guiding)
@@ -144,11 +155,11 @@ def make_generate(config, mesh):
     x = dj.prior_sample(prior_keys, shape, levels.take(0))
     return dj.sample(keys, denoise, sampler, levels, x, c.trajectory)
 
-  def generate(params, index, labels, image=None):
+  def generate(params, index, labels, image=None, text=None):
     # every device takes as many images; those too many are dropped
     n = len(index)
     padded = np.arange(-(-n // mesh.size) * mesh.size) % n
-    inputs = jax.tree.map(lambda x: x[padded], (index, labels, image))
+    inputs = rows((index, labels, image, text), padded)
     inputs = jax.device_put(inputs, batch_sharding(mesh))
     x = np.asarray(on_mesh(params, others, *inputs))
     return x[:, :n] if c.trajectory else x[:n]
@@ -175,6 +186,45 @@ def choose_labels(config):
       )
   labels = np.resize(np.array(wanted, np.int32), config.sampling.num_samples)
   return labels
+
+
+def choose_texts(config, n):
+  """What n images should show: the prompts in turn, or texts of real images.
+
+  Those are of the test split, or of the training split where that is all there
+  is. None if the network reads none.
+  """
+  prompt = config.sampling.prompt
+  if not config.conditioning.text:
+    if prompt is not None:
+      raise UserError(
+        'config.sampling.prompt is set, but the network of this run reads no '
+        'text (conditioning.text)'
+      )
+    return None
+  if prompt is None:
+    try:
+      source = build.build_source(config, 'test')
+    except UserError:
+      source = build.build_source(config, 'train')
+    with build.from_config('data'):
+      return source.texts(np.arange(n) % len(source))
+  prompts = [part.strip() for part in prompt.split('|')]
+  return [prompts[i % len(prompts)] for i in range(n)]
+
+
+def encode_texts(config, texts):
+  """N texts -> cond, {'text': [N, L], 'text_mask': [N, L]}; None for None."""
+  if texts is None:
+    return None
+  with build.from_config('sampling.prompt'):
+    tokens, mask = encode(texts, build.text_length(config))
+  return {'text': tokens, 'text_mask': mask}
+
+
+def rows(tree, index):
+  """Rows of every array [N, ...] of a tree."""
+  return jax.tree.map(lambda x: x[index], tree)
 
 
 class Told(NamedTuple):
@@ -239,7 +289,8 @@ def picture(config, x, told=None):
 
 
 def sheet(config, pictures, told=None, limit=400):
-  """The first of the pictures, uint8, on one sheet, a column per class.
+  """The first of the pictures, uint8, on one sheet, a column per class
+  or per prompt.
 
   told: each stands between what it was made of and the original.
   """
@@ -249,8 +300,11 @@ def sheet(config, pictures, told=None, limit=400):
     limit = 3 * (limit // 3)
   pictures = pictures[:limit]
   columns = int(np.ceil(len(pictures) ** 0.5))
+  prompts = (config.sampling.prompt or '').count('|') + 1
   if told is not None:
     columns = 3 * max(1, columns // 3)
+  elif prompts > 1:
+    columns = min(prompts, 20)
   elif asks_for_labels(config) and not config.sampling.labels:
     columns = min(config.data.num_classes, 20)
   zoom = max(1, round(48 / pictures.shape[1]))

@@ -234,12 +234,15 @@ def make_evaluate(config, mesh):
       f'{mesh.size} devices of the mesh: set evaluation.every=0'
     )
   rows = local_rows(mesh, size)
+  length = build.text_length(config)
 
   def evaluate(state):
     history = []
     for i in range(config.evaluation.num_batches):
       with build.from_config('data'):
-        batch = pipeline.batch_at(source, size, 0, i, rows=rows)
+        batch = pipeline.batch_at(
+          source, size, 0, i, rows=rows, text_length=length
+        )
       key = jax.random.fold_in(jax.random.key(0), i)
       history.append(step(state, to_global(mesh, batch), key))
     return {f'test_{name}': x for name, x in average(history).items()}
@@ -258,13 +261,14 @@ def make_preview(config, mesh):
   config.sampling.trajectory = False
   told = sample.choose_images(config)
   labels = sample.choose_labels(config) if told is None else told.labels
-  generate = sample.make_generate(config, mesh)
+  given = None if told is None else told.image
   n = min(config.sampling.num_samples, config.sampling.batch_size)
-  chosen = None if labels is None else labels[:n]
-  given = None if told is None else told.image[:n]
+  text = sample.encode_texts(config, sample.choose_texts(config, n))
+  generate = sample.make_generate(config, mesh)
+  inputs = *sample.rows((labels, given), slice(n)), text
 
   def preview(params):
-    x = generate(params, np.arange(n), chosen, given)
+    x = generate(params, np.arange(n), *inputs)
     return sample.picture(config, x, told)
 
   return preview

@@ -22,17 +22,21 @@ def tell(
   labels: bool = True,
   dropout: float = 0.0,
   image: ImageCondition | None = None,
+  text: bool = False,
 ) -> Tell:
   """cond of a batch: what it has of what is asked for.
 
   labels: cond['label'] is batch['label']. image: cond['image'] is image(key,
-  batch['image']), see `known_pixels` and the like. dropout: each example is
-  told nothing with this probability, by cond['drop'] [B], for classifier-free
+  batch['image']), see `known_pixels` and the like. text: cond['text'], tokens
+  [B, L], and cond['text_mask'], False at padding. dropout: each example is told
+  nothing with this probability, by cond['drop'] [B], for classifier-free
   guidance (Ho & Salimans 2022). The draws are those of the whole batch.
   """
 
   def told(key, batch):
     cond = {'label': batch['label']} if labels else {}
+    if text:
+      cond |= {name: batch[name] for name in ('text', 'text_mask')}
     if image is not None:
       image_key = jax.random.fold_in(key, 1)
       cond['image'] = image(image_key, batch['image'])

@@ -153,3 +153,59 @@ def test_a_damaged_file_is_named_through_the_threads(classes, num_threads):
     for _ in range(2):  # the first epoch
       next(stream)
   assert '\n' not in str(error.value)
+
+
+@pytest.fixture
+def captions(tmp_path):
+  """Two pictures and the lines of their metadata.jsonl, to be changed."""
+  for name in ('cats/1', 'dogs/1'):
+    save(tmp_path / f'{name}.png', (1, 2, 3))
+  return tmp_path, [
+    '{"file_name": "dogs/1.png", "text": "a dog", "source": 7}',
+    '',
+    '{"file_name": "cats/1.png", "text": "a cat"}',
+  ]
+
+
+def captioned(top, lines, split='train'):
+  (top / 'metadata.jsonl').write_text('\n'.join(lines))
+  return folder.captioned(folder.folder(top, split, (8, 8, 3)))
+
+
+def test_captions_belong_to_their_pictures(captions):
+  source = captioned(*captions)
+  assert source.texts(np.array([0, 1, 1])) == ['a cat', 'a dog', 'a dog']
+  assert len(source) == 2 and source.read(np.array([1]))[0].shape[0] == 1
+
+
+def test_each_split_has_captions_of_its_own(captions):
+  top, _ = captions
+  for split in ('train', 'test'):
+    save(top / split / 'x.png', (1, 2, 3))
+    line = f'{{"file_name": "x.png", "text": "of {split}"}}'
+    (top / split / 'metadata.jsonl').write_text(line)
+    source = folder.captioned(folder.folder(top, split, (8, 8, 3)))
+    assert source.texts([0]) == [f'of {split}']
+
+
+@pytest.mark.parametrize(
+  'line, message',
+  [
+    ('{"file_name": ', 'metadata.jsonl, line 3 is not JSON: '),
+    ('{"file_name": "cats/1.png"}', 'line 3 has no "text"'),
+    ('{"file_name": "cats/1.png", "text": " "}', 'line 3 has no "text"'),
+    ('{"text": "a cat"}', 'line 3 has no "file_name"'),
+    ('["cats/1.png", "a cat"]', 'line 3 has no "file_name"'),
+    ('{"file_name": "cat.png", "text": "a"}', 'cats/1.png has no line in '),
+  ],
+)
+def test_a_wrong_caption_is_named(captions, line, message):
+  top, lines = captions
+  with pytest.raises(ValueError, match=message) as error:
+    captioned(top, [*lines[:2], line])
+  assert '\n' not in str(error.value)
+
+
+def test_captions_that_are_not_there_are_asked_for(captions):
+  with pytest.raises(FileNotFoundError, match='there is no .*metadata.jsonl'):
+    folder.captioned(folder.folder(captions[0]))

@@ -1,0 +1,192 @@
+"""Do pictures of coloured shapes show what their sentences say?
+
+python -m diffusion_jax.evaluation.shapes runs/shapes_text/samples/samples.npz
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion_jax.data.shapes import (
+  COLOURS,
+  GROUND,
+  PLACES,
+  RELATIONS,
+  SIZES,
+  Scene,
+  parse,
+)
+
+ASPECTS = ('number', 'colour', 'shape', 'size', 'place')
+
+
+class Seen(NamedTuple):
+  """An object found in a picture; x, y in sides of the picture."""
+
+  colour: str
+  shape: str
+  size: str
+  x: float
+  y: float
+
+
+def see(image: np.ndarray) -> list[Seen]:
+  """The objects of a picture, uint8 [H, H, 3], by rules alone.
+
+  A pixel's colour is that of the nearest direction from the ground, and its
+  coverage the projection onto it; objects are connected pixels covered by a
+  half or more, and their rims. Specks below 1 % of the picture are left out.
+  """
+  from scipy import ndimage
+
+  names = tuple(COLOURS)
+  palette = np.array([COLOURS[name] for name in names], np.float64) - GROUND
+  length = np.linalg.norm(palette, axis=1)
+  offset = image.astype(np.float64) - GROUND
+  along = offset @ (palette / length[:, None]).T  # cosine times length
+  nearest = along.argmax(axis=-1)
+  coverage = np.clip(along.max(axis=-1) / length[nearest], 0.0, 1.0)
+  pieces, count = ndimage.label(coverage > 0.5, np.ones((3, 3)))
+  found = []
+  for i in range(1, count + 1):
+    core = pieces == i
+    if core.mean() < 0.01:
+      continue
+    others = (pieces > 0) & ~core
+    rim = ndimage.binary_dilation(core, np.ones((3, 3)))
+    own = np.where(rim & ~others, coverage, 0.0)
+    votes = np.bincount(nearest[core], coverage[core], len(names))
+    found.append(_measure(own, names[votes.argmax()]))
+  return found
+
+
+def _measure(coverage, colour):
+  # an object by the moments and the extents of its coverage [H, H]
+  side = len(coverage)
+  area = coverage.sum()
+  rows, columns = coverage.sum(axis=1), coverage.sum(axis=0)
+  (var_y, skew), (var_x, _) = _moments(rows), _moments(columns)
+  width, height = rows.max(), columns.max()  # the longest row, and column
+  box = 12.0 * (var_x * var_y) ** 0.5  # of a rectangle the area
+  if abs(skew) > 0.35:  # of a triangle 0.57, of the others 0
+    shape = 'triangle'
+  elif area / (width * height) > 0.92:  # of a square 1, of a circle pi / 4
+    shape = 'square'
+  else:  # of a circle pi / 3, of a cross 0.90
+    shape = 'circle' if area / box > 0.99 else 'cross'
+  limit = (SIZES['small'][1] + SIZES['large'][0]) / 2.0
+  size = 'small' if max(width, height) < 2.0 * limit * side else 'large'
+  x, y = (_centre(marginal) / side for marginal in (columns, rows))
+  return Seen(colour, shape, size, x, y)
+
+
+def _moments(marginal):
+  # variance without that of a pixel's width, skewness
+  position = np.arange(len(marginal)) + 0.5
+  weights = marginal / marginal.sum()
+  offset = position - weights @ position
+  variance = weights @ offset**2
+  skew = weights @ offset**3 / variance**1.5
+  return max(variance - 1.0 / 12.0, 1e-9), skew
+
+
+def _centre(marginal):
+  # between the two ends
+  inside = np.flatnonzero(marginal > 0.5)
+  return (inside[0] + inside[-1] + 1) / 2.0
+
+
+def compare(image: np.ndarray, scene: Scene) -> dict[str, bool]:
+  """Which aspects of a scene a picture has right: ASPECTS, and `all`.
+
+  With another number of objects nothing is right. Of two objects the place is
+  the relation. What the scene leaves open is right.
+  """
+  found, wanted = see(image), scene.things
+  if len(found) != len(wanted):
+    return dict.fromkeys((*ASPECTS, 'all'), False)
+  orders = [found, found[::-1]]
+
+  def fits(order):
+    return sum(
+      (a.colour == b.colour) + (a.shape == b.shape)
+      for a, b in zip(order, wanted, strict=True)
+    )
+
+  if len(wanted) == 2 and fits(orders[0]) == fits(orders[1]):
+    orders.sort(key=lambda order: not _related(order, scene.relation))
+  order = max(orders, key=fits)
+  pairs = list(zip(order, wanted, strict=True))
+  right = {
+    'number': True,
+    'colour': all(a.colour == b.colour for a, b in pairs),
+    'shape': all(a.shape == b.shape for a, b in pairs),
+    'size': all(b.size in (None, a.size) for a, b in pairs),
+    'place': _related(order, scene.relation)
+    if scene.relation
+    else wanted[0].place in (None, _place(found[0])),
+  }
+  return right | {'all': all(right.values())}
+
+
+def _place(seen):
+  def distance(name):
+    x, y = PLACES[name]
+    return (seen.x - 0.5 - x) ** 2 + (seen.y - 0.5 - y) ** 2
+
+  return min(PLACES, key=distance)
+
+
+def _related(order, relation):
+  # the larger of the two distances decides: 'above' is not 'to the left of'
+  dx, dy = order[0].x - order[1].x, order[0].y - order[1].y
+  x, y = RELATIONS[relation]
+  along, across = (dx * np.sign(x), dy) if x else (dy * np.sign(y), dx)
+  return bool(along > abs(across))
+
+
+def judge(
+  images: np.ndarray, texts: Sequence[str]
+) -> dict[int, dict[str, float]]:
+  """{number of objects: {aspect: fraction right, 'count': pictures}}.
+
+  images: uint8 [N, H, H, 3]; texts: N sentences (`data.shapes.parse`). Raises
+  ValueError.
+  """
+  if images.ndim != 4 or images.shape[1] < 16 or images.shape[-1] != 3:
+    raise ValueError(f'{list(images.shape)} is no batch of pictures of shapes')
+  if len(texts) != len(images):
+    raise ValueError(f'{len(texts)} texts for {len(images)} images')
+  by_number = {}
+  for image, text in zip(images, texts, strict=True):
+    scene = parse(str(text))
+    verdict = compare(image, scene)
+    by_number.setdefault(len(scene.things), []).append(verdict)
+  return {
+    number: {name: np.mean([v[name] for v in verdicts]) for name in verdicts[0]}
+    | {'count': len(verdicts)}
+    for number, verdicts in sorted(by_number.items())
+  }
+
+
+def main(path: str) -> None:
+  """Prints the verdict on an npz file with `arr_0` and `texts`."""
+  try:
+    with np.load(path) as samples:
+      result = judge(samples['arr_0'], samples['texts'])
+  except (OSError, KeyError, ValueError) as error:
+    sys.exit(f'error: {path}: {error}')
+  for number, right in result.items():
+    n, p = right['count'], right['all']
+    parts = ', '.join(f'{name} {right[name]:.1%}' for name in ASPECTS)
+    what = 'one object' if number == 1 else f'{number} objects'
+    error = (p * (1.0 - p) / n) ** 0.5
+    print(f'{what}: {p:.1%} +- {error:.1%} of {n} right ({parts})')
+
+
+if __name__ == '__main__':
+  if len(sys.argv) != 2:
+    sys.exit('usage: python -m diffusion_jax.evaluation.shapes SAMPLES.npz')
+  main(sys.argv[1])

@@ -1,0 +1,118 @@
+"""Texts -> vectors for cross-attention, trained together with the network."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffusion_jax.networks.embeddings import sinusoidal
+from diffusion_jax.networks.layers import count_heads, dense
+
+Array = jax.Array
+
+NUM_TOKENS = 257  # bytes and padding (`data.text`)
+
+
+class TextEncoder(nn.Module):
+  """Transformer: tokens [B, L], mask bool [B, L] -> [B, L, width].
+
+  `num_layers` of self-attention and a layer of 4 width, norms before each
+  (Vaswani et al. 2017; pre-norm), sinusoidal positions, a norm at the end.
+  Where the mask is True, what stands where it is False changes nothing.
+  """
+
+  width: int = 64
+  num_layers: int = 2
+  num_heads: int = 4
+  initializer: str = 'ho'
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens: Array, mask: Array) -> Array:
+    style = {'initializer': self.initializer, 'dtype': self.dtype}
+    heads = count_heads(self.num_heads, None, self.width)
+
+    def norm(h, name):
+      return nn.LayerNorm(dtype=self.dtype, name=name)(h)
+
+    def attention(h, name):
+      h = dense(norm(h, f'{name}_norm'), 3 * self.width, f'{name}_qkv', **style)
+      h = h.reshape(*h.shape[:2], 3, heads, self.width // heads)
+      q, k, v = jnp.moveaxis(h, 2, 0)
+      h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
+      return dense(
+        h.reshape(*h.shape[:2], -1), self.width, f'{name}_out', **style
+      )
+
+    def mlp(h, name):
+      h = dense(norm(h, f'{name}_norm'), 4 * self.width, f'{name}_in', **style)
+      return dense(nn.gelu(h), self.width, f'{name}_out', **style)
+
+    table = nn.Embed(
+      NUM_TOKENS,
+      self.width,
+      dtype=self.dtype,
+      embedding_init=nn.initializers.normal(1.0),
+      name='table',
+    )
+    position = sinusoidal(jnp.arange(tokens.shape[1]), self.width)
+    h = table(tokens) + position.astype(self.dtype)[None]
+    for i in range(self.num_layers):
+      h += attention(h, f'attention_{i}')
+      h += mlp(h, f'mlp_{i}')
+    return norm(h, 'norm_out')
+
+
+class TextFeatures(nn.Module):
+  """cond -> (words [B, L, width], mask bool [B, L]) for `CrossAttention`.
+
+  cond['text'] are tokens, int [B, L], for `TextEncoder`, or the vectors of any
+  other encoder, float [B, L, D], of which a linear map is taken; without
+  cond['text_mask'] [B, L] all of them count. With `null_text` one learned
+  vector stands in place of a text where cond['drop'] [B] is True and where no
+  text is given: the unconditional model.
+  """
+
+  width: int = 64
+  num_layers: int = 2
+  num_heads: int = 4
+  null_text: bool = False
+  initializer: str = 'ho'
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, cond: dict, batch_size: int) -> tuple[Array, Array]:
+    text, drop = cond.get('text'), cond.get('drop')
+    if not self.null_text and (text is None or drop is not None):
+      raise ValueError(
+        "this network has no null text: cond needs 'text' and cannot have "
+        "'drop' (train with label dropout to have one)"
+      )
+    null = None
+    if self.null_text:
+      init = nn.initializers.normal(1.0)
+      null = self.param('null', init, (self.width,)).astype(self.dtype)
+    if text is None:
+      shape = batch_size, 1
+      return jnp.broadcast_to(null, (*shape, self.width)), jnp.ones(shape, bool)
+    mask = cond.get('text_mask')
+    mask = jnp.ones(text.shape[:2], bool) if mask is None else mask
+    words = self._words(text, mask)
+    if drop is None:
+      return words, mask
+    words = jnp.where(drop[:, None, None], null[None, None], words)
+    return words, mask | drop[:, None]
+
+  def _words(self, text, mask):
+    style = {'initializer': self.initializer, 'dtype': self.dtype}
+    if text.ndim == 3:
+      return dense(text, self.width, 'linear', **style)
+    encoder = TextEncoder(
+      self.width, self.num_layers, self.num_heads, **style, name='encoder'
+    )
+    return encoder(text, mask)
+
+
+def mean_of_words(words: Array, mask: Array) -> Array:
+  """words [B, L, D], mask bool [B, L] -> [B, D], without the padding."""
+  weights = mask / jnp.sum(mask, axis=1, keepdims=True)
+  return jnp.einsum('bl,bld->bd', weights.astype(words.dtype), words)

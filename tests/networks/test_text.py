@@ -1,0 +1,301 @@
+"""Texts in a network: the encoder, cross-attention, the U-Net with both."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from scipy.special import erf, softmax
+
+from diffusion_jax.data import text
+from diffusion_jax.networks.layers import CrossAttention
+from diffusion_jax.networks.text import (
+  NUM_TOKENS,
+  TextEncoder,
+  TextFeatures,
+  mean_of_words,
+)
+from diffusion_jax.networks.unet import UNet
+
+SENTENCES = ['a red circle', 'a blue square below', 'x']
+
+
+def random(module, *args, scale=0.3):
+  """Variables, every one random: branches begin at 0, biases too."""
+  shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
+  leaves, tree = jax.tree.flatten(shapes)
+  rng = np.random.default_rng(0)
+  values = [scale * rng.standard_normal(a.shape, np.float32) for a in leaves]
+  return jax.tree.unflatten(tree, values)
+
+
+@pytest.fixture(scope='module')
+def encoder():
+  module = TextEncoder(width=16, num_layers=2, num_heads=2)
+  tokens, mask = text.encode(SENTENCES, 24)
+  variables = random(module, tokens, mask)
+  return jax.jit(module.apply), variables, tokens, mask
+
+
+def test_tokens_of_data_are_those_of_the_network():
+  assert text.NUM_TOKENS == NUM_TOKENS
+
+
+def test_what_stands_behind_a_text_changes_nothing(encoder):
+  """Bit for bit: other tokens there; and a longer padding to rounding."""
+  apply, variables, tokens, mask = encoder
+  words = np.asarray(apply(variables, tokens, mask))
+  other = np.where(mask, tokens, 99)
+  again = np.asarray(apply(variables, other, mask))
+  np.testing.assert_array_equal(words[mask], again[mask])
+  assert np.abs(words[~mask] - again[~mask]).max() > 0.1
+  longer, longer_mask = text.encode(SENTENCES, 40)
+  again = np.asarray(apply(variables, longer, longer_mask))
+  np.testing.assert_allclose(words[mask], again[longer_mask], atol=1e-5)
+
+
+def test_a_word_changes_the_others_and_its_place_counts(encoder):
+  apply, variables, tokens, mask = encoder
+  words = np.asarray(apply(variables, tokens, mask))
+  changed = tokens.copy()
+  changed[0, 2:5] = changed[0, 2:5][::-1]  # 'a der circle'
+  again = np.asarray(apply(variables, changed, mask))
+  assert np.abs(words - again)[0, :12].max(axis=1).min() > 1e-4
+  np.testing.assert_array_equal(words[1:], again[1:])
+
+
+def literal_encoder(p, tokens, mask, num_layers, heads):
+  """Vaswani et al. 2017 with norms first, a sentence and a head at a time."""
+  p = jax.tree.map(lambda a: np.asarray(a, np.float64), p)
+
+  def norm(h, name):
+    mean = h.mean(-1, keepdims=True)
+    var = ((h - mean) ** 2).mean(-1, keepdims=True)
+    scale, bias = p[name]['scale'], p[name]['bias']
+    return (h - mean) / np.sqrt(var + 1e-6) * scale + bias
+
+  def linear(h, name):
+    return h @ p[name]['kernel'] + p[name]['bias']
+
+  width = p['table']['embedding'].shape[1]
+  half = width // 2
+  frequencies = 1e4 ** (-np.arange(half) / (half - 1))
+  out = []
+  for row, known in zip(tokens, mask, strict=True):
+    row = row[known]
+    angles = np.arange(len(row))[:, None] * frequencies
+    h = np.concatenate([np.sin(angles), np.cos(angles)], -1)
+    h = h + p['table']['embedding'][row]
+    for i in range(num_layers):
+      qkv = linear(norm(h, f'attention_{i}_norm'), f'attention_{i}_qkv')
+      q, k, v = np.split(qkv, 3, axis=-1)
+      parts = []
+      for a in range(heads):
+        of = slice(a * width // heads, (a + 1) * width // heads)
+        weights = softmax(
+          q[:, of] @ k[:, of].T / np.sqrt(width // heads), axis=-1
+        )
+        parts.append(weights @ v[:, of])
+      h = h + linear(np.concatenate(parts, -1), f'attention_{i}_out')
+      inner = linear(norm(h, f'mlp_{i}_norm'), f'mlp_{i}_in')
+      # the approximation of GELU by tanh, Hendrycks & Gimpel 2016
+      cubic = np.sqrt(2 / np.pi) * (inner + 0.044715 * inner**3)
+      approximate = 0.5 * inner * (1 + np.tanh(cubic))
+      exact = 0.5 * inner * (1 + erf(inner / np.sqrt(2)))
+      assert np.abs(approximate - exact).max() < 1e-3
+      h = h + linear(approximate, f'mlp_{i}_out')
+    out.append(norm(h, 'norm_out'))
+  return out
+
+
+def test_the_encoder_is_the_papers(encoder):
+  apply, variables, tokens, mask = encoder
+  words = np.asarray(apply(variables, tokens, mask))
+  literal = literal_encoder(variables['params'], tokens, mask, 2, 2)
+  for found, known, expected in zip(words, mask, literal, strict=True):
+    np.testing.assert_allclose(found[known], expected, atol=2e-4)
+
+
+def test_cross_attention_is_its_formula(key):
+  """A loop over images, heads and pixels, over the words that there are."""
+  keys = jax.random.split(key, 2)
+  x = jax.random.normal(keys[0], (2, 3, 2, 8))
+  words = jax.random.normal(keys[1], (2, 5, 6))
+  mask = np.array([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], bool)
+  module = CrossAttention(num_heads=2, num_groups=4)
+  variables = random(module, x, words, mask)
+  found = jax.jit(module.apply)(variables, x, words, mask)
+  p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables['params'])
+  x, words = np.asarray(x, np.float64), np.asarray(words, np.float64)
+  linear = lambda h, name: h @ p[name]['kernel'] + p[name]['bias']
+  for image, row, known, result in zip(x, words, mask, found, strict=True):
+    groups = image.reshape(6, 4, 2)
+    mean = groups.mean(axis=(0, 2), keepdims=True)
+    var = groups.var(axis=(0, 2), keepdims=True)
+    h = ((groups - mean) / np.sqrt(var + 1e-6)).reshape(6, 8)
+    h = h * p['norm']['scale'] + p['norm']['bias']
+    q = linear(h, 'query')
+    k, v = linear(row[known], 'key'), linear(row[known], 'value')
+    out = np.zeros((6, 8))
+    for a in range(2):
+      of = slice(4 * a, 4 * a + 4)
+      for i in range(6):
+        weights = softmax(k[:, of] @ q[i, of] / 2.0)
+        out[i, of] = weights @ v[:, of]
+    expected = image + linear(out, 'proj_out').reshape(image.shape)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_the_mean_of_words_leaves_out_the_padding():
+  words = jnp.arange(12.0).reshape(2, 3, 2)
+  mask = jnp.array([[True, True, False], [True, False, False]])
+  expected = [[1.0, 2.0], [6.0, 7.0]]
+  np.testing.assert_allclose(mean_of_words(words, mask), expected)
+
+
+def unet(**options):
+  defaults = dict(
+    channels=8,
+    multipliers=(1, 2),
+    num_blocks=1,
+    attention_resolutions=(4,),
+    num_groups=4,
+    dropout=0.0,
+    text_width=16,
+    text_layers=1,
+    text_heads=2,
+  )
+  return UNet(**defaults | options)
+
+
+X = jax.random.normal(jax.random.key(3), (3, 8, 8, 3))
+NOISE = jnp.array([0.1, 5.0, 9.0])
+TOKENS, MASK = text.encode(SENTENCES, 24)
+COND = {'text': jnp.array(TOKENS), 'text_mask': jnp.array(MASK)}
+
+
+@pytest.fixture(scope='module')
+def network():
+  module = unet(null_class=True, num_classes=4)
+  cond = COND | {'label': jnp.zeros(3, int)}
+  variables = random(module, X, NOISE, cond)
+  return jax.jit(module.apply), variables
+
+
+def labelled(**cond):
+  return {'label': jnp.array([0, 1, 2])} | cond
+
+
+def test_a_picture_knows_its_own_text_and_label(network):
+  apply, variables = network
+  found = apply(variables, X, NOISE, labelled(**COND))
+  other = COND['text'].at[1, 3].set(50)
+  changed = apply(variables, X, NOISE, labelled(**COND | {'text': other}))
+  np.testing.assert_array_equal(found[::2], changed[::2])
+  assert np.abs(found - changed)[1].max() > 1e-3
+  padding = jnp.where(COND['text_mask'], COND['text'], 77)
+  same = apply(variables, X, NOISE, labelled(**COND | {'text': padding}))
+  np.testing.assert_array_equal(found, same)
+  label = labelled(**COND) | {'label': jnp.array([0, 3, 2])}
+  changed = apply(variables, X, NOISE, label)
+  assert np.abs(found - changed)[1].max() > 1e-3
+
+
+def test_what_is_dropped_is_as_if_it_had_not_been_said(network):
+  """Without label and text; the others are as they were."""
+  apply, variables = network
+  drop = jnp.array([True, False, True])
+  found = apply(variables, X, NOISE, labelled(**COND, drop=drop))
+  said = apply(variables, X, NOISE, labelled(**COND))
+  nothing = apply(variables, X, NOISE, {})
+  np.testing.assert_allclose(found[1], said[1], atol=1e-5)
+  np.testing.assert_allclose(found[::2], nothing[::2], atol=1e-4)
+  assert np.abs(said[0] - nothing[0]).max() > 1e-2
+
+
+def test_vectors_of_another_encoder_take_the_place_of_tokens(key):
+  """Linear map instead of an encoder; the mask holds for them as well."""
+  vectors = jax.random.normal(key, (3, 5, 7))
+  mask = jnp.arange(5)[None] < jnp.array([5, 2, 3])[:, None]
+  module = TextFeatures(width=16, null_text=True)
+  cond = {'text': vectors, 'text_mask': mask}
+  drop = jnp.array([False, False, True])
+  variables = {
+    'params': {
+      'null': jax.random.normal(key, (16,)),
+      'linear': {
+        'kernel': jax.random.normal(key, (7, 16)),
+        'bias': jnp.arange(16.0),
+      },
+    }
+  }
+  p = variables['params']
+  words, mask_out = module.apply(variables, cond | {'drop': drop}, 3)
+  expected = vectors @ p['linear']['kernel'] + p['linear']['bias'][None, None]
+  np.testing.assert_allclose(words[:2], expected[:2], atol=1e-5)
+  np.testing.assert_array_equal(mask_out[:2], mask[:2])
+  np.testing.assert_allclose(
+    mean_of_words(words, mask_out)[2], p['null'], rtol=1e-5
+  )
+  network = unet(multipliers=(1,), attention_resolutions=())
+  variables = random(network, X, NOISE, cond)
+  apply = jax.jit(network.apply)
+  found = apply(variables, X, NOISE, cond)
+  far = jnp.where(mask[..., None], vectors, 1e3)
+  again = apply(variables, X, NOISE, cond | {'text': far})
+  np.testing.assert_array_equal(found, again)
+  whole = apply(variables, X, NOISE, {'text': vectors})
+  np.testing.assert_allclose(found[0], whole[0], atol=1e-5)
+  assert np.abs(found - whole)[1].max() > 1e-3
+
+
+def test_the_gradient_reaches_every_parameter_of_the_encoder(key):
+  module = unet(null_class=True, remat=True)
+  variables = random(module, X, NOISE, COND)
+
+  @jax.jit
+  def gradient(variables):
+    drop = jnp.array([False, False, True])
+    loss = lambda v: jnp.sum(module.apply(v, X, NOISE, COND | {'drop': drop}))
+    return jax.grad(loss)(variables)
+
+  found = gradient(variables)['params']['text']
+  for path, leaf in jax.tree_util.tree_leaves_with_path(found):
+    assert float(optax.tree.norm(leaf)) > 0, path
+  unused = np.setdiff1d(np.arange(257), TOKENS[:2])
+  table = found['encoder']['table']['embedding']
+  np.testing.assert_array_equal(table[unused[1:]], 0.0)
+
+
+def test_networks_without_text_are_what_they_were(key):
+  """Their parameters by name; with it only names are added."""
+  shapes = lambda module, cond: jax.tree_util.tree_leaves_with_path(
+    jax.eval_shape(module.init, key, X, NOISE, cond)
+  )
+  plain = {str(p): a.shape for p, a in shapes(unet(text_width=0), {})}
+  told = {str(p): a.shape for p, a in shapes(unet(), COND)}
+  assert plain.items() <= told.items()
+  added = told.keys() - plain.keys()
+  assert added and all('text' in name for name in added)
+
+
+def test_what_was_not_trained_is_refused(key):
+  module = unet()
+  variables = jax.eval_shape(module.init, key, X, NOISE, COND)
+  for cond in ({}, COND | {'drop': jnp.ones(3, bool)}):
+    with pytest.raises(ValueError, match='has no null text'):
+      jax.eval_shape(module.apply, variables, X, NOISE, cond)
+  with pytest.raises(ValueError, match="no condition .'text', 'text_mask'"):
+    jax.eval_shape(unet(text_width=0).init, key, X, NOISE, COND)
+  with pytest.raises(ValueError, match='num_heads=3 does not divide the 16'):
+    jax.eval_shape(unet(text_heads=3).init, key, X, NOISE, COND)
+
+
+def test_bfloat16_keeps_the_output_float32(key):
+  module = unet(dtype=jnp.bfloat16)
+  shape = jax.eval_shape(
+    lambda: module.init_with_output(key, X, NOISE, COND)[0]
+  )
+  assert (shape.shape, shape.dtype) == (X.shape, jnp.float32)
+  assert isinstance(module, nn.Module)

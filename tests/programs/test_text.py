@@ -1,0 +1,188 @@
+"""Texts through the programs: training, prompts, captions of a folder."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import shapes_text
+from diffusion_jax.data import shapes
+from diffusion_jax.data.text import decode
+from diffusion_jax.programs import PROGRAMS, UserError, build, edit, sample
+from tests.programs.conftest import smoke
+
+
+def told(**changes):
+  config = shapes_text.get_config('smoke')
+  config.training.mesh = (1, 1)
+  config.network.text_layers = 1
+  config.network.multipliers = (1,)
+  config.network.attention_resolutions = ()
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """Four steps, with a preview and a test loss."""
+  workdir = tmp_path_factory.mktemp('runs') / 'shapes'
+  changes = {
+    'sampling.num_samples': 8,
+    'sampling.batch_size': 8,
+  }
+  PROGRAMS['train'](told(**changes), str(workdir))
+  return workdir
+
+
+def samples(run, name, **changes):
+  fields = {
+    'sampling.num_samples': 4,
+    'sampling.batch_size': 4,
+    'sampling.name': name,
+  }
+  PROGRAMS['sample'](told(**fields | changes), str(run))
+  with np.load(run / 'samples' / f'{name}.npz') as arrays:
+    lines = (run / 'samples' / f'{name}.txt').read_text().splitlines()
+    assert lines == arrays['texts'].tolist()
+    return arrays['arr_0'], lines
+
+
+def test_a_run_is_previewed_and_evaluated(run):
+  assert (run / 'samples' / 'step_00000004.png').is_file()
+  lines = (run / 'metrics.jsonl').read_text().splitlines()
+  assert json.loads(lines[-1])['test_loss'] > 0
+
+
+def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
+  prompts = ['a red circle above a blue square', 'a white cross']
+  two, lines = samples(run, 'two', **{'sampling.prompt': ' | '.join(prompts)})
+  assert lines == prompts * 2
+  one, lines = samples(run, 'one', **{'sampling.prompt': prompts[0]})
+  assert lines == prompts[:1] * 4
+  np.testing.assert_array_equal(one[::2], two[::2])  # image i: seed, i, prompt
+  assert (one[1::2] != two[1::2]).any()
+
+
+def test_a_sheet_has_a_column_for_each_prompt():
+  config = told(**{'sampling.prompt': 'a|b|c'})
+  pictures = np.zeros((12, 16, 16, 3), np.uint8)
+  height, width, _ = sample.sheet(config, pictures).shape
+  assert (height, width) == (3 * (4 * 17 + 1), 3 * (3 * 17 + 1))
+
+
+def test_without_a_prompt_the_texts_of_the_test_split_are_shown(run):
+  _, lines = samples(run, 'none')
+  test = shapes.shapes('test', num_objects=2)
+  assert lines == test.texts(range(4))
+  config = told(**{'data.num_pictures': 20})
+  assert sample.choose_texts(config, 5) == [*test.texts(range(2))] * 2 + [
+    test.texts([0])[0]
+  ]
+
+
+def test_the_bound_is_told_the_texts(run):
+  fields = {
+    'evaluation.num_images': 2,
+    'evaluation.batch_size': 2,
+    'evaluation.num_steps': 2,
+  }
+  PROGRAMS['evaluate'](told(**fields), str(run))
+  (result,) = (run / 'evaluation').glob('*/result.json')
+  assert 0 < json.loads(result.read_text())['bits_per_dim'] < 20
+
+
+@pytest.mark.parametrize(
+  'prompt, message',
+  [
+    ('', 'config.sampling.prompt: a text is empty'),
+    ('a cross| |a circle', 'config.sampling.prompt: a text is empty'),
+    ('a' * 57, r'config.sampling.prompt: .* has 57 bytes, more than .*=56'),
+  ],
+)
+def test_a_prompt_that_cannot_be_read_is_one_line(run, prompt, message):
+  with pytest.raises(UserError, match=message) as error:
+    samples(run, 'x', **{'sampling.prompt': prompt})
+  assert '\n' not in str(error.value)
+
+
+def test_an_edit_is_told_the_prompt():
+  fields = {'edit.num_samples': 3, 'sampling.prompt': 'a|b'}
+  cond = edit.choose_cond(told(**fields))
+  assert decode(cond['text']) == ['a', 'b', 'a']
+  assert edit.choose_cond(told()) == {}  # the null text
+  with pytest.raises(UserError, match='sampling.prompt: .* needs a text'):
+    edit.choose_cond(told(**{'conditioning.label_dropout': 0.0}))
+
+
+def test_a_network_without_text_takes_no_prompt():
+  with pytest.raises(
+    UserError, match='sampling.prompt is set, but the network'
+  ):
+    sample.choose_texts(smoke(**{'sampling.prompt': 'a red circle'}), 1)
+  assert sample.choose_texts(smoke(), 1) is None
+
+
+@pytest.mark.parametrize(
+  'make, message',
+  [
+    (lambda: smoke(**{'conditioning.text': True}), 'digits has no texts'),
+    (lambda: told(**{'data.random_flip': True}), "'on the left' wrong"),
+    (
+      lambda: told(**{'conditioning.text_length': 0}),
+      'text_length=0: at least',
+    ),
+    (
+      lambda: told(**{'network.name': 'ddpmpp'}),
+      "conditioning.text needs network.name=unet: 'ddpmpp' reads none",
+    ),
+    (lambda: told(**{'network.text_heads': 3}), 'does not divide the 64'),
+  ],
+)
+def test_what_cannot_be_told_is_one_line(make, message, tmp_path):
+  with pytest.raises(UserError, match=message) as error:
+    PROGRAMS['train'](make(), str(tmp_path))
+  assert '\n' not in str(error.value)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+  """Four pictures in two folders, with captions."""
+  lines = []
+  for name in ('a/0', 'a/1', 'b/0', 'b/1'):
+    path = tmp_path / f'{name}.png'
+    path.parent.mkdir(exist_ok=True)
+    Image.new('RGB', (16, 16), (10, 20, 30)).save(path)
+    lines.append({'file_name': f'{name}.png', 'text': f'picture {name} ü'})
+  text = '\n'.join(map(json.dumps, lines))
+  (tmp_path / 'metadata.jsonl').write_text(text)
+  return tmp_path
+
+
+def in_folder(pictures, **changes):
+  fields = {
+    'data.name': 'folder',
+    'data.path': str(pictures),
+    'training.batch_size': 4,
+  }
+  return told(**fields | changes)
+
+
+def test_a_folder_with_captions_is_read_with_its_labels(pictures):
+  both = {'data.num_classes': 2, 'conditioning.labels': True}
+  config = in_folder(pictures, **both)
+  batch = next(build.build_batches(config, build.build_source(config)))
+  words = decode(batch['text'])
+  assert sorted(words) == [
+    f'picture {name} ü' for name in ('a/0', 'a/1', 'b/0', 'b/1')
+  ]
+  for sentence, label in zip(words, batch['label'], strict=True):
+    assert sentence[8] == 'ab'[label]
+  # there is no test split: texts of the training split
+  assert sample.choose_texts(config, 2) == ['picture a/0 ü', 'picture a/1 ü']
+
+
+def test_a_caption_too_long_is_noticed_at_the_start(pictures):
+  config = in_folder(pictures, **{'conditioning.text_length': 12})
+  with pytest.raises(UserError, match='config.data: .* has 14 bytes, more tha'):
+    build.build_source(config)
