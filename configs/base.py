@@ -67,7 +67,8 @@ def get_config():
   schedule.gamma_max = 5.0  # at t = 1
 
   network = config.network = ConfigDict()
-  # unet, vdm (one resolution, num_blocks long), ddpmpp (EDM's)
+  # unet, vdm (one resolution, num_blocks long), ddpmpp (EDM's), classifier (the
+  # way down of unet, for the objective of that name)
   network.name = 'unet'
   network.channels = 128  # at full resolution
   network.multipliers = (1, 2, 2, 2)  # of the channels, one per resolution
@@ -118,7 +119,8 @@ def get_config():
   conditioning.image_factor = 2  # superres: so many times smaller
 
   objective = config.objective = ConfigDict()
-  # ddpm, hybrid (ddpm + the bound), vlb (the bound), vdm (that of VDM)
+  # ddpm, hybrid (ddpm + the bound), vlb (the bound), vdm (that of VDM),
+  # classifier (of noisy images: docs/guidance.md)
   objective.name = 'ddpm'
   objective.num_steps = 0  # vdm: of the model; 0: continuous time
   objective.parametrization = 'eps'  # x0, eps, v, score, flow, edm
@@ -179,7 +181,8 @@ def get_config():
   evaluation = config.evaluation = ConfigDict()
   evaluation.every = 0  # steps of training between losses on the test split
   evaluation.num_batches = 8  # of training.batch_size images
-  # --mode=evaluate, here and below: elbo, ode, independent_pixels
+  # --mode=evaluate, here and below: elbo, ode, independent_pixels; of a
+  # classifier: accuracy
   evaluation.metrics = ('elbo',)
   evaluation.split = 'test'  # train, test
   evaluation.num_images = 0  # the first so many; 0: all
@@ -225,7 +228,19 @@ def get_config():
   sampling.churn_min = 0.0
   sampling.churn_max = placeholder(float)  # None: no limit
   sampling.churn_noise = 1.0
-  sampling.clip = True  # estimates of x0 to [-1, 1]
+  # uncond + scale (cond - uncond): 1 is no guidance, 0 no class; needs
+  # conditioning.label_dropout, or guidance_run (docs/guidance.md)
+  sampling.guidance_scale = 1.0
+  sampling.guidance_rescale = 0.0  # phi: how far x0 gets its deviation back
+  sampling.guidance_min = 0.0  # guided where sigma / alpha is between these
+  sampling.guidance_max = placeholder(float)  # None: no limit
+  # the workdir of a run, a worse one, in place of uncond: autoguidance
+  sampling.guidance_run = ''
+  sampling.classifier = ''  # the workdir of a classifier that guides
+  sampling.classifier_scale = 1.0
+  sampling.clip = True  # estimates of x0 to [-1, 1], after guidance
+  # instead, clipped to a quantile such as 0.995 and divided by it; 0: off
+  sampling.dynamic_threshold = 0.0
   sampling.num_samples = 100
   sampling.batch_size = 100
   sampling.labels = ()  # classes to sample, in turn; (): all

@@ -105,7 +105,15 @@ from diffusion_jax.sampling.grids import (
   respaced_steps,
   step_levels,
 )
-from diffusion_jax.sampling.guidance import clip_denoised
+from diffusion_jax.sampling.guidance import (
+  classifier_free,
+  classifier_guided,
+  clip_denoised,
+  dynamic_threshold,
+  log_prob_gradient,
+  make_paired_denoiser,
+  paired,
+)
 from diffusion_jax.sampling.inpainting import (
   repaint,
   repaint_levels,

@@ -62,6 +62,14 @@ def test_the_likelihood_page_finds_the_truth(capsys):
   assert second == '(64, 2)'
 
 
+def test_the_guidance_page_guides_as_printed(capsys):
+  lines = run(page_example('guidance.md'), capsys).splitlines()
+  for line, expected in zip(lines, (0.0, 1.0, None), strict=True):
+    _, *found = map(float, line.split())
+    for mean in found:
+      assert mean > 1.05 if expected is None else abs(mean - expected) < 0.1
+
+
 def test_the_page_of_schedules_has_every_name(capsys):
   from diffusion_jax.programs import build_model
   from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES

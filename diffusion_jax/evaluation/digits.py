@@ -36,6 +36,21 @@ def judge(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   }
 
 
+def diversity(images: np.ndarray, labels: np.ndarray) -> float:
+  """Mean distance between two images of one class, over all such pairs.
+
+  images: uint8 [N, H, W, C]; labels: [N]. The distance is Euclidean, of pixels
+  scaled to [-1, 1]. Classes with one image have no pair; NaN if none has.
+  """
+  x = _pixels(images) / 127.5
+  square = np.sum(x**2, axis=1)
+  between = square[:, None] + square - 2.0 * x @ x.T
+  pairs = np.triu(labels[:, None] == labels, 1)
+  count = pairs.sum()
+  total = np.sqrt(np.maximum(between[pairs], 0.0)).sum()
+  return float(total / count) if count else float('nan')
+
+
 def real(split: str) -> np.ndarray:
   """The real digits of a split, uint8 [N, 8, 8, 1] with 0..255."""
   levels = sources.digits(split).images
@@ -73,11 +88,17 @@ def main(path: str) -> None:
     with np.load(path) as samples:
       images, labels = samples['arr_0'], samples['labels']
     result = judge(images, labels)
+    apart = diversity(images, labels)
   except (OSError, KeyError, ValueError) as error:
     sys.exit(f'error: {path}: {error}')
   print(
     f'{len(images)} samples: {result["accuracy"]:.1%} +- {result["error"]:.1%} '
     f'read as the class asked for (real test digits: {result["real"]:.1%})'
+  )
+  test = sources.digits('test')
+  print(
+    f'{apart:.2f} between two samples of a class (real test digits: '
+    f'{diversity(real("test"), test.labels):.2f})'
   )
 
 

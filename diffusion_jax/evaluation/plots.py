@@ -85,3 +85,16 @@ def plot_rate_distortion(
     ax.set(xlabel=labels[0], ylabel=labels[1])
     ax.grid(alpha=0.3)
   figure.savefig(path)
+
+
+def plot_accuracy(
+  path: str | Path, times: np.ndarray, accuracy: np.ndarray, chance: float
+) -> None:
+  """A classifier's accuracy [N] against the time [N] of the noise."""
+  figure, (ax,) = _figure(1)
+  ax.plot(times, accuracy, marker='o')
+  ax.axhline(chance, color='grey', linestyle='--', label='chance')
+  ax.set(xlabel='t', ylabel='accuracy', ylim=(0.0, 1.02))
+  ax.legend(fontsize=8)
+  ax.grid(alpha=0.3)
+  figure.savefig(path)

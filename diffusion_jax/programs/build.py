@@ -12,12 +12,13 @@ import jax.numpy as jnp
 
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
-from diffusion_jax.programs import UserError
+from diffusion_jax.programs import UserError, build_guidance
 from diffusion_jax.programs.build_data import (
   build_batches,
   build_source,
   text_length,
 )
+from diffusion_jax.programs.build_guidance import build_logits
 from diffusion_jax.programs.build_model import (
   abstract_params,
   build_image_condition,
@@ -26,6 +27,7 @@ from diffusion_jax.programs.build_model import (
   build_schedule,
   check_signal,
   init_params,
+  is_classifier,
   label_dropout,
   learns_schedule,
   network_fn,
@@ -39,6 +41,7 @@ from diffusion_jax.programs.build_sampling import (
 from diffusion_jax.programs.choices import choose, from_config, words
 from diffusion_jax.training import (
   augmentation,
+  classifier,
   conditions,
   loss_aware,
   objectives,
@@ -51,6 +54,7 @@ __all__ = [
   'build_batches',
   'build_image_condition',
   'build_levels',
+  'build_logits',
   'build_sampler',
   'build_schedule',
   'build_source',
@@ -58,6 +62,7 @@ __all__ = [
   'check_signal',
   'from_config',
   'init_params',
+  'is_classifier',
   'text_length',
   'words',
 ]
@@ -174,6 +179,20 @@ def _vdm(config, apply):
   )
 
 
+def _classifier(config, apply):
+  c = config.objective
+  return classifier.classifier(
+    apply,
+    build_schedule(config),
+    times=choose(TIMES, 'objective', 'times', c.times)(config),
+    noise_input=build_noise_input(config),
+    parametrization=choose(
+      KINDS, 'objective', 'parametrization', c.parametrization
+    ),
+    sigma_data=c.sigma_data,
+  )
+
+
 def check_ends(name, schedule):
   """ValueError where the bound of VDM has no value: SNR = inf or 0."""
   if schedule(0.0).sigma == 0.0 or schedule(1.0).alpha == 0.0:
@@ -190,6 +209,7 @@ OBJECTIVES = {
   ),
   'vlb': lambda config, apply: _bound(config, apply, None, 1.0),
   'vdm': _vdm,
+  'classifier': _classifier,
 }
 
 
@@ -305,30 +325,31 @@ def build_decoder(config):
   return build(config.data.num_levels)
 
 
-def build_denoiser(config, params, cond, change=None):
+def build_denoiser(config, params, cond, change=None, guides=None):
   """The denoiser of the config's network; params: {'network': ...}.
 
-  change: denoiser -> denoiser, made before x0 is clipped.
+  Guided as config.sampling says where its guides are given
+  (`guides.find_guides`); without, as the network is. change: denoiser ->
+  denoiser, made after that and before x0 is clipped.
   """
-  denoise = dj.make_denoiser(
-    network_fn(build_network(config)),
-    params['network'],
-    parametrization=config.objective.parametrization,
-    noise_input=build_noise_input(config),
-    cond=cond,
-    learned_variance=config.network.learned_variance,
-    sigma_data=config.objective.sigma_data,
-  )
+  if guides is None:
+    denoise = build_guidance.of_network(config, params, cond)
+  else:
+    denoise = build_guidance.guided(config, params, cond, guides)
   denoise = denoise if change is None else change(denoise)
+  quantile = 0.0 if guides is None else config.sampling.dynamic_threshold
+  if quantile:  # within [-1, 1] after it
+    with from_config('sampling.dynamic_threshold'):
+      return dj.dynamic_threshold(denoise, quantile)
   return dj.clip_denoised(denoise) if config.sampling.clip else denoise
 
 
-def build_self_conditioned(config, params, cond, change=None):
+def build_self_conditioned(config, params, cond, change=None, guides=None):
   """x0 of the step before -> the denoiser that is told of it."""
 
   def given(x0):
     # as in training, whatever sampling.clip says
     cond_and_x0 = cond | {'x0': jnp.clip(x0, -1.0, 1.0)}
-    return build_denoiser(config, params, cond_and_x0, change)
+    return build_denoiser(config, params, cond_and_x0, change, guides)
 
   return given

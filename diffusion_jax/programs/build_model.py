@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import diffusion_jax as dj
+from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.embeddings import SINUSOIDS
 from diffusion_jax.networks.gamma import LinearGamma, MonotoneGamma
@@ -276,7 +277,50 @@ def _vdm_network(config):
   )
 
 
-NETWORKS = {'unet': _unet, 'vdm': _vdm_network, 'ddpmpp': _ddpmpp}
+def _classifier(config):
+  c = config.network
+  if config.data.num_classes < 2:
+    raise ValueError("network 'classifier' needs data.num_classes > 1")
+  if config.conditioning.labels:
+    raise ValueError(
+      "network 'classifier' is to find the label: set conditioning.labels=False"
+    )
+
+  def chosen(field, table):
+    return choose(table, 'network', field, c[field])
+
+  return NoisyClassifier(
+    num_classes=config.data.num_classes,
+    channels=c.channels,
+    multipliers=tuple(map(float, c.multipliers)),
+    num_blocks=c.num_blocks,
+    attention_resolutions=tuple(map(int, c.attention_resolutions)),
+    dropout=c.dropout,
+    num_groups=c.num_groups,
+    noise_embedding=chosen('noise_embedding', SINUSOIDS),
+    scale_shift=c.scale_shift,
+    resblock_updown=c.resblock_updown,
+    downsample_padding=chosen('downsample_padding', tuple(PADDINGS)),
+    num_heads=c.num_heads,
+    head_channels=c.head_channels,
+    qkv=chosen('qkv', QKV),
+    norm_eps=c.norm_eps,
+    initializer=chosen('initializer', INITIALIZERS),
+    dtype=chosen('dtype', DTYPES),
+  )
+
+
+NETWORKS = {
+  'unet': _unet,
+  'vdm': _vdm_network,
+  'ddpmpp': _ddpmpp,
+  'classifier': _classifier,
+}
+
+
+def is_classifier(config):
+  """Whether the config is that of a classifier, which makes no images."""
+  return config.objective.name == 'classifier'
 
 
 def build_network(config):
@@ -291,6 +335,11 @@ def build_network(config):
   if config.conditioning.text and name != 'unet':
     raise UserError(
       f'config.conditioning.text needs network.name=unet: {name!r} reads none'
+    )
+  if is_classifier(config) != (name == 'classifier'):
+    raise UserError(
+      f'config.network.name={name!r} with objective.name='
+      f'{config.objective.name!r}: a classifier has both, others neither'
     )
   with from_config('network'):
     return build(config)

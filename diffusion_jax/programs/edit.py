@@ -11,7 +11,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.data import images
-from diffusion_jax.programs import UserError, build, folder, sample
+from diffusion_jax.programs import UserError, build, folder, guides, sample
 from diffusion_jax.programs.choices import choose, from_config
 from diffusion_jax.training import conditions
 
@@ -34,6 +34,7 @@ def run(config, workdir):
   build.check_signal(config)
   method = check(config)
   cond = choose_cond(config)
+  check_guidance(config, cond)
   task = TASKS[c.task]
   with from_config('edit'):
     given = task.read(config, method)
@@ -41,6 +42,7 @@ def run(config, workdir):
 
   index = np.arange(c.num_samples)
   x = task.make(config, method, params, index, cond, given)
+  sample.check_numbers(config, x)
   made = images.to_uint8(np.asarray(x), config.data.num_levels)
   mask = given.get('mask')
   if mask is not None:  # to the bit, whatever the grey levels of the run are
@@ -133,6 +135,27 @@ def choose_label(config):
       f'0..{classes - 1}'
     )
   return np.full(config.edit.num_samples, label, np.int32)
+
+
+def check_guidance(config, cond):
+  """UserError for guidance that an edit cannot have."""
+  c = config.sampling
+  guides.check(config)
+  for field in ('guidance_run', 'classifier'):
+    if c[field]:
+      raise UserError(
+        f'config.sampling.{field}: edits are not guided by others'
+      )
+  if c.guidance_scale != 1.0 and not cond:
+    text = config.conditioning.text
+    raise UserError(
+      f'config.sampling.guidance_scale={c.guidance_scale} needs '
+      + (
+        'a text: give --config.sampling.prompt'
+        if text
+        else 'a class: give --config.edit.label'
+      )
+    )
 
 
 def read_picture(config, field, shape=None):
@@ -279,9 +302,9 @@ def generate(config, params, index, cond, image=None, change=None, around=None):
   -> (sampler, levels).
   """
 
-  def walk(key, cond):
+  def walk(params, key, cond):
     trained, levels, sampler = sample.walk(config, params)
-    denoise = sample.build_denoise(config, params, cond, trained, change)
+    denoise = sample.build_denoise(config, params, cond, trained, change, {})
     x = dj.prior_sample(
       key[0], (len(index), *config.data.image_shape), levels.take(0)
     )
@@ -290,7 +313,7 @@ def generate(config, params, index, cond, image=None, change=None, around=None):
     return dj.sample(key[1], denoise, sampler, levels, x)
 
   cond = cond if image is None else cond | {'image': image}
-  return jax.jit(walk)(keys(config, index), cond)
+  return jax.jit(walk)(params, keys(config, index), cond)
 
 
 def make_sdedit(config, method, params, index, cond, given):
@@ -298,9 +321,9 @@ def make_sdedit(config, method, params, index, cond, given):
   c = config.edit
   guide, mask = many(config, given['image']), given.get('mask')
 
-  def edit(key, cond):
+  def edit(params, key, cond):
     trained, levels, sampler = sample.walk(config, params)
-    denoise = sample.build_denoise(config, params, cond, trained)
+    denoise = sample.build_denoise(config, params, cond, trained, guides={})
     mask_of_all = None if mask is None else mask[None]
     with from_config('edit'):
       return dj.sdedit(
@@ -314,7 +337,7 @@ def make_sdedit(config, method, params, index, cond, given):
         mask=mask_of_all,
       )
 
-  return jax.jit(edit)(keys(config, index), cond)
+  return jax.jit(edit)(params, keys(config, index), cond)
 
 
 def make_between(config, method, params, index, cond, given):
@@ -330,12 +353,13 @@ def make_between(config, method, params, index, cond, given):
   ends = (jnp.asarray(images.scale(x))[None] for x in given.values())
   weights = np.linspace(0.0, 1.0, len(index))
 
-  def between(cond, a, b):
+  def between(params, cond, a, b):
     trained, levels, _ = sample.walk(config, params)
     denoise = sample.build_denoise(config, params, cond, trained)
     return dj.interpolate(denoise, levels, a, b, weights)[:, 0]
 
-  return jax.jit(between)(sample.rows(cond, slice(1)), *ends)
+  cond = sample.rows(cond, slice(1))
+  return jax.jit(between)(params, cond, *ends)
 
 
 def keys(config, index):

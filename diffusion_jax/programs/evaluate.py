@@ -1,7 +1,8 @@
 """--mode=evaluate: how likely real images are under a trained run.
 
-A metric is measured image by image, a batch at a time; a batch that is written
-down is not measured again, so an interrupted evaluation continues.
+Or, of a classifier, how well it reads them under noise. A metric is measured
+image by image, a batch at a time; a batch that is written down is not measured
+again, so an interrupted evaluation continues.
 """
 
 import functools
@@ -10,11 +11,12 @@ import zlib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 import diffusion_jax as dj
-from diffusion_jax.core.keys import split_key
+from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.data.images import scale
 from diffusion_jax.data.text import encode
 from diffusion_jax.evaluation import bits, plots
@@ -74,6 +76,12 @@ def check(config):
         f'config.evaluation.metrics: {metric!r} is not one of '
         f'{", ".join(METRICS)}'
       )
+    if (metric == 'accuracy') != build.is_classifier(config):
+      of = 'a classifier' if build.is_classifier(config) else 'no classifier'
+      raise UserError(
+        f'config.evaluation.metrics: this run is {of}, and {metric} is not '
+        'measured of it: accuracy is of classifiers, and theirs alone'
+      )
   if c.batch_size < 1 or c.num_images < 0:
     raise UserError(
       f'config.evaluation.batch_size={c.batch_size}, '
@@ -126,7 +134,8 @@ def check_same_evaluation(out, settings):
 def read(config, source, index):
   """index [n] -> (images uint8, cond: what the network is told of them)."""
   pictures, labels = source.read(index)
-  cond = {'label': labels} if config.conditioning.labels else {}
+  asked = config.conditioning.labels or build.is_classifier(config)
+  cond = {'label': labels} if asked else {}
   if config.conditioning.text:
     length = build.text_length(config)
     cond['text'], cond['text_mask'] = encode(source.texts(index), length)
@@ -241,6 +250,29 @@ def _independent_pixels(config):
   }
 
 
+def accuracy_times(config):
+  """Times at which a classifier is asked: evaluation.t_min, 0.1, ..., 1."""
+  return np.append(config.evaluation.t_min, np.linspace(0.1, 1.0, 10))
+
+
+def _accuracy(config):
+  times = accuracy_times(config)
+
+  def measure(params, keys, x0, cond):
+    ask = build.build_logits(config, params)
+    levels = build.build_schedule(config, params)(jnp.asarray(times, x0.dtype))
+
+    def at(inputs):
+      keys, level = inputs
+      logits = ask(dj.q_sample(x0, draw_normal(keys, x0), level), level)
+      return jnp.argmax(logits, axis=-1) == cond['label']
+
+    right = jax.lax.map(at, (split_key(keys, len(times)), levels))
+    return {'right': right.T.astype(int), 'images': jnp.ones(len(x0), int)}
+
+  return measure
+
+
 def with_image(config, keys, x0, cond):
   """cond, also the image that a network is told of: bits are those given it."""
   make = build.build_image_condition(config)
@@ -253,6 +285,7 @@ METRICS = {
   'elbo': _elbo,
   'ode': _ode,
   'independent_pixels': _independent_pixels,
+  'accuracy': _accuracy,
 }
 
 
@@ -299,10 +332,33 @@ def _report_independent_pixels(found, config, out):
   announce('independent_pixels', np.asarray(values), config, out, {})
 
 
+def _report_accuracy(found, config, out):
+  count = int(found['images'].sum())
+  accuracy = found['right'].sum(axis=0) / count
+  times = accuracy_times(config)
+  result = {
+    'metric': 'accuracy',
+    'split': config.evaluation.split,
+    'images': count,
+    't': times.tolist(),
+    'accuracy': accuracy.tolist(),
+    'standard_error': np.sqrt(accuracy * (1 - accuracy) / count).tolist(),
+  }
+  folder.write_json(out / 'result.json', result)
+  plots.plot_accuracy(
+    out / 'accuracy.png', times, accuracy, 1 / config.data.num_classes
+  )
+  print(f'accuracy of {count} {config.evaluation.split} images, by t:')
+  for t, value in zip(times, accuracy, strict=True):
+    print(f'  {t:5.3f}  {value:6.1%}')
+  print(f'{out}/result.json, accuracy.png')
+
+
 REPORTS = {
   'elbo': _report_elbo,
   'ode': _report_ode,
   'independent_pixels': _report_independent_pixels,
+  'accuracy': _report_accuracy,
 }
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 import diffusion_jax as dj
 from diffusion_jax.data import images
 from diffusion_jax.data.text import encode
-from diffusion_jax.programs import UserError, build, folder
+from diffusion_jax.programs import UserError, build, folder, guides
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import batch_sharding, replicated
 
@@ -23,6 +23,7 @@ def run(config, workdir):
   """
   config = folder.run_config(workdir, config)
   check(config)
+  guides.check(config)
   told = choose_images(config)
   labels = choose_labels(config) if told is None else told.labels
   texts = choose_texts(config, config.sampling.num_samples)
@@ -109,8 +110,8 @@ def walk(config, params):
   return trained, build.build_levels(config, walked), sampler
 
 
-def build_denoise(config, params, cond, trained, change=None):
-  """What the sampler of `walk` is handed; change as in build.build_denoiser."""
+def build_denoise(config, params, cond, trained, change=None, guides=None):
+  """What the sampler of `walk` is handed; rest as in build.build_denoiser."""
 
   def there(denoise):  # wherever the walk leads
     if not config.sampling.schedule:
@@ -118,8 +119,8 @@ def build_denoise(config, params, cond, trained, change=None):
     return dj.at_training_levels(denoise, trained)
 
   if not config.conditioning.self_conditioning:
-    return there(build.build_denoiser(config, params, cond, change))
-  given = build.build_self_conditioned(config, params, cond, change)
+    return there(build.build_denoiser(config, params, cond, change, guides))
+  given = build.build_self_conditioned(config, params, cond, change, guides)
   return lambda x0: there(given(x0))
 
 
@@ -136,16 +137,20 @@ def make_generate(config, mesh):
   c = config.sampling
   # refuses at once
   jax.eval_shape(lambda p: walk(config, p)[1], build.abstract_params(config))
+  runs = guides.find_guides(config)
+  others = {name: run.params for name, run in runs.items()}
+  others = jax.device_put(others, replicated(mesh))
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
-  def on_mesh(params, index, labels, image, text):
+  def on_mesh(params, others, index, labels, image, text):
+    guiding = {n: run._replace(params=others[n]) for n, run in runs.items()}
     key = jax.random.key(c.seed)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
     prior_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     cond = {'label': labels, 'image': image, **(text or {})}
     cond = {name: x for name, x in cond.items() if x is not None}
     trained, levels, sampler = walk(config, params)
-    denoise = build_denoise(config, params, cond, trained)
+    denoise = build_denoise(config, params, cond, trained, guides=guiding)
     shape = (*index.shape, *config.data.image_shape)
     x = dj.prior_sample(prior_keys, shape, levels.take(0))
     return dj.sample(keys, denoise, sampler, levels, x, c.trajectory)
@@ -156,7 +161,7 @@ def make_generate(config, mesh):
     padded = np.arange(-(-n // mesh.size) * mesh.size) % n
     inputs = rows((index, labels, image, text), padded)
     inputs = jax.device_put(inputs, batch_sharding(mesh))
-    x = np.asarray(on_mesh(params, *inputs))
+    x = np.asarray(on_mesh(params, others, *inputs))
     return x[:, :n] if c.trajectory else x[:n]
 
   return generate
@@ -164,11 +169,11 @@ def make_generate(config, mesh):
 
 def choose_labels(config):
   """Labels of the images to sample, int32 [N]: those asked for, in turn."""
-  if not config.conditioning.labels:
+  if not asks_for_labels(config):
     if config.sampling.labels:
       raise UserError(
         'config.sampling.labels is set, but the network of this run knows no '
-        'labels (conditioning.labels)'
+        'labels (conditioning.labels), and no sampling.classifier does'
       )
     return None
   classes = config.data.num_classes
@@ -267,6 +272,11 @@ def shown(config, image):
   return np.broadcast_to(image[..., : shape[-1]], shape)
 
 
+def asks_for_labels(config):
+  """Whether images of a class are made, by the network or a classifier."""
+  return config.conditioning.labels or bool(config.sampling.classifier)
+
+
 def thin(frames, n):
   """At most n of the frames, evenly spread, the first and the last included."""
   chosen = np.linspace(0, len(frames) - 1, min(n, len(frames)))
@@ -295,7 +305,7 @@ def sheet(config, pictures, told=None, limit=400):
     columns = 3 * max(1, columns // 3)
   elif prompts > 1:
     columns = min(prompts, 20)
-  elif config.conditioning.labels and not config.sampling.labels:
+  elif asks_for_labels(config) and not config.sampling.labels:
     columns = min(config.data.num_classes, 20)
   zoom = max(1, round(48 / pictures.shape[1]))
   return images.grid(pictures, min(columns, len(pictures)), zoom)

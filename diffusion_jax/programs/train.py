@@ -123,7 +123,8 @@ def events(config):
   yield 'evaluate', config.evaluation.every
   if c.keep_best:  # a checkpoint must know how good it is
     yield 'evaluate', c.checkpoint_every
-  yield 'sample', c.sample_every
+  if not build.is_classifier(config):
+    yield 'sample', c.sample_every
   yield 'save', c.checkpoint_every
 
 
@@ -252,6 +253,9 @@ def make_evaluate(config, mesh):
 def make_preview(config, mesh):
   """EMA parameters -> a sheet of samples, as --mode=sample begins it."""
   if not config.training.sample_every:
+    return None
+  if build.is_classifier(config):
+    print('no samples while it trains: a classifier makes no images')
     return None
   config = config.copy_and_resolve_references()
   config.sampling.trajectory = False

@@ -1,5 +1,7 @@
 """The samplers of DDPM and DDIM, and the way back from image to noise."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -13,12 +15,20 @@ from diffusion_jax.sampling.sampler import Sampler
 Array = jax.Array
 
 
-def ancestral(variance: str = 'fixed_small') -> Sampler:
+def ancestral(
+  variance: str = 'fixed_small',
+  mean_shift: Callable[[Array, NoiseLevel], Array] | None = None,
+) -> Sampler:
   """Draws x_s from p(x_s | x_t) (DDPM Alg. 2); `variance` as `p_reverse`.
 
   No noise on the step to clean data. Over few, large steps samples come out too
   little spread, with 'fixed_small' in particular: its variance is the posterior
   one, exact only for data that are a single point.
+
+  mean_shift(x_t, level_t) -> [B, ...]: the mean becomes mean + variance * shift
+  (Dhariwal & Nichol 2021, Alg. 1, with `log_prob_gradient`). A shift of x_0 as
+  in `classifier_guided` moves this mean by alpha_s / alpha_t times the variance
+  of 'fixed_large' instead (VP schedules), whatever `variance` is.
   """
 
   def step(key, x, state, denoise, level_t, level_s):
@@ -26,7 +36,10 @@ def ancestral(variance: str = 'fixed_small') -> Sampler:
     p = p_reverse(x0, x, level_s, level_t, variance, var_frac)
     noisy = level_s.like(x).sigma > 0.0
     std = jnp.where(noisy, jnp.sqrt(p.variance), 0.0)
-    return p.mean + std * draw_normal(key, x), state
+    mean = p.mean
+    if mean_shift is not None:
+      mean += p.variance * mean_shift(x, level_t)
+    return mean + std * draw_normal(key, x), state
 
   return Sampler(lambda x: (), step)
 

@@ -1,12 +1,28 @@
 """Guidance: functions denoiser -> denoiser.
 
 x_0, eps, v and the score are affine images of one another at fixed x_t, so what
-is done to x_0 is done to all of them.
+is done to x_0 is done to all of them. Clip or threshold after guidance, not
+before it.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.denoiser import (
+  Denoiser,
+  NetworkFn,
+  Prediction,
+  make_denoiser,
+)
+from diffusion_jax.core.levels import NoiseLevel
+
+Array = jax.Array
+# (x_t, level) -> (conditional, unconditional)
+Pair = Callable[[Array, NoiseLevel], tuple[Prediction, Prediction]]
+LogProb = Callable[[Array, NoiseLevel], Array]
 
 
 def clip_denoised(
@@ -19,3 +35,153 @@ def clip_denoised(
     return prediction._replace(x0=jnp.clip(prediction.x0, low, high))
 
   return clipped
+
+
+def dynamic_threshold(
+  denoise: Denoiser, quantile: float = 0.995, max_value: float | None = None
+) -> Denoiser:
+  """clip(x_0, -s, s) / s, s a quantile of each example's |x_0| (Imagen, 2.3).
+
+  (Saharia et al. 2022.) s is at least 1, so pictures within [-1, 1] stay as
+  they are, and at most max_value. Raises ValueError for quantiles outside
+  [0, 1] and a max_value below 1.
+  """
+  if not 0.0 <= quantile <= 1.0:
+    raise ValueError(f'quantile is {quantile}: it must be in [0, 1]')
+  if max_value is not None and max_value < 1.0:
+    raise ValueError(f'max_value is {max_value}: it must be at least 1')
+
+  def thresholded(xt, level):
+    prediction = denoise(xt, level)
+    x0 = prediction.x0
+    s = jnp.quantile(jnp.abs(x0).reshape(len(x0), -1), quantile, axis=1)
+    s = _like(jnp.clip(s, 1.0, max_value), x0)
+    return prediction._replace(x0=jnp.clip(x0, -s, s) / s)
+
+  return thresholded
+
+
+def paired(cond: Denoiser, uncond: Denoiser) -> Pair:
+  """Two denoisers as what `classifier_free` combines.
+
+  With a worse version of `cond` in place of `uncond` (a smaller network, fewer
+  steps, conditional too) that is autoguidance (Karras et al. 2024).
+  """
+  return lambda xt, level: (cond(xt, level), uncond(xt, level))
+
+
+def make_paired_denoiser(
+  network_fn: NetworkFn, params: Any, cond: dict, **keywords: Any
+) -> Pair:
+  """A network with and without its condition, in one call for 2B examples.
+
+  cond: dict of arrays [B, ...]; each example is repeated, cond['drop'] being
+  False for the first and True for the second. keywords: those of
+  `make_denoiser`, `parametrization` among them.
+  """
+
+  def pair(xt, level):
+    size = len(xt)
+    # side by side, so that a batch split over devices stays where it is
+    twice = {k: jnp.repeat(v, 2, axis=0) for k, v in cond.items()}
+    twice['drop'] = jnp.tile(jnp.array([False, True]), size)
+    if jnp.ndim(level.t):
+      level = jax.tree.map(
+        lambda a: jnp.repeat(jnp.broadcast_to(a, size), 2), level
+      )
+    denoise = make_denoiser(network_fn, params, cond=twice, **keywords)
+    both = denoise(jnp.repeat(xt, 2, axis=0), level)
+
+    def of(i):
+      return jax.tree.map(
+        lambda a: a.reshape(size, 2, *a.shape[1:])[:, i], both
+      )
+
+    return of(0), of(1)
+
+  return pair
+
+
+def classifier_free(
+  pair: Pair,
+  scale: Array | float,
+  rescale: float = 0.0,
+  interval: tuple[float, float] = (0.0, float('inf')),
+) -> Denoiser:
+  """x_0 = uncond + scale (cond - uncond) (Ho & Salimans 2022, Eq. 6).
+
+  Their w is scale - 1: here 1 is the conditional model, 0 the unconditional
+  one. scale: [] or [B]. rescale: phi of Lin et al. 2023, section 3.4, here in
+  x_0: how far each example gets the standard deviation of the conditional x_0
+  back (theirs is of the network's output, -x_0 for v without signal). interval:
+  guided where sigma / alpha is in it, conditional elsewhere (Kynkaanniemi et
+  al. 2024). var_frac is the conditional's.
+  """
+  low, high = interval
+
+  def denoise(xt, level):
+    cond, uncond = pair(xt, level)
+    x0 = uncond.x0 + _like(scale, xt) * (cond.x0 - uncond.x0)
+    if rescale:
+      matched = x0 * (_std(cond.x0) / jnp.maximum(_std(x0), 1e-12))
+      x0 = rescale * matched + (1.0 - rescale) * x0
+    noisiness = _noisiness(level.like(xt))
+    inside = (low <= noisiness) & (noisiness <= high)
+    return cond._replace(x0=jnp.where(inside, x0, cond.x0))
+
+  return denoise
+
+
+def log_prob_gradient(
+  log_prob_fn: LogProb, scale: Array | float = 1.0
+) -> Callable[[Array, NoiseLevel], Array]:
+  """(x_t, level) -> scale grad_x log p(y | x_t), [B, ...].
+
+  log_prob_fn(x_t, level) -> [B] is a classifier's, of the classes wanted; scale
+  is [] or [B].
+  """
+
+  def gradient(xt, level):
+    slope = jax.grad(lambda x: jnp.sum(log_prob_fn(x, level)))(xt)
+    return _like(scale, xt) * slope
+
+  return gradient
+
+
+def classifier_guided(
+  denoise: Denoiser, log_prob_fn: LogProb, scale: Array | float = 1.0
+) -> Denoiser:
+  """eps - sigma scale grad log p(y | x_t) (Dhariwal & Nichol 2021, Alg. 2).
+
+  In x_0 that is + scale sigma^2 / alpha grad; without signal (alpha = 0), where
+  x_t says nothing of y, nothing is added. log_prob_fn(x_t, level) -> [B]; scale
+  [] or [B]. The form for the ODE and DDIM; Alg. 1, which shifts the ancestral
+  mean by Sigma instead, is `ancestral(mean_shift=log_prob_gradient(...))`.
+  """
+  gradient = log_prob_gradient(log_prob_fn, scale)
+
+  def guided(xt, level):
+    prediction = denoise(xt, level)
+    at = level.like(xt)
+    factor = at.sigma * jnp.where(at.alpha == 0.0, 0.0, _noisiness(at))
+    shift = jnp.where(at.alpha == 0.0, 0.0, factor * gradient(xt, level))
+    return prediction._replace(x0=prediction.x0 + shift)
+
+  return guided
+
+
+def _noisiness(level):
+  # sigma / alpha, inf without signal
+  safe = jnp.where(level.alpha == 0.0, 1.0, level.alpha)
+  return jnp.where(level.alpha == 0.0, jnp.inf, level.sigma / safe)
+
+
+def _std(x):
+  # of every example, [B, 1, ...]
+  return jnp.std(x, axis=tuple(range(1, x.ndim)), keepdims=True)
+
+
+def _like(value, x):
+  # [] or [B] -> broadcasts against x
+  shape = jnp.shape(value)
+  return jnp.reshape(value, shape + (1,) * (x.ndim - len(shape)))

@@ -73,6 +73,15 @@ class Mixture:
     x0 = posterior @ self.means + self._average(log_joint, gain * rotated)
     return Prediction(x0)
 
+  def component(self, k: int) -> 'Mixture':
+    """N(m_k, C_k) alone: the data of class k, where classes are components."""
+    arrays = self.means, self.eigenvalues, self.eigenvectors
+    return Mixture(jnp.ones(1), *(a[k : k + 1] for a in arrays))
+
+  def class_log_prob(self, x: Array, level: NoiseLevel) -> Array:
+    """log p(k | x_t), the classifier that no network can beat, [B, K]."""
+    return jax.nn.log_softmax(self._components(x, level)[0], axis=1)
+
   def entropy(self, level: NoiseLevel | None = None) -> Array:
     """-E log q(x_t) in nats, of x_0 without a level; shaped like the level.
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data import images, sources
-from diffusion_jax.evaluation.digits import judge
+from diffusion_jax.evaluation.digits import diversity, judge
 
 
 @pytest.fixture(scope='module')
@@ -40,6 +40,26 @@ def test_other_pictures_are_refused(test_split):
     judge(test_split[0], np.zeros(3))
 
 
+def test_diversity_is_the_mean_distance_within_classes(test_split):
+  rng = np.random.default_rng(0)
+  pictures = rng.integers(0, 256, (9, 4, 3, 1), np.uint8)
+  labels = np.array([0, 1, 0, 2, 1, 0, 1, 3, 0])
+  x = pictures / 127.5 - 1
+  apart = [
+    np.linalg.norm(x[i] - x[j])
+    for i in range(9)
+    for j in range(i)
+    if labels[i] == labels[j]
+  ]
+  np.testing.assert_allclose(diversity(pictures, labels), np.mean(apart))
+  assert diversity(np.repeat(pictures[:1], 4, 0), np.zeros(4)) < 1e-6
+  assert np.isnan(diversity(pictures, np.arange(9)))
+  # real digits of a class are closer than digits of any
+  assert diversity(*test_split) < 0.85 * diversity(
+    test_split[0], 0 * test_split[1]
+  )
+
+
 def run(*args):
   command = [sys.executable, '-m', 'diffusion_jax.evaluation.digits', *args]
   return subprocess.run(command, capture_output=True, text=True)
@@ -51,6 +71,8 @@ def test_the_command(tmp_path, test_split):
   result = run(str(path))
   assert result.returncode == 0
   assert result.stdout.startswith('360 samples: 99.4% +- 0.4% read as')
+  apart = result.stdout.splitlines()[1].split()
+  assert float(apart[0]) == float(apart[-1].strip(')')) > 1.0  # the same
   np.savez(path, arr_0=test_split[0])
   result = run(str(path))
   assert result.returncode == 1 and result.stderr.count('\n') == 1

@@ -1,9 +1,41 @@
+"""Guidance on Gaussian classes, where all that guides has a closed form."""
+
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import diffusion_jax as dj
+from diffusion_jax.testing import oracles
+from tests.sampling.moments import check_moments
 
 LEVEL = dj.LinearVPSchedule()(jnp.array(0.5))
+SCHEDULE = dj.LinearVPSchedule()
+CLASSES = oracles.mixture(
+  [0.3, 0.5, 0.2],
+  [[-1.0, 0.5], [1.0, 0.0], [0.2, -0.8]],
+  [
+    [[0.2, 0.05], [0.05, 0.1]],
+    [[0.1, 0.0], [0.0, 0.3]],
+    [[0.15, -0.05], [-0.05, 0.1]],
+  ],
+)
+LEVELS = [
+  SCHEDULE(jnp.array(0.05)),
+  SCHEDULE(jnp.array([0.2, 0.5, 0.8, 1.0])),
+  dj.KarrasSchedule()(jnp.array(0.6)),
+]
+X = jnp.array([[-1.2, 0.3], [0.4, 0.1], [2.0, -1.0], [0.0, 0.7]])
+
+
+def of_class(k):
+  return CLASSES.component(k).denoise
+
+
+def log_prob_of(k):
+  return lambda x, level: CLASSES.class_log_prob(x, level)[:, k]
 
 
 def test_clip_denoised_clips_x0_and_nothing_else():
@@ -16,3 +48,216 @@ def test_clip_denoised_clips_x0_and_nothing_else():
   np.testing.assert_array_equal(found.var_frac, x)
   narrow = dj.clip_denoised(denoise, 0.0, 0.5)(x, LEVEL)
   np.testing.assert_allclose(narrow.x0, [[0.0, 0.0, 0.5, 0.5]])
+
+
+@jax.jit
+def score_and_truth(level, scale):
+  pair = dj.paired(of_class(1), CLASSES.denoise)
+  found = dj.classifier_free(pair, scale)(X, level)
+
+  def log_tilted(x):
+    one = CLASSES.component(1).log_prob(x, level)
+    return jnp.sum(scale * one + (1.0 - scale) * CLASSES.log_prob(x, level))
+
+  return dj.score_from_x0(found.x0, X, level), jax.grad(log_tilted)(X)
+
+
+@pytest.mark.parametrize('scale', [0.0, 1.0, 2.5])
+@pytest.mark.parametrize('level', LEVELS)
+def test_classifier_free_has_the_score_of_the_tilted_density(level, scale):
+  """grad log [p(x_t) p(y | x_t)^w], by automatic differentiation."""
+  found, truth = score_and_truth(level, scale)
+  np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-4)
+
+
+@jax.jit
+def by_both(scale):
+  pair = dj.paired(of_class(0), CLASSES.denoise)
+  guided = dj.classifier_guided(CLASSES.denoise, log_prob_of(0), scale)
+  return dj.classifier_free(pair, scale)(X, LEVEL).x0, guided(X, LEVEL).x0
+
+
+def test_a_scale_of_each_example():
+  scales = jnp.array([0.0, 1.0, 2.0, 4.0])
+  together = by_both(scales)
+  for i, scale in enumerate(scales):
+    for found, alone in zip(together, by_both(scale), strict=True):
+      np.testing.assert_allclose(found[i], alone[i], rtol=1e-5, atol=1e-6)
+
+
+def images(seed, scale=1.0):
+  rng = np.random.default_rng(seed)
+  return scale * rng.standard_normal((3, 4, 4, 2))
+
+
+def fixed(x0, var_frac=None):
+  x0 = jnp.asarray(x0, jnp.float32)
+  return lambda xt, level: dj.Prediction(x0, var_frac)
+
+
+def test_rescale_literally():
+  """Lin et al. 2023, section 3.4, in float64: every image by itself."""
+  pos, neg, w, phi = images(0), images(1) + 0.3, 7.5, 0.7
+  cfg = neg + w * (pos - neg)
+  expected = np.empty_like(cfg)
+  for i in range(3):
+    rescaled = cfg[i] * np.std(pos[i]) / np.std(cfg[i])
+    expected[i] = phi * rescaled + (1 - phi) * cfg[i]
+  denoise = dj.classifier_free(dj.paired(fixed(pos), fixed(neg)), w, phi)
+  found = denoise(jnp.zeros((3, 4, 4, 2)), LEVEL).x0
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+  assert np.abs(expected - cfg).max() > 1.0
+
+
+def test_a_rescaled_constant_is_finite():
+  zero = np.zeros((3, 4, 4, 2))
+  denoise = dj.classifier_free(dj.paired(fixed(zero), fixed(zero)), 2.0, 0.7)
+  np.testing.assert_array_equal(denoise(jnp.zeros(zero.shape), LEVEL).x0, zero)
+
+
+def test_guidance_in_an_interval_only():
+  """sigma / alpha = 0.1, 0.5, 2, and inf without signal."""
+  alpha = jnp.array([1.0, 2.0, 0.5, 0.0])
+  level = dj.NoiseLevel(alpha, alpha, jnp.array([0.1, 1.0, 1.0, 1.0]))
+  pos, neg = jnp.ones((4, 2)), jnp.zeros((4, 2))
+  pair = dj.paired(fixed(pos, 0.3 * pos), fixed(neg, 0.9 * pos))
+  for interval, expected in [
+    ((0.0, float('inf')), [3, 3, 3, 3]),
+    ((0.5, 2.0), [1, 3, 3, 1]),
+    ((0.2, float('inf')), [1, 3, 3, 3]),
+    ((0.0, 0.4), [3, 1, 1, 1]),
+  ]:
+    found = dj.classifier_free(pair, 3.0, interval=interval)(pos, level)
+    np.testing.assert_array_equal(found.x0[:, 0], expected)
+    np.testing.assert_array_equal(found.var_frac, 0.3 * pos)  # conditional
+
+
+def test_dynamic_threshold_literally():
+  """Imagen, in float64; the second image stays within [-1, 1]."""
+  x0 = images(2, 2.0)
+  x0[1] = np.clip(x0[1], -0.9, 0.9)
+  for quantile, largest in ((0.995, None), (0.8, None), (0.9, 1.5)):
+    expected = np.empty_like(x0)
+    for i in range(3):
+      s = max(np.quantile(np.abs(x0[i]), quantile), 1.0)
+      s = s if largest is None else min(s, largest)
+      expected[i] = np.clip(x0[i], -s, s) / s
+    denoise = dj.dynamic_threshold(fixed(x0), quantile, largest)
+    found = denoise(jnp.zeros((3, 4, 4, 2)), LEVEL).x0
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(found[1], x0[1], rtol=1e-6)
+
+
+def test_refusals():
+  with pytest.raises(ValueError, match='quantile is 99.5: it must be in'):
+    dj.dynamic_threshold(CLASSES.denoise, 99.5)
+  with pytest.raises(ValueError, match='max_value is 0.5: it must be at least'):
+    dj.dynamic_threshold(CLASSES.denoise, max_value=0.5)
+
+
+def network_fn(params, x, noise, cond, *, key=None):
+  """Says something else of each label, image and level; 3 channels twice."""
+  told = jnp.where(cond['drop'], -0.5, jnp.sin(1.0 + cond['label']))
+  h = params * x + told[:, None] + 0.1 * noise[:, None]
+  h += cond['image'].mean(axis=1, keepdims=True)
+  return jnp.concatenate([jnp.tanh(h), jnp.cos(h)], axis=-1)
+
+
+@pytest.mark.parametrize('t', [0.3, [0.1, 0.3, 0.5, 0.9]])
+def test_one_call_for_two_is_two_calls(t):
+  x = jax.random.normal(jax.random.key(0), (4, 3))
+  cond = {'label': jnp.array([0, 3, 1, 2]), 'image': 0.1 * images(3)[0, :4, :2]}
+  cond['image'] = jnp.asarray(cond['image'].reshape(4, -1), jnp.float32)
+  level = SCHEDULE(jnp.array(t))
+  keywords = dict(
+    parametrization='v', noise_input=dj.logsnr_input, learned_variance=True
+  )
+  pair = dj.make_paired_denoiser(network_fn, 0.7, cond, **keywords)
+  found = jax.jit(pair)(x, level)
+  for prediction, drop in zip(found, (False, True), strict=True):
+    seen = cond | {'drop': jnp.full(4, drop)}
+    denoise = dj.make_denoiser(network_fn, 0.7, cond=seen, **keywords)
+    expected = denoise(x, level)
+    np.testing.assert_allclose(prediction.x0, expected.x0, atol=1e-6)
+    np.testing.assert_allclose(
+      prediction.var_frac, expected.var_frac, atol=1e-6
+    )
+  assert np.abs(found[0].x0 - found[1].x0).max() > 0.1
+
+
+@pytest.mark.parametrize('level', LEVELS)
+def test_the_exact_classifier_makes_the_exact_conditional(level):
+  """Bayes: the guided score is the class's own, and so is x_0."""
+  for k in range(3):
+    guided = dj.classifier_guided(CLASSES.denoise, log_prob_of(k))
+    x = level.alpha[..., None] * X if jnp.ndim(level.t) else level.alpha * X
+    found = guided(x, level).x0
+    expected = of_class(k)(x, level).x0
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_class_posteriors_are_those_of_bayes():
+  level = SCHEDULE(jnp.array(0.4))
+  joint = [
+    np.log(w) + CLASSES.component(k).log_prob(X, level)
+    for k, w in enumerate((0.3, 0.5, 0.2))
+  ]
+  expected = (
+    np.stack(joint, 1) - np.asarray(CLASSES.log_prob(X, level))[:, None]
+  )
+  found = CLASSES.class_log_prob(X, level)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_without_signal_a_classifier_adds_nothing():
+  level = dj.NoiseLevel(jnp.array(1.0), jnp.array(0.0), jnp.array(1.0))
+  guided = dj.classifier_guided(CLASSES.denoise, log_prob_of(0), 5.0)
+  np.testing.assert_array_equal(
+    guided(X, level).x0, CLASSES.denoise(X, level).x0
+  )
+
+
+def test_grad_and_vmap(key):
+  """Through every wrapper, with one level and one scale per example."""
+  pair = dj.paired(of_class(0), CLASSES.denoise)
+
+  def x0(x, t, scale):
+    denoise = dj.classifier_free(pair, scale, 0.5, (0.01, 50.0))
+    denoise = dj.classifier_guided(denoise, log_prob_of(0), scale)
+    return dj.dynamic_threshold(denoise)(x[None], SCHEDULE(t)).x0[0]
+
+  t, scale = jnp.array([0.1, 0.4, 0.7, 1.0]), jnp.array([1.0, 2.0, 3.0, 0.5])
+  slope = jax.jit(jax.vmap(jax.jacobian(x0)))(X, t, scale)
+  found, alone = jax.jit(jax.vmap(x0))(X, t, scale), jax.jit(x0)
+  for i in range(4):
+    np.testing.assert_allclose(found[i], alone(X[i], t[i], scale[i]), atol=1e-5)
+  assert slope.shape == (4, 2, 2) and np.isfinite(slope).all()
+
+
+SHIFTED = {
+  'x0': lambda k, scale: (
+    dj.classifier_guided(CLASSES.denoise, log_prob_of(k), scale),
+    dj.ddim(),
+  ),
+  'mean': lambda k, scale: (
+    CLASSES.denoise,
+    dj.ancestral('fixed_small', dj.log_prob_gradient(log_prob_of(k), scale)),
+  ),
+}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def sample(form, k, scale, key):
+  denoise, sampler = SHIFTED[form](k, scale)
+  prior_key, key = jax.random.split(key)
+  levels = dj.level_grid(SCHEDULE, 400)
+  x = dj.prior_sample(prior_key, (16_384, 2), levels.take(0))
+  return dj.sample(key, denoise, sampler, levels, x)
+
+
+@pytest.mark.parametrize('form', SHIFTED)
+def test_guided_samples_have_the_moments_of_the_class(form, key):
+  """By Alg. 2 and by Alg. 1; without guidance those of all classes."""
+  guided = np.asarray(sample(form, 0, 1.0, key))
+  check_moments(guided, CLASSES.component(0), bias=0.02)
+  check_moments(np.asarray(sample(form, 0, 0.0, key)), CLASSES, bias=0.02)

@@ -1,0 +1,55 @@
+r"""A classifier of noisy digits, to guide digits without labels.
+
+  python launch.py --config=configs/digits_classifier.py
+  python launch.py --config=configs/digits_classifier.py --mode=evaluate
+  python launch.py --config=configs/digits.py --workdir=runs/unconditional \
+    --config.conditioning.labels=False
+  python launch.py --config=configs/digits.py --workdir=runs/unconditional \
+    --mode=sample --config.sampling.classifier=runs/digits_classifier
+  python launch.py --config=configs/digits_classifier.py:smoke      # seconds
+
+Measured on 2 busy CPU cores, minutes: 99.2 % of the real test digits at t =
+0.001, 93.1 % at 0.2, 30.6 % at 0.5. Of 500 samples of the unconditional run,
+guided at scale 4, a classifier of clean digits reads 99.6 % +- 0.3 as the class
+asked for, 8.2 % +- 1.2 without guidance (docs/guidance.md).
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  """The noise of digits.py; the way down of its U-Net, pooled by attention."""
+  config = base.get_config()
+  config.data.name = 'digits'
+  config.data.image_shape = (8, 8, 1)
+  config.data.num_classes = 10
+  config.data.num_levels = 17
+
+  config.network.name = 'classifier'
+  config.network.channels = 32
+  config.network.multipliers = (1, 2)
+  config.network.num_blocks = 1
+  config.network.attention_resolutions = (4,)
+  config.network.num_groups = 8
+  config.network.num_heads = 4
+  config.network.qkv = 'new'
+  config.network.scale_shift = True
+  config.network.dropout = 0.1
+
+  config.objective.name = 'classifier'
+
+  config.training.num_steps = 2000
+  config.training.batch_size = 64
+  config.training.ema_decay = 0.999
+  config.training.ema_warmup = True
+  config.training.sample_every = 0
+  config.training.checkpoint_every = 500
+  config.evaluation.every = 500
+  config.evaluation.metrics = ('accuracy',)
+
+  config.optimizer.learning_rate = 2e-3
+  config.optimizer.warmup_steps = 100
+  config.optimizer.decay = 'cosine'
+  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
+  config.optimizer.weight_decay = 0.05
+  return base.with_argument(config, arg)

@@ -1,0 +1,151 @@
+"""The classifier of noisy images of Dhariwal & Nichol 2021."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffusion_jax.networks.embeddings import (
+  check_conditions,
+  noise_layers,
+  sinusoidal,
+)
+from diffusion_jax.networks.layers import (
+  Attention,
+  Conv,
+  Downsample,
+  ResnetBlock,
+  check_sides,
+  dense,
+  group_norm,
+  halve,
+)
+
+Array = jax.Array
+
+
+class NoisyClassifier(nn.Module):
+  """Encoder of a U-Net, pooled: x [B, H, W, C], noise [B] -> logits [B, K].
+
+  The way down and the middle of `UNet`, whose options these are, then norm,
+  swish and `AttentionPool` to K = num_classes logits, float32. cond must be
+  empty. The defaults are the paper's but for width and depth, which depend on
+  the size of the images.
+  """
+
+  num_classes: int
+  channels: int = 128
+  multipliers: Sequence[float] = (1, 2, 2, 2)
+  num_blocks: int = 2
+  attention_resolutions: Sequence[int] = (16, 8)
+  dropout: float = 0.0
+  num_groups: int = 32
+  noise_embedding: str = 'openai'
+  scale_shift: bool = True
+  resblock_updown: bool = True
+  downsample_padding: str = 'symmetric'
+  num_heads: int = 1
+  head_channels: int | None = 64
+  qkv: str = 'new'
+  norm_eps: float = 1e-5
+  initializer: str = 'torch'
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
+  ) -> Array:
+    check_sides(x, len(self.multipliers))
+    check_conditions(cond or {})
+    style = {'initializer': self.initializer, 'dtype': self.dtype}
+    widths = [int(self.channels * m) for m in self.multipliers]
+    h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
+    embedding = noise_layers(h, 4 * self.channels, **style)
+
+    def residual(h, width, name, resample=None):
+      return ResnetBlock(
+        width,
+        self.dropout,
+        self.num_groups,
+        self.norm_eps,
+        scale_shift=self.scale_shift,
+        resample=resample,
+        **style,
+        name=name,
+      )(h, embedding, train)
+
+    heads = {
+      'num_heads': self.num_heads,
+      'head_channels': self.head_channels,
+    }
+
+    def attention(h, name):
+      return Attention(
+        **heads,
+        qkv=self.qkv,
+        num_groups=self.num_groups,
+        norm_eps=self.norm_eps,
+        **style,
+        name=name,
+      )(h)
+
+    h = Conv(self.channels, **style, name='conv_in')(x)
+    for level, width in enumerate(widths):
+      for i in range(self.num_blocks):
+        h = residual(h, width, f'down_{level}_{i}_block')
+        if h.shape[1] in self.attention_resolutions:
+          h = attention(h, f'down_{level}_{i}_attention')
+      name = f'down_{level}_downsample'
+      if level == len(widths) - 1:
+        break
+      if self.resblock_updown:
+        h = residual(h, width, name, halve)
+      else:
+        h = Downsample(self.downsample_padding, **style, name=name)(h)
+    h = residual(h, widths[-1], 'middle_0_block')
+    h = attention(h, 'middle_attention')
+    h = residual(h, widths[-1], 'middle_1_block')
+
+    # the end is float32 whatever dtype is
+    norm = group_norm(self.num_groups, name='norm_out', epsilon=self.norm_eps)
+    pool = AttentionPool(
+      self.num_classes, **heads, initializer=self.initializer, name='pool'
+    )
+    return pool(nn.swish(norm(h)))
+
+
+class AttentionPool(nn.Module):
+  """What the mean of all pixels attends to: [B, H, W, C] -> [B, features].
+
+  (Radford et al. 2021, CLIP's; Dhariwal & Nichol 2021.) The mean is put before
+  the pixels as one more token, to all of them a learned embedding of their
+  place is added, and the first token's attention to all is mapped to features.
+  Heads as in `Attention`, queries, keys and values in its order 'new'.
+  """
+
+  features: int
+  num_heads: int = 1
+  head_channels: int | None = None
+  initializer: str = 'ho'
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    batch, height, width, channels = x.shape
+    tokens = x.reshape(batch, height * width, channels)
+    tokens = jnp.concatenate(
+      [tokens.mean(axis=1, keepdims=True), tokens], axis=1
+    )
+    places = self.param(
+      'places', nn.initializers.normal(channels**-0.5), tokens.shape[1:]
+    )
+    tokens += places[None]
+    heads = self.num_heads
+    if self.head_channels is not None:
+      heads = channels // self.head_channels
+    qkv = dense(tokens, 3 * channels, 'qkv', initializer=self.initializer)
+    q, k, v = jnp.moveaxis(
+      qkv.reshape(*tokens.shape[:2], 3, heads, channels // heads), 2, 0
+    )
+    h = jax.nn.dot_product_attention(q[:, :1], k, v).reshape(batch, channels)
+    return dense(h, self.features, 'proj_out', initializer=self.initializer)

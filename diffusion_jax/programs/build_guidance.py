@@ -1,0 +1,100 @@
+"""config.sampling -> a guided denoiser."""
+
+import functools
+from typing import Any, NamedTuple
+
+import diffusion_jax as dj
+from diffusion_jax.programs.build_model import (
+  build_network,
+  build_noise_input,
+  build_schedule,
+  learns_schedule,
+  network_fn,
+)
+from diffusion_jax.training.classifier import label_log_prob
+
+
+class Guide(NamedTuple):
+  """Another run: its config, and its averaged parameters."""
+
+  config: Any
+  params: Any
+
+
+def of_network(config, params, cond, make=dj.make_denoiser):
+  """What `make` makes of the run's network, told of cond what it knows."""
+  knows = {
+    'label': config.conditioning.labels,
+    'text': config.conditioning.text,
+    'text_mask': config.conditioning.text,
+    'x0': config.conditioning.self_conditioning,
+  }
+  return make(
+    network_fn(build_network(config)),
+    params['network'],
+    parametrization=config.objective.parametrization,
+    noise_input=build_noise_input(config),
+    cond={name: x for name, x in cond.items() if knows.get(name, True)},
+    learned_variance=config.network.learned_variance,
+    sigma_data=config.objective.sigma_data,
+  )
+
+
+def guided(config, params, cond, guides):
+  """The denoiser of the config's network, guided as config.sampling says.
+
+  cond['label'] is what a classifier is asked for, whether or not the network
+  knows labels.
+  """
+  c = config.sampling
+  denoise = of_network(config, params, cond)
+  if c.guidance_scale != 1.0:
+    high = float('inf') if c.guidance_max is None else c.guidance_max
+    interval = c.guidance_min, high
+    denoise = dj.classifier_free(
+      _pair(config, params, cond, guides.get('guidance_run'), denoise),
+      c.guidance_scale,
+      c.guidance_rescale,
+      interval,
+    )
+  if 'classifier' in guides:
+    log_prob_fn = _log_prob(config, guides['classifier'], cond['label'])
+    denoise = dj.classifier_guided(denoise, log_prob_fn, c.classifier_scale)
+  return denoise
+
+
+def _pair(config, params, cond, guide, denoise):
+  if guide is None:
+    return of_network(config, params, cond, dj.make_paired_denoiser)
+  other = of_network(*guide, cond)
+  return dj.paired(denoise, _at_levels_of(config, guide, other))
+
+
+def build_logits(config, params):
+  """The config's classifier: (x_t, level) -> logits [B, num_classes]."""
+  return functools.partial(
+    dj.network_output,
+    network_fn(build_network(config)),
+    params['network'],
+    parametrization=config.objective.parametrization,
+    noise_input=build_noise_input(config),
+    cond={},
+    sigma_data=config.objective.sigma_data,
+  )
+
+
+def _log_prob(config, guide, label):
+  logits = build_logits(*guide)
+
+  def log_prob(x, level):
+    return label_log_prob(logits(x, level), label)
+
+  return _at_levels_of(config, guide, log_prob)
+
+
+def _at_levels_of(config, guide, function):
+  # of (x, level), which the other run may have seen on another schedule
+  if guide.config.schedule == config.schedule and not learns_schedule(config):
+    return function
+  schedule = build_schedule(guide.config, guide.params)
+  return dj.at_training_levels(function, schedule)

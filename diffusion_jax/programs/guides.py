@@ -1,0 +1,71 @@
+"""The other runs that guide a sampling, and what guidance a run can have."""
+
+from diffusion_jax.programs import UserError, folder
+from diffusion_jax.programs.build_guidance import Guide
+from diffusion_jax.programs.build_model import (
+  abstract_params,
+  is_classifier,
+  label_dropout,
+)
+from diffusion_jax.programs.choices import from_config
+from diffusion_jax.training import checkpoints
+
+
+def check(config):
+  """UserError for guidance that this run, or any, cannot have."""
+  c = config.sampling
+  if is_classifier(config):
+    raise UserError(
+      'this run is a classifier, which makes no images: name it in '
+      '--config.sampling.classifier when sampling another run'
+    )
+  if c.guidance_scale == 1.0:
+    for field, off in (
+      ('guidance_run', ''),
+      ('guidance_rescale', 0.0),
+      ('guidance_min', 0.0),
+      ('guidance_max', None),
+    ):
+      if c[field] != off:
+        raise UserError(
+          f'config.sampling.{field}={c[field]} has no effect at '
+          'sampling.guidance_scale=1, which is no guidance'
+        )
+  elif not c.guidance_run and not label_dropout(config):
+    raise UserError(
+      f'config.sampling.guidance_scale={c.guidance_scale} needs a network that '
+      'knows no class too: train with conditioning.labels or text and '
+      'label_dropout, or name another run in sampling.guidance_run'
+    )
+  if c.classifier_scale != 1.0 and not c.classifier:
+    raise UserError(
+      f'config.sampling.classifier_scale={c.classifier_scale} needs '
+      'sampling.classifier, the workdir of a run of objective.name=classifier'
+    )
+
+
+def find_guides(config):
+  """{field of config.sampling: Guide} of the other runs that are named."""
+  check(config)
+  c = config.sampling
+  fields = ('guidance_run', 'classifier')
+  return {f: _restore(config, f, c[f]) for f in fields if c[f]}
+
+
+def _restore(config, field, workdir):
+  found = folder.run_config(workdir, config)
+  wanted = field == 'classifier'
+  if is_classifier(found) != wanted:
+    other = 'is no classifier' if wanted else 'is a classifier'
+    raise UserError(f'config.sampling.{field}: the run in {workdir} {other}')
+  for name in ('image_shape', 'num_classes'):
+    if found.data[name] != config.data[name]:
+      raise UserError(
+        f'config.sampling.{field}: data.{name} is {found.data[name]} in '
+        f'{workdir}, {config.data[name]} in this run'
+      )
+  with from_config(f'sampling.{field}'):
+    params, _ = checkpoints.restore_params(
+      workdir, True, abstract_params(found), 'latest'
+    )
+  return Guide(found, params)

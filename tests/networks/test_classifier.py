@@ -1,0 +1,114 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.networks.classifier import AttentionPool, NoisyClassifier
+from tests.networks.test_layers import (
+  conv3x3,
+  dense,
+  mean_of_blocks,
+  norm,
+  openai_attention,
+  randomised,
+  softmax,
+  swish,
+)
+from tests.networks.test_unet import openai_residual
+
+TINY = dict(
+  num_classes=5,
+  channels=8,
+  multipliers=(1, 2),
+  num_blocks=1,
+  attention_resolutions=(4,),
+  num_groups=4,
+  head_channels=4,
+  norm_eps=1.0,  # large enough to be seen
+)
+X = np.random.default_rng(0).standard_normal((2, 8, 8, 3))
+NOISE = np.array([3.0, 700.25])
+
+
+def openai_pool(p, h, head_channels):
+  """recipes 3.4: AttentionPool2d, one head and one image after the other."""
+  b, height, width, c = h.shape
+  tokens = h.reshape(b, height * width, c)
+  tokens = np.concatenate([tokens.mean(axis=1)[:, None], tokens], axis=1)
+  tokens = tokens + np.asarray(p['places'], np.float64)
+  q, k, v = np.split(dense(p['qkv'], tokens), 3, axis=-1)
+  out = np.empty((b, c))
+  for image in range(b):
+    for start in range(0, c, head_channels):
+      head = slice(start, start + head_channels)
+      logits = q[image, 0, head] @ k[image, :, head].T / head_channels**0.5
+      out[image, head] = softmax(logits[None])[0] @ v[image, :, head]
+  return dense(p['proj_out'], out)
+
+
+def openai_classifier(p, x, t, eps, updown):
+  """recipes 3.4: the way down and the middle, then norm, swish and the pool."""
+  angles = t[:, None] * np.exp(-np.log(10000) * np.arange(4) / 4)
+  e = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+  e = dense(p['noise_dense_2'], swish(dense(p['noise_dense_1'], e)))
+  h = conv3x3(p['conv_in'], x)
+  h = openai_residual(p['down_0_0_block'], h, e, eps)
+  down = p['down_0_downsample']
+  if updown:
+    h = openai_residual(down, h, e, eps, mean_of_blocks)
+  else:
+    h = conv3x3(down['conv'], h)[:, ::2, ::2]
+  h = openai_residual(p['down_1_0_block'], h, e, eps)
+  h = openai_attention(p['down_1_0_attention'], h, 'new', 4, eps)
+  h = openai_residual(p['middle_0_block'], h, e, eps)
+  h = openai_attention(p['middle_attention'], h, 'new', 4, eps)
+  h = openai_residual(p['middle_1_block'], h, e, eps)
+  return openai_pool(p['pool'], swish(norm(p['norm_out'], h, 4, eps)), 4)
+
+
+def abstract(network):
+  return jax.eval_shape(
+    lambda: network.init(jax.random.key(0), X[:1], NOISE[:1])['params']
+  )
+
+
+@pytest.mark.parametrize('updown', [True, False])
+def test_the_classifier_literally(updown):
+  network = NoisyClassifier(**TINY, resblock_updown=updown)
+  params = randomised(abstract(network))
+  found = jax.jit(network.apply)(
+    {'params': params}, jnp.float32(X), jnp.float32(NOISE)
+  )
+  assert found.shape == (2, 5) and found.dtype == jnp.float32
+  expected = openai_classifier(params, X, NOISE, 1.0, updown)
+  np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_bfloat16_ends_in_float32(key):
+  full = NoisyClassifier(**TINY)
+  half = NoisyClassifier(**TINY, dtype=jnp.bfloat16)
+  params = {'params': randomised(abstract(full))}
+  x, noise = jnp.float32(X), jnp.float32(NOISE)
+  a, b = (jax.jit(n.apply)(params, x, noise) for n in (full, half))
+  assert b.dtype == jnp.float32
+  assert 0.0 < np.abs(a - b).max() < 0.1 * np.abs(a).max()
+
+
+def test_places_begin_small_and_pixels_have_places(key):
+  pool = AttentionPool(3, num_heads=2)
+  x = jax.random.normal(key, (1, 8, 8, 64))
+  params = pool.init(key, x)['params']
+  assert params['places'].shape == (65, 64)
+  np.testing.assert_allclose(np.std(params['places']), 1 / 8, rtol=0.1)
+  moved = pool.apply({'params': params}, x[:, ::-1])
+  assert np.abs(moved - pool.apply({'params': params}, x)).max() > 1e-4
+
+
+def test_refusals(key):
+  network = NoisyClassifier(**TINY)
+  with pytest.raises(ValueError, match=r"has no condition \['label'\]"):
+    network.init(key, X, NOISE, {'label': jnp.zeros(2, int)})
+  with pytest.raises(ValueError, match='images of 7x7 cannot be halved'):
+    network.init(key, X[:, :7, :7], NOISE)
+  with pytest.raises(ValueError, match='head_channels=3 does not divide'):
+    NoisyClassifier(**TINY | dict(head_channels=3)).init(key, X, NOISE)

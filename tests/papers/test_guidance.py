@@ -1,0 +1,137 @@
+"""Classifier guidance as Dhariwal & Nichol 2021 write it, NumPy float64.
+
+Two Gaussian classes, of which the exact eps and the exact classifier are known.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.core.keys import draw_normal
+from diffusion_jax.testing import oracles
+from tests.papers import paper
+
+P = paper.ddpm(dj.linear_betas(1000))
+WEIGHTS = np.array([0.4, 0.6])
+MEANS = np.array([[-0.6, 0.4], [0.7, -0.1]])
+VARIANCE = np.array([0.1, 0.25])  # of both coordinates
+CLASSES = oracles.mixture(WEIGHTS, MEANS, VARIANCE[:, None, None] * np.eye(2))
+Y, SCALE = 1, 2.5
+STEPS = [2, 50, 400, 1000]
+
+
+def joint(x, t):
+  """log w_k p(x_t | k) [B, 2], and its gradients [B, 2, 2]."""
+  alpha_bar = P.alpha_bar[t]
+  variance = alpha_bar * VARIANCE + 1 - alpha_bar
+  centred = x[:, None] - np.sqrt(alpha_bar) * MEANS
+  square = np.sum(centred**2, axis=-1) / variance
+  log_p = np.log(WEIGHTS) - 0.5 * square - np.log(2 * np.pi * variance)
+  return log_p, -centred / variance[:, None]
+
+
+def posterior(log_p):
+  p = np.exp(log_p - log_p.max(axis=1, keepdims=True))
+  return p / p.sum(axis=1, keepdims=True)
+
+
+def classifier_gradient(x, t):
+  """grad log p_phi(y | x_t)."""
+  log_p, slopes = joint(x, t)
+  average = np.einsum('bk,bkd->bd', posterior(log_p), slopes)
+  return slopes[:, Y] - average
+
+
+def eps_theta(x, t):
+  log_p, slopes = joint(x, t)
+  score = np.einsum('bk,bkd->bd', posterior(log_p), slopes)
+  return -np.sqrt(1 - P.alpha_bar[t]) * score
+
+
+def log_prob(x, level):
+  return CLASSES.class_log_prob(x, level)[:, Y]
+
+
+def at(t):
+  x = np.random.default_rng(t).standard_normal((16, 2))
+  (x32,) = paper.f32(x)
+  return np.float64(x32), x32, P.at_step(t), P.at_step(t - 1)
+
+
+def var_frac(x):
+  return 0.5 + 0.4 * np.sin(x)
+
+
+@pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large', 'learned'])
+@pytest.mark.parametrize('t', STEPS)
+def test_algorithm_1_shifts_the_mean_by_the_variance(t, variance, key):
+  """x_{t-1} ~ N(mu + s Sigma grad log p(y | x_t), Sigma)."""
+  x, x32, level_t, level_s = at(t)
+  alpha_bar, previous, beta = P.alpha_bar[t], P.alpha_bar[t - 1], P.beta[t]
+  small = (1 - previous) / (1 - alpha_bar) * beta
+  v = var_frac(x)
+  learned = np.exp(v * np.log(beta) + (1 - v) * np.log(small))
+  sigma = {'fixed_small': small, 'fixed_large': beta, 'learned': learned}
+  mu = x - beta / np.sqrt(1 - alpha_bar) * eps_theta(x, t)
+  mu /= np.sqrt(P.alpha[t])
+  mean = mu + SCALE * sigma[variance] * classifier_gradient(x, t)
+  noise = np.float64(draw_normal(key, x32))
+  expected = mean + np.sqrt(sigma[variance]) * noise
+
+  def denoise(x, level):
+    return CLASSES.denoise(x, level)._replace(var_frac=var_frac(x))
+
+  shift = dj.log_prob_gradient(log_prob, SCALE)
+  sampler = dj.ancestral(variance, shift)
+  found, _ = sampler.step(key, x32, (), denoise, level_t, level_s)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('t', STEPS)
+def test_algorithm_2_is_ddim_with_another_eps(t, key):
+  x, x32, level_t, level_s = at(t)
+  alpha_bar, previous = P.alpha_bar[t], P.alpha_bar[t - 1]
+  eps = eps_theta(x, t)
+  eps -= np.sqrt(1 - alpha_bar) * SCALE * classifier_gradient(x, t)
+  x0 = (x - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar)
+  expected = np.sqrt(previous) * x0 + np.sqrt(1 - previous) * eps
+
+  denoise = dj.classifier_guided(CLASSES.denoise, log_prob, SCALE)
+  found, _ = dj.ddim().step(key, x32, (), denoise, level_t, level_s)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  scale = np.sqrt(alpha_bar)  # x_0 is known to 1 / alpha of that
+  np.testing.assert_allclose(
+    scale * denoise(x32, level_t).x0, scale * x0, rtol=1e-4, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize('t', STEPS)
+def test_algorithm_2_in_ancestral_steps_is_nearly_algorithm_1(t, key):
+  """1 / sqrt(alpha_t) times the shift of Alg. 1 with the variance beta_t."""
+  _, x32, level_t, level_s = at(t)
+  levels = level_t, level_s
+
+  def step(sampler, denoise):
+    return np.float64(sampler.step(key, x32, (), denoise, *levels)[0])
+
+  plain = step(dj.ancestral('fixed_large'), CLASSES.denoise)
+  shift = dj.log_prob_gradient(log_prob, SCALE)
+  one = step(dj.ancestral('fixed_large', shift), CLASSES.denoise) - plain
+  guided = dj.classifier_guided(CLASSES.denoise, log_prob, SCALE)
+  two = step(dj.ancestral('fixed_large'), guided) - plain
+  np.testing.assert_allclose(two, one / np.sqrt(P.alpha[t]), atol=1e-5)
+  assert np.abs(two).max() > 1e-5 or t == 1000
+
+
+def test_ho_and_salimans_eq_6():
+  """(1 + w) eps(x, c) - w eps(x), their w being our scale - 1."""
+  x, x32, level, _ = at(300)
+  w = 1.5
+  _, slopes = joint(x, 300)
+  eps_c = -np.sqrt(1 - P.alpha_bar[300]) * slopes[:, Y]
+  expected = (1 + w) * eps_c - w * eps_theta(x, 300)
+  pair = dj.paired(CLASSES.component(Y).denoise, CLASSES.denoise)
+  x0 = jax.jit(dj.classifier_free(pair, 1 + w))(x32, level).x0
+  found = dj.eps_from_x0(x0, x32, level)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,131 @@
+"""The objective of classifiers, on Gaussian classes with a known posterior."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.testing import oracles
+from diffusion_jax.training.classifier import classifier, label_log_prob
+from diffusion_jax.training.objectives import rows
+
+CLASSES = oracles.mixture(
+  [1, 1, 1],
+  [[-1.0, 0.5], [1.0, 0.0], [0.2, -0.8]],
+  [0.1 * np.eye(2), 0.2 * np.eye(2), 0.3 * np.eye(2)],
+)
+SCHEDULE = dj.CosineSchedule()
+
+
+def exact(params, x, noise, cond, *, key=None):
+  assert cond == {}
+  level = SCHEDULE.from_logsnr(noise)
+  return params + 3.0 + CLASSES.class_log_prob(x, level)  # unnormalised
+
+
+def mlp(params, x, noise, cond, *, key=None):
+  h = jnp.concatenate([x, 0.1 * noise[:, None]], axis=1)
+  return jnp.tanh(h @ params['a'] + params['b'][None]) @ params['c']
+
+
+def objective(network_fn):
+  return classifier(
+    network_fn,
+    SCHEDULE,
+    times=dj.uniform_times,
+    noise_input=dj.logsnr_input,
+  )
+
+
+def batch(n, seed=0):
+  label = jax.random.randint(jax.random.key(seed), (n,), 0, 3)
+  keys = jax.random.split(jax.random.key(seed + 1), 3)
+  draws = jnp.stack([CLASSES.component(k).sample(keys[k], n) for k in range(3)])
+  return {'image': draws[label, jnp.arange(n)], 'label': label}
+
+
+def test_the_loss_is_the_cross_entropy_of_noised_images(key):
+  """Against the posterior at levels drawn as the objective draws them."""
+  data = batch(2000)
+  loss, (metrics, state) = jax.jit(objective(exact))(
+    {'network': jnp.zeros(())}, (), key, data
+  )
+  time_key, eps_key, _ = jax.random.split(key, 3)
+  level, _ = dj.uniform_times(time_key, 2000, SCHEDULE)
+  eps = jax.random.normal(eps_key, (2000, 2))
+  xt = dj.q_sample(data['image'], eps, level)
+  log_p = np.asarray(CLASSES.class_log_prob(xt, level), np.float64)
+  label, every = np.asarray(data['label']), np.arange(2000)
+  np.testing.assert_allclose(loss, -log_p[every, label].mean(), rtol=1e-4)
+  right = log_p.argmax(axis=1) == label
+  assert state == () and float(metrics['accuracy'].total) == pytest.approx(
+    right.mean(), abs=2e-3
+  )
+  quarter = np.clip(np.ceil(4 * np.asarray(level.t)), 1, 4)
+  means = []
+  for q in range(1, 5):
+    found = metrics[f'accuracy_quarter_{q}']
+    means.append(float(found.total / found.count))
+    assert means[-1] == pytest.approx(right[quarter == q].mean(), abs=5e-3)
+  assert means[0] > 0.8 > means[3] + 0.3  # noise hides the class
+
+
+def test_training_finds_the_classes():
+  """From chance, log 3, towards the posterior's own loss."""
+  rng = np.random.default_rng(0)
+  shapes = {'a': (3, 32), 'b': (32,), 'c': (32, 3)}
+  params = {
+    'network': {n: jnp.asarray(0.5 * rng.normal(size=s), jnp.float32)
+                for n, s in shapes.items()}
+  }  # fmt: skip
+  optimizer = optax.adam(1e-2)
+  loss_fn = objective(mlp)
+
+  @jax.jit
+  def train(params):
+    def step(carry, i):
+      params, state = carry
+      key = jax.random.fold_in(jax.random.key(0), i)
+      (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        params, (), key, data
+      )
+      updates, state = optimizer.update(grads, state)
+      return (optax.apply_updates(params, updates), state), loss
+
+    carry = params, optimizer.init(params)
+    return jax.lax.scan(step, carry, jnp.arange(300))[1]
+
+  data = batch(512)
+  losses = np.asarray(train(params))
+  best = float(
+    objective(exact)({'network': 0.0}, (), jax.random.key(0), data)[0]
+  )
+  assert losses[0] > 0.9
+  assert losses[-50:].mean() < best + 0.12
+
+
+def test_parts_of_a_batch_are_the_batch(key):
+  data, params = batch(8), {'network': jnp.zeros(())}
+  loss = jax.jit(objective(exact), static_argnums=4)
+  whole = loss(params, (), key, data)[0]
+  parts = [loss(params, (), key, data, (i, 2))[0] for i in range(2)]
+  np.testing.assert_allclose(np.mean(parts), whole, rtol=1e-5)
+  np.testing.assert_array_equal(
+    rows(data['label'], (1, 2)), data['label'][1::2]
+  )
+
+
+def test_log_probabilities_of_labels():
+  logits = np.random.default_rng(0).normal(size=(4, 3)) * 5
+  label = np.array([0, 2, 1, 1])
+  p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+  expected = np.log(p[np.arange(4), label])
+  found = label_log_prob(jnp.float32(logits), jnp.asarray(label))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_unlabelled_images_are_refused(key):
+  with pytest.raises(ValueError, match='needs labelled images'):
+    objective(exact)({'network': 0.0}, (), key, {'image': jnp.zeros((2, 2))})
