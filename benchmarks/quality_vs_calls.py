@@ -3,11 +3,12 @@
   python -m benchmarks.quality_vs_calls runs/digits runs/digits_edm \
     runs/digits_flow --out=docs/images/samplers
 
-Runs are of the digits, with labels. Of every sampler and number of calls 1,000
+Runs are of the digits, with labels. Of every sampler and number of calls 500
 pictures are made, the same noise and labels for all; two figures are taken: the
 fraction that an SVM reads as the class asked for, and the Frechet distance to
 the real train split in the features of a perceptron that reads digits
-(`evaluation.digits`). Writes <out>.json and <out>.png.
+(`evaluation.digits`). Writes <out>.json and <out>.png; without runs the picture
+alone, of a table that is there.
 """
 
 import functools
@@ -25,7 +26,7 @@ from diffusion_jax.evaluation.fid import frechet_distance, statistics
 from diffusion_jax.programs import build, folder, sample
 
 flags.DEFINE_string('out', 'samplers', 'Files to write, without their suffix.')
-flags.DEFINE_integer('samples', 1000, 'Pictures for each figure.')
+flags.DEFINE_integer('samples', 500, 'Pictures for each figure.')
 flags.DEFINE_list('calls', ['5', '10', '25', '50'], 'Of the network.')
 flags.DEFINE_list('only', [], 'Samplers by name; none: all.')
 
@@ -86,50 +87,60 @@ def main(argv):
   """Measures every run, writes the table and the plot."""
   args = flags.FLAGS
   logging.set_verbosity(logging.ERROR)
+  if not argv[1:]:
+    with open(f'{args.out}.json') as file:
+      plot(**json.load(file), path=f'{args.out}.png')
+    return
   features = digits.make_features()
   reference = statistics(features(digits.real('train')))
 
   def distance(x):
     return frechet_distance(statistics(features(x)), reference)
 
-  real = distance(digits.real('test'))
   names = args.only or list(SAMPLERS)
   calls = [int(n) for n in args.calls]
   table = {
-    workdir: measure(
-      workdir, names, calls, args.samples, digits.judge, distance
-    )
-    for workdir in argv[1:]
+    'real': distance(digits.real('test')),
+    'runs': {
+      workdir: measure(
+        workdir, names, calls, args.samples, digits.judge, distance
+      )
+      for workdir in argv[1:]
+    },
   }
   with open(f'{args.out}.json', 'w') as file:
-    json.dump({'real_test_split': real, 'runs': table}, file, indent=1)
-  plot(table, real, f'{args.out}.png')
+    json.dump(table, file, indent=1)
+  plot(**table, path=f'{args.out}.png')
 
 
-def plot(table, real, path):
+def plot(real, runs, path):
   """A column for each run: errors of the judge above, distances below."""
   figure, axes = plt.subplots(
-    2, len(table), figsize=(5 * len(table), 8), squeeze=False, sharey='row'
+    2, len(runs), figsize=(4.2 * len(runs), 7), squeeze=False, sharey='row'
   )
-  for column, (workdir, rows) in zip(axes.T, table.items(), strict=True):
+  for column, (workdir, rows) in zip(axes.T, runs.items(), strict=True):
     for name in dict.fromkeys(row[0] for row in rows):
       calls, accuracy, distance = zip(
         *(row[1:] for row in rows if row[0] == name), strict=True
       )
-      column[0].plot(calls, 1 - np.array(accuracy), 'o-', label=name, ms=3)
+      column[0].plot(calls, 100 * np.array(accuracy), 'o-', label=name, ms=3)
       column[1].plot(calls, distance, 'o-', label=name, ms=3)
     column[0].set_title(workdir.rstrip('/').rpartition('/')[2])
     column[1].axhline(real, color='gray', ls=':', label='real test digits')
     column[1].set_xlabel('calls of the network')
     for axis in column:
       axis.set_xscale('log')
-      axis.set_yscale('log')
+      axis.set_xticks([5, 10, 25, 50], ['5', '10', '25', '50'], minor=False)
+      axis.minorticks_off()
       axis.grid(alpha=0.3)
-  axes[0, 0].set_ylabel('not read as the class asked for')
+    column[1].set_yscale('log')
+  axes[0, 0].set_ylim(90, 100.5)
+  axes[1, 0].set_ylim(0.15, 3)
+  axes[0, 0].set_ylabel('read as the class asked for, %')
   axes[1, 0].set_ylabel('Fréchet distance, perceptron features')
-  axes[1, 0].legend(fontsize=7)
+  axes[1, -1].legend(fontsize=7)
   figure.tight_layout()
-  figure.savefig(path, dpi=100)
+  figure.savefig(path, dpi=70)
 
 
 if __name__ == '__main__':
