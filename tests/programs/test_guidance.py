@@ -260,7 +260,7 @@ def test_accuracy_literally(runs):
   labels = jnp.asarray(source.read(np.arange(4))[1])
   keys = jax.random.split(jax.random.key(0), 4)
   measure = jax.jit(evaluate.METRICS['accuracy'](config))
-  found = measure(params, keys, images, labels)
+  found = measure(params, keys, images, {'label': labels})
   ask = build.build_network(config).apply
   split = jax.vmap(lambda key: jax.random.split(key, 11))(keys)
   alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))

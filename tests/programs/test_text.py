@@ -64,6 +64,18 @@ def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
   assert (one[1::2] != two[1::2]).any()
 
 
+def test_prompts_are_guided_away_from_the_null_text(run):
+  """At scale 0 it is all that is left: the prompt does not matter."""
+
+  def shown(name, prompt, scale):
+    fields = {'sampling.prompt': prompt, 'sampling.guidance_scale': scale}
+    return samples(run, name, **fields)[0]
+
+  null = shown('null', 'a red circle', 0.0)
+  np.testing.assert_array_equal(null, shown('other', 'a white cross', 0.0))
+  assert (null != shown('guided', 'a red circle', 4.0)).any()
+
+
 def test_a_sheet_has_a_column_for_each_prompt():
   config = told(**{'sampling.prompt': 'a|b|c'})
   pictures = np.zeros((12, 16, 16, 3), np.uint8)
