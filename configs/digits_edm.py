@@ -5,9 +5,9 @@ python launch.py --config=configs/digits_edm.py --mode=sample
 python launch.py --config=configs/digits_edm.py:smoke      # seconds
 
 Measured on 2 CPU cores that had other work to do: 6 min 37 s; a classifier that
-reads 99.4 % of the real test digits reads 99.2 % +- 0.4 of 500 samples, by 18
-steps, as the class asked for. No augmentation: a digit turned or mirrored is
-often another one.
+reads 99.4 % of the real test digits reads 98.6 % +- 0.5 of 500 samples as the
+class asked for, by 18 steps of Heun's method (35 calls of the network). No
+augmentation: a digit turned or mirrored is often another one.
 """
 
 from configs import base
