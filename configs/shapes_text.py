@@ -6,7 +6,9 @@ r"""From a sentence to a picture of it: coloured shapes, 16x16, one or two.
   python launch.py --config=configs/shapes_text.py:smoke     # seconds
 
 Red circles, green squares, blue triangles and yellow crosses are in no training
-picture (docs/text.md).
+picture. Measured on 2 CPU cores that had other work to do, 65 min (31 min of
+CPU time): of sentences that name such, the samples are right for 525 of 525
+with one object, for 98.4 % +- 0.4 of 975 with two (docs/text.md).
 """
 
 from configs import base
@@ -51,5 +53,6 @@ def get_config(arg=''):
 
   config.sampling.sampler = 'ddim'  # eta = 0: Euler's method on this path
   config.sampling.num_steps = 50
+  config.sampling.guidance_scale = 2.0
   config.sampling.clip = False
   return base.with_argument(config, arg)

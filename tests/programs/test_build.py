@@ -58,6 +58,8 @@ def test_every_config_builds(name, argument):
   batch = {
     'image': jax.ShapeDtypeStruct((2, *config.data.image_shape), jnp.float32),
     'label': jax.ShapeDtypeStruct((2,), jnp.int32),
+    'text': jax.ShapeDtypeStruct((2, 9), jnp.int32),
+    'text_mask': jax.ShapeDtypeStruct((2, 9), bool),
   }
   memory = build.build_objective_state(config)
   loss, _ = jax.eval_shape(objective, params, memory, jax.random.key(0), batch)
