@@ -570,7 +570,7 @@ def test_values_that_a_constructor_refuses_name_the_section():
     build.build_sampler(smoke(**{'sampling.corrector_steps': -1}), None)
   with pytest.raises(UserError, match='config.sampling: gamma is -0.25: it'):
     fields = {'sampling.churn': -1.0, 'sampling.num_steps': 4}
-    build.build_sampler(smoke(**fields), None)
+    build.build_sampler(smoke(**fields), dj.LinearVPSchedule())
   with pytest.raises(UserError, match='config.sampling: eta is 2.0'):
     build.build_sampler(smoke(**{'sampling.eta': 2.0}), None)
   with pytest.raises(UserError, match='config.optimizer: the decay ends'):
