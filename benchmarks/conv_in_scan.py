@@ -6,7 +6,7 @@
 Prints seconds per step (median of the rounds) and their ratios. The variants
 take turns within one process, so a machine that changes speed does not favour
 one of them. XLA's convolution inside a scan is timed once: on a CPU it is the
-trap that `networks/layers.py` works around.
+trap that `networks/convolution.py` works around.
 """
 
 import importlib
@@ -44,7 +44,8 @@ def compiled(config, batch, steps):
   """(jitted function of the state, state): `steps` steps, by scan if > 1."""
   objective = build.build_objective(config)
   optimizer = build.build_optimizer(config)
-  make_state, _ = train.state_maker(config, optimizer)
+  mesh, decays = build.build_mesh(config), build.build_ema_decays(config)
+  make_state, _ = train.state_maker(config, optimizer, decays, mesh)
   step = make_train_step(objective, optimizer, ema_decay(0.9999))
   key = jax.random.key(0)
 

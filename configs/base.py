@@ -20,7 +20,8 @@ def get_config():
   data.name = ''
   data.image_shape = (32, 32, 3)  # height, width, channels
   data.num_classes = 0  # labels are 0..num_classes - 1; 0: none
-  data.num_levels = 256  # grey levels per channel
+  # grey levels per channel; 2 makes every pixel of any set black or white
+  data.num_levels = 256
   data.random_flip = False  # mirror half of the training images
   data.data_dir = ''  # of cifar10, mnist, tfds; '': $TFDS_DATA_DIR or tfds' own
   data.path = ''  # the folder of 'folder', the file of 'npz'
@@ -33,6 +34,11 @@ def get_config():
   data.photos = ()  # files of 'photos'; (): the two that ship with scikit-learn
   data.photo_shrink = 1  # photos are made so many times smaller, then cropped
   data.num_threads = 8  # that read ahead, for sets on disk
+
+  latent = config.latent = ConfigDict()  # docs/latent_diffusion.md
+  # the workdir of an autoencoder, in whose latents to diffuse; '': in pixels
+  latent.run = ''
+  latent.shape = ()  # height, width, channels of its latents
 
   schedule = config.schedule = ConfigDict()
   # betas of num_steps steps: linear, rescaled_linear, quadratic, scaled_linear,
@@ -68,7 +74,8 @@ def get_config():
 
   network = config.network = ConfigDict()
   # unet, vdm (one resolution, num_blocks long), ddpmpp (EDM's), classifier (the
-  # way down of unet, for the objective of that name)
+  # way down of unet, for the objective of that name); autoencoder, for the
+  # objective vae, and hierarchical, for hvae (docs/vae.md)
   network.name = 'unet'
   network.channels = 128  # at full resolution
   network.multipliers = (1, 2, 2, 2)  # of the channels, one per resolution
@@ -96,6 +103,11 @@ def get_config():
   network.text_width = 64
   network.text_layers = 2
   network.text_heads = 4
+  # autoencoder: z is a vector of so many numbers; 0: an image, as small as the
+  # last resolution, of latent_channels, as of hierarchical
+  network.latent_dim = 0
+  network.latent_channels = 4
+  network.num_latents = 3  # hierarchical: T, the layers of the chain
   network.remat = False  # compute blocks again going back: less memory
   network.dtype = 'float32'  # of the computation: float32, bfloat16
 
@@ -120,7 +132,7 @@ def get_config():
 
   objective = config.objective = ConfigDict()
   # ddpm, hybrid (ddpm + the bound), vlb (the bound), vdm (that of VDM),
-  # classifier (of noisy images: docs/guidance.md)
+  # classifier (of noisy images: docs/guidance.md); vae, hvae (docs/vae.md)
   objective.name = 'ddpm'
   objective.num_steps = 0  # vdm: of the model; 0: continuous time
   objective.parametrization = 'eps'  # x0, eps, v, score, flow, edm
@@ -141,6 +153,13 @@ def get_config():
   # probability of each of EDM's changes of the images, of which the network is
   # told; ddpm with ddpmpp; 0: none
   objective.augment = 0.0
+  # vae, hvae: p(x | z) of a pixel, whose scale is learned: logistic, gaussian;
+  # bernoulli, of data.num_levels=2
+  objective.decoder = 'logistic'
+  objective.beta = 1.0  # weight of the KL; 1 is the bound
+  # nats of a channel of z (vae) or a layer (hvae) that cost nothing
+  objective.free_bits = 0.0
+  objective.kl_warmup = 0  # steps in which the weight grows from 0 to beta
 
   optimizer = config.optimizer = ConfigDict()
   optimizer.learning_rate = 2e-4
@@ -153,7 +172,8 @@ def get_config():
   optimizer.b2 = 0.999
   optimizer.eps = 1e-8
   optimizer.weight_decay = 0.0  # AdamW's, of the kernels
-  # nan -> 0, inf -> 1e5, and the run is not stopped for them
+  # of gradients: nan -> 0, inf -> 1e5, as EDM; such a step is taken, and does
+  # not stop the run (training.skip_nonfinite leaves it out instead)
   optimizer.repair_gradients = False
 
   training = config.training = ConfigDict()
@@ -176,13 +196,18 @@ def get_config():
   training.keep_checkpoints = 2  # the latest
   training.keep_every = 0  # also every so many steps
   training.keep_best = 0  # also so many with the lowest test_loss
+  # seconds without a sign of life after which a process of --multihost is lost
+  training.heartbeat_timeout = 30
+  # a step whose loss or gradient is not finite changes nothing but the step, so
+  # many in a row; one more stops the run, and 0: the first
+  training.skip_nonfinite = 0
   training.resume = 'auto'  # force: continue although the config differs
 
   evaluation = config.evaluation = ConfigDict()
   evaluation.every = 0  # steps of training between losses on the test split
   evaluation.num_batches = 8  # of training.batch_size images
-  # --mode=evaluate, here and below: elbo, ode, independent_pixels; of a
-  # classifier: accuracy
+  # --mode=evaluate, here and below: elbo, ode, independent_pixels; of a VAE:
+  # elbo, iw, independent_pixels; of a classifier: accuracy
   evaluation.metrics = ('elbo',)
   evaluation.split = 'test'  # train, test
   evaluation.num_images = 0  # the first so many; 0: all
@@ -195,6 +220,7 @@ def get_config():
   evaluation.t_min = 1e-3
   # ode: uniform in the bin of a grey level; gaussian: the noise of t_min
   evaluation.dequantization = 'uniform'
+  evaluation.num_samples = 100  # iw: draws of z for each image
   evaluation.num_probes = 1  # ode: of Hutchinson's estimate
   evaluation.seed = 0
   evaluation.name = ''  # appended to the folder of the results
@@ -288,7 +314,8 @@ def with_argument(config, arg):
   """The config as it is, or for `:smoke` a few seconds of the same experiment.
 
   Smoke: a tiny network and four steps; sets that are not at hand on every
-  machine are replaced by synthetic pictures.
+  machine are replaced by synthetic pictures. In latents those of the trial of
+  the autoencoder, which comes first.
   """
   if not arg:
     return config
@@ -296,6 +323,8 @@ def with_argument(config, arg):
     raise ValueError(f"the argument of a config can be 'smoke', not {arg!r}")
   if config.data.name not in ('', 'digits', 'photos'):
     config.data.name = 'shapes' if config.conditioning.text else 'synthetic'
+  if config.latent.run:  # in the latents of a trial
+    config.latent.run += '-smoke'
   config.network.channels = 8
   config.network.num_groups = 4
   config.network.num_blocks = 1
@@ -311,6 +340,7 @@ def with_argument(config, arg):
   config.training.sample_every = 4
   config.training.checkpoint_every = 2
   config.evaluation.num_batches = 1
+  config.evaluation.num_samples = 4
   config.sampling.num_steps = 4
   config.sampling.num_samples = 16
   config.sampling.batch_size = 16

@@ -50,3 +50,10 @@ def get_config(arg=''):
   config.sampling.variance = 'fixed_large'
   config.sampling.num_steps = 1000
   return base.with_argument(config, arg)
+
+
+def sweep():
+  """DDPM's learning rate and its neighbours, for three seeds each."""
+  for learning_rate in (1e-4, 2e-4, 4e-4):
+    for seed in range(3):
+      yield {'optimizer.learning_rate': learning_rate, 'seed': seed}

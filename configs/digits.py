@@ -3,6 +3,7 @@ r"""Class-conditional DDPM on the real digits that ship with scikit-learn.
 python launch.py --config=configs/digits.py
 python launch.py --config=configs/digits.py --mode=sample
 python launch.py --config=configs/digits.py:smoke      # seconds
+python launch.py --config=configs/digits.py --sweep_index=0   # of six
 
 Measured on 2 CPU cores: 2 min 51 s; a classifier that reads 99.4 % of the real
 test digits reads 98.4 % +- 0.6 of 500 samples as the class asked for.
@@ -45,3 +46,13 @@ def get_config(arg=''):
   config.sampling.eta = 1.0
   config.sampling.num_steps = 100
   return base.with_argument(config, arg)
+
+
+def sweep():
+  """Rates around the one above, with and without dropping the class."""
+  for label_dropout in (0.1, 0.0):
+    for learning_rate in (1e-3, 4e-3, 1.6e-2):
+      yield {
+        'optimizer.learning_rate': learning_rate,
+        'conditioning.label_dropout': label_dropout,
+      }

@@ -16,6 +16,10 @@ from diffusion_jax.core.betas import (
   warmup_betas,
   zero_terminal_snr,
 )
+from diffusion_jax.core.decoders import (
+  bernoulli_log_prob,
+  discretized_logistic_log_prob,
+)
 from diffusion_jax.core.denoiser import (
   Denoiser,
   Prediction,
@@ -84,6 +88,16 @@ from diffusion_jax.core.schedules import (
   ShiftedSchedule,
   SigmoidSchedule,
   SubVPSchedule,
+)
+from diffusion_jax.core.vae import (
+  free_bits,
+  hierarchical_elbo,
+  importance_weighted_elbo,
+  kl_warmup,
+  rearranged_elbo,
+  reparameterize,
+  vae_elbo,
+  vae_log_weight,
 )
 from diffusion_jax.core.vdm import vdm_diffusion_loss, vdm_weight
 from diffusion_jax.sampling.ancestral import ancestral, ddim, ddim_invert

@@ -91,6 +91,44 @@ MISTAKES = {
     ],
     'alphas[2] = 1.5, step 3 of 4, is outside (0, 1)',
   ),
+  'beyond a sweep': (
+    ['--config=configs/digits.py', '--sweep_index=6'],
+    '--sweep_index=6: the sweep() of configs/digits.py has 6, 0..5',
+  ),
+  'a config without a sweep': (
+    ['--config=configs/mnist.py', '--sweep_index=0'],
+    '--sweep_index: configs/mnist.py has no sweep()',
+  ),
+  'a field that a sweep changes too': (
+    [
+      '--config=configs/digits.py',
+      '--sweep_index=0',
+      '--config.optimizer.learning_rate=1',
+    ],
+    '--config.optimizer.learning_rate: the sweep() of configs/digits.py',
+  ),
+  'a coordinator without --multihost': (
+    ['--config=configs/digits.py', '--coordinator=a:1'],
+    '--coordinator, --num_hosts and --host need --multihost',
+  ),
+  'half of what --multihost needs': (
+    ['--config=configs/digits.py', '--multihost', '--num_hosts=2'],
+    'needs all of --coordinator=host:port --num_hosts=2 --host=0, or none',
+  ),
+  'a host too many': (
+    [
+      '--config=configs/digits.py',
+      '--multihost',
+      '--coordinator=a:1',
+      '--num_hosts=2',
+      '--host=2',
+    ],
+    '--host=2: of --num_hosts=2 they are 0..1',
+  ),
+  'no cluster to be detected': (
+    ['--config=configs/digits.py', '--multihost'],
+    '--multihost: neither SLURM nor Kubernetes, TPU or MPI is detected here',
+  ),
   'an empty list of alphas': (
     [
       '--config=configs/noise_photo.py',
@@ -111,6 +149,45 @@ def test_a_mistake_is_one_clear_line(name):
   assert result.stderr.startswith('error: ')
   assert result.stderr.count('\n') == 1
   assert message in result.stderr
+
+
+WRONG_SWEEPS = {
+  "{'optimizer.learning_rat': 1.0}": 'learning_rat',
+  "{'training.num_steps': 'many'}": 'num_steps',
+  "{'optimizr.b1': 0.5}": 'optimizr',
+}
+
+
+@pytest.mark.parametrize('override', WRONG_SWEEPS)
+def test_a_sweep_that_does_not_fit_is_one_clear_line(override, tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'from configs.digits import get_config\n'
+    f'def sweep():\n  yield {{}}\n  yield {override}\n'
+  )
+  result = launch(f'--config={path}', '--sweep_index=1')
+  assert result.returncode == 2
+  assert result.stderr.count('\n') == 1
+  assert 'mine.py, override 1, ' in result.stderr
+  assert WRONG_SWEEPS[override] in result.stderr
+
+
+def test_a_sweep_changes_the_config_and_the_workdir(tmp_path):
+  """--mode=noise needs no training; its record is where a run's would be."""
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'from configs.noise_photo import get_config\n'
+    'def sweep():\n'
+    "  yield {'schedule.alphas': (0.9,)}\n"
+    "  yield {'schedule.alphas': (0.9, 0.5)}\n"
+  )
+  result = launch(
+    f'--config={path}:smoke', '--mode=noise', '--sweep_index=1', cwd=tmp_path
+  )
+  assert result.returncode == 0, result.stderr
+  assert 'sweep 1 of 0..1: schedule.alphas=(0.9, 0.5)' in result.stdout
+  found = tmp_path / 'runs' / 'mine-smoke-1'
+  assert any(found.rglob('*.png'))
 
 
 def test_a_config_with_a_syntax_error_says_where(tmp_path):

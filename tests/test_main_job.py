@@ -1,5 +1,6 @@
 """Minutes long: `pytest -m slow -n 0`."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs.test_build import EXPERIMENTS
+from tests.programs.test_recipes import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,6 +55,11 @@ def test_the_smoke_run_of_every_config(name, tmp_path):
     f'--config=configs/{name}.py:smoke',
     f'--workdir={tmp_path}/r',
   ]
+  latent = importlib.import_module(f'configs.{name}').get_config().latent.run
+  if latent:  # as its docstring says, the trial of its autoencoder comes first
+    first = f'--config=configs/{Path(latent).name}.py:smoke'
+    call('launch.py', first, f'--workdir={tmp_path}/autoencoder')
+    args.append(f'--config.latent.run={tmp_path}/autoencoder')
   if name == 'noise_photo':
     call(*args, '--mode=noise')
     assert (tmp_path / 'r' / 'white_noise.json').exists()

@@ -71,13 +71,13 @@ def test_the_guidance_page_guides_as_printed(capsys):
 
 
 def test_the_page_of_schedules_has_every_name(capsys):
-  from diffusion_jax.programs import build_model
+  from diffusion_jax.programs import build_schedule
   from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 
   lines = run(page_example('schedules.md'), capsys).splitlines()
   assert lines[0].startswith('[1000.  900.') and lines[-1] == '51 981'
   page = (ROOT / 'docs' / 'schedules.md').read_text()
-  continuous = set(build_model.SCHEDULES) - set(build_model.BETAS)
+  continuous = set(build_schedule.SCHEDULES) - set(build_schedule.BETAS)
   for name in {'linear', *continuous, *SPACINGS, *STEP_CHOICES}:
     assert f'`{name}`' in page, name
 
@@ -89,6 +89,29 @@ def test_the_inpainting_page_fills_in_as_printed(capsys):
   assert replaced == pytest.approx(0.61, abs=0.04)
   assert repainted == pytest.approx(0.83, abs=0.04)
   assert guided == pytest.approx(0.90, abs=0.04)
+
+
+def test_the_page_from_vae_to_diffusion_proves_what_it_says(capsys):
+  """Its snippets in turn: ELBO + KL, both forms and their variances, DDPM."""
+  page = (ROOT / 'docs' / 'from_vae_to_diffusion.md').read_text()
+  code = ''.join(re.findall(r'```python\n(.*?)```', page, re.DOTALL))
+  printed = run(code, capsys).replace('[', ' ').replace(']', ' ')
+  rows = [[float(n) for n in line.split()] for line in printed.splitlines()]
+  for row, error in zip(rows[:3], (0.1, 1e-4, 0.02), strict=True):
+    assert row[2:] == pytest.approx(row[:2], abs=error)
+  forms = {row[0]: (row[1:], other[1:]) for row, other in pairs(rows[3:9])}
+  for (mean_a, terms_a, whole_a), (mean_b, terms_b, whole_b) in forms.values():
+    assert abs(mean_a - mean_b) < 4 * ((whole_a + whole_b) / 10_000) ** 0.5
+    assert terms_b < 0.2 * terms_a
+  (_, _, poor_a), (_, _, poor_b) = forms[0.0]
+  assert poor_b < 0.1 * poor_a
+  (_, _, exact_a), (_, _, exact_b) = forms[1.0]
+  assert exact_a < 1e-6 < 1.0 < exact_b
+  assert max(max(row) for row in rows[9:]) < 1e-5
+
+
+def pairs(rows):
+  return zip(rows[::2], rows[1::2], strict=True)
 
 
 def test_links_and_pictures_are_there():

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.examples import check_same_shape, data_axes
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
-from diffusion_jax.core.levels import NoiseLevel, check_same_shape, clean_level
+from diffusion_jax.core.levels import NoiseLevel, clean_level
 from diffusion_jax.core.normal import Normal, discretized_log_prob, kl
 from diffusion_jax.core.process import (
   p_reverse,
@@ -25,7 +26,7 @@ Array = jax.Array
 
 
 def _sum(x: Array) -> Array:
-  return jnp.sum(x, axis=tuple(range(1, x.ndim)))
+  return jnp.sum(x, axis=data_axes(x))
 
 
 def prior_kl(x0: Array, level_T: NoiseLevel) -> Array:
@@ -110,7 +111,7 @@ def categorical_nll(
   index = jnp.rint((x0 + 1.0) * (num_levels - 1) / 2.0).astype(int)
   log_prob = jax.nn.log_softmax(logits, axis=-1)
   chosen = jnp.take_along_axis(log_prob, index[..., None], axis=-1)[..., 0]
-  return -jnp.sum(chosen, axis=tuple(range(1, x0.ndim)))
+  return -jnp.sum(chosen, axis=data_axes(x0))
 
 
 class LastStep(NamedTuple):
@@ -150,10 +151,17 @@ def variational_bound(
 
   key: [] or [B]: image i depends on key i alone. x0: [B, ...]. decoder: (x0,
   `LastStep`) -> [B]; VDM's is lambda x0, s: categorical_nll(x0, s.z, s.level).
-  ValueError for T < 2 or steps outside 1..T-1.
+  T = 1 is a VAE: prior and decoder, which has beta_1 for want of beta-tilde_2.
+  ValueError for T < 1, T = 1 of another variance than 'fixed_large', or steps
+  outside 1..T-1.
   """
-  if num_steps < 2:
-    raise ValueError(f'num_steps is {num_steps}: a bound needs at least 2')
+  if num_steps < 1:
+    raise ValueError(f'num_steps is {num_steps}: a bound needs at least 1')
+  if num_steps == 1 and variance != 'fixed_large':
+    raise ValueError(
+      f'num_steps is 1: {variance!r} needs the variance of step 2, so take '
+      "'fixed_large' or 2 steps"
+    )
   if steps is not None and not 1 <= steps < num_steps:
     raise ValueError(
       f'steps is {steps}: of {num_steps}, 1..{num_steps - 1} can be drawn'
@@ -167,7 +175,9 @@ def variational_bound(
   # the noise level nearest to clean, from which the decoder decodes
   starts_clean = at(0).sigma == 0.0
   first = jnp.where(starts_clean, 1, 0)
-  beta_tilde_2 = reverse_variance('fixed_small', at(first), at(first + 1))
+  beta_tilde_2 = None
+  if num_steps > 1:
+    beta_tilde_2 = reverse_variance('fixed_small', at(first), at(first + 1))
 
   def transition(step, xt, prediction):
     levels = at(step - 1), at(step)
@@ -214,7 +224,7 @@ def variational_bound(
 
   def per_step(first, others):  # [T, B], of step 1 and of those drawn
     table = jnp.zeros((num_steps, num), x0.dtype).at[0].set(first)
-    others = others * ((num_steps - 1) / len(drawn))
+    others = others * ((num_steps - 1) / max(len(drawn), 1))
     return table.at[drawn - 1, jnp.arange(num)[None]].set(others)
 
   prior, diffusion = prior_kl(x0, at(num_steps)), per_step(terms[0], terms[2:])

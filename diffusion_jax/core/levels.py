@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.examples import like
+
 Array = jax.Array
 
 
@@ -36,24 +38,8 @@ class NoiseLevel(NamedTuple):
     return jnp.square(jnp.divide(self.alpha, self.sigma))
 
   def like(self, x: Array) -> 'NoiseLevel':
-    """Fields reshaped to broadcast against x: [] and [B] become [B|1, 1, ...].
-
-    This is the only broadcasting rule of the library. A level that fits no
-    leading axis of x is refused with a ValueError.
-    """
-
-    def reshape(field):
-      shape = jnp.shape(field)
-      if len(shape) > x.ndim or any(
-        n not in (1, m) for n, m in zip(shape, x.shape, strict=False)
-      ):
-        raise ValueError(
-          f'a noise level of shape {list(shape)} does not fit an array of '
-          f'shape {list(x.shape)}: levels are [] or [B]'
-        )
-      return jnp.reshape(field, shape + (1,) * (x.ndim - len(shape)))
-
-    return jax.tree.map(reshape, self)
+    """Fields reshaped to broadcast against x [B, ...]: see `examples.like`."""
+    return jax.tree.map(lambda field: like(field, x, 'a noise level'), self)
 
   def take(self, index: int | slice | Array) -> 'NoiseLevel':
     """Entries of a grid: `levels.take(0)`, `levels.take(slice(1, None))`.
@@ -82,14 +68,3 @@ def snap(position: Array, num_steps: int) -> Array:
   offset = jax.lax.stop_gradient(jnp.round(position) - position)
   near = jnp.abs(offset) < min(1e-6 * num_steps, 1e-3)
   return jnp.where(near, position + offset, position)
-
-
-def check_same_shape(**arrays: Array) -> None:
-  """Raises a ValueError that names the arrays unless all shapes are equal.
-
-  Two images that differ in one axis of length 1 would otherwise broadcast.
-  """
-  shapes = {name: list(jnp.shape(array)) for name, array in arrays.items()}
-  if len(set(map(tuple, shapes.values()))) > 1:
-    found = ', '.join(f'{name} {shape}' for name, shape in shapes.items())
-    raise ValueError(f'shapes must be equal: {found}')

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.levels import NoiseLevel, check_same_shape
+from diffusion_jax.core.examples import check_same_shape, data_axes
+from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import error_scale, target
 from diffusion_jax.core.process import forgotten, reverse_variance
 
@@ -19,17 +20,13 @@ Weight = Callable[[NoiseLevel], Array]
 TimeSampler = Callable[..., tuple[NoiseLevel, Array]]
 
 
-def _data_axes(x: Array) -> tuple[int, ...]:
-  return tuple(range(1, x.ndim))
-
-
 def simple_loss(eps: Array, eps_hat: Array) -> Array:
   """|eps - eps_hat|^2, the mean over data axes, [B] (DDPM Eq. 14, L_simple).
 
   eps, eps_hat: [B, ...].
   """
   check_same_shape(eps=eps, eps_hat=eps_hat)
-  return jnp.mean(jnp.square(eps - eps_hat), axis=_data_axes(eps))
+  return jnp.mean(jnp.square(eps - eps_hat), axis=data_axes(eps))
 
 
 def weighted_eps_loss(
@@ -50,7 +47,7 @@ def weighted_eps_loss(
   s, t = level_s, level_t
   error = s.alpha * forgotten(s, t) * t.sigma / t.alpha  # of the mean, per eps
   weight = error**2 / (2.0 * reverse_variance(variance, s, t, None, first))
-  return weight * jnp.sum(jnp.square(eps - eps_hat), axis=_data_axes(eps))
+  return weight * jnp.sum(jnp.square(eps - eps_hat), axis=data_axes(eps))
 
 
 def denoising_loss(
@@ -74,7 +71,7 @@ def denoising_loss(
   scale = jnp.square(error_scale(kind, level, sigma_data))
   # eps at zero SNR: weight and scale vanish together, the loss with them
   scale = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
-  error = jnp.sum(jnp.square(output - truth), axis=_data_axes(output))
+  error = jnp.sum(jnp.square(output - truth), axis=data_axes(output))
   return weight(level) / scale * error
 
 

@@ -41,39 +41,60 @@ def log_prob(p: Normal, x: Array) -> Array:
   return -0.5 * (square + jnp.log(p.variance) + np.log(2.0 * np.pi))
 
 
+def bin_edges(
+  mean: Array, scale: Array, x: Array, num_levels: int
+) -> tuple[Array, Array]:
+  """(edge - mean) / scale of the two edges of the bin around x, per element.
+
+  x lies on `num_levels` values evenly spaced on [-1, 1]; a bin reaches half a
+  spacing to either side, the two outer ones to infinity. Raises ValueError for
+  fewer than 2 levels.
+  """
+  if num_levels < 2:
+    raise ValueError(f'num_levels is {num_levels}: at least 2 are needed')
+  half = 1.0 / (num_levels - 1)
+  # half a bin beyond an outer value is infinitely far; any x within half a bin
+  # of it counts as that value, so rounding of x does not matter
+  lower = jnp.where(x < half - 1.0, -jnp.inf, (x - half - mean) / scale)
+  upper = jnp.where(x > 1.0 - half, jnp.inf, (x + half - mean) / scale)
+  return lower, upper
+
+
 def discretized_log_prob(
   p: Normal, x: Array, num_levels: int = 256, cdf: str = 'exact'
 ) -> Array:
   """log of p's mass in the bin around x (DDPM Eq. 13), per element, nats.
 
-  x lies on `num_levels` values evenly spaced on [-1, 1]; a bin reaches half a
-  spacing to either side, the two outer ones to infinity. cdf='exact' works in
-  log space and has no floor; 'tanh' is the published approximation, floored at
-  1e-12. Raises ValueError for another `cdf` or fewer than 2 levels.
+  x lies on `num_levels` values evenly spaced on [-1, 1]; bins as of
+  `bin_edges`. cdf='exact' works in log space and has no floor; 'tanh' is the
+  published approximation, floored at 1e-12. Raises ValueError for another `cdf`
+  or fewer than 2 levels.
   """
-  if num_levels < 2:
-    raise ValueError(f'num_levels is {num_levels}: at least 2 are needed')
-  half = 1.0 / (num_levels - 1)
   scale = jnp.sqrt(p.variance)
-  # half a bin beyond an outer value is infinitely far; any x within half a bin
-  # of it counts as that value, so rounding of x does not matter
-  upper = jnp.where(x > 1.0 - half, jnp.inf, (x + half - p.mean) / scale)
-  lower = jnp.where(x < half - 1.0, -jnp.inf, (x - half - p.mean) / scale)
+  lower, upper = bin_edges(p.mean, scale, x, num_levels)
   if cdf == 'exact':
-    return _log_cdf_difference(lower, upper)
+    return _log_cdf_difference(lower, upper, 2.0 / (num_levels - 1) / scale)
   if cdf == 'tanh':
     mass = _tanh_cdf(upper) - _tanh_cdf(lower)
     return jnp.log(jnp.maximum(mass, 1e-12))
   raise ValueError(f"cdf {cdf!r} is not one of 'exact', 'tanh'")
 
 
-def _log_cdf_difference(lower: Array, upper: Array) -> Array:
+def _log_cdf_difference(lower: Array, upper: Array, width: Array) -> Array:
   # log(cdf(b) - cdf(a)) on the side of the Gaussian where both are small
   flip = lower > 0.0
   a = jnp.where(flip, -upper, lower)
   b = jnp.where(flip, -lower, upper)
+  # a bin so narrow that the density is flat in it, to 4e-6: there float32
+  # loses the difference of the two; width is that of bins with two edges
+  middle = (a + b) / 2.0
+  narrow = width * (1.0 + jnp.abs(middle)) < 1e-2
+  a, b = jnp.where(narrow, -1.0, a), jnp.where(narrow, 1.0, b)
   log_a, log_b = jax.scipy.special.log_ndtr(a), jax.scipy.special.log_ndtr(b)
-  return log_b + jnp.log(-jnp.expm1(log_a - log_b))
+  wide = log_b + jnp.log(-jnp.expm1(log_a - log_b))
+  middle = jnp.where(narrow, middle, 0.0)
+  flat = log_prob(Normal(0.0, 1.0), middle) + jnp.log(width)
+  return jnp.where(narrow, flat, wide)
 
 
 def _tanh_cdf(z: Array) -> Array:

@@ -19,7 +19,8 @@ the edm row is their c_skip and c_out.
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.levels import NoiseLevel, check_same_shape
+from diffusion_jax.core.examples import check_same_shape
+from diffusion_jax.core.levels import NoiseLevel
 
 Array = jax.Array
 

@@ -18,7 +18,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.levels import NoiseLevel, check_same_shape
+from diffusion_jax.core.examples import check_same_shape
+from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.normal import Normal
 
 Array = jax.Array

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.levels import NoiseLevel, check_same_shape
+from diffusion_jax.core.examples import check_same_shape, data_axes
+from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.losses import Weight
 
 Array = jax.Array
@@ -48,7 +49,7 @@ def vdm_diffusion_loss(
   """
   check_same_shape(x0=x0, x0_hat=x0_hat)
   weight = vdm_weight(schedule, num_steps)(schedule(t))
-  axes = tuple(range(1, x0.ndim))
+  axes = data_axes(x0)
   return weight * jnp.sum(jnp.square(x0 - x0_hat), axis=axes)
 
 

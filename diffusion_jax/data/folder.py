@@ -66,8 +66,12 @@ def captioned(source: FileSource) -> FileSource:
       f'there is no {path}: it has the captions, a line '
       '{"file_name": "cats/1.png", "text": "a cat"} for each picture'
     )
+  try:
+    lines = path.read_text().splitlines()
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path} is no text in UTF-8: {error}') from None
   known = {}
-  for number, line in enumerate(path.read_text().splitlines(), 1):
+  for number, line in enumerate(lines, 1):
     if line.strip():
       name, text = _caption(f'{path}, line {number}', line)
       known[(source._root / name).resolve()] = text

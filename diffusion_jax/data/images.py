@@ -37,7 +37,13 @@ def read_image(path: str | Path) -> np.ndarray:
       return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
   except UnidentifiedImageError:
     raise ValueError(f'{path} is not an image that Pillow can read') from None
-  except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+  # ValueError: what Pillow says of some damaged headers
+  except (
+    OSError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+  ) as error:
     raise ValueError(f'{path} is damaged or unreadable: {error}') from None
 
 

@@ -77,16 +77,24 @@ def prepare(name: str, data_dir: str | Path = '') -> Path:
 
 
 def prepared_by_tfds(name: str, data_dir: str | Path = '') -> Path | None:
-  """Where tfds keeps its set `name[/config][:version]`, None if it does not."""
+  """Where tfds keeps its set `name[/config][:version]`, None if it does not.
+
+  Raises ValueError for another form of name, and for a damaged set.
+  """
   import tensorflow_datasets as tfds
 
   top = str(default_data_dir(data_dir))
   try:
-    builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=top)
-  except tfds.core.DatasetNotFoundError:
-    return None
+    tfds.core.naming.parse_builder_name_kwargs(name)
   except ValueError:
     raise ValueError(f'{name!r} is not name[/config][:version]') from None
+  with _described(f'{name} in {top}'):
+    try:
+      builder = tfds.core.read_only_builder.builder_from_files(
+        name, data_dir=top
+      )
+    except tfds.core.DatasetNotFoundError:
+      return None
   return Path(builder.data_dir)
 
 
@@ -98,16 +106,30 @@ def check_prepared(folder: Path) -> None:
   for name in ('dataset_info.json', 'features.json'):
     if not (folder / name).is_file():
       raise broken
-  info = tfds.builder_from_directory(folder).info
+  with _described(folder):
+    info = tfds.builder_from_directory(folder).info
+    files = [path for split in info.splits.values() for path in split.filepaths]
   if info.file_format.value != 'array_record':
     raise ValueError(
       f'{folder} is stored as {info.file_format.value}, which is not read '
       'without TensorFlow: delete it and prepare it again with '
       '--file_format=array_record'
     )
-  for split in info.splits.values():
-    if not all(Path(path).is_file() for path in split.filepaths):
-      raise broken
+  if not all(Path(path).is_file() for path in files):
+    raise broken
+
+
+@contextlib.contextmanager
+def _described(place):
+  # tfds lets pass whatever its readers of JSON say of a damaged file
+  try:
+    yield
+  except Exception as error:
+    reason = ' '.join(str(error).split())[:200]
+    raise ValueError(
+      f'{place} is damaged, its dataset_info.json or features.json: delete it '
+      f'and prepare it again ({reason})'
+    ) from error
 
 
 def _check_archives(name, builder_class, top, remark):

@@ -16,6 +16,7 @@ _UNREADABLE = (
   OSError,
   zipfile.BadZipFile,
   zlib.error,
+  RuntimeError,  # an unknown compression, a password
 )
 
 
@@ -73,6 +74,38 @@ class ArraySource:
   def image_shape(self) -> tuple[int, int, int]:
     """(H, W, C)."""
     return self.images.shape[1:]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TwoLevels:
+  """A source whose pixels are 0, or 1 in the upper half of its levels."""
+
+  source: Source
+  num_levels = 2
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """index [n] -> (images of 0 and 1, uint8, labels or None)."""
+    images, labels = self.source.read(index)
+    upper = images >= (self.source.num_levels + 1) // 2
+    return upper.astype(np.uint8), labels
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C)."""
+    return self.source.image_shape
+
+  @property
+  def num_classes(self) -> int:
+    """Of the source."""
+    return self.source.num_classes
+
+  @property
+  def in_memory(self) -> bool:
+    """Of the source."""
+    return self.source.in_memory
 
 
 def digits(split: str = 'train') -> ArraySource:
@@ -162,6 +195,10 @@ def npz(
   return ArraySource(images, labels, num_classes)
 
 
+class NoTestSplit(ValueError):
+  """A set that has a train split alone."""
+
+
 def check_split(split: str) -> None:
   """Raises ValueError for a split other than 'train', 'test'."""
   if split not in ('train', 'test'):
@@ -173,7 +210,7 @@ def check_fraction(test_fraction: float, split: str, path: str | Path) -> None:
   if not 0.0 <= test_fraction < 1.0:
     raise ValueError(f'test_fraction={test_fraction} is not in [0, 1)')
   if split == 'test' and not test_fraction:
-    raise ValueError(
+    raise NoTestSplit(
       f'{path} has no test split: set test_fraction, 0.1 for instance, to '
       'keep a part of it for tests'
     )

@@ -6,18 +6,16 @@ al. 2021, Karras et al. 2022). Parameters, norms and softmax are float32, the
 rest is `dtype`.
 """
 
-import functools
 from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
+
+from diffusion_jax.networks.convolution import conv2d
 
 Array = jax.Array
 Initializer = nn.initializers.Initializer
-Padding = tuple[tuple[int, int], tuple[int, int]]
-
 
 INITIALIZERS = ('ho', 'torch', 'lecun')
 PADDINGS = {'same': (0, 1), 'symmetric': (1, 1)}
@@ -39,6 +37,16 @@ def check_sides(x: Array, num_levels: int) -> None:
       f'{num_levels - 1} times: sides must be multiples of {factor}, or '
       'network.multipliers shorter'
     )
+
+
+def check_groups(num_groups: int, widths: Iterable[int]) -> None:
+  """ValueError if a width, of the channels of a level, has no whole groups."""
+  for width in widths:
+    if width < 1 or width % num_groups:
+      raise ValueError(
+        f'num_groups={num_groups} does not divide the {width} channels of a '
+        'level: change num_groups, channels or multipliers'
+      )
 
 
 def initializers(
@@ -74,84 +82,6 @@ def initializers(
     )
 
   return uniform(scale), uniform(1.0)
-
-
-def _lax_conv(x, kernel, padding, stride=1, x_dilation=1, kernel_dilation=1):
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    padding,
-    lhs_dilation=(x_dilation, x_dilation),
-    rhs_dilation=(kernel_dilation, kernel_dilation),
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-  )
-
-
-# XLA:CPU runs the gradients of a convolution, as JAX writes them, by a naive
-# loop when they stand inside a lax.scan, while or cond: up to 60 times slower.
-# Written as convolutions of the forward's own layout they are fast everywhere.
-# The two functions below are these gradients, g -> dL/dx and g -> dL/dkernel.
-# Both are linear in g, so their transposes are the tangent maps; declaring
-# *those* as the derivative makes reverse mode transpose them back into the fast
-# form, and forward mode, vmap and higher derivatives work as for any function
-# (jax.custom_vjp would rule out forward mode). Forward mode inside a loop stays
-# slow on CPU.
-
-
-def _input_gradient(kernel, g, x_shape, stride, padding):
-  size = kernel.shape[0]
-  axes = zip(padding, x_shape[1:3], g.shape[1:3], strict=True)
-  pads = [
-    (size - 1 - before, n + before - (m - 1) * stride - 1)
-    for (before, _), n, m in axes
-  ]
-  # without the barriers XLA folds the transposes back into the slow layout
-  turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-  return _lax_conv(g, turned, pads, x_dilation=stride)
-
-
-def _kernel_gradient(x, g, size, stride, padding):
-  axes = zip(padding, x.shape[1:3], g.shape[1:3], strict=True)
-  pads = [
-    (before, size + (m - 1) * stride - n - before) for (before, _), n, m in axes
-  ]
-  channels_as_batch = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
-  g_as_kernel = lax.optimization_barrier(g.transpose(1, 2, 0, 3))
-  out = _lax_conv(channels_as_batch, g_as_kernel, pads, kernel_dilation=stride)
-  return out.transpose(1, 2, 0, 3)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _loop_safe_conv(x, kernel, stride, padding):
-  return _lax_conv(x, kernel, padding, stride)
-
-
-@functools.partial(_loop_safe_conv.defjvp, symbolic_zeros=True)
-def _loop_safe_conv_jvp(stride, padding, primals, tangents):
-  x, kernel = primals
-  out = _lax_conv(x, kernel, padding, stride)
-  gradients = (
-    lambda g: _input_gradient(kernel, g, x.shape, stride, padding),
-    lambda g: _kernel_gradient(x, g, kernel.shape[0], stride, padding),
-  )
-  tangent = jnp.zeros_like(out)
-  for gradient, moved in zip(gradients, tangents, strict=True):
-    if not isinstance(moved, jax.custom_derivatives.SymbolicZero):
-      (part,) = jax.linear_transpose(gradient, out)(moved)
-      tangent += part
-  return out, tangent
-
-
-def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-  """2-D convolution, NHWC x HWIO -> NHWC, differentiable inside loops on CPU.
-
-  x: [B, H, W, C]; kernel: [k, k, C, O]; padding ((top, bottom), (left, right)).
-  On other backends it is XLA's own, gradients included.
-  """
-  if jax.default_backend() == 'cpu':
-    return _loop_safe_conv(x, kernel, stride, padding)
-  return _lax_conv(x, kernel, padding, stride)
 
 
 class Conv(nn.Module):
@@ -246,8 +176,9 @@ def double(x: Array) -> Array:
 class ResnetBlock(nn.Module):
   """norm, swish, conv, + embedding, norm, swish, dropout, conv, + input.
 
-  x: [B, H, W, C], embedding: [B, E] -> [B, H, W, features]. The shortcut is a
-  1x1 projection where the width changes (Ho et al. 2020). With `scale_shift`
+  x: [B, H, W, C], embedding: [B, E] -> [B, H, W, features]; None adds nothing,
+  in networks that know no noise. The shortcut is a 1x1 projection where the
+  width changes (Ho et al. 2020). With `scale_shift`
   the embedding gives (scale, shift) and the second norm becomes
   norm * (1 + scale) + shift (Nichol & Dhariwal 2021); `resample` is `halve` or
   `double`, applied before the first convolution and to the input that is added
@@ -273,7 +204,7 @@ class ResnetBlock(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, embedding: Array, train: bool) -> Array:
+  def __call__(self, x: Array, embedding: Array | None, train: bool) -> Array:
     style = {'initializer': self.initializer, 'dtype': self.dtype}
 
     def norm(h, name):
@@ -284,16 +215,10 @@ class ResnetBlock(nn.Module):
     if self.resample is not None:
       h, x = self.resample(h), self.resample(x)
     h = Conv(self.features, **style, name='conv_1')(h)
-    width = self.features * (2 if self.scale_shift else 1)
-    mute = {'zero': self.mute_embedding, 'use_bias': not self.mute_embedding}
-    embedding = nn.swish(embedding)
-    embedding = dense(embedding, width, 'embedding_proj', **mute, **style)
-    embedding = embedding[:, None, None, :]
-    if self.scale_shift:
-      scale, shift = jnp.split(embedding, 2, axis=-1)
-      h = norm(h, 'norm_2') * (1.0 + scale) + shift
+    if embedding is None:
+      h = norm(h, 'norm_2')
     else:
-      h = norm(h + embedding, 'norm_2')
+      h = self._with_embedding(h, embedding, norm)
     h = nn.swish(h)
     h = nn.Dropout(self.dropout, deterministic=not train, name='dropout')(h)
     h = Conv(self.features, zero=True, **style, name='conv_2')(h)
@@ -301,6 +226,19 @@ class ResnetBlock(nn.Module):
     if resampled or x.shape[-1] != self.features:
       x = dense(x, self.features, 'shortcut', **style)
     return self.skip_scale * (x + h)
+
+  def _with_embedding(self, h, embedding, norm):
+    # the second norm, told of the embedding
+    style = {'initializer': self.initializer, 'dtype': self.dtype}
+    width = self.features * (2 if self.scale_shift else 1)
+    mute = {'zero': self.mute_embedding, 'use_bias': not self.mute_embedding}
+    embedding = nn.swish(embedding)
+    embedding = dense(embedding, width, 'embedding_proj', **mute, **style)
+    embedding = embedding[:, None, None, :]
+    if not self.scale_shift:
+      return norm(h + embedding, 'norm_2')
+    scale, shift = jnp.split(embedding, 2, axis=-1)
+    return norm(h, 'norm_2') * (1.0 + scale) + shift
 
 
 class Attention(nn.Module):

@@ -20,6 +20,7 @@ from diffusion_jax.networks.layers import (
   Downsample,
   ResnetBlock,
   Upsample,
+  check_groups,
   check_sides,
   dense,
   double,
@@ -214,12 +215,7 @@ class UNet(nn.Module):
 
   def _check(self, x, cond, widths):
     check_sides(x, len(self.multipliers))
-    for width in widths:
-      if width < 1 or width % self.num_groups:
-        raise ValueError(
-          f'num_groups={self.num_groups} does not divide the {width} channels '
-          'of a level: change num_groups, channels or multipliers'
-        )
+    check_groups(self.num_groups, widths)
     labels, text = self.num_classes > 0, self.text_width > 0
     image = self.image_channels > 0
     check_conditions(

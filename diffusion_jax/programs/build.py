@@ -12,32 +12,36 @@ import jax.numpy as jnp
 
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
-from diffusion_jax.programs import UserError, build_guidance
+from diffusion_jax.programs import UserError, build_guidance, build_vae
 from diffusion_jax.programs.build_data import (
   build_batches,
   build_source,
   text_length,
 )
 from diffusion_jax.programs.build_guidance import build_logits
+from diffusion_jax.programs.build_latent import is_latent, state_shape
 from diffusion_jax.programs.build_model import (
   abstract_params,
   build_image_condition,
   build_network,
   build_noise_input,
-  build_schedule,
-  check_signal,
   init_params,
   is_classifier,
   label_dropout,
-  learns_schedule,
   network_fn,
-  num_steps,
 )
 from diffusion_jax.programs.build_sampling import (
   build_levels,
   build_sampler,
   build_walked_schedule,
 )
+from diffusion_jax.programs.build_schedule import (
+  build_schedule,
+  check_signal,
+  learns_schedule,
+  num_steps,
+)
+from diffusion_jax.programs.build_vae import is_vae
 from diffusion_jax.programs.choices import choose, from_config, words
 from diffusion_jax.training import (
   augmentation,
@@ -47,6 +51,7 @@ from diffusion_jax.training import (
   objectives,
   optimizer,
   sharding,
+  vae,
 )
 
 __all__ = [
@@ -63,6 +68,9 @@ __all__ = [
   'from_config',
   'init_params',
   'is_classifier',
+  'is_latent',
+  'is_vae',
+  'state_shape',
   'text_length',
   'words',
 ]
@@ -216,10 +224,13 @@ OBJECTIVES = {
 def build_objective(config, test=False):
   """config.objective -> (params, objective_state, key, batch) -> loss.
 
-  test: without dropout in the network and without augmentation.
+  test: without dropout in the network and without augmentation; of a VAE the
+  plain bound.
   """
   c = config.objective
-  build = choose(OBJECTIVES, 'objective', 'name', c.name)
+  build = choose(
+    OBJECTIVES | dict.fromkeys(build_vae.NAMES), 'objective', 'name', c.name
+  )
   if c.name != 'ddpm':
     only = {
       'objective.augment': c.augment,
@@ -240,6 +251,8 @@ def build_objective(config, test=False):
     network = network.clone(dropout=0.0)
     config = config.copy_and_resolve_references()
     config.objective.augment = 0.0
+  if is_vae(config):
+    return build_vae.build_objective(config, network, test)
   return build(config, network_fn(network))
 
 
@@ -248,7 +261,7 @@ def build_objective_state(config):
   c = config.objective
   if c.name in ('hybrid', 'vlb') and c.times == 'loss_aware':
     return loss_aware.init_loss_history(num_steps(config))
-  return ()
+  return vae.initial_step() if is_vae(config) else ()
 
 
 def build_learning_rate(config):

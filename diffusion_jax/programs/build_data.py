@@ -70,6 +70,8 @@ def build_source(config, split='train'):
   build = choose(SOURCES, 'data', 'name', c.name)
   with from_config('data'):
     source = with_texts(config, build(c, split))
+    if c.num_levels == 2 and not config.conditioning.text:
+      source = sources.TwoLevels(source)
     wrong = []
     for field in ('image_shape', 'num_classes', 'num_levels'):
       found, said = getattr(source, field), c[field]

@@ -7,9 +7,11 @@ import diffusion_jax as dj
 from diffusion_jax.programs.build_model import (
   build_network,
   build_noise_input,
+  network_fn,
+)
+from diffusion_jax.programs.build_schedule import (
   build_schedule,
   learns_schedule,
-  network_fn,
 )
 from diffusion_jax.training.classifier import label_log_prob
 

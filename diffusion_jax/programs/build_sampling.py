@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.programs import UserError
-from diffusion_jax.programs.build_model import SCHEDULES
+from diffusion_jax.programs.build_schedule import SCHEDULES
 from diffusion_jax.programs.choices import choose, from_config, given
 
 

@@ -11,7 +11,15 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.data import images
-from diffusion_jax.programs import UserError, build, folder, guides, sample
+from diffusion_jax.programs import (
+  UserError,
+  build,
+  folder,
+  guides,
+  latent,
+  sample,
+  wanted,
+)
 from diffusion_jax.programs.choices import choose, from_config
 from diffusion_jax.training import conditions
 
@@ -30,6 +38,11 @@ TOLD = {'inpaint': 'inpainting', 'superres': 'superres', 'colour': 'gray'}
 def run(config, workdir):
   """Writes <name>.png, <name>.npz and single pictures into edits/."""
   config = folder.run_config(workdir, config)
+  if build.is_vae(config):
+    raise UserError(
+      'this run is a VAE, which changes no picture: --mode=sample writes '
+      'reconstructions and interpolations, and a diffusion model can edit'
+    )
   c = config.edit
   build.check_signal(config)
   method = check(config)
@@ -38,10 +51,13 @@ def run(config, workdir):
   task = TASKS[c.task]
   with from_config('edit'):
     given = task.read(config, method)
-  params = sample.restore(config, workdir)
+  params = sample.restore(config, workdir) | latent.load(config, workdir)
+  latents = latent.build(config, workdir)
+  seen = latent.encode_given(config, latents, params, given)
 
   index = np.arange(c.num_samples)
-  x = task.make(config, method, params, index, cond, given)
+  x = task.make(config, method, params, index, cond, seen)
+  x = jax.jit(latents.decode)(params.get('autoencoder'), x)
   sample.check_numbers(config, x)
   made = images.to_uint8(np.asarray(x), config.data.num_levels)
   mask = given.get('mask')
@@ -70,6 +86,12 @@ def check(config):
   for field in ('num_samples', 'repeats', 'iterations', 'factor'):
     if c[field] < 1:
       raise UserError(f'config.edit.{field}={c[field]}: at least 1 is needed')
+  if build.is_latent(config) and c.task in ('superres', 'colour'):
+    raise UserError(
+      f'config.edit.task={c.task}: a run in latents (latent.run) sees no '
+      'pixels while it samples: take inpaint, sdedit, interpolate, or a run in '
+      'pixels'
+    )
   if told and TOLD.get(c.task) != told:
     raise UserError(
       f'config.edit.task={c.task}: the network of this run was trained with '
@@ -108,8 +130,8 @@ def choose_cond(config):
         'trained without label dropout)'
       )
     return cond
-  texts = sample.choose_texts(config, config.edit.num_samples)
-  return cond | (sample.encode_texts(config, texts) or {})
+  texts = wanted.choose_texts(config, config.edit.num_samples)
+  return cond | (wanted.encode_texts(config, texts) or {})
 
 
 def choose_label(config):
@@ -240,9 +262,8 @@ def factor_of(config, method):
   return config.edit.factor
 
 
-def many(config, picture):
-  """uint8 [H, W, C] -> num_samples times in [-1, 1], [N, H, W, C]."""
-  x = jnp.asarray(images.scale(picture))
+def many(config, x):
+  """[H, W, C] -> num_samples times, [N, H, W, C]."""
   return jnp.broadcast_to(x, (config.edit.num_samples, *x.shape))
 
 
@@ -306,7 +327,7 @@ def generate(config, params, index, cond, image=None, change=None, around=None):
     trained, levels, sampler = sample.walk(config, params)
     denoise = sample.build_denoise(config, params, cond, trained, change, {})
     x = dj.prior_sample(
-      key[0], (len(index), *config.data.image_shape), levels.take(0)
+      key[0], (len(index), *build.state_shape(config)), levels.take(0)
     )
     if around is not None:
       sampler, levels = around(sampler, levels)
@@ -350,7 +371,7 @@ def make_between(config, method, params, index, cond, given):
   # clipped, the way up is not undone by the way down
   config = config.copy_and_resolve_references()
   config.sampling.clip = False
-  ends = (jnp.asarray(images.scale(x))[None] for x in given.values())
+  ends = (x[None] for x in given.values())
   weights = np.linspace(0.0, 1.0, len(index))
 
   def between(params, cond, a, b):
@@ -381,7 +402,9 @@ def as_picture(config, x):
 class Task(NamedTuple):
   """read: (config, method) -> what was given, uint8 or bool, by name.
 
-  make: (config, method, params, index, cond, given) -> images in [-1, 1].
+  make: (config, method, params, index, cond, given) -> images in [-1, 1], given
+  being what was read as it is diffused (`latent.encode_given`); and so in
+  latents are the results.
   """
 
   read: Callable

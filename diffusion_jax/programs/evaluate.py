@@ -7,7 +7,6 @@ again, so an interrupted evaluation continues.
 
 import functools
 import json
-import zlib
 from pathlib import Path
 
 import jax
@@ -19,10 +18,19 @@ import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.data.images import scale
 from diffusion_jax.data.text import encode
-from diffusion_jax.evaluation import bits, plots
-from diffusion_jax.programs import UserError, build, folder, sample
+from diffusion_jax.evaluation import bits
+from diffusion_jax.programs import (
+  UserError,
+  build,
+  distributed,
+  folder,
+  results,
+  sample,
+  vae,
+)
 from diffusion_jax.programs.choices import choose
-from diffusion_jax.training.sharding import batch_sharding, replicated
+from diffusion_jax.training import checksums
+from diffusion_jax.training.sharding import batch_sharding, replicated, to_all
 
 
 def run(config, workdir):
@@ -35,32 +43,38 @@ def run(config, workdir):
   params = sample.restore(config, workdir)
   count = min(c.num_images or len(source), len(source))
   settings = describe(config, params, count)
-  params = jax.device_put(params, replicated(mesh))
+  params = to_all(mesh, params)
   for metric in build.words(c.metrics):
     name = '-'.join(filter(None, (metric, c.split, c.name)))
     out = folder.prepare(str(Path(workdir) / 'evaluation' / name))
-    (out / 'parts').mkdir(exist_ok=True)
-    check_same_evaluation(out, settings)
+    if distributed.is_first():
+      (out / 'parts').mkdir(exist_ok=True)
+      check_same_evaluation(out, settings)
     measure = make_measure(METRICS[metric](config), config, mesh)
-    parts = []
-    for start in tqdm(
-      range(0, count, c.batch_size), metric, unit='batch', disable=None
-    ):
-      path = out / 'parts' / f'{start:08d}.npz'
-      if not path.exists():
-        index = np.arange(start, min(start + c.batch_size, count))
-        with build.from_config('data'):
-          pictures, cond = read(config, source, index)
-        with build.from_config('evaluation'):  # what the metric refuses
-          result = measure(params, index, pictures, cond)
-        check_numbers(metric, result, index)
-        write(path, result)
-      with np.load(path) as arrays:
-        parts.append(dict(arrays))
-    found = {
-      name: np.concatenate([part[name] for part in parts]) for name in parts[0]
-    }
-    REPORTS[metric](found, config, out)
+    starts = range(0, count, c.batch_size)
+    paths = [out / 'parts' / f'{start:08d}.npz' for start in starts]
+    # all processes measure the same parts, those that the first one misses
+    missing = distributed.agree([not path.exists() for path in paths])
+    for i in tqdm(np.flatnonzero(missing), metric, unit='batch', disable=None):
+      index = np.arange(starts[i], min(starts[i] + c.batch_size, count))
+      with build.from_config('data'):
+        pictures, cond = read(config, source, index)
+      with build.from_config('evaluation'):  # what the metric refuses
+        result = measure(params, index, pictures, cond)
+      check_numbers(metric, result, index)
+      if distributed.is_first():
+        write(paths[i], result)
+    if distributed.is_first():
+      results.REPORTS[metric](gather(paths), config, out)
+
+
+def gather(paths):
+  """{name: array} of all parts, one after the other."""
+  parts = []
+  for path in paths:
+    with np.load(path) as arrays:
+      parts.append(dict(arrays))
+  return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 def check(config):
@@ -76,17 +90,36 @@ def check(config):
         f'config.evaluation.metrics: {metric!r} is not one of '
         f'{", ".join(METRICS)}'
       )
-    if (metric == 'accuracy') != build.is_classifier(config):
-      of = 'a classifier' if build.is_classifier(config) else 'no classifier'
+    if build.is_latent(config) and metric != 'independent_pixels':
       raise UserError(
-        f'config.evaluation.metrics: this run is {of}, and {metric} is not '
-        'measured of it: accuracy is of classifiers, and theirs alone'
+        f'config.evaluation.metrics: {metric} of latents is not in bits of '
+        'images; the bound of their autoencoder is measured of its own run, '
+        f'{config.latent.run} (elbo, iw)'
+      )
+    kind, known = measured(config)
+    if metric not in known:
+      raise UserError(
+        f'config.evaluation.metrics: this run is {kind}, and {metric} is not '
+        f'measured of it: take {" or ".join(known)}'
       )
   if c.batch_size < 1 or c.num_images < 0:
     raise UserError(
       f'config.evaluation.batch_size={c.batch_size}, '
       f'num_images={c.num_images}: at least 1, and 0 for all images'
     )
+  if c.num_samples < 1:
+    raise UserError(
+      f'config.evaluation.num_samples={c.num_samples}: at least 1 is needed'
+    )
+
+
+def measured(config):
+  """(what the run is, the metrics that are measured of it)."""
+  if build.is_classifier(config):
+    return 'a classifier', ('accuracy',)
+  if build.is_vae(config):
+    return 'a VAE', ('elbo', 'iw', 'independent_pixels')
+  return 'a diffusion model', ('elbo', 'ode', 'independent_pixels')
 
 
 def check_numbers(metric, result, index):
@@ -100,9 +133,6 @@ def check_numbers(metric, result, index):
 def describe(config, params, count):
   """What the result depends on, as it comes back from JSON."""
   fields = folder.plain(config)
-  weights = 0
-  for leaf in jax.tree.leaves(params):
-    weights = zlib.crc32(np.asarray(leaf).tobytes(), weights)
   chosen = {name: fields[name] for name in folder.RUN_SECTIONS}
   del chosen['data']['data_dir'], chosen['data']['num_threads']
   evaluation = fields['evaluation']
@@ -112,7 +142,7 @@ def describe(config, params, count):
     **chosen,
     'evaluation': evaluation,
     'sampling': {n: fields['sampling'][n] for n in ('variance', 'clip')},
-    'weights': weights,
+    'weights': checksums.of_arrays(params),
     'images': count,
   }
 
@@ -181,6 +211,8 @@ def write(path, arrays):
 
 
 def _elbo(config):
+  if build.is_vae(config):
+    return vae.elbo(config)
   c = config.evaluation
   build.check_signal(config)
   decoder = build.build_decoder(config)
@@ -250,13 +282,8 @@ def _independent_pixels(config):
   }
 
 
-def accuracy_times(config):
-  """Times at which a classifier is asked: evaluation.t_min, 0.1, ..., 1."""
-  return np.append(config.evaluation.t_min, np.linspace(0.1, 1.0, 10))
-
-
 def _accuracy(config):
-  times = accuracy_times(config)
+  times = results.accuracy_times(config)
 
   def measure(params, keys, x0, cond):
     ask = build.build_logits(config, params)
@@ -285,95 +312,6 @@ METRICS = {
   'elbo': _elbo,
   'ode': _ode,
   'independent_pixels': _independent_pixels,
+  'iw': vae.importance_weighted,
   'accuracy': _accuracy,
 }
-
-
-def _report_elbo(found, config, out):
-  shape = config.data.image_shape
-  in_bits = {
-    name: np.asarray(dj.bits_per_dim(found[name], shape))
-    for name in ('total', 'prior', 'reconstruction', 'diffusion')
-  }
-  count = len(in_bits['total'])
-  prior = float(in_bits['prior'].mean())
-  decoder = float(in_bits['reconstruction'].mean())
-  steps = in_bits['diffusion'].sum(axis=0) / count  # L_0 of VDM's z_0, L_1, ...
-  terms = np.concatenate([[steps[0] + decoder], steps[1:]])
-  errors = found['squared_error'].sum(axis=0) / (count * np.prod(shape))
-  rate, distortion = bits.rate_distortion(prior, terms, errors)
-  announce('elbo', in_bits['total'], config, out, {
-    'prior': prior,
-    'diffusion': float(steps.sum()),
-    'reconstruction': decoder,
-    'terms': terms.tolist(),
-    'rate': rate.tolist(),
-    'distortion': distortion.tolist(),
-  })  # fmt: skip
-  print(
-    f'  L_T {prior:.4f} + L_1..L_T-1 {steps.sum():.4f} + L_0 {decoder:.4f}; '
-    f'{out}/*.png'
-  )
-  plots.plot_terms(out / 'terms.png', terms)
-  plots.plot_rate_distortion(out / 'rate_distortion.png', rate, distortion)
-
-
-def _report_ode(found, config, out):
-  c = config.data
-  if config.evaluation.dequantization == 'uniform':
-    values = dj.ode_bits_per_dim(found['log_p'], c.image_shape, c.num_levels)
-  else:
-    values = dj.bits_per_dim(-found['log_p'], c.image_shape)
-  announce('ode', np.asarray(values), config, out, {})
-
-
-def _report_independent_pixels(found, config, out):
-  values = dj.bits_per_dim(found['nll'], config.data.image_shape)
-  announce('independent_pixels', np.asarray(values), config, out, {})
-
-
-def _report_accuracy(found, config, out):
-  count = int(found['images'].sum())
-  accuracy = found['right'].sum(axis=0) / count
-  times = accuracy_times(config)
-  result = {
-    'metric': 'accuracy',
-    'split': config.evaluation.split,
-    'images': count,
-    't': times.tolist(),
-    'accuracy': accuracy.tolist(),
-    'standard_error': np.sqrt(accuracy * (1 - accuracy) / count).tolist(),
-  }
-  folder.write_json(out / 'result.json', result)
-  plots.plot_accuracy(
-    out / 'accuracy.png', times, accuracy, 1 / config.data.num_classes
-  )
-  print(f'accuracy of {count} {config.evaluation.split} images, by t:')
-  for t, value in zip(times, accuracy, strict=True):
-    print(f'  {t:5.3f}  {value:6.1%}')
-  print(f'{out}/result.json, accuracy.png')
-
-
-REPORTS = {
-  'elbo': _report_elbo,
-  'ode': _report_ode,
-  'independent_pixels': _report_independent_pixels,
-  'accuracy': _report_accuracy,
-}
-
-
-def announce(metric, values, config, out, more):
-  """Writes result.json and says it in a line; values: bits/dim, [N]."""
-  mean, error = bits.mean_and_error(values)
-  result = {
-    'metric': metric,
-    'split': config.evaluation.split,
-    'images': len(values),
-    'bits_per_dim': mean,
-    'standard_error': error,
-  }
-  folder.write_json(out / 'result.json', result | more)
-  print(
-    f'{metric}: {mean:.4f} +- {error:.4f} bits/dim, {len(values)} '
-    f'{config.evaluation.split} images: {out / "result.json"}'
-  )

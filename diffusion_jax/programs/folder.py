@@ -6,6 +6,7 @@ The other modes take RUN_SECTIONS from the run, the rest from the command line.
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -13,7 +14,14 @@ from ml_collections import ConfigDict
 from diffusion_jax.programs import UserError
 
 # What a run is: read from its config.json by every mode but `train`.
-RUN_SECTIONS = ('data', 'schedule', 'network', 'conditioning', 'objective')
+RUN_SECTIONS = (
+  'data',
+  'latent',
+  'schedule',
+  'network',
+  'conditioning',
+  'objective',
+)
 
 # What may change between two starts of one run without changing its result.
 _FREE = (
@@ -32,6 +40,8 @@ _FREE = (
   'training.mesh',
   'training.accumulate',
   'training.resume',
+  'training.skip_nonfinite',
+  'training.heartbeat_timeout',
 )
 
 
@@ -39,9 +49,7 @@ def prepare(workdir: str) -> Path:
   """The folder, made if need be; UserError if nothing can be written there."""
   try:
     os.makedirs(workdir, exist_ok=True)
-    probe = Path(workdir) / '.writable'
-    probe.touch()
-    probe.unlink()
+    tempfile.TemporaryFile(dir=workdir).close()
   except OSError as error:
     raise UserError(
       f'cannot write in the workdir {workdir} ({error.strerror}): '
@@ -119,15 +127,18 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
     )
 
 
-def run_config(workdir: str, config: ConfigDict) -> ConfigDict:
-  """config with RUN_SECTIONS replaced by those of the run in workdir."""
+def run_config(
+  workdir: str, config: ConfigDict, sections: tuple[str, ...] = RUN_SECTIONS
+) -> ConfigDict:
+  """config with `sections` replaced by those of the run in workdir."""
   found = read_config(workdir)
   if found is None:
     raise UserError(
       f'there is no run in {workdir}: train first, or give its --workdir'
     )
+  found = {'latent': {'run': '', 'shape': []}} | found  # older runs
   merged = config.copy_and_resolve_references()
-  for section in RUN_SECTIONS:
+  for section in sections:
     try:
       merged[section].update(_tuples(found[section]))
     except (KeyError, TypeError, AttributeError) as error:

@@ -2,6 +2,7 @@
 
 from diffusion_jax.programs import UserError, folder
 from diffusion_jax.programs.build_guidance import Guide
+from diffusion_jax.programs.build_latent import is_latent, state_shape
 from diffusion_jax.programs.build_model import (
   abstract_params,
   is_classifier,
@@ -64,6 +65,14 @@ def _restore(config, field, workdir):
         f'config.sampling.{field}: data.{name} is {found.data[name]} in '
         f'{workdir}, {config.data[name]} in this run'
       )
+  if (is_latent(found), state_shape(found)) != (
+    is_latent(config),
+    state_shape(config),
+  ):
+    raise UserError(
+      f'config.sampling.{field}: this run and {workdir} do not diffuse the '
+      'same: both must be in pixels, or in the same latents (latent.run)'
+    )
   with from_config(f'sampling.{field}'):
     params, _ = checkpoints.restore_params(
       workdir, True, abstract_params(found), 'latest'

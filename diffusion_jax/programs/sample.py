@@ -2,7 +2,6 @@
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,28 +9,40 @@ from tqdm import tqdm
 
 import diffusion_jax as dj
 from diffusion_jax.data import images
-from diffusion_jax.data.text import encode
-from diffusion_jax.programs import UserError, build, folder, guides
+from diffusion_jax.programs import (
+  UserError,
+  build,
+  distributed,
+  folder,
+  guides,
+  latent,
+  vae,
+  wanted,
+)
 from diffusion_jax.training import checkpoints
-from diffusion_jax.training.sharding import batch_sharding, replicated
+from diffusion_jax.training.sharding import batch_sharding, replicated, to_all
 
 
 def run(config, workdir):
   """Writes <name>.png, <name>.npz and, if asked, <name>.gif into samples/.
 
-  Where the network reads texts also <name>.txt, one text a line.
+  Where the network reads texts also <name>.txt, one text a line; of a VAE what
+  `vae.pictures` writes.
   """
   config = folder.run_config(workdir, config)
   check(config)
   guides.check(config)
-  told = choose_images(config)
-  labels = choose_labels(config) if told is None else told.labels
-  texts = choose_texts(config, config.sampling.num_samples)
+  latent.check_guide(config, workdir)
+  told = wanted.choose_images(config)
+  labels = wanted.choose_labels(config) if told is None else told.labels
+  texts = wanted.choose_texts(config, config.sampling.num_samples)
   given = None if told is None else told.image
-  inputs = labels, given, encode_texts(config, texts)
+  inputs = labels, given, wanted.encode_texts(config, texts)
   mesh = build.build_mesh(config)
-  params = jax.device_put(restore(config, workdir), replicated(mesh))
-  generate = make_generate(config, mesh)
+  params = restore(config, workdir) | latent.load(config, workdir)
+  params = to_all(mesh, params)
+  latents = latent.build(config, workdir)
+  generate = make_generate(config, mesh, latents)
   out = folder.prepare(Path(workdir) / 'samples')
 
   n, size = config.sampling.num_samples, config.sampling.batch_size
@@ -41,13 +52,15 @@ def run(config, workdir):
     result = generate(params, index, *rows(inputs, index % n))
     check_numbers(config, result)
     if config.sampling.trajectory:
-      if not start:
+      if not start and distributed.is_first():
         name = out / f'{config.sampling.name}.gif'
         images.write_gif(name, [picture(config, x) for x in thin(result, 50)])
         print(f'wrote {name}')
       result = result[-1]
     pictures.append(images.to_uint8(result, config.data.num_levels))
   pictures = np.concatenate(pictures)[:n]
+  if not distributed.is_first():
+    return
 
   arrays = {} if labels is None else {'labels': labels}
   if told is not None:
@@ -55,6 +68,8 @@ def run(config, workdir):
   if texts:
     arrays['texts'] = np.array(texts)
   path = out / f'{config.sampling.name}.npz'
+  if build.is_vae(config):
+    arrays |= vae.pictures(config, jax.device_get(params), path)
   np.savez(path, arr_0=pictures, **arrays)
   print(f'wrote {path}: {n} images of {"x".join(map(str, pictures.shape[1:]))}')
   path = path.with_suffix('.png')
@@ -124,22 +139,25 @@ def build_denoise(config, params, cond, trained, change=None, guides=None):
   return lambda x0: there(given(x0))
 
 
-def make_generate(config, mesh):
+def make_generate(config, mesh, latents=latent.PIXELS):
   """(params, index [B], labels, image, text) -> images [B, H, W, C] in [-1, 1].
 
   labels: [B]; image: cond['image'] [B, ...], of networks told of one; text:
   {'text': [B, L], 'text_mask': [B, L]}; each may be None. Image i of a seed is
   the same in whatever batch and on however many devices it is made. With
   sampling.trajectory all states from noise to image, [N + 1, B, H, W, C].
-  Inputs but the parameters are NumPy arrays, and so are the images.
+  Inputs but the parameters are NumPy arrays, and so are the images. Where
+  `latents` are diffused, params['autoencoder'] decodes them.
   """
+  if build.is_vae(config):
+    return vae.make_generate(config, mesh)
   build.check_signal(config)
   c = config.sampling
   # refuses at once
   jax.eval_shape(lambda p: walk(config, p)[1], build.abstract_params(config))
   runs = guides.find_guides(config)
   others = {name: run.params for name, run in runs.items()}
-  others = jax.device_put(others, replicated(mesh))
+  others = to_all(mesh, others)
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
   def on_mesh(params, others, index, labels, image, text):
@@ -151,9 +169,11 @@ def make_generate(config, mesh):
     cond = {name: x for name, x in cond.items() if x is not None}
     trained, levels, sampler = walk(config, params)
     denoise = build_denoise(config, params, cond, trained, guides=guiding)
-    shape = (*index.shape, *config.data.image_shape)
+    shape = (*index.shape, *build.state_shape(config))
     x = dj.prior_sample(prior_keys, shape, levels.take(0))
-    return dj.sample(keys, denoise, sampler, levels, x, c.trajectory)
+    x = dj.sample(keys, denoise, sampler, levels, x, c.trajectory)
+    decode = functools.partial(latents.decode, params.get('autoencoder'))
+    return jax.lax.map(decode, x) if c.trajectory else decode(x)
 
   def generate(params, index, labels, image=None, text=None):
     # every device takes as many images; those too many are dropped
@@ -167,114 +187,9 @@ def make_generate(config, mesh):
   return generate
 
 
-def choose_labels(config):
-  """Labels of the images to sample, int32 [N]: those asked for, in turn."""
-  if not asks_for_labels(config):
-    if config.sampling.labels:
-      raise UserError(
-        'config.sampling.labels is set, but the network of this run knows no '
-        'labels (conditioning.labels), and no sampling.classifier does'
-      )
-    return None
-  classes = config.data.num_classes
-  wanted = config.sampling.labels or range(classes)
-  for label in wanted:
-    if not (isinstance(label, int) and 0 <= label < classes):
-      raise UserError(
-        f'config.sampling.labels: {label!r} is out of range, the classes are '
-        f'0..{classes - 1}'
-      )
-  labels = np.resize(np.array(wanted, np.int32), config.sampling.num_samples)
-  return labels
-
-
-def choose_texts(config, n):
-  """What n images should show: the prompts in turn, or texts of real images.
-
-  Those are of the test split, or of the training split where that is all there
-  is. None if the network reads none.
-  """
-  prompt = config.sampling.prompt
-  if not config.conditioning.text:
-    if prompt is not None:
-      raise UserError(
-        'config.sampling.prompt is set, but the network of this run reads no '
-        'text (conditioning.text)'
-      )
-    return None
-  if prompt is None:
-    try:
-      source = build.build_source(config, 'test')
-    except UserError:
-      source = build.build_source(config, 'train')
-    with build.from_config('data'):
-      return source.texts(np.arange(n) % len(source))
-  prompts = [part.strip() for part in prompt.split('|')]
-  return [prompts[i % len(prompts)] for i in range(n)]
-
-
-def encode_texts(config, texts):
-  """N texts -> cond, {'text': [N, L], 'text_mask': [N, L]}; None for None."""
-  if texts is None:
-    return None
-  with build.from_config('sampling.prompt'):
-    tokens, mask = encode(texts, build.text_length(config))
-  return {'text': tokens, 'text_mask': mask}
-
-
 def rows(tree, index):
   """Rows of every array [N, ...] of a tree."""
   return jax.tree.map(lambda x: x[index], tree)
-
-
-class Told(NamedTuple):
-  """Images of the test split, and what a network is told of them, [N, ...].
-
-  originals and given: uint8 [N, H, W, C], given being what can be shown of
-  image, cond['image']; labels: of the images, if the network is told of them.
-  """
-
-  originals: np.ndarray
-  given: np.ndarray
-  image: np.ndarray
-  labels: np.ndarray | None
-
-
-def choose_images(config):
-  """The first test images as conditions of the samples; None without such."""
-  make = build.build_image_condition(config)
-  if make is None:
-    return None
-  if config.sampling.labels:
-    raise UserError(
-      'config.sampling.labels is set, but the samples of this run continue '
-      'test images (conditioning.image), whose labels they have'
-    )
-  source = build.build_source(config, 'test')
-  index = np.arange(config.sampling.num_samples)
-  with build.from_config('data'):
-    pictures, labels = source.read(index % len(source))
-  x0 = images.scale(pictures, source.num_levels)
-  # of seed and i alone, and none of the keys that images are made with
-  key = jax.random.fold_in(jax.random.key(config.sampling.seed), 2**32 - 1)
-  keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
-  image = np.asarray(jax.jit(make)(keys, x0))
-  labels = labels if config.conditioning.labels else None
-  as_shown = functools.partial(
-    images.to_uint8, num_levels=config.data.num_levels
-  )
-  return Told(as_shown(x0), as_shown(shown(config, image)), image, labels)
-
-
-def shown(config, image):
-  """The picture in cond['image'], [N, H, W, C]; unknown pixels are grey."""
-  shape = *image.shape[:-1], config.data.image_shape[-1]
-  return np.broadcast_to(image[..., : shape[-1]], shape)
-
-
-def asks_for_labels(config):
-  """Whether images of a class are made, by the network or a classifier."""
-  return config.conditioning.labels or bool(config.sampling.classifier)
 
 
 def thin(frames, n):
@@ -289,8 +204,7 @@ def picture(config, x, told=None):
 
 
 def sheet(config, pictures, told=None, limit=400):
-  """The first of the pictures, uint8, on one sheet, a column per class
-  or per prompt.
+  """The first pictures, uint8, on one; columns are classes or prompts.
 
   told: each stands between what it was made of and the original.
   """
@@ -305,7 +219,7 @@ def sheet(config, pictures, told=None, limit=400):
     columns = 3 * max(1, columns // 3)
   elif prompts > 1:
     columns = min(prompts, 20)
-  elif asks_for_labels(config) and not config.sampling.labels:
+  elif wanted.asks_for_labels(config) and not config.sampling.labels:
     columns = min(config.data.num_classes, 20)
   zoom = max(1, round(48 / pictures.shape[1]))
   return images.grid(pictures, min(columns, len(pictures)), zoom)

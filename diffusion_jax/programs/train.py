@@ -1,19 +1,30 @@
 """--mode=train: from a config to a trained run, continued where it stopped."""
 
-import time
+import contextlib
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.data import images, pipeline
-from diffusion_jax.programs import UserError, build, folder, sample
-from diffusion_jax.training import checkpoints
+from diffusion_jax.programs import (
+  Preempted,
+  UserError,
+  build,
+  distributed,
+  folder,
+  latent,
+  sample,
+  wanted,
+)
+from diffusion_jax.programs.step_log import StepLog, average
+from diffusion_jax.training import checkpoints, preemption
 from diffusion_jax.training.logging import MetricWriter
 from diffusion_jax.training.sharding import (
   fsdp_sharding,
   local_rows,
   replicated,
+  to_all,
   to_global,
 )
 from diffusion_jax.training.state import init_state
@@ -21,7 +32,21 @@ from diffusion_jax.training.step import make_eval_step, make_train_step
 
 
 def run(config, workdir):
-  """Trains up to training.num_steps; everything it writes is in workdir."""
+  """Trains up to training.num_steps; everything it writes is in workdir.
+
+  Asked to stop, it saves and raises Preempted.
+  """
+  try:
+    with preemption.watch() as stop:
+      train(config, workdir, stop)
+  except OSError as error:  # a full disk, most of all
+    raise UserError(
+      f'{error}. When that is mended, the same command continues'
+    ) from error
+
+
+def train(config, workdir, stop):
+  """The run; stop: step -> whether to save and leave."""
   c = config.training
   mesh = build.build_mesh(config)
   check(config, mesh)
@@ -31,19 +56,17 @@ def run(config, workdir):
   optimizer = build.build_optimizer(config)
   ema_decays = build.build_ema_decays(config)
   make_state, like = state_maker(config, optimizer, ema_decays, mesh)
-  evaluate = make_evaluate(config, mesh)
-  preview = make_preview(config, mesh)
+  latents = latent.build(config, workdir)
+  encode = latent.make_encode(config, latents, mesh)
+  evaluate = make_evaluate(config, mesh, latents)
+  preview = make_preview(config, mesh, latents)
 
   # what is there already
   workdir = folder.prepare(workdir)
-  manager = checkpoints.open_manager(
-    workdir,
-    c.keep_checkpoints,
-    keep_every=c.keep_every,
-    keep_best=c.keep_best,
-    more_emas=like.more_ema_params,
-  )
+  manager = open_manager(config, workdir, like)
   state = restore(config, workdir, manager, like) or make_state()
+  frozen = latent.prepare(config, workdir, latents, source, mesh)
+  frozen = to_all(mesh, frozen)
   start = int(state.step)
   describe(config, mesh, state, source, workdir)
   if start >= c.num_steps:
@@ -52,14 +75,16 @@ def run(config, workdir):
       'A larger --config.training.num_steps continues it'
     )
     return
-  folder.write_config(workdir, config)
-  (workdir / 'samples').mkdir(exist_ok=True)
+  first = distributed.is_first()  # of several processes one writes
+  if first:
+    folder.write_config(workdir, config)
+    (workdir / 'samples').mkdir(exist_ok=True)
   stored = folder.plain(config)
-  writer = MetricWriter(workdir, start)
+  writer = MetricWriter(workdir, start, first)
   writer.write_hparams(stored)
 
   step_function = make_train_step(
-    objective, optimizer, *ema_decays, c.accumulate
+    objective, optimizer, *ema_decays, c.accumulate, c.skip_nonfinite > 0
   )
   places = jax.tree.map(lambda x: x.sharding, like)
   train_step = jax.jit(
@@ -69,50 +94,45 @@ def run(config, workdir):
   rows = local_rows(mesh, c.batch_size)
   batches = build.build_batches(config, source, start, rows)
   bar = tqdm(total=c.num_steps, initial=start, unit='step', disable=None)
-
-  def report(step, scalars):
-    writer.write_scalars(step, scalars)
-    log(bar, step, scalars)
-
-  history, since, clock = [], start, time.perf_counter()
-  try:
+  log = StepLog(config, workdir, manager, writer, bar, start)
+  with contextlib.ExitStack() as ends:
+    # an interrupted run finishes the checkpoint it is writing
+    ends.callback(checkpoints.finish, manager)
+    ends.callback(writer.close)
+    ends.callback(bar.close)
     for step in range(start + 1, c.num_steps + 1):
-      state, metrics = train_step(state, to_global(mesh, next(batches)), key)
-      history.append(metrics)
-      bar.update()
-      if len(history) > 1:  # reads the previous step while this one runs
-        previous = average(history[-2:-1])
-        check_finite(step - 1, previous, config, workdir, manager)
-        bar.set_postfix(loss=f'{previous["loss"]:.4f}')
-      if step == start + 1:  # compilation is not counted as training
-        since, clock = step, time.perf_counter()
+      if stop(step - 1):
+        log.read()
+        if step - 1 > start:
+          checkpoints.save(manager, state, stored)
+        saved = 'saved' if step > 1 else 'nothing to save yet'
+        raise Preempted(
+          f'stopped by SIGTERM at step {step - 1}, {saved}; the same command '
+          'continues'
+        )
+      batch = to_global(mesh, next(batches))
+      batch = encode(frozen, batch, key, step - 1)
+      state, metrics = train_step(state, batch, key)
+      log.add(step, metrics)
       todo = {name for name, every in events(config) if due(step, every, c)}
-      if todo:
-        check_finite(step, average(history[-1:]), config, workdir, manager)
+      log.read(0 if todo else 1)  # else the previous step, while this one runs
+      checkpoints.check_written(manager)
 
       if 'log' in todo:
-        scalars = average(history)
-        scalars['learning_rate'] = float(learning_rate(step - 1))
-        if step > since:
-          seconds = time.perf_counter() - clock
-          scalars['images_per_second'] = (step - since) * c.batch_size / seconds
-        report(step, scalars)
-        history.clear()
-      test = evaluate(state) if 'evaluate' in todo else None
+        log.write_line(step, learning_rate(step - 1))
+      test = evaluate(state, frozen) if 'evaluate' in todo else None
       if test:
-        report(step, test)
+        log.write(step, test)
       if 'sample' in todo:
-        sheet = preview(state.ema_params)
-        images.write_png(workdir / 'samples' / f'step_{step:08d}.png', sheet)
+        sheet = preview(state.ema_params | frozen)
+        if first:
+          path = workdir / 'samples' / f'step_{step:08d}.png'
+          images.write_png(path, sheet)
         writer.write_images(step, {'samples': sheet})
       if 'save' in todo:
         checkpoints.save(manager, state, stored, test)
-      if todo:  # not counted as training either
-        since, clock = step, time.perf_counter()
-  finally:  # an interrupted run finishes the checkpoint it is writing
-    bar.close()
-    writer.close()
-    manager.close()
+      if todo:
+        log.go_on(step)
   print(f'trained {c.num_steps} steps: {workdir}')
 
 
@@ -159,7 +179,33 @@ def check(config, mesh):
       f'config.training.keep_every={c.keep_every} is not a multiple of '
       f'training.checkpoint_every={c.checkpoint_every}'
     )
+  if c.skip_nonfinite < 0:
+    raise UserError(
+      f'config.training.skip_nonfinite={c.skip_nonfinite}: a number of steps, '
+      'or 0 to stop at the first'
+    )
+  if c.skip_nonfinite and config.optimizer.repair_gradients:
+    raise UserError(
+      'training.skip_nonfinite leaves out a step that '
+      'optimizer.repair_gradients would take with other gradients: only one of '
+      'the two can be on'
+    )
   sample.check(config)
+
+
+def open_manager(config, workdir, like):
+  """The run's checkpoints; UserError if none of those there is good."""
+  c = config.training
+  try:
+    return checkpoints.open_manager(
+      workdir,
+      c.keep_checkpoints,
+      keep_every=c.keep_every,
+      keep_best=c.keep_best,
+      more_emas=like.more_ema_params,
+    )
+  except ValueError as error:
+    raise UserError(str(error)) from error
 
 
 def restore(config, workdir, manager, like):
@@ -172,25 +218,6 @@ def restore(config, workdir, manager, like):
     return checkpoints.restore_latest(manager, like)
   except ValueError as error:
     raise UserError(f'{workdir}: {error}') from error
-
-
-def check_finite(step, scalars, config, workdir, manager):
-  """UserError if the loss or its gradient is no number any more.
-
-  With optimizer.repair_gradients such a step changes no parameter for the
-  worse, and training goes on.
-  """
-  if config.optimizer.repair_gradients:
-    return
-  for name in ('loss', 'grad_norm'):
-    if not np.isfinite(scalars[name]):
-      last = manager.latest_step()
-      kept = 'no checkpoint' if last is None else f'checkpoint {last}'
-      raise UserError(
-        f'{name} is {scalars[name]} at step {step}: stopped, {workdir} keeps '
-        f'{kept}. Continue with --config.training.resume=force and a smaller '
-        'optimizer.learning_rate or optimizer.clip_norm'
-      )
 
 
 def keys(config):
@@ -217,15 +244,18 @@ def state_maker(config, optimizer, ema_decays, mesh):
   return lambda: jax.jit(make, out_shardings=places)(keys(config)[0]), like
 
 
-def make_evaluate(config, mesh):
-  """state -> the objective's metrics on the test split, with fixed noise.
+def make_evaluate(config, mesh, latents=latent.PIXELS):
+  """(state, frozen) -> the objective's metrics on the test split, fixed noise.
 
   Without dropout in the network and without augmentation.
   """
   if not (config.evaluation.every or config.training.keep_best):
     return None
   source = build.build_source(config, 'test')
-  step = jax.jit(make_eval_step(build.build_objective(config, test=True)))
+  step = jax.jit(
+    make_eval_step(build.build_objective(config, test=True)),
+    out_shardings=replicated(mesh),
+  )
   size = min(config.training.batch_size, len(source))
   size -= size % mesh.size
   if not size:
@@ -235,23 +265,25 @@ def make_evaluate(config, mesh):
     )
   rows = local_rows(mesh, size)
   length = build.text_length(config)
+  encode = latent.make_encode(config, latents, mesh)
 
-  def evaluate(state):
+  def evaluate(state, frozen=None):
     history = []
     for i in range(config.evaluation.num_batches):
       with build.from_config('data'):
         batch = pipeline.batch_at(
           source, size, 0, i, rows=rows, text_length=length
         )
+      batch = encode(frozen, to_global(mesh, batch), jax.random.key(0), i)
       key = jax.random.fold_in(jax.random.key(0), i)
-      history.append(step(state, to_global(mesh, batch), key))
+      history.append(step(state, batch, key))
     return {f'test_{name}': x for name, x in average(history).items()}
 
   return evaluate
 
 
-def make_preview(config, mesh):
-  """EMA parameters -> a sheet of samples, as --mode=sample begins it."""
+def make_preview(config, mesh, latents=latent.PIXELS):
+  """(EMA and frozen parameters) -> samples as --mode=sample begins them."""
   if not config.training.sample_every:
     return None
   if build.is_classifier(config):
@@ -259,12 +291,12 @@ def make_preview(config, mesh):
     return None
   config = config.copy_and_resolve_references()
   config.sampling.trajectory = False
-  told = sample.choose_images(config)
-  labels = sample.choose_labels(config) if told is None else told.labels
+  told = wanted.choose_images(config)
+  labels = wanted.choose_labels(config) if told is None else told.labels
   given = None if told is None else told.image
   n = min(config.sampling.num_samples, config.sampling.batch_size)
-  text = sample.encode_texts(config, sample.choose_texts(config, n))
-  generate = sample.make_generate(config, mesh)
+  text = wanted.encode_texts(config, wanted.choose_texts(config, n))
+  generate = sample.make_generate(config, mesh, latents)
   inputs = *sample.rows((labels, given), slice(n)), text
 
   def preview(params):
@@ -277,24 +309,6 @@ def make_preview(config, mesh):
 def due(step, every, training):
   """Whether it is time for what is done each `every` steps and at the end."""
   return bool(every) and (step % every == 0 or step == training.num_steps)
-
-
-def average(history):
-  """List of {name: Mean} -> {name: float}, NaN where nothing counted."""
-  history = jax.device_get(history)
-  totals = jax.tree.map(lambda *xs: float(np.sum(xs)), *history)
-  return {
-    name: mean.total / mean.count if mean.count else float('nan')
-    for name, mean in totals.items()
-  }
-
-
-def log(bar, step, scalars):
-  """A line of numbers where there is no progress bar to show them."""
-  if bar.disable:
-    known = {name: x for name, x in scalars.items() if x == x}
-    shown = ' '.join(f'{name} {value:.4g}' for name, value in known.items())
-    print(f'step {step}: {shown}', flush=True)
 
 
 def describe(config, mesh, state, source, workdir):

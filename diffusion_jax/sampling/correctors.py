@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.examples import data_axes, like
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import forward_step
@@ -117,7 +118,7 @@ def churn(
     raised &= more.logsnr < logsnr
     level = jax.tree.map(lambda a, b: jnp.where(raised, a, b), more, level_t)
     z = s_noise * draw_normal(noise_key, x)
-    mask = jnp.reshape(raised, level.like(x).t.shape)
+    mask = like(raised, x)
     x = jnp.where(mask, forward_step(x, z, level_t, level), x)
     return sampler.step(key, x, state, denoise, level, level_s)
 
@@ -131,4 +132,4 @@ def churn_gamma(s_churn: float, num_steps: int) -> float:
 
 def _square_norm(x):
   # of each example, [B, 1, ...]
-  return jnp.sum(x**2, axis=tuple(range(1, x.ndim)), keepdims=True)
+  return jnp.sum(x**2, axis=data_axes(x), keepdims=True)

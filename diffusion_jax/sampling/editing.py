@@ -8,8 +8,9 @@ import numpy as np
 
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.discrete import DiscreteSchedule
+from diffusion_jax.core.examples import check_same_shape, data_axes
 from diffusion_jax.core.keys import draw_normal, split_key
-from diffusion_jax.core.levels import NoiseLevel, check_same_shape
+from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.process import forward_step, q_sample
 from diffusion_jax.sampling.ancestral import ddim_invert, renoise
 from diffusion_jax.sampling.inpainting import replace_known
@@ -121,7 +122,7 @@ def slerp(a: Array, b: Array, weight: Array) -> Array:
   """
 
   def dot(x, y):
-    return jnp.sum(x * y, axis=tuple(range(1, x.ndim)), keepdims=True)
+    return jnp.sum(x * y, axis=data_axes(x), keepdims=True)
 
   norms = jnp.sqrt(dot(a, a) * dot(b, b))
   cosine = dot(a, b) / jnp.where(norms > 0.0, norms, 1.0)

@@ -17,6 +17,7 @@ from diffusion_jax.core.denoiser import (
   Prediction,
   make_denoiser,
 )
+from diffusion_jax.core.examples import data_axes, like
 from diffusion_jax.core.levels import NoiseLevel
 
 Array = jax.Array
@@ -55,7 +56,7 @@ def dynamic_threshold(
     prediction = denoise(xt, level)
     x0 = prediction.x0
     s = jnp.quantile(jnp.abs(x0).reshape(len(x0), -1), quantile, axis=1)
-    s = _like(jnp.clip(s, 1.0, max_value), x0)
+    s = like(jnp.clip(s, 1.0, max_value), x0)
     return prediction._replace(x0=jnp.clip(x0, -s, s) / s)
 
   return thresholded
@@ -121,7 +122,7 @@ def classifier_free(
 
   def denoise(xt, level):
     cond, uncond = pair(xt, level)
-    x0 = uncond.x0 + _like(scale, xt) * (cond.x0 - uncond.x0)
+    x0 = uncond.x0 + like(scale, xt) * (cond.x0 - uncond.x0)
     if rescale:
       matched = x0 * (_std(cond.x0) / jnp.maximum(_std(x0), 1e-12))
       x0 = rescale * matched + (1.0 - rescale) * x0
@@ -143,7 +144,7 @@ def log_prob_gradient(
 
   def gradient(xt, level):
     slope = jax.grad(lambda x: jnp.sum(log_prob_fn(x, level)))(xt)
-    return _like(scale, xt) * slope
+    return like(scale, xt) * slope
 
   return gradient
 
@@ -178,10 +179,4 @@ def _noisiness(level):
 
 def _std(x):
   # of every example, [B, 1, ...]
-  return jnp.std(x, axis=tuple(range(1, x.ndim)), keepdims=True)
-
-
-def _like(value, x):
-  # [] or [B] -> broadcasts against x
-  shape = jnp.shape(value)
-  return jnp.reshape(value, shape + (1,) * (x.ndim - len(shape)))
+  return jnp.std(x, axis=data_axes(x), keepdims=True)

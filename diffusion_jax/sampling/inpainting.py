@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.core.examples import check_same_shape
 from diffusion_jax.core.keys import draw_normal, split_key
-from diffusion_jax.core.levels import NoiseLevel, check_same_shape
+from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.process import forward_step, q_sample
 from diffusion_jax.sampling.sampler import Sampler
 

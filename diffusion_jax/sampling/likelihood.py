@@ -21,6 +21,7 @@ import numpy as np
 
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.elbo import categorical_nll
+from diffusion_jax.core.examples import data_axes
 from diffusion_jax.core.keys import (
   draw_normal,
   draw_signs,
@@ -70,7 +71,7 @@ def log_likelihood(
   suffice. Raises ValueError for other probes.
   """
   probes = _probes(key, x, num_probes, probe, exact_trace)
-  axes = tuple(range(1, x.ndim))
+  axes = data_axes(x)
   size = x[0].size
 
   def field(angle, state):
@@ -142,7 +143,7 @@ def gaussian_dequantize(
   eps = draw_normal(key, x0)
   z = q_sample(x0, eps, level)
   log_q = normal_log_prob(Normal(0.0, 1.0), eps) - jnp.log(level.sigma)
-  log_q = jnp.sum(log_q, axis=tuple(range(1, x0.ndim)))
+  log_q = jnp.sum(log_q, axis=data_axes(x0))
   return z, -categorical_nll(x0, z, level, num_levels) - log_q
 
 
@@ -199,7 +200,7 @@ def _worst_example(errors):
   # over examples would let one hide behind the others.
   def rms(error):
     square = jnp.square(error)
-    return jnp.mean(square, axis=tuple(range(1, error.ndim)))
+    return jnp.mean(square, axis=data_axes(error))
 
   worst = jnp.max(jnp.stack([rms(error) for error in errors]))
   # the gradient of a root at 0 is infinite

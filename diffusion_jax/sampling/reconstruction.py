@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.examples import data_axes, like
 from diffusion_jax.sampling.inpainting import check_mask
 
 Array = jax.Array
@@ -80,10 +81,10 @@ def observation_guided(
       (along,) = pull(direction)  # Cov A^T direction, up to a factor
       image = observe(along)
       size = _ratio(square, _dot(direction, image))
-      change += _like(size, along) * along
-      residual -= _like(size, image) * image
+      change += like(size, along) * along
+      residual -= like(size, image) * image
       before, square = square, _dot(residual, residual)
-      direction = residual + _like(_ratio(square, before), residual) * direction
+      direction = residual + like(_ratio(square, before), residual) * direction
     return prediction._replace(x0=prediction.x0 + scale * change)
 
   return guided
@@ -91,7 +92,7 @@ def observation_guided(
 
 def _dot(a, b):
   # of each example, [B]
-  return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
+  return jnp.sum(a * b, axis=data_axes(a))
 
 
 def _ratio(a, b):
@@ -99,7 +100,3 @@ def _ratio(a, b):
   # network's Jacobian may make it
   good = (a > 0.0) & (b > 0.0)
   return jnp.where(good, a / jnp.where(good, b, 1.0), 0.0)
-
-
-def _like(a, x):
-  return a.reshape(-1, *[1] * (x.ndim - 1))

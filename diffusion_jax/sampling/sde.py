@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from diffusion_jax.core.examples import like
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import (
@@ -27,7 +28,7 @@ def euler_maruyama(schedule: Callable) -> Sampler:
     x0 = denoise(x, level_t).x0
     s, t = level_s.like(x), level_t.like(x)
     f, g2 = sde_coefficients(schedule, level_t.t)
-    f, g2 = jnp.reshape(f, t.t.shape), jnp.reshape(g2, t.t.shape)
+    f, g2 = like(f, x), like(g2, x)
     dt = t.t - s.t
     mean = x - (f * x - g2 * score_from_x0(x0, x, level_t)) * dt
     noisy = mean + jnp.sqrt(g2 * dt) * draw_normal(key, x)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.examples import like
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import eps_from_x0
@@ -202,7 +203,7 @@ def _unless_at_an_end(correct, x, level_t, level_s, at):
   )  # finite, should it be evaluated all the same
   if not inside.ndim:
     return jax.lax.cond(inside, correct, lambda x, at: x, x, at)
-  mask = jnp.reshape(inside, level_t.like(x).t.shape)
+  mask = like(inside, x)
   return jnp.where(mask, correct(x, at), x)
 
 

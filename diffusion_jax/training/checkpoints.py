@@ -3,17 +3,25 @@
 Items per step: `params`, `ema_params`, `ema_params_<name>` for averages at
 other rates, `state` (the rest of TrainState) and `config`, so that sampling
 reads only the weights it needs. Arrays come back with the sharding asked for,
-whatever devices wrote them.
+whatever devices wrote them. A checkpoint is there when it is complete, sums of
+its files included (`checksums.py`), which are checked before it is read.
 """
 
+import contextlib
+import json
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from diffusion_jax.training import checksums, damage
 from diffusion_jax.training.state import TrainState
 
 METRIC = 'test_loss'  # the best checkpoint is the one where it is lowest
@@ -31,8 +39,14 @@ def open_manager(
 
   Kept are the latest `keep`, those at multiples of keep_every, and the
   keep_best with the lowest METRIC. more_emas: keys of state.more_ema_params.
+  Damaged checkpoints after the newest good one are moved to `damaged/` in
+  workdir, and named on stderr; ValueError if none is good.
   """
   folder = _folder(workdir)
+  if jax.process_index() == 0:
+    damage.set_aside(folder)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('checkpoints were checked')
   # max_to_keep, the older option, can delete the latest step
   policies = [checkpoint_managers.LatestN(keep)]
   if keep_every:
@@ -50,6 +64,7 @@ def open_manager(
     # with it metrics are written down, and missed where there are none
     best_fn=_metric if keep_best else None,
     cleanup_tmp_directories=True,
+    async_options=_with_sums(folder),
   )
   return _open(folder, options, {_ema_item(name) for name in more_emas})
 
@@ -62,7 +77,10 @@ def open_read_only(workdir: str | Path) -> ocp.CheckpointManager:
       f'there is no checkpoint in {workdir}: train first, or give the '
       '--workdir of a run'
     )
-  options = ocp.CheckpointManagerOptions(read_only=True, best_fn=_metric)
+  options = ocp.CheckpointManagerOptions(
+    read_only=True,
+    lightweight_initialize=True,  # no metrics: they may be damaged
+  )
   return _open(folder, options, set())
 
 
@@ -75,15 +93,54 @@ def save(
   """Starts saving `state` under its step; a step already there is left alone.
 
   config: plain dict, stored as JSON; metrics: with METRIC, to know the best.
-  `manager.close()` waits for the writing.
+  OSError if it, or the one before, cannot be written; `finish` waits for it.
   """
   step = int(state.step)
-  if step in manager.all_steps():
-    return
-  items = {name: ocp.args.StandardSave(x) for name, x in _split(state).items()}
-  args = ocp.args.Composite(config=ocp.args.JsonSave(config), **items)
-  if not manager.save(step, args=args, metrics=metrics, force=True):
-    raise OSError(f'checkpoint {step} was not saved in {manager.directory}')
+  with _writing(manager):
+    if step in manager.all_steps():
+      return
+    items = {
+      name: ocp.args.StandardSave(tree) for name, tree in _split(state).items()
+    }
+    manager.save(
+      step,
+      args=ocp.args.Composite(config=ocp.args.JsonSave(config), **items),
+      metrics=metrics,
+      force=True,
+      custom_metadata=checksums.MARK,
+    )
+
+
+def check_written(manager: ocp.CheckpointManager) -> None:
+  """OSError if the last save has failed; does not wait for one under way."""
+  if not manager.is_saving_in_progress():
+    with _writing(manager):
+      manager.wait_until_finished()
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+  """Waits until all is written, and closes; OSError if it cannot be."""
+  with _writing(manager):
+    manager.close()
+
+
+def save_params(
+  workdir: str | Path, step: int, params: Any, config: dict
+) -> None:
+  """Saves params alone, as a run's averaged ones; waits for the writing.
+
+  A step already there is left alone.
+  """
+  folder = _folder(workdir)
+  options = ocp.CheckpointManagerOptions(
+    cleanup_tmp_directories=True, async_options=_with_sums(folder)
+  )
+  with _open(folder, options, set()) as manager:
+    if step not in manager.all_steps():
+      arrays = jax.tree.map(np.asarray, params)  # the same on every host
+      items = {_ITEMS[0]: ocp.args.StandardSave(arrays)}
+      args = ocp.args.Composite(config=ocp.args.JsonSave(config), **items)
+      manager.save(step, args=args, force=True, custom_metadata=checksums.MARK)
 
 
 def restore_latest(
@@ -93,12 +150,13 @@ def restore_latest(
 
   like: shapes with the shardings wanted (`jax.ShapeDtypeStruct`s), or a state.
   Raises a ValueError that names the first parameter that does not fit, if the
-  checkpoint is of another network.
+  checkpoint is of another network, or that says that it cannot be read.
   """
   step = manager.latest_step()
   if step is None:
     return None
-  found = manager.item_metadata(step)
+  with _reading(manager, step):
+    found = manager.item_metadata(step)
   for name, tree in _split(like).items():
     kind = 'optimizer' if name == 'state' else 'network'
     if name not in found:
@@ -114,7 +172,8 @@ def restore_latest(
     name: ocp.args.StandardRestore(tree)
     for name, tree in _split(abstract).items()
   }
-  restored = manager.restore(step, args=ocp.args.Composite(**items))
+  with _reading(manager, step):
+    restored = manager.restore(step, args=ocp.args.Composite(**items))
   return restored['state']._replace(
     params=restored['params'],
     ema_params=restored['ema_params'],
@@ -134,13 +193,15 @@ def restore_params(
 
   ema: the average, or False for the weights of the optimiser, or the name of
   another average ('0.999'); checkpoint: a step, 'latest' or 'best'. Raises
-  FileNotFoundError where there is no such thing, and, given the shapes `like`
-  of the expected params, a ValueError that names the first that does not fit.
+  FileNotFoundError where there is no such thing, and ValueError where it is
+  damaged, or, given the shapes `like` of the expected params, does not fit.
   """
   item = _ema_item(ema) if isinstance(ema, str) else _ITEMS[not ema]
   with open_read_only(workdir) as manager:
     step = _find_step(manager, checkpoint, workdir)
-    found = manager.item_metadata(step)
+    _refuse_damaged(manager, step)
+    with _reading(manager, step):
+      found = manager.item_metadata(step)
     if item not in found:
       others = [n.removeprefix(_ema_item('')) for n in found if 'ema' in n]
       raise FileNotFoundError(
@@ -156,7 +217,8 @@ def restore_params(
     )
     items = {item: ocp.args.StandardRestore(abstract)}
     args = ocp.args.Composite(config=ocp.args.JsonRestore(), **items)
-    restored = manager.restore(step, args=args)
+    with _reading(manager, step):
+      restored = manager.restore(step, args=args)
   return restored[item], restored['config']
 
 
@@ -195,6 +257,62 @@ def _folder(workdir):
   return Path(workdir).absolute() / 'checkpoints'
 
 
+def _with_sums(folder):
+  def sum_up():  # of the one checkpoint that is being written
+    [draft] = folder.glob(f'*{ocp.path.atomicity_types.TMP_DIR_SUFFIX}*')
+    checksums.write(draft)
+
+  # called by process 0, once all have written and before the folder gets its
+  # final name
+  return ocp.options.AsyncOptions(post_finalization_callback=sum_up)
+
+
+def _refuse_damaged(manager, step, items=None):
+  damage.refuse(Path(manager.directory), step, manager.all_steps(), items)
+
+
+@contextlib.contextmanager
+def _reading(manager, step):
+  try:
+    yield
+  except (OSError, ValueError, KeyError) as error:
+    raise ValueError(
+      f'checkpoint {step} in {manager.directory} cannot be read: '
+      f'{_brief(error)}. Move it away to continue from an older one'
+    ) from error
+
+
+@contextlib.contextmanager
+def _writing(manager):
+  # tensorstore says with a ValueError that the disk is full
+  try:
+    yield
+  except (OSError, ValueError) as error:
+    last = manager.latest_step()
+    kept = 'there is none yet' if last is None else f'{last} is the last one'
+    raise OSError(
+      f'a checkpoint could not be written in {manager.directory}, {kept}: '
+      f'{_brief(error)}'
+    ) from error
+
+
+def _brief(error):
+  # tensorstore buries the reason in paths, Orbax appends whole trees
+  code = re.search(r"os_error_code='(\d+)'", str(error))
+  if code:
+    return os.strerror(int(code[1]))
+  return str(error).strip().partition('\n')[0][:300]
+
+
+def _loss(manager, step):
+  # METRIC of a checkpoint, None if it was saved without
+  path = Path(manager.directory) / str(step)
+  if not (path / 'metrics').is_dir():
+    return None
+  _refuse_damaged(manager, step, ['metrics'])
+  return json.loads((path / 'metrics' / 'metrics').read_text())[METRIC]
+
+
 def _open(folder, options, items):
   # Orbax wants to know the items beforehand, those of older steps as well
   found = {path.name for path in folder.glob(f'*/{_ema_item("*")}')}
@@ -215,13 +333,14 @@ def _find_step(manager, checkpoint, workdir):
   if checkpoint == 'latest':
     return steps[-1]
   if checkpoint == 'best':
-    with_metrics = [step for step in steps if manager.metrics(step)]
-    if not with_metrics:
+    losses = {step: _loss(manager, step) for step in steps}
+    losses = {step: x for step, x in losses.items() if x is not None}
+    if not losses:
       raise FileNotFoundError(
         f'no checkpoint in {workdir} knows how good it is: train with '
         'keep_best and an evaluation'
       )
-    return min(with_metrics, key=lambda s: manager.metrics(s)[METRIC])
+    return min(losses, key=losses.get)
   if checkpoint not in steps:
     raise FileNotFoundError(
       f'there is no checkpoint {checkpoint} in {workdir}, but '

@@ -28,6 +28,7 @@ from diffusion_jax.core.elbo import (
   prior_kl,
   reconstruction_nll,
 )
+from diffusion_jax.core.examples import like
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.core.levels import NoiseLevel, clean_level
 from diffusion_jax.core.losses import (
@@ -270,8 +271,7 @@ def make_attempt(
       first = ask(cond, jax.random.fold_in(dropout_key, 1))
       first = first[..., : x0.shape[-1]]  # without a learned variance
       first = to_x0(parametrization, first, xt, level, sigma_data)
-      seen = twice.reshape(-1, *[1] * (x0.ndim - 1))
-      estimate = jnp.where(seen, jnp.clip(first, -1.0, 1.0), 0.0)
+      estimate = jnp.where(like(twice, x0), jnp.clip(first, -1.0, 1.0), 0.0)
       cond['x0'] = jax.lax.stop_gradient(estimate)
     output = ask(cond, dropout_key)
     return Attempt(x0, eps, xt, level, time_weight, output)

@@ -38,6 +38,11 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
     raise ValueError(
       f'a mesh of {data}x{fsdp} needs {size} devices, there are {len(devices)}'
     )
+  if jax.process_count() > 1 and size < len(devices):
+    raise ValueError(
+      f'a mesh of {data}x{fsdp} leaves out {len(devices) - size} of the '
+      f'{len(devices)} devices: several processes need one of all devices'
+    )
   # explicit axes, the default, would ask networks for output shardings
   return jax.make_mesh(
     (data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices[:size]
@@ -54,7 +59,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def fsdp_sharding(mesh: Mesh, tree: Any, min_size: int = 2**18) -> Any:
+def fsdp_sharding(mesh: Mesh, tree: Any, min_size: int = 2**16) -> Any:
   """Sharding of each leaf of a tree of arrays (or of their shapes).
 
   A leaf of min_size elements or more is split along its largest axis that the
@@ -85,7 +90,10 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
   starts, stops = zip(
     *(rows.indices(batch_size)[:2] for (rows,) in index.values()), strict=True
   )
-  return slice(min(starts), max(stops))
+  rows = slice(min(starts), max(stops))
+  if len(set(starts)) * (batch_size // mesh.size) != rows.stop - rows.start:
+    raise ValueError('the rows of this process are not next to one another')
+  return rows
 
 
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
@@ -93,4 +101,14 @@ def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
   sharding = batch_sharding(mesh)
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+  )
+
+
+def to_all(mesh: Mesh, tree: Any) -> Any:
+  """Whole arrays, the same in every process -> a copy on every device."""
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(
+      replicated(mesh), np.asarray(x)
+    ),
+    tree,
   )

@@ -18,20 +18,22 @@ def make_train_step(
   ema_decay: Callable[[Array], Array],
   more_ema_decays: Mapping[str, Callable[[Array], Array]] | None = None,
   accumulate: int = 1,
+  skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, dict, Array], tuple[TrainState, dict]]:
   """(state, batch, key) -> (state, metrics): gradient, update, EMA.
 
   key is the same at every step (of the run's seed); the step's own is folded in
   from state.step, so a restored state continues exactly. more_ema_decays: for
   every name in state.more_ema_params. accumulate=n evaluates the batch in n
-  parts, one after the other: the same step in less memory. To be jitted, with
-  the state donated.
+  parts, one after the other: the same step in less memory. skip_nonfinite:
+  where loss or gradient are not finite, nothing changes but the step. To be
+  jitted, with the state donated.
   """
   gradient = accumulated(objective, accumulate)
 
   def train_step(state, batch, key):
     key = jax.random.fold_in(key, state.step)
-    (_, (metrics, objective_state)), grads = gradient(
+    (loss, (metrics, objective_state)), grads = gradient(
       state.params, state.objective_state, key, batch
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -41,7 +43,8 @@ def make_train_step(
       rate = 1.0 - decay(state.step)
       return optax.incremental_update(params, ema_params, rate)
 
-    metrics['grad_norm'] = Mean(optax.tree.norm(grads), jnp.ones(()))
+    norm = optax.tree.norm(grads)
+    metrics['grad_norm'] = Mean(norm, jnp.ones(()))
     after = TrainState(
       step=state.step + 1,
       params=params,
@@ -53,6 +56,10 @@ def make_train_step(
         for name, decay in (more_ema_decays or {}).items()
       },
     )
+    if skip_nonfinite:
+      good = jnp.isfinite(loss) & jnp.isfinite(norm)
+      kept = jax.tree.map(lambda x, y: jnp.where(good, x, y), after, state)
+      after = kept._replace(step=after.step)
     return after, metrics
 
   return train_step

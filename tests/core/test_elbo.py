@@ -103,8 +103,15 @@ def test_a_bound_that_cannot_be_is_refused(key):
     SCHEDULE,
     jnp.zeros((2, 3)),
   )
-  with pytest.raises(ValueError, match='num_steps is 1: a bound needs'):
-    dj.variational_bound(*arguments, num_steps=1)
+  with pytest.raises(ValueError, match='num_steps is 0: a bound needs'):
+    dj.variational_bound(*arguments, num_steps=0)
+  for variance in ('fixed_small', 'learned'):
+    with pytest.raises(ValueError, match=f"is 1: '{variance}' needs the var"):
+      dj.variational_bound(*arguments, num_steps=1, variance=variance)
+  with pytest.raises(ValueError, match='steps is 1: of 1, 1..0 can'):
+    dj.variational_bound(
+      *arguments, num_steps=1, variance='fixed_large', steps=1
+    )
   for steps in (0, 4):
     with pytest.raises(ValueError, match=f'steps is {steps}: of 4, 1..3 can'):
       dj.variational_bound(*arguments, num_steps=4, steps=steps)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.core.levels import check_same_shape, snap
+from diffusion_jax.core.examples import check_same_shape
+from diffusion_jax.core.levels import snap
 
 
 def test_logsnr_and_snr():
@@ -40,7 +41,7 @@ def test_like_refuses_a_level_of_another_batch():
   level = dj.NoiseLevel(*[jnp.ones(4)] * 3)
   with pytest.raises(ValueError, match=r'shape \[4\] does not fit .*\[3, 2\]'):
     level.like(jnp.ones((3, 2)))
-  with pytest.raises(ValueError, match=r'levels are \[\] or \[B\]'):
+  with pytest.raises(ValueError, match=r'it is \[\] or \[B\]'):
     level.like(jnp.ones(()))
 
 

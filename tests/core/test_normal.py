@@ -120,6 +120,22 @@ def test_discretized_log_prob_stays_finite_far_away():
   assert np.isfinite(slope)
 
 
+@pytest.mark.parametrize('scale', [30.0, 1e3, 1e6])
+def test_discretized_log_prob_of_narrow_bins(scale):
+  """Bins far narrower than the Gaussian: density times width, slope as well."""
+  x, mean, width = jnp.linspace(-1.0, 1.0, 256)[1:-1], 0.3, 2.0 / 255.0
+  log_mass = jax.vmap(lambda m, x: dj.discretized_log_prob(
+    dj.Normal(m, scale**2), x), (None, 0))  # fmt: skip
+  found = log_mass(mean, x)
+  expected = scipy.stats.norm.logpdf(x, mean, scale) + np.log(width)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  slope = jax.vmap(jax.grad(lambda m, x: log_mass(m, x[None])[0]), (None, 0))
+  expected = (np.asarray(x, np.float64) - mean) / scale**2
+  np.testing.assert_allclose(
+    slope(mean, x) * scale**2, expected * scale**2, atol=1e-3
+  )
+
+
 def test_discretized_log_prob_refuses_nonsense():
   p = dj.Normal(0.0, 1.0)
   with pytest.raises(ValueError, match="'erf' is not one of 'exact', 'tanh'"):

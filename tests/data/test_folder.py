@@ -188,6 +188,13 @@ def test_each_split_has_captions_of_its_own(captions):
     assert source.texts([0]) == [f'of {split}']
 
 
+def test_captions_that_are_no_text_are_named(tmp_path):
+  save(tmp_path / 'x.png', (1, 2, 3))
+  (tmp_path / 'metadata.jsonl').write_bytes(b'{"file_name": "\xff')
+  with pytest.raises(ValueError, match='metadata.jsonl is no text in UTF-8'):
+    folder.captioned(folder.folder(tmp_path, image_shape=(8, 8, 3)))
+
+
 @pytest.mark.parametrize(
   'line, message',
   [

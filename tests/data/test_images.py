@@ -57,6 +57,11 @@ def test_files_that_are_no_images_are_named(tmp_path):
   (tmp_path / 'cut.png').write_bytes(buffer.getvalue()[:2000])
   with pytest.raises(ValueError, match='cut.png is damaged'):
     images.read_image(tmp_path / 'cut.png')
+  data = bytearray(buffer.getvalue())
+  data[11] = 12  # the length of the header, 13
+  (tmp_path / 'head.png').write_bytes(data)
+  with pytest.raises(ValueError, match='head.png is damaged'):
+    images.read_image(tmp_path / 'head.png')
 
 
 def test_fit_crops_the_centre_or_stretches():

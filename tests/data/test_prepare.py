@@ -101,6 +101,31 @@ def test_a_half_prepared_set_is_not_taken_for_a_whole_one(
     shutil.rmtree(tmp_path / 'copy')
 
 
+def test_a_damaged_description_of_a_set_is_named(
+  tmp_path, manual, no_network, accept
+):
+  """What ours wrote, and what tfds did."""
+  written = archives.cifar10(manual)
+  accept(manual, [URL])
+  ours = prepare.prepare('cifar10', tmp_path)
+  by_tfds = archives.prepared_by_tfds(tmp_path / 'tfds', written)
+  for folder in (ours, by_tfds):
+    for name in ('dataset_info.json', 'features.json'):
+      path = folder / name
+      whole = path.read_bytes()
+      for damaged in (
+        whole[: len(whole) // 2],
+        whole.replace(b'name"', b'nale"').replace(b'type"', b'tipe"'),
+        whole.replace(b'{', b'\xff', 1),
+      ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match='is damaged.*prepare it') as error:
+          prepare.prepare('cifar10', folder.parents[1])
+        message = str(error.value)
+        assert str(folder.parents[1]) in message and '\n' not in message
+      path.write_bytes(whole)
+
+
 def test_an_interrupted_preparation_leaves_nothing_that_is_read(
   tmp_path, manual, no_network, accept, monkeypatch
 ):

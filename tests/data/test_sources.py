@@ -139,6 +139,12 @@ def test_npz_that_is_none(tmp_path):
   np.save(tmp_path / 'a.npy', np.zeros(3))
   with pytest.raises(ValueError, match='a.npy is no npz file of arrays'):
     sources.npz(tmp_path / 'a.npy')
+  path = save(tmp_path / 'method.npz', **ARRAYS)
+  data = bytearray(path.read_bytes())
+  data[data.index(b'PK\1\2') + 10] = 99  # an unknown compression
+  path.write_bytes(data)
+  with pytest.raises(ValueError, match='method.npz is no npz file of arrays'):
+    sources.npz(path)
   np.savez_compressed(tmp_path / 'bad.npz', **ARRAYS)
   data = bytearray((tmp_path / 'bad.npz').read_bytes())
   data[100:120] = bytes(20)
@@ -163,3 +169,21 @@ def test_importing_sources_is_light():
   )
   loaded = {name.partition('.')[0] for name in result.stdout.split()}
   assert not loaded & {'grain', 'tensorflow_datasets', 'PIL', 'sklearn'}
+
+
+def test_two_levels_are_the_halves_of_any_others():
+  whole = sources.digits('test')
+  halves = sources.TwoLevels(whole)
+  index = np.array([5, 0, 7])
+  images, labels = halves.read(index)
+  expected, same = whole.read(index)
+  np.testing.assert_array_equal(images, np.where(expected > 8, 1, 0))
+  np.testing.assert_array_equal(labels, same)
+  assert images.dtype == np.uint8 and halves.num_levels == 2
+  assert (len(halves), halves.image_shape) == (360, (8, 8, 1))
+  assert halves.num_classes == 10 and halves.in_memory
+  every = sources.ArraySource(
+    np.arange(256, dtype=np.uint8).reshape(-1, 1, 1, 1)
+  )
+  images, _ = sources.TwoLevels(every).read(np.arange(256))
+  np.testing.assert_array_equal(images.ravel(), np.repeat([0, 1], 128))

@@ -161,6 +161,31 @@ def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
     tfds_sources.cifar10('train', tmp_path)
 
 
+def test_a_flipped_bit_in_a_record_is_named(by_tfds, tmp_path):
+  """The file's own sums notice it, if anything is stored there."""
+  import shutil
+
+  shutil.copytree(by_tfds[0] / 'cifar10', tmp_path / 'cifar10')
+  [path] = (tmp_path / 'cifar10' / '3.0.2').glob('*train*array_record*')
+  whole = tfds_sources.cifar10('train', tmp_path).images
+  data = path.read_bytes()
+  named = 0
+  for place in range(1000, len(data), 4999):
+    flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+    path.write_bytes(flipped)
+    source = tfds_sources.catalogue(
+      'cifar10', 'train', (32, 32, 3), data_dir=tmp_path
+    )
+    try:
+      source.read(np.arange(15))
+      found = tfds_sources.cifar10('train', tmp_path).images
+      np.testing.assert_array_equal(found, whole)
+    except ValueError as error:
+      assert 'cifar10/3.0.2 is damaged, delete it' in str(error)
+      named += 1
+  assert named > 5
+
+
 def test_the_checksums_are_the_official_ones():
   """Sizes that the sets' own pages and mirrors state."""
   from tensorflow_datasets.core.download import checksums

@@ -136,3 +136,39 @@ def test_the_bound_of_the_exact_model_is_the_likelihood(schedule, steps, key):
   expected = 0.5 * (POINTS**2 + np.log(2 * np.pi)).sum(axis=1)
   error = total.std(axis=1) / copies**0.5
   assert (np.abs(total.mean(axis=1) - expected) < 4 * error + 1e-5).all()
+
+
+@pytest.mark.parametrize('start', ['clean', 'noisy'])
+def test_one_step_is_a_vae(start, key):
+  """Prior and decoder, with the variance beta_1; a noisy start adds L_0."""
+  x0 = np.repeat(POINTS, 1000, axis=0)
+  keys = jax.random.split(key, len(x0))
+  betas = np.array([0.7])
+  schedule = dj.DiscreteSchedule.from_betas(betas)
+  if start == 'noisy':
+    schedule = dj.CosineSchedule(-2.0, 3.0)
+  found = jax.jit(
+    lambda keys, x0: dj.variational_bound(
+      keys,
+      ORACLE.denoise,
+      schedule,
+      x0,
+      num_steps=1,
+      variance='fixed_large',
+      decoder=lambda x0, p: -jnp.sum(dj.log_prob(dj.Normal(*p[:2]), x0), 1),
+    )
+  )(keys, *f32(x0))
+  a, eps = 0.3**0.5, draws(keys, (2,))[1]
+  if start == 'clean':
+    prior = 0.5 * (a**2 * x0**2 - a**2 - np.log1p(-(a**2))).sum(axis=1)
+    mean = a * (a * x0 + np.sqrt(1 - a**2) * eps)
+    nats = 0.5 * ((x0 - mean) ** 2 / 0.7 + np.log(2 * np.pi * 0.7))
+    np.testing.assert_allclose(found['prior'], prior, rtol=1e-5)
+    np.testing.assert_array_equal(found['diffusion'], np.zeros((len(x0), 1)))
+    np.testing.assert_allclose(
+      found['reconstruction'], nats.sum(axis=1), rtol=1e-5
+    )
+  total = np.asarray(found['total'], np.float64).reshape(3, 1000)
+  expected = 0.5 * (POINTS**2 + np.log(2 * np.pi)).sum(axis=1)
+  error = total.std(axis=1) / 1000**0.5
+  assert (np.abs(total.mean(axis=1) - expected) < 4 * error + 1e-5).all()

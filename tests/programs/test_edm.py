@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 import diffusion_jax as dj
 from configs import digits_edm
-from diffusion_jax.programs import PROGRAMS, UserError, build, sample, train
+from diffusion_jax.programs import PROGRAMS, UserError, build, sample
+from diffusion_jax.programs.step_log import StepLog
 from diffusion_jax.training import checkpoints
+from diffusion_jax.training.objectives import Mean
 from tests.programs.conftest import smoke
 
 
@@ -94,9 +97,16 @@ def test_its_sampler_hands_each_estimate_to_the_next_step(told):
 
 
 def test_repaired_gradients_do_not_stop_a_run():
-  nan = {'loss': float('nan'), 'grad_norm': 1.0}
+  metrics = {'loss': Mean(float('nan'), 1.0), 'grad_norm': Mean(1.0, 1.0)}
   manager = type('Manager', (), {'latest_step': lambda self: None})()
+
+  def read(config):
+    bar = tqdm(disable=True)
+    log = StepLog(config, 'runs/x', manager, None, bar, start=0)
+    log.add(7, metrics)
+    log.read()
+
   with pytest.raises(UserError, match='loss is nan at step 7'):
-    train.check_finite(7, nan, smoke(), 'runs/x', manager)
+    read(smoke())
   repaired = smoke(**{'optimizer.repair_gradients': True})
-  train.check_finite(7, nan, repaired, 'runs/x', manager)
+  read(repaired)

@@ -351,7 +351,12 @@ def test_metrics_of_the_other_kind_are_refused(runs):
       'elbo',
       'this run is a classifier, and el',
     ),
-    ('labels', smoke, 'accuracy', 'this run is no classifier, and accuracy is'),
+    (
+      'labels',
+      smoke,
+      'accuracy',
+      'this run is a diffusion model, and accuracy',
+    ),
   ]:
     config = make(**{'evaluation.metrics': (metric,)})
     with pytest.raises(UserError, match=message):

@@ -48,6 +48,34 @@ def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
   np.testing.assert_allclose(found, losses(one), rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_run_moves_from_eight_devices_to_two_to_one(tmp_path):
+  """The parameters of the run that stays, but for the rounding of sums."""
+
+  def train_on(name, meshes):
+    for i, mesh in enumerate(meshes):
+      fields = QUIET | CONSTANT | {'training.mesh': mesh}
+      fields['training.num_steps'] = 4 * (i + 1)
+      PROGRAMS['train'](smoke(**fields), str(tmp_path / name))
+    return checkpoints.restore_params(tmp_path / name, False)[0]
+
+  stays = train_on('stays', [(8, 1)] * 3)
+  for name, meshes, most in (
+    ('again', [(8, 1)] * 3, 0.0),
+    ('moves', [(8, 1), (2, 1), (1, 1)], 1e-3),
+  ):
+    other = train_on(name, meshes)
+    pairs = zip(jax.tree.leaves(stays), jax.tree.leaves(other), strict=True)
+    apart = max(np.abs(a - b).max() for a, b in pairs)
+    print(f'{name}: parameters {apart:.1e} apart after 12 steps of Adam')
+    assert apart <= most
+  whole = PROGRAMS['train']
+  fields = QUIET | CONSTANT | {'training.mesh': (8, 1)}
+  whole(smoke(**fields, **{'training.num_steps': 12}), str(tmp_path / 'whole'))
+  undisturbed, _ = checkpoints.restore_params(tmp_path / 'whole', False)
+  jax.tree.map(np.testing.assert_array_equal, stays, undisturbed)
+
+
 def images(config, params, index):
   mesh = build.build_mesh(config)
   generate = sample.make_generate(config, mesh)
@@ -107,21 +135,31 @@ def test_the_best_checkpoint_is_kept(tmp_path):
   assert len(test) == 4 and kept == {best, 4}
 
 
-def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
-  tmp_path, monkeypatch
-):
+@pytest.fixture
+def explode(monkeypatch):
+  """explode(n, ...): the images of step n are NaN, in the runs that follow."""
   make = train.make_train_step
 
-  def exploding(*args):
-    step = make(*args)
+  def exploding(*steps):
+    def make_step(*args):
+      step = make(*args)
 
-    def at(state, batch, key):
-      batch['image'] = jnp.where(state.step == 2, jnp.nan, batch['image'])
-      return step(state, batch, key)
+      def at(state, batch, key):
+        bad = jnp.isin(state.step + 1, jnp.array(steps))
+        batch['image'] = jnp.where(bad, jnp.nan, batch['image'])
+        return step(state, batch, key)
 
-    return at
+      return at
 
-  monkeypatch.setattr(train, 'make_train_step', exploding)
+    monkeypatch.setattr(train, 'make_train_step', make_step)
+
+  return exploding
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
+  tmp_path, explode
+):
+  explode(3)
   fields = QUIET | {'training.log_every': 4}
   message = 'loss is nan at step 3: stopped, .* keeps checkpoint 2'
   with pytest.raises(UserError, match=message):
@@ -129,6 +167,37 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
   assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['2']
   params, _ = checkpoints.restore_params(tmp_path)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
+  """They change nothing but the step; one too many in a row stops the run."""
+  explode(2, 4, 5)
+  fields = QUIET | {
+    'training.num_steps': 6,
+    'training.log_every': 3,
+    'training.checkpoint_every': 1,
+    'training.keep_checkpoints': 6,
+    'training.skip_nonfinite': 1,
+  }
+  message = 'loss is nan at step 5, 2 steps in a row: stopped, .*checkpoint 4'
+  with pytest.raises(UserError, match=message):
+    PROGRAMS['train'](smoke(**fields), str(tmp_path))
+  PROGRAMS['train'](
+    smoke(**fields | {'training.skip_nonfinite': 2}), str(tmp_path)
+  )
+  at = lambda step, ema: checkpoints.restore_params(
+    tmp_path, ema, checkpoint=step
+  )[0]
+  for ema in (True, False):
+    same = lambda a, b, ema=ema: jax.tree.all(
+      jax.tree.map(np.array_equal, at(a, ema), at(b, ema))
+    )
+    found = [same(i, i + 1) for i in (1, 2, 3, 4, 5)]
+    assert found == [True, False, True, True, False]
+  text = (tmp_path / 'metrics.jsonl').read_text()
+  lines = [json.loads(line) for line in text.splitlines()]
+  assert [x['skipped_steps'] for x in lines] == [1, 1]  # since the restart at 4
+  assert all(np.isfinite(x['loss']) for x in lines)
 
 
 MISTAKES = {
@@ -151,6 +220,11 @@ MISTAKES = {
   },
   'decay of an average is in .0, 1., not 1.5': {
     'training.more_ema_decays': (1.5,)
+  },
+  'skip_nonfinite=-1: a number of steps': {'training.skip_nonfinite': -1},
+  'only one of the two can be on': {
+    'training.skip_nonfinite': 1,
+    'optimizer.repair_gradients': True,
   },
   "decay 'cos' is not one of constant, linear": {'optimizer.decay': 'cos'},
 }

@@ -113,6 +113,31 @@ def test_an_interrupted_run_finishes_the_checkpoint_it_writes(
   assert_same(parameters(run), parameters(tmp_path))
 
 
+def test_a_damaged_checkpoint_is_named_and_done_again(run, tmp_path, capsys):
+  copy = tmp_path / 'copy'
+  shutil.copytree(run, copy)
+  files = (copy / 'checkpoints' / '4').rglob('d/*')
+  path = max(files, key=lambda path: path.stat().st_size)
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+  message = 'checkpoint 4 in .* is damaged .*: take checkpoint=2, which is good'
+  with pytest.raises(UserError, match=message):
+    PROGRAMS['sample'](smoke(), str(copy))
+  PROGRAMS['sample'](smoke(**{'sampling.checkpoint': '2'}), str(copy))
+  PROGRAMS['train'](smoke(**QUIET), str(copy))
+  said = capsys.readouterr()
+  assert 'warning: checkpoint 4 is damaged (' in said.err
+  assert f'{copy}: step 2 of 4' in said.out
+  assert_same(parameters(run), parameters(copy))
+  shutil.move(copy / 'checkpoints' / '2', copy / 'elsewhere')
+  path = copy / 'checkpoints' / '4' / 'config' / 'metadata'
+  path.unlink()
+  with pytest.raises(UserError, match='no checkpoint of .* is good, all were'):
+    PROGRAMS['train'](smoke(**QUIET), str(copy))
+  assert {p.name for p in (copy / 'damaged').iterdir()} == {'4', '4-2'}
+
+
 def test_another_config_is_refused_unless_forced(run, tmp_path):
   copy = tmp_path / 'copy'
   shutil.copytree(run, copy)

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 from tensorboardX.proto import event_pb2
 
 from diffusion_jax.training.logging import MetricWriter
@@ -54,3 +55,31 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
     (2, 2.0),
     (3, 30.0),
   ]
+
+
+def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path):
+  good = [f'{{"step": {i}, "loss": 1.0}}\n'.encode() for i in (1, 2, 3)]
+  damaged = [b'{"step": 2, \xff}\n', b'3\n', b'{"loss": 1.0}\n', b'\0\0\n']
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(good[0] + b''.join(damaged) + good[1] + good[2][:9])
+  writer = MetricWriter(tmp_path, start_step=2)
+  writer.write_scalars(3, {'loss': 1.0})
+  writer.close()
+  assert path.read_bytes() == b''.join(good)
+
+
+def test_a_full_disk_is_noticed_at_once_and_blocks_nothing(tmp_path):
+  """A limit on the size of files stands in for it."""
+  import resource
+
+  writer = MetricWriter(tmp_path)
+  writer.write_scalars(0, {'loss': 0.0})
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+  try:
+    with pytest.raises(OSError):
+      for step in range(1, 1000):
+        writer.write_scalars(step, {f'loss_{i}': i for i in range(20)})
+    assert step < 20
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)

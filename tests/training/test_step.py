@@ -131,6 +131,32 @@ def test_one_step_is_gradient_update_and_average(key):
   np.testing.assert_allclose(metrics['grad_norm'].total, norm, rtol=1e-4)
 
 
+@pytest.mark.parametrize('w', [4.0, 0.0, -1.0])
+def test_a_step_that_is_not_finite_may_change_nothing_but_the_step(w, key):
+  """sqrt(w): its gradient is 1/4 at 4 and inf at 0; at -1 it is NaN itself."""
+
+  def root(params, state, key, batch):
+    loss = jnp.sqrt(params['w'])
+    metrics = {'loss': objectives.Mean(loss, jnp.ones(()))}
+    return loss, (metrics, {'seen': state['seen'] + loss})
+
+  adam = optax.adam(0.1)
+  decay = optimizer.ema_decay(0.5)
+  make = lambda **kw: jax.jit(make_train_step(root, adam, decay, **kw))
+  state = init_state({'w': jnp.array(w)}, adam, {'seen': jnp.ones(())})
+  state = state._replace(step=jnp.array(7))
+  after, metrics = make(skip_nonfinite=True)(state, {}, key)
+  taken = make()(state, {}, key)[0]
+  kept = state._replace(step=jnp.array(8))
+  expected = taken if w > 0 else kept
+  jax.tree.map(np.testing.assert_array_equal, after, expected)
+  norm = float(metrics['grad_norm'].total)
+  np.testing.assert_equal(norm, {4.0: 0.25, 0.0: np.inf, -1.0: np.nan}[w])
+  assert (
+    float(taken.params['w']) != w
+  )  # without, the parameter moves, or is NaN
+
+
 def test_further_averages_have_their_own_rates(key):
   decays = {'0.5': lambda step: 0.5, '0': lambda step: 0.0}
   step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.9, decays)

@@ -7,7 +7,7 @@ import pytest
 import diffusion_jax as dj
 from configs import cifar10_flow, cifar10_vp, digits_flow
 from diffusion_jax.programs import UserError, build, sample
-from diffusion_jax.programs.build_model import NO_SHIFT, SCHEDULES
+from diffusion_jax.programs.build_schedule import NO_SHIFT, SCHEDULES
 from tests.programs.conftest import smoke
 
 FIELDS = {

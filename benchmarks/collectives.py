@@ -1,0 +1,197 @@
+r"""What devices tell one another in a step of training, and what each holds.
+
+  python -m benchmarks.collectives --config=configs/cifar10.py --mesh=1,8
+
+compiles the step on simulated devices (--devices of the CPU), without any array
+of it, and counts the collectives of the optimised HLO. One inside a loop counts
+once. XLA may choose others on a GPU or TPU; the arrays are the same.
+"""
+
+import argparse
+import collections
+import importlib.util
+import math
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+KINDS = (
+  'all-reduce',
+  'all-gather',
+  'reduce-scatter',
+  'all-to-all',
+  'collective-permute',
+)
+
+
+class Collective(NamedTuple):
+  """A collective operation of a compiled program; bytes of all its results.
+
+  Of a reduce-scatter: of its operands, the sums that are scattered.
+  """
+
+  kind: str
+  arrays: int
+  bytes: int
+  group: int  # devices that take part
+
+
+def find(hlo: str, num_devices: int) -> list[Collective]:
+  """All collectives in the text of a compiled program."""
+  found = []
+  kinds = '|'.join(KINDS)
+  # name = f32[8,4]{1,0} all-reduce(...), or (f32[..], f32[..]) all-reduce(...)
+  operation = re.compile(rf'= (.*?) ({kinds})(?:-start)?\(.*')
+  for match in operation.finditer(hlo):
+    group = group_size(match[0], num_devices)
+    sizes = [
+      math.prod(int(n) for n in shape.split(',') if n) * bits(dtype) // 8
+      for dtype, shape in re.findall(r'(\w+)\[([\d,]*)\]', match[1])
+    ]
+    whole = group if match[2] == 'reduce-scatter' else 1
+    found.append(Collective(match[2], len(sizes), sum(sizes) * whole, group))
+  return found
+
+
+def bits(dtype: str) -> int:
+  """Bits of a number: of f32 32, of pred 8."""
+  return 8 if dtype == 'pred' else int(re.sub(r'\D', '', dtype))
+
+
+def group_size(line: str, num_devices: int) -> int:
+  """Devices of a group, from replica_groups={{0,1},{2,3}}, =[groups,size]<=...
+
+  or =mesh['a'=2,'b'=4], ... {'b'}, the axes along which; without: of all.
+  """
+  axes = re.search(r'replica_groups=mesh\[(.*?)\].*?\{(.*?)\}', line)
+  if axes:
+    sizes = dict(re.findall(r"('\w+')=(\d+)", axes[1]))
+    # 'a':(1)2 is a part of an axis, of size 2
+    parts = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", axes[2])
+    return math.prod(int(part or sizes[axis]) for axis, part in parts)
+  listed = re.search(r'replica_groups=\{\{([\d,]+)\}', line)
+  if listed:
+    return len(listed[1].split(','))
+  counted = re.search(r'replica_groups=\[\d+,(\d+)\]', line)
+  return int(counted[1]) if counted else num_devices
+
+
+def wire_bytes(collective: Collective) -> float:
+  """Bytes that each device sends, by the ring algorithm."""
+  n = collective.group
+  twice = 2 if collective.kind == 'all-reduce' else 1
+  return twice * (n - 1) / n * collective.bytes
+
+
+def compile_step(config):
+  """(compiled training step, abstract state with its places) of a config."""
+  import jax
+  import jax.numpy as jnp
+
+  from diffusion_jax.programs import build, train
+  from diffusion_jax.training.sharding import batch_sharding, replicated
+  from diffusion_jax.training.step import make_train_step
+
+  mesh = build.build_mesh(config)
+  optimizer = build.build_optimizer(config)
+  decays = build.build_ema_decays(config)
+  _, like = train.state_maker(config, optimizer, decays, mesh)
+  size, shape = config.training.batch_size, tuple(config.data.image_shape)
+  batch = {'image': ((size, *shape), jnp.float32)}
+  if config.data.num_classes:
+    batch['label'] = ((size,), jnp.int32)
+  if config.conditioning.text:
+    length = build.text_length(config)
+    batch['text'] = ((size, length), jnp.int32)
+    batch['text_mask'] = ((size, length), jnp.bool_)
+  batch = {
+    name: jax.ShapeDtypeStruct(*array, sharding=batch_sharding(mesh))
+    for name, array in batch.items()
+  }
+  step = make_train_step(
+    build.build_objective(config),
+    optimizer,
+    *decays,
+    config.training.accumulate,
+  )
+  places = jax.tree.map(lambda x: x.sharding, like)
+  step = jax.jit(
+    step, donate_argnums=0, out_shardings=(places, replicated(mesh))
+  )
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return step.lower(like, batch, key).compile(), like
+
+
+def state_bytes(like) -> tuple[int, int]:
+  """Bytes of a state: (all of it, what one device holds)."""
+  import jax
+
+  whole = part = 0
+  for leaf in jax.tree.leaves(like):
+    whole += math.prod(leaf.shape) * leaf.dtype.itemsize
+    part += (
+      math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    )
+  return whole, part
+
+
+def report(config) -> str:
+  """The lines that the command prints."""
+  import jax
+
+  compiled, like = compile_step(config)
+  data, fsdp = map(int, config.training.mesh)
+  found = find(compiled.as_text(), jax.device_count())
+  params = sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(like.params))
+  whole, part = state_bytes(like)
+  lines = [
+    f'mesh {data}x{fsdp}, batch {config.training.batch_size}; parameters '
+    f'{params:,} bytes, state {whole:,}, {part:,} on a device: '
+    f'{part / whole * jax.device_count():.3f} / {jax.device_count()}'
+  ]
+  table = collections.defaultdict(list)
+  for one in found:
+    table[one.kind, one.group].append(one)
+  for (kind, group), ones in sorted(table.items()):
+    lines.append(
+      f'{len(ones):4d} {kind} over {group} devices, of '
+      f'{sum(one.arrays for one in ones):,} arrays, '
+      f'{sum(one.bytes for one in ones):,} bytes'
+    )
+  sent = sum(map(wire_bytes, found))
+  lines.append(f'sent by each device, by rings: {sent:,.0f} bytes a step')
+  return '\n'.join(lines)
+
+
+def read(path):
+  """The config of a file of configs/, with its argument: cifar10.py:smoke."""
+  file, _, argument = path.partition(':')
+  spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(argument)
+
+
+def main():
+  """Prints the collectives of a config's training step."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--config', required=True)
+  parser.add_argument('--mesh', default='8,1')
+  parser.add_argument('--devices', type=int, default=8)
+  parser.add_argument('--batch', type=int, help='of the config by default')
+  args = parser.parse_args()
+  os.environ['JAX_PLATFORMS'] = 'cpu'
+  os.environ['XLA_FLAGS'] = (
+    f'--xla_force_host_platform_device_count={args.devices} '
+    '--xla_backend_optimization_level=0'
+  )
+  config = read(args.config)
+  config.training.mesh = tuple(map(int, args.mesh.split(',')))
+  if args.batch:
+    config.training.batch_size = args.batch
+  print(report(config))
+
+
+if __name__ == '__main__':
+  main()

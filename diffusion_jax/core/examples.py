@@ -1,0 +1,39 @@
+"""Arrays are [B, ...]: what is done to each example of a batch."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def like(value: Array, x: Array, name: str = 'a value') -> Array:
+  """Reshaped to broadcast against x: [] and [B] become [B|1, 1, ...].
+
+  This is the only broadcasting rule of the library. What fits no leading axis
+  of x is refused with a ValueError.
+  """
+  shape = jnp.shape(value)
+  if len(shape) > x.ndim or any(
+    n not in (1, m) for n, m in zip(shape, x.shape, strict=False)
+  ):
+    raise ValueError(
+      f'{name} of shape {list(shape)} does not fit an array of shape '
+      f'{list(x.shape)}: it is [] or [B]'
+    )
+  return jnp.reshape(value, shape + (1,) * (x.ndim - len(shape)))
+
+
+def data_axes(x: Array) -> tuple[int, ...]:
+  """All axes of x [B, ...] but the first."""
+  return tuple(range(1, x.ndim))
+
+
+def check_same_shape(**arrays: Array) -> None:
+  """Raises a ValueError that names the arrays unless all shapes are equal.
+
+  Two images that differ in one axis of length 1 would otherwise broadcast.
+  """
+  shapes = {name: list(jnp.shape(array)) for name, array in arrays.items()}
+  if len(set(map(tuple, shapes.values()))) > 1:
+    found = ', '.join(f'{name} {shape}' for name, shape in shapes.items())
+    raise ValueError(f'shapes must be equal: {found}')

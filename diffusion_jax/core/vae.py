@@ -1,0 +1,202 @@
+"""The evidence lower bound of VAEs: one latent layer, and a Markov chain.
+
+log p(x) >= elbo, in nats, [B], summed over data axes. A decoder is a function
+(x, z) -> log p(x | z), [B], and a distribution of latents a `Normal`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.core.examples import data_axes
+from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
+from diffusion_jax.core.normal import Normal, kl, log_prob
+
+Array = jax.Array
+LogLikelihood = Callable[[Array, Array], Array]
+
+STANDARD = Normal(0.0, 1.0)
+
+
+def _sum(x: Array) -> Array:
+  return jnp.sum(x, axis=data_axes(x))
+
+
+def _check_count(**count: int) -> None:
+  ((name, n),) = count.items()
+  if n < 1:
+    raise ValueError(f'{name} is {n}: at least 1 is needed')
+
+
+def reparameterize(key: Array, q: Normal) -> Array:
+  """z = mean + sqrt(variance) * eps (Kingma & Welling 2014, section 2.4).
+
+  key: [] or [B]; q.mean: [B, ...], the shape of z; q.variance broadcasts.
+  """
+  return q.mean + jnp.sqrt(q.variance) * draw_normal(key, q.mean)
+
+
+def vae_elbo(
+  key: Array,
+  x: Array,
+  q: Normal,
+  decode: LogLikelihood,
+  *,
+  num_samples: int = 1,
+  prior: Normal = STANDARD,
+) -> dict[str, Array]:
+  """E_q[log p(x | z)] - KL(q(z | x) || p(z)) (Kingma & Welling 2014, Eq. 3).
+
+  The expectation, 'reconstruction' [B], is the mean over `num_samples` draws;
+  'kl' [B] is in closed form; 'elbo' [B] their difference. key: [] or [B]; x:
+  [B, ...]; q: q(z | x), [B, ...]; decode: (x, z) -> log p(x | z), [B].
+  ValueError for num_samples < 1.
+  """
+  _check_count(num_samples=num_samples)
+
+  def reconstruct(key):
+    return decode(x, reparameterize(key, q))
+
+  draws = jax.lax.map(reconstruct, split_key(key, num_samples))
+  reconstruction = jnp.mean(draws, axis=0)
+  divergence = _sum(kl(q, prior))
+  return {
+    'reconstruction': reconstruction,
+    'kl': divergence,
+    'elbo': reconstruction - divergence,
+  }
+
+
+def vae_log_weight(
+  key: Array,
+  x: Array,
+  q: Normal,
+  decode: LogLikelihood,
+  prior: Normal = STANDARD,
+) -> Array:
+  """log p(x, z) - log q(z | x) at one draw z ~ q, [B]; its mean is the ELBO.
+
+  Arguments as of `vae_elbo`; for `importance_weighted_elbo`.
+  """
+  z = reparameterize(key, q)
+  return decode(x, z) + _sum(log_prob(prior, z) - log_prob(q, z))
+
+
+def importance_weighted_elbo(
+  key: Array, log_weight: Callable[[Array], Array], num_samples: int
+) -> Array:
+  """log (1/k) sum_i p(x, z_i) / q(z_i | x), [B] (Burda et al. 2016, Eq. 8).
+
+  log_weight: key -> log p(x, z) - log q(z | x) at one draw, [B], such as
+  `vae_log_weight` or the 'elbo' of `hierarchical_elbo`. num_samples=1 is the
+  ELBO; more come closer to log p(x). key: [] or [B]. ValueError for
+  num_samples < 1.
+  """
+  _check_count(num_samples=num_samples)
+  log_weights = jax.lax.map(log_weight, split_key(key, num_samples))
+  return jax.nn.logsumexp(log_weights, axis=0) - np.log(num_samples)
+
+
+def hierarchical_elbo(
+  key: Array,
+  x: Array,
+  encode: Callable[[int, Array], Normal],
+  decode: Callable[[int, Array], Normal],
+  log_likelihood: LogLikelihood,
+  *,
+  num_steps: int,
+  prior: Normal = STANDARD,
+) -> dict[str, Array]:
+  """The ELBO of a Markov hierarchical VAE, at one draw of z_1..z_T, [B].
+
+  E_q[log p(z_T) + sum_t log p(z_{t-1} | z_t) + log p(x | z_1) - log q(z_1 | x)
+  - sum_t log q(z_t | z_{t-1})]: all that can be computed where the encoder is
+  learned. encode(t, z_{t-1}) is q(z_t | z_{t-1}) for t = 1..T, z_0 = x;
+  decode(t, z_t) is p(z_{t-1} | z_t) for t = 2..T = num_steps. key: [] or [B].
+  Returns 'reconstruction' [B], 'log_ratio' [B, T]: entry t-1 is that of z_t,
+  log q(z_t | z_{t-1}) - log p(z_t | z_{t+1}), and 'elbo' [B]. ValueError for
+  num_steps < 1.
+  """
+  _check_count(num_steps=num_steps)
+  keys = key_per_example(key, len(x))
+  encoded, z = [], [x]
+  for t in range(1, num_steps + 1):
+    step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
+    encoded.append(encode(t, z[-1]))
+    z.append(reparameterize(step_keys, encoded[-1]))
+  decoded = [decode(t, z[t]) for t in range(2, num_steps + 1)] + [prior]
+  ratios = [
+    _sum(log_prob(q, z_t) - log_prob(p, z_t))
+    for q, p, z_t in zip(encoded, decoded, z[1:], strict=True)
+  ]
+  reconstruction = log_likelihood(x, z[1])
+  return {
+    'reconstruction': reconstruction,
+    'log_ratio': jnp.stack(ratios, axis=1),
+    'elbo': reconstruction - sum(ratios),
+  }
+
+
+def rearranged_elbo(
+  key: Array,
+  x: Array,
+  marginal: Callable[[int, Array], Normal],
+  posterior: Callable[[int, Array, Array], Normal],
+  decode: Callable[[int, Array], Normal],
+  log_likelihood: LogLikelihood,
+  *,
+  num_steps: int,
+  prior: Normal = STANDARD,
+) -> dict[str, Array]:
+  """The same bound in KLs, where q(z_{t-1} | z_t, x) is known.
+
+  E[log p(x | z_1)] - sum_t E[KL(q(z_{t-1} | z_t, x) || p(z_{t-1} | z_t))] -
+  KL(q(z_T | x) || p(z_T)): with DDPM's q this is `variational_bound`.
+  marginal(t, x) is q(z_t | x), t = 1..T; posterior(t, z_t, x) is
+  q(z_{t-1} | z_t, x), t = 2..T; the rest as of `hierarchical_elbo`. z_t is
+  drawn from its marginal, each t by itself. Returns 'reconstruction' [B],
+  'transitions' [B, T-1], entry t-2 the KL of step t, 'prior' [B], 'elbo' [B].
+  ValueError for num_steps < 1.
+  """
+  _check_count(num_steps=num_steps)
+  keys = key_per_example(key, len(x))
+
+  def draw(t):
+    step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
+    return reparameterize(step_keys, marginal(t, x))
+
+  transitions = [jnp.zeros((len(x), 0))]
+  for t in range(2, num_steps + 1):
+    z = draw(t)
+    transitions.append(_sum(kl(posterior(t, z, x), decode(t, z)))[:, None])
+  transitions = jnp.concatenate(transitions, axis=1)
+  reconstruction = log_likelihood(x, draw(1))
+  prior_term = _sum(kl(marginal(num_steps, x), prior))
+  return {
+    'reconstruction': reconstruction,
+    'transitions': transitions,
+    'prior': prior_term,
+    'elbo': reconstruction - jnp.sum(transitions, axis=1) - prior_term,
+  }
+
+
+def free_bits(divergence: Array, minimum: float) -> Array:
+  """max(minimum, mean over the batch) of each group of latents, nats, [G].
+
+  Kingma et al. 2016, Eq. 15: in place of the KL in the loss. Below the minimum
+  a group has no gradient: what it says is free. divergence: [B, G]; minimum=0
+  changes nothing but negative estimates.
+  """
+  return jnp.maximum(jnp.mean(divergence, axis=0), minimum)
+
+
+def kl_warmup(step: Array, num_steps: int) -> Array:
+  """The weight of the KL at a step of training, from 0 to 1 along a line.
+
+  Bowman et al. 2016, section 3.1; Sonderby et al. 2016. num_steps=0: 1.
+  """
+  if num_steps == 0:
+    return jnp.ones(())
+  return jnp.minimum(step / num_steps, 1.0)

@@ -1,0 +1,197 @@
+"""Convolutional autoencoders: an encoder that is a Gaussian, and a decoder.
+
+The encoder and decoder of VAEs (Kingma & Welling 2014), and of the KL
+autoencoder of Rombach et al. 2022 (section 3.1), without its discriminator and
+its perceptual loss: both are for sharpness at high resolution, the second needs
+a network trained on other pictures, and without them the loss is a bound on
+log p(x).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffusion_jax.networks.layers import (
+  Attention,
+  Conv,
+  Downsample,
+  ResnetBlock,
+  Upsample,
+  check_groups,
+  check_sides,
+  dense,
+  group_norm,
+)
+
+Array = jax.Array
+
+LOG_VARIANCE = 10.0
+
+
+def soft_clip(x: Array, limit: float) -> Array:
+  """limit * tanh(x / limit): x near 0, within +-limit far from it."""
+  return limit * jnp.tanh(x / limit)
+
+
+def mean_and_log_variance(h: Array) -> tuple[Array, Array]:
+  """The two halves of the channels, the second within +-LOG_VARIANCE."""
+  mean, log_variance = jnp.split(h, 2, axis=-1)
+  return mean, soft_clip(log_variance, LOG_VARIANCE)
+
+
+class Layers(NamedTuple):
+  """What the layers of an encoder and its decoder share."""
+
+  channels: int
+  multipliers: Sequence[float]
+  num_blocks: int
+  attention_resolutions: Sequence[int]
+  dropout: float
+  num_groups: int
+  norm_eps: float
+  initializer: str
+  dtype: jnp.dtype
+
+  @property
+  def widths(self):
+    """Channels of each level, the first at full resolution."""
+    return [int(self.channels * m) for m in self.multipliers]
+
+  @property
+  def style(self):
+    """Of every layer within; the ends are float32 whatever dtype is."""
+    return {'initializer': self.initializer, 'dtype': self.dtype}
+
+
+class Encoder(nn.Module):
+  """The way down of a U-Net: [B, H, W, C] -> [B, h, w, features], float32.
+
+  h = H / 2^(levels - 1). With `flat` all of it is then mapped to
+  [B, features] by one dense layer.
+  """
+
+  features: int
+  layers: Layers
+  flat: bool = False
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool = False) -> Array:
+    c = self.layers
+    check_sides(x, len(c.multipliers))
+    h = Conv(c.channels, **c.style, name='conv_in')(x)
+    for level, width in enumerate(c.widths):
+      if level > 0:
+        h = Downsample(**c.style, name=f'down_{level}_downsample')(h)
+      for i in range(c.num_blocks):
+        h = block(c, h, width, train, f'down_{level}_{i}')
+    h = nn.swish(norm_out(c, h))
+    style = {'initializer': c.initializer}
+    if not self.flat:
+      return Conv(self.features, **style, name='conv_out')(h)
+    return dense(h.reshape(len(h), -1), self.features, 'dense_out', **style)
+
+
+class Decoder(nn.Module):
+  """The way up: z [B, h, w, c] -> [B, H, W, out_channels], float32.
+
+  With `flat`, (h, w) of a z [B, D], a dense layer comes first. Its end begins
+  at 0, so a new decoder says the same of every z. Options as of `Encoder`.
+  """
+
+  out_channels: int
+  layers: Layers
+  flat: tuple[int, int] | None = None
+
+  @nn.compact
+  def __call__(self, z: Array, train: bool = False) -> Array:
+    c = self.layers
+    width = c.widths[-1]
+    if self.flat is None:
+      h = Conv(width, **c.style, name='conv_in')(z)
+    else:
+      h = dense(z, width * self.flat[0] * self.flat[1], 'dense_in', **c.style)
+      h = h.reshape(len(z), *self.flat, width)
+    for level, width in reversed(list(enumerate(c.widths))):
+      for i in range(c.num_blocks):
+        h = block(c, h, width, train, f'up_{level}_{i}')
+      if level > 0:
+        h = Upsample(**c.style, name=f'up_{level}_upsample')(h)
+    return last_conv(c, self.out_channels, h)
+
+
+def block(c: Layers, h: Array, width: int, train: bool, name: str) -> Array:
+  """A residual block and, at its resolutions, attention, named `name`_*."""
+  options = {'num_groups': c.num_groups, 'norm_eps': c.norm_eps, **c.style}
+  residual = ResnetBlock(width, c.dropout, **options, name=f'{name}_block')
+  h = residual(h, None, train)
+  if h.shape[1] in c.attention_resolutions:
+    h = Attention(**options, name=f'{name}_attention')(h)
+  return h
+
+
+def norm_out(c: Layers, h: Array) -> Array:
+  """The norm before the last layer, float32: a submodule of the caller."""
+  return group_norm(c.num_groups, name='norm_out', epsilon=c.norm_eps)(h)
+
+
+def last_conv(c: Layers, features: int, h: Array) -> Array:
+  """norm, swish, and a convolution that begins at 0, float32."""
+  conv = Conv(features, initializer=c.initializer, zero=True, name='conv_out')
+  return conv(nn.swish(norm_out(c, h)))
+
+
+class Autoencoder(nn.Module):
+  """q(z | x), a Gaussian, and what decides p(x | z).
+
+  encode: x [B, H, W, C] -> (mean, log_variance) of z; decode: z -> [B, H, W,
+  out_channels], the parameters of a distribution of x. z is a vector
+  [B, latent_dim], or with latent_dim=0 an image [B, h, w, latent_channels], h =
+  H / 2^(levels - 1), the latents of Rombach et al. 2022. image_size: (H, W).
+  Log-variances are kept within +-10. Raises ValueError for sizes that cannot be
+  halved, and for groups that do not divide the channels.
+  """
+
+  image_size: tuple[int, int]
+  out_channels: int
+  latent_dim: int = 0
+  latent_channels: int = 4
+  channels: int = 64
+  multipliers: Sequence[float] = (1, 2, 2)
+  num_blocks: int = 1
+  attention_resolutions: Sequence[int] = ()
+  dropout: float = 0.0
+  num_groups: int = 32
+  norm_eps: float = 1e-6
+  initializer: str = 'ho'
+  dtype: jnp.dtype = jnp.float32
+
+  def setup(self):
+    layers = layers_of(self)
+    factor = 2 ** (len(self.multipliers) - 1)
+    flat = self.latent_dim > 0
+    size = tuple(side // factor for side in self.image_size) if flat else None
+    features = 2 * (self.latent_dim if flat else self.latent_channels)
+    self.encoder = Encoder(features, layers, flat)
+    self.decoder = Decoder(self.out_channels, layers, size)
+
+  def encode(self, x: Array, train: bool = False) -> tuple[Array, Array]:
+    """x -> (mean, log_variance) of q(z | x)."""
+    return mean_and_log_variance(self.encoder(x, train))
+
+  def decode(self, z: Array, train: bool = False) -> Array:
+    """z -> [B, H, W, out_channels]."""
+    return self.decoder(z, train)
+
+  def __call__(self, x: Array, train: bool = False) -> Array:
+    """The decoder's output for the mean of z; makes the parameters."""
+    return self.decode(self.encode(x, train)[0], train)
+
+
+def layers_of(module: nn.Module) -> Layers:
+  """The options of a module that has all of them; checked."""
+  layers = Layers(*(getattr(module, name) for name in Layers._fields))
+  check_groups(layers.num_groups, layers.widths)
+  return layers

@@ -1,0 +1,100 @@
+"""The networks of a Markov hierarchical VAE: a chain of learned Gaussians."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffusion_jax.networks.autoencoder import (
+  Decoder,
+  Encoder,
+  Layers,
+  block,
+  last_conv,
+  layers_of,
+  mean_and_log_variance,
+)
+from diffusion_jax.networks.layers import Conv
+
+Array = jax.Array
+
+
+class Transition(nn.Module):
+  """One Gaussian step between latents: z [B, h, w, c] -> (mean, log_variance).
+
+  The mean is z plus what residual blocks say, so a new chain hands z on from
+  layer to layer; from a mean of 0 the upper layers would never be used.
+  """
+
+  layers: Layers
+
+  @nn.compact
+  def __call__(self, z: Array, train: bool = False) -> tuple[Array, Array]:
+    c = self.layers
+    width = c.widths[-1]
+    h = Conv(width, **c.style, name='conv_in')(z)
+    for i in range(c.num_blocks):
+      h = block(c, h, width, train, f'middle_{i}')
+    h = last_conv(c, 2 * z.shape[-1], h)
+    mean, log_variance = mean_and_log_variance(h)
+    return z + mean, log_variance
+
+
+class HierarchicalAutoencoder(nn.Module):
+  """q(z_t | z_{t-1}) and p(z_{t-1} | z_t), t = 1..T, z_0 = x.
+
+  encode(t, z_{t-1}) -> (mean, log_variance) of z_t; decode(t, z_t) -> those of
+  z_{t-1}, and for t = 1 [B, H, W, out_channels], what decides p(x | z_1). All
+  T = num_latents layers are images [B, h, w, latent_channels], h = H /
+  2^(levels - 1); options and ValueErrors as of `Autoencoder`. t: Python int.
+  """
+
+  out_channels: int
+  num_latents: int = 3
+  latent_channels: int = 4
+  channels: int = 64
+  multipliers: Sequence[float] = (1, 2, 2)
+  num_blocks: int = 1
+  attention_resolutions: Sequence[int] = ()
+  dropout: float = 0.0
+  num_groups: int = 32
+  norm_eps: float = 1e-6
+  initializer: str = 'ho'
+  dtype: jnp.dtype = jnp.float32
+
+  def setup(self):
+    if self.num_latents < 1:
+      raise ValueError(f'num_latents={self.num_latents}: at least 1 is needed')
+    layers = layers_of(self)
+    self.encoder = Encoder(2 * self.latent_channels, layers)
+    self.decoder = Decoder(self.out_channels, layers)
+
+    def steps(name):
+      return [
+        Transition(layers, name=f'{name}_{t}')
+        for t in range(2, self.num_latents + 1)
+      ]
+
+    self.encoders, self.decoders = steps('encode'), steps('decode')
+
+  def encode(self, t: int, z: Array, train: bool = False):
+    """z_{t-1} -> (mean, log_variance) of q(z_t | z_{t-1})."""
+    if t == 1:
+      return mean_and_log_variance(self.encoder(z, train))
+    return self.encoders[t - 2](z, train)
+
+  def decode(self, t: int, z: Array, train: bool = False):
+    """z_t -> (mean, log_variance) of p(z_{t-1} | z_t); of x for t = 1."""
+    if t == 1:
+      return self.decoder(z, train)
+    return self.decoders[t - 2](z, train)
+
+  def __call__(self, x: Array, train: bool = False) -> Array:
+    """Up and down the chain by the means; makes the parameters."""
+    z = x
+    for t in range(1, self.num_latents + 1):
+      z, _ = self.encode(t, z, train)
+    for t in range(self.num_latents, 1, -1):
+      z, _ = self.decode(t, z, train)
+    return self.decode(1, z, train)

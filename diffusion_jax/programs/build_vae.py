@@ -1,0 +1,192 @@
+"""config -> the networks, functions and objectives of variational autoencoders.
+
+Of runs with objective.name=vae, whose z is a vector or an image, and hvae.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+import diffusion_jax as dj
+from diffusion_jax.networks.autoencoder import Autoencoder
+from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
+from diffusion_jax.networks.layers import INITIALIZERS
+from diffusion_jax.programs import UserError
+from diffusion_jax.programs.choices import choose
+from diffusion_jax.training import vae
+
+# objective.name: network.name
+NAMES = {'vae': 'autoencoder', 'hvae': 'hierarchical'}
+
+# What these runs have no use for, and the value that says nothing.
+NO_USE = {
+  'conditioning.labels': False,
+  'conditioning.text': False,
+  'conditioning.image': '',
+  'conditioning.self_conditioning': False,
+  'network.learned_variance': False,
+  'network.scale_shift': False,
+  'network.resblock_updown': False,
+  'network.remat': False,
+  'objective.augment': 0.0,
+  'objective.parametrization': 'eps',
+  'objective.weight': 'snr',
+  'objective.times': 'steps',
+  'schedule.name': 'linear',
+  'schedule.alphas': None,
+  'sampling.sampler': 'ancestral',
+  'sampling.schedule': '',
+  'sampling.respacing': '',
+  'sampling.guidance_scale': 1.0,
+  'sampling.guidance_run': '',
+  'sampling.classifier': '',
+  'sampling.labels': (),
+  'sampling.prompt': None,
+  'sampling.trajectory': False,
+}
+
+
+def is_vae(config):
+  """Whether the config is that of a VAE, which knows no noise levels."""
+  return config.objective.name in NAMES
+
+
+def check(config):
+  """UserError for what does not fit together, or would be ignored."""
+  objective, network = config.objective.name, config.network.name
+  if (objective in NAMES or network in NAMES.values()) and (
+    NAMES.get(objective) != network
+  ):
+    pairs = ' or '.join(f'{o} with {n}' for o, n in NAMES.items())
+    raise UserError(
+      f'config.objective.name={objective!r} with network.name={network!r}: of '
+      f'these take {pairs}'
+    )
+  if not is_vae(config):
+    return
+  for field, unused in NO_USE.items():
+    section, name = field.split('.')
+    if config[section][name] != unused:
+      raise UserError(
+        f'config.{field}={config[section][name]}: a run of objective.name='
+        f'{objective} has no use for it (docs/vae.md)'
+      )
+  c = config.objective
+  choose(vae.DECODERS, 'objective', 'decoder', c.decoder)
+  if c.decoder == 'bernoulli' and config.data.num_levels != 2:
+    raise UserError(
+      'config.objective.decoder=bernoulli knows 2 grey levels, not '
+      f'{config.data.num_levels}: take objective.decoder=logistic, or '
+      'data.num_levels=2, which makes every pixel black or white'
+    )
+  for field in ('beta', 'free_bits', 'kl_warmup'):
+    if c[field] < 0:
+      raise UserError(f'config.objective.{field}={c[field]} is negative')
+  if c.free_bits and config.training.accumulate > 1:
+    raise UserError(
+      'config.objective.free_bits are of a whole batch: set '
+      'training.accumulate=1'
+    )
+
+
+def _layers(config):
+  c = config.network
+  parameters, *_ = vae.DECODERS[config.objective.decoder]
+  return {
+    'out_channels': parameters * config.data.image_shape[-1],
+    'latent_channels': c.latent_channels,
+    'channels': c.channels,
+    'multipliers': tuple(map(float, c.multipliers)),
+    'num_blocks': c.num_blocks,
+    'attention_resolutions': tuple(map(int, c.attention_resolutions)),
+    'dropout': c.dropout,
+    'num_groups': c.num_groups,
+    'norm_eps': c.norm_eps,
+    'initializer': choose(
+      INITIALIZERS, 'network', 'initializer', c.initializer
+    ),
+    'dtype': choose(
+      {'float32': jnp.float32, 'bfloat16': jnp.bfloat16},
+      'network',
+      'dtype',
+      c.dtype,
+    ),
+  }
+
+
+def _autoencoder(config):
+  size = tuple(config.data.image_shape[:2])
+  dim = config.network.latent_dim
+  return Autoencoder(size, latent_dim=dim, **_layers(config))
+
+
+def _hierarchical(config):
+  count = config.network.num_latents
+  return HierarchicalAutoencoder(num_latents=count, **_layers(config))
+
+
+NETWORKS = {'autoencoder': _autoencoder, 'hierarchical': _hierarchical}
+
+
+class Model(NamedTuple):
+  """The functions of a VAE; params: those of the network.
+
+  encode(params, t, z, key=None) -> Normal, q(z_t | z_{t-1}), t = 1..T =
+  num_latents, z_0 = x; decode(params, t, z, key=None) -> Normal, p(z_{t-1} |
+  z_t), and for t = 1 the output, which decides p(x | z_1). objective.name=vae
+  is T = 1. log_likelihood(output, x) -> log p(x | z), nats, [B]; image(output)
+  -> the mean of p(x | z), in [-1, 1]. The key is that of dropout, in training.
+  """
+
+  num_latents: int
+  encode: Callable
+  decode: Callable
+  log_likelihood: Callable
+  image: Callable
+
+
+def build_model(config, network):
+  """Flax module -> Model."""
+  c = config.objective
+  one = c.name == 'vae'
+  _, _, mean = vae.DECODERS[c.decoder]
+
+  def ask(method):
+    def apply(params, t, z, *, key=None):
+      inputs = (z,) if one else (t, z)
+      rngs = {} if key is None else {'dropout': key}
+      found = network.apply(
+        {'params': params}, *inputs, key is not None, rngs=rngs, method=method
+      )
+      if not isinstance(found, tuple):
+        return found
+      return dj.Normal(found[0], jnp.exp(found[1]))
+
+    return apply
+
+  return Model(
+    1 if one else config.network.num_latents,
+    ask('encode'),
+    ask('decode'),
+    vae.log_likelihood(c.decoder, config.data.num_levels),
+    lambda output: jnp.clip(mean(output), -1.0, 1.0),
+  )
+
+
+def build_objective(config, network, test=False):
+  """config.objective -> objective; test: the plain bound."""
+  c = config.objective
+  model = build_model(config, network)
+  names = () if test else ('beta', 'free_bits', 'kl_warmup')
+  options = {name: c[name] for name in names}
+  if c.name == 'hvae':
+    return vae.hvae(*model[1:4], num_latents=model.num_latents, **options)
+
+  def encode(params, x, *, key=None):
+    return model.encode(params, 1, x, key=key)
+
+  def decode(params, z, *, key=None):
+    return model.decode(params, 1, z, key=key)
+
+  return vae.vae(encode, decode, model.log_likelihood, **options)

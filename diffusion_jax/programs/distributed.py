@@ -1,0 +1,119 @@
+"""Several processes that work together, of one or of many machines.
+
+Each runs the same program on its own devices; `jax.distributed` makes one mesh
+of them all. Process 0 is the one that writes and speaks.
+"""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from diffusion_jax.programs import UserError, heartbeat
+
+FLAGS = '--coordinator=host:port --num_hosts=2 --host=0'
+
+
+def start(
+  coordinator: str | None,
+  num_hosts: int | None,
+  host: int | None,
+  heartbeat_timeout: int,
+) -> None:
+  """Joins the other processes; from here on only process 0 prints.
+
+  All three None: JAX detects SLURM, Kubernetes, TPU or MPI. A process that is
+  not heard of for heartbeat_timeout seconds ends all of them.
+  """
+  check(coordinator, num_hosts, host, heartbeat_timeout)
+  try:
+    jax.distributed.initialize(
+      coordinator,
+      num_hosts,
+      host,
+      # what is given is not to be mixed with what is detected
+      cluster_detection_method='deactivate' if coordinator else None,
+      # ours comes first, JAX's is for what ours does not notice
+      heartbeat_timeout_seconds=2 * heartbeat_timeout,
+    )
+  except (RuntimeError, ValueError) as error:
+    raise UserError(explain(coordinator, str(error))) from error
+  if jax.process_count() > 1:
+    heartbeat.start(jax.process_index(), heartbeat_timeout)
+  if jax.process_index():
+    sys.stdout = open(os.devnull, 'w')
+
+
+def check(coordinator, num_hosts, host, heartbeat_timeout):
+  """UserError for what is wrong or missing, before anybody waits for it."""
+  given = coordinator, num_hosts, host
+  if any(x is None for x in given) and any(x is not None for x in given):
+    raise UserError(f'--multihost needs all of {FLAGS}, or none of them')
+  if heartbeat_timeout < 1:
+    raise UserError(
+      f'config.training.heartbeat_timeout={heartbeat_timeout}: at least 1 '
+      'second is needed'
+    )
+  if coordinator is None:
+    return
+  if not re.fullmatch(r'.+:\d{1,5}', coordinator):
+    raise UserError(f'--coordinator={coordinator} is not host:port')
+  if num_hosts < 1 or not 0 <= host < num_hosts:
+    raise UserError(
+      f'--host={host}: of --num_hosts={num_hosts} they are 0..{num_hosts - 1}'
+    )
+
+
+def explain(coordinator, reason):
+  """What to do about an initialisation that failed."""
+  if coordinator is None and 'should be defined' in reason:
+    return (
+      '--multihost: neither SLURM nor Kubernetes, TPU or MPI is detected here: '
+      f'give {FLAGS}'
+    )
+  return f'--multihost: the processes did not find one another: {reason}'
+
+
+def started() -> bool:
+  """Whether this is one of several processes."""
+  return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_first() -> bool:
+  """Whether this is the process that writes."""
+  return not started() or jax.process_index() == 0
+
+
+def name() -> str:
+  """' on host 1 of 2', for messages; '' of a process alone."""
+  if not started():
+    return ''
+  return f' on host {jax.process_index()} of {jax.process_count()}'
+
+
+def leave(code: int) -> NoReturn:
+  """Ends this process because of an error, and the others with it.
+
+  A plain exit waits for all at a barrier, those that know of no error as well.
+  """
+  if not started():
+    sys.exit(code)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  heartbeat.stop()  # no further sign, and no verdict on the others
+  if is_first():  # without it the others abort, before they say what happened
+    time.sleep(3)
+  else:
+    heartbeat.say_left(jax.process_index())
+  os._exit(code)
+
+
+def agree(values: Sequence[bool]) -> np.ndarray:
+  """The values of the first process, in all of them; as many in each."""
+  return multihost_utils.broadcast_one_to_all(np.array(values))

@@ -1,0 +1,101 @@
+"""The metrics of training steps: read, checked, averaged, written."""
+
+import time
+
+import jax
+import numpy as np
+
+from diffusion_jax.programs import UserError
+
+
+class StepLog:
+  """The metrics of the steps since the last line, and the time they took.
+
+  manager, writer and bar: checkpoints, `MetricWriter` and progress bar of the
+  run; start: the step it begins after.
+  """
+
+  def __init__(self, config, workdir, manager, writer, bar, start):
+    self._config, self._workdir, self._manager = config, workdir, manager
+    self._writer, self._bar = writer, bar
+    self._unread, self._kept = [], []  # (step, metrics); metrics that count
+    self._left_out = self._in_a_row = 0
+    self._first = start + 1
+    self._since, self._clock = start, time.perf_counter()
+
+  def add(self, step, metrics):
+    """A step that has been started; its metrics are read later."""
+    self._unread.append((step, metrics))
+    self._bar.update()
+    if step == self._first:  # compilation is not counted as training
+      self.go_on(step)
+
+  def read(self, left=0):
+    """Waits for all steps but the last `left`; UserError where one is bad."""
+    while len(self._unread) > left:
+      step, metrics = self._unread.pop(0)
+      scalars = average([metrics])
+      self._bar.set_postfix(loss=f'{scalars["loss"]:.4f}')
+      if self._counts(step, scalars):
+        self._kept.append(metrics)
+      else:
+        self._left_out += 1
+
+  def write_line(self, step, learning_rate):
+    """Writes the averages since the last line, the rate and the speed."""
+    scalars = average(self._kept) | {'learning_rate': float(learning_rate)}
+    training = self._config.training
+    if training.skip_nonfinite:
+      scalars['skipped_steps'] = self._left_out
+    if step > self._since:
+      seconds = time.perf_counter() - self._clock
+      images = (step - self._since) * training.batch_size
+      scalars['images_per_second'] = images / seconds
+    self._kept, self._left_out = [], 0
+    self.write(step, scalars)
+
+  def write(self, step, scalars):
+    """Writes numbers, and says them where there is no progress bar."""
+    self._writer.write_scalars(step, scalars)
+    if self._bar.disable:
+      known = {name: x for name, x in scalars.items() if x == x}
+      shown = ' '.join(f'{name} {value:.4g}' for name, value in known.items())
+      print(f'step {step}: {shown}', flush=True)
+
+  def go_on(self, step):
+    """The time until now is not counted as training."""
+    self._since, self._clock = step, time.perf_counter()
+
+  def _counts(self, step, scalars):
+    # A step whose loss or gradient is no number is left out up to
+    # training.skip_nonfinite times in a row, then it is a UserError. With
+    # optimizer.repair_gradients it changes no parameter for the worse.
+    config = self._config
+    wrong = [n for n in ('loss', 'grad_norm') if not np.isfinite(scalars[n])]
+    if config.optimizer.repair_gradients or not wrong:
+      self._in_a_row = 0
+      return True
+    self._in_a_row += 1
+    if self._in_a_row <= config.training.skip_nonfinite:
+      return False
+    last = self._manager.latest_step()
+    kept = 'no checkpoint' if last is None else f'checkpoint {last}'
+    times = f', {self._in_a_row} steps in a row' if self._in_a_row > 1 else ''
+    raise UserError(
+      f'{wrong[0]} is {scalars[wrong[0]]} at step {step}{times}: stopped, '
+      f'{self._workdir} keeps {kept}. Continue with '
+      '--config.training.resume=force and a smaller optimizer.learning_rate or '
+      'optimizer.clip_norm'
+    )
+
+
+def average(history):
+  """List of {name: Mean} -> {name: float}, NaN where nothing counted."""
+  if not history:
+    return {}
+  history = jax.device_get(history)
+  totals = jax.tree.map(lambda *xs: float(np.sum(xs)), *history)
+  return {
+    name: mean.total / mean.count if mean.count else float('nan')
+    for name, mean in totals.items()
+  }

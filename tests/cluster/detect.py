@@ -1,0 +1,9 @@
+"""In place of launch.py: joins the others as SLURM says, and says so."""
+
+import jax
+
+from diffusion_jax.programs import distributed
+
+distributed.start(None, None, None, 30)
+if distributed.is_first():
+  print(f'{jax.process_count()} processes, {jax.device_count()} devices')

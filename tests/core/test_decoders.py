@@ -1,0 +1,113 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import diffusion_jax as dj
+
+LEVELS = (2, 17, 256)
+log_prob = jax.jit(dj.discretized_logistic_log_prob, static_argnums=3)
+
+
+@jax.jit
+def value_and_slopes(mean, log_scale, x):
+  total = lambda *p: jnp.sum(dj.discretized_logistic_log_prob(*p, x))
+  value = dj.discretized_logistic_log_prob(mean, log_scale, x)
+  return value, *jax.grad(total, (0, 1))(mean, log_scale)
+
+
+def literal(mean, log_scale, x, num_levels):
+  """PixelCNN++ Eq. 2: a difference of cdfs, in float64."""
+  half = 1.0 / (num_levels - 1)
+  cdf = lambda v: scipy.stats.logistic.cdf((v - mean) / np.exp(log_scale))
+  upper = np.where(x > 1.0 - half, 1.0, cdf(x + half))
+  lower = np.where(x < half - 1.0, 0.0, cdf(x - half))
+  return np.log(upper - lower)
+
+
+@pytest.mark.parametrize('num_levels', LEVELS)
+def test_the_logistic_is_a_difference_of_cdfs(num_levels):
+  """Where float64 has the difference to 1e-8; float32 has x to 6e-8."""
+  x = np.linspace(-1.0, 1.0, num_levels)
+  for mean in (-1.3, 0.02, 0.9):
+    for log_scale in (1.5, -1.0, -2.0):
+      mean32 = jnp.full(x.shape, mean, jnp.float32)
+      found = log_prob(mean32, log_scale, x.astype(np.float32), num_levels)
+      expected = literal(mean, log_scale, x, num_levels)
+      np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize('num_levels', LEVELS)
+@pytest.mark.parametrize('log_scale', [20.0, 0.0, -3.0, -20.0])
+def test_the_masses_of_a_logistic_add_up_to_one(num_levels, log_scale):
+  x = jnp.linspace(-1.0, 1.0, num_levels)
+  nats = log_prob(jnp.full(x.shape, 0.11), log_scale, x, num_levels)
+  np.testing.assert_allclose(jnp.sum(jnp.exp(nats)), 1.0, rtol=1e-5)
+
+
+def test_the_logistic_far_away_is_an_exponential():
+  """cdf(z) -> exp(z): the upper edge, and log(1 - exp(-width / scale))."""
+  scale, half = np.exp(-7.0), 1 / 255
+  x = np.float32(np.linspace(-1.0, 1.0, 256)[[50, 100, 0]])
+  found = log_prob(jnp.ones(3), -7.0, x, 256)
+  expected = (
+    np.float64(x) + half - 1.0
+  ) / scale  # the lower edge of x=-1: -inf
+  expected[:2] += np.log(-np.expm1(-2 * half / scale))
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_logistic_is_finite_with_its_gradients():
+  log_scales = [-1e4, -100.0, -30.0, -29.0, -7.0, 0.0, 29.0, 88.0, 100.0, 1e4]
+  points = np.meshgrid(
+    np.array([-1e6, -3.0, -1.0, 0.2, 1.0, 1e6], np.float32),
+    np.array(log_scales, np.float32),
+    np.linspace(-1.0, 1.0, 256, dtype=np.float32)[[0, 1, 127, 255]],
+  )
+  for array in value_and_slopes(*points):
+    assert np.isfinite(array).all()
+
+
+def test_the_slopes_of_a_logistic_of_extreme_scale():
+  """Flat: the mass of an inner bin goes with 1 / scale. A point: with slope."""
+  x = np.linspace(-1.0, 1.0, 256, dtype=np.float32)[[100]]
+  value, _, slope = value_and_slopes(jnp.zeros(1), jnp.array([20.0]), x)
+  # the density of the middle is 1 / (4 scale)
+  np.testing.assert_allclose(value, np.log(2 / 255 / 4) - 20.0, rtol=1e-6)
+  np.testing.assert_allclose(slope, -1.0, rtol=1e-6)
+  _, slope, _ = value_and_slopes(jnp.ones(1), jnp.array([-20.0]), x)
+  np.testing.assert_allclose(slope, -np.exp(20.0), rtol=1e-5)
+
+
+def test_rounding_of_x_does_not_matter_at_the_outer_bins():
+  x = jnp.array([-1.0, -1.0 + 1e-5, 1.0 - 1e-5, 1.0])
+  nats = log_prob(jnp.full(4, 0.5), -1.0, x, 17)
+  np.testing.assert_allclose(nats[1:3], nats[::3], atol=1e-4)
+
+
+def test_the_bernoulli_is_scipys():
+  logits = np.array([-40.0, -3.0, 0.0, 0.7, 40.0], np.float32)
+  p = scipy.special.expit(np.float64(logits))
+  for x, expected in (
+    (1.0, scipy.special.log_expit(np.float64(logits))),
+    (-1.0, scipy.special.log_expit(-np.float64(logits))),
+  ):
+    found = dj.bernoulli_log_prob(logits, np.full(5, x, np.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    mass = scipy.stats.bernoulli.pmf((x + 1) / 2, p)
+    np.testing.assert_allclose(np.exp(found), mass, rtol=1e-6, atol=1e-15)
+  slope = jax.grad(dj.bernoulli_log_prob)  # x - p, with x as 0 and 1
+  np.testing.assert_allclose(slope(0.7, 1.0), 1 - p[3], rtol=1e-6)
+  np.testing.assert_allclose(slope(-1e30, 1.0), 1.0)
+  np.testing.assert_allclose(slope(0.7, -1.0), -p[3], rtol=1e-6)
+
+
+def test_decoders_refuse_what_does_not_fit():
+  x = jnp.zeros((2, 3))
+  with pytest.raises(ValueError, match='num_levels is 1: at least 2'):
+    dj.discretized_logistic_log_prob(x, 0.0, x, 1)
+  with pytest.raises(ValueError, match=r'equal: mean \[2, 1\], x \[2, 3\]'):
+    dj.discretized_logistic_log_prob(x[:, :1], 0.0, x)
+  with pytest.raises(ValueError, match=r'equal: logits \[2, 1\], x \[2, 3\]'):
+    dj.bernoulli_log_prob(x[:, :1], x)

@@ -1,0 +1,267 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+
+X = jnp.array([[0.3, -1.0], [2.0, 0.5], [-0.4, 1.0]])
+
+
+def summed(p, x):
+  return jnp.sum(dj.log_prob(p, x), axis=tuple(range(1, x.ndim)))
+
+
+# p(z) = N(0, I) and p(x | z) = N(2 z, 1/2), so p(x) = N(0, 4.5) and p(z | x) =
+# N(4 x / 9, 1/9).
+def decode(x, z):
+  return summed(dj.Normal(2.0 * z, 0.5), x)
+
+
+def encode(x, gain=0.3, variance=0.2):
+  return dj.Normal(gain * x, jnp.full_like(x, variance))
+
+
+def log_p(x):
+  return summed(dj.Normal(0.0, 4.5), x)
+
+
+def test_reparameterize_has_the_moments_and_the_gradient(key):
+  q = dj.Normal(jnp.full((100_000, 1), 2.0), jnp.array(9.0))
+  z = jax.jit(dj.reparameterize)(key, q)
+  assert abs(np.mean(z) - 2.0) < 4 * 3.0 / 100_000**0.5
+  assert abs(np.var(z) - 9.0) < 4 * 9.0 * (2 / 100_000) ** 0.5
+  mean = lambda m, v: dj.reparameterize(key, dj.Normal(m, v))[0, 0]
+  slopes = jax.jit(jax.grad(mean, (0, 1)))(q.mean, q.variance)
+  eps = (z[0, 0] - 2.0) / 3.0  # dz/dm = 1, dz/dv = eps / (2 sqrt(v))
+  np.testing.assert_allclose(slopes[0].sum(), 1.0)
+  np.testing.assert_allclose(slopes[1], eps / 6.0, rtol=1e-5)
+
+
+def test_the_slope_of_the_elbo_is_that_of_its_expectation(key):
+  """In gain and variance of q, by the closed form of the linear Gaussian.
+
+  E[log p(x | z)] = log N(x; 2 g x, 1/2) - 4 v, KL(N(g x, v) || N(0, 1)).
+  """
+  x = jnp.broadcast_to(X[:1], (20_000, 2))
+
+  def expected(gain, variance):
+    x = np.float64(X[0])
+    reconstruction = -((x - 2 * gain * x) ** 2) - 4 * variance
+    kl = 0.5 * (variance + (gain * x) ** 2 - 1 - np.log(variance))
+    return np.sum(reconstruction - kl - 0.5 * np.log(np.pi))
+
+  def estimate(gain, variance):
+    q = encode(x, gain, variance)
+    return jnp.mean(dj.vae_elbo(key, x, q, decode)['elbo'])
+
+  value, slopes = jax.jit(jax.value_and_grad(estimate, (0, 1)))(0.3, 0.2)
+  np.testing.assert_allclose(value, expected(0.3, 0.2), atol=0.05)
+  h = 1e-5
+  for slope, step in zip(slopes, np.eye(2) * h, strict=True):
+    by_hand = expected(*(np.array([0.3, 0.2]) + step))
+    by_hand -= expected(*(np.array([0.3, 0.2]) - step))
+    np.testing.assert_allclose(slope, by_hand / (2 * h), rtol=0.02)
+
+
+def chain(key, x, form=dj.hierarchical_elbo):
+  """Two layers of other sizes than x: z_1 of 3 entries, z_2 of one."""
+
+  def up(t, z):
+    mean = jnp.mean(z, axis=1, keepdims=True) * jnp.ones((1, [3, 1][t - 1]))
+    return dj.Normal(0.5 * mean, jnp.full_like(mean, 0.4))
+
+  def down(t, z):
+    return dj.Normal(0.7 * z * jnp.ones((1, 3)), jnp.full((1, 3), 0.6))
+
+  def likelihood(x, z):
+    return summed(dj.Normal(z[:, :2], 0.5), x)
+
+  if form is dj.hierarchical_elbo:
+    return form(key, x, up, down, likelihood, num_steps=2)
+  # the same laws, with a q(z_1 | z_2, x) that need not be up's: the shapes
+  return form(
+    key,
+    x,
+    lambda t, x: up(t, x),
+    lambda t, z, x: down(t, z),
+    down,
+    likelihood,
+    num_steps=2,
+  )
+
+
+FORMS = {
+  'vae_elbo': lambda key, x: dj.vae_elbo(
+    key, x, encode(x), decode, num_samples=3
+  ),
+  'vae_log_weight': lambda key, x: dj.vae_log_weight(key, x, encode(x), decode),
+  'importance_weighted': lambda key, x: dj.importance_weighted_elbo(
+    key, lambda key: dj.vae_log_weight(key, x, encode(x), decode), 3
+  ),
+  'importance_weighted_chain': lambda key, x: dj.importance_weighted_elbo(
+    key, lambda key: chain(key, x)['elbo'], 3
+  ),
+  'hierarchical': chain,
+  'rearranged': functools.partial(chain, form=dj.rearranged_elbo),
+}
+
+
+@pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)
+def test_an_image_has_the_bound_of_its_own_key(form, key):
+  keys = jax.random.split(key, 3)
+  form = jax.jit(form)
+  whole, other = form(keys, X), np.array([2, 0, 2])
+  found = form(keys[other], X[other])
+  for a, b in zip(*map(jax.tree.leaves, (found, whole)), strict=True):
+    assert a.shape[:1] == (3,) and np.isfinite(a).all()
+    np.testing.assert_allclose(a, b[other], rtol=1e-6)
+  one_key = jax.eval_shape(form, key, X)
+  assert jax.tree.map(jnp.shape, one_key) == jax.tree.map(jnp.shape, whole)
+  with pytest.raises(ValueError, match=r'\[2\] keys for a batch of 3'):
+    form(keys[:2], X)
+
+
+@pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)
+def test_jit_vmap_and_grad(form, key):
+  """vmap over two batches is each by itself; the slope is the difference's."""
+
+  def total(scale, key):
+    found = form(key, scale * X)
+    return jnp.sum(found['elbo'] if isinstance(found, dict) else found)
+
+  keys = jax.random.split(key)
+  both = jax.jit(jax.vmap(jax.value_and_grad(total), (None, 0)))
+  values, slopes = both(1.0, keys)
+  h = 0.05
+  by_hand = (both(1.0 + h, keys)[0] - both(1.0 - h, keys)[0]) / (2 * h)
+  np.testing.assert_allclose(slopes, by_hand, rtol=2e-3, atol=2e-3)
+  one = jax.jit(total)(1.0, keys[1])
+  np.testing.assert_allclose(values[1], one, rtol=1e-5)
+
+
+def test_the_parts_add_up(key):
+  names = 'vae_elbo', 'hierarchical', 'rearranged'
+  one, a, b = (jax.jit(FORMS[name])(key, X) for name in names)
+  assert a['log_ratio'].shape == (3, 2) and b['transitions'].shape == (3, 1)
+  for found, minus in (
+    (one, one['kl']),
+    (a, a['log_ratio'].sum(axis=1)),
+    (b, b['transitions'].sum(axis=1) + b['prior']),
+  ):
+    total = found['reconstruction'] - minus
+    np.testing.assert_allclose(found['elbo'], total, rtol=1e-6)
+
+
+def test_one_layer_of_a_chain_is_a_vae(key):
+  """T = 1: form (a) is one log weight, form (b) the ELBO at one draw."""
+  keys = jax.random.split(key, 3)
+  draw = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+  a = dj.hierarchical_elbo(
+    keys, X, lambda t, x: encode(x), None, decode, num_steps=1
+  )
+  weight = dj.vae_log_weight(draw, X, encode(X), decode)
+  np.testing.assert_allclose(a['elbo'], weight, rtol=1e-6)
+  b = dj.rearranged_elbo(
+    keys, X, lambda t, x: encode(x), None, None, decode, num_steps=1
+  )
+  assert b['transitions'].shape == (3, 0)
+  kl = dj.vae_elbo(key, X, encode(X), decode)['kl']
+  np.testing.assert_allclose(b['prior'], kl, rtol=1e-6)
+  z = dj.reparameterize(draw, encode(X))
+  np.testing.assert_allclose(b['reconstruction'], decode(X, z), rtol=1e-6)
+
+
+def test_another_prior(key):
+  prior = dj.Normal(1.0, 2.0)
+  q = encode(X)
+  found = dj.vae_elbo(key, X, q, decode, prior=prior)
+  u = 0.1  # KL(N(m, 0.2) || N(1, 2)) = (u - 1 - log u + (m - 1)^2 / 2) / 2
+  kl = 0.5 * (u - 1 - np.log(u) + (np.float64(q.mean) - 1) ** 2 / 2)
+  np.testing.assert_allclose(found['kl'], kl.sum(axis=1), rtol=1e-5)
+
+
+def importance_weighted(key, log_weight):
+  """Means and errors of the bounds of 1, 4 and 32 samples, 4,000 draws each."""
+  x = jnp.broadcast_to(X[:1], (4000, 2))
+  found = []
+  for k in (1, 4, 32):
+    weight = functools.partial(log_weight, x=x)
+    bound = functools.partial(dj.importance_weighted_elbo, num_samples=k)
+    values = jax.jit(bound, static_argnums=1)(key, weight)
+    values = np.asarray(values, np.float64)
+    found.append((values.mean(), values.std() / len(x) ** 0.5))
+  return found
+
+
+def check_order(found, truth):
+  """ELBO = L_1 < L_4 < L_32 < log p(x), by four standard errors."""
+  for (less, a), (more, b) in zip(found, found[1:], strict=False):
+    assert more - less > 4 * np.hypot(a, b)
+  (first, _), *_, (last, error) = found
+  assert -4 * error < truth - last < 0.15 * (truth - first)
+
+
+def test_more_samples_come_closer_to_log_p(key):
+  """Burda et al. 2016, Theorem 1, from log p(x) - KL(q || p(z | x))."""
+
+  def log_weight(key, x):
+    return dj.vae_log_weight(key, x, encode(x), decode)
+
+  found = importance_weighted(key, log_weight)
+  truth = log_p(X)[0]
+  check_order(found, truth)
+  u, x = 0.2 * 9, np.float64(X[0])  # KL(N(0.3 x, 0.2) || N(4 x / 9, 1/9))
+  gap = 0.5 * (u - 1 - np.log(u) + 9 * ((0.3 - 4 / 9) * x) ** 2).sum()
+  (one, error), *_ = found
+  assert abs(truth - gap - one) < 4 * error
+
+
+def test_more_samples_of_a_chain_come_closer_too(key):
+  """x <- z_1 <- z_2, all links N(z, 1): p(x) = N(0, 3)."""
+
+  def log_weight(key, x):
+    return dj.hierarchical_elbo(
+      key,
+      x,
+      lambda t, z: dj.Normal(0.5 * z, jnp.full_like(z, 0.8)),
+      lambda t, z: dj.Normal(z, jnp.ones_like(z)),
+      lambda x, z: summed(dj.Normal(z, 1.0), x),
+      num_steps=2,
+    )['elbo']
+
+  found = importance_weighted(key, log_weight)
+  check_order(found, summed(dj.Normal(0.0, 3.0), X)[0])
+
+
+def test_free_bits_by_the_formula():
+  """max(lambda, mean over the batch), group by group; free below."""
+  kl = np.random.default_rng(0).gamma(1.0, size=(16, 3)) * [0.01, 1.0, 3.0]
+  found = jax.jit(dj.free_bits)(jnp.asarray(kl, jnp.float32), 0.2)
+  expected = [max(0.2, np.mean(kl[:, g])) for g in range(3)]
+  assert expected[0] == 0.2 < expected[1]
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  total = lambda kl: jnp.sum(dj.free_bits(kl, 0.2))
+  slopes = jax.grad(total)(jnp.asarray(kl, jnp.float32))
+  np.testing.assert_allclose(slopes, [[0.0, 1 / 16, 1 / 16]] * 16)
+  nothing = dj.free_bits(jnp.asarray(kl, jnp.float32), 0.0)
+  np.testing.assert_allclose(nothing, kl.mean(axis=0), rtol=1e-6)
+
+
+def test_kl_warmup_is_a_line_from_0_to_1():
+  found = jax.vmap(lambda step: dj.kl_warmup(step, 4))(jnp.arange(7))
+  np.testing.assert_array_equal(found, [0, 0.25, 0.5, 0.75, 1, 1, 1])
+  assert dj.kl_warmup(0, 0) == 1.0 and dj.kl_warmup(3, 12) == 0.25
+
+
+def test_bounds_without_draws_or_layers_are_refused(key):
+  with pytest.raises(ValueError, match='num_samples is 0: at least 1'):
+    dj.vae_elbo(key, X, encode(X), decode, num_samples=0)
+  with pytest.raises(ValueError, match='num_samples is 0: at least 1'):
+    dj.importance_weighted_elbo(key, lambda key: decode(X, X), 0)
+  with pytest.raises(ValueError, match='num_steps is 0: at least 1'):
+    dj.hierarchical_elbo(key, X, None, None, decode, num_steps=0)
+  with pytest.raises(ValueError, match='num_steps is 0: at least 1'):
+    dj.rearranged_elbo(key, X, None, None, None, decode, num_steps=0)

@@ -1,0 +1,179 @@
+"""The networks of VAEs against literal float64 NumPy, and a hand count."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.networks.autoencoder import Autoencoder, soft_clip
+from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
+from tests.networks.test_layers import (
+  conv3x3,
+  dense,
+  nearest,
+  norm,
+  randomised,
+  swish,
+)
+
+TINY = dict(
+  channels=8, multipliers=(1, 2), num_blocks=1, num_groups=4, out_channels=2
+)
+X = np.random.default_rng(0).standard_normal((2, 4, 4, 1))
+
+
+def shapes(network):
+  init = lambda: network.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+  return jax.eval_shape(init)['params']
+
+
+def residual(p, x):
+  h = conv3x3(p['conv_1'], swish(norm(p['norm_1'], x, 4)))
+  h = conv3x3(p['conv_2'], swish(norm(p['norm_2'], h, 4)))
+  return h + (dense(p['shortcut'], x) if 'shortcut' in p else x)
+
+
+def down(p, x):
+  """To the last layer but one of the encoder."""
+  h = residual(p['down_0_0_block'], conv3x3(p['conv_in'], x))
+  h = conv3x3(p['down_1_downsample']['conv'], h)[:, 1::2, 1::2]
+  h = residual(p['down_1_0_block'], h)
+  return swish(norm(p['norm_out'], h, 4))
+
+
+def up(p, h):
+  """From after the first layer of the decoder."""
+  h = nearest(residual(p['up_1_0_block'], h))
+  h = residual(p['up_0_0_block'], conv3x3(p['up_1_upsample']['conv'], h))
+  return conv3x3(p['conv_out'], swish(norm(p['norm_out'], h, 4)))
+
+
+def halves(h):
+  mean, log_variance = np.split(h, 2, axis=-1)
+  return mean, 10.0 * np.tanh(log_variance / 10.0)
+
+
+def close(found, expected):
+  for a, b in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4)
+
+
+def call(network, params, method, *inputs):
+  apply = jax.jit(lambda p, z: network.apply(p, *inputs, z, method=method))
+  return lambda z: apply({'params': params}, jnp.asarray(z, jnp.float32))
+
+
+def test_a_latent_image_literally():
+  network = Autoencoder((4, 4), latent_channels=3, **TINY)
+  p = randomised(shapes(network))
+  h = conv3x3(p['encoder']['conv_out'], down(p['encoder'], X))
+  expected = halves(h)
+  assert expected[0].shape == (2, 2, 2, 3)
+  close(call(network, p, 'encode')(X), expected)
+  z = expected[0]
+  d = p['decoder']
+  close(call(network, p, 'decode')(z), up(d, conv3x3(d['conv_in'], z)))
+
+
+def test_a_latent_vector_literally():
+  network = Autoencoder((4, 4), latent_dim=5, **TINY)
+  p = randomised(shapes(network))
+  h = down(p['encoder'], X).reshape(2, -1)
+  expected = halves(dense(p['encoder']['dense_out'], h))
+  assert expected[0].shape == (2, 5)
+  close(call(network, p, 'encode')(X), expected)
+  z = expected[0]
+  h = dense(p['decoder']['dense_in'], z).reshape(2, 2, 2, 16)
+  close(call(network, p, 'decode')(z), up(p['decoder'], h))
+
+
+def test_the_chain_literally():
+  network = HierarchicalAutoencoder(num_latents=2, latent_channels=3, **TINY)
+  p = randomised(shapes(network))
+  close(
+    call(network, p, 'encode', 1)(X),
+    halves(conv3x3(p['encoder']['conv_out'], down(p['encoder'], X))),
+  )
+  z = np.random.default_rng(1).standard_normal((2, 2, 2, 3))
+  for method in ('encode', 'decode'):
+    q = p[f'{method}_2']
+    h = residual(q['middle_0_block'], conv3x3(q['conv_in'], z))
+    h = conv3x3(q['conv_out'], swish(norm(q['norm_out'], h, 4)))
+    mean, log_variance = halves(h)
+    close(call(network, p, method, 2)(z), (z + mean, log_variance))
+  d = p['decoder']
+  close(call(network, p, 'decode', 1)(z), up(d, conv3x3(d['conv_in'], z)))
+
+
+def conv(a, b):
+  return 9 * a * b + b
+
+
+def block(a, b):
+  shortcut = a * b + b if a != b else 0
+  return 2 * a + conv(a, b) + 2 * b + conv(b, b) + shortcut
+
+
+def test_parameters_are_those_counted_by_hand():
+  """Of 1x4x4 images, widths 8 and 16, and latents of three channels."""
+  encoder = conv(1, 8) + block(8, 8) + conv(8, 8) + block(8, 16) + 2 * 16
+  decoder = block(16, 16) + conv(16, 16) + block(16, 8) + 2 * 8 + conv(8, 2)
+  step = conv(3, 16) + block(16, 16) + 2 * 16 + conv(16, 6)
+  count = lambda network: sum(x.size for x in jax.tree.leaves(shapes(network)))
+  image = encoder + conv(16, 6) + conv(3, 16) + decoder
+  assert count(Autoencoder((4, 4), latent_channels=3, **TINY)) == image
+  vector = encoder + (64 * 10 + 10) + (5 * 64 + 64) + decoder
+  assert count(Autoencoder((4, 4), latent_dim=5, **TINY)) == vector
+  chain = HierarchicalAutoencoder(num_latents=3, latent_channels=3, **TINY)
+  assert count(chain) == image + 4 * step
+
+
+def test_a_new_chain_hands_its_latent_on():
+  """Its means, so that no layer begins collapsed; the decoder begins at 0."""
+  network = HierarchicalAutoencoder(num_latents=2, latent_channels=3, **TINY)
+  params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+  z = jax.random.normal(jax.random.key(1), (2, 2, 2, 3))
+  for method in ('encode', 'decode'):
+    mean, log_variance = network.apply(params, 2, z, method=method)
+    np.testing.assert_allclose(mean, z, atol=1e-4)
+    np.testing.assert_allclose(log_variance, 0.0, atol=1e-4)
+  out = network.apply(params, 1, z, method='decode')
+  np.testing.assert_allclose(out, 0.0, atol=1e-4)
+
+
+def test_log_variances_stay_in_range():
+  np.testing.assert_allclose(soft_clip(jnp.array(1e4), 10.0), 10.0)
+  np.testing.assert_allclose(soft_clip(jnp.array(0.1), 10.0), 0.1, rtol=1e-4)
+  assert jax.grad(soft_clip)(0.0, 10.0) == 1.0
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'num_groups': 3}, 'num_groups=3 does not divide the 8 channels'),
+    ({'multipliers': (1, 1, 1, 1)}, 'images of 4x4 cannot be halved 3 times'),
+  ],
+)
+def test_wrong_sizes_are_refused(options, message):
+  for network in (
+    Autoencoder((4, 4), **TINY | options),
+    HierarchicalAutoencoder(**TINY | options),
+  ):
+    with pytest.raises(ValueError, match=message):
+      shapes(network)
+
+
+def test_dropout_is_drawn_in_training_only(key):
+  network = Autoencoder((4, 4), dropout=0.5, **TINY)
+  params = {'params': randomised(shapes(network))}
+  x = jnp.asarray(X, jnp.float32)
+  keys = jax.random.split(key)
+  one, two = (
+    network.apply(params, x, True, rngs={'dropout': k}, method='encode')[0]
+    for k in keys
+  )
+  assert not np.allclose(one, two)
+  same = [network.apply(params, x, method='encode')[0] for _ in range(2)]
+  np.testing.assert_array_equal(*same)

@@ -1,0 +1,146 @@
+"""VAEs of linear Gaussians, in float64: their likelihoods and posteriors.
+
+A chain z_3 -> z_2 -> z_1 -> x and its encoder x -> z_1 -> z_2 -> z_3 are both
+lists of links N(gain * z + offset, variance), entries [D], one per dimension:
+link t is p(z_{t-1} | z_t) or q(z_t | z_{t-1}), with z_0 = x.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+import diffusion_jax as dj
+
+
+class Link(NamedTuple):
+  gain: np.ndarray
+  offset: np.ndarray
+  variance: np.ndarray
+
+
+def kl(mean_q, cov_q, mean_p, cov_p):
+  """KL of two Gaussians with full covariances, means [..., D]."""
+  inverse = np.linalg.inv(cov_p)
+  difference = mean_p - mean_q
+  square = np.einsum('...i,ij,...j->...', difference, inverse, difference)
+  logs = np.linalg.slogdet(cov_p)[1] - np.linalg.slogdet(cov_q)[1]
+  return 0.5 * (np.trace(inverse @ cov_q) - len(cov_p) + square + logs)
+
+
+def walk(links, mean, variance):
+  """Mean [..., n + 1] and covariance [n + 1, n + 1] of all states of a walk.
+
+  links: one dimension's, in the order they are walked; mean, variance: of the
+  state they start from.
+  """
+  means, cov = [mean], np.full((1, 1), variance)
+  for gain, offset, added in links:
+    means.append(gain * means[-1] + offset)
+    row = gain * cov[-1]
+    cov = np.block([[cov, row[:, None]], [row, gain * row[-1] + added]])
+  return np.stack(means, axis=-1), cov
+
+
+def condition(mean, cov, known, values):
+  """The mean and covariance of the other entries, given those `known`."""
+  other = [i for i in range(len(cov)) if i not in known]
+  gain = cov[np.ix_(other, known)] @ np.linalg.inv(cov[np.ix_(known, known)])
+  shift = (values - mean[..., known]) @ gain.T
+  left = cov[np.ix_(other, other)] - gain @ cov[np.ix_(known, other)]
+  return mean[..., other] + shift, left
+
+
+def of_dimension(links, d):
+  return [Link(*(field[d] for field in link)) for link in links]
+
+
+def likelihood(decoder, d):
+  """The mean and variance of p(x) in dimension d."""
+  mean, cov = walk(of_dimension(decoder, d)[::-1], 0.0, 1.0)
+  return mean[-1], cov[-1, -1]
+
+
+def decoder_posterior(decoder, x, d):
+  """p(z_1..z_T | x) in dimension d: mean [B, T], covariance [T, T]."""
+  mean, cov = walk(of_dimension(decoder, d)[::-1], 0.0, 1.0)
+  last = len(decoder)
+  mean, cov = condition(mean, cov, [last], x[:, d : d + 1])
+  return mean[:, ::-1], cov[::-1, ::-1]
+
+
+def encoder_joint(encoder, x, d):
+  """q(z_1..z_T | x) in dimension d: mean [B, T], covariance [T, T]."""
+  mean, cov = walk(of_dimension(encoder, d), x[:, d], 0.0)
+  return mean[:, 1:], cov[1:, 1:]
+
+
+def reversal(decoder):
+  """The encoder that is the decoder's exact reversal, a Markov chain too.
+
+  p(z_t | z_{t-1}, ..., x) = p(z_t | z_{t-1}): Bayes' rule for each link.
+  """
+  mean, variance, links = 0.0, 1.0, []
+  for gain, offset, added in decoder[::-1]:
+    next_mean = gain * mean + offset
+    next_variance = gain**2 * variance + added
+    back = gain * variance / next_variance
+    left = variance * added / next_variance
+    links.append(Link(back, mean - back * next_mean, left))
+    mean, variance = next_mean, next_variance
+  return links[::-1]
+
+
+def transition(links):
+  """`encode` or `decode` of `hierarchical_elbo`."""
+
+  def step(t, z):
+    gain, offset, variance = (
+      jnp.asarray(field, jnp.float32)[None] for field in links[t - 1]
+    )
+    return dj.Normal(gain * z + offset, variance)
+
+  return step
+
+
+def log_likelihood(decoder):
+  """log p(x | z_1) of the decoder's first link, summed."""
+
+  def log_prob(x, z):
+    return jnp.sum(dj.log_prob(transition(decoder)(1, z), x), axis=1)
+
+  return log_prob
+
+
+def marginal(encoder):
+  """q(z_t | x) for `rearranged_elbo`: the first t links in one."""
+
+  def at(t, x):
+    gain, offset, variance = _composed(encoder[:t])
+    link = Link(gain, offset, variance)
+    return transition([link])(1, x)
+
+  return at
+
+
+def posterior(encoder):
+  """q(z_{t-1} | z_t, x) for `rearranged_elbo`, by Bayes' rule."""
+
+  def at(t, z, x):
+    before = marginal(encoder)(t - 1, x)
+    gain, offset, variance = (
+      jnp.asarray(field, jnp.float32)[None] for field in encoder[t - 1]
+    )
+    precision = 1.0 / before.variance + gain**2 / variance
+    weighted = before.mean / before.variance + gain * (z - offset) / variance
+    return dj.Normal(weighted / precision, 1.0 / precision)
+
+  return at
+
+
+def _composed(links):
+  gain, offset, variance = 1.0, 0.0, 0.0
+  for link in links:
+    gain, offset = link.gain * gain, link.gain * offset + link.offset
+    variance = link.gain**2 * variance + link.variance
+  return gain, offset, variance

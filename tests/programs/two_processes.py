@@ -1,0 +1,134 @@
+"""What each of two processes does for test_multihost.py: argv is what, its
+number, the port and a folder."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import launch
+from diffusion_jax.programs import (
+  PROGRAMS,
+  UserError,
+  build,
+  distributed,
+  sample,
+)
+from diffusion_jax.training import checkpoints, sharding
+from diffusion_jax.training.step import make_train_step
+from tests.programs.conftest import smoke
+from tests.training import test_sharding as plain
+
+MESH = (2, 4)
+FIELDS = {
+  'training.mesh': (8, 1),  # parameters split as well: a minute more
+  'training.sample_every': 0,
+  'sampling.batch_size': 12,  # not a multiple of the devices, and in two parts
+  'sampling.num_steps': 3,
+  'evaluation.num_images': 20,
+  'evaluation.batch_size': 12,
+  'evaluation.num_steps': 3,
+}
+
+
+def everything(folder):
+  """One step by plain descent; then train, resume, sample, evaluate."""
+  step(folder)
+  run = str(folder / 'run')
+  for num_steps in (2, 4):
+    config = smoke(**FIELDS, **{'optimizer.decay_steps': 4})
+    config.training.num_steps = num_steps
+    PROGRAMS['train'](config, run)
+  for mode in ('sample', 'evaluate'):
+    PROGRAMS[mode](smoke(**FIELDS), run)
+  x = images(run)
+  if distributed.is_first():
+    np.save(folder / 'images.npy', x)
+
+
+def images(run):
+  """Samples of a run before they are rounded to grey levels."""
+  config = smoke(**FIELDS)
+  mesh = build.build_mesh(config)
+  params = sharding.to_all(mesh, sample.restore(config, run))
+  index = np.arange(12)
+  return sample.make_generate(config, mesh)(params, index, index % 10)
+
+
+def step(folder):
+  """The step of test_sharding.py, saved; params are split over processes."""
+  mesh = sharding.make_mesh(*MESH)
+  batch = plain.batch()
+  rows = sharding.local_rows(mesh, 16)
+  assert rows == slice(8 * jax.process_index(), 8 * jax.process_index() + 8)
+  state = jax.device_get(plain.first_state())
+  places = sharding.fsdp_sharding(mesh, state, min_size=64)
+  state = jax.jit(lambda: state, out_shardings=places)()
+  replicated = sharding.replicated(mesh)
+  train_step = jax.jit(
+    make_train_step(plain.OBJECTIVE, plain.DESCENT, lambda step: 0.75),
+    out_shardings=(places, replicated),
+  )
+  mine = {name: x[rows] for name, x in batch.items()}
+  key = jax.jit(lambda: jax.random.key(3), out_shardings=replicated)()
+  state, metrics = train_step(state, sharding.to_global(mesh, mine), key)
+  with checkpoints.open_manager(folder / 'step') as manager:
+    loss = jax.device_get(metrics['loss'])
+    checkpoints.save(manager, state, {'loss': float(loss.total / loss.count)})
+
+
+def die(folder):
+  """The second process is killed while the first one waits."""
+  if jax.process_index() == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+  time.sleep(60)
+
+
+def fail(folder):
+  """The second process meets an error of ours, launched as always."""
+
+  def program(config, workdir):
+    if jax.process_index() == 1:
+      raise RuntimeError('a bug')
+    time.sleep(60)
+
+  launched(program, folder)
+
+
+def refuse(folder):
+  """Both meet the same mistake of the user's."""
+
+  def program(config, workdir):
+    raise UserError('a mistake')
+
+  launched(program, folder)
+
+
+def launched(program, folder):
+  PROGRAMS['train'] = program
+  port = sys.argv[3]
+  launch.app.run(
+    launch.main,
+    argv=[
+      'launch.py',
+      '--config=configs/digits.py:smoke',
+      f'--workdir={folder}',
+      '--multihost',
+      f'--coordinator=localhost:{port}',
+      '--num_hosts=2',
+      f'--host={sys.argv[2]}',
+    ],
+    flags_parser=launch.parse,
+  )
+
+
+if __name__ == '__main__':
+  what, host, port, folder = sys.argv[1:]
+  if what not in ('fail', 'refuse'):
+    distributed.start(f'localhost:{port}', 2, int(host), 3)
+  todo = {'everything': everything, 'die': die, 'fail': fail, 'refuse': refuse}
+  todo[what](Path(folder))

@@ -1,0 +1,83 @@
+"""benchmarks/collectives.py: programs whose communication is known."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from benchmarks import collectives
+from diffusion_jax.training import sharding
+from tests.programs.conftest import smoke
+
+
+def compiled(function, mesh, places_in, places_out, *shapes):
+  put = functools.partial(NamedSharding, mesh)
+  arrays = [
+    jax.ShapeDtypeStruct(shape, jnp.float32, sharding=put(place))
+    for shape, place in zip(shapes, places_in, strict=True)
+  ]
+  step = jax.jit(function, out_shardings=put(places_out))
+  return step.lower(*arrays).compile().as_text()
+
+
+ALL, SPLIT = PartitionSpec(), PartitionSpec('fsdp')
+
+
+def test_a_sum_over_devices_is_one_all_reduce():
+  mesh = sharding.make_mesh(1, 8)
+  text = compiled(
+    lambda x: x.sum(axis=0), mesh, [SPLIT], ALL, (16, 5, 7)
+  )  # of [5, 7] float32
+  (one,) = collectives.find(text, 8)
+  assert one == ('all-reduce', 1, 4 * 5 * 7, 8)
+  assert collectives.wire_bytes(one) == 2 * 7 / 8 * 140
+
+
+def test_a_copy_of_what_is_split_is_one_all_gather():
+  mesh = sharding.make_mesh(2, 4)
+  text = compiled(lambda x: x * 2.0, mesh, [SPLIT], ALL, (8, 3))
+  (one,) = collectives.find(text, 8)
+  assert one == ('all-gather', 1, 4 * 8 * 3, 4)
+  assert collectives.wire_bytes(one) == 3 / 4 * 96
+
+
+def test_lines_of_other_machines_are_read():
+  text = """
+  %s = (bf16[4,8]{1,0}, f32[3]{0}) all-reduce-start(%a, %b), replica_groups=[2,4]<=[8], to_apply=%add
+  %d = (bf16[4,8]{1,0}, f32[3]{0}) all-reduce-done(%s)
+  %r = f32[2,8]{1,0} reduce-scatter(%c), replica_groups={{0,1,2,3}}, dimensions={0}
+  %g = f32[6]{0} all-gather(%e), replica_groups=mesh['a'=2,'b'=4], device_ids=([8]) {'a','b':(1)2}
+  %p = pred[16]{0} collective-permute(%e), source_target_pairs={{0,1},{1,0}}
+  """  # noqa: E501
+  assert collectives.find(text, 8) == [
+    ('all-reduce', 2, 2 * 32 + 4 * 3, 4),
+    ('reduce-scatter', 1, 4 * 4 * 16, 4),
+    ('all-gather', 1, 24, 4),
+    ('collective-permute', 1, 16, 8),
+  ]
+
+
+def test_data_parallelism_sums_the_gradients_once():
+  """One all-reduce: of each gradient, and a few numbers for the metrics."""
+  # a table of classes is read twice: its gradient would be summed twice
+  config = smoke(**{'training.mesh': (8, 1), 'conditioning.labels': False})
+  config.conditioning.label_dropout = 0.0
+  step, like = collectives.compile_step(config)
+  (one,) = collectives.find(step.as_text(), 8)
+  assert (one.kind, one.group) == ('all-reduce', 8)
+  leaves = jax.tree.leaves(like.params)
+  gradients = 4 * sum(leaf.size for leaf in leaves)
+  assert gradients <= one.bytes < gradients + 100
+  whole, part = collectives.state_bytes(like)
+  assert whole == part > 4 * gradients  # nothing is large enough to be split
+
+
+def test_the_state_of_fsdp_is_split(monkeypatch):
+  split = functools.partial(sharding.fsdp_sharding, min_size=16)
+  monkeypatch.setattr('diffusion_jax.programs.train.fsdp_sharding', split)
+  step, like = collectives.compile_step(smoke(**{'training.mesh': (1, 8)}))
+  whole, part = collectives.state_bytes(like)
+  assert part < 1.1 / 8 * whole
+  found = collectives.find(step.as_text(), 8)
+  assert {one.kind for one in found} >= {'all-gather', 'all-reduce'}

@@ -1,0 +1,316 @@
+"""What ends a run, as it happens to its user: real processes, real signals."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.programs import PROGRAMS
+from diffusion_jax.training import checkpoints
+from tests.programs.conftest import smoke
+
+ROOT = Path(__file__).parent.parent
+STEPS = 400
+# few and small arrays: what takes time is the process, and the files
+FIELDS = {
+  'training.num_steps': STEPS,
+  'training.log_every': 20,
+  'training.checkpoint_every': STEPS,
+  'training.sample_every': 0,
+  'evaluation.every': 0,
+  'network.multipliers': (1,),
+  'network.attention_resolutions': (2,),
+}
+
+
+def train(workdir, **fields):
+  """Trains in this process."""
+  names = {f'training.{name}': value for name, value in fields.items()}
+  PROGRAMS['train'](smoke(**FIELDS | names), str(workdir))
+
+
+def start(workdir, *args, said='output', env=None, **fields):
+  """Trains in a process of its own, with its output in a file; returns it."""
+  names = FIELDS | {'training.mesh': (1, 1)}
+  names |= {f'training.{name}': value for name, value in fields.items()}
+  for name, value in names.items():
+    value = ','.join(map(str, value)) if isinstance(value, tuple) else value
+    args += (f'--config.{name}={value}',)
+  command = [
+    sys.executable, '-u', str(ROOT / 'launch.py'),
+    f'--config={ROOT}/configs/digits.py:smoke', f'--workdir={workdir}', *args,
+  ]  # fmt: skip
+  workdir.mkdir(exist_ok=True)
+  with (workdir / said).open('w') as file:
+    return subprocess.Popen(
+      command, stdout=file, stderr=subprocess.STDOUT, env=env
+    )
+
+
+def output(workdir):
+  return workdir / 'output'
+
+
+def wait_for(process, ready, seconds=120):
+  """Until ready() or the end of the process."""
+  end = time.monotonic() + seconds
+  while process.poll() is None and not ready():
+    assert time.monotonic() < end
+    time.sleep(0.005)
+
+
+def wait_for_text(process, workdir, text):
+  wait_for(process, lambda: text in output(workdir).read_text())
+  assert text in output(workdir).read_text()
+
+
+def parameters(workdir):
+  return [checkpoints.restore_params(workdir, ema)[0] for ema in (True, False)]
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """The parameters of a run that nothing disturbed."""
+  workdir = tmp_path_factory.mktemp('runs') / 'whole'
+  train(workdir)
+  return parameters(workdir)
+
+
+def last_step(workdir):
+  """Of the newest complete checkpoint, as `ls` shows it."""
+  names = [path.name for path in (workdir / 'checkpoints').glob('*')]
+  return max([0, *(int(name) for name in names if name.isdecimal())])
+
+
+def test_sigterm_saves_and_exits_with_42(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  process = start(workdir, log_every=1)
+  wait_for_text(process, workdir, 'step 1: ')
+  sent = time.monotonic()
+  for _ in range(3):  # impatient
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.02)
+  assert process.wait(60) == 42
+  assert time.monotonic() - sent < 30
+  step = last_step(workdir)
+  assert 0 < step < STEPS
+  said = output(workdir).read_text()
+  assert said.endswith(
+    f'stopped by SIGTERM at step {step}, saved; the same command continues\n'
+  )
+  assert 'Traceback' not in said
+  train(workdir)
+  assert_same(parameters(workdir), whole)
+
+
+def kill_again_and_again(workdir, times, seed):
+  """SIGKILL at random moments of a run that saves at every step.
+
+  Checks after each that nothing is lost but what was not saved; returns the
+  steps at which the run was killed.
+  """
+  rng = random.Random(seed)
+  saved, startup = [], 2.0
+  for _ in range(times):
+    before = last_step(workdir)
+    begun = time.monotonic()
+    process = start(workdir, checkpoint_every=1)
+    folder, seen, more = workdir / 'checkpoints', set(), rng.randrange(1, 9)
+
+    def enough(folder=folder, seen=seen, more=more):
+      # a checkpoint has two names, one of them while it is written
+      if folder.is_dir():
+        seen |= set(os.listdir(folder))
+      return len(seen) >= more
+
+    if rng.random() < 0.2:  # also before there is anything to save
+      time.sleep(rng.uniform(0.1, startup))
+    else:
+      seen |= set(os.listdir(folder)) if folder.is_dir() else set()
+      more += len(seen)
+      wait_for(process, enough)
+      startup = time.monotonic() - begun
+      time.sleep(rng.uniform(0.0, 0.3))
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    said = output(workdir).read_text()
+    assert 'damaged' not in said and 'error' not in said
+    if ': step' in said:  # it began where the last complete save was
+      assert f': step {before} of {STEPS}' in said
+    saved.append(last_step(workdir))
+    assert saved[-1] >= before
+  return saved
+
+
+def test_sigkill_loses_nothing_that_was_saved(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  kill_again_and_again(workdir, 3, seed=0)
+  train(workdir)
+  assert_same(parameters(workdir), whole)
+
+
+@pytest.mark.slow
+def test_a_hundred_kills(whole, tmp_path):
+  """The same, 100 times: 10 minutes and more."""
+  workdir = tmp_path / 'run'
+  saved = kill_again_and_again(workdir, 100, seed=1)
+  assert saved[-1] < STEPS
+  found, _ = checkpoints.restore_params(workdir)
+  print(f'100 kills, {len(set(saved))} different steps: {saved}')
+  train(workdir)
+  assert not (workdir / 'damaged').exists()
+  assert_same(parameters(workdir), whole)
+
+
+def free_port():
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
+
+
+def start_two(workdir, **fields):
+  """Two processes of one device each; the first says what is in `output`."""
+  port = free_port()
+  one = '--xla_force_host_platform_device_count=1'
+  flags = [f for f in os.environ['XLA_FLAGS'].split() if 'count' not in f]
+  env = os.environ | {'XLA_FLAGS': ' '.join([one, *flags])}
+  fields = {'mesh': (2, 1), 'heartbeat_timeout': 10, 'log_every': 1} | fields
+  where = ('--multihost', f'--coordinator=localhost:{port}', '--num_hosts=2')
+  return [
+    start(
+      workdir,
+      *where,
+      f'--host={host}',
+      said=f'output{host or ""}',
+      env=env,
+      **fields,
+    )
+    for host in range(2)
+  ]
+
+
+def test_sigterm_ends_other_modes_of_several_processes(tmp_path):
+  """jax.distributed alone would swallow it."""
+  code = f"""
+import os, signal, sys, time
+import launch
+from diffusion_jax.programs import PROGRAMS
+
+def program(config, workdir):
+  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(30)
+
+PROGRAMS['sample'] = program
+args = ['--config={ROOT}/configs/digits.py:smoke', '--mode=sample']
+args += ['--workdir={tmp_path}', '--multihost', '--num_hosts=1', '--host=0']
+args += ['--coordinator=localhost:{free_port()}']
+launch.app.run(launch.main, ['launch.py', *args], flags_parser=launch.parse)
+"""
+  result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, timeout=120)
+  assert result.returncode == -signal.SIGTERM
+
+
+def term_one_of_two(workdir, which):
+  """The step at which both have stopped, with 42."""
+  both = start_two(workdir)
+  wait_for_text(both[0], workdir, 'step ' + str(last_step(workdir) + 2) + ': ')
+  sent = time.monotonic()
+  both[which].send_signal(signal.SIGTERM)
+  assert [process.wait(60) for process in both] == [42, 42]
+  assert time.monotonic() - sent < 30
+  step = last_step(workdir)
+  said = output(workdir).read_text()
+  assert said.endswith(
+    f'stopped by SIGTERM at step {step}, saved; the same command continues\n'
+  )
+  assert 'Traceback' not in said + (workdir / 'output1').read_text()
+  return step
+
+
+def test_sigterm_to_one_of_two_stops_both_at_one_step(tmp_path):
+  assert 1 < term_one_of_two(tmp_path / 'run', 1) < STEPS
+
+
+def kill_one_of_two(workdir, which, **fields):
+  """Seconds from SIGKILL to the end of the other, and what that says."""
+  both = start_two(workdir, **fields)
+  wait_for_text(both[0], workdir, 'step ' + str(last_step(workdir) + 2) + ': ')
+  both[which].kill()
+  killed = time.monotonic()
+  other = both[1 - which]
+  assert other.wait(60) != 0
+  seconds = time.monotonic() - killed
+  said = (workdir / f'output{1 - which or ""}').read_text()
+  return seconds, said
+
+
+@pytest.mark.slow
+def test_two_processes_stopped_and_killed_one_after_the_other(tmp_path):
+  """In the end the parameters are those of two that nothing disturbed."""
+  undisturbed, workdir = tmp_path / 'undisturbed', tmp_path / 'run'
+  assert [p.wait(300) for p in start_two(undisturbed)] == [0, 0]
+  first = term_one_of_two(workdir, 0)
+  second = term_one_of_two(workdir, 1)
+  assert second > first
+  seconds, said = kill_one_of_two(workdir, 1, checkpoint_every=1)
+  assert 'error: host 1 (' in said and 'is lost' in said and seconds < 60
+  print(f'stopped at {first} and {second}; lost host 1: {seconds:.1f} s')
+  third = last_step(workdir)
+  assert third >= second
+  seconds, said = kill_one_of_two(workdir, 0, checkpoint_every=1)
+  assert seconds < 60
+  print(f'lost host 0: {seconds:.1f} s, from step {third}; it says:', said)
+  assert [p.wait(300) for p in start_two(workdir)] == [0, 0]
+  assert_same(parameters(workdir), parameters(undisturbed))
+
+
+def limited_disk(folder, megabytes):
+  """A small file system at `folder`; skips where it cannot be mounted."""
+  folder.mkdir()
+  size = f'size={megabytes}m'
+  command = ['mount', '-t', 'tmpfs', '-o', size, 'tmpfs', str(folder)]
+  if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+    pytest.skip('no tmpfs can be mounted here')
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_in_one_line(whole, tmp_path):
+  """A real one, of 2 MB; first checkpoints do not fit, then metrics."""
+  disk = tmp_path / 'disk'
+  limited_disk(disk, 2)
+  try:
+    workdir = disk / 'run'
+    fields = {'checkpoint_every': 2, 'keep_checkpoints': 100}
+    process = start(workdir, **fields)
+    assert process.wait(300) == 2
+    lines = output(workdir).read_text().splitlines()
+    assert 'Traceback' not in lines and lines[-1].startswith('error: ')
+    assert 'No space left on device' in lines[-1]
+    step = last_step(workdir)
+    assert step > 0 and f', {step} is the last one' in lines[-1]
+    with (disk / 'filler').open('wb', buffering=0) as filler:
+      with pytest.raises(OSError):
+        while True:
+          filler.write(bytes(512))
+    process = start(tmp_path / 'log', f'--workdir={workdir}', log_every=1)
+    assert process.wait(300) == 2
+    lines = output(tmp_path / 'log').read_text().splitlines()
+    assert 'Traceback' not in lines and lines[-1].startswith('error: ')
+    (disk / 'filler').unlink()
+    subprocess.run(['mount', '-o', 'remount,size=100m', str(disk)], check=True)
+    train(workdir)
+    assert_same(parameters(workdir), whole)
+  finally:
+    subprocess.run(['umount', '--lazy', str(disk)], check=True)

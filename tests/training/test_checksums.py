@@ -1,0 +1,237 @@
+"""Checkpoints that are damaged after they were written, file by file."""
+
+import json
+import shutil
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.training import checkpoints, checksums
+from tests.training.test_checkpoints import equal, saved, state_of
+
+WIDE = 300  # large enough that its numbers are no part of an index
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """Checkpoints 1 and 2 of a run, the state at both."""
+  workdir = tmp_path_factory.mktemp('run')
+  states = [state_of(WIDE, step, float(step)) for step in (1, 2)]
+  saved(workdir, *states, losses=[5.0, 4.0], keep_best=1)
+  return workdir, states
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+  shutil.copytree(run[0] / 'checkpoints', tmp_path / 'checkpoints')
+  return tmp_path
+
+
+def files(folder):
+  """One file of each kind: its name, numbers and hashes left out."""
+  kinds = {}
+  for path in sorted(folder.rglob('*')):
+    if path.is_file():
+      name = path.relative_to(folder).as_posix()
+      top, _, inside = name.partition('/')
+      kind = 'arrays' if top in ('params', 'ema_params', 'state') else top
+      inside = inside.partition('/d/')[0] + ('/d' if '/d/' in name else '')
+      kinds.setdefault((kind, inside), []).append(name)
+  # of the files of numbers the largest
+  size = lambda name: (folder / name).stat().st_size
+  return [max(names, key=size) for names in kinds.values()]
+
+
+def flip(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES = {'flip': flip, 'cut': cut, 'lose': lambda path: path.unlink()}
+
+
+def restored(workdir, **kw):
+  manager = checkpoints.open_manager(workdir, **kw)
+  found = checkpoints.restore_latest(manager, state_of(WIDE))
+  manager.close()
+  return found
+
+
+def test_the_sums_are_those_of_sha256sum(run):
+  folder = run[0] / 'checkpoints' / '2'
+  said = subprocess.run(
+    ['sha256sum', '--check', '--strict', checksums.NAME],
+    cwd=folder,
+    capture_output=True,
+    text=True,
+  )
+  assert said.returncode == 0, said.stderr
+  assert said.stdout.count('OK') == len(checksums._names(folder)) - 3
+
+
+def test_every_damage_of_every_kind_of_file_is_noticed(run):
+  """Or changes nothing: what Orbax adds last holds none of the run."""
+  folder = run[0] / 'checkpoints' / '2'
+  assert checksums.damage(folder) == ''
+  kinds = files(folder)
+  assert len(kinds) > 12
+  harmless = {'commit_success.txt'}
+  for name in kinds:
+    whole = (folder / name).read_bytes()
+    for damage in DAMAGES.values():
+      damage(folder / name)
+      wrong = checksums.damage(folder)
+      assert checksums.exist(folder)
+      (folder / name).write_bytes(whole)
+      assert bool(wrong) == (name not in harmless), (name, wrong)
+      top = name if name != checksums.NAME else ''
+      unread = 'unreadable' in wrong or name in harmless | {'metadata.json'}
+      assert top in wrong or unread, (name, wrong)
+  assert checksums.damage(folder) == ''
+
+
+def test_a_bit_anywhere_in_the_metadata_of_orbax(copy, run):
+  """It is noticed, or the time is another one."""
+  path = copy / 'checkpoints' / '2' / '_CHECKPOINT_METADATA'
+  data = path.read_bytes()
+  times = 0
+  for place in range(len(data)):
+    flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+    path.write_bytes(flipped)
+    times += not checksums.damage(path.parent)
+  assert 0 < times <= 19  # digits of commit_timestamp_nsecs
+
+
+@pytest.mark.parametrize('how', DAMAGES)
+def test_training_takes_the_newest_good_one(how, copy, run, capsys):
+  # numbers of the optimiser, which Orbax restores flipped
+  numbers = (copy / 'checkpoints' / '2' / 'state').rglob('d/*')
+  DAMAGES[how](max(numbers, key=lambda path: path.stat().st_size))
+  equal(restored(copy), run[1][0])
+  said = capsys.readouterr().err
+  assert said.startswith('warning: checkpoint 2 is damaged (state/')
+  assert f'moved to {copy}/damaged/2\n' in said and said.count('\n') == 1
+  assert (copy / 'damaged' / '2' / 'params').is_dir()  # not deleted
+  equal(restored(copy), run[1][0])
+  assert capsys.readouterr().err == ''
+
+
+def test_training_again_over_a_damaged_step(copy, run):
+  for name in ('2', '2-2'):
+    flip(copy / 'checkpoints' / '2' / 'params' / '_METADATA')
+    manager = checkpoints.open_manager(copy)
+    assert (copy / 'damaged' / name).is_dir()
+    checkpoints.save(manager, run[1][1], {})
+    checkpoints.finish(manager)
+    equal(restored(copy), run[1][1])
+
+
+def test_no_good_one_is_an_error_and_nothing_is_deleted(copy):
+  for step in '12':
+    (copy / 'checkpoints' / step / 'config' / 'metadata').unlink()
+  with pytest.raises(ValueError, match='no checkpoint of .* is good, all were'):
+    checkpoints.open_manager(copy)
+  assert sorted(p.name for p in (copy / 'damaged').iterdir()) == ['1', '2']
+  assert restored(copy) is None
+
+
+def test_sampling_refuses_it_and_says_what_to_take(copy, run):
+  numbers = (copy / 'checkpoints' / '2' / 'ema_params').rglob('d/*')
+  flip(max(numbers, key=lambda path: path.stat().st_size))
+  message = (
+    r'checkpoint 2 in .* is damaged \(ema_params/.* is not what was written\)'
+    ': take checkpoint=1, which is good'
+  )
+  for which in ('latest', 2, 'best'):
+    with pytest.raises(ValueError, match=message):
+      checkpoints.restore_params(copy, checkpoint=which)
+  params, _ = checkpoints.restore_params(copy, checkpoint=1)
+  equal(params, run[1][0].ema_params)
+  flip(copy / 'checkpoints' / '1' / 'ema_params' / '_METADATA')
+  with pytest.raises(ValueError, match='is damaged .* and no other is good'):
+    checkpoints.restore_params(copy)
+
+
+def test_how_good_it_is_may_be_damaged_as_well(copy, run, capsys):
+  path = copy / 'checkpoints' / '1' / 'metrics' / 'metrics'
+  path.write_text(path.read_text().replace('5.0', '1.0'))
+  with pytest.raises(ValueError, match='checkpoint 1 .*metrics/metrics is not'):
+    checkpoints.restore_params(copy, checkpoint='best')
+  path.write_text('{"test_')  # Orbax would open none of the checkpoints
+  checkpoints.restore_params(copy)
+  equal(restored(copy, keep_best=1), run[1][1])
+  assert 'checkpoint 1 is damaged (metrics/metrics' in capsys.readouterr().err
+
+
+def test_checkpoints_of_earlier_versions_are_read(copy, run, capsys):
+  for step in '12':
+    folder = copy / 'checkpoints' / step
+    (folder / checksums.NAME).unlink()
+    path = folder / '_CHECKPOINT_METADATA'
+    found = json.loads(path.read_text()) | {'custom_metadata': {}}
+    path.write_text(json.dumps(found))
+    (folder / 'metadata.json').unlink()
+  equal(restored(copy), run[1][1])
+  said = capsys.readouterr().err
+  assert said.startswith('warning: checkpoint 2 in ') and said.count('\n') == 1
+  assert 'wrote no checksums: it is taken as it is' in said
+  equal(checkpoints.restore_params(copy)[0], run[1][1].ema_params)
+  flip(copy / 'checkpoints' / '2' / 'params' / 'manifest.ocdbt')
+  with pytest.raises(ValueError, match='2 in .* cannot be read: .*an older'):
+    restored(copy)
+
+
+def test_sums_that_were_lost_are_no_earlier_version(copy, run):
+  (copy / 'checkpoints' / '2' / checksums.NAME).unlink()
+  equal(restored(copy), run[1][0])
+  assert (copy / 'damaged' / '2').is_dir()
+
+
+def test_nothing_is_there_before_its_sums_are(tmp_path, monkeypatch):
+  """They are written before the folder gets its name, all else after."""
+  names = []
+
+  def write(folder):
+    names.append(folder.name)
+    assert not (tmp_path / 'checkpoints' / '1').exists()
+    assert (folder / 'params' / 'manifest.ocdbt').is_file()
+
+  monkeypatch.setattr(checksums, 'write', write)
+  saved(tmp_path, state_of(step=1))
+  [name] = names
+  assert name.startswith('1.orbax-checkpoint-tmp')
+
+
+# of tensorstore's threads, which find the loop closed that an error has ended
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_a_save_that_fails_is_an_error_and_keeps_the_last(tmp_path):
+  """A limit on the size of files, in place of a full disk."""
+  import resource
+
+  big = lambda step: state_of(10_000, step, float(step))
+  noise = np.random.default_rng(0).normal(size=(2, 10_000)).astype(np.float32)
+  manager = checkpoints.open_manager(tmp_path)
+  checkpoints.save(manager, big(1), {})
+  manager.wait_until_finished()
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+  try:
+    state = jax.tree.map(lambda x: noise if x.ndim == 2 else x, big(2))
+    with pytest.raises(
+      OSError, match='could not be .* 1 is the last one: File'
+    ):
+      checkpoints.save(manager, state, {})
+      checkpoints.finish(manager)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  manager = checkpoints.open_manager(tmp_path)
+  assert manager.all_steps() == [1]
+  equal(checkpoints.restore_latest(manager, big(0)), big(1))
+  manager.close()

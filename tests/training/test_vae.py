@@ -1,0 +1,234 @@
+"""-ELBO of VAEs with linear networks, literally, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import diffusion_jax as dj
+from diffusion_jax.training import vae
+
+LEVELS, B, D = 5, 6, 3
+RNG = np.random.default_rng(0)
+X = RNG.choice(np.linspace(-1.0, 1.0, LEVELS), (B, 2, 2, 1))
+BATCH = {'image': jnp.asarray(X, jnp.float32)}
+W = {
+  'encode': RNG.normal(size=(4, 2 * D)) / 2,
+  'decode': RNG.normal(size=(D, 8)) / 2,
+  'up': RNG.normal(size=(D, 2 * D)) / 2,
+  'down': RNG.normal(size=(D, 2 * D)) / 2,
+}
+PARAMS = {'network': jax.tree.map(jnp.float32, W)}
+
+
+def halves(h):
+  return h[:, :D], np.exp(h[:, D:])
+
+
+def gaussian(w, h):
+  return dj.Normal(h @ w[:, :D], jnp.exp(h @ w[:, D:]))
+
+
+def encode(w, x, *, key=None):
+  return gaussian(w['encode'], x.reshape(len(x), 4))
+
+
+def decode(w, z, *, key=None):
+  return (z @ w['decode']).reshape(len(z), 2, 2, 2)
+
+
+def chain_encode(w, t, z, *, key=None):
+  return encode(w, z) if t == 1 else gaussian(w['up'], z)
+
+
+def chain_decode(w, t, z, *, key=None):
+  return decode(w, z) if t == 1 else gaussian(w['down'], z)
+
+
+LOGISTIC = vae.log_likelihood('logistic', LEVELS)
+
+
+def make(**options):
+  return jax.jit(vae.vae(encode, decode, LOGISTIC, **options), static_argnums=4)
+
+
+def make_chain(**options):
+  objective = vae.hvae(
+    chain_encode, chain_decode, LOGISTIC, num_latents=2, **options
+  )
+  return jax.jit(objective, static_argnums=4)
+
+
+PLAIN, CHAIN = make(), make_chain()
+
+
+def mass(cdf, mean, scale, x):
+  """Of a grey level, the outer ones to infinity."""
+  half = 1.0 / (LEVELS - 1)
+  upper = np.where(x > 0.99, 1.0, cdf((x + half - mean) / scale))
+  lower = np.where(x < -0.99, 0.0, cdf((x - half - mean) / scale))
+  return upper - lower
+
+
+def literal_decoder(h, cdf=stats.logistic.cdf):
+  """log p(x | z), [B]; h [B, 8]: mean and log scale of each pixel in turn."""
+  h = h.reshape(B, 2, 2, 2)
+  scale = np.exp(7.0 * np.tanh(h[..., 1:] / 7.0))
+  return np.log(mass(cdf, h[..., :1], scale, X)).sum((1, 2, 3))
+
+
+def draw(key, change):
+  noise_key = jax.random.split(key, 3)[0]
+  keys = jax.random.split(noise_key, B)
+  normal = lambda k: jax.random.normal(change(k), (D,))
+  return np.asarray(jax.vmap(normal)(keys), np.float64)
+
+
+def bits(nats):
+  return np.mean(nats) / (4 * np.log(2.0))
+
+
+def literal(key):
+  """Reconstruction [B] and the KL of each channel [B, D], nats."""
+  mean, variance = halves(X.reshape(B, 4) @ W['encode'])
+  eps = draw(key, lambda k: jax.random.split(k, 1)[0])
+  z = mean + np.sqrt(variance) * eps
+  kl = 0.5 * (variance + mean**2 - 1.0 - np.log(variance))
+  return -literal_decoder(z @ W['decode']), kl
+
+
+def literal_chain(key):
+  """Reconstruction [B] and log q - log p of both layers [B, 2], nats."""
+  log_normal = lambda z, mean, variance: stats.norm.logpdf(
+    z, mean, np.sqrt(variance)
+  ).sum(axis=1)
+  q1 = halves(X.reshape(B, 4) @ W['encode'])
+  z1 = q1[0] + np.sqrt(q1[1]) * draw(key, lambda k: jax.random.fold_in(k, 1))
+  q2 = halves(z1 @ W['up'])
+  z2 = q2[0] + np.sqrt(q2[1]) * draw(key, lambda k: jax.random.fold_in(k, 2))
+  p1 = halves(z2 @ W['down'])
+  ratios = [
+    log_normal(z1, *q1) - log_normal(z1, *p1),
+    log_normal(z2, *q2) - log_normal(z2, 0.0, 1.0),
+  ]
+  return -literal_decoder(z1 @ W['decode']), np.stack(ratios, axis=1)
+
+
+STATE = vae.initial_step()
+
+
+def test_kingma_welling_eq_3(key):
+  loss, (metrics, state) = PLAIN(PARAMS, STATE, key, BATCH)
+  reconstruction, kl = literal(key)
+  found = {name: float(x.total / x.count) for name, x in metrics.items()}
+  expected = {
+    'reconstruction': bits(reconstruction),
+    'kl': bits(kl.sum(axis=1)),
+    'bits_per_dim': bits(reconstruction + kl.sum(axis=1)),
+    'loss': bits(reconstruction + kl.sum(axis=1)),
+    'beta': 1.0,
+  }
+  assert found == pytest.approx(expected, rel=1e-5)
+  assert loss == metrics['loss'].total and state == 1
+
+
+def test_the_bound_of_a_markov_chain(key):
+  loss, (metrics, state) = CHAIN(PARAMS, STATE, key, BATCH)
+  reconstruction, ratios = literal_chain(key)
+  np.testing.assert_allclose(
+    loss, bits(reconstruction + ratios.sum(axis=1)), rtol=1e-5
+  )
+  for t in (1, 2):
+    found = metrics[f'kl_{t}'].total
+    np.testing.assert_allclose(found, bits(ratios[:, t - 1]), rtol=1e-4)
+  assert state == 1
+
+
+def test_the_gradient_is_that_of_the_literal_loss(key):
+  """Through the draw of z too: pathwise derivatives, by differences."""
+  gradient = jax.grad(lambda p: PLAIN(p, STATE, key, BATCH)[0])(PARAMS)
+  for name, place in (
+    ('encode', (1, 0)),
+    ('encode', (2, 4)),
+    ('decode', (0, 3)),
+  ):
+    values = []
+    for step in (1e-5, -1e-5):
+      W[name][place] += step
+      reconstruction, kl = literal(key)
+      values.append(bits(reconstruction + kl.sum(axis=1)))
+      W[name][place] -= step
+    slope = (values[0] - values[1]) / 2e-5
+    np.testing.assert_allclose(
+      gradient['network'][name][place], slope, rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize('objective', [PLAIN, CHAIN])
+def test_parts_of_a_batch_are_the_batch_and_one_step(objective, key):
+  whole, (metrics, _) = objective(PARAMS, STATE, key, BATCH)
+  state, losses, found = STATE, [], []
+  for i in range(3):
+    assert state == 0
+    loss, (part, state) = objective(PARAMS, state, key, BATCH, (i, 3))
+    losses.append(loss)
+    found.append(float(part['kl'].total))
+  np.testing.assert_allclose(np.mean(losses), whole, rtol=1e-6)
+  np.testing.assert_allclose(np.mean(found), metrics['kl'].total, rtol=1e-6)
+  assert state == 1
+
+
+def test_beta_and_warm_up_weigh_the_divergence(key):
+  reconstruction, kl = literal(key)
+  reconstruction, kl = bits(reconstruction), bits(kl.sum(axis=1))
+  objective = make(beta=0.5, kl_warmup=4)
+  for step, weight in ((0, 0.0), (1, 0.125), (4, 0.5), (9, 0.5)):
+    loss, (metrics, state) = objective(PARAMS, jnp.int32(step), key, BATCH)
+    np.testing.assert_allclose(loss, reconstruction + weight * kl, rtol=1e-5)
+    np.testing.assert_allclose(metrics['beta'].total, weight)
+    np.testing.assert_allclose(
+      metrics['bits_per_dim'].total, reconstruction + kl, rtol=1e-5
+    )
+    assert state == step + 1
+
+
+def test_free_bits_are_of_channels_and_of_layers(key):
+  for least, make_objective, terms in (
+    (0.4, make, literal),
+    (5.0, make_chain, literal_chain),
+  ):
+    objective = make_objective(free_bits=least)
+    reconstruction, groups = terms(key)
+    means = groups.mean(axis=0)
+    assert means.min() < least < means.max()  # both cases are met
+    price = np.maximum(means, least).sum()
+    loss, (metrics, _) = objective(PARAMS, STATE, key, BATCH)
+    np.testing.assert_allclose(
+      loss, bits(reconstruction.mean() + price), rtol=1e-5
+    )
+    plain = bits(reconstruction + groups.sum(axis=1))
+    np.testing.assert_allclose(metrics['bits_per_dim'].total, plain, rtol=1e-5)
+
+
+def test_free_bits_of_parts_are_refused(key):
+  with pytest.raises(ValueError, match='free bits are of a whole batch'):
+    make(free_bits=0.1)(PARAMS, STATE, key, BATCH, (0, 2))
+
+
+def test_decoders_literally():
+  h = RNG.normal(size=(B, 2, 2, 2))
+  found = vae.log_likelihood('gaussian', LEVELS)(jnp.float32(h), BATCH['image'])
+  expected = literal_decoder(h.reshape(B, 8), stats.norm.cdf)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  x, logits = np.sign(h[..., :1]), h[..., 1:]
+  p = 1.0 / (1.0 + np.exp(-logits))
+  expected = np.log(np.where(x > 0, p, 1.0 - p)).sum((1, 2, 3))
+  found = vae.log_likelihood('bernoulli', 2)(
+    jnp.float32(logits), jnp.float32(x)
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  mean = vae.DECODERS['bernoulli'][2](jnp.float32(logits))
+  np.testing.assert_allclose(mean, 2 * p - 1, rtol=1e-5)
+  with pytest.raises(ValueError, match='a Bernoulli has 2 levels, not 5'):
+    vae.log_likelihood('bernoulli', LEVELS)(jnp.float32(logits), jnp.float32(x))
