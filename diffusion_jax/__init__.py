@@ -78,6 +78,7 @@ from diffusion_jax.core.process import (
   reverse_variance,
   sde_coefficients,
 )
+from diffusion_jax.core.pytree import pytree_dataclass
 from diffusion_jax.core.schedules import (
   CosineSchedule,
   GeometricVESchedule,

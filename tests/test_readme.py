@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -36,15 +37,17 @@ def test_the_nnx_example_is_a_denoiser(capsys):
 
 
 def test_the_training_page_trains_as_printed(capsys):
-  page = (ROOT / 'docs' / 'training.md').read_text()
-  (code,) = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
-  step, loss = run(code, capsys).split()
+  step, loss = run(page_example('training.md'), capsys).split()
   assert step == '1' and float(loss) > 0
 
 
-def page_example(name):
+def page_examples(name):
   page = (ROOT / 'docs' / name).read_text()
-  (code,) = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+  return re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+
+
+def page_example(name):
+  (code,) = page_examples(name)
   return code
 
 
@@ -53,6 +56,16 @@ def test_the_sampler_of_the_testing_page_is_of_second_order(capsys):
   errors = [float(line.split()[1]) for line in lines[:3]]
   assert 3.3 < errors[0] / errors[1] < 4.7
   assert 3.3 < errors[1] / errors[2] < 4.7
+
+
+def test_the_schedule_of_the_schedules_page_has_its_prior_kl(capsys):
+  """x_0 = (1, 1), alpha^2 = 0.1^(2 power): KL = -log(1 - alpha^2)."""
+  _, code = page_examples('schedules.md')
+  found, slope = map(float, run(code, capsys).split())
+  alpha2 = 0.1**4
+  assert found == pytest.approx(-np.log1p(-alpha2), rel=1e-3)
+  expected = 2 * np.log(0.1) * alpha2 / (1 - alpha2)
+  assert slope == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_likelihood_page_finds_the_truth(capsys):
@@ -74,7 +87,8 @@ def test_the_page_of_schedules_has_every_name(capsys):
   from diffusion_jax.programs import build_schedule
   from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 
-  lines = run(page_example('schedules.md'), capsys).splitlines()
+  code, _ = page_examples('schedules.md')
+  lines = run(code, capsys).splitlines()
   assert lines[0].startswith('[1000.  900.') and lines[-1] == '51 981'
   page = (ROOT / 'docs' / 'schedules.md').read_text()
   continuous = set(build_schedule.SCHEDULES) - set(build_schedule.BETAS)
@@ -93,8 +107,7 @@ def test_the_inpainting_page_fills_in_as_printed(capsys):
 
 def test_the_page_from_vae_to_diffusion_proves_what_it_says(capsys):
   """Its snippets in turn: ELBO + KL, both forms and their variances, DDPM."""
-  page = (ROOT / 'docs' / 'from_vae_to_diffusion.md').read_text()
-  code = ''.join(re.findall(r'```python\n(.*?)```', page, re.DOTALL))
+  code = ''.join(page_examples('from_vae_to_diffusion.md'))
   printed = run(code, capsys).replace('[', ' ').replace(']', ' ')
   rows = [[float(n) for n in line.split()] for line in printed.splitlines()]
   for row, error in zip(rows[:3], (0.1, 1e-4, 0.02), strict=True):

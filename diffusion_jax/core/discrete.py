@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.levels import NoiseLevel, snap, vp_level
+from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
 
@@ -18,7 +19,7 @@ _NO_SIGNAL = 1000.0
 _UNDERFLOW = 170.0
 
 
-@jax.tree_util.register_dataclass
+@pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiscreteSchedule:
   """DDPM's T steps, from an explicit sequence of alphas or betas.

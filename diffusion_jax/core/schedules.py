@@ -2,8 +2,8 @@
 
 A schedule is called, `schedule(t) -> NoiseLevel`, with t of shape [] or [B],
 and inverted, `schedule.from_logsnr(logsnr) -> NoiseLevel`. Nothing else in the
-library sees a schedule: every equation takes levels. Each is a frozen dataclass
-registered with JAX, so it can be an argument of a jitted function. Those in
+library sees a schedule: every equation takes levels. Each is a frozen
+`pytree_dataclass`, so it can be an argument of a jitted function. Those in
 continuous time are here, that of an explicit sequence in `core/discrete.py`.
 """
 
@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.levels import NoiseLevel, vp_level
+from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
 
 
-@jax.tree_util.register_dataclass
+@pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class CosineSchedule:
   """alpha = cos(angle), sigma = sin(angle), the angle linear in t.
@@ -67,7 +68,7 @@ def _linear_beta_time(integral, beta_min, beta_max):
   return 2.0 * integral / (beta_min + root)
 
 
-@jax.tree_util.register_dataclass
+@pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class LinearVPSchedule:
   """The VP-SDE with beta(t) linear in t (Song et al. 2021, Eq. 33).
@@ -92,7 +93,7 @@ class LinearVPSchedule:
     return vp_level(_linear_beta_time(value, *ends), value)
 
 
-@jax.tree_util.register_dataclass
+@pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class SubVPSchedule:
   """The sub-VP SDE with beta(t) linear in t (Song et al. 2021, Eq. 12, 29).
@@ -122,7 +123,7 @@ class SubVPSchedule:
     return NoiseLevel(t, jnp.exp(-0.5 * value), -jnp.expm1(-value))
 
 
-@jax.tree_util.register_dataclass
+@pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class GeometricVESchedule:
   """The VE-SDE: alpha = 1, sigma a geometric sequence in t.
@@ -154,7 +155,7 @@ class GeometricVESchedule:
     return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
 
 
-@jax.tree_util.register_dataclass
+@pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class KarrasSchedule:
   """EDM's noise levels: alpha = 1, sigma^(1 / rho) linear in t.
@@ -193,7 +194,7 @@ class KarrasSchedule:
     return map(jnp.asarray, powers)
 
 
-@jax.tree_util.register_dataclass
+@pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class RectifiedFlowSchedule:
   """The straight path: alpha = 1 - t, sigma = t (Liu et al. 2022).
@@ -220,7 +221,7 @@ class RectifiedFlowSchedule:
     return NoiseLevel(t, jax.nn.sigmoid(-log_ratio), sigma)
 
 
-@jax.tree_util.register_dataclass
+@pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class SigmoidSchedule:
   """alpha_bar = alpha^2 falls from 1 to 0 along a logistic curve.
@@ -270,7 +271,7 @@ class SigmoidSchedule:
     return self.start / self.tau, self.end / self.tau
 
 
-@jax.tree_util.register_dataclass
+@pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShiftedSchedule:
   """A variance-preserving schedule with sigma / alpha times `shift` > 0.
@@ -303,7 +304,7 @@ class ShiftedSchedule:
     return NoiseLevel(level.t, level.alpha / norm, sigma / norm)
 
 
-@jax.tree_util.register_dataclass
+@pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class LearnedSchedule:
   """alpha^2 = sigmoid(-gamma(t)), sigma^2 = sigmoid(gamma(t)).

@@ -33,7 +33,7 @@ ORACLES = {
 GAUSSIAN, MIXTURE = ORACLES.values()
 
 
-@jax.tree_util.register_dataclass
+@dj.pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class Learned:
   """A schedule of parameters: log-SNR = -gamma(t), variance preserving."""

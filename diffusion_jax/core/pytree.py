@@ -1,0 +1,36 @@
+"""Dataclasses as arguments of jitted functions."""
+
+import dataclasses
+
+import jax
+
+
+def pytree_dataclass(cls: type) -> type:
+  """Registers a dataclass as a pytree of its fields, static ones apart.
+
+  Like `jax.tree_util.register_dataclass`, except that the structures of two
+  classes are never equal. With that (jaxlib 0.10.2) they are, where the static
+  fields are equal and the others as many, and only their hashes differ: where
+  few bits of these agree, `jit` runs the program of one schedule for another.
+  """
+  fields = dataclasses.fields(cls)
+  static = [f.name for f in fields if f.metadata.get('static')]
+  data = [f.name for f in fields if f.name not in static]
+  keys = [jax.tree_util.GetAttrKey(name) for name in data]
+
+  def flatten(obj):
+    values = tuple(getattr(obj, name) for name in data)
+    return values, tuple(getattr(obj, name) for name in static)
+
+  def flatten_with_keys(obj):
+    values, meta = flatten(obj)
+    return tuple(zip(keys, values, strict=True)), meta
+
+  def unflatten(meta, values):
+    named = dict(zip(data, values, strict=True))
+    return cls(**named, **dict(zip(static, meta, strict=True)))
+
+  jax.tree_util.register_pytree_with_keys(
+    cls, flatten_with_keys, unflatten, flatten
+  )
+  return cls
