@@ -163,7 +163,7 @@ def test_sigkill_loses_nothing_that_was_saved(whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_hundred_kills(whole, tmp_path):
-  """The same, 100 times: 10 minutes and more."""
+  """The same, 100 times: 7 minutes and more."""
   workdir = tmp_path / 'run'
   saved = kill_again_and_again(workdir, 100, seed=1)
   assert saved[-1] < STEPS
