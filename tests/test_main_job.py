@@ -55,7 +55,8 @@ def test_the_smoke_run_of_every_config(name, tmp_path):
     f'--config=configs/{name}.py:smoke',
     f'--workdir={tmp_path}/r',
   ]
-  latent = importlib.import_module(f'configs.{name}').get_config().latent.run
+  config = importlib.import_module(f'configs.{name}').get_config()
+  latent = config.latent.run
   if latent:  # as its docstring says, the trial of its autoencoder comes first
     first = f'--config=configs/{Path(latent).name}.py:smoke'
     call('launch.py', first, f'--workdir={tmp_path}/autoencoder')
@@ -63,6 +64,10 @@ def test_the_smoke_run_of_every_config(name, tmp_path):
   if name == 'noise_photo':
     call(*args, '--mode=noise')
     assert (tmp_path / 'r' / 'white_noise.json').exists()
+  elif config.objective.name == 'classifier':  # makes no images
+    call(*args)
+    call(*args, '--mode=evaluate')
+    assert list(tmp_path.glob('r/evaluation/*/result.json'))
   else:
     call(*args)
     call(*args, '--mode=sample')
