@@ -14,7 +14,6 @@ from diffusion_jax.programs import UserError, build_latent, build_vae
 from diffusion_jax.programs.build_latent import state_shape
 from diffusion_jax.programs.build_schedule import (
   build_gamma,
-  check_gamma,
   learns_schedule,
   num_steps,
 )
@@ -144,7 +143,6 @@ def _vdm_network(config):
     raise ValueError("network 'vdm' knows no self-conditioning")
   if config.conditioning.image:
     raise ValueError("network 'vdm' cannot be told of an image")
-  check_gamma(config.schedule)
   first, last = c.fourier
   if first > last:
     raise ValueError(f'fourier={first},{last}: from the lower to the higher')

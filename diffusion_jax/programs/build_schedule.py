@@ -71,18 +71,12 @@ GAMMAS = {
 
 def build_gamma(c):
   """config.schedule -> the Flax module of a learned gamma(t)."""
-  check_gamma(c)
+  if not c.gamma_min < c.gamma_max:
+    raise ValueError(
+      f'gamma_min={c.gamma_min} is not below gamma_max={c.gamma_max}'
+    )
   build = choose(GAMMAS, 'schedule', 'gamma', c.gamma)
   return build(c.gamma_min, c.gamma_max)
-
-
-def check_gamma(c):
-  """UserError unless config.schedule has gamma_min below gamma_max."""
-  if not c.gamma_min < c.gamma_max:
-    raise UserError(
-      f'config.schedule.gamma_min={c.gamma_min} is not below '
-      f'gamma_max={c.gamma_max}'
-    )
 
 
 def _gamma_fn(gamma):

@@ -21,7 +21,7 @@ def choose(table, section, field, value):
   table: a dict of builders, or a tuple of the values themselves.
   """
   if value not in table:
-    near = difflib.get_close_matches(value, table, n=1)
+    near = difflib.get_close_matches(value, table, n=1, cutoff=0.65)
     hint = f' (did you mean {near[0]!r}?)' if near else ''
     raise UserError(
       f'config.{section}.{field}={value!r}{hint} is not one of '

@@ -155,7 +155,9 @@ def run_config(
   try:
     ranges.check(merged)
   except UserError as error:
-    raise UserError(f'{workdir}/config.json: {error}') from error
+    raise UserError(
+      f'{error} (in {workdir}/config.json, or as it was given)'
+    ) from error
   return merged
 
 

@@ -157,6 +157,11 @@ LITERAL = {
   'training.num_steps': ((0,), (1,)),
   'training.skip_nonfinite': ((-1,), (0,)),
   'training.ema_decay': ((1.0,), (0.0,)),
+  'training.more_ema_decays': (((0.9, 1.5),), ((), (0.9, 0.0))),
+  'training.accumulate': ((0,), (1,)),
+  'conditioning.text_length': ((0,), (1,)),
+  'objective.augment': ((1.5,), (1.0,)),
+  'schedule.shift': ((0.0,), (None, 0.1)),
   'training.ema_half_life': ((0.0, -1.0), (None, 1.0)),
   'training.mesh': (((1,), (1, 1, 1), (-2, 1)), ((-1, 1),)),
   'evaluation.tolerance': ((math.nan, 0.0), (1e-8,)),
@@ -292,7 +297,7 @@ def test_training_checks_the_heights_before_it_writes(tmp_path):
         'schedule.gamma_max': -14.0,
       },
       build.build_schedule,
-      'config.schedule.gamma_min=-13.3 is not below gamma_max=-14.0',
+      'config.schedule: gamma_min=-13.3 is not below gamma_max=-14.0',
     ),
     (
       {
@@ -374,5 +379,5 @@ def test_a_config_json_is_checked_as_well(tmp_path):
   fields = smoke().to_dict()
   fields['network']['dropout'] = math.nan
   (tmp_path / 'config.json').write_text(json.dumps(fields))
-  with pytest.raises(UserError, match='config.json: config.network.dropout=n'):
+  with pytest.raises(UserError, match='dropout=nan is not in .*config.json'):
     PROGRAMS['sample'](smoke(), str(tmp_path))
