@@ -20,6 +20,7 @@ from diffusion_jax.programs import (
   UserError,
   distributed,
   folder,
+  ranges,
   sweep,
 )
 
@@ -62,6 +63,7 @@ def main(_):
     if index is not None:
       overrides |= sweep.apply(path, index, config, overrides)
       workdir += f'-{index}'
+    ranges.check(config)
     join(config)
     folder.check_overrides(_MODE.value, overrides, workdir)
     PROGRAMS[_MODE.value](config, workdir)

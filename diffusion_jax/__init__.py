@@ -160,3 +160,5 @@ from diffusion_jax.sampling.solvers import (
   heun,
   unipc,
 )
+
+__version__ = '0.1.0'

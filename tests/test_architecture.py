@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import diffusion_jax as dj
@@ -79,3 +80,17 @@ def test_no_file_refers_to_a_place_on_a_machine():
       text = (ROOT / name).read_text()
       assert '../' + 'shared' not in text, name
       assert '/' + 'root/' not in text, name
+
+
+def test_the_version_is_written_once():
+  """In the package; the wheel reads it there, the changelog begins with it."""
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+  assert 'version' not in project['project']
+  dynamic = project['tool']['setuptools']['dynamic']
+  assert dynamic['version']['attr'] == 'diffusion_jax.__version__'
+  first = next(
+    line
+    for line in (ROOT / 'CHANGELOG.md').read_text().splitlines()
+    if line.startswith('## ')
+  )
+  assert first.split()[1] == dj.__version__

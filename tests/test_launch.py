@@ -87,9 +87,9 @@ MISTAKES = {
     [
       '--config=configs/noise_photo.py',
       '--mode=noise',
-      '--config.schedule.alphas=0.99,0.98,1.5,0.96',
+      '--config.schedule.alphas=0.99,0.98,0,0.96',
     ],
-    'alphas[2] = 1.5, step 3 of 4, is outside (0, 1)',
+    'alphas[2] = 0, step 3 of 4, is outside (0, 1) (0 is allowed as the last',
   ),
   'beyond a sweep': (
     ['--config=configs/digits.py', '--sweep_index=6'],

@@ -27,7 +27,7 @@ FIELDS = {
   'training.sample_every': 0,
   'evaluation.every': 0,
   'network.multipliers': (1,),
-  'network.attention_resolutions': (2,),
+  'network.attention_resolutions': (),
 }
 
 

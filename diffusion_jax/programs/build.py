@@ -139,10 +139,6 @@ def _ddpm(config, apply):
 def build_augment(config):
   """config.objective.augment -> (key, x0) -> (x0, labels); None for 0."""
   probability = config.objective.augment
-  if not 0.0 <= probability <= 1.0:
-    raise UserError(
-      f'config.objective.augment={probability} is not a probability'
-    )
   if not probability:
     return None
   return functools.partial(augmentation.augment, probability=probability)
@@ -267,6 +263,7 @@ def build_objective_state(config):
 def build_learning_rate(config):
   """config.optimizer -> step -> learning rate."""
   c = config.optimizer
+  choose(optimizer.DECAYS, 'optimizer', 'decay', c.decay)
   with from_config('optimizer'):
     return optimizer.learning_rate_schedule(
       c.learning_rate, c.warmup_steps, c.decay, c.decay_steps
@@ -291,19 +288,15 @@ def build_optimizer(config):
 def build_ema_decays(config):
   """config.training -> (decay of the average, {name: decay} of others)."""
   c = config.training
-
-  def build(decay):
-    if not 0.0 <= decay < 1.0:
-      raise ValueError(f'the decay of an average is in [0, 1), not {decay}')
-    return optimizer.ema_decay(decay, c.ema_warmup)
-
-  with from_config('training'):
-    more = {ema_name(decay): build(decay) for decay in c.more_ema_decays}
-    if c.ema_half_life is None:
-      return build(c.ema_decay), more
-    return optimizer.ema_half_life(
-      c.ema_half_life, c.batch_size, c.ema_rampup
-    ), more
+  more = {
+    ema_name(decay): optimizer.ema_decay(decay, c.ema_warmup)
+    for decay in c.more_ema_decays
+  }
+  if c.ema_half_life is None:
+    return optimizer.ema_decay(c.ema_decay, c.ema_warmup), more
+  return optimizer.ema_half_life(
+    c.ema_half_life, c.batch_size, c.ema_rampup
+  ), more
 
 
 def ema_name(decay):
@@ -313,11 +306,8 @@ def ema_name(decay):
 
 def build_mesh(config):
   """config.training.mesh -> the devices of the run."""
-  shape = config.training.mesh
-  if len(shape) != 2:
-    raise UserError(f'config.training.mesh={shape} is not (data, fsdp)')
   with from_config('training.mesh'):
-    return sharding.make_mesh(*map(int, shape))
+    return sharding.make_mesh(*config.training.mesh)
 
 
 DECODERS = {

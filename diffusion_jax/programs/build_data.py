@@ -11,7 +11,6 @@ from diffusion_jax.data import (
   tfds_sources,
 )
 from diffusion_jax.data.text import to_bytes
-from diffusion_jax.programs import UserError
 from diffusion_jax.programs.choices import choose, from_config, words
 
 
@@ -104,10 +103,6 @@ def with_texts(config, source):
 def text_length(config):
   """Tokens of a text; 0 without."""
   c = config.conditioning
-  if c.text and c.text_length < 1:
-    raise UserError(
-      f'config.conditioning.text_length={c.text_length}: at least 1 is needed'
-    )
   return c.text_length if c.text else 0
 
 

@@ -143,6 +143,9 @@ def _vdm_network(config):
     raise ValueError("network 'vdm' knows no self-conditioning")
   if config.conditioning.image:
     raise ValueError("network 'vdm' cannot be told of an image")
+  first, last = c.fourier
+  if first > last:
+    raise ValueError(f'fourier={first},{last}: from the lower to the higher')
   return ScoreNetwork(
     **_any(config),
     **_labels(config),
@@ -201,6 +204,23 @@ def build_network(config):
     )
   with from_config('network'):
     return build(config)
+
+
+def check_heights(config):
+  """UserError for attention at a height that no feature map has.
+
+  For training: runs that were trained so are what they are.
+  """
+  c, height = config.network, state_shape(config)[0]
+  levels = 1 if c.name == 'vdm' else len(c.multipliers)
+  heights = [height // 2**level for level in range(levels)]
+  absent = [h for h in c.attention_resolutions if h not in heights]
+  if absent:
+    raise UserError(
+      f'config.network.attention_resolutions: no feature map is {absent[0]} '
+      f'high, they are {", ".join(map(str, heights))} of network.name='
+      f'{c.name}; () is attention in the middle alone'
+    )
 
 
 def network_fn(network):

@@ -8,6 +8,7 @@ import diffusion_jax as dj
 from diffusion_jax.programs import UserError
 from diffusion_jax.programs.build_schedule import SCHEDULES
 from diffusion_jax.programs.choices import choose, from_config, given
+from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 
 
 def build_walked_schedule(config, trained):
@@ -30,6 +31,7 @@ def build_levels(config, schedule):
   by `spacing`.
   """
   c = config.sampling
+  choose(SPACINGS | STEP_CHOICES, 'sampling', 'spacing', c.spacing)
   with from_config('sampling'):
     if not c.respacing:
       return dj.level_grid(schedule, c.num_steps, c.spacing)
@@ -91,6 +93,11 @@ def build_sampler(config, schedule):
       num_steps = build_levels(config, schedule).t.shape[0] - 1
       gamma = dj.churn_gamma(c.churn, num_steps)
       s_max = float('inf') if c.churn_max is None else c.churn_max
+      if c.churn_min > s_max:
+        raise ValueError(
+          f'churn_min={c.churn_min} is above churn_max={s_max}: no level would '
+          'be churned'
+        )
       limits = c.churn_min, s_max, c.churn_noise
       sampler = dj.churn(sampler, schedule, gamma, *limits)
     if c.corrector_steps:

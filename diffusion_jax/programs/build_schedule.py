@@ -71,6 +71,10 @@ GAMMAS = {
 
 def build_gamma(c):
   """config.schedule -> the Flax module of a learned gamma(t)."""
+  if not c.gamma_min < c.gamma_max:
+    raise ValueError(
+      f'gamma_min={c.gamma_min} is not below gamma_max={c.gamma_max}'
+    )
   build = choose(GAMMAS, 'schedule', 'gamma', c.gamma)
   return build(c.gamma_min, c.gamma_max)
 
@@ -97,6 +101,7 @@ def build_schedule(config, params=None):
     if c.alphas is not None:
       return _shifted(c, dj.DiscreteSchedule.from_alphas(c.alphas))
     schedule = build(c)
+    _check_ends(schedule)
     if not learns_schedule(config):
       return _shifted(c, schedule)
     if params is None:
@@ -108,11 +113,28 @@ def build_schedule(config, params=None):
     return _shifted(c, schedule)
 
 
+# Ends in whose order the noise grows; one may be a default of the schedule.
+ENDS = (
+  ('logsnr_min', 'logsnr_max'),
+  ('sigma_min', 'sigma_max'),
+  ('start', 'end'),  # sigmoid_start, sigmoid_end
+)
+
+
+def _check_ends(schedule):
+  for names in ENDS:
+    if all(hasattr(schedule, name) for name in names):
+      low, high = (getattr(schedule, name) for name in names)
+      if not low < high:
+        raise ValueError(
+          f'{names[0]}={low} is not below {names[1]}={high}: the noise would '
+          'not grow'
+        )
+
+
 def _shifted(c, schedule):
   if c.shift is None:
     return schedule
-  if c.shift <= 0.0:
-    raise ValueError(f'shift={c.shift} is not positive: it multiplies sigma')
   if c.alphas is None and c.name == 'flow':  # its own
     return schedule
   if c.alphas is None and c.name in NO_SHIFT:

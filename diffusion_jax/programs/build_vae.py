@@ -80,9 +80,6 @@ def check(config):
       f'{config.data.num_levels}: take objective.decoder=logistic, or '
       'data.num_levels=2, which makes every pixel black or white'
     )
-  for field in ('beta', 'free_bits', 'kl_warmup'):
-    if c[field] < 0:
-      raise UserError(f'config.objective.{field}={c[field]} is negative')
   if c.free_bits and config.training.accumulate > 1:
     raise UserError(
       'config.objective.free_bits are of a whole batch: set '

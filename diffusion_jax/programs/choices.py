@@ -1,6 +1,7 @@
 """What a config may say, and the one line that answers anything else."""
 
 import contextlib
+import difflib
 
 from diffusion_jax.programs import UserError
 
@@ -15,13 +16,17 @@ def from_config(section):
 
 
 def choose(table, section, field, value):
-  """table[value], or a UserError that lists what the table knows.
+  """table[value], or a UserError: the nearest name, then all names.
 
   table: a dict of builders, or a tuple of the values themselves.
   """
   if value not in table:
-    known = ', '.join(table)
-    raise UserError(f'config.{section}.{field}={value!r} is not one of {known}')
+    near = difflib.get_close_matches(value, table, n=1, cutoff=0.65)
+    hint = f' (did you mean {near[0]!r}?)' if near else ''
+    raise UserError(
+      f'config.{section}.{field}={value!r}{hint} is not one of '
+      f'{", ".join(table)}'
+    )
   return table[value] if isinstance(table, dict) else value
 
 

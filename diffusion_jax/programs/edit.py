@@ -83,9 +83,6 @@ def check(config):
   """The method; UserError for a task or method that the run cannot do."""
   c, told = config.edit, config.conditioning.image
   methods = choose(METHODS, 'edit', 'task', c.task)
-  for field in ('num_samples', 'repeats', 'iterations', 'factor'):
-    if c[field] < 1:
-      raise UserError(f'config.edit.{field}={c[field]}: at least 1 is needed')
   if build.is_latent(config) and c.task in ('superres', 'colour'):
     raise UserError(
       f'config.edit.task={c.task}: a run in latents (latent.run) sees no '

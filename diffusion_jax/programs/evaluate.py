@@ -85,11 +85,7 @@ def check(config):
       f'config.evaluation.metrics is empty: give {" or ".join(METRICS)}'
     )
   for metric in build.words(c.metrics):
-    if metric not in METRICS:
-      raise UserError(
-        f'config.evaluation.metrics: {metric!r} is not one of '
-        f'{", ".join(METRICS)}'
-      )
+    choose(METRICS, 'evaluation', 'metrics', metric)
     if build.is_latent(config) and metric != 'independent_pixels':
       raise UserError(
         f'config.evaluation.metrics: {metric} of latents is not in bits of '
@@ -102,15 +98,6 @@ def check(config):
         f'config.evaluation.metrics: this run is {kind}, and {metric} is not '
         f'measured of it: take {" or ".join(known)}'
       )
-  if c.batch_size < 1 or c.num_images < 0:
-    raise UserError(
-      f'config.evaluation.batch_size={c.batch_size}, '
-      f'num_images={c.num_images}: at least 1, and 0 for all images'
-    )
-  if c.num_samples < 1:
-    raise UserError(
-      f'config.evaluation.num_samples={c.num_samples}: at least 1 is needed'
-    )
 
 
 def measured(config):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.programs import UserError
+from diffusion_jax.programs import UserError, ranges
 
 # What a run is: read from its config.json by every mode but `train`.
 RUN_SECTIONS = (
@@ -62,11 +62,17 @@ def read_config(workdir: str) -> dict | None:
   """config.json of a run, None where there is none."""
   path = Path(workdir) / 'config.json'
   try:
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
   except (FileNotFoundError, NotADirectoryError):
     return None
   except (OSError, ValueError) as error:
     raise UserError(f'{path} cannot be read ({error})') from error
+  if not isinstance(found, dict):
+    raise UserError(
+      f'{path} is not the config of a run: it holds a JSON '
+      f'{type(found).__name__}, not an object'
+    )
+  return found
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
@@ -146,6 +152,12 @@ def run_config(
         f'{section} in {workdir}/config.json is of another version of this '
         f'program ({error})'
       ) from error
+  try:
+    ranges.check(merged)
+  except UserError as error:
+    raise UserError(
+      f'{error} (in {workdir}/config.json, or as it was given)'
+    ) from error
   return merged
 
 

@@ -32,6 +32,11 @@ def check(config):
           f'config.sampling.{field}={c[field]} has no effect at '
           'sampling.guidance_scale=1, which is no guidance'
         )
+  elif c.guidance_max is not None and c.guidance_min > c.guidance_max:
+    raise UserError(
+      f'config.sampling.guidance_min={c.guidance_min} is above '
+      f'guidance_max={c.guidance_max}: no level would be guided'
+    )
   elif not c.guidance_run and not label_dropout(config):
     raise UserError(
       f'config.sampling.guidance_scale={c.guidance_scale} needs a network that '

@@ -22,11 +22,11 @@ def run(config, workdir):
       'betas or give --config.schedule.alphas, and no schedule.shift'
     )
   with build.from_config('noise'):
+    if not c.image:
+      raise ValueError('which picture? Give --config.noise.image=china.jpg')
     photo = images.fit(
       images.read_image(images.photo_path(c.image)), c.size, c.fit
     )
-    if c.strip < 2 or c.frames < 2 or c.num_draws < 2:
-      raise ValueError('strip, frames and num_draws need at least 2')
   workdir = folder.prepare(workdir)
 
   # one noising; strip and animation are two selections of its steps

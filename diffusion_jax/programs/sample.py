@@ -30,7 +30,6 @@ def run(config, workdir):
   `vae.pictures` writes.
   """
   config = folder.run_config(workdir, config)
-  check(config)
   guides.check(config)
   latent.check_guide(config, workdir)
   told = wanted.choose_images(config)
@@ -79,14 +78,6 @@ def run(config, workdir):
     path = path.with_suffix('.txt')
     path.write_text(''.join(f'{text}\n' for text in texts))
     print(f'wrote {path}: what they should show, one line each')
-
-
-def check(config):
-  """UserError for counts below 1."""
-  for field in ('num_samples', 'batch_size', 'num_steps'):
-    value = config.sampling[field]
-    if value < 1:
-      raise UserError(f'config.sampling.{field}={value}: at least 1 is needed')
 
 
 def check_numbers(config, images):

@@ -17,6 +17,8 @@ from diffusion_jax.programs import (
   sample,
   wanted,
 )
+from diffusion_jax.programs.build_model import check_heights
+from diffusion_jax.programs.choices import choose
 from diffusion_jax.programs.step_log import StepLog, average
 from diffusion_jax.training import checkpoints, preemption
 from diffusion_jax.training.logging import MetricWriter
@@ -156,15 +158,8 @@ def check(config, mesh):
       'this config has no data set to train on (data.name): '
       'is another --mode meant?'
     )
-  if c.resume not in ('auto', 'force'):
-    raise UserError(
-      f'config.training.resume={c.resume!r} is not one of auto, force'
-    )
-  for field in ('num_steps', 'batch_size', 'keep_checkpoints', 'accumulate'):
-    if c[field] < 1:
-      raise UserError(
-        f'config.training.{field}={c[field]}: at least 1 is needed'
-      )
+  choose(('auto', 'force'), 'training', 'resume', c.resume)
+  check_heights(config)
   if c.batch_size % (mesh.size * c.accumulate):
     parts = f' in {c.accumulate} parts' if c.accumulate > 1 else ''
     raise UserError(
@@ -179,18 +174,12 @@ def check(config, mesh):
       f'config.training.keep_every={c.keep_every} is not a multiple of '
       f'training.checkpoint_every={c.checkpoint_every}'
     )
-  if c.skip_nonfinite < 0:
-    raise UserError(
-      f'config.training.skip_nonfinite={c.skip_nonfinite}: a number of steps, '
-      'or 0 to stop at the first'
-    )
   if c.skip_nonfinite and config.optimizer.repair_gradients:
     raise UserError(
       'training.skip_nonfinite leaves out a step that '
       'optimizer.repair_gradients would take with other gradients: only one of '
       'the two can be on'
     )
-  sample.check(config)
 
 
 def open_manager(config, workdir, like):

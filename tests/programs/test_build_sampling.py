@@ -47,7 +47,6 @@ def test_a_respacing_can_be_typed(spec, monkeypatch):
 @pytest.mark.parametrize(
   'fields, message',
   [
-    ({'spacing': 'log'}, "spacing 'log' is not one of 'uniform', 'steps', "),
     ({'spacing': 'steps', 'num_steps': 1001}, '1001 steps do not fit on the'),
     ({'respacing': 'ddim300'}, 'no integer stride through 1000 steps'),
     ({'respacing': 'fast'}, "'fast' does not say which steps to keep"),

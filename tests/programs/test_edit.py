@@ -209,11 +209,11 @@ def test_the_bound_of_such_a_run_is_that_given_the_image(palette):
     ({'edit.method': 'dps'}, {}, "edit.method='dps' is not one of repaint"),
     ({'edit.method': 'palette'}, {}, 'needs a run with conditioning.image=inp'),
     ({'edit.label': 10}, {}, r'edit.label=10 is out of range, .* 0\.\.9'),
-    ({'edit.num_samples': 0}, {}, 'edit.num_samples=0: at least 1 is needed'),
+    ({'edit.num_samples': 0}, {}, 'edit.num_samples=0 is not in'),
     (
       {'edit.task': 'sdedit', 'edit.strength': 1.5},
       {'image': 'digit'},
-      r'config.edit: strength is 1.5: it must be in \[0, 1\]',
+      r'config.edit.strength=1.5 is not in \[0, 1\]',
     ),
     ({'edit.task': 'sdedit', 'edit.method': 'repaint'}, {}, 'has no methods'),
     (

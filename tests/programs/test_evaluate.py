@@ -152,7 +152,7 @@ def test_mistakes_are_one_clear_line(run, tmp_path, monkeypatch):
     evaluate(run, metrics=('ode',), dequantization='u', name='x')
   with pytest.raises(UserError, match='config.evaluation: steps is 9: of 5'):
     evaluate(run, random_steps=9, name='x')
-  with pytest.raises(UserError, match='config.evaluation: num_probes is 0'):
+  with pytest.raises(UserError, match='evaluation.num_probes=0 is not in'):
     evaluate(run, metrics=('ode',), num_probes=0, name='x')
   with monkeypatch.context() as patch:  # 4096 steps take a minute
     few_steps = functools.partial(dj.log_likelihood, max_steps=3)

@@ -213,20 +213,16 @@ MISTAKES = {
   'config.training.mesh: a mesh of 16x1 needs 16 devices, there are 8': {
     'training.mesh': (16, 1)
   },
-  'mesh=.8,. is not .data, fsdp.': {'training.mesh': (8,)},
-  'accumulate=0: at least 1': {'training.accumulate': 0},
   'keep_every=3 is not a multiple of training.checkpoint_every=2': {
     'training.keep_every': 3
   },
-  'decay of an average is in .0, 1., not 1.5': {
-    'training.more_ema_decays': (1.5,)
-  },
-  'skip_nonfinite=-1: a number of steps': {'training.skip_nonfinite': -1},
   'only one of the two can be on': {
     'training.skip_nonfinite': 1,
     'optimizer.repair_gradients': True,
   },
-  "decay 'cos' is not one of constant, linear": {'optimizer.decay': 'cos'},
+  "decay='cos' .did you mean 'cosine'.. is not one of constant, linear": {
+    'optimizer.decay': 'cos'
+  },
 }
 
 

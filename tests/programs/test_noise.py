@@ -102,7 +102,7 @@ def test_ones_own_photo_of_any_shape_and_mode(tmp_path):
     ({'noise.image': 'none.jpg'}, 'config.noise: there is no image none.jpg'),
     ({'noise.image': __file__}, 'test_noise.py is not an image'),
     ({'noise.fit': 'pad'}, "fit 'pad' is not one of"),
-    ({'noise.num_draws': 1}, 'need at least 2'),
+    ({'noise.image': ''}, 'config.noise: which picture. Give --config.noise.i'),
     ({'schedule.name': 'linear_vp'}, 'has no steps'),
   ],
 )

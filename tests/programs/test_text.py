@@ -148,10 +148,6 @@ def test_a_network_without_text_takes_no_prompt():
     (lambda: smoke(**{'conditioning.text': True}), 'digits has no texts'),
     (lambda: told(**{'data.random_flip': True}), "'on the left' wrong"),
     (
-      lambda: told(**{'conditioning.text_length': 0}),
-      'text_length=0: at least',
-    ),
-    (
       lambda: told(**{'network.name': 'ddpmpp'}),
       "conditioning.text needs network.name=unet: 'ddpmpp' reads none",
     ),

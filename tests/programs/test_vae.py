@@ -235,7 +235,7 @@ def test_what_cannot_be_asked_of_a_vae_is_one_line(run):
     (
       'evaluate',
       {'evaluation.metrics': ('iw',), 'evaluation.num_samples': 0},
-      'evaluation.num_samples=0: at least 1',
+      'evaluation.num_samples=0 is not in',
     ),
     ('sample', {'sampling.trajectory': True}, 'trajectory=True: a run of'),
   ]:
