@@ -346,6 +346,9 @@ def with_argument(config, arg):
   config.evaluation.num_samples = 4
   config.sampling.num_steps = 4
   config.sampling.respacing = '4' if config.sampling.respacing else ''
+  # the score of an untrained network is almost 0, and a Langevin step goes as
+  # its inverse square
+  config.sampling.corrector_steps = 0
   config.sampling.num_samples = 16
   config.sampling.batch_size = 16
   config.edit.num_resamples = config.edit.jump = 2

@@ -125,6 +125,7 @@ def test_the_three_sdes_of_cifar10(sde, kind):
   np.testing.assert_allclose(found, label, rtol=1e-6)
   trial = cifar10_vp.get_config(f'{sde}_smoke')
   assert (trial.data.name, trial.training.num_steps) == ('synthetic', 4)
+  assert trial.sampling.corrector_steps == 0
   assert build.build_schedule(trial) == kind()
 
 
