@@ -171,7 +171,10 @@ def get_config():
   optimizer.b1 = 0.9
   optimizer.b2 = 0.999
   optimizer.eps = 1e-8
-  optimizer.weight_decay = 0.0  # AdamW's, of the kernels
+  optimizer.weight_decay = 0.0  # AdamW's
+  # of which parameters: kernels; not_biases (kernels, scales of norms,
+  # embeddings and the schedule, as VDM's release); all (as PyTorch's AdamW)
+  optimizer.weight_decay_mask = 'kernels'
   # of gradients: nan -> 0, inf -> 1e5, as EDM; such a step is taken, and does
   # not stop the run (training.skip_nonfinite leaves it out instead)
   optimizer.repair_gradients = False
@@ -342,6 +345,10 @@ def with_argument(config, arg):
   config.evaluation.num_batches = 1
   config.evaluation.num_samples = 4
   config.sampling.num_steps = 4
+  config.sampling.respacing = '4' if config.sampling.respacing else ''
+  # the score of an untrained network is almost 0, and a Langevin step goes as
+  # its inverse square
+  config.sampling.corrector_steps = 0
   config.sampling.num_samples = 16
   config.sampling.batch_size = 16
   config.edit.num_resamples = config.edit.jump = 2

@@ -20,7 +20,7 @@ def get_config(arg=''):
   config.data.name = 'cifar10'
   config.data.image_shape = (32, 32, 3)
   config.data.num_classes = 10
-  config.data.random_flip = True
+  config.data.random_flip = False  # the release has no augmentation
 
   config.schedule.name = 'cosine'
   config.schedule.num_steps = 4000

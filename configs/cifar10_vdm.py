@@ -2,7 +2,9 @@ r"""Variational diffusion on CIFAR-10, not augmented (Kingma et al. 2021).
 
 The published recipe: 30.6M parameters at constant resolution, continuous time,
 a schedule of which both ends are learned, 10M steps of batch 128; 2.65 bits per
-dimension in the paper, 2.637 from the code that was released with it. Not
+dimension in the paper, 2.637 from the code that was released with it. Not the
+release's spacing of grey levels: theirs are 2/256 apart, ours 2/255, so that
+the Fourier feature 2^7 has 1.004 periods per level, not one (docs/vdm.md). Not
 trained here yet: not measured.
 
   python -m diffusion_jax.data.prepare cifar10       # where there is a network
@@ -48,6 +50,7 @@ def get_config(arg=''):
   config.optimizer.clip_norm = 0.0
   config.optimizer.b2 = 0.99
   config.optimizer.weight_decay = 0.01
+  config.optimizer.weight_decay_mask = 'not_biases'  # as released
 
   config.training.num_steps = 10_000_000
   config.training.batch_size = 128

@@ -14,6 +14,10 @@ The network is DDPM++, for VE with the random frequencies of NCSN++ (not with
 its FIR filters and input pyramid, so it is smaller than theirs). It predicts
 eps, so that score * std + z is its error; for VE theirs predicts -eps and the
 loss is a sum over the pixels, which only clipping can tell from the mean here.
+Images lie in [-1, 1]; theirs lie in [0, 1] for VE, so the noise here, sigma =
+0.02 to 100, is twice the published 0.01 to 50. Samples are drawn by 1000 steps
+of Euler-Maruyama, for VE of reverse diffusion, each after one step of
+Langevin's corrector: 2000 calls of the network.
 """
 
 from configs import base
@@ -40,6 +44,9 @@ def get_config(arg=''):
   config.data.random_flip = True
 
   config.schedule.name = SCHEDULES[sde]
+  if sde == 've':  # twice the published 0.01 and 50, of data in [0, 1]
+    config.schedule.sigma_min = 0.02
+    config.schedule.sigma_max = 100.0
 
   config.network.name = 'ddpmpp'
   config.network.noise_embedding = 'fourier' if sde == 've' else 'ho'
@@ -67,8 +74,11 @@ def get_config(arg=''):
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000
 
-  config.sampling.sampler = 'ancestral'
-  config.sampling.variance = 'fixed_large'
+  config.sampling.sampler = 'euler_maruyama'
+  if sde == 've':
+    config.sampling.sampler = 'reverse_diffusion'
+    config.sampling.corrector_steps = 1
+    config.sampling.corrector_snr = 0.16
   config.sampling.num_steps = 1000
   config.sampling.clip = False
   return base.with_argument(config, smoke)

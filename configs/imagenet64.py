@@ -1,8 +1,10 @@
 r"""ADM on ImageNet 64x64, class-conditional (Dhariwal & Nichol 2021).
 
-295,904,454 parameters, bfloat16, sharded over eight devices. The data set is
-prepared by tfds (docs/data.md); 540k steps of batch 2048 in the paper, of the
-hybrid objective. Not measured yet.
+295,904,454 parameters, bfloat16 (float16 in the release), sharded over eight
+devices. The data set is prepared by tfds (docs/data.md), which made it smaller
+by another filter than the release; 540k steps of batch 2048 in the paper, of
+the hybrid objective. Samples take 250 of the 1000 steps: for another number set
+sampling.respacing, not sampling.num_steps. Not measured yet.
 
   python launch.py --config=configs/imagenet64.py
   python launch.py --config=configs/imagenet64.py:smoke    # synthetic pictures
@@ -19,6 +21,7 @@ def get_config(arg=''):
   config.data.test_split = 'validation'
   config.data.image_shape = (64, 64, 3)
   config.data.num_classes = 1000
+  config.data.random_flip = True
 
   config.schedule.name = 'cosine'
   config.schedule.num_steps = 1000
@@ -57,5 +60,6 @@ def get_config(arg=''):
 
   config.sampling.sampler = 'ancestral'
   config.sampling.variance = 'learned'
-  config.sampling.num_steps = 250
+  config.sampling.num_steps = 250  # as respacing says
+  config.sampling.respacing = '250'  # 1, 5, 9, ..., 1000
   return base.with_argument(config, arg)

@@ -128,12 +128,13 @@ class SubVPSchedule:
 class GeometricVESchedule:
   """The VE-SDE: alpha = 1, sigma a geometric sequence in t.
 
-  sigma = sigma_min (sigma_max / sigma_min)^t (Song et al. 2021, Eq. 9, 29;
-  defaults are CIFAR-10's). sigma > 0 at t = 0.
+  sigma = sigma_min (sigma_max / sigma_min)^t (Song et al. 2021, Eq. 9, 29). The
+  defaults are those of CIFAR-10 for data in [-1, 1]: twice the published 0.01
+  and 50, which are for data in [0, 1]. sigma > 0 at t = 0.
   """
 
-  sigma_min: float = 0.01
-  sigma_max: float = 50.0
+  sigma_min: float = 0.02
+  sigma_max: float = 100.0
 
   def __call__(self, t: Array) -> NoiseLevel:
     """Level at t in [0, 1], [] or [B]."""

@@ -46,8 +46,9 @@ def fourier_features(z: Array, start: int = 6, stop: int = 8) -> Array:
   """z, sin(2 pi 2^k z) and cos(2 pi 2^k z), k = start..stop-1, on the channels.
 
   z: [..., C] -> [..., C (1 + 2 (stop - start))], float32 (Kingma et al. 2021,
-  appendix C, who have k = 6, 7 for 256 grey levels: a period of two levels and
-  of one).
+  appendix C, who have k = 6, 7). Their 256 grey levels are 2 / 256 apart, half
+  a period and one; evenly spaced on [-1, 1] they are 2 / 255 apart, 0.502 and
+  1.004 periods.
   """
   z = z.astype(jnp.float32)
   waves = [z]

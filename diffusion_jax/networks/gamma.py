@@ -1,8 +1,8 @@
 """gamma(t) = -log SNR of a learned noise schedule: t [] or [B] -> the same.
 
 All are increasing in t in [0, 1] whatever their parameters are, because weights
-enter by their absolute value. No parameter is called `kernel`, so none is
-subject to weight decay.
+enter by their absolute value. No parameter is called `kernel`: weight decay of
+the kernels leaves all of them alone, that of `not_biases` does not.
 """
 
 import jax

@@ -274,6 +274,7 @@ def build_optimizer(config):
   """config.optimizer -> optax transformation."""
   c = config.optimizer
   rate = build_learning_rate(config)
+  masks, field = optimizer.WEIGHT_DECAY_MASKS, 'weight_decay_mask'
   return optimizer.make_optimizer(
     rate,
     clip_norm=c.clip_norm,
@@ -281,6 +282,7 @@ def build_optimizer(config):
     b2=c.b2,
     eps=c.eps,
     weight_decay=c.weight_decay,
+    weight_decay_mask=choose(masks, 'optimizer', field, c[field]),
     repair_gradients=c.repair_gradients,
   )
 

@@ -61,17 +61,22 @@ def make_optimizer(
   b2: float = 0.999,
   eps: float = 1e-8,
   weight_decay: float = 0.0,
+  weight_decay_mask: Callable[[Any], Any] | None = None,
   repair_gradients: bool = False,
 ) -> optax.GradientTransformation:
   """Adam; gradients first clipped to a global norm if clip_norm > 0.
 
-  weight_decay > 0 is AdamW's (Loshchilov & Hutter 2019), on `kernels` only.
-  repair_gradients comes before all else: see `repair`.
+  weight_decay > 0 is AdamW's (Loshchilov & Hutter 2019), where the pytree
+  weight_decay_mask(params) is True: `kernels` (also for None), `not_biases` or
+  `all_parameters`. repair_gradients comes before all else: see `repair`.
   """
   moments = dict(b1=b1, b2=b2, eps=eps)
   if weight_decay:
     adam = optax.adamw(
-      learning_rate, weight_decay=weight_decay, mask=kernels, **moments
+      learning_rate,
+      weight_decay=weight_decay,
+      mask=weight_decay_mask or kernels,
+      **moments,
     )
   else:
     adam = optax.adam(learning_rate, **moments)
@@ -93,11 +98,44 @@ def kernels(params: Any) -> Any:
 
   Biases, norms and embeddings are no kernels.
   """
+  return _mask(params, lambda names: names[-1] == 'kernel')
 
-  def is_kernel(path, _):
-    return getattr(path[-1], 'key', None) == 'kernel'
 
-  return jax.tree_util.tree_map_with_path(is_kernel, params)
+def not_biases(params: Any) -> Any:
+  """False at biases, else True: the mask of VDM's release (Kingma et al. 2021).
+
+  So the scales of group norms and embeddings are decayed. Of a learned schedule
+  both parameters of `LinearGamma` are, and of `MonotoneGamma` all but the two
+  biases, as there. Fixed random frequencies are not.
+  """
+
+  def is_decayed(names):
+    # the release calls the parameters of a line w and b, not kernel and bias
+    of_line = names == ['schedule', 'bias']
+    return of_line or not names[-1].endswith('bias')
+
+  return _mask(params, is_decayed)
+
+
+def all_parameters(params: Any) -> Any:
+  """True everywhere but at fixed random frequencies, as PyTorch's AdamW."""
+  return _mask(params, lambda names: True)
+
+
+def _mask(params, is_decayed):
+  def at(path, _):
+    names = [str(getattr(key, 'key', key)) for key in path]
+    # decay would move these, of `FourierEmbedding`, which no gradient reaches
+    return names[-1] != 'frequencies' and is_decayed(names)
+
+  return jax.tree_util.tree_map_with_path(at, params)
+
+
+WEIGHT_DECAY_MASKS = {
+  'kernels': kernels,
+  'not_biases': not_biases,
+  'all': all_parameters,
+}
 
 
 def ema_decay(decay: float, warmup: bool = False) -> Callable[[Array], Array]:

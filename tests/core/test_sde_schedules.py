@@ -8,7 +8,8 @@ import pytest
 import diffusion_jax as dj
 
 B0, B1 = 0.1, 20.0
-SMIN, SMAX = 0.01, 50.0
+# Song et al. 2021 for data in [0, 1]: x -> 2x - 1 doubles them
+SMIN, SMAX = 2 * 0.01, 2 * 50.0
 T = np.concatenate([[1e-6, 1e-5, 1e-4], np.linspace(1e-3, 1.0, 200)])
 SUB_VP, VE = dj.SubVPSchedule(), dj.GeometricVESchedule()
 BOTH = pytest.mark.parametrize(

@@ -275,6 +275,7 @@ def test_every_name_traces(field, names):
     'conditioning.noise_input',
     'sampling.sampler',
     'sampling.variance',
+    'optimizer.weight_decay_mask',
     'data.name',
   ],
 )
@@ -286,6 +287,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(field):
     build.build_schedule(config)
     trace_loss(config)
     build.build_sampler(config, None)
+    build.build_optimizer(config)
     build.build_source(config)
 
 

@@ -8,16 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffusion_jax as dj
 from configs import (
   base,
   cifar10,
   cifar10_edm,
   cifar10_improved,
   cifar10_vdm,
+  cifar10_vp,
   digits,
   imagenet64,
 )
 from diffusion_jax.programs import build, folder
+from diffusion_jax.training import optimizer
+from tests.programs.published import (
+  NOT_PUBLISHED,
+  OURS,
+  RECIPES,
+  REQUIRED,
+  SAMPLING,
+  SMALL,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXPERIMENTS = sorted(
@@ -61,68 +72,282 @@ def test_an_unknown_argument_is_not_a_full_run():
     digits.get_config('smok')
 
 
-def test_cifar10_is_the_published_recipe():
-  """recipes 1.1 and 1.2."""
+@pytest.fixture(scope='module')
+def defaults():
+  return folder._flat(base.get_config().to_dict())
+
+
+def flat_config(name):
+  """`name` or `name:argument` -> {'section.field': value}."""
+  name, _, argument = name.partition(':')
+  config = importlib.import_module(f'configs.{name}').get_config(argument)
+  return folder._flat(config.to_dict())
+
+
+def unlike(name, expected):
+  """What differs from `expected` in a config, but for what is ours alone."""
+  found = flat_config(name)
+  return {
+    field: (found[field], f'not {expected[field]}')
+    for field in found
+    if found[field] != expected[field] and not field.startswith(OURS)
+  }
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_every_field_of_a_published_recipe(name, defaults):
+  """A field that the table does not list has its default."""
+  table = RECIPES[name]
+  sampled = () if table['network.name'] == 'classifier' else SAMPLING
+  assert set(REQUIRED + sampled) <= set(table) <= set(defaults)
+  assert not unlike(name, defaults | table)
+
+
+def test_every_config_of_a_published_data_set_has_its_table():
+  names = {name.split(':')[0] for name in RECIPES} | NOT_PUBLISHED
+  known = {n for n in EXPERIMENTS if n.startswith(('cifar10', 'imagenet'))}
+  assert names == known
+
+
+def test_a_field_that_no_table_lists_is_noticed(defaults, monkeypatch):
   config = cifar10.get_config()
-  params = build.abstract_params(config)
-  assert sum(x.size for x in jax.tree.leaves(params)) == 35_746_307
-  rate = build.build_learning_rate(config)
-  np.testing.assert_allclose(rate(2500), 1e-4, rtol=1e-5)
-  np.testing.assert_allclose(rate(500_000), 2e-4, rtol=1e-5)
-  c = config
-  assert (c.training.batch_size, c.training.num_steps) == (128, 800_000)
-  assert (c.training.ema_decay, c.training.ema_warmup) == (0.9999, False)
-  assert (c.optimizer.clip_norm, c.optimizer.eps) == (1.0, 1e-8)
-  assert c.network.dropout == 0.1 and c.data.random_flip
-  assert c.sampling.variance == 'fixed_large' and c.sampling.clip
+  config.objective.min_snr_gamma = 4.0
+  monkeypatch.setattr(cifar10, 'get_config', lambda argument: config)
+  found = unlike('cifar10', defaults | RECIPES['cifar10'])
+  assert found == {'objective.min_snr_gamma': (4.0, 'not 5.0')}
 
 
-def test_vdm_cifar10_is_the_published_recipe():
-  """recipes 0 and 4."""
-  config = cifar10_vdm.get_config()
-  params = build.abstract_params(config)
-  assert sum(x.size for x in jax.tree.leaves(params)) == 30_578_181
-  config.network.channels, config.schedule.gamma = 256, 'network'
-  params = build.abstract_params(config)
-  assert sum(x.size for x in jax.tree.leaves(params)) == 122_140_677
-  c = cifar10_vdm.get_config()
-  rate = build.build_learning_rate(c)
-  np.testing.assert_allclose([rate(50), rate(10**6)], [1e-4, 2e-4], rtol=1e-5)
-  assert (c.optimizer.b1, c.optimizer.b2, c.optimizer.eps) == (0.9, 0.99, 1e-8)
-  assert (c.optimizer.weight_decay, c.optimizer.clip_norm) == (0.01, 0.0)
-  assert (c.training.batch_size, c.training.num_steps) == (128, 10_000_000)
-  assert (c.training.ema_decay, c.training.ema_warmup) == (0.9999, False)
-  assert c.network.dropout == 0.1 and not c.data.random_flip
-  assert not c.sampling.clip and c.objective.num_steps == 0
+@pytest.mark.parametrize('name', SMALL)
+def test_what_small_configs_take_from_a_paper(name):
+  found = flat_config(name)
+  assert {field: found[field] for field in SMALL[name]} == SMALL[name]
+
+
+def cosine_alpha_bar(num_steps):
+  """recipes 3.2: betas capped at 0.999."""
+  f = lambda i: np.cos((i / num_steps + 0.008) / 1.008 * np.pi / 2) ** 2
+  i = np.arange(num_steps)
+  return np.cumprod(1 - np.minimum(1 - f(i + 1) / f(i), 0.999))
+
+
+def variance_preserving(alpha_bar):
+  return lambda t: (
+    np.sqrt(alpha_bar[np.rint(t * len(alpha_bar)).astype(int) - 1]),
+    np.sqrt(1 - alpha_bar[np.rint(t * len(alpha_bar)).astype(int) - 1]),
+  )
+
+
+def vp_alpha(t):
+  return np.exp(-(t**2) * (20 - 0.1) / 4 - t * 0.1 / 2)
+
+
+def edm_sigma(t):
+  first, last = 0.002 ** (1 / 7), 80 ** (1 / 7)
+  return (first + t * (last - first)) ** 7
+
+
+def flow(t):
+  return 1 - t, t
+
+
+def on_line(t):
+  """VDM's gamma before training: alpha^2 = sigmoid(-gamma)."""
+  gamma = -13.3 + t * (5.0 + 13.3)
+  return np.sqrt(1 / (1 + np.exp(gamma))), np.sqrt(1 / (1 + np.exp(-gamma)))
+
+
+LINEAR = variance_preserving(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
+NOISE = {  # t -> (alpha, sigma), in float64
+  'cifar10': LINEAR,
+  'cifar10_classifier': LINEAR,
+  'cifar10_improved': variance_preserving(cosine_alpha_bar(4000)),
+  'imagenet64': variance_preserving(cosine_alpha_bar(1000)),
+  'cifar10_vp:vp': lambda t: (vp_alpha(t), np.sqrt(1 - vp_alpha(t) ** 2)),
+  'cifar10_vp:subvp': lambda t: (vp_alpha(t), 1 - vp_alpha(t) ** 2),
+  'cifar10_vp:ve': lambda t: (t**0, 2 * 0.01 * (50 / 0.01) ** t),
+  'cifar10_edm': lambda t: (t**0, edm_sigma(t)),
+  'cifar10_flow': flow,
+  'cifar10_vdm': on_line,
+}
+
+
+@pytest.mark.parametrize('name', NOISE)
+def test_the_noise_of_a_published_recipe(name):
+  """As built, at t = 1/1000, 1/2 and 1."""
+  name, _, argument = name.partition(':')
+  config = importlib.import_module(f'configs.{name}').get_config(argument)
+  line = {'bias': jnp.array(-13.3), 'weight': jnp.array(18.3)}
+  schedule = build.build_schedule(config, {'schedule': line})
+  t = np.array([0.001, 0.5, 1.0])
+  level = schedule(jnp.asarray(t, jnp.float32))
+  key = f'{name}:{argument}' if argument else name
+  alpha, sigma = NOISE[key](t)
+  np.testing.assert_allclose(level.alpha, alpha, rtol=1e-4, atol=1e-7)
+  np.testing.assert_allclose(level.sigma, sigma, rtol=1e-4)
+
+
+def test_ve_is_that_of_data_in_the_unit_interval(key):
+  """Song et al.: x in [0, 1] + sigma z, then 2x - 1 inside the network."""
+  schedule = build.build_schedule(cifar10_vp.get_config('ve'))
+  unit, z = jax.random.uniform(key, (5, 3)), jax.random.normal(key, (5, 3))
+  t = np.linspace(0.0, 1.0, 5)
+  theirs = np.asarray(unit) + (0.01 * 5000.0**t)[:, None] * np.asarray(z)
+  ours = dj.q_sample(2 * unit - 1, z, schedule(jnp.asarray(t, jnp.float32)))
+  np.testing.assert_allclose(ours, 2 * theirs - 1, rtol=1e-5, atol=1e-5)
+
+
+def test_adm_samples_the_published_steps():
+  """recipes 3.2: '250' of 1000, 0-based, one step at a time."""
+  kept, position = [], 0.0
+  for _ in range(250):
+    kept.append(round(position))
+    position += (1000 - 1) / (250 - 1)
+  config = imagenet64.get_config()
+  levels = build.build_levels(config, build.build_schedule(config))
+  steps = np.rint(1000 * np.asarray(levels.t)).astype(int)
+  assert steps[-1] == 0 and len(steps) == 251
+  np.testing.assert_array_equal(steps[:-1], np.array(kept[::-1]) + 1)
+  assert list(steps[-4:-1]) == [9, 5, 1]  # not 12, 8, 4
+  seen = build.build_noise_input(config)(levels)  # what the network is given
+  np.testing.assert_allclose(seen[:-1], kept[::-1], atol=1e-3)
+  linspace = dj.level_grid(build.build_schedule(config), 250, 'linspace')
+  np.testing.assert_array_equal(levels.t, linspace.t)
+  trial = imagenet64.get_config('smoke')
+  assert build.build_levels(trial, build.build_schedule(trial)).t.shape == (5,)
 
 
 @pytest.mark.parametrize(
-  'argument, parameters', [('', 55_733_891), ('conditional', 55_735_299)]
+  'module, argument, expected',
+  [
+    (cifar10, '', 35_746_307),
+    (cifar10_improved, '', 52_546_438),
+    (cifar10_vdm, '', 30_578_181),
+    (cifar10_edm, '', 55_733_891),
+    (cifar10_edm, 'conditional', 55_735_299),
+    (imagenet64, '', 295_904_454),
+  ],
 )
-def test_edm_cifar10_is_the_published_recipe(argument, parameters):
-  """recipes 0 and 6."""
-  c = cifar10_edm.get_config(argument)
-  assert c.conditioning.labels == (argument == 'conditional')
-  assert sum(x.size for x in jax.tree.leaves(build.abstract_params(c))) == (
-    parameters
+def test_networks_have_their_published_size(module, argument, expected):
+  """recipes 0."""
+  params = build.abstract_params(module.get_config(argument))
+  assert sum(x.size for x in jax.tree.leaves(params)) == expected
+
+
+def test_the_larger_network_of_vdm():
+  """cifar10_aug of the release, recipes 0."""
+  config = cifar10_vdm.get_config()
+  config.network.channels, config.schedule.gamma = 256, 'network'
+  params = build.abstract_params(config)
+  assert sum(x.size for x in jax.tree.leaves(params)) == 122_140_677
+
+
+def decayed(params, mask):
+  """Names of parameters -> whether they decay, and how many numbers do."""
+  leaves = jax.tree_util.tree_leaves_with_path(mask(params))
+  names = {'/'.join(key.key for key in path): on for path, on in leaves}
+  sizes = (x.size for x in jax.tree.leaves(params))
+  return names, sum(
+    n for n, on in zip(sizes, names.values(), strict=True) if on
   )
+
+
+def test_vdm_decays_what_the_release_does():
+  """All leaves but those named bias; the norms there are GroupNorm_*.
+
+  Biases, by 128 channels: the stem, 32 blocks down and 2 in the middle with a
+  norm, a convolution, a norm, a convolution, 33 up, whose first norm has 256
+  channels and which have a shortcut, the attention (a norm and 4 maps), 2
+  layers of the embedding, the last norm and 3 channels.
+  """
+  config = cifar10_vdm.get_config()
+  mask = optimizer.WEIGHT_DECAY_MASKS[config.optimizer.weight_decay_mask]
+  params = build.abstract_params(config)
+  biases = 128 + 34 * 4 * 128 + 33 * 6 * 128 + 5 * 128 + 2 * 512 + 128 + 3
+  names, count = decayed(params, mask)
+  assert count == 30_578_181 - biases
+  # the release calls those of the line w and b: both decay
+  assert names['schedule/bias'] and names['schedule/weight']
+  assert names['network/up_0/norm_1/scale'] and names['network/norm_out/scale']
+  assert not any(
+    on for name, on in names.items()
+    if name.startswith('network') and name.endswith('/bias')
+  )  # fmt: skip
+
+  kernels, count = decayed(params, optimizer.kernels)
+  scales = 34 * 2 * 128 + 33 * 3 * 128 + 128 + 128
+  assert count == 30_578_181 - biases - scales - 2
+  assert {name.split('/')[-1] for name, on in kernels.items() if on} == {
+    'kernel'
+  }
+
+
+def test_weight_decay_of_vdms_monotone_gamma():
+  """Layers l1, l2 with a bias and l3 without in the release."""
+  config = cifar10_vdm.get_config('smoke')
+  config.schedule.gamma = 'network'
+  names, _ = decayed(
+    build.abstract_params(config)['schedule'],
+    lambda params: optimizer.not_biases({'schedule': params})['schedule'],
+  )
+  assert names == {
+    'line/weight': True,  # l1/kernel
+    'line/bias': False,
+    'inner_weight': True,  # l2/kernel
+    'inner_bias': False,
+    'outer_weight': True,  # l3/kernel
+  }
+
+
+@pytest.mark.parametrize('field', ['not_biases', 'all', 'kernels'])
+def test_the_mask_of_a_config_reaches_the_optimizer(field):
+  """Without gradients the second step moves what decays, by 2e-6 * 0.01."""
+  config = cifar10_vdm.get_config()
+  config.optimizer.weight_decay_mask = field
+  layer = {'kernel': jnp.ones(2), 'scale': jnp.ones(2), 'bias': jnp.ones(2)}
+  params = {'network': layer, 'schedule': {'bias': jnp.ones(())}}
+  adam = build.build_optimizer(config)
+  zero = jax.tree.map(jnp.zeros_like, params)
+  _, state = adam.update(zero, adam.init(params), params)
+  moved, _ = adam.update(zero, state, params)
+  still = {
+    'kernels': {'scale', 'bias', 'schedule'},
+    'not_biases': {'bias'},
+    'all': set(),
+  }[field]
+  found = {**moved['network'], 'schedule': moved['schedule']['bias']}
+  for name, update in found.items():
+    expected = 0.0 if name in still else -2e-6 * 0.01
+    np.testing.assert_allclose(update, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('argument', ['', 'conditional'])
+def test_learning_rate_and_average_of_edm(argument):
+  """recipes 6, in images."""
+  c = cifar10_edm.get_config(argument)
   assert c.training.num_steps * c.training.batch_size == 200_000_000
   rate, images = build.build_learning_rate(c), c.training.batch_size
   for step in (1000, 19_531, 10**5):
     expected = 1e-3 * min(step * images / 10e6, 1)
     np.testing.assert_allclose(rate(step), expected, rtol=5e-5)
   decay, more = build.build_ema_decays(c)
+  assert not more
   for step in (10, 1000, 10**5):
     half_life = min(500_000, 0.05 * step * images)
     np.testing.assert_allclose(decay(step), 0.5 ** (512 / half_life), rtol=1e-6)
-  assert not more and not c.data.random_flip
-  assert (c.optimizer.b1, c.optimizer.b2, c.optimizer.eps) == (0.9, 0.999, 1e-8)
-  assert (c.optimizer.clip_norm, c.optimizer.weight_decay) == (0.0, 0.0)
-  assert c.optimizer.repair_gradients and not c.sampling.clip
-  assert (c.network.dropout, c.objective.augment) == (0.13, 0.12)
-  objective = c.objective
-  assert (objective.log_normal_mean, objective.log_normal_std) == (-1.2, 1.2)
-  assert objective.sigma_data == 0.5
+
+
+@pytest.mark.parametrize(
+  'module, warmup, peak',
+  [(cifar10, 5000, 2e-4), (cifar10_vdm, 100, 2e-4), (imagenet64, 0, 3e-4)],
+)
+def test_learning_rates_climb_and_stay(module, warmup, peak):
+  rate = build.build_learning_rate(module.get_config())
+  assert not warmup or rate(0) == 0.0
+  np.testing.assert_allclose(
+    [rate(warmup // 2), rate(warmup), rate(10**6)],
+    [peak / 2 if warmup else peak, peak, peak],
+    rtol=1e-5,
+  )
 
 
 def test_arguments_of_edm_may_be_joined():
@@ -132,13 +357,3 @@ def test_arguments_of_edm_may_be_joined():
   for wrong in ('conditional,smok', 'conditionalsmoke', 'smoke,conditional'):
     with pytest.raises(ValueError, match='one of conditional, smoke,'):
       cifar10_edm.get_config(wrong)
-
-
-@pytest.mark.parametrize(
-  'module, expected',
-  [(cifar10_improved, 52_546_438), (imagenet64, 295_904_454)],
-)
-def test_openais_networks_have_their_published_size(module, expected):
-  """recipes 0 and 3.3."""
-  params = build.abstract_params(module.get_config())
-  assert sum(x.size for x in jax.tree.leaves(params)) == expected

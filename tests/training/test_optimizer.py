@@ -68,6 +68,24 @@ def test_weight_decay_shrinks_kernels_only():
     np.testing.assert_allclose(update, expected)
 
 
+@pytest.mark.parametrize(
+  'mask, still',
+  [
+    (optimizer.not_biases, {'bias', 'frequencies'}),
+    (optimizer.all_parameters, {'frequencies'}),
+  ],
+)
+def test_what_other_masks_leave_alone(mask, still):
+  """Fixed random frequencies, which no gradient reaches, stay as drawn."""
+  names = 'kernel', 'bias', 'scale', 'embedding', 'places', 'frequencies'
+  params = {'network': {'layer': {name: jnp.ones(2) for name in names}}}
+  adam = optimizer.make_optimizer(0.1, weight_decay=0.5, weight_decay_mask=mask)
+  zero = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = adam.update(zero, adam.init(params), params)
+  for name, update in updates['network']['layer'].items():
+    np.testing.assert_allclose(update, 0.0 if name in still else -0.1 * 0.5)
+
+
 @pytest.mark.parametrize('clip_norm', [0.0, 0.1])
 def test_adam_with_clipping_literally(clip_norm):
   """Kingma & Ba 2015, Alg. 1, in float64, gradients clipped by global norm."""
