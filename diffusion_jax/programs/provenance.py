@@ -70,7 +70,7 @@ def pack(found):
 def read(path):
   """The settings in an npz file; {} of one without, and of a damaged one."""
   try:
-    with np.load(path) as arrays:
+    with open(path, 'rb') as raw, np.load(raw) as arrays:
       return json.loads(arrays['settings'].item())
   except (KeyError, *sources.UNREADABLE):
     return {}

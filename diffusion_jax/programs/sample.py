@@ -139,7 +139,7 @@ def gather(paths, n):
   found, end = None, 0
   for path in paths:
     try:
-      with np.load(path) as part:
+      with path.open('rb') as raw, np.load(raw) as part:
         pictures = part['arr_0']
     except sources.UNREADABLE as error:
       raise UserError(
