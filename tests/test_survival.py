@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.programs import PROGRAMS
+from diffusion_jax.programs import PROGRAMS, UserError
 from diffusion_jax.training import checkpoints
 from tests.programs.conftest import smoke
 
@@ -171,6 +171,23 @@ def test_a_hundred_kills(whole, tmp_path):
   print(f'100 kills, {len(set(saved))} different steps: {saved}')
   train(workdir)
   assert not (workdir / 'damaged').exists()
+  assert_same(parameters(workdir), whole)
+
+
+def test_a_second_training_is_refused_and_harms_nothing(whole, tmp_path):
+  """While the first one saves at every step; when it is killed others go on."""
+  workdir = tmp_path / 'run'
+  process = start(workdir, checkpoint_every=1, log_every=1)
+  wait_for_text(process, workdir, 'step 3: ')
+  who = f'run is being trained by process {process.pid} on '
+  with pytest.raises(UserError, match=who + socket.gethostname()):
+    train(workdir)
+  seen = last_step(workdir)
+  wait_for(process, lambda: last_step(workdir) > seen + 1)
+  process.kill()
+  assert process.wait() == -signal.SIGKILL
+  assert 'error' not in output(workdir).read_text()
+  train(workdir)
   assert_same(parameters(workdir), whole)
 
 

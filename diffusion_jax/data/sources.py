@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 # what np.load may raise for a file that is not, or is no longer, an npz
-_UNREADABLE = (
+UNREADABLE = (
   ValueError,
   TypeError,
   EOFError,
@@ -178,7 +178,7 @@ def npz(
       labels = np.asarray(file[name]) if num_classes else None
   except KeyError as error:
     raise ValueError(f'{path}: {error.args[0]}') from None
-  except _UNREADABLE as error:
+  except UNREADABLE as error:
     raise ValueError(f'{path} is no npz file of arrays: {error}') from None
   images = images[..., None] if images.ndim == 3 else images
   if images.dtype != np.uint8 or images.ndim != 4 or not images.size:

@@ -17,6 +17,7 @@ from diffusion_jax.programs import (
   folder,
   guides,
   latent,
+  provenance,
   sample,
   wanted,
 )
@@ -51,7 +52,15 @@ def run(config, workdir):
   task = TASKS[c.task]
   with from_config('edit'):
     given = task.read(config, method)
-  params = sample.restore(config, workdir) | latent.load(config, workdir)
+  sample.choose_checkpoint(config, workdir)
+  params = sample.restore(config, workdir)
+  settings = provenance.edit_settings(config, workdir, params, given)
+  print(provenance.describe(settings))
+  out = folder.prepare(Path(workdir) / 'edits')
+  path = out / f'{c.name}.npz'
+  if path.exists():
+    provenance.check_same(path, settings, path, 'edit.name')
+  params |= latent.load(config, workdir)
   latents = latent.build(config, workdir)
   seen = latent.encode_given(config, latents, params, given)
 
@@ -64,9 +73,8 @@ def run(config, workdir):
   if mask is not None:  # to the bit, whatever the grey levels of the run are
     made = np.where(mask[None], given['image'][None], made)
 
-  out = folder.prepare(Path(workdir) / 'edits')
-  path = out / f'{c.name}.npz'
-  np.savez(path, arr_0=made, **given)
+  arrays = {'arr_0': made, 'settings': provenance.pack(settings)} | given
+  folder.write_npz(path, arrays)
   print(f'wrote {path}: {len(made)} images of {config.data.image_shape}')
   for i, picture in enumerate(made):
     images.write_png(out / f'{c.name}_{i}.png', picture)

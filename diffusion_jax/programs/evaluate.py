@@ -63,7 +63,7 @@ def run(config, workdir):
         result = measure(params, index, pictures, cond)
       check_numbers(metric, result, index)
       if distributed.is_first():
-        write(paths[i], result)
+        folder.write_npz(paths[i], result)
     if distributed.is_first():
       results.REPORTS[metric](gather(paths), config, out)
 
@@ -187,14 +187,6 @@ def make_measure(measure, config, mesh):
     }
 
   return apply
-
-
-def write(path, arrays):
-  """An npz file, whole or not at all."""
-  draft = path.with_suffix('.tmp')
-  with draft.open('wb') as file:
-    np.savez(file, **arrays)
-  draft.replace(path)
 
 
 def _elbo(config):

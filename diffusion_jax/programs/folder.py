@@ -4,11 +4,13 @@
 The other modes take RUN_SECTIONS from the run, the rest from the command line.
 """
 
+import hashlib
 import json
 import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax.programs import UserError, ranges
@@ -87,18 +89,62 @@ def write_json(path: Path, content: dict) -> None:
   draft.replace(path)
 
 
+def write_npz(path: Path, arrays: dict) -> None:
+  """Writes an npz file, whole or not at all."""
+  draft = path.with_name(f'{path.name}.tmp')
+  with draft.open('wb') as file:
+    np.savez(file, **arrays)
+  draft.replace(path)
+
+
 def plain(config: ConfigDict) -> dict:
   """The config as it comes back from JSON: dicts, lists, numbers, text."""
   return json.loads(json.dumps(config.to_dict()))
 
 
+def hparams(stored: dict) -> dict:
+  """What a training depends on, {'section.field': value}."""
+  return {
+    name: value if isinstance(value, (bool, float, int, str)) else str(value)
+    for name, value in _flat(stored).items()
+    if not name.startswith(('sampling.', 'evaluation.', 'edit.', 'noise.'))
+  }
+
+
+def run_hash(workdir: str) -> str:
+  """Of the config of a run, without what does not change its result."""
+  fields = _flat(read_config(workdir) or {})
+  fields = {k: x for k, x in fields.items() if not k.startswith(_FREE)}
+  text = json.dumps(fields, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def check_same_run(workdir: Path, config: ConfigDict) -> None:
-  """UserError if the run in workdir was started with another config."""
-  changed = differences(read_config(workdir) or {}, plain(config), _FREE)
+  """UserError if the run in workdir was started with another config.
+
+  A folder with a config.json or checkpoints is a run.
+  """
+  found = read_config(workdir)
+  if found is None:
+    check_config_kept(workdir)
+    return
+  changed = differences(found, plain(config), _FREE)
   if changed:
     raise UserError(
       f'{workdir} holds a run with another config: {changed}. '
       'Give another --workdir, or --config.training.resume=force to continue it'
+    )
+
+
+def check_config_kept(workdir: str | Path) -> None:
+  """UserError if workdir has checkpoints and no config.json."""
+  names = [path.name for path in Path(workdir).glob('checkpoints/*')]
+  steps = [int(name) for name in names if name.isdecimal()]
+  if steps:
+    raise UserError(
+      f'{workdir} has checkpoints but no config.json, which says what they are '
+      f'of. Each holds a copy: cp {workdir}/checkpoints/{max(steps)}/config/'
+      f'metadata {workdir}/config.json'
     )
 
 
@@ -139,6 +185,7 @@ def run_config(
   """config with `sections` replaced by those of the run in workdir."""
   found = read_config(workdir)
   if found is None:
+    check_config_kept(workdir)
     raise UserError(
       f'there is no run in {workdir}: train first, or give its --workdir'
     )

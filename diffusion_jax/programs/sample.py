@@ -1,6 +1,7 @@
 """--mode=sample: images from a trained run."""
 
 import functools
+import shutil
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 import diffusion_jax as dj
-from diffusion_jax.data import images
+from diffusion_jax.data import images, sources
 from diffusion_jax.programs import (
   UserError,
   build,
@@ -16,6 +17,7 @@ from diffusion_jax.programs import (
   folder,
   guides,
   latent,
+  provenance,
   vae,
   wanted,
 )
@@ -27,8 +29,18 @@ def run(config, workdir):
   """Writes <name>.png, <name>.npz and, if asked, <name>.gif into samples/.
 
   Where the network reads texts also <name>.txt, one text a line; of a VAE what
-  `vae.pictures` writes.
+  `vae.pictures` writes. Each batch is kept in <name>.parts/ until all is there.
   """
+  try:
+    draw(config, workdir)
+  except OSError as error:  # a full disk, most of all
+    raise UserError(
+      f'{error}. When that is mended, the same command continues'
+    ) from error
+
+
+def draw(config, workdir):
+  """What `run` says."""
   config = folder.run_config(workdir, config)
   guides.check(config)
   latent.check_guide(config, workdir)
@@ -38,15 +50,29 @@ def run(config, workdir):
   given = None if told is None else told.image
   inputs = labels, given, wanted.encode_texts(config, texts)
   mesh = build.build_mesh(config)
-  params = restore(config, workdir) | latent.load(config, workdir)
-  params = to_all(mesh, params)
+  choose_checkpoint(config, workdir)
+  weights = restore(config, workdir)
+  params = to_all(mesh, weights | latent.load(config, workdir))
   latents = latent.build(config, workdir)
   generate = make_generate(config, mesh, latents)
+  settings = provenance.settings(config, workdir, weights)
+  print(provenance.describe(settings))
   out = folder.prepare(Path(workdir) / 'samples')
+  path = out / f'{config.sampling.name}.npz'
+  parts = out / f'{config.sampling.name}.parts'
+  done = distributed.is_first() and is_done(path, parts, settings)
+  if distributed.agree([done])[0]:
+    return
 
   n, size = config.sampling.num_samples, config.sampling.batch_size
-  pictures = []
-  for start in tqdm(range(0, n, size), 'sampling', unit='batch', disable=None):
+  starts = range(0, n, size)
+  paths = [parts / f'{start:08d}.npz' for start in starts]
+  # all processes make the same parts, those that the first one misses
+  missing = distributed.agree([not path.exists() for path in paths])
+  for i in tqdm(
+    np.flatnonzero(missing), 'sampling', unit='batch', disable=None
+  ):
+    start = starts[i]
     index = np.arange(start, start + min(size, n))  # one shape, one compilation
     result = generate(params, index, *rows(inputs, index % n))
     check_numbers(config, result)
@@ -56,20 +82,23 @@ def run(config, workdir):
         images.write_gif(name, [picture(config, x) for x in thin(result, 50)])
         print(f'wrote {name}')
       result = result[-1]
-    pictures.append(images.to_uint8(result, config.data.num_levels))
-  pictures = np.concatenate(pictures)[:n]
+    if distributed.is_first():
+      made = images.to_uint8(result, config.data.num_levels)[: n - start]
+      write_part(paths[i], made, settings)
   if not distributed.is_first():
     return
 
-  arrays = {} if labels is None else {'labels': labels}
+  pictures = gather(paths, n)
+  arrays = {'settings': provenance.pack(settings)}
+  if labels is not None:
+    arrays['labels'] = labels
   if told is not None:
     arrays |= {'given': told.given, 'originals': told.originals}
   if texts:
     arrays['texts'] = np.array(texts)
-  path = out / f'{config.sampling.name}.npz'
   if build.is_vae(config):
     arrays |= vae.pictures(config, jax.device_get(params), path)
-  np.savez(path, arr_0=pictures, **arrays)
+  folder.write_npz(path, {'arr_0': pictures} | arrays)
   print(f'wrote {path}: {n} images of {"x".join(map(str, pictures.shape[1:]))}')
   path = path.with_suffix('.png')
   images.write_png(path, sheet(config, pictures, told))
@@ -78,6 +107,51 @@ def run(config, workdir):
     path = path.with_suffix('.txt')
     path.write_text(''.join(f'{text}\n' for text in texts))
     print(f'wrote {path}: what they should show, one line each')
+  shutil.rmtree(parts)
+
+
+def is_done(path, parts, settings):
+  """Whether all is there, made with these settings, which is said.
+
+  UserError where images, or parts of them, of other settings are there.
+  """
+  if path.exists():
+    provenance.check_same(path, settings, path, 'sampling.name')
+  begun = sorted(parts.glob('*.npz'))
+  if begun:
+    provenance.check_same(begun[0], settings, parts, 'sampling.name')
+  elif path.exists():
+    print(f'{path} is there already, made with these settings')
+    return True
+  return False
+
+
+def write_part(path, pictures, settings):
+  """Keeps the images of a batch, beside what they were made with."""
+  path.parent.mkdir(exist_ok=True)
+  arrays = {'arr_0': pictures, 'settings': provenance.pack(settings)}
+  folder.write_npz(path, arrays)
+
+
+def gather(paths, n):
+  """The n images of all parts, in a file beside them rather than in memory."""
+  found, end = None, 0
+  for path in paths:
+    try:
+      with path.open('rb') as raw, np.load(raw) as part:
+        pictures = part['arr_0']
+    except sources.UNREADABLE as error:
+      raise UserError(
+        f'{path} is damaged ({error}): delete it, and the same command makes '
+        'it again'
+      ) from error
+    if found is None:
+      shape = n, *pictures.shape[1:]
+      whole = path.with_name('all.npy')
+      found = np.lib.format.open_memmap(whole, 'w+', np.uint8, shape)
+    start, end = end, end + len(pictures)
+    found[start:end] = pictures
+  return found
 
 
 def check_numbers(config, images):
@@ -89,16 +163,33 @@ def check_numbers(config, images):
     )
 
 
+def asked_checkpoint(config):
+  """sampling.checkpoint: 'latest', 'best' or a step."""
+  asked = config.sampling.checkpoint
+  if asked in ('latest', 'best'):
+    return asked
+  if not asked.isdecimal():
+    raise UserError(
+      f'config.sampling.checkpoint={asked!r} is not one of latest, best, or a '
+      'step'
+    )
+  return int(asked)
+
+
+def choose_checkpoint(config, workdir):
+  """Sets sampling.checkpoint to the step that it names."""
+  try:
+    step = checkpoints.find_step(workdir, asked_checkpoint(config))
+  except (FileNotFoundError, ValueError) as error:
+    raise UserError(str(error)) from error
+  config.sampling.checkpoint = str(step)
+
+
 def restore(config, workdir):
   """The parameters to sample from, as config.sampling chooses them."""
   c = config.sampling
   ema = build.ema_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
-  step = int(c.checkpoint) if c.checkpoint.isdecimal() else c.checkpoint
-  if step not in ('latest', 'best') and not isinstance(step, int):
-    raise UserError(
-      f'config.sampling.checkpoint={step!r} is not one of latest, best, or a '
-      'step'
-    )
+  step = asked_checkpoint(config)
   like = build.abstract_params(config)
   try:
     return checkpoints.restore_params(workdir, ema, like, step)[0]

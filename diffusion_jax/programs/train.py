@@ -1,6 +1,7 @@
 """--mode=train: from a config to a trained run, continued where it stopped."""
 
 import contextlib
+import json
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from diffusion_jax.programs import (
   distributed,
   folder,
   latent,
+  lock,
   sample,
   wanted,
 )
@@ -39,16 +41,19 @@ def run(config, workdir):
   Asked to stop, it saves and raises Preempted.
   """
   try:
-    with preemption.watch() as stop:
-      train(config, workdir, stop)
+    with preemption.watch() as stop, contextlib.ExitStack() as held:
+      train(config, workdir, stop, held)
   except OSError as error:  # a full disk, most of all
     raise UserError(
       f'{error}. When that is mended, the same command continues'
     ) from error
 
 
-def train(config, workdir, stop):
-  """The run; stop: step -> whether to save and leave."""
+def train(config, workdir, stop, held):
+  """The run; stop: step -> whether to save and leave.
+
+  held: the ExitStack that keeps the lock of the workdir.
+  """
   c = config.training
   mesh = build.build_mesh(config)
   check(config, mesh)
@@ -65,8 +70,11 @@ def train(config, workdir, stop):
 
   # what is there already
   workdir = folder.prepare(workdir)
+  held.enter_context(lock.hold(workdir))
+  if c.resume != 'force':
+    folder.check_same_run(workdir, config)
   manager = open_manager(config, workdir, like)
-  state = restore(config, workdir, manager, like) or make_state()
+  state = restore(workdir, manager, like) or make_state()
   frozen = latent.prepare(config, workdir, latents, source, mesh)
   frozen = to_all(mesh, frozen)
   start = int(state.step)
@@ -83,7 +91,9 @@ def train(config, workdir, stop):
     (workdir / 'samples').mkdir(exist_ok=True)
   stored = folder.plain(config)
   writer = MetricWriter(workdir, start, first)
-  writer.write_hparams(stored)
+  text = f'```\n{json.dumps(stored, indent=2)}\n```'
+  writer.write_texts(start, {'config': text})
+  writer.write_hparams(folder.hparams(stored))
 
   step_function = make_train_step(
     objective, optimizer, *ema_decays, c.accumulate, c.skip_nonfinite > 0
@@ -197,12 +207,14 @@ def open_manager(config, workdir, like):
     raise UserError(str(error)) from error
 
 
-def restore(config, workdir, manager, like):
-  """The run's newest state, None before its first checkpoint."""
+def restore(workdir, manager, like):
+  """The run's newest state, None where it has no checkpoint."""
   if manager.latest_step() is None:
+    if folder.read_config(workdir) is not None:
+      print(
+        f'{workdir} has a config.json but no checkpoint: it begins at step 0'
+      )
     return None
-  if config.training.resume != 'force':
-    folder.check_same_run(workdir, config)
   try:
     return checkpoints.restore_latest(manager, like)
   except ValueError as error:

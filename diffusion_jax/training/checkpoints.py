@@ -183,6 +183,12 @@ def restore_latest(
   )
 
 
+def find_step(workdir: str | Path, checkpoint: int | str = 'latest') -> int:
+  """The step that `checkpoint` names, as in restore_params."""
+  with open_read_only(workdir) as manager:
+    return _find_step(manager, checkpoint, workdir)
+
+
 def restore_params(
   workdir: str | Path,
   ema: bool | str = True,

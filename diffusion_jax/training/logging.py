@@ -1,6 +1,7 @@
 """Metrics to a file of JSON lines and to TensorBoard."""
 
 import functools
+import itertools
 import json
 import os
 import time
@@ -13,9 +14,10 @@ class MetricWriter:
   """Writes `<workdir>/metrics.jsonl` and TensorBoard's `events.out.*`.
 
   One JSON object per line, with its `step`. Given the step at which a run
-  resumes, later lines of `metrics.jsonl` are dropped: they will be written
-  again. With writes=False nothing is written: of several processes one does.
-  Method names are those of clu.metric_writers.
+  resumes, later lines of `metrics.jsonl` are dropped, and counted on stdout:
+  they will be written again. At step 0 the file is renamed instead, to
+  `metrics.1.jsonl` or the next number. With writes=False nothing is written:
+  of several processes one does. Method names are those of clu.metric_writers.
   """
 
   def __init__(
@@ -24,28 +26,34 @@ class MetricWriter:
     self._workdir = Path(workdir)
     self._start_step = start_step
     self._writes = writes
+    self._lines = self._open_lines()
 
-  @functools.cached_property
-  def _lines(self):
+  def _open_lines(self):
     if not self._writes:
       return open(os.devnull, 'w')
     path = self._workdir / 'metrics.jsonl'
-    if path.exists():
-      draft = path.with_suffix('.tmp')  # it is never half a file
-      draft.write_bytes(b''.join(self._kept(path)))
-      draft.replace(path)
+    if path.exists() and path.stat().st_size:
+      if self._start_step:
+        self._drop_later_lines(path)
+      else:
+        _put_aside(path)
     return path.open('a')
 
-  def _kept(self, path):
-    # a killed run may leave half a line, a damaged disk any
-    for line in path.read_bytes().splitlines(keepends=True):
-      try:
-        if (
-          line.endswith(b'\n') and json.loads(line)['step'] <= self._start_step
-        ):
-          yield line
-      except (ValueError, TypeError, KeyError):
-        pass
+  def _drop_later_lines(self, path):
+    lines = path.read_bytes().splitlines(keepends=True)
+    steps = [_step(line) for line in lines]
+    kept = [i is not None and i <= self._start_step for i in steps]
+    if all(kept):
+      return
+    draft = path.with_suffix('.tmp')  # it is never half a file
+    draft.write_bytes(b''.join(itertools.compress(lines, kept)))
+    draft.replace(path)
+    damaged = steps.count(None)
+    later = len(lines) - sum(kept) - damaged
+    print(
+      f'{path}: dropped {later} lines of steps after {self._start_step}, which '
+      f'are done again, and {damaged} damaged ones'
+    )
 
   @functools.cached_property
   def _events(self):
@@ -55,9 +63,11 @@ class MetricWriter:
     from tensorboardX.proto.event_pb2 import SessionLog
 
     writer = EventsWriter(str(self._workdir / 'events'))
-    if self._start_step:  # TensorBoard drops what will be written again
-      start = SessionLog(status=SessionLog.START)
-      writer.write_event(_event(self._start_step + 1, session_log=start))
+    # TensorBoard drops what is there of this step and later ones: it will be
+    # written again. Step 0 has the config.
+    first = self._start_step + 1 if self._start_step else 0
+    start = SessionLog(status=SessionLog.START)
+    writer.write_event(_event(first, session_log=start))
     return writer
 
   def _add(self, step, summaries):
@@ -86,12 +96,23 @@ class MetricWriter:
     ]
     self._add(step, pictures)
 
-  def write_hparams(self, hparams: dict) -> None:
-    """The configuration, as text, to TensorBoard."""
+  def write_texts(self, step: int, texts: dict[str, str]) -> None:
+    """Markdown to TensorBoard."""
     from tensorboardX import summary
 
-    text = json.dumps(hparams, indent=2)
-    self._add(0, [summary.text('config', f'```\n{text}\n```')])
+    self._add(step, [summary.text(*item) for item in texts.items()])
+
+  def write_hparams(self, hparams: dict[str, bool | float | str]) -> None:
+    """What the run depends on, flat, to TensorBoard's HPARAMS tab.
+
+    Its metrics are the run's scalars.
+    """
+    from tensorboardX import summary
+
+    # Only the start of the session: of a record of the whole experiment
+    # TensorBoard would read that of one run, and not see which fields differ.
+    _, start, _ = summary.hparams(hparams, {})
+    self._add(0, [start])
 
   def flush(self) -> None:
     """Everything written so far is on disk after this."""
@@ -102,6 +123,24 @@ class MetricWriter:
     self._lines.close()
     if self._writes:
       self._events.close()
+
+
+def _step(line):
+  # None where a killed run left half a line, or a damaged disk any
+  try:
+    step = json.loads(line)['step'] if line.endswith(b'\n') else None
+    return step if isinstance(step, int) else None
+  except (ValueError, TypeError, KeyError):
+    return None
+
+
+def _put_aside(path):
+  names = (path.with_name(f'metrics.{i}.jsonl') for i in itertools.count(1))
+  aside = next(name for name in names if not name.exists())
+  path.rename(aside)
+  print(
+    f'{path} is of an earlier start of this run: it is kept as {aside.name}'
+  )
 
 
 def _event(step, **what):

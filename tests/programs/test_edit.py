@@ -1,5 +1,7 @@
 """--mode=edit and runs that are told of images, on tiny networks."""
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -78,10 +80,14 @@ def files(tmp_path_factory):
   return folder
 
 
+NUMBERS = itertools.count()
+
+
 def run(workdir, files, changes=(), **fields):
   """Edits; values of `fields` are names of files. Returns the npz."""
   paths = {f'edit.{k}': str(files / f'{v}.png') for k, v in fields.items()}
-  config = smoke(**QUICK | paths | dict(changes))
+  name = {'edit.name': f'edit{next(NUMBERS)}'}
+  config = smoke(**QUICK | paths | name | dict(changes))
   PROGRAMS['edit'](config, str(workdir))
   with np.load(workdir / 'edits' / f'{config.edit.name}.npz') as found:
     return dict(found)

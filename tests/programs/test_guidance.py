@@ -1,5 +1,6 @@
 """Guided sampling by config, and runs of classifiers."""
 
+import itertools
 import json
 import os
 
@@ -189,11 +190,16 @@ def runs(tmp_path_factory):
   return dirs
 
 
+NUMBERS = itertools.count()
+
+
 def sample(workdir, **fields):
   fields = {f'sampling.{name}': value for name, value in fields.items()}
   few = {'sampling.num_samples': 4, 'sampling.batch_size': 4}
-  PROGRAMS['sample'](smoke(**few, **fields), workdir)
-  with np.load(f'{workdir}/samples/samples.npz') as file:
+  name = {'sampling.name': f'samples{next(NUMBERS)}'}
+  config = smoke(**few, **name, **fields)
+  PROGRAMS['sample'](config, workdir)
+  with np.load(f'{workdir}/samples/{config.sampling.name}.npz') as file:
     return dict(file)
 
 

@@ -1,5 +1,6 @@
 """Diffusion in latents: as in pixels where it must be, and self-contained."""
 
+import itertools
 import json
 import shutil
 
@@ -212,12 +213,13 @@ def test_samples_need_the_run_folder_alone(run, tmp_path):
     # autoguidance by the run itself: no difference of the two, no guidance
     'sampling.guidance_run': str(run),
     'sampling.guidance_scale': 3.0,
+    'sampling.name': 'guided',
   }
   PROGRAMS['sample'](config_of('', **changes), str(copy))
-  with np.load(copy / 'samples' / 'samples.npz') as found:
+  with np.load(copy / 'samples' / 'guided.npz') as found:
     guided = found['arr_0']
   assert guided.shape == (4, 8, 8, 1) and guided.dtype == np.uint8
-  with Image.open(copy / 'samples' / 'samples.gif') as frames:
+  with Image.open(copy / 'samples' / 'guided.gif') as frames:
     assert frames.n_frames > 2
   PROGRAMS['sample'](config_of(''), str(copy))
   with np.load(copy / 'samples' / 'samples.npz') as found:
@@ -234,14 +236,18 @@ def files(tmp_path):
   return tmp_path
 
 
+NUMBERS = itertools.count()
+
+
 def edited(run, files, task, **changes):
   fields = {f'edit.{n}': str(files / f'{f}.png') for n, f in (
     ('image', 'a'), ('image2', 'b'), ('mask', 'mask')
   )}  # fmt: skip
   fields |= {'edit.task': task, 'edit.num_samples': 2, 'edit.jump': 1}
+  fields['edit.name'] = name = f'edit{next(NUMBERS)}'
   config = config_of('', **fields | changes)
   PROGRAMS['edit'](config, str(run))
-  with np.load(run / 'edits' / 'edit.npz') as found:
+  with np.load(run / 'edits' / f'{name}.npz') as found:
     return found['arr_0'][..., 0]
 
 

@@ -264,22 +264,27 @@ def test_sample_by_label_seed_and_sampler(run):
     'sampling.num_samples': 4,
     'sampling.sampler': 'ancestral',
     'sampling.num_steps': 3,
+    'sampling.name': 'seed0',
   }
   PROGRAMS['sample'](smoke(**fields), str(run))
-  first = samples(run)
+  first = samples(run, 'seed0')
   assert first['labels'].tolist() == [3, 7, 3, 7]
-  PROGRAMS['sample'](smoke(**fields, **{'sampling.seed': 1}), str(run))
-  assert (samples(run)['arr_0'] != first['arr_0']).any()
+  fields |= {'sampling.seed': 1, 'sampling.name': 'seed1'}
+  PROGRAMS['sample'](smoke(**fields), str(run))
+  assert (samples(run, 'seed1')['arr_0'] != first['arr_0']).any()
 
 
 def test_any_sampler_takes_the_levels_of_any_schedule(run):
   fields = {'sampling.num_samples': 4, 'sampling.sampler': 'heun'}
+  fields['sampling.name'] = 'own'
   PROGRAMS['sample'](smoke(**fields), str(run))
-  own = samples(run)['arr_0']
-  PROGRAMS['sample'](smoke(**fields, **{'sampling.schedule': 'flow'}), str(run))
-  other = samples(run)['arr_0']
+  own = samples(run, 'own')['arr_0']
+  fields |= {'sampling.schedule': 'flow', 'sampling.name': 'flow'}
+  PROGRAMS['sample'](smoke(**fields), str(run))
+  other = samples(run, 'flow')['arr_0']
   assert other.shape == own.shape and (other != own).any()
   euler = {'sampling.sampler': 'euler_maruyama', 'sampling.schedule': 'flow'}
+  euler['sampling.name'] = 'euler'
   with pytest.raises(
     UserError, match='samples are nan: euler_maruyama may not'
   ):
@@ -326,7 +331,8 @@ def test_sampling_without_a_run_or_a_checkpoint(run, tmp_path):
 
 
 def test_the_network_is_that_of_the_run_whatever_the_config_says(run):
-  PROGRAMS['sample'](smoke(**{'network.channels': 16}), str(run))
+  fields = {'network.channels': 16, 'sampling.name': 'as_trained'}
+  PROGRAMS['sample'](smoke(**fields), str(run))
 
 
 def test_a_config_without_data_cannot_be_trained(tmp_path):

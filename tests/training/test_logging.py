@@ -1,8 +1,11 @@
+import itertools
 import json
+import time
 
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from diffusion_jax.training.logging import MetricWriter
 
@@ -28,7 +31,7 @@ def test_scalars_go_to_both_files(tmp_path):
   writer = MetricWriter(tmp_path)
   writer.write_scalars(5, {'loss': np.float32(0.5), 'nothing': float('nan')})
   writer.write_images(5, {'samples': np.zeros((4, 4, 3), np.uint8)})
-  writer.write_hparams({'seed': 1})
+  writer.write_texts(0, {'config': 'seed 1'})
   writer.close()
   assert lines(tmp_path) == [{'step': 5, 'loss': 0.5}]
   values = {
@@ -38,9 +41,72 @@ def test_scalars_go_to_both_files(tmp_path):
   assert step == 5 and loss.simple_value == 0.5
   assert values['samples'][1].image.height == 4
   assert 'nothing' not in values
+  assert values['config/text_summary'][1].tensor.string_val == [b'seed 1']
 
 
-def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
+def test_hparams_are_what_tensorboard_reads(tmp_path):
+  writer = MetricWriter(tmp_path)
+  fields = {'seed': 1, 'optimizer.decay': 'cosine', 'network.remat': False}
+  writer.write_hparams(fields)
+  writer.close()
+  [start] = [
+    value
+    for event in events(tmp_path)
+    for value in event.summary.value
+    if value.tag == '_hparams_/session_start_info'
+  ]
+  plugin = start.metadata.plugin_data
+  assert plugin.plugin_name == 'hparams'
+  found = HParamsPluginData.FromString(plugin.content).session_start_info
+  assert found.hparams['seed'].number_value == 1.0
+  assert found.hparams['optimizer.decay'].string_value == 'cosine'
+  assert found.hparams['network.remat'].WhichOneof('kind') == 'bool_value'
+
+
+def shown(folder):
+  """[(tag, step)] that are left by TensorBoard's rule of SessionLog.START."""
+  left = []
+  for event in events(folder):
+    if event.session_log.status == event_pb2.SessionLog.START:
+      left = [(tag, step) for tag, step in left if step < event.step]
+    left += [(value.tag, event.step) for value in event.summary.value]
+  return left
+
+
+@pytest.mark.parametrize('last', [0, 2])
+def test_tensorboard_shows_no_step_twice(tmp_path, last, monkeypatch):
+  """Also after a restart before the first checkpoint, at step 0."""
+  clock = itertools.count(1000)  # names of the files are in seconds
+  monkeypatch.setattr(time, 'time', lambda: next(clock))
+  for start, stop in ((0, 3), (last, 4)):
+    writer = MetricWriter(tmp_path, start)
+    writer.write_texts(start, {'config': ''})
+    for step in range(start + 1, stop + 1):
+      writer.write_scalars(step, {'loss': 1.0})
+    writer.close()
+  assert len(list(tmp_path.glob('events.out.*'))) == 2
+  found = shown(tmp_path)
+  assert [step for tag, step in found if tag == 'loss'] == [1, 2, 3, 4]
+  texts = [step for tag, step in found if tag == 'config/text_summary']
+  assert texts == sorted({0, last})
+
+
+def test_metrics_of_an_earlier_start_are_kept(tmp_path, capsys):
+  for i in range(3):
+    writer = MetricWriter(tmp_path)
+    writer.write_scalars(1, {'loss': i})
+    writer.close()
+  losses = [
+    [json.loads(line)['loss'] for line in path.read_text().splitlines()]
+    for path in map(tmp_path.joinpath, (
+      'metrics.1.jsonl', 'metrics.2.jsonl', 'metrics.jsonl'
+    ))
+  ]  # fmt: skip
+  assert losses == [[0.0], [1.0], [2.0]]
+  assert 'is kept as metrics.2.jsonl' in capsys.readouterr().out
+
+
+def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, capsys):
   writer = MetricWriter(tmp_path)
   for step in (1, 2, 3, 4):
     writer.write_scalars(step, {'loss': step})
@@ -55,6 +121,8 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
     (2, 2.0),
     (3, 30.0),
   ]
+  said = capsys.readouterr().out
+  assert 'dropped 2 lines of steps after 2, which are done again, and 1' in said
 
 
 def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path):

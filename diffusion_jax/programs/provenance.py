@@ -1,0 +1,105 @@
+"""What samples were made with, kept in their npz file as JSON: `settings`."""
+
+import json
+import os
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from diffusion_jax.data import sources
+from diffusion_jax.programs import UserError, folder
+from diffusion_jax.training import checkpoints, checksums
+
+_PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
+
+
+def settings(config, workdir, params):
+  """What images made from `params` depend on; names of runs, no paths.
+
+  config.sampling.checkpoint is the step, as `sample.choose_checkpoint` sets it.
+  """
+  sampling = folder.plain(config)['sampling']
+  del sampling['name']
+  for field in ('guidance_run', 'classifier'):
+    if sampling[field]:
+      sampling[field] = _name_run(sampling[field])
+  return {
+    'run': _base(workdir),
+    'run_hash': folder.run_hash(workdir),
+    'weights': checksums.of_arrays(params),
+    'sampling': sampling,
+    'versions': {name: _version(name) for name in _PACKAGES},
+  }
+
+
+def edit_settings(config, workdir, params, given):
+  """As `settings`, and the fields of `edit` with the names of its files.
+
+  given: the arrays that were read from them.
+  """
+  edit = folder.plain(config)['edit']
+  del edit['name']
+  for field in ('image', 'image2', 'mask'):
+    edit[field] = Path(edit[field]).name
+  given = {name: checksums.of_arrays(x) for name, x in given.items()}
+  found = settings(config, workdir, params)
+  return found | {'edit': edit, 'given': given}
+
+
+def describe(found):
+  """The essential ones, in a line."""
+  c = found['sampling']
+  respacing, num_steps = c['respacing'], c['num_steps']
+  steps = f'respacing {respacing}' if respacing else f'{num_steps} steps'
+  line = (
+    f'settings: {found["run"]}, checkpoint {c["checkpoint"]}, {c["sampler"]}, '
+    f'{steps}, seed {c["seed"]}'
+  )
+  for field in ('guidance_scale', 'classifier_scale'):
+    if c[field] != 1.0:
+      line += f', {field} {c[field]}'
+  return line
+
+
+def pack(found):
+  """The array that `read` reads."""
+  return np.array(json.dumps(found))
+
+
+def read(path):
+  """The settings in an npz file; {} of one without, and of a damaged one."""
+  try:
+    with open(path, 'rb') as raw, np.load(raw) as arrays:
+      return json.loads(arrays['settings'].item())
+  except (KeyError, *sources.UNREADABLE):
+    return {}
+
+
+def check_same(path, now, what, field):
+  """UserError, about `what`, if the file at `path` has other settings.
+
+  field: of the config, with the name of the file.
+  """
+  before = read(path)
+  changed = folder.differences(before, now, free=('run',))
+  if changed:
+    raise UserError(
+      f'{what} has other settings: {changed if before else "none are in it"}. '
+      f'Delete it, or give the new one another name by --config.{field}'
+    )
+
+
+def _name_run(workdir):
+  return f'{_base(workdir)}, checkpoint {checkpoints.find_step(workdir)}'
+
+
+def _base(workdir):
+  return os.path.basename(os.path.abspath(workdir))
+
+
+def _version(package):
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:  # run from a checkout
+    return 'not installed'

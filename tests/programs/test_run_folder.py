@@ -1,0 +1,245 @@
+"""What is kept, continued or refused in a run folder that is there already."""
+
+import errno
+import fcntl
+import importlib.metadata
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.programs import PROGRAMS, UserError, folder, lock, sample
+from diffusion_jax.training import checkpoints
+from tests.programs.conftest import smoke
+
+QUIET = {'training.sample_every': 0, 'evaluation.every': 0}
+FEW = {'sampling.num_samples': 6, 'sampling.batch_size': 4}
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A finished run, which no test changes."""
+  workdir = tmp_path_factory.mktemp('runs') / 'mine'
+  PROGRAMS['train'](smoke(**QUIET), str(workdir))
+  return workdir
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+  workdir = tmp_path / 'mine'
+  shutil.copytree(run, workdir)
+  return workdir
+
+
+def content(workdir):
+  """All its files but those that say who locked it."""
+  paths = [path for path in workdir.rglob('*') if path.is_file()]
+  return {p: p.read_bytes() for p in paths if p.name != 'train.lock'}
+
+
+def refused(mode, config, workdir, message):
+  """One line, and no file is changed."""
+  before = content(workdir)
+  with pytest.raises(UserError, match=message) as error:
+    PROGRAMS[mode](config, str(workdir))
+  assert '\n' not in str(error.value)
+  assert content(workdir) == before
+
+
+def test_a_run_whose_checkpoints_are_lost(run, copy, capsys):
+  """Its config is refused, or it begins again and keeps its metrics."""
+  shutil.rmtree(copy / 'checkpoints')
+  other = {'optimizer.learning_rate': 1e-3}
+  refused('train', smoke(**QUIET, **other), copy, 'rate is 0.004, 0.001 now')
+  old = (copy / 'metrics.jsonl').read_bytes()
+  PROGRAMS['train'](smoke(**QUIET), str(copy))
+  said = capsys.readouterr().out
+  assert 'mine has a config.json but no checkpoint: it begins at step 0' in said
+  assert 'it is kept as metrics.1.jsonl' in said
+  assert (copy / 'metrics.1.jsonl').read_bytes() == old
+  text = (copy / 'metrics.jsonl').read_text()
+  assert [json.loads(x)['step'] for x in text.splitlines()] == [1, 2, 3, 4]
+  params = [checkpoints.restore_params(path)[0] for path in (run, copy)]
+  jax.tree.map(np.testing.assert_array_equal, *params)
+
+
+def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
+  (copy / 'config.json').unlink()
+  message = 'has checkpoints but no config.json, .* cp (.*) (.*/config.json)'
+  for mode in ('train', 'sample'):
+    refused(mode, smoke(**QUIET), copy, message)
+  with pytest.raises(UserError) as error:
+    PROGRAMS['train'](smoke(**QUIET), str(copy))
+  shutil.copy(*re.search(message, str(error.value)).groups())
+  assert folder.read_config(copy) == folder.read_config(run)
+
+
+def test_one_training_at_a_time(copy):
+  """In this process; another one's is in test_survival.py."""
+  with lock.hold(copy):
+    refused('train', smoke(**QUIET), copy, 'mine is being trained by process ')
+    PROGRAMS['sample'](smoke(**FEW), str(copy))
+  PROGRAMS['train'](smoke(**QUIET), str(copy))
+
+
+@pytest.fixture
+def no_flock(monkeypatch):
+  def flock(*args):
+    raise OSError(errno.ENOSYS, 'not here')
+
+  monkeypatch.setattr(fcntl, 'flock', flock)
+  monkeypatch.setattr(lock, 'LEASE', 0.4)
+
+
+def test_a_file_system_without_flock(no_flock, tmp_path):
+  """One at a time too; a silent process of another machine is given up."""
+  path = tmp_path / 'train.lease'
+  with lock.hold(tmp_path):
+    record = path.read_bytes()
+    with pytest.raises(UserError, match=r'trained by process \d+ on '):
+      with lock.hold(tmp_path):
+        pass
+    assert path.read_bytes() == record
+  assert not path.exists()
+  name = lock.socket.gethostname().encode()
+  assert name in record
+  path.write_bytes(record.replace(name, b'elsewhere'))
+  with lock.hold(tmp_path):
+    assert b'elsewhere' not in path.read_bytes()
+
+
+def samples(workdir, name='samples', mode='samples'):
+  with np.load(workdir / mode / f'{name}.npz') as arrays:
+    arrays = dict(arrays)
+  return arrays | {'settings': json.loads(arrays['settings'].item())}
+
+
+@pytest.fixture
+def batches(monkeypatch):
+  """How many have been made; .stop_at raises KeyboardInterrupt before one."""
+
+  class Count:
+    made, stop_at = 0, None
+
+  def check_numbers(config, images, check=sample.check_numbers):
+    if Count.made == Count.stop_at:
+      raise KeyboardInterrupt
+    Count.made += 1
+    check(config, images)
+
+  monkeypatch.setattr(sample, 'check_numbers', check_numbers)
+  return Count
+
+
+def test_samples_go_on_where_they_were_interrupted(copy, batches):
+  batches.stop_at = 1
+  with pytest.raises(KeyboardInterrupt):
+    PROGRAMS['sample'](smoke(**FEW), str(copy))
+  assert not (copy / 'samples' / 'samples.npz').exists()
+  other = smoke(**FEW, **{'sampling.seed': 1})
+  message = 'samples.parts has other settings: sampling.seed is 0, 1 now. Del'
+  refused('sample', other, copy, message)
+  batches.stop_at = None
+  PROGRAMS['sample'](smoke(**FEW), str(copy))
+  assert batches.made == 2  # four and two, of six
+  PROGRAMS['sample'](smoke(**FEW, **{'sampling.name': 'whole'}), str(copy))
+  parts, whole = samples(copy), samples(copy, 'whole')
+  np.testing.assert_array_equal(parts['arr_0'], whole['arr_0'])
+  assert len(parts['arr_0']) == 6 and parts['settings'] == whole['settings']
+  assert not list((copy / 'samples').glob('*.parts'))
+
+
+def test_a_failure_at_the_end_loses_no_samples(copy, batches, monkeypatch):
+  def full(*args):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(sample.images, 'write_png', full)
+    with pytest.raises(UserError, match='No space left .*same command continu'):
+      PROGRAMS['sample'](smoke(**FEW), str(copy))
+  assert batches.made == 2
+  part = copy / 'samples' / 'samples.parts' / '00000004.npz'
+  good = part.read_bytes()
+  part.write_bytes(good[: len(good) // 2])
+  with pytest.raises(UserError, match='00000004.npz is damaged .*: delete it'):
+    PROGRAMS['sample'](smoke(**FEW), str(copy))
+  part.write_bytes(good)
+  PROGRAMS['sample'](smoke(**FEW), str(copy))
+  assert batches.made == 2
+  assert (copy / 'samples' / 'samples.png').exists()
+
+
+def test_samples_of_other_settings_are_kept(copy, batches, capsys):
+  PROGRAMS['sample'](smoke(**FEW), str(copy))
+  for changes, message in (
+    ({'sampling.guidance_scale': 2.0}, 'guidance_scale is 1.0, 2.0 now'),
+    ({'sampling.checkpoint': '2'}, 'sampling.checkpoint is 4, 2 now; weights'),
+  ):
+    config = smoke(**FEW | changes)
+    refused('sample', config, copy, f'npz has other settings: .*{message}')
+  before, batches.made = content(copy), 0
+  capsys.readouterr()
+  PROGRAMS['sample'](smoke(**FEW), str(copy))
+  said = capsys.readouterr().out
+  assert 'samples.npz is there already, made with these settings' in said
+  assert not batches.made and content(copy) == before
+  np.savez(copy / 'samples' / 'samples.npz', arr_0=np.zeros((1, 8, 8, 1)))
+  message = 'settings: none are in it. Delete it, .* by --config.sampling.name'
+  refused('sample', smoke(**FEW), copy, message)
+
+
+def test_samples_carry_their_settings(run, copy, capsys):
+  guided = {
+    'sampling.guidance_scale': 2.0,
+    'sampling.guidance_run': str(run),
+    'sampling.num_steps': 3,
+  }
+  PROGRAMS['sample'](smoke(**FEW | guided), str(copy))
+  line = (
+    'settings: mine, checkpoint 4, ddim, 3 steps, seed 0, guidance_scale 2.0\n'
+  )
+  assert line in capsys.readouterr().out
+  found = samples(copy)['settings']
+  assert found['run'] == 'mine'
+  chosen = found['sampling']
+  assert chosen['checkpoint'] == '4' and chosen['guidance_scale'] == 2.0
+  assert chosen['guidance_run'] == 'mine, checkpoint 4'
+  assert chosen['num_steps'] == 3 and chosen['sampler'] == 'ddim'
+  assert found['versions']['jax'] == importlib.metadata.version('jax')
+  assert str(run.parent) not in json.dumps(found)  # no path of this machine
+
+
+def test_the_hash_of_a_run_is_that_of_what_it_computes(tmp_path):
+  def hash_of(**changes):
+    folder.write_config(tmp_path, smoke(**changes))
+    return folder.run_hash(tmp_path)
+
+  plain = hash_of()
+  assert plain == hash_of(**{'data.data_dir': '/elsewhere', **FEW})
+  assert plain != hash_of(**{'network.channels': 12})
+  assert plain != hash_of(seed=1)
+
+
+def test_edits_carry_their_settings_and_are_kept(copy, tmp_path):
+  picture = tmp_path / 'digit.png'
+  sample.images.write_png(picture, np.zeros((8, 8), np.uint8))
+  fields = {
+    'edit.task': 'sdedit',
+    'edit.strength': 0.0,
+    'edit.image': str(picture),
+    'edit.num_samples': 1,
+  }
+  PROGRAMS['edit'](smoke(**fields), str(copy))
+  found = samples(copy, 'edit', 'edits')['settings']
+  assert found['edit']['image'] == 'digit.png'
+  assert found['edit']['strength'] == 0.0
+  assert found['sampling']['checkpoint'] == '4'
+  assert str(tmp_path) not in json.dumps(found)
+  other = smoke(**fields | {'edit.strength': 0.5})
+  message = 'strength is 0.0, 0.5 now. Delete .* by --config.edit.name'
+  refused('edit', other, copy, message)
+  sample.images.write_png(picture, np.full((8, 8), 255, np.uint8))
+  refused('edit', smoke(**fields), copy, 'other settings: given.image is ')
