@@ -103,9 +103,11 @@ def test_initialisers_are_variance_scaling_over_fan_avg(key):
 def test_torch_initialisers_are_uniform_over_fan_in(key):
   """Within +-1 / sqrt(fan_in), biases too; nothing but 0 at the ends."""
   limit = 1.0 / np.sqrt(9 * 64)
-  for values in conv_params(key, initializer='torch'):
-    assert 0.95 * limit < np.abs(values).max() <= limit
-    np.testing.assert_allclose(values.var(), limit**2 / 3, rtol=0.2)
+  for values, rtol in zip(
+    conv_params(key, initializer='torch'), (0.02, 0.4), strict=True
+  ):
+    assert 0.9 * limit < np.abs(values).max() <= limit
+    np.testing.assert_allclose(values.var(), limit**2 / 3, rtol=rtol)
   for values in conv_params(key, initializer='torch', zero=True):
     assert not values.any()
   with pytest.raises(ValueError, match="'he' is not one of ho, torch, lecun"):

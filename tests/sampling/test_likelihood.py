@@ -216,7 +216,7 @@ def test_hutchinson_is_unbiased(probe, num_probes):
   truth = exact('mixture', 'cosine', 1e-5, jnp.tile(x, (4, 1))).log_prob[:4]
   error = np.std(found, axis=0, ddof=1) / 8
   assert (error > 1e-3).all()  # an estimate, not the exact trace
-  assert (np.abs(found.mean(axis=0) - truth) < 3 * error + 1e-3).all()
+  assert (np.abs(found.mean(axis=0) - truth) < 5 * error + 1e-3).all()
 
 
 def test_more_probes_average():
