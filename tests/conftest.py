@@ -14,9 +14,39 @@ os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_CACHE)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
 import jax
+import numpy as np
 import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    '--keys', type=int, default=1, help='run each test with so many seeds'
+  )
+
+
+def pytest_generate_tests(metafunc):
+  count = metafunc.config.getoption('keys')
+  if count > 1:
+    metafunc.parametrize('seeds', range(count), indirect=True, scope='session')
+
+
+@pytest.fixture(autouse=True, scope='session')
+def seeds(request):
+  """Adds to the seed of every key and generator that a test makes (--keys)."""
+  shift = 1000 * getattr(request, 'param', 0)
+
+  def moved(make):
+    return lambda seed, *rest: make(
+      seed + shift if isinstance(seed, int) else seed, *rest
+    )
+
+  with pytest.MonkeyPatch.context() as patch:
+    if shift:
+      patch.setattr(jax.random, 'key', moved(jax.random.key))
+      patch.setattr(np.random, 'default_rng', moved(np.random.default_rng))
+    yield
 
 
 @pytest.fixture

@@ -55,15 +55,19 @@ def test_the_slope_of_the_elbo_is_that_of_its_expectation(key):
 
   def estimate(gain, variance):
     q = encode(x, gain, variance)
-    return jnp.mean(dj.vae_elbo(key, x, q, decode)['elbo'])
+    return dj.vae_elbo(key, x, q, decode)['elbo']
 
-  value, slopes = jax.jit(jax.value_and_grad(estimate, (0, 1)))(0.3, 0.2)
-  np.testing.assert_allclose(value, expected(0.3, 0.2), atol=0.05)
-  h = 1e-5
-  for slope, step in zip(slopes, np.eye(2) * h, strict=True):
-    by_hand = expected(*(np.array([0.3, 0.2]) + step))
-    by_hand -= expected(*(np.array([0.3, 0.2]) - step))
-    np.testing.assert_allclose(slope, by_hand / (2 * h), rtol=0.02)
+  at, h = np.array([0.3, 0.2]), 1e-5
+  for step in np.eye(2):
+    values, slopes = jax.jit(lambda d: jax.jvp(estimate, (0.3, 0.2), (*d,)))(
+      jnp.asarray(step, jnp.float32)
+    )
+    by_hand = (expected(*(at + h * step)) - expected(*(at - h * step))) / (
+      2 * h
+    )
+    for found, truth in ((values, expected(*at)), (slopes, by_hand)):
+      error = np.std(found) / 20_000**0.5
+      assert abs(np.mean(found) - truth) < 4.5 * error < 0.15 * abs(truth)
 
 
 def chain(key, x, form=dj.hierarchical_elbo):

@@ -242,7 +242,7 @@ def test_initial_weights(key):
   ):
     limit = np.sqrt(factor * 6 / fans)
     largest = np.abs(layer['kernel']).max()
-    assert 0.95 * limit < largest <= 1.001 * limit
+    assert 0.9 * limit < largest <= 1.001 * limit
     assert 'bias' not in layer or not layer['bias'].any()
 
 

@@ -13,6 +13,7 @@ import pytest
 from diffusion_jax.testing import oracles
 from tests import jitted as dj
 from tests.papers.paper import f32
+from tests.sampling import moments
 
 LOW, HIGH, BEND = -13.3, 5.0, 4.0
 
@@ -189,7 +190,7 @@ def mean_loss(key, num_steps, n=60_000):
   level = MILD(t)
   xt = dj.q_sample(x0, eps, level)
   loss = diffusion_loss(x0, DATA.denoise(xt, level).x0, MILD, t, num_steps)
-  return np.mean(loss), 3.5 * np.std(loss) / np.sqrt(n)
+  return np.mean(loss), 4.5 * np.std(loss) / np.sqrt(n)
 
 
 def test_the_exact_denoiser_has_the_closed_form_loss(key):
@@ -217,6 +218,4 @@ def test_samples_of_a_learned_schedule_have_the_moments_of_the_data(
   levels = dj.level_grid(MILD, 250)
   x = dj.prior_sample(key, (20_000, 3), levels.take(0))
   go = jax.jit(lambda x: dj.sample(key, DATA.denoise, sampler, levels, x))
-  x = np.asarray(go(x))
-  np.testing.assert_allclose(x.mean(axis=0), MEAN, atol=0.05)
-  np.testing.assert_allclose(np.cov(x.T), DATA.cov, atol=0.06)
+  moments.check_moments(np.asarray(go(x)), DATA, bias=0.03)

@@ -122,6 +122,27 @@ def test_two_repeats_are_an_edit_of_an_edit(key):
   assert np.abs(once - twice).max() > 0.1
 
 
+def test_every_repeat_has_noise_of_its_own(key):
+  """Without a denoiser: x_n = alpha x_(n-1) + sigma eps + z, z the sampler's.
+
+  Of a guide of 0 the variance adds up, as that of sums of independent noise.
+  """
+
+  def step(key, x, state, denoise, level_t, level_s):
+    return x + 0.5 * jax.random.normal(key, x.shape), state
+
+  add_noise = dj.Sampler(lambda x: (), step)
+  levels = DDPM(jnp.array([0.3, 0.0]))
+  n = 20_000
+  edit = lambda x: dj.sdedit(key, None, add_noise, levels, x, 1.0, repeats=3)
+  x = np.asarray(jax.jit(edit)(jnp.zeros((n, 1))))
+  kept = float(levels.alpha[0]) ** 2
+  each = float(levels.sigma[0]) ** 2 + 0.25
+  variance = each * (1.0 + kept + kept**2)
+  z = (np.mean(x**2) / variance - 1.0) * np.sqrt(n / 2)
+  assert abs(z) < 4.5
+
+
 def test_no_strength_is_no_change_and_known_pixels_stay(key):
   levels = dj.level_grid(DDPM, 10)
   guide = jax.random.normal(key, (3, 2))

@@ -171,7 +171,8 @@ LIN = {
 
 
 @pytest.mark.parametrize('spacing', LIN)
-@pytest.mark.parametrize('n', [1, 3, 10, 50, 999, 1000])
+# 7 and 16 have halves to round
+@pytest.mark.parametrize('n', [1, 3, 7, 10, 16, 50, 999, 1000])
 def test_step_choices_of_lin_et_al(spacing, n):
   levels = dj.level_grid(DDPM, n, spacing)
   steps = np.rint(np.asarray(levels.t) * 1000)
@@ -218,12 +219,27 @@ def paper_sections(T, counts):
     (4000, '100'),
     (300, ' 10, 10,8,6,6'),
     (7, '2,1,2'),
+    (7, '5'),
+    (12, '3,3'),
   ],
 )
 def test_respaced_sections(T, spec):
   found = dj.respaced_steps(T, spec)
   expected = paper_sections(T, [int(n) for n in spec.split(',')])
   np.testing.assert_array_equal(found - 1, expected)
+
+
+@pytest.mark.parametrize(
+  'T, spec, kept',
+  [
+    (7, '5', [0, 2, 3, 4, 6]),  # of 0, 1.5, 3, 4.5, 6
+    (12, '3,3', [0, 2, 5, 6, 8, 11]),  # of 0, 2.5, 5 in each half
+    (6, '3', [0, 2, 5]),
+  ],
+)
+def test_halves_are_rounded_to_even_steps(T, spec, kept):
+  """As Python's round does, of the paper's 0-based steps."""
+  np.testing.assert_array_equal(dj.respaced_steps(T, spec) - 1, kept)
 
 
 @pytest.mark.parametrize(

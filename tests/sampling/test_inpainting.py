@@ -118,6 +118,28 @@ def test_replacement_by_hand(key):
   assert found[-1, 0, 0] == np.float32(0.7)
 
 
+def test_known_pixels_are_noised_to_the_level_that_is_reached(key):
+  """alpha_s known + sigma_s eps after every step from t to s."""
+  levels = dj.level_grid(SCHEDULE, 4)
+  n = 20_000
+
+  @jax.jit
+  def run(known):
+    sampler = dj.replace_known(dj.ddim(), jnp.full((n, 2), known), MASK)
+    x = jnp.zeros((n, 2))
+    return dj.sample(
+      key, CORRELATED.denoise, sampler, levels, x, return_trajectory=True
+    )
+
+  dark, bright = (np.asarray(run(known)[1:, :, 0]) for known in (0.0, 1.0))
+  alpha = np.broadcast_to(np.asarray(levels.alpha)[1:, None], (4, n))
+  np.testing.assert_allclose(bright - dark, alpha, atol=1e-5)
+  sigma = np.asarray(levels.sigma, np.float64)[1:4]
+  square = np.mean(np.float64(dark[:3]) ** 2, axis=1) / sigma**2
+  assert (np.abs(square - 1.0) * np.sqrt(n / 2) < 4.5).all()
+  assert not dark[3].any()
+
+
 def completed(method, num_steps, *walk):
   """Known x_1 of the marginal and the x_2 made for it, 20,000 particles."""
   truth = CORRELATED.sample(jax.random.key(1), 20_000)

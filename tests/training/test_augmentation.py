@@ -146,7 +146,7 @@ def test_probability_0_mirrors_at_most(key):
 
 
 @pytest.fixture(scope='module')
-def drawn():
+def drawn(seeds):
   """(changes, labels) of many images."""
   keys = jax.random.split(jax.random.key(1), 20_000)
   draw = functools.partial(augmentation.draw_changes, probability=0.12)
@@ -162,7 +162,7 @@ def test_the_changes_come_as_often_as_asked_for(drawn):
   expected = dict.fromkeys(('scale', 'angle', 'stretch', 'shift'), 0.12)
   expected |= {'x_flip': 0.5, 'y_flip': 0.06, 'axis': 0.06}
   for name, p in expected.items():
-    error = 4 * np.sqrt(p * (1 - p) / 20_000)
+    error = 5 * np.sqrt(p * (1 - p) / 20_000)
     assert abs(done[name].mean() - p) < error, name
   assert not (done['axis'] & ~done['stretch']).any()
   names = ('y_flip', 'scale', 'angle', 'stretch', 'shift')
@@ -170,7 +170,7 @@ def test_the_changes_come_as_often_as_asked_for(drawn):
     for b in names[:i]:
       p = expected[a] * expected[b]
       both = (done[a] & done[b]).mean()
-      assert abs(both - p) < 4 * np.sqrt(p / 20_000), (a, b)
+      assert abs(both - p) < 5 * np.sqrt(p / 20_000), (a, b)
 
 
 def test_the_changes_have_their_distributions(drawn):

@@ -117,6 +117,18 @@ def test_parts_of_a_batch_are_the_batch(key):
   )
 
 
+def test_parts_of_a_batch_have_dropout_of_their_own(key):
+  seen = []
+
+  def network_fn(params, x, noise, cond, *, key=None):
+    seen.append(tuple(jax.random.key_data(key).tolist()))
+    return jnp.zeros((len(x), 3))
+
+  for part in ((0, 2), (1, 2)):
+    objective(network_fn)({'network': ()}, (), key, batch(8), part)
+  assert len(set(seen)) == 2
+
+
 def test_log_probabilities_of_labels():
   logits = np.random.default_rng(0).normal(size=(4, 3)) * 5
   label = np.array([0, 2, 1, 1])

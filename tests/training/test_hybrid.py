@@ -129,7 +129,7 @@ def test_a_mean_over_steps_drawn_by_losses_is_that_over_uniform_ones(key):
   )
   a, b = mean(aware, history), mean(VLB, ())
   error = np.sqrt((a.var() + b.var()) / 400)
-  assert abs(a.mean() - b.mean()) < 3 * error
+  assert abs(a.mean() - b.mean()) < 4.5 * error
 
 
 def test_one_step_has_no_bound():

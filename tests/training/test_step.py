@@ -63,7 +63,7 @@ def best_loss(key, n=20_000):
 
 
 @pytest.fixture(scope='module')
-def trained():
+def trained(seeds):
   key = jax.random.key(0)
   rate = optimizer.learning_rate_schedule(1e-2, 50, 'cosine', 600)
   adam = optimizer.make_optimizer(rate, clip_norm=1.0)

@@ -1,7 +1,9 @@
 """The objective `vdm`: the bound of an exact model is the entropy of the data.
 
 Each pixel is +1 with probability P and else -1, alone: E[x | z] is a tanh. In
-continuous time, with ends wide enough, no part of the bound is lost.
+continuous time, with ends wide enough, no part of the bound is lost. Draws of
+the loss have heavy tails, so expectations are integrals here, and the objective
+is held against a transcription at the noise and the levels that it has drawn.
 """
 
 import functools
@@ -57,26 +59,100 @@ def bent(t):
   return dj.LearnedSchedule((), gamma)(t)
 
 
-@pytest.mark.parametrize(
-  'make_schedule',
-  [learned, lambda _: bent, lambda _: dj.CosineSchedule(-7.0, 7.0)],
-  ids=['line', 'bent', 'cosine'],
-)
-def test_the_bound_of_the_exact_model_is_the_entropy(make_schedule, key):
-  """Whatever the schedule between its ends (VDM, section 5.1)."""
-  loss, (metrics, state) = jax.jit(objective(make_schedule))(
-    PARAMS, (), key, batch(20_000)
-  )
-  assert state == ()
-  np.testing.assert_allclose(loss, ENTROPY, rtol=0.015)
+# name: (make_schedule, t of gamma = -log SNR, d gamma / dt)
+FIRST = np.arctan(np.exp(-3.5))  # the cosine's angle at t = 0
+SPAN = np.pi / 2 - 2 * FIRST
+PATHS = {
+  'line': (learned, lambda g: (g + 7) / 14, lambda t: np.full_like(t, 14.0)),
+  'bent': (
+    lambda _: bent,
+    lambda g: np.sqrt((g + 7) / 14),
+    lambda t: 28.0 * t,
+  ),
+  'cosine': (
+    lambda _: dj.CosineSchedule(-7.0, 7.0),
+    lambda g: (np.arctan(np.exp(g / 2)) - FIRST) / SPAN,
+    lambda t: 4.0 * SPAN / np.sin(2 * (FIRST + SPAN * t)),
+  ),
+}
+
+
+def sigmoid(x):
+  return 1.0 / (1.0 + np.exp(-x))
+
+
+def eps_error(x, eps, gamma):
+  """(eps - eps_hat)^2 of the exact model, float64."""
+  alpha, sigma = np.sqrt(sigmoid(-gamma)), np.sqrt(sigmoid(gamma))
+  z = alpha * x + sigma * eps
+  x_hat = np.tanh(alpha * z / sigma**2 + 0.5 * np.log(P / (1 - P)))
+  return (alpha / sigma * (x - x_hat)) ** 2
+
+
+def expected_error(gamma):
+  """Its expectation over x and eps, [N] for gamma [N], by the trapezoid."""
+  eps = np.linspace(-9.0, 9.0, 3001)
+  density = np.exp(-(eps**2) / 2) / np.sqrt(2 * np.pi)
+  gamma = gamma[:, None]
+  errors = P * eps_error(1.0, eps, gamma)
+  errors += (1 - P) * eps_error(-1.0, eps, gamma)
+  return np.trapezoid(errors * density, eps, axis=1)
+
+
+def drawn(key, n=64, **kw):
+  """Metrics of one batch, and per image x, eps and gamma of its draws."""
+  seen = []
+
+  def network_fn(params, z, logsnr, cond, *, key=None):
+    jax.debug.callback(lambda *a: seen.extend(a), z, logsnr)
+    return exact(params, z, logsnr, cond)
+
+  run = jax.jit(objective(network_fn=network_fn, **kw))
+  loss, (metrics, state) = run(PARAMS, (), key, batch(n))
+  jax.effects_barrier()
+  assert state == () and loss == metrics['loss'].total
+  z, gamma = np.float64(seen[0]), -np.float64(seen[1])
+  x = np.asarray(batch(n)['image'], np.float64)
+  level = gamma[:, None, None, None]
+  eps = (z - np.sqrt(sigmoid(-level)) * x) / np.sqrt(sigmoid(level))
+  return metrics, x, eps, gamma
+
+
+def in_bits(nats):
+  return np.sum(nats, axis=(1, 2, 3)) / 16 / np.log(2.0)
+
+
+@pytest.mark.parametrize('name', PATHS)
+def test_the_loss_of_its_draws_literally(name, key):
+  """Prior (x^2 = 1) + gamma' / 2 |eps - eps_hat|^2 + 0 (VDM Eq. 11 and 17)."""
+  make_schedule, time, slope = PATHS[name]
+  metrics, x, eps, gamma = drawn(key, make_schedule=make_schedule)
+  t = time(gamma)
+  each = 0.5 * slope(t) * in_bits(eps_error(x, eps, gamma[:, None, None, None]))
+  np.testing.assert_allclose(metrics['diffusion'].total, each.mean(), rtol=2e-3)
+  prior = -0.5 * np.log2(sigmoid(7.0))
+  np.testing.assert_allclose(metrics['prior'].total, prior, rtol=1e-2)
+  assert 0.0 <= metrics['reconstruction'].total < 1e-6
   parts = ('prior', 'diffusion', 'reconstruction')
-  total = sum(float(metrics[name].total) for name in parts)
+  total = sum(float(metrics[part].total) for part in parts)
   np.testing.assert_allclose(metrics['loss'].total, total, rtol=1e-5)
   np.testing.assert_allclose(metrics['logsnr_0'].total, 7.0, rtol=1e-5)
   np.testing.assert_allclose(metrics['logsnr_1'].total, -7.0, rtol=1e-5)
   quarters = [metrics[f'loss_quarter_{q}'] for q in range(1, 5)]
-  total = sum(float(q.total) for q in quarters) / 20_000
+  total = sum(float(q.total) for q in quarters) / 64
   np.testing.assert_allclose(total, metrics['diffusion'].total, rtol=1e-4)
+  # the times are evenly spaced, the noise is standard normal: five errors
+  np.testing.assert_allclose(np.diff(np.sort(t)), 1 / 64, atol=1e-4)
+  assert abs(eps.mean()) < 5 / 32
+  assert abs(eps.var() - 1.0) < 5 * 2**0.5 / 32
+
+
+def test_the_expected_bound_of_the_exact_model_is_the_entropy():
+  """Of those terms, whatever the schedule: dt gamma' = d gamma."""
+  gamma = np.linspace(-7.0, 7.0, 281)
+  nats = 0.5 * np.trapezoid(expected_error(gamma), gamma)
+  bound = nats / np.log(2.0) - 0.5 * np.log2(sigmoid(7.0))
+  np.testing.assert_allclose(bound, ENTROPY, rtol=1e-3)
 
 
 def test_the_prior_and_the_reconstruction_are_closed_forms(key):
@@ -84,27 +160,33 @@ def test_the_prior_and_the_reconstruction_are_closed_forms(key):
   sigma_0 = 0.6 lets -log sigmoid(2 x z alpha / sigma^2) be integrated."""
   params = PARAMS | {'schedule': {'low': jnp.array(0.5), 'span': jnp.ones(())}}
   _, (metrics, _) = jax.jit(objective())(params, (), key, batch(20_000))
-  sigmoid = lambda x: 1.0 / (1.0 + np.exp(-x))
   expected = -0.5 * np.log2(sigmoid(1.5))
   np.testing.assert_allclose(metrics['prior'].total, expected, rtol=1e-4)
   nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+  weights = weights / np.sqrt(2 * np.pi)
   alpha, variance = np.sqrt(sigmoid(-0.5)), sigmoid(0.5)
   z = alpha + np.sqrt(variance) * nodes
-  nats = np.log1p(np.exp(-2.0 * z * alpha / variance))
-  expected = weights @ nats / np.sqrt(2 * np.pi) / np.log(2.0)
+  bits = np.log2(1.0 + np.exp(-2.0 * z * alpha / variance))
+  expected = weights @ bits
+  error = np.sqrt((weights @ bits**2 - expected**2) / (20_000 * 16))
   found = metrics['reconstruction'].total
-  np.testing.assert_allclose(found, expected, rtol=0.01)
+  assert abs(found - expected) < 4.5 * error < 0.02 * expected
 
 
-def test_in_finite_time_the_bound_is_looser(key):
-  """And its times are the steps 1 / T..1."""
-  few, many = (
-    jax.jit(objective(num_steps=T))(PARAMS, (), key, batch(20_000))
-    for T in (8, 64)
-  )
-  assert ENTROPY < many[0] - 0.01 < few[0] - 0.1
-  counts = [few[1][0][f'loss_quarter_{q}'].count for q in range(1, 5)]
-  assert counts == [5000] * 4
+@pytest.mark.parametrize('T', [8, 64])
+def test_in_finite_time_the_bound_is_looser(T, key):
+  """Its times are the steps 1 / T..1, its weights those of VDM Eq. 14."""
+  metrics, x, eps, gamma = drawn(key, num_steps=T)
+  step = (gamma + 7.0) / 14.0 * T
+  np.testing.assert_allclose(step, np.rint(step), atol=1e-4)
+  assert (np.bincount(np.rint(step).astype(int))[1:] == 64 // T).all()
+  weight = 0.5 * T * np.expm1(14.0 / T)
+  each = weight * in_bits(eps_error(x, eps, gamma[:, None, None, None]))
+  np.testing.assert_allclose(metrics['diffusion'].total, each.mean(), rtol=2e-3)
+  counts = [metrics[f'loss_quarter_{q}'].count for q in range(1, 5)]
+  assert counts == [16] * 4
+  expected = expected_error(14.0 * np.arange(1, T + 1) / T - 7.0).mean()
+  assert weight * expected / np.log(2.0) > ENTROPY + {8: 0.1, 64: 0.01}[T]
 
 
 @pytest.mark.parametrize('kind', ['x0', 'v'])
@@ -127,11 +209,9 @@ def test_the_network_may_predict_anything(kind, key):
 
 
 def test_gradients_reach_both_branches(key):
-  """No network is better than the exact one; every gradient is the difference
-  of two losses with the same noise."""
-  loss = jax.jit(lambda p: objective()(p, (), key, batch(20_000))[0])
+  """Every gradient is the difference of two losses with the same noise."""
+  loss = jax.jit(lambda p: objective()(p, (), key, batch(2000))[0])
   grad = jax.jit(jax.grad(loss))
-  assert abs(grad(PARAMS)['network']['bias']) < 0.01
   narrow = {'low': jnp.array(-1.0), 'span': jnp.array(2.0)}
   params = {'network': {'bias': jnp.array(0.5)}, 'schedule': narrow}
   leaves, tree = jax.tree.flatten(params)

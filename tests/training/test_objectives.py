@@ -1,0 +1,132 @@
+"""What all objectives share: their draws, and the weights of their times."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.training import objectives, vae
+from diffusion_jax.training.conditions import tell
+
+SCHEDULE = dj.CosineSchedule()
+
+
+def zeros(params, x, noise, cond, *, key=None):
+  return jnp.zeros_like(x)
+
+
+def test_times_with_weights_are_importance_sampling(key):
+  """Of x_0 = 0 as a prediction the loss is x_0^2, whatever the level.
+
+  Its mean is that of weight * x_0^2, also in every quarter of t.
+  """
+  weight = np.array([0.5, 2.0, 3.0, 7.0])
+  t = np.array([0.1, 0.2, 0.6, 0.9])
+  x0 = np.random.default_rng(0).normal(size=(4, 2, 2, 1))
+
+  def times(key, batch_size, schedule):
+    return schedule(jnp.asarray(t)), jnp.asarray(weight, jnp.float32)
+
+  objective = objectives.ddpm(
+    zeros,
+    SCHEDULE,
+    parametrization='x0',
+    times=times,
+    weight=lambda level: jnp.ones_like(level.t),
+    noise_input=dj.logsnr_input,
+  )
+  batch = {'image': jnp.asarray(x0, jnp.float32)}
+  loss, (metrics, _) = objective({'network': ()}, (), key, batch)
+  each = weight * np.mean(x0**2, axis=(1, 2, 3))
+  np.testing.assert_allclose(loss, each.mean(), rtol=1e-5)
+  np.testing.assert_allclose(metrics['loss'].total, each.mean(), rtol=1e-5)
+  quarters = [metrics[f'loss_quarter_{q}'].total for q in range(1, 5)]
+  expected = [each[0] + each[1], 0.0, each[2], each[3]]
+  np.testing.assert_allclose(quarters, expected, rtol=1e-5)
+
+
+def test_no_two_draws_of_an_objective_are_related(key):
+  """Correlations of all pairs over 4096 images of one pixel.
+
+  Equal keys give equal uniform numbers, and so equal coins and equal ranks.
+  """
+  n, calls = 4096, []
+
+  def network_fn(params, x, t, cond, *, key=None):
+    level = SCHEDULE(t)
+    calls.append({
+      'time': t,
+      'eps': x[:, 0, 0, 0] / level.sigma,  # x_0 is 0
+      'drop': cond['drop'],
+      'condition': cond['image'][:, 0, 0, 0],
+      'augmentation': cond['augment'][:, 0],
+      'dropout': jax.random.uniform(key, (n,)),
+      'coin': cond['x0'][:, 0, 0, 0] if 'x0' in cond else None,
+    })  # fmt: skip
+    return jnp.ones_like(x)
+
+  def augment(keys, x0):
+    return x0, jax.vmap(lambda k: jax.random.uniform(k, (1,)))(keys)
+
+  objective = objectives.ddpm(
+    network_fn,
+    SCHEDULE,
+    parametrization='x0',
+    times=dj.uniform_times,
+    weight=dj.snr_weight,
+    noise_input=dj.time_input(1.0),
+    told=tell(False, 0.5, lambda key, x0: jax.random.uniform(key, x0.shape)),
+    augment=augment,
+    self_conditioning=True,
+  )
+  objective({'network': ()}, (), key, {'image': jnp.zeros((n, 1, 1, 1))})
+  first, second = calls
+  draws = second | {'first dropout': first['dropout']}
+  assert set(np.unique(draws['coin'])) == {0.0, 1.0}
+  z = np.sqrt(n) * np.corrcoef(np.stack(list(draws.values())).astype(float))
+  for (i, a), (j, b) in itertools.combinations(enumerate(draws), 2):
+    assert abs(z[i, j]) < 4.5, (a, b)
+
+
+def denoising(network):
+  def network_fn(params, x, noise, cond, *, key=None):
+    network(key)
+    return x
+
+  return objectives.ddpm(
+    network_fn,
+    SCHEDULE,
+    parametrization='eps',
+    times=dj.uniform_times,
+    weight=dj.snr_weight,
+    noise_input=dj.logsnr_input,
+  )
+
+
+def encoding(network):
+  def encode(params, x, *, key=None):
+    network(key)
+    return dj.Normal(x, jnp.ones_like(x))
+
+  def decode(params, z, *, key=None):
+    network(key)
+    return z
+
+  return vae.vae(encode, decode, lambda output, x: jnp.zeros(len(x)))
+
+
+@pytest.mark.parametrize('make, calls', [(denoising, 1), (encoding, 2)])
+def test_parts_of_a_batch_have_dropout_of_their_own(make, calls, key):
+  seen = []
+  note = lambda data: seen.append(tuple(data.tolist()))
+  objective = make(
+    lambda key: jax.debug.callback(note, jax.random.key_data(key))
+  )
+  batch = {'image': jnp.ones((4, 2, 2, 1))}
+  for part in ((0, 2), (1, 2)):
+    objective({'network': ()}, jnp.zeros((), int), key, batch, part)
+  jax.effects_barrier()
+  assert len(seen) == len(set(seen)) == 2 * calls
