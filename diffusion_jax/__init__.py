@@ -161,4 +161,4 @@ from diffusion_jax.sampling.solvers import (
   unipc,
 )
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'

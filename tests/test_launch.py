@@ -1,10 +1,15 @@
 """The command line as a user types it: what works, and what mistakes say."""
 
+import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+import diffusion_jax
+from diffusion_jax import command_line
 
 ROOT = Path(__file__).parent.parent
 
@@ -200,3 +205,98 @@ def test_a_config_with_a_syntax_error_says_where(tmp_path):
 def test_help_lists_the_flags():
   result = launch('--help')
   assert '--workdir' in result.stdout and '--mode' in result.stdout
+
+
+@pytest.fixture
+def installed(tmp_path):
+  """A folder to import from, as pip fills it: configs are in the package."""
+  package = tmp_path / 'site' / 'diffusion_jax'
+  package.mkdir(parents=True)
+  for part in (ROOT / 'diffusion_jax').iterdir():
+    (package / part.name).symlink_to(part)
+  (package / 'configs').symlink_to(ROOT / 'configs')
+  return package.parent
+
+
+def test_the_installed_command_runs_the_installed_configs(installed, tmp_path):
+  """From an empty folder; a sweep reads the file once more."""
+  result = subprocess.run(
+    [
+      sys.executable,
+      *('-c', 'from diffusion_jax import command_line; command_line.run()'),
+      *('--config', 'configs/digits.py:smoke', '--mode=noise'),
+      *('--sweep_index=0', '--config.noise.size=32'),
+    ],
+    cwd=tmp_path,
+    env=os.environ | {'PYTHONPATH': str(installed)},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert result.returncode == 0, result.stderr
+  assert (tmp_path / 'runs' / 'digits-smoke-0' / 'strip.png').is_file()
+
+
+@pytest.fixture
+def imports(monkeypatch):
+  """sys.modules without configs, and as it was afterwards."""
+  kept = sys.modules.copy()
+  for name in kept:
+    if name.partition('.')[0] == 'configs':
+      del sys.modules[name]
+  monkeypatch.setattr(sys, 'path', [p for p in sys.path if not is_root(p)])
+  yield
+  for name in sys.modules.keys() - kept.keys():
+    if 'configs' in name.split('.'):
+      del sys.modules[name]
+  sys.modules.update(kept)
+
+
+def is_root(path):
+  return Path(path or '.').resolve() == ROOT
+
+
+@pytest.fixture
+def package(installed, monkeypatch):
+  package = installed / 'diffusion_jax'
+  path = [str(package), *diffusion_jax.__path__]
+  monkeypatch.setattr(diffusion_jax, '__path__', path)
+  return package
+
+
+def test_the_nearest_config_is_taken(imports, package, tmp_path, monkeypatch):
+  """And with it the `configs` that its file imports."""
+  monkeypatch.chdir(tmp_path)
+  for path in ('configs/digits.py', './configs/digits.py'):
+    found = command_line.find_config(path)
+    assert found == str(package / 'configs' / 'digits.py')
+  assert sys.modules['configs'].__name__ == 'diffusion_jax.configs'
+  for path in ('configs/digit.py', 'digits.py', 'my/configs/digits.py', ''):
+    assert command_line.find_config(path) is None
+
+  del sys.modules['configs']
+  (tmp_path / 'configs').mkdir()
+  for name in ('__init__', 'base', 'digits'):
+    (tmp_path / 'configs' / f'{name}.py').touch()
+  monkeypatch.syspath_prepend(tmp_path)
+  assert command_line.find_config('configs/digits.py') == 'configs/digits.py'
+  assert sys.modules['configs'].__path__ == [str(tmp_path / 'configs')]
+
+
+def test_a_config_of_the_users_may_import_the_installed_ones(
+  imports, package, tmp_path, monkeypatch
+):
+  (tmp_path / 'mine.py').touch()
+  monkeypatch.chdir(tmp_path)
+  assert command_line.find_config('mine.py') == 'mine.py'
+  assert sys.modules['configs'].__name__ == 'diffusion_jax.configs'
+
+
+def test_all_packages_are_installed():
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+  found = {
+    '.'.join(path.parent.relative_to(ROOT).parts)
+    for path in ROOT.glob('diffusion_jax/**/__init__.py')
+  }
+  packages = project['tool']['setuptools']['packages']
+  assert sorted(packages) == sorted(found | {'diffusion_jax.configs'})

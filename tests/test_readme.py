@@ -4,8 +4,10 @@ import re
 import tomllib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -34,6 +36,16 @@ def test_the_sampling_example_meets_the_mean_of_the_data(capsys):
 
 def test_the_nnx_example_is_a_denoiser(capsys):
   assert run(EXAMPLES[2], capsys).strip() == '(4, 2)'
+
+
+def test_the_example_of_the_index_keeps_the_signal_it_should(capsys):
+  """corr(x_0, x_t) = alpha std(x_0) / sqrt(alpha^2 var(x_0) + sigma^2)."""
+  alpha_bar = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:500])
+  variance = np.var(np.linspace(-1, 1, 64))
+  signal = alpha_bar * variance
+  expected = (signal / (signal + 1 - alpha_bar)) ** 0.5
+  found = float(run(page_example('index.md'), capsys))
+  assert found == pytest.approx(expected, abs=4 * 64**-0.5)
 
 
 def test_the_training_page_trains_as_printed(capsys):
@@ -73,6 +85,45 @@ def test_the_likelihood_page_finds_the_truth(capsys):
   found, truth = map(float, first.split())
   assert found == pytest.approx(truth, abs=0.1)
   assert second == '(64, 2)'
+
+
+def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
+  """No fewer bits than log2 17; with 256 levels as many more as DDPM's L_0.
+
+  x_1 tells the level, so that p(x_0 | x_1) is N(x_0, beta-tilde_2), of which
+  the bin is 2/255 wide, and open at both ends of [-1, 1].
+  """
+  lines = run(page_example('evaluation.md'), capsys).splitlines()
+  (least, ddpm, vdm), (wrong,) = (map(float, line.split()) for line in lines)
+  assert least == pytest.approx(np.log2(17))
+  assert least < ddpm < least + 0.4
+  assert vdm == pytest.approx(ddpm, abs=1e-3)
+  betas = np.linspace(1e-4, 0.02, 1000)[:2]
+  one, two = 1 - np.cumprod(1 - betas)
+  deviation = (betas[1] * one / two) ** 0.5
+  inside = norm.cdf(1 / 255 / deviation)
+  excess = -(15 * np.log2(2 * inside - 1) + 2 * np.log2(inside)) / 17
+  assert wrong - ddpm == pytest.approx(excess, abs=2e-3)
+
+
+def test_the_training_loop_of_its_page_learns(capsys, tmp_path, monkeypatch):
+  """As printed, but for the number of steps; at most 60 lines."""
+  monkeypatch.chdir(tmp_path)
+  code = page_example('training_loop.md')
+  assert len(code.splitlines()) <= 60
+  short = code.replace('width = 10_000', 'width = 300')
+  assert short != code
+  found = {}
+  with jax.numpy_rank_promotion('allow'):  # as users have it
+    exec(compile(short, 'training_loop.md', 'exec'), found)
+  first = float(capsys.readouterr().out.split()[1])
+  assert found['loss'] < 0.5 * first
+  with np.load('digits.npz') as samples:
+    assert samples['arr_0'].shape == (500, 8, 8, 1)
+    assert samples['labels'].tolist() == 50 * list(range(10))
+  x = np.asarray(found['x'])
+  assert np.isfinite(x).all() and x.std() > 0.1
+  assert Path('digits.png').is_file()
 
 
 def test_the_guidance_page_guides_as_printed(capsys):
@@ -138,6 +189,26 @@ def test_links_and_pictures_are_there():
     for target in re.findall(r'\]\(([^)#\s,]+)\)', (ROOT / page).read_text()):
       if '://' not in target:
         assert (folder / target).exists(), (page, target)
+
+
+def test_links_of_the_site_stay_in_it():
+  """mkdocs knows only what is in docs/; `mkdocs build --strict` says so too."""
+  docs = ROOT / 'docs'
+  for page in docs.rglob('*.md'):
+    for target in re.findall(r'\]\(([^)#\s,]+)\)', page.read_text()):
+      if '://' not in target:
+        assert (page.parent / target).resolve().is_relative_to(docs), page.name
+
+
+def test_every_page_of_the_site_is_in_its_menu_and_index():
+  menu = re.findall(
+    r'^  - .*: (.*\.md)$', (ROOT / 'mkdocs.yml').read_text(), re.M
+  )
+  pages = {page.name for page in (ROOT / 'docs').glob('*.md')}
+  assert menu[0] == 'index.md' and sorted(menu) == sorted(pages)
+  index = (ROOT / 'docs' / 'index.md').read_text()
+  linked = set(re.findall(r'\]\((\w+\.md)\)', index))
+  assert linked == pages - {'index.md'}
 
 
 def test_the_commands_of_ci_are_the_readmes():

@@ -222,7 +222,7 @@ def test_sigterm_ends_other_modes_of_several_processes(tmp_path):
   """jax.distributed alone would swallow it."""
   code = f"""
 import os, signal, sys, time
-import launch
+from diffusion_jax import command_line
 from diffusion_jax.programs import PROGRAMS
 
 def program(config, workdir):
@@ -233,7 +233,8 @@ PROGRAMS['sample'] = program
 args = ['--config={ROOT}/configs/digits.py:smoke', '--mode=sample']
 args += ['--workdir={tmp_path}', '--multihost', '--num_hosts=1', '--host=0']
 args += ['--coordinator=localhost:{free_port()}']
-launch.app.run(launch.main, ['launch.py', *args], flags_parser=launch.parse)
+sys.argv = ['launch.py', *args]
+command_line.run()
 """
   result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, timeout=120)
   assert result.returncode == -signal.SIGTERM

@@ -1,5 +1,7 @@
 """Pictures: numbers in [-1, 1] <-> grey levels <-> files."""
 
+import contextlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,25 +28,101 @@ def to_uint8(images: np.ndarray, num_levels: int = 256) -> np.ndarray:
 def read_image(path: str | Path) -> np.ndarray:
   """A picture file -> uint8 [H, W, 3], turned as its EXIF tag says.
 
-  Raises FileNotFoundError or ValueError, each naming the file.
+  Grey of 10, 12 or 16 bits is scaled to 8, and transparent pixels lie on white.
+  Raises FileNotFoundError or ValueError, each naming the file; ValueError also
+  for pixels whose range is not known, as those of a float TIFF.
   """
-  from PIL import Image, ImageOps, UnidentifiedImageError
+  from PIL import Image
+
+  image = _load(path)
+  if image.mode == 'RGBA':
+    white = Image.new('RGBA', image.size, 'white')
+    image = Image.alpha_composite(white, image)
+  return np.asarray(image.convert('RGB'))
+
+
+def read_alpha(path: str | Path) -> np.ndarray | None:
+  """The alpha channel of a picture file, uint8 [H, W, 1], 255 being opaque.
+
+  None where the whole picture is opaque. Turned and raising as `read_image`.
+  """
+  image = _load(path)
+  alpha = np.asarray(image)[..., 3:]
+  return None if alpha.shape[-1] == 0 or alpha.min() == 255 else alpha
+
+
+# what Pillow converts to RGB and RGBA without a loss of range
+_EIGHT_BITS = (
+  '1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBX', 'RGBA', 'RGBa', 'CMYK', 'YCbCr',
+  'HSV',
+)  # fmt: skip
+
+
+def _load(path):
+  # a picture file -> a Pillow image, RGBA where it has transparency, else RGB
+  from PIL import Image, ImageOps
 
   if not Path(path).is_file():
     raise FileNotFoundError(f'there is no image {path}')
+  # Pillow warns from half of the size on at which it refuses
+  warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
+  with _naming(path):
+    opened = Image.open(path)
+  with opened as image:
+    limits = _black_and_white(image)
+    if image.mode not in _EIGHT_BITS and limits is None:
+      raise ValueError(
+        f'{path} has pixels of mode {image.mode}, whose range is not known: '
+        'save it with 8 or 16 bits per channel'
+      )
+    with _naming(path):
+      turned = ImageOps.exif_transpose(image)
+      if limits is not None:
+        turned = _as_eight_bits(turned, *limits)
+      return turned.convert('RGBA' if turned.has_transparency_data else 'RGB')
+
+
+@contextlib.contextmanager
+def _naming(path):
+  # what Pillow raises -> a ValueError with the name of the file
+  from PIL import Image, UnidentifiedImageError
+
   try:
-    with Image.open(path) as image:
-      return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+    yield
   except UnidentifiedImageError:
     raise ValueError(f'{path} is not an image that Pillow can read') from None
+  except Image.DecompressionBombError:
+    raise ValueError(
+      f'{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: make it '
+      'smaller'
+    ) from None
   # ValueError: what Pillow says of some damaged headers
-  except (
-    OSError,
-    SyntaxError,
-    ValueError,
-    Image.DecompressionBombError,
-  ) as error:
+  except (OSError, SyntaxError, ValueError) as error:
     raise ValueError(f'{path} is damaged or unreadable: {error}') from None
+
+
+def _black_and_white(image):
+  # these two levels of grey in more than 8 bits; None for any other picture
+  if image.mode.startswith('I;16'):
+    tags = getattr(image, 'tag_v2', {})  # of a TIFF
+    top = 2 ** tags.get(258, (16,))[0] - 1  # BitsPerSample
+    white_is_zero = tags.get(262) == 0  # PhotometricInterpretation
+    return (top, 0) if white_is_zero else (0, top)
+  # Pillow stretches PGM to 16 bits; signed or 32 bits of TIFF are this mode too
+  return (0, 65535) if (image.mode, image.format) == ('I', 'PPM') else None
+
+
+def _as_eight_bits(image, black, white):
+  # grey of more bits, of which one level may be transparent -> 'L' or 'LA'
+  from PIL import Image
+
+  levels = np.asarray(image, np.float64)
+  grey = (levels - black) * (255.0 / (white - black))
+  picture = Image.fromarray(np.rint(grey).astype(np.uint8))
+  if 'transparency' in image.info:
+    opaque = levels != image.info['transparency']
+    picture.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+  return picture
 
 
 def photo_path(name: str) -> str:

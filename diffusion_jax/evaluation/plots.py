@@ -54,13 +54,32 @@ def plot_spectra(
   figure.savefig(path)
 
 
-def plot_terms(path: str | Path, terms: np.ndarray) -> None:
-  """L_0, ..., L_{T-1} in bits/dim [T] against the step, on logarithmic axes."""
+def plot_terms(
+  path: str | Path, terms: np.ndarray, decades: float = 6.0
+) -> None:
+  """L_0, ..., L_{T-1} in bits/dim [T] against the step, on logarithmic axes.
+
+  The axis ends so many decades below the largest term, since a single one of
+  1e-30 would flatten all others; smaller terms are marked at its foot.
+  """
   figure, (ax,) = _figure(1)
+  figure.set_size_inches(6.4, 4.4)
   steps = np.arange(1, len(terms) + 1)
-  ax.loglog(steps, np.where(terms > 0.0, terms, np.nan))
-  ax.set(xlabel='step t', ylabel='L_{t-1}, bits/dim')
-  ax.set_title('terms of the bound')
+  top = np.max(terms[np.isfinite(terms)], initial=1e-30)
+  limit = top * 10.0**-decades
+  small = ~(terms > limit)
+  foot = np.min(terms[~small], initial=top) / 3.0
+  marker = 'o' if len(steps) < 20 else None
+  ax.loglog(steps, np.where(small, np.nan, terms), marker=marker)
+  if small.any():
+    at_foot = np.where(small, 1.2 * foot, np.nan)
+    label = f'{small.sum()} below {limit:.1g}'
+    ax.plot(steps, at_foot, 'v', color='grey', markersize=4, label=label)
+    ax.legend(fontsize=8)
+  ax.set(xlabel='step t', ylabel='$L_{t-1}$, bits/dim')
+  ax.set_ylim(bottom=foot)
+  total = f'{np.sum(terms):.4g} bits/dim'
+  ax.set_title(f'terms of the bound, $L_0 + \\dots + L_{{T-1}}$ = {total}')
   ax.grid(alpha=0.3, which='both')
   figure.savefig(path)
 
@@ -70,19 +89,19 @@ def plot_rate_distortion(
 ) -> None:
   """Figure 5 of DDPM; rate [T] in bits/dim, distortion [T] on 0..255."""
   figure, axes = _figure(3)
+  steps = 'steps of the reverse process done, T - t'
+  bits, error = 'rate, bits/dim', 'distortion, RMSE in levels of 0..255'
   done = np.arange(len(rate))
-  names = ('reverse process steps T - t', 'rate, bits/dim')
-  for ax, (x, y, labels) in zip(
+  for ax, x, y, xlabel, ylabel in zip(
     axes,
-    (
-      (done, distortion, (names[0], 'distortion (RMSE)')),
-      (done, rate, names),
-      (rate, distortion, (names[1], 'distortion (RMSE)')),
-    ),
+    (done, done, rate),
+    (distortion, rate, distortion),
+    (steps, steps, bits),
+    (error, bits, error),
     strict=True,
   ):
-    ax.plot(x, y)
-    ax.set(xlabel=labels[0], ylabel=labels[1])
+    ax.plot(x, y, marker='o' if len(rate) < 20 else None)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(alpha=0.3)
   figure.savefig(path)
 

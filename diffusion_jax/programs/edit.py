@@ -212,14 +212,26 @@ def read_picture(config, field, shape=None):
 
 
 def read_mask(config):
-  """edit.mask -> bool [H, W, 1]: True, known, where the file is white."""
-  height, width, _ = config.data.image_shape
-  mask = read_picture(config, 'mask', (height, width, 1)) >= 128
-  print(f'{config.edit.mask}: white is known, {mask.mean():.0%} of the pixels')
+  """edit.mask -> bool [H, W, 1]: True, known, where the file is white.
+
+  Where it has transparent pixels: where it is opaque, whatever its colours.
+  """
+  path, (height, width, _) = config.edit.mask, config.data.image_shape
+  white = read_picture(config, 'mask', (height, width, 1)) >= 128
+  alpha = images.read_alpha(Path(path).expanduser())
+  mask, known = white, 'white'
+  if alpha is not None:
+    mask, known = alpha >= 128, 'opaque'
+    if mask.any() and not (white & mask).any():
+      raise ValueError(
+        f'mask {path} is black on transparent, which can be read both ways: '
+        'make known pixels white and the others black'
+      )
+  print(f'{path}: {known} is known, {mask.mean():.0%} of the pixels')
   if mask.all():
     raise ValueError(
-      f'mask {config.edit.mask} is white everywhere: white pixels are known '
-      'and stay, black ones are filled in, and there are none'
+      f'mask {path} is {known} everywhere: {known} pixels are known and stay, '
+      'all others are filled in, and there are none'
     )
   return mask
 

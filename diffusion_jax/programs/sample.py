@@ -295,13 +295,22 @@ def sheet(config, pictures, told=None, limit=400):
     pictures = np.concatenate([np.stack(three) for three in threes])
     limit = 3 * (limit // 3)
   pictures = pictures[:limit]
-  columns = int(np.ceil(len(pictures) ** 0.5))
-  prompts = (config.sampling.prompt or '').count('|') + 1
-  if told is not None:
-    columns = 3 * max(1, columns // 3)
-  elif prompts > 1:
-    columns = min(prompts, 20)
-  elif wanted.asks_for_labels(config) and not config.sampling.labels:
-    columns = min(config.data.num_classes, 20)
   zoom = max(1, round(48 / pictures.shape[1]))
+  columns = sheet_columns(config, len(pictures), told is not None)
   return images.grid(pictures, min(columns, len(pictures)), zoom)
+
+
+def sheet_columns(config, n, told):
+  """In how many columns n pictures stand, so that what repeats is a column."""
+  columns = int(np.ceil(n**0.5))
+  if told:
+    return 3 * max(1, columns // 3)
+  prompts = (config.sampling.prompt or '').count('|') + 1
+  labels = len(config.sampling.labels)
+  if prompts > 1:
+    return min(prompts, 20)
+  if not wanted.asks_for_labels(config):
+    return columns
+  if 0 < labels <= 20:  # as near to a square as multiples are
+    return labels * max(1, round(columns / labels))
+  return min(labels or config.data.num_classes, 20)

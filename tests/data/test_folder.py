@@ -54,6 +54,17 @@ def test_links_to_folders_are_followed(classes, tmp_path_factory):
   assert len(folder.folder(linked, 'train', (8, 8, 3), labelled=True)) == 3
 
 
+def test_deep_and_transparent_pictures_are_read_as_they_look(tmp_path):
+  Image.new('I;16', (9, 9), 0x8080).save(tmp_path / 'a.png')
+  Image.new('RGBA', (9, 9), (200, 0, 0, 0)).save(tmp_path / 'b.png')
+  Image.new('F', (9, 9), 0.5).save(tmp_path / 'c.tif')
+  source = folder.folder(tmp_path, 'train', (8, 8, 3))
+  deep, clear = source.read(np.array([0, 1]))[0]
+  assert (deep == 0x80).all() and (clear == 255).all()
+  with pytest.raises(ValueError, match='c.tif has pixels of mode F'):
+    source.read(np.array([2]))
+
+
 @pytest.mark.parametrize('suffix', folder.SUFFIXES)
 def test_every_format_is_read(tmp_path, suffix):
   save(tmp_path / f'a{suffix.upper()}', (200, 100, 0))

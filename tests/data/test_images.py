@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -62,6 +63,179 @@ def test_files_that_are_no_images_are_named(tmp_path):
   (tmp_path / 'head.png').write_bytes(data)
   with pytest.raises(ValueError, match='head.png is damaged'):
     images.read_image(tmp_path / 'head.png')
+
+
+LEVELS = np.array([[0, 128, 32768], [65535, 1000, 40000]], np.uint16)
+GREY = np.array([[0, 0, 128], [255, 4, 156]])  # 255 / 65535 of them, rounded
+OPAQUE = np.array([[0, 255, 128], [255, 255, 0]], np.uint8)
+COLOURS = np.array(
+  [
+    [[1, 2, 3], [10, 20, 30], [100, 0, 200]],
+    [[255, 255, 255], [0, 0, 0], [9, 9, 9]],
+  ],
+  np.uint8,
+)
+
+
+def on_white(colours, alpha):
+  weight = alpha[..., None] / 255
+  return colours * weight + 255 * (1 - weight)
+
+
+def with_alpha(mode):
+  alpha = Image.fromarray(OPAQUE)
+  picture = Image.fromarray(COLOURS).convert(mode[:-1])
+  picture.putalpha(alpha)
+  return picture
+
+
+def read_grey(path):
+  found = images.read_image(path)
+  assert (found == found[..., :1]).all()
+  return found[..., 0]
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.tif', 'big_endian.tif', 'a.pgm'])
+def test_grey_of_16_bits_is_scaled_to_8(name, tmp_path):
+  levels = LEVELS.astype('>u2') if name.startswith('big') else LEVELS
+  Image.fromarray(levels).save(tmp_path / name)
+  np.testing.assert_array_equal(read_grey(tmp_path / name), GREY)
+
+
+def test_grey_is_scaled_by_its_depth_and_meaning(tmp_path):
+  """10 bits of PGM; TIFF whose zero is white; 16 bits with a clear level."""
+  values = LEVELS >> 6
+  head = b'P5 3 2 1023\n'
+  (tmp_path / 'ten.pgm').write_bytes(head + values.astype('>u2').tobytes())
+  found = read_grey(tmp_path / 'ten.pgm')
+  np.testing.assert_allclose(found, values * (255 / 1023), atol=0.51)
+  path = tmp_path / 'negative.tif'
+  Image.fromarray(LEVELS).save(path, tiffinfo={262: 0})
+  np.testing.assert_array_equal(read_grey(path), np.rint(255 - LEVELS / 257))
+  Image.fromarray(LEVELS).save(tmp_path / 'clear.png', transparency=1000)
+  expected = np.where(LEVELS == 1000, 255, GREY)
+  np.testing.assert_array_equal(read_grey(tmp_path / 'clear.png'), expected)
+
+
+def twelve_bits(values):
+  """A TIFF of one row, two pixels in three bytes (TIFF 6.0, section 3)."""
+  tags = [
+    (256, len(values)), (257, 1), (258, 12), (259, 1), (262, 1), (273, 134),
+    (277, 1), (278, 1), (279, len(values) * 3 // 2),
+  ]  # fmt: skip
+  entries = b''.join(struct.pack('<HHIHH', t, 3, 1, v, 0) for t, v in tags)
+  data = struct.pack('<2sHIH', b'II', 42, 8, len(tags)) + entries + bytes(4)
+  data += bytes(134 - len(data))
+  for a, b in zip(values[::2], values[1::2], strict=True):
+    data += bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255])
+  return data
+
+
+def test_grey_of_12_bits_is_scaled_to_8(tmp_path):
+  values = [0, 4095, 2048, 16]
+  (tmp_path / 'a.tif').write_bytes(twelve_bits(values))
+  np.testing.assert_array_equal(
+    read_grey(tmp_path / 'a.tif'), [np.rint(np.array(values) * (255 / 4095))]
+  )
+
+
+@pytest.mark.parametrize('pixels', [np.float32(LEVELS / 65535), np.int32(GREY)])
+def test_pixels_of_unknown_range_are_refused(pixels, tmp_path):
+  """Whether 1.0 is white or nearly black, a float TIFF does not say."""
+  Image.fromarray(pixels).save(tmp_path / 'a.tif')
+  mode = Image.fromarray(pixels).mode
+  with pytest.raises(ValueError, match=f'a.tif has pixels of mode {mode}, '):
+    images.read_image(tmp_path / 'a.tif')
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.tif', 'a.webp'])
+@pytest.mark.parametrize('mode', ['RGBA', 'LA'])
+def test_transparent_pixels_lie_on_white(mode, name, tmp_path):
+  """Hidden colours stay hidden; half transparent is half white."""
+  picture = with_alpha(mode)
+  picture.save(
+    tmp_path / name, **({'lossless': True} if 'webp' in name else {})
+  )
+  colours = np.asarray(picture.convert('RGBA'))[..., :3]
+  found = images.read_image(tmp_path / name)
+  np.testing.assert_allclose(found, on_white(colours, OPAQUE), atol=1)
+  assert (found[OPAQUE == 0] == 255).all()
+  np.testing.assert_array_equal(found[OPAQUE == 255], colours[OPAQUE == 255])
+  alpha = images.read_alpha(tmp_path / name)
+  np.testing.assert_array_equal(alpha, OPAQUE[..., None])
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.gif'])
+def test_palettes_have_their_colours_and_a_clear_one(name, tmp_path):
+  picture = Image.fromarray(np.array([[0, 1, 2], [3, 0, 1]], np.uint8), 'P')
+  palette = np.array([[1, 2, 3], [40, 50, 60], [7, 8, 9], [100, 110, 120]])
+  picture.putpalette(palette.astype(np.uint8).tobytes())
+  picture.save(tmp_path / name)
+  expected = palette[[[0, 1, 2], [3, 0, 1]]]
+  np.testing.assert_array_equal(images.read_image(tmp_path / name), expected)
+  assert images.read_alpha(tmp_path / name) is None
+  picture.save(tmp_path / name, transparency=1)
+  expected[[0, 1], [1, 2]] = 255
+  np.testing.assert_array_equal(images.read_image(tmp_path / name), expected)
+  clear = images.read_alpha(tmp_path / name)[..., 0] == 0
+  np.testing.assert_array_equal(clear, [[0, 1, 0], [0, 0, 1]])
+
+
+def test_a_palette_with_an_alpha_for_each_colour(tmp_path):
+  picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8), 'P')
+  picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+  picture.save(tmp_path / 'a.png', transparency=bytes([255, 0, 128]))
+  found = images.read_image(tmp_path / 'a.png')[0]
+  half = on_white(np.array([70, 80, 90]), np.array(128))
+  np.testing.assert_array_equal(found[:2], [[10, 20, 30], [255, 255, 255]])
+  np.testing.assert_allclose(found[2], half, atol=1)
+
+
+def test_a_clear_colour_of_rgb_and_of_grey(tmp_path):
+  Image.fromarray(COLOURS).save(tmp_path / 'a.png', transparency=(10, 20, 30))
+  expected = COLOURS.copy()
+  expected[0, 1] = 255
+  np.testing.assert_array_equal(images.read_image(tmp_path / 'a.png'), expected)
+  grey = COLOURS[..., 0].copy()
+  Image.fromarray(grey).save(tmp_path / 'b.png', transparency=100)
+  grey[0, 2] = 255
+  np.testing.assert_array_equal(read_grey(tmp_path / 'b.png'), grey)
+
+
+def test_black_and_white_and_cmyk(tmp_path):
+  bits = np.array([[True, False, True], [False, False, True]])
+  for name in ('bits.png', 'bits.tif', 'bits.bmp'):
+    Image.fromarray(bits).save(tmp_path / name)
+    np.testing.assert_array_equal(read_grey(tmp_path / name), bits * 255)
+  inks = np.array([[[0, 0, 0, 0], [255, 0, 0, 0], [0, 255, 0, 0]]], np.uint8)
+  for name in ('inks.tif', 'inks.jpg'):
+    picture = Image.fromarray(inks.repeat(8, 0).repeat(8, 1), 'CMYK')
+    picture.save(tmp_path / name)
+    found = images.read_image(tmp_path / name)[4, 4::8].astype(int)
+    expected = [[255, 255, 255], [0, 255, 255], [255, 0, 255]]
+    np.testing.assert_allclose(found, expected, atol=12 if 'jpg' in name else 0)
+
+
+def test_grey_of_16_bits_and_alpha_are_turned_too(tmp_path):
+  exif = Image.Exif()
+  exif[0x0112] = 6  # a quarter to the right
+  Image.fromarray(LEVELS).save(tmp_path / 'a.png', exif=exif)
+  np.testing.assert_array_equal(
+    read_grey(tmp_path / 'a.png'), np.rot90(GREY, -1)
+  )
+  with_alpha('RGBA').save(tmp_path / 'b.png', exif=exif)
+  alpha = images.read_alpha(tmp_path / 'b.png')[..., 0]
+  np.testing.assert_array_equal(alpha, np.rot90(OPAQUE, -1))
+
+
+def test_large_pictures_are_silent_or_refused(tmp_path, monkeypatch, recwarn):
+  Image.new('L', (10, 10)).save(tmp_path / 'a.png')
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 60)
+  assert images.read_image(tmp_path / 'a.png').shape == (10, 10, 3)
+  assert not recwarn
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 49)
+  with pytest.raises(ValueError, match='a.png has more than 98 pixels'):
+    images.read_image(tmp_path / 'a.png')
 
 
 def test_fit_crops_the_centre_or_stretches():

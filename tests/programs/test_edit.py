@@ -116,6 +116,41 @@ def test_known_pixels_are_the_same_in_the_files_written(
     assert sheet.size == (12 * (1 + 4 * 9), 12 * 10)  # image, mask, two results
 
 
+def write_mask(path, colours, alpha):
+  """Colours [8, 8] of grey and alpha [8, 8], as drawn in an editor."""
+  Image.fromarray(np.stack([colours, alpha], -1).astype(np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+  'name', ['white on transparent', 'erased', 'opaque', '16 bits']
+)
+def test_a_mask_is_its_alpha_or_its_white(files, name):
+  """Erased from a picture; an alpha that is 255 everywhere does not count."""
+  known = np.arange(64).reshape(8, 8) % 3 == 0
+  path, full = files / f'{name}.png', np.full((8, 8), 255)
+  if name == 'white on transparent':
+    write_mask(path, full, 255 * known)
+  elif name == 'erased':
+    write_mask(path, np.arange(64).reshape(8, 8) * 4, 255 * known)
+  elif name == 'opaque':
+    write_mask(path, 255 * known, full)
+  else:
+    Image.fromarray((65535 * known).astype(np.uint16)).save(path)
+  found = edit.read_mask(smoke(**{'edit.mask': str(path)}))
+  np.testing.assert_array_equal(found[..., 0], known)
+
+
+def test_masks_that_say_nothing_are_refused(files):
+  full, half = np.full((8, 8), 255), np.repeat([255, 0], 32).reshape(8, 8)
+  for colours, alpha, message in (
+    (0 * full, half, 'm.png is black on transparent, which can be read both'),
+    (half, 0 * full + 200, 'm.png is opaque everywhere: opaque pixels are kno'),
+  ):
+    write_mask(files / 'm.png', colours, alpha)
+    with pytest.raises(ValueError, match=message):
+      edit.read_mask(smoke(**{'edit.mask': str(files / 'm.png')}))
+
+
 def test_palette_fills_in_what_it_is_told(palette, files):
   changes = {'edit.label': 3}
   found = run(palette, files, changes, image='digit', mask='mask')['arr_0']

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.data import sources
-from diffusion_jax.programs import PROGRAMS, UserError, train
+from diffusion_jax.programs import PROGRAMS, UserError, sample, train, wanted
 from diffusion_jax.training import checkpoints
 from tests.programs.conftest import smoke
 
@@ -243,6 +243,26 @@ def test_sample_writes_images_of_all_classes_in_turn(run, capsys):
   np.testing.assert_allclose(levels, np.rint(levels), atol=0.04)
   assert (run / 'samples' / 'samples.png').exists()
   assert 'samples.npz: 23 images of 8x8x1' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'labels, n, columns',
+  [((), 40, 10), ((3, 7), 30, 6), ((3, 7, 1), 2, 2), ((4, 0, 5), 100, 9)],
+)
+def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
+  """Of pictures [8, 8] that have the grey level of their label."""
+  config = smoke(**{'sampling.labels': labels, 'sampling.num_samples': n})
+  grey = 100 + wanted.choose_labels(config).astype(np.uint8)
+  pictures = np.broadcast_to(grey[:, None, None, None], (n, 8, 8, 1))
+  found = sample.sheet(config, pictures)[..., 0]
+  height, width = found.shape
+  rows = -(-n // columns)
+  assert (height, width) == (6 * (9 * rows + 1), 6 * (9 * columns + 1))
+  places = found[30::54, 30::54].astype(int)  # the middle of each
+  asked = labels or range(10)
+  for i, column in enumerate(places.T):
+    shown = set(column.tolist()) - {32}  # places left empty
+    assert shown == {100 + asked[i % len(asked)]}
 
 
 def test_image_i_does_not_depend_on_the_batch(run):

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-import launch
+from diffusion_jax import command_line
 from diffusion_jax.programs import (
   PROGRAMS,
   UserError,
@@ -110,20 +110,17 @@ def refuse(folder):
 
 def launched(program, folder):
   PROGRAMS['train'] = program
-  port = sys.argv[3]
-  launch.app.run(
-    launch.main,
-    argv=[
-      'launch.py',
-      '--config=configs/digits.py:smoke',
-      f'--workdir={folder}',
-      '--multihost',
-      f'--coordinator=localhost:{port}',
-      '--num_hosts=2',
-      f'--host={sys.argv[2]}',
-    ],
-    flags_parser=launch.parse,
-  )
+  _, _, host, port, _ = sys.argv
+  sys.argv = [
+    'launch.py',
+    '--config=configs/digits.py:smoke',
+    f'--workdir={folder}',
+    '--multihost',
+    f'--coordinator=localhost:{port}',
+    '--num_hosts=2',
+    f'--host={host}',
+  ]
+  command_line.run()
 
 
 if __name__ == '__main__':

@@ -1,0 +1,205 @@
+"""The command line: of launch.py, and of `diffusion-jax` where it is installed.
+
+--config names a file of ./configs, or one of those that are installed.
+"""
+
+import importlib
+import importlib.util
+import os
+import re
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from diffusion_jax.programs import (
+  PROGRAMS,
+  Preempted,
+  UserError,
+  distributed,
+  folder,
+  ranges,
+  sweep,
+)
+
+PREEMPTED = 42  # the exit code after which a job is to be started again
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Experiment, a file of configs/; file.py:smoke for a trial.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of the run; default runs/<config>[-<argument>].'
+)
+_MODE = flags.DEFINE_enum('mode', 'train', list(PROGRAMS), 'What to do.')
+_SWEEP_INDEX = flags.DEFINE_integer(
+  'sweep_index', None, "Which override of the config's sweep(), from 0."
+)
+_MULTIHOST = flags.DEFINE_bool(
+  'multihost', False, 'This is one of several processes that work together.'
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, 'host:port of process 0, where it is not detected.'
+)
+_NUM_HOSTS = flags.DEFINE_integer(
+  'num_hosts', None, 'Number of processes, where it is not detected.'
+)
+_HOST = flags.DEFINE_integer(
+  'host', None, 'Number of this process, from 0, where it is not detected.'
+)
+
+
+def main(_):
+  """Runs the program of --mode."""
+  path, _, argument = config_flags.get_config_filename(
+    flags.FLAGS['config']
+  ).partition(':')
+  config, index = _CONFIG.value, _SWEEP_INDEX.value
+  name = Path(path).stem + (f'-{argument}' if argument else '')
+  workdir = _WORKDIR.value or str(Path('runs') / name)
+  overrides = config_flags.get_override_values(flags.FLAGS['config'])
+  try:
+    if index is not None:
+      overrides |= sweep.apply(path, index, config, overrides)
+      workdir += f'-{index}'
+    ranges.check(config)
+    join(config)
+    folder.check_overrides(_MODE.value, overrides, workdir)
+    PROGRAMS[_MODE.value](config, workdir)
+  except UserError as error:
+    fail(str(error))
+  except Preempted as stop:
+    print(stop, flush=True)
+    sys.exit(PREEMPTED)
+  except KeyboardInterrupt:
+    fail(f'interrupted; what was saved is in {workdir}', 130)
+  except Exception:
+    if not distributed.started():
+      raise
+    # to wait for the others at exit, as is usual, would be to wait for ever
+    traceback.print_exc()
+    fail('stopped by the exception above', 1)
+
+
+def join(config):
+  """Joins the other processes, if --multihost says that there are any."""
+  where = _COORDINATOR.value, _NUM_HOSTS.value, _HOST.value
+  if _MULTIHOST.value:
+    if _MODE.value in ('edit', 'noise'):
+      raise UserError(f'--mode={_MODE.value} is work for one process')
+    distributed.start(*where, config.training.heartbeat_timeout)
+    if _MODE.value != 'train':  # JAX took the signal, and nobody would look
+      signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  elif any(value is not None for value in where):
+    raise UserError('--coordinator, --num_hosts and --host need --multihost')
+
+
+def parse(argv):
+  """absl's parsing with mistakes said in one line, without a traceback."""
+  # Orbax and JAX say much, with tracebacks of errors that are handled as well;
+  # --verbosity=0 brings it back
+  logging.set_verbosity(logging.FATAL)
+  argv = find_config_file(argv)
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.Error as error:
+    fail(brief(str(error)))
+  except (AttributeError, KeyError) as error:  # a field that is not there
+    name = re.sub(r"[\\']", '', str(error.args[0]).replace('\\n', '. '))
+    fail(f'no such config field: {name}')
+  except SyntaxError as error:
+    fail(f'{error.filename}, line {error.lineno}: {error.msg}')
+  except (TypeError, ValueError) as error:
+    fail(str(error))
+  if len(rest) > 1:
+    fail(f'unexpected argument {rest[1]!r}: values are given as --name=value')
+  return rest
+
+
+def find_config_file(argv):
+  """argv with the file that --config names, `find_config`.
+
+  Fails unless there is one; absl would notice much later.
+  """
+  argv, found = list(argv), None
+  for i, arg in enumerate(argv):
+    flag, sign, value = arg.partition('=')
+    if flag not in ('-config', '--config'):
+      continue
+    if not sign:  # the value is the next argument
+      value = ''.join(argv[i + 1 : i + 2])
+      del argv[i + 1 : i + 2]
+    path, colon, argument = value.partition(':')
+    found = find_config(path)
+    if path and found is None:
+      fail(f'there is no config file {path}')
+    argv[i] = f'{flag}={found}{colon}{argument}'
+  wants_help = any(re.match(r'--?help', arg) for arg in argv[1:])
+  if not found and not wants_help:
+    fail('which experiment? Give --config=configs/digits.py, for instance')
+  return argv
+
+
+def find_config(path):
+  """The config file of that path, None where there is none.
+
+  configs/<name>.py of the working folder, or else the one that is installed as
+  diffusion_jax/configs/<name>.py. Installed files import each other as
+  `configs`, and so may files of the user's, if they have no `configs` nearby.
+  """
+  spec = importlib.util.find_spec('diffusion_jax.configs')
+  if Path(path).is_file():
+    if spec is not None and not importable('configs.base'):
+      sys.modules['configs'] = importlib.import_module(spec.name)
+    return path
+  if spec is None or Path(path).parts[:-1] != ('configs',):
+    return None
+  found = Path(spec.submodule_search_locations[0]) / Path(path).name
+  if not found.is_file():
+    return None
+  sys.modules['configs'] = importlib.import_module(spec.name)
+  return str(found)
+
+
+def importable(name):
+  """Whether there is a module of that name, a.b, in a package a."""
+  try:
+    return importlib.util.find_spec(name) is not None
+  except ModuleNotFoundError:
+    return False
+
+
+def brief(message):
+  """The last line of a traceback with the place it points to, else as it is."""
+  places = re.findall(r'File "(.*?)", line (\d+)', message)
+  if not places:
+    return message
+  path, line = places[-1]
+  return f'{message.strip().splitlines()[-1].strip()} ({path}, line {line})'
+
+
+def unraisable(ignored):
+  """As usual, without what tensorstore's threads say after a failed save.
+
+  They find the event loop closed, each of them; the failure itself is raised.
+  """
+  if str(ignored.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(ignored)
+
+
+def fail(message, code=2):
+  """One line on stderr and out, without waiting for other processes."""
+  host = distributed.name()
+  print(f'error{host}: {" ".join(message.split())}', file=sys.stderr)
+  distributed.leave(code)
+
+
+def run():
+  """Parses the command line, and runs `main` with absl."""
+  sys.unraisablehook = unraisable
+  sys.path.append(os.getcwd())  # an installed script does not import from there
+  for flag in flags.FLAGS.get_key_flags_for_module(__name__):  # for --help
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+  app.run(main, flags_parser=parse)
