@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax.core.keys import fold_in_each, split_key, stream
 from diffusion_jax.data import images
 from diffusion_jax.programs import (
   UserError,
@@ -385,9 +386,7 @@ def make_between(config, method, params, index, cond, given):
 
 def keys(config, index):
   """[2, N]: of the first noise and of the steps, of sampling.seed and i."""
-  key = jax.random.key(config.sampling.seed)
-  every = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
-  return jax.vmap(jax.random.split, out_axes=1)(every)
+  return split_key(fold_in_each(stream(config.sampling.seed, 'edit'), index), 2)
 
 
 def as_picture(config, x):
