@@ -98,6 +98,8 @@ def check(config):
       f'config.edit.task={c.task}: the network of this run was trained with '
       f'conditioning.image={told} and can do only what it was told of'
     )
+  if c.task == 'sdedit' and c.mask:
+    refuse_unipc(config, 'mask')
   if not methods:
     if c.method:
       raise UserError(f'config.edit.method: {c.task} has no methods')
@@ -110,12 +112,18 @@ def check(config):
       f'config.edit.method={method} needs a run with conditioning.image={need},'
       f' this one has {told!r}'
     )
-  if method in ('replace', 'repaint') and config.sampling.sampler == 'unipc':
+  if method in ('replace', 'repaint'):
+    refuse_unipc(config, f'method={method}')
+  return method
+
+
+def refuse_unipc(config, what):
+  """UserError for the sampler that `replace_known` and `repaint` exclude."""
+  if config.sampling.sampler == 'unipc':
     raise UserError(
-      f'config.edit.method={method} changes x between steps, which '
+      f'config.edit.{what} changes x between steps, which '
       'sampling.sampler=unipc would undo: take another sampler'
     )
-  return method
 
 
 def choose_cond(config):
@@ -377,7 +385,7 @@ def make_between(config, method, params, index, cond, given):
 
   def between(params, cond, a, b):
     trained, levels, _ = sample.walk(config, params)
-    denoise = sample.build_denoise(config, params, cond, trained)
+    denoise = sample.build_denoise(config, params, cond, trained, guides={})
     return dj.interpolate(denoise, levels, a, b, weights)[:, 0]
 
   cond = sample.rows(cond, slice(1))
