@@ -142,6 +142,53 @@ def test_the_test_loss_is_of_the_images_themselves(key):
   assert abs(other - found) > 1e-3 * found
 
 
+def test_the_test_loss_is_conditional(key):
+  """Of a network with a null class as of one that never hides a class."""
+  config = smoke(**{'conditioning.label_dropout': 0.5})
+  init = build.init_params(build.build_network(config), config)
+  params = jax.tree.map(
+    lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape),
+    jax.jit(init)(key),
+  )
+  images = jax.random.normal(key, (4, 8, 8, 1))
+  batch = {'image': images, 'label': jnp.arange(4)}
+  test = jax.jit(build.build_objective(config, test=True))
+  train = jax.jit(build.build_objective(config))
+  found, other = (loss(params, (), key, batch)[0] for loss in (test, train))
+  config.conditioning.label_dropout = 0.0
+  rows = params['network']['label_embedding']
+  rows['embedding'] = rows['embedding'][: config.data.num_classes]
+  plain = jax.jit(build.build_objective(config))
+  np.testing.assert_allclose(found, plain(params, (), key, batch)[0], rtol=1e-5)
+  assert abs(other - found) > 1e-3 * found
+
+
+def test_the_test_loss_tosses_no_coin_of_self_conditioning(monkeypatch, key):
+  """Every image is seen with a first estimate; in training some are not."""
+  calls = []
+
+  def network_fn(network):
+    def apply(params, x, noise, cond, *, key=None):
+      calls.append(cond.get('x0'))
+      return 0.5 * x
+
+    return apply
+
+  monkeypatch.setattr(build, 'network_fn', network_fn)
+  config = smoke(**{'conditioning.self_conditioning': True})
+  batch = {'image': jnp.ones((32, 8, 8, 1)), 'label': jnp.zeros(32, jnp.int32)}
+  counts = {}
+  for test in (True, False):
+    calls.clear()
+    objective = build.build_objective(config, test=test)
+    objective({'network': {}}, (), key, batch)
+    without, estimate = calls
+    assert without is None
+    counts[test] = np.asarray(estimate != 0.0).any(axis=(1, 2, 3)).sum()
+  assert counts[True] == 32
+  assert 4 < counts[False] < 28
+
+
 @pytest.mark.parametrize('gamma', build_schedule.GAMMAS)
 def test_every_gamma_is_its_line_before_training(gamma, key):
   config = vdm_smoke(
