@@ -268,6 +268,9 @@ def get_config():
   sampling.classifier = ''  # the workdir of a classifier that guides
   sampling.classifier_scale = 1.0
   sampling.clip = True  # estimates of x0 to [-1, 1], after guidance
+  # the classifier guides the clipped x0, which is not clipped again: the order
+  # of guided-diffusion
+  sampling.clip_before_classifier = False
   # instead, clipped to a quantile such as 0.995 and divided by it; 0: off
   sampling.dynamic_threshold = 0.0
   sampling.num_samples = 100

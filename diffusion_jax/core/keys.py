@@ -2,12 +2,57 @@
 
 With one key per example, what is drawn for example i depends on its own key
 alone, whatever the batch size and the number of devices.
+
+Every consumer of a seed has a key of its own, its `stream`: without that
+`split(key, n)[i] == fold_in(key, i)` lets the trees of two consumers meet.
 """
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+
+# A tag for each consumer of a seed. They are literal, as another tag would
+# change the numbers of every run, and at least 2**31, where no step or image is
+# counted.
+STREAMS = {
+  'parameters': 0x869348FE,
+  'training': 0xD5128A8F,
+  'latents': 0xD26E1E70,
+  'latent_scale': 0xA47B611D,
+  'test_loss': 0xDB583BC6,
+  'test_latents': 0x8E2FCAB8,
+  'sampling': 0xB9DAF8C6,
+  'sampling_images': 0x8146B8FF,
+  'vae_sampling': 0xE725CDBF,
+  'edit': 0x8135DE1A,
+  'noise': 0xFDA99629,
+  'elbo': 0xE6B79F85,
+  'ode': 0x80836E7B,
+  'iw': 0xBB87268E,
+  'accuracy': 0x93450383,
+  'independent_pixels': 0xAF3D04FA,
+  'evaluation_images': 0xAA608B9D,
+}
+
+
+def stream(seed: int, name: str) -> Array:
+  """The root key of one consumer of a seed, a name of STREAMS.
+
+  fold_in(key(seed), tag): what is split off or folded in from there on is no
+  other consumer's. Raises KeyError for other names.
+  """
+  return jax.random.fold_in(jax.random.key(seed), STREAMS[name])
+
+
+def fold_in_each(key: Array, index: Array) -> Array:
+  """One key for each index, [B]: example i is a function of key and i alone."""
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+
+def abstract_key() -> jax.ShapeDtypeStruct:
+  """The shape of a key, for `jax.eval_shape`: nothing is drawn from it."""
+  return jax.eval_shape(jax.random.key, 0)
 
 
 def split_key(key: Array, n: int) -> Array:

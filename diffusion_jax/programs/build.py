@@ -122,7 +122,7 @@ def _weight(config):
   return choose(WEIGHTS, 'objective', 'weight', c.weight)(c)
 
 
-def _ddpm(config, apply):
+def _ddpm(config, apply, estimate_probability=0.5):
   c = config.objective
   return objectives.ddpm(
     apply,
@@ -132,6 +132,7 @@ def _ddpm(config, apply):
     learned_variance=config.network.learned_variance,
     augment=build_augment(config),
     self_conditioning=config.conditioning.self_conditioning,
+    estimate_probability=estimate_probability,
     **_seen(config),
   )
 
@@ -220,8 +221,9 @@ OBJECTIVES = {
 def build_objective(config, test=False):
   """config.objective -> (params, objective_state, key, batch) -> loss.
 
-  test: without dropout in the network and without augmentation; of a VAE the
-  plain bound.
+  test: the conditional loss, without dropout in the network, label dropout and
+  augmentation, and with self-conditioning's first estimate of every image; of a
+  VAE the plain bound.
   """
   c = config.objective
   build = choose(
@@ -242,14 +244,16 @@ def build_objective(config, test=False):
       'config.objective.augment changes the images, conditioning.image would '
       'tell of them as they were: set one of the two'
     )
-  network = build_network(config)
+  network, options = build_network(config), {}
   if test:
     network = network.clone(dropout=0.0)
     config = config.copy_and_resolve_references()
-    config.objective.augment = 0.0
+    config.objective.augment = config.conditioning.label_dropout = 0.0
+    if c.name == 'ddpm':  # which alone has self-conditioning
+      options = {'estimate_probability': 1.0}
   if is_vae(config):
     return build_vae.build_objective(config, network, test)
-  return build(config, network_fn(network))
+  return build(config, network_fn(network), **options)
 
 
 def build_objective_state(config):
@@ -335,18 +339,36 @@ def build_denoiser(config, params, cond, change=None, guides=None):
 
   Guided as config.sampling says where its guides are given
   (`guides.find_guides`); without, as the network is. change: denoiser ->
-  denoiser, made after that and before x0 is clipped.
+  denoiser, made after guidance and before x0 is clipped; with
+  sampling.clip_before_classifier x0 is clipped before a classifier guides.
   """
   if guides is None:
     denoise = build_guidance.of_network(config, params, cond)
-  else:
-    denoise = build_guidance.guided(config, params, cond, guides)
-  denoise = denoise if change is None else change(denoise)
-  quantile = 0.0 if guides is None else config.sampling.dynamic_threshold
-  if quantile:  # within [-1, 1] after it
+    return _applied(denoise, change, _bound_of_x0(config, 0.0))
+  denoise = build_guidance.by_class(config, params, cond, guides)
+  classifier = build_guidance.by_classifier(config, cond, guides)
+  bound = _bound_of_x0(config, config.sampling.dynamic_threshold)
+  if config.sampling.clip_before_classifier:
+    return _applied(denoise, change, bound, classifier)
+  return _applied(denoise, classifier, change, bound)
+
+
+def _applied(denoise, *functions):
+  for function in functions:
+    denoise = denoise if function is None else function(denoise)
+  return denoise
+
+
+def _bound_of_x0(config, quantile):
+  # denoiser -> denoiser; None for neither a threshold nor a clip
+  if not quantile:
+    return dj.clip_denoised if config.sampling.clip else None
+
+  def thresholded(denoise):  # within [-1, 1] after it
     with from_config('sampling.dynamic_threshold'):
       return dj.dynamic_threshold(denoise, quantile)
-  return dj.clip_denoised(denoise) if config.sampling.clip else denoise
+
+  return thresholded
 
 
 def build_self_conditioned(config, params, cond, change=None, guides=None):

@@ -42,12 +42,8 @@ def of_network(config, params, cond, make=dj.make_denoiser):
   )
 
 
-def guided(config, params, cond, guides):
-  """The denoiser of the config's network, guided as config.sampling says.
-
-  cond['label'] is what a classifier is asked for, whether or not the network
-  knows labels.
-  """
+def by_class(config, params, cond, guides):
+  """The denoiser of the config's network, guided without a classifier."""
   c = config.sampling
   denoise = of_network(config, params, cond)
   if c.guidance_scale != 1.0:
@@ -59,10 +55,22 @@ def guided(config, params, cond, guides):
       c.guidance_rescale,
       interval,
     )
-  if 'classifier' in guides:
-    log_prob_fn = _log_prob(config, guides['classifier'], cond['label'])
-    denoise = dj.classifier_guided(denoise, log_prob_fn, c.classifier_scale)
   return denoise
+
+
+def by_classifier(config, cond, guides):
+  """Denoiser -> one guided by the run's classifier; None without such.
+
+  cond['label'] is what it is asked for, whether or not the network knows
+  labels.
+  """
+  if 'classifier' not in guides:
+    return None
+  return functools.partial(
+    dj.classifier_guided,
+    log_prob_fn=_log_prob(config, guides['classifier'], cond['label']),
+    scale=config.sampling.classifier_scale,
+  )
 
 
 def _pair(config, params, cond, guide, denoise):

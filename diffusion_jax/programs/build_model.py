@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 import diffusion_jax as dj
+from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.embeddings import SINUSOIDS
@@ -38,7 +39,7 @@ def build_image_condition(config):
   with from_config('conditioning'):
     make = conditions.image_condition(c.image, c.image_factor)
     x0 = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
-    jax.eval_shape(make, jax.random.key(0), x0)  # refuses at once
+    jax.eval_shape(make, abstract_key(), x0)  # refuses at once
   return make
 
 
@@ -48,7 +49,7 @@ def told_channels(config):
   if make is None:
     return 0
   x0 = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
-  return jax.eval_shape(make, jax.random.key(0), x0).shape[-1]
+  return jax.eval_shape(make, abstract_key(), x0).shape[-1]
 
 
 def _chosen(config, field, table):
@@ -242,6 +243,7 @@ def init_params(network, config):
   """
 
   def init(key):
+    key, gamma_key = jax.random.split(key)
     x = jnp.zeros((1, *state_shape(config)))
     if build_vae.is_vae(config):
       return {'network': network.init(key, x)['params']}
@@ -251,7 +253,6 @@ def init_params(network, config):
       cond = cond | {'text': jnp.ones((1, 1), jnp.int32)}
     params = {'network': network.init(key, x, jnp.zeros(1), cond)['params']}
     if learns_schedule(config):
-      gamma_key = jax.random.fold_in(key, 1)
       gamma = build_gamma(config.schedule).init(gamma_key, jnp.zeros(1))
       params['schedule'] = gamma['params']
     return params
@@ -263,7 +264,7 @@ def abstract_params(config):
   """Shapes of the parameters that the config's network has."""
   with from_config('network'):
     init = init_params(build_network(config), config)
-    return jax.eval_shape(init, jax.random.key(0))
+    return jax.eval_shape(init, abstract_key())
 
 
 NOISE_INPUTS = {

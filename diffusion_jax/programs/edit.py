@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax.core.keys import fold_in_each, split_key, stream
 from diffusion_jax.data import images
 from diffusion_jax.programs import (
   UserError,
@@ -102,6 +103,8 @@ def check(config):
       f'config.edit.task={c.task}: the network of this run was trained with '
       f'conditioning.image={told} and can do only what it was told of'
     )
+  if c.task == 'sdedit' and c.mask:
+    refuse_unipc(config, 'mask')
   if not methods:
     if c.method:
       raise UserError(f'config.edit.method: {c.task} has no methods')
@@ -114,12 +117,18 @@ def check(config):
       f'config.edit.method={method} needs a run with conditioning.image={need},'
       f' this one has {told!r}'
     )
-  if method in ('replace', 'repaint') and config.sampling.sampler == 'unipc':
+  if method in ('replace', 'repaint'):
+    refuse_unipc(config, f'method={method}')
+  return method
+
+
+def refuse_unipc(config, what):
+  """UserError for the sampler that `replace_known` and `repaint` exclude."""
+  if config.sampling.sampler == 'unipc':
     raise UserError(
-      f'config.edit.method={method} changes x between steps, which '
+      f'config.edit.{what} changes x between steps, which '
       'sampling.sampler=unipc would undo: take another sampler'
     )
-  return method
 
 
 def choose_cond(config):
@@ -393,7 +402,7 @@ def make_between(config, method, params, index, cond, given):
 
   def between(params, cond, a, b):
     trained, levels, _ = sample.walk(config, params)
-    denoise = sample.build_denoise(config, params, cond, trained)
+    denoise = sample.build_denoise(config, params, cond, trained, guides={})
     return dj.interpolate(denoise, levels, a, b, weights)[:, 0]
 
   cond = sample.rows(cond, slice(1))
@@ -402,9 +411,7 @@ def make_between(config, method, params, index, cond, given):
 
 def keys(config, index):
   """[2, N]: of the first noise and of the steps, of sampling.seed and i."""
-  key = jax.random.key(config.sampling.seed)
-  every = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
-  return jax.vmap(jax.random.split, out_axes=1)(every)
+  return split_key(fold_in_each(stream(config.sampling.seed, 'edit'), index), 2)
 
 
 def as_picture(config, x):

@@ -15,7 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 import diffusion_jax as dj
-from diffusion_jax.core.keys import draw_normal, split_key
+from diffusion_jax.core.keys import (
+  draw_normal,
+  fold_in_each,
+  split_key,
+  stream,
+)
 from diffusion_jax.data.images import scale
 from diffusion_jax.data.text import encode
 from diffusion_jax.evaluation import bits
@@ -50,7 +55,7 @@ def run(config, workdir):
     if distributed.is_first():
       (out / 'parts').mkdir(exist_ok=True)
       check_same_evaluation(out, settings)
-    measure = make_measure(METRICS[metric](config), config, mesh)
+    measure = make_measure(metric, config, mesh)
     starts = range(0, count, c.batch_size)
     paths = [out / 'parts' / f'{start:08d}.npz' for start in starts]
     # all processes measure the same parts, those that the first one misses
@@ -159,18 +164,21 @@ def read(config, source, index):
   return pictures, cond
 
 
-def make_measure(measure, config, mesh):
+def make_measure(metric, config, mesh):
   """(params, index [B], images, cond) -> NumPy arrays, of a part of the set.
 
-  measure: (params, keys [B], x0 [B, ...], cond) -> dict of [B] and of [B, T];
-  the latter are added up over the images, to [1, T]. What is measured of an
+  The metric is (params, keys [B], x0 [B, ...], cond) -> dict of [B] and of [B,
+  T]; the latter are added up over the images, to [1, T]. What is measured of an
   image depends on its index, not on its batch.
   """
+  measure = METRICS[metric](config)
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
   def on_mesh(params, index, x0, cond):
-    key = jax.random.key(config.evaluation.seed)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
+    seed = config.evaluation.seed
+    image_keys = fold_in_each(stream(seed, 'evaluation_images'), index)
+    cond = with_image(config, image_keys, x0, cond)
+    keys = fold_in_each(stream(seed, metric), index)
     return measure(params, keys, x0, cond)
 
   def apply(params, index, pictures, cond):
@@ -200,7 +208,7 @@ def _elbo(config):
   def measure(params, keys, x0, cond):
     return dj.variational_bound(
       keys,
-      build.build_denoiser(config, params, with_image(config, keys, x0, cond)),
+      build.build_denoiser(config, params, cond),
       build.build_schedule(config, params),
       x0,
       num_steps=num_steps,
@@ -236,7 +244,7 @@ def _ode(config):
     )
     log_p, _ = dj.log_likelihood(
       probe_keys,
-      build.build_denoiser(config, params, with_image(config, keys, x0, cond)),
+      build.build_denoiser(config, params, cond),
       schedule,
       x,
       t_min=c.t_min,
@@ -284,7 +292,7 @@ def with_image(config, keys, x0, cond):
   make = build.build_image_condition(config)
   if make is None:
     return cond
-  return cond | {'image': make(split_key(keys, 2)[0], x0)}
+  return cond | {'image': make(keys, x0)}
 
 
 METRICS = {

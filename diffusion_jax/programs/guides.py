@@ -48,6 +48,12 @@ def check(config):
       f'config.sampling.classifier_scale={c.classifier_scale} needs '
       'sampling.classifier, the workdir of a run of objective.name=classifier'
     )
+  bounded = c.clip or c.dynamic_threshold
+  if c.clip_before_classifier and not (c.classifier and bounded):
+    raise UserError(
+      'config.sampling.clip_before_classifier=True needs sampling.classifier, '
+      'and sampling.clip or sampling.dynamic_threshold'
+    )
 
 
 def find_guides(config):

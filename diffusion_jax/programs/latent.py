@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.keys import key_per_example
+from diffusion_jax.core.keys import fold_in_each, key_per_example, stream
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data import images
 from diffusion_jax.programs import UserError, build_vae, distributed, folder
@@ -28,7 +28,6 @@ from diffusion_jax.training.sharding import batch_sharding, replicated, to_all
 
 NUM_MEASURED = 10_000  # images, at most, that the scale is measured on
 _BATCH = 500
-_STREAM = 2**32 - 1  # its draws are no step's of the training
 
 
 class Latents(NamedTuple):
@@ -204,8 +203,7 @@ def make_encode(config, latents, mesh):
     return lambda frozen, batch, key, i: batch
 
   def encode(frozen, batch, key, i):
-    key = jax.random.fold_in(jax.random.fold_in(key, _STREAM), i)
-    keys = key_per_example(key, len(batch['image']))
+    keys = key_per_example(jax.random.fold_in(key, i), len(batch['image']))
     z = latents.encode(frozen['autoencoder'], batch['image'], keys)
     return batch | {'image': z}
 
@@ -219,8 +217,8 @@ def draws(latents, params, source, mesh):
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
   def draw(frozen, index, x):
-    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))
-    return latents.encode(frozen, x, keys(index))
+    keys = fold_in_each(stream(0, 'latent_scale'), index)
+    return latents.encode(frozen, x, keys)
 
   count = min(len(source), NUM_MEASURED)
   for start in range(0, count, _BATCH):

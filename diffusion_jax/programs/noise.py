@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.evaluation import plots, whiteness
 from diffusion_jax.programs import UserError, build, folder
@@ -35,7 +36,7 @@ def run(config, workdir):
   steps = sorted({*in_strip, *in_film})
   x = jnp.asarray(images.scale(photo))
   noise = jax.jit(lambda key, x: dj.noise_image(key, x, schedule, steps))
-  z = np.asarray(noise(jax.random.key(config.seed), x))
+  z = np.asarray(noise(stream(config.seed, 'noise'), x))
   at = dict(zip(steps, z, strict=True))
 
   strip = np.stack([images.to_uint8(at[i]) for i in in_strip])

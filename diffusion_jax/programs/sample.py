@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 import diffusion_jax as dj
+from diffusion_jax.core.keys import fold_in_each, split_key, stream
 from diffusion_jax.data import images, sources
 from diffusion_jax.programs import (
   UserError,
@@ -244,9 +245,8 @@ def make_generate(config, mesh, latents=latent.PIXELS):
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
   def on_mesh(params, others, index, labels, image, text):
     guiding = {n: run._replace(params=others[n]) for n, run in runs.items()}
-    key = jax.random.key(c.seed)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
-    prior_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    keys = fold_in_each(stream(c.seed, 'sampling'), index)
+    prior_keys, keys = split_key(keys, 2)
     cond = {'label': labels, 'image': image, **(text or {})}
     cond = {name: x for name, x in cond.items() if x is not None}
     trained, levels, sampler = walk(config, params)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images, pipeline
 from diffusion_jax.programs import (
   Preempted,
@@ -102,7 +103,8 @@ def train(config, workdir, stop, held):
   train_step = jax.jit(
     step_function, donate_argnums=0, out_shardings=(places, replicated(mesh))
   )
-  key = keys(config)[1]
+  key = stream(config.seed, 'training')
+  latents_key = stream(config.seed, 'latents')
   rows = local_rows(mesh, c.batch_size)
   batches = build.build_batches(config, source, start, rows)
   bar = tqdm(total=c.num_steps, initial=start, unit='step', disable=None)
@@ -123,7 +125,7 @@ def train(config, workdir, stop, held):
           'continues'
         )
       batch = to_global(mesh, next(batches))
-      batch = encode(frozen, batch, key, step - 1)
+      batch = encode(frozen, batch, latents_key, step - 1)
       state, metrics = train_step(state, batch, key)
       log.add(step, metrics)
       todo = {name for name, every in events(config) if due(step, every, c)}
@@ -221,13 +223,9 @@ def restore(workdir, manager, like):
     raise UserError(f'{workdir}: {error}') from error
 
 
-def keys(config):
-  """Keys of the run: of the initial parameters, and of the training steps."""
-  return jax.random.split(jax.random.key(config.seed))
-
-
 def state_maker(config, optimizer, ema_decays, mesh):
   """(function that makes the first state, its shapes on the mesh)."""
+  key = stream(config.seed, 'parameters')
   with build.from_config('network'):
     init = build.init_params(build.build_network(config), config)
 
@@ -235,14 +233,14 @@ def state_maker(config, optimizer, ema_decays, mesh):
       memory = build.build_objective_state(config)
       return init_state(init(key), optimizer, memory, ema_decays[1])
 
-    shapes = jax.eval_shape(make, keys(config)[0])
+    shapes = jax.eval_shape(make, key)
   places = fsdp_sharding(mesh, shapes)
   like = jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
     shapes,
     places,
   )
-  return lambda: jax.jit(make, out_shardings=places)(keys(config)[0]), like
+  return lambda: jax.jit(make, out_shardings=places)(key), like
 
 
 def make_evaluate(config, mesh, latents=latent.PIXELS):
@@ -267,6 +265,8 @@ def make_evaluate(config, mesh, latents=latent.PIXELS):
   rows = local_rows(mesh, size)
   length = build.text_length(config)
   encode = latent.make_encode(config, latents, mesh)
+  # of no seed, so that runs of several seeds can be compared
+  key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
 
   def evaluate(state, frozen=None):
     history = []
@@ -275,9 +275,8 @@ def make_evaluate(config, mesh, latents=latent.PIXELS):
         batch = pipeline.batch_at(
           source, size, 0, i, rows=rows, text_length=length
         )
-      batch = encode(frozen, to_global(mesh, batch), jax.random.key(0), i)
-      key = jax.random.fold_in(jax.random.key(0), i)
-      history.append(step(state, batch, key))
+      batch = encode(frozen, to_global(mesh, batch), latents_key, i)
+      history.append(step(state, batch, jax.random.fold_in(key, i)))
     return {f'test_{name}': x for name, x in average(history).items()}
 
   return evaluate

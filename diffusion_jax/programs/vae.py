@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core import vae as bound
-from diffusion_jax.core.keys import draw_normal, split_key
+from diffusion_jax.core.keys import (
+  draw_normal,
+  fold_in_each,
+  split_key,
+  stream,
+)
 from diffusion_jax.core.normal import kl
 from diffusion_jax.data import images
 from diffusion_jax.programs import build, build_vae, wanted
@@ -32,9 +37,8 @@ def make_generate(config, mesh):
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
   def on_mesh(params, index):
-    key = jax.random.key(config.sampling.seed)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
-    keys = split_key(keys, model.num_latents)
+    root = stream(config.sampling.seed, 'vae_sampling')
+    keys = split_key(fold_in_each(root, index), model.num_latents)
     params = params['network']
     z = draw_normal(keys[-1], jnp.zeros((len(index), *shape)))
     for t in range(model.num_latents, 1, -1):

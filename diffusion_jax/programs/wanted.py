@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from diffusion_jax.core.keys import fold_in_each, stream
 from diffusion_jax.data import images
 from diffusion_jax.data.sources import NoTestSplit
 from diffusion_jax.data.text import encode
@@ -102,9 +103,7 @@ def choose_images(config):
   with build.from_config('data'):
     pictures, labels = source.read(index % len(source))
   x0 = images.scale(pictures, source.num_levels)
-  # of seed and i alone, and none of the keys that images are made with
-  key = jax.random.fold_in(jax.random.key(config.sampling.seed), 2**32 - 1)
-  keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
+  keys = fold_in_each(stream(config.sampling.seed, 'sampling_images'), index)
   image = np.asarray(jax.jit(make)(keys, x0))
   labels = labels if config.conditioning.labels else None
   as_shown = functools.partial(

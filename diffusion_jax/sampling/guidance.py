@@ -2,7 +2,8 @@
 
 x_0, eps, v and the score are affine images of one another at fixed x_t, so what
 is done to x_0 is done to all of them. Clip or threshold after guidance, not
-before it.
+before it; guided-diffusion clips before its classifier guides, and not after:
+`classifier_guided(clip_denoised(denoise), ...)`.
 """
 
 from collections.abc import Callable

@@ -82,11 +82,11 @@ def draw_changes(key: Array, probability: float = 0.12) -> Changes:
   stretch, U(-pi, pi) for the angle, N(0, I) for the shift. The axis of a
   stretch is horizontal or, half of the time, U(-pi, pi).
   """
-  value_key, coin_key = jax.random.split(key)
+  value_key, coin_key, axis_key = jax.random.split(key, 3)
   keys = jax.random.split(value_key, 7)
   coins = jax.random.bernoulli(coin_key, probability, (5,))
   turn = functools.partial(jax.random.uniform, minval=-np.pi, maxval=np.pi)
-  rotated = jax.random.bernoulli(jax.random.fold_in(coin_key, 1))
+  rotated = jax.random.bernoulli(axis_key)
   return Changes(
     x_flip=jax.random.bernoulli(keys[0]),
     y_flip=coins[0] & jax.random.bernoulli(keys[1]),

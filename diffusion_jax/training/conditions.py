@@ -34,15 +34,15 @@ def tell(
   """
 
   def told(key, batch):
+    drop_key, image_key = jax.random.split(key)
     cond = {'label': batch['label']} if labels else {}
     if text:
       cond |= {name: batch[name] for name in ('text', 'text_mask')}
     if image is not None:
-      image_key = jax.random.fold_in(key, 1)
       cond['image'] = image(image_key, batch['image'])
     if dropout:
       size = batch['image'].shape[:1]
-      cond['drop'] = jax.random.bernoulli(key, dropout, size)
+      cond['drop'] = jax.random.bernoulli(drop_key, dropout, size)
     return cond
 
   return told

@@ -70,6 +70,7 @@ def ddpm(
   sigma_data: float = 0.5,
   augment: Augment | None = None,
   self_conditioning: bool = False,
+  estimate_probability: float = 0.5,
 ) -> Objective:
   """Denoising at a random level (DDPM Alg. 1, in any parametrisation).
 
@@ -77,8 +78,8 @@ def ddpm(
   is L_simple, with 'edm', `edm_weight` and `log_normal_times` EDM's (Karras et
   al. 2022, who take the sum). `told(key, batch)` is what the network is told,
   cond (`training.conditions`). A network with `learned_variance` has twice the
-  channels; only the first half enters this loss. `augment` and
-  `self_conditioning`: see `make_attempt`.
+  channels; only the first half enters this loss. `augment`,
+  `self_conditioning` and its `estimate_probability`: see `make_attempt`.
   params: {'network': ...}. Metrics: loss, and loss per quarter of t.
   """
   attempt = make_attempt(
@@ -90,6 +91,7 @@ def ddpm(
     sigma_data=sigma_data,
     augment=augment,
     self_conditioning=self_conditioning,
+    estimate_probability=estimate_probability,
   )
 
   def objective(params, objective_state, key, batch, part=(0, 1)):
@@ -224,32 +226,33 @@ def make_attempt(
   sigma_data: float,
   augment: Augment | None = None,
   self_conditioning: bool = False,
+  estimate_probability: float = 0.5,
 ) -> Callable[..., Attempt]:
   """(params, key, batch, times, part) -> Attempt: what objectives begin with.
 
   The draws are those of the whole batch, of which `part` takes its rows.
   augment(keys [B], x0) -> (x0, labels) changes the images and tells the network
-  how, by cond['augment'] (`augmentation.augment`). self_conditioning: half of
-  the images are seen with a first estimate, cond['x0'], clipped to [-1, 1] and
-  without gradient, the others with zeros (Chen et al. 2022, Alg. 1; they toss
-  one coin for the batch, here each image has its own).
+  how, by cond['augment'] (`augmentation.augment`). self_conditioning: with
+  `estimate_probability` an image is seen with a first estimate, cond['x0'],
+  clipped to [-1, 1] and without gradient, the others with zeros (Chen et al.
+  2022, Alg. 1; they toss one coin for the batch, here each image has its own).
   """
 
   def attempt(params, key, batch, times, part):
     x0 = batch['image']
-    time_key, eps_key, cond_key, dropout_key, augment_key, first_key = (
-      jax.random.split(key, 6)
+    time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = (
+      jax.random.split(key, 7)
     )
     level, time_weight = times(time_key, x0.shape[0], schedule)
     eps = jax.random.normal(eps_key, x0.shape)
     cond = told(cond_key, batch)
     augment_keys = key_per_example(augment_key, len(x0))
-    twice = jax.random.bernoulli(first_key, 0.5, x0.shape[:1])
+    twice = jax.random.bernoulli(first_key, estimate_probability, x0.shape[:1])
     x0, level, time_weight, eps, cond, augment_keys, twice = rows(
       (x0, level, time_weight, eps, cond, augment_keys, twice), part
     )
     if part[1] > 1:
-      dropout_key = jax.random.fold_in(dropout_key, part[0])
+      dropout_keys = [jax.random.fold_in(k, part[0]) for k in dropout_keys]
     if augment is not None:
       x0, cond['augment'] = augment(augment_keys, x0)
     xt = q_sample(x0, eps, level)
@@ -268,12 +271,12 @@ def make_attempt(
       )
 
     if self_conditioning:
-      first = ask(cond, jax.random.fold_in(dropout_key, 1))
+      first = ask(cond, dropout_keys[1])
       first = first[..., : x0.shape[-1]]  # without a learned variance
       first = to_x0(parametrization, first, xt, level, sigma_data)
       estimate = jnp.where(like(twice, x0), jnp.clip(first, -1.0, 1.0), 0.0)
       cond['x0'] = jax.lax.stop_gradient(estimate)
-    output = ask(cond, dropout_key)
+    output = ask(cond, dropout_keys[0])
     return Attempt(x0, eps, xt, level, time_weight, output)
 
   return attempt

@@ -3,7 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
+from diffusion_jax.core.keys import (
+  STREAMS,
+  abstract_key,
+  draw_normal,
+  fold_in_each,
+  key_per_example,
+  split_key,
+  stream,
+)
 
 
 def test_noise_of_a_key_is_the_same_bit_for_bit_in_any_batch(key):
@@ -42,3 +50,39 @@ def test_one_key_becomes_one_per_example(key):
   assert key_per_example(jax.random.PRNGKey(0), 4).shape == (4,)
   with pytest.raises(ValueError, match=r'\[4\] keys for a batch of 3'):
     key_per_example(keys, 3)
+
+
+def descendants(root):
+  """Keys folded in and split off, three levels deep, and root itself."""
+  # split(k, n)[i] == fold_in(k, i), so indices stand for both
+  first = fold_in_each(root, jnp.arange(4))  # images, steps
+  second = split_key(first, 8).ravel()
+  third = split_key(second, 4).ravel()
+  return jnp.concatenate([root[None], first, second, third])
+
+
+def test_no_two_consumers_of_a_seed_share_a_key():
+  """Nor with the untagged tree of the seed; a key determines what it draws."""
+  roots = [jax.random.key(0), *(stream(0, name) for name in STREAMS)]
+  keys = jax.jit(jax.vmap(descendants))(jnp.stack(roots)).ravel()
+  drawn = np.asarray(jax.vmap(lambda k: jax.random.bits(k, (2,)))(keys))
+  assert len(drawn) == len(roots) * (1 + 4 + 32 + 128)
+  assert len(np.unique(drawn, axis=0)) == len(drawn)
+
+
+def test_tags_are_beyond_every_index():
+  assert all(2**31 <= tag < 2**32 for tag in STREAMS.values())
+  assert len(set(STREAMS.values())) == len(STREAMS)
+
+
+def test_a_stream_is_its_tag_folded_into_the_key_of_the_seed():
+  found = jax.random.key_data(stream(7, 'training'))
+  expected = jax.random.fold_in(jax.random.key(7), 0xD5128A8F)
+  np.testing.assert_array_equal(found, jax.random.key_data(expected))
+  with pytest.raises(KeyError):
+    stream(7, 'drawing')
+
+
+def test_an_abstract_key_has_the_shape_of_a_key(key):
+  assert abstract_key().shape == key.shape
+  assert abstract_key().dtype == key.dtype

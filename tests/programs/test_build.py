@@ -114,7 +114,11 @@ def test_the_options_of_ddpmpp_trace(changes):
 
 def test_the_test_loss_is_of_the_images_themselves(key):
   """Neither augmented nor with dropout: two ways to the same number."""
-  told = {'objective.augment': 1.0, 'network.dropout': 0.5}
+  told = {
+    'objective.augment': 1.0,
+    'network.dropout': 0.5,
+    'conditioning.label_dropout': 0.0,
+  }
   config = digits_edm.get_config('smoke')
   config.update_from_flattened_dict(told)
   init = build.init_params(build.build_network(config), config)
@@ -134,6 +138,56 @@ def test_the_test_loss_is_of_the_images_themselves(key):
   plain = jax.jit(build.build_objective(config))
   np.testing.assert_allclose(found, plain(params, (), key, batch)[0], rtol=1e-5)
   assert abs(other - found) > 1e-3 * found
+
+
+@pytest.fixture
+def losses_of(monkeypatch, key):
+  """config -> losses in test and in training, and the x0 the network saw."""
+  calls = []
+
+  def network_fn(network):
+    def apply(params, x, noise, cond, *, key=None):
+      calls.append(cond.get('x0'))
+      seen = jnp.sin(1.0 + cond['label'])
+      if 'drop' in cond:  # as the null class of a network
+        seen = jnp.where(cond['drop'], 2.0, seen)
+      return x * seen[:, None, None, None]
+
+    return apply
+
+  monkeypatch.setattr(build, 'network_fn', network_fn)
+  images = jax.random.normal(key, (32, 8, 8, 1))
+  batch = {'image': images, 'label': jnp.arange(32) % 10}
+
+  def apply(config):
+    found = {}
+    for test in (True, False):
+      calls.clear()
+      objective = build.build_objective(config, test=test)
+      loss = objective({'network': {}}, (), key, batch)[0]
+      found[test] = float(loss), list(calls)
+    return found
+
+  return apply
+
+
+def test_the_test_loss_hides_no_class(losses_of):
+  """Whatever training hides; that of the training does."""
+  often = losses_of(smoke(**{'conditioning.label_dropout': 0.5}))
+  never = losses_of(smoke(**{'conditioning.label_dropout': 0.0}))
+  assert often[True][0] == never[True][0] == never[False][0]
+  assert abs(often[False][0] - never[False][0]) > 0.01
+
+
+def test_the_test_loss_tosses_no_coin_of_self_conditioning(losses_of):
+  """Every image is seen with a first estimate; in training half of them."""
+  found = losses_of(smoke(**{'conditioning.self_conditioning': True}))
+  counts = {}
+  for test, (_, (nothing, estimate)) in found.items():
+    assert nothing is None
+    counts[test] = np.asarray(estimate != 0.0).any(axis=(1, 2, 3)).sum()
+  assert counts[True] == 32
+  assert 4 < counts[False] < 28
 
 
 @pytest.mark.parametrize('gamma', build_schedule.GAMMAS)

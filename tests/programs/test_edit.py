@@ -181,6 +181,23 @@ def test_interpolation_goes_from_one_to_the_other(plain, files):
   assert np.abs(found[0].astype(float) - found[1]).mean() > 8.0
 
 
+def test_interpolation_is_guided(plain, files):
+  """By the scale and the threshold that are given; both change the way."""
+  changes = {'edit.task': 'interpolate', 'edit.num_samples': 3}
+  changes |= {'edit.label': 3, 'sampling.num_steps': 20}
+  ends = {'image': 'digit', 'image2': 'other'}
+  found = [
+    run(plain, files, changes | more, **ends)['arr_0'].astype(int)
+    for more in (
+      {},
+      {'sampling.guidance_scale': 30.0},
+      {'sampling.dynamic_threshold': 0.5},
+    )
+  ]
+  for i, j in ((0, 1), (0, 2), (1, 2)):
+    assert (found[i] != found[j]).any()
+
+
 def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
   """Or comes closer to them: three steps of a network that knows little."""
   changes = {'edit.task': 'superres', 'edit.iterations': 4}
@@ -263,6 +280,11 @@ def test_the_bound_of_such_a_run_is_that_given_the_image(palette):
       'config.edit: jump is 9: it must be at least 1 and less than the 3 steps',
     ),
     ({'sampling.sampler': 'unipc'}, {}, 'which sampling.sampler=unipc would u'),
+    (
+      {'edit.task': 'sdedit', 'sampling.sampler': 'unipc'},
+      {'image': 'digit', 'mask': 'mask'},
+      'config.edit.mask changes x between steps, which sampling.sampler=unipc',
+    ),
     (
       {'edit.task': 'superres', 'edit.factor': 3},
       {'image': 'small'},

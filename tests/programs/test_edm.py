@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 import diffusion_jax as dj
 from configs import digits_edm
+from diffusion_jax.core.keys import fold_in_each, stream
 from diffusion_jax.programs import PROGRAMS, UserError, build, sample
 from diffusion_jax.programs.step_log import StepLog
 from diffusion_jax.training import checkpoints
@@ -72,8 +73,7 @@ def test_its_sampler_hands_each_estimate_to_the_next_step(told):
   found = sample.make_generate(config, mesh)(place, index, labels)
 
   levels = dj.level_grid(build.build_schedule(config), 2)
-  key = jax.random.key(config.sampling.seed)
-  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+  keys = fold_in_each(stream(config.sampling.seed, 'sampling'), index)
   prior_keys, _ = jax.vmap(jax.random.split, out_axes=1)(keys)
   x = dj.prior_sample(prior_keys, (2, 8, 8, 1), levels.take(0))
   apply = jax.jit(build.build_network(config).apply)

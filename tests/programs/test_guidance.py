@@ -165,6 +165,22 @@ def test_guidance_by_a_classifier_by_hand():
   found = guided_x0(config, params, cond, {'classifier': guide})
   close(found, x0_of(eps_hat))
 
+  # clipped last, or as guided-diffusion: x0 clipped, then its eps guided
+  shift = -LEVEL.sigma * 2.0 * log_prob_gradient(guide, LEVEL, X)
+  clipped = np.clip(x0_of(eps), -1.0, 1.0)
+  eps_of_clipped = (X - LEVEL.alpha * clipped) / LEVEL.sigma
+  assert np.abs(clipped - x0_of(eps)).max() > 0.01
+  for first, expected in (
+    (False, np.clip(x0_of(eps_hat), -1.0, 1.0)),
+    (True, x0_of(eps_of_clipped + shift)),
+  ):
+    fields = {'clip': True, 'clip_before_classifier': first}
+    clipping = config.copy_and_resolve_references()
+    clipping.sampling.update(fields)
+    found = guided_x0(clipping, params, cond, {'classifier': guide})
+    close(found, expected)
+  assert np.abs(expected).max() > 1.01  # not clipped again
+
   # one that was trained on other noise is asked where the SNR is the same
   c = classifier_smoke(**{'schedule.name': 'karras'})
   c.conditioning.noise_input = 'edm'
@@ -303,6 +319,11 @@ MISTAKES = {
     'none',
     {'classifier_scale': 2.0},
     'classifier_scale=2.0 needs sampling.classifier',
+  ),
+  'an order of clip and classifier without a classifier': (
+    'labels',
+    {'clip_before_classifier': True},
+    'clip_before_classifier=True needs sampling.classifier, and sampling.clip',
   ),
   'labels of a network without': (
     'none',

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from configs import base, digits_autoencoder, digits_hvae, digits_vae
+from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.programs import (
   PROGRAMS,
@@ -110,8 +111,7 @@ def test_an_image_is_measured_alike_in_any_batch(run):
   mesh = build.build_mesh(config)
   params = sample.restore(config, workdir)
   pictures, _ = build.build_source(config, 'test').read(np.arange(5))
-  ask = vae.importance_weighted(config)
-  measure = evaluate.make_measure(ask, config, mesh)
+  measure = evaluate.make_measure('iw', config, mesh)
   whole = measure(params, np.arange(5), pictures, {})['log_p']
   alone = measure(params, np.arange(3, 5), pictures[3:5], {})['log_p']
   np.testing.assert_allclose(alone, whole[3:5], rtol=1e-5)
@@ -154,7 +154,7 @@ def test_samples_are_draws_of_the_prior_decoded(run):
   if kind == 'hvae':
     return
   model = vae.model_of(config)
-  key = jax.random.fold_in(jax.random.key(0), 3)
+  key = jax.random.fold_in(stream(0, 'vae_sampling'), 3)
   shape = vae.latent_shape(config, model)
   z = jax.random.normal(jax.random.split(key, 1)[0], shape)[None]
   expected = model.image(model.decode(params['network'], 1, z))
