@@ -212,6 +212,7 @@ def check_heights(config):
 
   For training: runs that were trained so are what they are.
   """
+  build_latent.check(config)  # that there is a shape
   c, height = config.network, state_shape(config)[0]
   levels = 1 if c.name == 'vdm' else len(c.multipliers)
   heights = [height // 2**level for level in range(levels)]

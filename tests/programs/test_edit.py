@@ -263,7 +263,7 @@ def test_the_bound_of_such_a_run_is_that_given_the_image(palette):
     ),
     ({}, {'image': 'digit', 'mask': 'large'}, 'mask .*large.png has 8x9 pi'),
     ({}, {'image': 'digit', 'mask': 'white'}, 'is white everywhere: white pix'),
-    ({'edit.task': 'paint'}, {}, "edit.task='paint' is not one of inpaint"),
+    ({'edit.task': 'paint'}, {}, "'paint' .did you mean 'inpaint'.. is not on"),
     ({'edit.method': 'dps'}, {}, "edit.method='dps' is not one of repaint"),
     ({'edit.method': 'palette'}, {}, 'needs a run with conditioning.image=inp'),
     ({'edit.label': 10}, {}, r'edit.label=10 is out of range, .* 0\.\.9'),

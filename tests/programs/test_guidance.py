@@ -353,7 +353,7 @@ MISTAKES = {
   'a quantile above 1': (
     'labels',
     {'dynamic_threshold': 99.5},
-    'config.sampling.dynamic_threshold: quantile is 99.5',
+    'config.sampling.dynamic_threshold=99.5 is not in',
   ),
 }
 

@@ -330,10 +330,9 @@ def test_sample_trajectory_is_a_gif_from_noise_to_image(run):
   assert np.abs(last - final).max() <= 2
 
 
-@pytest.mark.parametrize('label', [-1, 10, 3.5])
-def test_a_label_out_of_range_is_refused(run, label):
-  with pytest.raises(UserError, match=rf'{label} is out of range.*0\.\.9'):
-    PROGRAMS['sample'](smoke(**{'sampling.labels': (3, label)}), str(run))
+def test_a_label_out_of_range_is_refused(run):
+  with pytest.raises(UserError, match=r'10 is out of range.*0\.\.9'):
+    PROGRAMS['sample'](smoke(**{'sampling.labels': (3, 10)}), str(run))
 
 
 @pytest.mark.parametrize('field', ['num_samples', 'batch_size', 'num_steps'])

@@ -201,7 +201,6 @@ def test_two_grey_levels_and_bernoullis(key):
     ({'objective.name': 'hvae'}, 'take vae with autoencoder or hvae with hier'),
     ({'objective.decoder': 'student'}, 'is not one of logistic, gaussian, ber'),
     ({'objective.decoder': 'bernoulli'}, 'knows 2 grey levels, not 17: take'),
-    ({'objective.beta': -1.0}, 'objective.beta=-1.0 is negative'),
     ({'conditioning.labels': True}, 'conditioning.labels=True: a run of obj'),
     ({'sampling.sampler': 'ddim'}, 'sampling.sampler=ddim: a run of'),
     ({'sampling.guidance_scale': 2.0}, 'sampling.guidance_scale=2.0: a run'),
