@@ -48,7 +48,9 @@ def check(call, error, match):
 @pytest.mark.parametrize('schedule', SCHEDULES, ids=lambda s: type(s).__name__)
 def test_times_outside_0_and_1(schedule):
   for t in (2.0, -0.1, NAN, np.array([0.5, 1.1]), jnp.array([0.5, 1.1])):
-    check(lambda t=t: schedule(t), ValueError, r't=.*: times are in \[0, 1\]')
+    check(
+      lambda t=t: schedule(t), ValueError, r't is .*: times are in \[0, 1\]'
+    )
   assert np.isfinite(schedule(1.0 + 1e-7).sigma)  # rounding
   # what is traced has no value to check
   assert jax.jit(schedule)(2.0).t.shape == ()
@@ -56,31 +58,35 @@ def test_times_outside_0_and_1(schedule):
 
 def test_steps_outside_0_and_T():
   for i in (-5, 101, np.array([0, 101])):
-    check(lambda i=i: STEPS.at_step(i), ValueError, 'i=.*: steps are in 0..100')
+    check(
+      lambda i=i: STEPS.at_step(i), ValueError, 'i is .*: steps are in 0..100'
+    )
   assert jax.jit(STEPS.at_step)(101).t.shape == ()
-  check(lambda: dj.sde_coefficients(STEPS, 2.0), ValueError, 't=2: times')
-  check(lambda: dj.level_grid(COSINE, 3, t_start=2.0), ValueError, 't=2: times')
+  check(lambda: dj.sde_coefficients(STEPS, 2.0), ValueError, 't is 2: times')
+  check(
+    lambda: dj.level_grid(COSINE, 3, t_start=2.0), ValueError, 't is 2: times'
+  )
 
 
 @pytest.mark.parametrize(
   'make, values, names',
   [
-    (dj.CosineSchedule, (10.0, -10.0), 'logsnr_min=10, logsnr_max=-10'),
-    (dj.CosineSchedule, (5.0, 5.0), 'logsnr_min=5'),
-    (dj.CosineSchedule, (-INF, 5.0), 'logsnr_min=-inf'),
-    (dj.LinearVPSchedule, (-0.1, 20.0), 'beta_min=-0.1'),
-    (dj.LinearVPSchedule, (0.0, 20.0), 'beta_min=0'),
-    (dj.LinearVPSchedule, (20.0, 0.1), 'beta_min=20'),
-    (dj.SubVPSchedule, (0.1, NAN), 'beta_max=nan'),
-    (dj.GeometricVESchedule, (0.0, 50.0), 'sigma_min=0'),
-    (dj.GeometricVESchedule, (50.0, 0.01), 'sigma_min=50'),
-    (dj.KarrasSchedule, (-1.0, 80.0), 'sigma_min=-1'),
-    (dj.KarrasSchedule, (0.002, INF), 'sigma_max=inf'),
-    (dj.KarrasSchedule, (0.002, 80.0, 0.0), 'rho=0'),
-    (dj.RectifiedFlowSchedule, (-1.0,), 'shift=-1'),
-    (dj.SigmoidSchedule, (3.0, -3.0), 'start=3, end=-3'),
-    (dj.SigmoidSchedule, (-3.0, 3.0, 0.0), 'tau=0'),
-    (dj.ShiftedSchedule, (COSINE, 0.0), 'shift=0'),
+    (dj.CosineSchedule, (10.0, -10.0), 'logsnr_min is 10, logsnr_max is -10'),
+    (dj.CosineSchedule, (5.0, 5.0), 'logsnr_min is 5'),
+    (dj.CosineSchedule, (-INF, 5.0), 'logsnr_min is -inf'),
+    (dj.LinearVPSchedule, (-0.1, 20.0), 'beta_min is -0.1'),
+    (dj.LinearVPSchedule, (0.0, 20.0), 'beta_min is 0'),
+    (dj.LinearVPSchedule, (20.0, 0.1), 'beta_min is 20'),
+    (dj.SubVPSchedule, (0.1, NAN), 'beta_max is nan'),
+    (dj.GeometricVESchedule, (0.0, 50.0), 'sigma_min is 0'),
+    (dj.GeometricVESchedule, (50.0, 0.01), 'sigma_min is 50'),
+    (dj.KarrasSchedule, (-1.0, 80.0), 'sigma_min is -1'),
+    (dj.KarrasSchedule, (0.002, INF), 'sigma_max is inf'),
+    (dj.KarrasSchedule, (0.002, 80.0, 0.0), 'rho is 0'),
+    (dj.RectifiedFlowSchedule, (-1.0,), 'shift is -1'),
+    (dj.SigmoidSchedule, (3.0, -3.0), 'start is 3, end is -3'),
+    (dj.SigmoidSchedule, (-3.0, 3.0, 0.0), 'tau is 0'),
+    (dj.ShiftedSchedule, (COSINE, 0.0), 'shift is 0'),
   ],
 )
 def test_parameters_of_schedules(make, values, names):
@@ -107,13 +113,13 @@ NOT_CALLED = r'a Sampler is needed, not ddim: call it, as ddim\(...\)'
     (lambda: make_denoiser(dj.make_paired_denoiser, 'epsilon'), UNKNOWN),
     (
       lambda: dj.ancestral('small'),
-      "'small' is not one of fixed_small, fixed_",
+      "'small' is not one of 'fixed_small', 'f",
     ),
     (lambda: dj.ddim(NAN), 'eta is nan'),
-    (lambda: dj.dpm_solver_pp_sde(NAN), 'eta=nan: eta cannot be negative'),
-    (lambda: dj.churn(dj.heun(), COSINE, NAN), 'gamma=nan'),
-    (lambda: dj.langevin(-0.1), 'snr=-0.1: snr cannot be negative'),
-    (lambda: dj.annealed_langevin(2, -0.2), 'step_size=-0.2'),
+    (lambda: dj.dpm_solver_pp_sde(NAN), 'eta is nan: it cannot be negative'),
+    (lambda: dj.churn(dj.heun(), COSINE, NAN), 'gamma is nan'),
+    (lambda: dj.langevin(-0.1), 'snr is -0.1: it cannot be negative'),
+    (lambda: dj.annealed_langevin(2, -0.2), 'step_size is -0.2'),
     (lambda: dj.unipc(4), 'order is 4'),
   ],
 )

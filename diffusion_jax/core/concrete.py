@@ -26,7 +26,7 @@ def check_numbers(
   if not np.all(good):
     first = np.argmin(good)
     given = ', '.join(
-      f'{name}={array.flat[first]:g}'
+      f'{name} is {array.flat[first]:g}'
       for name, array in zip(values, arrays, strict=True)
     )
     raise ValueError(f'{given}: {rule}')

@@ -88,9 +88,7 @@ def _check_sigmas(sigma_min, sigma_max):
 
 
 def _check_positive(**value):
-  (name,) = value
-  rule = f'{name} must be positive and finite'
-  check_numbers(lambda x: x > 0.0, rule, **value)
+  check_numbers(lambda x: x > 0.0, 'it must be positive and finite', **value)
 
 
 def _linear_beta_integral(t, beta_min, beta_max):

@@ -253,7 +253,7 @@ def build_objective(config, test=False):
     config.objective.augment = 0.0
   if is_vae(config):
     return build_vae.build_objective(config, network, test)
-  return build(config, network_fn(network))
+  return build(config, network_fn(config, network))
 
 
 def build_objective_state(config):

@@ -29,7 +29,7 @@ def langevin(snr: float = 0.16) -> Corrector:
   comes close to 0. Alg. 5's factor alpha_i, which is close to 1, is 1. Raises
   ValueError for snr < 0.
   """
-  check_numbers(lambda snr: snr >= 0.0, 'snr cannot be negative', snr=snr)
+  check_numbers(lambda snr: snr >= 0.0, 'it cannot be negative', snr=snr)
 
   def correct(key, x, denoise, level):
     score = score_from_x0(predict(denoise, x, level).x0, x, level)
@@ -117,7 +117,7 @@ def churn(
   Raises ValueError for gamma < 0.
   """
   check_sampler(sampler)
-  check_numbers(lambda g: g >= 0.0, 'gamma cannot be negative', gamma=gamma)
+  check_numbers(lambda g: g >= 0.0, 'it cannot be negative', gamma=gamma)
 
   def step(key, x, state, denoise, level_t, level_s):
     noise_key, key = split_key(key, 2)

@@ -101,7 +101,7 @@ def dpm_solver_pp_sde(eta: float = 1.0) -> Sampler:
   eta = 0 is `dpm_solver_pp(2)`, eta = 1 the reverse SDE. Raises ValueError for
   eta < 0.
   """
-  check_numbers(lambda eta: eta >= 0.0, 'eta cannot be negative', eta=eta)
+  check_numbers(lambda eta: eta >= 0.0, 'it cannot be negative', eta=eta)
 
   def step(key, x, state, denoise, level_t, level_s):
     s, t = level_s.like(x), level_t.like(x)
