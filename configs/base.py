@@ -110,6 +110,10 @@ def get_config():
   network.num_latents = 3  # hierarchical: T, the layers of the chain
   network.remat = False  # compute blocks again going back: less memory
   network.dtype = 'float32'  # of the computation: float32, bfloat16
+  # of float32 products on GPU and TPU: default (TensorFloat-32; one pass of
+  # bfloat16), high (TensorFloat-32; three passes), highest (float32); all but
+  # the network is always highest (docs/performance.md)
+  network.matmul_precision = 'default'
 
   conditioning = config.conditioning = ConfigDict()
   # what the network sees: step (0..T-1), rescaled_step (0..999), time

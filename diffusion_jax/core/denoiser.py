@@ -14,7 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.levels import NoiseLevel, snap
-from diffusion_jax.core.parametrization import edm_norm, to_x0
+from diffusion_jax.core.parametrization import (
+  check_kind,
+  edm_norm,
+  to_x0,
+)
 
 Array = jax.Array
 NetworkFn = Callable[..., Array]
@@ -33,6 +37,19 @@ class Prediction(NamedTuple):
 
 
 Denoiser = Callable[[Array, NoiseLevel], Prediction]
+
+
+def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:
+  """denoise(xt, level); TypeError if that is no `Prediction`.
+
+  An array would be unpacked along its batch instead.
+  """
+  prediction = denoise(xt, level)
+  if not isinstance(prediction, Prediction):
+    is_array = hasattr(prediction, 'shape')
+    found = 'an array' if is_array else type(prediction).__name__
+    raise TypeError(f'a denoiser returns dj.Prediction(x0), not {found}')
+  return prediction
 
 
 def logsnr_input(level: NoiseLevel) -> Array:
@@ -112,7 +129,9 @@ def make_denoiser(
   network_fn(params, x [B, ...], noise [B], cond) -> [B, ...], with twice the
   channels if learned_variance: the second half maps -1..1 to var_frac 0..1.
   cond: dict of arrays [B, ...], such as {'label': [B]}, passed through.
+  Raises ValueError for an unknown parametrization.
   """
+  check_kind(parametrization)
 
   def denoise(xt, level):
     output = network_output(

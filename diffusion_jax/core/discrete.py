@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.core.concrete import as_float, as_time, check_numbers
 from diffusion_jax.core.levels import NoiseLevel, snap, vp_level
 from diffusion_jax.core.pytree import pytree_dataclass
 
@@ -79,36 +80,51 @@ class DiscreteSchedule:
     return self.neg_log_alpha_bar[:-1] - self.neg_log_alpha_bar[1:]
 
   def at_step(self, i: int | Array) -> NoiseLevel:
-    """Level of step i in 0..T (0 is clean), i of shape [] or [B]."""
-    return self(jnp.asarray(i) / self.num_steps)
+    """Level of step i in 0..T (0 is clean), i of shape [] or [B].
+
+    Raises ValueError for concrete steps outside 0..T.
+    """
+    last = self.num_steps
+    check_numbers(
+      lambda step: (0 <= step) & (step <= last), f'steps are in 0..{last}', i=i
+    )
+    return self(jnp.asarray(i) / last)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Level at t in [0, 1], [] or [B]."""
-    t = jnp.asarray(t, jnp.result_type(float))
+    """Level at t in [0, 1], [] or [B]; its slope at step i is that below i.
+
+    So beta(t) is constant on (i - 1, i], and a step of the reverse SDE from i
+    to i - 1 undoes alpha_i.
+    """
+    t = as_time(t)
     alphas, table, slopes = self._entries()
     position = snap(t * self.num_steps, self.num_steps)
     lower = jnp.clip(jnp.floor(position).astype(int), 0, self.num_steps)
-    beyond = (position - lower) * slopes[lower]  # 0 at a step: its own entry
+    below = jnp.clip(jnp.ceil(position).astype(int) - 1, 0, self.num_steps - 1)
+    beyond = (position - lower) * slopes[below]  # 0 at a step: its own entry
     alpha = alphas[lower] * jnp.exp(-0.5 * beyond)
     sigma = jnp.sqrt(-jnp.expm1(-table[lower] - beyond))
-    return NoiseLevel(position / self.num_steps, alpha, sigma)
+    level = position / self.num_steps, alpha, sigma
+    return NoiseLevel(*(field.astype(t.dtype) for field in level))
 
   def _entries(self):
-    # alpha, -log(alpha_bar) and its slope after each of the steps 0..T, [T+1].
-    # On the host in float64: exp in float32 loses half a digit where alpha_T is
-    # small. A schedule that is an argument of a jitted function has float32.
+    # alpha and -log(alpha_bar) of steps 0..T, [T+1], and the slopes of the
+    # latter between them, [T]. On the host in float64: exp in float32 loses
+    # half a digit where alpha_T is small. A schedule that is an argument of a
+    # jitted function has float32.
     table = self.neg_log_alpha_bar
     xp = np if isinstance(table, np.ndarray) else jnp
-    slopes = xp.append(xp.diff(table), table[-1] - table[-2])
     alphas = xp.where(table > _UNDERFLOW, 0.0, xp.exp(-0.5 * table))
-    return map(jnp.asarray, (alphas, table, slopes))
+    return map(jnp.asarray, (alphas, table, xp.diff(table)))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
+    logsnr = as_float(logsnr)
     table = jnp.asarray(self.neg_log_alpha_bar)
     value = jnp.clip(jax.nn.softplus(-logsnr), 0.0, table[-1])
     times = jnp.linspace(0.0, 1.0, self.num_steps + 1)
-    return vp_level(jnp.interp(value, table, times), value)
+    level = vp_level(jnp.interp(value, table, times), value)
+    return NoiseLevel(*(field.astype(logsnr.dtype) for field in level))
 
 
 def _checked(name, sequence, last, identity):

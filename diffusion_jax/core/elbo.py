@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.examples import check_same_shape, data_axes
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, clean_level
@@ -102,9 +102,9 @@ def categorical_nll(
   al. 2021, section 3.1). x0: [B, ...] on these values; level: [] or [B] of z0.
   """
   check_same_shape(x0=x0, z0=z0)
-  values = jnp.linspace(-1.0, 1.0, num_levels)
-  values = values.reshape((1,) * x0.ndim + (num_levels,))
   level = level.like(z0[..., None])
+  values = jnp.linspace(-1.0, 1.0, num_levels, dtype=level.alpha.dtype)
+  values = values.reshape((1,) * x0.ndim + (num_levels,))
   logits = -0.5 * jnp.square(
     (z0[..., None] - level.alpha * values) / level.sigma
   )
@@ -170,7 +170,7 @@ def variational_bound(
   choice_keys, keys = split_key(key_per_example(key, num), 2)
 
   def at(step):
-    return schedule(step / num_steps)
+    return schedule(jnp.asarray(step / num_steps, x0.dtype))
 
   # the noise level nearest to clean, from which the decoder decodes
   starts_clean = at(0).sigma == 0.0
@@ -197,7 +197,7 @@ def variational_bound(
       # the noise of a step is its own, whichever steps are drawn
       step_keys = jax.vmap(jax.random.fold_in)(keys, step)
       xt = q_sample(x0, draw_normal(step_keys, x0), at(step))
-      prediction = denoise(xt, at(step))
+      prediction = predict(denoise, xt, at(step))
       nats = jax.lax.cond(decodes, decode, transition, step, xt, prediction)
       return nats, _sum(jnp.square(x0 - prediction.x0))
 

@@ -10,7 +10,8 @@ def like(value: Array, x: Array, name: str = 'a value') -> Array:
   """Reshaped to broadcast against x: [] and [B] become [B|1, 1, ...].
 
   This is the only broadcasting rule of the library. What fits no leading axis
-  of x is refused with a ValueError.
+  of x is refused with a ValueError. Floats get the precision of x, at least
+  float32: levels computed in float64 leave float32 images what they are.
   """
   shape = jnp.shape(value)
   if len(shape) > x.ndim or any(
@@ -20,7 +21,10 @@ def like(value: Array, x: Array, name: str = 'a value') -> Array:
       f'{name} of shape {list(shape)} does not fit an array of shape '
       f'{list(x.shape)}: it is [] or [B]'
     )
-  return jnp.reshape(value, shape + (1,) * (x.ndim - len(shape)))
+  value = jnp.reshape(value, shape + (1,) * (x.ndim - len(shape)))
+  if jnp.issubdtype(value.dtype, jnp.floating):
+    value = value.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return value
 
 
 def data_axes(x: Array) -> tuple[int, ...]:

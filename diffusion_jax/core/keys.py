@@ -112,6 +112,12 @@ def _check_one_each(key, batch_size):
 
 def _typed(key: Array) -> Array:
   # keys of jax.random.PRNGKey are [..., 2] integers, without a shape of theirs
-  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+  dtype = getattr(key, 'dtype', None)
+  if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
     return key
+  if dtype != jnp.uint32:
+    raise TypeError(
+      'a random key is needed, such as jax.random.key(0), not '
+      + (repr(key) if dtype is None else f'an array of {dtype}')
+    )
   return jax.random.wrap_key_data(key)

@@ -1,8 +1,10 @@
 """The atom of the library: one point on a noise schedule.
 
-Two numbers, alpha and sigma, rather than three: when each is accurate,
-logsnr = 2 log(alpha / sigma) has an absolute error of about 3e-7 in float32 at
-every noise level, which is better than a log-SNR stored in float32.
+Two numbers, alpha and sigma, rather than three. In float32 those of a schedule
+of steps determine the log-SNR to 5e-7 and those of every schedule to 2.5e-6, at
+all log-SNRs from -41 to 22 and T up to 4000; a log-SNR stored in float32 would
+be rounded by up to 1.9e-6. `logsnr`, which is computed in float32, is within
+2.5e-6 (tests/core/test_levels.py).
 """
 
 from typing import NamedTuple

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.examples import check_same_shape, data_axes
+from diffusion_jax.core.examples import check_same_shape, data_axes, like
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import error_scale, target
 from diffusion_jax.core.process import forgotten, reverse_variance
@@ -47,7 +47,8 @@ def weighted_eps_loss(
   s, t = level_s, level_t
   error = s.alpha * forgotten(s, t) * t.sigma / t.alpha  # of the mean, per eps
   weight = error**2 / (2.0 * reverse_variance(variance, s, t, None, first))
-  return weight * jnp.sum(jnp.square(eps - eps_hat), axis=data_axes(eps))
+  square = jnp.sum(jnp.square(eps - eps_hat), axis=data_axes(eps))
+  return like(weight, square) * square
 
 
 def denoising_loss(
@@ -72,7 +73,7 @@ def denoising_loss(
   # eps at zero SNR: weight and scale vanish together, the loss with them
   scale = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
   error = jnp.sum(jnp.square(output - truth), axis=data_axes(output))
-  return weight(level) / scale * error
+  return like(weight(level) / scale, error) * error
 
 
 # Weights of |x_0 - x0_hat|^2, level -> same shape as the level.

@@ -1,10 +1,10 @@
 """Diagonal Gaussians, element by element, in nats."""
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 Array = jax.Array
 
@@ -19,7 +19,8 @@ class Normal(NamedTuple):
 def sample(key: Array, p: Normal) -> Array:
   """One draw from p. Returns the broadcast shape of mean and variance."""
   shape = jnp.broadcast_shapes(jnp.shape(p.mean), jnp.shape(p.variance))
-  return p.mean + jnp.sqrt(p.variance) * jax.random.normal(key, shape)
+  dtype = jnp.result_type(float, p.mean, p.variance)
+  return p.mean + jnp.sqrt(p.variance) * jax.random.normal(key, shape, dtype)
 
 
 def kl(q: Normal, p: Normal) -> Array:
@@ -38,7 +39,7 @@ def kl(q: Normal, p: Normal) -> Array:
 def log_prob(p: Normal, x: Array) -> Array:
   """log N(x; mean, variance) per element, nats."""
   square = jnp.square(x - p.mean) / p.variance
-  return -0.5 * (square + jnp.log(p.variance) + np.log(2.0 * np.pi))
+  return -0.5 * (square + jnp.log(p.variance) + math.log(2.0 * math.pi))
 
 
 def bin_edges(
@@ -99,9 +100,11 @@ def _log_cdf_difference(lower: Array, upper: Array, width: Array) -> Array:
 
 def _tanh_cdf(z: Array) -> Array:
   z = jnp.clip(z, -1e4, 1e4)  # the cube of anything larger overflows
-  return 0.5 * (1.0 + jnp.tanh(np.sqrt(2.0 / np.pi) * (z + 0.044715 * z**3)))
+  return 0.5 * (
+    1.0 + jnp.tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3))
+  )
 
 
 def bits_per_dim(nats: Array, data_shape: tuple[int, ...]) -> Array:
   """Nats per example -> bits per dimension of one example of `data_shape`."""
-  return nats / (np.prod(data_shape) * np.log(2.0))
+  return nats / (math.prod(data_shape) * math.log(2.0))

@@ -27,7 +27,16 @@ Array = jax.Array
 KINDS = ('x0', 'eps', 'v', 'score', 'flow', 'edm')
 
 
+def check_kind(kind: str) -> None:
+  """Raises a ValueError that lists KINDS unless `kind` is one of them."""
+  if kind not in KINDS:
+    raise ValueError(
+      f'parametrization {kind!r} is not one of {", ".join(KINDS)}'
+    )
+
+
 def _row(kind: str, level: NoiseLevel, sigma_data: float):
+  check_kind(kind)
   alpha, sigma = level.alpha, level.sigma
   zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
   if kind == 'x0':
@@ -40,10 +49,8 @@ def _row(kind: str, level: NoiseLevel, sigma_data: float):
     return zero, -1.0 / sigma
   if kind == 'flow':
     return -one, one
-  if kind == 'edm':
-    norm = edm_norm(level, sigma_data)
-    return sigma / (sigma_data * norm), -sigma_data * alpha / norm
-  raise ValueError(f'parametrization {kind!r} is not one of {", ".join(KINDS)}')
+  norm = edm_norm(level, sigma_data)
+  return sigma / (sigma_data * norm), -sigma_data * alpha / norm
 
 
 def edm_norm(level: NoiseLevel, sigma_data: float = 0.5) -> Array:

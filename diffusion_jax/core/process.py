@@ -18,6 +18,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.concrete import as_time
 from diffusion_jax.core.examples import check_same_shape
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.normal import Normal
@@ -82,17 +83,28 @@ def sde_coefficients(schedule: Callable, t: Array) -> tuple[Array, Array]:
   """f and g^2 of dx = f(t) x dt + g(t) dw, each like t ([] or [B]).
 
   The SDE (Song et al. 2021, Eq. 5) with the schedule's marginals: f is the
-  slope of log alpha, g^2 is -sigma^2 times that of the log-SNR. Needs alpha and
-  sigma > 0.
+  slope of log alpha, g^2 is -sigma^2 times that of the log-SNR. At step i of a
+  `DiscreteSchedule` slopes are those on its cleaner side, f = T log(alpha_i) /
+  2. Needs alpha and sigma > 0; ValueError for concrete t outside [0, 1].
   """
 
   def logs(t):
     level = schedule(t)
     return (jnp.log(level.alpha), level.logsnr), level.sigma
 
-  t = jnp.asarray(t, jnp.result_type(float))
+  t = as_time(t)
   _, slopes, sigma = jax.jvp(logs, (t,), (jnp.ones_like(t),), has_aux=True)
   return slopes[0], -(sigma**2) * slopes[1]
+
+
+VARIANCES = ('fixed_small', 'fixed_large', 'learned')
+
+
+def check_variance(kind: str) -> None:
+  """Raises a ValueError that lists VARIANCES unless `kind` is one of them."""
+  if kind not in VARIANCES:
+    known = ', '.join(map(repr, VARIANCES))
+    raise ValueError(f'variance {kind!r} is not one of {known}')
 
 
 def reverse_variance(
@@ -113,6 +125,7 @@ def reverse_variance(
   takes beta-tilde_2 there for 'fixed_small', 'fixed_large' and the small end of
   'learned', since beta-tilde_1 = 0. Raises ValueError for unknown kinds.
   """
+  check_variance(kind)
   s, t = level_s, level_t
   if kind == 'learned':
     if var_frac is None:
@@ -129,14 +142,10 @@ def reverse_variance(
     return small
   if kind == 'fixed_large':
     return large if first is None else jnp.where(clean, first, large)
-  if kind == 'learned':
-    tiny = jnp.finfo(small.dtype).tiny
-    log_small = jnp.log(jnp.maximum(small, tiny))
-    learned = jnp.exp(var_frac * jnp.log(large) + (1.0 - var_frac) * log_small)
-    return jnp.where(small > 0.0, learned, 0.0)
-  raise ValueError(
-    f"variance {kind!r} is not one of 'fixed_small', 'fixed_large', 'learned'"
-  )
+  tiny = jnp.finfo(small.dtype).tiny
+  log_small = jnp.log(jnp.maximum(small, tiny))
+  learned = jnp.exp(var_frac * jnp.log(large) + (1.0 - var_frac) * log_small)
+  return jnp.where(small > 0.0, learned, 0.0)
 
 
 def p_reverse(

@@ -27,8 +27,11 @@ def pytree_dataclass(cls: type) -> type:
     return tuple(zip(keys, values, strict=True)), meta
 
   def unflatten(meta, values):
-    named = dict(zip(data, values, strict=True))
-    return cls(**named, **dict(zip(static, meta, strict=True)))
+    # without __init__ and its checks: leaves may be gradients, or no numbers
+    obj = object.__new__(cls)
+    for name, value in zip((*data, *static), (*values, *meta), strict=True):
+      object.__setattr__(obj, name, value)
+    return obj
 
   jax.tree_util.register_pytree_with_keys(
     cls, flatten_with_keys, unflatten, flatten

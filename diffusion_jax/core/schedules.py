@@ -5,6 +5,10 @@ and inverted, `schedule.from_logsnr(logsnr) -> NoiseLevel`. Nothing else in the
 library sees a schedule: every equation takes levels. Each is a frozen
 `pytree_dataclass`, so it can be an argument of a jitted function. Those in
 continuous time are here, that of an explicit sequence in `core/discrete.py`.
+
+A level has the precision of the time or log-SNR that it is asked for. Times
+outside [0, 1] and parameters out of range raise a ValueError, except under
+`jit`, where they have no value yet.
 """
 
 import dataclasses
@@ -14,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.concrete import as_float, as_time, check_numbers
 from diffusion_jax.core.levels import NoiseLevel, vp_level
 from diffusion_jax.core.pytree import pytree_dataclass
 
@@ -32,9 +37,17 @@ class CosineSchedule:
   logsnr_min: float = -20.0
   logsnr_max: float = 20.0
 
+  def __post_init__(self):
+    check_numbers(
+      lambda low, high: low < high,
+      'logsnr_min must be below logsnr_max, both finite',
+      logsnr_min=self.logsnr_min,
+      logsnr_max=self.logsnr_max,
+    )
+
   def __call__(self, t: Array) -> NoiseLevel:
     """Level at t in [0, 1], [] or [B]."""
-    t = jnp.asarray(t, jnp.result_type(float))
+    t = as_time(t)
     first, last = self._ends()
     span = jnp.pi / 2.0 - first - last
     # cos(angle) as the sine of the other acute angle: exact near angle = pi/2
@@ -54,6 +67,28 @@ class CosineSchedule:
     # the angle at t = 0, and how far the angle at t = 1 is from pi/2
     first = jnp.arctan(jnp.exp(-0.5 * self.logsnr_max))
     return first, jnp.arctan(jnp.exp(0.5 * self.logsnr_min))
+
+
+def _check_betas(beta_min, beta_max):
+  check_numbers(
+    lambda low, high: (0.0 < low) & (low <= high),
+    '0 < beta_min <= beta_max must hold, both finite',
+    beta_min=beta_min,
+    beta_max=beta_max,
+  )
+
+
+def _check_sigmas(sigma_min, sigma_max):
+  check_numbers(
+    lambda low, high: (0.0 < low) & (low < high),
+    '0 < sigma_min < sigma_max must hold, both finite',
+    sigma_min=sigma_min,
+    sigma_max=sigma_max,
+  )
+
+
+def _check_positive(**value):
+  check_numbers(lambda x: x > 0.0, 'it must be positive and finite', **value)
 
 
 def _linear_beta_integral(t, beta_min, beta_max):
@@ -80,9 +115,12 @@ class LinearVPSchedule:
   beta_min: float = 0.1
   beta_max: float = 20.0
 
+  def __post_init__(self):
+    _check_betas(self.beta_min, self.beta_max)
+
   def __call__(self, t: Array) -> NoiseLevel:
     """Level at t in [0, 1], [] or [B]."""
-    t = jnp.asarray(t, jnp.result_type(float))
+    t = as_time(t)
     return vp_level(t, _linear_beta_integral(t, self.beta_min, self.beta_max))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
@@ -105,9 +143,12 @@ class SubVPSchedule:
   beta_min: float = 0.1
   beta_max: float = 20.0
 
+  def __post_init__(self):
+    _check_betas(self.beta_min, self.beta_max)
+
   def __call__(self, t: Array) -> NoiseLevel:
     """Level at t in [0, 1], [] or [B]."""
-    t = jnp.asarray(t, jnp.result_type(float))
+    t = as_time(t)
     value = _linear_beta_integral(t, self.beta_min, self.beta_max)
     return self._level(t, value)
 
@@ -136,9 +177,12 @@ class GeometricVESchedule:
   sigma_min: float = 0.02
   sigma_max: float = 100.0
 
+  def __post_init__(self):
+    _check_sigmas(self.sigma_min, self.sigma_max)
+
   def __call__(self, t: Array) -> NoiseLevel:
     """Level at t in [0, 1], [] or [B]."""
-    t = jnp.asarray(t, jnp.result_type(float))
+    t = as_time(t)
     sigma = self.sigma_min * jnp.exp(t * self._log_ratio())
     return NoiseLevel(t, jnp.ones_like(t), sigma)
 
@@ -147,7 +191,7 @@ class GeometricVESchedule:
 
     Beyond sigma_max it goes on to t > 1, where churn asks for more noise.
     """
-    log_sigma = -0.5 * jnp.asarray(logsnr, jnp.result_type(float))
+    log_sigma = -0.5 * as_float(logsnr)
     beyond = jnp.maximum(log_sigma - jnp.log(self.sigma_min), 0.0)
     sigma = self.sigma_min * jnp.exp(beyond)
     return NoiseLevel(beyond / self._log_ratio(), jnp.ones_like(sigma), sigma)
@@ -169,9 +213,13 @@ class KarrasSchedule:
   sigma_max: float = 80.0
   rho: float = 7.0
 
+  def __post_init__(self):
+    _check_sigmas(self.sigma_min, self.sigma_max)
+    _check_positive(rho=self.rho)
+
   def __call__(self, t: Array) -> NoiseLevel:
     """Level at t in [0, 1], [] or [B]."""
-    t = jnp.asarray(t, jnp.result_type(float))
+    t = as_time(t)
     first, last = self._ends()
     sigma = ((1.0 - t) * first + t * last) ** self.rho
     return NoiseLevel(t, jnp.ones_like(t), sigma)
@@ -181,7 +229,7 @@ class KarrasSchedule:
 
     Beyond sigma_max it goes on to t > 1, where churn asks for more noise.
     """
-    logsnr = jnp.asarray(logsnr, jnp.result_type(float))
+    logsnr = as_float(logsnr)
     first, last = self._ends()
     root = jnp.maximum(jnp.exp(-0.5 * logsnr / self.rho), first)
     t = (root - first) / (last - first)
@@ -208,15 +256,18 @@ class RectifiedFlowSchedule:
 
   shift: float = 1.0
 
+  def __post_init__(self):
+    _check_positive(shift=self.shift)
+
   def __call__(self, t: Array) -> NoiseLevel:
     """Level at t in [0, 1], [] or [B]."""
-    t = jnp.asarray(t, jnp.result_type(float))
+    t = as_time(t)
     total = (1.0 - t) + self.shift * t  # 1 + (shift - 1) t
     return NoiseLevel(t, (1.0 - t) / total, self.shift * t / total)
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """The level of a log-SNR, [] or [B], infinite ones included."""
-    log_ratio = -0.5 * jnp.asarray(logsnr, jnp.result_type(float))
+    log_ratio = -0.5 * as_float(logsnr)
     t = jax.nn.sigmoid(log_ratio - jnp.log(self.shift))
     sigma = jax.nn.sigmoid(log_ratio)
     return NoiseLevel(t, jax.nn.sigmoid(-log_ratio), sigma)
@@ -237,9 +288,18 @@ class SigmoidSchedule:
   end: float = 3.0
   tau: float = 1.0
 
+  def __post_init__(self):
+    check_numbers(
+      lambda start, end: start < end,
+      'start must be below end, both finite',
+      start=self.start,
+      end=self.end,
+    )
+    _check_positive(tau=self.tau)
+
   def __call__(self, t: Array) -> NoiseLevel:
     """Level at t in [0, 1], [] or [B]."""
-    t = jnp.asarray(t, jnp.result_type(float))
+    t = as_time(t)
     s, e = self._ends()
     x = (1.0 - t) * s + t * e
 
@@ -253,7 +313,7 @@ class SigmoidSchedule:
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """The level of a log-SNR, [] or [B], infinite ones included."""
-    logsnr = jnp.asarray(logsnr, jnp.result_type(float))
+    logsnr = as_float(logsnr)
     s, e = self._ends()
     total = jax.nn.sigmoid(e) * jax.nn.sigmoid(-s) * -jnp.expm1(s - e)
 
@@ -284,6 +344,9 @@ class ShiftedSchedule:
 
   schedule: Any
   shift: float
+
+  def __post_init__(self):
+    _check_positive(shift=self.shift)
 
   @property
   def num_steps(self) -> int:
@@ -322,7 +385,7 @@ class LearnedSchedule:
 
   def __call__(self, t: Array) -> NoiseLevel:
     """Level at t in [0, 1], [] or [B]."""
-    t = jnp.asarray(t, jnp.result_type(float))
+    t = as_time(t)
     return _sigmoid_level(t, self.gamma_fn(self.params, t))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
@@ -330,9 +393,9 @@ class LearnedSchedule:
 
     t is found by bisection, so no gradient flows through it.
     """
-    logsnr = jnp.asarray(logsnr, jnp.result_type(float))
+    logsnr = as_float(logsnr)
     params = jax.lax.stop_gradient(self.params)
-    ends = self.gamma_fn(params, jnp.array([0.0, 1.0]))
+    ends = self.gamma_fn(params, jnp.array([0.0, 1.0], logsnr.dtype))
     gamma = jnp.clip(-logsnr, ends[0], ends[1])
 
     def halve(_, bounds):

@@ -4,11 +4,11 @@ log p(x) >= elbo, in nats, [B], summed over data axes. A decoder is a function
 (x, z) -> log p(x | z), [B], and a distribution of latents a `Normal`.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffusion_jax.core.examples import data_axes
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
@@ -96,7 +96,7 @@ def importance_weighted_elbo(
   """
   _check_count(num_samples=num_samples)
   log_weights = jax.lax.map(log_weight, split_key(key, num_samples))
-  return jax.nn.logsumexp(log_weights, axis=0) - np.log(num_samples)
+  return jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)
 
 
 def hierarchical_elbo(
@@ -167,7 +167,7 @@ def rearranged_elbo(
     step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
     return reparameterize(step_keys, marginal(t, x))
 
-  transitions = [jnp.zeros((len(x), 0))]
+  transitions = [jnp.zeros((len(x), 0), x.dtype)]
   for t in range(2, num_steps + 1):
     z = draw(t)
     transitions.append(_sum(kl(posterior(t, z, x), decode(t, z)))[:, None])

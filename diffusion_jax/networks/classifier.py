@@ -137,7 +137,10 @@ class AttentionPool(nn.Module):
       [tokens.mean(axis=1, keepdims=True), tokens], axis=1
     )
     places = self.param(
-      'places', nn.initializers.normal(channels**-0.5), tokens.shape[1:]
+      'places',
+      nn.initializers.normal(channels**-0.5),
+      tokens.shape[1:],
+      jnp.float32,
     )
     tokens += places[None]
     heads = self.num_heads

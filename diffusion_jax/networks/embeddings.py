@@ -34,6 +34,7 @@ def sinusoidal(
     raise ValueError(f'a sinusoidal embedding needs 4 or more, got {features}')
   intervals = half - 1 if kind == 'ho' else half
   frequencies = np.exp(-np.log(max_period) * np.arange(half) / intervals)
+  frequencies = frequencies.astype(np.float32)
   angles = noise.astype(jnp.float32)[:, None] * frequencies[None]
   waves = [jnp.sin(angles), jnp.cos(angles)]
   if kind == 'openai':
@@ -152,7 +153,10 @@ class FourierEmbedding(nn.Module):
   @nn.compact
   def __call__(self, noise: Array) -> Array:
     frequencies = self.param(
-      'frequencies', nn.initializers.normal(self.scale), (self.features // 2,)
+      'frequencies',
+      nn.initializers.normal(self.scale),
+      (self.features // 2,),
+      jnp.float32,
     )
     frequencies = jax.lax.stop_gradient(frequencies)
     angles = noise.astype(jnp.float32)[:, None] * frequencies[None]

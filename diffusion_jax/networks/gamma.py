@@ -27,8 +27,9 @@ class LinearGamma(nn.Module):
     span = self.gamma_max - self.gamma_min
     if not self.learned:
       return self.gamma_min + span * t
-    bias = self.param('bias', nn.initializers.constant(self.gamma_min), ())
-    weight = self.param('weight', nn.initializers.constant(span), ())
+    constant = nn.initializers.constant
+    bias = self.param('bias', constant(self.gamma_min), (), jnp.float32)
+    weight = self.param('weight', constant(span), (), jnp.float32)
     return bias + jnp.abs(weight) * t
 
 
@@ -47,11 +48,14 @@ class MonotoneGamma(nn.Module):
   @nn.compact
   def __call__(self, t: Array) -> Array:
     line = LinearGamma(self.gamma_min, self.gamma_max, name='line')(t)
-    normal, shape = nn.initializers.normal(1e-2), (self.features,)
-    inner = jnp.abs(self.param('inner_weight', normal, shape))
-    bias = self.param('inner_bias', nn.initializers.zeros, shape)
-    outer = jnp.abs(self.param('outer_weight', normal, shape))
+    normal, zeros = nn.initializers.normal(1e-2), nn.initializers.zeros
+    shape = (self.features,)
+    inner = jnp.abs(self.param('inner_weight', normal, shape, jnp.float32))
+    bias = self.param('inner_bias', zeros, shape, jnp.float32)
+    outer = jnp.abs(self.param('outer_weight', normal, shape, jnp.float32))
     shape = (1,) * t.ndim + shape
     inner, bias = inner.reshape(shape), bias.reshape(shape)
     hidden = jax.nn.sigmoid(inner * (2.0 * t[..., None] - 1.0) + bias)
-    return line + (2.0 * (hidden - 0.5)) @ outer / self.features
+    # the noise schedule is part of the process: full precision everywhere
+    steps = jnp.dot(2.0 * (hidden - 0.5), outer, precision='highest')
+    return line + steps / self.features

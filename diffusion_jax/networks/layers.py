@@ -106,8 +106,8 @@ class Conv(nn.Module):
     kernel_init, bias_init = initializers(
       self.initializer, size * size * x.shape[-1], self.zero
     )
-    kernel = self.param('kernel', kernel_init, shape)
-    bias = self.param('bias', bias_init, (self.features,))
+    kernel = self.param('kernel', kernel_init, shape, jnp.float32)
+    bias = self.param('bias', bias_init, (self.features,), jnp.float32)
     pad = self.padding or ((size - 1) // 2, size // 2)
     x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
     out = conv2d(x, kernel, self.stride, (pad, pad))

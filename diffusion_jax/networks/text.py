@@ -90,7 +90,8 @@ class TextFeatures(nn.Module):
     null = None
     if self.null_text:
       init = nn.initializers.normal(1.0)
-      null = self.param('null', init, (self.width,)).astype(self.dtype)
+      null = self.param('null', init, (self.width,), jnp.float32)
+      null = null.astype(self.dtype)
     if text is None:
       shape = batch_size, 1
       return jnp.broadcast_to(null, (*shape, self.width)), jnp.ones(shape, bool)

@@ -253,7 +253,7 @@ def build_objective(config, test=False):
       options = {'estimate_probability': 1.0}
   if is_vae(config):
     return build_vae.build_objective(config, network, test)
-  return build(config, network_fn(network), **options)
+  return build(config, network_fn(config, network), **options)
 
 
 def build_objective_state(config):

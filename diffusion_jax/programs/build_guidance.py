@@ -32,7 +32,7 @@ def of_network(config, params, cond, make=dj.make_denoiser):
     'x0': config.conditioning.self_conditioning,
   }
   return make(
-    network_fn(build_network(config)),
+    network_fn(config, build_network(config)),
     params['network'],
     parametrization=config.objective.parametrization,
     noise_input=build_noise_input(config),
@@ -84,7 +84,7 @@ def build_logits(config, params):
   """The config's classifier: (x_t, level) -> logits [B, num_classes]."""
   return functools.partial(
     dj.network_output,
-    network_fn(build_network(config)),
+    network_fn(config, build_network(config)),
     params['network'],
     parametrization=config.objective.parametrization,
     noise_input=build_noise_input(config),

@@ -18,7 +18,11 @@ from diffusion_jax.programs.build_schedule import (
   learns_schedule,
   num_steps,
 )
-from diffusion_jax.programs.choices import choose, from_config
+from diffusion_jax.programs.choices import (
+  choose,
+  from_config,
+  matmul_precision,
+)
 from diffusion_jax.training import conditions
 from diffusion_jax.training.augmentation import NUM_LABELS
 
@@ -187,6 +191,7 @@ def build_network(config):
   """config.network -> Flax module."""
   name = config.network.name
   build = choose(NETWORKS, 'network', 'name', name)
+  matmul_precision(config)  # refuses at once
   build_vae.check(config)
   build_latent.check(config)
   if config.objective.augment and name != 'ddpmpp':
@@ -225,14 +230,18 @@ def check_heights(config):
     )
 
 
-def network_fn(network):
-  """Flax module -> network_fn(params, x, noise, cond, *, key=None)."""
+def network_fn(config, network):
+  """Flax module -> network_fn(params, x, noise, cond, *, key=None).
+
+  It computes with config.network.matmul_precision.
+  """
 
   def apply(params, x, noise, cond, *, key=None):
     rngs = {} if key is None else {'dropout': key}
     train = key is not None
     variables = {'params': params}
-    return network.apply(variables, x, noise, cond, train=train, rngs=rngs)
+    with matmul_precision(config):
+      return network.apply(variables, x, noise, cond, train=train, rngs=rngs)
 
   return apply
 

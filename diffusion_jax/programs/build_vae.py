@@ -13,7 +13,7 @@ from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
 from diffusion_jax.networks.layers import INITIALIZERS
 from diffusion_jax.programs import UserError
-from diffusion_jax.programs.choices import choose
+from diffusion_jax.programs.choices import choose, matmul_precision
 from diffusion_jax.training import vae
 
 # objective.name: network.name
@@ -153,9 +153,10 @@ def build_model(config, network):
     def apply(params, t, z, *, key=None):
       inputs = (z,) if one else (t, z)
       rngs = {} if key is None else {'dropout': key}
-      found = network.apply(
-        {'params': params}, *inputs, key is not None, rngs=rngs, method=method
-      )
+      with matmul_precision(config):
+        found = network.apply(
+          {'params': params}, *inputs, key is not None, rngs=rngs, method=method
+        )
       if not isinstance(found, tuple):
         return found
       return dj.Normal(found[0], jnp.exp(found[1]))

@@ -3,6 +3,8 @@
 import contextlib
 import difflib
 
+import jax
+
 from diffusion_jax.programs import UserError
 
 
@@ -28,6 +30,21 @@ def choose(table, section, field, value):
       f'{", ".join(table)}'
     )
   return table[value] if isinstance(table, dict) else value
+
+
+MATMUL_PRECISIONS = ('default', 'high', 'highest')
+
+
+def matmul_precision(config):
+  """config.network.matmul_precision -> the context of a network's calls.
+
+  'default' leaves it to JAX: its own default, or JAX_DEFAULT_MATMUL_PRECISION.
+  """
+  name = config.network.matmul_precision
+  choose(MATMUL_PRECISIONS, 'network', 'matmul_precision', name)
+  if name == 'default':
+    return contextlib.nullcontext()
+  return jax.default_matmul_precision(name)
 
 
 def words(values):

@@ -33,6 +33,7 @@ _FREE = (
   'noise.',
   'data.data_dir',
   'network.remat',
+  'network.matmul_precision',
   'data.num_threads',
   'training.num_steps',
   'training.log_every',

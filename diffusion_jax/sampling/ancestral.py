@@ -5,11 +5,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import eps_from_x0
-from diffusion_jax.core.process import forgotten, p_reverse, signal_ratio
+from diffusion_jax.core.process import (
+  check_variance,
+  forgotten,
+  p_reverse,
+  signal_ratio,
+)
 from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
@@ -28,11 +33,13 @@ def ancestral(
   mean_shift(x_t, level_t) -> [B, ...]: the mean becomes mean + variance * shift
   (Dhariwal & Nichol 2021, Alg. 1, with `log_prob_gradient`). A shift of x_0 as
   in `classifier_guided` moves this mean by alpha_s / alpha_t times the variance
-  of 'fixed_large' instead (VP schedules), whatever `variance` is.
+  of 'fixed_large' instead (VP schedules), whatever `variance` is. Raises
+  ValueError for another `variance`.
   """
+  check_variance(variance)
 
   def step(key, x, state, denoise, level_t, level_s):
-    x0, var_frac = denoise(x, level_t)
+    x0, var_frac = predict(denoise, x, level_t)
     p = p_reverse(x0, x, level_s, level_t, variance, var_frac)
     noisy = level_s.like(x).sigma > 0.0
     std = jnp.where(noisy, jnp.sqrt(p.variance), 0.0)
@@ -53,7 +60,7 @@ def ddim(eta: float = 0.0) -> Sampler:
     raise ValueError(f'eta is {eta}: DDIM needs a value in [0, 1]')
 
   def step(key, x, state, denoise, level_t, level_s):
-    x0 = denoise(x, level_t).x0
+    x0 = predict(denoise, x, level_t).x0
     s, t = level_s.like(x), level_t.like(x)
     fresh = eta**2 * forgotten(s, t)  # share of sigma_s^2 that is new noise
     kept = signal_ratio(s, t) * (s.sigma / t.sigma)
@@ -89,10 +96,11 @@ def ddim_invert(denoise: Denoiser, levels: NoiseLevel, x0: Array) -> Array:
     level_s, level_t = pair
     clean = level_s.sigma == 0.0
     at = jax.tree.map(lambda s, t: jnp.where(clean, t, s), level_s, level_t)
-    seen = signal_ratio(level_s, at) * x
-    eps = eps_from_x0(denoise(seen, at).x0, seen, at)
-    ratio = signal_ratio(level_s, level_t)
-    return ratio * x + (level_t.sigma - ratio * level_s.sigma) * eps, None
+    s, t = level_s.like(x), level_t.like(x)
+    seen = signal_ratio(s, at.like(x)) * x
+    eps = eps_from_x0(predict(denoise, seen, at).x0, seen, at)
+    ratio = signal_ratio(s, t)
+    return ratio * x + (t.sigma - ratio * s.sigma) * eps, None
 
   pairs = levels.take(slice(1, None)), levels.take(slice(None, -1))
   return jax.lax.scan(body, x0, pairs, reverse=True)[0]

@@ -9,11 +9,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.concrete import check_numbers
+from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.examples import data_axes, like
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import forward_step
-from diffusion_jax.sampling.sampler import Sampler
+from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
 Array = jax.Array
 Corrector = Callable
@@ -24,11 +26,13 @@ def langevin(snr: float = 0.16) -> Corrector:
 
   x + e score + sqrt(2 e) z with e = 2 (snr |z| / |score|)^2, the norms those of
   each example, which is meant for images: of few dimensions the norm of a score
-  comes close to 0. Alg. 5's factor alpha_i, which is close to 1, is 1.
+  comes close to 0. Alg. 5's factor alpha_i, which is close to 1, is 1. Raises
+  ValueError for snr < 0.
   """
+  check_numbers(lambda snr: snr >= 0.0, 'it cannot be negative', snr=snr)
 
   def correct(key, x, denoise, level):
-    score = score_from_x0(denoise(x, level).x0, x, level)
+    score = score_from_x0(predict(denoise, x, level).x0, x, level)
     z = draw_normal(key, x)
     tiny = jnp.finfo(x.dtype).tiny
     size = 2.0 * snr**2 * _square_norm(z) / (_square_norm(score) + tiny)
@@ -46,6 +50,7 @@ def with_corrector(
   their code.) Nothing follows the step to clean data. For samplers without a
   memory of earlier x. Raises ValueError for num_steps < 1.
   """
+  check_sampler(sampler)
   if num_steps < 1:
     raise ValueError(f'num_steps is {num_steps}: at least 1 is needed')
 
@@ -67,11 +72,15 @@ def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
   num_steps of x + a / 2 score + sqrt(a) z at every level, a = step_size
   sigma^2; then x / alpha is kept for the next level (theirs have alpha = 1; x
   itself where alpha = 0). Their step_size is 2e-5 / 0.01^2 = 0.2. The step to
-  clean data is x_0 (Song & Ermon 2020).
+  clean data is x_0 (Song & Ermon 2020). Raises ValueError for step_size < 0 and
+  num_steps < 1.
   """
+  check_numbers(
+    lambda size: size >= 0.0, 'it cannot be negative', step_size=step_size
+  )
 
   def correct(key, x, denoise, level):
-    score = score_from_x0(denoise(x, level).x0, x, level)
+    score = score_from_x0(predict(denoise, x, level).x0, x, level)
     size = step_size * level.like(x).sigma ** 2
     return x + 0.5 * size * score + jnp.sqrt(size) * draw_normal(key, x)
 
@@ -81,9 +90,11 @@ def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
     ratio = s.alpha / jnp.where(t.alpha > 0.0, t.alpha, s.alpha)
     kept = ratio * x
     if jnp.ndim(level_s.sigma):
-      return jnp.where(clean, denoise(x, level_t).x0, kept), state
+      return jnp.where(clean, predict(denoise, x, level_t).x0, kept), state
     x = jax.lax.cond(
-      jnp.reshape(clean, ()), lambda: denoise(x, level_t).x0, lambda: kept
+      jnp.reshape(clean, ()),
+      lambda: predict(denoise, x, level_t).x0,
+      lambda: kept,
     )
     return x, state
 
@@ -105,8 +116,8 @@ def churn(
   alpha = 0 or the schedule ends. For samplers without a memory of earlier x.
   Raises ValueError for gamma < 0.
   """
-  if gamma < 0.0:
-    raise ValueError(f'gamma is {gamma}: it cannot be negative')
+  check_sampler(sampler)
+  check_numbers(lambda g: g >= 0.0, 'it cannot be negative', gamma=gamma)
 
   def step(key, x, state, denoise, level_t, level_s):
     noise_key, key = split_key(key, 2)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.concrete import as_float
+from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.discrete import DiscreteSchedule
 from diffusion_jax.core.examples import check_same_shape, data_axes
 from diffusion_jax.core.keys import draw_normal, split_key
@@ -46,7 +47,7 @@ def noise_image(
     x = forward_step(x, draw_normal(key, x), *levels)
     return (x, kept.at[frame].set(x)), None
 
-  image = jnp.asarray(image, jnp.result_type(float))
+  image = as_float(image)
   kept = jnp.broadcast_to(image, (len(steps), *image.shape))
   keys = split_key(key, len(walked))
   (_, kept), _ = jax.lax.scan(body, (image, kept), (keys, walked, frames))
@@ -105,7 +106,7 @@ def interpolate(
 
   def down(x, pair):
     level_t, level_s = pair
-    x0 = denoise(x, level_t).x0
+    x0 = predict(denoise, x, level_t).x0
     return renoise(x0, x, level_s.like(x), level_t.like(x)), None
 
   def between(weight):

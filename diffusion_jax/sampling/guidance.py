@@ -17,6 +17,7 @@ from diffusion_jax.core.denoiser import (
   NetworkFn,
   Prediction,
   make_denoiser,
+  predict,
 )
 from diffusion_jax.core.examples import data_axes, like
 from diffusion_jax.core.levels import NoiseLevel
@@ -33,7 +34,7 @@ def clip_denoised(
   """Clips x_0 to the range of the data, [-1, 1] (Ho et al.'s clip_denoised)."""
 
   def clipped(xt, level):
-    prediction = denoise(xt, level)
+    prediction = predict(denoise, xt, level)
     return prediction._replace(x0=jnp.clip(prediction.x0, low, high))
 
   return clipped
@@ -54,7 +55,7 @@ def dynamic_threshold(
     raise ValueError(f'max_value is {max_value}: it must be at least 1')
 
   def thresholded(xt, level):
-    prediction = denoise(xt, level)
+    prediction = predict(denoise, xt, level)
     x0 = prediction.x0
     s = jnp.quantile(jnp.abs(x0).reshape(len(x0), -1), quantile, axis=1)
     s = like(jnp.clip(s, 1.0, max_value), x0)
@@ -69,7 +70,10 @@ def paired(cond: Denoiser, uncond: Denoiser) -> Pair:
   With a worse version of `cond` in place of `uncond` (a smaller network, fewer
   steps, conditional too) that is autoguidance (Karras et al. 2024).
   """
-  return lambda xt, level: (cond(xt, level), uncond(xt, level))
+  return lambda xt, level: (
+    predict(cond, xt, level),
+    predict(uncond, xt, level),
+  )
 
 
 def make_paired_denoiser(
@@ -79,8 +83,9 @@ def make_paired_denoiser(
 
   cond: dict of arrays [B, ...]; each example is repeated, cond['drop'] being
   False for the first and True for the second. keywords: those of
-  `make_denoiser`, `parametrization` among them.
+  `make_denoiser`, `parametrization` among them. Raises as that does.
   """
+  make_denoiser(network_fn, params, cond=cond, **keywords)  # refuses at once
 
   def pair(xt, level):
     size = len(xt)
@@ -117,12 +122,13 @@ def classifier_free(
   x_0: how far each example gets the standard deviation of the conditional x_0
   back (theirs is of the network's output, -x_0 for v without signal). interval:
   guided where sigma / alpha is in it, conditional elsewhere (Kynkaanniemi et
-  al. 2024). var_frac is the conditional's.
+  al. 2024). var_frac is the conditional's. Raises TypeError for a denoiser in
+  place of a pair.
   """
   low, high = interval
 
   def denoise(xt, level):
-    cond, uncond = pair(xt, level)
+    cond, uncond = _both(pair, xt, level)
     x0 = uncond.x0 + like(scale, xt) * (cond.x0 - uncond.x0)
     if rescale:
       matched = x0 * (_std(cond.x0) / jnp.maximum(_std(x0), 1e-12))
@@ -132,6 +138,19 @@ def classifier_free(
     return cond._replace(x0=jnp.where(inside, x0, cond.x0))
 
   return denoise
+
+
+def _both(pair, xt, level):
+  # a denoiser's Prediction would be unpacked into x0 and var_frac
+  both = pair(xt, level)
+  if isinstance(both, Prediction) or not (
+    isinstance(both, tuple) and [type(p) for p in both] == [Prediction] * 2
+  ):
+    raise TypeError(
+      'classifier_free needs a pair: paired(cond, uncond) of two denoisers, or '
+      f'make_paired_denoiser(...), not what returned {type(both).__name__}'
+    )
+  return both
 
 
 def log_prob_gradient(
@@ -163,7 +182,7 @@ def classifier_guided(
   gradient = log_prob_gradient(log_prob_fn, scale)
 
   def guided(xt, level):
-    prediction = denoise(xt, level)
+    prediction = predict(denoise, xt, level)
     at = level.like(xt)
     factor = at.sigma * jnp.where(at.alpha == 0.0, 0.0, _noisiness(at))
     shift = jnp.where(at.alpha == 0.0, 0.0, factor * gradient(xt, level))

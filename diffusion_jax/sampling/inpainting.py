@@ -13,7 +13,7 @@ from diffusion_jax.core.examples import check_same_shape
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.process import forward_step, q_sample
-from diffusion_jax.sampling.sampler import Sampler
+from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
 Array = jax.Array
 
@@ -26,6 +26,7 @@ def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   known: [B, ...] like x; mask: True where known, broadcasts to it. Not for
   `unipc`. Raises ValueError for other shapes.
   """
+  check_sampler(sampler)
   check_mask(known, mask)
 
   def step(key, x, state, denoise, level_t, level_s):
@@ -47,6 +48,7 @@ def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   level they are `known` itself. Levels are []. known, mask and errors as in
   `replace_known`. Not for `unipc`.
   """
+  check_sampler(sampler)
   check_mask(known, mask)
 
   def step(key, x, state, denoise, level_t, level_s):

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.examples import data_axes, like
 from diffusion_jax.sampling.inpainting import check_mask
 
@@ -71,7 +71,7 @@ def observation_guided(
 
   def guided(x, level):
     def look(x):
-      prediction = denoise(x, level)
+      prediction = predict(denoise, x, level)
       return observe(prediction.x0), prediction
 
     seen, pull, prediction = jax.vjp(look, x, has_aux=True)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.concrete import as_float
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
@@ -33,6 +34,16 @@ class Sampler(NamedTuple):
   step: Callable
 
 
+def check_sampler(sampler: Sampler) -> None:
+  """Raises a TypeError unless it is a `Sampler`, such as `ddim()` makes."""
+  if not isinstance(sampler, Sampler):
+    name = getattr(sampler, '__name__', repr(sampler))
+    raise TypeError(
+      f'a Sampler is needed, not {name}'
+      + (f': call it, as {name}(...)' if callable(sampler) else '')
+    )
+
+
 def sample(
   key: Array,
   denoise: Denoiser,
@@ -45,8 +56,10 @@ def sample(
 
   key: [] or [B]; levels: [N+1], noisiest first (`level_grid`); x: [B, ...] at
   the first level (`prior_sample`). Returns [B, ...], or every x from the first
-  to the last, [N+1, B, ...].
+  to the last, [N+1, B, ...]. Raises TypeError for what is no key or `Sampler`,
+  and for denoisers that return no `Prediction`.
   """
+  check_sampler(sampler)
   num_steps = levels.t.shape[0] - 1
   keys = split_key(key, num_steps)
 
@@ -68,5 +81,5 @@ def prior_sample(
   N(0, I) for every variance-preserving schedule, as published. exact=True gives
   N(0, sigma^2 I), as EDM and VE code does. key: [] or [B]; level: [].
   """
-  variance = level.sigma**2 + (0.0 if exact else level.alpha**2)
-  return jnp.sqrt(variance) * draw_normal(key, jnp.zeros(shape))
+  variance = as_float(level.sigma**2 + (0.0 if exact else level.alpha**2))
+  return jnp.sqrt(variance) * draw_normal(key, jnp.zeros(shape, variance.dtype))

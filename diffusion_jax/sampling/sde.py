@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.examples import like
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.parametrization import score_from_x0
@@ -20,12 +21,13 @@ def euler_maruyama(schedule: Callable) -> Sampler:
 
   x_s = x - (f x - g^2 score) (t - s) + g sqrt(t - s) z. The step to clean data
   is x_0 itself, without noise (their last denoising, by Tweedie's formula).
-  Levels must be `schedule`'s at their t. Not finite where alpha_t = 0: f and g
-  are infinite there.
+  Levels must be `schedule`'s at their t. From step i of a `DiscreteSchedule` to
+  step i - 1 it undoes alpha_i: f and g are those of the interval between them.
+  Not finite where alpha_t = 0: f and g are infinite there.
   """
 
   def step(key, x, state, denoise, level_t, level_s):
-    x0 = denoise(x, level_t).x0
+    x0 = predict(denoise, x, level_t).x0
     s, t = level_s.like(x), level_t.like(x)
     f, g2 = sde_coefficients(schedule, level_t.t)
     f, g2 = like(f, x), like(g2, x)
@@ -47,7 +49,7 @@ def reverse_diffusion() -> Sampler:
   """
 
   def step(key, x, state, denoise, level_t, level_s):
-    score = score_from_x0(denoise(x, level_t).x0, x, level_t)
+    score = score_from_x0(predict(denoise, x, level_t).x0, x, level_t)
     s, t = level_s.like(x), level_t.like(x)
     g2 = t.sigma**2 * forgotten(s, t)
     mean = (2.0 - signal_ratio(s, t)) * x + g2 * score

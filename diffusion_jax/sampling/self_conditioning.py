@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from diffusion_jax.sampling.sampler import Sampler
+from diffusion_jax.core.denoiser import predict
+from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
 
 def self_conditioned(sampler: Sampler) -> Sampler:
@@ -13,11 +14,12 @@ def self_conditioned(sampler: Sampler) -> Sampler:
   step before found at its beginning. No further calls of the network. Put other
   samplers of samplers around it, not into it.
   """
+  check_sampler(sampler)
 
   def step(key, x, state, denoise_given, level_t, level_s):
     inner, x0 = state
     denoise = denoise_given(x0)
-    first = denoise(x, level_t)
+    first = predict(denoise, x, level_t)
 
     def remembered(y, level):  # the sampler asks the same again
       return first if y is x and level is level_t else denoise(y, level)

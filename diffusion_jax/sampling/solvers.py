@@ -15,6 +15,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.concrete import check_numbers
+from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.examples import like
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel
@@ -35,12 +37,12 @@ def heun() -> Sampler:
 
   def step(key, x, state, denoise, level_t, level_s):
     s, t = level_s.like(x), level_t.like(x)
-    x0 = denoise(x, level_t).x0
+    x0 = predict(denoise, x, level_t).x0
     eps = eps_from_x0(x0, x, level_t)
 
     def correct(x, level_s):
       ratio = s.alpha / jnp.where(t.alpha > 0.0, t.alpha, 1.0)
-      change = eps_from_x0(denoise(x, level_s).x0, x, level_s) - eps
+      change = eps_from_x0(predict(denoise, x, level_s).x0, x, level_s) - eps
       return x + 0.5 * (s.sigma - ratio * t.sigma) * change
 
     x = renoise(x0, x, s, t)
@@ -60,7 +62,7 @@ def dpm_solver_pp(order: int = 2) -> Sampler:
   _check_order(order)
 
   def step(key, x, state, denoise, level_t, level_s):
-    history = ((denoise(x, level_t).x0, _wide(level_t, x)), *state)
+    history = ((predict(denoise, x, level_t).x0, _wide(level_t, x)), *state)
     x = _multistep(x, level_s.like(x), history)
     return x, history[: order - 1]
 
@@ -76,7 +78,7 @@ def dpm_solver_pp_2s(schedule: Callable) -> Sampler:
 
   def step(key, x, state, denoise, level_t, level_s):
     s, t = level_s.like(x), level_t.like(x)
-    x0 = denoise(x, level_t).x0
+    x0 = predict(denoise, x, level_t).x0
     h = _ahead(level_s, level_t)
     inside = jnp.isfinite(h)
     logsnr = jnp.where(inside, level_t.logsnr, 0.0) + jnp.where(inside, h, 0.0)
@@ -84,7 +86,7 @@ def dpm_solver_pp_2s(schedule: Callable) -> Sampler:
 
     def correct(x_s, middle):
       m = middle.like(x)
-      return renoise(denoise(renoise(x0, x, m, t), middle).x0, x, s, t)
+      return renoise(predict(denoise, renoise(x0, x, m, t), middle).x0, x, s, t)
 
     euler = renoise(x0, x, s, t)
     return _unless_at_an_end(correct, euler, level_t, level_s, middle), state
@@ -99,12 +101,11 @@ def dpm_solver_pp_sde(eta: float = 1.0) -> Sampler:
   eta = 0 is `dpm_solver_pp(2)`, eta = 1 the reverse SDE. Raises ValueError for
   eta < 0.
   """
-  if eta < 0.0:
-    raise ValueError(f'eta is {eta}: it cannot be negative')
+  check_numbers(lambda eta: eta >= 0.0, 'it cannot be negative', eta=eta)
 
   def step(key, x, state, denoise, level_t, level_s):
     s, t = level_s.like(x), level_t.like(x)
-    history = ((denoise(x, level_t).x0, _wide(level_t, x)), *state)
+    history = ((predict(denoise, x, level_t).x0, _wide(level_t, x)), *state)
     # 0 times an infinite h has no value
     exponent = 2.0 * eta * _ahead(s, t) if eta else jnp.zeros_like(s.sigma)
     std = s.sigma * jnp.sqrt(-jnp.expm1(-exponent))
@@ -126,7 +127,7 @@ def unipc(order: int = 2) -> Sampler:
 
   def step(key, x, state, denoise, level_t, level_s):
     x_before, history = state
-    new = denoise(x, level_t).x0, _wide(level_t, x)
+    new = predict(denoise, x, level_t).x0, _wide(level_t, x)
     before, *older = history
     again = _multistep(x_before, new[1], (before, new, *older))
     x = jnp.where(before[1].alpha > 0.0, again, x)

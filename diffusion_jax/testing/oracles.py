@@ -10,6 +10,7 @@ map of the probability-flow ODE are known. Test a sampler by running it with
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,9 @@ from diffusion_jax.core.denoiser import Prediction
 from diffusion_jax.core.levels import NoiseLevel
 
 Array = jax.Array
+
+# the truth at full precision on every device
+_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,15 +42,15 @@ class Mixture:
   @property
   def mean(self) -> Array:
     """E[x_0], [D]."""
-    return self.weights @ self.means
+    return _einsum('k,ki->i', self.weights, self.means)
 
   @property
   def cov(self) -> Array:
     """Cov[x_0], [D, D]."""
     q, v, w = self.eigenvectors, self.eigenvalues, self.weights
     centred = self.means - self.mean[None]
-    between = jnp.einsum('k,ki,kj->ij', w, centred, centred)
-    return jnp.einsum('k,kie,ke,kje->ij', w, q, v, q) + between
+    between = _einsum('k,ki,kj->ij', w, centred, centred)
+    return _einsum('k,kie,ke,kje->ij', w, q, v, q) + between
 
   def sample(self, key: Array, n: int) -> Array:
     """n draws of x_0, [n, D]."""
@@ -54,7 +58,7 @@ class Mixture:
     k = jax.random.categorical(key, jnp.log(self.weights), shape=(n,))
     eps = jax.random.normal(eps_key, (n, self.means.shape[1]))
     eps *= jnp.sqrt(self.eigenvalues)[k]
-    return self.means[k] + jnp.einsum('nie,ne->ni', self.eigenvectors[k], eps)
+    return self.means[k] + _einsum('nie,ne->ni', self.eigenvectors[k], eps)
 
   def log_prob(self, x: Array, level: NoiseLevel) -> Array:
     """log q(x_t) of the marginal at a level, [B]."""
@@ -70,7 +74,8 @@ class Mixture:
     log_joint, rotated, variance = self._components(x, level)
     gain = self._per_example(level.alpha, x) * self.eigenvalues[None] / variance
     posterior = jax.nn.softmax(log_joint, axis=1)
-    x0 = posterior @ self.means + self._average(log_joint, gain * rotated)
+    x0 = _einsum('bk,ki->bi', posterior, self.means)
+    x0 += self._average(log_joint, gain * rotated)
     return Prediction(x0)
 
   def component(self, k: int) -> 'Mixture':
@@ -110,7 +115,7 @@ class Mixture:
     sigma = self._per_example(level_to.sigma, x)
     reached = alpha**2 * self.eigenvalues[None] + sigma**2
     rotated *= jnp.sqrt(reached / variance)
-    moved = jnp.einsum('kde,bke->bkd', self.eigenvectors, rotated)
+    moved = _einsum('kde,bke->bkd', self.eigenvectors, rotated)
     return (alpha * self.means[None] + moved)[:, 0]
 
   def conditional(self, known: Array, mask: Array) -> 'Mixture':
@@ -128,7 +133,7 @@ class Mixture:
     alpha = self._per_example(level.alpha, x)
     sigma = self._per_example(level.sigma, x)
     centred = x[:, None] - alpha * self.means[None]
-    rotated = jnp.einsum('kde,bkd->bke', self.eigenvectors, centred)
+    rotated = _einsum('kde,bkd->bke', self.eigenvectors, centred)
     variance = alpha**2 * self.eigenvalues[None] + sigma**2
     density = rotated**2 / variance + jnp.log(2.0 * jnp.pi * variance)
     log_joint = jnp.log(self.weights)[None] - 0.5 * jnp.sum(density, axis=-1)
@@ -137,7 +142,7 @@ class Mixture:
   def _average(self, log_joint, rotated):
     # back from the axes of each C_k, weighted with p(k | x_t)
     posterior = jax.nn.softmax(log_joint, axis=1)
-    return jnp.einsum('bk,kde,bke->bd', posterior, self.eigenvectors, rotated)
+    return _einsum('bk,kde,bke->bd', posterior, self.eigenvectors, rotated)
 
   def _per_example(self, value, x):
     return jnp.broadcast_to(value, x.shape[:1])[:, None, None]

@@ -16,6 +16,9 @@ from diffusion_jax.core.keys import key_per_example
 
 Array = jax.Array
 
+# TensorFloat-32 or bfloat16 would move pixels by grey levels
+_FULL = jax.lax.Precision.HIGHEST
+
 NUM_LABELS = 9
 
 # Low-pass filter of the wavelet sym6, Daubechies' least asymmetric one with six
@@ -122,8 +125,9 @@ def apply_changes(image: Array, changes: Changes) -> Array:
   image = jnp.where(c.y_flip, image[::-1], image)
   height, width, _ = image.shape
   half = jnp.exp2(-0.2 * c.stretch)
-  squeeze = _rotation(-c.axis) @ jnp.diag(jnp.stack([half, 1.0 / half]))
-  inverse = _rotation(c.angle) @ squeeze @ _rotation(c.axis)
+  squeeze = jnp.diag(jnp.stack([half, 1.0 / half]))
+  factors = _rotation(c.angle), _rotation(-c.axis), squeeze, _rotation(c.axis)
+  inverse = jnp.linalg.multi_dot(factors, precision=_FULL)
   inverse *= jnp.exp2(-0.2 * c.scale)
   shift = 0.125 * c.shift * jnp.array([width, height])
   rest = jnp.stack([c.scale, c.angle, c.stretch, *c.shift])
@@ -141,21 +145,25 @@ def warp(image: Array, inverse: Array, shift: Array) -> Array:
 
   image: [H, W, C]; inverse: [2, 2]; shift: [2]. Without aliases: doubled by the
   wavelet sym6, read bilinearly at double resolution too, halved by sym6. Beyond
-  its edges the image is mirrored, again and again.
+  its edges the image is mirrored, again and again. Computed in float32 or more,
+  whatever the type of the image, which the result has.
   """
+  dtype = image.dtype
+  image = image.astype(jnp.promote_types(dtype, jnp.float32))
   height, width, _ = image.shape
   up_y, down_y = _resampling(height)
   up_x, down_x = _resampling(width)
-  fine = jnp.einsum('ni,mj,ijc->nmc', up_y, up_x, image)
+  fine = jnp.einsum('ni,mj,ijc->nmc', up_y, up_x, image, precision=_FULL)
   x, y = jnp.meshgrid(_places(width), _places(height))
   seen = jnp.stack([x - shift[0], y - shift[1]])
-  x, y = jnp.einsum('ab,bnm->anm', inverse, seen)
+  x, y = jnp.einsum('ab,bnm->anm', inverse, seen, precision=_FULL)
   at = [_samples(y, height), _samples(x, width)]
   read = functools.partial(
     map_coordinates, coordinates=at, order=1, mode='nearest'
   )
   fine = jax.vmap(read, in_axes=-1, out_axes=-1)(fine)
-  return jnp.einsum('in,jm,nmc->ijc', down_y, down_x, fine)
+  out = jnp.einsum('in,jm,nmc->ijc', down_y, down_x, fine, precision=_FULL)
+  return out.astype(dtype)
 
 
 def _resampling(size):

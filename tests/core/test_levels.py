@@ -25,6 +25,47 @@ def test_logsnr_is_infinite_where_clean_and_where_all_is_noise():
   assert dj.NoiseLevel(1.0, jnp.zeros(()), jnp.ones(())).logsnr == -jnp.inf
 
 
+OF_STEPS = [
+  *(dj.linear_betas, dj.rescaled_linear_betas, dj.quadratic_betas),
+  *(dj.scaled_linear_betas, dj.cosine_betas, dj.sigmoid_betas),
+]
+CONTINUOUS = [
+  *(dj.CosineSchedule, dj.LinearVPSchedule, dj.SubVPSchedule),
+  *(dj.GeometricVESchedule, dj.KarrasSchedule, dj.RectifiedFlowSchedule),
+  dj.SigmoidSchedule,
+]
+
+
+@pytest.mark.parametrize('T', [1000, 4000])
+@pytest.mark.parametrize('betas', OF_STEPS)
+def test_the_error_of_log_snr_at_steps_in_float32(betas, T):
+  """Of alpha and sigma as stored, and of `logsnr` computed from them."""
+  betas = betas(T)
+  log_alpha_bar = np.cumsum(np.log1p(-betas))
+  truth = log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
+  level = dj.DiscreteSchedule.from_betas(betas).at_step(np.arange(1, T + 1))
+  check_log_snr(level, truth, 5e-7)
+
+
+@pytest.mark.parametrize('T', [1000, 4000])
+@pytest.mark.parametrize('schedule', CONTINUOUS)
+def test_the_error_of_log_snr_in_float32(schedule, T):
+  """Against the same formula in float64, at the times that float32 knows."""
+  t = (np.arange(1, T) / T).astype(np.float32)
+  level = schedule()(jnp.asarray(t))
+  with jax.enable_x64(True):
+    _, alpha, sigma = schedule()(jnp.asarray(t, jnp.float64))
+    truth = 2 * (np.log(alpha) - np.log(sigma))
+  check_log_snr(level, truth, 2.5e-6)
+
+
+def check_log_snr(level, truth, bound):
+  alpha, sigma = (np.asarray(a, np.float64) for a in level[1:])
+  stored = 2 * (np.log(alpha) - np.log(sigma))
+  np.testing.assert_allclose(stored, truth, rtol=0, atol=bound)
+  np.testing.assert_allclose(level.logsnr, truth, rtol=0, atol=2.5e-6)
+
+
 @pytest.mark.parametrize('shape', [(3,), (3, 4), (3, 4, 4, 2), (3, 4, 4, 5, 2)])
 @pytest.mark.parametrize('batched', [False, True])
 def test_like_broadcasts_against_any_trailing_axes(shape, batched):

@@ -18,6 +18,7 @@ from diffusion_jax.programs import (
   build,
   build_model,
   build_schedule,
+  choices,
   folder,
 )
 from tests.programs.conftest import smoke
@@ -301,6 +302,7 @@ def trace_loss(config):
     ('objective.times', build.TIMES),
     ('conditioning.noise_input', build_model.NOISE_INPUTS),
     ('network.dtype', build_model.DTYPES),
+    ('network.matmul_precision', choices.MATMUL_PRECISIONS),
     ('network.noise_embedding', build_model.SINUSOIDS),
     ('network.downsample_padding', build_model.PADDINGS),
     ('network.qkv', build_model.QKV),
@@ -318,6 +320,7 @@ def test_every_name_traces(field, names):
     'schedule.name',
     'network.name',
     'network.dtype',
+    'network.matmul_precision',
     'network.noise_embedding',
     'network.downsample_padding',
     'network.qkv',

@@ -1,0 +1,54 @@
+"""Checks of numbers and times; what jit traces has no value yet and passes."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+
+def check_numbers(
+  fits: Callable[..., Array], rule: str, **values: Array | float
+) -> None:
+  """ValueError that says `rule` unless the values are finite and fit it.
+
+  fits(*values) -> bool, element by element. Nothing is checked where one of
+  them is traced.
+  """
+  if any(isinstance(value, jax.core.Tracer) for value in values.values()):
+    return
+  arrays = np.broadcast_arrays(
+    *(np.asarray(value, np.float64) for value in values.values())
+  )
+  good = np.all(np.isfinite(arrays), axis=0) & fits(*arrays)
+  if not np.all(good):
+    first = np.argmin(good)
+    given = ', '.join(
+      f'{name} is {array.flat[first]:g}'
+      for name, array in zip(values, arrays, strict=True)
+    )
+    raise ValueError(f'{given}: {rule}')
+
+
+def as_float(x: Array | float) -> Array:
+  """x as an array of floats, of its own precision or at least float32.
+
+  Integers get the default precision.
+  """
+  x = jnp.asarray(x)
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    return x.astype(float)
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def as_time(t: Array | float) -> Array:
+  """A time as by `as_float`; ValueError for a concrete one outside [0, 1].
+
+  1e-6 beyond either end is still inside: float32 knows t to about 1e-7.
+  """
+  check_numbers(
+    lambda t: (t >= -1e-6) & (t <= 1.0 + 1e-6), 'times are in [0, 1]', t=t
+  )
+  return as_float(t)
