@@ -40,12 +40,13 @@ def test_the_nnx_example_is_a_denoiser(capsys):
 
 def test_the_example_of_the_index_keeps_the_signal_it_should(capsys):
   """corr(x_0, x_t) = alpha std(x_0) / sqrt(alpha^2 var(x_0) + sigma^2)."""
-  alpha_bar = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:500])
+  alpha_bar = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:100])
   variance = np.var(np.linspace(-1, 1, 64))
   signal = alpha_bar * variance
   expected = (signal / (signal + 1 - alpha_bar)) ** 0.5
   found = float(run(page_example('index.md'), capsys))
-  assert found == pytest.approx(expected, abs=4 * 64**-0.5)
+  error = (1 - expected**2) / 8  # of the correlation of 64 pairs
+  assert found == pytest.approx(expected, abs=3 * error)
 
 
 def test_the_training_page_trains_as_printed(capsys):
