@@ -50,6 +50,26 @@ def test_prior_kl_of_a_schedule_that_explodes_the_variance():
   np.testing.assert_allclose(found, [expected], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+  'schedule', [dj.CosineSchedule(-2.0, 3.0), dj.RectifiedFlowSchedule()]
+)
+def test_squared_errors_are_those_of_the_levels_of_their_steps(schedule, key):
+  """Of a denoiser that says t, for x_0 = 0: entry i is t^2 at t = (i+1) / T.
+
+  Also where schedule(0) is noisy, and the decoder has a call of its own there.
+  """
+
+  def denoise(x, level):
+    return dj.Prediction(jnp.broadcast_to(level.like(x).t, x.shape))
+
+  bound = dj.variational_bound(
+    key, denoise, schedule, jnp.zeros((2, 3)), num_steps=4
+  )
+  t = np.arange(1, 5) / 4
+  expected = np.broadcast_to(3 * t**2, (2, 4))
+  np.testing.assert_allclose(bound['squared_error'], expected, rtol=1e-5)
+
+
 def test_the_bound_of_every_shape_is_that_of_the_flat_image(key):
   """[B], [B, D] and [B, H, W, C], one key or one per example."""
 

@@ -140,6 +140,26 @@ def test_known_pixels_are_noised_to_the_level_that_is_reached(key):
   assert not dark[3].any()
 
 
+def test_repaint_noises_known_pixels_to_the_level_that_is_left(key):
+  """What the sampler is given: alpha_t known + sigma_t eps."""
+  n = 20_000
+  show = dj.Sampler(lambda x: (), lambda key, x, *rest: (x, ()))
+  levels = SCHEDULE(jnp.array([0.5, 0.3]))
+
+  @jax.jit
+  def given(known):
+    sampler = dj.repaint(show, jnp.full((n, 2), known), MASK)
+    x = jnp.full((n, 2), 7.0)
+    return sampler.step(key, x, (), None, levels.take(0), levels.take(1))[0]
+
+  dark, bright = (np.asarray(given(known)) for known in (0.0, 1.0))
+  alpha = np.full(n, levels.alpha[0])
+  np.testing.assert_allclose(bright[:, 0] - dark[:, 0], alpha, atol=1e-5)
+  square = np.mean(np.float64(dark[:, 0]) ** 2) / float(levels.sigma[0]) ** 2
+  assert abs(square - 1.0) * np.sqrt(n / 2) < 4.5
+  assert (dark[:, 1] == 7.0).all()
+
+
 def completed(method, num_steps, *walk):
   """Known x_1 of the marginal and the x_2 made for it, 20,000 particles."""
   truth = CORRELATED.sample(jax.random.key(1), 20_000)

@@ -168,6 +168,24 @@ def test_further_averages_have_their_own_rates(key):
   jax.tree.map(close, after.more_ema_params['0.5'], half)
 
 
+def test_averages_are_of_the_step_that_is_taken(key):
+  """Two steps of w <- w - 1 from 8, with decays that depend on the step."""
+
+  def line(params, state, key, batch):
+    metrics = {'loss': objectives.Mean(params['w'], jnp.ones(()))}
+    return params['w'], (metrics, state)
+
+  at = lambda *decays: lambda step: jnp.array(decays)[step]
+  sgd, more = optax.sgd(1.0), {'other': at(0.0, 0.75, 1.0)}
+  step = jax.jit(make_train_step(line, sgd, at(0.5, 0.25, 1.0), more))
+  state = init_state({'w': jnp.array(8.0)}, sgd, more_emas=more)
+  for _ in range(2):
+    state, _ = step(state, {}, key)
+  # 8 -> (8 + 7) / 2 -> 7.5 / 4 + 3 * 6 / 4, and 8 -> 7 -> 3 * 7 / 4 + 6 / 4
+  assert state.params['w'] == 6.0 and state.ema_params['w'] == 6.375
+  assert state.more_ema_params['other']['w'] == 6.75
+
+
 @pytest.mark.parametrize('times', [dj.step_times(1000), dj.antithetic_times])
 def test_parts_of_a_batch_have_the_noise_of_the_whole(times, key):
   """The mean over the parts is the loss of the whole batch."""
