@@ -112,7 +112,7 @@ def hparams(stored: dict) -> dict:
   }
 
 
-def run_hash(workdir: str) -> str:
+def config_hash(workdir: str) -> str:
   """Of the config of a run, without what does not change its result."""
   fields = _flat(read_config(workdir) or {})
   fields = {k: x for k, x in fields.items() if not k.startswith(_FREE)}

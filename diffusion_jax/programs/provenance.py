@@ -26,7 +26,7 @@ def settings(config, workdir, params):
       sampling[field] = _name_run(sampling[field])
   return {
     'run': _base(workdir),
-    'run_hash': folder.run_hash(workdir),
+    'config_hash': folder.config_hash(workdir),
     'weights': checksums.of_arrays(params),
     'sampling': sampling,
     'versions': {name: _version(name) for name in _PACKAGES},

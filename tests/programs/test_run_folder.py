@@ -15,7 +15,13 @@ from diffusion_jax.programs import PROGRAMS, UserError, folder, lock, sample
 from diffusion_jax.training import checkpoints
 from tests.programs.conftest import smoke
 
-QUIET = {'training.sample_every': 0, 'evaluation.every': 0}
+# a small network: what takes time is the tracing
+QUIET = {
+  'training.sample_every': 0,
+  'evaluation.every': 0,
+  'network.multipliers': (1,),
+  'network.attention_resolutions': (2,),
+}
 FEW = {'sampling.num_samples': 6, 'sampling.batch_size': 4}
 
 
@@ -186,6 +192,13 @@ def test_samples_of_other_settings_are_kept(copy, batches, capsys):
   said = capsys.readouterr().out
   assert 'samples.npz is there already, made with these settings' in said
   assert not batches.made and content(copy) == before
+  copy = copy.rename(copy.with_name('moved'))
+  PROGRAMS['sample'](smoke(**FEW), str(copy))
+  assert 'is there already' in capsys.readouterr().out
+  stored = json.loads((copy / 'config.json').read_text())
+  stored['optimizer']['learning_rate'] = 1.0
+  (copy / 'config.json').write_text(json.dumps(stored))
+  refused('sample', smoke(**FEW), copy, 'npz has other settings: config_hash')
   np.savez(copy / 'samples' / 'samples.npz', arr_0=np.zeros((1, 8, 8, 1)))
   message = 'settings: none are in it. Delete it, .* by --config.sampling.name'
   refused('sample', smoke(**FEW), copy, message)
@@ -215,7 +228,7 @@ def test_samples_carry_their_settings(run, copy, capsys):
 def test_the_hash_of_a_run_is_that_of_what_it_computes(tmp_path):
   def hash_of(**changes):
     folder.write_config(tmp_path, smoke(**changes))
-    return folder.run_hash(tmp_path)
+    return folder.config_hash(tmp_path)
 
   plain = hash_of()
   assert plain == hash_of(**{'data.data_dir': '/elsewhere', **FEW})
