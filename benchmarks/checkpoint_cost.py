@@ -18,7 +18,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from diffusion_jax.programs import build, train
+from diffusion_jax import build
+from diffusion_jax.programs import train
 from diffusion_jax.training import checkpoints, checksums
 
 flags.DEFINE_string('config', 'cifar10', 'A file of configs/.')

@@ -89,7 +89,8 @@ def compile_step(config):
   import jax
   import jax.numpy as jnp
 
-  from diffusion_jax.programs import build, train
+  from diffusion_jax import build
+  from diffusion_jax.programs import train
   from diffusion_jax.training.sharding import batch_sharding, replicated
   from diffusion_jax.training.step import make_train_step
 

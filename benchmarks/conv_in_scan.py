@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from absl import app, flags
 from jax import lax
 
+from diffusion_jax import build
 from diffusion_jax.networks import layers
-from diffusion_jax.programs import build, train
+from diffusion_jax.programs import train
 from diffusion_jax.training.optimizer import ema_decay
 from diffusion_jax.training.step import make_train_step
 

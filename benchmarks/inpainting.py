@@ -23,9 +23,11 @@ from absl import app, flags, logging
 
 import diffusion_jax as dj
 from configs import base
+from diffusion_jax import build
 from diffusion_jax.data import images, sources
 from diffusion_jax.evaluation import digits
-from diffusion_jax.programs import build, folder, sample
+from diffusion_jax.programs import sample
+from diffusion_jax.runs import run_folder
 from diffusion_jax.training import conditions
 
 flags.DEFINE_string('out', 'inpainting', 'Picture to write, without suffix.')
@@ -48,7 +50,7 @@ def load(workdir):
   config = base.get_config()
   config.sampling.sampler, config.sampling.eta = 'ddim', 1.0
   config.sampling.num_steps = 100
-  config = folder.run_config(workdir, config)
+  config = run_folder.run_config(workdir, config)
   return config, sample.restore(config, workdir)
 
 

@@ -18,8 +18,9 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from diffusion_jax import build
 from diffusion_jax.data import images
-from diffusion_jax.programs import build, folder
+from diffusion_jax.runs import run_folder
 
 flags.DEFINE_string('runs', 'runs', 'The folder of the run folders.')
 flags.DEFINE_string('out', 'one_bound', 'Files to write, without suffix.')
@@ -101,14 +102,14 @@ def parameters(workdir):
   """How many numbers the run learns."""
   from configs import base
 
-  config = folder.run_config(workdir, base.get_config())
+  config = run_folder.run_config(workdir, base.get_config())
   leaves = jax.tree.leaves(build.abstract_params(config))
   return sum(x.size for x in leaves)
 
 
 def seconds(workdir):
   """Of the steps of training, by its own log: without compilation, samples."""
-  config = folder.read_config(workdir)['training']
+  config = run_folder.read_config(workdir)['training']
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   rates = [json.loads(line) for line in lines]
   rates = [x['images_per_second'] for x in rates if 'images_per_second' in x]

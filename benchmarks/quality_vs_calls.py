@@ -20,10 +20,12 @@ import numpy as np
 from absl import app, flags, logging
 
 import diffusion_jax as dj
+from diffusion_jax import build
 from diffusion_jax.data import images
 from diffusion_jax.evaluation import digits
 from diffusion_jax.evaluation.fid import frechet_distance, statistics
-from diffusion_jax.programs import build, folder, sample
+from diffusion_jax.programs import sample
+from diffusion_jax.runs import run_folder
 
 flags.DEFINE_string('out', 'samplers', 'Files to write, without their suffix.')
 flags.DEFINE_integer('samples', 500, 'Pictures for each figure.')
@@ -47,8 +49,8 @@ SAMPLERS = {
 
 def measure(workdir, names, calls, count, judge, distance):
   """[(sampler, calls, accuracy, distance)] of one run."""
-  found = folder.read_config(workdir)
-  config = folder.run_config(workdir, base_config(found))
+  found = run_folder.read_config(workdir)
+  config = run_folder.run_config(workdir, base_config(found))
   params = sample.restore(config, workdir)
   schedule = build.build_schedule(config)
   labels = np.arange(count) % 10

@@ -19,7 +19,7 @@ from absl import app, flags
 from jax import lax
 
 import diffusion_jax as dj
-from diffusion_jax.programs import build
+from diffusion_jax import build
 
 flags.DEFINE_string('config', 'digits', 'A file of configs/.')
 flags.DEFINE_string('sampler', 'ancestral', 'One that calls once a step.')

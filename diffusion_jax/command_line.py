@@ -15,15 +15,10 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from diffusion_jax.programs import (
-  PROGRAMS,
-  Preempted,
-  UserError,
-  distributed,
-  folder,
-  ranges,
-  sweep,
-)
+from diffusion_jax.build import ranges
+from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.programs import PROGRAMS
+from diffusion_jax.runs import processes, run_folder, sweep
 
 PREEMPTED = 42  # the exit code after which a job is to be started again
 
@@ -66,7 +61,7 @@ def main(_):
       workdir += f'-{index}'
     ranges.check(config)
     join(config)
-    folder.check_overrides(_MODE.value, overrides, workdir)
+    run_folder.check_overrides(_MODE.value, overrides, workdir)
     PROGRAMS[_MODE.value](config, workdir)
   except UserError as error:
     fail(str(error))
@@ -76,7 +71,7 @@ def main(_):
   except KeyboardInterrupt:
     fail(f'interrupted; what was saved is in {workdir}', 130)
   except Exception:
-    if not distributed.started():
+    if not processes.started():
       raise
     # to wait for the others at exit, as is usual, would be to wait for ever
     traceback.print_exc()
@@ -89,7 +84,7 @@ def join(config):
   if _MULTIHOST.value:
     if _MODE.value in ('edit', 'noise'):
       raise UserError(f'--mode={_MODE.value} is work for one process')
-    distributed.start(*where, config.training.heartbeat_timeout)
+    processes.start(*where, config.training.heartbeat_timeout)
     if _MODE.value != 'train':  # JAX took the signal, and nobody would look
       signal.signal(signal.SIGTERM, signal.SIG_DFL)
   elif any(value is not None for value in where):
@@ -191,9 +186,9 @@ def unraisable(ignored):
 
 def fail(message, code=2):
   """One line on stderr and out, without waiting for other processes."""
-  host = distributed.name()
+  host = processes.name()
   print(f'error{host}: {" ".join(message.split())}', file=sys.stderr)
-  distributed.leave(code)
+  processes.leave(code)
 
 
 def run():

@@ -36,10 +36,10 @@ def test_import_arrows():
 def test_programs_are_imported_on_dispatch():
   """`--mode=noise` loads nothing that stores checkpoints or reads data sets."""
   code = (
-    'import sys, diffusion_jax.programs as p, configs.noise_photo as c\n'
+    'import sys, diffusion_jax.programs as p, diffusion_jax.errors as e\nimport configs.noise_photo as c\n'
     'config = c.get_config("smoke"); config.schedule.alphas = ()\n'
     'try: p.PROGRAMS["noise"](config, "x")\n'
-    'except p.UserError: print(*sorted(sys.modules))'
+    'except e.UserError: print(*sorted(sys.modules))'
   )
   result = subprocess.run(
     [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True

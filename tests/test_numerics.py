@@ -13,6 +13,8 @@ import pytest
 
 import diffusion_jax as dj
 from configs import digits, digits_vae
+from diffusion_jax import build
+from diffusion_jax.build import network, vae_models
 from diffusion_jax.networks import (
   autoencoder,
   classifier,
@@ -22,7 +24,6 @@ from diffusion_jax.networks import (
   unet,
   vdm,
 )
-from diffusion_jax.programs import build, build_model, build_vae
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import augmentation
 
@@ -167,7 +168,7 @@ SCHEDULE = dj.CosineSchedule()
 
 
 def denoise(x, level):
-  return dj.Prediction(level.like(x).alpha * x, 0.5 * jnp.tanh(x))
+  return dj.Prediction(level.expand_to(x).alpha * x, 0.5 * jnp.tanh(x))
 
 
 def network_fn(params, x, noise, cond, *, key=None):
@@ -342,7 +343,7 @@ OTHERS = {
 
 
 def log_prob_fn(x, level):
-  return -jnp.sum(level.like(x).alpha * x**2, axis=(1, 2, 3))
+  return -jnp.sum(level.expand_to(x).alpha * x**2, axis=(1, 2, 3))
 
 
 def grid():
@@ -397,7 +398,7 @@ def test_networks_compute_at_their_precision_in_every_gradient(name, remat):
   config.network.update(
     matmul_precision=name, remat=remat, attention_resolutions=(8,)
   )
-  apply = build_model.network_fn(config, build_model.build_network(config))
+  apply = network.network_fn(config, network.build_network(config))
   cond = {'label': LABEL['label']}
 
   def loss(params, x, noise, cond):
@@ -415,7 +416,7 @@ def test_networks_compute_at_their_precision_in_every_gradient(name, remat):
 
 def test_the_default_is_that_of_jax():
   config = digits.get_config('smoke')
-  apply = build_model.network_fn(config, build_model.build_network(config))
+  apply = network.network_fn(config, network.build_network(config))
   params = build.abstract_params(config)['network']
   inputs = params, of((B, 8, 8, 1)), NOISE, {'label': LABEL['label']}
   assert set(traced(apply, *inputs)) == {None}
@@ -426,7 +427,7 @@ def test_the_default_is_that_of_jax():
 def test_vaes_compute_at_their_precision():
   config = digits_vae.get_config('smoke')
   config.network.matmul_precision = 'highest'
-  model = build_vae.build_model(config, build_model.build_network(config))
+  model = vae_models.build_model(config, network.build_network(config))
   params = build.abstract_params(config)['network']
 
   def there_and_back(params, x):

@@ -136,7 +136,7 @@ def test_the_guidance_page_guides_as_printed(capsys):
 
 
 def test_the_page_of_schedules_has_every_name(capsys):
-  from diffusion_jax.programs import build_schedule
+  from diffusion_jax.build import schedule as build_schedule
   from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 
   code, _ = page_examples('schedules.md')
@@ -232,7 +232,9 @@ def test_equations_index_names_tests_and_functions_that_exist():
     if test:
       assert f'def {test}(' in path.read_text(), cell
   for name in re.findall(r'\| `([a-zA-Z_]+)[`(]', index):
-    assert hasattr(dj, name) or name in ('training', 'forgotten'), name
+    assert hasattr(dj, name) or name in ('training', 'one_minus_snr_ratio'), (
+      name
+    )
 
 
 def test_every_dependency_is_declared_with_the_version_tested():

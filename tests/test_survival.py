@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.programs import PROGRAMS, UserError
+from diffusion_jax.errors import UserError
+from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.training import checkpoints
 from tests.programs.conftest import smoke
 

@@ -6,7 +6,7 @@ The Gaussian one is `normal.discretized_log_prob`. Sum over `data_axes`.
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.examples import check_same_shape
+from diffusion_jax.core.broadcasting import check_same_shape
 from diffusion_jax.core.normal import bin_edges
 
 Array = jax.Array

@@ -108,7 +108,7 @@ def network_output(
   """
   scale = 1.0
   if parametrization == 'edm':
-    scale = 1.0 / edm_norm(level.like(xt), sigma_data)
+    scale = 1.0 / edm_norm(level.expand_to(xt), sigma_data)
   noise = jnp.broadcast_to(noise_input(level), xt.shape[:1])
   output = network_fn(params, scale * xt, noise, cond, key=key)
   return output.astype(xt.dtype)
@@ -181,7 +181,7 @@ def at_training_levels(denoise: Denoiser, schedule: Callable) -> Denoiser:
     logsnr = jnp.where(no_signal, schedule(1.0).logsnr, safe.logsnr)
     logsnr = jnp.where(no_noise, schedule(0.0).logsnr, logsnr)
     trained = schedule.from_logsnr(logsnr)
-    new, old, seen = (a.like(xt) for a in (trained, safe, level))
+    new, old, seen = (a.expand_to(xt) for a in (trained, safe, level))
     scale = jnp.where(
       seen.alpha > seen.sigma, new.alpha / old.alpha, new.sigma / old.sigma
     )

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.broadcasting import check_same_shape, data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
-from diffusion_jax.core.examples import check_same_shape, data_axes
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, clean_level
 from diffusion_jax.core.normal import Normal, discretized_log_prob, kl
@@ -35,7 +35,7 @@ def prior_kl(x0: Array, level_T: NoiseLevel) -> Array:
   The prior is `prior_sample`'s N(0, alpha^2 + sigma^2): N(0, I) for every
   variance-preserving schedule. x0: [B, ...]; level_T: [] or [B].
   """
-  level = level_T.like(x0)
+  level = level_T.expand_to(x0)
   variance = level.sigma**2
   prior = Normal(jnp.zeros_like(x0), level.alpha**2 + variance)
   return _sum(kl(Normal(level.alpha * x0, variance), prior))
@@ -81,7 +81,7 @@ def bound_term(
   4 to 7) without L_T. model: p(x_s | x_t), with a variance where s is clean
   (`first` of `p_reverse`). Finite, and so are its gradients.
   """
-  clean = level_s.like(x0).sigma == 0.0
+  clean = level_s.expand_to(x0).sigma == 0.0
   q = q_posterior(x0, xt, level_s, level_t)
   # neither form may see the other's examples: infinities have NaN gradients
   q = Normal(q.mean, jnp.where(clean, 1.0, q.variance))
@@ -102,7 +102,7 @@ def categorical_nll(
   al. 2021, section 3.1). x0: [B, ...] on these values; level: [] or [B] of z0.
   """
   check_same_shape(x0=x0, z0=z0)
-  level = level.like(z0[..., None])
+  level = level.expand_to(z0[..., None])
   values = jnp.linspace(-1.0, 1.0, num_levels, dtype=level.alpha.dtype)
   values = values.reshape((1,) * x0.ndim + (num_levels,))
   logits = -0.5 * jnp.square(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.examples import like
+from diffusion_jax.core.broadcasting import expand_to
 
 Array = jax.Array
 
@@ -39,9 +39,11 @@ class NoiseLevel(NamedTuple):
     """alpha^2 / sigma^2."""
     return jnp.square(jnp.divide(self.alpha, self.sigma))
 
-  def like(self, x: Array) -> 'NoiseLevel':
+  def expand_to(self, x: Array) -> 'NoiseLevel':
     """Fields reshaped to broadcast against x [B, ...]: see `examples.like`."""
-    return jax.tree.map(lambda field: like(field, x, 'a noise level'), self)
+    return jax.tree.map(
+      lambda field: expand_to(field, x, 'a noise level'), self
+    )
 
   def take(self, index: int | slice | Array) -> 'NoiseLevel':
     """Entries of a grid: `levels.take(0)`, `levels.take(slice(1, None))`.

@@ -10,10 +10,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.examples import check_same_shape, data_axes, like
+from diffusion_jax.core.broadcasting import (
+  check_same_shape,
+  data_axes,
+  expand_to,
+)
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import error_scale, target
-from diffusion_jax.core.process import forgotten, reverse_variance
+from diffusion_jax.core.process import one_minus_snr_ratio, reverse_variance
 
 Array = jax.Array
 Weight = Callable[[NoiseLevel], Array]
@@ -45,10 +49,12 @@ def weighted_eps_loss(
   """
   check_same_shape(eps=eps, eps_hat=eps_hat)
   s, t = level_s, level_t
-  error = s.alpha * forgotten(s, t) * t.sigma / t.alpha  # of the mean, per eps
+  error = (
+    s.alpha * one_minus_snr_ratio(s, t) * t.sigma / t.alpha
+  )  # of the mean, per eps
   weight = error**2 / (2.0 * reverse_variance(variance, s, t, None, first))
   square = jnp.sum(jnp.square(eps - eps_hat), axis=data_axes(eps))
-  return like(weight, square) * square
+  return expand_to(weight, square) * square
 
 
 def denoising_loss(
@@ -73,7 +79,7 @@ def denoising_loss(
   # eps at zero SNR: weight and scale vanish together, the loss with them
   scale = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
   error = jnp.sum(jnp.square(output - truth), axis=data_axes(output))
-  return like(weight(level) / scale, error) * error
+  return expand_to(weight(level) / scale, error) * error
 
 
 # Weights of |x_0 - x0_hat|^2, level -> same shape as the level.

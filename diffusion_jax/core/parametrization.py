@@ -19,7 +19,7 @@ the edm row is their c_skip and c_out.
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.examples import check_same_shape
+from diffusion_jax.core.broadcasting import check_same_shape
 from diffusion_jax.core.levels import NoiseLevel
 
 Array = jax.Array
@@ -66,7 +66,7 @@ def target(
   x0, eps: [B, ...]; level: [] or [B]. Unknown kinds raise ValueError.
   """
   check_same_shape(x0=x0, eps=eps)
-  a, b = _row(kind, level.like(x0), sigma_data)
+  a, b = _row(kind, level.expand_to(x0), sigma_data)
   return a * x0 + b * eps
 
 
@@ -83,7 +83,7 @@ def to_x0(
   score, which say nothing about x_0 where no signal is left).
   """
   check_same_shape(output=output, xt=xt)
-  level = level.like(xt)
+  level = level.expand_to(xt)
   a, b = _row(kind, level, sigma_data)
   determinant = b * level.alpha - a * level.sigma
   return (b * xt - level.sigma * output) / determinant
@@ -92,13 +92,13 @@ def to_x0(
 def eps_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
   """eps = (x_t - alpha x_0) / sigma, [B, ...]; level: [] or [B], sigma > 0."""
   check_same_shape(x0=x0, xt=xt)
-  level = level.like(xt)
+  level = level.expand_to(xt)
   return (xt - level.alpha * x0) / level.sigma
 
 
 def score_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
   """grad log q(x_t) = -eps / sigma where x0 = E[x_0 | x_t], [B, ...]."""
-  return -eps_from_x0(x0, xt, level) / level.like(xt).sigma
+  return -eps_from_x0(x0, xt, level) / level.expand_to(xt).sigma
 
 
 def error_scale(kind: str, level: NoiseLevel, sigma_data: float = 0.5) -> Array:

@@ -5,10 +5,10 @@ cleaner level s and a noisier level t follow from the four numbers
 (alpha_s, sigma_s, alpha_t, sigma_t). The fraction of information about x_0
 that is lost between them,
 
-  forgotten = 1 - SNR_t / SNR_s,
+  one_minus_snr_ratio = 1 - SNR_t / SNR_s,
 
-is the only derived quantity: the step s -> t adds noise of variance
-sigma_t^2 * forgotten, and q(x_s | x_t, x_0) has variance sigma_s^2 * forgotten.
+is the only derived quantity: the step s -> t adds noise of variance sigma_t^2
+times it, and q(x_s | x_t, x_0) has variance sigma_s^2 times it.
 For DDPM's neighbours s = t - 1 these are beta_t and beta-tilde_t. Levels need
 not be neighbours: skipping steps is the same formula.
 """
@@ -18,20 +18,20 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.broadcasting import check_same_shape
 from diffusion_jax.core.concrete import as_time
-from diffusion_jax.core.examples import check_same_shape
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.normal import Normal
 
 Array = jax.Array
 
 
-def signal_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
+def alpha_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   """alpha_t / alpha_s for s < t; 0 where s has no signal left to lose."""
   return level_t.alpha / jnp.where(level_s.alpha == 0.0, 1.0, level_s.alpha)
 
 
-def forgotten(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
+def one_minus_snr_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   """1 - SNR_t / SNR_s for s < t; 1 where s has no signal left to lose."""
   logsnr_s = jnp.where(level_s.alpha == 0.0, 0.0, level_s.logsnr)
   return -jnp.expm1(level_t.logsnr - logsnr_s)
@@ -45,10 +45,10 @@ def forward_step(
   x_s, eps: [B, ...]; levels: [] or [B]. Returns x_t [B, ...].
   """
   check_same_shape(x_s=x_s, eps=eps)
-  s, t = level_s.like(x_s), level_t.like(x_s)
+  s, t = level_s.expand_to(x_s), level_t.expand_to(x_s)
   # never 1 - (alpha_t / alpha_s)^2: float32 loses 2.5e-3 of it at T = 4000
-  added = t.sigma * jnp.sqrt(forgotten(s, t))
-  return signal_ratio(s, t) * x_s + added * eps
+  added = t.sigma * jnp.sqrt(one_minus_snr_ratio(s, t))
+  return alpha_ratio(s, t) * x_s + added * eps
 
 
 def q_sample(x0: Array, eps: Array, level: NoiseLevel) -> Array:
@@ -57,7 +57,7 @@ def q_sample(x0: Array, eps: Array, level: NoiseLevel) -> Array:
   x0, eps: [B, ...]; level: [] or [B]. Returns x_t [B, ...].
   """
   check_same_shape(x0=x0, eps=eps)
-  level = level.like(x0)
+  level = level.expand_to(x0)
   return level.alpha * x0 + level.sigma * eps
 
 
@@ -70,13 +70,13 @@ def q_posterior(
   broadcasts against it. Exact where s is clean and where alpha_t = 0.
   """
   check_same_shape(x0=x0, xt=xt)
-  s, t = level_s.like(xt), level_t.like(xt)
+  s, t = level_s.expand_to(xt), level_t.expand_to(xt)
   # Eq. 7 regrouped: x0 at level s, plus what is kept of the noise in x_t; its
   # factors multiplied in the order of DDIM, which is to agree with it
   ratio = s.sigma / t.sigma
-  kept = signal_ratio(s, t) * ratio * ratio
+  kept = alpha_ratio(s, t) * ratio * ratio
   mean = s.alpha * x0 + kept * (xt - t.alpha * x0)
-  return Normal(mean, s.sigma**2 * forgotten(s, t))
+  return Normal(mean, s.sigma**2 * one_minus_snr_ratio(s, t))
 
 
 def sde_coefficients(schedule: Callable, t: Array) -> tuple[Array, Array]:
@@ -130,8 +130,8 @@ def reverse_variance(
   if kind == 'learned':
     if var_frac is None:
       raise ValueError("variance 'learned' needs a network with var_frac")
-    s, t = s.like(var_frac), t.like(var_frac)
-  rate = forgotten(s, t)
+    s, t = s.expand_to(var_frac), t.expand_to(var_frac)
+  rate = one_minus_snr_ratio(s, t)
   clean = s.sigma == 0.0
   small = s.sigma**2 * rate
   large = t.sigma**2 * rate
@@ -163,5 +163,5 @@ def p_reverse(
   `reverse_variance`. Returns mean [B, ...] and a variance that broadcasts.
   """
   mean = q_posterior(x0_hat, xt, level_s, level_t).mean
-  s, t = level_s.like(xt), level_t.like(xt)
+  s, t = level_s.expand_to(xt), level_t.expand_to(xt)
   return Normal(mean, reverse_variance(variance, s, t, var_frac, first))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.examples import data_axes
+from diffusion_jax.core.broadcasting import data_axes
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
 from diffusion_jax.core.normal import Normal, kl, log_prob
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.examples import check_same_shape, data_axes
+from diffusion_jax.core.broadcasting import check_same_shape, data_axes
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.losses import Weight
 

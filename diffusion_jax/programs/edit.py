@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax import build
+from diffusion_jax.build.make import choose, from_config
 from diffusion_jax.core.keys import fold_in_each, split_key, stream
 from diffusion_jax.data import images
-from diffusion_jax.programs import (
-  UserError,
-  build,
-  folder,
-  guides,
-  latent,
+from diffusion_jax.errors import UserError
+from diffusion_jax.families import latent
+from diffusion_jax.programs import sample
+from diffusion_jax.runs import (
+  guidance_runs,
   provenance,
-  sample,
-  wanted,
+  run_folder,
+  sample_inputs,
 )
-from diffusion_jax.programs.choices import choose, from_config
 from diffusion_jax.training import conditions
 
 METHODS = {
@@ -39,7 +39,7 @@ TOLD = {'inpaint': 'inpainting', 'superres': 'superres', 'colour': 'gray'}
 
 def run(config, workdir):
   """Writes <name>.png, <name>.npz and single pictures into edits/."""
-  config = folder.run_config(workdir, config)
+  config = run_folder.run_config(workdir, config)
   if build.is_vae(config):
     raise UserError(
       'this run is a VAE, which changes no picture: --mode=sample writes '
@@ -57,7 +57,7 @@ def run(config, workdir):
   params = sample.restore(config, workdir)
   settings = provenance.edit_settings(config, workdir, params, given)
   print(provenance.describe(settings))
-  out = folder.prepare(Path(workdir) / 'edits')
+  out = run_folder.prepare(Path(workdir) / 'edits')
   path = out / f'{c.name}.npz'
   if path.exists():
     provenance.check_same(path, settings, path, 'edit.name')
@@ -75,7 +75,7 @@ def run(config, workdir):
     made = np.where(mask[None], given['image'][None], made)
 
   arrays = {'arr_0': made, 'settings': provenance.pack(settings)} | given
-  folder.write_npz(path, arrays)
+  run_folder.write_npz(path, arrays)
   print(f'wrote {path}: {len(made)} images of {config.data.image_shape}')
   for i, picture in enumerate(made):
     images.write_png(out / f'{c.name}_{i}.png', picture)
@@ -144,8 +144,8 @@ def choose_cond(config):
         'trained without label dropout)'
       )
     return cond
-  texts = wanted.choose_texts(config, config.edit.num_samples)
-  return cond | (wanted.encode_texts(config, texts) or {})
+  texts = sample_inputs.choose_texts(config, config.edit.num_samples)
+  return cond | (sample_inputs.encode_texts(config, texts) or {})
 
 
 def choose_label(config):
@@ -176,7 +176,7 @@ def choose_label(config):
 def check_guidance(config, cond):
   """UserError for guidance that an edit cannot have."""
   c = config.sampling
-  guides.check(config)
+  guidance_runs.check(config)
   for field in ('guidance_run', 'classifier'):
     if c[field]:
       raise UserError(

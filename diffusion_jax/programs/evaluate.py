@@ -15,6 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 import diffusion_jax as dj
+from diffusion_jax import build
+from diffusion_jax.build.make import choose
 from diffusion_jax.core.keys import (
   draw_normal,
   fold_in_each,
@@ -23,24 +25,22 @@ from diffusion_jax.core.keys import (
 )
 from diffusion_jax.data.images import scale
 from diffusion_jax.data.text import encode
+from diffusion_jax.errors import UserError
 from diffusion_jax.evaluation import bits
-from diffusion_jax.programs import (
-  UserError,
-  build,
-  distributed,
-  folder,
-  results,
-  sample,
-  vae,
-)
-from diffusion_jax.programs.choices import choose
+from diffusion_jax.families import vae
+from diffusion_jax.programs import sample
+from diffusion_jax.runs import processes, results, run_folder
 from diffusion_jax.training import checksums
-from diffusion_jax.training.sharding import batch_sharding, replicated, to_all
+from diffusion_jax.training.sharding import (
+  batch_sharding,
+  replicate,
+  replicated,
+)
 
 
 def run(config, workdir):
   """Writes evaluation/<metric>-<split>/ for each of evaluation.metrics."""
-  config = folder.run_config(workdir, config)
+  config = run_folder.run_config(workdir, config)
   check(config)
   c = config.evaluation
   mesh = build.build_mesh(config)
@@ -48,18 +48,18 @@ def run(config, workdir):
   params = sample.restore(config, workdir)
   count = min(c.num_images or len(source), len(source))
   settings = describe(config, params, count)
-  params = to_all(mesh, params)
+  params = replicate(mesh, params)
   for metric in build.words(c.metrics):
     name = '-'.join(filter(None, (metric, c.split, c.name)))
-    out = folder.prepare(str(Path(workdir) / 'evaluation' / name))
-    if distributed.is_first():
+    out = run_folder.prepare(str(Path(workdir) / 'evaluation' / name))
+    if processes.is_first():
       (out / 'parts').mkdir(exist_ok=True)
       check_same_evaluation(out, settings)
     measure = make_measure(metric, config, mesh)
     starts = range(0, count, c.batch_size)
     paths = [out / 'parts' / f'{start:08d}.npz' for start in starts]
     # all processes measure the same parts, those that the first one misses
-    missing = distributed.agree([not path.exists() for path in paths])
+    missing = processes.agree([not path.exists() for path in paths])
     for i in tqdm(np.flatnonzero(missing), metric, unit='batch', disable=None):
       index = np.arange(starts[i], min(starts[i] + c.batch_size, count))
       with build.from_config('data'):
@@ -67,9 +67,9 @@ def run(config, workdir):
       with build.from_config('evaluation'):  # what the metric refuses
         result = measure(params, index, pictures, cond)
       check_numbers(metric, result, index)
-      if distributed.is_first():
-        folder.write_npz(paths[i], result)
-    if distributed.is_first():
+      if processes.is_first():
+        run_folder.write_npz(paths[i], result)
+    if processes.is_first():
       results.REPORTS[metric](gather(paths), config, out)
 
 
@@ -124,8 +124,8 @@ def check_numbers(metric, result, index):
 
 def describe(config, params, count):
   """What the result depends on, as it comes back from JSON."""
-  fields = folder.plain(config)
-  chosen = {name: fields[name] for name in folder.RUN_SECTIONS}
+  fields = run_folder.plain(config)
+  chosen = {name: fields[name] for name in run_folder.RUN_SECTIONS}
   del chosen['data']['data_dir'], chosen['data']['num_threads']
   evaluation = fields['evaluation']
   for free in ('metrics', 'every', 'num_batches', 'name'):
@@ -144,13 +144,13 @@ def check_same_evaluation(out, settings):
   path = out / 'settings.json'
   if any((out / 'parts').glob('*')):  # one that was refused has none
     found = json.loads(path.read_text())
-    changed = folder.differences(found, settings)
+    changed = run_folder.differences(found, settings)
     if changed:
       raise UserError(
         f'{out} holds another evaluation: {changed}. Delete it, or give this '
         'one a --config.evaluation.name'
       )
-  folder.write_json(path, settings)
+  run_folder.write_json(path, settings)
 
 
 def read(config, source, index):

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax import build
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
+from diffusion_jax.errors import UserError
 from diffusion_jax.evaluation import plots, whiteness
-from diffusion_jax.programs import UserError, build, folder
+from diffusion_jax.runs import run_folder
 
 
 def run(config, workdir):
@@ -28,7 +30,7 @@ def run(config, workdir):
     photo = images.fit(
       images.read_image(images.photo_path(c.image)), c.size, c.fit
     )
-  workdir = folder.prepare(workdir)
+  workdir = run_folder.prepare(workdir)
 
   # one noising; strip and animation are two selections of its steps
   last = schedule.num_steps

@@ -9,21 +9,24 @@ import numpy as np
 from tqdm import tqdm
 
 import diffusion_jax as dj
+from diffusion_jax import build
 from diffusion_jax.core.keys import fold_in_each, split_key, stream
 from diffusion_jax.data import images, sources
-from diffusion_jax.programs import (
-  UserError,
-  build,
-  distributed,
-  folder,
-  guides,
-  latent,
+from diffusion_jax.errors import UserError
+from diffusion_jax.families import latent, vae
+from diffusion_jax.runs import (
+  guidance_runs,
+  processes,
   provenance,
-  vae,
-  wanted,
+  run_folder,
+  sample_inputs,
 )
 from diffusion_jax.training import checkpoints
-from diffusion_jax.training.sharding import batch_sharding, replicated, to_all
+from diffusion_jax.training.sharding import (
+  batch_sharding,
+  replicate,
+  replicated,
+)
 
 
 def run(config, workdir):
@@ -42,34 +45,34 @@ def run(config, workdir):
 
 def draw(config, workdir):
   """What `run` says."""
-  config = folder.run_config(workdir, config)
-  guides.check(config)
+  config = run_folder.run_config(workdir, config)
+  guidance_runs.check(config)
   latent.check_guide(config, workdir)
-  told = wanted.choose_images(config)
-  labels = wanted.choose_labels(config) if told is None else told.labels
-  texts = wanted.choose_texts(config, config.sampling.num_samples)
+  told = sample_inputs.choose_images(config)
+  labels = sample_inputs.choose_labels(config) if told is None else told.labels
+  texts = sample_inputs.choose_texts(config, config.sampling.num_samples)
   given = None if told is None else told.image
-  inputs = labels, given, wanted.encode_texts(config, texts)
+  inputs = labels, given, sample_inputs.encode_texts(config, texts)
   mesh = build.build_mesh(config)
   choose_checkpoint(config, workdir)
   weights = restore(config, workdir)
-  params = to_all(mesh, weights | latent.load(config, workdir))
+  params = replicate(mesh, weights | latent.load(config, workdir))
   latents = latent.build(config, workdir)
   generate = make_generate(config, mesh, latents)
   settings = provenance.settings(config, workdir, weights)
   print(provenance.describe(settings))
-  out = folder.prepare(Path(workdir) / 'samples')
+  out = run_folder.prepare(Path(workdir) / 'samples')
   path = out / f'{config.sampling.name}.npz'
   parts = out / f'{config.sampling.name}.parts'
-  done = distributed.is_first() and is_done(path, parts, settings)
-  if distributed.agree([done])[0]:
+  done = processes.is_first() and is_done(path, parts, settings)
+  if processes.agree([done])[0]:
     return
 
   n, size = config.sampling.num_samples, config.sampling.batch_size
   starts = range(0, n, size)
   paths = [parts / f'{start:08d}.npz' for start in starts]
   # all processes make the same parts, those that the first one misses
-  missing = distributed.agree([not path.exists() for path in paths])
+  missing = processes.agree([not path.exists() for path in paths])
   for i in tqdm(
     np.flatnonzero(missing), 'sampling', unit='batch', disable=None
   ):
@@ -78,15 +81,15 @@ def draw(config, workdir):
     result = generate(params, index, *rows(inputs, index % n))
     check_numbers(config, result)
     if config.sampling.trajectory:
-      if not start and distributed.is_first():
+      if not start and processes.is_first():
         name = out / f'{config.sampling.name}.gif'
         images.write_gif(name, [picture(config, x) for x in thin(result, 50)])
         print(f'wrote {name}')
       result = result[-1]
-    if distributed.is_first():
+    if processes.is_first():
       made = images.to_uint8(result, config.data.num_levels)[: n - start]
       write_part(paths[i], made, settings)
-  if not distributed.is_first():
+  if not processes.is_first():
     return
 
   pictures = gather(paths, n)
@@ -99,7 +102,7 @@ def draw(config, workdir):
     arrays['texts'] = np.array(texts)
   if build.is_vae(config):
     arrays |= vae.pictures(config, jax.device_get(params), path)
-  folder.write_npz(path, {'arr_0': pictures} | arrays)
+  run_folder.write_npz(path, {'arr_0': pictures} | arrays)
   print(f'wrote {path}: {n} images of {"x".join(map(str, pictures.shape[1:]))}')
   path = path.with_suffix('.png')
   images.write_png(path, sheet(config, pictures, told))
@@ -131,7 +134,7 @@ def write_part(path, pictures, settings):
   """Keeps the images of a batch, beside what they were made with."""
   path.parent.mkdir(exist_ok=True)
   arrays = {'arr_0': pictures, 'settings': provenance.pack(settings)}
-  folder.write_npz(path, arrays)
+  run_folder.write_npz(path, arrays)
 
 
 def gather(paths, n):
@@ -238,9 +241,9 @@ def make_generate(config, mesh, latents=latent.PIXELS):
   c = config.sampling
   # refuses at once
   jax.eval_shape(lambda p: walk(config, p)[1], build.abstract_params(config))
-  runs = guides.find_guides(config)
+  runs = guidance_runs.find_guides(config)
   others = {name: run.params for name, run in runs.items()}
-  others = to_all(mesh, others)
+  others = replicate(mesh, others)
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
   def on_mesh(params, others, index, labels, image, text):
@@ -309,7 +312,7 @@ def sheet_columns(config, n, told):
   labels = len(config.sampling.labels)
   if prompts > 1:
     return min(prompts, 20)
-  if not wanted.asks_for_labels(config):
+  if not sample_inputs.asks_for_labels(config):
     return columns
   if 0 < labels <= 20:  # as near to a square as multiples are
     return labels * max(1, round(columns / labels))

@@ -7,29 +7,23 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from diffusion_jax import build
+from diffusion_jax.build.make import choose
+from diffusion_jax.build.network import check_heights
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images, pipeline
-from diffusion_jax.programs import (
-  Preempted,
-  UserError,
-  build,
-  distributed,
-  folder,
-  latent,
-  lock,
-  sample,
-  wanted,
-)
-from diffusion_jax.programs.build_model import check_heights
-from diffusion_jax.programs.choices import choose
-from diffusion_jax.programs.step_log import StepLog, average
+from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.families import latent
+from diffusion_jax.programs import sample
+from diffusion_jax.runs import lock, processes, run_folder, sample_inputs
+from diffusion_jax.runs.step_log import StepLog, average
 from diffusion_jax.training import checkpoints, preemption
 from diffusion_jax.training.logging import MetricWriter
 from diffusion_jax.training.sharding import (
   fsdp_sharding,
   local_rows,
+  replicate,
   replicated,
-  to_all,
   to_global,
 )
 from diffusion_jax.training.state import init_state
@@ -70,14 +64,14 @@ def train(config, workdir, stop, held):
   preview = make_preview(config, mesh, latents)
 
   # what is there already
-  workdir = folder.prepare(workdir)
+  workdir = run_folder.prepare(workdir)
   held.enter_context(lock.hold(workdir))
   if c.resume != 'force':
-    folder.check_same_run(workdir, config)
+    run_folder.check_same_run(workdir, config)
   manager = open_manager(config, workdir, like)
   state = restore(workdir, manager, like) or make_state()
   frozen = latent.prepare(config, workdir, latents, source, mesh)
-  frozen = to_all(mesh, frozen)
+  frozen = replicate(mesh, frozen)
   start = int(state.step)
   describe(config, mesh, state, source, workdir)
   if start >= c.num_steps:
@@ -86,15 +80,15 @@ def train(config, workdir, stop, held):
       'A larger --config.training.num_steps continues it'
     )
     return
-  first = distributed.is_first()  # of several processes one writes
+  first = processes.is_first()  # of several processes one writes
   if first:
-    folder.write_config(workdir, config)
+    run_folder.write_config(workdir, config)
     (workdir / 'samples').mkdir(exist_ok=True)
-  stored = folder.plain(config)
+  stored = run_folder.plain(config)
   writer = MetricWriter(workdir, start, first)
   text = f'```\n{json.dumps(stored, indent=2)}\n```'
   writer.write_texts(start, {'config': text})
-  writer.write_hparams(folder.hparams(stored))
+  writer.write_hparams(run_folder.hparams(stored))
 
   step_function = make_train_step(
     objective, optimizer, *ema_decays, c.accumulate, c.skip_nonfinite > 0
@@ -212,7 +206,7 @@ def open_manager(config, workdir, like):
 def restore(workdir, manager, like):
   """The run's newest state, None where it has no checkpoint."""
   if manager.latest_step() is None:
-    if folder.read_config(workdir) is not None:
+    if run_folder.read_config(workdir) is not None:
       print(
         f'{workdir} has a config.json but no checkpoint: it begins at step 0'
       )
@@ -291,11 +285,13 @@ def make_preview(config, mesh, latents=latent.PIXELS):
     return None
   config = config.copy_and_resolve_references()
   config.sampling.trajectory = False
-  told = wanted.choose_images(config)
-  labels = wanted.choose_labels(config) if told is None else told.labels
+  told = sample_inputs.choose_images(config)
+  labels = sample_inputs.choose_labels(config) if told is None else told.labels
   given = None if told is None else told.image
   n = min(config.sampling.num_samples, config.sampling.batch_size)
-  text = wanted.encode_texts(config, wanted.choose_texts(config, n))
+  text = sample_inputs.encode_texts(
+    config, sample_inputs.choose_texts(config, n)
+  )
   generate = sample.make_generate(config, mesh, latents)
   inputs = *sample.rows((labels, given), slice(n)), text
 

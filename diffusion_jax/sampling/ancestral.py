@@ -10,10 +10,10 @@ from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import (
+  alpha_ratio,
   check_variance,
-  forgotten,
+  one_minus_snr_ratio,
   p_reverse,
-  signal_ratio,
 )
 from diffusion_jax.sampling.sampler import Sampler
 
@@ -41,7 +41,7 @@ def ancestral(
   def step(key, x, state, denoise, level_t, level_s):
     x0, var_frac = predict(denoise, x, level_t)
     p = p_reverse(x0, x, level_s, level_t, variance, var_frac)
-    noisy = level_s.like(x).sigma > 0.0
+    noisy = level_s.expand_to(x).sigma > 0.0
     std = jnp.where(noisy, jnp.sqrt(p.variance), 0.0)
     mean = p.mean
     if mean_shift is not None:
@@ -61,24 +61,26 @@ def ddim(eta: float = 0.0) -> Sampler:
 
   def step(key, x, state, denoise, level_t, level_s):
     x0 = predict(denoise, x, level_t).x0
-    s, t = level_s.like(x), level_t.like(x)
-    fresh = eta**2 * forgotten(s, t)  # share of sigma_s^2 that is new noise
-    kept = signal_ratio(s, t) * (s.sigma / t.sigma)
+    s, t = level_s.expand_to(x), level_t.expand_to(x)
+    fresh = eta**2 * one_minus_snr_ratio(
+      s, t
+    )  # share of sigma_s^2 that is new noise
+    kept = alpha_ratio(s, t) * (s.sigma / t.sigma)
     # 1 - fresh, which would lose all digits where fresh is close to 1
     old = 1.0 - eta**2 + eta**2 * kept**2
     std = jnp.sqrt(s.sigma**2 * fresh)
-    return renoise(x0, x, s, t, old) + std * draw_normal(key, x), state
+    return ddim_step(x0, x, s, t, old) + std * draw_normal(key, x), state
 
   return Sampler(lambda x: (), step)
 
 
-def renoise(
+def ddim_step(
   x0: Array, x: Array, s: NoiseLevel, t: NoiseLevel, old: Array | float = 1.0
 ) -> Array:
   """alpha_s x_0 + sigma_s sqrt(old) eps, eps being the noise in x at level t.
 
   DDIM's step; what sigma_s^2 lacks, the share 1 - old, is new noise to add. s
-  and t broadcast against x (`level.like(x)`).
+  and t broadcast against x (`level.expand_to(x)`).
   """
   scale = jnp.sqrt(old) * (s.sigma / t.sigma)
   return s.alpha * x0 + scale * (x - t.alpha * x0)
@@ -96,10 +98,10 @@ def ddim_invert(denoise: Denoiser, levels: NoiseLevel, x0: Array) -> Array:
     level_s, level_t = pair
     clean = level_s.sigma == 0.0
     at = jax.tree.map(lambda s, t: jnp.where(clean, t, s), level_s, level_t)
-    s, t = level_s.like(x), level_t.like(x)
-    seen = signal_ratio(s, at.like(x)) * x
+    s, t = level_s.expand_to(x), level_t.expand_to(x)
+    seen = alpha_ratio(s, at.expand_to(x)) * x
     eps = eps_from_x0(predict(denoise, seen, at).x0, seen, at)
-    ratio = signal_ratio(s, t)
+    ratio = alpha_ratio(s, t)
     return ratio * x + (t.sigma - ratio * s.sigma) * eps, None
 
   pairs = levels.take(slice(1, None)), levels.take(slice(None, -1))

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.broadcasting import data_axes, expand_to
 from diffusion_jax.core.concrete import check_numbers
 from diffusion_jax.core.denoiser import predict
-from diffusion_jax.core.examples import data_axes, like
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import forward_step
@@ -81,11 +81,11 @@ def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
 
   def correct(key, x, denoise, level):
     score = score_from_x0(predict(denoise, x, level).x0, x, level)
-    size = step_size * level.like(x).sigma ** 2
+    size = step_size * level.expand_to(x).sigma ** 2
     return x + 0.5 * size * score + jnp.sqrt(size) * draw_normal(key, x)
 
   def step(key, x, state, denoise, level_t, level_s):
-    s, t = level_s.like(x), level_t.like(x)
+    s, t = level_s.expand_to(x), level_t.expand_to(x)
     clean = s.sigma == 0.0
     ratio = s.alpha / jnp.where(t.alpha > 0.0, t.alpha, s.alpha)
     kept = ratio * x
@@ -129,7 +129,7 @@ def churn(
     raised &= more.logsnr < logsnr
     level = jax.tree.map(lambda a, b: jnp.where(raised, a, b), more, level_t)
     z = s_noise * draw_normal(noise_key, x)
-    mask = like(raised, x)
+    mask = expand_to(raised, x)
     x = jnp.where(mask, forward_step(x, z, level_t, level), x)
     return sampler.step(key, x, state, denoise, level, level_s)
 

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.core.broadcasting import check_same_shape, data_axes
 from diffusion_jax.core.concrete import as_float
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.discrete import DiscreteSchedule
-from diffusion_jax.core.examples import check_same_shape, data_axes
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.process import forward_step, q_sample
-from diffusion_jax.sampling.ancestral import ddim_invert, renoise
+from diffusion_jax.sampling.ancestral import ddim_invert, ddim_step
 from diffusion_jax.sampling.inpainting import replace_known
 from diffusion_jax.sampling.sampler import Sampler, sample
 
@@ -68,10 +68,11 @@ def sdedit(
   """Noises the guide [B, ...] and walks back down (SDEdit, Meng et al. 2022).
 
   Over the last strength * N steps of the grid [N+1], rounded: of a uniform grid
-  from t = strength on. 0 is the guide itself, 1 a sample that has all but
-  forgotten it. `repeats`: what comes out is the next guide. mask: True where
-  the guide is known and stays exactly (see `replace_known`). Other keys give
-  variations. Raises ValueError for a strength outside [0, 1] or repeats < 1.
+  from t = strength on. 0 is the guide itself, 1 a sample that is almost
+  independent of it. `repeats`: what comes out is the next guide. mask: True
+  where the guide is known and stays exactly (see `replace_known`). Other keys
+  give variations. Raises ValueError for a strength outside [0, 1] or
+  repeats < 1.
   """
   if not 0.0 <= strength <= 1.0:
     raise ValueError(f'strength is {strength}: it must be in [0, 1]')
@@ -107,7 +108,7 @@ def interpolate(
   def down(x, pair):
     level_t, level_s = pair
     x0 = predict(denoise, x, level_t).x0
-    return renoise(x0, x, level_s.like(x), level_t.like(x)), None
+    return ddim_step(x0, x, level_s.expand_to(x), level_t.expand_to(x)), None
 
   def between(weight):
     return jax.lax.scan(down, slerp(start, end, weight), pairs)[0]

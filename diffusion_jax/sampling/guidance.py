@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.broadcasting import data_axes, expand_to
 from diffusion_jax.core.denoiser import (
   Denoiser,
   NetworkFn,
@@ -19,7 +20,6 @@ from diffusion_jax.core.denoiser import (
   make_denoiser,
   predict,
 )
-from diffusion_jax.core.examples import data_axes, like
 from diffusion_jax.core.levels import NoiseLevel
 
 Array = jax.Array
@@ -58,7 +58,7 @@ def dynamic_threshold(
     prediction = predict(denoise, xt, level)
     x0 = prediction.x0
     s = jnp.quantile(jnp.abs(x0).reshape(len(x0), -1), quantile, axis=1)
-    s = like(jnp.clip(s, 1.0, max_value), x0)
+    s = expand_to(jnp.clip(s, 1.0, max_value), x0)
     return prediction._replace(x0=jnp.clip(x0, -s, s) / s)
 
   return thresholded
@@ -129,11 +129,11 @@ def classifier_free(
 
   def denoise(xt, level):
     cond, uncond = _both(pair, xt, level)
-    x0 = uncond.x0 + like(scale, xt) * (cond.x0 - uncond.x0)
+    x0 = uncond.x0 + expand_to(scale, xt) * (cond.x0 - uncond.x0)
     if rescale:
       matched = x0 * (_std(cond.x0) / jnp.maximum(_std(x0), 1e-12))
       x0 = rescale * matched + (1.0 - rescale) * x0
-    noisiness = _noisiness(level.like(xt))
+    noisiness = _noisiness(level.expand_to(xt))
     inside = (low <= noisiness) & (noisiness <= high)
     return cond._replace(x0=jnp.where(inside, x0, cond.x0))
 
@@ -164,7 +164,7 @@ def log_prob_gradient(
 
   def gradient(xt, level):
     slope = jax.grad(lambda x: jnp.sum(log_prob_fn(x, level)))(xt)
-    return like(scale, xt) * slope
+    return expand_to(scale, xt) * slope
 
   return gradient
 
@@ -183,7 +183,7 @@ def classifier_guided(
 
   def guided(xt, level):
     prediction = predict(denoise, xt, level)
-    at = level.like(xt)
+    at = level.expand_to(xt)
     factor = at.sigma * jnp.where(at.alpha == 0.0, 0.0, _noisiness(at))
     shift = jnp.where(at.alpha == 0.0, 0.0, factor * gradient(xt, level))
     return prediction._replace(x0=prediction.x0 + shift)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.examples import check_same_shape
+from diffusion_jax.core.broadcasting import check_same_shape
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.process import forward_step, q_sample
@@ -62,7 +62,7 @@ def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
     def down(x, state):
       x = jnp.where(mask, noised(known, eps, level_t), x)
       x, state = sampler.step(key, x, state, denoise, level_t, level_s)
-      clean = level_s.like(x).sigma == 0.0
+      clean = level_s.expand_to(x).sigma == 0.0
       return jnp.where(clean & mask, known, x), state
 
     goes_up = level_s.logsnr < level_t.logsnr
@@ -103,7 +103,7 @@ def repaint_levels(
 
 def noised(known: Array, eps: Array, level: NoiseLevel) -> Array:
   """`q_sample`, and known itself, to the bit, where the level is clean."""
-  clean = level.like(known).sigma == 0.0
+  clean = level.expand_to(known).sigma == 0.0
   return jnp.where(clean, known, q_sample(known, eps, level))
 
 

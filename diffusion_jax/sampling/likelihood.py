@@ -19,9 +19,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.broadcasting import data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.elbo import categorical_nll
-from diffusion_jax.core.examples import data_axes
 from diffusion_jax.core.keys import (
   draw_normal,
   draw_signs,
@@ -146,7 +146,9 @@ def gaussian_dequantize(
   """
   eps = draw_normal(key, x0)
   z = q_sample(x0, eps, level)
-  log_q = normal_log_prob(Normal(0.0, 1.0), eps) - jnp.log(level.like(x0).sigma)
+  log_q = normal_log_prob(Normal(0.0, 1.0), eps) - jnp.log(
+    level.expand_to(x0).sigma
+  )
   log_q = jnp.sum(log_q, axis=data_axes(x0))
   return z, -categorical_nll(x0, z, level, num_levels) - log_q
 

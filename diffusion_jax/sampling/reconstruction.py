@@ -21,8 +21,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.broadcasting import data_axes, expand_to
 from diffusion_jax.core.denoiser import Denoiser, predict
-from diffusion_jax.core.examples import data_axes, like
 from diffusion_jax.sampling.inpainting import check_mask
 
 Array = jax.Array
@@ -81,10 +81,12 @@ def observation_guided(
       (along,) = pull(direction)  # Cov A^T direction, up to a factor
       image = observe(along)
       size = _ratio(square, _dot(direction, image))
-      change += like(size, along) * along
-      residual -= like(size, image) * image
+      change += expand_to(size, along) * along
+      residual -= expand_to(size, image) * image
       before, square = square, _dot(residual, residual)
-      direction = residual + like(_ratio(square, before), residual) * direction
+      direction = (
+        residual + expand_to(_ratio(square, before), residual) * direction
+      )
     return prediction._replace(x0=prediction.x0 + scale * change)
 
   return guided

@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from diffusion_jax.core.broadcasting import expand_to
 from diffusion_jax.core.denoiser import predict
-from diffusion_jax.core.examples import like
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import (
-  forgotten,
+  alpha_ratio,
+  one_minus_snr_ratio,
   sde_coefficients,
-  signal_ratio,
 )
 from diffusion_jax.sampling.sampler import Sampler
 
@@ -28,9 +28,9 @@ def euler_maruyama(schedule: Callable) -> Sampler:
 
   def step(key, x, state, denoise, level_t, level_s):
     x0 = predict(denoise, x, level_t).x0
-    s, t = level_s.like(x), level_t.like(x)
+    s, t = level_s.expand_to(x), level_t.expand_to(x)
     f, g2 = sde_coefficients(schedule, level_t.t)
-    f, g2 = like(f, x), like(g2, x)
+    f, g2 = expand_to(f, x), expand_to(g2, x)
     dt = t.t - s.t
     mean = x - (f * x - g2 * score_from_x0(x0, x, level_t)) * dt
     noisy = mean + jnp.sqrt(g2 * dt) * draw_normal(key, x)
@@ -50,9 +50,9 @@ def reverse_diffusion() -> Sampler:
 
   def step(key, x, state, denoise, level_t, level_s):
     score = score_from_x0(predict(denoise, x, level_t).x0, x, level_t)
-    s, t = level_s.like(x), level_t.like(x)
-    g2 = t.sigma**2 * forgotten(s, t)
-    mean = (2.0 - signal_ratio(s, t)) * x + g2 * score
+    s, t = level_s.expand_to(x), level_t.expand_to(x)
+    g2 = t.sigma**2 * one_minus_snr_ratio(s, t)
+    mean = (2.0 - alpha_ratio(s, t)) * x + g2 * score
     std = jnp.where(s.sigma > 0.0, jnp.sqrt(g2), 0.0)
     return mean + std * draw_normal(key, x), state
 

@@ -5,9 +5,9 @@ With lambda = log(alpha / sigma) a step from level t to the cleaner level s is
   x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) D,   h = lambda_s - lambda_t,
 
 where D is the mean over the step, weighted with e^lambda, of x_0_hat along the
-solution (Lu et al. 2022). That is DDIM (`renoise`) with D in place of x_0: the
-solvers differ in how they know D. Steps from alpha_t = 0 and to sigma_s = 0,
-where h is infinite, are DDIM itself.
+solution (Lu et al. 2022). That is DDIM (`ddim_step`) with D in place of x_0:
+the solvers differ in how they estimate D. Steps from alpha_t = 0 and to
+sigma_s = 0, where h is infinite, are DDIM itself.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.broadcasting import expand_to
 from diffusion_jax.core.concrete import check_numbers
 from diffusion_jax.core.denoiser import predict
-from diffusion_jax.core.examples import like
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import eps_from_x0
-from diffusion_jax.sampling.ancestral import renoise
+from diffusion_jax.sampling.ancestral import ddim_step
 from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
@@ -36,7 +36,7 @@ def heun() -> Sampler:
   """
 
   def step(key, x, state, denoise, level_t, level_s):
-    s, t = level_s.like(x), level_t.like(x)
+    s, t = level_s.expand_to(x), level_t.expand_to(x)
     x0 = predict(denoise, x, level_t).x0
     eps = eps_from_x0(x0, x, level_t)
 
@@ -45,7 +45,7 @@ def heun() -> Sampler:
       change = eps_from_x0(predict(denoise, x, level_s).x0, x, level_s) - eps
       return x + 0.5 * (s.sigma - ratio * t.sigma) * change
 
-    x = renoise(x0, x, s, t)
+    x = ddim_step(x0, x, s, t)
     return _unless_at_an_end(correct, x, level_t, level_s, level_s), state
 
   return Sampler(lambda x: (), step)
@@ -63,7 +63,7 @@ def dpm_solver_pp(order: int = 2) -> Sampler:
 
   def step(key, x, state, denoise, level_t, level_s):
     history = ((predict(denoise, x, level_t).x0, _wide(level_t, x)), *state)
-    x = _multistep(x, level_s.like(x), history)
+    x = _multistep(x, level_s.expand_to(x), history)
     return x, history[: order - 1]
 
   return Sampler(lambda x: _nothing(x, order - 1), step)
@@ -77,7 +77,7 @@ def dpm_solver_pp_2s(schedule: Callable) -> Sampler:
   """
 
   def step(key, x, state, denoise, level_t, level_s):
-    s, t = level_s.like(x), level_t.like(x)
+    s, t = level_s.expand_to(x), level_t.expand_to(x)
     x0 = predict(denoise, x, level_t).x0
     h = _ahead(level_s, level_t)
     inside = jnp.isfinite(h)
@@ -85,10 +85,12 @@ def dpm_solver_pp_2s(schedule: Callable) -> Sampler:
     middle = schedule.from_logsnr(logsnr)
 
     def correct(x_s, middle):
-      m = middle.like(x)
-      return renoise(predict(denoise, renoise(x0, x, m, t), middle).x0, x, s, t)
+      m = middle.expand_to(x)
+      return ddim_step(
+        predict(denoise, ddim_step(x0, x, m, t), middle).x0, x, s, t
+      )
 
-    euler = renoise(x0, x, s, t)
+    euler = ddim_step(x0, x, s, t)
     return _unless_at_an_end(correct, euler, level_t, level_s, middle), state
 
   return Sampler(lambda x: (), step)
@@ -104,7 +106,7 @@ def dpm_solver_pp_sde(eta: float = 1.0) -> Sampler:
   check_numbers(lambda eta: eta >= 0.0, 'it cannot be negative', eta=eta)
 
   def step(key, x, state, denoise, level_t, level_s):
-    s, t = level_s.like(x), level_t.like(x)
+    s, t = level_s.expand_to(x), level_t.expand_to(x)
     history = ((predict(denoise, x, level_t).x0, _wide(level_t, x)), *state)
     # 0 times an infinite h has no value
     exponent = 2.0 * eta * _ahead(s, t) if eta else jnp.zeros_like(s.sigma)
@@ -132,7 +134,7 @@ def unipc(order: int = 2) -> Sampler:
     again = _multistep(x_before, new[1], (before, new, *older))
     x = jnp.where(before[1].alpha > 0.0, again, x)
     history = (new, *history)[:order]
-    return _multistep(x, level_s.like(x), history), (x, history)
+    return _multistep(x, level_s.expand_to(x), history), (x, history)
 
   return Sampler(lambda x: (x, _nothing(x, order)), step)
 
@@ -143,7 +145,7 @@ def _multistep(x, s, history, old=1.0):
   x0, t = history[0]
   nodes = [jnp.zeros_like(t.t), *(_ahead(level, t) for _, level in history[1:])]
   values = [x0 for x0, _ in history]
-  return renoise(_mean(_ahead(s, t), nodes, values), x, s, t, old)
+  return ddim_step(_mean(_ahead(s, t), nodes, values), x, s, t, old)
 
 
 def _mean(h, nodes, values):
@@ -204,7 +206,7 @@ def _unless_at_an_end(correct, x, level_t, level_s, at):
   )  # finite, should it be evaluated all the same
   if not inside.ndim:
     return jax.lax.cond(inside, correct, lambda x, at: x, x, at)
-  mask = like(inside, x)
+  mask = expand_to(inside, x)
   return jnp.where(mask, correct(x, at), x)
 
 
@@ -216,7 +218,7 @@ def _wide(level, x):
   # one level per example, broadcast against x: the same shape in every state
   shape = (x.shape[0], *[1] * (x.ndim - 1))
   return jax.tree.map(
-    lambda a: jnp.broadcast_to(a, shape).astype(x.dtype), level.like(x)
+    lambda a: jnp.broadcast_to(a, shape).astype(x.dtype), level.expand_to(x)
   )
 
 

@@ -38,15 +38,15 @@ def expected_bound(
   prior += alpha[0] ** 2 * (v.sum() + m @ m) / total_t
 
   at, st, as_, ss = alpha[:-1], sigma[:-1], alpha[1:], sigma[1:]
-  forgotten = 1.0 - (at * ss / (as_ * st)) ** 2
-  small = ss**2 * forgotten
-  large = st**2 * forgotten * (as_**2 + ss**2) / (at**2 + st**2)
+  one_minus_snr_ratio = 1.0 - (at * ss / (as_ * st)) ** 2
+  small = ss**2 * one_minus_snr_ratio
+  large = st**2 * one_minus_snr_ratio * (as_**2 + ss**2) / (at**2 + st**2)
   p_variance = {
     'fixed_small': np.append(small[:-1], small[-2]),
     'fixed_large': large,
   }[variance]
   left = v / (at[:, None] ** 2 * v / st[:, None] ** 2 + 1.0)  # Var[x_0 | x_t]
-  error = (as_ * forgotten) ** 2 * left.sum(axis=1) / p_variance
+  error = (as_ * one_minus_snr_ratio) ** 2 * left.sum(axis=1) / p_variance
   ratio = small[:-1] / p_variance[:-1]
   diffusion = len(v) * (ratio - 1.0 - np.log(ratio)) + error[:-1]
   reconstruction = len(v) * np.log(2.0 * np.pi * p_variance[-1]) + error[-1]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.broadcasting import expand_to
 from diffusion_jax.core.denoiser import (
   NetworkFn,
   NoiseInput,
@@ -28,7 +29,6 @@ from diffusion_jax.core.elbo import (
   prior_kl,
   reconstruction_nll,
 )
-from diffusion_jax.core.examples import like
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.core.levels import NoiseLevel, clean_level
 from diffusion_jax.core.losses import (
@@ -274,7 +274,9 @@ def make_attempt(
       first = ask(cond, dropout_keys[1])
       first = first[..., : x0.shape[-1]]  # without a learned variance
       first = to_x0(parametrization, first, xt, level, sigma_data)
-      estimate = jnp.where(like(twice, x0), jnp.clip(first, -1.0, 1.0), 0.0)
+      estimate = jnp.where(
+        expand_to(twice, x0), jnp.clip(first, -1.0, 1.0), 0.0
+      )
       cond['x0'] = jax.lax.stop_gradient(estimate)
     output = ask(cond, dropout_keys[0])
     return Attempt(x0, eps, xt, level, time_weight, output)

@@ -104,7 +104,7 @@ def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
   )
 
 
-def to_all(mesh: Mesh, tree: Any) -> Any:
+def replicate(mesh: Mesh, tree: Any) -> Any:
   """Whole arrays, the same in every process -> a copy on every device."""
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(

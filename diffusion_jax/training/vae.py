@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core import vae as bound
+from diffusion_jax.core.broadcasting import data_axes
 from diffusion_jax.core.decoders import (
   bernoulli_log_prob,
   discretized_logistic_log_prob,
 )
-from diffusion_jax.core.examples import data_axes
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.core.normal import (
   Normal,

@@ -2,8 +2,8 @@
 
 import jax
 
-from diffusion_jax.programs import distributed
+from diffusion_jax.runs import processes
 
-distributed.start(None, None, None, 30)
-if distributed.is_first():
+processes.start(None, None, None, 30)
+if processes.is_first():
   print(f'{jax.process_count()} processes, {jax.device_count()} devices')

@@ -60,7 +60,7 @@ def test_squared_errors_are_those_of_the_levels_of_their_steps(schedule, key):
   """
 
   def denoise(x, level):
-    return dj.Prediction(jnp.broadcast_to(level.like(x).t, x.shape))
+    return dj.Prediction(jnp.broadcast_to(level.expand_to(x).t, x.shape))
 
   bound = dj.variational_bound(
     key, denoise, schedule, jnp.zeros((2, 3)), num_steps=4

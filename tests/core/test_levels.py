@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.core.examples import check_same_shape
+from diffusion_jax.core.broadcasting import check_same_shape
 from diffusion_jax.core.levels import snap
 
 
@@ -71,7 +71,7 @@ def check_log_snr(level, truth, bound):
 def test_like_broadcasts_against_any_trailing_axes(shape, batched):
   sigma = jnp.arange(1.0, 4.0) if batched else jnp.array(2.0)
   x = jnp.ones(shape)
-  level = dj.NoiseLevel(sigma, sigma, sigma).like(x)
+  level = dj.NoiseLevel(sigma, sigma, sigma).expand_to(x)
   expected = np.broadcast_to(
     np.asarray(sigma).reshape(-1, *[1] * (len(shape) - 1)), shape
   )
@@ -81,9 +81,9 @@ def test_like_broadcasts_against_any_trailing_axes(shape, batched):
 def test_like_refuses_a_level_of_another_batch():
   level = dj.NoiseLevel(*[jnp.ones(4)] * 3)
   with pytest.raises(ValueError, match=r'shape \[4\] does not fit .*\[3, 2\]'):
-    level.like(jnp.ones((3, 2)))
+    level.expand_to(jnp.ones((3, 2)))
   with pytest.raises(ValueError, match=r'it is \[\] or \[B\]'):
-    level.like(jnp.ones(()))
+    level.expand_to(jnp.ones(()))
 
 
 def test_take_selects_from_a_grid():

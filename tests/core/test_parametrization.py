@@ -22,14 +22,14 @@ def test_target_and_to_x0_are_inverse(kind, data):
   x0, eps, xt, level = data
   y = dj.target(kind, x0, eps, level)
   # relative to the size of x_0 / alpha: x_0 is behind noise of size 1
-  error = np.abs(dj.to_x0(kind, y, xt, level) - x0) * level.like(x0).alpha
+  error = np.abs(dj.to_x0(kind, y, xt, level) - x0) * level.expand_to(x0).alpha
   assert error.max() < 1e-6
 
 
 def test_six_way_cycle(data):
   """Each prediction made into the next, all the way round."""
   x0, eps, xt, level = data
-  alpha = level.like(x0).alpha
+  alpha = level.expand_to(x0).alpha
   x0_hat = x0 + 0.1
   current = x0_hat
   for kind in (*KINDS, 'x0'):
@@ -41,7 +41,7 @@ def test_six_way_cycle(data):
 
 def test_the_rows_are_the_published_targets(data):
   x0, eps, _, level = data
-  alpha, sigma = level.like(x0).alpha, level.like(x0).sigma
+  alpha, sigma = level.expand_to(x0).alpha, level.expand_to(x0).sigma
   expected = {
     'x0': x0,
     'eps': eps,

@@ -20,7 +20,7 @@ def D(x, alpha, sigma, xp=np):
 
 
 def denoise(x, level):
-  level = level.like(x)
+  level = level.expand_to(x)
   return dj.Prediction(D(x, level.alpha, level.sigma, jnp))
 
 

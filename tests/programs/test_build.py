@@ -12,19 +12,15 @@ from configs import (
   digits_vdm,
   imagenet64,
 )
+from diffusion_jax import build
+from diffusion_jax.build import make, network, schedule
 from diffusion_jax.core.parametrization import KINDS
-from diffusion_jax.programs import (
-  UserError,
-  build,
-  build_model,
-  build_schedule,
-  choices,
-  folder,
-)
+from diffusion_jax.errors import UserError
+from diffusion_jax.runs import run_folder
 from tests.programs.conftest import smoke
 
 
-@pytest.mark.parametrize('name', build_schedule.SCHEDULES)
+@pytest.mark.parametrize('name', schedule.SCHEDULES)
 def test_every_schedule_name(name):
   line = {'bias': -13.3, 'weight': 18.3}  # 'learned' alone reads them
   config = smoke(**{'schedule.name': name})
@@ -191,7 +187,7 @@ def test_the_test_loss_tosses_no_coin_of_self_conditioning(losses_of):
   assert 4 < counts[False] < 28
 
 
-@pytest.mark.parametrize('gamma', build_schedule.GAMMAS)
+@pytest.mark.parametrize('gamma', schedule.GAMMAS)
 def test_every_gamma_is_its_line_before_training(gamma, key):
   config = vdm_smoke(
     **{
@@ -300,13 +296,13 @@ def trace_loss(config):
     ('objective.parametrization', KINDS),
     ('objective.weight', build.WEIGHTS),
     ('objective.times', build.TIMES),
-    ('conditioning.noise_input', build_model.NOISE_INPUTS),
-    ('network.dtype', build_model.DTYPES),
-    ('network.matmul_precision', choices.MATMUL_PRECISIONS),
-    ('network.noise_embedding', build_model.SINUSOIDS),
-    ('network.downsample_padding', build_model.PADDINGS),
-    ('network.qkv', build_model.QKV),
-    ('network.initializer', build_model.INITIALIZERS),
+    ('conditioning.noise_input', network.NOISE_INPUTS),
+    ('network.dtype', network.DTYPES),
+    ('network.matmul_precision', make.MATMUL_PRECISIONS),
+    ('network.noise_embedding', network.SINUSOIDS),
+    ('network.downsample_padding', network.PADDINGS),
+    ('network.qkv', network.QKV),
+    ('network.initializer', network.INITIALIZERS),
   ],
 )
 def test_every_name_traces(field, names):
@@ -366,10 +362,10 @@ def test_fields_without_parameters_reach_the_network(field, value, expected):
 
 
 def test_remat_may_change_between_two_starts_of_a_run(tmp_path):
-  folder.write_config(tmp_path, smoke())
-  folder.check_same_run(tmp_path, smoke(**{'network.remat': True}))
+  run_folder.write_config(tmp_path, smoke())
+  run_folder.check_same_run(tmp_path, smoke(**{'network.remat': True}))
   with pytest.raises(UserError, match='network.qkv is separate, new now'):
-    folder.check_same_run(tmp_path, smoke(**{'network.qkv': 'new'}))
+    run_folder.check_same_run(tmp_path, smoke(**{'network.qkv': 'new'}))
 
 
 def test_a_smoke_run_of_adm_has_small_heads():

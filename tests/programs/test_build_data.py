@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from configs import cifar10, images64, mnist, photos
-from diffusion_jax.programs import UserError, build, build_data
+from diffusion_jax import build
+from diffusion_jax.build import data
+from diffusion_jax.errors import UserError
 from tests.programs.conftest import smoke
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -112,7 +114,7 @@ def test_a_damaged_file_ends_training_in_one_line(pictures):
 
 def test_every_source_is_documented():
   text = (ROOT / 'docs' / 'data.md').read_text()
-  for name in build_data.SOURCES:
+  for name in data.SOURCES:
     assert f'`{name}`' in text
 
 

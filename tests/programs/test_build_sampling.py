@@ -10,8 +10,10 @@ from absl import flags
 from ml_collections import config_flags
 
 import diffusion_jax as dj
-from diffusion_jax.programs import UserError, build, build_sampling
-from diffusion_jax.programs.build_sampling import build_levels
+from diffusion_jax import build
+from diffusion_jax.build import sampling
+from diffusion_jax.build.sampling import build_levels
+from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 from tests.programs.conftest import smoke
 
@@ -73,7 +75,7 @@ def test_steps_need_a_schedule_of_steps(field):
     build_levels(config, build.build_schedule(config))
 
 
-@pytest.mark.parametrize('name', build_sampling.SAMPLERS)
+@pytest.mark.parametrize('name', sampling.SAMPLERS)
 def test_every_sampler_samples(name):
   """One step of each, with churn and a corrector where they are allowed."""
   fields = {'sampling.sampler': name, 'sampling.langevin_steps': 2}
@@ -135,7 +137,7 @@ def test_fields_of_samplers_reach_them():
     )
 
 
-@pytest.mark.parametrize('name', build_sampling.SCHEDULES)
+@pytest.mark.parametrize('name', sampling.SCHEDULES)
 def test_the_levels_of_every_schedule_may_be_visited(name):
   config = smoke(**{'sampling.schedule': name, 'schedule.beta_min': 3.0})
   if name == 'learned':

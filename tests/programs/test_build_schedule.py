@@ -6,8 +6,10 @@ import pytest
 
 import diffusion_jax as dj
 from configs import cifar10_flow, cifar10_vp, digits_flow
-from diffusion_jax.programs import UserError, build, sample
-from diffusion_jax.programs.build_schedule import NO_SHIFT, SCHEDULES
+from diffusion_jax import build
+from diffusion_jax.build.schedule import NO_SHIFT, SCHEDULES
+from diffusion_jax.errors import UserError
+from diffusion_jax.programs import sample
 from tests.programs.conftest import smoke
 
 FIELDS = {

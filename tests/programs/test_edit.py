@@ -8,7 +8,9 @@ from PIL import Image
 
 from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale, to_uint8
-from diffusion_jax.programs import PROGRAMS, UserError, edit, wanted
+from diffusion_jax.errors import UserError
+from diffusion_jax.programs import PROGRAMS, edit
+from diffusion_jax.runs import sample_inputs
 from tests.programs.conftest import smoke
 
 QUICK = {
@@ -235,7 +237,7 @@ def test_samples_of_such_a_run_continue_test_images(palette):
     assert sheet.size == (6 * (1 + 3 * 9), 6 * (1 + 4 * 9))
   # what it is told depends on seed and number alone
   two, four = (
-    wanted.choose_images(smoke(**QUICK | INPAINTING | {
+    sample_inputs.choose_images(smoke(**QUICK | INPAINTING | {
       'sampling.num_samples': n
     })).image for n in (2, 4)
   )  # fmt: skip
@@ -322,4 +324,4 @@ def test_a_network_without_label_dropout_needs_a_label():
 def test_labels_of_samples_are_those_of_the_images():
   config = smoke(**QUICK | INPAINTING | {'sampling.labels': (3,)})
   with pytest.raises(UserError, match='samples of this run continue test imag'):
-    wanted.choose_images(config)
+    sample_inputs.choose_images(config)

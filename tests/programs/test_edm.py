@@ -10,9 +10,11 @@ from tqdm import tqdm
 
 import diffusion_jax as dj
 from configs import digits_edm
+from diffusion_jax import build
 from diffusion_jax.core.keys import fold_in_each, stream
-from diffusion_jax.programs import PROGRAMS, UserError, build, sample
-from diffusion_jax.programs.step_log import StepLog
+from diffusion_jax.errors import UserError
+from diffusion_jax.programs import PROGRAMS, sample
+from diffusion_jax.runs.step_log import StepLog
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Mean
 from tests.programs.conftest import smoke

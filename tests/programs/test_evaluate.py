@@ -10,7 +10,9 @@ from PIL import Image
 
 import diffusion_jax as dj
 from diffusion_jax.data import sources
-from diffusion_jax.programs import PROGRAMS, UserError, folder
+from diffusion_jax.errors import UserError
+from diffusion_jax.programs import PROGRAMS
+from diffusion_jax.runs import run_folder
 from tests.programs.conftest import smoke
 
 QUICK = {
@@ -132,9 +134,11 @@ def test_the_ode_and_a_list_of_metrics_as_typed(run, capsys):
 
 def test_the_overrides_of_the_training_may_be_repeated(run):
   same = {'data.image_shape': (8, 8, 1), 'network.channels': 8}
-  folder.check_overrides('evaluate', same, str(run))
+  run_folder.check_overrides('evaluate', same, str(run))
   with pytest.raises(UserError, match='config.network.channels cannot change'):
-    folder.check_overrides('sample', same | {'network.channels': 4}, str(run))
+    run_folder.check_overrides(
+      'sample', same | {'network.channels': 4}, str(run)
+    )
 
 
 def test_mistakes_are_one_clear_line(run, tmp_path, monkeypatch):

@@ -12,17 +12,12 @@ from PIL import Image
 
 import diffusion_jax as dj
 from configs import digits_classifier
-from diffusion_jax.programs import (
-  PROGRAMS,
-  UserError,
-  build,
-  build_guidance,
-  evaluate,
-  folder,
-  guides,
-  train,
-)
+from diffusion_jax import build
+from diffusion_jax.build import guidance
+from diffusion_jax.errors import UserError
+from diffusion_jax.programs import PROGRAMS, evaluate, train
 from diffusion_jax.programs import sample as sampling
+from diffusion_jax.runs import guidance_runs, run_folder
 from tests.programs.conftest import smoke
 
 QUIET = {'training.sample_every': 0, 'evaluation.every': 0}
@@ -133,7 +128,7 @@ def test_a_worse_run_in_place_of_the_null_class_by_hand(loud_run):
   """One that has another network, and knows no labels."""
   _, params, cond, _ = loud_run
   other = smoke(**{'network.channels': 4, 'conditioning.labels': False})
-  guide = build_guidance.Guide(other, loud(other, 1))
+  guide = guidance.Guide(other, loud(other, 1))
   worse = x0_of(network(*guide)(X, LEVEL, {}))
   config = smoke(**{'sampling.guidance_scale': 2.0, 'sampling.clip': False})
   found = guided_x0(config, params, {'label': LABELS}, {'guidance_run': guide})
@@ -159,7 +154,7 @@ def test_guidance_by_a_classifier_by_hand():
   eps = network(config, params)(X, LEVEL, {})
   cond = {'label': LABELS}
   c = classifier_smoke()
-  guide = build_guidance.Guide(c, loud(c, 2))
+  guide = guidance.Guide(c, loud(c, 2))
   eps_hat = eps - LEVEL.sigma * 2.0 * log_prob_gradient(guide, LEVEL, X)
   assert np.abs(eps_hat - eps).max() > 1e-3
   found = guided_x0(config, params, cond, {'classifier': guide})
@@ -184,7 +179,7 @@ def test_guidance_by_a_classifier_by_hand():
   # one that was trained on other noise is asked where the SNR is the same
   c = classifier_smoke(**{'schedule.name': 'karras'})
   c.conditioning.noise_input = 'edm'
-  guide = build_guidance.Guide(c, guide.params)
+  guide = guidance.Guide(c, guide.params)
   sigma = LEVEL.sigma / LEVEL.alpha
   there = dj.NoiseLevel(jnp.array(0.5), jnp.array(1.0), sigma)
   gradient = log_prob_gradient(guide, there, X / LEVEL.alpha) / LEVEL.alpha
@@ -408,11 +403,11 @@ def test_what_a_classifier_cannot_be_is_one_line(changes, message):
 
 def test_another_size_of_images_cannot_guide(runs, tmp_path):
   config = smoke()
-  stored = folder.read_config(runs['classifier'])
+  stored = run_folder.read_config(runs['classifier'])
   stored['data']['num_classes'] = 7
   (tmp_path / 'config.json').write_text(json.dumps(stored))
   config.sampling.classifier = str(tmp_path)
   with pytest.raises(
     UserError, match='data.num_classes is 7 in .*, 10 in this'
   ):
-    guides.find_guides(config)
+    guidance_runs.find_guides(config)

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 
 import diffusion_jax as dj
-from diffusion_jax import programs
+from diffusion_jax import build, programs
 from diffusion_jax.core.keys import STREAMS, stream
-from diffusion_jax.programs import build, edit, evaluate, sample
+from diffusion_jax.programs import edit, evaluate, sample
 from diffusion_jax.training import objectives
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step

@@ -10,17 +10,13 @@ import pytest
 from PIL import Image
 
 from configs import digits_autoencoder, digits_latent
+from diffusion_jax import build
 from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale, to_uint8
-from diffusion_jax.programs import (
-  PROGRAMS,
-  UserError,
-  build,
-  folder,
-  guides,
-  latent,
-  sample,
-)
+from diffusion_jax.errors import UserError
+from diffusion_jax.families import latent
+from diffusion_jax.programs import PROGRAMS, sample
+from diffusion_jax.runs import guidance_runs, run_folder
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import to_global
 from tests.programs.conftest import smoke
@@ -341,10 +337,10 @@ def test_a_changed_autoencoder_is_noticed(run, autoencoder, tmp_path):
 
 def test_a_run_in_pixels_does_not_guide_one_in_latents(run, tmp_path):
   pixels = tmp_path / 'pixels'
-  folder.prepare(str(pixels))
-  folder.write_config(pixels, smoke())
+  run_folder.prepare(str(pixels))
+  run_folder.write_config(pixels, smoke())
   config = config_of(source_of(run))
   config.sampling.guidance_run = str(pixels)
   config.sampling.guidance_scale = 2.0
   with pytest.raises(UserError, match='do not diffuse the same'):
-    guides.find_guides(config)
+    guidance_runs.find_guides(config)

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.programs import PROGRAMS, UserError, build, sample, train
+from diffusion_jax import build
+from diffusion_jax.errors import UserError
+from diffusion_jax.programs import PROGRAMS, sample, train
 from diffusion_jax.training import checkpoints
 from tests.programs.conftest import smoke
 

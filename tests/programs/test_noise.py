@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from configs import noise_photo
-from diffusion_jax.programs import PROGRAMS, UserError
+from diffusion_jax.errors import UserError
+from diffusion_jax.programs import PROGRAMS
 
 
 def config(**changes):
@@ -26,7 +27,7 @@ def report(workdir):
 
 
 def test_the_default_is_500_descending_alphas():
-  from diffusion_jax.programs import build
+  from diffusion_jax import build
 
   full = noise_photo.get_config()
   schedule = build.build_schedule(full)

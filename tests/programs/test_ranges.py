@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import base, digits_vdm
-from diffusion_jax.programs import PROGRAMS, UserError, build, guides, ranges
-from diffusion_jax.programs.build_model import check_heights
+from diffusion_jax import build
+from diffusion_jax.build import ranges
+from diffusion_jax.build.network import check_heights
+from diffusion_jax.errors import UserError
+from diffusion_jax.programs import PROGRAMS
+from diffusion_jax.runs import guidance_runs
 from tests.programs.conftest import smoke
 
 ROOT = Path(__file__).parents[2]
@@ -308,7 +312,7 @@ def test_training_checks_the_heights_before_it_writes(tmp_path):
         'sampling.guidance_min': 3.0,
         'sampling.guidance_max': 2.0,
       },
-      guides.check,
+      guidance_runs.check,
       'config.sampling.guidance_min=3.0 is above guidance_max=2.0',
     ),
     (

@@ -19,7 +19,8 @@ from configs import (
   digits,
   imagenet64,
 )
-from diffusion_jax.programs import build, folder
+from diffusion_jax import build
+from diffusion_jax.runs import run_folder
 from diffusion_jax.training import optimizer
 from tests.programs.published import (
   NOT_PUBLISHED,
@@ -45,8 +46,8 @@ def test_every_config_builds(name, argument):
   module = importlib.import_module(f'configs.{name}')
   config = module.get_config(argument)
   assert f'configs/{name}.py' in module.__doc__
-  assert set(folder._flat(config.to_dict())) == set(
-    folder._flat(base.get_config().to_dict())
+  assert set(run_folder._flat(config.to_dict())) == set(
+    run_folder._flat(base.get_config().to_dict())
   )
   if not config.data.name:
     build.build_schedule(config)
@@ -74,14 +75,14 @@ def test_an_unknown_argument_is_not_a_full_run():
 
 @pytest.fixture(scope='module')
 def defaults():
-  return folder._flat(base.get_config().to_dict())
+  return run_folder._flat(base.get_config().to_dict())
 
 
 def flat_config(name):
   """`name` or `name:argument` -> {'section.field': value}."""
   name, _, argument = name.partition(':')
   config = importlib.import_module(f'configs.{name}').get_config(argument)
-  return folder._flat(config.to_dict())
+  return run_folder._flat(config.to_dict())
 
 
 def unlike(name, expected):

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.programs import PROGRAMS, UserError, folder, lock, sample
+from diffusion_jax.errors import UserError
+from diffusion_jax.programs import PROGRAMS, sample
+from diffusion_jax.runs import lock, run_folder
 from diffusion_jax.training import checkpoints
 from tests.programs.conftest import smoke
 
@@ -80,7 +82,7 @@ def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
   with pytest.raises(UserError) as error:
     PROGRAMS['train'](smoke(**QUIET), str(copy))
   shutil.copy(*re.search(message, str(error.value)).groups())
-  assert folder.read_config(copy) == folder.read_config(run)
+  assert run_folder.read_config(copy) == run_folder.read_config(run)
 
 
 def test_one_training_at_a_time(copy):
@@ -227,8 +229,8 @@ def test_samples_carry_their_settings(run, copy, capsys):
 
 def test_the_hash_of_a_run_is_that_of_what_it_computes(tmp_path):
   def hash_of(**changes):
-    folder.write_config(tmp_path, smoke(**changes))
-    return folder.config_hash(tmp_path)
+    run_folder.write_config(tmp_path, smoke(**changes))
+    return run_folder.config_hash(tmp_path)
 
   plain = hash_of()
   assert plain == hash_of(**{'data.data_dir': '/elsewhere', **FEW})

@@ -7,16 +7,12 @@ import pytest
 from PIL import Image
 
 from configs import shapes_text
+from diffusion_jax import build
 from diffusion_jax.data import shapes
 from diffusion_jax.data.text import decode
-from diffusion_jax.programs import (
-  PROGRAMS,
-  UserError,
-  build,
-  edit,
-  sample,
-  wanted,
-)
+from diffusion_jax.errors import UserError
+from diffusion_jax.programs import PROGRAMS, edit, sample
+from diffusion_jax.runs import sample_inputs
 from tests.programs.conftest import smoke
 
 
@@ -95,9 +91,9 @@ def test_without_a_prompt_the_texts_of_the_test_split_are_shown(run):
   test = shapes.shapes('test', num_objects=2)
   assert lines == test.texts(range(4))
   config = told(**{'data.num_pictures': 20})
-  assert wanted.choose_texts(config, 5) == [*test.texts(range(2))] * 2 + [
-    test.texts([0])[0]
-  ]
+  assert sample_inputs.choose_texts(config, 5) == [
+    *test.texts(range(2))
+  ] * 2 + [test.texts([0])[0]]
 
 
 def test_the_bound_is_told_the_texts(run):
@@ -138,8 +134,8 @@ def test_a_network_without_text_takes_no_prompt():
   with pytest.raises(
     UserError, match='sampling.prompt is set, but the network'
   ):
-    wanted.choose_texts(smoke(**{'sampling.prompt': 'a red circle'}), 1)
-  assert wanted.choose_texts(smoke(), 1) is None
+    sample_inputs.choose_texts(smoke(**{'sampling.prompt': 'a red circle'}), 1)
+  assert sample_inputs.choose_texts(smoke(), 1) is None
 
 
 @pytest.mark.parametrize(
@@ -194,7 +190,10 @@ def test_a_folder_with_captions_is_read_with_its_labels(pictures):
   for sentence, label in zip(words, batch['label'], strict=True):
     assert sentence[8] == 'ab'[label]
   # there is no test split: texts of the training split
-  assert wanted.choose_texts(config, 2) == ['picture a/0 ü', 'picture a/1 ü']
+  assert sample_inputs.choose_texts(config, 2) == [
+    'picture a/0 ü',
+    'picture a/1 ü',
+  ]
 
 
 def test_a_caption_too_long_is_noticed_at_the_start(pictures):
@@ -210,4 +209,4 @@ def test_a_broken_test_split_is_not_replaced_by_the_training_split(tmp_path):
   line = json.dumps({'file_name': '0.png', 'text': 'black'})
   (tmp_path / 'train' / 'metadata.jsonl').write_text(line)
   with pytest.raises(UserError, match='test'):
-    wanted.choose_texts(in_folder(tmp_path), 1)
+    sample_inputs.choose_texts(in_folder(tmp_path), 1)

@@ -7,18 +7,13 @@ import numpy as np
 import pytest
 
 from configs import base, digits_autoencoder, digits_hvae, digits_vae
+from diffusion_jax import build
+from diffusion_jax.build import vae_models
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
-from diffusion_jax.programs import (
-  PROGRAMS,
-  UserError,
-  build,
-  build_vae,
-  evaluate,
-  sample,
-  train,
-  vae,
-)
+from diffusion_jax.errors import UserError
+from diffusion_jax.families import vae
+from diffusion_jax.programs import PROGRAMS, evaluate, sample, train
 from diffusion_jax.training import checkpoints
 
 CONFIGS = {
@@ -221,7 +216,7 @@ def test_what_does_not_fit_together_is_one_line(changes, message, tmp_path):
 def test_the_fields_without_use_are_those_of_base():
   """At its defaults, or every run would be refused."""
   config = base.get_config()
-  for field, unused in build_vae.NO_USE.items():
+  for field, unused in vae_models.NO_USE.items():
     section, name = field.split('.')
     assert config[section][name] == unused, field
 

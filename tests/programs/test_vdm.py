@@ -8,7 +8,9 @@ import optax
 import pytest
 
 from configs import digits_vdm
-from diffusion_jax.programs import PROGRAMS, UserError, build, sample, train
+from diffusion_jax import build
+from diffusion_jax.errors import UserError
+from diffusion_jax.programs import PROGRAMS, sample, train
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.state import init_state
 

@@ -10,14 +10,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from diffusion_jax import command_line
-from diffusion_jax.programs import (
-  PROGRAMS,
-  UserError,
-  build,
-  distributed,
-  sample,
-)
+from diffusion_jax import build, command_line
+from diffusion_jax.errors import UserError
+from diffusion_jax.programs import PROGRAMS, sample
+from diffusion_jax.runs import processes
 from diffusion_jax.training import checkpoints, sharding
 from diffusion_jax.training.step import make_train_step
 from tests.programs.conftest import smoke
@@ -46,7 +42,7 @@ def everything(folder):
   for mode in ('sample', 'evaluate'):
     PROGRAMS[mode](smoke(**FIELDS), run)
   x = images(run)
-  if distributed.is_first():
+  if processes.is_first():
     np.save(folder / 'images.npy', x)
 
 
@@ -54,7 +50,7 @@ def images(run):
   """Samples of a run before they are rounded to grey levels."""
   config = smoke(**FIELDS)
   mesh = build.build_mesh(config)
-  params = sharding.to_all(mesh, sample.restore(config, run))
+  params = sharding.replicate(mesh, sample.restore(config, run))
   index = np.arange(12)
   return sample.make_generate(config, mesh)(params, index, index % 10)
 
@@ -126,6 +122,6 @@ def launched(program, folder):
 if __name__ == '__main__':
   what, host, port, folder = sys.argv[1:]
   if what not in ('fail', 'refuse'):
-    distributed.start(f'localhost:{port}', 2, int(host), 3)
+    processes.start(f'localhost:{port}', 2, int(host), 3)
   todo = {'everything': everything, 'die': die, 'fail': fail, 'refuse': refuse}
   todo[what](Path(folder))

@@ -267,7 +267,7 @@ def test_parametrisations_agree(kind):
     level = jax.vmap(schedule.from_logsnr)(logsnr)
     if kind == 'edm':
       x = x * jnp.sqrt(level.sigma**2 + (0.5 * level.alpha) ** 2)[:, None]
-    level = level.like(x)
+    level = level.expand_to(x)
     gain = 0.3 * level.alpha / (0.3 * level.alpha**2 + level.sigma**2)
     x0 = cond['mean'] + gain * (x - level.alpha * cond['mean'])
     eps = (x - level.alpha * x0) / level.sigma

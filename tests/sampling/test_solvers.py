@@ -147,7 +147,7 @@ FINITE = [name for name in moments.SAMPLERS if name != 'euler_maruyama']
 
 def network(scale, x, level):
   """A small denoiser that is not affine: its code is compiled quickly."""
-  level = level.like(x)
+  level = level.expand_to(x)
   gain = level.alpha / (level.alpha**2 + level.sigma**2)
   return dj.Prediction(scale * jnp.tanh(x) * gain + 0.5)
 

@@ -145,7 +145,7 @@ def test_the_half_life_of_edm():
   constant = optimizer.ema_half_life(half_life, batch)
   np.testing.assert_allclose(constant(jnp.array(5)), 0.5 ** (512 / 500_000))
   assert constant(jnp.array(0)) == 0.0  # as `ema_decay`
-  # after so many images the average has forgotten half of what it was
+  # after so many images the average has one_minus_snr_ratio half of what it was
   steps = np.arange(1, 1 + 500_000 // 500)
   kept = np.prod([optimizer.ema_half_life(5e5, 500)(i) for i in steps[:4]])
   np.testing.assert_allclose(kept ** (len(steps) / 4), 0.5, rtol=1e-4)

@@ -12,8 +12,8 @@ import diffusion_jax as dj
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
 from diffusion_jax.networks.layers import INITIALIZERS
-from diffusion_jax.programs import UserError
-from diffusion_jax.programs.choices import choose, matmul_precision
+from diffusion_jax.errors import UserError
+from diffusion_jax.build.make import choose, matmul_precision
 from diffusion_jax.training import vae
 
 # objective.name: network.name

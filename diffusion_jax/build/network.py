@@ -11,14 +11,15 @@ from diffusion_jax.networks.embeddings import SINUSOIDS
 from diffusion_jax.networks.layers import INITIALIZERS, PADDINGS, QKV
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
-from diffusion_jax.programs import UserError, build_latent, build_vae
-from diffusion_jax.programs.build_latent import state_shape
-from diffusion_jax.programs.build_schedule import (
+from diffusion_jax.errors import UserError
+from diffusion_jax.build import latent, vae_models
+from diffusion_jax.build.latent import state_shape
+from diffusion_jax.build.schedule import (
   build_gamma,
   learns_schedule,
   num_steps,
 )
-from diffusion_jax.programs.choices import (
+from diffusion_jax.build.make import (
   choose,
   from_config,
   matmul_precision,
@@ -178,7 +179,7 @@ NETWORKS = {
   'vdm': _vdm_network,
   'ddpmpp': _ddpmpp,
   'classifier': _classifier,
-  **build_vae.NETWORKS,
+  **vae_models.NETWORKS,
 }
 
 
@@ -192,8 +193,8 @@ def build_network(config):
   name = config.network.name
   build = choose(NETWORKS, 'network', 'name', name)
   matmul_precision(config)  # refuses at once
-  build_vae.check(config)
-  build_latent.check(config)
+  vae_models.check(config)
+  latent.check(config)
   if config.objective.augment and name != 'ddpmpp':
     raise UserError(
       f'config.objective.augment needs network.name=ddpmpp: {name!r} cannot be '
@@ -217,7 +218,7 @@ def check_heights(config):
 
   For training: runs that were trained so are what they are.
   """
-  build_latent.check(config)  # that there is a shape
+  latent.check(config)  # that there is a shape
   c, height = config.network, state_shape(config)[0]
   levels = 1 if c.name == 'vdm' else len(c.multipliers)
   heights = [height // 2**level for level in range(levels)]
@@ -255,7 +256,7 @@ def init_params(network, config):
   def init(key):
     key, gamma_key = jax.random.split(key)
     x = jnp.zeros((1, *state_shape(config)))
-    if build_vae.is_vae(config):
+    if vae_models.is_vae(config):
       return {'network': network.init(key, x)['params']}
     label = {'label': jnp.zeros(1, jnp.int32)}
     cond = label if config.conditioning.labels else {}

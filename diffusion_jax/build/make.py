@@ -5,7 +5,7 @@ import difflib
 
 import jax
 
-from diffusion_jax.programs import UserError
+from diffusion_jax.errors import UserError
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, SoftFileLease, Timeout
 
-from diffusion_jax.programs import UserError, distributed
+from diffusion_jax.errors import UserError
+from diffusion_jax.runs import processes
 
 # The kernel gives up a lock of flock when its process ends in whatever way. On
 # file systems without it a lease is used, which is taken over when its process
@@ -23,7 +24,7 @@ def hold(workdir: Path):
 
   Of several processes that work together the first one locks.
   """
-  if not distributed.is_first():
+  if not processes.is_first():
     yield
     return
   path = workdir / 'train.lock'

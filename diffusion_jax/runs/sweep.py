@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.programs import UserError
+from diffusion_jax.errors import UserError
 
 
 def apply(path: str, index: int, config: ConfigDict, given: dict) -> dict:

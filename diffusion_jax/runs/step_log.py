@@ -5,7 +5,7 @@ import time
 import jax
 import numpy as np
 
-from diffusion_jax.programs import UserError
+from diffusion_jax.errors import UserError
 
 
 class StepLog:

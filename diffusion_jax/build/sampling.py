@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.programs import UserError
-from diffusion_jax.programs.build_schedule import SCHEDULES
-from diffusion_jax.programs.choices import choose, from_config, given
+from diffusion_jax.errors import UserError
+from diffusion_jax.build.schedule import SCHEDULES
+from diffusion_jax.build.make import choose, from_config, given
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data import sources
-from diffusion_jax.programs import UserError, folder
+from diffusion_jax.errors import UserError
+from diffusion_jax.runs import run_folder
 from diffusion_jax.training import checkpoints, checksums
 
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
@@ -19,14 +20,14 @@ def settings(config, workdir, params):
 
   config.sampling.checkpoint is the step, as `sample.choose_checkpoint` sets it.
   """
-  sampling = folder.plain(config)['sampling']
+  sampling = run_folder.plain(config)['sampling']
   del sampling['name']
   for field in ('guidance_run', 'classifier'):
     if sampling[field]:
       sampling[field] = _name_run(sampling[field])
   return {
     'run': _base(workdir),
-    'config_hash': folder.config_hash(workdir),
+    'config_hash': run_folder.config_hash(workdir),
     'weights': checksums.of_arrays(params),
     'sampling': sampling,
     'versions': {name: _version(name) for name in _PACKAGES},
@@ -38,7 +39,7 @@ def edit_settings(config, workdir, params, given):
 
   given: the arrays that were read from them.
   """
-  edit = folder.plain(config)['edit']
+  edit = run_folder.plain(config)['edit']
   del edit['name']
   for field in ('image', 'image2', 'mask'):
     edit[field] = Path(edit[field]).name
@@ -82,7 +83,7 @@ def check_same(path, now, what, field):
   field: of the config, with the name of the file.
   """
   before = read(path)
-  changed = folder.differences(before, now, free=('run',))
+  changed = run_folder.differences(before, now, free=('run',))
   if changed:
     raise UserError(
       f'{what} has other settings: {changed if before else "none are in it"}. '

@@ -10,7 +10,8 @@ from diffusion_jax.core.keys import fold_in_each, stream
 from diffusion_jax.data import images
 from diffusion_jax.data.sources import NoTestSplit
 from diffusion_jax.data.text import encode
-from diffusion_jax.programs import UserError, build
+from diffusion_jax.errors import UserError
+from diffusion_jax import build
 
 
 def choose_labels(config):

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from diffusion_jax.programs import UserError, heartbeat
+from diffusion_jax.errors import UserError
+from diffusion_jax.runs import heartbeats
 
 FLAGS = '--coordinator=host:port --num_hosts=2 --host=0'
 
@@ -45,7 +46,7 @@ def start(
   except (RuntimeError, ValueError) as error:
     raise UserError(explain(coordinator, str(error))) from error
   if jax.process_count() > 1:
-    heartbeat.start(jax.process_index(), heartbeat_timeout)
+    heartbeats.start(jax.process_index(), heartbeat_timeout)
   if jax.process_index():
     sys.stdout = open(os.devnull, 'w')
 
@@ -101,11 +102,11 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
   sys.stdout.flush()
   sys.stderr.flush()
-  heartbeat.stop()  # no further sign, and no verdict on the others
+  heartbeats.stop()  # no further sign, and no verdict on the others
   if is_first():  # without it the others abort, before they say what happened
     time.sleep(3)
   else:
-    heartbeat.say_left(jax.process_index())
+    heartbeats.say_left(jax.process_index())
   os._exit(code)
 
 

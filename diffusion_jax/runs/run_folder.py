@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.programs import UserError, ranges
+from diffusion_jax.errors import UserError
+from diffusion_jax.build import ranges
 
 # What a run is: read from its config.json by every mode but `train`.
 RUN_SECTIONS = (

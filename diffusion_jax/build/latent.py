@@ -1,6 +1,6 @@
 """config.latent -> the shape of what is diffused, and what cannot be asked."""
 
-from diffusion_jax.programs import UserError
+from diffusion_jax.errors import UserError
 
 # What diffusion in latents cannot have, the value that says nothing, and why.
 REFUSED = {

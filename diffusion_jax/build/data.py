@@ -11,7 +11,7 @@ from diffusion_jax.data import (
   tfds_sources,
 )
 from diffusion_jax.data.text import to_bytes
-from diffusion_jax.programs.choices import choose, from_config, words
+from diffusion_jax.build.make import choose, from_config, words
 
 
 def _path(c, what):

@@ -12,15 +12,16 @@ import jax.numpy as jnp
 
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
-from diffusion_jax.programs import UserError, build_guidance, build_vae
-from diffusion_jax.programs.build_data import (
+from diffusion_jax.errors import UserError
+from diffusion_jax.build import guidance, vae_models
+from diffusion_jax.build.data import (
   build_batches,
   build_source,
   text_length,
 )
-from diffusion_jax.programs.build_guidance import build_logits
-from diffusion_jax.programs.build_latent import is_latent, state_shape
-from diffusion_jax.programs.build_model import (
+from diffusion_jax.build.guidance import build_logits
+from diffusion_jax.build.latent import is_latent, state_shape
+from diffusion_jax.build.network import (
   abstract_params,
   build_image_condition,
   build_network,
@@ -30,19 +31,19 @@ from diffusion_jax.programs.build_model import (
   label_dropout,
   network_fn,
 )
-from diffusion_jax.programs.build_sampling import (
+from diffusion_jax.build.sampling import (
   build_levels,
   build_sampler,
   build_walked_schedule,
 )
-from diffusion_jax.programs.build_schedule import (
+from diffusion_jax.build.schedule import (
   build_schedule,
   check_signal,
   learns_schedule,
   num_steps,
 )
-from diffusion_jax.programs.build_vae import is_vae
-from diffusion_jax.programs.choices import choose, from_config, words
+from diffusion_jax.build.vae_models import is_vae
+from diffusion_jax.build.make import choose, from_config, words
 from diffusion_jax.training import (
   augmentation,
   classifier,
@@ -227,7 +228,7 @@ def build_objective(config, test=False):
   """
   c = config.objective
   build = choose(
-    OBJECTIVES | dict.fromkeys(build_vae.NAMES), 'objective', 'name', c.name
+    OBJECTIVES | dict.fromkeys(vae_models.NAMES), 'objective', 'name', c.name
   )
   if c.name != 'ddpm':
     only = {
@@ -252,7 +253,7 @@ def build_objective(config, test=False):
     if c.name == 'ddpm':  # which alone has self-conditioning
       options = {'estimate_probability': 1.0}
   if is_vae(config):
-    return build_vae.build_objective(config, network, test)
+    return vae_models.build_objective(config, network, test)
   return build(config, network_fn(config, network), **options)
 
 
@@ -343,10 +344,10 @@ def build_denoiser(config, params, cond, change=None, guides=None):
   sampling.clip_before_classifier x0 is clipped before a classifier guides.
   """
   if guides is None:
-    denoise = build_guidance.of_network(config, params, cond)
+    denoise = guidance.of_network(config, params, cond)
     return _applied(denoise, change, _bound_of_x0(config, 0.0))
-  denoise = build_guidance.by_class(config, params, cond, guides)
-  classifier = build_guidance.by_classifier(config, cond, guides)
+  denoise = guidance.by_class(config, params, cond, guides)
+  classifier = guidance.by_classifier(config, cond, guides)
   bound = _bound_of_x0(config, config.sampling.dynamic_threshold)
   if config.sampling.clip_before_classifier:
     return _applied(denoise, change, bound, classifier)

@@ -16,15 +16,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.build import vae_models
+from diffusion_jax.build.latent import is_latent, state_shape
+from diffusion_jax.build.make import from_config
+from diffusion_jax.build.network import abstract_params, build_network
 from diffusion_jax.core.keys import fold_in_each, key_per_example, stream
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data import images
-from diffusion_jax.programs import UserError, build_vae, distributed, folder
-from diffusion_jax.programs.build_latent import is_latent, state_shape
-from diffusion_jax.programs.build_model import abstract_params, build_network
-from diffusion_jax.programs.choices import from_config
+from diffusion_jax.errors import UserError
+from diffusion_jax.runs import processes, run_folder
 from diffusion_jax.training import checkpoints, checksums
-from diffusion_jax.training.sharding import batch_sharding, replicated, to_all
+from diffusion_jax.training.sharding import (
+  batch_sharding,
+  replicate,
+  replicated,
+)
 
 NUM_MEASURED = 10_000  # images, at most, that the scale is measured on
 _BATCH = 500
@@ -47,7 +53,7 @@ PIXELS = Latents(lambda frozen, x, keys=None: x, lambda frozen, z: z)
 
 def functions(config):
   """The config of an autoencoder -> Latents."""
-  model = build_vae.build_model(config, build_network(config))
+  model = vae_models.build_model(config, build_network(config))
 
   def encode(frozen, x, keys=None):
     q = model.encode(frozen['network'], 1, x)
@@ -85,14 +91,14 @@ def build(config, workdir):
 
 def read_config(config, run):
   """The config of the autoencoder in the run folder `run`; or UserError."""
-  if folder.read_config(run) is None:
+  if run_folder.read_config(run) is None:
     raise UserError(
       f'config.latent.run: there is no run in {run}: train an autoencoder '
       'first, as --config=configs/digits_autoencoder.py does, or give '
       '--config.latent.run=its workdir'
     )
-  sections = *folder.RUN_SECTIONS, 'training', 'sampling'
-  found = folder.run_config(run, config, sections)
+  sections = *run_folder.RUN_SECTIONS, 'training', 'sampling'
+  found = run_folder.run_config(run, config, sections)
   if found.objective.name != 'vae' or found.network.latent_dim:
     raise UserError(
       f'config.latent.run: the run in {run} has no latents of height and width:'
@@ -113,9 +119,9 @@ def prepare(config, workdir, latents, source, mesh):
   measured on `source`; later what is stored is read, and latent.run is not.
   """
   begun = _record(workdir).exists()
-  if is_latent(config) and not distributed.agree([begun])[0]:
+  if is_latent(config) and not processes.agree([begun])[0]:
     store(config, workdir, latents, source, mesh)
-    distributed.agree([True])  # all wait until it is written
+    processes.agree([True])  # all wait until it is written
   return load(config, workdir)
 
 
@@ -136,12 +142,12 @@ def store(config, workdir, latents, source, mesh):
       f'config.latent.run: the latents of {run} are all the same, or nan: is it'
       ' trained?'
     )
-  kept = folder.prepare(_kept(workdir))
+  kept = run_folder.prepare(_kept(workdir))
   checkpoints.save_params(kept, step, params, stored)
-  if not distributed.is_first():
+  if not processes.is_first():
     return
-  folder.write_json(kept / 'config.json', folder.read_config(run))
-  folder.write_json(_record(workdir), {
+  run_folder.write_json(kept / 'config.json', run_folder.read_config(run))
+  run_folder.write_json(_record(workdir), {
     'scale': scale,
     'images': count,
     'run': str(run),
@@ -213,7 +219,7 @@ def make_encode(config, latents, mesh):
 def draws(latents, params, source, mesh):
   """Unscaled draws of the latents of the first images, [n, h, w, c] each."""
   frozen = {'network': params['network'], 'scale': jnp.ones(())}
-  frozen = to_all(mesh, frozen)
+  frozen = replicate(mesh, frozen)
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
   def draw(frozen, index, x):

@@ -6,7 +6,7 @@ several fields is checked where these are built into one thing.
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.programs import UserError
+from diffusion_jax.errors import UserError
 
 _FINITE = '(-inf, inf)'
 _SEED = '[0, 4294967295]'  # 32 bits: what grain takes

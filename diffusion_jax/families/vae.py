@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax import build
+from diffusion_jax.build import vae_models
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import (
   draw_normal,
@@ -15,7 +17,7 @@ from diffusion_jax.core.keys import (
 )
 from diffusion_jax.core.normal import kl
 from diffusion_jax.data import images
-from diffusion_jax.programs import build, build_vae, wanted
+from diffusion_jax.runs import sample_inputs
 from diffusion_jax.training.sharding import batch_sharding, replicated
 
 COLUMNS = 10  # of an interpolation, both ends included
@@ -23,7 +25,7 @@ COLUMNS = 10  # of an interpolation, both ends included
 
 def model_of(config):
   """The functions of the run's networks."""
-  return build_vae.build_model(config, build.build_network(config))
+  return vae_models.build_model(config, build.build_network(config))
 
 
 def make_generate(config, mesh):
@@ -95,7 +97,7 @@ def pictures(config, params, path):
   <name>-interpolation.png: rows from one test image to another.
   """
   c, model = config.sampling, model_of(config)
-  source = wanted.unseen_source(config)
+  source = sample_inputs.unseen_source(config)
   with build.from_config('data'):
     x, _ = source.read(np.arange(min(c.num_samples, len(source))))
   as_shown = functools.partial(

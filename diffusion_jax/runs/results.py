@@ -4,7 +4,8 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.evaluation import bits, plots
-from diffusion_jax.programs import build, folder
+from diffusion_jax import build
+from diffusion_jax.runs import run_folder
 
 
 def accuracy_times(config):
@@ -98,7 +99,7 @@ def _report_accuracy(found, config, out):
     'accuracy': accuracy.tolist(),
     'standard_error': np.sqrt(accuracy * (1 - accuracy) / count).tolist(),
   }
-  folder.write_json(out / 'result.json', result)
+  run_folder.write_json(out / 'result.json', result)
   plots.plot_accuracy(
     out / 'accuracy.png', times, accuracy, 1 / config.data.num_classes
   )
@@ -127,7 +128,7 @@ def announce(metric, values, config, out, more):
     'bits_per_dim': mean,
     'standard_error': error,
   }
-  folder.write_json(out / 'result.json', result | more)
+  run_folder.write_json(out / 'result.json', result | more)
   print(
     f'{metric}: {mean:.4f} +- {error:.4f} bits/dim, {len(values)} '
     f'{config.evaluation.split} images: {out / "result.json"}'

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-def like(value: Array, x: Array, name: str = 'a value') -> Array:
+def expand_to(value: Array, x: Array, name: str = 'a value') -> Array:
   """Reshaped to broadcast against x: [] and [B] become [B|1, 1, ...].
 
   This is the only broadcasting rule of the library. What fits no leading axis

@@ -4,12 +4,12 @@ import functools
 from typing import Any, NamedTuple
 
 import diffusion_jax as dj
-from diffusion_jax.programs.build_model import (
+from diffusion_jax.build.network import (
   build_network,
   build_noise_input,
   network_fn,
 )
-from diffusion_jax.programs.build_schedule import (
+from diffusion_jax.build.schedule import (
   build_schedule,
   learns_schedule,
 )

@@ -4,8 +4,8 @@ import dataclasses
 
 import diffusion_jax as dj
 from diffusion_jax.networks.gamma import LinearGamma, MonotoneGamma
-from diffusion_jax.programs import UserError
-from diffusion_jax.programs.choices import choose, from_config, given
+from diffusion_jax.errors import UserError
+from diffusion_jax.build.make import choose, from_config, given
 
 BETAS = {
   'linear': (dj.linear_betas, ('start', 'end')),

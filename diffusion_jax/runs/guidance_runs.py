@@ -1,14 +1,15 @@
 """The other runs that guide a sampling, and what guidance a run can have."""
 
-from diffusion_jax.programs import UserError, folder
-from diffusion_jax.programs.build_guidance import Guide
-from diffusion_jax.programs.build_latent import is_latent, state_shape
-from diffusion_jax.programs.build_model import (
+from diffusion_jax.errors import UserError
+from diffusion_jax.runs import run_folder
+from diffusion_jax.build.guidance import Guide
+from diffusion_jax.build.latent import is_latent, state_shape
+from diffusion_jax.build.network import (
   abstract_params,
   is_classifier,
   label_dropout,
 )
-from diffusion_jax.programs.choices import from_config
+from diffusion_jax.build.make import from_config
 from diffusion_jax.training import checkpoints
 
 
@@ -65,7 +66,7 @@ def find_guides(config):
 
 
 def _restore(config, field, workdir):
-  found = folder.run_config(workdir, config)
+  found = run_folder.run_config(workdir, config)
   wanted = field == 'classifier'
   if is_classifier(found) != wanted:
     other = 'is no classifier' if wanted else 'is a classifier'

@@ -1,0 +1,1 @@
+"""One module for each family of models, with the same functions."""
