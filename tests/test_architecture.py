@@ -36,7 +36,8 @@ def test_import_arrows():
 def test_programs_are_imported_on_dispatch():
   """`--mode=noise` loads nothing that stores checkpoints or reads data sets."""
   code = (
-    'import sys, diffusion_jax.programs as p, diffusion_jax.errors as e\nimport configs.noise_photo as c\n'
+    'import sys, diffusion_jax.programs as p, diffusion_jax.errors as e\n'
+    'import configs.noise_photo as c\n'
     'config = c.get_config("smoke"); config.schedule.alphas = ()\n'
     'try: p.PROGRAMS["noise"](config, "x")\n'
     'except e.UserError: print(*sorted(sys.modules))'
