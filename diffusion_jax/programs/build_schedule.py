@@ -111,8 +111,6 @@ def build_schedule(config, params=None):
 def _shifted(c, schedule):
   if c.shift is None:
     return schedule
-  if c.shift <= 0.0:
-    raise ValueError(f'shift={c.shift} is not positive: it multiplies sigma')
   if c.alphas is None and c.name == 'flow':  # its own
     return schedule
   if c.alphas is None and c.name in NO_SHIFT:
