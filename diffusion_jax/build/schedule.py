@@ -101,7 +101,6 @@ def build_schedule(config, params=None):
     if c.alphas is not None:
       return _shifted(c, dj.DiscreteSchedule.from_alphas(c.alphas))
     schedule = build(c)
-    _check_ends(schedule)
     if not learns_schedule(config):
       return _shifted(c, schedule)
     if params is None:
@@ -111,25 +110,6 @@ def build_schedule(config, params=None):
       )
     schedule = dataclasses.replace(schedule, params=params['schedule'])
     return _shifted(c, schedule)
-
-
-# Ends in whose order the noise grows; one may be a default of the schedule.
-ENDS = (
-  ('logsnr_min', 'logsnr_max'),
-  ('sigma_min', 'sigma_max'),
-  ('start', 'end'),  # sigmoid_start, sigmoid_end
-)
-
-
-def _check_ends(schedule):
-  for names in ENDS:
-    if all(hasattr(schedule, name) for name in names):
-      low, high = (getattr(schedule, name) for name in names)
-      if not low < high:
-        raise ValueError(
-          f'{names[0]}={low} is not below {names[1]}={high}: the noise would '
-          'not grow'
-        )
 
 
 def _shifted(c, schedule):

@@ -142,7 +142,7 @@ def losses_of(monkeypatch, key):
   """config -> losses in test and in training, and the x0 the network saw."""
   calls = []
 
-  def network_fn(network):
+  def network_fn(config, network):
     def apply(params, x, noise, cond, *, key=None):
       calls.append(cond.get('x0'))
       seen = jnp.sin(1.0 + cond['label'])

@@ -70,6 +70,10 @@ def test_others_refuse_a_shift(name):
   message = f'config.schedule: shift is for variance-preserving .*{name}'
   with pytest.raises(UserError, match=message):
     schedule_of(name, shift=2.0)
+  with pytest.raises(
+    UserError, match='config.schedule: shift is 0: it must be'
+  ):
+    schedule_of('flow', shift=0.0)
   alphas = schedule_of(name, alphas=(0.9, 0.8), shift=2.0)
   assert alphas.num_steps == 2
 

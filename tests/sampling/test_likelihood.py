@@ -83,7 +83,8 @@ def hutchinson(key, probe, num_probes, x):
   )  # fmt: skip
 
 
-KEYS = jax.random.split(jax.random.key(3), 256)
+def many_keys():
+  return jax.random.split(jax.random.key(3), 256)
 
 
 def draws(oracle, schedule, n=16):
@@ -211,7 +212,9 @@ def test_the_error_falls_with_the_tolerance():
 )
 def test_hutchinson_is_unbiased(probe, num_probes):
   x, _ = draws(MIXTURE, SCHEDULES['cosine'], 4)
-  found = hutchinson(KEYS, probe, num_probes, jnp.tile(x, (64, 1))).log_prob
+  found = hutchinson(
+    many_keys(), probe, num_probes, jnp.tile(x, (64, 1))
+  ).log_prob
   found = found.reshape(64, 4)
   truth = exact('mixture', 'cosine', 1e-5, jnp.tile(x, (4, 1))).log_prob[:4]
   error = np.std(found, axis=0, ddof=1) / 8
@@ -221,8 +224,8 @@ def test_hutchinson_is_unbiased(probe, num_probes):
 
 def test_more_probes_average():
   x = jnp.tile(draws(MIXTURE, SCHEDULES['cosine'], 1)[0], (256, 1))
-  one = np.var(hutchinson(KEYS, 'rademacher', 1, x).log_prob)
-  eight = np.var(hutchinson(KEYS, 'rademacher', 8, x).log_prob)
+  one = np.var(hutchinson(many_keys(), 'rademacher', 1, x).log_prob)
+  eight = np.var(hutchinson(many_keys(), 'rademacher', 8, x).log_prob)
   # 8 within 4 standard deviations of a ratio of variances of 256 draws each
   assert abs(np.log(one / eight) - np.log(8)) < 4 * 2 / np.sqrt(256)
 
@@ -245,14 +248,15 @@ def test_rademacher_is_exact_for_a_diagonal_jacobian():
 
 
 def test_a_value_depends_on_its_own_key_alone():
+  keys = many_keys()
   x, _ = draws(MIXTURE, SCHEDULES['cosine'], 256)
-  together = hutchinson(KEYS, 'rademacher', 1, x).log_prob
-  few = hutchinson(KEYS[:4], 'rademacher', 1, x[:4]).log_prob
+  together = hutchinson(keys, 'rademacher', 1, x).log_prob
+  few = hutchinson(keys[:4], 'rademacher', 1, x[:4]).log_prob
   # the steps are those of the whole batch: equal to the tolerance, 1e-4
   np.testing.assert_allclose(together[:4], few, atol=5e-4 * D)
-  turned = hutchinson(KEYS[::-1], 'rademacher', 1, x[::-1]).log_prob
+  turned = hutchinson(keys[::-1], 'rademacher', 1, x[::-1]).log_prob
   np.testing.assert_allclose(together, turned[::-1], atol=1e-4)
-  other = hutchinson(KEYS[::-1], 'rademacher', 1, x).log_prob
+  other = hutchinson(keys[::-1], 'rademacher', 1, x).log_prob
   assert np.mean(np.abs(other - together) > 1e-2) > 0.9
 
 
