@@ -6,7 +6,7 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-def expand_to(value: Array, x: Array, name: str = 'a value') -> Array:
+def expand_to(value: Array | float, x: Array, name: str = 'a value') -> Array:
   """Reshaped to broadcast against x: [] and [B] become [B|1, 1, ...].
 
   This is the only broadcasting rule of the library. What fits no leading axis
@@ -30,6 +30,11 @@ def expand_to(value: Array, x: Array, name: str = 'a value') -> Array:
 def data_axes(x: Array) -> tuple[int, ...]:
   """All axes of x [B, ...] but the first."""
   return tuple(range(1, x.ndim))
+
+
+def sum_data_axes(x: Array) -> Array:
+  """Sums x [B, ...] over all axes but the first, [B]."""
+  return jnp.sum(x, axis=data_axes(x))
 
 
 def check_same_shape(**arrays: Array) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Array = jax.Array
 
@@ -17,7 +18,7 @@ def check_numbers(
   fits(*values) -> bool, element by element. Nothing is checked where one of
   them is traced.
   """
-  if any(isinstance(value, jax.core.Tracer) for value in values.values()):
+  if any(isinstance(value, Tracer) for value in values.values()):
     return
   arrays = np.broadcast_arrays(
     *(np.asarray(value, np.float64) for value in values.values())
@@ -25,11 +26,11 @@ def check_numbers(
   good = np.all(np.isfinite(arrays), axis=0) & fits(*arrays)
   if not np.all(good):
     first = np.argmin(good)
-    given = ', '.join(
+    found = ', '.join(
       f'{name} is {array.flat[first]:g}'
       for name, array in zip(values, arrays, strict=True)
     )
-    raise ValueError(f'{given}: {rule}')
+    raise ValueError(f'{found}: {rule}')
 
 
 def as_float(x: Array | float) -> Array:

@@ -7,13 +7,13 @@ number tells it the noise level, how its input is scaled) is said once, in
 `make_denoiser`.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.levels import NoiseLevel, snap
+from diffusion_jax.core.broadcasting import expand_to
+from diffusion_jax.core.levels import NoiseLevel, Schedule, round_near_step
 from diffusion_jax.core.parametrization import (
   check_kind,
   edm_norm,
@@ -21,8 +21,35 @@ from diffusion_jax.core.parametrization import (
 )
 
 Array = jax.Array
-NetworkFn = Callable[..., Array]
-NoiseInput = Callable[[NoiseLevel], Array]
+
+
+class NetworkFn(Protocol):
+  """A network as a function of its parameters."""
+
+  def __call__(
+    self,
+    params: Any,
+    x: Array,
+    noise: Array,
+    cond: dict | None,
+    /,
+    *,
+    key: Array | None = None,
+  ) -> Array:
+    """Returns the raw output, [B, ...].
+
+    x: [B, ...]; noise: [B], of a `NoiseInput`; cond: dict of arrays [B, ...];
+    key: of dropout, which is off without one.
+    """
+    ...
+
+
+class NoiseInput(Protocol):
+  """The function of the noise level that a network takes as its input."""
+
+  def __call__(self, level: NoiseLevel, /) -> Array:
+    """Returns one number for each level, [] or [B]."""
+    ...
 
 
 class Prediction(NamedTuple):
@@ -36,7 +63,12 @@ class Prediction(NamedTuple):
   var_frac: Array | None = None
 
 
-Denoiser = Callable[[Array, NoiseLevel], Prediction]
+class Denoiser(Protocol):
+  """An estimate of the clean image, such as `make_denoiser` returns."""
+
+  def __call__(self, xt: Array, level: NoiseLevel, /) -> Prediction:
+    """Estimates x_0 from x_t [B, ...] at a level [] or [B]."""
+    ...
 
 
 def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:
@@ -83,7 +115,7 @@ def step_input(num_steps: int, scale: float = 1.0) -> NoiseInput:
   """
 
   def noise(level):
-    step = snap(level.t * num_steps, num_steps)
+    step = round_near_step(level.t * num_steps, num_steps)
     return scale * jnp.maximum(step - 1.0, 0.0)
 
   return noise
@@ -159,7 +191,7 @@ def variance_fraction(output: Array) -> Array:
   return 0.5 * (output + 1.0)
 
 
-def at_training_levels(denoise: Denoiser, schedule: Callable) -> Denoiser:
+def at_training_levels(denoise: Denoiser, schedule: Schedule) -> Denoiser:
   """Lets a denoiser trained on `schedule` be asked at levels of any other.
 
   The level of equal SNR is looked up in `schedule` and x_t rescaled to it: what
@@ -170,10 +202,11 @@ def at_training_levels(denoise: Denoiser, schedule: Callable) -> Denoiser:
   steps sees fractional ones where the SNR lies between two of them.
   """
 
-  def at_levels(xt, level):
+  def denoise_at_equal_snr(xt, level):
     level = jax.tree.map(jnp.asarray, level)
     no_signal, no_noise = level.alpha == 0.0, level.sigma == 0.0
-    # 1 in place of 0: no 0 / 0 in branches that are not taken, gradients too
+    # 1 replaces 0, so that no branch computes 0 / 0: its gradient would be NaN
+    # even where the branch is not taken.
     safe = level._replace(
       alpha=jnp.where(no_signal, 1.0, level.alpha),
       sigma=jnp.where(no_noise, 1.0, level.sigma),
@@ -181,10 +214,11 @@ def at_training_levels(denoise: Denoiser, schedule: Callable) -> Denoiser:
     logsnr = jnp.where(no_signal, schedule(1.0).logsnr, safe.logsnr)
     logsnr = jnp.where(no_noise, schedule(0.0).logsnr, logsnr)
     trained = schedule.from_logsnr(logsnr)
-    new, old, seen = (a.expand_to(xt) for a in (trained, safe, level))
+    new, old = trained.expand_to(xt), safe.expand_to(xt)
+    mostly_signal = expand_to(level.alpha > level.sigma, xt)
     scale = jnp.where(
-      seen.alpha > seen.sigma, new.alpha / old.alpha, new.sigma / old.sigma
+      mostly_signal, new.alpha / old.alpha, new.sigma / old.sigma
     )
     return denoise(scale * xt, trained)
 
-  return at_levels
+  return denoise_at_equal_snr

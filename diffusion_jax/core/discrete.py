@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.concrete import as_float, as_time, check_numbers
-from diffusion_jax.core.levels import NoiseLevel, snap, vp_level
+from diffusion_jax.core.levels import NoiseLevel, round_near_step, vp_level
 from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
@@ -30,7 +30,7 @@ class DiscreteSchedule:
   the VP-SDE with a piecewise constant beta; at steps the table is exact.
   """
 
-  neg_log_alpha_bar: Array
+  neg_log_alpha_bar: np.ndarray | Array
 
   @classmethod
   def from_alphas(cls, alphas) -> 'DiscreteSchedule':
@@ -98,7 +98,7 @@ class DiscreteSchedule:
     """
     t = as_time(t)
     alphas, table, slopes = self._entries()
-    position = snap(t * self.num_steps, self.num_steps)
+    position = round_near_step(t * self.num_steps, self.num_steps)
     lower = jnp.clip(jnp.floor(position).astype(int), 0, self.num_steps)
     below = jnp.clip(jnp.ceil(position).astype(int) - 1, 0, self.num_steps - 1)
     beyond = (position - lower) * slopes[below]  # 0 at a step: its own entry

@@ -7,10 +7,12 @@ be rounded by up to 1.9e-6. `logsnr`, which is computed in float32, is within
 2.5e-6 (tests/core/test_levels.py).
 """
 
-from typing import NamedTuple
+import warnings
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion_jax.core.broadcasting import expand_to
 
@@ -45,12 +47,37 @@ class NoiseLevel(NamedTuple):
       lambda field: expand_to(field, x, 'a noise level'), self
     )
 
-  def take(self, index: int | slice | Array) -> 'NoiseLevel':
+  def like(self, x: Array) -> 'NoiseLevel':
+    """Calls `expand_to`; the name of version 0.2, deprecated."""
+    warnings.warn(
+      'NoiseLevel.like is deprecated: use NoiseLevel.expand_to',
+      DeprecationWarning,
+      stacklevel=2,
+    )
+    return self.expand_to(x)
+
+  def take(self, index: int | slice | np.ndarray | Array) -> 'NoiseLevel':
     """Entries of a grid: `levels.take(0)`, `levels.take(slice(1, None))`.
 
     (`levels[0]` would be the field `t`: a NoiseLevel is a tuple.)
     """
     return jax.tree.map(lambda field: field[index], self)
+
+
+class Schedule(Protocol):
+  """A path from clean data at t = 0 to noise at t = 1.
+
+  A schedule is a pytree (`pytree_dataclass`), so it can be an argument of a
+  jitted function. One of T steps also has the attribute `num_steps`.
+  """
+
+  def __call__(self, t: Any, /) -> NoiseLevel:
+    """Returns the level at t in [0, 1], [] or [B]."""
+    ...
+
+  def from_logsnr(self, logsnr: Array, /) -> NoiseLevel:
+    """Returns the level of a log-SNR, [] or [B]."""
+    ...
 
 
 def clean_level() -> NoiseLevel:
@@ -64,7 +91,7 @@ def vp_level(t: Array, neg_log_alpha_bar: Array) -> NoiseLevel:
   return NoiseLevel(t, alpha, jnp.sqrt(-jnp.expm1(-neg_log_alpha_bar)))
 
 
-def snap(position: Array, num_steps: int) -> Array:
+def round_near_step(position: Array, num_steps: int) -> Array:
   """position t * T, or the step that t is within 1e-6 of; the slope is kept.
 
   float32 knows t to about 1e-7. (1e-3 of a step at most, for T > 1000.)

@@ -5,7 +5,7 @@ distribution of t. L_simple (weight = SNR), v-loss, min-SNR and EDM differ in
 nothing else; DDPM's Eq. 12 and 14 stand here literally all the same.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,31 @@ from diffusion_jax.core.broadcasting import (
   check_same_shape,
   data_axes,
   expand_to,
+  sum_data_axes,
 )
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import error_scale, target
 from diffusion_jax.core.process import one_minus_snr_ratio, reverse_variance
 
 Array = jax.Array
-Weight = Callable[[NoiseLevel], Array]
-TimeSampler = Callable[..., tuple[NoiseLevel, Array]]
+
+
+class Weight(Protocol):
+  """The weight of |x_0 - x0_hat|^2 in a loss."""
+
+  def __call__(self, level: NoiseLevel, /) -> Array:
+    """Returns the weight, of the shape of the level."""
+    ...
+
+
+class TimeSampler(Protocol):
+  """A distribution of the levels that a network is trained at."""
+
+  def __call__(
+    self, key: Array, batch_size: int, schedule: Schedule, /
+  ) -> tuple[NoiseLevel, Array]:
+    """Draws the levels of a batch; returns level [B] and weight [B]."""
+    ...
 
 
 def simple_loss(eps: Array, eps_hat: Array) -> Array:
@@ -49,11 +66,10 @@ def weighted_eps_loss(
   """
   check_same_shape(eps=eps, eps_hat=eps_hat)
   s, t = level_s, level_t
-  error = (
-    s.alpha * one_minus_snr_ratio(s, t) * t.sigma / t.alpha
-  )  # of the mean, per eps
-  weight = error**2 / (2.0 * reverse_variance(variance, s, t, None, first))
-  square = jnp.sum(jnp.square(eps - eps_hat), axis=data_axes(eps))
+  # The mean of p(x_s | x_t) is off by this factor times the error of eps.
+  factor = s.alpha * one_minus_snr_ratio(s, t) * t.sigma / t.alpha
+  weight = factor**2 / (2.0 * reverse_variance(variance, s, t, None, first))
+  square = sum_data_axes(jnp.square(eps - eps_hat))
   return expand_to(weight, square) * square
 
 
@@ -76,13 +92,13 @@ def denoising_loss(
   truth = target(kind, x0, eps, level, sigma_data)
   check_same_shape(output=output, target=truth)
   scale = jnp.square(error_scale(kind, level, sigma_data))
-  # eps at zero SNR: weight and scale vanish together, the loss with them
+  # For eps at zero SNR weight and scale are both 0, and so is the loss.
   scale = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
-  error = jnp.sum(jnp.square(output - truth), axis=data_axes(output))
+  error = sum_data_axes(jnp.square(output - truth))
   return expand_to(weight(level) / scale, error) * error
 
 
-# Weights of |x_0 - x0_hat|^2, level -> same shape as the level.
+# The weights of |x_0 - x0_hat|^2.
 
 
 def snr_weight(level: NoiseLevel) -> Array:
@@ -113,19 +129,21 @@ def flow_weight(level: NoiseLevel) -> Array:
   return jnp.square(1.0 + level.alpha / level.sigma)
 
 
-# Distributions of t: (key, batch_size, schedule) -> (level [B], weight [B]).
-# Times lie in (0, 1], never on 0, where x_t = x_0 and most losses are 0 / 0.
+# The distributions of t. Times lie in (0, 1]: at 0, where x_t = x_0, most
+# losses are 0 / 0.
 
 
 def uniform_times(
-  key: Array, batch_size: int, schedule: Callable, t_min: float = 0.0
-):
+  key: Array, batch_size: int, schedule: Schedule, t_min: float = 0.0
+) -> tuple[NoiseLevel, Array]:
   """t ~ U(t_min, 1], independent; weight 1."""
   t = 1.0 - (1.0 - t_min) * jax.random.uniform(key, (batch_size,))
   return schedule(t), jnp.ones(batch_size)
 
 
-def antithetic_times(key: Array, batch_size: int, schedule: Callable):
+def antithetic_times(
+  key: Array, batch_size: int, schedule: Schedule
+) -> tuple[NoiseLevel, Array]:
   """t_i = u + i / B modulo 1, one u ~ U(0, 1] (Kingma et al. 2021).
 
   Weight 1. Each t is uniform; together they cover (0, 1] evenly, so the loss of

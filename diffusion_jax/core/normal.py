@@ -12,21 +12,18 @@ Array = jax.Array
 class Normal(NamedTuple):
   """N(mean, variance): fields broadcast against one another."""
 
-  mean: Array
-  variance: Array
+  mean: Array | float
+  variance: Array | float
 
 
-def sample(key: Array, p: Normal) -> Array:
-  """One draw from p. Returns the broadcast shape of mean and variance."""
-  shape = jnp.broadcast_shapes(jnp.shape(p.mean), jnp.shape(p.variance))
-  dtype = jnp.result_type(float, p.mean, p.variance)
-  return p.mean + jnp.sqrt(p.variance) * jax.random.normal(key, shape, dtype)
+STANDARD = Normal(0.0, 1.0)
 
 
 def kl(q: Normal, p: Normal) -> Array:
   """KL(q || p) per element, nats; both variances must be positive."""
   excess = (q.variance - p.variance) / p.variance
-  # near 0 the difference of excess and log is of second order: log1p keeps it
+  # Near 0 the difference of excess and log is of second order, which log1p
+  # keeps.
   log_ratio = jnp.where(
     jnp.abs(excess) < 0.5,
     jnp.log1p(jnp.clip(excess, -0.5, 0.5)),
@@ -43,7 +40,7 @@ def log_prob(p: Normal, x: Array) -> Array:
 
 
 def bin_edges(
-  mean: Array, scale: Array, x: Array, num_levels: int
+  mean: Array | float, scale: Array | float, x: Array, num_levels: int
 ) -> tuple[Array, Array]:
   """(edge - mean) / scale of the two edges of the bin around x, per element.
 
@@ -54,8 +51,8 @@ def bin_edges(
   if num_levels < 2:
     raise ValueError(f'num_levels is {num_levels}: at least 2 are needed')
   half = 1.0 / (num_levels - 1)
-  # half a bin beyond an outer value is infinitely far; any x within half a bin
-  # of it counts as that value, so rounding of x does not matter
+  # Any x within half a bin of an outer value counts as that value, so rounding
+  # of x does not matter.
   lower = jnp.where(x < half - 1.0, -jnp.inf, (x - half - mean) / scale)
   upper = jnp.where(x > 1.0 - half, jnp.inf, (x + half - mean) / scale)
   return lower, upper
@@ -94,7 +91,7 @@ def _log_cdf_difference(lower: Array, upper: Array, width: Array) -> Array:
   log_a, log_b = jax.scipy.special.log_ndtr(a), jax.scipy.special.log_ndtr(b)
   wide = log_b + jnp.log(-jnp.expm1(log_a - log_b))
   middle = jnp.where(narrow, middle, 0.0)
-  flat = log_prob(Normal(0.0, 1.0), middle) + jnp.log(width)
+  flat = log_prob(STANDARD, middle) + jnp.log(width)
   return jnp.where(narrow, flat, wide)
 
 

@@ -13,14 +13,12 @@ For DDPM's neighbours s = t - 1 these are beta_t and beta-tilde_t. Levels need
 not be neighbours: skipping steps is the same formula.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import check_same_shape
 from diffusion_jax.core.concrete import as_time
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.normal import Normal
 
 Array = jax.Array
@@ -46,7 +44,8 @@ def forward_step(
   """
   check_same_shape(x_s=x_s, eps=eps)
   s, t = level_s.expand_to(x_s), level_t.expand_to(x_s)
-  # never 1 - (alpha_t / alpha_s)^2: float32 loses 2.5e-3 of it at T = 4000
+  # 1 - (alpha_t / alpha_s)^2 would lose 2.5e-3 of its value in float32 at
+  # T = 4000.
   added = t.sigma * jnp.sqrt(one_minus_snr_ratio(s, t))
   return alpha_ratio(s, t) * x_s + added * eps
 
@@ -71,15 +70,18 @@ def q_posterior(
   """
   check_same_shape(x0=x0, xt=xt)
   s, t = level_s.expand_to(xt), level_t.expand_to(xt)
-  # Eq. 7 regrouped: x0 at level s, plus what is kept of the noise in x_t; its
-  # factors multiplied in the order of DDIM, which is to agree with it
+  # This is Eq. 7 regrouped: x_0 at level s plus the part of the noise in x_t
+  # that remains. The factors are multiplied in the order of DDIM, so that the
+  # two agree to the last digit.
   ratio = s.sigma / t.sigma
   kept = alpha_ratio(s, t) * ratio * ratio
   mean = s.alpha * x0 + kept * (xt - t.alpha * x0)
   return Normal(mean, s.sigma**2 * one_minus_snr_ratio(s, t))
 
 
-def sde_coefficients(schedule: Callable, t: Array) -> tuple[Array, Array]:
+def sde_coefficients(
+  schedule: Schedule, t: Array | float
+) -> tuple[Array, Array]:
   """f and g^2 of dx = f(t) x dt + g(t) dw, each like t ([] or [B]).
 
   The SDE (Song et al. 2021, Eq. 5) with the schedule's marginals: f is the
@@ -127,9 +129,11 @@ def reverse_variance(
   """
   check_variance(kind)
   s, t = level_s, level_t
-  if kind == 'learned':
-    if var_frac is None:
-      raise ValueError("variance 'learned' needs a network with var_frac")
+  if kind != 'learned':
+    var_frac = None
+  elif var_frac is None:
+    raise ValueError("variance 'learned' needs a network with var_frac")
+  else:
     s, t = s.expand_to(var_frac), t.expand_to(var_frac)
   rate = one_minus_snr_ratio(s, t)
   clean = s.sigma == 0.0
@@ -140,7 +144,7 @@ def reverse_variance(
     small = jnp.where(clean, first, small)
   if kind == 'fixed_small':
     return small
-  if kind == 'fixed_large':
+  if var_frac is None:
     return large if first is None else jnp.where(clean, first, large)
   tiny = jnp.finfo(small.dtype).tiny
   log_small = jnp.log(jnp.maximum(small, tiny))

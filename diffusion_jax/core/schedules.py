@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.concrete import as_float, as_time, check_numbers
-from diffusion_jax.core.levels import NoiseLevel, vp_level
+from diffusion_jax.core.levels import NoiseLevel, Schedule, vp_level
 from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
@@ -342,7 +342,7 @@ class ShiftedSchedule:
   shift = 1 / b. (`RectifiedFlowSchedule` has a shift of its own.)
   """
 
-  schedule: Any
+  schedule: Schedule
   shift: float
 
   def __post_init__(self):
@@ -350,8 +350,8 @@ class ShiftedSchedule:
 
   @property
   def num_steps(self) -> int:
-    """T of a schedule of steps; others have none."""
-    return self.schedule.num_steps
+    """Returns T of a schedule of steps; AttributeError for any other."""
+    return getattr(self.schedule, 'num_steps')  # noqa: B009
 
   def __call__(self, t: Array) -> NoiseLevel:
     """Level at t in [0, 1], [] or [B]."""

@@ -6,22 +6,24 @@ log p(x) >= elbo, in nats, [B], summed over data axes. A decoder is a function
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import data_axes
+from diffusion_jax.core.broadcasting import sum_data_axes
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
-from diffusion_jax.core.normal import Normal, kl, log_prob
+from diffusion_jax.core.normal import STANDARD, Normal, kl, log_prob
 
 Array = jax.Array
-LogLikelihood = Callable[[Array, Array], Array]
-
-STANDARD = Normal(0.0, 1.0)
 
 
-def _sum(x: Array) -> Array:
-  return jnp.sum(x, axis=data_axes(x))
+class LogLikelihood(Protocol):
+  """The decoder of a latent variable model."""
+
+  def __call__(self, x: Array, z: Array, /) -> Array:
+    """Returns log p(x | z) in nats, [B]; x: [B, ...], z: [B, ...]."""
+    ...
 
 
 def _check_count(**count: int) -> None:
@@ -35,7 +37,7 @@ def reparameterize(key: Array, q: Normal) -> Array:
 
   key: [] or [B]; q.mean: [B, ...], the shape of z; q.variance broadcasts.
   """
-  return q.mean + jnp.sqrt(q.variance) * draw_normal(key, q.mean)
+  return q.mean + jnp.sqrt(q.variance) * draw_normal(key, jnp.asarray(q.mean))
 
 
 def vae_elbo(
@@ -61,7 +63,7 @@ def vae_elbo(
 
   draws = jax.lax.map(reconstruct, split_key(key, num_samples))
   reconstruction = jnp.mean(draws, axis=0)
-  divergence = _sum(kl(q, prior))
+  divergence = sum_data_axes(kl(q, prior))
   return {
     'reconstruction': reconstruction,
     'kl': divergence,
@@ -81,7 +83,7 @@ def vae_log_weight(
   Arguments as of `vae_elbo`; for `importance_weighted_elbo`.
   """
   z = reparameterize(key, q)
-  return decode(x, z) + _sum(log_prob(prior, z) - log_prob(q, z))
+  return decode(x, z) + sum_data_axes(log_prob(prior, z) - log_prob(q, z))
 
 
 def importance_weighted_elbo(
@@ -128,7 +130,7 @@ def hierarchical_elbo(
     z.append(reparameterize(step_keys, encoded[-1]))
   decoded = [decode(t, z[t]) for t in range(2, num_steps + 1)] + [prior]
   ratios = [
-    _sum(log_prob(q, z_t) - log_prob(p, z_t))
+    sum_data_axes(log_prob(q, z_t) - log_prob(p, z_t))
     for q, p, z_t in zip(encoded, decoded, z[1:], strict=True)
   ]
   reconstruction = log_likelihood(x, z[1])
@@ -167,13 +169,14 @@ def rearranged_elbo(
     step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
     return reparameterize(step_keys, marginal(t, x))
 
-  transitions = [jnp.zeros((len(x), 0), x.dtype)]
+  terms = [jnp.zeros((len(x), 0), x.dtype)]
   for t in range(2, num_steps + 1):
     z = draw(t)
-    transitions.append(_sum(kl(posterior(t, z, x), decode(t, z)))[:, None])
-  transitions = jnp.concatenate(transitions, axis=1)
+    term = sum_data_axes(kl(posterior(t, z, x), decode(t, z)))
+    terms.append(term[:, None])
+  transitions = jnp.concatenate(terms, axis=1)
   reconstruction = log_likelihood(x, draw(1))
-  prior_term = _sum(kl(marginal(num_steps, x), prior))
+  prior_term = sum_data_axes(kl(marginal(num_steps, x), prior))
   return {
     'reconstruction': reconstruction,
     'transitions': transitions,

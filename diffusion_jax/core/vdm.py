@@ -7,19 +7,17 @@ of |x_0 - x0_hat|^2 at one random time and holds for every schedule. It needs
 0 < SNR < inf at both ends: z_0 is not x_0.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import check_same_shape, data_axes
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
+from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import Weight
 
 Array = jax.Array
 
 
-def vdm_weight(schedule: Callable, num_steps: int | None = None) -> Weight:
+def vdm_weight(schedule: Schedule, num_steps: int | None = None) -> Weight:
   """The weight of |x_0 - x0_hat|^2 in the bound, of t ~ U(0, 1) (VDM).
 
   -SNR'(t) / 2 in continuous time (Eq. 15); T (SNR(t - 1 / T) - SNR(t)) / 2 for
@@ -28,7 +26,7 @@ def vdm_weight(schedule: Callable, num_steps: int | None = None) -> Weight:
   """
 
   def weight(level: NoiseLevel) -> Array:
-    return 0.5 * level.snr * _snr_lost(schedule, level, num_steps)
+    return 0.5 * level.snr * _relative_snr_decrease(schedule, level, num_steps)
 
   return weight
 
@@ -36,7 +34,7 @@ def vdm_weight(schedule: Callable, num_steps: int | None = None) -> Weight:
 def vdm_diffusion_loss(
   x0: Array,
   x0_hat: Array,
-  schedule: Callable,
+  schedule: Schedule,
   t: Array,
   num_steps: int | None = None,
 ) -> Array:
@@ -49,14 +47,13 @@ def vdm_diffusion_loss(
   """
   check_same_shape(x0=x0, x0_hat=x0_hat)
   weight = vdm_weight(schedule, num_steps)(schedule(t))
-  axes = data_axes(x0)
-  return weight * jnp.sum(jnp.square(x0 - x0_hat), axis=axes)
+  return weight * sum_data_axes(jnp.square(x0 - x0_hat))
 
 
-def _snr_lost(schedule, level, num_steps):
-  # of the SNR at t: gamma'(t), or T expm1(gamma(t) - gamma(s)), gamma = -logsnr
+def _relative_snr_decrease(schedule, level, num_steps):
+  # This is gamma'(t), or T expm1(gamma(t) - gamma(s)), with gamma = -logsnr.
   if num_steps is None:
     tangents = (jnp.ones_like(level.t),)
     return jax.jvp(lambda t: -schedule(t).logsnr, (level.t,), tangents)[1]
-  s = schedule(jnp.maximum(level.t - 1.0 / num_steps, 0.0))
-  return num_steps * jnp.expm1(s.logsnr - level.logsnr)
+  level_s = schedule(jnp.maximum(level.t - 1.0 / num_steps, 0.0))
+  return num_steps * jnp.expm1(level_s.logsnr - level.logsnr)

@@ -38,7 +38,7 @@ def ancestral(
   """
   check_variance(variance)
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     x0, var_frac = predict(denoise, x, level_t)
     p = p_reverse(x0, x, level_s, level_t, variance, var_frac)
     noisy = level_s.expand_to(x).sigma > 0.0
@@ -59,30 +59,36 @@ def ddim(eta: float = 0.0) -> Sampler:
   if not 0.0 <= eta <= 1.0:
     raise ValueError(f'eta is {eta}: DDIM needs a value in [0, 1]')
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0
     s, t = level_s.expand_to(x), level_t.expand_to(x)
-    fresh = eta**2 * one_minus_snr_ratio(
-      s, t
-    )  # share of sigma_s^2 that is new noise
-    kept = alpha_ratio(s, t) * (s.sigma / t.sigma)
-    # 1 - fresh, which would lose all digits where fresh is close to 1
-    old = 1.0 - eta**2 + eta**2 * kept**2
-    std = jnp.sqrt(s.sigma**2 * fresh)
-    return ddim_step(x0, x, s, t, old) + std * draw_normal(key, x), state
+    # The share of sigma_s^2 that is new noise:
+    new_share = eta**2 * one_minus_snr_ratio(s, t)
+    ratio = alpha_ratio(s, t) * (s.sigma / t.sigma)
+    # This is 1 - new_share, which would lose all digits where that is close
+    # to 1.
+    old_share = 1.0 - eta**2 + eta**2 * ratio**2
+    std = jnp.sqrt(s.sigma**2 * new_share)
+    mean = ddim_step(x0, x, s, t, old_share)
+    return mean + std * draw_normal(key, x), state
 
   return Sampler(lambda x: (), step)
 
 
 def ddim_step(
-  x0: Array, x: Array, s: NoiseLevel, t: NoiseLevel, old: Array | float = 1.0
+  x0: Array,
+  x: Array,
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+  old_share: Array | float = 1.0,
 ) -> Array:
   """alpha_s x_0 + sigma_s sqrt(old) eps, eps being the noise in x at level t.
 
   DDIM's step; what sigma_s^2 lacks, the share 1 - old, is new noise to add. s
   and t broadcast against x (`level.expand_to(x)`).
   """
-  scale = jnp.sqrt(old) * (s.sigma / t.sigma)
+  s, t = level_s, level_t
+  scale = jnp.sqrt(old_share) * (s.sigma / t.sigma)
   return s.alpha * x0 + scale * (x - t.alpha * x0)
 
 
@@ -97,10 +103,10 @@ def ddim_invert(denoise: Denoiser, levels: NoiseLevel, x0: Array) -> Array:
   def body(x, pair):
     level_s, level_t = pair
     clean = level_s.sigma == 0.0
-    at = jax.tree.map(lambda s, t: jnp.where(clean, t, s), level_s, level_t)
+    level = jax.tree.map(lambda s, t: jnp.where(clean, t, s), level_s, level_t)
     s, t = level_s.expand_to(x), level_t.expand_to(x)
-    seen = alpha_ratio(s, at.expand_to(x)) * x
-    eps = eps_from_x0(predict(denoise, seen, at).x0, seen, at)
+    scaled = alpha_ratio(s, level.expand_to(x)) * x
+    eps = eps_from_x0(predict(denoise, scaled, level).x0, scaled, level)
     ratio = alpha_ratio(s, t)
     return ratio * x + (t.sigma - ratio * s.sigma) * eps, None
 

@@ -4,21 +4,31 @@ A corrector is (key, x, denoise, level) -> x, x [B, ...] before and after at the
 same level.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import data_axes, expand_to
 from diffusion_jax.core.concrete import check_numbers
-from diffusion_jax.core.denoiser import predict
+from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
+from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import forward_step
 from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
 Array = jax.Array
-Corrector = Callable
+
+
+class Corrector(Protocol):
+  """A change of x that keeps its noise level."""
+
+  def __call__(
+    self, key: Array, x: Array, denoise: Denoiser, level: NoiseLevel, /
+  ) -> Array:
+    """Returns another x [B, ...] at the same level, []."""
+    ...
 
 
 def langevin(snr: float = 0.16) -> Corrector:
@@ -54,14 +64,16 @@ def with_corrector(
   if num_steps < 1:
     raise ValueError(f'num_steps is {num_steps}: at least 1 is needed')
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     key, *keys = split_key(key, 1 + num_steps)
 
     def body(x, key):
       return corrector(key, x, denoise, level_t), None
 
     x, _ = jax.lax.scan(body, x, jnp.stack(keys))
-    return sampler.step(key, x, state, denoise, level_t, level_s)
+    return sampler.step(
+      key, x, state, denoise, level_s=level_s, level_t=level_t
+    )
 
   return Sampler(sampler.init, step)
 
@@ -84,7 +96,7 @@ def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
     size = step_size * level.expand_to(x).sigma ** 2
     return x + 0.5 * size * score + jnp.sqrt(size) * draw_normal(key, x)
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     s, t = level_s.expand_to(x), level_t.expand_to(x)
     clean = s.sigma == 0.0
     ratio = s.alpha / jnp.where(t.alpha > 0.0, t.alpha, s.alpha)
@@ -103,7 +115,7 @@ def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
 
 def churn(
   sampler: Sampler,
-  schedule: Callable,
+  schedule: Schedule,
   gamma: float,
   s_min: float = 0.0,
   s_max: float = float('inf'),
@@ -119,19 +131,21 @@ def churn(
   check_sampler(sampler)
   check_numbers(lambda g: g >= 0.0, 'it cannot be negative', gamma=gamma)
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     noise_key, key = split_key(key, 2)
     has_signal = level_t.alpha > 0.0
     logsnr = jnp.where(has_signal, level_t.logsnr, 0.0)
     ratio = jnp.exp(-0.5 * logsnr)
-    more = schedule.from_logsnr(logsnr - 2.0 * jnp.log1p(gamma))
-    raised = has_signal & (s_min <= ratio) & (ratio <= s_max)
-    raised &= more.logsnr < logsnr
-    level = jax.tree.map(lambda a, b: jnp.where(raised, a, b), more, level_t)
+    noisier = schedule.from_logsnr(logsnr - 2.0 * jnp.log1p(gamma))
+    churned = has_signal & (s_min <= ratio) & (ratio <= s_max)
+    churned &= noisier.logsnr < logsnr
+    level = jax.tree.map(
+      lambda a, b: jnp.where(churned, a, b), noisier, level_t
+    )
     z = s_noise * draw_normal(noise_key, x)
-    mask = expand_to(raised, x)
+    mask = expand_to(churned, x)
     x = jnp.where(mask, forward_step(x, z, level_t, level), x)
-    return sampler.step(key, x, state, denoise, level, level_s)
+    return sampler.step(key, x, state, denoise, level_s=level_s, level_t=level)
 
   return Sampler(sampler.init, step)
 
@@ -142,5 +156,5 @@ def churn_gamma(s_churn: float, num_steps: int) -> float:
 
 
 def _square_norm(x):
-  # of each example, [B, 1, ...]
+  # The norms of the examples have the shape [B, 1, ...].
   return jnp.sum(x**2, axis=data_axes(x), keepdims=True)

@@ -29,16 +29,16 @@ def noise_image(
   in 0..T, 0 being the image itself. z_i and z_j belong to one noising. Raises
   ValueError for other steps.
   """
-  steps = np.asarray(steps)
+  chosen = np.asarray(steps)
   last = schedule.num_steps
-  if steps.ndim != 1 or not len(steps) or (np.diff(steps) < 0).any():
-    raise ValueError(f'steps must be an ascending list, got {steps.tolist()}')
-  if steps[0] < 0 or steps[-1] > last:
-    raise ValueError(f'steps must be in 0..{last}, got {steps.tolist()}')
-  walked = jnp.arange(1, steps[-1] + 1)
-  # step i goes into the frame of the first chosen step >= i, and is overwritten
-  # there until that step itself is reached
-  frames = jnp.asarray(np.searchsorted(steps, np.arange(1, steps[-1] + 1)))
+  if chosen.ndim != 1 or not len(chosen) or (np.diff(chosen) < 0).any():
+    raise ValueError(f'steps must be an ascending list, got {chosen.tolist()}')
+  if chosen[0] < 0 or chosen[-1] > last:
+    raise ValueError(f'steps must be in 0..{last}, got {chosen.tolist()}')
+  all_steps = jnp.arange(1, chosen[-1] + 1)
+  # Step i is written into the frame of the first chosen step >= i, where later
+  # steps overwrite it until the chosen step itself is reached.
+  frames = jnp.asarray(np.searchsorted(chosen, np.arange(1, chosen[-1] + 1)))
 
   def body(carry, inputs):
     x, kept = carry
@@ -48,9 +48,9 @@ def noise_image(
     return (x, kept.at[frame].set(x)), None
 
   image = as_float(image)
-  kept = jnp.broadcast_to(image, (len(steps), *image.shape))
-  keys = split_key(key, len(walked))
-  (_, kept), _ = jax.lax.scan(body, (image, kept), (keys, walked, frames))
+  kept = jnp.broadcast_to(image, (len(chosen), *image.shape))
+  keys = split_key(key, len(all_steps))
+  (_, kept), _ = jax.lax.scan(body, (image, kept), (keys, all_steps, frames))
   return kept
 
 
@@ -105,15 +105,15 @@ def interpolate(
   start, end = (ddim_invert(denoise, levels, x) for x in (a, b))
   pairs = levels.take(slice(None, -1)), levels.take(slice(1, None))
 
-  def down(x, pair):
+  def denoising_step(x, pair):
     level_t, level_s = pair
     x0 = predict(denoise, x, level_t).x0
     return ddim_step(x0, x, level_s.expand_to(x), level_t.expand_to(x)), None
 
-  def between(weight):
-    return jax.lax.scan(down, slerp(start, end, weight), pairs)[0]
+  def decode(weight):
+    return jax.lax.scan(denoising_step, slerp(start, end, weight), pairs)[0]
 
-  return jax.lax.map(between, jnp.asarray(weights, a.dtype))
+  return jax.lax.map(decode, jnp.asarray(weights, a.dtype))
 
 
 def slerp(a: Array, b: Array, weight: Array) -> Array:
@@ -130,8 +130,9 @@ def slerp(a: Array, b: Array, weight: Array) -> Array:
   cosine = dot(a, b) / jnp.where(norms > 0.0, norms, 1.0)
   angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
   sine = jnp.sin(angle)
-  flat = (sine < 1e-4) | (norms == 0.0)
-  sine = jnp.where(flat, 1.0, sine)
-  at_a = jnp.where(flat, 1.0 - weight, jnp.sin((1.0 - weight) * angle) / sine)
-  at_b = jnp.where(flat, weight, jnp.sin(weight * angle) / sine)
-  return at_a * a + at_b * b
+  parallel = (sine < 1e-4) | (norms == 0.0)
+  sine = jnp.where(parallel, 1.0, sine)
+  of_a = jnp.sin((1.0 - weight) * angle) / sine
+  of_b = jnp.sin(weight * angle) / sine
+  of_a = jnp.where(parallel, 1.0 - weight, of_a)
+  return of_a * a + jnp.where(parallel, weight, of_b) * b

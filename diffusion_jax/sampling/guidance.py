@@ -6,8 +6,7 @@ before it; guided-diffusion clips before its classifier guides, and not after:
 `classifier_guided(clip_denoised(denoise), ...)`.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +22,32 @@ from diffusion_jax.core.denoiser import (
 from diffusion_jax.core.levels import NoiseLevel
 
 Array = jax.Array
-# (x_t, level) -> (conditional, unconditional)
-Pair = Callable[[Array, NoiseLevel], tuple[Prediction, Prediction]]
-LogProb = Callable[[Array, NoiseLevel], Array]
+
+
+class PairedDenoiser(Protocol):
+  """Two estimates of one clean image, which `classifier_free` combines."""
+
+  def __call__(
+    self, xt: Array, level: NoiseLevel, /
+  ) -> tuple[Prediction, Prediction]:
+    """Returns the conditional and the unconditional prediction."""
+    ...
+
+
+class LogProbFn(Protocol):
+  """A classifier of noisy images, log p(y | x_t) of given classes y."""
+
+  def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
+    """Returns log p(y | x_t) in nats, [B]; xt: [B, ...], level: [] or [B]."""
+    ...
+
+
+class ScoreFn(Protocol):
+  """A gradient of a log-probability with respect to x_t."""
+
+  def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
+    """Returns the gradient, [B, ...]; xt: [B, ...], level: [] or [B]."""
+    ...
 
 
 def clip_denoised(
@@ -64,7 +86,7 @@ def dynamic_threshold(
   return thresholded
 
 
-def paired(cond: Denoiser, uncond: Denoiser) -> Pair:
+def paired(cond: Denoiser, uncond: Denoiser) -> PairedDenoiser:
   """Two denoisers as what `classifier_free` combines.
 
   With a worse version of `cond` in place of `uncond` (a smaller network, fewer
@@ -78,18 +100,20 @@ def paired(cond: Denoiser, uncond: Denoiser) -> Pair:
 
 def make_paired_denoiser(
   network_fn: NetworkFn, params: Any, cond: dict, **keywords: Any
-) -> Pair:
+) -> PairedDenoiser:
   """A network with and without its condition, in one call for 2B examples.
 
   cond: dict of arrays [B, ...]; each example is repeated, cond['drop'] being
   False for the first and True for the second. keywords: those of
   `make_denoiser`, `parametrization` among them. Raises as that does.
   """
-  make_denoiser(network_fn, params, cond=cond, **keywords)  # refuses at once
+  # This call refuses wrong keywords now, not when the pair is first used.
+  make_denoiser(network_fn, params, cond=cond, **keywords)
 
-  def pair(xt, level):
+  def denoise_pair(xt, level):
     size = len(xt)
-    # side by side, so that a batch split over devices stays where it is
+    # The two copies of an example are neighbours, so a batch that is split
+    # over devices stays on them.
     twice = {k: jnp.repeat(v, 2, axis=0) for k, v in cond.items()}
     twice['drop'] = jnp.tile(jnp.array([False, True]), size)
     if jnp.ndim(level.t):
@@ -99,18 +123,18 @@ def make_paired_denoiser(
     denoise = make_denoiser(network_fn, params, cond=twice, **keywords)
     both = denoise(jnp.repeat(xt, 2, axis=0), level)
 
-    def of(i):
+    def copy(i):
       return jax.tree.map(
         lambda a: a.reshape(size, 2, *a.shape[1:])[:, i], both
       )
 
-    return of(0), of(1)
+    return copy(0), copy(1)
 
-  return pair
+  return denoise_pair
 
 
 def classifier_free(
-  pair: Pair,
+  pair: PairedDenoiser,
   scale: Array | float,
   rescale: float = 0.0,
   interval: tuple[float, float] = (0.0, float('inf')),
@@ -128,20 +152,20 @@ def classifier_free(
   low, high = interval
 
   def denoise(xt, level):
-    cond, uncond = _both(pair, xt, level)
+    cond, uncond = _predict_pair(pair, xt, level)
     x0 = uncond.x0 + expand_to(scale, xt) * (cond.x0 - uncond.x0)
     if rescale:
       matched = x0 * (_std(cond.x0) / jnp.maximum(_std(x0), 1e-12))
       x0 = rescale * matched + (1.0 - rescale) * x0
-    noisiness = _noisiness(level.expand_to(xt))
-    inside = (low <= noisiness) & (noisiness <= high)
+    ratio = _sigma_over_alpha(level.expand_to(xt))
+    inside = (low <= ratio) & (ratio <= high)
     return cond._replace(x0=jnp.where(inside, x0, cond.x0))
 
   return denoise
 
 
-def _both(pair, xt, level):
-  # a denoiser's Prediction would be unpacked into x0 and var_frac
+def _predict_pair(pair, xt, level):
+  # The Prediction of a single denoiser would be unpacked into x0 and var_frac.
   both = pair(xt, level)
   if isinstance(both, Prediction) or not (
     isinstance(both, tuple) and [type(p) for p in both] == [Prediction] * 2
@@ -154,8 +178,8 @@ def _both(pair, xt, level):
 
 
 def log_prob_gradient(
-  log_prob_fn: LogProb, scale: Array | float = 1.0
-) -> Callable[[Array, NoiseLevel], Array]:
+  log_prob_fn: LogProbFn, scale: Array | float = 1.0
+) -> ScoreFn:
   """(x_t, level) -> scale grad_x log p(y | x_t), [B, ...].
 
   log_prob_fn(x_t, level) -> [B] is a classifier's, of the classes wanted; scale
@@ -170,7 +194,7 @@ def log_prob_gradient(
 
 
 def classifier_guided(
-  denoise: Denoiser, log_prob_fn: LogProb, scale: Array | float = 1.0
+  denoise: Denoiser, log_prob_fn: LogProbFn, scale: Array | float = 1.0
 ) -> Denoiser:
   """eps - sigma scale grad log p(y | x_t) (Dhariwal & Nichol 2021, Alg. 2).
 
@@ -183,20 +207,21 @@ def classifier_guided(
 
   def guided(xt, level):
     prediction = predict(denoise, xt, level)
-    at = level.expand_to(xt)
-    factor = at.sigma * jnp.where(at.alpha == 0.0, 0.0, _noisiness(at))
-    shift = jnp.where(at.alpha == 0.0, 0.0, factor * gradient(xt, level))
+    t = level.expand_to(xt)
+    no_signal = t.alpha == 0.0
+    factor = t.sigma * jnp.where(no_signal, 0.0, _sigma_over_alpha(t))
+    shift = jnp.where(no_signal, 0.0, factor * gradient(xt, level))
     return prediction._replace(x0=prediction.x0 + shift)
 
   return guided
 
 
-def _noisiness(level):
-  # sigma / alpha, inf without signal
+def _sigma_over_alpha(level):
+  # The ratio is inf where alpha = 0.
   safe = jnp.where(level.alpha == 0.0, 1.0, level.alpha)
   return jnp.where(level.alpha == 0.0, jnp.inf, level.sigma / safe)
 
 
 def _std(x):
-  # of every example, [B, 1, ...]
+  # The deviations of the examples have the shape [B, 1, ...].
   return jnp.std(x, axis=data_axes(x), keepdims=True)

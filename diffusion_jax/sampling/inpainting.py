@@ -29,12 +29,14 @@ def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   check_sampler(sampler)
   check_mask(known, mask)
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     check_same_shape(x=x, known=known)
     key, noise_key = split_key(key, 2)
-    x, state = sampler.step(key, x, state, denoise, level_t, level_s)
+    x, state = sampler.step(
+      key, x, state, denoise, level_s=level_s, level_t=level_t
+    )
     eps = draw_normal(noise_key, x)
-    return jnp.where(mask, noised(known, eps, level_s), x), state
+    return jnp.where(mask, _noisy_known(known, eps, level_s), x), state
 
   return Sampler(sampler.init, step)
 
@@ -51,22 +53,25 @@ def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   check_sampler(sampler)
   check_mask(known, mask)
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     check_same_shape(x=x, known=known)
     key, noise_key = split_key(key, 2)
     eps = draw_normal(noise_key, x)
 
-    def up(x, state):
+    def add_noise(x, state):
       return forward_step(x, eps, level_t, level_s), sampler.init(x)
 
-    def down(x, state):
-      x = jnp.where(mask, noised(known, eps, level_t), x)
-      x, state = sampler.step(key, x, state, denoise, level_t, level_s)
+    def denoising_step(x, state):
+      x = jnp.where(mask, _noisy_known(known, eps, level_t), x)
+      x, state = sampler.step(
+        key, x, state, denoise, level_s=level_s, level_t=level_t
+      )
       clean = level_s.expand_to(x).sigma == 0.0
       return jnp.where(clean & mask, known, x), state
 
-    goes_up = level_s.logsnr < level_t.logsnr
-    return jax.lax.cond(goes_up, up, down, x, state)
+    # This grid is the one place where level_s may be the noisier level.
+    is_noisier = level_s.logsnr < level_t.logsnr
+    return jax.lax.cond(is_noisier, add_noise, denoising_step, x, state)
 
   return Sampler(sampler.init, step)
 
@@ -90,30 +95,30 @@ def repaint_levels(
     )
   if num_resamples < 1:
     raise ValueError(f'num_resamples is {num_resamples}: at least 1 is needed')
-  # levels are counted from the clean one here, as steps of a model are
-  left = {i: num_resamples - 1 for i in range(1, num_steps - jump + 1, jump)}
-  walk = [num_steps]
-  while walk[-1] > 0:
-    walk.append(walk[-1] - 1)
-    if left.get(walk[-1]):
-      left[walk[-1]] -= 1
-      walk.extend(range(walk[-1] + 1, walk[-1] + jump + 1))
-  return levels.take(num_steps - np.array(walk))
+  # Steps are counted from the clean level, as the steps of a model are.
+  repeats = {i: num_resamples - 1 for i in range(1, num_steps - jump + 1, jump)}
+  steps = [num_steps]
+  while steps[-1] > 0:
+    steps.append(steps[-1] - 1)
+    if repeats.get(steps[-1]):
+      repeats[steps[-1]] -= 1
+      steps.extend(range(steps[-1] + 1, steps[-1] + jump + 1))
+  return levels.take(num_steps - np.array(steps))
 
 
-def noised(known: Array, eps: Array, level: NoiseLevel) -> Array:
-  """`q_sample`, and known itself, to the bit, where the level is clean."""
+def _noisy_known(known, eps, level):
+  # At the clean level the result is `known` itself, to the last bit.
   clean = level.expand_to(known).sigma == 0.0
   return jnp.where(clean, known, q_sample(known, eps, level))
 
 
 def check_mask(known: Array, mask: Array) -> None:
   """Raises a ValueError unless mask broadcasts to known, axis by axis."""
-  shape, wanted = jnp.shape(mask), jnp.shape(known)
-  if len(shape) != len(wanted) or any(
-    n not in (1, m) for n, m in zip(shape, wanted, strict=True)
+  shape, known_shape = jnp.shape(mask), jnp.shape(known)
+  if len(shape) != len(known_shape) or any(
+    n not in (1, m) for n, m in zip(shape, known_shape, strict=True)
   ):
     raise ValueError(
-      f'a mask of shape {list(shape)} does not fit images {list(wanted)}: '
+      f'a mask of shape {list(shape)} does not fit images {list(known_shape)}: '
       'each axis must be the same or 1, as [B, H, W, 1] is'
     )

@@ -13,13 +13,12 @@ along the way.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import data_axes
+from diffusion_jax.core.broadcasting import data_axes, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.elbo import categorical_nll
 from diffusion_jax.core.keys import (
@@ -28,8 +27,8 @@ from diffusion_jax.core.keys import (
   draw_uniform,
   split_key,
 )
-from diffusion_jax.core.levels import NoiseLevel
-from diffusion_jax.core.normal import Normal, bits_per_dim
+from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.normal import STANDARD, bits_per_dim
 from diffusion_jax.core.normal import log_prob as normal_log_prob
 from diffusion_jax.core.process import q_sample
 
@@ -48,7 +47,7 @@ class Likelihood(NamedTuple):
 def log_likelihood(
   key: Array | None,
   denoise: Denoiser,
-  schedule: Callable,
+  schedule: Schedule,
   x: Array,
   *,
   t_min: float = 1e-5,
@@ -84,20 +83,21 @@ def log_likelihood(
     )
     products = probes * jax.vmap(lambda p: pull_back(p)[0])(probes)
     divergence = jnp.sum(products, axis=(0, *(a + 1 for a in axes)))
-    # per dimension, so that tolerances mean the same for any image
+    # The log-density is integrated per dimension, so that tolerances mean the
+    # same for images of any size.
     return velocity, divergence / size
 
   first, last = _ends(schedule, x, t_min, t_max)
   state = x / _scale(first), jnp.zeros(len(x), x.dtype)
-  z, gained = _solve(field, state, first, last, rtol, atol, max_steps)
-  prior = jnp.sum(normal_log_prob(Normal(0.0, 1.0), z), axis=axes)
-  total = prior + size * (gained - jnp.log(_scale(first)))
+  z, log_det = _solve(field, state, first, last, rtol, atol, max_steps)
+  prior = sum_data_axes(normal_log_prob(STANDARD, z))
+  total = prior + size * (log_det - jnp.log(_scale(first)))
   return Likelihood(total, _scale(last) * z)
 
 
 def probability_flow(
   denoise: Denoiser,
-  schedule: Callable,
+  schedule: Schedule,
   x: Array,
   t_from: float,
   t_to: float,
@@ -129,7 +129,7 @@ def dequantize(key: Array, x0: Array, num_levels: int = 256) -> Array:
   value is 2 / (K - 1) wide and centred on it. key: [] or [B]. Raises ValueError
   for fewer than 2 levels.
   """
-  width = 2.0 / _spaces(num_levels)
+  width = 2.0 / _num_bins(num_levels)
   return x0 + width * (draw_uniform(key, x0) - 0.5)
 
 
@@ -146,10 +146,8 @@ def gaussian_dequantize(
   """
   eps = draw_normal(key, x0)
   z = q_sample(x0, eps, level)
-  log_q = normal_log_prob(Normal(0.0, 1.0), eps) - jnp.log(
-    level.expand_to(x0).sigma
-  )
-  log_q = jnp.sum(log_q, axis=data_axes(x0))
+  log_sigma = jnp.log(level.expand_to(x0).sigma)
+  log_q = sum_data_axes(normal_log_prob(STANDARD, eps) - log_sigma)
   return z, -categorical_nll(x0, z, level, num_levels) - log_q
 
 
@@ -163,18 +161,18 @@ def ode_bits_per_dim(
   3 for 17 levels; the usual + 7 is a lattice of spacing 2 / 256. By Jensen's
   inequality the mean over dequantisations is an upper bound of -log2 P / D.
   """
-  offset = math.log2(_spaces(num_levels) / 2.0)
+  offset = math.log2(_num_bins(num_levels) / 2.0)
   return bits_per_dim(-log_p, data_shape) + offset
 
 
-def _spaces(num_levels):
+def _num_bins(num_levels):
   if num_levels < 2:
     raise ValueError(f'num_levels is {num_levels}: at least 2 are needed')
   return num_levels - 1
 
 
 def _ends(schedule, x, *times):
-  # levels in the precision of x, which that of the solution's state must be
+  # The levels have the precision of x, as the state of the solver must have.
   return (schedule(jnp.asarray(t, x.dtype)) for t in times)
 
 
@@ -183,7 +181,7 @@ def _scale(level):
 
 
 def _velocity(denoise, schedule, angle, z):
-  a = jnp.maximum(jnp.cos(angle), 0.0)  # below 0 by rounding where alpha = 0
+  a = jnp.maximum(jnp.cos(angle), 0.0)  # Rounding makes it < 0 at alpha = 0.
   b = jnp.sin(angle)
   level = schedule.from_logsnr(2.0 * (jnp.log(a) - jnp.log(b)))
   x0 = predict(denoise, _scale(level) * z, level).x0
@@ -191,7 +189,8 @@ def _velocity(denoise, schedule, angle, z):
 
 
 def _probes(key, x, num_probes, probe, exact_trace):
-  # [P, B, ...]: the trace of J is, or is estimated by, the sum of p^T J p
+  # The probes p are [P, B, ...]; the sum of p^T J p is the trace of J or an
+  # estimate of it.
   if exact_trace:
     basis = jnp.eye(x[0].size, dtype=x.dtype)
     basis = basis.reshape(-1, 1, *x.shape[1:])
@@ -206,20 +205,20 @@ def _probes(key, x, num_probes, probe, exact_trace):
 
 
 def _worst_example(errors):
-  # One step size for the batch, set by the example that needs the smallest: the
-  # denoiser wants the whole batch at once (labels are part of it), and a mean
-  # over examples would let one hide behind the others.
+  # The batch shares its step size, which the example with the largest error
+  # sets: the denoiser is evaluated on whole batches (labels are part of it),
+  # and a mean over the examples would hide the error of a single one.
   def rms(error):
     square = jnp.square(error)
     return jnp.mean(square, axis=data_axes(error))
 
   worst = jnp.max(jnp.stack([rms(error) for error in errors]))
-  # the gradient of a root at 0 is infinite
+  # The gradient of a root is infinite at 0.
   return jnp.sqrt(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny))
 
 
 def _solve(field, state, first, last, rtol, atol, max_steps):
-  # a tuple of arrays [B, ...], taken from one level to another
+  # The state is a tuple of arrays [B, ...].
   import diffrax
 
   solution = diffrax.diffeqsolve(
@@ -227,7 +226,7 @@ def _solve(field, state, first, last, rtol, atol, max_steps):
     diffrax.Tsit5(),
     jnp.arctan2(first.sigma, first.alpha),
     jnp.arctan2(last.sigma, last.alpha),
-    None,  # the first step is found by diffrax
+    None,  # Diffrax chooses the first step.
     state,
     stepsize_controller=diffrax.PIDController(rtol, atol, norm=_worst_example),
     max_steps=max_steps,

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import data_axes, expand_to
+from diffusion_jax.core.broadcasting import expand_to, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.sampling.inpainting import check_mask
 
@@ -70,35 +70,35 @@ def observation_guided(
     )
 
   def guided(x, level):
-    def look(x):
+    def observe_estimate(x):
       prediction = predict(denoise, x, level)
       return observe(prediction.x0), prediction
 
-    seen, pull, prediction = jax.vjp(look, x, has_aux=True)
-    residual = direction = observed - seen
-    change, square = jnp.zeros_like(x), _dot(residual, residual)
+    estimate, vjp, prediction = jax.vjp(observe_estimate, x, has_aux=True)
+    residual = direction = observed - estimate
+    correction, square = jnp.zeros_like(x), _dot(residual, residual)
     for _ in range(num_iterations):
-      (along,) = pull(direction)  # Cov A^T direction, up to a factor
-      image = observe(along)
+      # The product of Cov A^T with the direction, up to a factor:
+      (product,) = vjp(direction)
+      image = observe(product)
       size = _ratio(square, _dot(direction, image))
-      change += expand_to(size, along) * along
+      correction += expand_to(size, product) * product
       residual -= expand_to(size, image) * image
-      before, square = square, _dot(residual, residual)
-      direction = (
-        residual + expand_to(_ratio(square, before), residual) * direction
-      )
-    return prediction._replace(x0=prediction.x0 + scale * change)
+      last_square, square = square, _dot(residual, residual)
+      momentum = expand_to(_ratio(square, last_square), residual)
+      direction = residual + momentum * direction
+    return prediction._replace(x0=prediction.x0 + scale * correction)
 
   return guided
 
 
 def _dot(a, b):
-  # of each example, [B]
-  return jnp.sum(a * b, axis=data_axes(a))
+  # The products of the examples have the shape [B].
+  return sum_data_axes(a * b)
 
 
 def _ratio(a, b):
-  # a / b; 0 where nothing is left to do, or where b is not positive, which a
-  # network's Jacobian may make it
+  # The ratio is 0 where the residual is 0, and where b is not positive, as the
+  # Jacobian of a network may have it.
   good = (a > 0.0) & (b > 0.0)
   return jnp.where(good, a / jnp.where(good, b, 1.0), 0.0)

@@ -8,8 +8,7 @@ Keys are one key, or one key per example ([B]): image i then depends on its own
 key alone, whatever the batch (`core/keys.py`).
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +21,45 @@ from diffusion_jax.core.levels import NoiseLevel
 Array = jax.Array
 
 
+class SamplerInit(Protocol):
+  """The first function of a `Sampler`."""
+
+  def __call__(self, x: Array, /) -> Any:
+    """Returns the state before the first step, () for one-step methods."""
+    ...
+
+
+class SamplerStep(Protocol):
+  """The second function of a `Sampler`; its levels are passed by name."""
+
+  def __call__(
+    self,
+    key: Array,
+    x: Array,
+    state: Any,
+    denoise: Any,
+    *,
+    level_s: NoiseLevel,
+    level_t: NoiseLevel,
+  ) -> tuple[Array, Any]:
+    """Takes x [B, ...] from level t to the cleaner level s, both [].
+
+    denoise: a `Denoiser`, or what a wrapper such as `self_conditioned` makes
+    one from. Returns (x, state) at level s.
+    """
+    ...
+
+
 class Sampler(NamedTuple):
-  """How to go from one level to the next.
+  """A rule for going from one noise level to the next.
 
   init: x -> state (() for one-step methods).
-  step: (key, x, state, denoise, level_t, level_s) -> (x, state), level_s the
-  cleaner of two levels of shape []; x: [B, ...].
+  step: (key, x, state, denoise, *, level_s, level_t) -> (x, state), from level
+  t to the cleaner level s, both []; x: [B, ...].
   """
 
-  init: Callable
-  step: Callable
+  init: SamplerInit
+  step: SamplerStep
 
 
 def check_sampler(sampler: Sampler) -> None:
@@ -65,12 +93,17 @@ def sample(
 
   def body(carry, inputs):
     key, level_t, level_s = inputs
-    x, state = sampler.step(key, *carry, denoise, level_t, level_s)
+    x, state = carry
+    x, state = sampler.step(
+      key, x, state, denoise, level_s=level_s, level_t=level_t
+    )
     return (x, state), (x if return_trajectory else None)
 
   inputs = keys, levels.take(slice(None, -1)), levels.take(slice(1, None))
   (last, _), xs = jax.lax.scan(body, (x, sampler.init(x)), inputs)
-  return jnp.concatenate([x[None], xs]) if return_trajectory else last
+  if xs is None:
+    return last
+  return jnp.concatenate([x[None], xs])
 
 
 def prior_sample(

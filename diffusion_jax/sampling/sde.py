@@ -1,12 +1,11 @@
 """Discretisations of the reverse SDE (Song et al. 2021)."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import expand_to
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal
+from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import (
   alpha_ratio,
@@ -16,7 +15,7 @@ from diffusion_jax.core.process import (
 from diffusion_jax.sampling.sampler import Sampler
 
 
-def euler_maruyama(schedule: Callable) -> Sampler:
+def euler_maruyama(schedule: Schedule) -> Sampler:
   """Euler-Maruyama on the reverse SDE (Song et al. 2021, Eq. 6), in t.
 
   x_s = x - (f x - g^2 score) (t - s) + g sqrt(t - s) z. The step to clean data
@@ -26,15 +25,14 @@ def euler_maruyama(schedule: Callable) -> Sampler:
   Not finite where alpha_t = 0: f and g are infinite there.
   """
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0
-    s, t = level_s.expand_to(x), level_t.expand_to(x)
     f, g2 = sde_coefficients(schedule, level_t.t)
     f, g2 = expand_to(f, x), expand_to(g2, x)
-    dt = t.t - s.t
+    dt = expand_to(level_t.t, x) - expand_to(level_s.t, x)
     mean = x - (f * x - g2 * score_from_x0(x0, x, level_t)) * dt
     noisy = mean + jnp.sqrt(g2 * dt) * draw_normal(key, x)
-    return jnp.where(s.sigma > 0.0, noisy, x0), state
+    return jnp.where(expand_to(level_s.sigma, x) > 0.0, noisy, x0), state
 
   return Sampler(lambda x: (), step)
 
@@ -48,7 +46,7 @@ def reverse_diffusion() -> Sampler:
   large steps.
   """
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     score = score_from_x0(predict(denoise, x, level_t).x0, x, level_t)
     s, t = level_s.expand_to(x), level_t.expand_to(x)
     g2 = t.sigma**2 * one_minus_snr_ratio(s, t)

@@ -16,15 +16,20 @@ def self_conditioned(sampler: Sampler) -> Sampler:
   """
   check_sampler(sampler)
 
-  def step(key, x, state, denoise_given, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     inner, x0 = state
-    denoise = denoise_given(x0)
-    first = predict(denoise, x, level_t)
+    denoise_given_x0 = denoise(x0)
+    first = predict(denoise_given_x0, x, level_t)
 
-    def remembered(y, level):  # the sampler asks the same again
-      return first if y is x and level is level_t else denoise(y, level)
+    def cached_denoise(y, level):
+      # The sampler evaluates its denoiser at (x, level_t) once more.
+      if y is x and level is level_t:
+        return first
+      return denoise_given_x0(y, level)
 
-    x, inner = sampler.step(key, x, inner, remembered, level_t, level_s)
+    x, inner = sampler.step(
+      key, x, inner, cached_denoise, level_s=level_s, level_t=level_t
+    )
     return x, (inner, first.x0)
 
   return Sampler(lambda x: (sampler.init(x), jnp.zeros_like(x)), step)

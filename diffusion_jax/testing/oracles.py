@@ -15,13 +15,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from diffusion_jax.core.denoiser import Prediction
 from diffusion_jax.core.levels import NoiseLevel
 
 Array = jax.Array
 
-# the truth at full precision on every device
+# The oracles are computed at full precision on every device.
 _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -113,10 +114,10 @@ class Mixture:
     _, rotated, variance = self._components(x, level_from)
     alpha = self._per_example(level_to.alpha, x)
     sigma = self._per_example(level_to.sigma, x)
-    reached = alpha**2 * self.eigenvalues[None] + sigma**2
-    rotated *= jnp.sqrt(reached / variance)
-    moved = _einsum('kde,bke->bkd', self.eigenvectors, rotated)
-    return (alpha * self.means[None] + moved)[:, 0]
+    new_variance = alpha**2 * self.eigenvalues[None] + sigma**2
+    rotated *= jnp.sqrt(new_variance / variance)
+    centred = _einsum('kde,bke->bkd', self.eigenvectors, rotated)
+    return (alpha * self.means[None] + centred)[:, 0]
 
   def conditional(self, known: Array, mask: Array) -> 'Mixture':
     """The distribution of x_0[~mask] given x_0[mask] = known[mask].
@@ -128,8 +129,8 @@ class Mixture:
     return _conditional(self, known, mask)
 
   def _components(self, x, level):
-    # log(w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I)) [B, K], x - alpha m_k in
-    # the axes of C_k and the variances along them, [B, K, D]
+    # Returns log(w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I)), [B, K], and in
+    # the axes of C_k x - alpha m_k and the variances, [B, K, D].
     alpha = self._per_example(level.alpha, x)
     sigma = self._per_example(level.sigma, x)
     centred = x[:, None] - alpha * self.means[None]
@@ -140,7 +141,7 @@ class Mixture:
     return log_joint, rotated, variance
 
   def _average(self, log_joint, rotated):
-    # back from the axes of each C_k, weighted with p(k | x_t)
+    # Rotates back from the axes of each C_k, weighted with p(k | x_t).
     posterior = jax.nn.softmax(log_joint, axis=1)
     return _einsum('bk,kde,bke->bd', posterior, self.eigenvectors, rotated)
 
@@ -148,29 +149,27 @@ class Mixture:
     return jnp.broadcast_to(value, x.shape[:1])[:, None, None]
 
 
-def mixture(weights: Array, means: Array, covs: Array) -> Mixture:
+def mixture(weights: ArrayLike, means: ArrayLike, covs: ArrayLike) -> Mixture:
   """The Gaussian mixture with weights [K], means [K, D], covs [K, D, D].
 
   Weights need not add up to 1. Raises ValueError for other shapes and for a
   covariance that is not symmetric and positive.
   """
-  weights, means, covs = (
-    np.asarray(a, np.float64) for a in (weights, means, covs)
-  )
-  k, d = means.shape
-  if weights.shape != (k,) or covs.shape != (k, d, d):
+  w, m, c = (np.asarray(a, np.float64) for a in (weights, means, covs))
+  k, d = m.shape
+  if w.shape != (k,) or c.shape != (k, d, d):
     raise ValueError(
-      f'weights {list(weights.shape)}, means {list(means.shape)} and covs '
-      f'{list(covs.shape)} must be [K], [K, D] and [K, D, D]'
+      f'weights {list(w.shape)}, means {list(m.shape)} and covs '
+      f'{list(c.shape)} must be [K], [K, D] and [K, D, D]'
     )
-  values, vectors = np.linalg.eigh(covs)
-  if not np.allclose(covs, covs.swapaxes(1, 2)) or (values <= 0.0).any():
+  values, vectors = np.linalg.eigh(c)
+  if not np.allclose(c, c.swapaxes(1, 2)) or (values <= 0.0).any():
     raise ValueError('a covariance must be symmetric and positive')
-  arrays = (weights / weights.sum(), means, values, vectors)
+  arrays = (w / w.sum(), m, values, vectors)
   return Mixture(*(jnp.asarray(a, jnp.float32) for a in arrays))
 
 
-def gaussian(mean: Array, cov: Array) -> Mixture:
+def gaussian(mean: ArrayLike, cov: ArrayLike) -> Mixture:
   """N(mean [D], cov [D, D]), as a mixture of one."""
   return mixture(np.ones(1), np.asarray(mean)[None], np.asarray(cov)[None])
 
@@ -201,12 +200,13 @@ def _conditional(prior, known, mask):
   covs = np.einsum('kie,ke,kje->kij', q, v, q)
   inner = covs[:, mask][:, :, mask]
   across = covs[:, ~mask][:, :, mask]
-  # regression of the unknown on the known coordinates, [K, unknown, known]
+  # The slope of the regression of the unknown on the known coordinates is
+  # [K, unknown, known].
   slope = np.linalg.solve(inner, across.swapaxes(1, 2)).swapaxes(1, 2)
-  surprise = known[mask][None] - means[:, mask]
-  means = means[:, ~mask] + np.einsum('kui,ki->ku', slope, surprise)
-  # how well each component explains what is known
-  square = surprise * np.linalg.solve(inner, surprise[..., None])[..., 0]
+  residual = known[mask][None] - means[:, mask]
+  means = means[:, ~mask] + np.einsum('kui,ki->ku', slope, residual)
+  # The weights change by the density of the known coordinates.
+  square = residual * np.linalg.solve(inner, residual[..., None])[..., 0]
   log_weights = np.log(weights) - 0.5 * square.sum(axis=1)
   log_weights -= 0.5 * np.linalg.slogdet(inner)[1]
   covs = covs[:, ~mask][:, :, ~mask] - slope @ across.swapaxes(1, 2)

@@ -30,7 +30,7 @@ def test_churn_adds_the_noise_between_the_two_levels(key):
   """The marginal at the raised level, for all x_t of a marginal."""
   seen = []
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     seen.append((x, level_t))
     return x, state
 

@@ -214,7 +214,7 @@ def test_repaint_comes_close_to_the_conditional_and_replacement_does_not():
 def test_a_sampler_forgets_on_the_way_up(key):
   """The state counts steps since the last climb."""
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     return x, state + 1
 
   counting = dj.Sampler(lambda x: jnp.zeros((), int), step)

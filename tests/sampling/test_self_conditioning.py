@@ -44,7 +44,7 @@ def test_a_chain_by_hand(key):
 def twice():
   """Asks at x, then elsewhere, as methods of second order do."""
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     first = denoise(x, level_t).x0
     second = denoise(first, level_s).x0
     return first + second, state + 1
