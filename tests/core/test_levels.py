@@ -5,7 +5,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.broadcasting import check_same_shape
-from diffusion_jax.core.levels import snap
+from diffusion_jax.core.levels import round_near_step
 
 
 def test_logsnr_and_snr():
@@ -98,18 +98,29 @@ def test_check_same_shape_names_the_arrays():
 
 
 @pytest.mark.parametrize('num_steps', [1, 3, 1000, 4000])
-def test_snap_finds_every_step_in_float32(num_steps):
+def test_rounding_finds_every_step_in_float32(num_steps):
   steps = np.arange(num_steps + 1)
   t = jnp.asarray(steps / num_steps, jnp.float32)
-  np.testing.assert_array_equal(snap(t * num_steps, num_steps), steps)
+  np.testing.assert_array_equal(
+    round_near_step(t * num_steps, num_steps), steps
+  )
 
 
-def test_snap_keeps_other_positions_and_the_slope():
-  assert snap(jnp.array(2.25), 1000) == 2.25
-  assert jax.grad(lambda t: snap(1000.0 * t, 1000))(0.3) == 1000.0
+def test_rounding_keeps_other_positions_and_the_slope():
+  assert round_near_step(jnp.array(2.25), 1000) == 2.25
+  assert jax.grad(lambda t: round_near_step(1000.0 * t, 1000))(0.3) == 1000.0
 
 
 @pytest.mark.parametrize('num_steps', [1, 5, 1000])
-def test_snap_does_not_take_the_smallest_times_for_clean(num_steps):
+def test_rounding_does_not_take_the_smallest_times_for_clean(num_steps):
   """t = 1e-5, where the likelihood starts, is noisy for any T."""
-  assert snap(jnp.array(1e-5) * num_steps, num_steps) > 0.0
+  assert round_near_step(jnp.array(1e-5) * num_steps, num_steps) > 0.0
+
+
+def test_like_is_the_deprecated_name_of_expand_to():
+  level = dj.NoiseLevel(*jnp.arange(6.0).reshape(3, 2))
+  x = jnp.zeros((2, 3, 4))
+  with pytest.warns(DeprecationWarning, match='use NoiseLevel.expand_to'):
+    found = level.like(x)
+  assert found.alpha.shape == (2, 1, 1)
+  jax.tree.map(np.testing.assert_array_equal, found, level.expand_to(x))

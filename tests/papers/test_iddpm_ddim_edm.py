@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax.training import objectives
-from tests import jitted as dj
+from tests.jitted import jitted
 from tests.papers.paper import column, ddpm, f32, levels
 
 
@@ -36,7 +37,7 @@ def test_iddpm_eq_15_learned_variance():
     v * np.log(beta) + (1 - v) * np.log(beta * column(ratio, v))
   )
   s, t = (level.take(slice(1, None)) for level in levels(p))
-  found = dj.reverse_variance('learned', s, t, *f32(v))
+  found = jitted(dj.reverse_variance)('learned', s, t, *f32(v))
   np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
@@ -45,10 +46,10 @@ def test_iddpm_learned_variance_at_the_first_step():
   p = ddpm(dj.linear_betas(1000))
   v = np.array([[0.0, 0.25, 1.0]])
   s, t = (level.take(slice(0, 1)) for level in levels(p))
-  assert (dj.reverse_variance('learned', s, t, *f32(v)) == 0.0).all()
+  assert (jitted(dj.reverse_variance)('learned', s, t, *f32(v)) == 0.0).all()
   first = 5.0e-5
   expected = np.exp(v * np.log(p.beta[1]) + (1 - v) * np.log(first))
-  found = dj.reverse_variance('learned', s, t, *f32(v), first)
+  found = jitted(dj.reverse_variance)('learned', s, t, *f32(v), first)
   np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
@@ -71,7 +72,7 @@ def test_ddim_eq_12_and_16(eta):
 
   denoise = dj.make_denoiser(network, None, parametrization='eps')
   t, s = p.schedule.at_step(800), p.schedule.at_step(500)
-  found, _ = dj.ddim(eta).step(key, *f32(xt), (), denoise, t, s)
+  found, _ = dj.ddim(eta).step(key, *f32(xt), (), denoise, level_s=s, level_t=t)
   np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
@@ -101,7 +102,7 @@ def test_edm_table_1_preconditioning(sigma):
   np.testing.assert_allclose(seen['noise'], [c_noise] * 2, rtol=1e-5)
   expected = c_skip * (y + n) + c_out * output
   np.testing.assert_allclose(found, expected, atol=1e-6 * max(1, sigma))
-  target = dj.target('edm', *f32(y, n / sigma), level)
+  target = jitted(dj.target)('edm', *f32(y, n / sigma), level)
   expected = (y - c_skip * (y + n)) / c_out
   np.testing.assert_allclose(target, expected, rtol=2e-5, atol=2e-6)
   weight = (sigma**2 + sd**2) / (sigma * sd) ** 2

@@ -143,14 +143,15 @@ def test_known_pixels_are_noised_to_the_level_that_is_reached(key):
 def test_repaint_noises_known_pixels_to_the_level_that_is_left(key):
   """What the sampler is given: alpha_t known + sigma_t eps."""
   n = 20_000
-  show = dj.Sampler(lambda x: (), lambda key, x, *rest: (x, ()))
+  show = dj.Sampler(lambda x: (), lambda key, x, *rest, **levels: (x, ()))
   levels = SCHEDULE(jnp.array([0.5, 0.3]))
 
   @jax.jit
   def given(known):
     sampler = dj.repaint(show, jnp.full((n, 2), known), MASK)
     x = jnp.full((n, 2), 7.0)
-    return sampler.step(key, x, (), None, levels.take(0), levels.take(1))[0]
+    ends = {'level_s': levels.take(1), 'level_t': levels.take(0)}
+    return sampler.step(key, x, (), None, **ends)[0]
 
   dark, bright = (np.asarray(given(known)) for known in (0.0, 1.0))
   alpha = np.full(n, levels.alpha[0])
@@ -222,8 +223,8 @@ def test_a_sampler_forgets_on_the_way_up(key):
   states, x, state = [], jnp.ones((1, 2)), jnp.zeros((), int)
   levels = dj.repaint_levels(dj.level_grid(SCHEDULE, 4), 2, 2)
   for i in range(len(levels.t) - 1):
-    pair = levels.take(i), levels.take(i + 1)
-    x, state = repaint.step(key, x, state, None, *pair)
+    ends = {'level_s': levels.take(i + 1), 'level_t': levels.take(i)}
+    x, state = repaint.step(key, x, state, None, **ends)
     states.append(int(state))
   assert states == [1, 2, 3, 0, 0, 1, 2, 3]
 

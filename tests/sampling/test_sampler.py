@@ -44,7 +44,9 @@ def test_jit_is_eager_step_by_step(key):
   keys = split_key(key, 20)
   for i in range(20):
     t, s = levels.take(i), levels.take(i + 1)
-    x, state = sampler.step(keys[i], x, state, GAUSSIAN.denoise, t, s)
+    x, state = sampler.step(
+      keys[i], x, state, GAUSSIAN.denoise, level_s=s, level_t=t
+    )
   np.testing.assert_allclose(found, x, atol=1e-5)
 
 

@@ -68,7 +68,7 @@ def test_the_network_is_not_called_more_often(sampler, calls, key):
   t, s = SCHEDULE(jnp.array(0.8)), SCHEDULE(jnp.array(0.4))
   state = wrapped.init(x)
   np.testing.assert_array_equal(state[1], jnp.zeros((2, 3)))
-  x, state = wrapped.step(key, x, state, counted, t, s)
+  x, state = wrapped.step(key, x, state, counted, level_s=s, level_t=t)
   assert len(count) == calls
   # what is handed on is the estimate at x, not the one elsewhere
   np.testing.assert_allclose(state[1], 0.6, rtol=1e-6)
