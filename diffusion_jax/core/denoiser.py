@@ -1,10 +1,9 @@
-"""The seam between networks and the process.
+"""The interface between networks and the process.
 
-Samplers, bounds and guidance see a `Denoiser`: (x_t, level) -> Prediction. A
-network is any function `network_fn(params, x, noise, cond, *, key=None)`, and
-everything that is particular to how it was trained (what it predicts, which
-number tells it the noise level, how its input is scaled) is said once, in
-`make_denoiser`.
+Samplers, bounds and guidance take a `Denoiser`: (x_t, level) -> Prediction. A
+network is any function `network_fn(params, x, noise, cond, *, key=None)`. What
+depends on how it was trained (its parametrization, its input for the noise
+level, the scaling of x) is stated once, in `make_denoiser`.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -53,7 +52,7 @@ class NoiseInput(Protocol):
 
 
 class Prediction(NamedTuple):
-  """What a denoiser knows of the clean image.
+  """A denoiser's estimate of the clean image.
 
   x0 [B, ...] estimates E[x_0 | x_t]; var_frac [B, ...], if the network learns
   the reverse variance, is the exponent v of IDDPM Eq. 15.
@@ -72,9 +71,9 @@ class Denoiser(Protocol):
 
 
 def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:
-  """denoise(xt, level); TypeError if that is no `Prediction`.
+  """Returns denoise(xt, level); TypeError if that is no `Prediction`.
 
-  An array would be unpacked along its batch instead.
+  Without the check an array would be unpacked along its batch axis.
   """
   prediction = denoise(xt, level)
   if not isinstance(prediction, Prediction):
@@ -85,22 +84,22 @@ def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:
 
 
 def logsnr_input(level: NoiseLevel) -> Array:
-  """The network sees log(alpha^2 / sigma^2), which any schedule defines."""
+  """Returns log(alpha^2 / sigma^2), an input that every schedule defines."""
   return level.logsnr
 
 
 def edm_input(level: NoiseLevel) -> Array:
-  """log(sigma / alpha) / 4: c_noise of Karras et al. 2022, Table 1."""
+  """Returns log(sigma / alpha) / 4, c_noise of Karras et al. 2022, Table 1."""
   return -level.logsnr / 8.0
 
 
 def log_sigma_input(level: NoiseLevel) -> Array:
-  """log(sigma / alpha): the label of Song et al.'s continuous VE networks."""
+  """Returns log(sigma / alpha), the label of Song et al.'s VE networks."""
   return -0.5 * level.logsnr
 
 
 def time_input(scale: float = 1000.0) -> NoiseInput:
-  """The network sees scale * t, finite also where alpha = 0 or sigma = 0.
+  """Makes the input scale * t, finite also where alpha = 0 or sigma = 0.
 
   scale=999 is the label of Song et al.'s continuous VP networks.
   """
@@ -108,10 +107,10 @@ def time_input(scale: float = 1000.0) -> NoiseInput:
 
 
 def step_input(num_steps: int, scale: float = 1.0) -> NoiseInput:
-  """The network sees max(T t - 1, 0) * scale: 0..T-1 at DDPM's steps 1..T.
+  """Makes the input max(T t - 1, 0) * scale, 0..T-1 at DDPM's steps 1..T.
 
-  Integers at the steps, as the published networks saw them (see `snap`).
-  scale=1000/T is improved-diffusion's `rescale_timesteps`, for any T.
+  At the steps it is an integer, as in the published networks (see
+  `round_near_step`). scale=1000/T is improved-diffusion's `rescale_timesteps`.
   """
 
   def noise(level):
@@ -133,10 +132,17 @@ def network_output(
   sigma_data: float = 0.5,
   key: Array | None = None,
 ) -> Array:
-  """The raw output y of a network at x_t, float32 [B, ...].
+  """Evaluates a network at x_t and returns its raw output, [B, ...].
 
-  xt: [B, ...]; level: [] or [B]. The input is divided by its standard deviation
-  for 'edm' (c_in) and left alone otherwise. `key` switches dropout on.
+  For 'edm' the input is divided by its standard deviation (c_in). Keywords not
+  listed are those of `make_denoiser`.
+
+  Args:
+    xt: [B, ...].
+    level: [] or [B].
+    key: Of dropout, which is off without one.
+  Returns:
+    The output in the precision of xt, before any conversion.
   """
   scale = 1.0
   if parametrization == 'edm':
@@ -156,12 +162,18 @@ def make_denoiser(
   learned_variance: bool = False,
   sigma_data: float = 0.5,
 ) -> Denoiser:
-  """Denoiser of a network that predicts `parametrization` (see `target`).
+  """Makes a `Denoiser` of a network that predicts `parametrization`.
 
-  network_fn(params, x [B, ...], noise [B], cond) -> [B, ...], with twice the
-  channels if learned_variance: the second half maps -1..1 to var_frac 0..1.
-  cond: dict of arrays [B, ...], such as {'label': [B]}, passed through.
-  Raises ValueError for an unknown parametrization.
+  Args:
+    network_fn: (params, x [B, ...], noise [B], cond) -> [B, ...].
+    params: The first argument of network_fn.
+    parametrization: A kind of `target`; ValueError for others.
+    noise_input: What the network gets for a level, such as `logsnr_input`.
+    cond: Dict of arrays [B, ...], such as {'label': [B]}, passed through.
+    learned_variance: Whether the output has twice the channels; the second half
+      maps -1..1 to var_frac 0..1.
+  Returns:
+    A function (x_t, level) -> Prediction.
   """
   check_kind(parametrization)
 
@@ -187,19 +199,23 @@ def make_denoiser(
 
 
 def variance_fraction(output: Array) -> Array:
-  """A network's output for the variance, about -1..1 -> var_frac 0..1."""
+  """Maps a network's output for the variance, about -1..1, to var_frac 0..1."""
   return 0.5 * (output + 1.0)
 
 
 def at_training_levels(denoise: Denoiser, schedule: Schedule) -> Denoiser:
-  """Lets a denoiser trained on `schedule` be asked at levels of any other.
+  """Makes a denoiser trained on `schedule` usable at the levels of any other.
 
-  The level of equal SNR is looked up in `schedule` and x_t rescaled to it: what
-  x_t says of x_0 is unchanged. Where `schedule` ends before that SNR its last
-  level is asked: x_t is scaled by the ratio of the alphas where alpha > sigma,
-  of the sigmas elsewhere, so that the larger part of it comes out right. A
-  level without signal or without noise is the end of `schedule`. A network of T
-  steps sees fractional ones where the SNR lies between two of them.
+  It evaluates `denoise` at the level of `schedule` with the same SNR, at x_t
+  rescaled to it; E[x_0 | x_t] does not change. Beyond an end of `schedule` its
+  last level is used, with x_t scaled by the ratio of the alphas where alpha >
+  sigma and of the sigmas elsewhere. Networks of T steps get fractional steps.
+
+  Args:
+    denoise: Denoiser for levels of `schedule`.
+    schedule: The schedule of its training.
+  Returns:
+    A `Denoiser` for all levels, clean data and pure noise included.
   """
 
   def denoise_at_equal_snr(xt, level):

@@ -1,4 +1,4 @@
-"""The schedule of T steps, from an explicit sequence of alphas or betas."""
+"""Schedules of T steps, from an explicit sequence of alphas or betas."""
 
 import dataclasses
 
@@ -23,18 +23,18 @@ _UNDERFLOW = 170.0
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiscreteSchedule:
-  """DDPM's T steps, from an explicit sequence of alphas or betas.
+  """A schedule of T steps from an explicit sequence of alphas or betas.
 
-  Data: -log(alpha_bar) at steps 0..T, [T+1], entry 0 is 0, float64 on the host.
-  Step i is t = i / T. Between steps -log(alpha_bar) is linear in t, which is
-  the VP-SDE with a piecewise constant beta; at steps the table is exact.
+  It stores -log(alpha_bar) at steps 0..T, [T+1], entry 0 being 0, in float64 on
+  the host. Step i is t = i / T. Between steps -log(alpha_bar) is linear in t,
+  which is the VP-SDE with a piecewise constant beta; at steps it is exact.
   """
 
   neg_log_alpha_bar: np.ndarray | Array
 
   @classmethod
   def from_alphas(cls, alphas) -> 'DiscreteSchedule':
-    """alphas: [T], each in (0, 1), any T >= 1; the last may be 0.
+    """Makes a schedule of alphas [T], each in (0, 1); the last may be 0.
 
     Raises a ValueError that names the position of the first bad entry.
     """
@@ -43,7 +43,10 @@ class DiscreteSchedule:
 
   @classmethod
   def from_betas(cls, betas) -> 'DiscreteSchedule':
-    """betas: [T], each in (0, 1), any T >= 1; the last may be 1."""
+    """Makes a schedule of betas [T], each in (0, 1); the last may be 1.
+
+    Raises a ValueError that names the position of the first bad entry.
+    """
     betas = _checked('betas', betas, last=1.0, identity=0.0)
     return cls._from_log_alphas(betas, lambda beta: np.log1p(-beta))
 
@@ -56,22 +59,22 @@ class DiscreteSchedule:
 
   @property
   def num_steps(self) -> int:
-    """T."""
+    """Returns T."""
     return len(self.neg_log_alpha_bar) - 1
 
   @property
   def alpha_bars(self) -> Array:
-    """alpha_bar_1..alpha_bar_T, [T]."""
+    """Returns alpha_bar_1..alpha_bar_T, [T]."""
     return jnp.exp(-self.neg_log_alpha_bar[1:])
 
   @property
   def alphas(self) -> Array:
-    """alpha_1..alpha_T (DDPM's, one per step), [T]."""
+    """Returns alpha_1..alpha_T (DDPM's, one per step), [T]."""
     return jnp.exp(self._log_alphas)
 
   @property
   def betas(self) -> Array:
-    """beta_1..beta_T, [T]."""
+    """Returns beta_1..beta_T, [T]."""
     return -jnp.expm1(self._log_alphas)
 
   @property
@@ -80,7 +83,7 @@ class DiscreteSchedule:
     return self.neg_log_alpha_bar[:-1] - self.neg_log_alpha_bar[1:]
 
   def at_step(self, i: int | Array) -> NoiseLevel:
-    """Level of step i in 0..T (0 is clean), i of shape [] or [B].
+    """Returns the level of step i in 0..T (0 is clean), i of shape [] or [B].
 
     Raises ValueError for concrete steps outside 0..T.
     """
@@ -91,10 +94,11 @@ class DiscreteSchedule:
     return self(jnp.asarray(i) / last)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Level at t in [0, 1], [] or [B]; its slope at step i is that below i.
+    """Returns the level at t in [0, 1], [] or [B].
 
-    So beta(t) is constant on (i - 1, i], and a step of the reverse SDE from i
-    to i - 1 undoes alpha_i.
+    The slope in t at step i is that of the interval below it: beta(t) is
+    constant on (i - 1, i], and a step of the reverse SDE from i to i - 1 undoes
+    alpha_i.
     """
     t = as_time(t)
     alphas, table, slopes = self._entries()
@@ -118,7 +122,7 @@ class DiscreteSchedule:
     return map(jnp.asarray, (alphas, table, xp.diff(table)))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
+    """Returns the level of a log-SNR, [] or [B], clipped to its range."""
     logsnr = as_float(logsnr)
     table = jnp.asarray(self.neg_log_alpha_bar)
     value = jnp.clip(jax.nn.softplus(-logsnr), 0.0, table[-1])

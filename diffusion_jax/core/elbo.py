@@ -26,9 +26,9 @@ Array = jax.Array
 
 
 class LastStep(NamedTuple):
-  """What a decoder is given: p(x_0 | z) = N(mean, variance), and z [B, ...].
+  """The input of a decoder: p(x_0 | z) = N(mean, variance), and z [B, ...].
 
-  Usable as the Normal that it begins with; level, [], is that of z.
+  It has the fields of a `Normal`; level, [], is that of z.
   """
 
   mean: Array | float
@@ -38,10 +38,16 @@ class LastStep(NamedTuple):
 
 
 def prior_kl(x0: Array, level_T: NoiseLevel) -> Array:
-  """L_T = KL(q(x_T | x_0) || p(x_T)) in nats, [B] (DDPM Eq. 5).
+  """Computes L_T = KL(q(x_T | x_0) || p(x_T)) in nats, [B] (DDPM Eq. 5).
 
-  The prior is `prior_sample`'s N(0, alpha^2 + sigma^2): N(0, I) for every
-  variance-preserving schedule. x0: [B, ...]; level_T: [] or [B].
+  The prior is that of `prior_sample`, N(0, alpha^2 + sigma^2), which is N(0, I)
+  for every variance-preserving schedule.
+
+  Args:
+    x0: [B, ...].
+    level_T: The last level, [] or [B].
+  Returns:
+    The KL summed over data axes, [B].
   """
   level = level_T.expand_to(x0)
   variance = level.sigma**2
@@ -56,10 +62,14 @@ def diffusion_kl(
   level_s: NoiseLevel,
   level_t: NoiseLevel,
 ) -> Array:
-  """L_{t-1} = KL(q(x_s | x_t, x_0) || model) in nats, [B] (DDPM Eq. 5).
+  """Computes L_{t-1} = KL(q(x_s | x_t, x_0) || model) (DDPM Eq. 5).
 
-  x0, xt: [B, ...]; model: p(x_s | x_t), as of `p_reverse`; levels: [] or [B],
-  s not clean (there it is `reconstruction_nll` that counts).
+  Args:
+    x0, xt: [B, ...].
+    model: p(x_s | x_t), such as `p_reverse` returns.
+    level_s, level_t: [] or [B]; s is not clean (see `reconstruction_nll`).
+  Returns:
+    The KL summed over data axes, [B].
   """
   return sum_data_axes(kl(q_posterior(x0, xt, level_s, level_t), model))
 
@@ -67,10 +77,14 @@ def diffusion_kl(
 def reconstruction_nll(
   x0: Array, model: Normal | LastStep, num_levels: int = 256, cdf: str = 'exact'
 ) -> Array:
-  """L_0 = -log p(x_0 | x_1) of the discretised decoder, [B] (DDPM Eq. 13).
+  """Computes L_0 = -log p(x_0 | x_1) of the discretised decoder (DDPM Eq. 13).
 
-  x0: [B, ...] on `num_levels` values evenly spaced on [-1, 1]; model: the
-  Normal of p(x_0 | x_1). cdf='tanh' as published (see `discretized_log_prob`).
+  Args:
+    x0: [B, ...], `num_levels` values evenly spaced on [-1, 1].
+    model: The Normal of p(x_0 | x_1).
+    cdf: 'exact', or 'tanh' as published (see `discretized_log_prob`).
+  Returns:
+    Nats summed over data axes, [B].
   """
   p = Normal(model.mean, model.variance)
   return -sum_data_axes(discretized_log_prob(p, x0, num_levels, cdf))
@@ -84,11 +98,11 @@ def bound_term(
   level_t: NoiseLevel,
   decoder: Callable[[Array, Normal], Array] = reconstruction_nll,
 ) -> Array:
-  """L_0 of the examples whose s is clean, L_{t-1} of all others, nats, [B].
+  """Computes L_0 where s is clean and L_{t-1} elsewhere, in nats, [B].
 
   T times its mean over steps t ~ U{1..T} is L_vlb (Nichol & Dhariwal 2021, Eq.
   4 to 7) without L_T. model: p(x_s | x_t), with a variance where s is clean
-  (`first` of `p_reverse`). Finite, and so are its gradients.
+  (`first` of `p_reverse`). Values and gradients are finite.
   """
   clean = level_s.expand_to(x0).sigma == 0.0
   q = q_posterior(x0, xt, level_s, level_t)
@@ -105,11 +119,17 @@ def bound_term(
 def categorical_nll(
   x0: Array, z0: Array, level: NoiseLevel, num_levels: int = 256
 ) -> Array:
-  """-log p(x_0 | z_0), the decoder of VDM, [B].
+  """Computes -log p(x_0 | z_0) of VDM's decoder, [B].
 
   p(v | z_0), per element, is proportional to q(z_0 | v) = N(z_0; alpha v,
-  sigma^2) over the `num_levels` values v evenly spaced on [-1, 1] (Kingma et
-  al. 2021, section 3.1). x0: [B, ...] on these values; level: [] or [B] of z0.
+  sigma^2) over the values v (Kingma et al. 2021, section 3.1).
+
+  Args:
+    x0: [B, ...], `num_levels` values evenly spaced on [-1, 1].
+    z0: [B, ...].
+    level: That of z0, [] or [B].
+  Returns:
+    Nats summed over data axes, [B].
   """
   check_same_shape(x0=x0, z0=z0)
   level = level.expand_to(z0[..., None])
@@ -143,20 +163,19 @@ def variational_bound(
   steps: int | None = None,
   decoder: Decoder = reconstruction_nll,
 ) -> dict[str, Array]:
-  """The bound of DDPM Eq. 5 over T = num_steps, nats, one draw of noise per t.
+  """Computes the bound of DDPM Eq. 5 in nats, from one draw of noise per step.
 
-  'prior' [B] is L_T; 'diffusion' [B, T]: entry i is L_i, the transition to
-  schedule(i/T); 'reconstruction' [B] is L_0; 'total' [B] their sum. Entry 0 is
-  0 where schedule(0) is clean, and else VDM's transition to z_0, from which it
-  decodes. 'squared_error' [B, T] beside them is |x_0 - x0_hat(x_t)|^2, entry i
-  of t = (i+1)/T. steps=n draws n of the steps 2..T for each image, without
-  replacement: their entries times (T-1)/n, 0 elsewhere, unbiased.
-
-  key: [] or [B]: image i depends on key i alone. x0: [B, ...]. decoder: (x0,
-  `LastStep`) -> [B]; VDM's is lambda x0, s: categorical_nll(x0, s.z, s.level).
-  T = 1 is a VAE: prior and decoder, which has beta_1 for want of beta-tilde_2.
-  ValueError for T < 1, T = 1 of another variance than 'fixed_large', or steps
-  outside 1..T-1.
+  Args:
+    key: [] or [B]; image i depends on key i alone.
+    x0: [B, ...].
+    num_steps: T. T = 1 is a VAE and needs variance='fixed_large'.
+    steps: Number of the steps 2..T to draw for each image, without replacement;
+      their entries are scaled to stay unbiased, the others are 0.
+    decoder: (x0, LastStep) -> [B], or lambda x0, s: categorical_nll(x0, s.z,
+      s.level) for VDM, which has an entry 0 where schedule(0) is not clean.
+  Returns:
+    'prior' [B], L_T; 'diffusion' [B, T], entry i being L_i; 'reconstruction'
+    [B], L_0; 'total' [B]; 'squared_error' [B, T], entry i of t = (i + 1) / T.
   """
   if num_steps < 1:
     raise ValueError(f'num_steps is {num_steps}: a bound needs at least 1')

@@ -20,7 +20,7 @@ STANDARD = Normal(0.0, 1.0)
 
 
 def kl(q: Normal, p: Normal) -> Array:
-  """KL(q || p) per element, nats; both variances must be positive."""
+  """Computes KL(q || p) per element, in nats; variances are positive."""
   excess = (q.variance - p.variance) / p.variance
   # Near 0 the difference of excess and log is of second order, which log1p
   # keeps.
@@ -34,7 +34,7 @@ def kl(q: Normal, p: Normal) -> Array:
 
 
 def log_prob(p: Normal, x: Array) -> Array:
-  """log N(x; mean, variance) per element, nats."""
+  """Computes log N(x; mean, variance) per element, in nats."""
   square = jnp.square(x - p.mean) / p.variance
   return -0.5 * (square + jnp.log(p.variance) + math.log(2.0 * math.pi))
 
@@ -42,9 +42,9 @@ def log_prob(p: Normal, x: Array) -> Array:
 def bin_edges(
   mean: Array | float, scale: Array | float, x: Array, num_levels: int
 ) -> tuple[Array, Array]:
-  """(edge - mean) / scale of the two edges of the bin around x, per element.
+  """Returns (edge - mean) / scale of both edges of the bin around x.
 
-  x lies on `num_levels` values evenly spaced on [-1, 1]; a bin reaches half a
+  x is one of `num_levels` values evenly spaced on [-1, 1]; a bin reaches half a
   spacing to either side, the two outer ones to infinity. Raises ValueError for
   fewer than 2 levels.
   """
@@ -61,12 +61,17 @@ def bin_edges(
 def discretized_log_prob(
   p: Normal, x: Array, num_levels: int = 256, cdf: str = 'exact'
 ) -> Array:
-  """log of p's mass in the bin around x (DDPM Eq. 13), per element, nats.
+  """Computes log of p's mass in the bin around x, per element (DDPM Eq. 13).
 
-  x lies on `num_levels` values evenly spaced on [-1, 1]; bins as of
-  `bin_edges`. cdf='exact' works in log space and has no floor; 'tanh' is the
-  published approximation, floored at 1e-12. Raises ValueError for another `cdf`
-  or fewer than 2 levels.
+  Raises ValueError for another `cdf` and for fewer than 2 levels.
+
+  Args:
+    p: Broadcasts against x.
+    x: `num_levels` values evenly spaced on [-1, 1]; bins as in `bin_edges`.
+    cdf: 'exact', which works in log space and has no floor, or 'tanh', the
+      published approximation, floored at 1e-12.
+  Returns:
+    The log-mass in nats, of the shape of x.
   """
   scale = jnp.sqrt(p.variance)
   lower, upper = bin_edges(p.mean, scale, x, num_levels)
@@ -103,5 +108,5 @@ def _tanh_cdf(z: Array) -> Array:
 
 
 def bits_per_dim(nats: Array, data_shape: tuple[int, ...]) -> Array:
-  """Nats per example -> bits per dimension of one example of `data_shape`."""
+  """Converts nats per example to bits per dimension of data of `data_shape`."""
   return nats / (math.prod(data_shape) * math.log(2.0))
