@@ -12,7 +12,7 @@ from diffusion_jax.core.normal import bin_edges
 Array = jax.Array
 
 # Among values on [-1, 1] a scale of exp(-30) is a point and one of exp(30) is
-# flat; much further out float32 has no room for a log of a mass, or its slope.
+# flat; beyond them float32 cannot hold the log of a mass or its gradient.
 _MAX_LOG_SCALE = 30.0
 
 
@@ -35,7 +35,8 @@ def discretized_logistic_log_prob(
   check_same_shape(mean=mean, x=x)
   log_scale = jnp.clip(log_scale, -_MAX_LOG_SCALE, _MAX_LOG_SCALE)
   lower, upper = bin_edges(mean, jnp.exp(log_scale), x, num_levels)
-  # cdf(b) - cdf(a) = cdf(b) (1 - cdf(a)) (1 - exp(a - b)): nothing cancels
+  # The product cdf(b) - cdf(a) = cdf(b) (1 - cdf(a)) (1 - exp(a - b)) avoids
+  # cancellation.
   width = 2.0 / (num_levels - 1) * jnp.exp(-log_scale)
   inner = jnp.isfinite(upper - lower)
   between = jnp.where(inner, jnp.log(-jnp.expm1(-width)), 0.0)

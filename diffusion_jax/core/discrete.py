@@ -12,11 +12,11 @@ from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
 
-# What a last alpha of 0 adds to -log(alpha_bar): alpha = exp(-500) is exactly 0
+# A last alpha of 0 adds this to -log(alpha_bar): alpha = exp(-500) is exactly 0
 # in float32, sigma exactly 1, and interpolation stays finite.
 _NO_SIGNAL = 1000.0
 # Beyond this -log(alpha_bar) alpha is taken as 0: float32 has no normal numbers
-# for it (a long list of small alphas comes here).
+# for it, which a long list of small alphas reaches.
 _UNDERFLOW = 170.0
 
 
@@ -79,7 +79,7 @@ class DiscreteSchedule:
 
   @property
   def _log_alphas(self):
-    # the difference is taken in the table's own precision, float64 on the host
+    # The difference has the precision of the table, float64 on the host.
     return self.neg_log_alpha_bar[:-1] - self.neg_log_alpha_bar[1:]
 
   def at_step(self, i: int | Array) -> NoiseLevel:
@@ -112,10 +112,10 @@ class DiscreteSchedule:
     return NoiseLevel(*(field.astype(t.dtype) for field in level))
 
   def _entries(self):
-    # alpha and -log(alpha_bar) of steps 0..T, [T+1], and the slopes of the
-    # latter between them, [T]. On the host in float64: exp in float32 loses
-    # half a digit where alpha_T is small. A schedule that is an argument of a
-    # jitted function has float32.
+    # Returns alpha and -log(alpha_bar) of steps 0..T, [T+1], and the slopes of
+    # the latter between them, [T]. They are computed on the host in float64,
+    # since exp in float32 loses half a digit where alpha_T is small. A schedule
+    # that is an argument of a jitted function has float32.
     table = self.neg_log_alpha_bar
     xp = np if isinstance(table, np.ndarray) else jnp
     alphas = xp.where(table > _UNDERFLOW, 0.0, xp.exp(-0.5 * table))
@@ -132,7 +132,8 @@ class DiscreteSchedule:
 
 
 def _checked(name, sequence, last, identity):
-  # one list of numbers in (0, 1); `last` may end it, `identity` adds no noise
+  # The numbers must be in (0, 1), except that the final one may be `last`;
+  # `identity` is the value that adds no noise.
   try:
     sequence = np.asarray(sequence, np.float64)
   except (TypeError, ValueError):

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-# A tag for each consumer of a seed. They are literal, as another tag would
-# change the numbers of every run, and at least 2**31, where no step or image is
-# counted.
+# Each consumer of a seed has a tag. The tags are literal, since another one
+# would change the random numbers of every run, and at least 2**31, beyond the
+# indices of steps and images that are folded in.
 STREAMS = {
   'parameters': 0x869348FE,
   'training': 0xD5128A8F,
@@ -111,7 +111,7 @@ def _check_one_each(key, batch_size):
 
 
 def _typed(key: Array) -> Array:
-  # keys of jax.random.PRNGKey are [..., 2] integers, without a shape of theirs
+  # The keys of jax.random.PRNGKey are integers [..., 2] of no key type.
   dtype = getattr(key, 'dtype', None)
   if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
     return key

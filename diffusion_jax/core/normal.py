@@ -84,12 +84,13 @@ def discretized_log_prob(
 
 
 def _log_cdf_difference(lower: Array, upper: Array, width: Array) -> Array:
-  # log(cdf(b) - cdf(a)) on the side of the Gaussian where both are small
+  # Computes log(cdf(b) - cdf(a)) on the side of the Gaussian where both are
+  # small.
   flip = lower > 0.0
   a = jnp.where(flip, -upper, lower)
   b = jnp.where(flip, -lower, upper)
-  # a bin so narrow that the density is flat in it, to 4e-6: there float32
-  # loses the difference of the two; width is that of bins with two edges
+  # In a narrow bin the density is constant to 4e-6, and float32 would lose the
+  # difference of the two; `width` is that of bins with two edges.
   middle = (a + b) / 2.0
   narrow = width * (1.0 + jnp.abs(middle)) < 1e-2
   a, b = jnp.where(narrow, -1.0, a), jnp.where(narrow, 1.0, b)

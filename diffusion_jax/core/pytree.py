@@ -28,7 +28,8 @@ def pytree_dataclass(cls: type) -> type:
     return tuple(zip(keys, values, strict=True)), meta
 
   def unflatten(meta, values):
-    # without __init__ and its checks: leaves may be gradients, or no numbers
+    # __init__ and its checks are skipped: leaves may be gradients, or objects
+    # that are no numbers.
     obj = object.__new__(cls)
     for name, value in zip((*data, *static), (*values, *meta), strict=True):
       object.__setattr__(obj, name, value)

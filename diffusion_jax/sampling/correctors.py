@@ -32,12 +32,14 @@ class Corrector(Protocol):
 
 
 def langevin(snr: float = 0.16) -> Corrector:
-  """A Langevin step (Song et al. 2021, Alg. 4 and 5).
+  """Makes a corrector of one Langevin step (Song et al. 2021, Alg. 4 and 5).
 
   x + e score + sqrt(2 e) z with e = 2 (snr |z| / |score|)^2, the norms those of
-  each example, which is meant for images: of few dimensions the norm of a score
-  comes close to 0. Alg. 5's factor alpha_i, which is close to 1, is 1. Raises
-  ValueError for snr < 0.
+  each example. This is meant for images: in few dimensions the norm of a score
+  comes close to 0. Alg. 5's factor alpha_i, which is close to 1, is 1.
+
+  Args:
+    snr: The signal-to-noise ratio of the step; ValueError for < 0.
   """
   check_numbers(lambda snr: snr >= 0.0, 'it cannot be negative', snr=snr)
 
@@ -54,11 +56,15 @@ def langevin(snr: float = 0.16) -> Corrector:
 def with_corrector(
   sampler: Sampler, corrector: Corrector, num_steps: int = 1
 ) -> Sampler:
-  """num_steps of the corrector at level t, then the sampler's own step.
+  """Adds corrector steps at level t before each step of a sampler.
 
-  (Predictor-corrector sampling, Song et al. 2021, Alg. 1-3, in the order of
-  their code.) Nothing follows the step to clean data. For samplers without a
-  memory of earlier x. Raises ValueError for num_steps < 1.
+  This is predictor-corrector sampling (Song et al. 2021, Alg. 1-3) in the order
+  of their code; nothing follows the step to clean data.
+
+  Args:
+    sampler: One without a memory of earlier x.
+    corrector: Such as `langevin()`.
+    num_steps: Corrector steps at each level; ValueError for < 1.
   """
   check_sampler(sampler)
   if num_steps < 1:
@@ -79,13 +85,16 @@ def with_corrector(
 
 
 def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
-  """Annealed Langevin dynamics (Song & Ermon 2019, Alg. 1).
+  """Makes the sampler of annealed Langevin dynamics (Song & Ermon, Alg. 1).
 
-  num_steps of x + a / 2 score + sqrt(a) z at every level, a = step_size
-  sigma^2; then x / alpha is kept for the next level (theirs have alpha = 1; x
-  itself where alpha = 0). Their step_size is 2e-5 / 0.01^2 = 0.2. The step to
-  clean data is x_0 (Song & Ermon 2020). Raises ValueError for step_size < 0 and
-  num_steps < 1.
+  At every level it makes num_steps of x + a / 2 score + sqrt(a) z with
+  a = step_size sigma^2, then passes x / alpha on to the next level (theirs have
+  alpha = 1; x itself where alpha = 0). The step to clean data is x_0 (Song &
+  Ermon 2020).
+
+  Args:
+    num_steps: Steps at each level; ValueError for < 1.
+    step_size: Theirs is 2e-5 / 0.01^2 = 0.2; ValueError for < 0.
   """
   check_numbers(
     lambda size: size >= 0.0, 'it cannot be negative', step_size=step_size
@@ -121,12 +130,17 @@ def churn(
   s_max: float = float('inf'),
   s_noise: float = 1.0,
 ) -> Sampler:
-  """Raises the noise before each step (Karras et al. 2022, Alg. 2).
+  """Adds noise before each step of a sampler (Karras et al. 2022, Alg. 2).
 
-  To (1 + gamma) sigma / alpha where s_min <= sigma / alpha <= s_max, the level
-  of which `schedule` knows; s_noise scales what is added. Nothing where
-  alpha = 0 or the schedule ends. For samplers without a memory of earlier x.
-  Raises ValueError for gamma < 0.
+  The level is raised to (1 + gamma) sigma / alpha, except where alpha = 0 or
+  the schedule ends.
+
+  Args:
+    sampler: One without a memory of earlier x.
+    schedule: Gives the raised level.
+    gamma: See `churn_gamma`; ValueError for < 0.
+    s_min, s_max: The range of sigma / alpha in which noise is added.
+    s_noise: Scale of the added noise.
   """
   check_sampler(sampler)
   check_numbers(lambda g: g >= 0.0, 'it cannot be negative', gamma=gamma)
@@ -151,7 +165,7 @@ def churn(
 
 
 def churn_gamma(s_churn: float, num_steps: int) -> float:
-  """gamma = min(S_churn / N, sqrt(2) - 1) (Karras et al. 2022, Alg. 2)."""
+  """Computes min(S_churn / N, sqrt(2) - 1) (Karras et al. 2022, Alg. 2)."""
   return min(s_churn / num_steps, 2.0**0.5 - 1.0)
 
 

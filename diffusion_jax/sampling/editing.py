@@ -1,4 +1,4 @@
-"""Images in, images out, along the forward process."""
+"""Functions that take images to images along the forward process."""
 
 from collections.abc import Sequence
 
@@ -23,11 +23,17 @@ Array = jax.Array
 def noise_image(
   key: Array, image: Array, schedule: DiscreteSchedule, steps: Sequence[int]
 ) -> Array:
-  """z_i for each i of `steps`, one `forward_step` after the other, [N, ...].
+  """Noises one image by successive `forward_step`s, [N, ...].
 
-  image: [...] of any shape (all of it is one example); steps: ascending, each
-  in 0..T, 0 being the image itself. z_i and z_j belong to one noising. Raises
-  ValueError for other steps.
+  The results belong to one noising: z_j is z_i with further noise.
+
+  Args:
+    key: [].
+    image: [...], of any shape; all of it is one example.
+    schedule: A schedule of steps.
+    steps: Ascending, each in 0..T, 0 being the image; ValueError for others.
+  Returns:
+    z_i for each i of `steps`, [N, ...].
   """
   chosen = np.asarray(steps)
   last = schedule.num_steps
@@ -65,14 +71,18 @@ def sdedit(
   repeats: int = 1,
   mask: Array | None = None,
 ) -> Array:
-  """Noises the guide [B, ...] and walks back down (SDEdit, Meng et al. 2022).
+  """Noises an image and denoises it again (SDEdit, Meng et al. 2022).
 
-  Over the last strength * N steps of the grid [N+1], rounded: of a uniform grid
-  from t = strength on. 0 is the guide itself, 1 a sample that is almost
-  independent of it. `repeats`: what comes out is the next guide. mask: True
-  where the guide is known and stays exactly (see `replace_known`). Other keys
-  give variations. Raises ValueError for a strength outside [0, 1] or
-  repeats < 1.
+  Args:
+    key: [] or [B]; other keys give variations.
+    levels: The grid of `sample`, [N+1].
+    guide: [B, ...].
+    strength: Share of the grid's steps, rounded: 0 returns the guide, 1 gives a
+      sample almost independent of it. ValueError outside [0, 1].
+    repeats: How often the result becomes the next guide; ValueError for < 1.
+    mask: True where the guide stays exactly as it is (see `replace_known`).
+  Returns:
+    The edited image, [B, ...].
   """
   if not 0.0 <= strength <= 1.0:
     raise ValueError(f'strength is {strength}: it must be in [0, 1]')
@@ -94,12 +104,18 @@ def sdedit(
 def interpolate(
   denoise: Denoiser, levels: NoiseLevel, a: Array, b: Array, weights: Array
 ) -> Array:
-  """Images between a and b [B, ...], [N, B, ...] for weights [N].
+  """Computes images between a and b (Song et al. 2021, DDIM, section 5.3).
 
-  Both go up to noise by `ddim_invert`, and what lies between them there, by
-  `slerp`, comes down by the same ODE (Song et al. 2021, DDIM, section 5.3).
-  Weights 0 and 1 give a and b to the error of the inversion. Raises ValueError
-  for unequal shapes.
+  Both are encoded by `ddim_invert`; interpolations of the latents (`slerp`) are
+  decoded by the same ODE. Weights 0 and 1 give a and b to the error of the
+  inversion.
+
+  Args:
+    levels: The grid of `sample`, [N+1].
+    a, b: [B, ...]; ValueError for unequal shapes.
+    weights: [N].
+  Returns:
+    Images, [N, B, ...].
   """
   check_same_shape(a=a, b=b)
   start, end = (ddim_invert(denoise, levels, x) for x in (a, b))
@@ -117,10 +133,10 @@ def interpolate(
 
 
 def slerp(a: Array, b: Array, weight: Array) -> Array:
-  """Spherical interpolation of each example [B, ...] (Shoemake 1985).
+  """Interpolates each example [B, ...] spherically (Shoemake 1985).
 
-  sin((1 - w) angle) / sin(angle) a + sin(w angle) / sin(angle) b, along the
-  line where a and b are parallel. weight: [].
+  sin((1 - w) angle) / sin(angle) a + sin(w angle) / sin(angle) b, and a linear
+  interpolation where a and b are parallel. weight: [].
   """
 
   def dot(x, y):

@@ -1,7 +1,7 @@
-"""Which levels a sampler visits.
+"""The levels that a sampler visits.
 
-A grid is a NoiseLevel with a leading axis, noisiest first. Here are the
-published ways to choose N of them on a schedule (`level_grid`), and the steps
+A grid is a NoiseLevel with a leading axis, noisiest first. This module has the
+published ways to choose N levels of a schedule (`level_grid`), and the steps
 that a respaced DDPM keeps (`respaced_steps`, `step_levels`).
 """
 
@@ -29,16 +29,19 @@ def level_grid(
   end_clean: bool = True,
   t_end: float | None = None,
 ) -> NoiseLevel:
-  """The N + 1 levels that N sampling steps visit, noisiest first, [N+1].
+  """Computes the N + 1 levels that N sampling steps visit, noisiest first.
 
-  N noisy levels from t_start to t_end, then clean data: DDPM's own steps T..1
-  and 0 for N = T. end_clean=False: N + 1 noisy levels (VDM). spacing is even in
-  t ('uniform'), sqrt(t) ('quadratic'), log-SNR ('logsnr') or (sigma /
-  alpha)^(1/7) ('karras'); or it chooses steps of a schedule of steps: 'steps'
-  (uniform, rounded), 'leading', 'linspace', 'trailing' (Lin et al. 2023).
-  t_end=None is t = 0 where sigma(0) > 0, else the first level with noise: at
-  t_start / N ('uniform', 'steps'; 0 if not end_clean), step 1, or t = 1e-3.
-  Raises a ValueError for what does not fit, such as N > T steps.
+  Args:
+    spacing: Even in t ('uniform'), sqrt(t) ('quadratic'), log-SNR ('logsnr') or
+      (sigma / alpha)^(1/7) ('karras'), or steps of a schedule of steps: 'steps'
+      (uniform, rounded), 'leading', 'linspace', 'trailing' (Lin et al. 2023).
+    t_start: The first time.
+    end_clean: Whether the last level is clean data (DDPM's T..0 for N = T) or
+      the grid has N + 1 noisy levels (VDM).
+    t_end: The last noisy time. None is 0 where sigma(0) > 0, else t_start / N
+      ('uniform', 'steps'; 0 if not end_clean), step 1, or 1e-3.
+  Returns:
+    The grid [N+1]. ValueError for what does not fit, such as N > T steps.
   """
   if num_steps < 1:
     raise ValueError(f'num_steps is {num_steps}: at least 1 step is needed')
@@ -201,10 +204,14 @@ def _chosen_steps(schedule, count, spacing, t_start, t_end):
 def step_levels(
   schedule: Schedule, steps: Sequence[int] | np.ndarray
 ) -> NoiseLevel:
-  """The levels of some of the steps 1..T, then the clean one, [N+1].
+  """Returns the levels of some of the steps 1..T, and the clean one.
 
-  Noisiest first, in whatever order `steps` [N] are. schedule: one of steps.
-  Raises a ValueError for steps outside 1..T, for repeated ones and for none.
+  Args:
+    schedule: A schedule of steps.
+    steps: [N], in any order; ValueError for an empty list, for steps outside
+      1..T and for repeated ones.
+  Returns:
+    The grid [N+1], noisiest first.
   """
   chosen = np.sort(np.asarray(steps))[::-1]
   total = _steps_of(schedule)
@@ -218,13 +225,16 @@ def step_levels(
 
 
 def respaced_steps(num_steps: int, spec: str) -> np.ndarray:
-  """The steps that a respaced DDPM of T = num_steps keeps, ascending, int [N].
+  """Returns the steps that a respaced DDPM of T = num_steps keeps, ascending.
 
-  spec as improved-diffusion writes it (Nichol & Dhariwal 2021, section 4):
-  '250', so many steps, evenly spaced from 1 to T; '10,15,20', so many in each
-  of equal sections of the T steps; 'ddim50', 1, 1 + k, 1 + 2k, ... for the
-  smallest integer k that gives 50. Raises a ValueError where that is not to be
-  had. For `step_levels`.
+  Args:
+    num_steps: T.
+    spec: As in improved-diffusion (Nichol & Dhariwal 2021, section 4): '250' is
+      250 steps evenly spaced from 1 to T; '10,15,20' so many in each of equal
+      sections of 1..T; 'ddim50' 1, 1 + k, 1 + 2k, ... for the smallest integer
+      k that gives 50. ValueError for others, and where there is no such k.
+  Returns:
+    Steps for `step_levels`, int [N].
   """
   name, is_ddim = spec.strip(), spec.strip().startswith('ddim')
   try:

@@ -1,7 +1,7 @@
 """Inpainting by the sampler: functions sampler -> sampler.
 
-`known` holds the image, `mask` is True where it is known; what `known` has
-elsewhere is never read. Neither changes the network: Palette, which does, is
+`known` holds the image, `mask` is True where it is known; `known` is not used
+elsewhere. The network is not changed, unlike in Palette, whose networks take
 cond['image'] (`training.conditions`).
 """
 
@@ -21,10 +21,13 @@ Array = jax.Array
 def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   """Noises the known pixels anew after each step (Song et al. 2021).
 
-  By `q_sample` of `known`, which they are exactly at the clean level. Biased:
-  what the sampler makes of noisy known pixels is not what the true ones imply.
-  known: [B, ...] like x; mask: True where known, broadcasts to it. Not for
-  `unipc`. Raises ValueError for other shapes.
+  They are `q_sample` of `known`, and `known` itself at the clean level. This is
+  biased: the sampler sees noisy pixels that do not depend on its own.
+
+  Args:
+    sampler: Any but `unipc`.
+    known: [B, ...] like x; ValueError for other shapes.
+    mask: True where known; broadcasts to `known`, or ValueError.
   """
   check_sampler(sampler)
   check_mask(known, mask)
@@ -42,13 +45,18 @@ def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
 
 
 def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
-  """RePaint (Lugmayr et al. 2022, Alg. 1), on the levels of `repaint_levels`.
+  """Makes the sampler of RePaint (Lugmayr et al. 2022, Alg. 1).
 
-  Where the grid goes up, to a noisier level, x is noised by `forward_step`,
-  without a call of the network, and the sampler forgets. Else known pixels are
-  noised anew at the level that is left, and the sampler steps; at the clean
-  level they are `known` itself. Levels are []. known, mask and errors as in
-  `replace_known`. Not for `unipc`.
+  Where the grid goes to a noisier level, x is noised by `forward_step`, without
+  a call of the network, and the state is initialised again. Else known pixels
+  are noised anew at level t before the step; at the clean level they are
+  `known`.
+
+  Args:
+    sampler: Any but `unipc`; its levels are [].
+    known, mask: As in `replace_known`.
+  Returns:
+    A `Sampler` for the levels of `repaint_levels`.
   """
   check_sampler(sampler)
   check_mask(known, mask)
@@ -79,13 +87,17 @@ def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
 def repaint_levels(
   levels: NoiseLevel, num_resamples: int = 10, jump: int = 10
 ) -> NoiseLevel:
-  """A grid [N+1] that goes back up, as RePaint walks it: [M+1].
+  """Returns RePaint's grid, which goes back to noisier levels, [M+1].
 
-  From every `jump`-th level on the way down it climbs `jump` levels, one by
-  one, num_resamples - 1 times, so each part is walked num_resamples times. The
-  last part begins one step before the clean level. For 250 steps and the
-  defaults: 2,410 steps down, each a call of the network, and 2,160 up. Raises
-  ValueError unless 1 <= jump < N and num_resamples >= 1.
+  At every `jump`-th level it goes up `jump` levels, one by one, num_resamples -
+  1 times, so each section is sampled num_resamples times. The last one begins
+  one step before the clean level. 250 steps with the defaults become 2,410
+  steps down, each a call of the network, and 2,160 up.
+
+  Args:
+    levels: The grid of `sample`, [N+1].
+    num_resamples: ValueError for < 1.
+    jump: ValueError unless 1 <= jump < N.
   """
   num_steps = levels.t.shape[0] - 1
   if not 1 <= jump < num_steps:

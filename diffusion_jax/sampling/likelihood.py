@@ -1,15 +1,15 @@
-"""log p(x) by the probability-flow ODE, and the way back from its latent.
+"""log p(x) by the probability-flow ODE, and x from its latent.
 
 In z = x / sqrt(alpha^2 + sigma^2) and the angle with tan(angle) = sigma / alpha
 the ODE of every schedule (Song et al. 2021, Eq. 13) is the same,
 
   dz / d angle = (cos(angle) z - x_0_hat) / sin(angle),
 
-which is v of Salimans & Ho 2022. Nothing in it is stiff, infinite where alpha
-vanishes, or broken at the steps of a DiscreteSchedule, so it is solved in this
-form; t_min and t_max only say where. It has the marginals of the process and is
-invertible: the density of x follows from that of its latent and the divergence
-along the way.
+which is v of Salimans & Ho 2022. In this form nothing is stiff, infinite where
+alpha vanishes, or discontinuous at the steps of a DiscreteSchedule. t_min and
+t_max only give the two ends. The ODE has the marginals of the process and is
+invertible, so the density of x is that of its latent times a Jacobian
+determinant, the integral of the divergence.
 """
 
 import math
@@ -59,19 +59,19 @@ def log_likelihood(
   exact_trace: bool = False,
   max_steps: int = 4096,
 ) -> Likelihood:
-  """log p(x) under the ODE of a denoiser (Song et al. 2021, Eq. 39-40).
+  """Computes log p(x) under the ODE of a denoiser (Song et al., Eq. 39-40).
 
-  x: [B, ...], the density is that at t_min, where sigma > 0. The divergence is
-  Hutchinson's estimate from num_probes probes ('rademacher', 'gaussian') that
-  stay the same along the way, or with exact_trace the sum over all axes (no key
-  needed). key: [] or [B]; probe i depends on its own key alone. The latent's
-  density is `prior_sample`'s. Tolerances are per pixel and in nats per
-  dimension, met by every example; steps are shared. All NaN if max_steps do not
-  suffice. Raises ValueError for other probes.
-
-  In float32 choose t_min with sigma(t_min) >= 1e-4: below it x_t - alpha x_0
-  has too few digits. Sub-VP, sigma(1e-5) = 1e-6, is off by up to 3e-3 nats over
-  48 dimensions at the default and by 4e-5 at t_min = 1e-3.
+  Args:
+    key: [] or [B]; None with exact_trace.
+    x: [B, ...] at t_min. In float32 take sigma(t_min) >= 1e-4: sub-VP, with
+      sigma(1e-5) = 1e-6, is off by 3e-3 nats over 48 dimensions.
+    rtol, atol: Per pixel and in nats per dimension, met by every example.
+    num_probes, probe: Of Hutchinson's estimate of the divergence, 'rademacher'
+      or 'gaussian' (ValueError for others), constant along the path.
+    exact_trace: Sum over all axes instead.
+    max_steps: The results are NaN if they do not suffice.
+  Returns:
+    log_prob in nats [B] and the latent at t_max, of `prior_sample`'s density.
   """
   probes = _probes(key, x, num_probes, probe, exact_trace)
   axes = data_axes(x)
@@ -106,11 +106,18 @@ def probability_flow(
   atol: float = 1e-5,
   max_steps: int = 4096,
 ) -> Array:
-  """x at t_to of the probability-flow ODE through x [B, ...] at t_from.
+  """Solves the probability-flow ODE from t_from to t_to (Song et al., Eq. 13).
 
-  (Song et al. 2021, Eq. 13.) From 1 to near 0 it samples; the other way it is
-  the inverse, the latent of `log_likelihood`. sigma > 0 at both times. All NaN
-  if max_steps do not suffice.
+  From 1 to near 0 it samples; the other direction gives the latent of
+  `log_likelihood`.
+
+  Args:
+    x: [B, ...] at t_from.
+    t_from, t_to: Times with sigma > 0.
+    rtol, atol: Per pixel, met by every example.
+    max_steps: The result is NaN if they do not suffice.
+  Returns:
+    x at t_to, [B, ...].
   """
 
   def field(angle, state):
@@ -125,9 +132,12 @@ def probability_flow(
 def dequantize(key: Array, x0: Array, num_levels: int = 256) -> Array:
   """Spreads each grey level evenly over its bin (Theis et al. 2016, section 3).
 
-  x0: [B, ...] on K = num_levels values evenly spaced on [-1, 1]; the bin of a
-  value is 2 / (K - 1) wide and centred on it. key: [] or [B]. Raises ValueError
-  for fewer than 2 levels.
+  Args:
+    key: [] or [B].
+    x0: [B, ...], K = num_levels values evenly spaced on [-1, 1]; ValueError for
+      K < 2. The bin of a value is 2 / (K - 1) wide and centred on it.
+  Returns:
+    Continuous values, [B, ...].
   """
   width = 2.0 / _num_bins(num_levels)
   return x0 + width * (draw_uniform(key, x0) - 0.5)
@@ -136,13 +146,18 @@ def dequantize(key: Array, x0: Array, num_levels: int = 256) -> Array:
 def gaussian_dequantize(
   key: Array, x0: Array, level: NoiseLevel, num_levels: int = 256
 ) -> tuple[Array, Array]:
-  """z ~ q(z | x_0) at `level`, and a log-weight [B] in nats.
+  """Draws z ~ q(z | x_0) at `level` and computes its log-weight in nats.
 
-  E[log p(z) + log_weight] <= log P(x_0): the bound with the posterior q and
-  the decoder p(x_0 | z) of `categorical_nll` (Kingma et al. 2021, section 3.1),
-  log_weight = log p(x_0 | z) - log q(z | x_0). Tight for models whose density
-  is peaked on the grey levels, where `dequantize` is loose. key: [] or [B];
-  x0: [B, ...] on num_levels values in [-1, 1]; level: [], sigma > 0.
+  E[log p(z) + log_weight] <= log P(x_0) with log_weight = log p(x_0 | z) -
+  log q(z | x_0), p(x_0 | z) of `categorical_nll` (Kingma et al. 2021, section
+  3.1). It is tight for densities with peaks on the grey levels.
+
+  Args:
+    key: [] or [B].
+    x0: [B, ...], num_levels values evenly spaced on [-1, 1].
+    level: [], sigma > 0.
+  Returns:
+    z [B, ...] and log_weight [B].
   """
   eps = draw_normal(key, x0)
   z = q_sample(x0, eps, level)
@@ -154,12 +169,18 @@ def gaussian_dequantize(
 def ode_bits_per_dim(
   log_p: Array, data_shape: tuple[int, ...], num_levels: int = 256
 ) -> Array:
-  """Bits per dimension of grey levels, from log p of `dequantize`d data, [B].
+  """Converts log p of `dequantize`d data to bits per dimension of grey levels.
 
   The mass of a bin of volume (2 / (K - 1))^D is its mean density times that
-  volume: per dimension, log2((K - 1) / 2) more bits than the density has. It is
-  3 for 17 levels; the usual + 7 is a lattice of spacing 2 / 256. By Jensen's
-  inequality the mean over dequantisations is an upper bound of -log2 P / D.
+  volume, log2((K - 1) / 2) more bits per dimension than the density has: 3 for
+  17 levels (the usual + 7 is for a spacing of 2 / 256). By Jensen's inequality
+  the mean over dequantisations is an upper bound of -log2 P / D.
+
+  Args:
+    log_p: Nats, [B].
+    data_shape: The shape of one example.
+  Returns:
+    Bits per dimension, [B].
   """
   offset = math.log2(_num_bins(num_levels) / 2.0)
   return bits_per_dim(-log_p, data_shape) + offset

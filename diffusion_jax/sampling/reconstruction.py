@@ -9,11 +9,11 @@ sigma^2 / alpha times the Jacobian of x_0_hat (Tweedie's formula of second
 order), so a product with it is one gradient through the network, and a few
 steps of conjugate gradients invert it (Rozet et al. 2024).
 
-With one of them the change is a multiple of the gradient of |y - A x_0_hat|^2
-to x_t: that of reconstruction guidance (Ho et al. 2022, video diffusion), of
-DPS (Chung et al. 2023) and of PiGDM (Song et al. 2023), who choose the multiple
-by hand, by |y - A x_0_hat| or by an assumed variance. Here it is the one that
-reaches y along that gradient, which needs neither; sigma^2 / alpha cancels.
+With one step the correction is a multiple of the gradient of |y - A x_0_hat|^2
+with respect to x_t, as in reconstruction guidance (Ho et al. 2022, video
+diffusion), DPS (Chung et al. 2023) and PiGDM (Song et al. 2023). They choose
+the multiple by hand, by |y - A x_0_hat| or by an assumed variance. Here it is
+the one that reaches y along that gradient; sigma^2 / alpha cancels.
 """
 
 from collections.abc import Callable
@@ -35,10 +35,13 @@ def reconstruction_guided(
   scale: float = 1.0,
   num_iterations: int = 1,
 ) -> Denoiser:
-  """E[x_0 | x_t, known pixels], see `observation_guided`.
+  """Estimates E[x_0 | x_t, known pixels]; see `observation_guided`.
 
-  known: [B, ...] like x; mask: True where known, broadcasts to it. Raises
-  ValueError for other shapes.
+  Args:
+    denoise: The denoiser.
+    known: [B, ...] like x.
+    mask: True where known; broadcasts to `known`, or ValueError.
+    scale, num_iterations: As in `observation_guided`.
   """
   check_mask(known, mask)
 
@@ -56,13 +59,20 @@ def observation_guided(
   scale: float = 1.0,
   num_iterations: int = 1,
 ) -> Denoiser:
-  """E[x_0 | x_t, y] of y = observe(x_0), linear, by its Gaussian form.
+  """Estimates E[x_0 | x_t, y], y = observe(x_0) linear, as if Gaussian.
 
-  observe: x_0 [B, ...] -> y [B, ...], each image by itself; observed: y.
-  `scale` multiplies the change, 1 being Bayes' rule. num_iterations of
-  conjugate gradients, each one gradient through the network; exact for Gaussian
-  data from as many as y has numbers. Clip what comes out, not what goes in: a
-  clipped x_0 has no gradient. Raises ValueError for num_iterations < 1.
+  Clip its result, not the denoiser that it takes: a clipped x_0 has no
+  gradient.
+
+  Args:
+    observe: x_0 [B, ...] -> y [B, ...], linear, of each image separately.
+    observed: y.
+    scale: Factor of the correction; 1 is Bayes' rule.
+    num_iterations: Steps of conjugate gradients, each one gradient through the
+      network. As many as y has numbers are exact for Gaussian data. ValueError
+      for < 1.
+  Returns:
+    A `Denoiser`.
   """
   if num_iterations < 1:
     raise ValueError(

@@ -1,10 +1,10 @@
-"""One driver for all samplers, and the noise it starts from.
+"""The function that runs every sampler, and the noise it starts from.
 
 A `Sampler` is an (init, step) pair, as in optax. `step` makes one transition
-from level t to the cleaner level s; corrections of it (inpainting, churn, a
+from level t to the cleaner level s; changes of it (inpainting, churn, a
 Langevin corrector) are functions sampler -> sampler.
 
-Keys are one key, or one key per example ([B]): image i then depends on its own
+A key is one key, or one key per example ([B]): image i then depends on its own
 key alone, whatever the batch (`core/keys.py`).
 """
 
@@ -80,12 +80,17 @@ def sample(
   x: Array,
   return_trajectory: bool = False,
 ) -> Array:
-  """Walks x from levels[0] to levels[N] by one `lax.scan`.
+  """Runs a sampler from levels[0] to levels[N] in one `lax.scan`.
 
-  key: [] or [B]; levels: [N+1], noisiest first (`level_grid`); x: [B, ...] at
-  the first level (`prior_sample`). Returns [B, ...], or every x from the first
-  to the last, [N+1, B, ...]. Raises TypeError for what is no key or `Sampler`,
-  and for denoisers that return no `Prediction`.
+  Args:
+    key: [] or [B]; TypeError for what is no key.
+    denoise: The denoiser; TypeError if it returns no `Prediction`.
+    sampler: Such as `ddim()`; TypeError for others.
+    levels: [N+1], noisiest first (`level_grid`).
+    x: [B, ...] at the first level (`prior_sample`).
+    return_trajectory: Whether to return every x.
+  Returns:
+    x at the last level, [B, ...], or at all levels, [N+1, B, ...].
   """
   check_sampler(sampler)
   num_steps = levels.t.shape[0] - 1
@@ -109,10 +114,15 @@ def sample(
 def prior_sample(
   key: Array, shape: tuple[int, ...], level: NoiseLevel, exact: bool = False
 ) -> Array:
-  """x_T ~ N(0, (alpha^2 + sigma^2) I), of `shape` [B, ...].
+  """Draws x_T ~ N(0, (alpha^2 + sigma^2) I), N(0, I) for every VP schedule.
 
-  N(0, I) for every variance-preserving schedule, as published. exact=True gives
-  N(0, sigma^2 I), as EDM and VE code does. key: [] or [B]; level: [].
+  Args:
+    key: [] or [B].
+    shape: [B, ...].
+    level: The first level of the grid, [].
+    exact: Draw from N(0, sigma^2 I) instead, as EDM and VE code does.
+  Returns:
+    x_T, of `shape`.
   """
   variance = as_float(level.sigma**2 + (0.0 if exact else level.alpha**2))
   return jnp.sqrt(variance) * draw_normal(key, jnp.zeros(shape, variance.dtype))

@@ -16,13 +16,16 @@ from diffusion_jax.sampling.sampler import Sampler
 
 
 def euler_maruyama(schedule: Schedule) -> Sampler:
-  """Euler-Maruyama on the reverse SDE (Song et al. 2021, Eq. 6), in t.
+  """Makes Euler-Maruyama on the reverse SDE (Song et al. 2021, Eq. 6), in t.
 
   x_s = x - (f x - g^2 score) (t - s) + g sqrt(t - s) z. The step to clean data
   is x_0 itself, without noise (their last denoising, by Tweedie's formula).
-  Levels must be `schedule`'s at their t. From step i of a `DiscreteSchedule` to
-  step i - 1 it undoes alpha_i: f and g are those of the interval between them.
-  Not finite where alpha_t = 0: f and g are infinite there.
+  From step i of a `DiscreteSchedule` to step i - 1 it undoes alpha_i: f and g
+  are those of the interval between them. Not finite where alpha_t = 0, where f
+  and g are infinite.
+
+  Args:
+    schedule: The schedule of the levels.
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -38,12 +41,12 @@ def euler_maruyama(schedule: Schedule) -> Sampler:
 
 
 def reverse_diffusion() -> Sampler:
-  """The reverse of the forward step between the two levels (appendix E).
+  """Makes the reverse of the forward step (Song et al. 2021, appendix E).
 
   x_s = (2 - r) x + G^2 score + G z with the forward step's r = alpha_t /
   alpha_s and G^2 = sigma_t^2 (1 - SNR_t / SNR_s); no noise on the step to clean
-  data. Finite also at alpha_t = 0, but it doubles x there: of little use for
-  large steps.
+  data. It is finite at alpha_t = 0 but doubles x there, so it needs small
+  steps.
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):

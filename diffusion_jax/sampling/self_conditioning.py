@@ -1,4 +1,4 @@
-"""Samplers of networks that see their last estimate (Chen et al. 2022)."""
+"""Samplers of networks that take their last estimate of x_0 as an input."""
 
 import jax.numpy as jnp
 
@@ -7,12 +7,16 @@ from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
 
 def self_conditioned(sampler: Sampler) -> Sampler:
-  """A sampler of networks that are told of the x_0 they predicted last.
+  """Makes a sampler of self-conditioned networks (Analog Bits, Alg. 2).
 
-  (Analog Bits, Chen et al. 2022, Alg. 2.) `denoise` given to its step is a
-  function x0_prev [B, ...] -> Denoiser; x0_prev is 0 at first, then what the
-  step before found at its beginning. No further calls of the network. Put other
-  samplers of samplers around it, not into it.
+  Chen et al. 2022. The network is not called more often. Wrap this sampler in
+  others, such as `replace_known`, not the other way round.
+
+  Args:
+    sampler: The sampler of the denoisers.
+  Returns:
+    A `Sampler` whose step takes x0_prev [B, ...] -> Denoiser as its denoiser;
+    x0_prev is 0 at first, then the estimate at the start of the last step.
   """
   check_sampler(sampler)
 

@@ -28,11 +28,12 @@ Array = jax.Array
 
 
 def heun() -> Sampler:
-  """Heun's method, second order (Karras et al. 2022, Alg. 1).
+  """Makes Heun's method, of second order (Karras et al. 2022, Alg. 1).
 
   In y = x / alpha the ODE is dy = eps d(sigma / alpha), of which DDIM is the
-  Euler step; this averages eps at both ends. Two calls a step, one on the last
-  (to sigma_s = 0): 2N - 1. One, and Euler, also where alpha_t = 0.
+  Euler step; this averages eps at both ends. Each step calls the network twice.
+  The last one (to sigma_s = 0) and steps from alpha_t = 0 are Euler steps with
+  one call: 2N - 1 calls in all.
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -52,12 +53,15 @@ def heun() -> Sampler:
 
 
 def dpm_solver_pp(order: int = 2) -> Sampler:
-  """Multistep DPM-Solver++ (Lu et al. 2022, Alg. 2): 1 is DDIM, 2 2M, 3 3M.
+  """Makes multistep DPM-Solver++ (Lu et al. 2022, Alg. 2).
 
-  One call a step; it remembers order - 1 estimates of x_0. Lower orders on the
-  first steps, order 1 on the step to clean data. 3M integrates the parabola
-  through three estimates exactly; released code halves its last term, which
-  makes it second order. Raises ValueError for other orders.
+  Each step calls the network once and uses the last `order` estimates of x_0;
+  the first steps have lower orders, the step to clean data order 1. 3M
+  integrates the parabola through three estimates exactly; released code halves
+  its last term, which makes it second order.
+
+  Args:
+    order: 1 (DDIM), 2 (2M) or 3 (3M); ValueError for others.
   """
   _check_order(order)
 
@@ -71,10 +75,13 @@ def dpm_solver_pp(order: int = 2) -> Sampler:
 
 
 def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
-  """Singlestep DPM-Solver++(2S) (Lu et al. 2022, Alg. 1 with r = 1/2).
+  """Makes singlestep DPM-Solver++(2S) (Lu et al. 2022, Alg. 1 with r = 1/2).
 
-  D is x_0_hat in the middle of the step, where lambda is the mean of its ends;
-  `schedule` gives the level there. Second order without a memory; 2N - 1 calls.
+  D is x_0_hat in the middle of the step, where lambda is the mean of its ends.
+  It is of second order without a memory, with 2N - 1 calls.
+
+  Args:
+    schedule: Gives the level in the middle.
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -97,11 +104,13 @@ def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
 
 
 def dpm_solver_pp_sde(eta: float = 1.0) -> Sampler:
-  """Multistep SDE-DPM-Solver++(2M) (Lu et al. 2022).
+  """Makes multistep SDE-DPM-Solver++(2M) (Lu et al. 2022).
 
-  D as in 2M; the noise of x_t decays by e^(-eta h), new noise takes its place:
-  eta = 0 is `dpm_solver_pp(2)`, eta = 1 the reverse SDE. Raises ValueError for
-  eta < 0.
+  D is that of 2M. The noise of x_t decays by e^(-eta h), and new noise replaces
+  what is lost.
+
+  Args:
+    eta: 0 for `dpm_solver_pp(2)`, 1 for the reverse SDE; ValueError for < 0.
   """
   check_numbers(lambda eta: eta >= 0.0, 'it cannot be negative', eta=eta)
 
@@ -121,12 +130,15 @@ def dpm_solver_pp_sde(eta: float = 1.0) -> Sampler:
 
 
 def unipc(order: int = 2) -> Sampler:
-  """UniPC-p, B_2(h), data prediction (Zhao et al. 2023); p = `order`.
+  """Makes UniPC-p with B_2(h) and data prediction (Zhao et al. 2023).
 
-  The predictor is `dpm_solver_pp(order)`. x_0_hat at the point reached is then
-  used twice: to repeat the step that led there with one more estimate, and for
-  the next step. One call a step. Do not wrap it in what changes x between
-  steps: the repeated step undoes that. Raises ValueError for other orders.
+  The predictor is `dpm_solver_pp(order)`. x_0_hat at the point reached is used
+  twice: to repeat the last step with one more estimate, and for the next step.
+  Each step calls the network once. Wrappers that change x between steps have no
+  effect: the repeated step undoes the change.
+
+  Args:
+    order: p, 1, 2 or 3; ValueError for others.
   """
   _check_order(order)
 

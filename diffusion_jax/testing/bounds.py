@@ -1,4 +1,4 @@
-"""What the variational bound of the best denoiser is, for Gaussian data."""
+"""The variational bound of the best denoiser, for Gaussian data."""
 
 import numpy as np
 
@@ -9,15 +9,19 @@ from diffusion_jax.testing.oracles import Mixture, check_gaussian
 def expected_bound(
   oracle: Mixture, levels: NoiseLevel, variance: str = 'fixed_small'
 ) -> dict[str, np.ndarray]:
-  """E[L_T], E[L_{t-1}], E[L_0] of DDPM Eq. 5 over x_0 and x_t, in nats.
+  """Computes E[L_T], E[L_{t-1}] and E[L_0] of DDPM Eq. 5 in nats.
 
-  For the chain that steps through levels [N+1] (as `level_grid`: noisiest
-  first, clean last, N >= 2) with the oracle's own denoiser and the variance
-  'fixed_small' or 'fixed_large'. Returns float64 'prior' [], against
-  N(0, (alpha^2 + sigma^2) I); 'diffusion' [N-1], as the chain meets them;
-  'reconstruction' [], the density of p(x_0 | x_1), whose variance is beta-tilde
-  of the step before for 'fixed_small'; 'total' [], at least the entropy of x_0.
-  Gaussian only: raises ValueError for a mixture of more.
+  The expectation is over x_0 and x_t, with the oracle's own denoiser.
+
+  Args:
+    oracle: A Gaussian; ValueError for a mixture of more.
+    levels: [N+1], noisiest first, clean last, N >= 2 (`level_grid`).
+    variance: 'fixed_small' or 'fixed_large'.
+  Returns:
+    Float64 'prior' [], against N(0, (alpha^2 + sigma^2) I); 'diffusion' [N-1],
+    in the order of the chain; 'reconstruction' [], of the density p(x_0 | x_1),
+    whose variance for 'fixed_small' is beta-tilde of the step before; 'total'
+    [], at least the entropy of x_0.
   """
   # With C = Q diag(v) Q^T every term is a sum over the axes of C. The means of
   # q and p have the same coefficients, so they differ by that of x_0 times

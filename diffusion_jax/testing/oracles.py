@@ -1,4 +1,4 @@
-"""Data whose every diffusion quantity has a closed form.
+"""Data distributions whose diffusion quantities have closed forms.
 
 For x_0 ~ sum_k w_k N(m_k, C_k) the marginal at a level is again a mixture,
 x_t ~ sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I), and the best possible
@@ -28,11 +28,11 @@ _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
-  """x_0 ~ sum_k weights[k] N(means[k], C_k) on R^D; see `mixture`.
+  """A Gaussian mixture, x_0 ~ sum_k weights[k] N(means[k], C_k) on R^D.
 
   weights: [K], means: [K, D]; C_k = Q_k diag(v_k) Q_k^T with Q_k in
-  eigenvectors [K, D, D] and v_k in eigenvalues [K, D]. All methods take x
-  [B, D] and a level [] or [B]; densities are in nats.
+  eigenvectors [K, D, D] and v_k in eigenvalues [K, D]. All methods take x [B,
+  D] and a level [] or [B]; densities are in nats.
   """
 
   weights: Array
@@ -42,19 +42,19 @@ class Mixture:
 
   @property
   def mean(self) -> Array:
-    """E[x_0], [D]."""
+    """Returns E[x_0], [D]."""
     return _einsum('k,ki->i', self.weights, self.means)
 
   @property
   def cov(self) -> Array:
-    """Cov[x_0], [D, D]."""
+    """Returns Cov[x_0], [D, D]."""
     q, v, w = self.eigenvectors, self.eigenvalues, self.weights
     centred = self.means - self.mean[None]
     between = _einsum('k,ki,kj->ij', w, centred, centred)
     return _einsum('k,kie,ke,kje->ij', w, q, v, q) + between
 
   def sample(self, key: Array, n: int) -> Array:
-    """n draws of x_0, [n, D]."""
+    """Draws n values of x_0, [n, D]."""
     key, eps_key = jax.random.split(key)
     k = jax.random.categorical(key, jnp.log(self.weights), shape=(n,))
     eps = jax.random.normal(eps_key, (n, self.means.shape[1]))
@@ -62,16 +62,16 @@ class Mixture:
     return self.means[k] + _einsum('nie,ne->ni', self.eigenvectors[k], eps)
 
   def log_prob(self, x: Array, level: NoiseLevel) -> Array:
-    """log q(x_t) of the marginal at a level, [B]."""
+    """Computes log q(x_t) of the marginal at a level, [B]."""
     return jax.nn.logsumexp(self._components(x, level)[0], axis=1)
 
   def score(self, x: Array, level: NoiseLevel) -> Array:
-    """grad log q(x_t), [B, D]."""
+    """Computes grad log q(x_t), [B, D]."""
     log_joint, rotated, variance = self._components(x, level)
     return -self._average(log_joint, rotated / variance)
 
   def denoise(self, x: Array, level: NoiseLevel) -> Prediction:
-    """E[x_0 | x_t], the denoiser that no network can beat."""
+    """Computes E[x_0 | x_t], the estimate of the best possible denoiser."""
     log_joint, rotated, variance = self._components(x, level)
     gain = self._per_example(level.alpha, x) * self.eigenvalues[None] / variance
     posterior = jax.nn.softmax(log_joint, axis=1)
@@ -80,18 +80,18 @@ class Mixture:
     return Prediction(x0)
 
   def component(self, k: int) -> 'Mixture':
-    """N(m_k, C_k) alone: the data of class k, where classes are components."""
+    """Returns N(m_k, C_k), the data of class k if classes are components."""
     arrays = self.means, self.eigenvalues, self.eigenvectors
     return Mixture(jnp.ones(1), *(a[k : k + 1] for a in arrays))
 
   def class_log_prob(self, x: Array, level: NoiseLevel) -> Array:
-    """log p(k | x_t), the classifier that no network can beat, [B, K]."""
+    """Computes log p(k | x_t) of the best possible classifier, [B, K]."""
     return jax.nn.log_softmax(self._components(x, level)[0], axis=1)
 
   def entropy(self, level: NoiseLevel | None = None) -> Array:
-    """-E log q(x_t) in nats, of x_0 without a level; shaped like the level.
+    """Computes -E log q(x_t) in nats, of x_0 if no level is passed.
 
-    Gaussian only: raises ValueError for a mixture of more.
+    Raises ValueError for a mixture of more than one Gaussian.
     """
     check_gaussian(self, 'entropy')
     variance = self.eigenvalues[0]
@@ -104,11 +104,11 @@ class Mixture:
   def ode_map(
     self, x: Array, level_from: NoiseLevel, level_to: NoiseLevel
   ) -> Array:
-    """Where the probability-flow ODE takes x [B, D] of one level, [B, D].
+    """Maps x [B, D] from one level to another along the probability-flow ODE.
 
     Along each axis of C the distance from the mean grows like the standard
-    deviation of the marginal, on any path of levels. Gaussian only: raises
-    ValueError for a mixture of more.
+    deviation of the marginal, on any path of levels. Raises ValueError for a
+    mixture of more than one Gaussian.
     """
     check_gaussian(self, 'ode_map')
     _, rotated, variance = self._components(x, level_from)
@@ -120,11 +120,11 @@ class Mixture:
     return (alpha * self.means[None] + centred)[:, 0]
 
   def conditional(self, known: Array, mask: Array) -> 'Mixture':
-    """The distribution of x_0[~mask] given x_0[mask] = known[mask].
+    """Returns the distribution of x_0[~mask] given x_0[mask] = known[mask].
 
-    known: [D], read where mask [D] is True (known); both must be concrete.
-    Returns a `Mixture` on the unknown coordinates, in their order. Raises
-    ValueError for other shapes or if nothing is left unknown.
+    known: [D], used where mask [D] is True; both must be concrete. The result
+    is a `Mixture` of the unknown coordinates, in their order. Raises ValueError
+    for other shapes or if every coordinate is known.
     """
     return _conditional(self, known, mask)
 
@@ -150,7 +150,7 @@ class Mixture:
 
 
 def mixture(weights: ArrayLike, means: ArrayLike, covs: ArrayLike) -> Mixture:
-  """The Gaussian mixture with weights [K], means [K, D], covs [K, D, D].
+  """Makes the Gaussian mixture of weights [K], means [K, D] and covs [K, D, D].
 
   Weights need not add up to 1. Raises ValueError for other shapes and for a
   covariance that is not symmetric and positive.
@@ -170,12 +170,12 @@ def mixture(weights: ArrayLike, means: ArrayLike, covs: ArrayLike) -> Mixture:
 
 
 def gaussian(mean: ArrayLike, cov: ArrayLike) -> Mixture:
-  """N(mean [D], cov [D, D]), as a mixture of one."""
+  """Makes N(mean [D], cov [D, D]), a mixture of one."""
   return mixture(np.ones(1), np.asarray(mean)[None], np.asarray(cov)[None])
 
 
 def check_gaussian(oracle: Mixture, name: str) -> None:
-  """Raises a ValueError that says `name` if the mixture has several parts."""
+  """Raises ValueError with `name` for more than one component."""
   if len(oracle.weights) > 1:
     raise ValueError(
       f'{name} has a closed form for a Gaussian only, this is a mixture of '

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.core.broadcasting import check_same_shape
 from diffusion_jax.core.levels import round_near_step
 
 
@@ -66,35 +65,10 @@ def check_log_snr(level, truth, bound):
   np.testing.assert_allclose(level.logsnr, truth, rtol=0, atol=2.5e-6)
 
 
-@pytest.mark.parametrize('shape', [(3,), (3, 4), (3, 4, 4, 2), (3, 4, 4, 5, 2)])
-@pytest.mark.parametrize('batched', [False, True])
-def test_like_broadcasts_against_any_trailing_axes(shape, batched):
-  sigma = jnp.arange(1.0, 4.0) if batched else jnp.array(2.0)
-  x = jnp.ones(shape)
-  level = dj.NoiseLevel(sigma, sigma, sigma).expand_to(x)
-  expected = np.broadcast_to(
-    np.asarray(sigma).reshape(-1, *[1] * (len(shape) - 1)), shape
-  )
-  np.testing.assert_array_equal(x * level.sigma, expected)
-
-
-def test_like_refuses_a_level_of_another_batch():
-  level = dj.NoiseLevel(*[jnp.ones(4)] * 3)
-  with pytest.raises(ValueError, match=r'shape \[4\] does not fit .*\[3, 2\]'):
-    level.expand_to(jnp.ones((3, 2)))
-  with pytest.raises(ValueError, match=r'it is \[\] or \[B\]'):
-    level.expand_to(jnp.ones(()))
-
-
 def test_take_selects_from_a_grid():
   grid = dj.NoiseLevel(jnp.arange(5.0), jnp.ones(5), jnp.zeros(5))
   assert grid.take(2).t == 2.0
   assert grid.take(slice(1, 3)).alpha.shape == (2,)
-
-
-def test_check_same_shape_names_the_arrays():
-  with pytest.raises(ValueError, match=r'x0 \[2, 1\], eps \[2, 3\]'):
-    check_same_shape(x0=jnp.ones((2, 1)), eps=jnp.ones((2, 3)))
 
 
 @pytest.mark.parametrize('num_steps', [1, 3, 1000, 4000])
