@@ -29,10 +29,10 @@ def test_churn_adds_nothing_beyond_the_end_of_a_schedule(name, key):
 
 def test_churn_adds_the_noise_between_the_two_levels(key):
   """The marginal at the raised level, for all x_t of a marginal."""
-  seen = []
+  calls = []
 
   def step(key, x, state, denoise, *, level_s, level_t):
-    seen.append((x, level_t))
+    calls.append((x, level_t))
     return x, state
 
   schedule = dj.LinearVPSchedule()
@@ -45,7 +45,7 @@ def test_churn_adds_the_noise_between_the_two_levels(key):
     )
     levels = {'level_s': schedule(0.4), 'level_t': level}
     sampler.step(jax.random.key(1), x, (), None, **levels)
-    raised, hat = seen.pop()
+    raised, hat = calls.pop()
     ratio = hat.sigma / hat.alpha
     np.testing.assert_allclose(ratio, 1.3 * level.sigma / level.alpha, 1e-5)
     shrunk = np.float64(hat.alpha / level.alpha) ** 2

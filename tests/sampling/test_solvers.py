@@ -94,7 +94,7 @@ def test_mean_and_covariance_without_monte_carlo(name, schedule_name):
   b, *columns = moments.run(key, 'gaussian', name, schedule, 200, 3, x)
   a = np.stack(columns, axis=1) - b[:, None]
   tolerance = {'ddim': 0.04, 'heun': 0.03}.get(name, 0.003)
-  # the prior forgets what is left of the mean: 0.014 of it at sigma = 50
+  # the prior has none of the mean that is left, 0.014 of it at sigma = 50
   np.testing.assert_allclose(b, moments.GAUSSIAN.mean, atol=0.008)
   np.testing.assert_allclose(a @ a.T, moments.GAUSSIAN.cov, atol=tolerance)
 
