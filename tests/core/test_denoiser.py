@@ -11,7 +11,7 @@ GAUSSIAN = oracles.gaussian([0.5, -1.0], [[0.3, 0.1], [0.1, 0.2]])
 
 
 def network_of(kind):
-  """The best network that predicts `kind` on GAUSSIAN; its input is the step."""
+  """The best network that predicts `kind` on GAUSSIAN; it takes the step."""
 
   def network_fn(params, x, noise, cond, *, key=None):
     level = SCHEDULE.at_step(noise.astype(int) + 1)
