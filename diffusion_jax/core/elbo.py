@@ -168,14 +168,15 @@ def variational_bound(
   Args:
     key: [] or [B]; image i depends on key i alone.
     x0: [B, ...].
-    num_steps: T. T = 1 is a VAE and needs variance='fixed_large'.
-    steps: Number of the steps 2..T to draw for each image, without replacement;
-      their entries are scaled to stay unbiased, the others are 0.
-    decoder: (x0, LastStep) -> [B], or lambda x0, s: categorical_nll(x0, s.z,
-      s.level) for VDM, which has an entry 0 where schedule(0) is not clean.
+    num_steps: T >= 1. T = 1 is a VAE; it needs variance='fixed_large'.
+    steps: Draw 1..T-1 of the steps 2..T for each image, without replacement;
+      their entries are scaled to stay unbiased, others are 0. Else ValueError.
+    decoder: (x0, LastStep) -> [B]; VDM's is lambda x0, s: categorical_nll(x0,
+      s.z, s.level). Entry 0 is VDM's too: it is 0 where schedule(0) is clean.
   Returns:
     'prior' [B], L_T; 'diffusion' [B, T], entry i being L_i; 'reconstruction'
-    [B], L_0; 'total' [B]; 'squared_error' [B, T], entry i of t = (i + 1) / T.
+    [B], L_0; 'total' [B]; 'squared_error' [B, T], |x_0 - x0_hat|^2, entry i of
+    t = (i + 1) / T.
   """
   if num_steps < 1:
     raise ValueError(f'num_steps is {num_steps}: a bound needs at least 1')

@@ -177,8 +177,8 @@ def rearranged_elbo(
 
   E[log p(x | z_1)] - sum_t E[KL(q(z_{t-1} | z_t, x) || p(z_{t-1} | z_t))] -
   KL(q(z_T | x) || p(z_T)): with DDPM's q this is `variational_bound`. Each z_t
-  is drawn from its marginal, independently. Arguments as in
-  `hierarchical_elbo`, and
+  is drawn from its marginal, independently. Arguments not listed are those of
+  `hierarchical_elbo`.
 
   Args:
     marginal: (t, x) -> q(z_t | x), t = 1..T.
