@@ -1,4 +1,4 @@
-"""Diffusion models in JAX: the equations as pure functions.
+"""Equations of diffusion models as pure functions in JAX.
 
 `import diffusion_jax as dj` loads jax and numpy only. Networks, data, training
 and evaluation are submodules to import by name.
@@ -40,7 +40,7 @@ from diffusion_jax.core.elbo import (
   reconstruction_nll,
   variational_bound,
 )
-from diffusion_jax.core.levels import NoiseLevel, clean_level
+from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.losses import (
   antithetic_times,
   denoising_loss,

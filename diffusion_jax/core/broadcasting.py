@@ -1,4 +1,4 @@
-"""Arrays are [B, ...]: what is done to each example of a batch."""
+"""Broadcasting and reductions for arrays [B, ...]."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,12 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-def expand_to(value: Array, x: Array, name: str = 'a value') -> Array:
-  """Reshaped to broadcast against x: [] and [B] become [B|1, 1, ...].
+def expand_to(value: Array | float, x: Array, name: str = 'a value') -> Array:
+  """Reshapes a value to broadcast against x: [] and [B] become [B|1, 1, ...].
 
-  This is the only broadcasting rule of the library. What fits no leading axis
-  of x is refused with a ValueError. Floats get the precision of x, at least
-  float32: levels computed in float64 leave float32 images what they are.
+  This is the only broadcasting rule of the library. Raises ValueError for a
+  shape that fits no leading axis of x. Floats get the precision of x, at least
+  float32: levels computed in float64 do not change the type of float32 images.
   """
   shape = jnp.shape(value)
   if len(shape) > x.ndim or any(
@@ -28,8 +28,13 @@ def expand_to(value: Array, x: Array, name: str = 'a value') -> Array:
 
 
 def data_axes(x: Array) -> tuple[int, ...]:
-  """All axes of x [B, ...] but the first."""
+  """Returns all axes of x [B, ...] but the first."""
   return tuple(range(1, x.ndim))
+
+
+def sum_data_axes(x: Array) -> Array:
+  """Sums x [B, ...] over all axes but the first, [B]."""
+  return jnp.sum(x, axis=data_axes(x))
 
 
 def check_same_shape(**arrays: Array) -> None:

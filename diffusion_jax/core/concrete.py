@@ -1,10 +1,11 @@
-"""Checks of numbers and times; what jit traces has no value yet and passes."""
+"""Checks of numbers and times; values that jit traces pass."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Array = jax.Array
 
@@ -12,12 +13,12 @@ Array = jax.Array
 def check_numbers(
   fits: Callable[..., Array], rule: str, **values: Array | float
 ) -> None:
-  """ValueError that says `rule` unless the values are finite and fit it.
+  """Raises ValueError with `rule` unless the values are finite and fit it.
 
-  fits(*values) -> bool, element by element. Nothing is checked where one of
-  them is traced.
+  fits(*values) returns bools, element by element. Nothing is checked where one
+  of the values is traced.
   """
-  if any(isinstance(value, jax.core.Tracer) for value in values.values()):
+  if any(isinstance(value, Tracer) for value in values.values()):
     return
   arrays = np.broadcast_arrays(
     *(np.asarray(value, np.float64) for value in values.values())
@@ -25,15 +26,15 @@ def check_numbers(
   good = np.all(np.isfinite(arrays), axis=0) & fits(*arrays)
   if not np.all(good):
     first = np.argmin(good)
-    given = ', '.join(
+    found = ', '.join(
       f'{name} is {array.flat[first]:g}'
       for name, array in zip(values, arrays, strict=True)
     )
-    raise ValueError(f'{given}: {rule}')
+    raise ValueError(f'{found}: {rule}')
 
 
 def as_float(x: Array | float) -> Array:
-  """x as an array of floats, of its own precision or at least float32.
+  """Converts x to floats of its own precision, at least float32.
 
   Integers get the default precision.
   """
@@ -44,9 +45,9 @@ def as_float(x: Array | float) -> Array:
 
 
 def as_time(t: Array | float) -> Array:
-  """A time as by `as_float`; ValueError for a concrete one outside [0, 1].
+  """Converts a time to floats; ValueError for concrete ones outside [0, 1].
 
-  1e-6 beyond either end is still inside: float32 knows t to about 1e-7.
+  1e-6 beyond either end is accepted, since float32 resolves t to about 1e-7.
   """
   check_numbers(
     lambda t: (t >= -1e-6) & (t <= 1.0 + 1e-6), 'times are in [0, 1]', t=t

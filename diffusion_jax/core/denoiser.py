@@ -1,19 +1,18 @@
-"""The seam between networks and the process.
+"""The interface between networks and the process.
 
-Samplers, bounds and guidance see a `Denoiser`: (x_t, level) -> Prediction. A
-network is any function `network_fn(params, x, noise, cond, *, key=None)`, and
-everything that is particular to how it was trained (what it predicts, which
-number tells it the noise level, how its input is scaled) is said once, in
-`make_denoiser`.
+Samplers, bounds and guidance take a `Denoiser`: (x_t, level) -> Prediction. A
+network is any function `network_fn(params, x, noise, cond, *, key=None)`. What
+depends on how it was trained (its parametrization, its input for the noise
+level, the scaling of x) is stated once, in `make_denoiser`.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.levels import NoiseLevel, snap
+from diffusion_jax.core.broadcasting import expand_to
+from diffusion_jax.core.levels import NoiseLevel, Schedule, round_near_step
 from diffusion_jax.core.parametrization import (
   check_kind,
   edm_norm,
@@ -21,12 +20,39 @@ from diffusion_jax.core.parametrization import (
 )
 
 Array = jax.Array
-NetworkFn = Callable[..., Array]
-NoiseInput = Callable[[NoiseLevel], Array]
+
+
+class NetworkFn(Protocol):
+  """A network as a function of its parameters."""
+
+  def __call__(
+    self,
+    params: Any,
+    x: Array,
+    noise: Array,
+    cond: dict | None,
+    /,
+    *,
+    key: Array | None = None,
+  ) -> Array:
+    """Returns the raw output, [B, ...].
+
+    x: [B, ...]; noise: [B], of a `NoiseInput`; cond: dict of arrays [B, ...];
+    key: of dropout, which is off without one.
+    """
+    ...
+
+
+class NoiseInput(Protocol):
+  """The function of the noise level that a network takes as its input."""
+
+  def __call__(self, level: NoiseLevel, /) -> Array:
+    """Returns one number for each level, [] or [B]."""
+    ...
 
 
 class Prediction(NamedTuple):
-  """What a denoiser knows of the clean image.
+  """A denoiser's estimate of the clean image.
 
   x0 [B, ...] estimates E[x_0 | x_t]; var_frac [B, ...], if the network learns
   the reverse variance, is the exponent v of IDDPM Eq. 15.
@@ -36,13 +62,18 @@ class Prediction(NamedTuple):
   var_frac: Array | None = None
 
 
-Denoiser = Callable[[Array, NoiseLevel], Prediction]
+class Denoiser(Protocol):
+  """An estimate of the clean image, such as `make_denoiser` returns."""
+
+  def __call__(self, xt: Array, level: NoiseLevel, /) -> Prediction:
+    """Estimates x_0 from x_t [B, ...] at a level [] or [B]."""
+    ...
 
 
 def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:
-  """denoise(xt, level); TypeError if that is no `Prediction`.
+  """Returns denoise(xt, level); TypeError if that is no `Prediction`.
 
-  An array would be unpacked along its batch instead.
+  Without the check an array would be unpacked along its batch axis.
   """
   prediction = denoise(xt, level)
   if not isinstance(prediction, Prediction):
@@ -53,22 +84,22 @@ def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:
 
 
 def logsnr_input(level: NoiseLevel) -> Array:
-  """The network sees log(alpha^2 / sigma^2), which any schedule defines."""
+  """Returns log(alpha^2 / sigma^2), an input that every schedule defines."""
   return level.logsnr
 
 
 def edm_input(level: NoiseLevel) -> Array:
-  """log(sigma / alpha) / 4: c_noise of Karras et al. 2022, Table 1."""
+  """Returns log(sigma / alpha) / 4, c_noise of Karras et al. 2022, Table 1."""
   return -level.logsnr / 8.0
 
 
 def log_sigma_input(level: NoiseLevel) -> Array:
-  """log(sigma / alpha): the label of Song et al.'s continuous VE networks."""
+  """Returns log(sigma / alpha), the label of Song et al.'s VE networks."""
   return -0.5 * level.logsnr
 
 
 def time_input(scale: float = 1000.0) -> NoiseInput:
-  """The network sees scale * t, finite also where alpha = 0 or sigma = 0.
+  """Makes the input scale * t, finite also where alpha = 0 or sigma = 0.
 
   scale=999 is the label of Song et al.'s continuous VP networks.
   """
@@ -76,14 +107,14 @@ def time_input(scale: float = 1000.0) -> NoiseInput:
 
 
 def step_input(num_steps: int, scale: float = 1.0) -> NoiseInput:
-  """The network sees max(T t - 1, 0) * scale: 0..T-1 at DDPM's steps 1..T.
+  """Makes the input max(T t - 1, 0) * scale, 0..T-1 at DDPM's steps 1..T.
 
-  Integers at the steps, as the published networks saw them (see `snap`).
-  scale=1000/T is improved-diffusion's `rescale_timesteps`, for any T.
+  At the steps it is an integer, as in the published networks (see
+  `round_near_step`). scale=1000/T is improved-diffusion's `rescale_timesteps`.
   """
 
   def noise(level):
-    step = snap(level.t * num_steps, num_steps)
+    step = round_near_step(level.t * num_steps, num_steps)
     return scale * jnp.maximum(step - 1.0, 0.0)
 
   return noise
@@ -101,10 +132,17 @@ def network_output(
   sigma_data: float = 0.5,
   key: Array | None = None,
 ) -> Array:
-  """The raw output y of a network at x_t, float32 [B, ...].
+  """Evaluates a network at x_t and returns its raw output, [B, ...].
 
-  xt: [B, ...]; level: [] or [B]. The input is divided by its standard deviation
-  for 'edm' (c_in) and left alone otherwise. `key` switches dropout on.
+  For 'edm' the input is divided by its standard deviation (c_in). Keywords not
+  listed are those of `make_denoiser`.
+
+  Args:
+    xt: [B, ...].
+    level: [] or [B].
+    key: Of dropout, which is off without one.
+  Returns:
+    The output in the precision of xt, before any conversion.
   """
   scale = 1.0
   if parametrization == 'edm':
@@ -124,12 +162,18 @@ def make_denoiser(
   learned_variance: bool = False,
   sigma_data: float = 0.5,
 ) -> Denoiser:
-  """Denoiser of a network that predicts `parametrization` (see `target`).
+  """Makes a `Denoiser` of a network that predicts `parametrization`.
 
-  network_fn(params, x [B, ...], noise [B], cond) -> [B, ...], with twice the
-  channels if learned_variance: the second half maps -1..1 to var_frac 0..1.
-  cond: dict of arrays [B, ...], such as {'label': [B]}, passed through.
-  Raises ValueError for an unknown parametrization.
+  Args:
+    network_fn: (params, x [B, ...], noise [B], cond) -> [B, ...].
+    params: The first argument of network_fn.
+    parametrization: A kind of `target`; ValueError for others.
+    noise_input: What the network gets for a level, such as `logsnr_input`.
+    cond: Dict of arrays [B, ...], such as {'label': [B]}, passed through.
+    learned_variance: Whether the output has twice the channels; the second half
+      maps -1..1 to var_frac 0..1.
+  Returns:
+    A function (x_t, level) -> Prediction.
   """
   check_kind(parametrization)
 
@@ -155,25 +199,30 @@ def make_denoiser(
 
 
 def variance_fraction(output: Array) -> Array:
-  """A network's output for the variance, about -1..1 -> var_frac 0..1."""
+  """Maps a network's output for the variance, about -1..1, to var_frac 0..1."""
   return 0.5 * (output + 1.0)
 
 
-def at_training_levels(denoise: Denoiser, schedule: Callable) -> Denoiser:
-  """Lets a denoiser trained on `schedule` be asked at levels of any other.
+def at_training_levels(denoise: Denoiser, schedule: Schedule) -> Denoiser:
+  """Makes a denoiser trained on `schedule` usable at the levels of any other.
 
-  The level of equal SNR is looked up in `schedule` and x_t rescaled to it: what
-  x_t says of x_0 is unchanged. Where `schedule` ends before that SNR its last
-  level is asked: x_t is scaled by the ratio of the alphas where alpha > sigma,
-  of the sigmas elsewhere, so that the larger part of it comes out right. A
-  level without signal or without noise is the end of `schedule`. A network of T
-  steps sees fractional ones where the SNR lies between two of them.
+  It evaluates `denoise` at the level of `schedule` with the same SNR, at x_t
+  rescaled to it; E[x_0 | x_t] does not change. Beyond an end of `schedule` its
+  last level is used, with x_t scaled by the ratio of the alphas where alpha >
+  sigma and of the sigmas elsewhere. Networks of T steps get fractional steps.
+
+  Args:
+    denoise: Denoiser for levels of `schedule`.
+    schedule: The schedule of its training.
+  Returns:
+    A `Denoiser` for all levels, clean data and pure noise included.
   """
 
-  def at_levels(xt, level):
+  def denoise_at_equal_snr(xt, level):
     level = jax.tree.map(jnp.asarray, level)
     no_signal, no_noise = level.alpha == 0.0, level.sigma == 0.0
-    # 1 in place of 0: no 0 / 0 in branches that are not taken, gradients too
+    # 1 replaces 0, so that no branch computes 0 / 0: its gradient would be NaN
+    # even where the branch is not taken.
     safe = level._replace(
       alpha=jnp.where(no_signal, 1.0, level.alpha),
       sigma=jnp.where(no_noise, 1.0, level.sigma),
@@ -181,10 +230,11 @@ def at_training_levels(denoise: Denoiser, schedule: Callable) -> Denoiser:
     logsnr = jnp.where(no_signal, schedule(1.0).logsnr, safe.logsnr)
     logsnr = jnp.where(no_noise, schedule(0.0).logsnr, logsnr)
     trained = schedule.from_logsnr(logsnr)
-    new, old, seen = (a.expand_to(xt) for a in (trained, safe, level))
+    new, old = trained.expand_to(xt), safe.expand_to(xt)
+    mostly_signal = expand_to(level.alpha > level.sigma, xt)
     scale = jnp.where(
-      seen.alpha > seen.sigma, new.alpha / old.alpha, new.sigma / old.sigma
+      mostly_signal, new.alpha / old.alpha, new.sigma / old.sigma
     )
     return denoise(scale * xt, trained)
 
-  return at_levels
+  return denoise_at_equal_snr

@@ -1,4 +1,4 @@
-"""The schedule of T steps, from an explicit sequence of alphas or betas."""
+"""Schedules of T steps, from an explicit sequence of alphas or betas."""
 
 import dataclasses
 
@@ -7,34 +7,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.concrete import as_float, as_time, check_numbers
-from diffusion_jax.core.levels import NoiseLevel, snap, vp_level
+from diffusion_jax.core.levels import NoiseLevel, round_near_step, vp_level
 from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
 
-# What a last alpha of 0 adds to -log(alpha_bar): alpha = exp(-500) is exactly 0
+# A last alpha of 0 adds this to -log(alpha_bar): alpha = exp(-500) is exactly 0
 # in float32, sigma exactly 1, and interpolation stays finite.
 _NO_SIGNAL = 1000.0
 # Beyond this -log(alpha_bar) alpha is taken as 0: float32 has no normal numbers
-# for it (a long list of small alphas comes here).
+# for it, which a long list of small alphas reaches.
 _UNDERFLOW = 170.0
 
 
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiscreteSchedule:
-  """DDPM's T steps, from an explicit sequence of alphas or betas.
+  """A schedule of T steps from an explicit sequence of alphas or betas.
 
-  Data: -log(alpha_bar) at steps 0..T, [T+1], entry 0 is 0, float64 on the host.
-  Step i is t = i / T. Between steps -log(alpha_bar) is linear in t, which is
-  the VP-SDE with a piecewise constant beta; at steps the table is exact.
+  It stores -log(alpha_bar) at steps 0..T, [T+1], entry 0 being 0, in float64 on
+  the host. Step i is t = i / T. Between steps -log(alpha_bar) is linear in t,
+  which is the VP-SDE with a piecewise constant beta; at steps it is exact.
   """
 
-  neg_log_alpha_bar: Array
+  neg_log_alpha_bar: np.ndarray | Array
 
   @classmethod
   def from_alphas(cls, alphas) -> 'DiscreteSchedule':
-    """alphas: [T], each in (0, 1), any T >= 1; the last may be 0.
+    """Makes a schedule of alphas [T], each in (0, 1); the last may be 0.
 
     Raises a ValueError that names the position of the first bad entry.
     """
@@ -43,7 +43,10 @@ class DiscreteSchedule:
 
   @classmethod
   def from_betas(cls, betas) -> 'DiscreteSchedule':
-    """betas: [T], each in (0, 1), any T >= 1; the last may be 1."""
+    """Makes a schedule of betas [T], each in (0, 1); the last may be 1.
+
+    Raises a ValueError that names the position of the first bad entry.
+    """
     betas = _checked('betas', betas, last=1.0, identity=0.0)
     return cls._from_log_alphas(betas, lambda beta: np.log1p(-beta))
 
@@ -56,31 +59,31 @@ class DiscreteSchedule:
 
   @property
   def num_steps(self) -> int:
-    """T."""
+    """Returns T."""
     return len(self.neg_log_alpha_bar) - 1
 
   @property
   def alpha_bars(self) -> Array:
-    """alpha_bar_1..alpha_bar_T, [T]."""
+    """Returns alpha_bar_1..alpha_bar_T, [T]."""
     return jnp.exp(-self.neg_log_alpha_bar[1:])
 
   @property
   def alphas(self) -> Array:
-    """alpha_1..alpha_T (DDPM's, one per step), [T]."""
+    """Returns alpha_1..alpha_T (DDPM's, one per step), [T]."""
     return jnp.exp(self._log_alphas)
 
   @property
   def betas(self) -> Array:
-    """beta_1..beta_T, [T]."""
+    """Returns beta_1..beta_T, [T]."""
     return -jnp.expm1(self._log_alphas)
 
   @property
   def _log_alphas(self):
-    # the difference is taken in the table's own precision, float64 on the host
+    # The difference has the precision of the table, float64 on the host.
     return self.neg_log_alpha_bar[:-1] - self.neg_log_alpha_bar[1:]
 
   def at_step(self, i: int | Array) -> NoiseLevel:
-    """Level of step i in 0..T (0 is clean), i of shape [] or [B].
+    """Returns the level of step i in 0..T (0 is clean), i of shape [] or [B].
 
     Raises ValueError for concrete steps outside 0..T.
     """
@@ -91,14 +94,15 @@ class DiscreteSchedule:
     return self(jnp.asarray(i) / last)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Level at t in [0, 1], [] or [B]; its slope at step i is that below i.
+    """Returns the level at t in [0, 1], [] or [B].
 
-    So beta(t) is constant on (i - 1, i], and a step of the reverse SDE from i
-    to i - 1 undoes alpha_i.
+    The slope in t at step i is that of the interval below it: beta(t) is
+    constant on (i - 1, i], and a step of the reverse SDE from i to i - 1 undoes
+    alpha_i.
     """
     t = as_time(t)
     alphas, table, slopes = self._entries()
-    position = snap(t * self.num_steps, self.num_steps)
+    position = round_near_step(t * self.num_steps, self.num_steps)
     lower = jnp.clip(jnp.floor(position).astype(int), 0, self.num_steps)
     below = jnp.clip(jnp.ceil(position).astype(int) - 1, 0, self.num_steps - 1)
     beyond = (position - lower) * slopes[below]  # 0 at a step: its own entry
@@ -108,17 +112,17 @@ class DiscreteSchedule:
     return NoiseLevel(*(field.astype(t.dtype) for field in level))
 
   def _entries(self):
-    # alpha and -log(alpha_bar) of steps 0..T, [T+1], and the slopes of the
-    # latter between them, [T]. On the host in float64: exp in float32 loses
-    # half a digit where alpha_T is small. A schedule that is an argument of a
-    # jitted function has float32.
+    # Returns alpha and -log(alpha_bar) of steps 0..T, [T+1], and the slopes of
+    # the latter between them, [T]. They are computed on the host in float64,
+    # since exp in float32 loses half a digit where alpha_T is small. A schedule
+    # that is an argument of a jitted function has float32.
     table = self.neg_log_alpha_bar
     xp = np if isinstance(table, np.ndarray) else jnp
     alphas = xp.where(table > _UNDERFLOW, 0.0, xp.exp(-0.5 * table))
     return map(jnp.asarray, (alphas, table, xp.diff(table)))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
+    """Returns the level of a log-SNR, [] or [B], clipped to its range."""
     logsnr = as_float(logsnr)
     table = jnp.asarray(self.neg_log_alpha_bar)
     value = jnp.clip(jax.nn.softplus(-logsnr), 0.0, table[-1])
@@ -128,7 +132,8 @@ class DiscreteSchedule:
 
 
 def _checked(name, sequence, last, identity):
-  # one list of numbers in (0, 1); `last` may end it, `identity` adds no noise
+  # The numbers must be in (0, 1), except that the final one may be `last`;
+  # `identity` is the value that adds no noise.
   try:
     sequence = np.asarray(sequence, np.float64)
   except (TypeError, ValueError):

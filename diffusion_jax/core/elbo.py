@@ -5,15 +5,15 @@ transitions t = 2..T, and the decoder p(x_0 | x_1).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import check_same_shape, data_axes
+from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
-from diffusion_jax.core.levels import NoiseLevel, clean_level
+from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.normal import Normal, discretized_log_prob, kl
 from diffusion_jax.core.process import (
   p_reverse,
@@ -25,20 +25,34 @@ from diffusion_jax.core.process import (
 Array = jax.Array
 
 
-def _sum(x: Array) -> Array:
-  return jnp.sum(x, axis=data_axes(x))
+class LastStep(NamedTuple):
+  """The input of a decoder: p(x_0 | z) = N(mean, variance), and z [B, ...].
+
+  It has the fields of a `Normal`; level, [], is that of z.
+  """
+
+  mean: Array | float
+  variance: Array | float
+  z: Array
+  level: NoiseLevel
 
 
 def prior_kl(x0: Array, level_T: NoiseLevel) -> Array:
-  """L_T = KL(q(x_T | x_0) || p(x_T)) in nats, [B] (DDPM Eq. 5).
+  """Computes L_T = KL(q(x_T | x_0) || p(x_T)) in nats, [B] (DDPM Eq. 5).
 
-  The prior is `prior_sample`'s N(0, alpha^2 + sigma^2): N(0, I) for every
-  variance-preserving schedule. x0: [B, ...]; level_T: [] or [B].
+  The prior is that of `prior_sample`, N(0, alpha^2 + sigma^2), which is N(0, I)
+  for every variance-preserving schedule.
+
+  Args:
+    x0: [B, ...].
+    level_T: The last level, [] or [B].
+  Returns:
+    The KL summed over data axes, [B].
   """
   level = level_T.expand_to(x0)
   variance = level.sigma**2
   prior = Normal(jnp.zeros_like(x0), level.alpha**2 + variance)
-  return _sum(kl(Normal(level.alpha * x0, variance), prior))
+  return sum_data_axes(kl(Normal(level.alpha * x0, variance), prior))
 
 
 def diffusion_kl(
@@ -48,23 +62,32 @@ def diffusion_kl(
   level_s: NoiseLevel,
   level_t: NoiseLevel,
 ) -> Array:
-  """L_{t-1} = KL(q(x_s | x_t, x_0) || model) in nats, [B] (DDPM Eq. 5).
+  """Computes L_{t-1} = KL(q(x_s | x_t, x_0) || model) (DDPM Eq. 5).
 
-  x0, xt: [B, ...]; model: p(x_s | x_t), as of `p_reverse`; levels: [] or [B],
-  s not clean (there it is `reconstruction_nll` that counts).
+  Args:
+    x0, xt: [B, ...].
+    model: p(x_s | x_t), such as `p_reverse` returns.
+    level_s, level_t: [] or [B]; s is not clean (see `reconstruction_nll`).
+  Returns:
+    The KL summed over data axes, [B].
   """
-  return _sum(kl(q_posterior(x0, xt, level_s, level_t), model))
+  return sum_data_axes(kl(q_posterior(x0, xt, level_s, level_t), model))
 
 
 def reconstruction_nll(
-  x0: Array, model: Normal, num_levels: int = 256, cdf: str = 'exact'
+  x0: Array, model: Normal | LastStep, num_levels: int = 256, cdf: str = 'exact'
 ) -> Array:
-  """L_0 = -log p(x_0 | x_1) of the discretised decoder, [B] (DDPM Eq. 13).
+  """Computes L_0 = -log p(x_0 | x_1) of the discretised decoder (DDPM Eq. 13).
 
-  x0: [B, ...] on `num_levels` values evenly spaced on [-1, 1]; model: the
-  Normal of p(x_0 | x_1). cdf='tanh' as published (see `discretized_log_prob`).
+  Args:
+    x0: [B, ...], `num_levels` values evenly spaced on [-1, 1].
+    model: The Normal of p(x_0 | x_1).
+    cdf: 'exact', or 'tanh' as published (see `discretized_log_prob`).
+  Returns:
+    Nats summed over data axes, [B].
   """
-  return -_sum(discretized_log_prob(model, x0, num_levels, cdf))
+  p = Normal(model.mean, model.variance)
+  return -sum_data_axes(discretized_log_prob(p, x0, num_levels, cdf))
 
 
 def bound_term(
@@ -75,31 +98,38 @@ def bound_term(
   level_t: NoiseLevel,
   decoder: Callable[[Array, Normal], Array] = reconstruction_nll,
 ) -> Array:
-  """L_0 of the examples whose s is clean, L_{t-1} of all others, nats, [B].
+  """Computes L_0 where s is clean and L_{t-1} elsewhere, in nats, [B].
 
   T times its mean over steps t ~ U{1..T} is L_vlb (Nichol & Dhariwal 2021, Eq.
   4 to 7) without L_T. model: p(x_s | x_t), with a variance where s is clean
-  (`first` of `p_reverse`). Finite, and so are its gradients.
+  (`first` of `p_reverse`). Values and gradients are finite.
   """
   clean = level_s.expand_to(x0).sigma == 0.0
   q = q_posterior(x0, xt, level_s, level_t)
-  # neither form may see the other's examples: infinities have NaN gradients
+  # Each form is evaluated at harmless values for the examples of the other
+  # one: infinities that are not selected still have NaN gradients.
   q = Normal(q.mean, jnp.where(clean, 1.0, q.variance))
   at_x0 = Normal(
     jnp.where(clean, model.mean, x0), jnp.where(clean, model.variance, 1.0)
   )
-  transition, reconstruction = _sum(kl(q, model)), decoder(x0, at_x0)
-  return jnp.where(level_s.sigma == 0.0, reconstruction, transition)
+  transition = sum_data_axes(kl(q, model))
+  return jnp.where(level_s.sigma == 0.0, decoder(x0, at_x0), transition)
 
 
 def categorical_nll(
   x0: Array, z0: Array, level: NoiseLevel, num_levels: int = 256
 ) -> Array:
-  """-log p(x_0 | z_0), the decoder of VDM, [B].
+  """Computes -log p(x_0 | z_0) of VDM's decoder, [B].
 
   p(v | z_0), per element, is proportional to q(z_0 | v) = N(z_0; alpha v,
-  sigma^2) over the `num_levels` values v evenly spaced on [-1, 1] (Kingma et
-  al. 2021, section 3.1). x0: [B, ...] on these values; level: [] or [B] of z0.
+  sigma^2) over the values v (Kingma et al. 2021, section 3.1).
+
+  Args:
+    x0: [B, ...], `num_levels` values evenly spaced on [-1, 1].
+    z0: [B, ...].
+    level: That of z0, [] or [B].
+  Returns:
+    Nats summed over data axes, [B].
   """
   check_same_shape(x0=x0, z0=z0)
   level = level.expand_to(z0[..., None])
@@ -111,28 +141,21 @@ def categorical_nll(
   index = jnp.rint((x0 + 1.0) * (num_levels - 1) / 2.0).astype(int)
   log_prob = jax.nn.log_softmax(logits, axis=-1)
   chosen = jnp.take_along_axis(log_prob, index[..., None], axis=-1)[..., 0]
-  return -jnp.sum(chosen, axis=data_axes(x0))
+  return -sum_data_axes(chosen)
 
 
-class LastStep(NamedTuple):
-  """What a decoder is given: p(x_0 | z) = N(mean, variance), and z [B, ...].
+class Decoder(Protocol):
+  """The last term of the bound, p(x_0 | z)."""
 
-  Usable as the Normal that it begins with; level, [], is that of z.
-  """
-
-  mean: Array
-  variance: Array
-  z: Array
-  level: NoiseLevel
-
-
-Decoder = Callable[[Array, LastStep], Array]
+  def __call__(self, x0: Array, last: LastStep, /) -> Array:
+    """Returns -log p(x_0 | z) in nats, [B]; x0: [B, ...]."""
+    ...
 
 
 def variational_bound(
   key: Array,
   denoise: Denoiser,
-  schedule: Callable,
+  schedule: Schedule,
   x0: Array,
   *,
   num_steps: int,
@@ -140,20 +163,20 @@ def variational_bound(
   steps: int | None = None,
   decoder: Decoder = reconstruction_nll,
 ) -> dict[str, Array]:
-  """The bound of DDPM Eq. 5 over T = num_steps, nats, one draw of noise per t.
+  """Computes the bound of DDPM Eq. 5 in nats, from one draw of noise per step.
 
-  'prior' [B] is L_T; 'diffusion' [B, T]: entry i is L_i, the transition to
-  schedule(i/T); 'reconstruction' [B] is L_0; 'total' [B] their sum. Entry 0 is
-  0 where schedule(0) is clean, and else VDM's transition to z_0, from which it
-  decodes. 'squared_error' [B, T] beside them is |x_0 - x0_hat(x_t)|^2, entry i
-  of t = (i+1)/T. steps=n draws n of the steps 2..T for each image, without
-  replacement: their entries times (T-1)/n, 0 elsewhere, unbiased.
-
-  key: [] or [B]: image i depends on key i alone. x0: [B, ...]. decoder: (x0,
-  `LastStep`) -> [B]; VDM's is lambda x0, s: categorical_nll(x0, s.z, s.level).
-  T = 1 is a VAE: prior and decoder, which has beta_1 for want of beta-tilde_2.
-  ValueError for T < 1, T = 1 of another variance than 'fixed_large', or steps
-  outside 1..T-1.
+  Args:
+    key: [] or [B]; image i depends on key i alone.
+    x0: [B, ...].
+    num_steps: T >= 1. T = 1 is a VAE; it needs variance='fixed_large'.
+    steps: Draw 1..T-1 of the steps 2..T for each image, without replacement;
+      their entries are scaled to stay unbiased, others are 0. Else ValueError.
+    decoder: (x0, LastStep) -> [B]; VDM's is lambda x0, s: categorical_nll(x0,
+      s.z, s.level). Entry 0 is VDM's too: it is 0 where schedule(0) is clean.
+  Returns:
+    'prior' [B], L_T; 'diffusion' [B, T], entry i being L_i; 'reconstruction'
+    [B], L_0; 'total' [B]; 'squared_error' [B, T], |x_0 - x0_hat|^2, entry i of
+    t = (i + 1) / T.
   """
   if num_steps < 1:
     raise ValueError(f'num_steps is {num_steps}: a bound needs at least 1')
@@ -166,48 +189,51 @@ def variational_bound(
     raise ValueError(
       f'steps is {steps}: of {num_steps}, 1..{num_steps - 1} can be drawn'
     )
-  num = len(x0)
-  choice_keys, keys = split_key(key_per_example(key, num), 2)
+  batch_size = len(x0)
+  choice_keys, keys = split_key(key_per_example(key, batch_size), 2)
 
-  def at(step):
+  def at_step(step):
     return schedule(jnp.asarray(step / num_steps, x0.dtype))
 
-  # the noise level nearest to clean, from which the decoder decodes
-  starts_clean = at(0).sigma == 0.0
+  # The decoder decodes from the cleanest level that has noise.
+  starts_clean = at_step(0).sigma == 0.0
   first = jnp.where(starts_clean, 1, 0)
   beta_tilde_2 = None
   if num_steps > 1:
-    beta_tilde_2 = reverse_variance('fixed_small', at(first), at(first + 1))
+    beta_tilde_2 = reverse_variance(
+      'fixed_small', at_step(first), at_step(first + 1)
+    )
 
   def transition(step, xt, prediction):
-    levels = at(step - 1), at(step)
+    levels = at_step(step - 1), at_step(step)
     model = p_reverse(prediction.x0, xt, *levels, variance, prediction.var_frac)
     return diffusion_kl(x0, xt, model, *levels)
 
   def decode(step, z, prediction):
-    levels = clean_level(), at(first)
+    levels = clean_level(), at_step(first)
     x0_hat, var_frac = prediction
     p = p_reverse(x0_hat, z, *levels, variance, var_frac, beta_tilde_2)
-    return decoder(x0, LastStep(*p, z, at(first)))
+    return decoder(x0, LastStep(p.mean, p.variance, z, at_step(first)))
 
   def term(inputs):
     step, decodes, counts = inputs
 
     def evaluate():
-      # the noise of a step is its own, whichever steps are drawn
+      # The noise depends on the step, not on which other steps are drawn.
       step_keys = jax.vmap(jax.random.fold_in)(keys, step)
-      xt = q_sample(x0, draw_normal(step_keys, x0), at(step))
-      prediction = predict(denoise, xt, at(step))
+      xt = q_sample(x0, draw_normal(step_keys, x0), at_step(step))
+      prediction = predict(denoise, xt, at_step(step))
       nats = jax.lax.cond(decodes, decode, transition, step, xt, prediction)
-      return nats, _sum(jnp.square(x0 - prediction.x0))
+      return nats, sum_data_axes(jnp.square(x0 - prediction.x0))
 
-    nothing = jnp.zeros(num, x0.dtype)
-    return jax.lax.cond(counts, evaluate, lambda: (nothing, nothing))
+    zeros = jnp.zeros(batch_size, x0.dtype)
+    return jax.lax.cond(counts, evaluate, lambda: (zeros, zeros))
 
-  # one loop over all terms: one batch in memory, one network to compile
+  # All terms are computed in one loop, which holds one batch in memory and
+  # compiles the network once.
   if steps is None:
     drawn = jnp.broadcast_to(
-      jnp.arange(2, num_steps + 1)[:, None], (num_steps - 1, num)
+      jnp.arange(2, num_steps + 1)[:, None], (num_steps - 1, batch_size)
     )
   else:
 
@@ -216,18 +242,22 @@ def variational_bound(
       return 2 + jax.lax.top_k(order, steps)[1]
 
     drawn = jax.vmap(choose, out_axes=1)(choice_keys)
-  rows = (jnp.full((1, num), 1), jnp.full((1, num), first), drawn)
-  rows = jnp.concatenate(rows)  # to schedule(0), the decoder, all others
+  # The rows are the transition to schedule(0), the decoder, and all others.
+  rows = jnp.concatenate(
+    (jnp.full((1, batch_size), 1), jnp.full((1, batch_size), first), drawn)
+  )
   index = jnp.arange(len(rows))
   counts = (index > 0) | ~starts_clean
   terms, errors = jax.lax.map(term, (rows, index == 1, counts))
 
-  def per_step(first, others):  # [T, B], of step 1 and of those drawn
-    table = jnp.zeros((num_steps, num), x0.dtype).at[0].set(first)
+  def per_step(step_1, others):
+    # The table [T, B] has the value of step 1 and those of the steps drawn.
+    table = jnp.zeros((num_steps, batch_size), x0.dtype).at[0].set(step_1)
     others = others * ((num_steps - 1) / max(len(drawn), 1))
-    return table.at[drawn - 1, jnp.arange(num)[None]].set(others)
+    return table.at[drawn - 1, jnp.arange(batch_size)[None]].set(others)
 
-  prior, diffusion = prior_kl(x0, at(num_steps)), per_step(terms[0], terms[2:])
+  prior = prior_kl(x0, at_step(num_steps))
+  diffusion = per_step(terms[0], terms[2:])
   at_first = jnp.where(starts_clean, errors[1], errors[0])
   return {
     'prior': prior,

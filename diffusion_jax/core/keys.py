@@ -1,10 +1,10 @@
 """Random keys: one for a batch, or one per example ([B]).
 
-With one key per example, what is drawn for example i depends on its own key
-alone, whatever the batch size and the number of devices.
+With one key per example, the draw for example i depends on its own key alone,
+whatever the batch size and the number of devices.
 
-Every consumer of a seed has a key of its own, its `stream`: without that
-`split(key, n)[i] == fold_in(key, i)` lets the trees of two consumers meet.
+Every consumer of a seed has a key of its own, its `stream`: without it,
+`split(key, n)[i] == fold_in(key, i)` lets two consumers draw the same numbers.
 """
 
 import jax
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-# A tag for each consumer of a seed. They are literal, as another tag would
-# change the numbers of every run, and at least 2**31, where no step or image is
-# counted.
+# Each consumer of a seed has a tag. The tags are literal, since another one
+# would change the random numbers of every run, and at least 2**31, beyond the
+# indices of steps and images that are folded in.
 STREAMS = {
   'parameters': 0x869348FE,
   'training': 0xD5128A8F,
@@ -37,26 +37,26 @@ STREAMS = {
 
 
 def stream(seed: int, name: str) -> Array:
-  """The root key of one consumer of a seed, a name of STREAMS.
+  """Returns the root key of one consumer of a seed, a name of STREAMS.
 
-  fold_in(key(seed), tag): what is split off or folded in from there on is no
-  other consumer's. Raises KeyError for other names.
+  The key is fold_in(key(seed), tag), from which no other consumer's keys
+  derive. Raises KeyError for other names.
   """
   return jax.random.fold_in(jax.random.key(seed), STREAMS[name])
 
 
 def fold_in_each(key: Array, index: Array) -> Array:
-  """One key for each index, [B]: example i is a function of key and i alone."""
+  """Returns keys [B], each a function of key and its index alone."""
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
 def abstract_key() -> jax.ShapeDtypeStruct:
-  """The shape of a key, for `jax.eval_shape`: nothing is drawn from it."""
+  """Returns the shape of a key, for `jax.eval_shape`."""
   return jax.eval_shape(jax.random.key, 0)
 
 
 def split_key(key: Array, n: int) -> Array:
-  """n new keys: [n] from one key, [n, B] from one key per example."""
+  """Splits a key into n, [n], or one key per example into [n, B]."""
   key = _typed(key)
   if not key.ndim:
     return jax.random.split(key, n)
@@ -64,7 +64,7 @@ def split_key(key: Array, n: int) -> Array:
 
 
 def draw_normal(key: Array, x: Array) -> Array:
-  """Standard normal noise like x [B, ...], from one key or one per example.
+  """Draws standard normal noise of the shape of x [B, ...].
 
   With keys [B], example i is a function of key i and of x.shape[1:] alone.
   Raises ValueError if there are more or fewer keys than examples.
@@ -73,17 +73,17 @@ def draw_normal(key: Array, x: Array) -> Array:
 
 
 def draw_uniform(key: Array, x: Array) -> Array:
-  """Uniform on [0, 1) like x [B, ...]; keys as in `draw_normal`."""
+  """Draws from U[0, 1) in the shape of x [B, ...]; keys as in `draw_normal`."""
   return _draw(jax.random.uniform, key, x)
 
 
 def draw_signs(key: Array, x: Array) -> Array:
-  """-1 or 1 with equal chances, like x [B, ...]; keys as in `draw_normal`."""
+  """Draws -1 or 1 in the shape of x [B, ...]; keys as in `draw_normal`."""
   return _draw(jax.random.rademacher, key, x)
 
 
 def key_per_example(key: Array, batch_size: int) -> Array:
-  """[B] keys: those given, or one key split into as many.
+  """Returns keys [B]: those passed, or one key split into as many.
 
   Raises ValueError if there are more or fewer keys than examples.
   """
@@ -111,7 +111,7 @@ def _check_one_each(key, batch_size):
 
 
 def _typed(key: Array) -> Array:
-  # keys of jax.random.PRNGKey are [..., 2] integers, without a shape of theirs
+  # The keys of jax.random.PRNGKey are integers [..., 2] of no key type.
   dtype = getattr(key, 'dtype', None)
   if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
     return key

@@ -1,16 +1,18 @@
-"""The atom of the library: one point on a noise schedule.
+"""Noise levels: points on a schedule, as two numbers.
 
-Two numbers, alpha and sigma, rather than three. In float32 those of a schedule
-of steps determine the log-SNR to 5e-7 and those of every schedule to 2.5e-6, at
-all log-SNRs from -41 to 22 and T up to 4000; a log-SNR stored in float32 would
-be rounded by up to 1.9e-6. `logsnr`, which is computed in float32, is within
-2.5e-6 (tests/core/test_levels.py).
+alpha and sigma are stored, not the log-SNR, for precision. In float32 those of
+a schedule of steps determine the log-SNR to 5e-7 and those of every schedule to
+2.5e-6, at all log-SNRs from -41 to 22 and T up to 4000; a log-SNR stored in
+float32 would be rounded by up to 1.9e-6. `logsnr`, which is computed in
+float32, is within 2.5e-6 (tests/core/test_levels.py).
 """
 
-from typing import NamedTuple
+import warnings
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion_jax.core.broadcasting import expand_to
 
@@ -31,43 +33,69 @@ class NoiseLevel(NamedTuple):
 
   @property
   def logsnr(self) -> Array:
-    """log(alpha^2 / sigma^2): +inf where clean, -inf where alpha = 0."""
+    """Returns log(alpha^2 / sigma^2); +inf if clean, -inf if alpha = 0."""
     return 2.0 * (jnp.log(self.alpha) - jnp.log(self.sigma))
 
   @property
   def snr(self) -> Array:
-    """alpha^2 / sigma^2."""
+    """Returns alpha^2 / sigma^2."""
     return jnp.square(jnp.divide(self.alpha, self.sigma))
 
   def expand_to(self, x: Array) -> 'NoiseLevel':
-    """Fields reshaped to broadcast against x [B, ...]: see `examples.like`."""
+    """Reshapes the fields to broadcast against x [B, ...]."""
     return jax.tree.map(
       lambda field: expand_to(field, x, 'a noise level'), self
     )
 
-  def take(self, index: int | slice | Array) -> 'NoiseLevel':
-    """Entries of a grid: `levels.take(0)`, `levels.take(slice(1, None))`.
+  def like(self, x: Array) -> 'NoiseLevel':
+    """Calls `expand_to`; the name of version 0.2, deprecated."""
+    warnings.warn(
+      'NoiseLevel.like is deprecated: use NoiseLevel.expand_to',
+      DeprecationWarning,
+      stacklevel=2,
+    )
+    return self.expand_to(x)
 
-    (`levels[0]` would be the field `t`: a NoiseLevel is a tuple.)
+  def take(self, index: int | slice | np.ndarray | Array) -> 'NoiseLevel':
+    """Returns entries of a grid, such as `levels.take(slice(1, None))`.
+
+    (`levels[0]` would be the field `t`, since a NoiseLevel is a tuple.)
     """
     return jax.tree.map(lambda field: field[index], self)
 
 
+class Schedule(Protocol):
+  """A path from clean data at t = 0 to noise at t = 1.
+
+  A schedule is a pytree (`pytree_dataclass`), so it can be an argument of a
+  jitted function. One of T steps also has the attribute `num_steps`.
+  """
+
+  def __call__(self, t: Any, /) -> NoiseLevel:
+    """Returns the level at t in [0, 1], [] or [B]."""
+    ...
+
+  def from_logsnr(self, logsnr: Array, /) -> NoiseLevel:
+    """Returns the level of a log-SNR, [] or [B]."""
+    ...
+
+
 def clean_level() -> NoiseLevel:
-  """Time 0 of every process: alpha = 1, sigma = 0."""
+  """Returns time 0 of every process that starts clean: alpha = 1, sigma = 0."""
   return NoiseLevel(jnp.zeros(()), jnp.ones(()), jnp.zeros(()))
 
 
 def vp_level(t: Array, neg_log_alpha_bar: Array) -> NoiseLevel:
-  """The variance-preserving level with alpha^2 = alpha_bar = 1 - sigma^2."""
+  """Returns the level with alpha^2 = alpha_bar = 1 - sigma^2."""
   alpha = jnp.exp(-0.5 * neg_log_alpha_bar)
   return NoiseLevel(t, alpha, jnp.sqrt(-jnp.expm1(-neg_log_alpha_bar)))
 
 
-def snap(position: Array, num_steps: int) -> Array:
-  """position t * T, or the step that t is within 1e-6 of; the slope is kept.
+def round_near_step(position: Array, num_steps: int) -> Array:
+  """Rounds a position t * T where t is within 1e-6 of a step; keeps its slope.
 
-  float32 knows t to about 1e-7. (1e-3 of a step at most, for T > 1000.)
+  Elsewhere the position is returned as it is: float32 resolves t to about 1e-7.
+  For T > 1000 the tolerance is 1e-3 of a step.
   """
   offset = jax.lax.stop_gradient(jnp.round(position) - position)
   near = jnp.abs(offset) < min(1e-6 * num_steps, 1e-3)

@@ -1,11 +1,12 @@
-"""Training losses: one error, one weight, one distribution of times.
+"""Training losses: an error, a weight and a distribution of times.
 
 Every loss in use is weight(level) * |x_0 - x0_hat|^2 averaged over a
 distribution of t. L_simple (weight = SNR), v-loss, min-SNR and EDM differ in
-nothing else; DDPM's Eq. 12 and 14 stand here literally all the same.
+the weight and in the distribution only; DDPM's Eq. 12 and 14 are also written
+out literally.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +15,40 @@ from diffusion_jax.core.broadcasting import (
   check_same_shape,
   data_axes,
   expand_to,
+  sum_data_axes,
 )
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import error_scale, target
 from diffusion_jax.core.process import one_minus_snr_ratio, reverse_variance
 
 Array = jax.Array
-Weight = Callable[[NoiseLevel], Array]
-TimeSampler = Callable[..., tuple[NoiseLevel, Array]]
+
+
+class Weight(Protocol):
+  """The weight of |x_0 - x0_hat|^2 in a loss."""
+
+  def __call__(self, level: NoiseLevel, /) -> Array:
+    """Returns the weight, of the shape of the level."""
+    ...
+
+
+class TimeSampler(Protocol):
+  """A distribution of the levels that a network is trained at."""
+
+  def __call__(
+    self, key: Array, batch_size: int, schedule: Schedule, /
+  ) -> tuple[NoiseLevel, Array]:
+    """Draws the levels of a batch; returns level [B] and weight [B]."""
+    ...
 
 
 def simple_loss(eps: Array, eps_hat: Array) -> Array:
-  """|eps - eps_hat|^2, the mean over data axes, [B] (DDPM Eq. 14, L_simple).
+  """Computes |eps - eps_hat|^2, the mean over data axes, [B] (DDPM Eq. 14).
 
-  eps, eps_hat: [B, ...].
+  Args:
+    eps, eps_hat: [B, ...].
+  Returns:
+    L_simple of each example, [B].
   """
   check_same_shape(eps=eps, eps_hat=eps_hat)
   return jnp.mean(jnp.square(eps - eps_hat), axis=data_axes(eps))
@@ -41,19 +62,23 @@ def weighted_eps_loss(
   variance: str = 'fixed_small',
   first: Array | None = None,
 ) -> Array:
-  """w_t |eps - eps_hat|^2, the L_{t-1} of DDPM Eq. 12 in nats, summed, [B].
+  """Computes w_t |eps - eps_hat|^2, the L_{t-1} of DDPM Eq. 12 in nats, [B].
 
   w_t = beta_t^2 / (2 variance alpha_t (1 - alpha_bar_t)) in the paper's terms.
-  eps, eps_hat: [B, ...]; levels [] or [B], s not clean unless `first` gives the
-  variance there (see `reverse_variance`).
+
+  Args:
+    eps, eps_hat: [B, ...].
+    level_s, level_t: [] or [B]; s is not clean unless `first` is set.
+    variance, first: As in `reverse_variance`.
+  Returns:
+    Nats summed over data axes, [B].
   """
   check_same_shape(eps=eps, eps_hat=eps_hat)
   s, t = level_s, level_t
-  error = (
-    s.alpha * one_minus_snr_ratio(s, t) * t.sigma / t.alpha
-  )  # of the mean, per eps
-  weight = error**2 / (2.0 * reverse_variance(variance, s, t, None, first))
-  square = jnp.sum(jnp.square(eps - eps_hat), axis=data_axes(eps))
+  # The mean of p(x_s | x_t) is off by this factor times the error of eps.
+  factor = s.alpha * one_minus_snr_ratio(s, t) * t.sigma / t.alpha
+  weight = factor**2 / (2.0 * reverse_variance(variance, s, t, None, first))
+  square = sum_data_axes(jnp.square(eps - eps_hat))
   return expand_to(weight, square) * square
 
 
@@ -66,70 +91,79 @@ def denoising_loss(
   weight: Weight,
   sigma_data: float = 0.5,
 ) -> Array:
-  """weight(level) |x_0 - x0_hat|^2, summed over data axes, [B].
+  """Computes weight(level) |x_0 - x0_hat|^2, summed over data axes, [B].
 
-  output: [B, ...], the raw prediction of `kind` (see `target`); x0, eps: the
-  truth; level: [] or [B]. The error is taken in the network's own space, where
-  float32 is accurate, and divided by error_scale^2: for 'eps' with `snr_weight`
-  that factor is 1 and this is L_simple.
+  The error is taken in the network's own space, where float32 is accurate, and
+  divided by error_scale^2: for 'eps' with `snr_weight` this is L_simple.
+
+  Args:
+    kind: What the network predicts (see `target`).
+    output: The raw prediction, [B, ...].
+    x0, eps: The truth, [B, ...].
+    level: [] or [B].
+    weight: Such as `snr_weight`.
+  Returns:
+    The loss of each example, [B].
   """
   truth = target(kind, x0, eps, level, sigma_data)
   check_same_shape(output=output, target=truth)
   scale = jnp.square(error_scale(kind, level, sigma_data))
-  # eps at zero SNR: weight and scale vanish together, the loss with them
+  # For eps at zero SNR weight and scale are both 0, and so is the loss.
   scale = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
-  error = jnp.sum(jnp.square(output - truth), axis=data_axes(output))
+  error = sum_data_axes(jnp.square(output - truth))
   return expand_to(weight(level) / scale, error) * error
 
 
-# Weights of |x_0 - x0_hat|^2, level -> same shape as the level.
+# The weights of |x_0 - x0_hat|^2.
 
 
 def snr_weight(level: NoiseLevel) -> Array:
-  """SNR: the unweighted loss in eps (Salimans & Ho 2022, section 4)."""
+  """Returns SNR, the unweighted loss in eps (Salimans & Ho 2022, section 4)."""
   return level.snr
 
 
 def truncated_snr_weight(level: NoiseLevel) -> Array:
-  """max(SNR, 1) (Salimans & Ho 2022, section 4)."""
+  """Returns max(SNR, 1) (Salimans & Ho 2022, section 4)."""
   return jnp.maximum(level.snr, 1.0)
 
 
 def min_snr_weight(gamma: float = 5.0) -> Weight:
-  """min(SNR, gamma) (Hang et al. 2023, min-SNR-gamma)."""
+  """Makes the weight min(SNR, gamma) (Hang et al. 2023, min-SNR-gamma)."""
   return lambda level: jnp.minimum(level.snr, gamma)
 
 
 def edm_weight(sigma_data: float = 0.5) -> Weight:
-  """1 / c_out^2, in sigma / alpha (Karras et al. 2022, Table 1)."""
+  """Makes the weight 1 / c_out^2 in sigma / alpha (Karras et al. 2022)."""
   return lambda level: level.snr + 1.0 / sigma_data**2
 
 
 def flow_weight(level: NoiseLevel) -> Array:
-  """(1 + alpha / sigma)^2: the unweighted loss in the velocity eps - x_0.
+  """Returns (1 + alpha / sigma)^2, the unweighted loss in eps - x_0.
 
   On `RectifiedFlowSchedule()` this is 1 / sigma^2 (Liu et al. 2022, Eq. 1).
   """
   return jnp.square(1.0 + level.alpha / level.sigma)
 
 
-# Distributions of t: (key, batch_size, schedule) -> (level [B], weight [B]).
-# Times lie in (0, 1], never on 0, where x_t = x_0 and most losses are 0 / 0.
+# The distributions of t. Times lie in (0, 1]: at 0, where x_t = x_0, most
+# losses are 0 / 0.
 
 
 def uniform_times(
-  key: Array, batch_size: int, schedule: Callable, t_min: float = 0.0
-):
-  """t ~ U(t_min, 1], independent; weight 1."""
+  key: Array, batch_size: int, schedule: Schedule, t_min: float = 0.0
+) -> tuple[NoiseLevel, Array]:
+  """Draws t ~ U(t_min, 1] independently; returns level and weight 1, [B]."""
   t = 1.0 - (1.0 - t_min) * jax.random.uniform(key, (batch_size,))
   return schedule(t), jnp.ones(batch_size)
 
 
-def antithetic_times(key: Array, batch_size: int, schedule: Callable):
-  """t_i = u + i / B modulo 1, one u ~ U(0, 1] (Kingma et al. 2021).
+def antithetic_times(
+  key: Array, batch_size: int, schedule: Schedule
+) -> tuple[NoiseLevel, Array]:
+  """Draws t_i = u + i / B modulo 1, one u ~ U(0, 1] (Kingma et al. 2021).
 
-  Weight 1. Each t is uniform; together they cover (0, 1] evenly, so the loss of
-  a batch has a smaller variance.
+  Each t is uniform; together they cover (0, 1] evenly, so the loss of a batch
+  has a smaller variance. Returns level [B] and weight 1 [B].
   """
   u = jax.random.uniform(key)
   t = 1.0 - jnp.mod(u + jnp.arange(batch_size) / batch_size, 1.0)
@@ -137,7 +171,7 @@ def antithetic_times(key: Array, batch_size: int, schedule: Callable):
 
 
 def step_times(num_steps: int) -> TimeSampler:
-  """t = i / T with i uniform on {1..T}, as DDPM Alg. 1; weight 1."""
+  """Makes the draw of t = i / T, i uniform on {1..T} (DDPM Alg. 1)."""
 
   def times(key, batch_size, schedule):
     i = jax.random.randint(key, (batch_size,), 1, num_steps + 1)
@@ -147,9 +181,10 @@ def step_times(num_steps: int) -> TimeSampler:
 
 
 def log_normal_times(mean: float = -1.2, std: float = 1.2) -> TimeSampler:
-  """log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, Table 1).
+  """Makes the draw of log(sigma / alpha) ~ N(mean, std^2) (EDM, Table 1).
 
-  Weight 1. Log-SNRs outside the schedule's range are clipped to its ends.
+  Karras et al. 2022. The weight is 1. Log-SNRs outside the schedule's range are
+  clipped to its ends.
   """
 
   def times(key, batch_size, schedule):
@@ -160,9 +195,9 @@ def log_normal_times(mean: float = -1.2, std: float = 1.2) -> TimeSampler:
 
 
 def logit_normal_times(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
-  """log(t / (1 - t)) ~ N(mean, std^2) (Esser et al. 2024, section 3.1).
+  """Makes the draw of log(t / (1 - t)) ~ N(mean, std^2); weight 1.
 
-  Weight 1.
+  Esser et al. 2024, section 3.1.
   """
 
   def times(key, batch_size, schedule):

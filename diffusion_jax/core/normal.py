@@ -12,21 +12,18 @@ Array = jax.Array
 class Normal(NamedTuple):
   """N(mean, variance): fields broadcast against one another."""
 
-  mean: Array
-  variance: Array
+  mean: Array | float
+  variance: Array | float
 
 
-def sample(key: Array, p: Normal) -> Array:
-  """One draw from p. Returns the broadcast shape of mean and variance."""
-  shape = jnp.broadcast_shapes(jnp.shape(p.mean), jnp.shape(p.variance))
-  dtype = jnp.result_type(float, p.mean, p.variance)
-  return p.mean + jnp.sqrt(p.variance) * jax.random.normal(key, shape, dtype)
+STANDARD = Normal(0.0, 1.0)
 
 
 def kl(q: Normal, p: Normal) -> Array:
-  """KL(q || p) per element, nats; both variances must be positive."""
+  """Computes KL(q || p) per element, in nats; variances are positive."""
   excess = (q.variance - p.variance) / p.variance
-  # near 0 the difference of excess and log is of second order: log1p keeps it
+  # Near 0 the difference of excess and log is of second order, which log1p
+  # keeps.
   log_ratio = jnp.where(
     jnp.abs(excess) < 0.5,
     jnp.log1p(jnp.clip(excess, -0.5, 0.5)),
@@ -37,25 +34,25 @@ def kl(q: Normal, p: Normal) -> Array:
 
 
 def log_prob(p: Normal, x: Array) -> Array:
-  """log N(x; mean, variance) per element, nats."""
+  """Computes log N(x; mean, variance) per element, in nats."""
   square = jnp.square(x - p.mean) / p.variance
   return -0.5 * (square + jnp.log(p.variance) + math.log(2.0 * math.pi))
 
 
 def bin_edges(
-  mean: Array, scale: Array, x: Array, num_levels: int
+  mean: Array | float, scale: Array | float, x: Array, num_levels: int
 ) -> tuple[Array, Array]:
-  """(edge - mean) / scale of the two edges of the bin around x, per element.
+  """Returns (edge - mean) / scale of both edges of the bin around x.
 
-  x lies on `num_levels` values evenly spaced on [-1, 1]; a bin reaches half a
+  x is one of `num_levels` values evenly spaced on [-1, 1]; a bin reaches half a
   spacing to either side, the two outer ones to infinity. Raises ValueError for
   fewer than 2 levels.
   """
   if num_levels < 2:
     raise ValueError(f'num_levels is {num_levels}: at least 2 are needed')
   half = 1.0 / (num_levels - 1)
-  # half a bin beyond an outer value is infinitely far; any x within half a bin
-  # of it counts as that value, so rounding of x does not matter
+  # Any x within half a bin of an outer value counts as that value, so rounding
+  # of x does not matter.
   lower = jnp.where(x < half - 1.0, -jnp.inf, (x - half - mean) / scale)
   upper = jnp.where(x > 1.0 - half, jnp.inf, (x + half - mean) / scale)
   return lower, upper
@@ -64,12 +61,17 @@ def bin_edges(
 def discretized_log_prob(
   p: Normal, x: Array, num_levels: int = 256, cdf: str = 'exact'
 ) -> Array:
-  """log of p's mass in the bin around x (DDPM Eq. 13), per element, nats.
+  """Computes log of p's mass in the bin around x, per element (DDPM Eq. 13).
 
-  x lies on `num_levels` values evenly spaced on [-1, 1]; bins as of
-  `bin_edges`. cdf='exact' works in log space and has no floor; 'tanh' is the
-  published approximation, floored at 1e-12. Raises ValueError for another `cdf`
-  or fewer than 2 levels.
+  Raises ValueError for another `cdf` and for fewer than 2 levels.
+
+  Args:
+    p: Broadcasts against x.
+    x: `num_levels` values evenly spaced on [-1, 1]; bins as in `bin_edges`.
+    cdf: 'exact', which works in log space and has no floor, or 'tanh', the
+      published approximation, floored at 1e-12.
+  Returns:
+    The log-mass in nats, of the shape of x.
   """
   scale = jnp.sqrt(p.variance)
   lower, upper = bin_edges(p.mean, scale, x, num_levels)
@@ -82,19 +84,20 @@ def discretized_log_prob(
 
 
 def _log_cdf_difference(lower: Array, upper: Array, width: Array) -> Array:
-  # log(cdf(b) - cdf(a)) on the side of the Gaussian where both are small
+  # Computes log(cdf(b) - cdf(a)) on the side of the Gaussian where both are
+  # small.
   flip = lower > 0.0
   a = jnp.where(flip, -upper, lower)
   b = jnp.where(flip, -lower, upper)
-  # a bin so narrow that the density is flat in it, to 4e-6: there float32
-  # loses the difference of the two; width is that of bins with two edges
+  # In a narrow bin the density is constant to 4e-6, and float32 would lose the
+  # difference of the two; `width` is that of bins with two edges.
   middle = (a + b) / 2.0
   narrow = width * (1.0 + jnp.abs(middle)) < 1e-2
   a, b = jnp.where(narrow, -1.0, a), jnp.where(narrow, 1.0, b)
   log_a, log_b = jax.scipy.special.log_ndtr(a), jax.scipy.special.log_ndtr(b)
   wide = log_b + jnp.log(-jnp.expm1(log_a - log_b))
   middle = jnp.where(narrow, middle, 0.0)
-  flat = log_prob(Normal(0.0, 1.0), middle) + jnp.log(width)
+  flat = log_prob(STANDARD, middle) + jnp.log(width)
   return jnp.where(narrow, flat, wide)
 
 
@@ -106,5 +109,5 @@ def _tanh_cdf(z: Array) -> Array:
 
 
 def bits_per_dim(nats: Array, data_shape: tuple[int, ...]) -> Array:
-  """Nats per example -> bits per dimension of one example of `data_shape`."""
+  """Converts nats per example to bits per dimension of data of `data_shape`."""
   return nats / (math.prod(data_shape) * math.log(2.0))

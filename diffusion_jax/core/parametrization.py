@@ -1,4 +1,4 @@
-"""What a network predicts: one table, one solve.
+"""Conversions between what networks predict: one table, one linear solve.
 
 Every target in use is y = a x_0 + b eps with (a, b) a function of the level.
 Together with x_t = alpha x_0 + sigma eps that is a 2x2 linear system, so one
@@ -54,16 +54,22 @@ def _row(kind: str, level: NoiseLevel, sigma_data: float):
 
 
 def edm_norm(level: NoiseLevel, sigma_data: float = 0.5) -> Array:
-  """Standard deviation of x_t: 1 / c_in of Karras et al. 2022, Table 1."""
+  """Returns the standard deviation of x_t, EDM's 1 / c_in (Table 1)."""
   return jnp.sqrt(level.sigma**2 + (sigma_data * level.alpha) ** 2)
 
 
 def target(
   kind: str, x0: Array, eps: Array, level: NoiseLevel, sigma_data: float = 0.5
 ) -> Array:
-  """a x_0 + b eps: what a network of this kind should output, [B, ...].
+  """Computes a x_0 + b eps, what a network of this kind is trained for.
 
-  x0, eps: [B, ...]; level: [] or [B]. Unknown kinds raise ValueError.
+  Args:
+    kind: 'x0', 'eps', 'v', 'score', 'flow' or 'edm'; ValueError for others.
+    x0, eps: [B, ...].
+    level: [] or [B].
+    sigma_data: The standard deviation of the data, for 'edm'.
+  Returns:
+    The target, [B, ...].
   """
   check_same_shape(x0=x0, eps=eps)
   a, b = _row(kind, level.expand_to(x0), sigma_data)
@@ -77,10 +83,18 @@ def to_x0(
   level: NoiseLevel,
   sigma_data: float = 0.5,
 ) -> Array:
-  """x_0 = (b x_t - sigma y) / (b alpha - a sigma) (DDPM Eq. 15 for eps).
+  """Computes x_0 = (b x_t - sigma y) / (b alpha - a sigma), [B, ...].
 
-  output y, xt: [B, ...]; level: [] or [B], sigma > 0 (and alpha > 0 for eps and
-  score, which say nothing about x_0 where no signal is left).
+  For eps this is DDPM Eq. 15. There sigma > 0; for eps and score also alpha >
+  0: without signal they do not determine x_0.
+
+  Args:
+    kind: As in `target`.
+    output: y, [B, ...].
+    xt: [B, ...].
+    level: [] or [B].
+  Returns:
+    x_0, [B, ...].
   """
   check_same_shape(output=output, xt=xt)
   level = level.expand_to(xt)
@@ -90,22 +104,22 @@ def to_x0(
 
 
 def eps_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
-  """eps = (x_t - alpha x_0) / sigma, [B, ...]; level: [] or [B], sigma > 0."""
+  """Computes eps = (x_t - alpha x_0) / sigma, [B, ...]; sigma > 0."""
   check_same_shape(x0=x0, xt=xt)
   level = level.expand_to(xt)
   return (xt - level.alpha * x0) / level.sigma
 
 
 def score_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
-  """grad log q(x_t) = -eps / sigma where x0 = E[x_0 | x_t], [B, ...]."""
+  """Computes grad log q(x_t) = -eps / sigma, x0 being E[x_0 | x_t]."""
   return -eps_from_x0(x0, xt, level) / level.expand_to(xt).sigma
 
 
 def error_scale(kind: str, level: NoiseLevel, sigma_data: float = 0.5) -> Array:
-  """a - b alpha / sigma: (error in y) / (error in x_0) at fixed x_t.
+  """Computes a - b alpha / sigma: (error in y) / (error in x_0) at fixed x_t.
 
-  Same shape as the level. Squared and with weight(level) it converts a loss in
-  one space to a loss in another.
+  It has the shape of the level. Squared and with weight(level) it converts a
+  loss in one space to a loss in another.
   """
   a, b = _row(kind, level, sigma_data)
   return a - b * level.alpha / level.sigma

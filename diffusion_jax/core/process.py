@@ -13,26 +13,24 @@ For DDPM's neighbours s = t - 1 these are beta_t and beta-tilde_t. Levels need
 not be neighbours: skipping steps is the same formula.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import check_same_shape
 from diffusion_jax.core.concrete import as_time
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.normal import Normal
 
 Array = jax.Array
 
 
 def alpha_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
-  """alpha_t / alpha_s for s < t; 0 where s has no signal left to lose."""
+  """Computes alpha_t / alpha_s for s < t; 0 where alpha_s = 0."""
   return level_t.alpha / jnp.where(level_s.alpha == 0.0, 1.0, level_s.alpha)
 
 
 def one_minus_snr_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
-  """1 - SNR_t / SNR_s for s < t; 1 where s has no signal left to lose."""
+  """Computes 1 - SNR_t / SNR_s for s < t; 1 where alpha_s = 0."""
   logsnr_s = jnp.where(level_s.alpha == 0.0, 0.0, level_s.logsnr)
   return -jnp.expm1(level_t.logsnr - logsnr_s)
 
@@ -40,21 +38,30 @@ def one_minus_snr_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
 def forward_step(
   x_s: Array, eps: Array, level_s: NoiseLevel, level_t: NoiseLevel
 ) -> Array:
-  """A draw of q(x_t | x_s), s < t, from standard normal eps (DDPM Eq. 2).
+  """Draws x_t from q(x_t | x_s), s < t, with standard normal eps (DDPM Eq. 2).
 
-  x_s, eps: [B, ...]; levels: [] or [B]. Returns x_t [B, ...].
+  Args:
+    x_s, eps: [B, ...].
+    level_s, level_t: [] or [B].
+  Returns:
+    x_t, [B, ...].
   """
   check_same_shape(x_s=x_s, eps=eps)
   s, t = level_s.expand_to(x_s), level_t.expand_to(x_s)
-  # never 1 - (alpha_t / alpha_s)^2: float32 loses 2.5e-3 of it at T = 4000
+  # 1 - (alpha_t / alpha_s)^2 would lose 2.5e-3 of its value in float32 at
+  # T = 4000.
   added = t.sigma * jnp.sqrt(one_minus_snr_ratio(s, t))
   return alpha_ratio(s, t) * x_s + added * eps
 
 
 def q_sample(x0: Array, eps: Array, level: NoiseLevel) -> Array:
-  """x_t = alpha_t x_0 + sigma_t eps (DDPM Eq. 4).
+  """Computes x_t = alpha_t x_0 + sigma_t eps (DDPM Eq. 4).
 
-  x0, eps: [B, ...]; level: [] or [B]. Returns x_t [B, ...].
+  Args:
+    x0, eps: [B, ...].
+    level: [] or [B].
+  Returns:
+    x_t, [B, ...].
   """
   check_same_shape(x0=x0, eps=eps)
   level = level.expand_to(x0)
@@ -64,28 +71,42 @@ def q_sample(x0: Array, eps: Array, level: NoiseLevel) -> Array:
 def q_posterior(
   x0: Array, xt: Array, level_s: NoiseLevel, level_t: NoiseLevel
 ) -> Normal:
-  """q(x_s | x_t, x_0), s < t (DDPM Eq. 6-7 for s = t - 1; VDM appendix A.2).
+  """Computes q(x_s | x_t, x_0), s < t (DDPM Eq. 6-7; VDM appendix A.2).
 
-  x0, xt: [B, ...]; levels: [] or [B]. Returns mean [B, ...] and a variance that
-  broadcasts against it. Exact where s is clean and where alpha_t = 0.
+  Eq. 6-7 are for s = t - 1. Exact also where s is clean and where alpha_t = 0.
+
+  Args:
+    x0, xt: [B, ...].
+    level_s, level_t: [] or [B].
+  Returns:
+    A Normal with the mean [B, ...] and a variance that broadcasts against it.
   """
   check_same_shape(x0=x0, xt=xt)
   s, t = level_s.expand_to(xt), level_t.expand_to(xt)
-  # Eq. 7 regrouped: x0 at level s, plus what is kept of the noise in x_t; its
-  # factors multiplied in the order of DDIM, which is to agree with it
+  # This is Eq. 7 regrouped: x_0 at level s plus the part of the noise in x_t
+  # that remains. The factors are multiplied in the order of DDIM, so that the
+  # two agree to the last digit.
   ratio = s.sigma / t.sigma
   kept = alpha_ratio(s, t) * ratio * ratio
   mean = s.alpha * x0 + kept * (xt - t.alpha * x0)
   return Normal(mean, s.sigma**2 * one_minus_snr_ratio(s, t))
 
 
-def sde_coefficients(schedule: Callable, t: Array) -> tuple[Array, Array]:
-  """f and g^2 of dx = f(t) x dt + g(t) dw, each like t ([] or [B]).
+def sde_coefficients(
+  schedule: Schedule, t: Array | float
+) -> tuple[Array, Array]:
+  """Computes f and g^2 of dx = f(t) x dt + g(t) dw (Song et al. 2021, Eq. 5).
 
-  The SDE (Song et al. 2021, Eq. 5) with the schedule's marginals: f is the
-  slope of log alpha, g^2 is -sigma^2 times that of the log-SNR. At step i of a
-  `DiscreteSchedule` slopes are those on its cleaner side, f = T log(alpha_i) /
-  2. Needs alpha and sigma > 0; ValueError for concrete t outside [0, 1].
+  This is the SDE with the marginals of the schedule: f is the slope of log
+  alpha, g^2 is -sigma^2 times that of the log-SNR. At step i of a
+  `DiscreteSchedule` the slopes are those on its cleaner side, f = T
+  log(alpha_i) / 2.
+
+  Args:
+    schedule: One with alpha and sigma > 0 at t.
+    t: [] or [B]; ValueError for concrete values outside [0, 1].
+  Returns:
+    f and g^2, each of the shape of t.
   """
 
   def logs(t):
@@ -114,22 +135,24 @@ def reverse_variance(
   var_frac: Array | None = None,
   first: Array | None = None,
 ) -> Array:
-  """The variance of p(x_s | x_t), of the shape of the levels (or var_frac).
+  """Computes the variance of p(x_s | x_t), shaped like levels or var_frac.
 
-  'fixed_small' is q_posterior's (beta-tilde_t); 'fixed_large' is exact when
-  x_0 ~ N(0, I), and beta_t for variance-preserving neighbours (DDPM section
-  3.2); 'learned' interpolates their logarithms, var_frac = 1 giving the large
-  one (IDDPM Eq. 15).
-
-  `first` is the variance where level_s is clean, for a decoder: published code
-  takes beta-tilde_2 there for 'fixed_small', 'fixed_large' and the small end of
-  'learned', since beta-tilde_1 = 0. Raises ValueError for unknown kinds.
+  Args:
+    kind: 'fixed_small' is that of `q_posterior` (beta-tilde_t); 'fixed_large'
+      is exact for x_0 ~ N(0, I), and beta_t for variance-preserving neighbours
+      (DDPM section 3.2); 'learned' interpolates their logarithms (IDDPM Eq.
+      15). ValueError for others.
+    var_frac: [B, ...], for 'learned': 0 gives the small and 1 the large one.
+    first: The variance where s is clean, for a decoder. Published code has
+      beta-tilde_2 there in place of beta-tilde_1 = 0, for all kinds.
   """
   check_variance(kind)
   s, t = level_s, level_t
-  if kind == 'learned':
-    if var_frac is None:
-      raise ValueError("variance 'learned' needs a network with var_frac")
+  if kind != 'learned':
+    var_frac = None
+  elif var_frac is None:
+    raise ValueError("variance 'learned' needs a network with var_frac")
+  else:
     s, t = s.expand_to(var_frac), t.expand_to(var_frac)
   rate = one_minus_snr_ratio(s, t)
   clean = s.sigma == 0.0
@@ -140,7 +163,7 @@ def reverse_variance(
     small = jnp.where(clean, first, small)
   if kind == 'fixed_small':
     return small
-  if kind == 'fixed_large':
+  if var_frac is None:
     return large if first is None else jnp.where(clean, first, large)
   tiny = jnp.finfo(small.dtype).tiny
   log_small = jnp.log(jnp.maximum(small, tiny))
@@ -157,10 +180,14 @@ def p_reverse(
   var_frac: Array | None = None,
   first: Array | None = None,
 ) -> Normal:
-  """p(x_s | x_t): q_posterior at an estimate of x_0 (DDPM Eq. 1, 11).
+  """Computes p(x_s | x_t): `q_posterior` at x0_hat (DDPM Eq. 1, 11).
 
-  x0_hat, xt: [B, ...]; `variance`, `var_frac` [B, ...] and `first` as in
-  `reverse_variance`. Returns mean [B, ...] and a variance that broadcasts.
+  Args:
+    x0_hat, xt: [B, ...].
+    level_s, level_t: [] or [B].
+    variance, var_frac, first: As in `reverse_variance`.
+  Returns:
+    A Normal with the mean [B, ...] and a variance that broadcasts against it.
   """
   mean = q_posterior(x0_hat, xt, level_s, level_t).mean
   s, t = level_s.expand_to(xt), level_t.expand_to(xt)

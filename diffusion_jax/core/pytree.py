@@ -6,12 +6,13 @@ import jax
 
 
 def pytree_dataclass(cls: type) -> type:
-  """Registers a dataclass as a pytree of its fields, static ones apart.
+  """Registers a dataclass as a pytree of its fields, except static ones.
 
   Like `jax.tree_util.register_dataclass`, except that the structures of two
-  classes are never equal. With that (jaxlib 0.10.2) they are, where the static
-  fields are equal and the others as many, and only their hashes differ: where
-  few bits of these agree, `jit` runs the program of one schedule for another.
+  classes are never equal. With that (jaxlib 0.10.2) they are equal if the
+  static fields are equal and the others as many; only their hashes differ.
+  Where few bits of these agree, `jit` would run the program of one schedule for
+  another.
   """
   fields = dataclasses.fields(cls)
   static = [f.name for f in fields if f.metadata.get('static')]
@@ -27,7 +28,8 @@ def pytree_dataclass(cls: type) -> type:
     return tuple(zip(keys, values, strict=True)), meta
 
   def unflatten(meta, values):
-    # without __init__ and its checks: leaves may be gradients, or no numbers
+    # __init__ and its checks are skipped: leaves may be gradients, or objects
+    # that are no numbers.
     obj = object.__new__(cls)
     for name, value in zip((*data, *static), (*values, *meta), strict=True):
       object.__setattr__(obj, name, value)

@@ -1,14 +1,14 @@
 """Schedules: pytrees that map time t in [0, 1] to a NoiseLevel.
 
 A schedule is called, `schedule(t) -> NoiseLevel`, with t of shape [] or [B],
-and inverted, `schedule.from_logsnr(logsnr) -> NoiseLevel`. Nothing else in the
-library sees a schedule: every equation takes levels. Each is a frozen
+and inverted, `schedule.from_logsnr(logsnr) -> NoiseLevel` (`levels.Schedule`).
+Equations take levels, not schedules. Each schedule is a frozen
 `pytree_dataclass`, so it can be an argument of a jitted function. Those in
 continuous time are here, that of an explicit sequence in `core/discrete.py`.
 
-A level has the precision of the time or log-SNR that it is asked for. Times
-outside [0, 1] and parameters out of range raise a ValueError, except under
-`jit`, where they have no value yet.
+A level has the precision of its time or log-SNR. Times outside [0, 1] and
+parameters out of range raise a ValueError, except under `jit`, where they have
+no value yet.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.concrete import as_float, as_time, check_numbers
-from diffusion_jax.core.levels import NoiseLevel, vp_level
+from diffusion_jax.core.levels import NoiseLevel, Schedule, vp_level
 from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
@@ -46,16 +46,17 @@ class CosineSchedule:
     )
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Level at t in [0, 1], [] or [B]."""
+    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     first, last = self._ends()
     span = jnp.pi / 2.0 - first - last
-    # cos(angle) as the sine of the other acute angle: exact near angle = pi/2
+    # cos(angle) is computed as the sine of the other acute angle, which is
+    # exact near angle = pi/2.
     alpha = jnp.sin(last + (1.0 - t) * span)
     return NoiseLevel(t, alpha, jnp.sin(first + t * span))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
+    """Returns the level of a log-SNR, [] or [B], clipped to its range."""
     logsnr = jnp.clip(logsnr, self.logsnr_min, self.logsnr_max)
     first, last = self._ends()
     angle = jnp.arctan(jnp.exp(-0.5 * logsnr))
@@ -64,7 +65,7 @@ class CosineSchedule:
     return NoiseLevel(t, alpha, jnp.sqrt(jax.nn.sigmoid(-logsnr)))
 
   def _ends(self) -> tuple[Array, Array]:
-    # the angle at t = 0, and how far the angle at t = 1 is from pi/2
+    # These are the angle at t = 0 and the distance of that at t = 1 from pi/2.
     first = jnp.arctan(jnp.exp(-0.5 * self.logsnr_max))
     return first, jnp.arctan(jnp.exp(0.5 * self.logsnr_min))
 
@@ -92,12 +93,12 @@ def _check_positive(**value):
 
 
 def _linear_beta_integral(t, beta_min, beta_max):
-  # the integral from 0 to t of beta_min + t (beta_max - beta_min)
+  # The integrand is beta_min + t (beta_max - beta_min), from 0 to t.
   return t * (beta_min + 0.5 * (beta_max - beta_min) * t)
 
 
 def _linear_beta_time(integral, beta_min, beta_max):
-  # its inverse, without a difference of nearly equal numbers
+  # The inverse is written without a difference of nearly equal numbers.
   slope = beta_max - beta_min
   root = jnp.sqrt(beta_min**2 + 2.0 * slope * integral)
   return 2.0 * integral / (beta_min + root)
@@ -119,12 +120,12 @@ class LinearVPSchedule:
     _check_betas(self.beta_min, self.beta_max)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Level at t in [0, 1], [] or [B]."""
+    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     return vp_level(t, _linear_beta_integral(t, self.beta_min, self.beta_max))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
+    """Returns the level of a log-SNR, [] or [B], clipped to its range."""
     ends = self.beta_min, self.beta_max
     value = jax.nn.softplus(-logsnr)
     value = jnp.clip(value, 0.0, _linear_beta_integral(1.0, *ends))
@@ -147,13 +148,13 @@ class SubVPSchedule:
     _check_betas(self.beta_min, self.beta_max)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Level at t in [0, 1], [] or [B]."""
+    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     value = _linear_beta_integral(t, self.beta_min, self.beta_max)
     return self._level(t, value)
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
+    """Returns the level of a log-SNR, [] or [B], clipped to its range."""
     ends = self.beta_min, self.beta_max
     # sigma / alpha = 1 / alpha - alpha = 2 sinh(value / 2)
     last = jnp.sinh(0.5 * _linear_beta_integral(1.0, *ends))
@@ -181,15 +182,15 @@ class GeometricVESchedule:
     _check_sigmas(self.sigma_min, self.sigma_max)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Level at t in [0, 1], [] or [B]."""
+    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     sigma = self.sigma_min * jnp.exp(t * self._log_ratio())
     return NoiseLevel(t, jnp.ones_like(t), sigma)
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """The level of a log-SNR, [] or [B], clipped to sigma_min at t = 0.
+    """Returns the level of a log-SNR, [] or [B], clipped to sigma_min at t = 0.
 
-    Beyond sigma_max it goes on to t > 1, where churn asks for more noise.
+    Beyond sigma_max it continues to t > 1, for the noise that `churn` adds.
     """
     log_sigma = -0.5 * as_float(logsnr)
     beyond = jnp.maximum(log_sigma - jnp.log(self.sigma_min), 0.0)
@@ -218,16 +219,16 @@ class KarrasSchedule:
     _check_positive(rho=self.rho)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Level at t in [0, 1], [] or [B]."""
+    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     first, last = self._ends()
     sigma = ((1.0 - t) * first + t * last) ** self.rho
     return NoiseLevel(t, jnp.ones_like(t), sigma)
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """The level of a log-SNR, [] or [B], clipped to sigma_min at t = 0.
+    """Returns the level of a log-SNR, [] or [B], clipped to sigma_min at t = 0.
 
-    Beyond sigma_max it goes on to t > 1, where churn asks for more noise.
+    Beyond sigma_max it continues to t > 1, for the noise that `churn` adds.
     """
     logsnr = as_float(logsnr)
     first, last = self._ends()
@@ -236,7 +237,7 @@ class KarrasSchedule:
     return NoiseLevel(t, jnp.ones_like(t), root**self.rho)
 
   def _ends(self):
-    # sigma^(1 / rho) at t = 0 and t = 1
+    # These are sigma^(1 / rho) at t = 0 and t = 1.
     powers = (
       end ** (1.0 / self.rho) for end in (self.sigma_min, self.sigma_max)
     )
@@ -260,13 +261,13 @@ class RectifiedFlowSchedule:
     _check_positive(shift=self.shift)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Level at t in [0, 1], [] or [B]."""
+    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     total = (1.0 - t) + self.shift * t  # 1 + (shift - 1) t
     return NoiseLevel(t, (1.0 - t) / total, self.shift * t / total)
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """The level of a log-SNR, [] or [B], infinite ones included."""
+    """Returns the level of a log-SNR, [] or [B], infinite ones included."""
     log_ratio = -0.5 * as_float(logsnr)
     t = jax.nn.sigmoid(log_ratio - jnp.log(self.shift))
     sigma = jax.nn.sigmoid(log_ratio)
@@ -298,12 +299,12 @@ class SigmoidSchedule:
     _check_positive(tau=self.tau)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Level at t in [0, 1], [] or [B]."""
+    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     s, e = self._ends()
     x = (1.0 - t) * s + t * e
 
-    # sig(a) - sig(b) = sig(a) sig(-b) (1 - exp(b - a)), in both quotients
+    # Both quotients use sig(a) - sig(b) = sig(a) sig(-b) (1 - exp(b - a)).
     def share(part):
       return jnp.expm1(-part * (e - s)) / jnp.expm1(s - e)
 
@@ -312,12 +313,13 @@ class SigmoidSchedule:
     return NoiseLevel(t, jnp.sqrt(alpha_bar), jnp.sqrt(variance))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """The level of a log-SNR, [] or [B], infinite ones included."""
+    """Returns the level of a log-SNR, [] or [B], infinite ones included."""
     logsnr = as_float(logsnr)
     s, e = self._ends()
     total = jax.nn.sigmoid(e) * jax.nn.sigmoid(-s) * -jnp.expm1(s - e)
 
-    # how far x is from an end of the curve, for a share of its height
+    # The distance of x from an end of the curve follows from a share of its
+    # height.
     def distance(share, end):
       height = total * jnp.minimum(share, 0.5)
       above = jnp.log1p(height / jax.nn.sigmoid(end))
@@ -342,7 +344,7 @@ class ShiftedSchedule:
   shift = 1 / b. (`RectifiedFlowSchedule` has a shift of its own.)
   """
 
-  schedule: Any
+  schedule: Schedule
   shift: float
 
   def __post_init__(self):
@@ -350,15 +352,15 @@ class ShiftedSchedule:
 
   @property
   def num_steps(self) -> int:
-    """T of a schedule of steps; others have none."""
-    return self.schedule.num_steps
+    """Returns T of a schedule of steps; AttributeError for any other."""
+    return getattr(self.schedule, 'num_steps')  # noqa: B009
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Level at t in [0, 1], [] or [B]."""
+    """Returns the level at t in [0, 1], [] or [B]."""
     return self._shifted(self.schedule(t))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """The level of a log-SNR, [] or [B], clipped to the schedule's range."""
+    """Returns the level of a log-SNR, [] or [B], clipped to its range."""
     logsnr = logsnr + 2.0 * jnp.log(self.shift)
     return self._shifted(self.schedule.from_logsnr(logsnr))
 
@@ -384,12 +386,12 @@ class LearnedSchedule:
   )
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Level at t in [0, 1], [] or [B]."""
+    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     return _sigmoid_level(t, self.gamma_fn(self.params, t))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """The level of a log-SNR, [] or [B], clipped to the schedule's range.
+    """Returns the level of a log-SNR, [] or [B], clipped to its range.
 
     t is found by bisection, so no gradient flows through it.
     """
@@ -405,12 +407,12 @@ class LearnedSchedule:
       return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
     bounds = jnp.zeros_like(gamma), jnp.ones_like(gamma)
-    # float32 has 24 binary digits
+    # float32 has 24 binary digits, which 26 bisections find.
     _, t = jax.lax.fori_loop(0, 26, halve, bounds)
     return _sigmoid_level(t, gamma)
 
 
 def _sigmoid_level(t: Array, gamma: Array) -> NoiseLevel:
-  # never sqrt(1 - sigmoid): each is accurate where it is small
+  # sqrt(1 - sigmoid) would lose the digits of small values.
   alpha = jnp.sqrt(jax.nn.sigmoid(-gamma))
   return NoiseLevel(t, alpha, jnp.sqrt(jax.nn.sigmoid(gamma)))

@@ -1,4 +1,4 @@
-"""The evidence lower bound of VAEs: one latent layer, and a Markov chain.
+"""Evidence lower bounds of VAEs with one latent layer and with a Markov chain.
 
 log p(x) >= elbo, in nats, [B], summed over data axes. A decoder is a function
 (x, z) -> log p(x | z), [B], and a distribution of latents a `Normal`.
@@ -6,22 +6,24 @@ log p(x) >= elbo, in nats, [B], summed over data axes. A decoder is a function
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import data_axes
+from diffusion_jax.core.broadcasting import sum_data_axes
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
-from diffusion_jax.core.normal import Normal, kl, log_prob
+from diffusion_jax.core.normal import STANDARD, Normal, kl, log_prob
 
 Array = jax.Array
-LogLikelihood = Callable[[Array, Array], Array]
-
-STANDARD = Normal(0.0, 1.0)
 
 
-def _sum(x: Array) -> Array:
-  return jnp.sum(x, axis=data_axes(x))
+class LogLikelihood(Protocol):
+  """The decoder of a latent variable model."""
+
+  def __call__(self, x: Array, z: Array, /) -> Array:
+    """Returns log p(x | z) in nats, [B]; x: [B, ...], z: [B, ...]."""
+    ...
 
 
 def _check_count(**count: int) -> None:
@@ -31,11 +33,15 @@ def _check_count(**count: int) -> None:
 
 
 def reparameterize(key: Array, q: Normal) -> Array:
-  """z = mean + sqrt(variance) * eps (Kingma & Welling 2014, section 2.4).
+  """Draws z = mean + sqrt(variance) * eps (Kingma & Welling 2014, section 2.4).
 
-  key: [] or [B]; q.mean: [B, ...], the shape of z; q.variance broadcasts.
+  Args:
+    key: [] or [B].
+    q: A mean [B, ...] of the shape of z, and a variance that broadcasts.
+  Returns:
+    z, [B, ...].
   """
-  return q.mean + jnp.sqrt(q.variance) * draw_normal(key, q.mean)
+  return q.mean + jnp.sqrt(q.variance) * draw_normal(key, jnp.asarray(q.mean))
 
 
 def vae_elbo(
@@ -47,12 +53,19 @@ def vae_elbo(
   num_samples: int = 1,
   prior: Normal = STANDARD,
 ) -> dict[str, Array]:
-  """E_q[log p(x | z)] - KL(q(z | x) || p(z)) (Kingma & Welling 2014, Eq. 3).
+  """Computes E_q[log p(x | z)] - KL(q(z | x) || p(z)), the ELBO in nats.
 
-  The expectation, 'reconstruction' [B], is the mean over `num_samples` draws;
-  'kl' [B] is in closed form; 'elbo' [B] their difference. key: [] or [B]; x:
-  [B, ...]; q: q(z | x), [B, ...]; decode: (x, z) -> log p(x | z), [B].
-  ValueError for num_samples < 1.
+  Kingma & Welling 2014, Eq. 3. The KL is in closed form.
+
+  Args:
+    key: [] or [B].
+    x: [B, ...].
+    q: q(z | x), [B, ...].
+    decode: (x, z) -> log p(x | z), [B].
+    num_samples: Draws that the expectation averages; ValueError for < 1.
+    prior: p(z).
+  Returns:
+    'reconstruction' (the expectation), 'kl' and 'elbo', each [B].
   """
   _check_count(num_samples=num_samples)
 
@@ -61,7 +74,7 @@ def vae_elbo(
 
   draws = jax.lax.map(reconstruct, split_key(key, num_samples))
   reconstruction = jnp.mean(draws, axis=0)
-  divergence = _sum(kl(q, prior))
+  divergence = sum_data_axes(kl(q, prior))
   return {
     'reconstruction': reconstruction,
     'kl': divergence,
@@ -76,23 +89,29 @@ def vae_log_weight(
   decode: LogLikelihood,
   prior: Normal = STANDARD,
 ) -> Array:
-  """log p(x, z) - log q(z | x) at one draw z ~ q, [B]; its mean is the ELBO.
+  """Computes log p(x, z) - log q(z | x) at one draw z ~ q, [B].
 
-  Arguments as of `vae_elbo`; for `importance_weighted_elbo`.
+  Its mean is the ELBO. The arguments are those of `vae_elbo`; for
+  `importance_weighted_elbo`.
   """
   z = reparameterize(key, q)
-  return decode(x, z) + _sum(log_prob(prior, z) - log_prob(q, z))
+  return decode(x, z) + sum_data_axes(log_prob(prior, z) - log_prob(q, z))
 
 
 def importance_weighted_elbo(
   key: Array, log_weight: Callable[[Array], Array], num_samples: int
 ) -> Array:
-  """log (1/k) sum_i p(x, z_i) / q(z_i | x), [B] (Burda et al. 2016, Eq. 8).
+  """Computes log (1/k) sum_i p(x, z_i) / q(z_i | x) (Burda 2016, Eq. 8).
 
-  log_weight: key -> log p(x, z) - log q(z | x) at one draw, [B], such as
-  `vae_log_weight` or the 'elbo' of `hierarchical_elbo`. num_samples=1 is the
-  ELBO; more come closer to log p(x). key: [] or [B]. ValueError for
-  num_samples < 1.
+  k = 1 gives the ELBO; more draws come closer to log p(x).
+
+  Args:
+    key: [] or [B].
+    log_weight: key -> log p(x, z) - log q(z | x) at one draw, [B], such as
+      `vae_log_weight` or the 'elbo' of `hierarchical_elbo`.
+    num_samples: k; ValueError for < 1.
+  Returns:
+    Nats, [B].
   """
   _check_count(num_samples=num_samples)
   log_weights = jax.lax.map(log_weight, split_key(key, num_samples))
@@ -109,15 +128,19 @@ def hierarchical_elbo(
   num_steps: int,
   prior: Normal = STANDARD,
 ) -> dict[str, Array]:
-  """The ELBO of a Markov hierarchical VAE, at one draw of z_1..z_T, [B].
+  """Computes the ELBO of a Markov hierarchical VAE from one draw of z_1..z_T.
 
   E_q[log p(z_T) + sum_t log p(z_{t-1} | z_t) + log p(x | z_1) - log q(z_1 | x)
-  - sum_t log q(z_t | z_{t-1})]: all that can be computed where the encoder is
-  learned. encode(t, z_{t-1}) is q(z_t | z_{t-1}) for t = 1..T, z_0 = x;
-  decode(t, z_t) is p(z_{t-1} | z_t) for t = 2..T = num_steps. key: [] or [B].
-  Returns 'reconstruction' [B], 'log_ratio' [B, T]: entry t-1 is that of z_t,
-  log q(z_t | z_{t-1}) - log p(z_t | z_{t+1}), and 'elbo' [B]. ValueError for
-  num_steps < 1.
+  - sum_t log q(z_t | z_{t-1})], for learned encoders.
+
+  Args:
+    key: [] or [B].
+    encode: (t, z_{t-1}) -> q(z_t | z_{t-1}) for t = 1..T, z_0 = x.
+    decode: (t, z_t) -> p(z_{t-1} | z_t) for t = 2..T.
+    num_steps: T; ValueError for < 1.
+  Returns:
+    'reconstruction' [B]; 'log_ratio' [B, T], entry t-1 being
+    log q(z_t | z_{t-1}) - log p(z_t | z_{t+1}); 'elbo' [B].
   """
   _check_count(num_steps=num_steps)
   keys = key_per_example(key, len(x))
@@ -128,7 +151,7 @@ def hierarchical_elbo(
     z.append(reparameterize(step_keys, encoded[-1]))
   decoded = [decode(t, z[t]) for t in range(2, num_steps + 1)] + [prior]
   ratios = [
-    _sum(log_prob(q, z_t) - log_prob(p, z_t))
+    sum_data_axes(log_prob(q, z_t) - log_prob(p, z_t))
     for q, p, z_t in zip(encoded, decoded, z[1:], strict=True)
   ]
   reconstruction = log_likelihood(x, z[1])
@@ -150,15 +173,19 @@ def rearranged_elbo(
   num_steps: int,
   prior: Normal = STANDARD,
 ) -> dict[str, Array]:
-  """The same bound in KLs, where q(z_{t-1} | z_t, x) is known.
+  """Computes the ELBO in KLs, for encoders with a known q(z_{t-1} | z_t, x).
 
   E[log p(x | z_1)] - sum_t E[KL(q(z_{t-1} | z_t, x) || p(z_{t-1} | z_t))] -
-  KL(q(z_T | x) || p(z_T)): with DDPM's q this is `variational_bound`.
-  marginal(t, x) is q(z_t | x), t = 1..T; posterior(t, z_t, x) is
-  q(z_{t-1} | z_t, x), t = 2..T; the rest as of `hierarchical_elbo`. z_t is
-  drawn from its marginal, each t by itself. Returns 'reconstruction' [B],
-  'transitions' [B, T-1], entry t-2 the KL of step t, 'prior' [B], 'elbo' [B].
-  ValueError for num_steps < 1.
+  KL(q(z_T | x) || p(z_T)): with DDPM's q this is `variational_bound`. Each z_t
+  is drawn from its marginal, independently. Arguments not listed are those of
+  `hierarchical_elbo`.
+
+  Args:
+    marginal: (t, x) -> q(z_t | x), t = 1..T.
+    posterior: (t, z_t, x) -> q(z_{t-1} | z_t, x), t = 2..T.
+  Returns:
+    'reconstruction' [B]; 'transitions' [B, T-1], entry t-2 being the KL of step
+    t; 'prior' [B]; 'elbo' [B].
   """
   _check_count(num_steps=num_steps)
   keys = key_per_example(key, len(x))
@@ -167,13 +194,14 @@ def rearranged_elbo(
     step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
     return reparameterize(step_keys, marginal(t, x))
 
-  transitions = [jnp.zeros((len(x), 0), x.dtype)]
+  terms = [jnp.zeros((len(x), 0), x.dtype)]
   for t in range(2, num_steps + 1):
     z = draw(t)
-    transitions.append(_sum(kl(posterior(t, z, x), decode(t, z)))[:, None])
-  transitions = jnp.concatenate(transitions, axis=1)
+    term = sum_data_axes(kl(posterior(t, z, x), decode(t, z)))
+    terms.append(term[:, None])
+  transitions = jnp.concatenate(terms, axis=1)
   reconstruction = log_likelihood(x, draw(1))
-  prior_term = _sum(kl(marginal(num_steps, x), prior))
+  prior_term = sum_data_axes(kl(marginal(num_steps, x), prior))
   return {
     'reconstruction': reconstruction,
     'transitions': transitions,
@@ -183,19 +211,19 @@ def rearranged_elbo(
 
 
 def free_bits(divergence: Array, minimum: float) -> Array:
-  """max(minimum, mean over the batch) of each group of latents, nats, [G].
+  """Computes max(minimum, batch mean) of each group of latents, nats, [G].
 
-  Kingma et al. 2016, Eq. 15: in place of the KL in the loss. Below the minimum
-  a group has no gradient: what it says is free. divergence: [B, G]; minimum=0
-  changes nothing but negative estimates.
+  Kingma et al. 2016, Eq. 15, in place of the KL in the loss. Below the minimum
+  a group has no gradient. divergence: [B, G]; minimum=0 only affects negative
+  estimates.
   """
   return jnp.maximum(jnp.mean(divergence, axis=0), minimum)
 
 
 def kl_warmup(step: Array, num_steps: int) -> Array:
-  """The weight of the KL at a step of training, from 0 to 1 along a line.
+  """Computes the weight of the KL at a step of training, linear from 0 to 1.
 
-  Bowman et al. 2016, section 3.1; Sonderby et al. 2016. num_steps=0: 1.
+  Bowman et al. 2016, section 3.1; Sonderby et al. 2016. num_steps=0 gives 1.
   """
   if num_steps == 0:
     return jnp.ones(())

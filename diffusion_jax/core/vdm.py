@@ -2,33 +2,36 @@
 
 The bound of Kingma et al. 2021 (Eq. 11) has three parts: the prior loss, KL of
 q(z_1 | x) and N(0, I); the reconstruction loss, `elbo.categorical_nll` of
-z_0 ~ q(z_0 | x); and between the two the diffusion loss, which is here a weight
-of |x_0 - x0_hat|^2 at one random time and holds for every schedule. It needs
+z_0 ~ q(z_0 | x); and the diffusion loss. The last one is computed here as a
+weight of |x_0 - x0_hat|^2 at one random time, for any schedule with
 0 < SNR < inf at both ends: z_0 is not x_0.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import check_same_shape, data_axes
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
+from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import Weight
 
 Array = jax.Array
 
 
-def vdm_weight(schedule: Callable, num_steps: int | None = None) -> Weight:
-  """The weight of |x_0 - x0_hat|^2 in the bound, of t ~ U(0, 1) (VDM).
+def vdm_weight(schedule: Schedule, num_steps: int | None = None) -> Weight:
+  """Makes the weight of |x_0 - x0_hat|^2 in VDM's bound, for t ~ U(0, 1).
 
   -SNR'(t) / 2 in continuous time (Eq. 15); T (SNR(t - 1 / T) - SNR(t)) / 2 for
-  a model of num_steps=T steps, t in {1 / T..1} (Eq. 13). Takes levels of
-  `schedule`, [] or [B]; returns the same shape. For `denoising_loss`.
+  T steps, t in {1 / T..1} (Eq. 13). For `denoising_loss`.
+
+  Args:
+    schedule: The schedule of the levels.
+    num_steps: T, or None for continuous time.
+  Returns:
+    A function of a level, [] or [B], to a weight of the same shape.
   """
 
   def weight(level: NoiseLevel) -> Array:
-    return 0.5 * level.snr * _snr_lost(schedule, level, num_steps)
+    return 0.5 * level.snr * _relative_snr_decrease(schedule, level, num_steps)
 
   return weight
 
@@ -36,27 +39,31 @@ def vdm_weight(schedule: Callable, num_steps: int | None = None) -> Weight:
 def vdm_diffusion_loss(
   x0: Array,
   x0_hat: Array,
-  schedule: Callable,
+  schedule: Schedule,
   t: Array,
   num_steps: int | None = None,
 ) -> Array:
-  """One draw of the diffusion loss at time t, nats, [B] (VDM Eq. 13, 15).
+  """Computes one draw of VDM's diffusion loss at time t, in nats (Eq. 13, 15).
 
-  x0, x0_hat: [B, ...]; t: [] or [B], uniform; num_steps and weight as in
-  `vdm_weight`. Where x0_hat comes from an estimate of eps this is Eq. 14 and
-  17; at high SNR float32 knows those better from eps itself (`denoising_loss`
-  with `vdm_weight`).
+  For an x0_hat from an estimate of eps these are Eq. 14 and 17; at high SNR
+  float32 is more accurate in eps itself (`denoising_loss` with `vdm_weight`).
+
+  Args:
+    x0, x0_hat: [B, ...].
+    schedule, num_steps: As in `vdm_weight`.
+    t: Uniform, [] or [B].
+  Returns:
+    The loss summed over data axes, [B].
   """
   check_same_shape(x0=x0, x0_hat=x0_hat)
   weight = vdm_weight(schedule, num_steps)(schedule(t))
-  axes = data_axes(x0)
-  return weight * jnp.sum(jnp.square(x0 - x0_hat), axis=axes)
+  return weight * sum_data_axes(jnp.square(x0 - x0_hat))
 
 
-def _snr_lost(schedule, level, num_steps):
-  # of the SNR at t: gamma'(t), or T expm1(gamma(t) - gamma(s)), gamma = -logsnr
+def _relative_snr_decrease(schedule, level, num_steps):
+  # This is gamma'(t), or T expm1(gamma(t) - gamma(s)), with gamma = -logsnr.
   if num_steps is None:
     tangents = (jnp.ones_like(level.t),)
     return jax.jvp(lambda t: -schedule(t).logsnr, (level.t,), tangents)[1]
-  s = schedule(jnp.maximum(level.t - 1.0 / num_steps, 0.0))
-  return num_steps * jnp.expm1(s.logsnr - level.logsnr)
+  level_s = schedule(jnp.maximum(level.t - 1.0 / num_steps, 0.0))
+  return num_steps * jnp.expm1(level_s.logsnr - level.logsnr)

@@ -1,1 +1,1 @@
-"""From noise to images: an algebra of samplers and denoisers."""
+"""Samplers, guidance and what combines them: functions from noise to images."""

@@ -4,30 +4,42 @@ A corrector is (key, x, denoise, level) -> x, x [B, ...] before and after at the
 same level.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import data_axes, expand_to
 from diffusion_jax.core.concrete import check_numbers
-from diffusion_jax.core.denoiser import predict
+from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
+from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import forward_step
 from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
 Array = jax.Array
-Corrector = Callable
+
+
+class Corrector(Protocol):
+  """A change of x that keeps its noise level."""
+
+  def __call__(
+    self, key: Array, x: Array, denoise: Denoiser, level: NoiseLevel, /
+  ) -> Array:
+    """Returns another x [B, ...] at the same level, []."""
+    ...
 
 
 def langevin(snr: float = 0.16) -> Corrector:
-  """A Langevin step (Song et al. 2021, Alg. 4 and 5).
+  """Makes a corrector of one Langevin step (Song et al. 2021, Alg. 4 and 5).
 
   x + e score + sqrt(2 e) z with e = 2 (snr |z| / |score|)^2, the norms those of
-  each example, which is meant for images: of few dimensions the norm of a score
-  comes close to 0. Alg. 5's factor alpha_i, which is close to 1, is 1. Raises
-  ValueError for snr < 0.
+  each example. This is meant for images: in few dimensions the norm of a score
+  comes close to 0. Alg. 5's factor alpha_i, which is close to 1, is 1.
+
+  Args:
+    snr: The signal-to-noise ratio of the step; ValueError for < 0.
   """
   check_numbers(lambda snr: snr >= 0.0, 'it cannot be negative', snr=snr)
 
@@ -44,36 +56,45 @@ def langevin(snr: float = 0.16) -> Corrector:
 def with_corrector(
   sampler: Sampler, corrector: Corrector, num_steps: int = 1
 ) -> Sampler:
-  """num_steps of the corrector at level t, then the sampler's own step.
+  """Adds corrector steps at level t before each step of a sampler.
 
-  (Predictor-corrector sampling, Song et al. 2021, Alg. 1-3, in the order of
-  their code.) Nothing follows the step to clean data. For samplers without a
-  memory of earlier x. Raises ValueError for num_steps < 1.
+  This is predictor-corrector sampling (Song et al. 2021, Alg. 1-3) in the order
+  of their code; nothing follows the step to clean data.
+
+  Args:
+    sampler: One without a memory of earlier x.
+    corrector: Such as `langevin()`.
+    num_steps: Corrector steps at each level; ValueError for < 1.
   """
   check_sampler(sampler)
   if num_steps < 1:
     raise ValueError(f'num_steps is {num_steps}: at least 1 is needed')
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     key, *keys = split_key(key, 1 + num_steps)
 
     def body(x, key):
       return corrector(key, x, denoise, level_t), None
 
     x, _ = jax.lax.scan(body, x, jnp.stack(keys))
-    return sampler.step(key, x, state, denoise, level_t, level_s)
+    return sampler.step(
+      key, x, state, denoise, level_s=level_s, level_t=level_t
+    )
 
   return Sampler(sampler.init, step)
 
 
 def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
-  """Annealed Langevin dynamics (Song & Ermon 2019, Alg. 1).
+  """Makes the sampler of annealed Langevin dynamics (Song & Ermon, Alg. 1).
 
-  num_steps of x + a / 2 score + sqrt(a) z at every level, a = step_size
-  sigma^2; then x / alpha is kept for the next level (theirs have alpha = 1; x
-  itself where alpha = 0). Their step_size is 2e-5 / 0.01^2 = 0.2. The step to
-  clean data is x_0 (Song & Ermon 2020). Raises ValueError for step_size < 0 and
-  num_steps < 1.
+  At every level it makes num_steps of x + a / 2 score + sqrt(a) z with
+  a = step_size sigma^2, then passes x / alpha on to the next level (theirs have
+  alpha = 1; x itself where alpha = 0). The step to clean data is x_0 (Song &
+  Ermon 2020).
+
+  Args:
+    num_steps: Steps at each level; ValueError for < 1.
+    step_size: Theirs is 2e-5 / 0.01^2 = 0.2; ValueError for < 0.
   """
   check_numbers(
     lambda size: size >= 0.0, 'it cannot be negative', step_size=step_size
@@ -84,7 +105,7 @@ def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
     size = step_size * level.expand_to(x).sigma ** 2
     return x + 0.5 * size * score + jnp.sqrt(size) * draw_normal(key, x)
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     s, t = level_s.expand_to(x), level_t.expand_to(x)
     clean = s.sigma == 0.0
     ratio = s.alpha / jnp.where(t.alpha > 0.0, t.alpha, s.alpha)
@@ -103,44 +124,51 @@ def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
 
 def churn(
   sampler: Sampler,
-  schedule: Callable,
+  schedule: Schedule,
   gamma: float,
   s_min: float = 0.0,
   s_max: float = float('inf'),
   s_noise: float = 1.0,
 ) -> Sampler:
-  """Raises the noise before each step (Karras et al. 2022, Alg. 2).
+  """Adds noise before each step of a sampler (Karras et al. 2022, Alg. 2).
 
-  To (1 + gamma) sigma / alpha where s_min <= sigma / alpha <= s_max, the level
-  of which `schedule` knows; s_noise scales what is added. Nothing where
-  alpha = 0 or the schedule ends. For samplers without a memory of earlier x.
-  Raises ValueError for gamma < 0.
+  The level is raised to (1 + gamma) sigma / alpha, except where alpha = 0 or
+  the schedule ends.
+
+  Args:
+    sampler: One without a memory of earlier x.
+    schedule: Gives the raised level.
+    gamma: See `churn_gamma`; ValueError for < 0.
+    s_min, s_max: The range of sigma / alpha in which noise is added.
+    s_noise: Scale of the added noise.
   """
   check_sampler(sampler)
   check_numbers(lambda g: g >= 0.0, 'it cannot be negative', gamma=gamma)
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     noise_key, key = split_key(key, 2)
     has_signal = level_t.alpha > 0.0
     logsnr = jnp.where(has_signal, level_t.logsnr, 0.0)
     ratio = jnp.exp(-0.5 * logsnr)
-    more = schedule.from_logsnr(logsnr - 2.0 * jnp.log1p(gamma))
-    raised = has_signal & (s_min <= ratio) & (ratio <= s_max)
-    raised &= more.logsnr < logsnr
-    level = jax.tree.map(lambda a, b: jnp.where(raised, a, b), more, level_t)
+    noisier = schedule.from_logsnr(logsnr - 2.0 * jnp.log1p(gamma))
+    churned = has_signal & (s_min <= ratio) & (ratio <= s_max)
+    churned &= noisier.logsnr < logsnr
+    level = jax.tree.map(
+      lambda a, b: jnp.where(churned, a, b), noisier, level_t
+    )
     z = s_noise * draw_normal(noise_key, x)
-    mask = expand_to(raised, x)
+    mask = expand_to(churned, x)
     x = jnp.where(mask, forward_step(x, z, level_t, level), x)
-    return sampler.step(key, x, state, denoise, level, level_s)
+    return sampler.step(key, x, state, denoise, level_s=level_s, level_t=level)
 
   return Sampler(sampler.init, step)
 
 
 def churn_gamma(s_churn: float, num_steps: int) -> float:
-  """gamma = min(S_churn / N, sqrt(2) - 1) (Karras et al. 2022, Alg. 2)."""
+  """Computes min(S_churn / N, sqrt(2) - 1) (Karras et al. 2022, Alg. 2)."""
   return min(s_churn / num_steps, 2.0**0.5 - 1.0)
 
 
 def _square_norm(x):
-  # of each example, [B, 1, ...]
+  # The norms of the examples have the shape [B, 1, ...].
   return jnp.sum(x**2, axis=data_axes(x), keepdims=True)

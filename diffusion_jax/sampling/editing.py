@@ -1,4 +1,4 @@
-"""Images in, images out, along the forward process."""
+"""Functions that take images to images along the forward process."""
 
 from collections.abc import Sequence
 
@@ -23,22 +23,28 @@ Array = jax.Array
 def noise_image(
   key: Array, image: Array, schedule: DiscreteSchedule, steps: Sequence[int]
 ) -> Array:
-  """z_i for each i of `steps`, one `forward_step` after the other, [N, ...].
+  """Noises one image by successive `forward_step`s, [N, ...].
 
-  image: [...] of any shape (all of it is one example); steps: ascending, each
-  in 0..T, 0 being the image itself. z_i and z_j belong to one noising. Raises
-  ValueError for other steps.
+  The results belong to one noising: z_j is z_i with further noise.
+
+  Args:
+    key: [].
+    image: [...], of any shape; all of it is one example.
+    schedule: A schedule of steps.
+    steps: Ascending, each in 0..T, 0 being the image; ValueError for others.
+  Returns:
+    z_i for each i of `steps`, [N, ...].
   """
-  steps = np.asarray(steps)
+  chosen = np.asarray(steps)
   last = schedule.num_steps
-  if steps.ndim != 1 or not len(steps) or (np.diff(steps) < 0).any():
-    raise ValueError(f'steps must be an ascending list, got {steps.tolist()}')
-  if steps[0] < 0 or steps[-1] > last:
-    raise ValueError(f'steps must be in 0..{last}, got {steps.tolist()}')
-  walked = jnp.arange(1, steps[-1] + 1)
-  # step i goes into the frame of the first chosen step >= i, and is overwritten
-  # there until that step itself is reached
-  frames = jnp.asarray(np.searchsorted(steps, np.arange(1, steps[-1] + 1)))
+  if chosen.ndim != 1 or not len(chosen) or (np.diff(chosen) < 0).any():
+    raise ValueError(f'steps must be an ascending list, got {chosen.tolist()}')
+  if chosen[0] < 0 or chosen[-1] > last:
+    raise ValueError(f'steps must be in 0..{last}, got {chosen.tolist()}')
+  all_steps = jnp.arange(1, chosen[-1] + 1)
+  # Step i is written into the frame of the first chosen step >= i, where later
+  # steps overwrite it until the chosen step itself is reached.
+  frames = jnp.asarray(np.searchsorted(chosen, np.arange(1, chosen[-1] + 1)))
 
   def body(carry, inputs):
     x, kept = carry
@@ -48,9 +54,9 @@ def noise_image(
     return (x, kept.at[frame].set(x)), None
 
   image = as_float(image)
-  kept = jnp.broadcast_to(image, (len(steps), *image.shape))
-  keys = split_key(key, len(walked))
-  (_, kept), _ = jax.lax.scan(body, (image, kept), (keys, walked, frames))
+  kept = jnp.broadcast_to(image, (len(chosen), *image.shape))
+  keys = split_key(key, len(all_steps))
+  (_, kept), _ = jax.lax.scan(body, (image, kept), (keys, all_steps, frames))
   return kept
 
 
@@ -65,14 +71,18 @@ def sdedit(
   repeats: int = 1,
   mask: Array | None = None,
 ) -> Array:
-  """Noises the guide [B, ...] and walks back down (SDEdit, Meng et al. 2022).
+  """Noises an image and denoises it again (SDEdit, Meng et al. 2022).
 
-  Over the last strength * N steps of the grid [N+1], rounded: of a uniform grid
-  from t = strength on. 0 is the guide itself, 1 a sample that is almost
-  independent of it. `repeats`: what comes out is the next guide. mask: True
-  where the guide is known and stays exactly (see `replace_known`). Other keys
-  give variations. Raises ValueError for a strength outside [0, 1] or
-  repeats < 1.
+  Args:
+    key: [] or [B]; other keys give variations.
+    levels: The grid of `sample`, [N+1].
+    guide: [B, ...].
+    strength: Share of the grid's steps, rounded: 0 returns the guide, 1 gives a
+      sample almost independent of it. ValueError outside [0, 1].
+    repeats: How often the result becomes the next guide; ValueError for < 1.
+    mask: True where the guide stays exactly as it is (see `replace_known`).
+  Returns:
+    The edited image, [B, ...].
   """
   if not 0.0 <= strength <= 1.0:
     raise ValueError(f'strength is {strength}: it must be in [0, 1]')
@@ -94,33 +104,39 @@ def sdedit(
 def interpolate(
   denoise: Denoiser, levels: NoiseLevel, a: Array, b: Array, weights: Array
 ) -> Array:
-  """Images between a and b [B, ...], [N, B, ...] for weights [N].
+  """Computes images between a and b (Song et al. 2021, DDIM, section 5.3).
 
-  Both go up to noise by `ddim_invert`, and what lies between them there, by
-  `slerp`, comes down by the same ODE (Song et al. 2021, DDIM, section 5.3).
-  Weights 0 and 1 give a and b to the error of the inversion. Raises ValueError
-  for unequal shapes.
+  Both are encoded by `ddim_invert`; interpolations of the latents (`slerp`) are
+  decoded by the same ODE. Weights 0 and 1 give a and b to the error of the
+  inversion.
+
+  Args:
+    levels: The grid of `sample`, [N+1].
+    a, b: [B, ...]; ValueError for unequal shapes.
+    weights: [N].
+  Returns:
+    Images, [N, B, ...].
   """
   check_same_shape(a=a, b=b)
   start, end = (ddim_invert(denoise, levels, x) for x in (a, b))
   pairs = levels.take(slice(None, -1)), levels.take(slice(1, None))
 
-  def down(x, pair):
+  def denoising_step(x, pair):
     level_t, level_s = pair
     x0 = predict(denoise, x, level_t).x0
     return ddim_step(x0, x, level_s.expand_to(x), level_t.expand_to(x)), None
 
-  def between(weight):
-    return jax.lax.scan(down, slerp(start, end, weight), pairs)[0]
+  def decode(weight):
+    return jax.lax.scan(denoising_step, slerp(start, end, weight), pairs)[0]
 
-  return jax.lax.map(between, jnp.asarray(weights, a.dtype))
+  return jax.lax.map(decode, jnp.asarray(weights, a.dtype))
 
 
 def slerp(a: Array, b: Array, weight: Array) -> Array:
-  """Spherical interpolation of each example [B, ...] (Shoemake 1985).
+  """Interpolates each example [B, ...] spherically (Shoemake 1985).
 
-  sin((1 - w) angle) / sin(angle) a + sin(w angle) / sin(angle) b, along the
-  line where a and b are parallel. weight: [].
+  sin((1 - w) angle) / sin(angle) a + sin(w angle) / sin(angle) b, and a linear
+  interpolation where a and b are parallel. weight: [].
   """
 
   def dot(x, y):
@@ -130,8 +146,9 @@ def slerp(a: Array, b: Array, weight: Array) -> Array:
   cosine = dot(a, b) / jnp.where(norms > 0.0, norms, 1.0)
   angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
   sine = jnp.sin(angle)
-  flat = (sine < 1e-4) | (norms == 0.0)
-  sine = jnp.where(flat, 1.0, sine)
-  at_a = jnp.where(flat, 1.0 - weight, jnp.sin((1.0 - weight) * angle) / sine)
-  at_b = jnp.where(flat, weight, jnp.sin(weight * angle) / sine)
-  return at_a * a + at_b * b
+  parallel = (sine < 1e-4) | (norms == 0.0)
+  sine = jnp.where(parallel, 1.0, sine)
+  of_a = jnp.sin((1.0 - weight) * angle) / sine
+  of_b = jnp.sin(weight * angle) / sine
+  of_a = jnp.where(parallel, 1.0 - weight, of_a)
+  return of_a * a + jnp.where(parallel, weight, of_b) * b

@@ -1,43 +1,47 @@
-"""Which levels a sampler visits.
+"""The levels that a sampler visits.
 
-A grid is a NoiseLevel with a leading axis, noisiest first. Here are the
-published ways to choose N of them on a schedule (`level_grid`), and the steps
+A grid is a NoiseLevel with a leading axis, noisiest first. This module has the
+published ways to choose N levels of a schedule (`level_grid`), and the steps
 that a respaced DDPM keeps (`respaced_steps`, `step_levels`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.levels import NoiseLevel, clean_level
+from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 
-# The end of grids that cannot go down to t = 0 in continuous time (that of
-# DPM-Solver for networks of 1000 steps).
+# Where sigma(0) = 0 the last noisy level of a grid in continuous time is at
+# this t, DPM-Solver's value for networks of 1000 steps.
 _FIRST_TIME = 1e-3
-# Log-SNRs of a grid stay within +- this: alpha and sigma are normal float32.
+# The log-SNRs of a grid are clipped to +-150, within which alpha and sigma are
+# normal numbers in float32.
 _MAX_LOGSNR = 150.0
 
 
 def level_grid(
-  schedule: Callable,
+  schedule: Schedule,
   num_steps: int,
   spacing: str = 'uniform',
   t_start: float = 1.0,
   end_clean: bool = True,
   t_end: float | None = None,
 ) -> NoiseLevel:
-  """The N + 1 levels that N sampling steps visit, noisiest first, [N+1].
+  """Computes the N + 1 levels that N sampling steps visit, noisiest first.
 
-  N noisy levels from t_start to t_end, then clean data: DDPM's own steps T..1
-  and 0 for N = T. end_clean=False: N + 1 noisy levels (VDM). spacing is even in
-  t ('uniform'), sqrt(t) ('quadratic'), log-SNR ('logsnr') or (sigma /
-  alpha)^(1/7) ('karras'); or it chooses steps of a schedule of steps: 'steps'
-  (uniform, rounded), 'leading', 'linspace', 'trailing' (Lin et al. 2023).
-  t_end=None is t = 0 where sigma(0) > 0, else the first level with noise: at
-  t_start / N ('uniform', 'steps'; 0 if not end_clean), step 1, or t = 1e-3.
-  Raises a ValueError for what does not fit, such as N > T steps.
+  Args:
+    spacing: Even in t ('uniform'), sqrt(t) ('quadratic'), log-SNR ('logsnr') or
+      (sigma / alpha)^(1/7) ('karras'), or steps of a schedule of steps: 'steps'
+      (uniform, rounded), 'leading', 'linspace', 'trailing' (Lin et al. 2023).
+    t_start: The first time.
+    end_clean: Whether the last level is clean data (DDPM's T..0 for N = T) or
+      the grid has N + 1 noisy levels (VDM).
+    t_end: The last noisy time. None is 0 where sigma(0) > 0, else t_start / N
+      ('uniform', 'steps'; 0 if not end_clean), step 1, or 1e-3.
+  Returns:
+    The grid [N+1]. ValueError for what does not fit, such as N > T steps.
   """
   if num_steps < 1:
     raise ValueError(f'num_steps is {num_steps}: at least 1 step is needed')
@@ -45,45 +49,50 @@ def level_grid(
   if spacing in STEP_CHOICES:
     levels = _chosen_steps(schedule, count, spacing, t_start, t_end)
   elif spacing in SPACINGS:
-    if t_end is None:
-      t_end = _last_time(schedule, num_steps, spacing, t_start, end_clean)
-    elif not 0.0 <= t_end < t_start:
+    if t_end is not None and not 0.0 <= t_end < t_start:
       raise ValueError(f't_end={t_end} is not in [0, t_start={t_start})')
-    levels = SPACINGS[spacing](schedule, count, t_start, t_end)
+    end = t_end
+    if end is None:
+      end = _default_end(schedule, num_steps, spacing, t_start, end_clean)
+    levels = SPACINGS[spacing](schedule, count, t_start, end)
   else:
     known = ', '.join(map(repr, SPACINGS | STEP_CHOICES))
     raise ValueError(f'spacing {spacing!r} is not one of {known}')
-  return _then_clean(levels) if end_clean else levels
+  return _append_clean(levels) if end_clean else levels
 
 
-def _then_clean(levels):
+def _append_clean(levels):
   return jax.tree.map(
     lambda field, last: jnp.append(field, last), levels, clean_level()
   )
 
 
-def _first_time(schedule):
-  # the first time that is not clean
-  has_steps = hasattr(schedule, 'num_steps')
-  return 1.0 / schedule.num_steps if has_steps else _FIRST_TIME
+def _steps_of(schedule) -> int | None:
+  return getattr(schedule, 'num_steps', None)
 
 
-def _last_time(schedule, num_steps, spacing, t_start, end_clean):
+def _first_noisy_time(schedule):
+  total = _steps_of(schedule)
+  return 1.0 / total if total else _FIRST_TIME
+
+
+def _default_end(schedule, num_steps, spacing, t_start, end_clean):
   if spacing in ('uniform', 'steps'):
     first = t_start / num_steps if end_clean else 0.0
   elif spacing == 'quadratic' and not end_clean:
     first = 0.0
   else:
-    first = _first_time(schedule)
-  if hasattr(schedule, 'num_steps'):  # step 0 is clean
+    first = _first_noisy_time(schedule)
+  if _steps_of(schedule):  # Step 0 is clean.
     return first
   return jnp.where(schedule(0.0).sigma == 0.0, first, 0.0)
 
 
-def _num_steps(schedule, spacing):
-  if not hasattr(schedule, 'num_steps'):
+def _require_steps(schedule, spacing) -> int:
+  total = _steps_of(schedule)
+  if total is None:
     raise ValueError(f'spacing={spacing!r} needs a schedule of steps')
-  return schedule.num_steps
+  return total
 
 
 def _check_fit(count, available, num_steps):
@@ -94,7 +103,7 @@ def _check_fit(count, available, num_steps):
     )
 
 
-# Levels: (schedule, count, t_start, t_end) -> NoiseLevel [count].
+# The functions (schedule, count, t_start, t_end) -> NoiseLevel [count].
 
 
 def _uniform(schedule, count, t_start, t_end):
@@ -102,48 +111,50 @@ def _uniform(schedule, count, t_start, t_end):
 
 
 def _steps(schedule, count, t_start, t_end):
-  num_steps = _num_steps(schedule, 'steps')
+  num_steps = _require_steps(schedule, 'steps')
   _check_fit(count, (t_start - t_end) * num_steps + 1, num_steps)
   t = jnp.linspace(t_start, t_end, count)
   return schedule(jnp.round(t * num_steps) / num_steps)
 
 
-# DDIM's quad (which starts at 0.8 T in its code), DPM-Solver's time_quadratic
+# This is DDIM's quad, which starts at 0.8 T in its code, and DPM-Solver's
+# time_quadratic.
 def _quadratic(schedule, count, t_start, t_end):
   return schedule(jnp.linspace(t_start**0.5, t_end**0.5, count) ** 2)
 
 
 def _logsnr(schedule, count, t_start, t_end):
-  def between(first, last, u):
+  def interpolate(first, last, u):
     return (1.0 - u) * first + u * last
 
-  return _by_logsnr(schedule, count, t_start, t_end, between)
+  return _by_logsnr(schedule, count, t_start, t_end, interpolate)
 
 
-# Karras et al. 2022, Eq. 5, between the ratios of the first level and the last
+# This is Karras et al. 2022, Eq. 5, from the first level's sigma / alpha to
+# the last level's.
 def _karras(schedule, count, t_start, t_end, rho=7.0):
-  def between(first, last, u):
-    # (sigma / alpha)^(1 / rho), linear in u
+  def interpolate(first, last, u):
+    # (sigma / alpha)^(1 / rho) is linear in u.
     first, last = jnp.exp(-0.5 * first / rho), jnp.exp(-0.5 * last / rho)
     return -2.0 * rho * jnp.log((1.0 - u) * first + u * last)
 
-  return _by_logsnr(schedule, count, t_start, t_end, between)
+  return _by_logsnr(schedule, count, t_start, t_end, interpolate)
 
 
-# Where alpha(t_start) = 0 the first step goes from there straight to a level
-# with signal, t_start / count (or a step) below it; `between` begins at that.
-def _by_logsnr(schedule, count, t_start, t_end, between):
+# Where alpha(t_start) = 0 the first step goes from there to a level with
+# signal, t_start / count (or a step) below it, where `interpolate` begins.
+def _by_logsnr(schedule, count, t_start, t_end, interpolate):
   start = schedule(t_start)
   no_signal = start.alpha == 0.0
-  gap = jnp.maximum(t_start / count, _first_time(schedule))
+  gap = jnp.maximum(t_start / count, _first_noisy_time(schedule))
   ends = jnp.where(no_signal, t_start - gap, t_start), t_end
   first, last = (
     jnp.clip(schedule(t).logsnr, -_MAX_LOGSNR, _MAX_LOGSNR) for t in ends
   )
-  # u from 0 to 1, after a 0 of its own for a start without signal
+  # u goes from 0 to 1; a start without signal has a further 0 before that.
   u = jnp.maximum(jnp.arange(count) - no_signal, 0)
   u = u / jnp.maximum(count - 1 - no_signal, 1)
-  levels = schedule.from_logsnr(between(first, last, u))
+  levels = schedule.from_logsnr(interpolate(first, last, u))
   return jax.tree.map(lambda field, x: field.at[0].set(x), levels, start)
 
 
@@ -156,9 +167,10 @@ SPACINGS = {
 }
 
 
-# Steps: (T, N) -> N of 1..T, descending (Lin et al. 2023, Table 2; rounding as
-# in diffusers, whose index i is step i + 1). 'leading' does not begin at T, its
-# known flaw: pure noise is taken for a level that has some signal left.
+# The functions (T, N) -> N of the steps 1..T, descending (Lin et al. 2023,
+# Table 2; rounded as in diffusers, whose index i is step i + 1). 'leading' does
+# not begin at T, its known flaw: it starts from pure noise at a level that has
+# some signal.
 
 
 def _leading(num_steps, n):
@@ -183,38 +195,46 @@ STEP_CHOICES = {
 def _chosen_steps(schedule, count, spacing, t_start, t_end):
   if t_end is not None:
     raise ValueError(f'spacing={spacing!r} chooses its last step: no t_end')
-  num_steps = _num_steps(schedule, spacing)
+  num_steps = _require_steps(schedule, spacing)
   available = round(t_start * num_steps)
   _check_fit(count, available, num_steps)
   return schedule(STEP_CHOICES[spacing](available, count) / num_steps)
 
 
-def step_levels(schedule: Callable, steps: Sequence[int]) -> NoiseLevel:
-  """The levels of some of the steps 1..T, then the clean one, [N+1].
+def step_levels(
+  schedule: Schedule, steps: Sequence[int] | np.ndarray
+) -> NoiseLevel:
+  """Returns the levels of some of the steps 1..T, and the clean one.
 
-  Noisiest first, in whatever order `steps` [N] are. schedule: one of steps.
-  Raises a ValueError for steps outside 1..T, for repeated ones and for none.
+  Args:
+    schedule: A schedule of steps.
+    steps: [N], in any order; ValueError for an empty list, for steps outside
+      1..T and for repeated ones.
+  Returns:
+    The grid [N+1], noisiest first.
   """
-  steps = np.sort(np.asarray(steps))[::-1]
-  if not hasattr(schedule, 'num_steps'):
+  chosen = np.sort(np.asarray(steps))[::-1]
+  total = _steps_of(schedule)
+  if total is None:
     raise ValueError('step_levels needs a schedule of steps')
-  if steps.ndim != 1 or not steps.size or (np.diff(steps) == 0).any():
+  if chosen.ndim != 1 or not chosen.size or (np.diff(chosen) == 0).any():
     raise ValueError('steps must be a list of 1 or more, each once')
-  if steps[-1] < 1 or steps[0] > schedule.num_steps:
-    raise ValueError(
-      f'steps {steps[-1]}..{steps[0]} are not in 1..{schedule.num_steps}'
-    )
-  return _then_clean(schedule(steps / schedule.num_steps))
+  if chosen[-1] < 1 or chosen[0] > total:
+    raise ValueError(f'steps {chosen[-1]}..{chosen[0]} are not in 1..{total}')
+  return _append_clean(schedule(chosen / total))
 
 
 def respaced_steps(num_steps: int, spec: str) -> np.ndarray:
-  """The steps that a respaced DDPM of T = num_steps keeps, ascending, int [N].
+  """Returns the steps that a respaced DDPM of T = num_steps keeps, ascending.
 
-  spec as improved-diffusion writes it (Nichol & Dhariwal 2021, section 4):
-  '250', so many steps, evenly spaced from 1 to T; '10,15,20', so many in each
-  of equal sections of the T steps; 'ddim50', 1, 1 + k, 1 + 2k, ... for the
-  smallest integer k that gives 50. Raises a ValueError where that is not to be
-  had. For `step_levels`.
+  Args:
+    num_steps: T.
+    spec: As in improved-diffusion (Nichol & Dhariwal 2021, section 4): '250' is
+      250 steps evenly spaced from 1 to T; '10,15,20' so many in each of equal
+      sections of 1..T; 'ddim50' 1, 1 + k, 1 + 2k, ... for the smallest integer
+      k that gives 50. ValueError for others, and where there is no such k.
+  Returns:
+    Steps for `step_levels`, int [N].
   """
   name, is_ddim = spec.strip(), spec.strip().startswith('ddim')
   try:
@@ -248,6 +268,6 @@ def _section_steps(section, count):
   if count > size:
     raise ValueError(f'{count} steps do not fit in a section of {size}')
   stride = (size - 1) / (count - 1) if count > 1 else 1.0
-  # summed up, not multiplied, to round halves as published
+  # A running sum, not a product, rounds halves as the published code does.
   positions = np.cumsum([0.0] + [stride] * (count - 1))
   return section[np.rint(positions).astype(int)]

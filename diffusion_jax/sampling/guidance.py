@@ -1,13 +1,12 @@
 """Guidance: functions denoiser -> denoiser.
 
-x_0, eps, v and the score are affine images of one another at fixed x_t, so what
-is done to x_0 is done to all of them. Clip or threshold after guidance, not
-before it; guided-diffusion clips before its classifier guides, and not after:
+x_0, eps, v and the score are affine functions of one another at fixed x_t, so a
+change of x_0 changes all of them alike. Clip or threshold after guidance, not
+before it. guided-diffusion clips before its classifier guides:
 `classifier_guided(clip_denoised(denoise), ...)`.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +22,38 @@ from diffusion_jax.core.denoiser import (
 from diffusion_jax.core.levels import NoiseLevel
 
 Array = jax.Array
-# (x_t, level) -> (conditional, unconditional)
-Pair = Callable[[Array, NoiseLevel], tuple[Prediction, Prediction]]
-LogProb = Callable[[Array, NoiseLevel], Array]
+
+
+class PairedDenoiser(Protocol):
+  """Two estimates of one clean image, which `classifier_free` combines."""
+
+  def __call__(
+    self, xt: Array, level: NoiseLevel, /
+  ) -> tuple[Prediction, Prediction]:
+    """Returns the conditional and the unconditional prediction."""
+    ...
+
+
+class LogProbFn(Protocol):
+  """A classifier of noisy images, log p(y | x_t) of given classes y."""
+
+  def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
+    """Returns log p(y | x_t) in nats, [B]; xt: [B, ...], level: [] or [B]."""
+    ...
+
+
+class ScoreFn(Protocol):
+  """A gradient of a log-probability with respect to x_t."""
+
+  def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
+    """Returns the gradient, [B, ...]; xt: [B, ...], level: [] or [B]."""
+    ...
 
 
 def clip_denoised(
   denoise: Denoiser, low: float = -1.0, high: float = 1.0
 ) -> Denoiser:
-  """Clips x_0 to the range of the data, [-1, 1] (Ho et al.'s clip_denoised)."""
+  """Clips the x_0 of a denoiser to [low, high] (Ho et al.'s clip_denoised)."""
 
   def clipped(xt, level):
     prediction = predict(denoise, xt, level)
@@ -43,11 +65,15 @@ def clip_denoised(
 def dynamic_threshold(
   denoise: Denoiser, quantile: float = 0.995, max_value: float | None = None
 ) -> Denoiser:
-  """clip(x_0, -s, s) / s, s a quantile of each example's |x_0| (Imagen, 2.3).
+  """Replaces x_0 by clip(x_0, -s, s) / s, s a quantile of each example's |x_0|.
 
-  (Saharia et al. 2022.) s is at least 1, so pictures within [-1, 1] stay as
-  they are, and at most max_value. Raises ValueError for quantiles outside
-  [0, 1] and a max_value below 1.
+  Imagen (Saharia et al. 2022), section 2.3.
+
+  Args:
+    denoise: The denoiser.
+    quantile: Of |x_0|; ValueError outside [0, 1].
+    max_value: The maximum of s; ValueError for < 1. The minimum of s is 1, so
+      images within [-1, 1] do not change.
   """
   if not 0.0 <= quantile <= 1.0:
     raise ValueError(f'quantile is {quantile}: it must be in [0, 1]')
@@ -64,11 +90,11 @@ def dynamic_threshold(
   return thresholded
 
 
-def paired(cond: Denoiser, uncond: Denoiser) -> Pair:
-  """Two denoisers as what `classifier_free` combines.
+def paired(cond: Denoiser, uncond: Denoiser) -> PairedDenoiser:
+  """Combines two denoisers to a pair for `classifier_free`.
 
-  With a worse version of `cond` in place of `uncond` (a smaller network, fewer
-  steps, conditional too) that is autoguidance (Karras et al. 2024).
+  With a worse version of `cond` as `uncond` (a smaller network, fewer steps,
+  conditional too) this is autoguidance (Karras et al. 2024).
   """
   return lambda xt, level: (
     predict(cond, xt, level),
@@ -78,18 +104,26 @@ def paired(cond: Denoiser, uncond: Denoiser) -> Pair:
 
 def make_paired_denoiser(
   network_fn: NetworkFn, params: Any, cond: dict, **keywords: Any
-) -> Pair:
-  """A network with and without its condition, in one call for 2B examples.
+) -> PairedDenoiser:
+  """Makes a pair of a network with and without its condition, in one call.
 
-  cond: dict of arrays [B, ...]; each example is repeated, cond['drop'] being
-  False for the first and True for the second. keywords: those of
-  `make_denoiser`, `parametrization` among them. Raises as that does.
+  The network is evaluated on 2B examples: each is repeated, with cond['drop']
+  False for the first copy and True for the second.
+
+  Args:
+    network_fn, params: As in `make_denoiser`.
+    cond: Dict of arrays [B, ...].
+    keywords: Those of `make_denoiser`, which raises for wrong ones.
+  Returns:
+    (x_t, level) -> two Predictions, for `classifier_free`.
   """
-  make_denoiser(network_fn, params, cond=cond, **keywords)  # refuses at once
+  # This call refuses wrong keywords now, not when the pair is first used.
+  make_denoiser(network_fn, params, cond=cond, **keywords)
 
-  def pair(xt, level):
+  def denoise_pair(xt, level):
     size = len(xt)
-    # side by side, so that a batch split over devices stays where it is
+    # The two copies of an example are neighbours, so a batch that is split
+    # over devices stays on them.
     twice = {k: jnp.repeat(v, 2, axis=0) for k, v in cond.items()}
     twice['drop'] = jnp.tile(jnp.array([False, True]), size)
     if jnp.ndim(level.t):
@@ -99,49 +133,53 @@ def make_paired_denoiser(
     denoise = make_denoiser(network_fn, params, cond=twice, **keywords)
     both = denoise(jnp.repeat(xt, 2, axis=0), level)
 
-    def of(i):
+    def copy(i):
       return jax.tree.map(
         lambda a: a.reshape(size, 2, *a.shape[1:])[:, i], both
       )
 
-    return of(0), of(1)
+    return copy(0), copy(1)
 
-  return pair
+  return denoise_pair
 
 
 def classifier_free(
-  pair: Pair,
+  pair: PairedDenoiser,
   scale: Array | float,
   rescale: float = 0.0,
   interval: tuple[float, float] = (0.0, float('inf')),
 ) -> Denoiser:
-  """x_0 = uncond + scale (cond - uncond) (Ho & Salimans 2022, Eq. 6).
+  """Guides by x_0 = uncond + scale (cond - uncond) (Ho & Salimans 2022, Eq. 6).
 
-  Their w is scale - 1: here 1 is the conditional model, 0 the unconditional
-  one. scale: [] or [B]. rescale: phi of Lin et al. 2023, section 3.4, here in
-  x_0: how far each example gets the standard deviation of the conditional x_0
-  back (theirs is of the network's output, -x_0 for v without signal). interval:
-  guided where sigma / alpha is in it, conditional elsewhere (Kynkaanniemi et
-  al. 2024). var_frac is the conditional's. Raises TypeError for a denoiser in
-  place of a pair.
+  Args:
+    pair: Of `paired` or `make_paired_denoiser`; TypeError for a denoiser.
+    scale: [] or [B]; 1 + w in their notation: 1 is the conditional model, 0 the
+      unconditional one.
+    rescale: phi of Lin et al. 2023, section 3.4, the share to which x_0 gets
+      the standard deviation of the conditional x_0 (theirs rescales the
+      output).
+    interval: Values of sigma / alpha at which x_0 is guided; it is the
+      conditional one elsewhere (Kynkaanniemi et al. 2024).
+  Returns:
+    A `Denoiser`; its var_frac is the conditional one.
   """
   low, high = interval
 
   def denoise(xt, level):
-    cond, uncond = _both(pair, xt, level)
+    cond, uncond = _predict_pair(pair, xt, level)
     x0 = uncond.x0 + expand_to(scale, xt) * (cond.x0 - uncond.x0)
     if rescale:
       matched = x0 * (_std(cond.x0) / jnp.maximum(_std(x0), 1e-12))
       x0 = rescale * matched + (1.0 - rescale) * x0
-    noisiness = _noisiness(level.expand_to(xt))
-    inside = (low <= noisiness) & (noisiness <= high)
+    ratio = _sigma_over_alpha(level.expand_to(xt))
+    inside = (low <= ratio) & (ratio <= high)
     return cond._replace(x0=jnp.where(inside, x0, cond.x0))
 
   return denoise
 
 
-def _both(pair, xt, level):
-  # a denoiser's Prediction would be unpacked into x0 and var_frac
+def _predict_pair(pair, xt, level):
+  # The Prediction of a single denoiser would be unpacked into x0 and var_frac.
   both = pair(xt, level)
   if isinstance(both, Prediction) or not (
     isinstance(both, tuple) and [type(p) for p in both] == [Prediction] * 2
@@ -154,12 +192,15 @@ def _both(pair, xt, level):
 
 
 def log_prob_gradient(
-  log_prob_fn: LogProb, scale: Array | float = 1.0
-) -> Callable[[Array, NoiseLevel], Array]:
-  """(x_t, level) -> scale grad_x log p(y | x_t), [B, ...].
+  log_prob_fn: LogProbFn, scale: Array | float = 1.0
+) -> ScoreFn:
+  """Makes the function (x_t, level) -> scale grad_x log p(y | x_t), [B, ...].
 
-  log_prob_fn(x_t, level) -> [B] is a classifier's, of the classes wanted; scale
-  is [] or [B].
+  Args:
+    log_prob_fn: (x_t, level) -> log p(y | x_t) of a classifier, [B].
+    scale: [] or [B].
+  Returns:
+    The gradient, for `classifier_guided` and `ancestral(mean_shift=...)`.
   """
 
   def gradient(xt, level):
@@ -170,33 +211,39 @@ def log_prob_gradient(
 
 
 def classifier_guided(
-  denoise: Denoiser, log_prob_fn: LogProb, scale: Array | float = 1.0
+  denoise: Denoiser, log_prob_fn: LogProbFn, scale: Array | float = 1.0
 ) -> Denoiser:
-  """eps - sigma scale grad log p(y | x_t) (Dhariwal & Nichol 2021, Alg. 2).
+  """Guides by eps - sigma scale grad log p(y | x_t) (ADM, Alg. 2).
 
-  In x_0 that is + scale sigma^2 / alpha grad; without signal (alpha = 0), where
-  x_t says nothing of y, nothing is added. log_prob_fn(x_t, level) -> [B]; scale
-  [] or [B]. The form for the ODE and DDIM; Alg. 1, which shifts the ancestral
-  mean by Sigma instead, is `ancestral(mean_shift=log_prob_gradient(...))`.
+  In x_0 this is + scale sigma^2 / alpha grad, and nothing where alpha = 0,
+  since x_t is independent of y there. This is the form for the ODE and DDIM;
+  Alg. 1, which shifts the mean of an ancestral step instead, is
+  `ancestral(mean_shift=log_prob_gradient(...))`.
+
+  Args:
+    denoise: The denoiser.
+    log_prob_fn: (x_t, level) -> log p(y | x_t), [B].
+    scale: [] or [B].
   """
   gradient = log_prob_gradient(log_prob_fn, scale)
 
   def guided(xt, level):
     prediction = predict(denoise, xt, level)
-    at = level.expand_to(xt)
-    factor = at.sigma * jnp.where(at.alpha == 0.0, 0.0, _noisiness(at))
-    shift = jnp.where(at.alpha == 0.0, 0.0, factor * gradient(xt, level))
+    t = level.expand_to(xt)
+    no_signal = t.alpha == 0.0
+    factor = t.sigma * jnp.where(no_signal, 0.0, _sigma_over_alpha(t))
+    shift = jnp.where(no_signal, 0.0, factor * gradient(xt, level))
     return prediction._replace(x0=prediction.x0 + shift)
 
   return guided
 
 
-def _noisiness(level):
-  # sigma / alpha, inf without signal
+def _sigma_over_alpha(level):
+  # The ratio is inf where alpha = 0.
   safe = jnp.where(level.alpha == 0.0, 1.0, level.alpha)
   return jnp.where(level.alpha == 0.0, jnp.inf, level.sigma / safe)
 
 
 def _std(x):
-  # of every example, [B, 1, ...]
+  # The deviations of the examples have the shape [B, 1, ...].
   return jnp.std(x, axis=data_axes(x), keepdims=True)

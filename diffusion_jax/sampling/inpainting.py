@@ -1,7 +1,7 @@
 """Inpainting by the sampler: functions sampler -> sampler.
 
-`known` holds the image, `mask` is True where it is known; what `known` has
-elsewhere is never read. Neither changes the network: Palette, which does, is
+`known` holds the image, `mask` is True where it is known; `known` is not used
+elsewhere. The network is not changed, unlike in Palette, whose networks take
 cond['image'] (`training.conditions`).
 """
 
@@ -21,52 +21,65 @@ Array = jax.Array
 def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   """Noises the known pixels anew after each step (Song et al. 2021).
 
-  By `q_sample` of `known`, which they are exactly at the clean level. Biased:
-  what the sampler makes of noisy known pixels is not what the true ones imply.
-  known: [B, ...] like x; mask: True where known, broadcasts to it. Not for
-  `unipc`. Raises ValueError for other shapes.
+  They are `q_sample` of `known`, and `known` itself at the clean level. This is
+  biased: the sampler sees noisy pixels that do not depend on its own.
+
+  Args:
+    sampler: Any but `unipc`.
+    known: [B, ...] like x; ValueError for other shapes.
+    mask: True where known; broadcasts to `known`, or ValueError.
   """
   check_sampler(sampler)
   check_mask(known, mask)
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     check_same_shape(x=x, known=known)
     key, noise_key = split_key(key, 2)
-    x, state = sampler.step(key, x, state, denoise, level_t, level_s)
+    x, state = sampler.step(
+      key, x, state, denoise, level_s=level_s, level_t=level_t
+    )
     eps = draw_normal(noise_key, x)
-    return jnp.where(mask, noised(known, eps, level_s), x), state
+    return jnp.where(mask, _noisy_known(known, eps, level_s), x), state
 
   return Sampler(sampler.init, step)
 
 
 def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
-  """RePaint (Lugmayr et al. 2022, Alg. 1), on the levels of `repaint_levels`.
+  """Makes the sampler of RePaint (Lugmayr et al. 2022, Alg. 1).
 
-  Where the grid goes up, to a noisier level, x is noised by `forward_step`,
-  without a call of the network, and the sampler forgets. Else known pixels are
-  noised anew at the level that is left, and the sampler steps; at the clean
-  level they are `known` itself. Levels are []. known, mask and errors as in
-  `replace_known`. Not for `unipc`.
+  Where the grid goes to a noisier level, x is noised by `forward_step`, without
+  a call of the network, and the state is initialised again. Else known pixels
+  are noised anew at level t before the step; at the clean level they are
+  `known`.
+
+  Args:
+    sampler: Any but `unipc`; its levels are [].
+    known, mask: As in `replace_known`.
+  Returns:
+    A `Sampler` for the levels of `repaint_levels`.
   """
   check_sampler(sampler)
   check_mask(known, mask)
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     check_same_shape(x=x, known=known)
     key, noise_key = split_key(key, 2)
     eps = draw_normal(noise_key, x)
 
-    def up(x, state):
+    def add_noise(x, state):
       return forward_step(x, eps, level_t, level_s), sampler.init(x)
 
-    def down(x, state):
-      x = jnp.where(mask, noised(known, eps, level_t), x)
-      x, state = sampler.step(key, x, state, denoise, level_t, level_s)
+    def denoising_step(x, state):
+      x = jnp.where(mask, _noisy_known(known, eps, level_t), x)
+      x, state = sampler.step(
+        key, x, state, denoise, level_s=level_s, level_t=level_t
+      )
       clean = level_s.expand_to(x).sigma == 0.0
       return jnp.where(clean & mask, known, x), state
 
-    goes_up = level_s.logsnr < level_t.logsnr
-    return jax.lax.cond(goes_up, up, down, x, state)
+    # This grid is the one place where level_s may be the noisier level.
+    is_noisier = level_s.logsnr < level_t.logsnr
+    return jax.lax.cond(is_noisier, add_noise, denoising_step, x, state)
 
   return Sampler(sampler.init, step)
 
@@ -74,13 +87,17 @@ def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
 def repaint_levels(
   levels: NoiseLevel, num_resamples: int = 10, jump: int = 10
 ) -> NoiseLevel:
-  """A grid [N+1] that goes back up, as RePaint walks it: [M+1].
+  """Returns RePaint's grid, which goes back to noisier levels, [M+1].
 
-  From every `jump`-th level on the way down it climbs `jump` levels, one by
-  one, num_resamples - 1 times, so each part is walked num_resamples times. The
-  last part begins one step before the clean level. For 250 steps and the
-  defaults: 2,410 steps down, each a call of the network, and 2,160 up. Raises
-  ValueError unless 1 <= jump < N and num_resamples >= 1.
+  At every `jump`-th level it goes up `jump` levels, one by one, num_resamples -
+  1 times, so each section is sampled num_resamples times. The last one begins
+  one step before the clean level. 250 steps with the defaults become 2,410
+  steps down, each a call of the network, and 2,160 up.
+
+  Args:
+    levels: The grid of `sample`, [N+1].
+    num_resamples: ValueError for < 1.
+    jump: ValueError unless 1 <= jump < N.
   """
   num_steps = levels.t.shape[0] - 1
   if not 1 <= jump < num_steps:
@@ -90,30 +107,30 @@ def repaint_levels(
     )
   if num_resamples < 1:
     raise ValueError(f'num_resamples is {num_resamples}: at least 1 is needed')
-  # levels are counted from the clean one here, as steps of a model are
-  left = {i: num_resamples - 1 for i in range(1, num_steps - jump + 1, jump)}
-  walk = [num_steps]
-  while walk[-1] > 0:
-    walk.append(walk[-1] - 1)
-    if left.get(walk[-1]):
-      left[walk[-1]] -= 1
-      walk.extend(range(walk[-1] + 1, walk[-1] + jump + 1))
-  return levels.take(num_steps - np.array(walk))
+  # Steps are counted from the clean level, as the steps of a model are.
+  repeats = {i: num_resamples - 1 for i in range(1, num_steps - jump + 1, jump)}
+  steps = [num_steps]
+  while steps[-1] > 0:
+    steps.append(steps[-1] - 1)
+    if repeats.get(steps[-1]):
+      repeats[steps[-1]] -= 1
+      steps.extend(range(steps[-1] + 1, steps[-1] + jump + 1))
+  return levels.take(num_steps - np.array(steps))
 
 
-def noised(known: Array, eps: Array, level: NoiseLevel) -> Array:
-  """`q_sample`, and known itself, to the bit, where the level is clean."""
+def _noisy_known(known, eps, level):
+  # At the clean level the result is `known` itself, to the last bit.
   clean = level.expand_to(known).sigma == 0.0
   return jnp.where(clean, known, q_sample(known, eps, level))
 
 
 def check_mask(known: Array, mask: Array) -> None:
   """Raises a ValueError unless mask broadcasts to known, axis by axis."""
-  shape, wanted = jnp.shape(mask), jnp.shape(known)
-  if len(shape) != len(wanted) or any(
-    n not in (1, m) for n, m in zip(shape, wanted, strict=True)
+  shape, known_shape = jnp.shape(mask), jnp.shape(known)
+  if len(shape) != len(known_shape) or any(
+    n not in (1, m) for n, m in zip(shape, known_shape, strict=True)
   ):
     raise ValueError(
-      f'a mask of shape {list(shape)} does not fit images {list(wanted)}: '
+      f'a mask of shape {list(shape)} does not fit images {list(known_shape)}: '
       'each axis must be the same or 1, as [B, H, W, 1] is'
     )

@@ -1,25 +1,24 @@
-"""log p(x) by the probability-flow ODE, and the way back from its latent.
+"""log p(x) by the probability-flow ODE, and x from its latent.
 
 In z = x / sqrt(alpha^2 + sigma^2) and the angle with tan(angle) = sigma / alpha
 the ODE of every schedule (Song et al. 2021, Eq. 13) is the same,
 
   dz / d angle = (cos(angle) z - x_0_hat) / sin(angle),
 
-which is v of Salimans & Ho 2022. Nothing in it is stiff, infinite where alpha
-vanishes, or broken at the steps of a DiscreteSchedule, so it is solved in this
-form; t_min and t_max only say where. It has the marginals of the process and is
-invertible: the density of x follows from that of its latent and the divergence
-along the way.
+which is v of Salimans & Ho 2022. In this form nothing is stiff, infinite where
+alpha vanishes, or discontinuous at the steps of a DiscreteSchedule. t_min and
+t_max only give the two ends. The ODE has the marginals of the process and is
+invertible, so the density of x is that of its latent times a Jacobian
+determinant, the integral of the divergence.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import data_axes
+from diffusion_jax.core.broadcasting import data_axes, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.elbo import categorical_nll
 from diffusion_jax.core.keys import (
@@ -28,8 +27,8 @@ from diffusion_jax.core.keys import (
   draw_uniform,
   split_key,
 )
-from diffusion_jax.core.levels import NoiseLevel
-from diffusion_jax.core.normal import Normal, bits_per_dim
+from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.normal import STANDARD, bits_per_dim
 from diffusion_jax.core.normal import log_prob as normal_log_prob
 from diffusion_jax.core.process import q_sample
 
@@ -48,7 +47,7 @@ class Likelihood(NamedTuple):
 def log_likelihood(
   key: Array | None,
   denoise: Denoiser,
-  schedule: Callable,
+  schedule: Schedule,
   x: Array,
   *,
   t_min: float = 1e-5,
@@ -60,19 +59,19 @@ def log_likelihood(
   exact_trace: bool = False,
   max_steps: int = 4096,
 ) -> Likelihood:
-  """log p(x) under the ODE of a denoiser (Song et al. 2021, Eq. 39-40).
+  """Computes log p(x) under the ODE of a denoiser (Song et al., Eq. 39-40).
 
-  x: [B, ...], the density is that at t_min, where sigma > 0. The divergence is
-  Hutchinson's estimate from num_probes probes ('rademacher', 'gaussian') that
-  stay the same along the way, or with exact_trace the sum over all axes (no key
-  needed). key: [] or [B]; probe i depends on its own key alone. The latent's
-  density is `prior_sample`'s. Tolerances are per pixel and in nats per
-  dimension, met by every example; steps are shared. All NaN if max_steps do not
-  suffice. Raises ValueError for other probes.
-
-  In float32 choose t_min with sigma(t_min) >= 1e-4: below it x_t - alpha x_0
-  has too few digits. Sub-VP, sigma(1e-5) = 1e-6, is off by up to 3e-3 nats over
-  48 dimensions at the default and by 4e-5 at t_min = 1e-3.
+  Args:
+    key: [] or [B]; None with exact_trace.
+    x: [B, ...] at t_min. In float32 take sigma(t_min) >= 1e-4: sub-VP, with
+      sigma(1e-5) = 1e-6, is off by 3e-3 nats over 48 dimensions.
+    rtol, atol: Per pixel and in nats per dimension, met by every example.
+    num_probes, probe: Of Hutchinson's estimate of the divergence, 'rademacher'
+      or 'gaussian' (ValueError for others), constant along the path.
+    exact_trace: Sum over all axes instead.
+    max_steps: The results are NaN if they do not suffice.
+  Returns:
+    log_prob in nats [B] and the latent at t_max, of `prior_sample`'s density.
   """
   probes = _probes(key, x, num_probes, probe, exact_trace)
   axes = data_axes(x)
@@ -84,20 +83,21 @@ def log_likelihood(
     )
     products = probes * jax.vmap(lambda p: pull_back(p)[0])(probes)
     divergence = jnp.sum(products, axis=(0, *(a + 1 for a in axes)))
-    # per dimension, so that tolerances mean the same for any image
+    # The log-density is integrated per dimension, so that tolerances mean the
+    # same for images of any size.
     return velocity, divergence / size
 
   first, last = _ends(schedule, x, t_min, t_max)
   state = x / _scale(first), jnp.zeros(len(x), x.dtype)
-  z, gained = _solve(field, state, first, last, rtol, atol, max_steps)
-  prior = jnp.sum(normal_log_prob(Normal(0.0, 1.0), z), axis=axes)
-  total = prior + size * (gained - jnp.log(_scale(first)))
+  z, log_det = _solve(field, state, first, last, rtol, atol, max_steps)
+  prior = sum_data_axes(normal_log_prob(STANDARD, z))
+  total = prior + size * (log_det - jnp.log(_scale(first)))
   return Likelihood(total, _scale(last) * z)
 
 
 def probability_flow(
   denoise: Denoiser,
-  schedule: Callable,
+  schedule: Schedule,
   x: Array,
   t_from: float,
   t_to: float,
@@ -106,11 +106,18 @@ def probability_flow(
   atol: float = 1e-5,
   max_steps: int = 4096,
 ) -> Array:
-  """x at t_to of the probability-flow ODE through x [B, ...] at t_from.
+  """Solves the probability-flow ODE from t_from to t_to (Song et al., Eq. 13).
 
-  (Song et al. 2021, Eq. 13.) From 1 to near 0 it samples; the other way it is
-  the inverse, the latent of `log_likelihood`. sigma > 0 at both times. All NaN
-  if max_steps do not suffice.
+  From 1 to near 0 it samples; the other direction gives the latent of
+  `log_likelihood`.
+
+  Args:
+    x: [B, ...] at t_from.
+    t_from, t_to: Times with sigma > 0.
+    rtol, atol: Per pixel, met by every example.
+    max_steps: The result is NaN if they do not suffice.
+  Returns:
+    x at t_to, [B, ...].
   """
 
   def field(angle, state):
@@ -125,56 +132,68 @@ def probability_flow(
 def dequantize(key: Array, x0: Array, num_levels: int = 256) -> Array:
   """Spreads each grey level evenly over its bin (Theis et al. 2016, section 3).
 
-  x0: [B, ...] on K = num_levels values evenly spaced on [-1, 1]; the bin of a
-  value is 2 / (K - 1) wide and centred on it. key: [] or [B]. Raises ValueError
-  for fewer than 2 levels.
+  Args:
+    key: [] or [B].
+    x0: [B, ...], K = num_levels values evenly spaced on [-1, 1]; ValueError for
+      K < 2. The bin of a value is 2 / (K - 1) wide and centred on it.
+  Returns:
+    Continuous values, [B, ...].
   """
-  width = 2.0 / _spaces(num_levels)
+  width = 2.0 / _num_bins(num_levels)
   return x0 + width * (draw_uniform(key, x0) - 0.5)
 
 
 def gaussian_dequantize(
   key: Array, x0: Array, level: NoiseLevel, num_levels: int = 256
 ) -> tuple[Array, Array]:
-  """z ~ q(z | x_0) at `level`, and a log-weight [B] in nats.
+  """Draws z ~ q(z | x_0) at `level` and computes its log-weight in nats.
 
-  E[log p(z) + log_weight] <= log P(x_0): the bound with the posterior q and
-  the decoder p(x_0 | z) of `categorical_nll` (Kingma et al. 2021, section 3.1),
-  log_weight = log p(x_0 | z) - log q(z | x_0). Tight for models whose density
-  is peaked on the grey levels, where `dequantize` is loose. key: [] or [B];
-  x0: [B, ...] on num_levels values in [-1, 1]; level: [], sigma > 0.
+  E[log p(z) + log_weight] <= log P(x_0) with log_weight = log p(x_0 | z) -
+  log q(z | x_0), p(x_0 | z) of `categorical_nll` (Kingma et al. 2021, section
+  3.1). It is tight for densities with peaks on the grey levels.
+
+  Args:
+    key: [] or [B].
+    x0: [B, ...], num_levels values evenly spaced on [-1, 1].
+    level: [], sigma > 0.
+  Returns:
+    z [B, ...] and log_weight [B].
   """
   eps = draw_normal(key, x0)
   z = q_sample(x0, eps, level)
-  log_q = normal_log_prob(Normal(0.0, 1.0), eps) - jnp.log(
-    level.expand_to(x0).sigma
-  )
-  log_q = jnp.sum(log_q, axis=data_axes(x0))
+  log_sigma = jnp.log(level.expand_to(x0).sigma)
+  log_q = sum_data_axes(normal_log_prob(STANDARD, eps) - log_sigma)
   return z, -categorical_nll(x0, z, level, num_levels) - log_q
 
 
 def ode_bits_per_dim(
   log_p: Array, data_shape: tuple[int, ...], num_levels: int = 256
 ) -> Array:
-  """Bits per dimension of grey levels, from log p of `dequantize`d data, [B].
+  """Converts log p of `dequantize`d data to bits per dimension of grey levels.
 
   The mass of a bin of volume (2 / (K - 1))^D is its mean density times that
-  volume: per dimension, log2((K - 1) / 2) more bits than the density has. It is
-  3 for 17 levels; the usual + 7 is a lattice of spacing 2 / 256. By Jensen's
-  inequality the mean over dequantisations is an upper bound of -log2 P / D.
+  volume, log2((K - 1) / 2) more bits per dimension than the density has: 3 for
+  17 levels (the usual + 7 is for a spacing of 2 / 256). By Jensen's inequality
+  the mean over dequantisations is an upper bound of -log2 P / D.
+
+  Args:
+    log_p: Nats, [B].
+    data_shape: The shape of one example.
+  Returns:
+    Bits per dimension, [B].
   """
-  offset = math.log2(_spaces(num_levels) / 2.0)
+  offset = math.log2(_num_bins(num_levels) / 2.0)
   return bits_per_dim(-log_p, data_shape) + offset
 
 
-def _spaces(num_levels):
+def _num_bins(num_levels):
   if num_levels < 2:
     raise ValueError(f'num_levels is {num_levels}: at least 2 are needed')
   return num_levels - 1
 
 
 def _ends(schedule, x, *times):
-  # levels in the precision of x, which that of the solution's state must be
+  # The levels have the precision of x, as the state of the solver must have.
   return (schedule(jnp.asarray(t, x.dtype)) for t in times)
 
 
@@ -183,7 +202,7 @@ def _scale(level):
 
 
 def _velocity(denoise, schedule, angle, z):
-  a = jnp.maximum(jnp.cos(angle), 0.0)  # below 0 by rounding where alpha = 0
+  a = jnp.maximum(jnp.cos(angle), 0.0)  # Rounding makes it < 0 at alpha = 0.
   b = jnp.sin(angle)
   level = schedule.from_logsnr(2.0 * (jnp.log(a) - jnp.log(b)))
   x0 = predict(denoise, _scale(level) * z, level).x0
@@ -191,7 +210,8 @@ def _velocity(denoise, schedule, angle, z):
 
 
 def _probes(key, x, num_probes, probe, exact_trace):
-  # [P, B, ...]: the trace of J is, or is estimated by, the sum of p^T J p
+  # The probes p are [P, B, ...]; the sum of p^T J p is the trace of J or an
+  # estimate of it.
   if exact_trace:
     basis = jnp.eye(x[0].size, dtype=x.dtype)
     basis = basis.reshape(-1, 1, *x.shape[1:])
@@ -206,20 +226,20 @@ def _probes(key, x, num_probes, probe, exact_trace):
 
 
 def _worst_example(errors):
-  # One step size for the batch, set by the example that needs the smallest: the
-  # denoiser wants the whole batch at once (labels are part of it), and a mean
-  # over examples would let one hide behind the others.
+  # The batch shares its step size, which the example with the largest error
+  # sets: the denoiser is evaluated on whole batches (labels are part of it),
+  # and a mean over the examples would hide the error of a single one.
   def rms(error):
     square = jnp.square(error)
     return jnp.mean(square, axis=data_axes(error))
 
   worst = jnp.max(jnp.stack([rms(error) for error in errors]))
-  # the gradient of a root at 0 is infinite
+  # The gradient of a root is infinite at 0.
   return jnp.sqrt(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny))
 
 
 def _solve(field, state, first, last, rtol, atol, max_steps):
-  # a tuple of arrays [B, ...], taken from one level to another
+  # The state is a tuple of arrays [B, ...].
   import diffrax
 
   solution = diffrax.diffeqsolve(
@@ -227,7 +247,7 @@ def _solve(field, state, first, last, rtol, atol, max_steps):
     diffrax.Tsit5(),
     jnp.arctan2(first.sigma, first.alpha),
     jnp.arctan2(last.sigma, last.alpha),
-    None,  # the first step is found by diffrax
+    None,  # Diffrax chooses the first step.
     state,
     stepsize_controller=diffrax.PIDController(rtol, atol, norm=_worst_example),
     max_steps=max_steps,

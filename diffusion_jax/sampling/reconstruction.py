@@ -9,11 +9,11 @@ sigma^2 / alpha times the Jacobian of x_0_hat (Tweedie's formula of second
 order), so a product with it is one gradient through the network, and a few
 steps of conjugate gradients invert it (Rozet et al. 2024).
 
-With one of them the change is a multiple of the gradient of |y - A x_0_hat|^2
-to x_t: that of reconstruction guidance (Ho et al. 2022, video diffusion), of
-DPS (Chung et al. 2023) and of PiGDM (Song et al. 2023), who choose the multiple
-by hand, by |y - A x_0_hat| or by an assumed variance. Here it is the one that
-reaches y along that gradient, which needs neither; sigma^2 / alpha cancels.
+With one step the correction is a multiple of the gradient of |y - A x_0_hat|^2
+with respect to x_t, as in reconstruction guidance (Ho et al. 2022, video
+diffusion), DPS (Chung et al. 2023) and PiGDM (Song et al. 2023). They choose
+the multiple by hand, by |y - A x_0_hat| or by an assumed variance. Here it is
+the one that reaches y along that gradient; sigma^2 / alpha cancels.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import data_axes, expand_to
+from diffusion_jax.core.broadcasting import expand_to, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.sampling.inpainting import check_mask
 
@@ -35,10 +35,13 @@ def reconstruction_guided(
   scale: float = 1.0,
   num_iterations: int = 1,
 ) -> Denoiser:
-  """E[x_0 | x_t, known pixels], see `observation_guided`.
+  """Estimates E[x_0 | x_t, known pixels]; see `observation_guided`.
 
-  known: [B, ...] like x; mask: True where known, broadcasts to it. Raises
-  ValueError for other shapes.
+  Args:
+    denoise: The denoiser.
+    known: [B, ...] like x.
+    mask: True where known; broadcasts to `known`, or ValueError.
+    scale, num_iterations: As in `observation_guided`.
   """
   check_mask(known, mask)
 
@@ -56,13 +59,20 @@ def observation_guided(
   scale: float = 1.0,
   num_iterations: int = 1,
 ) -> Denoiser:
-  """E[x_0 | x_t, y] of y = observe(x_0), linear, by its Gaussian form.
+  """Estimates E[x_0 | x_t, y], y = observe(x_0) linear, as if Gaussian.
 
-  observe: x_0 [B, ...] -> y [B, ...], each image by itself; observed: y.
-  `scale` multiplies the change, 1 being Bayes' rule. num_iterations of
-  conjugate gradients, each one gradient through the network; exact for Gaussian
-  data from as many as y has numbers. Clip what comes out, not what goes in: a
-  clipped x_0 has no gradient. Raises ValueError for num_iterations < 1.
+  Clip its result, not the denoiser that it takes: a clipped x_0 has no
+  gradient.
+
+  Args:
+    observe: x_0 [B, ...] -> y [B, ...], linear, of each image separately.
+    observed: y.
+    scale: Factor of the correction; 1 is Bayes' rule.
+    num_iterations: Steps of conjugate gradients, each one gradient through the
+      network. As many as y has numbers are exact for Gaussian data. ValueError
+      for < 1.
+  Returns:
+    A `Denoiser`.
   """
   if num_iterations < 1:
     raise ValueError(
@@ -70,35 +80,35 @@ def observation_guided(
     )
 
   def guided(x, level):
-    def look(x):
+    def observe_estimate(x):
       prediction = predict(denoise, x, level)
       return observe(prediction.x0), prediction
 
-    seen, pull, prediction = jax.vjp(look, x, has_aux=True)
-    residual = direction = observed - seen
-    change, square = jnp.zeros_like(x), _dot(residual, residual)
+    estimate, vjp, prediction = jax.vjp(observe_estimate, x, has_aux=True)
+    residual = direction = observed - estimate
+    correction, square = jnp.zeros_like(x), _dot(residual, residual)
     for _ in range(num_iterations):
-      (along,) = pull(direction)  # Cov A^T direction, up to a factor
-      image = observe(along)
+      # The product of Cov A^T with the direction, up to a factor:
+      (product,) = vjp(direction)
+      image = observe(product)
       size = _ratio(square, _dot(direction, image))
-      change += expand_to(size, along) * along
+      correction += expand_to(size, product) * product
       residual -= expand_to(size, image) * image
-      before, square = square, _dot(residual, residual)
-      direction = (
-        residual + expand_to(_ratio(square, before), residual) * direction
-      )
-    return prediction._replace(x0=prediction.x0 + scale * change)
+      last_square, square = square, _dot(residual, residual)
+      momentum = expand_to(_ratio(square, last_square), residual)
+      direction = residual + momentum * direction
+    return prediction._replace(x0=prediction.x0 + scale * correction)
 
   return guided
 
 
 def _dot(a, b):
-  # of each example, [B]
-  return jnp.sum(a * b, axis=data_axes(a))
+  # The products of the examples have the shape [B].
+  return sum_data_axes(a * b)
 
 
 def _ratio(a, b):
-  # a / b; 0 where nothing is left to do, or where b is not positive, which a
-  # network's Jacobian may make it
+  # The ratio is 0 where the residual is 0, and where b is not positive, as the
+  # Jacobian of a network may have it.
   good = (a > 0.0) & (b > 0.0)
   return jnp.where(good, a / jnp.where(good, b, 1.0), 0.0)

@@ -1,12 +1,11 @@
 """Discretisations of the reverse SDE (Song et al. 2021)."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import expand_to
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal
+from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import (
   alpha_ratio,
@@ -16,39 +15,41 @@ from diffusion_jax.core.process import (
 from diffusion_jax.sampling.sampler import Sampler
 
 
-def euler_maruyama(schedule: Callable) -> Sampler:
-  """Euler-Maruyama on the reverse SDE (Song et al. 2021, Eq. 6), in t.
+def euler_maruyama(schedule: Schedule) -> Sampler:
+  """Makes Euler-Maruyama on the reverse SDE (Song et al. 2021, Eq. 6), in t.
 
   x_s = x - (f x - g^2 score) (t - s) + g sqrt(t - s) z. The step to clean data
   is x_0 itself, without noise (their last denoising, by Tweedie's formula).
-  Levels must be `schedule`'s at their t. From step i of a `DiscreteSchedule` to
-  step i - 1 it undoes alpha_i: f and g are those of the interval between them.
-  Not finite where alpha_t = 0: f and g are infinite there.
+  From step i of a `DiscreteSchedule` to step i - 1 it undoes alpha_i: f and g
+  are those of the interval between them. Not finite where alpha_t = 0, where f
+  and g are infinite.
+
+  Args:
+    schedule: The schedule of the levels.
   """
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0
-    s, t = level_s.expand_to(x), level_t.expand_to(x)
     f, g2 = sde_coefficients(schedule, level_t.t)
     f, g2 = expand_to(f, x), expand_to(g2, x)
-    dt = t.t - s.t
+    dt = expand_to(level_t.t, x) - expand_to(level_s.t, x)
     mean = x - (f * x - g2 * score_from_x0(x0, x, level_t)) * dt
     noisy = mean + jnp.sqrt(g2 * dt) * draw_normal(key, x)
-    return jnp.where(s.sigma > 0.0, noisy, x0), state
+    return jnp.where(expand_to(level_s.sigma, x) > 0.0, noisy, x0), state
 
   return Sampler(lambda x: (), step)
 
 
 def reverse_diffusion() -> Sampler:
-  """The reverse of the forward step between the two levels (appendix E).
+  """Makes the reverse of the forward step (Song et al. 2021, appendix E).
 
   x_s = (2 - r) x + G^2 score + G z with the forward step's r = alpha_t /
   alpha_s and G^2 = sigma_t^2 (1 - SNR_t / SNR_s); no noise on the step to clean
-  data. Finite also at alpha_t = 0, but it doubles x there: of little use for
-  large steps.
+  data. It is finite at alpha_t = 0 but doubles x there, so it needs small
+  steps.
   """
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     score = score_from_x0(predict(denoise, x, level_t).x0, x, level_t)
     s, t = level_s.expand_to(x), level_t.expand_to(x)
     g2 = t.sigma**2 * one_minus_snr_ratio(s, t)

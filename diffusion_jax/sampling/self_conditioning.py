@@ -1,4 +1,4 @@
-"""Samplers of networks that see their last estimate (Chen et al. 2022)."""
+"""Samplers of networks that take their last estimate of x_0 as an input."""
 
 import jax.numpy as jnp
 
@@ -7,24 +7,33 @@ from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
 
 def self_conditioned(sampler: Sampler) -> Sampler:
-  """A sampler of networks that are told of the x_0 they predicted last.
+  """Makes a sampler of self-conditioned networks (Analog Bits, Alg. 2).
 
-  (Analog Bits, Chen et al. 2022, Alg. 2.) `denoise` given to its step is a
-  function x0_prev [B, ...] -> Denoiser; x0_prev is 0 at first, then what the
-  step before found at its beginning. No further calls of the network. Put other
-  samplers of samplers around it, not into it.
+  Chen et al. 2022. The network is not called more often. Wrap this sampler in
+  others, such as `replace_known`, not the other way round.
+
+  Args:
+    sampler: The sampler of the denoisers.
+  Returns:
+    A `Sampler` whose step takes x0_prev [B, ...] -> Denoiser as its denoiser;
+    x0_prev is 0 at first, then the estimate at the start of the last step.
   """
   check_sampler(sampler)
 
-  def step(key, x, state, denoise_given, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     inner, x0 = state
-    denoise = denoise_given(x0)
-    first = predict(denoise, x, level_t)
+    denoise_given_x0 = denoise(x0)
+    first = predict(denoise_given_x0, x, level_t)
 
-    def remembered(y, level):  # the sampler asks the same again
-      return first if y is x and level is level_t else denoise(y, level)
+    def cached_denoise(y, level):
+      # The sampler evaluates its denoiser at (x, level_t) once more.
+      if y is x and level is level_t:
+        return first
+      return denoise_given_x0(y, level)
 
-    x, inner = sampler.step(key, x, inner, remembered, level_t, level_s)
+    x, inner = sampler.step(
+      key, x, inner, cached_denoise, level_s=level_s, level_t=level_t
+    )
     return x, (inner, first.x0)
 
   return Sampler(lambda x: (sampler.init(x), jnp.zeros_like(x)), step)

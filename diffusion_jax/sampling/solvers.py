@@ -10,7 +10,7 @@ the solvers differ in how they estimate D. Steps from alpha_t = 0 and to
 sigma_s = 0, where h is infinite, are DDIM itself.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from diffusion_jax.core.broadcasting import expand_to
 from diffusion_jax.core.concrete import check_numbers
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.sampling.ancestral import ddim_step
 from diffusion_jax.sampling.sampler import Sampler
@@ -28,14 +28,15 @@ Array = jax.Array
 
 
 def heun() -> Sampler:
-  """Heun's method, second order (Karras et al. 2022, Alg. 1).
+  """Makes Heun's method, of second order (Karras et al. 2022, Alg. 1).
 
   In y = x / alpha the ODE is dy = eps d(sigma / alpha), of which DDIM is the
-  Euler step; this averages eps at both ends. Two calls a step, one on the last
-  (to sigma_s = 0): 2N - 1. One, and Euler, also where alpha_t = 0.
+  Euler step; this averages eps at both ends. Each step calls the network twice.
+  The last one (to sigma_s = 0) and steps from alpha_t = 0 are Euler steps with
+  one call: 2N - 1 calls in all.
   """
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     s, t = level_s.expand_to(x), level_t.expand_to(x)
     x0 = predict(denoise, x, level_t).x0
     eps = eps_from_x0(x0, x, level_t)
@@ -46,124 +47,144 @@ def heun() -> Sampler:
       return x + 0.5 * (s.sigma - ratio * t.sigma) * change
 
     x = ddim_step(x0, x, s, t)
-    return _unless_at_an_end(correct, x, level_t, level_s, level_s), state
+    return _correct_where_finite(correct, x, level_s, level_t, level_s), state
 
   return Sampler(lambda x: (), step)
 
 
 def dpm_solver_pp(order: int = 2) -> Sampler:
-  """Multistep DPM-Solver++ (Lu et al. 2022, Alg. 2): 1 is DDIM, 2 2M, 3 3M.
+  """Makes multistep DPM-Solver++ (Lu et al. 2022, Alg. 2).
 
-  One call a step; it remembers order - 1 estimates of x_0. Lower orders on the
-  first steps, order 1 on the step to clean data. 3M integrates the parabola
-  through three estimates exactly; released code halves its last term, which
-  makes it second order. Raises ValueError for other orders.
+  Each step calls the network once and uses the last `order` estimates of x_0;
+  the first steps have lower orders, the step to clean data order 1. 3M
+  integrates the parabola through three estimates exactly; released code halves
+  its last term, which makes it second order.
+
+  Args:
+    order: 1 (DDIM), 2 (2M) or 3 (3M); ValueError for others.
   """
   _check_order(order)
 
-  def step(key, x, state, denoise, level_t, level_s):
-    history = ((predict(denoise, x, level_t).x0, _wide(level_t, x)), *state)
+  def step(key, x, state, denoise, *, level_s, level_t):
+    new = predict(denoise, x, level_t).x0, _broadcast_level(level_t, x)
+    history = new, *state
     x = _multistep(x, level_s.expand_to(x), history)
     return x, history[: order - 1]
 
-  return Sampler(lambda x: _nothing(x, order - 1), step)
+  return Sampler(lambda x: _empty_history(x, order - 1), step)
 
 
-def dpm_solver_pp_2s(schedule: Callable) -> Sampler:
-  """Singlestep DPM-Solver++(2S) (Lu et al. 2022, Alg. 1 with r = 1/2).
+def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
+  """Makes singlestep DPM-Solver++(2S) (Lu et al. 2022, Alg. 1 with r = 1/2).
 
-  D is x_0_hat in the middle of the step, where lambda is the mean of its ends;
-  `schedule` gives the level there. Second order without a memory; 2N - 1 calls.
+  D is x_0_hat in the middle of the step, where lambda is the mean of its ends.
+  It is of second order without a memory, with 2N - 1 calls.
+
+  Args:
+    schedule: Gives the level in the middle.
   """
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     s, t = level_s.expand_to(x), level_t.expand_to(x)
     x0 = predict(denoise, x, level_t).x0
-    h = _ahead(level_s, level_t)
-    inside = jnp.isfinite(h)
-    logsnr = jnp.where(inside, level_t.logsnr, 0.0) + jnp.where(inside, h, 0.0)
+    h = _lambda_difference(level_s, level_t)
+    finite = jnp.isfinite(h)
+    logsnr = jnp.where(finite, level_t.logsnr, 0.0) + jnp.where(finite, h, 0.0)
     middle = schedule.from_logsnr(logsnr)
 
     def correct(x_s, middle):
-      m = middle.expand_to(x)
-      return ddim_step(
-        predict(denoise, ddim_step(x0, x, m, t), middle).x0, x, s, t
-      )
+      x_middle = ddim_step(x0, x, middle.expand_to(x), t)
+      return ddim_step(predict(denoise, x_middle, middle).x0, x, s, t)
 
     euler = ddim_step(x0, x, s, t)
-    return _unless_at_an_end(correct, euler, level_t, level_s, middle), state
+    x = _correct_where_finite(correct, euler, level_s, level_t, middle)
+    return x, state
 
   return Sampler(lambda x: (), step)
 
 
 def dpm_solver_pp_sde(eta: float = 1.0) -> Sampler:
-  """Multistep SDE-DPM-Solver++(2M) (Lu et al. 2022).
+  """Makes multistep SDE-DPM-Solver++(2M) (Lu et al. 2022).
 
-  D as in 2M; the noise of x_t decays by e^(-eta h), new noise takes its place:
-  eta = 0 is `dpm_solver_pp(2)`, eta = 1 the reverse SDE. Raises ValueError for
-  eta < 0.
+  D is that of 2M. The noise of x_t decays by e^(-eta h), and new noise replaces
+  what is lost.
+
+  Args:
+    eta: 0 for `dpm_solver_pp(2)`, 1 for the reverse SDE; ValueError for < 0.
   """
   check_numbers(lambda eta: eta >= 0.0, 'it cannot be negative', eta=eta)
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     s, t = level_s.expand_to(x), level_t.expand_to(x)
-    history = ((predict(denoise, x, level_t).x0, _wide(level_t, x)), *state)
-    # 0 times an infinite h has no value
-    exponent = 2.0 * eta * _ahead(s, t) if eta else jnp.zeros_like(s.sigma)
+    new = predict(denoise, x, level_t).x0, _broadcast_level(level_t, x)
+    history = new, *state
+    # For eta = 0 the product with an infinite h would be NaN.
+    exponent = jnp.zeros_like(s.sigma)
+    if eta:
+      exponent = 2.0 * eta * _lambda_difference(s, t)
     std = s.sigma * jnp.sqrt(-jnp.expm1(-exponent))
     x = _multistep(x, s, history, jnp.exp(-exponent))
     return x + std * draw_normal(key, x), history[:1]
 
-  return Sampler(lambda x: _nothing(x, 1), step)
+  return Sampler(lambda x: _empty_history(x, 1), step)
 
 
 def unipc(order: int = 2) -> Sampler:
-  """UniPC-p, B_2(h), data prediction (Zhao et al. 2023); p = `order`.
+  """Makes UniPC-p with B_2(h) and data prediction (Zhao et al. 2023).
 
-  The predictor is `dpm_solver_pp(order)`. x_0_hat at the point reached is then
-  used twice: to repeat the step that led there with one more estimate, and for
-  the next step. One call a step. Do not wrap it in what changes x between
-  steps: the repeated step undoes that. Raises ValueError for other orders.
+  The predictor is `dpm_solver_pp(order)`. x_0_hat at the point reached is used
+  twice: to repeat the last step with one more estimate, and for the next step.
+  Each step calls the network once. Wrappers that change x between steps have no
+  effect: the repeated step undoes the change.
+
+  Args:
+    order: p, 1, 2 or 3; ValueError for others.
   """
   _check_order(order)
 
-  def step(key, x, state, denoise, level_t, level_s):
-    x_before, history = state
-    new = predict(denoise, x, level_t).x0, _wide(level_t, x)
-    before, *older = history
-    again = _multistep(x_before, new[1], (before, new, *older))
-    x = jnp.where(before[1].alpha > 0.0, again, x)
+  def step(key, x, state, denoise, *, level_s, level_t):
+    last_x, history = state
+    new = predict(denoise, x, level_t).x0, _broadcast_level(level_t, x)
+    last, *older = history
+    corrected = _multistep(last_x, new[1], (last, new, *older))
+    x = jnp.where(last[1].alpha > 0.0, corrected, x)
     history = (new, *history)[:order]
     return _multistep(x, level_s.expand_to(x), history), (x, history)
 
-  return Sampler(lambda x: (x, _nothing(x, order)), step)
+  return Sampler(lambda x: (x, _empty_history(x, order)), step)
 
 
-def _multistep(x, s, history, old=1.0):
-  # x at the level of history[0] -> level s. history: pairs (x0, level), the
-  # start of the step first; an estimate at alpha = 0 counts for nothing.
-  x0, t = history[0]
-  nodes = [jnp.zeros_like(t.t), *(_ahead(level, t) for _, level in history[1:])]
+def _multistep(x, s, history, old_share: Array | float = 1.0):
+  # Takes x from the level of history[0] to level s. The history is a sequence
+  # of pairs (x0, level) that begins with the start of the step; estimates at
+  # alpha = 0 have no weight.
+  x0, level_t = history[0]
+  nodes = [jnp.zeros_like(level_t.t)]
+  nodes += [_lambda_difference(level, level_t) for _, level in history[1:]]
   values = [x0 for x0, _ in history]
-  return ddim_step(_mean(_ahead(s, t), nodes, values), x, s, t, old)
+  x0_mean = _weighted_mean(_lambda_difference(s, level_t), nodes, values)
+  return ddim_step(x0_mean, x, s, level_t, old_share)
 
 
-def _mean(h, nodes, values):
-  """Mean over 0 < u < h, weighted with e^u, of x_0 known at some nodes u.
+def _weighted_mean(h, nodes, values):
+  """Averages x_0 over 0 < u < h with the weight e^u.
 
-  nodes: 0 and others, inf where not known (and so are all that follow). One
-  node gives the constant; two give x_0 + h / 2 * slope, as both papers have it;
-  more give the polynomial's exact mean. x_0 also where h is inf.
+  values: x_0 at the nodes u. nodes: 0 and others, inf where not known (as are
+  all that follow). One node gives the constant; two give x_0 + h / 2 * slope,
+  as both papers do; more give the exact mean of the polynomial. The mean is
+  values[0] where h is inf.
   """
-  inside = jnp.isfinite(h)
-  h = jnp.where(inside, h, 1.0)
+  finite = jnp.isfinite(h)
+  h = jnp.where(finite, h, 1.0)
   known = [jnp.isfinite(node) for node in nodes]
   nodes = [
     jnp.where(k, node, 0.0) for k, node in zip(known, nodes, strict=True)
   ]
   total = -jnp.expm1(-h)
-  moments = [1.0]  # means of 1, u, u^2, ...
-  basis = [1.0]  # coefficients of (u - node_0) (u - node_1) ...
+  # The means of 1, u, u^2, ..., and the coefficients of the polynomial
+  # (u - node_0) (u - node_1) ...
+  moments: list[Any] = [1.0]
+  basis: list[Any] = [1.0]
   mean = half = values[0]
   table = values
   for k in range(1, len(nodes)):
@@ -171,61 +192,66 @@ def _mean(h, nodes, values):
     low, high = [0.0, *basis], [*basis, 0.0]
     basis = [a - nodes[k - 1] * b for a, b in zip(low, high, strict=True)]
     table = [
-      _slope(table[i], table[i + 1], nodes[i], nodes[i + k], known[i + k])
+      _divided_difference(
+        table[i], table[i + 1], nodes[i], nodes[i + k], known[i + k]
+      )
       for i in range(len(table) - 1)
     ]
     if k == 1:
       half = values[0] + 0.5 * h * table[0]
     mean += table[0] * sum(c * m for c, m in zip(basis, moments, strict=True))
   enough = known[2] if len(known) > 2 else False
-  return jnp.where(inside, jnp.where(enough, mean, half), values[0])
+  return jnp.where(finite, jnp.where(enough, mean, half), values[0])
 
 
-def _slope(value_a, value_b, node_a, node_b, known):
-  # a divided difference, 0 where b is not known
+def _divided_difference(value_a, value_b, node_a, node_b, known):
+  # The difference is 0 where b is not known.
   width = jnp.where(known, node_a - node_b, 1.0)
   return jnp.where(known, (value_a - value_b) / width, 0.0)
 
 
-def _ahead(level, t):
-  # lambda - lambda_t, inf where one of them is; replaced before it is computed
-  inside = (level.sigma > 0.0) & (level.alpha > 0.0) & (t.alpha > 0.0)
-  level, t = (
-    _where(inside, a, jax.tree.map(jnp.ones_like, a)) for a in (level, t)
+def _lambda_difference(level, level_t):
+  # This is lambda - lambda_t, inf where one of the two is infinite. Those
+  # levels are replaced before the logarithms, whose gradients would be NaN.
+  finite = (level.sigma > 0.0) & (level.alpha > 0.0) & (level_t.alpha > 0.0)
+  level, level_t = (
+    _select_level(finite, a, jax.tree.map(jnp.ones_like, a))
+    for a in (level, level_t)
   )
-  gain = jnp.log(level.alpha) - jnp.log(t.alpha)
-  gain += jnp.log(t.sigma) - jnp.log(level.sigma)
-  return jnp.where(inside, gain, jnp.inf)
+  difference = jnp.log(level.alpha) - jnp.log(level_t.alpha)
+  difference += jnp.log(level_t.sigma) - jnp.log(level.sigma)
+  return jnp.where(finite, difference, jnp.inf)
 
 
-def _unless_at_an_end(correct, x, level_t, level_s, at):
-  # correct(x, at), which calls the network; x where alpha_t = 0 or sigma_s = 0
-  inside = (level_s.sigma > 0.0) & (level_t.alpha > 0.0)
-  at = _where(
-    inside, at, level_t
-  )  # finite, should it be evaluated all the same
-  if not inside.ndim:
-    return jax.lax.cond(inside, correct, lambda x, at: x, x, at)
-  mask = expand_to(inside, x)
-  return jnp.where(mask, correct(x, at), x)
+def _correct_where_finite(correct, x, level_s, level_t, level):
+  # Returns correct(x, level), which calls the network, and x itself where
+  # alpha_t = 0 or sigma_s = 0. Examples are selected after the call when each
+  # has levels of its own, so that the level must be finite for all of them.
+  finite = (level_s.sigma > 0.0) & (level_t.alpha > 0.0)
+  level = _select_level(finite, level, level_t)
+  if not finite.ndim:
+    return jax.lax.cond(finite, correct, lambda x, level: x, x, level)
+  mask = expand_to(finite, x)
+  return jnp.where(mask, correct(x, level), x)
 
 
-def _where(condition, level, other):
+def _select_level(condition, level, other):
   return jax.tree.map(lambda a, b: jnp.where(condition, a, b), level, other)
 
 
-def _wide(level, x):
-  # one level per example, broadcast against x: the same shape in every state
+def _broadcast_level(level, x):
+  # A state holds one level per example, [B, 1, ...], whatever the level's own
+  # shape, since a loop needs states of one shape.
   shape = (x.shape[0], *[1] * (x.ndim - 1))
   return jax.tree.map(
     lambda a: jnp.broadcast_to(a, shape).astype(x.dtype), level.expand_to(x)
   )
 
 
-def _nothing(x, n):
-  # n estimates without weight: at a level that has no signal
-  nowhere = NoiseLevel(jnp.zeros(()), jnp.zeros(()), jnp.ones(()))
-  return ((jnp.zeros_like(x), _wide(nowhere, x)),) * n
+def _empty_history(x, n):
+  # The n estimates are at a level without signal, where they have no weight.
+  no_signal = NoiseLevel(jnp.zeros(()), jnp.zeros(()), jnp.ones(()))
+  return ((jnp.zeros_like(x), _broadcast_level(no_signal, x)),) * n
 
 
 def _check_order(order):

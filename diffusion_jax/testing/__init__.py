@@ -1,1 +1,1 @@
-"""Closed-form truth to test samplers, losses and bounds against."""
+"""Distributions with closed forms, to test samplers, losses and bounds."""

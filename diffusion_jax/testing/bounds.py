@@ -1,4 +1,4 @@
-"""What the variational bound of the best denoiser is, for Gaussian data."""
+"""The variational bound of the best denoiser, for Gaussian data."""
 
 import numpy as np
 
@@ -9,18 +9,22 @@ from diffusion_jax.testing.oracles import Mixture, check_gaussian
 def expected_bound(
   oracle: Mixture, levels: NoiseLevel, variance: str = 'fixed_small'
 ) -> dict[str, np.ndarray]:
-  """E[L_T], E[L_{t-1}], E[L_0] of DDPM Eq. 5 over x_0 and x_t, in nats.
+  """Computes E[L_T], E[L_{t-1}] and E[L_0] of DDPM Eq. 5 in nats.
 
-  For the chain that steps through levels [N+1] (as `level_grid`: noisiest
-  first, clean last, N >= 2) with the oracle's own denoiser and the variance
-  'fixed_small' or 'fixed_large'. Returns float64 'prior' [], against
-  N(0, (alpha^2 + sigma^2) I); 'diffusion' [N-1], as the chain meets them;
-  'reconstruction' [], the density of p(x_0 | x_1), whose variance is beta-tilde
-  of the step before for 'fixed_small'; 'total' [], at least the entropy of x_0.
-  Gaussian only: raises ValueError for a mixture of more.
+  The expectation is over x_0 and x_t, with the oracle's own denoiser.
+
+  Args:
+    oracle: A Gaussian; ValueError for a mixture of more.
+    levels: [N+1], noisiest first, clean last, N >= 2 (`level_grid`).
+    variance: 'fixed_small' or 'fixed_large'.
+  Returns:
+    Float64 'prior' [], against N(0, (alpha^2 + sigma^2) I); 'diffusion' [N-1],
+    in the order of the chain; 'reconstruction' [], of the density p(x_0 | x_1),
+    whose variance for 'fixed_small' is beta-tilde of the step before; 'total'
+    [], at least the entropy of x_0.
   """
-  # With C = Q diag(v) Q^T everything is a sum over the axes of C. q and p share
-  # their form, so KL(q || p) has the mean difference (coefficient of x_0) times
+  # With C = Q diag(v) Q^T every term is a sum over the axes of C. The means of
+  # q and p have the same coefficients, so they differ by that of x_0 times
   # (x_0 - E[x_0 | x_t]), whose mean square is the posterior variance.
   check_gaussian(oracle, 'expected_bound')
   if variance not in ('fixed_small', 'fixed_large'):
@@ -37,16 +41,20 @@ def expected_bound(
   prior = len(v) * (ratio - 1.0 - np.log(ratio))
   prior += alpha[0] ** 2 * (v.sum() + m @ m) / total_t
 
-  at, st, as_, ss = alpha[:-1], sigma[:-1], alpha[1:], sigma[1:]
-  one_minus_snr_ratio = 1.0 - (at * ss / (as_ * st)) ** 2
-  small = ss**2 * one_minus_snr_ratio
-  large = st**2 * one_minus_snr_ratio * (as_**2 + ss**2) / (at**2 + st**2)
+  alpha_t, sigma_t = alpha[:-1], sigma[:-1]
+  alpha_s, sigma_s = alpha[1:], sigma[1:]
+  snr_decrease = 1.0 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2
+  small = sigma_s**2 * snr_decrease
+  large = sigma_t**2 * snr_decrease
+  large = large * (alpha_s**2 + sigma_s**2) / (alpha_t**2 + sigma_t**2)
   p_variance = {
     'fixed_small': np.append(small[:-1], small[-2]),
     'fixed_large': large,
   }[variance]
-  left = v / (at[:, None] ** 2 * v / st[:, None] ** 2 + 1.0)  # Var[x_0 | x_t]
-  error = (as_ * one_minus_snr_ratio) ** 2 * left.sum(axis=1) / p_variance
+  # The posterior variance is Var[x_0 | x_t].
+  alpha_sq, sigma_sq = alpha_t[:, None] ** 2, sigma_t[:, None] ** 2
+  posterior = v / (alpha_sq * v / sigma_sq + 1.0)
+  error = (alpha_s * snr_decrease) ** 2 * posterior.sum(axis=1) / p_variance
   ratio = small[:-1] / p_variance[:-1]
   diffusion = len(v) * (ratio - 1.0 - np.log(ratio)) + error[:-1]
   reconstruction = len(v) * np.log(2.0 * np.pi * p_variance[-1]) + error[-1]

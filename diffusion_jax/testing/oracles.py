@@ -1,4 +1,4 @@
-"""Data whose every diffusion quantity has a closed form.
+"""Data distributions whose diffusion quantities have closed forms.
 
 For x_0 ~ sum_k w_k N(m_k, C_k) the marginal at a level is again a mixture,
 x_t ~ sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I), and the best possible
@@ -15,23 +15,24 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from diffusion_jax.core.denoiser import Prediction
 from diffusion_jax.core.levels import NoiseLevel
 
 Array = jax.Array
 
-# the truth at full precision on every device
+# The oracles are computed at full precision on every device.
 _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
-  """x_0 ~ sum_k weights[k] N(means[k], C_k) on R^D; see `mixture`.
+  """A Gaussian mixture, x_0 ~ sum_k weights[k] N(means[k], C_k) on R^D.
 
   weights: [K], means: [K, D]; C_k = Q_k diag(v_k) Q_k^T with Q_k in
-  eigenvectors [K, D, D] and v_k in eigenvalues [K, D]. All methods take x
-  [B, D] and a level [] or [B]; densities are in nats.
+  eigenvectors [K, D, D] and v_k in eigenvalues [K, D]. All methods take x [B,
+  D] and a level [] or [B]; densities are in nats.
   """
 
   weights: Array
@@ -41,19 +42,19 @@ class Mixture:
 
   @property
   def mean(self) -> Array:
-    """E[x_0], [D]."""
+    """Returns E[x_0], [D]."""
     return _einsum('k,ki->i', self.weights, self.means)
 
   @property
   def cov(self) -> Array:
-    """Cov[x_0], [D, D]."""
+    """Returns Cov[x_0], [D, D]."""
     q, v, w = self.eigenvectors, self.eigenvalues, self.weights
     centred = self.means - self.mean[None]
     between = _einsum('k,ki,kj->ij', w, centred, centred)
     return _einsum('k,kie,ke,kje->ij', w, q, v, q) + between
 
   def sample(self, key: Array, n: int) -> Array:
-    """n draws of x_0, [n, D]."""
+    """Draws n values of x_0, [n, D]."""
     key, eps_key = jax.random.split(key)
     k = jax.random.categorical(key, jnp.log(self.weights), shape=(n,))
     eps = jax.random.normal(eps_key, (n, self.means.shape[1]))
@@ -61,16 +62,16 @@ class Mixture:
     return self.means[k] + _einsum('nie,ne->ni', self.eigenvectors[k], eps)
 
   def log_prob(self, x: Array, level: NoiseLevel) -> Array:
-    """log q(x_t) of the marginal at a level, [B]."""
+    """Computes log q(x_t) of the marginal at a level, [B]."""
     return jax.nn.logsumexp(self._components(x, level)[0], axis=1)
 
   def score(self, x: Array, level: NoiseLevel) -> Array:
-    """grad log q(x_t), [B, D]."""
+    """Computes grad log q(x_t), [B, D]."""
     log_joint, rotated, variance = self._components(x, level)
     return -self._average(log_joint, rotated / variance)
 
   def denoise(self, x: Array, level: NoiseLevel) -> Prediction:
-    """E[x_0 | x_t], the denoiser that no network can beat."""
+    """Computes E[x_0 | x_t], the estimate of the best possible denoiser."""
     log_joint, rotated, variance = self._components(x, level)
     gain = self._per_example(level.alpha, x) * self.eigenvalues[None] / variance
     posterior = jax.nn.softmax(log_joint, axis=1)
@@ -79,18 +80,18 @@ class Mixture:
     return Prediction(x0)
 
   def component(self, k: int) -> 'Mixture':
-    """N(m_k, C_k) alone: the data of class k, where classes are components."""
+    """Returns N(m_k, C_k), the data of class k if classes are components."""
     arrays = self.means, self.eigenvalues, self.eigenvectors
     return Mixture(jnp.ones(1), *(a[k : k + 1] for a in arrays))
 
   def class_log_prob(self, x: Array, level: NoiseLevel) -> Array:
-    """log p(k | x_t), the classifier that no network can beat, [B, K]."""
+    """Computes log p(k | x_t) of the best possible classifier, [B, K]."""
     return jax.nn.log_softmax(self._components(x, level)[0], axis=1)
 
   def entropy(self, level: NoiseLevel | None = None) -> Array:
-    """-E log q(x_t) in nats, of x_0 without a level; shaped like the level.
+    """Computes -E log q(x_t) in nats, of x_0 if no level is passed.
 
-    Gaussian only: raises ValueError for a mixture of more.
+    Raises ValueError for a mixture of more than one Gaussian.
     """
     check_gaussian(self, 'entropy')
     variance = self.eigenvalues[0]
@@ -103,33 +104,33 @@ class Mixture:
   def ode_map(
     self, x: Array, level_from: NoiseLevel, level_to: NoiseLevel
   ) -> Array:
-    """Where the probability-flow ODE takes x [B, D] of one level, [B, D].
+    """Maps x [B, D] from one level to another along the probability-flow ODE.
 
     Along each axis of C the distance from the mean grows like the standard
-    deviation of the marginal, on any path of levels. Gaussian only: raises
-    ValueError for a mixture of more.
+    deviation of the marginal, on any path of levels. Raises ValueError for a
+    mixture of more than one Gaussian.
     """
     check_gaussian(self, 'ode_map')
     _, rotated, variance = self._components(x, level_from)
     alpha = self._per_example(level_to.alpha, x)
     sigma = self._per_example(level_to.sigma, x)
-    reached = alpha**2 * self.eigenvalues[None] + sigma**2
-    rotated *= jnp.sqrt(reached / variance)
-    moved = _einsum('kde,bke->bkd', self.eigenvectors, rotated)
-    return (alpha * self.means[None] + moved)[:, 0]
+    new_variance = alpha**2 * self.eigenvalues[None] + sigma**2
+    rotated *= jnp.sqrt(new_variance / variance)
+    centred = _einsum('kde,bke->bkd', self.eigenvectors, rotated)
+    return (alpha * self.means[None] + centred)[:, 0]
 
   def conditional(self, known: Array, mask: Array) -> 'Mixture':
-    """The distribution of x_0[~mask] given x_0[mask] = known[mask].
+    """Returns the distribution of x_0[~mask] given x_0[mask] = known[mask].
 
-    known: [D], read where mask [D] is True (known); both must be concrete.
-    Returns a `Mixture` on the unknown coordinates, in their order. Raises
-    ValueError for other shapes or if nothing is left unknown.
+    known: [D], used where mask [D] is True; both must be concrete. The result
+    is a `Mixture` of the unknown coordinates, in their order. Raises ValueError
+    for other shapes or if every coordinate is known.
     """
     return _conditional(self, known, mask)
 
   def _components(self, x, level):
-    # log(w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I)) [B, K], x - alpha m_k in
-    # the axes of C_k and the variances along them, [B, K, D]
+    # Returns log(w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I)), [B, K], and in
+    # the axes of C_k x - alpha m_k and the variances, [B, K, D].
     alpha = self._per_example(level.alpha, x)
     sigma = self._per_example(level.sigma, x)
     centred = x[:, None] - alpha * self.means[None]
@@ -140,7 +141,7 @@ class Mixture:
     return log_joint, rotated, variance
 
   def _average(self, log_joint, rotated):
-    # back from the axes of each C_k, weighted with p(k | x_t)
+    # Rotates back from the axes of each C_k, weighted with p(k | x_t).
     posterior = jax.nn.softmax(log_joint, axis=1)
     return _einsum('bk,kde,bke->bd', posterior, self.eigenvectors, rotated)
 
@@ -148,35 +149,33 @@ class Mixture:
     return jnp.broadcast_to(value, x.shape[:1])[:, None, None]
 
 
-def mixture(weights: Array, means: Array, covs: Array) -> Mixture:
-  """The Gaussian mixture with weights [K], means [K, D], covs [K, D, D].
+def mixture(weights: ArrayLike, means: ArrayLike, covs: ArrayLike) -> Mixture:
+  """Makes the Gaussian mixture of weights [K], means [K, D] and covs [K, D, D].
 
   Weights need not add up to 1. Raises ValueError for other shapes and for a
   covariance that is not symmetric and positive.
   """
-  weights, means, covs = (
-    np.asarray(a, np.float64) for a in (weights, means, covs)
-  )
-  k, d = means.shape
-  if weights.shape != (k,) or covs.shape != (k, d, d):
+  w, m, c = (np.asarray(a, np.float64) for a in (weights, means, covs))
+  k, d = m.shape
+  if w.shape != (k,) or c.shape != (k, d, d):
     raise ValueError(
-      f'weights {list(weights.shape)}, means {list(means.shape)} and covs '
-      f'{list(covs.shape)} must be [K], [K, D] and [K, D, D]'
+      f'weights {list(w.shape)}, means {list(m.shape)} and covs '
+      f'{list(c.shape)} must be [K], [K, D] and [K, D, D]'
     )
-  values, vectors = np.linalg.eigh(covs)
-  if not np.allclose(covs, covs.swapaxes(1, 2)) or (values <= 0.0).any():
+  values, vectors = np.linalg.eigh(c)
+  if not np.allclose(c, c.swapaxes(1, 2)) or (values <= 0.0).any():
     raise ValueError('a covariance must be symmetric and positive')
-  arrays = (weights / weights.sum(), means, values, vectors)
+  arrays = (w / w.sum(), m, values, vectors)
   return Mixture(*(jnp.asarray(a, jnp.float32) for a in arrays))
 
 
-def gaussian(mean: Array, cov: Array) -> Mixture:
-  """N(mean [D], cov [D, D]), as a mixture of one."""
+def gaussian(mean: ArrayLike, cov: ArrayLike) -> Mixture:
+  """Makes N(mean [D], cov [D, D]), a mixture of one."""
   return mixture(np.ones(1), np.asarray(mean)[None], np.asarray(cov)[None])
 
 
 def check_gaussian(oracle: Mixture, name: str) -> None:
-  """Raises a ValueError that says `name` if the mixture has several parts."""
+  """Raises ValueError with `name` for more than one component."""
   if len(oracle.weights) > 1:
     raise ValueError(
       f'{name} has a closed form for a Gaussian only, this is a mixture of '
@@ -201,12 +200,13 @@ def _conditional(prior, known, mask):
   covs = np.einsum('kie,ke,kje->kij', q, v, q)
   inner = covs[:, mask][:, :, mask]
   across = covs[:, ~mask][:, :, mask]
-  # regression of the unknown on the known coordinates, [K, unknown, known]
+  # The slope of the regression of the unknown on the known coordinates is
+  # [K, unknown, known].
   slope = np.linalg.solve(inner, across.swapaxes(1, 2)).swapaxes(1, 2)
-  surprise = known[mask][None] - means[:, mask]
-  means = means[:, ~mask] + np.einsum('kui,ki->ku', slope, surprise)
-  # how well each component explains what is known
-  square = surprise * np.linalg.solve(inner, surprise[..., None])[..., 0]
+  residual = known[mask][None] - means[:, mask]
+  means = means[:, ~mask] + np.einsum('kui,ki->ku', slope, residual)
+  # The weights change by the density of the known coordinates.
+  square = residual * np.linalg.solve(inner, residual[..., None])[..., 0]
   log_weights = np.log(weights) - 0.5 * square.sum(axis=1)
   log_weights -= 0.5 * np.linalg.slogdet(inner)[1]
   covs = covs[:, ~mask][:, :, ~mask] - slope @ across.swapaxes(1, 2)

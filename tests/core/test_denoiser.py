@@ -11,7 +11,7 @@ GAUSSIAN = oracles.gaussian([0.5, -1.0], [[0.3, 0.1], [0.1, 0.2]])
 
 
 def network_of(kind):
-  """The best network that predicts `kind` on GAUSSIAN, told the step."""
+  """The best network that predicts `kind` on GAUSSIAN; it takes the step."""
 
   def network_fn(params, x, noise, cond, *, key=None):
     level = SCHEDULE.at_step(noise.astype(int) + 1)
@@ -72,10 +72,10 @@ def test_learned_variance_is_split_off_the_channels(key):
 
 
 def test_params_cond_and_key_reach_the_network():
-  seen = {}
+  calls = {}
 
   def network_fn(params, x, noise, cond, *, key=None):
-    seen.update(params=params, cond=cond, key=key, noise=noise.shape)
+    calls.update(params=params, cond=cond, key=key, noise=noise.shape)
     return x.astype(jnp.bfloat16)
 
   cond = {'label': jnp.arange(2)}
@@ -83,7 +83,12 @@ def test_params_cond_and_key_reach_the_network():
     network_fn, 'weights', parametrization='eps', cond=cond
   )
   prediction = denoise(jnp.ones((2, 3)), SCHEDULE.at_step(10))
-  assert seen == {'params': 'weights', 'cond': cond, 'key': None, 'noise': (2,)}
+  assert calls == {
+    'params': 'weights',
+    'cond': cond,
+    'key': None,
+    'noise': (2,),
+  }
   assert prediction.x0.dtype == jnp.float32
   assert prediction.var_frac is None
 
@@ -106,11 +111,11 @@ ZERO_SNR = dj.DiscreteSchedule.from_betas(
 )
 
 
-def watched(seen):
-  """The exact denoiser, and what it was asked."""
+def recording(calls):
+  """The exact denoiser, which records its inputs."""
 
   def denoise(x, level):
-    seen.append((x, level))
+    calls.append((x, level))
     return GAUSSIAN.denoise(x, level)
 
   return denoise
@@ -122,27 +127,29 @@ def watched(seen):
 @pytest.mark.parametrize('trained', [SCHEDULE, dj.CosineSchedule()])
 def test_at_training_levels_asks_at_equal_snr(schedule, trained, key):
   """A denoiser of VP levels is the exact one at levels that are not VP."""
-  seen = []
-  denoise = dj.at_training_levels(watched(seen), trained)
+  calls = []
+  denoise = dj.at_training_levels(recording(calls), trained)
   level = schedule(jnp.linspace(0.35, 0.95, 7))
   x0, eps = jax.random.normal(key, (2, 7, 2))
   x = dj.q_sample(x0, eps, level)
   found, expected = denoise(x, level).x0, GAUSSIAN.denoise(x, level).x0
   np.testing.assert_allclose(found, expected, atol=1e-5)
-  asked = seen[0][1]
-  np.testing.assert_allclose(asked.alpha**2 + asked.sigma**2, 1.0, atol=1e-6)
+  level_used = calls[0][1]
+  np.testing.assert_allclose(
+    level_used.alpha**2 + level_used.sigma**2, 1.0, atol=1e-6
+  )
 
 
 def test_at_training_levels_beyond_the_trained_range():
   """The last level, with the larger part of x_t at its right size."""
-  seen = []
-  denoise = dj.at_training_levels(watched(seen), SCHEDULE)
+  calls = []
+  denoise = dj.at_training_levels(recording(calls), SCHEDULE)
   level = dj.NoiseLevel(jnp.zeros(2), jnp.ones(2), jnp.array([1e4, 1e-6]))
   denoise(jnp.ones((2, 2)), level)
-  x, asked = seen[0]
+  x, level_used = calls[0]
   last = SCHEDULE.at_step(1000)
-  np.testing.assert_allclose(asked.t, [1.0, 0.0], atol=1e-6)
-  np.testing.assert_allclose(asked.sigma[0], last.sigma, rtol=1e-6)
+  np.testing.assert_allclose(level_used.t, [1.0, 0.0], atol=1e-6)
+  np.testing.assert_allclose(level_used.sigma[0], last.sigma, rtol=1e-6)
   np.testing.assert_allclose(x[:, 0], [last.sigma / 1e4, 1.0], rtol=1e-6)
 
 
@@ -150,14 +157,14 @@ def test_at_training_levels_beyond_the_trained_range():
 @pytest.mark.parametrize('sigma', [1.0, 3.0])
 def test_at_training_levels_without_signal(trained, sigma, key):
   """The noisiest level of training, x_t at its standard deviation."""
-  seen = []
+  calls = []
   level = dj.NoiseLevel(*map(jnp.asarray, (1.0, 0.0, sigma)))
-  denoise = dj.at_training_levels(watched(seen), trained)
+  denoise = dj.at_training_levels(recording(calls), trained)
   x = jax.random.normal(key, (3, 2))
   assert np.isfinite(denoise(sigma * x, level).x0).all()
   last = trained(1.0)
-  np.testing.assert_allclose(seen[0][0], last.sigma * x, rtol=1e-5)
-  assert seen[0][1].t == 1.0
+  np.testing.assert_allclose(calls[0][0], last.sigma * x, rtol=1e-5)
+  assert calls[0][1].t == 1.0
 
   def total(x, level):
     return jnp.sum(
@@ -177,10 +184,10 @@ def test_at_training_levels_of_clean_data(key):
 
 
 def test_at_training_levels_shows_the_network_its_own_steps(key):
-  seen = []
+  calls = []
 
   def network_fn(params, x, noise, cond, *, key=None):
-    seen.append(noise)
+    calls.append(noise)
     return x
 
   denoise = dj.make_denoiser(
@@ -190,4 +197,4 @@ def test_at_training_levels_shows_the_network_its_own_steps(key):
   sigma = trained.sigma / trained.alpha
   level = dj.NoiseLevel(trained.t, jnp.ones(3), sigma)
   dj.at_training_levels(denoise, SCHEDULE)(jnp.ones((3, 2)), level)
-  np.testing.assert_allclose(seen[0], [0, 499, 999], atol=0.05)
+  np.testing.assert_allclose(calls[0], [0, 499, 999], atol=0.05)

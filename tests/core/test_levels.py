@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.core.broadcasting import check_same_shape
-from diffusion_jax.core.levels import snap
+from diffusion_jax.core.levels import round_near_step
 
 
 def test_logsnr_and_snr():
@@ -66,50 +65,36 @@ def check_log_snr(level, truth, bound):
   np.testing.assert_allclose(level.logsnr, truth, rtol=0, atol=2.5e-6)
 
 
-@pytest.mark.parametrize('shape', [(3,), (3, 4), (3, 4, 4, 2), (3, 4, 4, 5, 2)])
-@pytest.mark.parametrize('batched', [False, True])
-def test_like_broadcasts_against_any_trailing_axes(shape, batched):
-  sigma = jnp.arange(1.0, 4.0) if batched else jnp.array(2.0)
-  x = jnp.ones(shape)
-  level = dj.NoiseLevel(sigma, sigma, sigma).expand_to(x)
-  expected = np.broadcast_to(
-    np.asarray(sigma).reshape(-1, *[1] * (len(shape) - 1)), shape
-  )
-  np.testing.assert_array_equal(x * level.sigma, expected)
-
-
-def test_like_refuses_a_level_of_another_batch():
-  level = dj.NoiseLevel(*[jnp.ones(4)] * 3)
-  with pytest.raises(ValueError, match=r'shape \[4\] does not fit .*\[3, 2\]'):
-    level.expand_to(jnp.ones((3, 2)))
-  with pytest.raises(ValueError, match=r'it is \[\] or \[B\]'):
-    level.expand_to(jnp.ones(()))
-
-
 def test_take_selects_from_a_grid():
   grid = dj.NoiseLevel(jnp.arange(5.0), jnp.ones(5), jnp.zeros(5))
   assert grid.take(2).t == 2.0
   assert grid.take(slice(1, 3)).alpha.shape == (2,)
 
 
-def test_check_same_shape_names_the_arrays():
-  with pytest.raises(ValueError, match=r'x0 \[2, 1\], eps \[2, 3\]'):
-    check_same_shape(x0=jnp.ones((2, 1)), eps=jnp.ones((2, 3)))
-
-
 @pytest.mark.parametrize('num_steps', [1, 3, 1000, 4000])
-def test_snap_finds_every_step_in_float32(num_steps):
+def test_rounding_finds_every_step_in_float32(num_steps):
   steps = np.arange(num_steps + 1)
   t = jnp.asarray(steps / num_steps, jnp.float32)
-  np.testing.assert_array_equal(snap(t * num_steps, num_steps), steps)
+  np.testing.assert_array_equal(
+    round_near_step(t * num_steps, num_steps), steps
+  )
 
 
-def test_snap_keeps_other_positions_and_the_slope():
-  assert snap(jnp.array(2.25), 1000) == 2.25
-  assert jax.grad(lambda t: snap(1000.0 * t, 1000))(0.3) == 1000.0
+def test_rounding_keeps_other_positions_and_the_slope():
+  assert round_near_step(jnp.array(2.25), 1000) == 2.25
+  assert jax.grad(lambda t: round_near_step(1000.0 * t, 1000))(0.3) == 1000.0
 
 
 @pytest.mark.parametrize('num_steps', [1, 5, 1000])
-def test_snap_does_not_take_the_smallest_times_for_clean(num_steps):
+def test_rounding_does_not_take_the_smallest_times_for_clean(num_steps):
   """t = 1e-5, where the likelihood starts, is noisy for any T."""
-  assert snap(jnp.array(1e-5) * num_steps, num_steps) > 0.0
+  assert round_near_step(jnp.array(1e-5) * num_steps, num_steps) > 0.0
+
+
+def test_like_is_the_deprecated_name_of_expand_to():
+  level = dj.NoiseLevel(*jnp.arange(6.0).reshape(3, 2))
+  x = jnp.zeros((2, 3, 4))
+  with pytest.warns(DeprecationWarning, match='use NoiseLevel.expand_to'):
+    found = level.like(x)
+  assert found.alpha.shape == (2, 1, 1)
+  jax.tree.map(np.testing.assert_array_equal, found, level.expand_to(x))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
-from tests import jitted as dj
+from tests.jitted import jitted
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 at_step = jax.jit(SCHEDULE.at_step)
@@ -24,10 +25,12 @@ def test_every_parametrization_has_the_same_loss(kind, weight, key):
   """weight |x_0 - x0_hat|^2, whatever space the network works in."""
   x0, eps, wrong = jax.random.normal(key, (3, 4, 6))
   level = at_step(np.array([100, 300, 500, 700]))
-  xt = dj.q_sample(x0, eps, level)
+  xt = jitted(dj.q_sample)(x0, eps, level)
   x0_hat = x0 + 0.3 * wrong
-  y = dj.target(kind, x0_hat, dj.eps_from_x0(x0_hat, xt, level), level)
-  found = dj.denoising_loss(kind, y, x0, eps, level, weight)
+  y = jitted(dj.target)(
+    kind, x0_hat, jitted(dj.eps_from_x0)(x0_hat, xt, level), level
+  )
+  found = jitted(dj.denoising_loss)(kind, y, x0, eps, level, weight)
   expected = weight(level) * np.sum((x0 - x0_hat) ** 2, axis=1)
   np.testing.assert_allclose(found, expected, rtol=1e-3)
 
@@ -36,10 +39,10 @@ def test_v_loss_is_snr_plus_one(key):
   """|v - v_hat|^2 = (SNR + 1) |x_0 - x0_hat|^2 (Salimans & Ho 2022)."""
   x0, eps, v_hat = jax.random.normal(key, (3, 4, 6))
   level = at_step(np.array([100, 300, 500, 700]))
-  found = dj.denoising_loss(
+  found = jitted(dj.denoising_loss)(
     'v', v_hat, x0, eps, level, lambda level: level.snr + 1.0
   )
-  v = dj.target('v', x0, eps, level)
+  v = jitted(dj.target)('v', x0, eps, level)
   np.testing.assert_allclose(found, np.sum((v - v_hat) ** 2, 1), rtol=1e-5)
 
 
@@ -58,7 +61,9 @@ def test_flow_loss_is_the_squared_error_of_the_velocity(key):
   """|eps - x_0 - v_hat|^2 on the straight path, also without signal."""
   x0, eps, output = jax.random.normal(key, (3, 4, 6))
   level = dj.RectifiedFlowSchedule()(jnp.array([1e-4, 0.3, 0.9, 1.0]))
-  found = dj.denoising_loss('flow', output, x0, eps, level, dj.flow_weight)
+  found = jitted(dj.denoising_loss)(
+    'flow', output, x0, eps, level, dj.flow_weight
+  )
   expected = np.sum((eps - x0 - output) ** 2, axis=1)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   found = dj.flow_weight(level)
@@ -69,7 +74,7 @@ def test_flow_loss_is_the_squared_error_of_the_velocity(key):
 def test_loss_and_gradient_are_finite_at_zero_snr(kind, key):
   x0, eps, y = jax.random.normal(key, (3, 2, 3))
   level = dj.NoiseLevel(*(jnp.asarray(v) for v in (1.0, 0.0, 1.0)))
-  loss = lambda y: dj.denoising_loss(
+  loss = lambda y: jitted(dj.denoising_loss)(
     kind, y, x0, eps, level, dj.snr_weight
   ).sum()
   value, grad = jax.value_and_grad(loss)(y)
@@ -140,7 +145,7 @@ def test_logit_normal_times_have_the_distribution(key):
 def test_shapes_that_would_broadcast_are_refused():
   a, b = jnp.ones((2, 4, 4, 3)), jnp.ones((2, 4, 4, 1))
   with pytest.raises(ValueError, match='shapes must be equal'):
-    dj.simple_loss(a, b)
+    jitted(dj.simple_loss)(a, b)
   level = at_step(3)
   with pytest.raises(ValueError, match='shapes must be equal'):
-    dj.denoising_loss('eps', b, a, a, level, dj.snr_weight)
+    jitted(dj.denoising_loss)('eps', b, a, a, level, dj.snr_weight)

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
-from tests import jitted as dj
+from tests.jitted import jitted
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 at_step = jax.jit(SCHEDULE.at_step)
@@ -14,15 +15,18 @@ at_step = jax.jit(SCHEDULE.at_step)
 def data(key):
   x0, eps = jax.random.normal(key, (2, 4, 6))
   level = at_step(np.array([50, 300, 600, 900]))
-  return x0, eps, dj.q_sample(x0, eps, level), level
+  return x0, eps, jitted(dj.q_sample)(x0, eps, level), level
 
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_target_and_to_x0_are_inverse(kind, data):
   x0, eps, xt, level = data
-  y = dj.target(kind, x0, eps, level)
+  y = jitted(dj.target)(kind, x0, eps, level)
   # relative to the size of x_0 / alpha: x_0 is behind noise of size 1
-  error = np.abs(dj.to_x0(kind, y, xt, level) - x0) * level.expand_to(x0).alpha
+  error = (
+    np.abs(jitted(dj.to_x0)(kind, y, xt, level) - x0)
+    * level.expand_to(x0).alpha
+  )
   assert error.max() < 1e-6
 
 
@@ -33,9 +37,9 @@ def test_six_way_cycle(data):
   x0_hat = x0 + 0.1
   current = x0_hat
   for kind in (*KINDS, 'x0'):
-    eps_hat = dj.eps_from_x0(current, xt, level)
-    y = dj.target(kind, current, eps_hat, level)
-    current = dj.to_x0(kind, y, xt, level)
+    eps_hat = jitted(dj.eps_from_x0)(current, xt, level)
+    y = jitted(dj.target)(kind, current, eps_hat, level)
+    current = jitted(dj.to_x0)(kind, y, xt, level)
   assert (np.abs(current - x0_hat) * alpha).max() < 3e-6
 
 
@@ -50,7 +54,7 @@ def test_the_rows_are_the_published_targets(data):
     'flow': eps - x0,
   }
   for kind, value in expected.items():
-    found = dj.target(kind, x0, eps, level)
+    found = jitted(dj.target)(kind, x0, eps, level)
     np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6)
 
 
@@ -58,9 +62,11 @@ def test_the_rows_are_the_published_targets(data):
 def test_error_scale_converts_errors(kind, data):
   x0, _, xt, level = data
   x0_hat = x0 + 0.5
-  y = dj.target(kind, x0, dj.eps_from_x0(x0, xt, level), level)
-  y_hat = dj.target(kind, x0_hat, dj.eps_from_x0(x0_hat, xt, level), level)
-  scale = dj.error_scale(kind, level)[:, None]
+  y = jitted(dj.target)(kind, x0, jitted(dj.eps_from_x0)(x0, xt, level), level)
+  y_hat = jitted(dj.target)(
+    kind, x0_hat, jitted(dj.eps_from_x0)(x0_hat, xt, level), level
+  )
+  scale = jitted(dj.error_scale)(kind, level)[:, None]
   np.testing.assert_allclose(
     y_hat - y, scale * jnp.full_like(x0, 0.5), rtol=1e-4, atol=1e-5
   )
@@ -70,8 +76,10 @@ def test_error_scale_converts_errors(kind, data):
 def test_no_signal_left_is_no_problem(kind, key):
   x0, eps = jax.random.normal(key, (2, 3, 2))
   level = dj.NoiseLevel(*(jnp.asarray(v) for v in (1.0, 0.0, 1.0)))
-  y = dj.target(kind, x0, eps, level)
-  np.testing.assert_allclose(dj.to_x0(kind, y, eps, level), x0, atol=1e-6)
+  y = jitted(dj.target)(kind, x0, eps, level)
+  np.testing.assert_allclose(
+    jitted(dj.to_x0)(kind, y, eps, level), x0, atol=1e-6
+  )
 
 
 def test_edm_has_unit_variance_targets_and_inputs(key):
@@ -79,7 +87,7 @@ def test_edm_has_unit_variance_targets_and_inputs(key):
   x0, eps = jax.random.normal(key, (2, 1, 200_000))
   for sigma in (0.01, 0.5, 10.0):
     level = dj.NoiseLevel(*(jnp.asarray(v) for v in (0.5, 1.0, sigma)))
-    y = dj.target('edm', 0.3 * x0, eps, level, sigma_data=0.3)
+    y = jitted(dj.target)('edm', 0.3 * x0, eps, level, sigma_data=0.3)
     np.testing.assert_allclose(np.var(y), 1.0, rtol=0.02)
 
 
@@ -87,13 +95,13 @@ def test_score_is_the_gradient_of_the_gaussian_density(key):
   """q(x_t | x_0), for one x_0: -(x_t - alpha x_0) / sigma^2."""
   x0, eps = jax.random.normal(key, (2, 1, 3))
   level = at_step(400)
-  xt = dj.q_sample(x0, eps, level)
+  xt = jitted(dj.q_sample)(x0, eps, level)
 
   def log_q(xt):
     p = dj.Normal(level.alpha * x0, level.sigma**2)
-    return jnp.sum(dj.log_prob(p, xt))
+    return jnp.sum(jitted(dj.log_prob)(p, xt))
 
-  found = dj.score_from_x0(x0, xt, level)
+  found = jitted(dj.score_from_x0)(x0, xt, level)
   np.testing.assert_allclose(found, jax.grad(log_q)(xt), rtol=1e-4)
 
 
@@ -102,4 +110,4 @@ def test_unknown_kind_lists_the_known(data):
   with pytest.raises(
     ValueError, match="'noise' is not one of x0, eps, v, score"
   ):
-    dj.target('noise', x0, eps, level)
+    jitted(dj.target)('noise', x0, eps, level)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import jitted as dj
+import diffusion_jax as dj
+from tests.jitted import jitted
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 at_step = jax.jit(SCHEDULE.at_step)
@@ -27,8 +28,10 @@ def random_levels(rng, n):
 def step_moments(s, t):
   """(factor, variance) of q(x_t | x_s), read off forward_step itself."""
   one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
-  factor = dj.forward_step(one, zero, s, t)[0, 0]
-  return float(factor), float(dj.forward_step(zero, one, s, t)[0, 0]) ** 2
+  factor = jitted(dj.forward_step)(one, zero, s, t)[0, 0]
+  return float(factor), float(
+    jitted(dj.forward_step)(zero, one, s, t)[0, 0]
+  ) ** 2
 
 
 @settings(max_examples=20, deadline=None)
@@ -49,9 +52,9 @@ def test_posterior_and_marginal_agree(seed):
   """E and Var of x_s by way of x_t are those of q(x_s | x_0)."""
   s, t = random_levels(np.random.default_rng(seed), 2)
   one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
-  of_x0 = dj.q_posterior(one, zero, s, t).mean[0, 0]
-  of_xt = dj.q_posterior(zero, one, s, t).mean[0, 0]
-  variance = dj.q_posterior(zero, zero, s, t).variance[0, 0]
+  of_x0 = jitted(dj.q_posterior)(one, zero, s, t).mean[0, 0]
+  of_xt = jitted(dj.q_posterior)(zero, one, s, t).mean[0, 0]
+  variance = jitted(dj.q_posterior)(zero, zero, s, t).variance[0, 0]
   np.testing.assert_allclose(of_x0 + of_xt * t.alpha, s.alpha, rtol=1e-4)
   total = variance + of_xt**2 * t.sigma**2
   np.testing.assert_allclose(total, s.sigma**2, rtol=1e-4)
@@ -67,14 +70,14 @@ def test_posterior_is_bayes_rule(seed):
   variance = 1 / (a**2 / w + 1 / sigma2)
   x0, xt = jnp.array([[0.3]]), jnp.array([[-0.7]])
   mean = variance * (a * -0.7 / w + float(s.alpha) * 0.3 / sigma2)
-  found = dj.q_posterior(x0, xt, s, t)
+  found = jitted(dj.q_posterior)(x0, xt, s, t)
   np.testing.assert_allclose(found.variance[0, 0], variance, rtol=1e-3)
   np.testing.assert_allclose(found.mean[0, 0], mean, rtol=1e-3, atol=1e-4)
 
 
 def test_posterior_is_x0_itself_at_the_first_step(key):
   x0, xt = jax.random.normal(key, (2, 3, 4))
-  q = dj.q_posterior(x0, xt, at_step(0), at_step(1))
+  q = jitted(dj.q_posterior)(x0, xt, at_step(0), at_step(1))
   np.testing.assert_array_equal(q.mean, x0)
   np.testing.assert_array_equal(q.variance, 0.0)
 
@@ -83,14 +86,14 @@ def test_no_signal_left_is_finite_everywhere(key):
   """alpha_t = 0: x_t says nothing, the posterior is the marginal at s."""
   x0, xt = jax.random.normal(key, (2, 3, 4))
   s, t = ZERO_SNR.at_step(2), ZERO_SNR.at_step(3)
-  q = dj.q_posterior(x0, xt, s, t)
+  q = jitted(dj.q_posterior)(x0, xt, s, t)
   np.testing.assert_allclose(q.mean, s.alpha * x0, rtol=1e-6)
   np.testing.assert_allclose(q.variance, [[s.sigma**2]], rtol=1e-6)
-  forward = dj.forward_step(x0, xt, s, t)
+  forward = jitted(dj.forward_step)(x0, xt, s, t)
   np.testing.assert_allclose(forward, xt, rtol=1e-6)
-  np.testing.assert_allclose(dj.q_sample(x0, xt, t), xt)
+  np.testing.assert_allclose(jitted(dj.q_sample)(x0, xt, t), xt)
   for kind in ('fixed_small', 'fixed_large'):
-    assert np.isfinite(dj.reverse_variance(kind, s, t))
+    assert np.isfinite(jitted(dj.reverse_variance)(kind, s, t))
 
 
 def test_a_list_that_outruns_float32_ends_in_white_noise(key):
@@ -102,9 +105,11 @@ def test_a_list_that_outruns_float32_ends_in_white_noise(key):
   assert levels.alpha[-1] == 0.0 and levels.alpha[-2] == 0.0
   s, t = levels.take(np.arange(500)), levels.take(np.arange(1, 501))
   x0, eps = jax.random.normal(key, (2, 500, 200))
-  forward = dj.forward_step(dj.q_sample(x0, eps, s), x0[::-1], s, t)
+  forward = jitted(dj.forward_step)(
+    jitted(dj.q_sample)(x0, eps, s), x0[::-1], s, t
+  )
   np.testing.assert_allclose(forward.std(axis=1), 1.0, atol=5 / 400**0.5)
-  q = dj.q_posterior(x0, forward, s, t)
+  q = jitted(dj.q_posterior)(x0, forward, s, t)
   assert np.isfinite(q.mean).all() and np.isfinite(q.variance).all()
   np.testing.assert_allclose(q.variance[-1], 1.0)
 
@@ -112,9 +117,9 @@ def test_a_list_that_outruns_float32_ends_in_white_noise(key):
 def test_levels_per_example_are_the_scalar_ones(key):
   x0, xt = jax.random.normal(key, (2, 3, 4, 4, 1))
   steps = np.array([1, 500, 1000])
-  both = dj.q_posterior(x0, xt, at_step(steps - 1), at_step(steps))
+  both = jitted(dj.q_posterior)(x0, xt, at_step(steps - 1), at_step(steps))
   for i, step in enumerate(steps):
-    one = dj.q_posterior(
+    one = jitted(dj.q_posterior)(
       x0[i : i + 1],
       xt[i : i + 1],
       at_step(step - 1),
@@ -128,9 +133,9 @@ def test_levels_per_example_are_the_scalar_ones(key):
 def test_any_trailing_axes(shape, key):
   x0, eps = jax.random.normal(key, (2, *shape))
   s, t = at_step(np.array([4, 5, 6])), at_step(900)
-  xt = dj.q_sample(x0, eps, t)
-  assert dj.forward_step(xt, eps, s, t).shape == shape
-  p = dj.p_reverse(x0, xt, s, t, 'learned', 0.5 * jnp.ones(shape))
+  xt = jitted(dj.q_sample)(x0, eps, t)
+  assert jitted(dj.forward_step)(xt, eps, s, t).shape == shape
+  p = jitted(dj.p_reverse)(x0, xt, s, t, 'learned', 0.5 * jnp.ones(shape))
   assert p.mean.shape == p.variance.shape == shape
 
 
@@ -142,31 +147,31 @@ def test_fixed_large_is_exact_for_white_data():
     var_s = float(s.alpha**2 + s.sigma**2)
     var_t = float(t.alpha**2 + t.sigma**2)
     expected = var_s - (a * var_s) ** 2 / var_t
-    found = dj.reverse_variance('fixed_large', s, t)
+    found = jitted(dj.reverse_variance)('fixed_large', s, t)
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 def test_variance_at_the_step_to_clean_data():
   s, t = at_step(0), at_step(1)
-  assert dj.reverse_variance('fixed_small', s, t) == 0.0
-  large = dj.reverse_variance('fixed_large', s, t)
+  assert jitted(dj.reverse_variance)('fixed_small', s, t) == 0.0
+  large = jitted(dj.reverse_variance)('fixed_large', s, t)
   np.testing.assert_allclose(large, 1e-4, rtol=1e-5)
   for kind in ('fixed_small', 'fixed_large'):
-    found = dj.reverse_variance(kind, s, t, first=0.5)
+    found = jitted(dj.reverse_variance)(kind, s, t, first=0.5)
     np.testing.assert_allclose(found, 0.5)
 
 
 def test_refusals(key):
   s, t = at_step(1), at_step(2)
   with pytest.raises(ValueError, match="'large' is not one of 'fixed_small'"):
-    dj.reverse_variance('large', s, t)
+    jitted(dj.reverse_variance)('large', s, t)
   with pytest.raises(ValueError, match='needs a network with var_frac'):
-    dj.reverse_variance('learned', s, t)
+    jitted(dj.reverse_variance)('learned', s, t)
   x, y = jnp.ones((2, 4, 4, 3)), jnp.ones((2, 4, 4, 1))
   for call in (
-    lambda: dj.q_sample(x, y, t),
-    lambda: dj.forward_step(x, y, s, t),
-    lambda: dj.q_posterior(x, y, s, t),
+    lambda: jitted(dj.q_sample)(x, y, t),
+    lambda: jitted(dj.forward_step)(x, y, s, t),
+    lambda: jitted(dj.q_posterior)(x, y, s, t),
   ):
     with pytest.raises(ValueError, match='shapes must be equal'):
       call()

@@ -28,10 +28,10 @@ def kl(mean_q, cov_q, mean_p, cov_p):
   return 0.5 * (np.trace(inverse @ cov_q) - len(cov_p) + square + logs)
 
 
-def walk(links, mean, variance):
-  """Mean [..., n + 1] and covariance [n + 1, n + 1] of all states of a walk.
+def chain_moments(links, mean, variance):
+  """Mean [..., n + 1] and covariance [n + 1, n + 1] of all states of a chain.
 
-  links: one dimension's, in the order they are walked; mean, variance: of the
+  links: one dimension's, in their order; mean, variance: of the
   state they start from.
   """
   means, cov = [mean], np.full((1, 1), variance)
@@ -57,13 +57,13 @@ def of_dimension(links, d):
 
 def likelihood(decoder, d):
   """The mean and variance of p(x) in dimension d."""
-  mean, cov = walk(of_dimension(decoder, d)[::-1], 0.0, 1.0)
+  mean, cov = chain_moments(of_dimension(decoder, d)[::-1], 0.0, 1.0)
   return mean[-1], cov[-1, -1]
 
 
 def decoder_posterior(decoder, x, d):
   """p(z_1..z_T | x) in dimension d: mean [B, T], covariance [T, T]."""
-  mean, cov = walk(of_dimension(decoder, d)[::-1], 0.0, 1.0)
+  mean, cov = chain_moments(of_dimension(decoder, d)[::-1], 0.0, 1.0)
   last = len(decoder)
   mean, cov = condition(mean, cov, [last], x[:, d : d + 1])
   return mean[:, ::-1], cov[::-1, ::-1]
@@ -71,7 +71,7 @@ def decoder_posterior(decoder, x, d):
 
 def encoder_joint(encoder, x, d):
   """q(z_1..z_T | x) in dimension d: mean [B, T], covariance [T, T]."""
-  mean, cov = walk(of_dimension(encoder, d), x[:, d], 0.0)
+  mean, cov = chain_moments(of_dimension(encoder, d), x[:, d], 0.0)
   return mean[:, 1:], cov[1:, 1:]
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from tests import jitted as dj
+import diffusion_jax as dj
 
 
 def ddpm(betas):

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import jitted as dj
+import diffusion_jax as dj
+from tests.jitted import jitted
 from tests.papers.paper import column, ddpm, f32, levels, pictures
 
 LENGTHS = (1, 3, 1000)
@@ -23,7 +24,7 @@ def test_eq_2_one_step_forward(p):
   x_previous, eps, _ = pictures(p)
   beta = column(p.beta[1:], eps)
   expected = np.sqrt(1.0 - beta) * x_previous + np.sqrt(beta) * eps
-  found = dj.forward_step(*f32(x_previous, eps), *levels(p))
+  found = jitted(dj.forward_step)(*f32(x_previous, eps), *levels(p))
   np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
@@ -31,7 +32,7 @@ def test_eq_2_one_step_forward(p):
 def test_eq_4_marginal(p):
   """q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I)."""
   x0, eps, xt = pictures(p)
-  found = dj.q_sample(*f32(x0, eps), levels(p)[1])
+  found = jitted(dj.q_sample)(*f32(x0, eps), levels(p)[1])
   np.testing.assert_allclose(found, xt, atol=1e-6)
 
 
@@ -52,7 +53,7 @@ def test_eq_6_and_7_posterior_at_every_step(name, T):
   p = ddpm(BETAS[name](T))
   x0, _, xt = pictures(p)
   mean, variance = eq_7(p, x0, xt)
-  found = dj.q_posterior(*f32(x0, xt), *levels(p))
+  found = jitted(dj.q_posterior)(*f32(x0, xt), *levels(p))
   np.testing.assert_allclose(found.mean, mean, atol=2e-6)
   found_variance = np.asarray(found.variance)[:, 0]
   assert found_variance[0] == variance[0] == 0.0
@@ -71,7 +72,7 @@ def test_eq_6_and_7_hold_for_a_schedule_passed_into_jit(p):
   @jax.jit
   def posterior(schedule, x0, xt):
     t = jnp.arange(1, p.T + 1) / p.T
-    return dj.q_posterior(x0, xt, schedule(t - 1 / p.T), schedule(t))
+    return jitted(dj.q_posterior)(x0, xt, schedule(t - 1 / p.T), schedule(t))
 
   found = posterior(p.schedule, *f32(x0, xt))
   np.testing.assert_allclose(found.mean, mean, atol=2e-6)
@@ -88,7 +89,7 @@ def sigma_squared(p, variance):
 @each_schedule
 @pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large'])
 def test_section_3_2_variances(p, variance):
-  found = dj.reverse_variance(variance, *levels(p))
+  found = jitted(dj.reverse_variance)(variance, *levels(p))
   np.testing.assert_allclose(found, sigma_squared(p, variance), rtol=1e-4)
 
 
@@ -103,8 +104,11 @@ def test_eq_8_mean_matching(T):
   expected = np.sum(difference[1:] ** 2 / (2 * variance), axis=1)
   s, t = (level.take(slice(1, None)) for level in levels(p))
   x0, x0_hat, xt = f32(x0[1:], x0_hat[1:], xt[1:])
-  q, model = dj.q_posterior(x0, xt, s, t), dj.p_reverse(x0_hat, xt, s, t)
-  found = jnp.sum(dj.kl(q, model), axis=1)
+  q, model = (
+    jitted(dj.q_posterior)(x0, xt, s, t),
+    jitted(dj.p_reverse)(x0_hat, xt, s, t),
+  )
+  found = jnp.sum(jitted(dj.kl)(q, model), axis=1)
   # nats; the two means nearly cancel where the loss is 1e-6
   np.testing.assert_allclose(found, expected, rtol=3e-4, atol=1e-8)
 
@@ -117,7 +121,7 @@ def test_eq_10_posterior_mean_of_eps(p):
   factor = column(p.beta[t] / np.sqrt(1 - p.alpha_bar[t]), xt)
   expected = (xt - factor * eps) / np.sqrt(column(p.alpha[t], xt))
   np.testing.assert_allclose(eq_7(p, x0, xt)[0], expected, atol=1e-9)
-  found = dj.q_posterior(*f32(x0, xt), *levels(p)).mean
+  found = jitted(dj.q_posterior)(*f32(x0, xt), *levels(p)).mean
   np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
@@ -131,8 +135,8 @@ def test_eq_1_and_11_reverse_transition(p):
   expected = (xt - factor * eps_hat) / np.sqrt(column(p.alpha[t], xt))
   s, t = levels(p)
   xt, eps_hat = f32(xt, eps_hat)
-  x0_hat = dj.to_x0('eps', eps_hat, xt, t)
-  model = dj.p_reverse(x0_hat, xt, s, t, 'fixed_large')
+  x0_hat = jitted(dj.to_x0)('eps', eps_hat, xt, t)
+  model = jitted(dj.p_reverse)(x0_hat, xt, s, t, 'fixed_large')
   # x_0 reaches 1 / sqrt(alpha_bar_T) in size before it is scaled back
   np.testing.assert_allclose(model.mean, expected, atol=1e-5)
   variance = sigma_squared(p, 'fixed_large')
@@ -152,7 +156,7 @@ def test_eq_12_weighted_loss(T, variance):
   expected = weight * np.sum((eps - eps_hat)[1:] ** 2, axis=1)
   s, t = (level.take(slice(1, None)) for level in levels(p))
   eps, eps_hat = f32(eps[1:], eps_hat[1:])
-  found = dj.weighted_eps_loss(eps, eps_hat, s, t, variance)
+  found = jitted(dj.weighted_eps_loss)(eps, eps_hat, s, t, variance)
   np.testing.assert_allclose(found, expected, rtol=2e-4)
 
 
@@ -165,7 +169,7 @@ def test_eq_12_at_the_first_step_with_the_published_variance():
   weight = p.beta[1] ** 2 / (2 * first * p.alpha[1] * (1 - p.alpha_bar[1]))
   expected = weight * np.sum((eps - eps_hat)[:1] ** 2, axis=1)
   s, t = (level.take(slice(0, 1)) for level in levels(p))
-  found = dj.weighted_eps_loss(
+  found = jitted(dj.weighted_eps_loss)(
     *f32(eps[:1], eps_hat[:1]), s, t, 'fixed_small', first
   )
   np.testing.assert_allclose(found, expected, rtol=1e-4)
@@ -177,7 +181,7 @@ def test_eq_14_simple_loss(p):
   _, eps, _ = pictures(p, (4, 4, 2))
   _, eps_hat, _ = pictures(p, (4, 4, 2), seed=1)
   expected = np.mean((eps - eps_hat) ** 2, axis=(1, 2, 3))
-  found = dj.simple_loss(*f32(eps, eps_hat))
+  found = jitted(dj.simple_loss)(*f32(eps, eps_hat))
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -188,7 +192,7 @@ def test_eq_15_x0_from_eps(p):
   _, eps_hat, _ = pictures(p, seed=1)
   alpha_bar = column(p.alpha_bar[1:], xt)
   expected = (xt - np.sqrt(1 - alpha_bar) * eps_hat) / np.sqrt(alpha_bar)
-  found = dj.to_x0('eps', *f32(eps_hat, xt), levels(p)[1])
+  found = jitted(dj.to_x0)('eps', *f32(eps_hat, xt), levels(p)[1])
   # rounding of x_t and eps grows with 1 / sqrt(alpha_bar_t)
   atol = 2e-6 / np.sqrt(alpha_bar)
   assert (np.abs(found - expected) <= atol).all()
@@ -200,6 +204,8 @@ def test_eq_12_and_14_are_the_general_form(p):
   x0, eps, xt = f32(*pictures(p))
   eps_hat = f32(pictures(p, seed=1)[1])[0]
   _, level = levels(p)
-  general = dj.denoising_loss('eps', eps_hat, x0, eps, level, dj.snr_weight)
-  simple = dj.simple_loss(eps, eps_hat)
+  general = jitted(dj.denoising_loss)(
+    'eps', eps_hat, x0, eps, level, dj.snr_weight
+  )
+  simple = jitted(dj.simple_loss)(eps, eps_hat)
   np.testing.assert_allclose(general / x0[0].size, simple, rtol=1e-5)

@@ -84,7 +84,9 @@ def test_algorithm_1_shifts_the_mean_by_the_variance(t, variance, key):
 
   shift = dj.log_prob_gradient(log_prob, SCALE)
   sampler = dj.ancestral(variance, shift)
-  found, _ = sampler.step(key, x32, (), denoise, level_t, level_s)
+  found, _ = sampler.step(
+    key, x32, (), denoise, level_s=level_s, level_t=level_t
+  )
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -98,7 +100,9 @@ def test_algorithm_2_is_ddim_with_another_eps(t, key):
   expected = np.sqrt(previous) * x0 + np.sqrt(1 - previous) * eps
 
   denoise = dj.classifier_guided(CLASSES.denoise, log_prob, SCALE)
-  found, _ = dj.ddim().step(key, x32, (), denoise, level_t, level_s)
+  found, _ = dj.ddim().step(
+    key, x32, (), denoise, level_s=level_s, level_t=level_t
+  )
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
   scale = np.sqrt(alpha_bar)  # x_0 is known to 1 / alpha of that
   np.testing.assert_allclose(
@@ -110,10 +114,10 @@ def test_algorithm_2_is_ddim_with_another_eps(t, key):
 def test_algorithm_2_in_ancestral_steps_is_nearly_algorithm_1(t, key):
   """1 / sqrt(alpha_t) times the shift of Alg. 1 with the variance beta_t."""
   _, x32, level_t, level_s = at(t)
-  levels = level_t, level_s
+  levels = {'level_s': level_s, 'level_t': level_t}
 
   def step(sampler, denoise):
-    return np.float64(sampler.step(key, x32, (), denoise, *levels)[0])
+    return np.float64(sampler.step(key, x32, (), denoise, **levels)[0])
 
   plain = step(dj.ancestral('fixed_large'), CLASSES.denoise)
   shift = dj.log_prob_gradient(log_prob, SCALE)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax.training import objectives
-from tests import jitted as dj
+from tests.jitted import jitted
 from tests.papers.paper import column, ddpm, f32, levels
 
 
@@ -36,7 +37,7 @@ def test_iddpm_eq_15_learned_variance():
     v * np.log(beta) + (1 - v) * np.log(beta * column(ratio, v))
   )
   s, t = (level.take(slice(1, None)) for level in levels(p))
-  found = dj.reverse_variance('learned', s, t, *f32(v))
+  found = jitted(dj.reverse_variance)('learned', s, t, *f32(v))
   np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
@@ -45,10 +46,10 @@ def test_iddpm_learned_variance_at_the_first_step():
   p = ddpm(dj.linear_betas(1000))
   v = np.array([[0.0, 0.25, 1.0]])
   s, t = (level.take(slice(0, 1)) for level in levels(p))
-  assert (dj.reverse_variance('learned', s, t, *f32(v)) == 0.0).all()
+  assert (jitted(dj.reverse_variance)('learned', s, t, *f32(v)) == 0.0).all()
   first = 5.0e-5
   expected = np.exp(v * np.log(p.beta[1]) + (1 - v) * np.log(first))
-  found = dj.reverse_variance('learned', s, t, *f32(v), first)
+  found = jitted(dj.reverse_variance)('learned', s, t, *f32(v), first)
   np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
@@ -71,7 +72,7 @@ def test_ddim_eq_12_and_16(eta):
 
   denoise = dj.make_denoiser(network, None, parametrization='eps')
   t, s = p.schedule.at_step(800), p.schedule.at_step(500)
-  found, _ = dj.ddim(eta).step(key, *f32(xt), (), denoise, t, s)
+  found, _ = dj.ddim(eta).step(key, *f32(xt), (), denoise, level_s=s, level_t=t)
   np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
@@ -86,10 +87,10 @@ def test_edm_table_1_preconditioning(sigma):
   c_out = sigma * sd / np.sqrt(sigma**2 + sd**2)
   c_in = 1 / np.sqrt(sigma**2 + sd**2)
   c_noise = np.log(sigma) / 4
-  seen = {}
+  inputs = {}
 
   def network(params, x, noise, cond, *, key=None):
-    seen.update(x=x, noise=noise)
+    inputs.update(x=x, noise=noise)
     return jnp.asarray(output, jnp.float32)
 
   level = dj.NoiseLevel(*f32(0.5, 1.0, sigma))
@@ -97,11 +98,11 @@ def test_edm_table_1_preconditioning(sigma):
     network, None, parametrization='edm', noise_input=dj.edm_input
   )
   found = denoise(*f32(y + n), level).x0
-  np.testing.assert_allclose(seen['x'], c_in * (y + n), rtol=1e-5)
-  np.testing.assert_allclose(seen['noise'], [c_noise] * 2, rtol=1e-5)
+  np.testing.assert_allclose(inputs['x'], c_in * (y + n), rtol=1e-5)
+  np.testing.assert_allclose(inputs['noise'], [c_noise] * 2, rtol=1e-5)
   expected = c_skip * (y + n) + c_out * output
   np.testing.assert_allclose(found, expected, atol=1e-6 * max(1, sigma))
-  target = dj.target('edm', *f32(y, n / sigma), level)
+  target = jitted(dj.target)('edm', *f32(y, n / sigma), level)
   expected = (y - c_skip * (y + n)) / c_out
   np.testing.assert_allclose(target, expected, rtol=2e-5, atol=2e-6)
   weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
@@ -114,11 +115,11 @@ def test_edm_table_1_to_1e_6(sigma, sd):
   """c_skip, c_out, c_in and c_noise one by one, each in float32."""
   sigma = float(np.float32(sigma))
   level = dj.NoiseLevel(*f32(0.5, 1.0, sigma))
-  seen = {}
+  inputs = {}
 
   def skip_and_out(x, output):
     def network(params, x, noise, cond, *, key=None):
-      seen.update(x=x, noise=noise)
+      inputs.update(x=x, noise=noise)
       return jnp.full_like(x, output)
 
     denoise = dj.make_denoiser(
@@ -135,9 +136,9 @@ def test_edm_table_1_to_1e_6(sigma, sd):
   np.testing.assert_allclose(skip_and_out(0.0, 1.0), c_out, rtol=1e-6)
   np.testing.assert_allclose(skip_and_out(1.0, 0.0), c_skip, rtol=1e-6)
   c_in = 1 / np.sqrt(sigma**2 + sd**2)
-  np.testing.assert_allclose(seen['x'], c_in, rtol=1e-6)
+  np.testing.assert_allclose(inputs['x'], c_in, rtol=1e-6)
   c_noise = np.log(sigma) / 4
-  np.testing.assert_allclose(seen['noise'], c_noise, rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(inputs['noise'], c_noise, rtol=1e-6, atol=1e-6)
 
 
 def test_zero_terminal_snr_algorithm_1():
@@ -172,13 +173,13 @@ def test_edm_training_loss_literally(sd, key):
   """The mean over images and pixels of lambda |D(y + n; sigma) - y|^2.
 
   Eq. 2, 8 and Table 1 in float64, on the noise and the sigma that the objective
-  drew, seen by a network that is a formula.
+  drew, with a network that is a formula.
   """
   schedule = dj.GeometricVESchedule(0.002, 80.0)
-  seen = {}
+  inputs = {}
 
   def network(params, x, noise, cond, *, key=None):
-    seen.update(x=x, noise=noise)
+    inputs.update(x=x, noise=noise)
     return 0.3 * jnp.sin(x) + 0.1 * noise[:, None]
 
   loss = objectives.ddpm(
@@ -193,7 +194,7 @@ def test_edm_training_loss_literally(sd, key):
   y = jax.random.uniform(key, (64, 5), minval=-1.0)
   found, (metrics, _) = loss({'network': {}}, (), key, {'image': y})
   x_in, c_noise = (
-    np.asarray(a, np.float64) for a in (seen['x'], seen['noise'])
+    np.asarray(a, np.float64) for a in (inputs['x'], inputs['noise'])
   )
   y = np.asarray(y, np.float64)
   sigma = np.exp(4 * c_noise)[:, None]

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests import jitted as dj
+from tests.jitted import jitted
 from tests.papers.paper import column, ddpm, f32, levels, pictures
 
 LECTURE = np.array([0.99, 0.98, 0.97, 0.96, 0.95])
@@ -41,7 +42,9 @@ def test_z_t_is_a_sum_of_the_noises_of_all_steps(notes):
   (z,) = f32(x[None])
   at_step = notes.schedule.at_step
   for i in range(5):
-    z = dj.forward_step(z, *f32(eps[i : i + 1]), at_step(i), at_step(i + 1))
+    z = jitted(dj.forward_step)(
+      z, *f32(eps[i : i + 1]), at_step(i), at_step(i + 1)
+    )
   np.testing.assert_allclose(z[0], expected, atol=1e-6)
 
 
@@ -51,7 +54,7 @@ def test_posterior_mean_in_eps_form(notes):
   alpha = column(LECTURE, z)
   alpha_bar = np.cumprod(alpha, axis=0)
   expected = (z - (1 - alpha) / np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha)
-  found = dj.q_posterior(*f32(x, z), *levels(notes)).mean
+  found = jitted(dj.q_posterior)(*f32(x, z), *levels(notes)).mean
   np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -68,7 +71,9 @@ def test_w_t_in_its_two_usual_forms(notes, variance):
   _, eps_hat, _ = pictures(notes, seed=1)
   expected = weight * np.sum((eps - eps_hat)[1:] ** 2, axis=1)
   s, t = (level.take(slice(1, None)) for level in levels(notes))
-  found = dj.weighted_eps_loss(*f32(eps[1:], eps_hat[1:]), s, t, variance)
+  found = jitted(dj.weighted_eps_loss)(
+    *f32(eps[1:], eps_hat[1:]), s, t, variance
+  )
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -82,7 +87,7 @@ def test_w_t_is_half_the_loss_of_snr(notes):
   x_hat = (z - np.sqrt(1 - root**2) * eps_hat) / root
   expected = (snr[:-1] - snr[1:]) / 2 * np.sum((x - x_hat)[1:] ** 2, axis=1)
   s, t = (level.take(slice(1, None)) for level in levels(notes))
-  found = dj.weighted_eps_loss(*f32(eps[1:], eps_hat[1:]), s, t)
+  found = jitted(dj.weighted_eps_loss)(*f32(eps[1:], eps_hat[1:]), s, t)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -102,7 +107,7 @@ def test_the_closest_gaussian_has_the_moments_of_the_data():
   @jax.jit
   def divergence(mean, log_variance):
     p = dj.Normal(mean, jnp.exp(log_variance))
-    return jnp.sum(mass * (log_q - dj.log_prob(p, x)))
+    return jnp.sum(mass * (log_q - jitted(dj.log_prob)(p, x)))
 
   best = q.mean[0], jnp.log(q.cov[0, 0])
   slopes = jax.grad(divergence, argnums=(0, 1))(*best)

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests import jitted as dj
+from tests.jitted import jitted
 from tests.papers.paper import f32
 from tests.sampling import moments
 
@@ -52,7 +53,7 @@ def eps_loss(eps, eps_hat, schedule, t, num_steps=None):
   weight = dj.vdm_weight(schedule, num_steps)
   x0 = jnp.zeros_like(eps)
   level = schedule(t)
-  return dj.denoising_loss('eps', eps_hat, x0, eps, level, weight)
+  return jitted(dj.denoising_loss)('eps', eps_hat, x0, eps, level, weight)
 
 
 def errors(t, seed=0):
@@ -162,7 +163,7 @@ def test_the_posterior_in_sigmoids_and_expm1():
   mean = np.sqrt(sigmoid(-g_s) / sigmoid(-g_t)) * (z - sigma_t * c * eps)
   variance = (1.0 - sigmoid(-g_s)) * c
   levels = [VDM(jnp.asarray(a, jnp.float32)) for a in (s, t)]
-  found = dj.q_posterior(*f32(x, z), *levels)
+  found = jitted(dj.q_posterior)(*f32(x, z), *levels)
   np.testing.assert_allclose(found.mean, mean, atol=3e-6)
   np.testing.assert_allclose(found.variance, variance, rtol=2e-4)
 
@@ -188,7 +189,7 @@ def mean_loss(key, num_steps, n=60_000):
   if num_steps:
     t = jnp.ceil(t * num_steps) / num_steps
   level = MILD(t)
-  xt = dj.q_sample(x0, eps, level)
+  xt = jitted(dj.q_sample)(x0, eps, level)
   loss = diffusion_loss(x0, DATA.denoise(xt, level).x0, MILD, t, num_steps)
   return np.mean(loss), 4.5 * np.std(loss) / np.sqrt(n)
 

@@ -51,12 +51,12 @@ def law(method, num_steps, num_resamples=1, jump=10):
   method: 'replace', 'repaint' or 'reconstruction'.
   """
   a, s = grid(num_steps)
-  walk = np.arange(num_steps + 1)
+  steps = np.arange(num_steps + 1)
   if method == 'repaint':
-    walk = num_steps - 1 - times(num_steps, jump, num_resamples)
+    steps = num_steps - 1 - times(num_steps, jump, num_resamples)
   mean, var = 0.0, 1.0  # of x_2 for x_1 = 1
   known = 0.0, 1.0  # of x_1 in the state: at first noise
-  for t, u in zip(walk[:-1], walk[1:], strict=True):
+  for t, u in zip(steps[:-1], steps[1:], strict=True):
     if u < t:  # back up
       ratio = a[u] / a[t]
       var = ratio**2 * var + s[u] ** 2 - ratio**2 * s[t] ** 2

@@ -14,7 +14,7 @@ MIXTURE = oracles.mixture(
   [[-1.0, 0.5], [1.0, 0.0]],
   [[[0.05, 0.0], [0.0, 0.05]], [[0.1, 0.05], [0.05, 0.2]]],
 )
-WALKED = {
+GRIDS_OF = {
   'karras': dj.KarrasSchedule(0.005, 80.0),
   'geometric_ve': dj.GeometricVESchedule(0.005, 80.0),
   'sub_vp': dj.SubVPSchedule(),
@@ -31,10 +31,10 @@ def on_its_own_levels(x, level):
   return dj.Prediction(jnp.where(strange, jnp.nan, x0))
 
 
-@pytest.mark.parametrize('name', WALKED)
+@pytest.mark.parametrize('name', GRIDS_OF)
 def test_the_images_are_those_of_its_own_levels(name):
   """One ODE: from the same latent at the same SNR, the same images."""
-  schedule = WALKED[name]
+  schedule = GRIDS_OF[name]
   first = schedule.from_logsnr(-2.0 * np.log(60.0))  # both know this SNR
   own = DDPM.from_logsnr(first.logsnr)
   z = jax.random.normal(jax.random.key(0), (32, 2))

@@ -12,7 +12,8 @@ from tests.sampling.moments import DDPM, GAUSSIAN, SCHEDULES
 def first_step(sampler, schedule, key, t=1.0):
   level_t, level_s = schedule(jnp.array(t)), schedule(jnp.array(0.4))
   x = jnp.linspace(-2.0, 2.0, 8).reshape(4, 2)
-  return sampler.step(key, x, (), GAUSSIAN.denoise, level_t, level_s)[0]
+  levels = {'level_s': level_s, 'level_t': level_t}
+  return sampler.step(key, x, (), GAUSSIAN.denoise, **levels)[0]
 
 
 @pytest.mark.parametrize('name', SCHEDULES)
@@ -28,10 +29,10 @@ def test_churn_adds_nothing_beyond_the_end_of_a_schedule(name, key):
 
 def test_churn_adds_the_noise_between_the_two_levels(key):
   """The marginal at the raised level, for all x_t of a marginal."""
-  seen = []
+  calls = []
 
-  def step(key, x, state, denoise, level_t, level_s):
-    seen.append((x, level_t))
+  def step(key, x, state, denoise, *, level_s, level_t):
+    calls.append((x, level_t))
     return x, state
 
   schedule = dj.LinearVPSchedule()
@@ -42,8 +43,9 @@ def test_churn_adds_the_noise_between_the_two_levels(key):
     sampler = dj.churn(
       dj.Sampler(lambda x: (), step), schedule, 0.3, s_noise=s_noise
     )
-    sampler.step(jax.random.key(1), x, (), None, level, schedule(0.4))
-    raised, hat = seen.pop()
+    levels = {'level_s': schedule(0.4), 'level_t': level}
+    sampler.step(jax.random.key(1), x, (), None, **levels)
+    raised, hat = calls.pop()
     ratio = hat.sigma / hat.alpha
     np.testing.assert_allclose(ratio, 1.3 * level.sigma / level.alpha, 1e-5)
     shrunk = np.float64(hat.alpha / level.alpha) ** 2

@@ -128,7 +128,7 @@ def test_every_repeat_has_noise_of_its_own(key):
   Of a guide of 0 the variance adds up, as that of sums of independent noise.
   """
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     return x + 0.5 * jax.random.normal(key, x.shape), state
 
   add_noise = dj.Sampler(lambda x: (), step)

@@ -157,8 +157,8 @@ def test_refusals():
 
 def network_fn(params, x, noise, cond, *, key=None):
   """Says something else of each label, image and level; 3 channels twice."""
-  told = jnp.where(cond['drop'], -0.5, jnp.sin(1.0 + cond['label']))
-  h = params * x + told[:, None] + 0.1 * noise[:, None]
+  of_cond = jnp.where(cond['drop'], -0.5, jnp.sin(1.0 + cond['label']))
+  h = params * x + of_cond[:, None] + 0.1 * noise[:, None]
   h += cond['image'].mean(axis=1, keepdims=True)
   return jnp.concatenate([jnp.tanh(h), jnp.cos(h)], axis=-1)
 
@@ -175,8 +175,8 @@ def test_one_call_for_two_is_two_calls(t):
   pair = dj.make_paired_denoiser(network_fn, 0.7, cond, **keywords)
   found = jax.jit(pair)(x, level)
   for prediction, drop in zip(found, (False, True), strict=True):
-    seen = cond | {'drop': jnp.full(4, drop)}
-    denoise = dj.make_denoiser(network_fn, 0.7, cond=seen, **keywords)
+    with_drop = cond | {'drop': jnp.full(4, drop)}
+    denoise = dj.make_denoiser(network_fn, 0.7, cond=with_drop, **keywords)
     expected = denoise(x, level)
     np.testing.assert_allclose(prediction.x0, expected.x0, atol=1e-6)
     np.testing.assert_allclose(

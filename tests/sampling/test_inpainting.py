@@ -33,12 +33,12 @@ def counted(denoise, calls):
   'steps, jump, n',
   [(250, 10, 10), (20, 4, 3), (7, 1, 5), (23, 5, 2), (9, 3, 1)],
 )
-def test_the_walk_of_repaint_is_that_of_the_released_code(steps, jump, n):
+def test_the_grid_of_repaint_is_that_of_the_released_code(steps, jump, n):
   levels = dj.level_grid(SCHEDULE, steps)
-  walked = dj.repaint_levels(levels, n, jump)
+  grid = dj.repaint_levels(levels, n, jump)
   times = chains.times(steps, jump, n)
   # their time -1 is clean data, the last entry of our grid
-  np.testing.assert_array_equal(walked.t, levels.t[steps - 1 - times])
+  np.testing.assert_array_equal(grid.t, levels.t[steps - 1 - times])
 
 
 def test_repaint_takes_2410_steps_down_and_2160_up():
@@ -67,7 +67,7 @@ def test_only_steps_down_call_the_network(key):
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('sampler', [dj.ddim(), dj.ancestral(), dj.heun()])
 def test_known_pixels_come_back_to_the_bit(method, sampler, key):
-  wrap, walk = METHODS[method]
+  wrap, resampling = METHODS[method]
   known = jax.random.uniform(key, (3, 4, 4, 2), minval=-1.0) / 3.0
   mask = jax.random.bernoulli(key, 0.5, (3, 4, 4, 1))
 
@@ -75,9 +75,9 @@ def test_known_pixels_come_back_to_the_bit(method, sampler, key):
     return dj.Prediction(jnp.tanh(x))
 
   wrapped = wrap(sampler, jnp.where(mask, known, 99.0), mask)
-  x = jax.jit(lambda x: dj.sample(key, denoise, wrapped, walk(LEVELS), x))(
-    jax.random.normal(key, known.shape)
-  )
+  x = jax.jit(
+    lambda x: dj.sample(key, denoise, wrapped, resampling(LEVELS), x)
+  )(jax.random.normal(key, known.shape))
   mask = np.broadcast_to(mask, known.shape)
   found, known = np.asarray(x), np.asarray(known)
   assert (found.view(np.uint32) == known.view(np.uint32))[mask].all()
@@ -141,18 +141,19 @@ def test_known_pixels_are_noised_to_the_level_that_is_reached(key):
 
 
 def test_repaint_noises_known_pixels_to_the_level_that_is_left(key):
-  """What the sampler is given: alpha_t known + sigma_t eps."""
+  """The input of the sampler is alpha_t known + sigma_t eps."""
   n = 20_000
-  show = dj.Sampler(lambda x: (), lambda key, x, *rest: (x, ()))
+  show = dj.Sampler(lambda x: (), lambda key, x, *rest, **levels: (x, ()))
   levels = SCHEDULE(jnp.array([0.5, 0.3]))
 
   @jax.jit
-  def given(known):
+  def recorded(known):
     sampler = dj.repaint(show, jnp.full((n, 2), known), MASK)
     x = jnp.full((n, 2), 7.0)
-    return sampler.step(key, x, (), None, levels.take(0), levels.take(1))[0]
+    ends = {'level_s': levels.take(1), 'level_t': levels.take(0)}
+    return sampler.step(key, x, (), None, **ends)[0]
 
-  dark, bright = (np.asarray(given(known)) for known in (0.0, 1.0))
+  dark, bright = (np.asarray(recorded(known)) for known in (0.0, 1.0))
   alpha = np.full(n, levels.alpha[0])
   np.testing.assert_allclose(bright[:, 0] - dark[:, 0], alpha, atol=1e-5)
   square = np.mean(np.float64(dark[:, 0]) ** 2) / float(levels.sigma[0]) ** 2
@@ -160,7 +161,7 @@ def test_repaint_noises_known_pixels_to_the_level_that_is_left(key):
   assert (dark[:, 1] == 7.0).all()
 
 
-def completed(method, num_steps, *walk):
+def completed(method, num_steps, *resampling):
   """Known x_1 of the marginal and the x_2 made for it, 20,000 particles."""
   truth = CORRELATED.sample(jax.random.key(1), 20_000)
   keys = jax.random.split(jax.random.key(2), 2)
@@ -171,7 +172,7 @@ def completed(method, num_steps, *walk):
     sampler = dj.replace_known(sampler, truth, MASK)
   elif method == 'repaint':
     sampler = dj.repaint(sampler, truth, MASK)
-    levels = dj.repaint_levels(levels, *walk)
+    levels = dj.repaint_levels(levels, *resampling)
   else:
     denoise = dj.reconstruction_guided(denoise, truth, MASK)
   x = jax.jit(lambda x: dj.sample(keys[1], denoise, sampler, levels, x))(x)
@@ -214,7 +215,7 @@ def test_repaint_comes_close_to_the_conditional_and_replacement_does_not():
 def test_a_sampler_forgets_on_the_way_up(key):
   """The state counts steps since the last climb."""
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     return x, state + 1
 
   counting = dj.Sampler(lambda x: jnp.zeros((), int), step)
@@ -222,8 +223,8 @@ def test_a_sampler_forgets_on_the_way_up(key):
   states, x, state = [], jnp.ones((1, 2)), jnp.zeros((), int)
   levels = dj.repaint_levels(dj.level_grid(SCHEDULE, 4), 2, 2)
   for i in range(len(levels.t) - 1):
-    pair = levels.take(i), levels.take(i + 1)
-    x, state = repaint.step(key, x, state, None, *pair)
+    ends = {'level_s': levels.take(i + 1), 'level_t': levels.take(i)}
+    x, state = repaint.step(key, x, state, None, **ends)
     states.append(int(state))
   assert states == [1, 2, 3, 0, 0, 1, 2, 3]
 

@@ -21,7 +21,7 @@ def correlated(seed, scale=1.0):
 
 
 # Means near 0: the density of the model is that of data whose latents follow
-# `prior_sample`, which forgets what is left of a mean at t = 1.
+# `prior_sample`, which has none of the mean that is left at t = 1.
 ORACLES = {
   'gaussian': oracles.gaussian(np.zeros(D), correlated(0)),
   'mixture': oracles.mixture(

@@ -23,8 +23,8 @@ def posterior_mean(a, y, x, level):
   both = np.concatenate([alpha * np.eye(4), a])
   noise = np.diag([sigma**2] * 4 + [0.0] * len(a))
   gain = COV @ both.T @ np.linalg.inv(both @ COV @ both.T + noise)
-  seen = np.concatenate([np.asarray(x, np.float64), y], axis=1)
-  return MEAN[None] + (seen - (both @ MEAN)[None]) @ gain.T
+  known = np.concatenate([np.asarray(x, np.float64), y], axis=1)
+  return MEAN[None] + (known - (both @ MEAN)[None]) @ gain.T
 
 
 @pytest.mark.parametrize('t', [0.05, 0.3, 1.0])

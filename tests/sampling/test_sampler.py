@@ -44,7 +44,9 @@ def test_jit_is_eager_step_by_step(key):
   keys = split_key(key, 20)
   for i in range(20):
     t, s = levels.take(i), levels.take(i + 1)
-    x, state = sampler.step(keys[i], x, state, GAUSSIAN.denoise, t, s)
+    x, state = sampler.step(
+      keys[i], x, state, GAUSSIAN.denoise, level_s=s, level_t=t
+    )
   np.testing.assert_allclose(found, x, atol=1e-5)
 
 
@@ -61,3 +63,15 @@ def test_with_keys_per_example_an_image_knows_its_own_key_only(sampler, key):
   small = dj.prior_sample(keys[part], (3, 2), levels.take(0))
   np.testing.assert_array_equal(small, x[part])
   np.testing.assert_allclose(run(keys[part], small), whole[part], atol=1e-5)
+
+
+def test_levels_are_passed_to_a_step_by_name(key):
+  """In whatever order a sampler of a user's own declares them."""
+
+  def step(key, x, state, denoise, level_t, level_s):
+    return x + (level_t.sigma - level_s.sigma), state
+
+  levels = dj.NoiseLevel(*(jnp.array([1.0, 0.5, 0.0]) for _ in range(3)))
+  sampler = dj.Sampler(lambda x: (), step)
+  x = dj.sample(key, None, sampler, levels, jnp.zeros((1, 2)))
+  np.testing.assert_allclose(x, 1.0)

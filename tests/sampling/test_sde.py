@@ -17,7 +17,12 @@ def test_euler_maruyama_undoes_beta_i(i, key):
   x, x0 = jnp.array([[0.3, -1.2]]), jnp.array([[0.5, 0.1]])
   levels = SCHEDULE.at_step(np.array([i, i - 1]))
   found, _ = dj.euler_maruyama(SCHEDULE).step(
-    key, x, (), lambda x, level: dj.Prediction(x0), *map(levels.take, (0, 1))
+    key,
+    x,
+    (),
+    lambda x, level: dj.Prediction(x0),
+    level_s=levels.take(1),
+    level_t=levels.take(0),
   )
   alpha_bar = np.cumprod(1 - BETAS)[i - 1]
   score = (np.sqrt(alpha_bar) * np.float64(x0) - x) / (1 - alpha_bar)

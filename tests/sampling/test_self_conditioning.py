@@ -20,7 +20,7 @@ def test_of_a_denoiser_that_does_not_listen_it_is_the_sampler(sampler, key):
   np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-6)
 
 
-def given(x0_prev):
+def make_denoise(x0_prev):
   """x_0 = 0.5 x + 0.25 (the estimate before) + 0.1."""
   return lambda x, level: dj.Prediction(0.5 * x + 0.25 * x0_prev + 0.1)
 
@@ -29,7 +29,9 @@ def test_a_chain_by_hand(key):
   """Analog Bits, Alg. 2, in float64 with the ODE of DDIM."""
   levels = dj.level_grid(SCHEDULE, 4)
   x = jnp.array([[1.0, -2.0], [0.5, 0.25]])
-  found = dj.sample(key, given, dj.self_conditioned(dj.ddim()), levels, x)
+  found = dj.sample(
+    key, make_denoise, dj.self_conditioned(dj.ddim()), levels, x
+  )
   alpha, sigma = (
     np.asarray(a, np.float64) for a in (levels.alpha, levels.sigma)
   )
@@ -42,9 +44,9 @@ def test_a_chain_by_hand(key):
 
 
 def twice():
-  """Asks at x, then elsewhere, as methods of second order do."""
+  """Evaluates at x, then elsewhere, as methods of second order do."""
 
-  def step(key, x, state, denoise, level_t, level_s):
+  def step(key, x, state, denoise, *, level_s, level_t):
     first = denoise(x, level_t).x0
     second = denoise(first, level_s).x0
     return first + second, state + 1
@@ -59,7 +61,7 @@ def test_the_network_is_not_called_more_often(sampler, calls, key):
   def counted(x0):
     def denoise(x, level):
       count.append(level)
-      return given(x0)(x, level)
+      return make_denoise(x0)(x, level)
 
     return denoise
 
@@ -68,7 +70,7 @@ def test_the_network_is_not_called_more_often(sampler, calls, key):
   t, s = SCHEDULE(jnp.array(0.8)), SCHEDULE(jnp.array(0.4))
   state = wrapped.init(x)
   np.testing.assert_array_equal(state[1], jnp.zeros((2, 3)))
-  x, state = wrapped.step(key, x, state, counted, t, s)
+  x, state = wrapped.step(key, x, state, counted, level_s=s, level_t=t)
   assert len(count) == calls
   # what is handed on is the estimate at x, not the one elsewhere
   np.testing.assert_allclose(state[1], 0.6, rtol=1e-6)
@@ -82,6 +84,6 @@ def test_images_do_not_see_one_another(key):
   keys = jax.random.split(key, 4)
   x = jax.random.normal(key, (4, 2))
   wrapped = dj.self_conditioned(dj.ddim(1.0))
-  whole = dj.sample(keys, given, wrapped, levels, x)
-  part = dj.sample(keys[1:2], given, wrapped, levels, x[1:2])
+  whole = dj.sample(keys, make_denoise, wrapped, levels, x)
+  part = dj.sample(keys[1:2], make_denoise, wrapped, levels, x[1:2])
   np.testing.assert_allclose(whole[1:2], part, rtol=1e-6)

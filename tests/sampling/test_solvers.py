@@ -61,8 +61,8 @@ def solver_error(name, schedule, levels, num_steps):
   truth = oracle.ode_map(x, levels.take(0), levels.take(-1))
 
   def body(i, carry):
-    pair = levels.take(i), levels.take(i + 1)
-    return sampler.step(key, *carry, oracle.denoise, *pair)
+    ends = {'level_s': levels.take(i + 1), 'level_t': levels.take(i)}
+    return sampler.step(key, *carry, oracle.denoise, **ends)
 
   x, _ = jax.lax.fori_loop(0, num_steps, body, (x, sampler.init(x)))
   return jnp.abs(x - truth).max()
@@ -94,7 +94,7 @@ def test_mean_and_covariance_without_monte_carlo(name, schedule_name):
   b, *columns = moments.run(key, 'gaussian', name, schedule, 200, 3, x)
   a = np.stack(columns, axis=1) - b[:, None]
   tolerance = {'ddim': 0.04, 'heun': 0.03}.get(name, 0.003)
-  # the prior forgets what is left of the mean: 0.014 of it at sigma = 50
+  # the prior has none of the mean that is left, 0.014 of it at sigma = 50
   np.testing.assert_allclose(b, moments.GAUSSIAN.mean, atol=0.008)
   np.testing.assert_allclose(a @ a.T, moments.GAUSSIAN.cov, atol=tolerance)
 
@@ -175,12 +175,12 @@ def test_finite_from_pure_noise_to_clean_data_with_gradients(name):
 def test_one_step_from_pure_noise_gives_x0(name):
   sampler = moments.build(name, FLOW)
   x = jax.random.normal(jax.random.key(1), (3, 2))
-  ends = FLOW(jnp.array(1.0)), FLOW(jnp.array(0.0))
+  ends = {'level_s': FLOW(jnp.array(0.0)), 'level_t': FLOW(jnp.array(1.0))}
 
   @jax.jit
   def step(x):
     state = sampler.init(x)
-    return sampler.step(jax.random.key(0), x, state, denoise, *ends)[0]
+    return sampler.step(jax.random.key(0), x, state, denoise, **ends)[0]
 
   found = step(x)
   assert np.isfinite(found).all()
@@ -238,10 +238,12 @@ def test_levels_per_example_are_levels(name):
 
   @jax.jit
   def two_steps(keys, x, t, s):  # so that there is something to remember
-    levels = FLOW(t), FLOW(0.5 * (t + s)), FLOW(s)
+    start, middle, end = FLOW(t), FLOW(0.5 * (t + s)), FLOW(s)
     state = sampler.init(x)
-    x, state = sampler.step(keys, x, state, denoise, *levels[:2])
-    return sampler.step(keys, x, state, denoise, *levels[1:])[0]
+    x, state = sampler.step(
+      keys, x, state, denoise, level_s=middle, level_t=start
+    )
+    return sampler.step(keys, x, state, denoise, level_s=end, level_t=middle)[0]
 
   found = two_steps(keys, x, t, s)
   for i in range(3):
