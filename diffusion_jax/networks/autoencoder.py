@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.layers import (
   Attention,
@@ -21,6 +22,7 @@ from diffusion_jax.networks.layers import (
   ResnetBlock,
   Upsample,
   check_groups,
+  check_options,
   check_sides,
   dense,
   group_norm,
@@ -53,7 +55,7 @@ class Layers(NamedTuple):
   num_groups: int
   norm_eps: float
   initializer: str
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @property
   def widths(self):
@@ -166,7 +168,11 @@ class Autoencoder(nn.Module):
   num_groups: int = 32
   norm_eps: float = 1e-6
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self)
 
   def setup(self):
     layers = layers_of(self)

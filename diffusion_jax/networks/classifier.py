@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
+  SINUSOIDS,
   check_conditions,
   noise_layers,
   sinusoidal,
@@ -16,6 +18,7 @@ from diffusion_jax.networks.layers import (
   Conv,
   Downsample,
   ResnetBlock,
+  check_options,
   check_sides,
   dense,
   group_norm,
@@ -50,7 +53,11 @@ class NoisyClassifier(nn.Module):
   qkv: str = 'new'
   norm_eps: float = 1e-5
   initializer: str = 'torch'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self, noise_embedding=SINUSOIDS)
 
   @nn.compact
   def __call__(

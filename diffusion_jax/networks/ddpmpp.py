@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
+  SINUSOIDS,
   FourierEmbedding,
   LabelLinear,
   check_conditions,
@@ -19,6 +21,7 @@ from diffusion_jax.networks.layers import (
   Attention,
   Conv,
   ResnetBlock,
+  check_options,
   check_sides,
   dense,
   double,
@@ -66,7 +69,11 @@ class DDPMpp(nn.Module):
   self_conditioning: bool = False
   image_channels: int = 0
   remat: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self, noise_embedding=(*SINUSOIDS, 'fourier'))
 
   @nn.compact
   def __call__(

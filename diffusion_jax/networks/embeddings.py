@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.layers import (
   INITIALIZERS,
@@ -74,7 +75,7 @@ class LabelEmbedding(nn.Module):
   features: int
   null_class: bool = False
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> Array:
@@ -104,7 +105,7 @@ class LabelLinear(nn.Module):
   features: int
   null_class: bool = False
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> Array:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.autoencoder import (
   Decoder,
@@ -15,7 +16,7 @@ from diffusion_jax.networks.autoencoder import (
   layers_of,
   mean_and_log_variance,
 )
-from diffusion_jax.networks.layers import Conv
+from diffusion_jax.networks.layers import Conv, check_options
 
 Array = jax.Array
 
@@ -61,7 +62,11 @@ class HierarchicalAutoencoder(nn.Module):
   num_groups: int = 32
   norm_eps: float = 1e-6
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self)
 
   def setup(self):
     if self.num_latents < 1:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.convolution import conv2d
 
@@ -20,12 +21,31 @@ Initializer = nn.initializers.Initializer
 INITIALIZERS = ('ho', 'torch', 'lecun')
 PADDINGS = {'same': (0, 1), 'symmetric': (1, 1)}
 QKV = ('separate', 'legacy', 'new', 'interleaved')
+DTYPES = ('float32', 'bfloat16')
+OPTIONS = {
+  'initializer': INITIALIZERS,
+  'downsample_padding': tuple(PADDINGS),
+  'qkv': QKV,
+  'dtype': DTYPES,
+}
 
 
 def check_name(field: str, value: str, known: Iterable[str]) -> None:
-  """ValueError that lists the known names, if `value` is not one of them."""
+  """Raises ValueError, with the known names, if `value` is none of them."""
   if value not in known:
     raise ValueError(f'{field} {value!r} is not one of {", ".join(known)}')
+
+
+def check_options(network: nn.Module, **options: Iterable[str]) -> None:
+  """Raises ValueError for an option of a network that has an unknown name.
+
+  The names of OPTIONS are known, and those of `options` (field=names). A dtype
+  may also be a type, such as `jnp.bfloat16`, which is not checked.
+  """
+  for field, known in (OPTIONS | options).items():
+    value = vars(network).get(field)
+    if isinstance(value, str):
+      check_name(field, value, known)
 
 
 def check_sides(x: Array, num_levels: int) -> None:
@@ -97,7 +117,7 @@ class Conv(nn.Module):
   padding: tuple[int, int] | None = None
   initializer: str = 'ho'
   zero: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -123,7 +143,7 @@ def dense(
   zero: bool = False,
   scale: float = 1.0,
   use_bias: bool = True,
-  dtype: jnp.dtype = jnp.float32,
+  dtype: DTypeLike = jnp.float32,
 ) -> Array:
   """Linear map of the last axis, a submodule `name` of the calling module."""
   kernel_init, bias_init = initializers(initializer, x.shape[-1], zero, scale)
@@ -139,7 +159,7 @@ def dense(
 
 def group_norm(
   num_groups: int,
-  dtype: jnp.dtype = jnp.float32,
+  dtype: DTypeLike = jnp.float32,
   name: str | None = None,
   epsilon: float = 1e-6,
 ) -> nn.Module:
@@ -201,7 +221,7 @@ class ResnetBlock(nn.Module):
   project_resampled: bool = False
   skip_scale: float = 1.0
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array, embedding: Array | None, train: bool) -> Array:
@@ -262,7 +282,7 @@ class Attention(nn.Module):
   qkv_scale: float = 1.0
   skip_scale: float = 1.0
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -306,7 +326,7 @@ class CrossAttention(nn.Module):
   num_groups: int = 32
   norm_eps: float = 1e-6
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array, text: Array, mask: Array) -> Array:
@@ -360,7 +380,7 @@ class Downsample(nn.Module):
 
   padding: str = 'same'
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -380,7 +400,7 @@ class Upsample(nn.Module):
   """Each pixel doubled in both directions, then a 3x3 convolution."""
 
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import sinusoidal
 from diffusion_jax.networks.layers import count_heads, dense
@@ -24,7 +25,7 @@ class TextEncoder(nn.Module):
   num_layers: int = 2
   num_heads: int = 4
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, tokens: Array, mask: Array) -> Array:
@@ -77,7 +78,7 @@ class TextFeatures(nn.Module):
   num_heads: int = 4
   null_text: bool = False
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> tuple[Array, Array]:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
+  SINUSOIDS,
   check_conditions,
   noise_and_label,
   sinusoidal,
@@ -21,6 +23,7 @@ from diffusion_jax.networks.layers import (
   ResnetBlock,
   Upsample,
   check_groups,
+  check_options,
   check_sides,
   dense,
   double,
@@ -79,7 +82,11 @@ class UNet(nn.Module):
   text_layers: int = 2
   text_heads: int = 4
   remat: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self, noise_embedding=SINUSOIDS)
 
   @nn.compact
   def __call__(

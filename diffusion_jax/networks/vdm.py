@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
   check_conditions,
@@ -14,6 +15,7 @@ from diffusion_jax.networks.layers import (
   Attention,
   Conv,
   ResnetBlock,
+  check_options,
   group_norm,
 )
 
@@ -48,7 +50,11 @@ class ScoreNetwork(nn.Module):
   null_class: bool = False
   initializer: str = 'lecun'
   remat: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self)
 
   @nn.compact
   def __call__(
