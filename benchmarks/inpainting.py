@@ -48,8 +48,8 @@ METHODS = {
 def load(workdir):
   """(config, params) of a run, 100 steps of DDIM(1)."""
   config = base.get_config()
-  config.sampling.sampler, config.sampling.eta = 'ddim', 1.0
-  config.sampling.num_steps = 100
+  sampling = {'sampler': 'ddim', 'eta': 1.0, 'num_steps': 100}
+  config.update({'sampling': sampling})
   config = run_folder.run_config(workdir, config)
   return config, sample.restore(config, workdir)
 
@@ -91,14 +91,15 @@ def main(argv):
   mask = (np.arange(8) < 4).reshape(1, 8, 1, 1)
   unknown = np.broadcast_to(~mask, truth.shape)
   columns = [images.to_uint8(np.where(mask, truth, 0.0), 17)]
-  read = digits.judge(images.to_uint8(truth, 17), test.labels)
+  labels = digits.real_labels('test')
+  read = digits.judge(images.to_uint8(truth, 17), labels)
   print(f'| the digits themselves | {read["accuracy"]:.1%} | 0 | |')
   for name, (which, *method) in METHODS.items():
     start = time.time()
     x, calls = fill_in(runs[which], *method, truth, mask)
     seconds = time.time() - start
     made = images.to_uint8(x, 17)
-    verdict = digits.judge(made, test.labels)
+    verdict = digits.judge(made, labels)
     error = np.sqrt(np.mean((x - truth)[unknown] ** 2))
     print(
       f'| {name} | {verdict["accuracy"]:.1%} ± {verdict["error"]:.1%} | '

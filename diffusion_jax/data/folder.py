@@ -29,22 +29,23 @@ class FileSource:
     num_classes: int = 0,
     root: Path = Path(),
   ):
-    self.image_shape = tuple(image_shape)
+    height, width, channels = image_shape
+    self.image_shape = height, width, channels
     self.num_classes = num_classes
     self._paths = paths
     self._labels = labels
     self._root = root
-    self._texts = None
+    self._texts: list[str] = []
 
   def __len__(self) -> int:
     return len(self._paths)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """index [n] -> (images uint8 [n, H, W, C], labels int32 [n] or None)."""
-    *size, channels = self.image_shape
+    height, width, channels = self.image_shape
     images = np.empty((len(index), *self.image_shape), np.uint8)
     for image, i in zip(images, index, strict=True):
-      picture = fit(read_image(self._paths[i]), tuple(size))
+      picture = fit(read_image(self._paths[i]), (height, width))
       image[:] = with_channels(picture, channels)
     return images, None if self._labels is None else self._labels[index]
 

@@ -92,9 +92,9 @@ def _naming(path):
   except UnidentifiedImageError:
     raise ValueError(f'{path} is not an image that Pillow can read') from None
   except Image.DecompressionBombError:
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
     raise ValueError(
-      f'{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: make it '
-      'smaller'
+      f'{path} has more than {limit:,} pixels: make it smaller'
     ) from None
   # ValueError: what Pillow says of some damaged headers
   except (OSError, SyntaxError, ValueError) as error:

@@ -22,8 +22,8 @@ class CropSource:
   def __init__(
     self, photos: Sequence[np.ndarray], image_shape: tuple[int, int, int]
   ):
-    self.image_shape = tuple(image_shape)
-    height, width = self.image_shape[:2]
+    height, width, channels = image_shape
+    self.image_shape = height, width, channels
     self._windows = [
       np.lib.stride_tricks.sliding_window_view(photo, (height, width), (0, 1))
       for photo in photos  # views [rows, columns, C, H, W], no copies

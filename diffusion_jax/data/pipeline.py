@@ -10,6 +10,7 @@ import functools
 import itertools
 import sys
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 
@@ -21,7 +22,7 @@ ALL = slice(None)
 
 
 def batch_at(
-  source: Source | TextSource,
+  source: Source,
   batch_size: int,
   seed: int,
   step: int,
@@ -50,12 +51,13 @@ def batch_at(
   if labels is not None:
     batch['label'] = labels
   if text_length:
-    batch['text'], batch['text_mask'] = encode(source.texts(index), text_length)
+    texts = cast(TextSource, source).texts(index)
+    batch['text'], batch['text_mask'] = encode(texts, text_length)
   return batch
 
 
 def batches(
-  source: Source | TextSource,
+  source: Source,
   batch_size: int,
   seed: int,
   start_step: int = 0,

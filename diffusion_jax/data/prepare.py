@@ -32,6 +32,7 @@ def prepare(name: str, data_dir: str | Path = '') -> Path:
   if name not in NAMES:
     raise ValueError(f'{name!r} is not one of {", ".join(NAMES)}')
   import tensorflow_datasets as tfds
+  from tensorflow_datasets.core.download import download_manager
 
   from diffusion_jax.data import builders
 
@@ -63,7 +64,7 @@ def prepare(name: str, data_dir: str | Path = '') -> Path:
       )
   except (
     tfds.download.DownloadError,
-    tfds.download.download_manager.NonMatchingChecksumError,
+    download_manager.NonMatchingChecksumError,
   ) as error:
     reason = ' '.join(str(error).split())
     raise OSError(
@@ -82,17 +83,16 @@ def prepared_by_tfds(name: str, data_dir: str | Path = '') -> Path | None:
   Raises ValueError for another form of name, and for a damaged set.
   """
   import tensorflow_datasets as tfds
+  from tensorflow_datasets.core import naming, read_only_builder
 
   top = str(default_data_dir(data_dir))
   try:
-    tfds.core.naming.parse_builder_name_kwargs(name)
+    naming.parse_builder_name_kwargs(name)
   except ValueError:
     raise ValueError(f'{name!r} is not name[/config][:version]') from None
   with _described(f'{name} in {top}'):
     try:
-      builder = tfds.core.read_only_builder.builder_from_files(
-        name, data_dir=top
-      )
+      builder = read_only_builder.builder_from_files(name, data_dir=top)
     except tfds.core.DatasetNotFoundError:
       return None
   return Path(builder.data_dir)
@@ -109,9 +109,10 @@ def check_prepared(folder: Path) -> None:
   with _described(folder):
     info = tfds.builder_from_directory(folder).info
     files = [path for split in info.splits.values() for path in split.filepaths]
-  if info.file_format.value != 'array_record':
+  file_format = info.file_format and info.file_format.value
+  if file_format != 'array_record':
     raise ValueError(
-      f'{folder} is stored as {info.file_format.value}, which is not read '
+      f'{folder} is stored as {file_format}, which is not read '
       'without TensorFlow: delete it and prepare it again with '
       '--file_format=array_record'
     )

@@ -108,8 +108,9 @@ def parse(sentence: str) -> Scene:
   Raises ValueError for what is no such sentence.
   """
   first, *rest = _RELATION.split(sentence)
-  found = [_THING.fullmatch(part) for part in (first, *rest[1:2])]
-  if len(rest) > 2 or not all(found):
+  parts = (first, *rest[1:2])
+  found = [match for part in parts if (match := _THING.fullmatch(part))]
+  if len(rest) > 2 or len(found) < len(parts):
     raise ValueError(
       f'{sentence!r} is no sentence like '
       "'a small red circle on the left' or 'a red circle above a blue square'"
@@ -143,14 +144,13 @@ def draw_picture(rng: np.random.Generator, scene: Scene, side: int):
   """
   points = (np.arange(side * _SAMPLES) + 0.5) / (side * _SAMPLES)
   image = np.full((side, side, 3), GROUND, np.float64)
-  several = len(scene.things) > 1
   for thing, sign in zip(scene.things, (1.0, -1.0), strict=False):
     offset = PLACES[thing.place or 'in the middle']
-    if several:
+    if scene.relation:
       offset = sign * np.array(RELATIONS[scene.relation])
     jitter = _JITTER[len(scene.things)]
     centre = 0.5 + np.array(offset) + rng.uniform(-jitter, jitter, 2)
-    size = 'small' if several else thing.size or 'large'
+    size = 'small' if scene.relation else thing.size or 'large'
     half = rng.uniform(*SIZES[size])
     x, y = (points - centre[0]) / half, (points - centre[1]) / half
     inside = SHAPES[thing.shape](x[None], y[:, None])

@@ -27,10 +27,25 @@ class Source(Protocol):
   source that is not in_memory is read by several threads at once, and ahead.
   """
 
-  image_shape: tuple[int, int, int]  # height, width, channels
-  num_classes: int
-  num_levels: int
-  in_memory: bool  # read is quick
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C)."""
+    ...
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes, 0 without labels."""
+    ...
+
+  @property
+  def num_levels(self) -> int:
+    """Number of grey levels."""
+    ...
+
+  @property
+  def in_memory(self) -> bool:
+    """Whether `read` is fast and need not be done ahead."""
+    ...
 
   def __len__(self) -> int: ...
 
@@ -39,6 +54,7 @@ class Source(Protocol):
 
     Raises ValueError that names the file, if one cannot be read.
     """
+    ...
 
 
 class TextSource(Source, Protocol):
@@ -46,6 +62,7 @@ class TextSource(Source, Protocol):
 
   def texts(self, index: np.ndarray) -> list[str]:
     """index [n] -> n sentences. Raises ValueError where one is missing."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,7 +90,8 @@ class ArraySource:
   @property
   def image_shape(self) -> tuple[int, int, int]:
     """(H, W, C)."""
-    return self.images.shape[1:]
+    _, height, width, channels = self.images.shape
+    return height, width, channels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,11 +135,11 @@ def digits(split: str = 'train') -> ArraySource:
   from sklearn.datasets import load_digits
 
   check_split(split)
-  data = load_digits()
-  order = np.random.default_rng(0).permutation(len(data.images))
+  pixels, labels = load_digits(return_X_y=True)
+  order = np.random.default_rng(0).permutation(len(pixels))
   chosen = order[:360] if split == 'test' else order[360:]
-  images = data.images[chosen, :, :, None].astype(np.uint8)
-  return ArraySource(images, data.target[chosen].astype(np.int32), 10, 17)
+  images = pixels[chosen].reshape(-1, 8, 8, 1).astype(np.uint8)
+  return ArraySource(images, labels[chosen].astype(np.int32), 10, 17)
 
 
 def synthetic(

@@ -39,7 +39,7 @@ def pixel_histogram(
   Counted over batches of images, uint8 [n, H, W, C] with 0..num_levels - 1, and
   every level once more (Laplace). The model that any other has to beat.
   """
-  counts = 1.0
+  counts = np.ones(())
   for images in batches:
     counts = counts + np.stack(
       [np.sum(images == level, axis=0) for level in range(num_levels)], axis=-1

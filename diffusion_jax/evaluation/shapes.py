@@ -48,9 +48,10 @@ def see(image: np.ndarray) -> list[Seen]:
   along = offset @ (palette / length[:, None]).T  # cosine times length
   nearest = along.argmax(axis=-1)
   coverage = np.clip(along.max(axis=-1) / length[nearest], 0.0, 1.0)
-  pieces, count = ndimage.label(coverage > 0.5, np.ones((3, 3)))
+  pieces = np.zeros(coverage.shape, np.int32)
+  ndimage.label(coverage > 0.5, np.ones((3, 3)), pieces)
   found = []
-  for i in range(1, count + 1):
+  for i in range(1, pieces.max() + 1):
     core = pieces == i
     if core.mean() < 0.01:
       continue
@@ -165,7 +166,9 @@ def judge(
     verdict = compare(image, scene)
     by_number.setdefault(len(scene.things), []).append(verdict)
   return {
-    number: {name: np.mean([v[name] for v in verdicts]) for name in verdicts[0]}
+    number: {
+      name: float(np.mean([v[name] for v in verdicts])) for name in verdicts[0]
+    }
     | {'count': len(verdicts)}
     for number, verdicts in sorted(by_number.items())
   }

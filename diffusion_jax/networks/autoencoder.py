@@ -26,6 +26,8 @@ from diffusion_jax.networks.layers import (
   check_sides,
   dense,
   group_norm,
+  make_block,
+  output_conv,
 )
 
 Array = jax.Array
@@ -89,11 +91,13 @@ class Encoder(nn.Module):
         h = Downsample(**c.style, name=f'down_{level}_downsample')(h)
       for i in range(c.num_blocks):
         h = block(c, h, width, train, f'down_{level}_{i}')
-    h = nn.swish(norm_out(c, h))
-    style = {'initializer': c.initializer}
+    norm = group_norm(c.num_groups, name='norm_out', epsilon=c.norm_eps)
+    h = nn.swish(norm(h))
     if not self.flat:
-      return Conv(self.features, **style, name='conv_out')(h)
-    return dense(h.reshape(len(h), -1), self.features, 'dense_out', **style)
+      conv = Conv(self.features, initializer=c.initializer, name='conv_out')
+      return conv(h)
+    h = h.reshape(len(h), -1)
+    return dense(h, self.features, 'dense_out', initializer=c.initializer)
 
 
 class Decoder(nn.Module):
@@ -121,28 +125,16 @@ class Decoder(nn.Module):
         h = block(c, h, width, train, f'up_{level}_{i}')
       if level > 0:
         h = Upsample(**c.style, name=f'up_{level}_upsample')(h)
-    return last_conv(c, self.out_channels, h)
+    return output_conv(c, self.out_channels, h)
 
 
 def block(c: Layers, h: Array, width: int, train: bool, name: str) -> Array:
   """A residual block and, at its resolutions, attention, named `name`_*."""
-  options = {'num_groups': c.num_groups, 'norm_eps': c.norm_eps, **c.style}
-  residual = ResnetBlock(width, c.dropout, **options, name=f'{name}_block')
+  residual = make_block(ResnetBlock, c, f'{name}_block', features=width)
   h = residual(h, None, train)
   if h.shape[1] in c.attention_resolutions:
-    h = Attention(**options, name=f'{name}_attention')(h)
+    h = make_block(Attention, c, f'{name}_attention')(h)
   return h
-
-
-def norm_out(c: Layers, h: Array) -> Array:
-  """The norm before the last layer, float32: a submodule of the caller."""
-  return group_norm(c.num_groups, name='norm_out', epsilon=c.norm_eps)(h)
-
-
-def last_conv(c: Layers, features: int, h: Array) -> Array:
-  """norm, swish, and a convolution that begins at 0, float32."""
-  conv = Conv(features, initializer=c.initializer, zero=True, name='conv_out')
-  return conv(nn.swish(norm_out(c, h)))
 
 
 class Autoencoder(nn.Module):

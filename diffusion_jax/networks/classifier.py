@@ -23,6 +23,7 @@ from diffusion_jax.networks.layers import (
   dense,
   group_norm,
   halve,
+  make_block,
 )
 
 Array = jax.Array
@@ -71,31 +72,12 @@ class NoisyClassifier(nn.Module):
     embedding = noise_layers(h, 4 * self.channels, **style)
 
     def residual(h, width, name, resample=None):
-      return ResnetBlock(
-        width,
-        self.dropout,
-        self.num_groups,
-        self.norm_eps,
-        scale_shift=self.scale_shift,
-        resample=resample,
-        **style,
-        name=name,
-      )(h, embedding, train)
-
-    heads = {
-      'num_heads': self.num_heads,
-      'head_channels': self.head_channels,
-    }
+      options = {'features': width, 'resample': resample}
+      block = make_block(ResnetBlock, self, name, **options)
+      return block(h, embedding, train)
 
     def attention(h, name):
-      return Attention(
-        **heads,
-        qkv=self.qkv,
-        num_groups=self.num_groups,
-        norm_eps=self.norm_eps,
-        **style,
-        name=name,
-      )(h)
+      return make_block(Attention, self, name)(h)
 
     h = Conv(self.channels, **style, name='conv_in')(x)
     for level, width in enumerate(widths):
@@ -117,7 +99,11 @@ class NoisyClassifier(nn.Module):
     # the end is float32 whatever dtype is
     norm = group_norm(self.num_groups, name='norm_out', epsilon=self.norm_eps)
     pool = AttentionPool(
-      self.num_classes, **heads, initializer=self.initializer, name='pool'
+      self.num_classes,
+      self.num_heads,
+      self.head_channels,
+      self.initializer,
+      name='pool',
     )
     return pool(nn.swish(norm(h)))
 

@@ -93,7 +93,8 @@ def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
   On other backends it is XLA's own, gradients included. The precision is that
   of `jax.default_matmul_precision` at the call, in the gradients too.
   """
-  precision = jax.config.jax_default_matmul_precision
+  # `jax.config` makes its attributes at run time.
+  precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
   if jax.default_backend() == 'cpu':
     return _loop_safe_conv(x, kernel, stride, padding, precision)
   return _lax_conv(x, kernel, padding, precision, stride)

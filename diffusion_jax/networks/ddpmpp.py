@@ -28,12 +28,14 @@ from diffusion_jax.networks.layers import (
   fewer_groups,
   group_norm,
   halve,
+  make_block,
 )
 
 Array = jax.Array
 
-SKIP_SCALE = 0.5**0.5  # of every sum with a shortcut
-GROUP_WIDTH = 4  # channels of a group norm's groups, or more
+GROUP_WIDTH = 4  # channels of a group of a group norm, at least
+# Sums with a shortcut are multiplied by skip_scale.
+BLOCK = {'group_width': GROUP_WIDTH, 'skip_scale': 0.5**0.5}
 
 
 class DDPMpp(nn.Module):
@@ -90,12 +92,20 @@ class DDPMpp(nn.Module):
     last = len(widths) - 1
 
     def residual(h, width, name, resample=None):
-      return self._residual(width, name, resample)(h, embedding, train)
+      options = {'features': width, 'resample': resample, **BLOCK}
+      block = make_block(
+        ResnetBlock, self, name, project_resampled=True, **options
+      )
+      return block(h, embedding, train)
+
+    def attention(h, name):
+      options = {'qkv': 'interleaved', 'qkv_scale': 0.2, **BLOCK}
+      return make_block(Attention, self, name, **options)(h)
 
     def block(h, level, name, attend):
       h = residual(h, widths[level], f'{name}_block')
       if attend and h.shape[1] in self.attention_resolutions:
-        h = self._attention(f'{name}_attention')(h)
+        h = attention(h, f'{name}_attention')
       return h
 
     h = Conv(self.channels, dtype=self.dtype, name='conv_in')(x)
@@ -109,7 +119,7 @@ class DDPMpp(nn.Module):
         skips.append(h)
 
     h = residual(h, widths[last], 'middle_0_block')
-    h = self._attention('middle_attention')(h)
+    h = attention(h, 'middle_attention')
     h = residual(h, widths[last], 'middle_1_block')
 
     for level in reversed(range(last + 1)):
@@ -124,39 +134,6 @@ class DDPMpp(nn.Module):
     norm = group_norm(groups, name='norm_out', epsilon=self.norm_eps)
     conv = Conv(self.out_channels, zero=True, name='conv_out')
     return conv(nn.swish(norm(h)))
-
-  def _style(self):
-    return dict(
-      num_groups=self.num_groups,
-      norm_eps=self.norm_eps,
-      group_width=GROUP_WIDTH,
-      skip_scale=SKIP_SCALE,
-      dtype=self.dtype,
-    )
-
-  def _residual(self, width, name, resample):
-    layer = ResnetBlock
-    if self.remat:
-      # `train` is a Python bool; arguments are counted from self
-      layer = nn.remat(ResnetBlock, static_argnums=(3,))
-    return layer(
-      width,
-      self.dropout,
-      resample=resample,
-      project_resampled=True,
-      **self._style(),
-      name=name,
-    )
-
-  def _attention(self, name):
-    layer = nn.remat(Attention) if self.remat else Attention
-    return layer(
-      self.num_heads,
-      qkv='interleaved',
-      qkv_scale=0.2,
-      **self._style(),
-      name=name,
-    )
 
   def _embed(self, noise, cond):
     if self.noise_embedding == 'fourier':

@@ -12,11 +12,10 @@ from diffusion_jax.networks.autoencoder import (
   Encoder,
   Layers,
   block,
-  last_conv,
   layers_of,
   mean_and_log_variance,
 )
-from diffusion_jax.networks.layers import Conv, check_options
+from diffusion_jax.networks.layers import Conv, check_options, output_conv
 
 Array = jax.Array
 
@@ -37,7 +36,7 @@ class Transition(nn.Module):
     h = Conv(width, **c.style, name='conv_in')(z)
     for i in range(c.num_blocks):
       h = block(c, h, width, train, f'middle_{i}')
-    h = last_conv(c, 2 * z.shape[-1], h)
+    h = output_conv(c, 2 * z.shape[-1], h)
     mean, log_variance = mean_and_log_variance(h)
     return z + mean, log_variance
 
@@ -102,4 +101,4 @@ class HierarchicalAutoencoder(nn.Module):
       z, _ = self.encode(t, z, train)
     for t in range(self.num_latents, 1, -1):
       z, _ = self.decode(t, z, train)
-    return self.decode(1, z, train)
+    return self.decoder(z, train)

@@ -6,7 +6,9 @@ al. 2021, Karras et al. 2022). Parameters, norms and softmax are float32, the
 rest is `dtype`.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -369,6 +371,43 @@ def count_heads(
       'that level'
     )
   return channels // head_channels
+
+
+def make_block(
+  block: type[nn.Module], network: Any, name: str, **options: Any
+) -> Callable[..., Any]:
+  """Returns the submodule `name`: a `ResnetBlock`, `Attention` or similar.
+
+  Each field that the network has by the same name (num_groups, dropout, dtype,
+  ...) has the network's value, unless `options` has another. If `network.remat`
+  is true, the block is computed again in the backward pass instead of storing
+  its activations: the same results with less memory.
+  """
+  shared = {
+    field.name: getattr(network, field.name)
+    for field in dataclasses.fields(block)
+    if field.name not in ('name', 'parent') and hasattr(network, field.name)
+  }
+  if getattr(network, 'remat', False):
+    # `train` is a Python bool. Arguments are counted from self.
+    static = (3,) if block is ResnetBlock else ()
+    block = nn.remat(block, static_argnums=static)
+  return block(**shared | options, name=name)
+
+
+def output_conv(network: Any, features: int, h: Array) -> Array:
+  """Returns norm, swish and a convolution that begins at 0, always float32.
+
+  num_groups, norm_eps and initializer are those of the network; the submodules
+  are norm_out and conv_out.
+  """
+  norm = group_norm(
+    network.num_groups, name='norm_out', epsilon=network.norm_eps
+  )
+  conv = Conv(
+    features, initializer=network.initializer, zero=True, name='conv_out'
+  )
+  return conv(nn.swish(norm(h)))
 
 
 class Downsample(nn.Module):

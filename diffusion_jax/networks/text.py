@@ -88,7 +88,7 @@ class TextFeatures(nn.Module):
         "this network has no null text: cond needs 'text' and cannot have "
         "'drop' (train with label dropout to have one)"
       )
-    null = None
+    null = jnp.zeros(())  # Not used without `null_text`.
     if self.null_text:
       init = nn.initializers.normal(1.0)
       null = self.param('null', init, (self.width,), jnp.float32)

@@ -27,8 +27,9 @@ from diffusion_jax.networks.layers import (
   check_sides,
   dense,
   double,
-  group_norm,
   halve,
+  make_block,
+  output_conv,
 )
 from diffusion_jax.networks.text import TextFeatures, mean_of_words
 
@@ -108,7 +109,9 @@ class UNet(nn.Module):
     last = len(widths) - 1
 
     def residual(h, width, name, resample=None):
-      return self._residual(width, name, resample)(h, embedding, train)
+      options = {'features': width, 'resample': resample}
+      block = make_block(ResnetBlock, self, name, **options)
+      return block(h, embedding, train)
 
     def block(h, level, name):
       h = residual(h, widths[level], f'{name}_block')
@@ -117,9 +120,9 @@ class UNet(nn.Module):
       return h
 
     def attend(h, name):
-      h = self._attention(f'{name}_attention')(h)
+      h = make_block(Attention, self, f'{name}_attention')(h)
       if self.text_width:
-        h = self._cross_attention(f'{name}_text')(h, *words)
+        h = make_block(CrossAttention, self, f'{name}_text')(h, *words)
       return h
 
     h = Conv(stem, **self._style(), name='conv_in')(x)
@@ -151,53 +154,10 @@ class UNet(nn.Module):
         else:
           h = Upsample(**self._style(), name=name)(h)
 
-    # the end is float32 whatever dtype is
-    norm = group_norm(self.num_groups, name='norm_out', epsilon=self.norm_eps)
-    style = self._style() | {'dtype': jnp.float32}
-    conv = Conv(self.out_channels, zero=True, **style, name='conv_out')
-    return conv(nn.swish(norm(h)))
+    return output_conv(self, self.out_channels, h)
 
   def _style(self):
     return {'initializer': self.initializer, 'dtype': self.dtype}
-
-  def _residual(self, width, name, resample):
-    layer = ResnetBlock
-    if self.remat:
-      # `train` is a Python bool; arguments are counted from self
-      layer = nn.remat(ResnetBlock, static_argnums=(3,))
-    return layer(
-      width,
-      self.dropout,
-      self.num_groups,
-      self.norm_eps,
-      scale_shift=self.scale_shift,
-      resample=resample,
-      **self._style(),
-      name=name,
-    )
-
-  def _attention(self, name):
-    layer = nn.remat(Attention) if self.remat else Attention
-    return layer(
-      self.num_heads,
-      self.head_channels,
-      self.qkv,
-      self.num_groups,
-      self.norm_eps,
-      **self._style(),
-      name=name,
-    )
-
-  def _cross_attention(self, name):
-    layer = nn.remat(CrossAttention) if self.remat else CrossAttention
-    return layer(
-      self.num_heads,
-      self.head_channels,
-      self.num_groups,
-      self.norm_eps,
-      **self._style(),
-      name=name,
-    )
 
   def _text(self, cond, batch_size):
     # (words [B, L, D], mask [B, L]), and their mean as wide as the embedding

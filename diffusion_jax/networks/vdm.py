@@ -16,7 +16,8 @@ from diffusion_jax.networks.layers import (
   Conv,
   ResnetBlock,
   check_options,
-  group_norm,
+  make_block,
+  output_conv,
 )
 
 Array = jax.Array
@@ -65,8 +66,13 @@ class ScoreNetwork(nn.Module):
     embedding = self._embed(noise, cond)
 
     def block(h, name, attention=self.attention):
-      h = self._residual(name)(h, embedding, train)
-      return self._attention(f'{name}_attention')(h) if attention else h
+      options = {'features': self.channels, 'mute_embedding': True}
+      residual = make_block(ResnetBlock, self, name, **options)
+      h = residual(h, embedding, train)
+      return attend(h, f'{name}_attention') if attention else h
+
+    def attend(h, name):
+      return make_block(Attention, self, name)(h)
 
     h = fourier_features(z, *self.fourier)
     h = Conv(self.channels, **self._style(), name='conv_in')(h)
@@ -76,40 +82,16 @@ class ScoreNetwork(nn.Module):
       skips.append(h)
 
     h = block(h, 'middle_0_block', attention=False)
-    h = self._attention('middle_attention')(h)
+    h = attend(h, 'middle_attention')
     h = block(h, 'middle_1_block', attention=False)
 
     for i in reversed(range(self.num_layers + 1)):
       h = block(jnp.concatenate([h, skips.pop()], axis=-1), f'up_{i}')
 
-    # the end is float32 whatever dtype is
-    norm = group_norm(self.num_groups, name='norm_out', epsilon=self.norm_eps)
-    style = self._style() | {'dtype': jnp.float32}
-    conv = Conv(z.shape[-1], zero=True, **style, name='conv_out')
-    return z + conv(nn.swish(norm(h)))
+    return z + output_conv(self, z.shape[-1], h)
 
   def _style(self):
     return {'initializer': self.initializer, 'dtype': self.dtype}
-
-  def _residual(self, name):
-    layer = ResnetBlock
-    if self.remat:
-      # `train` is a Python bool; arguments are counted from self
-      layer = nn.remat(ResnetBlock, static_argnums=(3,))
-    return layer(
-      self.channels,
-      self.dropout,
-      self.num_groups,
-      self.norm_eps,
-      mute_embedding=True,
-      **self._style(),
-      name=name,
-    )
-
-  def _attention(self, name):
-    layer = nn.remat(Attention) if self.remat else Attention
-    norm = {'num_groups': self.num_groups, 'norm_eps': self.norm_eps}
-    return layer(**norm, **self._style(), name=name)
 
   def _embed(self, noise, cond):
     gamma = -noise.astype(jnp.float32)
