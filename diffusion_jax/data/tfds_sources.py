@@ -81,7 +81,7 @@ class RecordSource:
     return images, np.array([e['label'] for e in examples], np.int32)
 
 
-def catalogue(
+def tfds_images(
   name: str,
   split: str = 'train',
   image_shape: tuple[int, int, int] = (64, 64, 3),

@@ -18,11 +18,11 @@ from diffusion_jax.networks.layers import (
   Conv,
   Downsample,
   ResnetBlock,
+  average_pool,
   check_options,
   check_sides,
   dense,
   group_norm,
-  halve,
   make_block,
 )
 
@@ -30,12 +30,12 @@ Array = jax.Array
 
 
 class NoisyClassifier(nn.Module):
-  """Encoder of a U-Net, pooled: x [B, H, W, C], noise [B] -> logits [B, K].
+  """Computes logits [B, K], float32, of noisy images x [B, H, W, C].
 
-  The way down and the middle of `UNet`, whose options these are, then norm,
-  swish and `AttentionPool` to K = num_classes logits, float32. cond must be
-  empty. The defaults are the paper's but for width and depth, which depend on
-  the size of the images.
+  The layers are the encoder and the middle of `UNet`, with its options, then
+  norm, swish and `AttentionPool` to K = num_classes logits. noise: [B]; cond
+  must be empty. The defaults are the paper's except width and depth, which
+  depend on the size of the images.
   """
 
   num_classes: int
@@ -89,14 +89,14 @@ class NoisyClassifier(nn.Module):
       if level == len(widths) - 1:
         break
       if self.resblock_updown:
-        h = residual(h, width, name, halve)
+        h = residual(h, width, name, average_pool)
       else:
         h = Downsample(self.downsample_padding, **style, name=name)(h)
     h = residual(h, widths[-1], 'middle_0_block')
     h = attention(h, 'middle_attention')
     h = residual(h, widths[-1], 'middle_1_block')
 
-    # the end is float32 whatever dtype is
+    # The last layers are always float32.
     norm = group_norm(self.num_groups, name='norm_out', epsilon=self.norm_eps)
     pool = AttentionPool(
       self.num_classes,
@@ -109,12 +109,12 @@ class NoisyClassifier(nn.Module):
 
 
 class AttentionPool(nn.Module):
-  """What the mean of all pixels attends to: [B, H, W, C] -> [B, features].
+  """Pools images by attention: [B, H, W, C] -> [B, features].
 
-  (Radford et al. 2021, CLIP's; Dhariwal & Nichol 2021.) The mean is put before
-  the pixels as one more token, to all of them a learned embedding of their
-  place is added, and the first token's attention to all is mapped to features.
-  Heads as in `Attention`, queries, keys and values in its order 'new'.
+  The mean of the pixels is put before them as one more token, a learned
+  embedding of the position is added to each, and the attention of the first
+  token to all is mapped to features (Radford et al. 2021; Dhariwal & Nichol
+  2021). Heads are those of `Attention`, and the layout is its 'new'.
   """
 
   features: int

@@ -21,14 +21,14 @@ from diffusion_jax.networks.layers import (
   Attention,
   Conv,
   ResnetBlock,
+  average_pool,
   check_options,
   check_sides,
+  count_groups,
   dense,
-  double,
-  fewer_groups,
   group_norm,
-  halve,
   make_block,
+  nearest_upsample,
 )
 
 Array = jax.Array
@@ -115,7 +115,7 @@ class DDPMpp(nn.Module):
         h = block(h, level, f'down_{level}_{i}', attend=True)
         skips.append(h)
       if level < last:
-        h = residual(h, widths[level], f'down_{level}_downsample', halve)
+        h = residual(h, widths[level], f'down_{level}_downsample', average_pool)
         skips.append(h)
 
     h = residual(h, widths[last], 'middle_0_block')
@@ -127,10 +127,10 @@ class DDPMpp(nn.Module):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = block(h, level, f'up_{level}_{i}', attend=i == self.num_blocks)
       if level > 0:
-        h = residual(h, widths[level], f'up_{level}_upsample', double)
+        h = residual(h, widths[level], f'up_{level}_upsample', nearest_upsample)
 
     # the end is float32 whatever dtype is
-    groups = fewer_groups(self.num_groups, h.shape[-1], GROUP_WIDTH)
+    groups = count_groups(self.num_groups, h.shape[-1], GROUP_WIDTH)
     norm = group_norm(groups, name='norm_out', epsilon=self.norm_eps)
     conv = Conv(self.out_channels, zero=True, name='conv_out')
     return conv(nn.swish(norm(h)))
@@ -158,7 +158,7 @@ class DDPMpp(nn.Module):
   def _check(self, x, cond, widths):
     check_sides(x, len(self.multipliers))
     for width in widths:
-      fewer_groups(self.num_groups, width, GROUP_WIDTH)
+      count_groups(self.num_groups, width, GROUP_WIDTH)
     labels, image = self.num_classes > 0, self.image_channels > 0
     check_conditions(
       cond,

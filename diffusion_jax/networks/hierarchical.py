@@ -21,10 +21,10 @@ Array = jax.Array
 
 
 class Transition(nn.Module):
-  """One Gaussian step between latents: z [B, h, w, c] -> (mean, log_variance).
+  """Maps latents z [B, h, w, c] to (mean, log_variance) of the next ones.
 
-  The mean is z plus what residual blocks say, so a new chain hands z on from
-  layer to layer; from a mean of 0 the upper layers would never be used.
+  The mean is z plus the output of residual blocks, so that a new chain passes z
+  from layer to layer: with a mean of 0 the upper layers would never be used.
   """
 
   layers: Layers
@@ -42,10 +42,10 @@ class Transition(nn.Module):
 
 
 class HierarchicalAutoencoder(nn.Module):
-  """q(z_t | z_{t-1}) and p(z_{t-1} | z_t), t = 1..T, z_0 = x.
+  """Computes q(z_t | z_{t-1}) and p(z_{t-1} | z_t), t = 1..T, z_0 = x.
 
   encode(t, z_{t-1}) -> (mean, log_variance) of z_t; decode(t, z_t) -> those of
-  z_{t-1}, and for t = 1 [B, H, W, out_channels], what decides p(x | z_1). All
+  z_{t-1}, and for t = 1 [B, H, W, out_channels], parameters of p(x | z_1). All
   T = num_latents layers are images [B, h, w, latent_channels], h = H /
   2^(levels - 1); options and ValueErrors as of `Autoencoder`. t: Python int.
   """
@@ -83,19 +83,19 @@ class HierarchicalAutoencoder(nn.Module):
     self.encoders, self.decoders = steps('encode'), steps('decode')
 
   def encode(self, t: int, z: Array, train: bool = False):
-    """z_{t-1} -> (mean, log_variance) of q(z_t | z_{t-1})."""
+    """Returns (mean, log_variance) of q(z_t | z_{t-1})."""
     if t == 1:
       return mean_and_log_variance(self.encoder(z, train))
     return self.encoders[t - 2](z, train)
 
   def decode(self, t: int, z: Array, train: bool = False):
-    """z_t -> (mean, log_variance) of p(z_{t-1} | z_t); of x for t = 1."""
+    """Returns (mean, log_variance) of p(z_{t-1} | z_t); p(x | z_1) for t = 1."""
     if t == 1:
       return self.decoder(z, train)
     return self.decoders[t - 2](z, train)
 
   def __call__(self, x: Array, train: bool = False) -> Array:
-    """Up and down the chain by the means; makes the parameters."""
+    """Encodes and decodes by the means, which uses all parameters."""
     z = x
     for t in range(1, self.num_latents + 1):
       z, _ = self.encode(t, z, train)

@@ -22,13 +22,13 @@ from diffusion_jax.networks.layers import (
   Downsample,
   ResnetBlock,
   Upsample,
+  average_pool,
   check_groups,
   check_options,
   check_sides,
   dense,
-  double,
-  halve,
   make_block,
+  nearest_upsample,
   output_conv,
 )
 from diffusion_jax.networks.text import TextFeatures, mean_of_words
@@ -134,7 +134,7 @@ class UNet(nn.Module):
       if level < last:
         name = f'down_{level}_downsample'
         if self.resblock_updown:
-          h = residual(h, widths[level], name, halve)
+          h = residual(h, widths[level], name, average_pool)
         else:
           h = Downsample(self.downsample_padding, **self._style(), name=name)(h)
         skips.append(h)
@@ -150,7 +150,7 @@ class UNet(nn.Module):
       if level > 0:
         name = f'up_{level}_upsample'
         if self.resblock_updown:
-          h = residual(h, widths[level], name, double)
+          h = residual(h, widths[level], name, nearest_upsample)
         else:
           h = Upsample(**self._style(), name=name)(h)
 

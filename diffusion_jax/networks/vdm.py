@@ -66,7 +66,7 @@ class ScoreNetwork(nn.Module):
     embedding = self._embed(noise, cond)
 
     def block(h, name, attention=self.attention):
-      options = {'features': self.channels, 'mute_embedding': True}
+      options = {'features': self.channels, 'zero_embedding': True}
       residual = make_block(ResnetBlock, self, name, **options)
       h = residual(h, embedding, train)
       return attend(h, f'{name}_attention') if attention else h
