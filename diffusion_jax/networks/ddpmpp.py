@@ -39,20 +39,20 @@ BLOCK = {'group_width': GROUP_WIDTH, 'skip_scale': 0.5**0.5}
 
 
 class DDPMpp(nn.Module):
-  """U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
+  """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 
-  Residual blocks change the resolution, attention follows every block of the
+  Residual blocks change the resolution. Attention follows every block of the
   encoder at the heights in `attention_resolutions`, the last block of such a
   level of the decoder, and the first middle block. The defaults are EDM's for
   CIFAR-10: 55,733,891 parameters with augment_dim=9. Song et al.'s have
   multipliers (1, 2, 2, 2), dropout 0.1 and noise_embedding 'ho', or 'fourier'
   for noise that is a logarithm.
 
-  cond may have 'augment' [B, augment_dim], what was done to the image (zeros if
-  not given), 'label' and 'drop' as in `LabelLinear`, which are added before the
-  noise is embedded, 'x0' as in `with_estimate`, 'image' as in `with_image`.
-  ValueError for conditions that the network does not have. `remat` as in
-  `UNet`.
+  cond may have 'augment' [B, augment_dim], the augmentation of the image (zeros
+  by default), 'label' and 'drop' as in `LabelLinear`, which are added before
+  the noise is embedded, 'x0' as in `with_estimate`, 'image' as in `with_image`.
+  Raises ValueError for conditions that the network does not have. `remat` is
+  that of `make_block`.
   """
 
   channels: int = 128
@@ -129,7 +129,7 @@ class DDPMpp(nn.Module):
       if level > 0:
         h = residual(h, widths[level], f'up_{level}_upsample', nearest_upsample)
 
-    # the end is float32 whatever dtype is
+    # The last layers are always float32.
     groups = count_groups(self.num_groups, h.shape[-1], GROUP_WIDTH)
     norm = group_norm(groups, name='norm_out', epsilon=self.norm_eps)
     conv = Conv(self.out_channels, zero=True, name='conv_out')
@@ -150,9 +150,9 @@ class DDPMpp(nn.Module):
         name='label_embedding',
       )(cond, len(noise))
     if self.augment_dim:
-      done = cond.get('augment', jnp.zeros((len(noise), self.augment_dim)))
+      augment = cond.get('augment', jnp.zeros((len(noise), self.augment_dim)))
       style = {'use_bias': False, 'dtype': self.dtype}
-      h += dense(done, width, 'augment_dense', **style)
+      h += dense(augment, width, 'augment_dense', **style)
     return noise_layers(h, 4 * self.channels, dtype=self.dtype)
 
   def _check(self, x, cond, widths):

@@ -89,7 +89,7 @@ class HierarchicalAutoencoder(nn.Module):
     return self.encoders[t - 2](z, train)
 
   def decode(self, t: int, z: Array, train: bool = False):
-    """Returns (mean, log_variance) of p(z_{t-1} | z_t); p(x | z_1) for t = 1."""
+    """Returns (mean, log_variance) of p(z_{t-1} | z_t); or p(x | z_1)."""
     if t == 1:
       return self.decoder(z, train)
     return self.decoders[t - 2](z, train)

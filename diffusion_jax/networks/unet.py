@@ -37,7 +37,7 @@ Array = jax.Array
 
 
 class UNet(nn.Module):
-  """U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
+  """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 
   The defaults are DDPM's for CIFAR-10, 35,746,307 parameters. H and W must be
   multiples of 2^(levels - 1); attention follows every block whose feature maps
@@ -47,15 +47,14 @@ class UNet(nn.Module):
   `self_conditioning` cond may have 'x0' (see `with_estimate`), with
   image_channels > 0 'image' [B, H, W, image_channels] (see `with_image`). With
   `text_width` > 0, cond['text'] and cond['text_mask'] are encoded
-  (`TextFeatures`, to which null_class applies too): every attention is followed
-  by one to the words, and their mean is added to the noise embedding.
+  (`TextFeatures`, to which null_class applies too): `CrossAttention` to the
+  words follows every attention, and their mean is added to the noise embedding.
 
   The options of Nichol & Dhariwal 2021 and Dhariwal & Nichol 2021 are those of
   the layers (`ResnetBlock`, `Attention`, `Downsample`, `initializers`,
   `sinusoidal`), except `resblock_updown`: residual blocks change the
   resolution; `stem_channels`: width of the first convolution, `channels` by
-  default. `remat` computes blocks a second time in the backward pass instead
-  of storing what is inside them: the same results with less memory.
+  default. `remat` is that of `make_block`: less memory, the same results.
   """
 
   channels: int = 128
@@ -160,7 +159,7 @@ class UNet(nn.Module):
     return {'initializer': self.initializer, 'dtype': self.dtype}
 
   def _text(self, cond, batch_size):
-    # (words [B, L, D], mask [B, L]), and their mean as wide as the embedding
+    # Returns (words [B, L, D], mask [B, L]) and the projection of their mean.
     words, mask = TextFeatures(
       self.text_width,
       self.text_layers,

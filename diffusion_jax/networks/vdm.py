@@ -24,18 +24,19 @@ Array = jax.Array
 
 
 class ScoreNetwork(nn.Module):
-  """A U-Net without resampling: z [B, H, W, C], noise [B] -> eps_hat like z.
+  """Computes eps_hat [B, H, W, C] of z [B, H, W, C] by a U-Net of one level.
 
-  noise is the log-SNR of z, -gamma; gamma from gamma_min to gamma_max becomes 0
-  to 1 and is embedded as 1000 times that. `num_layers` residual blocks, one
-  more on the way back, attention in the middle alone or after every block
-  (`attention`), Fourier features of z (k of 2^k from fourier[0] to fourier[1] -
-  1), and eps_hat = z + the last convolution, which begins at 0.
+  noise [B] is the log-SNR of z, -gamma; gamma is mapped from gamma_min..
+  gamma_max to 0..1 and embedded as 1000 times that. There are `num_layers`
+  residual blocks and num_layers + 1 with skips, attention in the middle alone
+  or after every block (`attention`), Fourier features of z (2^k, k from
+  fourier[0] to fourier[1] - 1), and eps_hat = z + the last convolution, which
+  begins at 0.
 
-  cond may have 'augmented' [B], 1 where the image was changed by augmentation
-  (0 if not given), and 'label', 'drop' as in `LabelEmbedding`. The defaults are
-  the CIFAR-10 model: 30,578,179 parameters, besides the 2 of gamma. ValueError
-  for conditions that the network does not have.
+  cond may have 'augmented' [B], 1 where the image was augmented (0 by default),
+  and 'label', 'drop' as in `LabelEmbedding`. The defaults are the CIFAR-10
+  model: 30,578,179 parameters, besides the 2 of gamma. Raises ValueError for
+  conditions that the network does not have.
   """
 
   channels: int = 128
