@@ -1,8 +1,8 @@
 """tfds builders of CIFAR-10 and MNIST that need no TensorFlow.
 
-tfds' own builders extract archives and write PNG files by TensorFlow. These
-open the official archives themselves and store plain arrays; tfds downloads,
-compares with its official checksums, and writes array_record files.
+The builders of tfds use TensorFlow to extract archives and to write PNG files.
+These read the official archives themselves and store plain arrays; tfds
+downloads, compares with its official checksums, and writes array_record files.
 """
 
 import gzip
@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 
 class CIFAR10Arrays(tfds.core.GeneratorBasedBuilder):
-  """CIFAR-10 (Krizhevsky 2009), from the archive of its binary version."""
+  """Builds CIFAR-10 (Krizhevsky 2009) from its binary archive."""
 
   name = 'cifar10_arrays'
   VERSION = tfds.core.Version('1.0.0')
@@ -33,7 +33,7 @@ class CIFAR10Arrays(tfds.core.GeneratorBasedBuilder):
     }
 
   def _generate_examples(self, path, names):
-    """One byte of label, then 32x32 red, green and blue, per picture."""
+    """Yields images; each is stored as its label and 32x32 R, G and B."""
     key = 0
     with tarfile.open(path) as archive:
       for name in names:
@@ -48,7 +48,7 @@ class CIFAR10Arrays(tfds.core.GeneratorBasedBuilder):
 
 
 class MNISTArrays(tfds.core.GeneratorBasedBuilder):
-  """MNIST (LeCun, Cortes and Burges), from its four IDX files."""
+  """Builds MNIST (LeCun, Cortes and Burges) from its four IDX files."""
 
   name = 'mnist_arrays'
   VERSION = tfds.core.Version('1.0.0')
@@ -97,7 +97,7 @@ def _info(builder, shape, homepage):
 
 
 def _read_idx(path) -> np.ndarray:
-  """IDX: two zeros, a type (8: uint8), the rank, the shape, big-endian."""
+  """Reads IDX: two zeros, a type (8: uint8), the rank, the shape, the data."""
   with gzip.open(path) as file:
     data = file.read()
   shape = np.frombuffer(data, '>u4', count=data[3], offset=4)

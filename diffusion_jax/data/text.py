@@ -23,7 +23,7 @@ def encode(
 
 
 def to_bytes(sentence: str, length: int) -> bytes:
-  """Returns UTF-8. Raises ValueError for 0 or more than `length` bytes."""
+  """Returns UTF-8. Raises ValueError for a blank or too long sentence."""
   found = sentence.encode()
   if not sentence.strip():
     raise ValueError('a text is empty: it needs a word at least')

@@ -1,4 +1,4 @@
-"""Sets of the tfds catalogue, read without TensorFlow.
+"""Data sets of TensorFlow Datasets (tfds), read without TensorFlow.
 
 CIFAR-10 and MNIST are loaded into memory; others are read from disk.
 """
@@ -17,17 +17,17 @@ from diffusion_jax.data.sources import ArraySource, check_split
 
 
 def cifar10(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
-  """CIFAR-10: 50,000 and 10,000 images 32x32x3, labels 0..9.
+  """Returns CIFAR-10: 50,000 and 10,000 images 32x32x3, labels 0..9.
 
-  Downloads and prepares the set if need be. Raises ValueError or OSError.
+  Downloads and prepares the set if necessary. Raises ValueError or OSError.
   """
   return _in_memory('cifar10', split, data_dir)
 
 
 def mnist(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
-  """MNIST: 60,000 and 10,000 images 28x28x1, labels 0..9.
+  """Returns MNIST: 60,000 and 10,000 images 28x28x1, labels 0..9.
 
-  Downloads and prepares the set if need be. Raises ValueError or OSError.
+  Downloads and prepares the set if necessary. Raises ValueError or OSError.
   """
   return _in_memory('mnist', split, data_dir)
 
@@ -42,14 +42,14 @@ def _in_memory(name, split, data_dir):
     chunk = range(start, min(start + 1000, size))
     for i, example in zip(chunk, records.get(chunk), strict=True):
       images[i], labels[i] = example['image'], example['label']
-  # whoever prepared the set, in whatever order: the same batches
+  # The order of the files depends on who prepared the set; batches must not.
   digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
   order = sorted(range(size), key=lambda i: (digests[i], labels[i]))
   return ArraySource(images[order], labels[order], 10)
 
 
 class RecordSource:
-  """Images of a prepared set, cropped to the middle, resized to image_shape."""
+  """Reads images of a prepared set, cropped at the centre and resized."""
 
   num_levels = 256
   in_memory = False
@@ -69,7 +69,7 @@ class RecordSource:
     return len(self._records)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """index [n] -> (images uint8 [n, H, W, C], labels int32 [n] or None)."""
+    """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
     height, width, channels = self.image_shape
     images = np.empty((len(index), *self.image_shape), np.uint8)
     examples = self._records.get(index)
@@ -88,11 +88,11 @@ def tfds_images(
   labelled: bool = False,
   data_dir: str | Path = '',
 ) -> RecordSource:
-  """A set that tfds has prepared as array_record: `name[/config][:version]`.
+  """Returns a set that tfds prepared as array_record.
 
-  split: any of tfds, 'validation' or 'train[:90%]' for instance. labelled: with
-  its feature 'label'. Raises ValueError or FileNotFoundError with one line that
-  says what to do.
+  name: `name[/config][:version]`; split: any of tfds, for example 'validation'
+  or 'train[:90%]'; labelled: with the feature 'label'. Raises ValueError or
+  FileNotFoundError with one line that says what to do.
   """
   folder = prepare.prepared_by_tfds(name, data_dir)
   if folder is None:
@@ -118,7 +118,7 @@ def tfds_images(
 
 
 class Records:
-  """The examples of a split of a prepared set, by index."""
+  """Reads the examples of a split of a prepared set by index."""
 
   def __init__(self, folder: Path, split: str):
     import tensorflow_datasets as tfds
@@ -140,7 +140,7 @@ class Records:
     return len(self._source)
 
   def get(self, index: Iterable[int]) -> list[dict]:
-    """index [n] -> n examples, dicts from feature to array."""
+    """Returns n examples, dicts from feature to array."""
     try:
       return self._source.__getitems__([int(i) for i in index])
     except (RuntimeError, OSError) as error:

@@ -115,6 +115,6 @@ class TextFeatures(nn.Module):
 
 
 def mean_of_words(words: Array, mask: Array) -> Array:
-  """Returns the mean of words [B, L, D] where the mask [B, L] is True, [B, D]."""
+  """Returns the mean [B, D] of words [B, L, D] where the mask is True."""
   weights = mask / jnp.sum(mask, axis=1, keepdims=True)
   return jnp.einsum('bl,bld->bd', weights.astype(words.dtype), words)
