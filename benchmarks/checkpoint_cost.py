@@ -60,6 +60,7 @@ def measure(config, folder, rounds):
   print(f'{count:,} parameters, {len(leaves)} arrays, {size / 1e6:.0f} MB')
   times = {'the loop waits': [], 'until it is complete': [], 'of it sums': []}
   manager = checkpoints.open_manager(folder, keep=1)
+  saved = Path(manager.directory)
   for i in range(1, rounds + 1):
     step = jax.device_put(np.int32(i), state.step.sharding)
     state = jax.block_until_ready(state._replace(step=step))

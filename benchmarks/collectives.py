@@ -143,7 +143,7 @@ def report(config) -> str:
 
   compiled, like = compile_step(config)
   data, fsdp = map(int, config.training.mesh)
-  found = find(compiled.as_text(), jax.device_count())
+  found = find(compiled.as_text() or '', jax.device_count())
   params = sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(like.params))
   whole, part = state_bytes(like)
   lines = [
@@ -169,6 +169,8 @@ def read(path):
   """The config of a file of configs/, with its argument: cifar10.py:smoke."""
   file, _, argument = path.partition(':')
   spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+  if spec is None or spec.loader is None:
+    raise ValueError(f'{file} is not a Python file')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module.get_config(argument)

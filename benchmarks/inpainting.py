@@ -15,6 +15,7 @@ the split: given, then a column for each method, then the truth.
 """
 
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ from diffusion_jax.training import conditions
 flags.DEFINE_string('out', 'inpainting', 'Picture to write, without suffix.')
 flags.DEFINE_integer('rows', 12, 'Digits in the picture.')
 
-# name: (which run, sampler, (resamples, jump) or None, CG iterations)
+# name: (index of the run, sampler, (resamples, jump) or None, CG iterations)
 METHODS = {
   'replacement': (0, dj.replace_known, None, 0),
   'RePaint(5)': (0, dj.repaint, (5, 10), 0),
@@ -48,13 +49,13 @@ METHODS = {
 def load(workdir):
   """(config, params) of a run, 100 steps of DDIM(1)."""
   config = base.get_config()
-  config.sampling.sampler, config.sampling.eta = 'ddim', 1.0
-  config.sampling.num_steps = 100
+  sampling = {'sampler': 'ddim', 'eta': 1.0, 'num_steps': 100}
+  config.update({'sampling': sampling})
   config = run_folder.run_config(workdir, config)
   return config, sample.restore(config, workdir)
 
 
-def fill_in(run, wrap, walk, iterations, known, mask):
+def fill_in(run, wrap, resampling, iterations, known, mask):
   """Completed digits [N, 8, 8, 1], and the calls of the network for each."""
   config, params = run
   keys = jax.random.split(jax.random.key(0), (2, len(known)))
@@ -67,19 +68,22 @@ def fill_in(run, wrap, walk, iterations, known, mask):
   @jax.jit
   def make(params):
     trained, levels, sampler = sample.walk(config, params)
-    told = bool(config.conditioning.image)
-    cond = {'image': conditions.known_pixels(known, mask)} if told else {}
-    denoise = sample.build_denoise(config, params, cond, trained, change)
+    cond = {}
+    if config.conditioning.image:
+      cond = {'image': conditions.known_pixels(known, mask)}
+    denoise: Any = sample.build_denoise(config, params, cond, trained, change)
     x = dj.prior_sample(keys[0], known.shape, levels.take(0))
     if wrap:
       sampler = wrap(sampler, known, mask)
-    levels = dj.repaint_levels(levels, *walk) if walk else levels
+    if resampling:
+      levels = dj.repaint_levels(levels, *resampling)
     x = dj.sample(keys[1], denoise, sampler, levels, x)
     return jnp.where(mask, known, x)
 
   levels = build.build_levels(config, build.build_schedule(config))
-  t = (dj.repaint_levels(levels, *walk) if walk else levels).t
-  return np.asarray(make(params)), int((np.diff(t) < 0).sum())
+  if resampling:
+    levels = dj.repaint_levels(levels, *resampling)
+  return np.asarray(make(params)), int((np.diff(levels.t) < 0).sum())
 
 
 def main(argv):
@@ -91,14 +95,15 @@ def main(argv):
   mask = (np.arange(8) < 4).reshape(1, 8, 1, 1)
   unknown = np.broadcast_to(~mask, truth.shape)
   columns = [images.to_uint8(np.where(mask, truth, 0.0), 17)]
-  read = digits.judge(images.to_uint8(truth, 17), test.labels)
+  labels = digits.real_labels('test')
+  read = digits.judge(images.to_uint8(truth, 17), labels)
   print(f'| the digits themselves | {read["accuracy"]:.1%} | 0 | |')
-  for name, (which, *method) in METHODS.items():
+  for name, (which, wrap, resampling, iterations) in METHODS.items():
     start = time.time()
-    x, calls = fill_in(runs[which], *method, truth, mask)
+    x, calls = fill_in(runs[which], wrap, resampling, iterations, truth, mask)
     seconds = time.time() - start
     made = images.to_uint8(x, 17)
-    verdict = digits.judge(made, test.labels)
+    verdict = digits.judge(made, labels)
     error = np.sqrt(np.mean((x - truth)[unknown] ** 2))
     print(
       f'| {name} | {verdict["accuracy"]:.1%} ± {verdict["error"]:.1%} | '

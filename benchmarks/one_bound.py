@@ -109,7 +109,10 @@ def parameters(workdir):
 
 def seconds(workdir):
   """Of the steps of training, by its own log: without compilation, samples."""
-  config = run_folder.read_config(workdir)['training']
+  found = run_folder.read_config(workdir)
+  if found is None:
+    raise SystemExit(f'there is no run in {workdir}')
+  config = found['training']
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   rates = [json.loads(line) for line in lines]
   rates = [x['images_per_second'] for x in rates if 'images_per_second' in x]

@@ -81,7 +81,7 @@ def base_config(found):
   from configs import base
 
   config = base.get_config()
-  config.sampling.clip = bool(found['sampling']['clip'])
+  config.update({'sampling': {'clip': bool(found['sampling']['clip'])}})
   return config
 
 

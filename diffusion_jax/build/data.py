@@ -3,7 +3,7 @@
 import numpy as np
 
 from diffusion_jax.data import (
-  folder,
+  image_folder,
   photos,
   pipeline,
   shapes,
@@ -23,7 +23,7 @@ def _path(c, what):
 def _catalogue(c, split):
   if not c.tfds_name:
     raise ValueError('which set? Give --config.data.tfds_name=name')
-  return tfds_sources.catalogue(
+  return tfds_sources.tfds_images(
     c.tfds_name,
     c.train_split if split == 'train' else c.test_split,
     tuple(c.image_shape),
@@ -43,7 +43,7 @@ SOURCES = {
   'cifar10': lambda c, split: tfds_sources.cifar10(split, c.data_dir),
   'mnist': lambda c, split: tfds_sources.mnist(split, c.data_dir),
   'tfds': _catalogue,
-  'folder': lambda c, split: folder.folder(
+  'folder': lambda c, split: image_folder.folder(
     _path(c, 'folder'),
     split,
     tuple(c.image_shape),
@@ -87,7 +87,7 @@ def with_texts(config, source):
   if not config.conditioning.text:
     return source
   if config.data.name == 'folder':
-    source = folder.captioned(source)
+    source = image_folder.captioned(source)
     for text in source.texts(range(len(source))):
       to_bytes(text, text_length(config))
   if not hasattr(source, 'texts'):

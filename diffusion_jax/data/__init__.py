@@ -1,1 +1,1 @@
-"""Images in. NumPy only: no jax, no flax."""
+"""Data sets and image files. NumPy only: no jax, no flax."""

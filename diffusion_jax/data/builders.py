@@ -1,8 +1,8 @@
 """tfds builders of CIFAR-10 and MNIST that need no TensorFlow.
 
-tfds' own builders extract archives and write PNG files by TensorFlow. These
-open the official archives themselves and store plain arrays; tfds downloads,
-compares with its official checksums, and writes array_record files.
+The builders of tfds use TensorFlow to extract archives and to write PNG files.
+These read the official archives themselves and store plain arrays; tfds
+downloads, compares with its official checksums, and writes array_record files.
 """
 
 import gzip
@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 
 class CIFAR10Arrays(tfds.core.GeneratorBasedBuilder):
-  """CIFAR-10 (Krizhevsky 2009), from the archive of its binary version."""
+  """Builds CIFAR-10 (Krizhevsky 2009) from its binary archive."""
 
   name = 'cifar10_arrays'
   VERSION = tfds.core.Version('1.0.0')
@@ -25,7 +25,7 @@ class CIFAR10Arrays(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    [path] = dl_manager.download(list(self.URLS))
+    (path,) = _download(dl_manager, self.URLS)
     train = [f'data_batch_{i}.bin' for i in range(1, 6)]
     return {
       'train': self._generate_examples(path, train),
@@ -33,11 +33,13 @@ class CIFAR10Arrays(tfds.core.GeneratorBasedBuilder):
     }
 
   def _generate_examples(self, path, names):
-    """One byte of label, then 32x32 red, green and blue, per picture."""
+    """Yields images; each is stored as its label and 32x32 R, G and B."""
     key = 0
     with tarfile.open(path) as archive:
       for name in names:
-        data = archive.extractfile(f'cifar-10-batches-bin/{name}').read()
+        file = archive.extractfile(f'cifar-10-batches-bin/{name}')
+        assert file is not None  # The members are regular files.
+        data = file.read()
         records = np.frombuffer(data, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
         for record in records:
           image = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
@@ -46,7 +48,7 @@ class CIFAR10Arrays(tfds.core.GeneratorBasedBuilder):
 
 
 class MNISTArrays(tfds.core.GeneratorBasedBuilder):
-  """MNIST (LeCun, Cortes and Burges), from its four IDX files."""
+  """Builds MNIST (LeCun, Cortes and Burges) from its four IDX files."""
 
   name = 'mnist_arrays'
   VERSION = tfds.core.Version('1.0.0')
@@ -64,7 +66,7 @@ class MNISTArrays(tfds.core.GeneratorBasedBuilder):
     return _info(self, (28, 28, 1), 'http://yann.lecun.com/exdb/mnist')
 
   def _split_generators(self, dl_manager):
-    paths = dl_manager.download(list(self.URLS))
+    paths = _download(dl_manager, self.URLS)
     return {
       'train': self._generate_examples(*paths[:2]),
       'test': self._generate_examples(*paths[2:]),
@@ -74,6 +76,11 @@ class MNISTArrays(tfds.core.GeneratorBasedBuilder):
     images, labels = _read_idx(image_path), _read_idx(label_path)
     for key, (image, label) in enumerate(zip(images, labels, strict=True)):
       yield key, {'image': image[..., None], 'label': label}
+
+
+def _download(manager, urls) -> list[str]:
+  """Downloads archives and returns their paths, in the order of `urls`."""
+  return manager.download(list(urls))
 
 
 def _info(builder, shape, homepage):
@@ -89,8 +96,8 @@ def _info(builder, shape, homepage):
   )
 
 
-def _read_idx(path):
-  """IDX: two zeros, a type (8: uint8), the rank, the shape, big-endian."""
+def _read_idx(path) -> np.ndarray:
+  """Reads IDX: two zeros, a type (8: uint8), the rank, the shape, the data."""
   with gzip.open(path) as file:
     data = file.read()
   shape = np.frombuffer(data, '>u4', count=data[3], offset=4)

@@ -1,4 +1,4 @@
-"""Pictures: numbers in [-1, 1] <-> grey levels <-> files."""
+"""Conversions of images: values in [-1, 1] <-> grey levels <-> files."""
 
 import contextlib
 import warnings
@@ -9,28 +9,28 @@ import numpy as np
 
 
 def scale(images: np.ndarray, num_levels: int = 256) -> np.ndarray:
-  """Levels 0..num_levels - 1 -> float32 in [-1, 1]."""
+  """Scales levels 0..num_levels - 1 to float32 in [-1, 1]."""
   return images.astype(np.float32) * (2.0 / (num_levels - 1)) - np.float32(1.0)
 
 
 def quantize(images: np.ndarray, num_levels: int = 256) -> np.ndarray:
-  """[-1, 1], clipped -> the nearest of num_levels levels, uint8."""
+  """Clips to [-1, 1] and rounds to the nearest of num_levels levels, uint8."""
   unit = (np.clip(np.asarray(images, np.float64), -1.0, 1.0) + 1.0) / 2.0
   return np.rint(unit * (num_levels - 1)).astype(np.uint8)
 
 
 def to_uint8(images: np.ndarray, num_levels: int = 256) -> np.ndarray:
-  """[-1, 1] -> rounded to num_levels grey levels -> stretched to 0..255."""
+  """Rounds [-1, 1] to num_levels grey levels and scales them to 0..255."""
   levels = quantize(images, num_levels).astype(np.float64)
   return np.rint(levels * (255.0 / (num_levels - 1))).astype(np.uint8)
 
 
 def read_image(path: str | Path) -> np.ndarray:
-  """A picture file -> uint8 [H, W, 3], turned as its EXIF tag says.
+  """Reads an image file as uint8 [H, W, 3], rotated as its EXIF tag says.
 
-  Grey of 10, 12 or 16 bits is scaled to 8, and transparent pixels lie on white.
-  Raises FileNotFoundError or ValueError, each naming the file; ValueError also
-  for pixels whose range is not known, as those of a float TIFF.
+  Grey of 10, 12 or 16 bits is scaled to 8, and the background of transparent
+  pixels is white. Raises FileNotFoundError or ValueError, each with the name of
+  the file; ValueError also for pixels of unknown range (a float TIFF).
   """
   from PIL import Image
 
@@ -42,16 +42,17 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_alpha(path: str | Path) -> np.ndarray | None:
-  """The alpha channel of a picture file, uint8 [H, W, 1], 255 being opaque.
+  """Reads the alpha channel of an image file, uint8 [H, W, 1], 255 is opaque.
 
-  None where the whole picture is opaque. Turned and raising as `read_image`.
+  Returns None if the whole image is opaque. Rotation and errors are those of
+  `read_image`.
   """
   image = _load(path)
   alpha = np.asarray(image)[..., 3:]
   return None if alpha.shape[-1] == 0 or alpha.min() == 255 else alpha
 
 
-# what Pillow converts to RGB and RGBA without a loss of range
+# Pillow converts these modes to RGB and RGBA without a loss of range.
 _EIGHT_BITS = (
   '1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBX', 'RGBA', 'RGBa', 'CMYK', 'YCbCr',
   'HSV',
@@ -59,12 +60,12 @@ _EIGHT_BITS = (
 
 
 def _load(path):
-  # a picture file -> a Pillow image, RGBA where it has transparency, else RGB
+  # Returns a Pillow image, RGBA if the file has transparency, otherwise RGB.
   from PIL import Image, ImageOps
 
   if not Path(path).is_file():
     raise FileNotFoundError(f'there is no image {path}')
-  # Pillow warns from half of the size on at which it refuses
+  # Pillow warns from half of the size at which it refuses.
   warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
   with _naming(path):
     opened = Image.open(path)
@@ -84,7 +85,7 @@ def _load(path):
 
 @contextlib.contextmanager
 def _naming(path):
-  # what Pillow raises -> a ValueError with the name of the file
+  # Turns what Pillow raises into a ValueError with the name of the file.
   from PIL import Image, UnidentifiedImageError
 
   try:
@@ -92,28 +93,28 @@ def _naming(path):
   except UnidentifiedImageError:
     raise ValueError(f'{path} is not an image that Pillow can read') from None
   except Image.DecompressionBombError:
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
     raise ValueError(
-      f'{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: make it '
-      'smaller'
+      f'{path} has more than {limit:,} pixels: make it smaller'
     ) from None
-  # ValueError: what Pillow says of some damaged headers
+  # Pillow raises ValueError for some damaged headers.
   except (OSError, SyntaxError, ValueError) as error:
     raise ValueError(f'{path} is damaged or unreadable: {error}') from None
 
 
 def _black_and_white(image):
-  # these two levels of grey in more than 8 bits; None for any other picture
+  # Returns the levels of black and white of grey of more than 8 bits, or None.
   if image.mode.startswith('I;16'):
     tags = getattr(image, 'tag_v2', {})  # of a TIFF
     top = 2 ** tags.get(258, (16,))[0] - 1  # BitsPerSample
     white_is_zero = tags.get(262) == 0  # PhotometricInterpretation
     return (top, 0) if white_is_zero else (0, top)
-  # Pillow stretches PGM to 16 bits; signed or 32 bits of TIFF are this mode too
+  # Pillow scales PGM to 16 bits. Mode I is also signed or 32 bits of TIFF.
   return (0, 65535) if (image.mode, image.format) == ('I', 'PPM') else None
 
 
 def _as_eight_bits(image, black, white):
-  # grey of more bits, of which one level may be transparent -> 'L' or 'LA'
+  # Returns 'L', or 'LA' if one level of grey is transparent.
   from PIL import Image
 
   levels = np.asarray(image, np.float64)
@@ -126,7 +127,7 @@ def _as_eight_bits(image, black, white):
 
 
 def photo_path(name: str) -> str:
-  """A file of the user's, or one of the photos that ship with scikit-learn."""
+  """Returns the path of a file, or of china.jpg, flower.jpg of scikit-learn."""
   if name not in ('china.jpg', 'flower.jpg'):
     return str(Path(name).expanduser())
   from importlib.resources import files
@@ -137,10 +138,10 @@ def photo_path(name: str) -> str:
 def fit(
   image: np.ndarray, size: int | tuple[int, int], how: str = 'crop'
 ) -> np.ndarray:
-  """uint8 [h, w, 3] -> [H, W, 3]; size: (H, W), or one number for both.
+  """Resizes uint8 [h, w, 3] to [H, W, 3]; size: (H, W), or one side of both.
 
-  'crop' keeps the largest centred part that has the proportions of `size` and
-  scales it; 'scale' stretches both sides.
+  'crop' resizes the largest centred part with the proportions of `size`;
+  'scale' resizes the whole image and may change its proportions.
   """
   from PIL import Image
 
@@ -158,7 +159,7 @@ def fit(
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-  """uint8 [H, W, 1 or 3] -> [H, W, channels]: colour to luma, or grey thrice.
+  """Converts uint8 [H, W, 1 or 3] to [H, W, channels], luma or repeated grey.
 
   Raises ValueError for other numbers of channels.
   """
@@ -175,10 +176,10 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def grid(images: np.ndarray, columns: int, zoom: int = 1) -> np.ndarray:
-  """uint8 [N, H, W, C] -> one picture, row by row, on a dark ground.
+  """Arranges uint8 [N, H, W, C] in one image, by rows, on a dark background.
 
-  Images are `zoom` times enlarged and one grid line (zoom pixels, at least one
-  per 16 of an image) apart.
+  Between images is a gap of 1/16 of their height, at least 1 pixel; the whole
+  is enlarged `zoom` times.
   """
   n, height, width, channels = images.shape
   rows = -(-n // columns)
@@ -196,14 +197,14 @@ def grid(images: np.ndarray, columns: int, zoom: int = 1) -> np.ndarray:
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
-  """uint8 [H, W], [H, W, 1] or [H, W, 3] -> a PNG file."""
+  """Writes uint8 [H, W], [H, W, 1] or [H, W, 3] as a PNG file."""
   _picture(image).save(path, format='PNG')
 
 
 def write_gif(
   path: str | Path, frames: Sequence[np.ndarray], milliseconds: int = 80
 ) -> None:
-  """uint8 frames -> a GIF that loops and rests on its last frame."""
+  """Writes uint8 frames as a GIF that loops and pauses at the last frame."""
   first, *rest = [_picture(frame) for frame in frames]
   durations = [milliseconds] * len(rest) + [20 * milliseconds]
   first.save(

@@ -1,4 +1,4 @@
-"""Random crops of a few photos: as many pictures as there are places."""
+"""All crops of a few photos."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from diffusion_jax.data.sources import check_fraction, check_split
 
 
 class CropSource:
-  """Every crop of image_shape from every photo, one index each.
+  """Reads every crop of image_shape from every photo, one index each.
 
-  photos: uint8 [h, w, C] each; index counts the crops row by row, photo by
-  photo. A random permutation of them is uniform sampling of places.
+  photos: uint8 [h, w, C] each; the index counts the crops by rows, photo after
+  photo. A random permutation of them samples positions uniformly.
   """
 
   num_classes = 0
@@ -22,11 +22,11 @@ class CropSource:
   def __init__(
     self, photos: Sequence[np.ndarray], image_shape: tuple[int, int, int]
   ):
-    self.image_shape = tuple(image_shape)
-    height, width = self.image_shape[:2]
+    height, width, channels = image_shape
+    self.image_shape = height, width, channels
     self._windows = [
       np.lib.stride_tricks.sliding_window_view(photo, (height, width), (0, 1))
-      for photo in photos  # views [rows, columns, C, H, W], no copies
+      for photo in photos  # Views [rows, columns, C, H, W], not copies.
     ]
     places = [view.shape[0] * view.shape[1] for view in self._windows]
     self._ends = np.cumsum(places)
@@ -35,7 +35,7 @@ class CropSource:
     return int(self._ends[-1])
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, None]:
-    """index [n] -> (crops uint8 [n, H, W, C], None)."""
+    """Returns crops uint8 [n, H, W, C], and None."""
     crops = np.empty((len(index), *self.image_shape), np.uint8)
     photo = np.searchsorted(self._ends, index, side='right')
     for i in np.unique(photo):
@@ -53,11 +53,11 @@ def photos(
   shrink: int = 1,
   test_fraction: float = 0.0,
 ) -> CropSource:
-  """Crops of photos; () is the two that ship with scikit-learn.
+  """Returns the crops of photos; () is the two photos of scikit-learn.
 
-  Photos are first made `shrink` times smaller. The test split is crops of the
-  right-hand test_fraction of each photo, whose pixels 'train' never sees.
-  Raises ValueError or FileNotFoundError, each naming the photo.
+  Photos are first reduced by the factor `shrink`. The test split has crops of
+  the right-hand test_fraction of each photo, and 'train' none of its pixels.
+  Raises ValueError or FileNotFoundError, each with the name of the photo.
   """
   from PIL import Image
 

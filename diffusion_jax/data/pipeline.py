@@ -1,15 +1,16 @@
-"""Batch i is a pure function of (source, seed, i).
+"""Batches: batch i is a pure function of (source, seed, i).
 
-The data position of a run is its step: nothing about data enters a checkpoint,
-and a restarted run sees exactly the batches it would have seen. A host of
-several reads its rows of the global batch, which does not depend on how many
-hosts there are.
+The position in the data is the step of a run: checkpoints hold nothing about
+data, and a restarted run gets the same batches as without a restart. With
+several hosts each reads its rows of the global batch, which does not depend on
+the number of hosts.
 """
 
 import functools
 import itertools
 import sys
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 
@@ -21,7 +22,7 @@ ALL = slice(None)
 
 
 def batch_at(
-  source: Source | TextSource,
+  source: Source,
   batch_size: int,
   seed: int,
   step: int,
@@ -29,12 +30,12 @@ def batch_at(
   rows: slice = ALL,
   text_length: int = 0,
 ) -> dict[str, np.ndarray]:
-  """Batch number `step`: {'image': float32 [B, H, W, C] in [-1, 1], 'label'}.
+  """Returns batch `step`: {'image': float32 [B, H, W, C] in [-1, 1], 'label'}.
 
-  Each epoch is a permutation of its own; a batch may run over into the next.
-  random_flip mirrors each image with probability 1/2. Labels, int32 [B], only
-  where the source has them. With `rows`, those rows of it: only they are read.
-  With text_length 'text' and 'text_mask', [B, text_length], of a `TextSource`.
+  Each epoch has a permutation of its own; a batch may extend into the next one.
+  random_flip mirrors each image with probability 1/2. 'label', int32 [B], is
+  there if the source has labels. `rows` selects the rows that are read. With
+  text_length, 'text' and 'text_mask' are [B, text_length], of a `TextSource`.
   """
   place = (step * batch_size + np.arange(batch_size))[rows]
   epoch, within = np.divmod(place, len(source))
@@ -50,12 +51,13 @@ def batch_at(
   if labels is not None:
     batch['label'] = labels
   if text_length:
-    batch['text'], batch['text_mask'] = encode(source.texts(index), text_length)
+    texts = cast(TextSource, source).texts(index)
+    batch['text'], batch['text_mask'] = encode(texts, text_length)
   return batch
 
 
 def batches(
-  source: Source | TextSource,
+  source: Source,
   batch_size: int,
   seed: int,
   start_step: int = 0,
@@ -64,9 +66,9 @@ def batches(
   num_threads: int = 8,
   text_length: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """batch_at for start_step, start_step + 1, ... without end.
+  """Yields `batch_at` for start_step, start_step + 1, ... without end.
 
-  A source on disk is read ahead by num_threads threads, a batch each.
+  For a source on disk num_threads threads read ahead, one batch each.
   """
 
   def read(step):
@@ -90,6 +92,7 @@ def batches(
     stream.close()
 
 
-@functools.lru_cache(maxsize=3)  # two epochs of training, one of the test split
+# Two epochs of training and one of the test split are needed at once.
+@functools.lru_cache(maxsize=3)
 def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
   return np.random.default_rng((seed, 0, epoch)).permutation(size)

@@ -2,8 +2,9 @@
 
   python -m diffusion_jax.data.prepare cifar10 [DATA_DIR]
 
-does it ahead of a run, on a login node for instance, and prints the folder.
-DATA_DIR is tfds' own ($TFDS_DATA_DIR or ~/tensorflow_datasets) if not given.
+prepares a set ahead of a run, for example on a login node, and prints the
+folder. The default of DATA_DIR is that of tfds ($TFDS_DATA_DIR or
+~/tensorflow_datasets).
 """
 
 import contextlib
@@ -16,22 +17,23 @@ NAMES = ('cifar10', 'mnist')
 
 
 def default_data_dir(data_dir: str | Path = '') -> Path:
-  """data_dir, or where tfds keeps its sets if that is empty."""
+  """Returns data_dir, or the folder of tfds if that is empty."""
   from tensorflow_datasets.core import constants
 
   return Path(data_dir or constants.get_default_data_dir()).expanduser()
 
 
 def prepare(name: str, data_dir: str | Path = '') -> Path:
-  """The folder of the prepared set `name`; it is prepared first if need be.
+  """Returns the folder of the set `name`, which it prepares if necessary.
 
-  Takes, in this order: what was prepared here before, what tfds prepared as
-  array_record, the official archives in DATA_DIR/downloads/manual, a download.
-  Raises ValueError or OSError with one line that says what to do.
+  Tries, in this order: a set that this function prepared, one that tfds
+  prepared as array_record, the official archives in DATA_DIR/downloads/manual,
+  a download. Raises ValueError or OSError with one line that says what to do.
   """
   if name not in NAMES:
     raise ValueError(f'{name!r} is not one of {", ".join(NAMES)}')
   import tensorflow_datasets as tfds
+  from tensorflow_datasets.core.download import download_manager
 
   from diffusion_jax.data import builders
 
@@ -63,43 +65,43 @@ def prepare(name: str, data_dir: str | Path = '') -> Path:
       )
   except (
     tfds.download.DownloadError,
-    tfds.download.download_manager.NonMatchingChecksumError,
+    download_manager.NonMatchingChecksumError,
   ) as error:
     reason = ' '.join(str(error).split())
     raise OSError(
       f'the download of {name} failed, try again: {reason}'
     ) from None
   except OSError:
-    if not folder.exists():  # otherwise another process was quicker
+    # Another process may have prepared the folder meanwhile.
+    if not folder.exists():
       raise
   check_prepared(folder)
   return folder
 
 
 def prepared_by_tfds(name: str, data_dir: str | Path = '') -> Path | None:
-  """Where tfds keeps its set `name[/config][:version]`, None if it does not.
+  """Returns the folder of the tfds set `name[/config][:version]`, or None.
 
   Raises ValueError for another form of name, and for a damaged set.
   """
   import tensorflow_datasets as tfds
+  from tensorflow_datasets.core import naming, read_only_builder
 
   top = str(default_data_dir(data_dir))
   try:
-    tfds.core.naming.parse_builder_name_kwargs(name)
+    naming.parse_builder_name_kwargs(name)
   except ValueError:
     raise ValueError(f'{name!r} is not name[/config][:version]') from None
   with _described(f'{name} in {top}'):
     try:
-      builder = tfds.core.read_only_builder.builder_from_files(
-        name, data_dir=top
-      )
+      builder = read_only_builder.builder_from_files(name, data_dir=top)
     except tfds.core.DatasetNotFoundError:
       return None
   return Path(builder.data_dir)
 
 
 def check_prepared(folder: Path) -> None:
-  """Raises ValueError unless `folder` is a whole set in array_record files."""
+  """Raises ValueError unless `folder` is a complete array_record set."""
   import tensorflow_datasets as tfds
 
   broken = ValueError(f'{folder} is incomplete: delete it and start again')
@@ -109,9 +111,10 @@ def check_prepared(folder: Path) -> None:
   with _described(folder):
     info = tfds.builder_from_directory(folder).info
     files = [path for split in info.splits.values() for path in split.filepaths]
-  if info.file_format.value != 'array_record':
+  file_format = info.file_format and info.file_format.value
+  if file_format != 'array_record':
     raise ValueError(
-      f'{folder} is stored as {info.file_format.value}, which is not read '
+      f'{folder} is stored as {file_format}, which is not read '
       'without TensorFlow: delete it and prepare it again with '
       '--file_format=array_record'
     )
@@ -121,7 +124,7 @@ def check_prepared(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _described(place):
-  # tfds lets pass whatever its readers of JSON say of a damaged file
+  # tfds does not convert the errors of its JSON readers on a damaged file.
   try:
     yield
   except Exception as error:
@@ -133,8 +136,8 @@ def _described(place):
 
 
 def _check_archives(name, builder_class, top, remark):
-  # In seconds, what tfds finds out after minutes: archives that are damaged,
-  # and archives that are neither there nor to be had.
+  # Finds in seconds what tfds finds after minutes: archives that are damaged,
+  # and archives that are missing and cannot be downloaded.
   import requests
   from tensorflow_datasets.core.download import checksums, resource
 
@@ -177,7 +180,8 @@ def main(arguments: list[str]) -> None:
   if not 1 <= len(arguments) <= 2:
     names = '|'.join(NAMES)
     sys.exit(f'usage: python -m diffusion_jax.data.prepare {names} [DATA_DIR]')
-  logging.getLogger('absl').setLevel(logging.ERROR)  # of tfds
+  # tfds logs much.
+  logging.getLogger('absl').setLevel(logging.ERROR)
   try:
     print(prepare(*arguments))
   except (ValueError, OSError) as error:

@@ -1,8 +1,8 @@
-"""Pictures of coloured shapes with a sentence each, drawn on the spot.
+"""Generated images of coloured shapes, each with a sentence.
 
-One object, 'a small red circle on the left', or two, 'a red circle above a blue
-square'. The sentence says exactly what the picture shows; places and sizes vary
-within what its words allow. Picture i is a function of (seed, split, i).
+An image has one object, 'a small red circle on the left', or two, 'a red circle
+above a blue square'. The sentence describes the image exactly; positions and
+sizes vary as its words permit. Image i is a function of (seed, split, i).
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ COLOURS = {
 }
 GROUND = (64, 64, 64)
 
-# points (x, y) of the square -1..1, y downwards -> inside
+# Whether points (x, y) of the square -1..1, y downwards, are inside.
 SHAPES = {
   'circle': lambda x, y: x**2 + y**2 < 1.0,
   'square': lambda x, y: np.maximum(np.abs(x), np.abs(y)) < 1.0,
@@ -34,10 +34,10 @@ SHAPES = {
   ),
 }
 
-# half the width of an object, in sides of the picture
+# Half the width of an object, as a fraction of the side of the image.
 SIZES = {'small': (0.14, 0.17), 'large': (0.24, 0.27)}
 
-# the centre of the one object, from the middle, in sides of the picture
+# The centre of a single object relative to that of the image, likewise.
 PLACES = {
   'on the left': (-0.2, 0.0),
   'on the right': (0.2, 0.0),
@@ -46,7 +46,7 @@ PLACES = {
   'in the middle': (0.0, 0.0),
 }
 
-# the centre of the first of two objects; the second lies opposite
+# The centre of the first of two objects; the second lies opposite.
 RELATIONS = {
   'to the left of': (-0.26, 0.0),
   'to the right of': (0.26, 0.0),
@@ -54,7 +54,7 @@ RELATIONS = {
   'below': (0.0, 0.26),
 }
 
-# in no picture of the train split, in every one of the test split
+# These are in no image of the train split and in each of the test split.
 HELD_OUT = (
   ('red', 'circle'),
   ('green', 'square'),
@@ -62,12 +62,12 @@ HELD_OUT = (
   ('yellow', 'cross'),
 )
 
-_JITTER = {1: 0.03, 2: 0.015}  # of centres, for one object and for two
-_SAMPLES = 4  # per side of a pixel, whose mean is its coverage
+_JITTER = {1: 0.03, 2: 0.015}  # Of the centres of one object and of two.
+_SAMPLES = 4  # Per side of a pixel; their mean is its coverage.
 
 
 class Thing(NamedTuple):
-  """An object as words; size and place are None where nothing is said."""
+  """Holds the words for an object; size and place may be None."""
 
   colour: str
   shape: str
@@ -76,14 +76,14 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
-  """One object, or two with the relation of the first to the second."""
+  """Holds one object, or two with the relation of the first to the second."""
 
   things: tuple[Thing, ...]
   relation: str | None = None
 
 
 def describe(scene: Scene) -> str:
-  """The sentence of a scene: 'a large blue square in the middle'."""
+  """Returns the sentence of a scene: 'a large blue square in the middle'."""
   named = [
     ' '.join(filter(None, ('a', t.size, t.colour, t.shape, t.place)))
     for t in scene.things
@@ -103,13 +103,14 @@ _RELATION = re.compile(f' {_one_of("relation", RELATIONS)} ')
 
 
 def parse(sentence: str) -> Scene:
-  """The scene of a sentence, `describe` backwards; size and place may lack.
+  """Returns the scene of a sentence, the inverse of `describe`.
 
-  Raises ValueError for what is no such sentence.
+  Size and place may be absent. Raises ValueError for other sentences.
   """
   first, *rest = _RELATION.split(sentence)
-  found = [_THING.fullmatch(part) for part in (first, *rest[1:2])]
-  if len(rest) > 2 or not all(found):
+  parts = (first, *rest[1:2])
+  found = [match for part in parts if (match := _THING.fullmatch(part))]
+  if len(rest) > 2 or len(found) < len(parts):
     raise ValueError(
       f'{sentence!r} is no sentence like '
       "'a small red circle on the left' or 'a red circle above a blue square'"
@@ -119,12 +120,12 @@ def parse(sentence: str) -> Scene:
 
 
 def is_held_out(scene: Scene) -> bool:
-  """Whether an object of the scene has a combination of HELD_OUT."""
+  """Returns whether an object of the scene is one of HELD_OUT."""
   return any((t.colour, t.shape) in HELD_OUT for t in scene.things)
 
 
 def draw_scene(rng: np.random.Generator, num_objects: int) -> Scene:
-  """One object; for num_objects 2 as often two."""
+  """Draws a scene of one object, or for num_objects=2 of one or two."""
 
   def word(words):
     return tuple(words)[rng.integers(len(words))]
@@ -136,21 +137,20 @@ def draw_scene(rng: np.random.Generator, num_objects: int) -> Scene:
 
 
 def draw_picture(rng: np.random.Generator, scene: Scene, side: int):
-  """A picture of a scene, uint8 [side, side, 3], with soft edges.
+  """Draws an image of a scene, uint8 [side, side, 3], with antialiased edges.
 
-  Size, relation and place leave some room, which rng fills. Two objects are
-  small ones. What the scene leaves open is 'large' and 'in the middle'.
+  rng draws the exact position and size. Two objects are small. The defaults are
+  'large' and 'in the middle'.
   """
   points = (np.arange(side * _SAMPLES) + 0.5) / (side * _SAMPLES)
   image = np.full((side, side, 3), GROUND, np.float64)
-  several = len(scene.things) > 1
   for thing, sign in zip(scene.things, (1.0, -1.0), strict=False):
     offset = PLACES[thing.place or 'in the middle']
-    if several:
+    if scene.relation:
       offset = sign * np.array(RELATIONS[scene.relation])
     jitter = _JITTER[len(scene.things)]
     centre = 0.5 + np.array(offset) + rng.uniform(-jitter, jitter, 2)
-    size = 'small' if several else thing.size or 'large'
+    size = 'small' if scene.relation else thing.size or 'large'
     half = rng.uniform(*SIZES[size])
     x, y = (points - centre[0]) / half, (points - centre[1]) / half
     inside = SHAPES[thing.shape](x[None], y[:, None])
@@ -162,7 +162,7 @@ def draw_picture(rng: np.random.Generator, scene: Scene, side: int):
 
 @dataclasses.dataclass(frozen=True)
 class ShapesSource:
-  """Drawn when they are read. Labels: none; texts: a sentence each."""
+  """Draws images as they are read, with a sentence each and without labels."""
 
   split: str
   side: int
@@ -172,7 +172,7 @@ class ShapesSource:
 
   num_classes = 0
   num_levels = 256
-  in_memory = True  # about 0.1 ms a picture
+  in_memory = True  # An image takes about 0.1 ms.
 
   def __len__(self) -> int:
     return self.size
@@ -183,7 +183,7 @@ class ShapesSource:
     return self.side, self.side, 3
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, None]:
-    """index [n] -> (images uint8 [n, H, W, 3], None)."""
+    """Returns images uint8 [n, H, W, 3], and None."""
     pictures = []
     for i in index:
       rng, scene = self._scene(i)
@@ -191,7 +191,7 @@ class ShapesSource:
     return np.stack(pictures), None
 
   def texts(self, index: np.ndarray) -> list[str]:
-    """index [n] -> the sentences of these pictures."""
+    """Returns the n sentences."""
     return [describe(self._scene(i)[1]) for i in index]
 
   def _scene(self, i):
@@ -208,10 +208,10 @@ def shapes(
   num_pictures: int = 50_000,
   num_objects: int = 1,
 ) -> ShapesSource:
-  """Drawn shapes with sentences, one object each or, for 2, one or two.
+  """Returns images with one object or, for num_objects=2, with one or two.
 
-  'train' holds num_pictures, without the combinations of HELD_OUT; 'test' a
-  tenth as many, each with one of them at least. Raises ValueError.
+  'train' has num_pictures images without the combinations of HELD_OUT; 'test' a
+  tenth as many, each with at least one of them. Raises ValueError.
   """
   check_split(split)
   side = image_shape[0]

@@ -1,4 +1,4 @@
-"""Where images come from: random access, uint8, with labels if any."""
+"""Sources of images: random access, uint8, with optional labels."""
 
 import dataclasses
 import zipfile
@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-# what np.load may raise for a file that is not, or is no longer, an npz
+# np.load may raise any of these for a file that is not an intact npz.
 UNREADABLE = (
   ValueError,
   TypeError,
@@ -16,41 +16,58 @@ UNREADABLE = (
   OSError,
   zipfile.BadZipFile,
   zlib.error,
-  RuntimeError,  # an unknown compression, a password
+  RuntimeError,  # Of an unknown compression, or of a password.
 )
 
 
 class Source(Protocol):
-  """What the pipeline reads: any object with these attributes and methods.
+  """Describes the data sets that the pipeline reads.
 
-  Levels are 0..num_levels - 1, labels 0..num_classes - 1 (0 classes: none). A
-  source that is not in_memory is read by several threads at once, and ahead.
+  Grey levels are 0..num_levels - 1 and labels 0..num_classes - 1. Several
+  threads read ahead from a source that is not in_memory.
   """
 
-  image_shape: tuple[int, int, int]  # height, width, channels
-  num_classes: int
-  num_levels: int
-  in_memory: bool  # read is quick
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C)."""
+    ...
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes, 0 without labels."""
+    ...
+
+  @property
+  def num_levels(self) -> int:
+    """Number of grey levels."""
+    ...
+
+  @property
+  def in_memory(self) -> bool:
+    """Whether `read` is fast and need not be done ahead."""
+    ...
 
   def __len__(self) -> int: ...
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """index [n] -> (images uint8 [n, H, W, C], labels int32 [n] or None).
+    """Returns images uint8 [n, H, W, C] and labels int32 [n] or None.
 
     Raises ValueError that names the file, if one cannot be read.
     """
+    ...
 
 
 class TextSource(Source, Protocol):
-  """A source whose pictures have a sentence each."""
+  """Describes a source with one sentence per image."""
 
   def texts(self, index: np.ndarray) -> list[str]:
-    """index [n] -> n sentences. Raises ValueError where one is missing."""
+    """Returns n sentences. Raises ValueError if one is missing."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
-  """A data set that fits in memory.
+  """Holds a data set in memory.
 
   images: uint8 [N, H, W, C] with values 0..num_levels - 1; labels: int32 [N] in
   0..num_classes - 1, or None with num_classes 0.
@@ -66,19 +83,20 @@ class ArraySource:
     return len(self.images)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """index [n] -> (images uint8 [n, H, W, C], labels int32 [n] or None)."""
+    """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
     labels = None if self.labels is None else self.labels[index]
     return self.images[index], labels
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
     """(H, W, C)."""
-    return self.images.shape[1:]
+    _, height, width, channels = self.images.shape
+    return height, width, channels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TwoLevels:
-  """A source whose pixels are 0, or 1 in the upper half of its levels."""
+  """Thresholds a source: 0, or 1 in the upper half of its grey levels."""
 
   source: Source
   num_levels = 2
@@ -87,7 +105,7 @@ class TwoLevels:
     return len(self.source)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """index [n] -> (images of 0 and 1, uint8, labels or None)."""
+    """Returns images of 0 and 1, uint8, and labels or None."""
     images, labels = self.source.read(index)
     upper = images >= (self.source.num_levels + 1) // 2
     return upper.astype(np.uint8), labels
@@ -109,19 +127,19 @@ class TwoLevels:
 
 
 def digits(split: str = 'train') -> ArraySource:
-  """The 8x8 handwritten digits that ship with scikit-learn, 17 grey levels.
+  """Returns the 8x8 handwritten digits of scikit-learn, with 17 grey levels.
 
-  1,797 real pictures (UCI, Alpaydin & Kaynak 1998), split once and for all:
-  'train' 1,437, 'test' 360. No download.
+  They are 1,797 real images (UCI, Alpaydin & Kaynak 1998), with a fixed split:
+  'train' 1,437, 'test' 360. Nothing is downloaded.
   """
   from sklearn.datasets import load_digits
 
   check_split(split)
-  data = load_digits()
-  order = np.random.default_rng(0).permutation(len(data.images))
+  pixels, labels = load_digits(return_X_y=True)
+  order = np.random.default_rng(0).permutation(len(pixels))
   chosen = order[:360] if split == 'test' else order[360:]
-  images = data.images[chosen, :, :, None].astype(np.uint8)
-  return ArraySource(images, data.target[chosen].astype(np.int32), 10, 17)
+  images = pixels[chosen].reshape(-1, 8, 8, 1).astype(np.uint8)
+  return ArraySource(images, labels[chosen].astype(np.int32), 10, 17)
 
 
 def synthetic(
@@ -130,10 +148,10 @@ def synthetic(
   num_classes: int = 10,
   num_images: int = 256,
 ) -> ArraySource:
-  """Discs on a plain ground, made on the spot: to try a program without data.
+  """Returns generated images of discs, to try a program without data.
 
-  The class is the hue of the disc; its place, its size and the ground are
-  random. 'train' and 'test' are different pictures.
+  The class is the hue of the disc; its position, its size and the background
+  are random. 'train' and 'test' are different images.
   """
   check_split(split)
   rng = np.random.default_rng(0 if split == 'train' else 1)
@@ -157,7 +175,7 @@ def npz(
   num_classes: int = 0,
   test_fraction: float = 0.0,
 ) -> ArraySource:
-  """An npz file: `images` or `arr_0`, uint8 [N, H, W, C] or [N, H, W].
+  """Reads an npz file: `images` or `arr_0`, uint8 [N, H, W, C] or [N, H, W].
 
   `labels` [N] are read if num_classes is not 0. The test split is `test_images`
   and `test_labels`, or else a fixed random test_fraction of the images, which
@@ -196,7 +214,7 @@ def npz(
 
 
 class NoTestSplit(ValueError):
-  """A set that has a train split alone."""
+  """Says that a data set has a train split alone."""
 
 
 def check_split(split: str) -> None:
@@ -217,7 +235,7 @@ def check_fraction(test_fraction: float, split: str, path: str | Path) -> None:
 
 
 def _fixed_part(size, split, test_fraction, path):
-  # indices of a split; test_fraction of 'size', the same in every run
+  # Returns the indices of a split, which are the same in every run.
   check_fraction(test_fraction, split, path)
   count = round(size * test_fraction)
   if not 0 < (count if split == 'test' else size - count):

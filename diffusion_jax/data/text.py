@@ -1,4 +1,4 @@
-"""Sentences <-> tokens: the bytes of UTF-8, so every text has some."""
+"""Sentences <-> tokens, the bytes of UTF-8."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ NUM_TOKENS = 257  # 0 is padding, byte b is token b + 1
 def encode(
   sentences: Sequence[str], length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """N sentences -> (tokens int32 [N, length], mask bool [N, length]).
+  """Returns (tokens int32 [N, length], mask bool [N, length]) of N sentences.
 
   The mask is True at bytes, False at the padding after them. Raises ValueError
   for a sentence that is empty or longer than `length` bytes.
@@ -23,7 +23,7 @@ def encode(
 
 
 def to_bytes(sentence: str, length: int) -> bytes:
-  """UTF-8; ValueError for an empty sentence or more than `length` bytes."""
+  """Returns UTF-8. Raises ValueError for a blank or too long sentence."""
   found = sentence.encode()
   if not sentence.strip():
     raise ValueError('a text is empty: it needs a word at least')
@@ -35,9 +35,9 @@ def to_bytes(sentence: str, length: int) -> bytes:
 
 
 def decode(tokens: np.ndarray) -> list[str]:
-  """tokens [N, L] -> N sentences, `encode` backwards; padding is left out.
+  """Returns the N sentences of tokens [N, L], the inverse of `encode`.
 
-  Bytes that are no UTF-8 become U+FFFD.
+  Padding is left out; bytes that are not UTF-8 become U+FFFD.
   """
   rows = [(row[row > 0] - 1).astype(np.uint8) for row in np.asarray(tokens)]
   return [row.tobytes().decode(errors='replace') for row in rows]

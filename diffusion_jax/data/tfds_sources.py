@@ -1,12 +1,13 @@
-"""Sets of the tfds catalogue, read without TensorFlow.
+"""Data sets of TensorFlow Datasets (tfds), read without TensorFlow.
 
 CIFAR-10 and MNIST are loaded into memory; others are read from disk.
 """
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +17,17 @@ from diffusion_jax.data.sources import ArraySource, check_split
 
 
 def cifar10(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
-  """CIFAR-10: 50,000 and 10,000 images 32x32x3, labels 0..9.
+  """Returns CIFAR-10: 50,000 and 10,000 images 32x32x3, labels 0..9.
 
-  Downloads and prepares the set if need be. Raises ValueError or OSError.
+  Downloads and prepares the set if necessary. Raises ValueError or OSError.
   """
   return _in_memory('cifar10', split, data_dir)
 
 
 def mnist(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
-  """MNIST: 60,000 and 10,000 images 28x28x1, labels 0..9.
+  """Returns MNIST: 60,000 and 10,000 images 28x28x1, labels 0..9.
 
-  Downloads and prepares the set if need be. Raises ValueError or OSError.
+  Downloads and prepares the set if necessary. Raises ValueError or OSError.
   """
   return _in_memory('mnist', split, data_dir)
 
@@ -41,14 +42,14 @@ def _in_memory(name, split, data_dir):
     chunk = range(start, min(start + 1000, size))
     for i, example in zip(chunk, records.get(chunk), strict=True):
       images[i], labels[i] = example['image'], example['label']
-  # whoever prepared the set, in whatever order: the same batches
-  digests = [hashlib.sha256(image).digest() for image in images]
+  # The order of the files depends on who prepared the set; batches must not.
+  digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
   order = sorted(range(size), key=lambda i: (digests[i], labels[i]))
   return ArraySource(images[order], labels[order], 10)
 
 
 class RecordSource:
-  """Images of a prepared set, cropped to the middle, resized to image_shape."""
+  """Reads images of a prepared set, cropped at the centre and resized."""
 
   num_levels = 256
   in_memory = False
@@ -59,7 +60,8 @@ class RecordSource:
     image_shape: tuple[int, int, int],
     num_classes: int = 0,
   ):
-    self.image_shape = tuple(image_shape)
+    height, width, channels = image_shape
+    self.image_shape = height, width, channels
     self.num_classes = num_classes
     self._records = records
 
@@ -67,34 +69,34 @@ class RecordSource:
     return len(self._records)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """index [n] -> (images uint8 [n, H, W, C], labels int32 [n] or None)."""
-    *size, channels = self.image_shape
+    """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
+    height, width, channels = self.image_shape
     images = np.empty((len(index), *self.image_shape), np.uint8)
     examples = self._records.get(index)
     for image, example in zip(images, examples, strict=True):
       picture = with_channels(example['image'], 3)
-      image[:] = with_channels(fit(picture, tuple(size)), channels)
+      image[:] = with_channels(fit(picture, (height, width)), channels)
     if not self.num_classes:
       return images, None
     return images, np.array([e['label'] for e in examples], np.int32)
 
 
-def catalogue(
+def tfds_images(
   name: str,
   split: str = 'train',
   image_shape: tuple[int, int, int] = (64, 64, 3),
   labelled: bool = False,
   data_dir: str | Path = '',
 ) -> RecordSource:
-  """A set that tfds has prepared as array_record: `name[/config][:version]`.
+  """Returns a set that tfds prepared as array_record.
 
-  split: any of tfds, 'validation' or 'train[:90%]' for instance. labelled: with
-  its feature 'label'. Raises ValueError or FileNotFoundError with one line that
-  says what to do.
+  name: `name[/config][:version]`; split: any of tfds, for example 'validation'
+  or 'train[:90%]'; labelled: with the feature 'label'. Raises ValueError or
+  FileNotFoundError with one line that says what to do.
   """
   folder = prepare.prepared_by_tfds(name, data_dir)
   if folder is None:
-    _explain(name, data_dir)
+    raise _not_prepared(name, data_dir)
   prepare.check_prepared(folder)
   records = Records(folder, split)
   features = records.features
@@ -116,12 +118,13 @@ def catalogue(
 
 
 class Records:
-  """The examples of a split of a prepared set, by index."""
+  """Reads the examples of a split of a prepared set by index."""
 
   def __init__(self, folder: Path, split: str):
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(folder)
+    # The annotations of tfds lack what its builders of files have.
+    builder: Any = tfds.builder_from_directory(folder)
     self.features = dict(builder.info.features.items())
     self._folder = folder
     try:
@@ -136,8 +139,8 @@ class Records:
   def __len__(self) -> int:
     return len(self._source)
 
-  def get(self, index: Sequence[int]) -> list[dict]:
-    """index [n] -> n examples, dicts from feature to array."""
+  def get(self, index: Iterable[int]) -> list[dict]:
+    """Returns n examples, dicts from feature to array."""
     try:
       return self._source.__getitems__([int(i) for i in index])
     except (RuntimeError, OSError) as error:
@@ -149,8 +152,8 @@ class Records:
     )
 
 
-def _explain(name, data_dir):
-  # why a set is not there
+def _not_prepared(name, data_dir) -> Exception:
+  """Returns the error that says why a set is not there, and what to do."""
   import tensorflow_datasets as tfds
 
   base = name.partition(':')[0].partition('/')[0]
@@ -159,8 +162,8 @@ def _explain(name, data_dir):
   if base not in known:
     near = difflib.get_close_matches(base, known, 3)
     hint = f'; did you mean {", ".join(near)}?' if near else ''
-    raise ValueError(f'tfds knows no set {base!r}, and {top} has none{hint}')
-  raise FileNotFoundError(
+    return ValueError(f'tfds knows no set {base!r}, and {top} has none{hint}')
+  return FileNotFoundError(
     f'{name} is not prepared in {top}: run `pip install '
     f"'diffusion_jax[prepare]'` and `tfds build {name} "
     f'--file_format=array_record --data_dir={top}` once'

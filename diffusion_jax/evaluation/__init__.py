@@ -1,1 +1,1 @@
-"""How good: of samples, and of noise."""
+"""Measures of samples, of likelihoods and of noise."""

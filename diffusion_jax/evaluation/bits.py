@@ -1,4 +1,4 @@
-"""From nats per image to the numbers that papers report."""
+"""Likelihoods and rates as papers report them."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ Array = jax.Array
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-  """Mean of values [N] and its standard error (0 for one value)."""
+  """Returns the mean of values [N] and its standard error (0 for N = 1)."""
   values = np.asarray(values, np.float64)
   error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0
   return float(np.mean(values)), float(error)
@@ -19,13 +19,13 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 def rate_distortion(
   prior: float, terms: np.ndarray, squared_errors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Progressive decoding, noisiest first: (rate [T], distortion [T]).
+  """Returns (rate [T], distortion [T]) of progressive decoding, from t = T on.
 
   terms [T]: L_0..L_{T-1}, where L_{t-1} is the transition from t;
   squared_errors [T]: mean of (x_0 - x0_hat(x_t))^2 per dimension in [-1, 1],
-  t = 1..T. rate[i] is what has been sent when x_{T-i} is known, in the unit of
-  the terms, and distortion[i] the root of the error of the image guessed from
-  it, on the scale 0..255 (DDPM section 4.3, Figure 5).
+  t = 1..T. rate[i] is the information sent when x_{T-i} is known, in the unit
+  of the terms, and distortion[i] the RMSE of the estimate of x_0 from it, on
+  the scale 0..255 (DDPM section 4.3, Figure 5).
   """
   sent = np.cumsum(np.concatenate([[prior], terms[:0:-1]]))
   return sent, 127.5 * np.sqrt(np.asarray(squared_errors)[::-1])
@@ -34,12 +34,13 @@ def rate_distortion(
 def pixel_histogram(
   batches: Iterable[np.ndarray], num_levels: int
 ) -> np.ndarray:
-  """log p(level) of every pixel by itself, nats, float32 [H, W, C, num_levels].
+  """Returns log p(level) of each pixel, nats, float32 [H, W, C, num_levels].
 
-  Counted over batches of images, uint8 [n, H, W, C] with 0..num_levels - 1, and
-  every level once more (Laplace). The model that any other has to beat.
+  The counts are over batches of images, uint8 [n, H, W, C] with
+  0..num_levels - 1, plus 1 for each level (Laplace). The model of independent
+  pixels is a baseline of the likelihood.
   """
-  counts = 1.0
+  counts = np.ones(())
   for images in batches:
     counts = counts + np.stack(
       [np.sum(images == level, axis=0) for level in range(num_levels)], axis=-1
@@ -49,7 +50,7 @@ def pixel_histogram(
 
 
 def independent_pixels_nll(x0: Array, log_prob: Array) -> Array:
-  """-log p of images [B, H, W, C] in [-1, 1] under a `pixel_histogram`, [B]."""
+  """Returns -log p, [B], of [B, H, W, C] in [-1, 1] by `pixel_histogram`."""
   num_levels = log_prob.shape[-1]
   level = jnp.rint((x0 + 1.0) * ((num_levels - 1) / 2.0)).astype(int)
   chosen = jnp.take_along_axis(log_prob[None], level[..., None], axis=-1)

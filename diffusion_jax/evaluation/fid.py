@@ -1,8 +1,9 @@
 """The Frechet distance between two sets of images, in any feature space.
 
-It is FID (Heusel et al. 2017) when the features are Inception's; the space is
-the caller's choice and has to be named with every figure. The distance is
-biased: it falls with the number of images, so only equal numbers compare.
+It is FID (Heusel et al. 2017) if the features are those of Inception. The
+caller chooses the features and should report them with every figure. The
+distance is biased: it decreases with the number of images, so that only sets of
+the same size can be compared.
 """
 
 from typing import NamedTuple
@@ -12,14 +13,14 @@ import scipy.linalg
 
 
 class Statistics(NamedTuple):
-  """Mean [D] and covariance [D, D] (N - 1 in the denominator), float64."""
+  """Holds mean [D] and covariance [D, D], over N - 1, float64."""
 
   mean: np.ndarray
   covariance: np.ndarray
 
 
 def statistics(features: np.ndarray) -> Statistics:
-  """Statistics of features [N, D]; ValueError for fewer than 2."""
+  """Returns the statistics of features [N, D]; ValueError for N < 2."""
   features = np.asarray(features, np.float64)
   if features.ndim != 2 or len(features) < 2:
     raise ValueError(f'features are [N, D], N > 1, not {list(features.shape)}')
@@ -28,7 +29,7 @@ def statistics(features: np.ndarray) -> Statistics:
 
 
 def frechet_distance(p: Statistics, q: Statistics) -> float:
-  """|mean_p - mean_q|^2 + tr(C_p + C_q - 2 (C_p C_q)^(1/2)).
+  """Returns |mean_p - mean_q|^2 + tr(C_p + C_q - 2 (C_p C_q)^(1/2)).
 
   The squared Wasserstein-2 distance of two Gaussians (Dowson & Landau 1982).
   Covariances may be singular: the trace of the root is taken of the symmetric

@@ -1,4 +1,4 @@
-"""Arrays -> figures, written as PNG files."""
+"""Figures of arrays, written as PNG files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def _figure(columns: int):
-  # without pyplot: no window system, no global state
+  # Without pyplot there is no window system and no global state.
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(4.0 * columns, 3.2), dpi=110, layout='constrained')
@@ -17,7 +17,7 @@ def _figure(columns: int):
 def plot_schedule(
   path: str | Path, alphas: np.ndarray, alpha_bars: np.ndarray
 ) -> None:
-  """alpha_t, alpha_bar_t and SNR (log scale) against the step; each [T]."""
+  """Plots alpha_t, alpha_bar_t and SNR (log scale), each [T], by step."""
   figure, axes = _figure(3)
   steps = np.arange(1, len(alphas) + 1)
   alpha_bars = np.asarray(alpha_bars, np.float64)
@@ -40,7 +40,7 @@ def plot_spectra(
   spectra: Sequence[np.ndarray],
   names: Sequence[str],
 ) -> None:
-  """Power spectra [R] over frequency, log-log, beside white noise (power 1)."""
+  """Plots power spectra [R] by frequency, log-log, and that of white noise."""
   figure, (ax,) = _figure(1)
   figure.set_size_inches(6.4, 4.4)
   shades = np.linspace(0.0, 0.85, len(spectra))
@@ -57,10 +57,10 @@ def plot_spectra(
 def plot_terms(
   path: str | Path, terms: np.ndarray, decades: float = 6.0
 ) -> None:
-  """L_0, ..., L_{T-1} in bits/dim [T] against the step, on logarithmic axes.
+  """Plots L_0, ..., L_{T-1} in bits/dim [T] by step, on logarithmic axes.
 
-  The axis ends so many decades below the largest term, since a single one of
-  1e-30 would flatten all others; smaller terms are marked at its foot.
+  The axis ends `decades` decades below the largest term; smaller terms, such as
+  1e-30, are marked at the bottom.
   """
   figure, (ax,) = _figure(1)
   figure.set_size_inches(6.4, 4.4)
@@ -87,7 +87,7 @@ def plot_terms(
 def plot_rate_distortion(
   path: str | Path, rate: np.ndarray, distortion: np.ndarray
 ) -> None:
-  """Figure 5 of DDPM; rate [T] in bits/dim, distortion [T] on 0..255."""
+  """Plots Figure 5 of DDPM: rate [T], bits/dim, distortion [T] on 0..255."""
   figure, axes = _figure(3)
   steps = 'steps of the reverse process done, T - t'
   bits, error = 'rate, bits/dim', 'distortion, RMSE in levels of 0..255'
@@ -109,7 +109,7 @@ def plot_rate_distortion(
 def plot_accuracy(
   path: str | Path, times: np.ndarray, accuracy: np.ndarray, chance: float
 ) -> None:
-  """A classifier's accuracy [N] against the time [N] of the noise."""
+  """Plots the accuracy [N] of a classifier by the time [N] of the noise."""
   figure, (ax,) = _figure(1)
   ax.plot(times, accuracy, marker='o')
   ax.axhline(chance, color='grey', linestyle='--', label='chance')

@@ -1,4 +1,4 @@
-"""Do pictures of coloured shapes show what their sentences say?
+"""Fraction of images of coloured shapes that agree with their sentences.
 
 python -m diffusion_jax.evaluation.shapes runs/shapes_text/samples/samples.npz
 """
@@ -22,8 +22,8 @@ from diffusion_jax.data.shapes import (
 ASPECTS = ('number', 'colour', 'shape', 'size', 'place')
 
 
-class Seen(NamedTuple):
-  """An object found in a picture; x, y in sides of the picture."""
+class Detection(NamedTuple):
+  """Holds an object found in an image; x, y are fractions of its side."""
 
   colour: str
   shape: str
@@ -32,8 +32,8 @@ class Seen(NamedTuple):
   y: float
 
 
-def see(image: np.ndarray) -> list[Seen]:
-  """The objects of a picture, uint8 [H, H, 3], by rules alone.
+def detect(image: np.ndarray) -> list[Detection]:
+  """Returns the objects of an image, uint8 [H, H, 3], by fixed rules.
 
   A pixel's colour is that of the nearest direction from the ground, and its
   coverage the projection onto it; objects are connected pixels covered by a
@@ -48,9 +48,10 @@ def see(image: np.ndarray) -> list[Seen]:
   along = offset @ (palette / length[:, None]).T  # cosine times length
   nearest = along.argmax(axis=-1)
   coverage = np.clip(along.max(axis=-1) / length[nearest], 0.0, 1.0)
-  pieces, count = ndimage.label(coverage > 0.5, np.ones((3, 3)))
+  pieces = np.zeros(coverage.shape, np.int32)
+  ndimage.label(coverage > 0.5, np.ones((3, 3)), pieces)
   found = []
-  for i in range(1, count + 1):
+  for i in range(1, pieces.max() + 1):
     core = pieces == i
     if core.mean() < 0.01:
       continue
@@ -63,7 +64,7 @@ def see(image: np.ndarray) -> list[Seen]:
 
 
 def _measure(coverage, colour):
-  # an object by the moments and the extents of its coverage [H, H]
+  # Classifies an object by the moments and the extents of its coverage [H, H].
   side = len(coverage)
   area = coverage.sum()
   rows, columns = coverage.sum(axis=1), coverage.sum(axis=0)
@@ -79,11 +80,11 @@ def _measure(coverage, colour):
   limit = (SIZES['small'][1] + SIZES['large'][0]) / 2.0
   size = 'small' if max(width, height) < 2.0 * limit * side else 'large'
   x, y = (_centre(marginal) / side for marginal in (columns, rows))
-  return Seen(colour, shape, size, x, y)
+  return Detection(colour, shape, size, x, y)
 
 
 def _moments(marginal):
-  # variance without that of a pixel's width, skewness
+  # Returns the variance, less that of the width of a pixel, and the skewness.
   position = np.arange(len(marginal)) + 0.5
   weights = marginal / marginal.sum()
   offset = position - weights @ position
@@ -93,32 +94,32 @@ def _moments(marginal):
 
 
 def _centre(marginal):
-  # between the two ends
+  # Returns the middle of the two ends.
   inside = np.flatnonzero(marginal > 0.5)
   return (inside[0] + inside[-1] + 1) / 2.0
 
 
 def compare(image: np.ndarray, scene: Scene) -> dict[str, bool]:
-  """Which aspects of a scene a picture has right: ASPECTS, and `all`.
+  """Returns which ASPECTS of a scene an image has right, and `all`.
 
-  With another number of objects nothing is right. Of two objects the place is
-  the relation. What the scene leaves open is right.
+  With another number of objects all are False. The place of two objects is
+  their relation. Aspects that the scene does not have are True.
   """
-  found, wanted = see(image), scene.things
-  if len(found) != len(wanted):
+  found, expected = detect(image), scene.things
+  if len(found) != len(expected):
     return dict.fromkeys((*ASPECTS, 'all'), False)
   orders = [found, found[::-1]]
 
   def fits(order):
     return sum(
       (a.colour == b.colour) + (a.shape == b.shape)
-      for a, b in zip(order, wanted, strict=True)
+      for a, b in zip(order, expected, strict=True)
     )
 
-  if len(wanted) == 2 and fits(orders[0]) == fits(orders[1]):
+  if len(expected) == 2 and fits(orders[0]) == fits(orders[1]):
     orders.sort(key=lambda order: not _related(order, scene.relation))
   order = max(orders, key=fits)
-  pairs = list(zip(order, wanted, strict=True))
+  pairs = list(zip(order, expected, strict=True))
   right = {
     'number': True,
     'colour': all(a.colour == b.colour for a, b in pairs),
@@ -126,21 +127,22 @@ def compare(image: np.ndarray, scene: Scene) -> dict[str, bool]:
     'size': all(b.size in (None, a.size) for a, b in pairs),
     'place': _related(order, scene.relation)
     if scene.relation
-    else wanted[0].place in (None, _place(found[0])),
+    else expected[0].place in (None, _place(found[0])),
   }
   return right | {'all': all(right.values())}
 
 
-def _place(seen):
+def _place(detection):
   def distance(name):
     x, y = PLACES[name]
-    return (seen.x - 0.5 - x) ** 2 + (seen.y - 0.5 - y) ** 2
+    dx, dy = detection.x - 0.5 - x, detection.y - 0.5 - y
+    return dx**2 + dy**2
 
   return min(PLACES, key=distance)
 
 
 def _related(order, relation):
-  # the larger of the two distances decides: 'above' is not 'to the left of'
+  # The larger distance decides: 'above' is not 'to the left of'.
   dx, dy = order[0].x - order[1].x, order[0].y - order[1].y
   x, y = RELATIONS[relation]
   along, across = (dx * np.sign(x), dy) if x else (dy * np.sign(y), dx)
@@ -150,7 +152,7 @@ def _related(order, relation):
 def judge(
   images: np.ndarray, texts: Sequence[str]
 ) -> dict[int, dict[str, float]]:
-  """{number of objects: {aspect: fraction right, 'count': pictures}}.
+  """Returns {number of objects: {aspect: fraction right, 'count': images}}.
 
   images: uint8 [N, H, H, 3]; texts: N sentences (`data.shapes.parse`). Raises
   ValueError.
@@ -165,14 +167,16 @@ def judge(
     verdict = compare(image, scene)
     by_number.setdefault(len(scene.things), []).append(verdict)
   return {
-    number: {name: np.mean([v[name] for v in verdicts]) for name in verdicts[0]}
+    number: {
+      name: float(np.mean([v[name] for v in verdicts])) for name in verdicts[0]
+    }
     | {'count': len(verdicts)}
     for number, verdicts in sorted(by_number.items())
   }
 
 
 def main(path: str) -> None:
-  """Prints the verdict on an npz file with `arr_0` and `texts`."""
+  """Prints the results of an npz file with `arr_0` and `texts`."""
   try:
     with np.load(path) as samples:
       result = judge(samples['arr_0'], samples['texts'])

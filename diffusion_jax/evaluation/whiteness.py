@@ -1,13 +1,14 @@
-"""How white is z_T? Measures of what the last noisy picture still holds."""
+"""Measures of the whiteness of z_T, the last latent of the process."""
 
 import numpy as np
 
 
 def radial_power_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """(frequency [R] in cycles per pixel, power [R]) of an image [H, W, C].
+  """Returns (frequency [R], cycles per pixel, power [R]) of [H, W, C].
 
-  Mean over channels and rings of |FFT|^2 / (H W), of the image less its mean:
-  standard normal noise has power 1 at every frequency.
+  The power is the mean over channels and rings of |FFT|^2 / (H W), where the
+  mean of the image is subtracted first: standard normal noise has power 1 at
+  every frequency.
   """
   image = np.asarray(image, np.float64)
   image = image - image.mean(axis=(0, 1))
@@ -18,14 +19,14 @@ def radial_power_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   ring = np.rint(np.hypot(y, x) * size).astype(int)
   count = np.bincount(ring.ravel())
   total = np.bincount(ring.ravel(), power.mean(axis=-1).ravel())
-  kept = slice(1, size // 2 + 1)  # from one cycle per image to Nyquist
+  kept = slice(1, size // 2 + 1)  # From one cycle per image to Nyquist.
   return np.arange(size)[kept] / size, total[kept] / count[kept]
 
 
 def distance_to_noise(
   z: np.ndarray, num_draws: int, seed: int = 0
 ) -> dict[str, float]:
-  """Monte-Carlo estimate of E|eps - z|^2, eps ~ N(0, I), z fixed.
+  """Estimates E|eps - z|^2, eps ~ N(0, I), z fixed, by Monte Carlo.
 
   z: [...], of D entries; num_draws >= 2 draws of eps. Returns `mean` and
   `standard_error` over the draws, and `closed_form`, |z|^2 + D.
@@ -45,7 +46,7 @@ def distance_to_noise(
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-  """Pearson correlation of two arrays of the same size; NaN if one is flat."""
+  """Returns the Pearson correlation of two arrays; NaN if one is constant."""
   a, b = (np.asarray(v, np.float64).ravel() for v in (a, b))
   a, b = a - a.mean(), b - b.mean()
   norm = float(np.sqrt((a @ a) * (b @ b)))

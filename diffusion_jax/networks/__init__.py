@@ -1,4 +1,4 @@
-"""Flax networks. They know noise only as one number per example.
+"""Flax networks, which receive the noise level as one number per example.
 
 Every image network is a Linen module called as
 `apply({'params': p}, x [B, H, W, C], noise [B], cond=None, *, train=False)`,

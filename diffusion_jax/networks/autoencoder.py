@@ -1,10 +1,10 @@
-"""Convolutional autoencoders: an encoder that is a Gaussian, and a decoder.
+"""Convolutional autoencoders with a Gaussian encoder.
 
-The encoder and decoder of VAEs (Kingma & Welling 2014), and of the KL
-autoencoder of Rombach et al. 2022 (section 3.1), without its discriminator and
-its perceptual loss: both are for sharpness at high resolution, the second needs
-a network trained on other pictures, and without them the loss is a bound on
-log p(x).
+They are the encoder and decoder of VAEs (Kingma & Welling 2014), and of the KL
+autoencoder of Rombach et al. 2022 (section 3.1) without its discriminator and
+its perceptual loss. Both losses are for sharpness at high resolution, and the
+second needs a network trained on other images; without them the loss is a bound
+on log p(x).
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.layers import (
   Attention,
@@ -21,9 +22,12 @@ from diffusion_jax.networks.layers import (
   ResnetBlock,
   Upsample,
   check_groups,
+  check_options,
   check_sides,
   dense,
   group_norm,
+  make_block,
+  output_conv,
 )
 
 Array = jax.Array
@@ -32,18 +36,18 @@ LOG_VARIANCE = 10.0
 
 
 def soft_clip(x: Array, limit: float) -> Array:
-  """limit * tanh(x / limit): x near 0, within +-limit far from it."""
+  """Returns limit * tanh(x / limit), which is near x for small |x|."""
   return limit * jnp.tanh(x / limit)
 
 
 def mean_and_log_variance(h: Array) -> tuple[Array, Array]:
-  """The two halves of the channels, the second within +-LOG_VARIANCE."""
+  """Splits the channels in halves, the second clipped to +-LOG_VARIANCE."""
   mean, log_variance = jnp.split(h, 2, axis=-1)
   return mean, soft_clip(log_variance, LOG_VARIANCE)
 
 
 class Layers(NamedTuple):
-  """What the layers of an encoder and its decoder share."""
+  """Holds the options that an encoder and its decoder share."""
 
   channels: int
   multipliers: Sequence[float]
@@ -53,24 +57,24 @@ class Layers(NamedTuple):
   num_groups: int
   norm_eps: float
   initializer: str
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @property
   def widths(self):
-    """Channels of each level, the first at full resolution."""
+    """The channels of each level, the first at full resolution."""
     return [int(self.channels * m) for m in self.multipliers]
 
   @property
   def style(self):
-    """Of every layer within; the ends are float32 whatever dtype is."""
+    """Options of the inner layers; the last layers are always float32."""
     return {'initializer': self.initializer, 'dtype': self.dtype}
 
 
 class Encoder(nn.Module):
-  """The way down of a U-Net: [B, H, W, C] -> [B, h, w, features], float32.
+  """Encodes [B, H, W, C] -> [B, h, w, features], float32, h = H / 2^(levels-1).
 
-  h = H / 2^(levels - 1). With `flat` all of it is then mapped to
-  [B, features] by one dense layer.
+  The layers are those of the encoder of a U-Net. With `flat` one dense layer
+  then maps all features to [B, features].
   """
 
   features: int
@@ -87,18 +91,20 @@ class Encoder(nn.Module):
         h = Downsample(**c.style, name=f'down_{level}_downsample')(h)
       for i in range(c.num_blocks):
         h = block(c, h, width, train, f'down_{level}_{i}')
-    h = nn.swish(norm_out(c, h))
-    style = {'initializer': c.initializer}
+    norm = group_norm(c.num_groups, name='norm_out', epsilon=c.norm_eps)
+    h = nn.swish(norm(h))
     if not self.flat:
-      return Conv(self.features, **style, name='conv_out')(h)
-    return dense(h.reshape(len(h), -1), self.features, 'dense_out', **style)
+      conv = Conv(self.features, initializer=c.initializer, name='conv_out')
+      return conv(h)
+    h = h.reshape(len(h), -1)
+    return dense(h, self.features, 'dense_out', initializer=c.initializer)
 
 
 class Decoder(nn.Module):
-  """The way up: z [B, h, w, c] -> [B, H, W, out_channels], float32.
+  """Decodes z [B, h, w, c] -> [B, H, W, out_channels], float32.
 
-  With `flat`, (h, w) of a z [B, D], a dense layer comes first. Its end begins
-  at 0, so a new decoder says the same of every z. Options as of `Encoder`.
+  With `flat` = (h, w), z is [B, D] and a dense layer comes first. The last
+  convolution begins at 0, so the output of a new decoder does not depend on z.
   """
 
   out_channels: int
@@ -119,39 +125,27 @@ class Decoder(nn.Module):
         h = block(c, h, width, train, f'up_{level}_{i}')
       if level > 0:
         h = Upsample(**c.style, name=f'up_{level}_upsample')(h)
-    return last_conv(c, self.out_channels, h)
+    return output_conv(c, self.out_channels, h)
 
 
 def block(c: Layers, h: Array, width: int, train: bool, name: str) -> Array:
-  """A residual block and, at its resolutions, attention, named `name`_*."""
-  options = {'num_groups': c.num_groups, 'norm_eps': c.norm_eps, **c.style}
-  residual = ResnetBlock(width, c.dropout, **options, name=f'{name}_block')
+  """Applies a residual block and, at some heights, attention: `name`_*."""
+  residual = make_block(ResnetBlock, c, f'{name}_block', features=width)
   h = residual(h, None, train)
   if h.shape[1] in c.attention_resolutions:
-    h = Attention(**options, name=f'{name}_attention')(h)
+    h = make_block(Attention, c, f'{name}_attention')(h)
   return h
 
 
-def norm_out(c: Layers, h: Array) -> Array:
-  """The norm before the last layer, float32: a submodule of the caller."""
-  return group_norm(c.num_groups, name='norm_out', epsilon=c.norm_eps)(h)
-
-
-def last_conv(c: Layers, features: int, h: Array) -> Array:
-  """norm, swish, and a convolution that begins at 0, float32."""
-  conv = Conv(features, initializer=c.initializer, zero=True, name='conv_out')
-  return conv(nn.swish(norm_out(c, h)))
-
-
 class Autoencoder(nn.Module):
-  """q(z | x), a Gaussian, and what decides p(x | z).
+  """Computes the parameters of a Gaussian q(z | x) and of p(x | z).
 
   encode: x [B, H, W, C] -> (mean, log_variance) of z; decode: z -> [B, H, W,
   out_channels], the parameters of a distribution of x. z is a vector
   [B, latent_dim], or with latent_dim=0 an image [B, h, w, latent_channels], h =
-  H / 2^(levels - 1), the latents of Rombach et al. 2022. image_size: (H, W).
-  Log-variances are kept within +-10. Raises ValueError for sizes that cannot be
-  halved, and for groups that do not divide the channels.
+  H / 2^(levels - 1), as in Rombach et al. 2022. image_size: (H, W).
+  Log-variances are clipped softly to +-10. Raises ValueError for sizes that
+  cannot be halved, and for groups that do not divide the channels.
   """
 
   image_size: tuple[int, int]
@@ -166,7 +160,11 @@ class Autoencoder(nn.Module):
   num_groups: int = 32
   norm_eps: float = 1e-6
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self)
 
   def setup(self):
     layers = layers_of(self)
@@ -178,20 +176,20 @@ class Autoencoder(nn.Module):
     self.decoder = Decoder(self.out_channels, layers, size)
 
   def encode(self, x: Array, train: bool = False) -> tuple[Array, Array]:
-    """x -> (mean, log_variance) of q(z | x)."""
+    """Returns (mean, log_variance) of q(z | x)."""
     return mean_and_log_variance(self.encoder(x, train))
 
   def decode(self, z: Array, train: bool = False) -> Array:
-    """z -> [B, H, W, out_channels]."""
+    """Returns the parameters of p(x | z), [B, H, W, out_channels]."""
     return self.decoder(z, train)
 
   def __call__(self, x: Array, train: bool = False) -> Array:
-    """The decoder's output for the mean of z; makes the parameters."""
+    """Returns `decode` at the mean of z, which uses all parameters."""
     return self.decode(self.encode(x, train)[0], train)
 
 
 def layers_of(module: nn.Module) -> Layers:
-  """The options of a module that has all of them; checked."""
+  """Returns the `Layers` of a module; ValueError for unfit groups."""
   layers = Layers(*(getattr(module, name) for name in Layers._fields))
   check_groups(layers.num_groups, layers.widths)
   return layers

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
+  SINUSOIDS,
   check_conditions,
   noise_layers,
   sinusoidal,
@@ -16,22 +18,24 @@ from diffusion_jax.networks.layers import (
   Conv,
   Downsample,
   ResnetBlock,
+  average_pool,
+  check_options,
   check_sides,
   dense,
   group_norm,
-  halve,
+  make_block,
 )
 
 Array = jax.Array
 
 
 class NoisyClassifier(nn.Module):
-  """Encoder of a U-Net, pooled: x [B, H, W, C], noise [B] -> logits [B, K].
+  """Computes logits [B, K], float32, of noisy images x [B, H, W, C].
 
-  The way down and the middle of `UNet`, whose options these are, then norm,
-  swish and `AttentionPool` to K = num_classes logits, float32. cond must be
-  empty. The defaults are the paper's but for width and depth, which depend on
-  the size of the images.
+  The layers are the encoder and the middle of `UNet`, with its options, then
+  norm, swish and `AttentionPool` to K = num_classes logits. noise: [B]; cond
+  must be empty. The defaults are the paper's except width and depth, which
+  depend on the size of the images.
   """
 
   num_classes: int
@@ -50,7 +54,11 @@ class NoisyClassifier(nn.Module):
   qkv: str = 'new'
   norm_eps: float = 1e-5
   initializer: str = 'torch'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self, noise_embedding=SINUSOIDS)
 
   @nn.compact
   def __call__(
@@ -64,31 +72,12 @@ class NoisyClassifier(nn.Module):
     embedding = noise_layers(h, 4 * self.channels, **style)
 
     def residual(h, width, name, resample=None):
-      return ResnetBlock(
-        width,
-        self.dropout,
-        self.num_groups,
-        self.norm_eps,
-        scale_shift=self.scale_shift,
-        resample=resample,
-        **style,
-        name=name,
-      )(h, embedding, train)
-
-    heads = {
-      'num_heads': self.num_heads,
-      'head_channels': self.head_channels,
-    }
+      options = {'features': width, 'resample': resample}
+      block = make_block(ResnetBlock, self, name, **options)
+      return block(h, embedding, train)
 
     def attention(h, name):
-      return Attention(
-        **heads,
-        qkv=self.qkv,
-        num_groups=self.num_groups,
-        norm_eps=self.norm_eps,
-        **style,
-        name=name,
-      )(h)
+      return make_block(Attention, self, name)(h)
 
     h = Conv(self.channels, **style, name='conv_in')(x)
     for level, width in enumerate(widths):
@@ -100,28 +89,32 @@ class NoisyClassifier(nn.Module):
       if level == len(widths) - 1:
         break
       if self.resblock_updown:
-        h = residual(h, width, name, halve)
+        h = residual(h, width, name, average_pool)
       else:
         h = Downsample(self.downsample_padding, **style, name=name)(h)
     h = residual(h, widths[-1], 'middle_0_block')
     h = attention(h, 'middle_attention')
     h = residual(h, widths[-1], 'middle_1_block')
 
-    # the end is float32 whatever dtype is
+    # The last layers are always float32.
     norm = group_norm(self.num_groups, name='norm_out', epsilon=self.norm_eps)
     pool = AttentionPool(
-      self.num_classes, **heads, initializer=self.initializer, name='pool'
+      self.num_classes,
+      self.num_heads,
+      self.head_channels,
+      self.initializer,
+      name='pool',
     )
     return pool(nn.swish(norm(h)))
 
 
 class AttentionPool(nn.Module):
-  """What the mean of all pixels attends to: [B, H, W, C] -> [B, features].
+  """Pools images by attention: [B, H, W, C] -> [B, features].
 
-  (Radford et al. 2021, CLIP's; Dhariwal & Nichol 2021.) The mean is put before
-  the pixels as one more token, to all of them a learned embedding of their
-  place is added, and the first token's attention to all is mapped to features.
-  Heads as in `Attention`, queries, keys and values in its order 'new'.
+  The mean of the pixels is put before them as one more token, a learned
+  embedding of the position is added to each, and the attention of the first
+  token to all is mapped to features (Radford et al. 2021; Dhariwal & Nichol
+  2021). Heads are those of `Attention`, and the layout is its 'new'.
   """
 
   features: int

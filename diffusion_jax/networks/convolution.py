@@ -1,4 +1,4 @@
-"""The convolution under every layer, fast where XLA:CPU is not."""
+"""A 2-D convolution whose gradients are fast in loops on XLA:CPU."""
 
 import functools
 
@@ -87,13 +87,14 @@ def _loop_safe_conv_jvp(stride, padding, precision, primals, tangents):
 
 
 def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-  """2-D convolution, NHWC x HWIO -> NHWC, differentiable inside loops on CPU.
+  """Computes a 2-D convolution, NHWC x HWIO -> NHWC, fast in loops on CPU.
 
   x: [B, H, W, C]; kernel: [k, k, C, O]; padding ((top, bottom), (left, right)).
   On other backends it is XLA's own, gradients included. The precision is that
   of `jax.default_matmul_precision` at the call, in the gradients too.
   """
-  precision = jax.config.jax_default_matmul_precision
+  # `jax.config` makes its attributes at run time.
+  precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
   if jax.default_backend() == 'cpu':
     return _loop_safe_conv(x, kernel, stride, padding, precision)
   return _lax_conv(x, kernel, padding, precision, stride)

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
+  SINUSOIDS,
   FourierEmbedding,
   LabelLinear,
   check_conditions,
@@ -19,35 +21,38 @@ from diffusion_jax.networks.layers import (
   Attention,
   Conv,
   ResnetBlock,
+  average_pool,
+  check_options,
   check_sides,
+  count_groups,
   dense,
-  double,
-  fewer_groups,
   group_norm,
-  halve,
+  make_block,
+  nearest_upsample,
 )
 
 Array = jax.Array
 
-SKIP_SCALE = 0.5**0.5  # of every sum with a shortcut
-GROUP_WIDTH = 4  # channels of a group norm's groups, or more
+GROUP_WIDTH = 4  # channels of a group of a group norm, at least
+# Sums with a shortcut are multiplied by skip_scale.
+BLOCK = {'group_width': GROUP_WIDTH, 'skip_scale': 0.5**0.5}
 
 
 class DDPMpp(nn.Module):
-  """U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
+  """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 
-  Residual blocks change the resolution, attention follows every block of the
+  Residual blocks change the resolution. Attention follows every block of the
   encoder at the heights in `attention_resolutions`, the last block of such a
   level of the decoder, and the first middle block. The defaults are EDM's for
   CIFAR-10: 55,733,891 parameters with augment_dim=9. Song et al.'s have
   multipliers (1, 2, 2, 2), dropout 0.1 and noise_embedding 'ho', or 'fourier'
   for noise that is a logarithm.
 
-  cond may have 'augment' [B, augment_dim], what was done to the image (zeros if
-  not given), 'label' and 'drop' as in `LabelLinear`, which are added before the
-  noise is embedded, 'x0' as in `with_estimate`, 'image' as in `with_image`.
-  ValueError for conditions that the network does not have. `remat` as in
-  `UNet`.
+  cond may have 'augment' [B, augment_dim], the augmentation of the image (zeros
+  by default), 'label' and 'drop' as in `LabelLinear`, which are added before
+  the noise is embedded, 'x0' as in `with_estimate`, 'image' as in `with_image`.
+  Raises ValueError for conditions that the network does not have. `remat` is
+  that of `make_block`.
   """
 
   channels: int = 128
@@ -66,7 +71,11 @@ class DDPMpp(nn.Module):
   self_conditioning: bool = False
   image_channels: int = 0
   remat: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self, noise_embedding=(*SINUSOIDS, 'fourier'))
 
   @nn.compact
   def __call__(
@@ -83,12 +92,20 @@ class DDPMpp(nn.Module):
     last = len(widths) - 1
 
     def residual(h, width, name, resample=None):
-      return self._residual(width, name, resample)(h, embedding, train)
+      options = {'features': width, 'resample': resample, **BLOCK}
+      block = make_block(
+        ResnetBlock, self, name, project_resampled=True, **options
+      )
+      return block(h, embedding, train)
+
+    def attention(h, name):
+      options = {'qkv': 'interleaved', 'qkv_scale': 0.2, **BLOCK}
+      return make_block(Attention, self, name, **options)(h)
 
     def block(h, level, name, attend):
       h = residual(h, widths[level], f'{name}_block')
       if attend and h.shape[1] in self.attention_resolutions:
-        h = self._attention(f'{name}_attention')(h)
+        h = attention(h, f'{name}_attention')
       return h
 
     h = Conv(self.channels, dtype=self.dtype, name='conv_in')(x)
@@ -98,11 +115,11 @@ class DDPMpp(nn.Module):
         h = block(h, level, f'down_{level}_{i}', attend=True)
         skips.append(h)
       if level < last:
-        h = residual(h, widths[level], f'down_{level}_downsample', halve)
+        h = residual(h, widths[level], f'down_{level}_downsample', average_pool)
         skips.append(h)
 
     h = residual(h, widths[last], 'middle_0_block')
-    h = self._attention('middle_attention')(h)
+    h = attention(h, 'middle_attention')
     h = residual(h, widths[last], 'middle_1_block')
 
     for level in reversed(range(last + 1)):
@@ -110,46 +127,13 @@ class DDPMpp(nn.Module):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = block(h, level, f'up_{level}_{i}', attend=i == self.num_blocks)
       if level > 0:
-        h = residual(h, widths[level], f'up_{level}_upsample', double)
+        h = residual(h, widths[level], f'up_{level}_upsample', nearest_upsample)
 
-    # the end is float32 whatever dtype is
-    groups = fewer_groups(self.num_groups, h.shape[-1], GROUP_WIDTH)
+    # The last layers are always float32.
+    groups = count_groups(self.num_groups, h.shape[-1], GROUP_WIDTH)
     norm = group_norm(groups, name='norm_out', epsilon=self.norm_eps)
     conv = Conv(self.out_channels, zero=True, name='conv_out')
     return conv(nn.swish(norm(h)))
-
-  def _style(self):
-    return dict(
-      num_groups=self.num_groups,
-      norm_eps=self.norm_eps,
-      group_width=GROUP_WIDTH,
-      skip_scale=SKIP_SCALE,
-      dtype=self.dtype,
-    )
-
-  def _residual(self, width, name, resample):
-    layer = ResnetBlock
-    if self.remat:
-      # `train` is a Python bool; arguments are counted from self
-      layer = nn.remat(ResnetBlock, static_argnums=(3,))
-    return layer(
-      width,
-      self.dropout,
-      resample=resample,
-      project_resampled=True,
-      **self._style(),
-      name=name,
-    )
-
-  def _attention(self, name):
-    layer = nn.remat(Attention) if self.remat else Attention
-    return layer(
-      self.num_heads,
-      qkv='interleaved',
-      qkv_scale=0.2,
-      **self._style(),
-      name=name,
-    )
 
   def _embed(self, noise, cond):
     if self.noise_embedding == 'fourier':
@@ -166,15 +150,15 @@ class DDPMpp(nn.Module):
         name='label_embedding',
       )(cond, len(noise))
     if self.augment_dim:
-      done = cond.get('augment', jnp.zeros((len(noise), self.augment_dim)))
+      augment = cond.get('augment', jnp.zeros((len(noise), self.augment_dim)))
       style = {'use_bias': False, 'dtype': self.dtype}
-      h += dense(done, width, 'augment_dense', **style)
+      h += dense(augment, width, 'augment_dense', **style)
     return noise_layers(h, 4 * self.channels, dtype=self.dtype)
 
   def _check(self, x, cond, widths):
     check_sides(x, len(self.multipliers))
     for width in widths:
-      fewer_groups(self.num_groups, width, GROUP_WIDTH)
+      count_groups(self.num_groups, width, GROUP_WIDTH)
     labels, image = self.num_classes > 0, self.image_channels > 0
     check_conditions(
       cond,

@@ -1,9 +1,10 @@
-"""Numbers and labels -> vectors, and whatever else stands beside the image."""
+"""Embeddings of noise levels and labels, and inputs beside the image."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.layers import (
   INITIALIZERS,
@@ -14,19 +15,18 @@ from diffusion_jax.networks.layers import (
 
 Array = jax.Array
 
-
 SINUSOIDS = ('ho', 'openai')
 
 
 def sinusoidal(
   noise: Array, features: int, max_period: float = 1e4, kind: str = 'ho'
 ) -> Array:
-  """Sines and cosines of f_i noise, f_i geometric from 1: [B, features].
+  """Returns sin and cos of f_i noise, f_i geometric from 1: [B, features].
 
   'ho' (Ho et al. 2020): [sin, cos], the last f_i is 1 / max_period. 'openai'
   (Nichol & Dhariwal 2021): [cos, sin], f_i = max_period^(-i / (features / 2)),
-  which stops one short of it. An odd number of features is padded with a zero.
-  Always float32. ValueError for fewer than 4 features.
+  so the last f_i is above 1 / max_period. An odd number of features is padded
+  with a zero. Always float32. Raises ValueError for fewer than 4 features.
   """
   check_name('noise_embedding', kind, SINUSOIDS)
   half = features // 2
@@ -44,7 +44,7 @@ def sinusoidal(
 
 
 def fourier_features(z: Array, start: int = 6, stop: int = 8) -> Array:
-  """z, sin(2 pi 2^k z) and cos(2 pi 2^k z), k = start..stop-1, on the channels.
+  """Returns z, sin(2 pi 2^k z) and cos(2 pi 2^k z), k = start..stop-1.
 
   z: [..., C] -> [..., C (1 + 2 (stop - start))], float32 (Kingma et al. 2021,
   appendix C, who have k = 6, 7). Their 256 grey levels are 2 / 256 apart, half
@@ -55,18 +55,19 @@ def fourier_features(z: Array, start: int = 6, stop: int = 8) -> Array:
   waves = [z]
   for wave in (jnp.sin, jnp.cos):
     for k in range(start, stop):
-      periods = 2.0**k * z  # exact, and so is what is left of the last one
+      # The product is exact, and so is its remainder.
+      periods = 2.0**k * z
       periods -= jax.lax.stop_gradient(jnp.round(periods))
       waves.append(wave(2.0 * np.pi * periods))
   return jnp.concatenate(waves, axis=-1)
 
 
 class LabelEmbedding(nn.Module):
-  """cond['label'] [B] -> [B, features], for classifier-free guidance too.
+  """Embeds cond['label'] [B] as [B, features].
 
-  With `null_class` there is one more row, used where cond['drop'] [B] is True
-  and where no label is given: the unconditional model. Labels outside
-  0..num_classes-1 give NaN, so a wrong label cannot pass for another class.
+  With `null_class` there is one more row, that of the unconditional model, for
+  cond['drop'] [B] = True and for a cond without 'label' (classifier-free
+  guidance). Labels outside 0..num_classes-1 give NaN, not another class.
   Rows begin as N(0, 1 / features), or N(0, 1) with initializer 'torch'.
   """
 
@@ -74,7 +75,7 @@ class LabelEmbedding(nn.Module):
   features: int
   null_class: bool = False
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> Array:
@@ -94,17 +95,17 @@ class LabelEmbedding(nn.Module):
 
 
 class LabelLinear(nn.Module):
-  """cond['label'] [B] -> one-hot * sqrt(num_classes) -> linear, [B, features].
+  """Maps one-hot(cond['label']) * sqrt(num_classes) linearly to [B, features].
 
-  Karras et al. 2022; otherwise as `LabelEmbedding`. Without a class the one-hot
-  vector is 0, so the null class is the bias.
+  Karras et al. 2022; otherwise as `LabelEmbedding`. The one-hot vector of the
+  null class is 0, so its embedding is the bias.
   """
 
   num_classes: int
   features: int
   null_class: bool = False
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> Array:
@@ -115,7 +116,7 @@ class LabelLinear(nn.Module):
       name='linear',
     )
 
-    def row(label):  # num_classes is none of the classes
+    def row(label):  # The null class is num_classes, whose one-hot is 0.
       one_hot = jax.nn.one_hot(label, self.num_classes)
       return linear(np.sqrt(self.num_classes) * one_hot)
 
@@ -123,7 +124,7 @@ class LabelLinear(nn.Module):
 
 
 def _labelled(module, cond, row, null):
-  # row: labels [B] -> [B, features]; null: the label of no class, [B]
+  # row maps labels [B] to [B, features]; null [B] is the null class.
   label, drop = cond.get('label'), cond.get('drop')
   if not module.null_class and (label is None or drop is not None):
     raise ValueError(
@@ -141,10 +142,10 @@ def _labelled(module, cond, row, null):
 
 
 class FourierEmbedding(nn.Module):
-  """noise [B] -> sines and cosines of random frequencies, [B, features].
+  """Computes [sin, cos] of 2 pi f_i noise, [B, features], float32.
 
-  [sin, cos] of 2 pi f_i noise, f_i ~ N(0, scale^2) drawn once and not trained,
-  though they are among the parameters (Song et al. 2021, NCSN++). float32.
+  The f_i ~ N(0, scale^2) are parameters that are not trained (Song et al. 2021,
+  NCSN++).
   """
 
   features: int
@@ -165,10 +166,10 @@ class FourierEmbedding(nn.Module):
 
 
 def noise_layers(h: Array, features: int, **style) -> Array:
-  """dense, swish, dense: the embedding of the noise, [B, features].
+  """Returns the embedding of the noise, [B, features]: dense, swish, dense.
 
-  Submodules noise_dense_1 and noise_dense_2 of the calling module. The swish
-  after the second one stands at the head of every residual block.
+  The submodules of the caller are noise_dense_1 and noise_dense_2. Every
+  residual block applies the swish after the second.
   """
   for i in range(2):
     h = nn.swish(h) if i else h
@@ -184,7 +185,7 @@ def noise_and_label(
   null_class: bool,
   **style,
 ) -> Array:
-  """`noise_layers`, and where there are classes their embedding added."""
+  """Returns `noise_layers`, plus the `LabelEmbedding` if there are classes."""
   embedding = noise_layers(h, features, **style)
   if num_classes:
     embedding += LabelEmbedding(
@@ -194,17 +195,18 @@ def noise_and_label(
 
 
 def with_estimate(x: Array, cond: dict) -> Array:
-  """x [B, H, W, C] -> [B, H, W, 2C]: cond['x0'] after it, zeros if not given.
+  """Appends cond['x0'], zeros by default, to the channels: [B, H, W, 2C].
 
-  Self-conditioning (Chen et al. 2022, Analog Bits): an earlier estimate of x_0.
+  cond['x0'] is an earlier estimate of x_0: self-conditioning (Chen et al. 2022,
+  Analog Bits).
   """
   return jnp.concatenate([x, cond.get('x0', jnp.zeros_like(x))], axis=-1)
 
 
 def with_image(x: Array, cond: dict, channels: int) -> Array:
-  """x [B, H, W, C] -> [B, H, W, C + channels]: cond['image'] after it.
+  """Appends cond['image'] to the channels: [B, H, W, C + channels].
 
-  Zeros where cond['drop'] [B] is True and where no image is given (Palette,
+  It is 0 where cond['drop'] [B] is True and if no image is given (Palette,
   Saharia et al. 2022). Raises ValueError for an image of another shape.
   """
   shape = (*x.shape[:-1], channels)
@@ -220,7 +222,7 @@ def with_image(x: Array, cond: dict, channels: int) -> Array:
 
 
 def check_conditions(cond: dict, **known: bool) -> None:
-  """ValueError if cond has a name that is not known=True."""
+  """Raises ValueError if cond has a name that is not True in `known`."""
   unknown = set(cond) - {name for name, has in known.items() if has}
   if unknown:
     raise ValueError(f'this network has no condition {sorted(unknown)}')

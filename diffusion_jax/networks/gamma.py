@@ -1,4 +1,4 @@
-"""gamma(t) = -log SNR of a learned noise schedule: t [] or [B] -> the same.
+"""gamma(t) = -log SNR of learned noise schedules, of the shape of t, [] or [B].
 
 All are increasing in t in [0, 1] whatever their parameters are, because weights
 enter by their absolute value. No parameter is called `kernel`: weight decay of
@@ -13,7 +13,7 @@ Array = jax.Array
 
 
 class LinearGamma(nn.Module):
-  """A line from gamma_min at t = 0 to gamma_max at t = 1.
+  """Computes a line from gamma_min at t = 0 to gamma_max at t = 1.
 
   `learned`: bias + |weight| t, two parameters that begin at this line.
   """
@@ -34,11 +34,11 @@ class LinearGamma(nn.Module):
 
 
 class MonotoneGamma(nn.Module):
-  """`LinearGamma` plus a monotone network of one hidden layer.
+  """Computes `LinearGamma` plus a monotone network of one hidden layer.
 
   |w_3| . 2 (sigmoid(|w_2| (2 t - 1) + b_2) - 1/2) / features is added to the
-  line (Kingma et al. 2021, appendix H, as in the code they released: the ends
-  move with the inside). 3,074 parameters at 1,024 features.
+  line (Kingma et al. 2021, appendix H). As in the code they released, the end
+  points are learned with the rest. 3,074 parameters at 1,024 features.
   """
 
   gamma_min: float = -13.3
@@ -56,6 +56,6 @@ class MonotoneGamma(nn.Module):
     shape = (1,) * t.ndim + shape
     inner, bias = inner.reshape(shape), bias.reshape(shape)
     hidden = jax.nn.sigmoid(inner * (2.0 * t[..., None] - 1.0) + bias)
-    # the noise schedule is part of the process: full precision everywhere
+    # The noise schedule is part of the process, so its precision is full.
     steps = jnp.dot(2.0 * (hidden - 0.5), outer, precision='highest')
     return line + steps / self.features

@@ -5,26 +5,26 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.autoencoder import (
   Decoder,
   Encoder,
   Layers,
   block,
-  last_conv,
   layers_of,
   mean_and_log_variance,
 )
-from diffusion_jax.networks.layers import Conv
+from diffusion_jax.networks.layers import Conv, check_options, output_conv
 
 Array = jax.Array
 
 
 class Transition(nn.Module):
-  """One Gaussian step between latents: z [B, h, w, c] -> (mean, log_variance).
+  """Maps latents z [B, h, w, c] to (mean, log_variance) of the next ones.
 
-  The mean is z plus what residual blocks say, so a new chain hands z on from
-  layer to layer; from a mean of 0 the upper layers would never be used.
+  The mean is z plus the output of residual blocks, so that a new chain passes z
+  from layer to layer: with a mean of 0 the upper layers would never be used.
   """
 
   layers: Layers
@@ -36,16 +36,16 @@ class Transition(nn.Module):
     h = Conv(width, **c.style, name='conv_in')(z)
     for i in range(c.num_blocks):
       h = block(c, h, width, train, f'middle_{i}')
-    h = last_conv(c, 2 * z.shape[-1], h)
+    h = output_conv(c, 2 * z.shape[-1], h)
     mean, log_variance = mean_and_log_variance(h)
     return z + mean, log_variance
 
 
 class HierarchicalAutoencoder(nn.Module):
-  """q(z_t | z_{t-1}) and p(z_{t-1} | z_t), t = 1..T, z_0 = x.
+  """Computes q(z_t | z_{t-1}) and p(z_{t-1} | z_t), t = 1..T, z_0 = x.
 
   encode(t, z_{t-1}) -> (mean, log_variance) of z_t; decode(t, z_t) -> those of
-  z_{t-1}, and for t = 1 [B, H, W, out_channels], what decides p(x | z_1). All
+  z_{t-1}, and for t = 1 [B, H, W, out_channels], parameters of p(x | z_1). All
   T = num_latents layers are images [B, h, w, latent_channels], h = H /
   2^(levels - 1); options and ValueErrors as of `Autoencoder`. t: Python int.
   """
@@ -61,7 +61,11 @@ class HierarchicalAutoencoder(nn.Module):
   num_groups: int = 32
   norm_eps: float = 1e-6
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self)
 
   def setup(self):
     if self.num_latents < 1:
@@ -79,22 +83,22 @@ class HierarchicalAutoencoder(nn.Module):
     self.encoders, self.decoders = steps('encode'), steps('decode')
 
   def encode(self, t: int, z: Array, train: bool = False):
-    """z_{t-1} -> (mean, log_variance) of q(z_t | z_{t-1})."""
+    """Returns (mean, log_variance) of q(z_t | z_{t-1})."""
     if t == 1:
       return mean_and_log_variance(self.encoder(z, train))
     return self.encoders[t - 2](z, train)
 
   def decode(self, t: int, z: Array, train: bool = False):
-    """z_t -> (mean, log_variance) of p(z_{t-1} | z_t); of x for t = 1."""
+    """Returns (mean, log_variance) of p(z_{t-1} | z_t); or p(x | z_1)."""
     if t == 1:
       return self.decoder(z, train)
     return self.decoders[t - 2](z, train)
 
   def __call__(self, x: Array, train: bool = False) -> Array:
-    """Up and down the chain by the means; makes the parameters."""
+    """Encodes and decodes by the means, which uses all parameters."""
     z = x
     for t in range(1, self.num_latents + 1):
       z, _ = self.encode(t, z, train)
     for t in range(self.num_latents, 1, -1):
       z, _ = self.decode(t, z, train)
-    return self.decode(1, z, train)
+    return self.decoder(z, train)

@@ -1,16 +1,19 @@
 """The layers of all image networks.
 
-By default they are those of Ho et al. 2020, by options those of OpenAI
-(Nichol & Dhariwal 2021, Dhariwal & Nichol 2021) and those of DDPM++ (Song et
-al. 2021, Karras et al. 2022). Parameters, norms and softmax are float32, the
-rest is `dtype`.
+The defaults are the layers of Ho et al. 2020; options give those of OpenAI
+(Nichol & Dhariwal 2021, Dhariwal & Nichol 2021) and of DDPM++ (Song et al.
+2021, Karras et al. 2022). Parameters, norms and softmax are float32; other
+computations have the type `dtype`.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.convolution import conv2d
 
@@ -20,16 +23,35 @@ Initializer = nn.initializers.Initializer
 INITIALIZERS = ('ho', 'torch', 'lecun')
 PADDINGS = {'same': (0, 1), 'symmetric': (1, 1)}
 QKV = ('separate', 'legacy', 'new', 'interleaved')
+DTYPES = ('float32', 'bfloat16')
+OPTIONS = {
+  'initializer': INITIALIZERS,
+  'downsample_padding': tuple(PADDINGS),
+  'qkv': QKV,
+  'dtype': DTYPES,
+}
 
 
 def check_name(field: str, value: str, known: Iterable[str]) -> None:
-  """ValueError that lists the known names, if `value` is not one of them."""
+  """Raises ValueError, with the known names, if `value` is none of them."""
   if value not in known:
     raise ValueError(f'{field} {value!r} is not one of {", ".join(known)}')
 
 
+def check_options(network: nn.Module, **options: Iterable[str]) -> None:
+  """Raises ValueError for an option of a network that has an unknown name.
+
+  The names of OPTIONS are known, and those of `options` (field=names). A dtype
+  may also be a type, such as `jnp.bfloat16`, which is not checked.
+  """
+  for field, known in (OPTIONS | options).items():
+    value = vars(network).get(field)
+    if isinstance(value, str):
+      check_name(field, value, known)
+
+
 def check_sides(x: Array, num_levels: int) -> None:
-  """ValueError if images [B, H, W, C] cannot be halved between levels."""
+  """Raises ValueError if [B, H, W, C] cannot be halved between levels."""
   factor = 2 ** (num_levels - 1)
   if x.shape[1] % factor or x.shape[2] % factor:
     raise ValueError(
@@ -40,7 +62,7 @@ def check_sides(x: Array, num_levels: int) -> None:
 
 
 def check_groups(num_groups: int, widths: Iterable[int]) -> None:
-  """ValueError if a width, of the channels of a level, has no whole groups."""
+  """Raises ValueError if num_groups does not divide one of the widths."""
   for width in widths:
     if width < 1 or width % num_groups:
       raise ValueError(
@@ -52,9 +74,10 @@ def check_groups(num_groups: int, widths: Iterable[int]) -> None:
 def initializers(
   kind: str, fan_in: int, zero: bool = False, scale: float = 1.0
 ) -> tuple[Initializer, Initializer]:
-  """Of the kernel and of the bias of a layer; `zero` where a branch ends.
+  """Returns the initializers of the kernel and of the bias of a layer.
 
-  `scale` multiplies the variance of the kernel.
+  `zero` is for the last layer of a residual branch; `scale` multiplies the
+  variance of the kernel.
 
   'ho': kernels are variance scaling over the mean of fan in and out, uniform,
   times 1e-10 at the end of a branch; biases are 0. 'torch': both are uniform
@@ -85,10 +108,11 @@ def initializers(
 
 
 class Conv(nn.Module):
-  """Convolution with bias, the one of the house.
+  """Computes a convolution with bias (`convolution.conv2d`).
 
-  `padding` (before, after) applies to both axes; by default the output has the
-  size of the input / stride, padded evenly. See `initializers` for `zero`.
+  `padding` (before, after) applies to both axes; by default the padding is even
+  and the output has the size of the input / stride. See `initializers` for
+  `zero`.
   """
 
   features: int
@@ -97,7 +121,7 @@ class Conv(nn.Module):
   padding: tuple[int, int] | None = None
   initializer: str = 'ho'
   zero: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -123,9 +147,9 @@ def dense(
   zero: bool = False,
   scale: float = 1.0,
   use_bias: bool = True,
-  dtype: jnp.dtype = jnp.float32,
+  dtype: DTypeLike = jnp.float32,
 ) -> Array:
-  """Linear map of the last axis, a submodule `name` of the calling module."""
+  """Returns a linear map of the last axis by the caller's submodule `name`."""
   kernel_init, bias_init = initializers(initializer, x.shape[-1], zero, scale)
   return nn.Dense(
     features,
@@ -139,18 +163,21 @@ def dense(
 
 def group_norm(
   num_groups: int,
-  dtype: jnp.dtype = jnp.float32,
+  dtype: DTypeLike = jnp.float32,
   name: str | None = None,
   epsilon: float = 1e-6,
 ) -> nn.Module:
-  """Group normalisation; statistics in float32. Ho et al.'s epsilon is 1e-6."""
+  """Returns group normalisation with statistics in float32.
+
+  The epsilon of Ho et al. is 1e-6.
+  """
   return nn.GroupNorm(num_groups, epsilon=epsilon, dtype=dtype, name=name)
 
 
-def fewer_groups(num_groups: int, channels: int, width: int) -> int:
-  """num_groups, or fewer where a group would have less than `width` channels.
+def count_groups(num_groups: int, channels: int, width: int) -> int:
+  """Returns num_groups, or fewer, so that groups have >= `width` channels.
 
-  ValueError if they do not divide the channels.
+  Raises ValueError if the groups do not divide the channels.
   """
   groups = min(num_groups, channels // width)
   if groups < 1 or channels % groups:
@@ -162,32 +189,33 @@ def fewer_groups(num_groups: int, channels: int, width: int) -> int:
   return groups
 
 
-def halve(x: Array) -> Array:
-  """[B, H, W, C] -> [B, H/2, W/2, C], the mean of every 2x2 block."""
+def average_pool(x: Array) -> Array:
+  """Returns the mean of every 2x2 block: [B, H, W, C] -> [B, H/2, W/2, C]."""
   b, h, w, c = x.shape
   return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
 
-def double(x: Array) -> Array:
-  """[B, H, W, C] -> [B, 2H, 2W, C], every pixel repeated as a 2x2 block."""
+def nearest_upsample(x: Array) -> Array:
+  """Repeats every pixel as a 2x2 block: [B, H, W, C] -> [B, 2H, 2W, C]."""
   return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class ResnetBlock(nn.Module):
-  """norm, swish, conv, + embedding, norm, swish, dropout, conv, + input.
+  """Adds to its input: norm, swish, conv, norm, swish, dropout, conv.
 
-  x: [B, H, W, C], embedding: [B, E] -> [B, H, W, features]; None adds nothing,
-  in networks that know no noise. The shortcut is a 1x1 projection where the
-  width changes (Ho et al. 2020). With `scale_shift`
-  the embedding gives (scale, shift) and the second norm becomes
-  norm * (1 + scale) + shift (Nichol & Dhariwal 2021); `resample` is `halve` or
-  `double`, applied before the first convolution and to the input that is added
-  (Dhariwal & Nichol 2021, who keep the width there). With `mute_embedding` the
-  projection of the embedding has no bias and begins at 0 (Kingma et al. 2021).
+  x: [B, H, W, C], embedding: [B, E] -> [B, H, W, features]. The projected
+  embedding is added after the first convolution; None, for networks without a
+  noise level, adds nothing. The shortcut is a 1x1 projection if the width
+  changes (Ho et al. 2020). With `scale_shift` the embedding gives (scale,
+  shift) and the second norm becomes norm * (1 + scale) + shift (Nichol &
+  Dhariwal 2021). `resample`, `average_pool` or `nearest_upsample`, is applied
+  before the first convolution and to the shortcut (Dhariwal & Nichol 2021, who
+  keep the width there). With `zero_embedding` the projection of the embedding
+  has no bias and begins at 0 (Kingma et al. 2021).
 
-  Of DDPM++: norms have groups of at least `group_width` channels, the shortcut
-  of a block with `resample` is a projection too (`project_resampled`), and the
-  sum is multiplied by `skip_scale`.
+  The options of DDPM++: norms have groups of at least `group_width` channels,
+  `project_resampled` makes the shortcut of a block with `resample` a projection
+  too, and the sum is multiplied by `skip_scale`.
   """
 
   features: int
@@ -196,19 +224,19 @@ class ResnetBlock(nn.Module):
   norm_eps: float = 1e-6
   scale_shift: bool = False
   resample: Callable[[Array], Array] | None = None
-  mute_embedding: bool = False
+  zero_embedding: bool = False
   group_width: int = 1
   project_resampled: bool = False
   skip_scale: float = 1.0
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array, embedding: Array | None, train: bool) -> Array:
     style = {'initializer': self.initializer, 'dtype': self.dtype}
 
     def norm(h, name):
-      groups = fewer_groups(self.num_groups, h.shape[-1], self.group_width)
+      groups = count_groups(self.num_groups, h.shape[-1], self.group_width)
       return group_norm(groups, self.dtype, name, self.norm_eps)(h)
 
     h = nn.swish(norm(x, 'norm_1'))
@@ -228,12 +256,12 @@ class ResnetBlock(nn.Module):
     return self.skip_scale * (x + h)
 
   def _with_embedding(self, h, embedding, norm):
-    # the second norm, told of the embedding
+    # Returns the second norm, which depends on the embedding.
     style = {'initializer': self.initializer, 'dtype': self.dtype}
     width = self.features * (2 if self.scale_shift else 1)
-    mute = {'zero': self.mute_embedding, 'use_bias': not self.mute_embedding}
+    start = {'zero': self.zero_embedding, 'use_bias': not self.zero_embedding}
     embedding = nn.swish(embedding)
-    embedding = dense(embedding, width, 'embedding_proj', **mute, **style)
+    embedding = dense(embedding, width, 'embedding_proj', **start, **style)
     embedding = embedding[:, None, None, :]
     if not self.scale_shift:
       return norm(h + embedding, 'norm_2')
@@ -242,10 +270,10 @@ class ResnetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-  """Self-attention over all pixels, + input; softmax in float32.
+  """Adds self-attention over all pixels to its input; softmax in float32.
 
-  x: [B, H, W, C] -> the same. Heads: `num_heads`, or as many as there are
-  `head_channels` in C; ValueError if they do not divide C. `qkv`: 'separate'
+  x: [B, H, W, C] -> [B, H, W, C]. There are `num_heads` heads, or with
+  `head_channels` C / head_channels; they must divide C. `qkv`: 'separate'
   projections (Ho et al. 2020), or one of 3C channels, laid out as [heads, qkv,
   C / heads] ('legacy') or [qkv, heads, C / heads] ('new'), which are the two
   orders of OpenAI's checkpoints, or [heads, C / heads, qkv] ('interleaved',
@@ -262,14 +290,14 @@ class Attention(nn.Module):
   qkv_scale: float = 1.0
   skip_scale: float = 1.0
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     batch, height, width, channels = x.shape
     check_name('qkv', self.qkv, QKV)
     style = {'initializer': self.initializer, 'dtype': self.dtype}
-    groups = fewer_groups(self.num_groups, channels, self.group_width)
+    groups = count_groups(self.num_groups, channels, self.group_width)
     h = group_norm(groups, self.dtype, 'norm', self.norm_eps)(x)
     h = h.reshape(batch, height * width, channels)
     heads = count_heads(self.num_heads, self.head_channels, channels)
@@ -293,12 +321,12 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-  """Attention of pixels to the words of a text, + input; softmax in float32.
+  """Adds attention of the pixels to the words of a text; softmax in float32.
 
   x: [B, H, W, C], text: [B, L, D], mask: bool [B, L], True at words, at least
-  one in each row -> as x. Queries are projections of the normed image, keys and
-  values of the text as it is (Rombach et al. 2022, Section 3.3). Padding has no
-  weight at all. Heads and options as in `Attention`.
+  one in each row -> [B, H, W, C]. Queries are projections of the normalised
+  image, keys and values of the text (Rombach et al. 2022, Section 3.3). Padding
+  has weight 0. Heads and options are those of `Attention`.
   """
 
   num_heads: int = 1
@@ -306,7 +334,7 @@ class CrossAttention(nn.Module):
   num_groups: int = 32
   norm_eps: float = 1e-6
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array, text: Array, mask: Array) -> Array:
@@ -331,9 +359,9 @@ class CrossAttention(nn.Module):
 def count_heads(
   num_heads: int, head_channels: int | None, channels: int
 ) -> int:
-  """Heads of an attention layer: num_heads, or by their width.
+  """Returns the number of heads: num_heads, or channels / head_channels.
 
-  ValueError if they do not divide the channels.
+  Raises ValueError if the heads do not divide the channels.
   """
   if head_channels is None:
     if num_heads < 1 or channels % num_heads:
@@ -351,8 +379,45 @@ def count_heads(
   return channels // head_channels
 
 
+def make_block(
+  block: type[nn.Module], network: Any, name: str, **options: Any
+) -> Callable[..., Any]:
+  """Returns the submodule `name`: a `ResnetBlock`, `Attention` or similar.
+
+  Each field that the network has by the same name (num_groups, dropout, dtype,
+  ...) has the network's value, unless `options` has another. If `network.remat`
+  is true, the block is computed again in the backward pass instead of storing
+  its activations: the same results with less memory.
+  """
+  shared = {
+    field.name: getattr(network, field.name)
+    for field in dataclasses.fields(block)
+    if field.name not in ('name', 'parent') and hasattr(network, field.name)
+  }
+  if getattr(network, 'remat', False):
+    # `train` is a Python bool. Arguments are counted from self.
+    static = (3,) if block is ResnetBlock else ()
+    block = nn.remat(block, static_argnums=static)
+  return block(**shared | options, name=name)
+
+
+def output_conv(network: Any, features: int, h: Array) -> Array:
+  """Returns norm, swish and a convolution that begins at 0, always float32.
+
+  num_groups, norm_eps and initializer are those of the network; the submodules
+  are norm_out and conv_out.
+  """
+  norm = group_norm(
+    network.num_groups, name='norm_out', epsilon=network.norm_eps
+  )
+  conv = Conv(
+    features, initializer=network.initializer, zero=True, name='conv_out'
+  )
+  return conv(nn.swish(norm(h)))
+
+
 class Downsample(nn.Module):
-  """3x3 convolution of stride 2.
+  """Computes a 3x3 convolution of stride 2.
 
   `padding`: 'same' pads at the bottom and right only (TF 'SAME', Ho et al.),
   'symmetric' on all sides (PyTorch's padding=1, OpenAI).
@@ -360,7 +425,7 @@ class Downsample(nn.Module):
 
   padding: str = 'same'
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -377,10 +442,10 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-  """Each pixel doubled in both directions, then a 3x3 convolution."""
+  """Computes `nearest_upsample`, then a 3x3 convolution."""
 
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -390,4 +455,4 @@ class Upsample(nn.Module):
       dtype=self.dtype,
       name='conv',
     )
-    return conv(double(x))
+    return conv(nearest_upsample(x))

@@ -1,8 +1,9 @@
-"""Texts -> vectors for cross-attention, trained together with the network."""
+"""Text encoders for cross-attention, trained together with the network."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import sinusoidal
 from diffusion_jax.networks.layers import count_heads, dense
@@ -13,18 +14,18 @@ NUM_TOKENS = 257  # bytes and padding (`data.text`)
 
 
 class TextEncoder(nn.Module):
-  """Transformer: tokens [B, L], mask bool [B, L] -> [B, L, width].
+  """Encodes tokens [B, L], mask bool [B, L] -> [B, L, width].
 
-  `num_layers` of self-attention and a layer of 4 width, norms before each
-  (Vaswani et al. 2017; pre-norm), sinusoidal positions, a norm at the end.
-  Where the mask is True, what stands where it is False changes nothing.
+  A Transformer of `num_layers` layers (Vaswani et al. 2017) with norms before
+  attention and MLP, MLPs of 4 width, sinusoidal positions and a norm at the
+  end. Tokens where the mask is False do not affect the others.
   """
 
   width: int = 64
   num_layers: int = 2
   num_heads: int = 4
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, tokens: Array, mask: Array) -> Array:
@@ -63,13 +64,13 @@ class TextEncoder(nn.Module):
 
 
 class TextFeatures(nn.Module):
-  """cond -> (words [B, L, width], mask bool [B, L]) for `CrossAttention`.
+  """Computes (words [B, L, width], mask bool [B, L]) for `CrossAttention`.
 
   cond['text'] are tokens, int [B, L], for `TextEncoder`, or the vectors of any
-  other encoder, float [B, L, D], of which a linear map is taken; without
-  cond['text_mask'] [B, L] all of them count. With `null_text` one learned
-  vector stands in place of a text where cond['drop'] [B] is True and where no
-  text is given: the unconditional model.
+  other encoder, float [B, L, D], which are mapped linearly; the default of
+  cond['text_mask'] [B, L] is True. With `null_text` a learned vector replaces
+  the text where cond['drop'] [B] is True and in a cond without 'text': the
+  unconditional model.
   """
 
   width: int = 64
@@ -77,7 +78,7 @@ class TextFeatures(nn.Module):
   num_heads: int = 4
   null_text: bool = False
   initializer: str = 'ho'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> tuple[Array, Array]:
@@ -87,7 +88,7 @@ class TextFeatures(nn.Module):
         "this network has no null text: cond needs 'text' and cannot have "
         "'drop' (train with label dropout to have one)"
       )
-    null = None
+    null = jnp.zeros(())  # It is not used without `null_text`.
     if self.null_text:
       init = nn.initializers.normal(1.0)
       null = self.param('null', init, (self.width,), jnp.float32)
@@ -114,6 +115,6 @@ class TextFeatures(nn.Module):
 
 
 def mean_of_words(words: Array, mask: Array) -> Array:
-  """words [B, L, D], mask bool [B, L] -> [B, D], without the padding."""
+  """Returns the mean [B, D] of words [B, L, D] where the mask is True."""
   weights = mask / jnp.sum(mask, axis=1, keepdims=True)
   return jnp.einsum('bl,bld->bd', weights.astype(words.dtype), words)

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
+  SINUSOIDS,
   check_conditions,
   noise_and_label,
   sinusoidal,
@@ -20,12 +22,14 @@ from diffusion_jax.networks.layers import (
   Downsample,
   ResnetBlock,
   Upsample,
+  average_pool,
   check_groups,
+  check_options,
   check_sides,
   dense,
-  double,
-  group_norm,
-  halve,
+  make_block,
+  nearest_upsample,
+  output_conv,
 )
 from diffusion_jax.networks.text import TextFeatures, mean_of_words
 
@@ -33,7 +37,7 @@ Array = jax.Array
 
 
 class UNet(nn.Module):
-  """U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
+  """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 
   The defaults are DDPM's for CIFAR-10, 35,746,307 parameters. H and W must be
   multiples of 2^(levels - 1); attention follows every block whose feature maps
@@ -43,15 +47,14 @@ class UNet(nn.Module):
   `self_conditioning` cond may have 'x0' (see `with_estimate`), with
   image_channels > 0 'image' [B, H, W, image_channels] (see `with_image`). With
   `text_width` > 0, cond['text'] and cond['text_mask'] are encoded
-  (`TextFeatures`, to which null_class applies too): every attention is followed
-  by one to the words, and their mean is added to the noise embedding.
+  (`TextFeatures`, to which null_class applies too): `CrossAttention` to the
+  words follows every attention, and their mean is added to the noise embedding.
 
   The options of Nichol & Dhariwal 2021 and Dhariwal & Nichol 2021 are those of
   the layers (`ResnetBlock`, `Attention`, `Downsample`, `initializers`,
   `sinusoidal`), except `resblock_updown`: residual blocks change the
   resolution; `stem_channels`: width of the first convolution, `channels` by
-  default. `remat` computes blocks a second time in the backward pass instead
-  of storing what is inside them: the same results with less memory.
+  default. `remat` is that of `make_block`: less memory, the same results.
   """
 
   channels: int = 128
@@ -79,7 +82,11 @@ class UNet(nn.Module):
   text_layers: int = 2
   text_heads: int = 4
   remat: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self, noise_embedding=SINUSOIDS)
 
   @nn.compact
   def __call__(
@@ -101,7 +108,9 @@ class UNet(nn.Module):
     last = len(widths) - 1
 
     def residual(h, width, name, resample=None):
-      return self._residual(width, name, resample)(h, embedding, train)
+      options = {'features': width, 'resample': resample}
+      block = make_block(ResnetBlock, self, name, **options)
+      return block(h, embedding, train)
 
     def block(h, level, name):
       h = residual(h, widths[level], f'{name}_block')
@@ -110,9 +119,9 @@ class UNet(nn.Module):
       return h
 
     def attend(h, name):
-      h = self._attention(f'{name}_attention')(h)
+      h = make_block(Attention, self, f'{name}_attention')(h)
       if self.text_width:
-        h = self._cross_attention(f'{name}_text')(h, *words)
+        h = make_block(CrossAttention, self, f'{name}_text')(h, *words)
       return h
 
     h = Conv(stem, **self._style(), name='conv_in')(x)
@@ -124,7 +133,7 @@ class UNet(nn.Module):
       if level < last:
         name = f'down_{level}_downsample'
         if self.resblock_updown:
-          h = residual(h, widths[level], name, halve)
+          h = residual(h, widths[level], name, average_pool)
         else:
           h = Downsample(self.downsample_padding, **self._style(), name=name)(h)
         skips.append(h)
@@ -140,60 +149,17 @@ class UNet(nn.Module):
       if level > 0:
         name = f'up_{level}_upsample'
         if self.resblock_updown:
-          h = residual(h, widths[level], name, double)
+          h = residual(h, widths[level], name, nearest_upsample)
         else:
           h = Upsample(**self._style(), name=name)(h)
 
-    # the end is float32 whatever dtype is
-    norm = group_norm(self.num_groups, name='norm_out', epsilon=self.norm_eps)
-    style = self._style() | {'dtype': jnp.float32}
-    conv = Conv(self.out_channels, zero=True, **style, name='conv_out')
-    return conv(nn.swish(norm(h)))
+    return output_conv(self, self.out_channels, h)
 
   def _style(self):
     return {'initializer': self.initializer, 'dtype': self.dtype}
 
-  def _residual(self, width, name, resample):
-    layer = ResnetBlock
-    if self.remat:
-      # `train` is a Python bool; arguments are counted from self
-      layer = nn.remat(ResnetBlock, static_argnums=(3,))
-    return layer(
-      width,
-      self.dropout,
-      self.num_groups,
-      self.norm_eps,
-      scale_shift=self.scale_shift,
-      resample=resample,
-      **self._style(),
-      name=name,
-    )
-
-  def _attention(self, name):
-    layer = nn.remat(Attention) if self.remat else Attention
-    return layer(
-      self.num_heads,
-      self.head_channels,
-      self.qkv,
-      self.num_groups,
-      self.norm_eps,
-      **self._style(),
-      name=name,
-    )
-
-  def _cross_attention(self, name):
-    layer = nn.remat(CrossAttention) if self.remat else CrossAttention
-    return layer(
-      self.num_heads,
-      self.head_channels,
-      self.num_groups,
-      self.norm_eps,
-      **self._style(),
-      name=name,
-    )
-
   def _text(self, cond, batch_size):
-    # (words [B, L, D], mask [B, L]), and their mean as wide as the embedding
+    # Returns (words [B, L, D], mask [B, L]) and the projection of their mean.
     words, mask = TextFeatures(
       self.text_width,
       self.text_layers,

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
   check_conditions,
@@ -14,25 +15,28 @@ from diffusion_jax.networks.layers import (
   Attention,
   Conv,
   ResnetBlock,
-  group_norm,
+  check_options,
+  make_block,
+  output_conv,
 )
 
 Array = jax.Array
 
 
 class ScoreNetwork(nn.Module):
-  """A U-Net without resampling: z [B, H, W, C], noise [B] -> eps_hat like z.
+  """Computes eps_hat [B, H, W, C] of z [B, H, W, C] by a U-Net of one level.
 
-  noise is the log-SNR of z, -gamma; gamma from gamma_min to gamma_max becomes 0
-  to 1 and is embedded as 1000 times that. `num_layers` residual blocks, one
-  more on the way back, attention in the middle alone or after every block
-  (`attention`), Fourier features of z (k of 2^k from fourier[0] to fourier[1] -
-  1), and eps_hat = z + the last convolution, which begins at 0.
+  noise [B] is the log-SNR of z, -gamma; gamma is mapped from gamma_min..
+  gamma_max to 0..1 and embedded as 1000 times that. There are `num_layers`
+  residual blocks and num_layers + 1 with skips, attention in the middle alone
+  or after every block (`attention`), Fourier features of z (2^k, k from
+  fourier[0] to fourier[1] - 1), and eps_hat = z + the last convolution, which
+  begins at 0.
 
-  cond may have 'augmented' [B], 1 where the image was changed by augmentation
-  (0 if not given), and 'label', 'drop' as in `LabelEmbedding`. The defaults are
-  the CIFAR-10 model: 30,578,179 parameters, besides the 2 of gamma. ValueError
-  for conditions that the network does not have.
+  cond may have 'augmented' [B], 1 where the image was augmented (0 by default),
+  and 'label', 'drop' as in `LabelEmbedding`. The defaults are the CIFAR-10
+  model: 30,578,179 parameters, besides the 2 of gamma. Raises ValueError for
+  conditions that the network does not have.
   """
 
   channels: int = 128
@@ -48,7 +52,11 @@ class ScoreNetwork(nn.Module):
   null_class: bool = False
   initializer: str = 'lecun'
   remat: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self)
 
   @nn.compact
   def __call__(
@@ -59,8 +67,13 @@ class ScoreNetwork(nn.Module):
     embedding = self._embed(noise, cond)
 
     def block(h, name, attention=self.attention):
-      h = self._residual(name)(h, embedding, train)
-      return self._attention(f'{name}_attention')(h) if attention else h
+      options = {'features': self.channels, 'zero_embedding': True}
+      residual = make_block(ResnetBlock, self, name, **options)
+      h = residual(h, embedding, train)
+      return attend(h, f'{name}_attention') if attention else h
+
+    def attend(h, name):
+      return make_block(Attention, self, name)(h)
 
     h = fourier_features(z, *self.fourier)
     h = Conv(self.channels, **self._style(), name='conv_in')(h)
@@ -70,40 +83,16 @@ class ScoreNetwork(nn.Module):
       skips.append(h)
 
     h = block(h, 'middle_0_block', attention=False)
-    h = self._attention('middle_attention')(h)
+    h = attend(h, 'middle_attention')
     h = block(h, 'middle_1_block', attention=False)
 
     for i in reversed(range(self.num_layers + 1)):
       h = block(jnp.concatenate([h, skips.pop()], axis=-1), f'up_{i}')
 
-    # the end is float32 whatever dtype is
-    norm = group_norm(self.num_groups, name='norm_out', epsilon=self.norm_eps)
-    style = self._style() | {'dtype': jnp.float32}
-    conv = Conv(z.shape[-1], zero=True, **style, name='conv_out')
-    return z + conv(nn.swish(norm(h)))
+    return z + output_conv(self, z.shape[-1], h)
 
   def _style(self):
     return {'initializer': self.initializer, 'dtype': self.dtype}
-
-  def _residual(self, name):
-    layer = ResnetBlock
-    if self.remat:
-      # `train` is a Python bool; arguments are counted from self
-      layer = nn.remat(ResnetBlock, static_argnums=(3,))
-    return layer(
-      self.channels,
-      self.dropout,
-      self.num_groups,
-      self.norm_eps,
-      mute_embedding=True,
-      **self._style(),
-      name=name,
-    )
-
-  def _attention(self, name):
-    layer = nn.remat(Attention) if self.remat else Attention
-    norm = {'num_groups': self.num_groups, 'norm_eps': self.norm_eps}
-    return layer(**norm, **self._style(), name=name)
 
   def _embed(self, noise, cond):
     gamma = -noise.astype(jnp.float32)

@@ -160,7 +160,7 @@ def test_npz_that_is_none(tmp_path):
 def test_importing_sources_is_light():
   code = (
     'import sys\n'
-    'from diffusion_jax.data import folder, photos, pipeline, sources\n'
+    'from diffusion_jax.data import image_folder, photos, pipeline, sources\n'
     'from diffusion_jax.data import tfds_sources\n'
     'print(*sys.modules)'
   )

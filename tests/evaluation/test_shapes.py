@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data import shapes
-from diffusion_jax.evaluation.shapes import compare, judge, see
+from diffusion_jax.evaluation.shapes import compare, detect, judge
 
 
 @pytest.mark.parametrize('split', ['train', 'test'])
@@ -66,7 +66,7 @@ def test_a_square_by_hand():
   """8 x 8 blue pixels of 16, their middle at (12, 6)."""
   image = np.full((16, 16, 3), shapes.GROUND, np.uint8)
   image[2:10, 8:16] = shapes.COLOURS['blue']
-  (found,) = see(image)
+  (found,) = detect(image)
   assert found[:3] == ('blue', 'square', 'large')
   assert (found.x, found.y) == (12 / 16, 6 / 16)
 

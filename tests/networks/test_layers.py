@@ -173,9 +173,13 @@ BLOCKS = {
   'ho': {'features': 8},
   'ho_shortcut': {'features': 4},
   'scale_shift': {'features': 4, 'scale_shift': True, 'norm_eps': 0.1},
-  'down': {'features': 8, 'resample': layers.halve},
-  'up': {'features': 8, 'resample': layers.double, 'scale_shift': True},
-  'mute': {'features': 4, 'mute_embedding': True},
+  'down': {'features': 8, 'resample': layers.average_pool},
+  'up': {
+    'features': 8,
+    'resample': layers.nearest_upsample,
+    'scale_shift': True,
+  },
+  'zero': {'features': 4, 'zero_embedding': True},
 }
 RESAMPLE = {'down': mean_of_blocks, 'up': nearest}
 
@@ -354,12 +358,12 @@ def test_a_scale_multiplies_the_variance_of_kernels_only(kind, key):
 
 def test_small_norms_have_groups_of_a_least_width():
   """recipes 6: min(32, C / 4) groups."""
-  found = [layers.fewer_groups(32, c, 4) for c in (8, 48, 128, 384)]
+  found = [layers.count_groups(32, c, 4) for c in (8, 48, 128, 384)]
   assert found == [2, 12, 32, 32]
   with pytest.raises(ValueError, match='num_groups=32 does not divide the 200'):
-    layers.fewer_groups(32, 200, 4)
+    layers.count_groups(32, 200, 4)
   with pytest.raises(ValueError, match='the 3 channels of a norm'):
-    layers.fewer_groups(32, 3, 4)
+    layers.count_groups(32, 3, 4)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A folder of pictures of any sizes, read from disk when they are needed."""
+"""Folders of image files of any sizes, read from disk as they are needed."""
 
 import copy
 import hashlib
@@ -16,7 +16,7 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
 
 class FileSource:
-  """Picture files, cropped to the middle and resized to image_shape."""
+  """Reads image files, cropped at the centre and resized to image_shape."""
 
   num_levels = 256
   in_memory = False
@@ -29,36 +29,37 @@ class FileSource:
     num_classes: int = 0,
     root: Path = Path(),
   ):
-    self.image_shape = tuple(image_shape)
+    height, width, channels = image_shape
+    self.image_shape = height, width, channels
     self.num_classes = num_classes
     self._paths = paths
     self._labels = labels
     self._root = root
-    self._texts = None
+    self._texts: list[str] = []
 
   def __len__(self) -> int:
     return len(self._paths)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """index [n] -> (images uint8 [n, H, W, C], labels int32 [n] or None)."""
-    *size, channels = self.image_shape
+    """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
+    height, width, channels = self.image_shape
     images = np.empty((len(index), *self.image_shape), np.uint8)
     for image, i in zip(images, index, strict=True):
-      picture = fit(read_image(self._paths[i]), tuple(size))
+      picture = fit(read_image(self._paths[i]), (height, width))
       image[:] = with_channels(picture, channels)
     return images, None if self._labels is None else self._labels[index]
 
   def texts(self, index: np.ndarray) -> list[str]:
-    """index [n] -> captions, of a source that `captioned` made."""
+    """Returns the n captions of a source that `captioned` made."""
     return [self._texts[i] for i in index]
 
 
 def captioned(source: FileSource) -> FileSource:
-  """The same pictures with the captions of metadata.jsonl in their folder.
+  """Returns the source with the captions of metadata.jsonl in its folder.
 
-  Its lines are {"file_name": "cats/1.png", "text": "a cat"}, as data sets of
-  image folders have them; the name is relative to the folder. Raises ValueError
-  that names the line or the picture, or FileNotFoundError.
+  Its lines are {"file_name": "cats/1.png", "text": "a cat"}; the name is
+  relative to the folder. Raises ValueError that names the line or the image, or
+  FileNotFoundError.
   """
   path = source._root / 'metadata.jsonl'
   if not path.is_file():
@@ -102,12 +103,12 @@ def folder(
   labelled: bool = False,
   test_fraction: float = 0.0,
 ) -> FileSource:
-  """The pictures in a folder and below it, in the order of their names.
+  """Returns the images in a folder and its sub-folders, sorted by name.
 
   labelled: the sub-folders, sorted, are the classes 0, 1, ... If there is a
   sub-folder `train`, it is the train split, and `test` or `val` beside it the
-  test split. Otherwise a picture is in the test split, with probability
-  test_fraction, by a hash of its name. Hidden files are left out. Raises
+  test split. Otherwise a hash of its name decides whether an image is in the
+  test split, with probability test_fraction. Hidden files are left out. Raises
   ValueError or FileNotFoundError.
   """
   check_split(split)
@@ -142,7 +143,7 @@ def folder(
 
 
 def _pictures(root):
-  # names relative to root, with /; links to folders are followed
+  # Returns names relative to root, with /. Links to folders are followed.
   names = []
   for place, folders, files in os.walk(root, onerror=_fail, followlinks=True):
     folders[:] = [name for name in folders if not name.startswith('.')]
@@ -157,11 +158,11 @@ def _pictures(root):
 
 
 def _fail(error):
-  raise error  # os.walk would leave out what it may not read
+  raise error  # By default os.walk leaves out folders that it may not read.
 
 
 def _is_test(name, test_fraction):
-  # a picture stays in its split when others are added
+  # An image stays in its split when others are added.
   digest = hashlib.sha256(name.encode()).digest()
   return int.from_bytes(digest[:8]) < test_fraction * 2.0**64
 

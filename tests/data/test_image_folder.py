@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.data import folder, pipeline
+from diffusion_jax.data import image_folder, pipeline
 
 PLAIN = {'red': (200, 0, 0), 'green': (0, 200, 0), 'blue': (0, 0, 200)}
 
@@ -22,7 +22,7 @@ def classes(tmp_path):
 
 
 def test_sub_folders_are_classes_in_the_order_of_their_names(classes):
-  source = folder.folder(classes, 'train', (16, 8, 3), labelled=True)
+  source = image_folder.folder(classes, 'train', (16, 8, 3), labelled=True)
   assert (len(source), source.num_classes) == (9, 3)
   assert source.image_shape == (16, 8, 3) and not source.in_memory
   images, labels = source.read(np.array([0, 3, 6, 8]))
@@ -36,7 +36,7 @@ def test_sub_folders_are_classes_in_the_order_of_their_names(classes):
 def test_without_labels_everything_below_is_taken(classes):
   save(classes / 'deep' / 'er' / 'a.JPG', (9, 9, 9))
   save(classes / 'top.WebP', (9, 9, 9), lossless=True)
-  source = folder.folder(classes, 'train', (8, 8, 3))
+  source = image_folder.folder(classes, 'train', (8, 8, 3))
   assert (len(source), source.num_classes) == (11, 0)
   assert source.read(np.array([2]))[1] is None
 
@@ -45,30 +45,34 @@ def test_hidden_files_and_others_are_left_out(classes):
   save(classes / '.cache' / 'a.png', (1, 1, 1))
   save(classes / 'red' / '.a.png', (1, 1, 1))
   (classes / 'red' / 'notes.txt').write_text('not a picture')
-  assert len(folder.folder(classes, 'train', (8, 8, 3))) == 9
+  assert len(image_folder.folder(classes, 'train', (8, 8, 3))) == 9
 
 
 def test_links_to_folders_are_followed(classes, tmp_path_factory):
   linked = tmp_path_factory.mktemp('linked')
   (linked / 'red').symlink_to(classes / 'red')
-  assert len(folder.folder(linked, 'train', (8, 8, 3), labelled=True)) == 3
+  assert (
+    len(image_folder.folder(linked, 'train', (8, 8, 3), labelled=True)) == 3
+  )
 
 
 def test_deep_and_transparent_pictures_are_read_as_they_look(tmp_path):
   Image.new('I;16', (9, 9), 0x8080).save(tmp_path / 'a.png')
   Image.new('RGBA', (9, 9), (200, 0, 0, 0)).save(tmp_path / 'b.png')
   Image.new('F', (9, 9), 0.5).save(tmp_path / 'c.tif')
-  source = folder.folder(tmp_path, 'train', (8, 8, 3))
+  source = image_folder.folder(tmp_path, 'train', (8, 8, 3))
   deep, clear = source.read(np.array([0, 1]))[0]
   assert (deep == 0x80).all() and (clear == 255).all()
   with pytest.raises(ValueError, match='c.tif has pixels of mode F'):
     source.read(np.array([2]))
 
 
-@pytest.mark.parametrize('suffix', folder.SUFFIXES)
+@pytest.mark.parametrize('suffix', image_folder.SUFFIXES)
 def test_every_format_is_read(tmp_path, suffix):
   save(tmp_path / f'a{suffix.upper()}', (200, 100, 0))
-  image = folder.folder(tmp_path, 'train', (8, 8, 3)).read(np.array([0]))[0][0]
+  image = image_folder.folder(tmp_path, 'train', (8, 8, 3)).read(np.array([0]))[
+    0
+  ][0]
   np.testing.assert_allclose(
     image, np.broadcast_to((200, 100, 0), (8, 8, 3)), atol=4
   )
@@ -82,20 +86,22 @@ def test_centre_crop_keeps_the_proportions(tmp_path):
   tall = np.zeros((50, 20, 3), np.uint8)
   tall[20:30] = 255
   Image.fromarray(tall).save(tmp_path / 'b.png')
-  square = folder.folder(tmp_path, 'train', (10, 10, 3))
+  square = image_folder.folder(tmp_path, 'train', (10, 10, 3))
   assert (square.read(np.array([0]))[0] == 255).all()
-  flat = folder.folder(tmp_path, 'train', (5, 10, 3))
+  flat = image_folder.folder(tmp_path, 'train', (5, 10, 3))
   assert (flat.read(np.array([1]))[0] == 255).all()
 
 
 def test_grey_and_colour(tmp_path):
   save(tmp_path / 'a.png', (10, 200, 30))
-  grey = folder.folder(tmp_path, 'train', (8, 8, 1)).read(np.array([0]))[0]
+  grey = image_folder.folder(tmp_path, 'train', (8, 8, 1)).read(np.array([0]))[
+    0
+  ]
   luma = round(0.299 * 10 + 0.587 * 200 + 0.114 * 30)  # ITU-R BT.601
   assert grey.shape == (1, 8, 8, 1) and (grey == luma).all()
   Image.new('L', (8, 8), 77).save(tmp_path / 'a.png')
   for channels in (1, 3):
-    source = folder.folder(tmp_path, 'train', (8, 8, channels))
+    source = image_folder.folder(tmp_path, 'train', (8, 8, channels))
     assert (source.read(np.array([0]))[0] == 77).all()
 
 
@@ -103,8 +109,8 @@ def test_train_and_test_folders_are_splits(classes, tmp_path_factory):
   top = tmp_path_factory.mktemp('splits')
   classes.rename(top / 'train')
   save(top / 'val' / 'green' / 'x.png', PLAIN['green'])
-  train = folder.folder(top, 'train', (8, 8, 3), labelled=True)
-  val = folder.folder(top, 'test', (8, 8, 3), labelled=True)
+  train = image_folder.folder(top, 'train', (8, 8, 3), labelled=True)
+  val = image_folder.folder(top, 'test', (8, 8, 3), labelled=True)
   assert (len(train), len(val)) == (9, 1)
   assert (train.num_classes, val.num_classes) == (3, 3)
   assert val.read(np.array([0]))[1].tolist() == [
@@ -112,7 +118,7 @@ def test_train_and_test_folders_are_splits(classes, tmp_path_factory):
   ]  # the number it has in train
   save(top / 'val' / 'pink' / 'x.png', (255, 0, 255))
   with pytest.raises(ValueError, match='pink/x.png is of a class that'):
-    folder.folder(top, 'test', (8, 8, 3), labelled=True)
+    image_folder.folder(top, 'test', (8, 8, 3), labelled=True)
 
 
 def names(source):
@@ -123,32 +129,33 @@ def test_a_fraction_is_held_out_and_stays_held_out(tmp_path):
   for i in range(200):
     (tmp_path / f'{i}.png').touch()
   train, test = (
-    folder.folder(tmp_path, s, test_fraction=0.3) for s in ('train', 'test')
+    image_folder.folder(tmp_path, s, test_fraction=0.3)
+    for s in ('train', 'test')
   )
   assert not names(train) & names(test) and len(train) + len(test) == 200
   assert abs(len(test) - 60) < 5 * (200 * 0.3 * 0.7) ** 0.5
   for i in range(200, 300):
     (tmp_path / f'{i}.png').touch()
   assert names(test) <= names(
-    folder.folder(tmp_path, 'test', test_fraction=0.3)
+    image_folder.folder(tmp_path, 'test', test_fraction=0.3)
   )
 
 
 def test_mistakes_are_one_line_each(tmp_path, classes):
   with pytest.raises(FileNotFoundError, match='there is no folder .*none'):
-    folder.folder(tmp_path / 'none')
+    image_folder.folder(tmp_path / 'none')
   (tmp_path / 'empty').mkdir()
   with pytest.raises(FileNotFoundError, match='no pictures in .*empty'):
-    folder.folder(tmp_path / 'empty')
+    image_folder.folder(tmp_path / 'empty')
   with pytest.raises(ValueError, match='has no test split: set test_fraction'):
-    folder.folder(classes, 'test')
+    image_folder.folder(classes, 'test')
   with pytest.raises(ValueError, match=r'test_fraction=1.0 is not in \[0, 1\)'):
-    folder.folder(classes, 'train', test_fraction=1.0)
+    image_folder.folder(classes, 'train', test_fraction=1.0)
   with pytest.raises(ValueError, match='leaves none for the test split'):
-    folder.folder(classes, 'test', test_fraction=1e-6)
+    image_folder.folder(classes, 'test', test_fraction=1e-6)
   save(classes / 'lost.png', (1, 1, 1))
   with pytest.raises(ValueError, match='lost.png is in no sub-folder'):
-    folder.folder(classes, 'train', labelled=True)
+    image_folder.folder(classes, 'train', labelled=True)
 
 
 @pytest.mark.parametrize('num_threads', [1, 4])
@@ -157,7 +164,7 @@ def test_a_damaged_file_is_named_through_the_threads(classes, num_threads):
   path = classes / 'red' / 'bad.png'
   Image.fromarray(noise).save(path)
   path.write_bytes(path.read_bytes()[:2000])
-  source = folder.folder(classes, 'train', (8, 8, 3))
+  source = image_folder.folder(classes, 'train', (8, 8, 3))
   assert len(source) == 10
   stream = pipeline.batches(source, 5, 0, num_threads=num_threads)
   with pytest.raises(ValueError, match='red/bad.png is damaged') as error:
@@ -180,7 +187,7 @@ def captions(tmp_path):
 
 def captioned(top, lines, split='train'):
   (top / 'metadata.jsonl').write_text('\n'.join(lines))
-  return folder.captioned(folder.folder(top, split, (8, 8, 3)))
+  return image_folder.captioned(image_folder.folder(top, split, (8, 8, 3)))
 
 
 def test_captions_belong_to_their_pictures(captions):
@@ -195,7 +202,7 @@ def test_each_split_has_captions_of_its_own(captions):
     save(top / split / 'x.png', (1, 2, 3))
     line = f'{{"file_name": "x.png", "text": "of {split}"}}'
     (top / split / 'metadata.jsonl').write_text(line)
-    source = folder.captioned(folder.folder(top, split, (8, 8, 3)))
+    source = image_folder.captioned(image_folder.folder(top, split, (8, 8, 3)))
     assert source.texts([0]) == [f'of {split}']
 
 
@@ -203,7 +210,7 @@ def test_captions_that_are_no_text_are_named(tmp_path):
   save(tmp_path / 'x.png', (1, 2, 3))
   (tmp_path / 'metadata.jsonl').write_bytes(b'{"file_name": "\xff')
   with pytest.raises(ValueError, match='metadata.jsonl is no text in UTF-8'):
-    folder.captioned(folder.folder(tmp_path, image_shape=(8, 8, 3)))
+    image_folder.captioned(image_folder.folder(tmp_path, image_shape=(8, 8, 3)))
 
 
 @pytest.mark.parametrize(
@@ -226,4 +233,4 @@ def test_a_wrong_caption_is_named(captions, line, message):
 
 def test_captions_that_are_not_there_are_asked_for(captions):
   with pytest.raises(FileNotFoundError, match='there is no .*metadata.jsonl'):
-    folder.captioned(folder.folder(captions[0]))
+    image_folder.captioned(image_folder.folder(captions[0]))
