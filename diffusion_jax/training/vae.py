@@ -34,20 +34,20 @@ _MAX_LOG_SCALE = 7.0
 
 
 def mean_and_log_scale(output: Array) -> tuple[Array, Array]:
-  """[..., 2C] -> mean, and log scale kept within +-7, each [..., C]."""
+  """Returns mean and log scale, within +-7, [..., C] of output [..., 2C]."""
   mean, log_scale = jnp.split(output, 2, axis=-1)
   return mean, _MAX_LOG_SCALE * jnp.tanh(log_scale / _MAX_LOG_SCALE)
 
 
 def logistic(output: Array, x: Array, num_levels: int) -> Array:
-  """log p per element, of a discretised logistic of learned mean and scale."""
+  """Returns log p per element of a discretised logistic."""
   return discretized_logistic_log_prob(
     *mean_and_log_scale(output), x, num_levels
   )
 
 
 def gaussian(output: Array, x: Array, num_levels: int) -> Array:
-  """log p per element, of a discretised Gaussian (DDPM Eq. 13)."""
+  """Returns log p per element of a discretised Gaussian (DDPM Eq. 13)."""
   mean, log_scale = mean_and_log_scale(output)
   return discretized_log_prob(
     Normal(mean, jnp.exp(2.0 * log_scale)), x, num_levels
@@ -55,7 +55,7 @@ def gaussian(output: Array, x: Array, num_levels: int) -> Array:
 
 
 def bernoulli(output: Array, x: Array, num_levels: int) -> Array:
-  """log p per element of two levels; output: the logits of the upper one."""
+  """Returns log p per element of two levels; output: logits of the upper."""
   if num_levels != 2:
     raise ValueError(f'a Bernoulli has 2 levels, not {num_levels}')
   return bernoulli_log_prob(output, x)
@@ -70,9 +70,10 @@ DECODERS = {
 
 
 def log_likelihood(decoder: str, num_levels: int) -> LogLikelihood:
-  """(output [B, ..., P C], x [B, ..., C]) -> log p(x | z) in nats, [B].
+  """Returns (output [B, ..., P C], x [B, ..., C]) -> log p(x | z), [B].
 
-  decoder: a name of DECODERS; x on num_levels values evenly spaced on [-1, 1].
+  In nats. decoder: a name of DECODERS; x on num_levels values evenly spaced on
+  [-1, 1].
   """
   _, log_prob, _ = DECODERS[decoder]
 
