@@ -67,8 +67,10 @@ def fill_in(run, wrap, walk, iterations, known, mask):
   @jax.jit
   def make(params):
     trained, levels, sampler = sample.walk(config, params)
-    told = bool(config.conditioning.image)
-    cond = {'image': conditions.known_pixels(known, mask)} if told else {}
+    conditioned = bool(config.conditioning.image)
+    cond = (
+      {'image': conditions.known_pixels(known, mask)} if conditioned else {}
+    )
     denoise = sample.build_denoise(config, params, cond, trained, change)
     x = dj.prior_sample(keys[0], known.shape, levels.take(0))
     if wrap:

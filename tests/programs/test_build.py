@@ -401,9 +401,9 @@ def variance(**changes):
   return smoke(**{'network.learned_variance': True} | changes)
 
 
-@pytest.mark.parametrize('name', ['ddpm', 'hybrid', 'vlb'])
+@pytest.mark.parametrize('name', ['denoising', 'ddpm', 'hybrid', 'vlb'])
 def test_every_objective_of_a_fixed_schedule_traces(name):
-  for times in build.LOSS_AWARE if name != 'ddpm' else ('steps',):
+  for times in build.LOSS_AWARE if name in ('hybrid', 'vlb') else ('steps',):
     fields = {'objective.name': name, 'objective.times': times}
     loss, (metrics, memory) = trace_loss(variance(**fields))
     assert ('simple' in metrics) == (name == 'hybrid')
