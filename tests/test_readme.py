@@ -50,8 +50,9 @@ def test_the_example_of_the_index_keeps_the_signal_it_should(capsys):
 
 
 def test_the_training_page_trains_as_printed(capsys):
-  step, loss = run(page_example('training.md'), capsys).split()
-  assert step == '1' and float(loss) > 0
+  code = '\n'.join(page_examples('training.md'))
+  step, loss, loss_of_own = run(code, capsys).split()
+  assert step == '1' and float(loss) > 0 and float(loss_of_own) > 0
 
 
 def page_examples(name):

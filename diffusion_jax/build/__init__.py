@@ -99,8 +99,8 @@ WEIGHTS = {
 }
 
 
-def _seen(config):
-  # what every objective of a denoising network is told
+def _denoising_arguments(config):
+  # Arguments of every objective of a denoising network.
   c = config.objective
   check_signal(config)
   return dict(
@@ -108,7 +108,7 @@ def _seen(config):
       KINDS, 'objective', 'parametrization', c.parametrization
     ),
     noise_input=build_noise_input(config),
-    told=conditions.tell(
+    condition=conditions.make_condition(
       config.conditioning.labels,
       label_dropout(config),
       build_image_condition(config),
@@ -123,9 +123,9 @@ def _weight(config):
   return choose(WEIGHTS, 'objective', 'weight', c.weight)(c)
 
 
-def _ddpm(config, apply, estimate_probability=0.5):
+def _denoising(config, apply, estimate_probability=0.5):
   c = config.objective
-  return objectives.ddpm(
+  return objectives.denoising(
     apply,
     build_schedule(config),
     times=choose(TIMES, 'objective', 'times', c.times)(config),
@@ -134,7 +134,7 @@ def _ddpm(config, apply, estimate_probability=0.5):
     augment=build_augment(config),
     self_conditioning=config.conditioning.self_conditioning,
     estimate_probability=estimate_probability,
-    **_seen(config),
+    **_denoising_arguments(config),
   )
 
 
@@ -165,7 +165,7 @@ def _bound(config, apply, weight, vlb_weight):
       vlb_weight=vlb_weight,
       loss_aware=choose(LOSS_AWARE, 'objective', 'times', c.times),
       num_levels=config.data.num_levels,
-      **_seen(config),
+      **_denoising_arguments(config),
     )
 
 
@@ -181,7 +181,7 @@ def _vdm(config, apply):
     lambda params: build_schedule(config, params),
     num_levels=config.data.num_levels,
     num_steps=c.num_steps or None,
-    **_seen(config),
+    **_denoising_arguments(config),
   )
 
 
@@ -209,7 +209,8 @@ def check_ends(name, schedule):
 
 
 OBJECTIVES = {
-  'ddpm': _ddpm,
+  'denoising': _denoising,
+  'ddpm': _denoising,  # The former name, which stored runs have.
   'hybrid': lambda config, apply: _bound(
     config, apply, _weight(config), config.objective.vlb_weight
   ),
@@ -220,7 +221,7 @@ OBJECTIVES = {
 
 
 def build_objective(config, test=False):
-  """config.objective -> (params, objective_state, key, batch) -> loss.
+  """config.objective -> `training.objectives.Objective`.
 
   test: the conditional loss, without dropout in the network, label dropout and
   augmentation, and with self-conditioning's first estimate of every image; of a
@@ -230,7 +231,8 @@ def build_objective(config, test=False):
   build = choose(
     OBJECTIVES | dict.fromkeys(vae_models.NAMES), 'objective', 'name', c.name
   )
-  if c.name != 'ddpm':
+  is_denoising = OBJECTIVES.get(c.name) is _denoising
+  if not is_denoising:
     only = {
       'objective.augment': c.augment,
       'conditioning.self_conditioning': config.conditioning.self_conditioning,
@@ -238,7 +240,7 @@ def build_objective(config, test=False):
     for field, value in only.items():
       if value:
         raise UserError(
-          f'config.{field}={value} needs objective.name=ddpm, not {c.name!r}'
+          f'config.{field}={value} needs objective.name=denoising, not {c.name!r}'
         )
   if c.augment and config.conditioning.image:
     raise UserError(
@@ -250,7 +252,7 @@ def build_objective(config, test=False):
     network = network.clone(dropout=0.0)
     config = config.copy_and_resolve_references()
     config.objective.augment = config.conditioning.label_dropout = 0.0
-    if c.name == 'ddpm':  # which alone has self-conditioning
+    if is_denoising:  # It alone has self-conditioning.
       options = {'estimate_probability': 1.0}
   if is_vae(config):
     return vae_models.build_objective(config, network, test)

@@ -2,15 +2,18 @@
 
 from diffusion_jax.errors import UserError
 
-# What diffusion in latents cannot have, the value that says nothing, and why.
+# What diffusion in latents cannot have, the values that it can, and why.
 REFUSED = {
-  'objective.name': ('ddpm', 'the bounds of other objectives are of pixels'),
-  'objective.augment': (0.0, 'its changes are of images'),
-  'conditioning.image': ('', 'its networks are told of an image'),
-  'conditioning.self_conditioning': (False, 'its estimate is within [-1, 1]'),
-  'sampling.clip': (False, 'latents are not within [-1, 1]'),
-  'sampling.dynamic_threshold': (0.0, 'latents are not within [-1, 1]'),
-  'sampling.classifier': ('', 'classifiers are of images'),
+  'objective.name': (
+    ('denoising', 'ddpm'),
+    'the bounds of other objectives are of pixels',
+  ),
+  'objective.augment': ((0.0,), 'its changes are of images'),
+  'conditioning.image': (('',), 'its networks are told of an image'),
+  'conditioning.self_conditioning': ((False,), 'its estimate is within [-1, 1]'),
+  'sampling.clip': ((False,), 'latents are not within [-1, 1]'),
+  'sampling.dynamic_threshold': ((0.0,), 'latents are not within [-1, 1]'),
+  'sampling.classifier': (('',), 'classifiers are of images'),
 }
 
 
@@ -35,10 +38,10 @@ def check(config):
       f'config.latent.shape={shape}: give height, width and channels of the '
       'latents, such as --config.latent.shape=4,4,4'
     )
-  for field, (needed, why) in REFUSED.items():
+  for field, (allowed, why) in REFUSED.items():
     section, name = field.split('.')
-    if config[section][name] != needed:
+    if config[section][name] not in allowed:
       raise UserError(
         f'config.{field}={config[section][name]} in latents (latent.run): '
-        f'{why}. Set it to {needed!r} (docs/latent_diffusion.md)'
+        f'{why}. Set it to {allowed[0]!r} (docs/latent_diffusion.md)'
       )

@@ -1,7 +1,7 @@
 """Non-leaky augmentation (Karras et al. 2022; of GANs: Karras et al. 2020).
 
-Images are changed at random and the network is told how, by nine labels. With
-labels of 0, as in sampling, it makes images that are not changed.
+Images are changed at random, and the network is conditioned on nine labels of
+the change. With labels of 0, as in sampling, it makes unchanged images.
 """
 
 import functools
@@ -16,7 +16,7 @@ from diffusion_jax.core.keys import key_per_example
 
 Array = jax.Array
 
-# TensorFloat-32 or bfloat16 would move pixels by grey levels
+# TensorFloat-32 or bfloat16 would change pixels by whole grey levels.
 _FULL = jax.lax.Precision.HIGHEST
 
 NUM_LABELS = 9
@@ -44,7 +44,7 @@ _CENTRE = np.sum(np.arange(_TAPS) * SYM6) / np.sum(SYM6)
 
 
 class Changes(NamedTuple):
-  """What is done to an image, first to last; all 0: nothing.
+  """The changes of an image, in their order; all 0 is no change.
 
   x_flip, y_flip: mirrored; shift [2]: to the right and down, in eighths of the
   image; stretch: by 2^(0.2 stretch) along an axis at the angle `axis`, and by
@@ -64,7 +64,7 @@ class Changes(NamedTuple):
 def augment(
   key: Array, images: Array, probability: float = 0.12
 ) -> tuple[Array, Array]:
-  """Changed images and what was done to them: (images, labels [B, 9]).
+  """Returns (changed images, labels [B, 9] of the changes).
 
   images: [B, H, W, C] of any range; key: [] or one per example, [B]. For the
   probabilities see `draw_changes`.
@@ -78,11 +78,11 @@ def augment(
 
 
 def draw_changes(key: Array, probability: float = 0.12) -> Changes:
-  """Changes of one image, each with its probability, else 0; key: [].
+  """Draws the changes of one image, each with its probability, else 0.
 
-  The x-flip is a fair coin. With `probability` each, independently: another
-  coin for the y-flip (so it happens half as often), N(0, 1) for scale and
-  stretch, U(-pi, pi) for the angle, N(0, I) for the shift. The axis of a
+  key: []. The x-flip is a fair coin. With `probability` each, independently:
+  another coin for the y-flip (so it happens half as often), N(0, 1) for scale
+  and stretch, U(-pi, pi) for the angle, N(0, I) for the shift. The axis of a
   stretch is horizontal or, half of the time, U(-pi, pi).
   """
   value_key, coin_key, axis_key = jax.random.split(key, 3)
@@ -102,7 +102,7 @@ def draw_changes(key: Array, probability: float = 0.12) -> Changes:
 
 
 def labels_of(changes: Changes) -> Array:
-  """What the network is told, [9]; 0 for what was not done."""
+  """Returns the labels that the network sees, [9]; 0 for no change."""
   c = changes
   return jnp.stack(
     [
@@ -119,7 +119,7 @@ def labels_of(changes: Changes) -> Array:
 
 
 def apply_changes(image: Array, changes: Changes) -> Array:
-  """The image [H, W, C] changed; without a warp, exactly as it was."""
+  """Returns the changed image [H, W, C], exact where there is no warp."""
   c = changes
   image = jnp.where(c.x_flip, image[:, ::-1], image)
   image = jnp.where(c.y_flip, image[::-1], image)
@@ -135,17 +135,17 @@ def apply_changes(image: Array, changes: Changes) -> Array:
 
 
 def _rotation(angle):
-  # of (x, y), y pointing down
+  # Acts on (x, y), y pointing down.
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   return jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])])
 
 
 def warp(image: Array, inverse: Array, shift: Array) -> Array:
-  """out(p) = image(inverse (p - shift)), p = (x, y) from the centre, in pixels.
+  """Returns image(inverse (p - shift)), p = (x, y) from the centre in pixels.
 
   image: [H, W, C]; inverse: [2, 2]; shift: [2]. Without aliases: doubled by the
   wavelet sym6, read bilinearly at double resolution too, halved by sym6. Beyond
-  its edges the image is mirrored, again and again. Computed in float32 or more,
+  its edges the image is mirrored, repeatedly. Computed in float32 or more,
   whatever the type of the image, which the result has.
   """
   dtype = image.dtype
@@ -154,10 +154,10 @@ def warp(image: Array, inverse: Array, shift: Array) -> Array:
   up_y, down_y = _resampling(height)
   up_x, down_x = _resampling(width)
   fine = jnp.einsum('ni,mj,ijc->nmc', up_y, up_x, image, precision=_FULL)
-  x, y = jnp.meshgrid(_places(width), _places(height))
-  seen = jnp.stack([x - shift[0], y - shift[1]])
-  x, y = jnp.einsum('ab,bnm->anm', inverse, seen, precision=_FULL)
-  at = [_samples(y, height), _samples(x, width)]
+  x, y = jnp.meshgrid(_positions(width), _positions(height))
+  shifted = jnp.stack([x - shift[0], y - shift[1]])
+  x, y = jnp.einsum('ab,bnm->anm', inverse, shifted, precision=_FULL)
+  at = [_sample_index(y, height), _sample_index(x, width)]
   read = functools.partial(
     map_coordinates, coordinates=at, order=1, mode='nearest'
   )
@@ -167,8 +167,8 @@ def warp(image: Array, inverse: Array, shift: Array) -> Array:
 
 
 def _resampling(size):
-  # matrices [2 size + 10, size] and back; their product is 1, since sym6 is
-  # orthonormal to its even shifts
+  # Returns matrices [2 size + 10, size] and back. Their product is 1, since
+  # sym6 is orthonormal to its even shifts.
   reach = _TAPS // 2
   n = np.arange(2 * size + _TAPS - 2)[:, None]
   k = np.arange(-reach, size + reach)[None]
@@ -180,18 +180,18 @@ def _resampling(size):
   return jnp.asarray(up, float), jnp.asarray(down, float)
 
 
-def _places(size):
-  # of the samples at double resolution, in pixels from the centre
+def _positions(size):
+  # Of the samples at double resolution, in pixels from the centre.
   n = np.arange(2 * size + _TAPS - 2)
   return jnp.asarray((n - _CENTRE) / 2.0 - (size - 1) / 2.0, float)
 
 
-def _samples(place, size):
-  # the inverse; what lies beyond all samples is mirrored at the outermost
-  # pixels, which are at -last / 2 and last / 2
+def _sample_index(position, size):
+  # The inverse of _positions. Beyond all samples it is mirrored at the
+  # outermost pixels, which are at -last / 2 and last / 2.
   last = size - 1.0
-  direct = 2.0 * place + last + _CENTRE
+  direct = 2.0 * position + last + _CENTRE
   past = jnp.maximum(-direct, direct - (2.0 * size + _TAPS - 3))
-  mirrored = last - jnp.abs(jnp.mod(place + last / 2.0, 2.0 * last) - last)
-  beyond = past > 0.01  # and not by rounding
+  mirrored = last - jnp.abs(jnp.mod(position + last / 2.0, 2.0 * last) - last)
+  beyond = past > 0.01  # More than by rounding.
   return jnp.where(beyond, 2.0 * mirrored + _CENTRE, direct)

@@ -2,9 +2,9 @@
 
 Items per step: `params`, `ema_params`, `ema_params_<name>` for averages at
 other rates, `state` (the rest of TrainState) and `config`, so that sampling
-reads only the weights it needs. Arrays come back with the sharding asked for,
-whatever devices wrote them. A checkpoint is there when it is complete, sums of
-its files included (`checksums.py`), which are checked before it is read.
+reads only the weights it needs. Arrays are restored with the sharding of the
+target, whatever devices wrote them. A checkpoint appears when it is complete,
+with the sums of its files (`checksums.py`), which are checked before reading.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from diffusion_jax.training import checksums, damage
+from diffusion_jax.training import checksums, integrity
 from diffusion_jax.training.state import TrainState
 
-METRIC = 'test_loss'  # the best checkpoint is the one where it is lowest
+METRIC = 'test_loss'  # The best checkpoint is the one where it is lowest.
 
 
 def open_manager(
@@ -35,33 +35,33 @@ def open_manager(
   keep_best: int = 0,
   more_emas: Iterable[str] = (),
 ) -> ocp.CheckpointManager:
-  """The manager that writes a run's checkpoints.
+  """Returns the manager that writes the checkpoints of a run.
 
-  Kept are the latest `keep`, those at multiples of keep_every, and the
+  It keeps the latest `keep`, those at multiples of keep_every, and the
   keep_best with the lowest METRIC. more_emas: keys of state.more_ema_params.
   Damaged checkpoints after the newest good one are moved to `damaged/` in
-  workdir, and named on stderr; ValueError if none is good.
+  workdir, with a warning. Raises ValueError if none is good.
   """
   folder = _folder(workdir)
   if jax.process_index() == 0:
-    damage.set_aside(folder)
+    integrity.move_damaged(folder)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('checkpoints were checked')
-  # max_to_keep, the older option, can delete the latest step
-  policies = [checkpoint_managers.LatestN(keep)]
+  # max_to_keep, the older option, can delete the latest step.
+  policies: list[Any] = [checkpoint_managers.LatestN(keep)]
   if keep_every:
     policies.append(checkpoint_managers.EveryNSteps(keep_every))
   if keep_best:
     best = checkpoint_managers.BestN(
       get_metric_fn=_metric,
-      reverse=True,  # the lowest come last, and the last are kept
+      reverse=True,  # The lowest come last, and the last are kept.
       n=keep_best,
       keep_checkpoints_without_metrics=False,
     )
     policies.append(best)
   options = ocp.CheckpointManagerOptions(
     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-    # with it metrics are written down, and missed where there are none
+    # With it Orbax writes metrics, and requires them at every save.
     best_fn=_metric if keep_best else None,
     cleanup_tmp_directories=True,
     async_options=_with_sums(folder),
@@ -70,7 +70,7 @@ def open_manager(
 
 
 def open_read_only(workdir: str | Path) -> ocp.CheckpointManager:
-  """The manager that reads them; FileNotFoundError where there are none."""
+  """Returns the manager that reads them; FileNotFoundError without any."""
   folder = _folder(workdir)
   if not folder.is_dir() or not any(folder.iterdir()):
     raise FileNotFoundError(
@@ -79,7 +79,7 @@ def open_read_only(workdir: str | Path) -> ocp.CheckpointManager:
     )
   options = ocp.CheckpointManagerOptions(
     read_only=True,
-    lightweight_initialize=True,  # no metrics: they may be damaged
+    lightweight_initialize=True,  # Reads no metrics: they may be damaged.
   )
   return _open(folder, options, set())
 
@@ -90,10 +90,11 @@ def save(
   config: dict,
   metrics: dict[str, float] | None = None,
 ) -> None:
-  """Starts saving `state` under its step; a step already there is left alone.
+  """Starts saving `state` under its step, unless that step is there already.
 
-  config: plain dict, stored as JSON; metrics: with METRIC, to know the best.
-  OSError if it, or the one before, cannot be written; `finish` waits for it.
+  config: plain dict, stored as JSON; metrics: with METRIC, by which the best
+  are kept. Raises OSError if this checkpoint, or the one before, cannot be
+  written; `finish` waits for it.
   """
   step = int(state.step)
   with _writing(manager):
@@ -112,14 +113,14 @@ def save(
 
 
 def check_written(manager: ocp.CheckpointManager) -> None:
-  """OSError if the last save has failed; does not wait for one under way."""
+  """Raises OSError if the last save has failed; waits for none under way."""
   if not manager.is_saving_in_progress():
     with _writing(manager):
       manager.wait_until_finished()
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
-  """Waits until all is written, and closes; OSError if it cannot be."""
+  """Waits until all is written, and closes; OSError if writing fails."""
   with _writing(manager):
     manager.close()
 
@@ -127,9 +128,9 @@ def finish(manager: ocp.CheckpointManager) -> None:
 def save_params(
   workdir: str | Path, step: int, params: Any, config: dict
 ) -> None:
-  """Saves params alone, as a run's averaged ones; waits for the writing.
+  """Saves params alone, as the averaged ones of a run, and waits for it.
 
-  A step already there is left alone.
+  Does nothing if the step is there already.
   """
   folder = _folder(workdir)
   options = ocp.CheckpointManagerOptions(
@@ -137,27 +138,27 @@ def save_params(
   )
   with _open(folder, options, set()) as manager:
     if step not in manager.all_steps():
-      arrays = jax.tree.map(np.asarray, params)  # the same on every host
+      arrays = jax.tree.map(np.asarray, params)  # The same on every host.
       items = {_ITEMS[0]: ocp.args.StandardSave(arrays)}
       args = ocp.args.Composite(config=ocp.args.JsonSave(config), **items)
       manager.save(step, args=args, force=True, custom_metadata=checksums.MARK)
 
 
 def restore_latest(
-  manager: ocp.CheckpointManager, like: TrainState
+  manager: ocp.CheckpointManager, target: TrainState
 ) -> TrainState | None:
-  """The newest state, or None where there is none yet.
+  """Returns the newest state, None if there is no checkpoint.
 
-  like: shapes with the shardings wanted (`jax.ShapeDtypeStruct`s), or a state.
-  Raises a ValueError that names the first parameter that does not fit, if the
-  checkpoint is of another network, or that says that it cannot be read.
+  target: the abstract state (`jax.ShapeDtypeStruct`s with shardings), or a
+  state. Raises ValueError if the checkpoint cannot be read, or, with the name
+  of the first parameter that does not fit, if it is of another network.
   """
   step = manager.latest_step()
   if step is None:
     return None
   with _reading(manager, step):
     found = manager.item_metadata(step)
-  for name, tree in _split(like).items():
+  for name, tree in _split(target).items():
     kind = 'optimizer' if name == 'state' else 'network'
     if name not in found:
       raise ValueError(
@@ -166,7 +167,8 @@ def restore_latest(
     what = f'checkpoint {step} is of another {kind}'
     check_fits(found[name].tree, tree, what)
   abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    target,
   )
   items = {
     name: ocp.args.StandardRestore(tree)
@@ -178,13 +180,13 @@ def restore_latest(
     params=restored['params'],
     ema_params=restored['ema_params'],
     more_ema_params={
-      name: restored[_ema_item(name)] for name in like.more_ema_params
+      name: restored[_ema_item(name)] for name in target.more_ema_params
     },
   )
 
 
 def find_step(workdir: str | Path, checkpoint: int | str = 'latest') -> int:
-  """The step that `checkpoint` names, as in restore_params."""
+  """Returns the step that `checkpoint` names, as in `restore_params`."""
   with open_read_only(workdir) as manager:
     return _find_step(manager, checkpoint, workdir)
 
@@ -192,15 +194,16 @@ def find_step(workdir: str | Path, checkpoint: int | str = 'latest') -> int:
 def restore_params(
   workdir: str | Path,
   ema: bool | str = True,
-  like: Any = None,
+  target: Any = None,
   checkpoint: int | str = 'latest',
 ) -> tuple[Any, dict]:
-  """(params, config) of a checkpoint of a run, on one device.
+  """Returns (params, config) of a checkpoint of a run, on one device.
 
-  ema: the average, or False for the weights of the optimiser, or the name of
-  another average ('0.999'); checkpoint: a step, 'latest' or 'best'. Raises
-  FileNotFoundError where there is no such thing, and ValueError where it is
-  damaged, or, given the shapes `like` of the expected params, does not fit.
+  ema: True for the average, False for the weights of the optimiser, or the name
+  of another average ('0.999'); target: the abstract params that are expected,
+  unchecked for None; checkpoint: a step, 'latest' or 'best'. Raises
+  FileNotFoundError if there is no such checkpoint or average, ValueError if it
+  is damaged or does not fit `target`.
   """
   item = _ema_item(ema) if isinstance(ema, str) else _ITEMS[not ema]
   with open_read_only(workdir) as manager:
@@ -215,8 +218,8 @@ def restore_params(
         f'{", ".join(n for n in others if n != _ITEMS[0]) or "its own only"}'
       )
     found = found[item].tree
-    if like is not None:
-      check_fits(found, like, f'checkpoint {step} is of another network')
+    if target is not None:
+      check_fits(found, target, f'checkpoint {step} is of another network')
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), found
@@ -264,17 +267,17 @@ def _folder(workdir):
 
 
 def _with_sums(folder):
-  def sum_up():  # of the one checkpoint that is being written
+  def write_sums():  # Of the one checkpoint that is being written.
     [draft] = folder.glob(f'*{ocp.path.atomicity_types.TMP_DIR_SUFFIX}*')
     checksums.write(draft)
 
-  # called by process 0, once all have written and before the folder gets its
-  # final name
-  return ocp.options.AsyncOptions(post_finalization_callback=sum_up)
+  # Process 0 calls it when all have written, before the folder gets its final
+  # name.
+  return ocp.options.AsyncOptions(post_finalization_callback=write_sums)
 
 
 def _refuse_damaged(manager, step, items=None):
-  damage.refuse(Path(manager.directory), step, manager.all_steps(), items)
+  integrity.check(Path(manager.directory), step, manager.all_steps(), items)
 
 
 @contextlib.contextmanager
@@ -290,7 +293,7 @@ def _reading(manager, step):
 
 @contextlib.contextmanager
 def _writing(manager):
-  # tensorstore says with a ValueError that the disk is full
+  # tensorstore raises ValueError when the disk is full.
   try:
     yield
   except (OSError, ValueError) as error:
@@ -303,7 +306,7 @@ def _writing(manager):
 
 
 def _brief(error):
-  # tensorstore buries the reason in paths, Orbax appends whole trees
+  # tensorstore surrounds the reason with paths, Orbax appends whole trees.
   code = re.search(r"os_error_code='(\d+)'", str(error))
   if code:
     return os.strerror(int(code[1]))
@@ -311,7 +314,7 @@ def _brief(error):
 
 
 def _loss(manager, step):
-  # METRIC of a checkpoint, None if it was saved without
+  # Returns METRIC of a checkpoint, None if it was saved without.
   path = Path(manager.directory) / str(step)
   if not (path / 'metrics').is_dir():
     return None
@@ -320,7 +323,7 @@ def _loss(manager, step):
 
 
 def _open(folder, options, items):
-  # Orbax wants to know the items beforehand, those of older steps as well
+  # Orbax needs to know the items beforehand, those of older steps as well.
   found = {path.name for path in folder.glob(f'*/{_ema_item("*")}')}
   handlers = {
     name: ocp.StandardCheckpointHandler() for name in {*_ITEMS, *items, *found}
@@ -346,8 +349,8 @@ def _find_step(manager, checkpoint, workdir):
         f'no checkpoint in {workdir} knows how good it is: train with '
         'keep_best and an evaluation'
       )
-    return min(losses, key=losses.get)
-  if checkpoint not in steps:
+    return min(losses, key=lambda step: losses[step])
+  if not isinstance(checkpoint, int) or checkpoint not in steps:
     raise FileNotFoundError(
       f'there is no checkpoint {checkpoint} in {workdir}, but '
       f'{", ".join(map(str, steps))}'
@@ -357,7 +360,7 @@ def _find_step(manager, checkpoint, workdir):
 
 def _shapes(tree):
   # Orbax's metadata has lists and dicts for tuples and NamedTuples, and None
-  # for empty ones: only the names along the path are compared
+  # for empty ones: only the names along the path are compared.
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   shapes = {}
   for path, leaf in leaves:

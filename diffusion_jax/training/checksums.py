@@ -1,7 +1,8 @@
 """SHA-256 of every file of a checkpoint, kept beside them.
 
 The file is that of `sha256sum`, so `sha256sum -c SHA256SUMS` checks a folder
-by hand. Storage does flip bits, and the arrays' own format notices few of them.
+by hand. Storage does flip bits, and the format of the arrays detects few of
+them.
 """
 
 import hashlib
@@ -15,17 +16,17 @@ import jax
 import numpy as np
 
 NAME = 'SHA256SUMS'
-# of a checkpoint that was written with sums, so that a lost file is noticed
+# Marks a checkpoint that was written with sums, so that a lost file is noticed.
 MARK = {'checksums': NAME}
-# Orbax adds a time to it at the very end, when the sums are there already; so
-# they are of a copy of it
+# Orbax adds a time to this file after the sums were written; these are of a
+# copy of it.
 _METADATA = '_CHECKPOINT_METADATA'
 _COPY = 'metadata.json'
 _LATER = (NAME, _METADATA, 'commit_success.txt')
 
 
 def write(folder: Path) -> None:
-  """Sums up the files in `folder`, which are complete."""
+  """Writes the sums of the files in `folder`, which are complete."""
   (folder / _COPY).write_text(json.dumps(_read(folder / _METADATA)))
   lines = [
     f'{_digest(folder / name)}  {name}\n'
@@ -36,7 +37,7 @@ def write(folder: Path) -> None:
 
 
 def exist(folder: Path) -> bool:
-  """False for a checkpoint of a version that wrote no sums."""
+  """Returns False for a checkpoint of a version that wrote no sums."""
   if (folder / NAME).is_file():
     return True
   if (folder / _COPY).is_file():
@@ -44,18 +45,19 @@ def exist(folder: Path) -> bool:
   try:
     found = _read(folder / _METADATA)
   except (OSError, ValueError):
-    return True  # a checkpoint of any version has this file
+    return True  # A checkpoint of any version has this file.
   return bool(MARK.items() & (found.get('custom_metadata') or {}).items())
 
 
-def damage(folder: Path, items: Iterable[str] | None = None) -> str:
-  """What is wrong with a checkpoint that has sums, '' if it is as written.
+def find_damage(folder: Path, items: Iterable[str] | None = None) -> str:
+  """Returns what is wrong with a checkpoint that has sums, '' for nothing.
 
-  items: the sub-folders to look at, each with all its files; None is all.
+  items: the sub-folders that are checked, each with all its files; None is all.
   """
   try:
     lines = (folder / NAME).read_text().splitlines()
-    sums = dict(reversed(line.split('  ', 1)) for line in lines)
+    pairs = (line.split('  ', 1) for line in lines)
+    sums = {name: digest for digest, name in pairs}
     same = _read(folder / _METADATA) == _read(folder / _COPY)
   except FileNotFoundError as error:
     return f'{Path(error.filename).name} is missing'
@@ -63,9 +65,9 @@ def damage(folder: Path, items: Iterable[str] | None = None) -> str:
     return f'{_METADATA} or {NAME} is unreadable'
   if not same:
     return f'{_METADATA} is not what was written'
-  wanted = None if items is None else {*items, _COPY}
+  checked = None if items is None else {*items, _COPY}
   for name in sorted({*sums, *_names(folder)} - {*_LATER}):
-    if wanted is None or name.partition('/')[0] in wanted:
+    if checked is None or name.partition('/')[0] in checked:
       try:
         if _digest(folder / name) != sums.get(name):
           return f'{name} is not what was written'
@@ -77,7 +79,7 @@ def damage(folder: Path, items: Iterable[str] | None = None) -> str:
 
 
 def of_arrays(tree: Any) -> int:
-  """CRC-32 of all numbers of a tree, in its order: which weights are these?"""
+  """Returns the CRC-32 of all numbers of a tree, to identify weights."""
   value = 0
   for leaf in jax.tree.leaves(tree):
     value = zlib.crc32(np.asarray(leaf).tobytes(), value)
@@ -85,7 +87,7 @@ def of_arrays(tree: Any) -> int:
 
 
 def _read(path):
-  # all but that time
+  # Everything but the time that Orbax adds.
   found = json.loads(path.read_text())
   if not isinstance(found, dict):
     raise ValueError(f'{path} is no JSON object')
@@ -93,7 +95,7 @@ def _read(path):
 
 
 def _names(folder):
-  # hidden files are not Orbax's
+  # Orbax writes no hidden files.
   paths = [path for path in folder.rglob('[!.]*') if path.is_file()]
   return sorted(path.relative_to(folder).as_posix() for path in paths)
 

@@ -1,5 +1,6 @@
-"""What a network is told in training: (key, batch) -> cond, arrays [B, ...]."""
+"""Conditioning in training: (key, batch) -> cond, arrays [B, ...]."""
 
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -9,31 +10,31 @@ import numpy as np
 from diffusion_jax.training.masks import draw_masks
 
 Array = jax.Array
-Tell = Callable[[Array, dict], dict]
+Condition = Callable[[Array, dict], dict]
 ImageCondition = Callable[[Array, Array], Array]
 
 
-def nothing(key: Array, batch: dict) -> dict:
-  """cond of an unconditional network: {}."""
+def unconditional(key: Array, batch: dict) -> dict:
+  """Returns the cond of an unconditional network, {}."""
   return {}
 
 
-def tell(
+def make_condition(
   labels: bool = True,
   dropout: float = 0.0,
   image: ImageCondition | None = None,
   text: bool = False,
-) -> Tell:
-  """cond of a batch: what it has of what is asked for.
+) -> Condition:
+  """Returns f(key, batch) -> cond with the chosen entries.
 
   labels: cond['label'] is batch['label']. image: cond['image'] is image(key,
-  batch['image']), see `known_pixels` and the like. text: cond['text'], tokens
-  [B, L], and cond['text_mask'], False at padding. dropout: each example is told
-  nothing with this probability, by cond['drop'] [B], for classifier-free
+  batch['image']), see `image_condition`. text: cond['text'], tokens [B, L], and
+  cond['text_mask'], False at padding. dropout: the probability that an example
+  is seen without any of these, marked in cond['drop'] [B], for classifier-free
   guidance (Ho & Salimans 2022). The draws are those of the whole batch.
   """
 
-  def told(key, batch):
+  def condition(key, batch):
     drop_key, image_key = jax.random.split(key)
     cond = {'label': batch['label']} if labels else {}
     if text:
@@ -45,14 +46,15 @@ def tell(
       cond['drop'] = jax.random.bernoulli(drop_key, dropout, size)
     return cond
 
-  return told
+  return condition
 
 
 def known_pixels(x0: Array, mask: Array) -> Array:
-  """What inpainting is told: [B, H, W, C + 1] (Palette, Saharia et al. 2022).
+  """Returns the condition of inpainting, [B, H, W, C + 1].
 
-  The known pixels, 0 elsewhere (Palette has noise there), and the mask, 1 where
-  a pixel is known. x0: [B, H, W, C]; mask: broadcasts to [B, H, W, 1].
+  The known pixels, 0 elsewhere, and the mask, 1 where a pixel is known
+  (Palette, Saharia et al. 2022, which has noise at the unknown pixels).
+  x0: [B, H, W, C]; mask: broadcasts to [B, H, W, 1].
   """
   mask = jnp.broadcast_to(mask, (*x0.shape[:-1], 1))
   return jnp.concatenate(
@@ -61,7 +63,7 @@ def known_pixels(x0: Array, mask: Array) -> Array:
 
 
 def pooled(x0: Array, factor: int) -> Array:
-  """Means over factor x factor pixels: [B, H, W, C] -> [B, H/f, W/f, C].
+  """Returns means over blocks of pixels, [B, H, W, C] -> [B, H/f, W/f, C].
 
   Raises ValueError if factor does not divide H and W.
   """
@@ -73,21 +75,23 @@ def pooled(x0: Array, factor: int) -> Array:
 
 
 def enlarged(x: Array, factor: int) -> Array:
-  """Every pixel factor x factor times: what super-resolution is told (SR3).
+  """Returns every pixel repeated factor x factor times.
 
-  (Saharia et al. 2021, who enlarge by cubic splines.)
+  Enlarged small images are the condition of super-resolution (SR3, Saharia et
+  al. 2021, who enlarge by cubic splines).
   """
   return jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2)
 
 
-# Rec. 601 luma, which Pillow takes for grey pictures
+# Rec. 601 luma, which Pillow uses for grey images.
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def luminance(x0: Array) -> Array:
-  """What colourisation is told: [B, H, W, 3] -> [B, H, W, 1], Rec. 601 luma.
+  """Returns Rec. 601 luma, [B, H, W, 3] -> [B, H, W, 1].
 
-  Raises ValueError for images that are not in colour.
+  It is the condition of colourisation. Raises ValueError for images that are
+  not in colour.
   """
   if x0.shape[-1] != 3:
     raise ValueError(
@@ -97,7 +101,7 @@ def luminance(x0: Array) -> Array:
 
 
 def image_condition(kind: str, factor: int = 2) -> ImageCondition:
-  """(key [] or [B], x0 [B, H, W, C]) -> cond['image'], made of x0 itself.
+  """Returns f(key [] or [B], x0 [B, H, W, C]) -> cond['image'].
 
   'inpainting': `known_pixels` under `draw_masks`; 'superres': `pooled` by
   `factor` and enlarged again; 'gray': `luminance`. Raises ValueError for other
@@ -111,3 +115,22 @@ def image_condition(kind: str, factor: int = 2) -> ImageCondition:
   if kind not in kinds:
     raise ValueError(f'image {kind!r} is not one of {", ".join(kinds)}')
   return kinds[kind]
+
+
+_RENAMED = {
+  'tell': 'make_condition',
+  'nothing': 'unconditional',
+  'Tell': 'Condition',
+}
+
+
+def __getattr__(name):
+  if name not in _RENAMED:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  warnings.warn(
+    f'conditions.{name} is now conditions.{_RENAMED[name]}; the old name will '
+    'be removed',
+    DeprecationWarning,
+    stacklevel=2,
+  )
+  return globals()[_RENAMED[name]]

@@ -1,4 +1,4 @@
-"""Metrics to a file of JSON lines and to TensorBoard."""
+"""Writes metrics to a file of JSON lines and to TensorBoard."""
 
 import functools
 import itertools
@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class MetricWriter:
       if self._start_step:
         self._drop_later_lines(path)
       else:
-        _put_aside(path)
+        _rename_old(path)
     return path.open('a')
 
   def _drop_later_lines(self, path):
@@ -45,7 +46,7 @@ class MetricWriter:
     kept = [i is not None and i <= self._start_step for i in steps]
     if all(kept):
       return
-    draft = path.with_suffix('.tmp')  # it is never half a file
+    draft = path.with_suffix('.tmp')  # The file is never incomplete.
     draft.write_bytes(b''.join(itertools.compress(lines, kept)))
     draft.replace(path)
     damaged = steps.count(None)
@@ -57,16 +58,17 @@ class MetricWriter:
 
   @functools.cached_property
   def _events(self):
-    # not tensorboardX's SummaryWriter: on a full disk its thread dies, and the
-    # run then waits for it for ever
+    # Not SummaryWriter: on a full disk the thread of tensorboardX dies, and the
+    # run then waits for it for ever.
     from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto.event_pb2 import SessionLog
+    from tensorboardX.proto import event_pb2
 
     writer = EventsWriter(str(self._workdir / 'events'))
     # TensorBoard drops what is there of this step and later ones: it will be
     # written again. Step 0 has the config.
     first = self._start_step + 1 if self._start_step else 0
-    start = SessionLog(status=SessionLog.START)
+    log: Any = event_pb2  # Its names are made at import.
+    start = log.SessionLog(status=log.SessionLog.START)
     writer.write_event(_event(first, session_log=start))
     return writer
 
@@ -77,7 +79,7 @@ class MetricWriter:
       self._events.flush()
 
   def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
-    """One line of numbers; NaN (nothing to average) is left out."""
+    """Writes one line of numbers, without NaN (an empty mean)."""
     numbers = {name: float(value) for name, value in scalars.items()}
     numbers = {name: x for name, x in numbers.items() if not np.isnan(x)}
     self._lines.write(json.dumps({'step': step, **numbers}) + '\n')
@@ -87,7 +89,7 @@ class MetricWriter:
     self._add(step, [summary.scalar(*item) for item in numbers.items()])
 
   def write_images(self, step: int, images: dict[str, np.ndarray]) -> None:
-    """Pictures, uint8 [H, W, C], to TensorBoard."""
+    """Writes images, uint8 [H, W, C], to TensorBoard."""
     from tensorboardX import summary
 
     pictures = [
@@ -97,25 +99,25 @@ class MetricWriter:
     self._add(step, pictures)
 
   def write_texts(self, step: int, texts: dict[str, str]) -> None:
-    """Markdown to TensorBoard."""
+    """Writes Markdown to TensorBoard."""
     from tensorboardX import summary
 
     self._add(step, [summary.text(*item) for item in texts.items()])
 
   def write_hparams(self, hparams: dict[str, bool | float | str]) -> None:
-    """What the run depends on, flat, to TensorBoard's HPARAMS tab.
+    """Writes the fields that a run depends on to TensorBoard's HPARAMS tab.
 
-    Its metrics are the run's scalars.
+    The metrics of the tab are the scalars of the run.
     """
     from tensorboardX import summary
 
-    # Only the start of the session: of a record of the whole experiment
-    # TensorBoard would read that of one run, and not see which fields differ.
+    # Only the start of the session: TensorBoard reads the record of the whole
+    # experiment of one run alone, and would not show which fields differ.
     _, start, _ = summary.hparams(hparams, {})
     self._add(0, [start])
 
   def flush(self) -> None:
-    """Everything written so far is on disk after this."""
+    """Writes everything so far to disk."""
     self._lines.flush()
 
   def close(self) -> None:
@@ -126,7 +128,7 @@ class MetricWriter:
 
 
 def _step(line):
-  # None where a killed run left half a line, or a damaged disk any
+  # Returns None for a line that a killed run or a damaged disk left incomplete.
   try:
     step = json.loads(line)['step'] if line.endswith(b'\n') else None
     return step if isinstance(step, int) else None
@@ -134,16 +136,17 @@ def _step(line):
     return None
 
 
-def _put_aside(path):
+def _rename_old(path):
   names = (path.with_name(f'metrics.{i}.jsonl') for i in itertools.count(1))
-  aside = next(name for name in names if not name.exists())
-  path.rename(aside)
+  target = next(name for name in names if not name.exists())
+  path.rename(target)
   print(
-    f'{path} is of an earlier start of this run: it is kept as {aside.name}'
+    f'{path} is of an earlier start of this run: it is kept as {target.name}'
   )
 
 
 def _event(step, **what):
-  from tensorboardX.proto.event_pb2 import Event
+  from tensorboardX.proto import event_pb2
 
-  return Event(wall_time=time.time(), step=step, **what)
+  log: Any = event_pb2
+  return log.Event(wall_time=time.time(), step=step, **what)

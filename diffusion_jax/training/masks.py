@@ -1,4 +1,4 @@
-"""Random masks of known pixels, for training: True where a pixel is known."""
+"""Random masks for training, True where a pixel is known."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ Array = jax.Array
 
 
 def draw_masks(key: Array, shape: tuple[int, ...]) -> Array:
-  """A mask for each of `shape` [B, H, W, C] images, bool [B, H, W, 1].
+  """Returns a mask for each of `shape` [B, H, W, C] images, bool [B, H, W, 1].
 
   Half of the image, all but a box, or all but a stroke of a brush, with equal
   chances (Palette, Saharia et al. 2022, has boxes and strokes). key: [] or one
@@ -29,7 +29,10 @@ def draw_masks(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def half(key: Array, height: int, width: int) -> Array:
-  """The upper, lower, left or right half is known, [H, W, 1]; key: []."""
+  """Returns a mask of which one half is known, [H, W, 1]; key: [].
+
+  It is the upper, lower, left or right half.
+  """
   rows, columns = _pixels(height, width)
   side = jax.random.randint(key, (), 0, 4)
   halves = [rows < 0.5, rows > 0.5, columns < 0.5, columns > 0.5]
@@ -38,7 +41,7 @@ def half(key: Array, height: int, width: int) -> Array:
 
 
 def box(key: Array, height: int, width: int) -> Array:
-  """All but a box is known, [H, W, 1]; key: [].
+  """Returns a mask of which all but a box is known, [H, W, 1]; key: [].
 
   Its sides are uniform between a quarter and three quarters of the image's, its
   place is uniform.
@@ -53,10 +56,10 @@ def box(key: Array, height: int, width: int) -> Array:
 
 
 def stroke(key: Array, height: int, width: int, num_corners: int = 5) -> Array:
-  """All but a stroke of a brush is known, [H, W, 1]; key: [].
+  """Returns a mask of which all but a brush stroke is known, [H, W, 1].
 
-  The brush goes along lines between corners that are uniform in the image; it
-  is an eighth to a quarter of it wide.
+  key: []. The brush follows lines between corners that are uniform in the
+  image; it is an eighth to a quarter of it wide.
   """
   corner_key, width_key = jax.random.split(key)
   corners = jax.random.uniform(corner_key, (num_corners, 1, 1, 2))
@@ -66,7 +69,7 @@ def stroke(key: Array, height: int, width: int, num_corners: int = 5) -> Array:
     axis=-1,
   )
 
-  def distance(start, end):  # from every pixel to the line between two corners
+  def distance(start, end):  # From every pixel to a line between two corners.
     along = end - start
     ratio = jnp.sum((pixels - start) * along, axis=-1, keepdims=True)
     ratio = jnp.clip(ratio / jnp.sum(along**2), 0.0, 1.0)
@@ -78,7 +81,7 @@ def stroke(key: Array, height: int, width: int, num_corners: int = 5) -> Array:
 
 
 def _pixels(height, width):
-  # centres of rows [H, 1, 1] and columns [1, W, 1], in (0, 1)
+  # Returns centres of rows [H, 1, 1] and columns [1, W, 1], in (0, 1).
   rows = (jnp.arange(height) + 0.5) / height
   columns = (jnp.arange(width) + 0.5) / width
   return rows.reshape(-1, 1, 1), columns.reshape(1, -1, 1)

@@ -1,15 +1,14 @@
-"""What is minimised: (params, objective_state, key, batch) -> loss and metrics.
+"""Training losses: the contract of an objective, and denoising objectives.
 
 A batch is {'image': [B, H, W, C] in [-1, 1]} and, for labelled sets,
-{'label': [B]}. Every objective returns
-(loss [], (metrics, objective_state)), as `jax.value_and_grad(has_aux=True)`
-wants it; metrics are `Mean`s, so they average correctly over steps.
-
-A last argument part=(i, n) asks for rows i, i + n, ... of the batch alone, with
-the noise that they have in the whole (see `rows`): gradient accumulation.
+{'label': [B]}. An `Objective` draws for the whole batch and computes its loss
+for any rows of what was drawn, so that `training.step` alone knows of gradient
+accumulation. Metrics are `Mean`s, which average correctly over steps.
 """
 
+import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,30 +41,179 @@ from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.parametrization import to_x0
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.core.vdm import vdm_weight
-from diffusion_jax.training.conditions import Tell, nothing
+from diffusion_jax.training.conditions import Condition, unconditional
 from diffusion_jax.training.loss_aware import loss_aware_times, record
 
 Array = jax.Array
-Objective = Callable[..., tuple[Array, tuple[dict, Any]]]
 Augment = Callable[[Array, Array], tuple[Array, Array]]
+Schedule = Callable[..., NoiseLevel]
 
 
 class Mean(NamedTuple):
   """A mean that can be added up: total / count, NaN where nothing counted."""
 
   total: Array
-  count: Array
+  count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-def ddpm(
-  network_fn: NetworkFn,
+class Context(NamedTuple):
+  """What a loss may depend on beside its parameters and the batch.
+
+  step: [], the updates so far; ema_params: the average of the parameters;
+  frozen: parameters that are not trained, such as those of a teacher; state:
+  that of the objective, `TrainState.objective_state`.
+  """
+
+  step: Array | int = 0
+  ema_params: Any = ()
+  frozen: Any = ()
+  state: Any = ()
+
+
+def keep_state(state: Any, records: Any) -> Any:
+  """Returns `state` as it is: the update of an objective without memory."""
+  return state
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """A training loss in functions; called, it is the loss of a whole batch.
+
+  draw(key, batch, context) -> (inputs, keys): all random numbers of the batch
+  and what the loss needs of it, arrays [B, ...]; keys of the network's dropout.
+  loss(params, context, inputs, keys) -> (loss [], (metrics, records)), for any
+  rows of inputs; records: [B, ...], or (). update(state, records) -> state of
+  the next step. separable: the loss is a mean over the rows, so that the mean
+  over parts of a batch is that of the batch.
+  """
+
+  draw: Callable[[Array, dict, Context], tuple[Any, Any]]
+  loss: Callable[[Any, Context, Any, Any], tuple[Array, tuple[dict, Any]]]
+  update: Callable[[Any, Any], Any] = keep_state
+  separable: bool = True
+
+  def __call__(
+    self, params: Any, context: Context, key: Array, batch: dict
+  ) -> tuple[Array, tuple[dict, Any]]:
+    """Returns (loss [], (metrics, state of the next step)) of a batch."""
+    inputs, keys = self.draw(key, batch, context)
+    loss, (metrics, records) = self.loss(params, context, inputs, keys)
+    return loss, (metrics, self.update(context.state, records))
+
+
+class Inputs(NamedTuple):
+  """What is drawn for a batch of a denoising objective, arrays [B, ...].
+
+  level and time_weight: of the time sampler; cond: what the network is
+  conditioned on; augment_keys: of the augmentation; estimated: where
+  self-conditioning shows the network a first estimate.
+  """
+
+  x0: Array
+  eps: Array
+  level: Any
+  time_weight: Array
+  cond: dict
+  augment_keys: Array
+  estimated: Array
+
+
+def draw_inputs(
+  key: Array,
+  batch: dict,
   schedule: Callable,
+  *,
+  times: TimeSampler,
+  condition: Condition,
+  estimate_probability: float = 0.5,
+) -> tuple[Inputs, tuple[Array, ...]]:
+  """Returns (inputs, keys): keys for two evaluations of the network.
+
+  The level is what `schedule` returns of the drawn t [B].
+  """
+  x0 = batch['image']
+  time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = (
+    jax.random.split(key, 7)
+  )
+  level, time_weight = times(time_key, x0.shape[0], schedule)
+  inputs = Inputs(
+    x0=x0,
+    eps=jax.random.normal(eps_key, x0.shape),
+    level=level,
+    time_weight=time_weight,
+    cond=condition(cond_key, batch),
+    augment_keys=key_per_example(augment_key, len(x0)),
+    estimated=jax.random.bernoulli(
+      first_key, estimate_probability, x0.shape[:1]
+    ),
+  )
+  return inputs, tuple(dropout_keys)
+
+
+def augmented(inputs: Inputs, augment: Augment | None) -> Inputs:
+  """Returns inputs with changed images, and the labels in cond['augment'].
+
+  augment: (keys [B], x0) -> (x0, labels), as `augmentation.augment`.
+  """
+  if augment is None:
+    return inputs
+  x0, labels = augment(inputs.augment_keys, inputs.x0)
+  return inputs._replace(x0=x0, cond=inputs.cond | {'augment': labels})
+
+
+def make_output_at(
+  network_fn: NetworkFn,
+  *,
+  parametrization: str,
+  noise_input: NoiseInput,
+  sigma_data: float = 0.5,
+) -> Callable[..., Array]:
+  """Returns f(params, xt, level, cond, keys, estimated=None) -> [B, ...].
+
+  f is the network's raw output at any x_t and level; a loss at several levels
+  of an example calls it several times. params: {'network': ...}; keys: two, of
+  dropout. For self-conditioning, examples that are `estimated` [B] are seen
+  with a first estimate, cond['x0'], clipped to [-1, 1] and without gradient,
+  the others with zeros (Chen et al. 2022, Alg. 1; they toss one coin for the
+  batch, here each example has its own).
+  """
+
+  def apply(params, xt, level, cond, key):
+    return network_output(
+      network_fn,
+      params['network'],
+      xt,
+      level,
+      parametrization=parametrization,
+      noise_input=noise_input,
+      cond=cond,
+      sigma_data=sigma_data,
+      key=key,
+    )
+
+  def output_at(params, xt, level, cond, keys, estimated=None):
+    key, first_key = keys
+    if estimated is not None:
+      first = apply(params, xt, level, cond, first_key)
+      first = first[..., : xt.shape[-1]]  # without a learned variance
+      first = to_x0(parametrization, first, xt, level, sigma_data)
+      first = jnp.clip(first, -1.0, 1.0)
+      first = jnp.where(expand_to(estimated, xt), first, 0.0)
+      cond = cond | {'x0': jax.lax.stop_gradient(first)}
+    return apply(params, xt, level, cond, key)
+
+  return output_at
+
+
+def denoising(
+  network_fn: NetworkFn,
+  schedule: Schedule,
   *,
   parametrization: str,
   times: TimeSampler,
   weight: Weight,
   noise_input: NoiseInput,
-  told: Tell = nothing,
+  condition: Condition = unconditional,
   learned_variance: bool = False,
   sigma_data: float = 0.5,
   augment: Augment | None = None,
@@ -76,44 +224,46 @@ def ddpm(
 
   The loss is `denoising_loss` per dimension; with 'eps' and `snr_weight` that
   is L_simple, with 'edm', `edm_weight` and `log_normal_times` EDM's (Karras et
-  al. 2022, who take the sum). `told(key, batch)` is what the network is told,
-  cond (`training.conditions`). A network with `learned_variance` has twice the
-  channels; only the first half enters this loss. `augment`,
-  `self_conditioning` and its `estimate_probability`: see `make_attempt`.
+  al. 2022, who take the sum), with 'flow' flow matching. A network with
+  `learned_variance` has twice the channels, of which the first half enters this
+  loss. See `augmented` for `augment`, `make_output_at` for `self_conditioning`.
   params: {'network': ...}. Metrics: loss, and loss per quarter of t.
   """
-  attempt = make_attempt(
-    network_fn,
-    schedule,
-    parametrization=parametrization,
-    noise_input=noise_input,
-    told=told,
-    sigma_data=sigma_data,
-    augment=augment,
-    self_conditioning=self_conditioning,
+  draw = functools.partial(
+    draw_inputs,
+    times=times,
+    condition=condition,
     estimate_probability=estimate_probability,
   )
+  output_at = make_output_at(
+    network_fn,
+    parametrization=parametrization,
+    noise_input=noise_input,
+    sigma_data=sigma_data,
+  )
 
-  def objective(params, objective_state, key, batch, part=(0, 1)):
-    x0, eps, _, level, time_weight, output = attempt(
-      params, key, batch, times, part
-    )
+  def loss(params, context, inputs, keys):
+    inputs = augmented(inputs, augment)
+    x0, eps, level = inputs.x0, inputs.eps, inputs.level
+    xt = q_sample(x0, eps, level)
+    estimated = inputs.estimated if self_conditioning else None
+    output = output_at(params, xt, level, inputs.cond, keys, estimated)
     if learned_variance:
       output, _ = jnp.split(output, 2, axis=-1)
     losses = denoising_loss(
       parametrization, output, x0, eps, level, weight, sigma_data
     )
-    losses = time_weight * losses / x0[0].size
-    loss = jnp.mean(losses)
-    metrics = {'loss': Mean(loss, jnp.ones(())), **by_quarter(losses, level.t)}
-    return loss, (metrics, objective_state)
+    losses = inputs.time_weight * losses / x0[0].size
+    mean = jnp.mean(losses)
+    metrics = {'loss': Mean(mean, jnp.ones(())), **by_quarter(losses, level.t)}
+    return mean, (metrics, ())
 
-  return objective
+  return Objective(lambda key, batch, _: draw(key, batch, schedule), loss)
 
 
 def hybrid(
   network_fn: NetworkFn,
-  schedule: Callable,
+  schedule: Schedule,
   *,
   num_steps: int,
   parametrization: str,
@@ -122,7 +272,7 @@ def hybrid(
   vlb_weight: float = 0.001,
   loss_aware: bool = False,
   num_levels: int = 256,
-  told: Tell = nothing,
+  condition: Condition = unconditional,
   sigma_data: float = 0.5,
 ) -> Objective:
   """L_simple + vlb_weight * L_vlb (Nichol & Dhariwal 2021, Eq. 16), per step.
@@ -133,21 +283,25 @@ def hybrid(
   so it trains the variance alone. weight=None leaves out L_simple and detaches
   nothing: vlb_weight=1 is then the pure L_vlb.
 
-  loss_aware draws t by Eq. 18; objective_state is then a `LossHistory` over
-  num_steps. Otherwise as `ddpm`. Metrics: also vlb and simple. Raises
+  loss_aware draws t by Eq. 18; the objective's state is then a `LossHistory`
+  over num_steps. Otherwise as `denoising`. Metrics: also vlb and simple. Raises
   ValueError for fewer than 2 steps.
   """
   if num_steps < 2:
     raise ValueError(f'num_steps is {num_steps}: a bound needs at least 2')
-  attempt = make_attempt(
+  output_at = make_output_at(
     network_fn,
-    schedule,
     parametrization=parametrization,
     noise_input=noise_input,
-    told=told,
     sigma_data=sigma_data,
   )
   decoder = functools.partial(reconstruction_nll, num_levels=num_levels)
+
+  def draw(key, batch, context):
+    times = (
+      loss_aware_times(context.state) if loss_aware else step_times(num_steps)
+    )
+    return draw_inputs(key, batch, schedule, times=times, condition=condition)
 
   def vlb(x0, xt, level_t, step, output, fraction):
     # [B], bits per dimension
@@ -170,13 +324,10 @@ def hybrid(
     nats = bound_term(x0, xt, model, level_s, level_t, decoder)
     return num_steps * bits_per_dim(nats, x0.shape[1:])
 
-  def objective(params, objective_state, key, batch, part=(0, 1)):
-    times = (
-      loss_aware_times(objective_state) if loss_aware else step_times(num_steps)
-    )
-    x0, eps, xt, level, time_weight, output = attempt(
-      params, key, batch, times, part
-    )
+  def loss(params, context, inputs, keys):
+    x0, eps, level = inputs.x0, inputs.eps, inputs.level
+    xt = q_sample(x0, eps, level)
+    output = output_at(params, xt, level, inputs.cond, keys)
     step = jnp.rint(level.t * num_steps).astype(int)
     output, fraction = jnp.split(output, 2, axis=-1)
     mean = output if weight is None else jax.lax.stop_gradient(output)
@@ -188,111 +339,29 @@ def hybrid(
       )
       terms['simple'] = error / x0[0].size
       losses += terms['simple']
-    if loss_aware:
-      last = part[0] == part[1] - 1
-      objective_state = record(objective_state, step, losses, last)
     terms['loss'] = losses
-    terms = {name: time_weight * term for name, term in terms.items()}
+    terms = {name: inputs.time_weight * term for name, term in terms.items()}
     metrics = {
       name: Mean(jnp.mean(term), jnp.ones(())) for name, term in terms.items()
     }
     metrics |= by_quarter(terms['loss'], level.t)
-    return metrics['loss'].total, (metrics, objective_state)
+    return metrics['loss'].total, (metrics, (step, losses))
 
-  return objective
+  def record_losses(history, records):
+    return record(history, *records)
 
-
-class Attempt(NamedTuple):
-  """A batch, the noise on it, and the network's output for it, [B, ...].
-
-  time_weight: [B], of the time sampler.
-  """
-
-  x0: Array
-  eps: Array
-  xt: Array
-  level: NoiseLevel
-  time_weight: Array
-  output: Array
-
-
-def make_attempt(
-  network_fn: NetworkFn,
-  schedule: Callable,
-  *,
-  parametrization: str,
-  noise_input: NoiseInput,
-  told: Tell,
-  sigma_data: float,
-  augment: Augment | None = None,
-  self_conditioning: bool = False,
-  estimate_probability: float = 0.5,
-) -> Callable[..., Attempt]:
-  """(params, key, batch, times, part) -> Attempt: what objectives begin with.
-
-  The draws are those of the whole batch, of which `part` takes its rows.
-  augment(keys [B], x0) -> (x0, labels) changes the images and tells the network
-  how, by cond['augment'] (`augmentation.augment`). self_conditioning: with
-  `estimate_probability` an image is seen with a first estimate, cond['x0'],
-  clipped to [-1, 1] and without gradient, the others with zeros (Chen et al.
-  2022, Alg. 1; they toss one coin for the batch, here each image has its own).
-  """
-
-  def attempt(params, key, batch, times, part):
-    x0 = batch['image']
-    time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = (
-      jax.random.split(key, 7)
-    )
-    level, time_weight = times(time_key, x0.shape[0], schedule)
-    eps = jax.random.normal(eps_key, x0.shape)
-    cond = told(cond_key, batch)
-    augment_keys = key_per_example(augment_key, len(x0))
-    twice = jax.random.bernoulli(first_key, estimate_probability, x0.shape[:1])
-    x0, level, time_weight, eps, cond, augment_keys, twice = rows(
-      (x0, level, time_weight, eps, cond, augment_keys, twice), part
-    )
-    if part[1] > 1:
-      dropout_keys = [jax.random.fold_in(k, part[0]) for k in dropout_keys]
-    if augment is not None:
-      x0, cond['augment'] = augment(augment_keys, x0)
-    xt = q_sample(x0, eps, level)
-
-    def ask(cond, key):
-      return network_output(
-        network_fn,
-        params['network'],
-        xt,
-        level,
-        parametrization=parametrization,
-        noise_input=noise_input,
-        cond=cond,
-        sigma_data=sigma_data,
-        key=key,
-      )
-
-    if self_conditioning:
-      first = ask(cond, dropout_keys[1])
-      first = first[..., : x0.shape[-1]]  # without a learned variance
-      first = to_x0(parametrization, first, xt, level, sigma_data)
-      estimate = jnp.where(
-        expand_to(twice, x0), jnp.clip(first, -1.0, 1.0), 0.0
-      )
-      cond['x0'] = jax.lax.stop_gradient(estimate)
-    output = ask(cond, dropout_keys[0])
-    return Attempt(x0, eps, xt, level, time_weight, output)
-
-  return attempt
+  return Objective(draw, loss, record_losses if loss_aware else keep_state)
 
 
 def vdm(
   network_fn: NetworkFn,
-  make_schedule: Callable[[Any], Callable],
+  make_schedule: Callable[[Any], Schedule],
   *,
   num_levels: int,
   num_steps: int | None = None,
   parametrization: str = 'eps',
   noise_input: NoiseInput,
-  told: Tell = nothing,
+  condition: Condition = unconditional,
   sigma_data: float = 0.5,
 ) -> Objective:
   """The variational bound in bits per dimension (Kingma et al. 2021, Eq. 11).
@@ -304,33 +373,33 @@ def vdm(
   params: {'network': ..., 'schedule': ...}. Metrics: loss, its three parts, the
   diffusion part per quarter of t, and the log-SNRs at t = 0 and 1.
   """
+  output_at = make_output_at(
+    network_fn,
+    parametrization=parametrization,
+    noise_input=noise_input,
+    sigma_data=sigma_data,
+  )
 
-  def objective(params, objective_state, key, batch, part=(0, 1)):
-    schedule = make_schedule(params)
-    attempt = make_attempt(
-      network_fn,
-      schedule,
-      parametrization=parametrization,
-      noise_input=noise_input,
-      told=told,
-      sigma_data=sigma_data,
-    )
-
-    def at(t):  # of a model in steps, the end of the step that t is in
-      if num_steps is not None:
-        t = jnp.ceil(t * num_steps) / num_steps
-      return schedule(t)
-
-    def times(key, batch_size, _):
-      return antithetic_times(key, batch_size, at)
-
+  def draw(key, batch, context):
+    # t alone: a learned schedule takes it to a level that gradients reach
     key, eps_key = jax.random.split(key)
-    x0, eps, _, level, time_weight, output = attempt(
-      params, key, batch, times, part
+    inputs, keys = draw_inputs(
+      key, batch, lambda t: t, times=antithetic_times, condition=condition
     )
-    eps_0 = rows(jax.random.normal(eps_key, batch['image'].shape), part)
+    eps_0 = jax.random.normal(eps_key, batch['image'].shape)
+    return (inputs, eps_0), keys
+
+  def loss(params, context, inputs, keys):
+    schedule = make_schedule(params)
+    inputs, eps_0 = inputs
+    x0, eps, t = inputs.x0, inputs.eps, inputs.level
+    if num_steps is not None:  # the end of the step that t is in
+      t = jnp.ceil(t * num_steps) / num_steps
+    level = schedule(t)
+    xt = q_sample(x0, eps, level)
+    output = output_at(params, xt, level, inputs.cond, keys)
     weight = vdm_weight(schedule, num_steps)
-    diffusion = time_weight * denoising_loss(
+    diffusion = inputs.time_weight * denoising_loss(
       parametrization, output, x0, eps, level, weight, sigma_data
     )
     first, last = schedule(0.0), schedule(1.0)
@@ -342,36 +411,17 @@ def vdm(
     }
     parts = {name: bits_per_dim(n, x0.shape[1:]) for name, n in nats.items()}
     means = {name: jnp.mean(bits) for name, bits in parts.items()}
-    loss = sum(means.values())
-    means |= {'loss': loss, 'logsnr_0': first.logsnr, 'logsnr_1': last.logsnr}
+    total = jnp.asarray(sum(means.values()))
+    means |= {'loss': total, 'logsnr_0': first.logsnr, 'logsnr_1': last.logsnr}
     metrics = {name: Mean(x, jnp.ones(())) for name, x in means.items()}
     metrics |= by_quarter(parts['diffusion'], level.t)
-    return loss, (metrics, objective_state)
+    return total, (metrics, ())
 
-  return objective
-
-
-def rows(tree: Any, part: tuple[Array | int, int]) -> Any:
-  """Rows i, i + n, ... of every leaf [B, ...], for part = (i, n).
-
-  Interleaved, so that every device holds as many rows of each part. Raises
-  ValueError if n does not divide B.
-  """
-  index, n = part
-  if n == 1:
-    return tree
-
-  def take(x):
-    if x.shape[0] % n:
-      raise ValueError(f'a batch of {x.shape[0]} cannot be cut into {n} parts')
-    x = x.reshape(x.shape[0] // n, n, *x.shape[1:])
-    return jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False)
-
-  return jax.tree.map(take, tree)
+  return Objective(draw, loss)
 
 
 def by_quarter(losses: Array, t: Array) -> dict[str, Mean]:
-  """Means of losses [B] over the four quarters of t in (0, 1]."""
+  """Returns means of losses [B] over the four quarters of t in (0, 1]."""
   quarter = jnp.clip(jnp.ceil(4.0 * t), 1, 4)
   means = {}
   for q in range(1, 5):
@@ -379,3 +429,15 @@ def by_quarter(losses: Array, t: Array) -> dict[str, Mean]:
     total = jnp.sum(jnp.where(inside, losses, 0.0))
     means[f'loss_quarter_{q}'] = Mean(total, jnp.sum(inside, dtype=float))
   return means
+
+
+def __getattr__(name):
+  if name != 'ddpm':
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  warnings.warn(
+    'objectives.ddpm is now objectives.denoising, with condition= for told=; '
+    'the old name will be removed',
+    DeprecationWarning,
+    stacklevel=2,
+  )
+  return denoising

@@ -17,7 +17,7 @@ def learning_rate_schedule(
   decay: str = 'constant',
   decay_steps: int = 0,
 ) -> optax.Schedule:
-  """step -> learning rate: a line from 0 to `peak`, and then a `decay`.
+  """Returns step -> learning rate: linear from 0 to `peak`, then a `decay`.
 
   'constant'; 'linear' and 'cosine' to 0 at step decay_steps; 'inverse_sqrt',
   peak / sqrt(max(step / decay_steps, 1)) (Karras et al. 2024, EDM2).
@@ -37,7 +37,7 @@ def learning_rate_schedule(
 
 
 def _inverse_sqrt(peak, start, scale):
-  # the argument counts from the end of the warm-up
+  # The argument counts from the end of the warm-up.
   return lambda i: peak / jnp.sqrt(jnp.maximum((start + i) / scale, 1.0))
 
 
@@ -64,13 +64,13 @@ def make_optimizer(
   weight_decay_mask: Callable[[Any], Any] | None = None,
   repair_gradients: bool = False,
 ) -> optax.GradientTransformation:
-  """Adam; gradients first clipped to a global norm if clip_norm > 0.
+  """Returns Adam, after clipping to a global norm if clip_norm > 0.
 
   weight_decay > 0 is AdamW's (Loshchilov & Hutter 2019), where the pytree
   weight_decay_mask(params) is True: `kernels` (also for None), `not_biases` or
   `all_parameters`. repair_gradients comes before all else: see `repair`.
   """
-  moments = dict(b1=b1, b2=b2, eps=eps)
+  moments: dict[str, Any] = dict(b1=b1, b2=b2, eps=eps)
   if weight_decay:
     adam = optax.adamw(
       learning_rate,
@@ -88,13 +88,13 @@ def make_optimizer(
 
 
 def repair(grads: Any) -> Any:
-  """NaN -> 0 and +-inf -> +-1e5, as EDM trains (Karras et al. 2022)."""
+  """Returns NaN -> 0 and +-inf -> +-1e5, as EDM (Karras et al. 2022)."""
   finite = functools.partial(jnp.nan_to_num, nan=0.0, posinf=1e5, neginf=-1e5)
   return jax.tree.map(finite, grads)
 
 
 def kernels(params: Any) -> Any:
-  """True at the weights of dense layers and convolutions, else False.
+  """Returns True at the weights of dense layers and convolutions, else False.
 
   Biases, norms and embeddings are no kernels.
   """
@@ -102,7 +102,7 @@ def kernels(params: Any) -> Any:
 
 
 def not_biases(params: Any) -> Any:
-  """False at biases, else True: the mask of VDM's release (Kingma et al. 2021).
+  """Returns False at biases, else True, as VDM's release (Kingma et al. 2021).
 
   So the scales of group norms and embeddings are decayed. Of a learned schedule
   both parameters of `LinearGamma` are, and of `MonotoneGamma` all but the two
@@ -110,7 +110,7 @@ def not_biases(params: Any) -> Any:
   """
 
   def is_decayed(names):
-    # the release calls the parameters of a line w and b, not kernel and bias
+    # The release calls the parameters of a line w and b, not kernel and bias.
     of_line = names == ['schedule', 'bias']
     return of_line or not names[-1].endswith('bias')
 
@@ -118,14 +118,14 @@ def not_biases(params: Any) -> Any:
 
 
 def all_parameters(params: Any) -> Any:
-  """True everywhere but at fixed random frequencies, as PyTorch's AdamW."""
+  """Returns True except at fixed random frequencies, as PyTorch's AdamW."""
   return _mask(params, lambda names: True)
 
 
 def _mask(params, is_decayed):
   def at(path, _):
     names = [str(getattr(key, 'key', key)) for key in path]
-    # decay would move these, of `FourierEmbedding`, which no gradient reaches
+    # Decay would move those of `FourierEmbedding`, which no gradient reaches.
     return names[-1] != 'frequencies' and is_decayed(names)
 
   return jax.tree_util.tree_map_with_path(at, params)
@@ -139,11 +139,11 @@ WEIGHT_DECAY_MASKS = {
 
 
 def ema_decay(decay: float, warmup: bool = False) -> Callable[[Array], Array]:
-  """step (0 at the first update) -> decay of the EMA after that update.
+  """Returns step (0 at the first update) -> decay of the EMA after it.
 
   Constant, except that the average starts at the parameters after the first
   update (Ho et al. 2020). With `warmup` min(decay, (1 + step) / (10 + step)),
-  for runs too short to forget their start otherwise.
+  for runs too short for the start to fade otherwise.
   """
 
   def at_step(step):
@@ -157,7 +157,7 @@ def ema_decay(decay: float, warmup: bool = False) -> Callable[[Array], Array]:
 def ema_half_life(
   half_life: float, batch_size: int, rampup: float = 0.0
 ) -> Callable[[Array], Array]:
-  """As `ema_decay`, 0.5^(batch_size / half_life); half_life in images.
+  """Returns, as `ema_decay`, 0.5^(batch_size / half_life), in images.
 
   With `rampup` the half-life is at most that part of the images seen before the
   update, as EDM's 0.05 (Karras et al. 2022). ValueError for a half-life that is

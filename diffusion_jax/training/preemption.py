@@ -1,4 +1,4 @@
-"""Asked to stop: SIGTERM, as schedulers send it before they take a machine."""
+"""SIGTERM as a request to stop, which schedulers send before preemption."""
 
 import contextlib
 import signal
@@ -11,21 +11,21 @@ from jax.experimental import multihost_utils
 
 @contextlib.contextmanager
 def watch() -> Iterator[Callable[[int], bool]]:
-  """Gives stop(step) -> whether to save after this step and leave.
+  """Yields stop(step) -> whether to save after this step and stop.
 
-  To be asked once after each step, by all processes: where there are several,
-  all say yes at the same step, whichever of them got the signal. Later signals
-  change nothing, so that what is being saved is saved.
+  All processes call it once after each step: it is True at the same step in all
+  of them, whichever got the signal. Later signals change nothing, so that a
+  save under way is completed.
   """
-  if jax.process_count() > 1:  # jax.distributed took the signal for itself
+  if jax.process_count() > 1:  # jax.distributed handles the signal.
     yield multihost_utils.reached_preemption_sync_point
     return
   if threading.current_thread() is not threading.main_thread():
-    yield lambda step: False  # only the main thread may take signals
+    yield lambda step: False  # Only the main thread may handle signals.
     return
-  asked = []
-  before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+  received = []
+  before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
   try:
-    yield lambda step: bool(asked)
+    yield lambda step: bool(received)
   finally:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if asked else before)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if received else before)

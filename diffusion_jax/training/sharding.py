@@ -2,8 +2,8 @@
 
 Every batch is split over all devices of the mesh. Large parameters, their
 average and their optimiser state are split over its `fsdp` axis and copied
-along `data`, so 8x1 is data parallelism, 1x8 fully sharded, 2x4 both. XLA puts
-in the communication; the training step does not know.
+along `data`, so 8x1 is data parallelism, 1x8 fully sharded, 2x4 both. XLA
+inserts the communication; the training step is the same.
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ AXES = ('data', 'fsdp')
 
 
 def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-  """Mesh of data x fsdp devices; data=-1 takes all that fsdp leaves.
+  """Returns the mesh of data x fsdp devices; data=-1 takes all that remain.
 
-  Raises ValueError if the machine has not that many devices.
+  Raises ValueError if the machine has fewer devices.
   """
   devices = jax.devices()
   if fsdp < 1 or (data < 1 and data != -1):
@@ -43,24 +43,24 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
       f'a mesh of {data}x{fsdp} leaves out {len(devices) - size} of the '
       f'{len(devices)} devices: several processes need one of all devices'
     )
-  # explicit axes, the default, would ask networks for output shardings
+  # Explicit axes, the default, would require output shardings from networks.
   return jax.make_mesh(
     (data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices[:size]
   )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """A copy on every device."""
+  """Returns the sharding with a copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The first axis over all devices."""
+  """Returns the sharding of the first axis over all devices."""
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def fsdp_sharding(mesh: Mesh, tree: Any, min_size: int = 2**16) -> Any:
-  """Sharding of each leaf of a tree of arrays (or of their shapes).
+  """Returns the sharding of each leaf of a tree of arrays, or of shapes.
 
   A leaf of min_size elements or more is split along its largest axis that the
   `fsdp` axis divides; smaller ones, and those without such an axis, are copied.
@@ -78,7 +78,7 @@ def fsdp_sharding(mesh: Mesh, tree: Any, min_size: int = 2**16) -> Any:
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> slice:
-  """Rows of a global batch that the devices of this process hold.
+  """Returns the rows of a global batch that this process holds.
 
   Raises ValueError if the devices do not divide the batch.
   """
@@ -86,9 +86,11 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
     raise ValueError(
       f'a batch of {batch_size} cannot be split over {mesh.size} devices'
     )
-  index = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  sharding = batch_sharding(mesh)
+  index = sharding.addressable_devices_indices_map((batch_size,))
   starts, stops = zip(
-    *(rows.indices(batch_size)[:2] for (rows,) in index.values()), strict=True
+    *(rows[0].indices(batch_size)[:2] for rows in index.values() if rows),
+    strict=True,
   )
   rows = slice(min(starts), max(stops))
   if len(set(starts)) * (batch_size // mesh.size) != rows.stop - rows.start:
@@ -97,7 +99,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
 
 
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
-  """This process's rows of a batch -> the global batch, on its devices."""
+  """Returns the global batch, of which this process gives its rows."""
   sharding = batch_sharding(mesh)
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(sharding, x), batch
@@ -105,7 +107,7 @@ def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-  """Whole arrays, the same in every process -> a copy on every device."""
+  """Returns copies on every device of arrays that all processes have."""
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(
       replicated(mesh), np.asarray(x)

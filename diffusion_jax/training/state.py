@@ -1,4 +1,4 @@
-"""What changes during training, and nothing else."""
+"""The state of training: all that changes from step to step."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -11,10 +11,10 @@ Array = jax.Array
 
 
 class TrainState(NamedTuple):
-  """Arrays only: no functions, no key. Restoring it resumes exactly.
+  """Arrays only, no functions and no key; restoring it resumes exactly.
 
   params is one tree, {'network': ..., ...}; objective_state is () unless the
-  objective has a memory; more_ema_params are averages at other rates, by name.
+  objective has one; more_ema_params are averages at other rates, by name.
   """
 
   step: Array
@@ -31,9 +31,9 @@ def init_state(
   objective_state: Any = (),
   more_emas: Iterable[str] = (),
 ) -> TrainState:
-  """State before the first step; every EMA starts as a copy of params."""
+  """Returns the first state; every EMA starts as a copy of params."""
 
-  def copy():  # a donated state must not hold one buffer twice
+  def copy():  # A donated state must not hold one buffer twice.
     return jax.tree.map(jnp.copy, params)
 
   return TrainState(

@@ -1,12 +1,13 @@
 """One step of training, and of evaluation, as pure functions."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from diffusion_jax.training.objectives import Mean, Objective
+from diffusion_jax.training.objectives import Context, Mean, Objective
 from diffusion_jax.training.state import TrainState
 
 Array = jax.Array
@@ -19,22 +20,23 @@ def make_train_step(
   more_ema_decays: Mapping[str, Callable[[Array], Array]] | None = None,
   accumulate: int = 1,
   skip_nonfinite: bool = False,
-) -> Callable[[TrainState, dict, Array], tuple[TrainState, dict]]:
-  """(state, batch, key) -> (state, metrics): gradient, update, EMA.
+) -> Callable[..., tuple[TrainState, dict]]:
+  """Returns f(state, batch, key, frozen=()) -> (state, metrics).
 
-  key is the same at every step (of the run's seed); the step's own is folded in
-  from state.step, so a restored state continues exactly. more_ema_decays: for
-  every name in state.more_ema_params. accumulate=n evaluates the batch in n
-  parts, one after the other: the same step in less memory. skip_nonfinite:
-  where loss or gradient are not finite, nothing changes but the step. To be
-  jitted, with the state donated.
+  One step is gradient, update and EMA. key is the same at every step (of the
+  run's seed); that of the step is folded in from state.step, so a restored
+  state continues exactly. frozen: parameters for the objective's `Context`.
+  more_ema_decays: for every name in state.more_ema_params. accumulate=n
+  evaluates the batch in n parts, one after the other: the same step in less
+  memory. skip_nonfinite: where loss or gradient are not finite, nothing changes
+  but the step. To be jitted, with the state donated.
   """
   gradient = accumulated(objective, accumulate)
 
-  def train_step(state, batch, key):
+  def train_step(state, batch, key, frozen=()):
     key = jax.random.fold_in(key, state.step)
     (loss, (metrics, objective_state)), grads = gradient(
-      state.params, state.objective_state, key, batch
+      state.params, context_of(state, frozen), key, batch
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -65,49 +67,88 @@ def make_train_step(
   return train_step
 
 
-def accumulated(objective: Objective, parts: int) -> Callable:
-  """jax.value_and_grad(objective), as the mean over `parts` of the batch.
+def make_eval_step(objective: Objective) -> Callable[..., dict]:
+  """Returns f(state, batch, key, frozen=()) -> metrics of the EMA parameters.
 
-  Noise and times are those of the whole batch, so the result does not depend on
-  `parts` beyond rounding; only a network's own dropout is drawn per part.
+  The state stays as it is, that of the objective included.
   """
-  gradient = jax.value_and_grad(objective, has_aux=True)
+
+  def eval_step(state, batch, key, frozen=()):
+    context = context_of(state, frozen)
+    _, (metrics, _) = objective(state.ema_params, context, key, batch)
+    return metrics
+
+  return eval_step
+
+
+def context_of(state: TrainState, frozen: Any = ()) -> Context:
+  """Returns what an objective sees of the state before a step."""
+  return Context(state.step, state.ema_params, frozen, state.objective_state)
+
+
+def accumulated(objective: Objective, parts: int) -> Callable:
+  """Returns f(params, context, key, batch) -> ((loss, aux), gradient).
+
+  aux: (metrics, state). Value and gradient of the objective are the means over
+  `parts` of the batch. The draws are those of the whole batch, so the result
+  does not depend on `parts` beyond rounding; only a network's own dropout is
+  drawn for each part. Raises ValueError if the objective is not separable.
+  """
   if parts == 1:
-    return gradient
-
-  def mean_gradient(params, objective_state, key, batch):
-    def one(index, objective_state):
-      (loss, (metrics, objective_state)), grads = gradient(
-        params, objective_state, key, batch, (index, parts)
-      )
-      return (loss, metrics, grads), objective_state
-
-    def add(carry, index):
-      total, objective_state = carry
-      part, objective_state = one(index, objective_state)
-      return (jax.tree.map(jnp.add, total, part), objective_state), None
-
-    shapes, _ = jax.eval_shape(one, jnp.array(0), objective_state)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    (total, objective_state), _ = jax.lax.scan(
-      add, (zeros, objective_state), jnp.arange(parts)
+    return jax.value_and_grad(objective.__call__, has_aux=True)
+  if not objective.separable:
+    raise ValueError(
+      'this loss is that of a whole batch, not the mean over its parts: '
+      'accumulate must be 1'
     )
+  gradient = jax.value_and_grad(objective.loss, has_aux=True)
+
+  def mean_gradient(params, context, key, batch):
+    inputs, keys = objective.draw(key, batch, context)
+
+    def evaluate(index):
+      part_keys = jax.tree.map(lambda k: jax.random.fold_in(k, index), keys)
+      part = rows(inputs, index, parts)
+      (loss, (metrics, records)), grads = gradient(
+        params, context, part, part_keys
+      )
+      return (loss, metrics, grads), records
+
+    def add(total, index):
+      part, records = evaluate(index)
+      return jax.tree.map(jnp.add, total, part), records
+
+    shapes, _ = jax.eval_shape(evaluate, jnp.array(0))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, records = jax.lax.scan(add, zeros, jnp.arange(parts))
     loss, metrics, grads = total
     loss, grads = jax.tree.map(lambda x: x / parts, (loss, grads))
-    return (loss, (metrics, objective_state)), grads
+    state = objective.update(context.state, whole(records))
+    return (loss, (metrics, state)), grads
 
   return mean_gradient
 
 
-def make_eval_step(
-  objective: Objective,
-) -> Callable[[TrainState, dict, Array], dict]:
-  """(state, batch, key) -> metrics of the EMA parameters; changes nothing."""
+def rows(tree: Any, index: Array | int, parts: int) -> Any:
+  """Returns rows index, index + parts, ... of every leaf [B, ...].
 
-  def eval_step(state, batch, key):
-    _, (metrics, _) = objective(
-      state.ema_params, state.objective_state, key, batch
-    )
-    return metrics
+  Interleaved, so that every device holds as many rows of each part. Raises
+  ValueError if `parts` does not divide B.
+  """
 
-  return eval_step
+  def take(x):
+    if x.shape[0] % parts:
+      raise ValueError(
+        f'a batch of {x.shape[0]} cannot be cut into {parts} parts'
+      )
+    x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
+    return jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False)
+
+  return jax.tree.map(take, tree)
+
+
+def whole(tree: Any) -> Any:
+  """Returns leaves [B, ...] of parts [parts, B / parts, ...]; see `rows`."""
+  return jax.tree.map(
+    lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree
+  )

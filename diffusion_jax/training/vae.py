@@ -23,30 +23,31 @@ from diffusion_jax.core.normal import (
   discretized_log_prob,
   kl,
 )
-from diffusion_jax.training.objectives import Mean, Objective, rows
+from diffusion_jax.training.objectives import Mean, Objective
 
 Array = jax.Array
 LogLikelihood = Callable[[Array, Array], Array]
 
-# of a pixel's scale: e^-7 is a quarter of the spacing of 256 levels
-_LOG_SCALE = 7.0
+# Bound of |log scale| of a pixel. The spacing of 256 levels is 2 / 255, about
+# e^-4.85: the smallest scale, e^-7, is about an eighth of it.
+_MAX_LOG_SCALE = 7.0
 
 
 def mean_and_log_scale(output: Array) -> tuple[Array, Array]:
-  """[..., 2C] -> mean, and log scale kept within +-7, each [..., C]."""
+  """Returns mean and log scale, within +-7, [..., C] of output [..., 2C]."""
   mean, log_scale = jnp.split(output, 2, axis=-1)
-  return mean, _LOG_SCALE * jnp.tanh(log_scale / _LOG_SCALE)
+  return mean, _MAX_LOG_SCALE * jnp.tanh(log_scale / _MAX_LOG_SCALE)
 
 
 def logistic(output: Array, x: Array, num_levels: int) -> Array:
-  """log p per element, of a discretised logistic of learned mean and scale."""
+  """Returns log p per element of a discretised logistic."""
   return discretized_logistic_log_prob(
     *mean_and_log_scale(output), x, num_levels
   )
 
 
 def gaussian(output: Array, x: Array, num_levels: int) -> Array:
-  """log p per element, of a discretised Gaussian (DDPM Eq. 13)."""
+  """Returns log p per element of a discretised Gaussian (DDPM Eq. 13)."""
   mean, log_scale = mean_and_log_scale(output)
   return discretized_log_prob(
     Normal(mean, jnp.exp(2.0 * log_scale)), x, num_levels
@@ -54,7 +55,7 @@ def gaussian(output: Array, x: Array, num_levels: int) -> Array:
 
 
 def bernoulli(output: Array, x: Array, num_levels: int) -> Array:
-  """log p per element of two levels; output: the logits of the upper one."""
+  """Returns log p per element of two levels; output: logits of the upper."""
   if num_levels != 2:
     raise ValueError(f'a Bernoulli has 2 levels, not {num_levels}')
   return bernoulli_log_prob(output, x)
@@ -69,9 +70,10 @@ DECODERS = {
 
 
 def log_likelihood(decoder: str, num_levels: int) -> LogLikelihood:
-  """(output [B, ..., P C], x [B, ..., C]) -> log p(x | z) in nats, [B].
+  """Returns (output [B, ..., P C], x [B, ..., C]) -> log p(x | z), [B].
 
-  decoder: a name of DECODERS; x on num_levels values evenly spaced on [-1, 1].
+  In nats. decoder: a name of DECODERS; x on num_levels values evenly spaced on
+  [-1, 1].
   """
   _, log_prob, _ = DECODERS[decoder]
 
@@ -82,7 +84,7 @@ def log_likelihood(decoder: str, num_levels: int) -> LogLikelihood:
 
 
 def initial_step() -> Array:
-  """The objective's memory: how many steps of training it has seen."""
+  """Returns the first state of these objectives: 0 updates so far."""
   return jnp.zeros((), jnp.int32)
 
 
@@ -106,10 +108,10 @@ def vae(
   = reconstruction + kl, the plain bound; beta.
   """
 
-  def terms(params, key, dropout_keys, x):
+  def terms(params, z_keys, dropout_keys, x):
     q = encode(params['network'], x, key=dropout_keys[0])
     found = bound.vae_elbo(
-      key,
+      z_keys,
       x,
       q,
       lambda x, z: log_likelihood(
@@ -117,10 +119,10 @@ def vae(
       ),
     )
     divergence = kl(q, bound.STANDARD)
-    over = tuple(range(1, divergence.ndim - 1))
-    return found['reconstruction'], jnp.sum(divergence, axis=over)
+    pixels = tuple(range(1, divergence.ndim - 1))
+    return found['reconstruction'], jnp.sum(divergence, axis=pixels)
 
-  return _objective(terms, beta, free_bits, kl_warmup)
+  return _negative_elbo(terms, beta, free_bits, kl_warmup)
 
 
 def hvae(
@@ -141,44 +143,41 @@ def hvae(
   log-ratios; the rest as of `vae`. Metrics: also kl_1 .. kl_T.
   """
 
-  def terms(params, key, dropout_keys, x):
-    def ask(function, keys):
+  def terms(params, z_keys, dropout_keys, x):
+    def at_level(function, key):
       def apply(t, z):
-        return function(params['network'], t, z, key=_at(keys, t))
+        level_key = None if key is None else jax.random.fold_in(key, t)
+        return function(params['network'], t, z, key=level_key)
 
       return apply
 
-    decode_at = ask(decode, dropout_keys[1])
+    decode_at = at_level(decode, dropout_keys[1])
     found = bound.hierarchical_elbo(
-      key,
+      z_keys,
       x,
-      ask(encode, dropout_keys[0]),
+      at_level(encode, dropout_keys[0]),
       decode_at,
       lambda x, z: log_likelihood(decode_at(1, z), x),
       num_steps=num_latents,
     )
     return found['reconstruction'], found['log_ratio']
 
-  return _objective(terms, beta, free_bits, kl_warmup, by_group=True)
+  return _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=True)
 
 
-def _at(key, t):
-  return None if key is None else jax.random.fold_in(key, t)
+def _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=False):
+  # terms: (params, z_keys, dropout_keys, x) -> log p(x | z) [B] and KL
+  # [B, groups]
+  warmup = functools.partial(bound.kl_warmup, num_steps=kl_warmup)
 
+  def draw(key, batch, context):
+    x = batch['image']
+    z_key, *dropout_keys = jax.random.split(key, 3)
+    return (x, key_per_example(z_key, len(x))), tuple(dropout_keys)
 
-def _objective(terms, beta, free_bits, kl_warmup, by_group=False):
-  # terms: (params, key, dropout_keys, x) -> log p(x | z) [B], KL [B, groups]
-  weight = functools.partial(bound.kl_warmup, num_steps=kl_warmup)
-
-  def objective(params, objective_state, key, batch, part=(0, 1)):
-    if free_bits and part[1] > 1:
-      raise ValueError('free bits are of a whole batch, not of its parts')
-    noise_key, *dropout_keys = jax.random.split(key, 3)
-    keys = key_per_example(noise_key, len(batch['image']))
-    x, keys = rows((batch['image'], keys), part)
-    if part[1] > 1:
-      dropout_keys = [jax.random.fold_in(k, part[0]) for k in dropout_keys]
-    reconstruction, groups = terms(params, keys, dropout_keys, x)
+  def loss(params, context, inputs, dropout_keys):
+    x, z_keys = inputs
+    reconstruction, groups = terms(params, z_keys, dropout_keys, x)
 
     def in_bits(nats):
       return bits_per_dim(jnp.mean(nats), x.shape[1:])
@@ -186,18 +185,20 @@ def _objective(terms, beta, free_bits, kl_warmup, by_group=False):
     means = {
       'reconstruction': in_bits(-reconstruction),
       'kl': in_bits(jnp.sum(groups, axis=1)),
-      'beta': beta * weight(objective_state),
+      'beta': beta * warmup(context.state),
     }
     means['bits_per_dim'] = means['reconstruction'] + means['kl']
     if by_group:
       for t in range(groups.shape[1]):
         means[f'kl_{t + 1}'] = in_bits(groups[:, t])
-    price = means['kl']
+    penalty = means['kl']
     if free_bits:
-      price = in_bits(jnp.sum(bound.free_bits(groups, free_bits)))
-    means['loss'] = means['reconstruction'] + means['beta'] * price
+      penalty = in_bits(jnp.sum(bound.free_bits(groups, free_bits)))
+    means['loss'] = means['reconstruction'] + means['beta'] * penalty
     metrics = {name: Mean(x, jnp.ones(())) for name, x in means.items()}
-    last = part[0] == part[1] - 1  # parts of one batch are one step
-    return means['loss'], (metrics, objective_state + last)
+    return means['loss'], (metrics, ())
 
-  return objective
+  # free bits are a maximum of means over the batch
+  return Objective(
+    draw, loss, lambda state, _: state + 1, separable=not free_bits
+  )

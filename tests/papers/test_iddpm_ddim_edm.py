@@ -182,7 +182,7 @@ def test_edm_training_loss_literally(sd, key):
     inputs.update(x=x, noise=noise)
     return 0.3 * jnp.sin(x) + 0.1 * noise[:, None]
 
-  loss = objectives.ddpm(
+  loss = objectives.denoising(
     network,
     schedule,
     parametrization='edm',
@@ -192,7 +192,9 @@ def test_edm_training_loss_literally(sd, key):
     sigma_data=sd,
   )
   y = jax.random.uniform(key, (64, 5), minval=-1.0)
-  found, (metrics, _) = loss({'network': {}}, (), key, {'image': y})
+  found, (metrics, _) = loss(
+    {'network': {}}, objectives.Context(), key, {'image': y}
+  )
   x_in, c_noise = (
     np.asarray(a, np.float64) for a in (inputs['x'], inputs['noise'])
   )

@@ -17,6 +17,7 @@ from diffusion_jax.build import make, network, schedule
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import run_folder
+from diffusion_jax.training.objectives import Context
 from tests.programs.conftest import smoke
 
 
@@ -42,7 +43,7 @@ def vdm_smoke(**changes):
     ({'objective.augment': 0.1}, "augment needs network.name=ddpmpp: 'unet'"),
     (
       {'objective.name': 'vdm', 'conditioning.self_conditioning': True},
-      'config.conditioning.self_conditioning=True needs objective.name=ddpm',
+      'self_conditioning=True needs objective.name=denoising',
     ),
     (
       {'network.name': 'ddpmpp', 'network.channels': 9},
@@ -129,11 +130,15 @@ def test_the_test_loss_is_of_the_images_themselves(key):
   }
   test = jax.jit(build.build_objective(config, test=True))
   train = jax.jit(build.build_objective(config))
-  found, other = (loss(params, (), key, batch)[0] for loss in (test, train))
+  found, other = (
+    loss(params, Context(), key, batch)[0] for loss in (test, train)
+  )
   config.objective.augment, config.network.dropout = 0.0, 0.0
   del params['network']['augment_dense']
   plain = jax.jit(build.build_objective(config))
-  np.testing.assert_allclose(found, plain(params, (), key, batch)[0], rtol=1e-5)
+  np.testing.assert_allclose(
+    found, plain(params, Context(), key, batch)[0], rtol=1e-5
+  )
   assert abs(other - found) > 1e-3 * found
 
 
@@ -161,7 +166,7 @@ def losses_of(monkeypatch, key):
     for test in (True, False):
       calls.clear()
       objective = build.build_objective(config, test=test)
-      loss = objective({'network': {}}, (), key, batch)[0]
+      loss = objective({'network': {}}, Context(), key, batch)[0]
       found[test] = float(loss), list(calls)
     return found
 
@@ -287,7 +292,9 @@ def trace_loss(config):
   params = build.abstract_params(config)
   objective = build.build_objective(config)
   memory = build.build_objective_state(config)
-  return jax.eval_shape(objective, params, memory, jax.random.key(0), batch)
+  return jax.eval_shape(
+    objective, params, Context(state=memory), jax.random.key(0), batch
+  )
 
 
 @pytest.mark.parametrize(
@@ -394,9 +401,9 @@ def variance(**changes):
   return smoke(**{'network.learned_variance': True} | changes)
 
 
-@pytest.mark.parametrize('name', ['ddpm', 'hybrid', 'vlb'])
+@pytest.mark.parametrize('name', ['denoising', 'ddpm', 'hybrid', 'vlb'])
 def test_every_objective_of_a_fixed_schedule_traces(name):
-  for times in build.LOSS_AWARE if name != 'ddpm' else ('steps',):
+  for times in build.LOSS_AWARE if name in ('hybrid', 'vlb') else ('steps',):
     fields = {'objective.name': name, 'objective.times': times}
     loss, (metrics, memory) = trace_loss(variance(**fields))
     assert ('simple' in metrics) == (name == 'hybrid')

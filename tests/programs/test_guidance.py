@@ -392,7 +392,7 @@ def test_metrics_of_the_other_kind_are_refused(runs):
     ({'objective.name': 'ddpm'}, "'classifier' with objective.name='ddpm'"),
     ({'conditioning.labels': True}, 'is to find the label'),
     ({'data.num_classes': 0}, 'needs data.num_classes > 1'),
-    ({'objective.augment': 0.1}, 'augment=0.1 needs objective.name=ddpm'),
+    ({'objective.augment': 0.1}, 'augment=0.1 needs objective.name=denoising'),
   ],
 )
 def test_what_a_classifier_cannot_be_is_one_line(changes, message):

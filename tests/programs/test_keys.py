@@ -45,7 +45,7 @@ def training_noise(schedule, seed):
   def network(params, x, noise, cond, *, key=None):
     return params
 
-  objective = objectives.ddpm(
+  objective = objectives.denoising(
     network,
     schedule,
     parametrization='eps',

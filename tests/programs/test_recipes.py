@@ -22,6 +22,7 @@ from configs import (
 from diffusion_jax import build
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training import optimizer
+from diffusion_jax.training.objectives import Context
 from tests.programs.published import (
   NOT_PUBLISHED,
   OURS,
@@ -64,7 +65,8 @@ def test_every_config_builds(name, argument):
     'text_mask': jax.ShapeDtypeStruct((2, 9), bool),
   }
   memory = build.build_objective_state(config)
-  loss, _ = jax.eval_shape(objective, params, memory, jax.random.key(0), batch)
+  context = Context(state=memory)
+  loss, _ = jax.eval_shape(objective, params, context, jax.random.key(0), batch)
   assert loss.shape == ()
 
 

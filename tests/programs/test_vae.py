@@ -15,6 +15,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.families import vae
 from diffusion_jax.programs import PROGRAMS, evaluate, sample, train
 from diffusion_jax.training import checkpoints
+from diffusion_jax.training.objectives import Context
 
 CONFIGS = {
   'vae': digits_vae,
@@ -184,7 +185,7 @@ def test_two_grey_levels_and_bernoullis(key):
   objective = build.build_objective(config, test=True)
   batch = {'image': images.scale(pictures, 2)}
   state = build.build_objective_state(config)
-  _, (metrics, _) = objective(params, state, key, batch)
+  _, (metrics, _) = objective(params, Context(state=state), key, batch)
   assert metrics['reconstruction'].total == pytest.approx(1.0, abs=1e-3)
 
 

@@ -163,10 +163,10 @@ def test_another_network_is_named_by_its_first_parameter(tmp_path):
     checkpoints.restore_latest(manager, state_of(width=4))
   manager.close()
   with pytest.raises(ValueError, match=message):
-    checkpoints.restore_params(tmp_path, like=state_of(width=4).params)
+    checkpoints.restore_params(tmp_path, target=state_of(width=4).params)
   other = {'network': {'conv': {'kernel': jnp.ones((2, 3))}}}
   with pytest.raises(ValueError, match='conv/kernel is missing there'):
-    checkpoints.restore_params(tmp_path, like=other)
+    checkpoints.restore_params(tmp_path, target=other)
 
 
 def test_another_optimizer_is_named_too(tmp_path):

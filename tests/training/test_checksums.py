@@ -79,7 +79,7 @@ def test_the_sums_are_those_of_sha256sum(run):
 def test_every_damage_of_every_kind_of_file_is_noticed(run):
   """Or changes nothing: what Orbax adds last holds none of the run."""
   folder = run[0] / 'checkpoints' / '2'
-  assert checksums.damage(folder) == ''
+  assert checksums.find_damage(folder) == ''
   kinds = files(folder)
   assert len(kinds) > 12
   harmless = {'commit_success.txt'}
@@ -87,14 +87,14 @@ def test_every_damage_of_every_kind_of_file_is_noticed(run):
     whole = (folder / name).read_bytes()
     for damage in DAMAGES.values():
       damage(folder / name)
-      wrong = checksums.damage(folder)
+      wrong = checksums.find_damage(folder)
       assert checksums.exist(folder)
       (folder / name).write_bytes(whole)
       assert bool(wrong) == (name not in harmless), (name, wrong)
       top = name if name != checksums.NAME else ''
       unread = 'unreadable' in wrong or name in harmless | {'metadata.json'}
       assert top in wrong or unread, (name, wrong)
-  assert checksums.damage(folder) == ''
+  assert checksums.find_damage(folder) == ''
 
 
 def test_a_bit_anywhere_in_the_metadata_of_orbax(copy, run):
@@ -105,7 +105,7 @@ def test_a_bit_anywhere_in_the_metadata_of_orbax(copy, run):
   for place in range(len(data)):
     flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
     path.write_bytes(flipped)
-    times += not checksums.damage(path.parent)
+    times += not checksums.find_damage(path.parent)
   assert 0 < times <= 19  # digits of commit_timestamp_nsecs
 
 
@@ -181,7 +181,7 @@ def test_checkpoints_of_earlier_versions_are_read(copy, run, capsys):
   equal(restored(copy), run[1][1])
   said = capsys.readouterr().err
   assert said.startswith('warning: checkpoint 2 in ') and said.count('\n') == 1
-  assert 'wrote no checksums: it is taken as it is' in said
+  assert 'wrote no checksums: it is read unchecked' in said
   equal(checkpoints.restore_params(copy)[0], run[1][1].ema_params)
   flip(copy / 'checkpoints' / '2' / 'params' / 'manifest.ocdbt')
   with pytest.raises(ValueError, match='2 in .* cannot be read: .*an older'):

@@ -9,7 +9,8 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from diffusion_jax.training.classifier import classifier, label_log_prob
-from diffusion_jax.training.objectives import rows
+from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.step import accumulated
 
 CLASSES = oracles.mixture(
   [1, 1, 1],
@@ -50,7 +51,7 @@ def test_the_loss_is_the_cross_entropy_of_noised_images(key):
   """Against the posterior at levels drawn as the objective draws them."""
   data = batch(2000)
   loss, (metrics, state) = jax.jit(objective(exact))(
-    {'network': jnp.zeros(())}, (), key, data
+    {'network': jnp.zeros(())}, Context(), key, data
   )
   time_key, eps_key, _ = jax.random.split(key, 3)
   level, _ = dj.uniform_times(time_key, 2000, SCHEDULE)
@@ -89,7 +90,7 @@ def test_training_finds_the_classes():
       params, state = carry
       key = jax.random.fold_in(jax.random.key(0), i)
       (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        params, (), key, data
+        params, Context(), key, data
       )
       updates, state = optimizer.update(grads, state)
       return (optax.apply_updates(params, updates), state), loss
@@ -100,33 +101,31 @@ def test_training_finds_the_classes():
   data = batch(512)
   losses = np.asarray(train(params))
   best = float(
-    objective(exact)({'network': 0.0}, (), jax.random.key(0), data)[0]
+    objective(exact)({'network': 0.0}, Context(), jax.random.key(0), data)[0]
   )
   assert losses[0] > 0.9
   assert losses[-50:].mean() < best + 0.12
 
 
 def test_parts_of_a_batch_are_the_batch(key):
-  data, params = batch(8), {'network': jnp.zeros(())}
-  loss = jax.jit(objective(exact), static_argnums=4)
-  whole = loss(params, (), key, data)[0]
-  parts = [loss(params, (), key, data, (i, 2))[0] for i in range(2)]
-  np.testing.assert_allclose(np.mean(parts), whole, rtol=1e-5)
-  np.testing.assert_array_equal(
-    rows(data['label'], (1, 2)), data['label'][1::2]
+  arguments = {'network': jnp.zeros(())}, Context(), key, batch(8)
+  (whole, parts) = (
+    jax.jit(accumulated(objective(exact), n))(*arguments)[0][0] for n in (1, 2)
   )
+  np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
-def test_parts_of_a_batch_have_dropout_of_their_own(key):
+def test_its_dropout_has_a_key_of_its_own(key):
+  """None of those of the times and the noise."""
   seen = []
 
   def network_fn(params, x, noise, cond, *, key=None):
     seen.append(tuple(jax.random.key_data(key).tolist()))
     return jnp.zeros((len(x), 3))
 
-  for part in ((0, 2), (1, 2)):
-    objective(network_fn)({'network': ()}, (), key, batch(8), part)
-  assert len(set(seen)) == 2
+  objective(network_fn)({'network': ()}, Context(), key, batch(8))
+  time_key, eps_key, dropout_key = jax.random.split(key, 3)
+  assert seen == [tuple(jax.random.key_data(dropout_key).tolist())]
 
 
 def test_log_probabilities_of_labels():
@@ -140,4 +139,6 @@ def test_log_probabilities_of_labels():
 
 def test_unlabelled_images_are_refused(key):
   with pytest.raises(ValueError, match='needs labelled images'):
-    objective(exact)({'network': 0.0}, (), key, {'image': jnp.zeros((2, 2))})
+    objective(exact)(
+      {'network': 0.0}, Context(), key, {'image': jnp.zeros((2, 2))}
+    )

@@ -19,7 +19,7 @@ def test_known_pixels_and_where_they_are(key):
     np.testing.assert_array_equal(found[..., c], expected)
 
 
-def test_superres_is_told_of_means_over_blocks():
+def test_superres_is_conditioned_on_means_over_blocks():
   found = conditions.image_condition('superres', 2)(None, X0)
   assert found.shape == X0.shape
   x = np.asarray(X0, np.float64)
@@ -41,11 +41,13 @@ def test_luminance_is_that_of_pillow():
     conditions.luminance(X0[..., :1])
 
 
-def test_the_network_is_told_of_its_own_image(key):
-  """Masks of its own key, whatever else it is told."""
+def test_an_image_condition_is_of_the_example_itself(key):
+  """Its masks have a key of their own, whatever else there is in cond."""
   batch = {'image': X0, 'label': jnp.arange(5)}
-  told = conditions.tell(True, 0.5, conditions.image_condition('inpainting'))
-  cond = told(key, batch)
+  condition = conditions.make_condition(
+    True, 0.5, conditions.image_condition('inpainting')
+  )
+  cond = condition(key, batch)
   assert set(cond) == {'label', 'image', 'drop'}
   mask = cond['image'][..., 3:] == 1.0
   drawn = masks.draw_masks(jax.random.fold_in(key, 1), X0.shape)
@@ -54,10 +56,17 @@ def test_the_network_is_told_of_its_own_image(key):
     cond['image'], conditions.known_pixels(X0, mask)
   )
   # labels and drops are what they are without it
-  plain = conditions.tell(True, 0.5)(key, batch)
+  plain = conditions.make_condition(True, 0.5)(key, batch)
   np.testing.assert_array_equal(cond['drop'], plain['drop'])
 
 
 def test_other_kinds_are_refused():
   with pytest.raises(ValueError, match="'edges' is not one of inpainting, sup"):
     conditions.image_condition('edges')
+
+
+def test_the_former_names_still_work():
+  with pytest.warns(DeprecationWarning, match='conditions.make_condition'):
+    assert conditions.tell is conditions.make_condition
+  with pytest.warns(DeprecationWarning, match='conditions.unconditional'):
+    assert conditions.nothing is conditions.unconditional

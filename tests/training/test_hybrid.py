@@ -8,6 +8,8 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.training import objectives
 from diffusion_jax.training.loss_aware import init_loss_history
+from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.step import accumulated
 from tests.papers.paper import bound_terms, ddpm, network_fn
 
 T, BINS = 12, 17
@@ -59,7 +61,9 @@ def literal(key, network, mean_of=None):
 
 def test_iddpm_eq_16_hybrid_loss(key):
   """L_simple + 0.001 L_vlb."""
-  (loss, (metrics, state)), _ = value_and_grad(HYBRID)(params(), (), key, BATCH)
+  (loss, (metrics, state)), _ = value_and_grad(HYBRID)(
+    params(), Context(), key, BATCH
+  )
   simple, vlb = literal(key, (0.9, 1.1))
   np.testing.assert_allclose(metrics['simple'].total, simple, rtol=1e-5)
   np.testing.assert_allclose(metrics['vlb'].total, vlb, rtol=1e-4)
@@ -69,7 +73,7 @@ def test_iddpm_eq_16_hybrid_loss(key):
 
 def test_the_bound_trains_the_variance_alone(key):
   """The gradient of the mean is that of L_simple, as if there were no bound."""
-  simple = objectives.ddpm(
+  simple = objectives.denoising(
     network_fn,
     P.schedule,
     times=dj.step_times(T),
@@ -77,8 +81,12 @@ def test_the_bound_trains_the_variance_alone(key):
     learned_variance=True,
     **SETTINGS,
   )
-  of_simple = value_and_grad(simple)(params(), (), key, BATCH)[1]['network']
-  of_hybrid = value_and_grad(HYBRID)(params(), (), key, BATCH)[1]['network']
+  of_simple = value_and_grad(simple)(params(), Context(), key, BATCH)[1][
+    'network'
+  ]
+  of_hybrid = value_and_grad(HYBRID)(params(), Context(), key, BATCH)[1][
+    'network'
+  ]
   np.testing.assert_allclose(of_hybrid[0], of_simple[0], rtol=1e-5)
   assert of_simple[1] == 0.0
   h = 1e-4
@@ -89,7 +97,7 @@ def test_the_bound_trains_the_variance_alone(key):
 
 
 def test_the_pure_bound_trains_mean_and_variance(key):
-  (loss, _), grads = value_and_grad(VLB)(params(), (), key, BATCH)
+  (loss, _), grads = value_and_grad(VLB)(params(), Context(), key, BATCH)
   np.testing.assert_allclose(loss, literal(key, (0.9, 1.1))[1], rtol=1e-4)
   h = 1e-4
   for i, found in enumerate(grads['network']):
@@ -100,19 +108,16 @@ def test_the_pure_bound_trains_mean_and_variance(key):
 
 def test_parts_of_a_batch_give_the_loss_and_the_memory_of_the_whole(key):
   """Also where steps are drawn by losses: all parts from the same ones."""
-  objective = jax.jit(
-    make(None, vlb_weight=1.0, loss_aware=True), static_argnames='part'
-  )
+  objective = make(None, vlb_weight=1.0, loss_aware=True)
+  in_parts, at_once = (jax.jit(accumulated(objective, n)) for n in (2, 1))
   history = init_loss_history(T, 3)
   for i in range(2):  # full after the first
-    step_key = jax.random.fold_in(key, i)
-    whole, (_, after) = objective(params(), history, step_key, BATCH)
-    losses, state = [], history
-    for part in ((0, 2), (1, 2)):
-      loss, (_, state) = objective(params(), state, step_key, BATCH, part=part)
-      losses.append(loss)
-    np.testing.assert_allclose(np.mean(losses), whole, rtol=1e-5)
+    arguments = params(), Context(state=history), jax.random.fold_in(key, i)
+    (whole, (_, after)), _ = at_once(*arguments, BATCH)
+    (loss, (_, state)), _ = in_parts(*arguments, BATCH)
+    np.testing.assert_allclose(loss, whole, rtol=1e-5)
     np.testing.assert_array_equal(state.count, after.count)
+    np.testing.assert_allclose(state.losses, after.losses, rtol=1e-4)
     history = after
   assert after.count.min() >= 3
   assert np.ptp(after.probs) > 0.01
@@ -125,7 +130,9 @@ def test_a_mean_over_steps_drawn_by_losses_is_that_over_uniform_ones(key):
   aware = make(None, vlb_weight=1.0, loss_aware=True)
   keys = jax.random.split(key, 400)
   mean = lambda objective, state: np.asarray(
-    jax.jit(jax.vmap(lambda k: objective(params(), state, k, BATCH)[0]))(keys)
+    jax.jit(
+      jax.vmap(lambda k: objective(params(), Context(state=state), k, BATCH)[0])
+    )(keys)
   )
   a, b = mean(aware, history), mean(VLB, ())
   error = np.sqrt((a.var() + b.var()) / 400)

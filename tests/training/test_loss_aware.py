@@ -54,14 +54,6 @@ def test_a_history_keeps_its_type():
     assert (a.dtype, a.weak_type) == (b.dtype, b.weak_type)
 
 
-def test_probabilities_wait_for_the_last_part():
-  history = init_loss_history(2, 1)
-  half = record_jit(history, jnp.array([1, 2]), jnp.array([1.0, 3.0]), False)
-  assert half.probs.tolist() == [0.5, 0.5]
-  after = record_jit(half, jnp.array([2]), jnp.array([9.0]), True)
-  np.testing.assert_allclose(after.probs, [0.1004, 0.8996], rtol=1e-4)
-
-
 def test_steps_are_drawn_and_weighted_by_the_probabilities(key):
   probs = np.array([0.1, 0.2, 0.4, 0.05, 0.25])
   history = init_loss_history(T)._replace(probs=jnp.asarray(probs, jnp.float32))

@@ -9,7 +9,9 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.training import objectives, vae
-from diffusion_jax.training.conditions import tell
+from diffusion_jax.training.conditions import make_condition
+from diffusion_jax.training.objectives import Context, Objective
+from diffusion_jax.training.step import accumulated
 
 SCHEDULE = dj.CosineSchedule()
 
@@ -30,7 +32,7 @@ def test_times_with_weights_are_importance_sampling(key):
   def times(key, batch_size, schedule):
     return schedule(jnp.asarray(t)), jnp.asarray(weight, jnp.float32)
 
-  objective = objectives.ddpm(
+  objective = objectives.denoising(
     zeros,
     SCHEDULE,
     parametrization='x0',
@@ -39,7 +41,7 @@ def test_times_with_weights_are_importance_sampling(key):
     noise_input=dj.logsnr_input,
   )
   batch = {'image': jnp.asarray(x0, jnp.float32)}
-  loss, (metrics, _) = objective({'network': ()}, (), key, batch)
+  loss, (metrics, _) = objective({'network': ()}, Context(), key, batch)
   each = weight * np.mean(x0**2, axis=(1, 2, 3))
   np.testing.assert_allclose(loss, each.mean(), rtol=1e-5)
   np.testing.assert_allclose(metrics['loss'].total, each.mean(), rtol=1e-5)
@@ -71,18 +73,20 @@ def test_no_two_draws_of_an_objective_are_related(key):
   def augment(keys, x0):
     return x0, jax.vmap(lambda k: jax.random.uniform(k, (1,)))(keys)
 
-  objective = objectives.ddpm(
+  objective = objectives.denoising(
     network_fn,
     SCHEDULE,
     parametrization='x0',
     times=dj.uniform_times,
     weight=dj.snr_weight,
     noise_input=dj.time_input(1.0),
-    told=tell(False, 0.5, lambda key, x0: jax.random.uniform(key, x0.shape)),
+    condition=make_condition(
+      False, 0.5, lambda key, x0: jax.random.uniform(key, x0.shape)
+    ),
     augment=augment,
     self_conditioning=True,
   )
-  objective({'network': ()}, (), key, {'image': jnp.zeros((n, 1, 1, 1))})
+  objective({'network': ()}, Context(), key, {'image': jnp.zeros((n, 1, 1, 1))})
   first, second = calls
   draws = second | {'first dropout': first['dropout']}
   assert set(np.unique(draws['coin'])) == {0.0, 1.0}
@@ -96,7 +100,7 @@ def denoising(network):
     network(key)
     return x
 
-  return objectives.ddpm(
+  return objectives.denoising(
     network_fn,
     SCHEDULE,
     parametrization='eps',
@@ -126,7 +130,73 @@ def test_parts_of_a_batch_have_dropout_of_their_own(make, calls, key):
     lambda key: jax.debug.callback(note, jax.random.key_data(key))
   )
   batch = {'image': jnp.ones((4, 2, 2, 1))}
-  for part in ((0, 2), (1, 2)):
-    objective({'network': ()}, jnp.zeros((), int), key, batch, part)
+  context = Context(state=jnp.zeros((), int))
+  jax.jit(accumulated(objective, 2))({'network': ()}, context, key, batch)
   jax.effects_barrier()
   assert len(seen) == len(set(seen)) == 2 * calls
+
+
+SETTINGS = dict(parametrization='v', noise_input=dj.logsnr_input)
+
+
+def linear(params, x, noise, cond, *, key=None):
+  return params * x + 0.1 * noise[:, None, None, None]
+
+
+def at_two_levels(first, second):
+  """Denoising at two levels of each example, with the same noise."""
+  output_at = objectives.make_output_at(linear, **SETTINGS)
+
+  def loss(params, context, inputs, keys):
+    def error_at(t):
+      x0, eps = inputs.x0, inputs.eps
+      level = SCHEDULE(jnp.full(len(x0), t))
+      xt = dj.q_sample(x0, eps, level)
+      output = output_at(params, xt, level, inputs.cond, keys)
+      return dj.denoising_loss('v', output, x0, eps, level, dj.snr_weight)
+
+    errors = error_at(first) + error_at(second)
+    mean = jnp.mean(errors) / (2 * inputs.x0[0].size)
+    return mean, ({}, ())
+
+  draw = lambda key, batch, _: objectives.draw_inputs(
+    key,
+    batch,
+    SCHEDULE,
+    times=dj.uniform_times,
+    condition=make_condition(False),
+  )
+  return Objective(draw, loss)
+
+
+def at_one_level(t):
+  times = lambda key, n, schedule: (schedule(jnp.full(n, t)), jnp.ones(n))
+  return objectives.denoising(
+    linear, SCHEDULE, times=times, weight=dj.snr_weight, **SETTINGS
+  )
+
+
+def test_several_levels_of_an_example_are_several_calls(key):
+  """The loss at two levels is the mean of the losses at each, in parts too."""
+  params = {'network': jnp.array(0.7)}
+  batch = {'image': jax.random.normal(jax.random.key(1), (4, 2, 2, 1))}
+  arguments = params, Context(), key, batch
+  losses, grads = zip(
+    *(
+      jax.value_and_grad(lambda p, t=t: at_one_level(t)(p, *arguments[1:])[0])(
+        params
+      )
+      for t in (0.2, 0.7)
+    ),
+    strict=True,
+  )
+  for parts in (1, 2):
+    (found, _), grad = accumulated(at_two_levels(0.2, 0.7), parts)(*arguments)
+    np.testing.assert_allclose(found, np.mean(losses), rtol=1e-5)
+    expected = np.mean([g['network'] for g in grads])
+    np.testing.assert_allclose(grad['network'], expected, rtol=1e-5)
+
+
+def test_the_former_name_of_denoising_still_works():
+  with pytest.warns(DeprecationWarning, match='objectives.denoising'):
+    assert objectives.ddpm is objectives.denoising

@@ -11,7 +11,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.training import objectives, sharding
-from diffusion_jax.training.conditions import tell
+from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
 
@@ -32,14 +32,14 @@ def network_fn(params, x, noise, cond, *, key=None):
   return NETWORK.apply({'params': params}, x, noise, cond)
 
 
-OBJECTIVE = objectives.ddpm(
+OBJECTIVE = objectives.denoising(
   network_fn,
   dj.DiscreteSchedule.from_betas(dj.linear_betas(1000)),
   parametrization='eps',
   times=dj.step_times(1000),
   weight=dj.snr_weight,
   noise_input=dj.step_input(1000),
-  told=tell(dropout=0.3),
+  condition=make_condition(dropout=0.3),
 )
 # the update of plain descent is the gradient itself; Adam's would magnify 1e-8
 DESCENT = optax.sgd(1.0)

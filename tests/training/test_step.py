@@ -9,9 +9,16 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import objectives, optimizer
-from diffusion_jax.training.conditions import tell
+from diffusion_jax.training.conditions import make_condition
+from diffusion_jax.training.objectives import Context, Mean, Objective
 from diffusion_jax.training.state import TrainState, init_state
-from diffusion_jax.training.step import make_eval_step, make_train_step
+from diffusion_jax.training.step import (
+  accumulated,
+  make_eval_step,
+  make_train_step,
+  rows,
+  whole,
+)
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 MIXTURE = oracles.mixture(
@@ -44,7 +51,7 @@ def objective(**kw):
     weight=dj.snr_weight,
     noise_input=dj.step_input(1000),
   )
-  return objectives.ddpm(mlp, SCHEDULE, **settings | kw)
+  return objectives.denoising(mlp, SCHEDULE, **settings | kw)
 
 
 def batch_at(i, n=256):
@@ -108,7 +115,7 @@ def test_eval_step_changes_nothing_and_uses_the_average(trained, key):
   swapped = state._replace(params=state.ema_params, ema_params=state.params)
   other = evaluate(swapped, batch_at(0), key)
   assert metrics['loss'].total != other['loss'].total
-  direct = loss(state.ema_params, (), key, batch_at(0))[0]
+  direct = loss(state.ema_params, Context(), key, batch_at(0))[0]
   np.testing.assert_allclose(metrics['loss'].total, direct, rtol=1e-5)
 
 
@@ -119,7 +126,9 @@ def test_one_step_is_gradient_update_and_average(key):
   state = init_state(init(key, 8), optax.sgd(0.1))
   after, metrics = jax.jit(step)(state, batch_at(0), key)
   grads = jax.jit(
-    jax.grad(lambda p: loss(p, (), jax.random.fold_in(key, 0), batch_at(0))[0])
+    jax.grad(
+      lambda p: loss(p, Context(), jax.random.fold_in(key, 0), batch_at(0))[0]
+    )
   )(state.params)
   params = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
   ema = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, state.params, params)
@@ -135,10 +144,15 @@ def test_one_step_is_gradient_update_and_average(key):
 def test_a_step_that_is_not_finite_may_change_nothing_but_the_step(w, key):
   """sqrt(w): its gradient is 1/4 at 4 and inf at 0; at -1 it is NaN itself."""
 
-  def root(params, state, key, batch):
-    loss = jnp.sqrt(params['w'])
-    metrics = {'loss': objectives.Mean(loss, jnp.ones(()))}
-    return loss, (metrics, {'seen': state['seen'] + loss})
+  def loss(params, context, inputs, keys):
+    root = jnp.sqrt(params['w'])
+    return root, ({'loss': Mean(root, jnp.ones(()))}, root)
+
+  root = Objective(
+    lambda key, batch, context: ((), ()),
+    loss,
+    lambda state, root: {'seen': state['seen'] + root},
+  )
 
   adam = optax.adam(0.1)
   decay = optimizer.ema_decay(0.5)
@@ -171,9 +185,10 @@ def test_further_averages_have_their_own_rates(key):
 def test_averages_are_of_the_step_that_is_taken(key):
   """Two steps of w <- w - 1 from 8, with decays that depend on the step."""
 
-  def line(params, state, key, batch):
-    metrics = {'loss': objectives.Mean(params['w'], jnp.ones(()))}
-    return params['w'], (metrics, state)
+  def loss(params, context, inputs, keys):
+    return params['w'], ({'loss': Mean(params['w'], jnp.ones(()))}, ())
+
+  line = Objective(lambda key, batch, context: ((), ()), loss)
 
   at = lambda *decays: lambda step: jnp.array(decays)[step]
   sgd, more = optax.sgd(1.0), {'other': at(0.0, 0.75, 1.0)}
@@ -188,18 +203,72 @@ def test_averages_are_of_the_step_that_is_taken(key):
 
 @pytest.mark.parametrize('times', [dj.step_times(1000), dj.antithetic_times])
 def test_parts_of_a_batch_have_the_noise_of_the_whole(times, key):
-  """The mean over the parts is the loss of the whole batch."""
-  loss = jax.jit(objective(times=times), static_argnames='part')
-  params = init(key, 8)
-  whole, (metrics, _) = loss(params, (), key, batch_at(0))
-  parts = [loss(params, (), key, batch_at(0), part=(i, 4)) for i in range(4)]
-  np.testing.assert_allclose(np.mean([p[0] for p in parts]), whole, rtol=1e-5)
-  for name, mean in metrics.items():
-    count = sum(p[1][0][name].count for p in parts)
-    total = sum(p[1][0][name].total for p in parts)
-    np.testing.assert_allclose(
-      total / count, mean.total / mean.count, rtol=1e-5
+  """Loss, metrics and gradient of the batch, and of four parts of it."""
+  arguments = init(key, 8), Context(), key, batch_at(0)
+  (loss, (metrics, _)), grads = jax.jit(accumulated(objective(times=times), 1))(
+    *arguments
+  )
+  (found, (parts, _)), mean = jax.jit(accumulated(objective(times=times), 4))(
+    *arguments
+  )
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  close(found, loss)
+  jax.tree.map(close, mean, grads)
+  for name, whole_mean in metrics.items():
+    close(
+      parts[name].total / parts[name].count, whole_mean.total / whole_mean.count
     )
+
+
+def test_the_state_of_an_accumulated_objective_is_that_of_the_batch(key):
+  """`update` gets the records of all rows, once, in the order of the batch."""
+
+  def draw(key, batch, context):
+    return batch['image'] + context.step, ()
+
+  def loss(params, context, inputs, keys):
+    mean = jnp.mean(params * inputs)
+    return mean, ({'loss': Mean(mean, jnp.ones(()))}, {'row': inputs})
+
+  line = Objective(
+    draw, loss, lambda state, records: state + (records['row'][:, 0],)
+  )
+  context = Context(step=10, state=('before',))
+  batch = {'image': jnp.arange(12.0).reshape(6, 2)}
+  for parts in (1, 3):
+    (mean, (_, state)), grad = accumulated(line, parts)(
+      2.0, context, key, batch
+    )
+    assert (mean, grad) == (31.0, 15.5)
+    assert state[0] == 'before'
+    assert state[1].tolist() == [10.0, 12.0, 14.0, 16.0, 18.0, 20.0]
+
+
+def test_a_step_and_an_evaluation_show_the_loss_their_context(key):
+  """w <- w - ema * teacher * step, with the EMA of before the update."""
+
+  def loss(params, context, inputs, keys):
+    factor = context.ema_params['w'] * context.frozen['teacher'] * context.step
+    product = params['w'] * factor
+    return product, ({'loss': Mean(product, jnp.ones(()))}, ())
+
+  product = Objective(lambda key, batch, context: ((), ()), loss)
+  sgd = optax.sgd(1.0)
+  state = init_state({'w': jnp.array(3.0)}, sgd)
+  state = state._replace(step=jnp.array(2), ema_params={'w': jnp.array(5.0)})
+  frozen = {'teacher': jnp.array(7.0)}
+  step = make_train_step(product, sgd, lambda step: 0.0)
+  after, metrics = jax.jit(step)(state, {}, key, frozen)
+  assert metrics['loss'].total == 3.0 * 5.0 * 7.0 * 2.0
+  assert after.params['w'] == 3.0 - 5.0 * 7.0 * 2.0
+  evaluation = jax.jit(make_eval_step(product))(state, {}, key, frozen)
+  assert evaluation['loss'].total == 5.0 * 5.0 * 7.0 * 2.0
+
+
+def test_a_loss_of_a_whole_batch_is_not_accumulated():
+  line = Objective(lambda *_: ((), ()), lambda *_: None, separable=False)
+  with pytest.raises(ValueError, match='accumulate must be 1'):
+    accumulated(line, 2)
 
 
 def test_a_learned_variance_takes_no_part_in_the_loss(key):
@@ -213,11 +282,11 @@ def test_a_learned_variance_takes_no_part_in_the_loss(key):
     weight=dj.snr_weight,
     noise_input=dj.step_input(1000),
   )
-  with_variance = objectives.ddpm(
+  with_variance = objectives.denoising(
     doubled, SCHEDULE, learned_variance=True, **settings
   )
   grad = lambda loss: jax.jit(
-    jax.grad(lambda p: loss(p, (), key, batch_at(0))[0])
+    jax.grad(lambda p: loss(p, Context(), key, batch_at(0))[0])
   )
   params = init(key, 8)
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -226,11 +295,14 @@ def test_a_learned_variance_takes_no_part_in_the_loss(key):
 
 def test_rows_are_interleaved_and_must_divide():
   tree = {'a': jnp.arange(6), 'b': jnp.arange(12).reshape(6, 2)}
-  found = objectives.rows(tree, (1, 3))
+  found = rows(tree, 1, 3)
   assert found['a'].tolist() == [1, 4]
   assert found['b'].tolist() == [[2, 3], [8, 9]]
+  parts = [rows(tree, i, 3) for i in range(3)]
+  again = whole(jax.tree.map(lambda *x: jnp.stack(x), *parts))
+  jax.tree.map(np.testing.assert_array_equal, again, tree)
   with pytest.raises(ValueError, match='batch of 6 cannot be cut into 4 parts'):
-    objectives.rows(tree, (0, 4))
+    rows(tree, 0, 4)
 
 
 def test_each_step_has_its_own_noise(key):
@@ -245,7 +317,7 @@ def test_each_step_has_its_own_noise(key):
 
 
 def test_quarters_add_up_to_the_loss(key):
-  _, (metrics, _) = objective()(init(key, 8), (), key, batch_at(0))
+  _, (metrics, _) = objective()(init(key, 8), Context(), key, batch_at(0))
   quarters = [metrics[f'loss_quarter_{q}'] for q in range(1, 5)]
   assert sum(float(q.count) for q in quarters) == 256
   total = sum(float(q.total) for q in quarters) / 256
@@ -273,12 +345,12 @@ def test_labels_and_dropout_reach_the_network(key):
     weight=dj.snr_weight,
     noise_input=dj.logsnr_input,
   )
-  loss = objectives.ddpm(network_fn, SCHEDULE, **arguments)
-  loss({'network': {}}, (), key, batch)
+  loss = objectives.denoising(network_fn, SCHEDULE, **arguments)
+  loss({'network': {}}, Context(), key, batch)
   assert 'label' not in seen and seen['key'] is not None
-  loss = objectives.ddpm(
-    network_fn, SCHEDULE, told=tell(dropout=0.25), **arguments
+  loss = objectives.denoising(
+    network_fn, SCHEDULE, condition=make_condition(dropout=0.25), **arguments
   )
-  loss({'network': {}}, (), key, batch)
+  loss({'network': {}}, Context(), key, batch)
   np.testing.assert_array_equal(seen['label'], batch['label'])
   assert 0.25 * 256 - 35 < seen['drop'].sum() < 0.25 * 256 + 35

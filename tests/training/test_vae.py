@@ -8,6 +8,8 @@ from scipy import stats
 
 import diffusion_jax as dj
 from diffusion_jax.training import vae
+from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.step import accumulated
 
 LEVELS, B, D = 5, 6, 3
 RNG = np.random.default_rng(0)
@@ -50,14 +52,17 @@ LOGISTIC = vae.log_likelihood('logistic', LEVELS)
 
 
 def make(**options):
-  return jax.jit(vae.vae(encode, decode, LOGISTIC, **options), static_argnums=4)
+  return jax.jit(vae.vae(encode, decode, LOGISTIC, **options))
+
+
+def chain(**options):
+  return vae.hvae(
+    chain_encode, chain_decode, LOGISTIC, num_latents=2, **options
+  )
 
 
 def make_chain(**options):
-  objective = vae.hvae(
-    chain_encode, chain_decode, LOGISTIC, num_latents=2, **options
-  )
-  return jax.jit(objective, static_argnums=4)
+  return jax.jit(chain(**options))
 
 
 PLAIN, CHAIN = make(), make_chain()
@@ -115,11 +120,11 @@ def literal_chain(key):
   return -literal_decoder(z1 @ W['decode']), np.stack(ratios, axis=1)
 
 
-STATE = vae.initial_step()
+START = Context(state=vae.initial_step())
 
 
 def test_kingma_welling_eq_3(key):
-  loss, (metrics, state) = PLAIN(PARAMS, STATE, key, BATCH)
+  loss, (metrics, state) = PLAIN(PARAMS, START, key, BATCH)
   reconstruction, kl = literal(key)
   found = {name: float(x.total / x.count) for name, x in metrics.items()}
   expected = {
@@ -134,7 +139,7 @@ def test_kingma_welling_eq_3(key):
 
 
 def test_the_bound_of_a_markov_chain(key):
-  loss, (metrics, state) = CHAIN(PARAMS, STATE, key, BATCH)
+  loss, (metrics, state) = CHAIN(PARAMS, START, key, BATCH)
   reconstruction, ratios = literal_chain(key)
   np.testing.assert_allclose(
     loss, bits(reconstruction + ratios.sum(axis=1)), rtol=1e-5
@@ -147,7 +152,7 @@ def test_the_bound_of_a_markov_chain(key):
 
 def test_the_gradient_is_that_of_the_literal_loss(key):
   """Through the draw of z too: pathwise derivatives, by differences."""
-  gradient = jax.grad(lambda p: PLAIN(p, STATE, key, BATCH)[0])(PARAMS)
+  gradient = jax.grad(lambda p: PLAIN(p, START, key, BATCH)[0])(PARAMS)
   for name, place in (
     ('encode', (1, 0)),
     ('encode', (2, 4)),
@@ -165,17 +170,16 @@ def test_the_gradient_is_that_of_the_literal_loss(key):
     )
 
 
-@pytest.mark.parametrize('objective', [PLAIN, CHAIN])
+@pytest.mark.parametrize(
+  'objective', [vae.vae(encode, decode, LOGISTIC), chain()]
+)
 def test_parts_of_a_batch_are_the_batch_and_one_step(objective, key):
-  whole, (metrics, _) = objective(PARAMS, STATE, key, BATCH)
-  state, losses, found = STATE, [], []
-  for i in range(3):
-    assert state == 0
-    loss, (part, state) = objective(PARAMS, state, key, BATCH, (i, 3))
-    losses.append(loss)
-    found.append(float(part['kl'].total))
-  np.testing.assert_allclose(np.mean(losses), whole, rtol=1e-6)
-  np.testing.assert_allclose(np.mean(found), metrics['kl'].total, rtol=1e-6)
+  arguments = PARAMS, START, key, BATCH
+  (whole, (metrics, _)), _ = jax.jit(accumulated(objective, 1))(*arguments)
+  (loss, (found, state)), _ = jax.jit(accumulated(objective, 3))(*arguments)
+  np.testing.assert_allclose(loss, whole, rtol=1e-6)
+  kl = found['kl'].total / found['kl'].count
+  np.testing.assert_allclose(kl, metrics['kl'].total, rtol=1e-6)
   assert state == 1
 
 
@@ -184,7 +188,9 @@ def test_beta_and_warm_up_weigh_the_divergence(key):
   reconstruction, kl = bits(reconstruction), bits(kl.sum(axis=1))
   objective = make(beta=0.5, kl_warmup=4)
   for step, weight in ((0, 0.0), (1, 0.125), (4, 0.5), (9, 0.5)):
-    loss, (metrics, state) = objective(PARAMS, jnp.int32(step), key, BATCH)
+    loss, (metrics, state) = objective(
+      PARAMS, Context(state=jnp.int32(step)), key, BATCH
+    )
     np.testing.assert_allclose(loss, reconstruction + weight * kl, rtol=1e-5)
     np.testing.assert_allclose(metrics['beta'].total, weight)
     np.testing.assert_allclose(
@@ -203,7 +209,7 @@ def test_free_bits_are_of_channels_and_of_layers(key):
     means = groups.mean(axis=0)
     assert means.min() < least < means.max()  # both cases are met
     price = np.maximum(means, least).sum()
-    loss, (metrics, _) = objective(PARAMS, STATE, key, BATCH)
+    loss, (metrics, _) = objective(PARAMS, START, key, BATCH)
     np.testing.assert_allclose(
       loss, bits(reconstruction.mean() + price), rtol=1e-5
     )
@@ -211,9 +217,13 @@ def test_free_bits_are_of_channels_and_of_layers(key):
     np.testing.assert_allclose(metrics['bits_per_dim'].total, plain, rtol=1e-5)
 
 
-def test_free_bits_of_parts_are_refused(key):
-  with pytest.raises(ValueError, match='free bits are of a whole batch'):
-    make(free_bits=0.1)(PARAMS, STATE, key, BATCH, (0, 2))
+def test_free_bits_of_parts_are_refused():
+  for objective in (
+    vae.vae(encode, decode, LOGISTIC, free_bits=0.1),
+    chain(free_bits=0.1),
+  ):
+    with pytest.raises(ValueError, match='not the mean over its parts'):
+      accumulated(objective, 2)
 
 
 def test_decoders_literally():

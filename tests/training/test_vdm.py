@@ -15,7 +15,9 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.training import objectives
-from diffusion_jax.training.conditions import tell
+from diffusion_jax.training.conditions import make_condition
+from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.step import accumulated
 
 P = 0.8
 ENTROPY = -(P * np.log2(P) + (1 - P) * np.log2(1 - P))  # bits
@@ -108,7 +110,7 @@ def drawn(key, n=64, **kw):
     return exact(params, z, logsnr, cond)
 
   run = jax.jit(objective(network_fn=network_fn, **kw))
-  loss, (metrics, state) = run(PARAMS, (), key, batch(n))
+  loss, (metrics, state) = run(PARAMS, Context(), key, batch(n))
   jax.effects_barrier()
   assert state == () and loss == metrics['loss'].total
   z, gamma = np.float64(seen[0]), -np.float64(seen[1])
@@ -159,7 +161,7 @@ def test_the_prior_and_the_reconstruction_are_closed_forms(key):
   """x^2 = 1: the prior loss is -log(sigma_1^2) / 2 whatever x is; a z_0 of
   sigma_0 = 0.6 lets -log sigmoid(2 x z alpha / sigma^2) be integrated."""
   params = PARAMS | {'schedule': {'low': jnp.array(0.5), 'span': jnp.ones(())}}
-  _, (metrics, _) = jax.jit(objective())(params, (), key, batch(20_000))
+  _, (metrics, _) = jax.jit(objective())(params, Context(), key, batch(20_000))
   expected = -0.5 * np.log2(sigmoid(1.5))
   np.testing.assert_allclose(metrics['prior'].total, expected, rtol=1e-4)
   nodes, weights = np.polynomial.hermite_e.hermegauss(60)
@@ -202,15 +204,15 @@ def test_the_network_may_predict_anything(kind, key):
     eps = exact(params, z, logsnr, cond)
     return dj.target(kind, dj.to_x0('eps', eps, z, level), eps, level)
 
-  expected = jax.jit(objective())(PARAMS, (), key, batch(64))[0]
+  expected = jax.jit(objective())(PARAMS, Context(), key, batch(64))[0]
   turned = objective(network_fn=turned, parametrization=kind)
-  found = jax.jit(turned)(PARAMS, (), key, batch(64))[0]
+  found = jax.jit(turned)(PARAMS, Context(), key, batch(64))[0]
   np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 def test_gradients_reach_both_branches(key):
   """Every gradient is the difference of two losses with the same noise."""
-  loss = jax.jit(lambda p: objective()(p, (), key, batch(2000))[0])
+  loss = jax.jit(lambda p: objective()(p, Context(), key, batch(2000))[0])
   grad = jax.jit(jax.grad(loss))
   narrow = {'low': jnp.array(-1.0), 'span': jnp.array(2.0)}
   params = {'network': {'bias': jnp.array(0.5)}, 'schedule': narrow}
@@ -227,17 +229,17 @@ def test_gradients_reach_both_branches(key):
 
 @pytest.mark.parametrize('num_steps', [None, 10])
 def test_parts_of_a_batch_have_the_noise_of_the_whole(num_steps, key):
-  loss = jax.jit(objective(num_steps=num_steps), static_argnames='part')
-  whole, (metrics, _) = loss(PARAMS, (), key, batch(64))
-  parts = [loss(PARAMS, (), key, batch(64), part=(i, 4)) for i in range(4)]
-  np.testing.assert_allclose(np.mean([p[0] for p in parts]), whole, rtol=1e-5)
-  for name, mean in metrics.items():
-    total, count = (
-      sum(float(getattr(p[1][0][name], field)) for p in parts)
-      for field in ('total', 'count')
+  arguments = PARAMS, Context(), key, batch(64)
+  whole, parts = (
+    jax.jit(accumulated(objective(num_steps=num_steps), n))(*arguments)[0]
+    for n in (1, 4)
+  )
+  np.testing.assert_allclose(parts[0], whole[0], rtol=1e-5)
+  for name, mean in whole[1][0].items():
+    found = parts[1][0][name]
+    np.testing.assert_allclose(
+      found.total / found.count, mean.total / mean.count, rtol=1e-4, atol=1e-7
     )
-    expected = mean.total / mean.count
-    np.testing.assert_allclose(total / count, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_labels_and_dropout_reach_the_network(key):
@@ -248,8 +250,8 @@ def test_labels_and_dropout_reach_the_network(key):
     return exact(params, x, noise, cond)
 
   make = functools.partial(objective, network_fn=network_fn)
-  make()(PARAMS, (), key, batch(8))
+  make()(PARAMS, Context(), key, batch(8))
   assert 'label' not in seen and seen['key'] is not None
-  make(told=tell(dropout=0.5))(PARAMS, (), key, batch(64))
+  make(condition=make_condition(dropout=0.5))(PARAMS, Context(), key, batch(64))
   np.testing.assert_array_equal(seen['label'], batch(64)['label'])
   assert 16 < seen['drop'].sum() < 48

@@ -1,4 +1,4 @@
-"""What the network is told beside the noise: augmentation, its own estimate."""
+"""Denoising with augmentation and with self-conditioning."""
 
 import functools
 
@@ -10,6 +10,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.training import augmentation, objectives
+from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.step import accumulated
 
 SCHEDULE = dj.GeometricVESchedule(0.002, 80.0)
@@ -18,7 +19,7 @@ PARAMS = {'network': {'w': jnp.array(0.4), 'v': jnp.array([0.1, 0.2])}}
 
 
 def network(params, x, noise, cond, *, key=None):
-  """Linear in everything that it is told."""
+  """Linear in all of its inputs."""
   out = params['w'] * x + 0.1 * noise[:, None, None, None]
   if 'augment' in cond:
     total = cond['augment'].sum(axis=1)[:, None, None, None]
@@ -29,7 +30,7 @@ def network(params, x, noise, cond, *, key=None):
 
 
 def objective(network=network, **options):
-  return objectives.ddpm(
+  return objectives.denoising(
     network,
     SCHEDULE,
     parametrization='edm',
@@ -41,14 +42,16 @@ def objective(network=network, **options):
 
 
 AUGMENT = {'augment': functools.partial(augmentation.augment, probability=0.8)}
-TOLD = {'self_conditioning': True}
+SELF_CONDITIONED = {'self_conditioning': True}
 
 
-@pytest.mark.parametrize('options', [AUGMENT, TOLD, AUGMENT | TOLD])
+@pytest.mark.parametrize(
+  'options', [AUGMENT, SELF_CONDITIONED, AUGMENT | SELF_CONDITIONED]
+)
 def test_accumulation_changes_nothing(options, key):
   """Loss, metrics and gradient of the whole batch and of four parts of it."""
   whole, parts = (
-    jax.jit(accumulated(objective(**options), n))(PARAMS, (), key, BATCH)
+    jax.jit(accumulated(objective(**options), n))(PARAMS, Context(), key, BATCH)
     for n in (1, 4)
   )
   jax.tree.map(
@@ -67,7 +70,7 @@ def test_the_network_sees_the_changed_image_and_its_labels(key):
     seen.update(cond, x=x)
     return network(params, x, noise, cond)
 
-  loss = objectives.ddpm(
+  loss = objectives.denoising(
     spy,
     dj.GeometricVESchedule(1e-6, 2e-6),
     parametrization='x0',
@@ -77,7 +80,7 @@ def test_the_network_sees_the_changed_image_and_its_labels(key):
     augment=functools.partial(augmentation.augment, probability=0.3),
   )
   params = {'network': {'w': jnp.array(1.0), 'v': jnp.zeros(2)}}
-  loss(params, (), key, BATCH)
+  loss(params, Context(), key, BATCH)
   image, x = BATCH['image'], seen['x']
   labels = np.asarray(seen['augment'])
   assert labels.shape == (32, 9)
@@ -103,16 +106,16 @@ def test_half_of_the_images_are_seen_with_a_first_estimate(
     out = network(params, x, noise, cond)
     return jnp.concatenate([out, out + 7.0], -1) if learned_variance else out
 
-  loss = objective(spy, learned_variance=learned_variance, **TOLD)
-  loss(PARAMS, (), key, BATCH)
-  (x, nothing, first_key), (again, x0, second_key) = calls
-  assert nothing is None
+  loss = objective(spy, learned_variance=learned_variance, **SELF_CONDITIONED)
+  loss(PARAMS, Context(), key, BATCH)
+  (x, without, first_key), (again, x0, second_key) = calls
+  assert without is None
   assert (
     jax.random.key_data(first_key) != jax.random.key_data(second_key)
   ).any()
   np.testing.assert_array_equal(x, again)
-  told = np.asarray(x0 != 0.0).any(axis=(1, 2, 3))
-  assert 6 < told.sum() < 26
+  estimated = np.asarray(x0 != 0.0).any(axis=(1, 2, 3))
+  assert 6 < estimated.sum() < 26
   assert np.abs(x0).max() <= 1.0
   # inside the range the estimate is c_skip x_t + c_out F
   level, _ = dj.log_normal_times()(jax.random.split(key, 6)[0], 32, SCHEDULE)
@@ -120,8 +123,8 @@ def test_half_of_the_images_are_seen_with_a_first_estimate(
   norm = np.sqrt(s**2 + sd**2)
   output = 0.4 * np.asarray(x, np.float64) + 0.1 * np.log(s) / 4
   estimate = sd**2 / norm**2 * (norm * np.asarray(x)) + s * sd / norm * output
-  expected = np.clip(estimate, -1, 1)[told]
-  np.testing.assert_allclose(np.asarray(x0)[told], expected, atol=2e-5)
+  expected = np.clip(estimate, -1, 1)[estimated]
+  np.testing.assert_allclose(np.asarray(x0)[estimated], expected, atol=2e-5)
 
 
 def test_no_gradient_flows_through_the_first_estimate(key):
@@ -133,25 +136,27 @@ def test_no_gradient_flows_through_the_first_estimate(key):
       held['x0'] = cond['x0']
     return network(params, x, noise, cond)
 
-  objective(spy, **TOLD)(PARAMS, (), key, BATCH)
+  objective(spy, **SELF_CONDITIONED)(PARAMS, Context(), key, BATCH)
 
   def fixed(params, x, noise, cond, *, key=None):
     return network(params, x, noise, {'x0': held['x0']})
 
-  grad = lambda loss: jax.grad(lambda p: loss(p, (), key, BATCH)[0])(PARAMS)
+  grad = lambda loss: jax.grad(lambda p: loss(p, Context(), key, BATCH)[0])(
+    PARAMS
+  )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
-    grad(objective(**TOLD)),
+    grad(objective(**SELF_CONDITIONED)),
     grad(objective(fixed)),
   )
 
 
 def test_without_either_the_draws_are_what_they_were(key):
   """Times and noise do not depend on the options."""
-  plain, told = (
+  plain, conditioned = (
     objective(lambda p, x, *args, **kw: x, **options)(
-      {'network': {}}, (), key, BATCH
+      {'network': {}}, Context(), key, BATCH
     )
-    for options in ({}, TOLD)
+    for options in ({}, SELF_CONDITIONED)
   )
-  assert plain[0] == told[0]
+  assert plain[0] == conditioned[0]

@@ -1,4 +1,4 @@
-"""Checkpoints that are not as they were written: named, refused, set aside."""
+"""Finds checkpoints whose files differ from what was written."""
 
 import json
 import sys
@@ -8,11 +8,11 @@ from pathlib import Path
 from diffusion_jax.training import checksums
 
 
-def set_aside(folder: Path) -> None:
+def move_damaged(folder: Path) -> None:
   """Moves damaged checkpoints newer than the newest good one to `damaged/`.
 
-  folder: that of the checkpoints. Each is named on stderr; ValueError if there
-  are some, and none is good.
+  folder: that of the checkpoints. Prints a warning for each. Raises ValueError
+  if there are checkpoints and none is good.
   """
   steps = sorted(_steps(folder), reverse=True)
   good = False
@@ -21,10 +21,10 @@ def set_aside(folder: Path) -> None:
     good = good or not wrong
     wrong = wrong or _unreadable_metrics(folder / str(step))
     if wrong:
-      aside = _free(folder.parent / 'damaged' / str(step))
-      aside.parent.mkdir(exist_ok=True)
-      (folder / str(step)).rename(aside)
-      _say(f'checkpoint {step} is damaged ({wrong}): moved to {aside}')
+      target = _free(folder.parent / 'damaged' / str(step))
+      target.parent.mkdir(exist_ok=True)
+      (folder / str(step)).rename(target)
+      _say(f'checkpoint {step} is damaged ({wrong}): moved to {target}')
   if steps and not good:
     raise ValueError(
       f'no checkpoint of {folder.parent} is good, all were moved to '
@@ -32,15 +32,16 @@ def set_aside(folder: Path) -> None:
     )
 
 
-def refuse(
+def check(
   folder: Path,
   step: int,
   steps: Iterable[int],
   items: Iterable[str] | None = None,
 ) -> None:
-  """ValueError if `step` is damaged, which names another of `steps` to take.
+  """Raises ValueError if checkpoint `step` is damaged.
 
-  items: the parts of a checkpoint to look at; None is all.
+  The message names the newest good one of `steps`. items: the parts of the
+  checkpoint that are checked; None is all.
   """
   wrong = _damage(folder / str(step), items)
   if not wrong:
@@ -54,16 +55,16 @@ def refuse(
 
 def _damage(path, items=None):
   if checksums.exist(path):
-    return checksums.damage(path, items)
+    return checksums.find_damage(path, items)
   _say(
     f'checkpoint {path.name} in {path.parent.parent} is of a version that '
-    'wrote no checksums: it is taken as it is'
+    'wrote no checksums: it is read unchecked'
   )
   return ''
 
 
 def _unreadable_metrics(path):
-  # with these Orbax would open no checkpoint at all
+  # Orbax would open no checkpoint at all with these.
   try:
     json.loads((path / 'metrics' / 'metrics').read_text())
   except FileNotFoundError:
@@ -82,6 +83,6 @@ def _steps(folder):
 
 
 def _free(path):
-  # `path`, or path-2, path-3, ... if there is one already
+  # Returns `path`, or path-2, path-3, ... if it exists already.
   tries = [path, *(path.with_name(f'{path.name}-{i}') for i in range(2, 1000))]
   return next(path for path in tries if not path.exists())
