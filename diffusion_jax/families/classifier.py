@@ -20,6 +20,11 @@ def check_mode(config, mode):
     )
 
 
+def generate(config, mesh, latents):
+  """Raises UserError."""
+  check_mode(config, 'sample')
+
+
 def accuracy(config):
   """Whether each image is classified correctly, at several noise levels."""
   times = results.accuracy_times(config)
@@ -41,7 +46,8 @@ def accuracy(config):
 
 FAMILY = Family(
   name='a classifier',
-  generate=None,
+  makes_images=False,
+  generate=generate,
   metrics={'accuracy': Metric(accuracy, results.report_accuracy)},
   check_mode=check_mode,
 )

@@ -176,6 +176,7 @@ def independent_pixels(config):
     (source.read(np.arange(i, min(i + 1000, len(source))))[0] for i in every),
     config.data.num_levels,
   )
+  log_prob = jnp.asarray(log_prob)
   return lambda params, keys, x0, cond: {
     'nll': bits.independent_pixels_nll(x0, log_prob)
   }

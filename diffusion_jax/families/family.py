@@ -47,7 +47,7 @@ class Family(NamedTuple):
   cannot run; check_guide: (config, workdir) -> None for another run that cannot
   guide it.
   generate: (config, mesh, latents) -> (params, index [n], cond) -> images [n,
-  ...] in [-1, 1]; None for a family that makes none.
+  ...] in [-1, 1]; makes_images: whether there are any.
   metrics: those of --mode=evaluate by name.
   write_more: (config, params, path) -> arrays for the npz file of the samples;
   it may write pictures beside it.
@@ -58,8 +58,9 @@ class Family(NamedTuple):
   """
 
   name: str
-  generate: Callable | None
+  generate: Callable
   metrics: Mapping[str, Metric]
+  makes_images: bool = True
   check: Callable = accept
   check_mode: Callable = accept
   check_guide: Callable = accept

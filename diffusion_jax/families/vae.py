@@ -121,8 +121,8 @@ def reconstruct(model, params, x):
 
 def interpolate(model, params, first, last):
   """Decodes lines between the means of z_1, [B, COLUMNS, H, W, C]."""
-  ends = (model.encode(params, 1, x).mean for x in (first, last))
-  path = jnp.linspace(*ends, COLUMNS, axis=1)
+  start, end = (model.encode(params, 1, x).mean for x in (first, last))
+  path = jnp.linspace(start, end, COLUMNS, axis=1)
   decoded = model.decode(params, 1, path.reshape(-1, *path.shape[2:]))
   return model.image(decoded).reshape(*path.shape[:2], *first.shape[1:])
 

@@ -130,7 +130,8 @@ def write_part(path, pictures, settings):
 
 def gather(paths, n):
   """Joins the n images of all parts, in a file rather than in memory."""
-  found, end = None, 0
+  found: Any = None
+  end = 0
   for path in paths:
     try:
       with path.open('rb') as raw, np.load(raw) as part:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -251,7 +252,7 @@ def make_evaluate(config, mesh, latents=IDENTITY):
   """
   if not (config.evaluation.every or config.training.keep_best):
     return None
-  source = build.build_source(config, 'test')
+  source: Any = build.build_source(config, 'test')
   step = jax.jit(
     make_eval_step(build.build_objective(config, test=True)),
     out_shardings=replicated(mesh),
@@ -291,7 +292,7 @@ def make_preview(config, mesh, latents=IDENTITY):
   if not config.training.sample_every:
     return None
   family = families.of(config)
-  if family.generate is None:
+  if not family.makes_images:
     print(f'no samples while it trains: {family.name} makes no images')
     return None
   config = config.copy_and_resolve_references()

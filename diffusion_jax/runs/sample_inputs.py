@@ -1,7 +1,7 @@
 """What samples are conditioned on: labels, texts, images."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def choose_texts(config, n):
       )
     return None
   if prompt is None:
-    source = unseen_source(config)
+    source: Any = unseen_source(config)
     with build.from_config('data'):
       return source.texts(np.arange(n) % len(source))
   prompts = [part.strip() for part in prompt.split('|')]

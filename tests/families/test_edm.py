@@ -10,13 +10,14 @@ from tqdm import tqdm
 
 import diffusion_jax as dj
 from configs import digits_edm
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.core.keys import fold_in_each, stream
 from diffusion_jax.errors import UserError
-from diffusion_jax.programs import PROGRAMS, sample
+from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.runs.step_log import StepLog
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Mean
+from diffusion_jax.training.sharding import replicated
 from tests.programs.conftest import smoke
 
 
@@ -71,8 +72,10 @@ def test_its_sampler_hands_each_estimate_to_the_next_step(told):
   )
   mesh = build.build_mesh(config)
   index, labels = np.arange(2), np.array([3, 8])
-  place = jax.device_put(params, sample.replicated(mesh))
-  found = sample.make_generate(config, mesh)(place, index, labels)
+  place = jax.device_put(params, replicated(mesh))
+  found = families.of(config).generate(config, mesh)(
+    place, index, {'label': labels}
+  )
 
   levels = dj.level_grid(build.build_schedule(config), 2)
   keys = fold_in_each(stream(config.sampling.seed, 'sampling'), index)
