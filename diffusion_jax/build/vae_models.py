@@ -109,7 +109,7 @@ class Model(NamedTuple):
 
 
 def build_model(config, network):
-  """Flax module -> Model."""
+  """Returns the functions of a Flax module."""
   c = config.objective
   one = c.name == 'vae'
   _, _, mean = vae.DECODERS[c.decoder]
@@ -138,7 +138,7 @@ def build_model(config, network):
 
 
 def build_objective(config, network, test=False):
-  """config.objective -> objective; test: the plain bound."""
+  """Returns the objective of config.objective; test: the plain bound."""
   c = config.objective
   model = build_model(config, network)
   names = () if test else ('beta', 'free_bits', 'kl_warmup')

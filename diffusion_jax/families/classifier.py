@@ -26,7 +26,7 @@ def generate(config, mesh, latents):
 
 
 def accuracy(config):
-  """Whether each image is classified correctly, at several noise levels."""
+  """Measures which images are classified correctly, at several levels."""
   times = results.accuracy_times(config)
 
   def measure(params, keys, x0, cond):

@@ -109,7 +109,7 @@ def generate_by(draw, config, mesh, root, latents=IDENTITY, size=0):
 
 
 def elbo(config):
-  """The variational bound, and its terms."""
+  """Measures the variational bound, and its terms."""
   c = config.evaluation
   build.check_signal(config)
   decoder = build.build_decoder(config)
@@ -137,7 +137,7 @@ DEQUANTIZATIONS = {
 
 
 def ode(config):
-  """The log-likelihood by the probability flow ODE."""
+  """Measures the log-likelihood by the probability flow ODE."""
   build.check_signal(config)
   c = config.evaluation
   dequantize = choose(
@@ -169,7 +169,7 @@ def ode(config):
 
 
 def independent_pixels(config):
-  """The code length by the histogram of each pixel of the training images."""
+  """Measures the code length by histograms of the training images' pixels."""
   source = build.build_source(config, 'train')
   every = range(0, len(source), 1000)
   log_prob = bits.pixel_histogram(

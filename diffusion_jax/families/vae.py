@@ -166,7 +166,7 @@ def write_rows(path, what, rows, across):
 
 
 def elbo(config):
-  """The bound and its terms, by one draw of z for each image."""
+  """Measures the bound and its terms, by one draw of z for each image."""
   model = model_of(config)
 
   def measure(params, keys, x0, cond):
@@ -189,7 +189,7 @@ def elbo(config):
 
 
 def importance_weighted(config):
-  """log p(x) by evaluation.num_samples draws of z for each image."""
+  """Measures log p(x) by evaluation.num_samples draws of z for each image."""
   model, k = model_of(config), config.evaluation.num_samples
 
   def measure(params, keys, x0, cond):

@@ -358,7 +358,7 @@ def inpaint(method, config, params, guides, keys, inputs):
 
 
 def observe(method, config, params, guides, keys, inputs):
-  """Super-resolution and colours: by a condition, or by guidance."""
+  """Adds pixels or colours, by a condition or by guidance."""
   c, cond, observed = config.edit, inputs['cond'], inputs['image']
   draw = functools.partial(from_noise, config, params, guides, keys)
   factor = factor_of(config, method)
@@ -400,7 +400,7 @@ def sdedit(method, config, params, guides, keys, inputs):
 
 
 def interpolate(method, config, params, guides, keys, inputs):
-  """From one picture to the other along the ODE, whatever the sampler is.
+  """Goes from one picture to the other along the ODE, for any sampler.
 
   Image i has the weight i / (N - 1), and all have the condition of the first.
   """

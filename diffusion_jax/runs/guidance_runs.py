@@ -10,7 +10,7 @@ from diffusion_jax.training import checkpoints
 
 
 def check(config):
-  """Raises UserError for guidance that this run, or any, cannot have."""
+  """Raises UserError for guidance that this run, or any run, cannot have."""
   c = config.sampling
   if c.guidance_scale == 1.0:
     for field, off in (
