@@ -1,4 +1,4 @@
-"""Runs whose network is told more: augmentation, its own estimate."""
+"""Runs of networks with augmentation and self-conditioning."""
 
 import json
 
@@ -39,17 +39,17 @@ def test_an_augmented_run_trains_and_evaluates(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def told(tmp_path_factory):
+def run(tmp_path_factory):
   """A run of digits:smoke with self-conditioning, and its config."""
-  workdir = tmp_path_factory.mktemp('runs') / 'told'
+  workdir = tmp_path_factory.mktemp('runs') / 'run'
   config = smoke(**{'conditioning.self_conditioning': True})
   config.evaluation.every = 0
   PROGRAMS['train'](config, str(workdir))
   return workdir, config
 
 
-def test_a_self_conditioned_run_trains_samples_and_evaluates(told):
-  workdir, config = told
+def test_a_self_conditioned_run_trains_samples_and_evaluates(run):
+  workdir, config = run
   assert len(losses(workdir, 'loss')) == 4
   assert (workdir / 'samples' / 'step_00000004.png').exists()
   config = config.copy_and_resolve_references()
@@ -60,9 +60,9 @@ def test_a_self_conditioned_run_trains_samples_and_evaluates(told):
   assert json.loads(found)['bits_per_dim'] > 0
 
 
-def test_its_sampler_hands_each_estimate_to_the_next_step(told):
+def test_its_sampler_hands_each_estimate_to_the_next_step(run):
   """Two steps of DDIM by hand, the network called as (x, noise, label, x0)."""
-  workdir, config = told
+  workdir, config = run
   config = config.copy_and_resolve_references()
   config.sampling.num_steps, config.sampling.eta = 2, 0.0
   params = checkpoints.restore_params(workdir)[0]

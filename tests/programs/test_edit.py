@@ -172,7 +172,7 @@ def test_masks_that_say_nothing_are_refused(files):
       edit.read_mask(smoke(**{'edit.mask': str(files / 'm.png')}))
 
 
-def test_palette_fills_in_what_it_is_told(palette, files):
+def test_palette_fills_in_unknown_pixels(palette, files):
   changes = {'edit.label': 3}
   found = run(palette, files, changes, image='digit', mask='mask')['arr_0']
   given = np.asarray(Image.open(files / 'digit.png'))
@@ -254,7 +254,7 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   assert set(np.unique(found['given'][~known])) == {128}
   with Image.open(palette / 'samples' / 'samples.png') as sheet:
     assert sheet.size == (6 * (1 + 3 * 9), 6 * (1 + 4 * 9))
-  # what it is told depends on seed and number alone
+  # the condition depends on seed and number alone
   two, four = (
     sample_inputs.choose_images(smoke(**QUICK | INPAINTING | {
       'sampling.num_samples': n
@@ -329,7 +329,9 @@ def test_a_mistake_is_one_line(plain, files, changes, fields, message):
     ({'edit.task': 'colour', 'edit.label': 1}, 'knows no labels'),
   ],
 )
-def test_a_network_does_what_it_was_told_of(colour, files, changes, message):
+def test_a_network_has_the_task_of_its_condition(
+  colour, files, changes, message
+):
   with pytest.raises(UserError, match=message):
     run(colour, files, changes, image='colours')
 
