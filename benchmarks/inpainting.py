@@ -27,6 +27,7 @@ from configs import base
 from diffusion_jax import build
 from diffusion_jax.data import images, sources
 from diffusion_jax.evaluation import digits
+from diffusion_jax.families import diffusion
 from diffusion_jax.programs import sample
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training import conditions
@@ -67,11 +68,13 @@ def fill_in(run, wrap, resampling, iterations, known, mask):
 
   @jax.jit
   def make(params):
-    trained, levels, sampler = sample.walk(config, params)
+    trained, levels, sampler = diffusion.levels_and_sampler(config, params)
     cond = {}
     if config.conditioning.image:
       cond = {'image': conditions.known_pixels(known, mask)}
-    denoise: Any = sample.build_denoise(config, params, cond, trained, change)
+    denoise: Any = diffusion.build_denoise(
+      config, params, cond, trained, change
+    )
     x = dj.prior_sample(keys[0], known.shape, levels.take(0))
     if wrap:
       sampler = wrap(sampler, known, mask)

@@ -188,7 +188,7 @@ def fail(message, code=2):
   """One line on stderr and out, without waiting for other processes."""
   host = processes.name()
   print(f'error{host}: {" ".join(message.split())}', file=sys.stderr)
-  processes.leave(code)
+  processes.exit_all(code)
 
 
 def run():

@@ -20,7 +20,7 @@ from diffusion_jax.build.data import (
   text_length,
 )
 from diffusion_jax.build.guidance import build_logits
-from diffusion_jax.build.latent import is_latent, state_shape
+from diffusion_jax.build.facts import state_shape
 from diffusion_jax.build.network import (
   abstract_params,
   build_image_condition,
@@ -69,7 +69,6 @@ __all__ = [
   'from_config',
   'init_params',
   'is_classifier',
-  'is_latent',
   'is_vae',
   'state_shape',
   'text_length',

@@ -12,8 +12,8 @@ from diffusion_jax.networks.layers import INITIALIZERS, PADDINGS, QKV
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.errors import UserError
-from diffusion_jax.build import latent, vae_models
-from diffusion_jax.build.latent import state_shape
+from diffusion_jax.build import vae_models
+from diffusion_jax.build.facts import state_shape
 from diffusion_jax.build.schedule import (
   build_gamma,
   learns_schedule,
@@ -194,7 +194,6 @@ def build_network(config):
   build = choose(NETWORKS, 'network', 'name', name)
   matmul_precision(config)  # refuses at once
   vae_models.check(config)
-  latent.check(config)
   if config.objective.augment and name != 'ddpmpp':
     raise UserError(
       f'config.objective.augment needs network.name=ddpmpp: {name!r} cannot be '
@@ -218,7 +217,6 @@ def check_heights(config):
 
   For training: runs that were trained so are what they are.
   """
-  latent.check(config)  # that there is a shape
   c, height = config.network, state_shape(config)[0]
   levels = 1 if c.name == 'vdm' else len(c.multipliers)
   heights = [height // 2**level for level in range(levels)]

@@ -19,41 +19,13 @@ from diffusion_jax.training import vae
 # objective.name: network.name
 NAMES = {'vae': 'autoencoder', 'hvae': 'hierarchical'}
 
-# What these runs have no use for, and the value that says nothing.
-NO_USE = {
-  'conditioning.labels': False,
-  'conditioning.text': False,
-  'conditioning.image': '',
-  'conditioning.self_conditioning': False,
-  'network.learned_variance': False,
-  'network.scale_shift': False,
-  'network.resblock_updown': False,
-  'network.remat': False,
-  'objective.augment': 0.0,
-  'objective.parametrization': 'eps',
-  'objective.weight': 'snr',
-  'objective.times': 'steps',
-  'schedule.name': 'linear',
-  'schedule.alphas': None,
-  'sampling.sampler': 'ancestral',
-  'sampling.schedule': '',
-  'sampling.respacing': '',
-  'sampling.guidance_scale': 1.0,
-  'sampling.guidance_run': '',
-  'sampling.classifier': '',
-  'sampling.labels': (),
-  'sampling.prompt': None,
-  'sampling.trajectory': False,
-}
-
-
 def is_vae(config):
-  """Whether the config is that of a VAE, which knows no noise levels."""
+  """Returns whether the config is that of a VAE, which has no noise levels."""
   return config.objective.name in NAMES
 
 
 def check(config):
-  """UserError for what does not fit together, or would be ignored."""
+  """Raises UserError for fields of a VAE that contradict each other."""
   objective, network = config.objective.name, config.network.name
   if (objective in NAMES or network in NAMES.values()) and (
     NAMES.get(objective) != network
@@ -65,13 +37,6 @@ def check(config):
     )
   if not is_vae(config):
     return
-  for field, unused in NO_USE.items():
-    section, name = field.split('.')
-    if config[section][name] != unused:
-      raise UserError(
-        f'config.{field}={config[section][name]}: a run of objective.name='
-        f'{objective} has no use for it (docs/vae.md)'
-      )
   c = config.objective
   choose(vae.DECODERS, 'objective', 'decoder', c.decoder)
   if c.decoder == 'bernoulli' and config.data.num_levels != 2:
@@ -144,18 +109,18 @@ class Model(NamedTuple):
 
 
 def build_model(config, network):
-  """Flax module -> Model."""
+  """Returns the functions of a Flax module."""
   c = config.objective
   one = c.name == 'vae'
   _, _, mean = vae.DECODERS[c.decoder]
 
-  def ask(method):
+  def method(name):
     def apply(params, t, z, *, key=None):
       inputs = (z,) if one else (t, z)
       rngs = {} if key is None else {'dropout': key}
       with matmul_precision(config):
         found = network.apply(
-          {'params': params}, *inputs, key is not None, rngs=rngs, method=method
+          {'params': params}, *inputs, key is not None, rngs=rngs, method=name
         )
       if not isinstance(found, tuple):
         return found
@@ -165,15 +130,15 @@ def build_model(config, network):
 
   return Model(
     1 if one else config.network.num_latents,
-    ask('encode'),
-    ask('decode'),
+    method('encode'),
+    method('decode'),
     vae.log_likelihood(c.decoder, config.data.num_levels),
     lambda output: jnp.clip(mean(output), -1.0, 1.0),
   )
 
 
 def build_objective(config, network, test=False):
-  """config.objective -> objective; test: the plain bound."""
+  """Returns the objective of config.objective; test: the plain bound."""
   c = config.objective
   model = build_model(config, network)
   names = () if test else ('beta', 'free_bits', 'kl_warmup')

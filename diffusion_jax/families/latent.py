@@ -1,4 +1,4 @@
-"""Diffusion in the latents of an autoencoder (Rombach et al. 2022).
+"""Diffusion models of the latents of an autoencoder (Rombach et al. 2022).
 
 What is diffused is z = scale * (a draw of q(z | x)), scale = 1 / std of such
 draws over the training images. A run keeps the autoencoder that it began with:
@@ -8,89 +8,123 @@ last, `latent.json`: scale, where it came from, and a checksum of the weights.
 
 import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax import build
 from diffusion_jax.build import vae_models
-from diffusion_jax.build.latent import is_latent, state_shape
+from diffusion_jax.build.facts import state_shape
 from diffusion_jax.build.make import from_config
 from diffusion_jax.build.network import abstract_params, build_network
-from diffusion_jax.core.keys import fold_in_each, key_per_example, stream
+from diffusion_jax.core.keys import key_per_example, stream
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
+from diffusion_jax.families import diffusion
+from diffusion_jax.families.family import Latents
 from diffusion_jax.runs import processes, run_folder
+from diffusion_jax.runs.per_image import per_image
 from diffusion_jax.training import checkpoints, checksums
-from diffusion_jax.training.sharding import (
-  batch_sharding,
-  replicate,
-  replicated,
-)
+from diffusion_jax.training.sharding import batch_sharding, replicate
 
-NUM_MEASURED = 10_000  # images, at most, that the scale is measured on
+NUM_IMAGES = 10_000  # of which, at most, the scale is computed
 _BATCH = 500
 
 
-class Latents(NamedTuple):
-  """What is diffused instead of images, as functions of `frozen`.
+# Fields that diffusion in latents cannot have, the value they must have, why.
+REFUSED = {
+  'objective.name': (
+    ('denoising', 'ddpm'),
+    'the bounds of other objectives are of pixels',
+  ),
+  'objective.augment': ((0.0,), 'its changes are of images'),
+  'conditioning.image': (('',), 'its networks are conditioned on an image'),
+  'conditioning.self_conditioning': (
+    (False,),
+    'its estimate is within [-1, 1]',
+  ),
+  'sampling.clip': ((False,), 'latents are not within [-1, 1]'),
+  'sampling.dynamic_threshold': ((0.0,), 'latents are not within [-1, 1]'),
+  'sampling.classifier': (('',), 'classifiers are of images'),
+}
 
-  encode(frozen, x, keys=None) -> z [B, h, w, c], a draw with keys [B], else the
-  mean; decode(frozen, z) -> x in [-1, 1]. frozen: {'network': parameters,
-  'scale': []}, an argument of every program, never a constant in it.
-  """
 
-  encode: Callable
-  decode: Callable
+def check(config):
+  """Raises UserError for what diffusion in latents cannot have."""
+  state_shape(config)
+  for field, (allowed, why) in REFUSED.items():
+    section, name = field.split('.')
+    if config[section][name] not in allowed:
+      raise UserError(
+        f'config.{field}={config[section][name]} in latents (latent.run): '
+        f'{why}. Set it to {allowed[0]!r} (docs/latent_diffusion.md)'
+      )
 
 
-PIXELS = Latents(lambda frozen, x, keys=None: x, lambda frozen, z: z)
+def check_mode(config, mode):
+  """Raises UserError for programs that need pixels."""
+  if mode == 'edit' and config.edit.task in ('superres', 'colour'):
+    raise UserError(
+      f'config.edit.task={config.edit.task}: a run in latents (latent.run) '
+      'sees no pixels while it samples: take inpaint, sdedit, interpolate, or '
+      'a run in pixels'
+    )
+  metrics = build.words(config.evaluation.metrics)
+  other = [name for name in metrics if name not in FAMILY.metrics]
+  if mode == 'evaluate' and other:
+    raise UserError(
+      f'config.evaluation.metrics: {other[0]} of latents is not in bits of '
+      'images; the bound of their autoencoder is measured of its own run, '
+      f'{config.latent.run} (elbo, iw)'
+    )
 
 
 def functions(config):
-  """The config of an autoencoder -> Latents."""
+  """Returns the `Latents` of an autoencoder's config."""
   model = vae_models.build_model(config, build_network(config))
 
-  def encode(frozen, x, keys=None):
-    q = model.encode(frozen['network'], 1, x)
+  def encode(autoencoder, x, keys=None):
+    q = model.encode(autoencoder['network'], 1, x)
     z = q.mean if keys is None else reparameterize(keys, q)
-    return frozen['scale'] * z
+    return autoencoder['scale'] * z
 
-  def decode(frozen, z):
-    return model.image(model.decode(frozen['network'], 1, z / frozen['scale']))
+  def decode(autoencoder, z):
+    z = z / autoencoder['scale']
+    return model.image(model.decode(autoencoder['network'], 1, z))
 
   return Latents(encode, decode)
 
 
-def build(config, workdir):
-  """The functions of the run's latents; PIXELS where it has none.
+def open_latents(config, workdir):
+  """Returns the `Latents` of a run.
 
   Of the autoencoder that the run keeps, or before it has begun of latent.run.
-  UserError for a missing or another kind of run, and for another shape.
+  Raises UserError for a missing or another kind of run, and another shape.
   """
-  if not is_latent(config):
-    return PIXELS
   begun = _record(workdir).exists()
   found = read_config(config, _kept(workdir) if begun else config.latent.run)
   latents = functions(found)
-  frozen = {'network': abstract_params(found)['network'], 'scale': 1.0}
+  autoencoder = {'network': abstract_params(found)['network'], 'scale': 1.0}
   x = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
-  shape = jax.eval_shape(latents.encode, frozen, x).shape[1:]
+  shape = jax.eval_shape(latents.encode, autoencoder, x).shape[1:]
   if shape != state_shape(config):
     value = ','.join(map(str, shape))
     raise UserError(
       f'config.latent.shape={tuple(config.latent.shape)}: the latents of '
       f'{config.latent.run} need --config.latent.shape={value}'
     )
-  return latents
+  smaller = functools.partial(shrink_mask, shape=shape)
+  return latents._replace(shrink_mask=smaller)
 
 
 def read_config(config, run):
-  """The config of the autoencoder in the run folder `run`; or UserError."""
+  """Returns the config of the autoencoder in the run folder `run`.
+
+  Raises UserError where there is no run, or none of a fitting autoencoder.
+  """
   if run_folder.read_config(run) is None:
     raise UserError(
       f'config.latent.run: there is no run in {run}: train an autoencoder '
@@ -113,15 +147,15 @@ def read_config(config, run):
 
 
 def prepare(config, workdir, latents, source, mesh):
-  """{'autoencoder': frozen} of a training; {} in pixels.
+  """Returns {'autoencoder': parameters} of a training.
 
-  At the first start the autoencoder is copied into the run, and its scale
-  measured on `source`; later what is stored is read, and latent.run is not.
+  At the first start the autoencoder is copied into the run, and its scale is
+  computed on `source`; later starts read the copy, and not latent.run.
   """
   begun = _record(workdir).exists()
-  if is_latent(config) and not processes.agree([begun])[0]:
+  if not processes.broadcast([begun])[0]:
     store(config, workdir, latents, source, mesh)
-    processes.agree([True])  # all wait until it is written
+    processes.broadcast([True])  # all wait until it is written
   return load(config, workdir)
 
 
@@ -132,8 +166,8 @@ def store(config, workdir, latents, source, mesh):
   with from_config('latent.run'):
     with checkpoints.open_read_only(run) as manager:
       step = manager.latest_step()
-    like = abstract_params(found)
-    params, stored = checkpoints.restore_params(run, True, like, step)
+    shapes = abstract_params(found)
+    params, stored = checkpoints.restore_params(run, True, shapes, step)
   with from_config('data'):
     drawn = draws(latents, params, source, mesh)
     scale, count = inverse_std(drawn)
@@ -146,7 +180,7 @@ def store(config, workdir, latents, source, mesh):
   checkpoints.save_params(kept, step, params, stored)
   if not processes.is_first():
     return
-  run_folder.write_json(kept / 'config.json', run_folder.read_config(run))
+  run_folder.write_json(kept / 'config.json', run_folder.read_config(run) or {})
   run_folder.write_json(_record(workdir), {
     'scale': scale,
     'images': count,
@@ -160,13 +194,11 @@ def store(config, workdir, latents, source, mesh):
 
 
 def load(config, workdir):
-  """{'autoencoder': frozen} as the run keeps it; {} in pixels."""
-  if not is_latent(config):
-    return {}
+  """Returns {'autoencoder': parameters} as the run keeps them."""
   record, kept = read_record(workdir), _kept(workdir)
-  like = abstract_params(read_config(config, kept))
+  shapes = abstract_params(read_config(config, kept))
   try:
-    params, _ = checkpoints.restore_params(kept, True, like, record['step'])
+    params, _ = checkpoints.restore_params(kept, True, shapes, record['step'])
   except (FileNotFoundError, ValueError) as error:
     raise UserError(str(error)) from error
   if checksums.of_arrays(params) != record['checksum']:
@@ -179,7 +211,7 @@ def load(config, workdir):
 
 
 def read_record(workdir):
-  """latent.json of a run."""
+  """Returns latent.json of a run; raises UserError where it is unreadable."""
   path = _record(workdir)
   try:
     return json.loads(path.read_text())
@@ -188,9 +220,9 @@ def read_record(workdir):
 
 
 def check_guide(config, workdir):
-  """UserError where sampling.guidance_run diffuses other latents."""
+  """Raises UserError where sampling.guidance_run diffuses other latents."""
   guide = config.sampling.guidance_run
-  if not (is_latent(config) and guide):
+  if not guide:
     return
   ours, theirs = read_record(workdir), read_record(guide)
   if any(ours[name] != theirs[name] for name in ('checksum', 'scale')):
@@ -201,46 +233,41 @@ def check_guide(config, workdir):
 
 
 def make_encode(config, latents, mesh):
-  """(frozen, batch, key, i) -> the batch with latents in place of its images.
+  """Returns (kept, batch, key, i) -> the batch, its images encoded.
 
-  Drawn with a key of `key`, i and the row, and so the same on any devices.
+  The latents are drawn with a key of `key`, i and the row, and so they are the
+  same on any devices. kept: {'autoencoder': parameters}.
   """
-  if not is_latent(config):
-    return lambda frozen, batch, key, i: batch
 
-  def encode(frozen, batch, key, i):
+  def encode(kept, batch, key, i):
     keys = key_per_example(jax.random.fold_in(key, i), len(batch['image']))
-    z = latents.encode(frozen['autoencoder'], batch['image'], keys)
+    z = latents.encode(kept['autoencoder'], batch['image'], keys)
     return batch | {'image': z}
 
   return jax.jit(encode, out_shardings=batch_sharding(mesh))
 
 
 def draws(latents, params, source, mesh):
-  """Unscaled draws of the latents of the first images, [n, h, w, c] each."""
-  frozen = {'network': params['network'], 'scale': jnp.ones(())}
-  frozen = replicate(mesh, frozen)
+  """Yields unscaled draws of the latents of the first images, [n, h, w, c]."""
+  autoencoder = {'network': params['network'], 'scale': jnp.ones(())}
+  autoencoder = replicate(mesh, autoencoder)
 
-  @functools.partial(jax.jit, out_shardings=replicated(mesh))
-  def draw(frozen, index, x):
-    keys = fold_in_each(stream(0, 'latent_scale'), index)
-    return latents.encode(frozen, x, keys)
+  def draw(autoencoder, keys, x):
+    return latents.encode(autoencoder, x, keys)
 
-  count = min(len(source), NUM_MEASURED)
+  compute = per_image(draw, mesh, stream(0, 'latent_scale'), _BATCH)
+  count = min(len(source), NUM_IMAGES)
   for start in range(0, count, _BATCH):
     index = np.arange(start, min(start + _BATCH, count))
-    # one shape for all batches; images that fill one up are dropped
-    filled = np.arange(-(-_BATCH // mesh.size) * mesh.size) % len(index)
     pictures, _ = source.read(index)
     x = images.scale(pictures, source.num_levels)
-    inputs = jax.device_put((index[filled], x[filled]), batch_sharding(mesh))
-    yield np.asarray(draw(frozen, *inputs))[: len(index)]
+    yield compute(autoencoder, index, x)
 
 
 def inverse_std(parts):
-  """(1 / std of all numbers in all parts, count of rows), in float64.
+  """Returns (1 / std of all numbers in all parts, count of rows), in float64.
 
-  Rombach et al. 2022, appendix on rescaling; inf or nan where there is none.
+  Rombach et al. 2022, appendix on rescaling; inf or nan for a std of 0 or nan.
   """
   rows, count, total, square = 0, 0, 0.0, 0.0
   for part in parts:
@@ -252,26 +279,8 @@ def inverse_std(parts):
     return float(1.0 / std), rows
 
 
-def encode_given(config, latents, params, given):
-  """What an edit was given, as it is diffused: pictures, masks, by name.
-
-  Pictures uint8 [H, W, C] -> means of z [h, w, c] (in pixels: [-1, 1]); masks
-  are known where all pixels of a latent are.
-  """
-  ask = jax.jit(latents.encode)
-  seen = {}
-  for name, x in given.items():
-    if x.dtype == bool:
-      seen[name] = (
-        shrink_mask(x, state_shape(config)) if is_latent(config) else x
-      )
-    else:
-      seen[name] = ask(params.get('autoencoder'), images.scale(x)[None])[0]
-  return seen
-
-
 def shrink_mask(mask, shape):
-  """bool [H, W, 1] -> [h, w, 1]: True where all of a latent's pixels are."""
+  """Returns the mask [h, w, 1] of latents all of whose pixels are True."""
   h, w = shape[:2]
   blocks = mask.reshape(h, len(mask) // h, w, mask.shape[1] // w, 1)
   small = blocks.all(axis=(1, 3))
@@ -285,3 +294,15 @@ def _record(workdir):
 
 def _kept(workdir):
   return str(Path(workdir) / 'autoencoder')
+
+
+FAMILY = diffusion.FAMILY._replace(
+  metrics={'independent_pixels': diffusion.INDEPENDENT_PIXELS},
+  check=check,
+  check_mode=check_mode,
+  check_guide=check_guide,
+  latents=open_latents,
+  load=load,
+  prepare=prepare,
+  make_encode=make_encode,
+)

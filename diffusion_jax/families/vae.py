@@ -1,4 +1,4 @@
-"""What the modes do with a run of a VAE: images, pictures, and its bounds."""
+"""Variational autoencoders: their samples, pictures and bounds."""
 
 import functools
 
@@ -9,56 +9,90 @@ import numpy as np
 from diffusion_jax import build
 from diffusion_jax.build import vae_models
 from diffusion_jax.core import vae as bound
-from diffusion_jax.core.keys import (
-  draw_normal,
-  fold_in_each,
-  split_key,
-  stream,
-)
+from diffusion_jax.core.keys import draw_normal, split_key, stream
 from diffusion_jax.core.normal import kl
 from diffusion_jax.data import images
-from diffusion_jax.runs import sample_inputs
-from diffusion_jax.training.sharding import batch_sharding, replicated
+from diffusion_jax.errors import UserError
+from diffusion_jax.families.diffusion import INDEPENDENT_PIXELS
+from diffusion_jax.families.family import IDENTITY, Family, Metric
+from diffusion_jax.runs import results, sample_inputs
+from diffusion_jax.runs.per_image import per_image
 
 COLUMNS = 10  # of an interpolation, both ends included
 
+# Fields that have no effect on a VAE, and the value that they must have.
+NO_USE = {
+  'conditioning.labels': False,
+  'conditioning.text': False,
+  'conditioning.image': '',
+  'conditioning.self_conditioning': False,
+  'network.learned_variance': False,
+  'objective.augment': 0.0,
+  'objective.parametrization': 'eps',
+  'objective.weight': 'snr',
+  'objective.times': 'steps',
+  'schedule.name': 'linear',
+  'schedule.alphas': None,
+  'sampling.sampler': 'ancestral',
+  'sampling.schedule': '',
+  'sampling.respacing': '',
+  'sampling.guidance_scale': 1.0,
+  'sampling.guidance_run': '',
+  'sampling.classifier': '',
+  'sampling.labels': (),
+  'sampling.prompt': None,
+  'sampling.trajectory': False,
+}
+
+
+def check(config):
+  """Raises UserError for fields that a VAE would ignore."""
+  for field, unused in NO_USE.items():
+    section, name = field.split('.')
+    if config[section][name] != unused:
+      raise UserError(
+        f'config.{field}={config[section][name]}: a run of objective.name='
+        f'{config.objective.name} has no use for it (docs/vae.md)'
+      )
+
+
+def check_mode(config, mode):
+  """Raises UserError for --mode=edit."""
+  if mode == 'edit':
+    raise UserError(
+      'this run is a VAE, which changes no picture: --mode=sample writes '
+      'reconstructions and interpolations, and a diffusion model can edit'
+    )
+
 
 def model_of(config):
-  """The functions of the run's networks."""
+  """Returns the functions of the run's networks."""
   return vae_models.build_model(config, build.build_network(config))
 
 
-def make_generate(config, mesh):
-  """(params, index [B]) -> the means of p(x | z_1) at draws of the prior.
+def generate(config, mesh, latents=IDENTITY):
+  """Returns (params, index [n], cond) -> the means of p(x | z_1), [n, ...].
 
-  As `sample.make_generate`: image i of a seed is a function of i alone. z_T is
-  drawn from N(0, I), z_{t-1} from p(z_{t-1} | z_t); pixels are not drawn.
+  As `diffusion.generate`. z_T is drawn from N(0, I), z_{t-1} from
+  p(z_{t-1} | z_t); pixels are not drawn.
   """
   model = model_of(config)
   shape = latent_shape(config, model)
 
-  @functools.partial(jax.jit, out_shardings=replicated(mesh))
-  def on_mesh(params, index):
-    root = stream(config.sampling.seed, 'vae_sampling')
-    keys = split_key(fold_in_each(root, index), model.num_latents)
-    params = params['network']
-    z = draw_normal(keys[-1], jnp.zeros((len(index), *shape)))
+  def draw(params, keys, cond):
+    (count,) = keys.shape
+    keys, params = split_key(keys, model.num_latents), params['network']
+    z = draw_normal(keys[-1], jnp.zeros((count, *shape)))
     for t in range(model.num_latents, 1, -1):
       p = model.decode(params, t, z)
       z = bound.reparameterize(keys[t - 2], p)
     return model.image(model.decode(params, 1, z))
 
-  def generate(params, index, *_):
-    n = len(index)
-    padded = np.arange(-(-n // mesh.size) * mesh.size) % n
-    index = jax.device_put(index[padded], batch_sharding(mesh))
-    return np.asarray(on_mesh(params, index))[:n]
-
-  return generate
+  return per_image(draw, mesh, stream(config.sampling.seed, 'vae_sampling'))
 
 
 def latent_shape(config, model):
-  """Shape of z_T, without the batch."""
+  """Returns the shape of z_T, without the batch."""
 
   def climb(params, x):
     for t in range(1, model.num_latents + 1):
@@ -71,32 +105,33 @@ def latent_shape(config, model):
 
 
 def reconstruct(model, params, x):
-  """[B, T, H, W, C]: x as z_1..z_T know it, up and down the chain by means."""
-  seen, z = [], x
+  """Returns x decoded from each of z_1..z_T, by means, [B, T, H, W, C]."""
+  decoded, z = [], x
   for t in range(1, model.num_latents + 1):
     z = model.encode(params, t, z).mean
     back = z
     for s in range(t, 1, -1):
       back = model.decode(params, s, back).mean
-    seen.append(model.image(model.decode(params, 1, back)))
-  return jnp.stack(seen, axis=1)
+    decoded.append(model.image(model.decode(params, 1, back)))
+  return jnp.stack(decoded, axis=1)
 
 
 def interpolate(model, params, first, last):
-  """[B, COLUMNS, H, W, C]: along lines between the means of z_1."""
-  ends = (model.encode(params, 1, x).mean for x in (first, last))
-  path = jnp.linspace(*ends, COLUMNS, axis=1)
+  """Decodes lines between the means of z_1, [B, COLUMNS, H, W, C]."""
+  start, end = (model.encode(params, 1, x).mean for x in (first, last))
+  path = jnp.linspace(start, end, COLUMNS, axis=1)
   decoded = model.decode(params, 1, path.reshape(-1, *path.shape[2:]))
   return model.image(decoded).reshape(*path.shape[:2], *first.shape[1:])
 
 
-def pictures(config, params, path):
-  """Writes what a VAE makes of test images beside `path`; returns its arrays.
+def write_more(config, params, path):
+  """Writes pictures of test images beside `path`; returns their arrays.
 
-  <name>-reconstructions.png: each image, then what every layer knows of it;
-  <name>-interpolation.png: rows from one test image to another.
+  <name>-reconstructions.png: each image, then its reconstruction from every
+  layer; <name>-interpolation.png: rows from one test image to another.
   """
   c, model = config.sampling, model_of(config)
+  params = jax.device_get(params)['network']
   source = sample_inputs.unseen_source(config)
   with build.from_config('data'):
     x, _ = source.read(np.arange(min(c.num_samples, len(source))))
@@ -104,27 +139,24 @@ def pictures(config, params, path):
     images.to_uint8, num_levels=config.data.num_levels
   )
   x = images.scale(x, config.data.num_levels)
-  known = jax.jit(functools.partial(reconstruct, model))
-  known = np.concatenate(
-    [
-      known(params['network'], x[i : i + c.batch_size])
-      for i in range(0, len(x), c.batch_size)
-    ]
-  )
-  arrays = {'originals': as_shown(x), 'reconstructions': as_shown(known)}
+  decode = jax.jit(functools.partial(reconstruct, model))
+  starts = range(0, len(x), c.batch_size)
+  decoded = [decode(params, x[i : i + c.batch_size]) for i in starts]
+  decoded = as_shown(np.concatenate(decoded))
+  arrays = {'originals': as_shown(x), 'reconstructions': decoded}
   n = min(10, len(x) // 2)
   if n:
     between = jax.jit(functools.partial(interpolate, model))
-    between = between(params['network'], x[:n], x[n : 2 * n])
+    between = between(params, x[:n], x[n : 2 * n])
     arrays['interpolation'] = as_shown(between)
     write_rows(path, 'interpolation', arrays['interpolation'], 1)
-  rows = np.concatenate([arrays['originals'][:, None], as_shown(known)], axis=1)
+  rows = np.concatenate([arrays['originals'][:, None], decoded], axis=1)
   write_rows(path, 'reconstructions', rows[:100], 5)
   return arrays
 
 
 def write_rows(path, what, rows, across):
-  """Pictures [N, n, H, W, C], `across` rows of them beside one another."""
+  """Writes pictures [N, n, H, W, C], `across` rows of them side by side."""
   across = min(across, len(rows))
   zoom = max(1, round(48 / rows.shape[2]))
   flat = rows.reshape(-1, *rows.shape[2:])
@@ -134,22 +166,22 @@ def write_rows(path, what, rows, across):
 
 
 def elbo(config):
-  """The bound and its terms, of one draw of z for each image."""
+  """Measures the bound and its terms, by one draw of z for each image."""
   model = model_of(config)
 
   def measure(params, keys, x0, cond):
     params = params['network']
     if model.num_latents == 1:
       q = model.encode(params, 1, x0)
-      found = bound.vae_elbo(keys, x0, q, log_likelihood(model, params))
+      terms = bound.vae_elbo(keys, x0, q, log_likelihood(model, params))
       groups = kl(q, bound.STANDARD)
       groups = jnp.sum(groups, axis=tuple(range(1, groups.ndim - 1)))
     else:
-      found = chain_elbo(model, params, keys, x0)
-      groups = found['log_ratio']
+      terms = chain_elbo(model, params, keys, x0)
+      groups = terms['log_ratio']
     return {
-      'total': -found['elbo'],
-      'reconstruction': -found['reconstruction'],
+      'total': -terms['elbo'],
+      'reconstruction': -terms['reconstruction'],
       'kl': groups,
     }
 
@@ -157,7 +189,7 @@ def elbo(config):
 
 
 def importance_weighted(config):
-  """log p(x) of evaluation.num_samples draws of z for each image."""
+  """Measures log p(x) by evaluation.num_samples draws of z for each image."""
   model, k = model_of(config), config.evaluation.num_samples
 
   def measure(params, keys, x0, cond):
@@ -177,12 +209,12 @@ def importance_weighted(config):
 
 
 def log_likelihood(model, params):
-  """(x, z_1) -> log p(x | z_1), [B]."""
+  """Returns (x, z_1) -> log p(x | z_1), [B]."""
   return lambda x, z: model.log_likelihood(model.decode(params, 1, z), x)
 
 
 def chain_elbo(model, params, keys, x0):
-  """`hierarchical_elbo` of the model at one draw."""
+  """Computes `hierarchical_elbo` of the model by one draw."""
   return bound.hierarchical_elbo(
     keys,
     x0,
@@ -191,3 +223,17 @@ def chain_elbo(model, params, keys, x0):
     log_likelihood(model, params),
     num_steps=model.num_latents,
   )
+
+
+FAMILY = Family(
+  name='a VAE',
+  generate=generate,
+  metrics={
+    'elbo': Metric(elbo, results.report_vae),
+    'iw': Metric(importance_weighted, results.report_iw),
+    'independent_pixels': INDEPENDENT_PIXELS,
+  },
+  check=check,
+  check_mode=check_mode,
+  write_more=write_more,
+)

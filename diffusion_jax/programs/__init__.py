@@ -1,11 +1,11 @@
-"""One file per mode: `run(config, workdir)`. Here everything meets."""
+"""One module a mode, each with `run(config, workdir)`."""
 
 import importlib
 from collections.abc import Callable
 
 
 def _program(name: str) -> Callable:
-  # imported on dispatch: `--mode=noise` need not load flax
+  # imported when it is called: `--mode=noise` need not load Flax
   module = f'{__name__}.{name}'
   return lambda *args: importlib.import_module(module).run(*args)
 

@@ -1,4 +1,4 @@
-"""--mode=edit: a picture of the user's, changed by a trained run."""
+"""--mode=edit: a picture of the user, changed by a trained run."""
 
 import functools
 from collections.abc import Callable
@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.build.make import choose, from_config
-from diffusion_jax.core.keys import fold_in_each, split_key, stream
+from diffusion_jax.core.keys import split_key, stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
-from diffusion_jax.families import latent
+from diffusion_jax.families.diffusion import (
+  build_denoise,
+  from_noise,
+  generate_by,
+  levels_and_sampler,
+)
 from diffusion_jax.programs import sample
 from diffusion_jax.runs import (
   guidance_runs,
@@ -23,7 +27,9 @@ from diffusion_jax.runs import (
   run_folder,
   sample_inputs,
 )
+from diffusion_jax.runs.per_image import rows
 from diffusion_jax.training import conditions
+from diffusion_jax.training.sharding import replicate
 
 METHODS = {
   'inpaint': ('repaint', 'replace', 'reconstruction', 'palette'),
@@ -33,75 +39,109 @@ METHODS = {
   'interpolate': (),
 }
 
-# what a network must have been told of in training for its own way of a task
-TOLD = {'inpaint': 'inpainting', 'superres': 'superres', 'colour': 'gray'}
+# conditioning.image of a network that is trained for a task
+CONDITIONS = {'inpaint': 'inpainting', 'superres': 'superres', 'colour': 'gray'}
 
 
 def run(config, workdir):
   """Writes <name>.png, <name>.npz and single pictures into edits/."""
   config = run_folder.run_config(workdir, config)
-  if build.is_vae(config):
-    raise UserError(
-      'this run is a VAE, which changes no picture: --mode=sample writes '
-      'reconstructions and interpolations, and a diffusion model can edit'
-    )
-  c = config.edit
+  family, c = families.of(config), config.edit
+  family.check(config)
+  family.check_mode(config, 'edit')
   build.check_signal(config)
   method = check(config)
   cond = choose_cond(config)
   check_guidance(config, cond)
-  task = TASKS[c.task]
   with from_config('edit'):
-    given = task.read(config, method)
+    pictures = TASKS[c.task].read(config, method)
   sample.choose_checkpoint(config, workdir)
   params = sample.restore(config, workdir)
-  settings = provenance.edit_settings(config, workdir, params, given)
+  settings = provenance.edit_settings(config, workdir, params, pictures)
   print(provenance.describe(settings))
   out = run_folder.prepare(Path(workdir) / 'edits')
   path = out / f'{c.name}.npz'
   if path.exists():
     provenance.check_same(path, settings, path, 'edit.name')
-  params |= latent.load(config, workdir)
-  latents = latent.build(config, workdir)
-  seen = latent.encode_given(config, latents, params, given)
-
-  index = np.arange(c.num_samples)
-  x = task.make(config, method, params, index, cond, seen)
-  x = jax.jit(latents.decode)(params.get('autoencoder'), x)
+  params |= family.load(config, workdir)
+  latents = family.latents(config, workdir)
+  x = generate(config, method, params, latents, cond, pictures)
   sample.check_numbers(config, x)
-  made = images.to_uint8(np.asarray(x), config.data.num_levels)
-  mask = given.get('mask')
-  if mask is not None:  # to the bit, whatever the grey levels of the run are
-    made = np.where(mask[None], given['image'][None], made)
+  made = images.to_uint8(x, config.data.num_levels)
+  mask = pictures.get('mask')
+  if mask is not None:  # exact, whatever the grey levels of the run are
+    made = np.where(mask[None], pictures['image'][None], made)
 
-  arrays = {'arr_0': made, 'settings': provenance.pack(settings)} | given
+  arrays = {'arr_0': made, 'settings': provenance.pack(settings)} | pictures
   run_folder.write_npz(path, arrays)
   print(f'wrote {path}: {len(made)} images of {config.data.image_shape}')
   for i, picture in enumerate(made):
     images.write_png(out / f'{c.name}_{i}.png', picture)
   print(f'wrote {out / c.name}_0.png to _{len(made) - 1}.png')
-  before = [as_picture(config, x) for x in given.values()]
+  before = [as_picture(config, x) for x in pictures.values()]
   path = out / f'{c.name}.png'
   row = np.stack([*before, *made])
   zoom = max(1, round(96 / made.shape[1]))
   images.write_png(path, images.grid(row, len(row), zoom))
-  print(f'wrote {path}: {", ".join(given)}, then what was made')
+  print(f'wrote {path}: {", ".join(pictures)}, then the results')
+
+
+def generate(config, method, params, latents, cond, pictures):
+  """Makes the images [num_samples, H, W, C] of an edit, batch by batch.
+
+  As those of --mode=sample they are split over the devices, sampling.batch_size
+  at a time, and image i is a function of sampling.seed and i.
+  """
+  config = config.copy_and_resolve_references()
+  config.sampling.trajectory = False
+  n, mesh = config.edit.num_samples, build.build_mesh(config)
+  inputs = {'cond': cond, 'weight': np.linspace(0.0, 1.0, n, dtype=np.float32)}
+  for name, x in encode_pictures(latents, params, pictures).items():
+    inputs[name] = np.broadcast_to(x, (n, *x.shape))
+  size = min(config.sampling.batch_size, n)
+  draw = functools.partial(TASKS[config.edit.task].draw, method)
+  compute = generate_by(draw, config, mesh, root_key(config), latents, size)
+  params = replicate(mesh, params)
+  batches = np.split(np.arange(n), range(size, n, size))
+  return np.concatenate(
+    [compute(params, index, rows(inputs, index)) for index in batches]
+  )
+
+
+def root_key(config):
+  """Returns the key from which every image of an edit has one."""
+  return stream(config.sampling.seed, 'edit')
+
+
+def encode_pictures(latents, params, pictures):
+  """Returns pictures and masks, by name, as they are diffused.
+
+  Pictures uint8 [H, W, C] -> means of z [h, w, c], or in pixels x in [-1, 1];
+  masks True where all pixels of a latent are known.
+  """
+  encode = jax.jit(latents.encode)
+  autoencoder = params.get('autoencoder')
+  return {
+    name: latents.shrink_mask(x)
+    if x.dtype == bool
+    else np.asarray(encode(autoencoder, images.scale(x)[None])[0])
+    for name, x in pictures.items()
+  }
 
 
 def check(config):
-  """The method; UserError for a task or method that the run cannot do."""
-  c, told = config.edit, config.conditioning.image
+  """Returns the method; UserError for a task or method that cannot be done."""
+  c, condition = config.edit, config.conditioning.image
   methods = choose(METHODS, 'edit', 'task', c.task)
-  if build.is_latent(config) and c.task in ('superres', 'colour'):
-    raise UserError(
-      f'config.edit.task={c.task}: a run in latents (latent.run) sees no '
-      'pixels while it samples: take inpaint, sdedit, interpolate, or a run in '
-      'pixels'
-    )
-  if told and TOLD.get(c.task) != told:
+  if condition and CONDITIONS.get(c.task) != condition:
     raise UserError(
       f'config.edit.task={c.task}: the network of this run was trained with '
-      f'conditioning.image={told} and can do only what it was told of'
+      f'conditioning.image={condition} and has only the task of that condition'
+    )
+  if c.task == 'interpolate' and config.conditioning.self_conditioning:
+    raise UserError(
+      'config.edit.task=interpolate: the ODE of a network with '
+      'self-conditioning cannot be inverted'
     )
   if c.task == 'sdedit' and c.mask:
     refuse_unipc(config, 'mask')
@@ -109,13 +149,13 @@ def check(config):
     if c.method:
       raise UserError(f'config.edit.method: {c.task} has no methods')
     return ''
-  method = c.method or ('palette' if told else methods[0])
+  method = c.method or ('palette' if condition else methods[0])
   choose(methods, 'edit', 'method', method)
-  if (method == 'palette') != bool(told):
-    need = TOLD[c.task] if method == 'palette' else "''"
+  if (method == 'palette') != bool(condition):
+    need = CONDITIONS[c.task] if method == 'palette' else "''"
     raise UserError(
       f'config.edit.method={method} needs a run with conditioning.image={need},'
-      f' this one has {told!r}'
+      f' this one has {condition!r}'
     )
   if method in ('replace', 'repaint'):
     refuse_unipc(config, f'method={method}')
@@ -123,7 +163,7 @@ def check(config):
 
 
 def refuse_unipc(config, what):
-  """UserError for the sampler that `replace_known` and `repaint` exclude."""
+  """Raises UserError for the sampler that `replace_known` does not allow."""
   if config.sampling.sampler == 'unipc':
     raise UserError(
       f'config.edit.{what} changes x between steps, which '
@@ -132,7 +172,7 @@ def refuse_unipc(config, what):
 
 
 def choose_cond(config):
-  """cond of N pictures: edit.label and sampling.prompt, where they are told."""
+  """Returns cond of N images: edit.label and sampling.prompt."""
   c = config.conditioning
   label, cond = choose_label(config), {}
   if label is not None:
@@ -149,7 +189,7 @@ def choose_cond(config):
 
 
 def choose_label(config):
-  """int32 [N] of the class asked for, None where none is given."""
+  """Returns int32 [N] of edit.label; None without."""
   label, classes = config.edit.label, config.data.num_classes
   if not config.conditioning.labels:
     if label is not None:
@@ -174,13 +214,13 @@ def choose_label(config):
 
 
 def check_guidance(config, cond):
-  """UserError for guidance that an edit cannot have."""
+  """Raises UserError for guidance that an edit cannot have."""
   c = config.sampling
   guidance_runs.check(config)
   for field in ('guidance_run', 'classifier'):
     if c[field]:
       raise UserError(
-        f'config.sampling.{field}: edits are not guided by others'
+        f'config.sampling.{field}: edits are not guided by other runs'
       )
   if c.guidance_scale != 1.0 and not cond:
     text = config.conditioning.text
@@ -195,10 +235,10 @@ def check_guidance(config, cond):
 
 
 def read_picture(config, field, shape=None):
-  """The file of an edit field -> uint8 of `shape`, by default the run's.
+  """Reads the file of an edit field, uint8 of `shape`, by default the run's.
 
-  Colours are made grey, or grey is repeated, as the run needs it, which is
-  said. ValueError for a field without a file and for another size.
+  Makes colours grey, or repeats grey, as the run needs it, and prints that.
+  Raises ValueError for a field without a file and for another size.
   """
   path = config.edit[field]
   height, width, channels = shape or config.data.image_shape
@@ -221,9 +261,9 @@ def read_picture(config, field, shape=None):
 
 
 def read_mask(config):
-  """edit.mask -> bool [H, W, 1]: True, known, where the file is white.
+  """Reads edit.mask, bool [H, W, 1]: True, known, where the file is white.
 
-  Where it has transparent pixels: where it is opaque, whatever its colours.
+  If it has transparent pixels: where it is opaque, whatever its colours.
   """
   path, (height, width, _) = config.edit.mask, config.data.image_shape
   white = read_picture(config, 'mask', (height, width, 1)) >= 128
@@ -246,25 +286,26 @@ def read_mask(config):
 
 
 def read_masked(config, method):
-  """{image, mask}, for inpainting."""
+  """Reads {image, mask}, for inpainting."""
   return {'image': read_picture(config, 'image'), 'mask': read_mask(config)}
 
 
 def read_guide(config, method):
-  """{image} and, if one is given, {mask}, for SDEdit."""
-  given = {'image': read_picture(config, 'image')}
-  return given | ({'mask': read_mask(config)} if config.edit.mask else {})
+  """Reads {image}, and {mask} if there is one, for SDEdit."""
+  if config.edit.mask:
+    return read_masked(config, method)
+  return {'image': read_picture(config, 'image')}
 
 
 def read_ends(config, method):
-  """{image, image2}, for interpolation."""
+  """Reads {image, image2}, for interpolation."""
   if config.edit.num_samples < 2:
     raise ValueError('num_samples: an interpolation has at least its two ends')
   return {name: read_picture(config, name) for name in ('image', 'image2')}
 
 
 def read_small(config, method):
-  """{image}, `factor` times smaller than those of the run."""
+  """Reads {image}, `factor` times smaller than the images of the run."""
   height, width, channels = config.data.image_shape
   factor = factor_of(config, method)
   if height % factor or width % factor:
@@ -274,7 +315,7 @@ def read_small(config, method):
 
 
 def read_grey(config, method):
-  """{image}, without its colours, for colourisation."""
+  """Reads {image} without its colours, for colourisation."""
   height, width, channels = config.data.image_shape
   if channels != 3:
     raise ValueError('the images of this run have no colours')
@@ -282,140 +323,102 @@ def read_grey(config, method):
 
 
 def factor_of(config, method):
-  """How many times smaller the picture of super-resolution is."""
+  """Returns how many times smaller the picture of super-resolution is."""
   if method == 'palette':
     return config.conditioning.image_factor
   return config.edit.factor
 
 
-def many(config, x):
-  """[H, W, C] -> num_samples times, [N, H, W, C]."""
-  return jnp.broadcast_to(x, (config.edit.num_samples, *x.shape))
-
-
-def make_inpainted(config, method, params, index, cond, given):
-  """Known pixels as they are, the others filled in."""
-  known, mask = many(config, given['image']), given['mask'][None]
+def inpaint(method, config, params, guides, keys, inputs):
+  """Keeps the known pixels, and fills in the others."""
+  c, cond = config.edit, inputs['cond']
+  known, mask = inputs['image'], inputs['mask']
+  draw = functools.partial(from_noise, config, params, guides, keys)
   if method == 'palette':
-    image = conditions.known_pixels(known, mask)
-    return generate(config, params, index, cond, image=image)
+    return draw(cond | {'image': conditions.known_pixels(known, mask)})
   if method == 'reconstruction':
-    change = functools.partial(
+    guided = functools.partial(
       dj.reconstruction_guided,
       known=known,
       mask=mask,
-      scale=config.edit.scale,
-      num_iterations=config.edit.iterations,
+      scale=c.scale,
+      num_iterations=c.iterations,
     )
-    return generate(config, params, index, cond, change=change)
-  wrap = {'replace': dj.replace_known, 'repaint': dj.repaint}[method]
+    return draw(cond, change=guided)
 
-  def around(sampler, levels):
-    if method == 'repaint':
-      with from_config('edit'):
-        levels = dj.repaint_levels(
-          levels, config.edit.num_resamples, config.edit.jump
-        )
-    return wrap(sampler, known, mask), levels
+  def replace(sampler, levels):
+    return dj.replace_known(sampler, known, mask), levels
 
-  return generate(config, params, index, cond, around=around)
+  def repaint(sampler, levels):
+    with from_config('edit'):
+      levels = dj.repaint_levels(levels, c.num_resamples, c.jump)
+    return dj.repaint(sampler, known, mask), levels
+
+  return draw(cond, wrap={'replace': replace, 'repaint': repaint}[method])
 
 
-def make_observed(config, method, params, index, cond, given):
-  """Super-resolution and colours: told of the picture, or guided by it."""
-  observed = many(config, given['image'])
+def observe(method, config, params, guides, keys, inputs):
+  """Adds pixels or colours, by a condition or by guidance."""
+  c, cond, observed = config.edit, inputs['cond'], inputs['image']
+  draw = functools.partial(from_noise, config, params, guides, keys)
   factor = factor_of(config, method)
-  if config.edit.task == 'colour':
-    observe, image = conditions.luminance, observed
+  if c.task == 'colour':
+    measure, image = conditions.luminance, observed
   else:
-    observe = functools.partial(conditions.pooled, factor=factor)
+    measure = functools.partial(conditions.pooled, factor=factor)
     image = conditions.enlarged(observed, factor)
   if method == 'palette':
-    return generate(config, params, index, cond, image=image)
-  change = functools.partial(
+    return draw(cond | {'image': image})
+  guided = functools.partial(
     dj.observation_guided,
-    observe=observe,
+    observe=measure,
     observed=observed,
-    scale=config.edit.scale,
-    num_iterations=config.edit.iterations,
+    scale=c.scale,
+    num_iterations=c.iterations,
   )
-  return generate(config, params, index, cond, change=change)
+  return draw(cond, change=guided)
 
 
-def generate(config, params, index, cond, image=None, change=None, around=None):
-  """Samples from noise: as sample.make_generate, in one batch.
-
-  image: cond['image']; change: denoiser -> denoiser; around: (sampler, levels)
-  -> (sampler, levels).
-  """
-
-  def walk(params, key, cond):
-    trained, levels, sampler = sample.walk(config, params)
-    denoise = sample.build_denoise(config, params, cond, trained, change, {})
-    x = dj.prior_sample(
-      key[0], (len(index), *build.state_shape(config)), levels.take(0)
-    )
-    if around is not None:
-      sampler, levels = around(sampler, levels)
-    return dj.sample(key[1], denoise, sampler, levels, x)
-
-  cond = cond if image is None else cond | {'image': image}
-  return jax.jit(walk)(params, keys(config, index), cond)
-
-
-def make_sdedit(config, method, params, index, cond, given):
-  """Noised up to strength, and back down."""
+def sdedit(method, config, params, guides, keys, inputs):
+  """Adds noise up to edit.strength, and samples from there."""
   c = config.edit
-  guide, mask = many(config, given['image']), given.get('mask')
-
-  def edit(params, key, cond):
-    trained, levels, sampler = sample.walk(config, params)
-    denoise = sample.build_denoise(config, params, cond, trained, guides={})
-    mask_of_all = None if mask is None else mask[None]
-    with from_config('edit'):
-      return dj.sdedit(
-        key[1],
-        denoise,
-        sampler,
-        levels,
-        guide,
-        c.strength,
-        repeats=c.repeats,
-        mask=mask_of_all,
-      )
-
-  return jax.jit(edit)(params, keys(config, index), cond)
-
-
-def make_between(config, method, params, index, cond, given):
-  """From one picture to the other along the ODE, whatever the sampler is."""
-  if config.conditioning.self_conditioning:
-    raise UserError(
-      'config.edit.task=interpolate: inverting the ODE is not there for '
-      'networks with self-conditioning'
+  trained, levels, sampler = levels_and_sampler(config, params)
+  denoise = build_denoise(
+    config, params, inputs['cond'], trained, guides=guides
+  )
+  with from_config('edit'):
+    return dj.sdedit(
+      split_key(keys, 2)[1],
+      denoise,
+      sampler,
+      levels,
+      inputs['image'],
+      c.strength,
+      repeats=c.repeats,
+      mask=inputs.get('mask'),
     )
-  # clipped, the way up is not undone by the way down
+
+
+def interpolate(method, config, params, guides, keys, inputs):
+  """Goes from one picture to the other along the ODE, for any sampler.
+
+  Image i has the weight i / (N - 1), and all have the condition of the first.
+  """
+  # clipped, the inversion of the ODE would not be undone by its solution
   config = config.copy_and_resolve_references()
   config.sampling.clip = False
-  ends = (x[None] for x in given.values())
-  weights = np.linspace(0.0, 1.0, len(index))
+  cond, a, b = (rows(inputs[x], slice(1)) for x in ('cond', 'image', 'image2'))
+  trained, levels, _ = levels_and_sampler(config, params)
+  denoise = build_denoise(config, params, cond, trained, guides=guides)
 
-  def between(params, cond, a, b):
-    trained, levels, _ = sample.walk(config, params)
-    denoise = sample.build_denoise(config, params, cond, trained, guides={})
-    return dj.interpolate(denoise, levels, a, b, weights)[:, 0]
+  def between(weight):
+    return dj.interpolate(denoise, levels, a, b, weight[None])[0, 0]
 
-  cond = sample.rows(cond, slice(1))
-  return jax.jit(between)(params, cond, *ends)
-
-
-def keys(config, index):
-  """[2, N]: of the first noise and of the steps, of sampling.seed and i."""
-  return split_key(fold_in_each(stream(config.sampling.seed, 'edit'), index), 2)
+  return jax.vmap(between)(inputs['weight'])
 
 
 def as_picture(config, x):
-  """What was given, of the size and channels of the run, uint8."""
+  """Returns a picture or mask in the size and channels of the run, uint8."""
   height, _, channels = config.data.image_shape
   x = np.where(x, np.uint8(255), np.uint8(0)) if x.dtype == bool else x
   factor = height // x.shape[0]
@@ -424,21 +427,21 @@ def as_picture(config, x):
 
 
 class Task(NamedTuple):
-  """read: (config, method) -> what was given, uint8 or bool, by name.
+  """read: (config, method) -> the pictures of the user, uint8 or bool, by name.
 
-  make: (config, method, params, index, cond, given) -> images in [-1, 1], given
-  being what was read as it is diffused (`latent.encode_given`); and so in
-  latents are the results.
+  draw: (method, config, params, guides, keys [B], inputs) -> x [B, ...], as
+  diffused, for `diffusion.generate_by`. inputs: those pictures as they are
+  diffused, for each of the images; cond; and weight, of an interpolation.
   """
 
   read: Callable
-  make: Callable
+  draw: Callable
 
 
 TASKS = {
-  'inpaint': Task(read_masked, make_inpainted),
-  'sdedit': Task(read_guide, make_sdedit),
-  'interpolate': Task(read_ends, make_between),
-  'superres': Task(read_small, make_observed),
-  'colour': Task(read_grey, make_observed),
+  'inpaint': Task(read_masked, inpaint),
+  'sdedit': Task(read_guide, sdedit),
+  'interpolate': Task(read_ends, interpolate),
+  'superres': Task(read_small, observe),
+  'colour': Task(read_grey, observe),
 }

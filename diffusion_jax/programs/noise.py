@@ -1,4 +1,4 @@
-"""--mode=noise: a photo, noised step by step, and how white it ends."""
+"""--mode=noise: a photo, noised step by step, and how white its end is."""
 
 import json
 
@@ -32,7 +32,7 @@ def run(config, workdir):
     )
   workdir = run_folder.prepare(workdir)
 
-  # one noising; strip and animation are two selections of its steps
+  # strip and animation show steps of the same noising
   last = schedule.num_steps
   in_strip, in_film = spread(last, c.strip), spread(last, c.frames)
   steps = sorted({*in_strip, *in_film})
@@ -43,7 +43,7 @@ def run(config, workdir):
 
   strip = np.stack([images.to_uint8(at[i]) for i in in_strip])
   images.write_png(workdir / 'strip.png', images.grid(strip, len(strip)))
-  # every n-th pixel: averaging neighbours would take noise away
+  # every n-th pixel: an average of neighbours would have less noise
   stride = max(1, c.size // 300)
   film = [images.to_uint8(at[i][::stride, ::stride]) for i in in_film]
   images.write_gif(workdir / 'noise.gif', film)
@@ -68,12 +68,12 @@ def run(config, workdir):
 
 
 def spread(last, n):
-  """n steps from 0 to last, evenly spread, without repetition."""
+  """Returns n steps from 0 to last, evenly spread, without repetition."""
   return sorted({int(i) for i in np.rint(np.linspace(0, last, n))})
 
 
 def whiteness_report(config, schedule, x, z):
-  """The contents of white_noise.json: numbers, and what each of them means."""
+  """Returns the contents of white_noise.json: numbers, and their meaning."""
   found = whiteness.distance_to_noise(z, config.noise.num_draws, config.seed)
   alpha_bar = float(schedule.alpha_bars[-1])
   second_moment = float(np.mean(np.square(x, dtype=np.float64)))
@@ -114,9 +114,9 @@ def whiteness_report(config, schedule, x, z):
       'expected': alpha_bar**0.5 * deviation / z_deviation,
       'of_independent_noise': z.size**-0.5,
       'meaning': (
-        'What the distance cannot see: how much of the picture x is left in '
-        'z_T. expected = sqrt(alpha_bar_T) std(x) / std(z_T); noise that knows '
-        'nothing of x would give 0, give or take of_independent_noise.'
+        'What the distance does not show: how much of the picture x is left '
+        'in z_T. expected = sqrt(alpha_bar_T) std(x) / std(z_T); noise that is '
+        'independent of x gives 0, up to about of_independent_noise.'
       ),
     },
   }

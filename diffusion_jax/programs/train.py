@@ -2,18 +2,19 @@
 
 import contextlib
 import json
+from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.build.make import choose
 from diffusion_jax.build.network import check_heights
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images, pipeline
 from diffusion_jax.errors import Preempted, UserError
-from diffusion_jax.families import latent
+from diffusion_jax.families.family import IDENTITY
 from diffusion_jax.programs import sample
 from diffusion_jax.runs import lock, processes, run_folder, sample_inputs
 from diffusion_jax.runs.step_log import StepLog, average
@@ -33,45 +34,47 @@ from diffusion_jax.training.step import make_eval_step, make_train_step
 def run(config, workdir):
   """Trains up to training.num_steps; everything it writes is in workdir.
 
-  Asked to stop, it saves and raises Preempted.
+  After SIGTERM it saves and raises Preempted.
   """
   try:
-    with preemption.watch() as stop, contextlib.ExitStack() as held:
-      train(config, workdir, stop, held)
+    with preemption.watch() as stop, contextlib.ExitStack() as resources:
+      train(config, workdir, stop, resources)
   except OSError as error:  # a full disk, most of all
     raise UserError(
       f'{error}. When that is mended, the same command continues'
     ) from error
 
 
-def train(config, workdir, stop, held):
-  """The run; stop: step -> whether to save and leave.
+def train(config, workdir, stop, resources):
+  """Trains without `run`'s handling of signals and full disks.
 
-  held: the ExitStack that keeps the lock of the workdir.
+  stop: step -> whether to save and stop; resources: an ExitStack, to which the
+  lock of the workdir is added.
   """
   c = config.training
   mesh = build.build_mesh(config)
+  family = families.of(config)
   check(config, mesh)
   source = build.build_source(config, 'train')
   objective = build.build_objective(config)
   learning_rate = build.build_learning_rate(config)
   optimizer = build.build_optimizer(config)
   ema_decays = build.build_ema_decays(config)
-  make_state, like = state_maker(config, optimizer, ema_decays, mesh)
-  latents = latent.build(config, workdir)
-  encode = latent.make_encode(config, latents, mesh)
+  make_state, shapes = state_maker(config, optimizer, ema_decays, mesh)
+  latents = family.latents(config, workdir)
+  encode = family.make_encode(config, latents, mesh)
   evaluate = make_evaluate(config, mesh, latents)
   preview = make_preview(config, mesh, latents)
 
-  # what is there already
+  # read what the run folder holds
   workdir = run_folder.prepare(workdir)
-  held.enter_context(lock.hold(workdir))
+  resources.enter_context(lock.hold(workdir))
   if c.resume != 'force':
     run_folder.check_same_run(workdir, config)
-  manager = open_manager(config, workdir, like)
-  state = restore(workdir, manager, like) or make_state()
-  frozen = latent.prepare(config, workdir, latents, source, mesh)
-  frozen = replicate(mesh, frozen)
+  manager = open_manager(config, workdir, shapes)
+  state = restore(workdir, manager, shapes) or make_state()
+  kept = family.prepare(config, workdir, latents, source, mesh)
+  kept = replicate(mesh, kept)  # parameters that are not trained
   start = int(state.step)
   describe(config, mesh, state, source, workdir)
   if start >= c.num_steps:
@@ -93,14 +96,14 @@ def train(config, workdir, stop, held):
   step_function = make_train_step(
     objective, optimizer, *ema_decays, c.accumulate, c.skip_nonfinite > 0
   )
-  places = jax.tree.map(lambda x: x.sharding, like)
+  places = jax.tree.map(lambda x: x.sharding, shapes)
   train_step = jax.jit(
     step_function, donate_argnums=0, out_shardings=(places, replicated(mesh))
   )
   key = stream(config.seed, 'training')
   latents_key = stream(config.seed, 'latents')
-  rows = local_rows(mesh, c.batch_size)
-  batches = build.build_batches(config, source, start, rows)
+  local = local_rows(mesh, c.batch_size)
+  batches = build.build_batches(config, source, start, local)
   bar = tqdm(total=c.num_steps, initial=start, unit='step', disable=None)
   log = StepLog(config, workdir, manager, writer, bar, start)
   with contextlib.ExitStack() as ends:
@@ -119,20 +122,24 @@ def train(config, workdir, stop, held):
           'continues'
         )
       batch = to_global(mesh, next(batches))
-      batch = encode(frozen, batch, latents_key, step - 1)
+      batch = encode(kept, batch, latents_key, step - 1)
       state, metrics = train_step(state, batch, key)
       log.add(step, metrics)
-      todo = {name for name, every in events(config) if due(step, every, c)}
+      todo = {
+        name
+        for name, every in events(config)
+        if is_due(step, every, c.num_steps)
+      }
       log.read(0 if todo else 1)  # else the previous step, while this one runs
       checkpoints.check_written(manager)
 
       if 'log' in todo:
         log.write_line(step, learning_rate(step - 1))
-      test = evaluate(state, frozen) if 'evaluate' in todo else None
+      test = evaluate(state, kept) if evaluate and 'evaluate' in todo else None
       if test:
         log.write(step, test)
-      if 'sample' in todo:
-        sheet = preview(state.ema_params | frozen)
+      if preview and 'sample' in todo:
+        sheet = preview(state.ema_params | kept)
         if first:
           path = workdir / 'samples' / f'step_{step:08d}.png'
           images.write_png(path, sheet)
@@ -140,25 +147,25 @@ def train(config, workdir, stop, held):
       if 'save' in todo:
         checkpoints.save(manager, state, stored, test)
       if todo:
-        log.go_on(step)
+        log.restart_clock(step)
   print(f'trained {c.num_steps} steps: {workdir}')
 
 
 def events(config):
-  """(what is done during training, each how many steps); 0 is never."""
+  """Yields (what is done during training, every how many steps); 0: never."""
   c = config.training
   yield 'log', c.log_every
   yield 'evaluate', config.evaluation.every
   if c.keep_best:  # a checkpoint must know how good it is
     yield 'evaluate', c.checkpoint_every
-  if not build.is_classifier(config):
-    yield 'sample', c.sample_every
+  yield 'sample', c.sample_every
   yield 'save', c.checkpoint_every
 
 
 def check(config, mesh):
-  """UserError for what would only be noticed later, or not at all."""
+  """Raises UserError for what would be noticed later, or not at all."""
   c = config.training
+  families.of(config).check(config)
   if not config.data.name:
     raise UserError(
       'this config has no data set to train on (data.name): '
@@ -188,8 +195,8 @@ def check(config, mesh):
     )
 
 
-def open_manager(config, workdir, like):
-  """The run's checkpoints; UserError if none of those there is good."""
+def open_manager(config, workdir, shapes):
+  """Opens the run's checkpoints; UserError if all of them are damaged."""
   c = config.training
   try:
     return checkpoints.open_manager(
@@ -197,14 +204,14 @@ def open_manager(config, workdir, like):
       c.keep_checkpoints,
       keep_every=c.keep_every,
       keep_best=c.keep_best,
-      more_emas=like.more_ema_params,
+      more_emas=shapes.more_ema_params,
     )
   except ValueError as error:
     raise UserError(str(error)) from error
 
 
-def restore(workdir, manager, like):
-  """The run's newest state, None where it has no checkpoint."""
+def restore(workdir, manager, shapes):
+  """Reads the run's newest state; None where it has no checkpoint."""
   if manager.latest_step() is None:
     if run_folder.read_config(workdir) is not None:
       print(
@@ -212,39 +219,40 @@ def restore(workdir, manager, like):
       )
     return None
   try:
-    return checkpoints.restore_latest(manager, like)
+    return checkpoints.restore_latest(manager, shapes)
   except ValueError as error:
     raise UserError(f'{workdir}: {error}') from error
 
 
 def state_maker(config, optimizer, ema_decays, mesh):
-  """(function that makes the first state, its shapes on the mesh)."""
+  """Returns (function that makes the first state, its shapes on the mesh)."""
   key = stream(config.seed, 'parameters')
   with build.from_config('network'):
     init = build.init_params(build.build_network(config), config)
 
     def make(key):
-      memory = build.build_objective_state(config)
-      return init_state(init(key), optimizer, memory, ema_decays[1])
+      objective_state = build.build_objective_state(config)
+      return init_state(init(key), optimizer, objective_state, ema_decays[1])
 
     shapes = jax.eval_shape(make, key)
   places = fsdp_sharding(mesh, shapes)
-  like = jax.tree.map(
+  shapes = jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
     shapes,
     places,
   )
-  return lambda: jax.jit(make, out_shardings=places)(key), like
+  return lambda: jax.jit(make, out_shardings=places)(key), shapes
 
 
-def make_evaluate(config, mesh, latents=latent.PIXELS):
-  """(state, frozen) -> the objective's metrics on the test split, fixed noise.
+def make_evaluate(config, mesh, latents=IDENTITY):
+  """Returns (state, kept) -> the objective's metrics on the test split.
 
-  Without dropout in the network and without augmentation.
+  With fixed noise, without dropout and augmentation; kept: parameters that are
+  not trained. None if the config has no evaluation during training.
   """
   if not (config.evaluation.every or config.training.keep_best):
     return None
-  source = build.build_source(config, 'test')
+  source: Any = build.build_source(config, 'test')
   step = jax.jit(
     make_eval_step(build.build_objective(config, test=True)),
     out_shardings=replicated(mesh),
@@ -256,59 +264,57 @@ def make_evaluate(config, mesh, latents=latent.PIXELS):
       f'the {len(source)} test images of {config.data.name} are fewer than the '
       f'{mesh.size} devices of the mesh: set evaluation.every=0'
     )
-  rows = local_rows(mesh, size)
+  local = local_rows(mesh, size)
   length = build.text_length(config)
-  encode = latent.make_encode(config, latents, mesh)
+  encode = families.of(config).make_encode(config, latents, mesh)
   # of no seed, so that runs of several seeds can be compared
   key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
 
-  def evaluate(state, frozen=None):
+  def evaluate(state, kept=None):
     history = []
     for i in range(config.evaluation.num_batches):
       with build.from_config('data'):
         batch = pipeline.batch_at(
-          source, size, 0, i, rows=rows, text_length=length
+          source, size, 0, i, rows=local, text_length=length
         )
-      batch = encode(frozen, to_global(mesh, batch), latents_key, i)
+      batch = encode(kept, to_global(mesh, batch), latents_key, i)
       history.append(step(state, batch, jax.random.fold_in(key, i)))
     return {f'test_{name}': x for name, x in average(history).items()}
 
   return evaluate
 
 
-def make_preview(config, mesh, latents=latent.PIXELS):
-  """(EMA and frozen parameters) -> samples as --mode=sample begins them."""
+def make_preview(config, mesh, latents=IDENTITY):
+  """Returns params -> a sheet of the first samples of --mode=sample.
+
+  params: averages, and what the family keeps beside. None if there are none.
+  """
   if not config.training.sample_every:
     return None
-  if build.is_classifier(config):
-    print('no samples while it trains: a classifier makes no images')
+  family = families.of(config)
+  if not family.makes_images:
+    print(f'no samples while it trains: {family.name} makes no images')
     return None
   config = config.copy_and_resolve_references()
   config.sampling.trajectory = False
-  told = sample_inputs.choose_images(config)
-  labels = sample_inputs.choose_labels(config) if told is None else told.labels
-  given = None if told is None else told.image
   n = min(config.sampling.num_samples, config.sampling.batch_size)
-  text = sample_inputs.encode_texts(
-    config, sample_inputs.choose_texts(config, n)
-  )
-  generate = sample.make_generate(config, mesh, latents)
-  inputs = *sample.rows((labels, given), slice(n)), text
+  cond, _, conditions = sample_inputs.choose(config, n)
+  generate = family.generate(config, mesh, latents)
 
   def preview(params):
-    x = generate(params, np.arange(n), *inputs)
-    return sample.picture(config, x, told)
+    x = generate(params, np.arange(n), cond)
+    return sample.picture(config, x, conditions)
 
   return preview
 
 
-def due(step, every, training):
-  """Whether it is time for what is done each `every` steps and at the end."""
-  return bool(every) and (step % every == 0 or step == training.num_steps)
+def is_due(step, every, num_steps):
+  """Returns whether a step is a multiple of `every`, or the last; 0: never."""
+  return bool(every) and (step % every == 0 or step == num_steps)
 
 
 def describe(config, mesh, state, source, workdir):
-  """What is about to happen, in three lines."""
+  """Prints devices, data and progress of the run in three lines."""
   count = sum(x.size for x in jax.tree.leaves(state.params))
   shape = 'x'.join(map(str, source.image_shape))
   step, total = int(state.step), config.training.num_steps

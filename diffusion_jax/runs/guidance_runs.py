@@ -1,26 +1,17 @@
-"""The other runs that guide a sampling, and what guidance a run can have."""
+"""The other runs that guide the sampling of a run."""
 
+from diffusion_jax.build.facts import state_shape
+from diffusion_jax.build.guidance import Guide
+from diffusion_jax.build.make import from_config
+from diffusion_jax.build.network import abstract_params, label_dropout
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import run_folder
-from diffusion_jax.build.guidance import Guide
-from diffusion_jax.build.latent import is_latent, state_shape
-from diffusion_jax.build.network import (
-  abstract_params,
-  is_classifier,
-  label_dropout,
-)
-from diffusion_jax.build.make import from_config
 from diffusion_jax.training import checkpoints
 
 
 def check(config):
-  """UserError for guidance that this run, or any, cannot have."""
+  """Raises UserError for guidance that this run, or any run, cannot have."""
   c = config.sampling
-  if is_classifier(config):
-    raise UserError(
-      'this run is a classifier, which makes no images: name it in '
-      '--config.sampling.classifier when sampling another run'
-    )
   if c.guidance_scale == 1.0:
     for field, off in (
       ('guidance_run', ''),
@@ -58,7 +49,7 @@ def check(config):
 
 
 def find_guides(config):
-  """{field of config.sampling: Guide} of the other runs that are named."""
+  """Returns {field of config.sampling: Guide} of the runs that are named."""
   check(config)
   c = config.sampling
   fields = ('guidance_run', 'classifier')
@@ -67,9 +58,9 @@ def find_guides(config):
 
 def _restore(config, field, workdir):
   found = run_folder.run_config(workdir, config)
-  wanted = field == 'classifier'
-  if is_classifier(found) != wanted:
-    other = 'is no classifier' if wanted else 'is a classifier'
+  is_one = found.objective.name == 'classifier'
+  if is_one != (field == 'classifier'):
+    other = 'is a classifier' if is_one else 'is no classifier'
     raise UserError(f'config.sampling.{field}: the run in {workdir} {other}')
   for name in ('image_shape', 'num_classes'):
     if found.data[name] != config.data[name]:
@@ -77,10 +68,8 @@ def _restore(config, field, workdir):
         f'config.sampling.{field}: data.{name} is {found.data[name]} in '
         f'{workdir}, {config.data[name]} in this run'
       )
-  if (is_latent(found), state_shape(found)) != (
-    is_latent(config),
-    state_shape(config),
-  ):
+  spaces = [(bool(c.latent.run), state_shape(c)) for c in (found, config)]
+  if spaces[0] != spaces[1]:
     raise UserError(
       f'config.sampling.{field}: this run and {workdir} do not diffuse the '
       'same: both must be in pixels, or in the same latents (latent.run)'

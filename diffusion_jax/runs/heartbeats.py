@@ -1,8 +1,9 @@
-"""Which process was lost, said in a line, and the end of all the others.
+"""Heartbeats of several processes: names the one that was lost, ends all.
 
-Every process but the first writes a sign of life into the store of
-`jax.distributed`, the first reads them. JAX has heartbeats too, but aborts with
-many lines of another language, and takes an exception in one process for life.
+Every process but the first writes heartbeats into the key-value store of
+`jax.distributed`, and the first reads them. JAX has heartbeats too, but aborts
+with a C++ stack trace, and does not notice an exception in one process. Where
+JAX does not provide the store, its own heartbeats remain.
 """
 
 import atexit
@@ -13,23 +14,29 @@ import threading
 import time
 from collections.abc import Callable
 
-from jax._src import distributed  # the store has no other door
+try:
+  from jax._src import distributed  # the store has no public interface
+except ImportError:
+  distributed = None
 
-FOLDER = 'diffusion_jax/life'
-LEFT, DONE = 'left', 'done'  # last signs: after an error, and in peace
+available = distributed is not None
+
+FOLDER = 'diffusion_jax/heartbeats'
+FAILED, DONE = 'failed', 'done'  # last values: after an error, and without one
 
 _stop = threading.Event()
 _threads = []
 
 
 def start(host: int, timeout: float) -> None:
-  """Begins to give signs of life, or, on host 0, to look for them."""
+  """Begins to send heartbeats or, on host 0, to watch them."""
+  if distributed is None:
+    return
   client = distributed.global_state.client
   if host:
     put(client, host, 'begun')
-  work = watch if host == 0 else beat
   thread = threading.Thread(
-    target=work, args=(client, host, timeout), daemon=True
+    target=send if host else watch, args=(client, host, timeout), daemon=True
   )
   thread.start()
   _threads.append(thread)
@@ -38,72 +45,77 @@ def start(host: int, timeout: float) -> None:
 
 
 def stop() -> None:
-  """Ends what `start` began; a process that beat has left in peace."""
+  """Ends what `start` began; a process that sent heartbeats sends DONE."""
   _stop.set()
-  for thread in _threads:  # none may meet the end of the interpreter
+  for thread in _threads:  # none may run while the interpreter shuts down
     thread.join(timeout=5)
 
 
-def beat(client, host: int, timeout: float) -> None:
-  """Gives signs of life, ten per timeout, until this process ends."""
+def send(client, host: int, timeout: float) -> None:
+  """Sends ten heartbeats per timeout until `stop` is called."""
   count = 0
-  while True:
-    last = _stop.is_set()
-    put(client, host, DONE if last else str(count))
-    if last:
-      return
+  while not _stop.is_set():
+    put(client, host, str(count))
     count += 1
     _stop.wait(timeout / 10)
+  put(client, host, DONE)
 
 
 def watch(client, _host: int, timeout: float) -> None:
   """Ends this process, and so all, when another one is lost or has failed."""
-  silence = Silence(time.monotonic)
+  monitor = Monitor(time.monotonic)
   while not _stop.wait(min(timeout / 10, 1.0)):
     try:
-      signs = client.key_value_dir_get(FOLDER)
+      values = client.key_value_dir_get(FOLDER)
     except Exception:  # the store is closed: this process is ending
       return
-    message = silence.verdict(dict(signs), timeout)
+    message = monitor.failure(dict(values), timeout)
     if message:
       print(f'error: {message}: all processes end', file=sys.stderr, flush=True)
       sys.stdout.flush()
       os._exit(1)
 
 
-class Silence:
-  """What each process said last, and since when; now() is a clock."""
+class Monitor:
+  """Remembers the last heartbeat of each process, and when it came.
+
+  now: returns the time in seconds.
+  """
 
   def __init__(self, now: Callable[[], float]):
     self._now = now
-    self._heard = {}  # key -> (sign, when it was new)
+    self._last = {}  # key -> (value, time at which it was new)
 
-  def verdict(self, signs: dict[str, str], timeout: float) -> str:
-    """What is wrong, '' if nothing; signs: 'folder/host' -> 'sign name'."""
-    for key, value in signs.items():
+  def failure(self, values: dict[str, str], timeout: float) -> str:
+    """Returns what is wrong, '' if nothing is.
+
+    values: {'folder/host': 'heartbeat name'}.
+    """
+    for key, value in values.items():
       host = key.rsplit('/', 1)[-1]
-      sign, _, name = value.partition(' ')
-      if self._heard.get(key, ('',))[0] != value:
-        self._heard[key] = (value, self._now())
-      silent = self._now() - self._heard[key][1]
-      if sign == LEFT:
+      heartbeat, _, name = value.partition(' ')
+      if self._last.get(key, ('',))[0] != value:
+        self._last[key] = (value, self._now())
+      silent = self._now() - self._last[key][1]
+      if heartbeat == FAILED:
         return f'host {host} ({name}) has failed, see its own messages'
-      if sign != DONE and silent > timeout:
+      if heartbeat != DONE and silent > timeout:
         return f'host {host} ({name}) is lost, silent for {silent:.0f} s'
     return ''
 
 
-def say_left(host: int) -> None:
-  """The last sign of a process that ends because of an error, after stop."""
-  put(distributed.global_state.client, host, LEFT)
+def report_failure(host: int) -> None:
+  """Sends the last value of a process that ends by an error, after `stop`."""
+  if distributed is not None:
+    put(distributed.global_state.client, host, FAILED)
 
 
-def put(client, host, sign):
-  """Writes the sign of a host, with its name; a closed store is no matter."""
+def put(client, host: int, heartbeat: str) -> None:
+  """Writes a heartbeat with the name of the process; ignores a closed store."""
   name = f'{socket.gethostname()}, process {os.getpid()}'
   try:
     client.key_value_set(
-      f'{FOLDER}/{host}', f'{sign} {name}', allow_overwrite=True
+      f'{FOLDER}/{host}', f'{heartbeat} {name}', allow_overwrite=True
     )
-  except Exception:  # the first process is gone: JAX ends this one
+  except Exception:  # the first process has ended: JAX ends this one
     pass

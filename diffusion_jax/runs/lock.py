@@ -11,18 +11,18 @@ from filelock import FileLock, SoftFileLease, Timeout
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import processes
 
-# The kernel gives up a lock of flock when its process ends in whatever way. On
-# file systems without it a lease is used, which is taken over when its process
-# is gone, or, on another machine, silent for LEASE seconds.
+# The kernel releases a lock of flock when its process ends, however it ends. On
+# file systems without flock a lease is used. It expires when its process has
+# ended or, on another machine, has not renewed it for LEASE seconds.
 LEASE = 60.0
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def hold(workdir: Path):
-  """Locks workdir for training; UserError names the process that has it.
+  """Locks workdir for training; UserError names the process that holds it.
 
-  Of several processes that work together the first one locks.
+  Of several processes that train together the first one locks.
   """
   if not processes.is_first():
     yield

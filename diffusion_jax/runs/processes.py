@@ -1,7 +1,7 @@
 """Several processes that work together, of one or of many machines.
 
 Each runs the same program on its own devices; `jax.distributed` makes one mesh
-of them all. Process 0 is the one that writes and speaks.
+of them all. Process 0 writes and prints.
 """
 
 import os
@@ -30,7 +30,7 @@ def start(
   """Joins the other processes; from here on only process 0 prints.
 
   All three None: JAX detects SLURM, Kubernetes, TPU or MPI. A process that is
-  not heard of for heartbeat_timeout seconds ends all of them.
+  silent for heartbeat_timeout seconds ends all of them.
   """
   check(coordinator, num_hosts, host)
   try:
@@ -38,10 +38,10 @@ def start(
       coordinator,
       num_hosts,
       host,
-      # what is given is not to be mixed with what is detected
+      # arguments and detected values are not to be mixed
       cluster_detection_method='deactivate' if coordinator else None,
-      # ours comes first, JAX's is for what ours does not notice
-      heartbeat_timeout_seconds=2 * heartbeat_timeout,
+      # heartbeats.py notices a loss first, and names the process
+      heartbeat_timeout_seconds=heartbeat_timeout * (1 + heartbeats.available),
     )
   except (RuntimeError, ValueError) as error:
     raise UserError(explain(coordinator, str(error))) from error
@@ -52,9 +52,9 @@ def start(
 
 
 def check(coordinator, num_hosts, host):
-  """UserError for what is wrong or missing, before anybody waits for it."""
-  given = coordinator, num_hosts, host
-  if any(x is None for x in given) and any(x is not None for x in given):
+  """Raises UserError for wrong or missing arguments, before it waits."""
+  missing = [x is None for x in (coordinator, num_hosts, host)]
+  if any(missing) and not all(missing):
     raise UserError(f'--multihost needs all of {FLAGS}, or none of them')
   if coordinator is None:
     return
@@ -67,7 +67,7 @@ def check(coordinator, num_hosts, host):
 
 
 def explain(coordinator, reason):
-  """What to do about an initialisation that failed."""
+  """Returns what to do about an initialisation that failed."""
   if coordinator is None and 'should be defined' in reason:
     return (
       '--multihost: neither SLURM nor Kubernetes, TPU or MPI is detected here: '
@@ -77,39 +77,39 @@ def explain(coordinator, reason):
 
 
 def started() -> bool:
-  """Whether this is one of several processes."""
+  """Returns whether this is one of several processes."""
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
-  """Whether this is the process that writes."""
+  """Returns whether this is the process that writes."""
   return not started() or jax.process_index() == 0
 
 
 def name() -> str:
-  """' on host 1 of 2', for messages; '' of a process alone."""
+  """Returns ' on host 1 of 2', for messages; '' for a single process."""
   if not started():
     return ''
   return f' on host {jax.process_index()} of {jax.process_count()}'
 
 
-def leave(code: int) -> NoReturn:
+def exit_all(code: int) -> NoReturn:
   """Ends this process because of an error, and the others with it.
 
-  A plain exit waits for all at a barrier, those that know of no error as well.
+  A plain exit would wait at a barrier for the others, which go on.
   """
   if not started():
     sys.exit(code)
   sys.stdout.flush()
   sys.stderr.flush()
-  heartbeats.stop()  # no further sign, and no verdict on the others
-  if is_first():  # without it the others abort, before they say what happened
+  heartbeats.stop()  # sends and watches none any more
+  if is_first():  # without it the others abort before they print their error
     time.sleep(3)
   else:
-    heartbeats.say_left(jax.process_index())
+    heartbeats.report_failure(jax.process_index())
   os._exit(code)
 
 
-def agree(values: Sequence[bool]) -> np.ndarray:
-  """The values of the first process, in all of them; as many in each."""
-  return multihost_utils.broadcast_one_to_all(np.array(values))
+def broadcast(values: Sequence[bool]) -> np.ndarray:
+  """Returns the values of the first process in all; as many in each."""
+  return np.asarray(multihost_utils.broadcast_one_to_all(np.array(values)))

@@ -1,4 +1,4 @@
-"""What samples were made with, kept in their npz file as JSON: `settings`."""
+"""What samples depend on, stored in their npz file as JSON: `settings`."""
 
 import json
 import os
@@ -16,7 +16,7 @@ _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
 
 
 def settings(config, workdir, params):
-  """What images made from `params` depend on; names of runs, no paths.
+  """Returns what images made from `params` depend on; names of runs, no paths.
 
   config.sampling.checkpoint is the step, as `sample.choose_checkpoint` sets it.
   """
@@ -34,22 +34,22 @@ def settings(config, workdir, params):
   }
 
 
-def edit_settings(config, workdir, params, given):
-  """As `settings`, and the fields of `edit` with the names of its files.
+def edit_settings(config, workdir, params, pictures):
+  """Returns `settings`, and the fields of `edit` with the names of its files.
 
-  given: the arrays that were read from them.
+  pictures: the arrays that were read from those files, by name.
   """
   edit = run_folder.plain(config)['edit']
   del edit['name']
   for field in ('image', 'image2', 'mask'):
     edit[field] = Path(edit[field]).name
-  given = {name: checksums.of_arrays(x) for name, x in given.items()}
+  read_from = {name: checksums.of_arrays(x) for name, x in pictures.items()}
   found = settings(config, workdir, params)
-  return found | {'edit': edit, 'given': given}
+  return found | {'edit': edit, 'given': read_from}
 
 
 def describe(found):
-  """The essential ones, in a line."""
+  """Returns the essential settings in a line."""
   c = found['sampling']
   respacing, num_steps = c['respacing'], c['num_steps']
   steps = f'respacing {respacing}' if respacing else f'{num_steps} steps'
@@ -64,12 +64,12 @@ def describe(found):
 
 
 def pack(found):
-  """The array that `read` reads."""
+  """Returns the array that `read` reads."""
   return np.array(json.dumps(found))
 
 
 def read(path):
-  """The settings in an npz file; {} of one without, and of a damaged one."""
+  """Reads the settings in an npz file; {} if it has none or is damaged."""
   try:
     with open(path, 'rb') as raw, np.load(raw) as arrays:
       return json.loads(arrays['settings'].item())
@@ -78,7 +78,7 @@ def read(path):
 
 
 def check_same(path, now, what, field):
-  """UserError, about `what`, if the file at `path` has other settings.
+  """Raises UserError, about `what`, if the file at `path` has other settings.
 
   field: of the config, with the name of the file.
   """

@@ -1,21 +1,19 @@
-"""What was measured, written down: result.json, plots, and a line or two."""
+"""The results of --mode=evaluate: result.json, plots, and printed lines."""
 
 import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.evaluation import bits, plots
-from diffusion_jax import build
 from diffusion_jax.runs import run_folder
 
 
 def accuracy_times(config):
-  """Times at which a classifier is asked: evaluation.t_min, 0.1, ..., 1."""
+  """Returns the times of the accuracy: evaluation.t_min, 0.1, ..., 1."""
   return np.append(config.evaluation.t_min, np.linspace(0.1, 1.0, 10))
 
 
-def _report_elbo(found, config, out):
-  if build.is_vae(config):
-    return _report_vae(found, config, out)
+def report_elbo(found, config, out):
+  """Writes the variational bound, its terms, and its plots."""
   shape = config.data.image_shape
   in_bits = {
     name: np.asarray(dj.bits_per_dim(found[name], shape))
@@ -44,7 +42,8 @@ def _report_elbo(found, config, out):
   plots.plot_rate_distortion(out / 'rate_distortion.png', rate, distortion)
 
 
-def _report_vae(found, config, out):
+def report_vae(found, config, out):
+  """Writes the bound of a VAE and its terms."""
   shape = config.data.image_shape
   total, decoder = (
     np.asarray(dj.bits_per_dim(found[name], shape))
@@ -67,13 +66,15 @@ def _report_vae(found, config, out):
   print(f'  reconstruction {reconstruction:.4f} + KL {divergence:.4f}; {more}')
 
 
-def _report_iw(found, config, out):
+def report_iw(found, config, out):
+  """Writes the importance-weighted bound."""
   values = dj.bits_per_dim(-found['log_p'], config.data.image_shape)
   more = {'num_samples': config.evaluation.num_samples}
   announce('iw', np.asarray(values), config, out, more)
 
 
-def _report_ode(found, config, out):
+def report_ode(found, config, out):
+  """Writes the likelihood of the ODE."""
   c = config.data
   if config.evaluation.dequantization == 'uniform':
     values = dj.ode_bits_per_dim(found['log_p'], c.image_shape, c.num_levels)
@@ -82,12 +83,14 @@ def _report_ode(found, config, out):
   announce('ode', np.asarray(values), config, out, {})
 
 
-def _report_independent_pixels(found, config, out):
+def report_independent_pixels(found, config, out):
+  """Writes the code length of independent pixels."""
   values = dj.bits_per_dim(found['nll'], config.data.image_shape)
   announce('independent_pixels', np.asarray(values), config, out, {})
 
 
-def _report_accuracy(found, config, out):
+def report_accuracy(found, config, out):
+  """Writes the accuracy of a classifier at each time."""
   count = int(found['images'].sum())
   accuracy = found['right'].sum(axis=0) / count
   times = accuracy_times(config)
@@ -109,17 +112,8 @@ def _report_accuracy(found, config, out):
   print(f'{out}/result.json, accuracy.png')
 
 
-REPORTS = {
-  'elbo': _report_elbo,
-  'ode': _report_ode,
-  'independent_pixels': _report_independent_pixels,
-  'iw': _report_iw,
-  'accuracy': _report_accuracy,
-}
-
-
 def announce(metric, values, config, out, more):
-  """Writes result.json and says it in a line; values: bits/dim, [N]."""
+  """Writes result.json and prints it in a line; values: bits/dim, [N]."""
   mean, error = bits.mean_and_error(values)
   result = {
     'metric': metric,

@@ -9,12 +9,13 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.errors import UserError
 from diffusion_jax.build import ranges
+from diffusion_jax.errors import UserError
 
 # What a run is: read from its config.json by every mode but `train`.
 RUN_SECTIONS = (
@@ -49,8 +50,8 @@ _FREE = (
 )
 
 
-def prepare(workdir: str) -> Path:
-  """The folder, made if need be; UserError if nothing can be written there."""
+def prepare(workdir: str | Path) -> Path:
+  """Makes the folder; raises UserError if nothing can be written there."""
   try:
     os.makedirs(workdir, exist_ok=True)
     tempfile.TemporaryFile(dir=workdir).close()
@@ -62,8 +63,8 @@ def prepare(workdir: str) -> Path:
   return Path(workdir)
 
 
-def read_config(workdir: str) -> dict | None:
-  """config.json of a run, None where there is none."""
+def read_config(workdir: str | Path) -> dict | None:
+  """Reads config.json of a run; None where there is none."""
   path = Path(workdir) / 'config.json'
   try:
     found = json.loads(path.read_text())
@@ -100,12 +101,12 @@ def write_npz(path: Path, arrays: dict) -> None:
 
 
 def plain(config: ConfigDict) -> dict:
-  """The config as it comes back from JSON: dicts, lists, numbers, text."""
+  """Returns the config as JSON gives it: dicts, lists, numbers, text."""
   return json.loads(json.dumps(config.to_dict()))
 
 
 def hparams(stored: dict) -> dict:
-  """What a training depends on, {'section.field': value}."""
+  """Returns what a training depends on, {'section.field': value}."""
   return {
     name: value if isinstance(value, (bool, float, int, str)) else str(value)
     for name, value in _flat(stored).items()
@@ -113,8 +114,8 @@ def hparams(stored: dict) -> dict:
   }
 
 
-def config_hash(workdir: str) -> str:
-  """Of the config of a run, without what does not change its result."""
+def config_hash(workdir: str | Path) -> str:
+  """Hashes the config of a run without fields that do not change its result."""
   fields = _flat(read_config(workdir) or {})
   fields = {k: x for k, x in fields.items() if not k.startswith(_FREE)}
   text = json.dumps(fields, sort_keys=True)
@@ -122,7 +123,7 @@ def config_hash(workdir: str) -> str:
 
 
 def check_same_run(workdir: Path, config: ConfigDict) -> None:
-  """UserError if the run in workdir was started with another config.
+  """Raises UserError if the run in workdir has another config.
 
   A folder with a config.json or checkpoints is a run.
   """
@@ -139,7 +140,7 @@ def check_same_run(workdir: Path, config: ConfigDict) -> None:
 
 
 def check_config_kept(workdir: str | Path) -> None:
-  """UserError if workdir has checkpoints and no config.json."""
+  """Raises UserError if workdir has checkpoints and no config.json."""
   names = [path.name for path in Path(workdir).glob('checkpoints/*')]
   steps = [int(name) for name in names if name.isdecimal()]
   if steps:
@@ -151,19 +152,19 @@ def check_config_kept(workdir: str | Path) -> None:
 
 
 def differences(found: dict, now: dict, free: tuple[str, ...] = ()) -> str:
-  """What differs between two nested dicts, as text; not in fields of `free`."""
-  found, now = _flat(found), _flat(now)
+  """Describes what differs between nested dicts, outside fields of `free`."""
+  old, new = _flat(found), _flat(now)
   return '; '.join(
-    f'{name} is {found.get(name, "absent")}, {now.get(name, "absent")} now'
-    for name in sorted(found | now)
-    if found.get(name) != now.get(name) and not name.startswith(free)
+    f'{name} is {old.get(name, "absent")}, {new.get(name, "absent")} now'
+    for name in sorted(old | new)
+    if old.get(name) != new.get(name) and not name.startswith(free)
   )
 
 
 def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
-  """UserError if a mode that reads a run is told to read it differently.
+  """Raises UserError if a mode that reads a run is to change its config.
 
-  The same overrides as those of the training are no difference.
+  Overrides that repeat the values of the run are accepted.
   """
   if mode not in ('sample', 'edit', 'evaluate'):
     return
@@ -182,9 +183,11 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
 
 
 def run_config(
-  workdir: str, config: ConfigDict, sections: tuple[str, ...] = RUN_SECTIONS
-) -> ConfigDict:
-  """config with `sections` replaced by those of the run in workdir."""
+  workdir: str | Path,
+  config: ConfigDict,
+  sections: tuple[str, ...] = RUN_SECTIONS,
+) -> Any:
+  """Returns config with `sections` replaced by those of the run in workdir."""
   found = read_config(workdir)
   if found is None:
     check_config_kept(workdir)
@@ -192,7 +195,7 @@ def run_config(
       f'there is no run in {workdir}: train first, or give its --workdir'
     )
   found = {'latent': {'run': '', 'shape': []}} | found  # older runs
-  merged = config.copy_and_resolve_references()
+  merged: Any = config.copy_and_resolve_references()
   for section in sections:
     try:
       merged[section].update(_tuples(found[section]))
@@ -217,12 +220,13 @@ def _tuples(tree):
   return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree
 
 
-def _flat(tree, prefix=''):
-  flat = {}
+def _flat(tree: dict, prefix: str = '') -> dict:
+  # {'section.field': value} of nested dicts
+  found = {}
   for key, value in tree.items():
     name = f'{prefix}{key}'
     if isinstance(value, dict):
-      flat.update(_flat(value, f'{name}.'))
+      found.update(_flat(value, f'{name}.'))
     else:
-      flat[name] = value
-  return flat
+      found[name] = value
+  return found

@@ -1,22 +1,58 @@
-"""What samples are made of: labels, texts, images that the network is told."""
+"""What samples are conditioned on: labels, texts, images."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from diffusion_jax.core.keys import fold_in_each, stream
+from diffusion_jax import build
+from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.data.sources import NoTestSplit
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
-from diffusion_jax import build
+from diffusion_jax.runs.per_image import per_image
 
 
-def choose_labels(config):
-  """Labels of the images to sample, int32 [N]: those asked for, in turn."""
-  if not asks_for_labels(config):
+class ImageConditions(NamedTuple):
+  """Images of the test split, and the conditions made of them, [N, ...].
+
+  originals: uint8 [N, H, W, C]; shown: of the same shape, what can be shown of
+  `image`, which is cond['image']; labels: of the images, if the network takes
+  them.
+  """
+
+  originals: np.ndarray
+  shown: np.ndarray
+  image: np.ndarray
+  labels: np.ndarray | None
+
+
+class Inputs(NamedTuple):
+  """cond: arrays [N, ...] by name; texts: N of them, or None; images."""
+
+  cond: dict[str, np.ndarray]
+  texts: list[str] | None
+  images: ImageConditions | None
+
+
+def choose(config, n):
+  """Chooses what the first n samples are conditioned on."""
+  pictures = choose_images(config, n)
+  labels = choose_labels(config, n) if pictures is None else pictures.labels
+  texts = choose_texts(config, n)
+  cond = {
+    'label': labels,
+    'image': None if pictures is None else pictures.image,
+    **(encode_texts(config, texts) or {}),
+  }
+  cond = {name: x for name, x in cond.items() if x is not None}
+  return Inputs(cond, texts, pictures)
+
+
+def choose_labels(config, n):
+  """Returns int32 [n]: the labels of config.sampling, or all, in turn."""
+  if not takes_labels(config):
     if config.sampling.labels:
       raise UserError(
         'config.sampling.labels is set, but the network of this run knows no '
@@ -24,22 +60,21 @@ def choose_labels(config):
       )
     return None
   classes = config.data.num_classes
-  wanted = config.sampling.labels or range(classes)
-  for label in wanted:
+  labels = config.sampling.labels or range(classes)
+  for label in labels:
     if not (isinstance(label, int) and 0 <= label < classes):
       raise UserError(
         f'config.sampling.labels: {label!r} is out of range, the classes are '
         f'0..{classes - 1}'
       )
-  labels = np.resize(np.array(wanted, np.int32), config.sampling.num_samples)
-  return labels
+  return np.resize(np.array(labels, np.int32), n)
 
 
 def choose_texts(config, n):
-  """What n images should show: the prompts in turn, or texts of real images.
+  """Returns n texts: the prompts in turn, or those of real images.
 
-  Those are of the test split, or of the training split where that is all there
-  is. None if the network reads none.
+  Those are of the test split, or of the training split where there is no other.
+  None for a network that reads no text.
   """
   prompt = config.sampling.prompt
   if not config.conditioning.text:
@@ -50,7 +85,7 @@ def choose_texts(config, n):
       )
     return None
   if prompt is None:
-    source = unseen_source(config)
+    source: Any = unseen_source(config)
     with build.from_config('data'):
       return source.texts(np.arange(n) % len(source))
   prompts = [part.strip() for part in prompt.split('|')]
@@ -58,7 +93,7 @@ def choose_texts(config, n):
 
 
 def unseen_source(config):
-  """The test split, or the training split where that is all there is."""
+  """Returns the test split, or the training split where there is no other."""
   try:
     return build.build_source(config, 'test')
   except UserError as error:
@@ -68,7 +103,7 @@ def unseen_source(config):
 
 
 def encode_texts(config, texts):
-  """N texts -> cond, {'text': [N, L], 'text_mask': [N, L]}; None for None."""
+  """Encodes N texts, {'text': [N, L], 'text_mask': [N, L]}; None for None."""
   if texts is None:
     return None
   with build.from_config('sampling.prompt'):
@@ -76,21 +111,8 @@ def encode_texts(config, texts):
   return {'text': tokens, 'text_mask': mask}
 
 
-class Told(NamedTuple):
-  """Images of the test split, and what a network is told of them, [N, ...].
-
-  originals and given: uint8 [N, H, W, C], given being what can be shown of
-  image, cond['image']; labels: of the images, if the network is told of them.
-  """
-
-  originals: np.ndarray
-  given: np.ndarray
-  image: np.ndarray
-  labels: np.ndarray | None
-
-
-def choose_images(config):
-  """The first test images as conditions of the samples; None without such."""
+def choose_images(config, n):
+  """Returns n conditions made of test images; None without such conditions."""
   make = build.build_image_condition(config)
   if make is None:
     return None
@@ -100,25 +122,29 @@ def choose_images(config):
       'test images (conditioning.image), whose labels they have'
     )
   source = build.build_source(config, 'test')
-  index = np.arange(config.sampling.num_samples)
+  index = np.arange(n)
   with build.from_config('data'):
     pictures, labels = source.read(index % len(source))
   x0 = images.scale(pictures, source.num_levels)
-  keys = fold_in_each(stream(config.sampling.seed, 'sampling_images'), index)
-  image = np.asarray(jax.jit(make)(keys, x0))
+  root = stream(config.sampling.seed, 'sampling_images')
+  compute = per_image(
+    lambda _, keys, x0: make(keys, x0), build.build_mesh(config), root
+  )
+  image = compute((), index, x0)
   labels = labels if config.conditioning.labels else None
   as_shown = functools.partial(
     images.to_uint8, num_levels=config.data.num_levels
   )
-  return Told(as_shown(x0), as_shown(shown(config, image)), image, labels)
+  visible = as_shown(as_picture(config, image))
+  return ImageConditions(as_shown(x0), visible, image, labels)
 
 
-def shown(config, image):
-  """The picture in cond['image'], [N, H, W, C]; unknown pixels are grey."""
+def as_picture(config, image):
+  """Returns the picture in cond['image'], [N, H, W, C], unknown pixels grey."""
   shape = *image.shape[:-1], config.data.image_shape[-1]
   return np.broadcast_to(image[..., : shape[-1]], shape)
 
 
-def asks_for_labels(config):
-  """Whether images of a class are made, by the network or a classifier."""
+def takes_labels(config):
+  """Returns whether the network or a classifier is conditioned on labels."""
   return config.conditioning.labels or bool(config.sampling.classifier)

@@ -1,4 +1,4 @@
-"""The metrics of training steps: read, checked, averaged, written."""
+"""The metrics of training steps: reads, checks, averages and writes them."""
 
 import time
 
@@ -24,14 +24,14 @@ class StepLog:
     self._since, self._clock = start, time.perf_counter()
 
   def add(self, step, metrics):
-    """A step that has been started; its metrics are read later."""
+    """Takes the metrics of a step that has begun; they are read later."""
     self._unread.append((step, metrics))
     self._bar.update()
     if step == self._first:  # compilation is not counted as training
-      self.go_on(step)
+      self.restart_clock(step)
 
   def read(self, left=0):
-    """Waits for all steps but the last `left`; UserError where one is bad."""
+    """Waits for all steps but the last `left`; UserError at a bad one."""
     while len(self._unread) > left:
       step, metrics = self._unread.pop(0)
       scalars = average([metrics])
@@ -55,21 +55,20 @@ class StepLog:
     self.write(step, scalars)
 
   def write(self, step, scalars):
-    """Writes numbers, and says them where there is no progress bar."""
+    """Writes numbers, and prints them where there is no progress bar."""
     self._writer.write_scalars(step, scalars)
     if self._bar.disable:
-      known = {name: x for name, x in scalars.items() if x == x}
-      shown = ' '.join(f'{name} {value:.4g}' for name, value in known.items())
+      shown = ' '.join(f'{n} {x:.4g}' for n, x in scalars.items() if x == x)
       print(f'step {step}: {shown}', flush=True)
 
-  def go_on(self, step):
-    """The time until now is not counted as training."""
+  def restart_clock(self, step):
+    """Leaves the time until now out of the speed of training."""
     self._since, self._clock = step, time.perf_counter()
 
   def _counts(self, step, scalars):
-    # A step whose loss or gradient is no number is left out up to
-    # training.skip_nonfinite times in a row, then it is a UserError. With
-    # optimizer.repair_gradients it changes no parameter for the worse.
+    # A step whose loss or gradient is not finite is left out, up to
+    # training.skip_nonfinite times in a row; the next one is a UserError.
+    # optimizer.repair_gradients has replaced the gradient of such a step.
     config = self._config
     wrong = [n for n in ('loss', 'grad_norm') if not np.isfinite(scalars[n])]
     if config.optimizer.repair_gradients or not wrong:
@@ -90,7 +89,7 @@ class StepLog:
 
 
 def average(history):
-  """List of {name: Mean} -> {name: float}, NaN where nothing counted."""
+  """Averages a list of {name: Mean} to {name: float}; NaN for no count."""
   if not history:
     return {}
   history = jax.device_get(history)

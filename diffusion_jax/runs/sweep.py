@@ -8,12 +8,14 @@ from ml_collections import ConfigDict
 from diffusion_jax.errors import UserError
 
 
-def apply(path: str, index: int, config: ConfigDict, given: dict) -> dict:
+def apply(
+  path: str, index: int, config: ConfigDict, command_line: dict
+) -> dict:
   """Changes config by the override number `index` of the file, and returns it.
 
   An override is a dict {'section.field': value}. UserError where there is none
   of that number, where it does not fit the config, and where a field of it is
-  among those `given` on the command line as well.
+  also in `command_line`, its overrides.
   """
   overrides = read(path)
   if not 0 <= index < len(overrides):
@@ -23,7 +25,7 @@ def apply(path: str, index: int, config: ConfigDict, given: dict) -> dict:
     )
   override = overrides[index]
   for field in override:
-    if field in given:
+    if field in command_line:
       raise UserError(
         f'--config.{field}: the sweep() of {path} changes it as well'
       )
@@ -39,8 +41,9 @@ def apply(path: str, index: int, config: ConfigDict, given: dict) -> dict:
 
 
 def read(path: str) -> list[dict]:
-  """All overrides of a config file; UserError where it has no sweep()."""
+  """Reads all overrides of a config file; UserError where it has no sweep()."""
   spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+  assert spec and spec.loader, path  # absl has read the file before
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not hasattr(module, 'sweep'):
@@ -49,5 +52,5 @@ def read(path: str) -> list[dict]:
 
 
 def as_text(override: dict) -> str:
-  """{'a.b': 1, 'c.d': 2} -> 'a.b=1 c.d=2'."""
+  """Returns 'a.b=1 c.d=2' for {'a.b': 1, 'c.d': 2}."""
   return ' '.join(f'{field}={value}' for field, value in override.items())

@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.programs.test_multihost import environment
+from tests.runs.test_multihost import environment
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent

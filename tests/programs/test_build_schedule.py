@@ -6,10 +6,9 @@ import pytest
 
 import diffusion_jax as dj
 from configs import cifar10_flow, cifar10_vp, digits_flow
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.build.schedule import NO_SHIFT, SCHEDULES
 from diffusion_jax.errors import UserError
-from diffusion_jax.programs import sample
 from tests.programs.conftest import smoke
 
 FIELDS = {
@@ -101,7 +100,10 @@ def test_eps_and_score_need_signal_at_the_end(fields):
   for kind in ('eps', 'score'):
     config.objective.parametrization = kind
     message = f"config.objective.parametrization='{kind}': .*no signal at t = 1"
-    for use in (build.build_objective, lambda c: sample.make_generate(c, mesh)):
+    for use in (
+      build.build_objective,
+      lambda c: families.of(c).generate(c, mesh),
+    ):
       with pytest.raises(UserError, match=message) as error:
         use(config)
       assert '\n' not in str(error.value)

@@ -1,4 +1,4 @@
-"""--mode=edit and runs that are told of images, on tiny networks."""
+"""--mode=edit and networks conditioned on images, tiny ones."""
 
 import itertools
 
@@ -49,7 +49,7 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def palette(tmp_path_factory):
-  """Told of known pixels and of labels; with a preview."""
+  """Conditioned on known pixels and labels; with a preview."""
   changes = INPAINTING | {'training.sample_every': 1}
   return trained(tmp_path_factory, 'palette', **changes)
 
@@ -93,6 +93,25 @@ def run(workdir, files, changes=(), **fields):
   PROGRAMS['edit'](config, str(workdir))
   with np.load(workdir / 'edits' / f'{config.edit.name}.npz') as found:
     return dict(found)
+
+
+@pytest.mark.parametrize('fields', [
+  {'mask': 'mask', 'task': 'inpaint'}, {'task': 'sdedit'},
+  {'image2': 'other', 'task': 'interpolate'},
+])  # fmt: skip
+def test_images_are_the_same_in_any_batch_on_any_devices(plain, files, fields):
+  """Five at once on one device, and two at a time on two."""
+  fields = dict(fields)
+  changes = {'edit.task': fields.pop('task'), 'edit.num_samples': 5}
+  small = {'sampling.batch_size': 2, 'training.mesh': (2, 1)}
+  both = [
+    run(plain, files, changes | more, image='digit', **fields)['arr_0']
+    for more in ({'sampling.batch_size': 8}, small)
+  ]
+  assert both[0].shape == (5, 8, 8, 1)
+  assert (both[0][0] != both[0][4]).any()
+  # of 17 grey levels; rounding may move a pixel by one
+  assert (both[0] != both[1]).mean() < 0.02
 
 
 @pytest.mark.parametrize('method', ['', 'replace', 'reconstruction'])
@@ -153,7 +172,7 @@ def test_masks_that_say_nothing_are_refused(files):
       edit.read_mask(smoke(**{'edit.mask': str(files / 'm.png')}))
 
 
-def test_palette_fills_in_what_it_is_told(palette, files):
+def test_palette_fills_in_unknown_pixels(palette, files):
   changes = {'edit.label': 3}
   found = run(palette, files, changes, image='digit', mask='mask')['arr_0']
   given = np.asarray(Image.open(files / 'digit.png'))
@@ -235,11 +254,11 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   assert set(np.unique(found['given'][~known])) == {128}
   with Image.open(palette / 'samples' / 'samples.png') as sheet:
     assert sheet.size == (6 * (1 + 3 * 9), 6 * (1 + 4 * 9))
-  # what it is told depends on seed and number alone
+  # the condition depends on seed and number alone
   two, four = (
     sample_inputs.choose_images(smoke(**QUICK | INPAINTING | {
       'sampling.num_samples': n
-    })).image for n in (2, 4)
+    }), n).image for n in (2, 4)
   )  # fmt: skip
   np.testing.assert_array_equal(two, four[:2])
 
@@ -310,7 +329,9 @@ def test_a_mistake_is_one_line(plain, files, changes, fields, message):
     ({'edit.task': 'colour', 'edit.label': 1}, 'knows no labels'),
   ],
 )
-def test_a_network_does_what_it_was_told_of(colour, files, changes, message):
+def test_a_network_has_the_task_of_its_condition(
+  colour, files, changes, message
+):
   with pytest.raises(UserError, match=message):
     run(colour, files, changes, image='colours')
 
@@ -324,4 +345,4 @@ def test_a_network_without_label_dropout_needs_a_label():
 def test_labels_of_samples_are_those_of_the_images():
   config = smoke(**QUICK | INPAINTING | {'sampling.labels': (3,)})
   with pytest.raises(UserError, match='samples of this run continue test imag'):
-    sample_inputs.choose_images(config)
+    sample_inputs.choose_images(config, 2)

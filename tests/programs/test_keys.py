@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import diffusion_jax
 import diffusion_jax as dj
-from diffusion_jax import build, programs
-from diffusion_jax.core.keys import STREAMS, stream
-from diffusion_jax.programs import edit, evaluate, sample
+from diffusion_jax import build, families
+from diffusion_jax.core.keys import STREAMS, fold_in_each, split_key, stream
+from diffusion_jax.programs import edit
 from diffusion_jax.training import objectives
+from diffusion_jax.training.sharding import replicated
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
 from tests.programs.conftest import smoke
@@ -24,7 +26,9 @@ INDEX = np.arange(4)
 def test_programs_take_every_key_from_a_stream_of_their_own():
   """No key is made elsewhere, and no stream has two consumers."""
   names = []
-  for path in Path(programs.__file__).parent.glob('**/*.py'):
+  package = Path(diffusion_jax.__file__).parent
+  folders = 'programs', 'families', 'runs', 'build'
+  for path in (p for name in folders for p in package.glob(f'{name}/*.py')):
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.Attribute):
         made = ast.unparse(node).removeprefix('jax.random.')
@@ -35,7 +39,7 @@ def test_programs_take_every_key_from_a_stream_of_their_own():
           names.append(name.value)
         else:  # each metric has one
           assert ast.unparse(name) == 'metric', path
-          names.extend(evaluate.METRICS)
+          names.extend(families.METRICS)
   assert sorted(names) == sorted(STREAMS)
 
 
@@ -72,9 +76,13 @@ def sampling_noise(config, schedule):
     lambda x: jnp.zeros(x.shape, x.dtype), build.abstract_params(config)
   )  # so that eps is 0
   mesh = build.build_mesh(config)
-  params = jax.device_put(params, sample.replicated(mesh))
+  params = jax.device_put(params, replicated(mesh))
   labels = INDEX.astype(np.int32)
-  path = sample.make_generate(config, mesh)(params, INDEX, labels)
+  path = (
+    families.of(config)
+    .generate(config, mesh)(params, INDEX, {'label': labels})
+    .swapaxes(0, 1)
+  )
   alpha = dj.level_grid(schedule, len(path) - 1).alpha
   ratio = (alpha[1:] / alpha[:-1]).reshape(-1, 1, 1, 1, 1)
   steps = path[1:-1] - ratio[:-1] * path[:-2]
@@ -95,7 +103,9 @@ def test_noise_of_training_and_of_sampling_differs():
     'training': training_noise(schedule, config.seed),
     'sampling': sampling_noise(config, schedule),
     'edit': dj.prior_sample(
-      edit.keys(config, INDEX)[0], (4, *SHAPE), schedule(1.0)
+      split_key(fold_in_each(edit.root_key(config), INDEX), 2)[0],
+      (4, *SHAPE),
+      schedule(1.0),
     ),
     'noise': dj.noise_image(
       stream(config.seed, 'noise'), jnp.zeros(SHAPE), schedule, [1]

@@ -254,7 +254,7 @@ def test_sample_writes_images_of_all_classes_in_turn(run, capsys):
 def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
   """Of pictures [8, 8] that have the grey level of their label."""
   config = smoke(**{'sampling.labels': labels, 'sampling.num_samples': n})
-  grey = 100 + sample_inputs.choose_labels(config).astype(np.uint8)
+  grey = 100 + sample_inputs.choose_labels(config, n).astype(np.uint8)
   pictures = np.broadcast_to(grey[:, None, None, None], (n, 8, 8, 1))
   found = sample.sheet(config, pictures)[..., 0]
   height, width = found.shape

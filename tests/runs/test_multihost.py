@@ -14,8 +14,8 @@ import pytest
 
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.training import checkpoints, sharding
-from tests.programs import two_processes
 from tests.programs.conftest import smoke
+from tests.runs import two_processes
 from tests.training import test_sharding as plain
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def run_both(what, folder):
   """What `wait` found, and the seconds it took."""
   begin = time.perf_counter()
   port = free_port()
-  module = '-m', 'tests.programs.two_processes'
+  module = '-m', 'tests.runs.two_processes'
   found = wait([start(*module, what, host, port, folder) for host in range(2)])
   return found, time.perf_counter() - begin
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from configs import digits_autoencoder, digits_latent
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.errors import UserError
@@ -18,7 +18,7 @@ from diffusion_jax.families import latent
 from diffusion_jax.programs import PROGRAMS, sample
 from diffusion_jax.runs import guidance_runs, run_folder
 from diffusion_jax.training import checkpoints
-from diffusion_jax.training.sharding import to_global
+from diffusion_jax.training.sharding import replicated, to_global
 from tests.programs.conftest import smoke
 
 CONSTANT = {'optimizer.decay': 'constant', 'optimizer.decay_steps': 0}
@@ -108,10 +108,14 @@ def test_latents_that_are_pixels_are_diffused_as_pixels(linear, autoencoder):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
   mesh, index = build.build_mesh(pixels), np.arange(4)
   params = sample.restore(pixels, str(workdir / 'pixels'))
-  expected = sample.make_generate(pixels, mesh)(params, index, index)
+  expected = families.of(pixels).generate(pixels, mesh)(
+    params, index, {'label': index}
+  )
   params = sample.restore(latents, str(workdir))
   params |= latent.load(latents, workdir)
-  found = sample.make_generate(latents, mesh, HALF)(params, index, index)
+  found = families.of(latents).generate(latents, mesh, HALF)(
+    params, index, {'label': index}
+  )
   # the decoder gives back x, which is z
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -135,7 +139,7 @@ def test_the_scale_is_that_of_draws_over_the_training_set(run):
   """Scaled draws have deviation 1, per set; drawn anew with other keys."""
   config = config_of(source_of(run))
   frozen = latent.load(config, run)['autoencoder']
-  latents = latent.build(config, run)
+  latents = latent.open_latents(config, run)
   x = scale(sources.digits('train').images, 17)
   keys = jax.random.split(jax.random.key(5), len(x))
   z = np.asarray(jax.jit(latents.encode)(frozen, x, keys))
@@ -146,7 +150,7 @@ def test_the_scale_is_that_of_draws_over_the_training_set(run):
 def test_latents_are_drawn_anew_each_step_on_any_devices(run):
   config = config_of(source_of(run))
   frozen = latent.load(config, run)
-  latents = latent.build(config, run)
+  latents = latent.open_latents(config, run)
   batch = {
     'image': scale(sources.digits('train').images[:8], 17),
     'label': np.arange(8, dtype=np.int32),
@@ -156,7 +160,7 @@ def test_latents_are_drawn_anew_each_step_on_any_devices(run):
     config.training.mesh = shape
     mesh = build.build_mesh(config)
     encode = latent.make_encode(config, latents, mesh)
-    place = jax.device_put(frozen, sample.replicated(mesh))
+    place = jax.device_put(frozen, replicated(mesh))
     for i in (0, 1):
       out = encode(place, to_global(mesh, batch), key, i)
       assert len(out['image'].sharding.device_set) == mesh.size
@@ -260,7 +264,7 @@ def test_edits_of_no_strength_are_what_the_autoencoder_makes_of_it(run, files):
   """SDEdit from step 0, and the two ends of an interpolation."""
   config = config_of('')
   config.latent.run = source_of(run)
-  latents = latent.build(config, run)
+  latents = latent.open_latents(config, run)
   frozen = latent.load(config, run)['autoencoder']
   x = scale(sources.digits('test').images[:2], 17)
   back = latents.decode(frozen, latents.encode(frozen, x))

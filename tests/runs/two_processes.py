@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from diffusion_jax import build, command_line
+from diffusion_jax import build, command_line, families
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, sample
 from diffusion_jax.runs import processes
@@ -52,7 +52,9 @@ def images(run):
   mesh = build.build_mesh(config)
   params = sharding.replicate(mesh, sample.restore(config, run))
   index = np.arange(12)
-  return sample.make_generate(config, mesh)(params, index, index % 10)
+  return families.of(config).generate(config, mesh)(
+    params, index, {'label': index % 10}
+  )
 
 
 def step(folder):

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, sample, train
 from diffusion_jax.training import checkpoints
+from diffusion_jax.training.sharding import replicated
 from tests.programs.conftest import smoke
 
 QUIET = {'training.sample_every': 0, 'evaluation.every': 0}
@@ -80,9 +81,9 @@ def test_a_run_moves_from_eight_devices_to_two_to_one(tmp_path):
 
 def images(config, params, index):
   mesh = build.build_mesh(config)
-  generate = sample.make_generate(config, mesh)
-  params = jax.device_put(params, sample.replicated(mesh))
-  return generate(params, index, index % 10)
+  generate = families.of(config).generate(config, mesh)
+  params = jax.device_put(params, replicated(mesh))
+  return generate(params, index, {'label': index % 10})
 
 
 def test_an_image_depends_on_its_seed_alone(run):

@@ -16,7 +16,7 @@ from diffusion_jax.runs import sample_inputs
 from tests.programs.conftest import smoke
 
 
-def told(**changes):
+def text_config(**changes):
   config = shapes_text.get_config('smoke')
   config.training.mesh = (1, 1)
   config.network.text_layers = 1
@@ -34,7 +34,7 @@ def run(tmp_path_factory):
     'sampling.num_samples': 8,
     'sampling.batch_size': 8,
   }
-  PROGRAMS['train'](told(**changes), str(workdir))
+  PROGRAMS['train'](text_config(**changes), str(workdir))
   return workdir
 
 
@@ -44,7 +44,7 @@ def samples(run, name, **changes):
     'sampling.batch_size': 4,
     'sampling.name': name,
   }
-  PROGRAMS['sample'](told(**fields | changes), str(run))
+  PROGRAMS['sample'](text_config(**fields | changes), str(run))
   with np.load(run / 'samples' / f'{name}.npz') as arrays:
     lines = (run / 'samples' / f'{name}.txt').read_text().splitlines()
     assert lines == arrays['texts'].tolist()
@@ -80,7 +80,7 @@ def test_prompts_are_guided_away_from_the_null_text(run):
 
 
 def test_a_sheet_has_a_column_for_each_prompt():
-  config = told(**{'sampling.prompt': 'a|b|c'})
+  config = text_config(**{'sampling.prompt': 'a|b|c'})
   pictures = np.zeros((12, 16, 16, 3), np.uint8)
   height, width, _ = sample.sheet(config, pictures).shape
   assert (height, width) == (3 * (4 * 17 + 1), 3 * (3 * 17 + 1))
@@ -90,19 +90,19 @@ def test_without_a_prompt_the_texts_of_the_test_split_are_shown(run):
   _, lines = samples(run, 'none')
   test = shapes.shapes('test', num_objects=2)
   assert lines == test.texts(range(4))
-  config = told(**{'data.num_pictures': 20})
+  config = text_config(**{'data.num_pictures': 20})
   assert sample_inputs.choose_texts(config, 5) == [
     *test.texts(range(2))
   ] * 2 + [test.texts([0])[0]]
 
 
-def test_the_bound_is_told_the_texts(run):
+def test_the_bound_is_conditioned_on_the_texts(run):
   fields = {
     'evaluation.num_images': 2,
     'evaluation.batch_size': 2,
     'evaluation.num_steps': 2,
   }
-  PROGRAMS['evaluate'](told(**fields), str(run))
+  PROGRAMS['evaluate'](text_config(**fields), str(run))
   (result,) = (run / 'evaluation').glob('*/result.json')
   assert 0 < json.loads(result.read_text())['bits_per_dim'] < 20
 
@@ -121,13 +121,13 @@ def test_a_prompt_that_cannot_be_read_is_one_line(run, prompt, message):
   assert '\n' not in str(error.value)
 
 
-def test_an_edit_is_told_the_prompt():
+def test_an_edit_is_conditioned_on_the_prompt():
   fields = {'edit.num_samples': 3, 'sampling.prompt': 'a|b'}
-  cond = edit.choose_cond(told(**fields))
+  cond = edit.choose_cond(text_config(**fields))
   assert decode(cond['text']) == ['a', 'b', 'a']
-  assert edit.choose_cond(told()) == {}  # the null text
+  assert edit.choose_cond(text_config()) == {}  # the null text
   with pytest.raises(UserError, match='sampling.prompt: .* needs a text'):
-    edit.choose_cond(told(**{'conditioning.label_dropout': 0.0}))
+    edit.choose_cond(text_config(**{'conditioning.label_dropout': 0.0}))
 
 
 def test_a_network_without_text_takes_no_prompt():
@@ -142,15 +142,18 @@ def test_a_network_without_text_takes_no_prompt():
   'make, message',
   [
     (lambda: smoke(**{'conditioning.text': True}), 'digits has no texts'),
-    (lambda: told(**{'data.random_flip': True}), "'on the left' wrong"),
+    (lambda: text_config(**{'data.random_flip': True}), "'on the left' wrong"),
     (
-      lambda: told(**{'network.name': 'ddpmpp'}),
+      lambda: text_config(**{'network.name': 'ddpmpp'}),
       "conditioning.text needs network.name=unet: 'ddpmpp' reads none",
     ),
-    (lambda: told(**{'network.text_heads': 3}), 'does not divide the 64'),
+    (
+      lambda: text_config(**{'network.text_heads': 3}),
+      'does not divide the 64',
+    ),
   ],
 )
-def test_what_cannot_be_told_is_one_line(make, message, tmp_path):
+def test_texts_that_are_refused_end_in_one_line(make, message, tmp_path):
   with pytest.raises(UserError, match=message) as error:
     PROGRAMS['train'](make(), str(tmp_path))
   assert '\n' not in str(error.value)
@@ -176,7 +179,7 @@ def in_folder(pictures, **changes):
     'data.path': str(pictures),
     'training.batch_size': 4,
   }
-  return told(**fields | changes)
+  return text_config(**fields | changes)
 
 
 def test_a_folder_with_captions_is_read_with_its_labels(pictures):

@@ -1,4 +1,4 @@
-"""Runs whose network is told more: augmentation, its own estimate."""
+"""Runs of networks with augmentation and self-conditioning."""
 
 import json
 
@@ -10,13 +10,14 @@ from tqdm import tqdm
 
 import diffusion_jax as dj
 from configs import digits_edm
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.core.keys import fold_in_each, stream
 from diffusion_jax.errors import UserError
-from diffusion_jax.programs import PROGRAMS, sample
+from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.runs.step_log import StepLog
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Mean
+from diffusion_jax.training.sharding import replicated
 from tests.programs.conftest import smoke
 
 
@@ -38,17 +39,17 @@ def test_an_augmented_run_trains_and_evaluates(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def told(tmp_path_factory):
+def run(tmp_path_factory):
   """A run of digits:smoke with self-conditioning, and its config."""
-  workdir = tmp_path_factory.mktemp('runs') / 'told'
+  workdir = tmp_path_factory.mktemp('runs') / 'run'
   config = smoke(**{'conditioning.self_conditioning': True})
   config.evaluation.every = 0
   PROGRAMS['train'](config, str(workdir))
   return workdir, config
 
 
-def test_a_self_conditioned_run_trains_samples_and_evaluates(told):
-  workdir, config = told
+def test_a_self_conditioned_run_trains_samples_and_evaluates(run):
+  workdir, config = run
   assert len(losses(workdir, 'loss')) == 4
   assert (workdir / 'samples' / 'step_00000004.png').exists()
   config = config.copy_and_resolve_references()
@@ -59,9 +60,9 @@ def test_a_self_conditioned_run_trains_samples_and_evaluates(told):
   assert json.loads(found)['bits_per_dim'] > 0
 
 
-def test_its_sampler_hands_each_estimate_to_the_next_step(told):
+def test_its_sampler_hands_each_estimate_to_the_next_step(run):
   """Two steps of DDIM by hand, the network called as (x, noise, label, x0)."""
-  workdir, config = told
+  workdir, config = run
   config = config.copy_and_resolve_references()
   config.sampling.num_steps, config.sampling.eta = 2, 0.0
   params = checkpoints.restore_params(workdir)[0]
@@ -71,8 +72,10 @@ def test_its_sampler_hands_each_estimate_to_the_next_step(told):
   )
   mesh = build.build_mesh(config)
   index, labels = np.arange(2), np.array([3, 8])
-  place = jax.device_put(params, sample.replicated(mesh))
-  found = sample.make_generate(config, mesh)(place, index, labels)
+  place = jax.device_put(params, replicated(mesh))
+  found = families.of(config).generate(config, mesh)(
+    place, index, {'label': labels}
+  )
 
   levels = dj.level_grid(build.build_schedule(config), 2)
   keys = fold_in_each(stream(config.sampling.seed, 'sampling'), index)

@@ -8,10 +8,11 @@ import optax
 import pytest
 
 from configs import digits_vdm
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.errors import UserError
-from diffusion_jax.programs import PROGRAMS, sample, train
+from diffusion_jax.programs import PROGRAMS, train
 from diffusion_jax.training import checkpoints
+from diffusion_jax.training.sharding import replicated
 from diffusion_jax.training.state import init_state
 
 
@@ -63,12 +64,12 @@ def test_its_samples_follow_its_own_schedule(run):
     assert arrays['arr_0'].shape == (16, 8, 8, 1)
   mesh = build.build_mesh(config())
   params = checkpoints.restore_params(run)[0]
-  generate = sample.make_generate(config(), mesh)
-  place = lambda params: jax.device_put(params, sample.replicated(mesh))
-  images = generate(place(params), np.arange(2), None)
+  generate = families.of(config()).generate(config(), mesh)
+  place = lambda params: jax.device_put(params, replicated(mesh))
+  images = generate(place(params), np.arange(2), {})
   bias = params['schedule']['bias'] + 2.0
   params['schedule'] = params['schedule'] | {'bias': bias}
-  assert not np.allclose(images, generate(place(params), np.arange(2), None))
+  assert not np.allclose(images, generate(place(params), np.arange(2), {}))
 
 
 def test_steps_of_a_schedule_without_steps_are_refused(run):

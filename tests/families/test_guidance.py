@@ -12,10 +12,10 @@ from PIL import Image
 
 import diffusion_jax as dj
 from configs import digits_classifier
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.build import guidance
 from diffusion_jax.errors import UserError
-from diffusion_jax.programs import PROGRAMS, evaluate, train
+from diffusion_jax.programs import PROGRAMS, train
 from diffusion_jax.programs import sample as sampling
 from diffusion_jax.runs import guidance_runs, run_folder
 from tests.programs.conftest import smoke
@@ -276,7 +276,7 @@ def test_accuracy_literally(runs):
   images = jnp.asarray(source.read(np.arange(4))[0], jnp.float32) / 8 - 1
   labels = jnp.asarray(source.read(np.arange(4))[1])
   keys = jax.random.split(jax.random.key(0), 4)
-  measure = jax.jit(evaluate.METRICS['accuracy'](config))
+  measure = jax.jit(families.of(config).metrics['accuracy'].measure(config))
   found = measure(params, keys, images, {'label': labels})
   ask = build.build_network(config).apply
   split = jax.vmap(lambda key: jax.random.split(key, 11))(keys)

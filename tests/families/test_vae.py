@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from configs import base, digits_autoencoder, digits_hvae, digits_vae
-from diffusion_jax import build
-from diffusion_jax.build import vae_models
+from diffusion_jax import build, families
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
@@ -16,6 +15,7 @@ from diffusion_jax.families import vae
 from diffusion_jax.programs import PROGRAMS, evaluate, sample, train
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.sharding import replicated
 
 CONFIGS = {
   'vae': digits_vae,
@@ -140,11 +140,11 @@ def test_samples_are_draws_of_the_prior_decoded(run):
   config = smoke(kind)
   params = checkpoints.restore_params(workdir)[0]
   mesh = build.build_mesh(config)
-  params = jax.device_put(params, sample.replicated(mesh))
-  generate = sample.make_generate(config, mesh)
-  whole = generate(params, np.arange(4), None)
+  params = jax.device_put(params, replicated(mesh))
+  generate = families.of(config).generate(config, mesh)
+  whole = generate(params, np.arange(4), {})
   np.testing.assert_allclose(
-    generate(params, np.arange(2, 4), None), whole[2:], atol=1e-5
+    generate(params, np.arange(2, 4), {}), whole[2:], atol=1e-5
   )
   assert np.ptp(whole, axis=0).max() > 1e-4
   if kind == 'hvae':
@@ -217,7 +217,7 @@ def test_what_does_not_fit_together_is_one_line(changes, message, tmp_path):
 def test_the_fields_without_use_are_those_of_base():
   """At its defaults, or every run would be refused."""
   config = base.get_config()
-  for field, unused in vae_models.NO_USE.items():
+  for field, unused in vae.NO_USE.items():
     section, name = field.split('.')
     assert config[section][name] == unused, field
 

@@ -1,0 +1,197 @@
+"""Diffusion models of images: how they sample, and the bounds they have."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffusion_jax as dj
+from diffusion_jax import build
+from diffusion_jax.build.make import choose
+from diffusion_jax.core.keys import split_key, stream
+from diffusion_jax.evaluation import bits
+from diffusion_jax.families.family import IDENTITY, Family, Metric
+from diffusion_jax.runs import guidance_runs, results
+from diffusion_jax.runs.per_image import per_image
+from diffusion_jax.training.sharding import replicate
+
+
+def levels_and_sampler(config, params):
+  """Returns (trained schedule, levels [N+1], sampler) of config.sampling."""
+  trained = build.build_schedule(config, params)  # it may be learned
+  visited = build.build_walked_schedule(config, trained)
+  sampler = build.build_sampler(config, visited)
+  if config.conditioning.self_conditioning:
+    sampler = dj.self_conditioned(sampler)
+  return trained, build.build_levels(config, visited), sampler
+
+
+def build_denoise(
+  config, params, cond, trained, change=None, guides=None
+) -> Any:
+  """Returns the denoiser that the sampler of `levels_and_sampler` is given.
+
+  trained: the schedule of the training; others as in `build.build_denoiser`.
+  """
+
+  def at_trained_levels(denoise):
+    if not config.sampling.schedule:
+      return denoise
+    return dj.at_training_levels(denoise, trained)
+
+  if not config.conditioning.self_conditioning:
+    return at_trained_levels(
+      build.build_denoiser(config, params, cond, change, guides)
+    )
+  of_x0 = build.build_self_conditioned(config, params, cond, change, guides)
+  return lambda x0: at_trained_levels(of_x0(x0))
+
+
+def from_noise(config, params, guides, keys, cond, change=None, wrap=None):
+  """Returns samples [B, ...], or with sampling.trajectory [N + 1, B, ...].
+
+  keys: [B]; change: denoiser -> denoiser, as of `build.build_denoiser`; wrap:
+  (sampler, levels) -> (sampler, levels).
+  """
+  prior_keys, keys = split_key(keys, 2)
+  trained, levels, sampler = levels_and_sampler(config, params)
+  denoise = build_denoise(config, params, cond, trained, change, guides)
+  shape = (*keys.shape, *build.state_shape(config))
+  x = dj.prior_sample(prior_keys, shape, levels.take(0))
+  if wrap is not None:
+    sampler, levels = wrap(sampler, levels)
+  return dj.sample(
+    keys, denoise, sampler, levels, x, config.sampling.trajectory
+  )
+
+
+def generate(config, mesh, latents=IDENTITY):
+  """Returns (params, index [n], cond) -> images [n, H, W, C] in [-1, 1].
+
+  cond: NumPy arrays [n, ...], {} for none. Image i of a seed is the same in
+  whatever batch and on however many devices it is made. With
+  sampling.trajectory all states from noise to image, [n, N + 1, H, W, C]. Where
+  `latents` are diffused, params['autoencoder'] decodes them.
+  """
+  root = stream(config.sampling.seed, 'sampling')
+  return generate_by(from_noise, config, mesh, root, latents)
+
+
+def generate_by(draw, config, mesh, root, latents=IDENTITY, size=0):
+  """Returns `generate` with the images that `draw` makes.
+
+  draw: (config, params, guides, keys [B], inputs) -> x, as `from_noise`; root:
+  the key from which every image has one; size: of batches, as in `per_image`.
+  """
+  build.check_signal(config)
+  # what the config cannot have is refused here, before anything is compiled
+  jax.eval_shape(
+    lambda params: levels_and_sampler(config, params)[1],
+    build.abstract_params(config),
+  )
+  guides = guidance_runs.find_guides(config)
+  guiding = {name: guide.params for name, guide in guides.items()}
+  guiding = replicate(mesh, guiding)
+
+  def images(both, keys, inputs):
+    params, guiding = both
+    others = {n: g._replace(params=guiding[n]) for n, g in guides.items()}
+    x = draw(config, params, others, keys, inputs)
+    decode = functools.partial(latents.decode, params.get('autoencoder'))
+    if config.sampling.trajectory:
+      return jnp.swapaxes(jax.lax.map(decode, x), 0, 1)
+    return decode(x)
+
+  compute = per_image(images, mesh, root, size)
+  return lambda params, index, inputs: compute((params, guiding), index, inputs)
+
+
+def elbo(config):
+  """Measures the variational bound, and its terms."""
+  c = config.evaluation
+  build.check_signal(config)
+  decoder = build.build_decoder(config)
+  num_steps = c.num_steps or build.num_steps(config)
+
+  def measure(params, keys, x0, cond):
+    return dj.variational_bound(
+      keys,
+      build.build_denoiser(config, params, cond),
+      build.build_schedule(config, params),
+      x0,
+      num_steps=num_steps,
+      variance=config.sampling.variance,
+      steps=c.random_steps or None,
+      decoder=decoder,
+    )
+
+  return measure
+
+
+DEQUANTIZATIONS = {
+  'uniform': lambda key, x0, level, k: (dj.dequantize(key, x0, k), 0.0),
+  'gaussian': dj.gaussian_dequantize,
+}
+
+
+def ode(config):
+  """Measures the log-likelihood by the probability flow ODE."""
+  build.check_signal(config)
+  c = config.evaluation
+  dequantize = choose(
+    DEQUANTIZATIONS, 'evaluation', 'dequantization', c.dequantization
+  )
+  # clipped, the field would have kinks that no solver can pass
+  config = config.copy_and_resolve_references()
+  config.sampling.clip = False
+
+  def measure(params, keys, x0, cond):
+    noise_keys, probe_keys = split_key(keys, 2)
+    schedule = build.build_schedule(config, params)
+    x, log_weight = dequantize(
+      noise_keys, x0, schedule(c.t_min), config.data.num_levels
+    )
+    log_p, _ = dj.log_likelihood(
+      probe_keys,
+      build.build_denoiser(config, params, cond),
+      schedule,
+      x,
+      t_min=c.t_min,
+      rtol=c.tolerance,
+      atol=c.tolerance,
+      num_probes=c.num_probes,
+    )
+    return {'log_p': log_p + log_weight}
+
+  return measure
+
+
+def independent_pixels(config):
+  """Measures the code length by histograms of the training images' pixels."""
+  source = build.build_source(config, 'train')
+  every = range(0, len(source), 1000)
+  log_prob = bits.pixel_histogram(
+    (source.read(np.arange(i, min(i + 1000, len(source))))[0] for i in every),
+    config.data.num_levels,
+  )
+  log_prob = jnp.asarray(log_prob)
+  return lambda params, keys, x0, cond: {
+    'nll': bits.independent_pixels_nll(x0, log_prob)
+  }
+
+
+INDEPENDENT_PIXELS = Metric(
+  independent_pixels, results.report_independent_pixels
+)
+
+FAMILY = Family(
+  name='a diffusion model',
+  generate=generate,
+  metrics={
+    'elbo': Metric(elbo, results.report_elbo),
+    'ode': Metric(ode, results.report_ode),
+    'independent_pixels': INDEPENDENT_PIXELS,
+  },
+)

@@ -1,0 +1,1 @@
+"""The run folder, restored weights, and several processes."""

@@ -1,0 +1,52 @@
+"""Functions of images, evaluated in batches on all devices of a run."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from diffusion_jax.core.keys import fold_in_each
+from diffusion_jax.training.sharding import batch_sharding, replicated
+
+# (params, index [n], inputs [n, ...]) -> NumPy arrays [n, ...]
+PerImage = Callable[[Any, np.ndarray, Any], Any]
+
+
+def per_image(
+  function: Callable[[Any, Any, Any], Any],
+  mesh: Mesh,
+  roots: Any,
+  size: int = 0,
+) -> PerImage:
+  """Returns the function of (params, index [n], inputs) that the mesh computes.
+
+  function: (params, keys [B], inputs) -> tree of arrays [B, ...], to be jitted.
+  Image i gets the key fold_in(root, i), for each key in the tree `roots`, and
+  so depends on i and its inputs alone. inputs: tree of NumPy arrays [n, ...].
+  A batch is filled up to `size` and to a multiple of the devices with copies of
+  its first images, which are dropped from the result: one size, one
+  compilation. In several processes the result is the same in each.
+  """
+
+  @functools.partial(jax.jit, out_shardings=replicated(mesh))
+  def on_mesh(params, roots, index, inputs):
+    keys = jax.tree.map(lambda root: fold_in_each(root, index), roots)
+    return function(params, keys, inputs)
+
+  def apply(params, index, inputs):
+    n = len(index)
+    count = -(-max(n, size) // mesh.size) * mesh.size
+    batch = rows((index, inputs), np.arange(count) % n)
+    batch = jax.device_put(batch, batch_sharding(mesh))
+    found = jax.device_get(on_mesh(params, roots, *batch))
+    return rows(found, slice(n))
+
+  return apply
+
+
+def rows(tree: Any, index: Any) -> Any:
+  """Returns the rows `index` of every array [N, ...] of a tree."""
+  return jax.tree.map(lambda x: x[index], tree)
