@@ -56,8 +56,11 @@ def get_config(arg=''):
   config.network.attention_resolutions = (16,)
   config.network.dropout = 0.1
 
-  config.conditioning.noise_input = 'log_sigma' if sde == 've' else 'time'
-  config.conditioning.time_scale = 999.0
+  if sde == 've':
+    config.conditioning.noise_input = 'log_sigma'
+  else:
+    config.conditioning.noise_input = 'time'
+    config.conditioning.time_scale = 999.0
 
   config.objective.parametrization = 'eps'
   config.objective.weight = 'snr'
@@ -78,7 +81,6 @@ def get_config(arg=''):
   if sde == 've':
     config.sampling.sampler = 'reverse_diffusion'
     config.sampling.corrector_steps = 1
-    config.sampling.corrector_snr = 0.16
   config.sampling.num_steps = 1000
   config.sampling.clip = False
   return base.with_argument(config, smoke)

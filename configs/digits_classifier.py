@@ -35,6 +35,11 @@ def get_config(arg=''):
   config.network.qkv = 'new'
   config.network.scale_shift = True
   config.network.dropout = 0.1
+  # the rest as in the U-Net of digits.py, not as in ADM's classifier
+  config.network.resblock_updown = False
+  config.network.noise_embedding = 'ho'
+  config.network.initializer = 'ho'
+  config.network.norm_eps = 1e-6
 
   config.objective.name = 'classifier'
 
