@@ -381,7 +381,8 @@ def with_argument(config, arg):
     return config
   if arg != 'smoke':
     raise ValueError(f"the argument of a config can be 'smoke', not {arg!r}")
-  if config.data.name not in ('', 'digits', 'photos'):
+  at_hand = '', 'digits', 'photos'
+  if config.data.name not in at_hand and ':' not in config.data.name:
     config.data.name = 'shapes' if config.conditioning.text else 'synthetic'
     files = 'path', 'tfds_name', 'train_split', 'test_split', 'test_fraction'
     for field in files:

@@ -18,15 +18,12 @@ def get_config(arg=''):
   """A latent vector of 256 numbers, a logistic for every channel of a pixel."""
   config = base.get_config()
   config.data.name = 'cifar10'
-  config.data.image_shape = (32, 32, 3)
   config.data.num_classes = 10
   config.data.random_flip = True
 
   config.network.name = 'autoencoder'
   config.network.latent_dim = 256
-  config.network.channels = 64
   config.network.multipliers = (1, 2, 4, 4)
-  config.network.num_blocks = 1
   config.network.attention_resolutions = (8,)
   config.network.dropout = 0.1
 
@@ -34,7 +31,6 @@ def get_config(arg=''):
   config.objective.kl_warmup = 5000
 
   config.training.num_steps = 100_000
-  config.training.batch_size = 128
   config.training.ema_decay = 0.9995
   config.training.ema_warmup = True
   config.training.sample_every = 10_000

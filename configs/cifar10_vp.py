@@ -39,7 +39,6 @@ def get_config(arg=''):
     )
   config = base.get_config()
   config.data.name = 'cifar10'
-  config.data.image_shape = (32, 32, 3)
   config.data.num_classes = 10
   config.data.random_flip = True
 
@@ -50,10 +49,7 @@ def get_config(arg=''):
 
   config.network.name = 'ddpmpp'
   config.network.noise_embedding = 'fourier' if sde == 've' else 'ho'
-  config.network.channels = 128
   config.network.multipliers = (1, 2, 2, 2)
-  config.network.num_blocks = 4
-  config.network.attention_resolutions = (16,)
   config.network.dropout = 0.1
 
   if sde == 've':
@@ -62,17 +58,12 @@ def get_config(arg=''):
     config.conditioning.noise_input = 'time'
     config.conditioning.time_scale = 999.0
 
-  config.objective.parametrization = 'eps'
-  config.objective.weight = 'snr'
   config.objective.times = 'uniform'
   config.objective.t_min = 1e-5
 
-  config.optimizer.learning_rate = 2e-4
   config.optimizer.warmup_steps = 5000
-  config.optimizer.clip_norm = 1.0
 
   config.training.num_steps = 1_300_000
-  config.training.batch_size = 128
   config.training.ema_decay = 0.999 if sde == 've' else 0.9999
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000
@@ -81,6 +72,5 @@ def get_config(arg=''):
   if sde == 've':
     config.sampling.sampler = 'reverse_diffusion'
     config.sampling.corrector_steps = 1
-  config.sampling.num_steps = 1000
   config.sampling.clip = False
   return base.with_argument(config, smoke)

@@ -22,11 +22,8 @@ def get_config(arg=''):
   config.data.num_levels = 17
 
   config.network.name = 'autoencoder'
-  config.network.latent_channels = 4
   config.network.channels = 32
   config.network.multipliers = (1, 2)
-  config.network.num_blocks = 1
-  config.network.attention_resolutions = ()
   config.network.num_groups = 8
 
   config.objective.name = 'vae'
@@ -36,8 +33,6 @@ def get_config(arg=''):
   config.training.batch_size = 64
   config.training.ema_decay = 0.999
   config.training.ema_warmup = True
-  config.training.sample_every = 1000
-  config.training.checkpoint_every = 1000
   config.evaluation.every = 500
   config.evaluation.num_batches = 45  # 8 times the 360 images
 

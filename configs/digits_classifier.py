@@ -32,8 +32,6 @@ def get_config(arg=''):
   config.network.attention_resolutions = (4,)
   config.network.num_groups = 8
   config.network.num_heads = 4
-  config.network.qkv = 'new'
-  config.network.scale_shift = True
   config.network.dropout = 0.1
   # the rest as in the U-Net of digits.py, not as in ADM's classifier
   config.network.resblock_updown = False

@@ -24,12 +24,9 @@ def get_config(arg=''):
   config.data.num_levels = 17
 
   config.network.name = 'hierarchical'
-  config.network.num_latents = 3
   config.network.latent_channels = 2
   config.network.channels = 32
   config.network.multipliers = (1, 2)
-  config.network.num_blocks = 1
-  config.network.attention_resolutions = ()
   config.network.num_groups = 8
   config.network.dropout = 0.1
 
@@ -39,7 +36,6 @@ def get_config(arg=''):
   config.training.batch_size = 64
   config.training.ema_decay = 0.999
   config.training.ema_warmup = True
-  config.training.sample_every = 1000
   config.training.checkpoint_every = 250
   config.training.keep_best = 1
   config.evaluation.every = 250

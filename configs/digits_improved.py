@@ -52,7 +52,6 @@ def get_config(arg=''):
   config.optimizer.decay = 'cosine'
   config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
 
-  config.sampling.sampler = 'ancestral'
   config.sampling.variance = 'learned'
   config.sampling.num_steps = 100
   return base.with_argument(config, arg)

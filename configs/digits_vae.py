@@ -26,8 +26,6 @@ def get_config(arg=''):
   config.network.latent_dim = 16
   config.network.channels = 32
   config.network.multipliers = (1, 2)
-  config.network.num_blocks = 1
-  config.network.attention_resolutions = ()
   config.network.num_groups = 8
   config.network.dropout = 0.2
 
@@ -37,7 +35,6 @@ def get_config(arg=''):
   config.training.batch_size = 64
   config.training.ema_decay = 0.999
   config.training.ema_warmup = True
-  config.training.sample_every = 1000
   config.training.checkpoint_every = 250
   config.training.keep_best = 1
   config.evaluation.every = 250

@@ -23,15 +23,11 @@ def get_config(arg=''):
 
   config.schedule.name = 'learned'
   config.schedule.gamma_min = -8.0  # sigma = 0.018; grey levels are 0.125 apart
-  config.schedule.gamma_max = 5.0
 
   config.network.name = 'vdm'
   config.network.channels = 48
   config.network.num_blocks = 4
-  config.network.attention_resolutions = ()
   config.network.num_groups = 8
-  config.network.dropout = 0.1
-  config.network.initializer = 'lecun'
   config.network.fourier = (2, 4)  # a period of two grey levels, and of one
 
   config.conditioning.noise_input = 'logsnr'
@@ -42,9 +38,6 @@ def get_config(arg=''):
   config.training.batch_size = 64
   config.training.ema_decay = 0.999
   config.training.ema_warmup = True
-  config.training.log_every = 100
-  config.training.sample_every = 1000
-  config.training.checkpoint_every = 1000
   config.evaluation.every = 500
   config.evaluation.num_batches = 45  # 8 times the 360 images
   config.evaluation.decoder = 'categorical'
@@ -58,7 +51,6 @@ def get_config(arg=''):
   config.optimizer.b2 = 0.99
   config.optimizer.weight_decay = 0.01
 
-  config.sampling.sampler = 'ancestral'
   config.sampling.clip = False
   config.sampling.num_steps = 250
   return base.with_argument(config, arg)

@@ -229,7 +229,7 @@ def test_a_learned_schedule_needs_a_run():
     ({'network.num_groups': 3}, 'config.network: num_groups=3 does not divide'),
     (
       {'schedule.gamma_min': 9.0},
-      'config.schedule: gamma_min=9.0 is not below',
+      'config.network: gamma_min=9.0 is not below',
     ),
   ],
 )

@@ -23,7 +23,7 @@ from diffusion_jax import build
 from diffusion_jax.build import audit
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training import optimizer
-from tests.programs.published import (
+from tests.build.published import (
   NOT_PUBLISHED,
   OURS,
   RECIPES,
@@ -96,7 +96,12 @@ def unlike(name, table, defaults):
   of a constructor, not set.
   """
   found = run_folder._flat(load(name).to_dict())
-  found |= {n: x for n, x in flat_config(name).items() if n in table}
+  with_defaults = flat_config(name)
+  for field, value in table.items():
+    if value is not None:
+      found[field] = with_defaults[field]
+      if found[field] is None:  # nothing takes it, or the default says None
+        found[field] = value
   expected = defaults | table
   return {
     field: (found[field], f'not {expected[field]}')
