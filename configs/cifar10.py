@@ -15,20 +15,26 @@ itself, or takes the archive from a folder (docs/data.md).
 from configs import base
 
 
-def get_config(arg=''):
-  """The network, optimiser and sampler of the paper's CIFAR-10 model."""
+def shared():
+  """The data and the training that experiments with CIFAR-10 share."""
   config = base.get_config()
   config.data.name = 'cifar10'
   config.data.num_classes = 10
   config.data.random_flip = True
 
-  config.network.dropout = 0.1
-
   config.optimizer.warmup_steps = 5000
 
-  config.training.num_steps = 800_000
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000
+  return config
+
+
+def get_config(arg=''):
+  """The network, optimiser and sampler of the paper's CIFAR-10 model."""
+  config = shared()
+  config.network.dropout = 0.1
+
+  config.training.num_steps = 800_000
 
   config.sampling.variance = 'fixed_large'
   return base.with_argument(config, arg)

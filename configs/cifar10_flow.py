@@ -7,16 +7,12 @@ Optimiser and length of DDPM's recipe. Not trained here yet: not measured.
   python launch.py --config=configs/cifar10_flow.py:smoke    # synthetic data
 """
 
-from configs import base
+from configs import base, cifar10
 
 
 def get_config(arg=''):
   """x_t = (1 - t) x_0 + t eps, the loss |v - v_hat|^2, 100 Euler steps."""
-  config = base.get_config()
-  config.data.name = 'cifar10'
-  config.data.num_classes = 10
-  config.data.random_flip = True
-
+  config = cifar10.shared()
   config.schedule.name = 'flow'
 
   config.network.num_blocks = 4
@@ -28,11 +24,7 @@ def get_config(arg=''):
   config.objective.weight = 'flow'
   config.objective.times = 'uniform'
 
-  config.optimizer.warmup_steps = 5000
-
   config.training.num_steps = 800_000
-  config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
 
   config.sampling.sampler = 'ddim'  # eta = 0: Euler's method on this path
   config.sampling.num_steps = 100

@@ -11,16 +11,12 @@ not measured.
   python launch.py --config=configs/cifar10_hvae.py:smoke # synthetic pictures
 """
 
-from configs import base
+from configs import base, cifar10
 
 
 def get_config(arg=''):
   """z_1, z_2, z_3 of 8x8x8 each."""
-  config = base.get_config()
-  config.data.name = 'cifar10'
-  config.data.num_classes = 10
-  config.data.random_flip = True
-
+  config = cifar10.shared()
   config.network.name = 'hierarchical'
   config.network.latent_channels = 8
   config.network.multipliers = (1, 2, 4)
@@ -34,8 +30,6 @@ def get_config(arg=''):
   config.training.num_steps = 100_000
   config.training.ema_decay = 0.9995
   config.training.ema_warmup = True
-  config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
   config.training.keep_best = 1
   config.evaluation.every = 5000
   config.evaluation.num_batches = 79  # all 10,000 images

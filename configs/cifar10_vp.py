@@ -20,7 +20,7 @@ of Euler-Maruyama, for VE of reverse diffusion, each after one step of
 Langevin's corrector: 2000 calls of the network.
 """
 
-from configs import base
+from configs import base, cifar10
 
 SCHEDULES = {'vp': 'linear_vp', 'subvp': 'sub_vp', 've': 'geometric_ve'}
 
@@ -37,11 +37,7 @@ def get_config(arg=''):
       f'the argument of this config is one of {known}, smoke, or one of them '
       f"with _smoke, not '{arg}'"
     )
-  config = base.get_config()
-  config.data.name = 'cifar10'
-  config.data.num_classes = 10
-  config.data.random_flip = True
-
+  config = cifar10.shared()
   config.schedule.name = SCHEDULES[sde]
   if sde == 've':  # twice the published 0.01 and 50, of data in [0, 1]
     config.schedule.sigma_min = 0.02
@@ -61,12 +57,8 @@ def get_config(arg=''):
   config.objective.times = 'uniform'
   config.objective.t_min = 1e-5
 
-  config.optimizer.warmup_steps = 5000
-
   config.training.num_steps = 1_300_000
   config.training.ema_decay = 0.999 if sde == 've' else 0.9999
-  config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
 
   config.sampling.sampler = 'euler_maruyama'
   if sde == 've':

@@ -10,17 +10,12 @@ Samples of the prior are noise: that is left to a diffusion model of the latents
 (docs/vae.md).
 """
 
-from configs import base
+from configs import base, digits
 
 
 def get_config(arg=''):
   """Latents of 4x4x4, a KL of little weight; 234,698 parameters."""
-  config = base.get_config()
-  config.data.name = 'digits'
-  config.data.image_shape = (8, 8, 1)
-  config.data.num_classes = 10
-  config.data.num_levels = 17
-
+  config = digits.shared()
   config.network.name = 'autoencoder'
   config.network.channels = 32
   config.network.multipliers = (1, 2)
@@ -30,15 +25,8 @@ def get_config(arg=''):
   config.objective.beta = 0.01
 
   config.training.num_steps = 3000
-  config.training.batch_size = 64
-  config.training.ema_decay = 0.999
-  config.training.ema_warmup = True
   config.evaluation.every = 500
   config.evaluation.num_batches = 45  # 8 times the 360 images
 
-  config.optimizer.learning_rate = 2e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
   config.optimizer.weight_decay = 0.01
   return base.with_argument(config, arg)

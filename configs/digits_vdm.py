@@ -10,17 +10,12 @@ dimension. Measured on 2 CPU cores: 8 min 17 s, 1.72 (diffusion 1.697, prior
 2.42.
 """
 
-from configs import base
+from configs import base, digits
 
 
 def get_config(arg=''):
   """Continuous time, both ends of gamma learned; 747,075 parameters."""
-  config = base.get_config()
-  config.data.name = 'digits'
-  config.data.image_shape = (8, 8, 1)
-  config.data.num_classes = 10
-  config.data.num_levels = 17
-
+  config = digits.shared()
   config.schedule.name = 'learned'
   config.schedule.gamma_min = -8.0  # sigma = 0.018; grey levels are 0.125 apart
 
@@ -35,19 +30,12 @@ def get_config(arg=''):
   config.objective.name = 'vdm'
 
   config.training.num_steps = 3000
-  config.training.batch_size = 64
-  config.training.ema_decay = 0.999
-  config.training.ema_warmup = True
   config.evaluation.every = 500
   config.evaluation.num_batches = 45  # 8 times the 360 images
   config.evaluation.decoder = 'categorical'
   config.evaluation.t_min = 0.0
   config.evaluation.dequantization = 'gaussian'
 
-  config.optimizer.learning_rate = 2e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
   config.optimizer.b2 = 0.99
   config.optimizer.weight_decay = 0.01
 
