@@ -455,7 +455,7 @@ def test_the_bound_takes_its_fields_from_the_config(monkeypatch):
         'schedule.num_steps': 1,
         'network.learned_variance': True,
       },
-      'config.schedule: num_steps is 1',
+      'config.objective: num_steps is 1',
     ),
     (
       {'sampling.sampler': 'ancestral', 'sampling.variance': 'learned'},
