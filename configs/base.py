@@ -24,15 +24,18 @@ def get_config():
   data.num_levels = 256
   data.random_flip = False  # mirror half of the training images
   data.data_dir = ''  # of cifar10, mnist, tfds; '': $TFDS_DATA_DIR or tfds' own
-  data.path = ''  # the folder of 'folder', the file of 'npz'
-  data.tfds_name = ''  # of 'tfds': name[/config][:version]
-  data.train_split = 'train'  # of 'tfds', as 'train[:90%]'
-  data.test_split = 'test'  # of 'tfds'
-  data.test_fraction = 0.0  # kept for the test split: folder, photos, npz
-  data.num_pictures = 50_000  # of 'shapes', to train on
-  data.num_objects = 1  # of 'shapes': 1, or 2 for one or two
-  data.photos = ()  # files of 'photos'; (): the two that ship with scikit-learn
-  data.photo_shrink = 1  # photos are made so many times smaller, then cropped
+  data.path = placeholder(str)  # the folder of 'folder', the file of 'npz'
+  data.tfds_name = placeholder(str)  # of 'tfds': name[/config][:version]
+  data.train_split = placeholder(str)  # of 'tfds', as 'train[:90%]'
+  data.test_split = placeholder(str)  # of 'tfds'
+  # kept for the test split: folder, photos, npz
+  data.test_fraction = placeholder(float)
+  data.num_pictures = placeholder(int)  # of 'shapes', to train on
+  data.num_objects = placeholder(int)  # of 'shapes': 1, or 2 for one or two
+  # files of 'photos'; (): the two that ship with scikit-learn
+  data.photos = placeholder(tuple)
+  # photos are made so many times smaller, then cropped
+  data.photo_shrink = placeholder(int)
   data.num_threads = 8  # that read ahead, for sets on disk
 
   latent = config.latent = ConfigDict()  # docs/latent_diffusion.md
@@ -51,7 +54,8 @@ def get_config():
   schedule.end = placeholder(float)  # last beta
   schedule.value = placeholder(float)  # the beta of 'constant'
   schedule.fraction = placeholder(float)  # of the steps that 'warmup' climbs
-  schedule.zero_terminal_snr = False  # rescale betas so that alpha_bar_T = 0
+  # rescale betas so that alpha_bar_T = 0
+  schedule.zero_terminal_snr = placeholder(bool)
   schedule.alphas = placeholder(tuple)  # an explicit list, instead of a name
   schedule.logsnr_min = placeholder(float)  # continuous_cosine
   schedule.logsnr_max = placeholder(float)
@@ -68,48 +72,58 @@ def get_config():
   schedule.shift = placeholder(float)
   # learned: a line with its two ends (scalar), with a network added (network);
   # or fixed, a line that stays
-  schedule.gamma = 'scalar'
-  schedule.gamma_min = -13.3  # -log SNR at t = 0 at first, and for the network
-  schedule.gamma_max = 5.0  # at t = 1
+  schedule.gamma = placeholder(str)
+  # -log SNR at t = 0 at first, and for the network
+  schedule.gamma_min = placeholder(float)
+  schedule.gamma_max = placeholder(float)  # at t = 1
 
   network = config.network = ConfigDict()
   # unet, vdm (one resolution, num_blocks long), ddpmpp (EDM's), classifier (the
   # way down of unet, for the objective of that name); autoencoder, for the
   # objective vae, and hierarchical, for hvae (docs/vae.md)
   network.name = 'unet'
-  network.channels = 128  # at full resolution
-  network.multipliers = (1, 2, 2, 2)  # of the channels, one per resolution
-  network.num_blocks = 2  # per resolution on the way down, one more going up
-  network.attention_resolutions = (16,)  # heights of the feature maps
-  network.dropout = 0.0
-  network.num_groups = 32  # of the group norms
-  network.norm_eps = 1e-6  # of the group norms; OpenAI: 1e-5
+  network.channels = placeholder(int)  # at full resolution
+  # of the channels, one per resolution
+  network.multipliers = placeholder(tuple)
+  # per resolution on the way down, one more going up
+  network.num_blocks = placeholder(int)
+  # heights of the feature maps
+  network.attention_resolutions = placeholder(tuple)
+  network.dropout = placeholder(float)
+  network.num_groups = placeholder(int)  # of the group norms
+  network.norm_eps = placeholder(float)  # of the group norms; OpenAI: 1e-5
   network.stem_channels = placeholder(int)  # first convolution; None: channels
   # ho ([sin, cos]), openai ([cos, sin]), fourier (ddpmpp: random frequencies)
-  network.noise_embedding = 'ho'
-  network.scale_shift = False  # the embedding scales and shifts the second norm
-  network.resblock_updown = False  # residual blocks change the resolution
-  network.downsample_padding = 'same'  # same (bottom, right), symmetric
-  network.num_heads = 1  # of attention
+  network.noise_embedding = placeholder(str)
+  # the embedding scales and shifts the second norm
+  network.scale_shift = placeholder(bool)
+  # residual blocks change the resolution
+  network.resblock_updown = placeholder(bool)
+  # same (bottom, right), symmetric
+  network.downsample_padding = placeholder(str)
+  network.num_heads = placeholder(int)  # of attention
   network.head_channels = placeholder(int)  # per head, instead of num_heads
   # separate projections; or one, as [heads, qkv] (legacy) or [qkv, heads] (new)
-  network.qkv = 'separate'
-  network.initializer = 'ho'  # ho, torch, lecun
-  network.fourier = (6, 8)  # 'vdm' sees sin, cos(2 pi 2^k x), k = 6, 7
+  network.qkv = placeholder(str)
+  network.initializer = placeholder(str)  # ho, torch, lecun
+  # 'vdm' sees sin, cos(2 pi 2^k x), k = 6, 7
+  network.fourier = placeholder(tuple)
   # twice the channels, the second half for the variance: hybrid and vlb train
-  # it, ddpm does not
+  # it, denoising does not
   network.learned_variance = False
   # conditioning.text: width, layers and heads of the Transformer that reads it
-  network.text_width = 64
-  network.text_layers = 2
-  network.text_heads = 4
+  network.text_width = placeholder(int)
+  network.text_layers = placeholder(int)
+  network.text_heads = placeholder(int)
   # autoencoder: z is a vector of so many numbers; 0: an image, as small as the
   # last resolution, of latent_channels, as of hierarchical
-  network.latent_dim = 0
-  network.latent_channels = 4
-  network.num_latents = 3  # hierarchical: T, the layers of the chain
-  network.remat = False  # compute blocks again going back: less memory
-  network.dtype = 'float32'  # of the computation: float32, bfloat16
+  network.latent_dim = placeholder(int)
+  network.latent_channels = placeholder(int)
+  # hierarchical: T, the layers of the chain
+  network.num_latents = placeholder(int)
+  # compute blocks again going back: less memory
+  network.remat = placeholder(bool)
+  network.dtype = placeholder(str)  # of the computation: float32, bfloat16
   # of float32 products on GPU and TPU: default (TensorFloat-32; one pass of
   # bfloat16), high (TensorFloat-32; three passes), highest (float32); all but
   # the network is always highest (docs/performance.md)
@@ -119,7 +133,7 @@ def get_config():
   # what the network sees: step (0..T-1), rescaled_step (0..999), time
   # (time_scale * t), logsnr, log_sigma (-logsnr / 2), edm (-logsnr / 8)
   conditioning.noise_input = 'step'
-  conditioning.time_scale = 1000.0
+  conditioning.time_scale = placeholder(float)
   conditioning.labels = False  # give the network the class
   # give the network the text of a picture, at most text_length bytes; unet
   conditioning.text = False
@@ -135,10 +149,11 @@ def get_config():
   conditioning.image_factor = 2  # superres: so many times smaller
 
   objective = config.objective = ConfigDict()
-  # ddpm, hybrid (ddpm + the bound), vlb (the bound), vdm (that of VDM),
+  # denoising, hybrid (denoising + the bound), vlb (the bound), vdm (VDM's),
   # classifier (of noisy images: docs/guidance.md); vae, hvae (docs/vae.md)
-  objective.name = 'ddpm'
-  objective.num_steps = 0  # vdm: of the model; 0: continuous time
+  objective.name = 'denoising'
+  # vdm: of the model; 0: continuous time
+  objective.num_steps = placeholder(int)
   objective.parametrization = 'eps'  # x0, eps, v, score, flow, edm
   # of the error in x0: snr (plain error of eps), flow (plain error of the
   # velocity), truncated_snr, min_snr, edm
@@ -146,24 +161,28 @@ def get_config():
   # steps, uniform, antithetic, log_normal, logit_normal; of hybrid and vlb:
   # steps, loss_aware
   objective.times = 'steps'
-  objective.t_min = 0.0  # times 'uniform', from here to 1
-  objective.vlb_weight = 0.001  # hybrid: of the bound, bits/dim of all steps
-  objective.min_snr_gamma = 5.0  # weight 'min_snr'
-  objective.log_normal_mean = -1.2  # times 'log_normal', of log sigma
-  objective.log_normal_std = 1.2
-  objective.logit_normal_mean = 0.0  # times 'logit_normal', of log(t / (1 - t))
-  objective.logit_normal_std = 1.0
+  objective.t_min = placeholder(float)  # times 'uniform', from here to 1
+  # hybrid: of the bound, bits/dim of all steps
+  objective.vlb_weight = placeholder(float)
+  objective.min_snr_gamma = placeholder(float)  # weight 'min_snr'
+  # times 'log_normal', of log sigma
+  objective.log_normal_mean = placeholder(float)
+  objective.log_normal_std = placeholder(float)
+  # times 'logit_normal', of log(t / (1 - t))
+  objective.logit_normal_mean = placeholder(float)
+  objective.logit_normal_std = placeholder(float)
   objective.sigma_data = 0.5  # parametrization and weight 'edm'
-  # probability of each of EDM's changes of the images, of which the network is
-  # told; ddpm with ddpmpp; 0: none
+  # probability of each of EDM's changes of the images, on which the network is
+  # conditioned; denoising with ddpmpp; 0: none
   objective.augment = 0.0
   # vae, hvae: p(x | z) of a pixel, whose scale is learned: logistic, gaussian;
   # bernoulli, of data.num_levels=2
   objective.decoder = 'logistic'
-  objective.beta = 1.0  # weight of the KL; 1 is the bound
+  objective.beta = placeholder(float)  # weight of the KL; 1 is the bound
   # nats of a channel of z (vae) or a layer (hvae) that cost nothing
-  objective.free_bits = 0.0
-  objective.kl_warmup = 0  # steps in which the weight grows from 0 to beta
+  objective.free_bits = placeholder(float)
+  # steps in which the weight grows from 0 to beta
+  objective.kl_warmup = placeholder(int)
 
   optimizer = config.optimizer = ConfigDict()
   optimizer.learning_rate = 2e-4
@@ -249,18 +268,19 @@ def get_config():
   sampling.respacing = ''
   # ddim: 0 (None) is the ODE, 1 ancestral; dpm_solver_pp_sde: 1 (None) the SDE
   sampling.eta = placeholder(float)
-  sampling.order = 2  # dpm_solver_pp, unipc: 1, 2, 3
+  sampling.order = placeholder(int)  # dpm_solver_pp, unipc: 1, 2, 3
   sampling.variance = 'fixed_small'  # ancestral: or fixed_large, learned
-  sampling.langevin_steps = 100  # annealed_langevin: at each level
-  sampling.langevin_step_size = 0.2  # annealed_langevin: in sigma^2
+  sampling.langevin_steps = placeholder(int)  # annealed_langevin: at each level
+  # annealed_langevin: in sigma^2
+  sampling.langevin_step_size = placeholder(float)
   sampling.corrector_steps = 0  # of Langevin's corrector before each step
-  sampling.corrector_snr = 0.16
+  sampling.corrector_snr = placeholder(float)
   # EDM's S_churn, of all steps together; where churn_min <= sigma / alpha <=
   # churn_max; the noise added is scaled by churn_noise
   sampling.churn = 0.0
-  sampling.churn_min = 0.0
+  sampling.churn_min = placeholder(float)
   sampling.churn_max = placeholder(float)  # None: no limit
-  sampling.churn_noise = 1.0
+  sampling.churn_noise = placeholder(float)
   # uncond + scale (cond - uncond): 1 is no guidance, 0 no class; needs
   # conditioning.label_dropout, or guidance_run (docs/guidance.md)
   sampling.guidance_scale = 1.0
@@ -320,6 +340,16 @@ def get_config():
   return config
 
 
+# The networks of this package all take the first three.
+SMALL_NETWORK = {
+  'channels': 8,
+  'num_groups': 4,
+  'num_blocks': 1,
+  'head_channels': 4,
+  'stem_channels': 4,
+}
+
+
 def with_argument(config, arg):
   """The config as it is, or for `:smoke` a few seconds of the same experiment.
 
@@ -331,17 +361,19 @@ def with_argument(config, arg):
     return config
   if arg != 'smoke':
     raise ValueError(f"the argument of a config can be 'smoke', not {arg!r}")
-  if config.data.name not in ('', 'digits', 'photos'):
+  at_hand = '', 'digits', 'photos'
+  if config.data.name not in at_hand and ':' not in config.data.name:
     config.data.name = 'shapes' if config.conditioning.text else 'synthetic'
+    files = 'path', 'tfds_name', 'train_split', 'test_split', 'test_fraction'
+    for field in files:
+      config.data[field] = None
   if config.latent.run:  # in the latents of a trial
     config.latent.run += '-smoke'
-  config.network.channels = 8
-  config.network.num_groups = 4
-  config.network.num_blocks = 1
-  if config.network.head_channels is not None:
-    config.network.head_channels = 4
-  if config.network.stem_channels is not None:
-    config.network.stem_channels = 4
+  own = ':' in config.network.name  # of a user's module: what it sets shrinks
+  for field, small in SMALL_NETWORK.items():
+    every = field in ('channels', 'num_groups', 'num_blocks') and not own
+    if every or config.network[field] is not None:
+      config.network[field] = small
   config.optimizer.warmup_steps = 2
   config.training.num_steps = 4
   config.training.mesh = (-1, 1)
@@ -356,6 +388,7 @@ def with_argument(config, arg):
   # the score of an untrained network is almost 0, and a Langevin step goes as
   # its inverse square
   config.sampling.corrector_steps = 0
+  config.sampling.corrector_snr = None
   config.sampling.num_samples = 16
   config.sampling.batch_size = 16
   config.edit.num_resamples = config.edit.jump = 2

@@ -15,40 +15,28 @@ itself, or takes the archive from a folder (docs/data.md).
 from configs import base
 
 
-def get_config(arg=''):
-  """The network, optimiser and sampler of the paper's CIFAR-10 model."""
+def shared():
+  """The data and the training that experiments with CIFAR-10 share."""
   config = base.get_config()
   config.data.name = 'cifar10'
-  config.data.image_shape = (32, 32, 3)
   config.data.num_classes = 10
   config.data.random_flip = True
 
-  config.schedule.name = 'linear'
-  config.schedule.num_steps = 1000
-
-  config.network.channels = 128
-  config.network.multipliers = (1, 2, 2, 2)
-  config.network.num_blocks = 2
-  config.network.attention_resolutions = (16,)
-  config.network.dropout = 0.1
-
-  config.objective.parametrization = 'eps'
-  config.objective.weight = 'snr'
-
-  config.optimizer.learning_rate = 2e-4
   config.optimizer.warmup_steps = 5000
-  config.optimizer.clip_norm = 1.0
 
-  config.training.num_steps = 800_000
-  config.training.batch_size = 128
-  config.training.ema_decay = 0.9999
-  config.training.log_every = 100
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000
+  return config
 
-  config.sampling.sampler = 'ancestral'
+
+def get_config(arg=''):
+  """The network, optimiser and sampler of the paper's CIFAR-10 model."""
+  config = shared()
+  config.network.dropout = 0.1
+
+  config.training.num_steps = 800_000
+
   config.sampling.variance = 'fixed_large'
-  config.sampling.num_steps = 1000
   return base.with_argument(config, arg)
 
 

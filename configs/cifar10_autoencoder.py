@@ -9,37 +9,26 @@ perceptual loss (docs/vae.md). Not trained here yet: not measured.
   python launch.py --config=configs/cifar10_autoencoder.py:smoke      # trial
 """
 
-from configs import base
+from configs import base, cifar10
 
 
 def get_config(arg=''):
   """Latents of 8x8x4, a KL of little weight."""
-  config = base.get_config()
-  config.data.name = 'cifar10'
-  config.data.image_shape = (32, 32, 3)
-  config.data.num_classes = 10
-  config.data.random_flip = True
-
+  config = cifar10.shared()
   config.network.name = 'autoencoder'
-  config.network.latent_channels = 4
   config.network.channels = 128
   config.network.multipliers = (1, 2, 4)
   config.network.num_blocks = 2
   config.network.attention_resolutions = (8,)
-  config.network.dropout = 0.0
 
   config.objective.name = 'vae'
   config.objective.beta = 0.01
 
   config.training.num_steps = 100_000
-  config.training.batch_size = 128
   config.training.ema_decay = 0.9995
   config.training.ema_warmup = True
-  config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
   config.evaluation.every = 5000
   config.evaluation.num_batches = 79  # all 10,000 images
-  config.evaluation.metrics = ('elbo',)
 
   config.optimizer.learning_rate = 5e-4
   config.optimizer.warmup_steps = 1000

@@ -21,25 +21,11 @@ def get_config(arg=''):
   """The noise of cifar10.py, the classifier of docs/recipes.md, section 3.4."""
   config = base.get_config()
   config.data.name = 'cifar10'
-  config.data.image_shape = (32, 32, 3)
   config.data.num_classes = 10
   config.data.random_flip = True
 
-  config.schedule.name = 'linear'
-  config.schedule.num_steps = 1000
-
   config.network.name = 'classifier'
-  config.network.channels = 128
-  config.network.multipliers = (1, 2, 2, 2)
-  config.network.num_blocks = 2
-  config.network.attention_resolutions = (16, 8)
   config.network.head_channels = 64
-  config.network.qkv = 'new'
-  config.network.norm_eps = 1e-5
-  config.network.noise_embedding = 'openai'
-  config.network.scale_shift = True
-  config.network.resblock_updown = True
-  config.network.initializer = 'torch'
 
   config.objective.name = 'classifier'
 

@@ -32,18 +32,11 @@ def get_config(arg=''):
   rest = arg.removeprefix('conditional').removeprefix('_')
   config = base.get_config()
   config.data.name = 'cifar10'
-  config.data.image_shape = (32, 32, 3)
   config.data.num_classes = 10
 
   config.schedule.name = 'karras'
-  config.schedule.sigma_min = 0.002
-  config.schedule.sigma_max = 80.0
 
   config.network.name = 'ddpmpp'
-  config.network.channels = 128
-  config.network.multipliers = (2, 2, 2)
-  config.network.num_blocks = 4
-  config.network.attention_resolutions = (16,)
   config.network.dropout = 0.13
 
   config.conditioning.noise_input = 'edm'
@@ -52,9 +45,6 @@ def get_config(arg=''):
   config.objective.parametrization = 'edm'
   config.objective.weight = 'edm'
   config.objective.times = 'log_normal'
-  config.objective.log_normal_mean = -1.2
-  config.objective.log_normal_std = 1.2
-  config.objective.sigma_data = 0.5
   config.objective.augment = 0.12
 
   config.optimizer.learning_rate = 1e-3
@@ -66,7 +56,6 @@ def get_config(arg=''):
   config.training.batch_size = 512
   config.training.ema_half_life = 500_000.0
   config.training.ema_rampup = 0.05
-  config.training.log_every = 100
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000
 

@@ -7,23 +7,15 @@ Optimiser and length of DDPM's recipe. Not trained here yet: not measured.
   python launch.py --config=configs/cifar10_flow.py:smoke    # synthetic data
 """
 
-from configs import base
+from configs import base, cifar10
 
 
 def get_config(arg=''):
   """x_t = (1 - t) x_0 + t eps, the loss |v - v_hat|^2, 100 Euler steps."""
-  config = base.get_config()
-  config.data.name = 'cifar10'
-  config.data.image_shape = (32, 32, 3)
-  config.data.num_classes = 10
-  config.data.random_flip = True
-
+  config = cifar10.shared()
   config.schedule.name = 'flow'
 
-  config.network.channels = 128
-  config.network.multipliers = (1, 2, 2, 2)
   config.network.num_blocks = 4
-  config.network.attention_resolutions = (16,)
   config.network.dropout = 0.1
 
   config.conditioning.noise_input = 'time'
@@ -32,15 +24,7 @@ def get_config(arg=''):
   config.objective.weight = 'flow'
   config.objective.times = 'uniform'
 
-  config.optimizer.learning_rate = 2e-4
-  config.optimizer.warmup_steps = 5000
-  config.optimizer.clip_norm = 1.0
-
   config.training.num_steps = 800_000
-  config.training.batch_size = 128
-  config.training.ema_decay = 0.9999
-  config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
 
   config.sampling.sampler = 'ddim'  # eta = 0: Euler's method on this path
   config.sampling.num_steps = 100

@@ -11,21 +11,14 @@ not measured.
   python launch.py --config=configs/cifar10_hvae.py:smoke # synthetic pictures
 """
 
-from configs import base
+from configs import base, cifar10
 
 
 def get_config(arg=''):
   """z_1, z_2, z_3 of 8x8x8 each."""
-  config = base.get_config()
-  config.data.name = 'cifar10'
-  config.data.image_shape = (32, 32, 3)
-  config.data.num_classes = 10
-  config.data.random_flip = True
-
+  config = cifar10.shared()
   config.network.name = 'hierarchical'
-  config.network.num_latents = 3
   config.network.latent_channels = 8
-  config.network.channels = 64
   config.network.multipliers = (1, 2, 4)
   config.network.num_blocks = 2
   config.network.attention_resolutions = (8,)
@@ -35,11 +28,8 @@ def get_config(arg=''):
   config.objective.kl_warmup = 5000
 
   config.training.num_steps = 100_000
-  config.training.batch_size = 128
   config.training.ema_decay = 0.9995
   config.training.ema_warmup = True
-  config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
   config.training.keep_best = 1
   config.evaluation.every = 5000
   config.evaluation.num_batches = 79  # all 10,000 images

@@ -18,15 +18,12 @@ def get_config(arg=''):
   """The network of the paper's CIFAR-10 models, docs/recipes.md section 3."""
   config = base.get_config()
   config.data.name = 'cifar10'
-  config.data.image_shape = (32, 32, 3)
   config.data.num_classes = 10
   config.data.random_flip = False  # the release has no augmentation
 
   config.schedule.name = 'cosine'
   config.schedule.num_steps = 4000
 
-  config.network.channels = 128
-  config.network.multipliers = (1, 2, 2, 2)
   config.network.num_blocks = 3
   config.network.attention_resolutions = (16, 8)
   config.network.num_heads = 4
@@ -47,12 +44,9 @@ def get_config(arg=''):
   config.optimizer.clip_norm = 0.0
 
   config.training.num_steps = 500_000
-  config.training.batch_size = 128
-  config.training.ema_decay = 0.9999
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000
 
-  config.sampling.sampler = 'ancestral'
   config.sampling.variance = 'learned'
   config.sampling.num_steps = 4000
   return base.with_argument(config, arg)

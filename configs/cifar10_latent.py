@@ -14,37 +14,23 @@ A trial on synthetic pictures, in the latents of another:
   python launch.py --config=configs/cifar10_latent.py:smoke
 """
 
-from configs import base
+from configs import base, cifar10
 
 
 def get_config(arg=''):
   """Labels, a tenth of them hidden; sampled by DDIM of eta = 1."""
-  config = base.get_config()
-  config.data.name = 'cifar10'
-  config.data.image_shape = (32, 32, 3)
-  config.data.num_classes = 10
-  config.data.random_flip = True
-
+  config = cifar10.shared()
   config.latent.run = 'runs/cifar10_autoencoder'
   config.latent.shape = (8, 8, 4)
 
-  config.network.channels = 128
   config.network.multipliers = (1, 2)
-  config.network.num_blocks = 2
   config.network.attention_resolutions = (8, 4)
   config.network.dropout = 0.1
 
   config.conditioning.labels = True
   config.conditioning.label_dropout = 0.1
 
-  config.optimizer.learning_rate = 2e-4
-  config.optimizer.warmup_steps = 5000
-
   config.training.num_steps = 400_000
-  config.training.batch_size = 128
-  config.training.ema_decay = 0.9999
-  config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
 
   config.sampling.sampler = 'ddim'
   config.sampling.eta = 1.0

@@ -11,22 +11,15 @@ measured.
   python launch.py --config=configs/cifar10_vae.py:smoke # synthetic pictures
 """
 
-from configs import base
+from configs import base, cifar10
 
 
 def get_config(arg=''):
   """A latent vector of 256 numbers, a logistic for every channel of a pixel."""
-  config = base.get_config()
-  config.data.name = 'cifar10'
-  config.data.image_shape = (32, 32, 3)
-  config.data.num_classes = 10
-  config.data.random_flip = True
-
+  config = cifar10.shared()
   config.network.name = 'autoencoder'
   config.network.latent_dim = 256
-  config.network.channels = 64
   config.network.multipliers = (1, 2, 4, 4)
-  config.network.num_blocks = 1
   config.network.attention_resolutions = (8,)
   config.network.dropout = 0.1
 
@@ -34,11 +27,8 @@ def get_config(arg=''):
   config.objective.kl_warmup = 5000
 
   config.training.num_steps = 100_000
-  config.training.batch_size = 128
   config.training.ema_decay = 0.9995
   config.training.ema_warmup = True
-  config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
   config.training.keep_best = 1
   config.evaluation.every = 5000
   config.evaluation.num_batches = 79  # all 10,000 images

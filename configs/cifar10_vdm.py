@@ -24,28 +24,16 @@ def get_config(arg=''):
   """The network, schedule, optimiser and sampler of the paper's model."""
   config = base.get_config()
   config.data.name = 'cifar10'
-  config.data.image_shape = (32, 32, 3)
   config.data.num_classes = 10
 
   config.schedule.name = 'learned'
-  config.schedule.gamma = 'scalar'
-  config.schedule.gamma_min = -13.3
-  config.schedule.gamma_max = 5.0
 
   config.network.name = 'vdm'
-  config.network.channels = 128
-  config.network.num_blocks = 32
-  config.network.attention_resolutions = ()
-  config.network.dropout = 0.1
-  config.network.initializer = 'lecun'
-  config.network.fourier = (6, 8)
 
   config.conditioning.noise_input = 'logsnr'
 
   config.objective.name = 'vdm'
-  config.objective.parametrization = 'eps'
 
-  config.optimizer.learning_rate = 2e-4
   config.optimizer.warmup_steps = 100
   config.optimizer.clip_norm = 0.0
   config.optimizer.b2 = 0.99
@@ -53,9 +41,6 @@ def get_config(arg=''):
   config.optimizer.weight_decay_mask = 'not_biases'  # as released
 
   config.training.num_steps = 10_000_000
-  config.training.batch_size = 128
-  config.training.ema_decay = 0.9999
-  config.training.log_every = 100
   config.training.sample_every = 50_000
   config.training.checkpoint_every = 5000
   config.evaluation.every = 10_000
@@ -64,7 +49,5 @@ def get_config(arg=''):
   config.evaluation.t_min = 0.0
   config.evaluation.dequantization = 'gaussian'
 
-  config.sampling.sampler = 'ancestral'
-  config.sampling.num_steps = 1000
   config.sampling.clip = False
   return base.with_argument(config, arg)

@@ -20,7 +20,7 @@ of Euler-Maruyama, for VE of reverse diffusion, each after one step of
 Langevin's corrector: 2000 calls of the network.
 """
 
-from configs import base
+from configs import base, cifar10
 
 SCHEDULES = {'vp': 'linear_vp', 'subvp': 'sub_vp', 've': 'geometric_ve'}
 
@@ -37,12 +37,7 @@ def get_config(arg=''):
       f'the argument of this config is one of {known}, smoke, or one of them '
       f"with _smoke, not '{arg}'"
     )
-  config = base.get_config()
-  config.data.name = 'cifar10'
-  config.data.image_shape = (32, 32, 3)
-  config.data.num_classes = 10
-  config.data.random_flip = True
-
+  config = cifar10.shared()
   config.schedule.name = SCHEDULES[sde]
   if sde == 've':  # twice the published 0.01 and 50, of data in [0, 1]
     config.schedule.sigma_min = 0.02
@@ -50,35 +45,24 @@ def get_config(arg=''):
 
   config.network.name = 'ddpmpp'
   config.network.noise_embedding = 'fourier' if sde == 've' else 'ho'
-  config.network.channels = 128
   config.network.multipliers = (1, 2, 2, 2)
-  config.network.num_blocks = 4
-  config.network.attention_resolutions = (16,)
   config.network.dropout = 0.1
 
-  config.conditioning.noise_input = 'log_sigma' if sde == 've' else 'time'
-  config.conditioning.time_scale = 999.0
+  if sde == 've':
+    config.conditioning.noise_input = 'log_sigma'
+  else:
+    config.conditioning.noise_input = 'time'
+    config.conditioning.time_scale = 999.0
 
-  config.objective.parametrization = 'eps'
-  config.objective.weight = 'snr'
   config.objective.times = 'uniform'
   config.objective.t_min = 1e-5
 
-  config.optimizer.learning_rate = 2e-4
-  config.optimizer.warmup_steps = 5000
-  config.optimizer.clip_norm = 1.0
-
   config.training.num_steps = 1_300_000
-  config.training.batch_size = 128
   config.training.ema_decay = 0.999 if sde == 've' else 0.9999
-  config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
 
   config.sampling.sampler = 'euler_maruyama'
   if sde == 've':
     config.sampling.sampler = 'reverse_diffusion'
     config.sampling.corrector_steps = 1
-    config.sampling.corrector_snr = 0.16
-  config.sampling.num_steps = 1000
   config.sampling.clip = False
   return base.with_argument(config, smoke)

@@ -10,40 +10,23 @@ Samples of the prior are noise: that is left to a diffusion model of the latents
 (docs/vae.md).
 """
 
-from configs import base
+from configs import base, digits
 
 
 def get_config(arg=''):
   """Latents of 4x4x4, a KL of little weight; 234,698 parameters."""
-  config = base.get_config()
-  config.data.name = 'digits'
-  config.data.image_shape = (8, 8, 1)
-  config.data.num_classes = 10
-  config.data.num_levels = 17
-
+  config = digits.shared()
   config.network.name = 'autoencoder'
-  config.network.latent_channels = 4
   config.network.channels = 32
   config.network.multipliers = (1, 2)
-  config.network.num_blocks = 1
-  config.network.attention_resolutions = ()
   config.network.num_groups = 8
 
   config.objective.name = 'vae'
   config.objective.beta = 0.01
 
   config.training.num_steps = 3000
-  config.training.batch_size = 64
-  config.training.ema_decay = 0.999
-  config.training.ema_warmup = True
-  config.training.sample_every = 1000
-  config.training.checkpoint_every = 1000
   config.evaluation.every = 500
   config.evaluation.num_batches = 45  # 8 times the 360 images
 
-  config.optimizer.learning_rate = 2e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
   config.optimizer.weight_decay = 0.01
   return base.with_argument(config, arg)

@@ -22,8 +22,6 @@ def get_config(arg=''):
   config.data.num_levels = 17
 
   config.schedule.name = 'karras'
-  config.schedule.sigma_min = 0.002
-  config.schedule.sigma_max = 80.0
 
   config.network.name = 'ddpmpp'
   config.network.channels = 32

@@ -9,17 +9,12 @@ that reads 99.4 % of the real test digits reads 99.6 % +- 0.3 of 500 samples as
 the class asked for (99.8 % +- 0.2 with 10 steps instead of 50).
 """
 
-from configs import base
+from configs import base, digits
 
 
 def get_config(arg=''):
   """x_t = (1 - t) x_0 + t eps, the loss |v - v_hat|^2, 50 Euler steps."""
-  config = base.get_config()
-  config.data.name = 'digits'
-  config.data.image_shape = (8, 8, 1)
-  config.data.num_classes = 10
-  config.data.num_levels = 17
-
+  config = digits.shared()
   config.schedule.name = 'flow'
 
   config.network.channels = 32
@@ -37,17 +32,11 @@ def get_config(arg=''):
   config.objective.times = 'logit_normal'
 
   config.training.num_steps = 2500
-  config.training.batch_size = 64
-  config.training.ema_decay = 0.999
-  config.training.ema_warmup = True
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
   config.evaluation.every = 500
 
   config.optimizer.learning_rate = 4e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
 
   config.sampling.sampler = 'ddim'  # eta = 0: Euler's method on this path
   config.sampling.num_steps = 50

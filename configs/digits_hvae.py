@@ -12,34 +12,22 @@ histogram of every pixel by itself has 2.424. KL of z_1, z_2, z_3: 0.000,
 0.092, 0.283 (docs/vae.md).
 """
 
-from configs import base
+from configs import base, digits
 
 
 def get_config(arg=''):
   """z_1, z_2, z_3 of 4x4x2 each, logistic pixels; 542,294 parameters."""
-  config = base.get_config()
-  config.data.name = 'digits'
-  config.data.image_shape = (8, 8, 1)
-  config.data.num_classes = 10
-  config.data.num_levels = 17
-
+  config = digits.shared()
   config.network.name = 'hierarchical'
-  config.network.num_latents = 3
   config.network.latent_channels = 2
   config.network.channels = 32
   config.network.multipliers = (1, 2)
-  config.network.num_blocks = 1
-  config.network.attention_resolutions = ()
   config.network.num_groups = 8
   config.network.dropout = 0.1
 
   config.objective.name = 'hvae'
 
   config.training.num_steps = 3000
-  config.training.batch_size = 64
-  config.training.ema_decay = 0.999
-  config.training.ema_warmup = True
-  config.training.sample_every = 1000
   config.training.checkpoint_every = 250
   config.training.keep_best = 1
   config.evaluation.every = 250
@@ -48,9 +36,5 @@ def get_config(arg=''):
 
   config.sampling.checkpoint = 'best'
 
-  config.optimizer.learning_rate = 2e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
   config.optimizer.weight_decay = 0.01
   return base.with_argument(config, arg)

@@ -12,17 +12,12 @@ bound, 1.80 by the ODE; a classifier that reads 99.4 % of the real test digits
 reads 98.2 % +- 0.6 of 500 samples as the class asked for.
 """
 
-from configs import base
+from configs import base, digits
 
 
 def get_config(arg=''):
   """T = 1000, linear beta, L_hybrid; ancestral sampling over 100 steps."""
-  config = base.get_config()
-  config.data.name = 'digits'
-  config.data.image_shape = (8, 8, 1)
-  config.data.num_classes = 10
-  config.data.num_levels = 17
-
+  config = digits.shared()
   config.schedule.start = 1.6e-3  # sigma = 0.04; grey levels are 0.125 apart
 
   config.network.channels = 32
@@ -39,20 +34,13 @@ def get_config(arg=''):
   config.objective.name = 'hybrid'
 
   config.training.num_steps = 2500
-  config.training.batch_size = 64
-  config.training.ema_decay = 0.999
-  config.training.ema_warmup = True
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
   config.evaluation.every = 500
   config.evaluation.dequantization = 'gaussian'
 
   config.optimizer.learning_rate = 4e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
 
-  config.sampling.sampler = 'ancestral'
   config.sampling.variance = 'learned'
   config.sampling.num_steps = 100
   return base.with_argument(config, arg)

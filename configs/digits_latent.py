@@ -14,17 +14,12 @@ python launch.py --config=configs/digits_autoencoder.py:smoke
 python launch.py --config=configs/digits_latent.py:smoke
 """
 
-from configs import base
+from configs import base, digits
 
 
 def get_config(arg=''):
   """digits.py in latents of 4x4x4; a U-Net of 700,420 parameters."""
-  config = base.get_config()
-  config.data.name = 'digits'
-  config.data.image_shape = (8, 8, 1)
-  config.data.num_classes = 10
-  config.data.num_levels = 17
-
+  config = digits.shared()
   config.latent.run = 'runs/digits_autoencoder'
   config.latent.shape = (4, 4, 4)
 
@@ -38,17 +33,7 @@ def get_config(arg=''):
   config.conditioning.label_dropout = 0.1
 
   config.training.num_steps = 3000
-  config.training.batch_size = 64
-  config.training.ema_decay = 0.999
-  config.training.ema_warmup = True
-  config.training.sample_every = 1000
-  config.training.checkpoint_every = 1000
   config.evaluation.every = 500
-
-  config.optimizer.learning_rate = 2e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
 
   config.sampling.sampler = 'ddim'
   config.sampling.eta = 1.0

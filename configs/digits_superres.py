@@ -19,5 +19,4 @@ def get_config(arg=''):
   config.conditioning.labels = False
   config.conditioning.label_dropout = 0.0
   config.conditioning.image = 'superres'
-  config.conditioning.image_factor = 2
   return base.with_argument(config, arg)

@@ -11,33 +11,22 @@ bits/dim by the ELBO, 1.740 with 100 importance weights, where a histogram of
 every pixel by itself has 2.424 (docs/vae.md).
 """
 
-from configs import base
+from configs import base, digits
 
 
 def get_config(arg=''):
   """A vector of 16 latents, a logistic for every pixel; 277,922 parameters."""
-  config = base.get_config()
-  config.data.name = 'digits'
-  config.data.image_shape = (8, 8, 1)
-  config.data.num_classes = 10
-  config.data.num_levels = 17
-
+  config = digits.shared()
   config.network.name = 'autoencoder'
   config.network.latent_dim = 16
   config.network.channels = 32
   config.network.multipliers = (1, 2)
-  config.network.num_blocks = 1
-  config.network.attention_resolutions = ()
   config.network.num_groups = 8
   config.network.dropout = 0.2
 
   config.objective.name = 'vae'
 
   config.training.num_steps = 2500
-  config.training.batch_size = 64
-  config.training.ema_decay = 0.999
-  config.training.ema_warmup = True
-  config.training.sample_every = 1000
   config.training.checkpoint_every = 250
   config.training.keep_best = 1
   config.evaluation.every = 250
@@ -46,9 +35,5 @@ def get_config(arg=''):
 
   config.sampling.checkpoint = 'best'
 
-  config.optimizer.learning_rate = 2e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
   config.optimizer.weight_decay = 0.01
   return base.with_argument(config, arg)

@@ -10,28 +10,19 @@ dimension. Measured on 2 CPU cores: 8 min 17 s, 1.72 (diffusion 1.697, prior
 2.42.
 """
 
-from configs import base
+from configs import base, digits
 
 
 def get_config(arg=''):
   """Continuous time, both ends of gamma learned; 747,075 parameters."""
-  config = base.get_config()
-  config.data.name = 'digits'
-  config.data.image_shape = (8, 8, 1)
-  config.data.num_classes = 10
-  config.data.num_levels = 17
-
+  config = digits.shared()
   config.schedule.name = 'learned'
   config.schedule.gamma_min = -8.0  # sigma = 0.018; grey levels are 0.125 apart
-  config.schedule.gamma_max = 5.0
 
   config.network.name = 'vdm'
   config.network.channels = 48
   config.network.num_blocks = 4
-  config.network.attention_resolutions = ()
   config.network.num_groups = 8
-  config.network.dropout = 0.1
-  config.network.initializer = 'lecun'
   config.network.fourier = (2, 4)  # a period of two grey levels, and of one
 
   config.conditioning.noise_input = 'logsnr'
@@ -39,26 +30,15 @@ def get_config(arg=''):
   config.objective.name = 'vdm'
 
   config.training.num_steps = 3000
-  config.training.batch_size = 64
-  config.training.ema_decay = 0.999
-  config.training.ema_warmup = True
-  config.training.log_every = 100
-  config.training.sample_every = 1000
-  config.training.checkpoint_every = 1000
   config.evaluation.every = 500
   config.evaluation.num_batches = 45  # 8 times the 360 images
   config.evaluation.decoder = 'categorical'
   config.evaluation.t_min = 0.0
   config.evaluation.dequantization = 'gaussian'
 
-  config.optimizer.learning_rate = 2e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
   config.optimizer.b2 = 0.99
   config.optimizer.weight_decay = 0.01
 
-  config.sampling.sampler = 'ancestral'
   config.sampling.clip = False
   config.sampling.num_steps = 250
   return base.with_argument(config, arg)

@@ -24,7 +24,6 @@ def get_config(arg=''):
   config.data.random_flip = True
 
   config.schedule.name = 'cosine'
-  config.schedule.num_steps = 1000
 
   config.network.channels = 192
   config.network.multipliers = (1, 2, 3, 4)
@@ -47,18 +46,15 @@ def get_config(arg=''):
   config.objective.name = 'hybrid'
 
   config.optimizer.learning_rate = 3e-4
-  config.optimizer.weight_decay = 0.0
   config.optimizer.clip_norm = 0.0
 
   config.training.num_steps = 540_000
   config.training.batch_size = 2048
   config.training.mesh = (-1, 8)
-  config.training.ema_decay = 0.9999
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000
   config.training.keep_every = 100_000
 
-  config.sampling.sampler = 'ancestral'
   config.sampling.variance = 'learned'
   config.sampling.num_steps = 250  # as respacing says
   config.sampling.respacing = '250'  # 1, 5, 9, ..., 1000

@@ -18,14 +18,7 @@ def get_config(arg=''):
   config.data.image_shape = (64, 64, 3)
   config.data.random_flip = True
 
-  config.schedule.name = 'linear'
-  config.schedule.num_steps = 1000
-  config.schedule.start = 1e-4
-  config.schedule.end = 0.02
-
-  config.network.channels = 128
   config.network.multipliers = (1, 2, 3, 4)
-  config.network.num_blocks = 2
   config.network.attention_resolutions = (16, 8)
   config.network.dropout = 0.1
   config.network.dtype = 'bfloat16'
@@ -34,7 +27,6 @@ def get_config(arg=''):
   config.optimizer.warmup_steps = 5000
 
   config.training.num_steps = 500_000
-  config.training.batch_size = 128
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000
 

@@ -21,7 +21,6 @@ def get_config(arg=''):
 
   config.network.channels = 64
   config.network.multipliers = (1, 2, 2)
-  config.network.num_blocks = 2
   config.network.attention_resolutions = (7,)
   config.network.dropout = 0.1
 
@@ -34,7 +33,6 @@ def get_config(arg=''):
   config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
 
   config.training.num_steps = 20_000
-  config.training.batch_size = 128
   config.training.ema_decay = 0.9995
   config.training.ema_warmup = True
   config.training.sample_every = 2000

@@ -19,7 +19,6 @@ def get_config(arg=''):
   """T = 1000, linear beta; 1,113,955 parameters; photos of 160x107."""
   config = base.get_config()
   config.data.name = 'photos'
-  config.data.image_shape = (32, 32, 3)
   config.data.photo_shrink = 4
   config.data.test_fraction = 0.25
 

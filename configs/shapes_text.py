@@ -42,7 +42,6 @@ def get_config(arg=''):
   config.training.batch_size = 64
   config.training.ema_decay = 0.999
   config.training.ema_warmup = True
-  config.training.sample_every = 1000
   config.training.checkpoint_every = 500
   config.evaluation.every = 1000
 

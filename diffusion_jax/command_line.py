@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from diffusion_jax.build import ranges
+from diffusion_jax.build import audit, ranges
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.runs import processes, run_folder, sweep
@@ -60,6 +60,9 @@ def main(_):
       overrides |= sweep.apply(path, index, config, overrides)
       workdir += f'-{index}'
     ranges.check(config)
+    audit.rename_values(config)
+    audit.forget_unused(config, overrides)
+    audit.audit(config)
     join(config)
     run_folder.check_overrides(_MODE.value, overrides, workdir)
     PROGRAMS[_MODE.value](config, workdir)

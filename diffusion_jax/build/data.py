@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from diffusion_jax.build.make import from_config, make, renamed, words
 from diffusion_jax.data import (
   image_folder,
   photos,
@@ -11,64 +12,74 @@ from diffusion_jax.data import (
   tfds_sources,
 )
 from diffusion_jax.data.text import to_bytes
-from diffusion_jax.build.make import choose, from_config, words
 
 
-def _path(c, what):
-  if not c.path:
+def _folder(split, image_shape, num_classes, path='', test_fraction=0.0):
+  path = _path(path, 'folder')
+  labelled = num_classes > 0
+  return image_folder.folder(path, split, image_shape, labelled, test_fraction)
+
+
+def _npz(split, num_classes, path='', test_fraction=0.0):
+  path = _path(path, 'file.npz')
+  return sources.npz(path, split, num_classes, test_fraction)
+
+
+def _path(path, what):
+  if not path:
     raise ValueError(f'which {what}? Give --config.data.path={what}')
-  return c.path
+  return path
 
 
-def _catalogue(c, split):
-  if not c.tfds_name:
+def _photos(split, image_shape, paths=(), photo_shrink=1, test_fraction=0.0):
+  paths = words(paths)
+  return photos.photos(paths, split, image_shape, photo_shrink, test_fraction)
+
+
+def _tfds(
+  split,
+  image_shape,
+  num_classes,
+  data_dir,
+  tfds_name='',
+  train_split='train',
+  test_split='test',
+):
+  if not tfds_name:
     raise ValueError('which set? Give --config.data.tfds_name=name')
+  split = train_split if split == 'train' else test_split
+  labelled = num_classes > 0
   return tfds_sources.tfds_images(
-    c.tfds_name,
-    c.train_split if split == 'train' else c.test_split,
-    tuple(c.image_shape),
-    c.num_classes > 0,
-    c.data_dir,
+    tfds_name, split, image_shape, labelled, data_dir
   )
 
 
+# The constructors of config.data.name: of the images of a split.
 SOURCES = {
-  'digits': lambda c, split: sources.digits(split),
-  'synthetic': lambda c, split: sources.synthetic(
-    split, tuple(c.image_shape), c.num_classes
-  ),
-  'shapes': lambda c, split: shapes.shapes(
-    split, tuple(c.image_shape), c.num_pictures, c.num_objects
-  ),
-  'cifar10': lambda c, split: tfds_sources.cifar10(split, c.data_dir),
-  'mnist': lambda c, split: tfds_sources.mnist(split, c.data_dir),
-  'tfds': _catalogue,
-  'folder': lambda c, split: image_folder.folder(
-    _path(c, 'folder'),
-    split,
-    tuple(c.image_shape),
-    c.num_classes > 0,
-    c.test_fraction,
-  ),
-  'photos': lambda c, split: photos.photos(
-    words(c.photos),
-    split,
-    tuple(c.image_shape),
-    c.photo_shrink,
-    c.test_fraction,
-  ),
-  'npz': lambda c, split: sources.npz(
-    _path(c, 'file.npz'), split, c.num_classes, c.test_fraction
-  ),
+  'digits': sources.digits,
+  'synthetic': sources.synthetic,
+  'shapes': shapes.shapes,
+  'cifar10': tfds_sources.cifar10,
+  'mnist': tfds_sources.mnist,
+  'tfds': _tfds,
+  'folder': _folder,
+  'photos': renamed(_photos, paths='photos'),
+  'npz': _npz,
 }
 
 
 def build_source(config, split='train'):
   """config.data -> the images of a split."""
   c = config.data
-  build = choose(SOURCES, 'data', 'name', c.name)
+  facts = {
+    'split': lambda: split,
+    'image_shape': lambda: tuple(c.image_shape),
+    'num_classes': lambda: c.num_classes,
+    'data_dir': lambda: c.data_dir,
+  }
+  source = make(SOURCES, c, 'data.name', facts)
   with from_config('data'):
-    source = with_texts(config, build(c, split))
+    source = with_texts(config, source)
     if c.num_levels == 2 and not config.conditioning.text:
       source = sources.TwoLevels(source)
     wrong = []

@@ -3,7 +3,10 @@
 import functools
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 import diffusion_jax as dj
+from diffusion_jax.build.make import from_config, make
 from diffusion_jax.build.network import (
   build_network,
   build_noise_input,
@@ -108,3 +111,71 @@ def _at_levels_of(config, guide, function):
     return function
   schedule = build_schedule(guide.config, guide.params)
   return dj.at_training_levels(function, schedule)
+
+
+def build_denoiser(config, params, cond, change=None, guides=None):
+  """The denoiser of the config's network; params: {'network': ...}.
+
+  Guided as config.sampling says where its guides are given
+  (`guides.find_guides`); without, as the network is. change: denoiser ->
+  denoiser, made after guidance and before x0 is clipped; with
+  sampling.clip_before_classifier x0 is clipped before a classifier guides.
+  """
+  if guides is None:
+    denoise = of_network(config, params, cond)
+    return _applied(denoise, change, _bound_of_x0(config, 0.0))
+  denoise = by_class(config, params, cond, guides)
+  classifier = by_classifier(config, cond, guides)
+  bound = _bound_of_x0(config, config.sampling.dynamic_threshold)
+  if config.sampling.clip_before_classifier:
+    return _applied(denoise, change, bound, classifier)
+  return _applied(denoise, classifier, change, bound)
+
+
+def _applied(denoise, *functions):
+  for function in functions:
+    denoise = denoise if function is None else function(denoise)
+  return denoise
+
+
+def _bound_of_x0(config, quantile):
+  # denoiser -> denoiser; None for neither a threshold nor a clip
+  if not quantile:
+    return dj.clip_denoised if config.sampling.clip else None
+
+  def thresholded(denoise):  # within [-1, 1] after it
+    with from_config('sampling.dynamic_threshold'):
+      return dj.dynamic_threshold(denoise, quantile)
+
+  return thresholded
+
+
+def build_self_conditioned(config, params, cond, change=None, guides=None):
+  """x0 of the step before -> the denoiser that is told of it."""
+
+  def given(x0):
+    # as in training, whatever sampling.clip says
+    cond_and_x0 = cond | {'x0': jnp.clip(x0, -1.0, 1.0)}
+    return build_denoiser(config, params, cond_and_x0, change, guides)
+
+  return given
+
+
+# The constructors of config.evaluation.decoder.
+DECODERS = {
+  'gaussian': lambda num_levels: functools.partial(
+    dj.reconstruction_nll, num_levels=num_levels
+  ),
+  'tanh': lambda num_levels: functools.partial(
+    dj.reconstruction_nll, num_levels=num_levels, cdf='tanh'
+  ),
+  'categorical': lambda num_levels: (
+    lambda x0, last: dj.categorical_nll(x0, last.z, last.level, num_levels)
+  ),
+}
+
+
+def build_decoder(config):
+  """config.evaluation.decoder -> (x0, LastStep) -> [B]."""
+  facts = {'num_levels': lambda: config.data.num_levels}
+  return make(DECODERS, config.evaluation, 'evaluation.decoder', facts)

@@ -1,29 +1,39 @@
 """config -> network, and the parameters of a run."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 import diffusion_jax as dj
-from diffusion_jax.core.keys import abstract_key
-from diffusion_jax.networks.classifier import NoisyClassifier
-from diffusion_jax.networks.ddpmpp import DDPMpp
-from diffusion_jax.networks.embeddings import SINUSOIDS
-from diffusion_jax.networks.layers import INITIALIZERS, PADDINGS, QKV
-from diffusion_jax.networks.unet import UNet
-from diffusion_jax.networks.vdm import ScoreNetwork
-from diffusion_jax.errors import UserError
 from diffusion_jax.build import vae_models
 from diffusion_jax.build.facts import state_shape
+from diffusion_jax.build.make import (
+  choose,
+  construct,
+  extended,
+  fixed,
+  from_config,
+  make,
+  matmul_precision,
+  parameters,
+  renamed,
+)
 from diffusion_jax.build.schedule import (
   build_gamma,
   learns_schedule,
   num_steps,
 )
-from diffusion_jax.build.make import (
-  choose,
-  from_config,
-  matmul_precision,
-)
+from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.errors import UserError
+from diffusion_jax.networks.autoencoder import Autoencoder
+from diffusion_jax.networks.classifier import NoisyClassifier
+from diffusion_jax.networks.ddpmpp import DDPMpp
+from diffusion_jax.networks.embeddings import SINUSOIDS
+from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
+from diffusion_jax.networks.layers import INITIALIZERS, PADDINGS, QKV
+from diffusion_jax.networks.unet import UNet
+from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.training import conditions
 from diffusion_jax.training.augmentation import NUM_LABELS
 
@@ -57,130 +67,118 @@ def told_channels(config):
   return jax.eval_shape(make, abstract_key(), x0).shape[-1]
 
 
-def _chosen(config, field, table):
-  return choose(table, 'network', field, config.network[field])
-
-
-def _any(config):
-  # what every network has
-  c = config.network
-  return dict(
-    channels=c.channels,
-    dropout=c.dropout,
-    num_groups=c.num_groups,
-    norm_eps=c.norm_eps,
-    dtype=_chosen(config, 'dtype', DTYPES),
-  )
-
-
-def _levels(config):
-  # what networks of several resolutions have
-  c = config.network
-  return _any(config) | dict(
-    multipliers=tuple(map(float, c.multipliers)),
-    num_blocks=c.num_blocks,
-    attention_resolutions=tuple(map(int, c.attention_resolutions)),
-    num_heads=c.num_heads,
-  )
-
-
-def _openai(config):
-  # what UNet and its way down have by option
-  c = config.network
-  return _levels(config) | dict(
-    noise_embedding=_chosen(config, 'noise_embedding', SINUSOIDS),
-    scale_shift=c.scale_shift,
-    resblock_updown=c.resblock_updown,
-    downsample_padding=_chosen(config, 'downsample_padding', tuple(PADDINGS)),
-    head_channels=c.head_channels,
-    qkv=_chosen(config, 'qkv', QKV),
-    initializer=_chosen(config, 'initializer', INITIALIZERS),
-  )
-
-
-def _labels(config):
-  # what networks that are told of a class have
-  return dict(
-    num_classes=config.data.num_classes if config.conditioning.labels else 0,
-    null_class=label_dropout(config) > 0.0,
-    remat=config.network.remat,
-  )
-
-
-def _denoises(config):
-  # what networks of denoisers have, all but VDM's
-  channels = state_shape(config)[-1]
-  return _labels(config) | dict(
-    out_channels=channels * (2 if config.network.learned_variance else 1),
-    self_conditioning=config.conditioning.self_conditioning,
-    image_channels=told_channels(config),
-  )
-
-
-def _unet(config):
-  c = config.network
-  return UNet(
-    **_openai(config),
-    **_denoises(config),
-    stem_channels=c.stem_channels,
-    text_width=c.text_width if config.conditioning.text else 0,
-    text_layers=c.text_layers,
-    text_heads=c.text_heads,
-  )
-
-
-def _ddpmpp(config):
-  embeddings = (*SINUSOIDS, 'fourier')
-  return DDPMpp(
-    **_levels(config),
-    **_denoises(config),
-    augment_dim=NUM_LABELS if config.objective.augment else 0,
-    noise_embedding=_chosen(config, 'noise_embedding', embeddings),
-  )
-
-
-def _vdm_network(config):
-  c = config.network
-  if config.conditioning.noise_input != 'logsnr':
+def _vdm(
+  state_shape, noise_input, num_blocks=32, attention_resolutions=(), **fields
+):
+  if noise_input != 'logsnr':
     raise ValueError("network 'vdm' needs conditioning.noise_input=logsnr")
-  if c.learned_variance:
-    raise ValueError("network 'vdm' cannot learn the variance")
-  if config.conditioning.self_conditioning:
-    raise ValueError("network 'vdm' knows no self-conditioning")
-  if config.conditioning.image:
-    raise ValueError("network 'vdm' cannot be told of an image")
-  first, last = c.fourier
+  first, last = fields.setdefault('fourier', (6, 8))
   if first > last:
     raise ValueError(f'fourier={first},{last}: from the lower to the higher')
   return ScoreNetwork(
-    **_any(config),
-    **_labels(config),
-    num_layers=c.num_blocks,
-    attention=state_shape(config)[0] in c.attention_resolutions,
-    gamma_min=config.schedule.gamma_min,
-    gamma_max=config.schedule.gamma_max,
-    fourier=tuple(map(int, c.fourier)),
-    initializer=_chosen(config, 'initializer', INITIALIZERS),
+    num_layers=num_blocks,
+    attention=state_shape[0] in attention_resolutions,
+    **fields,
   )
 
 
-def _classifier(config):
-  if config.data.num_classes < 2:
+def _classifier(num_classes, **fields):
+  if num_classes < 2:
     raise ValueError("network 'classifier' needs data.num_classes > 1")
-  if config.conditioning.labels:
-    raise ValueError(
-      "network 'classifier' is to find the label: set conditioning.labels=False"
-    )
-  return NoisyClassifier(**_openai(config), num_classes=config.data.num_classes)
+  return NoisyClassifier(num_classes, **fields)
 
 
+_unet = functools.partial(UNet, dropout=0.0)
+
+# The constructors of config.network.name. Defaults that are given here are
+# those of a config where they differ from those of the network.
 NETWORKS = {
-  'unet': _unet,
-  'vdm': _vdm_network,
-  'ddpmpp': _ddpmpp,
-  'classifier': _classifier,
-  **vae_models.NETWORKS,
+  'unet': fixed(_unet, text_width=0, text_layers=2, text_heads=4),
+  'vdm': extended(_vdm, ScoreNetwork, 'num_layers', 'attention'),
+  'ddpmpp': functools.partial(DDPMpp, dropout=0.0),
+  'classifier': functools.partial(
+    extended(_classifier, NoisyClassifier),
+    head_channels=None,
+    downsample_padding='same',
+  ),
+  'autoencoder': Autoencoder,
+  'hierarchical': HierarchicalAutoencoder,
 }
+
+# Those that read a text.
+TEXT_NETWORKS = {'unet': functools.partial(_unet, text_width=64)}
+
+# The values of fields of the networks above that are names.
+NAMES = {
+  'noise_embedding': (*SINUSOIDS, 'fourier'),
+  'downsample_padding': tuple(PADDINGS),
+  'qkv': QKV,
+  'initializer': INITIALIZERS,
+}
+
+
+def network_constructor(config):
+  """config.network -> the constructor of the network."""
+  name = config.network.name
+  known = choose(NETWORKS, 'network', 'name', name)
+  if not config.conditioning.text:
+    return known
+  return TEXT_NETWORKS.get(name, known)
+
+
+def _out_channels(config):
+  if vae_models.is_vae(config):
+    return vae_models.out_channels(config)
+  channels = state_shape(config)[-1]
+  return channels * (2 if config.network.learned_variance else 1)
+
+
+def network_facts(config):
+  """What a network may take that is no field of config.network."""
+  classes = config.data.num_classes
+  given = classes if config.conditioning.labels else 0
+  facts = {
+    'image_size': lambda: tuple(config.data.image_shape[:2]),
+    'state_shape': lambda: state_shape(config),
+    'out_channels': lambda: _out_channels(config),
+    'noise_input': lambda: config.conditioning.noise_input,
+    # of a classifier, what it is to find
+    'num_classes': lambda: classes if is_classifier(config) else given,
+    'null_class': lambda: label_dropout(config) > 0.0,
+    'self_conditioning': lambda: config.conditioning.self_conditioning,
+    'image_channels': lambda: told_channels(config),
+    'augment_dim': lambda: NUM_LABELS if config.objective.augment else 0,
+  }
+  ends = ('gamma_min', 'gamma_max')
+  ends = {name: config.schedule[name] for name in ends}
+  return facts | {
+    name: functools.partial(lambda end: end, end)
+    for name, end in ends.items()
+    if end is not None
+  }
+
+
+# Fields of other sections, and the parameter that a network needs for them.
+NEEDED = {
+  'conditioning.labels': 'num_classes',
+  'conditioning.text': 'text_width',
+  'conditioning.self_conditioning': 'self_conditioning',
+  'conditioning.image': 'image_channels',
+  'objective.augment': 'augment_dim',
+  'network.learned_variance': 'out_channels',
+}
+
+
+def _check_needed(config, takes):
+  for field, parameter in NEEDED.items():
+    section, name = field.split('.')
+    if config[section][name] and parameter not in takes:
+      known = NETWORKS | TEXT_NETWORKS
+      able = [n for n, k in known.items() if parameter in parameters(k)]
+      raise UserError(
+        f'config.{field} needs network.name={" or ".join(able)}: '
+        f'{config.network.name!r} takes no {parameter}'
+      )
 
 
 def is_classifier(config):
@@ -190,26 +188,37 @@ def is_classifier(config):
 
 def build_network(config):
   """config.network -> Flax module."""
-  name = config.network.name
-  build = choose(NETWORKS, 'network', 'name', name)
+  c = config.network
   matmul_precision(config)  # refuses at once
   vae_models.check(config)
-  if config.objective.augment and name != 'ddpmpp':
-    raise UserError(
-      f'config.objective.augment needs network.name=ddpmpp: {name!r} cannot be '
-      'told what was done to the images, and would learn to make such'
-    )
-  if config.conditioning.text and name != 'unet':
-    raise UserError(
-      f'config.conditioning.text needs network.name=unet: {name!r} reads none'
-    )
-  if is_classifier(config) != (name == 'classifier'):
+  constructor = network_constructor(config)
+  takes = parameters(constructor)
+  if not vae_models.is_vae(config):
+    _check_needed(config, takes)
+  _check_classifier(config)
+  facts = network_facts(config)
+  if c.dtype is not None:
+    dtype = choose(DTYPES, 'network', 'dtype', c.dtype)
+    facts['dtype'] = lambda: dtype
+  if c.name in NETWORKS:
+    for field, known in NAMES.items():
+      if c[field] is not None and field in takes:
+        choose(known, 'network', field, c[field])
+  return construct(constructor, c, 'network', facts)
+
+
+def _check_classifier(config):
+  name = config.network.name
+  if name in NETWORKS and is_classifier(config) != (name == 'classifier'):
     raise UserError(
       f'config.network.name={name!r} with objective.name='
       f'{config.objective.name!r}: a classifier has both, others neither'
     )
-  with from_config('network'):
-    return build(config)
+  if is_classifier(config) and config.conditioning.labels:
+    raise UserError(
+      'config.network: a classifier is to find the label: set '
+      'conditioning.labels=False'
+    )
 
 
 def check_heights(config):
@@ -217,15 +226,18 @@ def check_heights(config):
 
   For training: runs that were trained so are what they are.
   """
-  c, height = config.network, state_shape(config)[0]
-  levels = 1 if c.name == 'vdm' else len(c.multipliers)
+  asked, height = config.network.attention_resolutions, state_shape(config)[0]
+  name = config.network.name
+  if not asked or name not in NETWORKS:
+    return
+  levels = len(getattr(build_network(config), 'multipliers', (1,)))
   heights = [height // 2**level for level in range(levels)]
-  absent = [h for h in c.attention_resolutions if h not in heights]
+  absent = [h for h in asked if h not in heights]
   if absent:
     raise UserError(
       f'config.network.attention_resolutions: no feature map is {absent[0]} '
-      f'high, they are {", ".join(map(str, heights))} of network.name='
-      f'{c.name}; () is attention in the middle alone'
+      f'high, they are {", ".join(map(str, heights))} of network.name={name}; '
+      '() is attention in the middle alone'
     )
 
 
@@ -276,18 +288,20 @@ def abstract_params(config):
     return jax.eval_shape(init, abstract_key())
 
 
+# The constructors of config.conditioning.noise_input.
 NOISE_INPUTS = {
-  'step': lambda c: dj.step_input(num_steps(c)),
-  'rescaled_step': lambda c: dj.step_input(num_steps(c), 1000 / num_steps(c)),
-  'time': lambda c: dj.time_input(c.conditioning.time_scale),
-  'logsnr': lambda c: dj.logsnr_input,
-  'log_sigma': lambda c: dj.log_sigma_input,
-  'edm': lambda c: dj.edm_input,
+  'step': fixed(dj.step_input, scale=1.0),
+  'rescaled_step': lambda num_steps: dj.step_input(num_steps, 1000 / num_steps),
+  'time': renamed(dj.time_input, scale='time_scale'),
+  'logsnr': lambda: dj.logsnr_input,
+  'log_sigma': lambda: dj.log_sigma_input,
+  'edm': lambda: dj.edm_input,
 }
 
 
 def build_noise_input(config):
   """config.conditioning.noise_input -> NoiseLevel -> [B]."""
-  name = config.conditioning.noise_input
-  build = choose(NOISE_INPUTS, 'conditioning', 'noise_input', name)
-  return build(config)
+  facts = {'num_steps': lambda: num_steps(config)}
+  return make(
+    NOISE_INPUTS, config.conditioning, 'conditioning.noise_input', facts
+  )

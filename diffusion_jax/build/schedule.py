@@ -1,66 +1,35 @@
-"""config -> schedule: how the noise grows."""
+"""config.schedule -> schedule: how the noise grows."""
 
 import dataclasses
 
 import diffusion_jax as dj
-from diffusion_jax.networks.gamma import LinearGamma, MonotoneGamma
+from diffusion_jax.build.make import (
+  choose,
+  construct,
+  extended,
+  renamed,
+)
 from diffusion_jax.errors import UserError
-from diffusion_jax.build.make import choose, from_config, given
-
-BETAS = {
-  'linear': (dj.linear_betas, ('start', 'end')),
-  'rescaled_linear': (dj.rescaled_linear_betas, ()),
-  'quadratic': (dj.quadratic_betas, ('start', 'end')),
-  'scaled_linear': (dj.scaled_linear_betas, ('start', 'end')),
-  'cosine': (dj.cosine_betas, ()),
-  'sigmoid': (dj.sigmoid_betas, ('start', 'end')),
-  'constant': (dj.constant_betas, ('value',)),
-  'warmup': (dj.warmup_betas, ('fraction', 'start', 'end')),
-  'reciprocal': (dj.reciprocal_betas, ()),
-}
+from diffusion_jax.networks.gamma import LinearGamma, MonotoneGamma
 
 
-def _discrete(name):
-  function, fields = BETAS[name]
+def _shiftable(constructor):
+  def build(*, shift=None, **fields):
+    schedule = constructor(**fields)
+    return schedule if shift is None else dj.ShiftedSchedule(schedule, shift)
 
-  def build(c):
-    betas = function(c.num_steps, **given(c, *fields))
-    if c.zero_terminal_snr:
+  return extended(build, constructor)
+
+
+def _discrete(make_betas):
+  def build(*, zero_terminal_snr=False, **fields):
+    betas = make_betas(**fields)
+    if zero_terminal_snr:
       betas = dj.zero_terminal_snr(betas)
     return dj.DiscreteSchedule.from_betas(betas)
 
-  return build
+  return _shiftable(extended(build, make_betas))
 
-
-def _named(c, prefix, *names):
-  fields = given(c, *(prefix + name for name in names))
-  return {name.removeprefix(prefix): value for name, value in fields.items()}
-
-
-SCHEDULES = {
-  **{name: _discrete(name) for name in BETAS},
-  'continuous_cosine': lambda c: dj.CosineSchedule(
-    **given(c, 'logsnr_min', 'logsnr_max')
-  ),
-  'linear_vp': lambda c: dj.LinearVPSchedule(
-    **given(c, 'beta_min', 'beta_max')
-  ),
-  'sub_vp': lambda c: dj.SubVPSchedule(**given(c, 'beta_min', 'beta_max')),
-  'continuous_sigmoid': lambda c: dj.SigmoidSchedule(
-    **_named(c, 'sigmoid_', 'start', 'end', 'tau')
-  ),
-  'karras': lambda c: dj.KarrasSchedule(
-    **given(c, 'sigma_min', 'sigma_max', 'rho')
-  ),
-  'flow': lambda c: dj.RectifiedFlowSchedule(**given(c, 'shift')),
-  'geometric_ve': lambda c: dj.GeometricVESchedule(
-    **given(c, 'sigma_min', 'sigma_max')
-  ),
-  # its parameters, if it has any, are filled in by build_schedule
-  'learned': lambda c: dj.LearnedSchedule({}, _gamma_fn(build_gamma(c))),
-}
-
-NO_SHIFT = ('geometric_ve', 'karras', 'sub_vp')
 
 GAMMAS = {
   'fixed': lambda *ends: LinearGamma(*ends, learned=False),
@@ -69,18 +38,65 @@ GAMMAS = {
 }
 
 
+def make_gamma(gamma='scalar', gamma_min=-13.3, gamma_max=5.0):
+  """Returns the Flax module of gamma(t) = -log SNR; or ValueError."""
+  if not gamma_min < gamma_max:
+    raise ValueError(
+      f'gamma_min={gamma_min} is not below gamma_max={gamma_max}'
+    )
+  return choose(GAMMAS, 'schedule', 'gamma', gamma)(gamma_min, gamma_max)
+
+
+def _learned(**fields):
+  gamma = make_gamma(**fields)
+  # its parameters, if it has any, are filled in by build_schedule
+  return dj.LearnedSchedule(
+    {}, lambda params, t: gamma.apply({'params': params}, t)
+  )
+
+
+# The constructors of config.schedule.name.
+SCHEDULES = {
+  'linear': _discrete(dj.linear_betas),
+  'rescaled_linear': _discrete(dj.rescaled_linear_betas),
+  'quadratic': _discrete(dj.quadratic_betas),
+  'scaled_linear': _discrete(dj.scaled_linear_betas),
+  'cosine': _discrete(dj.cosine_betas),
+  'sigmoid': _discrete(dj.sigmoid_betas),
+  'constant': _discrete(dj.constant_betas),
+  'warmup': _discrete(dj.warmup_betas),
+  'reciprocal': _discrete(dj.reciprocal_betas),
+  'continuous_cosine': _shiftable(dj.CosineSchedule),
+  'linear_vp': _shiftable(dj.LinearVPSchedule),
+  'sub_vp': dj.SubVPSchedule,
+  'continuous_sigmoid': _shiftable(
+    renamed(
+      dj.SigmoidSchedule,
+      start='sigmoid_start',
+      end='sigmoid_end',
+      tau='sigmoid_tau',
+    )
+  ),
+  'karras': dj.KarrasSchedule,
+  'flow': dj.RectifiedFlowSchedule,
+  'geometric_ve': dj.GeometricVESchedule,
+  'learned': _shiftable(extended(_learned, make_gamma)),
+}
+
+# An explicit list of alphas is a schedule whatever the name is.
+EXPLICIT = _shiftable(dj.DiscreteSchedule.from_alphas)
+
+
+def schedule_constructor(config):
+  """config.schedule -> the constructor of the schedule."""
+  c = config.schedule
+  chosen = choose(SCHEDULES, 'schedule', 'name', c.name)
+  return chosen if c.alphas is None else EXPLICIT
+
+
 def build_gamma(c):
   """config.schedule -> the Flax module of a learned gamma(t)."""
-  if not c.gamma_min < c.gamma_max:
-    raise ValueError(
-      f'gamma_min={c.gamma_min} is not below gamma_max={c.gamma_max}'
-    )
-  build = choose(GAMMAS, 'schedule', 'gamma', c.gamma)
-  return build(c.gamma_min, c.gamma_max)
-
-
-def _gamma_fn(gamma):
-  return lambda params, t: gamma.apply({'params': params}, t)
+  return construct(make_gamma, c, 'schedule')
 
 
 def learns_schedule(config):
@@ -96,33 +112,23 @@ def build_schedule(config, params=None):
   made of them, and refused without; no other reads them.
   """
   c = config.schedule
-  build = choose(SCHEDULES, 'schedule', 'name', c.name)
-  with from_config('schedule'):
-    if c.alphas is not None:
-      return _shifted(c, dj.DiscreteSchedule.from_alphas(c.alphas))
-    schedule = build(c)
-    if not learns_schedule(config):
-      return _shifted(c, schedule)
-    if params is None:
-      raise ValueError(
-        f"the schedule 'learned' with gamma={c.gamma!r} is known to a trained "
-        "run only: objective.name=vdm trains it, gamma='fixed' needs no run"
-      )
-    schedule = dataclasses.replace(schedule, params=params['schedule'])
-    return _shifted(c, schedule)
-
-
-def _shifted(c, schedule):
-  if c.shift is None:
+  schedule = construct(schedule_constructor(config), c, 'schedule')
+  if not learns_schedule(config):
     return schedule
-  if c.alphas is None and c.name == 'flow':  # its own
-    return schedule
-  if c.alphas is None and c.name in NO_SHIFT:
-    raise ValueError(
-      f'shift is for variance-preserving schedules and flow, {c.name!r} is '
-      'neither'
+  if params is None:
+    raise UserError(
+      f"config.schedule: the schedule 'learned' with gamma="
+      f'{c.gamma or "scalar"!r} is known to a trained run only: '
+      "objective.name=vdm trains it, gamma='fixed' needs no run"
     )
-  return dj.ShiftedSchedule(schedule, c.shift)
+  return _with_params(schedule, params['schedule'])
+
+
+def _with_params(schedule, params):
+  if isinstance(schedule, dj.ShiftedSchedule):
+    inner = _with_params(schedule.schedule, params)
+    return dataclasses.replace(schedule, schedule=inner)
+  return dataclasses.replace(schedule, params=params)
 
 
 def check_signal(config):

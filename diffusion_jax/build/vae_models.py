@@ -9,15 +9,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 import diffusion_jax as dj
-from diffusion_jax.networks.autoencoder import Autoencoder
-from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
-from diffusion_jax.networks.layers import INITIALIZERS
-from diffusion_jax.errors import UserError
 from diffusion_jax.build.make import choose, matmul_precision
+from diffusion_jax.errors import UserError
 from diffusion_jax.training import vae
 
 # objective.name: network.name
 NAMES = {'vae': 'autoencoder', 'hvae': 'hierarchical'}
+
 
 def is_vae(config):
   """Returns whether the config is that of a VAE, which has no noise levels."""
@@ -52,43 +50,10 @@ def check(config):
     )
 
 
-def _layers(config):
-  c = config.network
+def out_channels(config):
+  """Numbers that the decoder gives each pixel, of all colours together."""
   parameters, *_ = vae.DECODERS[config.objective.decoder]
-  return {
-    'out_channels': parameters * config.data.image_shape[-1],
-    'latent_channels': c.latent_channels,
-    'channels': c.channels,
-    'multipliers': tuple(map(float, c.multipliers)),
-    'num_blocks': c.num_blocks,
-    'attention_resolutions': tuple(map(int, c.attention_resolutions)),
-    'dropout': c.dropout,
-    'num_groups': c.num_groups,
-    'norm_eps': c.norm_eps,
-    'initializer': choose(
-      INITIALIZERS, 'network', 'initializer', c.initializer
-    ),
-    'dtype': choose(
-      {'float32': jnp.float32, 'bfloat16': jnp.bfloat16},
-      'network',
-      'dtype',
-      c.dtype,
-    ),
-  }
-
-
-def _autoencoder(config):
-  size = tuple(config.data.image_shape[:2])
-  dim = config.network.latent_dim
-  return Autoencoder(size, latent_dim=dim, **_layers(config))
-
-
-def _hierarchical(config):
-  count = config.network.num_latents
-  return HierarchicalAutoencoder(num_latents=count, **_layers(config))
-
-
-NETWORKS = {'autoencoder': _autoencoder, 'hierarchical': _hierarchical}
+  return parameters * config.data.image_shape[-1]
 
 
 class Model(NamedTuple):
@@ -129,7 +94,7 @@ def build_model(config, network):
     return apply
 
   return Model(
-    1 if one else config.network.num_latents,
+    1 if one else network.num_latents,
     method('encode'),
     method('decode'),
     vae.log_likelihood(c.decoder, config.data.num_levels),
@@ -142,7 +107,7 @@ def build_objective(config, network, test=False):
   c = config.objective
   model = build_model(config, network)
   names = () if test else ('beta', 'free_bits', 'kl_warmup')
-  options = {name: c[name] for name in names}
+  options = {name: c[name] for name in names if c[name] is not None}
   if c.name == 'hvae':
     return vae.hvae(*model[1:4], num_latents=model.num_latents, **options)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.build import ranges
+from diffusion_jax.build import audit, ranges
 from diffusion_jax.errors import UserError
 
 # What a run is: read from its config.json by every mode but `train`.
@@ -101,8 +101,11 @@ def write_npz(path: Path, arrays: dict) -> None:
 
 
 def plain(config: ConfigDict) -> dict:
-  """Returns the config as JSON gives it: dicts, lists, numbers, text."""
-  return json.loads(json.dumps(config.to_dict()))
+  """Returns the config as JSON gives it: dicts, lists, numbers, text.
+
+  With the defaults of the constructors: a run keeps those it began with.
+  """
+  return json.loads(json.dumps(audit.complete(config).to_dict()))
 
 
 def hparams(stored: dict) -> dict:
@@ -131,12 +134,32 @@ def check_same_run(workdir: Path, config: ConfigDict) -> None:
   if found is None:
     check_config_kept(workdir)
     return
-  changed = differences(found, plain(config), _FREE)
+  changed = differences(*comparable(found, config), _FREE)
   if changed:
     raise UserError(
       f'{workdir} holds a run with another config: {changed}. '
       'Give another --workdir, or --config.training.resume=force to continue it'
     )
+
+
+def comparable(found: dict, config: ConfigDict) -> tuple[dict, dict]:
+  """The stored and the given config without fields that have no effect.
+
+  Older versions stored a value for every field; some also lack new ones.
+  """
+  now = config.copy_and_resolve_references()
+  stored = config.copy_and_resolve_references()
+  try:
+    stored.update(_tuples(found))
+    for each in (stored, now):
+      audit.drop_unused(each, RUN_SECTIONS)
+    kept, now = plain(stored), plain(now)
+  except (KeyError, TypeError, AttributeError, UserError):
+    return found, plain(config)
+  for section, fields in found.items():  # what it lacks is a difference
+    if isinstance(fields, dict):
+      kept[section] = {n: x for n, x in kept[section].items() if n in fields}
+  return kept, now
 
 
 def check_config_kept(workdir: str | Path) -> None:
@@ -206,6 +229,7 @@ def run_config(
       ) from error
   try:
     ranges.check(merged)
+    audit.drop_unused(merged, sections)
   except UserError as error:
     raise UserError(
       f'{error} (in {workdir}/config.json, or as it was given)'

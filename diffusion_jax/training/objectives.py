@@ -29,7 +29,7 @@ from diffusion_jax.core.elbo import (
   reconstruction_nll,
 )
 from diffusion_jax.core.keys import key_per_example
-from diffusion_jax.core.levels import NoiseLevel, clean_level
+from diffusion_jax.core.levels import clean_level
 from diffusion_jax.core.losses import (
   TimeSampler,
   Weight,
@@ -46,7 +46,6 @@ from diffusion_jax.training.loss_aware import loss_aware_times, record
 
 Array = jax.Array
 Augment = Callable[[Array, Array], tuple[Array, Array]]
-Schedule = Callable[..., NoiseLevel]
 
 
 class Mean(NamedTuple):

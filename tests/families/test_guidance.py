@@ -389,7 +389,10 @@ def test_metrics_of_the_other_kind_are_refused(runs):
   'changes, message',
   [
     ({'network.name': 'unet'}, "'unet' with objective.name='classifier'"),
-    ({'objective.name': 'ddpm'}, "'classifier' with objective.name='ddpm'"),
+    (
+      {'objective.name': 'denoising'},
+      "'classifier' with objective.name='denoising'",
+    ),
     ({'conditioning.labels': True}, 'is to find the label'),
     ({'data.num_classes': 0}, 'needs data.num_classes > 1'),
     ({'objective.augment': 0.1}, 'augment=0.1 needs objective.name=denoising'),

@@ -193,7 +193,10 @@ def test_two_grey_levels_and_bernoullis(key):
   'changes, message',
   [
     ({'network.name': 'unet'}, "'vae' with network.name='unet': of these take"),
-    ({'objective.name': 'ddpm'}, "'ddpm' with network.name='autoencoder'"),
+    (
+      {'objective.name': 'denoising'},
+      "'denoising' with network.name='autoencoder'",
+    ),
     ({'objective.name': 'hvae'}, 'take vae with autoencoder or hvae with hier'),
     ({'objective.decoder': 'student'}, 'is not one of logistic, gaussian, ber'),
     ({'objective.decoder': 'bernoulli'}, 'knows 2 grey levels, not 17: take'),

@@ -22,7 +22,7 @@ QUIET = {
   'training.sample_every': 0,
   'evaluation.every': 0,
   'network.multipliers': (1,),
-  'network.attention_resolutions': (2,),
+  'network.attention_resolutions': (),
 }
 FEW = {'sampling.num_samples': 6, 'sampling.batch_size': 4}
 

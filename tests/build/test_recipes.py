@@ -20,10 +20,11 @@ from configs import (
   imagenet64,
 )
 from diffusion_jax import build
+from diffusion_jax.build import audit
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context
-from tests.programs.published import (
+from tests.build.published import (
   NOT_PUBLISHED,
   OURS,
   RECIPES,
@@ -81,15 +82,29 @@ def defaults():
 
 
 def flat_config(name):
-  """`name` or `name:argument` -> {'section.field': value}."""
+  """`name` or `name:argument` -> {'section.field': value}, with defaults."""
+  return run_folder._flat(audit.complete(load(name)).to_dict())
+
+
+def load(name):
   name, _, argument = name.partition(':')
-  config = importlib.import_module(f'configs.{name}').get_config(argument)
-  return run_folder._flat(config.to_dict())
+  return importlib.import_module(f'configs.{name}').get_config(argument)
 
 
-def unlike(name, expected):
-  """What differs from `expected` in a config, but for what is ours alone."""
-  found = flat_config(name)
+def unlike(name, table, defaults):
+  """What differs from a table in a config, but for what is ours alone.
+
+  What the table does not list must be as it is in configs/base.py: of a field
+  of a constructor, not set.
+  """
+  found = run_folder._flat(load(name).to_dict())
+  with_defaults = flat_config(name)
+  for field, value in table.items():
+    if value is not None:
+      found[field] = with_defaults[field]
+      if found[field] is None:  # nothing takes it, or the default says None
+        found[field] = value
+  expected = defaults | table
   return {
     field: (found[field], f'not {expected[field]}')
     for field in found
@@ -103,7 +118,7 @@ def test_every_field_of_a_published_recipe(name, defaults):
   table = RECIPES[name]
   sampled = () if table['network.name'] == 'classifier' else SAMPLING
   assert set(REQUIRED + sampled) <= set(table) <= set(defaults)
-  assert not unlike(name, defaults | table)
+  assert not unlike(name, table, defaults)
 
 
 def test_every_config_of_a_published_data_set_has_its_table():
@@ -116,8 +131,8 @@ def test_a_field_that_no_table_lists_is_noticed(defaults, monkeypatch):
   config = cifar10.get_config()
   config.objective.min_snr_gamma = 4.0
   monkeypatch.setattr(cifar10, 'get_config', lambda argument: config)
-  found = unlike('cifar10', defaults | RECIPES['cifar10'])
-  assert found == {'objective.min_snr_gamma': (4.0, 'not 5.0')}
+  found = unlike('cifar10', RECIPES['cifar10'], defaults)
+  assert found == {'objective.min_snr_gamma': (4.0, 'not None')}
 
 
 @pytest.mark.parametrize('name', SMALL)

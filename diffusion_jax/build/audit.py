@@ -1,0 +1,266 @@
+"""Refuses fields that are set and that nothing takes.
+
+A section's fields belong to constructors, which its choices name, or are read
+by the programs (DIRECT). What is set must be one or the other.
+"""
+
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.build import data, network, objective, sampling, schedule
+from diffusion_jax.build.make import choose, parameters
+from diffusion_jax.errors import UserError
+
+# Fields that programs and builders read themselves.
+DIRECT = {
+  'data': (
+    'name',
+    'image_shape',
+    'num_classes',
+    'num_levels',
+    'random_flip',
+    'data_dir',
+    'num_threads',
+  ),
+  'schedule': ('name', 'num_steps'),
+  'network': ('name', 'learned_variance', 'matmul_precision'),
+  'conditioning': (
+    'noise_input',
+    'labels',
+    'text',
+    'text_length',
+    'label_dropout',
+    'self_conditioning',
+    'image',
+    'image_factor',
+  ),
+  'objective': ('name', 'parametrization', 'sigma_data', 'augment'),
+  'sampling': (
+    'sampler',
+    'num_steps',
+    'schedule',
+    'spacing',
+    'respacing',
+    'variance',
+    'corrector_steps',
+    'churn',
+    'guidance_scale',
+    'guidance_rescale',
+    'guidance_min',
+    'guidance_max',
+    'guidance_run',
+    'classifier',
+    'classifier_scale',
+    'clip',
+    'clip_before_classifier',
+    'dynamic_threshold',
+    'num_samples',
+    'batch_size',
+    'labels',
+    'prompt',
+    'ema',
+    'ema_decay',
+    'checkpoint',
+    'seed',
+    'trajectory',
+    'name',
+  ),
+}
+
+# Choices within a section: the parameters that stand for them in a constructor,
+# and the value of configs/base.py, which says nothing.
+PARTS = {
+  'objective': {
+    'times': (('times', 'loss_aware'), 'steps'),
+    'weight': (('weight',), 'snr'),
+    'decoder': (('log_likelihood',), 'logistic'),
+  }
+}
+
+# Fields on which it depends what others are taken.
+CHOICES = (
+  'data.name',
+  'schedule.name',
+  'schedule.alphas',
+  'network.name',
+  'conditioning.text',
+  'conditioning.noise_input',
+  'objective.name',
+  'objective.times',
+  'objective.weight',
+  'sampling.sampler',
+  'sampling.churn',
+  'sampling.corrector_steps',
+)
+
+
+# Values that have another name now: those of stored runs are read.
+RENAMED = {'objective.name': {'ddpm': 'denoising'}}
+
+
+def rename_values(config: Any) -> None:
+  """Replaces values of former versions by the names that they have now."""
+  for field, names in RENAMED.items():
+    section, name = field.split('.')
+    config[section][name] = names.get(
+      config[section][name], config[section][name]
+    )
+
+
+def audit(config: Any) -> None:
+  """Raises UserError for the first section with a field that nothing takes."""
+  for section in DIRECT:
+    unused = _unused(config, section)
+    if unused:
+      chosen, *_ = constructors(config, section)
+      known = [n for n in _taken(config, section) if n in config[section]]
+      raise UserError(
+        f'config.{section}: {chosen} takes no {", ".join(unused)}; it takes '
+        f'{", ".join(known) or "none of these fields"}'
+      )
+
+
+def forget_unused(config: Any, overrides: Collection[str]) -> None:
+  """Resets what a config file set for a choice that `overrides` changed.
+
+  overrides: the fields given on the command line, 'section.field', which are
+  never reset: `audit` refuses those that are not taken.
+  """
+  if set(overrides) & set(CHOICES):
+    drop_unused(config, DIRECT, overrides)
+
+
+def drop_unused(
+  config: Any, sections: Collection[str], keep: Collection[str] = ()
+) -> None:
+  """Resets what nothing takes in these sections, but for the fields `keep`.
+
+  Of runs of older versions, which stored all fields, also those that had no
+  effect.
+  """
+  rename_values(config)
+  for section in [name for name in sections if name in DIRECT]:
+    for name in _unused(config, section):
+      if f'{section}.{name}' not in keep:
+        _, default = PARTS.get(section, {}).get(name, ((), None))
+        config[section][name] = default
+
+
+def complete(config: Any) -> Any:
+  """Returns a copy with the default of each parameter that is not set.
+
+  What a run stores: a default that changes later does not change the run.
+  """
+  config = config.copy_and_resolve_references()
+  for section in DIRECT:
+    fields = config[section]
+    for constructor in constructors(config, section).values():
+      for name, parameter in parameters(constructor).items():
+        if name in fields and fields[name] is None:
+          value = _plain(parameter.default)
+          if value is not None:
+            fields[name] = value
+  return config
+
+
+def _plain(value):
+  # None for what cannot be stored: no default, or an object
+  if value is inspect.Parameter.empty or callable(value):
+    is_type = isinstance(value, type) and value is not inspect.Parameter.empty
+    return np.dtype(value).name if is_type else None
+  known = (bool, int, float, str, tuple)
+  return value if isinstance(value, known) else None
+
+
+def constructors(config: Any, section: str) -> dict[str, Callable]:
+  """Returns those that the choices of a section name; the first is its root."""
+  return _CONSTRUCTORS[section](config)
+
+
+def _data(config):
+  name = config.data.name
+  if not name:  # of --mode=noise, which needs none
+    return {'no data set': lambda: None}
+  return {name: choose(data.SOURCES, 'data', 'name', name)}
+
+
+def _schedule(config):
+  c = config.schedule
+  name = c.name if c.alphas is None else 'alphas'
+  found = {name: schedule.schedule_constructor(config)}
+  takes = parameters(network.network_constructor(config))
+  if 'gamma_min' in takes:  # the ends that a network scales its input by
+    found[config.network.name] = lambda gamma_min=None, gamma_max=None: None
+  return found
+
+
+def _conditioning(config):
+  name = config.conditioning.noise_input
+  known = network.NOISE_INPUTS
+  return {name: choose(known, 'conditioning', 'noise_input', name)}
+
+
+def _objective(config):
+  c = config.objective
+  root = choose(objective.OBJECTIVES, 'objective', 'name', c.name)
+  found = {c.name: root}
+  takes = parameters(root)
+  if 'times' in takes:
+    found[c.times] = choose(objective.TIMES, 'objective', 'times', c.times)
+  if 'weight' in takes:
+    known = objective.WEIGHTS
+    found[c.weight] = choose(known, 'objective', 'weight', c.weight)
+  return found
+
+
+def _sampling(config):
+  c = config.sampling
+  found = {
+    c.sampler: choose(sampling.SAMPLERS, 'sampling', 'sampler', c.sampler)
+  }
+  if c.churn:
+    found['churn'] = sampling.CHURN
+  if c.corrector_steps:
+    found['corrector'] = sampling.CORRECTOR
+  return found
+
+
+_CONSTRUCTORS = {
+  'data': _data,
+  'schedule': _schedule,
+  'network': lambda config: {
+    config.network.name: network.network_constructor(config)
+  },
+  'conditioning': _conditioning,
+  'objective': _objective,
+  'sampling': _sampling,
+}
+
+
+def _taken(config, section):
+  # the parameters of all constructors of a section, in order
+  found = {}
+  for constructor in constructors(config, section).values():
+    found |= parameters(constructor)
+  return list(found)
+
+
+def _unused(config, section):
+  taken, fields = set(_taken(config, section)), config[section]
+  parts = PARTS.get(section, {})
+  unused = [
+    name
+    for name in fields
+    if fields[name] is not None
+    and name not in taken
+    and name not in DIRECT[section]
+    and name not in parts
+  ]
+  root = parameters(next(iter(constructors(config, section).values())))
+  for name, (stand_for, default) in parts.items():
+    if fields[name] != default and not set(stand_for) & set(root):
+      unused.append(name)
+  return unused

@@ -1,0 +1,209 @@
+"""config.objective -> the objective of a training, and its first state."""
+
+import functools
+
+import diffusion_jax as dj
+from diffusion_jax.build import vae_models
+from diffusion_jax.build.make import (
+  choose,
+  construct,
+  fixed,
+  from_config,
+  make,
+  parameters,
+  renamed,
+)
+from diffusion_jax.build.network import (
+  build_image_condition,
+  build_network,
+  build_noise_input,
+  label_dropout,
+  network_fn,
+)
+from diffusion_jax.build.schedule import (
+  build_schedule,
+  check_signal,
+  learns_schedule,
+  num_steps,
+)
+from diffusion_jax.build.vae_models import is_vae
+from diffusion_jax.core.parametrization import KINDS
+from diffusion_jax.errors import UserError
+from diffusion_jax.training import (
+  augmentation,
+  classifier,
+  conditions,
+  loss_aware,
+  objectives,
+  vae,
+)
+
+
+def _uniform(t_min=0.0):
+  return functools.partial(dj.uniform_times, t_min=t_min)
+
+
+# The constructors of config.objective.times.
+TIMES = {
+  'steps': renamed(dj.step_times, num_steps='schedule_steps'),
+  'uniform': _uniform,
+  'antithetic': lambda: dj.antithetic_times,
+  'log_normal': renamed(
+    dj.log_normal_times, mean='log_normal_mean', std='log_normal_std'
+  ),
+  'logit_normal': renamed(
+    dj.logit_normal_times, mean='logit_normal_mean', std='logit_normal_std'
+  ),
+}
+
+# The constructors of config.objective.weight.
+WEIGHTS = {
+  'snr': lambda: dj.snr_weight,
+  'truncated_snr': lambda: dj.truncated_snr_weight,
+  'min_snr': renamed(dj.min_snr_weight, gamma='min_snr_gamma'),
+  'edm': dj.edm_weight,
+  'flow': lambda: dj.flow_weight,
+}
+
+LOSS_AWARE = {'steps': False, 'loss_aware': True}  # times of a bound
+
+_hybrid = renamed(objectives.hybrid, num_steps='schedule_steps')
+
+# The constructors of config.objective.name.
+OBJECTIVES = {
+  'denoising': objectives.denoising,
+  'hybrid': _hybrid,
+  'vlb': fixed(_hybrid, weight=None, vlb_weight=1.0),
+  'vdm': functools.partial(objectives.vdm, num_steps=0),  # 0: continuous
+  'classifier': classifier.classifier,
+  'vae': vae.vae,
+  'hvae': fixed(vae.hvae, num_latents=None),
+}
+
+
+def build_times(config):
+  """config.objective.times -> (key, batch_size, schedule) -> levels."""
+  facts = {'schedule_steps': lambda: num_steps(config)}
+  return make(TIMES, config.objective, 'objective.times', facts)
+
+
+def build_weight(config):
+  """config.objective.weight -> NoiseLevel -> weight of the error in x0."""
+  return make(WEIGHTS, config.objective, 'objective.weight')
+
+
+def build_augment(config):
+  """config.objective.augment -> (key, x0) -> (x0, labels); None for 0."""
+  probability = config.objective.augment
+  if not probability:
+    return None
+  return functools.partial(augmentation.augment, probability=probability)
+
+
+def _objective_facts(config, network, test):
+  c = config.objective
+  return {
+    'network_fn': lambda: network_fn(config, network),
+    'schedule': lambda: build_schedule(config),
+    'make_schedule': lambda: lambda params: build_schedule(config, params),
+    'schedule_steps': lambda: num_steps(config),
+    'num_steps': lambda: c.num_steps or None,  # of the model of vdm
+    'num_levels': lambda: config.data.num_levels,
+    'parametrization': lambda: choose(
+      KINDS, 'objective', 'parametrization', c.parametrization
+    ),
+    'noise_input': lambda: build_noise_input(config),
+    'sigma_data': lambda: c.sigma_data,
+    'condition': lambda: conditions.make_condition(
+      config.conditioning.labels,
+      label_dropout(config),
+      build_image_condition(config),
+      config.conditioning.text,
+    ),
+    'times': lambda: build_times(config),
+    'weight': lambda: build_weight(config),
+    'loss_aware': lambda: choose(LOSS_AWARE, 'objective', 'times', c.times),
+    'learned_variance': lambda: config.network.learned_variance,
+    'augment': lambda: build_augment(config),
+    'self_conditioning': lambda: config.conditioning.self_conditioning,
+    'estimate_probability': lambda: 1.0 if test else 0.5,
+  }
+
+
+# Fields that change what the objective must compute, by its parameter.
+NEEDED = {
+  'objective.augment': 'augment',
+  'conditioning.self_conditioning': 'self_conditioning',
+}
+
+
+def _check(config, takes):
+  c = config.objective
+  for field, parameter in NEEDED.items():
+    section, name = field.split('.')
+    value = config[section][name]
+    if value and parameter not in takes:
+      able = [n for n, k in OBJECTIVES.items() if parameter in parameters(k)]
+      raise UserError(
+        f'config.{field}={value} needs objective.name={" or ".join(able)}, not '
+        f'{c.name!r}'
+      )
+  if c.augment and config.conditioning.image:
+    raise UserError(
+      'config.objective.augment changes the images, conditioning.image would '
+      'show them as they were: set one of the two'
+    )
+  if c.name in ('hybrid', 'vlb') and not config.network.learned_variance:
+    raise UserError(
+      f'config.objective.name={c.name!r} needs '
+      '--config.network.learned_variance=True'
+    )
+  if c.name != 'vdm':
+    return
+  if not learns_schedule(config):
+    with from_config('schedule'):
+      check_ends(config.schedule.name, build_schedule(config))
+  if config.network.learned_variance:
+    raise UserError('config.network.learned_variance: vdm has no use for it')
+
+
+def check_ends(name, schedule):
+  """ValueError where the bound of VDM has no value: SNR = inf or 0."""
+  if schedule(0.0).sigma == 0.0 or schedule(1.0).alpha == 0.0:
+    raise ValueError(
+      f'{name!r} begins without noise or ends without signal; the objective '
+      'vdm needs a schedule such as learned or continuous_cosine'
+    )
+
+
+def build_objective(config, test=False):
+  """Returns the `training.objectives.Objective` of config.objective.
+
+  test: the conditional loss, without dropout in the network, label dropout and
+  augmentation, and with self-conditioning's first estimate of every image; of a
+  VAE the plain bound.
+  """
+  c = config.objective
+  constructor = choose(OBJECTIVES, 'objective', 'name', c.name)
+  takes = parameters(constructor)
+  _check(config, takes)
+  network = build_network(config)
+  if test:
+    if hasattr(network, 'dropout'):
+      network = network.clone(dropout=0.0)
+    config = config.copy_and_resolve_references()
+    config.objective.augment = config.conditioning.label_dropout = 0.0
+  if is_vae(config):
+    return vae_models.build_objective(config, network, test)
+  if 'noise_input' in takes and c.name != 'classifier':
+    check_signal(config)
+  facts = _objective_facts(config, network, test)
+  return construct(constructor, c, 'objective', facts)
+
+
+def build_objective_state(config):
+  """What the objective remembers before the first step; () if nothing."""
+  c = config.objective
+  if c.name in ('hybrid', 'vlb') and c.times == 'loss_aware':
+    return loss_aware.init_loss_history(num_steps(config))
+  return vae.initial_step() if is_vae(config) else ()

@@ -1,0 +1,66 @@
+"""What a user may write: no part of the package, named in a config."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+import diffusion_jax as dj
+from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.training import objectives
+
+
+class Network(nn.Module):
+  """One layer, of `width` that configs/base.py has not."""
+
+  out_channels: int
+  width: int = 2
+
+  @nn.compact
+  def __call__(self, x, noise, cond=None, *, train=False):
+    noise = jnp.broadcast_to(noise[:, None, None, None], x.shape)
+    h = nn.tanh(nn.Dense(self.width)(jnp.concatenate([x, noise], -1)))
+    return nn.Dense(self.out_channels)(h)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """alpha = cos, sigma = sin of an angle from `first` to pi/2 - `first`."""
+
+  first: float = 0.1
+
+  def __call__(self, t):
+    angle = self.first + t * (np.pi / 2 - 2 * self.first)
+    return dj.NoiseLevel(t, jnp.cos(angle), jnp.sin(angle))
+
+
+def sampler(damping: float = 1.0):
+  """The ODE's step, times `damping`."""
+  inner = dj.ddim()
+
+  def step(*args):
+    x, state = inner.step(*args)
+    return damping * x, state
+
+  return dj.Sampler(inner.init, step)
+
+
+def objective(network_fn, schedule, noise_input):
+  """The plain loss of v at uniform times."""
+  return objectives.ddpm(
+    network_fn,
+    schedule,
+    parametrization='v',
+    times=dj.uniform_times,
+    weight=dj.snr_weight,
+    noise_input=noise_input,
+  )
+
+
+def pictures(split, image_shape, num_made: int = 16):
+  """Grey pictures, `num_made` of them."""
+  level = np.arange(num_made, dtype=np.uint8)
+  shape = (num_made, *image_shape)
+  images = np.broadcast_to(level[:, None, None, None], shape)
+  return ArraySource(np.ascontiguousarray(images))
