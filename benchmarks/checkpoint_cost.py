@@ -1,4 +1,4 @@
-"""What a checkpoint costs: the loop that waits, the disk, the checksums.
+"""Time of a checkpoint: the waiting loop, the disk, the checksums.
 
   python -m benchmarks.checkpoint_cost                   # 35.7 M parameters
   python -m benchmarks.checkpoint_cost --config=digits --folder=/scratch/x
@@ -28,7 +28,7 @@ flags.DEFINE_integer('rounds', 5, 'Saves.')
 
 
 def random_state(config):
-  """A state of the config's shapes on one device."""
+  """Returns a state of the config's shapes on one device."""
   optimizer = build.build_optimizer(config)
   decays = build.build_ema_decays(config)
   mesh = build.build_mesh(config)
@@ -45,14 +45,14 @@ def random_state(config):
 
 
 def seconds(function, *args):
-  """(what it returns, how long it took)."""
+  """Returns (the result of a call, its seconds)."""
   begin = time.perf_counter()
   result = function(*args)
   return result, time.perf_counter() - begin
 
 
 def measure(config, folder, rounds):
-  """Prints what the saves of one state cost."""
+  """Prints the times of saving and restoring one state."""
   state, like = random_state(config)
   leaves = jax.tree.leaves(state)
   count = sum(x.size for x in jax.tree.leaves(state.params))
@@ -91,7 +91,7 @@ def _listed(result, time):
 
 
 def main(_):
-  """Measures."""
+  """Measures the checkpoints of a config."""
   name = flags.FLAGS.config
   config = importlib.import_module(f'configs.{name}').get_config()
   config.training.mesh = (1, 1)

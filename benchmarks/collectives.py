@@ -1,4 +1,4 @@
-r"""What devices tell one another in a step of training, and what each holds.
+r"""Bytes that devices send in a training step, and bytes that each holds.
 
   python -m benchmarks.collectives --config=configs/cifar10.py --mesh=1,8
 
@@ -26,7 +26,7 @@ KINDS = (
 
 
 class Collective(NamedTuple):
-  """A collective operation of a compiled program; bytes of all its results.
+  """Holds a collective operation of a compiled program and its bytes.
 
   Of a reduce-scatter: of its operands, the sums that are scattered.
   """
@@ -38,7 +38,7 @@ class Collective(NamedTuple):
 
 
 def find(hlo: str, num_devices: int) -> list[Collective]:
-  """All collectives in the text of a compiled program."""
+  """Returns all collectives in the text of a compiled program."""
   found = []
   kinds = '|'.join(KINDS)
   # name = f32[8,4]{1,0} all-reduce(...), or (f32[..], f32[..]) all-reduce(...)
@@ -55,14 +55,16 @@ def find(hlo: str, num_devices: int) -> list[Collective]:
 
 
 def bits(dtype: str) -> int:
-  """Bits of a number: of f32 32, of pred 8."""
+  """Returns the bits of a number of an HLO type: f32 32, pred 8."""
   return 8 if dtype == 'pred' else int(re.sub(r'\D', '', dtype))
 
 
 def group_size(line: str, num_devices: int) -> int:
-  """Devices of a group, from replica_groups={{0,1},{2,3}}, =[groups,size]<=...
+  """Returns the number of devices in a group of a collective.
 
-  or =mesh['a'=2,'b'=4], ... {'b'}, the axes along which; without: of all.
+  It is read from replica_groups={{0,1},{2,3}}, =[groups,size]<=... or
+  =mesh['a'=2,'b'=4], ... {'b'}, the axes of the group; by default it is
+  num_devices.
   """
   axes = re.search(r'replica_groups=mesh\[(.*?)\].*?\{(.*?)\}', line)
   if axes:
@@ -78,14 +80,14 @@ def group_size(line: str, num_devices: int) -> int:
 
 
 def wire_bytes(collective: Collective) -> float:
-  """Bytes that each device sends, by the ring algorithm."""
+  """Returns the bytes that each device sends, by the ring algorithm."""
   n = collective.group
   twice = 2 if collective.kind == 'all-reduce' else 1
   return twice * (n - 1) / n * collective.bytes
 
 
 def compile_step(config):
-  """(compiled training step, abstract state with its places) of a config."""
+  """Returns (compiled training step, abstract state with shardings)."""
   import jax
   import jax.numpy as jnp
 
@@ -125,7 +127,7 @@ def compile_step(config):
 
 
 def state_bytes(like) -> tuple[int, int]:
-  """Bytes of a state: (all of it, what one device holds)."""
+  """Returns the bytes of a state: (in total, on one device)."""
   import jax
 
   whole = part = 0
@@ -138,7 +140,7 @@ def state_bytes(like) -> tuple[int, int]:
 
 
 def report(config) -> str:
-  """The lines that the command prints."""
+  """Returns the lines that the command prints."""
   import jax
 
   compiled, like = compile_step(config)
@@ -166,7 +168,7 @@ def report(config) -> str:
 
 
 def read(path):
-  """The config of a file of configs/, with its argument: cifar10.py:smoke."""
+  """Returns the config of a file of configs/, such as cifar10.py:smoke."""
   file, _, argument = path.partition(':')
   spec = importlib.util.spec_from_file_location(Path(file).stem, file)
   if spec is None or spec.loader is None:

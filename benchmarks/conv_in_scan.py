@@ -31,7 +31,7 @@ flags.DEFINE_integer('steps', 3, 'Steps of the scan.')
 
 
 def xla_conv(x, kernel, stride, padding):
-  """The convolution of flax.linen.Conv: XLA's, with JAX's own gradients."""
+  """Computes the convolution of flax.linen.Conv, with JAX's own gradients."""
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -42,7 +42,7 @@ def xla_conv(x, kernel, stride, padding):
 
 
 def compiled(config, batch, steps):
-  """(jitted function of the state, state): `steps` steps, by scan if > 1."""
+  """Returns (jitted function, state) of `steps` steps, by scan if > 1."""
   objective = build.build_objective(config)
   optimizer = build.build_optimizer(config)
   mesh, decays = build.build_mesh(config), build.build_ema_decays(config)
@@ -61,7 +61,7 @@ def compiled(config, batch, steps):
 
 
 def seconds(function, state, steps):
-  """Wall seconds per step of one call."""
+  """Returns the wall seconds per step of one call."""
   start = time.perf_counter()
   jax.block_until_ready(function(state))
   return (time.perf_counter() - start) / steps

@@ -1,4 +1,4 @@
-"""Inpainting of digits: methods against one another, on the test split.
+"""Comparison of methods for inpainting, on the test split of the digits.
 
   python -m benchmarks.inpainting runs/digits runs/digits_inpainting \
     --out=docs/images/inpainting
@@ -48,7 +48,7 @@ METHODS = {
 
 
 def load(workdir):
-  """(config, params) of a run, 100 steps of DDIM(1)."""
+  """Returns (config, params) of a run, with 100 steps of DDIM(1)."""
   config = base.get_config()
   sampling = {'sampler': 'ddim', 'eta': 1.0, 'num_steps': 100}
   config.update({'sampling': sampling})
@@ -57,7 +57,7 @@ def load(workdir):
 
 
 def fill_in(run, wrap, resampling, iterations, known, mask):
-  """Completed digits [N, 8, 8, 1], and the calls of the network for each."""
+  """Returns completed digits [N, 8, 8, 1] and the calls of the network."""
   config, params = run
   keys = jax.random.split(jax.random.key(0), (2, len(known)))
 
@@ -90,7 +90,7 @@ def fill_in(run, wrap, resampling, iterations, known, mask):
 
 
 def main(argv):
-  """Prints the table, writes the picture."""
+  """Prints the table and writes the picture."""
   logging.set_verbosity(logging.ERROR)  # Orbax says much
   runs = [load(workdir) for workdir in argv[1:]]
   test = sources.digits('test')

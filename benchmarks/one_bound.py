@@ -1,4 +1,4 @@
-"""One bound, one table: from the VAE to VDM on the handwritten digits.
+"""Bounds on log p(x) from the VAE to VDM, on the handwritten digits.
 
   python -m benchmarks.one_bound --runs=runs
 
@@ -28,7 +28,7 @@ flags.DEFINE_integer('samples', 20, 'Pictures of each model.')
 
 
 class Entry(NamedTuple):
-  """A row: its name, config, and what the command line adds to it."""
+  """Holds a row: its name, config, and the fields of the command line."""
 
   name: str
   config: str
@@ -58,7 +58,7 @@ ENTRIES = (
 
 
 def launch(entry, workdir, mode, *arguments):
-  """A command as a user types it; ends the benchmark where it fails."""
+  """Runs a command of the command line; exits if it fails."""
   command = [
     sys.executable,
     'launch.py',
@@ -73,7 +73,7 @@ def launch(entry, workdir, mode, *arguments):
 
 
 def measure(entry, workdir, samples):
-  """Trains, evaluates and samples; the figures of the row."""
+  """Trains, evaluates and samples; returns the figures of the row."""
   launch(entry, workdir, 'train')
   launch(
     entry,
@@ -99,7 +99,7 @@ def measure(entry, workdir, samples):
 
 
 def parameters(workdir):
-  """How many numbers the run learns."""
+  """Returns the number of parameters."""
   from configs import base
 
   config = run_folder.run_config(workdir, base.get_config())
@@ -108,7 +108,7 @@ def parameters(workdir):
 
 
 def seconds(workdir):
-  """Of the steps of training, by its own log: without compilation, samples."""
+  """Returns the seconds of training by its log, without compilation."""
   found = run_folder.read_config(workdir)
   if found is None:
     raise SystemExit(f'there is no run in {workdir}')
@@ -121,7 +121,7 @@ def seconds(workdir):
 
 
 def line(entry, found):
-  """A row of the table."""
+  """Returns a row of the table."""
   bits = [
     '{:.3f} ± {:.3f}'.format(*found[m]) if m in found else ''
     for m in ('elbo', 'iw')
@@ -137,7 +137,7 @@ def line(entry, found):
 
 
 def main(argv):
-  """The table, and the picture."""
+  """Prints the table and writes the picture."""
   del argv
   args = flags.FLAGS
   table, rows = {}, []

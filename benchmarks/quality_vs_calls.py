@@ -1,11 +1,11 @@
-"""Quality of samples against calls of the network, for every sampler.
+"""Quality of samples by calls of the network, for every sampler.
 
   python -m benchmarks.quality_vs_calls runs/digits runs/digits_edm \
     runs/digits_flow --out=docs/images/samplers
 
 Runs are of the digits, with labels. Of every sampler and number of calls 500
 pictures are made, the same noise and labels for all; two figures are taken: the
-fraction that an SVM reads as the class asked for, and the Frechet distance to
+fraction that an SVM classifies as requested, and the Frechet distance to
 the real train split in the features of a perceptron that reads digits
 (`evaluation.digits`). Writes <out>.json and <out>.png; without runs the picture
 alone, of a table that is there.
@@ -48,7 +48,7 @@ SAMPLERS = {
 
 
 def measure(workdir, names, calls, count, judge, distance):
-  """[(sampler, calls, accuracy, distance)] of one run."""
+  """Returns [(sampler, calls, accuracy, distance)] of one run."""
   found = run_folder.read_config(workdir)
   config = run_folder.run_config(workdir, base_config(found))
   params = sample.restore(config, workdir)
@@ -77,7 +77,7 @@ def measure(workdir, names, calls, count, judge, distance):
 
 
 def base_config(found):
-  """Defaults that the fields of the run are laid over."""
+  """Returns the defaults of fields that the run does not have."""
   from configs import base
 
   config = base.get_config()
@@ -86,7 +86,7 @@ def base_config(found):
 
 
 def main(argv):
-  """Measures every run, writes the table and the plot."""
+  """Measures every run; writes the table and the plot."""
   args = flags.FLAGS
   logging.set_verbosity(logging.ERROR)
   if not argv[1:]:
@@ -116,7 +116,7 @@ def main(argv):
 
 
 def plot(real, runs, path):
-  """A column for each run: errors of the judge above, distances below."""
+  """Plots a column for each run: errors above, distances below."""
   figure, axes = plt.subplots(
     2, len(runs), figsize=(4.2 * len(runs), 7), squeeze=False, sharey='row'
   )
@@ -138,7 +138,7 @@ def plot(real, runs, path):
     column[1].set_yscale('log')
   axes[0, 0].set_ylim(90, 100.5)
   axes[1, 0].set_ylim(0.15, 3)
-  axes[0, 0].set_ylabel('read as the class asked for, %')
+  axes[0, 0].set_ylabel('classified as requested, %')
   axes[1, 0].set_ylabel('Fréchet distance, perceptron features')
   axes[1, -1].legend(fontsize=7)
   figure.tight_layout()

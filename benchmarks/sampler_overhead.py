@@ -1,4 +1,4 @@
-"""What a sampler costs beside its network: `sample` against bare calls.
+"""Time of a sampler besides its network: `sample` and bare calls.
 
   python -m benchmarks.sampler_overhead                  # the digits' network
   python -m benchmarks.sampler_overhead --sampler=unipc --config=cifar10
@@ -29,7 +29,7 @@ flags.DEFINE_integer('rounds', 10, 'Timed pairs.')
 
 
 def programs(config, steps):
-  """(params, x) -> x, twice: the sampler, and its network as often."""
+  """Returns two functions (params, x) -> x: sampler, and network alone."""
   schedule = build.build_schedule(config)
   sampler = build.build_sampler(config, schedule)
   levels = dj.level_grid(schedule, steps)

@@ -105,7 +105,7 @@ def _naming(path):
 def _black_and_white(image):
   # Returns the levels of black and white of grey of more than 8 bits, or None.
   if image.mode.startswith('I;16'):
-    tags = getattr(image, 'tag_v2', {})  # of a TIFF
+    tags = getattr(image, 'tag_v2', {})  # Of a TIFF.
     top = 2 ** tags.get(258, (16,))[0] - 1  # BitsPerSample
     white_is_zero = tags.get(262) == 0  # PhotometricInterpretation
     return (top, 0) if white_is_zero else (0, top)

@@ -117,12 +117,12 @@ class TwoLevels:
 
   @property
   def num_classes(self) -> int:
-    """Of the source."""
+    """The number of classes of the source."""
     return self.source.num_classes
 
   @property
   def in_memory(self) -> bool:
-    """Of the source."""
+    """Whether the source is in memory."""
     return self.source.in_memory
 
 

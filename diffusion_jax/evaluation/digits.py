@@ -102,7 +102,7 @@ def main(path: str) -> None:
     sys.exit(f'error: {path}: {error}')
   print(
     f'{len(images)} samples: {result["accuracy"]:.1%} +- {result["error"]:.1%} '
-    f'read as the class asked for (real test digits: {result["real"]:.1%})'
+    f'classified as requested (real test digits: {result["real"]:.1%})'
   )
   print(
     f'{apart:.2f} between two samples of a class (real test digits: '

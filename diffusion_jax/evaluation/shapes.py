@@ -45,7 +45,7 @@ def detect(image: np.ndarray) -> list[Detection]:
   palette = np.array([COLOURS[name] for name in names], np.float64) - GROUND
   length = np.linalg.norm(palette, axis=1)
   offset = image.astype(np.float64) - GROUND
-  along = offset @ (palette / length[:, None]).T  # cosine times length
+  along = offset @ (palette / length[:, None]).T  # Cosine times length.
   nearest = along.argmax(axis=-1)
   coverage = np.clip(along.max(axis=-1) / length[nearest], 0.0, 1.0)
   pieces = np.zeros(coverage.shape, np.int32)
@@ -69,13 +69,13 @@ def _measure(coverage, colour):
   area = coverage.sum()
   rows, columns = coverage.sum(axis=1), coverage.sum(axis=0)
   (var_y, skew), (var_x, _) = _moments(rows), _moments(columns)
-  width, height = rows.max(), columns.max()  # the longest row, and column
-  box = 12.0 * (var_x * var_y) ** 0.5  # of a rectangle the area
-  if abs(skew) > 0.35:  # of a triangle 0.57, of the others 0
+  width, height = rows.max(), columns.max()  # Longest row and column.
+  box = 12.0 * (var_x * var_y) ** 0.5  # The area of a rectangle.
+  if abs(skew) > 0.35:  # It is 0.57 for a triangle, 0 for others.
     shape = 'triangle'
-  elif area / (width * height) > 0.92:  # of a square 1, of a circle pi / 4
+  elif area / (width * height) > 0.92:  # A square has 1, a circle pi / 4.
     shape = 'square'
-  else:  # of a circle pi / 3, of a cross 0.90
+  else:  # A circle has pi / 3, a cross 0.90.
     shape = 'circle' if area / box > 0.99 else 'cross'
   limit = (SIZES['small'][1] + SIZES['large'][0]) / 2.0
   size = 'small' if max(width, height) < 2.0 * limit * side else 'large'

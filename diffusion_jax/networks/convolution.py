@@ -46,7 +46,7 @@ def _input_gradient(kernel, g, x_shape, stride, padding, precision):
     (size - 1 - before, n + before - (m - 1) * stride - 1)
     for (before, _), n, m in axes
   ]
-  # without the barriers XLA folds the transposes back into the slow layout
+  # Without the barriers XLA folds the transposes back into the slow layout.
   turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
   return _lax_conv(g, turned, pads, precision, x_dilation=stride)
 

@@ -33,7 +33,7 @@ from diffusion_jax.networks.layers import (
 
 Array = jax.Array
 
-GROUP_WIDTH = 4  # channels of a group of a group norm, at least
+GROUP_WIDTH = 4  # Minimum channels of a group of a group norm.
 # Sums with a shortcut are multiplied by skip_scale.
 BLOCK = {'group_width': GROUP_WIDTH, 'skip_scale': 0.5**0.5}
 

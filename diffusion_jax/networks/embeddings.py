@@ -81,7 +81,7 @@ class LabelEmbedding(nn.Module):
   def __call__(self, cond: dict, batch_size: int) -> Array:
     rows = self.num_classes + self.null_class
     check_name('initializer', self.initializer, INITIALIZERS)
-    table_init = nn.linear.default_embed_init  # Ho et al. have no labels
+    table_init = nn.linear.default_embed_init  # Ho et al. have no labels.
     if self.initializer == 'torch':
       table_init = nn.initializers.normal(1.0)
     table = nn.Embed(

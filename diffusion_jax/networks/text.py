@@ -10,7 +10,7 @@ from diffusion_jax.networks.layers import count_heads, dense
 
 Array = jax.Array
 
-NUM_TOKENS = 257  # bytes and padding (`data.text`)
+NUM_TOKENS = 257  # Bytes and padding (`data.text`).
 
 
 class TextEncoder(nn.Module):

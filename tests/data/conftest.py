@@ -6,15 +6,15 @@ def no_network(monkeypatch):
   """Any attempt to reach the network fails at once, and is counted."""
   import requests
 
-  asked = []
+  attempts = []
 
   def refuse(url, **kwargs):
-    asked.append((url, kwargs))
+    attempts.append((url, kwargs))
     raise requests.ConnectionError('no network in tests')
 
   monkeypatch.setattr(requests, 'head', refuse)
   monkeypatch.setattr(requests.Session, 'send', refuse)
-  return asked
+  return attempts
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ def numbered():
   return sources.ArraySource(pictures.copy(), numbers.astype(np.int32), 10, 10)
 
 
-def seen(source, size, steps, seed=0):
+def images_of(source, size, steps, seed=0):
   return [pipeline.batch_at(source, size, seed, i)['label'] for i in steps]
 
 
 def test_every_epoch_has_every_image_once_in_its_own_order(numbered):
-  stream = np.concatenate(seen(numbered, 4, range(5)))  # two epochs of 10
+  stream = np.concatenate(images_of(numbered, 4, range(5)))  # two epochs of 10
   first, second = stream[:10], stream[10:]
   assert sorted(first) == sorted(second) == list(range(10))
   assert list(first) != list(second)
@@ -35,7 +35,9 @@ def test_batch_i_is_a_function_of_i(numbered):
 
 
 def test_the_seed_changes_the_order(numbered):
-  assert list(seen(numbered, 10, [0])[0]) != list(seen(numbered, 10, [0], 1)[0])
+  assert list(images_of(numbered, 10, [0])[0]) != list(
+    images_of(numbered, 10, [0], 1)[0]
+  )
 
 
 def test_images_keep_their_labels_and_fill_minus_one_to_one(numbered):
@@ -75,13 +77,13 @@ class OnDisk:
 
   def __init__(self, array_source):
     self._inner = array_source
-    self.asked = []
+    self.requests = []
 
   def __len__(self):
     return len(self._inner)
 
   def read(self, index):
-    self.asked.append(len(index))
+    self.requests.append(len(index))
     if 99 in index:
       raise ValueError('99.png is damaged')
     return self._inner.read(index)
@@ -121,7 +123,7 @@ def test_the_hosts_parts_are_the_global_batch(source, num_hosts):
 def test_only_the_rows_of_a_host_are_read(numbered):
   source = OnDisk(numbered)
   pipeline.batch_at(source, 8, 0, 1, rows=slice(2, 4))
-  assert source.asked == [2]
+  assert source.requests == [2]
 
 
 @pytest.mark.parametrize('num_threads', [1, 3])

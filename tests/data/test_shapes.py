@@ -90,9 +90,9 @@ def test_held_out_combinations_are_in_the_test_split_alone(num_objects):
   assert {shape for _, shape in held_out} == set(shapes.SHAPES)
   train = shapes.shapes('train', num_objects=num_objects).texts(range(2000))
   test = shapes.shapes('test', num_objects=num_objects).texts(range(300))
-  seen = set().union(*map(pairs_of, train))
-  assert not seen & held_out
-  assert seen | held_out == {
+  drawn = set().union(*map(pairs_of, train))
+  assert not drawn & held_out
+  assert drawn | held_out == {
     (c, s) for c in shapes.COLOURS for s in shapes.SHAPES
   }
   assert all(pairs_of(sentence) & held_out for sentence in test)

@@ -70,7 +70,7 @@ def test_the_command(tmp_path, test_split):
   np.savez(path, arr_0=test_split[0], labels=test_split[1])
   result = run(str(path))
   assert result.returncode == 0
-  assert result.stdout.startswith('360 samples: 99.4% +- 0.4% read as')
+  assert result.stdout.startswith('360 samples: 99.4% +- 0.4% classified')
   apart = result.stdout.splitlines()[1].split()
   assert float(apart[0]) == float(apart[-1].strip(')')) > 1.0  # the same
   np.savez(path, arr_0=test_split[0])

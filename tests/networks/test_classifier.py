@@ -47,7 +47,7 @@ def openai_pool(p, h, head_channels):
 
 
 def openai_classifier(p, x, t, eps, updown):
-  """recipes 3.4: the way down and the middle, then norm, swish and the pool."""
+  """recipes 3.4: the encoder and the middle, then norm, swish and the pool."""
   angles = t[:, None] * np.exp(-np.log(10000) * np.arange(4) / 4)
   e = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
   e = dense(p['noise_dense_2'], swish(dense(p['noise_dense_1'], e)))

@@ -215,7 +215,7 @@ def test_resnet_block_literally(name, key):
   h = conv3x3(p['conv_2'], swish(h))
   skip = resample(x) if options['features'] == 8 else dense(p['shortcut'], x)
   assert ('shortcut' in p) == (options['features'] != 8)
-  assert ('bias' in p['embedding_proj']) == (name != 'mute')
+  assert ('bias' in p['embedding_proj']) == (name != 'zero')
   np.testing.assert_allclose(found, skip + h, rtol=1e-4, atol=1e-4)
 
 

@@ -274,9 +274,9 @@ def test_networks_without_text_are_what_they_were(key):
     jax.eval_shape(module.init, key, X, NOISE, cond)
   )
   plain = {str(p): a.shape for p, a in shapes(unet(text_width=0), {})}
-  told = {str(p): a.shape for p, a in shapes(unet(), COND)}
-  assert plain.items() <= told.items()
-  added = told.keys() - plain.keys()
+  with_text = {str(p): a.shape for p, a in shapes(unet(), COND)}
+  assert plain.items() <= with_text.items()
+  added = with_text.keys() - plain.keys()
   assert added and all('text' in name for name in added)
 
 

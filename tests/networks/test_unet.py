@@ -437,7 +437,7 @@ def test_a_self_conditioned_network_sees_its_estimate(key):
   found = apply({'x0': x0})
   assert (np.abs(found - apply({})).max(axis=(1, 2, 3)) > 1e-3).all()
   np.testing.assert_allclose(apply({}), apply({'x0': 0 * x0}), atol=1e-5)
-  # the same as a network of six channels, of which it is told nothing
+  # A network with six input channels computes the same.
   wide = UNet(**TINY).apply
   inputs = jnp.concatenate([x, x0], axis=-1)
   expected = jax.jit(wide)({'params': p}, inputs, jnp.ones(2))
@@ -446,7 +446,7 @@ def test_a_self_conditioned_network_sees_its_estimate(key):
     shapes(UNet(**TINY), 8, cond={'x0': jnp.zeros((1, 8, 8, 3))})
 
 
-def test_a_network_sees_the_image_it_is_told_of(key):
+def test_the_image_of_the_condition_is_more_channels(key):
   """As more channels of the input; zeros where dropped or not given."""
   network = UNet(**TINY, image_channels=2)
   p = randomised(shapes(network, 8))
