@@ -8,14 +8,10 @@ from diffusion_jax.core.denoiser import (
   NoiseInput,
   network_output,
 )
+from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.losses import TimeSampler
 from diffusion_jax.core.process import q_sample
-from diffusion_jax.training.objectives import (
-  Mean,
-  Objective,
-  Schedule,
-  by_quarter,
-)
+from diffusion_jax.training.objectives import Mean, Objective, by_quarter
 
 Array = jax.Array
 

@@ -29,7 +29,7 @@ from diffusion_jax.core.elbo import (
   reconstruction_nll,
 )
 from diffusion_jax.core.keys import key_per_example
-from diffusion_jax.core.levels import clean_level
+from diffusion_jax.core.levels import Schedule, clean_level
 from diffusion_jax.core.losses import (
   TimeSampler,
   Weight,
