@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -94,7 +95,7 @@ def join(config):
     raise UserError('--coordinator, --num_hosts and --host need --multihost')
 
 
-def parse(argv):
+def parse(argv: list[str]) -> list[str]:
   """absl's parsing with mistakes said in one line, without a traceback."""
   # Orbax and JAX say much, with tracebacks of errors that are handled as well;
   # --verbosity=0 brings it back
@@ -147,7 +148,7 @@ def find_config(path):
   diffusion_jax/configs/<name>.py. Installed files import each other as
   `configs`, and so may files of the user's, if they have no `configs` nearby.
   """
-  spec = importlib.util.find_spec('diffusion_jax.configs')
+  spec: Any = importlib.util.find_spec('diffusion_jax.configs')
   if Path(path).is_file():
     if spec is not None and not importable('configs.base'):
       sys.modules['configs'] = importlib.import_module(spec.name)
@@ -187,7 +188,7 @@ def unraisable(ignored):
     sys.__unraisablehook__(ignored)
 
 
-def fail(message, code=2):
+def fail(message: str, code: int = 2) -> NoReturn:
   """One line on stderr and out, without waiting for other processes."""
   host = processes.name()
   print(f'error{host}: {" ".join(message.split())}', file=sys.stderr)

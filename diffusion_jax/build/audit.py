@@ -166,11 +166,13 @@ def complete(config: Any) -> Any:
   return config
 
 
-def _plain(value):
+def _plain(value: Any):
   # None for what cannot be stored: no default, or an object
   if value is inspect.Parameter.empty or callable(value):
-    is_type = isinstance(value, type) and value is not inspect.Parameter.empty
-    return np.dtype(value).name if is_type else None
+    if value is inspect.Parameter.empty or not isinstance(value, type):
+      return None
+    kind: Any = value
+    return np.dtype(kind).name
   known = (bool, int, float, str, tuple)
   return value if isinstance(value, known) else None
 

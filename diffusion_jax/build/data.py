@@ -99,7 +99,7 @@ def with_texts(config, source):
     return source
   if config.data.name == 'folder':
     source = image_folder.captioned(source)
-    for text in source.texts(range(len(source))):
+    for text in source.texts(np.arange(len(source))):
       to_bytes(text, text_length(config))
   if not hasattr(source, 'texts'):
     raise ValueError(

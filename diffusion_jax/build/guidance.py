@@ -26,8 +26,8 @@ class Guide(NamedTuple):
   params: Any
 
 
-def of_network(config, params, cond, make=dj.make_denoiser):
-  """What `make` makes of the run's network, told of cond what it knows."""
+def of_network(config, params, cond, make: Any = dj.make_denoiser):
+  """Returns `make` of the run's network, with the entries of cond it takes."""
   knows = {
     'label': config.conditioning.labels,
     'text': config.conditioning.text,
@@ -76,10 +76,10 @@ def by_classifier(config, cond, guides):
   )
 
 
-def _pair(config, params, cond, guide, denoise):
+def _pair(config, params, cond, guide: Any, denoise):
   if guide is None:
     return of_network(config, params, cond, dj.make_paired_denoiser)
-  other = of_network(*guide, cond)
+  other = of_network(guide.config, guide.params, cond)
   return dj.paired(denoise, _at_levels_of(config, guide, other))
 
 
@@ -97,7 +97,7 @@ def build_logits(config, params):
 
 
 def _log_prob(config, guide, label):
-  logits = build_logits(*guide)
+  logits = build_logits(guide.config, guide.params)
 
   def log_prob(x, level):
     return label_log_prob(logits(x, level), label)
@@ -105,7 +105,7 @@ def _log_prob(config, guide, label):
   return _at_levels_of(config, guide, log_prob)
 
 
-def _at_levels_of(config, guide, function):
+def _at_levels_of(config, guide, function: Any) -> Any:
   # of (x, level), which the other run may have seen on another schedule
   if guide.config.schedule == config.schedule and not learns_schedule(config):
     return function

@@ -127,10 +127,10 @@ def renamed(constructor: Callable, **fields: str) -> Callable:
   signature = inspect.signature(constructor)
   names = {field: name for name, field in fields.items()}
 
-  @functools.wraps(constructor)
-  def build(**values):
+  def call(**values):
     return constructor(**{names.get(n, n): x for n, x in values.items()})
 
+  build: Any = functools.wraps(constructor)(call)
   build.__signature__ = signature.replace(
     parameters=[
       p.replace(name=fields.get(n, n), kind=p.KEYWORD_ONLY)
@@ -143,7 +143,7 @@ def renamed(constructor: Callable, **fields: str) -> Callable:
 def fixed(constructor: Callable, **values: Any) -> Callable:
   """Returns the constructor with parameters that no config can change."""
   signature = inspect.signature(constructor)
-  build = functools.partial(constructor, **values)
+  build: Any = functools.partial(constructor, **values)
   build.__signature__ = signature.replace(
     parameters=[p for n, p in signature.parameters.items() if n not in values]
   )

@@ -1,6 +1,7 @@
 """config -> network, and the parameters of a run."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +118,7 @@ NAMES = {
 }
 
 
-def network_constructor(config):
+def network_constructor(config) -> Any:
   """config.network -> the constructor of the network."""
   name = config.network.name
   known = choose(NETWORKS, 'network', 'name', name)

@@ -4,6 +4,8 @@
 several fields is checked where these are built into one thing.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from diffusion_jax.errors import UserError
@@ -170,7 +172,7 @@ NAMES = {'sampling.name': False, 'edit.name': False, 'evaluation.name': True}
 def check(config: ConfigDict) -> None:
   """UserError for the first number or name that is not what it may be."""
   for field, interval in RANGES.items():
-    value = _read(config, field)
+    value: Any = _read(config, field)
     if value is None:
       continue
     if field not in TUPLES:

@@ -120,7 +120,7 @@ class Inputs(NamedTuple):
 def draw_inputs(
   key: Array,
   batch: dict,
-  schedule: Callable,
+  schedule: Any,
   *,
   times: TimeSampler,
   condition: Condition,
