@@ -171,8 +171,8 @@ def test_intervals_may_change(run, capsys):
 def test_the_place_of_the_data_may_change_but_not_the_data(run):
   free = {'data.data_dir': '/elsewhere', 'data.num_threads': 3}
   PROGRAMS['train'](smoke(**free), str(run))
-  with pytest.raises(UserError, match='data.path is , elsewhere now'):
-    PROGRAMS['train'](smoke(**{'data.path': 'elsewhere'}), str(run))
+  with pytest.raises(UserError, match='data.random_flip is False, True now'):
+    PROGRAMS['train'](smoke(**{'data.random_flip': True}), str(run))
 
 
 def test_samples_are_data_to_train_on(run, tmp_path):
