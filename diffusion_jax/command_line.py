@@ -56,6 +56,10 @@ def main(_):
   name = Path(path).stem + (f'-{argument}' if argument else '')
   workdir = _WORKDIR.value or str(Path('runs') / name)
   overrides = config_flags.get_override_values(flags.FLAGS['config'])
+  for field, value in overrides.items():
+    if value == ('',):  # `--config.sampling.labels=` is an empty tuple.
+      overrides[field] = ()
+      config.update_from_flattened_dict({field: ()})
   try:
     if index is not None:
       overrides |= sweep.apply(path, index, config, overrides)
