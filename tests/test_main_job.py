@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs.test_recipes import EXPERIMENTS
+from tests.build.test_recipes import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent
 
