@@ -39,8 +39,10 @@ def sampler(damping: float = 1.0):
   """The ODE's step, times `damping`."""
   inner = dj.ddim()
 
-  def step(*args):
-    x, state = inner.step(*args)
+  def step(key, x, state, denoise, *, level_s, level_t):
+    x, state = inner.step(
+      key, x, state, denoise, level_s=level_s, level_t=level_t
+    )
     return damping * x, state
 
   return dj.Sampler(inner.init, step)
@@ -48,7 +50,7 @@ def sampler(damping: float = 1.0):
 
 def objective(network_fn, schedule, noise_input):
   """The plain loss of v at uniform times."""
-  return objectives.ddpm(
+  return objectives.denoising(
     network_fn,
     schedule,
     parametrization='v',
