@@ -1,0 +1,118 @@
+"""Tables of names between the parameters of two projects.
+
+A table is a list of entries; `read` makes our parameters of another project's
+tensors by it, and `write` goes back, bit for bit.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+MOST_NAMES = 10  # in one message
+
+
+class Rule(NamedTuple):
+  """How an array is stored: read(theirs) -> ours, write(ours) -> theirs."""
+
+  read: Callable[[np.ndarray], np.ndarray]
+  write: Callable[[np.ndarray], np.ndarray]
+
+
+class Entry(NamedTuple):
+  """One parameter: its path in ours, 'conv_in/kernel', and its name there."""
+
+  ours: str
+  theirs: str
+  rule: Rule
+
+
+class Imported(NamedTuple):
+  """Weights of another project, as a network of ours and its parameters.
+
+  network: the Flax module. params: its parameters, float32. fields: values of
+  config fields by 'section.field': the options of the network, the image shape,
+  the schedule, how it is conditioned and parametrised, and how it is sampled.
+  notes: sentences for the user on what was assumed.
+  """
+
+  network: Any
+  params: Any
+  fields: dict[str, Any]
+  notes: tuple[str, ...] = ()
+
+
+def _same(x):
+  return x
+
+
+SAME = Rule(_same, _same)
+# PyTorch's Linear [out, in]; also a 1x1 convolution [out, in, 1(, 1)] that is
+# read as one (written back as Linear).
+LINEAR = Rule(lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T)
+# PyTorch's Conv2d [out, in, height, width] <-> [height, width, in, out]
+CONV = Rule(
+  lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
+)
+
+
+def read(
+  entries: Iterable[Entry],
+  tensors: Mapping[str, Any],
+  shapes: Any,
+  ignored: Callable[[str], bool] = lambda name: False,
+) -> dict:
+  """Returns our parameters, of the shapes of the tree `shapes`.
+
+  Raises ValueError for tensors that are missing, left over (but for `ignored`
+  names) or of another shape, with both shapes, ten names at most.
+  """
+  expected = traverse_util.flatten_dict(shapes, sep='/')
+  entries = list(entries)
+  names = [entry.theirs for entry in entries]
+  missing = [name for name in names if name not in tensors]
+  known = set(names)
+  left = [n for n in tensors if n not in known and not ignored(n)]
+  if missing or left:
+    raise ValueError('; '.join(
+      f'{what}: {listed(found)}'
+      for what, found in (('missing', missing), ('not used', left))
+      if found
+    ))  # fmt: skip
+  params, wrong = {}, []
+  for ours, theirs, rule in entries:
+    shape = np.shape(expected[ours])
+    try:
+      array = rule.read(np.asarray(tensors[theirs]))
+    except ValueError:
+      array = np.asarray(tensors[theirs])
+    if array.shape != shape:
+      found = np.shape(tensors[theirs])
+      wrong.append(f'{theirs} {found} for {ours} {shape}')
+    params[ours] = np.ascontiguousarray(array, np.float32)
+  if wrong:
+    raise ValueError(f'of another shape: {listed(wrong)}')
+  absent = [ours for ours in expected if ours not in params]
+  if absent:
+    raise ValueError(f'without a row in the table of names: {listed(absent)}')
+  return traverse_util.unflatten_dict(params, sep='/')
+
+
+def write(entries: Iterable[Entry], params: Any) -> dict[str, np.ndarray]:
+  """Returns tensors by the names of the other project."""
+  ours = traverse_util.flatten_dict(params, sep='/')
+  return {
+    entry.theirs: np.ascontiguousarray(
+      entry.rule.write(np.asarray(ours[entry.ours]))
+    )
+    for entry in entries
+  }
+
+
+def listed(names: Iterable[str]) -> str:
+  """Returns 'a, b and 7 more'."""
+  names = list(names)
+  more = len(names) - MOST_NAMES
+  shown = ', '.join(names[:MOST_NAMES])
+  return f'{shown} and {more} more' if more > 0 else shown
