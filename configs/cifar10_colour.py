@@ -1,4 +1,7 @@
-r"""Palette (Saharia et al. 2022) on CIFAR-10: colourization. Not measured yet.
+r"""Palette (Saharia et al. 2022) on CIFAR-10: colours of a grey picture.
+
+The network of cifar10.py, which is also given the picture in grey. Not measured
+yet.
 
   python launch.py --config=configs/cifar10_colour.py
   python launch.py --config=configs/cifar10_colour.py --mode=edit \

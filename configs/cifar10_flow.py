@@ -18,7 +18,7 @@ def get_config(arg=''):
   config.objective.parametrization = 'flow'
   config.objective.weight = 'flow'
   config.objective.times = 'uniform'
-  config.sampling.sampler = 'ddim'  # eta = 0: Euler's method on this path
+  config.sampling.sampler = 'ddim'  # with eta = 0 it is Euler's method here
   config.sampling.num_steps = 100
   config.sampling.clip = False
   return base.with_argument(config, arg)

@@ -1,4 +1,7 @@
-r"""Palette (Saharia et al. 2022) on CIFAR-10: inpainting. Not measured yet.
+r"""Palette (Saharia et al. 2022) on CIFAR-10: inpainting.
+
+The network of cifar10.py, which is also given the known pixels and their mask.
+Not measured yet.
 
   python launch.py --config=configs/cifar10_inpainting.py
   python launch.py --config=configs/cifar10_inpainting.py --mode=edit \

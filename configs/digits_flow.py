@@ -17,7 +17,7 @@ def get_config(arg=''):
   config.objective.parametrization = 'flow'
   config.objective.weight = 'flow'
   config.objective.times = 'logit_normal'
-  config.sampling.eta = None  # 0: DDIM is Euler's method on this path.
+  config.sampling.eta = None  # DDIM with eta = 0 is Euler's method here
   config.sampling.num_steps = 50
   config.sampling.clip = False
   return base.with_argument(config, arg)

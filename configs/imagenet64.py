@@ -47,6 +47,6 @@ def get_config(arg=''):
   config.training.checkpoint_every = 5000
   config.training.keep_every = 100_000
   config.sampling.variance = 'learned'
-  config.sampling.num_steps = 250  # as respacing says
+  config.sampling.num_steps = 250  # the number that respacing keeps
   config.sampling.respacing = '250'  # 1, 5, 9, ..., 1000
   return base.with_argument(config, arg)

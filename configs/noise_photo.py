@@ -1,4 +1,4 @@
-r"""A photo is noised step by step with an explicit list of alphas (homework).
+r"""The homework: a photo is noised step by step with a list of alphas.
 
 The default is 500 alphas that descend along a line from 0.9998 to 0.96.
 

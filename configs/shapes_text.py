@@ -42,7 +42,7 @@ def get_config(arg=''):
   config.training.ema_warmup = True
   config.training.checkpoint_every = 500
   config.evaluation.every = 1000
-  config.sampling.sampler = 'ddim'  # eta = 0: Euler's method on this path
+  config.sampling.sampler = 'ddim'  # with eta = 0 it is Euler's method here
   config.sampling.num_steps = 50
   config.sampling.guidance_scale = 2.0
   config.sampling.clip = False
