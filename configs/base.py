@@ -350,17 +350,22 @@ SMALL_NETWORK = {
 }
 
 
-def with_argument(config, arg):
+def with_argument(config, arg, variants=()):
   """The config as it is, or for `:smoke` a few seconds of the same experiment.
+
+  variants: further arguments, which the experiment applies itself; each exists
+  with `_smoke` as well.
 
   Smoke: a tiny network and four steps; sets that are not at hand on every
   machine are replaced by synthetic pictures. In latents those of the trial of
   the autoencoder, which comes first.
   """
-  if not arg:
+  known = 'smoke', *variants, *(f'{name}_smoke' for name in variants)
+  if arg and arg not in known:
+    names = ', '.join(map(repr, known))
+    raise ValueError(f'the argument of this config can be {names}, not {arg!r}')
+  if not arg.endswith('smoke'):
     return config
-  if arg != 'smoke':
-    raise ValueError(f"the argument of a config can be 'smoke', not {arg!r}")
   at_hand = '', 'digits', 'photos'
   if config.data.name not in at_hand and ':' not in config.data.name:
     config.data.name = 'shapes' if config.conditioning.text else 'synthetic'
