@@ -18,6 +18,7 @@ from diffusion_jax import build
 from diffusion_jax.build import make, network, objective, schedule
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.errors import UserError
+from diffusion_jax.networks import embeddings, layers
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training.objectives import Context
 from tests.programs.conftest import smoke
@@ -159,7 +160,7 @@ def losses_of(monkeypatch, key):
 
     return apply
 
-  monkeypatch.setattr(build, 'network_fn', network_fn)
+  monkeypatch.setattr(objective, 'network_fn', network_fn)
   images = jax.random.normal(key, (32, 8, 8, 1))
   batch = {'image': images, 'label': jnp.arange(32) % 10}
 
@@ -309,12 +310,12 @@ def trace_loss(config):
     ('objective.weight', objective.WEIGHTS),
     ('objective.times', objective.TIMES),
     ('conditioning.noise_input', network.NOISE_INPUTS),
-    ('network.dtype', network.DTYPES),
+    ('network.dtype', layers.DTYPES),
     ('network.matmul_precision', make.MATMUL_PRECISIONS),
-    ('network.noise_embedding', network.SINUSOIDS),
-    ('network.downsample_padding', network.PADDINGS),
-    ('network.qkv', network.QKV),
-    ('network.initializer', network.INITIALIZERS),
+    ('network.noise_embedding', embeddings.SINUSOIDS),
+    ('network.downsample_padding', layers.PADDINGS),
+    ('network.qkv', layers.QKV),
+    ('network.initializer', layers.INITIALIZERS),
   ],
 )
 def test_every_name_traces(field, names):
@@ -347,7 +348,8 @@ def test_every_name_traces(field, names):
 def test_an_unknown_name_is_refused_with_the_known_ones(field):
   config = smoke(**{'sampling.sampler': 'ancestral'})
   config.update_from_flattened_dict({field: 'nonsense'})
-  message = f"config.{field}='nonsense' is not one of "
+  section, _, name = field.partition('.')
+  message = rf"config.({field}=|{section}: {name} )'nonsense' is not one of "
   with pytest.raises(UserError, match=message):
     build.build_schedule(config)
     trace_loss(config)

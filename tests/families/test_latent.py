@@ -347,4 +347,4 @@ def test_a_run_in_pixels_does_not_guide_one_in_latents(run, tmp_path):
   config.sampling.guidance_run = str(pixels)
   config.sampling.guidance_scale = 2.0
   with pytest.raises(UserError, match='do not diffuse the same'):
-    guidance_runs.find_guides(config)
+    guidance_runs.find_guiding_runs(config)

@@ -326,7 +326,7 @@ def test_a_mistake_is_one_line(plain, files, changes, fields, message):
   [
     ({'edit.task': 'sdedit'}, 'was trained with conditioning.image=gray'),
     ({'edit.task': 'colour', 'edit.method': 'reconstruction'}, "has 'gray'"),
-    ({'edit.task': 'colour', 'edit.label': 1}, 'knows no labels'),
+    ({'edit.task': 'colour', 'edit.label': 1}, 'takes no labels'),
   ],
 )
 def test_a_network_has_the_task_of_its_condition(
@@ -338,7 +338,7 @@ def test_a_network_has_the_task_of_its_condition(
 
 def test_a_network_without_label_dropout_needs_a_label():
   config = smoke(**{'conditioning.label_dropout': 0.0})
-  with pytest.raises(UserError, match='needs a class, 0..9'):
+  with pytest.raises(UserError, match='needs a class, .* 0..9'):
     edit.choose_label(config)
 
 
