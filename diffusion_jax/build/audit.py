@@ -4,6 +4,7 @@ A section's fields belong to constructors, which its choices name, or are read
 by the programs (DIRECT). What is set must be one or the other.
 """
 
+import copy
 import inspect
 from collections.abc import Callable, Collection
 from typing import Any
@@ -40,7 +41,7 @@ DIRECT = {section: fields.split() for section, fields in DIRECT.items()}
 # have an effect; and the value of configs/base.py, which has none.
 PARTS = {
   'conditioning': {
-    'label_dropout': (('labels', 'text', 'image'), 0.0),
+    'dropout': (('labels', 'text', 'image'), 0.0),
     'text_length': (('text',), 64),
     'image_factor': (('superres',), 2),
   },
@@ -71,17 +72,39 @@ CHOICES = (
 )
 
 
-# Values that have another name now: those of stored runs are read.
-RENAMED = {'objective.name': {'ddpm': 'denoising'}}
+# Names of former versions, which stored runs have: of fields, and of values.
+RENAMED_FIELDS = {
+  'conditioning.label_dropout': 'conditioning.dropout',
+  'evaluation.every': 'training.evaluate_every',
+  'evaluation.num_batches': 'training.evaluate_batches',
+}
+RENAMED_VALUES = {
+  'objective.name': {'ddpm': 'denoising'},
+  'conditioning.image': {'inpainting': 'inpaint', 'gray': 'colorize'},
+  'edit.task': {'colour': 'colorize'},
+}
+
+
+def rename_fields(stored: Any) -> Any:
+  """Returns a stored config with the fields and values as they are called now.
+
+  stored: {section: {field: value}, ...}, of which sections may be missing.
+  """
+  found = copy.deepcopy(stored)
+  for old, new in RENAMED_FIELDS.items():
+    (section, field), (new_section, new_field) = old.split('.'), new.split('.')
+    if field in found.get(section, {}) and new_section in found:
+      found[new_section][new_field] = found[section].pop(field)
+  rename_values(found)
+  return found
 
 
 def rename_values(config: Any) -> None:
   """Replaces values of former versions by the names that they have now."""
-  for field, names in RENAMED.items():
+  for field, names in RENAMED_VALUES.items():
     section, name = field.split('.')
-    config[section][name] = names.get(
-      config[section][name], config[section][name]
-    )
+    if section in config and config[section].get(name) in names:
+      config[section][name] = names[config[section][name]]
 
 
 def audit(config: Any) -> None:

@@ -36,10 +36,10 @@ from diffusion_jax.training import conditions, vae
 from diffusion_jax.training.augmentation import NUM_LABELS
 
 
-def label_dropout(config):
-  """Probability that training hides what is told; 0 without that."""
+def condition_dropout(config):
+  """Returns the probability of no condition in training; 0 for no condition."""
   c = config.conditioning
-  return c.label_dropout if c.labels or c.text or c.image else 0.0
+  return c.dropout if c.labels or c.text or c.image else 0.0
 
 
 def build_image_condition(config):
@@ -136,7 +136,7 @@ def network_facts(config):
     'out_channels': lambda: _out_channels(config),
     'noise_input': lambda: config.conditioning.noise_input,
     'num_classes': lambda: config.data.num_classes if has_classes else 0,
-    'null_class': lambda: label_dropout(config) > 0.0,
+    'null_class': lambda: condition_dropout(config) > 0.0,
     'self_conditioning': lambda: config.conditioning.self_conditioning,
     'image_channels': lambda: _condition_channels(
       config, build_image_condition(config)

@@ -17,8 +17,8 @@ from diffusion_jax.build.network import (
   build_image_condition,
   build_network,
   build_noise_input,
+  condition_dropout,
   is_vae,
-  label_dropout,
   network_fn,
 )
 from diffusion_jax.build.schedule import (
@@ -120,7 +120,7 @@ def _objective_facts(config, network, test):
     'sigma_data': lambda: c.sigma_data,
     'condition': lambda: conditions.make_condition(
       config.conditioning.labels,
-      label_dropout(config),
+      condition_dropout(config),
       build_image_condition(config),
       config.conditioning.text,
     ),
@@ -204,9 +204,9 @@ def check_ends(name, schedule):
 def build_objective(config, test=False):
   """Returns the `training.objectives.Objective` of config.objective.
 
-  test: the conditional loss, without dropout in the network, label dropout and
-  augmentation, and with self-conditioning's first estimate of every image; of a
-  VAE the plain bound.
+  test: the conditional loss, without dropout in the network or of conditions,
+  without augmentation, and with self-conditioning's first estimate of every
+  image; of a VAE the plain bound.
   """
   c = config.objective
   constructor = choose(OBJECTIVES, 'objective', 'name', c.name)
@@ -217,7 +217,7 @@ def build_objective(config, test=False):
     if hasattr(network, 'dropout'):
       network = network.clone(dropout=0.0)
     config = config.copy_and_resolve_references()
-    config.objective.augment = config.conditioning.label_dropout = 0.0
+    config.objective.augment = config.conditioning.dropout = 0.0
     for field in ('beta', 'free_bits', 'kl_warmup'):
       config.objective[field] = None
   if 'noise_input' in takes and c.name != 'classifier':

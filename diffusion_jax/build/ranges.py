@@ -26,7 +26,7 @@ _BY_INTERVAL = {
     network.text_heads network.latent_channels network.num_latents
     conditioning.text_length conditioning.image_factor training.num_steps
     training.batch_size training.accumulate training.keep_checkpoints
-    training.heartbeat_timeout evaluation.num_batches evaluation.batch_size
+    training.heartbeat_timeout training.evaluate_batches evaluation.batch_size
     evaluation.num_samples evaluation.num_probes sampling.num_steps
     sampling.langevin_steps sampling.num_samples sampling.batch_size
     edit.num_samples edit.num_resamples edit.jump edit.iterations edit.factor
@@ -39,7 +39,7 @@ _BY_INTERVAL = {
     optimizer.decay_steps optimizer.clip_norm optimizer.weight_decay
     training.ema_rampup training.log_every training.sample_every
     training.checkpoint_every training.keep_every training.keep_best
-    training.skip_nonfinite evaluation.every evaluation.num_images
+    training.skip_nonfinite training.evaluate_every evaluation.num_images
     evaluation.num_steps evaluation.random_steps sampling.eta
     sampling.corrector_steps sampling.churn sampling.churn_min
     sampling.churn_noise sampling.guidance_min sampling.labels edit.label
@@ -65,7 +65,7 @@ _BY_INTERVAL = {
     sampling.guidance_scale sampling.classifier_scale
   """,
   '[0, 1]': """
-    schedule.fraction conditioning.label_dropout objective.augment
+    schedule.fraction conditioning.dropout objective.augment
     sampling.guidance_rescale sampling.dynamic_threshold edit.strength
   """,
   '[2, inf)': """

@@ -32,13 +32,10 @@ from diffusion_jax.training.sharding import replicate
 METHODS = {
   'inpaint': ('repaint', 'replace', 'reconstruction', 'palette'),
   'superres': ('reconstruction', 'palette'),
-  'colour': ('reconstruction', 'palette'),
+  'colorize': ('reconstruction', 'palette'),
   'sdedit': (),
   'interpolate': (),
 }
-
-# conditioning.image of a network that is trained for a task
-CONDITIONS = {'inpaint': 'inpainting', 'superres': 'superres', 'colour': 'gray'}
 
 
 def run(config, workdir):
@@ -131,7 +128,7 @@ def check(config):
   """Returns the method; UserError for a task or method that cannot be done."""
   c, condition = config.edit, config.conditioning.image
   methods = choose(METHODS, 'edit', 'task', c.task)
-  if condition and CONDITIONS.get(c.task) != condition:
+  if condition and c.task != condition:
     raise UserError(
       f'config.edit.task={c.task}: the network of this run was trained with '
       f'conditioning.image={condition} and has only the task of that condition'
@@ -150,7 +147,7 @@ def check(config):
   method = c.method or ('palette' if condition else methods[0])
   choose(methods, 'edit', 'method', method)
   if (method == 'palette') != bool(condition):
-    need = CONDITIONS[c.task] if method == 'palette' else "''"
+    need = c.task if method == 'palette' else "''"
     raise UserError(
       f'config.edit.method={method} needs a run with conditioning.image={need},'
       f' this one has {condition!r}'
@@ -176,10 +173,10 @@ def choose_cond(config):
   if label is not None:
     cond['label'] = label
   if c.text and config.sampling.prompt is None:
-    if not c.label_dropout:
+    if not c.dropout:
       raise UserError(
         'config.sampling.prompt: the network of this run needs a text (it was '
-        'trained without label dropout)'
+        'trained without conditioning.dropout)'
       )
     return cond
   texts = sample_inputs.choose_texts(config, config.edit.num_samples)
@@ -191,10 +188,10 @@ def choose_label(config):
   c, label = config.conditioning, config.edit.label
   known = f'the classes are 0..{config.data.num_classes - 1}'
   if label is None:
-    if c.labels and not c.label_dropout:
+    if c.labels and not c.dropout:
       raise UserError(
         f'config.edit.label: the network of this run needs a class, {known} '
-        '(it was trained without label dropout)'
+        '(it was trained without conditioning.dropout)'
       )
     return None
   if not c.labels:
@@ -287,7 +284,7 @@ def read_pictures(config, method):
         f'factor={factor} does not divide {width}x{height} pixels'
       )
     shape = height // factor, width // factor, channels
-  if c.task == 'colour':
+  if c.task == 'colorize':
     if channels != 3:
       raise ValueError('the images of this run have no colours')
     shape = height, width, 1
@@ -341,7 +338,7 @@ def observe(method, config, params, guiding, keys, inputs):
   c, cond, observed = config.edit, inputs['cond'], inputs['image']
   draw = functools.partial(from_noise, config, params, guiding, keys)
   factor = factor_of(config, method)
-  if c.task == 'colour':
+  if c.task == 'colorize':
     measure, image = conditions.luminance, observed
   else:
     measure = functools.partial(conditions.pooled, factor=factor)
@@ -413,5 +410,5 @@ TASKS = {
   'sdedit': sdedit,
   'interpolate': interpolate,
   'superres': observe,
-  'colour': observe,
+  'colorize': observe,
 }

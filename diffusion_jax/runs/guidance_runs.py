@@ -3,7 +3,7 @@
 from diffusion_jax.build.facts import state_shape
 from diffusion_jax.build.guidance import GuidingRun
 from diffusion_jax.build.make import from_config
-from diffusion_jax.build.network import abstract_params, label_dropout
+from diffusion_jax.build.network import abstract_params, condition_dropout
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training import checkpoints
@@ -29,11 +29,11 @@ def check(config):
       f'config.sampling.guidance_min={c.guidance_min} is above '
       f'guidance_max={c.guidance_max}: no level would be guided'
     )
-  elif not c.guidance_run and not label_dropout(config):
+  elif not c.guidance_run and not condition_dropout(config):
     raise UserError(
       f'config.sampling.guidance_scale={c.guidance_scale} needs a network '
       'without a class as well: train with conditioning.labels or text and '
-      'label_dropout, or name another run in sampling.guidance_run'
+      'conditioning.dropout, or name another run in sampling.guidance_run'
     )
   if c.classifier_scale != 1.0 and not c.classifier:
     raise UserError(

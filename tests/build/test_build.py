@@ -64,14 +64,14 @@ def vdm_smoke(**changes):
       {'conditioning.image': 'edges'},
       "config.conditioning: image 'edges' is not one of inpainting, superres,",
     ),
-    ({'conditioning.image': 'gray'}, 'have no colours to leave out'),
+    ({'conditioning.image': 'colorize'}, 'have no colours to leave out'),
     (
       {'conditioning.image': 'superres', 'conditioning.image_factor': 3},
       'config.conditioning: images of 8x8 cannot be made 3 times smaller',
     ),
     (
       {
-        'conditioning.image': 'inpainting',
+        'conditioning.image': 'inpaint',
         'objective.augment': 0.1,
         'network.name': 'ddpmpp',
       },
@@ -79,7 +79,7 @@ def vdm_smoke(**changes):
     ),
     (
       {
-        'conditioning.image': 'inpainting',
+        'conditioning.image': 'inpaint',
         'network.name': 'vdm',
         'conditioning.noise_input': 'logsnr',
       },
@@ -118,7 +118,7 @@ def test_the_test_loss_is_of_the_images_themselves(key):
   told = {
     'objective.augment': 1.0,
     'network.dropout': 0.5,
-    'conditioning.label_dropout': 0.0,
+    'conditioning.dropout': 0.0,
   }
   config = digits_edm.get_config('smoke')
   config.update_from_flattened_dict(told)
@@ -178,8 +178,8 @@ def losses_of(monkeypatch, key):
 
 def test_the_test_loss_hides_no_class(losses_of):
   """Whatever training hides; that of the training does."""
-  often = losses_of(smoke(**{'conditioning.label_dropout': 0.5}))
-  never = losses_of(smoke(**{'conditioning.label_dropout': 0.0}))
+  often = losses_of(smoke(**{'conditioning.dropout': 0.5}))
+  never = losses_of(smoke(**{'conditioning.dropout': 0.0}))
   assert often[True][0] == never[True][0] == never[False][0]
   assert abs(often[False][0] - never[False][0]) > 0.01
 
@@ -252,7 +252,7 @@ def test_what_vdm_cannot_have_is_one_line(changes, message):
     {'objective.num_steps': 10},
     {'objective.parametrization': 'v'},
     {'schedule.name': 'continuous_cosine'},
-    {'conditioning.labels': True, 'conditioning.label_dropout': 0.1},
+    {'conditioning.labels': True, 'conditioning.dropout': 0.1},
     {'network.attention_resolutions': (8,), 'network.remat': True},
   ],
 )

@@ -20,7 +20,7 @@ from diffusion_jax.programs import sample as sampling
 from diffusion_jax.runs import guidance_runs, run_folder
 from tests.programs.conftest import smoke
 
-QUIET = {'training.sample_every': 0, 'evaluation.every': 0}
+QUIET = {'training.sample_every': 0, 'training.evaluate_every': 0}
 LABELS = jnp.array([3, 8])
 LEVEL = build.build_schedule(smoke())(jnp.array(0.4))
 X = 0.5 * jax.random.normal(jax.random.key(5), (2, 8, 8, 1))
