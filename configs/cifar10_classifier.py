@@ -30,6 +30,6 @@ def get_config(arg=''):
   config.training.batch_size = 256
   config.training.ema_decay = 0.0  # no average
   config.training.sample_every = 0
-  config.evaluation.every = 5000
+  config.training.evaluate_every = 5000
   config.evaluation.metrics = ('accuracy',)
   return base.with_argument(config, arg)

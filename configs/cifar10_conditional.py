@@ -14,5 +14,5 @@ from configs import base, cifar10
 def get_config(arg=''):
   config = cifar10.get_config()
   config.conditioning.labels = True
-  config.conditioning.label_dropout = 0.1
+  config.conditioning.dropout = 0.1
   return base.with_argument(config, arg)

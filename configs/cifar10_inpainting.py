@@ -13,5 +13,5 @@ from configs import base, cifar10
 
 def get_config(arg=''):
   config = cifar10.get_config()
-  config.conditioning.image = 'inpainting'
+  config.conditioning.image = 'inpaint'
   return base.with_argument(config, arg)

@@ -31,7 +31,7 @@ def shared():
   config.training.batch_size = 64
   config.training.ema_decay = 0.999
   config.training.ema_warmup = True
-  config.evaluation.every = 500
+  config.training.evaluate_every = 500
   return config
 
 
@@ -40,7 +40,7 @@ def get_config(arg=''):
   config.network.num_blocks = 1
   config.network.attention_resolutions = (4,)
   config.conditioning.labels = True
-  config.conditioning.label_dropout = 0.1
+  config.conditioning.dropout = 0.1
   config.optimizer.learning_rate = 4e-3
   config.training.num_steps = 2500
   config.training.sample_every = 500
@@ -53,9 +53,9 @@ def get_config(arg=''):
 
 def sweep():
   """Three learning rates, with and without label dropout."""
-  for label_dropout in (0.1, 0.0):
+  for dropout in (0.1, 0.0):
     for learning_rate in (1e-3, 4e-3, 1.6e-2):
       yield {
         'optimizer.learning_rate': learning_rate,
-        'conditioning.label_dropout': label_dropout,
+        'conditioning.dropout': dropout,
       }

@@ -17,5 +17,5 @@ def get_config(arg=''):
   config.objective.name = 'vae'
   config.objective.beta = 0.01
   config.optimizer.weight_decay = 0.01
-  config.evaluation.num_batches = 45  # 8 times the 360 images
+  config.training.evaluate_batches = 45  # 8 times the 360 images
   return base.with_argument(config, arg)

@@ -16,6 +16,6 @@ from configs import base, digits
 def get_config(arg=''):
   config = digits.get_config()
   config.conditioning.labels = False
-  config.conditioning.label_dropout = 0.0
-  config.conditioning.image = 'inpainting'
+  config.conditioning.dropout = 0.0
+  config.conditioning.image = 'inpaint'
   return base.with_argument(config, arg)

@@ -20,7 +20,7 @@ def get_config(arg=''):
   config.training.num_steps = 2500
   config.training.checkpoint_every = 250
   config.training.keep_best = 1
-  config.evaluation.every = 250
+  config.training.evaluate_every = 250
   config.evaluation.metrics = ('elbo', 'iw')
   config.sampling.checkpoint = 'best'
   return base.with_argument(config, arg)
