@@ -62,7 +62,7 @@ def vdm_smoke(**changes):
     ),
     (
       {'conditioning.image': 'edges'},
-      "config.conditioning: image 'edges' is not one of inpainting, superres,",
+      "config.conditioning: image 'edges' is not one of inpaint, superres,",
     ),
     ({'conditioning.image': 'colorize'}, 'have no colours to leave out'),
     (
