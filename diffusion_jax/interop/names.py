@@ -66,9 +66,10 @@ def read(
   """Returns our parameters, of the shapes of the tree `shapes`.
 
   Raises ValueError for tensors that are missing, left over (but for `ignored`
-  names) or of another shape, with both shapes, ten names at most.
+  names) or of another shape, with both shapes, ten names at most, and for
+  numbers that are not real.
   """
-  expected = traverse_util.flatten_dict(shapes, sep='/')
+  expected: dict = dict(traverse_util.flatten_dict(shapes, sep='/'))
   entries = list(entries)
   names = [entry.theirs for entry in entries]
   missing = [name for name in names if name not in tensors]
@@ -83,13 +84,15 @@ def read(
   params, wrong = {}, []
   for ours, theirs, rule in entries:
     shape = np.shape(expected[ours])
+    found = array = np.asarray(tensors[theirs])
+    if array.dtype.kind != 'f' and array.dtype.name != 'bfloat16':
+      raise ValueError(f'{theirs} holds {array.dtype}, not real numbers')
     try:
-      array = rule.read(np.asarray(tensors[theirs]))
-    except ValueError:
-      array = np.asarray(tensors[theirs])
+      array = rule.read(array)
+    except ValueError:  # it has not the axes of what is stored so
+      pass
     if array.shape != shape:
-      found = np.shape(tensors[theirs])
-      wrong.append(f'{theirs} {found} for {ours} {shape}')
+      wrong.append(f'{theirs} {found.shape} for {ours} {shape}')
     params[ours] = np.ascontiguousarray(array, np.float32)
   if wrong:
     raise ValueError(f'of another shape: {listed(wrong)}')
