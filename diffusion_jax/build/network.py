@@ -27,12 +27,17 @@ from diffusion_jax.build.schedule import (
 )
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks.autoencoder import Autoencoder
+from diffusion_jax.networks.autoencoder import LOG_VARIANCES, Autoencoder
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.embeddings import SINUSOIDS
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
-from diffusion_jax.networks.layers import INITIALIZERS, PADDINGS, QKV
+from diffusion_jax.networks.layers import (
+  INITIALIZERS,
+  MIDDLE,
+  PADDINGS,
+  QKV,
+)
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.training import conditions
@@ -115,6 +120,8 @@ NAMES = {
   'downsample_padding': tuple(PADDINGS),
   'qkv': QKV,
   'initializer': INITIALIZERS,
+  'middle_attention': ('', *MIDDLE),
+  'log_variance': LOG_VARIANCES,
 }
 
 
