@@ -59,8 +59,13 @@ UNETS = {
   ),
   'resnet_updown': SMALL
   | dict(
-    down_block_types=('ResnetDownsampleBlock2D', 'AttnDownBlock2D'),
-    up_block_types=('AttnUpBlock2D', 'ResnetUpsampleBlock2D'),
+    block_out_channels=(8, 16, 16),
+    down_block_types=(
+      'ResnetDownsampleBlock2D',
+      'AttnDownBlock2D',
+      'DownBlock2D',
+    ),
+    up_block_types=('ResnetUpsampleBlock2D', 'AttnUpBlock2D', 'UpBlock2D'),
     downsample_type='resnet',
     upsample_type='resnet',
   ),
