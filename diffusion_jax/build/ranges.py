@@ -23,6 +23,7 @@ _BY_INTERVAL = {
     schedule.num_steps network.channels network.num_blocks
     network.attention_resolutions network.num_groups network.stem_channels
     network.num_heads network.head_channels network.text_width
+    network.decoder_blocks
     network.text_heads network.latent_channels network.num_latents
     conditioning.text_length conditioning.image_factor training.num_steps
     training.batch_size training.accumulate training.keep_checkpoints
@@ -47,7 +48,8 @@ _BY_INTERVAL = {
   """,
   '(0, inf)': """
     schedule.beta_max schedule.sigma_min schedule.sigma_max schedule.rho
-    schedule.sigmoid_tau schedule.shift network.multipliers network.norm_eps
+    schedule.sigmoid_tau schedule.shift latent.scale
+    network.multipliers network.norm_eps
     conditioning.time_scale objective.min_snr_gamma objective.log_normal_std
     objective.logit_normal_std objective.sigma_data optimizer.learning_rate
     optimizer.eps training.ema_half_life sampling.langevin_step_size
@@ -62,6 +64,7 @@ _BY_INTERVAL = {
     schedule.logsnr_min schedule.logsnr_max schedule.sigmoid_start
     schedule.sigmoid_end schedule.gamma_min schedule.gamma_max
     objective.log_normal_mean objective.logit_normal_mean
+    network.log_variance_limits
     sampling.guidance_scale sampling.classifier_scale
   """,
   '[0, 1]': """
@@ -113,6 +116,7 @@ TUPLES = {
   'network.multipliers': (float, '[1, inf)'),
   'network.attention_resolutions': (int, '[0, inf)'),
   'network.fourier': (int, '[2, 2]'),
+  'network.log_variance_limits': (float, '[2, 2]'),
   'training.mesh': (int, '[2, 2]'),
   'training.more_ema_decays': (float, '[0, inf)'),
   'sampling.labels': (int, '[0, inf)'),
