@@ -1,6 +1,7 @@
 """Every known name works, every other is refused."""
 
 import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -434,7 +435,8 @@ def test_the_bound_takes_its_fields_from_the_config(monkeypatch):
   assert (seen['schedule_steps'], seen['num_levels']) == (1000, 17)
   assert (seen['vlb_weight'], seen['loss_aware']) == (0.5, True)
   assert seen['weight'] is dj.snr_weight
-  assert build.build_objective_state(config).losses.shape == (1000, 10)
+  state: Any = build.build_objective_state(config)
+  assert state.losses.shape == (1000, 10)
   seen.clear()
   config.objective.name = 'vlb'
   build.build_objective(config)

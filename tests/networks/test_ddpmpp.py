@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -184,7 +185,7 @@ def test_the_network_literally(options, key):
   @jax.jit
   @functools.partial(jax.grad, has_aux=True)
   def gradient(p):
-    out = network.apply({'params': p}, x, noise, cond)
+    out: Any = network.apply({'params': p}, x, noise, cond)
     return jnp.sum(out**2), out
 
   gradients, found = gradient(p)
