@@ -1,4 +1,4 @@
-"""What every number and every name in a config may be, in one table.
+"""Checks that every number and every name in a config is in its range.
 
 `check` needs no jax and no data, so launch.py calls it first. What depends on
 several fields is checked where these are built into one thing.
@@ -127,7 +127,7 @@ NAMES = {'sampling.name': False, 'edit.name': False, 'evaluation.name': True}
 
 
 def check(config: ConfigDict) -> None:
-  """UserError for the first number or name that is not what it may be."""
+  """Raises UserError for the first number or name outside its range."""
   for field, interval in RANGES.items():
     value: Any = _read(config, field)
     if value is None:
@@ -148,7 +148,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_number(field, value, interval, kind=float):
-  """UserError unless value is a number of `kind` in the interval."""
+  """Raises UserError unless value is a number of `kind` in the interval."""
   numbers = int if kind is int else (int, float)
   if not isinstance(value, numbers) or isinstance(value, bool):
     what = 'an integer' if kind is int else 'a number'
@@ -158,7 +158,7 @@ def check_number(field, value, interval, kind=float):
 
 
 def contains(interval: str, value: float) -> bool:
-  """Whether a number is in an interval such as '[0, inf)'; nan is in none."""
+  """Returns whether value is in an interval such as '[0, inf)'; nan is not."""
   low, high = map(float, interval[1:-1].split(', '))
   above = value >= low if interval[0] == '[' else value > low
   below = value <= high if interval[-1] == ']' else value < high
@@ -166,7 +166,7 @@ def contains(interval: str, value: float) -> bool:
 
 
 def check_name(field, name, may_be_empty):
-  """UserError for a name that is no file name, or would leave its folder."""
+  """Raises UserError for a name that cannot be that of a file in a folder."""
   if not name and may_be_empty:
     return
   if (

@@ -74,7 +74,7 @@ def test_npz_as_sampling_writes_it(tmp_path):
   images, labels = source.read(np.array([3, 1]))
   np.testing.assert_array_equal(images, ARRAYS['images'][[3, 1]])
   assert labels.tolist() == [0, 1]
-  assert sources.npz(path).labels is None  # no classes asked for
+  assert sources.npz(path).labels is None  # no classes were requested
 
 
 def test_npz_of_grey_pictures_without_channels(tmp_path):

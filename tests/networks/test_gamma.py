@@ -40,7 +40,7 @@ def test_the_numbers_of_parameters_are_the_published_ones(key):
 
 
 @pytest.mark.parametrize('learned', [True, False])
-def test_the_line_begins_and_ends_where_it_is_told(learned, key):
+def test_the_line_begins_and_ends_at_gamma_min_and_max(learned, key):
   line = LinearGamma(-13.3, 5.0, learned)
   t = jnp.array([0.0, 0.25, 1.0])
   found: Any = line.apply(line.init(key, jnp.zeros(1)), t)

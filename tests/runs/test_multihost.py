@@ -120,7 +120,7 @@ def test_loss_and_gradients_are_those_of_one_device(folder):
 
 @pytest.mark.parametrize('shape', [(1, 8), (2, 1), (1, 1)])
 def test_what_two_processes_saved_is_restored_on_any_mesh(folder, shape):
-  """Bit for bit, and split as it is asked for."""
+  """Bit for bit, and split as requested."""
   mesh = sharding.make_mesh(*shape)
   state = plain.first_state()
   like = jax.tree.map(
