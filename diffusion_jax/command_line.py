@@ -66,7 +66,7 @@ def main(_):
       workdir += f'-{index}'
     ranges.check(config)
     audit.rename_values(config)
-    audit.forget_unused(config, overrides)
+    audit.reset_unused(config, overrides)
     audit.audit(config)
     join(config)
     run_folder.check_overrides(_MODE.value, overrides, workdir)
@@ -93,7 +93,7 @@ def join(config):
     if _MODE.value in ('edit', 'noise'):
       raise UserError(f'--mode={_MODE.value} is work for one process')
     processes.start(*where, config.training.heartbeat_timeout)
-    if _MODE.value != 'train':  # JAX took the signal, and nobody would look
+    if _MODE.value != 'train':  # JAX took the signal, and no code checks it
       signal.signal(signal.SIGTERM, signal.SIG_DFL)
   elif any(value is not None for value in where):
     raise UserError('--coordinator, --num_hosts and --host need --multihost')

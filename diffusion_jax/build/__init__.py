@@ -41,7 +41,7 @@ from diffusion_jax.build.optimizer import (
 from diffusion_jax.build.sampling import (
   build_levels,
   build_sampler,
-  build_walked_schedule,
+  build_sampling_schedule,
 )
 from diffusion_jax.build.schedule import (
   build_schedule,

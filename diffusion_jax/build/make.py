@@ -56,7 +56,7 @@ def near(value: Any, known: Collection[str]) -> str:
 
 def _import(path: str, value: str) -> Any:
   module, _, name = value.partition(':')
-  if os.getcwd() not in sys.path:  # where the module of a user lies
+  if os.getcwd() not in sys.path:  # where the user's module is
     sys.path.insert(0, os.getcwd())
   try:
     return getattr(importlib.import_module(module), name)

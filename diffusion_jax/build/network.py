@@ -199,13 +199,13 @@ def check_heights(config):
 
   New trainings alone are checked: older runs with such heights are still read.
   """
-  asked, height = config.network.attention_resolutions, state_shape(config)[0]
+  chosen, height = config.network.attention_resolutions, state_shape(config)[0]
   name = config.network.name
-  if not asked or name not in NETWORKS:
+  if not chosen or name not in NETWORKS:
     return
   levels = len(getattr(build_network(config), 'multipliers', (1,)))
   heights = [height // 2**level for level in range(levels)]
-  absent = [h for h in asked if h not in heights]
+  absent = [h for h in chosen if h not in heights]
   if absent:
     raise UserError(
       f'config.network.attention_resolutions: no feature map is {absent[0]} '

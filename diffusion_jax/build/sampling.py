@@ -43,7 +43,7 @@ CORRECTOR = renamed(dj.langevin, snr='corrector_snr')
 VARIANCES = ('fixed_small', 'fixed_large', 'learned')
 
 
-def build_walked_schedule(config, trained):
+def build_sampling_schedule(config, trained):
   """Returns the schedule whose levels are visited; '': `trained`."""
   c = config.sampling
   if not c.schedule:

@@ -235,7 +235,10 @@ def test_a_learned_schedule_needs_a_run():
   [
     ({'schedule.name': 'linear'}, "config.schedule: 'linear' begins without"),
     ({'conditioning.noise_input': 'step'}, 'config.network: .*noise_input=log'),
-    ({'network.learned_variance': True}, 'learned_variance=True needs network.na'),
+    (
+      {'network.learned_variance': True},
+      'learned_variance=True needs network.na',
+    ),
     ({'network.num_groups': 3}, 'config.network: num_groups=3 does not divide'),
     (
       {'schedule.gamma_min': 9.0},

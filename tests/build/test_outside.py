@@ -15,7 +15,7 @@ from tests.programs.conftest import smoke
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-CONFIG = '''"""Five parts of my_parts.py, which lies beside this file."""
+CONFIG = '''"""Five parts of my_parts.py, which is beside this file."""
 
 from configs import base
 

@@ -363,7 +363,7 @@ def test_an_unknown_name_is_answered_by_the_near_one(fields, message):
   trained = build.build_schedule(config)
   with pytest.raises(UserError, match=message):
     build.build_sampler(config, trained)
-    build.build_levels(config, build.build_walked_schedule(config, trained))
+    build.build_levels(config, build.build_sampling_schedule(config, trained))
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def smoke(kind='vae', **changes):
 
 @pytest.fixture(scope='module', params=['vae', 'hvae'])
 def run(request, tmp_path_factory):
-  """(kind, workdir) of a run of four steps, looked at after each two."""
+  """(kind, workdir) of a run of four steps, evaluated after each two."""
   workdir = tmp_path_factory.mktemp('runs') / request.param
   seen = {
     'training.sample_every': 4,
