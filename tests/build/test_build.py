@@ -218,7 +218,7 @@ def test_every_gamma_is_its_line_before_training(gamma, key):
 
 def test_a_learned_schedule_needs_a_run():
   config = vdm_smoke()
-  message = "config.schedule: the schedule 'learned' with gamma='scalar' is "
+  message = "config.schedule: the schedule 'learned' with gamma='scalar' has "
   with pytest.raises(UserError, match=message):
     build.build_schedule(config)
   with pytest.raises(UserError, match='objective.name=vdm trains it'):
