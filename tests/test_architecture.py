@@ -110,13 +110,11 @@ TESTED_ELSEWHERE = {
   'data/builders.py': 'data/test_prepare.py',
   'errors.py': 'test_command_line.py',
   'families/classifier.py': 'families/test_guidance.py',
-  'families/diffusion.py': 'programs/test_train_and_sample.py',
+  'families/diffusion.py': 'programs/test_sample.py',
   'families/family.py': 'families/test_vae.py',
-  'programs/sample.py': 'programs/test_train_and_sample.py',
-  'programs/train.py': 'programs/test_train_and_sample.py',
   'runs/guidance_runs.py': 'families/test_guidance.py',
   'runs/results.py': 'programs/test_evaluate.py',
-  'runs/sample_inputs.py': 'programs/test_train_and_sample.py',
+  'runs/sample_inputs.py': 'programs/test_sample.py',
 }
 
 
