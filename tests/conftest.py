@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 # before jax is imported, here and in the processes that tests start
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 # tests compile much and compute little: half the time at the lowest level
-os.environ['XLA_FLAGS'] = (
-  '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
-)
+if os.environ.get('TEST_XLA_OPTIMIZATION') != 'default':
+  os.environ['XLA_FLAGS'] += ' --xla_backend_optimization_level=0'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 _CACHE = Path(__file__).parent.parent / '.jax_cache'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_CACHE)
