@@ -42,6 +42,9 @@ def get_config():
   # the workdir of an autoencoder, in whose latents to diffuse; '': in pixels
   latent.run = ''
   latent.shape = ()  # height, width, channels of its latents
+  # they are multiplied by; None: that of the autoencoder's run, which has one
+  # where it is imported, or 1 / their standard deviation, which is measured
+  latent.scale = placeholder(float)
 
   schedule = config.schedule = ConfigDict()
   # betas of num_steps steps: linear, rescaled_linear, quadratic, scaled_linear,
@@ -105,6 +108,9 @@ def get_config():
   network.head_channels = placeholder(int)  # per head, instead of num_heads
   # separate projections; or one, as [heads, qkv] (legacy) or [qkv, heads] (new)
   network.qkv = placeholder(str)
+  # in the middle: after a norm (norm), without (plain), or no attention (none);
+  # an autoencoder has blocks there only if it is set
+  network.middle_attention = placeholder(str)
   network.initializer = placeholder(str)  # ho, torch, lecun
   # 'vdm' sees sin, cos(2 pi 2^k x), k = 6, 7
   network.fourier = placeholder(tuple)
@@ -119,6 +125,11 @@ def get_config():
   # last resolution, of latent_channels, as of hierarchical
   network.latent_dim = placeholder(int)
   network.latent_channels = placeholder(int)
+  # autoencoder, for the layout of Rombach et al.: blocks per resolution on the
+  # way up; 1x1 convolutions around z; limits of log-variances, -30,20 there
+  network.decoder_blocks = placeholder(int)
+  network.latent_convs = placeholder(bool)
+  network.log_variance_limits = placeholder(tuple)
   # hierarchical: T, the layers of the chain
   network.num_latents = placeholder(int)
   # compute blocks again going back: less memory
@@ -176,7 +187,7 @@ def get_config():
   # conditioned; denoising with ddpmpp; 0: none
   objective.augment = 0.0
   # vae, hvae: p(x | z) of a pixel, whose scale is learned: logistic, gaussian;
-  # bernoulli, of data.num_levels=2
+  # unit_gaussian, of variance 1; bernoulli, of data.num_levels=2
   objective.decoder = 'logistic'
   objective.beta = placeholder(float)  # weight of the KL; 1 is the bound
   # nats of a channel of z (vae) or a layer (hvae) that cost nothing

@@ -32,7 +32,12 @@ from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.embeddings import SINUSOIDS
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
-from diffusion_jax.networks.layers import INITIALIZERS, PADDINGS, QKV
+from diffusion_jax.networks.layers import (
+  INITIALIZERS,
+  MIDDLE,
+  PADDINGS,
+  QKV,
+)
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.training import conditions
@@ -115,6 +120,7 @@ NAMES = {
   'downsample_padding': tuple(PADDINGS),
   'qkv': QKV,
   'initializer': INITIALIZERS,
+  'middle_attention': MIDDLE,
 }
 
 

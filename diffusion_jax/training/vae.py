@@ -61,10 +61,21 @@ def bernoulli(output: Array, x: Array, num_levels: int) -> Array:
   return bernoulli_log_prob(output, x)
 
 
+def unit_gaussian(output: Array, x: Array, num_levels: int) -> Array:
+  """Returns log p per element of a discretised Gaussian of variance 1.
+
+  Up to a constant, half the squared error: of autoencoders without a scale.
+  """
+  return discretized_log_prob(
+    Normal(output, jnp.ones_like(output)), x, num_levels
+  )
+
+
 # name: (parameters of an element P, log p of output and x, mean of x)
 DECODERS = {
   'logistic': (2, logistic, lambda output: mean_and_log_scale(output)[0]),
   'gaussian': (2, gaussian, lambda output: mean_and_log_scale(output)[0]),
+  'unit_gaussian': (1, unit_gaussian, lambda output: output),
   'bernoulli': (1, bernoulli, lambda output: jnp.tanh(output / 2.0)),
 }
 
