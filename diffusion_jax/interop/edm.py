@@ -1,4 +1,4 @@
-"""Weights of EDM (Karras et al. 2022): its DDPM++ and ADM networks.
+"""Weights of EDM (Karras et al. 2022): its DDPM++, NCSN++ and ADM networks.
 
 Their pickles run code, so the state dict is read from a safetensors file, and
 the options of the network from a JSON file of the same name beside it; both are
@@ -26,6 +26,7 @@ from diffusion_jax.interop.layers import (
 )
 from diffusion_jax.interop.names import (
   LINEAR,
+  SAME,
   Entry,
   Imported,
   Rule,
@@ -53,6 +54,7 @@ ATTENTION = (
   Layer('qkv', 'qkv', TORCH_POINTWISE),
   Layer('proj_out', 'proj', TORCH_POINTWISE),
 )
+FREQUENCIES = Kind({'frequencies': ('freqs', SAME)})
 # ADM's labels: a Linear without bias of one-hot vectors. No label is the vector
 # of zeros, so a null class is a row of zeros after the others.
 ROWS = Kind({'embedding': ('weight', LINEAR)})
@@ -106,15 +108,12 @@ OUTER = {
   'C_2': 0.008,
 }
 
-# What our networks have; NCSN++ differs in all of these.
+# The options of which our networks have some values alone.
 ONLY = {
   'SongUNet': {
     'channel_mult_emb': (4,),
-    'embedding_type': ('positional',),
-    'channel_mult_noise': (1,),
-    'encoder_type': ('standard',),
+    'encoder_type': ('standard', 'residual'),
     'decoder_type': ('standard',),
-    'resample_filter': ([1, 1],),
     'augment_dim': (0, 9),
   },
   'DhariwalUNet': {'channel_mult_emb': (4,), 'augment_dim': (0,)},
@@ -142,7 +141,7 @@ def load(path: str | Path, **options: Any) -> Imported:
 def from_tensors(tensors: Mapping[str, np.ndarray], **options: Any) -> Imported:
   """Returns the network of a state dict; the arguments are those of `load`."""
   chosen = choose_options(**options)
-  _check_filters(tensors)
+  _check_filters(tensors, chosen)
   network, fields = make_network(chosen)
   shapes = parameter_shapes(network, chosen)
   names = table(network, shapes, chosen['img_resolution'])
@@ -157,8 +156,8 @@ def _is_buffer(name):
 def choose_options(**options: Any) -> dict[str, Any]:
   """Returns all options, with EDM's defaults; ValueError for what is not ours.
 
-  That is an unknown option, and, by name, the parts of NCSN++ and the wrapper
-  of VE networks, whose noise is not an input of ours.
+  That is an unknown option, a value of ONLY's options that is not there, and
+  the wrapper of Song et al.'s VE networks, whose noise is no input of ours.
   """
   model = options.get('model_type', OUTER['model_type'])
   if model not in ONLY:
@@ -175,8 +174,17 @@ def choose_options(**options: Any) -> dict[str, Any]:
   ]
   if lacking:
     raise ValueError(
-      f'{model} with {", ".join(lacking)} has no counterpart here (DDPM++ and '
-      'ADM have)'
+      f'{model} with {", ".join(lacking)} has no counterpart here (DDPM++, '
+      'NCSN++ and ADM have)'
+    )
+  noise = {'positional': 1, 'fourier': 2}
+  if model == 'SongUNet' and (
+    noise.get(chosen['embedding_type']) != chosen['channel_mult_noise']
+  ):
+    raise ValueError(
+      f'embedding_type={chosen["embedding_type"]!r} with channel_mult_noise='
+      f'{chosen["channel_mult_noise"]} has no counterpart here: positional has '
+      '1, fourier 2'
     )
   if chosen['precond'] not in PRECONDS:
     raise ValueError(
@@ -193,17 +201,17 @@ def choose_options(**options: Any) -> dict[str, Any]:
   return chosen
 
 
-def _check_filters(tensors):
+def _check_filters(tensors, options):
+  weights = np.array(options.get('resample_filter', (1, 1)), np.float32)
+  expected = np.outer(weights, weights) / weights.sum() ** 2
   for name, x in tensors.items():
-    if name.endswith(FILTER) and not _is_box(np.asarray(x)):
+    stored = np.asarray(x)[0, 0] if np.ndim(x) == 4 else np.asarray(x)
+    same = stored.shape == expected.shape and np.allclose(stored, expected)
+    if name.endswith(FILTER) and not same:
       raise ValueError(
-        f'{name} is of shape {np.shape(x)}, not the mean of 2x2 pixels: '
-        'networks here have no other filters'
+        f'{name}, of shape {np.shape(x)}, is not the filter of the option '
+        f'resample_filter={options.get("resample_filter", [1, 1])}'
       )
-
-
-def _is_box(x):
-  return x.shape[-2:] == (2, 2) and bool(np.all(x == 0.25))
 
 
 def make_network(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -233,6 +241,7 @@ def make_network(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     fields['network.name'] = 'ddpmpp'
     facts['augment_dim'] = options['augment_dim']
     fields['objective.augment'] = 0.12 if options['augment_dim'] else 0.0
+    ours |= _ncsnpp_options(options)
     network = DDPMpp(**ours, **facts)
   else:
     fields['network.name'] = 'unet'
@@ -240,6 +249,18 @@ def make_network(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     network = UNet(**ours, **facts)
   fields |= {f'network.{name}': value for name, value in ours.items()}
   return network, fields | _precond_fields(options)
+
+
+def _ncsnpp_options(options):
+  # What NCSN++ has beside DDPM++; nothing is set for DDPM++.
+  ours = {}
+  if options['embedding_type'] == 'fourier':
+    ours['noise_embedding'] = 'fourier'
+  if options['encoder_type'] == 'residual':
+    ours['input_pyramid'] = True
+  if list(options['resample_filter']) != [1, 1]:
+    ours['resample_filter'] = tuple(options['resample_filter'])
+  return ours
 
 
 def _adm_options(ours):
@@ -332,6 +353,7 @@ def _ends(network: DDPMpp | UNet, size: int) -> Iterator[Layer]:
   rows = ROWS_AND_NULL if network.null_class else ROWS
   yield Layer('label_embedding/table', 'map_label', rows)
   yield Layer('augment_dense', 'map_augment', TORCH_LINEAR)
+  yield Layer('noise_fourier', 'map_noise', FREQUENCIES)
   yield Layer('conv_in', f'enc.{full}_conv', TORCH_CONV)
   adm = isinstance(network, UNet)
   norm = 'out_norm' if adm else f'dec.{full}_aux_norm'
@@ -353,6 +375,8 @@ def _blocks(network: DDPMpp | UNet, size: int) -> Iterator[Layer]:
     if level > 0:
       ours = f'down_{level - 1}_downsample'
       yield from within(ours, f'enc.{place}_down', BLOCK)
+      residual = f'enc.{place}_aux_residual'
+      yield Layer(f'down_{level - 1}_pyramid', residual, TORCH_CONV)
     if level < last:
       ours = f'up_{level + 1}_upsample'
       yield from within(ours, f'dec.{place}_up', BLOCK)

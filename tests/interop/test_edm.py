@@ -13,6 +13,7 @@ from tests.interop.literal import (
   assert_close,
   attend,
   conv,
+  correlate,
   group_norm,
   linear,
   nearest,
@@ -65,10 +66,42 @@ def attention(w, name, x, heads, eps):
 
 
 def resampled(w, name, x, resample):
-  """Their filter [1, 1] / 2 in both directions is a buffer of each layer."""
-  w.get(f'{name}.resample_filter', 1, 1, 2, 2)
-  w[f'{name}.resample_filter'] = np.full((1, 1, 2, 2), 0.25)
+  """Their filter in both directions is a buffer of each layer."""
+  line = np.ones(2) if resample in (pooled, nearest) else np.array(FIR)
+  square = np.outer(line, line) / line.sum() ** 2
+  w[f'{name}.resample_filter'] = square[None, None]
   return resample(x)
+
+
+FIR = [1.0, 3.0, 3.0, 1.0]
+
+
+def fir_down(x, padding=(1, 1)):
+  """recipes 5: 4x4 windows, two pixels apart, that begin one outside."""
+  kernel = np.outer(FIR, FIR)[None, None] / 64
+  channels = np.split(x, x.shape[1], axis=1)
+  halved = [correlate(channel, kernel, 2, padding) for channel in channels]
+  return np.concatenate(halved, axis=1)
+
+
+def fir_up(x):
+  """Pixel j, with the weights 1, 3, 3, 1 / 4, is added to 2j - 1 .. 2j + 2."""
+  b, c, height, width = x.shape
+  out = np.zeros((b, c, 2 * height + 2, 2 * width + 2))
+  for i, down in enumerate(FIR):
+    for j, right in enumerate(FIR):
+      rows, columns = slice(i, i + 2 * height, 2), slice(j, j + 2 * width, 2)
+      out[:, :, rows, columns] += down * right / 16 * x
+  return out[:, :, 1:-1, 1:-1]
+
+
+def residual_input(w, name, aux, h):
+  """A 3x3 convolution, then the filter; zeros, two pixels, before both."""
+  kernel = w.get(f'{name}.weight', h.shape[1], aux.shape[1], 3, 3)
+  wide = correlate(aux, kernel, 1, (2, 2))
+  halved = resampled(w, name, wide, lambda x: fir_down(x, (0, 0)))
+  bias = w.get(f'{name}.bias', h.shape[1])[:, None, None]
+  return (h + halved + bias) / np.sqrt(2.0)
 
 
 def unet_block(w, name, x, emb, out, eps, scale, adaptive, project=True,
@@ -92,8 +125,10 @@ def unet_block(w, name, x, emb, out, eps, scale, adaptive, project=True,
   return scale * attention(w, name, h, heads, eps) if heads else h
 
 
-def blocks(w, x, emb, width, eps, scale, adaptive, project, heads, everywhere):
+def blocks(w, x, emb, width, eps, scale, adaptive, project, heads, everywhere,
+           ncsnpp=False):  # fmt: skip
   """enc and dec: two levels of one block, attention at the second."""
+  down, up = (fir_down, fir_up) if ncsnpp else (pooled, nearest)
 
   def block(name, x, out, **options):
     return unet_block(
@@ -102,7 +137,9 @@ def blocks(w, x, emb, width, eps, scale, adaptive, project, heads, everywhere):
 
   hs = [conv(w, 'model.enc.8x8_conv', x, width)]
   hs.append(block('enc.8x8_block0', hs[-1], width))
-  hs.append(block('enc.4x4_down', hs[-1], width, resample=pooled))
+  hs.append(block('enc.4x4_down', hs[-1], width, resample=down))
+  if ncsnpp:
+    hs[-1] = residual_input(w, 'model.enc.4x4_aux_residual', x, hs[-1])
   hs.append(block('enc.4x4_block0', hs[-1], 2 * width, heads=heads))
   h = block('dec.4x4_in0', hs[-1], 2 * width, heads=heads)
   h = block('dec.4x4_in1', h, 2 * width)
@@ -110,22 +147,25 @@ def blocks(w, x, emb, width, eps, scale, adaptive, project, heads, everywhere):
   first = heads if everywhere else 0
   h = block('dec.4x4_block0', join(h), 2 * width, heads=first)
   h = block('dec.4x4_block1', join(h), 2 * width, heads=heads)
-  h = block('dec.8x8_up', h, 2 * width, resample=nearest)
+  h = block('dec.8x8_up', h, 2 * width, resample=up)
   h = block('dec.8x8_block0', join(h), width)
   h = block('dec.8x8_block1', join(h), width)
   assert not hs
   return h
 
 
-def song_unet(w, x, noise, one_hot, augment):
-  """recipes 6: DDPM++; labels and augmentation join the sinusoid."""
-  m = 'model.'
+def song_unet(w, x, noise, one_hot, augment, ncsnpp=False):
+  """recipes 6: DDPM++ or NCSN++; labels and augmentation join the sinusoid."""
+  m, wide = 'model.', 64 if ncsnpp else 32
   e = np.concatenate(literal.sinusoid(noise, 32, last=15), axis=1)
-  e = e + linear(w, f'{m}map_label', np.sqrt(3) * one_hot, 32)
-  e = e + linear(w, f'{m}map_augment', augment, 32, bias=False)
+  if ncsnpp:  # sin and cos of 2 pi f noise
+    angles = 2 * np.pi * np.outer(noise, w.get(f'{m}map_noise.freqs', 32))
+    e = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+  e = e + linear(w, f'{m}map_label', np.sqrt(3) * one_hot, wide)
+  e = e + linear(w, f'{m}map_augment', augment, wide, bias=False)
   e = silu(linear(w, f'{m}map_layer0', e, 128))
   e = silu(linear(w, f'{m}map_layer1', e, 128))
-  h = blocks(w, x, e, 32, 1e-6, np.sqrt(0.5), False, True, 1, False)
+  h = blocks(w, x, e, 32, 1e-6, np.sqrt(0.5), False, True, 1, False, ncsnpp)
   h = silu(norm(w, f'{m}dec.8x8_aux_norm', h, 1e-6))
   return conv(w, f'{m}dec.8x8_aux_conv', h, 3)
 
@@ -174,6 +214,29 @@ def test_edms_ddpmpp(song, tmp_path):
   assert_close(apply(found, x, NOISE, cond), expected)
   assert found.fields['network.name'] == 'ddpmpp'
   assert found.fields['objective.augment'] > 0
+
+
+NCSNPP = dict(
+  encoder_type='residual',
+  embedding_type='fourier',
+  channel_mult_noise=2,
+  resample_filter=[1, 3, 3, 1],
+)
+
+
+def test_edms_ncsnpp():
+  """The filter 1, 3, 3, 1, the input added at each resolution, frequencies."""
+  w, x = literal.Weights(2), literal.images(8)
+  expected = song_unet(w, x, NOISE, ONE_HOT, AUGMENT, ncsnpp=True)
+  options = SONG | NCSNPP | dict(label_dropout=0.1)
+  found = edm.from_tensors(w.file(), **options)
+  cond = COND | {'augment': AUGMENT}
+  assert_close(apply(found, x, NOISE, cond), expected)
+  assert found.fields['network.resample_filter'] == (1, 3, 3, 1)
+  with pytest.raises(
+    ValueError, match=r'is not the filter of the option resam'
+  ):
+    edm.from_tensors(w.file(), **options | dict(resample_filter=[1, 2, 2, 1]))
 
 
 def test_edms_adm(adm):
@@ -297,7 +360,7 @@ def test_a_round_trip_is_exact(song, adm):
     ({'model.map_label.weight': (32, 4)}, r'\(32, 4\) for label_embedding/lin'),
     (
       {'model.enc.4x4_down.conv0.resample_filter': (1, 1, 4, 4)},
-      r'conv0.resample_filter is of shape \(1, 1, 4, 4\), not the mean of 2x2',
+      r'conv0.resample_filter, of shape \(1, 1, 4, 4\), is not the filter of t',
     ),
   ],
 )
@@ -311,18 +374,11 @@ def test_what_does_not_fit_is_named(song, changes, message):
     edm.from_tensors(tensors, **SONG)
 
 
-NCSNPP = dict(
-  encoder_type='residual',
-  embedding_type='fourier',
-  channel_mult_noise=2,
-  resample_filter=[1, 3, 3, 1],
-)
-
-
 @pytest.mark.parametrize(
   'options, message',
   [
-    (NCSNPP, "embedding_type='fourier', channel_mult_noise=2, encoder_type="),
+    (dict(encoder_type='skip'), "SongUNet with encoder_type='skip' has no co"),
+    (dict(embedding_type='fourier'), "'fourier' with channel_mult_noise=1 has"),
     (dict(model_type='EDM2'), "model_type 'EDM2' is not one of SongUNet"),
     (dict(precond='VEPrecond'), "precond 'VEPrecond' is not one of EDMPrecond"),
     (dict(width=3), 'unknown options of SongUNet: width'),
