@@ -1,11 +1,12 @@
-"""Weights of Song et al. 2021: DDPM++ of their JAX and PyTorch releases.
+"""Weights of Song et al. 2021: DDPM++ and NCSN++, in JAX and PyTorch.
 
 A checkpoint of either is read: Flax's msgpack, with the parameters of legacy
 Flax, or PyTorch's .pth, whose averages are a list in the order of the state
 dict. Their network has query, key and value apart; ours has one layer, in which
-they alternate.
+they alternate. Networks of the VE SDE are made ones of eps (`as_eps`).
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -50,8 +51,11 @@ class Options(NamedTuple):
   dropout: float = 0.1
   beta_min: float = 0.1
   beta_max: float = 20.0
+  sigma_min: float = 0.01
+  sigma_max: float = 50.0
   name: str = 'ncsnpp'
   fir: bool = False
+  fir_kernel: tuple[int, ...] = (1, 3, 3, 1)
   progressive: str = 'none'
   progressive_input: str = 'none'
   embedding_type: str = 'positional'
@@ -60,23 +64,28 @@ class Options(NamedTuple):
   ema: bool = True
 
 
-# What our networks and schedules have.
+# The options of which our networks and schedules have some values alone.
 ONLY = {
-  'sde': ('vpsde', 'subvpsde'),
+  'sde': ('vpsde', 'subvpsde', 'vesde'),
   'name': ('ncsnpp',),
-  'fir': (False,),
   'progressive': ('none',),
-  'progressive_input': ('none',),
-  'embedding_type': ('positional',),
+  'progressive_input': ('none', 'residual'),
   'resblock_type': ('biggan',),
-  'scale_by_sigma': (False,),
+}
+# Options that go together, with the VE SDE and without.
+TOGETHER = {
+  True: {
+    'continuous': True,
+    'embedding_type': 'fourier',
+    'scale_by_sigma': True,
+  },
+  False: {'embedding_type': 'positional', 'scale_by_sigma': False},
 }
 _DEEP = {'num_res_blocks': 8}
 _SUB = {'sde': 'subvpsde'}
-_NCSNPP = {
+_NCSNPP = {'fir': True, 'progressive_input': 'residual'}
+_VE = _NCSNPP | {
   'sde': 'vesde',
-  'fir': True,
-  'progressive_input': 'residual',
   'embedding_type': 'fourier',
   'scale_by_sigma': True,
 }
@@ -91,9 +100,9 @@ MODELS: dict[str, dict[str, Any]] = {
   'vp/cifar10_ddpm': {'name': 'ddpm', 'continuous': False},
   'vp/cifar10_ddpm_continuous': {'name': 'ddpm'},
   'subvp/cifar10_ddpm_continuous': {'name': 'ddpm'} | _SUB,
-  've/cifar10_ncsnpp': _NCSNPP | {'continuous': False},
-  've/cifar10_ncsnpp_continuous': _NCSNPP,
-  've/cifar10_ncsnpp_deep_continuous': _NCSNPP | _DEEP,
+  've/cifar10_ncsnpp': _VE | {'continuous': False},
+  've/cifar10_ncsnpp_continuous': _VE,
+  've/cifar10_ncsnpp_deep_continuous': _VE | _DEEP,
 }
 
 
@@ -106,6 +115,7 @@ class Style(NamedTuple):
   norm: Kind
   pointwise: Kind
   nin: Kind
+  filtered: Kind  # their Conv2d, which has a filter before it
 
 
 def _nin(dot):
@@ -117,7 +127,13 @@ def _flax(kernel):
 
 
 TORCH = Style(
-  '.', TORCH_CONV, TORCH_LINEAR, TORCH_NORM, TORCH_POINTWISE, _nin('.')
+  '.',
+  TORCH_CONV,
+  TORCH_LINEAR,
+  TORCH_NORM,
+  TORCH_POINTWISE,
+  _nin('.'),
+  TORCH_CONV,
 )
 # A 1x1 convolution is [1, 1, in, out].
 _POINTWISE = Rule(lambda x: x.reshape(x.shape[2:]), lambda x: x[None, None])
@@ -128,9 +144,12 @@ FLAX = Style(
   Kind({'scale': ('scale', SAME), 'bias': ('bias', SAME)}, '/'),
   _flax(_POINTWISE),
   _nin('/'),
+  Kind({'kernel': ('weight', SAME), 'bias': ('bias', SAME)}, '/'),
 )
 
 BLOCK, ATTENTION = 'ResnetBlockBigGANpp', 'AttnBlockpp'
+FOURIER, HALVED = 'GaussianFourierProjection', 'Downsample'
+FREQUENCIES = r'all_modules\.\d+\.W'
 QKV = 'NIN_0', 'NIN_1', 'NIN_2'
 FUSED = 'NIN_0..2'  # the three as one layer, under a name of ours
 
@@ -159,6 +178,8 @@ def from_tensors(
   network, fields = make_network(chosen)
   shapes = parameter_shapes(network, chosen)
   params = read(table(network, shapes, style), fuse(variables), shapes)
+  if chosen.sde == 'vesde':
+    params = as_eps(params)
   return Imported(network, params, fields)
 
 
@@ -176,17 +197,27 @@ def choose_options(model: str, **options: Any) -> Options:
       f'{", ".join(Options._fields)}'
     )
   chosen = Options(**(MODELS[model] | options))
+  _refuse(model, chosen)
+  return chosen
+
+
+def _refuse(model, options):
+  # Raises ValueError for what our networks and schedules do not have.
+  together = TOGETHER[options.sde == 'vesde']
+  allowed = ONLY | {name: (value,) for name, value in together.items()}
+  if options.progressive_input == 'residual':
+    allowed['fir'] = (True,)
   lacking = [
-    f'{name}={getattr(chosen, name)!r}'
-    for name, values in ONLY.items()
-    if getattr(chosen, name) not in values
+    f'{name}={getattr(options, name)!r}'
+    for name, values in allowed.items()
+    if getattr(options, name) not in values
   ]
   if lacking:
     raise ValueError(
-      f'{model} with {", ".join(lacking)} has no counterpart here (DDPM++ of '
-      'vp and subvp have)'
+      f'{model}: sde={options.sde!r} with {", ".join(lacking)} has no '
+      'counterpart here (DDPM++ and NCSN++ of vp and subvp have, and NCSN++ of '
+      've in continuous time)'
     )
-  return chosen
 
 
 def model_variables(
@@ -224,7 +255,10 @@ def _under(tensors, prefix):
 
 
 def _averages(tensors, trained):
-  # ema.shadow_params is a list in the order of the parameters.
+  # ema.shadow_params is a list in the order of the parameters that are trained:
+  # random frequencies, all_modules.0.W, are none.
+  frozen = {n: x for n, x in trained.items() if re.fullmatch(FREQUENCIES, n)}
+  trained = {n: x for n, x in trained.items() if n not in frozen}
   shadows = _under(tensors, 'ema/shadow_params/')
   if not shadows:
     raise ValueError(
@@ -240,7 +274,7 @@ def _averages(tensors, trained):
       f'ema.shadow_params, {len(values)} tensors, are not averages of the '
       f'{len(trained)} parameters of the model: ema=False takes the model'
     )
-  return dict(zip(trained, values, strict=True))
+  return frozen | dict(zip(trained, values, strict=True))
 
 
 def fuse(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -274,6 +308,28 @@ def split(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return found
 
 
+def as_eps(params: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns parameters of a network of eps, of those of a VE network.
+
+  Theirs is -eps, at log(sigma) of images in [0, 1]; ours lie in [-1, 1], where
+  sigma is twice that. The outputs change sign; the sin and cos of 2 pi f
+  (log(sigma) - log 2) are turned in the first dense layer, in float64.
+  """
+  found = dict(params)
+  last = found['conv_out']
+  found['conv_out'] = {name: -x for name, x in last.items()}
+  f = np.asarray(found['noise_fourier']['frequencies'], np.float64)
+  angle = (2.0 * np.pi * np.log(2.0) * f)[:, None]
+  first = found['noise_dense_1']
+  sines, cosines = np.split(np.asarray(first['kernel'], np.float64), 2)
+  kernel = np.concatenate([
+    np.cos(angle) * sines + np.sin(angle) * cosines,
+    np.cos(angle) * cosines - np.sin(angle) * sines,
+  ])  # fmt: skip
+  found['noise_dense_1'] = {**first, 'kernel': kernel.astype(np.float32)}
+  return found
+
+
 def make_network(options: Options) -> tuple[DDPMpp, dict[str, Any]]:
   """Returns our network for the options, and the fields of a config with it."""
   size = options.image_size
@@ -284,6 +340,12 @@ def make_network(options: Options) -> tuple[DDPMpp, dict[str, Any]]:
     'attention_resolutions': tuple(options.attn_resolutions),
     'dropout': options.dropout,
   }
+  if options.embedding_type == 'fourier':
+    ours['noise_embedding'] = 'fourier'
+  if options.fir:
+    ours['resample_filter'] = tuple(options.fir_kernel)
+  if options.progressive_input == 'residual':
+    ours['input_pyramid'] = True
   fields = {f'network.{name}': value for name, value in ours.items()}
   fields |= {
     'network.name': 'ddpmpp',
@@ -305,6 +367,17 @@ def _schedule_fields(options):
       'schedule.end': options.beta_max / 1000,
       'conditioning.noise_input': 'step',
       'sampling.sampler': 'ancestral',
+    }
+  if options.sde == 'vesde':  # of images in [-1, 1], with twice the noise
+    return {
+      'schedule.name': 'geometric_ve',
+      'schedule.sigma_min': 2.0 * options.sigma_min,
+      'schedule.sigma_max': 2.0 * options.sigma_max,
+      'conditioning.noise_input': 'log_sigma',
+      'objective.times': 'uniform',
+      'objective.t_min': 1e-5,
+      'sampling.sampler': 'reverse_diffusion',
+      'sampling.corrector_steps': 1,
     }
   return {
     'schedule.name': 'linear_vp' if options.sde == 'vpsde' else 'sub_vp',
@@ -333,12 +406,23 @@ def table(network: DDPMpp, shapes: Any, style: Style) -> list[Entry]:
   layers: list[Layer] = []
   for (kind, ours), theirs in zip(made, names, strict=True):
     inner = _inner(style).get(kind)
-    if inner is None:
-      flat = {'Conv': style.conv, 'Dense': style.dense, 'GroupNorm': style.norm}
-      layers.append(Layer(ours, theirs, flat[kind]))
-    else:
+    if inner is not None:
       layers += within(ours, theirs, inner)
+    elif kind == HALVED:
+      conv = f'{theirs}{style.dot}Conv2d_0'
+      layers.append(Layer(ours, conv, style.filtered))
+    else:
+      layers.append(Layer(ours, theirs, _flat(style)[kind]))
   return entries(layers, shapes)
+
+
+def _flat(style):
+  return {
+    FOURIER: Kind({'frequencies': ('W', SAME)}, style.dot),
+    'Conv': style.conv,
+    'Dense': style.dense,
+    'GroupNorm': style.norm,
+  }
 
 
 def _inner(style):
@@ -360,6 +444,7 @@ def _inner(style):
 
 def _order(network: DDPMpp) -> Iterator[tuple[str, str]]:
   # (class there, name of ours) in the order in which both call them.
+  yield FOURIER, 'noise_fourier'
   yield 'Dense', 'noise_dense_1'
   yield 'Dense', 'noise_dense_2'
   yield 'Conv', 'conv_in'
@@ -369,6 +454,7 @@ def _order(network: DDPMpp) -> Iterator[tuple[str, str]]:
       yield BLOCK, f'down_{level}_{i}_block'
       yield ATTENTION, f'down_{level}_{i}_attention'
     yield BLOCK, f'down_{level}_downsample'
+    yield HALVED, f'down_{level}_pyramid'
   yield BLOCK, 'middle_0_block'
   yield ATTENTION, 'middle_attention'
   yield BLOCK, 'middle_1_block'

@@ -44,7 +44,8 @@ def test_openai(model):
 
 
 @pytest.mark.parametrize(
-  'model', [name for name in score_sde.MODELS if 'ddpmpp' in name]
+  'model',
+  [n for n in score_sde.MODELS if 'ddpmpp' in n or 'ncsnpp_' in n],
 )
 def test_score_sde(model):
   options = score_sde.choose_options(model)
@@ -69,6 +70,13 @@ def test_ho():
     dict(model_type='SongUNet', augment_dim=9),
     dict(model_type='SongUNet', label_dim=10, label_dropout=0.1),
     dict(model_type='SongUNet', precond='VPPrecond'),
+    dict(
+      model_type='SongUNet',
+      encoder_type='residual',
+      embedding_type='fourier',
+      channel_mult_noise=2,
+      resample_filter=[1, 3, 3, 1],
+    ),
     dict(label_dim=1000),
     dict(label_dim=1000, precond='iDDPMPrecond'),
   ],

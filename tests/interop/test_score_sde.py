@@ -81,22 +81,71 @@ class Modules:
     return (x + nin(w, f'{name}.NIN_3', h.reshape(x.shape))) / np.sqrt(2.0)
 
 
-def ddpmpp(w, x, labels):
-  """recipes 5: attention once in a level of the way up, after its blocks."""
+def fir_down(x, padding=(1, 1)):
+  """recipes 5: upfirdn of [1, 3, 3, 1], of each channel."""
+  kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1])[None, None] / 64
+  channels = np.split(x, x.shape[1], axis=1)
+  halved = [
+    literal.correlate(channel, kernel, 2, padding) for channel in channels
+  ]
+  return np.concatenate(halved, axis=1)
+
+
+def fir_up(x):
+  """Zeros between the pixels, two before and one after, then 4x4 windows."""
+  b, c, height, width = x.shape
+  wide = np.zeros((b, c, 2 * height, 2 * width))
+  wide[:, :, ::2, ::2] = x
+  kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1])[None, None] / 16
+  channels = np.split(wide, c, axis=1)
+  full = [literal.correlate(a, kernel, 1, (2, 1)) for a in channels]
+  return np.concatenate(full, axis=1)
+
+
+def halved_input(m, pyramid, h):
+  """Downsample with fir and a convolution: the filter, then stride 2."""
+  name = m.name()
+  kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1])[None, None] / 64
+  channels = np.split(pyramid, pyramid.shape[1], axis=1)
+  blurred = [literal.correlate(a, kernel, 1, (2, 2)) for a in channels]
+  blurred = np.concatenate(blurred, axis=1)
+  out = h.shape[1]
+  pyramid = conv(
+    m.w, f'{name}.Conv2d_0', blurred, out, stride=2, padding=(0, 0)
+  )
+  return (pyramid + h) / np.sqrt(2.0)
+
+
+def ncsnpp(w, x, sigma):
+  """recipes 5: x in [-1, 1] already; the output before scale_by_sigma."""
   m = Modules(w)
+  angles = np.outer(np.log(sigma), m.w.get(f'{m.name()}.W', 32)) * 2 * np.pi
+  temb = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+  return unet(m, x, temb, fir_down, fir_up, pyramid=True)
+
+
+def ddpmpp(w, x, labels):
+  """recipes 5: the sinusoid of 999 t; means and repeated pixels."""
   temb = np.concatenate(literal.sinusoid(labels, 32, last=15), axis=1)
+  return unet(Modules(w), x, temb, pooled, nearest)
+
+
+def unet(m, x, temb, down, up, pyramid=False):
+  """recipes 5: attention once in a level of the way up, after its blocks."""
   temb = m.linear(temb, 128)
   temb = m.linear(silu(temb), 128)
   hs = [m.conv(x, 32)]
   hs.append(m.block(hs[-1], temb, 32))
-  hs.append(m.block(hs[-1], temb, 32, pooled))
+  hs.append(m.block(hs[-1], temb, 32, down))
+  if pyramid:
+    hs[-1] = halved_input(m, x, hs[-1])
   hs.append(m.attention(m.block(hs[-1], temb, 64)))
   h = m.block(hs[-1], temb, 64)
   h = m.block(m.attention(h), temb, 64)
   join = lambda h: np.concatenate([h, hs.pop()], axis=1)
   h = m.block(join(h), temb, 64)
   h = m.attention(m.block(join(h), temb, 64))
-  h = m.block(h, temb, 64, nearest)
+  h = m.block(h, temb, 64, up)
   h = m.block(join(h), temb, 32)
   h = m.block(join(h), temb, 32)
   assert not hs
@@ -118,6 +167,10 @@ def legacy_flax(w):
       siblings = [s for s in w if s.startswith(f'all_modules.{n}.')]
       if any('NIN' in s for s in siblings):
         kind = 'AttnBlockpp'
+      elif leaf == 'W':
+        kind = 'GaussianFourierProjection'
+      elif any('Conv2d_0' in s for s in siblings):
+        kind = 'Downsample'
       elif inner:
         kind = 'ResnetBlockBigGANpp'
       else:
@@ -128,6 +181,7 @@ def legacy_flax(w):
     layer = inner[0] if inner else names[n]
     if leaf == 'weight':
       leaf = 'scale' if layer.startswith('GroupNorm') else 'kernel'
+      leaf = 'weight' if layer == 'Conv2d_0' else leaf
       x = x.T if x.ndim < 4 else x.transpose(2, 3, 1, 0)
     place = found.setdefault(names[n], {})
     place = place.setdefault(layer, {}) if inner else place
@@ -186,7 +240,7 @@ def ordered(w):
     'Conv_1',
     'Conv_2',
   ]
-  inner += [f'NIN_{i}' for i in range(4)]
+  inner += [f'NIN_{i}' for i in range(4)] + ['Conv2d_0']
 
   def place(name):
     _, n, *layer, leaf = name.split('.')
@@ -196,6 +250,33 @@ def ordered(w):
   in_order = literal.Weights()
   in_order.update({name: w[name] for name in sorted(w, key=place)})
   return in_order
+
+
+VE = 've/cifar10_ncsnpp_continuous'
+
+
+@pytest.fixture(scope='module')
+def theirs_ve():
+  w, x, sigma = literal.Weights(4), literal.images(8), np.array([0.02, 3.0])
+  return w, x, sigma, ncsnpp(w, x, sigma)
+
+
+def test_ncsnpp_of_the_ve_sde_as_a_network_of_eps(theirs_ve):
+  """score = F / sigma of images in [0, 1]: eps = -F, and sigma is doubled."""
+  w, x, sigma, expected = theirs_ve
+  state = checkpoint(ordered(w))
+  frozen = state['model']['module.all_modules.0.W'] = w.file()[
+    'all_modules.0.W'
+  ]  # not trained, so not averaged
+  del state['ema']['shadow_params'][0]
+  assert frozen.shape == (32,)
+  found = score_sde.from_tensors(files.flatten(state), VE, **TINY)
+  assert_close(-apply(found, x, np.log(2 * sigma)), expected)
+  assert found.fields['schedule.sigma_max'] == 100.0
+  assert found.fields['conditioning.noise_input'] == 'log_sigma'
+  params = {'params_ema': legacy_flax(w)}
+  flax = score_sde.from_tensors(files.flatten(params), VE, **TINY).params
+  assert jax.tree.all(jax.tree.map(np.array_equal, flax, found.params))
 
 
 def test_the_averages_of_a_pth_are_a_list(theirs):
@@ -288,11 +369,10 @@ def test_what_does_not_fit_is_named(theirs, changes, message):
   [
     ('ddpmpp', {}, "the model 'ddpmpp' is not one of vp/cifar10_ddpmpp, "),
     (MODEL, {'width': 3}, 'unknown options width: known are sde, '),
-    (
-      've/cifar10_ncsnpp_continuous',
-      {},
-      "with sde='vesde', fir=True, progressive_input='residual', embedding_t",
-    ),
+    ('ve/cifar10_ncsnpp', {}, "sde='vesde' with continuous=False has no coun"),
+    (VE, {'progressive': 'output_skip'}, "'vesde' with progressive='output_s"),
+    (MODEL, {'embedding_type': 'fourier'}, "with embedding_type='fourier' has"),
+    (VE, {'fir': False}, "sde='vesde' with fir=False has no counterpart"),
     ('vp/cifar10_ddpm', {}, "with name='ddpm' has no counterpart here"),
   ],
 )
