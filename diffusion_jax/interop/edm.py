@@ -33,6 +33,7 @@ from diffusion_jax.interop.names import (
   listed,
   read,
 )
+from diffusion_jax.interop.ve import as_eps
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.unet import UNet
 
@@ -118,7 +119,7 @@ ONLY = {
   },
   'DhariwalUNet': {'channel_mult_emb': (4,), 'augment_dim': (0,)},
 }
-PRECONDS = 'EDMPrecond', 'VPPrecond', 'iDDPMPrecond'
+PRECONDS = 'EDMPrecond', 'VPPrecond', 'VEPrecond', 'iDDPMPrecond'
 
 
 def load(path: str | Path, **options: Any) -> Imported:
@@ -146,6 +147,8 @@ def from_tensors(tensors: Mapping[str, np.ndarray], **options: Any) -> Imported:
   shapes = parameter_shapes(network, chosen)
   names = table(network, shapes, chosen['img_resolution'])
   params = read(names, tensors, shapes, _is_buffer)
+  if chosen['precond'] == 'VEPrecond':
+    params = as_eps(params)
   return Imported(network, params, fields, tuple(_notes(chosen)))
 
 
@@ -157,7 +160,7 @@ def choose_options(**options: Any) -> dict[str, Any]:
   """Returns all options, with EDM's defaults; ValueError for what is not ours.
 
   That is an unknown option, a value of ONLY's options that is not there, and
-  the wrapper of Song et al.'s VE networks, whose noise is no input of ours.
+  Song et al.'s wrapper of VE networks but for NCSN++ without other inputs.
   """
   model = options.get('model_type', OUTER['model_type'])
   if model not in ONLY:
@@ -166,6 +169,8 @@ def choose_options(**options: Any) -> dict[str, Any]:
   unknown = [name for name in options if name not in known]
   if unknown:
     raise ValueError(f'unknown options of {model}: {listed(unknown)}')
+  if options.get('precond') == 'VEPrecond':
+    known = known | {'sigma_min': 0.02, 'sigma_max': 100}
   chosen = known | options
   lacking = [
     f'{name}={chosen[name]!r}'
@@ -189,6 +194,13 @@ def choose_options(**options: Any) -> dict[str, Any]:
   if chosen['precond'] not in PRECONDS:
     raise ValueError(
       f'precond {chosen["precond"]!r} is not one of {", ".join(PRECONDS)}'
+    )
+  plain = not chosen['label_dim'] and not chosen['augment_dim']
+  noise = chosen.get('embedding_type')
+  if chosen['precond'] == 'VEPrecond' and (not plain or noise != 'fourier'):
+    raise ValueError(
+      "precond 'VEPrecond' has a counterpart here only with embedding_type="
+      "'fourier' and without labels and augmentation"
     )
   if not chosen['img_resolution']:
     raise ValueError('the option img_resolution is missing')
@@ -303,6 +315,16 @@ def _precond_fields(options):
       'conditioning.time_scale': options['M'] - 1.0,
       'objective.times': 'uniform',
       'objective.t_min': options['epsilon_t'],
+    }  # fmt: skip
+  if options['precond'] == 'VEPrecond':
+    sampler |= {'sampling.spacing': 'karras'}
+    return sampler | eps | {
+      'schedule.name': 'geometric_ve',
+      'schedule.sigma_min': options['sigma_min'],
+      'schedule.sigma_max': options['sigma_max'],
+      'conditioning.noise_input': 'log_sigma',
+      'objective.times': 'uniform',
+      'objective.t_min': 1e-5,
     }  # fmt: skip
   return eps | {
     'schedule.name': 'cosine',

@@ -3,7 +3,7 @@
 A checkpoint of either is read: Flax's msgpack, with the parameters of legacy
 Flax, or PyTorch's .pth, whose averages are a list in the order of the state
 dict. Their network has query, key and value apart; ours has one layer, in which
-they alternate. Networks of the VE SDE are made ones of eps (`as_eps`).
+they alternate. Networks of the VE SDE are made ones of eps (`ve.as_eps`).
 """
 
 import re
@@ -35,6 +35,7 @@ from diffusion_jax.interop.names import (
   listed,
   read,
 )
+from diffusion_jax.interop.ve import as_eps
 from diffusion_jax.networks.ddpmpp import DDPMpp
 
 
@@ -305,28 +306,6 @@ def split(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         found[name.replace(FUSED, part)] = np.ascontiguousarray(x[..., j::3])
     else:
       found[name] = x
-  return found
-
-
-def as_eps(params: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns parameters of a network of eps, of those of a VE network.
-
-  Theirs is -eps, at log(sigma) of images in [0, 1]; ours lie in [-1, 1], where
-  sigma is twice that. The outputs change sign; the sin and cos of 2 pi f
-  (log(sigma) - log 2) are turned in the first dense layer, in float64.
-  """
-  found = dict(params)
-  last = found['conv_out']
-  found['conv_out'] = {name: -x for name, x in last.items()}
-  f = np.asarray(found['noise_fourier']['frequencies'], np.float64)
-  angle = (2.0 * np.pi * np.log(2.0) * f)[:, None]
-  first = found['noise_dense_1']
-  sines, cosines = np.split(np.asarray(first['kernel'], np.float64), 2)
-  kernel = np.concatenate([
-    np.cos(angle) * sines + np.sin(angle) * cosines,
-    np.cos(angle) * cosines - np.sin(angle) * sines,
-  ])  # fmt: skip
-  found['noise_dense_1'] = {**first, 'kernel': kernel.astype(np.float32)}
   return found
 
 

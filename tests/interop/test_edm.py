@@ -154,15 +154,16 @@ def blocks(w, x, emb, width, eps, scale, adaptive, project, heads, everywhere,
   return h
 
 
-def song_unet(w, x, noise, one_hot, augment, ncsnpp=False):
+def song_unet(w, x, noise, one_hot=None, augment=None, ncsnpp=False):
   """recipes 6: DDPM++ or NCSN++; labels and augmentation join the sinusoid."""
   m, wide = 'model.', 64 if ncsnpp else 32
   e = np.concatenate(literal.sinusoid(noise, 32, last=15), axis=1)
   if ncsnpp:  # sin and cos of 2 pi f noise
     angles = 2 * np.pi * np.outer(noise, w.get(f'{m}map_noise.freqs', 32))
     e = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-  e = e + linear(w, f'{m}map_label', np.sqrt(3) * one_hot, wide)
-  e = e + linear(w, f'{m}map_augment', augment, wide, bias=False)
+  if one_hot is not None:
+    e = e + linear(w, f'{m}map_label', np.sqrt(3) * one_hot, wide)
+    e = e + linear(w, f'{m}map_augment', augment, wide, bias=False)
   e = silu(linear(w, f'{m}map_layer0', e, 128))
   e = silu(linear(w, f'{m}map_layer1', e, 128))
   h = blocks(w, x, e, 32, 1e-6, np.sqrt(0.5), False, True, 1, False, ncsnpp)
@@ -248,7 +249,7 @@ def test_edms_adm(adm):
   assert found.fields['conditioning.label_dropout'] == 0.1
 
 
-def denoise(found, x, level, noise_input):
+def denoise(found, x, level, noise_input, cond=None):
   network_fn = lambda params, x, noise, cond, key=None: found.network.apply(
     {'params': params}, x, noise, cond
   )
@@ -258,7 +259,7 @@ def denoise(found, x, level, noise_input):
     found.params,
     parametrization=found.fields['objective.parametrization'],
     noise_input=noise_input,
-    cond={'label': jnp.array([2, 2])},
+    cond={'label': jnp.array([2, 2])} if cond is None else cond,
     sigma_data=0.5,
   )(x, level).x0
   return np.asarray(x0).transpose(0, 3, 1, 2)
@@ -297,6 +298,21 @@ def test_the_denoiser_of_the_vp_wrapper(song):
   expected = np.sqrt(sigma**2 + 1) * x - sigma * f
   level = schedule(jnp.float32(t))
   assert_close(denoise(found, x, level, dj.time_input(999.0)), expected)
+
+
+PLAIN = dict(label_dim=0, augment_dim=0, precond='VEPrecond')
+
+
+def test_the_denoiser_of_the_ve_wrapper():
+  """recipes 6: x + sigma F(x, log(sigma / 2)), images in [-1, 1]."""
+  w, x, sigma = literal.Weights(6), literal.images(8), np.array([0.05, 20.0])
+  f = song_unet(w, x, np.log(sigma / 2), ncsnpp=True)
+  found = edm.from_tensors(w.file(), **SONG | NCSNPP | PLAIN)
+  level = dj.NoiseLevel(jnp.zeros(2), jnp.ones(2), jnp.float32(sigma))
+  expected = x + sigma[:, None, None, None] * f
+  x0 = denoise(found, x, level, dj.log_sigma_input, cond={})
+  assert_close(x0, expected)
+  assert found.fields['schedule.sigma_max'] == 100
 
 
 def test_the_iddpm_wrapper_has_twice_the_channels(adm):
@@ -380,7 +396,8 @@ def test_what_does_not_fit_is_named(song, changes, message):
     (dict(encoder_type='skip'), "SongUNet with encoder_type='skip' has no co"),
     (dict(embedding_type='fourier'), "'fourier' with channel_mult_noise=1 has"),
     (dict(model_type='EDM2'), "model_type 'EDM2' is not one of SongUNet"),
-    (dict(precond='VEPrecond'), "precond 'VEPrecond' is not one of EDMPrecond"),
+    (dict(precond='VEPrecond'), "only with embedding_type='fourier' and witho"),
+    (dict(precond='Precond'), "precond 'Precond' is not one of EDMPrecond, VP"),
     (dict(width=3), 'unknown options of SongUNet: width'),
     (dict(img_resolution=0), 'the option img_resolution is missing'),
   ],

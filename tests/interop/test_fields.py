@@ -13,6 +13,14 @@ from diffusion_jax.build.schedule import build_schedule
 from diffusion_jax.interop import edm, ho, names, openai, score_sde
 from diffusion_jax.networks.unet import UNet
 
+NCSNPP = dict(
+  model_type='SongUNet',
+  encoder_type='residual',
+  embedding_type='fourier',
+  channel_mult_noise=2,
+  resample_filter=[1, 3, 3, 1],
+)
+
 
 def config_of(fields):
   config = base.get_config()
@@ -70,13 +78,8 @@ def test_ho():
     dict(model_type='SongUNet', augment_dim=9),
     dict(model_type='SongUNet', label_dim=10, label_dropout=0.1),
     dict(model_type='SongUNet', precond='VPPrecond'),
-    dict(
-      model_type='SongUNet',
-      encoder_type='residual',
-      embedding_type='fourier',
-      channel_mult_noise=2,
-      resample_filter=[1, 3, 3, 1],
-    ),
+    NCSNPP,
+    NCSNPP | dict(precond='VEPrecond'),
     dict(label_dim=1000),
     dict(label_dim=1000, precond='iDDPMPrecond'),
   ],
