@@ -150,7 +150,7 @@ def _load_unet(config, weights, scheduler, null_class):
     'data.image_shape': (height, width, c['in_channels']),
     'data.num_classes': classes,
     'conditioning.labels': classes > 0,
-    'conditioning.label_dropout': 0.1 if null_class else 0.0,
+    'conditioning.dropout': 0.1 if null_class else 0.0,
   }
   return Imported(network, params, fields, (*notes, *more))
 

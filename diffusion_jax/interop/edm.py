@@ -245,7 +245,7 @@ def make_network(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
   fields: dict[str, Any] = {
     'data.image_shape': (size, size, channels),
     'conditioning.labels': classes > 0,
-    'conditioning.label_dropout': float(options['label_dropout']),
+    'conditioning.dropout': float(options['label_dropout']),
   }
   if classes:
     fields['data.num_classes'] = classes

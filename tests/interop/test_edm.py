@@ -246,7 +246,7 @@ def test_edms_adm(adm):
   found = edm.from_tensors(w.file(), **ADM)
   assert_close(apply(found, x, NOISE, COND), expected)
   assert found.fields['network.qkv'] == 'interleaved'
-  assert found.fields['conditioning.label_dropout'] == 0.1
+  assert found.fields['conditioning.dropout'] == 0.1
 
 
 def denoise(found, x, level, noise_input, cond=None):

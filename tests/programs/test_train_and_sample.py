@@ -55,7 +55,7 @@ def test_a_run_leaves_what_the_docs_promise(run):
   assert found[-1]['test_loss'] > 0
 
 
-QUIET = {'training.sample_every': 0, 'evaluation.every': 0}
+QUIET = {'training.sample_every': 0, 'training.evaluate_every': 0}
 
 
 def test_a_finished_run_says_so(run, capsys):
@@ -162,7 +162,7 @@ def test_intervals_may_change(run, capsys):
     'training.log_every': 2,
     'training.checkpoint_every': 3,
     'sampling.num_steps': 2,
-    'evaluation.every': 1,
+    'training.evaluate_every': 1,
   }
   PROGRAMS['train'](smoke(**free), str(run))
   assert 'finished' in capsys.readouterr().out
@@ -324,7 +324,8 @@ def test_sample_trajectory_is_a_gif_from_noise_to_image(run):
   }
   PROGRAMS['sample'](smoke(**fields), str(run))
   with Image.open(run / 'samples' / 'path.gif') as gif:
-    assert gif.n_frames == 5  # the noise and four steps
+    # the noise and four steps
+    assert gif.n_frames == 5  # pyright: ignore[reportAttributeAccessIssue]
     gif.seek(4)
     last = np.asarray(gif.convert('L')).astype(int)
   with Image.open(run / 'samples' / 'path.png') as png:
