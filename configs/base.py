@@ -110,6 +110,11 @@ def get_config():
   # in the middle: after a norm (norm), without (plain), or no attention (none);
   # an autoencoder has blocks there only if it is set
   network.middle_attention = placeholder(str)
+  # ddpmpp: weights of the filter where the resolution changes, as 1,3,3,1 of
+  # NCSN++; None: the mean of 2x2 pixels, and their repetition
+  network.resample_filter = placeholder(tuple)
+  # ddpmpp: the input, made smaller, is added at every resolution (NCSN++)
+  network.input_pyramid = placeholder(bool)
   network.initializer = placeholder(str)  # ho, torch, lecun
   # 'vdm': its input has sin, cos(2 pi 2^k x), k = 6, 7, as well
   network.fourier = placeholder(tuple)

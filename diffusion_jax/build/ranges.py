@@ -64,7 +64,7 @@ _BY_INTERVAL = {
     schedule.logsnr_min schedule.logsnr_max schedule.sigmoid_start
     schedule.sigmoid_end schedule.gamma_min schedule.gamma_max
     objective.log_normal_mean objective.logit_normal_mean
-    network.log_variance_limits
+    network.log_variance_limits network.resample_filter
     sampling.guidance_scale sampling.classifier_scale
   """,
   '[0, 1]': """
@@ -116,6 +116,7 @@ TUPLES = {
   'network.multipliers': (float, '[1, inf)'),
   'network.attention_resolutions': (int, '[0, inf)'),
   'network.fourier': (int, '[2, 2]'),
+  'network.resample_filter': (float, '[2, inf)'),
   'network.log_variance_limits': (float, '[2, 2]'),
   'training.mesh': (int, '[2, 2]'),
   'training.more_ema_decays': (float, '[0, inf)'),

@@ -115,3 +115,10 @@ def test_refusals(key):
     network.init(key, X[:, :7, :7], NOISE)
   with pytest.raises(ValueError, match='head_channels=3 does not divide'):
     NoisyClassifier(**TINY | dict(head_channels=3)).init(key, X, NOISE)
+
+
+def test_the_stem_may_be_narrower_than_the_network():
+  """512x512 of guided-diffusion: half the width at the first resolution."""
+  params = abstract(NoisyClassifier(**TINY, stem_channels=4))
+  assert params['conv_in']['kernel'].shape == (3, 3, 3, 4)
+  assert params['down_0_0_block']['norm_1']['scale'].shape == (4,)
