@@ -109,7 +109,7 @@ def get_config():
   # separate projections; or one, as [heads, qkv] (legacy) or [qkv, heads] (new)
   network.qkv = placeholder(str)
   # in the middle: after a norm (norm), without (plain), or no attention (none);
-  # of an autoencoder also '': no blocks in the middle
+  # an autoencoder has blocks there only if it is set
   network.middle_attention = placeholder(str)
   network.initializer = placeholder(str)  # ho, torch, lecun
   # 'vdm' sees sin, cos(2 pi 2^k x), k = 6, 7
@@ -125,12 +125,11 @@ def get_config():
   # last resolution, of latent_channels, as of hierarchical
   network.latent_dim = placeholder(int)
   network.latent_channels = placeholder(int)
-  # autoencoder, in the layout of Rombach et al.: blocks per resolution on the
-  # way up; 1x1 convolutions around z; log-variances clipped softly to +-10
-  # (soft) or to [-30, 20] (hard)
+  # autoencoder, for the layout of Rombach et al.: blocks per resolution on the
+  # way up; 1x1 convolutions around z; limits of log-variances, -30,20 there
   network.decoder_blocks = placeholder(int)
   network.latent_convs = placeholder(bool)
-  network.log_variance = placeholder(str)
+  network.log_variance_limits = placeholder(tuple)
   # hierarchical: T, the layers of the chain
   network.num_latents = placeholder(int)
   # compute blocks again going back: less memory

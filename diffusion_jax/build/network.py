@@ -27,7 +27,7 @@ from diffusion_jax.build.schedule import (
 )
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks.autoencoder import LOG_VARIANCES, Autoencoder
+from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.embeddings import SINUSOIDS
@@ -120,8 +120,7 @@ NAMES = {
   'downsample_padding': tuple(PADDINGS),
   'qkv': QKV,
   'initializer': INITIALIZERS,
-  'middle_attention': ('', *MIDDLE),
-  'log_variance': LOG_VARIANCES,
+  'middle_attention': MIDDLE,
 }
 
 

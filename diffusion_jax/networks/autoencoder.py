@@ -16,7 +16,6 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.networks.layers import (
-  MIDDLE,
   Attention,
   Conv,
   Downsample,
@@ -34,8 +33,6 @@ from diffusion_jax.networks.layers import (
 Array = jax.Array
 
 LOG_VARIANCE = 10.0
-LOG_VARIANCES = ('soft', 'hard')
-HARD_CLIP = (-30.0, 20.0)
 
 
 def soft_clip(x: Array, limit: float) -> Array:
@@ -43,19 +40,17 @@ def soft_clip(x: Array, limit: float) -> Array:
   return limit * jnp.tanh(x / limit)
 
 
-def mean_and_log_variance(h: Array) -> tuple[Array, Array]:
-  """Splits the channels in halves, the second clipped to +-LOG_VARIANCE."""
-  mean, log_variance = jnp.split(h, 2, axis=-1)
-  return mean, soft_clip(log_variance, LOG_VARIANCE)
+def mean_and_log_variance(
+  h: Array, limits: Sequence[float] | None = None
+) -> tuple[Array, Array]:
+  """Splits the channels in halves, the second clipped to +-LOG_VARIANCE.
 
-
-def mean_and_clipped_log_variance(h: Array) -> tuple[Array, Array]:
-  """Splits the channels in halves, the second clipped to HARD_CLIP.
-
-  The bounds of the code of Rombach et al. 2022; their gradient is 0 outside.
+  Softly; to `limits` (low, high), beyond which the gradient is 0, if given.
   """
   mean, log_variance = jnp.split(h, 2, axis=-1)
-  return mean, jnp.clip(log_variance, *HARD_CLIP)
+  if limits is not None:
+    return mean, jnp.clip(log_variance, *limits)
+  return mean, soft_clip(log_variance, LOG_VARIANCE)
 
 
 class Layers(NamedTuple):
@@ -92,7 +87,7 @@ class Encoder(nn.Module):
   features: int
   layers: Layers
   flat: bool = False
-  middle: str = ''
+  middle: str | None = None
 
   @nn.compact
   def __call__(self, x: Array, train: bool = False) -> Array:
@@ -126,7 +121,7 @@ class Decoder(nn.Module):
   out_channels: int
   layers: Layers
   flat: tuple[int, int] | None = None
-  middle: str = ''
+  middle: str | None = None
   num_blocks: int | None = None
 
   @nn.compact
@@ -157,12 +152,14 @@ def block(c: Layers, h: Array, width: int, train: bool, name: str) -> Array:
   return h
 
 
-def middle_blocks(c: Layers, h: Array, train: bool, middle: str) -> Array:
+def middle_blocks(
+  c: Layers, h: Array, train: bool, middle: str | None
+) -> Array:
   """Applies two residual blocks with attention of one head between them.
 
-  middle: a name of `layers.MIDDLE`, as of a U-Net; '' for no blocks at all.
+  middle: a name of `layers.MIDDLE`, as of a U-Net; None for no blocks at all.
   """
-  if not middle:
+  if middle is None:
     return h
   for i in range(2):
     if i and middle != 'none':
@@ -180,14 +177,13 @@ class Autoencoder(nn.Module):
   out_channels], the parameters of a distribution of x. z is a vector
   [B, latent_dim], or with latent_dim=0 an image [B, h, w, latent_channels], h =
   H / 2^(levels - 1), as in Rombach et al. 2022. image_size: (H, W).
-  Log-variances are clipped softly to +-10 (`log_variance` 'soft'), or to
-  HARD_CLIP ('hard'). Raises ValueError for sizes that cannot be halved, and for
-  groups that do not divide the channels.
+  Log-variances are clipped softly to +-10. Raises ValueError for sizes that
+  cannot be halved, and for groups that do not divide the channels.
 
-  The published networks of Rombach et al. also have, by options,
-  `middle_blocks` (`middle_attention`), `decoder_blocks` per level of the
-  decoder, one more than num_blocks, and 1x1 convolutions around z
-  (`latent_convs`).
+  The published networks of Rombach et al. are had by options: `middle_blocks`
+  (`middle_attention`), `decoder_blocks` per level of the decoder, one more than
+  num_blocks, 1x1 convolutions around z (`latent_convs`), and log-variances
+  clipped to `log_variance_limits` (-30, 20).
   """
 
   image_size: tuple[int, int]
@@ -201,17 +197,16 @@ class Autoencoder(nn.Module):
   dropout: float = 0.0
   num_groups: int = 32
   norm_eps: float = 1e-6
-  middle_attention: str = ''
+  middle_attention: str | None = None
   decoder_blocks: int | None = None
-  latent_convs: bool = False
-  log_variance: str = 'soft'
+  latent_convs: bool | None = None
+  log_variance_limits: Sequence[float] | None = None
   initializer: str = 'ho'
   dtype: DTypeLike = jnp.float32
 
   def __post_init__(self):
     super().__post_init__()
-    middle = ('', *MIDDLE)
-    check_options(self, middle_attention=middle, log_variance=LOG_VARIANCES)
+    check_options(self)
 
   def setup(self):
     layers = layers_of(self)
@@ -236,9 +231,7 @@ class Autoencoder(nn.Module):
     h = self.encoder(x, train)
     if self.latent_convs:
       h = self.encoder_conv(h)
-    if self.log_variance == 'hard':
-      return mean_and_clipped_log_variance(h)
-    return mean_and_log_variance(h)
+    return mean_and_log_variance(h, self.log_variance_limits)
 
   def decode(self, z: Array, train: bool = False) -> Array:
     """Returns the parameters of p(x | z), [B, H, W, out_channels]."""

@@ -54,9 +54,9 @@ class UNet(nn.Module):
   the layers (`ResnetBlock`, `Attention`, `Downsample`, `initializers`,
   `sinusoidal`), except `resblock_updown`: residual blocks change the
   resolution; `stem_channels`: width of the first convolution, `channels` by
-  default. `middle_attention`: attention in the middle is preceded by a norm
-  ('norm'), is not ('plain', diffusers' U-Nets with scale_shift), or left out
-  ('none'). `remat` is that of `make_block`: less memory, the same results.
+  default; `middle_attention`: attention in the middle is preceded by a norm
+  ('norm', the default), is not ('plain', diffusers' with scale_shift), or left
+  out ('none'). `remat` is that of `make_block`: less memory, the same results.
   """
 
   channels: int = 128
@@ -76,7 +76,7 @@ class UNet(nn.Module):
   num_heads: int = 1
   head_channels: int | None = None
   qkv: str = 'separate'
-  middle_attention: str = 'norm'
+  middle_attention: str | None = None
   norm_eps: float = 1e-6
   initializer: str = 'ho'
   self_conditioning: bool = False
@@ -143,7 +143,7 @@ class UNet(nn.Module):
 
     h = residual(h, widths[last], 'middle_0_block')
     if self.middle_attention != 'none':
-      h = attend(h, 'middle', pre_norm=self.middle_attention == 'norm')
+      h = attend(h, 'middle', pre_norm=self.middle_attention != 'plain')
     h = residual(h, widths[last], 'middle_1_block')
 
     for level in reversed(range(last + 1)):
