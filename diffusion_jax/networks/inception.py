@@ -6,6 +6,8 @@ maximum, and there are 1008 classes. Units have the names of torchvision's
 layers, 'Mixed_5b.branch1x1', by which published weights are known.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,17 +73,17 @@ class Inception(nn.Module):
     x = _unit(x, 'Conv2d_4a_3x3', 192, 3, padding='VALID')
     x = nn.max_pool(x, (3, 3), (2, 2))
     for name, pooled in (('5b', 32), ('5c', 64), ('5d', 64)):
-      x = _join(_block_a(x, f'Mixed_{name}', pooled))
-    x = _join(_block_b(x, 'Mixed_6a'))
+      x = _join(block_a(x, f'Mixed_{name}', pooled))
+    x = _join(block_b(x, 'Mixed_6a'))
     spatial = x
     for name, width in (('6b', 128), ('6c', 160), ('6d', 160), ('6e', 192)):
-      branches = _block_c(x, f'Mixed_{name}', width)
+      branches = block_c(x, f'Mixed_{name}', width)
       x = _join(branches)
       if name == '6d':
         spatial = branches[0][..., :SPATIAL_CHANNELS]
-    x = _join(_block_d(x, 'Mixed_7a'))
-    x = _join(_block_e(x, 'Mixed_7b', _average_pool))
-    x = _join(_block_e(x, 'Mixed_7c', _max_pool))
+    x = _join(block_d(x, 'Mixed_7a'))
+    x = _join(block_e(x, 'Mixed_7b', average_pool))
+    x = _join(block_e(x, 'Mixed_7c', max_pool))
     features = x.mean(axis=(1, 2))
     logits = nn.Dense(NUM_CLASSES, use_bias=False, name='fc')(features)
     return {
@@ -142,16 +144,18 @@ def _join(branches):
   return jnp.concatenate(branches, axis=-1)
 
 
-def _average_pool(x):
-  # The mean is over the pixels inside of the image.
+def average_pool(x: Array) -> Array:
+  """Returns the mean of 3x3 pixels, of those inside of the image alone."""
   return nn.avg_pool(x, (3, 3), (1, 1), 'SAME', count_include_pad=False)
 
 
-def _max_pool(x):
+def max_pool(x: Array) -> Array:
+  """Returns the maximum of 3x3 pixels, of the size of x."""
   return nn.max_pool(x, (3, 3), (1, 1), 'SAME')
 
 
-def _block_a(x, block, pooled):
+def block_a(x: Array, block: str, pooled: int) -> list[Array]:
+  """Returns the branches of a block of 35x35 places."""
   return [
     _chain(x, block, ('branch1x1', 64)),
     _chain(x, block, ('branch5x5_1', 48), ('branch5x5_2', 64, 5)),
@@ -162,11 +166,12 @@ def _block_a(x, block, pooled):
       ('branch3x3dbl_2', 96, 3),
       ('branch3x3dbl_3', 96, 3),
     ),
-    _chain(_average_pool(x), block, ('branch_pool', pooled)),
+    _chain(average_pool(x), block, ('branch_pool', pooled)),
   ]
 
 
-def _block_b(x, block):
+def block_b(x: Array, block: str) -> list[Array]:
+  """Returns the branches of the block from 35x35 to 17x17 places."""
   return [
     _chain(x, block, ('branch3x3', 384, 3, 2)),
     _chain(
@@ -180,7 +185,8 @@ def _block_b(x, block):
   ]
 
 
-def _block_c(x, block, width):
+def block_c(x: Array, block: str, width: int) -> list[Array]:
+  """Returns the branches of a block of 17x17 places."""
   return [
     _chain(x, block, ('branch1x1', 192)),
     _chain(
@@ -199,11 +205,12 @@ def _block_c(x, block, width):
       ('branch7x7dbl_4', width, (7, 1)),
       ('branch7x7dbl_5', 192, (1, 7)),
     ),
-    _chain(_average_pool(x), block, ('branch_pool', 192)),
+    _chain(average_pool(x), block, ('branch_pool', 192)),
   ]
 
 
-def _block_d(x, block):
+def block_d(x: Array, block: str) -> list[Array]:
+  """Returns the branches of the block from 17x17 to 8x8 places."""
   return [
     _chain(x, block, ('branch3x3_1', 192), ('branch3x3_2', 320, 3, 2)),
     _chain(
@@ -218,7 +225,10 @@ def _block_d(x, block):
   ]
 
 
-def _block_e(x, block, pool):
+def block_e(
+  x: Array, block: str, pool: Callable[[Array], Array]
+) -> list[Array]:
+  """Returns the branches of a block of 8x8 places."""
   h = _chain(x, block, ('branch3x3_1', 384))
   double = _chain(x, block, ('branch3x3dbl_1', 448), ('branch3x3dbl_2', 384, 3))
   return [
