@@ -4,6 +4,7 @@ They are one set of weights in two layouts: TensorFlow's graph
 (classify_image_graph_def.pb) and PyTorch's (pytorch-fid, torch-fidelity).
 """
 
+import re
 from pathlib import Path
 
 import jax
@@ -35,6 +36,7 @@ _STEM = {
 }
 # Blocks of TensorFlow's graph are mixed, mixed_1, ..., mixed_10.
 _BLOCKS = ('5b', '5c', '5d', '6a', '6b', '6c', '6d', '6e', '7a', '7b', '7c')
+_BRANCH = re.compile(r'Mixed_(\w+)\.branch_?(\d[^_]*|pool)_?(\d?)([ab]?)')
 _TOWERS = {
   '1x1': '',
   '5x5': 'tower/',
@@ -140,14 +142,15 @@ def _scope(unit):
   # 'Mixed_5b.branch3x3dbl_2' -> 'mixed/tower_1/conv_1'
   if unit in _STEM:
     return _STEM[unit]
-  block, branch = unit.removeprefix('Mixed_').split('.branch')
-  index = _BLOCKS.index(block)
-  kind, _, step = branch.rstrip('ab').partition('_')
-  if branch == 'pool':
-    kind, step = branch, ''
+  found = _BRANCH.fullmatch(unit)
+  assert found
+  block, kind, step, part = found.groups()
   scope = (_TOWERS_6A if block == '6a' else _TOWERS)[kind]
   number = int(step or 1) - 1
-  if branch[-1] in 'ab':  # two convolutions beside one another
-    scope, number = f'{scope}mixed/', 'ab'.index(branch[-1])
-  conv = f'conv_{number}' if number else 'conv'
-  return f'mixed_{index}/{scope}{conv}' if index else f'mixed/{scope}{conv}'
+  if part:  # two convolutions beside one another
+    scope, number = f'{scope}mixed/', 'ab'.index(part)
+  index = _BLOCKS.index(block)
+  mixed, conv = (f'{name}_{i}' if i else name for name, i in (
+    ('mixed', index), ('conv', number)
+  ))  # fmt: skip
+  return f'{mixed}/{scope}{conv}'
