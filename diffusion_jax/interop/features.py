@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +48,27 @@ class Features:
   def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the features; ValueError for other images."""
     check_images(images)
-    done, pending = [], None
-    for start in range(0, len(images), self.batch_size):
-      batch = images[start : start + self.batch_size]
-      # The device computes this batch while the one before is fetched.
+    starts = range(0, len(images), self.batch_size)
+    batches = (images[i : i + self.batch_size] for i in starts)
+    parts = list(self.stream(batches))
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+  def stream(
+    self, batches: Iterable[np.ndarray]
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the features of each batch, of batch_size images or fewer.
+
+    The device computes a batch while that before is fetched and used.
+    """
+    pending = None
+    for batch in batches:
+      check_images(batch)
       started = self._start(batch), len(batch)
       if pending:
-        done.append(_fetch(*pending))
+        yield _fetch(*pending)
       pending = started
     if pending:
-      done.append(_fetch(*pending))
-    return {name: np.concatenate([d[name] for d in done]) for name in done[0]}
+      yield _fetch(*pending)
 
   def _start(self, batch):
     # Every batch has one size, so that the network is compiled once.

@@ -101,7 +101,10 @@ def read_both(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
     graph = is_graph(path)
   except OSError as error:
     raise ValueError(f'{path} cannot be read: {error.strerror}') from error
-  tensors = read_constants(path) if graph else read_tensors(path)
+  try:
+    tensors = read_constants(path) if graph else read_tensors(path)
+  except ValueError as error:
+    raise ValueError(f'{error}; Inception needs {WHERE}') from error
   entries = tensorflow_entries() if graph else torch_entries()
   try:
     params = read(entries, tensors, _shapes(), _ignored)
