@@ -197,10 +197,13 @@ def describe(config, params):
   shape = 'x'.join(map(str, config.data.image_shape))
   classes = config.data.num_classes
   labels = f', {classes} classes' if classes else ''
-  return (
-    f'{config.network.name}: {count:,} parameters; images of {shape}{labels}; '
-    f'{config.schedule.name}, {config.objective.parametrization}'
+  line = (
+    f'{config.network.name}: {count:,} parameters; images of {shape}{labels}'
   )
+  if config.network.name == 'autoencoder':
+    return f'{line}; scale of the latents {config.latent.scale}'
+  steps, kind = config.schedule.num_steps, config.objective.parametrization
+  return f'{line}; {config.schedule.name} of {steps} steps, predicts {kind}'
 
 
 def export_fields(config):

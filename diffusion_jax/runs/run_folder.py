@@ -32,6 +32,7 @@ _OF_DATA = tuple(
   f'data.{name}'
   for name in (
     'name',
+    'num_classes',
     'num_levels',
     'random_flip',
     'data_dir',
