@@ -141,9 +141,13 @@ def save_params(
   options = ocp.CheckpointManagerOptions(
     cleanup_tmp_directories=True, async_options=_with_sums(folder)
   )
-  with _open(folder, options, set()) as manager:
+  sizes = [x.nbytes for x in jax.tree.leaves(params)]
+  limit = max(*sizes, sum(sizes) // 16)  # Of the memory that writing takes.
+  with _open(folder, options, set(), limit / 1e9) as manager:
     if step not in manager.all_steps():
-      arrays = jax.tree.map(np.asarray, params)  # The same on every host.
+      # The same on every host. Of NumPy's arrays Orbax would write copies.
+      place = jax.device_put if jax.process_count() == 1 else np.asarray
+      arrays = jax.tree.map(place, params)
       saved = {name: ocp.args.StandardSave(arrays) for name in items}
       args = ocp.args.Composite(config=ocp.args.JsonSave(config), **saved)
       manager.save(step, args=args, force=True, custom_metadata=checksums.MARK)
@@ -331,11 +335,12 @@ def _loss(manager, step):
   return json.loads((path / 'metrics' / 'metrics').read_text())[METRIC]
 
 
-def _open(folder, options, items):
+def _open(folder, options, items, write_gb: Any = 96):
   # Orbax needs to know the items beforehand, those of older steps as well.
   found = {path.name for path in folder.glob(f'*/{_ema_item("*")}')}
   handlers = {
-    name: ocp.StandardCheckpointHandler() for name in {*_ITEMS, *items, *found}
+    name: ocp.StandardCheckpointHandler(save_concurrent_gb=write_gb)
+    for name in {*_ITEMS, *items, *found}
   }
   return ocp.CheckpointManager(
     folder,
