@@ -58,19 +58,13 @@ def _below(values, points):
   return (left + right) / (2.0 * len(values))
 
 
-def closest_pairs(
-  samples: np.ndarray,
-  train: np.ndarray,
-  result: Memorisation,
-  num_pairs: int = 40,
-  columns: int = 10,
+def pair_sheet(
+  samples: np.ndarray, neighbours: np.ndarray, columns: int = 10
 ) -> np.ndarray:
-  """Draws the samples closest to training images, each left of its neighbour.
+  """Draws pairs of images, uint8 [N, H, W, C], side by side, N in rows.
 
-  samples, train: the images, uint8 [N, H, W, C]. Returns a sheet of uint8
-  [h, w, C], the closest pair first, by rows.
+  Returns uint8 [h, w, C].
   """
-  order = np.argsort(result.samples, kind='stable')[:num_pairs]
-  pairs = np.concatenate([samples[order], train[result.index[order]]], axis=2)
+  pairs = np.concatenate([samples, neighbours], axis=2)
   zoom = max(1, round(48 / samples.shape[1]))
   return grid(pairs, min(columns, len(pairs)), zoom)

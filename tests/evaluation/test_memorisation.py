@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.evaluation.memorisation import closest_pairs, memorisation
+from diffusion_jax.evaluation.memorisation import memorisation, pair_sheet
 
 
 @pytest.fixture
@@ -48,13 +48,12 @@ def test_equal_distances_count_as_a_half():
   assert found.closer.value == (0.5 + 0.0) / 2
 
 
-def test_the_sheet_shows_the_closest_pair_first():
-  images = np.arange(5, dtype=np.uint8) * 50
-  train = np.tile(images[:, None, None, None], (1, 48, 48, 1))
-  samples = train[[3, 1]] + np.array([7, 2], np.uint8)[:, None, None, None]
-  flat = lambda x: x.reshape(len(x), -1).astype(np.float64)
-  found = memorisation(flat(samples), flat(train), flat(train))
-  sheet = closest_pairs(samples, train, found)
+def test_the_sheet_shows_pairs_side_by_side():
+  samples, train = (
+    np.tile(np.uint8(levels)[:, None, None, None], (1, 48, 48, 1))
+    for levels in ([52, 157], [50, 150])
+  )
+  sheet = pair_sheet(samples, train)
   gap = 3  # 48 / 16
   assert sheet.shape == (48 + 2 * gap, 2 * (96 + gap) + gap, 1)
   row = sheet[20, :, 0]
