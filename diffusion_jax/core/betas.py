@@ -27,14 +27,14 @@ def rescaled_linear_betas(num_steps: int) -> np.ndarray:
 def quadratic_betas(
   num_steps: int, start: float = 1e-4, end: float = 0.02
 ) -> np.ndarray:
-  """Returns squares of a line, sqrt(start) to sqrt(end) ('quad' in DDPM)."""
+  """Returns squares of a line, sqrt(start) to sqrt(end) (DDPM 'quad'), [T]."""
   return linear_betas(num_steps, start**0.5, end**0.5) ** 2
 
 
 def scaled_linear_betas(
   num_steps: int, start: float = 0.00085, end: float = 0.012
 ) -> np.ndarray:
-  """Returns latent diffusion's 'scaled_linear': quadratic with its ends."""
+  """Returns latent diffusion's 'scaled_linear', the quadratic one, [T]."""
   return quadratic_betas(num_steps, start, end)
 
 
@@ -53,7 +53,7 @@ def cosine_betas(
 def sigmoid_betas(
   num_steps: int, start: float = 1e-4, end: float = 0.02
 ) -> np.ndarray:
-  """Returns a logistic curve over [-6, 6], `start` to `end` (GeoDiff)."""
+  """Returns a logistic curve over [-6, 6], `start` to `end` (GeoDiff), [T]."""
   curve = 1.0 / (1.0 + np.exp(-np.linspace(-6.0, 6.0, _positive(num_steps))))
   return curve * (end - start) + start
 

@@ -84,17 +84,17 @@ def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:
 
 
 def logsnr_input(level: NoiseLevel) -> Array:
-  """Returns log(alpha^2 / sigma^2), an input that every schedule defines."""
+  """Returns log(alpha^2 / sigma^2), the level's logsnr, of its shape."""
   return level.logsnr
 
 
 def edm_input(level: NoiseLevel) -> Array:
-  """Returns log(sigma / alpha) / 4, c_noise of Karras et al. 2022, Table 1."""
+  """Returns log(sigma / alpha) / 4, c_noise of EDM (Table 1); level's shape."""
   return -level.logsnr / 8.0
 
 
 def log_sigma_input(level: NoiseLevel) -> Array:
-  """Returns log(sigma / alpha), the label of Song et al.'s VE networks."""
+  """Returns log(sigma / alpha), Song et al.'s VE label; the level's shape."""
   return -0.5 * level.logsnr
 
 

@@ -118,27 +118,27 @@ def denoising_loss(
 
 
 def snr_weight(level: NoiseLevel) -> Array:
-  """Returns SNR, the unweighted loss in eps (Salimans & Ho 2022, section 4)."""
+  """Returns SNR, [] or [B]: the plain loss in eps (Salimans & Ho 2022, 4)."""
   return level.snr
 
 
 def truncated_snr_weight(level: NoiseLevel) -> Array:
-  """Returns max(SNR, 1) (Salimans & Ho 2022, section 4)."""
+  """Returns max(SNR, 1), [] or [B] (Salimans & Ho 2022, section 4)."""
   return jnp.maximum(level.snr, 1.0)
 
 
 def min_snr_weight(gamma: float = 5.0) -> Weight:
-  """Makes the weight min(SNR, gamma) (Hang et al. 2023, min-SNR-gamma)."""
+  """Makes the weight min(SNR, gamma), level -> [] or [B] (Hang et al. 2023)."""
   return lambda level: jnp.minimum(level.snr, gamma)
 
 
 def edm_weight(sigma_data: float = 0.5) -> Weight:
-  """Makes the weight 1 / c_out^2 in sigma / alpha (Karras et al. 2022)."""
+  """Makes the weight 1 / c_out^2, level -> [] or [B] (Karras et al. 2022)."""
   return lambda level: level.snr + 1.0 / sigma_data**2
 
 
 def flow_weight(level: NoiseLevel) -> Array:
-  """Returns (1 + alpha / sigma)^2, the unweighted loss in eps - x_0.
+  """Returns (1 + alpha / sigma)^2, [] or [B]: the plain loss in eps - x_0.
 
   On `RectifiedFlowSchedule()` this is 1 / sigma^2 (Liu et al. 2022, Eq. 1).
   """

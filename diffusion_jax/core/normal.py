@@ -20,7 +20,7 @@ STANDARD = Normal(0.0, 1.0)
 
 
 def kl(q: Normal, p: Normal) -> Array:
-  """Computes KL(q || p) per element, in nats; variances are positive."""
+  """Computes KL(q || p) per element [B, ...], in nats; variances > 0."""
   excess = (q.variance - p.variance) / p.variance
   # Near 0 the difference of excess and log is of second order, which log1p
   # keeps.
@@ -34,7 +34,7 @@ def kl(q: Normal, p: Normal) -> Array:
 
 
 def log_prob(p: Normal, x: Array) -> Array:
-  """Computes log N(x; mean, variance) per element, in nats."""
+  """Computes log N(x; mean, variance) per element [B, ...], in nats."""
   square = jnp.square(x - p.mean) / p.variance
   return -0.5 * (square + jnp.log(p.variance) + math.log(2.0 * math.pi))
 
@@ -109,5 +109,5 @@ def _tanh_cdf(z: Array) -> Array:
 
 
 def bits_per_dim(nats: Array, data_shape: tuple[int, ...]) -> Array:
-  """Converts nats per example to bits per dimension of data of `data_shape`."""
+  """Converts nats [B] to bits per dimension [B] of data of `data_shape`."""
   return nats / (math.prod(data_shape) * math.log(2.0))

@@ -111,7 +111,7 @@ def eps_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
 
 
 def score_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
-  """Computes grad log q(x_t) = -eps / sigma, x0 being E[x_0 | x_t]."""
+  """Computes grad log q(x_t) = -eps / sigma, [B, ...], x0 = E[x_0 | x_t]."""
   return -eps_from_x0(x0, xt, level) / level.expand_to(xt).sigma
 
 
