@@ -138,13 +138,13 @@ def get_config():
   # give the network the text of a picture, at most text_length bytes; unet
   conditioning.text = False
   conditioning.text_length = 64
-  # probability of no class, no text, no image in training
-  conditioning.label_dropout = 0.0
+  # probability that training hides the class, the text and the image
+  conditioning.dropout = 0.0
   # give the network its last estimate of x0 (Analog Bits); unet, ddpmpp
   conditioning.self_conditioning = False
-  # tell the network of an image made of the example itself: its known pixels
-  # under a random mask (inpainting), made smaller and enlarged again
-  # (superres), without its colours (gray); '': none; unet, ddpmpp
+  # give the network an image made of the example itself: its known pixels under
+  # a random mask (inpaint), made smaller and enlarged again (superres), without
+  # its colours (colorize); '': none; unet, ddpmpp
   conditioning.image = ''
   conditioning.image_factor = 2  # superres: so many times smaller
 
@@ -217,6 +217,8 @@ def get_config():
   training.ema_half_life = placeholder(float)
   training.ema_rampup = 0.0
   training.log_every = 100  # steps; 0: never, here and below
+  training.evaluate_every = 0  # losses on the test split
+  training.evaluate_batches = 8  # of training.batch_size test images
   training.sample_every = 1000
   training.checkpoint_every = 1000
   training.keep_checkpoints = 2  # the latest
@@ -230,9 +232,7 @@ def get_config():
   training.resume = 'auto'  # force: continue although the config differs
 
   evaluation = config.evaluation = ConfigDict()
-  evaluation.every = 0  # steps of training between losses on the test split
-  evaluation.num_batches = 8  # of training.batch_size images
-  # --mode=evaluate, here and below: elbo, ode, independent_pixels; of a VAE:
+  # --mode=evaluate, this section: elbo, ode, independent_pixels; of a VAE:
   # elbo, iw, independent_pixels; of a classifier: accuracy
   evaluation.metrics = ('elbo',)
   evaluation.split = 'test'  # train, test
@@ -282,7 +282,7 @@ def get_config():
   sampling.churn_max = placeholder(float)  # None: no limit
   sampling.churn_noise = placeholder(float)
   # uncond + scale (cond - uncond): 1 is no guidance, 0 no class; needs
-  # conditioning.label_dropout, or guidance_run (docs/guidance.md)
+  # conditioning.dropout, or guidance_run (docs/guidance.md)
   sampling.guidance_scale = 1.0
   sampling.guidance_rescale = 0.0  # phi: how far x0 gets its deviation back
   sampling.guidance_min = 0.0  # guided where sigma / alpha is between these
@@ -311,13 +311,13 @@ def get_config():
   sampling.name = 'samples'  # of the files written into samples/
 
   edit = config.edit = ConfigDict()  # --mode=edit (docs/inpainting.md)
-  edit.task = 'inpaint'  # inpaint, sdedit, interpolate, superres, colour
+  edit.task = 'inpaint'  # inpaint, sdedit, interpolate, superres, colorize
   edit.image = ''  # a file of the size of the run; superres: that much smaller
   edit.mask = ''  # inpaint, sdedit: a file of that size, white is known
   edit.image2 = ''  # interpolate: the other end
-  # inpaint: replace, repaint, reconstruction; superres, colour: reconstruction;
-  # palette, of runs with conditioning.image; '': repaint or reconstruction, and
-  # palette of such runs
+  # inpaint: replace, repaint, reconstruction; superres, colorize:
+  # reconstruction; palette, of runs with conditioning.image; '': repaint or
+  # reconstruction, and palette of such runs
   edit.method = ''
   edit.num_samples = 4  # results; interpolate: from one end to the other
   edit.label = placeholder(int)  # the class; None: not given
@@ -381,7 +381,7 @@ def with_argument(config, arg):
   config.training.log_every = 1
   config.training.sample_every = 4
   config.training.checkpoint_every = 2
-  config.evaluation.num_batches = 1
+  config.training.evaluate_batches = 1
   config.evaluation.num_samples = 4
   config.sampling.num_steps = 4
   config.sampling.respacing = '4' if config.sampling.respacing else ''

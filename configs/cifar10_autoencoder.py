@@ -27,8 +27,8 @@ def get_config(arg=''):
   config.training.num_steps = 100_000
   config.training.ema_decay = 0.9995
   config.training.ema_warmup = True
-  config.evaluation.every = 5000
-  config.evaluation.num_batches = 79  # all 10,000 images
+  config.training.evaluate_every = 5000
+  config.training.evaluate_batches = 79  # all 10,000 images
 
   config.optimizer.learning_rate = 5e-4
   config.optimizer.warmup_steps = 1000

@@ -41,6 +41,6 @@ def get_config(arg=''):
   config.training.ema_decay = 0.0  # none
   config.training.sample_every = 0
   config.training.checkpoint_every = 5000
-  config.evaluation.every = 5000
+  config.training.evaluate_every = 5000
   config.evaluation.metrics = ('accuracy',)
   return base.with_argument(config, arg)

@@ -17,5 +17,5 @@ def get_config(arg=''):
   """cifar10.py with labels and the null class."""
   config = cifar10.get_config()
   config.conditioning.labels = True
-  config.conditioning.label_dropout = 0.1
+  config.conditioning.dropout = 0.1
   return base.with_argument(config, arg)

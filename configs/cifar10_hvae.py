@@ -31,8 +31,8 @@ def get_config(arg=''):
   config.training.ema_decay = 0.9995
   config.training.ema_warmup = True
   config.training.keep_best = 1
-  config.evaluation.every = 5000
-  config.evaluation.num_batches = 79  # all 10,000 images
+  config.training.evaluate_every = 5000
+  config.training.evaluate_batches = 79  # all 10,000 images
   config.evaluation.metrics = ('elbo', 'iw')
 
   config.sampling.checkpoint = 'best'

@@ -12,7 +12,7 @@ from configs import base, cifar10
 
 
 def get_config(arg=''):
-  """cifar10.py with conditioning.image='inpainting'."""
+  """cifar10.py with conditioning.image='inpaint'."""
   config = cifar10.get_config()
-  config.conditioning.image = 'inpainting'
+  config.conditioning.image = 'inpaint'
   return base.with_argument(config, arg)

@@ -28,7 +28,7 @@ def get_config(arg=''):
   config.network.dropout = 0.1
 
   config.conditioning.labels = True
-  config.conditioning.label_dropout = 0.1
+  config.conditioning.dropout = 0.1
 
   config.training.num_steps = 400_000
 

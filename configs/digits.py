@@ -41,12 +41,12 @@ def get_config(arg=''):
   config.network.num_groups = 8
 
   config.conditioning.labels = True
-  config.conditioning.label_dropout = 0.1
+  config.conditioning.dropout = 0.1
 
   config.training.num_steps = 2500
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
-  config.evaluation.every = 500
+  config.training.evaluate_every = 500
 
   config.optimizer.learning_rate = 4e-3
 
@@ -58,9 +58,9 @@ def get_config(arg=''):
 
 def sweep():
   """Rates around the one above, with and without dropping the class."""
-  for label_dropout in (0.1, 0.0):
+  for dropout in (0.1, 0.0):
     for learning_rate in (1e-3, 4e-3, 1.6e-2):
       yield {
         'optimizer.learning_rate': learning_rate,
-        'conditioning.label_dropout': label_dropout,
+        'conditioning.dropout': dropout,
       }

@@ -25,8 +25,8 @@ def get_config(arg=''):
   config.objective.beta = 0.01
 
   config.training.num_steps = 3000
-  config.evaluation.every = 500
-  config.evaluation.num_batches = 45  # 8 times the 360 images
+  config.training.evaluate_every = 500
+  config.training.evaluate_batches = 45  # 8 times the 360 images
 
   config.optimizer.weight_decay = 0.01
   return base.with_argument(config, arg)

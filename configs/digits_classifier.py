@@ -39,7 +39,7 @@ def get_config(arg=''):
   config.training.num_steps = 2000
   config.training.sample_every = 0
   config.training.checkpoint_every = 500
-  config.evaluation.every = 500
+  config.training.evaluate_every = 500
   config.evaluation.metrics = ('accuracy',)
 
   config.optimizer.weight_decay = 0.05

@@ -31,7 +31,7 @@ def get_config(arg=''):
 
   config.conditioning.noise_input = 'edm'
   config.conditioning.labels = True
-  config.conditioning.label_dropout = 0.1
+  config.conditioning.dropout = 0.1
 
   config.objective.parametrization = 'edm'
   config.objective.weight = 'edm'
@@ -44,7 +44,7 @@ def get_config(arg=''):
   config.training.ema_rampup = 0.05
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
-  config.evaluation.every = 500
+  config.training.evaluate_every = 500
 
   config.optimizer.learning_rate = 4e-3
   config.optimizer.warmup_steps = 100

@@ -25,7 +25,7 @@ def get_config(arg=''):
 
   config.conditioning.noise_input = 'time'
   config.conditioning.labels = True
-  config.conditioning.label_dropout = 0.1
+  config.conditioning.dropout = 0.1
 
   config.objective.parametrization = 'flow'
   config.objective.weight = 'flow'
@@ -34,7 +34,7 @@ def get_config(arg=''):
   config.training.num_steps = 2500
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
-  config.evaluation.every = 500
+  config.training.evaluate_every = 500
 
   config.optimizer.learning_rate = 4e-3
 

@@ -29,14 +29,14 @@ def get_config(arg=''):
   config.network.learned_variance = True
 
   config.conditioning.labels = True
-  config.conditioning.label_dropout = 0.1
+  config.conditioning.dropout = 0.1
 
   config.objective.name = 'hybrid'
 
   config.training.num_steps = 2500
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
-  config.evaluation.every = 500
+  config.training.evaluate_every = 500
   config.evaluation.dequantization = 'gaussian'
 
   config.optimizer.learning_rate = 4e-3

@@ -16,9 +16,9 @@ from configs import base, digits
 
 
 def get_config(arg=''):
-  """digits.py with conditioning.image='inpainting' instead of labels."""
+  """digits.py with conditioning.image='inpaint' instead of labels."""
   config = digits.get_config()
   config.conditioning.labels = False
-  config.conditioning.label_dropout = 0.0
-  config.conditioning.image = 'inpainting'
+  config.conditioning.dropout = 0.0
+  config.conditioning.image = 'inpaint'
   return base.with_argument(config, arg)

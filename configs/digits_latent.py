@@ -30,10 +30,10 @@ def get_config(arg=''):
   config.network.num_groups = 8
 
   config.conditioning.labels = True
-  config.conditioning.label_dropout = 0.1
+  config.conditioning.dropout = 0.1
 
   config.training.num_steps = 3000
-  config.evaluation.every = 500
+  config.training.evaluate_every = 500
 
   config.sampling.sampler = 'ddim'
   config.sampling.eta = 1.0

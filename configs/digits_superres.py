@@ -17,6 +17,6 @@ def get_config(arg=''):
   """digits.py with conditioning.image='superres' instead of labels."""
   config = digits.get_config()
   config.conditioning.labels = False
-  config.conditioning.label_dropout = 0.0
+  config.conditioning.dropout = 0.0
   config.conditioning.image = 'superres'
   return base.with_argument(config, arg)

@@ -29,8 +29,8 @@ def get_config(arg=''):
   config.training.num_steps = 2500
   config.training.checkpoint_every = 250
   config.training.keep_best = 1
-  config.evaluation.every = 250
-  config.evaluation.num_batches = 45  # 8 times the 360 images
+  config.training.evaluate_every = 250
+  config.training.evaluate_batches = 45  # 8 times the 360 images
   config.evaluation.metrics = ('elbo', 'iw')
 
   config.sampling.checkpoint = 'best'

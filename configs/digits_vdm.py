@@ -30,8 +30,8 @@ def get_config(arg=''):
   config.objective.name = 'vdm'
 
   config.training.num_steps = 3000
-  config.evaluation.every = 500
-  config.evaluation.num_batches = 45  # 8 times the 360 images
+  config.training.evaluate_every = 500
+  config.training.evaluate_batches = 45  # 8 times the 360 images
   config.evaluation.decoder = 'categorical'
   config.evaluation.t_min = 0.0
   config.evaluation.dequantization = 'gaussian'

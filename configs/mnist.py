@@ -25,7 +25,7 @@ def get_config(arg=''):
   config.network.dropout = 0.1
 
   config.conditioning.labels = True
-  config.conditioning.label_dropout = 0.1
+  config.conditioning.dropout = 0.1
 
   config.optimizer.learning_rate = 5e-4
   config.optimizer.warmup_steps = 500
@@ -37,7 +37,7 @@ def get_config(arg=''):
   config.training.ema_warmup = True
   config.training.sample_every = 2000
   config.training.checkpoint_every = 2000
-  config.evaluation.every = 2000
+  config.training.evaluate_every = 2000
 
   config.sampling.sampler = 'ddim'
   config.sampling.eta = 1.0

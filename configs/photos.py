@@ -39,7 +39,7 @@ def get_config(arg=''):
   config.training.ema_warmup = True
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
-  config.evaluation.every = 500
+  config.training.evaluate_every = 500
 
   config.sampling.sampler = 'ddim'
   config.sampling.eta = 1.0  # 0 leaves noise in some of the images

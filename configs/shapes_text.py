@@ -32,7 +32,7 @@ def get_config(arg=''):
   config.conditioning.noise_input = 'time'
   config.conditioning.text = True
   config.conditioning.text_length = 56
-  config.conditioning.label_dropout = 0.1
+  config.conditioning.dropout = 0.1
 
   config.objective.parametrization = 'flow'
   config.objective.weight = 'flow'
@@ -43,7 +43,7 @@ def get_config(arg=''):
   config.training.ema_decay = 0.999
   config.training.ema_warmup = True
   config.training.checkpoint_every = 500
-  config.evaluation.every = 1000
+  config.training.evaluate_every = 1000
 
   config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup_steps = 100

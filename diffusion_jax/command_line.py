@@ -111,7 +111,7 @@ def parse(argv: list[str]) -> list[str]:
     fail(brief(str(error)))
   except (AttributeError, KeyError) as error:  # a field that is not there
     name = re.sub(r"[\\']", '', str(error.args[0]).replace('\\n', '. '))
-    fail(f'no such config field: {name}')
+    fail(f'no such config field: {name}{new_name(name)}')
   except SyntaxError as error:
     fail(f'{error.filename}, line {error.lineno}: {error.msg}')
   except (TypeError, ValueError) as error:
@@ -119,6 +119,17 @@ def parse(argv: list[str]) -> list[str]:
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: values are given as --name=value')
   return rest
+
+
+def new_name(message):
+  """Returns '; conditioning.dropout now' for a renamed field, else ''."""
+  field = re.findall(r'\w+', message)[:1]
+  found = [
+    f'; {old} is {new} now'
+    for old, new in audit.RENAMED_FIELDS.items()
+    if [old.split('.')[1]] == field
+  ]
+  return ''.join(found)
 
 
 def find_config_file(argv):

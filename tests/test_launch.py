@@ -51,6 +51,10 @@ MISTAKES = {
     ['--config=configs/digits.py', '--config.training.bach_size=3'],
     'no such config field: bach_size. Did you mean "batch_size"',
   ),
+  'renamed field': (
+    ['--config=configs/digits.py', '--config.conditioning.label_dropout=0.1'],
+    'conditioning.label_dropout is conditioning.dropout now',
+  ),
   'unknown section': (
     ['--config=configs/digits.py', '--config.trainin.batch_size=3'],
     'Did you mean "training"',
@@ -80,7 +84,7 @@ MISTAKES = {
     [
       '--config=configs/digits.py',
       '--mode=edit',
-      '--config.conditioning.image=gray',
+      '--config.conditioning.image=colorize',
     ],
     '--config.conditioning.image cannot change in --mode=edit',
   ),

@@ -26,7 +26,7 @@ FIELDS = {
   'training.log_every': 20,
   'training.checkpoint_every': STEPS,
   'training.sample_every': 0,
-  'evaluation.every': 0,
+  'training.evaluate_every': 0,
   'network.multipliers': (1,),
   'network.attention_resolutions': (),
 }

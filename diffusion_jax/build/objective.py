@@ -17,7 +17,8 @@ from diffusion_jax.build.network import (
   build_image_condition,
   build_network,
   build_noise_input,
-  label_dropout,
+  condition_dropout,
+  is_vae,
   network_fn,
 )
 from diffusion_jax.build.schedule import (
@@ -26,7 +27,6 @@ from diffusion_jax.build.schedule import (
   learns_schedule,
   num_steps,
 )
-from diffusion_jax.build.vae_models import is_vae
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import (
@@ -77,7 +77,7 @@ OBJECTIVES = {
   'vdm': functools.partial(objectives.vdm, num_steps=0),  # 0: continuous
   'classifier': classifier.classifier,
   'vae': vae.vae,
-  'hvae': fixed(vae.hvae, num_latents=None),
+  'hvae': vae.hvae,
 }
 
 
@@ -102,6 +102,10 @@ def build_augment(config):
 
 def _objective_facts(config, network, test):
   c = config.objective
+
+  def of_vae(name):
+    return lambda: getattr(vae_models.build_model(config, network), name)
+
   return {
     'network_fn': lambda: network_fn(config, network),
     'schedule': lambda: build_schedule(config),
@@ -116,7 +120,7 @@ def _objective_facts(config, network, test):
     'sigma_data': lambda: c.sigma_data,
     'condition': lambda: conditions.make_condition(
       config.conditioning.labels,
-      label_dropout(config),
+      condition_dropout(config),
       build_image_condition(config),
       config.conditioning.text,
     ),
@@ -127,6 +131,10 @@ def _objective_facts(config, network, test):
     'augment': lambda: build_augment(config),
     'self_conditioning': lambda: config.conditioning.self_conditioning,
     'estimate_probability': lambda: 1.0 if test else 0.5,
+    'num_latents': of_vae('num_latents'),
+    'encode': of_vae('encode'),
+    'decode': of_vae('decode'),
+    'log_likelihood': of_vae('log_likelihood'),
   }
 
 
@@ -158,6 +166,8 @@ def _check(config, takes):
       f'config.objective.name={c.name!r} needs '
       '--config.network.learned_variance=True'
     )
+  if is_vae(config):
+    _check_vae(config)
   if c.name != 'vdm':
     return
   if not learns_schedule(config):
@@ -165,6 +175,21 @@ def _check(config, takes):
       check_ends(config.schedule.name, build_schedule(config))
   if config.network.learned_variance:
     raise UserError('config.network.learned_variance: vdm has no use for it')
+
+
+def _check_vae(config):
+  c = config.objective
+  if c.decoder == 'bernoulli' and config.data.num_levels != 2:
+    raise UserError(
+      'config.objective.decoder=bernoulli has 2 grey levels, not '
+      f'{config.data.num_levels}: take objective.decoder=logistic, or '
+      'data.num_levels=2, which makes every pixel black or white'
+    )
+  if c.free_bits and config.training.accumulate > 1:
+    raise UserError(
+      'config.objective.free_bits are of a whole batch: set '
+      'training.accumulate=1'
+    )
 
 
 def check_ends(name, schedule):
@@ -179,9 +204,9 @@ def check_ends(name, schedule):
 def build_objective(config, test=False):
   """Returns the `training.objectives.Objective` of config.objective.
 
-  test: the conditional loss, without dropout in the network, label dropout and
-  augmentation, and with self-conditioning's first estimate of every image; of a
-  VAE the plain bound.
+  test: the conditional loss, without dropout in the network or of conditions,
+  without augmentation, and with self-conditioning's first estimate of every
+  image; of a VAE the plain bound.
   """
   c = config.objective
   constructor = choose(OBJECTIVES, 'objective', 'name', c.name)
@@ -192,13 +217,13 @@ def build_objective(config, test=False):
     if hasattr(network, 'dropout'):
       network = network.clone(dropout=0.0)
     config = config.copy_and_resolve_references()
-    config.objective.augment = config.conditioning.label_dropout = 0.0
-  if is_vae(config):
-    return vae_models.build_objective(config, network, test)
+    config.objective.augment = config.conditioning.dropout = 0.0
+    for field in ('beta', 'free_bits', 'kl_warmup'):
+      config.objective[field] = None
   if 'noise_input' in takes and c.name != 'classifier':
     check_signal(config)
   facts = _objective_facts(config, network, test)
-  return construct(constructor, c, 'objective', facts)
+  return construct(constructor, config.objective, 'objective', facts)
 
 
 def build_objective_state(config):

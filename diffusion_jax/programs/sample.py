@@ -89,7 +89,8 @@ def draw(config, workdir):
   if 'label' in cond:
     arrays['labels'] = cond['label']
   if conditions is not None:
-    arrays |= {'given': conditions.shown, 'originals': conditions.originals}
+    arrays['conditions'] = conditions.shown
+    arrays['originals'] = conditions.originals
   if texts:
     arrays['texts'] = np.array(texts)
   arrays |= family.write_more(config, params, path)

@@ -155,7 +155,7 @@ def events(config):
   """Yields (what is done during training, every how many steps); 0: never."""
   c = config.training
   yield 'log', c.log_every
-  yield 'evaluate', config.evaluation.every
+  yield 'evaluate', config.training.evaluate_every
   if c.keep_best:  # a checkpoint must know how good it is
     yield 'evaluate', c.checkpoint_every
   yield 'sample', c.sample_every
@@ -250,7 +250,7 @@ def make_evaluate(config, mesh, latents=IDENTITY):
   With fixed noise, without dropout and augmentation; kept: parameters that are
   not trained. None if the config has no evaluation during training.
   """
-  if not (config.evaluation.every or config.training.keep_best):
+  if not (config.training.evaluate_every or config.training.keep_best):
     return None
   source: Any = build.build_source(config, 'test')
   step = jax.jit(
@@ -262,7 +262,7 @@ def make_evaluate(config, mesh, latents=IDENTITY):
   if not size:
     raise UserError(
       f'the {len(source)} test images of {config.data.name} are fewer than the '
-      f'{mesh.size} devices of the mesh: set evaluation.every=0'
+      f'{mesh.size} devices of the mesh: set training.evaluate_every=0'
     )
   local = local_rows(mesh, size)
   length = build.text_length(config)
@@ -272,7 +272,7 @@ def make_evaluate(config, mesh, latents=IDENTITY):
 
   def evaluate(state, kept=None):
     history = []
-    for i in range(config.evaluation.num_batches):
+    for i in range(config.training.evaluate_batches):
       with build.from_config('data'):
         batch = pipeline.batch_at(
           source, size, 0, i, rows=local, text_length=length

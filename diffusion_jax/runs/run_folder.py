@@ -42,6 +42,7 @@ _FREE = (
   'training.checkpoint_every',
   'training.sample_every',
   'training.keep_',
+  'training.evaluate_',
   'training.mesh',
   'training.accumulate',
   'training.resume',
@@ -113,7 +114,7 @@ def hparams(stored: dict) -> dict:
   return {
     name: value if isinstance(value, (bool, float, int, str)) else str(value)
     for name, value in _flat(stored).items()
-    if not name.startswith(('sampling.', 'evaluation.', 'edit.', 'noise.'))
+    if not name.startswith(_FREE[:4])
   }
 
 
@@ -150,6 +151,7 @@ def comparable(found: dict, config: ConfigDict) -> tuple[dict, dict]:
   now = config.copy_and_resolve_references()
   stored = config.copy_and_resolve_references()
   try:
+    found = audit.rename_fields(found)
     stored.update(_tuples(found))
     for each in (stored, now):
       audit.drop_unused(each, RUN_SECTIONS)
@@ -191,7 +193,7 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
   """
   if mode not in ('sample', 'edit', 'evaluate'):
     return
-  found = _flat(read_config(workdir) or {})
+  found = _flat(audit.rename_fields(read_config(workdir) or {}))
   fixed = [
     key
     for key, value in overrides.items()
@@ -217,7 +219,7 @@ def run_config(
     raise UserError(
       f'there is no run in {workdir}: train first, or give its --workdir'
     )
-  found = {'latent': {'run': '', 'shape': []}} | found  # older runs
+  found = audit.rename_fields({'latent': {'run': '', 'shape': []}} | found)
   merged: Any = config.copy_and_resolve_references()
   for section in sections:
     try:

@@ -55,7 +55,7 @@ def choose_labels(config, n):
   if not takes_labels(config):
     if config.sampling.labels:
       raise UserError(
-        'config.sampling.labels is set, but the network of this run knows no '
+        'config.sampling.labels is set, but the network of this run takes no '
         'labels (conditioning.labels), and no sampling.classifier does'
       )
     return None

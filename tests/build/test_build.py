@@ -18,6 +18,7 @@ from diffusion_jax import build
 from diffusion_jax.build import make, network, objective, schedule
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.errors import UserError
+from diffusion_jax.networks import embeddings, layers
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training.objectives import Context
 from tests.programs.conftest import smoke
@@ -63,14 +64,14 @@ def vdm_smoke(**changes):
       {'conditioning.image': 'edges'},
       "config.conditioning: image 'edges' is not one of inpainting, superres,",
     ),
-    ({'conditioning.image': 'gray'}, 'have no colours to leave out'),
+    ({'conditioning.image': 'colorize'}, 'have no colours to leave out'),
     (
       {'conditioning.image': 'superres', 'conditioning.image_factor': 3},
       'config.conditioning: images of 8x8 cannot be made 3 times smaller',
     ),
     (
       {
-        'conditioning.image': 'inpainting',
+        'conditioning.image': 'inpaint',
         'objective.augment': 0.1,
         'network.name': 'ddpmpp',
       },
@@ -78,7 +79,7 @@ def vdm_smoke(**changes):
     ),
     (
       {
-        'conditioning.image': 'inpainting',
+        'conditioning.image': 'inpaint',
         'network.name': 'vdm',
         'conditioning.noise_input': 'logsnr',
       },
@@ -117,7 +118,7 @@ def test_the_test_loss_is_of_the_images_themselves(key):
   told = {
     'objective.augment': 1.0,
     'network.dropout': 0.5,
-    'conditioning.label_dropout': 0.0,
+    'conditioning.dropout': 0.0,
   }
   config = digits_edm.get_config('smoke')
   config.update_from_flattened_dict(told)
@@ -159,7 +160,7 @@ def losses_of(monkeypatch, key):
 
     return apply
 
-  monkeypatch.setattr(build, 'network_fn', network_fn)
+  monkeypatch.setattr(objective, 'network_fn', network_fn)
   images = jax.random.normal(key, (32, 8, 8, 1))
   batch = {'image': images, 'label': jnp.arange(32) % 10}
 
@@ -177,8 +178,8 @@ def losses_of(monkeypatch, key):
 
 def test_the_test_loss_hides_no_class(losses_of):
   """Whatever training hides; that of the training does."""
-  often = losses_of(smoke(**{'conditioning.label_dropout': 0.5}))
-  never = losses_of(smoke(**{'conditioning.label_dropout': 0.0}))
+  often = losses_of(smoke(**{'conditioning.dropout': 0.5}))
+  never = losses_of(smoke(**{'conditioning.dropout': 0.0}))
   assert often[True][0] == never[True][0] == never[False][0]
   assert abs(often[False][0] - never[False][0]) > 0.01
 
@@ -251,7 +252,7 @@ def test_what_vdm_cannot_have_is_one_line(changes, message):
     {'objective.num_steps': 10},
     {'objective.parametrization': 'v'},
     {'schedule.name': 'continuous_cosine'},
-    {'conditioning.labels': True, 'conditioning.label_dropout': 0.1},
+    {'conditioning.labels': True, 'conditioning.dropout': 0.1},
     {'network.attention_resolutions': (8,), 'network.remat': True},
   ],
 )
@@ -309,12 +310,12 @@ def trace_loss(config):
     ('objective.weight', objective.WEIGHTS),
     ('objective.times', objective.TIMES),
     ('conditioning.noise_input', network.NOISE_INPUTS),
-    ('network.dtype', network.DTYPES),
+    ('network.dtype', layers.DTYPES),
     ('network.matmul_precision', make.MATMUL_PRECISIONS),
-    ('network.noise_embedding', network.SINUSOIDS),
-    ('network.downsample_padding', network.PADDINGS),
-    ('network.qkv', network.QKV),
-    ('network.initializer', network.INITIALIZERS),
+    ('network.noise_embedding', embeddings.SINUSOIDS),
+    ('network.downsample_padding', layers.PADDINGS),
+    ('network.qkv', layers.QKV),
+    ('network.initializer', layers.INITIALIZERS),
   ],
 )
 def test_every_name_traces(field, names):
@@ -347,7 +348,8 @@ def test_every_name_traces(field, names):
 def test_an_unknown_name_is_refused_with_the_known_ones(field):
   config = smoke(**{'sampling.sampler': 'ancestral'})
   config.update_from_flattened_dict({field: 'nonsense'})
-  message = f"config.{field}='nonsense' is not one of "
+  section, _, name = field.partition('.')
+  message = rf"config.({field}=|{section}: {name} )'nonsense' is not one of "
   with pytest.raises(UserError, match=message):
     build.build_schedule(config)
     trace_loss(config)

@@ -84,7 +84,7 @@ def outside(**changes):
 
 def test_parts_of_a_users_own_are_given_facts_and_fields():
   config = outside(
-    **{'conditioning.labels': False, 'conditioning.label_dropout': 0.0}
+    **{'conditioning.labels': False, 'conditioning.dropout': 0.0}
   )
   audit.audit(config)
   assert build.build_network(config) == toy_parts.Network(out_channels=1)

@@ -152,7 +152,7 @@ LITERAL = {
   'network.dropout': ((1.0, -0.1), (0.0,)),
   'network.attention_resolutions': (((0,), (2.5,), ('a',)), ((), (4,))),
   'network.multipliers': (((), (1, 0), (1, True)), ((1, 0.5),)),
-  'conditioning.label_dropout': ((1.5, -0.1), (0.0, 1.0)),
+  'conditioning.dropout': ((1.5, -0.1), (0.0, 1.0)),
   'optimizer.learning_rate': ((-1e-3, 0.0, math.nan, math.inf), (1e-9,)),
   'optimizer.clip_norm': ((-1.0, math.inf), (0.0,)),
   'optimizer.b2': ((1.0, -0.1), (0.0,)),

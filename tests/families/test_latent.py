@@ -26,7 +26,7 @@ QUIET = CONSTANT | {
   'training.mesh': (1, 1),
   'training.sample_every': 0,
   'training.checkpoint_every': 2,
-  'evaluation.every': 0,
+  'training.evaluate_every': 0,
   'network.multipliers': (1,),
   'network.attention_resolutions': (),
   'sampling.num_samples': 4,
@@ -79,7 +79,7 @@ HALF = latent.Latents(
   lambda frozen, x, keys=None: frozen['scale'] * x / 2.0,
   lambda frozen, z: 2.0 * z / frozen['scale'],
 )
-LINEAR = {'latent.shape': (8, 8, 1), 'evaluation.every': 2}
+LINEAR = {'latent.shape': (8, 8, 1), 'training.evaluate_every': 2}
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def test_a_run_that_is_no_autoencoder_has_no_latents(run, tmp_path):
 def test_what_cannot_be_measured_or_edited_says_so(run, files, tmp_path):
   with pytest.raises(UserError, match='elbo of latents is not in bits of imag'):
     PROGRAMS['evaluate'](config_of(''), str(run))
-  for task in ('superres', 'colour'):
+  for task in ('superres', 'colorize'):
     with pytest.raises(UserError, match='sees no pixels while it samples'):
       edited(run, files, task)
   with pytest.raises(UserError, match='clip=True in latents'):
@@ -347,4 +347,4 @@ def test_a_run_in_pixels_does_not_guide_one_in_latents(run, tmp_path):
   config.sampling.guidance_run = str(pixels)
   config.sampling.guidance_scale = 2.0
   with pytest.raises(UserError, match='do not diffuse the same'):
-    guidance_runs.find_guides(config)
+    guidance_runs.find_guiding_runs(config)

@@ -55,7 +55,7 @@ def test_a_run_leaves_what_the_docs_promise(run):
   assert found[-1]['test_loss'] > 0
 
 
-QUIET = {'training.sample_every': 0, 'evaluation.every': 0}
+QUIET = {'training.sample_every': 0, 'training.evaluate_every': 0}
 
 
 def test_a_finished_run_says_so(run, capsys):
@@ -162,7 +162,7 @@ def test_intervals_may_change(run, capsys):
     'training.log_every': 2,
     'training.checkpoint_every': 3,
     'sampling.num_steps': 2,
-    'evaluation.every': 1,
+    'training.evaluate_every': 1,
   }
   PROGRAMS['train'](smoke(**free), str(run))
   assert 'finished' in capsys.readouterr().out

@@ -83,7 +83,7 @@ def launch_both(workdir):
       f'--coordinator=localhost:{port}',
       '--num_hosts=2',
       f'--host={host}',
-      '--config.evaluation.every=0',
+      '--config.training.evaluate_every=0',
       *(f'--config.training.{name}={x}' for name, x in fields.items()),
     )
     for host in range(2)

@@ -20,7 +20,7 @@ from tests.programs.conftest import smoke
 # a small network: what takes time is the tracing
 QUIET = {
   'training.sample_every': 0,
-  'evaluation.every': 0,
+  'training.evaluate_every': 0,
   'network.multipliers': (1,),
   'network.attention_resolutions': (),
 }
@@ -257,4 +257,4 @@ def test_edits_carry_their_settings_and_are_kept(copy, tmp_path):
   message = 'strength is 0.0, 0.5 now. Delete .* by --config.edit.name'
   refused('edit', other, copy, message)
   sample.images.write_png(picture, np.full((8, 8), 255, np.uint8))
-  refused('edit', smoke(**fields), copy, 'other settings: given.image is ')
+  refused('edit', smoke(**fields), copy, 'other settings: pictures.image is ')
