@@ -118,8 +118,9 @@ def describe(
     with tqdm(
       total=found.shape[0], desc=found.name, unit='image', disable=None
     ) as bar:
-      described = features.extract(
-        extractor, found.batches(batch_size), batch_size, bar.update
+      batches = found.batches(batch_size)
+      described = features.join(
+        features.each(extractor, batches, batch_size, bar.update)
       )
   if extractor is not None:
     check_protocol(found, extractor)

@@ -39,25 +39,32 @@ def make(name: str, weights: str = '') -> Extractor:
   return EXTRACTORS[name](weights)
 
 
-def extract(
+def each(
   extractor: Extractor,
   batches: Iterable[np.ndarray],
   size: int,
   progress: Callable[[int], Any] = lambda count: None,
-) -> dict[str, np.ndarray]:
-  """Returns the features of all images of the batches, joined, on the host.
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields the features of each batch of images, on the host.
 
   A batch of fewer than `size` images is filled up, so that a network is
   compiled once. The next batch is read while one is computed; progress is
   given the number of images that are done.
   """
-  found: dict[str, list] = {}
   for batch in ahead(iter(batches)):
     whole = batch[np.arange(max(size, len(batch))) % len(batch)]
-    for name, values in extractor.extract(whole).items():
-      found.setdefault(name, []).append(np.asarray(values)[: len(batch)])
+    found = extractor.extract(whole)
+    yield {name: np.asarray(x)[: len(batch)] for name, x in found.items()}
     progress(len(batch))
-  return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def join(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """Returns the features of all batches in one array for each name."""
+  found: dict[str, list] = {}
+  for part in parts:
+    for name, values in part.items():
+      found.setdefault(name, []).append(values)
+  return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -7,7 +7,6 @@ it decreases with the number of images, so that only sets of the same size can
 be compared.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,28 +24,42 @@ class Statistics(NamedTuple):
   covariance: np.ndarray
 
 
-def statistics(features: np.ndarray | Iterable[np.ndarray]) -> Statistics:
-  """Returns the statistics of features [N, D], whole or in parts [n, D].
+class Moments(NamedTuple):
+  """Holds sums over the images so far: count, mean [D] and scatter [D, D]."""
 
-  The parts are merged one after the other (Chan et al. 1983), so that memory
-  holds one part and D x D sums. Raises ValueError for N < 2.
+  count: int = 0
+  mean: np.ndarray = np.zeros(())
+  scatter: np.ndarray = np.zeros(())
+
+
+def add(moments: Moments, features: np.ndarray) -> Moments:
+  """Returns the moments with features [n, D] added (Chan et al. 1983)."""
+  if features.ndim != 2:
+    raise ValueError(f'features are [N, D], not {list(features.shape)}')
+  count, mean, scatter = moments
+  for start in range(0, len(features), _ROWS):
+    rows = np.asarray(features[start : start + _ROWS], np.float64)
+    total = count + len(rows)
+    centred = rows - rows.mean(axis=0)
+    shift = rows.mean(axis=0) - mean
+    scatter = scatter + centred.T @ centred
+    scatter += np.outer(shift, shift) * (count * len(rows) / total)
+    mean = mean + shift * (len(rows) / total)
+    count = total
+  return Moments(count, mean, scatter)
+
+
+def statistics(features: np.ndarray | Moments) -> Statistics:
+  """Returns the statistics of features [N, D], or of what `add` has summed.
+
+  Raises ValueError for N < 2.
   """
-  parts = [features] if isinstance(features, np.ndarray) else features
-  count, mean, scatter = 0, np.zeros(()), np.zeros(())
-  for part in parts:
-    _check(part)
-    for start in range(0, len(part), _ROWS):
-      rows = np.asarray(part[start : start + _ROWS], np.float64)
-      shift = rows.mean(axis=0) - mean
-      total = count + len(rows)
-      centred = rows - rows.mean(axis=0)
-      scatter = scatter + centred.T @ centred
-      scatter += np.outer(shift, shift) * (count * len(rows) / total)
-      mean = mean + shift * (len(rows) / total)
-      count = total
-  if count < 2:
-    raise ValueError(f'a covariance needs 2 images or more, not {count}')
-  return Statistics(mean, scatter / (count - 1))
+  if isinstance(features, np.ndarray):
+    features = add(Moments(), features)
+  if features.count < 2:
+    raise ValueError(f'a covariance needs 2 images, not {features.count}')
+  covariance = features.scatter / (features.count - 1)
+  return Statistics(features.mean, covariance)
 
 
 def frechet_distance(p: Statistics, q: Statistics) -> float:
@@ -81,11 +94,6 @@ def frechet_distance_and_error(
     return frechet_distance(statistics(features), reference)
 
   return bootstrap(distance, samples, num_draws, seed)
-
-
-def _check(features):
-  if features.ndim != 2:
-    raise ValueError(f'features are [N, D], not {list(features.shape)}')
 
 
 def _root(matrix):

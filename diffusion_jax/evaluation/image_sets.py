@@ -83,14 +83,18 @@ def statistics(found: ImageSet, suffix: str = '') -> Statistics | None:
 
 
 def write_statistics(
-  path: str | Path, parts: dict[str, Statistics], protocol: dict[str, Any]
+  path: str | Path,
+  parts: dict[str, Statistics],
+  protocol: dict[str, Any],
+  **arrays: Any,
 ) -> None:
   """Writes an npz file with mu, sigma for '' and mu_s, sigma_s for '_s'.
 
-  protocol: what they depend on, kept as JSON in the array `protocol`.
+  protocol: what they depend on, kept as JSON in the array `protocol`; arrays:
+  further ones, such as features.
   """
   path = Path(path)
-  arrays: dict[str, Any] = {'protocol': json.dumps(protocol)}
+  arrays['protocol'] = json.dumps(protocol)
   for suffix, (mean, covariance) in parts.items():
     arrays |= {f'mu{suffix}': mean, f'sigma{suffix}': covariance}
   draft = path.with_name(f'{path.name}.tmp')
