@@ -17,6 +17,10 @@ import jax
 import numpy as np
 import pytest
 
+# for processes that tests start: not how long they take, a busy machine may be
+# many times slower, but when to give up
+HANG_SECONDS = 1800
+
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 

@@ -1,4 +1,4 @@
-"""What every number and every name in a config may be, in one table.
+"""Checks that every number and every name in a config is in its range.
 
 `check` needs no jax and no data, so launch.py calls it first. What depends on
 several fields is checked where these are built into one thing.
@@ -23,6 +23,7 @@ _BY_INTERVAL = {
     schedule.num_steps network.channels network.num_blocks
     network.attention_resolutions network.num_groups network.stem_channels
     network.num_heads network.head_channels network.text_width
+    network.decoder_blocks
     network.text_heads network.latent_channels network.num_latents
     conditioning.text_length conditioning.image_factor training.num_steps
     training.batch_size training.accumulate training.keep_checkpoints
@@ -49,7 +50,8 @@ _BY_INTERVAL = {
   """,
   '(0, inf)': """
     schedule.beta_max schedule.sigma_min schedule.sigma_max schedule.rho
-    schedule.sigmoid_tau schedule.shift network.multipliers network.norm_eps
+    schedule.sigmoid_tau schedule.shift latent.scale
+    network.multipliers network.norm_eps
     conditioning.time_scale objective.min_snr_gamma objective.log_normal_std
     objective.logit_normal_std objective.sigma_data optimizer.learning_rate
     optimizer.eps training.ema_half_life sampling.langevin_step_size
@@ -64,6 +66,7 @@ _BY_INTERVAL = {
     schedule.logsnr_min schedule.logsnr_max schedule.sigmoid_start
     schedule.sigmoid_end schedule.gamma_min schedule.gamma_max
     objective.log_normal_mean objective.logit_normal_mean
+    network.log_variance_limits
     sampling.guidance_scale sampling.classifier_scale
     evaluation.sweep.guidance_scale
   """,
@@ -116,6 +119,7 @@ TUPLES = {
   'network.multipliers': (float, '[1, inf)'),
   'network.attention_resolutions': (int, '[0, inf)'),
   'network.fourier': (int, '[2, 2]'),
+  'network.log_variance_limits': (float, '[2, 2]'),
   'training.mesh': (int, '[2, 2]'),
   'training.more_ema_decays': (float, '[0, inf)'),
   'sampling.labels': (int, '[0, inf)'),
@@ -129,7 +133,7 @@ NAMES = {'sampling.name': False, 'edit.name': False, 'evaluation.name': True}
 
 
 def check(config: ConfigDict) -> None:
-  """UserError for the first number or name that is not what it may be."""
+  """Raises UserError for the first number or name outside its range."""
   for field, interval in RANGES.items():
     value: Any = _read(config, field)
     if value is None:
@@ -150,7 +154,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_number(field, value, interval, kind=float):
-  """UserError unless value is a number of `kind` in the interval."""
+  """Raises UserError unless value is a number of `kind` in the interval."""
   numbers = int if kind is int else (int, float)
   if not isinstance(value, numbers) or isinstance(value, bool):
     what = 'an integer' if kind is int else 'a number'
@@ -160,7 +164,7 @@ def check_number(field, value, interval, kind=float):
 
 
 def contains(interval: str, value: float) -> bool:
-  """Whether a number is in an interval such as '[0, inf)'; nan is in none."""
+  """Returns whether value is in an interval such as '[0, inf)'; nan is not."""
   low, high = map(float, interval[1:-1].split(', '))
   above = value >= low if interval[0] == '[' else value > low
   below = value <= high if interval[-1] == ']' else value < high
@@ -168,7 +172,7 @@ def contains(interval: str, value: float) -> bool:
 
 
 def check_name(field, name, may_be_empty):
-  """UserError for a name that is no file name, or would leave its folder."""
+  """Raises UserError for a name that cannot be that of a file in a folder."""
   if not name and may_be_empty:
     return
   if (

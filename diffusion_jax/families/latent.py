@@ -1,9 +1,10 @@
 """Diffusion models of the latents of an autoencoder (Rombach et al. 2022).
 
 What is diffused is z = scale * (a draw of q(z | x)), scale = 1 / std of such
-draws over the training images. A run keeps the autoencoder that it began with:
-`autoencoder/`, a run folder with its config and averaged weights, and, written
-last, `latent.json`: scale, where it came from, and a checksum of the weights.
+draws over the training images, or latent.scale. A run keeps the autoencoder
+that it began with: `autoencoder/`, a run folder with its config and averaged
+weights, and, written last, `latent.json`: scale, where it came from, and a
+checksum of the weights.
 """
 
 import functools
@@ -168,9 +169,11 @@ def store(config, workdir, latents, source, mesh):
       step = manager.latest_step()
     shapes = abstract_params(found)
     params, stored = checkpoints.restore_params(run, True, shapes, step)
-  with from_config('data'):
-    drawn = draws(latents, params, source, mesh)
-    scale, count = inverse_std(drawn)
+  scale, count = config.latent.scale or found.latent.scale, 0
+  if not scale:
+    with from_config('data'):
+      drawn = draws(latents, params, source, mesh)
+      scale, count = inverse_std(drawn)
   if not np.isfinite(scale):
     raise UserError(
       f'config.latent.run: the latents of {run} are all the same, or nan: is it'
@@ -188,9 +191,8 @@ def store(config, workdir, latents, source, mesh):
     'step': step,
     'checksum': checksums.of_arrays(params),
   })  # fmt: skip
-  print(
-    f'latents of {run}, step {step}: scale {scale:.4f}, of {count:,} images'
-  )
+  measured = f'of {count:,} images' if count else 'as given (latent.scale)'
+  print(f'latents of {run}, step {step}: scale {scale:.4f}, {measured}')
 
 
 def load(config, workdir):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from flax import traverse_util
+from tqdm import tqdm
 
 MOST_NAMES = 10  # in one message
 
@@ -49,8 +50,9 @@ def _same(x):
 
 SAME = Rule(_same, _same)
 # PyTorch's Linear [out, in]; also a 1x1 convolution [out, in, 1(, 1)] that is
-# read as one (written back as Linear).
+# read as one (written back as Linear, by CONV_1X1 as Conv2d).
 LINEAR = Rule(lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T)
+CONV_1X1 = LINEAR._replace(write=lambda x: x.T[:, :, None, None])
 # PyTorch's Conv2d [out, in, height, width] <-> [height, width, in, out]
 CONV = Rule(
   lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
@@ -66,9 +68,10 @@ def read(
   """Returns our parameters, of the shapes of the tree `shapes`.
 
   Raises ValueError for tensors that are missing, left over (but for `ignored`
-  names) or of another shape, with both shapes, ten names at most.
+  names) or of another shape, with both shapes, ten names at most, and for
+  numbers that are not real.
   """
-  expected = traverse_util.flatten_dict(shapes, sep='/')
+  expected: dict = dict(traverse_util.flatten_dict(shapes, sep='/'))
   entries = list(entries)
   names = [entry.theirs for entry in entries]
   missing = [name for name in names if name not in tensors]
@@ -81,15 +84,18 @@ def read(
       if found
     ))  # fmt: skip
   params, wrong = {}, []
-  for ours, theirs, rule in entries:
+  bar = tqdm(entries, 'reading', unit='tensor', delay=1, disable=None)
+  for ours, theirs, rule in bar:
     shape = np.shape(expected[ours])
+    found = array = np.asarray(tensors[theirs])
+    if array.dtype.kind != 'f' and array.dtype.name != 'bfloat16':
+      raise ValueError(f'{theirs} holds {array.dtype}, not real numbers')
     try:
-      array = rule.read(np.asarray(tensors[theirs]))
-    except ValueError:
-      array = np.asarray(tensors[theirs])
+      array = rule.read(array)
+    except ValueError:  # it has not the axes of what is stored so
+      pass
     if array.shape != shape:
-      found = np.shape(tensors[theirs])
-      wrong.append(f'{theirs} {found} for {ours} {shape}')
+      wrong.append(f'{theirs} {found.shape} for {ours} {shape}')
     params[ours] = np.ascontiguousarray(array, np.float32)
   if wrong:
     raise ValueError(f'of another shape: {listed(wrong)}')

@@ -40,9 +40,16 @@ def soft_clip(x: Array, limit: float) -> Array:
   return limit * jnp.tanh(x / limit)
 
 
-def mean_and_log_variance(h: Array) -> tuple[Array, Array]:
-  """Splits the channels in halves, the second clipped to +-LOG_VARIANCE."""
+def mean_and_log_variance(
+  h: Array, limits: Sequence[float] | None = None
+) -> tuple[Array, Array]:
+  """Splits the channels in halves, the second clipped to +-LOG_VARIANCE.
+
+  Softly; to `limits` (low, high), beyond which the gradient is 0, if given.
+  """
   mean, log_variance = jnp.split(h, 2, axis=-1)
+  if limits is not None:
+    return mean, jnp.clip(log_variance, *limits)
   return mean, soft_clip(log_variance, LOG_VARIANCE)
 
 
@@ -73,13 +80,14 @@ class Layers(NamedTuple):
 class Encoder(nn.Module):
   """Encodes [B, H, W, C] -> [B, h, w, features], float32, h = H / 2^(levels-1).
 
-  The layers are those of the encoder of a U-Net. With `flat` one dense layer
-  then maps all features to [B, features].
+  The layers are those of the encoder of a U-Net; `middle_blocks` follow. With
+  `flat` one dense layer then maps all features to [B, features].
   """
 
   features: int
   layers: Layers
   flat: bool = False
+  middle: str | None = None
 
   @nn.compact
   def __call__(self, x: Array, train: bool = False) -> Array:
@@ -91,6 +99,7 @@ class Encoder(nn.Module):
         h = Downsample(**c.style, name=f'down_{level}_downsample')(h)
       for i in range(c.num_blocks):
         h = block(c, h, width, train, f'down_{level}_{i}')
+    h = middle_blocks(c, h, train, self.middle)
     norm = group_norm(c.num_groups, name='norm_out', epsilon=c.norm_eps)
     h = nn.swish(norm(h))
     if not self.flat:
@@ -103,13 +112,17 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
   """Decodes z [B, h, w, c] -> [B, H, W, out_channels], float32.
 
-  With `flat` = (h, w), z is [B, D] and a dense layer comes first. The last
-  convolution begins at 0, so the output of a new decoder does not depend on z.
+  With `flat` = (h, w), z is [B, D] and a dense layer comes first;
+  `middle_blocks` are next. A level has `num_blocks` blocks, those of the
+  encoder by default. The last convolution begins at 0, so the output of a new
+  decoder does not depend on z.
   """
 
   out_channels: int
   layers: Layers
   flat: tuple[int, int] | None = None
+  middle: str | None = None
+  num_blocks: int | None = None
 
   @nn.compact
   def __call__(self, z: Array, train: bool = False) -> Array:
@@ -120,8 +133,10 @@ class Decoder(nn.Module):
     else:
       h = dense(z, width * self.flat[0] * self.flat[1], 'dense_in', **c.style)
       h = h.reshape(len(z), *self.flat, width)
+    h = middle_blocks(c, h, train, self.middle)
+    count = c.num_blocks if self.num_blocks is None else self.num_blocks
     for level, width in reversed(list(enumerate(c.widths))):
-      for i in range(c.num_blocks):
+      for i in range(count):
         h = block(c, h, width, train, f'up_{level}_{i}')
       if level > 0:
         h = Upsample(**c.style, name=f'up_{level}_upsample')(h)
@@ -137,6 +152,24 @@ def block(c: Layers, h: Array, width: int, train: bool, name: str) -> Array:
   return h
 
 
+def middle_blocks(
+  c: Layers, h: Array, train: bool, middle: str | None
+) -> Array:
+  """Applies two residual blocks with attention of one head between them.
+
+  middle: a name of `layers.MIDDLE`, as of a U-Net; None for no blocks at all.
+  """
+  if middle is None:
+    return h
+  for i in range(2):
+    if i and middle != 'none':
+      options = {'pre_norm': middle == 'norm', 'num_heads': 1}
+      h = make_block(Attention, c, 'middle_attention', **options)(h)
+    name = f'middle_{i}_block'
+    h = make_block(ResnetBlock, c, name, features=h.shape[-1])(h, None, train)
+  return h
+
+
 class Autoencoder(nn.Module):
   """Computes the parameters of a Gaussian q(z | x) and of p(x | z).
 
@@ -146,6 +179,11 @@ class Autoencoder(nn.Module):
   H / 2^(levels - 1), as in Rombach et al. 2022. image_size: (H, W).
   Log-variances are clipped softly to +-10. Raises ValueError for sizes that
   cannot be halved, and for groups that do not divide the channels.
+
+  The published networks of Rombach et al. are had by options: `middle_blocks`
+  (`middle_attention`), `decoder_blocks` per level of the decoder, one more than
+  num_blocks, 1x1 convolutions around z (`latent_convs`), and log-variances
+  clipped to `log_variance_limits` (-30, 20).
   """
 
   image_size: tuple[int, int]
@@ -159,6 +197,10 @@ class Autoencoder(nn.Module):
   dropout: float = 0.0
   num_groups: int = 32
   norm_eps: float = 1e-6
+  middle_attention: str | None = None
+  decoder_blocks: int | None = None
+  latent_convs: bool | None = None
+  log_variance_limits: Sequence[float] | None = None
   initializer: str = 'ho'
   dtype: DTypeLike = jnp.float32
 
@@ -172,15 +214,29 @@ class Autoencoder(nn.Module):
     flat = self.latent_dim > 0
     size = tuple(side // factor for side in self.image_size) if flat else None
     features = 2 * (self.latent_dim if flat else self.latent_channels)
-    self.encoder = Encoder(features, layers, flat)
-    self.decoder = Decoder(self.out_channels, layers, size)
+    middle = self.middle_attention
+    self.encoder = Encoder(features, layers, flat, middle)
+    self.decoder = Decoder(
+      self.out_channels, layers, size, middle, self.decoder_blocks
+    )
+    if self.latent_convs:
+      if flat:
+        raise ValueError('latent_convs are of latents with height and width')
+      size = {'kernel_size': 1, 'initializer': self.initializer}
+      self.encoder_conv = Conv(features, **size)
+      self.decoder_conv = Conv(self.latent_channels, **size)
 
   def encode(self, x: Array, train: bool = False) -> tuple[Array, Array]:
     """Returns (mean, log_variance) of q(z | x)."""
-    return mean_and_log_variance(self.encoder(x, train))
+    h = self.encoder(x, train)
+    if self.latent_convs:
+      h = self.encoder_conv(h)
+    return mean_and_log_variance(h, self.log_variance_limits)
 
   def decode(self, z: Array, train: bool = False) -> Array:
     """Returns the parameters of p(x | z), [B, H, W, out_channels]."""
+    if self.latent_convs:
+      z = self.decoder_conv(z)
     return self.decoder(z, train)
 
   def __call__(self, x: Array, train: bool = False) -> Array:

@@ -23,11 +23,13 @@ Initializer = nn.initializers.Initializer
 INITIALIZERS = ('ho', 'torch', 'lecun')
 PADDINGS = {'same': (0, 1), 'symmetric': (1, 1)}
 QKV = ('separate', 'legacy', 'new', 'interleaved')
+MIDDLE = ('norm', 'plain', 'none')
 DTYPES = ('float32', 'bfloat16')
 OPTIONS = {
   'initializer': INITIALIZERS,
   'downsample_padding': tuple(PADDINGS),
   'qkv': QKV,
+  'middle_attention': MIDDLE,
   'dtype': DTYPES,
 }
 
@@ -278,7 +280,8 @@ class Attention(nn.Module):
   C / heads] ('legacy') or [qkv, heads, C / heads] ('new'), which are the two
   orders of OpenAI's checkpoints, or [heads, C / heads, qkv] ('interleaved',
   EDM's). `qkv_scale` multiplies the variance of their initial weights;
-  group_width and skip_scale as in `ResnetBlock`.
+  group_width and skip_scale as in `ResnetBlock`. Without `pre_norm` the input
+  is not normalised.
   """
 
   num_heads: int = 1
@@ -289,6 +292,7 @@ class Attention(nn.Module):
   group_width: int = 1
   qkv_scale: float = 1.0
   skip_scale: float = 1.0
+  pre_norm: bool = True
   initializer: str = 'ho'
   dtype: DTypeLike = jnp.float32
 
@@ -297,8 +301,10 @@ class Attention(nn.Module):
     batch, height, width, channels = x.shape
     check_name('qkv', self.qkv, QKV)
     style = {'initializer': self.initializer, 'dtype': self.dtype}
-    groups = count_groups(self.num_groups, channels, self.group_width)
-    h = group_norm(groups, self.dtype, 'norm', self.norm_eps)(x)
+    h = x
+    if self.pre_norm:
+      groups = count_groups(self.num_groups, channels, self.group_width)
+      h = group_norm(groups, self.dtype, 'norm', self.norm_eps)(x)
     h = h.reshape(batch, height * width, channels)
     heads = count_heads(self.num_heads, self.head_channels, channels)
     split = heads, channels // heads

@@ -54,7 +54,9 @@ class UNet(nn.Module):
   the layers (`ResnetBlock`, `Attention`, `Downsample`, `initializers`,
   `sinusoidal`), except `resblock_updown`: residual blocks change the
   resolution; `stem_channels`: width of the first convolution, `channels` by
-  default. `remat` is that of `make_block`: less memory, the same results.
+  default; `middle_attention`: attention in the middle is preceded by a norm
+  ('norm', the default), is not ('plain', diffusers' with scale_shift), or left
+  out ('none'). `remat` is that of `make_block`: less memory, the same results.
   """
 
   channels: int = 128
@@ -74,6 +76,7 @@ class UNet(nn.Module):
   num_heads: int = 1
   head_channels: int | None = None
   qkv: str = 'separate'
+  middle_attention: str | None = None
   norm_eps: float = 1e-6
   initializer: str = 'ho'
   self_conditioning: bool = False
@@ -118,8 +121,8 @@ class UNet(nn.Module):
         h = attend(h, name)
       return h
 
-    def attend(h, name):
-      h = make_block(Attention, self, f'{name}_attention')(h)
+    def attend(h, name, **options):
+      h = make_block(Attention, self, f'{name}_attention', **options)(h)
       if self.text_width:
         h = make_block(CrossAttention, self, f'{name}_text')(h, *words)
       return h
@@ -139,7 +142,8 @@ class UNet(nn.Module):
         skips.append(h)
 
     h = residual(h, widths[last], 'middle_0_block')
-    h = attend(h, 'middle')
+    if self.middle_attention != 'none':
+      h = attend(h, 'middle', pre_norm=self.middle_attention != 'plain')
     h = residual(h, widths[last], 'middle_1_block')
 
     for level in reversed(range(last + 1)):

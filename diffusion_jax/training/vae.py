@@ -62,10 +62,21 @@ def bernoulli(output: Array, x: Array, num_levels: int) -> Array:
   return bernoulli_log_prob(output, x)
 
 
+def unit_gaussian(output: Array, x: Array, num_levels: int) -> Array:
+  """Returns log p per element of a discretised Gaussian of variance 1.
+
+  Up to a constant, half the squared error: of autoencoders without a scale.
+  """
+  return discretized_log_prob(
+    Normal(output, jnp.ones_like(output)), x, num_levels
+  )
+
+
 # name: (parameters of an element P, log p of output and x, mean of x)
 DECODERS = {
   'logistic': (2, logistic, lambda output: mean_and_log_scale(output)[0]),
   'gaussian': (2, gaussian, lambda output: mean_and_log_scale(output)[0]),
+  'unit_gaussian': (1, unit_gaussian, lambda output: output),
   'bernoulli': (1, bernoulli, lambda output: jnp.tanh(output / 2.0)),
 }
 
@@ -98,7 +109,7 @@ def vae(
   free_bits: float = 0.0,
   kl_warmup: int = 0,
 ) -> Objective:
-  """-E[log p(x | z)] + beta * KL(q(z | x) || N(0, I)), bits per dimension.
+  """Returns -E[log p(x | z)] + beta * KL(q(z | x) || N(0, I)), bits per dim.
 
   beta=1 is -ELBO (Kingma & Welling 2014, Eq. 3). encode(params, 1, x, key=None)
   -> Normal, q(z | x); decode(params, 1, z, key=None) -> output, as of `hvae`
@@ -137,7 +148,7 @@ def hvae(
   free_bits: float = 0.0,
   kl_warmup: int = 0,
 ) -> Objective:
-  """-ELBO of a Markov hierarchical VAE (`core.vae.hierarchical_elbo`).
+  """Returns -ELBO of a Markov hierarchical VAE (`core.vae.hierarchical_elbo`).
 
   encode(params, t, z, key=None) -> Normal, q(z_t | z_{t-1}), t = 1..T =
   num_latents; decode(params, t, z, key=None) -> Normal, p(z_{t-1} | z_t), and

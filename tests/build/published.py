@@ -11,6 +11,7 @@ OURS = (
   'evaluation.',
   'network.remat',
   'training.checkpoint_every',
+  'training.evaluate_',
   'training.keep_every',
   'training.log_every',
   'training.mesh',

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -243,7 +244,7 @@ CODE_ONLY = {
 
 @pytest.mark.parametrize('section', TABLES)
 def test_base_has_the_parameters_of_the_constructors_and_no_others(section):
-  fields = base.get_config()[section]
+  fields: Any = base.get_config()[section]
   found = {
     name
     for table in TABLES[section]

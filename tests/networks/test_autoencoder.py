@@ -1,5 +1,7 @@
 """The networks of VAEs against literal float64 NumPy, and a hand count."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,10 +138,11 @@ def test_a_new_chain_hands_its_latent_on():
   params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
   z = jax.random.normal(jax.random.key(1), (2, 2, 2, 3))
   for method in ('encode', 'decode'):
-    mean, log_variance = network.apply(params, 2, z, method=method)
+    found: Any = network.apply(params, 2, z, method=method)
+    mean, log_variance = found
     np.testing.assert_allclose(mean, z, atol=1e-4)
     np.testing.assert_allclose(log_variance, 0.0, atol=1e-4)
-  out = network.apply(params, 1, z, method='decode')
+  out: Any = network.apply(params, 1, z, method='decode')
   np.testing.assert_allclose(out, 0.0, atol=1e-4)
 
 

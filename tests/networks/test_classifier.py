@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,11 +99,12 @@ def test_bfloat16_ends_in_float32(key):
 def test_places_begin_small_and_pixels_have_places(key):
   pool = AttentionPool(3, num_heads=2)
   x = jax.random.normal(key, (1, 8, 8, 64))
-  params = pool.init(key, x)['params']
+  params: Any = pool.init(key, x)['params']
   assert params['places'].shape == (65, 64)
   np.testing.assert_allclose(np.std(params['places']), 1 / 8, rtol=0.1)
-  moved = pool.apply({'params': params}, x[:, ::-1])
-  assert np.abs(moved - pool.apply({'params': params}, x)).max() > 1e-4
+  out: Any = pool.apply({'params': params}, x)
+  moved: Any = pool.apply({'params': params}, x[:, ::-1])
+  assert np.abs(moved - out).max() > 1e-4
 
 
 def test_refusals(key):

@@ -324,7 +324,8 @@ def test_sample_trajectory_is_a_gif_from_noise_to_image(run):
   }
   PROGRAMS['sample'](smoke(**fields), str(run))
   with Image.open(run / 'samples' / 'path.gif') as gif:
-    assert gif.n_frames == 5  # the noise and four steps
+    # the noise and four steps
+    assert gif.n_frames == 5  # pyright: ignore[reportAttributeAccessIssue]
     gif.seek(4)
     last = np.asarray(gif.convert('L')).astype(int)
   with Image.open(run / 'samples' / 'path.png') as png:

@@ -1,0 +1,257 @@
+"""Folders of diffusers: UNet2DModel, AutoencoderKL and whole pipelines.
+
+Neither diffusers nor torch is needed, but torch for old weights in `.bin`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.interop import diffusers_networks as networks
+from diffusion_jax.interop import diffusers_schedulers as schedulers
+from diffusion_jax.interop import files, names
+from diffusion_jax.interop.names import Imported
+from diffusion_jax.networks.autoencoder import Autoencoder
+from diffusion_jax.networks.unet import UNet
+
+_INDEX, _CONFIG = 'model_index.json', 'config.json'
+_SCHEDULER = 'scheduler_config.json'
+_WEIGHTS = 'diffusion_pytorch_model'
+_FILES = tuple(
+  f'{_WEIGHTS}{ending}'
+  for ending in (
+    '.safetensors',
+    f'.safetensors{files.INDEX}',
+    '.bin',
+    '.fp16.safetensors',
+    '.fp16.bin',
+  )
+)
+_VERSION = '0.42.1'  # whose folders are written
+
+
+def load(path: str | Path, *, null_class: bool = False) -> Imported:
+  """Reads a UNet2DModel or an AutoencoderKL.
+
+  path: the folder of the model, of a pipeline, or the file of the weights.
+  null_class: the last class is the one without a class, for guidance. Raises
+  ValueError in one line for folders of other models, options that our networks
+  do not have, and weights that do not fit config.json.
+  """
+  folder, scheduler, weights = _locate(Path(path))
+  config = files.read_json(folder / _CONFIG)
+  kind = config.get('_class_name')
+  if kind not in _LOADERS:
+    raise ValueError(
+      f'{folder} is a folder of {kind or "no class of diffusers"}: '
+      f'{" and ".join(_LOADERS)} can be read'
+    )
+  return _LOADERS[kind](config, weights, scheduler, null_class)
+
+
+def save(
+  folder: str | Path,
+  network: Any,
+  params: Any,
+  fields: Mapping[str, Any],
+  label: int | None = None,
+) -> None:
+  """Writes a folder that from_pretrained of diffusers loads.
+
+  Of a `UNet` one for DDPMPipeline, DDIMPipeline and, in unet/, UNet2DModel; of
+  an `Autoencoder` one for AutoencoderKL. fields: as of `Imported`. label: the
+  class that a U-Net always has from then on, since these pipelines give none;
+  -1 is none, the null class. Raises ValueError for what diffusers does not
+  have, and for a folder with files.
+  """
+  folder = Path(folder)
+  if folder.is_dir() and any(folder.iterdir()):
+    raise ValueError(f'{folder} has files already: give another folder')
+  if isinstance(network, Autoencoder):
+    scale = fields.get('latent.scale') or 1.0
+    config = networks.autoencoder_config(network, scale)
+    _write_model(folder, config, network, params)
+    return
+  if not isinstance(network, UNet):
+    raise ValueError(
+      f'{type(network).__name__} is no network of diffusers: unet and '
+      'autoencoder are'
+    )
+  if label is not None:
+    network, params = fix_label(network, params, label)
+  scheduler = schedulers.write_config(fields)
+  config = networks.unet_config(network, tuple(fields['data.image_shape']))
+  _write_model(folder / 'unet', config, network, params)
+  _write_json(folder / 'scheduler' / _SCHEDULER, scheduler)
+  _write_json(folder / _INDEX, {
+    '_class_name': 'DDPMPipeline',
+    'scheduler': ['diffusers', scheduler['_class_name']],
+    'unet': ['diffusers', config['_class_name']],
+  })  # fmt: skip
+
+
+def fix_label(network: UNet, params: Any, label: int) -> tuple[UNet, Any]:
+  """Returns the U-Net and the parameters of one class, which is not given.
+
+  The embedding of a class is added to the output of the layer noise_dense_2:
+  that of `label` becomes part of its bias. -1: the null class.
+  """
+  classes = network.num_classes
+  if not classes or (label < 0 and not network.null_class) or label >= classes:
+    null = 'and -1 for none' if network.null_class else 'and no null class'
+    raise ValueError(
+      f'label={label}: this network has {classes} classes from 0 {null}'
+    )
+  rest = {n: x for n, x in params.items() if n != 'label_embedding'}
+  table = np.asarray(params['label_embedding']['table']['embedding'])
+  dense = dict(rest['noise_dense_2'])
+  dense['bias'] = np.asarray(dense['bias']) + table[label]
+  plain = network.clone(num_classes=0, null_class=False)
+  return plain, rest | {'noise_dense_2': dense}
+
+
+def _load_unet(config, weights, scheduler, null_class):
+  options = networks.unet_options(config)
+  classes = options['num_classes'] - null_class
+  if null_class and classes < 1:
+    raise ValueError('null_class needs a class-conditional model')
+  network = UNet(**options | {'num_classes': classes, 'null_class': null_class})
+  c = networks.UNET | dict(config)
+  height, width = networks.sides(c['sample_size'], 'UNet2DModel')
+  x = jnp.zeros((1, height, width, c['in_channels']))
+  cond = {'label': jnp.zeros(1, jnp.int32)} if classes else {}
+  shapes = _shapes(network, x, jnp.zeros(1), cond)
+  # [sin, cos] is our order of 'ho', [cos, sin] that of 'openai'
+  swapped = bool(c['flip_sin_to_cos']) == (network.noise_embedding == 'ho')
+  params = _read(network, weights, shapes, swapped)
+  notes: tuple[str, ...] = ()
+  if scheduler is None:
+    found, notes = schedulers.DDPM, (_NO_SCHEDULER,)
+  else:
+    found = files.read_json(scheduler)
+  fields, more = schedulers.read_fields(found)
+  learned = network.out_channels == 2 * c['in_channels']
+  if learned != (fields['sampling.variance'] == 'learned'):
+    raise ValueError(
+      f'UNet2DModel: out_channels={network.out_channels} with in_channels='
+      f"{c['in_channels']} and the scheduler's variance_type="
+      f'{found.get("variance_type")!r}: learned_range has twice the channels'
+    )
+  skipped = 'out_channels', 'num_classes'
+  fields |= {f'network.{n}': x for n, x in options.items() if n not in skipped}
+  fields |= {
+    'network.name': 'unet',
+    'network.learned_variance': learned,
+    'data.image_shape': (height, width, c['in_channels']),
+    'data.num_classes': classes,
+    'conditioning.labels': classes > 0,
+    'conditioning.dropout': 0.1 if null_class else 0.0,
+  }
+  return Imported(network, params, fields, (*notes, *more))
+
+
+def _load_autoencoder(config, weights, scheduler, null_class):
+  if null_class:
+    raise ValueError('null_class: an AutoencoderKL has no classes')
+  options = networks.autoencoder_options(config)
+  network = Autoencoder(**options)
+  height, width = network.image_size
+  shape = height, width, network.out_channels
+  params = _read(network, weights, _shapes(network, jnp.zeros((1, *shape))))
+  skipped = 'image_size', 'out_channels'
+  fields = {f'network.{n}': x for n, x in options.items() if n not in skipped}
+  scale = (networks.AUTOENCODER | dict(config))['scaling_factor']
+  fields |= {
+    'network.name': 'autoencoder',
+    'objective.name': 'vae',
+    'objective.decoder': 'unit_gaussian',
+    'data.image_shape': shape,
+    'latent.scale': float(scale),
+  }
+  return Imported(network, params, fields)
+
+
+_LOADERS = {'UNet2DModel': _load_unet, 'AutoencoderKL': _load_autoencoder}
+_NO_SCHEDULER = (
+  'there is no scheduler_config.json: taken is the default of diffusers, '
+  'DDPMScheduler with 1000 linear betas from 0.0001 to 0.02, which predicts eps'
+)
+
+
+def _shapes(network, *inputs):
+  variables = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+  return variables['params']
+
+
+def _read(network, weights, shapes, swap_waves=False):
+  tensors = networks.modern(files.read_tensors(weights))
+  table = networks.entries(network, shapes, swap_waves)
+  try:
+    return names.read(table, tensors, shapes)
+  except ValueError as error:
+    raise ValueError(f'{weights} does not fit {_CONFIG}: {error}') from error
+
+
+def _locate(path):
+  # Returns the folder of the model, its scheduler's file or None, the weights.
+  if path.is_file() and path.suffix != '.json':
+    return path.parent, _find_scheduler(path.parent, path.parent), path
+  if not path.is_dir():
+    raise ValueError(f'there is no folder {path}')
+  folder = path
+  if (path / _INDEX).is_file():
+    _check_pipeline(path)
+    # pipelines of diffusers before 0.2 have all files in one folder
+    folder = path / 'unet' if (path / 'unet').is_dir() else path
+  if not (folder / _CONFIG).is_file():
+    raise ValueError(f'{folder} is no folder of diffusers: it has no {_CONFIG}')
+  return folder, _find_scheduler(folder, path), files.find(folder, _FILES)
+
+
+def _check_pipeline(path):
+  index = files.read_json(path / _INDEX)
+  parts = {
+    name: value[1]
+    for name, value in index.items()
+    if isinstance(value, list) and len(value) == 2 and value[1] is not None
+  }
+  other = [f'{n} ({x})' for n, x in parts.items() if n not in _PARTS]
+  if other or parts.get('unet') != 'UNet2DModel':
+    raise ValueError(
+      f'{path} is a {index.get("_class_name")} with '
+      f'{", ".join(other) or parts.get("unet")}: pipelines of a UNet2DModel '
+      'and a scheduler can be read, or the folder of a UNet2DModel or of an '
+      'AutoencoderKL within it'
+    )
+
+
+_PARTS = ('unet', 'scheduler')
+
+
+def _find_scheduler(folder, path):
+  places = path / 'scheduler', folder, folder.parent / 'scheduler'
+  for place in places:
+    if (place / _SCHEDULER).is_file():
+      return place / _SCHEDULER
+  return None
+
+
+def _write_model(folder, config, network, params):
+  table = networks.entries(network, params)
+  tensors = names.write(table, params)
+  folder.mkdir(parents=True, exist_ok=True)
+  # diffusers refuses files that do not say that their tensors are PyTorch's
+  path = folder / f'{_WEIGHTS}.safetensors'
+  files.write_safetensors(path, tensors, format='pt')
+  _write_json(folder / _CONFIG, config)
+
+
+def _write_json(path, content):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  content = {**content, '_diffusers_version': _VERSION}
+  path.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')

@@ -1,0 +1,206 @@
+"""Files of weights, read without running anything that is in them.
+
+The kind of a file is recognised by its first bytes, whatever its name is. Every
+mistake is a ValueError of one line that names the file.
+"""
+
+import json
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import serialization
+from safetensors import SafetensorError
+
+INDEX = '.index.json'  # of a safetensors file in several parts
+_ZIP, _PICKLE = b'PK\x03\x04', b'\x80'
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+  """Returns all arrays of a file by their names, as they are stored.
+
+  A file of safetensors, or the index (*.index.json) of one in parts; .npz;
+  PyTorch's .bin, .pt, .pth or .ckpt, which need torch; Flax's msgpack. Names of
+  nested dicts and lists are joined by '/', as 'ema/shadow_params/0'. Numbers of
+  16 bits stay so: `names.read` makes them float32. Raises ValueError in one
+  line for a file that is cut, holds code, or is of none of these kinds.
+  """
+  path = Path(path)
+  try:
+    if path.name.endswith(INDEX):
+      return _read_parts(path)
+    with path.open('rb') as file:
+      start = file.read(16)
+  except OSError as error:
+    raise ValueError(f'{path} cannot be read: {error.strerror}') from error
+  if start[:4] == _ZIP and not _is_torch(path):
+    return _read_npz(path)
+  if start[:4] == _ZIP or start[:1] == _PICKLE:
+    return flatten(_load_torch(path))
+  if start[8:9] == b'{' or path.suffix == '.safetensors':
+    return _read_safetensors(path)
+  return flatten(_read_msgpack(path))
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+  """Returns the object that a JSON file holds; ValueError otherwise."""
+  path = Path(path)
+  try:
+    found = json.loads(path.read_text())
+  except OSError as error:
+    raise ValueError(f'{path} cannot be read: {error.strerror}') from error
+  except ValueError as error:
+    raise ValueError(f'{path} is no JSON file: {error}') from error
+  if not isinstance(found, dict):
+    raise ValueError(f'{path} holds a {type(found).__name__}, not an object')
+  return found
+
+
+def find(folder: str | Path, names: Iterable[str]) -> Path:
+  """Returns the first of `names` that is in the folder, or ValueError."""
+  names = list(names)
+  for name in names:
+    if (Path(folder) / name).is_file():
+      return Path(folder) / name
+  raise ValueError(f'{folder} has none of {", ".join(names)}')
+
+
+def write_safetensors(
+  path: str | Path, tensors: Mapping[str, np.ndarray], **metadata: str
+) -> None:
+  """Writes arrays by names, contiguous ones, whole or not at all."""
+  draft = Path(f'{path}.tmp')
+  safetensors.numpy.save_file(dict(tensors), draft, metadata or None)
+  draft.replace(path)
+
+
+def flatten(tree: Any, prefix: str = '') -> dict[str, np.ndarray]:
+  """Returns the arrays and numbers of nested dicts and lists by name."""
+  if isinstance(tree, Mapping):
+    items = [(str(name), value) for name, value in tree.items()]
+  elif isinstance(tree, list | tuple):
+    items = [(str(i), value) for i, value in enumerate(tree)]
+  elif isinstance(tree, np.ndarray | np.generic | bool | int | float):
+    return {prefix: np.asarray(tree)}
+  else:  # texts and None are no weights
+    return {}
+  found = {}
+  for name, value in items:
+    found |= flatten(value, f'{prefix}/{name}' if prefix else name)
+  return found
+
+
+def _read_safetensors(path):
+  try:
+    # Read, not mapped: pages of a mapped file would count twice.
+    return safetensors.numpy.load_file(path, backend='pread')
+  except (AttributeError, TypeError) as error:  # 8 bits and less
+    raise ValueError(
+      f'{path} holds numbers of a kind that NumPy does not have ({error})'
+    ) from error
+  except (SafetensorError, OSError, ValueError) as error:
+    raise ValueError(
+      f'{path} is no whole safetensors file: {_brief(error)}'
+    ) from error
+
+
+def _read_parts(path):
+  parts = read_json(path).get('weight_map')
+  if not isinstance(parts, dict) or not parts:
+    raise ValueError(f'{path} has no weight_map, the list of the parts')
+  tensors: dict[str, np.ndarray] = {}
+  for name in sorted({str(part) for part in parts.values()}):
+    if os.path.basename(name) != name:
+      raise ValueError(f'{path} names {name!r}, which is in another folder')
+    tensors |= _read_safetensors(path.with_name(name))
+  missing = [name for name in parts if name not in tensors]
+  if missing:
+    raise ValueError(f'{path}: {missing[0]} is in none of the parts')
+  return tensors
+
+
+def _read_npz(path):
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      return {name: arrays[name] for name in arrays.files}
+  except Exception as error:  # zlib, zipfile and NumPy have one each
+    raise ValueError(f'{path} is no whole npz file: {_brief(error)}') from error
+
+
+def _read_msgpack(path):
+  try:
+    found = serialization.msgpack_restore(path.read_bytes())
+  except Exception as error:  # msgpack, NumPy and Flax have several
+    raise ValueError(
+      f'{path} is no file of weights: not safetensors, npz, PyTorch, nor a '
+      f'whole msgpack ({_brief(error) or type(error).__name__})'
+    ) from error
+  if not isinstance(found, dict):
+    raise ValueError(
+      f'{path} is no file of weights: not safetensors, npz, PyTorch, nor '
+      'msgpack of a dict'
+    )
+  return found
+
+
+def _is_torch(path):
+  # Both are zip archives; the names of their members are in the clear.
+  try:
+    with zipfile.ZipFile(path) as archive:
+      return any(n.endswith('data.pkl') for n in archive.namelist())
+  except (zipfile.BadZipFile, OSError):
+    return path.suffix != '.npz'
+
+
+def _load_torch(path):
+  # weights_only: tensors, numbers and containers, and nothing that is called.
+  try:
+    import torch
+  except ImportError as error:
+    raise ValueError(
+      f"{path} is a file of PyTorch: pip install 'diffusion_jax[parity]' has "
+      'the torch that reads it; safetensors need none'
+    ) from error
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # it is refused, or not
+      found = torch.load(path, map_location='cpu', weights_only=True)
+  except pickle.UnpicklingError as error:
+    raise ValueError(
+      f'{path} was not read: it is cut, or a pickle of more than weights, '
+      f'which would run code ({_reason(error)}). Nothing of it was run'
+    ) from error
+  except Exception as error:  # torch has RuntimeError, EOFError and others
+    raise ValueError(f'{path} is no whole file: {_brief(error)}') from error
+  return _to_numpy(found, torch)
+
+
+def _to_numpy(tree, torch):
+  if isinstance(tree, torch.Tensor):
+    tree = tree.detach()
+    if tree.dtype == torch.bfloat16:  # NumPy knows it from jax only
+      return tree.view(torch.int16).numpy().view(jnp.bfloat16)
+    return tree.numpy()
+  if isinstance(tree, Mapping):
+    return {name: _to_numpy(value, torch) for name, value in tree.items()}
+  if isinstance(tree, list | tuple):
+    return [_to_numpy(value, torch) for value in tree]
+  return tree
+
+
+def _reason(error):
+  # torch explains at length; what was refused is in a line of its own.
+  lines = [line.strip() for line in str(error).splitlines()]
+  refused = [line for line in lines if line.startswith(('Trying', 'Unsupp'))]
+  return (refused or ['weights only'])[0].rstrip('.')
+
+
+def _brief(error):
+  return str(error).strip().partition('\n')[0][:200]
