@@ -5,14 +5,14 @@ python -m diffusion_jax.evaluation.compare samples.npz reference.npz \
 
 SAMPLES and REFERENCE are npz files or folders of images (`image_sets`).
 --features=NAME: of `features.EXTRACTORS`; not needed for files of features
---weights=FILE: of the network of the features
+--weights=PATH: the file of weights of inception or dinov2, or its folder
 --metrics=NAME,...: of `scores.MEASURES`; all that the files allow by default
 --held_out=SET: test images, to see whether samples copy the reference
 --sheet=FILE.png: the samples closest to the reference, beside their neighbours
 --json=FILE: the table with its protocol
 --statistics=FILE.npz: the statistics of the reference, to be used instead of it
 --bootstrap=10: draws for the error of Frechet distances; 0: none
---batch_size=100: images at a time
+--batch_size=64: images at a time
 """
 
 import json
@@ -38,7 +38,7 @@ OPTIONS = {
   'json': '',
   'statistics': '',
   'bootstrap': '10',
-  'batch_size': '100',
+  'batch_size': '64',
 }
 
 
@@ -74,7 +74,7 @@ def compare(
   held_out: ImageSet | None = None,
   metrics: tuple[str, ...] = (),
   num_draws: int = 10,
-  batch_size: int = 100,
+  batch_size: int = 64,
 ) -> tuple[list[scores.Score], dict[str, scores.Described]]:
   """Returns the scores, and what is known of each set by its name.
 
@@ -119,9 +119,7 @@ def describe(
       total=found.shape[0], desc=found.name, unit='image', disable=None
     ) as bar:
       batches = found.batches(batch_size)
-      described = features.join(
-        features.each(extractor, batches, batch_size, bar.update)
-      )
+      described = features.join(features.each(extractor, batches, bar.update))
   if extractor is not None:
     check_protocol(found, extractor)
   return scores.Described(
@@ -178,7 +176,9 @@ def main(argv: list[str]) -> None:
   held_out = options['held_out'] and image_sets.read(options['held_out'])
   extractor = None
   if options['features']:
-    extractor = features.make(options['features'], options['weights'])
+    extractor = features.make(
+      options['features'], options['weights'], int(options['batch_size'])
+    )
   metrics = tuple(filter(None, options['metrics'].split(',')))
   for name in metrics:
     if name not in scores.MEASURES:

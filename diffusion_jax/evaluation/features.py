@@ -19,42 +19,40 @@ FeatureFn = Callable[[np.ndarray], dict[str, np.ndarray]]
 class Extractor(NamedTuple):
   """Holds a function of features with what its figures depend on.
 
-  identity: {'features': name, 'weights': hash or seed, 'preprocessing': text};
-  statistics of two sets compare only if theirs are equal.
+  identity: {'features': title, 'preprocessing': text, 'weights': hash or what
+  they were fitted to}; sets compare only if theirs are equal.
   """
 
   extract: FeatureFn
   identity: dict[str, str]
 
 
-def make(name: str, weights: str = '') -> Extractor:
-  """Returns the extractor of a name in EXTRACTORS; weights: a file, or ''.
+def make(name: str, weights: str = '', batch_size: int = 64) -> Extractor:
+  """Returns the extractor of a name in EXTRACTORS.
 
-  Raises ValueError for other names, and where the file is missing.
+  weights: the file of a published network, or the folder that has it (`interop.
+  features.load_features`); batch_size: of such a network. Raises ValueError for
+  other names, and where the file is missing.
   """
   if name not in EXTRACTORS:
     raise ValueError(
       f'features {name!r} are not one of {", ".join(EXTRACTORS)}'
     )
-  return EXTRACTORS[name](weights)
+  return EXTRACTORS[name](weights, batch_size)
 
 
 def each(
   extractor: Extractor,
   batches: Iterable[np.ndarray],
-  size: int,
   progress: Callable[[int], Any] = lambda count: None,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the features of each batch of images, on the host.
 
-  A batch of fewer than `size` images is filled up, so that a network is
-  compiled once. The next batch is read while one is computed; progress is
-  given the number of images that are done.
+  The next batch is read while one is computed; progress is given the number of
+  images that are done.
   """
   for batch in ahead(iter(batches)):
-    whole = batch[np.arange(max(size, len(batch))) % len(batch)]
-    found = extractor.extract(whole)
-    yield {name: np.asarray(x)[: len(batch)] for name, x in found.items()}
+    yield extractor.extract(batch)
     progress(len(batch))
 
 
@@ -76,30 +74,46 @@ def ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
       yield batch
 
 
-def _pixels(weights):
+def _pixels(weights, batch_size):
   def extract(pictures):
     flat = pictures.reshape(len(pictures), -1)
     return {'features': flat.astype(np.float32) / 255.0}
 
-  return Extractor(extract, _identity('pixels', 'none', 'levels / 255'))
+  return Extractor(extract, _identity('pixels', 'levels / 255', 'none'))
 
 
-def _digits(weights):
+def _digits(weights, batch_size):
   network, judge = digits.make_classifier(), digits.make_judge()
 
   def extract(pictures):
     return network(pictures) | {'predicted': judge(pictures)}
 
-  text = 'the hidden layer of a perceptron, fitted on the train split, seed 0'
-  return Extractor(extract, _identity('digits', text, '8x8, 17 levels'))
+  text = 'of a perceptron, fitted to the train split'
+  title = 'the hidden layer of a perceptron'
+  return Extractor(extract, _identity(title, '8x8, 17 levels', text))
 
 
-def _identity(name, weights, preprocessing):
+def _published(name):
+  def load(weights, batch_size):
+    from diffusion_jax.interop.features import load_features
+
+    found = load_features(name, weights or None, batch_size)
+    return Extractor(found, found.protocol)
+
+  return load
+
+
+def _identity(title, preprocessing, weights):
   return {
-    'features': name,
-    'weights': weights,
+    'features': title,
     'preprocessing': preprocessing,
+    'weights': weights,
   }
 
 
-EXTRACTORS = {'pixels': _pixels, 'digits': _digits}
+EXTRACTORS = {
+  'inception': _published('inception'),
+  'dinov2': _published('dinov2'),
+  'digits': _digits,
+  'pixels': _pixels,
+}

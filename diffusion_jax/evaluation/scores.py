@@ -67,6 +67,19 @@ def _need(what, value, hint):
   return value
 
 
+# What measures need of the extractor, besides features, and where it is.
+NEEDS = {
+  'is': ('logits', 'logits of a classifier, as inception and digits have'),
+  'sfd': ('spatial', 'spatial features, as inception has'),
+  'accuracy': ('predicted', 'a classifier of these classes, as digits has'),
+}
+
+
+def _found(what, samples):
+  name, hint = NEEDS[what]
+  return _need(what, samples.found.get(name), hint)
+
+
 def _features(what, samples, reference):
   return (
     _need(what, samples.found.get('features'), 'images of the samples'),
@@ -100,7 +113,7 @@ def _frechet(name, key, what):
 
 
 def _inception_score(samples, reference, setting):
-  logits = _need('is', samples.found.get('logits'), 'a classifier of images')
+  logits = _found('is', samples)
   found = inception_score(logits, setting.num_splits)
   note = f'deviation over {setting.num_splits} splits'
   return [Score('is', found, note)]
@@ -135,10 +148,9 @@ def _cmmd(samples, reference, setting):
 
 def _accuracy(samples, reference, setting):
   labels = _need('accuracy', samples.labels, 'labels of the samples')
-  predicted = samples.found.get('predicted')
-  if predicted is None:
-    logits = _need('accuracy', samples.found.get('logits'), 'a classifier')
-    predicted = np.argmax(logits, axis=1)
+  predicted = _found('accuracy', samples)
+  if len(labels) != len(predicted):
+    raise ValueError(f'{len(labels)} labels of {len(predicted)} samples')
   return [Score('accuracy', estimates.mean(predicted == labels))]
 
 

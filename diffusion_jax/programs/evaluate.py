@@ -25,7 +25,14 @@ from diffusion_jax.training import checksums
 from diffusion_jax.training.sharding import replicate
 
 # Fields of config.evaluation on which metrics of real images do not depend.
-OF_SAMPLES = 'num_generated', 'features', 'reference', 'num_draws', 'sweep'
+OF_SAMPLES = (
+  'num_generated',
+  'features',
+  'weights',
+  'reference',
+  'num_draws',
+  'sweep',
+)
 
 
 def run(config, workdir):
@@ -106,7 +113,7 @@ def check(config, of_images, of_samples):
       f'config.evaluation.metrics is empty: give {" or ".join(family.metrics)}'
     )
   for metric in of_images:
-    known = families.METRICS + measures.names()
+    known = dict.fromkeys(families.METRICS + measures.names())
     choose(known, 'evaluation', 'metrics', metric)
   family.check(config)
   if of_samples:

@@ -8,7 +8,7 @@ that an interrupted evaluation continues; features of real images are in a cache
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -18,6 +18,7 @@ from diffusion_jax.build import audit
 from diffusion_jax.build.make import choose
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluation import features, image_sets, plots, scores
+from diffusion_jax.evaluation.features import Extractor
 from diffusion_jax.evaluation.image_sets import ImageSet
 from diffusion_jax.programs import sample
 from diffusion_jax.runs import (
@@ -26,7 +27,20 @@ from diffusion_jax.runs import (
   provenance,
   references,
   run_folder,
+  sample_inputs,
 )
+
+
+class Space(NamedTuple):
+  """Holds features to measure in: how they are made, and those of real images.
+
+  held_out: features of the split that is not the reference, for memorisation.
+  """
+
+  extractor: Extractor
+  reference: scores.Described
+  protocol: dict[str, Any]
+  held_out: np.ndarray | None
 
 
 def run(config, workdir):
@@ -37,15 +51,57 @@ def run(config, workdir):
   c = config.evaluation
   name = '-'.join(filter(None, ('samples', c.name)))
   out = run_folder.prepare(Path(workdir) / 'evaluation' / name)
+  # what is missing is noticed before the images are drawn
+  spaces = prepare(config) if processes.is_first() else {}
   points = list(sweep(config))
   results = {}
   for changes, point in points:
     title = ','.join(f'{field}={value}' for field, value in changes.items())
     if title:
       print(f'{title}:')
-    results[title] = evaluate(point, workdir, out / title)
+    results[title] = evaluate(point, workdir, out / title, spaces)
   if len(points) > 1 and processes.is_first():
     report_sweep(out, [changes for changes, _ in points], results)
+
+
+def prepare(config) -> dict[str, Space]:
+  """Makes the extractors of all measures, and reads or makes their references.
+
+  Raises UserError for a measure that needs what an extractor does not have.
+  """
+  c = config.evaluation
+  other = 'test' if c.reference == 'train' else 'train'
+  spaces = {}
+  chosen = measures.chosen(config)
+  for name in dict.fromkeys(measure.features for measure in chosen):
+    own = {measure.name for measure in chosen if measure.features == name}
+    extractor = measures.make_extractor(config, name)
+    check_needs(config, extractor, own)
+    held_out = None
+    if 'memorisation' in own:
+      held_out = references.load(config, extractor, other)[0].found['features']
+    reference, protocol = references.load(config, extractor, c.reference)
+    spaces[name] = Space(extractor, reference, protocol, held_out)
+  return spaces
+
+
+def check_needs(config, extractor, own):
+  """Raises UserError for measures that these features do not allow."""
+  if 'accuracy' in own and not sample_inputs.takes_labels(config):
+    raise UserError(
+      'config.evaluation.metrics: accuracy needs labels, which this run is not '
+      'conditioned on'
+    )
+  needing = sorted(own & scores.NEEDS.keys())
+  if not needing:
+    return
+  source = build.build_source(config, config.evaluation.reference)
+  with build.from_config('evaluation'):
+    found = extractor.extract(next(references.real_images(config, source, 1)))
+  for name in needing:
+    key, hint = scores.NEEDS[name]
+    if key not in found:
+      raise UserError(f'config.evaluation.metrics: {name} needs {hint}')
 
 
 def sweep(config):
@@ -55,10 +111,12 @@ def sweep(config):
   """
   c = config.evaluation.sweep
   lists = {
-    field: build.words(c[field]) if field == 'sampler' else c[field]
-    for field in c
-    if c[field]
+    'sampler': build.words(c.sampler),
+    'num_steps': c.num_steps,
+    'guidance_scale': c.guidance_scale,
+    'ema_decay': c.ema_decay,
   }
+  lists = {field: values for field, values in lists.items() if values}
   for values in itertools.product(*lists.values()):
     changes = dict(zip(lists, values, strict=True))
     point = config.copy_and_resolve_references()
@@ -70,10 +128,11 @@ def sweep(config):
     yield changes, point
 
 
-def evaluate(config, workdir, out) -> dict[str, Any]:
-  """Draws the images of a point and measures them, unless that is done.
+def evaluate(config, workdir, out, spaces) -> dict[str, Any]:
+  """Draws the images of a point and measures them in all spaces.
 
-  Returns what result.json has; {} in all processes but the first.
+  Images that were drawn before with these settings are kept. Returns what
+  result.json has; {} in all processes but the first.
   """
   c = config.evaluation
   config = config.copy_and_resolve_references()
@@ -83,23 +142,12 @@ def evaluate(config, workdir, out) -> dict[str, Any]:
   path = sample.draw(config, workdir, out, 'evaluation.name')
   if not processes.is_first():
     return {}
-  chosen = measures.chosen(config)
-  extractors = {
-    name: measures.make_extractor(config, name)
-    for name in dict.fromkeys(measure.features for measure in chosen)
-  }
-  drawn = provenance.read(path)
-  rows, used = [], {}
-  for name, extractor in extractors.items():
-    reference, used[name] = references.load(config, extractor, c.reference)
-    found = image_sets.read(path)
-    known = describe(config, found, extractor, out / f'{name}.npz', drawn)
-    setting = scores.Setting(
-      held_out(config, extractor, chosen), num_draws=c.num_draws
-    )
-    for measure, own in chosen:
-      if own == name:
-        rows += measure_rows(measure, name, known, reference, setting)
+  found, drawn = image_sets.read(path), provenance.read(path)
+  rows = []
+  for name, space in spaces.items():
+    known = describe(config, found, space.extractor, out / f'{name}.npz', drawn)
+    rows += measure_rows(config, name, space, known, c.num_draws)
+  used = {name: space.protocol for name, space in spaces.items()}
   result = {
     'protocol': {'samples': drawn, 'reference': used},
     'metrics': scores.as_json(rows),
@@ -111,21 +159,18 @@ def evaluate(config, workdir, out) -> dict[str, Any]:
   return result
 
 
-def measure_rows(measure, name, known, reference, setting):
-  """Returns the scores of a measure, with the features in their names."""
-  try:
-    found = scores.score(measure, known, reference, setting)
-  except ValueError as error:
-    raise UserError(f'config.evaluation.metrics: {error}') from error
-  return [row._replace(name=measures.row_name(row.name, name)) for row in found]
-
-
-def held_out(config, extractor, chosen):
-  """Returns features of the split that is not the reference, if needed."""
-  if not any(measure.name == 'memorisation' for measure in chosen):
-    return None
-  other = 'test' if config.evaluation.reference == 'train' else 'train'
-  return references.load(config, extractor, other)[0].found['features']
+def measure_rows(config, name, space, known, num_draws):
+  """Returns the scores of all measures in a space, named with its features."""
+  setting = scores.Setting(space.held_out, num_draws=num_draws)
+  rows = []
+  for measure, own in measures.chosen(config):
+    if own != name:
+      continue
+    try:
+      rows += scores.score(measure, known, space.reference, setting)
+    except ValueError as error:
+      raise UserError(f'config.evaluation.metrics: {error}') from error
+  return [row._replace(name=measures.row_name(row.name, name)) for row in rows]
 
 
 def describe(config, found: ImageSet, extractor, path, drawn):
@@ -148,7 +193,7 @@ def describe(config, found: ImageSet, extractor, path, drawn):
     build.from_config('evaluation'),
   ):
     arrays = features.join(
-      features.each(extractor, found.batches(size), size, bar.update)
+      features.each(extractor, found.batches(size), bar.update)
     )
   run_folder.write_npz(path, {**arrays, 'protocol': json.dumps(protocol)})
   return scores.Described(arrays, labels)
@@ -205,27 +250,21 @@ def check(config, metrics):
   list(sweep(config))
 
 
-def measure_images(config, pictures, labels) -> dict[str, float]:
-  """Returns the measures of images that were drawn during training.
+def make_measure(config):
+  """Returns (images uint8 [N, H, W, C], labels [N] or None) -> {name: score}.
 
-  pictures: uint8 [N, H, W, C]; labels: [N] or None. Without errors, which would
-  cost further distances.
+  Scores have no errors, which would cost further distances.
   """
+  spaces = prepare(config)
   size = config.evaluation.batch_size
-  found = image_sets.from_array('samples', pictures)
-  values = {}
-  chosen = measures.chosen(config)
-  for name in dict.fromkeys(measure.features for measure in chosen):
-    extractor = measures.make_extractor(config, name)
-    reference, _ = references.load(
-      config, extractor, config.evaluation.reference
-    )
-    known = scores.Described(
-      features.join(features.each(extractor, found.batches(size), size)), labels
-    )
-    setting = scores.Setting(held_out(config, extractor, chosen), num_draws=0)
-    for measure, own in chosen:
-      if own == name:
-        rows = measure_rows(measure, name, known, reference, setting)
-        values |= {row.name: row.estimate.value for row in rows}
-  return values
+
+  def measure(pictures, labels):
+    found = image_sets.from_array('samples', pictures)
+    rows = []
+    for name, space in spaces.items():
+      parts = features.each(space.extractor, found.batches(size))
+      known = scores.Described(features.join(parts), labels)
+      rows += measure_rows(config, name, space, known, 0)
+    return {row.name: row.estimate.value for row in rows}
+
+  return measure

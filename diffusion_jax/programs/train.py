@@ -322,6 +322,7 @@ def make_measure(config, mesh, latents=IDENTITY):
   n, size = c.metrics_images, config.sampling.batch_size
   cond = sample_inputs.choose(config, n).cond
   generate = family.generate(config, mesh, latents)
+  score = evaluate_samples.make_measure(config)
 
   def measure(params):
     parts = []
@@ -330,7 +331,7 @@ def make_measure(config, mesh, latents=IDENTITY):
       x = generate(params, index, rows(cond, index % n))
       parts.append(images.to_uint8(x, config.data.num_levels))
     pictures = np.concatenate(parts)[:n]
-    return evaluate_samples.measure_images(config, pictures, cond.get('label'))
+    return score(pictures, cond.get('label'))
 
   return measure
 

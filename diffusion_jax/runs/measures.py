@@ -88,7 +88,7 @@ def signs(config) -> dict[str, float]:
 
 
 def make_extractor(config, name: str) -> features.Extractor:
-  """Returns the extractor of a name, with the weights that the config names."""
-  weights = {}
+  """Returns the extractor of a name, with the config's weights."""
+  c = config.evaluation
   with build.from_config('evaluation'):
-    return features.make(name, weights.get(name, ''))
+    return features.make(name, c.weights, c.batch_size)

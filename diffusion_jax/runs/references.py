@@ -66,7 +66,7 @@ def compute(config, source, extractor) -> Described:
     total=len(source), desc='reference', unit='image', disable=None
   ) as bar:
     batches = real_images(config, source, size)
-    for found in features.each(extractor, batches, size, bar.update):
+    for found in features.each(extractor, batches, bar.update):
       count = len(found['features'])
       for name in moments.keys() & found.keys():
         moments[name] = fid.add(moments[name], found[name])

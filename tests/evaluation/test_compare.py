@@ -158,13 +158,13 @@ def test_mistakes_with_files_are_one_line(files, tmp_path):
     [*command, *map(str, paths)], capture_output=True, text=True
   )
   assert found.returncode == 2 and found.stderr.count('\n') == 1
-  assert 'choose --features, one of pixels, digits' in found.stderr
+  assert 'choose --features, one of inception, din' in found.stderr
   with pytest.raises(ValueError, match='32 numbers, and the samples have 9'):
     np.savez(tmp_path / 'm.npz', mu=np.zeros(32), sigma=np.eye(32))
     compare.main([str(paths[0]), str(tmp_path / 'm.npz'), '--features=pixels'])
   with pytest.raises(ValueError, match='is not a batch of 8x8x1 digits'):
     compare.main([*map(str, paths), '--features=digits'])
-  with pytest.raises(ValueError, match="'x' are not one of pixels"):
+  with pytest.raises(ValueError, match="'x' are not one of inception"):
     features.make('x')
   with pytest.raises(ValueError, match='--metrics: x is not one of fd, sfd'):
     compare.main([*map(str, paths), '--features=pixels', '--metrics=x'])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from diffusion_jax.build import ranges
+from diffusion_jax.build import build_source, ranges
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluation import digits, features, fid
 from diffusion_jax.programs import PROGRAMS, evaluate_samples, sample, train
@@ -21,7 +21,7 @@ QUICK = {
 }
 
 
-def halves(weights):
+def halves(weights, batch_size):
   """Features of tests: mean levels of four parts, which are logits as well."""
 
   def extract(pictures):
@@ -167,8 +167,8 @@ def test_features_are_kept_and_made_again_for_other_images(
   assert set(values) == {'kid_halves', 'sfd_halves', 'is_halves'}
   counted = []
 
-  def counting(weights):
-    extractor = halves(weights)
+  def counting(weights, batch_size):
+    extractor = halves(weights, batch_size)
     return extractor._replace(
       extract=lambda x: counted.append(len(x)) or extractor.extract(x)
     )
@@ -177,7 +177,7 @@ def test_features_are_kept_and_made_again_for_other_images(
   evaluate(run, metrics=('fd_halves',), name='kept')
   assert not counted  # neither of real images nor of these
   evaluate(run, metrics=('fd_halves',), name='other')
-  assert sum(counted) <= 100  # filled up to one batch
+  assert sum(counted) == 20
   # a damaged file of the cache is made again
   for path in references.folder().iterdir():
     path.write_bytes(b'')
@@ -188,10 +188,8 @@ def test_features_are_kept_and_made_again_for_other_images(
 
 def test_the_cache_knows_split_weights_and_preprocessing(run):
   config = smoke(**QUICK)
-  from diffusion_jax.build import build_source
-
   source = build_source(config, 'train')
-  extractor = halves('')
+  extractor = halves('', 1)
   own = references.describe(config, source, 'train', extractor)
   others = [
     references.describe(config, build_source(config, 'test'), 'test', extractor)
@@ -244,9 +242,9 @@ def test_samplers_of_a_sweep_lose_what_only_others_take():
   })  # fmt: skip
   points = list(evaluate_samples.sweep(config))
   assert [tuple(changes.values()) for changes, _ in points] == [
-    (1.0, 'ddim'), (1.0, 'ancestral'), (2.0, 'ddim'), (2.0, 'ancestral'),
+    ('ddim', 1.0), ('ddim', 2.0), ('ancestral', 1.0), ('ancestral', 2.0),
   ]  # fmt: skip
-  assert [point.sampling.eta for _, point in points] == [0.5, None, 0.5, None]
+  assert [point.sampling.eta for _, point in points] == [0.5, 0.5, None, None]
 
 
 def test_memorisation_is_of_the_other_split(run):
@@ -270,18 +268,25 @@ def test_memorisation_is_of_the_other_split(run):
 
 
 def test_mistakes_are_one_clear_line(run):
-  with pytest.raises(UserError, match='accuracy needs a classifier'):
+  with pytest.raises(UserError, match='accuracy needs a classifier of these'):
     evaluate(run, metrics=('accuracy',))
-  with pytest.raises(UserError, match="features='x' is not one of pixels"):
+  with pytest.raises(UserError, match="features='x' is not one of inc"):
     evaluate(run, features='x')
   with pytest.raises(
-    UserError, match=r"'fid2' is not one of elbo, .*fid, sfid"
+    UserError, match=r"'fid2' .*is not one of elbo, .*fid, sfid"
   ):
     evaluate(run, metrics=('fid2',))
   with pytest.raises(UserError, match="reference='x' is not one of train, te"):
     evaluate(run, reference='x')
   with pytest.raises(UserError, match='config.evaluation.name. is not|Delete'):
     evaluate(run, {'sampling.seed': 7})
+  drawn_before = drawn(run)
+  with pytest.raises(UserError, match='need a file of weights: classify_image'):
+    evaluate(run, metrics=('fid',), name='fid')
+  assert not (run / 'evaluation' / 'samples-fid' / 'samples.npz').exists()
+  np.testing.assert_array_equal(drawn_before, drawn(run))
+  with pytest.raises(UserError, match='is_pixels needs|is needs logits of a'):
+    evaluate(run, metrics=('is',))
   with pytest.raises(UserError, match=r'sweep.num_steps\[0\]=0 is not in'):
     ranges.check(smoke(**{'evaluation.sweep.num_steps': (0,)}))
   fields = {'training.metrics_every': 1, 'evaluation.metrics': ('elbo',)}
