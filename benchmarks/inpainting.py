@@ -73,7 +73,7 @@ def fill_in(run, wrap, resampling, iterations, known, mask):
     if config.conditioning.image:
       cond = {'image': conditions.known_pixels(known, mask)}
     denoise: Any = diffusion.build_denoise(
-      config, params, cond, trained, change
+      config, params, cond, trained, after_guidance=change
     )
     x = dj.prior_sample(keys[0], known.shape, levels.take(0))
     if wrap:

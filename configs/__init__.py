@@ -1,1 +1,9 @@
-"""One file per experiment; `base.py` has every field once."""
+r"""One experiment per file; base.py lists every field with its default.
+
+  python launch.py --config=configs/digits.py                 # train
+  python launch.py --config=configs/digits.py --mode=sample   # sample the run
+  python launch.py --config=configs/digits.py:smoke           # try, in seconds
+
+Every experiment has these commands; its docstring names further ones. A trial
+of CIFAR-10, MNIST, ImageNet or a folder needs no data: it generates pictures.
+"""

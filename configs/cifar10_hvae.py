@@ -1,45 +1,21 @@
-r"""A Markov hierarchical VAE of CIFAR-10, T = 3.
+r"""A Markov hierarchical VAE of CIFAR-10: z_1, z_2, z_3 of 8x8x8 each.
 
-The recipe of digits_hvae.py, larger; no published one. Not trained here yet:
+The recipe of digits_hvae.py, larger; none is published. Not trained here yet:
 not measured.
 
-  python -m diffusion_jax.data.prepare cifar10       # where there is a network
   python launch.py --config=configs/cifar10_hvae.py
-  python launch.py --config=configs/cifar10_hvae.py --mode=sample
-  python launch.py --config=configs/cifar10_hvae.py --mode=evaluate \
-    --config.evaluation.metrics=elbo,iw
-  python launch.py --config=configs/cifar10_hvae.py:smoke # synthetic pictures
+  python launch.py --config=configs/cifar10_hvae.py --mode=evaluate
 """
 
-from configs import base, cifar10
+from configs import base, cifar10_vae
 
 
 def get_config(arg=''):
-  """z_1, z_2, z_3 of 8x8x8 each."""
-  config = cifar10.shared()
+  config = cifar10_vae.get_config()
   config.network.name = 'hierarchical'
+  config.network.latent_dim = None
   config.network.latent_channels = 8
   config.network.multipliers = (1, 2, 4)
   config.network.num_blocks = 2
-  config.network.attention_resolutions = (8,)
-  config.network.dropout = 0.1
-
   config.objective.name = 'hvae'
-  config.objective.kl_warmup = 5000
-
-  config.training.num_steps = 100_000
-  config.training.ema_decay = 0.9995
-  config.training.ema_warmup = True
-  config.training.keep_best = 1
-  config.evaluation.every = 5000
-  config.evaluation.num_batches = 79  # all 10,000 images
-  config.evaluation.metrics = ('elbo', 'iw')
-
-  config.sampling.checkpoint = 'best'
-
-  config.optimizer.learning_rate = 5e-4
-  config.optimizer.warmup_steps = 1000
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
-  config.optimizer.weight_decay = 0.01
   return base.with_argument(config, arg)

@@ -1,37 +1,27 @@
 r"""Latent diffusion on CIFAR-10 (Rombach et al. 2022), class-conditional.
 
-In the 8x8x4 latents of cifar10_autoencoder.py, with the U-Net of Ho et al. on
-two resolutions. Not trained here yet: not measured.
+The U-Net of Ho et al. on two resolutions, in the 8x8x4 latents of the run of
+cifar10_autoencoder.py, which is trained first (`:smoke` needs its smoke run).
+Not trained here yet: not measured.
 
-  python launch.py --config=configs/cifar10_autoencoder.py
   python launch.py --config=configs/cifar10_latent.py
   python launch.py --config=configs/cifar10_latent.py --mode=sample \
     --config.sampling.guidance_scale=1.5
-
-A trial on synthetic pictures, in the latents of another:
-
-  python launch.py --config=configs/cifar10_autoencoder.py:smoke
-  python launch.py --config=configs/cifar10_latent.py:smoke
 """
 
 from configs import base, cifar10
 
 
 def get_config(arg=''):
-  """Labels, a tenth of them hidden; sampled by DDIM of eta = 1."""
   config = cifar10.shared()
   config.latent.run = 'runs/cifar10_autoencoder'
   config.latent.shape = (8, 8, 4)
-
   config.network.multipliers = (1, 2)
   config.network.attention_resolutions = (8, 4)
   config.network.dropout = 0.1
-
   config.conditioning.labels = True
-  config.conditioning.label_dropout = 0.1
-
+  config.conditioning.dropout = 0.1
   config.training.num_steps = 400_000
-
   config.sampling.sampler = 'ddim'
   config.sampling.eta = 1.0
   config.sampling.num_steps = 250

@@ -1,44 +1,25 @@
-r"""A variational autoencoder of CIFAR-10, a latent vector: the plain VAE.
+r"""A variational autoencoder of CIFAR-10, whose latent is a vector of 256.
 
-The recipe of digits_vae.py, larger; no published one. Not trained here yet: not
-measured.
+A logistic for each channel of a pixel. The recipe of digits_vae.py, larger;
+none is published. Not trained here yet: not measured.
 
-  python -m diffusion_jax.data.prepare cifar10       # where there is a network
   python launch.py --config=configs/cifar10_vae.py
-  python launch.py --config=configs/cifar10_vae.py --mode=sample
-  python launch.py --config=configs/cifar10_vae.py --mode=evaluate \
-    --config.evaluation.metrics=elbo,iw
-  python launch.py --config=configs/cifar10_vae.py:smoke # synthetic pictures
+  python launch.py --config=configs/cifar10_vae.py --mode=evaluate
 """
 
-from configs import base, cifar10
+from configs import base, cifar10_autoencoder
 
 
 def get_config(arg=''):
-  """A latent vector of 256 numbers, a logistic for every channel of a pixel."""
-  config = cifar10.shared()
-  config.network.name = 'autoencoder'
+  config = cifar10_autoencoder.get_config()
   config.network.latent_dim = 256
+  config.network.channels = None
   config.network.multipliers = (1, 2, 4, 4)
-  config.network.attention_resolutions = (8,)
+  config.network.num_blocks = None
   config.network.dropout = 0.1
-
-  config.objective.name = 'vae'
+  config.objective.beta = None
   config.objective.kl_warmup = 5000
-
-  config.training.num_steps = 100_000
-  config.training.ema_decay = 0.9995
-  config.training.ema_warmup = True
   config.training.keep_best = 1
-  config.evaluation.every = 5000
-  config.evaluation.num_batches = 79  # all 10,000 images
   config.evaluation.metrics = ('elbo', 'iw')
-
   config.sampling.checkpoint = 'best'
-
-  config.optimizer.learning_rate = 5e-4
-  config.optimizer.warmup_steps = 1000
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
-  config.optimizer.weight_decay = 0.01
   return base.with_argument(config, arg)

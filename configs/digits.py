@@ -1,55 +1,50 @@
 r"""Class-conditional DDPM on the real digits that ship with scikit-learn.
 
-python launch.py --config=configs/digits.py
-python launch.py --config=configs/digits.py --mode=sample
-python launch.py --config=configs/digits.py:smoke      # seconds
-python launch.py --config=configs/digits.py --sweep_index=0   # of six
+T = 1000, linear beta, L_simple; a U-Net of 702,753 parameters. Measured on 2
+CPU cores: 2 min 51 s. A classifier that reads 99.4 % of the real test digits
+reads 98.4 % +- 0.6 of 500 samples as the requested class.
 
-Measured on 2 CPU cores: 2 min 51 s; a classifier that reads 99.4 % of the real
-test digits reads 98.4 % +- 0.6 of 500 samples as the class asked for.
+  python launch.py --config=configs/digits.py
+  python launch.py --config=configs/digits.py --mode=sample
+  python launch.py --config=configs/digits.py:smoke             # seconds
+  python launch.py --config=configs/digits.py --sweep_index=0   # of six
 """
 
 from configs import base
 
 
 def shared():
-  """The data and the training that experiments with the digits share."""
+  """The data, width and training that experiments with the digits share."""
   config = base.get_config()
   config.data.name = 'digits'
   config.data.image_shape = (8, 8, 1)
   config.data.num_classes = 10
   config.data.num_levels = 17
-
+  config.network.channels = 32
+  config.network.multipliers = (1, 2)
+  config.network.num_groups = 8
   config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup_steps = 100
   config.optimizer.decay = 'cosine'
   config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
-
+  config.training.num_steps = 3000
   config.training.batch_size = 64
   config.training.ema_decay = 0.999
   config.training.ema_warmup = True
+  config.training.evaluate_every = 500
   return config
 
 
 def get_config(arg=''):
-  """T = 1000, linear beta, L_simple; a U-Net of 702,753 parameters."""
   config = shared()
-  config.network.channels = 32
-  config.network.multipliers = (1, 2)
   config.network.num_blocks = 1
   config.network.attention_resolutions = (4,)
-  config.network.num_groups = 8
-
   config.conditioning.labels = True
-  config.conditioning.label_dropout = 0.1
-
+  config.conditioning.dropout = 0.1
+  config.optimizer.learning_rate = 4e-3
   config.training.num_steps = 2500
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
-  config.evaluation.every = 500
-
-  config.optimizer.learning_rate = 4e-3
-
   config.sampling.sampler = 'ddim'
   config.sampling.eta = 1.0
   config.sampling.num_steps = 100
@@ -57,10 +52,10 @@ def get_config(arg=''):
 
 
 def sweep():
-  """Rates around the one above, with and without dropping the class."""
-  for label_dropout in (0.1, 0.0):
+  """Three learning rates, with and without label dropout."""
+  for dropout in (0.1, 0.0):
     for learning_rate in (1e-3, 4e-3, 1.6e-2):
       yield {
         'optimizer.learning_rate': learning_rate,
-        'conditioning.label_dropout': label_dropout,
+        'conditioning.dropout': dropout,
       }

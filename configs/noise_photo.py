@@ -1,4 +1,6 @@
-r"""The homework: noise a photo step by step with an explicit list of alphas.
+r"""The homework: a photo is noised step by step with a list of alphas.
+
+The default is 500 alphas that descend along a line from 0.9998 to 0.96.
 
   python launch.py --config=configs/noise_photo.py --mode=noise
   python launch.py --config=configs/noise_photo.py --mode=noise \
@@ -10,7 +12,6 @@ from configs import base
 
 
 def get_config(arg=''):
-  """500 alphas that descend along a line from 0.9998 to 0.96."""
   config = base.get_config()
   config.schedule.name = 'rescaled_linear'
   config.schedule.num_steps = 500

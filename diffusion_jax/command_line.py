@@ -54,7 +54,10 @@ def main(_):
   ).partition(':')
   config, index = _CONFIG.value, _SWEEP_INDEX.value
   name = Path(path).stem + (f'-{argument}' if argument else '')
-  workdir = _WORKDIR.value or str(Path('runs') / name)
+  if argument and Path(argument, 'config.json').is_file():  # configs/run.py
+    workdir = _WORKDIR.value or argument
+  else:
+    workdir = _WORKDIR.value or str(Path('runs') / name)
   overrides = config_flags.get_override_values(flags.FLAGS['config'])
   for field, value in overrides.items():
     if value == ('',):  # `--config.sampling.labels=` is an empty tuple.
@@ -66,7 +69,7 @@ def main(_):
       workdir += f'-{index}'
     ranges.check(config)
     audit.rename_values(config)
-    audit.forget_unused(config, overrides)
+    audit.reset_unused(config, overrides)
     audit.audit(config)
     join(config)
     run_folder.check_overrides(_MODE.value, overrides, workdir)
@@ -90,10 +93,10 @@ def join(config):
   """Joins the other processes, if --multihost says that there are any."""
   where = _COORDINATOR.value, _NUM_HOSTS.value, _HOST.value
   if _MULTIHOST.value:
-    if _MODE.value in ('edit', 'noise'):
+    if _MODE.value in ('edit', 'noise', 'convert'):
       raise UserError(f'--mode={_MODE.value} is work for one process')
     processes.start(*where, config.training.heartbeat_timeout)
-    if _MODE.value != 'train':  # JAX took the signal, and nobody would look
+    if _MODE.value != 'train':  # JAX took the signal, and no code checks it
       signal.signal(signal.SIGTERM, signal.SIG_DFL)
   elif any(value is not None for value in where):
     raise UserError('--coordinator, --num_hosts and --host need --multihost')
@@ -111,7 +114,7 @@ def parse(argv: list[str]) -> list[str]:
     fail(brief(str(error)))
   except (AttributeError, KeyError) as error:  # a field that is not there
     name = re.sub(r"[\\']", '', str(error.args[0]).replace('\\n', '. '))
-    fail(f'no such config field: {name}')
+    fail(f'no such config field: {name}{new_name(name)}')
   except SyntaxError as error:
     fail(f'{error.filename}, line {error.lineno}: {error.msg}')
   except (TypeError, ValueError) as error:
@@ -119,6 +122,17 @@ def parse(argv: list[str]) -> list[str]:
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: values are given as --name=value')
   return rest
+
+
+def new_name(message):
+  """Returns '; conditioning.dropout now' for a renamed field, else ''."""
+  field = re.findall(r'\w+', message)[:1]
+  found = [
+    f'; {old} is {new} now'
+    for old, new in audit.RENAMED_FIELDS.items()
+    if [old.split('.')[1]] == field
+  ]
+  return ''.join(found)
 
 
 def find_config_file(argv):

@@ -62,7 +62,7 @@ def test_data_parallelism_sums_the_gradients_once():
   """One all-reduce: of each gradient, and a few numbers for the metrics."""
   # a table of classes is read twice: its gradient would be summed twice
   config = smoke(**{'training.mesh': (8, 1), 'conditioning.labels': False})
-  config.conditioning.label_dropout = 0.0
+  config.conditioning.dropout = 0.0
   step, like = collectives.compile_step(config)
   (one,) = collectives.find(step.as_text(), 8)
   assert (one.kind, one.group) == ('all-reduce', 8)

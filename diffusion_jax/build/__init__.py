@@ -1,8 +1,8 @@
-"""config -> plain objects and functions, by the names that others use.
+"""Builds plain objects and functions from a config.
 
 A config names constructors; `make` calls them with the fields of its section
-that are set. Every `build_...` takes the whole config. A value that no table
-knows, or that a constructor refuses, is one line that names the section.
+that are set. Every `build_...` takes the whole config. An unknown name, and
+what a constructor refuses, ends in one line that names the section.
 """
 
 from diffusion_jax.build.data import (
@@ -24,12 +24,8 @@ from diffusion_jax.build.network import (
   build_network,
   build_noise_input,
   init_params,
-  is_classifier,
-  label_dropout,
-  network_fn,
 )
 from diffusion_jax.build.objective import (
-  build_augment,
   build_objective,
   build_objective_state,
   build_times,
@@ -45,51 +41,10 @@ from diffusion_jax.build.optimizer import (
 from diffusion_jax.build.sampling import (
   build_levels,
   build_sampler,
-  build_walked_schedule,
+  build_sampling_schedule,
 )
 from diffusion_jax.build.schedule import (
   build_schedule,
   check_signal,
-  learns_schedule,
   num_steps,
 )
-from diffusion_jax.build.vae_models import is_vae
-
-__all__ = [
-  'abstract_params',
-  'build_augment',
-  'build_batches',
-  'build_decoder',
-  'build_denoiser',
-  'build_ema_decays',
-  'build_image_condition',
-  'build_learning_rate',
-  'build_levels',
-  'build_logits',
-  'build_mesh',
-  'build_network',
-  'build_noise_input',
-  'build_objective',
-  'build_objective_state',
-  'build_optimizer',
-  'build_sampler',
-  'build_schedule',
-  'build_self_conditioned',
-  'build_source',
-  'build_times',
-  'build_walked_schedule',
-  'build_weight',
-  'check_signal',
-  'ema_name',
-  'from_config',
-  'init_params',
-  'is_classifier',
-  'is_vae',
-  'label_dropout',
-  'learns_schedule',
-  'network_fn',
-  'num_steps',
-  'state_shape',
-  'text_length',
-  'words',
-]

@@ -4,6 +4,7 @@ A section's fields belong to constructors, which its choices name, or are read
 by the programs (DIRECT). What is set must be one or the other.
 """
 
+import copy
 import inspect
 from collections.abc import Callable, Collection
 from typing import Any
@@ -16,68 +17,40 @@ from diffusion_jax.errors import UserError
 
 # Fields that programs and builders read themselves.
 DIRECT = {
-  'data': (
-    'name',
-    'image_shape',
-    'num_classes',
-    'num_levels',
-    'random_flip',
-    'data_dir',
-    'num_threads',
-  ),
-  'schedule': ('name', 'num_steps'),
-  'network': ('name', 'learned_variance', 'matmul_precision'),
-  'conditioning': (
-    'noise_input',
-    'labels',
-    'text',
-    'text_length',
-    'label_dropout',
-    'self_conditioning',
-    'image',
-    'image_factor',
-  ),
-  'objective': ('name', 'parametrization', 'sigma_data', 'augment'),
-  'sampling': (
-    'sampler',
-    'num_steps',
-    'schedule',
-    'spacing',
-    'respacing',
-    'variance',
-    'corrector_steps',
-    'churn',
-    'guidance_scale',
-    'guidance_rescale',
-    'guidance_min',
-    'guidance_max',
-    'guidance_run',
-    'classifier',
-    'classifier_scale',
-    'clip',
-    'clip_before_classifier',
-    'dynamic_threshold',
-    'num_samples',
-    'batch_size',
-    'labels',
-    'prompt',
-    'ema',
-    'ema_decay',
-    'checkpoint',
-    'seed',
-    'trajectory',
-    'name',
-  ),
+  'data': """
+    name image_shape num_classes num_levels random_flip data_dir num_threads
+  """,
+  'schedule': 'name num_steps',
+  'network': 'name learned_variance matmul_precision',
+  'conditioning': """
+    noise_input labels text self_conditioning image
+  """,
+  'objective': 'name parametrization sigma_data augment',
+  'sampling': """
+    sampler num_steps schedule spacing respacing corrector_steps
+    churn guidance_scale guidance_rescale guidance_min guidance_max
+    guidance_run classifier classifier_scale clip clip_before_classifier
+    dynamic_threshold num_samples batch_size labels prompt ema ema_decay
+    checkpoint seed trajectory name
+  """,
 }
+DIRECT = {section: fields.split() for section, fields in DIRECT.items()}
 
-# Choices within a section: the parameters that stand for them in a constructor,
-# and the value of configs/base.py, which says nothing.
+# Choices within a section, and fields of no constructor: the parameters, or the
+# fields and values of the section, of which one must be there for the field to
+# have an effect; and the value of configs/base.py, which has none.
 PARTS = {
+  'conditioning': {
+    'dropout': (('labels', 'text', 'image'), 0.0),
+    'text_length': (('text',), 64),
+    'image_factor': (('superres',), 2),
+  },
   'objective': {
     'times': (('times', 'loss_aware'), 'steps'),
     'weight': (('weight',), 'snr'),
     'decoder': (('log_likelihood',), 'logistic'),
-  }
+  },
+  'sampling': {'variance': (('variance',), 'fixed_small')},
 }
 
 # Fields on which it depends what others are taken.
@@ -86,7 +59,9 @@ CHOICES = (
   'schedule.name',
   'schedule.alphas',
   'network.name',
+  'conditioning.labels',
   'conditioning.text',
+  'conditioning.image',
   'conditioning.noise_input',
   'objective.name',
   'objective.times',
@@ -97,17 +72,39 @@ CHOICES = (
 )
 
 
-# Values that have another name now: those of stored runs are read.
-RENAMED = {'objective.name': {'ddpm': 'denoising'}}
+# Names of former versions, which stored runs have: of fields, and of values.
+RENAMED_FIELDS = {
+  'conditioning.label_dropout': 'conditioning.dropout',
+  'evaluation.every': 'training.evaluate_every',
+  'evaluation.num_batches': 'training.evaluate_batches',
+}
+RENAMED_VALUES = {
+  'objective.name': {'ddpm': 'denoising'},
+  'conditioning.image': {'inpainting': 'inpaint', 'gray': 'colorize'},
+  'edit.task': {'colour': 'colorize'},
+}
+
+
+def rename_fields(stored: Any) -> Any:
+  """Returns a stored config with the fields and values as they are called now.
+
+  stored: {section: {field: value}, ...}, of which sections may be missing.
+  """
+  found = copy.deepcopy(stored)
+  for old, new in RENAMED_FIELDS.items():
+    (section, field), (new_section, new_field) = old.split('.'), new.split('.')
+    if field in found.get(section, {}) and new_section in found:
+      found[new_section][new_field] = found[section].pop(field)
+  rename_values(found)
+  return found
 
 
 def rename_values(config: Any) -> None:
   """Replaces values of former versions by the names that they have now."""
-  for field, names in RENAMED.items():
+  for field, names in RENAMED_VALUES.items():
     section, name = field.split('.')
-    config[section][name] = names.get(
-      config[section][name], config[section][name]
-    )
+    if section in config and config[section].get(name) in names:
+      config[section][name] = names[config[section][name]]
 
 
 def audit(config: Any) -> None:
@@ -115,15 +112,22 @@ def audit(config: Any) -> None:
   for section in DIRECT:
     unused = _unused(config, section)
     if unused:
-      chosen, *_ = constructors(config, section)
-      known = [n for n in _taken(config, section) if n in config[section]]
-      raise UserError(
-        f'config.{section}: {chosen} takes no {", ".join(unused)}; it takes '
-        f'{", ".join(known) or "none of these fields"}'
-      )
+      raise UserError(f'config.{section}: {_explain(config, section, unused)}')
 
 
-def forget_unused(config: Any, overrides: Collection[str]) -> None:
+def _explain(config, section, unused):
+  chosen, *_ = constructors(config, section)
+  if section == 'conditioning' and unused[0] in PARTS[section]:
+    needed, _ = PARTS[section][unused[0]]
+    return f'{unused[0]} has no effect without {", ".join(needed)}'
+  known = [n for n in _taken(config, section) if n in config[section]]
+  return (
+    f'{chosen} takes no {", ".join(unused)}; it takes '
+    f'{", ".join(known) or "none of these fields"}'
+  )
+
+
+def reset_unused(config: Any, overrides: Collection[str]) -> None:
   """Resets what a config file set for a choice that `overrides` changed.
 
   overrides: the fields given on the command line, 'section.field', which are
@@ -261,8 +265,11 @@ def _unused(config, section):
     and name not in DIRECT[section]
     and name not in parts
   ]
-  root = parameters(next(iter(constructors(config, section).values())))
-  for name, (stand_for, default) in parts.items():
-    if fields[name] != default and not set(stand_for) & set(root):
+  root = next(iter(constructors(config, section).values()))
+  there = {*parameters(root)} | {n for n in fields if fields[n] is True}
+  if section == 'conditioning' and fields.image:
+    there |= {'image', fields.image}
+  for name, (needed, default) in parts.items():
+    if fields[name] != default and not set(needed) & there:
       unused.append(name)
   return unused

@@ -1,4 +1,4 @@
-"""config.sampling -> a guided denoiser."""
+"""Builds the guided denoiser of config.sampling."""
 
 import functools
 from typing import Any, NamedTuple
@@ -19,8 +19,8 @@ from diffusion_jax.build.schedule import (
 from diffusion_jax.training.classifier import label_log_prob
 
 
-class Guide(NamedTuple):
-  """Another run: its config, and its averaged parameters."""
+class GuidingRun(NamedTuple):
+  """A run that guides: its config and its averaged parameters."""
 
   config: Any
   params: Any
@@ -28,7 +28,7 @@ class Guide(NamedTuple):
 
 def of_network(config, params, cond, make: Any = dj.make_denoiser):
   """Returns `make` of the run's network, with the entries of cond it takes."""
-  knows = {
+  takes = {
     'label': config.conditioning.labels,
     'text': config.conditioning.text,
     'text_mask': config.conditioning.text,
@@ -39,21 +39,21 @@ def of_network(config, params, cond, make: Any = dj.make_denoiser):
     params['network'],
     parametrization=config.objective.parametrization,
     noise_input=build_noise_input(config),
-    cond={name: x for name, x in cond.items() if knows.get(name, True)},
+    cond={name: x for name, x in cond.items() if takes.get(name, True)},
     learned_variance=config.network.learned_variance,
     sigma_data=config.objective.sigma_data,
   )
 
 
-def by_class(config, params, cond, guides):
-  """The denoiser of the config's network, guided without a classifier."""
+def by_class(config, params, cond, guiding):
+  """Returns the denoiser of the network, guided without a classifier."""
   c = config.sampling
   denoise = of_network(config, params, cond)
   if c.guidance_scale != 1.0:
     high = float('inf') if c.guidance_max is None else c.guidance_max
     interval = c.guidance_min, high
     denoise = dj.classifier_free(
-      _pair(config, params, cond, guides.get('guidance_run'), denoise),
+      _pair(config, params, cond, guiding.get('guidance_run'), denoise),
       c.guidance_scale,
       c.guidance_rescale,
       interval,
@@ -61,17 +61,16 @@ def by_class(config, params, cond, guides):
   return denoise
 
 
-def by_classifier(config, cond, guides):
-  """Denoiser -> one guided by the run's classifier; None without such.
+def by_classifier(config, cond, guiding):
+  """Returns denoiser -> denoiser guided by a classifier; None without one.
 
-  cond['label'] is what it is asked for, whether or not the network knows
-  labels.
+  It guides towards cond['label'], whether or not the network takes labels.
   """
-  if 'classifier' not in guides:
+  if 'classifier' not in guiding:
     return None
   return functools.partial(
     dj.classifier_guided,
-    log_prob_fn=_log_prob(config, guides['classifier'], cond['label']),
+    log_prob_fn=_log_prob(config, guiding['classifier'], cond['label']),
     scale=config.sampling.classifier_scale,
   )
 
@@ -84,7 +83,7 @@ def _pair(config, params, cond, guide: Any, denoise):
 
 
 def build_logits(config, params):
-  """The config's classifier: (x_t, level) -> logits [B, num_classes]."""
+  """Returns the classifier, (x_t, level) -> logits [B, num_classes]."""
   return functools.partial(
     dj.network_output,
     network_fn(config, build_network(config)),
@@ -113,23 +112,24 @@ def _at_levels_of(config, guide, function: Any) -> Any:
   return dj.at_training_levels(function, schedule)
 
 
-def build_denoiser(config, params, cond, change=None, guides=None):
-  """The denoiser of the config's network; params: {'network': ...}.
+def build_denoiser(config, params, cond, after_guidance=None, guiding=None):
+  """Returns the denoiser of the network; params: {'network': ...}.
 
-  Guided as config.sampling says where its guides are given
-  (`guides.find_guides`); without, as the network is. change: denoiser ->
-  denoiser, made after guidance and before x0 is clipped; with
+  guiding: {field of config.sampling: GuidingRun}, as of
+  `runs.guidance_runs.find_guiding_runs`; the denoiser is guided as
+  config.sampling says. None: it is not guided. after_guidance: denoiser ->
+  denoiser, applied after guidance and before x0 is clipped; with
   sampling.clip_before_classifier x0 is clipped before a classifier guides.
   """
-  if guides is None:
+  if guiding is None:
     denoise = of_network(config, params, cond)
-    return _applied(denoise, change, _bound_of_x0(config, 0.0))
-  denoise = by_class(config, params, cond, guides)
-  classifier = by_classifier(config, cond, guides)
+    return _applied(denoise, after_guidance, _bound_of_x0(config, 0.0))
+  denoise = by_class(config, params, cond, guiding)
+  classifier = by_classifier(config, cond, guiding)
   bound = _bound_of_x0(config, config.sampling.dynamic_threshold)
   if config.sampling.clip_before_classifier:
-    return _applied(denoise, change, bound, classifier)
-  return _applied(denoise, classifier, change, bound)
+    return _applied(denoise, after_guidance, bound, classifier)
+  return _applied(denoise, classifier, after_guidance, bound)
 
 
 def _applied(denoise, *functions):
@@ -150,15 +150,18 @@ def _bound_of_x0(config, quantile):
   return thresholded
 
 
-def build_self_conditioned(config, params, cond, change=None, guides=None):
-  """x0 of the step before -> the denoiser that is told of it."""
+def build_self_conditioned(config, params, cond, **options):
+  """Returns x0 of the step before -> the denoiser conditioned on it.
 
-  def given(x0):
+  options: as of `build_denoiser`.
+  """
+
+  def of_estimate(x0):
     # as in training, whatever sampling.clip says
     cond_and_x0 = cond | {'x0': jnp.clip(x0, -1.0, 1.0)}
-    return build_denoiser(config, params, cond_and_x0, change, guides)
+    return build_denoiser(config, params, cond_and_x0, **options)
 
-  return given
+  return of_estimate
 
 
 # The constructors of config.evaluation.decoder.
@@ -176,6 +179,6 @@ DECODERS = {
 
 
 def build_decoder(config):
-  """config.evaluation.decoder -> (x0, LastStep) -> [B]."""
+  """Returns (x0, LastStep) -> -log p(x_0 | z), [B], of evaluation.decoder."""
   facts = {'num_levels': lambda: config.data.num_levels}
   return make(DECODERS, config.evaluation, 'evaluation.decoder', facts)

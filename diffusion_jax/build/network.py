@@ -1,4 +1,4 @@
-"""config -> network, and the parameters of a run."""
+"""Builds the network, and the parameters of a run."""
 
 import functools
 from typing import Any
@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 import diffusion_jax as dj
-from diffusion_jax.build import vae_models
 from diffusion_jax.build.facts import state_shape
 from diffusion_jax.build.make import (
+  check_taken,
   choose,
   construct,
   extended,
@@ -17,7 +17,6 @@ from diffusion_jax.build.make import (
   from_config,
   make,
   matmul_precision,
-  parameters,
   renamed,
 )
 from diffusion_jax.build.schedule import (
@@ -30,43 +29,32 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
-from diffusion_jax.networks.embeddings import SINUSOIDS
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
-from diffusion_jax.networks.layers import (
-  INITIALIZERS,
-  MIDDLE,
-  PADDINGS,
-  QKV,
-)
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
-from diffusion_jax.training import conditions
+from diffusion_jax.training import conditions, vae
 from diffusion_jax.training.augmentation import NUM_LABELS
 
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
-
-def label_dropout(config):
-  """Probability that training hides what is told; 0 without that."""
+def condition_dropout(config):
+  """Returns the probability of no condition in training; 0 for no condition."""
   c = config.conditioning
-  return c.label_dropout if c.labels or c.text or c.image else 0.0
+  return c.dropout if c.labels or c.text or c.image else 0.0
 
 
 def build_image_condition(config):
-  """config.conditioning.image -> (key, x0) -> cond['image']; None for ''."""
+  """Returns (key, x0) -> cond['image'], or None for conditioning.image=''."""
   c = config.conditioning
   if not c.image:
     return None
   with from_config('conditioning'):
     make = conditions.image_condition(c.image, c.image_factor)
-    x0 = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
-    jax.eval_shape(make, abstract_key(), x0)  # refuses at once
+    _condition_channels(config, make)  # refuses at once
   return make
 
 
-def told_channels(config):
-  """Channels of cond['image']; 0 where there is none."""
-  make = build_image_condition(config)
+def _condition_channels(config, make):
+  # the channels of cond['image']; 0 where there is none
   if make is None:
     return 0
   x0 = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
@@ -114,18 +102,9 @@ NETWORKS = {
 # Those that read a text.
 TEXT_NETWORKS = {'unet': functools.partial(_unet, text_width=64)}
 
-# The values of fields of the networks above that are names.
-NAMES = {
-  'noise_embedding': (*SINUSOIDS, 'fourier'),
-  'downsample_padding': tuple(PADDINGS),
-  'qkv': QKV,
-  'initializer': INITIALIZERS,
-  'middle_attention': MIDDLE,
-}
-
 
 def network_constructor(config) -> Any:
-  """config.network -> the constructor of the network."""
+  """Returns the constructor of the network."""
   name = config.network.name
   known = choose(NETWORKS, 'network', 'name', name)
   if not config.conditioning.text:
@@ -133,36 +112,41 @@ def network_constructor(config) -> Any:
   return TEXT_NETWORKS.get(name, known)
 
 
+def is_vae(config):
+  """Returns whether the objective is that of a VAE, without noise levels."""
+  return config.objective.name in ('vae', 'hvae')
+
+
 def _out_channels(config):
-  if vae_models.is_vae(config):
-    return vae_models.out_channels(config)
+  if is_vae(config):  # numbers that the decoder gives a pixel
+    known, decoder = vae.DECODERS, config.objective.decoder
+    count, *_ = choose(known, 'objective', 'decoder', decoder)
+    return count * config.data.image_shape[-1]
   channels = state_shape(config)[-1]
   return channels * (2 if config.network.learned_variance else 1)
 
 
 def network_facts(config):
-  """What a network may take that is no field of config.network."""
-  classes = config.data.num_classes
-  given = classes if config.conditioning.labels else 0
+  """Returns functions of what a network may take beside its own fields."""
+  is_classifier = config.objective.name == 'classifier'  # which finds a class
+  has_classes = is_classifier or config.conditioning.labels
   facts = {
     'image_size': lambda: tuple(config.data.image_shape[:2]),
     'state_shape': lambda: state_shape(config),
     'out_channels': lambda: _out_channels(config),
     'noise_input': lambda: config.conditioning.noise_input,
-    # of a classifier, what it is to find
-    'num_classes': lambda: classes if is_classifier(config) else given,
-    'null_class': lambda: label_dropout(config) > 0.0,
+    'num_classes': lambda: config.data.num_classes if has_classes else 0,
+    'null_class': lambda: condition_dropout(config) > 0.0,
     'self_conditioning': lambda: config.conditioning.self_conditioning,
-    'image_channels': lambda: told_channels(config),
+    'image_channels': lambda: _condition_channels(
+      config, build_image_condition(config)
+    ),
     'augment_dim': lambda: NUM_LABELS if config.objective.augment else 0,
   }
-  ends = ('gamma_min', 'gamma_max')
-  ends = {name: config.schedule[name] for name in ends}
-  return facts | {
-    name: functools.partial(lambda end: end, end)
-    for name, end in ends.items()
-    if end is not None
-  }
+  for name in ('gamma_min', 'gamma_max'):
+    if config.schedule[name] is not None:
+      facts[name] = functools.partial(config.schedule.get, name)
+  return facts
 
 
 # Fields of other sections, and the parameter that a network needs for them.
@@ -176,52 +160,34 @@ NEEDED = {
 }
 
 
-def _check_needed(config, takes):
-  for field, parameter in NEEDED.items():
-    section, name = field.split('.')
-    if config[section][name] and parameter not in takes:
-      known = NETWORKS | TEXT_NETWORKS
-      able = [n for n, k in known.items() if parameter in parameters(k)]
-      raise UserError(
-        f'config.{field} needs network.name={" or ".join(able)}: '
-        f'{config.network.name!r} takes no {parameter}'
-      )
-
-
-def is_classifier(config):
-  """Whether the config is that of a classifier, which makes no images."""
-  return config.objective.name == 'classifier'
-
-
 def build_network(config):
-  """config.network -> Flax module."""
-  c = config.network
+  """Builds the Flax module of config.network."""
   matmul_precision(config)  # refuses at once
-  vae_models.check(config)
   constructor = network_constructor(config)
-  takes = parameters(constructor)
-  if not vae_models.is_vae(config):
-    _check_needed(config, takes)
-  _check_classifier(config)
+  check_taken(config, NEEDED, NETWORKS | TEXT_NETWORKS, 'network.name')
+  _check_pair(config)
   facts = network_facts(config)
-  if c.dtype is not None:
-    dtype = choose(DTYPES, 'network', 'dtype', c.dtype)
-    facts['dtype'] = lambda: dtype
-  if c.name in NETWORKS:
-    for field, known in NAMES.items():
-      if c[field] is not None and field in takes:
-        choose(known, 'network', field, c[field])
-  return construct(constructor, c, 'network', facts)
+  return construct(constructor, config.network, 'network', facts)
 
 
-def _check_classifier(config):
-  name = config.network.name
-  if name in NETWORKS and is_classifier(config) != (name == 'classifier'):
+# Objectives with a network of their own.
+PAIRS = {
+  'classifier': 'classifier',
+  'vae': 'autoencoder',
+  'hvae': 'hierarchical',
+}
+
+
+def _check_pair(config):
+  objective, network = config.objective.name, config.network.name
+  special = objective in PAIRS or network in PAIRS.values()
+  if special and network in NETWORKS and PAIRS.get(objective) != network:
+    pairs = ', '.join(f'{o} with {n}' for o, n in PAIRS.items())
     raise UserError(
-      f'config.network.name={name!r} with objective.name='
-      f'{config.objective.name!r}: a classifier has both, others neither'
+      f'config.objective.name={objective!r} with network.name={network!r}: of '
+      f'these take {pairs}'
     )
-  if is_classifier(config) and config.conditioning.labels:
+  if objective == 'classifier' and config.conditioning.labels:
     raise UserError(
       'config.network: a classifier is to find the label: set '
       'conditioning.labels=False'
@@ -229,17 +195,17 @@ def _check_classifier(config):
 
 
 def check_heights(config):
-  """UserError for attention at a height that no feature map has.
+  """Raises UserError for attention at a height that no feature map has.
 
-  For training: runs that were trained so are what they are.
+  New trainings alone are checked: older runs with such heights are still read.
   """
-  asked, height = config.network.attention_resolutions, state_shape(config)[0]
+  chosen, height = config.network.attention_resolutions, state_shape(config)[0]
   name = config.network.name
-  if not asked or name not in NETWORKS:
+  if not chosen or name not in NETWORKS:
     return
   levels = len(getattr(build_network(config), 'multipliers', (1,)))
   heights = [height // 2**level for level in range(levels)]
-  absent = [h for h in asked if h not in heights]
+  absent = [h for h in chosen if h not in heights]
   if absent:
     raise UserError(
       f'config.network.attention_resolutions: no feature map is {absent[0]} '
@@ -249,7 +215,7 @@ def check_heights(config):
 
 
 def network_fn(config, network):
-  """Flax module -> network_fn(params, x, noise, cond, *, key=None).
+  """Returns network_fn(params, x, noise, cond, *, key=None) of a Flax module.
 
   It computes with config.network.matmul_precision.
   """
@@ -265,15 +231,15 @@ def network_fn(config, network):
 
 
 def init_params(network, config):
-  """key -> {'network': params} and, where it is learned, 'schedule'.
+  """Returns key -> {'network': params}, and 'schedule' for a learned one.
 
-  To be jitted, or for jax.eval_shape.
+  The function can be jitted and given to jax.eval_shape.
   """
 
   def init(key):
     key, gamma_key = jax.random.split(key)
     x = jnp.zeros((1, *state_shape(config)))
-    if vae_models.is_vae(config):
+    if is_vae(config):
       return {'network': network.init(key, x)['params']}
     label = {'label': jnp.zeros(1, jnp.int32)}
     cond = label if config.conditioning.labels else {}
@@ -289,7 +255,7 @@ def init_params(network, config):
 
 
 def abstract_params(config):
-  """Shapes of the parameters that the config's network has."""
+  """Returns the shapes of the parameters of the run."""
   with from_config('network'):
     init = init_params(build_network(config), config)
     return jax.eval_shape(init, abstract_key())
@@ -307,7 +273,7 @@ NOISE_INPUTS = {
 
 
 def build_noise_input(config):
-  """config.conditioning.noise_input -> NoiseLevel -> [B]."""
+  """Returns NoiseLevel -> [B], what the network sees of a level."""
   facts = {'num_steps': lambda: num_steps(config)}
   return make(
     NOISE_INPUTS, config.conditioning, 'conditioning.noise_input', facts

@@ -1,10 +1,11 @@
-"""config.objective -> the objective of a training, and its first state."""
+"""Builds the objective of a training, and its first state."""
 
 import functools
 
 import diffusion_jax as dj
 from diffusion_jax.build import vae_models
 from diffusion_jax.build.make import (
+  check_taken,
   choose,
   construct,
   fixed,
@@ -17,7 +18,8 @@ from diffusion_jax.build.network import (
   build_image_condition,
   build_network,
   build_noise_input,
-  label_dropout,
+  condition_dropout,
+  is_vae,
   network_fn,
 )
 from diffusion_jax.build.schedule import (
@@ -26,7 +28,6 @@ from diffusion_jax.build.schedule import (
   learns_schedule,
   num_steps,
 )
-from diffusion_jax.build.vae_models import is_vae
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import (
@@ -77,23 +78,23 @@ OBJECTIVES = {
   'vdm': functools.partial(objectives.vdm, num_steps=0),  # 0: continuous
   'classifier': classifier.classifier,
   'vae': vae.vae,
-  'hvae': fixed(vae.hvae, num_latents=None),
+  'hvae': vae.hvae,
 }
 
 
 def build_times(config):
-  """config.objective.times -> (key, batch_size, schedule) -> levels."""
+  """Returns (key, batch_size, schedule) -> levels."""
   facts = {'schedule_steps': lambda: num_steps(config)}
   return make(TIMES, config.objective, 'objective.times', facts)
 
 
 def build_weight(config):
-  """config.objective.weight -> NoiseLevel -> weight of the error in x0."""
+  """Returns NoiseLevel -> weight of the error in x0."""
   return make(WEIGHTS, config.objective, 'objective.weight')
 
 
 def build_augment(config):
-  """config.objective.augment -> (key, x0) -> (x0, labels); None for 0."""
+  """Returns (key, x0) -> (x0, labels), or None for objective.augment=0."""
   probability = config.objective.augment
   if not probability:
     return None
@@ -102,6 +103,10 @@ def build_augment(config):
 
 def _objective_facts(config, network, test):
   c = config.objective
+
+  def of_vae(name):
+    return lambda: getattr(vae_models.build_model(config, network), name)
+
   return {
     'network_fn': lambda: network_fn(config, network),
     'schedule': lambda: build_schedule(config),
@@ -116,7 +121,7 @@ def _objective_facts(config, network, test):
     'sigma_data': lambda: c.sigma_data,
     'condition': lambda: conditions.make_condition(
       config.conditioning.labels,
-      label_dropout(config),
+      condition_dropout(config),
       build_image_condition(config),
       config.conditioning.text,
     ),
@@ -127,6 +132,10 @@ def _objective_facts(config, network, test):
     'augment': lambda: build_augment(config),
     'self_conditioning': lambda: config.conditioning.self_conditioning,
     'estimate_probability': lambda: 1.0 if test else 0.5,
+    'num_latents': of_vae('num_latents'),
+    'encode': of_vae('encode'),
+    'decode': of_vae('decode'),
+    'log_likelihood': of_vae('log_likelihood'),
   }
 
 
@@ -137,17 +146,9 @@ NEEDED = {
 }
 
 
-def _check(config, takes):
+def _check(config):
   c = config.objective
-  for field, parameter in NEEDED.items():
-    section, name = field.split('.')
-    value = config[section][name]
-    if value and parameter not in takes:
-      able = [n for n, k in OBJECTIVES.items() if parameter in parameters(k)]
-      raise UserError(
-        f'config.{field}={value} needs objective.name={" or ".join(able)}, not '
-        f'{c.name!r}'
-      )
+  check_taken(config, NEEDED, OBJECTIVES, 'objective.name')
   if c.augment and config.conditioning.image:
     raise UserError(
       'config.objective.augment changes the images, conditioning.image would '
@@ -158,6 +159,8 @@ def _check(config, takes):
       f'config.objective.name={c.name!r} needs '
       '--config.network.learned_variance=True'
     )
+  if is_vae(config):
+    _check_vae(config)
   if c.name != 'vdm':
     return
   if not learns_schedule(config):
@@ -167,8 +170,23 @@ def _check(config, takes):
     raise UserError('config.network.learned_variance: vdm has no use for it')
 
 
+def _check_vae(config):
+  c = config.objective
+  if c.decoder == 'bernoulli' and config.data.num_levels != 2:
+    raise UserError(
+      'config.objective.decoder=bernoulli has 2 grey levels, not '
+      f'{config.data.num_levels}: take objective.decoder=logistic, or '
+      'data.num_levels=2, which makes every pixel black or white'
+    )
+  if c.free_bits and config.training.accumulate > 1:
+    raise UserError(
+      'config.objective.free_bits are of a whole batch: set '
+      'training.accumulate=1'
+    )
+
+
 def check_ends(name, schedule):
-  """ValueError where the bound of VDM has no value: SNR = inf or 0."""
+  """Raises ValueError where VDM's bound has no value: SNR = inf or 0."""
   if schedule(0.0).sigma == 0.0 or schedule(1.0).alpha == 0.0:
     raise ValueError(
       f'{name!r} begins without noise or ends without signal; the objective '
@@ -179,30 +197,30 @@ def check_ends(name, schedule):
 def build_objective(config, test=False):
   """Returns the `training.objectives.Objective` of config.objective.
 
-  test: the conditional loss, without dropout in the network, label dropout and
-  augmentation, and with self-conditioning's first estimate of every image; of a
-  VAE the plain bound.
+  test: the conditional loss, without dropout in the network or of conditions,
+  without augmentation, and with self-conditioning's first estimate of every
+  image; of a VAE the plain bound.
   """
   c = config.objective
   constructor = choose(OBJECTIVES, 'objective', 'name', c.name)
   takes = parameters(constructor)
-  _check(config, takes)
+  _check(config)
   network = build_network(config)
   if test:
     if hasattr(network, 'dropout'):
       network = network.clone(dropout=0.0)
     config = config.copy_and_resolve_references()
-    config.objective.augment = config.conditioning.label_dropout = 0.0
-  if is_vae(config):
-    return vae_models.build_objective(config, network, test)
+    config.objective.augment = config.conditioning.dropout = 0.0
+    for field in ('beta', 'free_bits', 'kl_warmup'):
+      config.objective[field] = None
   if 'noise_input' in takes and c.name != 'classifier':
     check_signal(config)
   facts = _objective_facts(config, network, test)
-  return construct(constructor, c, 'objective', facts)
+  return construct(constructor, config.objective, 'objective', facts)
 
 
 def build_objective_state(config):
-  """What the objective remembers before the first step; () if nothing."""
+  """Returns the first state of the objective, () for one without a state."""
   c = config.objective
   if c.name in ('hybrid', 'vlb') and c.times == 'loss_aware':
     return loss_aware.init_loss_history(num_steps(config))

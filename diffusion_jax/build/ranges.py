@@ -1,4 +1,4 @@
-"""What every number and every name in a config may be, in one table.
+"""Checks that every number and every name in a config is in its range.
 
 `check` needs no jax and no data, so launch.py calls it first. What depends on
 several fields is checked where these are built into one thing.
@@ -10,149 +10,102 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.errors import UserError
 
-_FINITE = '(-inf, inf)'
-_SEED = '[0, 4294967295]'  # 32 bits: what grain takes
-
 # Intervals as in mathematics: a square bracket includes the end. Each applies
 # to all elements of a tuple; None, where a field may be None, is no number.
-# Only the two fields whose interval includes inf may be infinite.
+# Pixels are stored in 8 bits; float32 resolves no Fourier feature of [-1, 1]
+# above 2^24; grain takes seeds of 32 bits; an optimizer.eps of 0 would make
+# 0 / 0 of a gradient of 0; a guidance_scale below 0 guides away from the class.
+# Only the two fields whose interval includes inf, which is sigma / alpha at
+# zero terminal SNR, may be infinite.
+_BY_INTERVAL = {
+  '[1, inf)': """
+    data.image_shape data.num_pictures data.photo_shrink latent.shape
+    schedule.num_steps network.channels network.num_blocks
+    network.attention_resolutions network.num_groups network.stem_channels
+    network.num_heads network.head_channels network.text_width
+    network.decoder_blocks
+    network.text_heads network.latent_channels network.num_latents
+    conditioning.text_length conditioning.image_factor training.num_steps
+    training.batch_size training.accumulate training.keep_checkpoints
+    training.heartbeat_timeout training.evaluate_batches evaluation.batch_size
+    evaluation.num_samples evaluation.num_probes sampling.num_steps
+    sampling.langevin_steps sampling.num_samples sampling.batch_size
+    edit.num_samples edit.num_resamples edit.jump edit.iterations edit.factor
+    edit.repeats
+  """,
+  '[0, inf)': """
+    data.num_classes data.num_threads schedule.beta_min network.text_layers
+    network.latent_dim objective.num_steps objective.vlb_weight objective.beta
+    objective.free_bits objective.kl_warmup optimizer.warmup_steps
+    optimizer.decay_steps optimizer.clip_norm optimizer.weight_decay
+    training.ema_rampup training.log_every training.sample_every
+    training.checkpoint_every training.keep_every training.keep_best
+    training.skip_nonfinite training.evaluate_every evaluation.num_images
+    evaluation.num_steps evaluation.random_steps sampling.eta
+    sampling.corrector_steps sampling.churn sampling.churn_min
+    sampling.churn_noise sampling.guidance_min sampling.labels edit.label
+    edit.scale
+  """,
+  '(0, inf)': """
+    schedule.beta_max schedule.sigma_min schedule.sigma_max schedule.rho
+    schedule.sigmoid_tau schedule.shift latent.scale
+    network.multipliers network.norm_eps
+    conditioning.time_scale objective.min_snr_gamma objective.log_normal_std
+    objective.logit_normal_std objective.sigma_data optimizer.learning_rate
+    optimizer.eps training.ema_half_life sampling.langevin_step_size
+    sampling.corrector_snr
+  """,
+  '[0, 1)': """
+    data.test_fraction schedule.alphas network.dropout objective.t_min
+    optimizer.b1 optimizer.b2 training.ema_decay training.more_ema_decays
+    evaluation.t_min sampling.ema_decay
+  """,
+  '(-inf, inf)': """
+    schedule.logsnr_min schedule.logsnr_max schedule.sigmoid_start
+    schedule.sigmoid_end schedule.gamma_min schedule.gamma_max
+    objective.log_normal_mean objective.logit_normal_mean
+    network.log_variance_limits network.resample_filter
+    sampling.guidance_scale sampling.classifier_scale
+  """,
+  '[0, 1]': """
+    schedule.fraction conditioning.dropout objective.augment
+    sampling.guidance_rescale sampling.dynamic_threshold edit.strength
+  """,
+  '[2, inf)': """
+    noise.size noise.strip noise.frames noise.num_draws
+  """,
+  '[0, 4294967295]': """
+    seed evaluation.seed sampling.seed
+  """,
+  '(0, 1]': """
+    schedule.start schedule.end schedule.value
+  """,
+  '[0, inf]': """
+    sampling.churn_max sampling.guidance_max
+  """,
+  '[2, 256]': """
+    data.num_levels
+  """,
+  '[1, 2]': """
+    data.num_objects
+  """,
+  '[0, 24]': """
+    network.fourier
+  """,
+  '[-1, inf)': """
+    convert.label training.mesh
+  """,
+  '(0, 1)': """
+    evaluation.tolerance
+  """,
+  '[1, 3]': """
+    sampling.order
+  """,
+}
 RANGES = {
-  'seed': _SEED,
-  'data.image_shape': '[1, inf)',
-  'data.num_classes': '[0, inf)',
-  'data.num_levels': '[2, 256]',  # pixels are stored in 8 bits
-  'data.test_fraction': '[0, 1)',
-  'data.num_pictures': '[1, inf)',
-  'data.num_objects': '[1, 2]',
-  'data.photo_shrink': '[1, inf)',
-  'data.num_threads': '[0, inf)',
-  'latent.shape': '[1, inf)',
-  'latent.scale': '(0, inf)',
-  'schedule.num_steps': '[1, inf)',
-  'schedule.start': '(0, 1]',
-  'schedule.end': '(0, 1]',
-  'schedule.value': '(0, 1]',
-  'schedule.fraction': '[0, 1]',
-  'schedule.alphas': '[0, 1)',
-  'schedule.logsnr_min': _FINITE,
-  'schedule.logsnr_max': _FINITE,
-  'schedule.beta_min': '[0, inf)',
-  'schedule.beta_max': '(0, inf)',
-  'schedule.sigma_min': '(0, inf)',
-  'schedule.sigma_max': '(0, inf)',
-  'schedule.rho': '(0, inf)',
-  'schedule.sigmoid_start': _FINITE,
-  'schedule.sigmoid_end': _FINITE,
-  'schedule.sigmoid_tau': '(0, inf)',
-  'schedule.shift': '(0, inf)',
-  'schedule.gamma_min': _FINITE,
-  'schedule.gamma_max': _FINITE,
-  'network.channels': '[1, inf)',
-  'network.multipliers': '(0, inf)',
-  'network.num_blocks': '[1, inf)',
-  'network.attention_resolutions': '[1, inf)',
-  'network.dropout': '[0, 1)',
-  'network.num_groups': '[1, inf)',
-  'network.norm_eps': '(0, inf)',
-  'network.stem_channels': '[1, inf)',
-  'network.num_heads': '[1, inf)',
-  'network.head_channels': '[1, inf)',
-  'network.fourier': '[0, 24]',  # float32 knows no finer waves of [-1, 1]
-  'network.text_width': '[1, inf)',
-  'network.text_layers': '[0, inf)',
-  'network.text_heads': '[1, inf)',
-  'network.latent_dim': '[0, inf)',
-  'network.latent_channels': '[1, inf)',
-  'network.decoder_blocks': '[1, inf)',
-  'network.log_variance_limits': _FINITE,
-  'network.num_latents': '[1, inf)',
-  'conditioning.time_scale': '(0, inf)',
-  'conditioning.text_length': '[1, inf)',
-  'conditioning.label_dropout': '[0, 1]',
-  'conditioning.image_factor': '[1, inf)',
-  'objective.num_steps': '[0, inf)',
-  'objective.t_min': '[0, 1)',
-  'objective.vlb_weight': '[0, inf)',
-  'objective.min_snr_gamma': '(0, inf)',
-  'objective.log_normal_mean': _FINITE,
-  'objective.log_normal_std': '(0, inf)',
-  'objective.logit_normal_mean': _FINITE,
-  'objective.logit_normal_std': '(0, inf)',
-  'objective.sigma_data': '(0, inf)',
-  'objective.augment': '[0, 1]',
-  'objective.beta': '[0, inf)',
-  'objective.free_bits': '[0, inf)',
-  'objective.kl_warmup': '[0, inf)',
-  'optimizer.learning_rate': '(0, inf)',
-  'optimizer.warmup_steps': '[0, inf)',
-  'optimizer.decay_steps': '[0, inf)',
-  'optimizer.clip_norm': '[0, inf)',
-  'optimizer.b1': '[0, 1)',
-  'optimizer.b2': '[0, 1)',
-  'optimizer.eps': '(0, inf)',  # a gradient of 0 would give 0 / 0
-  'optimizer.weight_decay': '[0, inf)',
-  'training.num_steps': '[1, inf)',
-  'training.batch_size': '[1, inf)',
-  'training.accumulate': '[1, inf)',
-  'training.mesh': '[-1, inf)',
-  'training.ema_decay': '[0, 1)',
-  'training.more_ema_decays': '[0, 1)',
-  'training.ema_half_life': '(0, inf)',
-  'training.ema_rampup': '[0, inf)',
-  'training.log_every': '[0, inf)',
-  'training.sample_every': '[0, inf)',
-  'training.checkpoint_every': '[0, inf)',
-  'training.keep_checkpoints': '[1, inf)',
-  'training.keep_every': '[0, inf)',
-  'training.keep_best': '[0, inf)',
-  'training.heartbeat_timeout': '[1, inf)',
-  'training.skip_nonfinite': '[0, inf)',
-  'evaluation.every': '[0, inf)',
-  'evaluation.num_batches': '[1, inf)',
-  'evaluation.num_images': '[0, inf)',
-  'evaluation.batch_size': '[1, inf)',
-  'evaluation.num_steps': '[0, inf)',
-  'evaluation.random_steps': '[0, inf)',
-  'evaluation.tolerance': '(0, 1)',
-  'evaluation.t_min': '[0, 1)',
-  'evaluation.num_samples': '[1, inf)',
-  'evaluation.num_probes': '[1, inf)',
-  'evaluation.seed': _SEED,
-  'sampling.num_steps': '[1, inf)',
-  'sampling.eta': '[0, inf)',
-  'sampling.order': '[1, 3]',
-  'sampling.langevin_steps': '[1, inf)',
-  'sampling.langevin_step_size': '(0, inf)',
-  'sampling.corrector_steps': '[0, inf)',
-  'sampling.corrector_snr': '(0, inf)',
-  'sampling.churn': '[0, inf)',
-  'sampling.churn_min': '[0, inf)',
-  'sampling.churn_max': '[0, inf]',  # sigma / alpha at zero terminal SNR
-  'sampling.churn_noise': '[0, inf)',
-  'sampling.guidance_scale': _FINITE,  # below 0: away from the class
-  'sampling.guidance_rescale': '[0, 1]',
-  'sampling.guidance_min': '[0, inf)',
-  'sampling.guidance_max': '[0, inf]',  # as churn_max
-  'sampling.classifier_scale': _FINITE,
-  'sampling.dynamic_threshold': '[0, 1]',
-  'sampling.num_samples': '[1, inf)',
-  'sampling.batch_size': '[1, inf)',
-  'sampling.labels': '[0, inf)',
-  'sampling.ema_decay': '[0, 1)',
-  'sampling.seed': _SEED,
-  'edit.num_samples': '[1, inf)',
-  'edit.label': '[0, inf)',
-  'edit.num_resamples': '[1, inf)',
-  'edit.jump': '[1, inf)',
-  'edit.scale': '[0, inf)',
-  'edit.iterations': '[1, inf)',
-  'edit.factor': '[1, inf)',
-  'edit.strength': '[0, 1]',
-  'edit.repeats': '[1, inf)',
-  'noise.size': '[2, inf)',
-  'noise.strip': '[2, inf)',
-  'noise.frames': '[2, inf)',
-  'noise.num_draws': '[2, inf)',
+  field: interval
+  for interval, fields in _BY_INTERVAL.items()
+  for field in fields.split()
 }
 
 # Tuples: what their elements are, and how many there may be.
@@ -163,6 +116,7 @@ TUPLES = {
   'network.multipliers': (float, '[1, inf)'),
   'network.attention_resolutions': (int, '[0, inf)'),
   'network.fourier': (int, '[2, 2]'),
+  'network.resample_filter': (float, '[2, inf)'),
   'network.log_variance_limits': (float, '[2, 2]'),
   'training.mesh': (int, '[2, 2]'),
   'training.more_ema_decays': (float, '[0, inf)'),
@@ -174,7 +128,7 @@ NAMES = {'sampling.name': False, 'edit.name': False, 'evaluation.name': True}
 
 
 def check(config: ConfigDict) -> None:
-  """UserError for the first number or name that is not what it may be."""
+  """Raises UserError for the first number or name outside its range."""
   for field, interval in RANGES.items():
     value: Any = _read(config, field)
     if value is None:
@@ -195,7 +149,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_number(field, value, interval, kind=float):
-  """UserError unless value is a number of `kind` in the interval."""
+  """Raises UserError unless value is a number of `kind` in the interval."""
   numbers = int if kind is int else (int, float)
   if not isinstance(value, numbers) or isinstance(value, bool):
     what = 'an integer' if kind is int else 'a number'
@@ -205,7 +159,7 @@ def check_number(field, value, interval, kind=float):
 
 
 def contains(interval: str, value: float) -> bool:
-  """Whether a number is in an interval such as '[0, inf)'; nan is in none."""
+  """Returns whether value is in an interval such as '[0, inf)'; nan is not."""
   low, high = map(float, interval[1:-1].split(', '))
   above = value >= low if interval[0] == '[' else value > low
   below = value <= high if interval[-1] == ']' else value < high
@@ -213,7 +167,7 @@ def contains(interval: str, value: float) -> bool:
 
 
 def check_name(field, name, may_be_empty):
-  """UserError for a name that is no file name, or would leave its folder."""
+  """Raises UserError for a name that cannot be that of a file in a folder."""
   if not name and may_be_empty:
     return
   if (

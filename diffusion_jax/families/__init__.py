@@ -1,6 +1,6 @@
 """Families of models: each a tuple of the same functions, chosen here."""
 
-from diffusion_jax.build import vae_models
+from diffusion_jax.build.network import is_vae
 from diffusion_jax.families import classifier, diffusion, latent, vae
 from diffusion_jax.families.family import Family
 
@@ -9,7 +9,7 @@ def of(config) -> Family:
   """Returns the family of a config's models."""
   if config.objective.name == 'classifier':
     return classifier.FAMILY
-  if config.objective.name in vae_models.NAMES:
+  if is_vae(config):
     return vae.FAMILY
   return latent.FAMILY if config.latent.run else diffusion.FAMILY
 

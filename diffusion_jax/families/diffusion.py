@@ -21,19 +21,17 @@ from diffusion_jax.training.sharding import replicate
 def levels_and_sampler(config, params):
   """Returns (trained schedule, levels [N+1], sampler) of config.sampling."""
   trained = build.build_schedule(config, params)  # it may be learned
-  visited = build.build_walked_schedule(config, trained)
+  visited = build.build_sampling_schedule(config, trained)
   sampler = build.build_sampler(config, visited)
   if config.conditioning.self_conditioning:
     sampler = dj.self_conditioned(sampler)
   return trained, build.build_levels(config, visited), sampler
 
 
-def build_denoise(
-  config, params, cond, trained, change=None, guides=None
-) -> Any:
+def build_denoise(config, params, cond, trained, **options) -> Any:
   """Returns the denoiser that the sampler of `levels_and_sampler` is given.
 
-  trained: the schedule of the training; others as in `build.build_denoiser`.
+  trained: the schedule of the training; options: as of `build.build_denoiser`.
   """
 
   def at_trained_levels(denoise):
@@ -41,23 +39,23 @@ def build_denoise(
       return denoise
     return dj.at_training_levels(denoise, trained)
 
+  arguments = config, params, cond
   if not config.conditioning.self_conditioning:
-    return at_trained_levels(
-      build.build_denoiser(config, params, cond, change, guides)
-    )
-  of_x0 = build.build_self_conditioned(config, params, cond, change, guides)
+    return at_trained_levels(build.build_denoiser(*arguments, **options))
+  of_x0 = build.build_self_conditioned(*arguments, **options)
   return lambda x0: at_trained_levels(of_x0(x0))
 
 
-def from_noise(config, params, guides, keys, cond, change=None, wrap=None):
+def from_noise(config, params, guiding, keys, cond, wrap=None, **options):
   """Returns samples [B, ...], or with sampling.trajectory [N + 1, B, ...].
 
-  keys: [B]; change: denoiser -> denoiser, as of `build.build_denoiser`; wrap:
-  (sampler, levels) -> (sampler, levels).
+  keys: [B]; wrap: (sampler, levels) -> (sampler, levels); options: as of
+  `build.build_denoiser`.
   """
   prior_keys, keys = split_key(keys, 2)
   trained, levels, sampler = levels_and_sampler(config, params)
-  denoise = build_denoise(config, params, cond, trained, change, guides)
+  options['guiding'] = guiding
+  denoise = build_denoise(config, params, cond, trained, **options)
   shape = (*keys.shape, *build.state_shape(config))
   x = dj.prior_sample(prior_keys, shape, levels.take(0))
   if wrap is not None:
@@ -82,7 +80,7 @@ def generate(config, mesh, latents=IDENTITY):
 def generate_by(draw, config, mesh, root, latents=IDENTITY, size=0):
   """Returns `generate` with the images that `draw` makes.
 
-  draw: (config, params, guides, keys [B], inputs) -> x, as `from_noise`; root:
+  draw: (config, params, guiding, keys [B], inputs) -> x, as `from_noise`; root:
   the key from which every image has one; size: of batches, as in `per_image`.
   """
   build.check_signal(config)
@@ -91,21 +89,21 @@ def generate_by(draw, config, mesh, root, latents=IDENTITY, size=0):
     lambda params: levels_and_sampler(config, params)[1],
     build.abstract_params(config),
   )
-  guides = guidance_runs.find_guides(config)
-  guiding = {name: guide.params for name, guide in guides.items()}
-  guiding = replicate(mesh, guiding)
+  guiding = guidance_runs.find_guiding_runs(config)
+  weights = {name: run.params for name, run in guiding.items()}
+  weights = replicate(mesh, weights)
 
   def images(both, keys, inputs):
-    params, guiding = both
-    others = {n: g._replace(params=guiding[n]) for n, g in guides.items()}
-    x = draw(config, params, others, keys, inputs)
+    params, weights = both
+    runs = {n: g._replace(params=weights[n]) for n, g in guiding.items()}
+    x = draw(config, params, runs, keys, inputs)
     decode = functools.partial(latents.decode, params.get('autoencoder'))
     if config.sampling.trajectory:
       return jnp.swapaxes(jax.lax.map(decode, x), 0, 1)
     return decode(x)
 
   compute = per_image(images, mesh, root, size)
-  return lambda params, index, inputs: compute((params, guiding), index, inputs)
+  return lambda params, index, inputs: compute((params, weights), index, inputs)
 
 
 def elbo(config):

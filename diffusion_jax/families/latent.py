@@ -67,7 +67,7 @@ def check(config):
 
 def check_mode(config, mode):
   """Raises UserError for programs that need pixels."""
-  if mode == 'edit' and config.edit.task in ('superres', 'colour'):
+  if mode == 'edit' and config.edit.task in ('superres', 'colorize'):
     raise UserError(
       f'config.edit.task={config.edit.task}: a run in latents (latent.run) '
       'sees no pixels while it samples: take inpaint, sdedit, interpolate, or '

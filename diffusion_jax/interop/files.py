@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import serialization
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 INDEX = '.index.json'  # of a safetensors file in several parts
 _ZIP, _PICKLE = b'PK\x03\x04', b'\x80'
@@ -47,6 +47,17 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
   if start[8:9] == b'{' or path.suffix == '.safetensors':
     return _read_safetensors(path)
   return flatten(_read_msgpack(path))
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+  """Returns the texts that a safetensors file holds beside its tensors."""
+  try:
+    with safe_open(path, framework='numpy', backend='pread') as file:
+      return file.metadata() or {}
+  except (SafetensorError, OSError, ValueError) as error:
+    raise ValueError(
+      f'{path} is no whole safetensors file: {_brief(error)}'
+    ) from error
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

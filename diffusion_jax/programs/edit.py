@@ -1,9 +1,7 @@
 """--mode=edit: a picture of the user, changed by a trained run."""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -34,13 +32,10 @@ from diffusion_jax.training.sharding import replicate
 METHODS = {
   'inpaint': ('repaint', 'replace', 'reconstruction', 'palette'),
   'superres': ('reconstruction', 'palette'),
-  'colour': ('reconstruction', 'palette'),
+  'colorize': ('reconstruction', 'palette'),
   'sdedit': (),
   'interpolate': (),
 }
-
-# conditioning.image of a network that is trained for a task
-CONDITIONS = {'inpaint': 'inpainting', 'superres': 'superres', 'colour': 'gray'}
 
 
 def run(config, workdir):
@@ -54,7 +49,7 @@ def run(config, workdir):
   cond = choose_cond(config)
   check_guidance(config, cond)
   with from_config('edit'):
-    pictures = TASKS[c.task].read(config, method)
+    pictures = read_pictures(config, method)
   sample.choose_checkpoint(config, workdir)
   params = sample.restore(config, workdir)
   settings = provenance.edit_settings(config, workdir, params, pictures)
@@ -99,7 +94,7 @@ def generate(config, method, params, latents, cond, pictures):
   for name, x in encode_pictures(latents, params, pictures).items():
     inputs[name] = np.broadcast_to(x, (n, *x.shape))
   size = min(config.sampling.batch_size, n)
-  draw = functools.partial(TASKS[config.edit.task].draw, method)
+  draw = functools.partial(TASKS[config.edit.task], method)
   compute = generate_by(draw, config, mesh, root_key(config), latents, size)
   params = replicate(mesh, params)
   batches = np.split(np.arange(n), range(size, n, size))
@@ -133,7 +128,7 @@ def check(config):
   """Returns the method; UserError for a task or method that cannot be done."""
   c, condition = config.edit, config.conditioning.image
   methods = choose(METHODS, 'edit', 'task', c.task)
-  if condition and CONDITIONS.get(c.task) != condition:
+  if condition and c.task != condition:
     raise UserError(
       f'config.edit.task={c.task}: the network of this run was trained with '
       f'conditioning.image={condition} and has only the task of that condition'
@@ -152,7 +147,7 @@ def check(config):
   method = c.method or ('palette' if condition else methods[0])
   choose(methods, 'edit', 'method', method)
   if (method == 'palette') != bool(condition):
-    need = CONDITIONS[c.task] if method == 'palette' else "''"
+    need = c.task if method == 'palette' else "''"
     raise UserError(
       f'config.edit.method={method} needs a run with conditioning.image={need},'
       f' this one has {condition!r}'
@@ -178,10 +173,10 @@ def choose_cond(config):
   if label is not None:
     cond['label'] = label
   if c.text and config.sampling.prompt is None:
-    if not c.label_dropout:
+    if not c.dropout:
       raise UserError(
         'config.sampling.prompt: the network of this run needs a text (it was '
-        'trained without label dropout)'
+        'trained without conditioning.dropout)'
       )
     return cond
   texts = sample_inputs.choose_texts(config, config.edit.num_samples)
@@ -190,26 +185,22 @@ def choose_cond(config):
 
 def choose_label(config):
   """Returns int32 [N] of edit.label; None without."""
-  label, classes = config.edit.label, config.data.num_classes
-  if not config.conditioning.labels:
-    if label is not None:
-      raise UserError(
-        'config.edit.label is set, but the network of this run knows no labels '
-        '(conditioning.labels)'
-      )
-    return None
+  c, label = config.conditioning, config.edit.label
+  known = f'the classes are 0..{config.data.num_classes - 1}'
   if label is None:
-    if not config.conditioning.label_dropout:
+    if c.labels and not c.dropout:
       raise UserError(
-        'config.edit.label: the network of this run needs a class, '
-        f'0..{classes - 1} (it was trained without label dropout)'
+        f'config.edit.label: the network of this run needs a class, {known} '
+        '(it was trained without conditioning.dropout)'
       )
     return None
-  if not 0 <= label < classes:
+  if not c.labels:
     raise UserError(
-      f'config.edit.label={label} is out of range, the classes are '
-      f'0..{classes - 1}'
+      'config.edit.label is set, but the network of this run takes no labels '
+      '(conditioning.labels)'
     )
+  if label >= config.data.num_classes:
+    raise UserError(f'config.edit.label={label} is out of range, {known}')
   return np.full(config.edit.num_samples, label, np.int32)
 
 
@@ -223,25 +214,22 @@ def check_guidance(config, cond):
         f'config.sampling.{field}: edits are not guided by other runs'
       )
   if c.guidance_scale != 1.0 and not cond:
-    text = config.conditioning.text
+    text = 'a text: give --config.sampling.prompt'
+    label = 'a class: give --config.edit.label'
     raise UserError(
       f'config.sampling.guidance_scale={c.guidance_scale} needs '
-      + (
-        'a text: give --config.sampling.prompt'
-        if text
-        else 'a class: give --config.edit.label'
-      )
+      f'{text if config.conditioning.text else label}'
     )
 
 
-def read_picture(config, field, shape=None):
-  """Reads the file of an edit field, uint8 of `shape`, by default the run's.
+def read_picture(config, field, shape):
+  """Reads the file of an edit field, uint8 of `shape`.
 
   Makes colours grey, or repeats grey, as the run needs it, and prints that.
   Raises ValueError for a field without a file and for another size.
   """
   path = config.edit[field]
-  height, width, channels = shape or config.data.image_shape
+  height, width, channels = shape
   if not path:
     raise ValueError(f'which {field}? Give --config.edit.{field}=file.png')
   picture = images.read_image(str(Path(path).expanduser()))
@@ -285,41 +273,29 @@ def read_mask(config):
   return mask
 
 
-def read_masked(config, method):
-  """Reads {image, mask}, for inpainting."""
-  return {'image': read_picture(config, 'image'), 'mask': read_mask(config)}
-
-
-def read_guide(config, method):
-  """Reads {image}, and {mask} if there is one, for SDEdit."""
-  if config.edit.mask:
-    return read_masked(config, method)
-  return {'image': read_picture(config, 'image')}
-
-
-def read_ends(config, method):
-  """Reads {image, image2}, for interpolation."""
-  if config.edit.num_samples < 2:
+def read_pictures(config, method):
+  """Reads {name: picture} of the files of a task; ValueError for wrong ones."""
+  c, (height, width, channels) = config.edit, config.data.image_shape
+  shape = height, width, channels
+  if c.task == 'superres':
+    factor = factor_of(config, method)
+    if height % factor or width % factor:
+      raise ValueError(
+        f'factor={factor} does not divide {width}x{height} pixels'
+      )
+    shape = height // factor, width // factor, channels
+  if c.task == 'colorize':
+    if channels != 3:
+      raise ValueError('the images of this run have no colours')
+    shape = height, width, 1
+  if c.task == 'interpolate' and c.num_samples < 2:
     raise ValueError('num_samples: an interpolation has at least its two ends')
-  return {name: read_picture(config, name) for name in ('image', 'image2')}
-
-
-def read_small(config, method):
-  """Reads {image}, `factor` times smaller than the images of the run."""
-  height, width, channels = config.data.image_shape
-  factor = factor_of(config, method)
-  if height % factor or width % factor:
-    raise ValueError(f'factor={factor} does not divide {width}x{height} pixels')
-  shape = height // factor, width // factor, channels
-  return {'image': read_picture(config, 'image', shape)}
-
-
-def read_grey(config, method):
-  """Reads {image} without its colours, for colourisation."""
-  height, width, channels = config.data.image_shape
-  if channels != 3:
-    raise ValueError('the images of this run have no colours')
-  return {'image': read_picture(config, 'image', (height, width, 1))}
+  pictures = {'image': read_picture(config, 'image', shape)}
+  if c.task == 'interpolate':
+    pictures['image2'] = read_picture(config, 'image2', shape)
+  if c.task == 'inpaint' or c.task == 'sdedit' and c.mask:
+    pictures['mask'] = read_mask(config)
+  return pictures
 
 
 def factor_of(config, method):
@@ -329,11 +305,11 @@ def factor_of(config, method):
   return config.edit.factor
 
 
-def inpaint(method, config, params, guides, keys, inputs):
+def inpaint(method, config, params, guiding, keys, inputs):
   """Keeps the known pixels, and fills in the others."""
   c, cond = config.edit, inputs['cond']
   known, mask = inputs['image'], inputs['mask']
-  draw = functools.partial(from_noise, config, params, guides, keys)
+  draw = functools.partial(from_noise, config, params, guiding, keys)
   if method == 'palette':
     return draw(cond | {'image': conditions.known_pixels(known, mask)})
   if method == 'reconstruction':
@@ -344,7 +320,7 @@ def inpaint(method, config, params, guides, keys, inputs):
       scale=c.scale,
       num_iterations=c.iterations,
     )
-    return draw(cond, change=guided)
+    return draw(cond, after_guidance=guided)
 
   def replace(sampler, levels):
     return dj.replace_known(sampler, known, mask), levels
@@ -357,12 +333,12 @@ def inpaint(method, config, params, guides, keys, inputs):
   return draw(cond, wrap={'replace': replace, 'repaint': repaint}[method])
 
 
-def observe(method, config, params, guides, keys, inputs):
+def observe(method, config, params, guiding, keys, inputs):
   """Adds pixels or colours, by a condition or by guidance."""
   c, cond, observed = config.edit, inputs['cond'], inputs['image']
-  draw = functools.partial(from_noise, config, params, guides, keys)
+  draw = functools.partial(from_noise, config, params, guiding, keys)
   factor = factor_of(config, method)
-  if c.task == 'colour':
+  if c.task == 'colorize':
     measure, image = conditions.luminance, observed
   else:
     measure = functools.partial(conditions.pooled, factor=factor)
@@ -376,15 +352,15 @@ def observe(method, config, params, guides, keys, inputs):
     scale=c.scale,
     num_iterations=c.iterations,
   )
-  return draw(cond, change=guided)
+  return draw(cond, after_guidance=guided)
 
 
-def sdedit(method, config, params, guides, keys, inputs):
+def sdedit(method, config, params, guiding, keys, inputs):
   """Adds noise up to edit.strength, and samples from there."""
   c = config.edit
   trained, levels, sampler = levels_and_sampler(config, params)
   denoise = build_denoise(
-    config, params, inputs['cond'], trained, guides=guides
+    config, params, inputs['cond'], trained, guiding=guiding
   )
   with from_config('edit'):
     return dj.sdedit(
@@ -399,7 +375,7 @@ def sdedit(method, config, params, guides, keys, inputs):
     )
 
 
-def interpolate(method, config, params, guides, keys, inputs):
+def interpolate(method, config, params, guiding, keys, inputs):
   """Goes from one picture to the other along the ODE, for any sampler.
 
   Image i has the weight i / (N - 1), and all have the condition of the first.
@@ -409,7 +385,7 @@ def interpolate(method, config, params, guides, keys, inputs):
   config.sampling.clip = False
   cond, a, b = (rows(inputs[x], slice(1)) for x in ('cond', 'image', 'image2'))
   trained, levels, _ = levels_and_sampler(config, params)
-  denoise = build_denoise(config, params, cond, trained, guides=guides)
+  denoise = build_denoise(config, params, cond, trained, guiding=guiding)
 
   def between(weight):
     return dj.interpolate(denoise, levels, a, b, weight[None])[0, 0]
@@ -426,22 +402,13 @@ def as_picture(config, x):
   return np.broadcast_to(x, (*x.shape[:2], channels))
 
 
-class Task(NamedTuple):
-  """read: (config, method) -> the pictures of the user, uint8 or bool, by name.
-
-  draw: (method, config, params, guides, keys [B], inputs) -> x [B, ...], as
-  diffused, for `diffusion.generate_by`. inputs: those pictures as they are
-  diffused, for each of the images; cond; and weight, of an interpolation.
-  """
-
-  read: Callable
-  draw: Callable
-
-
+# (method, config, params, guiding, keys [B], inputs) -> x [B, ...] as it is
+# diffused, for `diffusion.generate_by`. inputs: the user's pictures as they are
+# diffused, for each of the images; cond; and weight, of an interpolation.
 TASKS = {
-  'inpaint': Task(read_masked, inpaint),
-  'sdedit': Task(read_guide, sdedit),
-  'interpolate': Task(read_ends, interpolate),
-  'superres': Task(read_small, observe),
-  'colour': Task(read_grey, observe),
+  'inpaint': inpaint,
+  'sdedit': sdedit,
+  'interpolate': interpolate,
+  'superres': observe,
+  'colorize': observe,
 }

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax import build, families
+from diffusion_jax.build import audit
 from diffusion_jax.build.make import choose
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.images import scale
@@ -101,7 +102,7 @@ def describe(config, params, count):
   chosen = {name: fields[name] for name in run_folder.RUN_SECTIONS}
   del chosen['data']['data_dir'], chosen['data']['num_threads']
   evaluation = fields['evaluation']
-  for free in ('metrics', 'every', 'num_batches', 'name'):
+  for free in ('metrics', 'name'):
     del evaluation[free]
   return {
     **chosen,
@@ -117,7 +118,7 @@ def check_same_evaluation(out, settings):
   path = out / 'settings.json'
   if any((out / 'parts').glob('*')):  # one that was refused has none
     found = json.loads(path.read_text())
-    changed = run_folder.differences(found, settings)
+    changed = run_folder.differences(audit.rename_fields(found), settings)
     if changed:
       raise UserError(
         f'{out} holds another evaluation: {changed}. Delete it, or give this '

@@ -23,10 +23,11 @@ from diffusion_jax.training.sharding import replicate
 
 
 def run(config, workdir):
-  """Writes <name>.png, <name>.npz and, if asked, <name>.gif into samples/.
+  """Writes <name>.png, <name>.npz and, of trajectories, <name>.gif.
 
-  Where the network reads texts also <name>.txt, one text a line; and what
-  `Family.write_more` writes. <name>.parts/ keeps every batch until all exist.
+  They are in samples/. Where the network reads texts also <name>.txt, one text
+  a line; and what `Family.write_more` writes. <name>.parts/ keeps every batch
+  until all exist.
   """
   try:
     draw(config, workdir)
@@ -89,7 +90,8 @@ def draw(config, workdir):
   if 'label' in cond:
     arrays['labels'] = cond['label']
   if conditions is not None:
-    arrays |= {'given': conditions.shown, 'originals': conditions.originals}
+    arrays['conditions'] = conditions.shown
+    arrays['originals'] = conditions.originals
   if texts:
     arrays['texts'] = np.array(texts)
   arrays |= family.write_more(config, params, path)

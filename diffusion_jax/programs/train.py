@@ -16,7 +16,13 @@ from diffusion_jax.data import images, pipeline
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.families.family import IDENTITY
 from diffusion_jax.programs import sample
-from diffusion_jax.runs import lock, processes, run_folder, sample_inputs
+from diffusion_jax.runs import (
+  first_weights,
+  lock,
+  processes,
+  run_folder,
+  sample_inputs,
+)
 from diffusion_jax.runs.step_log import StepLog, average
 from diffusion_jax.training import checkpoints, preemption
 from diffusion_jax.training.logging import MetricWriter
@@ -72,7 +78,11 @@ def train(config, workdir, stop, resources):
   if c.resume != 'force':
     run_folder.check_same_run(workdir, config)
   manager = open_manager(config, workdir, shapes)
-  state = restore(workdir, manager, shapes) or make_state()
+  state = restore(workdir, manager, shapes)
+  if state is None:
+    state = make_state()
+    if c.init_from:
+      state = first_weights.begin(state, c.init_from)
   kept = family.prepare(config, workdir, latents, source, mesh)
   kept = replicate(mesh, kept)  # parameters that are not trained
   start = int(state.step)
@@ -155,7 +165,7 @@ def events(config):
   """Yields (what is done during training, every how many steps); 0: never."""
   c = config.training
   yield 'log', c.log_every
-  yield 'evaluate', config.evaluation.every
+  yield 'evaluate', config.training.evaluate_every
   if c.keep_best:  # a checkpoint must know how good it is
     yield 'evaluate', c.checkpoint_every
   yield 'sample', c.sample_every
@@ -250,7 +260,7 @@ def make_evaluate(config, mesh, latents=IDENTITY):
   With fixed noise, without dropout and augmentation; kept: parameters that are
   not trained. None if the config has no evaluation during training.
   """
-  if not (config.evaluation.every or config.training.keep_best):
+  if not (config.training.evaluate_every or config.training.keep_best):
     return None
   source: Any = build.build_source(config, 'test')
   step = jax.jit(
@@ -262,7 +272,7 @@ def make_evaluate(config, mesh, latents=IDENTITY):
   if not size:
     raise UserError(
       f'the {len(source)} test images of {config.data.name} are fewer than the '
-      f'{mesh.size} devices of the mesh: set evaluation.every=0'
+      f'{mesh.size} devices of the mesh: set training.evaluate_every=0'
     )
   local = local_rows(mesh, size)
   length = build.text_length(config)
@@ -272,7 +282,7 @@ def make_evaluate(config, mesh, latents=IDENTITY):
 
   def evaluate(state, kept=None):
     history = []
-    for i in range(config.evaluation.num_batches):
+    for i in range(config.training.evaluate_batches):
       with build.from_config('data'):
         batch = pipeline.batch_at(
           source, size, 0, i, rows=local, text_length=length

@@ -1,9 +1,9 @@
 """The other runs that guide the sampling of a run."""
 
 from diffusion_jax.build.facts import state_shape
-from diffusion_jax.build.guidance import Guide
+from diffusion_jax.build.guidance import GuidingRun
 from diffusion_jax.build.make import from_config
-from diffusion_jax.build.network import abstract_params, label_dropout
+from diffusion_jax.build.network import abstract_params, condition_dropout
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training import checkpoints
@@ -29,11 +29,11 @@ def check(config):
       f'config.sampling.guidance_min={c.guidance_min} is above '
       f'guidance_max={c.guidance_max}: no level would be guided'
     )
-  elif not c.guidance_run and not label_dropout(config):
+  elif not c.guidance_run and not condition_dropout(config):
     raise UserError(
-      f'config.sampling.guidance_scale={c.guidance_scale} needs a network that '
-      'knows no class too: train with conditioning.labels or text and '
-      'label_dropout, or name another run in sampling.guidance_run'
+      f'config.sampling.guidance_scale={c.guidance_scale} needs a network '
+      'without a class as well: train with conditioning.labels or text and '
+      'conditioning.dropout, or name another run in sampling.guidance_run'
     )
   if c.classifier_scale != 1.0 and not c.classifier:
     raise UserError(
@@ -48,8 +48,8 @@ def check(config):
     )
 
 
-def find_guides(config):
-  """Returns {field of config.sampling: Guide} of the runs that are named."""
+def find_guiding_runs(config):
+  """Restores {field of config.sampling: GuidingRun} of the runs it names."""
   check(config)
   c = config.sampling
   fields = ('guidance_run', 'classifier')
@@ -78,4 +78,4 @@ def _restore(config, field, workdir):
     params, _ = checkpoints.restore_params(
       workdir, True, abstract_params(found), 'latest'
     )
-  return Guide(found, params)
+  return GuidingRun(found, params)

@@ -45,7 +45,7 @@ def edit_settings(config, workdir, params, pictures):
     edit[field] = Path(edit[field]).name
   read_from = {name: checksums.of_arrays(x) for name, x in pictures.items()}
   found = settings(config, workdir, params)
-  return found | {'edit': edit, 'given': read_from}
+  return found | {'edit': edit, 'pictures': read_from}
 
 
 def describe(found):

@@ -27,12 +27,31 @@ RUN_SECTIONS = (
   'objective',
 )
 
+# What weights do not know: where there are data like theirs.
+_OF_DATA = tuple(
+  f'data.{name}'
+  for name in (
+    'name',
+    'num_classes',
+    'num_levels',
+    'random_flip',
+    'data_dir',
+    'path',
+    'tfds_name',
+    'train_split',
+    'test_split',
+    'test_fraction',
+    'num_threads',
+  )
+)
+
 # What may change between two starts of one run without changing its result.
 _FREE = (
   'sampling.',
   'evaluation.',
   'edit.',
   'noise.',
+  'convert.',
   'data.data_dir',
   'network.remat',
   'network.matmul_precision',
@@ -42,6 +61,7 @@ _FREE = (
   'training.checkpoint_every',
   'training.sample_every',
   'training.keep_',
+  'training.evaluate_',
   'training.mesh',
   'training.accumulate',
   'training.resume',
@@ -113,7 +133,7 @@ def hparams(stored: dict) -> dict:
   return {
     name: value if isinstance(value, (bool, float, int, str)) else str(value)
     for name, value in _flat(stored).items()
-    if not name.startswith(('sampling.', 'evaluation.', 'edit.', 'noise.'))
+    if not name.startswith(_FREE[:5])
   }
 
 
@@ -143,13 +163,14 @@ def check_same_run(workdir: Path, config: ConfigDict) -> None:
 
 
 def comparable(found: dict, config: ConfigDict) -> tuple[dict, dict]:
-  """The stored and the given config without fields that have no effect.
+  """Returns the stored and the given config without fields of no effect.
 
   Older versions stored a value for every field; some also lack new ones.
   """
   now = config.copy_and_resolve_references()
   stored = config.copy_and_resolve_references()
   try:
+    found = audit.rename_fields(found)
     stored.update(_tuples(found))
     for each in (stored, now):
       audit.drop_unused(each, RUN_SECTIONS)
@@ -189,9 +210,19 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
 
   Overrides that repeat the values of the run are accepted.
   """
-  if mode not in ('sample', 'edit', 'evaluate'):
+  if mode == 'convert' and not overrides.get('convert.to'):
+    given = (*RUN_SECTIONS, 'sampling')
+    fixed = [n for n in overrides if n.split('.')[0] in given]
+    fixed = [n for n in fixed if n not in _OF_DATA]
+    if fixed:
+      raise UserError(
+        f'--config.{fixed[0]} cannot be given in --mode=convert: it comes with '
+        'the weights'
+      )
     return
-  found = _flat(read_config(workdir) or {})
+  if mode not in ('sample', 'edit', 'evaluate', 'convert'):
+    return
+  found = _flat(audit.rename_fields(read_config(workdir) or {}))
   fixed = [
     key
     for key, value in overrides.items()
@@ -217,7 +248,7 @@ def run_config(
     raise UserError(
       f'there is no run in {workdir}: train first, or give its --workdir'
     )
-  found = {'latent': {'run': '', 'shape': []}} | found  # older runs
+  found = audit.rename_fields({'latent': {'run': '', 'shape': []}} | found)
   merged: Any = config.copy_and_resolve_references()
   for section in sections:
     try:
@@ -238,7 +269,7 @@ def run_config(
 
 
 def _tuples(tree):
-  # JSON knows no tuples; configs know no lists
+  # JSON has no tuples, configs have no lists
   if isinstance(tree, dict):
     return {key: _tuples(value) for key, value in tree.items()}
   return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree

@@ -126,11 +126,16 @@ def finish(manager: ocp.CheckpointManager) -> None:
 
 
 def save_params(
-  workdir: str | Path, step: int, params: Any, config: dict
+  workdir: str | Path,
+  step: int,
+  params: Any,
+  config: dict,
+  items: Iterable[str] = ('ema_params',),
 ) -> None:
   """Saves params alone, as the averaged ones of a run, and waits for it.
 
-  Does nothing if the step is there already.
+  items: 'ema_params', 'params', which of these they are. Does nothing if the
+  step is there already.
   """
   folder = _folder(workdir)
   options = ocp.CheckpointManagerOptions(
@@ -139,8 +144,8 @@ def save_params(
   with _open(folder, options, set()) as manager:
     if step not in manager.all_steps():
       arrays = jax.tree.map(np.asarray, params)  # The same on every host.
-      items = {_ITEMS[0]: ocp.args.StandardSave(arrays)}
-      args = ocp.args.Composite(config=ocp.args.JsonSave(config), **items)
+      saved = {name: ocp.args.StandardSave(arrays) for name in items}
+      args = ocp.args.Composite(config=ocp.args.JsonSave(config), **saved)
       manager.save(step, args=args, force=True, custom_metadata=checksums.MARK)
 
 
@@ -162,7 +167,11 @@ def restore_latest(
     kind = 'optimizer' if name == 'state' else 'network'
     if name not in found:
       raise ValueError(
-        f'checkpoint {step} has no {name}: it was written with other EMA rates'
+        f'checkpoint {step} has weights alone: they begin another run, of '
+        'another --workdir, by --config.training.init_from=<this one>'
+        if name == 'state'
+        else f'checkpoint {step} has no {name}: it was written with other EMA '
+        'rates'
       )
     what = f'checkpoint {step} is of another {kind}'
     check_fits(found[name].tree, tree, what)

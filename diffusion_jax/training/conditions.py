@@ -103,14 +103,14 @@ def luminance(x0: Array) -> Array:
 def image_condition(kind: str, factor: int = 2) -> ImageCondition:
   """Returns f(key [] or [B], x0 [B, H, W, C]) -> cond['image'].
 
-  'inpainting': `known_pixels` under `draw_masks`; 'superres': `pooled` by
-  `factor` and enlarged again; 'gray': `luminance`. Raises ValueError for other
+  'inpaint': `known_pixels` under `draw_masks`; 'superres': `pooled` by `factor`
+  and enlarged again; 'colorize': `luminance`. Raises ValueError for other
   kinds.
   """
   kinds = {
-    'inpainting': lambda key, x0: known_pixels(x0, draw_masks(key, x0.shape)),
+    'inpaint': lambda key, x0: known_pixels(x0, draw_masks(key, x0.shape)),
     'superres': lambda key, x0: enlarged(pooled(x0, factor), factor),
-    'gray': lambda key, x0: luminance(x0),
+    'colorize': lambda key, x0: luminance(x0),
   }
   if kind not in kinds:
     raise ValueError(f'image {kind!r} is not one of {", ".join(kinds)}')

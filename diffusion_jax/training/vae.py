@@ -26,7 +26,8 @@ from diffusion_jax.core.normal import (
 from diffusion_jax.training.objectives import Mean, Objective
 
 Array = jax.Array
-LogLikelihood = Callable[[Array, Array], Array]
+# (output of the decoder, x) -> log p(x | z), [B]
+OutputLogProb = Callable[[Array, Array], Array]
 
 # Bound of |log scale| of a pixel. The spacing of 256 levels is 2 / 255, about
 # e^-4.85: the smallest scale, e^-7, is about an eighth of it.
@@ -80,7 +81,7 @@ DECODERS = {
 }
 
 
-def log_likelihood(decoder: str, num_levels: int) -> LogLikelihood:
+def log_likelihood(decoder: str, num_levels: int) -> OutputLogProb:
   """Returns (output [B, ..., P C], x [B, ..., C]) -> log p(x | z), [B].
 
   In nats. decoder: a name of DECODERS; x on num_levels values evenly spaced on
@@ -102,16 +103,17 @@ def initial_step() -> Array:
 def vae(
   encode: Callable,
   decode: Callable,
-  log_likelihood: LogLikelihood,
+  log_likelihood: OutputLogProb,
   *,
   beta: float = 1.0,
   free_bits: float = 0.0,
   kl_warmup: int = 0,
 ) -> Objective:
-  """-E[log p(x | z)] + beta * KL(q(z | x) || N(0, I)), bits per dimension.
+  """Returns -E[log p(x | z)] + beta * KL(q(z | x) || N(0, I)), bits per dim.
 
-  beta=1 is -ELBO (Kingma & Welling 2014, Eq. 3). encode(params, x, key=None) ->
-  Normal, q(z | x); decode(params, z, key=None) -> output; the key is dropout's.
+  beta=1 is -ELBO (Kingma & Welling 2014, Eq. 3). encode(params, 1, x, key=None)
+  -> Normal, q(z | x); decode(params, 1, z, key=None) -> output, as of `hvae`
+  with one layer; the key is dropout's.
   beta is multiplied by `core.vae.kl_warmup` over that many steps, counted in
   objective_state (`initial_step`); `free_bits`, in nats of each channel of z,
   by `core.vae.free_bits`, which needs the batch in one part (ValueError).
@@ -120,13 +122,13 @@ def vae(
   """
 
   def terms(params, z_keys, dropout_keys, x):
-    q = encode(params['network'], x, key=dropout_keys[0])
+    q = encode(params['network'], 1, x, key=dropout_keys[0])
     found = bound.vae_elbo(
       z_keys,
       x,
       q,
       lambda x, z: log_likelihood(
-        decode(params['network'], z, key=dropout_keys[1]), x
+        decode(params['network'], 1, z, key=dropout_keys[1]), x
       ),
     )
     divergence = kl(q, bound.STANDARD)
@@ -139,14 +141,14 @@ def vae(
 def hvae(
   encode: Callable,
   decode: Callable,
-  log_likelihood: LogLikelihood,
+  log_likelihood: OutputLogProb,
   *,
   num_latents: int,
   beta: float = 1.0,
   free_bits: float = 0.0,
   kl_warmup: int = 0,
 ) -> Objective:
-  """-ELBO of a Markov hierarchical VAE (`core.vae.hierarchical_elbo`).
+  """Returns -ELBO of a Markov hierarchical VAE (`core.vae.hierarchical_elbo`).
 
   encode(params, t, z, key=None) -> Normal, q(z_t | z_{t-1}), t = 1..T =
   num_latents; decode(params, t, z, key=None) -> Normal, p(z_{t-1} | z_t), and

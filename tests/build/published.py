@@ -11,6 +11,7 @@ OURS = (
   'evaluation.',
   'network.remat',
   'training.checkpoint_every',
+  'training.evaluate_',
   'training.keep_every',
   'training.log_every',
   'training.mesh',
@@ -20,7 +21,7 @@ OURS = (
 # Fields that every table names, whatever configs/base.py has.
 REQUIRED = (
   'conditioning.labels',
-  'conditioning.label_dropout',
+  'conditioning.dropout',
   'conditioning.noise_input',
   'data.name',
   'data.image_shape',
@@ -93,7 +94,7 @@ _CIFAR10 = {
   'data.num_levels': 256,
   'network.dtype': 'float32',
   'conditioning.labels': False,
-  'conditioning.label_dropout': 0.0,
+  'conditioning.dropout': 0.0,
 }
 
 # Ho et al. 2020: sections 1.1 to 1.3
@@ -395,9 +396,9 @@ FLOW = DDPM | {
 RECIPES = {  # config and its argument
   'cifar10': DDPM,
   'cifar10_conditional': DDPM
-  | {'conditioning.labels': True, 'conditioning.label_dropout': 0.1},
-  'cifar10_inpainting': DDPM | {'conditioning.image': 'inpainting'},
-  'cifar10_colour': DDPM | {'conditioning.image': 'gray'},
+  | {'conditioning.labels': True, 'conditioning.dropout': 0.1},
+  'cifar10_inpainting': DDPM | {'conditioning.image': 'inpaint'},
+  'cifar10_colorize': DDPM | {'conditioning.image': 'colorize'},
   'cifar10_improved': IMPROVED,
   'cifar10_classifier': CLASSIFIER,
   'cifar10_vdm': VDM,

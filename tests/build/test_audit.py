@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -42,12 +43,19 @@ EXPERIMENTS = sorted(
     ('network.fourier', (1, 2), 'network: unet takes no fourier'),
     ('network.text_width', 8, 'network: unet takes no text_width'),
     ('network.num_latents', 2, 'network: unet takes no num_latents'),
-    ('objective.beta', 0.5, 'objective: ddpm takes no beta'),
-    ('objective.num_steps', 5, 'objective: ddpm takes no num_steps'),
-    ('objective.t_min', 0.1, 'objective: ddpm takes no t_min'),
-    ('objective.decoder', 'gaussian', 'objective: ddpm takes no decoder'),
-    ('objective.min_snr_gamma', 4.0, 'objective: ddpm takes no min_snr_gamma'),
+    ('objective.beta', 0.5, 'objective: denoising takes no beta'),
+    ('objective.num_steps', 5, 'objective: denoising takes no num_steps'),
+    ('objective.t_min', 0.1, 'objective: denoising takes no t_min'),
+    ('objective.decoder', 'gaussian', 'objective: denoising takes no decoder'),
+    (
+      'objective.min_snr_gamma',
+      4.0,
+      'objective: denoising takes no min_snr_gamma',
+    ),
     ('conditioning.time_scale', 9.0, 'conditioning: step takes no time_scale'),
+    ('conditioning.dropout', 0.1, 'no effect without labels, text, im'),
+    ('conditioning.text_length', 9, 'text_length has no effect without text'),
+    ('conditioning.image_factor', 4, 'no effect without superres'),
     ('data.photo_shrink', 2, 'data: cifar10 takes no photo_shrink'),
   ],
 )
@@ -57,6 +65,33 @@ def test_a_field_that_nothing_takes_is_refused(field, value, message):
   with pytest.raises(UserError, match=message) as error:
     audit.audit(config)
   assert '\n' not in str(error.value)
+
+
+def test_a_variance_needs_a_sampler_that_draws_with_one():
+  config = smoke(**{'sampling.variance': 'fixed_large'})  # of DDIM
+  with pytest.raises(UserError, match='sampling: ddim takes no variance'):
+    audit.audit(config)
+  config.sampling.update(sampler='ancestral', eta=None)
+  audit.audit(config)
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'labels': True, 'dropout': 0.1},
+    {'text': True, 'text_length': 9, 'dropout': 0.1},
+    {'image': 'superres', 'image_factor': 4, 'dropout': 0.1},
+  ],
+)
+def test_fields_of_a_condition_are_taken_where_there_is_one(fields):
+  config = cifar10.get_config()
+  config.conditioning.update(fields)
+  audit.audit(config)
+  [condition, *_] = fields
+  config.conditioning[condition] = '' if condition == 'image' else False
+  audit.reset_unused(config, {f'conditioning.{condition}': 0})
+  audit.audit(config)
+  assert config.conditioning == cifar10.get_config().conditioning
 
 
 def test_parts_allow_their_own_fields():
@@ -92,17 +127,47 @@ def test_a_choice_on_the_command_line_resets_what_the_file_set_for_another():
   config.sampling.sampler = 'heun'
   with pytest.raises(UserError, match='heun takes no eta'):
     audit.audit(config)
-  audit.forget_unused(config, {'sampling.sampler': 'heun'})
+  audit.reset_unused(config, {'sampling.sampler': 'heun'})
   audit.audit(config)
-  config.sampling.eta = 0.5  # now it was given, and is not forgotten
-  audit.forget_unused(config, {'sampling.sampler': 0, 'sampling.eta': 0})
+  config.sampling.eta = 0.5  # now it was given, and is not reset
+  audit.reset_unused(config, {'sampling.sampler': 0, 'sampling.eta': 0})
   with pytest.raises(UserError, match='heun takes no eta'):
     audit.audit(config)
   config = digits.get_config()
   config.schedule.rho = 5.0  # a mistake of the file: no choice has changed
-  audit.forget_unused(config, {'training.num_steps': 1})
+  audit.reset_unused(config, {'training.num_steps': 1})
   with pytest.raises(UserError, match='takes no rho'):
     audit.audit(config)
+
+
+def test_a_config_json_with_the_names_of_before_is_read(tmp_path):
+  stored = run_folder.plain(cifar10.get_config())
+  stored['conditioning']['label_dropout'] = 0.3
+  stored['conditioning']['labels'] = True
+  stored['evaluation'] |= {'every': 7, 'num_batches': 5}
+  stored['objective']['name'] = 'ddpm'
+  for section, field in [
+    ('conditioning', 'dropout'),
+    ('training', 'evaluate_every'),
+    ('training', 'evaluate_batches'),
+  ]:
+    del stored[section][field]
+  for old, new in [('inpainting', 'inpaint'), ('gray', 'colorize')]:
+    stored['conditioning']['image'] = old
+    (tmp_path / 'config.json').write_text(json.dumps(stored))
+    config = cifar10.get_config()
+    found = run_folder.run_config(tmp_path, config)
+    expected = {'dropout': 0.3, 'image': new, 'labels': True}
+    config.conditioning.update(expected)
+    assert {n: found.conditioning[n] for n in expected} == expected
+    run_folder.check_same_run(tmp_path, config)
+    config.conditioning.dropout = 0.2
+    with pytest.raises(UserError, match='conditioning.dropout is 0.3, 0.2 now'):
+      run_folder.check_same_run(tmp_path, config)
+  with_training = *run_folder.RUN_SECTIONS, 'training'
+  found = run_folder.run_config(tmp_path, cifar10.get_config(), with_training)
+  assert found.training.evaluate_every == 7
+  assert found.training.evaluate_batches == 5
 
 
 STORED = sorted(path.stem for path in (FOLDER / 'stored').glob('*.json'))
@@ -116,8 +181,10 @@ def test_a_config_json_of_the_version_before_is_read(name, tmp_path):
   config = importlib.import_module(f'configs.{name}').get_config()
   found = run_folder.run_config(str(tmp_path), config)
   audit.audit(found)
-  assert build.build_network(found) == build.build_network(config)
+  networks = [build.build_network(audit.complete(x)) for x in (found, config)]
+  assert networks[0] == networks[1]
   stored, complete = json.loads(text), run_folder.plain(found)
+  stored = audit.rename_fields(stored)
   for section in run_folder.RUN_SECTIONS:
     taken = {n: x for n, x in complete[section].items() if x is not None}
     assert {
@@ -177,7 +244,7 @@ CODE_ONLY = {
 
 @pytest.mark.parametrize('section', TABLES)
 def test_base_has_the_parameters_of_the_constructors_and_no_others(section):
-  fields = base.get_config()[section]
+  fields: Any = base.get_config()[section]
   found = {
     name
     for table in TABLES[section]

@@ -31,7 +31,7 @@ def test_commuting_covariances_have_a_closed_form():
 
 def test_it_is_the_formula_with_a_matrix_root(rng):
   p, q = random_statistics(rng, 6), random_statistics(rng, 6)
-  root = scipy.linalg.sqrtm(p.covariance @ q.covariance).real
+  root = np.real(scipy.linalg.sqrtm(p.covariance @ q.covariance))
   expected = np.sum((p.mean - q.mean) ** 2) + np.trace(
     p.covariance + q.covariance - 2 * root
   )

@@ -20,7 +20,7 @@ from diffusion_jax.programs import sample as sampling
 from diffusion_jax.runs import guidance_runs, run_folder
 from tests.programs.conftest import smoke
 
-QUIET = {'training.sample_every': 0, 'evaluation.every': 0}
+QUIET = {'training.sample_every': 0, 'training.evaluate_every': 0}
 LABELS = jnp.array([3, 8])
 LEVEL = build.build_schedule(smoke())(jnp.array(0.4))
 X = 0.5 * jax.random.normal(jax.random.key(5), (2, 8, 8, 1))
@@ -62,7 +62,7 @@ def guided_x0(config, params, cond, runs=None):
   @jax.jit
   def ask(params, others):
     guiding = {n: run._replace(params=others[n]) for n, run in runs.items()}
-    return build.build_denoiser(config, params, cond, guides=guiding)(
+    return build.build_denoiser(config, params, cond, guiding=guiding)(
       X, LEVEL
     ).x0
 
@@ -125,10 +125,10 @@ def test_a_threshold_takes_the_place_of_the_clip(loud_run):
 
 
 def test_a_worse_run_in_place_of_the_null_class_by_hand(loud_run):
-  """One that has another network, and knows no labels."""
+  """One that has another network, and takes no labels."""
   _, params, cond, _ = loud_run
   other = smoke(**{'network.channels': 4, 'conditioning.labels': False})
-  guide = guidance.Guide(other, loud(other, 1))
+  guide = guidance.GuidingRun(other, loud(other, 1))
   worse = x0_of(network(*guide)(X, LEVEL, {}))
   config = smoke(**{'sampling.guidance_scale': 2.0, 'sampling.clip': False})
   found = guided_x0(config, params, {'label': LABELS}, {'guidance_run': guide})
@@ -154,7 +154,7 @@ def test_guidance_by_a_classifier_by_hand():
   eps = network(config, params)(X, LEVEL, {})
   cond = {'label': LABELS}
   c = classifier_smoke()
-  guide = guidance.Guide(c, loud(c, 2))
+  guide = guidance.GuidingRun(c, loud(c, 2))
   eps_hat = eps - LEVEL.sigma * 2.0 * log_prob_gradient(guide, LEVEL, X)
   assert np.abs(eps_hat - eps).max() > 1e-3
   found = guided_x0(config, params, cond, {'classifier': guide})
@@ -179,7 +179,7 @@ def test_guidance_by_a_classifier_by_hand():
   # one that was trained on other noise is asked where the SNR is the same
   c = classifier_smoke(**{'schedule.name': 'karras'})
   c.conditioning.noise_input = 'edm'
-  guide = guidance.Guide(c, guide.params)
+  guide = guidance.GuidingRun(c, guide.params)
   sigma = LEVEL.sigma / LEVEL.alpha
   there = dj.NoiseLevel(jnp.array(0.5), jnp.array(1.0), sigma)
   gradient = log_prob_gradient(guide, there, X / LEVEL.alpha) / LEVEL.alpha
@@ -293,7 +293,7 @@ MISTAKES = {
   'scale 2 without a null class': (
     'none',
     {'guidance_scale': 2.0},
-    'guidance_scale=2.0 needs a network that knows no class too',
+    'guidance_scale=2.0 needs a network without a class as well',
   ),
   'a run that guides at scale 1': (
     'labels',
@@ -323,7 +323,7 @@ MISTAKES = {
   'labels of a network without': (
     'none',
     {'labels': (3,)},
-    'knows no labels .conditioning.labels., and no sampling.classifier does',
+    'takes no labels .conditioning.labels., and no sampling.classifier does',
   ),
   'no run there': (
     'none',
@@ -388,10 +388,10 @@ def test_metrics_of_the_other_kind_are_refused(runs):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'network.name': 'unet'}, "'unet' with objective.name='classifier'"),
+    ({'network.name': 'unet'}, "'classifier' with network.name='unet'"),
     (
       {'objective.name': 'denoising'},
-      "'classifier' with objective.name='denoising'",
+      "'denoising' with network.name='classifier'",
     ),
     ({'conditioning.labels': True}, 'is to find the label'),
     ({'data.num_classes': 0}, 'needs data.num_classes > 1'),
@@ -413,4 +413,4 @@ def test_another_size_of_images_cannot_guide(runs, tmp_path):
   with pytest.raises(
     UserError, match='data.num_classes is 7 in .*, 10 in this'
   ):
-    guidance_runs.find_guides(config)
+    guidance_runs.find_guiding_runs(config)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ QUIET = CONSTANT | {
   'training.mesh': (1, 1),
   'training.sample_every': 0,
   'training.checkpoint_every': 2,
-  'evaluation.every': 0,
+  'training.evaluate_every': 0,
   'network.multipliers': (1,),
   'network.attention_resolutions': (),
   'sampling.num_samples': 4,
@@ -79,7 +80,7 @@ HALF = latent.Latents(
   lambda frozen, x, keys=None: frozen['scale'] * x / 2.0,
   lambda frozen, z: 2.0 * z / frozen['scale'],
 )
-LINEAR = {'latent.shape': (8, 8, 1), 'evaluation.every': 2}
+LINEAR = {'latent.shape': (8, 8, 1), 'training.evaluate_every': 2}
 
 
 @pytest.fixture
@@ -220,7 +221,7 @@ def test_samples_need_the_run_folder_alone(run, tmp_path):
     guided = found['arr_0']
   assert guided.shape == (4, 8, 8, 1) and guided.dtype == np.uint8
   with Image.open(copy / 'samples' / 'guided.gif') as frames:
-    assert frames.n_frames > 2
+    assert frames.n_frames > 2  # pyright: ignore[reportAttributeAccessIssue]
   PROGRAMS['sample'](config_of(''), str(copy))
   with np.load(copy / 'samples' / 'samples.npz') as found:
     np.testing.assert_array_equal(found['arr_0'], guided)
@@ -280,7 +281,7 @@ def test_edits_of_no_strength_are_what_the_autoencoder_makes_of_it(run, files):
 def test_a_latent_is_known_where_all_its_pixels_are():
   mask = np.ones((6, 4, 1), bool)
   mask[0, 3] = mask[5, 0] = False
-  found = latent.shrink_mask(mask, (3, 2, 7))
+  found: Any = latent.shrink_mask(mask, (3, 2, 7))
   np.testing.assert_array_equal(found[..., 0], [[1, 0], [1, 1], [0, 1]])
 
 
@@ -316,7 +317,7 @@ def test_a_run_that_is_no_autoencoder_has_no_latents(run, tmp_path):
 def test_what_cannot_be_measured_or_edited_says_so(run, files, tmp_path):
   with pytest.raises(UserError, match='elbo of latents is not in bits of imag'):
     PROGRAMS['evaluate'](config_of(''), str(run))
-  for task in ('superres', 'colour'):
+  for task in ('superres', 'colorize'):
     with pytest.raises(UserError, match='sees no pixels while it samples'):
       edited(run, files, task)
   with pytest.raises(UserError, match='clip=True in latents'):
@@ -347,4 +348,4 @@ def test_a_run_in_pixels_does_not_guide_one_in_latents(run, tmp_path):
   config.sampling.guidance_run = str(pixels)
   config.sampling.guidance_scale = 2.0
   with pytest.raises(UserError, match='do not diffuse the same'):
-    guidance_runs.find_guides(config)
+    guidance_runs.find_guiding_runs(config)

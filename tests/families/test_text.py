@@ -127,7 +127,7 @@ def test_an_edit_is_conditioned_on_the_prompt():
   assert decode(cond['text']) == ['a', 'b', 'a']
   assert edit.choose_cond(text_config()) == {}  # the null text
   with pytest.raises(UserError, match='sampling.prompt: .* needs a text'):
-    edit.choose_cond(text_config(**{'conditioning.label_dropout': 0.0}))
+    edit.choose_cond(text_config(**{'conditioning.dropout': 0.0}))
 
 
 def test_a_network_without_text_takes_no_prompt():
@@ -145,7 +145,7 @@ def test_a_network_without_text_takes_no_prompt():
     (lambda: text_config(**{'data.random_flip': True}), "'on the left' wrong"),
     (
       lambda: text_config(**{'network.name': 'ddpmpp'}),
-      "conditioning.text needs network.name=unet: 'ddpmpp' takes no text_width",
+      "conditioning.text=True needs network.name=unet: 'ddpmpp' takes",
     ),
     (
       lambda: text_config(**{'network.text_heads': 3}),

@@ -17,7 +17,7 @@ QUICK = {
   'training.num_steps': 1,
   'training.checkpoint_every': 1,
   'training.sample_every': 0,
-  'evaluation.every': 0,
+  'training.evaluate_every': 0,
   'sampling.num_steps': 3,
   'sampling.num_samples': 4,
   'sampling.batch_size': 4,
@@ -31,9 +31,9 @@ COLOUR = {
   'data.image_shape': (8, 8, 3),
   'data.num_levels': 256,
   'conditioning.labels': False,
-  'conditioning.image': 'gray',
+  'conditioning.image': 'colorize',
 }
-INPAINTING = {'conditioning.image': 'inpainting'}
+INPAINTING = {'conditioning.image': 'inpaint'}
 
 
 def trained(tmp_path_factory, name, **changes):
@@ -220,7 +220,7 @@ def test_interpolation_is_guided(plain, files):
 
 
 def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
-  """Or comes closer to them: three steps of a network that knows little."""
+  """Or comes closer to them: three steps of a network with little training."""
   changes = {'edit.task': 'superres', 'edit.iterations': 4}
   found = run(plain, files, changes, image='small')
   assert found['image'].shape == (4, 4, 1)
@@ -232,7 +232,7 @@ def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
 
 
 def test_colours_by_a_run_that_learned_them(colour, files, capsys):
-  found = run(colour, files, {'edit.task': 'colour'}, image='colours')
+  found = run(colour, files, {'edit.task': 'colorize'}, image='colours')
   assert 'its colours are left out' in capsys.readouterr().out
   assert found['image'].shape == (8, 8, 1)
   assert found['arr_0'].shape == (2, 8, 8, 3)
@@ -249,9 +249,9 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   truth = to_uint8(scale(test.images[:4], 17), 17)
   np.testing.assert_array_equal(found['originals'], truth)
   np.testing.assert_array_equal(found['labels'], test.labels[:4])
-  known = found['given'] == truth
+  known = found['conditions'] == truth
   assert 0.1 < known.mean() < 1.0
-  assert set(np.unique(found['given'][~known])) == {128}
+  assert set(np.unique(found['conditions'][~known])) == {128}
   with Image.open(palette / 'samples' / 'samples.png') as sheet:
     assert sheet.size == (6 * (1 + 3 * 9), 6 * (1 + 4 * 9))
   # the condition depends on seed and number alone
@@ -311,7 +311,7 @@ def test_the_bound_of_such_a_run_is_that_given_the_image(palette):
       {'image': 'small'},
       'config.edit: factor=3 does not divide 8x8',
     ),
-    ({'edit.task': 'colour'}, {'image': 'digit'}, 'this run have no colours'),
+    ({'edit.task': 'colorize'}, {'image': 'digit'}, 'this run have no colours'),
     ({'edit.task': 'interpolate', 'edit.num_samples': 1}, {}, 'its two ends'),
   ],
 )  # fmt: skip
@@ -324,9 +324,12 @@ def test_a_mistake_is_one_line(plain, files, changes, fields, message):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'edit.task': 'sdedit'}, 'was trained with conditioning.image=gray'),
-    ({'edit.task': 'colour', 'edit.method': 'reconstruction'}, "has 'gray'"),
-    ({'edit.task': 'colour', 'edit.label': 1}, 'knows no labels'),
+    ({'edit.task': 'sdedit'}, 'was trained with conditioning.image=colorize'),
+    (
+      {'edit.task': 'colorize', 'edit.method': 'reconstruction'},
+      "has 'colorize'",
+    ),
+    ({'edit.task': 'colorize', 'edit.label': 1}, 'takes no labels'),
   ],
 )
 def test_a_network_has_the_task_of_its_condition(
@@ -336,9 +339,9 @@ def test_a_network_has_the_task_of_its_condition(
     run(colour, files, changes, image='colours')
 
 
-def test_a_network_without_label_dropout_needs_a_label():
-  config = smoke(**{'conditioning.label_dropout': 0.0})
-  with pytest.raises(UserError, match='needs a class, 0..9'):
+def test_a_network_trained_without_dropout_needs_a_label():
+  config = smoke(**{'conditioning.dropout': 0.0})
+  with pytest.raises(UserError, match='needs a class, .* 0..9'):
     edit.choose_label(config)
 
 

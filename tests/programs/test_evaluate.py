@@ -25,7 +25,7 @@ QUICK = {
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'digits'
-  fields = {'training.sample_every': 0, 'evaluation.every': 0}
+  fields = {'training.sample_every': 0, 'training.evaluate_every': 0}
   PROGRAMS['train'](smoke(**fields), str(workdir))
   return workdir
 

@@ -15,7 +15,7 @@ from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import replicated
 from tests.programs.conftest import smoke
 
-QUIET = {'training.sample_every': 0, 'evaluation.every': 0}
+QUIET = {'training.sample_every': 0, 'training.evaluate_every': 0}
 
 
 def losses(workdir):
@@ -128,7 +128,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
     'training.keep_checkpoints': 1,
     'training.keep_best': 1,
     'training.sample_every': 0,
-    'evaluation.every': 0,
+    'training.evaluate_every': 0,
   }
   PROGRAMS['train'](smoke(**fields), str(tmp_path))
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()

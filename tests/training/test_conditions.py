@@ -45,7 +45,7 @@ def test_an_image_condition_is_of_the_example_itself(key):
   """Its masks have a key of their own, whatever else there is in cond."""
   batch = {'image': X0, 'label': jnp.arange(5)}
   condition = conditions.make_condition(
-    True, 0.5, conditions.image_condition('inpainting')
+    True, 0.5, conditions.image_condition('inpaint')
   )
   cond = condition(key, batch)
   assert set(cond) == {'label', 'image', 'drop'}
@@ -61,7 +61,7 @@ def test_an_image_condition_is_of_the_example_itself(key):
 
 
 def test_other_kinds_are_refused():
-  with pytest.raises(ValueError, match="'edges' is not one of inpainting, sup"):
+  with pytest.raises(ValueError, match="'edges' is not one of inpaint, sup"):
     conditions.image_condition('edges')
 
 

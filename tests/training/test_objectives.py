@@ -111,11 +111,11 @@ def denoising(network):
 
 
 def encoding(network):
-  def encode(params, x, *, key=None):
+  def encode(params, t, x, *, key=None):
     network(key)
     return dj.Normal(x, jnp.ones_like(x))
 
-  def decode(params, z, *, key=None):
+  def decode(params, t, z, *, key=None):
     network(key)
     return z
 

@@ -32,19 +32,19 @@ def gaussian(w, h):
   return dj.Normal(h @ w[:, :D], jnp.exp(h @ w[:, D:]))
 
 
-def encode(w, x, *, key=None):
+def encode(w, x):
   return gaussian(w['encode'], x.reshape(len(x), 4))
 
 
-def decode(w, z, *, key=None):
+def decode(w, z):
   return (z @ w['decode']).reshape(len(z), 2, 2, 2)
 
 
-def chain_encode(w, t, z, *, key=None):
+def encode_step(w, t, z, *, key=None):
   return encode(w, z) if t == 1 else gaussian(w['up'], z)
 
 
-def chain_decode(w, t, z, *, key=None):
+def decode_step(w, t, z, *, key=None):
   return decode(w, z) if t == 1 else gaussian(w['down'], z)
 
 
@@ -52,13 +52,11 @@ LOGISTIC = vae.log_likelihood('logistic', LEVELS)
 
 
 def make(**options):
-  return jax.jit(vae.vae(encode, decode, LOGISTIC, **options))
+  return jax.jit(vae.vae(encode_step, decode_step, LOGISTIC, **options))
 
 
 def chain(**options):
-  return vae.hvae(
-    chain_encode, chain_decode, LOGISTIC, num_latents=2, **options
-  )
+  return vae.hvae(encode_step, decode_step, LOGISTIC, num_latents=2, **options)
 
 
 def make_chain(**options):
@@ -171,7 +169,7 @@ def test_the_gradient_is_that_of_the_literal_loss(key):
 
 
 @pytest.mark.parametrize(
-  'objective', [vae.vae(encode, decode, LOGISTIC), chain()]
+  'objective', [vae.vae(encode_step, decode_step, LOGISTIC), chain()]
 )
 def test_parts_of_a_batch_are_the_batch_and_one_step(objective, key):
   arguments = PARAMS, START, key, BATCH
@@ -219,7 +217,7 @@ def test_free_bits_are_of_channels_and_of_layers(key):
 
 def test_free_bits_of_parts_are_refused():
   for objective in (
-    vae.vae(encode, decode, LOGISTIC, free_bits=0.1),
+    vae.vae(encode_step, decode_step, LOGISTIC, free_bits=0.1),
     chain(free_bits=0.1),
   ):
     with pytest.raises(ValueError, match='not the mean over its parts'):

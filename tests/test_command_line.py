@@ -10,6 +10,7 @@ import pytest
 
 import diffusion_jax
 from diffusion_jax import command_line
+from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,7 +21,7 @@ def launch(*args, cwd=ROOT):
     cwd=cwd,
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=HANG_SECONDS,
   )
 
 
@@ -51,6 +52,10 @@ MISTAKES = {
     ['--config=configs/digits.py', '--config.training.bach_size=3'],
     'no such config field: bach_size. Did you mean "batch_size"',
   ),
+  'renamed field': (
+    ['--config=configs/digits.py', '--config.conditioning.label_dropout=0.1'],
+    'conditioning.label_dropout is conditioning.dropout now',
+  ),
   'unknown section': (
     ['--config=configs/digits.py', '--config.trainin.batch_size=3'],
     'Did you mean "training"',
@@ -80,7 +85,7 @@ MISTAKES = {
     [
       '--config=configs/digits.py',
       '--mode=edit',
-      '--config.conditioning.image=gray',
+      '--config.conditioning.image=colorize',
     ],
     '--config.conditioning.image cannot change in --mode=edit',
   ),
@@ -231,7 +236,7 @@ def test_the_installed_command_runs_the_installed_configs(installed, tmp_path):
     env=os.environ | {'PYTHONPATH': str(installed)},
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=HANG_SECONDS,
   )
   assert result.returncode == 0, result.stderr
   assert (tmp_path / 'runs' / 'digits-smoke-0' / 'strip.png').is_file()
