@@ -244,6 +244,8 @@ def get_config():
   # so many steps in a row whose loss or gradient is not finite are left out and
   # only counted. One more stops the run; 0: the first one does
   training.skip_nonfinite = 0
+  # the workdir of a run, with whose weights training begins (docs/weights.md)
+  training.init_from = placeholder(str)
   training.resume = 'auto'  # force: continue although the config differs
 
   evaluation = config.evaluation = ConfigDict()
@@ -344,6 +346,17 @@ def get_config():
   edit.strength = 0.5  # sdedit: where it begins, 0 (the image) to 1 (noise)
   edit.repeats = 1  # sdedit: each result edited again
   edit.name = 'edit'  # of the files written into edits/
+
+  convert = config.convert = ConfigDict()  # --mode=convert (docs/weights.md)
+  convert.source = ''  # the folder or file of weights that become a run
+  # diffusers, openai, ho, score_sde, edm, safetensors; '': recognised
+  convert.format = ''
+  convert.model = ''  # openai, score_sde: the name of a published model
+  convert.options = ''  # of the format: 'image_size=64 class_cond=True'
+  convert.to = ''  # what the run becomes instead: diffusers, safetensors
+  convert.out = ''  # the folder or file that is written then
+  # diffusers: the class that is built in, -1 for none; None: it is given
+  convert.label = placeholder(int)
 
   noise = config.noise = ConfigDict()  # --mode=noise
   noise.image = 'china.jpg'  # a file, or scikit-learn's china.jpg, flower.jpg

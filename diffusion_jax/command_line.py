@@ -54,7 +54,10 @@ def main(_):
   ).partition(':')
   config, index = _CONFIG.value, _SWEEP_INDEX.value
   name = Path(path).stem + (f'-{argument}' if argument else '')
-  workdir = _WORKDIR.value or str(Path('runs') / name)
+  if argument and Path(argument, 'config.json').is_file():  # configs/run.py
+    workdir = _WORKDIR.value or argument
+  else:
+    workdir = _WORKDIR.value or str(Path('runs') / name)
   overrides = config_flags.get_override_values(flags.FLAGS['config'])
   for field, value in overrides.items():
     if value == ('',):  # `--config.sampling.labels=` is an empty tuple.
@@ -90,7 +93,7 @@ def join(config):
   """Joins the other processes, if --multihost says that there are any."""
   where = _COORDINATOR.value, _NUM_HOSTS.value, _HOST.value
   if _MULTIHOST.value:
-    if _MODE.value in ('edit', 'noise'):
+    if _MODE.value in ('edit', 'noise', 'convert'):
       raise UserError(f'--mode={_MODE.value} is work for one process')
     processes.start(*where, config.training.heartbeat_timeout)
     if _MODE.value != 'train':  # JAX took the signal, and nobody would look

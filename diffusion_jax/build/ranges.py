@@ -93,7 +93,7 @@ _BY_INTERVAL = {
     network.fourier
   """,
   '[-1, inf)': """
-    training.mesh
+    convert.label training.mesh
   """,
   '(0, 1)': """
     evaluation.tolerance

@@ -148,10 +148,11 @@ def _load_unet(config, weights, scheduler, null_class):
     'network.name': 'unet',
     'network.learned_variance': learned,
     'data.image_shape': (height, width, c['in_channels']),
-    'data.num_classes': classes,
     'conditioning.labels': classes > 0,
     'conditioning.dropout': 0.1 if null_class else 0.0,
   }
+  if classes:  # else the data may have any number of them
+    fields['data.num_classes'] = classes
   return Imported(network, params, fields, (*notes, *more))
 
 
@@ -189,7 +190,7 @@ def _shapes(network, *inputs):
 
 
 def _read(network, weights, shapes, swap_waves=False):
-  tensors = networks.modern(files.read_tensors(weights))
+  tensors = files.open_tensors(weights, networks.modern)
   table = networks.entries(network, shapes, swap_waves)
   try:
     return names.read(table, tensors, shapes)

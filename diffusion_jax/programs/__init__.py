@@ -12,5 +12,5 @@ def _program(name: str) -> Callable:
 
 PROGRAMS = {
   name: _program(name)
-  for name in ('train', 'sample', 'edit', 'evaluate', 'noise')
+  for name in ('train', 'sample', 'edit', 'evaluate', 'noise', 'convert')
 }

@@ -16,7 +16,13 @@ from diffusion_jax.data import images, pipeline
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.families.family import IDENTITY
 from diffusion_jax.programs import sample
-from diffusion_jax.runs import lock, processes, run_folder, sample_inputs
+from diffusion_jax.runs import (
+  first_weights,
+  lock,
+  processes,
+  run_folder,
+  sample_inputs,
+)
 from diffusion_jax.runs.step_log import StepLog, average
 from diffusion_jax.training import checkpoints, preemption
 from diffusion_jax.training.logging import MetricWriter
@@ -72,7 +78,11 @@ def train(config, workdir, stop, resources):
   if c.resume != 'force':
     run_folder.check_same_run(workdir, config)
   manager = open_manager(config, workdir, shapes)
-  state = restore(workdir, manager, shapes) or make_state()
+  state = restore(workdir, manager, shapes)
+  if state is None:
+    state = make_state()
+    if c.init_from:
+      state = first_weights.begin(state, c.init_from)
   kept = family.prepare(config, workdir, latents, source, mesh)
   kept = replicate(mesh, kept)  # parameters that are not trained
   start = int(state.step)

@@ -27,12 +27,31 @@ RUN_SECTIONS = (
   'objective',
 )
 
+# What weights do not know: where there are data like theirs.
+_OF_DATA = tuple(
+  f'data.{name}'
+  for name in (
+    'name',
+    'num_classes',
+    'num_levels',
+    'random_flip',
+    'data_dir',
+    'path',
+    'tfds_name',
+    'train_split',
+    'test_split',
+    'test_fraction',
+    'num_threads',
+  )
+)
+
 # What may change between two starts of one run without changing its result.
 _FREE = (
   'sampling.',
   'evaluation.',
   'edit.',
   'noise.',
+  'convert.',
   'data.data_dir',
   'network.remat',
   'network.matmul_precision',
@@ -114,7 +133,7 @@ def hparams(stored: dict) -> dict:
   return {
     name: value if isinstance(value, (bool, float, int, str)) else str(value)
     for name, value in _flat(stored).items()
-    if not name.startswith(_FREE[:4])
+    if not name.startswith(_FREE[:5])
   }
 
 
@@ -191,7 +210,17 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
 
   Overrides that repeat the values of the run are accepted.
   """
-  if mode not in ('sample', 'edit', 'evaluate'):
+  if mode == 'convert' and not overrides.get('convert.to'):
+    given = (*RUN_SECTIONS, 'sampling')
+    fixed = [n for n in overrides if n.split('.')[0] in given]
+    fixed = [n for n in fixed if n not in _OF_DATA]
+    if fixed:
+      raise UserError(
+        f'--config.{fixed[0]} cannot be given in --mode=convert: it comes with '
+        'the weights'
+      )
+    return
+  if mode not in ('sample', 'edit', 'evaluate', 'convert'):
     return
   found = _flat(audit.rename_fields(read_config(workdir) or {}))
   fixed = [

@@ -126,21 +126,30 @@ def finish(manager: ocp.CheckpointManager) -> None:
 
 
 def save_params(
-  workdir: str | Path, step: int, params: Any, config: dict
+  workdir: str | Path,
+  step: int,
+  params: Any,
+  config: dict,
+  items: Iterable[str] = ('ema_params',),
 ) -> None:
   """Saves params alone, as the averaged ones of a run, and waits for it.
 
-  Does nothing if the step is there already.
+  items: 'ema_params', 'params', which of these they are. Does nothing if the
+  step is there already.
   """
   folder = _folder(workdir)
   options = ocp.CheckpointManagerOptions(
     cleanup_tmp_directories=True, async_options=_with_sums(folder)
   )
-  with _open(folder, options, set()) as manager:
+  sizes = [x.nbytes for x in jax.tree.leaves(params)]
+  limit = max(*sizes, sum(sizes) // 16)  # Of the memory that writing takes.
+  with _open(folder, options, set(), limit / 1e9) as manager:
     if step not in manager.all_steps():
-      arrays = jax.tree.map(np.asarray, params)  # The same on every host.
-      items = {_ITEMS[0]: ocp.args.StandardSave(arrays)}
-      args = ocp.args.Composite(config=ocp.args.JsonSave(config), **items)
+      # The same on every host. Of NumPy's arrays Orbax would write copies.
+      place = jax.device_put if jax.process_count() == 1 else np.asarray
+      arrays = jax.tree.map(place, params)
+      saved = {name: ocp.args.StandardSave(arrays) for name in items}
+      args = ocp.args.Composite(config=ocp.args.JsonSave(config), **saved)
       manager.save(step, args=args, force=True, custom_metadata=checksums.MARK)
 
 
@@ -162,7 +171,11 @@ def restore_latest(
     kind = 'optimizer' if name == 'state' else 'network'
     if name not in found:
       raise ValueError(
-        f'checkpoint {step} has no {name}: it was written with other EMA rates'
+        f'checkpoint {step} has weights alone: they begin another run, of '
+        'another --workdir, by --config.training.init_from=<this one>'
+        if name == 'state'
+        else f'checkpoint {step} has no {name}: it was written with other EMA '
+        'rates'
       )
     what = f'checkpoint {step} is of another {kind}'
     check_fits(found[name].tree, tree, what)
@@ -322,11 +335,12 @@ def _loss(manager, step):
   return json.loads((path / 'metrics' / 'metrics').read_text())[METRIC]
 
 
-def _open(folder, options, items):
+def _open(folder, options, items, write_gb: Any = 96):
   # Orbax needs to know the items beforehand, those of older steps as well.
   found = {path.name for path in folder.glob(f'*/{_ema_item("*")}')}
   handlers = {
-    name: ocp.StandardCheckpointHandler() for name in {*_ITEMS, *items, *found}
+    name: ocp.StandardCheckpointHandler(save_concurrent_gb=write_gb)
+    for name in {*_ITEMS, *items, *found}
   }
   return ocp.CheckpointManager(
     folder,

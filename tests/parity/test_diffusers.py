@@ -135,7 +135,7 @@ def test_the_unet(name, tmp_path):
   found = interop.load(tmp_path / 'given')
   x = images(found.fields['data.image_shape'])
   t, cond, more = np.array([0, 3, 250, 999]), {}, {}
-  if found.fields['data.num_classes']:
+  if 'data.num_classes' in found.fields:
     labels = np.array([0, 4, 2, 2])
     cond, more = {'label': labels}, {'class_labels': torch.from_numpy(labels)}
   with torch.no_grad():
