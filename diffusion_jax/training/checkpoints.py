@@ -141,8 +141,9 @@ def save_params(
   options = ocp.CheckpointManagerOptions(
     cleanup_tmp_directories=True, async_options=_with_sums(folder)
   )
+  # Of the memory that writing takes: more than the largest leaf.
   sizes = [x.nbytes for x in jax.tree.leaves(params)]
-  limit = max(*sizes, sum(sizes) // 16)  # Of the memory that writing takes.
+  limit = max(*sizes, sum(sizes) // 16) + 2**23
   with _open(folder, options, set(), limit / 1e9) as manager:
     if step not in manager.all_steps():
       # The same on every host. Of NumPy's arrays Orbax would write copies.
