@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax.evaluation import digits
+from diffusion_jax.evaluation import digits, shapes
 
 FeatureFn = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -93,6 +93,16 @@ def _digits(weights, batch_size):
   return Extractor(extract, _identity(title, '8x8, 17 levels', text))
 
 
+def _shapes(weights, batch_size):
+  def extract(pictures):
+    features = shapes.make_features(pictures.shape[1])(pictures)
+    return {'features': features}
+
+  text = 'of a perceptron, fitted to 4,000 pictures'
+  title = 'the hidden layer of a perceptron'
+  return Extractor(extract, _identity(title, 'levels / 127.5 - 1', text))
+
+
 def _published(name):
   def load(weights, batch_size):
     from diffusion_jax.interop.features import load_features
@@ -115,5 +125,6 @@ EXTRACTORS = {
   'inception': _published('inception'),
   'dinov2': _published('dinov2'),
   'digits': _digits,
+  'shapes': _shapes,
   'pixels': _pixels,
 }

@@ -188,9 +188,10 @@ MEASURES: dict[str, Measure] = {
 def table(scores: list[Score]) -> str:
   """Returns lines of name, value, error and note, in columns."""
   lines = []
+  width = max([17, *(len(row.name) + 1 for row in scores)])
   for name, (value, error), note in scores:
     shown = '' if np.isnan(error) else f'+- {error:.3g}'
-    lines.append(f'{name:17}{value:11.5g}  {shown:11}  {note}'.rstrip())
+    lines.append(f'{name:{width}}{value:11.5g}  {shown:11}  {note}'.rstrip())
   return '\n'.join(lines)
 
 

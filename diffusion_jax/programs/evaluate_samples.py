@@ -202,16 +202,18 @@ def describe(config, found: ImageSet, extractor, path, drawn):
 def line(config, drawn, used):
   """Returns the protocol in a line."""
   c = config.sampling
+  steps = c.respacing or f'{c.num_steps} steps'
   decay = f' {c.ema_decay}' if c.ema_decay else ''
   average = f'averaged weights{decay}' if c.ema else 'weights without average'
   against = '; '.join(
-    f'{name} ({of["preprocessing"]}; weights {of["weights"]}) of '
+    f'{of["features"]} ({of["preprocessing"]}; weights {of["weights"]}) of '
     f'{of["images"]:,} {of["split"]} images of {of["data"]["name"]}'
-    for name, of in used.items()
+    for of in used.values()
   )
   return (
-    f'{c.num_samples:,} images, {provenance.describe(drawn)}, guidance '
-    f'{c.guidance_scale:g}, {average}; against {against}'
+    f'{c.num_samples:,} images of {drawn["run"]}, checkpoint '
+    f'{drawn["sampling"]["checkpoint"]}, {c.sampler}, {steps}, guidance '
+    f'{c.guidance_scale:g}, {average}, seed {c.seed}; against {against}'
   )
 
 

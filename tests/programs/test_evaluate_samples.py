@@ -120,7 +120,7 @@ def test_the_result_is_that_of_the_images_and_the_whole_split(run, capsys):
   assert protocol['samples']['sampling']['num_samples'] == 20
   assert protocol['reference']['pixels']['images'] == 1437
   printed = capsys.readouterr().out
-  assert '20 images, settings: digits, checkpoint' in printed
+  assert '20 images of digits, checkpoint 4, ddim, 4 steps, guid' in printed
   assert 'of 1,437 train images of digits' in printed
 
 
