@@ -69,31 +69,35 @@ def frechet_distance(p: Statistics, q: Statistics) -> float:
   Covariances may be singular: the trace of the root is the sum of the singular
   values of C_p^(1/2) C_q^(1/2), which has no root of a rounded zero.
   """
-  if p.mean.shape != q.mean.shape:
-    raise ValueError(
-      f'{len(p.mean)} features cannot be compared with {len(q.mean)}'
-    )
-  product = _root(p.covariance) @ _root(q.covariance)
-  trace = np.linalg.norm(product, 'nuc')
-  shift = np.sum((p.mean - q.mean) ** 2)
-  return float(
-    shift + np.trace(p.covariance) + np.trace(q.covariance) - 2.0 * trace
-  )
+  return _distance(p, q, _root(q.covariance))
 
 
 def frechet_distance_and_error(
-  samples: np.ndarray, reference: Statistics, num_draws: int = 20, seed: int = 0
+  samples: np.ndarray, reference: Statistics, num_draws: int = 10, seed: int = 0
 ) -> Estimate:
   """Returns the distance of samples [N, D], and its error by the bootstrap.
 
   The error is that of the samples; the reference is fixed. Each of the
   num_draws costs one distance.
   """
+  root = _root(reference.covariance)
 
   def distance(features):
-    return frechet_distance(statistics(features), reference)
+    return _distance(statistics(features), reference, root)
 
   return bootstrap(distance, samples, num_draws, seed)
+
+
+def _distance(p, q, root_q):
+  if p.mean.shape != q.mean.shape:
+    raise ValueError(
+      f'{len(p.mean)} features cannot be compared with {len(q.mean)}'
+    )
+  trace = np.linalg.norm(_root(p.covariance) @ root_q, 'nuc')
+  shift = np.sum((p.mean - q.mean) ** 2)
+  return float(
+    shift + np.trace(p.covariance) + np.trace(q.covariance) - 2.0 * trace
+  )
 
 
 def _root(matrix):
