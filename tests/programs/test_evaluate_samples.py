@@ -272,3 +272,15 @@ def test_mistakes_are_one_clear_line(run):
   fields |= {'training.keep_best': 1, 'training.keep_best_by': 'fid'}
   with pytest.raises(UserError, match="'fid' is not one of test_loss, fd_pix"):
     train.make_measure(smoke(**fields), None)
+
+
+def test_a_classifier_makes_no_images():
+  config = smoke(**{'objective.name': 'classifier'})
+  with pytest.raises(UserError, match='makes no images to measure by fid'):
+    evaluate_samples.check(config, ('fid',))
+
+
+def test_accuracy_needs_labels():
+  config = smoke(**{'conditioning.labels': False})
+  with pytest.raises(UserError, match='accuracy needs labels, which this run'):
+    evaluate_samples.check_needs(config, halves('', 1), {'accuracy'})
