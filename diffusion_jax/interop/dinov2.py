@@ -73,7 +73,7 @@ def read_params(path: str | Path) -> tuple[DinoV2, dict]:
 def network_of(tensors: Mapping[str, Any]) -> DinoV2:
   """Returns the network whose weights these are."""
   name = 'embeddings.position_embeddings'
-  shape = np.shape(tensors.get(name))
+  shape = np.shape(tensors[name]) if name in tensors else ()
   if len(shape) != 3 or shape[2] % HEAD_WIDTH:
     raise ValueError(f'{name} is missing, or of another shape: {shape}')
   numbers = [re.match(r'encoder\.layer\.(\d+)\.', n) for n in tensors]

@@ -1,5 +1,7 @@
 """A config with the fields of imported weights builds the same network."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ NCSNPP = dict(
 
 
 def config_of(fields):
-  config = base.get_config()
+  config: Any = base.get_config()
   config.data.name = 'synthetic'
   for path, value in fields.items():
     section, name = path.split('.')
