@@ -118,6 +118,7 @@ def test_a_training_begins_with_converted_weights(run, tmp_path, capsys):
   leaves = len(jax.tree.leaves(params))
   assert f'{leaves} of {leaves} leaves\n' in capsys.readouterr().out
   shutil.copytree(run, tmp_path / 'mine')
+  config.training.resume = 'force'
   with pytest.raises(UserError, match='init_from=<this one>'):
     PROGRAMS['train'](config, str(tmp_path / 'mine'))
 
