@@ -9,20 +9,19 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config():
-  """The fields; data.name is empty, an experiment chooses."""
+  """Returns all fields; data.name is empty, each experiment sets it."""
   config = ConfigDict()
   config.seed = 0  # parameters, noise, order of the data
 
   data = config.data = ConfigDict()
-  # digits, shapes, synthetic, photos: nothing to download; npz, folder: of
-  # one's own;
-  # cifar10, mnist; tfds: any prepared set of its catalogue (docs/data.md)
+  # digits, shapes, synthetic, photos need no download; npz and folder are files
+  # of the user's; cifar10, mnist; tfds is any prepared set (docs/data.md)
   data.name = ''
   data.image_shape = (32, 32, 3)  # height, width, channels
   data.num_classes = 0  # labels are 0..num_classes - 1; 0: none
   # grey levels per channel; 2 makes every pixel of any set black or white
   data.num_levels = 256
-  data.random_flip = False  # mirror half of the training images
+  data.random_flip = False  # mirrors half of the training images
   data.data_dir = ''  # of cifar10, mnist, tfds; '': $TFDS_DATA_DIR or tfds' own
   data.path = placeholder(str)  # the folder of 'folder', the file of 'npz'
   data.tfds_name = placeholder(str)  # of 'tfds': name[/config][:version]
@@ -34,12 +33,12 @@ def get_config():
   data.num_objects = placeholder(int)  # of 'shapes': 1, or 2 for one or two
   # files of 'photos'; (): the two that ship with scikit-learn
   data.photos = placeholder(tuple)
-  # photos are made so many times smaller, then cropped
+  # 'photos': they are made so many times smaller, then cropped
   data.photo_shrink = placeholder(int)
-  data.num_threads = 8  # that read ahead, for sets on disk
+  data.num_threads = 8  # read ahead of the training, for sets on disk
 
   latent = config.latent = ConfigDict()  # docs/latent_diffusion.md
-  # the workdir of an autoencoder, in whose latents to diffuse; '': in pixels
+  # workdir of the autoencoder whose latents are diffused; '': pixels are
   latent.run = ''
   latent.shape = ()  # height, width, channels of its latents
   # they are multiplied by; None: that of the autoencoder's run, which has one
@@ -81,14 +80,14 @@ def get_config():
   schedule.gamma_max = placeholder(float)  # at t = 1
 
   network = config.network = ConfigDict()
-  # unet, vdm (one resolution, num_blocks long), ddpmpp (EDM's), classifier (the
-  # way down of unet, for the objective of that name); autoencoder, for the
+  # unet, vdm (one resolution, with num_blocks), ddpmpp (EDM's), classifier (the
+  # first half of unet, for the objective classifier); autoencoder, for the
   # objective vae, and hierarchical, for hvae (docs/vae.md)
   network.name = 'unet'
   network.channels = placeholder(int)  # at full resolution
   # of the channels, one per resolution
   network.multipliers = placeholder(tuple)
-  # per resolution on the way down, one more going up
+  # per resolution in the first half of unet; the second half has one more
   network.num_blocks = placeholder(int)
   # heights of the feature maps
   network.attention_resolutions = placeholder(tuple)
@@ -111,13 +110,18 @@ def get_config():
   # in the middle: after a norm (norm), without (plain), or no attention (none);
   # an autoencoder has blocks there only if it is set
   network.middle_attention = placeholder(str)
+  # ddpmpp: weights of the filter where the resolution changes, as 1,3,3,1 of
+  # NCSN++; None: the mean of 2x2 pixels, and their repetition
+  network.resample_filter = placeholder(tuple)
+  # ddpmpp: the input, made smaller, is added at every resolution (NCSN++)
+  network.input_pyramid = placeholder(bool)
   network.initializer = placeholder(str)  # ho, torch, lecun
-  # 'vdm' sees sin, cos(2 pi 2^k x), k = 6, 7
+  # 'vdm': its input has sin, cos(2 pi 2^k x), k = 6, 7, as well
   network.fourier = placeholder(tuple)
-  # twice the channels, the second half for the variance: hybrid and vlb train
-  # it, denoising does not
+  # doubles the output channels, the second half for the variance: hybrid and
+  # vlb train it, denoising does not
   network.learned_variance = False
-  # conditioning.text: width, layers and heads of the Transformer that reads it
+  # width, layers and heads of the Transformer that reads conditioning.text
   network.text_width = placeholder(int)
   network.text_layers = placeholder(int)
   network.text_heads = placeholder(int)
@@ -132,12 +136,12 @@ def get_config():
   network.log_variance_limits = placeholder(tuple)
   # hierarchical: T, the layers of the chain
   network.num_latents = placeholder(int)
-  # compute blocks again going back: less memory
+  # computes blocks again for the gradients, which takes less memory
   network.remat = placeholder(bool)
   network.dtype = placeholder(str)  # of the computation: float32, bfloat16
-  # of float32 products on GPU and TPU: default (TensorFloat-32; one pass of
-  # bfloat16), high (TensorFloat-32; three passes), highest (float32); all but
-  # the network is always highest (docs/performance.md)
+  # precision of float32 products on GPU and TPU: default (TensorFloat-32; one
+  # pass of bfloat16), high (TensorFloat-32; three passes), highest (float32).
+  # What is not in the network is always highest (docs/performance.md)
   network.matmul_precision = 'default'
 
   conditioning = config.conditioning = ConfigDict()
@@ -145,16 +149,16 @@ def get_config():
   # (time_scale * t), logsnr, log_sigma (-logsnr / 2), edm (-logsnr / 8)
   conditioning.noise_input = 'step'
   conditioning.time_scale = placeholder(float)
-  conditioning.labels = False  # give the network the class
-  # give the network the text of a picture, at most text_length bytes; unet
+  conditioning.labels = False  # gives the network the class
+  # gives the network the text of a picture, at most text_length bytes; unet
   conditioning.text = False
   conditioning.text_length = 64
   # probability that training hides the class, the text and the image
   conditioning.dropout = 0.0
-  # give the network its last estimate of x0 (Analog Bits); unet, ddpmpp
+  # gives the network its last estimate of x0 (Analog Bits); unet, ddpmpp
   conditioning.self_conditioning = False
-  # give the network an image made of the example itself: its known pixels under
-  # a random mask (inpaint), made smaller and enlarged again (superres), without
+  # gives the network an image made of the example: its known pixels under a
+  # random mask (inpaint), made smaller and enlarged again (superres), without
   # its colours (colorize); '': none; unet, ddpmpp
   conditioning.image = ''
   conditioning.image_factor = 2  # superres: so many times smaller
@@ -190,7 +194,7 @@ def get_config():
   # unit_gaussian, of variance 1; bernoulli, of data.num_levels=2
   objective.decoder = 'logistic'
   objective.beta = placeholder(float)  # weight of the KL; 1 is the bound
-  # nats of a channel of z (vae) or a layer (hvae) that cost nothing
+  # nats of each channel of z (vae) or layer (hvae) that are not penalised
   objective.free_bits = placeholder(float)
   # steps in which the weight grows from 0 to beta
   objective.kl_warmup = placeholder(int)
@@ -209,8 +213,8 @@ def get_config():
   # of which parameters: kernels; not_biases (kernels, scales of norms,
   # embeddings and the schedule, as VDM's release); all (as PyTorch's AdamW)
   optimizer.weight_decay_mask = 'kernels'
-  # of gradients: nan -> 0, inf -> 1e5, as EDM; such a step is taken, and does
-  # not stop the run (training.skip_nonfinite leaves it out instead)
+  # replaces nan by 0 and inf by 1e5 in gradients, as EDM does; such a step is
+  # taken and does not stop the run (training.skip_nonfinite leaves it out)
   optimizer.repair_gradients = False
 
   training = config.training = ConfigDict()
@@ -223,22 +227,26 @@ def get_config():
   training.ema_decay = 0.9999
   training.more_ema_decays = ()  # further averages of the parameters
   training.ema_warmup = False  # decay min(ema_decay, (1 + step) / (10 + step))
-  # in images, instead of ema_decay and ema_warmup; at most the part ema_rampup
-  # of the images seen so far (0: constant)
+  # in images, instead of ema_decay and ema_warmup; at most ema_rampup times the
+  # number of images trained on so far (0: no limit)
   training.ema_half_life = placeholder(float)
   training.ema_rampup = 0.0
   training.log_every = 100  # steps; 0: never, here and below
   training.evaluate_every = 0  # losses on the test split
   training.evaluate_batches = 8  # of training.batch_size test images
+  # evaluation.metrics of generated images, in so few of them
+  training.metrics_every = 0
+  training.metrics_images = 1000
   training.sample_every = 1000
   training.checkpoint_every = 1000
   training.keep_checkpoints = 2  # the latest
   training.keep_every = 0  # also every so many steps
-  training.keep_best = 0  # also so many with the lowest test_loss
-  # seconds without a sign of life after which a process of --multihost is lost
+  training.keep_best = 0  # also so many with the lowest keep_best_by
+  training.keep_best_by = 'test_loss'  # or a metric of metrics_every, as fid
+  # seconds without a heartbeat after which a process of --multihost is lost
   training.heartbeat_timeout = 30
-  # a step whose loss or gradient is not finite changes nothing but the step, so
-  # many in a row; one more stops the run, and 0: the first
+  # so many steps in a row whose loss or gradient is not finite are left out and
+  # only counted. One more stops the run; 0: the first one does
   training.skip_nonfinite = 0
   # the workdir of a run, with whose weights training begins (docs/weights.md)
   training.init_from = placeholder(str)
@@ -255,13 +263,30 @@ def get_config():
   evaluation.random_steps = 0  # elbo: drawn for each image; 0: all
   evaluation.decoder = 'gaussian'  # elbo: gaussian, tanh, categorical
   evaluation.tolerance = 1e-4  # ode: of the solver
-  # ode: where it begins; a network of T steps knows 1/T
+  # ode: where it begins; a network of T steps is trained down to 1/T
   evaluation.t_min = 1e-3
   # ode: uniform in the bin of a grey level; gaussian: the noise of t_min
   evaluation.dequantization = 'uniform'
   evaluation.num_samples = 100  # iw: draws of z for each image
   evaluation.num_probes = 1  # ode: of Hutchinson's estimate
   evaluation.seed = 0
+  # of generated images, as `sampling` says: fid, sfid; fd, kid, is, pr
+  # (precision, recall), dc (density, coverage), cmmd, accuracy, memorisation in
+  # evaluation.features, and fd_digits, for instance, in others; of so many
+  # images against all of a split (docs/evaluation.md)
+  evaluation.num_generated = 50_000
+  evaluation.features = 'inception'  # inception, dinov2, digits, shapes, pixels
+  # the file of weights of inception or dinov2, or the folder of both; '':
+  # $DIFFUSION_JAX_WEIGHTS
+  evaluation.weights = ''
+  evaluation.reference = 'train'  # train, test
+  evaluation.num_draws = 10  # of the bootstrap of fd; 0: no standard error
+  # of every combination of these a line in one table
+  sweep = evaluation.sweep = ConfigDict()
+  sweep.guidance_scale = ()
+  sweep.num_steps = ()
+  sweep.sampler = ()
+  sweep.ema_decay = ()
   evaluation.name = ''  # appended to the folder of the results
 
   sampling = config.sampling = ConfigDict()
@@ -313,8 +338,8 @@ def get_config():
   sampling.num_samples = 100
   sampling.batch_size = 100
   sampling.labels = ()  # classes to sample, in turn; (): all
-  # what the pictures should show; several, separated by |, in turn; None: the
-  # texts of the test split
+  # what the pictures should show; several texts, separated by |, are used in
+  # turn; None: those of the test split
   sampling.prompt = placeholder(str)
   sampling.ema = True  # averaged parameters
   sampling.ema_decay = 0.0  # one of training.more_ema_decays; 0: the first
@@ -364,7 +389,7 @@ def get_config():
   return config
 
 
-# The networks of this package all take the first three.
+# All networks of this package take the first three fields.
 SMALL_NETWORK = {
   'channels': 8,
   'num_groups': 4,
@@ -375,14 +400,12 @@ SMALL_NETWORK = {
 
 
 def with_argument(config, arg, variants=()):
-  """The config as it is, or for `:smoke` a few seconds of the same experiment.
+  """Returns the config, for `:smoke` shrunk to a few seconds of training.
 
-  variants: further arguments, which the experiment applies itself; each exists
-  with `_smoke` as well.
-
-  Smoke: a tiny network and four steps; sets that are not at hand on every
-  machine are replaced by synthetic pictures. In latents those of the trial of
-  the autoencoder, which comes first.
+  It then has a tiny network and four steps. Data sets that must be downloaded
+  are replaced by synthetic pictures. A run in latents uses those of the smoke
+  run of its autoencoder, which comes first. variants: further arguments, which
+  the experiment applies itself; each exists with `_smoke` as well.
   """
   known = 'smoke', *variants, *(f'{name}_smoke' for name in variants)
   if arg and arg not in known:
@@ -396,7 +419,7 @@ def with_argument(config, arg, variants=()):
     files = 'path', 'tfds_name', 'train_split', 'test_split', 'test_fraction'
     for field in files:
       config.data[field] = None
-  if config.latent.run:  # in the latents of a trial
+  if config.latent.run:  # that of the autoencoder's smoke run
     config.latent.run += '-smoke'
   own = ':' in config.network.name  # of a user's module: what it sets shrinks
   for field, small in SMALL_NETWORK.items():
@@ -412,6 +435,8 @@ def with_argument(config, arg, variants=()):
   config.training.checkpoint_every = 2
   config.training.evaluate_batches = 1
   config.evaluation.num_samples = 4
+  config.evaluation.num_generated = 16
+  config.training.metrics_images = 16
   config.sampling.num_steps = 4
   config.sampling.respacing = '4' if config.sampling.respacing else ''
   # the score of an untrained network is almost 0, and a Langevin step goes as

@@ -5,6 +5,7 @@
 
 import importlib
 import importlib.util
+import keyword
 import os
 import re
 import signal
@@ -69,7 +70,7 @@ def main(_):
       workdir += f'-{index}'
     ranges.check(config)
     audit.rename_values(config)
-    audit.forget_unused(config, overrides)
+    audit.reset_unused(config, overrides)
     audit.audit(config)
     join(config)
     run_folder.check_overrides(_MODE.value, overrides, workdir)
@@ -96,7 +97,7 @@ def join(config):
     if _MODE.value in ('edit', 'noise', 'convert'):
       raise UserError(f'--mode={_MODE.value} is work for one process')
     processes.start(*where, config.training.heartbeat_timeout)
-    if _MODE.value != 'train':  # JAX took the signal, and nobody would look
+    if _MODE.value != 'train':  # JAX took the signal, and no code checks it
       signal.signal(signal.SIGTERM, signal.SIG_DFL)
   elif any(value is not None for value in where):
     raise UserError('--coordinator, --num_hosts and --host need --multihost')
@@ -107,7 +108,7 @@ def parse(argv: list[str]) -> list[str]:
   # Orbax and JAX say much, with tracebacks of errors that are handled as well;
   # --verbosity=0 brings it back
   logging.set_verbosity(logging.FATAL)
-  argv = find_config_file(argv)
+  argv = quote_keywords(find_config_file(argv))
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
@@ -122,6 +123,21 @@ def parse(argv: list[str]) -> list[str]:
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: values are given as --name=value')
   return rest
+
+
+def quote_keywords(argv):
+  """Returns argv with quotes around lists of words such as fid,is.
+
+  They are read as Python, whose keywords are no names.
+  """
+  quoted = []
+  for arg in argv:
+    flag, _, value = arg.partition('=')
+    words = value.split(',')
+    if len(words) > 1 and any(map(keyword.iskeyword, words)):
+      arg = f'{flag}={value!r}'
+    quoted.append(arg)
+  return quoted
 
 
 def new_name(message):

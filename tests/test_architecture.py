@@ -95,3 +95,39 @@ def test_the_version_is_written_once():
     if line.startswith('## ')
   )
   assert first.split()[1] == dj.__version__
+
+
+# module -> where its tests are: builders and programs are tested on what they
+# build and write
+TESTED_ELSEWHERE = {
+  'build/facts.py': 'families/test_latent.py',
+  'build/guidance.py': 'families/test_guidance.py',
+  'build/make.py': 'build/test_audit.py',
+  'build/network.py': 'build/test_build.py',
+  'build/objective.py': 'build/test_build.py',
+  'build/optimizer.py': 'build/test_recipes.py',
+  'build/vae_models.py': 'families/test_vae.py',
+  'data/builders.py': 'data/test_prepare.py',
+  'errors.py': 'test_command_line.py',
+  'families/classifier.py': 'families/test_guidance.py',
+  'families/diffusion.py': 'programs/test_sample.py',
+  'families/family.py': 'families/test_vae.py',
+  'runs/guidance_runs.py': 'families/test_guidance.py',
+  'runs/results.py': 'programs/test_evaluate.py',
+  'runs/sample_inputs.py': 'programs/test_sample.py',
+}
+
+
+def test_tests_mirror_the_package():
+  """`core/process.py` has `tests/core/test_process.py`, and so on."""
+  tests, package = ROOT / 'tests', ROOT / 'diffusion_jax'
+  modules = {path.relative_to(package) for path in package.rglob('*.py')}
+  without = {
+    path.as_posix()
+    for path in modules
+    if path.name != '__init__.py'
+    and not (tests / path.with_name(f'test_{path.name}')).is_file()
+  }
+  assert without == set(TESTED_ELSEWHERE), 'add tests/<the same path>'
+  for path in TESTED_ELSEWHERE.values():
+    assert (tests / path).is_file(), path

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.build.test_recipes import EXPERIMENTS
+from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.slow
 
 
-def call(*command, timeout=900):
+def call(*command):
   # as a user would: one device, XLA's own optimisation, nothing cached
   drop = ('XLA_FLAGS', 'JAX_COMPILATION_CACHE_DIR')
   env = {k: v for k, v in os.environ.items() if k not in drop}
@@ -27,7 +28,7 @@ def call(*command, timeout=900):
     env=env,
     capture_output=True,
     text=True,
-    timeout=timeout,
+    timeout=HANG_SECONDS,
   )
   assert result.returncode == 0, result.stderr
   return result.stdout

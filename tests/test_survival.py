@@ -16,6 +16,7 @@ import pytest
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.training import checkpoints
+from tests.conftest import HANG_SECONDS
 from tests.programs.conftest import smoke
 
 ROOT = Path(__file__).parent.parent
@@ -60,9 +61,9 @@ def output(workdir):
   return workdir / 'output'
 
 
-def wait_for(process, ready, seconds=120):
+def wait_for(process, ready):
   """Until ready() or the end of the process."""
-  end = time.monotonic() + seconds
+  end = time.monotonic() + HANG_SECONDS
   while process.poll() is None and not ready():
     assert time.monotonic() < end
     time.sleep(0.005)
@@ -99,12 +100,10 @@ def test_sigterm_saves_and_exits_with_42(whole, tmp_path):
   workdir = tmp_path / 'run'
   process = start(workdir, log_every=1)
   wait_for_text(process, workdir, 'step 1: ')
-  sent = time.monotonic()
   for _ in range(3):  # impatient
     process.send_signal(signal.SIGTERM)
     time.sleep(0.02)
-  assert process.wait(60) == 42
-  assert time.monotonic() - sent < 30
+  assert process.wait(HANG_SECONDS) == 42
   step = last_step(workdir)
   assert 0 < step < STEPS
   said = output(workdir).read_text()
@@ -237,7 +236,9 @@ args += ['--coordinator=localhost:{free_port()}']
 sys.argv = ['launch.py', *args]
 command_line.run()
 """
-  result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, timeout=120)
+  result = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, timeout=HANG_SECONDS
+  )
   assert result.returncode == -signal.SIGTERM
 
 
@@ -245,10 +246,8 @@ def term_one_of_two(workdir, which):
   """The step at which both have stopped, with 42."""
   both = start_two(workdir)
   wait_for_text(both[0], workdir, 'step ' + str(last_step(workdir) + 2) + ': ')
-  sent = time.monotonic()
   both[which].send_signal(signal.SIGTERM)
-  assert [process.wait(60) for process in both] == [42, 42]
-  assert time.monotonic() - sent < 30
+  assert [process.wait(HANG_SECONDS) for process in both] == [42, 42]
   step = last_step(workdir)
   said = output(workdir).read_text()
   assert said.endswith(
@@ -269,7 +268,7 @@ def kill_one_of_two(workdir, which, **fields):
   both[which].kill()
   killed = time.monotonic()
   other = both[1 - which]
-  assert other.wait(60) != 0
+  assert other.wait(HANG_SECONDS) != 0
   seconds = time.monotonic() - killed
   said = (workdir / f'output{1 - which or ""}').read_text()
   return seconds, said
@@ -279,19 +278,18 @@ def kill_one_of_two(workdir, which, **fields):
 def test_two_processes_stopped_and_killed_one_after_the_other(tmp_path):
   """In the end the parameters are those of two that nothing disturbed."""
   undisturbed, workdir = tmp_path / 'undisturbed', tmp_path / 'run'
-  assert [p.wait(300) for p in start_two(undisturbed)] == [0, 0]
+  assert [p.wait(HANG_SECONDS) for p in start_two(undisturbed)] == [0, 0]
   first = term_one_of_two(workdir, 0)
   second = term_one_of_two(workdir, 1)
   assert second > first
   seconds, said = kill_one_of_two(workdir, 1, checkpoint_every=1)
-  assert 'error: host 1 (' in said and 'is lost' in said and seconds < 60
+  assert 'error: host 1 (' in said and 'is lost' in said
   print(f'stopped at {first} and {second}; lost host 1: {seconds:.1f} s')
   third = last_step(workdir)
   assert third >= second
   seconds, said = kill_one_of_two(workdir, 0, checkpoint_every=1)
-  assert seconds < 60
   print(f'lost host 0: {seconds:.1f} s, from step {third}; it says:', said)
-  assert [p.wait(300) for p in start_two(workdir)] == [0, 0]
+  assert [p.wait(HANG_SECONDS) for p in start_two(workdir)] == [0, 0]
   assert_same(parameters(workdir), parameters(undisturbed))
 
 
@@ -313,7 +311,7 @@ def test_a_full_disk_stops_the_run_in_one_line(whole, tmp_path):
     workdir = disk / 'run'
     fields = {'checkpoint_every': 2, 'keep_checkpoints': 100}
     process = start(workdir, **fields)
-    assert process.wait(300) == 2
+    assert process.wait(HANG_SECONDS) == 2
     lines = output(workdir).read_text().splitlines()
     assert 'Traceback' not in lines and lines[-1].startswith('error: ')
     assert 'No space left on device' in lines[-1]
@@ -324,7 +322,7 @@ def test_a_full_disk_stops_the_run_in_one_line(whole, tmp_path):
         while True:
           filler.write(bytes(512))
     process = start(tmp_path / 'log', f'--workdir={workdir}', log_every=1)
-    assert process.wait(300) == 2
+    assert process.wait(HANG_SECONDS) == 2
     lines = output(tmp_path / 'log').read_text().splitlines()
     assert 'Traceback' not in lines and lines[-1].startswith('error: ')
     (disk / 'filler').unlink()

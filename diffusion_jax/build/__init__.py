@@ -1,8 +1,8 @@
-"""config -> plain objects and functions, by the names that others use.
+"""Builds plain objects and functions from a config.
 
 A config names constructors; `make` calls them with the fields of its section
-that are set. Every `build_...` takes the whole config. A value that no table
-knows, or that a constructor refuses, is one line that names the section.
+that are set. Every `build_...` takes the whole config. An unknown name, and
+what a constructor refuses, ends in one line that names the section.
 """
 
 from diffusion_jax.build.data import (
@@ -41,7 +41,7 @@ from diffusion_jax.build.optimizer import (
 from diffusion_jax.build.sampling import (
   build_levels,
   build_sampler,
-  build_walked_schedule,
+  build_sampling_schedule,
 )
 from diffusion_jax.build.schedule import (
   build_schedule,

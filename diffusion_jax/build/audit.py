@@ -127,7 +127,7 @@ def _explain(config, section, unused):
   )
 
 
-def forget_unused(config: Any, overrides: Collection[str]) -> None:
+def reset_unused(config: Any, overrides: Collection[str]) -> None:
   """Resets what a config file set for a choice that `overrides` changed.
 
   overrides: the fields given on the command line, 'section.field', which are

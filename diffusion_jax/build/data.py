@@ -1,4 +1,4 @@
-"""config -> images of a split, and the batches of a run."""
+"""Builds the images of a split, and the batches of a run."""
 
 import numpy as np
 
@@ -69,7 +69,7 @@ SOURCES = {
 
 
 def build_source(config, split='train'):
-  """config.data -> the images of a split."""
+  """Returns the images of a split."""
   c = config.data
   facts = {
     'split': lambda: split,
@@ -94,7 +94,10 @@ def build_source(config, split='train'):
 
 
 def with_texts(config, source):
-  """The source with its texts, if the config asks for them; or ValueError."""
+  """Returns the source with its texts, if the network reads text.
+
+  Raises ValueError for a source that has none, or whose texts do not fit.
+  """
   if not config.conditioning.text:
     return source
   if config.data.name == 'folder':
@@ -112,13 +115,13 @@ def with_texts(config, source):
 
 
 def text_length(config):
-  """Tokens of a text; 0 without."""
+  """Returns the number of tokens of a text; 0 for a network without text."""
   c = config.conditioning
   return c.text_length if c.text else 0
 
 
 def build_batches(config, source, start_step=0, rows=pipeline.ALL):
-  """Training batches from start_step on, without end; rows: of this host."""
+  """Yields training batches from start_step on; rows: those of this host."""
   c = config
   stream = pipeline.batches(
     source,

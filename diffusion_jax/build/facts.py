@@ -1,4 +1,4 @@
-"""Facts of a run that follow from several sections of its config."""
+"""Derives facts of a run from several sections of its config."""
 
 from diffusion_jax.errors import UserError
 

@@ -1,4 +1,4 @@
-"""config.sampling -> a guided denoiser."""
+"""Builds the guided denoiser of config.sampling."""
 
 import functools
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from diffusion_jax.training.classifier import label_log_prob
 
 
 class GuidingRun(NamedTuple):
-  """Another run: its config, and its averaged parameters."""
+  """A run that guides: its config and its averaged parameters."""
 
   config: Any
   params: Any
@@ -46,7 +46,7 @@ def of_network(config, params, cond, make: Any = dj.make_denoiser):
 
 
 def by_class(config, params, cond, guiding):
-  """The denoiser of the config's network, guided without a classifier."""
+  """Returns the denoiser of the network, guided without a classifier."""
   c = config.sampling
   denoise = of_network(config, params, cond)
   if c.guidance_scale != 1.0:
@@ -62,7 +62,7 @@ def by_class(config, params, cond, guiding):
 
 
 def by_classifier(config, cond, guiding):
-  """Denoiser -> one guided by the run's classifier; None without such.
+  """Returns denoiser -> denoiser guided by a classifier; None without one.
 
   It guides towards cond['label'], whether or not the network takes labels.
   """
@@ -83,7 +83,7 @@ def _pair(config, params, cond, guide: Any, denoise):
 
 
 def build_logits(config, params):
-  """The config's classifier: (x_t, level) -> logits [B, num_classes]."""
+  """Returns the classifier, (x_t, level) -> logits [B, num_classes]."""
   return functools.partial(
     dj.network_output,
     network_fn(config, build_network(config)),
@@ -113,7 +113,7 @@ def _at_levels_of(config, guide, function: Any) -> Any:
 
 
 def build_denoiser(config, params, cond, after_guidance=None, guiding=None):
-  """The denoiser of the config's network; params: {'network': ...}.
+  """Returns the denoiser of the network; params: {'network': ...}.
 
   guiding: {field of config.sampling: GuidingRun}, as of
   `runs.guidance_runs.find_guiding_runs`; the denoiser is guided as
@@ -179,6 +179,6 @@ DECODERS = {
 
 
 def build_decoder(config):
-  """config.evaluation.decoder -> (x0, LastStep) -> [B]."""
+  """Returns (x0, LastStep) -> -log p(x_0 | z), [B], of evaluation.decoder."""
   facts = {'num_levels': lambda: config.data.num_levels}
   return make(DECODERS, config.evaluation, 'evaluation.decoder', facts)

@@ -56,7 +56,7 @@ def near(value: Any, known: Collection[str]) -> str:
 
 def _import(path: str, value: str) -> Any:
   module, _, name = value.partition(':')
-  if os.getcwd() not in sys.path:  # where the module of a user lies
+  if os.getcwd() not in sys.path:  # where the user's module is
     sys.path.insert(0, os.getcwd())
   try:
     return getattr(importlib.import_module(module), name)
@@ -117,6 +117,27 @@ def construct(
       raise UserError(f'config.{where}: {name} is needed, and not set')
   with from_config(where):
     return constructor(**values)
+
+
+def check_taken(
+  config: Any, needed: Mapping[str, str], table: Mapping, field: str
+) -> None:
+  """Raises UserError for a field that the chosen constructor cannot follow.
+
+  needed: {field: parameter}; a field that is true needs a constructor with the
+  parameter. table: the constructors of `field`, such as 'network.name'.
+  """
+  section, name = field.split('.')
+  chosen = config[section][name]
+  takes = parameters(choose(table, section, name, chosen))
+  for other, parameter in needed.items():
+    section, name = other.split('.')
+    if config[section][name] and parameter not in takes:
+      able = [n for n, known in table.items() if parameter in parameters(known)]
+      raise UserError(
+        f'config.{other}={config[section][name]} needs {field}='
+        f'{" or ".join(able)}: {chosen!r} takes no {parameter}'
+      )
 
 
 def renamed(constructor: Callable, **fields: str) -> Callable:

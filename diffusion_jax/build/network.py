@@ -1,4 +1,4 @@
-"""config -> network, and the parameters of a run."""
+"""Builds the network, and the parameters of a run."""
 
 import functools
 from typing import Any
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import diffusion_jax as dj
 from diffusion_jax.build.facts import state_shape
 from diffusion_jax.build.make import (
+  check_taken,
   choose,
   construct,
   extended,
@@ -16,7 +17,6 @@ from diffusion_jax.build.make import (
   from_config,
   make,
   matmul_precision,
-  parameters,
   renamed,
 )
 from diffusion_jax.build.schedule import (
@@ -43,7 +43,7 @@ def condition_dropout(config):
 
 
 def build_image_condition(config):
-  """config.conditioning.image -> (key, x0) -> cond['image']; None for ''."""
+  """Returns (key, x0) -> cond['image'], or None for conditioning.image=''."""
   c = config.conditioning
   if not c.image:
     return None
@@ -104,7 +104,7 @@ TEXT_NETWORKS = {'unet': functools.partial(_unet, text_width=64)}
 
 
 def network_constructor(config) -> Any:
-  """config.network -> the constructor of the network."""
+  """Returns the constructor of the network."""
   name = config.network.name
   known = choose(NETWORKS, 'network', 'name', name)
   if not config.conditioning.text:
@@ -127,7 +127,7 @@ def _out_channels(config):
 
 
 def network_facts(config):
-  """What a network may take that is no field of config.network."""
+  """Returns functions of what a network may take beside its own fields."""
   is_classifier = config.objective.name == 'classifier'  # which finds a class
   has_classes = is_classifier or config.conditioning.labels
   facts = {
@@ -160,23 +160,11 @@ NEEDED = {
 }
 
 
-def _check_needed(config, takes):
-  for field, parameter in NEEDED.items():
-    section, name = field.split('.')
-    if config[section][name] and parameter not in takes:
-      known = NETWORKS | TEXT_NETWORKS
-      able = [n for n, k in known.items() if parameter in parameters(k)]
-      raise UserError(
-        f'config.{field} needs network.name={" or ".join(able)}: '
-        f'{config.network.name!r} takes no {parameter}'
-      )
-
-
 def build_network(config):
-  """config.network -> Flax module."""
+  """Builds the Flax module of config.network."""
   matmul_precision(config)  # refuses at once
   constructor = network_constructor(config)
-  _check_needed(config, parameters(constructor))
+  check_taken(config, NEEDED, NETWORKS | TEXT_NETWORKS, 'network.name')
   _check_pair(config)
   facts = network_facts(config)
   return construct(constructor, config.network, 'network', facts)
@@ -207,17 +195,17 @@ def _check_pair(config):
 
 
 def check_heights(config):
-  """UserError for attention at a height that no feature map has.
+  """Raises UserError for attention at a height that no feature map has.
 
-  For training: runs that were trained so are what they are.
+  New trainings alone are checked: older runs with such heights are still read.
   """
-  asked, height = config.network.attention_resolutions, state_shape(config)[0]
+  chosen, height = config.network.attention_resolutions, state_shape(config)[0]
   name = config.network.name
-  if not asked or name not in NETWORKS:
+  if not chosen or name not in NETWORKS:
     return
   levels = len(getattr(build_network(config), 'multipliers', (1,)))
   heights = [height // 2**level for level in range(levels)]
-  absent = [h for h in asked if h not in heights]
+  absent = [h for h in chosen if h not in heights]
   if absent:
     raise UserError(
       f'config.network.attention_resolutions: no feature map is {absent[0]} '
@@ -227,7 +215,7 @@ def check_heights(config):
 
 
 def network_fn(config, network):
-  """Flax module -> network_fn(params, x, noise, cond, *, key=None).
+  """Returns network_fn(params, x, noise, cond, *, key=None) of a Flax module.
 
   It computes with config.network.matmul_precision.
   """
@@ -243,9 +231,9 @@ def network_fn(config, network):
 
 
 def init_params(network, config):
-  """key -> {'network': params} and, where it is learned, 'schedule'.
+  """Returns key -> {'network': params}, and 'schedule' for a learned one.
 
-  To be jitted, or for jax.eval_shape.
+  The function can be jitted and given to jax.eval_shape.
   """
 
   def init(key):
@@ -267,7 +255,7 @@ def init_params(network, config):
 
 
 def abstract_params(config):
-  """Shapes of the parameters that the config's network has."""
+  """Returns the shapes of the parameters of the run."""
   with from_config('network'):
     init = init_params(build_network(config), config)
     return jax.eval_shape(init, abstract_key())
@@ -285,7 +273,7 @@ NOISE_INPUTS = {
 
 
 def build_noise_input(config):
-  """config.conditioning.noise_input -> NoiseLevel -> [B]."""
+  """Returns NoiseLevel -> [B], what the network sees of a level."""
   facts = {'num_steps': lambda: num_steps(config)}
   return make(
     NOISE_INPUTS, config.conditioning, 'conditioning.noise_input', facts

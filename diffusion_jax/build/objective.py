@@ -1,10 +1,11 @@
-"""config.objective -> the objective of a training, and its first state."""
+"""Builds the objective of a training, and its first state."""
 
 import functools
 
 import diffusion_jax as dj
 from diffusion_jax.build import vae_models
 from diffusion_jax.build.make import (
+  check_taken,
   choose,
   construct,
   fixed,
@@ -82,18 +83,18 @@ OBJECTIVES = {
 
 
 def build_times(config):
-  """config.objective.times -> (key, batch_size, schedule) -> levels."""
+  """Returns (key, batch_size, schedule) -> levels."""
   facts = {'schedule_steps': lambda: num_steps(config)}
   return make(TIMES, config.objective, 'objective.times', facts)
 
 
 def build_weight(config):
-  """config.objective.weight -> NoiseLevel -> weight of the error in x0."""
+  """Returns NoiseLevel -> weight of the error in x0."""
   return make(WEIGHTS, config.objective, 'objective.weight')
 
 
 def build_augment(config):
-  """config.objective.augment -> (key, x0) -> (x0, labels); None for 0."""
+  """Returns (key, x0) -> (x0, labels), or None for objective.augment=0."""
   probability = config.objective.augment
   if not probability:
     return None
@@ -145,17 +146,9 @@ NEEDED = {
 }
 
 
-def _check(config, takes):
+def _check(config):
   c = config.objective
-  for field, parameter in NEEDED.items():
-    section, name = field.split('.')
-    value = config[section][name]
-    if value and parameter not in takes:
-      able = [n for n, k in OBJECTIVES.items() if parameter in parameters(k)]
-      raise UserError(
-        f'config.{field}={value} needs objective.name={" or ".join(able)}, not '
-        f'{c.name!r}'
-      )
+  check_taken(config, NEEDED, OBJECTIVES, 'objective.name')
   if c.augment and config.conditioning.image:
     raise UserError(
       'config.objective.augment changes the images, conditioning.image would '
@@ -193,7 +186,7 @@ def _check_vae(config):
 
 
 def check_ends(name, schedule):
-  """ValueError where the bound of VDM has no value: SNR = inf or 0."""
+  """Raises ValueError where VDM's bound has no value: SNR = inf or 0."""
   if schedule(0.0).sigma == 0.0 or schedule(1.0).alpha == 0.0:
     raise ValueError(
       f'{name!r} begins without noise or ends without signal; the objective '
@@ -211,7 +204,7 @@ def build_objective(config, test=False):
   c = config.objective
   constructor = choose(OBJECTIVES, 'objective', 'name', c.name)
   takes = parameters(constructor)
-  _check(config, takes)
+  _check(config)
   network = build_network(config)
   if test:
     if hasattr(network, 'dropout'):
@@ -227,7 +220,7 @@ def build_objective(config, test=False):
 
 
 def build_objective_state(config):
-  """What the objective remembers before the first step; () if nothing."""
+  """Returns the first state of the objective, () for one without a state."""
   c = config.objective
   if c.name in ('hybrid', 'vlb') and c.times == 'loss_aware':
     return loss_aware.init_loss_history(num_steps(config))

@@ -1,38 +1,30 @@
-"""config.optimizer and config.training -> what trains."""
+"""Builds the optimizer, the averages and the mesh of a training."""
 
-from diffusion_jax.build.make import choose, from_config
+from diffusion_jax.build.make import choose, construct, from_config, renamed
 from diffusion_jax.training import optimizer, sharding
 
 
 def build_learning_rate(config):
-  """config.optimizer -> step -> learning rate."""
+  """Returns step -> learning rate, as config.optimizer says."""
   c = config.optimizer
   choose(optimizer.DECAYS, 'optimizer', 'decay', c.decay)
-  with from_config('optimizer'):
-    return optimizer.learning_rate_schedule(
-      c.learning_rate, c.warmup_steps, c.decay, c.decay_steps
-    )
+  schedule = renamed(optimizer.learning_rate_schedule, peak='learning_rate')
+  return construct(schedule, c, 'optimizer')
 
 
 def build_optimizer(config):
-  """config.optimizer -> optax transformation."""
+  """Returns the optax transformation of config.optimizer."""
   c = config.optimizer
-  rate = build_learning_rate(config)
   masks, field = optimizer.WEIGHT_DECAY_MASKS, 'weight_decay_mask'
-  return optimizer.make_optimizer(
-    rate,
-    clip_norm=c.clip_norm,
-    b1=c.b1,
-    b2=c.b2,
-    eps=c.eps,
-    weight_decay=c.weight_decay,
-    weight_decay_mask=choose(masks, 'optimizer', field, c[field]),
-    repair_gradients=c.repair_gradients,
-  )
+  facts = {
+    'learning_rate': lambda: build_learning_rate(config),
+    field: lambda: choose(masks, 'optimizer', field, c[field]),
+  }
+  return construct(optimizer.make_optimizer, c, 'optimizer', facts)
 
 
 def build_ema_decays(config):
-  """config.training -> (decay of the average, {name: decay} of others)."""
+  """Returns (decay of the average, {name: decay} of the others)."""
   c = config.training
   more = {
     ema_name(decay): optimizer.ema_decay(decay, c.ema_warmup)
@@ -46,11 +38,11 @@ def build_ema_decays(config):
 
 
 def ema_name(decay):
-  """The name of an average in checkpoints: '0.999'."""
+  """Returns the name of an average in checkpoints, such as '0.999'."""
   return f'{decay:g}'
 
 
 def build_mesh(config):
-  """config.training.mesh -> the devices of the run."""
+  """Returns the mesh of the run's devices, of config.training.mesh."""
   with from_config('training.mesh'):
     return sharding.make_mesh(*config.training.mesh)

@@ -1,4 +1,4 @@
-"""What every number and every name in a config may be, in one table.
+"""Checks that every number and every name in a config is in its range.
 
 `check` needs no jax and no data, so launch.py calls it first. What depends on
 several fields is checked where these are built into one thing.
@@ -27,7 +27,8 @@ _BY_INTERVAL = {
     network.text_heads network.latent_channels network.num_latents
     conditioning.text_length conditioning.image_factor training.num_steps
     training.batch_size training.accumulate training.keep_checkpoints
-    training.heartbeat_timeout training.evaluate_batches evaluation.batch_size
+    training.heartbeat_timeout training.evaluate_batches training.metrics_images
+    evaluation.batch_size evaluation.num_generated evaluation.sweep.num_steps
     evaluation.num_samples evaluation.num_probes sampling.num_steps
     sampling.langevin_steps sampling.num_samples sampling.batch_size
     edit.num_samples edit.num_resamples edit.jump edit.iterations edit.factor
@@ -40,7 +41,8 @@ _BY_INTERVAL = {
     optimizer.decay_steps optimizer.clip_norm optimizer.weight_decay
     training.ema_rampup training.log_every training.sample_every
     training.checkpoint_every training.keep_every training.keep_best
-    training.skip_nonfinite training.evaluate_every evaluation.num_images
+    training.skip_nonfinite training.evaluate_every training.metrics_every
+    evaluation.num_images evaluation.num_draws
     evaluation.num_steps evaluation.random_steps sampling.eta
     sampling.corrector_steps sampling.churn sampling.churn_min
     sampling.churn_noise sampling.guidance_min sampling.labels edit.label
@@ -58,14 +60,15 @@ _BY_INTERVAL = {
   '[0, 1)': """
     data.test_fraction schedule.alphas network.dropout objective.t_min
     optimizer.b1 optimizer.b2 training.ema_decay training.more_ema_decays
-    evaluation.t_min sampling.ema_decay
+    evaluation.t_min evaluation.sweep.ema_decay sampling.ema_decay
   """,
   '(-inf, inf)': """
     schedule.logsnr_min schedule.logsnr_max schedule.sigmoid_start
     schedule.sigmoid_end schedule.gamma_min schedule.gamma_max
     objective.log_normal_mean objective.logit_normal_mean
-    network.log_variance_limits
+    network.log_variance_limits network.resample_filter
     sampling.guidance_scale sampling.classifier_scale
+    evaluation.sweep.guidance_scale
   """,
   '[0, 1]': """
     schedule.fraction conditioning.dropout objective.augment
@@ -116,10 +119,14 @@ TUPLES = {
   'network.multipliers': (float, '[1, inf)'),
   'network.attention_resolutions': (int, '[0, inf)'),
   'network.fourier': (int, '[2, 2]'),
+  'network.resample_filter': (float, '[2, inf)'),
   'network.log_variance_limits': (float, '[2, 2]'),
   'training.mesh': (int, '[2, 2]'),
   'training.more_ema_decays': (float, '[0, inf)'),
   'sampling.labels': (int, '[0, inf)'),
+  'evaluation.sweep.guidance_scale': (float, '[0, inf)'),
+  'evaluation.sweep.num_steps': (int, '[0, inf)'),
+  'evaluation.sweep.ema_decay': (float, '[0, inf)'),
 }
 
 # Names of files or folders that are written, and whether one may be empty.
@@ -127,7 +134,7 @@ NAMES = {'sampling.name': False, 'edit.name': False, 'evaluation.name': True}
 
 
 def check(config: ConfigDict) -> None:
-  """UserError for the first number or name that is not what it may be."""
+  """Raises UserError for the first number or name outside its range."""
   for field, interval in RANGES.items():
     value: Any = _read(config, field)
     if value is None:
@@ -148,7 +155,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_number(field, value, interval, kind=float):
-  """UserError unless value is a number of `kind` in the interval."""
+  """Raises UserError unless value is a number of `kind` in the interval."""
   numbers = int if kind is int else (int, float)
   if not isinstance(value, numbers) or isinstance(value, bool):
     what = 'an integer' if kind is int else 'a number'
@@ -158,7 +165,7 @@ def check_number(field, value, interval, kind=float):
 
 
 def contains(interval: str, value: float) -> bool:
-  """Whether a number is in an interval such as '[0, inf)'; nan is in none."""
+  """Returns whether value is in an interval such as '[0, inf)'; nan is not."""
   low, high = map(float, interval[1:-1].split(', '))
   above = value >= low if interval[0] == '[' else value > low
   below = value <= high if interval[-1] == ']' else value < high
@@ -166,7 +173,7 @@ def contains(interval: str, value: float) -> bool:
 
 
 def check_name(field, name, may_be_empty):
-  """UserError for a name that is no file name, or would leave its folder."""
+  """Raises UserError for a name that cannot be that of a file in a folder."""
   if not name and may_be_empty:
     return
   if (
@@ -183,5 +190,6 @@ def check_name(field, name, may_be_empty):
 
 
 def _read(config, field):
-  section, _, name = field.rpartition('.')
-  return config[section][name] if section else config[name]
+  for name in field.split('.'):
+    config = config[name]
+  return config

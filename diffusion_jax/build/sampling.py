@@ -1,4 +1,4 @@
-"""config.sampling -> the schedule, the levels and the sampler of a sampling."""
+"""Builds the schedule, the levels and the sampler of config.sampling."""
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +43,8 @@ CORRECTOR = renamed(dj.langevin, snr='corrector_snr')
 VARIANCES = ('fixed_small', 'fixed_large', 'learned')
 
 
-def build_walked_schedule(config, trained):
-  """config.sampling.schedule -> whose levels are visited; '': trained."""
+def build_sampling_schedule(config, trained):
+  """Returns the schedule whose levels are visited; '': `trained`."""
   c = config.sampling
   if not c.schedule:
     return trained
@@ -55,7 +55,7 @@ def build_walked_schedule(config, trained):
 
 
 def build_levels(config, schedule):
-  """config.sampling -> NoiseLevel [N+1], noisiest first.
+  """Returns the levels that are visited, NoiseLevel [N+1], noisiest first.
 
   `respacing`, where it is given, names the steps; else `num_steps` are placed
   by `spacing`.
@@ -83,9 +83,9 @@ def _variance(config):
 
 
 def build_sampler(config, schedule):
-  """config.sampling -> Sampler, with churn and a corrector if asked for.
+  """Builds the Sampler of config.sampling, with its churn and corrector.
 
-  schedule: whose levels are visited.
+  schedule: the one whose levels are visited.
   """
   c = config.sampling
   facts = {'schedule': lambda: schedule, 'variance': lambda: _variance(config)}
@@ -125,6 +125,6 @@ def _check_no_memory(name, sampler):
   if jax.tree.leaves(sampler.init(jnp.zeros((1, 1)))):
     raise UserError(
       f'config.sampling: {name} remembers earlier steps, which churn and '
-      'correctors would belie: set churn and corrector_steps to 0, or take '
-      'another sampler'
+      'correctors change: set churn and corrector_steps to 0, or take another '
+      'sampler'
     )

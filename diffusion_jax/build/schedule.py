@@ -1,4 +1,4 @@
-"""config.schedule -> schedule: how the noise grows."""
+"""Builds the noise schedule of config.schedule."""
 
 import dataclasses
 
@@ -88,28 +88,28 @@ EXPLICIT = _shiftable(dj.DiscreteSchedule.from_alphas)
 
 
 def schedule_constructor(config):
-  """config.schedule -> the constructor of the schedule."""
+  """Returns the constructor of the schedule."""
   c = config.schedule
   chosen = choose(SCHEDULES, 'schedule', 'name', c.name)
   return chosen if c.alphas is None else EXPLICIT
 
 
 def build_gamma(c):
-  """config.schedule -> the Flax module of a learned gamma(t)."""
+  """Builds the Flax module of a learned gamma(t)."""
   return construct(make_gamma, c, 'schedule')
 
 
 def learns_schedule(config):
-  """Whether the parameters of a run have a branch 'schedule'."""
+  """Returns whether the parameters of a run have a branch 'schedule'."""
   c = config.schedule
   return c.name == 'learned' and c.gamma != 'fixed' and c.alphas is None
 
 
 def build_schedule(config, params=None):
-  """config.schedule -> t -> NoiseLevel; an explicit list of alphas wins.
+  """Builds t -> NoiseLevel of config.schedule; schedule.alphas win.
 
-  params are those of the run, {'schedule': ..., ...}: a learned schedule is
-  made of them, and refused without; no other reads them.
+  params: those of the run, {'schedule': ..., ...}, which a learned schedule
+  needs (else UserError) and others ignore.
   """
   c = config.schedule
   schedule = construct(schedule_constructor(config), c, 'schedule')
@@ -118,7 +118,7 @@ def build_schedule(config, params=None):
   if params is None:
     raise UserError(
       f"config.schedule: the schedule 'learned' with gamma="
-      f'{c.gamma or "scalar"!r} is known to a trained run only: '
+      f'{c.gamma or "scalar"!r} has values in a trained run only: '
       "objective.name=vdm trains it, gamma='fixed' needs no run"
     )
   return _with_params(schedule, params['schedule'])
@@ -132,9 +132,9 @@ def _with_params(schedule, params):
 
 
 def check_signal(config):
-  """UserError for a network that is asked for x0 where it cannot know it.
+  """Raises UserError for a prediction that does not determine x0.
 
-  That is eps or the score at alpha = 0, the start of a schedule with zero
+  Those are eps and the score at alpha = 0, the end of a schedule with zero
   terminal SNR.
   """
   kind = config.objective.parametrization
@@ -149,6 +149,6 @@ def check_signal(config):
 
 
 def num_steps(config):
-  """T: the steps of the schedule, as many as an explicit list has."""
+  """Returns T, the number of steps; that of schedule.alphas if they are set."""
   c = config.schedule
   return c.num_steps if c.alphas is None else len(c.alphas)

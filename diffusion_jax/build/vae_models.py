@@ -1,4 +1,4 @@
-"""config -> the functions of the networks of a variational autoencoder."""
+"""Builds the functions of the networks of a variational autoencoder."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from diffusion_jax.training import vae
 
 
 class Model(NamedTuple):
-  """The functions of a VAE; params: those of the network.
+  """Holds the functions of a VAE; params: those of the network.
 
   encode(params, t, z, key=None) -> Normal, q(z_t | z_{t-1}), t = 1..T =
   num_latents, z_0 = x; decode(params, t, z, key=None) -> Normal, p(z_{t-1} |

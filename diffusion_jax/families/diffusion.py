@@ -21,7 +21,7 @@ from diffusion_jax.training.sharding import replicate
 def levels_and_sampler(config, params):
   """Returns (trained schedule, levels [N+1], sampler) of config.sampling."""
   trained = build.build_schedule(config, params)  # it may be learned
-  visited = build.build_walked_schedule(config, trained)
+  visited = build.build_sampling_schedule(config, trained)
   sampler = build.build_sampler(config, visited)
   if config.conditioning.self_conditioning:
     sampler = dj.self_conditioned(sampler)

@@ -1,11 +1,11 @@
-"""What a family of models is to the programs: a tuple of functions."""
+"""Defines a family of models for the programs: a tuple of functions."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-  """A metric of --mode=evaluate.
+  """Describes a metric of --mode=evaluate.
 
   measure: config -> ((params, keys [B], x0 [B, ...], cond) -> dict of arrays
   [B], or [B, T], which are summed over the images). report: (those arrays of
@@ -17,7 +17,7 @@ class Metric(NamedTuple):
 
 
 class Latents(NamedTuple):
-  """What is diffused in place of images, as functions of an autoencoder.
+  """Holds what is diffused in place of images: functions of an autoencoder.
 
   encode: (autoencoder, x, keys=None) -> z, the mean of q(z | x) without keys;
   decode: (autoencoder, z) -> x; shrink_mask: bool [H, W, 1] -> [h, w, 1]. The
@@ -40,7 +40,7 @@ def accept(*_):
 
 
 class Family(NamedTuple):
-  """The functions of a family of models; `families.of` chooses one.
+  """Holds the functions of a family of models; `families.of` chooses one.
 
   name: in messages. check: config -> None raises UserError for fields that the
   family cannot have; check_mode: (config, mode) -> None for programs that it

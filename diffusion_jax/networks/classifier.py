@@ -45,6 +45,7 @@ class NoisyClassifier(nn.Module):
   attention_resolutions: Sequence[int] = (16, 8)
   dropout: float = 0.0
   num_groups: int = 32
+  stem_channels: int | None = None
   noise_embedding: str = 'openai'
   scale_shift: bool = True
   resblock_updown: bool = True
@@ -79,7 +80,8 @@ class NoisyClassifier(nn.Module):
     def attention(h, name):
       return make_block(Attention, self, name)(h)
 
-    h = Conv(self.channels, **style, name='conv_in')(x)
+    stem = self.channels if self.stem_channels is None else self.stem_channels
+    h = Conv(stem, **style, name='conv_in')(x)
     for level, width in enumerate(widths):
       for i in range(self.num_blocks):
         h = residual(h, width, f'down_{level}_{i}_block')

@@ -1,5 +1,6 @@
-"""DDPM++ (Song et al. 2021) as Karras et al. 2022 train it: EDM's network."""
+"""DDPM++ and NCSN++ (Song et al. 2021), EDM's networks for small images."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -30,6 +31,12 @@ from diffusion_jax.networks.layers import (
   make_block,
   nearest_upsample,
 )
+from diffusion_jax.networks.resampling import (
+  blur,
+  check_filter,
+  downsample,
+  upsample,
+)
 
 Array = jax.Array
 
@@ -45,8 +52,11 @@ class DDPMpp(nn.Module):
   encoder at the heights in `attention_resolutions`, the last block of such a
   level of the decoder, and the first middle block. The defaults are EDM's for
   CIFAR-10: 55,733,891 parameters with augment_dim=9. Song et al.'s have
-  multipliers (1, 2, 2, 2), dropout 0.1 and noise_embedding 'ho', or 'fourier'
-  for noise that is a logarithm.
+  multipliers (1, 2, 2, 2), dropout 0.1 and noise_embedding 'ho'. NCSN++ has
+  also noise_embedding 'fourier', for noise that is a logarithm,
+  `resample_filter` (1, 3, 3, 1), by which `resampling` changes the resolution,
+  and `input_pyramid`: the input, halved by filters and convolutions again and
+  again, is added at every resolution, and the sums are what is halved next.
 
   cond may have 'augment' [B, augment_dim], the augmentation of the image (zeros
   by default), 'label' and 'drop' as in `LabelLinear`, which are added before
@@ -68,6 +78,8 @@ class DDPMpp(nn.Module):
   augment_dim: int = 0
   noise_embedding: str = 'ho'
   norm_eps: float = 1e-6
+  resample_filter: Sequence[float] | None = None
+  input_pyramid: bool | None = None
   self_conditioning: bool = False
   image_channels: int = 0
   remat: bool = False
@@ -76,6 +88,8 @@ class DDPMpp(nn.Module):
   def __post_init__(self):
     super().__post_init__()
     check_options(self, noise_embedding=(*SINUSOIDS, 'fourier'))
+    if self.resample_filter is not None:
+      check_filter(self.resample_filter)
 
   @nn.compact
   def __call__(
@@ -90,6 +104,8 @@ class DDPMpp(nn.Module):
     if self.image_channels:
       x = with_image(x, cond, self.image_channels)
     last = len(widths) - 1
+    pyramid = x
+    halve, double = self._resamplers()
 
     def residual(h, width, name, resample=None):
       options = {'features': width, 'resample': resample, **BLOCK}
@@ -115,7 +131,9 @@ class DDPMpp(nn.Module):
         h = block(h, level, f'down_{level}_{i}', attend=True)
         skips.append(h)
       if level < last:
-        h = residual(h, widths[level], f'down_{level}_downsample', average_pool)
+        h = residual(h, widths[level], f'down_{level}_downsample', halve)
+        if self.input_pyramid:
+          h = pyramid = self._pyramid(pyramid, h, f'down_{level}_pyramid')
         skips.append(h)
 
     h = residual(h, widths[last], 'middle_0_block')
@@ -127,13 +145,27 @@ class DDPMpp(nn.Module):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = block(h, level, f'up_{level}_{i}', attend=i == self.num_blocks)
       if level > 0:
-        h = residual(h, widths[level], f'up_{level}_upsample', nearest_upsample)
+        h = residual(h, widths[level], f'up_{level}_upsample', double)
 
     # The last layers are always float32.
     groups = count_groups(self.num_groups, h.shape[-1], GROUP_WIDTH)
     norm = group_norm(groups, name='norm_out', epsilon=self.norm_eps)
     conv = Conv(self.out_channels, zero=True, name='conv_out')
     return conv(nn.swish(norm(h)))
+
+  def _resamplers(self):
+    weights = self.resample_filter
+    if weights is None:
+      return average_pool, nearest_upsample
+    halve = functools.partial(downsample, weights=weights)
+    return halve, functools.partial(upsample, weights=weights)
+
+  def _pyramid(self, pyramid, h, name):
+    # The level above, filtered, halved and added to what the blocks made.
+    filtered = blur(pyramid, self.resample_filter or (1, 1))
+    style = {'stride': 2, 'padding': (0, 0), 'dtype': self.dtype}
+    pyramid = Conv(h.shape[-1], **style, name=name)(filtered)
+    return BLOCK['skip_scale'] * (pyramid + h)
 
   def _embed(self, noise, cond):
     if self.noise_embedding == 'fourier':

@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
-try:
-  from jax._src import distributed  # the store has no public interface
-except ImportError:
-  distributed = None
+try:  # the store has no public interface
+  from jax._src.distributed import global_state
+except ImportError:  # the module or the name is missing
+  global_state = None
 
-available = distributed is not None
+available = hasattr(global_state, 'client')
 
 FOLDER = 'diffusion_jax/heartbeats'
 FAILED, DONE = 'failed', 'done'  # last values: after an error, and without one
@@ -29,12 +30,19 @@ _threads = []
 
 
 def start(host: int, timeout: float) -> None:
-  """Begins to send heartbeats or, on host 0, to watch them."""
-  if distributed is None:
+  """Begins to send heartbeats or, on host 0, to watch them.
+
+  Without the store, or with one of another interface, it starts nothing, and
+  host 0 prints that JAX's own heartbeats remain.
+  """
+  client: Any = getattr(global_state, 'client', None)
+  try:  # both calls on every host, so that all of them find the same
+    put(client, host, 'begun' if host else DONE)
+    client.key_value_dir_get(FOLDER)
+  except (AttributeError, TypeError):
+    if not host:
+      print("heartbeats: JAX's own; a message will not name a lost process")
     return
-  client = distributed.global_state.client
-  if host:
-    put(client, host, 'begun')
   thread = threading.Thread(
     target=send if host else watch, args=(client, host, timeout), daemon=True
   )
@@ -106,8 +114,8 @@ class Monitor:
 
 def report_failure(host: int) -> None:
   """Sends the last value of a process that ends by an error, after `stop`."""
-  if distributed is not None:
-    put(distributed.global_state.client, host, FAILED)
+  if _threads:
+    put(getattr(global_state, 'client', None), host, FAILED)
 
 
 def put(client, host: int, heartbeat: str) -> None:
@@ -117,5 +125,5 @@ def put(client, host: int, heartbeat: str) -> None:
     client.key_value_set(
       f'{FOLDER}/{host}', f'{heartbeat} {name}', allow_overwrite=True
     )
-  except Exception:  # the first process has ended: JAX ends this one
+  except RuntimeError:  # the first process has ended: JAX ends this one
     pass

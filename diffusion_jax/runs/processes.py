@@ -102,7 +102,7 @@ def exit_all(code: int) -> NoReturn:
     sys.exit(code)
   sys.stdout.flush()
   sys.stderr.flush()
-  heartbeats.stop()  # sends and watches none any more
+  heartbeats.stop()  # neither sends nor watches them any more
   if is_first():  # without it the others abort before they print their error
     time.sleep(3)
   else:

@@ -61,6 +61,7 @@ _FREE = (
   'training.checkpoint_every',
   'training.sample_every',
   'training.keep_',
+  'training.metrics_',
   'training.evaluate_',
   'training.mesh',
   'training.accumulate',
@@ -163,7 +164,7 @@ def check_same_run(workdir: Path, config: ConfigDict) -> None:
 
 
 def comparable(found: dict, config: ConfigDict) -> tuple[dict, dict]:
-  """The stored and the given config without fields that have no effect.
+  """Returns the stored and the given config without fields of no effect.
 
   Older versions stored a value for every field; some also lack new ones.
   """
@@ -269,7 +270,7 @@ def run_config(
 
 
 def _tuples(tree):
-  # JSON knows no tuples; configs know no lists
+  # JSON has no tuples, configs have no lists
   if isinstance(tree, dict):
     return {key: _tuples(value) for key, value in tree.items()}
   return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree

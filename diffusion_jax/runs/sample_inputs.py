@@ -15,7 +15,7 @@ from diffusion_jax.runs.per_image import per_image
 
 
 class ImageConditions(NamedTuple):
-  """Images of the test split, and the conditions made of them, [N, ...].
+  """Holds images of the test split, and conditions made of them, [N, ...].
 
   originals: uint8 [N, H, W, C]; shown: of the same shape, what can be shown of
   `image`, which is cond['image']; labels: of the images, if the network takes
@@ -29,7 +29,7 @@ class ImageConditions(NamedTuple):
 
 
 class Inputs(NamedTuple):
-  """cond: arrays [N, ...] by name; texts: N of them, or None; images."""
+  """Holds cond, arrays [N, ...] by name, the N texts or None, and images."""
 
   cond: dict[str, np.ndarray]
   texts: list[str] | None

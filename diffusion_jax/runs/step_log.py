@@ -9,7 +9,7 @@ from diffusion_jax.errors import UserError
 
 
 class StepLog:
-  """The metrics of the steps since the last line, and the time they took.
+  """Collects metrics of the steps since the last line, and their time.
 
   manager, writer and bar: checkpoints, `MetricWriter` and progress bar of the
   run; start: the step it begins after.

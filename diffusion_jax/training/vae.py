@@ -109,7 +109,7 @@ def vae(
   free_bits: float = 0.0,
   kl_warmup: int = 0,
 ) -> Objective:
-  """-E[log p(x | z)] + beta * KL(q(z | x) || N(0, I)), bits per dimension.
+  """Returns -E[log p(x | z)] + beta * KL(q(z | x) || N(0, I)), bits per dim.
 
   beta=1 is -ELBO (Kingma & Welling 2014, Eq. 3). encode(params, 1, x, key=None)
   -> Normal, q(z | x); decode(params, 1, z, key=None) -> output, as of `hvae`
@@ -148,7 +148,7 @@ def hvae(
   free_bits: float = 0.0,
   kl_warmup: int = 0,
 ) -> Objective:
-  """-ELBO of a Markov hierarchical VAE (`core.vae.hierarchical_elbo`).
+  """Returns -ELBO of a Markov hierarchical VAE (`core.vae.hierarchical_elbo`).
 
   encode(params, t, z, key=None) -> Normal, q(z_t | z_{t-1}), t = 1..T =
   num_latents; decode(params, t, z, key=None) -> Normal, p(z_{t-1} | z_t), and

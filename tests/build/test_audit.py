@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_fields_of_a_condition_are_taken_where_there_is_one(fields):
   audit.audit(config)
   [condition, *_] = fields
   config.conditioning[condition] = '' if condition == 'image' else False
-  audit.forget_unused(config, {f'conditioning.{condition}': 0})
+  audit.reset_unused(config, {f'conditioning.{condition}': 0})
   audit.audit(config)
   assert config.conditioning == cifar10.get_config().conditioning
 
@@ -126,15 +127,15 @@ def test_a_choice_on_the_command_line_resets_what_the_file_set_for_another():
   config.sampling.sampler = 'heun'
   with pytest.raises(UserError, match='heun takes no eta'):
     audit.audit(config)
-  audit.forget_unused(config, {'sampling.sampler': 'heun'})
+  audit.reset_unused(config, {'sampling.sampler': 'heun'})
   audit.audit(config)
-  config.sampling.eta = 0.5  # now it was given, and is not forgotten
-  audit.forget_unused(config, {'sampling.sampler': 0, 'sampling.eta': 0})
+  config.sampling.eta = 0.5  # now it was given, and is not reset
+  audit.reset_unused(config, {'sampling.sampler': 0, 'sampling.eta': 0})
   with pytest.raises(UserError, match='heun takes no eta'):
     audit.audit(config)
   config = digits.get_config()
   config.schedule.rho = 5.0  # a mistake of the file: no choice has changed
-  audit.forget_unused(config, {'training.num_steps': 1})
+  audit.reset_unused(config, {'training.num_steps': 1})
   with pytest.raises(UserError, match='takes no rho'):
     audit.audit(config)
 
@@ -243,7 +244,7 @@ CODE_ONLY = {
 
 @pytest.mark.parametrize('section', TABLES)
 def test_base_has_the_parameters_of_the_constructors_and_no_others(section):
-  fields = base.get_config()[section]
+  fields: Any = base.get_config()[section]
   found = {
     name
     for table in TABLES[section]

@@ -15,7 +15,7 @@ from tests.programs.conftest import smoke
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-CONFIG = '''"""Five parts of my_parts.py, which lies beside this file."""
+CONFIG = '''"""Five parts of my_parts.py, which is beside this file."""
 
 from configs import base
 
@@ -90,5 +90,7 @@ def test_parts_of_a_users_own_are_given_facts_and_fields():
   assert build.build_network(config) == toy_parts.Network(out_channels=1)
   assert build.build_schedule(config) == toy_parts.Schedule()
   assert callable(build.build_sampler(config, None).step)
-  with pytest.raises(UserError, match='labels needs network.name=unet or vdm'):
+  with pytest.raises(
+    UserError, match='labels=True needs network.name=unet or vdm'
+  ):
     build.build_network(outside(**{'conditioning.labels': True}))

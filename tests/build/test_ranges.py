@@ -20,6 +20,7 @@ from diffusion_jax.build.network import check_heights
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.runs import guidance_runs
+from tests.conftest import HANG_SECONDS
 from tests.programs.conftest import smoke
 
 ROOT = Path(__file__).parents[2]
@@ -218,7 +219,7 @@ def test_the_command_line_says_it_before_anything_is_written(
     cwd=tmp_path,
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=HANG_SECONDS,
   )
   assert result.returncode == 2
   assert result.stdout == ''
@@ -362,7 +363,7 @@ def test_an_unknown_name_is_answered_by_the_near_one(fields, message):
   trained = build.build_schedule(config)
   with pytest.raises(UserError, match=message):
     build.build_sampler(config, trained)
-    build.build_levels(config, build.build_walked_schedule(config, trained))
+    build.build_levels(config, build.build_sampling_schedule(config, trained))
 
 
 @pytest.mark.parametrize(

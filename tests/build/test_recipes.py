@@ -2,6 +2,7 @@
 
 import importlib
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def test_every_config_builds(name, argument):
   """Network by its shapes, one traced loss."""
   module = importlib.import_module(f'configs.{name}')
   config = module.get_config(argument)
-  assert f'configs/{name}.py' in module.__doc__
+  assert f'configs/{name}.py' in str(module.__doc__)
   assert set(run_folder._flat(config.to_dict())) == set(
     run_folder._flat(base.get_config().to_dict())
   )
@@ -322,11 +323,11 @@ def test_the_mask_of_a_config_reaches_the_optimizer(field):
   config = cifar10_vdm.get_config()
   config.optimizer.weight_decay_mask = field
   layer = {'kernel': jnp.ones(2), 'scale': jnp.ones(2), 'bias': jnp.ones(2)}
-  params = {'network': layer, 'schedule': {'bias': jnp.ones(())}}
+  params: Any = {'network': layer, 'schedule': {'bias': jnp.ones(())}}
   adam = build.build_optimizer(config)
   zero = jax.tree.map(jnp.zeros_like, params)
   _, state = adam.update(zero, adam.init(params), params)
-  moved, _ = adam.update(zero, state, params)
+  moved: Any = adam.update(zero, state, params)[0]
   still = {
     'kernels': {'scale', 'bias', 'schedule'},
     'not_biases': {'bias'},
@@ -362,7 +363,7 @@ def test_learning_rates_climb_and_stay(module, warmup, peak):
   rate = build.build_learning_rate(module.get_config())
   assert not warmup or rate(0) == 0.0
   np.testing.assert_allclose(
-    [rate(warmup // 2), rate(warmup), rate(10**6)],
+    np.array([rate(warmup // 2), rate(warmup), rate(10**6)]),
     [peak / 2 if warmup else peak, peak, peak],
     rtol=1e-5,
   )

@@ -142,12 +142,12 @@ def test_the_levels_of_every_schedule_may_be_visited(name):
   config = smoke(**{'sampling.schedule': name, 'schedule.beta_min': 3.0})
   if name == 'learned':
     with pytest.raises(UserError, match="schedule='learned' is not one of"):
-      build.build_walked_schedule(config, DDPM)
+      build.build_sampling_schedule(config, DDPM)
     return
-  walked = build.build_walked_schedule(config, DDPM)
-  level = walked(jnp.linspace(0.0, 1.0, 5))
+  schedule = build.build_sampling_schedule(config, DDPM)
+  level = schedule(jnp.linspace(0.0, 1.0, 5))
   assert np.isfinite(level.alpha).all() and (np.diff(level.sigma) > 0).all()
   if name == 'linear_vp':  # its own default, not the run's
     np.testing.assert_array_equal(level, dj.LinearVPSchedule()(level.t))
   nothing = smoke(**{'sampling.schedule': ''})
-  assert build.build_walked_schedule(nothing, DDPM) is DDPM
+  assert build.build_sampling_schedule(nothing, DDPM) is DDPM

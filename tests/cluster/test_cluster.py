@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.conftest import HANG_SECONDS
 from tests.runs.test_multihost import environment
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def submit(tmp_path, *args, **variables):
     env=env,
     capture_output=True,
     text=True,
-    timeout=600,
+    timeout=HANG_SECONDS,
   )
   asked = log.read_text().split() if log.exists() else []
   return result, asked, env['SLURM_JOB_ID']

@@ -12,7 +12,7 @@ log_prob = jax.jit(dj.discretized_logistic_log_prob, static_argnums=3)
 
 @jax.jit
 def value_and_slopes(mean, log_scale, x):
-  total = lambda *p: jnp.sum(dj.discretized_logistic_log_prob(*p, x))
+  total = lambda m, s: jnp.sum(dj.discretized_logistic_log_prob(m, s, x))
   value = dj.discretized_logistic_log_prob(mean, log_scale, x)
   return value, *jax.grad(total, (0, 1))(mean, log_scale)
 

@@ -17,9 +17,9 @@ def test_log_prob_is_scipys():
 
 def test_kl_by_quadrature():
   x = np.linspace(-30, 30, 200_001)
-  q = scipy.stats.norm(0.3, 1.2)
-  p = scipy.stats.norm(-0.5, 2.0)
-  integrand = q.pdf(x) * (q.logpdf(x) - p.logpdf(x))
+  q, p = (0.3, 1.2), (-0.5, 2.0)
+  norm = scipy.stats.norm
+  integrand = norm.pdf(x, *q) * (norm.logpdf(x, *q) - norm.logpdf(x, *p))
   expected = np.trapezoid(integrand, x)
   found = jitted(dj.kl)(dj.Normal(0.3, 1.2**2), dj.Normal(-0.5, 4.0))
   np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -244,7 +244,7 @@ def test_free_bits_by_the_formula():
   """max(lambda, mean over the batch), group by group; free below."""
   kl = np.random.default_rng(0).gamma(1.0, size=(16, 3)) * [0.01, 1.0, 3.0]
   found = jax.jit(dj.free_bits)(jnp.asarray(kl, jnp.float32), 0.2)
-  expected = [max(0.2, np.mean(kl[:, g])) for g in range(3)]
+  expected = np.maximum(0.2, [np.mean(kl[:, g]) for g in range(3)])
   assert expected[0] == 0.2 < expected[1]
   np.testing.assert_allclose(found, expected, rtol=1e-6)
   total = lambda kl: jnp.sum(dj.free_bits(kl, 0.2))

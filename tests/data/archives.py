@@ -64,8 +64,9 @@ def prepared_by_tfds(data_dir: Path, sets) -> Path:
   tfds' writer under tfds' name; only the PNG encoding is not by TensorFlow.
   """
   import tensorflow_datasets as tfds
+  from tensorflow_datasets.core import registered
 
-  with tfds.core.registered.skip_registration():
+  with registered.skip_registration():
 
     class Cifar10(tfds.core.GeneratorBasedBuilder):
       VERSION = tfds.core.Version('3.0.2')

@@ -262,4 +262,5 @@ def test_gif_has_its_frames(tmp_path):
   frames = [np.full((4, 4, 3), v, np.uint8) for v in (0, 100, 255)]
   images.write_gif(tmp_path / 'a.gif', frames)
   with Image.open(tmp_path / 'a.gif') as gif:
-    assert gif.n_frames == 3 and gif.info['loop'] == 0
+    assert gif.n_frames == 3  # pyright: ignore[reportAttributeAccessIssue]
+    assert gif.info['loop'] == 0

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_the_hosts_parts_are_the_global_batch(source, num_hosts):
   """Order, flips, labels, over two epochs and a resume."""
   share = 8 // num_hosts
   blocks = [slice(p * share, (p + 1) * share) for p in range(num_hosts)]
-  streams = [
+  streams: Any = [
     pipeline.batches(source, 8, 3, 2, True, rows=block) for block in blocks
   ]
   for step in range(2, 6):
@@ -129,7 +130,7 @@ def test_only_the_rows_of_a_host_are_read(numbered):
 @pytest.mark.parametrize('num_threads', [1, 3])
 def test_threads_do_not_change_the_batches(numbered, num_threads):
   disk = OnDisk(numbered)
-  stream = pipeline.batches(disk, 4, 7, 5, True, num_threads=num_threads)
+  stream: Any = pipeline.batches(disk, 4, 7, 5, True, num_threads=num_threads)
   for step in range(5, 15):
     expected = pipeline.batch_at(numbered, 4, 7, step, True)
     assert_same(next(stream), expected)

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +16,16 @@ def test_digits_are_scikit_learns_split_once_and_for_all():
   assert (train.num_classes, train.num_levels) == (10, 17)
   assert train.images.dtype == np.uint8 and train.images.max() == 16
   both = np.concatenate([train.images, test.images])[..., 0]
-  original = load_digits().images
+  data: Any = load_digits()
+  original = data.images
   order = lambda images: sorted(image.astype(int).tobytes() for image in images)
   assert order(both) == order(original)  # every picture once, none altered
   assert set(train.labels) == set(test.labels) == set(range(10))
 
 
 def test_digits_keep_their_labels():
-  data, source = load_digits(), sources.digits('test')
+  data: Any = load_digits()
+  source = sources.digits('test')
   labels = {
     im.astype(np.uint8).tobytes(): y
     for im, y in zip(data.images, data.target, strict=True)
@@ -71,7 +74,7 @@ def test_npz_as_sampling_writes_it(tmp_path):
   images, labels = source.read(np.array([3, 1]))
   np.testing.assert_array_equal(images, ARRAYS['images'][[3, 1]])
   assert labels.tolist() == [0, 1]
-  assert sources.npz(path).labels is None  # no classes asked for
+  assert sources.npz(path).labels is None  # no classes were requested
 
 
 def test_npz_of_grey_pictures_without_channels(tmp_path):

@@ -6,17 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tqdm import tqdm
 
 import diffusion_jax as dj
 from configs import digits_edm
 from diffusion_jax import build, families
 from diffusion_jax.core.keys import fold_in_each, stream
-from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS
-from diffusion_jax.runs.step_log import StepLog
 from diffusion_jax.training import checkpoints
-from diffusion_jax.training.objectives import Mean
 from diffusion_jax.training.sharding import replicated
 from tests.programs.conftest import smoke
 
@@ -99,19 +95,3 @@ def test_its_sampler_hands_each_estimate_to_the_next_step(run):
     x = s.alpha * x0 + s.sigma * eps
   np.testing.assert_allclose(found, x, atol=2e-3)
   assert differs[0] == 0.0 and differs[1] > 0.05
-
-
-def test_repaired_gradients_do_not_stop_a_run():
-  metrics = {'loss': Mean(float('nan'), 1.0), 'grad_norm': Mean(1.0, 1.0)}
-  manager = type('Manager', (), {'latest_step': lambda self: None})()
-
-  def read(config):
-    bar = tqdm(disable=True)
-    log = StepLog(config, 'runs/x', manager, None, bar, start=0)
-    log.add(7, metrics)
-    log.read()
-
-  with pytest.raises(UserError, match='loss is nan at step 7'):
-    read(smoke())
-  repaired = smoke(**{'optimizer.repair_gradients': True})
-  read(repaired)

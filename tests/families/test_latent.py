@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
@@ -220,7 +221,7 @@ def test_samples_need_the_run_folder_alone(run, tmp_path):
     guided = found['arr_0']
   assert guided.shape == (4, 8, 8, 1) and guided.dtype == np.uint8
   with Image.open(copy / 'samples' / 'guided.gif') as frames:
-    assert frames.n_frames > 2
+    assert frames.n_frames > 2  # pyright: ignore[reportAttributeAccessIssue]
   PROGRAMS['sample'](config_of(''), str(copy))
   with np.load(copy / 'samples' / 'samples.npz') as found:
     np.testing.assert_array_equal(found['arr_0'], guided)
@@ -280,7 +281,7 @@ def test_edits_of_no_strength_are_what_the_autoencoder_makes_of_it(run, files):
 def test_a_latent_is_known_where_all_its_pixels_are():
   mask = np.ones((6, 4, 1), bool)
   mask[0, 3] = mask[5, 0] = False
-  found = latent.shrink_mask(mask, (3, 2, 7))
+  found: Any = latent.shrink_mask(mask, (3, 2, 7))
   np.testing.assert_array_equal(found[..., 0], [[1, 0], [1, 1], [0, 1]])
 
 

@@ -145,7 +145,7 @@ def test_a_network_without_text_takes_no_prompt():
     (lambda: text_config(**{'data.random_flip': True}), "'on the left' wrong"),
     (
       lambda: text_config(**{'network.name': 'ddpmpp'}),
-      "conditioning.text needs network.name=unet: 'ddpmpp' takes no text_width",
+      "conditioning.text=True needs network.name=unet: 'ddpmpp' takes",
     ),
     (
       lambda: text_config(**{'network.text_heads': 3}),

@@ -1,6 +1,7 @@
 """Runs of VAEs, from training to pictures: vector, chain, latent image."""
 
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,7 +46,7 @@ def smoke(kind='vae', **changes):
 
 @pytest.fixture(scope='module', params=['vae', 'hvae'])
 def run(request, tmp_path_factory):
-  """(kind, workdir) of a run of four steps, looked at after each two."""
+  """(kind, workdir) of a run of four steps, evaluated after each two."""
   workdir = tmp_path_factory.mktemp('runs') / request.param
   seen = {
     'training.sample_every': 4,
@@ -221,7 +222,7 @@ def test_what_does_not_fit_together_is_one_line(changes, message, tmp_path):
 
 def test_the_fields_without_use_are_those_of_base():
   """At its defaults, or every run would be refused."""
-  config = base.get_config()
+  config: Any = base.get_config()
   for field, unused in vae.NO_USE.items():
     section, name = field.split('.')
     assert config[section][name] == unused, field

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,11 +99,12 @@ def test_bfloat16_ends_in_float32(key):
 def test_places_begin_small_and_pixels_have_places(key):
   pool = AttentionPool(3, num_heads=2)
   x = jax.random.normal(key, (1, 8, 8, 64))
-  params = pool.init(key, x)['params']
+  params: Any = pool.init(key, x)['params']
   assert params['places'].shape == (65, 64)
   np.testing.assert_allclose(np.std(params['places']), 1 / 8, rtol=0.1)
-  moved = pool.apply({'params': params}, x[:, ::-1])
-  assert np.abs(moved - pool.apply({'params': params}, x)).max() > 1e-4
+  out: Any = pool.apply({'params': params}, x)
+  moved: Any = pool.apply({'params': params}, x[:, ::-1])
+  assert np.abs(moved - out).max() > 1e-4
 
 
 def test_refusals(key):
@@ -112,3 +115,10 @@ def test_refusals(key):
     network.init(key, X[:, :7, :7], NOISE)
   with pytest.raises(ValueError, match='head_channels=3 does not divide'):
     NoisyClassifier(**TINY | dict(head_channels=3)).init(key, X, NOISE)
+
+
+def test_the_stem_may_be_narrower_than_the_network():
+  """512x512 of guided-diffusion: half the width at the first resolution."""
+  params = abstract(NoisyClassifier(**TINY, stem_channels=4))
+  assert params['conv_in']['kernel'].shape == (3, 3, 3, 4)
+  assert params['down_0_0_block']['norm_1']['scale'].shape == (4,)

@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +145,7 @@ def network_literally(p, x, noise, cond):
   return conv3x3(p['conv_out'], swish(norm(p['norm_out'], h, 2)))
 
 
-def test_a_network_sees_the_image_it_is_told_of(key):
+def test_a_network_sees_the_image_of_its_condition(key):
   """As more channels of the input; zeros where it is dropped."""
   network = DDPMpp(**TINY, image_channels=1)
   image = jax.random.normal(key, (2, 8, 8, 1))
@@ -184,7 +185,7 @@ def test_the_network_literally(options, key):
   @jax.jit
   @functools.partial(jax.grad, has_aux=True)
   def gradient(p):
-    out = network.apply({'params': p}, x, noise, cond)
+    out: Any = network.apply({'params': p}, x, noise, cond)
     return jnp.sum(out**2), out
 
   gradients, found = gradient(p)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +69,7 @@ def test_fourier_features_have_their_slope():
 @pytest.fixture
 def embed(key):
   module = LabelEmbedding(3, 5, null_class=True)
-  variables = module.init(key, {'label': jnp.zeros(1, int)}, 1)
+  variables: Any = module.init(key, {'label': jnp.zeros(1, int)}, 1)
   table = variables['params']['table']['embedding']
   assert table.shape == (4, 5)
   return lambda cond, n: module.apply(variables, cond, n), table
@@ -109,7 +111,7 @@ def test_without_a_null_class_there_is_always_a_label(cond):
 def test_labels_begin_normal(kind, std, key):
   """Flax's nn.Embed has variance 1 / features, PyTorch's nn.Embedding 1."""
   module = LabelEmbedding(500, 64, initializer=kind)
-  variables = module.init(key, {'label': jnp.zeros(1, int)}, 1)
+  variables: Any = module.init(key, {'label': jnp.zeros(1, int)}, 1)
   table = np.asarray(variables['params']['table']['embedding'])
   np.testing.assert_allclose(table.std(), std, rtol=0.03)
   with pytest.raises(ValueError, match="'he' is not one of ho, torch"):

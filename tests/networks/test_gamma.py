@@ -1,5 +1,7 @@
 """The learned schedules of VDM: increasing always, with right derivatives."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,9 +40,10 @@ def test_the_numbers_of_parameters_are_the_published_ones(key):
 
 
 @pytest.mark.parametrize('learned', [True, False])
-def test_the_line_begins_and_ends_where_it_is_told(learned, key):
+def test_the_line_begins_and_ends_at_gamma_min_and_max(learned, key):
   line = LinearGamma(-13.3, 5.0, learned)
-  found = line.apply(line.init(key, jnp.zeros(1)), jnp.array([0.0, 0.25, 1.0]))
+  t = jnp.array([0.0, 0.25, 1.0])
+  found: Any = line.apply(line.init(key, jnp.zeros(1)), t)
   np.testing.assert_allclose(found, [-13.3, -8.725, 5.0], rtol=1e-6)
 
 
@@ -57,7 +60,7 @@ def test_the_network_literally():
   params, t = randomised(0, 3.0), np.linspace(0.0, 1.0, 9)
   found = APPLY(params, jnp.asarray(t))
   np.testing.assert_allclose(found, literal(params, t), rtol=1e-5, atol=1e-5)
-  one = SMALL.apply({'params': params}, jnp.asarray(t[3]))
+  one: Any = SMALL.apply({'params': params}, jnp.asarray(t[3]))
   assert one.shape == ()
   np.testing.assert_allclose(one, found[3], rtol=1e-5)
 

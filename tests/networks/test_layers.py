@@ -1,3 +1,5 @@
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,7 @@ def test_downsample_is_tensorflows_same():
   params = {
     'conv': {'kernel': jnp.asarray(kernel, jnp.float32), 'bias': jnp.zeros(1)}
   }
-  found = module.apply({'params': params}, jnp.asarray(x, jnp.float32))
+  found: Any = module.apply({'params': params}, jnp.asarray(x, jnp.float32))
   padded = np.pad(x[0, :, :, 0], ((0, 1), (0, 1)))
   np.testing.assert_array_equal(found[0, :, :, 0], padded[2::2, 1::2][:3, :3])
 
@@ -46,7 +48,7 @@ def test_symmetric_downsample_is_pytorchs_padding_1():
     'conv': {'kernel': jnp.asarray(kernel, jnp.float32), 'bias': jnp.zeros(1)}
   }
   module = layers.Downsample('symmetric')
-  found = module.apply({'params': params}, jnp.asarray(x, jnp.float32))
+  found: Any = module.apply({'params': params}, jnp.asarray(x, jnp.float32))
   expected = [[0.0, 0.0, 0.0], [8.0, 10.0, 12.0], [20.0, 22.0, 24.0]]
   np.testing.assert_array_equal(found[0, :, :, 0], expected)
 
@@ -55,7 +57,7 @@ def test_upsample_doubles_every_pixel():
   x = jnp.arange(4.0).reshape(1, 2, 2, 1)
   kernel = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
   params = {'conv': {'kernel': kernel, 'bias': jnp.zeros(1)}}
-  found = layers.Upsample().apply({'params': params}, x)
+  found: Any = layers.Upsample().apply({'params': params}, x)
   expected = [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
   np.testing.assert_array_equal(found[0, :, :, 0], expected)
 
@@ -77,7 +79,8 @@ def test_group_norm_literally_with_float32_statistics(groups, dtype, key):
 def test_group_norm_has_the_epsilon_asked_for(epsilon, key):
   x = 1e-3 * jax.random.normal(key, (2, 4, 4, 8))  # of variance 1e-6
   p = {'scale': jnp.ones(8), 'bias': jnp.zeros(8)}
-  found = layers.group_norm(4, epsilon=epsilon).apply({'params': p}, x)
+  module = layers.group_norm(4, epsilon=epsilon)
+  found: Any = module.apply({'params': p}, x)
   expected = norm(p, np.asarray(x, np.float64), 4, epsilon)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

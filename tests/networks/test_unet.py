@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.extend
@@ -347,7 +348,7 @@ def test_openais_networks_literally(variant):
   @jax.jit
   @functools.partial(jax.grad, has_aux=True)
   def gradient(params):
-    out = network.apply({'params': params}, x, noise, cond)
+    out: Any = network.apply({'params': params}, x, noise, cond)
     return jnp.sum(out**2), out
 
   gradients, found = gradient(params)

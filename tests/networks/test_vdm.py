@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,11 +84,12 @@ def test_the_score_network_literally(everywhere, key):
   gamma, flag = jnp.array([-7.0, 2.5]), jnp.array([0.0, 1.0])
   found = jax.jit(network.apply)({'params': p}, z, -gamma, {'augmented': flag})
   arrays = (np.asarray(a, np.float64) for a in (z, gamma, flag))
-  expected = score(p, *arrays, everywhere)
+  expected = score(p, *arrays, everywhere=everywhere)
   scale = np.abs(expected).max()
   np.testing.assert_allclose(found / scale, expected / scale, atol=2e-4)
   # gamma_max and beyond are numbers like any other
-  assert np.isfinite(network.apply({'params': p}, z, jnp.full(2, -6.0))).all()
+  out: Any = network.apply({'params': p}, z, jnp.full(2, -6.0))
+  assert np.isfinite(out).all()
 
 
 def test_at_first_the_network_says_z(key):

@@ -5,6 +5,7 @@ Arrays have T + 1 entries so that `alpha_bar[t]` reads as in the paper;
 """
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def levels(p):
   return p.at_step(p.steps - 1), p.at_step(p.steps)
 
 
-def f32(*arrays):
+def f32(*arrays) -> Any:
   return [jnp.asarray(a, jnp.float32) for a in arrays]
 
 

@@ -72,7 +72,9 @@ def test_ddim_eq_12_and_16(eta):
 
   denoise = dj.make_denoiser(network, None, parametrization='eps')
   t, s = p.schedule.at_step(800), p.schedule.at_step(500)
-  found, _ = dj.ddim(eta).step(key, *f32(xt), (), denoise, level_s=s, level_t=t)
+  found, _ = dj.ddim(eta).step(
+    key, f32(xt)[0], (), denoise, level_s=s, level_t=t
+  )
   np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
@@ -97,7 +99,7 @@ def test_edm_table_1_preconditioning(sigma):
   denoise = dj.make_denoiser(
     network, None, parametrization='edm', noise_input=dj.edm_input
   )
-  found = denoise(*f32(y + n), level).x0
+  found = denoise(f32(y + n)[0], level).x0
   np.testing.assert_allclose(inputs['x'], c_in * (y + n), rtol=1e-5)
   np.testing.assert_allclose(inputs['noise'], [c_noise] * 2, rtol=1e-5)
   expected = c_skip * (y + n) + c_out * output

@@ -125,7 +125,7 @@ def test_with_the_exact_posterior_every_draw_weighs_log_p(key):
   W = WEIGHTS['orthogonal']
   x = np.repeat(X, 50, axis=0)
   q = as_normal(*approximation(W, 'exact'), copies=50)
-  weigh = lambda *args: dj.vae_log_weight(*args, decoder(*f32(W)))
+  weigh = lambda k, x, q: dj.vae_log_weight(k, x, q, decoder(*f32(W)))
   found = jax.jit(weigh)(key, *f32(x), q)
   np.testing.assert_allclose(found, np.repeat(log_p(W), 50), rtol=1e-5)
 
@@ -177,7 +177,7 @@ def test_the_importance_weighted_bound_literally(key):
   log_weights = log_joint - normal(z, mean, variance).sum(axis=2)
   expected = np.log(np.mean(np.exp(log_weights), axis=0))
   q = as_normal(mean, variance)
-  weight = lambda key: dj.vae_log_weight(key, *f32(X), q, decoder(*f32(W)))
+  weight = lambda key: dj.vae_log_weight(key, f32(X)[0], q, decoder(*f32(W)))
   bound = lambda key: dj.importance_weighted_elbo(key, weight, k)
   found = jax.jit(bound)(keys)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -248,7 +248,7 @@ def test_the_exact_reversal_is_the_posterior():
 
 
 def many(x):
-  return jnp.broadcast_to(*f32(x), (10_000, *x.shape[1:]))
+  return jnp.broadcast_to(f32(x)[0], (10_000, *x.shape[1:]))
 
 
 def test_with_the_exact_encoder_every_draw_of_a_is_log_p(key):
@@ -439,7 +439,7 @@ def test_the_sampled_form_of_ddpm_has_the_same_mean(key):
   """Encoder: forward_step, and p of every step with a learned variance."""
   p = ddpm(dj.linear_betas(10, 1e-2, 0.7))
   _, encode, marginal, posterior, decode, likelihood = pieces(p, 'learned')
-  x0 = jnp.broadcast_to(*f32(X0[:1]), (3000, 2, 2))
+  x0 = jnp.broadcast_to(f32(X0[:1])[0], (3000, 2, 2))
 
   @jax.jit
   def forms(key):

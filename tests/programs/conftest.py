@@ -1,6 +1,7 @@
 import pytest
 
 from configs import digits
+from diffusion_jax.programs import PROGRAMS
 
 
 @pytest.fixture
@@ -14,3 +15,11 @@ def smoke(**changes):
   config.training.mesh = (1, 1)  # of the eight simulated devices: compiles fast
   config.update_from_flattened_dict(changes)
   return config
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A finished digits:smoke run."""
+  workdir = tmp_path_factory.mktemp('runs') / 'digits-smoke'
+  PROGRAMS['train'](smoke(), str(workdir))
+  return workdir

@@ -220,7 +220,7 @@ def test_interpolation_is_guided(plain, files):
 
 
 def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
-  """Or comes closer to them: three steps of a network that knows little."""
+  """Or comes closer to them: three steps of a network with little training."""
   changes = {'edit.task': 'superres', 'edit.iterations': 4}
   found = run(plain, files, changes, image='small')
   assert found['image'].shape == (4, 4, 1)

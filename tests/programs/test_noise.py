@@ -41,7 +41,8 @@ def test_pictures(homework):
   with Image.open(homework / 'strip.png') as strip:
     assert strip.size == (4 + 6 * (64 + 4), 64 + 2 * 4)
   with Image.open(homework / 'noise.gif') as gif:
-    assert gif.n_frames == 5 and gif.size == (64, 64)
+    assert gif.n_frames == 5  # pyright: ignore[reportAttributeAccessIssue]
+    assert gif.size == (64, 64)
   for name in ('schedule.png', 'spectrum.png'):
     with Image.open(homework / name) as plot:
       assert np.asarray(plot.convert('L')).std() > 10  # something is drawn
@@ -87,7 +88,7 @@ def test_ones_own_photo_of_any_shape_and_mode(tmp_path):
   PROGRAMS['noise'](config(**changes), str(tmp_path / 'out'))
   assert report(tmp_path / 'out')['steps'] == 1
   with Image.open(tmp_path / 'out' / 'noise.gif') as gif:
-    assert gif.n_frames == 2
+    assert gif.n_frames == 2  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize(

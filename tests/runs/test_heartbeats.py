@@ -38,27 +38,48 @@ def test_last_heartbeats():
   assert 'host 2 (b, process 6) has failed' in monitor.failure(failed, 5.0)
 
 
-@pytest.fixture
-def without_store(monkeypatch):
-  """A JAX whose private module with the store has gone."""
+class OtherStore:
+  """A client of the store whose methods have other arguments."""
+
+  def key_value_set(self, key, value):
+    pass
+
+
+@pytest.fixture(params=['no module', 'no name', 'no client', 'other methods'])
+def without_store(request, monkeypatch):
+  """A JAX whose private module with the store has gone, or is another one."""
+  private = sys.modules['jax._src.distributed']
   with monkeypatch.context() as patch:
-    patch.delattr(sys.modules['jax._src'], 'distributed')
-    patch.setitem(sys.modules, 'jax._src.distributed', None)
+    if request.param == 'no module':
+      patch.delattr(sys.modules['jax._src'], 'distributed')
+      patch.setitem(sys.modules, 'jax._src.distributed', None)
+    elif request.param == 'no name':
+      patch.delattr(private, 'global_state')
+    elif request.param == 'no client':
+      patch.setattr(private, 'global_state', object())
+    else:
+      patch.setattr(private.global_state, 'client', OtherStore())
     importlib.reload(heartbeats)
-    yield
+    yield request.param
   importlib.reload(heartbeats)
   assert heartbeats.available
 
 
-def test_without_the_store_heartbeats_of_jax_remain(without_store, monkeypatch):
-  """They get the user's time itself, and nothing of ours is started."""
+def test_without_the_store_heartbeats_of_jax_remain(
+  without_store, monkeypatch, capsys
+):
+  """They get the user's time, nothing of ours starts, and one line says so."""
   found = {}
   monkeypatch.setattr(
     jax.distributed, 'initialize', lambda *_, **options: found.update(options)
   )
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  assert not heartbeats.available
+  # that the methods are others shows only once the processes are connected
+  assert heartbeats.available == (without_store == 'other methods')
   processes.start('localhost:1', 2, 0, 30)
-  assert found['heartbeat_timeout_seconds'] == 30
+  factor = 2 if heartbeats.available else 1
+  assert found['heartbeat_timeout_seconds'] == 30 * factor
   assert not heartbeats._threads
+  (line,) = capsys.readouterr().out.splitlines()
+  assert line.startswith("heartbeats: JAX's own")
   heartbeats.report_failure(1)

@@ -14,6 +14,7 @@ import pytest
 
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.training import checkpoints, sharding
+from tests.conftest import HANG_SECONDS
 from tests.programs.conftest import smoke
 from tests.runs import two_processes
 from tests.training import test_sharding as plain
@@ -48,7 +49,7 @@ def start(*args):
 def wait(processes):
   """[(return code, stdout, stderr)] of both."""
   try:
-    said = [p.communicate(timeout=400) for p in processes]
+    said = [p.communicate(timeout=HANG_SECONDS) for p in processes]
   finally:
     for p in processes:
       p.kill()
@@ -56,12 +57,10 @@ def wait(processes):
 
 
 def run_both(what, folder):
-  """What `wait` found, and the seconds it took."""
-  begin = time.perf_counter()
+  """What `wait` found."""
   port = free_port()
   module = '-m', 'tests.runs.two_processes'
-  found = wait([start(*module, what, host, port, folder) for host in range(2)])
-  return found, time.perf_counter() - begin
+  return wait([start(*module, what, host, port, folder) for host in range(2)])
 
 
 def launch_both(workdir):
@@ -94,7 +93,7 @@ def launch_both(workdir):
 def folder(tmp_path_factory):
   """What two processes and one leave behind, in folders two and one."""
   folder = tmp_path_factory.mktemp('multihost')
-  found, _ = run_both('everything', folder / 'two')
+  found = run_both('everything', folder / 'two')
   for code, _, stderr in found:
     assert code == 0, stderr[-3000:]
   assert 'trained 4 steps' in found[0][1]
@@ -121,7 +120,7 @@ def test_loss_and_gradients_are_those_of_one_device(folder):
 
 @pytest.mark.parametrize('shape', [(1, 8), (2, 1), (1, 1)])
 def test_what_two_processes_saved_is_restored_on_any_mesh(folder, shape):
-  """Bit for bit, and split as it is asked for."""
+  """Bit for bit, and split as requested."""
   mesh = sharding.make_mesh(*shape)
   state = plain.first_state()
   like = jax.tree.map(
@@ -179,29 +178,26 @@ def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
 
 
 def test_a_lost_process_is_named_and_ends_the_other(tmp_path):
-  (first, second), seconds = run_both('die', tmp_path)
+  first, second = run_both('die', tmp_path)
   assert second[0] == -9 and first[0] == 1
   lines = [x for x in first[2].splitlines() if x.startswith('error: ')]
   assert len(lines) == 1 and 'host 1 (' in lines[0] and 'is lost' in lines[0]
-  assert seconds < 30
 
 
 def test_an_error_in_one_process_ends_both(tmp_path):
-  (first, second), seconds = run_both('fail', tmp_path)
+  first, second = run_both('fail', tmp_path)
   assert first[0] == second[0] == 1
   assert 'RuntimeError: a bug' in second[2]
   assert 'error on host 1 of 2: stopped by the exception above' in second[2]
   assert 'error: host 1 (' in first[2] and 'has failed' in first[2]
-  assert seconds < 30
 
 
 def test_a_mistake_is_said_by_both_and_ends_both(tmp_path):
-  found, seconds = run_both('refuse', tmp_path)
+  found = run_both('refuse', tmp_path)
   for host, (code, _, stderr) in enumerate(found):
     assert code == 2
     lines = [x for x in stderr.splitlines() if 'error' in x]
     assert lines == [f'error on host {host} of 2: a mistake']
-  assert seconds < 30
 
 
 @pytest.mark.slow
@@ -218,7 +214,7 @@ def test_a_run_that_lost_a_process_ends_and_continues(tmp_path):
   first, _ = wait(processes)
   seconds = time.perf_counter() - begin
   print(f'the other process ended after {seconds:.1f} s')
-  assert seconds < 60 and first[0] == 1
+  assert first[0] == 1
   assert 'error: host 1 (' in first[2] and 'is lost' in first[2]
   again = wait(launch_both(tmp_path / 'run'))
   assert again[0][0] == again[1][0] == 0, again[0][2][-3000:]

@@ -1,7 +1,6 @@
 """What is kept, continued or refused in a run folder that is there already."""
 
 import errno
-import fcntl
 import importlib.metadata
 import json
 import re
@@ -91,32 +90,6 @@ def test_one_training_at_a_time(copy):
     refused('train', smoke(**QUIET), copy, 'mine is being trained by process ')
     PROGRAMS['sample'](smoke(**FEW), str(copy))
   PROGRAMS['train'](smoke(**QUIET), str(copy))
-
-
-@pytest.fixture
-def no_flock(monkeypatch):
-  def flock(*args):
-    raise OSError(errno.ENOSYS, 'not here')
-
-  monkeypatch.setattr(fcntl, 'flock', flock)
-  monkeypatch.setattr(lock, 'LEASE', 0.4)
-
-
-def test_a_file_system_without_flock(no_flock, tmp_path):
-  """One at a time too; a silent process of another machine is given up."""
-  path = tmp_path / 'train.lease'
-  with lock.hold(tmp_path):
-    record = path.read_bytes()
-    with pytest.raises(UserError, match=r'trained by process \d+ on '):
-      with lock.hold(tmp_path):
-        pass
-    assert path.read_bytes() == record
-  assert not path.exists()
-  name = lock.socket.gethostname().encode()
-  assert name in record
-  path.write_bytes(record.replace(name, b'elsewhere'))
-  with lock.hold(tmp_path):
-    assert b'elsewhere' not in path.read_bytes()
 
 
 def samples(workdir, name='samples', mode='samples'):

@@ -20,6 +20,7 @@ from tests.programs.conftest import smoke
 from tests.training import test_sharding as plain
 
 MESH = (2, 4)
+IDLE = 300  # seconds that the first process waits for the end of the second
 FIELDS = {
   'training.mesh': (8, 1),  # parameters split as well: a minute more
   'training.sample_every': 0,
@@ -83,7 +84,7 @@ def die(folder):
   """The second process is killed while the first one waits."""
   if jax.process_index() == 1:
     os.kill(os.getpid(), signal.SIGKILL)
-  time.sleep(60)
+  time.sleep(IDLE)
 
 
 def fail(folder):
@@ -92,7 +93,7 @@ def fail(folder):
   def program(config, workdir):
     if jax.process_index() == 1:
       raise RuntimeError('a bug')
-    time.sleep(60)
+    time.sleep(IDLE)
 
   launched(program, folder)
 

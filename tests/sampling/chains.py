@@ -6,6 +6,8 @@ so x_2 given x_1 is a Gaussian whose slope and variance follow step by step.
   python -m tests.sampling.chains     # the table of docs/inpainting.md
 """
 
+from typing import Any
+
 import numpy as np
 
 COV = np.array([[1.0, 0.9], [0.9, 1.0]])
@@ -45,7 +47,7 @@ def ancestral(a, s, t, u):
   return estimate, ratio * s[u] ** 2 / s[t] ** 2, s[u] ** 2 * added / s[t] ** 2
 
 
-def law(method, num_steps, num_resamples=1, jump=10):
+def law(method, num_steps, num_resamples=1, jump=10) -> Any:
   """(slope, standard deviation) of x_2 | x_1 by ancestral sampling.
 
   method: 'replace', 'repaint' or 'reconstruction'.

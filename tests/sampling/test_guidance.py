@@ -1,6 +1,7 @@
 """Guidance on Gaussian classes, where all that guides has a closed form."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -177,7 +178,7 @@ def test_one_call_for_two_is_two_calls(t):
   for prediction, drop in zip(found, (False, True), strict=True):
     with_drop = cond | {'drop': jnp.full(4, drop)}
     denoise = dj.make_denoiser(network_fn, 0.7, cond=with_drop, **keywords)
-    expected = denoise(x, level)
+    expected: Any = denoise(x, level)
     np.testing.assert_allclose(prediction.x0, expected.x0, atol=1e-6)
     np.testing.assert_allclose(
       prediction.var_frac, expected.var_frac, atol=1e-6

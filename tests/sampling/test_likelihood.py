@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from jax.experimental import io_callback
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
@@ -176,9 +177,7 @@ def counting(denoise, calls):
   def counted(x, level):
     note = lambda t: calls.append(t) or np.float32(0.0)
     shape = jax.ShapeDtypeStruct((), jnp.float32)
-    return denoise(
-      x + jax.experimental.io_callback(note, shape, level.t), level
-    )
+    return denoise(x + io_callback(note, shape, level.t), level)
 
   return counted
 

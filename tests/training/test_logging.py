@@ -1,3 +1,5 @@
+# The classes of tensorboardX.proto are made when it is imported:
+# pyright: reportAttributeAccessIssue=false
 import itertools
 import json
 import time

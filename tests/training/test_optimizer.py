@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +35,7 @@ def test_a_decay_before_the_end_of_warmup_is_refused():
 
 def test_a_line_reaches_zero_at_its_end():
   rate = optimizer.learning_rate_schedule(2.0, 0, 'linear', 100)
-  found = [rate(i) for i in (0, 25, 100, 150)]
+  found = np.array([rate(i) for i in (0, 25, 100, 150)])
   np.testing.assert_allclose(found, [2.0, 1.5, 0.0, 0.0], atol=1e-6)
 
 
@@ -81,7 +83,7 @@ def test_what_other_masks_leave_alone(mask, still):
   params = {'network': {'layer': {name: jnp.ones(2) for name in names}}}
   adam = optimizer.make_optimizer(0.1, weight_decay=0.5, weight_decay_mask=mask)
   zero = jax.tree.map(jnp.zeros_like, params)
-  updates, _ = adam.update(zero, adam.init(params), params)
+  updates: Any = adam.update(zero, adam.init(params), params)[0]
   for name, update in updates['network']['layer'].items():
     np.testing.assert_allclose(update, 0.0 if name in still else -0.1 * 0.5)
 
@@ -130,7 +132,7 @@ def test_edm_repairs_gradients_before_all_else():
     found, _ = safe.update(broken, safe.init(broken))
     expected, _ = plain.update(repaired, plain.init(repaired))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
-    unsafe, _ = plain.update(broken, plain.init(broken))
+    unsafe: Any = plain.update(broken, plain.init(broken))[0]
     assert not np.isfinite(unsafe['a']).all()
 
 

@@ -7,6 +7,7 @@ is held against a transcription at the noise and the levels that it has drawn.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +114,7 @@ def drawn(key, n=64, **kw):
   loss, (metrics, state) = run(PARAMS, Context(), key, batch(n))
   jax.effects_barrier()
   assert state == () and loss == metrics['loss'].total
-  z, gamma = np.float64(seen[0]), -np.float64(seen[1])
+  z, gamma = np.asarray(seen[0], float), -np.asarray(seen[1], float)
   x = np.asarray(batch(n)['image'], np.float64)
   level = gamma[:, None, None, None]
   eps = (z - np.sqrt(sigmoid(-level)) * x) / np.sqrt(sigmoid(level))
@@ -144,7 +145,8 @@ def test_the_loss_of_its_draws_literally(name, key):
   total = sum(float(q.total) for q in quarters) / 64
   np.testing.assert_allclose(total, metrics['diffusion'].total, rtol=1e-4)
   # the times are evenly spaced, the noise is standard normal: five errors
-  np.testing.assert_allclose(np.diff(np.sort(t)), 1 / 64, atol=1e-4)
+  spacing: Any = np.diff(np.sort(t))
+  np.testing.assert_allclose(spacing, 1 / 64, atol=1e-4)
   assert abs(eps.mean()) < 5 / 32
   assert abs(eps.var() - 1.0) < 5 * 2**0.5 / 32
 
@@ -205,8 +207,8 @@ def test_the_network_may_predict_anything(kind, key):
     return dj.target(kind, dj.to_x0('eps', eps, z, level), eps, level)
 
   expected = jax.jit(objective())(PARAMS, Context(), key, batch(64))[0]
-  turned = objective(network_fn=turned, parametrization=kind)
-  found = jax.jit(turned)(PARAMS, Context(), key, batch(64))[0]
+  loss = objective(network_fn=turned, parametrization=kind)
+  found = jax.jit(loss)(PARAMS, Context(), key, batch(64))[0]
   np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 

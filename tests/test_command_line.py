@@ -10,6 +10,7 @@ import pytest
 
 import diffusion_jax
 from diffusion_jax import command_line
+from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,7 +21,7 @@ def launch(*args, cwd=ROOT):
     cwd=cwd,
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=HANG_SECONDS,
   )
 
 
@@ -235,7 +236,7 @@ def test_the_installed_command_runs_the_installed_configs(installed, tmp_path):
     env=os.environ | {'PYTHONPATH': str(installed)},
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=HANG_SECONDS,
   )
   assert result.returncode == 0, result.stderr
   assert (tmp_path / 'runs' / 'digits-smoke-0' / 'strip.png').is_file()
@@ -304,3 +305,15 @@ def test_all_packages_are_installed():
   }
   packages = project['tool']['setuptools']['packages']
   assert sorted(packages) == sorted(found | {'diffusion_jax.configs'})
+
+
+def test_keywords_of_python_are_words_in_a_list():
+  argv = [
+    'launch.py',
+    '--config.evaluation.metrics=fid,is',
+    '--x=a,b',
+    '--y=is',
+  ]
+  assert command_line.quote_keywords(argv) == [
+    'launch.py', "--config.evaluation.metrics='fid,is'", '--x=a,b', '--y=is',
+  ]  # fmt: skip

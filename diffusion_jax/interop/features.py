@@ -1,0 +1,190 @@
+"""Features of images by published networks, from the user's own weights.
+
+python -m diffusion_jax.interop.features inception weights.pth out.safetensors
+
+reads a file of weights, says what it is, and writes it as safetensors, which
+need no torch.
+"""
+
+import dataclasses
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from diffusion_jax.interop import dinov2, inception
+from diffusion_jax.interop.files import find, read_tensors, write_safetensors
+from diffusion_jax.networks import dinov2 as dinov2_network
+from diffusion_jax.networks import inception as inception_network
+
+Array = jax.Array
+
+# The folder or file that is read if no path is given.
+VARIABLE = 'DIFFUSION_JAX_WEIGHTS'
+NAMES = {'inception': inception, 'dinov2': dinov2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+  """Computes features of images uint8 [N, H, W, 3 or 1], 0..255.
+
+  Called, it returns a dict of float32 arrays by name: 'features' [N, D], and
+  what else the network has. compute: (params, images [B, H, W, C]) -> this dict
+  of a batch. protocol: what a figure has to report of the features: name,
+  preprocessing, and the SHA-256 of the file of weights.
+  """
+
+  compute: Callable[[Any, Array], dict[str, Array]]
+  params: Any
+  protocol: dict[str, str]
+  batch_size: int = 64
+
+  def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the features; ValueError for other images."""
+    check_images(images)
+    starts = range(0, len(images), self.batch_size)
+    batches = (images[i : i + self.batch_size] for i in starts)
+    parts = list(self.stream(batches))
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+  def stream(
+    self, batches: Iterable[np.ndarray]
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the features of each batch, of batch_size images or fewer.
+
+    The device computes a batch while that before is fetched and used.
+    """
+    pending = None
+    for batch in batches:
+      check_images(batch)
+      started = self._start(batch), len(batch)
+      if pending:
+        yield _fetch(*pending)
+      pending = started
+    if pending:
+      yield _fetch(*pending)
+
+  def _start(self, batch):
+    # Every batch has one size, so that the network is compiled once.
+    rest = self.batch_size - len(batch)
+    if rest:
+      batch = np.concatenate([batch, np.repeat(batch[-1:], rest, axis=0)])
+    devices = _devices(self.batch_size)
+    sharding = NamedSharding(Mesh(devices, ('data',)), PartitionSpec('data'))
+    return self.compute(self.params, jax.device_put(batch, sharding))
+
+
+def load_features(
+  name: str, path: str | Path | None = None, batch_size: int = 64
+) -> Features:
+  """Returns the features of 'inception' or 'dinov2' with weights from a file.
+
+  path: a file, or a folder that has it under its published name; the
+  environment variable DIFFUSION_JAX_WEIGHTS by default. All devices of this
+  process share a batch if their number divides its size. Matrix products have
+  full float32 precision. Raises ValueError, with the names of the files and
+  projects, if there is no such file.
+  """
+  file = find_weights(name, path)
+  if name == 'inception':
+    network: Any = inception_network.Inception()
+    params = inception.read_params(file)
+    preprocess = inception_network.preprocess
+    title = 'Inception 2015-12-05'
+    how = "TensorFlow 1's bilinear resize to 299, (x - 128) / 128"
+  else:
+    network, params = dinov2.read_params(file)
+    preprocess = dinov2_network.preprocess
+    title = f'DINOv2 ViT of width {network.width}, depth {network.depth}'
+    how = "antialiased bicubic resize to 224, ImageNet's mean and deviation"
+
+  @jax.jit
+  def compute(params, images):
+    with jax.default_matmul_precision('highest'):
+      return network.apply({'params': params}, preprocess(images))
+
+  protocol = {'features': title, 'preprocessing': how, 'weights': sha256(file)}
+  mesh = Mesh(_devices(batch_size), ('data',))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  params = jax.device_put(params, everywhere)
+  return Features(compute, params, protocol, batch_size)
+
+
+def find_weights(name: str, path: str | Path | None = None) -> Path:
+  """Returns the file of weights for the features `name`, see load_features."""
+  if name not in NAMES:
+    raise ValueError(f'features {name!r} are not one of {", ".join(NAMES)}')
+  kind = NAMES[name]
+  given = path or os.environ.get(VARIABLE)
+  if not given:
+    raise ValueError(
+      f'features {name!r} need a file of weights: {kind.WHERE}; give its path '
+      f'as weights, or its folder in the environment variable {VARIABLE}'
+    )
+  found = Path(given)
+  try:
+    found = find(found, kind.FILES) if found.is_dir() else found
+  except ValueError as error:
+    raise ValueError(f'{error}: features {name!r} need {kind.WHERE}') from error
+  if not found.is_file():
+    raise ValueError(
+      f'there is no {found}: features {name!r} need {kind.WHERE}'
+    )
+  return found
+
+
+def check_images(images: np.ndarray) -> None:
+  """Raises ValueError unless these are uint8 [N, H, W, 3 or 1], N > 0."""
+  shape = np.shape(images)
+  if len(shape) != 4 or shape[-1] not in (1, 3) or not all(shape):
+    raise ValueError(f'images are [N, H, W, 3 or 1], not {list(shape)}')
+  if images.dtype != np.uint8:
+    raise ValueError(
+      f'features are those of uint8 images, 0..255, not of {images.dtype}: '
+      'quantise once, round(clip((x + 1) 127.5, 0, 255))'
+    )
+
+
+def sha256(path: str | Path) -> str:
+  """Returns the SHA-256 of a file's content, in hexadecimal."""
+  with Path(path).open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _devices(batch_size):
+  devices = jax.local_devices()
+  return devices if batch_size % len(devices) == 0 else devices[:1]
+
+
+def _fetch(features, count):
+  return {name: np.asarray(x)[:count] for name, x in features.items()}
+
+
+def main(name: str, source: str, target: str | None = None) -> None:
+  """Checks a file of weights, and writes it as safetensors."""
+  try:
+    path = find_weights(name, source)
+    if name == 'inception':
+      params, tensors = inception.read_both(path)
+    else:
+      (_, params), tensors = dinov2.read_params(path), read_tensors(path)
+    count = sum(x.size for x in jax.tree.leaves(params))
+    print(f'{path}: {name}, {count:,} numbers, SHA-256 {sha256(path)}')
+    if target:
+      write_safetensors(target, tensors)
+      print(f'{target}: SHA-256 {sha256(target)}')
+  except (ValueError, OSError) as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == '__main__':
+  if len(sys.argv) not in (3, 4):
+    sys.exit(__doc__)
+  main(*sys.argv[1:])

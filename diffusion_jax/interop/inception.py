@@ -1,0 +1,159 @@
+"""Weights of the Inception network of FID, from the files that others publish.
+
+They are one set of weights in two layouts: TensorFlow's graph
+(classify_image_graph_def.pb) and PyTorch's (pytorch-fid, torch-fidelity).
+"""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from diffusion_jax.interop.files import read_tensors
+from diffusion_jax.interop.graphdef import is_graph, read_constants
+from diffusion_jax.interop.names import CONV, LINEAR, SAME, Entry, read, write
+from diffusion_jax.networks.inception import SIDE, Inception
+
+FILES = (
+  'classify_image_graph_def.pb',
+  'pt_inception-2015-12-05-6726825d.pth',
+  'weights-inception-2015-12-05-6726825d.pth',
+  'inception-2015-12-05.safetensors',
+)
+WHERE = (
+  'classify_image_graph_def.pb (inception-2015-12-05.tgz of TensorFlow), '
+  'pt_inception-2015-12-05-6726825d.pth (pytorch-fid) or '
+  'weights-inception-2015-12-05-6726825d.pth (torch-fidelity)'
+)
+
+_STEM = {
+  'Conv2d_1a_3x3': 'conv',
+  'Conv2d_2a_3x3': 'conv_1',
+  'Conv2d_2b_3x3': 'conv_2',
+  'Conv2d_3b_1x1': 'conv_3',
+  'Conv2d_4a_3x3': 'conv_4',
+}
+# Blocks of TensorFlow's graph are mixed, mixed_1, ..., mixed_10.
+_BLOCKS = ('5b', '5c', '5d', '6a', '6b', '6c', '6d', '6e', '7a', '7b', '7c')
+_BRANCH = re.compile(r'Mixed_(\w+)\.branch_?(\d[^_]*|pool)_?(\d?)([ab]?)')
+_TOWERS = {
+  '1x1': '',
+  '5x5': 'tower/',
+  '7x7': 'tower/',
+  '3x3': 'tower/',
+  '3x3dbl': 'tower_1/',
+  '7x7dbl': 'tower_1/',
+  '7x7x3': 'tower_1/',
+  'pool': 'tower_2/',
+}
+# The block of 35x35 to 17x17 has a branch of one convolution, and no pool's.
+_TOWERS_6A = {'3x3': '', '3x3dbl': 'tower/'}
+_NORM_TORCH = {
+  'scale': 'weight',
+  'bias': 'bias',
+  'mean': 'running_mean',
+  'var': 'running_var',
+}
+_NORM_TENSORFLOW = {
+  'scale': 'gamma',
+  'bias': 'beta',
+  'mean': 'moving_mean',
+  'var': 'moving_variance',
+}
+
+
+def torch_entries() -> list[Entry]:
+  """Returns the table of names of pytorch-fid and torch-fidelity."""
+  entries = [Entry('fc/kernel', 'fc.weight', LINEAR)]
+  for unit in _units():
+    entries.append(Entry(f'{unit}/kernel', f'{unit}.conv.weight', CONV))
+    for ours, theirs in _NORM_TORCH.items():
+      entries.append(Entry(f'{unit}/{ours}', f'{unit}.bn.{theirs}', SAME))
+  return entries
+
+
+def tensorflow_entries() -> list[Entry]:
+  """Returns the table of names of TensorFlow's graph."""
+  entries = [Entry('fc/kernel', 'softmax/weights', SAME)]
+  for unit in _units():
+    scope = _scope(unit)
+    entries.append(Entry(f'{unit}/kernel', f'{scope}/conv2d_params', SAME))
+    for ours, theirs in _NORM_TENSORFLOW.items():
+      theirs = f'{scope}/batchnorm/{theirs}'
+      entries.append(Entry(f'{unit}/{ours}', theirs, SAME))
+  return entries
+
+
+def read_params(path: str | Path) -> dict:
+  """Returns the parameters of `Inception` from a file, of FILES or renamed.
+
+  A GraphDef is read as it is; .pth, which needs torch, and safetensors have the
+  names of pytorch-fid and torch-fidelity. Raises ValueError in one line for
+  another file.
+  """
+  return read_both(path)[0]
+
+
+def read_both(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
+  """Returns the parameters, and all weights by the names of PyTorch's."""
+  try:
+    graph = is_graph(path)
+  except OSError as error:
+    raise ValueError(f'{path} cannot be read: {error.strerror}') from error
+  try:
+    tensors = read_constants(path) if graph else read_tensors(path)
+  except ValueError as error:
+    raise ValueError(f'{error}; Inception needs {WHERE}') from error
+  entries = tensorflow_entries() if graph else torch_entries()
+  try:
+    params = read(entries, tensors, _shapes(), _ignored)
+  except ValueError as error:
+    raise ValueError(
+      f'{path} has not the weights of the Inception network of 2015-12-05, '
+      f'which are in {WHERE}: {error}'
+    ) from error
+  if graph:
+    bias = {'fc.bias': tensors['softmax/biases']}
+    tensors = write(torch_entries(), params) | bias
+  return params, tensors
+
+
+def _ignored(name):
+  # The logits are without bias, num_batches_tracked counts training steps, and
+  # the other constants of the graph, scalars or shapes, are part of `Inception`
+  # and of `preprocess`.
+  parameter = 'softmax/weights', 'conv2d_params', 'batchnorm/'
+  torch = '.weight', '.bias', '.running_mean', '.running_var'
+  if name in ('softmax/biases', 'fc.bias'):
+    return True
+  used = name.endswith(torch) or any(p in name for p in parameter)
+  return not used
+
+
+def _shapes():
+  images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32)
+  init = jax.eval_shape(Inception().init, jax.random.key(0), images)
+  return init['params']
+
+
+def _units():
+  return [name for name in _shapes() if name != 'fc']
+
+
+def _scope(unit):
+  # 'Mixed_5b.branch3x3dbl_2' -> 'mixed/tower_1/conv_1'
+  if unit in _STEM:
+    return _STEM[unit]
+  found = _BRANCH.fullmatch(unit)
+  assert found
+  block, kind, step, part = found.groups()
+  scope = (_TOWERS_6A if block == '6a' else _TOWERS)[kind]
+  number = int(step or 1) - 1
+  if part:  # two convolutions beside one another
+    scope, number = f'{scope}mixed/', 'ab'.index(part)
+  index = _BLOCKS.index(block)
+  mixed, conv = (f'{name}_{i}' if i else name for name, i in (
+    ('mixed', index), ('conv', number)
+  ))  # fmt: skip
+  return f'{mixed}/{scope}{conv}'

@@ -1,0 +1,133 @@
+"""Layers of other projects in float64, NCHW as in PyTorch, torch-free.
+
+A transcription of a network takes its weights from `Weights`, which makes a
+tensor at random when it is first named, so a run of it yields the names and
+shapes of the project besides the output.
+"""
+
+import jax
+import numpy as np
+
+
+class Weights(dict):
+  """Tensors by name, float64 numbers that float32 has exactly."""
+
+  def __init__(self, seed=0):
+    super().__init__()
+    self.rng = np.random.default_rng(seed)
+
+  def get(self, name, *shape, around=0.0, scale=None):
+    if name not in self:
+      fan_in = np.prod(shape[1:]) if len(shape) > 1 else 1
+      scale = scale or (1.0 / np.sqrt(fan_in) if len(shape) > 1 else 0.3)
+      values = around + scale * self.rng.standard_normal(shape)
+      self[name] = values.astype(np.float32).astype(np.float64)
+    assert self[name].shape == shape, name
+    return self[name]
+
+  def file(self):
+    return {name: x.astype(np.float32) for name, x in self.items()}
+
+
+def silu(x):
+  return x / (1.0 + np.exp(-x))
+
+
+def softmax(x):
+  x = np.exp(x - x.max(axis=-1, keepdims=True))
+  return x / x.sum(axis=-1, keepdims=True)
+
+
+def correlate(x, kernel, stride, padding):
+  """x [B, I, H, W], kernel [O, I, k, k], padding (before, after)."""
+  x = np.pad(x, ((0, 0), (0, 0), padding, padding))
+  k = kernel.shape[-1]
+  windows = np.lib.stride_tricks.sliding_window_view(x, (k, k), axis=(2, 3))
+  windows = windows[:, :, ::stride, ::stride]
+  return np.einsum('bihwkl,oikl->bohw', windows, kernel, optimize=True)
+
+
+def conv(w, name, x, out, size=3, stride=1, padding=None):
+  """PyTorch's Conv2d; padding on all sides, size // 2 by default."""
+  kernel = w.get(f'{name}.weight', out, x.shape[1], size, size)
+  padding = (size // 2, size // 2) if padding is None else padding
+  bias = w.get(f'{name}.bias', out)
+  return correlate(x, kernel, stride, padding) + bias[:, None, None]
+
+
+def conv1d(w, name, x, out):
+  """PyTorch's Conv1d of size 1, [B, C, T]."""
+  kernel = w.get(f'{name}.weight', out, x.shape[1], 1)[:, :, 0]
+  bias = w.get(f'{name}.bias', out)
+  return np.einsum('bct,oc->bot', x, kernel) + bias[:, None]
+
+
+def linear(w, name, x, out, bias=True):
+  """PyTorch's Linear, [B, C]."""
+  y = x @ w.get(f'{name}.weight', out, x.shape[1]).T
+  return y + w.get(f'{name}.bias', out) if bias else y
+
+
+def normalised(x, groups, eps):
+  grouped = x.reshape(len(x), groups, -1)
+  mean = grouped.mean(axis=-1, keepdims=True)
+  var = grouped.var(axis=-1, keepdims=True)
+  return ((grouped - mean) / np.sqrt(var + eps)).reshape(x.shape)
+
+
+def group_norm(w, name, x, groups, eps, scale='weight', shift='bias', dot='.'):
+  c = x.shape[1]
+  around = (1, c) + (1,) * (x.ndim - 2)
+  scale = w.get(f'{name}{dot}{scale}', c, around=1.0).reshape(around)
+  shift = w.get(f'{name}{dot}{shift}', c).reshape(around)
+  return normalised(x, groups, eps) * scale + shift
+
+
+def attend(q, k, v):
+  """One head: [C, T] each -> [C, T]; softmax over the keys of q.k / sqrt C."""
+  return v @ softmax(q.T @ k / np.sqrt(len(q))).T
+
+
+def pooled(x):
+  return np.mean([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
+
+
+def nearest(x):
+  return np.repeat(np.repeat(x, 2, axis=2), 2, axis=3)
+
+
+def sinusoid(noise, features, last):
+  """[sin, cos] of noise * 10000^(-i / last), i < features / 2, transposed."""
+  half = features // 2
+  angles = np.outer(noise, np.exp(-np.log(10000) * np.arange(half) / last))
+  return np.sin(angles), np.cos(angles)
+
+
+def images(size, channels=3, batch=2, seed=1):
+  """Random NCHW images of numbers that float32 has exactly."""
+  x = np.random.default_rng(seed).standard_normal((batch, channels, size, size))
+  return x.astype(np.float32).astype(np.float64)
+
+
+def apply(imported, x, noise, cond=None):
+  """The imported network of ours, NCHW in and out."""
+  cond = {k: _nhwc(v) for k, v in (cond or {}).items()}
+  run = jax.jit(
+    lambda *a: imported.network.apply({'params': imported.params}, *a)
+  )
+  out = run(_nhwc(x), np.float32(noise), cond)
+  return np.asarray(out).transpose(0, 3, 1, 2) if out.ndim == 4 else out
+
+
+def _nhwc(x):
+  x = np.asarray(x)
+  x = x.transpose(0, 2, 3, 1) if x.ndim == 4 else x
+  return x.astype(np.float32) if x.dtype == np.float64 else x
+
+
+def assert_close(found, expected):
+  """Within 1e-5 of the largest |output|, which is no rounding error."""
+  assert found.shape == expected.shape
+  largest = np.abs(expected).max()
+  assert largest > 0.1
+  np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-5 * largest)

@@ -1,0 +1,128 @@
+"""Weights of DINOv2 in the layout of transformers' files."""
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from diffusion_jax.interop import dinov2
+
+WIDTH, DEPTH, GRID = 128, 2, 3
+SHAPES = {
+  'embeddings.cls_token': (1, 1, WIDTH),
+  'embeddings.mask_token': (1, WIDTH),
+  'embeddings.position_embeddings': (1, 1 + GRID**2, WIDTH),
+  'embeddings.patch_embeddings.projection.weight': (WIDTH, 3, 14, 14),
+  'embeddings.patch_embeddings.projection.bias': (WIDTH,),
+  'layernorm.weight': (WIDTH,),
+  'layernorm.bias': (WIDTH,),
+}
+LAYER = {
+  'norm1.weight': (WIDTH,),
+  'norm1.bias': (WIDTH,),
+  'attention.attention.query.weight': (WIDTH, WIDTH),
+  'attention.attention.query.bias': (WIDTH,),
+  'attention.attention.key.weight': (WIDTH, WIDTH),
+  'attention.attention.key.bias': (WIDTH,),
+  'attention.attention.value.weight': (WIDTH, WIDTH),
+  'attention.attention.value.bias': (WIDTH,),
+  'attention.output.dense.weight': (WIDTH, WIDTH),
+  'attention.output.dense.bias': (WIDTH,),
+  'layer_scale1.lambda1': (WIDTH,),
+  'norm2.weight': (WIDTH,),
+  'norm2.bias': (WIDTH,),
+  'mlp.fc1.weight': (4 * WIDTH, WIDTH),
+  'mlp.fc1.bias': (4 * WIDTH,),
+  'mlp.fc2.weight': (WIDTH, 4 * WIDTH),
+  'mlp.fc2.bias': (WIDTH,),
+  'layer_scale2.lambda1': (WIDTH,),
+}
+for i in range(DEPTH):
+  SHAPES |= {f'encoder.layer.{i}.{name}': s for name, s in LAYER.items()}
+
+
+@pytest.fixture
+def tensors():
+  rng = np.random.default_rng(0)
+  return {n: rng.standard_normal(s, np.float32) for n, s in SHAPES.items()}
+
+
+def test_a_file_of_transformers_is_read(tensors, tmp_path):
+  path = tmp_path / 'model.safetensors'
+  safetensors.numpy.save_file(tensors, path)
+  network, params = dinov2.read_params(path)
+  assert (network.width, network.depth) == (WIDTH, DEPTH)
+  assert (network.num_heads, network.grid) == (2, GRID)
+  layer = 'encoder.layer.1.'
+  for ours, theirs in {
+    'query': 'attention.attention.query',
+    'key': 'attention.attention.key',
+    'value': 'attention.attention.value',
+    'out': 'attention.output.dense',
+    'mlp_in': 'mlp.fc1',
+    'mlp_out': 'mlp.fc2',
+  }.items():
+    found = params['block_1'][ours]
+    expected = tensors[f'{layer}{theirs}.weight'].T
+    np.testing.assert_array_equal(found['kernel'], expected)
+    np.testing.assert_array_equal(
+      found['bias'], tensors[f'{layer}{theirs}.bias']
+    )
+  for n in (1, 2):
+    found = params['block_1'][f'norm_{n}']
+    np.testing.assert_array_equal(
+      found['scale'], tensors[f'{layer}norm{n}.weight']
+    )
+    np.testing.assert_array_equal(
+      params['block_1'][f'scale_{n}'],
+      tensors[f'{layer}layer_scale{n}.lambda1'],
+    )
+  np.testing.assert_array_equal(
+    params['positions'], tensors['embeddings.position_embeddings'][0]
+  )
+  np.testing.assert_array_equal(
+    params['class_token'], tensors['embeddings.cls_token'][0, 0]
+  )
+  np.testing.assert_array_equal(
+    params['patches']['kernel'][3, 5],
+    tensors['embeddings.patch_embeddings.projection.weight'][:, :, 3, 5].T,
+  )
+  np.testing.assert_array_equal(
+    params['norm']['bias'], tensors['layernorm.bias']
+  )
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'encoder.layer.1.norm1.bias': None}, 'missing: encoder.layer.1.norm1.b'),
+    ({'classifier.weight': (4, 4)}, 'not used: classifier.weight'),
+    ({'layernorm.bias': (7,)}, r'layernorm.bias \(7,\) for norm/bias \(128,\)'),
+    ({'embeddings.position_embeddings': None}, 'position_embeddings is missi'),
+    ({'embeddings.position_embeddings': (1, 8, WIDTH)}, 'of another shape'),
+  ],
+)
+def test_another_file_is_refused_in_one_line(
+  tensors, tmp_path, change, message
+):
+  for name, shape in change.items():
+    if shape:
+      tensors[name] = np.zeros(shape, np.float32)
+    else:
+      del tensors[name]
+  path = tmp_path / 'model.safetensors'
+  safetensors.numpy.save_file(tensors, path)
+  with pytest.raises(ValueError, match=message) as error:
+    dinov2.read_params(path)
+  assert 'facebook/dinov2-large' in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_sizes_of_the_published_networks():
+  for width, depth, heads in ((384, 12, 6), (768, 12, 12), (1024, 24, 16)):
+    position = jax.ShapeDtypeStruct((1, 1370, width), np.float32)
+    tensors = {'embeddings.position_embeddings': position}
+    tensors |= {f'encoder.layer.{i}.norm1.bias': None for i in range(depth)}
+    network = dinov2.network_of(tensors)
+    assert (network.width, network.depth) == (width, depth)
+    assert (network.num_heads, network.grid) == (heads, 37)

@@ -1,0 +1,425 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import diffusion_jax as dj
+from diffusion_jax.interop import edm, names
+from tests.interop import literal
+from tests.interop.literal import (
+  apply,
+  assert_close,
+  attend,
+  conv,
+  correlate,
+  group_norm,
+  linear,
+  nearest,
+  pooled,
+  silu,
+)
+
+NOISE = np.array([-0.7, 0.4])  # log(sigma) / 4
+SONG = dict(
+  precond='EDMPrecond',
+  model_type='SongUNet',
+  img_resolution=8,
+  label_dim=3,
+  augment_dim=9,
+  model_channels=32,
+  channel_mult=[1, 2],
+  num_blocks=1,
+  attn_resolutions=[4],
+)
+ADM = dict(
+  precond='EDMPrecond',
+  model_type='DhariwalUNet',
+  img_resolution=8,
+  label_dim=3,
+  model_channels=128,
+  channel_mult=[1, 2],
+  num_blocks=1,
+  attn_resolutions=[4],
+  label_dropout=0.1,
+)
+
+
+def norm(w, name, x, eps):
+  """recipes 6: 32 groups, or fewer so that they have 4 channels."""
+  return group_norm(w, name, x, min(32, x.shape[1] // 4), eps)
+
+
+def attention(w, name, x, heads, eps):
+  """recipes 6: channel 3c + j of a head of qkv is q, k or v of channel c."""
+  b, c, height, width = x.shape
+  h = norm(w, f'{name}.norm2', x, eps)
+  qkv = conv(w, f'{name}.qkv', h, 3 * c, size=1).reshape(
+    b, heads, 3 * c // heads, -1
+  )
+  h = np.stack([
+    np.concatenate([attend(h[0::3], h[1::3], h[2::3]) for h in image])
+    for image in qkv
+  ])  # fmt: skip
+  return x + conv(w, f'{name}.proj', h.reshape(x.shape), c, size=1)
+
+
+def resampled(w, name, x, resample):
+  """Their filter in both directions is a buffer of each layer."""
+  line = np.ones(2) if resample in (pooled, nearest) else np.array(FIR)
+  square = np.outer(line, line) / line.sum() ** 2
+  w[f'{name}.resample_filter'] = square[None, None]
+  return resample(x)
+
+
+FIR = [1.0, 3.0, 3.0, 1.0]
+
+
+def fir_down(x, padding=(1, 1)):
+  """recipes 5: 4x4 windows, two pixels apart, that begin one outside."""
+  kernel = np.outer(FIR, FIR)[None, None] / 64
+  channels = np.split(x, x.shape[1], axis=1)
+  halved = [correlate(channel, kernel, 2, padding) for channel in channels]
+  return np.concatenate(halved, axis=1)
+
+
+def fir_up(x):
+  """Pixel j, with the weights 1, 3, 3, 1 / 4, is added to 2j - 1 .. 2j + 2."""
+  b, c, height, width = x.shape
+  out = np.zeros((b, c, 2 * height + 2, 2 * width + 2))
+  for i, down in enumerate(FIR):
+    for j, right in enumerate(FIR):
+      rows, columns = slice(i, i + 2 * height, 2), slice(j, j + 2 * width, 2)
+      out[:, :, rows, columns] += down * right / 16 * x
+  return out[:, :, 1:-1, 1:-1]
+
+
+def residual_input(w, name, aux, h):
+  """A 3x3 convolution, then the filter; zeros, two pixels, before both."""
+  kernel = w.get(f'{name}.weight', h.shape[1], aux.shape[1], 3, 3)
+  wide = correlate(aux, kernel, 1, (2, 2))
+  halved = resampled(w, name, wide, lambda x: fir_down(x, (0, 0)))
+  bias = w.get(f'{name}.bias', h.shape[1])[:, None, None]
+  return (h + halved + bias) / np.sqrt(2.0)
+
+
+def unet_block(w, name, x, emb, out, eps, scale, adaptive, project=True,
+               resample=None, heads=0):  # fmt: skip
+  """recipes 6, 3.1: emb has been through the last silu already."""
+  skip, h = x, silu(norm(w, f'{name}.norm0', x, eps))
+  if resample:
+    h = resampled(w, f'{name}.conv0', h, resample)
+    skip = resampled(w, f'{name}.skip', skip, resample)
+  h = conv(w, f'{name}.conv0', h, out)
+  e = linear(w, f'{name}.affine', emb, out * (2 if adaptive else 1))
+  e = e[:, :, None, None]
+  if adaptive:
+    h = norm(w, f'{name}.norm1', h, eps) * (1.0 + e[:, :out]) + e[:, out:]
+  else:
+    h = norm(w, f'{name}.norm1', h + e, eps)
+  h = conv(w, f'{name}.conv1', silu(h), out)
+  if x.shape[1] != out or (resample and project):
+    skip = conv(w, f'{name}.skip', skip, out, size=1)
+  h = scale * (skip + h)
+  return scale * attention(w, name, h, heads, eps) if heads else h
+
+
+def blocks(w, x, emb, width, eps, scale, adaptive, project, heads, everywhere,
+           ncsnpp=False):  # fmt: skip
+  """enc and dec: two levels of one block, attention at the second."""
+  down, up = (fir_down, fir_up) if ncsnpp else (pooled, nearest)
+
+  def block(name, x, out, **options):
+    return unet_block(
+      w, f'model.{name}', x, emb, out, eps, scale, adaptive, project, **options
+    )
+
+  hs = [conv(w, 'model.enc.8x8_conv', x, width)]
+  hs.append(block('enc.8x8_block0', hs[-1], width))
+  hs.append(block('enc.4x4_down', hs[-1], width, resample=down))
+  if ncsnpp:
+    hs[-1] = residual_input(w, 'model.enc.4x4_aux_residual', x, hs[-1])
+  hs.append(block('enc.4x4_block0', hs[-1], 2 * width, heads=heads))
+  h = block('dec.4x4_in0', hs[-1], 2 * width, heads=heads)
+  h = block('dec.4x4_in1', h, 2 * width)
+  join = lambda h: np.concatenate([h, hs.pop()], axis=1)
+  first = heads if everywhere else 0
+  h = block('dec.4x4_block0', join(h), 2 * width, heads=first)
+  h = block('dec.4x4_block1', join(h), 2 * width, heads=heads)
+  h = block('dec.8x8_up', h, 2 * width, resample=up)
+  h = block('dec.8x8_block0', join(h), width)
+  h = block('dec.8x8_block1', join(h), width)
+  assert not hs
+  return h
+
+
+def song_unet(w, x, noise, one_hot=None, augment=None, ncsnpp=False):
+  """recipes 6: DDPM++ or NCSN++; labels and augmentation join the sinusoid."""
+  m, wide = 'model.', 64 if ncsnpp else 32
+  e = np.concatenate(literal.sinusoid(noise, 32, last=15), axis=1)
+  if ncsnpp:  # sin and cos of 2 pi f noise
+    angles = 2 * np.pi * np.outer(noise, w.get(f'{m}map_noise.freqs', 32))
+    e = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+  if one_hot is not None:
+    e = e + linear(w, f'{m}map_label', np.sqrt(3) * one_hot, wide)
+    e = e + linear(w, f'{m}map_augment', augment, wide, bias=False)
+  e = silu(linear(w, f'{m}map_layer0', e, 128))
+  e = silu(linear(w, f'{m}map_layer1', e, 128))
+  h = blocks(w, x, e, 32, 1e-6, np.sqrt(0.5), False, True, 1, False, ncsnpp)
+  h = silu(norm(w, f'{m}dec.8x8_aux_norm', h, 1e-6))
+  return conv(w, f'{m}dec.8x8_aux_conv', h, 3)
+
+
+def dhariwal_unet(w, x, noise, one_hot, out=3):
+  """recipes 6 and 3.1: ADM; labels are added after the second layer."""
+  m = 'model.'
+  sin, cos = literal.sinusoid(noise, 128, last=64)
+  e = linear(w, f'{m}map_layer0', np.concatenate([cos, sin], axis=1), 512)
+  e = linear(w, f'{m}map_layer1', silu(e), 512)
+  e = silu(e + linear(w, f'{m}map_label', one_hot, 512, bias=False))
+  # heads of 64 channels, attention after each block of the level
+  h = blocks(w, x, e, 128, 1e-5, 1.0, True, False, 4, True)
+  return conv(w, f'{m}out_conv', silu(norm(w, f'{m}out_norm', h, 1e-5)), out)
+
+
+ONE_HOT = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])  # no label is zeros
+COND = {'label': np.array([2, 0]), 'drop': np.array([False, True])}
+AUGMENT = np.random.default_rng(5).integers(-2, 3, (2, 9)) / 2.0
+
+
+@pytest.fixture(scope='module')
+def song():
+  w, x = literal.Weights(), literal.images(8)
+  return w, x, song_unet(w, x, NOISE, ONE_HOT, AUGMENT)
+
+
+@pytest.fixture(scope='module')
+def adm():
+  w, x = literal.Weights(1), literal.images(8)
+  return w, x, dhariwal_unet(w, x, NOISE, ONE_HOT)
+
+
+def write(tmp_path, w, options):
+  path = tmp_path / 'edm.safetensors'
+  safetensors.numpy.save_file(w.file(), path)
+  path.with_suffix('.json').write_text(json.dumps(options))
+  return path
+
+
+def test_edms_ddpmpp(song, tmp_path):
+  w, x, expected = song
+  options = SONG | dict(label_dropout=0.1)
+  found = edm.load(write(tmp_path, w, options))
+  cond = COND | {'augment': AUGMENT}
+  assert_close(apply(found, x, NOISE, cond), expected)
+  assert found.fields['network.name'] == 'ddpmpp'
+  assert found.fields['objective.augment'] > 0
+
+
+NCSNPP = dict(
+  encoder_type='residual',
+  embedding_type='fourier',
+  channel_mult_noise=2,
+  resample_filter=[1, 3, 3, 1],
+)
+
+
+def test_edms_ncsnpp():
+  """The filter 1, 3, 3, 1, the input added at each resolution, frequencies."""
+  w, x = literal.Weights(2), literal.images(8)
+  expected = song_unet(w, x, NOISE, ONE_HOT, AUGMENT, ncsnpp=True)
+  options = SONG | NCSNPP | dict(label_dropout=0.1)
+  found = edm.from_tensors(w.file(), **options)
+  cond = COND | {'augment': AUGMENT}
+  assert_close(apply(found, x, NOISE, cond), expected)
+  assert found.fields['network.resample_filter'] == (1, 3, 3, 1)
+  with pytest.raises(
+    ValueError, match=r'is not the filter of the option resam'
+  ):
+    edm.from_tensors(w.file(), **options | dict(resample_filter=[1, 2, 2, 1]))
+
+
+def test_edms_adm(adm):
+  """The row of its null class, which EDM does not store, is zeros."""
+  w, x, expected = adm
+  found = edm.from_tensors(w.file(), **ADM)
+  assert_close(apply(found, x, NOISE, COND), expected)
+  assert found.fields['network.qkv'] == 'interleaved'
+  assert found.fields['conditioning.dropout'] == 0.1
+
+
+def denoise(found, x, level, noise_input, cond=None):
+  network_fn = lambda params, x, noise, cond, key=None: found.network.apply(
+    {'params': params}, x, noise, cond
+  )
+  x = jnp.float32(x.transpose(0, 2, 3, 1))
+  x0 = dj.make_denoiser(
+    network_fn,
+    found.params,
+    parametrization=found.fields['objective.parametrization'],
+    noise_input=noise_input,
+    cond={'label': jnp.array([2, 2])} if cond is None else cond,
+    sigma_data=0.5,
+  )(x, level).x0
+  return np.asarray(x0).transpose(0, 3, 1, 2)
+
+
+LABELS = np.array([[0.0, 0.0, 1.0]] * 2)
+
+
+def test_the_denoiser_of_edms_wrapper(song):
+  """recipes 6: c_skip x + c_out F(c_in x, log(sigma) / 4)."""
+  w, x, _ = song
+  options = {**SONG, 'sigma_data': 0.5}
+  sigma = np.array([0.05, 20.0])
+  s, sd = sigma[:, None, None, None], 0.5
+  norm = np.sqrt(s**2 + sd**2)
+  f = song_unet(w, x / norm, np.log(sigma) / 4, LABELS, np.zeros((2, 9)))
+  expected = sd**2 / norm**2 * x + s * sd / norm * f
+  found = edm.from_tensors(w.file(), **options)
+  level = dj.NoiseLevel(jnp.zeros(2), jnp.ones(2), jnp.float32(sigma))
+  assert found.fields['conditioning.noise_input'] == 'edm'
+  assert_close(denoise(found, x, level, dj.edm_input), expected)
+
+
+def test_the_denoiser_of_the_vp_wrapper(song):
+  """recipes 6: x - sigma F(x / sqrt(sigma^2 + 1), 999 t)."""
+  w, x, _ = song
+  found = edm.from_tensors(w.file(), **SONG | dict(precond='VPPrecond'))
+  schedule = dj.LinearVPSchedule(
+    beta_min=found.fields['schedule.beta_min'],
+    beta_max=found.fields['schedule.beta_max'],
+  )
+  assert found.fields['conditioning.time_scale'] == 999.0
+  t = np.array([0.0625, 0.5])  # exact in float32
+  sigma = np.sqrt(np.exp(9.95 * t**2 + 0.1 * t) - 1.0)[:, None, None, None]
+  f = song_unet(w, x, 999 * t, LABELS, np.zeros((2, 9)))
+  expected = np.sqrt(sigma**2 + 1) * x - sigma * f
+  level = schedule(jnp.float32(t))
+  assert_close(denoise(found, x, level, dj.time_input(999.0)), expected)
+
+
+PLAIN = dict(label_dim=0, augment_dim=0, precond='VEPrecond')
+
+
+def test_the_denoiser_of_the_ve_wrapper():
+  """recipes 6: x + sigma F(x, log(sigma / 2)), images in [-1, 1]."""
+  w, x, sigma = literal.Weights(6), literal.images(8), np.array([0.05, 20.0])
+  f = song_unet(w, x, np.log(sigma / 2), ncsnpp=True)
+  found = edm.from_tensors(w.file(), **SONG | NCSNPP | PLAIN)
+  level = dj.NoiseLevel(jnp.zeros(2), jnp.ones(2), jnp.float32(sigma))
+  expected = x + sigma[:, None, None, None] * f
+  x0 = denoise(found, x, level, dj.log_sigma_input, cond={})
+  assert_close(x0, expected)
+  assert found.fields['schedule.sigma_max'] == 100
+
+
+def test_the_iddpm_wrapper_has_twice_the_channels(adm):
+  w = literal.Weights(1)
+  w.update(adm[0])
+  for name in ('weight', 'bias'):
+    part = w[f'model.out_conv.{name}']
+    w[f'model.out_conv.{name}'] = np.concatenate([part, part])
+  w['u'] = np.zeros(1001)
+  found = edm.from_tensors(w.file(), **ADM | dict(precond='iDDPMPrecond'))
+  assert found.network.out_channels == 6
+  assert found.fields['network.learned_variance']
+  assert found.fields['schedule.name'] == 'cosine'
+
+
+CIFAR10 = dict(
+  model_type='SongUNet',
+  img_resolution=32,
+  channel_mult=[2, 2, 2],
+  augment_dim=9,
+  dropout=0.13,
+)
+
+
+@pytest.mark.parametrize(
+  'options, expected',
+  [
+    (CIFAR10, 55_733_891),
+    (CIFAR10 | dict(label_dim=10), 55_735_299),
+    (dict(img_resolution=64, label_dim=1000), 295_899_267),
+  ],
+)
+def test_the_published_networks_have_their_parameters(options, expected):
+  """recipes 0; ADM for ImageNet-64 has three outputs and 1000 labels."""
+  chosen = edm.choose_options(**options)
+  network, fields = edm.make_network(chosen)
+  shapes = edm.parameter_shapes(network, chosen)
+  table = edm.table(network, shapes, chosen['img_resolution'])
+  sizes = names.traverse_util.flatten_dict(shapes, sep='/')
+  assert {entry.ours for entry in table} == set(sizes)
+  assert len({entry.theirs for entry in table}) == len(sizes)
+  assert sum(x.size for x in sizes.values()) == expected
+
+
+def test_a_round_trip_is_exact(song, adm):
+  for (w, _, _), options in ((song, SONG), (adm, ADM)):
+    found = edm.from_tensors(w.file(), **options)
+    chosen = edm.choose_options(**options)
+    shapes = edm.parameter_shapes(found.network, chosen)
+    back = names.write(edm.table(found.network, shapes, 8), found.params)
+    stored = {n: x for n, x in w.file().items() if not n.endswith(edm.FILTER)}
+    assert set(back) == set(stored)
+    assert all(np.array_equal(back[n], x) for n, x in stored.items())
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'model.map_layer0.bias': None}, '^missing: model.map_layer0.bias$'),
+    ({'model.more': (3,)}, '^not used: model.more$'),
+    ({'model.map_label.weight': (32, 4)}, r'\(32, 4\) for label_embedding/lin'),
+    (
+      {'model.enc.4x4_down.conv0.resample_filter': (1, 1, 4, 4)},
+      r'conv0.resample_filter, of shape \(1, 1, 4, 4\), is not the filter of t',
+    ),
+  ],
+)
+def test_what_does_not_fit_is_named(song, changes, message):
+  tensors = song[0].file()
+  for name, shape in changes.items():
+    tensors.pop(name, None)
+    if shape:
+      tensors[name] = np.zeros(shape)
+  with pytest.raises(ValueError, match=message):
+    edm.from_tensors(tensors, **SONG)
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    (dict(encoder_type='skip'), "SongUNet with encoder_type='skip' has no co"),
+    (dict(embedding_type='fourier'), "'fourier' with channel_mult_noise=1 has"),
+    (dict(model_type='EDM2'), "model_type 'EDM2' is not one of SongUNet"),
+    (dict(precond='VEPrecond'), "only with embedding_type='fourier' and witho"),
+    (dict(precond='Precond'), "precond 'Precond' is not one of EDMPrecond, VP"),
+    (dict(width=3), 'unknown options of SongUNet: width'),
+    (dict(img_resolution=0), 'the option img_resolution is missing'),
+  ],
+)
+def test_options_that_have_no_counterpart(options, message):
+  with pytest.raises(ValueError, match=message):
+    edm.from_tensors({}, **SONG | options)
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    (dict(augment_dim=9), 'DhariwalUNet with augment_dim=9 has no counterpart'),
+    (dict(model_channels=64), 'DhariwalUNet with a level of 64 channels'),
+  ],
+)
+def test_adms_with_options_that_unet_does_not_have(options, message):
+  with pytest.raises(ValueError, match=message):
+    edm.from_tensors({}, **ADM | options)
+
+
+def test_the_options_lie_beside_the_weights(tmp_path):
+  path = tmp_path / 'edm.safetensors'
+  with pytest.raises(ValueError, match=r'edm\.json is missing'):
+    edm.load(path)

@@ -1,0 +1,161 @@
+"""Batches of features, files of weights, and what is said without them."""
+
+import hashlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from diffusion_jax.interop import features
+from diffusion_jax.interop.dinov2 import read_params
+from diffusion_jax.interop.features import Features, load_features
+from tests.interop.test_dinov2 import SHAPES
+
+
+def images(count, channels=3):
+  shape = (count, 6, 5, channels)
+  return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+@jax.jit
+def toy(params, x):
+  x = x.astype(jnp.float32)
+  return {'features': params * x.mean(axis=(1, 2)), 'logits': x[:, 0, 0]}
+
+
+@pytest.mark.parametrize('batch_size', [3, 8, 16])
+@pytest.mark.parametrize('count', [1, 8, 13])
+def test_features_of_any_number_of_images_in_order(count, batch_size):
+  found = Features(toy, np.float32(2.0), {}, batch_size)(images(count))
+  x = images(count).astype(np.float64)
+  np.testing.assert_allclose(
+    found['features'], 2.0 * x.mean(axis=(1, 2)), rtol=1e-6
+  )
+  np.testing.assert_array_equal(found['logits'], x[:, 0, 0])
+  assert {a.dtype for a in found.values()} == {np.dtype(np.float32)}
+
+
+def test_batches_have_one_size_and_are_spread_over_the_devices():
+  seen = []
+
+  def compute(params, x):
+    seen.append((x.shape, len(x.sharding.device_set)))
+    return toy(params, x)
+
+  Features(compute, np.float32(1.0), {}, 8)(images(11))
+  assert seen == [((8, 6, 5, 3), 8)] * 2
+  seen.clear()
+  Features(compute, np.float32(1.0), {}, 5)(images(5))
+  assert seen == [((5, 6, 5, 3), 1)]
+
+
+def test_a_batch_is_started_before_the_last_is_fetched():
+  events = []
+
+  class Result:
+    def __init__(self, number):
+      self.number = number
+
+    def __array__(self, dtype=None, copy=None):
+      events.append(f'fetch {self.number}')
+      return np.zeros((2, 1), np.float32)
+
+  def compute(params, x):
+    number = len([e for e in events if e.startswith('start')])
+    events.append(f'start {number}')
+    return {'features': Result(number)}
+
+  Features(compute, None, {}, 2)(images(5))
+  assert events == [
+    'start 0', 'start 1', 'fetch 0', 'start 2', 'fetch 1', 'fetch 2'
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'x, message',
+  [
+    (images(2).astype(np.float32), 'not of float32: quantise once'),
+    (images(2)[0], r'\[N, H, W, 3 or 1\], not \[6, 5, 3\]'),
+    (images(2, 4), r'not \[2, 6, 5, 4\]'),
+    (images(2)[:0], r'not \[0, 6, 5, 3\]'),
+  ],
+)
+def test_other_images_are_refused(x, message):
+  with pytest.raises(ValueError, match=message):
+    Features(toy, np.float32(1.0), {}, 2)(x)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  rng = np.random.default_rng(0)
+  tensors = {
+    name: 0.2 * rng.standard_normal(shape, np.float32)
+    for name, shape in SHAPES.items()
+  }
+  safetensors.numpy.save_file(tensors, tmp_path / 'model.safetensors')
+  return tmp_path
+
+
+def test_features_of_a_file_and_their_protocol(folder, monkeypatch):
+  monkeypatch.setenv('DIFFUSION_JAX_WEIGHTS', str(folder))
+  file = folder / 'model.safetensors'
+  found = load_features('dinov2', batch_size=3)
+  assert found.protocol['weights'] == (
+    hashlib.sha256(file.read_bytes()).hexdigest()
+  )
+  assert found.protocol['features'] == 'DINOv2 ViT of width 128, depth 2'
+  network, params = read_params(file)
+  x = features.dinov2_network.preprocess(images(4, 1))
+  expected = network.apply({'params': params}, x)['features']
+  np.testing.assert_allclose(
+    found(images(4, 1))['features'], expected, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize(
+  'name, project', [('inception', 'pytorch-fid'), ('dinov2', 'dinov2-large')]
+)
+def test_without_weights_one_line_says_what_is_needed(
+  name, project, tmp_path, monkeypatch
+):
+  monkeypatch.delenv('DIFFUSION_JAX_WEIGHTS', raising=False)
+  for path, message in (
+    (None, 'the environment variable DIFFUSION_JAX_WEIGHTS'),
+    (tmp_path / 'none.pb', 'there is no .*none.pb'),
+    (tmp_path, 'has none of'),
+  ):
+    with pytest.raises(ValueError, match=message) as error:
+      features.find_weights(name, path)
+    assert project in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+def test_unknown_features_are_refused_with_the_known_names():
+  with pytest.raises(ValueError, match="'vgg' are not one of inception, dino"):
+    load_features('vgg')
+
+
+def test_files_are_checked_and_converted(folder, capsys):
+  file, target = folder / 'model.safetensors', folder / 'out.safetensors'
+  features.main('dinov2', str(folder), str(target))
+  assert f'{file}: dinov2, ' in capsys.readouterr().out
+  before, after = map(safetensors.numpy.load_file, (file, target))
+  assert set(before) == set(after) == set(SHAPES)
+  jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_a_wrong_file_ends_the_command_with_2():
+  found = subprocess.run(
+    [sys.executable, '-m', features.__name__, 'inception', __file__],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert found.returncode == 2
+  assert found.stderr.startswith(f'error: {__file__} is no file of weights')
+  assert 'Inception needs classify_image_graph_def.pb' in found.stderr
+  assert found.stderr.count('\n') == 1

@@ -1,0 +1,363 @@
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.interop import names, openai
+from tests.interop import literal
+from tests.interop.literal import (
+  apply,
+  assert_close,
+  attend,
+  conv,
+  conv1d,
+  group_norm,
+  linear,
+  nearest,
+  pooled,
+  silu,
+)
+
+EPS = 1e-5  # recipes 3.1: torch's default, 32 groups
+NOISE = np.array([3.0, 700.25])
+TINY = dict(
+  image_size=8,
+  num_channels=32,
+  num_res_blocks=1,
+  channel_mult='1,2',
+  attention_resolutions='4',
+)
+
+
+def norm(w, name, x):
+  return group_norm(w, name, x, 32, EPS)
+
+
+def residual(w, name, x, emb, out, scale_shift, resample=lambda x: x):
+  """recipes 3.1, ResBlock."""
+  h = silu(norm(w, f'{name}.in_layers.0', x))
+  h, x = resample(h), resample(x)
+  h = conv(w, f'{name}.in_layers.2', h, out)
+  e = linear(w, f'{name}.emb_layers.1', silu(emb), out * (1 + scale_shift))
+  e = e[:, :, None, None]
+  if scale_shift:
+    scale, shift = e[:, :out], e[:, out:]
+    h = norm(w, f'{name}.out_layers.0', h) * (1.0 + scale) + shift
+  else:
+    h = norm(w, f'{name}.out_layers.0', h + e)
+  h = conv(w, f'{name}.out_layers.3', silu(h), out)
+  if x.shape[1] != out:
+    x = conv(w, f'{name}.skip_connection', x, out, size=1)
+  return x + h
+
+
+def heads_of(qkv, heads, new):
+  """Yields q, k, v of each head, [C / heads, T], of one image's [3C, T]."""
+  ch = len(qkv) // (3 * heads)
+  for head in range(heads):
+    if new:  # all queries, all keys, all values; heads inside each
+      starts = [i * heads * ch + head * ch for i in range(3)]
+    else:  # head by head; q, k, v inside each
+      starts = [head * 3 * ch + i * ch for i in range(3)]
+    yield [qkv[s : s + ch] for s in starts]
+
+
+def attention(w, name, x, heads, new):
+  """recipes 3.1, AttentionBlock, in both orders of q, k, v."""
+  b, c, height, width = x.shape
+  flat = x.reshape(b, c, -1)
+  qkv = conv1d(w, f'{name}.qkv', norm(w, f'{name}.norm', flat), 3 * c)
+  h = np.stack([
+    np.concatenate([attend(*part) for part in heads_of(image, heads, new)])
+    for image in qkv
+  ])  # fmt: skip
+  return (flat + conv1d(w, f'{name}.proj_out', h, c)).reshape(x.shape)
+
+
+def embedding(w, noise, channels, label=None):
+  sin, cos = literal.sinusoid(noise, channels, last=channels // 2)
+  e = np.concatenate([cos, sin], axis=1)
+  e = linear(w, 'time_embed.0', e, 4 * channels)
+  e = linear(w, 'time_embed.2', silu(e), 4 * channels)
+  if label is not None:
+    e = e + w.get('label_emb.weight', 7, 4 * channels)[label]
+  return e
+
+
+def encoder(w, x, emb, f, stem=32):
+  """input_blocks and middle_block of two levels of one block each."""
+  block = lambda name, x, out, *resample: residual(
+    w, name, x, emb, out, f['scale_shift'], *resample
+  )
+  hs = [conv(w, 'input_blocks.0.0', x, stem)]
+  hs.append(block('input_blocks.1.0', hs[-1], 32))
+  if f['updown']:
+    hs.append(block('input_blocks.2.0', hs[-1], 32, pooled))
+  else:
+    hs.append(conv(w, 'input_blocks.2.0.op', hs[-1], 32, stride=2))
+  h = block('input_blocks.3.0', hs[-1], 64)
+  hs.append(attention(w, 'input_blocks.3.1', h, f['heads'], f['new']))
+  h = block('middle_block.0', hs[-1], 64)
+  h = attention(w, 'middle_block.1', h, f['heads'], f['new'])
+  return block('middle_block.2', h, 64), hs
+
+
+def unet(w, x, noise, f, out=3, label=None):
+  """recipes 3.1: two levels, one block each, attention at the second."""
+  emb = embedding(w, noise, 32, label)
+  block = lambda name, x, out, *resample: residual(
+    w, name, x, emb, out, f['scale_shift'], *resample
+  )
+  h, hs = encoder(w, x, emb, f)
+  join = lambda h: np.concatenate([h, hs.pop()], axis=1)
+  h = block('output_blocks.0.0', join(h), 64)
+  h = attention(w, 'output_blocks.0.1', h, f['heads'], f['new'])
+  h = block('output_blocks.1.0', join(h), 64)
+  h = attention(w, 'output_blocks.1.1', h, f['heads'], f['new'])
+  if f['updown']:
+    h = block('output_blocks.1.2', h, 64, nearest)
+  else:
+    h = conv(w, 'output_blocks.1.2.conv', nearest(h), 64)
+  h = block('output_blocks.2.0', join(h), 32)
+  h = block('output_blocks.3.0', join(h), 32)
+  assert not hs
+  return conv(w, 'out.2', silu(norm(w, 'out.0', h)), out)
+
+
+def test_improved_diffusions_network():
+  """Added embedding, convolutions between levels, four heads, legacy order."""
+  w, x = literal.Weights(), literal.images(8)
+  f = dict(scale_shift=False, updown=False, heads=4, new=False)
+  expected = unet(w, x, NOISE, f)
+  flags = TINY | dict(use_scale_shift_norm=False)
+  found = openai.from_tensors(w.file(), 'improved', **flags)
+  assert_close(apply(found, x, NOISE), expected)
+
+
+def test_guided_diffusions_network():
+  """Labels, six outputs, the new order, residual blocks between levels."""
+  w, x, label = literal.Weights(1), literal.images(8), np.array([6, 0])
+  f = dict(scale_shift=True, updown=True, heads=2, new=True)
+  expected = unet(w, x, NOISE, f, out=6, label=label)
+  flags = TINY | dict(
+    class_cond=True,
+    learn_sigma=True,
+    resblock_updown=True,
+    num_head_channels=32,
+    use_new_attention_order=True,
+  )
+  found = openai.from_tensors(w.file(), 'guided', **flags)
+  assert_close(apply(found, x, NOISE, {'label': label}), expected)
+  assert found.fields['data.num_classes'] == 7
+  assert found.fields['conditioning.labels'] is True
+  assert found.fields['sampling.variance'] == 'learned'
+
+
+def bilinear(x, factor):
+  """Linear interpolation between the centres of the pixels, edges repeated."""
+  n = x.shape[-1]
+  at = np.clip((np.arange(n * factor) + 0.5) / factor - 0.5, 0, n - 1)
+  low = np.minimum(at.astype(int), n - 2)
+  line = np.zeros((n * factor, n))
+  line[np.arange(n * factor), low] = 1.0 - (at - low)
+  line[np.arange(n * factor), low + 1] = at - low
+  return line @ x @ line.T
+
+
+def test_an_upsampler_sees_the_small_image_after_its_own():
+  w, x, small = literal.Weights(2), literal.images(8), literal.images(4, seed=2)
+  f = dict(scale_shift=True, updown=True, heads=4, new=False)
+  both = np.concatenate([x, bilinear(small, 2)], axis=1)
+  expected = unet(w, both, NOISE, f, out=6)
+  flags = TINY | dict(
+    large_size=8, small_size=4, learn_sigma=True, resblock_updown=True
+  )
+  found = openai.from_tensors(w.file(), 'guided', **flags)
+  image = openai.enlarge(np.float32(small.transpose(0, 2, 3, 1)), 8)
+  cond = {'image': np.asarray(image).transpose(0, 3, 1, 2)}
+  assert_close(apply(found, x, NOISE, cond), expected)
+  assert found.fields['conditioning.image'] == 'superres'
+  assert found.fields['conditioning.image_factor'] == 2
+  assert 'bilinear' in found.notes[0]
+
+
+def test_the_noisy_classifier():
+  """recipes 3.4, with the narrow stem of 512x512 and heads of 64 channels."""
+  w, x = literal.Weights(3), literal.images(8)
+  emb = embedding(w, NOISE, 64)
+  block = lambda name, x, out, *resample: residual(
+    w, name, x, emb, out, True, *resample
+  )
+  h = conv(w, 'input_blocks.0.0', x, 32)
+  h = block('input_blocks.1.0', h, 32)
+  h = block('input_blocks.2.0', h, 32, pooled)
+  h = block('input_blocks.3.0', h, 128)
+  h = attention(w, 'input_blocks.3.1', h, 2, new=False)
+  h = block('middle_block.0', h, 128)
+  h = attention(w, 'middle_block.1', h, 2, new=False)
+  h = silu(norm(w, 'out.0', block('middle_block.2', h, 128)))
+  tokens = h.reshape(2, 128, 16)
+  tokens = np.concatenate([tokens.mean(axis=2, keepdims=True), tokens], axis=2)
+  tokens = tokens + w.get('out.2.positional_embedding', 128, 17)
+  qkv = conv1d(w, 'out.2.qkv_proj', tokens, 3 * 128)
+  h = np.stack([
+    np.concatenate([attend(*part) for part in heads_of(image, 2, True)])
+    for image in qkv
+  ])  # fmt: skip
+  expected = conv1d(w, 'out.2.c_proj', h, 5)[:, :, 0]
+  flags = dict(
+    image_size=8,
+    classifier_width=64,
+    classifier_depth=1,
+    channel_mult='0.5,2',
+    classifier_attention_resolutions='4',
+  )
+  found = openai.from_tensors(w.file(), 'classifier', **flags)
+  assert_close(apply(found, x, NOISE), expected)
+  assert found.fields['data.num_classes'] == 5
+  assert found.fields['objective.name'] == 'classifier'
+
+
+def make(model, **flags):
+  """Network, shapes and table of names of a model of 1000 classes."""
+  chosen = openai.choose_flags(model, **flags)
+  known = 1000 if chosen.class_cond or chosen.classifier else 0
+  network, fields = openai.make_network(chosen, known)
+  shapes = openai.parameter_shapes(network, chosen)
+  return network, fields, shapes, openai.table(network, shapes)
+
+
+# In millions: recipes 0, the READMEs and names of the releases, and Dhariwal &
+# Nichol 2021, tables 11 and 12.
+PUBLISHED = {
+  'cifar10_uncond_50M_500K': 52.546438,
+  'imagenet64_uncond_100M_1500K': 121.063942,
+  'imagenet64_cond_270M_250K': 270,
+  'upsample_cond_500K': 280,
+  '64x64_diffusion': 295.904454,
+  '128x128_diffusion': 422,
+  '256x256_diffusion': 554,
+  '256x256_diffusion_uncond': 552.814086,
+  '512x512_diffusion': 559,
+  '64_256_upsampler': 312,
+  '128_512_upsampler': 309,
+  'lsun_bedroom': 552,
+  '64x64_classifier': 65,
+  '128x128_classifier': 43,
+  '256x256_classifier': 54,
+  '512x512_classifier': 54,
+}
+
+
+@pytest.mark.parametrize('model', PUBLISHED)
+def test_the_published_models_have_their_numbers_of_parameters(model):
+  _, _, shapes, table = make(model)
+  leaves = jax.tree.leaves(shapes)
+  assert len({entry.theirs for entry in table}) == len(table) == len(leaves)
+  count = sum(x.size for x in leaves) / 1e6
+  expected = PUBLISHED[model]
+  exact = isinstance(expected, float)
+  tolerance = 1e-7 if exact else 3.1 if expected in (270, 552) else 0.51
+  assert count == pytest.approx(expected, abs=tolerance)
+
+
+def test_every_published_model_builds():
+  for model in openai.MODELS:
+    chosen = openai.choose_flags(model)
+    known = 1000 if chosen.class_cond or chosen.classifier else 0
+    _, fields = openai.make_network(chosen, known)
+    assert fields['data.image_shape'][0] == openai.image_size(chosen)
+
+
+def test_the_steps_are_those_of_the_projects():
+  """recipes 3.2: improved-diffusion rescales steps, guided-diffusion not."""
+  improved = make('cifar10_uncond_50M_500K')[1]
+  assert improved['conditioning.noise_input'] == 'rescaled_step'
+  assert improved['schedule.num_steps'] == 4000
+  assert improved['schedule.name'] == 'cosine'
+  assert improved['objective.vlb_weight'] == 0.001
+  upsampler = make('upsample_cond_500K')[1]
+  assert upsampler['conditioning.noise_input'] == 'step'
+  assert upsampler['schedule.name'] == 'rescaled_linear'
+  assert upsampler['objective.vlb_weight'] == 1 / 4000
+  guided = make('128x128_diffusion')[1]
+  assert guided['schedule.name'] == 'linear'
+  assert guided['network.num_heads'] == 4
+  assert guided['network.qkv'] == 'legacy'
+  assert make('64x64_diffusion')[1]['network.qkv'] == 'new'
+
+
+def random_like(shapes, seed=0):
+  rng = np.random.default_rng(seed)
+  draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
+  return jax.tree.map(draw, shapes)
+
+
+FLAGS = TINY | dict(class_cond=True, resblock_updown=True)
+
+
+def test_a_round_trip_is_exact(tmp_path):
+  _, _, shapes, table = make('guided', **FLAGS)
+  params = random_like(shapes)
+  tensors = names.write(table, params)
+  assert tensors['input_blocks.3.1.qkv.weight'].shape == (192, 64, 1)
+  assert tensors['input_blocks.3.0.skip_connection.weight'].shape == (
+    64, 32, 1, 1
+  )  # fmt: skip
+  path = tmp_path / 'guided.npz'
+  np.savez(path, **tensors)
+  back = openai.load(path, **FLAGS).params
+  assert jax.tree.all(jax.tree.map(np.array_equal, params, back))
+
+
+def test_what_does_not_fit_is_named():
+  _, _, shapes, table = make('guided', **FLAGS)
+  tensors = names.write(table, random_like(shapes))
+  load = lambda tensors, **flags: openai.from_tensors(
+    tensors, 'guided', **FLAGS | flags
+  )
+  some = {n: x for n, x in tensors.items() if n != 'out.2.bias'}
+  with pytest.raises(ValueError, match='^missing: out.2.bias$'):
+    load(some)
+  with pytest.raises(ValueError, match='^not used: ema.decay$'):
+    load(tensors | {'ema.decay': np.ones(())})
+  wide = np.zeros((64, 3, 3, 3))
+  message = (
+    r'^of another shape: input_blocks.0.0.weight \(64, 3, 3, 3\) for '
+    r'conv_in/kernel \(3, 3, 3, 32\)$'
+  )
+  with pytest.raises(ValueError, match=message):
+    load(tensors | {'input_blocks.0.0.weight': wide})
+  with pytest.raises(ValueError, match=r'missing: .* and \d+ more; not used: '):
+    load(tensors, num_res_blocks=2)
+  with pytest.raises(ValueError, match='of another shape: .* more$'):
+    load(tensors, num_channels=64)
+  del tensors['label_emb.weight']
+  with pytest.raises(ValueError, match='no tensor label_emb.weight, which cla'):
+    load(tensors)
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (dict(num_heads_upsample=2), 'num_heads_upsample=2 has no counterpart'),
+    (dict(classifier_pool='spatial'), "classifier_pool='spatial' has no"),
+    (dict(noise_schedule='sqrt'), "noise_schedule='sqrt' has no counterpart"),
+    (dict(large_size=8), 'both flags large_size and small_size'),
+    (dict(large_size=8, small_size=3), 'large_size=8 is no multiple'),
+    (dict(class_cond='yes'), "class_cond='yes' of guided: give True or False"),
+    (dict(dropout='a'), "the option dropout='a' of guided: give a number"),
+    (dict(channel_mult='a,b'), "channel_mult='a,b': give numbers, such as 32,"),
+    (dict(image_size=96), 'image_size=96: give channel_mult'),
+    (dict(width=3), 'unknown options of guided: width; known are im'),
+  ],
+)
+def test_flags_that_have_no_counterpart(flags, message):
+  with pytest.raises(ValueError, match=message):
+    openai.from_tensors({}, 'guided', **flags)
+
+
+def test_an_unknown_model_lists_the_known_ones(tmp_path):
+  path = tmp_path / 'mine.npz'
+  np.savez(path, x=np.zeros(1))
+  with pytest.raises(ValueError, match="'mine' is not one of cifar10_uncond"):
+    openai.load(path)

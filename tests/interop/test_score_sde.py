@@ -1,0 +1,398 @@
+import jax
+import numpy as np
+import pytest
+from flax import serialization
+
+from diffusion_jax.interop import files, names, score_sde
+from tests.interop import literal
+from tests.interop.literal import (
+  apply,
+  assert_close,
+  attend,
+  conv,
+  group_norm,
+  linear,
+  nearest,
+  pooled,
+  silu,
+)
+
+LABELS = np.array([0.5, 713.25])  # 999 t
+TINY = dict(
+  image_size=8, nf=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,)
+)
+MODEL = 'vp/cifar10_ddpmpp_continuous'
+
+
+def norm(w, name, x):
+  """recipes 5: min(C / 4, 32) groups, epsilon 1e-6."""
+  return group_norm(w, name, x, min(x.shape[1] // 4, 32), 1e-6)
+
+
+def nin(w, name, x):
+  c = x.shape[1]
+  kernel = w.get(f'{name}.W', c, c, scale=c**-0.5)  # [in, out]
+  out = np.einsum('bihw,io->bohw', x, kernel)
+  return out + w.get(f'{name}.b', c)[:, None, None]
+
+
+class Modules:
+  """all_modules of the PyTorch release: the index of a call is its name."""
+
+  def __init__(self, w):
+    self.w, self.n = w, 0
+
+  def name(self):
+    self.n += 1
+    return f'all_modules.{self.n - 1}'
+
+  def conv(self, x, out):
+    return conv(self.w, self.name(), x, out)
+
+  def linear(self, x, out):
+    return linear(self.w, self.name(), x, out)
+
+  def norm(self, x):
+    return norm(self.w, self.name(), x)
+
+  def block(self, x, temb, out, resample=None):
+    """ResnetBlockBigGANpp with skip_rescale."""
+    w, name = self.w, self.name()
+    h = silu(norm(w, f'{name}.GroupNorm_0', x))
+    c = x.shape[1]
+    if resample:
+      h, x = resample(h), resample(x)
+    h = conv(w, f'{name}.Conv_0', h, out)
+    e = linear(w, f'{name}.Dense_0', silu(temb), out)
+    h = h + e[:, :, None, None]
+    h = conv(w, f'{name}.Conv_1', silu(norm(w, f'{name}.GroupNorm_1', h)), out)
+    if resample or c != out:
+      x = conv(w, f'{name}.Conv_2', x, out, size=1)
+    return (x + h) / np.sqrt(2.0)
+
+  def attention(self, x):
+    """AttnBlockpp: one head, query, key and value apart."""
+    w, name = self.w, self.name()
+    h = norm(w, f'{name}.GroupNorm_0', x)
+    q, k, v = (
+      nin(w, f'{name}.NIN_{i}', h).reshape(*x.shape[:2], -1) for i in range(3)
+    )
+    h = np.stack([attend(*parts) for parts in zip(q, k, v, strict=True)])
+    return (x + nin(w, f'{name}.NIN_3', h.reshape(x.shape))) / np.sqrt(2.0)
+
+
+def fir_down(x, padding=(1, 1)):
+  """recipes 5: upfirdn of [1, 3, 3, 1], of each channel."""
+  kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1])[None, None] / 64
+  channels = np.split(x, x.shape[1], axis=1)
+  halved = [
+    literal.correlate(channel, kernel, 2, padding) for channel in channels
+  ]
+  return np.concatenate(halved, axis=1)
+
+
+def fir_up(x):
+  """Zeros between the pixels, two before and one after, then 4x4 windows."""
+  b, c, height, width = x.shape
+  wide = np.zeros((b, c, 2 * height, 2 * width))
+  wide[:, :, ::2, ::2] = x
+  kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1])[None, None] / 16
+  channels = np.split(wide, c, axis=1)
+  full = [literal.correlate(a, kernel, 1, (2, 1)) for a in channels]
+  return np.concatenate(full, axis=1)
+
+
+def halved_input(m, pyramid, h):
+  """Downsample with fir and a convolution: the filter, then stride 2."""
+  name = m.name()
+  kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1])[None, None] / 64
+  channels = np.split(pyramid, pyramid.shape[1], axis=1)
+  blurred = [literal.correlate(a, kernel, 1, (2, 2)) for a in channels]
+  blurred = np.concatenate(blurred, axis=1)
+  out = h.shape[1]
+  pyramid = conv(
+    m.w, f'{name}.Conv2d_0', blurred, out, stride=2, padding=(0, 0)
+  )
+  return (pyramid + h) / np.sqrt(2.0)
+
+
+def ncsnpp(w, x, sigma):
+  """recipes 5: x in [-1, 1] already; the output before scale_by_sigma."""
+  m = Modules(w)
+  angles = np.outer(np.log(sigma), m.w.get(f'{m.name()}.W', 32)) * 2 * np.pi
+  temb = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+  return unet(m, x, temb, fir_down, fir_up, pyramid=True)
+
+
+def ddpmpp(w, x, labels):
+  """recipes 5: the sinusoid of 999 t; means and repeated pixels."""
+  temb = np.concatenate(literal.sinusoid(labels, 32, last=15), axis=1)
+  return unet(Modules(w), x, temb, pooled, nearest)
+
+
+def unet(m, x, temb, down, up, pyramid=False):
+  """recipes 5: attention once in a level of the way up, after its blocks."""
+  temb = m.linear(temb, 128)
+  temb = m.linear(silu(temb), 128)
+  hs = [m.conv(x, 32)]
+  hs.append(m.block(hs[-1], temb, 32))
+  hs.append(m.block(hs[-1], temb, 32, down))
+  if pyramid:
+    hs[-1] = halved_input(m, x, hs[-1])
+  hs.append(m.attention(m.block(hs[-1], temb, 64)))
+  h = m.block(hs[-1], temb, 64)
+  h = m.block(m.attention(h), temb, 64)
+  join = lambda h: np.concatenate([h, hs.pop()], axis=1)
+  h = m.block(join(h), temb, 64)
+  h = m.attention(m.block(join(h), temb, 64))
+  h = m.block(h, temb, 64, up)
+  h = m.block(join(h), temb, 32)
+  h = m.block(join(h), temb, 32)
+  assert not hs
+  return m.conv(silu(m.norm(h)), 3)
+
+
+@pytest.fixture(scope='module')
+def theirs():
+  w, x = literal.Weights(), literal.images(8)
+  return w, x, ddpmpp(w, x, LABELS)
+
+
+def legacy_flax(w):
+  """The same weights by the names of Flax: a class and how often it came."""
+  found, seen, names = {}, {}, {}
+  for name, x in w.file().items():
+    _, n, *inner, leaf = name.split('.')
+    if n not in names:
+      siblings = [s for s in w if s.startswith(f'all_modules.{n}.')]
+      if any('NIN' in s for s in siblings):
+        kind = 'AttnBlockpp'
+      elif leaf == 'W':
+        kind = 'GaussianFourierProjection'
+      elif any('Conv2d_0' in s for s in siblings):
+        kind = 'Downsample'
+      elif inner:
+        kind = 'ResnetBlockBigGANpp'
+      else:
+        weight = w[f'all_modules.{n}.weight']
+        kind = {1: 'GroupNorm', 2: 'Dense', 4: 'Conv'}[weight.ndim]
+      names[n] = f'{kind}_{seen.get(kind, 0)}'
+      seen[kind] = seen.get(kind, 0) + 1
+    layer = inner[0] if inner else names[n]
+    if leaf == 'weight':
+      leaf = 'scale' if layer.startswith('GroupNorm') else 'kernel'
+      leaf = 'weight' if layer == 'Conv2d_0' else leaf
+      x = x.T if x.ndim < 4 else x.transpose(2, 3, 1, 0)
+    place = found.setdefault(names[n], {})
+    place = place.setdefault(layer, {}) if inner else place
+    place[leaf] = x
+  return found
+
+
+def test_the_parameters_of_legacy_flax(theirs, tmp_path):
+  """flax.training.checkpoints.save_checkpoint of their State."""
+  w, x, expected = theirs
+  params = legacy_flax(w)
+  zeros = jax.tree.map(np.zeros_like, params)
+  state = {
+    'step': 7,
+    'optimizer': {'target': zeros, 'state': {'step': 7, 'param_states': zeros}},
+    'lr': 2e-4,
+    'model_state': {},
+    'ema_rate': 0.9999,
+    'params_ema': params,
+    'rng': np.zeros(2, np.uint32),
+  }
+  folder = tmp_path / 'vp' / 'cifar10_ddpmpp_continuous'
+  folder.mkdir(parents=True)
+  path = folder / 'checkpoint_26'
+  path.write_bytes(serialization.msgpack_serialize(state))
+  found = score_sde.load(path, **TINY)
+  assert_close(apply(found, x, LABELS), expected)
+  trained = score_sde.load(path, ema=False, **TINY).params
+  assert not any(a.any() for a in jax.tree.leaves(trained))
+  assert found.fields['schedule.name'] == 'linear_vp'
+  assert found.fields['conditioning.time_scale'] == 999.0
+
+
+def checkpoint(w):
+  """torch.save of their state, of a DataParallel model."""
+  model = {f'module.{n}': np.zeros_like(x) for n, x in w.file().items()}
+  return {
+    'optimizer': {'state': {0: {'exp_avg': np.ones(3)}}},
+    'model': {'module.sigmas': np.ones(1000)} | model,
+    'ema': {
+      'decay': 0.9999,
+      'num_updates': 9,
+      'shadow_params': list(w.file().values()),
+    },
+    'step': 9,
+  }
+
+
+def ordered(w):
+  """In the order of PyTorch's parameters: that in which layers were made."""
+  inner = [
+    'GroupNorm_0',
+    'Conv_0',
+    'Dense_0',
+    'GroupNorm_1',
+    'Conv_1',
+    'Conv_2',
+  ]
+  inner += [f'NIN_{i}' for i in range(4)] + ['Conv2d_0']
+
+  def place(name):
+    _, n, *layer, leaf = name.split('.')
+    first = leaf in ('weight', 'W')
+    return int(n), inner.index(layer[0]) if layer else 0, not first
+
+  in_order = literal.Weights()
+  in_order.update({name: w[name] for name in sorted(w, key=place)})
+  return in_order
+
+
+VE = 've/cifar10_ncsnpp_continuous'
+
+
+@pytest.fixture(scope='module')
+def theirs_ve():
+  w, x, sigma = literal.Weights(4), literal.images(8), np.array([0.02, 3.0])
+  return w, x, sigma, ncsnpp(w, x, sigma)
+
+
+def test_ncsnpp_of_the_ve_sde_as_a_network_of_eps(theirs_ve):
+  """score = F / sigma of images in [0, 1]: eps = -F, and sigma is doubled."""
+  w, x, sigma, expected = theirs_ve
+  state = checkpoint(ordered(w))
+  frozen = state['model']['module.all_modules.0.W'] = w.file()[
+    'all_modules.0.W'
+  ]  # not trained, so not averaged
+  del state['ema']['shadow_params'][0]
+  assert frozen.shape == (32,)
+  found = score_sde.from_tensors(files.flatten(state), VE, **TINY)
+  assert_close(-apply(found, x, np.log(2 * sigma)), expected)
+  assert found.fields['schedule.sigma_max'] == 100.0
+  assert found.fields['conditioning.noise_input'] == 'log_sigma'
+  params = {'params_ema': legacy_flax(w)}
+  flax = score_sde.from_tensors(files.flatten(params), VE, **TINY).params
+  assert jax.tree.all(jax.tree.map(np.array_equal, flax, found.params))
+
+
+def test_the_averages_of_a_pth_are_a_list(theirs):
+  w, x, expected = theirs
+  tensors = files.flatten(checkpoint(ordered(w)))
+  found = score_sde.from_tensors(tensors, MODEL, **TINY)
+  assert_close(apply(found, x, LABELS), expected)
+  trained = score_sde.from_tensors(tensors, MODEL, ema=False, **TINY)
+  assert not any(a.any() for a in jax.tree.leaves(trained.params))
+
+
+def test_a_pth_is_read_by_torch(theirs, tmp_path):
+  torch = pytest.importorskip('torch')
+  w = ordered(theirs[0])
+  # weights as tensors; jax.tree would sort the names
+  state = checkpoint(w)
+  state['model'] = {n: torch.tensor(x) for n, x in state['model'].items()}
+  shadows = [torch.tensor(x) for x in state['ema']['shadow_params']]
+  state['ema'] |= {'shadow_params': shadows}
+  state['optimizer'] = {'state': {0: {'exp_avg': torch.ones(3)}}}
+  torch.save(state, tmp_path / 'checkpoint_8.pth')
+  found = score_sde.load(tmp_path / 'checkpoint_8.pth', MODEL, **TINY).params
+  expected = score_sde.from_tensors(w.file(), MODEL, ema=False, **TINY).params
+  assert jax.tree.all(jax.tree.map(np.array_equal, found, expected))
+
+
+@pytest.mark.parametrize('style', [score_sde.TORCH, score_sde.FLAX])
+def test_a_round_trip_is_exact(theirs, style):
+  w, _, _ = theirs
+  found = score_sde.from_tensors(w.file(), MODEL, ema=False, **TINY)
+  shapes = jax.tree.map(lambda x: x, found.params)
+  table = score_sde.table(found.network, shapes, style)
+  back = score_sde.split(names.write(table, found.params))
+  stored = w.file()
+  if style is score_sde.FLAX:
+    stored = files.flatten(legacy_flax(w))
+  assert set(back) == set(stored)
+  assert all(np.array_equal(back[name], x) for name, x in stored.items())
+
+
+@pytest.mark.parametrize('style', [score_sde.TORCH, score_sde.FLAX])
+def test_every_parameter_of_a_published_network_has_a_name(style):
+  options = score_sde.choose_options('subvp/cifar10_ddpmpp_continuous')
+  network, fields = score_sde.make_network(options)
+  shapes = score_sde.parameter_shapes(network, options)
+  table = score_sde.table(network, shapes, style)
+  assert len({entry.theirs for entry in table}) == len(table)
+  assert len(table) == len(jax.tree.leaves(shapes))
+  assert fields['schedule.name'] == 'sub_vp'
+
+
+def test_the_discrete_network_has_the_steps_of_ddpm():
+  """recipes 5: beta(t) / N, 1e-4 to 2e-2, and labels 0..999."""
+  options = score_sde.choose_options('vp/cifar10_ddpmpp')
+  fields = score_sde.make_network(options)[1]
+  assert fields['conditioning.noise_input'] == 'step'
+  ends = fields['schedule.start'], fields['schedule.end']
+  np.testing.assert_allclose(ends, (1e-4, 2e-2), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'model/module.all_modules.2.bias': None}, '^missing: all_modules.2.bias'),
+    ({'model/all_modules.99.bias': (3,)}, '^not used: all_modules.99.bias$'),
+    (
+      {'model/module.all_modules.0.weight': (128, 16)},
+      r'all_modules.0.weight \(128, 16\) for noise_dense_1/kernel \(32, 128\)',
+    ),
+    (
+      {'model/module.all_modules.6.NIN_1.W': None},
+      'missing: all_modules.6.NIN_0..2.W; not used: all_modules.6.NIN_0.W, ',
+    ),
+  ],
+)
+def test_what_does_not_fit_is_named(theirs, changes, message):
+  tensors = files.flatten(checkpoint(ordered(theirs[0])))
+  for name, shape in changes.items():
+    tensors.pop(name, None)
+    if shape:
+      tensors[name] = np.zeros(shape)
+  with pytest.raises(ValueError, match=message):
+    score_sde.from_tensors(tensors, MODEL, ema=False, **TINY)
+  with pytest.raises(ValueError, match='154 tensors, are not averages of the'):
+    score_sde.from_tensors(tensors, MODEL, **TINY)
+
+
+@pytest.mark.parametrize(
+  'model, options, message',
+  [
+    ('ddpmpp', {}, "the model 'ddpmpp' is not one of vp/cifar10_ddpmpp, "),
+    (
+      MODEL,
+      {'width': 3},
+      'cifar10_ddpmpp_continuous: width; known are sde',
+    ),
+    ('ve/cifar10_ncsnpp', {}, "sde='vesde' with continuous=False has no coun"),
+    (VE, {'progressive': 'output_skip'}, "'vesde' with progressive='output_s"),
+    (MODEL, {'embedding_type': 'fourier'}, "with embedding_type='fourier' has"),
+    (VE, {'fir': False}, "sde='vesde' with fir=False has no counterpart"),
+    ('vp/cifar10_ddpm', {}, "with name='ddpm' has no counterpart here"),
+  ],
+)
+def test_models_that_have_no_counterpart(model, options, message):
+  with pytest.raises(ValueError, match=message):
+    score_sde.from_tensors({}, model, **options)
+
+
+def test_files_without_a_network_or_averages(theirs):
+  load = lambda tensors, **options: score_sde.from_tensors(
+    tensors, MODEL, **TINY | options
+  )
+  with pytest.raises(ValueError, match='this is no checkpoint of score_sde'):
+    load({'x': np.zeros(1)})
+  model = {f'model/{name}': x for name, x in theirs[0].file().items()}
+  with pytest.raises(ValueError, match='no averages, ema.shadow_params: ema='):
+    load(model)
+  with pytest.raises(ValueError, match='no averages, params_ema: ema=False'):
+    load({'optimizer/target/Dense_0/bias': np.zeros(1)})

@@ -1,0 +1,141 @@
+"""DINOv2's network against NumPy and PIL."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.special import erf
+
+from diffusion_jax.networks import dinov2
+from diffusion_jax.networks.dinov2 import Block, DinoV2
+
+
+@pytest.mark.parametrize('side', [32, 300])
+def test_images_are_resized_as_by_pil_without_rounding(side):
+  shape = (1, side, side, 3)
+  images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+  resized = np.stack([
+    Image.fromarray(np.float32(images[0, :, :, c])).resize(
+      (224, 224), Image.Resampling.BICUBIC
+    )
+    for c in range(3)
+  ], axis=-1)  # fmt: skip
+  mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+  expected = (resized / 255.0 - mean) / deviation
+  found = dinov2.preprocess(images)
+  np.testing.assert_allclose(found[0], expected, atol=1e-4)
+
+
+def test_grey_images_are_repeated():
+  grey = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 1), np.uint8)
+  np.testing.assert_array_equal(
+    dinov2.preprocess(grey), dinov2.preprocess(np.repeat(grey, 3, axis=3))
+  )
+
+
+def layer_norm(x, p):
+  x = x - x.mean(-1, keepdims=True)
+  x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+  return x * p['scale'] + p['bias']
+
+
+def linear(x, p):
+  return x @ p['kernel'] + p['bias']
+
+
+def block(x, p, num_heads):
+  """One block of Oquab et al. 2023, token by token and head by head."""
+  h = layer_norm(x, p['norm_1'])
+  q, k, v = (linear(h, p[name]) for name in ('query', 'key', 'value'))
+  size = x.shape[-1] // num_heads
+  out = np.zeros(x.shape)
+  for n in range(len(x)):
+    for head in range(num_heads):
+      part = slice(head * size, (head + 1) * size)
+      scores = q[n, :, part] @ k[n, :, part].T / np.sqrt(size)
+      weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+      out[n, :, part] = weights @ v[n, :, part]
+  x = x + p['scale_1'] * linear(out, p['out'])
+  h = linear(layer_norm(x, p['norm_2']), p['mlp_in'])
+  h = h * (1.0 + erf(h / np.sqrt(2.0))) / 2.0
+  return x + p['scale_2'] * linear(h, p['mlp_out'])
+
+
+def random_params(network, x, seed=0):
+  shapes = jax.eval_shape(network.init, jax.random.key(0), x)['params']
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda s: rng.normal(0.0, 0.5, s.shape).astype(np.float32), shapes
+  )
+
+
+def test_a_block_is_attention_and_a_gelu_network_with_scales():
+  x = np.random.default_rng(1).standard_normal((2, 5, 8))
+  network = Block(2)
+  params = random_params(network, np.float32(x))
+  found = network.apply({'params': params}, np.float32(x))
+  wide = jax.tree.map(np.float64, params)
+  np.testing.assert_allclose(found, block(x, wide, 2), atol=2e-5)
+
+
+def test_features_are_the_class_token_after_the_last_norm():
+  x = np.random.default_rng(1).standard_normal((2, 28, 42, 3))
+  network = DinoV2(width=8, depth=1, num_heads=2, grid=4)
+  params = random_params(network, np.float32(x))
+  found = network.apply({'params': params}, np.float32(x))['features']
+  p = jax.tree.map(np.float64, params)
+  tokens = np.zeros((2, 7, 8))
+  tokens[:, 0] = p['class_token'] + p['positions'][0]
+  grid = p['positions'][1:].reshape(4, 4, 8)
+  places = interpolate(interpolate(grid, 2), 3, axis=1)
+  for i in range(2):
+    for j in range(3):
+      patch = x[:, 14 * i : 14 * (i + 1), 14 * j : 14 * (j + 1)]
+      h = np.einsum('nhwc,hwco->no', patch, p['patches']['kernel'])
+      tokens[:, 1 + 3 * i + j] = h + p['patches']['bias'] + places[i, j]
+  expected = layer_norm(block(tokens, p['block_0'], 2)[:, 0], p['norm'])
+  np.testing.assert_allclose(found, expected, atol=5e-5)
+
+
+def interpolate(x, count, axis=0, offset=0.1):
+  """Cubic convolution (Keys 1981) with a = -3/4, place by place."""
+  x = np.moveaxis(x, axis, 0)
+  out = np.zeros((count, *x.shape[1:]))
+  for i in range(count):
+    at = (i + 0.5) / ((count + offset) / len(x)) - 0.5
+    for j in range(int(np.floor(at)) - 1, int(np.floor(at)) + 3):
+      d = abs(at - j)
+      if d <= 1:
+        weight = 1.25 * d**3 - 2.25 * d**2 + 1
+      else:
+        weight = -0.75 * d**3 + 3.75 * d**2 - 6 * d + 3
+      out[i] += weight * x[min(max(j, 0), len(x) - 1)]
+  return np.moveaxis(out, 0, axis)
+
+
+@pytest.mark.parametrize('offset', [0.1, 0.0])
+def test_positions_are_interpolated_with_and_without_the_offset(offset):
+  grid = np.random.default_rng(0).standard_normal((37, 37, 3))
+  expected = interpolate(interpolate(grid, 16, 0, offset), 9, 1, offset)
+  found = dinov2.interpolate_positions(np.float32(grid), (16, 9), offset)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_positions_of_the_size_of_training_are_kept():
+  grid = np.random.default_rng(0).standard_normal((5, 5, 3))
+  assert dinov2.interpolate_positions(grid, (5, 5)) is grid
+
+
+@pytest.mark.parametrize(
+  'network, published',
+  [
+    # the published counts include a mask token of the width
+    (DinoV2(384, 12, 6), 22_056_576 - 384),
+    (DinoV2(768, 12, 12), 86_580_480 - 768),
+    (DinoV2(), 304_368_640 - 1024),
+  ],
+)
+def test_networks_have_the_published_number_of_parameters(network, published):
+  images = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), images)
+  assert sum(x.size for x in jax.tree.leaves(shapes)) == published

@@ -1,0 +1,53 @@
+"""The chain of latents; test_autoencoder.py counts its parameters."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
+from tests.networks.test_autoencoder import (
+  TINY,
+  X,
+  call,
+  close,
+  down,
+  halves,
+  residual,
+  shapes,
+  up,
+)
+from tests.networks.test_layers import conv3x3, norm, randomised, swish
+
+
+def test_the_chain_literally():
+  network = HierarchicalAutoencoder(num_latents=2, latent_channels=3, **TINY)
+  p = randomised(shapes(network))
+  close(
+    call(network, p, 'encode', 1)(X),
+    halves(conv3x3(p['encoder']['conv_out'], down(p['encoder'], X))),
+  )
+  z = np.random.default_rng(1).standard_normal((2, 2, 2, 3))
+  for method in ('encode', 'decode'):
+    q = p[f'{method}_2']
+    h = residual(q['middle_0_block'], conv3x3(q['conv_in'], z))
+    h = conv3x3(q['conv_out'], swish(norm(q['norm_out'], h, 4)))
+    mean, log_variance = halves(h)
+    close(call(network, p, method, 2)(z), (z + mean, log_variance))
+  d = p['decoder']
+  close(call(network, p, 'decode', 1)(z), up(d, conv3x3(d['conv_in'], z)))
+
+
+def test_a_new_chain_hands_its_latent_on():
+  """Its means, so that no layer begins collapsed; the decoder begins at 0."""
+  network = HierarchicalAutoencoder(num_latents=2, latent_channels=3, **TINY)
+  params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+  z = jax.random.normal(jax.random.key(1), (2, 2, 2, 3))
+  for method in ('encode', 'decode'):
+    found: Any = network.apply(params, 2, z, method=method)
+    mean, log_variance = found
+    np.testing.assert_allclose(mean, z, atol=1e-4)
+    np.testing.assert_allclose(log_variance, 0.0, atol=1e-4)
+  out: Any = network.apply(params, 1, z, method='decode')
+  np.testing.assert_allclose(out, 0.0, atol=1e-4)

@@ -1,0 +1,51 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.signal import upfirdn
+
+from diffusion_jax.networks import resampling
+from diffusion_jax.networks.layers import average_pool, nearest_upsample
+
+X = np.random.default_rng(0).standard_normal((2, 8, 6, 3))
+FILTERS = [(1, 3, 3, 1), (1, 2, 3, 4), (1, 1), (1, 0, 2, 2, 5, 1)]
+
+
+def filtered(x, weights, up, down, start, count):
+  """scipy's upfirdn, a convolution, of both axes: `count` times their size."""
+  h = np.array(weights) / np.sum(weights) * up
+  for axis in (1, 2):
+    n = int(x.shape[axis] * count[0]) + count[1]
+    full = upfirdn(h, x, up, 1, axis)
+    full = np.moveaxis(full, axis, 0)
+    padded = np.concatenate([full, np.zeros((8, *full.shape[1:]))])
+    x = np.moveaxis(padded[start : start + n * down : down], 0, axis)
+  return x
+
+
+@pytest.mark.parametrize('weights', FILTERS)
+def test_filters_are_upfirdn(weights):
+  """recipes 5, of score_sde: a correlation going down, a convolution up."""
+  m = len(weights) // 2
+  x = jnp.float32(X)
+  turned = weights[::-1]  # a correlation is the convolution of the reverse
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
+  close(
+    resampling.downsample(x, weights), filtered(X, turned, 1, 2, m, (0.5, 0))
+  )
+  close(
+    resampling.upsample(x, weights), filtered(X, weights, 2, 1, m - 1, (2, 0))
+  )
+  close(resampling.blur(x, weights), filtered(X, turned, 1, 1, m - 1, (1, 1)))
+
+
+def test_the_shortest_filter_is_the_mean_and_the_nearest():
+  x = jnp.float32(X)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+  close(resampling.downsample(x, (1, 1)), average_pool(x))
+  close(resampling.upsample(x, (1, 1)), nearest_upsample(x))
+
+
+@pytest.mark.parametrize('weights', [(1,), (1, 2, 1), (1, -1), ()])
+def test_a_filter_is_even_and_has_a_sum(weights):
+  with pytest.raises(ValueError, match='give 2, 4, ... weights whose sum is'):
+    resampling.check_filter(weights)

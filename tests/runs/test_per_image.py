@@ -1,0 +1,34 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.runs.per_image import per_image, rows
+from diffusion_jax.training.sharding import make_mesh
+
+
+@pytest.mark.parametrize('size', [0, 12])
+def test_an_image_has_its_own_key_whatever_the_batch(size):
+  """fold_in(root, i), for each root; the filling of the batch is dropped."""
+  roots = {'a': jax.random.key(1), 'b': jax.random.key(2)}
+  draw = jax.vmap(lambda key: jax.random.uniform(key))
+
+  def function(params, keys, inputs):
+    return params * inputs + draw(keys['a']), draw(keys['b'])
+
+  index, inputs = np.array([4, 0, 7]), np.array([1.0, 2.0, 3.0], np.float32)
+  apply = per_image(function, make_mesh(4, 2), roots, size)
+  found = apply(jnp.float32(10.0), index, inputs)
+  a, b = (
+    [jax.random.uniform(jax.random.fold_in(root, int(i))) for i in index]
+    for root in roots.values()
+  )
+  np.testing.assert_allclose(found[0], 10.0 * inputs + np.array(a), rtol=1e-6)
+  np.testing.assert_allclose(found[1], np.array(b), rtol=1e-6)
+
+
+def test_rows_of_every_array():
+  tree = {'x': np.arange(6).reshape(3, 2), 'y': [np.arange(3)]}
+  found = rows(tree, np.array([2, 0]))
+  assert found['x'].tolist() == [[4, 5], [0, 1]]
+  assert found['y'][0].tolist() == [2, 0]
