@@ -221,7 +221,7 @@ def test_what_comes_with_the_weights_cannot_be_given(run):
 
 
 def test_the_config_of_a_run(run, tmp_path):
-  stored = run_folder.read_config(run)
+  stored = run_folder.read_config(run) or {}
   config = run_of.get_config(str(run))
   assert run_folder.plain(config) == stored | {
     'convert': run_folder.plain(run_of.get_config())['convert']
