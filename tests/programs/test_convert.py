@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -119,6 +118,7 @@ def test_a_training_begins_with_converted_weights(run, tmp_path, capsys):
   leaves = len(jax.tree.leaves(params))
   assert f'{leaves} of {leaves} leaves\n' in capsys.readouterr().out
   shutil.copytree(run, tmp_path / 'mine')
+  config.training.resume = 'force'
   with pytest.raises(UserError, match='init_from=<this one>'):
     PROGRAMS['train'](config, str(tmp_path / 'mine'))
 
@@ -221,7 +221,7 @@ def test_what_comes_with_the_weights_cannot_be_given(run):
 
 
 def test_the_config_of_a_run(run, tmp_path):
-  stored: Any = run_folder.read_config(run)
+  stored = run_folder.read_config(run) or {}
   config = run_of.get_config(str(run))
   assert run_folder.plain(config) == stored | {
     'convert': run_folder.plain(run_of.get_config())['convert']
