@@ -234,11 +234,15 @@ def get_config():
   training.log_every = 100  # steps; 0: never, here and below
   training.evaluate_every = 0  # losses on the test split
   training.evaluate_batches = 8  # of training.batch_size test images
+  # evaluation.metrics of generated images, in so few of them
+  training.metrics_every = 0
+  training.metrics_images = 1000
   training.sample_every = 1000
   training.checkpoint_every = 1000
   training.keep_checkpoints = 2  # the latest
   training.keep_every = 0  # also every so many steps
-  training.keep_best = 0  # also so many with the lowest test_loss
+  training.keep_best = 0  # also so many with the lowest keep_best_by
+  training.keep_best_by = 'test_loss'  # or a metric of metrics_every, as fid
   # seconds without a heartbeat after which a process of --multihost is lost
   training.heartbeat_timeout = 30
   # so many steps in a row whose loss or gradient is not finite are left out and
@@ -266,6 +270,23 @@ def get_config():
   evaluation.num_samples = 100  # iw: draws of z for each image
   evaluation.num_probes = 1  # ode: of Hutchinson's estimate
   evaluation.seed = 0
+  # of generated images, as `sampling` says: fid, sfid; fd, kid, is, pr
+  # (precision, recall), dc (density, coverage), cmmd, accuracy, memorisation in
+  # evaluation.features, and fd_digits, for instance, in others; of so many
+  # images against all of a split (docs/evaluation.md)
+  evaluation.num_generated = 50_000
+  evaluation.features = 'inception'  # inception, dinov2, digits, shapes, pixels
+  # the file of weights of inception or dinov2, or the folder of both; '':
+  # $DIFFUSION_JAX_WEIGHTS
+  evaluation.weights = ''
+  evaluation.reference = 'train'  # train, test
+  evaluation.num_draws = 10  # of the bootstrap of fd; 0: no standard error
+  # of every combination of these a line in one table
+  sweep = evaluation.sweep = ConfigDict()
+  sweep.guidance_scale = ()
+  sweep.num_steps = ()
+  sweep.sampler = ()
+  sweep.ema_decay = ()
   evaluation.name = ''  # appended to the folder of the results
 
   sampling = config.sampling = ConfigDict()
@@ -414,6 +435,8 @@ def with_argument(config, arg, variants=()):
   config.training.checkpoint_every = 2
   config.training.evaluate_batches = 1
   config.evaluation.num_samples = 4
+  config.evaluation.num_generated = 16
+  config.training.metrics_images = 16
   config.sampling.num_steps = 4
   config.sampling.respacing = '4' if config.sampling.respacing else ''
   # the score of an untrained network is almost 0, and a Langevin step goes as

@@ -5,6 +5,7 @@
 
 import importlib
 import importlib.util
+import keyword
 import os
 import re
 import signal
@@ -107,7 +108,7 @@ def parse(argv: list[str]) -> list[str]:
   # Orbax and JAX say much, with tracebacks of errors that are handled as well;
   # --verbosity=0 brings it back
   logging.set_verbosity(logging.FATAL)
-  argv = find_config_file(argv)
+  argv = quote_keywords(find_config_file(argv))
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
@@ -122,6 +123,21 @@ def parse(argv: list[str]) -> list[str]:
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: values are given as --name=value')
   return rest
+
+
+def quote_keywords(argv):
+  """Returns argv with quotes around lists of words such as fid,is.
+
+  They are read as Python, whose keywords are no names.
+  """
+  quoted = []
+  for arg in argv:
+    flag, _, value = arg.partition('=')
+    words = value.split(',')
+    if len(words) > 1 and any(map(keyword.iskeyword, words)):
+      arg = f'{flag}={value!r}'
+    quoted.append(arg)
+  return quoted
 
 
 def new_name(message):

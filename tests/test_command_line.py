@@ -305,3 +305,15 @@ def test_all_packages_are_installed():
   }
   packages = project['tool']['setuptools']['packages']
   assert sorted(packages) == sorted(found | {'diffusion_jax.configs'})
+
+
+def test_keywords_of_python_are_words_in_a_list():
+  argv = [
+    'launch.py',
+    '--config.evaluation.metrics=fid,is',
+    '--x=a,b',
+    '--y=is',
+  ]
+  assert command_line.quote_keywords(argv) == [
+    'launch.py', "--config.evaluation.metrics='fid,is'", '--x=a,b', '--y=is',
+  ]  # fmt: skip

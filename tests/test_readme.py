@@ -38,6 +38,11 @@ def test_the_nnx_example_is_a_denoiser(capsys):
   assert run(EXAMPLES[2], capsys).strip() == '(4, 2)'
 
 
+def test_the_example_of_imported_weights_is_a_denoiser(capsys, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  assert run(EXAMPLES[3], capsys).strip() == '(2, 4, 4, 1)'
+
+
 def test_the_example_of_the_index_keeps_the_signal_it_should(capsys):
   """corr(x_0, x_t) = alpha std(x_0) / sqrt(alpha^2 var(x_0) + sigma^2)."""
   alpha_bar = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:100])

@@ -27,7 +27,8 @@ _BY_INTERVAL = {
     network.text_heads network.latent_channels network.num_latents
     conditioning.text_length conditioning.image_factor training.num_steps
     training.batch_size training.accumulate training.keep_checkpoints
-    training.heartbeat_timeout training.evaluate_batches evaluation.batch_size
+    training.heartbeat_timeout training.evaluate_batches training.metrics_images
+    evaluation.batch_size evaluation.num_generated evaluation.sweep.num_steps
     evaluation.num_samples evaluation.num_probes sampling.num_steps
     sampling.langevin_steps sampling.num_samples sampling.batch_size
     edit.num_samples edit.num_resamples edit.jump edit.iterations edit.factor
@@ -40,7 +41,8 @@ _BY_INTERVAL = {
     optimizer.decay_steps optimizer.clip_norm optimizer.weight_decay
     training.ema_rampup training.log_every training.sample_every
     training.checkpoint_every training.keep_every training.keep_best
-    training.skip_nonfinite training.evaluate_every evaluation.num_images
+    training.skip_nonfinite training.evaluate_every training.metrics_every
+    evaluation.num_images evaluation.num_draws
     evaluation.num_steps evaluation.random_steps sampling.eta
     sampling.corrector_steps sampling.churn sampling.churn_min
     sampling.churn_noise sampling.guidance_min sampling.labels edit.label
@@ -58,7 +60,7 @@ _BY_INTERVAL = {
   '[0, 1)': """
     data.test_fraction schedule.alphas network.dropout objective.t_min
     optimizer.b1 optimizer.b2 training.ema_decay training.more_ema_decays
-    evaluation.t_min sampling.ema_decay
+    evaluation.t_min evaluation.sweep.ema_decay sampling.ema_decay
   """,
   '(-inf, inf)': """
     schedule.logsnr_min schedule.logsnr_max schedule.sigmoid_start
@@ -66,6 +68,7 @@ _BY_INTERVAL = {
     objective.log_normal_mean objective.logit_normal_mean
     network.log_variance_limits network.resample_filter
     sampling.guidance_scale sampling.classifier_scale
+    evaluation.sweep.guidance_scale
   """,
   '[0, 1]': """
     schedule.fraction conditioning.dropout objective.augment
@@ -121,6 +124,9 @@ TUPLES = {
   'training.mesh': (int, '[2, 2]'),
   'training.more_ema_decays': (float, '[0, inf)'),
   'sampling.labels': (int, '[0, inf)'),
+  'evaluation.sweep.guidance_scale': (float, '[0, inf)'),
+  'evaluation.sweep.num_steps': (int, '[0, inf)'),
+  'evaluation.sweep.ema_decay': (float, '[0, inf)'),
 }
 
 # Names of files or folders that are written, and whether one may be empty.
@@ -184,5 +190,6 @@ def check_name(field, name, may_be_empty):
 
 
 def _read(config, field):
-  section, _, name = field.rpartition('.')
-  return config[section][name] if section else config[name]
+  for name in field.split('.'):
+    config = config[name]
+  return config

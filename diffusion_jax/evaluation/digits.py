@@ -3,6 +3,7 @@
 python -m diffusion_jax.evaluation.digits runs/digits/samples/samples.npz
 """
 
+import functools
 import sys
 from collections.abc import Callable
 
@@ -16,26 +17,42 @@ def judge(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   """Returns the fraction of the images that an SVM classifies as their label.
 
   images: uint8 [N, 8, 8, 1] with 0..255, as `--mode=sample` writes them;
-  labels: [N]. The SVM, SVC(gamma=0.001) on pixels 0..16, is fitted on the real
-  train split. Returns `accuracy`, its standard error `error`, and `real`, the
-  SVM's accuracy on the real test split. Raises ValueError for other shapes.
+  labels: [N]; the SVM is that of `make_judge`. Returns `accuracy`, its standard
+  error `error`, and `real`, the SVM's accuracy on the real test split. Raises
+  ValueError for other shapes.
   """
-  from sklearn.svm import SVC
-
-  if images.ndim != 4 or images.shape[1:] != (8, 8, 1):
-    raise ValueError(f'{list(images.shape)} is not a batch of 8x8x1 digits')
+  check(images)
   if len(labels) != len(images):
     raise ValueError(f'{len(labels)} labels for {len(images)} images')
-  train, test = sources.digits('train'), sources.digits('test')
-  # scikit-learn's annotation has only the default, a string.
-  svm = SVC(gamma=0.001)  # pyright: ignore[reportArgumentType]
-  svm.fit(_pixels(train.images), train.labels)
-  accuracy = svm.score(_pixels(_levels(images)), labels)
+  predict = make_judge()
+  accuracy = float(np.mean(predict(images) == labels))
   return {
     'accuracy': accuracy,
     'error': (accuracy * (1.0 - accuracy) / len(images)) ** 0.5,
-    'real': svm.score(_pixels(test.images), test.labels),
+    'real': float(np.mean(predict(real('test')) == real_labels('test'))),
   }
+
+
+@functools.cache  # fitted once in a process
+def make_judge() -> Callable[[np.ndarray], np.ndarray]:
+  """Returns a function: images uint8 [N, 8, 8, 1], 0..255 -> classes [N].
+
+  It is an SVM, SVC(gamma=0.001) on pixels 0..16, fitted on the real train
+  split.
+  """
+  from sklearn.svm import SVC
+
+  train = sources.digits('train')
+  # scikit-learn's annotation has only the default, a string.
+  svm = SVC(gamma=0.001)  # pyright: ignore[reportArgumentType]
+  svm.fit(_pixels(train.images), train.labels)
+  return lambda images: svm.predict(_pixels(_levels(images)))
+
+
+def check(images: np.ndarray) -> None:
+  """Raises ValueError unless the images are [N, 8, 8, 1]."""
+  if images.ndim != 4 or images.shape[1:] != (8, 8, 1):
+    raise ValueError(f'{list(images.shape)} is not a batch of 8x8x1 digits')
 
 
 def diversity(images: np.ndarray, labels: np.ndarray) -> float:
@@ -69,18 +86,34 @@ def real_labels(split: str) -> np.ndarray:
 def make_features() -> Callable[[np.ndarray], np.ndarray]:
   """Returns a function: images uint8 [N, 8, 8, 1], 0..255 -> features [N, 64].
 
-  The features, for `fid`, are the hidden layer of a perceptron that is fitted
-  to classify the real train split, always from the same seed.
+  They are those of `make_classifier`.
+  """
+  classify = make_classifier()
+  return lambda images: classify(images)['features']
+
+
+@functools.cache  # fitted once in a process
+def make_classifier() -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+  """Returns a function: images uint8 [N, 8, 8, 1] -> {features, logits}.
+
+  features [N, 64] are the hidden layer, and logits [N, 10] the last, of a
+  perceptron that is fitted to classify the real train split, always from the
+  same seed.
   """
   from sklearn.neural_network import MLPClassifier
 
   train = sources.digits('train')
   network = MLPClassifier((64,), random_state=0, max_iter=500)
   network.fit(_pixels(train.images) / 16.0, train.labels)
-  kernel, bias = network.coefs_[0], network.intercepts_[0]
-  return lambda images: np.maximum(
-    _pixels(_levels(images)) / 16.0 @ kernel + bias, 0.0
-  )
+  (kernel, last), (bias, shift) = network.coefs_, network.intercepts_
+
+  def classify(images):
+    check(images)
+    x = _pixels(_levels(images)) / 16.0
+    features = np.maximum(x @ kernel + bias, 0.0)
+    return {'features': features, 'logits': features @ last + shift}
+
+  return classify
 
 
 def _levels(images):

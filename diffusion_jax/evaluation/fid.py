@@ -1,15 +1,20 @@
 """The Frechet distance between two sets of images, in any feature space.
 
-It is FID (Heusel et al. 2017) if the features are those of Inception. The
-caller chooses the features and should report them with every figure. The
-distance is biased: it decreases with the number of images, so that only sets of
-the same size can be compared.
+It is FID (Heusel et al. 2017) if the features are those of Inception, and
+FD-DINOv2 (Stein et al. 2023) if they are those of DINOv2. The caller chooses
+the features and should report them with every figure. The distance is biased:
+it decreases with the number of images, so that only sets of the same size can
+be compared.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
+
+from diffusion_jax.evaluation.estimates import Estimate, bootstrap
+
+_ROWS = 4096  # of features, converted to float64 at a time
 
 
 class Statistics(NamedTuple):
@@ -19,35 +24,81 @@ class Statistics(NamedTuple):
   covariance: np.ndarray
 
 
-def statistics(features: np.ndarray) -> Statistics:
-  """Returns the statistics of features [N, D]; ValueError for N < 2."""
-  features = np.asarray(features, np.float64)
-  if features.ndim != 2 or len(features) < 2:
-    raise ValueError(f'features are [N, D], N > 1, not {list(features.shape)}')
-  covariance = np.cov(features, rowvar=False)
-  return Statistics(features.mean(axis=0), np.atleast_2d(covariance))
+class Moments(NamedTuple):
+  """Holds sums over the images so far: count, mean [D] and scatter [D, D]."""
+
+  count: int = 0
+  mean: np.ndarray = np.zeros(())
+  scatter: np.ndarray = np.zeros(())
+
+
+def add(moments: Moments, features: np.ndarray) -> Moments:
+  """Returns the moments with features [n, D] added (Chan et al. 1983)."""
+  if features.ndim != 2:
+    raise ValueError(f'features are [N, D], not {list(features.shape)}')
+  count, mean, scatter = moments
+  for start in range(0, len(features), _ROWS):
+    rows = np.asarray(features[start : start + _ROWS], np.float64)
+    total = count + len(rows)
+    centred = rows - rows.mean(axis=0)
+    shift = rows.mean(axis=0) - mean
+    scatter = scatter + centred.T @ centred
+    scatter += np.outer(shift, shift) * (count * len(rows) / total)
+    mean = mean + shift * (len(rows) / total)
+    count = total
+  return Moments(count, mean, scatter)
+
+
+def statistics(features: np.ndarray | Moments) -> Statistics:
+  """Returns the statistics of features [N, D], or of what `add` has summed.
+
+  Raises ValueError for N < 2.
+  """
+  if isinstance(features, np.ndarray):
+    features = add(Moments(), features)
+  if features.count < 2:
+    raise ValueError(f'a covariance needs 2 images, not {features.count}')
+  covariance = features.scatter / (features.count - 1)
+  return Statistics(features.mean, covariance)
 
 
 def frechet_distance(p: Statistics, q: Statistics) -> float:
   """Returns |mean_p - mean_q|^2 + tr(C_p + C_q - 2 (C_p C_q)^(1/2)).
 
   The squared Wasserstein-2 distance of two Gaussians (Dowson & Landau 1982).
-  Covariances may be singular: the trace of the root is taken of the symmetric
-  C_p^(1/2) C_q C_p^(1/2), which has the same eigenvalues.
+  Covariances may be singular: the trace of the root is the sum of the singular
+  values of C_p^(1/2) C_q^(1/2), which has no root of a rounded zero.
   """
   if p.mean.shape != q.mean.shape:
     raise ValueError(
       f'{len(p.mean)} features cannot be compared with {len(q.mean)}'
     )
-  root = _root(p.covariance)
-  product = scipy.linalg.eigvalsh(root @ q.covariance @ root)
-  trace = np.sqrt(np.maximum(product, 0.0)).sum()
+  product = _root(p.covariance) @ _root(q.covariance)
+  trace = np.linalg.norm(product, 'nuc')
   shift = np.sum((p.mean - q.mean) ** 2)
   return float(
     shift + np.trace(p.covariance) + np.trace(q.covariance) - 2.0 * trace
   )
 
 
+def frechet_distance_and_error(
+  samples: np.ndarray, reference: Statistics, num_draws: int = 20, seed: int = 0
+) -> Estimate:
+  """Returns the distance of samples [N, D], and its error by the bootstrap.
+
+  The error is that of the samples; the reference is fixed. Each of the
+  num_draws costs one distance.
+  """
+
+  def distance(features):
+    return frechet_distance(statistics(features), reference)
+
+  return bootstrap(distance, samples, num_draws, seed)
+
+
 def _root(matrix):
+  # The roots of zeros that were rounded would be 1e-8, and add up.
   values, vectors = scipy.linalg.eigh(matrix)
-  return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+  rounding = np.finfo(np.float64).eps * len(values) * values[-1]
+  kept = np.where(values > rounding, values, 0.0)
+  return (vectors * np.sqrt(kept)) @ vectors.T

@@ -117,3 +117,33 @@ def plot_accuracy(
   ax.legend(fontsize=8)
   ax.grid(alpha=0.3)
   figure.savefig(path)
+
+
+def plot_sweep(
+  path: str | Path, titles: Sequence[str], values: dict[str, np.ndarray]
+) -> None:
+  """Plots a distance against accuracy, and precision against recall.
+
+  values: the scores [N] of N points by name, where names may end in those of
+  features, as precision_dinov2; the distance is the first of them. Without
+  accuracy the distance is over the points.
+  """
+  figure, axes = _figure(2)
+  figure.set_size_inches(9.0, 4.0)
+  first = next(iter(values))
+  x = values.get('accuracy', np.arange(len(titles), dtype=np.float64))
+  curves = [(x, values[first], 'accuracy' if 'accuracy' in values else '')]
+  axes[0].set(xlabel=curves[0][2], ylabel=first)
+  for name in values:
+    if name.startswith('precision'):
+      recall = name.replace('precision', 'recall')
+      curves.append((values[recall], values[name], ''))
+      axes[1].set(xlabel=recall, ylabel=name)
+      break
+  for ax, (x, y, _) in zip(axes, curves, strict=False):
+    ax.plot(x, y, marker='o')
+    for title, *point in zip(titles, x, y, strict=True):
+      ax.annotate(title, point, fontsize=7)
+    ax.grid(alpha=0.3)
+  axes[1].set_visible(len(curves) > 1)
+  figure.savefig(path)

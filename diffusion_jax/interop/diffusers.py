@@ -190,7 +190,7 @@ def _shapes(network, *inputs):
 
 
 def _read(network, weights, shapes, swap_waves=False):
-  tensors = networks.modern(files.read_tensors(weights))
+  tensors = files.open_tensors(weights, networks.modern)
   table = networks.entries(network, shapes, swap_waves)
   try:
     return names.read(table, tensors, shapes)

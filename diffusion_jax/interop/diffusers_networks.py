@@ -351,16 +351,13 @@ def entries(
     yield names.Entry(ours, name, rule)
 
 
-def modern(tensors: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns tensors with the names of present versions of diffusers."""
-  found = {}
-  for name, array in tensors.items():
-    head, _, part = name.rpartition('.')
-    stem, _, layer = head.rpartition('.')
-    if '.attentions.' in name and layer in _LEGACY:
-      name = f'{stem}.{_LEGACY[layer]}.{part}'
-    found[name] = array
-  return found
+def modern(name: str) -> str:
+  """Returns the name of a tensor in present versions of diffusers."""
+  head, _, part = name.rpartition('.')
+  stem, _, layer = head.rpartition('.')
+  if '.attentions.' in name and layer in _LEGACY:
+    return f'{stem}.{_LEGACY[layer]}.{part}'
+  return name
 
 
 def _module(part, last, top):

@@ -30,9 +30,9 @@ from diffusion_jax.interop.names import (
   Entry,
   Imported,
   Rule,
-  listed,
   read,
 )
+from diffusion_jax.interop.options import several, with_options
 from diffusion_jax.interop.ve import as_eps
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.unet import UNet
@@ -166,12 +166,10 @@ def choose_options(**options: Any) -> dict[str, Any]:
   if model not in ONLY:
     raise ValueError(f'model_type {model!r} is not one of {", ".join(ONLY)}')
   known = OUTER | (SONG if model == 'SongUNet' else ADM)
-  unknown = [name for name in options if name not in known]
-  if unknown:
-    raise ValueError(f'unknown options of {model}: {listed(unknown)}')
   if options.get('precond') == 'VEPrecond':
     known = known | {'sigma_min': 0.02, 'sigma_max': 100}
-  chosen = known | options
+  lists = 'channel_mult', 'attn_resolutions', 'resample_filter'
+  chosen = with_options(several(known, *lists), several(options, *lists), model)
   lacking = [
     f'{name}={chosen[name]!r}'
     for name, values in ONLY[model].items()
@@ -222,7 +220,7 @@ def _check_filters(tensors, options):
     if name.endswith(FILTER) and not same:
       raise ValueError(
         f'{name}, of shape {np.shape(x)}, is not the filter of the option '
-        f'resample_filter={options.get("resample_filter", [1, 1])}'
+        f'resample_filter={options.get("resample_filter", (1, 1))}'
       )
 
 
@@ -270,8 +268,8 @@ def _ncsnpp_options(options):
     ours['noise_embedding'] = 'fourier'
   if options['encoder_type'] == 'residual':
     ours['input_pyramid'] = True
-  if list(options['resample_filter']) != [1, 1]:
-    ours['resample_filter'] = tuple(options['resample_filter'])
+  if options['resample_filter'] != (1, 1):
+    ours['resample_filter'] = options['resample_filter']
   return ours
 
 

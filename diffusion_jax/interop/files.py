@@ -4,12 +4,13 @@ The kind of a file is recognised by its first bytes, whatever its name is. Every
 mistake is a ValueError of one line that names the file.
 """
 
+import contextlib
 import json
 import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,49 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
   return flatten(_read_msgpack(path))
 
 
+class Lazy(Mapping):
+  """Holds the tensors of a safetensors file, each read when it is asked for.
+
+  rename: a tensor's name -> the name that it is found by here.
+  """
+
+  def __init__(
+    self, path: Path, rename: Callable[[str], str] = lambda name: name
+  ):
+    self.path = path
+    with _reading_safetensors(path):
+      self.file = safe_open(path, framework='numpy', backend='pread')
+      self.names = {rename(name): name for name in self.file.keys()}
+
+  def __getitem__(self, name):
+    with _reading_safetensors(self.path):
+      return self.file.get_tensor(self.names[name])
+
+  def __iter__(self):
+    return iter(self.names)
+
+  def __len__(self):
+    return len(self.names)
+
+
+def open_tensors(
+  path: str | Path, rename: Callable[[str], str] = lambda name: name
+) -> Mapping[str, np.ndarray]:
+  """Returns `read_tensors` with other names, of safetensors without memory.
+
+  rename: a tensor's name -> the name that it gets.
+  """
+  path = Path(path)
+  if path.suffix == '.safetensors':
+    return Lazy(path, rename)
+  return {rename(name): x for name, x in read_tensors(path).items()}
+
+
 def read_metadata(path: str | Path) -> dict[str, str]:
   """Returns the texts that a safetensors file holds beside its tensors."""
-  try:
+  with _reading_safetensors(path):
     with safe_open(path, framework='numpy', backend='pread') as file:
       return file.metadata() or {}
-  except (SafetensorError, OSError, ValueError) as error:
-    raise ValueError(
-      f'{path} is no whole safetensors file: {_brief(error)}'
-    ) from error
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -109,9 +144,15 @@ def flatten(tree: Any, prefix: str = '') -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path):
-  try:
+  with _reading_safetensors(path):
     # Read, not mapped: pages of a mapped file would count twice.
     return safetensors.numpy.load_file(path, backend='pread')
+
+
+@contextlib.contextmanager
+def _reading_safetensors(path):
+  try:
+    yield
   except (AttributeError, TypeError) as error:  # 8 bits and less
     raise ValueError(
       f'{path} holds numbers of a kind that NumPy does not have ({error})'

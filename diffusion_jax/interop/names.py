@@ -96,7 +96,8 @@ def read(
       pass
     if array.shape != shape:
       wrong.append(f'{theirs} {found.shape} for {ours} {shape}')
-    params[ours] = np.ascontiguousarray(array, np.float32)
+    # A copy: a view would keep all that was read with it.
+    params[ours] = np.array(array, np.float32, order='C')
   if wrong:
     raise ValueError(f'of another shape: {listed(wrong)}')
   absent = [ours for ours in expected if ours not in params]

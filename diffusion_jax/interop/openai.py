@@ -25,7 +25,8 @@ from diffusion_jax.interop.layers import (
   entries,
   within,
 )
-from diffusion_jax.interop.names import LINEAR, Entry, Imported, listed, read
+from diffusion_jax.interop.names import LINEAR, Entry, Imported, read
+from diffusion_jax.interop.options import several, with_options
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.unet import UNet
 
@@ -43,11 +44,11 @@ class Flags(NamedTuple):
   small_size: int = 0
   num_channels: int = 128
   num_res_blocks: int = 2
-  channel_mult: tuple[float, ...] | str = ''
+  channel_mult: tuple[float, ...] = ()
   num_heads: int = 4
   num_head_channels: int = -1
   num_heads_upsample: int = -1
-  attention_resolutions: tuple[int, ...] | str = '16,8'
+  attention_resolutions: tuple[int, ...] = (16, 8)
   dropout: float = 0.0
   class_cond: bool = False
   learn_sigma: bool = False
@@ -64,11 +65,17 @@ class Flags(NamedTuple):
   classifier: bool = False
   classifier_width: int = 128
   classifier_depth: int = 2
-  classifier_attention_resolutions: tuple[int, ...] | str = '32,16,8'
+  classifier_attention_resolutions: tuple[int, ...] = (32, 16, 8)
   classifier_use_scale_shift_norm: bool = True
   classifier_resblock_updown: bool = True
   classifier_pool: str = 'attention'
 
+
+LISTS = (
+  'channel_mult',
+  'attention_resolutions',
+  'classifier_attention_resolutions',
+)
 
 # channel_mult by the size of the image, where the flag is empty.
 MULTIPLIERS = {
@@ -94,10 +101,10 @@ _BEDROOM = {
   'num_heads': 1,
   'learn_sigma': True,
   'use_scale_shift_norm': False,
-  'attention_resolutions': '16',
+  'attention_resolutions': (16,),
 }
 _GUIDED = {
-  'attention_resolutions': '32,16,8',
+  'attention_resolutions': (32, 16, 8),
   'class_cond': True,
   'learn_sigma': True,
   'num_channels': 256,
@@ -154,7 +161,7 @@ MODELS: dict[str, dict[str, Any]] = {
     'large_size': 512,
     'small_size': 128,
     'num_channels': 192,
-    'attention_resolutions': '32,16',
+    'attention_resolutions': (32, 16),
   },
   'lsun_bedroom': _LSUN,
   'lsun_cat': _LSUN,
@@ -192,7 +199,8 @@ def load(path: str | Path, model: str = '', **flags: Any) -> Imported:
   """Returns the network of a .pt file (or .safetensors, with the same names).
 
   model: a name of MODELS, the stem of the file's name by default. flags: those
-  of the project's scripts, as in `Flags`, in place of the model's. Raises
+  of the project's scripts, as in `Flags`, in place of the model's; lists may be
+  texts, '32,16,8'. Raises
   ValueError for an unknown model or flag, an option that our networks do not
   have, and tensors that do not fit.
   """
@@ -220,12 +228,9 @@ def choose_flags(model: str, **flags: Any) -> Flags:
       "published file, or 'guided', 'improved' or 'classifier' with the flags "
       'of the training'
     )
-  unknown = [name for name in flags if name not in Flags._fields]
-  if unknown:
-    raise ValueError(
-      f'unknown flags {listed(unknown)}: known are {", ".join(Flags._fields)}'
-    )
-  chosen = Flags(**(MODELS[model] | flags))
+  flags = several(flags, *LISTS)
+  known = Flags()._asdict() | MODELS[model]
+  chosen = Flags(**with_options(known, flags, model))
   _refuse(chosen)
   return chosen
 
@@ -264,16 +269,9 @@ def _num_classes(tensors, flags):
   return len(tensors[name])
 
 
-def _numbers(value):
-  # '32,16,8' or (32, 16, 8) -> (32, 16, 8)
-  parts = value.split(',') if isinstance(value, str) else value
-  numbers = (float(part) for part in parts)
-  return tuple(int(x) if x.is_integer() else x for x in numbers)
-
-
 def _multipliers(flags):
   if flags.channel_mult:
-    return _numbers(flags.channel_mult)
+    return tuple(flags.channel_mult)
   known = UPSAMPLER_MULTIPLIERS if flags.large_size else MULTIPLIERS
   size = image_size(flags)
   if size not in known:
@@ -348,7 +346,7 @@ def _options(flags):
       options['head_channels'] = flags.num_head_channels
   stem = int(options['channels'] * multipliers[0])
   return options | {
-    'attention_resolutions': _numbers(heights),
+    'attention_resolutions': tuple(heights),
     'stem_channels': stem,
   }
 

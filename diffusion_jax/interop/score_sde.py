@@ -32,9 +32,9 @@ from diffusion_jax.interop.names import (
   Entry,
   Imported,
   Rule,
-  listed,
   read,
 )
+from diffusion_jax.interop.options import several, with_options
 from diffusion_jax.interop.ve import as_eps
 from diffusion_jax.networks.ddpmpp import DDPMpp
 
@@ -191,13 +191,9 @@ def choose_options(model: str, **options: Any) -> Options:
       f'the model {model!r} is not one of {", ".join(MODELS)}: name the one '
       'whose config the training had'
     )
-  unknown = [name for name in options if name not in Options._fields]
-  if unknown:
-    raise ValueError(
-      f'unknown options {listed(unknown)}: known are '
-      f'{", ".join(Options._fields)}'
-    )
-  chosen = Options(**(MODELS[model] | options))
+  options = several(options, 'ch_mult', 'attn_resolutions', 'fir_kernel')
+  known = Options()._asdict() | MODELS[model]
+  chosen = Options(**with_options(known, options, model))
   _refuse(model, chosen)
   return chosen
 

@@ -1,7 +1,8 @@
 """--mode=evaluate: metrics of real images under a trained run.
 
 A metric is computed image by image, a batch at a time; a batch that is written
-is not computed again, so an interrupted evaluation continues.
+is not computed again, so an interrupted evaluation continues. Measures of
+generated images are in `evaluate_samples`.
 """
 
 import json
@@ -17,17 +18,52 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data.images import scale
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
-from diffusion_jax.programs import sample
-from diffusion_jax.runs import processes, run_folder
+from diffusion_jax.programs import evaluate_samples, sample
+from diffusion_jax.runs import measures, processes, run_folder
 from diffusion_jax.runs.per_image import per_image
 from diffusion_jax.training import checksums
 from diffusion_jax.training.sharding import replicate
 
+# Fields of config.evaluation on which metrics of real images do not depend.
+OF_SAMPLES = (
+  'num_generated',
+  'features',
+  'weights',
+  'reference',
+  'num_draws',
+  'sweep',
+)
+
 
 def run(config, workdir):
-  """Writes evaluation/<metric>-<split>/ for each of evaluation.metrics."""
+  """Writes evaluation/<metric>-<split>/ for each of evaluation.metrics.
+
+  Those of generated images are together in evaluation/samples/.
+  """
   config = run_folder.run_config(workdir, config)
-  check(config)
+  of_images, of_samples = split_metrics(config)
+  check(config, of_images, of_samples)
+  if of_samples:
+    chosen = config.copy_and_resolve_references()
+    chosen.evaluation.metrics = of_samples
+    evaluate_samples.run(chosen, workdir)
+  if of_images:
+    evaluate_images(config, workdir, of_images)
+
+
+def split_metrics(config):
+  """Returns evaluation.metrics of real images, and those of samples."""
+  c, family = config.evaluation, families.of(config)
+  of_images, of_samples = [], []
+  for metric in build.words(c.metrics):
+    known = measures.find(metric, c.features)
+    own = metric in family.metrics or known is None
+    (of_images if own else of_samples).append(metric)
+  return tuple(of_images), tuple(of_samples)
+
+
+def evaluate_images(config, workdir, metrics):
+  """Measures real images by each of `metrics`."""
   c = config.evaluation
   mesh = build.build_mesh(config)
   source = build.build_source(config, c.split)
@@ -35,7 +71,7 @@ def run(config, workdir):
   count = min(c.num_images or len(source), len(source))
   settings = describe(config, params, count)
   params = replicate(mesh, params)
-  for metric in build.words(c.metrics):
+  for metric in metrics:
     name = '-'.join(filter(None, (metric, c.split, c.name)))
     out = run_folder.prepare(str(Path(workdir) / 'evaluation' / name))
     if processes.is_first():
@@ -69,18 +105,25 @@ def gather(paths):
   return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
-def check(config):
+def check(config, of_images, of_samples):
   """Raises UserError for metrics that are not of the run's models."""
-  c, family = config.evaluation, families.of(config)
-  if not c.metrics:
+  family = families.of(config)
+  if not of_images + of_samples:
     raise UserError(
       f'config.evaluation.metrics is empty: give {" or ".join(family.metrics)}'
     )
-  for metric in build.words(c.metrics):
-    choose(families.METRICS, 'evaluation', 'metrics', metric)
+  for metric in of_images:
+    known = dict.fromkeys(families.METRICS + measures.names())
+    choose(known, 'evaluation', 'metrics', metric)
   family.check(config)
-  family.check_mode(config, 'evaluate')
-  for metric in build.words(c.metrics):
+  if of_samples:
+    evaluate_samples.check(config, of_samples)
+  if not of_images:
+    return
+  chosen = config.copy_and_resolve_references()
+  chosen.evaluation.metrics = of_images
+  family.check_mode(chosen, 'evaluate')
+  for metric in of_images:
     if metric not in family.metrics:
       raise UserError(
         f'config.evaluation.metrics: this run is {family.name}, and {metric} '
@@ -102,7 +145,7 @@ def describe(config, params, count):
   chosen = {name: fields[name] for name in run_folder.RUN_SECTIONS}
   del chosen['data']['data_dir'], chosen['data']['num_threads']
   evaluation = fields['evaluation']
-  for free in ('metrics', 'name'):
+  for free in ('metrics', 'name', *OF_SAMPLES):
     del evaluation[free]
   return {
     **chosen,

@@ -37,8 +37,11 @@ def run(config, workdir):
     ) from error
 
 
-def draw(config, workdir):
-  """Makes and writes the samples, without `run`'s message for a full disk."""
+def draw(config, workdir, folder=None, field='sampling.name'):
+  """Writes the samples into folder or samples/; returns the npz file's path.
+
+  field: of the config, by which the folder can have another name.
+  """
   config = run_folder.run_config(workdir, config)
   family = families.of(config)
   family.check(config)
@@ -54,20 +57,22 @@ def draw(config, workdir):
   generate = family.generate(config, mesh, family.latents(config, workdir))
   settings = provenance.settings(config, workdir, weights)
   print(provenance.describe(settings))
-  out = run_folder.prepare(Path(workdir) / 'samples')
-  path = out / f'{config.sampling.name}.npz'
+  out = run_folder.prepare(folder or Path(workdir) / 'samples')
+  written = path = out / f'{config.sampling.name}.npz'
   parts = out / f'{config.sampling.name}.parts'
-  done = processes.is_first() and is_done(path, parts, settings)
+  done = processes.is_first() and is_done(path, parts, settings, field)
   if processes.broadcast([done])[0]:
-    return
+    return written
 
   starts = range(0, n, size)
   paths = [parts / f'{start:08d}.npz' for start in starts]
   # all processes make the same parts, those that the first one misses
   missing = processes.broadcast([not path.exists() for path in paths])
-  for i in tqdm(
-    np.flatnonzero(missing), 'sampling', unit='batch', disable=None
-  ):
+  before = n - sum(min(size, n - starts[i]) for i in np.flatnonzero(missing))
+  bar = tqdm(
+    total=n, initial=before, desc='sampling', unit='image', disable=None
+  )
+  for i in np.flatnonzero(missing):
     start = starts[i]
     index = np.arange(start, start + min(size, n))  # one shape, one compilation
     result = generate(params, index, rows(cond, index % n))
@@ -82,8 +87,10 @@ def draw(config, workdir):
     if processes.is_first():
       made = images.to_uint8(result, config.data.num_levels)[: n - start]
       write_part(paths[i], made, settings)
+    bar.update(min(size, n - start))
+  bar.close()
   if not processes.is_first():
-    return
+    return written
 
   pictures = gather(paths, n)
   arrays = {'settings': provenance.pack(settings)}
@@ -105,18 +112,19 @@ def draw(config, workdir):
     path.write_text(''.join(f'{text}\n' for text in texts))
     print(f'wrote {path}: what the images should show, one text a line')
   shutil.rmtree(parts)
+  return written
 
 
-def is_done(path, parts, settings):
+def is_done(path, parts, settings, field='sampling.name'):
   """Returns whether all images exist, made with these settings; prints it.
 
   Raises UserError where images, or parts of them, have other settings.
   """
   if path.exists():
-    provenance.check_same(path, settings, path, 'sampling.name')
+    provenance.check_same(path, settings, path, field)
   begun = sorted(parts.glob('*.npz'))
   if begun:
-    provenance.check_same(begun[0], settings, parts, 'sampling.name')
+    provenance.check_same(begun[0], settings, parts, field)
   elif path.exists():
     print(f'{path} is there already, made with these settings')
     return True

@@ -15,14 +15,16 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images, pipeline
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.families.family import IDENTITY
-from diffusion_jax.programs import sample
+from diffusion_jax.programs import evaluate_samples, sample
 from diffusion_jax.runs import (
   first_weights,
   lock,
+  measures,
   processes,
   run_folder,
   sample_inputs,
 )
+from diffusion_jax.runs.per_image import rows
 from diffusion_jax.runs.step_log import StepLog, average
 from diffusion_jax.training import checkpoints, preemption
 from diffusion_jax.training.logging import MetricWriter
@@ -70,6 +72,7 @@ def train(config, workdir, stop, resources):
   latents = family.latents(config, workdir)
   encode = family.make_encode(config, latents, mesh)
   evaluate = make_evaluate(config, mesh, latents)
+  measure = make_measure(config, mesh, latents)
   preview = make_preview(config, mesh, latents)
 
   # read what the run folder holds
@@ -145,7 +148,9 @@ def train(config, workdir, stop, resources):
 
       if 'log' in todo:
         log.write_line(step, learning_rate(step - 1))
-      test = evaluate(state, kept) if evaluate and 'evaluate' in todo else None
+      test = evaluate(state, kept) if evaluate and 'evaluate' in todo else {}
+      if measure and 'measure' in todo:
+        test |= measure(state.ema_params | kept)
       if test:
         log.write(step, test)
       if preview and 'sample' in todo:
@@ -155,7 +160,7 @@ def train(config, workdir, stop, resources):
           images.write_png(path, sheet)
         writer.write_images(step, {'samples': sheet})
       if 'save' in todo:
-        checkpoints.save(manager, state, stored, test)
+        checkpoints.save(manager, state, stored, with_criterion(config, test))
       if todo:
         log.restart_clock(step)
   print(f'trained {c.num_steps} steps: {workdir}')
@@ -166,8 +171,10 @@ def events(config):
   c = config.training
   yield 'log', c.log_every
   yield 'evaluate', config.training.evaluate_every
+  yield 'measure', c.metrics_every
   if c.keep_best:  # a checkpoint must know how good it is
-    yield 'evaluate', c.checkpoint_every
+    own = 'evaluate' if c.keep_best_by == 'test_loss' else 'measure'
+    yield own, c.checkpoint_every
   yield 'sample', c.sample_every
   yield 'save', c.checkpoint_every
 
@@ -260,7 +267,8 @@ def make_evaluate(config, mesh, latents=IDENTITY):
   With fixed noise, without dropout and augmentation; kept: parameters that are
   not trained. None if the config has no evaluation during training.
   """
-  if not (config.training.evaluate_every or config.training.keep_best):
+  c = config.training
+  if not (c.evaluate_every or c.keep_best and c.keep_best_by == 'test_loss'):
     return None
   source: Any = build.build_source(config, 'test')
   step = jax.jit(
@@ -292,6 +300,54 @@ def make_evaluate(config, mesh, latents=IDENTITY):
     return {f'test_{name}': x for name, x in average(history).items()}
 
   return evaluate
+
+
+def make_measure(config, mesh, latents=IDENTITY):
+  """Returns params -> {name: score} of training.metrics_images samples.
+
+  params: as of `make_preview`. None without metrics during training.
+  """
+  c = config.training
+  if not (c.metrics_every or c.keep_best and c.keep_best_by != 'test_loss'):
+    return None
+  family = families.of(config)
+  names = measures.signs(config) if family.makes_images else {}
+  if not names:
+    raise UserError(
+      'training.metrics_every and training.keep_best_by are about generated '
+      'images: name a metric of them in config.evaluation.metrics, as fid'
+    )
+  if c.keep_best and c.keep_best_by not in ('test_loss', *names):
+    raise UserError(
+      f'config.training.keep_best_by={c.keep_best_by!r} is not one of '
+      f'test_loss, {", ".join(names)}'
+    )
+  config = config.copy_and_resolve_references()
+  config.sampling.trajectory = False
+  n, size = c.metrics_images, config.sampling.batch_size
+  cond = sample_inputs.choose(config, n).cond
+  generate = family.generate(config, mesh, latents)
+  score = evaluate_samples.make_measure(config)
+
+  def measure(params):
+    parts = []
+    for start in range(0, n, size):
+      index = np.arange(start, start + min(size, n))  # one compilation
+      x = generate(params, index, rows(cond, index % n))
+      parts.append(images.to_uint8(x, config.data.num_levels))
+    pictures = np.concatenate(parts)[:n]
+    return score(pictures, cond.get('label'))
+
+  return measure
+
+
+def with_criterion(config, test):
+  """Returns the metrics of a checkpoint, with the one that keeps the best."""
+  name = config.training.keep_best_by
+  if name not in test:
+    return test or None
+  sign = 1.0 if name == 'test_loss' else measures.signs(config)[name]
+  return test | {checkpoints.CRITERION: sign * test[name]}
 
 
 def make_preview(config, mesh, latents=IDENTITY):

@@ -16,7 +16,7 @@ def begin(state: Any, workdir: str) -> Any:
 
   A leaf that the run does not have, or has in another shape, begins as it does
   without; its name is printed. Raises UserError where there is no run, and
-  where no leaf fits.
+  where more than half of the leaves do.
   """
   try:
     found, _ = checkpoints.restore_params(workdir)
@@ -29,10 +29,11 @@ def begin(state: Any, workdir: str) -> Any:
     for name, x in ours.items()
     if name not in found or found[name].shape != x.shape
   }
-  if len(afresh) == len(ours):
+  if 2 * len(afresh) > len(ours):
+    example = next(iter(afresh.values()))
     raise UserError(
-      f'config.training.init_from: no weights of {workdir} fit, such as '
-      f'{next(iter(afresh.values()))}: is its network another?'
+      f'config.training.init_from: {workdir} is of another network: '
+      f'{len(afresh)} of {len(ours)} leaves do not fit, such as {example}'
     )
   unused = [name for name in found if name not in ours]
   print(

@@ -61,6 +61,7 @@ _FREE = (
   'training.checkpoint_every',
   'training.sample_every',
   'training.keep_',
+  'training.metrics_',
   'training.evaluate_',
   'training.mesh',
   'training.accumulate',

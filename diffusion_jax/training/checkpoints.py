@@ -24,7 +24,10 @@ from orbax.checkpoint import checkpoint_managers
 from diffusion_jax.training import checksums, integrity
 from diffusion_jax.training.state import TrainState
 
-METRIC = 'test_loss'  # The best checkpoint is the one where it is lowest.
+# The best checkpoint is the one where this number is lowest. Checkpoints of
+# former versions have the test loss alone.
+CRITERION = 'criterion'
+_FORMER = 'test_loss'
 
 
 def open_manager(
@@ -38,7 +41,7 @@ def open_manager(
   """Returns the manager that writes the checkpoints of a run.
 
   It keeps the latest `keep`, those at multiples of keep_every, and the
-  keep_best with the lowest METRIC. more_emas: keys of state.more_ema_params.
+  keep_best with the lowest CRITERION. more_emas: keys of state.more_ema_params.
   Damaged checkpoints after the newest good one are moved to `damaged/` in
   workdir, with a warning. Raises ValueError if none is good.
   """
@@ -92,8 +95,8 @@ def save(
 ) -> None:
   """Starts saving `state` under its step, unless that step is there already.
 
-  config: plain dict, stored as JSON; metrics: with METRIC, by which the best
-  are kept. Raises OSError if this checkpoint, or the one before, cannot be
+  config: plain dict, stored as JSON; metrics: with CRITERION, by which the
+  best are kept. Raises OSError if this checkpoint, or the one before, cannot be
   written; `finish` waits for it.
   """
   step = int(state.step)
@@ -141,9 +144,14 @@ def save_params(
   options = ocp.CheckpointManagerOptions(
     cleanup_tmp_directories=True, async_options=_with_sums(folder)
   )
-  with _open(folder, options, set()) as manager:
+  # Of the memory that writing takes: more than the largest leaf.
+  sizes = [x.nbytes for x in jax.tree.leaves(params)]
+  limit = max(*sizes, sum(sizes) // 16) + 2**23
+  with _open(folder, options, set(), limit / 1e9) as manager:
     if step not in manager.all_steps():
-      arrays = jax.tree.map(np.asarray, params)  # The same on every host.
+      # The same on every host. Of NumPy's arrays Orbax would write copies.
+      place = jax.device_put if jax.process_count() == 1 else np.asarray
+      arrays = jax.tree.map(place, params)
       saved = {name: ocp.args.StandardSave(arrays) for name in items}
       args = ocp.args.Composite(config=ocp.args.JsonSave(config), **saved)
       manager.save(step, args=args, force=True, custom_metadata=checksums.MARK)
@@ -268,7 +276,7 @@ def _split(state):
 
 
 def _metric(metrics):
-  return metrics[METRIC]
+  return metrics[CRITERION if CRITERION in metrics else _FORMER]
 
 
 def _folder(workdir):
@@ -323,19 +331,20 @@ def _brief(error):
 
 
 def _loss(manager, step):
-  # Returns METRIC of a checkpoint, None if it was saved without.
+  # Returns the criterion of a checkpoint, None if it was saved without.
   path = Path(manager.directory) / str(step)
   if not (path / 'metrics').is_dir():
     return None
   _refuse_damaged(manager, step, ['metrics'])
-  return json.loads((path / 'metrics' / 'metrics').read_text())[METRIC]
+  return _metric(json.loads((path / 'metrics' / 'metrics').read_text()))
 
 
-def _open(folder, options, items):
+def _open(folder, options, items, write_gb: Any = 96):
   # Orbax needs to know the items beforehand, those of older steps as well.
   found = {path.name for path in folder.glob(f'*/{_ema_item("*")}')}
   handlers = {
-    name: ocp.StandardCheckpointHandler() for name in {*_ITEMS, *items, *found}
+    name: ocp.StandardCheckpointHandler(save_concurrent_gb=write_gb)
+    for name in {*_ITEMS, *items, *found}
   }
   return ocp.CheckpointManager(
     folder,

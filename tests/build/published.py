@@ -327,6 +327,8 @@ VE = VP | {
   'schedule.sigma_min': 2 * 0.01,  # of data in [0, 1], x -> 2x - 1
   'schedule.sigma_max': 2 * 50.0,
   'network.noise_embedding': 'fourier',
+  'network.resample_filter': (1, 3, 3, 1),
+  'network.input_pyramid': True,
   'conditioning.noise_input': 'log_sigma',
   'training.ema_decay': 0.999,
   'sampling.sampler': 'reverse_diffusion',

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data import shapes
-from diffusion_jax.evaluation.shapes import compare, detect, judge
+from diffusion_jax.evaluation.fid import frechet_distance, statistics
+from diffusion_jax.evaluation.shapes import (
+  compare,
+  detect,
+  judge,
+  make_features,
+)
 
 
 @pytest.mark.parametrize('split', ['train', 'test'])
@@ -100,3 +106,22 @@ def test_the_command(tmp_path):
   result = subprocess.run([*command, str(path)], capture_output=True, text=True)
   assert result.returncode == 1 and result.stderr.startswith('error: ')
   assert result.stderr.count('\n') == 1
+
+
+def test_features_tell_samples_from_noise():
+  """Pictures of other scenes are nearer than pictures without any."""
+  features = make_features(16)
+  train, other = (
+    shapes.shapes('train', num_pictures=2000).read(
+      np.arange(start, start + 300)
+    )[0]
+    for start in (0, 300)
+  )
+  noise = np.random.default_rng(0).permuted(other, axis=1)
+  reference = statistics(features(train))
+  near, far = (
+    frechet_distance(statistics(features(x)), reference) for x in (other, noise)
+  )
+  assert 0.0 < near < 0.1 * far
+  with pytest.raises(ValueError, match=r'\[300, 8, 16, 3\] are no 16x16x3'):
+    features(train[:, :8])

@@ -344,8 +344,11 @@ def test_what_does_not_fit_is_named():
     (dict(noise_schedule='sqrt'), "noise_schedule='sqrt' has no counterpart"),
     (dict(large_size=8), 'both flags large_size and small_size'),
     (dict(large_size=8, small_size=3), 'large_size=8 is no multiple'),
+    (dict(class_cond='yes'), "class_cond='yes' of guided: give True or False"),
+    (dict(dropout='a'), "the option dropout='a' of guided: give a number"),
+    (dict(channel_mult='a,b'), "channel_mult='a,b': give numbers, such as 32,"),
     (dict(image_size=96), 'image_size=96: give channel_mult'),
-    (dict(width=3), 'unknown flags width: known are image_size'),
+    (dict(width=3), 'unknown options of guided: width; known are im'),
   ],
 )
 def test_flags_that_have_no_counterpart(flags, message):

@@ -368,7 +368,11 @@ def test_what_does_not_fit_is_named(theirs, changes, message):
   'model, options, message',
   [
     ('ddpmpp', {}, "the model 'ddpmpp' is not one of vp/cifar10_ddpmpp, "),
-    (MODEL, {'width': 3}, 'unknown options width: known are sde, '),
+    (
+      MODEL,
+      {'width': 3},
+      'cifar10_ddpmpp_continuous: width; known are sde',
+    ),
     ('ve/cifar10_ncsnpp', {}, "sde='vesde' with continuous=False has no coun"),
     (VE, {'progressive': 'output_skip'}, "'vesde' with progressive='output_s"),
     (MODEL, {'embedding_type': 'fourier'}, "with embedding_type='fourier' has"),

@@ -1,0 +1,67 @@
+"""Distances to the nearest rows of another set, without an N x N matrix."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+_MEGABYTES = 256  # of distances that are held at a time
+
+# A distance and a radius that are equal are computed by different sums: without
+# a margin, rounding would decide on which side of the radius a point is.
+_MARGIN = 1e-9
+
+
+def radii(features: np.ndarray, k: int) -> np.ndarray:
+  """Returns the distance of each row of [N, D] to its k-th neighbour, [N].
+
+  A row is not its own neighbour. Raises ValueError for k >= N.
+  """
+  from sklearn.neighbors import NearestNeighbors
+
+  if not 1 <= k < len(features):
+    raise ValueError(
+      f'{len(features)} images have no neighbour number {k}: more are needed'
+    )
+  search = NearestNeighbors(n_neighbors=k, algorithm='brute')
+  search.fit(np.asarray(features, np.float64))
+  return search.kneighbors()[0][:, -1]
+
+
+def nearest(
+  features: np.ndarray, reference: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns (distance, index) of the row of [M, D] next to each of [N, D]."""
+  from sklearn.metrics import pairwise_distances_argmin_min
+
+  index, distance = pairwise_distances_argmin_min(
+    np.asarray(features, np.float64), np.asarray(reference, np.float64)
+  )
+  return distance, index
+
+
+def each_block(
+  features: np.ndarray,
+  reference: np.ndarray,
+  function: Callable[[np.ndarray], Any],
+) -> np.ndarray:
+  """Returns function(distances [n, M]) -> [n, ...] of all rows, joined."""
+  from sklearn.metrics import pairwise_distances_chunked
+
+  blocks = pairwise_distances_chunked(
+    np.asarray(features, np.float64),
+    np.asarray(reference, np.float64),
+    reduce_func=lambda block, start: function(block),
+    working_memory=_MEGABYTES,
+  )
+  return np.concatenate(list(blocks))
+
+
+def inside(distances: np.ndarray, radius: np.ndarray) -> np.ndarray:
+  """Returns whether distance < radius; equal but for rounding is not."""
+  return distances < radius * (1.0 - _MARGIN)
+
+
+def inside_or_on(distances: np.ndarray, radius: np.ndarray) -> np.ndarray:
+  """Returns whether distance <= radius; equal but for rounding is."""
+  return distances <= radius * (1.0 + _MARGIN)

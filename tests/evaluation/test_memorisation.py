@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from diffusion_jax.evaluation.memorisation import memorisation, pair_sheet
+
+
+@pytest.fixture
+def rng(seeds):
+  return np.random.default_rng(0)
+
+
+def test_copies_are_noticed_and_their_sources_named(rng):
+  """A third of the samples are training rows with a little noise."""
+  train, test = rng.standard_normal((300, 8)), rng.standard_normal((200, 8))
+  fresh = rng.standard_normal((100, 8))
+  copies = train[:50] + 1e-3 * rng.standard_normal((50, 8))
+  found = memorisation(np.concatenate([copies, fresh]), train, test)
+  np.testing.assert_array_equal(found.index[:50], np.arange(50))
+  np.testing.assert_allclose(
+    found.samples[:50], np.linalg.norm(copies - train[:50], axis=1), rtol=1e-6
+  )
+  # copies are closer than any test image, the others than half of them
+  alone = memorisation(fresh, train, test)
+  np.testing.assert_allclose(
+    found.closer.value, 1 / 3 + alone.closer.value * 2 / 3
+  )
+  np.testing.assert_allclose(
+    found.copied.value, 1 / 3 + alone.copied.value * 2 / 3
+  )
+
+
+def test_samples_of_the_law_of_the_data_are_no_closer_than_test_images(rng):
+  train = rng.standard_normal((100, 4))
+  draws = [
+    memorisation(
+      rng.standard_normal((60, 4)), train, rng.standard_normal((50, 4))
+    ).closer
+    for _ in range(50)
+  ]
+  values, errors = np.array(draws).T
+  assert abs(values.mean() - 0.5) < 4.5 * values.std() / 50**0.5
+  np.testing.assert_allclose(errors.mean(), values.std(), rtol=0.5)
+
+
+def test_equal_distances_count_as_a_half():
+  train = np.zeros((1, 1))
+  found = memorisation(np.array([[1.0], [2.0]]), train, np.array([[-1.0]]))
+  assert found.closer.value == (0.5 + 0.0) / 2
+
+
+def test_the_sheet_shows_pairs_side_by_side():
+  samples, train = (
+    np.tile(np.uint8(levels)[:, None, None, None], (1, 48, 48, 1))
+    for levels in ([52, 157], [50, 150])
+  )
+  sheet = pair_sheet(samples, train)
+  gap = 3  # 48 / 16
+  assert sheet.shape == (48 + 2 * gap, 2 * (96 + gap) + gap, 1)
+  row = sheet[20, :, 0]
+  assert (row[gap], row[gap + 48]) == (52, 50)
+  assert (row[2 * gap + 96], row[2 * gap + 144]) == (157, 150)

@@ -1,0 +1,313 @@
+"""Folders of diffusers without torch: stored/ has what its networks compute."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from diffusion_jax.interop import diffusers, diffusers_schedulers, files
+from diffusion_jax.interop.diffusers_networks import multipliers
+
+STORED = Path(__file__).parent / 'stored'
+WEIGHTS = 'diffusion_pytorch_model.safetensors'
+
+
+def close(ours, expected):
+  scale = np.abs(expected).max()
+  np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * scale)
+
+
+def same(ours, expected):
+  jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
+@pytest.mark.parametrize('name', ['ho', 'labels'])
+def test_the_unet_computes_what_theirs_does(name, tmp_path):
+  found = diffusers.load(STORED / name)
+  expected = np.load(STORED / name / 'expected.npz')
+  cond = {n: expected[n] for n in ('label',) if n in expected}
+  x, t = expected['x'], expected['t'].astype(np.float32)
+  output = found.network.apply({'params': found.params}, x, t, cond)
+  close(output, expected['output'])
+  assert found.fields['data.image_shape'] == (4, 4, 1)
+  assert ('data.num_classes' in found.fields) == (name == 'labels')
+
+  diffusers.save(tmp_path / 'ours', *found[:3])
+  again = diffusers.load(tmp_path / 'ours')
+  same(again.params, found.params)
+  assert again.network == found.network and again.fields == found.fields
+
+
+def test_the_autoencoder_computes_what_theirs_does(tmp_path):
+  found = diffusers.load(STORED / 'autoencoder')
+  expected = np.load(STORED / 'autoencoder' / 'expected.npz')
+  params = {'params': found.params}
+  mean, log_variance = found.network.apply(
+    params, expected['x'], method='encode'
+  )
+  close(mean, expected['mean'])
+  close(log_variance, expected['log_variance'])
+  output = found.network.apply(params, expected['mean'], method='decode')
+  close(output, expected['output'])
+  assert found.fields['latent.scale'] == 0.18215
+
+  diffusers.save(tmp_path / 'ours', *found[:3])
+  written = (tmp_path / 'ours' / WEIGHTS).read_bytes()
+  assert written == (STORED / 'autoencoder' / WEIGHTS).read_bytes()
+
+
+def test_the_scheduler_of_ddpm_cifar10():
+  """What its scheduler_config.json says is Ho et al.'s, as in our config."""
+  fields = diffusers.load(STORED / 'ho').fields
+  assert {n: x for n, x in fields.items() if n.startswith('schedule.')} == {
+    'schedule.name': 'linear',
+    'schedule.num_steps': 1000,
+    'schedule.start': 1e-4,
+    'schedule.end': 0.02,
+  }
+  assert fields['sampling.variance'] == 'fixed_large'
+  assert fields['sampling.sampler'] == 'ancestral'
+  assert fields['sampling.clip'] is True
+  assert fields['objective.parametrization'] == 'eps'
+  assert fields['network.noise_embedding'] == 'ho'
+  assert fields['network.downsample_padding'] == 'same'
+
+
+def test_a_missing_scheduler_is_said():
+  found = diffusers.load(STORED / 'labels')
+  assert 'there is no scheduler_config.json' in found.notes[0]
+  assert found.fields['sampling.variance'] == 'fixed_small'
+
+
+def test_another_way_to_sample_is_said():
+  pndm = {'_class_name': 'PNDMScheduler', 'beta_schedule': 'scaled_linear'}
+  fields, notes = diffusers_schedulers.read_fields(pndm | {'skip_prk_steps': 1})
+  assert fields['sampling.sampler'] == 'ddim'
+  assert notes[0].startswith('PNDMScheduler is a way to sample that is not')
+
+
+@pytest.fixture
+def copy(tmp_path):
+  """Returns name, changes of config.json -> a folder."""
+
+  def make(name='ho', **changes):
+    shutil.copytree(STORED / name, tmp_path / name, dirs_exist_ok=True)
+    path = tmp_path / name / 'config.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return tmp_path / name
+
+  return make
+
+
+def refused(path, message, **options):
+  with pytest.raises(ValueError, match=message) as error:
+    diffusers.load(path, **options)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (
+      {'_class_name': 'UNet2DConditionModel'},
+      'is a folder of UNet2DConditionModel: UNet2DModel and AutoencoderKL can',
+    ),
+    ({'_class_name': None}, 'is a folder of no class of diffusers'),
+    ({'center_input_sample': True}, 'center_input_sample=True is not here'),
+    ({'time_embedding_type': 'fourier'}, "time_embedding_type='fourier' is no"),
+    ({'act_fn': 'gelu'}, "act_fn='gelu' is not here, but 'silu'"),
+    ({'class_embed_type': 'timestep'}, "class_embed_type='timestep' is not"),
+    ({'mid_block_scale_factor': 2}, 'mid_block_scale_factor=2 is not here'),
+    ({'time_embedding_dim': 7}, 'time_embedding_dim=7 is not here'),
+    ({'freq_shift': 0.5}, 'freq_shift=0.5 is not here, but 0 or 1'),
+    ({'attn_norm_num_groups': 4}, 'attn_norm_num_groups=4 is not here'),
+    ({'in_channels': 3}, 'out_channels=1 is not here'),
+    ({'sample_size': None}, 'sample_size=None does not say the size'),
+    ({'brand_new': 3}, 'brand_new=3 is an option of no network'),
+    (
+      {'down_block_types': ['DownBlock2D', 'SkipDownBlock2D']},
+      'down_block_types has SkipDownBlock2D, which is not here',
+    ),
+    (
+      {'up_block_types': ['UpBlock2D', 'AttnUpBlock2D']},
+      'has attention at other levels than down_block_types',
+    ),
+    (
+      {'down_block_types': ['ResnetDownsampleBlock2D', 'AttnDownBlock2D']},
+      'by residual blocks here and by convolutions there',
+    ),
+    ({'down_block_types': ['DownBlock2D']}, 'has 1 blocks, block_out_channels'),
+    (
+      {'block_out_channels': [8, 16]},
+      r'does not fit config.json: of another shape: .*\(12,\) for .*\(16,\)',
+    ),
+    (  # four blocks of 10, 10, 12 and 12 tensors, two attentions of 10
+      {'layers_per_block': 2},
+      'does not fit config.json: missing: .* and 54 more',
+    ),
+    ({'num_class_embeds': 3}, 'missing: class_embedding.weight$'),
+  ],
+)
+def test_what_the_unet_lacks_is_refused_by_name(copy, changes, message):
+  refused(copy(**changes), message)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'shift_factor': 0.1}, 'shift_factor=0.1 is not here'),
+    ({'use_quant_conv': False}, 'use_post_quant_conv=True is not here'),
+    (
+      {'up_block_types': ['UpDecoderBlock2D', 'AttnUpDecoderBlock2D']},
+      'up_block_types=.*AttnUpDecoderBlock2D.* is not here',
+    ),
+    ({'layers_per_block': 0}, 'not used: decoder'),
+  ],
+)
+def test_what_the_autoencoder_lacks_is_refused(copy, changes, message):
+  refused(copy('autoencoder', **changes), message)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (
+      {'_class_name': 'KarrasVeScheduler'},
+      'the scheduler KarrasVeScheduler is',
+    ),
+    (
+      {'beta_schedule': 'laplace'},
+      "beta_schedule='laplace' is not here, but l",
+    ),
+    ({'prediction_type': 'flow'}, "prediction_type='flow' is not here"),
+    ({'clip_sample_range': 2.0}, 'clip_sample_range=2.0 is not here'),
+    ({'variance_type': 'learned'}, "variance_type='learned' is not here"),
+    ({'steps_offset': 1}, 'steps_offset=1 is not here'),
+    (
+      {'variance_type': 'learned_range'},
+      'learned_range has twice the channels',
+    ),
+    (
+      {'thresholding': True, 'sample_max_value': 3},
+      'sample_max_value=3 is not',
+    ),
+    ({'brand_new': 3}, 'brand_new=3 is not here'),
+  ],
+)
+def test_what_we_lack_of_schedulers_is_refused(copy, changes, message):
+  folder = copy()
+  path = folder / 'scheduler_config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+  refused(folder, message)
+
+
+def test_other_folders_are_refused(copy, tmp_path):
+  refused(tmp_path / 'none', 'there is no folder')
+  refused(tmp_path, 'is no folder of diffusers: it has no config.json')
+  folder = copy()
+  refused(folder, 'null_class needs a class-conditional', null_class=True)
+  index = {'_class_name': 'StableDiffusionPipeline'}
+  index |= {'unet': ['diffusers', 'UNet2DModel'], 'vae': ['diffusers', 'KL']}
+  (folder / 'model_index.json').write_text(json.dumps(index))
+  refused(folder, 'is a StableDiffusionPipeline with vae')
+  (folder / 'model_index.json').unlink()
+  (folder / 'config.json').write_text('[1]')
+  refused(folder, 'holds a list, not an object')
+  (folder / 'config.json').write_text('{')
+  refused(folder, 'is no JSON file')
+  folder = copy()
+  (folder / WEIGHTS).unlink()
+  refused(folder, 'has none of diffusion_pytorch_model.safetensors')
+
+
+def test_a_tensor_of_another_kind_is_refused(copy):
+  folder = copy()
+  tensors = safetensors.numpy.load_file(folder / WEIGHTS)
+  tensors['conv_in.bias'] = np.arange(8)
+  safetensors.numpy.save_file(tensors, folder / WEIGHTS)
+  refused(folder, 'conv_in.bias holds int64, not real numbers')
+
+
+def test_pipelines_and_files_are_found(copy, tmp_path):
+  """A pipeline of today has folders; one of old all files in one."""
+  folder = copy()
+  expected = diffusers.load(folder)
+  index = {
+    '_class_name': 'DDPMPipeline',
+    'scheduler': ['diffusers', 'DDPMScheduler'],
+    'unet': ['diffusers', 'UNet2DModel'],
+  }
+  (folder / 'model_index.json').write_text(json.dumps(index))
+  pipeline = tmp_path / 'pipeline'
+  diffusers.save(pipeline, *expected[:3])
+  for path in (folder, pipeline, pipeline / 'unet', folder / WEIGHTS):
+    found = diffusers.load(path)
+    same(found.params, expected.params)
+    assert found.fields == expected.fields and not found.notes
+
+
+def test_what_diffusers_lacks_is_not_written(tmp_path):
+  found = diffusers.load(STORED / 'labels')
+  out = tmp_path / 'out'
+  for changes, message in (
+    ({'schedule.name': 'karras'}, 'schedule.name=karras: diffusers has linear'),
+    (
+      {'objective.parametrization': 'edm'},
+      'parametrization=edm: diffusers has',
+    ),
+    ({'conditioning.noise_input': 'logsnr'}, 'noise_input=logsnr: networks of'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      diffusers.save(out, *found[:2], found.fields | changes)
+  for changes, message in (
+    ({'image_channels': 1}, 'image_channels=1 is not here'),
+    ({'qkv': 'legacy'}, "qkv='legacy' is not here"),
+    ({'stem_channels': 4}, 'stem_channels=4 is not here'),
+    ({'num_heads': 2, 'head_channels': None}, None),
+  ):
+    network = found.network.clone(**changes)
+    if message is None:  # one width with attention: 12 / 2
+      diffusers.save(tmp_path / 'heads', network, *found[1:3])
+      again = diffusers.load(tmp_path / 'heads')
+      assert again.network.head_channels == 6
+      continue
+    with pytest.raises(ValueError, match=message):
+      diffusers.save(out, network, *found[1:3])
+  with pytest.raises(ValueError, match='label=3: this network has 3 classes'):
+    diffusers.save(out, *found[:3], label=3)
+  with pytest.raises(ValueError, match='and no null class'):
+    diffusers.save(out, *found[:3], label=-1)
+  assert not out.exists()
+  with pytest.raises(ValueError, match='has files already'):
+    diffusers.save(tmp_path / 'heads', *found[:3])
+
+
+def test_a_class_becomes_part_of_the_weights(tmp_path):
+  found = diffusers.load(STORED / 'labels')
+  expected = np.load(STORED / 'labels' / 'expected.npz')
+  network, params = diffusers.fix_label(found.network, found.params, 2)
+  x, t = expected['x'][:1], expected['t'][:1].astype(np.float32)
+  close(network.apply({'params': params}, x, t), expected['output'][:1])
+
+
+def test_widths_come_back_from_multipliers():
+  for first in range(1, 130):
+    for width in range(1, 400, 7):
+      _, m = multipliers((first, width))
+      assert int(first * m) == width
+
+
+def test_half_precision_becomes_float32(copy):
+  folder = copy()
+  expected = diffusers.load(folder).params
+  tensors = files.read_tensors(folder / WEIGHTS)
+  halved = {n: x.astype(np.float16) for n, x in tensors.items()}
+  safetensors.numpy.save_file(halved, folder / WEIGHTS)
+  same(
+    diffusers.load(folder).params,
+    jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), expected),
+  )

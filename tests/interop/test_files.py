@@ -1,0 +1,170 @@
+"""Files of weights: what is read, and that nothing in them is run."""
+
+import json
+import os
+import pickle
+import sys
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import serialization
+
+from diffusion_jax.interop import files
+
+ARRAYS = {
+  'a': np.arange(6, dtype=np.float32).reshape(2, 3),
+  'b.c': np.array([1.5, -2.0], np.float16),
+  'd': np.array([1.0, 3.0], jnp.bfloat16),
+  'e': np.array([2], np.int64),
+}
+
+
+def same(found, expected=ARRAYS):
+  assert set(found) == set(expected)
+  for name, array in expected.items():
+    np.testing.assert_array_equal(found[name], array)
+    assert np.asarray(found[name]).dtype == np.asarray(array).dtype
+
+
+def refused(path, message=None):
+  with pytest.raises(ValueError, match=message) as error:
+    files.read_tensors(path)
+  assert '\n' not in str(error.value) and path.name in str(error.value)
+
+
+def test_safetensors(tmp_path):
+  path = tmp_path / 'a.safetensors'
+  files.write_safetensors(path, ARRAYS, config='{}')
+  assert files.read_metadata(path) == {'config': '{}'}
+  same(files.read_tensors(path))
+  lazy = files.open_tensors(path, lambda name: f'x.{name}')
+  assert len(lazy) == 4
+  same({name.removeprefix('x.'): lazy[name] for name in lazy})
+  path.rename(tmp_path / 'a.bin')  # recognised by what is in it
+  same(files.read_tensors(tmp_path / 'a.bin'))
+
+
+def test_safetensors_in_parts(tmp_path):
+  parts = {'1.safetensors': ('a', 'b.c'), '2.safetensors': ('d', 'e')}
+  for part, names in parts.items():
+    arrays = {name: ARRAYS[name] for name in names}
+    files.write_safetensors(tmp_path / part, arrays)
+  where = {name: part for part, names in parts.items() for name in names}
+  path = tmp_path / 'all.safetensors.index.json'
+  path.write_text(json.dumps({'weight_map': where}))
+  same(files.read_tensors(path))
+  path.write_text(json.dumps({'weight_map': where | {'f': '1.safetensors'}}))
+  refused(path, 'f is in none of the parts')
+  path.write_text(json.dumps({'weight_map': where | {'f': '../1'}}))
+  refused(path, "names '../1', which is in another folder")
+  path.write_text('{}')
+  refused(path, 'has no weight_map')
+
+
+def test_npz_and_msgpack(tmp_path):
+  path = tmp_path / 'a.npz'
+  arrays = {n: x for n, x in ARRAYS.items() if n != 'd'}  # no npz has bfloat16
+  np.savez(path, **arrays)
+  same(files.read_tensors(path), arrays)
+  path = tmp_path / 'checkpoint_26'
+  tree = {'params': {'a': ARRAYS['a']}, 'ema': [ARRAYS['d'], 'text', None, 3]}
+  path.write_bytes(serialization.msgpack_serialize(tree))
+  expected = {'params/a': ARRAYS['a'], 'ema/0': ARRAYS['d'], 'ema/3': 3}
+  same(files.read_tensors(path), expected)
+
+
+def header(text, data=b''):
+  return len(text).to_bytes(8, 'little') + text.encode() + data
+
+
+TENSOR = '{"a":{"dtype":"%s","shape":[%s],"data_offsets":[0,%d]}}'
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    b'',
+    b'\x01',
+    header('{"a":', b''),
+    header(TENSOR % ('F32', '2', 8), b'1234'),
+    header(TENSOR % ('F32', '3', 8), b'12345678'),
+    header(TENSOR % ('Q32', '2', 8), b'12345678'),
+    header(TENSOR % ('F8_E4M3', '8', 8), b'12345678'),
+    b'\xff' * 8 + b'{' + b'x' * 20,
+  ],
+)
+def test_a_wrong_safetensors_file_is_one_line(tmp_path, content):
+  path = tmp_path / 'a.safetensors'
+  path.write_bytes(content)
+  refused(path)
+  with pytest.raises(ValueError, match='a.safetensors'):
+    files.open_tensors(path)['a']
+
+
+def test_a_cut_file_is_one_line(tmp_path):
+  """Of every length but the whole."""
+  safetensors.numpy.save_file(ARRAYS, tmp_path / 'a.safetensors')
+  np.savez(tmp_path / 'a.npz', a=ARRAYS['a'])
+  tree = serialization.msgpack_serialize({'a': ARRAYS['a']})
+  (tmp_path / 'a.msgpack').write_bytes(tree)
+  for name in ('a.safetensors', 'a.npz', 'a.msgpack'):
+    path = tmp_path / name
+    whole = path.read_bytes()
+    for size in (0, 4, 9, len(whole) // 2, len(whole) - 1):
+      path.write_bytes(whole[:size])
+      refused(path)
+    path.write_bytes(whole)
+    assert files.read_tensors(path)
+
+
+def test_other_files_are_one_line(tmp_path):
+  refused(tmp_path / 'none', 'cannot be read: No such file')
+  refused(tmp_path, 'cannot be read: Is a directory')
+  path = tmp_path / 'notes.txt'
+  path.write_text('what this is about')
+  refused(path, 'is no file of weights: not safetensors, npz, PyTorch')
+
+
+class Evil:
+  """A pickle that creates a file."""
+
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return os.system, (f'touch {self.path}',)
+
+
+@pytest.fixture
+def pickles(tmp_path):
+  """The file that each of them would create, and their paths."""
+  created = tmp_path / 'created'
+  evil = pickle.dumps({'a': Evil(created)}, protocol=2)
+  plain, packed = tmp_path / 'plain.pkl', tmp_path / 'torch.pth'
+  plain.write_bytes(evil)
+  with zipfile.ZipFile(packed, 'w') as archive:
+    archive.writestr('archive/data.pkl', evil)
+    archive.writestr('archive/version', '3')
+  arrays = tmp_path / 'arrays.npz'
+  np.savez(arrays, a=np.array([Evil(created)], object))
+  return created, (plain, packed, arrays)
+
+
+def test_a_pickle_is_refused_and_nothing_created(pickles):
+  created, paths = pickles
+  for path in paths:
+    refused(path)
+    assert not created.exists()
+  pickle.loads(paths[0].read_bytes())  # it is what it seems to be
+  assert created.exists()
+
+
+def test_without_torch_its_files_are_one_line(pickles, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  created, (plain, packed, _) = pickles
+  for path in (plain, packed):
+    refused(path, 'is a file of PyTorch: pip install')
+  assert not created.exists()
