@@ -184,7 +184,7 @@ def check_fits(config, params):
   try:
     checkpoints.check_fits(
       params,
-      build.abstract_params(config),
+      families.abstract_params(config),
       'the weights are of another network',
     )
   except ValueError as error:

@@ -188,7 +188,7 @@ def restore(config, workdir):
   c = config.sampling
   ema = build.ema_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
   step = read_checkpoint(config)
-  shapes = build.abstract_params(config)
+  shapes = families.abstract_params(config)
   try:
     return checkpoints.restore_params(workdir, ema, shapes, step)[0]
   except (FileNotFoundError, ValueError) as error:

@@ -62,11 +62,13 @@ def train(config, workdir, stop, resources):
   family = families.of(config)
   check(config, mesh)
   source = build.build_source(config, 'train')
-  objective = build.build_objective(config)
+  objective = family.objective(config)
   learning_rate = build.build_learning_rate(config)
   optimizer = build.build_optimizer(config)
   ema_decays = build.build_ema_decays(config)
-  make_state, shapes = state_maker(config, optimizer, ema_decays, mesh)
+  make_state, shapes = state_maker(
+    config, objective, optimizer, ema_decays, mesh
+  )
   latents = family.latents(config, workdir)
   encode = family.make_encode(config, latents, mesh)
   evaluate = make_evaluate(config, mesh, latents)
@@ -234,15 +236,14 @@ def restore(workdir, manager, shapes):
     raise UserError(f'{workdir}: {error}') from error
 
 
-def state_maker(config, optimizer, ema_decays, mesh):
+def state_maker(config, objective, optimizer, ema_decays, mesh):
   """Returns (function that makes the first state, its shapes on the mesh)."""
   key = stream(config.seed, 'parameters')
   with build.from_config('network'):
-    init = build.init_params(build.build_network(config), config)
+    init = families.of(config).init(config)
 
     def make(key):
-      objective_state = build.build_objective_state(config)
-      return init_state(init(key), optimizer, objective_state, ema_decays[1])
+      return init_state(init(key), optimizer, objective.init(), ema_decays[1])
 
     shapes = jax.eval_shape(make, key)
   places = fsdp_sharding(mesh, shapes)
@@ -264,7 +265,7 @@ def make_evaluate(config, mesh, latents=IDENTITY):
     return None
   source: Any = build.build_source(config, 'test')
   step = jax.jit(
-    make_eval_step(build.build_objective(config, test=True)),
+    make_eval_step(families.of(config).objective(config, test=True)),
     out_shardings=replicated(mesh),
   )
   size = min(config.training.batch_size, len(source))

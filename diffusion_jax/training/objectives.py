@@ -42,7 +42,11 @@ from diffusion_jax.core.parametrization import to_x0
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.core.vdm import vdm_weight
 from diffusion_jax.training.conditions import Condition, unconditional
-from diffusion_jax.training.loss_aware import loss_aware_times, record
+from diffusion_jax.training.loss_aware import (
+  init_loss_history,
+  loss_aware_times,
+  record,
+)
 
 Array = jax.Array
 Augment = Callable[[Array, Array], tuple[Array, Array]]
@@ -82,14 +86,16 @@ class Objective:
   and what the loss needs of it, arrays [B, ...]; keys of the network's dropout.
   loss(params, context, inputs, keys) -> (loss [], (metrics, records)), for any
   rows of inputs; records: [B, ...], or (). update(state, records) -> state of
-  the next step. separable: the loss is a mean over the rows, so that the mean
-  over parts of a batch is that of the batch.
+  the next step; init() -> state of the first step. separable: the loss is a
+  mean over the rows, so that the mean over parts of a batch is that of the
+  batch.
   """
 
   draw: Callable[[Array, dict, Context], tuple[Any, Any]]
   loss: Callable[[Any, Context, Any, Any], tuple[Array, tuple[dict, Any]]]
   update: Callable[[Any, Any], Any] = keep_state
   separable: bool = True
+  init: Callable[[], Any] = lambda: ()
 
   def __call__(
     self, params: Any, context: Context, key: Array, batch: dict
@@ -346,10 +352,14 @@ def hybrid(
     metrics |= by_quarter(terms['loss'], level.t)
     return metrics['loss'].total, (metrics, (step, losses))
 
-  def record_losses(history, records):
-    return record(history, *records)
-
-  return Objective(draw, loss, record_losses if loss_aware else keep_state)
+  if not loss_aware:
+    return Objective(draw, loss)
+  return Objective(
+    draw,
+    loss,
+    lambda history, records: record(history, *records),
+    init=functools.partial(init_loss_history, num_steps),
+  )
 
 
 def vdm(
