@@ -172,13 +172,12 @@ def complete(config: Any) -> Any:
 
 def _plain(value: Any):
   # None for what cannot be stored: no default, or an object
-  if value is inspect.Parameter.empty or callable(value):
-    if value is inspect.Parameter.empty or not isinstance(value, type):
-      return None
-    kind: Any = value
-    return np.dtype(kind).name
-  known = (bool, int, float, str, tuple)
-  return value if isinstance(value, known) else None
+  if isinstance(value, (bool, int, float, str, tuple)):
+    return value
+  if not isinstance(value, type) or value is inspect.Parameter.empty:
+    return None
+  kind: Any = value
+  return np.dtype(kind).name
 
 
 def constructors(config: Any, section: str) -> dict[str, Callable]:

@@ -50,7 +50,6 @@ def run(config, workdir):
   check_guidance(config, cond)
   with from_config('edit'):
     pictures = read_pictures(config, method)
-  sample.choose_checkpoint(config, workdir)
   params = sample.restore(config, workdir)
   settings = provenance.edit_settings(config, workdir, params, pictures)
   print(provenance.describe(settings))
@@ -67,8 +66,7 @@ def run(config, workdir):
   if mask is not None:  # exact, whatever the grey levels of the run are
     made = np.where(mask[None], pictures['image'][None], made)
 
-  arrays = {'arr_0': made, 'settings': provenance.pack(settings)} | pictures
-  run_folder.write_npz(path, arrays)
+  provenance.write_npz(path, {'arr_0': made} | pictures, settings)
   print(f'wrote {path}: {len(made)} images of {config.data.image_shape}')
   for i, picture in enumerate(made):
     images.write_png(out / f'{c.name}_{i}.png', picture)

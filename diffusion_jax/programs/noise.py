@@ -58,9 +58,8 @@ def run(config, workdir):
     [f't = {i}' for i in in_strip],
   )
   report = whiteness_report(config, schedule, np.asarray(x), at[last])
-  text = json.dumps(report, indent=2)
-  (workdir / 'white_noise.json').write_text(text + '\n')
-  print(text)
+  run_folder.write_json(workdir / 'white_noise.json', report)
+  print(json.dumps(report, indent=2))
   print(f'strip.png shows t = {", ".join(map(str, in_strip))}')
   for name in ('strip.png', 'noise.gif', 'schedule.png', 'spectrum.png'):
     print(f'wrote {workdir / name}')

@@ -48,7 +48,6 @@ def draw(config, workdir):
   n, size = config.sampling.num_samples, config.sampling.batch_size
   cond, texts, conditions = sample_inputs.choose(config, n)
   mesh = build.build_mesh(config)
-  choose_checkpoint(config, workdir)
   weights = restore(config, workdir)
   params = replicate(mesh, weights | family.load(config, workdir))
   generate = family.generate(config, mesh, family.latents(config, workdir))
@@ -81,12 +80,13 @@ def draw(config, workdir):
       result = result[:, -1]
     if processes.is_first():
       made = images.to_uint8(result, config.data.num_levels)[: n - start]
-      write_part(paths[i], made, settings)
+      parts.mkdir(exist_ok=True)
+      provenance.write_npz(paths[i], {'arr_0': made}, settings)
   if not processes.is_first():
     return
 
   pictures = gather(paths, n)
-  arrays = {'settings': provenance.pack(settings)}
+  arrays = {'arr_0': pictures}
   if 'label' in cond:
     arrays['labels'] = cond['label']
   if conditions is not None:
@@ -95,7 +95,7 @@ def draw(config, workdir):
   if texts:
     arrays['texts'] = np.array(texts)
   arrays |= family.write_more(config, params, path)
-  run_folder.write_npz(path, {'arr_0': pictures} | arrays)
+  provenance.write_npz(path, arrays, settings)
   print(f'wrote {path}: {n} images of {"x".join(map(str, pictures.shape[1:]))}')
   path = path.with_suffix('.png')
   images.write_png(path, sheet(config, pictures, conditions))
@@ -121,13 +121,6 @@ def is_done(path, parts, settings):
     print(f'{path} is there already, made with these settings')
     return True
   return False
-
-
-def write_part(path, pictures, settings):
-  """Writes the images of a batch, and the settings that made them."""
-  path.parent.mkdir(exist_ok=True)
-  arrays = {'arr_0': pictures, 'settings': provenance.pack(settings)}
-  run_folder.write_npz(path, arrays)
 
 
 def gather(paths, n):
@@ -174,22 +167,18 @@ def read_checkpoint(config):
   return int(name)
 
 
-def choose_checkpoint(config, workdir):
-  """Sets sampling.checkpoint to the step that it names."""
-  try:
-    step = checkpoints.find_step(workdir, read_checkpoint(config))
-  except (FileNotFoundError, ValueError) as error:
-    raise UserError(str(error)) from error
-  config.sampling.checkpoint = str(step)
-
-
 def restore(config, workdir):
-  """Reads the parameters that config.sampling chooses."""
+  """Reads the parameters that config.sampling chooses.
+
+  Sets sampling.checkpoint to the step that it names.
+  """
   c = config.sampling
   ema = build.ema_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
-  step = read_checkpoint(config)
+  name = read_checkpoint(config)
   shapes = families.abstract_params(config)
   try:
+    step = checkpoints.find_step(workdir, name)
+    c.checkpoint = str(step)
     return checkpoints.restore_params(workdir, ema, shapes, step)[0]
   except (FileNotFoundError, ValueError) as error:
     raise UserError(str(error)) from error

@@ -27,24 +27,6 @@ RUN_SECTIONS = (
   'objective',
 )
 
-# What weights do not know: where there are data like theirs.
-_OF_DATA = tuple(
-  f'data.{name}'
-  for name in (
-    'name',
-    'num_classes',
-    'num_levels',
-    'random_flip',
-    'data_dir',
-    'path',
-    'tfds_name',
-    'train_split',
-    'test_split',
-    'test_fraction',
-    'num_threads',
-  )
-)
-
 # What may change between two starts of one run without changing its result.
 _FREE = (
   'sampling.',
@@ -213,7 +195,10 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
   if mode == 'convert' and not overrides.get('convert.to'):
     given = (*RUN_SECTIONS, 'sampling')
     fixed = [n for n in overrides if n.split('.')[0] in given]
-    fixed = [n for n in fixed if n not in _OF_DATA]
+    # Weights know of the data the shape of images alone.
+    fixed = [
+      n for n in fixed if n == 'data.image_shape' or not n.startswith('data.')
+    ]
     if fixed:
       raise UserError(
         f'--config.{fixed[0]} cannot be given in --mode=convert: it comes with '
