@@ -34,33 +34,30 @@ NUM_IMAGES = 10_000  # of which, at most, the scale is computed
 _BATCH = 500
 
 
-# Fields that diffusion in latents cannot have, the value they must have, why.
-REFUSED = {
+# The value that a field must have, and why it can have no other in latents.
+REQUIRED = {
   'objective.name': (
-    ('denoising', 'ddpm'),
+    'denoising',
     'the bounds of other objectives are of pixels',
   ),
-  'objective.augment': ((0.0,), 'its changes are of images'),
-  'conditioning.image': (('',), 'its networks are conditioned on an image'),
-  'conditioning.self_conditioning': (
-    (False,),
-    'its estimate is within [-1, 1]',
-  ),
-  'sampling.clip': ((False,), 'latents are not within [-1, 1]'),
-  'sampling.dynamic_threshold': ((0.0,), 'latents are not within [-1, 1]'),
-  'sampling.classifier': (('',), 'classifiers are of images'),
+  'objective.augment': (0.0, 'its changes are of images'),
+  'conditioning.image': ('', 'its networks are conditioned on an image'),
+  'conditioning.self_conditioning': (False, 'its estimate is within [-1, 1]'),
+  'sampling.clip': (False, 'latents are not within [-1, 1]'),
+  'sampling.dynamic_threshold': (0.0, 'latents are not within [-1, 1]'),
+  'sampling.classifier': ('', 'classifiers are of images'),
 }
 
 
 def check(config):
   """Raises UserError for what diffusion in latents cannot have."""
   state_shape(config)
-  for field, (allowed, why) in REFUSED.items():
+  for field, (value, why) in REQUIRED.items():
     section, name = field.split('.')
-    if config[section][name] not in allowed:
+    if config[section][name] != value:
       raise UserError(
         f'config.{field}={config[section][name]} in latents (latent.run): '
-        f'{why}. Set it to {allowed[0]!r} (docs/latent_diffusion.md)'
+        f'{why}. Set it to {value!r} (docs/latent_diffusion.md)'
       )
 
 

@@ -22,6 +22,7 @@ COLUMNS = 10  # of an interpolation, both ends included
 
 # Fields that have no effect on a VAE, and the value that they must have.
 NO_USE = {
+  'latent.run': '',
   'conditioning.labels': False,
   'conditioning.text': False,
   'conditioning.image': '',
