@@ -26,6 +26,7 @@ def objective(config, test=False):
   Raises UserError for an objective that the schedule or network cannot have.
   """
   c, learned_variance = config.objective, config.network.learned_variance
+  found = build.build_objective(config, test)
   build.check_signal(config)
   if c.augment and config.conditioning.image:
     raise UserError(
@@ -42,7 +43,7 @@ def objective(config, test=False):
       check_ends(config.schedule.name, build.build_schedule(config))
   if c.name == 'vdm' and learned_variance:
     raise UserError('config.network.learned_variance: vdm has no use for it')
-  return build.build_objective(config, test)
+  return found
 
 
 def check_ends(name, schedule):

@@ -1,4 +1,4 @@
-"""The networks of a variational autoencoder: functions, init, objective."""
+"""Builds the functions of a VAE's networks, its parameters and objective."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -66,7 +66,7 @@ def init(config):
   x = jnp.zeros((1, *config.data.image_shape))
 
   def apply(key):
-    # one key of two, as networks with a learned schedule have it
+    # The first of two keys, as for networks with a learned schedule.
     key, _ = jax.random.split(key)
     return {'network': network.init(key, x)['params']}
 

@@ -1,4 +1,4 @@
-"""One module a mode, each with `run(config, workdir)`."""
+"""Has one module for each mode, with `run(config, workdir)`."""
 
 import importlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""--mode=convert: weights of another project into a run, or of a run out."""
+"""Implements --mode=convert: imports or exports the weights of a run."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""--mode=edit: a picture of the user, changed by a trained run."""
+"""Implements --mode=edit: changes a picture of the user by a trained run."""
 
 import functools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""--mode=noise: a photo, noised step by step, and how white its end is."""
+"""Implements --mode=noise: noises a photo and tests how white the end is."""
 
 import json
 

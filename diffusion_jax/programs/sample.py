@@ -1,4 +1,4 @@
-"""--mode=sample: images from a trained run."""
+"""Implements --mode=sample: draws images from a trained run."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""--mode=train: from a config to a trained run, continued where it stopped."""
+"""Implements --mode=train, which continues a run where it stopped."""
 
 import contextlib
 import json
@@ -168,7 +168,7 @@ def events(config):
   c = config.training
   yield 'log', c.log_every
   yield 'evaluate', config.training.evaluate_every
-  if c.keep_best:  # a checkpoint must know how good it is
+  if c.keep_best:  # Every checkpoint is compared with the others.
     yield 'evaluate', c.checkpoint_every
   yield 'sample', c.sample_every
   yield 'save', c.checkpoint_every

@@ -1,4 +1,4 @@
-"""training.init_from: a training begins with the weights of another run."""
+"""Begins a training with the weights of another run, training.init_from."""
 
 import functools
 from typing import Any

@@ -1,4 +1,4 @@
-"""The other runs that guide the sampling of a run."""
+"""Restores the other runs that guide the sampling of a run."""
 
 from diffusion_jax.build.facts import state_shape
 from diffusion_jax.build.guidance import GuidingRun

@@ -1,4 +1,4 @@
-"""What samples depend on, stored in their npz file as JSON: `settings`."""
+"""Stores what samples depend on in their npz file, as JSON: `settings`."""
 
 import json
 import os

@@ -1,7 +1,7 @@
-"""The objectives of variational autoencoders: -ELBO, in bits per dimension.
+"""Defines the objectives of VAEs: -ELBO, in bits per dimension.
 
-What decides p(x | z) is the output [B, H, W, P * C] of a decoder: P parameters
-of each channel of each pixel, one after the other along the last axis.
+The output [B, H, W, P * C] of a decoder has P parameters of p(x | z) for each
+channel of each pixel, one after the other along the last axis.
 """
 
 import functools
