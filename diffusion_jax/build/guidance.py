@@ -139,7 +139,7 @@ def _applied(denoise, *functions):
 
 
 def _bound_of_x0(config, quantile):
-  # denoiser -> denoiser; None for neither a threshold nor a clip
+  # Returns denoiser -> denoiser; None for neither a threshold nor a clip.
   if not quantile:
     return dj.clip_denoised if config.sampling.clip else None
 

@@ -54,7 +54,7 @@ def build_image_condition(config):
 
 
 def _condition_channels(config, make):
-  # the channels of cond['image']; 0 where there is none
+  # Returns the channels of cond['image']; 0 where there is none.
   if make is None:
     return 0
   x0 = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
@@ -120,7 +120,7 @@ def _out_channels(config):
 
 
 def _decoder_channels(config):
-  # numbers that objective.decoder gives the channels of a pixel
+  # Returns how many numbers objective.decoder needs of a pixel.
   c = config.objective
   count, *_ = choose(vae.DECODERS, 'objective', 'decoder', c.decoder)
   return count * config.data.image_shape[-1]
@@ -163,7 +163,7 @@ NEEDED = {
 
 def build_network(config):
   """Builds the Flax module of config.network."""
-  matmul_precision(config)  # refuses at once
+  matmul_precision(config)  # An unknown name is refused at once.
   constructor = network_constructor(config)
   check_taken(config, NEEDED, NETWORKS | TEXT_NETWORKS, 'network.name')
   _check_pair(config)

@@ -121,7 +121,7 @@ def generate_by(draw, config, mesh, root, latents=IDENTITY, size=0):
   the key from which every image has one; size: of batches, as in `per_image`.
   """
   build.check_signal(config)
-  # what the config cannot have is refused here, before anything is compiled
+  # What the config cannot have is refused here, before anything is compiled.
   jax.eval_shape(
     lambda params: levels_and_sampler(config, params)[1],
     build.init_shapes(build.init_params(config)),
@@ -178,7 +178,7 @@ def ode(config):
   dequantize = choose(
     DEQUANTIZATIONS, 'evaluation', 'dequantization', c.dequantization
   )
-  # clipped, the field would have kinks that no solver can pass
+  # A clipped field would have kinks that no solver can pass.
   config = config.copy_and_resolve_references()
   config.sampling.clip = False
 

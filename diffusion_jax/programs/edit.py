@@ -378,7 +378,7 @@ def interpolate(method, config, params, guiding, keys, inputs):
 
   Image i has the weight i / (N - 1), and all have the condition of the first.
   """
-  # clipped, the inversion of the ODE would not be undone by its solution
+  # With clipping, the solution of the ODE would not undo its inversion.
   config = config.copy_and_resolve_references()
   config.sampling.clip = False
   cond, a, b = (rows(inputs[x], slice(1)) for x in ('cond', 'image', 'image2'))

@@ -32,7 +32,7 @@ def run(config, workdir):
     )
   workdir = run_folder.prepare(workdir)
 
-  # strip and animation show steps of the same noising
+  # Strip and animation show steps of the same noising.
   last = schedule.num_steps
   in_strip, in_film = spread(last, c.strip), spread(last, c.frames)
   steps = sorted({*in_strip, *in_film})
@@ -43,7 +43,7 @@ def run(config, workdir):
 
   strip = np.stack([images.to_uint8(at[i]) for i in in_strip])
   images.write_png(workdir / 'strip.png', images.grid(strip, len(strip)))
-  # every n-th pixel: an average of neighbours would have less noise
+  # The film has every n-th pixel: averages of neighbours have less noise.
   stride = max(1, c.size // 300)
   film = [images.to_uint8(at[i][::stride, ::stride]) for i in in_film]
   images.write_gif(workdir / 'noise.gif', film)

@@ -62,7 +62,7 @@ def draw(config, workdir):
 
   starts = range(0, n, size)
   paths = [parts / f'{start:08d}.npz' for start in starts]
-  # all processes make the same parts, those that the first one misses
+  # All processes make the same parts, those that the first one misses.
   missing = processes.broadcast([not path.exists() for path in paths])
   for i in tqdm(
     np.flatnonzero(missing), 'sampling', unit='batch', disable=None

@@ -74,7 +74,7 @@ def train(config, workdir, stop, resources):
   evaluate = make_evaluate(config, mesh, latents)
   preview = make_preview(config, mesh, latents)
 
-  # read what the run folder holds
+  # From here on the run folder is read and written.
   workdir = run_folder.prepare(workdir)
   resources.enter_context(lock.hold(workdir))
   if c.resume != 'force':
@@ -119,7 +119,7 @@ def train(config, workdir, stop, resources):
   bar = tqdm(total=c.num_steps, initial=start, unit='step', disable=None)
   log = StepLog(config, workdir, manager, writer, bar, start)
   with contextlib.ExitStack() as ends:
-    # an interrupted run finishes the checkpoint it is writing
+    # An interrupted run finishes the checkpoint that it is writing.
     ends.callback(checkpoints.finish, manager)
     ends.callback(writer.close)
     ends.callback(bar.close)
@@ -278,7 +278,7 @@ def make_evaluate(config, mesh, latents=IDENTITY):
   local = local_rows(mesh, size)
   length = build.text_length(config)
   encode = families.of(config).make_encode(config, latents, mesh)
-  # of no seed, so that runs of several seeds can be compared
+  # No seed of the config is used, so that runs of several can be compared.
   key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
 
   def evaluate(state, kept=None):
