@@ -153,7 +153,8 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
   mesh = train.build.build_mesh(config)
   optimizer = train.build.build_optimizer(config)
   emas = train.build.build_ema_decays(config)
-  make_state, _ = train.state_maker(config, optimizer, emas, mesh)
+  objective = train.families.of(config).objective(config)
+  make_state, _ = train.state_maker(config, objective, optimizer, emas, mesh)
   fresh = make_state()
   state = first_weights.begin(fresh, str(run))
   printed = capsys.readouterr().out
