@@ -229,6 +229,12 @@ def test_decoders_literally():
   found = vae.log_likelihood('gaussian', LEVELS)(jnp.float32(h), BATCH['image'])
   expected = literal_decoder(h.reshape(B, 8), stats.norm.cdf)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
+  mean, image = np.float64(h[..., :1]), np.float64(BATCH['image'])
+  expected = np.log(mass(stats.norm.cdf, mean, 1.0, image)).sum((1, 2, 3))
+  found = vae.log_likelihood('unit_gaussian', LEVELS)(
+    jnp.float32(mean), BATCH['image']
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
   x, logits = np.sign(h[..., :1]), h[..., 1:]
   p = 1.0 / (1.0 + np.exp(-logits))
   expected = np.log(np.where(x > 0, p, 1.0 - p)).sum((1, 2, 3))
