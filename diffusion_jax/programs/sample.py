@@ -85,8 +85,7 @@ def draw(config, workdir, folder=None, field='sampling.name'):
       result = result[:, -1]
     if processes.is_first():
       made = images.to_uint8(result, config.data.num_levels)[: n - start]
-      parts.mkdir(exist_ok=True)
-      provenance.write_npz(paths[i], {'arr_0': made}, settings)
+      write_part(paths[i], made, settings)
     bar.update(min(size, n - start))
   bar.close()
   if not processes.is_first():
@@ -129,6 +128,12 @@ def is_done(path, parts, settings, field='sampling.name'):
     print(f'{path} is there already, made with these settings')
     return True
   return False
+
+
+def write_part(path, pictures, settings):
+  """Writes the images of a batch, and the settings that made them."""
+  path.parent.mkdir(exist_ok=True)
+  provenance.write_npz(path, {'arr_0': pictures}, settings)
 
 
 def gather(paths, n):
