@@ -93,13 +93,14 @@ def _frechet(name, key, what):
       known.statistics if key == 'features' else known.spatial
       for known in (samples, reference)
     )
+    x = samples.found.get(key)
+    if x is None:
+      given = _need(name, given, f'{what} of the samples')
     if y is None:
       own = reference.found.get(key)
       y = fid.statistics(_need(name, own, f'{what} of the reference'))
-    x = samples.found.get(key)
     if x is None:
-      p = _need(name, given, f'{what} of the samples')
-      return [Score(name, Estimate(fid.frechet_distance(p, y)))]
+      return [Score(name, Estimate(fid.frechet_distance(given, y)))]
     found = fid.frechet_distance_and_error(x, y, setting.num_draws)
     note = f'{len(x):,} samples'
     if len(x) <= x.shape[1]:

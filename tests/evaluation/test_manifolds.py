@@ -7,23 +7,11 @@ from diffusion_jax.evaluation.manifolds import (
   density_coverage,
   precision_recall,
 )
-from diffusion_jax.evaluation.neighbours import nearest, radii
 
 
 @pytest.fixture
 def rng(seeds):
   return np.random.default_rng(0)
-
-
-def test_radii_and_nearest_rows_of_points_on_a_line():
-  line = np.array([[0.0], [1.0], [3.0], [7.0]])
-  np.testing.assert_allclose(radii(line, 1), [1.0, 1.0, 2.0, 4.0])
-  np.testing.assert_allclose(radii(line, 3), [7.0, 6.0, 4.0, 7.0])
-  distance, index = nearest(np.array([[2.9], [100.0]]), line)
-  np.testing.assert_allclose(distance, [0.1, 93.0])
-  np.testing.assert_array_equal(index, [2, 3])
-  with pytest.raises(ValueError, match='4 images have no neighbour number 4'):
-    radii(line, 4)
 
 
 def test_points_on_a_line_are_counted_by_hand():

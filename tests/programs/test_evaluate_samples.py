@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from diffusion_jax.build import build_source, ranges
+from diffusion_jax.build import ranges
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluation import digits, features, fid
 from diffusion_jax.programs import PROGRAMS, evaluate_samples, sample, train
-from diffusion_jax.runs import measures, references
+from diffusion_jax.runs import references
 from tests.programs.conftest import smoke
 
 QUICK = {
@@ -92,15 +92,9 @@ def test_training_writes_the_metrics_of_its_samples(run):
 
 def test_the_best_is_the_highest_where_more_is_better():
   config = smoke(**{
-    'evaluation.metrics': ('fid,pr_digits,is',),
+    'evaluation.metrics': ('fid,pr_digits',),
     'training.keep_best_by': 'precision_digits',
   })  # fmt: skip
-  assert measures.signs(config) == {
-    'fid': 1.0,
-    'precision_digits': -1.0,
-    'recall_digits': -1.0,
-    'is_inception': -1.0,
-  }
   test = {'fid': 3.0, 'precision_digits': 0.7}
   assert train.with_criterion(config, test) == test | {'criterion': -0.7}
   assert train.with_criterion(config, {}) is None
@@ -184,25 +178,6 @@ def test_features_are_kept_and_made_again_for_other_images(
   counted.clear()
   evaluate(run, metrics=('fd_halves',), name='kept')
   assert sum(counted) >= 1437
-
-
-def test_the_cache_knows_split_weights_and_preprocessing(run):
-  config = smoke(**QUICK)
-  source = build_source(config, 'train')
-  extractor = halves('', 1)
-  own = references.describe(config, source, 'train', extractor)
-  others = [
-    references.describe(config, build_source(config, 'test'), 'test', extractor)
-  ]
-  for field in extractor.identity:
-    changed = extractor.identity | {field: 'x'}
-    others.append(
-      references.describe(
-        config, source, 'train', extractor._replace(identity=changed)
-      )
-    )
-  digests = {references.digest(found) for found in (own, *others)}
-  assert len(digests) == 1 + len(others)
 
 
 def test_a_sweep_is_a_table_and_each_point_is_kept(run, capsys):
