@@ -142,6 +142,7 @@ def plot_sweep(
       break
   for ax, (x, y, _) in zip(axes, curves, strict=False):
     ax.plot(x, y, marker='o')
+    ax.margins(x=0.3)  # for the titles, which are right of their points
     for title, *point in zip(titles, x, y, strict=True):
       ax.annotate(title, point, fontsize=7)
     ax.grid(alpha=0.3)
