@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.programs import train
 from diffusion_jax.training import checkpoints, checksums
 
@@ -32,7 +32,8 @@ def random_state(config):
   optimizer = build.build_optimizer(config)
   decays = build.build_ema_decays(config)
   mesh = build.build_mesh(config)
-  _, like = train.state_maker(config, optimizer, decays, mesh)
+  objective = families.of(config).objective(config)
+  _, like = train.state_maker(config, objective, optimizer, decays, mesh)
   rng = np.random.default_rng(0)
 
   def fill(x):

@@ -91,7 +91,7 @@ def compile_step(config):
   import jax
   import jax.numpy as jnp
 
-  from diffusion_jax import build
+  from diffusion_jax import build, families
   from diffusion_jax.programs import train
   from diffusion_jax.training.sharding import batch_sharding, replicated
   from diffusion_jax.training.step import make_train_step
@@ -99,7 +99,8 @@ def compile_step(config):
   mesh = build.build_mesh(config)
   optimizer = build.build_optimizer(config)
   decays = build.build_ema_decays(config)
-  _, like = train.state_maker(config, optimizer, decays, mesh)
+  objective = families.of(config).objective(config)
+  _, like = train.state_maker(config, objective, optimizer, decays, mesh)
   size, shape = config.training.batch_size, tuple(config.data.image_shape)
   batch = {'image': ((size, *shape), jnp.float32)}
   if config.data.num_classes:
@@ -113,7 +114,7 @@ def compile_step(config):
     for name, array in batch.items()
   }
   step = make_train_step(
-    build.build_objective(config),
+    objective,
     optimizer,
     *decays,
     config.training.accumulate,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from absl import app, flags
 from jax import lax
 
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.networks import layers
 from diffusion_jax.programs import train
 from diffusion_jax.training.optimizer import ema_decay
@@ -43,10 +43,10 @@ def xla_conv(x, kernel, stride, padding):
 
 def compiled(config, batch, steps):
   """Returns (jitted function, state) of `steps` steps, by scan if > 1."""
-  objective = build.build_objective(config)
+  objective = families.of(config).objective(config)
   optimizer = build.build_optimizer(config)
   mesh, decays = build.build_mesh(config), build.build_ema_decays(config)
-  make_state, _ = train.state_maker(config, optimizer, decays, mesh)
+  make_state, _ = train.state_maker(config, objective, optimizer, decays, mesh)
   step = make_train_step(objective, optimizer, ema_decay(0.9999))
   key = jax.random.key(0)
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from diffusion_jax import build
+from diffusion_jax import families
 from diffusion_jax.data import images
 from diffusion_jax.runs import run_folder
 
@@ -103,7 +103,7 @@ def parameters(workdir):
   from configs import base
 
   config = run_folder.run_config(workdir, base.get_config())
-  leaves = jax.tree.leaves(build.abstract_params(config))
+  leaves = jax.tree.leaves(families.abstract_params(config))
   return sum(x.size for x in leaves)
 
 

@@ -19,7 +19,7 @@ from absl import app, flags
 from jax import lax
 
 import diffusion_jax as dj
-from diffusion_jax import build
+from diffusion_jax import build, families
 
 flags.DEFINE_string('config', 'digits', 'A file of configs/.')
 flags.DEFINE_string('sampler', 'ancestral', 'One that calls once a step.')
@@ -59,8 +59,7 @@ def main(_):
   args = flags.FLAGS
   config = importlib.import_module(f'configs.{args.config}').get_config()
   config.sampling.sampler = args.sampler
-  network = build.build_network(config)
-  params = jax.jit(build.init_params(network, config))(jax.random.key(0))
+  params = jax.jit(families.of(config).init(config))(jax.random.key(0))
   x = jax.random.normal(
     jax.random.key(1), (args.batch, *config.data.image_shape)
   )

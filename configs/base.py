@@ -1,7 +1,7 @@
 """Every field of every experiment, once, with the value most of them share.
 
 An experiment sets values on top of this; it neither adds nor replaces fields.
-A field that is None keeps the default of the function that it is handed to.
+A field that is None keeps the default of the function that takes it.
 """
 
 from ml_collections import ConfigDict
@@ -13,83 +13,74 @@ def get_config():
   config = ConfigDict()
   config.seed = 0  # parameters, noise, order of the data
 
-  data = config.data = ConfigDict()
-  # digits, shapes, synthetic, photos need no download; npz and folder are files
-  # of the user's; cifar10, mnist; tfds is any prepared set (docs/data.md)
+  data = config.data = ConfigDict()  # docs/data.md
+  # digits, shapes, synthetic, photos, npz, folder, cifar10, mnist, tfds
   data.name = ''
   data.image_shape = (32, 32, 3)  # height, width, channels
   data.num_classes = 0  # labels are 0..num_classes - 1; 0: none
   # grey levels per channel; 2 makes every pixel of any set black or white
   data.num_levels = 256
   data.random_flip = False  # mirrors half of the training images
-  data.data_dir = ''  # of cifar10, mnist, tfds; '': $TFDS_DATA_DIR or tfds' own
-  data.path = placeholder(str)  # the folder of 'folder', the file of 'npz'
-  data.tfds_name = placeholder(str)  # of 'tfds': name[/config][:version]
-  data.train_split = placeholder(str)  # of 'tfds', as 'train[:90%]'
-  data.test_split = placeholder(str)  # of 'tfds'
-  # kept for the test split: folder, photos, npz
+  data.data_dir = ''  # cifar10, mnist, tfds; '': $TFDS_DATA_DIR or tfds' own
+  data.path = placeholder(str)  # folder: the folder; npz: the file
+  data.tfds_name = placeholder(str)  # tfds: name[/config][:version]
+  data.train_split = placeholder(str)  # tfds: such as 'train[:90%]'
+  data.test_split = placeholder(str)  # tfds
+  # folder, photos, npz: the part that is kept for the test split
   data.test_fraction = placeholder(float)
-  data.num_pictures = placeholder(int)  # of 'shapes', to train on
-  data.num_objects = placeholder(int)  # of 'shapes': 1, or 2 for one or two
-  # files of 'photos'; (): the two that ship with scikit-learn
-  data.photos = placeholder(tuple)
-  # 'photos': they are made so many times smaller, then cropped
-  data.photo_shrink = placeholder(int)
-  data.num_threads = 8  # read ahead of the training, for sets on disk
+  data.num_pictures = placeholder(int)  # shapes: pictures to train on
+  data.num_objects = placeholder(int)  # shapes: 1, or 2 for one or two
+  data.photos = placeholder(tuple)  # photos: files; (): scikit-learn's two
+  data.photo_shrink = placeholder(int)  # photos: shrunk so much, then cropped
+  data.num_threads = 8  # threads that read ahead, for sets on disk
 
   latent = config.latent = ConfigDict()  # docs/latent_diffusion.md
   # workdir of the autoencoder whose latents are diffused; '': pixels are
   latent.run = ''
   latent.shape = ()  # height, width, channels of its latents
-  # they are multiplied by; None: that of the autoencoder's run, which has one
-  # where it is imported, or 1 / their standard deviation, which is measured
+  # factor of the latents; None: that of its run, or 1 / their deviation
   latent.scale = placeholder(float)
 
-  schedule = config.schedule = ConfigDict()
+  schedule = config.schedule = ConfigDict()  # docs/schedules.md
   # betas of num_steps steps: linear, rescaled_linear, quadratic, scaled_linear,
-  # cosine, sigmoid, constant, warmup, reciprocal;
-  # in continuous time: continuous_cosine, continuous_sigmoid, linear_vp,
-  # sub_vp, geometric_ve, karras, flow, learned (docs/schedules.md)
+  # cosine, sigmoid, constant, warmup, reciprocal; in continuous time:
+  # continuous_cosine, continuous_sigmoid, linear_vp, sub_vp, geometric_ve,
+  # karras, flow, learned
   schedule.name = 'linear'
   schedule.num_steps = 1000  # T
   schedule.start = placeholder(float)  # first beta
   schedule.end = placeholder(float)  # last beta
-  schedule.value = placeholder(float)  # the beta of 'constant'
-  schedule.fraction = placeholder(float)  # of the steps that 'warmup' climbs
-  # rescale betas so that alpha_bar_T = 0
+  schedule.value = placeholder(float)  # constant: the beta
+  schedule.fraction = placeholder(float)  # warmup: of the steps that climb
+  # rescales betas so that alpha_bar_T = 0
   schedule.zero_terminal_snr = placeholder(bool)
   schedule.alphas = placeholder(tuple)  # an explicit list, instead of a name
   schedule.logsnr_min = placeholder(float)  # continuous_cosine
-  schedule.logsnr_max = placeholder(float)
+  schedule.logsnr_max = placeholder(float)  # continuous_cosine
   schedule.beta_min = placeholder(float)  # linear_vp, sub_vp
-  schedule.beta_max = placeholder(float)
+  schedule.beta_max = placeholder(float)  # linear_vp, sub_vp
   schedule.sigma_min = placeholder(float)  # geometric_ve, karras
-  schedule.sigma_max = placeholder(float)
+  schedule.sigma_max = placeholder(float)  # geometric_ve, karras
   schedule.rho = placeholder(float)  # karras
   schedule.sigmoid_start = placeholder(float)  # continuous_sigmoid
-  schedule.sigmoid_end = placeholder(float)
-  schedule.sigmoid_tau = placeholder(float)
-  # sigma / alpha times this, for larger pictures (64 -> 256: 4): flow, and all
-  # that are variance-preserving
+  schedule.sigmoid_end = placeholder(float)  # continuous_sigmoid
+  schedule.sigmoid_tau = placeholder(float)  # continuous_sigmoid
+  # factor of sigma / alpha for larger pictures (64 -> 256: 4), as of flow
   schedule.shift = placeholder(float)
-  # learned: a line with its two ends (scalar), with a network added (network);
-  # or fixed, a line that stays
+  # learned: scalar (a line), network (a line and a network), fixed (a line)
   schedule.gamma = placeholder(str)
-  # -log SNR at t = 0 at first, and for the network
-  schedule.gamma_min = placeholder(float)
-  schedule.gamma_max = placeholder(float)  # at t = 1
+  schedule.gamma_min = placeholder(float)  # learned: first -log SNR at t = 0
+  schedule.gamma_max = placeholder(float)  # learned: at t = 1
 
   network = config.network = ConfigDict()
-  # unet, vdm (one resolution, with num_blocks), ddpmpp (EDM's), classifier (the
-  # first half of unet, for the objective classifier); autoencoder, for the
-  # objective vae, and hierarchical, for hvae (docs/vae.md)
+  # unet, vdm (one resolution), ddpmpp (EDM's), classifier (of noisy images);
+  # autoencoder and hierarchical, of the objectives vae and hvae
   network.name = 'unet'
   network.channels = placeholder(int)  # at full resolution
-  # of the channels, one per resolution
-  network.multipliers = placeholder(tuple)
+  network.multipliers = placeholder(tuple)  # of channels, one per resolution
   # per resolution in the first half of unet; the second half has one more
   network.num_blocks = placeholder(int)
-  # heights of the feature maps
+  # heights of the feature maps with attention
   network.attention_resolutions = placeholder(tuple)
   network.dropout = placeholder(float)
   network.num_groups = placeholder(int)  # of the group norms
@@ -107,41 +98,32 @@ def get_config():
   network.head_channels = placeholder(int)  # per head, instead of num_heads
   # separate projections; or one, as [heads, qkv] (legacy) or [qkv, heads] (new)
   network.qkv = placeholder(str)
-  # in the middle: after a norm (norm), without (plain), or no attention (none);
-  # an autoencoder has blocks there only if it is set
+  # attention in the middle: norm (after a norm), plain (without one), none
   network.middle_attention = placeholder(str)
-  # ddpmpp: weights of the filter where the resolution changes, as 1,3,3,1 of
-  # NCSN++; None: the mean of 2x2 pixels, and their repetition
+  # ddpmpp: filter where the resolution changes; None: 2x2 means, repetition
   network.resample_filter = placeholder(tuple)
-  # ddpmpp: the input, made smaller, is added at every resolution (NCSN++)
+  # ddpmpp: adds the shrunk input at every resolution (NCSN++)
   network.input_pyramid = placeholder(bool)
   network.initializer = placeholder(str)  # ho, torch, lecun
-  # 'vdm': its input has sin, cos(2 pi 2^k x), k = 6, 7, as well
+  # vdm: (6, 8) adds sin, cos(2 pi 2^k x), k = 6, 7, to the input
   network.fourier = placeholder(tuple)
-  # doubles the output channels, the second half for the variance: hybrid and
-  # vlb train it, denoising does not
+  # twice the output channels: hybrid and vlb train a variance by them
   network.learned_variance = False
-  # width, layers and heads of the Transformer that reads conditioning.text
-  network.text_width = placeholder(int)
+  network.text_width = placeholder(int)  # of the Transformer that reads text
   network.text_layers = placeholder(int)
   network.text_heads = placeholder(int)
-  # autoencoder: z is a vector of so many numbers; 0: an image, as small as the
-  # last resolution, of latent_channels, as of hierarchical
+  # autoencoder: numbers of the vector z; 0: z is an image of latent_channels
   network.latent_dim = placeholder(int)
-  network.latent_channels = placeholder(int)
-  # autoencoder, for the layout of Rombach et al.: blocks per resolution on the
-  # way up; 1x1 convolutions around z; limits of log-variances, -30,20 there
-  network.decoder_blocks = placeholder(int)
-  network.latent_convs = placeholder(bool)
+  network.latent_channels = placeholder(int)  # autoencoder, hierarchical
+  network.decoder_blocks = placeholder(int)  # autoencoder: per resolution
+  network.latent_convs = placeholder(bool)  # autoencoder: 1x1, around z
+  # autoencoder: limits of the log-variances of z, such as -30,20
   network.log_variance_limits = placeholder(tuple)
-  # hierarchical: T, the layers of the chain
-  network.num_latents = placeholder(int)
+  network.num_latents = placeholder(int)  # hierarchical: T, layers of the chain
   # computes blocks again for the gradients, which takes less memory
   network.remat = placeholder(bool)
   network.dtype = placeholder(str)  # of the computation: float32, bfloat16
-  # precision of float32 products on GPU and TPU: default (TensorFloat-32; one
-  # pass of bfloat16), high (TensorFloat-32; three passes), highest (float32).
-  # What is not in the network is always highest (docs/performance.md)
+  # of float32 products on GPU and TPU: default, high, highest
   network.matmul_precision = 'default'
 
   conditioning = config.conditioning = ConfigDict()
@@ -150,25 +132,22 @@ def get_config():
   conditioning.noise_input = 'step'
   conditioning.time_scale = placeholder(float)
   conditioning.labels = False  # gives the network the class
-  # gives the network the text of a picture, at most text_length bytes; unet
-  conditioning.text = False
-  conditioning.text_length = 64
+  conditioning.text = False  # gives the network a text; unet
+  conditioning.text_length = 64  # bytes of a text, at most
   # probability that training hides the class, the text and the image
   conditioning.dropout = 0.0
   # gives the network its last estimate of x0 (Analog Bits); unet, ddpmpp
   conditioning.self_conditioning = False
-  # gives the network an image made of the example: its known pixels under a
-  # random mask (inpaint), made smaller and enlarged again (superres), without
-  # its colours (colorize); '': none; unet, ddpmpp
+  # gives the network an image made of the example: inpaint (known pixels),
+  # superres (a smaller one), colorize (without colours); '': none; unet, ddpmpp
   conditioning.image = ''
   conditioning.image_factor = 2  # superres: so many times smaller
 
-  objective = config.objective = ConfigDict()
+  objective = config.objective = ConfigDict()  # docs/training.md
   # denoising, hybrid (denoising + the bound), vlb (the bound), vdm (VDM's),
   # classifier (of noisy images: docs/guidance.md); vae, hvae (docs/vae.md)
   objective.name = 'denoising'
-  # vdm: of the model; 0: continuous time
-  objective.num_steps = placeholder(int)
+  objective.num_steps = placeholder(int)  # vdm: T; 0: continuous time
   objective.parametrization = 'eps'  # x0, eps, v, score, flow, edm
   # of the error in x0: snr (plain error of eps), flow (plain error of the
   # velocity), truncated_snr, min_snr, edm
@@ -177,47 +156,39 @@ def get_config():
   # steps, loss_aware
   objective.times = 'steps'
   objective.t_min = placeholder(float)  # times 'uniform', from here to 1
-  # hybrid: of the bound, bits/dim of all steps
-  objective.vlb_weight = placeholder(float)
+  objective.vlb_weight = placeholder(float)  # hybrid: of the bound, bits/dim
   objective.min_snr_gamma = placeholder(float)  # weight 'min_snr'
-  # times 'log_normal', of log sigma
-  objective.log_normal_mean = placeholder(float)
+  objective.log_normal_mean = placeholder(float)  # of log sigma
   objective.log_normal_std = placeholder(float)
-  # times 'logit_normal', of log(t / (1 - t))
-  objective.logit_normal_mean = placeholder(float)
+  objective.logit_normal_mean = placeholder(float)  # of log(t / (1 - t))
   objective.logit_normal_std = placeholder(float)
   objective.sigma_data = 0.5  # parametrization and weight 'edm'
-  # probability of each of EDM's changes of the images, on which the network is
-  # conditioned; denoising with ddpmpp; 0: none
+  # probability of each of EDM's changes of the images; denoising with ddpmpp
   objective.augment = 0.0
-  # vae, hvae: p(x | z) of a pixel, whose scale is learned: logistic, gaussian;
-  # unit_gaussian, of variance 1; bernoulli, of data.num_levels=2
+  # vae, hvae: p(x | z) of a pixel: logistic, gaussian, unit_gaussian (of
+  # variance 1), bernoulli (of data.num_levels=2)
   objective.decoder = 'logistic'
   objective.beta = placeholder(float)  # weight of the KL; 1 is the bound
   # nats of each channel of z (vae) or layer (hvae) that are not penalised
   objective.free_bits = placeholder(float)
-  # steps in which the weight grows from 0 to beta
-  objective.kl_warmup = placeholder(int)
+  objective.kl_warmup = placeholder(int)  # steps from weight 0 to beta
 
   optimizer = config.optimizer = ConfigDict()
   optimizer.learning_rate = 2e-4
   optimizer.warmup_steps = 0  # from 0 along a line
   optimizer.decay = 'constant'  # then: constant, linear, cosine, inverse_sqrt
-  # linear and cosine end at 0 here; the start of inverse_sqrt
-  optimizer.decay_steps = 0
+  optimizer.decay_steps = 0  # linear, cosine: the end; inverse_sqrt: the start
   optimizer.clip_norm = 1.0  # of all gradients together; 0: no clipping
   optimizer.b1 = 0.9
   optimizer.b2 = 0.999
   optimizer.eps = 1e-8
   optimizer.weight_decay = 0.0  # AdamW's
-  # of which parameters: kernels; not_biases (kernels, scales of norms,
-  # embeddings and the schedule, as VDM's release); all (as PyTorch's AdamW)
+  # of kernels; not_biases (kernels, norms, embeddings, schedule: VDM); all
   optimizer.weight_decay_mask = 'kernels'
-  # replaces nan by 0 and inf by 1e5 in gradients, as EDM does; such a step is
-  # taken and does not stop the run (training.skip_nonfinite leaves it out)
+  # replaces nan by 0 and inf by 1e5 in gradients, as EDM; the run goes on
   optimizer.repair_gradients = False
 
-  training = config.training = ConfigDict()
+  training = config.training = ConfigDict()  # docs/training.md
   training.num_steps = 1000
   training.batch_size = 128  # of all devices and hosts together
   training.accumulate = 1  # parts of the batch, evaluated one after the other
@@ -227,9 +198,9 @@ def get_config():
   training.ema_decay = 0.9999
   training.more_ema_decays = ()  # further averages of the parameters
   training.ema_warmup = False  # decay min(ema_decay, (1 + step) / (10 + step))
-  # in images, instead of ema_decay and ema_warmup; at most ema_rampup times the
-  # number of images trained on so far (0: no limit)
+  # in images, instead of ema_decay and ema_warmup
   training.ema_half_life = placeholder(float)
+  # the half-life is at most so many times the images so far; 0: no limit
   training.ema_rampup = 0.0
   training.log_every = 100  # steps; 0: never, here and below
   training.evaluate_every = 0  # losses on the test split
@@ -245,16 +216,15 @@ def get_config():
   training.keep_best_by = 'test_loss'  # or a metric of metrics_every, as fid
   # seconds without a heartbeat after which a process of --multihost is lost
   training.heartbeat_timeout = 30
-  # so many steps in a row whose loss or gradient is not finite are left out and
-  # only counted. One more stops the run; 0: the first one does
+  # steps in a row that may be left out because loss or gradient is not finite
   training.skip_nonfinite = 0
-  # the workdir of a run, with whose weights training begins (docs/weights.md)
+  # the workdir of a run with whose weights training begins (docs/weights.md)
   training.init_from = placeholder(str)
   training.resume = 'auto'  # force: continue although the config differs
 
-  evaluation = config.evaluation = ConfigDict()
-  # --mode=evaluate, this section: elbo, ode, independent_pixels; of a VAE:
-  # elbo, iw, independent_pixels; of a classifier: accuracy
+  evaluation = config.evaluation = ConfigDict()  # --mode=evaluate
+  # elbo, ode, independent_pixels; of a VAE: elbo, iw, independent_pixels; of a
+  # classifier: accuracy
   evaluation.metrics = ('elbo',)
   evaluation.split = 'test'  # train, test
   evaluation.num_images = 0  # the first so many; 0: all
@@ -289,20 +259,17 @@ def get_config():
   sweep.ema_decay = ()
   evaluation.name = ''  # appended to the folder of the results
 
-  sampling = config.sampling = ConfigDict()
+  sampling = config.sampling = ConfigDict()  # docs/samplers.md
   # ancestral, ddim, heun, dpm_solver_pp, dpm_solver_pp_2s, dpm_solver_pp_sde,
   # unipc, euler_maruyama, reverse_diffusion, annealed_langevin
-  # (docs/samplers.md)
   sampling.sampler = 'ancestral'
   sampling.num_steps = 1000
-  # whose levels are visited: '' for those of the training, or any other name of
-  # schedule.name but 'learned', with the defaults of its function
+  # another schedule whose levels are visited; '': that of the training
   sampling.schedule = ''
   # of the levels: uniform, quadratic, karras, logsnr; on steps of the schedule:
   # steps, leading, linspace, trailing (docs/schedules.md)
   sampling.spacing = 'uniform'
-  # instead of num_steps and spacing, the steps of the schedule to keep as
-  # improved-diffusion writes them: '250', '10,15,20', 'ddim50'
+  # steps to keep, instead of num_steps: '250', '10,15,20', 'ddim50'
   sampling.respacing = ''
   # ddim: 0 (None) is the ODE, 1 ancestral; dpm_solver_pp_sde: 1 (None) the SDE
   sampling.eta = placeholder(float)
@@ -313,12 +280,10 @@ def get_config():
   sampling.langevin_step_size = placeholder(float)
   sampling.corrector_steps = 0  # of Langevin's corrector before each step
   sampling.corrector_snr = placeholder(float)
-  # EDM's S_churn, of all steps together; where churn_min <= sigma / alpha <=
-  # churn_max; the noise added is scaled by churn_noise
-  sampling.churn = 0.0
-  sampling.churn_min = placeholder(float)
+  sampling.churn = 0.0  # EDM's S_churn, of all steps together
+  sampling.churn_min = placeholder(float)  # of sigma / alpha
   sampling.churn_max = placeholder(float)  # None: no limit
-  sampling.churn_noise = placeholder(float)
+  sampling.churn_noise = placeholder(float)  # factor of the added noise
   # uncond + scale (cond - uncond): 1 is no guidance, 0 no class; needs
   # conditioning.dropout, or guidance_run (docs/guidance.md)
   sampling.guidance_scale = 1.0
@@ -330,16 +295,14 @@ def get_config():
   sampling.classifier = ''  # the workdir of a classifier that guides
   sampling.classifier_scale = 1.0
   sampling.clip = True  # estimates of x0 to [-1, 1], after guidance
-  # the classifier guides the clipped x0, which is not clipped again: the order
-  # of guided-diffusion
+  # clips before the classifier guides, not after, as guided-diffusion does
   sampling.clip_before_classifier = False
-  # instead, clipped to a quantile such as 0.995 and divided by it; 0: off
+  # instead, clips x0 to a quantile such as 0.995 and divides by it; 0: off
   sampling.dynamic_threshold = 0.0
   sampling.num_samples = 100
   sampling.batch_size = 100
   sampling.labels = ()  # classes to sample, in turn; (): all
-  # what the pictures should show; several texts, separated by |, are used in
-  # turn; None: those of the test split
+  # texts of the pictures in turn, separated by |; None: of the test split
   sampling.prompt = placeholder(str)
   sampling.ema = True  # averaged parameters
   sampling.ema_decay = 0.0  # one of training.more_ema_decays; 0: the first
@@ -353,12 +316,11 @@ def get_config():
   edit.image = ''  # a file of the size of the run; superres: that much smaller
   edit.mask = ''  # inpaint, sdedit: a file of that size, white is known
   edit.image2 = ''  # interpolate: the other end
-  # inpaint: replace, repaint, reconstruction; superres, colorize:
-  # reconstruction; palette, of runs with conditioning.image; '': repaint or
-  # reconstruction, and palette of such runs
+  # replace, repaint (inpaint alone), reconstruction; palette, of runs with
+  # conditioning.image; '': repaint or reconstruction, and palette of such runs
   edit.method = ''
   edit.num_samples = 4  # results; interpolate: from one end to the other
-  edit.label = placeholder(int)  # the class; None: not given
+  edit.label = placeholder(int)  # the class; None: no class
   edit.num_resamples = 10  # repaint
   edit.jump = 10  # repaint, in steps of sampling
   edit.scale = 1.0  # reconstruction: of what the observation changes
@@ -376,8 +338,7 @@ def get_config():
   convert.options = ''  # of the format: 'image_size=64 class_cond=True'
   convert.to = ''  # what the run becomes instead: diffusers, safetensors
   convert.out = ''  # the folder or file that is written then
-  # diffusers: the class that is built in, -1 for none; None: it is given
-  convert.label = placeholder(int)
+  convert.label = placeholder(int)  # diffusers: the class built in; -1: none
 
   noise = config.noise = ConfigDict()  # --mode=noise
   noise.image = 'china.jpg'  # a file, or scikit-learn's china.jpg, flower.jpg

@@ -1,4 +1,4 @@
-"""The command line: of launch.py, and of `diffusion-jax` where it is installed.
+"""Defines the command line of launch.py and of the installed `diffusion-jax`.
 
 --config names a file of ./configs, or one of those that are installed.
 """
@@ -85,7 +85,7 @@ def main(_):
   except Exception:
     if not processes.started():
       raise
-    # to wait for the others at exit, as is usual, would be to wait for ever
+    # A plain exit would wait for the other processes for ever.
     traceback.print_exc()
     fail('stopped by the exception above', 1)
 
@@ -104,9 +104,9 @@ def join(config):
 
 
 def parse(argv: list[str]) -> list[str]:
-  """absl's parsing with mistakes said in one line, without a traceback."""
-  # Orbax and JAX say much, with tracebacks of errors that are handled as well;
-  # --verbosity=0 brings it back
+  """Parses the arguments as absl does; a mistake ends in one line."""
+  # Orbax and JAX log much, with tracebacks of errors that are handled as well;
+  # --verbosity=0 brings it back.
   logging.set_verbosity(logging.FATAL)
   argv = quote_keywords(find_config_file(argv))
   try:
@@ -152,9 +152,9 @@ def new_name(message):
 
 
 def find_config_file(argv):
-  """argv with the file that --config names, `find_config`.
+  """Returns argv with the path of the file that --config names.
 
-  Fails unless there is one; absl would notice much later.
+  Fails unless there is one, which absl would notice much later.
   """
   argv, found = list(argv), None
   for i, arg in enumerate(argv):
@@ -176,7 +176,7 @@ def find_config_file(argv):
 
 
 def find_config(path):
-  """The config file of that path, None where there is none.
+  """Returns the path of a config file, None where there is none.
 
   configs/<name>.py of the working folder, or else the one that is installed as
   diffusion_jax/configs/<name>.py. Installed files import each other as
@@ -197,7 +197,7 @@ def find_config(path):
 
 
 def importable(name):
-  """Whether there is a module of that name, a.b, in a package a."""
+  """Returns whether there is a module of that name, a.b, in a package a."""
   try:
     return importlib.util.find_spec(name) is not None
   except ModuleNotFoundError:
@@ -205,7 +205,7 @@ def importable(name):
 
 
 def brief(message):
-  """The last line of a traceback with the place it points to, else as it is."""
+  """Returns the last line of a traceback and its place; else the message."""
   places = re.findall(r'File "(.*?)", line (\d+)', message)
   if not places:
     return message
@@ -214,16 +214,17 @@ def brief(message):
 
 
 def unraisable(ignored):
-  """As usual, without what tensorstore's threads say after a failed save.
+  """Reports an ignored exception, except those after a failed save.
 
-  They find the event loop closed, each of them; the failure itself is raised.
+  Each thread of tensorstore then finds the event loop closed; the failure
+  itself is raised.
   """
   if str(ignored.exc_value) != 'Event loop is closed':
     sys.__unraisablehook__(ignored)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
-  """One line on stderr and out, without waiting for other processes."""
+  """Prints one line on stderr and exits without waiting for others."""
   host = processes.name()
   print(f'error{host}: {" ".join(message.split())}', file=sys.stderr)
   processes.exit_all(code)
@@ -232,7 +233,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 def run():
   """Parses the command line, and runs `main` with absl."""
   sys.unraisablehook = unraisable
-  sys.path.append(os.getcwd())  # an installed script does not import from there
+  sys.path.append(os.getcwd())  # An installed script does not import from it.
   for flag in flags.FLAGS.get_key_flags_for_module(__name__):  # for --help
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   app.run(main, flags_parser=parse)

@@ -66,7 +66,7 @@ MISTAKES = {
   ),
   'unknown mode': (
     ['--config=configs/digits.py', '--mode=trane'],
-    'should be one of <train|sample|edit|evaluate|noise>',
+    'should be one of <train|sample|edit|evaluate|noise|convert>',
   ),
   'unknown flag': (
     ['--config=configs/digits.py', '--wrkdir=x'],

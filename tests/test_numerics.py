@@ -13,8 +13,9 @@ import pytest
 
 import diffusion_jax as dj
 from configs import digits, digits_vae
-from diffusion_jax import build
-from diffusion_jax.build import network, vae_models
+from diffusion_jax import families
+from diffusion_jax.build import network
+from diffusion_jax.families import vae_models
 from diffusion_jax.networks import (
   autoencoder,
   classifier,
@@ -407,7 +408,7 @@ def test_networks_compute_at_their_precision_in_every_gradient(name, remat):
 
     return jnp.sum(jax.lax.scan(body, x, None, length=2)[0])
 
-  inputs = build.abstract_params(config), of((B, 8, 8, 1)), NOISE, cond
+  inputs = families.abstract_params(config), of((B, 8, 8, 1)), NOISE, cond
   forward, backward = (traced(f, *inputs) for f in (loss, jax.grad(loss)))
   expected = (jax.lax.Precision(name),) * 2
   assert set(forward) == set(backward) == {expected}
@@ -417,7 +418,7 @@ def test_networks_compute_at_their_precision_in_every_gradient(name, remat):
 def test_the_default_is_that_of_jax():
   config = digits.get_config('smoke')
   apply = network.network_fn(config, network.build_network(config))
-  params = build.abstract_params(config)['network']
+  params = families.abstract_params(config)['network']
   inputs = params, of((B, 8, 8, 1)), NOISE, {'label': LABEL['label']}
   assert set(traced(apply, *inputs)) == {None}
   with jax.default_matmul_precision('high'):
@@ -427,8 +428,8 @@ def test_the_default_is_that_of_jax():
 def test_vaes_compute_at_their_precision():
   config = digits_vae.get_config('smoke')
   config.network.matmul_precision = 'highest'
-  model = vae_models.build_model(config, network.build_network(config))
-  params = build.abstract_params(config)['network']
+  model = vae_models.build_model(config)
+  params = families.abstract_params(config)['network']
 
   def there_and_back(params, x):
     z = model.encode(params, 1, x).mean

@@ -19,15 +19,14 @@ from diffusion_jax.build.guidance import (
 )
 from diffusion_jax.build.make import from_config, words
 from diffusion_jax.build.network import (
-  abstract_params,
   build_image_condition,
   build_network,
   build_noise_input,
   init_params,
+  init_shapes,
 )
 from diffusion_jax.build.objective import (
   build_objective,
-  build_objective_state,
   build_times,
   build_weight,
 )

@@ -171,14 +171,13 @@ def complete(config: Any) -> Any:
 
 
 def _plain(value: Any):
-  # None for what cannot be stored: no default, or an object
-  if value is inspect.Parameter.empty or callable(value):
-    if value is inspect.Parameter.empty or not isinstance(value, type):
-      return None
-    kind: Any = value
-    return np.dtype(kind).name
-  known = (bool, int, float, str, tuple)
-  return value if isinstance(value, known) else None
+  # Returns None for what cannot be stored: no default, or an object.
+  if isinstance(value, (bool, int, float, str, tuple)):
+    return value
+  if not isinstance(value, type) or value is inspect.Parameter.empty:
+    return None
+  kind: Any = value
+  return np.dtype(kind).name
 
 
 def constructors(config: Any, section: str) -> dict[str, Callable]:
@@ -188,7 +187,7 @@ def constructors(config: Any, section: str) -> dict[str, Callable]:
 
 def _data(config):
   name = config.data.name
-  if not name:  # of --mode=noise, which needs none
+  if not name:  # --mode=noise needs none.
     return {'no data set': lambda: None}
   return {name: choose(data.SOURCES, 'data', 'name', name)}
 
@@ -198,7 +197,7 @@ def _schedule(config):
   name = c.name if c.alphas is None else 'alphas'
   found = {name: schedule.schedule_constructor(config)}
   takes = parameters(network.network_constructor(config))
-  if 'gamma_min' in takes:  # the ends that a network scales its input by
+  if 'gamma_min' in takes:  # The network scales its input by both ends.
     found[config.network.name] = lambda gamma_min=None, gamma_max=None: None
   return found
 
@@ -247,7 +246,7 @@ _CONSTRUCTORS = {
 
 
 def _taken(config, section):
-  # the parameters of all constructors of a section, in order
+  # Returns the parameters of all constructors of a section, in order.
   found = {}
   for constructor in constructors(config, section).values():
     found |= parameters(constructor)

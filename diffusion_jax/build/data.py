@@ -84,10 +84,10 @@ def build_source(config, split='train'):
       source = sources.TwoLevels(source)
     wrong = []
     for field in ('image_shape', 'num_classes', 'num_levels'):
-      found, said = getattr(source, field), c[field]
-      if found != (tuple(said) if isinstance(found, tuple) else said):
+      found, chosen = getattr(source, field), c[field]
+      if found != (tuple(chosen) if isinstance(found, tuple) else chosen):
         value = ','.join(map(str, np.atleast_1d(found)))
-        wrong.append(f'--config.data.{field}={value} (not {said})')
+        wrong.append(f'--config.data.{field}={value} (not {chosen})')
     if wrong:
       raise ValueError(f'{c.name} needs {" ".join(wrong)}')
   return source

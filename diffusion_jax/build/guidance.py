@@ -20,7 +20,7 @@ from diffusion_jax.training.classifier import label_log_prob
 
 
 class GuidingRun(NamedTuple):
-  """A run that guides: its config and its averaged parameters."""
+  """Holds the config and the averaged parameters of a run that guides."""
 
   config: Any
   params: Any
@@ -105,7 +105,7 @@ def _log_prob(config, guide, label):
 
 
 def _at_levels_of(config, guide, function: Any) -> Any:
-  # of (x, level), which the other run may have seen on another schedule
+  # The other run may have another schedule, at whose levels it is evaluated.
   if guide.config.schedule == config.schedule and not learns_schedule(config):
     return function
   schedule = build_schedule(guide.config, guide.params)
@@ -139,7 +139,7 @@ def _applied(denoise, *functions):
 
 
 def _bound_of_x0(config, quantile):
-  # denoiser -> denoiser; None for neither a threshold nor a clip
+  # Returns denoiser -> denoiser; None for neither a threshold nor a clip.
   if not quantile:
     return dj.clip_denoised if config.sampling.clip else None
 
@@ -157,7 +157,7 @@ def build_self_conditioned(config, params, cond, **options):
   """
 
   def of_estimate(x0):
-    # as in training, whatever sampling.clip says
+    # Training clips it as well, whatever sampling.clip is.
     cond_and_x0 = cond | {'x0': jnp.clip(x0, -1.0, 1.0)}
     return build_denoiser(config, params, cond_and_x0, **options)
 

@@ -1,4 +1,4 @@
-"""From a section of a config to an object: the constructor is the schema.
+"""Makes an object of a section of a config: the constructor is the schema.
 
 A field is set if it is not None. The object that a section names is built from
 the set fields and from facts of the run (shapes, classes, the schedule) that

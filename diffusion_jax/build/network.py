@@ -1,4 +1,4 @@
-"""Builds the network, and the parameters of a run."""
+"""Builds the network, and its first parameters."""
 
 import functools
 from typing import Any
@@ -54,7 +54,7 @@ def build_image_condition(config):
 
 
 def _condition_channels(config, make):
-  # the channels of cond['image']; 0 where there is none
+  # Returns the channels of cond['image']; 0 where there is none.
   if make is None:
     return 0
   x0 = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
@@ -76,10 +76,10 @@ def _vdm(
   )
 
 
-def _classifier(num_classes, **fields):
-  if num_classes < 2:
+def _classifier(known_classes, **fields):
+  if known_classes < 2:
     raise ValueError("network 'classifier' needs data.num_classes > 1")
-  return NoisyClassifier(num_classes, **fields)
+  return NoisyClassifier(known_classes, **fields)
 
 
 _unet = functools.partial(UNet, dropout=0.0)
@@ -91,12 +91,14 @@ NETWORKS = {
   'vdm': extended(_vdm, ScoreNetwork, 'num_layers', 'attention'),
   'ddpmpp': functools.partial(DDPMpp, dropout=0.0),
   'classifier': functools.partial(
-    extended(_classifier, NoisyClassifier),
+    extended(_classifier, NoisyClassifier, 'num_classes'),
     head_channels=None,
     downsample_padding='same',
   ),
-  'autoencoder': Autoencoder,
-  'hierarchical': HierarchicalAutoencoder,
+  'autoencoder': renamed(Autoencoder, out_channels='decoder_channels'),
+  'hierarchical': renamed(
+    HierarchicalAutoencoder, out_channels='decoder_channels'
+  ),
 }
 
 # Those that read a text.
@@ -112,30 +114,29 @@ def network_constructor(config) -> Any:
   return TEXT_NETWORKS.get(name, known)
 
 
-def is_vae(config):
-  """Returns whether the objective is that of a VAE, without noise levels."""
-  return config.objective.name in ('vae', 'hvae')
-
-
 def _out_channels(config):
-  if is_vae(config):  # numbers that the decoder gives a pixel
-    known, decoder = vae.DECODERS, config.objective.decoder
-    count, *_ = choose(known, 'objective', 'decoder', decoder)
-    return count * config.data.image_shape[-1]
-  channels = state_shape(config)[-1]
-  return channels * (2 if config.network.learned_variance else 1)
+  count = 2 if config.network.learned_variance else 1
+  return count * state_shape(config)[-1]
+
+
+def _decoder_channels(config):
+  # Returns how many numbers objective.decoder needs of a pixel.
+  c = config.objective
+  count, *_ = choose(vae.DECODERS, 'objective', 'decoder', c.decoder)
+  return count * config.data.image_shape[-1]
 
 
 def network_facts(config):
   """Returns functions of what a network may take beside its own fields."""
-  is_classifier = config.objective.name == 'classifier'  # which finds a class
-  has_classes = is_classifier or config.conditioning.labels
+  data, labels = config.data, config.conditioning.labels
   facts = {
-    'image_size': lambda: tuple(config.data.image_shape[:2]),
+    'image_size': lambda: tuple(data.image_shape[:2]),
     'state_shape': lambda: state_shape(config),
     'out_channels': lambda: _out_channels(config),
+    'decoder_channels': lambda: _decoder_channels(config),
     'noise_input': lambda: config.conditioning.noise_input,
-    'num_classes': lambda: config.data.num_classes if has_classes else 0,
+    'num_classes': lambda: data.num_classes if labels else 0,
+    'known_classes': lambda: data.num_classes,  # with or without labels
     'null_class': lambda: condition_dropout(config) > 0.0,
     'self_conditioning': lambda: config.conditioning.self_conditioning,
     'image_channels': lambda: _condition_channels(
@@ -162,7 +163,7 @@ NEEDED = {
 
 def build_network(config):
   """Builds the Flax module of config.network."""
-  matmul_precision(config)  # refuses at once
+  matmul_precision(config)  # An unknown name is refused at once.
   constructor = network_constructor(config)
   check_taken(config, NEEDED, NETWORKS | TEXT_NETWORKS, 'network.name')
   _check_pair(config)
@@ -186,11 +187,6 @@ def _check_pair(config):
     raise UserError(
       f'config.objective.name={objective!r} with network.name={network!r}: of '
       f'these take {pairs}'
-    )
-  if objective == 'classifier' and config.conditioning.labels:
-    raise UserError(
-      'config.network: a classifier is to find the label: set '
-      'conditioning.labels=False'
     )
 
 
@@ -230,17 +226,17 @@ def network_fn(config, network):
   return apply
 
 
-def init_params(network, config):
+def init_params(config):
   """Returns key -> {'network': params}, and 'schedule' for a learned one.
 
-  The function can be jitted and given to jax.eval_shape.
+  Of a network that sees a noise level and conditions. The function can be
+  jitted and given to jax.eval_shape.
   """
+  network = build_network(config)
 
   def init(key):
     key, gamma_key = jax.random.split(key)
     x = jnp.zeros((1, *state_shape(config)))
-    if is_vae(config):
-      return {'network': network.init(key, x)['params']}
     label = {'label': jnp.zeros(1, jnp.int32)}
     cond = label if config.conditioning.labels else {}
     if config.conditioning.text:
@@ -254,10 +250,9 @@ def init_params(network, config):
   return init
 
 
-def abstract_params(config):
-  """Returns the shapes of the parameters of the run."""
+def init_shapes(init):
+  """Returns the shapes of the parameters that init, key -> params, makes."""
   with from_config('network'):
-    init = init_params(build_network(config), config)
     return jax.eval_shape(init, abstract_key())
 
 

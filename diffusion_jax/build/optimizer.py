@@ -5,7 +5,7 @@ from diffusion_jax.training import optimizer, sharding
 
 
 def build_learning_rate(config):
-  """Returns step -> learning rate, as config.optimizer says."""
+  """Returns step -> learning rate of config.optimizer."""
   c = config.optimizer
   choose(optimizer.DECAYS, 'optimizer', 'decay', c.decay)
   schedule = renamed(optimizer.learning_rate_schedule, peak='learning_rate')

@@ -48,7 +48,7 @@ def build_sampling_schedule(config, trained):
   c = config.sampling
   if not c.schedule:
     return trained
-  # the other fields of config.sampling are none of a schedule's
+  # No other field of config.sampling is one of a schedule.
   section = {'schedule': c.schedule, 'num_steps': config.schedule.num_steps}
   known = {n: build for n, build in SCHEDULES.items() if n != 'learned'}
   return make(known, section, 'sampling.schedule')

@@ -49,7 +49,7 @@ def make_gamma(gamma='scalar', gamma_min=-13.3, gamma_max=5.0):
 
 def _learned(**fields):
   gamma = make_gamma(**fields)
-  # its parameters, if it has any, are filled in by build_schedule
+  # build_schedule fills in its parameters, if it has any.
   return dj.LearnedSchedule(
     {}, lambda params, t: gamma.apply({'params': params}, t)
   )

@@ -1,17 +1,26 @@
 """Families of models: each a tuple of the same functions, chosen here."""
 
-from diffusion_jax.build.network import is_vae
+from diffusion_jax.build.network import init_shapes
 from diffusion_jax.families import classifier, diffusion, latent, vae
 from diffusion_jax.families.family import Family
+
+# Families by config.objective.name; all others are of diffusion models.
+BY_OBJECTIVE = {
+  'classifier': classifier.FAMILY,
+  'vae': vae.FAMILY,
+  'hvae': vae.FAMILY,
+}
 
 
 def of(config) -> Family:
   """Returns the family of a config's models."""
-  if config.objective.name == 'classifier':
-    return classifier.FAMILY
-  if is_vae(config):
-    return vae.FAMILY
-  return latent.FAMILY if config.latent.run else diffusion.FAMILY
+  default = latent.FAMILY if config.latent.run else diffusion.FAMILY
+  return BY_OBJECTIVE.get(config.objective.name, default)
+
+
+def abstract_params(config):
+  """Returns the shapes of the parameters of the run."""
+  return init_shapes(of(config).init(config))
 
 
 # names of all metrics

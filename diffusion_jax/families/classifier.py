@@ -46,6 +46,8 @@ def accuracy(config):
 
 FAMILY = Family(
   name='a classifier',
+  init=build.init_params,
+  objective=build.build_objective,
   makes_images=False,
   generate=generate,
   metrics={'accuracy': Metric(accuracy, results.report_accuracy)},

@@ -1,4 +1,4 @@
-"""Diffusion models of images: how they sample, and the bounds they have."""
+"""Diffusion models of images: training, sampling, bounds."""
 
 import functools
 from typing import Any
@@ -10,12 +10,49 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax import build
 from diffusion_jax.build.make import choose
+from diffusion_jax.build.schedule import learns_schedule
 from diffusion_jax.core.keys import split_key, stream
+from diffusion_jax.errors import UserError
 from diffusion_jax.evaluation import bits
 from diffusion_jax.families.family import IDENTITY, Family, Metric
 from diffusion_jax.runs import guidance_runs, results
 from diffusion_jax.runs.per_image import per_image
 from diffusion_jax.training.sharding import replicate
+
+
+def objective(config, test=False):
+  """Returns the `Objective` of the config, as `build.build_objective`.
+
+  Raises UserError for an objective that the schedule or network cannot have.
+  """
+  c, learned_variance = config.objective, config.network.learned_variance
+  found = build.build_objective(config, test)
+  build.check_signal(config)
+  if c.augment and config.conditioning.image:
+    raise UserError(
+      'config.objective.augment changes the images, conditioning.image would '
+      'show them as they were: set one of the two'
+    )
+  if c.name in ('hybrid', 'vlb') and not learned_variance:
+    raise UserError(
+      f'config.objective.name={c.name!r} needs '
+      '--config.network.learned_variance=True'
+    )
+  if c.name == 'vdm' and not learns_schedule(config):
+    with build.from_config('schedule'):
+      check_ends(config.schedule.name, build.build_schedule(config))
+  if c.name == 'vdm' and learned_variance:
+    raise UserError('config.network.learned_variance: vdm has no use for it')
+  return found
+
+
+def check_ends(name, schedule):
+  """Raises ValueError where VDM's bound has no value: SNR = inf or 0."""
+  if schedule(0.0).sigma == 0.0 or schedule(1.0).alpha == 0.0:
+    raise ValueError(
+      f'{name!r} begins without noise or ends without signal; the objective '
+      'vdm needs a schedule such as learned or continuous_cosine'
+    )
 
 
 def levels_and_sampler(config, params):
@@ -84,10 +121,10 @@ def generate_by(draw, config, mesh, root, latents=IDENTITY, size=0):
   the key from which every image has one; size: of batches, as in `per_image`.
   """
   build.check_signal(config)
-  # what the config cannot have is refused here, before anything is compiled
+  # What the config cannot have is refused here, before anything is compiled.
   jax.eval_shape(
     lambda params: levels_and_sampler(config, params)[1],
-    build.abstract_params(config),
+    build.init_shapes(build.init_params(config)),
   )
   guiding = guidance_runs.find_guiding_runs(config)
   weights = {name: run.params for name, run in guiding.items()}
@@ -141,7 +178,7 @@ def ode(config):
   dequantize = choose(
     DEQUANTIZATIONS, 'evaluation', 'dequantization', c.dequantization
   )
-  # clipped, the field would have kinks that no solver can pass
+  # A clipped field would have kinks that no solver can pass.
   config = config.copy_and_resolve_references()
   config.sampling.clip = False
 
@@ -186,6 +223,8 @@ INDEPENDENT_PIXELS = Metric(
 
 FAMILY = Family(
   name='a diffusion model',
+  init=build.init_params,
+  objective=objective,
   generate=generate,
   metrics={
     'elbo': Metric(elbo, results.report_elbo),

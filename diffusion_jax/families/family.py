@@ -46,6 +46,9 @@ class Family(NamedTuple):
   family cannot have; check_mode: (config, mode) -> None for programs that it
   cannot run; check_guide: (config, workdir) -> None for another run that cannot
   guide it.
+  init: config -> (key -> parameters {'network': ..., ...}); objective: (config,
+  test=False) -> Objective, which for `test` is without what is random or
+  penalised in training alone. Both raise UserError.
   generate: (config, mesh, latents) -> (params, index [n], cond) -> images [n,
   ...] in [-1, 1]; makes_images: whether there are any.
   metrics: those of --mode=evaluate by name.
@@ -58,6 +61,8 @@ class Family(NamedTuple):
   """
 
   name: str
+  init: Callable
+  objective: Callable
   generate: Callable
   metrics: Mapping[str, Metric]
   makes_images: bool = True

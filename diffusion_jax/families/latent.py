@@ -16,15 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax import build
-from diffusion_jax.build import vae_models
 from diffusion_jax.build.facts import state_shape
 from diffusion_jax.build.make import from_config
-from diffusion_jax.build.network import abstract_params, build_network
+from diffusion_jax.build.network import init_shapes
 from diffusion_jax.core.keys import key_per_example, stream
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
-from diffusion_jax.families import diffusion
+from diffusion_jax.families import diffusion, vae_models
 from diffusion_jax.families.family import Latents
 from diffusion_jax.runs import processes, run_folder
 from diffusion_jax.runs.per_image import per_image
@@ -35,33 +34,30 @@ NUM_IMAGES = 10_000  # of which, at most, the scale is computed
 _BATCH = 500
 
 
-# Fields that diffusion in latents cannot have, the value they must have, why.
-REFUSED = {
+# The value that a field must have, and why it can have no other in latents.
+REQUIRED = {
   'objective.name': (
-    ('denoising', 'ddpm'),
+    'denoising',
     'the bounds of other objectives are of pixels',
   ),
-  'objective.augment': ((0.0,), 'its changes are of images'),
-  'conditioning.image': (('',), 'its networks are conditioned on an image'),
-  'conditioning.self_conditioning': (
-    (False,),
-    'its estimate is within [-1, 1]',
-  ),
-  'sampling.clip': ((False,), 'latents are not within [-1, 1]'),
-  'sampling.dynamic_threshold': ((0.0,), 'latents are not within [-1, 1]'),
-  'sampling.classifier': (('',), 'classifiers are of images'),
+  'objective.augment': (0.0, 'its changes are of images'),
+  'conditioning.image': ('', 'its networks are conditioned on an image'),
+  'conditioning.self_conditioning': (False, 'its estimate is within [-1, 1]'),
+  'sampling.clip': (False, 'latents are not within [-1, 1]'),
+  'sampling.dynamic_threshold': (0.0, 'latents are not within [-1, 1]'),
+  'sampling.classifier': ('', 'classifiers are of images'),
 }
 
 
 def check(config):
   """Raises UserError for what diffusion in latents cannot have."""
   state_shape(config)
-  for field, (allowed, why) in REFUSED.items():
+  for field, (value, why) in REQUIRED.items():
     section, name = field.split('.')
-    if config[section][name] not in allowed:
+    if config[section][name] != value:
       raise UserError(
         f'config.{field}={config[section][name]} in latents (latent.run): '
-        f'{why}. Set it to {allowed[0]!r} (docs/latent_diffusion.md)'
+        f'{why}. Set it to {value!r} (docs/latent_diffusion.md)'
       )
 
 
@@ -85,7 +81,7 @@ def check_mode(config, mode):
 
 def functions(config):
   """Returns the `Latents` of an autoencoder's config."""
-  model = vae_models.build_model(config, build_network(config))
+  model = vae_models.build_model(config)
 
   def encode(autoencoder, x, keys=None):
     q = model.encode(autoencoder['network'], 1, x)
@@ -108,7 +104,7 @@ def open_latents(config, workdir):
   begun = _record(workdir).exists()
   found = read_config(config, _kept(workdir) if begun else config.latent.run)
   latents = functions(found)
-  autoencoder = {'network': abstract_params(found)['network'], 'scale': 1.0}
+  autoencoder = _abstract(found) | {'scale': 1.0}
   x = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
   shape = jax.eval_shape(latents.encode, autoencoder, x).shape[1:]
   if shape != state_shape(config):
@@ -167,7 +163,7 @@ def store(config, workdir, latents, source, mesh):
   with from_config('latent.run'):
     with checkpoints.open_read_only(run) as manager:
       step = manager.latest_step()
-    shapes = abstract_params(found)
+    shapes = _abstract(found)
     params, stored = checkpoints.restore_params(run, True, shapes, step)
   scale, count = config.latent.scale or found.latent.scale, 0
   if not scale:
@@ -198,7 +194,7 @@ def store(config, workdir, latents, source, mesh):
 def load(config, workdir):
   """Returns {'autoencoder': parameters} as the run keeps them."""
   record, kept = read_record(workdir), _kept(workdir)
-  shapes = abstract_params(read_config(config, kept))
+  shapes = _abstract(read_config(config, kept))
   try:
     params, _ = checkpoints.restore_params(kept, True, shapes, record['step'])
   except (FileNotFoundError, ValueError) as error:
@@ -288,6 +284,10 @@ def shrink_mask(mask, shape):
   small = blocks.all(axis=(1, 3))
   print(f'in latents {small.mean():.0%} are known')
   return small
+
+
+def _abstract(config):
+  return init_shapes(vae_models.init(config))
 
 
 def _record(workdir):

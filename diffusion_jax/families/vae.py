@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax import build
-from diffusion_jax.build import vae_models
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import draw_normal, split_key, stream
 from diffusion_jax.core.normal import kl
@@ -15,6 +14,7 @@ from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.families.diffusion import INDEPENDENT_PIXELS
 from diffusion_jax.families.family import IDENTITY, Family, Metric
+from diffusion_jax.families.vae_models import build_model, init, objective
 from diffusion_jax.runs import results, sample_inputs
 from diffusion_jax.runs.per_image import per_image
 
@@ -22,6 +22,7 @@ COLUMNS = 10  # of an interpolation, both ends included
 
 # Fields that have no effect on a VAE, and the value that they must have.
 NO_USE = {
+  'latent.run': '',
   'conditioning.labels': False,
   'conditioning.text': False,
   'conditioning.image': '',
@@ -65,18 +66,13 @@ def check_mode(config, mode):
     )
 
 
-def model_of(config):
-  """Returns the functions of the run's networks."""
-  return vae_models.build_model(config, build.build_network(config))
-
-
 def generate(config, mesh, latents=IDENTITY):
   """Returns (params, index [n], cond) -> the means of p(x | z_1), [n, ...].
 
   As `diffusion.generate`. z_T is drawn from N(0, I), z_{t-1} from
   p(z_{t-1} | z_t); pixels are not drawn.
   """
-  model = model_of(config)
+  model = build_model(config)
   shape = latent_shape(config, model)
 
   def draw(params, keys, cond):
@@ -99,7 +95,7 @@ def latent_shape(config, model):
       x = model.encode(params, t, x).mean
     return x
 
-  params = build.abstract_params(config)['network']
+  params = build.init_shapes(init(config))['network']
   x = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
   return jax.eval_shape(climb, params, x).shape[1:]
 
@@ -130,7 +126,7 @@ def write_more(config, params, path):
   <name>-reconstructions.png: each image, then its reconstruction from every
   layer; <name>-interpolation.png: rows from one test image to another.
   """
-  c, model = config.sampling, model_of(config)
+  c, model = config.sampling, build_model(config)
   params = jax.device_get(params)['network']
   source = sample_inputs.unseen_source(config)
   with build.from_config('data'):
@@ -167,7 +163,7 @@ def write_rows(path, what, rows, across):
 
 def elbo(config):
   """Measures the bound and its terms, by one draw of z for each image."""
-  model = model_of(config)
+  model = build_model(config)
 
   def measure(params, keys, x0, cond):
     params = params['network']
@@ -190,7 +186,7 @@ def elbo(config):
 
 def importance_weighted(config):
   """Measures log p(x) by evaluation.num_samples draws of z for each image."""
-  model, k = model_of(config), config.evaluation.num_samples
+  model, k = build_model(config), config.evaluation.num_samples
 
   def measure(params, keys, x0, cond):
     params = params['network']
@@ -227,6 +223,8 @@ def chain_elbo(model, params, keys, x0):
 
 FAMILY = Family(
   name='a VAE',
+  init=init,
+  objective=objective,
   generate=generate,
   metrics={
     'elbo': Metric(elbo, results.report_vae),

@@ -73,9 +73,11 @@ def read_params(path: str | Path) -> tuple[DinoV2, dict]:
 def network_of(tensors: Mapping[str, Any]) -> DinoV2:
   """Returns the network whose weights these are."""
   name = 'embeddings.position_embeddings'
-  shape = np.shape(tensors.get(name))
+  if name not in tensors:
+    raise ValueError(f'{name} is missing')
+  shape = np.shape(tensors[name])
   if len(shape) != 3 or shape[2] % HEAD_WIDTH:
-    raise ValueError(f'{name} is missing, or of another shape: {shape}')
+    raise ValueError(f'{name} has the shape {shape}, not [1, places, width]')
   numbers = [re.match(r'encoder\.layer\.(\d+)\.', n) for n in tensors]
   depth = 1 + max((int(found[1]) for found in numbers if found), default=-1)
   grid = round((shape[1] - 1) ** 0.5)

@@ -214,7 +214,7 @@ def _is_torch(path):
 def _load_torch(path):
   # weights_only: tensors, numbers and containers, and nothing that is called.
   try:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise ValueError(
       f"{path} is a file of PyTorch: pip install 'diffusion_jax[parity]' has "

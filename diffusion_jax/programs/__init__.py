@@ -1,11 +1,11 @@
-"""One module a mode, each with `run(config, workdir)`."""
+"""Has one module for each mode, with `run(config, workdir)`."""
 
 import importlib
 from collections.abc import Callable
 
 
 def _program(name: str) -> Callable:
-  # imported when it is called: `--mode=noise` need not load Flax
+  # Imports the module when it is called: `--mode=noise` need not load Flax.
   module = f'{__name__}.{name}'
   return lambda *args: importlib.import_module(module).run(*args)
 

@@ -1,4 +1,4 @@
-"""--mode=convert: weights of another project into a run, or of a run out."""
+"""Implements --mode=convert: imports or exports the weights of a run."""
 
 import ast
 import importlib
@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
+import jax
 import numpy as np
 
 import diffusion_jax as dj
@@ -78,8 +79,7 @@ def write(config, workdir):
   if not c.out:
     raise UserError('config.convert.out: where is it written to?')
   config = run_folder.run_config(workdir, config)
-  sample.choose_checkpoint(config, workdir)
-  params = sample.restore(config, workdir)
+  params = jax.device_get(sample.restore(config, workdir))
   out = Path(c.out)
   if out.exists():
     raise UserError(f'config.convert.out: {out} exists already')
@@ -89,15 +89,13 @@ def write(config, workdir):
         raise ValueError('label: is of to=diffusers alone')
       out.parent.mkdir(parents=True, exist_ok=True)
       stored = {n: run_folder.plain(config)[n] for n in _STORED}
-      files.write_safetensors(
-        out, files.flatten(as_numpy(params)), config=json.dumps(stored)
-      )
+      arrays = files.flatten(params)
+      files.write_safetensors(out, arrays, config=json.dumps(stored))
     else:
       diffusers = importlib.import_module('diffusion_jax.interop.diffusers')
       network = build.build_network(config)
       fields = export_fields(config)
-      weights = as_numpy(params)['network']
-      diffusers.save(out, network, weights, fields, c.label)
+      diffusers.save(out, network, params['network'], fields, c.label)
   print(f'wrote {out}, of checkpoint {config.sampling.checkpoint}')
 
 
@@ -184,7 +182,7 @@ def check_fits(config, params):
   try:
     checkpoints.check_fits(
       params,
-      build.abstract_params(config),
+      families.abstract_params(config),
       'the weights are of another network',
     )
   except ValueError as error:
@@ -223,10 +221,3 @@ def export_fields(config):
   elif fields['schedule.shift']:
     raise ValueError('schedule.shift: diffusers has schedules of betas')
   return fields
-
-
-def as_numpy(params):
-  """Returns the parameters on the host."""
-  if isinstance(params, dict):
-    return {name: as_numpy(x) for name, x in params.items()}
-  return np.asarray(params)

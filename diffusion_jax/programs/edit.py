@@ -1,4 +1,4 @@
-"""--mode=edit: a picture of the user, changed by a trained run."""
+"""Implements --mode=edit: changes a picture of the user by a trained run."""
 
 import functools
 from pathlib import Path
@@ -50,7 +50,6 @@ def run(config, workdir):
   check_guidance(config, cond)
   with from_config('edit'):
     pictures = read_pictures(config, method)
-  sample.choose_checkpoint(config, workdir)
   params = sample.restore(config, workdir)
   settings = provenance.edit_settings(config, workdir, params, pictures)
   print(provenance.describe(settings))
@@ -67,8 +66,7 @@ def run(config, workdir):
   if mask is not None:  # exact, whatever the grey levels of the run are
     made = np.where(mask[None], pictures['image'][None], made)
 
-  arrays = {'arr_0': made, 'settings': provenance.pack(settings)} | pictures
-  run_folder.write_npz(path, arrays)
+  provenance.write_npz(path, {'arr_0': made} | pictures, settings)
   print(f'wrote {path}: {len(made)} images of {config.data.image_shape}')
   for i, picture in enumerate(made):
     images.write_png(out / f'{c.name}_{i}.png', picture)
@@ -380,7 +378,7 @@ def interpolate(method, config, params, guiding, keys, inputs):
 
   Image i has the weight i / (N - 1), and all have the condition of the first.
   """
-  # clipped, the inversion of the ODE would not be undone by its solution
+  # With clipping, the solution of the ODE would not undo its inversion.
   config = config.copy_and_resolve_references()
   config.sampling.clip = False
   cond, a, b = (rows(inputs[x], slice(1)) for x in ('cond', 'image', 'image2'))

@@ -1,4 +1,4 @@
-"""--mode=noise: a photo, noised step by step, and how white its end is."""
+"""Implements --mode=noise: noises a photo and tests how white the end is."""
 
 import json
 
@@ -32,7 +32,7 @@ def run(config, workdir):
     )
   workdir = run_folder.prepare(workdir)
 
-  # strip and animation show steps of the same noising
+  # Strip and animation show steps of the same noising.
   last = schedule.num_steps
   in_strip, in_film = spread(last, c.strip), spread(last, c.frames)
   steps = sorted({*in_strip, *in_film})
@@ -43,7 +43,7 @@ def run(config, workdir):
 
   strip = np.stack([images.to_uint8(at[i]) for i in in_strip])
   images.write_png(workdir / 'strip.png', images.grid(strip, len(strip)))
-  # every n-th pixel: an average of neighbours would have less noise
+  # The film has every n-th pixel: averages of neighbours have less noise.
   stride = max(1, c.size // 300)
   film = [images.to_uint8(at[i][::stride, ::stride]) for i in in_film]
   images.write_gif(workdir / 'noise.gif', film)
@@ -58,9 +58,8 @@ def run(config, workdir):
     [f't = {i}' for i in in_strip],
   )
   report = whiteness_report(config, schedule, np.asarray(x), at[last])
-  text = json.dumps(report, indent=2)
-  (workdir / 'white_noise.json').write_text(text + '\n')
-  print(text)
+  run_folder.write_json(workdir / 'white_noise.json', report)
+  print(json.dumps(report, indent=2))
   print(f'strip.png shows t = {", ".join(map(str, in_strip))}')
   for name in ('strip.png', 'noise.gif', 'schedule.png', 'spectrum.png'):
     print(f'wrote {workdir / name}')

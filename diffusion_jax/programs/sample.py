@@ -1,4 +1,4 @@
-"""--mode=sample: images from a trained run."""
+"""Implements --mode=sample: draws images from a trained run."""
 
 import shutil
 from pathlib import Path
@@ -51,7 +51,6 @@ def draw(config, workdir, folder=None, field='sampling.name'):
   n, size = config.sampling.num_samples, config.sampling.batch_size
   cond, texts, conditions = sample_inputs.choose(config, n)
   mesh = build.build_mesh(config)
-  choose_checkpoint(config, workdir)
   weights = restore(config, workdir)
   params = replicate(mesh, weights | family.load(config, workdir))
   generate = family.generate(config, mesh, family.latents(config, workdir))
@@ -66,7 +65,7 @@ def draw(config, workdir, folder=None, field='sampling.name'):
 
   starts = range(0, n, size)
   paths = [parts / f'{start:08d}.npz' for start in starts]
-  # all processes make the same parts, those that the first one misses
+  # All processes make the same parts, those that the first one misses.
   missing = processes.broadcast([not path.exists() for path in paths])
   before = n - sum(min(size, n - starts[i]) for i in np.flatnonzero(missing))
   bar = tqdm(
@@ -93,7 +92,7 @@ def draw(config, workdir, folder=None, field='sampling.name'):
     return written
 
   pictures = gather(paths, n)
-  arrays = {'settings': provenance.pack(settings)}
+  arrays = {'arr_0': pictures}
   if 'label' in cond:
     arrays['labels'] = cond['label']
   if conditions is not None:
@@ -102,7 +101,7 @@ def draw(config, workdir, folder=None, field='sampling.name'):
   if texts:
     arrays['texts'] = np.array(texts)
   arrays |= family.write_more(config, params, path)
-  run_folder.write_npz(path, {'arr_0': pictures} | arrays)
+  provenance.write_npz(path, arrays, settings)
   print(f'wrote {path}: {n} images of {"x".join(map(str, pictures.shape[1:]))}')
   path = path.with_suffix('.png')
   images.write_png(path, sheet(config, pictures, conditions))
@@ -134,8 +133,7 @@ def is_done(path, parts, settings, field='sampling.name'):
 def write_part(path, pictures, settings):
   """Writes the images of a batch, and the settings that made them."""
   path.parent.mkdir(exist_ok=True)
-  arrays = {'arr_0': pictures, 'settings': provenance.pack(settings)}
-  run_folder.write_npz(path, arrays)
+  provenance.write_npz(path, {'arr_0': pictures}, settings)
 
 
 def gather(paths, n):
@@ -182,22 +180,18 @@ def read_checkpoint(config):
   return int(name)
 
 
-def choose_checkpoint(config, workdir):
-  """Sets sampling.checkpoint to the step that it names."""
-  try:
-    step = checkpoints.find_step(workdir, read_checkpoint(config))
-  except (FileNotFoundError, ValueError) as error:
-    raise UserError(str(error)) from error
-  config.sampling.checkpoint = str(step)
-
-
 def restore(config, workdir):
-  """Reads the parameters that config.sampling chooses."""
+  """Reads the parameters that config.sampling chooses.
+
+  Sets sampling.checkpoint to the step that it names.
+  """
   c = config.sampling
   ema = build.ema_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
-  step = read_checkpoint(config)
-  shapes = build.abstract_params(config)
+  name = read_checkpoint(config)
+  shapes = families.abstract_params(config)
   try:
+    step = checkpoints.find_step(workdir, name)
+    c.checkpoint = str(step)
     return checkpoints.restore_params(workdir, ema, shapes, step)[0]
   except (FileNotFoundError, ValueError) as error:
     raise UserError(str(error)) from error

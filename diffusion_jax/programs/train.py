@@ -1,4 +1,4 @@
-"""--mode=train: from a config to a trained run, continued where it stopped."""
+"""Implements --mode=train, which continues a run where it stopped."""
 
 import contextlib
 import json
@@ -64,18 +64,20 @@ def train(config, workdir, stop, resources):
   family = families.of(config)
   check(config, mesh)
   source = build.build_source(config, 'train')
-  objective = build.build_objective(config)
+  objective = family.objective(config)
   learning_rate = build.build_learning_rate(config)
   optimizer = build.build_optimizer(config)
   ema_decays = build.build_ema_decays(config)
-  make_state, shapes = state_maker(config, optimizer, ema_decays, mesh)
+  make_state, shapes = state_maker(
+    config, objective, optimizer, ema_decays, mesh
+  )
   latents = family.latents(config, workdir)
   encode = family.make_encode(config, latents, mesh)
   evaluate = make_evaluate(config, mesh, latents)
   measure = make_measure(config, mesh, latents)
   preview = make_preview(config, mesh, latents)
 
-  # read what the run folder holds
+  # From here on the run folder is read and written.
   workdir = run_folder.prepare(workdir)
   resources.enter_context(lock.hold(workdir))
   if c.resume != 'force':
@@ -120,7 +122,7 @@ def train(config, workdir, stop, resources):
   bar = tqdm(total=c.num_steps, initial=start, unit='step', disable=None)
   log = StepLog(config, workdir, manager, writer, bar, start)
   with contextlib.ExitStack() as ends:
-    # an interrupted run finishes the checkpoint it is writing
+    # An interrupted run finishes the checkpoint that it is writing.
     ends.callback(checkpoints.finish, manager)
     ends.callback(writer.close)
     ends.callback(bar.close)
@@ -172,7 +174,7 @@ def events(config):
   yield 'log', c.log_every
   yield 'evaluate', config.training.evaluate_every
   yield 'measure', c.metrics_every
-  if c.keep_best:  # a checkpoint must know how good it is
+  if c.keep_best:  # Every checkpoint is compared with the others.
     own = 'evaluate' if c.keep_best_by == 'test_loss' else 'measure'
     yield own, c.checkpoint_every
   yield 'sample', c.sample_every
@@ -241,15 +243,14 @@ def restore(workdir, manager, shapes):
     raise UserError(f'{workdir}: {error}') from error
 
 
-def state_maker(config, optimizer, ema_decays, mesh):
+def state_maker(config, objective, optimizer, ema_decays, mesh):
   """Returns (function that makes the first state, its shapes on the mesh)."""
   key = stream(config.seed, 'parameters')
   with build.from_config('network'):
-    init = build.init_params(build.build_network(config), config)
+    init = families.of(config).init(config)
 
     def make(key):
-      objective_state = build.build_objective_state(config)
-      return init_state(init(key), optimizer, objective_state, ema_decays[1])
+      return init_state(init(key), optimizer, objective.init(), ema_decays[1])
 
     shapes = jax.eval_shape(make, key)
   places = fsdp_sharding(mesh, shapes)
@@ -272,7 +273,7 @@ def make_evaluate(config, mesh, latents=IDENTITY):
     return None
   source: Any = build.build_source(config, 'test')
   step = jax.jit(
-    make_eval_step(build.build_objective(config, test=True)),
+    make_eval_step(families.of(config).objective(config, test=True)),
     out_shardings=replicated(mesh),
   )
   size = min(config.training.batch_size, len(source))
@@ -285,7 +286,7 @@ def make_evaluate(config, mesh, latents=IDENTITY):
   local = local_rows(mesh, size)
   length = build.text_length(config)
   encode = families.of(config).make_encode(config, latents, mesh)
-  # of no seed, so that runs of several seeds can be compared
+  # No seed of the config is used, so that runs of several can be compared.
   key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
 
   def evaluate(state, kept=None):

@@ -1,1 +1,1 @@
-"""The run folder, restored weights, and several processes."""
+"""Keeps run folders, and runs programs in several processes."""

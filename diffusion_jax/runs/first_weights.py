@@ -1,5 +1,6 @@
-"""training.init_from: a training begins with the weights of another run."""
+"""Begins a training with the weights of another run, training.init_from."""
 
+import functools
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
 
 _MOST = 10  # names in one message
+_name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
 
 
 def begin(state: Any, workdir: str) -> Any:
@@ -64,10 +66,6 @@ def begin(state: Any, workdir: str) -> Any:
 def _by_name(tree):
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {_name(path): x for path, x in leaves}
-
-
-def _name(path):
-  return '/'.join(str(key.key) for key in path)
 
 
 def _there(found, name):

@@ -1,9 +1,13 @@
-"""The other runs that guide the sampling of a run."""
+"""Restores the other runs that guide the sampling of a run."""
 
 from diffusion_jax.build.facts import state_shape
 from diffusion_jax.build.guidance import GuidingRun
 from diffusion_jax.build.make import from_config
-from diffusion_jax.build.network import abstract_params, condition_dropout
+from diffusion_jax.build.network import (
+  condition_dropout,
+  init_params,
+  init_shapes,
+)
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training import checkpoints
@@ -76,6 +80,6 @@ def _restore(config, field, workdir):
     )
   with from_config(f'sampling.{field}'):
     params, _ = checkpoints.restore_params(
-      workdir, True, abstract_params(found), 'latest'
+      workdir, True, init_shapes(init_params(found)), 'latest'
     )
   return GuidingRun(found, params)

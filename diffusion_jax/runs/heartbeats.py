@@ -48,7 +48,7 @@ def start(host: int, timeout: float) -> None:
   )
   thread.start()
   _threads.append(thread)
-  # runs before jax.distributed's own, which waits for all processes
+  # It runs before jax.distributed's own, which waits for all processes.
   atexit.register(stop)
 
 

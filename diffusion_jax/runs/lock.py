@@ -1,4 +1,4 @@
-"""One training at a time in a run folder."""
+"""Allows one training at a time in a run folder."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""Functions of images, evaluated in batches on all devices of a run."""
+"""Evaluates functions of images in batches on all devices of a run."""
 
 import functools
 from collections.abc import Callable

@@ -38,9 +38,9 @@ def start(
       coordinator,
       num_hosts,
       host,
-      # arguments and detected values are not to be mixed
+      # Arguments and detected values must not be mixed.
       cluster_detection_method='deactivate' if coordinator else None,
-      # heartbeats.py notices a loss first, and names the process
+      # heartbeats.py notices a loss first, and names the process.
       heartbeat_timeout_seconds=heartbeat_timeout * (1 + heartbeats.available),
     )
   except (RuntimeError, ValueError) as error:

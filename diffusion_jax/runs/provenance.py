@@ -1,4 +1,4 @@
-"""What samples depend on, stored in their npz file as JSON: `settings`."""
+"""Stores what samples depend on in their npz file, as JSON: `settings`."""
 
 import json
 import os
@@ -18,7 +18,7 @@ _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
 def settings(config, workdir, params):
   """Returns what images made from `params` depend on; names of runs, no paths.
 
-  config.sampling.checkpoint is the step, as `sample.choose_checkpoint` sets it.
+  config.sampling.checkpoint is the step, as `sample.restore` sets it.
   """
   sampling = run_folder.plain(config)['sampling']
   del sampling['name']
@@ -63,9 +63,10 @@ def describe(found):
   return line
 
 
-def pack(found):
-  """Returns the array that `read` reads."""
-  return np.array(json.dumps(found))
+def write_npz(path, arrays, found):
+  """Writes arrays and the settings that made them, for `read`."""
+  settings = np.array(json.dumps(found))
+  run_folder.write_npz(path, arrays | {'settings': settings})
 
 
 def read(path):

@@ -1,4 +1,4 @@
-"""The results of --mode=evaluate: result.json, plots, and printed lines."""
+"""Writes the results of --mode=evaluate: result.json, plots and lines."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The run folder: config.json, and which config wins.
+"""Reads and writes the run folder: config.json, and which config wins.
 
 `train` refuses to continue a run under a config that would give another result.
 The other modes take RUN_SECTIONS from the run, the rest from the command line.
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.build import audit, ranges
 from diffusion_jax.errors import UserError
 
-# What a run is: read from its config.json by every mode but `train`.
+# Sections that every mode but `train` reads from the config.json of a run.
 RUN_SECTIONS = (
   'data',
   'latent',
@@ -27,25 +27,7 @@ RUN_SECTIONS = (
   'objective',
 )
 
-# What weights do not know: where there are data like theirs.
-_OF_DATA = tuple(
-  f'data.{name}'
-  for name in (
-    'name',
-    'num_classes',
-    'num_levels',
-    'random_flip',
-    'data_dir',
-    'path',
-    'tfds_name',
-    'train_split',
-    'test_split',
-    'test_fraction',
-    'num_threads',
-  )
-)
-
-# What may change between two starts of one run without changing its result.
+# Fields that may change between two starts of a run: its result stays.
 _FREE = (
   'sampling.',
   'evaluation.',
@@ -214,7 +196,10 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
   if mode == 'convert' and not overrides.get('convert.to'):
     given = (*RUN_SECTIONS, 'sampling')
     fixed = [n for n in overrides if n.split('.')[0] in given]
-    fixed = [n for n in fixed if n not in _OF_DATA]
+    # Of the data, the weights determine the shape of images alone.
+    fixed = [
+      n for n in fixed if n == 'data.image_shape' or not n.startswith('data.')
+    ]
     if fixed:
       raise UserError(
         f'--config.{fixed[0]} cannot be given in --mode=convert: it comes with '

@@ -1,4 +1,4 @@
-"""What samples are conditioned on: labels, texts, images."""
+"""Chooses what samples are conditioned on: labels, texts, images."""
 
 import functools
 from typing import Any, NamedTuple

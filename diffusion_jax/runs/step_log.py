@@ -1,4 +1,4 @@
-"""The metrics of training steps: reads, checks, averages and writes them."""
+"""Reads, checks, averages and writes the metrics of training steps."""
 
 import time
 

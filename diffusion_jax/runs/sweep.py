@@ -1,4 +1,4 @@
-"""`--sweep_index=i`: the i-th change that the `sweep()` of a config yields."""
+"""Applies `--sweep_index=i`, the i-th change of the `sweep()` of a config."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The objective of a classifier of noisy images, for guidance."""
+"""Defines the objective of a classifier of noisy images, for guidance."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def classifier(
   parametrization: str = 'eps',
   sigma_data: float = 0.5,
 ) -> Objective:
-  """-log p(y | x_t) in nats (Dhariwal & Nichol 2021, section 4).
+  """Returns -log p(y | x_t) in nats (Dhariwal & Nichol 2021, section 4).
 
   network_fn(params, x_t, noise, {}) -> logits [B, K]; `times` draws the levels
   (its weights are not used); `parametrization` decides how the input is scaled,

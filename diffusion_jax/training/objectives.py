@@ -42,21 +42,25 @@ from diffusion_jax.core.parametrization import to_x0
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.core.vdm import vdm_weight
 from diffusion_jax.training.conditions import Condition, unconditional
-from diffusion_jax.training.loss_aware import loss_aware_times, record
+from diffusion_jax.training.loss_aware import (
+  init_loss_history,
+  loss_aware_times,
+  record,
+)
 
 Array = jax.Array
 Augment = Callable[[Array, Array], tuple[Array, Array]]
 
 
 class Mean(NamedTuple):
-  """A mean that can be added up: total / count, NaN where nothing counted."""
+  """Holds a mean that can be added up: total / count, NaN for no count."""
 
   total: Array
   count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class Context(NamedTuple):
-  """What a loss may depend on beside its parameters and the batch.
+  """Holds what a loss may depend on beside its parameters and the batch.
 
   step: [], the updates so far; ema_params: the average of the parameters;
   frozen: parameters that are not trained, such as those of a teacher; state:
@@ -76,20 +80,22 @@ def keep_state(state: Any, records: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """A training loss in functions; called, it is the loss of a whole batch.
+  """Holds a training loss as functions; a call computes it of a whole batch.
 
   draw(key, batch, context) -> (inputs, keys): all random numbers of the batch
   and what the loss needs of it, arrays [B, ...]; keys of the network's dropout.
   loss(params, context, inputs, keys) -> (loss [], (metrics, records)), for any
   rows of inputs; records: [B, ...], or (). update(state, records) -> state of
-  the next step. separable: the loss is a mean over the rows, so that the mean
-  over parts of a batch is that of the batch.
+  the next step; init() -> state of the first step. separable: the loss is a
+  mean over the rows, so that the mean over parts of a batch is that of the
+  batch.
   """
 
   draw: Callable[[Array, dict, Context], tuple[Any, Any]]
   loss: Callable[[Any, Context, Any, Any], tuple[Array, tuple[dict, Any]]]
   update: Callable[[Any, Any], Any] = keep_state
   separable: bool = True
+  init: Callable[[], Any] = lambda: ()
 
   def __call__(
     self, params: Any, context: Context, key: Array, batch: dict
@@ -101,7 +107,7 @@ class Objective:
 
 
 class Inputs(NamedTuple):
-  """What is drawn for a batch of a denoising objective, arrays [B, ...].
+  """Holds what is drawn for a batch of a denoising objective, [B, ...].
 
   level and time_weight: of the time sampler; cond: what the network is
   conditioned on; augment_keys: of the augmentation; estimated: where
@@ -274,7 +280,7 @@ def hybrid(
   condition: Condition = unconditional,
   sigma_data: float = 0.5,
 ) -> Objective:
-  """L_simple + vlb_weight * L_vlb (Nichol & Dhariwal 2021, Eq. 16), per step.
+  """Returns L_simple + vlb_weight * L_vlb (Nichol & Dhariwal 2021, Eq. 16).
 
   The network has twice the channels: a learned variance. L_vlb, in bits per
   dimension, is T times `bound_term` at one step t of 1..T (step 1 ends at x_0,
@@ -346,10 +352,14 @@ def hybrid(
     metrics |= by_quarter(terms['loss'], level.t)
     return metrics['loss'].total, (metrics, (step, losses))
 
-  def record_losses(history, records):
-    return record(history, *records)
-
-  return Objective(draw, loss, record_losses if loss_aware else keep_state)
+  if not loss_aware:
+    return Objective(draw, loss)
+  return Objective(
+    draw,
+    loss,
+    lambda history, records: record(history, *records),
+    init=functools.partial(init_loss_history, num_steps),
+  )
 
 
 def vdm(
@@ -363,7 +373,7 @@ def vdm(
   condition: Condition = unconditional,
   sigma_data: float = 0.5,
 ) -> Objective:
-  """The variational bound in bits per dimension (Kingma et al. 2021, Eq. 11).
+  """Returns the variational bound, bits per dim (Kingma et al. 2021, Eq. 11).
 
   Prior loss, diffusion loss at one antithetic time per image and reconstruction
   loss, in continuous time or for a model of `num_steps` steps. make_schedule

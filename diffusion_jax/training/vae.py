@@ -1,7 +1,7 @@
-"""The objectives of variational autoencoders: -ELBO, in bits per dimension.
+"""Defines the objectives of VAEs: -ELBO, in bits per dimension.
 
-What decides p(x | z) is the output [B, H, W, P * C] of a decoder: P parameters
-of each channel of each pixel, one after the other along the last axis.
+The output [B, H, W, P * C] of a decoder has P parameters of p(x | z) for each
+channel of each pixel, one after the other along the last axis.
 """
 
 import functools
@@ -95,11 +95,6 @@ def log_likelihood(decoder: str, num_levels: int) -> OutputLogProb:
   return apply
 
 
-def initial_step() -> Array:
-  """Returns the first state of these objectives: 0 updates so far."""
-  return jnp.zeros((), jnp.int32)
-
-
 def vae(
   encode: Callable,
   decode: Callable,
@@ -114,9 +109,9 @@ def vae(
   beta=1 is -ELBO (Kingma & Welling 2014, Eq. 3). encode(params, 1, x, key=None)
   -> Normal, q(z | x); decode(params, 1, z, key=None) -> output, as of `hvae`
   with one layer; the key is dropout's.
-  beta is multiplied by `core.vae.kl_warmup` over that many steps, counted in
-  objective_state (`initial_step`); `free_bits`, in nats of each channel of z,
-  by `core.vae.free_bits`, which needs the batch in one part (ValueError).
+  beta is multiplied by `core.vae.kl_warmup` over that many steps, which the
+  state counts. `free_bits`, in nats of each channel of z, are those of
+  `core.vae.free_bits`, which needs the batch in one part (ValueError).
   params: {'network': ...}. Metrics: loss, which is minimised, and bits_per_dim
   = reconstruction + kl, the plain bound; beta.
   """
@@ -211,7 +206,11 @@ def _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=False):
     metrics = {name: Mean(x, jnp.ones(())) for name, x in means.items()}
     return means['loss'], (metrics, ())
 
-  # free bits are a maximum of means over the batch
   return Objective(
-    draw, loss, lambda state, _: state + 1, separable=not free_bits
+    draw,
+    loss,
+    lambda state, _: state + 1,
+    # Free bits are a maximum of means over the batch.
+    separable=not free_bits,
+    init=lambda: jnp.zeros((), jnp.int32),  # updates so far
   )

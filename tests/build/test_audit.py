@@ -20,6 +20,7 @@ from diffusion_jax.build import (
   schedule,
 )
 from diffusion_jax.errors import UserError
+from diffusion_jax.families import vae_models
 from diffusion_jax.runs import run_folder
 from tests.programs.conftest import smoke
 
@@ -230,7 +231,7 @@ FACTS = {
   'network': set(network.network_facts(smoke())),
   'conditioning': {'num_steps'},
   'objective': set(objective._objective_facts(smoke(), None, False))
-  | {'encode', 'decode', 'log_likelihood'},
+  | set(vae_models.Model._fields),
   'sampling': {'schedule', 'sampler', 'gamma'},
 }
 

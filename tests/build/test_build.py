@@ -15,7 +15,7 @@ from configs import (
   digits_vdm,
   imagenet64,
 )
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.build import make, network, objective, schedule
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.errors import UserError
@@ -94,8 +94,8 @@ def vdm_smoke(**changes):
 def test_a_condition_that_is_impossible_is_one_line(changes, message):
   config = smoke(**changes)
   with pytest.raises(UserError, match=message) as error:
-    build.build_objective(config)
-    build.abstract_params(config)
+    families.of(config).objective(config)
+    families.abstract_params(config)
   assert '\n' not in str(error.value)
 
 
@@ -112,7 +112,7 @@ def test_the_options_of_ddpmpp_trace(changes):
   config = digits_edm.get_config('smoke')
   config.update_from_flattened_dict(changes)
   trace_loss(config)
-  names = set(build.abstract_params(config)['network'])
+  names = set(families.abstract_params(config)['network'])
   assert ('augment_dense' in names) == ('objective.augment' in changes)
   assert ('noise_fourier' in names) == ('network.noise_embedding' in changes)
 
@@ -126,7 +126,7 @@ def test_the_test_loss_is_of_the_images_themselves(key):
   }
   config = digits_edm.get_config('smoke')
   config.update_from_flattened_dict(conditioned)
-  init = build.init_params(build.build_network(config), config)
+  init = families.of(config).init(config)
   params = jax.tree.map(
     lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape),
     jax.jit(init)(key),
@@ -135,14 +135,14 @@ def test_the_test_loss_is_of_the_images_themselves(key):
     'image': jax.random.normal(key, (4, 8, 8, 1)),
     'label': jnp.arange(4),
   }
-  test = jax.jit(build.build_objective(config, test=True))
-  train = jax.jit(build.build_objective(config))
+  test = jax.jit(families.of(config).objective(config, test=True))
+  train = jax.jit(families.of(config).objective(config))
   found, other = (
     loss(params, Context(), key, batch)[0] for loss in (test, train)
   )
   config.objective.augment, config.network.dropout = 0.0, 0.0
   del params['network']['augment_dense']
-  plain = jax.jit(build.build_objective(config))
+  plain = jax.jit(families.of(config).objective(config))
   np.testing.assert_allclose(
     found, plain(params, Context(), key, batch)[0], rtol=1e-5
   )
@@ -172,7 +172,7 @@ def losses_of(monkeypatch, key):
     found = {}
     for test in (True, False):
       calls.clear()
-      objective = build.build_objective(config, test=test)
+      objective = families.of(config).objective(config, test=test)
       loss = objective({'network': {}}, Context(), key, batch)[0]
       found[test] = float(loss), list(calls)
     return found
@@ -208,7 +208,7 @@ def test_every_gamma_is_its_line_before_training(gamma, key):
       'schedule.gamma_max': 4.0,
     }
   )
-  init = build.init_params(build.build_network(config), config)
+  init = families.of(config).init(config)
   params = jax.jit(init)(key)
   assert ('schedule' in params) == (gamma != 'fixed')
   level = build.build_schedule(config, params)(jnp.array([0.0, 0.5, 1.0]))
@@ -222,12 +222,13 @@ def test_a_learned_schedule_needs_a_run():
   with pytest.raises(UserError, match=message):
     build.build_schedule(config)
   with pytest.raises(UserError, match='objective.name=vdm trains it'):
-    build.build_objective(vdm_smoke(**{'objective.name': 'denoising'}))
+    config = vdm_smoke(**{'objective.name': 'denoising'})
+    families.of(config).objective(config)
   config.schedule.gamma = 'fixed'
   assert build.build_schedule(config)(0.5).t == 0.5
   message = "config.schedule.gamma='cubic' is not one of fixed, scalar, network"
   with pytest.raises(UserError, match=message):
-    build.abstract_params(vdm_smoke(**{'schedule.gamma': 'cubic'}))
+    families.abstract_params(vdm_smoke(**{'schedule.gamma': 'cubic'}))
 
 
 @pytest.mark.parametrize(
@@ -249,8 +250,8 @@ def test_a_learned_schedule_needs_a_run():
 def test_what_vdm_cannot_have_is_one_line(changes, message):
   with pytest.raises(UserError, match=message):
     config = vdm_smoke(**changes)
-    build.abstract_params(config)
-    build.build_objective(config)
+    families.abstract_params(config)
+    families.of(config).objective(config)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ def test_what_vdm_cannot_have_is_one_line(changes, message):
 def test_the_options_of_vdm_trace(changes):
   trace_loss(vdm_smoke(**changes))
   if 'network.remat' in changes:
-    names = build.abstract_params(vdm_smoke(**changes))['network']
+    names = families.abstract_params(vdm_smoke(**changes))['network']
     assert 'down_0_attention' in names
 
 
@@ -302,9 +303,9 @@ def test_schedule_fields_reach_their_function():
 
 def trace_loss(config):
   batch = {'image': jnp.zeros((2, 8, 8, 1)), 'label': jnp.zeros(2, jnp.int32)}
-  params = build.abstract_params(config)
-  objective = build.build_objective(config)
-  memory = build.build_objective_state(config)
+  params = families.abstract_params(config)
+  objective = families.of(config).objective(config)
+  memory = objective.init()
   return jax.eval_shape(
     objective, params, Context(state=memory), jax.random.key(0), batch
   )
@@ -399,7 +400,7 @@ def test_a_smoke_run_of_adm_has_small_heads():
 def test_a_learned_variance_reaches_the_denoiser():
   config = smoke(**{'network.learned_variance': True})
   trace_loss(config)
-  params = build.abstract_params(config)
+  params = families.abstract_params(config)
   level = build.build_schedule(config)(0.5)
 
   def predict(params):
@@ -430,22 +431,22 @@ def test_the_bound_takes_its_fields_from_the_config(monkeypatch):
   seen = {}
   for name, constructor in list(objective.OBJECTIVES.items()):
 
-    def note(**values):
+    def note(constructor=constructor, **values):
       seen.update(values)
+      return constructor(**values)
 
     note.__signature__ = inspect.signature(constructor)
     monkeypatch.setitem(objective.OBJECTIVES, name, note)
   fields = {'objective.vlb_weight': 0.5, 'objective.times': 'loss_aware'}
   config = variance(**{'objective.name': 'hybrid'} | fields)
-  build.build_objective(config)
+  state: Any = families.of(config).objective(config).init()
   assert (seen['schedule_steps'], seen['num_levels']) == (1000, 17)
   assert (seen['vlb_weight'], seen['loss_aware']) == (0.5, True)
   assert seen['weight'] is dj.snr_weight
-  state: Any = build.build_objective_state(config)
   assert state.losses.shape == (1000, 10)
   seen.clear()
   config.objective.name = 'vlb'
-  build.build_objective(config)
+  families.of(config).objective(config)
   assert not {'vlb_weight', 'weight'} & set(seen)
 
 
@@ -485,7 +486,7 @@ def test_the_bound_takes_its_fields_from_the_config(monkeypatch):
 def test_what_needs_a_learned_variance_or_steps_is_refused(fields, message):
   config = smoke(**fields)
   with pytest.raises(UserError, match=message) as error:
-    build.build_objective(config)
+    families.of(config).objective(config)
     build.build_sampler(config, None)
   assert '\n' not in str(error.value)
 
@@ -498,7 +499,7 @@ def test_a_learned_variance_is_sampled_with():
 def test_an_unconditional_network_takes_labelled_data():
   config = smoke(**{'conditioning.labels': False})
   trace_loss(config)
-  names = set(build.abstract_params(config)['network'])
+  names = set(families.abstract_params(config)['network'])
   assert 'label_embedding' not in names
 
 
@@ -506,9 +507,9 @@ def test_values_that_a_constructor_refuses_name_the_section():
   with pytest.raises(
     UserError, match='config.network: num_groups=3 does not divide the 8'
   ):
-    build.abstract_params(smoke(**{'network.num_groups': 3}))
+    families.abstract_params(smoke(**{'network.num_groups': 3}))
   with pytest.raises(UserError, match='config.network: num_heads=3 does not'):
-    build.abstract_params(smoke(**{'network.num_heads': 3}))
+    families.abstract_params(smoke(**{'network.num_heads': 3}))
   with pytest.raises(UserError, match='config.sampling: order is 4'):
     build.build_sampler(
       smoke(**{'sampling.sampler': 'unipc', 'sampling.order': 4}), None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import base, digits_vdm
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.build import ranges
 from diffusion_jax.build.network import check_heights
 from diffusion_jax.errors import UserError
@@ -240,7 +240,7 @@ NETWORKS = {
 def attending(config, heights):
   """How many parameters the network has with attention at these heights."""
   config.network.attention_resolutions = heights
-  params = build.abstract_params(config)
+  params = families.abstract_params(config)
   return sum(x.size for x in jax.tree.leaves(params))
 
 
@@ -332,7 +332,7 @@ def test_training_checks_the_heights_before_it_writes(tmp_path):
         'network.fourier': (8, 6),
         'conditioning.noise_input': 'logsnr',
       },
-      build.abstract_params,
+      families.abstract_params,
       'config.network: fourier=8,6',
     ),
   ],

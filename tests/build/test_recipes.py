@@ -20,7 +20,7 @@ from configs import (
   digits,
   imagenet64,
 )
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.build import audit
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training import optimizer
@@ -55,9 +55,9 @@ def test_every_config_builds(name, argument):
   if not config.data.name:
     build.build_schedule(config)
     return
-  params = build.abstract_params(config)
+  params = families.abstract_params(config)
   schedule = build.build_schedule(config, params)
-  objective = build.build_objective(config)
+  objective = families.of(config).objective(config)
   build.build_optimizer(config)
   build.build_sampler(config, schedule)
   batch = {
@@ -66,7 +66,7 @@ def test_every_config_builds(name, argument):
     'text': jax.ShapeDtypeStruct((2, 9), jnp.int32),
     'text_mask': jax.ShapeDtypeStruct((2, 9), bool),
   }
-  memory = build.build_objective_state(config)
+  memory = objective.init()
   context = Context(state=memory)
   loss, _ = jax.eval_shape(objective, params, context, jax.random.key(0), batch)
   assert loss.shape == ()
@@ -248,7 +248,7 @@ def test_adm_samples_the_published_steps():
 )
 def test_networks_have_their_published_size(module, argument, expected):
   """recipes 0."""
-  params = build.abstract_params(module.get_config(argument))
+  params = families.abstract_params(module.get_config(argument))
   assert sum(x.size for x in jax.tree.leaves(params)) == expected
 
 
@@ -256,7 +256,7 @@ def test_the_larger_network_of_vdm():
   """cifar10_aug of the release, recipes 0."""
   config = cifar10_vdm.get_config()
   config.network.channels, config.schedule.gamma = 256, 'network'
-  params = build.abstract_params(config)
+  params = families.abstract_params(config)
   assert sum(x.size for x in jax.tree.leaves(params)) == 122_140_677
 
 
@@ -280,7 +280,7 @@ def test_vdm_decays_what_the_release_does():
   """
   config = cifar10_vdm.get_config()
   mask = optimizer.WEIGHT_DECAY_MASKS[config.optimizer.weight_decay_mask]
-  params = build.abstract_params(config)
+  params = families.abstract_params(config)
   biases = 128 + 34 * 4 * 128 + 33 * 6 * 128 + 5 * 128 + 2 * 512 + 128 + 3
   names, count = decayed(params, mask)
   assert count == 30_578_181 - biases
@@ -305,7 +305,7 @@ def test_weight_decay_of_vdms_monotone_gamma():
   config = cifar10_vdm.get_config('smoke')
   config.schedule.gamma = 'network'
   names, _ = decayed(
-    build.abstract_params(config)['schedule'],
+    families.abstract_params(config)['schedule'],
     lambda params: optimizer.not_biases({'schedule': params})['schedule'],
   )
   assert names == {

@@ -102,7 +102,7 @@ def test_eps_and_score_need_signal_at_the_end(fields):
     config.objective.parametrization = kind
     message = f"config.objective.parametrization='{kind}': .*no signal at t = 1"
     for use in (
-      build.build_objective,
+      lambda c: families.of(c).objective(c),
       lambda c: families.of(c).generate(c, mesh),
     ):
       with pytest.raises(UserError, match=message) as error:
@@ -111,7 +111,7 @@ def test_eps_and_score_need_signal_at_the_end(fields):
   for kind in ('x0', 'v', 'flow', 'edm'):
     config.objective.parametrization = kind
     build.check_signal(config)
-    build.build_objective(config)
+    families.of(config).objective(config)
 
 
 @pytest.mark.parametrize(

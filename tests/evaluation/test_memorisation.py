@@ -50,7 +50,7 @@ def test_equal_distances_count_as_a_half():
 
 def test_the_sheet_shows_pairs_side_by_side():
   samples, train = (
-    np.tile(np.uint8(levels)[:, None, None, None], (1, 48, 48, 1))
+    np.tile(np.array(levels, np.uint8)[:, None, None, None], (1, 48, 48, 1))
     for levels in ([52, 157], [50, 150])
   )
   sheet = pair_sheet(samples, train)

@@ -14,8 +14,8 @@ def sets():
   return scores.Described({'features': x}), scores.Described({'features': y})
 
 
-def value(measure, *sets):
-  [row] = scores.score(measure, *sets, SETTING)
+def value(measure, samples, reference):
+  [row] = scores.score(measure, samples, reference, SETTING)
   return row.estimate.value
 
 
@@ -53,7 +53,7 @@ def test_few_samples_are_computed_and_noted(sets):
 )
 def test_what_is_missing_is_named(sets, measure, message):
   with pytest.raises(scores.Missing, match=message):
-    scores.score(measure, *sets, SETTING)
+    scores.score(measure, sets[0], sets[1], SETTING)
 
 
 def test_accuracy_is_of_the_labels(sets):

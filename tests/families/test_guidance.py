@@ -35,7 +35,7 @@ def classifier_smoke(**changes):
 
 def loud(config, seed):
   """Parameters away from the initial zeros, so that everything shows."""
-  shapes = build.abstract_params(config)
+  shapes = families.abstract_params(config)
   leaves, tree = jax.tree.flatten(shapes)
   rng = np.random.default_rng(seed)
   return tree.unflatten(
@@ -393,14 +393,15 @@ def test_metrics_of_the_other_kind_are_refused(runs):
       {'objective.name': 'denoising'},
       "'denoising' with network.name='classifier'",
     ),
-    ({'conditioning.labels': True}, 'is to find the label'),
+    ({'conditioning.labels': True}, 'labels=True needs objective.name=denois'),
     ({'data.num_classes': 0}, 'needs data.num_classes > 1'),
     ({'objective.augment': 0.1}, 'augment=0.1 needs objective.name=denoising'),
   ],
 )
 def test_what_a_classifier_cannot_be_is_one_line(changes, message):
   with pytest.raises(UserError, match=message) as error:
-    build.build_objective(classifier_smoke(**changes))
+    config = classifier_smoke(**changes)
+    families.of(config).objective(config)
   assert '\n' not in str(error.value)
 
 

@@ -80,7 +80,7 @@ def test_it_trains_and_evaluates_the_plain_bound(run):
 def test_a_latent_image_trains_and_gives_samples(tmp_path):
   config = smoke('autoencoder')
   PROGRAMS['train'](config, str(tmp_path))
-  assert vae.latent_shape(config, vae.model_of(config)) == (4, 4, 4)
+  assert vae.latent_shape(config, vae.build_model(config)) == (4, 4, 4)
   beta = [x['beta'] for x in lines(tmp_path) if 'beta' in x][-1]
   assert beta == pytest.approx(config.objective.beta)
   PROGRAMS['sample'](config, str(tmp_path))
@@ -152,7 +152,7 @@ def test_samples_are_draws_of_the_prior_decoded(run):
   assert np.ptp(whole, axis=0).max() > 1e-4
   if kind == 'hvae':
     return
-  model = vae.model_of(config)
+  model = vae.build_model(config)
   key = jax.random.fold_in(stream(0, 'vae_sampling'), 3)
   shape = vae.latent_shape(config, model)
   z = jax.random.normal(jax.random.split(key, 1)[0], shape)[None]
@@ -184,10 +184,10 @@ def test_two_grey_levels_and_bernoullis(key):
   config = smoke(**{'objective.decoder': 'bernoulli', 'data.num_levels': 2})
   pictures, _ = build.build_source(config).read(np.arange(8))
   assert set(np.unique(pictures)) == {0, 1}
-  params = build.init_params(build.build_network(config), config)(key)
-  objective = build.build_objective(config, test=True)
+  params = families.of(config).init(config)(key)
+  objective = families.of(config).objective(config, test=True)
   batch = {'image': images.scale(pictures, 2)}
-  state = build.build_objective_state(config)
+  state = objective.init()
   _, (metrics, _) = objective(params, Context(state=state), key, batch)
   assert metrics['reconstruction'].total == pytest.approx(1.0, abs=1e-3)
 
@@ -201,7 +201,10 @@ def test_two_grey_levels_and_bernoullis(key):
       "'denoising' with network.name='autoencoder'",
     ),
     ({'objective.name': 'hvae'}, 'take .*vae with autoencoder, hvae with hier'),
-    ({'objective.decoder': 'student'}, 'is not one of logistic, gaussian, ber'),
+    (
+      {'objective.decoder': 'student'},
+      'is not one of logistic, gaussian, unit_gaussian, ber',
+    ),
     ({'objective.decoder': 'bernoulli'}, 'has 2 grey levels, not 17: take'),
     ({'conditioning.labels': True}, 'conditioning.labels=True: a run of obj'),
     ({'sampling.sampler': 'ddim'}, 'sampling.sampler=ddim: a run of'),

@@ -7,12 +7,14 @@ them without torch.
 """
 
 from pathlib import Path
+from typing import Any
 
-import diffusers
+import diffusers as package
 import numpy as np
 import safetensors.torch
 import torch
 
+diffusers: Any = package
 FOLDER = Path(__file__).parent / 'stored'
 
 LEVELS = dict(

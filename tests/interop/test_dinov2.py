@@ -98,8 +98,12 @@ def test_a_file_of_transformers_is_read(tensors, tmp_path):
     ({'encoder.layer.1.norm1.bias': None}, 'missing: encoder.layer.1.norm1.b'),
     ({'classifier.weight': (4, 4)}, 'not used: classifier.weight'),
     ({'layernorm.bias': (7,)}, r'layernorm.bias \(7,\) for norm/bias \(128,\)'),
-    ({'embeddings.position_embeddings': None}, 'position_embeddings is missi'),
+    (
+      {'embeddings.position_embeddings': None},
+      'position_embeddings is missing',
+    ),
     ({'embeddings.position_embeddings': (1, 8, WIDTH)}, 'of another shape'),
+    ({'embeddings.position_embeddings': (8, 100)}, r'the shape \(8, 100\)'),
   ],
 )
 def test_another_file_is_refused_in_one_line(

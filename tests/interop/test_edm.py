@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -351,7 +352,7 @@ def test_the_published_networks_have_their_parameters(options, expected):
   network, fields = edm.make_network(chosen)
   shapes = edm.parameter_shapes(network, chosen)
   table = edm.table(network, shapes, chosen['img_resolution'])
-  sizes = names.traverse_util.flatten_dict(shapes, sep='/')
+  sizes: Any = names.traverse_util.flatten_dict(shapes, sep='/')
   assert {entry.ours for entry in table} == set(sizes)
   assert len({entry.theirs for entry in table}) == len(sizes)
   assert sum(x.size for x in sizes.values()) == expected

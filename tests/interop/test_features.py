@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +111,8 @@ def test_features_of_a_file_and_their_protocol(folder, monkeypatch):
   assert found.protocol['features'] == 'DINOv2 ViT of width 128, depth 2'
   network, params = read_params(file)
   x = features.dinov2_network.preprocess(images(4, 1))
-  expected = network.apply({'params': params}, x)['features']
+  output: Any = network.apply({'params': params}, x)
+  expected = output['features']
   np.testing.assert_allclose(
     found(images(4, 1))['features'], expected, atol=1e-4
   )

@@ -1,13 +1,15 @@
 """A config with the fields of imported weights builds the same network."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 
 from configs import base
+from diffusion_jax import families
 from diffusion_jax.build import audit
 from diffusion_jax.build.network import build_network, build_noise_input
-from diffusion_jax.build.objective import build_objective
 from diffusion_jax.build.sampling import build_levels, build_sampler
 from diffusion_jax.build.schedule import build_schedule
 from diffusion_jax.interop import edm, ho, names, openai, score_sde
@@ -23,7 +25,7 @@ NCSNPP = dict(
 
 
 def config_of(fields):
-  config = base.get_config()
+  config: Any = base.get_config()
   config.data.name = 'synthetic'
   for path, value in fields.items():
     section, name = path.split('.')
@@ -36,7 +38,7 @@ def check(network, fields):
   audit.audit(config)
   assert build_network(config) == network
   build_noise_input(config)
-  build_objective(config)
+  families.of(config).objective(config)
   if fields.get('objective.name') != 'classifier':
     schedule = build_schedule(config)
     build_sampler(config, schedule)

@@ -1,5 +1,7 @@
 """DINOv2's network against NumPy and PIL."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -14,12 +16,12 @@ from diffusion_jax.networks.dinov2 import Block, DinoV2
 def test_images_are_resized_as_by_pil_without_rounding(side):
   shape = (1, side, side, 3)
   images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-  resized = np.stack([
-    Image.fromarray(np.float32(images[0, :, :, c])).resize(
-      (224, 224), Image.Resampling.BICUBIC
-    )
-    for c in range(3)
-  ], axis=-1)  # fmt: skip
+  resized = np.zeros((224, 224, 3))
+  for c in range(3):
+    channel = Image.fromarray(np.float32(images[0, :, :, c]))
+    size = 224, 224
+    channel = channel.resize(size, Image.Resampling.BICUBIC)
+    resized[..., c] = np.asarray(channel)
   mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   expected = (resized / 255.0 - mean) / deviation
   found = dinov2.preprocess(images)
@@ -73,7 +75,7 @@ def test_a_block_is_attention_and_a_gelu_network_with_scales():
   x = np.random.default_rng(1).standard_normal((2, 5, 8))
   network = Block(2)
   params = random_params(network, np.float32(x))
-  found = network.apply({'params': params}, np.float32(x))
+  found: Any = network.apply({'params': params}, np.float32(x))
   wide = jax.tree.map(np.float64, params)
   np.testing.assert_allclose(found, block(x, wide, 2), atol=2e-5)
 
@@ -82,7 +84,8 @@ def test_features_are_the_class_token_after_the_last_norm():
   x = np.random.default_rng(1).standard_normal((2, 28, 42, 3))
   network = DinoV2(width=8, depth=1, num_heads=2, grid=4)
   params = random_params(network, np.float32(x))
-  found = network.apply({'params': params}, np.float32(x))['features']
+  output: Any = network.apply({'params': params}, np.float32(x))
+  found = output['features']
   p = jax.tree.map(np.float64, params)
   tokens = np.zeros((2, 7, 8))
   tokens[:, 0] = p['class_token'] + p['positions'][0]

@@ -1,5 +1,7 @@
 """The Inception network of FID against NumPy, part by part, and as a whole."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -83,7 +85,7 @@ def test_a_unit_is_convolution_norm_and_relu(size, stride, padding, pad):
   unit = Unit(3, size, stride, padding)
   params = random_params(unit.init(jax.random.key(0), np.float32(x))['params'])
   params['mean'] += 1.0  # so that some outputs are negative before the ReLU
-  found = unit.apply({'params': params}, np.float32(x))
+  found: Any = unit.apply({'params': params}, np.float32(x))
   wide = jax.tree.map(np.float64, params)
   expected = normalise(convolve(x, wide['kernel'], pad, stride), wide)
   assert (expected < 0).any()
@@ -114,7 +116,7 @@ def test_the_pool_branch_averages_without_the_padding():
   network = PoolBranch()
   shapes = jax.eval_shape(network.init, jax.random.key(0), np.float32(x))
   params = random_params(shapes['params'])
-  found = network.apply({'params': params}, np.float32(x))
+  found: Any = network.apply({'params': params}, np.float32(x))
   unit = jax.tree.map(np.float64, params['Mixed_5b.branch_pool'])
   h = convolve(pooled(x, np.mean), unit['kernel'], (0, 0))
   np.testing.assert_allclose(

@@ -1,8 +1,10 @@
-"""Ours against diffusers' own networks, which need torch and diffusers."""
+"""Ours against other projects' packages, of the extra [parity]."""
 
 from pathlib import Path
 
 import pytest
+
+from tests.parity import torch_packages
 
 HERE = Path(__file__).parent
 
@@ -11,3 +13,8 @@ def pytest_collection_modifyitems(items):
   for item in items:
     if HERE in item.path.parents:
       item.add_marker(pytest.mark.parity)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def torchvision_loads():
+  torch_packages.declare_operators()

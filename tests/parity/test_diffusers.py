@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from configs import digits
+from diffusion_jax.families import diffusion
 from diffusion_jax.interop import diffusers as interop
 from diffusion_jax.interop import files
+from diffusion_jax.programs import PROGRAMS
+from diffusion_jax.training import checkpoints
 
 torch = pytest.importorskip('torch')
 theirs = pytest.importorskip('diffusers')
@@ -241,13 +245,19 @@ def test_the_betas_of_schedulers(options, tmp_path):
   assert again.config.prediction_type == scheduler.config.prediction_type
 
 
-def test_ddim_pipeline_makes_our_images(tmp_path):
-  """20 steps from the same noise, clipped: eps is of the clipped x0 here."""
-  model = perturbed(theirs.UNet2DModel(**HO))
-  theirs.DDPMPipeline(model, theirs.DDPMScheduler()).save_pretrained(tmp_path)
-  found = interop.load(tmp_path)
-  interop.save(tmp_path / 'ours', *found[:3])
-  pipeline = theirs.DDIMPipeline.from_pretrained(tmp_path / 'ours')
+def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
+  """20 steps from the same noise; our eps is that of the clipped x0."""
+  config = digits.get_config('smoke')
+  config.training.mesh = (1, 1)
+  config.conditioning.labels = False
+  config.conditioning.dropout = 0.0
+  config.training.sample_every = config.training.evaluate_every = 0
+  run, out = tmp_path / 'run', tmp_path / 'out'
+  PROGRAMS['train'](config, str(run))
+  config.convert.to, config.convert.out = 'diffusers', str(out)
+  PROGRAMS['convert'](config, str(run))
+
+  pipeline = theirs.DDIMPipeline.from_pretrained(out)
   pipeline.set_progress_bar_config(disable=True)
   generator = torch.Generator().manual_seed(0)
   pictures = pipeline(
@@ -257,24 +267,15 @@ def test_ddim_pipeline_makes_our_images(tmp_path):
     use_clipped_model_output=True,
     output_type='np',
   ).images
-  x = torch.randn((2, 3, 16, 16), generator=generator.manual_seed(0))
+  x = torch.randn((2, 1, 8, 8), generator=generator.manual_seed(0))
 
-  schedule = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
-  denoise = dj.make_denoiser(
-    lambda params, x, noise, cond, *, key=None: found.network.apply(
-      {'params': params}, x, noise, cond
-    ),
-    found.params,
-    parametrization='eps',
-    noise_input=dj.step_input(1000),
-  )
-  levels = dj.level_grid(schedule, 20, found.fields['sampling.spacing'])
+  config.sampling.num_steps, config.sampling.eta = 20, 0.0
+  params, _ = checkpoints.restore_params(run)
+  schedule, levels, sampler = diffusion.levels_and_sampler(config, params)
+  denoise = diffusion.build_denoise(config, params, {}, schedule)
   keys = jax.random.split(jax.random.key(0), 2)
-  sample = jax.jit(
-    lambda x: dj.sample(keys, dj.clip_denoised(denoise), dj.ddim(), levels, x)
-  )
-  ours = sample(jnp.asarray(nhwc(x)))
-  ours = np.clip(np.asarray(ours) / 2 + 0.5, 0, 1)
+  sample = jax.jit(lambda x: dj.sample(keys, denoise, sampler, levels, x))
+  ours = np.clip(np.asarray(sample(jnp.asarray(nhwc(x)))) / 2 + 0.5, 0, 1)
   assert np.std(ours) > 0.1
   np.testing.assert_allclose(ours, pictures, rtol=0, atol=1e-4)
 

@@ -1,7 +1,6 @@
 """DINOv2 against transformers' Dinov2Model, by random weights in its file."""
 
 import dataclasses
-import importlib.util
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from diffusion_jax.interop import features
 from diffusion_jax.interop.dinov2 import read_params
 from diffusion_jax.networks.dinov2 import interpolate_positions, preprocess
-from tests.parity.torch_packages import load
 
 # heads have 64 channels
 SIZES = {'tiny': (128, 2, 2), 'vits14': (384, 12, 6)}
@@ -18,8 +16,6 @@ SIZES = {'tiny': (128, 2, 2), 'vits14': (384, 12, 6)}
 @pytest.fixture(params=SIZES)
 def case(request, tmp_path):
   """transformers' network, and the folder of its weights."""
-  if importlib.util.find_spec('torchvision'):
-    load('torchvision')  # transformers imports it where it is installed
   transformers = pytest.importorskip('transformers')
   import torch
 

@@ -26,7 +26,7 @@ def networks(tmp_path_factory):
     extractor.FeatureExtractorInceptionV3, 'inception', list(OUTPUTS)
   )
   with pytest.MonkeyPatch.context() as patch:
-    # The one network that has no weights is asked for its state, which is empty
+    # The network begins without weights: nothing is downloaded.
     patch.setattr(extractor, 'load_state_dict_from_url', lambda *a, **k: {})
     patch.setattr(torch.nn.Module, 'load_state_dict', lambda *a, **k: None)
     network = make()

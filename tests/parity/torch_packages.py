@@ -1,22 +1,34 @@
-"""Imports modules of torch-fidelity and pytorch-fid, which need torchvision."""
+"""Imports modules of packages that need torchvision."""
+
+import importlib
+import importlib.util
 
 import pytest
 
 
 def load(name):
-  """Returns the module, or skips the test where it or torch is missing.
+  """Returns the module, or skips the test where it or torch is missing."""
+  pytest.importorskip('torch')
+  pytest.importorskip('torchvision')
+  return pytest.importorskip(name)
 
-  A torchvision built for GPUs does not load beside a CPU build of torch: two
-  operators that it describes are missing. No test here uses them, and they are
-  declared instead.
+
+def declare_operators():
+  """Makes a torchvision that was built for GPUs load beside torch for CPUs.
+
+  Two operators that it describes are missing there. No test uses them, and they
+  are declared. diffusers, transformers, torch-fidelity and pytorch-fid import
+  torchvision where it is installed.
   """
-  torch = pytest.importorskip('torch')
+  if not all(map(importlib.util.find_spec, ('torch', 'torchvision'))):
+    return
+  import torch
+
   try:
-    pytest.importorskip('torchvision')
+    importlib.import_module('torchvision')
   except RuntimeError:
     for operator in ('nms', 'qnms'):
       torch.library.define(
         f'torchvision::{operator}',
         '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
       )
-  return pytest.importorskip(name)

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 
 from configs import run as run_of
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop import diffusers
+from diffusion_jax.interop import diffusers, names
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.runs import first_weights, run_folder
 from diffusion_jax.training import checkpoints
+from tests.interop import test_openai
 from tests.programs.conftest import smoke
 
 STORED = Path(__file__).parent.parent / 'interop' / 'stored'
@@ -32,7 +34,7 @@ def converted(workdir, name='labels'):
 
 def config_of(workdir, **changes):
   """As --config=configs/run.py:<workdir> gives it."""
-  config = run_of.get_config(str(workdir))
+  config: Any = run_of.get_config(str(workdir))
   config.training.mesh = (1, 1)
   config.update_from_flattened_dict(changes)
   return config
@@ -79,6 +81,24 @@ def test_a_run_goes_out_and_comes_back_bit_for_bit(run, to, tmp_path):
     PROGRAMS['convert'](config, str(run))
 
 
+def test_weights_of_openai_become_a_run(tmp_path):
+  """Their flags are convert.options; the format is not to be guessed."""
+  flags = test_openai.FLAGS
+  _, _, shapes, table = test_openai.make('guided', **flags)
+  params = test_openai.random_like(shapes)
+  path = tmp_path / 'mine.npz'
+  np.savez(path, **names.write(table, params))
+  options = ' '.join(f'{name}={x!r}' for name, x in flags.items())
+  convert(tmp_path / 'run', **{
+    'convert.source': str(path),
+    'convert.format': 'openai',
+    'convert.model': 'guided',
+    'convert.options': options,
+  })  # fmt: skip
+  found, _ = checkpoints.restore_params(tmp_path / 'run')
+  same(found['network'], params)
+
+
 def test_an_autoencoder_becomes_a_run_that_encodes(tmp_path):
   from diffusion_jax import build
 
@@ -118,6 +138,7 @@ def test_a_training_begins_with_converted_weights(run, tmp_path, capsys):
   leaves = len(jax.tree.leaves(params))
   assert f'{leaves} of {leaves} leaves\n' in capsys.readouterr().out
   shutil.copytree(run, tmp_path / 'mine')
+  config.training.resume = 'force'
   with pytest.raises(UserError, match='init_from=<this one>'):
     PROGRAMS['train'](config, str(tmp_path / 'mine'))
 
@@ -132,7 +153,8 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
   mesh = train.build.build_mesh(config)
   optimizer = train.build.build_optimizer(config)
   emas = train.build.build_ema_decays(config)
-  make_state, _ = train.state_maker(config, optimizer, emas, mesh)
+  objective = train.families.of(config).objective(config)
+  make_state, _ = train.state_maker(config, objective, optimizer, emas, mesh)
   fresh = make_state()
   state = first_weights.begin(fresh, str(run))
   printed = capsys.readouterr().out
@@ -220,7 +242,7 @@ def test_what_comes_with_the_weights_cannot_be_given(run):
 
 
 def test_the_config_of_a_run(run, tmp_path):
-  stored = run_folder.read_config(run)
+  stored = run_folder.read_config(run) or {}
   config = run_of.get_config(str(run))
   assert run_folder.plain(config) == stored | {
     'convert': run_folder.plain(run_of.get_config())['convert']

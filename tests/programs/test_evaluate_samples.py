@@ -85,7 +85,7 @@ def test_training_writes_the_metrics_of_its_samples(run):
   assert 0.0 <= found[0]['recall_pixels'] <= 1.0
   assert 'test_loss' not in found[0]
   config = smoke(**{'sampling.checkpoint': 'best'})
-  sample.choose_checkpoint(config, run)
+  sample.restore(config, run)
   best = min(found, key=lambda line: line['fd_pixels'])
   assert config.sampling.checkpoint == str(best['step'])
 

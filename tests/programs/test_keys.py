@@ -73,7 +73,7 @@ def training_noise(schedule, seed):
 def sampling_noise(config, schedule):
   """The first noise of images 0..3, and that of each step but the last."""
   params = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), build.abstract_params(config)
+    lambda x: jnp.zeros(x.shape, x.dtype), families.abstract_params(config)
   )  # so that eps is 0
   mesh = build.build_mesh(config)
   params = jax.device_put(params, replicated(mesh))

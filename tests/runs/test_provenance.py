@@ -27,7 +27,7 @@ def test_a_line_has_what_differs_from_the_plain_case():
 
 def test_settings_are_kept_and_compared(tmp_path):
   path = tmp_path / 'samples.npz'
-  np.savez(path, settings=provenance.pack(SETTINGS))
+  provenance.write_npz(path, {}, SETTINGS)
   assert provenance.read(path) == SETTINGS
   provenance.check_same(path, SETTINGS | {'run': 'moved'}, 'x', 'sampling.name')
   other = SETTINGS | {'sampling': SETTINGS['sampling'] | {'seed': 2}}

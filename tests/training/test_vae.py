@@ -118,7 +118,7 @@ def literal_chain(key):
   return -literal_decoder(z1 @ W['decode']), np.stack(ratios, axis=1)
 
 
-START = Context(state=vae.initial_step())
+START = Context(state=jnp.zeros((), jnp.int32))
 
 
 def test_kingma_welling_eq_3(key):
@@ -228,6 +228,12 @@ def test_decoders_literally():
   h = RNG.normal(size=(B, 2, 2, 2))
   found = vae.log_likelihood('gaussian', LEVELS)(jnp.float32(h), BATCH['image'])
   expected = literal_decoder(h.reshape(B, 8), stats.norm.cdf)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  mean, image = np.float64(h[..., :1]), np.float64(BATCH['image'])
+  expected = np.log(mass(stats.norm.cdf, mean, 1.0, image)).sum((1, 2, 3))
+  found = vae.log_likelihood('unit_gaussian', LEVELS)(
+    jnp.float32(mean), BATCH['image']
+  )
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   x, logits = np.sign(h[..., :1]), h[..., 1:]
   p = 1.0 / (1.0 + np.exp(-logits))
