@@ -108,9 +108,6 @@ TESTED_ELSEWHERE = {
   'build/optimizer.py': 'build/test_recipes.py',
   'data/builders.py': 'data/test_prepare.py',
   'errors.py': 'test_command_line.py',
-  'evaluation/features.py': 'evaluation/test_compare.py',
-  'evaluation/neighbours.py': 'evaluation/test_memorisation.py',
-  'evaluation/scores.py': 'evaluation/test_compare.py',
   'families/classifier.py': 'families/test_guidance.py',
   'families/diffusion.py': 'programs/test_sample.py',
   'families/family.py': 'families/test_vae.py',
@@ -121,8 +118,6 @@ TESTED_ELSEWHERE = {
   'interop/ve.py': 'interop/test_score_sde.py',
   'runs/first_weights.py': 'programs/test_convert.py',
   'runs/guidance_runs.py': 'families/test_guidance.py',
-  'runs/measures.py': 'programs/test_evaluate_samples.py',
-  'runs/references.py': 'programs/test_evaluate_samples.py',
   'runs/results.py': 'programs/test_evaluate.py',
   'runs/sample_inputs.py': 'programs/test_sample.py',
 }

@@ -15,7 +15,7 @@ def sets():
 
 
 def value(measure, *sets):
-  [row] = scores.score(measure, *sets, SETTING)
+  [row] = scores.score(measure, *sets, setting=SETTING)
   return row.estimate.value
 
 
@@ -53,7 +53,7 @@ def test_few_samples_are_computed_and_noted(sets):
 )
 def test_what_is_missing_is_named(sets, measure, message):
   with pytest.raises(scores.Missing, match=message):
-    scores.score(measure, *sets, SETTING)
+    scores.score(measure, *sets, setting=SETTING)
 
 
 def test_accuracy_is_of_the_labels(sets):

@@ -1,5 +1,7 @@
 """Features of real images: what they depend on, and the cache."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -52,7 +54,7 @@ def test_the_name_in_the_cache_depends_on_all_that_the_features_do():
     identity = extractor.identity | {field: 'x'}
     other = extractor._replace(identity=identity)
     found.append(references.describe(config, source, 'train', other))
-  changed = build_source(config, 'train')
+  changed: Any = build_source(config, 'train')
   changed.images[:] = 0
   found.append(references.describe(config, changed, 'train', extractor))
   names = {references.digest(protocol) for protocol in found}
