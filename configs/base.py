@@ -185,7 +185,7 @@ def get_config():
   optimizer.weight_decay = 0.0  # AdamW's
   # of kernels; not_biases (kernels, norms, embeddings, schedule: VDM); all
   optimizer.weight_decay_mask = 'kernels'
-  # replaces nan by 0 and inf by 1e5 in gradients, as EDM; the run goes on
+  # replaces nan by 0 and inf by 1e5 in gradients, as EDM; the run continues
   optimizer.repair_gradients = False
 
   training = config.training = ConfigDict()  # docs/training.md

@@ -124,7 +124,7 @@ def _churned(config, schedule, sampler):
 def _check_no_memory(name, sampler):
   if jax.tree.leaves(sampler.init(jnp.zeros((1, 1)))):
     raise UserError(
-      f'config.sampling: {name} remembers earlier steps, which churn and '
+      f'config.sampling: {name} uses earlier steps, which churn and '
       'correctors change: set churn and corrector_steps to 0, or take another '
       'sampler'
     )

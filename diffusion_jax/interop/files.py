@@ -51,7 +51,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
 
 
 class Lazy(Mapping):
-  """Holds the tensors of a safetensors file, each read when it is asked for.
+  """Holds the tensors of a safetensors file, which are read when they are used.
 
   rename: a tensor's name -> the name that it is found by here.
   """
@@ -237,7 +237,7 @@ def _load_torch(path):
 def _to_numpy(tree, torch):
   if isinstance(tree, torch.Tensor):
     tree = tree.detach()
-    if tree.dtype == torch.bfloat16:  # NumPy knows it from jax only
+    if tree.dtype == torch.bfloat16:  # NumPy has it through jax only
       return tree.view(torch.int16).numpy().view(jnp.bfloat16)
     return tree.numpy()
   if isinstance(tree, Mapping):

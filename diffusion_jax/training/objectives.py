@@ -2,7 +2,7 @@
 
 A batch is {'image': [B, H, W, C] in [-1, 1]} and, for labelled sets,
 {'label': [B]}. An `Objective` draws for the whole batch and computes its loss
-for any rows of what was drawn, so that `training.step` alone knows of gradient
+for any rows of what was drawn, so that `training.step` alone handles gradient
 accumulation. Metrics are `Mean`s, which average correctly over steps.
 """
 

@@ -95,7 +95,7 @@ def test_every_sampler_samples(name):
   assert np.isfinite(found).all()
   if remembers:
     for more in ({'sampling.churn': 1.0}, {'sampling.corrector_steps': 1}):
-      with pytest.raises(UserError, match=f'{name} remembers earlier steps'):
+      with pytest.raises(UserError, match=f'{name} uses earlier steps'):
         build.build_sampler(smoke(**fields, **more), schedule)
 
 
