@@ -75,6 +75,11 @@ def prepare(config) -> dict[str, Space]:
   chosen = measures.chosen(config)
   for name in dict.fromkeys(measure.features for measure in chosen):
     own = {measure.name for measure in chosen if measure.features == name}
+    if 'accuracy' in own and name != 'digits':  # before weights are read
+      raise UserError(
+        'config.evaluation.metrics: accuracy needs '
+        f'{scores.NEEDS["accuracy"][1]}: --config.evaluation.features=digits'
+      )
     extractor = measures.make_extractor(config, name)
     check_needs(config, extractor, own)
     held_out = None

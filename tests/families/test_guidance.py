@@ -376,8 +376,14 @@ def test_metrics_of_the_other_kind_are_refused(runs):
     (
       'labels',
       smoke,
+      'iw',
+      'this run is a diffusion model, and iw',
+    ),
+    (
+      'labels',
+      smoke,
       'accuracy',
-      'this run is a diffusion model, and accuracy',
+      'accuracy needs a classifier of these classes, as digits has',
     ),
   ]:
     config = make(**{'evaluation.metrics': (metric,)})
