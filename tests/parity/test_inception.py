@@ -96,9 +96,8 @@ def test_spatial_features_are_those_of_mixed_6_conv(networks):
   assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize(
-  'count', [64, pytest.param(500, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('count', [64, 500])
 def test_frechet_distance_of_two_sets_agrees(networks, count):
   theirs, ours = networks
   sets = [images(count, 32, seed=1), images(count, 32, seed=2) // 2]

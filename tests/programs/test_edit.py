@@ -96,8 +96,11 @@ def run(workdir, files, changes=(), **fields):
 
 
 @pytest.mark.parametrize('fields', [
-  {'mask': 'mask', 'task': 'inpaint'}, {'task': 'sdedit'},
-  {'image2': 'other', 'task': 'interpolate'},
+  {'mask': 'mask', 'task': 'inpaint'},
+  pytest.param({'task': 'sdedit'}, marks=pytest.mark.slow),
+  pytest.param(
+    {'image2': 'other', 'task': 'interpolate'}, marks=pytest.mark.slow
+  ),
 ])  # fmt: skip
 def test_images_are_the_same_in_any_batch_on_any_devices(plain, files, fields):
   """Five at once on one device, and two at a time on two."""
