@@ -121,6 +121,12 @@ def _identity(title, preprocessing, weights):
   }
 
 
+# What published networks give.
+PUBLISHED = {
+  'inception': ('features', 'spatial', 'logits'),
+  'dinov2': ('features',),
+}
+
 EXTRACTORS = {
   'inception': _published('inception'),
   'dinov2': _published('dinov2'),

@@ -75,13 +75,8 @@ def prepare(config) -> dict[str, Space]:
   chosen = measures.chosen(config)
   for name in dict.fromkeys(measure.features for measure in chosen):
     own = {measure.name for measure in chosen if measure.features == name}
-    if 'accuracy' in own and name != 'digits':  # before weights are read
-      raise UserError(
-        'config.evaluation.metrics: accuracy needs '
-        f'{scores.NEEDS["accuracy"][1]}: --config.evaluation.features=digits'
-      )
+    check_needs(config, name, own)
     extractor = measures.make_extractor(config, name)
-    check_needs(config, extractor, own)
     held_out = None
     if 'memorisation' in own:
       held_out = references.load(config, extractor, other)[0].found['features']
@@ -90,8 +85,8 @@ def prepare(config) -> dict[str, Space]:
   return spaces
 
 
-def check_needs(config, extractor, own):
-  """Raises UserError for measures that these features do not allow."""
+def check_needs(config, name, own):
+  """Raises UserError for measures `own` that features do not allow."""
   if 'accuracy' in own and not sample_inputs.takes_labels(config):
     raise UserError(
       'config.evaluation.metrics: accuracy needs labels, which this run is not '
@@ -100,13 +95,21 @@ def check_needs(config, extractor, own):
   needing = sorted(own & scores.NEEDS.keys())
   if not needing:
     return
-  source = build.build_source(config, config.evaluation.reference)
-  with build.from_config('evaluation'):
-    found = extractor.extract(next(references.real_images(config, source, 1)))
-  for name in needing:
-    key, hint = scores.NEEDS[name]
+  found = outputs(config, name)
+  for measure in needing:
+    key, hint = scores.NEEDS[measure]
     if key not in found:
-      raise UserError(f'config.evaluation.metrics: {name} needs {hint}')
+      raise UserError(f'config.evaluation.metrics: {measure} needs {hint}')
+
+
+def outputs(config, name):
+  """Returns the names of what an extractor gives, as of one real image."""
+  if name in features.PUBLISHED:  # without the weights, which may be missing
+    return features.PUBLISHED[name]
+  source = build.build_source(config, config.evaluation.reference)
+  extractor = measures.make_extractor(config, name)
+  with build.from_config('evaluation'):
+    return extractor.extract(next(references.real_images(config, source, 1)))
 
 
 def sweep(config):

@@ -288,6 +288,7 @@ def test_the_averages_of_a_pth_are_a_list(theirs):
   assert not any(a.any() for a in jax.tree.leaves(trained.params))
 
 
+@pytest.mark.parity
 def test_a_pth_is_read_by_torch(theirs, tmp_path):
   torch = pytest.importorskip('torch')
   w = ordered(theirs[0])

@@ -283,4 +283,4 @@ def test_a_classifier_makes_no_images():
 def test_accuracy_needs_labels():
   config = smoke(**{'conditioning.labels': False})
   with pytest.raises(UserError, match='accuracy needs labels, which this run'):
-    evaluate_samples.check_needs(config, halves('', 1), {'accuracy'})
+    evaluate_samples.check_needs(config, 'halves', {'accuracy'})
