@@ -53,6 +53,7 @@ def run(config, workdir):
   out = run_folder.prepare(Path(workdir) / 'evaluation' / name)
   # what is missing is noticed before the images are drawn
   spaces = prepare(config) if processes.is_first() else {}
+  processes.wait_for_all('features of real images')
   points = list(sweep(config))
   results = {}
   for changes, point in points:
@@ -60,6 +61,7 @@ def run(config, workdir):
     if title:
       print(f'{title}:')
     results[title] = evaluate(point, workdir, out / title, spaces)
+    processes.wait_for_all(f'measures {title}')
   if len(points) > 1 and processes.is_first():
     report_sweep(out, [changes for changes, _ in points], results)
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import heartbeats
@@ -113,3 +114,13 @@ def exit_all(code: int) -> NoReturn:
 def broadcast(values: Sequence[bool]) -> np.ndarray:
   """Returns the values of the first process in all; as many in each."""
   return np.asarray(multihost_utils.broadcast_one_to_all(np.array(values)))
+
+
+def wait_for_all(name: str) -> None:
+  """Waits until all processes call it with this name, however long it takes.
+
+  A collective is no place to wait: processes connect at the first of each kind
+  and give up after 30 s. A process that is lost is noticed by heartbeats.
+  """
+  day_ms = 24 * 3600 * 1000
+  multihost.get_barrier_sync_fn()(key=name, timeout_ms=day_ms)
