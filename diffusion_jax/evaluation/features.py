@@ -14,17 +14,21 @@ import numpy as np
 from diffusion_jax.evaluation import digits, shapes
 
 FeatureFn = Callable[[np.ndarray], dict[str, np.ndarray]]
+StreamFn = Callable[[Iterable[np.ndarray]], Iterator[dict[str, np.ndarray]]]
 
 
 class Extractor(NamedTuple):
   """Holds a function of features with what its figures depend on.
 
   identity: {'features': title, 'preprocessing': text, 'weights': hash or what
-  they were fitted to}; sets compare only if theirs are equal.
+  they were fitted to}; sets compare only if theirs are equal. stream: the
+  features of each of many batches, where a device computes one while the host
+  uses the one before.
   """
 
   extract: FeatureFn
   identity: dict[str, str]
+  stream: StreamFn | None = None
 
 
 def make(name: str, weights: str = '', batch_size: int = 64) -> Extractor:
@@ -51,9 +55,10 @@ def each(
   The next batch is read while one is computed; progress is given the number of
   images that are done.
   """
-  for batch in ahead(iter(batches)):
-    yield extractor.extract(batch)
-    progress(len(batch))
+  stream = extractor.stream or (lambda batches: map(extractor.extract, batches))
+  for found in stream(ahead(iter(batches))):
+    yield found
+    progress(len(found['features']))
 
 
 def join(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -108,7 +113,7 @@ def _published(name):
     from diffusion_jax.interop.features import load_features
 
     found = load_features(name, weights or None, batch_size)
-    return Extractor(found, found.protocol)
+    return Extractor(found, found.protocol, found.stream)
 
   return load
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax.evaluation import features
+from diffusion_jax.interop import features as published
+from diffusion_jax.interop.features import Features
 
 
 @pytest.fixture
@@ -40,6 +42,37 @@ def test_the_next_batch_is_read_while_one_is_used():
   assert next(ahead) == 1
   assert read.wait(10.0)  # nobody has asked for the second one yet
   assert list(ahead) == [2]
+
+
+def test_a_stream_may_begin_a_batch_before_it_gives_the_last(pictures):
+  """As published networks do, for the host not to wait for the device."""
+  events, plain = [], features.make('pixels')
+
+  def stream(batches):
+    before = None
+    for batch in batches:
+      events.append(('begun', len(batch)))
+      if before is not None:
+        yield plain.extract(before)
+      before = batch
+    yield plain.extract(before)
+
+  found = features.join(
+    features.each(
+      plain._replace(stream=stream),
+      [pictures[:3], pictures[3:5], pictures[5:]],
+      lambda count: events.append(('done', count)),
+    )
+  )['features']
+  np.testing.assert_array_equal(found, plain.extract(pictures)['features'])
+  steps = [('begun', 3), ('begun', 2), ('done', 3), ('begun', 2)]
+  assert events == [*steps, ('done', 2), ('done', 2)]
+
+
+def test_published_networks_are_streamed(monkeypatch):
+  network = Features(lambda params, x: {}, None, {'features': 'F'})
+  monkeypatch.setattr(published, 'load_features', lambda *args: network)
+  assert features.make('dinov2').stream == network.stream
 
 
 def test_a_mistake_in_reading_is_raised():
