@@ -245,7 +245,8 @@ def get_config():
   # evaluation.features, and fd_digits, for instance, in others; of so many
   # images against all of a split (docs/evaluation.md)
   evaluation.num_generated = 50_000
-  evaluation.features = 'inception'  # inception, dinov2, digits, shapes, pixels
+  # inception, dinov2, digits, two_levels, shapes, pixels
+  evaluation.features = 'inception'
   # the file of weights of inception or dinov2, or the folder of both; '':
   # $DIFFUSION_JAX_WEIGHTS
   evaluation.weights = ''

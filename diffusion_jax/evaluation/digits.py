@@ -11,6 +11,7 @@ import numpy as np
 
 from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale, to_uint8
+from diffusion_jax.evaluation import perceptrons
 
 
 def judge(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -92,32 +93,28 @@ def make_features() -> Callable[[np.ndarray], np.ndarray]:
   return lambda images: classify(images)['features']
 
 
-@functools.cache  # fitted once in a process
-def make_classifier() -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def make_classifier(
+  two_levels: bool = False,
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
   """Returns a function: images uint8 [N, 8, 8, 1] -> {features, logits}.
 
   features [N, 64] are the hidden layer, and logits [N, 10] the last, of a
-  perceptron that is fitted to classify the real train split, always from the
-  same seed.
+  perceptron that classifies the real train split (`perceptrons`): with its 17
+  grey levels, or with pixels of 0 and 255.
   """
-  from sklearn.neural_network import MLPClassifier
-
-  train = sources.digits('train')
-  network = MLPClassifier((64,), random_state=0, max_iter=500)
-  network.fit(_pixels(train.images) / 16.0, train.labels)
-  (kernel, last), (bias, shift) = network.coefs_, network.intercepts_
+  name, levels = ('two_levels', 1) if two_levels else ('digits', 16)
+  network, _ = perceptrons.load(name)
 
   def classify(images):
     check(images)
-    x = _pixels(_levels(images)) / 16.0
-    features = np.maximum(x @ kernel + bias, 0.0)
-    return {'features': features, 'logits': features @ last + shift}
+    features = network.features(_pixels(_levels(images, levels)) / levels)
+    return {'features': features, 'logits': network.logits(features)}
 
   return classify
 
 
-def _levels(images):
-  return np.rint(images * (16.0 / 255.0))
+def _levels(images, highest=16):
+  return np.rint(images * (highest / 255.0))
 
 
 def _pixels(images):

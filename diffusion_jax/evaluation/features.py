@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax.evaluation import digits, shapes
+from diffusion_jax.evaluation import digits, perceptrons, shapes
+
+HIDDEN = 'the hidden layer of a perceptron'
 
 FeatureFn = Callable[[np.ndarray], dict[str, np.ndarray]]
 StreamFn = Callable[[Iterable[np.ndarray]], Iterator[dict[str, np.ndarray]]]
@@ -93,9 +95,19 @@ def _digits(weights, batch_size):
   def extract(pictures):
     return network(pictures) | {'predicted': judge(pictures)}
 
-  text = 'of a perceptron, fitted to the train split'
-  title = 'the hidden layer of a perceptron'
-  return Extractor(extract, _identity(title, '8x8, 17 levels', text))
+  _, digest = perceptrons.load('digits')
+  return Extractor(extract, _identity(HIDDEN, '8x8, 17 levels', digest))
+
+
+def _two_levels(weights, batch_size):
+  network = digits.make_classifier(two_levels=True)
+
+  def extract(pictures):
+    found = network(pictures)
+    return found | {'predicted': np.argmax(found['logits'], axis=1)}
+
+  _, digest = perceptrons.load('two_levels')
+  return Extractor(extract, _identity(HIDDEN, '8x8, 2 levels', digest))
 
 
 def _shapes(weights, batch_size):
@@ -103,9 +115,9 @@ def _shapes(weights, batch_size):
     features = shapes.make_features(pictures.shape[1])(pictures)
     return {'features': features}
 
-  text = 'of a perceptron, fitted to 4,000 pictures'
-  title = 'the hidden layer of a perceptron'
-  return Extractor(extract, _identity(title, 'levels / 127.5 - 1', text))
+  _, digest = perceptrons.load('shapes_16')
+  text = f'{digest}, of sides other than 16 fitted to 4,000 pictures'
+  return Extractor(extract, _identity(HIDDEN, 'levels / 127.5 - 1', text))
 
 
 def _published(name):
@@ -136,6 +148,7 @@ EXTRACTORS = {
   'inception': _published('inception'),
   'dinov2': _published('dinov2'),
   'digits': _digits,
+  'two_levels': _two_levels,
   'shapes': _shapes,
   'pixels': _pixels,
 }

@@ -5,7 +5,6 @@ python -m diffusion_jax.evaluation.shapes runs/shapes_text/samples/samples.npz
 
 import functools
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,12 +15,11 @@ from diffusion_jax.data.shapes import (
   GROUND,
   PLACES,
   RELATIONS,
-  SHAPES,
   SIZES,
   Scene,
   parse,
-  shapes,
 )
+from diffusion_jax.evaluation import perceptrons
 
 ASPECTS = ('number', 'colour', 'shape', 'size', 'place')
 
@@ -179,39 +177,28 @@ def judge(
   }
 
 
-@functools.cache  # fitted once in a process
 def make_features(side: int = 16) -> Callable[[np.ndarray], np.ndarray]:
   """Returns a function: images uint8 [N, side, side, 3] -> features [N, 64].
 
-  The features are the hidden layer of a perceptron, which is fitted to say
-  which of the 24 coloured shapes are in an image, always to the same 4,000
-  images of one or two objects. Raises ValueError for other sizes.
+  The features are the hidden layer of a perceptron that says which of the 24
+  coloured shapes are in an image (`perceptrons`); of a side other than 16 it is
+  fitted here. Raises ValueError for other sizes.
   """
-  from sklearn.neural_network import MLPClassifier
-
-  pictures, present = [], []
-  for split in ('train', 'test'):  # each lacks objects that the other has
-    source = shapes(split, (side, side, 3), 20_000, num_objects=2)
-    index = np.arange(2000)
-    pictures.append(source.read(index)[0])
-    present.extend(_objects(text) for text in source.texts(index))
-  network = MLPClassifier((64,), random_state=0, max_iter=20)
-  with warnings.catch_warnings(action='ignore'):  # 20 rounds are few
-    network.fit(_flat(np.concatenate(pictures)), np.array(present))
-  kernel, bias = network.coefs_[0], network.intercepts_[0]
+  network = _perceptron(side)
 
   def extract(images):
     if images.shape[1:] != (side, side, 3):
       raise ValueError(f'{list(images.shape)} are no {side}x{side}x3 pictures')
-    return np.maximum(_flat(images) @ kernel + bias, 0.0)
+    return network.features(_flat(images))
 
   return extract
 
 
-def _objects(text):
-  # Which coloured shapes a sentence names, 0 or 1 for each.
-  named = {(thing.colour, thing.shape) for thing in parse(text).things}
-  return [(colour, shape) in named for colour in COLOURS for shape in SHAPES]
+@functools.cache  # fitted once in a process
+def _perceptron(side):
+  if side == 16:
+    return perceptrons.load('shapes_16')[0]
+  return perceptrons.fit_shapes(side)
 
 
 def _flat(images):
