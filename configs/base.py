@@ -192,6 +192,8 @@ def get_config():
   training.num_steps = 1000
   training.batch_size = 128  # of all devices and hosts together
   training.accumulate = 1  # parts of the batch, evaluated one after the other
+  # steps of one dispatch, for small networks; logs and saves keep their steps
+  training.steps_per_call = 1
   # devices (data, fsdp): every batch is split over all of them, large
   # parameters over the second; -1: all that are left
   training.mesh = (-1, 1)
@@ -392,6 +394,7 @@ def with_argument(config, arg, variants=()):
   config.training.mesh = (-1, 1)
   config.training.batch_size = 8
   config.training.log_every = 1
+  config.training.steps_per_call = 1  # every step is logged
   config.training.sample_every = 4
   config.training.checkpoint_every = 2
   config.training.evaluate_batches = 1

@@ -47,6 +47,7 @@ _FREE = (
   'training.evaluate_',
   'training.mesh',
   'training.accumulate',
+  'training.steps_per_call',
   'training.resume',
   'training.skip_nonfinite',
   'training.heartbeat_timeout',

@@ -25,7 +25,7 @@ def test_repaired_gradients_do_not_stop_a_run():
   def read(config):
     bar = tqdm(disable=True)
     log = StepLog(config, 'runs/x', manager, None, bar, start=0)
-    log.add(7, metrics)
+    log.add(range(7, 8), metrics)
     log.read()
 
   with pytest.raises(UserError, match='loss is nan at step 7'):
