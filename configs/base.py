@@ -12,6 +12,9 @@ def get_config():
   """Returns all fields; data.name is empty, each experiment sets it."""
   config = ConfigDict()
   config.seed = 0  # parameters, noise, order of the data
+  # folder of compiled programs, which a second start need not compile again;
+  # None: $XDG_CACHE_HOME/diffusion_jax/compiled; '': they are not kept
+  config.compilation_cache = placeholder(str)
 
   data = config.data = ConfigDict()  # docs/data.md
   # digits, shapes, synthetic, photos, npz, folder, cifar10, mnist, tfds

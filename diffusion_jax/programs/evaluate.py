@@ -20,7 +20,7 @@ from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import evaluate_samples, sample
 from diffusion_jax.runs import measures, processes, run_folder
-from diffusion_jax.runs.per_image import per_image
+from diffusion_jax.runs.per_image import PerImage, one_ahead, per_image
 from diffusion_jax.training import checksums
 from diffusion_jax.training.sharding import replicate
 
@@ -83,15 +83,24 @@ def evaluate_images(config, workdir, metrics):
     paths = [out / 'parts' / f'{start:08d}.npz' for start in starts]
     # all processes compute the same parts, those that the first one misses
     missing = processes.broadcast([not path.exists() for path in paths])
-    for i in tqdm(np.flatnonzero(missing), metric, unit='batch', disable=None):
-      index = np.arange(starts[i], min(starts[i] + c.batch_size, count))
+
+    def index_of(i, starts=starts):
+      return np.arange(starts[i], min(starts[i] + c.batch_size, count))
+
+    def begin(i, measure=measure, index_of=index_of):
       with build.from_config('data'):
-        pictures, cond = read(config, source, index)
+        pictures, cond = read(config, source, index_of(i))
       with build.from_config('evaluation'):  # what the metric refuses
-        result = measure(params, index, pictures, cond)
-      check_numbers(metric, result, index)
-      if processes.is_first():
-        run_folder.write_npz(paths[i], result)
+        return measure.start(params, index_of(i), pictures, cond)
+
+    with tqdm(
+      total=sum(missing), desc=metric, unit='batch', disable=None
+    ) as bar:
+      for i, result in one_ahead(begin, np.flatnonzero(missing)):
+        check_numbers(metric, result, index_of(i))
+        if processes.is_first():
+          run_folder.write_npz(paths[i], result)
+        bar.update()
     if processes.is_first():
       report(gather(paths), config, out)
 
@@ -184,7 +193,7 @@ def read(config, source, index):
 
 
 def make_measure(metric, config, mesh):
-  """Returns (params, index [n], images, cond) -> NumPy arrays of those images.
+  """Returns a `PerImage` of (params, index [n], images, cond).
 
   Arrays [n, T] of the metric are summed over the images, to [1, T]. What is
   computed of an image depends on its index, not on its batch.
@@ -200,14 +209,15 @@ def make_measure(metric, config, mesh):
 
   compute = per_image(function, mesh, roots, config.evaluation.batch_size)
 
-  def apply(params, index, pictures, cond):
+  def start(params, index, pictures, cond):
     x0 = scale(pictures, config.data.num_levels)
-    return {
+    fetch = compute.start(params, index, (x0, cond))
+    return lambda: {
       name: x if x.ndim == 1 else x.sum(axis=0, keepdims=True)
-      for name, x in compute(params, index, (x0, cond)).items()
+      for name, x in fetch().items()
     }
 
-  return apply
+  return PerImage(start)
 
 
 def with_image(config, keys, x0, cond):

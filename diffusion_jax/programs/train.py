@@ -26,7 +26,7 @@ from diffusion_jax.runs import (
   run_folder,
   sample_inputs,
 )
-from diffusion_jax.runs.per_image import rows
+from diffusion_jax.runs.per_image import one_ahead, rows
 from diffusion_jax.runs.start_up import StartUp
 from diffusion_jax.runs.step_log import StepLog, average
 from diffusion_jax.training import checkpoints, preemption
@@ -200,7 +200,7 @@ def make_advance(config, objective, optimizer, ema_decays, shapes, mesh):
     objective, optimizer, *ema_decays, c.accumulate, c.skip_nonfinite > 0
   )
   places = jax.tree.map(lambda x: x.sharding, shapes)
-  compiled = jax.jit(
+  compiled: Any = jax.jit(
     step if c.steps_per_call == 1 else make_train_steps(step),
     donate_argnums=0,
     out_shardings=(places, replicated(mesh)),
@@ -366,11 +366,14 @@ def make_measure(config, mesh, latents=IDENTITY):
   score = evaluate_samples.make_measure(config)
 
   def measure(params):
-    parts = []
-    for start in range(0, n, size):
+    def begin(start):
       index = np.arange(start, start + min(size, n))  # one compilation
-      x = generate(params, index, rows(cond, index % n))
-      parts.append(images.to_uint8(x, config.data.num_levels))
+      return generate.start(params, index, rows(cond, index % n))
+
+    parts = [
+      images.to_uint8(x, config.data.num_levels)
+      for _, x in one_ahead(begin, range(0, n, size))
+    ]
     pictures = np.concatenate(parts)[:n]
     return score(pictures, cond.get('label'))
 

@@ -34,6 +34,7 @@ _FREE = (
   'edit.',
   'noise.',
   'convert.',
+  'compilation_cache',
   'data.data_dir',
   'network.remat',
   'network.matmul_precision',
@@ -117,7 +118,7 @@ def hparams(stored: dict) -> dict:
   return {
     name: value if isinstance(value, (bool, float, int, str)) else str(value)
     for name, value in _flat(stored).items()
-    if not name.startswith(_FREE[:5])
+    if not name.startswith(_FREE[:6])
   }
 
 
