@@ -78,31 +78,39 @@ def evaluate_images(config, workdir, metrics):
       (out / 'parts').mkdir(exist_ok=True)
       check_same_evaluation(out, settings)
     measure = make_measure(metric, config, mesh)
-    report = families.of(config).metrics[metric].report
-    starts = range(0, count, c.batch_size)
-    paths = [out / 'parts' / f'{start:08d}.npz' for start in starts]
-    # all processes compute the same parts, those that the first one misses
-    missing = processes.broadcast([not path.exists() for path in paths])
-
-    def index_of(i, starts=starts):
-      return np.arange(starts[i], min(starts[i] + c.batch_size, count))
-
-    def begin(i, measure=measure, index_of=index_of):
-      with build.from_config('data'):
-        pictures, cond = read(config, source, index_of(i))
-      with build.from_config('evaluation'):  # what the metric refuses
-        return measure.start(params, index_of(i), pictures, cond)
-
-    with tqdm(
-      total=sum(missing), desc=metric, unit='batch', disable=None
-    ) as bar:
-      for i, result in one_ahead(begin, np.flatnonzero(missing)):
-        check_numbers(metric, result, index_of(i))
-        if processes.is_first():
-          run_folder.write_npz(paths[i], result)
-        bar.update()
+    paths = measure_parts(config, measure, metric, params, source, count, out)
     if processes.is_first():
+      report = families.of(config).metrics[metric].report
       report(gather(paths), config, out)
+
+
+def measure_parts(config, measure, metric, params, source, count, out):
+  """Measures images 0..count - 1, and returns the files with the results.
+
+  Parts that are in out/parts are kept.
+  """
+  size = config.evaluation.batch_size
+  starts = range(0, count, size)
+  paths = [out / 'parts' / f'{start:08d}.npz' for start in starts]
+  # all processes compute the same parts, those that the first one misses
+  missing = processes.broadcast([not path.exists() for path in paths])
+
+  def index_of(i):
+    return np.arange(starts[i], min(starts[i] + size, count))
+
+  def begin(i):
+    with build.from_config('data'):
+      pictures, cond = read(config, source, index_of(i))
+    with build.from_config('evaluation'):  # what the metric refuses
+      return measure.start(params, index_of(i), pictures, cond)
+
+  with tqdm(total=sum(missing), desc=metric, unit='batch', disable=None) as bar:
+    for i, result in one_ahead(begin, np.flatnonzero(missing)):
+      check_numbers(metric, result, index_of(i))
+      if processes.is_first():
+        run_folder.write_npz(paths[i], result)
+      bar.update()
+  return paths
 
 
 def gather(paths):

@@ -197,7 +197,11 @@ def make_advance(config, objective, optimizer, ema_decays, shapes, mesh):
   c = config.training
   key = stream(config.seed, 'training')
   step = make_train_step(
-    objective, optimizer, *ema_decays, c.accumulate, c.skip_nonfinite > 0
+    objective,
+    optimizer,
+    *ema_decays,
+    accumulate=c.accumulate,
+    skip_nonfinite=c.skip_nonfinite > 0,
   )
   places = jax.tree.map(lambda x: x.sharding, shapes)
   compiled: Any = jax.jit(
