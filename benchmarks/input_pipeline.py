@@ -58,7 +58,7 @@ def pictures(folder, args):
 
 
 def records(folder, args):
-  """Writes PNG pictures as tfds does, without TensorFlow; returns the source."""
+  """Writes PNG pictures as tfds does; returns their source."""
   import tensorflow_datasets as tfds
   from PIL import Image
 
