@@ -12,6 +12,9 @@ def get_config():
   """Returns all fields; data.name is empty, each experiment sets it."""
   config = ConfigDict()
   config.seed = 0  # parameters, noise, order of the data
+  # folder of compiled programs, which a second start need not compile again;
+  # None: $XDG_CACHE_HOME/diffusion_jax/compiled; '': they are not kept
+  config.compilation_cache = placeholder(str)
 
   data = config.data = ConfigDict()  # docs/data.md
   # digits, shapes, synthetic, photos, npz, folder, cifar10, mnist, tfds
@@ -192,6 +195,8 @@ def get_config():
   training.num_steps = 1000
   training.batch_size = 128  # of all devices and hosts together
   training.accumulate = 1  # parts of the batch, evaluated one after the other
+  # steps of one dispatch, for small networks; logs and saves keep their steps
+  training.steps_per_call = 1
   # devices (data, fsdp): every batch is split over all of them, large
   # parameters over the second; -1: all that are left
   training.mesh = (-1, 1)
@@ -393,6 +398,7 @@ def with_argument(config, arg, variants=()):
   config.training.mesh = (-1, 1)
   config.training.batch_size = 8
   config.training.log_every = 1
+  config.training.steps_per_call = 1  # every step is logged
   config.training.sample_every = 4
   config.training.checkpoint_every = 2
   config.training.evaluate_batches = 1

@@ -29,6 +29,7 @@ def shared():
   config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
   config.training.num_steps = 3000
   config.training.batch_size = 64
+  config.training.steps_per_call = 10
   config.training.ema_decay = 0.999
   config.training.ema_warmup = True
   config.training.evaluate_every = 500

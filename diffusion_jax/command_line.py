@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from diffusion_jax.build import audit, ranges
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.programs import PROGRAMS
-from diffusion_jax.runs import processes, run_folder, sweep
+from diffusion_jax.runs import processes, run_folder, sweep, user_cache
 
 PREEMPTED = 42  # the exit code after which a job is to be started again
 
@@ -73,6 +73,7 @@ def main(_):
     audit.reset_unused(config, overrides)
     audit.audit(config)
     join(config)
+    user_cache.keep_compilations(config.compilation_cache)
     run_folder.check_overrides(_MODE.value, overrides, workdir)
     PROGRAMS[_MODE.value](config, workdir)
   except UserError as error:

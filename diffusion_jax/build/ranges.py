@@ -26,7 +26,8 @@ _BY_INTERVAL = {
     network.decoder_blocks
     network.text_heads network.latent_channels network.num_latents
     conditioning.text_length conditioning.image_factor training.num_steps
-    training.batch_size training.accumulate training.keep_checkpoints
+    training.batch_size training.accumulate training.steps_per_call
+    training.keep_checkpoints
     training.heartbeat_timeout training.evaluate_batches training.metrics_images
     evaluation.batch_size evaluation.num_generated evaluation.sweep.num_steps
     evaluation.num_samples evaluation.num_probes sampling.num_steps

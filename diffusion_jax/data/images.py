@@ -10,7 +10,10 @@ import numpy as np
 
 def scale(images: np.ndarray, num_levels: int = 256) -> np.ndarray:
   """Scales levels 0..num_levels - 1 to float32 in [-1, 1]."""
-  return images.astype(np.float32) * (2.0 / (num_levels - 1)) - np.float32(1.0)
+  x = images.astype(np.float32)
+  x *= 2.0 / (num_levels - 1)  # in place: half the time of three arrays
+  x -= 1.0
+  return x
 
 
 def quantize(images: np.ndarray, num_levels: int = 256) -> np.ndarray:

@@ -46,7 +46,7 @@ def batch_at(
   images, labels = source.read(index)
   if random_flip:
     flip = np.random.default_rng((seed, 1, step)).random(batch_size)[rows] < 0.5
-    images = np.where(flip[:, None, None, None], images[:, :, ::-1], images)
+    images = mirrored(images, flip)
   batch = {'image': scale(images, source.num_levels)}
   if labels is not None:
     batch['label'] = labels
@@ -54,6 +54,15 @@ def batch_at(
     texts = cast(TextSource, source).texts(index)
     batch['text'], batch['text_mask'] = encode(texts, text_length)
   return batch
+
+
+def mirrored(images: np.ndarray, flip: np.ndarray) -> np.ndarray:
+  """Returns images [B, H, W, C], from left to right where flip [B] is True."""
+  images = images.copy()  # The source may have given us its own array.
+  # `take` copies pixels several times as fast as a negative step does.
+  columns = np.arange(images.shape[2])[::-1]
+  images[flip] = np.take(images[flip], columns, axis=2)
+  return images
 
 
 def batches(

@@ -16,7 +16,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.evaluation import bits
 from diffusion_jax.families.family import IDENTITY, Family, Metric
 from diffusion_jax.runs import guidance_runs, results
-from diffusion_jax.runs.per_image import per_image
+from diffusion_jax.runs.per_image import PerImage, per_image
 from diffusion_jax.training.sharding import replicate
 
 
@@ -115,7 +115,7 @@ def generate(config, mesh, latents=IDENTITY):
 
 
 def generate_by(draw, config, mesh, root, latents=IDENTITY, size=0):
-  """Returns `generate` with the images that `draw` makes.
+  """Returns `generate`, a `PerImage`, with the images that `draw` makes.
 
   draw: (config, params, guiding, keys [B], inputs) -> x, as `from_noise`; root:
   the key from which every image has one; size: of batches, as in `per_image`.
@@ -140,7 +140,11 @@ def generate_by(draw, config, mesh, root, latents=IDENTITY, size=0):
     return decode(x)
 
   compute = per_image(images, mesh, root, size)
-  return lambda params, index, inputs: compute((params, weights), index, inputs)
+
+  def start(params, index, inputs):
+    return compute.start((params, weights), index, inputs)
+
+  return PerImage(start)
 
 
 def elbo(config):

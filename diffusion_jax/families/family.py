@@ -49,8 +49,8 @@ class Family(NamedTuple):
   init: config -> (key -> parameters {'network': ..., ...}); objective: (config,
   test=False) -> Objective, which for `test` is without what is random or
   penalised in training alone. Both raise UserError.
-  generate: (config, mesh, latents) -> (params, index [n], cond) -> images [n,
-  ...] in [-1, 1]; makes_images: whether there are any.
+  generate: (config, mesh, latents) -> `PerImage`, (params, index [n], cond) ->
+  images [n, ...] in [-1, 1]; makes_images: whether there are any.
   metrics: those of --mode=evaluate by name.
   write_more: (config, params, path) -> arrays for the npz file of the samples;
   it may write pictures beside it.

@@ -20,7 +20,7 @@ from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import evaluate_samples, sample
 from diffusion_jax.runs import measures, processes, run_folder
-from diffusion_jax.runs.per_image import per_image
+from diffusion_jax.runs.per_image import PerImage, one_ahead, per_image
 from diffusion_jax.training import checksums
 from diffusion_jax.training.sharding import replicate
 
@@ -78,22 +78,39 @@ def evaluate_images(config, workdir, metrics):
       (out / 'parts').mkdir(exist_ok=True)
       check_same_evaluation(out, settings)
     measure = make_measure(metric, config, mesh)
-    report = families.of(config).metrics[metric].report
-    starts = range(0, count, c.batch_size)
-    paths = [out / 'parts' / f'{start:08d}.npz' for start in starts]
-    # all processes compute the same parts, those that the first one misses
-    missing = processes.broadcast([not path.exists() for path in paths])
-    for i in tqdm(np.flatnonzero(missing), metric, unit='batch', disable=None):
-      index = np.arange(starts[i], min(starts[i] + c.batch_size, count))
-      with build.from_config('data'):
-        pictures, cond = read(config, source, index)
-      with build.from_config('evaluation'):  # what the metric refuses
-        result = measure(params, index, pictures, cond)
-      check_numbers(metric, result, index)
+    paths = measure_parts(config, measure, metric, params, source, count, out)
+    if processes.is_first():
+      report = families.of(config).metrics[metric].report
+      report(gather(paths), config, out)
+
+
+def measure_parts(config, measure, metric, params, source, count, out):
+  """Measures images 0..count - 1, and returns the files with the results.
+
+  Parts that are in out/parts are kept.
+  """
+  size = config.evaluation.batch_size
+  starts = range(0, count, size)
+  paths = [out / 'parts' / f'{start:08d}.npz' for start in starts]
+  # all processes compute the same parts, those that the first one misses
+  missing = processes.broadcast([not path.exists() for path in paths])
+
+  def index_of(i):
+    return np.arange(starts[i], min(starts[i] + size, count))
+
+  def begin(i):
+    with build.from_config('data'):
+      pictures, cond = read(config, source, index_of(i))
+    with build.from_config('evaluation'):  # what the metric refuses
+      return measure.start(params, index_of(i), pictures, cond)
+
+  with tqdm(total=sum(missing), desc=metric, unit='batch', disable=None) as bar:
+    for i, result in one_ahead(begin, np.flatnonzero(missing)):
+      check_numbers(metric, result, index_of(i))
       if processes.is_first():
         run_folder.write_npz(paths[i], result)
-    if processes.is_first():
-      report(gather(paths), config, out)
+      bar.update()
+  return paths
 
 
 def gather(paths):
@@ -184,7 +201,7 @@ def read(config, source, index):
 
 
 def make_measure(metric, config, mesh):
-  """Returns (params, index [n], images, cond) -> NumPy arrays of those images.
+  """Returns a `PerImage` of (params, index [n], images, cond).
 
   Arrays [n, T] of the metric are summed over the images, to [1, T]. What is
   computed of an image depends on its index, not on its batch.
@@ -200,14 +217,15 @@ def make_measure(metric, config, mesh):
 
   compute = per_image(function, mesh, roots, config.evaluation.batch_size)
 
-  def apply(params, index, pictures, cond):
+  def start(params, index, pictures, cond):
     x0 = scale(pictures, config.data.num_levels)
-    return {
+    fetch = compute.start(params, index, (x0, cond))
+    return lambda: {
       name: x if x.ndim == 1 else x.sum(axis=0, keepdims=True)
-      for name, x in compute(params, index, (x0, cond)).items()
+      for name, x in fetch().items()
     }
 
-  return apply
+  return PerImage(start)
 
 
 def with_image(config, keys, x0, cond):

@@ -17,7 +17,7 @@ from diffusion_jax.runs import (
   run_folder,
   sample_inputs,
 )
-from diffusion_jax.runs.per_image import rows
+from diffusion_jax.runs.per_image import one_ahead, rows
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import replicate
 
@@ -71,10 +71,14 @@ def draw(config, workdir, folder=None, field='sampling.name'):
   bar = tqdm(
     total=n, initial=before, desc='sampling', unit='image', disable=None
   )
-  for i in np.flatnonzero(missing):
+
+  def begin(i):
+    # All parts have one shape, and so one compilation.
+    index = np.arange(starts[i], starts[i] + min(size, n))
+    return generate.start(params, index, rows(cond, index % n))
+
+  for i, result in one_ahead(begin, np.flatnonzero(missing)):
     start = starts[i]
-    index = np.arange(start, start + min(size, n))  # one shape, one compilation
-    result = generate(params, index, rows(cond, index % n))
     check_numbers(config, result)
     if config.sampling.trajectory:
       if not start and processes.is_first():

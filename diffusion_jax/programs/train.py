@@ -1,6 +1,7 @@
 """Implements --mode=train, which continues a run where it stopped."""
 
 import contextlib
+import itertools
 import json
 from typing import Any
 
@@ -17,6 +18,7 @@ from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.families.family import IDENTITY
 from diffusion_jax.programs import evaluate_samples, sample
 from diffusion_jax.runs import (
+  calls,
   first_weights,
   lock,
   measures,
@@ -24,7 +26,8 @@ from diffusion_jax.runs import (
   run_folder,
   sample_inputs,
 )
-from diffusion_jax.runs.per_image import rows
+from diffusion_jax.runs.per_image import one_ahead, rows
+from diffusion_jax.runs.start_up import StartUp
 from diffusion_jax.runs.step_log import StepLog, average
 from diffusion_jax.training import checkpoints, preemption
 from diffusion_jax.training.logging import MetricWriter
@@ -36,7 +39,11 @@ from diffusion_jax.training.sharding import (
   to_global,
 )
 from diffusion_jax.training.state import init_state
-from diffusion_jax.training.step import make_eval_step, make_train_step
+from diffusion_jax.training.step import (
+  make_eval_step,
+  make_train_step,
+  make_train_steps,
+)
 
 
 def run(config, workdir):
@@ -56,14 +63,16 @@ def run(config, workdir):
 def train(config, workdir, stop, resources):
   """Trains without `run`'s handling of signals and full disks.
 
-  stop: step -> whether to save and stop; resources: an ExitStack, to which the
-  lock of the workdir is added.
+  stop: as of `preemption.watch`; resources: an ExitStack, to which the lock of
+  the workdir is added.
   """
   c = config.training
+  begun = StartUp()
   mesh = build.build_mesh(config)
   family = families.of(config)
   check(config, mesh)
   source = build.build_source(config, 'train')
+  begun.mark('data')
   objective = family.objective(config)
   learning_rate = build.build_learning_rate(config)
   optimizer = build.build_optimizer(config)
@@ -108,17 +117,19 @@ def train(config, workdir, stop, resources):
   writer.write_texts(start, {'config': text})
   writer.write_hparams(run_folder.hparams(stored))
 
-  step_function = make_train_step(
-    objective, optimizer, *ema_decays, c.accumulate, c.skip_nonfinite > 0
-  )
-  places = jax.tree.map(lambda x: x.sharding, shapes)
-  train_step = jax.jit(
-    step_function, donate_argnums=0, out_shardings=(places, replicated(mesh))
-  )
-  key = stream(config.seed, 'training')
+  advance = make_advance(config, objective, optimizer, ema_decays, shapes, mesh)
   latents_key = stream(config.seed, 'latents')
   local = local_rows(mesh, c.batch_size)
   batches = build.build_batches(config, source, start, local)
+  begun.mark('state')
+
+  def take(step):
+    # Batches on their devices, of the steps from `step` on of one call.
+    return [
+      encode(kept, to_global(mesh, next(batches)), latents_key, i)
+      for i in range(step, calls.end_of_call(config, step))
+    ]
+
   bar = tqdm(total=c.num_steps, initial=start, unit='step', disable=None)
   log = StepLog(config, workdir, manager, writer, bar, start)
   with contextlib.ExitStack() as ends:
@@ -126,26 +137,32 @@ def train(config, workdir, stop, resources):
     ends.callback(checkpoints.finish, manager)
     ends.callback(writer.close)
     ends.callback(bar.close)
-    for step in range(start + 1, c.num_steps + 1):
-      if stop(step - 1):
+    before, following = start, None
+    for number in itertools.count():
+      if stop(number):
         log.read()
-        if step - 1 > start:
+        if before > start:
           checkpoints.save(manager, state, stored)
-        saved = 'saved' if step > 1 else 'nothing to save yet'
+        saved = 'saved' if before else 'nothing to save yet'
         raise Preempted(
-          f'stopped by SIGTERM at step {step - 1}, {saved}; the same command '
+          f'stopped by SIGTERM at step {before}, {saved}; the same command '
           'continues'
         )
-      batch = to_global(mesh, next(batches))
-      batch = encode(kept, batch, latents_key, step - 1)
-      state, metrics = train_step(state, batch, key)
-      log.add(step, metrics)
-      todo = {
-        name
-        for name, every in events(config)
-        if is_due(step, every, c.num_steps)
-      }
-      log.read(0 if todo else 1)  # else the previous step, while this one runs
+      taken = following or take(before)
+      begun.mark('batch')
+      step = before + len(taken)
+      state, metrics = advance(state, taken)
+      begun.mark('compilation')
+      log.add(range(before + 1, step + 1), metrics)
+      todo = calls.due(config, step)
+      # While the devices compute, the next batches are put on them. Not before
+      # something that is due: a damaged file must not prevent a save.
+      following = None if todo else take(step)
+      if before == start:
+        jax.block_until_ready(metrics)
+        begun.mark(f'{len(taken)} steps' if len(taken) > 1 else '1 step')
+        tqdm.write(str(begun))
+      log.read(0 if todo else 1)  # else the previous call, while this one runs
       checkpoints.check_written(manager)
 
       if 'log' in todo:
@@ -165,20 +182,42 @@ def train(config, workdir, stop, resources):
         checkpoints.save(manager, state, stored, with_criterion(config, test))
       if todo:
         log.restart_clock(step)
+      if step == c.num_steps:
+        break
+      before = step
   print(f'trained {c.num_steps} steps: {workdir}')
 
 
-def events(config):
-  """Yields (what is done during training, every how many steps); 0: never."""
+def make_advance(config, objective, optimizer, ema_decays, shapes, mesh):
+  """Returns (state, batches) -> (state, metrics), a step for each batch.
+
+  shapes: of the state, as of `state_maker`. The state is donated. Leaves of
+  metrics are [], or with training.steps_per_call above 1 [steps_per_call].
+  """
   c = config.training
-  yield 'log', c.log_every
-  yield 'evaluate', config.training.evaluate_every
-  yield 'measure', c.metrics_every
-  if c.keep_best:  # Every checkpoint is compared with the others.
-    own = 'evaluate' if c.keep_best_by == 'test_loss' else 'measure'
-    yield own, c.checkpoint_every
-  yield 'sample', c.sample_every
-  yield 'save', c.checkpoint_every
+  key = stream(config.seed, 'training')
+  step = make_train_step(
+    objective,
+    optimizer,
+    *ema_decays,
+    accumulate=c.accumulate,
+    skip_nonfinite=c.skip_nonfinite > 0,
+  )
+  places = jax.tree.map(lambda x: x.sharding, shapes)
+  compiled: Any = jax.jit(
+    step if c.steps_per_call == 1 else make_train_steps(step),
+    donate_argnums=0,
+    out_shardings=(places, replicated(mesh)),
+  )
+
+  def advance(state, batches):
+    if c.steps_per_call == 1:
+      return compiled(state, batches[0], key)
+    # One program, of a stack of one length, whose last rows may be unused.
+    unused = [batches[-1]] * (c.steps_per_call - len(batches))
+    return compiled(state, (*batches, *unused), key, len(batches))
+
+  return advance
 
 
 def check(config, mesh):
@@ -331,11 +370,14 @@ def make_measure(config, mesh, latents=IDENTITY):
   score = evaluate_samples.make_measure(config)
 
   def measure(params):
-    parts = []
-    for start in range(0, n, size):
+    def begin(start):
       index = np.arange(start, start + min(size, n))  # one compilation
-      x = generate(params, index, rows(cond, index % n))
-      parts.append(images.to_uint8(x, config.data.num_levels))
+      return generate.start(params, index, rows(cond, index % n))
+
+    parts = [
+      images.to_uint8(x, config.data.num_levels)
+      for _, x in one_ahead(begin, range(0, n, size))
+    ]
     pictures = np.concatenate(parts)[:n]
     return score(pictures, cond.get('label'))
 
@@ -373,11 +415,6 @@ def make_preview(config, mesh, latents=IDENTITY):
     return sample.picture(config, x, conditions)
 
   return preview
-
-
-def is_due(step, every, num_steps):
-  """Returns whether a step is a multiple of `every`, or the last; 0: never."""
-  return bool(every) and (step % every == 0 or step == num_steps)
 
 
 def describe(config, mesh, state, source, workdir):

@@ -1,8 +1,8 @@
 """Evaluates functions of images in batches on all devices of a run."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,8 +11,19 @@ from jax.sharding import Mesh
 from diffusion_jax.core.keys import fold_in_each
 from diffusion_jax.training.sharding import batch_sharding, replicated
 
-# (params, index [n], inputs [n, ...]) -> NumPy arrays [n, ...]
-PerImage = Callable[[Any, np.ndarray, Any], Any]
+
+class PerImage(NamedTuple):
+  """A function of (params, index [n], inputs [n, ...]) -> NumPy arrays.
+
+  start: of the same; it dispatches the work and returns a function () -> the
+  arrays, which waits for them.
+  """
+
+  start: Callable[..., Callable[[], Any]]
+
+  def __call__(self, *args: Any) -> Any:
+    """Returns the arrays, [n, ...]."""
+    return self.start(*args)()
 
 
 def per_image(
@@ -36,15 +47,33 @@ def per_image(
     keys = jax.tree.map(lambda root: fold_in_each(root, index), roots)
     return function(params, keys, inputs)
 
-  def apply(params, index, inputs):
+  def start(params, index, inputs):
     n = len(index)
     count = -(-max(n, size) // mesh.size) * mesh.size
     batch = rows((index, inputs), np.arange(count) % n)
     batch = jax.device_put(batch, batch_sharding(mesh))
-    found = jax.device_get(on_mesh(params, roots, *batch))
-    return rows(found, slice(n))
+    found = on_mesh(params, roots, *batch)
+    return lambda: rows(jax.device_get(found), slice(n))
 
-  return apply
+  return PerImage(start)
+
+
+def one_ahead(
+  start: Callable[[Any], Callable[[], Any]], parts: Iterable[Any]
+) -> Iterator[tuple[Any, Any]]:
+  """Yields (part, start(part)()) for each part.
+
+  The next part is started before one is fetched and used, so that the devices
+  need not wait for the host. There are never more than two at a time.
+  """
+  before = None
+  for part in parts:
+    waiting = part, start(part)
+    if before is not None:
+      yield before[0], before[1]()
+    before = waiting
+  if before is not None:
+    yield before[0], before[1]()
 
 
 def rows(tree: Any, index: Any) -> Any:

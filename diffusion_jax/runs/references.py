@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import warnings
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from diffusion_jax.data import images, sources
 from diffusion_jax.evaluation import features, fid, image_sets
 from diffusion_jax.evaluation.features import Extractor
 from diffusion_jax.evaluation.scores import Described
-from diffusion_jax.runs import run_folder
+from diffusion_jax.runs import run_folder, user_cache
 from diffusion_jax.training import checksums
 
 # Images whose features are kept, for measures by neighbours and kernels; the
@@ -96,8 +95,7 @@ def real_images(config, source, size):
 
 def folder() -> Path:
   """Returns the folder of the cache, $XDG_CACHE_HOME/diffusion_jax/features."""
-  home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return Path(home).expanduser() / 'diffusion_jax' / 'features'
+  return user_cache.folder() / 'features'
 
 
 def digest(protocol: dict) -> str:

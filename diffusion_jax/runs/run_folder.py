@@ -34,6 +34,7 @@ _FREE = (
   'edit.',
   'noise.',
   'convert.',
+  'compilation_cache',
   'data.data_dir',
   'network.remat',
   'network.matmul_precision',
@@ -47,6 +48,7 @@ _FREE = (
   'training.evaluate_',
   'training.mesh',
   'training.accumulate',
+  'training.steps_per_call',
   'training.resume',
   'training.skip_nonfinite',
   'training.heartbeat_timeout',
@@ -116,7 +118,7 @@ def hparams(stored: dict) -> dict:
   return {
     name: value if isinstance(value, (bool, float, int, str)) else str(value)
     for name, value in _flat(stored).items()
-    if not name.startswith(_FREE[:5])
+    if not name.startswith(_FREE[:6])
   }
 
 

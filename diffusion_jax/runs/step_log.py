@@ -18,28 +18,34 @@ class StepLog:
   def __init__(self, config, workdir, manager, writer, bar, start):
     self._config, self._workdir, self._manager = config, workdir, manager
     self._writer, self._bar = writer, bar
-    self._unread, self._kept = [], []  # (step, metrics); metrics that count
+    self._unread, self._kept = [], []  # (steps, metrics); metrics that count
     self._left_out = self._in_a_row = 0
     self._first = start + 1
     self._since, self._clock = start, time.perf_counter()
 
-  def add(self, step, metrics):
-    """Takes the metrics of a step that has begun; they are read later."""
-    self._unread.append((step, metrics))
-    self._bar.update()
-    if step == self._first:  # compilation is not counted as training
-      self.restart_clock(step)
+  def add(self, steps, metrics):
+    """Takes the metrics of a call that has begun; they are read later.
+
+    steps: the range of its steps; leaves of metrics: [], or one for each step.
+    """
+    self._unread.append((steps, metrics))
+    self._bar.update(len(steps))
+    if steps[0] == self._first:  # compilation is not counted as training
+      self.restart_clock(steps[-1])
 
   def read(self, left=0):
-    """Waits for all steps but the last `left`; UserError at a bad one."""
+    """Waits for all calls but the last `left`; UserError at a bad step."""
     while len(self._unread) > left:
-      step, metrics = self._unread.pop(0)
-      scalars = average([metrics])
-      self._bar.set_postfix(loss=f'{scalars["loss"]:.4f}')
-      if self._counts(step, scalars):
-        self._kept.append(metrics)
-      else:
-        self._left_out += 1
+      steps, metrics = self._unread.pop(0)
+      metrics = jax.tree.map(np.atleast_1d, jax.device_get(metrics))
+      for i, step in enumerate(steps):
+        found = jax.tree.map(lambda x, i=i: x[i], metrics)
+        scalars = average([found])
+        if self._counts(step, scalars):
+          self._kept.append(found)
+        else:
+          self._left_out += 1
+        self._bar.set_postfix(loss=f'{scalars["loss"]:.4f}', refresh=False)
 
   def write_line(self, step, learning_rate):
     """Writes the averages since the last line, the rate and the speed."""

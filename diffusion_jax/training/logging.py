@@ -1,9 +1,11 @@
 """Writes metrics to a file of JSON lines and to TensorBoard."""
 
 import functools
+import importlib
 import itertools
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -60,14 +62,12 @@ class MetricWriter:
   def _events(self):
     # Not SummaryWriter: on a full disk the thread of tensorboardX dies, and the
     # run then waits for it for ever.
-    from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto import event_pb2
-
+    EventsWriter = _tensorboard('event_file_writer').EventsWriter
     writer = EventsWriter(str(self._workdir / 'events'))
     # TensorBoard drops what is there of this step and later ones: it will be
     # written again. Step 0 has the config.
     first = self._start_step + 1 if self._start_step else 0
-    log: Any = event_pb2  # Its names are made at import.
+    log = _tensorboard('proto.event_pb2')
     start = log.SessionLog(status=log.SessionLog.START)
     writer.write_event(_event(first, session_log=start))
     return writer
@@ -84,14 +84,12 @@ class MetricWriter:
     numbers = {name: x for name, x in numbers.items() if not np.isnan(x)}
     self._lines.write(json.dumps({'step': step, **numbers}) + '\n')
     self._lines.flush()
-    from tensorboardX import summary
-
+    summary = _tensorboard('summary')
     self._add(step, [summary.scalar(*item) for item in numbers.items()])
 
   def write_images(self, step: int, images: dict[str, np.ndarray]) -> None:
     """Writes images, uint8 [H, W, C], to TensorBoard."""
-    from tensorboardX import summary
-
+    summary = _tensorboard('summary')
     pictures = [
       summary.image(name, image, dataformats='HWC')
       for name, image in images.items()
@@ -100,8 +98,7 @@ class MetricWriter:
 
   def write_texts(self, step: int, texts: dict[str, str]) -> None:
     """Writes Markdown to TensorBoard."""
-    from tensorboardX import summary
-
+    summary = _tensorboard('summary')
     self._add(step, [summary.text(*item) for item in texts.items()])
 
   def write_hparams(self, hparams: dict[str, bool | float | str]) -> None:
@@ -109,8 +106,7 @@ class MetricWriter:
 
     The metrics of the tab are the scalars of the run.
     """
-    from tensorboardX import summary
-
+    summary = _tensorboard('summary')
     # Only the start of the session: TensorBoard reads the record of the whole
     # experiment of one run alone, and would not show which fields differ.
     _, start, _ = summary.hparams(hparams, {})
@@ -145,8 +141,21 @@ def _rename_old(path):
   )
 
 
-def _event(step, **what):
-  from tensorboardX.proto import event_pb2
+@functools.cache
+def _tensorboard(name) -> Any:
+  # Imports a module of tensorboardX without torch, which it would import where
+  # it finds it, and use for its own types of arguments alone: seconds of every
+  # start.
+  hidden = 'torch' not in sys.modules
+  if hidden:
+    sys.modules['torch'] = None  # pyright: ignore[reportArgumentType]
+  try:
+    return importlib.import_module(f'tensorboardX.{name}')
+  finally:
+    if hidden:
+      del sys.modules['torch']
 
-  log: Any = event_pb2
+
+def _event(step, **what):
+  log = _tensorboard('proto.event_pb2')
   return log.Event(wall_time=time.time(), step=step, **what)

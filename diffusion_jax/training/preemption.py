@@ -11,21 +11,21 @@ from jax.experimental import multihost_utils
 
 @contextlib.contextmanager
 def watch() -> Iterator[Callable[[int], bool]]:
-  """Yields stop(step) -> whether to save after this step and stop.
+  """Yields stop(number) -> whether to save and stop.
 
-  All processes call it once after each step: it is True at the same step in all
-  of them, whichever got the signal. Later signals change nothing, so that a
-  save under way is completed.
+  All processes call it before each dispatch of steps, with 0, 1, 2, ...: it is
+  True at the same number in all of them, whichever got the signal. Later
+  signals change nothing, so that a save under way is completed.
   """
   if jax.process_count() > 1:  # jax.distributed handles the signal.
     yield multihost_utils.reached_preemption_sync_point
     return
   if threading.current_thread() is not threading.main_thread():
-    yield lambda step: False  # Only the main thread may handle signals.
+    yield lambda number: False  # Only the main thread may handle signals.
     return
   received = []
   before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
   try:
-    yield lambda step: bool(received)
+    yield lambda number: bool(received)
   finally:
     signal.signal(signal.SIGTERM, signal.SIG_IGN if received else before)

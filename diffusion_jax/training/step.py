@@ -1,4 +1,4 @@
-"""One step of training, and of evaluation, as pure functions."""
+"""Steps of training, and one of evaluation, as pure functions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -65,6 +65,35 @@ def make_train_step(
     return after, metrics
 
   return train_step
+
+
+def make_train_steps(train_step: Callable) -> Callable:
+  """Returns f(state, batches, key, count, frozen=()) -> (state, metrics).
+
+  The first `count` of the batches, a tuple, are one step each, in a loop on the
+  device: one dispatch for several steps. Leaves of metrics are [len(batches)],
+  with zeros after the first `count`. count may be an argument of a compiled
+  program, and a step's numbers depend neither on it nor on its place in the
+  loop. To be jitted, with the state donated.
+  """
+  step = jax.jit(train_step)  # Its trace serves the shapes and the loop.
+
+  def train_steps(state, batches, key, count, frozen=()):
+    stack = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+    shapes = jax.eval_shape(step, state, batches[0], key, frozen)[1]
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros((len(batches), *x.shape), x.dtype), shapes
+    )
+
+    def body(i, carry):
+      state, metrics = carry
+      batch = jax.tree.map(lambda x: x[i], stack)
+      state, found = step(state, batch, key, frozen)
+      return state, jax.tree.map(lambda x, y: x.at[i].set(y), metrics, found)
+
+    return jax.lax.fori_loop(0, count, body, (state, zeros))
+
+  return train_steps
 
 
 def make_eval_step(objective: Objective) -> Callable[..., dict]:

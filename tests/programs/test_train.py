@@ -89,6 +89,24 @@ def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path):
   assert steps == [1, 2, 3, 4]
 
 
+def test_a_killed_run_continues_with_other_calls(run, tmp_path):
+  """Steps 3 and 4 in one dispatch; the log has the mean of their losses."""
+  copy = tmp_path / 'copy'
+  shutil.copytree(run, copy)
+  shutil.rmtree(copy / 'checkpoints' / '4')
+  fields = QUIET | {'training.steps_per_call': 3, 'training.log_every': 2}
+  PROGRAMS['train'](smoke(**fields), str(copy))
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  jax.tree.map(close, parameters(run), parameters(copy))
+  alone, together = (
+    [x for x in metrics(r) if 'loss' in x] for r in (run, copy)
+  )
+  assert [x['step'] for x in together] == [1, 2, 4]
+  for name in ('loss', 'grad_norm'):
+    mean = (alone[2][name] + alone[3][name]) / 2
+    np.testing.assert_allclose(together[2][name], mean, rtol=1e-4)
+
+
 def test_an_interrupted_run_finishes_the_checkpoint_it_writes(
   run, tmp_path, monkeypatch
 ):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.runs.per_image import per_image, rows
+from diffusion_jax.runs.per_image import one_ahead, per_image, rows
 from diffusion_jax.training.sharding import make_mesh
 
 
@@ -32,3 +32,37 @@ def test_rows_of_every_array():
   found = rows(tree, np.array([2, 0]))
   assert found['x'].tolist() == [[4, 5], [0, 1]]
   assert found['y'][0].tolist() == [2, 0]
+
+
+def test_the_next_part_is_dispatched_before_one_is_fetched():
+  """And no further one; parts of any length are one compilation."""
+  done, traced = [], []
+
+  def function(params, keys, inputs):
+    traced.append(inputs.shape)
+    return params * inputs
+
+  compute = per_image(function, make_mesh(4, 2), jax.random.key(0), size=8)
+
+  def start(part):
+    done.append(f'start {part}')
+    index = np.arange(3 * part, min(3 * part + 3, 11))
+    fetch = compute.start(jnp.float32(2.0), index, index.astype(np.float32))
+
+    def fetched():
+      done.append(f'fetch {part}')
+      return fetch()
+
+    return fetched
+
+  found = []
+  for part, result in one_ahead(start, range(4)):
+    done.append(f'use {part}')
+    found.extend(result)
+  assert found == [2.0 * i for i in range(11)]
+  assert traced == [(8,)]
+  assert ', '.join(done) == (
+    'start 0, start 1, fetch 0, use 0, start 2, fetch 1, use 1, '
+    'start 3, fetch 2, use 2, fetch 3, use 3'
+  )
+  assert list(one_ahead(start, [])) == []

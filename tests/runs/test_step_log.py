@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from tqdm import tqdm
 
@@ -25,10 +26,45 @@ def test_repaired_gradients_do_not_stop_a_run():
   def read(config):
     bar = tqdm(disable=True)
     log = StepLog(config, 'runs/x', manager, None, bar, start=0)
-    log.add(7, metrics)
+    log.add(range(7, 8), metrics)
     log.read()
 
   with pytest.raises(UserError, match='loss is nan at step 7'):
     read(smoke())
   repaired = smoke(**{'optimizer.repair_gradients': True})
   read(repaired)
+
+
+def test_the_steps_of_a_call_are_counted_one_by_one():
+  """The second and third of four are NaN: one may be left out, not two."""
+  losses = np.array([1.0, float('nan'), float('nan'), 3.0])
+  manager = type('Manager', (), {'latest_step': lambda self: 5})()
+
+  def read(losses):
+    log = StepLog(
+      smoke(**{'training.skip_nonfinite': 1}),
+      'runs/x',
+      manager,
+      Lines(),
+      tqdm(disable=True),
+      start=5,
+    )
+    ones = np.ones(4)  # a stack may be longer than the call
+    log.add(range(6, 9), {n: Mean(losses, ones) for n in ('loss', 'grad_norm')})
+    log.read()
+    log.write_line(8, 0.5)
+    return log
+
+  with pytest.raises(UserError, match='loss is nan at step 8, 2 steps in a'):
+    read(losses)
+  read(losses[[0, 1, 3, 2]])
+  step, scalars = Lines.written.pop()
+  assert step == 8 and scalars['loss'] == 2.0  # of 1 and 3
+  assert scalars['skipped_steps'] == 1
+
+
+class Lines:
+  written = []
+
+  def write_scalars(self, step, scalars):
+    self.written.append((step, scalars))

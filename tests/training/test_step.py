@@ -16,6 +16,7 @@ from diffusion_jax.training.step import (
   accumulated,
   make_eval_step,
   make_train_step,
+  make_train_steps,
   rows,
   whole,
 )
@@ -199,6 +200,42 @@ def test_averages_are_of_the_step_that_is_taken(key):
   # 8 -> (8 + 7) / 2 -> 7.5 / 4 + 3 * 6 / 4, and 8 -> 7 -> 3 * 7 / 4 + 6 / 4
   assert state.params['w'] == 6.0 and state.ema_params['w'] == 6.375
   assert state.more_ema_params['other']['w'] == 6.75
+
+
+def test_steps_of_one_call_are_single_steps(key):
+  """Ten of gradient descent, singly, and in calls of 4, 4 and 2.
+
+  How long a call is changes no bit, since it is an argument of one program;
+  another program may round otherwise.
+  """
+  step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.9)
+  state = init_state(init(key, 8), optax.sgd(0.1))
+  batches = [batch_at(i, 16) for i in range(10)]
+  single, expected = jax.jit(step), []
+  alone = state
+  for batch in batches:
+    alone, metrics = single(alone, batch, key)
+    expected.append(metrics['loss'].total)
+
+  steps = jax.jit(make_train_steps(step))
+
+  def in_calls(*counts):
+    after, losses, rest = state, [], batches
+    for n in counts:
+      taken = (rest[:n] + rest[:1] * 4)[:4]  # filled up to 4
+      after, metrics = steps(after, tuple(taken), key, n)
+      assert not metrics['loss'].total[n:].any()
+      losses.extend(metrics['loss'].total[:n])
+      rest = rest[n:]
+    return after, losses
+
+  after, losses = in_calls(4, 4, 2)
+  assert after.step == 10
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+  close(losses, expected)
+  jax.tree.map(close, after, alone)
+  other = in_calls(1, 4, 3, 2)
+  jax.tree.map(np.testing.assert_array_equal, other, (after, losses))
 
 
 @pytest.mark.parametrize('times', [dj.step_times(1000), dj.antithetic_times])

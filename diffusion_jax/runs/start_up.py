@@ -1,0 +1,41 @@
+"""What a program does once at its start, and how long that takes."""
+
+import os
+import time
+from pathlib import Path
+
+
+def seconds_since_launch() -> float | None:
+  """Returns the age of this process in seconds; None where it is unknown."""
+  try:
+    fields = Path('/proc/self/stat').read_text().rpartition(')')[2].split()
+    ticks = int(fields[19])  # starttime, the 22nd field of proc(5)
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf(
+      'SC_CLK_TCK'
+    )
+  except (OSError, ValueError, IndexError, AttributeError):
+    return None
+
+
+class StartUp:
+  """Measures the phases of a start; as text, one line about all of them.
+
+  Begins when it is made; what the process did before, such as imports, is the
+  first phase.
+  """
+
+  def __init__(self):
+    before = seconds_since_launch()
+    self._phases = {} if before is None else {'imports': before}
+    self._clock = time.perf_counter()
+
+  def mark(self, name: str) -> None:
+    """Ends the phase `name`, for the first time it ends."""
+    now = time.perf_counter()
+    self._phases.setdefault(name, now - self._clock)
+    self._clock = now
+
+  def __str__(self) -> str:
+    total = sum(self._phases.values())
+    parts = ', '.join(f'{name} {x:.1f}' for name, x in self._phases.items())
+    return f'first step {total:.1f} s after the launch: {parts}'
