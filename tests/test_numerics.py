@@ -51,10 +51,16 @@ def float_types(tree):
 
 
 def precisions(jaxpr):
-  """The precision of each product and convolution, also in inner programs."""
+  """The precision of each product and convolution, also in inner programs.
+
+  That of our own convolution of CPUs is a name.
+  """
   for eqn in jaxpr.eqns:
     if eqn.primitive.name in ('dot_general', 'conv_general_dilated'):
       yield eqn.params['precision']
+    if eqn.primitive.name == 'conv2d':
+      name = eqn.params['precision']
+      yield name and (jax.lax.Precision(name),) * 2
     for inner in jax.extend.core.jaxprs_in_params(eqn.params):
       yield from precisions(inner)
 

@@ -1,0 +1,66 @@
+"""Floating-point operations of a network, and the rate of a device."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from benchmarks import cases
+from diffusion_jax import build
+from diffusion_jax.networks import layers
+
+
+def analytic(config, batch):
+  """Returns the FLOP of a forward pass: those of products, 2 for each term.
+
+  Counted layer by layer, whatever way they are computed: a convolution has
+  2 k^2 C_in of each output, a dense layer 2 C_in, attention 4 (H W)^2 C of each
+  image. A training step has three times as many.
+  """
+  network = build.build_network(config)
+  total = 0
+
+  def count(layer, args, kwargs, context):
+    nonlocal total
+    out = layer(*args, **kwargs)
+    module = context.module
+    if context.method_name != '__call__':
+      return out
+    if isinstance(module, layers.Conv):
+      total += 2 * module.kernel_size**2 * args[0].shape[-1] * out.size
+    elif isinstance(module, nn.Dense):
+      total += 2 * args[0].shape[-1] * out.size
+    elif isinstance(module, layers.Attention):
+      b, h, w, c = out.shape
+      total += 4 * b * (h * w) ** 2 * c
+    return out
+
+  with nn.intercept_methods(count):
+    inputs = cases.network_inputs(config, batch)
+    jax.eval_shape(network.init, jax.random.key(0), *inputs)
+  return total
+
+
+def counted(compiled):
+  """Returns the FLOP of a compiled program by XLA's own analysis, or None.
+
+  It counts what the program does: fewer than `analytic` where a convolution is
+  computed by Winograd's algorithm, and none in a call of a library.
+  """
+  cost = compiled.cost_analysis()
+  cost = cost[0] if isinstance(cost, list) else cost
+  return (cost or {}).get('flops')
+
+
+def matmul_rate(dtype, size, rounds=10):
+  """Returns the FLOP/s of a product of two square matrices, the best round."""
+  a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+  b = jax.random.normal(jax.random.key(1), (size, size), dtype)
+  product = jax.jit(jnp.matmul).lower(a, b).compile()
+  best = float('inf')
+  for _ in range(rounds + 1):
+    start = time.perf_counter()
+    jax.block_until_ready(product(a, b))
+    best = min(best, time.perf_counter() - start)
+  return 2 * size**3 / best

@@ -1,0 +1,142 @@
+"""Our side of benchmarks.against_torch."""
+
+import os
+from importlib import metadata
+
+# Both sides hold memory of one GPU at a time.
+os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffusion_jax
+from benchmarks import cases, flops, turns
+from diffusion_jax import build, families
+from diffusion_jax.build.network import network_fn
+from diffusion_jax.families import diffusion
+from diffusion_jax.interop import diffusers as folders
+from diffusion_jax.programs import train
+from diffusion_jax.training.step import make_train_step
+
+
+class Side:
+  """Runs forward passes, training steps and DDIM of a `turns.Case`."""
+
+  def __init__(self, case):
+    self.case = case
+    self.config = cases.make_config(case)
+    self.network = build.build_network(self.config)
+    self.apply = network_fn(self.config, self.network)
+    init = jax.jit(families.of(self.config).init(self.config))
+    self.params = init(jax.random.key(0))
+    self.run = self.out = None
+    self.carry = ()
+
+  def facts(self):
+    """Returns versions, the device, parameters, FLOP and the rate of products.
+
+    FLOP are those of a forward pass, counted by layers.
+    """
+    device = jax.devices()[0]
+    on_gpu = device.platform != 'cpu'
+    size = 8192 if on_gpu else 2048
+    sizes = [x.size for x in jax.tree.leaves(self.params)]
+    return {
+      'versions': {
+        'diffusion_jax': diffusion_jax.__version__,
+        'jax': jax.__version__,
+        'jaxlib': metadata.version('jaxlib'),
+      },
+      'device': device.device_kind,
+      'platform': device.platform,
+      'parameters': sum(sizes),
+      'forward_flop': flops.analytic(self.config, self.case.batch),
+      'matmul_flop_per_s': flops.matmul_rate(self.case.dtype, size),
+    }
+
+  def export(self, folder):
+    """Writes weights for diffusers, and returns (x, noise, output).
+
+    They are moved away from the first ones, whose output is 0.
+    """
+    keys = iter(jax.random.split(jax.random.key(2), 10_000))
+    params = jax.tree.map(
+      lambda p: p + 0.05 * jax.random.normal(next(keys), p.shape),
+      self.params['network'],
+    )
+    shape = tuple(self.config.data.image_shape)
+    fields = {
+      'data.image_shape': shape,
+      'schedule.name': 'linear',
+      'schedule.num_steps': 1000,
+      'objective.parametrization': 'eps',
+      'conditioning.noise_input': 'step',
+    }
+    folders.save(folder, self.network, params, fields)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, *shape), np.float32)
+    noise = np.array([10.0, 700.0], np.float32)
+    cond = {'label': jnp.zeros(2, jnp.int32)}
+    cond = cond if self.config.conditioning.labels else {}
+    out = jax.jit(self.apply)(params, x, noise, cond)
+    return x, noise, np.asarray(out, np.float32)
+
+  def prepare(self, task):
+    """Compiles 'forward', 'train' or 'ddim'; returns facts about it."""
+    function, arguments = getattr(self, f'_{task}')()
+    compiled = function.lower(*arguments).compile()
+    self.carry = arguments
+
+    def run():
+      self.out = compiled(*self.carry)
+      if task == 'train':  # the state is donated
+        self.carry = self.out[0], *self.carry[1:]
+
+    self.run = run
+    memory = compiled.memory_analysis()
+    return {
+      'xla_flop': flops.counted(compiled),
+      'temporary_bytes': getattr(memory, 'temp_size_in_bytes', None),
+    }
+
+  def wait(self):
+    """Waits for the last result."""
+    jax.block_until_ready(self.out)
+
+  def peak(self):
+    """Returns the peak of the memory in bytes: of the GPU, or of the process.
+
+    Of a GPU since the start of the process.
+    """
+    stats = jax.devices()[0].memory_stats()
+    return stats['peak_bytes_in_use'] if stats else turns.peak_bytes()
+
+  def _arrays(self):
+    x, noise, cond = cases.network_inputs(self.config, self.case.batch)
+    image = jax.random.normal(jax.random.key(1), x.shape)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), cond)
+    return image, jnp.full(noise.shape, 500.0), zeros
+
+  def _forward(self):
+    return jax.jit(self.apply), (self.params['network'], *self._arrays())
+
+  def _train(self):
+    c = self.config
+    objective = families.of(c).objective(c)
+    optimizer, decays = build.build_optimizer(c), build.build_ema_decays(c)
+    mesh = build.build_mesh(c)
+    make_state, _ = train.state_maker(c, objective, optimizer, decays, mesh)
+    step = make_train_step(objective, optimizer, *decays)
+    image, _, cond = self._arrays()
+    batch = {'image': jnp.clip(image, -1.0, 1.0), **cond}
+    arguments = make_state(), batch, jax.random.key(0)
+    return jax.jit(step, donate_argnums=0), arguments
+
+  def _ddim(self):
+    keys = jax.random.split(jax.random.key(0), self.case.batch)
+
+    def sample(params, keys, cond):
+      return diffusion.from_noise(self.config, params, {}, keys, cond)
+
+    return jax.jit(sample), (self.params, keys, self._arrays()[2])

@@ -1,0 +1,176 @@
+"""Programs that are timed in turns, each in a process of its own.
+
+A machine that changes speed then favours none of them, neither holds the memory
+of the other, and one that fails leaves the others alone. Times are of the wall
+clock; those of the processors are taken beside them, since a busy machine
+changes the first alone.
+"""
+
+import importlib
+import multiprocessing
+import statistics
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Failed(Exception):
+  """A program raised an error in its process; the message is its last line."""
+
+
+class Case(NamedTuple):
+  """Holds what is computed: network, batch, type and number of steps."""
+
+  network: str  # a name of `cases.NETWORKS`
+  batch: int
+  dtype: str = 'float32'
+  ddim_steps: int = 50
+  remat: bool = False
+  compiled: bool = False  # torch alone: torch.compile
+
+
+class Worker:
+  """Runs a module's `Side(case)` in a process of its own.
+
+  Methods of the side are called by name; `ready` and `seconds` are made of its
+  `prepare(task)`, `run()` and `wait()`.
+  """
+
+  def __init__(self, module: str, case: Case):
+    context = multiprocessing.get_context('spawn')
+    self._connection, there = context.Pipe()
+    self._process = context.Process(
+      target=_serve, args=(there, module, case), daemon=True
+    )
+    self._process.start()
+    there.close()
+
+  def call(self, name: str, *args: Any) -> Any:
+    """Returns the result of a call in the process; raises `Failed`."""
+    try:
+      self._connection.send((name, args))
+      good, result = self._connection.recv()
+    except (EOFError, OSError) as error:
+      self._process.join()
+      code = self._process.exitcode
+      raise Failed(f'its process ended with exit code {code}') from error
+    if not good:
+      raise Failed(result)
+    return result
+
+  def close(self) -> None:
+    """Ends the process."""
+    self._connection.close()
+    self._process.join(10)
+    if self._process.is_alive():
+      self._process.kill()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+
+def _serve(connection, module, case):
+  side = None
+  while True:
+    try:
+      name, args = connection.recv()
+    except EOFError:
+      return
+    try:
+      if side is None:
+        side = importlib.import_module(module).Side(case)
+      result = True, _answer(side, name, args)
+    except Exception as error:
+      traceback.print_exc()
+      line = (str(error).strip().splitlines() or [''])[0][:300]
+      result = False, f'{type(error).__name__}: {line}'
+    connection.send(result)
+
+
+def _answer(side, name, args):
+  if name == 'ready':
+    return _ready(side, *args)
+  if name == 'seconds':
+    return _seconds(side, *args)
+  return getattr(side, name)(*args)
+
+
+def _ready(side, task):
+  # Compiles a task and calls it twice: the first call may compile still.
+  start = time.perf_counter()
+  info = side.prepare(task) or {}
+  reset_peak()
+  side.run()
+  side.wait()
+  info['compile_seconds'] = time.perf_counter() - start
+  info['first_seconds'] = _seconds(side, 1)[0]
+  return info
+
+
+def _seconds(side, calls):
+  # Returns (wall, processor) seconds per call, of one measurement.
+  wall, used = time.perf_counter(), time.process_time()
+  for _ in range(calls):
+    side.run()
+  side.wait()
+  wall, used = time.perf_counter() - wall, time.process_time() - used
+  return wall / calls, used / calls
+
+
+def in_turns(
+  workers: dict[str, Worker], rounds: int, least_seconds: float
+) -> dict[str, list[tuple[float, float]]]:
+  """Returns the (wall, processor) seconds per call of `rounds` rounds.
+
+  Every worker is ready. The order changes from round to round, and each
+  measurement has as many calls as take about least_seconds.
+  """
+  calls = {
+    name: max(1, round(least_seconds / worker.call('seconds', 1)[0]))
+    for name, worker in workers.items()
+  }
+  times = {name: [] for name in workers}
+  for i in range(rounds):
+    for name in list(workers)[:: 1 if i % 2 else -1]:
+      times[name].append(workers[name].call('seconds', calls[name]))
+  return times
+
+
+def spread(values: list[float]) -> dict[str, float]:
+  """Returns the median of values, their quartiles and their extremes."""
+  values = sorted(values)
+  low = high = values[0]
+  if len(values) > 1:
+    low, _, high = statistics.quantiles(values, n=4, method='inclusive')
+  return {
+    'median': statistics.median(values),
+    'low': low,
+    'high': high,
+    'min': values[0],
+    'max': values[-1],
+  }
+
+
+def ratios(over: list, under: list, part: int = 0) -> list[float]:
+  """Returns over / under of every pair of times; part 1: of the processors'."""
+  return [a[part] / b[part] for a, b in zip(over, under, strict=True)]
+
+
+def reset_peak() -> None:
+  """Forgets the peak of this process's memory, where Linux allows that."""
+  try:
+    Path('/proc/self/clear_refs').write_text('5')
+  except OSError:
+    pass
+
+
+def peak_bytes() -> int:
+  """Returns the peak of this process's memory since `reset_peak`."""
+  for line in Path('/proc/self/status').read_text().splitlines():
+    if line.startswith('VmHWM:'):
+      return 1024 * int(line.split()[1])
+  return 0

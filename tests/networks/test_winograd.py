@@ -1,0 +1,139 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from diffusion_jax.networks import convolution, winograd
+
+PLAIN = ((1, 1), (1, 1))
+# shape of x, features, padding; sides that tiles do not fill, uneven padding
+SHAPES = {
+  'whole': ((2, 8, 8, 5), 3, PLAIN),
+  'one_tile': ((3, 4, 4, 2), 4, PLAIN),
+  'odd': ((1, 7, 10, 3), 2, PLAIN),
+  'uneven': ((2, 9, 6, 2), 3, ((0, 1), (2, 1))),
+  'valid': ((1, 10, 6, 2), 2, ((0, 0), (0, 0))),
+}
+
+
+def direct(x, kernel, padding):
+  """The sum of nine products, float64."""
+  x = np.pad(x, ((0, 0), *padding, (0, 0)))
+  h, w = x.shape[1] - 2, x.shape[2] - 2
+  return sum(
+    np.einsum('bhwc,co->bhwo', x[:, i : i + h, j : j + w], kernel[i, j])
+    for i in range(3)
+    for j in range(3)
+  )
+
+
+@pytest.fixture(params=SHAPES)
+def case(request, seeds):
+  shape, features, padding = SHAPES[request.param]
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal(shape)
+  kernel = rng.standard_normal((3, 3, shape[-1], features))
+  return x, kernel, padding
+
+
+def test_in_float64_it_is_the_convolution(case):
+  x, kernel, padding = case
+  with jax.enable_x64(True):
+    found = winograd.conv(jnp.array(x), jnp.array(kernel), padding, None)
+  expected = direct(x, kernel, padding)
+  assert found.shape == expected.shape
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+
+
+def test_the_kernel_gradient_is_the_transpose(case):
+  """<g, conv(x, k)> = <gradient, k> for any k."""
+  x, kernel, padding = case
+  y = direct(x, kernel, padding)
+  g = np.cos(np.arange(y.size)).reshape(y.shape)
+  arrays = (jnp.asarray(a, jnp.float32) for a in (x, g))
+  found = winograd.kernel_gradient(*arrays, padding, None)
+  assert found.shape == kernel.shape
+  basis = np.zeros(kernel.shape)
+  for index in np.ndindex(3, 3, 1, 1):
+    basis[index] = 1.0
+    expected = np.sum(g * direct(x, basis, padding))
+    basis[index] = 0.0
+    np.testing.assert_allclose(found[index], expected, rtol=1e-4, atol=1e-4)
+  total = np.sum(found * kernel)
+  np.testing.assert_allclose(total, np.sum(g * y), rtol=1e-4, atol=1e-3)
+
+
+def test_the_error_in_float32_is_a_few_millionths(seeds):
+  """For the widths of a network: of the largest output, against float64."""
+  rng = np.random.default_rng(1)
+  x = rng.standard_normal((2, 8, 8, 128))
+  kernel = rng.standard_normal((3, 3, 128, 32)) / np.sqrt(9 * 128)
+  arrays = (jnp.asarray(a, jnp.float32) for a in (x, kernel))
+  found = winograd.conv(*arrays, PLAIN, None)
+  expected = direct(x, kernel, PLAIN)
+  error = np.abs(found - expected).max() / np.abs(expected).max()
+  assert 1e-8 < error < 5e-6
+
+
+@pytest.fixture
+def always(monkeypatch):
+  """conv2d takes Winograd's algorithm for these small shapes too."""
+  monkeypatch.setattr(convolution, 'MIN_TILES', 1)
+  monkeypatch.setattr(convolution, 'MIN_CHANNELS', 1)
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+
+
+def products(function, *args):
+  """The names of the products of a compiled program."""
+  text = jax.jit(function).lower(*args).as_text()
+  names = ('dot_general', 'convolution')
+  return {name for name in names if f'stablehlo.{name}' in text}
+
+
+def test_conv2d_chooses_it_by_shape_type_and_precision(monkeypatch):
+  def of(shape, features=64, dtype=jnp.float32, **how):
+    x = jnp.zeros(shape, dtype)
+    kernel = jnp.zeros((3, 3, shape[-1], features), dtype)
+    conv = lambda x, k: convolution.conv2d(x, k, 1, PLAIN)
+    with jax.default_matmul_precision(how.get('precision')):
+      return products(conv, x, kernel)
+
+  large = (8, 16, 16, 64)
+  assert jax.device_count() > 1 and of(large) == {'convolution'}
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  assert of(large) == {'dot_general'}
+  assert of(large, dtype=jnp.bfloat16) == {'convolution'}
+  assert of(large, precision='highest') == {'convolution'}
+  assert of(large, features=3) == {'convolution'}
+  assert of((8, 4, 4, 64)) == {'convolution'}
+
+
+@pytest.mark.usefixtures('always')
+def test_all_derivatives_through_conv2d(key):
+  x = jax.random.normal(key, (2, 8, 4, 3))
+  kernel = jax.random.normal(key, (3, 3, 3, 2)) / 5
+  ours = lambda x, k: convolution.conv2d(x, k, 1, PLAIN)
+  xla = lambda x, k: lax.conv_general_dilated(
+    x, k, (1, 1), PLAIN, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+  def several(conv, x, kernel):
+    tangents = jnp.cos(x), jnp.sin(kernel)
+    push = jax.jvp(conv, (x, kernel), tangents)
+    loss = lambda x, k: jnp.sum(jnp.tanh(conv(x, k)))
+    gradient = jax.grad(loss, argnums=(0, 1))
+    hessian = jax.jvp(gradient, (x, kernel), tangents)
+    each = jax.vmap(lambda x: gradient(x[None], kernel))(x)
+
+    def step(k, _):
+      return k - 0.01 * gradient(x, k)[1], jax.jvp(loss, (x, k), tangents)
+
+    return push, hessian, each, lax.scan(step, kernel, length=2)
+
+  both = [jax.jit(lambda *a, f=f: several(f, *a)) for f in (ours, xla)]
+  assert products(ours, x, kernel) == {'dot_general'}
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+    *(f(x, kernel) for f in both),
+  )

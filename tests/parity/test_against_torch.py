@@ -1,0 +1,54 @@
+"""benchmarks.against_torch measures what it says, on a tiny network."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import against_torch, cases, flops
+from benchmarks.turns import Case
+
+
+@pytest.fixture(scope='module')
+def measured(tmp_path_factory):
+  pytest.importorskip('diffusers')
+  out = tmp_path_factory.mktemp('bench') / 'result.json'
+  against_torch.main(['--smoke', f'--out={out}'])
+  return json.loads(out.read_text())
+
+
+def test_every_task_is_measured_on_both_sides(measured):
+  records = measured['records']
+  assert [r['task'] for r in records] == list(against_torch.TASKS)
+  for r in records:
+    assert 'error' not in r
+    for side in ('ours', 'torch'):
+      times = [wall for wall, _ in r['times'][side]]
+      assert len(times) == 2 and min(times) > 0.0
+      assert r[side]['seconds'] == np.median(times)
+      assert r['peak_bytes'][side] > 1e7
+    pairs = zip(r['times']['torch'], r['times']['ours'], strict=True)
+    expected = np.median([a / b for (a, _), (b, _) in pairs])
+    assert r['ratio']['median'] == pytest.approx(expected)
+    assert {'jax', 'diffusion_jax'} <= set(r['facts']['ours']['versions'])
+    assert {'torch', 'diffusers'} <= set(r['facts']['torch']['versions'])
+
+
+def test_both_sides_compute_the_same_network(measured):
+  first = measured['records'][0]
+  assert first['difference'] < 1e-5
+  sides = first['facts']
+  assert sides['ours']['parameters'] == sides['torch']['parameters']
+
+
+def test_flop_by_layers_are_those_that_torch_counts():
+  diffusers = pytest.importorskip('diffusers')
+  torch = pytest.importorskip('torch')
+  counter = pytest.importorskip('torch.utils.flop_counter')
+  case = Case('smoke', 2)
+  model = diffusers.UNet2DModel.from_config(cases.torch_options(case))
+  with counter.FlopCounterMode(display=False) as found, torch.no_grad():
+    model(torch.zeros(2, 3, 16, 16), torch.tensor([3, 4]))
+  expected = found.get_total_flops()
+  ours = flops.analytic(cases.make_config(case), 2)
+  assert ours == pytest.approx(expected, rel=1e-3)
