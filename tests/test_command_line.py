@@ -1,5 +1,6 @@
 """The command line as a user types it: what works, and what mistakes say."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,20 +16,78 @@ from tests.conftest import HANG_SECONDS
 ROOT = Path(__file__).parent.parent
 
 
-def launch(*args, cwd=ROOT):
+# Runs launch.py in a fork for each line of its input: [arguments, working
+# folder, file of stdout, file of stderr]. The imports, which take longer than
+# all of a mistake, are done once. Prints the exit codes.
+FORKS = """
+import json, os, runpy, sys
+from diffusion_jax import command_line
+
+root, child = sys.argv[1], None
+for line in sys.stdin:
+  args, cwd, *files = json.loads(line)
+  child = os.fork()
+  if child == 0:
+    for number, file in enumerate(files, start=1):
+      os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(cwd)
+    break
+  print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+if child == 0:
+  sys.argv = [os.path.join(root, 'launch.py'), *args]
+  sys.path[0] = root
+  runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+@pytest.fixture(scope='module')
+def launch(tmp_path_factory):
+  """launch(*args, cwd=ROOT): what a process of launch.py says and returns."""
+  folder = tmp_path_factory.mktemp('said')
+  forks = subprocess.Popen(
+    [sys.executable, '-c', FORKS, str(ROOT)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,  # JAX warns of forks, for what happens in them
+    text=True,
+    bufsize=1,
+  )
+
+  def one(*args, cwd=ROOT):
+    files = folder / 'stdout', folder / 'stderr'
+    for file in files:
+      file.unlink(missing_ok=True)
+    forks.stdin.write(json.dumps([args, str(cwd), *map(str, files)]) + '\n')
+    code = int(forks.stdout.readline())
+    said = [file.read_text() for file in files]
+    return subprocess.CompletedProcess(args, code, *said)
+
+  yield one
+  forks.stdin.close()
+  assert forks.wait(HANG_SECONDS) == 0
+
+
+def launch_alone(*args, cwd=ROOT):
+  """The same by a process of its own, which has one device."""
   return subprocess.run(
     [sys.executable, str(ROOT / 'launch.py'), *args],
     cwd=cwd,
+    env=os.environ | {'XLA_FLAGS': without_devices()},
     capture_output=True,
     text=True,
     timeout=HANG_SECONDS,
   )
 
 
+def without_devices():
+  flags = os.environ['XLA_FLAGS'].split()
+  return ' '.join(flag for flag in flags if 'device_count' not in flag)
+
+
 def test_cifar10_smoke_trains_and_draws_without_any_download(tmp_path):
   """From any folder; the default workdir is runs/<config>-<argument>."""
   config = f'--config={ROOT}/configs/cifar10.py:smoke'
-  result = launch(config, cwd=tmp_path)
+  result = launch_alone(config, cwd=tmp_path)
   assert result.returncode == 0, result.stderr
   run = tmp_path / 'runs' / 'cifar10-smoke'
   assert (run / 'checkpoints' / '4').is_dir()
@@ -151,9 +210,16 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize('name', MISTAKES)
-def test_a_mistake_is_one_clear_line(name):
+def test_a_mistake_is_one_clear_line(launch, name):
   args, message = MISTAKES[name]
-  result = launch(*args)
+  check_one_line(launch(*args), message)
+
+
+def test_a_mistake_is_one_line_of_a_process_of_its_own():
+  check_one_line(launch_alone(*MISTAKES['unknown field'][0]), 'bach_size')
+
+
+def check_one_line(result, message):
   assert result.returncode == 2
   assert result.stdout == ''
   assert result.stderr.startswith('error: ')
@@ -169,7 +235,9 @@ WRONG_SWEEPS = {
 
 
 @pytest.mark.parametrize('override', WRONG_SWEEPS)
-def test_a_sweep_that_does_not_fit_is_one_clear_line(override, tmp_path):
+def test_a_sweep_that_does_not_fit_is_one_clear_line(
+  launch, override, tmp_path
+):
   path = tmp_path / 'mine.py'
   path.write_text(
     'from configs.digits import get_config\n'
@@ -182,7 +250,7 @@ def test_a_sweep_that_does_not_fit_is_one_clear_line(override, tmp_path):
   assert WRONG_SWEEPS[override] in result.stderr
 
 
-def test_a_sweep_changes_the_config_and_the_workdir(tmp_path):
+def test_a_sweep_changes_the_config_and_the_workdir(launch, tmp_path):
   """--mode=noise needs no training; its record is where a run's would be."""
   path = tmp_path / 'mine.py'
   path.write_text(
@@ -200,14 +268,14 @@ def test_a_sweep_changes_the_config_and_the_workdir(tmp_path):
   assert any(found.rglob('*.png'))
 
 
-def test_a_config_with_a_syntax_error_says_where(tmp_path):
+def test_a_config_with_a_syntax_error_says_where(launch, tmp_path):
   (tmp_path / 'mine.py').write_text('def get_config(:\n  pass\n')
   result = launch(f'--config={tmp_path}/mine.py')
   assert result.returncode == 2
   assert result.stderr.count('\n') == 1 and 'mine.py, line 1' in result.stderr
 
 
-def test_help_lists_the_flags():
+def test_help_lists_the_flags(launch):
   result = launch('--help')
   assert '--workdir' in result.stdout and '--mode' in result.stdout
 
