@@ -189,6 +189,8 @@ def get_config():
   objective.kl_warmup = placeholder(int)  # steps from weight 0 to beta
 
   optimizer = config.optimizer = ConfigDict()
+  # adam, adamw (the same where weight_decay is 0), radam, muon (kernels)
+  optimizer.name = 'adamw'
   optimizer.learning_rate = 2e-4
   optimizer.warmup_steps = 0  # from 0 along a line
   optimizer.decay = 'constant'  # then: constant, linear, cosine, inverse_sqrt
@@ -197,7 +199,7 @@ def get_config():
   optimizer.b1 = 0.9
   optimizer.b2 = 0.999
   optimizer.eps = 1e-8
-  optimizer.weight_decay = 0.0  # AdamW's
+  optimizer.weight_decay = 0.0  # decoupled, as AdamW's
   # of kernels; not_biases (kernels, norms, embeddings, schedule: VDM); all
   optimizer.weight_decay_mask = 'kernels'
   # replaces nan by 0 and inf by 1e5 in gradients, as EDM; the run continues
