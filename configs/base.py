@@ -76,12 +76,13 @@ def get_config():
   schedule.gamma_max = placeholder(float)  # learned: at t = 1
 
   network = config.network = ConfigDict()
-  # unet, vdm (one resolution), ddpmpp (EDM's), classifier (of noisy images);
-  # autoencoder and hierarchical, of the objectives vae and hvae
+  # unet, dit (transformers), vdm (one resolution), ddpmpp (EDM's), classifier
+  # (of noisy images); autoencoder and hierarchical, of objectives vae and hvae
   network.name = 'unet'
   network.channels = placeholder(int)  # at full resolution
   network.multipliers = placeholder(tuple)  # of channels, one per resolution
-  # per resolution in the first half of unet; the second half has one more
+  # per resolution in the first half of unet, whose second half has one more; of
+  # dit: all
   network.num_blocks = placeholder(int)
   # heights of the feature maps with attention
   network.attention_resolutions = placeholder(tuple)
@@ -115,6 +116,19 @@ def get_config():
   network.text_width = placeholder(int)  # of the Transformer that reads text
   network.text_layers = placeholder(int)
   network.text_heads = placeholder(int)
+  # dit: joint (words are tokens too, as MM-DiT), cross (they are attended to)
+  network.text_attention = placeholder(str)
+  # dit: side of a patch in pixels, one token each (docs/transformers.md)
+  network.patch_size = placeholder(int)
+  network.positions = placeholder(str)  # dit: sincos, rotary, both, none
+  network.norm = placeholder(str)  # dit: layer (without parameters), rms
+  network.qk_norm = placeholder(bool)  # dit: of queries and keys
+  network.mlp = placeholder(str)  # dit: gelu, swiglu
+  network.bottleneck = placeholder(int)  # dit: patches to so many numbers first
+  network.class_tokens = placeholder(int)  # dit: tokens of the label
+  network.class_tokens_at = placeholder(int)  # dit: from this block on, 0 first
+  network.dropout_blocks = placeholder(str)  # dit: all, middle (half of them)
+  network.attention = placeholder(str)  # dit: xla, cudnn (GPU and bfloat16)
   # autoencoder: numbers of the vector z; 0: z is an image of latent_channels
   network.latent_dim = placeholder(int)
   network.latent_channels = placeholder(int)  # autoencoder, hierarchical
@@ -135,14 +149,14 @@ def get_config():
   conditioning.noise_input = 'step'
   conditioning.time_scale = placeholder(float)
   conditioning.labels = False  # gives the network the class
-  conditioning.text = False  # gives the network a text; unet
+  conditioning.text = False  # gives the network a text; unet, dit
   conditioning.text_length = 64  # bytes of a text, at most
   # probability that training hides the class, the text and the image
   conditioning.dropout = 0.0
-  # gives the network its last estimate of x0 (Analog Bits); unet, ddpmpp
+  # gives the network its last estimate of x0 (Analog Bits); not vdm
   conditioning.self_conditioning = False
   # gives the network an image made of the example: inpaint (known pixels),
-  # superres (a smaller one), colorize (without colours); '': none; unet, ddpmpp
+  # superres (a smaller one), colorize (without colours); '': none; not vdm
   conditioning.image = ''
   conditioning.image_factor = 2  # superres: so many times smaller
 
@@ -153,7 +167,7 @@ def get_config():
   objective.num_steps = placeholder(int)  # vdm: T; 0: continuous time
   objective.parametrization = 'eps'  # x0, eps, v, score, flow, edm
   # of the error in x0: snr (plain error of eps), flow (plain error of the
-  # velocity), truncated_snr, min_snr, edm
+  # velocity), min_flow (JiT's), truncated_snr, min_snr, edm
   objective.weight = 'snr'
   # steps, uniform, antithetic, log_normal, logit_normal; of hybrid and vlb:
   # steps, loss_aware
@@ -161,6 +175,7 @@ def get_config():
   objective.t_min = placeholder(float)  # times 'uniform', from here to 1
   objective.vlb_weight = placeholder(float)  # hybrid: of the bound, bits/dim
   objective.min_snr_gamma = placeholder(float)  # weight 'min_snr'
+  objective.max_flow_weight = placeholder(float)  # weight 'min_flow'
   objective.log_normal_mean = placeholder(float)  # of log sigma
   objective.log_normal_std = placeholder(float)
   objective.logit_normal_mean = placeholder(float)  # of log(t / (1 - t))
@@ -177,6 +192,8 @@ def get_config():
   objective.kl_warmup = placeholder(int)  # steps from weight 0 to beta
 
   optimizer = config.optimizer = ConfigDict()
+  # adam, adamw (the same where weight_decay is 0), radam, muon (kernels)
+  optimizer.name = 'adamw'
   optimizer.learning_rate = 2e-4
   optimizer.warmup_steps = 0  # from 0 along a line
   optimizer.decay = 'constant'  # then: constant, linear, cosine, inverse_sqrt
@@ -185,7 +202,7 @@ def get_config():
   optimizer.b1 = 0.9
   optimizer.b2 = 0.999
   optimizer.eps = 1e-8
-  optimizer.weight_decay = 0.0  # AdamW's
+  optimizer.weight_decay = 0.0  # decoupled, as AdamW's
   # of kernels; not_biases (kernels, norms, embeddings, schedule: VDM); all
   optimizer.weight_decay_mask = 'kernels'
   # replaces nan by 0 and inf by 1e5 in gradients, as EDM; the run continues
@@ -267,7 +284,8 @@ def get_config():
 
   sampling = config.sampling = ConfigDict()  # docs/samplers.md
   # ancestral, ddim, heun, dpm_solver_pp, dpm_solver_pp_2s, dpm_solver_pp_sde,
-  # unipc, euler_maruyama, reverse_diffusion, annealed_langevin
+  # unipc, euler_maruyama, reverse_diffusion, annealed_langevin, velocity_heun
+  # (JiT's), velocity_sde (SiT's)
   sampling.sampler = 'ancestral'
   sampling.num_steps = 1000
   # another schedule whose levels are visited; '': that of the training
@@ -286,6 +304,9 @@ def get_config():
   sampling.langevin_step_size = placeholder(float)
   sampling.corrector_steps = 0  # of Langevin's corrector before each step
   sampling.corrector_snr = placeholder(float)
+  # velocity_sde: w(t) is constant, sigma or sde (the schedule's own)
+  sampling.diffusion = placeholder(str)
+  sampling.diffusion_scale = placeholder(float)  # times this; 0: ODE
   sampling.churn = 0.0  # EDM's S_churn, of all steps together
   sampling.churn_min = placeholder(float)  # of sigma / alpha
   sampling.churn_max = placeholder(float)  # None: no limit
@@ -296,6 +317,8 @@ def get_config():
   sampling.guidance_rescale = 0.0  # phi: how far x0 gets its deviation back
   sampling.guidance_min = 0.0  # guided where sigma / alpha is between these
   sampling.guidance_max = placeholder(float)  # None: no limit
+  # only so many first channels are guided, as 3 by DiT's release; None: all
+  sampling.guidance_channels = placeholder(int)
   # the workdir of a run, a worse one, in place of uncond: autoguidance
   sampling.guidance_run = ''
   sampling.classifier = ''  # the workdir of a classifier that guides
@@ -356,13 +379,18 @@ def get_config():
   return config
 
 
-# All networks of this package take the first three fields.
+# All networks of this package take the first three fields, but for dit, which
+# has no groups.
 SMALL_NETWORK = {
   'channels': 8,
   'num_groups': 4,
   'num_blocks': 1,
   'head_channels': 4,
   'stem_channels': 4,
+  'num_heads': 2,
+  'bottleneck': 4,
+  'class_tokens': 2,
+  'class_tokens_at': 0,
 }
 
 
@@ -389,8 +417,11 @@ def with_argument(config, arg, variants=()):
   if config.latent.run:  # that of the autoencoder's smoke run
     config.latent.run += '-smoke'
   own = ':' in config.network.name  # of a user's module: what it sets shrinks
+  always = ['channels', 'num_blocks']
+  if config.network.name != 'dit':
+    always.append('num_groups')
   for field, small in SMALL_NETWORK.items():
-    every = field in ('channels', 'num_groups', 'num_blocks') and not own
+    every = field in always and not own
     if every or config.network[field] is not None:
       config.network[field] = small
   config.optimizer.warmup_steps = 2

@@ -48,6 +48,7 @@ from diffusion_jax.core.losses import (
   flow_weight,
   log_normal_times,
   logit_normal_times,
+  min_flow_weight,
   min_snr_weight,
   simple_loss,
   snr_weight,
@@ -151,7 +152,11 @@ from diffusion_jax.sampling.sampler import (
   prior_sample,
   sample,
 )
-from diffusion_jax.sampling.sde import euler_maruyama, reverse_diffusion
+from diffusion_jax.sampling.sde import (
+  euler_maruyama,
+  reverse_diffusion,
+  velocity_sde,
+)
 from diffusion_jax.sampling.self_conditioning import self_conditioned
 from diffusion_jax.sampling.solvers import (
   dpm_solver_pp,
@@ -159,6 +164,7 @@ from diffusion_jax.sampling.solvers import (
   dpm_solver_pp_sde,
   heun,
   unipc,
+  velocity_heun,
 )
 
 __version__ = '0.2.0'

@@ -22,6 +22,7 @@ from diffusion_jax.networks import (
   ddpmpp,
   gamma,
   hierarchical,
+  transformer,
   unet,
   vdm,
 )
@@ -93,6 +94,20 @@ NETWORKS = {
       **SMALL, **TOLD, augment_dim=9, noise_embedding='fourier', **k
     ),
     (X, NOISE, LABEL),
+  ),
+  'dit': (
+    lambda initializer, **k: transformer.DiT(
+      8, 2, 2, **TOLD, image_channels=1, text_width=8, class_tokens=1,
+      class_tokens_at=1, positions='both', norm='rms', qk_norm=True,
+      mlp='swiglu', bottleneck=2, **k,
+    ),
+    (X, NOISE, LABEL | TEXT),
+  ),
+  'dit, cross': (
+    lambda initializer, **k: transformer.DiT(
+      8, 1, 2, text_width=8, text_attention='cross', **k
+    ),
+    (X, NOISE, TEXT),
   ),
   'vdm': (
     lambda **k: vdm.ScoreNetwork(8, 1, num_groups=4, num_classes=3, **k),
@@ -202,6 +217,8 @@ CALLS = {
   'dpm_solver_pp_sde': lambda a: walk(a, dj.dpm_solver_pp_sde()),
   'unipc': lambda a: walk(a, dj.unipc(3)),
   'euler_maruyama': lambda a: walk(a, dj.euler_maruyama(SCHEDULE)),
+  'velocity_heun': lambda a: walk(a, dj.velocity_heun(SCHEDULE)),
+  'velocity_sde': lambda a: walk(a, dj.velocity_sde(SCHEDULE, 'sde')),
   'reverse_diffusion': lambda a: walk(a, dj.reverse_diffusion()),
   'with_corrector': lambda a: walk(
     a, dj.with_corrector(dj.ddim(), dj.langevin())
@@ -296,6 +313,7 @@ CALLS = {
   ),
   'snr_weight': lambda a: dj.snr_weight(a.lt),
   'truncated_snr_weight': lambda a: dj.truncated_snr_weight(a.lt),
+  'min_flow_weight': lambda a: dj.min_flow_weight()(a.lt),
   'min_snr_weight': lambda a: dj.min_snr_weight()(a.lt),
   'edm_weight': lambda a: dj.edm_weight()(a.lt),
   'flow_weight': lambda a: dj.flow_weight(a.lt),

@@ -29,8 +29,9 @@ DIRECT = {
   'sampling': """
     sampler num_steps schedule spacing respacing corrector_steps
     churn guidance_scale guidance_rescale guidance_min guidance_max
-    guidance_run classifier classifier_scale clip clip_before_classifier
-    dynamic_threshold num_samples batch_size labels prompt ema ema_decay
+    guidance_channels guidance_run classifier classifier_scale clip
+    clip_before_classifier dynamic_threshold num_samples batch_size labels
+    prompt ema ema_decay
     checkpoint seed trajectory name
   """,
 }

@@ -57,6 +57,7 @@ def by_class(config, params, cond, guiding):
       c.guidance_scale,
       c.guidance_rescale,
       interval,
+      c.guidance_channels,
     )
   return denoise
 

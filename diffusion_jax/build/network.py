@@ -30,6 +30,7 @@ from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
+from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.training import conditions, vae
@@ -88,6 +89,9 @@ _unet = functools.partial(UNet, dropout=0.0)
 # those of a config where they differ from those of the network.
 NETWORKS = {
   'unet': fixed(_unet, text_width=0, text_layers=2, text_heads=4),
+  'dit': fixed(
+    DiT, text_width=0, text_layers=2, text_heads=4, text_attention='joint'
+  ),
   'vdm': extended(_vdm, ScoreNetwork, 'num_layers', 'attention'),
   'ddpmpp': functools.partial(DDPMpp, dropout=0.0),
   'classifier': functools.partial(
@@ -102,7 +106,10 @@ NETWORKS = {
 }
 
 # Those that read a text.
-TEXT_NETWORKS = {'unet': functools.partial(_unet, text_width=64)}
+TEXT_NETWORKS = {
+  'unet': functools.partial(_unet, text_width=64),
+  'dit': functools.partial(DiT, text_width=64),
+}
 
 
 def network_constructor(config) -> Any:
@@ -167,6 +174,7 @@ def build_network(config):
   constructor = network_constructor(config)
   check_taken(config, NEEDED, NETWORKS | TEXT_NETWORKS, 'network.name')
   _check_pair(config)
+  _check_attention(config)
   facts = network_facts(config)
   return construct(constructor, config.network, 'network', facts)
 
@@ -187,6 +195,14 @@ def _check_pair(config):
     raise UserError(
       f'config.objective.name={objective!r} with network.name={network!r}: of '
       f'these take {pairs}'
+    )
+
+
+def _check_attention(config):
+  if config.network.attention == 'cudnn' and jax.default_backend() != 'gpu':
+    raise UserError(
+      "config.network.attention='cudnn' needs a GPU, and this is "
+      f'{jax.default_backend()!r}: take xla, which has the same parameters'
     )
 
 

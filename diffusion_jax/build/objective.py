@@ -53,6 +53,7 @@ WEIGHTS = {
   'min_snr': renamed(dj.min_snr_weight, gamma='min_snr_gamma'),
   'edm': dj.edm_weight,
   'flow': lambda: dj.flow_weight,
+  'min_flow': renamed(dj.min_flow_weight, maximum='max_flow_weight'),
 }
 
 LOSS_AWARE = {'steps': False, 'loss_aware': True}  # times of a bound

@@ -23,7 +23,7 @@ _BY_INTERVAL = {
     schedule.num_steps network.channels network.num_blocks
     network.attention_resolutions network.num_groups network.stem_channels
     network.num_heads network.head_channels network.text_width
-    network.decoder_blocks
+    network.decoder_blocks network.patch_size
     network.text_heads network.latent_channels network.num_latents
     conditioning.text_length conditioning.image_factor training.num_steps
     training.batch_size training.accumulate training.steps_per_call
@@ -31,13 +31,16 @@ _BY_INTERVAL = {
     training.heartbeat_timeout training.evaluate_batches training.metrics_images
     evaluation.batch_size evaluation.num_generated evaluation.sweep.num_steps
     evaluation.num_samples evaluation.num_probes sampling.num_steps
-    sampling.langevin_steps sampling.num_samples sampling.batch_size
+    sampling.langevin_steps sampling.guidance_channels
+    sampling.num_samples sampling.batch_size
     edit.num_samples edit.num_resamples edit.jump edit.iterations edit.factor
     edit.repeats
   """,
   '[0, inf)': """
     data.num_classes data.num_threads schedule.beta_min network.text_layers
-    network.latent_dim objective.num_steps objective.vlb_weight objective.beta
+    network.latent_dim network.bottleneck network.class_tokens
+    network.class_tokens_at
+    objective.num_steps objective.vlb_weight objective.beta
     objective.free_bits objective.kl_warmup optimizer.warmup_steps
     optimizer.decay_steps optimizer.clip_norm optimizer.weight_decay
     training.ema_rampup training.log_every training.sample_every
@@ -46,14 +49,16 @@ _BY_INTERVAL = {
     evaluation.num_images evaluation.num_draws
     evaluation.num_steps evaluation.random_steps sampling.eta
     sampling.corrector_steps sampling.churn sampling.churn_min
-    sampling.churn_noise sampling.guidance_min sampling.labels edit.label
+    sampling.churn_noise sampling.diffusion_scale sampling.guidance_min
+    sampling.labels edit.label
     edit.scale
   """,
   '(0, inf)': """
     schedule.beta_max schedule.sigma_min schedule.sigma_max schedule.rho
     schedule.sigmoid_tau schedule.shift latent.scale
     network.multipliers network.norm_eps
-    conditioning.time_scale objective.min_snr_gamma objective.log_normal_std
+    conditioning.time_scale objective.min_snr_gamma objective.max_flow_weight
+    objective.log_normal_std
     objective.logit_normal_std objective.sigma_data optimizer.learning_rate
     optimizer.eps training.ema_half_life sampling.langevin_step_size
     sampling.corrector_snr

@@ -26,6 +26,8 @@ SAMPLERS = {
   'dpm_solver_pp_sde': dj.dpm_solver_pp_sde,
   'unipc': dj.unipc,
   'euler_maruyama': dj.euler_maruyama,
+  'velocity_heun': dj.velocity_heun,
+  'velocity_sde': dj.velocity_sde,
   'reverse_diffusion': dj.reverse_diffusion,
   'annealed_langevin': renamed(
     dj.annealed_langevin,

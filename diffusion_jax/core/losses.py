@@ -145,6 +145,16 @@ def flow_weight(level: NoiseLevel) -> Array:
   return jnp.square(1.0 + level.alpha / level.sigma)
 
 
+def min_flow_weight(maximum: float = 400.0) -> Weight:
+  """Makes the weight min((1 + alpha / sigma)^2, maximum), level -> [] or [B].
+
+  The plain loss in the velocity, without its growth towards clean data. On
+  `RectifiedFlowSchedule()` it is 1 / max(sigma, 0.05)^2, that of JiT (Li & He
+  2025), where the velocity is computed of an estimate of x_0.
+  """
+  return lambda level: jnp.minimum(flow_weight(level), maximum)
+
+
 # The distributions of t. Times lie in (0, 1]: at 0, where x_t = x_0, most
 # losses are 0 / 0.
 

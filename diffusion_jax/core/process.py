@@ -16,7 +16,7 @@ not be neighbours: skipping steps is the same formula.
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import check_same_shape
+from diffusion_jax.core.broadcasting import check_same_shape, expand_to
 from diffusion_jax.core.concrete import as_time
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.normal import Normal
@@ -116,6 +116,39 @@ def sde_coefficients(
   t = as_time(t)
   _, slopes, sigma = jax.jvp(logs, (t,), (jnp.ones_like(t),), has_aux=True)
   return slopes[0], -(sigma**2) * slopes[1]
+
+
+def level_slopes(schedule: Schedule, t: Array | float) -> tuple[Array, Array]:
+  """Computes the derivatives of alpha and sigma in t, of the shape of t.
+
+  alpha' x_0 + sigma' eps is the velocity dx_t/dt, and its mean given x_t that
+  of the probability-flow ODE (Lipman et al. 2022). At a step of a
+  `DiscreteSchedule` they are those on its cleaner side. ValueError for concrete
+  t outside [0, 1].
+  """
+  t = as_time(t)
+
+  def pair(t):
+    level = schedule(t)
+    return level.alpha, level.sigma
+
+  return jax.jvp(pair, (t,), (jnp.ones_like(t),))[1]
+
+
+def velocity(
+  schedule: Schedule, x0: Array, xt: Array, level: NoiseLevel
+) -> Array:
+  """Computes alpha' x_0 + sigma' eps of x_t, [B, ...], see `level_slopes`.
+
+  Args:
+    schedule: That of the level.
+    x0, xt: [B, ...]; x0 is an estimate E[x_0 | x_t].
+    level: [] or [B], with sigma > 0.
+  """
+  slopes = level_slopes(schedule, level.t)
+  alpha_slope, sigma_slope = (expand_to(a, xt) for a in slopes)
+  t = level.expand_to(xt)
+  return alpha_slope * x0 + sigma_slope * (xt - t.alpha * x0) / t.sigma
 
 
 VARIANCES = ('fixed_small', 'fixed_large', 'learned')

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from diffusion_jax.networks.tokens import attend, layer_norm, split_heads
+
 Array = jax.Array
 
 SIDE = 224  # of the images that features are computed of
 PATCH = 14
-NORM_EPSILON = 1e-6
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, in [0, 1]
 DEVIATION = (0.229, 0.224, 0.225)
 
@@ -60,7 +61,7 @@ class DinoV2(nn.Module):
     for i in range(self.depth):
       h = Block(self.num_heads, name=f'block_{i}')(h)
     # The norm acts on each token by itself: the others need none.
-    return {'features': _norm(h[:, 0], 'norm')}
+    return {'features': layer_norm('norm')(h[:, 0])}
 
 
 class Block(nn.Module):
@@ -76,16 +77,14 @@ class Block(nn.Module):
   def __call__(self, x: Array) -> Array:
     width = x.shape[-1]
     ones = nn.initializers.ones
-    heads = (*x.shape[:2], self.num_heads, width // self.num_heads)
-    h = _norm(x, 'norm_1')
+    h = layer_norm('norm_1')(x)
     q, k, v = (
-      nn.Dense(width, name=name)(h).reshape(heads)
+      split_heads(nn.Dense(width, name=name)(h), self.num_heads)
       for name in ('query', 'key', 'value')
     )
-    h = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
-    h = nn.Dense(width, name='out')(h)
+    h = nn.Dense(width, name='out')(attend(q, k, v))
     x = x + h * self.param('scale_1', ones, (width,))[None, None]
-    h = nn.Dense(4 * width, name='mlp_in')(_norm(x, 'norm_2'))
+    h = nn.Dense(4 * width, name='mlp_in')(layer_norm('norm_2')(x))
     h = nn.Dense(width, name='mlp_out')(nn.gelu(h, approximate=False))
     return x + h * self.param('scale_2', ones, (width,))[None, None]
 
@@ -125,9 +124,3 @@ def _keys(x, a):
   near = ((a + 2) * x - (a + 3)) * x**2 + 1
   far = a * (((x - 5) * x + 8) * x - 4)
   return np.where(x < 1, near, np.where(x < 2, far, 0.0))
-
-
-def _norm(x, name):
-  return nn.LayerNorm(epsilon=NORM_EPSILON, use_fast_variance=False, name=name)(
-    x
-  )

@@ -68,7 +68,8 @@ class LabelEmbedding(nn.Module):
   With `null_class` there is one more row, that of the unconditional model, for
   cond['drop'] [B] = True and for a cond without 'label' (classifier-free
   guidance). Labels outside 0..num_classes-1 give NaN, not another class.
-  Rows begin as N(0, 1 / features), or N(0, 1) with initializer 'torch'.
+  Rows begin as N(0, 1 / features), or N(0, 1) with initializer 'torch', or
+  N(0, std^2) if std is given.
   """
 
   num_classes: int
@@ -76,6 +77,7 @@ class LabelEmbedding(nn.Module):
   null_class: bool = False
   initializer: str = 'ho'
   dtype: DTypeLike = jnp.float32
+  std: float | None = None
 
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> Array:
@@ -84,6 +86,8 @@ class LabelEmbedding(nn.Module):
     table_init = nn.linear.default_embed_init  # Ho et al. have no labels.
     if self.initializer == 'torch':
       table_init = nn.initializers.normal(1.0)
+    if self.std is not None:
+      table_init = nn.initializers.normal(self.std)
     table = nn.Embed(
       rows,
       self.features,

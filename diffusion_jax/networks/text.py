@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import sinusoidal
 from diffusion_jax.networks.layers import count_heads, dense
+from diffusion_jax.networks.tokens import attend, split_heads
 
 Array = jax.Array
 
@@ -37,12 +38,10 @@ class TextEncoder(nn.Module):
 
     def attention(h, name):
       h = dense(norm(h, f'{name}_norm'), 3 * self.width, f'{name}_qkv', **style)
-      h = h.reshape(*h.shape[:2], 3, heads, self.width // heads)
-      q, k, v = jnp.moveaxis(h, 2, 0)
-      h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
-      return dense(
-        h.reshape(*h.shape[:2], -1), self.width, f'{name}_out', **style
-      )
+      parts = jnp.split(h, 3, axis=-1)
+      q, k, v = (split_heads(a, heads) for a in parts)
+      h = attend(q, k, v, mask)
+      return dense(h, self.width, f'{name}_out', **style)
 
     def mlp(h, name):
       h = dense(norm(h, f'{name}_norm'), 4 * self.width, f'{name}_in', **style)

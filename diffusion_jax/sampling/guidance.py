@@ -148,6 +148,7 @@ def classifier_free(
   scale: Array | float,
   rescale: float = 0.0,
   interval: tuple[float, float] = (0.0, float('inf')),
+  channels: int | None = None,
 ) -> Denoiser:
   """Guides by x_0 = uncond + scale (cond - uncond) (Ho & Salimans 2022, Eq. 6).
 
@@ -160,6 +161,8 @@ def classifier_free(
       output).
     interval: Values of sigma / alpha at which x_0 is guided; it is the
       conditional one elsewhere (Kynkaanniemi et al. 2024).
+    channels: So many of the first channels are guided, of the last axis, as 3
+      of 4 in DiT's release (Peebles & Xie 2023); None: all.
   Returns:
     A `Denoiser`; its var_frac is the conditional one.
   """
@@ -173,6 +176,9 @@ def classifier_free(
       x0 = rescale * matched + (1.0 - rescale) * x0
     ratio = _sigma_over_alpha(level.expand_to(xt))
     inside = (low <= ratio) & (ratio <= high)
+    if channels is not None:
+      first = jnp.arange(xt.shape[-1]) < channels
+      inside &= first.reshape(*[1] * (xt.ndim - 1), -1)
     return cond._replace(x0=jnp.where(inside, x0, cond.x0))
 
   return denoise

@@ -1,18 +1,32 @@
-"""Discretisations of the reverse SDE (Song et al. 2021)."""
+"""Discretisations of the reverse SDE (Song et al. 2021; Ma et al. 2024)."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import expand_to
+from diffusion_jax.core.concrete import check_numbers
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal
-from diffusion_jax.core.levels import Schedule
+from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import (
   alpha_ratio,
   one_minus_snr_ratio,
   sde_coefficients,
+  velocity,
 )
 from diffusion_jax.sampling.sampler import Sampler
+
+Array = jax.Array
+
+# w(t) / scale of `velocity_sde`.
+DIFFUSIONS: dict[str, Callable[[Schedule, NoiseLevel], Array]] = {
+  'constant': lambda schedule, level: jnp.ones_like(level.sigma),
+  'sigma': lambda schedule, level: level.sigma,
+  'sde': lambda schedule, level: sde_coefficients(schedule, level.t)[1],
+}
 
 
 def euler_maruyama(schedule: Schedule) -> Sampler:
@@ -56,5 +70,42 @@ def reverse_diffusion() -> Sampler:
     mean = (2.0 - alpha_ratio(s, t)) * x + g2 * score
     std = jnp.where(s.sigma > 0.0, jnp.sqrt(g2), 0.0)
     return mean + std * draw_normal(key, x), state
+
+  return Sampler(lambda x: (), step)
+
+
+def velocity_sde(
+  schedule: Schedule, diffusion: str = 'sigma', diffusion_scale: float = 1.0
+) -> Sampler:
+  """Makes Euler-Maruyama on dx = (v - w score / 2) dt + sqrt(w) dW, backwards.
+
+  The SDE of SiT (Ma et al. 2024, Eq. 5): its marginals are those of the
+  schedule for every diffusion coefficient w(t) >= 0, which may be chosen after
+  training. The step to clean data is x_0 itself, without noise.
+
+  Args:
+    schedule: That of the levels.
+    diffusion: w is diffusion_scale times 1 ('constant'), sigma ('sigma') or g^2
+      of the schedule's own SDE ('sde', not finite where alpha_t = 0).
+    diffusion_scale: 0 gives Euler's method on the ODE. SiT's code has 2 where
+      its `diffusion-norm` is 1. ValueError for < 0 or an unknown `diffusion`.
+  """
+  check_numbers(
+    lambda scale: scale >= 0.0, 'it cannot be negative', scale=diffusion_scale
+  )
+  if diffusion not in DIFFUSIONS:
+    known = ', '.join(DIFFUSIONS)
+    raise ValueError(f'diffusion {diffusion!r} is not one of {known}')
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    x0 = predict(denoise, x, level_t).x0
+    w = diffusion_scale * DIFFUSIONS[diffusion](schedule, level_t)
+    w = expand_to(w, x)
+    dt = expand_to(level_t.t, x) - expand_to(level_s.t, x)
+    drift = velocity(schedule, x0, x, level_t)
+    drift -= 0.5 * w * score_from_x0(x0, x, level_t)
+    noisy = x - dt * drift + jnp.sqrt(w * dt) * draw_normal(key, x)
+    s = level_s.expand_to(x)
+    return jnp.where(s.sigma > 0.0, noisy, s.alpha * x0), state
 
   return Sampler(lambda x: (), step)

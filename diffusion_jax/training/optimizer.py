@@ -1,4 +1,4 @@
-"""Adam as the diffusion papers use it, learning-rate schedules, EMA decay."""
+"""Optimizers of the diffusion papers, learning-rate schedules, EMA decay."""
 
 import functools
 from collections.abc import Callable
@@ -56,6 +56,7 @@ DECAYS = {
 def make_optimizer(
   learning_rate: optax.ScalarOrSchedule,
   *,
+  kind: str = 'adamw',
   clip_norm: float = 0.0,
   b1: float = 0.9,
   b2: float = 0.999,
@@ -64,27 +65,100 @@ def make_optimizer(
   weight_decay_mask: Callable[[Any], Any] | None = None,
   repair_gradients: bool = False,
 ) -> optax.GradientTransformation:
-  """Returns Adam, after clipping to a global norm if clip_norm > 0.
+  """Returns an optimizer of optax, after clipping to a norm if clip_norm > 0.
 
-  weight_decay > 0 is AdamW's (Loshchilov & Hutter 2019), where the pytree
-  weight_decay_mask(params) is True: `kernels` (also for None), `not_biases` or
-  `all_parameters`. repair_gradients comes before all else: see `repair`.
+  kind: one of OPTIMIZERS, 'adam', 'adamw' (the same without weight_decay),
+  'radam' or 'muon'; see `muon`. weight_decay > 0 is decoupled (Loshchilov &
+  Hutter 2019), where the pytree weight_decay_mask(params) is True: `kernels`
+  (also for None), `not_biases` or `all_parameters`. repair_gradients comes
+  before all else: see `repair`. Raises ValueError for what a kind cannot have.
   """
+  if kind not in OPTIMIZERS:
+    raise ValueError(f'kind {kind!r} is not one of {", ".join(OPTIMIZERS)}')
   moments: dict[str, Any] = dict(b1=b1, b2=b2, eps=eps)
-  if weight_decay:
-    adam = optax.adamw(
-      learning_rate,
-      weight_decay=weight_decay,
-      mask=weight_decay_mask or kernels,
-      **moments,
-    )
-  else:
-    adam = optax.adam(learning_rate, **moments)
+  mask = weight_decay_mask or kernels
+  optimizer = OPTIMIZERS[kind](learning_rate, weight_decay, mask, moments)
   before = [optax.stateless(lambda grads, _: repair(grads))]
   before = before if repair_gradients else []
   if clip_norm:
     before.append(optax.clip_by_global_norm(clip_norm))
-  return optax.chain(*before, adam) if before else adam
+  return optax.chain(*before, optimizer) if before else optimizer
+
+
+def _adam(learning_rate, weight_decay, mask, moments):
+  if weight_decay:
+    raise ValueError(
+      f"'adam' has no weight decay, and weight_decay is {weight_decay:g}: take "
+      "'adamw'"
+    )
+  return optax.adam(learning_rate, **moments)
+
+
+def _adamw(learning_rate, weight_decay, mask, moments):
+  if not weight_decay:
+    return optax.adam(learning_rate, **moments)
+  return optax.adamw(
+    learning_rate, weight_decay=weight_decay, mask=mask, **moments
+  )
+
+
+def _radam(learning_rate, weight_decay, mask, moments):
+  if not weight_decay:
+    return optax.radam(learning_rate, **moments)
+  return optax.chain(
+    optax.scale_by_radam(**moments),
+    optax.add_decayed_weights(weight_decay, mask),
+    optax.scale_by_learning_rate(learning_rate),
+  )
+
+
+def muon(
+  learning_rate: optax.ScalarOrSchedule,
+  weight_decay: float,
+  mask: Callable[[Any], Any],
+  moments: dict[str, Any],
+) -> optax.GradientTransformation:
+  """Returns Muon (Jordan et al. 2024) for kernels, and Adam for the rest.
+
+  The momentum, 0.95, of each matrix is replaced by the nearest matrix with
+  orthogonal rows or columns, times 0.2 sqrt(max(rows, columns)), which makes
+  steps as large as those of Adam (Liu et al. 2025), both in Nesterov's form. A
+  kernel [h, w, in, out] is a matrix of h w in rows; kernels of scanned blocks,
+  [depth, in, out], are depth matrices. `moments` are Adam's. Only kernels
+  decay: ValueError for another mask.
+  """
+  if weight_decay and mask is not kernels:
+    raise ValueError("'muon' decays kernels alone: take that weight_decay_mask")
+  return optax.contrib.muon(
+    learning_rate,
+    weight_decay=weight_decay,
+    adam_b1=moments['b1'],
+    adam_b2=moments['b2'],
+    eps=moments['eps'],
+    muon_weight_dimension_numbers=_matrices,
+    consistent_rms=0.2,
+  )
+
+
+def _matrices(params):
+  # Returns which axes of a kernel are rows and columns; None for the others.
+  def axes(is_kernel, leaf):
+    if not is_kernel or leaf.ndim < 2:
+      return None
+    first = 1 if leaf.ndim == 3 else 0
+    rows = tuple(range(first, leaf.ndim - 1))
+    return optax.contrib.MuonDimensionNumbers(rows, leaf.ndim - 1)
+
+  return jax.tree.map(axes, kernels(params), params)
+
+
+# Each is called with (learning_rate, weight_decay, mask, moments of Adam).
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+  'adam': _adam,
+  'adamw': _adamw,
+  'radam': _radam,
+  'muon': muon,
+}
 
 
 def repair(grads: Any) -> Any:

@@ -57,6 +57,15 @@ def test_weights():
   np.testing.assert_allclose(dj.flow_weight(level), [121, 2.25], rtol=1e-5)
 
 
+def test_the_weight_of_jit():
+  """1 / max(t, 0.05)^2, of which 400 is the largest."""
+  level = dj.RectifiedFlowSchedule()(jnp.array([0.01, 0.05, 0.3, 1.0]))
+  expected = [400, 400, 1 / 0.3**2, 1]
+  np.testing.assert_allclose(dj.min_flow_weight()(level), expected, rtol=1e-5)
+  found = dj.min_flow_weight(9.0)(level)
+  np.testing.assert_allclose(found, [9, 9, 9, 1], rtol=1e-5)
+
+
 def test_flow_loss_is_the_squared_error_of_the_velocity(key):
   """|eps - x_0 - v_hat|^2 on the straight path, also without signal."""
   x0, eps, output = jax.random.normal(key, (3, 4, 6))

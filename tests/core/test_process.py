@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diffusion_jax as dj
+from diffusion_jax.core import process
 from tests.jitted import jitted
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
@@ -175,3 +176,27 @@ def test_refusals(key):
   ):
     with pytest.raises(ValueError, match='shapes must be equal'):
       call()
+
+
+SCHEDULES = {
+  'vp': dj.LinearVPSchedule(),
+  'karras': dj.KarrasSchedule(),
+  'flow': dj.RectifiedFlowSchedule(3.0),
+}
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_the_velocity_is_the_slope_of_the_path(name, key):
+  """By differences of q_sample, and f x - g^2 score / 2 of the SDE."""
+  schedule = SCHEDULES[name]
+  with jax.enable_x64(True):
+    x0, eps = jax.random.normal(key, (2, 2, 3), jnp.float64)
+    t = jnp.array([0.3, 0.8])
+    level, h = schedule(t), 1e-5
+    xt = dj.q_sample(x0, eps, level)
+    found = process.velocity(schedule, x0, xt, level)
+    ahead, behind = (dj.q_sample(x0, eps, schedule(t + d)) for d in (h, -h))
+    np.testing.assert_allclose(found, (ahead - behind) / (2 * h), rtol=1e-6)
+    f, g2 = (a[:, None] for a in dj.sde_coefficients(schedule, t))
+    score = dj.score_from_x0(x0, xt, level)
+    np.testing.assert_allclose(found, f * xt - 0.5 * g2 * score, rtol=1e-9)

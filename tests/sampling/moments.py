@@ -30,6 +30,7 @@ ORACLES = {'gaussian': GAUSSIAN, 'mixture': MIXTURE}
 DETERMINISTIC = {
   'ddim': dj.ddim(),
   'heun': dj.heun(),
+  'velocity_heun': dj.velocity_heun,
   'dpm_solver_pp_2m': dj.dpm_solver_pp(2),
   'dpm_solver_pp_3m': dj.dpm_solver_pp(3),
   'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
@@ -42,6 +43,7 @@ STOCHASTIC = {
   'ddim_half': dj.ddim(0.5),
   'ddim_1': dj.ddim(1.0),
   'euler_maruyama': dj.euler_maruyama,
+  'velocity_sde': lambda schedule: dj.velocity_sde(schedule, 'sigma', 2.0),
   'reverse_diffusion': dj.reverse_diffusion(),
   'dpm_solver_pp_sde': dj.dpm_solver_pp_sde(),
   'annealed_langevin': dj.annealed_langevin(40),

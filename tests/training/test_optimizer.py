@@ -171,3 +171,89 @@ def test_ema_decays():
   np.testing.assert_allclose(ramp(jnp.array(0)), 0.1)
   np.testing.assert_allclose(ramp(jnp.array(90)), 0.91)
   np.testing.assert_allclose(ramp(jnp.array(10**6)), 0.999)
+
+
+def run(make, x, grads, name='a'):
+  params = {name: jnp.asarray(x, jnp.float32)}
+  state = make.init(params)
+  for g in grads:
+    g = {name: jnp.asarray(g, jnp.float32)}
+    updates, state = make.update(g, state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+  return params[name]
+
+
+@pytest.mark.parametrize('weight_decay', [0.0, 0.1])
+def test_radam_literally(weight_decay):
+  """Liu et al. 2020, Alg. 2, in float64, whose threshold is 5 in code."""
+  rng = np.random.default_rng(0)
+  x, grads = rng.standard_normal(4), rng.standard_normal((9, 4))
+  radam = optimizer.make_optimizer(
+    0.01, kind='radam', b2=0.9, weight_decay=weight_decay
+  )
+  found = run(radam, x, grads, 'kernel')
+  m, v, longest = np.zeros(4), np.zeros(4), 2 / (1 - 0.9) - 1
+  for t, g in enumerate(grads, 1):
+    m, v = 0.9 * m + 0.1 * g, 0.9 * v + 0.1 * g**2
+    step = m / (1 - 0.9**t)
+    rho = longest - 2 * t * 0.9**t / (1 - 0.9**t)
+    if rho >= 5:
+      r = (rho - 4) * (rho - 2) * longest
+      r /= (longest - 4) * (longest - 2) * rho
+      step = np.sqrt(r) * step / (np.sqrt(v / (1 - 0.9**t)) + 1e-8)
+    x = x - 0.01 * (step + weight_decay * x)
+  assert rho >= 5  # both branches were taken
+  np.testing.assert_allclose(found, x, rtol=2e-5, atol=1e-6)
+
+
+def test_muon_makes_every_matrix_orthogonal():
+  """The blocks of a scanned kernel one by one; convolutions as matrices."""
+  rng = np.random.default_rng(0)
+  shapes = {'one': (6, 4), 'stack': (3, 6, 4), 'conv': (3, 3, 2, 5)}
+  params: Any = {
+    name: {'kernel': jnp.zeros(shape), 'bias': jnp.zeros(4)}
+    for name, shape in shapes.items()
+  }
+  grads: Any = jax.tree.map(
+    lambda p: jnp.float32(rng.normal(size=p.shape)), params
+  )
+  muon = optimizer.make_optimizer(0.1, kind='muon')
+  updates: Any = muon.update(grads, muon.init(params), params)[0]
+  matrices = {
+    'one': updates['one']['kernel'][None],
+    'stack': updates['stack']['kernel'],
+    'conv': updates['conv']['kernel'].reshape(1, 18, 5),
+  }
+  for name, stack in matrices.items():
+    gradients = np.reshape(grads[name]['kernel'], stack.shape)
+    for update, g in zip(stack, gradients, strict=True):
+      u, s, v = np.linalg.svd(np.float64(g), full_matrices=False)
+      expected = -0.1 * 0.2 * np.sqrt(max(g.shape)) * (u @ v)
+      cosine = np.sum(update * expected)
+      cosine /= np.linalg.norm(update) * np.linalg.norm(expected)
+      assert cosine > 0.95  # Newton-Schulz leaves singular values of 0.7 to 1.2
+      ratio = np.linalg.norm(update) / np.linalg.norm(expected)
+      assert 0.7 < ratio < 1.25
+  # what is no kernel is Adam's: steps of the learning rate at first
+  bias = np.abs(updates['one']['bias'])
+  assert (0.05 < bias).all() and (bias < 0.25).all()
+
+
+def test_a_kind_has_what_it_can():
+  with pytest.raises(ValueError, match="'adam' has no weight decay, and weig"):
+    optimizer.make_optimizer(0.1, kind='adam', weight_decay=0.1)
+  with pytest.raises(ValueError, match="'muon' decays kernels alone"):
+    optimizer.make_optimizer(
+      0.1,
+      kind='muon',
+      weight_decay=0.1,
+      weight_decay_mask=optimizer.all_parameters,
+    )
+  with pytest.raises(ValueError, match="'lion' is not one of adam, adamw, rad"):
+    optimizer.make_optimizer(0.1, kind='lion')
+  layer = {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)}
+  muon = optimizer.make_optimizer(0.1, kind='muon', weight_decay=0.5)
+  zero = jax.tree.map(jnp.zeros_like, layer)
+  found, _ = muon.update(zero, muon.init(layer), layer)
+  np.testing.assert_allclose(found['kernel'], -0.05, rtol=1e-5)
+  np.testing.assert_allclose(found['bias'], 0.0)

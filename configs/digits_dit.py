@@ -1,0 +1,44 @@
+r"""A transformer that predicts x_0 on the digits: JiT's objective, small.
+
+Li & He 2025 on 16 patches of 2x2 pixels: 328,964 parameters.
+
+  python launch.py --config=configs/digits_dit.py
+  python launch.py --config=configs/digits_dit.py:flow   # predicts the velocity
+"""
+
+from configs import base, digits
+
+
+def get_config(arg=''):
+  config = digits.shared()
+  config.schedule.name = 'flow'
+  config.network.name = 'dit'
+  config.network.channels = 64
+  config.network.multipliers = None
+  config.network.num_groups = None
+  config.network.num_blocks = 4
+  config.network.num_heads = 4
+  config.network.patch_size = 2
+  config.conditioning.labels = True
+  config.conditioning.dropout = 0.1
+  config.conditioning.noise_input = 'time'
+  config.objective.parametrization = 'x0'
+  config.objective.weight = 'min_flow'
+  config.objective.times = 'logit_normal'
+  config.objective.logit_normal_mean = 0.8
+  config.objective.logit_normal_std = 0.8
+  config.optimizer.b2 = 0.95
+  config.training.num_steps = 1500
+  config.training.batch_size = 128
+  config.training.sample_every = 500
+  config.training.checkpoint_every = 500
+  config.sampling.sampler = 'velocity_heun'
+  config.sampling.num_steps = 25
+  config.sampling.clip = False
+  if arg.startswith('flow'):
+    config.objective.parametrization = 'flow'
+    config.objective.weight = 'flow'
+    config.objective.times = 'uniform'
+    config.objective.logit_normal_mean = None
+    config.objective.logit_normal_std = None
+  return base.with_argument(config, arg, ('flow',))

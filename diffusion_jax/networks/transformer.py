@@ -1,0 +1,288 @@
+"""Diffusion transformers: DiT, JiT, and both with texts."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from diffusion_jax.networks.embeddings import (
+  LabelEmbedding,
+  check_conditions,
+  sinusoidal,
+  with_estimate,
+  with_image,
+)
+from diffusion_jax.networks.layers import check_options, count_heads
+from diffusion_jax.networks.rotary import rotary_angles
+from diffusion_jax.networks.text import TextFeatures, mean_of_words
+from diffusion_jax.networks.tokens import (
+  grid_positions,
+  patchify,
+  unpatchify,
+)
+from diffusion_jax.networks.transformer_block import (
+  XAVIER,
+  ZERO,
+  Block,
+  dense,
+  make_norm,
+  modulate,
+)
+
+Array = jax.Array
+
+NOISE_FEATURES = 256
+NORMAL = nn.initializers.normal(0.02)
+
+OPTIONS = {
+  'positions': ('sincos', 'rotary', 'both', 'none'),
+  'norm': ('layer', 'rms'),
+  'mlp': ('gelu', 'swiglu'),
+  'dropout_blocks': ('all', 'middle'),
+  'text_attention': ('joint', 'cross'),
+  'attention': ('xla', 'cudnn'),
+}
+
+
+class DiT(nn.Module):
+  """Computes a transformer: x [B, H, W, C], noise [B] -> [B, H, W, out].
+
+  The defaults are DiT-S/2 (Peebles & Xie 2023): `channels` D, `num_blocks`
+  deep, tokens of patch_size^2 pixels, sin-cos `positions`, adaLN-Zero of the
+  sum of the embeddings of noise and label (`Block`). The output begins at 0.
+  Options: 'rotary' positions or 'both', `norm`, `qk_norm` and `mlp` of `Block`;
+  `bottleneck` > 0: patches are mapped to so many numbers first; `class_tokens`:
+  so many copies of the label's embedding, with learned positions, are tokens
+  too from block `class_tokens_at` on (JiT, Li & He 2025, has all of these);
+  `dropout_blocks` 'middle': dropout in the middle half of the blocks alone.
+
+  Conditions are those of `UNet`. With `text_width` > 0 the words are tokens of
+  their own (`text_attention` 'joint') or attended to ('cross'), see `Block`,
+  and their mean is added to the embedding. `attention` 'cudnn' needs a GPU and
+  bfloat16, and has no forward-mode derivative. Blocks are scanned: those from
+  block i on that are alike are the branch blocks_i, with a leading axis;
+  `block_params` reads one. `remat` computes blocks again for the gradients.
+  """
+
+  channels: int = 384
+  num_blocks: int = 12
+  num_heads: int = 6
+  patch_size: int = 2
+  out_channels: int = 3
+  positions: str = 'sincos'
+  norm: str = 'layer'
+  qk_norm: bool = False
+  mlp: str = 'gelu'
+  bottleneck: int = 0
+  class_tokens: int = 0
+  class_tokens_at: int = 0
+  dropout: float = 0.0
+  dropout_blocks: str = 'all'
+  num_classes: int = 0
+  null_class: bool = False
+  self_conditioning: bool = False
+  image_channels: int = 0
+  text_width: int = 0
+  text_layers: int = 2
+  text_heads: int = 4
+  text_attention: str = 'joint'
+  attention: str = 'xla'
+  remat: bool = False
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self, **OPTIONS)
+    count_heads(self.num_heads, None, self.channels)
+    if self.attention == 'cudnn' and jnp.dtype(self.dtype) != jnp.bfloat16:
+      raise ValueError("attention='cudnn' needs dtype bfloat16, or take 'xla'")
+    if self.class_tokens and not 0 <= self.class_tokens_at < self.num_blocks:
+      raise ValueError(
+        f'class_tokens_at={self.class_tokens_at} is no block of '
+        f'{self.num_blocks}: they are counted from 0'
+      )
+
+  @nn.compact
+  def __call__(
+    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
+  ) -> Array:
+    cond = cond or {}
+    self._check(cond)
+    c, label = self._condition(noise, cond)
+    words, mask = None, None
+    if self.text_width:
+      words, mask, pooled = self._text(cond, len(x))
+      c += pooled
+    shape = x.shape[1], x.shape[2]
+    if self.self_conditioning:
+      x = with_estimate(x, cond)
+    if self.image_channels:
+      x = with_image(x, cond, self.image_channels)
+    h = patchify(x, self.patch_size)
+    grid = shape[0] // self.patch_size, shape[1] // self.patch_size
+    h = self._embed(h, grid)
+    h = self._blocks(h, c, label, grid, words, mask, train)
+    return unpatchify(self._last(h, c), self.patch_size, shape)
+
+  def _condition(self, noise, cond):
+    # Returns the embedding of noise and label, and that of the label.
+    h = sinusoidal(noise, NOISE_FEATURES, kind='openai')
+    h = self._dense('noise_dense_1', NORMAL)(h)
+    c = self._dense('noise_dense_2', NORMAL)(nn.silu(h))
+    if not self.num_classes:
+      return c, None
+    label = LabelEmbedding(
+      self.num_classes,
+      self.channels,
+      self.null_class,
+      std=0.02,
+      dtype=self.dtype,
+      name='label_embedding',
+    )(cond, len(noise))
+    return c + label, label
+
+  def _text(self, cond, batch_size):
+    # Returns words [B, L, D], their mask, and the projection of their mean.
+    words, mask = TextFeatures(
+      self.text_width,
+      self.text_layers,
+      self.text_heads,
+      self.null_class,
+      dtype=self.dtype,
+      name='text',
+    )(cond, batch_size)
+    pooled = self._dense('text_pooled')(mean_of_words(words, mask))
+    if cond.get('drop') is not None and cond.get('text') is not None:
+      # A text that is hidden is one token, as in a cond without a text: more of
+      # them would have more weight in joint attention.
+      later = jnp.arange(mask.shape[1]) > 0
+      mask &= ~(cond['drop'][:, None] & later[None])
+    if self.text_attention == 'joint':
+      words = self._dense('text_in')(words)
+    return words, mask, pooled
+
+  def _embed(self, patches, grid):
+    # Returns the tokens of the patches, with their positions.
+    h = patches
+    if self.bottleneck:
+      name = 'patch_bottleneck'
+      h = dense(self.bottleneck, name, dtype=self.dtype, use_bias=False)(h)
+    h = self._dense('patch_embedding')(h)
+    if self.positions in ('sincos', 'both'):
+      h += grid_positions(*grid, self.channels).astype(h.dtype)[None]
+    return h
+
+  def _blocks(self, h, c, label, grid, words, mask, train):
+    # Returns the tokens of the patches after all blocks.
+    joint = self.text_width and self.text_attention == 'joint'
+    carry, extra = (h, words if joint else None), 0
+    words = None if joint else words
+    edges = self._edges()
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+      if self.class_tokens and start == self.class_tokens_at:
+        first = self._class_tokens(label).astype(h.dtype)
+        carry = jnp.concatenate([first, carry[0]], axis=1), carry[1]
+        extra = self.class_tokens
+      angles = None
+      if self.positions in ('rotary', 'both'):
+        size = self.channels // self.num_heads
+        angles = jnp.asarray(rotary_angles(*grid, size, extra))
+      block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+      stack = nn.scan(
+        block,
+        variable_axes={'params': 0},
+        split_rngs={'params': True, 'dropout': True},
+        in_axes=nn.broadcast,
+        length=stop - start,
+      )(**self._options(start, stop, train), name=f'blocks_{start}')
+      carry, _ = stack(carry, c, angles, words, mask)
+    return carry[0][:, extra:]
+
+  def _edges(self):
+    # Returns the blocks at which another kind of blocks begins, and the end.
+    depth = self.num_blocks
+    edges = {0, depth}
+    if self.class_tokens:
+      edges.add(self.class_tokens_at)
+    if self.dropout_blocks == 'middle':
+      edges |= {depth // 4, depth - depth // 4}
+    if self.text_width and self.text_attention == 'joint':
+      edges.add(depth - 1)  # The text ends there.
+    return sorted(edges)
+
+  def _options(self, start, stop, train):
+    # Returns the fields of the blocks from start to stop.
+    depth = self.num_blocks
+    middle = depth // 4 <= start < depth - depth // 4
+    has_dropout = self.dropout_blocks == 'all' or middle
+    return {
+      'num_heads': self.num_heads,
+      'norm': self.norm,
+      'qk_norm': self.qk_norm,
+      'mlp': self.mlp,
+      'dropout': self.dropout if has_dropout else 0.0,
+      'text': self.text_attention if self.text_width else '',
+      'text_ends': stop == depth,
+      'attention': self.attention,
+      'train': train,
+      'dtype': self.dtype,
+    }
+
+  def _class_tokens(self, label):
+    shape = self.class_tokens, self.channels
+    places = self.param('class_positions', NORMAL, shape, jnp.float32)
+    return label[:, None] + places[None]
+
+  def _last(self, h, c):
+    # Returns the patches of the output, always float32.
+    shifts = self._dense('modulation_out', ZERO, 2)(nn.silu(c))
+    h = make_norm(self.norm, 'norm_out', self.dtype)(h)
+    h = modulate(h, *jnp.split(shifts[:, None], 2, axis=-1))
+    features = self.patch_size**2 * self.out_channels
+    return dense(features, 'patch_out', ZERO)(h)
+
+  def _dense(self, name, kernel_init: Any = XAVIER, times=1):
+    return dense(times * self.channels, name, kernel_init, self.dtype)
+
+  def _check(self, cond):
+    labels, text = self.num_classes > 0, self.text_width > 0
+    if self.class_tokens and not labels:
+      raise ValueError('class_tokens need a network with labels')
+    image = self.image_channels > 0
+    check_conditions(
+      cond,
+      label=labels,
+      text=text,
+      text_mask=text,
+      drop=labels or text or image,
+      x0=self.self_conditioning,
+      image=image,
+    )
+
+
+def block_params(params: Any, index: int) -> Any:
+  """Returns the parameters of block `index`, counted from 0, of a `DiT`.
+
+  params: those of the network; the leaves have no leading axis any more.
+  Raises ValueError for a block that it does not have.
+  """
+  stacks = {
+    int(name.removeprefix('blocks_')): stack
+    for name, stack in params.items()
+    if name.startswith('blocks_')
+  }
+  start = max((i for i in stacks if i <= index), default=0)
+  stack = stacks[start]
+  length = len(jax.tree.leaves(stack)[0])
+  if not 0 <= index < start + length:
+    raise ValueError(
+      f'there is no block {index}: they are 0..{_last_of(stacks)}'
+    )
+  return jax.tree.map(lambda leaf: leaf[index - start], stack)
+
+
+def _last_of(stacks):
+  start = max(stacks)
+  return start + len(jax.tree.leaves(stacks[start])[0]) - 1

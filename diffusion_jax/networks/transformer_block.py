@@ -1,0 +1,178 @@
+"""The blocks of diffusion transformers: DiT's, JiT's and MM-DiT's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from diffusion_jax.networks.rotary import rotate
+from diffusion_jax.networks.tokens import (
+  EPSILON,
+  attend,
+  layer_norm,
+  split_heads,
+)
+
+Array = jax.Array
+
+XAVIER = nn.initializers.xavier_uniform()
+ZERO = nn.initializers.zeros
+
+
+class Block(nn.Module):
+  """Computes one block: (x, text) -> ((x, text), None), as `nn.scan` takes it.
+
+  x: tokens [B, T, D]; c: [B, D], of which adaLN-Zero (Peebles & Xie 2023) gives
+  shift, scale and gate:
+
+    x += gate_1 attention(norm(x) (1 + scale_1) + shift_1)
+    x += gate_2 mlp(norm(x) (1 + scale_2) + shift_2)
+
+  All gates begin at 0, so that the block begins as the identity. norm: 'layer'
+  (without parameters) or 'rms'; `qk_norm` normalises queries and keys of each
+  head (RMS, learned scale) before they are turned by `angles` (`rotate`, None:
+  they are not). mlp: 'gelu' (tanh form, 4D wide) or 'swiglu' (8D / 3 wide).
+  Dropout is applied to the output of attention and inside of the MLP.
+
+  With text='joint' (MM-DiT, Esser et al. 2024) the tokens `text` [B, L, D] have
+  weights of their own and share one attention with x; with `text_ends` they
+  serve as keys and values only, and end there. With 'cross', x also attends to
+  words [B, L, E] between attention and MLP, without a gate: the projection
+  begins at 0. text_mask: bool [B, L].
+  """
+
+  num_heads: int
+  norm: str = 'layer'
+  qk_norm: bool = False
+  mlp: str = 'gelu'
+  dropout: float = 0.0
+  text: str = ''
+  text_ends: bool = False
+  attention: str = 'xla'
+  train: bool = False
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, carry: Any, c: Array, angles: Any, words: Any, text_mask: Any
+  ) -> tuple[Any, None]:
+    x, text = carry
+    c = nn.silu(c)
+    (q, k, v), finish = self._stream(x, c, '')
+    if angles is not None:
+      q, k = rotate(q, angles), rotate(k, angles)
+    if self.text != 'joint':
+      return (finish(self._attend(q, k, v), words, text_mask), text), None
+    others, finish_text = self._stream(text, c, 'text_', ends=self.text_ends)
+    q, k, v = (
+      jnp.concatenate(pair, axis=1)
+      for pair in zip((q, k, v), others, strict=True)
+    )
+    mask = jnp.pad(text_mask, ((0, 0), (x.shape[1], 0)), constant_values=True)
+    h, h_text = jnp.split(self._attend(q, k, v, mask), [x.shape[1]], axis=1)
+    return (finish(h), finish_text(h_text)), None
+
+  def _stream(
+    self, x: Array, c: Array, prefix: str, ends: bool = False
+  ) -> tuple[tuple[Array, ...], Callable]:
+    # Returns q, k and v of one kind of tokens, and the function of what
+    # attention returns for them that computes the rest of the block.
+    width = x.shape[-1]
+    count = 2 if ends else 6
+    shifts = self.dense(count * width, f'{prefix}modulation', ZERO)(c)
+    parts = jnp.split(shifts[:, None], count, axis=-1)
+    h = modulate(self._norm(x, f'{prefix}norm_1'), *parts[:2])
+    qkv = jnp.split(self.dense(3 * width, f'{prefix}qkv')(h), 3, axis=-1)
+    q, k, v = (split_heads(a, self.num_heads) for a in qkv)
+    q, k = self._normalise(q, k, prefix)
+
+    def finish(attended, words=None, text_mask=None):
+      if ends:
+        return x
+      gate_1, shift_2, scale_2, gate_2 = parts[2:]
+      out = self._drop(self.dense(width, f'{prefix}proj')(attended))
+      y = x + gate_1 * out
+      if words is not None:
+        y = self._cross(y, words, text_mask)
+      h = modulate(self._norm(y, f'{prefix}norm_2'), shift_2, scale_2)
+      return y + gate_2 * self._mlp(h, prefix)
+
+    return (q, k, v), finish
+
+  def _cross(self, x, words, mask):
+    width = x.shape[-1]
+    h = self._norm(x, 'cross_norm')
+    q, k, v = (
+      split_heads(self.dense(width, f'cross_{name}')(a), self.num_heads)
+      for name, a in (('query', h), ('key', words), ('value', words))
+    )
+    q, k = self._normalise(q, k, 'cross_')
+    h = self._attend(q, k, v, mask)
+    return x + self.dense(width, 'cross_proj', ZERO)(h)
+
+  def _mlp(self, h, prefix):
+    width = h.shape[-1]
+    if self.mlp == 'swiglu':
+      hidden = int(2 * (4 * width) / 3)
+      h = self.dense(2 * hidden, f'{prefix}mlp_in')(h)
+      gate, value = jnp.split(h, 2, axis=-1)
+      h = nn.silu(gate) * value
+    else:
+      h = nn.gelu(self.dense(4 * width, f'{prefix}mlp_in')(h))
+    return self.dense(width, f'{prefix}mlp_out')(self._drop(h))
+
+  def _attend(self, q, k, v, mask=None):
+    return attend(q, k, v, mask, self.attention)
+
+  def _normalise(self, q, k, prefix):
+    if not self.qk_norm:
+      return q, k
+    return tuple(
+      rms_norm(f'{prefix}{name}_norm', self.dtype)(a)
+      for name, a in (('query', q), ('key', k))
+    )
+
+  def _norm(self, x, name):
+    return make_norm(self.norm, name, self.dtype)(x)
+
+  def _drop(self, h):
+    return nn.Dropout(self.dropout, deterministic=not self.train)(h)
+
+  def dense(self, features: int, name: str, kernel_init: Any = XAVIER):
+    """Returns a linear layer with bias, the submodule `name`."""
+    return dense(features, name, kernel_init, self.dtype)
+
+
+def dense(
+  features: int,
+  name: str,
+  kernel_init: Any = XAVIER,
+  dtype: DTypeLike = jnp.float32,
+  use_bias: bool = True,
+) -> nn.Module:
+  """Returns a linear layer; weights are Xavier-uniform by default, biases 0."""
+  return nn.Dense(
+    features, use_bias, dtype=dtype, kernel_init=kernel_init, name=name
+  )
+
+
+def modulate(h: Array, shift: Array, scale: Array) -> Array:
+  """Returns h (1 + scale) + shift, adaptive layer normalisation's last step."""
+  return h * (1.0 + scale) + shift
+
+
+def rms_norm(name: str, dtype: DTypeLike = jnp.float32) -> nn.Module:
+  """Returns x / rms(x) times a learned scale, statistics in float32."""
+  return nn.RMSNorm(EPSILON, dtype=dtype, name=name)
+
+
+def make_norm(
+  kind: str, name: str, dtype: DTypeLike = jnp.float32
+) -> nn.Module:
+  """Returns the norm `kind`: 'layer', without parameters, or 'rms'."""
+  if kind == 'rms':
+    return rms_norm(name, dtype)
+  return layer_norm(name, dtype, affine=False)

@@ -1,0 +1,63 @@
+"""Patches, positions and attention of tokens, against loops in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.networks import tokens
+
+
+def test_patches_there_and_back_are_exact():
+  x = np.arange(2 * 6 * 4 * 3, dtype=np.float32).reshape(2, 6, 4, 3)
+  for size in (1, 2):
+    patches = tokens.patchify(jnp.asarray(x), size)
+    np.testing.assert_array_equal(tokens.unpatchify(patches, size, (6, 4)), x)
+  # the token of row 1, column 0, its pixels row by row
+  expected = x[1, 2:4, 0:2].reshape(-1)
+  np.testing.assert_array_equal(patches[1, 2], expected)
+
+
+def test_patches_must_divide_the_image():
+  with pytest.raises(
+    ValueError, match='images of 6x4 .* patches of 4x4: patch'
+  ):
+    tokens.patchify(jnp.zeros((1, 6, 4, 3)), 4)
+
+
+def test_grid_positions_have_the_column_first():
+  rows, columns, features = 3, 5, 16
+  found = tokens.grid_positions(rows, columns, features)
+  quarter = features // 4
+  for i in range(rows):
+    for j in range(columns):
+      expected = []
+      for place in (j, i):
+        angles = [place / 10000 ** (k / quarter) for k in range(quarter)]
+        expected += [np.sin(a) for a in angles] + [np.cos(a) for a in angles]
+      np.testing.assert_allclose(found[i * columns + j], expected, atol=1e-7)
+  with pytest.raises(ValueError, match='divisible by 4, not 6'):
+    tokens.grid_positions(2, 2, 6)
+
+
+def test_attention_is_a_weighted_mean_of_what_the_mask_leaves(key):
+  q, k, v = (
+    jax.random.normal(k, (2, n, 3, 4))
+    for k, n in zip(jax.random.split(key, 3), (5, 6, 6), strict=True)
+  )
+  mask = np.array([[1, 0, 1, 1, 0, 1], [1, 1, 0, 0, 0, 0]], bool)
+  found = tokens.attend(q, k, v, jnp.asarray(mask))
+  q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
+  expected = np.zeros((2, 5, 3, 4))
+  for b in range(2):
+    for head in range(3):
+      scores = np.exp(q[b, :, head] @ k[b, mask[b], head].T / 2.0)
+      weights = scores / scores.sum(-1, keepdims=True)
+      expected[b, :, head] = weights @ v[b, mask[b], head]
+  np.testing.assert_allclose(found, expected.reshape(2, 5, 12), atol=1e-6)
+
+
+def test_heads_are_neighbouring_channels():
+  x = np.arange(24.0).reshape(1, 2, 12)
+  heads = tokens.split_heads(x, 3)
+  np.testing.assert_array_equal(heads[0, 1, 2], x[0, 1, 8:])

@@ -1,0 +1,354 @@
+"""DiT: published sizes, the whole network in NumPy, conditions, refusals."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.networks.tokens import grid_positions
+from diffusion_jax.networks.transformer import DiT, block_params
+from tests.networks import test_transformer_block as literal
+
+TINY: Any = {
+  'channels': 8,
+  'num_blocks': 2,
+  'num_heads': 2,
+  'out_channels': 1,
+}
+JIT: Any = {
+  'positions': 'both',
+  'norm': 'rms',
+  'qk_norm': True,
+  'mlp': 'swiglu',
+  'class_tokens': 32,
+}
+LABEL = {'label': jnp.array([0, 2])}
+NOISE = jnp.array([0.3, 0.9])
+
+
+def shapes(network, x=(1, 4, 6, 1), cond=None):
+  x, noise = jnp.zeros(x), jnp.zeros(x[0])
+  return jax.eval_shape(network.init, jax.random.key(0), x, noise, cond)
+
+
+def count(network, x):
+  cond = {'label': jnp.zeros(1, int)}
+  return sum(a.size for a in jax.tree.leaves(shapes(network, x, cond)))
+
+
+SIZES = {'S': (384, 12, 6), 'B': (768, 12, 12), 'L': (1024, 24, 16)}
+SIZES['XL'] = 1152, 28, 16
+
+
+@pytest.mark.parametrize(
+  'name, expected',
+  [
+    ('S', (32_865_056, 32_920_448, 33_142_016)),
+    ('B', (130_315_808, 130_426_496, 130_869_248)),
+    ('L', (457_840_672, 457_988_224, 458_578_432)),
+    ('XL', (674_834_720, 675_000_704, 675_664_640)),
+  ],
+)
+def test_dit_has_the_published_sizes(name, expected):
+  """With learned variance and 1000 classes, without the fixed positions."""
+  labels = {'num_classes': 1000, 'null_class': True}
+  for patch, size in zip((2, 4, 8), expected, strict=True):
+    network = DiT(*SIZES[name], patch, out_channels=8, **labels)
+    assert count(network, (1, 32, 32, 4)) == size
+
+
+@pytest.mark.parametrize(
+  'size, bottleneck, start, expected',
+  [
+    ((768, 12, 12), 128, 4, (131_123_712, 133_190_400)),
+    ((1024, 24, 16), 128, 8, (458_877_664, 461_534_176)),
+    ((1280, 32, 16), 256, 10, (952_514_368, 956_055_616)),
+    ((1664, 40, 16), 256, 10, (2_007_130_000, 2_011_555_984)),
+  ],
+)
+def test_jit_has_the_published_sizes(size, bottleneck, start, expected):
+  labels = {'num_classes': 1000, 'null_class': True}
+  options = {'bottleneck': bottleneck, 'class_tokens_at': start, **labels}
+  for patch, number in zip((16, 32), expected, strict=True):
+    network = DiT(*size, patch, 3, **JIT, **options)
+    assert count(network, (1, 16 * patch, 16 * patch, 3)) == number
+
+
+def random_params(network, *inputs, seed=0):
+  found = jax.eval_shape(network.init, jax.random.key(0), *inputs)['params']
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda p: rng.normal(0.0, 0.3, p.shape).astype(np.float32), found
+  )
+
+
+def images(seed=0, channels=1):
+  shape = (2, 4, 6, channels)
+  x = np.random.default_rng(seed).normal(size=shape)
+  return jnp.asarray(x, jnp.float32)
+
+
+def whole(x, noise, label, p, network):
+  """Peebles & Xie 2023, figure 3, with the options of Li & He 2025."""
+  angles = np.exp(-np.log(10000) * np.arange(128) / 128)
+  angles = noise[:, None] * angles[None]
+  h = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+  h = literal.silu(literal.linear(h, p['noise_dense_1']))
+  label = p['label_embedding']['table']['embedding'][label]
+  c = literal.linear(h, p['noise_dense_2']) + label
+  size, (b, height, width, _) = network.patch_size, x.shape
+  tokens = [
+    x[:, i : i + size, j : j + size].reshape(b, -1)
+    for i in range(0, height, size)
+    for j in range(0, width, size)
+  ]
+  h = np.stack(tokens, axis=1)
+  if network.bottleneck:
+    h = h @ p['patch_bottleneck']['kernel']
+  h = literal.linear(h, p['patch_embedding'])
+  grid = height // size, width // size
+  h = h + grid_positions(*grid, network.channels)
+  for i in range(network.num_blocks):
+    if network.class_tokens and i == network.class_tokens_at:
+      first = label[:, None] + p['class_positions'][None]
+      h = np.concatenate([first, h], axis=1)
+    options = {'swiglu': network.mlp == 'swiglu'}
+    rotary = network.positions == 'both'
+    h = literal.block(h, c, block_params(p, i), rotary=rotary, **options)
+  h = h[:, -grid[0] * grid[1] :]
+  norm = literal.rms_norm if network.norm == 'rms' else literal.layer_norm
+  shift, scale = literal.modulation(c, p, '', 2, 'modulation_out')
+  h = norm(h, p.get('norm_out')) * (1 + scale) + shift
+  h = literal.linear(h, p['patch_out'])
+  out = np.zeros((b, height, width, network.out_channels))
+  for token in range(h.shape[1]):
+    i, j = (size * place for place in divmod(token, grid[1]))
+    patch = h[:, token].reshape(b, size, size, -1)
+    out[:, i : i + size, j : j + size] = patch
+  return out
+
+
+@pytest.mark.parametrize(
+  'options',
+  [{}, JIT | {'bottleneck': 3, 'class_tokens': 2, 'class_tokens_at': 1}],
+)
+def test_the_whole_network(options):
+  network = DiT(**TINY, num_classes=3, **options)
+  x = images()
+  params = random_params(network, x, NOISE, LABEL)
+  found = network.apply({'params': params}, x, NOISE, LABEL)
+  wide = jax.tree.map(np.float64, params)
+  expected = whole(
+    np.float64(x), np.float64(NOISE), np.array([0, 2]), wide, network
+  )
+  assert np.abs(found - expected).max() < 3e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {},
+    JIT | {'class_tokens': 1, 'num_classes': 3},
+    {'text_width': 8, 'text_layers': 1},
+    {'text_width': 8, 'text_layers': 1, 'text_attention': 'cross'},
+  ],
+)
+def test_the_output_begins_at_zero(options, key):
+  """And the loss of eps, whose mean square is 1, at 1."""
+  network = DiT(**TINY, **options)
+  cond = dict(LABEL) if 'num_classes' in options else {}
+  if 'text_width' in options:
+    cond['text'] = jnp.ones((2, 3), int)
+  init = jax.jit(network.init_with_output)
+  out, variables = init(key, images(), NOISE, cond)
+  np.testing.assert_array_equal(out, np.zeros(images().shape))
+  for i in range(network.num_blocks):
+    p = block_params(variables['params'], i)
+    np.testing.assert_array_equal(p['modulation']['kernel'], 0.0)
+    assert np.std(p['qkv']['kernel']) > 0.1  # the others are not 0
+
+
+def test_blocks_begin_differently(key):
+  params = jax.jit(DiT(**TINY).init)(key, images(), NOISE)['params']
+  first, second = (block_params(params, i)['qkv']['kernel'] for i in range(2))
+  limit = np.sqrt(6 / (8 + 24))  # Xavier-uniform
+  for kernel in (first, second):
+    assert 0.8 * limit < np.abs(kernel).max() < limit
+  assert np.abs(first - second).max() > 0.1
+
+
+def test_initial_deviations_of_embeddings(key):
+  """0.02 for the table of labels and both layers of the noise."""
+  network = DiT(64, 1, 2, num_classes=100)
+  cond = {'label': jnp.zeros(2, int)}
+  init = jax.jit(network.init)
+  params = init(key, images(channels=3), NOISE, cond)['params']
+  kernels = [params[f'noise_dense_{i}']['kernel'] for i in (1, 2)]
+  for a in (*kernels, params['label_embedding']['table']['embedding']):
+    # the relative error of a deviation of n numbers is 1 / sqrt(2 n)
+    assert abs(np.std(a) / 0.02 - 1) < 4.5 / np.sqrt(2 * a.size)
+
+
+def test_a_block_that_is_not_there():
+  params = random_params(DiT(**TINY), images(), NOISE)
+  for index in (-1, 2):
+    with pytest.raises(ValueError, match=f'no block {index}: they are 0..1'):
+      block_params(params, index)
+
+
+def test_without_positions_permuted_patches_give_permuted_outputs():
+  permuted = np.array([4, 2, 0, 5, 1, 3])
+
+  def permute(x):
+    x = np.asarray(x).reshape(2, 2, 2, 3, 2, 1).swapaxes(2, 3)
+    x = x.reshape(2, 6, 2, 2, 1)[:, permuted].reshape(2, 2, 3, 2, 2, 1)
+    return x.swapaxes(2, 3).reshape(2, 4, 6, 1)
+
+  x, moved = images(), {}
+  for positions in ('none', 'rotary', 'sincos'):
+    network = DiT(**TINY, positions=positions)
+    params = random_params(network, x, NOISE)
+    first, second = (
+      network.apply({'params': params}, a, NOISE) for a in (x, permute(x))
+    )
+    moved[positions] = np.abs(second - permute(first)).max()
+  assert moved['none'] < 1e-5
+  assert min(moved['rotary'], moved['sincos']) > 1e-2
+
+
+def conditioned(network, params, cond):
+  x = images()
+  return np.asarray(network.apply({'params': params}, x, NOISE, cond))
+
+
+def test_the_null_class_is_what_a_dropped_label_gives():
+  network = DiT(**TINY, num_classes=3, null_class=True, class_tokens=1)
+  params = random_params(network, images(), NOISE, LABEL)
+  drop = {'drop': jnp.array([True, False])}
+  without, with_label, some = (
+    conditioned(network, params, cond) for cond in ({}, LABEL, LABEL | drop)
+  )
+  np.testing.assert_allclose(some[0], without[0], atol=1e-5)
+  np.testing.assert_allclose(some[1], with_label[1], atol=1e-5)
+  assert np.abs(without - with_label).max() > 0.1
+
+
+@pytest.mark.parametrize('kind', ['joint', 'cross'])
+def test_a_text_matters_and_its_padding_does_not(kind):
+  network = DiT(
+    **TINY, text_width=8, text_layers=1, text_attention=kind, null_class=True
+  )
+  mask = jnp.arange(4)[None] < jnp.array([[2], [4]])
+  texts = jnp.array([[1, 2, 3, 4], [5, 6, 7, 8]])
+  cond = {'text': texts, 'text_mask': mask}
+  params = random_params(network, images(), NOISE, cond)
+  found = conditioned(network, params, cond)
+  padding = conditioned(
+    network, params, cond | {'text': texts.at[0, 2:].set(9)}
+  )
+  other = conditioned(network, params, cond | {'text': texts.at[0, 1].set(9)})
+  np.testing.assert_array_equal(padding, found)
+  assert np.abs(other[0] - found[0]).max() > 1e-3
+  dropped = conditioned(network, params, cond | {'drop': jnp.ones(2, bool)})
+  empty = conditioned(network, params, {})
+  np.testing.assert_allclose(dropped, empty, atol=1e-5)
+
+
+def test_images_and_estimates_are_further_channels():
+  """The same output as of a network of three channels given as x."""
+  wide = DiT(**TINY)
+  x, x0, image = images(0), images(1), images(2)
+  every = jnp.concatenate([x, x0, image], axis=-1)
+  params = random_params(wide, every, NOISE)
+  expected = wide.apply({'params': params}, every, NOISE)
+  network = DiT(**TINY, self_conditioning=True, image_channels=1)
+  found = conditioned(network, params, {'x0': x0, 'image': image})
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_remat_changes_neither_parameters_nor_gradients(key):
+  x, found = images(), []
+  params = random_params(DiT(**TINY), x, NOISE)
+  for remat in (False, True):
+    network = DiT(**TINY, remat=remat, dropout=0.5)
+
+    def loss(params, network=network):
+      rngs = {'dropout': key}
+      out = network.apply({'params': params}, x, NOISE, train=True, rngs=rngs)
+      return jnp.sum(out**2)
+
+    found.append(jax.jit(jax.grad(loss))(params))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), *found
+  )
+
+
+def test_dropout_is_in_the_middle_half_alone(key):
+  """Of four blocks: with the gates of two closed nothing is random."""
+  options = TINY | {'num_blocks': 4, 'dropout': 0.5, 'dropout_blocks': 'middle'}
+  network = DiT(**options)
+  x = images()
+  params = random_params(network, x, NOISE)
+  assert {n for n in params if 'blocks' in n} == {
+    'blocks_0', 'blocks_1', 'blocks_3',
+  }  # fmt: skip
+
+  def change(closed):
+    changed = {}
+    for name in ('blocks_0', 'blocks_1', 'blocks_3'):
+      block = dict(params[name])
+      if name in closed:
+        block['modulation'] = jax.tree.map(np.zeros_like, block['modulation'])
+      changed[name] = block
+    first, second = (
+      network.apply(
+        {'params': params | changed}, x, NOISE, train=True, rngs={'dropout': k}
+      )
+      for k in jax.random.split(key)
+    )
+    return np.abs(first - second).max()
+
+  assert change(()) > 0.1
+  assert change(('blocks_0', 'blocks_3')) > 0.1
+  assert change(('blocks_1',)) == 0.0
+
+
+def test_no_dropout_has_the_same_parameters():
+  """As a test loss needs, which sets dropout to 0."""
+  first, second = (
+    shapes(DiT(**TINY, dropout=rate, dropout_blocks='middle'))
+    for rate in (0.0, 0.1)
+  )
+  assert jax.tree.structure(first) == jax.tree.structure(second)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'positions': 'learned'}, "positions 'learned' is not one of sincos, rot"),
+    ({'mlp': 'relu'}, "mlp 'relu' is not one of gelu, swiglu"),
+    ({'norm': 'batch'}, "norm 'batch' is not one of layer, rms"),
+    ({'attention': 'flash'}, "attention 'flash' is not one of xla, cudnn"),
+    ({'attention': 'cudnn'}, "attention='cudnn' needs dtype bfloat16"),
+    ({'num_heads': 3}, 'num_heads=3 does not divide the 8 channels'),
+    (
+      {'class_tokens': 2, 'class_tokens_at': 2, 'num_classes': 3},
+      'class_tokens_at=2 is no block of 2',
+    ),
+    ({'class_tokens': 2}, 'class_tokens need a network with labels'),
+    ({'patch_size': 5}, 'images of 4x6 cannot be cut into patches of 5x5'),
+    ({'channels': 6, 'num_heads': 1}, 'need channels divisible by 4, not 6'),
+    ({'positions': 'rotary', 'num_heads': 4}, 'of 4 channels, not 2'),
+  ],
+)
+def test_what_is_impossible_is_one_line(changes, message):
+  with pytest.raises(ValueError, match=message) as error:
+    shapes(DiT(**TINY | changes))
+  assert '\n' not in str(error.value)
+
+
+def test_an_unknown_condition_is_refused():
+  with pytest.raises(ValueError, match="no condition \\['label'\\]"):
+    shapes(DiT(**TINY), cond={'label': jnp.zeros(1, int)})

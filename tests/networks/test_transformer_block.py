@@ -1,0 +1,208 @@
+"""One block of each kind against its equations in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.networks.rotary import rotary_angles
+from diffusion_jax.networks.transformer_block import Block
+
+B, T, D, HEADS, WORDS = 2, 6, 8, 2, 5  # a grid of 2 x 3 patches
+MASK = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
+
+
+def linear(x, p):
+  return x @ p['kernel'] + p['bias']
+
+
+def silu(x):
+  return x / (1.0 + np.exp(-x))
+
+
+def gelu(x):
+  """Hendrycks & Gimpel 2016, the form with tanh."""
+  return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def layer_norm(x, p=None):
+  x = x - x.mean(-1, keepdims=True)
+  return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+
+
+def rms_norm(x, p):
+  return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p['scale']
+
+
+def turn(x):
+  """Rotary on both axes of the grid; its tokens come last, [B, T, heads, d]."""
+  first = x[:, : x.shape[1] - T]
+  x = x[:, x.shape[1] - T :]
+  z = x[..., 0::2] + 1j * x[..., 1::2]
+  pairs = z.shape[-1]
+  for token in range(T):
+    for pair in range(pairs):
+      row, column = divmod(token, 3)
+      place = row if pair < pairs // 2 else column
+      angle = place / 10000 ** (pair % (pairs // 2) / (pairs // 2))
+      z[:, token, :, pair] *= np.exp(1j * angle)
+  turned = np.stack([z.real, z.imag], axis=-1).reshape(x.shape)
+  return np.concatenate([first, turned], axis=1)
+
+
+def heads(x):
+  return x.reshape(*x.shape[:2], HEADS, -1)
+
+
+def attention(q, k, v, mask=None):
+  out = np.zeros(q.shape)
+  for b in range(len(q)):
+    seen = slice(None) if mask is None else mask[b]
+    for h in range(HEADS):
+      scores = q[b, :, h] @ k[b, seen, h].T / np.sqrt(q.shape[-1])
+      weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+      out[b, :, h] = weights @ v[b, seen, h]
+  return out.reshape(*q.shape[:2], -1)
+
+
+def qkv(x, p, prefix, norm, parts):
+  shift, scale = parts[:2]
+  h = norm(x, p.get(f'{prefix}norm_1')) * (1 + scale) + shift
+  q, k, v = map(heads, np.split(linear(h, p[f'{prefix}qkv']), 3, axis=-1))
+  if f'{prefix}query_norm' in p:
+    q = rms_norm(q, p[f'{prefix}query_norm'])
+    k = rms_norm(k, p[f'{prefix}key_norm'])
+  return q, k, v
+
+
+def modulation(c, p, prefix, count, name='modulation'):
+  out = linear(silu(c), p[f'{prefix}{name}'])
+  return [part[:, None] for part in np.split(out, count, axis=-1)]
+
+
+def mlp(h, p, prefix, swiglu):
+  h = linear(h, p[f'{prefix}mlp_in'])
+  if swiglu:
+    half = h.shape[-1] // 2
+    h = silu(h[..., :half]) * h[..., half:]
+  else:
+    h = gelu(h)
+  return linear(h, p[f'{prefix}mlp_out'])
+
+
+def block(x, c, p, swiglu=False, rotary=False, words=None):
+  """DiT's block; JiT's with the two options; text='cross' with words."""
+  norm = rms_norm if 'norm_1' in p else layer_norm
+  parts = modulation(c, p, '', 6)
+  q, k, v = qkv(x, p, '', norm, parts)
+  if rotary:
+    q, k = turn(q), turn(k)
+  return rest(x, attention(q, k, v), p, '', norm, parts, swiglu, words)
+
+
+def rest(x, attended, p, prefix, norm, parts, swiglu=False, words=None):
+  gate_1, shift, scale, gate_2 = parts[2:]
+  x = x + gate_1 * linear(attended, p[f'{prefix}proj'])
+  if words is not None:
+    q = heads(linear(norm(x), p['cross_query']))
+    k, v = (heads(linear(words, p[f'cross_{n}'])) for n in ('key', 'value'))
+    x = x + linear(attention(q, k, v, MASK), p['cross_proj'])
+  h = norm(x, p.get(f'{prefix}norm_2')) * (1 + scale) + shift
+  return x + gate_2 * mlp(h, p, prefix, swiglu)
+
+
+def joint_block(x, text, c, p, ends):
+  """MM-DiT, Esser et al. 2024, figure 2."""
+  parts = modulation(c, p, '', 6)
+  text_parts = modulation(c, p, 'text_', 2 if ends else 6)
+  image = qkv(x, p, '', layer_norm, parts)
+  others = qkv(text, p, 'text_', layer_norm, text_parts)
+  q, k, v = (
+    np.concatenate(pair, axis=1) for pair in zip(image, others, strict=True)
+  )
+  mask = np.concatenate([np.ones((B, T), bool), MASK], axis=1)
+  out = attention(q, k, v, mask)
+  x = rest(x, out[:, :T], p, '', layer_norm, parts)
+  if ends:
+    return x, text
+  return x, rest(text, out[:, T:], p, 'text_', layer_norm, text_parts)
+
+
+def inputs():
+  rng = np.random.default_rng(0)
+  x, text, c = (rng.normal(size=s) for s in ((B, T, D), (B, WORDS, D), (B, D)))
+  words = rng.normal(size=(B, WORDS, 3))
+  return x, text, c, words
+
+
+def run(network, carry, c, angles=None, words=None, random=True):
+  """Returns the block's output and parameters, random or as they begin."""
+  single = [
+    jax.tree.map(jnp.float32, a)
+    for a in (carry, c, angles, words)
+  ]  # fmt: skip
+  call = (*single, jnp.asarray(MASK))
+  params = network.init(jax.random.key(0), *call)['params']
+  if random:
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(
+      lambda p: rng.normal(0.0, 0.3, p.shape).astype(np.float32), params
+    )
+  found, _ = network.apply({'params': params}, *call)
+  return found, jax.tree.map(np.float64, params)
+
+
+def close(found, expected):
+  error = np.abs(np.asarray(found, np.float64) - expected).max()
+  assert error < 1e-6 * np.abs(expected).max()
+
+
+def test_dits_block():
+  x, _, c, _ = inputs()
+  (found, _), p = run(Block(HEADS), (x, None), c)
+  close(found, block(x, c, p))
+
+
+def test_jits_block():
+  x, _, c, _ = inputs()
+  network = Block(HEADS, norm='rms', qk_norm=True, mlp='swiglu')
+  (found, _), p = run(network, (x, None), c, rotary_angles(2, 3, D // HEADS))
+  assert p['mlp_in']['kernel'].shape == (8, 2 * 21)  # 2 * 32 / 3, rounded down
+  close(found, block(x, c, p, swiglu=True, rotary=True))
+
+
+def test_the_block_with_cross_attention():
+  x, _, c, words = inputs()
+  network = Block(HEADS, text='cross')
+  (found, _), p = run(network, (x, None), c, words=words)
+  close(found, block(x, c, p, words=words))
+
+
+@pytest.mark.parametrize('ends', [False, True])
+def test_mm_dits_block(ends):
+  x, text, c, _ = inputs()
+  network = Block(HEADS, text='joint', text_ends=ends)
+  (found, found_text), p = run(network, (x, text), c)
+  expected, expected_text = joint_block(x, text, c, p, ends)
+  close(found, expected)
+  # what a masked word becomes matters to nothing
+  close(found_text, expected_text)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {},
+    {'norm': 'rms', 'qk_norm': True, 'mlp': 'swiglu'},
+    {'text': 'cross'},
+    {'text': 'joint'},
+  ],
+)
+def test_every_block_begins_as_the_identity(options):
+  x, text, c, words = inputs()
+  text = text if options.get('text') == 'joint' else None
+  words = words if options.get('text') == 'cross' else None
+  found, _ = run(Block(HEADS, **options), (x, text), c, None, words, False)
+  np.testing.assert_array_equal(found[0], np.float32(x))
+  if text is not None:
+    np.testing.assert_array_equal(found[1], np.float32(text))
