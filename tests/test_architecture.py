@@ -62,7 +62,7 @@ def test_public_names_are_documented():
 
 
 def test_sampling_draws_its_noise_in_core_keys_alone():
-  """Keys per example work because nothing else draws noise (house rule 6)."""
+  """Keys per example work because nothing else draws noise (rule 6)."""
   for path in (ROOT / 'diffusion_jax' / 'sampling').glob('*.py'):
     used = {
       ast.unparse(node)

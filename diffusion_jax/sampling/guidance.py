@@ -156,9 +156,8 @@ def classifier_free(
     pair: Of `paired` or `make_paired_denoiser`; TypeError for a denoiser.
     scale: [] or [B]; 1 + w in their notation: 1 is the conditional model, 0 the
       unconditional one.
-    rescale: phi of Lin et al. 2023, section 3.4, the share to which x_0 gets
-      the standard deviation of the conditional x_0 (theirs rescales the
-      output).
+    rescale: phi of Lin et al. 2023, section 3.4: how far x_0 gets the standard
+      deviation of the conditional x_0 (they rescale the output).
     interval: Values of sigma / alpha at which x_0 is guided; it is the
       conditional one elsewhere (Kynkaanniemi et al. 2024).
     channels: So many of the first channels are guided, of the last axis, as 3
