@@ -10,9 +10,15 @@ def config():
 
 
 def smoke(**changes):
-  """digits:smoke with fields changed, as the command line would."""
+  """digits:smoke with fields changed, as the command line would.
+
+  On one of the eight simulated devices, and with one resolution and without
+  attention: this compiles in a third of the time.
+  """
   config = digits.get_config('smoke')
-  config.training.mesh = (1, 1)  # of the eight simulated devices: compiles fast
+  config.training.mesh = (1, 1)
+  config.network.multipliers = (1,)
+  config.network.attention_resolutions = ()
   config.update_from_flattened_dict(changes)
   return config
 

@@ -208,7 +208,7 @@ def test_interpolation_goes_from_one_to_the_other(plain, files):
 def test_interpolation_is_guided(plain, files):
   """By the scale and the threshold that are given; both change the way."""
   changes = {'edit.task': 'interpolate', 'edit.num_samples': 3}
-  changes |= {'edit.label': 3, 'sampling.num_steps': 20}
+  changes |= {'edit.label': 3, 'sampling.num_steps': 5}
   ends = {'image': 'digit', 'image2': 'other'}
   found = [
     run(plain, files, changes | more, **ends)['arr_0'].astype(int)

@@ -114,8 +114,11 @@ def check(name, oracle_name, schedule_name, key):
   moments.check_moments(x, oracle, BIAS.get(name, 0.02))
 
 
+# Each has a schedule of its kind that is not left to the slow tests; of
+# 'linear', the test of a mixture has every sampler.
+SLOW = {'linear', 'cosine', 'karras'}
 PAIRS = [
-  (name, schedule)
+  pytest.param(name, schedule, marks=[pytest.mark.slow] * (schedule in SLOW))
   for name in moments.STOCHASTIC
   for schedule in moments.SCHEDULES
   if (name, schedule)
