@@ -20,13 +20,13 @@ def seconds_since_launch() -> float | None:
 class StartUp:
   """Measures the phases of a start; as text, one line about all of them.
 
-  Begins when it is made; what the process did before, such as imports, is the
+  Begins when it is made; what the process did before, mostly imports, is the
   first phase.
   """
 
   def __init__(self):
     before = seconds_since_launch()
-    self._phases = {} if before is None else {'imports': before}
+    self._phases = {} if before is None else {'before training': before}
     self._clock = time.perf_counter()
 
   def mark(self, name: str) -> None:
