@@ -17,7 +17,9 @@ def build_optimizer(config):
   c = config.optimizer
   masks, field = optimizer.WEIGHT_DECAY_MASKS, 'weight_decay_mask'
   facts = {
-    'kind': lambda: choose(optimizer.OPTIMIZERS, 'optimizer', 'name', c.name),
+    'kind': lambda: choose(
+      tuple(optimizer.OPTIMIZERS), 'optimizer', 'name', c.name
+    ),
     'learning_rate': lambda: build_learning_rate(config),
     field: lambda: choose(masks, 'optimizer', field, c[field]),
   }

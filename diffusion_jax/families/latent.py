@@ -36,10 +36,6 @@ _BATCH = 500
 
 # The value that a field must have, and why it can have no other in latents.
 REQUIRED = {
-  'objective.name': (
-    'denoising',
-    'the bounds of other objectives are of pixels',
-  ),
   'objective.augment': (0.0, 'its changes are of images'),
   'conditioning.image': ('', 'its networks are conditioned on an image'),
   'conditioning.self_conditioning': (False, 'its estimate is within [-1, 1]'),
@@ -49,9 +45,20 @@ REQUIRED = {
 }
 
 
+# Hybrid trains variances by a bound whose last term takes latents for grey
+# levels, as DiT does (Peebles & Xie 2023).
+OBJECTIVES = ('denoising', 'hybrid')
+
+
 def check(config):
   """Raises UserError for what diffusion in latents cannot have."""
   state_shape(config)
+  if config.objective.name not in OBJECTIVES:
+    raise UserError(
+      f'config.objective.name={config.objective.name} in latents (latent.run): '
+      'the bounds of other objectives are of pixels. Set it to '
+      "'denoising' or 'hybrid' (docs/latent_diffusion.md)"
+    )
   for field, (value, why) in REQUIRED.items():
     section, name = field.split('.')
     if config[section][name] != value:

@@ -145,14 +145,15 @@ class DiT(nn.Module):
 
   def _text(self, cond, batch_size):
     # Returns words [B, L, D], their mask, and the projection of their mean.
-    words, mask = TextFeatures(
+    features: Any = TextFeatures(
       self.text_width,
       self.text_layers,
       self.text_heads,
       self.null_class,
       dtype=self.dtype,
       name='text',
-    )(cond, batch_size)
+    )
+    words, mask = features(cond, batch_size)
     pooled = self._dense('text_pooled')(mean_of_words(words, mask))
     if cond.get('drop') is not None and cond.get('text') is not None:
       # A text that is hidden is one token, as in a cond without a text: more of
@@ -171,7 +172,9 @@ class DiT(nn.Module):
       h = dense(self.bottleneck, name, dtype=self.dtype, use_bias=False)(h)
     h = self._dense('patch_embedding')(h)
     if self.positions in ('sincos', 'both'):
-      h += grid_positions(*grid, self.channels).astype(h.dtype)[None]
+      rows, columns = grid
+      places = grid_positions(rows, columns, self.channels)
+      h += places.astype(h.dtype)[None]
     return h
 
   def _blocks(self, h, c, label, grid, words, mask, train):
@@ -185,20 +188,29 @@ class DiT(nn.Module):
         first = self._class_tokens(label).astype(h.dtype)
         carry = jnp.concatenate([first, carry[0]], axis=1), carry[1]
         extra = self.class_tokens
-      angles = None
-      if self.positions in ('rotary', 'both'):
-        size = self.channels // self.num_heads
-        angles = jnp.asarray(rotary_angles(*grid, size, extra))
-      block = nn.remat(Block, prevent_cse=False) if self.remat else Block
-      stack = nn.scan(
-        block,
-        variable_axes={'params': 0},
-        split_rngs={'params': True, 'dropout': True},
-        in_axes=nn.broadcast,
-        length=stop - start,
-      )(**self._options(start, stop, train), name=f'blocks_{start}')
+      angles = self._angles(grid, extra)
+      stack = self._stack(start, stop, train)
       carry, _ = stack(carry, c, angles, words, mask)
     return carry[0][:, extra:]
+
+  def _angles(self, grid, num_others):
+    if self.positions not in ('rotary', 'both'):
+      return None
+    (rows, columns), size = grid, self.channels // self.num_heads
+    return jnp.asarray(rotary_angles(rows, columns, size, num_others))
+
+  def _stack(self, start, stop, train) -> Any:
+    # Returns the blocks from start to stop, which share their options.
+    block: Any = nn.remat(Block, prevent_cse=False) if self.remat else Block
+    shared: Any = nn.broadcast
+    stack: Any = nn.scan(
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True, 'dropout': True},
+      in_axes=shared,
+      length=stop - start,
+    )
+    return stack(**self._options(start, stop, train), name=f'blocks_{start}')
 
   def _edges(self):
     # Returns the blocks at which another kind of blocks begins, and the end.

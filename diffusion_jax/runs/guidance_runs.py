@@ -20,6 +20,7 @@ def check(config):
     for field, off in (
       ('guidance_run', ''),
       ('guidance_rescale', 0.0),
+      ('guidance_channels', None),
       ('guidance_min', 0.0),
       ('guidance_max', None),
     ):

@@ -62,7 +62,7 @@ def vdm_smoke(**changes):
         'conditioning.noise_input': 'logsnr',
         'conditioning.self_conditioning': True,
       },
-      'conditioning.self_conditioning=True needs network.name=unet or ddpmpp',
+      'conditioning.self_conditioning=True needs network.name=unet or dit or',
     ),
     (
       {'conditioning.image': 'edges'},
@@ -87,7 +87,7 @@ def vdm_smoke(**changes):
         'network.name': 'vdm',
         'conditioning.noise_input': 'logsnr',
       },
-      "conditioning.image=.* needs network.name=unet or ddpmpp: 'vdm' takes no",
+      "conditioning.image=.* needs network.name=.* dit or ddpmpp: 'vdm' takes",
     ),
   ],
 )

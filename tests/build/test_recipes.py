@@ -19,6 +19,10 @@ from configs import (
   cifar10_vp,
   digits,
   imagenet64,
+  imagenet256_autoencoder,
+  imagenet256_dit,
+  imagenet256_jit,
+  imagenet256_sit,
 )
 from diffusion_jax import build, families
 from diffusion_jax.build import audit
@@ -187,6 +191,8 @@ NOISE = {  # t -> (alpha, sigma), in float64
   'cifar10_edm': lambda t: (t**0, edm_sigma(t)),
   'cifar10_flow': flow,
   'cifar10_vdm': on_line,
+  'imagenet256_sit': flow,
+  'imagenet256_jit': flow,
 }
 
 
@@ -244,6 +250,11 @@ def test_adm_samples_the_published_steps():
     (cifar10_edm, '', 55_733_891),
     (cifar10_edm, 'conditional', 55_735_299),
     (imagenet64, '', 295_904_454),
+    (imagenet256_autoencoder, '', 83_653_863),
+    (imagenet256_dit, '', 674_834_720),
+    # without the half of the outputs that the release discards
+    (imagenet256_sit, '', 674_834_720 - (1152 + 1) * 2 * 2 * 4),
+    (imagenet256_jit, '', 131_123_712),
   ],
 )
 def test_networks_have_their_published_size(module, argument, expected):

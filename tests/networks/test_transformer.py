@@ -38,7 +38,7 @@ def count(network, x):
   return sum(a.size for a in jax.tree.leaves(shapes(network, x, cond)))
 
 
-SIZES = {'S': (384, 12, 6), 'B': (768, 12, 12), 'L': (1024, 24, 16)}
+SIZES: Any = {'S': (384, 12, 6), 'B': (768, 12, 12), 'L': (1024, 24, 16)}
 SIZES['XL'] = 1152, 28, 16
 
 
@@ -55,7 +55,8 @@ def test_dit_has_the_published_sizes(name, expected):
   """With learned variance and 1000 classes, without the fixed positions."""
   labels = {'num_classes': 1000, 'null_class': True}
   for patch, size in zip((2, 4, 8), expected, strict=True):
-    network = DiT(*SIZES[name], patch, out_channels=8, **labels)
+    channels, depth, heads = SIZES[name]
+    network = DiT(channels, depth, heads, patch, 8, **labels)
     assert count(network, (1, 32, 32, 4)) == size
 
 
@@ -69,10 +70,11 @@ def test_dit_has_the_published_sizes(name, expected):
   ],
 )
 def test_jit_has_the_published_sizes(size, bottleneck, start, expected):
+  channels, depth, heads = size
   labels = {'num_classes': 1000, 'null_class': True}
   options = {'bottleneck': bottleneck, 'class_tokens_at': start, **labels}
   for patch, number in zip((16, 32), expected, strict=True):
-    network = DiT(*size, patch, 3, **JIT, **options)
+    network = DiT(channels, depth, heads, patch, 3, **JIT, **options)
     assert count(network, (1, 16 * patch, 16 * patch, 3)) == number
 
 
@@ -109,7 +111,7 @@ def whole(x, noise, label, p, network):
     h = h @ p['patch_bottleneck']['kernel']
   h = literal.linear(h, p['patch_embedding'])
   grid = height // size, width // size
-  h = h + grid_positions(*grid, network.channels)
+  h = h + grid_positions(grid[0], grid[1], network.channels)
   for i in range(network.num_blocks):
     if network.class_tokens and i == network.class_tokens_at:
       first = label[:, None] + p['class_positions'][None]
@@ -138,7 +140,7 @@ def test_the_whole_network(options):
   network = DiT(**TINY, num_classes=3, **options)
   x = images()
   params = random_params(network, x, NOISE, LABEL)
-  found = network.apply({'params': params}, x, NOISE, LABEL)
+  found: Any = network.apply({'params': params}, x, NOISE, LABEL)
   wide = jax.tree.map(np.float64, params)
   expected = whole(
     np.float64(x), np.float64(NOISE), np.array([0, 2]), wide, network
@@ -262,7 +264,7 @@ def test_images_and_estimates_are_further_channels():
   x, x0, image = images(0), images(1), images(2)
   every = jnp.concatenate([x, x0, image], axis=-1)
   params = random_params(wide, every, NOISE)
-  expected = wide.apply({'params': params}, every, NOISE)
+  expected: Any = wide.apply({'params': params}, every, NOISE)
   network = DiT(**TINY, self_conditioning=True, image_channels=1)
   found = conditioned(network, params, {'x0': x0, 'image': image})
   np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -276,7 +278,8 @@ def test_remat_changes_neither_parameters_nor_gradients(key):
 
     def loss(params, network=network):
       rngs = {'dropout': key}
-      out = network.apply({'params': params}, x, NOISE, train=True, rngs=rngs)
+      variables = {'params': params}
+      out: Any = network.apply(variables, x, NOISE, train=True, rngs=rngs)
       return jnp.sum(out**2)
 
     found.append(jax.jit(jax.grad(loss))(params))
@@ -296,19 +299,17 @@ def test_dropout_is_in_the_middle_half_alone(key):
   }  # fmt: skip
 
   def change(closed):
-    changed = {}
+    changed: Any = {}
     for name in ('blocks_0', 'blocks_1', 'blocks_3'):
       block = dict(params[name])
       if name in closed:
         block['modulation'] = jax.tree.map(np.zeros_like, block['modulation'])
       changed[name] = block
-    first, second = (
-      network.apply(
-        {'params': params | changed}, x, NOISE, train=True, rngs={'dropout': k}
-      )
-      for k in jax.random.split(key)
-    )
-    return np.abs(first - second).max()
+    variables, found = {'params': params | changed}, []
+    for k in jax.random.split(key):
+      out = network.apply(variables, x, NOISE, train=True, rngs={'dropout': k})
+      found.append(np.asarray(out))
+    return np.abs(found[0] - found[1]).max()
 
   assert change(()) > 0.1
   assert change(('blocks_0', 'blocks_3')) > 0.1

@@ -254,6 +254,6 @@ def test_a_kind_has_what_it_can():
   layer = {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)}
   muon = optimizer.make_optimizer(0.1, kind='muon', weight_decay=0.5)
   zero = jax.tree.map(jnp.zeros_like, layer)
-  found, _ = muon.update(zero, muon.init(layer), layer)
+  found: Any = muon.update(zero, muon.init(layer), layer)[0]
   np.testing.assert_allclose(found['kernel'], -0.05, rtol=1e-5)
   np.testing.assert_allclose(found['bias'], 0.0)
