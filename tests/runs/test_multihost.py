@@ -100,7 +100,7 @@ def folder(tmp_path_factory):
   assert 'trained' not in found[1][1]  # the second process is silent
   config = smoke(**two_processes.FIELDS)
   run = str(folder / 'one' / 'run')
-  for mode in ('train', 'sample', 'evaluate'):
+  for mode in ('train', 'evaluate'):
     PROGRAMS[mode](config, run)
   return folder
 
@@ -167,7 +167,7 @@ def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
   found = []
   for which in ('one', 'two'):
     run = folder / which / 'run'
-    with np.load(run / 'samples' / 'samples.npz') as arrays:
+    with np.load(run / 'evaluation/samples/samples.npz') as arrays:
       images = arrays['arr_0']
     result = json.loads((run / 'evaluation/elbo-test/result.json').read_text())
     found.append((images, result['bits_per_dim'], result['images']))
@@ -175,6 +175,20 @@ def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
   assert images.shape == (16, 8, 8, 1) and count == other_count == 20
   assert (images != other_images).mean() < 0.01  # of 17 grey levels
   np.testing.assert_allclose(bits, other_bits, rtol=1e-4)
+
+
+def test_measures_of_samples_of_two_processes_are_those_of_one(folder):
+  """Of the same checkpoint, whose images are the same grey levels."""
+  run = folder / 'two' / 'run'
+  again = {'evaluation.metrics': ('fd_pixels',), 'evaluation.name': 'again'}
+  PROGRAMS['evaluate'](smoke(**(two_processes.FIELDS | again)), str(run))
+  two, one = (
+    json.loads((run / 'evaluation' / name / 'result.json').read_text())
+    for name in ('samples', 'samples-again')
+  )
+  found, expected = (x['metrics']['fd_pixels']['value'] for x in (two, one))
+  assert expected > 1.0
+  np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_a_lost_process_is_named_and_ends_the_other(tmp_path):
