@@ -14,6 +14,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffusion_jax.runs import memory
+
 
 class Failed(Exception):
   """A program raised an error in its process; the message is its last line."""
@@ -74,6 +76,7 @@ class Worker:
 
 
 def _serve(connection, module, case):
+  memory.keep_freed_memory()  # as our command line does; it helps both sides
   side = None
   while True:
     try:

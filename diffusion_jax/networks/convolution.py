@@ -20,8 +20,8 @@ Padding = winograd.Padding
 # Written as convolutions of the forward's own layout they are fast everywhere.
 # So a convolution is a primitive of its own on CPUs. It is bilinear: its
 # tangents are convolutions again, and its transposes, which reverse mode takes,
-# the two functions below, g -> dL/dx and g -> dL/dkernel. Forward mode, vmap and
-# higher derivatives work as for any function (jax.custom_vjp would rule out
+# the two functions below, g -> dL/dx and g -> dL/dkernel. Forward mode, vmap
+# and higher derivatives work as for any function (jax.custom_vjp would rule out
 # forward mode). Where Winograd's algorithm is faster, all three take it.
 #
 # The precision is an argument, because a derivative may be written long after
