@@ -1,14 +1,21 @@
-"""Eight simulated devices, strict broadcasting, compilations kept on disk."""
+"""Eight simulated devices, strict broadcasting, compilations kept on disk.
+
+`pytest -m device` is on what is there, compiled as for users.
+"""
 
 import os
+import sys
 from pathlib import Path
 
 # before jax is imported, here and in the processes that tests start
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
-# tests compile much and compute little: half the time at the lowest level
-if os.environ.get('TEST_XLA_OPTIMIZATION') != 'default':
-  os.environ['XLA_FLAGS'] += ' --xla_backend_optimization_level=0'
-os.environ['JAX_PLATFORMS'] = 'cpu'
+if 'device' in sys.argv:
+  os.environ['TEST_ON_DEVICE'] = '1'
+if not os.environ.get('TEST_ON_DEVICE'):
+  os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+  # tests compile much and compute little: half the time at the lowest level
+  if os.environ.get('TEST_XLA_OPTIMIZATION') != 'default':
+    os.environ['XLA_FLAGS'] += ' --xla_backend_optimization_level=0'
+  os.environ['JAX_PLATFORMS'] = 'cpu'
 _CACHE = Path(__file__).parent.parent / '.jax_cache'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_CACHE)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
