@@ -16,8 +16,26 @@ from diffusion_jax import build, families
 from diffusion_jax.build.network import network_fn
 from diffusion_jax.families import diffusion
 from diffusion_jax.interop import diffusers as folders
-from diffusion_jax.programs import train
+from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
+
+
+def random_params(config):
+  """Returns parameters of a trained network's size, made without compiling.
+
+  The first ones of a training would have an output of 0.
+  """
+  rng = np.random.default_rng(0)
+
+  def fill(path, like):
+    values = rng.standard_normal(like.shape, np.float32)
+    if path[-1].key == 'scale':
+      return jnp.asarray(1.0 + 0.1 * values)
+    return jnp.asarray(values / np.sqrt(max(1, like.size / like.shape[-1])))
+
+  return jax.tree_util.tree_map_with_path(
+    fill, families.abstract_params(config)
+  )
 
 
 class Side:
@@ -28,8 +46,7 @@ class Side:
     self.config = cases.make_config(case)
     self.network = build.build_network(self.config)
     self.apply = network_fn(self.config, self.network)
-    init = jax.jit(families.of(self.config).init(self.config))
-    self.params = init(jax.random.key(0))
+    self.params = random_params(self.config)
     self.run = self.out = None
     self.carry = ()
 
@@ -56,15 +73,8 @@ class Side:
     }
 
   def export(self, folder):
-    """Writes weights for diffusers, and returns (x, noise, output).
-
-    They are moved away from the first ones, whose output is 0.
-    """
-    keys = iter(jax.random.split(jax.random.key(2), 10_000))
-    params = jax.tree.map(
-      lambda p: p + 0.05 * jax.random.normal(next(keys), p.shape),
-      self.params['network'],
-    )
+    """Writes weights for diffusers, and returns (x, noise, output)."""
+    params = self.params['network']
     shape = tuple(self.config.data.image_shape)
     fields = {
       'data.image_shape': shape,
@@ -125,12 +135,12 @@ class Side:
     c = self.config
     objective = families.of(c).objective(c)
     optimizer, decays = build.build_optimizer(c), build.build_ema_decays(c)
-    mesh = build.build_mesh(c)
-    make_state, _ = train.state_maker(c, objective, optimizer, decays, mesh)
+    copy = jax.tree.map(jnp.copy, self.params)  # the state is donated
+    state = init_state(copy, optimizer, objective.init(), decays[1])
     step = make_train_step(objective, optimizer, *decays)
     image, _, cond = self._arrays()
     batch = {'image': jnp.clip(image, -1.0, 1.0), **cond}
-    arguments = make_state(), batch, jax.random.key(0)
+    arguments = state, batch, jax.random.key(0)
     return jax.jit(step, donate_argnums=0), arguments
 
   def _ddim(self):

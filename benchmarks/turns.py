@@ -14,6 +14,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffusion_jax.runs import memory
+
 
 class Failed(Exception):
   """A program raised an error in its process; the message is its last line."""
@@ -74,6 +76,7 @@ class Worker:
 
 
 def _serve(connection, module, case):
+  memory.keep_freed_memory()  # as our command line does; it helps both sides
   side = None
   while True:
     try:
@@ -95,7 +98,7 @@ def _answer(side, name, args):
   if name == 'ready':
     return _ready(side, *args)
   if name == 'seconds':
-    return _seconds(side, *args)
+    return time_calls(side, *args)
   return getattr(side, name)(*args)
 
 
@@ -107,12 +110,12 @@ def _ready(side, task):
   side.run()
   side.wait()
   info['compile_seconds'] = time.perf_counter() - start
-  info['first_seconds'] = _seconds(side, 1)[0]
+  info['first_seconds'] = time_calls(side, 1)[0]
   return info
 
 
-def _seconds(side, calls):
-  # Returns (wall, processor) seconds per call, of one measurement.
+def time_calls(side: Any, calls: int) -> tuple[float, float]:
+  """Returns (wall, processor) seconds per call of side.run(), at its end."""
   wall, used = time.perf_counter(), time.process_time()
   for _ in range(calls):
     side.run()

@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from diffusion_jax.build import audit, ranges
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.programs import PROGRAMS
-from diffusion_jax.runs import processes, run_folder, sweep, user_cache
+from diffusion_jax.runs import memory, processes, run_folder, sweep, user_cache
 
 PREEMPTED = 42  # the exit code after which a job is to be started again
 
@@ -234,6 +234,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 def run():
   """Parses the command line, and runs `main` with absl."""
   sys.unraisablehook = unraisable
+  memory.keep_freed_memory()
   sys.path.append(os.getcwd())  # An installed script does not import from it.
   for flag in flags.FLAGS.get_key_flags_for_module(__name__):  # for --help
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)

@@ -1,21 +1,28 @@
-"""Eight simulated devices, strict broadcasting, compilations kept on disk."""
+"""Eight simulated devices, strict broadcasting, compilations kept on disk.
+
+`pytest -m device` is on what is there, compiled as for users.
+"""
 
 import os
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 # before jax is imported, here and in the processes that tests start
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
-# Tests compile much and compute little. Each of these flags makes compilation
-# cheaper: with all three it takes a third of the time of the defaults.
-if os.environ.get('TEST_XLA_OPTIMIZATION') != 'default':
-  os.environ['XLA_FLAGS'] += (
-    ' --xla_backend_optimization_level=0'
-    ' --xla_cpu_parallel_codegen_split_count=1'
-  )
-  if version('jaxlib').startswith('0.10.'):  # an unknown flag ends the process
-    os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
-os.environ['JAX_PLATFORMS'] = 'cpu'
+if 'device' in sys.argv:
+  os.environ['TEST_ON_DEVICE'] = '1'
+if not os.environ.get('TEST_ON_DEVICE'):
+  os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+  # Tests compile much and compute little. Each of these flags makes compilation
+  # cheaper: with all three it takes a third of the time of the defaults.
+  if os.environ.get('TEST_XLA_OPTIMIZATION') != 'default':
+    os.environ['XLA_FLAGS'] += (
+      ' --xla_backend_optimization_level=0'
+      ' --xla_cpu_parallel_codegen_split_count=1'
+    )
+    if version('jaxlib').startswith('0.10.'):  # others end at an unknown flag
+      os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
+  os.environ['JAX_PLATFORMS'] = 'cpu'
 _CACHE = Path(__file__).parent.parent / '.jax_cache'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_CACHE)
 # Also single operations: the second worker and processes that tests start find

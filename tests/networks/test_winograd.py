@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ SHAPES = {
 }
 
 
-def direct(x, kernel, padding):
+def direct(x, kernel, padding) -> Any:
   """The sum of nine products, float64."""
   x = np.pad(x, ((0, 0), *padding, (0, 0)))
   h, w = x.shape[1] - 2, x.shape[2] - 2
@@ -51,8 +53,8 @@ def test_the_kernel_gradient_is_the_transpose(case):
   x, kernel, padding = case
   y = direct(x, kernel, padding)
   g = np.cos(np.arange(y.size)).reshape(y.shape)
-  arrays = (jnp.asarray(a, jnp.float32) for a in (x, g))
-  found = winograd.kernel_gradient(*arrays, padding, None)
+  x32, g32 = (jnp.asarray(a, jnp.float32) for a in (x, g))
+  found = winograd.kernel_gradient(x32, g32, padding, None)
   assert found.shape == kernel.shape
   basis = np.zeros(kernel.shape)
   for index in np.ndindex(3, 3, 1, 1):
@@ -69,8 +71,8 @@ def test_the_error_in_float32_is_a_few_millionths(seeds):
   rng = np.random.default_rng(1)
   x = rng.standard_normal((2, 8, 8, 128))
   kernel = rng.standard_normal((3, 3, 128, 32)) / np.sqrt(9 * 128)
-  arrays = (jnp.asarray(a, jnp.float32) for a in (x, kernel))
-  found = winograd.conv(*arrays, PLAIN, None)
+  x32, kernel32 = (jnp.asarray(a, jnp.float32) for a in (x, kernel))
+  found = winograd.conv(x32, kernel32, PLAIN, None)
   expected = direct(x, kernel, PLAIN)
   error = np.abs(found - expected).max() / np.abs(expected).max()
   assert 1e-8 < error < 5e-6

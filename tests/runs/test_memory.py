@@ -1,0 +1,35 @@
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import resource, sys
+import numpy as np
+from diffusion_jax.runs import memory
+
+def pages():
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  np.ones(2**24, np.float32)  # 64 MiB, freed at once
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if sys.argv[1] == 'keep' and not memory.keep_freed_memory():
+  print('unknown')
+else:
+  pages()
+  print(pages())
+"""
+
+
+def mapped(how):
+  command = [sys.executable, '-c', CODE, how]
+  out = subprocess.run(command, capture_output=True, text=True, check=True)
+  return out.stdout.strip()
+
+
+def test_a_freed_block_is_used_again_without_new_pages():
+  kept = mapped('keep')
+  if kept == 'unknown':
+    pytest.skip('the C library is not glibc')
+  assert int(kept) < 10
+  assert int(mapped('as it is')) > 25  # 32 pages of 2 MiB, or more of 4 KiB
