@@ -11,6 +11,7 @@ import pytest
 import diffusion_jax as dj
 from configs import (
   base,
+  digits_dit,
   digits_edm,
   digits_vdm,
   imagenet64,
@@ -115,6 +116,59 @@ def test_the_options_of_ddpmpp_trace(changes):
   names = set(families.abstract_params(config)['network'])
   assert ('augment_dense' in names) == ('objective.augment' in changes)
   assert ('noise_fourier' in names) == ('network.noise_embedding' in changes)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'conditioning.self_conditioning': True, 'network.remat': True},
+    {'network.class_tokens': 2, 'network.dtype': 'bfloat16'},
+    {'conditioning.image': 'inpaint', 'optimizer.name': 'muon'},
+    {'conditioning.labels': False, 'network.positions': 'rotary'},
+  ],
+)
+def test_the_options_of_dit_trace(changes):
+  config = digits_dit.get_config('smoke')
+  config.update_from_flattened_dict(changes)
+  trace_loss(config)
+  params = families.abstract_params(config)
+  assert ('class_positions' in params['network']) == (
+    'network.class_tokens' in changes
+  )
+  adam = build.build_optimizer(config)
+  state = jax.eval_shape(adam.init, params)
+  jax.eval_shape(adam.update, params, state, params)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (
+      {'network.attention': 'cudnn', 'network.dtype': 'bfloat16'},
+      "config.network.attention='cudnn' needs a GPU, and this is 'cpu': take",
+    ),
+    ({'network.patch_size': 3}, 'config.network: images of 8x8 cannot be cut'),
+    ({'network.num_heads': 3}, 'config.network: num_heads=3 does not divide'),
+    ({'network.mlp': 'relu'}, "config.network: mlp 'relu' is not one of gelu"),
+    ({'optimizer.name': 'lion'}, "config.optimizer.name='lion' is not one of"),
+    (
+      {'optimizer.name': 'adam', 'optimizer.weight_decay': 0.1},
+      "config.optimizer: 'adam' has no weight decay",
+    ),
+    (
+      {'sampling.sampler': 'velocity_sde', 'sampling.diffusion': 'linear'},
+      "config.sampling: diffusion 'linear' is not one of constant, sigma, sde",
+    ),
+  ],
+)
+def test_what_a_transformer_cannot_have_is_one_line(changes, message):
+  config = digits_dit.get_config('smoke')
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(UserError, match=message) as error:
+    families.abstract_params(config)
+    build.build_optimizer(config)
+    build.build_sampler(config, build.build_schedule(config))
+  assert '\n' not in str(error.value)
 
 
 def test_the_test_loss_is_of_the_images_themselves(key):

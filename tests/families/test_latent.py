@@ -295,7 +295,10 @@ def test_a_latent_is_known_where_all_its_pixels_are():
     ({'sampling.dynamic_threshold': 0.9}, 'dynamic_threshold=0.9 in latents'),
     ({'sampling.classifier': 'x'}, 'sampling.classifier=x in latents'),
     ({'objective.augment': 0.1}, 'objective.augment=0.1 in latents'),
-    ({'objective.name': 'vdm'}, "name=vdm in latents.* Set it to 'denoising'"),
+    (
+      {'objective.name': 'vdm'},
+      "name=vdm in latents.* Set it to 'denoising' or 'hybrid'",
+    ),
     ({'conditioning.image': 'superres'}, 'conditioning.image=superres in lat'),
     ({'conditioning.self_conditioning': True}, 'self_conditioning=True in lat'),
     ({'data.image_shape': (8, 8, 3), 'data.name': 'synthetic',
