@@ -1,5 +1,6 @@
 """Eight simulated devices, strict broadcasting, compilations kept on disk."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -35,6 +36,21 @@ def pytest_addoption(parser):
   parser.addoption(
     '--keys', type=int, default=1, help='run each test with so many seeds'
   )
+
+
+# Files that take minutes come first: the last file of a run is then a short one
+# and no worker waits for the other.
+LONG = 'tests/families', 'tests/programs', 'tests/runs', 'tests/test_'
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+def pytest_collection_finish():
+  # What is imported stays: the collector need not search it again and again
+  # while JAX traces.
+  gc.freeze()
 
 
 def pytest_generate_tests(metafunc):
