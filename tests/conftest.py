@@ -3,6 +3,7 @@
 `pytest -m device` is on what is there, compiled as for users.
 """
 
+import gc
 import os
 import sys
 from importlib.metadata import version
@@ -44,6 +45,21 @@ def pytest_addoption(parser):
   parser.addoption(
     '--keys', type=int, default=1, help='run each test with so many seeds'
   )
+
+
+# Files that take minutes come first: the last file of a run is then a short one
+# and no worker waits for the other.
+LONG = 'tests/families', 'tests/programs', 'tests/runs', 'tests/test_'
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+def pytest_collection_finish():
+  # What is imported stays: the collector need not search it again and again
+  # while JAX traces.
+  gc.freeze()
 
 
 def pytest_generate_tests(metafunc):

@@ -27,6 +27,8 @@ def test_an_augmented_run_trains_and_evaluates(tmp_path):
   config = digits_edm.get_config('smoke')
   config.training.sample_every = 0
   config.training.mesh = (1, 1)
+  config.network.multipliers = (1,)
+  config.network.attention_resolutions = ()
   config.training.accumulate = 2
   config.objective.augment = 0.5
   PROGRAMS['train'](config, str(tmp_path))

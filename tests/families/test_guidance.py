@@ -29,6 +29,8 @@ X = 0.5 * jax.random.normal(jax.random.key(5), (2, 8, 8, 1))
 def classifier_smoke(**changes):
   config = digits_classifier.get_config('smoke')
   config.training.mesh = (1, 1)
+  config.network.multipliers = (1,)
+  config.network.attention_resolutions = ()
   config.update_from_flattened_dict(changes)
   return config
 

@@ -18,9 +18,9 @@ from diffusion_jax.training.step import make_train_step
 MESHES = [(1, 1), (8, 1), (1, 8), (2, 4)]
 NETWORK = UNet(
   channels=8,
-  multipliers=(1, 2),
+  multipliers=(1,),
   num_blocks=1,
-  attention_resolutions=(4,),
+  attention_resolutions=(8,),
   num_groups=4,
   num_classes=3,
   null_class=True,
