@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion_jax import families
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, sample
 from diffusion_jax.runs import sample_inputs
+from diffusion_jax.runs.per_image import PerImage
 from tests.programs.conftest import smoke
 
 
@@ -139,3 +141,32 @@ def test_sampling_without_a_run_or_a_checkpoint(run, tmp_path):
 def test_the_network_is_that_of_the_run_whatever_the_config_says(run):
   fields = {'network.channels': 16, 'sampling.name': 'as_trained'}
   PROGRAMS['sample'](smoke(**fields), str(run))
+
+
+def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
+  """And all parts have one shape, the last one too."""
+  done = []
+
+  def generate(config, mesh, latents):
+    def start(params, index, cond):
+      assert len(index) == len(cond['label']) == 8
+      done.append(f'begin {index[0]}')
+      return lambda: np.zeros((8, 8, 8, 1), np.float32)
+
+    return PerImage(start)
+
+  def write_part(path, *rest):
+    done.append(f'write {int(path.stem)}')
+    write(path, *rest)
+
+  family, write = families.of(smoke()), sample.write_part
+  family = family._replace(generate=generate)
+  monkeypatch.setattr(families, 'of', lambda config: family)
+  monkeypatch.setattr(sample, 'write_part', write_part)
+  fields = {'num_samples': 20, 'batch_size': 8, 'name': 'one_ahead'}
+  fields = {f'sampling.{name}': value for name, value in fields.items()}
+  PROGRAMS['sample'](smoke(**fields), str(run))
+  assert done == [
+    'begin 0', 'begin 8', 'write 0', 'begin 16', 'write 8', 'write 16',
+  ]  # fmt: skip
+  assert len(samples(run, 'one_ahead')['arr_0']) == 20
