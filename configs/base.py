@@ -196,8 +196,9 @@ def get_config():
   objective.kl_warmup = placeholder(int)  # steps from weight 0 to beta
 
   optimizer = config.optimizer = ConfigDict()
-  # adam, adamw (the same where weight_decay is 0), radam, muon (kernels)
-  optimizer.name = 'adamw'
+  # adam, adamw (the same where weight_decay is 0), radam, muon (kernels);
+  # None: adamw
+  optimizer.name = placeholder(str)
   optimizer.learning_rate = 2e-4
   optimizer.warmup_steps = 0  # from 0 along a line
   optimizer.decay = 'constant'  # then: constant, linear, cosine, inverse_sqrt

@@ -17,12 +17,12 @@ def build_optimizer(config):
   c = config.optimizer
   masks, field = optimizer.WEIGHT_DECAY_MASKS, 'weight_decay_mask'
   facts = {
-    'kind': lambda: choose(
-      tuple(optimizer.OPTIMIZERS), 'optimizer', 'name', c.name
-    ),
     'learning_rate': lambda: build_learning_rate(config),
     field: lambda: choose(masks, 'optimizer', field, c[field]),
   }
+  if c.name is not None:
+    known = tuple(optimizer.OPTIMIZERS)
+    facts['kind'] = lambda: choose(known, 'optimizer', 'name', c.name)
   return construct(optimizer.make_optimizer, c, 'optimizer', facts)
 
 

@@ -53,7 +53,7 @@ def test_every_numeric_field_has_a_range_and_no_range_is_left_over():
   }
   assert set(ranges.NAMES) == {n for n in TYPES if n.endswith('.name')} - {
     f'{section}.name'
-    for section in ('data', 'schedule', 'network', 'objective')
+    for section in ('data', 'schedule', 'network', 'objective', 'optimizer')
   }
 
 
