@@ -14,8 +14,9 @@ if 'device' in sys.argv:
   os.environ['TEST_ON_DEVICE'] = '1'
 if not os.environ.get('TEST_ON_DEVICE'):
   os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
-  # Tests compile much and compute little. Each of these flags makes compilation
-  # cheaper: with all three it takes a third of the time of the defaults.
+  # Tests compile much and compute little. The lowest level halves the time of a
+  # compilation, code without the fusion emitters halves it again, and one LLVM
+  # module in place of 32 saves a little more.
   if os.environ.get('TEST_XLA_OPTIMIZATION') != 'default':
     os.environ['XLA_FLAGS'] += (
       ' --xla_backend_optimization_level=0'
