@@ -1,6 +1,8 @@
 """Parts of benchmarks.on_gpu that need no other package.
 
 python -m benchmarks.device_parts attention --out=attention.json
+
+A part yields (name, result), and the file is written after each of them.
 """
 
 import argparse
@@ -72,7 +74,7 @@ def with_gradient(function):
 
 
 def attention(smoke):
-  """Measures flash attention (cuDNN) against XLA's, forward and backward.
+  """Yields flash attention (cuDNN) against XLA's, forward and backward.
 
   Sizes of ADM-64 at 32x32 and 16x16, and DDPM's one head at 16x16.
   """
@@ -83,7 +85,6 @@ def attention(smoke):
   }
   if smoke:
     sizes = {'smoke': (2, 16, 2, 8)}
-  found = {}
   for name, shape in sizes.items():
     q = jax.random.normal(jax.random.key(0), shape, jnp.bfloat16)
     functions = {}
@@ -93,16 +94,13 @@ def attention(smoke):
       )
       functions[implementation] = attend
       functions[f'{implementation}, gradient'] = with_gradient(attend)
-    found[name] = compare(functions, (q, q, q))
-  found['whole steps'] = attention_in_steps(smoke)
-  return found
+    yield name, compare(functions, (q, q, q))
 
 
 def attention_in_steps(smoke):
-  """Measures a training step with both, where the network's heads allow it."""
+  """Yields the seconds of ADM's training step with both."""
   network, batch = ('smoke', 2) if smoke else ('adm', 64)
   plain = jax.nn.dot_product_attention
-  found = {}
   for name in ('xla', 'cudnn'):
     attend = functools.partial(plain, implementation=name)
     try:
@@ -110,16 +108,14 @@ def attention_in_steps(smoke):
         side = jax_side.Side(Case(network, batch, 'bfloat16'))
         side.prepare('train')
       times = [turns.time_calls(side, 2)[0] for _ in range(4)][1:]
-      found[name] = turns.spread(times)['median']
+      yield name, turns.spread(times)['median']
     except Exception as error:
-      found[name] = f'{type(error).__name__}: {str(error).splitlines()[0]}'
-  return found
+      yield name, f'{type(error).__name__}: {str(error).splitlines()[0]}'
 
 
 def layouts(smoke):
-  """Measures 3x3 convolutions in both layouts, forward and backward, bf16."""
+  """Yields 3x3 convolutions in both layouts, forward and backward, bf16."""
   sizes = [(256, 32, 128), (256, 16, 256), (128, 64, 192)]
-  found = {}
   for batch, side, channels in [(2, 8, 8)] if smoke else sizes:
     key = jax.random.key(0)
     x = jax.random.normal(key, (batch, side, side, channels), jnp.bfloat16)
@@ -133,23 +129,24 @@ def layouts(smoke):
     nhwc = functools.partial(conv, numbers=('NHWC', 'HWIO', 'NHWC'))
     nchw = functools.partial(conv, numbers=('NCHW', 'OIHW', 'NCHW'))
     name = f'{batch} of {side}x{side}x{channels}'
-    found[name] = {
-      'flop': 18 * x.size * channels,
-      'NHWC': compare(
-        {'forward': nhwc, 'gradient': with_gradient(nhwc)}, (x, k)
-      ),
-      'NCHW': compare(
-        {'forward': nchw, 'gradient': with_gradient(nchw)},
-        (x.transpose(0, 3, 1, 2), k.transpose(3, 2, 0, 1)),
-      ),
-    }
-  return found
+    yield (
+      name,
+      {
+        'flop': 18 * x.size * channels,
+        'NHWC': compare(
+          {'forward': nhwc, 'gradient': with_gradient(nhwc)}, (x, k)
+        ),
+        'NCHW': compare(
+          {'forward': nchw, 'gradient': with_gradient(nchw)},
+          (x.transpose(0, 3, 1, 2), k.transpose(3, 2, 0, 1)),
+        ),
+      },
+    )
 
 
 def memory(smoke):
-  """Returns bytes and seconds of a training step, with remat and without."""
+  """Yields bytes and seconds of a training step, with remat and without."""
   network, batch = ('smoke', 2) if smoke else ('adm', 64)
-  found = {}
   for remat in (True, False):  # the smaller first: the peak is of the process
     case = Case(network, batch, 'bfloat16', remat=remat)
     name = 'remat' if remat else 'all stored'
@@ -157,18 +154,20 @@ def memory(smoke):
       side = jax_side.Side(case)
       info = side.prepare('train')
       times = [turns.time_calls(side, 2)[0] for _ in range(4)][1:]
-      found[name] = {
-        'temporary_bytes': info['temporary_bytes'],
-        'peak_bytes': side.peak(),
-        'seconds': turns.spread(times)['median'],
-      }
+      yield (
+        name,
+        {
+          'temporary_bytes': info['temporary_bytes'],
+          'peak_bytes': side.peak(),
+          'seconds': turns.spread(times)['median'],
+        },
+      )
     except Exception as error:
-      found[name] = f'{type(error).__name__}: {str(error).splitlines()[0]}'
-  return found
+      yield name, f'{type(error).__name__}: {str(error).splitlines()[0]}'
 
 
 def profile(smoke):
-  """Returns the ten kinds of operations of a step that take most of the time.
+  """Yields the ten kinds of operations of a step that take most of the time.
 
   DDPM's network; each with milliseconds, share and count. On a GPU they are its
   kernels.
@@ -183,13 +182,9 @@ def profile(smoke):
     files = glob.glob(f'{folder}/**/*.xplane.pb', recursive=True)
     spent, count = operations(files[0])
   total = sum(spent.values())
-  return {
-    'total_ms': total / 1e6,
-    'top': [
-      {'name': name, 'ms': ns / 1e6, 'share': ns / total, 'count': count[name]}
-      for name, ns in spent.most_common(10)
-    ],
-  }
+  yield 'total_ms', total / 1e6
+  for name, ns in spent.most_common(10):
+    yield name, {'ms': ns / 1e6, 'share': ns / total, 'count': count[name]}
 
 
 def operations(path):
@@ -211,7 +206,10 @@ def operations(path):
   return spent, count
 
 
-PARTS = {f.__name__: f for f in (attention, layouts, memory, profile)}
+PARTS = {
+  f.__name__: f
+  for f in (attention, attention_in_steps, layouts, memory, profile)
+}
 
 
 def main(argv=None):
@@ -221,9 +219,10 @@ def main(argv=None):
   parser.add_argument('--out', required=True)
   parser.add_argument('--smoke', action='store_true')
   args = parser.parse_args(argv)
-  found = PARTS[args.part](args.smoke)
-  device = jax.devices()[0].device_kind
-  Path(args.out).write_text(json.dumps({'device': device} | found, indent=1))
+  found = {'device': jax.devices()[0].device_kind}
+  for name, result in PARTS[args.part](args.smoke):
+    found[name] = result
+    Path(args.out).write_text(json.dumps(found, indent=1))
 
 
 if __name__ == '__main__':

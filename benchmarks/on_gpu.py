@@ -37,7 +37,7 @@ PAIRS = (
   ('adm', 512),
   ('adm', 1024),
 )
-ALONE = ('attention', 'layouts', 'memory', 'profile')
+ALONE = ('attention', 'attention_in_steps', 'layouts', 'memory', 'profile')
 
 
 def parts(smoke: bool, ddim_steps: int) -> dict[str, list[str]]:
