@@ -160,8 +160,7 @@ def classifier_free(
       deviation of the conditional x_0 (they rescale the output).
     interval: Values of sigma / alpha at which x_0 is guided; it is the
       conditional one elsewhere (Kynkaanniemi et al. 2024).
-    channels: So many of the first channels are guided, of the last axis, as 3
-      of 4 in DiT's release (Peebles & Xie 2023); None: all.
+    channels: How many of the first are guided, in DiT's code 3 of 4; None: all.
   Returns:
     A `Denoiser`; its var_frac is the conditional one.
   """

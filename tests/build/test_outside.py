@@ -91,6 +91,6 @@ def test_parts_of_a_users_own_are_given_facts_and_fields():
   assert build.build_schedule(config) == toy_parts.Schedule()
   assert callable(build.build_sampler(config, None).step)
   with pytest.raises(
-    UserError, match='labels=True needs network.name=unet or vdm'
+    UserError, match='labels=True needs network.name=unet or dit or vdm'
   ):
     build.build_network(outside(**{'conditioning.labels': True}))

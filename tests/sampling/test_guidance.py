@@ -137,7 +137,8 @@ def test_guidance_of_the_first_channels_only():
   """As DiT's release guides three of four, and no variance."""
   pos, neg = images(0), images(1)
   pair = dj.paired(fixed(pos, 0.3 * pos), fixed(neg, 0.9 * pos))
-  found = dj.classifier_free(pair, 4.0, channels=1)(jnp.zeros(pos.shape), LEVEL)
+  guided = dj.classifier_free(pair, 4.0, channels=1)
+  found: Any = guided(jnp.zeros(pos.shape), LEVEL)
   expected = np.copy(pos)
   expected[..., 0] = neg[..., 0] + 4.0 * (pos - neg)[..., 0]
   np.testing.assert_allclose(found.x0, expected, rtol=1e-5, atol=1e-5)
