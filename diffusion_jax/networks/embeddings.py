@@ -1,5 +1,8 @@
 """Embeddings of noise levels and labels, and inputs beside the image."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +98,7 @@ class LabelEmbedding(nn.Module):
       embedding_init=table_init,
       name='table',
     )
-    return _labelled(self, cond, table, jnp.full(batch_size, self.num_classes))
+    return labelled(self, cond, table, jnp.full(batch_size, self.num_classes))
 
 
 class LabelLinear(nn.Module):
@@ -124,11 +127,20 @@ class LabelLinear(nn.Module):
       one_hot = jax.nn.one_hot(label, self.num_classes)
       return linear(np.sqrt(self.num_classes) * one_hot)
 
-    return _labelled(self, cond, row, jnp.full(batch_size, self.num_classes))
+    return labelled(self, cond, row, jnp.full(batch_size, self.num_classes))
 
 
-def _labelled(module, cond, row, null):
-  # row maps labels [B] to [B, features]; null [B] is the null class.
+def labelled(
+  module: Any,
+  cond: dict,
+  row: Callable[[Array], Array],
+  null: Array,
+) -> Array:
+  """Returns row(cond['label']), with row(null) where there is no label.
+
+  row: labels [B] -> [B, features]; null: [B], the null class; module has
+  num_classes and null_class, as `LabelEmbedding`.
+  """
   label, drop = cond.get('label'), cond.get('drop')
   if not module.null_class and (label is None or drop is not None):
     raise ValueError(

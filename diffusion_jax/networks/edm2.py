@@ -1,0 +1,201 @@
+"""The magnitude-preserving U-Net of Karras et al. 2024 (EDM2, config G)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from diffusion_jax.networks.embeddings import check_conditions, labelled
+from diffusion_jax.networks.layers import (
+  average_pool,
+  check_options,
+  check_sides,
+  count_heads,
+  nearest_upsample,
+)
+from diffusion_jax.networks.magnitude import (
+  MPConv,
+  MPFourier,
+  mp_cat,
+  mp_silu,
+  mp_sum,
+  normalize,
+  normalize_kernels,
+)
+
+Array = jax.Array
+
+BALANCE = 0.3  # t of `mp_sum`, of the branch of a block and of attention
+LARGEST = 256.0  # of an activation between blocks
+
+
+class EDM2Block(nn.Module):
+  """Computes [B, H, W, C], embedding [B, E] -> [B, H, W, features].
+
+  The branch is mp_silu, conv, times 1 + gain * linear(embedding), mp_silu,
+  dropout, conv; gain begins at 0. In the encoder the input is resampled,
+  projected to `features` if it has another width, and normalised per pixel
+  before the branch; in the decoder (`decoder`) it is not normalised, and the
+  branch sees it before the projection. With num_heads > 0 attention follows:
+  queries, keys and values are normalised per head (EDM2, Figure 21).
+  """
+
+  features: int
+  decoder: bool = False
+  num_heads: int = 0
+  resample: Callable[[Array], Array] | None = None
+  dropout: float = 0.0
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, embedding: Array, train: bool) -> Array:
+    if self.resample is not None:
+      x = self.resample(x)
+    if not self.decoder:
+      x = normalize(self._shortcut(x)).astype(self.dtype)
+    h = self._conv(mp_silu(x), 'conv_1', 3)
+    gain = self.param('embedding_gain', nn.initializers.zeros, ())
+    project = MPConv(self.features, dtype=self.dtype, name='embedding_proj')
+    scale = 1.0 + project(embedding, gain)
+    h = mp_silu(h * scale[:, None, None])
+    h = nn.Dropout(self.dropout, deterministic=not train, name='dropout')(h)
+    h = self._conv(h, 'conv_2', 3)
+    if self.decoder:
+      x = self._shortcut(x)
+    x = mp_sum(x, h, BALANCE)
+    if self.num_heads:
+      x = mp_sum(x, self._attend(x), BALANCE)
+    return jnp.clip(x, -LARGEST, LARGEST)
+
+  def _conv(self, x, name, size=0, features=None):
+    features = features or self.features
+    return MPConv(features, size, dtype=self.dtype, name=name)(x)
+
+  def _shortcut(self, x):
+    if x.shape[-1] == self.features:
+      return x
+    return self._conv(x, 'shortcut')
+
+  def _attend(self, x):
+    batch, height, width, channels = x.shape
+    h = self._conv(x, 'qkv', features=3 * channels)
+    # The channels are [heads, channels of a head, q k v], as in EDM.
+    h = h.reshape(batch, height * width, self.num_heads, -1, 3)
+    h = normalize(h, -2).astype(self.dtype)
+    q, k, v = jnp.moveaxis(h, -1, 0)
+    h = jax.nn.dot_product_attention(q, k, v)
+    return self._conv(h.reshape(x.shape), 'proj_out')
+
+
+class EDM2(nn.Module):
+  """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
+
+  x has magnitude 1 and noise is a logarithm, ln(sigma) / 4 (`dj.edm_input`).
+  The widths of the sizes XS, S, M, L, XL and XXL are 128, 192, ..., 448
+  channels. Attention, in heads of `head_channels`, follows each block at the
+  heights in `attention_resolutions` and the first one of the decoder. With
+  num_classes > 0, cond['label'] [B] enters as one-hot * sqrt(classes);
+  `null_class` adds one class to these, for cond['drop'] (see `labelled`). The
+  output begins at 0. `remat` computes blocks again in the backward pass.
+
+  `constrain` belongs after every step of the optimizer (forced weight
+  normalisation). Raises ValueError for conditions that the network does not
+  have.
+  """
+
+  channels: int = 192
+  multipliers: Sequence[float] = (1, 2, 3, 4)
+  num_blocks: int = 3
+  attention_resolutions: Sequence[int] = (16, 8)
+  head_channels: int = 64
+  dropout: float = 0.0
+  out_channels: int = 3
+  num_classes: int = 0
+  null_class: bool = False
+  remat: bool = False
+  dtype: DTypeLike = jnp.float32
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_options(self)
+
+  @staticmethod
+  def constrain(params: Any) -> Any:
+    """Returns the parameters as they are after a step: `normalize_kernels`."""
+    return normalize_kernels(params)
+
+  @nn.compact
+  def __call__(
+    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
+  ) -> Array:
+    cond = cond or {}
+    widths = [int(self.channels * m) for m in self.multipliers]
+    check_sides(x, len(widths))
+    labels = self.num_classes > 0
+    check_conditions(cond, label=labels, drop=labels)
+    embedding = self._embed(noise, cond, widths)
+    last = len(widths) - 1
+
+    def block(h, width, name, attend=None, **options):
+      if attend is None:
+        attend = h.shape[1] in self.attention_resolutions
+      heads = count_heads(1, self.head_channels, width) if attend else 0
+      # `train` is a Python bool. Arguments are counted from self.
+      kind = nn.remat(EDM2Block, static_argnums=(3,))
+      kind = kind if self.remat else EDM2Block
+      make = kind(
+        width,
+        num_heads=heads,
+        dropout=self.dropout,
+        dtype=self.dtype,
+        name=f'{name}_block',
+        **options,
+      )
+      return make(h, embedding, train)
+
+    # A channel of ones takes the place of biases.
+    h = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+    h = MPConv(widths[0], 3, dtype=self.dtype, name='conv_in')(h)
+    skips = [h]
+    for level, width in enumerate(widths):
+      if level > 0:
+        down = {'resample': average_pool, 'attend': False}
+        h = block(h, widths[level - 1], f'down_{level}_first', **down)
+        skips.append(h)
+      for i in range(self.num_blocks):
+        h = block(h, width, f'down_{level}_{i}')
+        skips.append(h)
+
+    for i in range(2):
+      name = f'middle_{i}'
+      h = block(h, widths[last], name, attend=i == 0, decoder=True)
+    for level in reversed(range(last + 1)):
+      if level < last:
+        up = {'resample': nearest_upsample, 'attend': False}
+        h = block(h, widths[level + 1], f'up_{level}_first', decoder=True, **up)
+      for i in range(self.num_blocks + 1):
+        h = mp_cat(h, skips.pop())
+        h = block(h, widths[level], f'up_{level}_{i}', decoder=True)
+
+    # The last layer is always float32.
+    gain = self.param('gain_out', nn.initializers.zeros, ())
+    return MPConv(self.out_channels, 3, name='conv_out')(h, gain)
+
+  def _embed(self, noise, cond, widths):
+    # Returns [B, the largest width], float32 until it is projected.
+    h = MPFourier(widths[0], name='noise_fourier')(noise)
+    h = MPConv(max(widths), name='noise_linear')(h)
+    if self.num_classes:
+      count = self.num_classes + self.null_class
+      linear = MPConv(max(widths), name='label_linear')
+
+      def row(label):
+        return linear(np.sqrt(count) * jax.nn.one_hot(label, count))
+
+      null = jnp.full(len(noise), self.num_classes)
+      h = mp_sum(h, labelled(self, cond, row, null), 0.5)
+    return mp_silu(h)
