@@ -73,8 +73,9 @@ def get_config():
   schedule.gamma_max = placeholder(float)  # learned: at t = 1
 
   network = config.network = ConfigDict()
-  # unet, dit (transformers), vdm (one resolution), ddpmpp (EDM's), classifier
-  # (of noisy images); autoencoder and hierarchical, of objectives vae and hvae
+  # unet, dit (transformers), vdm (one resolution), ddpmpp (EDM's), edm2 (its
+  # magnitudes are 1: docs/edm2.md), classifier (of noisy images); autoencoder
+  # and hierarchical, of objectives vae and hvae
   network.name = 'unet'
   network.channels = placeholder(int)  # at full resolution
   network.multipliers = placeholder(tuple)  # of channels, one per resolution
@@ -180,6 +181,9 @@ def get_config():
   objective.sigma_data = 0.5  # parametrization and weight 'edm'
   # probability of each of EDM's changes of the images; denoising with ddpmpp
   objective.augment = 0.0
+  # features, 128 there, of EDM2's u(sigma), which divides the error of a level
+  # by its own size; 0: none
+  objective.uncertainty = 0
   # vae, hvae: p(x | z) of a pixel: logistic, gaussian, unit_gaussian (of
   # variance 1), bernoulli (of data.num_levels=2)
   objective.decoder = 'logistic'
@@ -374,8 +378,8 @@ def get_config():
   return config
 
 
-# All networks of this package take the first three fields, but for dit, which
-# has no groups.
+# All networks of this package take the first three fields, but for dit and
+# edm2, which have no groups.
 SMALL_NETWORK = {
   'channels': 8,
   'num_groups': 4,
@@ -413,7 +417,7 @@ def with_argument(config, arg, variants=()):
     config.latent.run += '-smoke'
   own = ':' in config.network.name  # of a user's module: what it sets shrinks
   always = ['channels', 'num_blocks']
-  if config.network.name != 'dit':
+  if config.network.name not in ('dit', 'edm2'):
     always.append('num_groups')
   for field, small in SMALL_NETWORK.items():
     every = field in always and not own

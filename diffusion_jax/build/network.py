@@ -29,7 +29,9 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
+from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
+from diffusion_jax.networks.magnitude import Uncertainty
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
@@ -94,6 +96,7 @@ NETWORKS = {
   ),
   'vdm': extended(_vdm, ScoreNetwork, 'num_layers', 'attention'),
   'ddpmpp': functools.partial(DDPMpp, dropout=0.0),
+  'edm2': EDM2,
   'classifier': functools.partial(
     extended(_classifier, NoisyClassifier, 'num_classes'),
     head_channels=None,
@@ -243,10 +246,10 @@ def network_fn(config, network):
 
 
 def init_params(config):
-  """Returns key -> {'network': params}, and 'schedule' for a learned one.
+  """Returns key -> {'network': params}, of a network that sees a noise level.
 
-  Of a network that sees a noise level and conditions. The function can be
-  jitted and given to jax.eval_shape.
+  And 'schedule' for a learned one, 'uncertainty' for objective.uncertainty. The
+  function can be jitted and given to jax.eval_shape.
   """
   network = build_network(config)
 
@@ -261,9 +264,51 @@ def init_params(config):
     if learns_schedule(config):
       gamma = build_gamma(config.schedule).init(gamma_key, jnp.zeros(1))
       params['schedule'] = gamma['params']
+    if config.objective.uncertainty:
+      u_key = jax.random.fold_in(gamma_key, 1)
+      u = _uncertainty(config).init(u_key, jnp.zeros(1))
+      params['uncertainty'] = u['params']
     return params
 
   return init
+
+
+def _uncertainty(config):
+  return Uncertainty(config.objective.uncertainty)
+
+
+def build_uncertainty(config):
+  """Returns (params, level) -> u [B], None for objective.uncertainty=0.
+
+  As EDM2, u sees ln(sigma / alpha) / 4 whatever the network does.
+  """
+  if not config.objective.uncertainty:
+    return None
+  apply = _uncertainty(config).apply
+
+  def uncertainty(params, level):
+    return apply({'params': params['uncertainty']}, dj.edm_input(level))
+
+  return uncertainty
+
+
+def build_constraint(config, network):
+  """Returns params -> the parameters as they are after a step, or None.
+
+  A network with such a function, `constrain`, changes its own parameters; the
+  others stay as the optimizer left them.
+  """
+  parts = {}
+  if hasattr(network, 'constrain'):
+    parts['network'] = network.constrain
+  if config.objective.uncertainty:
+    parts['uncertainty'] = Uncertainty.constrain
+  if not parts:
+    return None
+  return lambda params: (
+    params
+    | {name: constrain(params[name]) for name, constrain in parts.items()}
+  )
 
 
 def init_shapes(init):

@@ -1,5 +1,6 @@
 """Builds the objective of a training."""
 
+import dataclasses
 import functools
 
 import diffusion_jax as dj
@@ -12,9 +13,11 @@ from diffusion_jax.build.make import (
   renamed,
 )
 from diffusion_jax.build.network import (
+  build_constraint,
   build_image_condition,
   build_network,
   build_noise_input,
+  build_uncertainty,
   condition_dropout,
   network_fn,
 )
@@ -118,6 +121,7 @@ def _objective_facts(config, network, test):
     'augment': lambda: build_augment(config),
     'self_conditioning': lambda: config.conditioning.self_conditioning,
     'estimate_probability': lambda: 1.0 if test else 0.5,
+    'uncertainty': lambda: build_uncertainty(config),
   }
 
 
@@ -126,6 +130,7 @@ NEEDED = {
   'objective.augment': 'augment',
   'conditioning.labels': 'condition',
   'conditioning.self_conditioning': 'self_conditioning',
+  'objective.uncertainty': 'uncertainty',
 }
 
 
@@ -146,4 +151,10 @@ def build_objective(config, test=False, more_facts=lambda network: {}):
     config = config.copy_and_resolve_references()
     config.objective.augment = config.conditioning.dropout = 0.0
   facts = _objective_facts(config, network, test) | more_facts(network)
-  return construct(constructor, config.objective, 'objective', facts)
+  found = construct(constructor, config.objective, 'objective', facts)
+  constrain = build_constraint(config, network)
+  if constrain is None:
+    return found
+  return dataclasses.replace(
+    found, constrain=lambda params: constrain(found.constrain(params))
+  )

@@ -39,7 +39,8 @@ _BY_INTERVAL = {
     data.num_classes data.num_threads schedule.beta_min network.text_layers
     network.latent_dim network.bottleneck network.class_tokens
     network.class_tokens_at
-    objective.num_steps objective.vlb_weight objective.beta
+    objective.num_steps objective.uncertainty objective.vlb_weight
+    objective.beta
     objective.free_bits objective.kl_warmup optimizer.warmup_steps
     optimizer.decay_steps optimizer.clip_norm optimizer.weight_decay
     training.ema_rampup training.log_every training.sample_every

@@ -29,7 +29,7 @@ from diffusion_jax.core.elbo import (
   reconstruction_nll,
 )
 from diffusion_jax.core.keys import key_per_example
-from diffusion_jax.core.levels import Schedule, clean_level
+from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.losses import (
   TimeSampler,
   Weight,
@@ -50,6 +50,7 @@ from diffusion_jax.training.loss_aware import (
 
 Array = jax.Array
 Augment = Callable[[Array, Array], tuple[Array, Array]]
+Uncertainty = Callable[[Any, NoiseLevel], Array]
 
 
 class Mean(NamedTuple):
@@ -88,7 +89,8 @@ class Objective:
   rows of inputs; records: [B, ...], or (). update(state, records) -> state of
   the next step; init() -> state of the first step. separable: the loss is a
   mean over the rows, so that the mean over parts of a batch is that of the
-  batch.
+  batch. constrain(params) -> the parameters with which the step ends, such as
+  normalised weights, after the update of the optimizer.
   """
 
   draw: Callable[[Array, dict, Context], tuple[Any, Any]]
@@ -96,6 +98,7 @@ class Objective:
   update: Callable[[Any, Any], Any] = keep_state
   separable: bool = True
   init: Callable[[], Any] = lambda: ()
+  constrain: Callable[[Any], Any] = lambda params: params
 
   def __call__(
     self, params: Any, context: Context, key: Array, batch: dict
@@ -224,6 +227,7 @@ def denoising(
   augment: Augment | None = None,
   self_conditioning: bool = False,
   estimate_probability: float = 0.5,
+  uncertainty: Uncertainty | None = None,
 ) -> Objective:
   """Denoising at a random level (DDPM Alg. 1, in any parametrisation).
 
@@ -233,6 +237,12 @@ def denoising(
   `learned_variance` has twice the channels, of which the first half enters this
   loss. See `augmented` for `augment`, `make_output_at` for `self_conditioning`.
   params: {'network': ...}. Metrics: loss, and loss per quarter of t.
+
+  uncertainty: (params, level) -> u [B], trained with the network. A loss l
+  becomes l / exp(u) + u, whose minimum is at u = ln E[l]: each level gets the
+  inverse of its own error as weight (Karras et al. 2024, EDM2, Eq. 14 to 16;
+  they take the sum over dimensions of both terms). The metric `error` is then
+  the mean of l.
   """
   draw = functools.partial(
     draw_inputs,
@@ -258,10 +268,17 @@ def denoising(
     losses = denoising_loss(
       parametrization, output, x0, eps, level, weight, sigma_data
     )
-    losses = inputs.time_weight * losses / x0[0].size
-    mean = jnp.mean(losses)
-    metrics = {'loss': Mean(mean, jnp.ones(())), **by_quarter(losses, level.t)}
-    return mean, (metrics, ())
+    losses /= x0[0].size
+    terms = {'loss': losses}
+    if uncertainty is not None:
+      u = uncertainty(params, level)
+      terms = {'error': losses, 'loss': losses * jnp.exp(-u) + u}
+    terms = {name: inputs.time_weight * term for name, term in terms.items()}
+    metrics = {
+      name: Mean(jnp.mean(term), jnp.ones(())) for name, term in terms.items()
+    }
+    metrics |= by_quarter(terms['loss'], level.t)
+    return metrics['loss'].total, (metrics, ())
 
   return Objective(lambda key, batch, _: draw(key, batch, schedule), loss)
 

@@ -200,7 +200,8 @@ def _mask(params, is_decayed):
   def at(path, _):
     names = [str(getattr(key, 'key', key)) for key in path]
     # Decay would move those of `FourierEmbedding`, which no gradient reaches.
-    return names[-1] != 'frequencies' and is_decayed(names)
+    fixed = names[-1] in ('frequencies', 'phases')
+    return not fixed and is_decayed(names)
 
   return jax.tree_util.tree_map_with_path(at, params)
 

@@ -23,13 +23,14 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, dict]]:
   """Returns f(state, batch, key, frozen=()) -> (state, metrics).
 
-  One step is gradient, update and EMA. key is the same at every step (of the
-  run's seed); that of the step is folded in from state.step, so a restored
-  state continues exactly. frozen: parameters for the objective's `Context`.
-  more_ema_decays: for every name in state.more_ema_params. accumulate=n
-  evaluates the batch in n parts, one after the other: the same step in less
-  memory. skip_nonfinite: where loss or gradient are not finite, nothing changes
-  but the step. To be jitted, with the state donated.
+  One step is gradient, update, the objective's constraint and EMA. key is the
+  same at every step (of the run's seed); that of the step is folded in from
+  state.step, so a restored state continues exactly. frozen: parameters for the
+  objective's `Context`. more_ema_decays: for every name in
+  state.more_ema_params. accumulate=n evaluates the batch in n parts, one after
+  the other: the same step in less memory. skip_nonfinite: where loss or
+  gradient are not finite, nothing changes but the step. To be jitted, with the
+  state donated.
   """
   gradient = accumulated(objective, accumulate)
 
@@ -39,7 +40,7 @@ def make_train_step(
       state.params, context_of(state, frozen), key, batch
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = objective.constrain(optax.apply_updates(state.params, updates))
 
     def average(ema_params, decay):
       rate = 1.0 - decay(state.step)
