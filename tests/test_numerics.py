@@ -20,6 +20,7 @@ from diffusion_jax.networks import (
   autoencoder,
   classifier,
   ddpmpp,
+  edm2,
   gamma,
   hierarchical,
   transformer,
@@ -86,6 +87,12 @@ NETWORKS = {
   'ddpmpp': (
     lambda initializer, **k: ddpmpp.DDPMpp(
       **SMALL, **TOLD, augment_dim=9, noise_embedding='fourier', **k
+    ),
+    (X, NOISE, LABEL),
+  ),
+  'edm2': (
+    lambda initializer, **k: edm2.EDM2(
+      8, (1, 2), 1, (8,), 4, num_classes=3, null_class=True, **k
     ),
     (X, NOISE, LABEL),
   ),

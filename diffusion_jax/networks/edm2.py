@@ -1,11 +1,11 @@
 """The magnitude-preserving U-Net of Karras et al. 2024 (EDM2, config G)."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
@@ -58,7 +58,7 @@ class EDM2Block(nn.Module):
     if not self.decoder:
       x = normalize(self._shortcut(x)).astype(self.dtype)
     h = self._conv(mp_silu(x), 'conv_1', 3)
-    gain = self.param('embedding_gain', nn.initializers.zeros, ())
+    gain = self.param('embedding_gain', nn.initializers.zeros, (), jnp.float32)
     project = MPConv(self.features, dtype=self.dtype, name='embedding_proj')
     scale = 1.0 + project(embedding, gain)
     h = mp_silu(h * scale[:, None, None])
@@ -182,7 +182,7 @@ class EDM2(nn.Module):
         h = block(h, widths[level], f'up_{level}_{i}', decoder=True)
 
     # The last layer is always float32.
-    gain = self.param('gain_out', nn.initializers.zeros, ())
+    gain = self.param('gain_out', nn.initializers.zeros, (), jnp.float32)
     return MPConv(self.out_channels, 3, name='conv_out')(h, gain)
 
   def _embed(self, noise, cond, widths):
@@ -194,7 +194,7 @@ class EDM2(nn.Module):
       linear = MPConv(max(widths), name='label_linear')
 
       def row(label):
-        return linear(np.sqrt(count) * jax.nn.one_hot(label, count))
+        return linear(math.sqrt(count) * jax.nn.one_hot(label, count))
 
       null = jnp.full(len(noise), self.num_classes)
       h = mp_sum(h, labelled(self, cond, row, null), 0.5)

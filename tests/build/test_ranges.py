@@ -231,6 +231,7 @@ def test_the_command_line_says_it_before_anything_is_written(
 NETWORKS = {
   'unet': 'digits',
   'ddpmpp': 'digits_edm',
+  'edm2': 'digits_edm2',
   'classifier': 'digits_classifier',
   'autoencoder': 'digits_autoencoder',
   'hierarchical': 'digits_hvae',

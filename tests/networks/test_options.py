@@ -7,6 +7,7 @@ import pytest
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
+from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
@@ -18,6 +19,7 @@ NETWORKS = {
   'unet': lambda **k: UNet(**TINY, **LEVELS, **k),
   'ddpmpp': lambda **k: DDPMpp(**TINY, **LEVELS, **k),
   'dit': lambda **k: DiT(4, 1, 1, **k),
+  'edm2': lambda **k: EDM2(4, **LEVELS, head_channels=4, **k),
   'vdm': lambda **k: ScoreNetwork(num_layers=1, **TINY, **k),
   'classifier': lambda **k: NoisyClassifier(
     2, **TINY, **LEVELS, head_channels=4, **k
