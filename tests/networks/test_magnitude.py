@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion_jax.networks.magnitude import (
   MPConv,
@@ -16,6 +17,7 @@ from diffusion_jax.networks.magnitude import (
   normalize,
   normalize_kernels,
 )
+from diffusion_jax.training.sharding import make_mesh
 
 
 def test_silu_of_a_normal_variable_has_magnitude_1():
@@ -71,6 +73,17 @@ def test_kernels_get_rows_of_exactly_one_norm(key):
     np.testing.assert_allclose(ratio, ratio[:1] + 0 * ratio, rtol=1e-5)
   assert found['linear']['gain'] == 1.0
   np.testing.assert_array_equal(found['frequencies'], params['frequencies'])
+
+
+def test_kernels_in_parts_on_eight_devices(key):
+  """Sums over an axis that is split need all devices."""
+  mesh = make_mesh(1, 8)
+  params = {'kernel': 3.0 * jax.random.normal(key, (3, 3, 16, 5))}
+  place = NamedSharding(mesh, PartitionSpec(None, None, 'fsdp'))
+  apart = jax.device_put(params, place)
+  found = jax.jit(normalize_kernels, out_shardings=place)(apart)
+  expected = jax.jit(normalize_kernels)(params)
+  np.testing.assert_allclose(found['kernel'], expected['kernel'], rtol=1e-6)
 
 
 @pytest.mark.parametrize('size', [0, 3])

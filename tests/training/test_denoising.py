@@ -160,3 +160,26 @@ def test_without_either_the_draws_are_what_they_were(key):
     for options in ({}, SELF_CONDITIONED)
   )
   assert plain[0] == conditioned[0]
+
+
+def test_the_uncertainty_weighs_each_level_by_its_own_error(key):
+  """l / e^u + u, l per dimension; at u = ln l the loss is 1 + ln l."""
+  plain = jax.jit(objective().__call__)(PARAMS, Context(), key, BATCH)
+  error = float(plain[0])
+
+  def loss_at(u):
+    found = objective(
+      uncertainty=lambda params, level: params['u'] + 0 * level.t
+    )
+    return jax.jit(jax.value_and_grad(found.__call__, has_aux=True))(
+      PARAMS | {'u': jnp.array(u)}, Context(), key, BATCH
+    )
+
+  (loss, (metrics, _)), grads = loss_at(0.3)
+  np.testing.assert_allclose(loss, error / np.exp(0.3) + 0.3, rtol=1e-5)
+  np.testing.assert_allclose(metrics['error'].total, error, rtol=1e-5)
+  assert metrics['loss'].total == loss
+  np.testing.assert_allclose(grads['u'], 1 - error / np.exp(0.3), rtol=1e-5)
+  (loss, _), grads = loss_at(float(np.log(error)))
+  np.testing.assert_allclose(loss, 1 + np.log(error), rtol=1e-5)
+  np.testing.assert_allclose(grads['u'], 0.0, atol=1e-5)

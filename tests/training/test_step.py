@@ -201,6 +201,31 @@ def test_averages_are_of_the_step_that_is_taken(key):
   assert state.more_ema_params['other']['w'] == 6.75
 
 
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_a_constraint_comes_after_the_update_and_before_averages(
+  accumulate, key
+):
+  """w <- (w - gradient) / |w - gradient|, and w / 2 + w / 2 for the average."""
+
+  def loss(params, context, inputs, keys):
+    mean = jnp.mean(inputs @ params['w'])
+    return mean, ({'loss': Mean(mean, jnp.ones(()))}, ())
+
+  line = Objective(
+    lambda key, batch, context: (batch['image'], ()),
+    loss,
+    constrain=lambda p: {'w': p['w'] / jnp.linalg.norm(p['w'])},
+  )
+  sgd = optax.sgd(1.0)
+  step = make_train_step(line, sgd, lambda _: 0.5, accumulate=accumulate)
+  state = init_state({'w': jnp.array([4.0, 0.0])}, sgd)
+  images = jnp.array([[0.0, 1.0], [2.0, 5.0]])  # the gradient is [1, 3]
+  after, _ = jax.jit(step)(state, {'image': images}, key)
+  w = np.array([3.0, -3.0]) / np.sqrt(18.0)
+  np.testing.assert_allclose(after.params['w'], w, rtol=1e-6)
+  np.testing.assert_allclose(after.ema_params['w'], [2 + w[0] / 2, w[1] / 2])
+
+
 @pytest.mark.parametrize('times', [dj.step_times(1000), dj.antithetic_times])
 def test_parts_of_a_batch_have_the_noise_of_the_whole(times, key):
   """Loss, metrics and gradient of the batch, and of four parts of it."""
