@@ -1,17 +1,28 @@
 r"""EDM2-S on ImageNet 64x64, class-conditional (Karras et al. 2024).
 
 280,209,381 parameters, trained on 1024 Mi images in batches of 2048; FID 1.58
-in the paper, by an average that is chosen after training. Sizes are in
-docs/edm2.md. tfds prepares the data set (docs/data.md), whose images were made
-smaller by another filter than the paper's. Not measured yet.
+in the paper, by an average that is chosen after training. The arguments are the
+other sizes (docs/edm2.md). tfds prepares the data set (docs/data.md), whose
+images were made smaller by another filter than the paper's. Not measured yet.
 
   python launch.py --config=configs/imagenet64_edm2.py
+  python launch.py --config=configs/imagenet64_edm2.py:m   # or xs, l, xl
 """
 
 from configs import base
 
+SIZES = {  # channels, learning rate, dropout, steps: images / 2048
+  'xs': (128, 0.012, 0.0, 524_288),
+  '': (192, 0.010, 0.0, 524_288),
+  'm': (256, 0.009, 0.1, 1_048_576),
+  'l': (320, 0.008, 0.1, 524_288),
+  'xl': (384, 0.007, 0.1, 327_680),
+}
+
 
 def get_config(arg=''):
+  size = arg.removesuffix('smoke').removesuffix('_')
+  channels, learning_rate, dropout, num_steps = SIZES.get(size, SIZES[''])
   config = base.get_config()
   config.data.name = 'tfds'
   config.data.tfds_name = 'imagenet_resized/64x64'
@@ -20,12 +31,12 @@ def get_config(arg=''):
   config.data.num_classes = 1000
   config.schedule.name = 'karras'
   config.network.name = 'edm2'
-  config.network.channels = 192  # M: 256, L: 320, XL: 384
+  config.network.channels = channels
   config.network.multipliers = (1, 2, 3, 4)
   config.network.num_blocks = 3
   config.network.attention_resolutions = (16, 8)
   config.network.head_channels = 64
-  config.network.dropout = 0.0  # M, L and XL: 0.1
+  config.network.dropout = dropout
   config.network.dtype = 'bfloat16'
   config.network.remat = True
   config.conditioning.labels = True
@@ -37,13 +48,13 @@ def get_config(arg=''):
   config.objective.log_normal_std = 1.6
   config.objective.uncertainty = 128
   config.optimizer.name = 'adam'
-  config.optimizer.learning_rate = 1e-2  # M: 0.009, L: 0.008, XL: 0.007
+  config.optimizer.learning_rate = learning_rate
   config.optimizer.warmup_steps = 4883  # 10M images
   config.optimizer.decay = 'inverse_sqrt'
   config.optimizer.decay_steps = 35_000
   config.optimizer.b2 = 0.99
   config.optimizer.clip_norm = 0.0
-  config.training.num_steps = 524_288  # 1024 Mi images
+  config.training.num_steps = num_steps
   config.training.batch_size = 2048
   config.training.mesh = (-1, 8)
   # An average whose half-life is always 6.1 % of the images so far: a power
@@ -57,4 +68,4 @@ def get_config(arg=''):
   config.sampling.sampler = 'heun'  # 63 calls of the network
   config.sampling.num_steps = 32
   config.sampling.clip = False
-  return base.with_argument(config, arg)
+  return base.with_argument(config, arg, ('xs', 'm', 'l', 'xl'))

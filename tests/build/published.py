@@ -503,6 +503,70 @@ JIT = {
   'sampling.guidance_max': 9.0,
 }
 
+# Karras et al. 2024, EDM2-S at 64x64: section 6
+EDM2 = {
+  **_ADAM,
+  **_PLAIN_SAMPLING,
+  'data.name': 'tfds',
+  'data.tfds_name': 'imagenet_resized/64x64',
+  'data.image_shape': (64, 64, 3),
+  'data.num_classes': 1000,
+  'data.num_levels': 256,
+  'data.random_flip': False,
+  'schedule.name': 'karras',
+  'schedule.sigma_min': 0.002,
+  'schedule.sigma_max': 80.0,
+  'schedule.rho': 7.0,
+  'network.name': 'edm2',
+  'network.channels': 192,
+  'network.multipliers': (1, 2, 3, 4),
+  'network.num_blocks': 3,
+  'network.attention_resolutions': (16, 8),
+  'network.head_channels': 64,
+  'network.dropout': 0.0,
+  'network.dtype': 'bfloat16',  # theirs is float16
+  'network.initializer': None,  # N(0, 1), normalised
+  'network.norm_eps': None,
+  'network.num_groups': None,
+  'conditioning.labels': True,
+  'conditioning.dropout': 0.0,
+  'conditioning.noise_input': 'edm',
+  'objective.name': 'denoising',
+  'objective.parametrization': 'edm',
+  'objective.weight': 'edm',
+  'objective.times': 'log_normal',
+  'objective.log_normal_mean': -0.8,
+  'objective.log_normal_std': 1.6,
+  'objective.sigma_data': 0.5,
+  'objective.uncertainty': 128,
+  'optimizer.name': 'adam',
+  'optimizer.learning_rate': 0.01,
+  'optimizer.warmup_steps': 4883,  # 10M images
+  'optimizer.decay': 'inverse_sqrt',
+  'optimizer.decay_steps': 35_000,
+  'optimizer.b2': 0.99,
+  'optimizer.clip_norm': 0.0,
+  'training.num_steps': 524_288,  # 1024 Mi images
+  'training.batch_size': 2048,
+  # a power function of relative width 0.075: see test_edm2.py
+  'training.ema_half_life': 1e12,
+  'training.ema_rampup': 0.0614,
+  'training.skip_nonfinite': 10,  # theirs sets what is not finite to 0
+  'sampling.sampler': 'heun',
+  'sampling.num_steps': 32,
+  'sampling.clip': False,
+}
+
+
+def _edm2(channels, learning_rate, dropout, mebi):
+  return EDM2 | {
+    'network.channels': channels,
+    'optimizer.learning_rate': learning_rate,
+    'network.dropout': dropout,
+    'training.num_steps': mebi * 2**20 // 2048,
+  }
+
+
 RECIPES = {  # config and its argument
   'cifar10': DDPM,
   'cifar10_conditional': DDPM
@@ -519,6 +583,11 @@ RECIPES = {  # config and its argument
   'cifar10_edm:conditional': EDM | {'conditioning.labels': True},
   'cifar10_flow': FLOW,
   'imagenet64': ADM,
+  'imagenet64_edm2': EDM2,
+  'imagenet64_edm2:xs': _edm2(128, 0.012, 0.0, 1024),
+  'imagenet64_edm2:m': _edm2(256, 0.009, 0.1, 2048),
+  'imagenet64_edm2:l': _edm2(320, 0.008, 0.1, 1024),
+  'imagenet64_edm2:xl': _edm2(384, 0.007, 0.1, 640),
   'imagenet256_dit': DIT,
   'imagenet256_sit': SIT,
   'imagenet256_jit': JIT,

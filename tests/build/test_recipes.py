@@ -189,6 +189,7 @@ NOISE = {  # t -> (alpha, sigma), in float64
   'cifar10_vp:subvp': lambda t: (vp_alpha(t), 1 - vp_alpha(t) ** 2),
   'cifar10_vp:ve': lambda t: (t**0, 2 * 0.01 * (50 / 0.01) ** t),
   'cifar10_edm': lambda t: (t**0, edm_sigma(t)),
+  'imagenet64_edm2': lambda t: (t**0, edm_sigma(t)),
   'cifar10_flow': flow,
   'cifar10_vdm': on_line,
   'imagenet256_sit': flow,

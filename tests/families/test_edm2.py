@@ -46,8 +46,6 @@ def test_a_run_keeps_its_rows_normalised_and_resumes(tmp_path):
     assert params['network']['gain_out'] != 0.0  # it is trained
     kernel = params['uncertainty']['linear']['kernel']
     assert np.abs(kernel - init['uncertainty']['linear']['kernel']).max() > 1e-3
-  average, _ = checkpoints.restore_params(whole)
-  assert max(row_errors(average)) > 1e-5  # of different rows
 
   shutil.copytree(whole, parts)
   for step in ('3', '4'):
