@@ -503,7 +503,7 @@ JIT = {
   'sampling.guidance_max': 9.0,
 }
 
-# Karras et al. 2024, EDM2-S at 64x64: section 6
+# Karras et al. 2024, EDM2-S at 64x64: section 15
 EDM2 = {
   **_ADAM,
   **_PLAIN_SAMPLING,
