@@ -25,7 +25,7 @@ DIRECT = {
   'conditioning': """
     noise_input labels text self_conditioning image
   """,
-  'objective': 'name parametrization sigma_data augment uncertainty',
+  'objective': 'name parametrization sigma_data augment',
   'sampling': """
     sampler num_steps schedule spacing respacing corrector_steps
     churn guidance_scale guidance_rescale guidance_min guidance_max
