@@ -185,8 +185,8 @@ def get_config():
   # probability of each of EDM's changes of the images; denoising with ddpmpp
   objective.augment = 0.0
   # features, 128 there, of EDM2's u(sigma), which divides the error of a level
-  # by its own size; 0: none
-  objective.uncertainty = 0
+  # by its own size
+  objective.uncertainty = placeholder(int)
   # vae, hvae: p(x | z) of a pixel: logistic, gaussian, unit_gaussian (of
   # variance 1), bernoulli (of data.num_levels=2)
   objective.decoder = 'logistic'

@@ -152,7 +152,8 @@ def test_a_block_literally(side, key):
   abstract = jax.eval_shape(lambda: module.init(key, x, e, False)['params'])
   p = randomised(abstract)
   found = jax.jit(lambda p: module.apply({'params': p}, x, e, False))(p)
-  expected = block(wide(p), *wide((x, e)), side == 'decoder', 4, theirs)
+  decoder = side == 'decoder'
+  expected = block(wide(p), wide(x), wide(e), decoder, 4, theirs)
   assert found.shape == expected.shape and np.abs(expected).max() > 1.0
   np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-6)
 
@@ -211,7 +212,7 @@ def test_the_network_literally_and_its_gradient(key):
 
   gradients, found = gradient(p)
   cond = {name: np.asarray(value) for name, value in COND.items()}
-  expected = network_literally(wide(p), *wide((x, noise)), cond)
+  expected = network_literally(wide(p), wide(x), wide(noise), cond)
   np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
   for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
     assert jnp.isfinite(leaf).all()

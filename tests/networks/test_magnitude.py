@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,16 +106,15 @@ def test_fourier_features_have_magnitude_1_and_are_not_trained(key):
   layer = MPFourier(4096)
   noise = jnp.array([-1.5, 0.0, 1.1])
   params = layer.init(key, noise)['params']
-  found = layer.apply({'params': params}, noise)
+  apply: Any = layer.apply
+  found = apply({'params': params}, noise)
   f, p = (np.asarray(params[n], float) for n in ('frequencies', 'phases'))
   angles = 2 * np.pi * (f * np.asarray(noise, float)[:, None] + p)
   np.testing.assert_allclose(found, np.sqrt(2) * np.cos(angles), atol=2e-5)
   squares = np.mean(np.square(found), axis=1)  # +- 1 / sqrt(2 * 4096) each
   np.testing.assert_allclose(squares, 1.0, atol=0.05)
   assert 0.0 <= p.min() and p.max() <= 1.0 and abs(f.std() - 1.0) < 0.05
-  gradient = jax.grad(
-    lambda p: layer.apply({'params': p}, noise).sum()  # pyright: ignore[reportAttributeAccessIssue]
-  )(params)
+  gradient = jax.grad(lambda p: apply({'params': p}, noise).sum())(params)
   assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
 
 
@@ -130,5 +130,5 @@ def test_the_uncertainty_literally(key):
   )
   w = np.asarray(params['linear']['kernel'], float)[:, 0]
   w = w / (1e-4 + np.sqrt(np.mean(w**2))) / np.sqrt(6)
-  found = module.apply({'params': params}, noise)
+  found: Any = module.apply({'params': params}, noise)
   np.testing.assert_allclose(found, h @ w, atol=1e-5)
