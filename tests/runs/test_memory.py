@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -21,9 +22,12 @@ else:
 """
 
 
-def mapped(how):
+def mapped(how, **variables):
   command = [sys.executable, '-c', CODE, how]
-  out = subprocess.run(command, capture_output=True, text=True, check=True)
+  environment = os.environ | variables
+  out = subprocess.run(
+    command, capture_output=True, text=True, check=True, env=environment
+  )
   return out.stdout.strip()
 
 
@@ -33,3 +37,7 @@ def test_a_freed_block_is_used_again_without_new_pages():
     pytest.skip('the C library is not glibc')
   assert int(kept) < 10
   assert int(mapped('as it is')) > 25  # 32 pages of 2 MiB, or more of 4 KiB
+
+
+def test_variables_of_the_user_are_left_as_they_are():
+  assert mapped('keep', MALLOC_ARENA_MAX='4') == 'unknown'
