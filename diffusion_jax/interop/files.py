@@ -180,7 +180,8 @@ def _read_parts(path):
 
 def _read_npz(path):
   try:
-    with np.load(path, allow_pickle=False) as arrays:
+    # Opened here, because NumPy leaves the file of a damaged archive open.
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
       return {name: arrays[name] for name in arrays.files}
   except Exception as error:  # zlib, zipfile and NumPy have one each
     raise ValueError(f'{path} is no whole npz file: {_brief(error)}') from error

@@ -145,7 +145,7 @@ def test_a_network_without_text_takes_no_prompt():
     (lambda: text_config(**{'data.random_flip': True}), "'on the left' wrong"),
     (
       lambda: text_config(**{'network.name': 'ddpmpp'}),
-      "conditioning.text=True needs network.name=unet: 'ddpmpp' takes",
+      "conditioning.text=True needs network.name=unet or dit: 'ddpmpp' takes",
     ),
     (
       lambda: text_config(**{'network.text_heads': 3}),

@@ -144,8 +144,8 @@ def explode(monkeypatch):
   make = train.make_train_step
 
   def exploding(*steps):
-    def make_step(*args):
-      step = make(*args)
+    def make_step(*args, **fields):
+      step = make(*args, **fields)
 
       def at(state, batch, key):
         bad = jnp.isin(state.step + 1, jnp.array(steps))
