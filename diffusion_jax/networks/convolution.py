@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -121,7 +122,7 @@ def _conv(x, kernel, stride, padding, precision):
 
 def _abstract(x, kernel, *, stride, padding, precision):
   shape = _out_shape(x, kernel, stride, padding)
-  return jax.core.ShapedArray(shape, x.dtype)
+  return ShapedArray(shape, x.dtype)
 
 
 def _transpose_x(g, x, kernel, **how):

@@ -1,6 +1,8 @@
 """benchmarks.against_torch measures what it says, on a tiny network."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +10,22 @@ import pytest
 from benchmarks import against_torch, cases, flops
 from benchmarks.turns import Case
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope='module')
 def measured(tmp_path_factory):
   pytest.importorskip('diffusers')
-  out = tmp_path_factory.mktemp('bench') / 'result.json'
-  against_torch.main(['--smoke', f'--out={out}'])
+  folder = tmp_path_factory.mktemp('bench')
+  # The benchmark's processes import it first: `torch_packages` for them too.
+  (folder / 'sitecustomize.py').write_text(
+    'from tests.parity import torch_packages\n'
+    'torch_packages.declare_operators()\n'
+  )
+  out = folder / 'result.json'
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('PYTHONPATH', f'{folder}{os.pathsep}{ROOT}')
+    against_torch.main(['--smoke', f'--out={out}'])
   return json.loads(out.read_text())
 
 

@@ -19,7 +19,10 @@ from diffusion_jax.training import checkpoints
 torch = pytest.importorskip('torch')
 theirs = pytest.importorskip('diffusers')
 
-TOLERANCE = 1e-5  # of the largest |output|
+# Of the largest |output|. Frequencies of the noise level are rounded on both
+# sides, which a step of 999 makes 6e-5 of a wave; networks of random weights
+# were up to 2e-5 apart there, and 1e-6 at step 3.
+TOLERANCE = 4e-5
 
 SMALL = dict(
   sample_size=8,
