@@ -7,12 +7,11 @@ not measured.
   python launch.py --config=configs/cifar10_dit.py
 """
 
-from configs import base, cifar10
+from configs import base, cifar10, imagenet256_jit
 
 
 def get_config(arg=''):
-  config = cifar10.shared()
-  config.schedule.name = 'flow'
+  config = imagenet256_jit.predict_x0(cifar10.shared())
   config.network.name = 'dit'
   config.network.multipliers = None
   config.network.attention_resolutions = None
@@ -26,17 +25,6 @@ def get_config(arg=''):
   config.network.mlp = 'swiglu'
   config.network.dropout = 0.1
   config.network.dropout_blocks = 'middle'
-  config.conditioning.labels = True
-  config.conditioning.dropout = 0.1
-  config.conditioning.noise_input = 'time'
-  config.objective.parametrization = 'x0'
-  config.objective.weight = 'min_flow'
-  config.objective.times = 'logit_normal'
-  config.objective.logit_normal_mean = 0.8
-  config.objective.logit_normal_std = 0.8
-  config.optimizer.b2 = 0.95
   config.training.num_steps = 400_000
-  config.sampling.sampler = 'velocity_heun'
   config.sampling.num_steps = 50
-  config.sampling.clip = False
   return base.with_argument(config, arg)

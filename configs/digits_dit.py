@@ -9,12 +9,11 @@ that was requested, with 25 calls of Euler's method; of the velocity's network
   python launch.py --config=configs/digits_dit.py:flow   # predicts the velocity
 """
 
-from configs import base, digits
+from configs import base, digits, imagenet256_jit
 
 
 def get_config(arg=''):
-  config = digits.shared()
-  config.schedule.name = 'flow'
+  config = imagenet256_jit.predict_x0(digits.shared())
   config.network.name = 'dit'
   config.network.channels = 64
   config.network.multipliers = None
@@ -22,22 +21,11 @@ def get_config(arg=''):
   config.network.num_blocks = 4
   config.network.num_heads = 4
   config.network.patch_size = 2
-  config.conditioning.labels = True
-  config.conditioning.dropout = 0.1
-  config.conditioning.noise_input = 'time'
-  config.objective.parametrization = 'x0'
-  config.objective.weight = 'min_flow'
-  config.objective.times = 'logit_normal'
-  config.objective.logit_normal_mean = 0.8
-  config.objective.logit_normal_std = 0.8
-  config.optimizer.b2 = 0.95
   config.training.num_steps = 1500
   config.training.batch_size = 128
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
-  config.sampling.sampler = 'velocity_heun'
   config.sampling.num_steps = 25
-  config.sampling.clip = False
   if arg.startswith('flow'):
     config.objective.parametrization = 'flow'
     config.objective.weight = 'flow'

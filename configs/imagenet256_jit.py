@@ -12,10 +12,26 @@ schedule.shift=2. Not run here yet: not measured.
 from configs import base, imagenet256_dit
 
 
+def predict_x0(config):
+  """Returns the config with JiT's objective, labels and sampler."""
+  config.schedule.name = 'flow'
+  config.conditioning.labels = True
+  config.conditioning.dropout = 0.1
+  config.conditioning.noise_input = 'time'
+  config.objective.parametrization = 'x0'
+  config.objective.weight = 'min_flow'
+  config.objective.times = 'logit_normal'
+  config.objective.logit_normal_mean = 0.8
+  config.objective.logit_normal_std = 0.8
+  config.optimizer.b2 = 0.95
+  config.sampling.sampler = 'velocity_heun'
+  config.sampling.clip = False
+  return config
+
+
 def shared():
   """JiT's network, objective and training."""
-  config = imagenet256_dit.pixels()
-  config.schedule.name = 'flow'
+  config = predict_x0(imagenet256_dit.pixels())
   config.network.name = 'dit'
   config.network.channels = 768
   config.network.num_blocks = 12
@@ -30,26 +46,15 @@ def shared():
   config.network.class_tokens_at = 4
   config.network.dtype = 'bfloat16'
   config.network.remat = True
-  config.conditioning.labels = True
-  config.conditioning.dropout = 0.1
-  config.conditioning.noise_input = 'time'
   config.conditioning.time_scale = 1.0
-  config.objective.parametrization = 'x0'
-  config.objective.weight = 'min_flow'
-  config.objective.times = 'logit_normal'
-  config.objective.logit_normal_mean = 0.8
-  config.objective.logit_normal_std = 0.8
   config.optimizer.learning_rate = 2e-4
-  config.optimizer.b2 = 0.95
   config.optimizer.warmup_steps = 6255  # 5 epochs
   config.training.num_steps = 750_600  # 600 epochs
   config.training.batch_size = 1024
   config.training.more_ema_decays = (0.9996,)
-  config.sampling.sampler = 'velocity_heun'
   config.sampling.num_steps = 50
   config.sampling.guidance_scale = 2.9
   config.sampling.guidance_max = 9.0  # t < 0.9
-  config.sampling.clip = False
   return config
 
 

@@ -1,11 +1,10 @@
 """Sources of images: random access, uint8, with optional labels."""
 
 import dataclasses
-import importlib.util
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -133,15 +132,13 @@ def digits(split: str = 'train') -> ArraySource:
   They are 1,797 real images (UCI, Alpaydin & Kaynak 1998), with a fixed split:
   'train' 1,437, 'test' 360. Nothing is downloaded.
   """
+  from sklearn.datasets import load_digits
+
   check_split(split)
-  # What load_digits reads; to import scikit-learn takes a second or more.
-  spec: Any = importlib.util.find_spec('sklearn')
-  folder = Path(spec.submodule_search_locations[0]) / 'datasets' / 'data'
-  table = np.loadtxt(folder / 'digits.csv.gz', np.uint8, delimiter=',')
-  pixels, labels = table[:, :-1], table[:, -1]
+  pixels, labels = load_digits(return_X_y=True)
   order = np.random.default_rng(0).permutation(len(pixels))
   chosen = order[:360] if split == 'test' else order[360:]
-  images = pixels[chosen].reshape(-1, 8, 8, 1)
+  images = pixels[chosen].reshape(-1, 8, 8, 1).astype(np.uint8)
   return ArraySource(images, labels[chosen].astype(np.int32), 10, 17)
 
 

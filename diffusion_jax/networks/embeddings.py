@@ -242,3 +242,21 @@ def check_conditions(cond: dict, **known: bool) -> None:
   unknown = set(cond) - {name for name, has in known.items() if has}
   if unknown:
     raise ValueError(f'this network has no condition {sorted(unknown)}')
+
+
+def check_given(module: Any, cond: dict) -> None:
+  """Raises ValueError if cond has what the fields of module do not allow.
+
+  Its fields are num_classes, text_width, image_channels, self_conditioning.
+  """
+  labels, text = module.num_classes > 0, module.text_width > 0
+  image = module.image_channels > 0
+  check_conditions(
+    cond,
+    label=labels,
+    text=text,
+    text_mask=text,
+    drop=labels or text or image,
+    x0=module.self_conditioning,
+    image=image,
+  )

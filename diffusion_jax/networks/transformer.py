@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
   LabelEmbedding,
-  check_conditions,
+  check_given,
   sinusoidal,
   with_estimate,
   with_image,
@@ -259,19 +259,9 @@ class DiT(nn.Module):
     return dense(times * self.channels, name, kernel_init, self.dtype)
 
   def _check(self, cond):
-    labels, text = self.num_classes > 0, self.text_width > 0
-    if self.class_tokens and not labels:
+    if self.class_tokens and not self.num_classes:
       raise ValueError('class_tokens need a network with labels')
-    image = self.image_channels > 0
-    check_conditions(
-      cond,
-      label=labels,
-      text=text,
-      text_mask=text,
-      drop=labels or text or image,
-      x0=self.self_conditioning,
-      image=image,
-    )
+    check_given(self, cond)
 
 
 def block_params(params: Any, index: int) -> Any:

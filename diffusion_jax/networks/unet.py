@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
   SINUSOIDS,
-  check_conditions,
+  check_given,
   noise_and_label,
   sinusoidal,
   with_estimate,
@@ -186,14 +186,4 @@ class UNet(nn.Module):
   def _check(self, x, cond, widths):
     check_sides(x, len(self.multipliers))
     check_groups(self.num_groups, widths)
-    labels, text = self.num_classes > 0, self.text_width > 0
-    image = self.image_channels > 0
-    check_conditions(
-      cond,
-      label=labels,
-      text=text,
-      text_mask=text,
-      drop=labels or text or image,
-      x0=self.self_conditioning,
-      image=image,
-    )
+    check_given(self, cond)
