@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
+  SINUSOIDS,
   LabelEmbedding,
   check_given,
   sinusoidal,
@@ -37,6 +38,7 @@ NOISE_FEATURES = 256
 NORMAL = nn.initializers.normal(0.02)
 
 OPTIONS = {
+  'noise_embedding': SINUSOIDS,
   'positions': ('sincos', 'rotary', 'both', 'none'),
   'norm': ('layer', 'rms'),
   'mlp': ('gelu', 'swiglu'),
@@ -51,11 +53,11 @@ class DiT(nn.Module):
 
   The defaults are DiT-S/2 (Peebles & Xie 2023): `channels` D, `num_blocks`
   deep, tokens of patch_size^2 pixels, sin-cos `positions`, adaLN-Zero of the
-  sum of the embeddings of noise and label (`Block`). The output begins at 0.
-  Options: 'rotary' positions or 'both', `norm`, `qk_norm` and `mlp` of `Block`;
-  `bottleneck` > 0: patches are mapped to so many numbers first; `class_tokens`:
-  so many copies of the label's embedding, with learned positions, are tokens
-  too from block `class_tokens_at` on (JiT, Li & He 2025, has all of these);
+  sum of the embeddings of noise (`sinusoidal`) and label (`Block`). The output
+  begins at 0. Options: 'rotary' positions or 'both', `norm`, `qk_norm` and
+  `mlp` of `Block`; `bottleneck` > 0: patches are mapped to so many numbers
+  first; `class_tokens`: so many copies of the label's embedding, with learned
+  positions, are tokens too from block `class_tokens_at` on (JiT, Li & He 2025);
   `dropout_blocks` 'middle': dropout in the middle half of the blocks alone.
 
   Conditions are those of `UNet`. With `text_width` > 0 the words are tokens of
@@ -71,6 +73,7 @@ class DiT(nn.Module):
   num_heads: int = 6
   patch_size: int = 2
   out_channels: int = 3
+  noise_embedding: str = 'openai'
   positions: str = 'sincos'
   norm: str = 'layer'
   qk_norm: bool = False
@@ -128,7 +131,7 @@ class DiT(nn.Module):
 
   def _condition(self, noise, cond):
     # Returns the embedding of noise and label, and that of the label.
-    h = sinusoidal(noise, NOISE_FEATURES, kind='openai')
+    h = sinusoidal(noise, NOISE_FEATURES, kind=self.noise_embedding)
     h = self._dense('noise_dense_1', NORMAL)(h)
     c = self._dense('noise_dense_2', NORMAL)(nn.silu(h))
     if not self.num_classes:

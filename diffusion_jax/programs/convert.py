@@ -55,6 +55,8 @@ def read(config, workdir):
   choose(FORMATS, 'convert', 'format', name)
   with from_config('convert.source'):
     params, fields, notes = load(name, source, c.model, options_of(c.options))
+  if config.latent.run:
+    fields = in_latents(config, fields)
   config.update_from_flattened_dict(fields)
   ranges.check(config)
   audit.audit(config)
@@ -69,7 +71,26 @@ def read(config, workdir):
     workdir, 0, params, stored, items=('params', 'ema_params')
   )
   run_folder.write_config(workdir, config)
+  if config.latent.run:  # its scale is known, so that no image is needed
+    latents = families.of(config).latents(config, workdir)
+    families.of(config).prepare(config, workdir, latents, None, None)
   print(f'wrote {workdir}: --config=configs/run.py:{workdir} has its config')
+
+
+def in_latents(config, fields):
+  """Returns the fields of a model of the latents of the run latent.run."""
+  run = config.latent.run
+  stored = run_folder.read_config(run)
+  if stored is None or stored['latent']['scale'] is None:
+    raise UserError(
+      f'config.latent.run: {run} is no run of an autoencoder with a scale: '
+      'convert the AutoencoderKL of the same pipeline first'
+    )
+  return fields | {
+    'latent.shape': fields['data.image_shape'],
+    'data.image_shape': tuple(stored['data']['image_shape']),
+    'sampling.clip': False,
+  }
 
 
 def write(config, workdir):

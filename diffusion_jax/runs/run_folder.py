@@ -198,9 +198,13 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
   if mode == 'convert' and not overrides.get('convert.to'):
     given = (*RUN_SECTIONS, 'sampling')
     fixed = [n for n in overrides if n.split('.')[0] in given]
-    # Of the data, the weights determine the shape of images alone.
+    # Of the data, the weights determine the shape of images alone; they do not
+    # say whose latents are diffused.
     fixed = [
-      n for n in fixed if n == 'data.image_shape' or not n.startswith('data.')
+      n
+      for n in fixed
+      if n != 'latent.run'
+      and (n == 'data.image_shape' or not n.startswith('data.'))
     ]
     if fixed:
       raise UserError(
