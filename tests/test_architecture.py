@@ -114,6 +114,7 @@ TESTED_ELSEWHERE = {
   'families/vae_models.py': 'families/test_vae.py',
   'interop/diffusers_networks.py': 'interop/test_diffusers.py',
   'interop/diffusers_schedulers.py': 'interop/test_diffusers.py',
+  'interop/diffusers_transformer.py': 'interop/test_diffusers.py',
   'interop/layers.py': 'interop/test_openai.py',
   'interop/ve.py': 'interop/test_score_sde.py',
   'runs/first_weights.py': 'programs/test_convert.py',

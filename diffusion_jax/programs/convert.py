@@ -21,7 +21,7 @@ from diffusion_jax.training import checkpoints
 
 # The modules of diffusion_jax.interop with `load`; and our own file.
 OURS = 'safetensors'
-FORMATS = ('diffusers', 'openai', 'ho', 'score_sde', 'edm', OURS)
+FORMATS = ('diffusers', 'openai', 'ho', 'score_sde', 'edm', 'edm2', OURS)
 TARGETS = ('diffusers', OURS)
 _STORED = (*run_folder.RUN_SECTIONS, 'sampling')  # in our own file
 
@@ -138,7 +138,7 @@ def recognise(source):
       if 'config' in files.read_metadata(source):
         return OURS
     if source.with_suffix('.json').is_file():
-      return 'edm'
+      return 'edm2' if 'unet.out_gain' in files.open_tensors(source) else 'edm'
   raise UserError(
     f'config.convert.source: {source} may be of several projects: give '
     f'--config.convert.format={"|".join(FORMATS)}'
@@ -158,7 +158,7 @@ def load(name, source, model, options):
     found = module.load(source, **options)
   except TypeError as error:  # an option that it does not take
     raise ValueError(f'of format={name}: {error}') from error
-  return {'network': found.params}, found.fields, found.notes
+  return {'network': found.params, **found.more}, found.fields, found.notes
 
 
 def load_ours(source):
