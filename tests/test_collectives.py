@@ -42,6 +42,27 @@ def test_a_copy_of_what_is_split_is_one_all_gather():
   assert collectives.wire_bytes(one) == 3 / 4 * 96
 
 
+def test_a_loop_repeats_its_collectives():
+  """Five layers, each gathered in its turn; the second loop is of two."""
+
+  def layers(x, w):
+    def one(x, w):
+      return jnp.tanh(x @ w), None
+
+    def twice(i, x):
+      return jax.lax.scan(one, x, w)[0]
+
+    return jax.lax.fori_loop(0, 2, twice, x)
+
+  mesh = sharding.make_mesh(1, 8)
+  text = compiled(
+    layers, mesh, [SPLIT, PartitionSpec(None, None, 'fsdp')], SPLIT,
+    (8192, 16), (5, 16, 16),
+  )  # fmt: skip
+  found = collectives.find(text, 8)
+  assert len(found) == 10 and found[0].bytes == 4 * 16 * 16
+
+
 def test_lines_of_other_machines_are_read():
   text = """
   %s = (bf16[4,8]{1,0}, f32[3]{0}) all-reduce-start(%a, %b), replica_groups=[2,4]<=[8], to_apply=%add
