@@ -7,8 +7,8 @@ r"""Speed of ours against torch and diffusers, taken in turns in one run.
 Forward pass, training step (loss, gradient, Adam, average) and DDIM sampling of
 DDPM's network for CIFAR-10, EDM's, DiT-S/2, and on a GPU ADM's for ImageNet 64.
 EDM's DDPM++, which diffusers has not, stands against a UNet2DModel of the same
-widths and number of blocks. On a CPU both compute in float32 with batches of 8; on a
-GPU in bfloat16, with torch.compile, and batches of 128 to 1024.
+widths and number of blocks. On a CPU both compute in float32 with batches of 8;
+on a GPU in bfloat16, with torch.compile, and batches of 128 to 1024.
 
 A ratio is torch's time over ours of one pair, so above 1 ours is faster; given
 is the median over the pairs and their quartiles. FLOP are counted by layers

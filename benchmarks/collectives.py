@@ -139,7 +139,11 @@ def compile_step(config):
 
   from diffusion_jax import build, families
   from diffusion_jax.programs import train
-  from diffusion_jax.training.sharding import batch_sharding, replicated
+  from diffusion_jax.training.sharding import (
+    batch_sharding,
+    on_mesh,
+    replicated,
+  )
   from diffusion_jax.training.step import make_train_step
 
   mesh = build.build_mesh(config)
@@ -167,7 +171,9 @@ def compile_step(config):
   )
   places = jax.tree.map(lambda x: x.sharding, like)
   step = jax.jit(
-    step, donate_argnums=0, out_shardings=(places, replicated(mesh))
+    on_mesh(mesh, step),
+    donate_argnums=0,
+    out_shardings=(places, replicated(mesh)),
   )
   key = jax.eval_shape(lambda: jax.random.key(0))
   return step.lower(like, batch, key).compile(), like

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
@@ -204,7 +205,9 @@ class DiT(nn.Module):
 
   def _stack(self, start, stop, train) -> Any:
     # Returns the blocks from start to stop, which share their options.
-    block: Any = nn.remat(Block, prevent_cse=False) if self.remat else Block
+    # Under FSDP the weights of a block are gathered for it, and not its tokens.
+    block: Any = nn.map_variables(Block, 'params', whole_weights, init=True)
+    block = nn.remat(block, prevent_cse=False) if self.remat else block
     shared: Any = nn.broadcast
     stack: Any = nn.scan(
       block,
@@ -265,6 +268,18 @@ class DiT(nn.Module):
     if self.class_tokens and not self.num_classes:
       raise ValueError('class_tokens need a network with labels')
     check_given(self, cond)
+
+
+def whole_weights(params: Any) -> Any:
+  """Returns the parameters as copies on every device of the mesh in use.
+
+  Without a mesh (`jax.sharding.use_abstract_mesh`) they are returned as they
+  are. Left to itself, XLA splits the tokens of a block in place of its weights
+  where both are split along the same axis of the mesh.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return params
+  return jax.lax.with_sharding_constraint(params, PartitionSpec())
 
 
 def block_params(params: Any, index: int) -> Any:

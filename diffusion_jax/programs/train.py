@@ -34,6 +34,7 @@ from diffusion_jax.training.logging import MetricWriter
 from diffusion_jax.training.sharding import (
   fsdp_sharding,
   local_rows,
+  on_mesh,
   replicate,
   replicated,
   to_global,
@@ -205,7 +206,7 @@ def make_advance(config, objective, optimizer, ema_decays, shapes, mesh):
   )
   places = jax.tree.map(lambda x: x.sharding, shapes)
   compiled: Any = jax.jit(
-    step if c.steps_per_call == 1 else make_train_steps(step),
+    on_mesh(mesh, step if c.steps_per_call == 1 else make_train_steps(step)),
     donate_argnums=0,
     out_shardings=(places, replicated(mesh)),
   )
@@ -311,8 +312,9 @@ def make_evaluate(config, mesh, latents=IDENTITY):
   if not (c.evaluate_every or c.keep_best and c.keep_best_by == 'test_loss'):
     return None
   source: Any = build.build_source(config, 'test')
+  step = make_eval_step(families.of(config).objective(config, test=True))
   step = jax.jit(
-    make_eval_step(families.of(config).objective(config, test=True)),
+    on_mesh(mesh, step),
     out_shardings=replicated(mesh),
   )
   size = min(config.training.batch_size, len(source))
