@@ -54,11 +54,11 @@ def progressive_distillation(
 
   The student, of N = num_steps steps from t = 1 / N .. 1, learns the
   `two_step_target` of two steps of the teacher: teacher(frozen, cond) ->
-  Denoiser, of the parameters in `Context.frozen`; solver: `dj.ddim()`. The loss is weight(level)
-  |x_0 - target|^2 in the space of `parametrization`, per dimension. The next
-  stage has this student as its teacher and half as many steps. params:
-  {'network': ...}. Metrics: loss, and loss per quarter of t. Raises ValueError
-  for num_steps < 1.
+  Denoiser, of the parameters in `Context.frozen`; solver: `dj.ddim()`. The loss
+  is weight(level) |x_0 - target|^2 in the space of `parametrization`, per
+  dimension. The next stage has this student as its teacher and half as many
+  steps. params: {'network': ...}. Metrics: loss, and loss per quarter of t.
+  Raises ValueError for num_steps < 1.
   """
   if num_steps < 1:
     raise ValueError(f'num_steps is {num_steps}: a student needs at least 1')

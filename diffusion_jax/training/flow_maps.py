@@ -138,7 +138,8 @@ def mean_flow(
   `condition` with dropout: where cond['drop'] the velocity is unguided.
 
   Any schedule with slopes; v = eps - x_0 on the straight path. params:
-  {'network': ...}. Metrics: loss, error (squared, of u), loss per quarter of t.
+  {'network': ...}. Metrics: loss; error, |u - target|^2; error_velocity, that of
+  u(x_t, t, t), if improved; loss per quarter of t.
   """
   times = times or two_times()
   guided = scales is not None or (omega, kappa) != (1.0, 0.0)
@@ -177,13 +178,13 @@ def mean_flow(
       weights = (omega, kappa) if scales is None else (1.0, 1.0 - 1.0 / scale)
       v = _guided(u_fn, xt, v, t, cond, *weights)
     u_fn = functools.partial(u_fn, cond=cond)
-    find = improved_mean_flow_error if improved else mean_flow_error
-    errors = find(u_fn, xt, v, t, s)
-    errors = errors if improved else (errors,)
-    losses = sum(
-      adaptive_loss(error, power, offset / x0[0].size) for error in errors
-    )
-    return mean_loss(losses, t, error=errors[0])
+    c = offset / x0[0].size
+    if not improved:
+      error = mean_flow_error(u_fn, xt, v, t, s)
+      return mean_loss(adaptive_loss(error, power, c), t, error=error)
+    error, own = improved_mean_flow_error(u_fn, xt, v, t, s)
+    losses = adaptive_loss(error, power, c) + adaptive_loss(own, power, c)
+    return mean_loss(losses, t, error=error, error_velocity=own)
 
   return Objective(draw, loss)
 
