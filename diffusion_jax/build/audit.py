@@ -25,7 +25,9 @@ DIRECT = {
   'conditioning': """
     noise_input labels text self_conditioning image
   """,
-  'objective': 'name parametrization sigma_data augment uncertainty',
+  'objective': """
+    name parametrization sigma_data augment uncertainty teacher
+  """,
   'sampling': """
     sampler num_steps schedule spacing respacing corrector_steps
     churn guidance_scale guidance_rescale guidance_min guidance_max
@@ -67,6 +69,8 @@ CHOICES = (
   'objective.name',
   'objective.times',
   'objective.weight',
+  'objective.pairs',
+  'objective.distance',
   'sampling.sampler',
   'sampling.churn',
   'sampling.corrector_steps',
@@ -219,6 +223,14 @@ def _objective(config):
   if 'weight' in takes:
     known = objective.WEIGHTS
     found[c.weight] = choose(known, 'objective', 'weight', c.weight)
+  if 'pairs' in takes and c.pairs:
+    known = objective.PAIRS
+    found[c.pairs] = choose(known, 'objective', 'pairs', c.pairs)
+    if 'times' in parameters(found[c.pairs]):
+      found[c.times] = choose(objective.TIMES, 'objective', 'times', c.times)
+  if 'distance' in takes and c.distance:
+    known = objective.DISTANCES
+    found[c.distance] = choose(known, 'objective', 'distance', c.distance)
   return found
 
 

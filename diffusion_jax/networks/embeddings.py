@@ -210,6 +210,10 @@ def noise_and_label(
   return embedding
 
 
+# Inputs of flow maps, and the fields of a network that have them.
+STEP_INPUTS = {'elapsed': 'elapsed', 'guidance_scale': 'guidance_input'}
+
+
 def of_step(
   module: Any, cond: dict, waves: int, features: int, kind: str = 'ho'
 ) -> Array | float:
@@ -236,9 +240,7 @@ def of_step(
 
 
 def _steps_of(module):
-  # Returns the inputs of a module that a denoiser does not have.
-  fields = {'elapsed': 'elapsed', 'guidance_scale': 'guidance_input'}
-  return [name for name, field in fields.items() if getattr(module, field)]
+  return [name for name, field in STEP_INPUTS.items() if getattr(module, field)]
 
 
 def check_step(module: Any, cond: dict) -> dict[str, bool]:
