@@ -209,9 +209,11 @@ def get_config():
   objective.max_guidance = placeholder(float)
   # shortcut: 1 / the smallest step; progressive_distillation: of the student
   objective.map_steps = placeholder(int)
-  objective.bootstrap = placeholder(float)  # shortcut: share of two-step targets
+  objective.bootstrap = placeholder(
+    float
+  )  # shortcut: share of two-step targets
   objective.ema_target = placeholder(bool)  # targets by averaged parameters
-  # consistency: of levels t and r: improved (iCT), easy (ECT), grid (neighbours)
+  # consistency: of levels t and r: improved (iCT), easy (ECT), grid
   objective.pairs = placeholder(str)
   objective.steps_per_stage = placeholder(int)  # easy
   objective.num_stages = placeholder(int)  # easy

@@ -25,9 +25,7 @@ DIRECT = {
   'conditioning': """
     noise_input labels text self_conditioning image
   """,
-  'objective': """
-    name parametrization sigma_data augment uncertainty teacher
-  """,
+  'objective': 'name parametrization sigma_data augment uncertainty',
   'sampling': """
     sampler num_steps schedule spacing respacing corrector_steps
     churn guidance_scale guidance_rescale guidance_min guidance_max
@@ -49,7 +47,7 @@ PARTS = {
     'image_factor': (('superres',), 2),
   },
   'objective': {
-    'times': (('times', 'loss_aware'), 'steps'),
+    'times': (('times', 'loss_aware', 'easy'), 'steps'),
     'weight': (('weight',), 'snr'),
     'decoder': (('log_likelihood',), 'logistic'),
   },
@@ -281,6 +279,8 @@ def _unused(config, section):
   there = {*parameters(root)} | {n for n in fields if fields[n] is True}
   if section == 'conditioning' and fields.image:
     there |= {'image', fields.image}
+  if section == 'objective' and 'pairs' in there:
+    there |= {fields.pairs}
   for name, (needed, default) in parts.items():
     if fields[name] != default and not set(needed) & there:
       unused.append(name)

@@ -231,7 +231,9 @@ def _check_attention(config):
 
 def _check_elapsed(config, constructor):
   if takes_elapsed(config) and 'elapsed' not in parameters(constructor):
-    able = [n for n, known in NETWORKS.items() if 'elapsed' in parameters(known)]
+    able = [
+      n for n, known in NETWORKS.items() if 'elapsed' in parameters(known)
+    ]
     raise UserError(
       f'config.objective.name={config.objective.name!r} needs network.name='
       f'{" or ".join(able)}: {config.network.name!r} takes no elapsed time'

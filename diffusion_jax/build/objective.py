@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 
+import jax
+
 import diffusion_jax as dj
 from diffusion_jax.build.make import (
   check_taken,
@@ -82,19 +84,37 @@ DISTANCES = {
 }
 
 # Samplers without memory, a step of which a teacher takes.
-SOLVERS = {'ddim': dj.ddim, 'heun': dj.heun, 'dpm_solver_pp_2s': dj.dpm_solver_pp_2s}
+SOLVERS = {
+  'ddim': dj.ddim,
+  'heun': dj.heun,
+  'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
+}
 
 
-def _mean_flow(*, times, equal=0.75, start=0.0, end=0.0, max_guidance=None, **fields):
+def _mean_flow(
+  *, times, equal=0.75, start=0.0, end=0.0, max_guidance=None, **fields
+):
   pairs = flow_maps.two_times(times, equal=equal, start=start, end=end)
   if max_guidance is not None:
     fields['scales'] = flow_maps.power_law_scales(1.0, max_guidance)
   return flow_maps.mean_flow(times=pairs, **fields)
 
 
-def _reflow(*, times, start=0.0, **fields):
+def _reflow(
+  *, schedule, times, teacher=None, start=0.0, teacher_steps=16, **fields
+):
+  image = None
+  if teacher is not None:
+    levels = dj.level_grid(schedule, teacher_steps)
+
+    def image(frozen, cond, noise):
+      key = jax.random.key(0)  # UniPC draws nothing
+      return dj.sample(key, teacher(frozen, cond), dj.unipc(), levels, noise)
+
   times = with_start(times, start)
-  return distillation.reflow(times=times, **fields)
+  return distillation.reflow(
+    schedule=schedule, times=times, teacher=image, **fields
+  )
 
 
 LOSS_AWARE = {'steps': False, 'loss_aware': True}  # times of a bound
