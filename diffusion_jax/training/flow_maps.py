@@ -138,8 +138,8 @@ def mean_flow(
   `condition` with dropout: where cond['drop'] the velocity is unguided.
 
   Any schedule with slopes; v = eps - x_0 on the straight path. params:
-  {'network': ...}. Metrics: loss; error, |u - target|^2; error_velocity, that of
-  u(x_t, t, t), if improved; loss per quarter of t.
+  {'network': ...}. Metrics: loss; error, |u - target|^2; if improved
+  error_velocity, that of u(x_t, t, t); loss per quarter of t.
   """
   times = times or two_times()
   guided = scales is not None or (omega, kappa) != (1.0, 0.0)
