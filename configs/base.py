@@ -209,9 +209,8 @@ def get_config():
   objective.max_guidance = placeholder(float)
   # shortcut: 1 / the smallest step; progressive_distillation: of the student
   objective.map_steps = placeholder(int)
-  objective.bootstrap = placeholder(
-    float
-  )  # shortcut: share of two-step targets
+  # shortcut: share of the targets that are two steps
+  objective.bootstrap = placeholder(float)
   objective.ema_target = placeholder(bool)  # targets by averaged parameters
   # consistency: of levels t and r: improved (iCT), easy (ECT), grid
   objective.pairs = placeholder(str)
@@ -445,7 +444,8 @@ def with_argument(config, arg, variants=()):
 
   It then has a tiny network and four steps. Data sets that must be downloaded
   are replaced by synthetic pictures. A run in latents uses those of the smoke
-  run of its autoencoder, which comes first. variants: further arguments, which
+  run of its autoencoder, which comes first, and a run that begins with another
+  or has a teacher the smoke run of that. variants: further arguments, which
   the experiment applies itself; each exists with `_smoke` as well.
   """
   known = 'smoke', *variants, *(f'{name}_smoke' for name in variants)
@@ -462,6 +462,10 @@ def with_argument(config, arg, variants=()):
       config.data[field] = None
   if config.latent.run:  # that of the autoencoder's smoke run
     config.latent.run += '-smoke'
+  for section, field in (('training', 'init_from'), ('objective', 'teacher')):
+    run = config[section][field]
+    if run:  # the smoke run of runs/digits_flow-unscaled has a name of its own
+      config[section][field] = run + ('_smoke' if '-' in run else '-smoke')
   own = ':' in config.network.name  # of a user's module: what it sets shrinks
   always = ['channels', 'num_blocks']
   if config.network.name not in ('dit', 'edm2'):

@@ -5,15 +5,14 @@ sample that 10 steps of UniPC make of the noise eps. Most examples are at t = 1,
 where a sample in one step begins, the others on the straight path between eps
 and x (reflow, Liu et al. 2022).
 
-  python launch.py --config=configs/digits_flow.py:unscaled \
-    --workdir=runs/digits_flow_unscaled
+  python launch.py --config=configs/digits_flow.py:unscaled
   python launch.py --config=configs/digits_distilled.py
   python launch.py --config=configs/digits_distilled.py --mode=evaluate
 """
 
 from configs import base, digits_flow
 
-TEACHER = 'runs/digits_flow_unscaled'
+TEACHER = 'runs/digits_flow-unscaled'
 
 
 def few_steps(config):
@@ -33,6 +32,6 @@ def get_config(arg=''):
   config.objective.teacher = TEACHER
   config.objective.teacher_steps = 10
   config.objective.times = 'uniform'
-  config.objective.start = 0.75
-  config.training.num_steps = 3000
+  config.objective.start = 0.85
+  config.training.num_steps = 2500
   return base.with_argument(config, arg)

@@ -4,8 +4,7 @@ The network learns the average velocity between two times, in one run without a
 teacher; it begins with the weights of flow matching, where the two times are
 equal. The error is squared (p = 0), and a quarter of the examples has t = 1.
 
-  python launch.py --config=configs/digits_flow.py:unscaled \
-    --workdir=runs/digits_flow_unscaled
+  python launch.py --config=configs/digits_flow.py:unscaled
   python launch.py --config=configs/digits_meanflow.py
   python launch.py --config=configs/digits_meanflow.py --mode=sample
 """
