@@ -229,7 +229,7 @@ def get_config():
   # snapshots any other width is made after training (docs/averages.md)
   training.ema_sigma_rels = placeholder(tuple)
   training.snapshot_every = 0  # steps; num_steps / 32, for instance
-  # so many at most: when there are more, the interval doubles
+  # so many and the latest: when there are more, the interval doubles
   training.keep_snapshots = 32
   # in images, instead of ema_decay and ema_warmup
   training.ema_half_life = placeholder(float)

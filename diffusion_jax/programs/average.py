@@ -65,7 +65,7 @@ def write(workdir, out, found, family):
     items=('params', 'ema_params'),
   )
   run_folder.write_json(
-    out / 'average.json',
+    out / averages.RECORD,
     {
       'run': Path(workdir).absolute().name,
       'sigma_rel': found.sigma_rel,

@@ -17,6 +17,7 @@ from diffusion_jax.training import checkpoints, power_ema
 # Beyond it the sum has little to do with the average that is asked for; below,
 # the error of the parameters is smaller than that of the profile (measured).
 _WORST = 0.2
+RECORD = 'average.json'  # of a run folder that --mode=average wrote
 
 
 class Average(NamedTuple):
@@ -88,6 +89,11 @@ def find(workdir: str | Path, step: int | None) -> tuple[list[int], int]:
   """
   steps = snapshots.steps(workdir)
   if not steps:
+    if (Path(workdir) / RECORD).exists():
+      raise FileNotFoundError(
+        f'{workdir} is an average itself (--mode=average): another one is made '
+        'of the run that it is of'
+      )
     training = (run_folder.read_config(workdir) or {}).get('training', {})
     if training.get('ema_sigma_rels'):
       raise FileNotFoundError(

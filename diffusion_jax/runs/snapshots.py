@@ -89,7 +89,7 @@ def write(workdir: Path, step: int, images: int, averages: dict) -> None:
 
 
 def thin(workdir: Path, step: int, every: int, keep: int) -> None:
-  """Deletes snapshots until at most `keep` are left, evenly spread.
+  """Deletes snapshots, so that at most `keep`, evenly spread, and `step` stay.
 
   Of those at multiples of `every` it keeps multiples of every, 2 every, 4
   every, ...: of the first of these that has at most `keep` up to `step`. What
@@ -99,10 +99,8 @@ def thin(workdir: Path, step: int, every: int, keep: int) -> None:
   while step // interval > keep:
     interval *= 2
   if processes.is_first():
-    _delete(
-      workdir,
-      [s for s in steps(workdir) if s % every == 0 and s % interval],
-    )
+    older = [s for s in steps(workdir) if s != step and s % every == 0]
+    _delete(workdir, [s for s in older if s % interval])
 
 
 def steps(workdir: str | Path) -> list[int]:
