@@ -262,6 +262,12 @@ def get_config():
   training.ema_decay = 0.9999
   training.more_ema_decays = ()  # further averages of the parameters
   training.ema_warmup = False  # decay min(ema_decay, (1 + step) / (10 + step))
+  # relative widths of averages by a power of time, such as 0.05,0.10, of whose
+  # snapshots any other width is made after training (docs/averages.md)
+  training.ema_sigma_rels = placeholder(tuple)
+  training.snapshot_every = 0  # steps; num_steps / 32, for instance
+  # so many and the latest: when there are more, the interval doubles
+  training.keep_snapshots = 32
   # in images, instead of ema_decay and ema_warmup
   training.ema_half_life = placeholder(float)
   # the half-life is at most so many times the images so far; 0: no limit
@@ -322,6 +328,7 @@ def get_config():
   sweep.num_steps = ()
   sweep.sampler = ()
   sweep.ema_decay = ()
+  sweep.ema_sigma_rel = ()
   evaluation.name = ''  # appended to the folder of the results
 
   sampling = config.sampling = ConfigDict()  # docs/samplers.md
@@ -380,6 +387,8 @@ def get_config():
   sampling.prompt = placeholder(str)
   sampling.ema = True  # averaged parameters
   sampling.ema_decay = 0.0  # one of training.more_ema_decays; 0: the first
+  # the width of an average that is made of the run's snapshots instead
+  sampling.ema_sigma_rel = placeholder(float)
   sampling.checkpoint = 'latest'  # latest, best, or a step
   sampling.seed = 0  # image i is a function of seed and i
   sampling.trajectory = False  # also a GIF of how the images emerge
@@ -403,6 +412,12 @@ def get_config():
   edit.strength = 0.5  # sdedit: where it begins, 0 (the image) to 1 (noise)
   edit.repeats = 1  # sdedit: each result edited again
   edit.name = 'edit'  # of the files written into edits/
+
+  average = config.average = ConfigDict()  # --mode=average (docs/averages.md)
+  average.sigma_rel = placeholder(float)  # the width
+  average.step = placeholder(int)  # of a snapshot; None: the latest
+  # the run folder that is written; '': averages/<sigma_rel>-<step> of the run
+  average.out = ''
 
   convert = config.convert = ConfigDict()  # --mode=convert (docs/weights.md)
   convert.source = ''  # the folder or file of weights that become a run

@@ -37,6 +37,8 @@ from diffusion_jax.build.optimizer import (
   build_mesh,
   build_optimizer,
   ema_name,
+  width_name,
+  width_of,
 )
 from diffusion_jax.build.sampling import (
   build_levels,

@@ -31,7 +31,7 @@ DIRECT = {
     churn guidance_scale guidance_rescale guidance_min guidance_max
     guidance_channels guidance_run classifier classifier_scale clip
     clip_before_classifier dynamic_threshold num_samples batch_size labels
-    prompt ema ema_decay
+    prompt ema ema_decay ema_sigma_rel
     checkpoint seed trajectory name
   """,
 }

@@ -29,7 +29,7 @@ _BY_INTERVAL = {
     objective.teacher_steps objective.map_steps objective.steps_per_stage
     objective.num_stages objective.first objective.last objective.max_guidance
     training.batch_size training.accumulate training.steps_per_call
-    training.keep_checkpoints
+    training.keep_checkpoints average.step
     training.heartbeat_timeout training.evaluate_batches training.metrics_images
     evaluation.batch_size evaluation.num_generated evaluation.sweep.num_steps
     evaluation.num_samples evaluation.num_probes sampling.num_steps
@@ -50,6 +50,7 @@ _BY_INTERVAL = {
     training.ema_rampup training.log_every training.sample_every
     training.checkpoint_every training.keep_every training.keep_best
     training.skip_nonfinite training.evaluate_every training.metrics_every
+    training.snapshot_every
     evaluation.num_images evaluation.num_draws
     evaluation.num_steps evaluation.random_steps sampling.eta
     sampling.corrector_steps sampling.churn sampling.churn_min
@@ -81,6 +82,11 @@ _BY_INTERVAL = {
     sampling.guidance_scale sampling.classifier_scale
     evaluation.sweep.guidance_scale
   """,
+  # Up to 1 / sqrt(12), the plain mean.
+  '(0, 0.2886]': """
+    training.ema_sigma_rels sampling.ema_sigma_rel average.sigma_rel
+    evaluation.sweep.ema_sigma_rel
+  """,
   '[0, 1]': """
     schedule.fraction conditioning.dropout objective.augment
     objective.power objective.equal objective.start objective.end
@@ -88,7 +94,7 @@ _BY_INTERVAL = {
     sampling.guidance_rescale sampling.dynamic_threshold edit.strength
   """,
   '[2, inf)': """
-    objective.pair_levels
+    objective.pair_levels training.keep_snapshots
     noise.size noise.strip noise.frames noise.num_draws
   """,
   '[0, 4294967295]': """
@@ -137,10 +143,12 @@ TUPLES = {
   'network.log_variance_limits': (float, '[2, 2]'),
   'training.mesh': (int, '[2, 2]'),
   'training.more_ema_decays': (float, '[0, inf)'),
+  'training.ema_sigma_rels': (float, '[0, inf)'),
   'sampling.labels': (int, '[0, inf)'),
   'evaluation.sweep.guidance_scale': (float, '[0, inf)'),
   'evaluation.sweep.num_steps': (int, '[0, inf)'),
   'evaluation.sweep.ema_decay': (float, '[0, inf)'),
+  'evaluation.sweep.ema_sigma_rel': (float, '[0, inf)'),
 }
 
 # Names of files or folders that are written, and whether one may be empty.

@@ -25,6 +25,7 @@ from diffusion_jax.runs import (
   processes,
   run_folder,
   sample_inputs,
+  snapshots,
 )
 from diffusion_jax.runs.per_image import one_ahead, rows
 from diffusion_jax.runs.start_up import StartUp
@@ -118,6 +119,10 @@ def train(config, workdir, stop, resources):
   writer.write_texts(start, {'config': text})
   writer.write_hparams(run_folder.hparams(stored))
 
+  seen = None
+  if c.ema_sigma_rels:
+    seen = snapshots.begin(workdir, start, c.batch_size)
+    ema_decays = build.build_ema_decays(config, seen.more_steps)
   advance = make_advance(config, objective, optimizer, ema_decays, shapes, mesh)
   latents_key = stream(config.seed, 'latents')
   local = local_rows(mesh, c.batch_size)
@@ -179,6 +184,10 @@ def train(config, workdir, stop, resources):
           path = workdir / 'samples' / f'step_{step:08d}.png'
           images.write_png(path, sheet)
         writer.write_images(step, {'samples': sheet})
+      if seen and 'snapshot' in todo:  # before the checkpoint of this step
+        averages = state.more_ema_params
+        snapshots.write(workdir, step, seen.images_at(step), averages)
+        snapshots.thin(workdir, step, c.snapshot_every, c.keep_snapshots)
       if 'save' in todo:
         checkpoints.save(manager, state, stored, with_criterion(config, test))
       if todo:
@@ -246,6 +255,17 @@ def check(config, mesh):
     raise UserError(
       f'config.training.keep_every={c.keep_every} is not a multiple of '
       f'training.checkpoint_every={c.checkpoint_every}'
+    )
+  widths = c.ema_sigma_rels or ()
+  if widths and not c.snapshot_every:
+    raise UserError(
+      'config.training.ema_sigma_rels needs snapshots: set '
+      'training.snapshot_every, to num_steps / 32 = '
+      f'{max(c.num_steps // 32, 1)}, for instance'
+    )
+  if len(set(map(float, widths))) < len(widths):
+    raise UserError(
+      f'config.training.ema_sigma_rels={widths}: a width is there twice'
     )
   if c.skip_nonfinite and config.optimizer.repair_gradients:
     raise UserError(

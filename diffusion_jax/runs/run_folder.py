@@ -34,6 +34,7 @@ _FREE = (
   'edit.',
   'noise.',
   'convert.',
+  'average.',
   'compilation_cache',
   'data.data_dir',
   'network.remat',
@@ -44,6 +45,7 @@ _FREE = (
   'training.checkpoint_every',
   'training.sample_every',
   'training.keep_',
+  'training.snapshot_every',
   'training.metrics_',
   'training.evaluate_',
   'training.mesh',
@@ -118,7 +120,7 @@ def hparams(stored: dict) -> dict:
   return {
     name: value if isinstance(value, (bool, float, int, str)) else str(value)
     for name, value in _flat(stored).items()
-    if not name.startswith(_FREE[:6])
+    if not name.startswith(_FREE[:7])
   }
 
 
@@ -212,7 +214,7 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
         'the weights'
       )
     return
-  if mode not in ('sample', 'edit', 'evaluate', 'convert'):
+  if mode not in ('sample', 'edit', 'evaluate', 'convert', 'average'):
     return
   found = _flat(audit.rename_fields(read_config(workdir) or {}))
   fixed = [
