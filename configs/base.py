@@ -374,6 +374,12 @@ def get_config():
   convert.out = ''  # the folder or file that is written then
   convert.label = placeholder(int)  # diffusers: the class built in; -1: none
 
+  report = config.report = ConfigDict()  # --mode=report (docs/report.md)
+  report.runs = ()  # workdirs of further runs, which are shown beside this one
+  report.after_training = True  # also writes report.html when a training ends
+  # a trajectory of the sampler is drawn if it takes no longer; 0: none
+  report.trajectory_seconds = 10.0
+
   noise = config.noise = ConfigDict()  # --mode=noise
   noise.image = 'china.jpg'  # a file, or scikit-learn's china.jpg, flower.jpg
   noise.size = 600  # of the square picture
@@ -449,6 +455,7 @@ def with_argument(config, arg, variants=()):
   config.sampling.corrector_snr = None
   config.sampling.num_samples = 16
   config.sampling.batch_size = 16
+  config.report.after_training = False
   config.edit.num_resamples = config.edit.jump = 2
   config.noise.size = 64
   config.noise.frames = 5

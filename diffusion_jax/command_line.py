@@ -95,7 +95,7 @@ def join(config):
   """Joins the other processes, if --multihost says that there are any."""
   where = _COORDINATOR.value, _NUM_HOSTS.value, _HOST.value
   if _MULTIHOST.value:
-    if _MODE.value in ('edit', 'noise', 'convert'):
+    if _MODE.value in ('edit', 'report', 'noise', 'convert'):
       raise UserError(f'--mode={_MODE.value} is work for one process')
     processes.start(*where, config.training.heartbeat_timeout)
     if _MODE.value != 'train':  # JAX took the signal, and no code checks it

@@ -12,5 +12,13 @@ def _program(name: str) -> Callable:
 
 PROGRAMS = {
   name: _program(name)
-  for name in ('train', 'sample', 'edit', 'evaluate', 'noise', 'convert')
+  for name in (
+    'train',
+    'sample',
+    'edit',
+    'evaluate',
+    'report',
+    'noise',
+    'convert',
+  )
 }

@@ -16,7 +16,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images, pipeline
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.families.family import IDENTITY
-from diffusion_jax.programs import evaluate_samples, sample
+from diffusion_jax.programs import evaluate_samples, report, sample
 from diffusion_jax.runs import (
   calls,
   first_weights,
@@ -25,6 +25,7 @@ from diffusion_jax.runs import (
   processes,
   run_folder,
   sample_inputs,
+  sessions,
 )
 from diffusion_jax.runs.per_image import one_ahead, rows
 from diffusion_jax.runs.start_up import StartUp
@@ -53,18 +54,20 @@ def run(config, workdir):
   """
   try:
     with preemption.watch() as stop, contextlib.ExitStack() as resources:
-      train(config, workdir, stop, resources)
+      if not train(config, workdir, stop, resources):
+        return
   except OSError as error:  # a full disk, most of all
     raise UserError(
       f'{error}. When that is mended, the same command continues'
     ) from error
+  report.after_training(config, workdir)
 
 
 def train(config, workdir, stop, resources):
   """Trains without `run`'s handling of signals and full disks.
 
   stop: as of `preemption.watch`; resources: an ExitStack, to which the lock of
-  the workdir is added.
+  the workdir is added. Returns whether there was a step to do.
   """
   c = config.training
   begun = StartUp()
@@ -106,11 +109,13 @@ def train(config, workdir, stop, resources):
       f'this run is finished: it has {start} of {c.num_steps} steps. '
       'A larger --config.training.num_steps continues it'
     )
-    return
+    return False
   first = processes.is_first()  # of several processes one writes
   if first:
     run_folder.write_config(workdir, config)
     (workdir / 'samples').mkdir(exist_ok=True)
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    sessions.write_start(workdir, start, parameters)
   stored = run_folder.plain(config)
   writer = MetricWriter(workdir, start, first)
   text = f'```\n{json.dumps(stored, indent=2)}\n```'
@@ -185,7 +190,10 @@ def train(config, workdir, stop, resources):
       if step == c.num_steps:
         break
       before = step
+  if first:
+    sessions.write_end(workdir, c.num_steps)
   print(f'trained {c.num_steps} steps: {workdir}')
+  return True
 
 
 def make_advance(config, objective, optimizer, ema_decays, shapes, mesh):

@@ -34,6 +34,7 @@ _FREE = (
   'edit.',
   'noise.',
   'convert.',
+  'report.',
   'compilation_cache',
   'data.data_dir',
   'network.remat',
@@ -118,7 +119,7 @@ def hparams(stored: dict) -> dict:
   return {
     name: value if isinstance(value, (bool, float, int, str)) else str(value)
     for name, value in _flat(stored).items()
-    if not name.startswith(_FREE[:6])
+    if not name.startswith(_FREE[:7])
   }
 
 
@@ -208,7 +209,7 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
         'the weights'
       )
     return
-  if mode not in ('sample', 'edit', 'evaluate', 'convert'):
+  if mode not in ('sample', 'edit', 'evaluate', 'report', 'convert'):
     return
   found = _flat(audit.rename_fields(read_config(workdir) or {}))
   fixed = [
