@@ -1,10 +1,11 @@
-"""Implements --mode=report: the run in a folder as one HTML page.
+"""Implements --mode=report: writes a run as one HTML page.
 
 A training writes the same page when it ends.
 """
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,8 +59,11 @@ def write(config, workdir, others=()):
     each._replace(name=name)
     for each, name in zip([this, *others], names, strict=True)
   )
-  final, film = optional('trajectory', draw_trajectory, config, workdir, this)
-  near = optional('neighbours', draw_neighbours, config, workdir, final)
+  nothing = None, None
+  final, film = optional(
+    'trajectory', nothing, draw_trajectory, config, workdir, this
+  )
+  near = optional('neighbours', None, draw_neighbours, config, workdir, final)
   extras = page.Extras(
     record.flat(base_config.with_choices_of(config)),
     film,
@@ -94,14 +98,13 @@ def unique_names(workdirs):
   return names
 
 
-def optional(what, function, *args):
-  """Returns function(*args), or nothing and a line where it cannot be drawn."""
+def optional(what, nothing, function, *args) -> Any:
+  """Returns function(*args), or `nothing` and a line where that fails."""
   try:
     return function(*args)
   except (UserError, ValueError, OSError) as error:
-    reason = ' '.join(str(error).split())
-    print(f'the report has no {what}: {reason}')
-    return (None, None) if what == 'trajectory' else None
+    print(f'the report has no {what}: {" ".join(str(error).split())}')
+    return nothing
 
 
 def draw_trajectory(config, workdir, found):

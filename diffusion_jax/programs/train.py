@@ -1,4 +1,4 @@
-"""Implements --mode=train, which continues a run where it stopped."""
+"""Implements --mode=train: trains, or continues a run where it stopped."""
 
 import contextlib
 import itertools
@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax import build, families
-from diffusion_jax.build.make import choose
+from diffusion_jax.build.make import choose, near
 from diffusion_jax.build.network import check_heights
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images, pipeline
@@ -367,7 +367,8 @@ def make_measure(config, mesh, latents=IDENTITY):
     )
   if c.keep_best and c.keep_best_by not in ('test_loss', *names):
     raise UserError(
-      f'config.training.keep_best_by={c.keep_best_by!r} is not one of '
+      f'config.training.keep_best_by={c.keep_best_by!r}'
+      f'{near(c.keep_best_by, ("test_loss", *names))} is not one of '
       f'test_loss, {", ".join(names)}'
     )
   config = config.copy_and_resolve_references()
