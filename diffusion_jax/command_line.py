@@ -175,18 +175,24 @@ def check_mode(flag, value):
 
 
 def quote_keywords(argv):
-  """Returns argv with quotes around lists of words such as fid,is.
+  """Returns argv with quotes around lists of words such as fid,is or a/b,c.
 
-  They are read as Python, whose keywords are no names.
+  They are read as Python, where keywords and paths are no names.
   """
   quoted = []
   for arg in argv:
     flag, _, value = arg.partition('=')
     words = value.split(',')
-    if len(words) > 1 and any(map(keyword.iskeyword, words)):
+    if len(words) > 1 and any(map(is_no_name, words)):
       arg = f'{flag}={value!r}'
     quoted.append(arg)
   return quoted
+
+
+def is_no_name(word):
+  """Returns whether a word is a text that Python does not read as a name."""
+  begins = re.match(r'[a-zA-Z_/~]|\.+/', word) is not None
+  return keyword.iskeyword(word) or begins and not word.isidentifier()
 
 
 def new_name(message):

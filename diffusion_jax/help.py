@@ -51,7 +51,9 @@ def read_sections(path: Path) -> list[Section]:
   )
   sections, prefixes = {'': Section('', '', (), [])}, {'config': ''}
   for node in body:
-    target = node.targets[-1] if isinstance(node, ast.Assign) else None
+    if not isinstance(node, ast.Assign):
+      continue
+    target = node.targets[-1]
     if not isinstance(target, ast.Attribute):
       continue
     parent = ast.unparse(target.value)

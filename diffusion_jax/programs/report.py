@@ -201,7 +201,7 @@ def draw_neighbours(config, workdir, final):
   levels = config.data.num_levels
   nearest, distance = search(final, source, levels)
   sheet = np.concatenate([row(final), row(nearest)])
-  each = ', '.join(f'{x:.2g}' for x in distance)
+  each = ', '.join(f'{x:.2f}' for x in distance)
   label = (
     f'root mean square distances of pixels in [-1, 1]: {each}; mean '
     f'{np.mean(distance):.3g}{usual_distance(config, source)}'

@@ -17,13 +17,17 @@ _MOST_POINTS = 1500  # of a line; a page of a long run stays small
 
 
 class Line(NamedTuple):
-  """Holds one line of a chart; x and y have one length."""
+  """Holds one line of a chart; x and y have one length.
+
+  shown_as: in the legend, where lines of one name are one entry; '': the label.
+  """
 
   label: str
   x: Sequence[float] | np.ndarray
   y: Sequence[float] | np.ndarray
   colour: str = COLOURS[0]
   dash: str = 'solid'
+  shown_as: str = ''
 
 
 class Chart(NamedTuple):
@@ -93,6 +97,9 @@ def _figure(x_label, y_label, lines, log):
     active_drag='box_zoom',
     active_scroll=None,  # the wheel scrolls the page
     toolbar_location='above',
+    # the page's colour shows through, in both of its themes
+    background_fill_color=None,
+    border_fill_color=None,
     outline_line_color=None,
   )
   made.toolbar.logo = None
@@ -111,7 +118,7 @@ def _figure(x_label, y_label, lines, log):
 
 def _add(figure, line):
   columns = {'x': line.x, 'y': line.y}
-  shared = {'source': columns, 'legend_label': line.label}
+  shared = {'source': columns, 'legend_label': line.shown_as or line.label}
   figure.line(
     'x',
     'y',

@@ -216,7 +216,9 @@ def curve_charts(runs: Sequence[Run]) -> list[Any]:
     lines = [
       line for i, run in enumerate(runs) for line in _lines(name, run, i, runs)
     ]
-    found.append(charts.draw(shown(name).capitalize(), lines))
+    dashed = any(line.dash == 'dashed' for line in lines)
+    title = shown(name).capitalize() + (' (dashed: test)' if dashed else '')
+    found.append(charts.draw(title, lines))
     if name == 'loss' and quarters and len(runs) == 1:
       found += quarter_charts(runs[0].curves)
   return found
@@ -237,6 +239,7 @@ def _lines(name, run, i, runs):
         curve.values,
         colour if each == name else test,
         dash if several else 'solid',
+        run.name if several else '',
       )
 
 
@@ -290,14 +293,25 @@ def compare(runs: Sequence[Run]) -> list[Any]:
   ]
 
 
+# Sections that say nothing of a training.
+_APART = 'edit.', 'convert.', 'report.', 'noise.', 'compilation_cache'
+
+
+def fields(run: Run) -> dict[str, str]:
+  """Returns the fields of a run's training, as they are written."""
+  return {
+    name: plain(value)
+    for name, value in run.config.items()
+    if not name.startswith(_APART)
+  }
+
+
 def config_table(runs: Sequence[Run]) -> Table | None:
   """Returns the fields in which the configs of runs differ."""
-  names = list(dict.fromkeys(n for run in runs for n in run.config))
-  rows = [
-    [name, *(plain(run.config.get(name)) for run in runs)]
-    for name in names
-    if len({plain(run.config.get(name)) for run in runs}) > 1
-  ]
+  configs = [fields(run) for run in runs]
+  names = list(dict.fromkeys(name for config in configs for name in config))
+  rows = [[name, *(c.get(name, 'absent') for c in configs)] for name in names]
+  rows = [row for row in rows if len(set(row[1:])) > 1]
   head = ['field', *(run.name for run in runs)]
   caption = 'Where their configs differ'
   return Table(caption, [head, *rows], code=True) if rows else None
@@ -305,22 +319,24 @@ def config_table(runs: Sequence[Run]) -> Table | None:
 
 def config_parts(run: Run, base: dict[str, Any]) -> list[Any]:
   """Returns what the run sets, beside configs/base.py, and all fields."""
+  known = {name: plain(value) for name, value in base.items()}
+  now = fields(run)
   rows = [
-    [name, plain(value), plain(base[name]) if name in base else 'not there']
-    for name, value in run.config.items()
-    if name not in base or plain(value) != plain(base[name])
+    [name, value, known.get(name, 'absent')]
+    for name, value in now.items()
+    if value != known.get(name)
   ]
   found = []
   if rows and base:
     head = ['field', 'this run', 'configs/base.py']
-    caption = 'What differs from configs/base.py'
-    found.append(Table(caption, [head, *rows], code=True))
-  if run.config:
-    rows = [[name, plain(value)] for name, value in run.config.items()]
-    title = f'All {len(rows)} fields'
-    found.append(
-      Table(title, [['field', 'value'], *rows], code=True, folded=True)
+    caption = (
+      'What differs from configs/base.py, and from defaults of its choices'
     )
+    found.append(Table(caption, [head, *rows], code=True))
+  if now:
+    rows = [['field', 'value'], *([*item] for item in now.items())]
+    title = f'All {len(now)} fields'
+    found.append(Table(title, rows, code=True, folded=True))
   return found
 
 

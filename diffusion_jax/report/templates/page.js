@@ -17,11 +17,7 @@ function colour(name) {
 }
 
 function paint(figure) {
-  const [ink, soft, line, card] = ['--ink', '--soft', '--line', '--card'].map(
-    colour);
-  figure.setv({
-    background_fill_color: card, border_fill_color: card,
-  });
+  const [ink, soft, line] = ['--ink', '--soft', '--line'].map(colour);
   const around = [
     ...figure.above, ...figure.below, ...figure.left, ...figure.right,
     ...figure.center,
