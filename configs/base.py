@@ -16,7 +16,7 @@ def get_config():
   # None: $XDG_CACHE_HOME/diffusion_jax/compiled; '': they are not kept
   config.compilation_cache = placeholder(str)
 
-  data = config.data = ConfigDict()  # docs/data.md
+  data = config.data = ConfigDict()  # --mode=train (docs/data.md)
   # digits, shapes, synthetic, photos, npz, folder, cifar10, mnist, tfds
   data.name = ''
   data.image_shape = (32, 32, 3)  # height, width, channels
@@ -37,14 +37,16 @@ def get_config():
   data.photo_shrink = placeholder(int)  # photos: shrunk so much, then cropped
   data.num_threads = 8  # threads that read ahead, for sets on disk
 
-  latent = config.latent = ConfigDict()  # docs/latent_diffusion.md
+  # --mode=train (docs/latent_diffusion.md)
+  latent = config.latent = ConfigDict()
   # workdir of the autoencoder whose latents are diffused; '': pixels are
   latent.run = ''
   latent.shape = ()  # height, width, channels of its latents
   # factor of the latents; None: that of its run, or 1 / their deviation
   latent.scale = placeholder(float)
 
-  schedule = config.schedule = ConfigDict()  # docs/schedules.md
+  # --mode=train,noise (docs/schedules.md)
+  schedule = config.schedule = ConfigDict()
   # betas of num_steps steps: linear, rescaled_linear, quadratic, scaled_linear,
   # cosine, sigmoid, constant, warmup, reciprocal; in continuous time:
   # continuous_cosine, continuous_sigmoid, linear_vp, sub_vp, geometric_ve,
@@ -75,7 +77,7 @@ def get_config():
   schedule.gamma_min = placeholder(float)  # learned: first -log SNR at t = 0
   schedule.gamma_max = placeholder(float)  # learned: at t = 1
 
-  network = config.network = ConfigDict()
+  network = config.network = ConfigDict()  # --mode=train
   # unet, dit (transformers), vdm (one resolution), ddpmpp (EDM's), edm2 (its
   # magnitudes are 1: docs/edm2.md), classifier (of noisy images); autoencoder
   # and hierarchical, of objectives vae and hvae
@@ -144,7 +146,7 @@ def get_config():
   # of float32 products on GPU and TPU: default, high, highest
   network.matmul_precision = 'default'
 
-  conditioning = config.conditioning = ConfigDict()
+  conditioning = config.conditioning = ConfigDict()  # --mode=train
   # what the network sees: step (0..T-1), rescaled_step (0..999), time
   # (time_scale * t), logsnr, log_sigma (-logsnr / 2), edm (-logsnr / 8)
   conditioning.noise_input = 'step'
@@ -161,7 +163,8 @@ def get_config():
   conditioning.image = ''
   conditioning.image_factor = 2  # superres: so many times smaller
 
-  objective = config.objective = ConfigDict()  # docs/training.md
+  # --mode=train (docs/training.md)
+  objective = config.objective = ConfigDict()
   # denoising, hybrid (denoising + the bound), vlb (the bound), vdm (VDM's),
   # classifier (of noisy images: docs/guidance.md); vae, hvae (docs/vae.md); few
   # steps (docs/few_steps.md): mean_flow, shortcut, consistency_training,
@@ -232,7 +235,7 @@ def get_config():
   objective.free_bits = placeholder(float)
   objective.kl_warmup = placeholder(int)  # steps from weight 0 to beta
 
-  optimizer = config.optimizer = ConfigDict()
+  optimizer = config.optimizer = ConfigDict()  # --mode=train
   # adam, adamw (the same where weight_decay is 0), radam, muon (kernels);
   # None: adamw
   optimizer.name = placeholder(str)
@@ -250,7 +253,8 @@ def get_config():
   # replaces nan by 0 and inf by 1e5 in gradients, as EDM; the run continues
   optimizer.repair_gradients = False
 
-  training = config.training = ConfigDict()  # docs/training.md
+  # --mode=train (docs/training.md)
+  training = config.training = ConfigDict()
   training.num_steps = 1000
   training.batch_size = 128  # of all devices and hosts together
   training.accumulate = 1  # parts of the batch, evaluated one after the other
@@ -292,7 +296,8 @@ def get_config():
   training.init_from = placeholder(str)
   training.resume = 'auto'  # force: continue although the config differs
 
-  evaluation = config.evaluation = ConfigDict()  # --mode=evaluate
+  # --mode=evaluate,train (docs/evaluation.md)
+  evaluation = config.evaluation = ConfigDict()
   # elbo, ode, independent_pixels; of a VAE: elbo, iw, independent_pixels; of a
   # classifier: accuracy
   evaluation.metrics = ('elbo',)
@@ -331,7 +336,8 @@ def get_config():
   sweep.ema_sigma_rel = ()
   evaluation.name = ''  # appended to the folder of the results
 
-  sampling = config.sampling = ConfigDict()  # docs/samplers.md
+  # --mode=sample,edit,evaluate,report,train (docs/samplers.md)
+  sampling = config.sampling = ConfigDict()
   # ancestral, ddim, heun, dpm_solver_pp, dpm_solver_pp_2s, dpm_solver_pp_sde,
   # unipc, euler_maruyama, reverse_diffusion, annealed_langevin, velocity_heun
   # (JiT's), velocity_sde (SiT's); flow_map, of objectives of few steps
@@ -429,6 +435,14 @@ def get_config():
   convert.out = ''  # the folder or file that is written then
   convert.label = placeholder(int)  # diffusers: the class built in; -1: none
 
+  # --mode=report,train (docs/report.md)
+  report = config.report = ConfigDict()
+  report.runs = ()  # workdirs of further runs, which are shown beside this one
+  report.after_training = True  # also writes report.html when a training ends
+  # a trajectory of the sampler is drawn if it takes no longer than so many
+  # seconds, by the images per second of the training; 0: none
+  report.trajectory_seconds = 10.0
+
   noise = config.noise = ConfigDict()  # --mode=noise
   noise.image = 'china.jpg'  # a file, or scikit-learn's china.jpg, flower.jpg
   noise.size = 600  # of the square picture
@@ -509,6 +523,7 @@ def with_argument(config, arg, variants=()):
   config.sampling.corrector_snr = None
   config.sampling.num_samples = 16
   config.sampling.batch_size = 16
+  config.report.after_training = False
   config.edit.num_resamples = config.edit.jump = 2
   config.noise.size = 64
   config.noise.frames = 5

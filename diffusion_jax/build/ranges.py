@@ -56,7 +56,7 @@ _BY_INTERVAL = {
     sampling.corrector_steps sampling.churn sampling.churn_min
     sampling.churn_noise sampling.diffusion_scale sampling.guidance_min
     sampling.labels edit.label
-    edit.scale
+    edit.scale report.trajectory_seconds
   """,
   '(0, inf)': """
     schedule.beta_max schedule.sigma_min schedule.sigma_max schedule.rho

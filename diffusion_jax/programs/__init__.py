@@ -18,6 +18,7 @@ PROGRAMS = {
     'edit',
     'evaluate',
     'average',
+    'report',
     'noise',
     'convert',
   )

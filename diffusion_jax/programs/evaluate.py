@@ -1,8 +1,8 @@
-"""--mode=evaluate: metrics of real images under a trained run.
+"""Implements --mode=evaluate: measures a trained run.
 
-A metric is computed image by image, a batch at a time; a batch that is written
-is not computed again, so an interrupted evaluation continues. Measures of
-generated images are in `evaluate_samples`.
+A metric of real images is computed image by image, a batch at a time; a batch
+that is written is not computed again, so an interrupted evaluation continues.
+Measures of generated images are in `evaluate_samples`.
 """
 
 import json

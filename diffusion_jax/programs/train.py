@@ -1,4 +1,4 @@
-"""Implements --mode=train, which continues a run where it stopped."""
+"""Implements --mode=train: trains, or continues a run where it stopped."""
 
 import contextlib
 import itertools
@@ -10,13 +10,13 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax import build, families
-from diffusion_jax.build.make import choose
+from diffusion_jax.build.make import choose, near
 from diffusion_jax.build.network import check_heights
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images, pipeline
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.families.family import IDENTITY
-from diffusion_jax.programs import evaluate_samples, sample
+from diffusion_jax.programs import evaluate_samples, report, sample
 from diffusion_jax.runs import (
   calls,
   first_weights,
@@ -26,6 +26,7 @@ from diffusion_jax.runs import (
   run_folder,
   sample_inputs,
   snapshots,
+  sessions,
 )
 from diffusion_jax.runs.per_image import one_ahead, rows
 from diffusion_jax.runs.start_up import StartUp
@@ -55,18 +56,20 @@ def run(config, workdir):
   """
   try:
     with preemption.watch() as stop, contextlib.ExitStack() as resources:
-      train(config, workdir, stop, resources)
+      if not train(config, workdir, stop, resources):
+        return
   except OSError as error:  # a full disk, most of all
     raise UserError(
       f'{error}. When that is mended, the same command continues'
     ) from error
+  report.after_training(config, workdir)
 
 
 def train(config, workdir, stop, resources):
   """Trains without `run`'s handling of signals and full disks.
 
   stop: as of `preemption.watch`; resources: an ExitStack, to which the lock of
-  the workdir is added.
+  the workdir is added. Returns whether there was a step to do.
   """
   c = config.training
   begun = StartUp()
@@ -108,11 +111,13 @@ def train(config, workdir, stop, resources):
       f'this run is finished: it has {start} of {c.num_steps} steps. '
       'A larger --config.training.num_steps continues it'
     )
-    return
+    return False
   first = processes.is_first()  # of several processes one writes
   if first:
     run_folder.write_config(workdir, config)
     (workdir / 'samples').mkdir(exist_ok=True)
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    sessions.write_start(workdir, start, parameters)
   stored = run_folder.plain(config)
   writer = MetricWriter(workdir, start, first)
   text = f'```\n{json.dumps(stored, indent=2)}\n```'
@@ -195,7 +200,10 @@ def train(config, workdir, stop, resources):
       if step == c.num_steps:
         break
       before = step
+  if first:
+    sessions.write_end(workdir, c.num_steps)
   print(f'trained {c.num_steps} steps: {workdir}')
+  return True
 
 
 def make_advance(config, objective, optimizer, ema_decays, shapes, mesh):
@@ -382,7 +390,8 @@ def make_measure(config, mesh, latents=IDENTITY):
     )
   if c.keep_best and c.keep_best_by not in ('test_loss', *names):
     raise UserError(
-      f'config.training.keep_best_by={c.keep_best_by!r} is not one of '
+      f'config.training.keep_best_by={c.keep_best_by!r}'
+      f'{near(c.keep_best_by, ("test_loss", *names))} is not one of '
       f'test_loss, {", ".join(names)}'
     )
   config = config.copy_and_resolve_references()

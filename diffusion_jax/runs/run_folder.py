@@ -35,6 +35,7 @@ _FREE = (
   'noise.',
   'convert.',
   'average.',
+  'report.',
   'compilation_cache',
   'data.data_dir',
   'network.remat',
@@ -214,7 +215,8 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
         'the weights'
       )
     return
-  if mode not in ('sample', 'edit', 'evaluate', 'convert', 'average'):
+  modes = 'sample', 'edit', 'evaluate', 'average', 'report', 'convert'
+  if mode not in modes:
     return
   found = _flat(audit.rename_fields(read_config(workdir) or {}))
   fixed = [
