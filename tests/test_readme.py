@@ -211,7 +211,7 @@ def test_links_of_the_site_stay_in_it():
 
 def test_every_page_of_the_site_is_in_its_menu_and_index():
   menu = re.findall(
-    r'^  - .*: (.*\.md)$', (ROOT / 'mkdocs.yml').read_text(), re.M
+    r'^ +- .*: (\w+\.md)$', (ROOT / 'mkdocs.yml').read_text(), re.M
   )
   pages = {page.name for page in (ROOT / 'docs').glob('*.md')}
   assert menu[0] == 'index.md' and sorted(menu) == sorted(pages)

@@ -1,0 +1,102 @@
+"""What the site adds to mkdocs: notebooks become pages, names of `dj` links.
+
+`pytest -m tutorials` runs the notebooks and leaves them with their outputs in
+build/tutorials; pages show these outputs while the notebooks are unchanged.
+"""
+
+import ast
+import base64
+import json
+import logging
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parent.parent
+EXECUTED = ROOT / 'build' / 'tutorials'
+log = logging.getLogger('mkdocs.hooks.diffusion_jax')
+
+
+def on_files(files, config):
+  """Adds a page for each notebook; the notebook itself can be downloaded."""
+  for notebook in [f for f in files if f.src_uri.endswith('.ipynb')]:
+    cells = json.loads(notebook.content_string)['cells']
+    cells = with_outputs(cells, EXECUTED / Path(notebook.src_uri).name)
+    name = Path(notebook.src_uri).stem
+    page, pictures = page_of(cells, name)
+    folder = f'{Path(notebook.src_uri).parent}/'
+    files.append(File.generated(config, f'{folder}{name}.md', content=page))
+    for file, content in pictures.items():
+      files.append(File.generated(config, folder + file, content=content))
+  return files
+
+
+def with_outputs(cells, executed):
+  """Returns the cells of the executed notebook if they are the same cells."""
+  if executed.is_file():
+    found = json.loads(executed.read_text())['cells']
+    if [source(c) for c in found] == [source(c) for c in cells]:
+      return found
+  log.info('%s has no outputs: pytest -m tutorials', executed.name)
+  return cells
+
+
+def source(cell):
+  return ''.join(cell['source'])
+
+
+def page_of(cells, name):
+  """Returns a page (Markdown) and the pictures of it, name -> bytes."""
+  parts, pictures = [], {}
+  for cell in cells:
+    if 'install' in cell['metadata'].get('tags', ()):
+      continue
+    if cell['cell_type'] == 'markdown':
+      parts.append(source(cell))
+      continue
+    parts.append(f'```python\n{source(cell)}\n```')
+    for output in cell.get('outputs', ()):
+      data = output.get('data', {})
+      if 'image/png' in data:
+        file = f'{name}_{len(pictures)}.png'
+        pictures[file] = base64.b64decode(''.join(data['image/png']))
+        alt = cell['metadata'].get('alt', '')
+        parts.append(f'![{alt}]({file}){{ .figure }}')
+      elif text := ''.join(output.get('text', data.get('text/plain', ''))):
+        fenced = f'```text\n{text.rstrip()}\n```'
+        parts.append(f'<div class="output" markdown>\n\n{fenced}\n\n</div>')
+  download = f'[Download this page as a notebook]({name}.ipynb)'
+  parts.insert(1, f'{download}, for Jupyter or Colab.')
+  return '\n\n'.join(parts), pictures
+
+
+def modules():
+  """Returns the names of `dj`, with the module that defines each."""
+  tree = ast.parse((ROOT / 'diffusion_jax' / '__init__.py').read_text())
+  imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+  return {alias.name: node.module for node in imports for alias in node.names}
+
+
+NAMES = modules()
+FENCED = re.compile(r'^( *```.*?^ *```)', re.DOTALL | re.MULTILINE)
+CODE = re.compile(r'(?<![`\[])`(dj\.)?(\w+)((?:\([^`]*)?)`(?![`\]])')
+
+
+def on_page_markdown(markdown, page, **_):
+  """Makes names of `dj` in code spans links to their entries.
+
+  On the index of equations all of them; elsewhere those that cannot be
+  something else, a mode or a sampler's name: `dj.sample`, `q_sample`.
+  """
+  everywhere = page.file.src_uri == 'equations.md'
+
+  def link(match):
+    prefix, name, _ = match.groups()
+    if name in NAMES and (everywhere or prefix or '_' in name):
+      return f'[{match[0]}][{NAMES[name]}.{name}]'
+    return match[0]
+
+  parts = FENCED.split(markdown)
+  parts[::2] = [CODE.sub(link, part) for part in parts[::2]]
+  return ''.join(parts)
