@@ -25,8 +25,8 @@ from diffusion_jax.runs import (
   processes,
   run_folder,
   sample_inputs,
-  snapshots,
   sessions,
+  snapshots,
 )
 from diffusion_jax.runs.per_image import one_ahead, rows
 from diffusion_jax.runs.start_up import StartUp
