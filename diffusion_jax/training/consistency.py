@@ -95,14 +95,17 @@ def improved_pairs(
 
   def pairs(key, batch_size, schedule, step):
     count = improved_num_levels(step, total_steps, first, last)
-    # All `last` intervals are computed, those beyond the grid have no mass.
+    # All `last` intervals are computed, those beyond the grid are empty.
     index = jnp.arange(last + 1)
     share = jnp.minimum(index / (count - 1), 1.0)
     ends = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     sigma = (ends[0] + share * (ends[1] - ends[0])) ** rho
     below = erf((jnp.log(sigma) - mean) / (math.sqrt(2.0) * std))
-    mass = jnp.where(index[:-1] < count - 1, jnp.diff(below), 0.0)
-    chosen = jax.random.categorical(key, jnp.log(mass), shape=(batch_size,))
+    # Where the distribution function reaches a uniform draw.
+    u = jax.random.uniform(key, (batch_size,))
+    level = below[0] + u * (below[-1] - below[0])
+    chosen = jnp.searchsorted(below, level, side='right') - 1
+    chosen = jnp.clip(chosen, 0, count - 2)
     return _pair(schedule, sigma[chosen + 1], sigma[chosen])
 
   return pairs
