@@ -103,17 +103,17 @@ def _mean_flow(
 def _reflow(
   *, schedule, times, teacher=None, start=0.0, teacher_steps=16, **fields
 ):
-  image = None
-  if teacher is not None:
-    levels = dj.level_grid(schedule, teacher_steps)
+  levels = dj.level_grid(schedule, teacher_steps)
 
-    def image(frozen, cond, noise):
-      key = jax.random.key(0)  # UniPC draws nothing
-      return dj.sample(key, teacher(frozen, cond), dj.unipc(), levels, noise)
+  def image(frozen, cond, noise):
+    key = jax.random.key(0)  # UniPC draws nothing
+    return dj.sample(key, teacher(frozen, cond), dj.unipc(), levels, noise)
 
-  times = with_start(times, start)
   return distillation.reflow(
-    schedule=schedule, times=times, teacher=image, **fields
+    schedule=schedule,
+    times=with_start(times, start),
+    teacher=None if teacher is None else image,
+    **fields,
   )
 
 
