@@ -195,7 +195,7 @@ def get_config():
   objective.uncertainty = placeholder(int)
   # the workdir of a diffusion run of the same data that is distilled
   objective.teacher = placeholder(str)
-  # a step of the teacher: ddim, heun, dpm_solver_pp_2s
+  # a step of the teacher: ddim, heun
   objective.solver = placeholder(str)
   objective.teacher_steps = placeholder(int)  # reflow: of UniPC, for each pair
   objective.improved = placeholder(bool)  # mean_flow: in its second form

@@ -149,7 +149,7 @@ MAPS = {
 
 
 def takes_elapsed(config) -> bool:
-  """Returns whether the network is told how far a step goes."""
+  """Returns whether the network has the length of a step as an input."""
   return MAPS.get(config.objective.name) == 'average_velocity'
 
 

@@ -25,7 +25,11 @@ from diffusion_jax.build.network import (
   network_fn,
   time_scale,
 )
-from diffusion_jax.build.schedule import build_schedule, num_steps
+from diffusion_jax.build.schedule import (
+  build_schedule,
+  ends_of_schedule,
+  num_steps,
+)
 from diffusion_jax.core import flow_losses
 from diffusion_jax.core.losses import with_start
 from diffusion_jax.core.parametrization import KINDS
@@ -84,11 +88,7 @@ DISTANCES = {
 }
 
 # Samplers without memory, a step of which a teacher takes.
-SOLVERS = {
-  'ddim': dj.ddim,
-  'heun': dj.heun,
-  'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
-}
+SOLVERS = {'ddim': dj.ddim, 'heun': dj.heun}
 
 
 def _mean_flow(
@@ -103,17 +103,17 @@ def _mean_flow(
 def _reflow(
   *, schedule, times, teacher=None, start=0.0, teacher_steps=16, **fields
 ):
-  image = None
-  if teacher is not None:
-    levels = dj.level_grid(schedule, teacher_steps)
+  levels = dj.level_grid(schedule, teacher_steps)
 
-    def image(frozen, cond, noise):
-      key = jax.random.key(0)  # UniPC draws nothing
-      return dj.sample(key, teacher(frozen, cond), dj.unipc(), levels, noise)
+  def image(frozen, cond, noise):
+    key = jax.random.key(0)  # UniPC draws nothing
+    return dj.sample(key, teacher(frozen, cond), dj.unipc(), levels, noise)
 
-  times = with_start(times, start)
   return distillation.reflow(
-    schedule=schedule, times=times, teacher=image, **fields
+    schedule=schedule,
+    times=with_start(times, start),
+    teacher=None if teacher is None else image,
+    **fields,
   )
 
 
@@ -160,6 +160,7 @@ def build_pairs(config):
   facts = {
     'times': lambda: build_times(config),
     'total_steps': lambda: config.training.num_steps,
+    **ends_of_schedule(config, 'sigma_min', 'sigma_max', 'rho'),
   }
   return make(PAIRS, config.objective, 'objective.pairs', facts)
 
@@ -216,6 +217,7 @@ def _objective_facts(config, network, test):
     'pairs': lambda: build_pairs(config),
     'distance': lambda: build_distance(config),
     'solver': lambda: build_solver(config),
+    **ends_of_schedule(config, 'sigma_min'),
   }
 
 

@@ -19,6 +19,9 @@ from diffusion_jax.runs import guidance_runs, results, teachers
 from diffusion_jax.runs.per_image import PerImage, per_image
 from diffusion_jax.training.sharding import replicate
 
+# Objectives that a teacher's denoiser enters.
+TAUGHT = 'reflow', 'consistency_distillation', 'progressive_distillation'
+
 
 def objective(config, test=False):
   """Returns the `Objective` of the config, as `build.build_objective`.
@@ -26,6 +29,11 @@ def objective(config, test=False):
   Raises UserError for an objective that the schedule or network cannot have.
   """
   c, learned_variance = config.objective, config.network.learned_variance
+  if c.name in TAUGHT and c.teacher is None:
+    raise UserError(
+      f'config.objective.teacher is needed by objective.name={c.name}: the '
+      'workdir of a diffusion run of the same data'
+    )
   teacher = {'teacher': lambda: teachers.make_teacher(config)}
   found = build.build_objective(config, test, lambda network: teacher)
   build.check_signal(config)

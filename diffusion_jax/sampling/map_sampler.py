@@ -3,10 +3,10 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel
-from diffusion_jax.core.process import forward_step
 from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
@@ -23,6 +23,10 @@ def flow_map_sampler(end: NoiseLevel | None = None) -> Sampler:
     if end is None:
       return denoise(x, level_t, level_s), state
     x = denoise(x, level_t, end)
-    return forward_step(x, draw_normal(key, x), end, level_s), state
+    # As `forward_step`, but without the 0 / 0 of a step from the end to itself.
+    s, clean = level_s.expand_to(x), end.expand_to(x)
+    ratio = s.alpha / clean.alpha
+    added = jnp.maximum(s.sigma**2 - (ratio * clean.sigma) ** 2, 0.0)
+    return ratio * x + jnp.sqrt(added) * draw_normal(key, x), state
 
   return Sampler(lambda x: (), step)

@@ -4,6 +4,7 @@ import pytest
 
 import diffusion_jax as dj
 from configs import digits_distilled, digits_flow
+from diffusion_jax import families
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import run_folder, teachers
 
@@ -30,7 +31,7 @@ def pair(tmp_path):
 def test_a_run_that_cannot_teach_is_refused(changes, message, pair, tmp_path):
   student, teacher = pair
   with pytest.raises(UserError, match='there is no run in'):
-    teachers.make_teacher(student)
+    families.of(student).objective(student)
   teacher.update_from_flattened_dict(changes)
   run_folder.write_config(tmp_path, teacher)
   with pytest.raises(UserError, match=message) as found:
@@ -65,3 +66,10 @@ def test_a_teacher_of_another_schedule_sees_its_own_levels(
     seen[0].alpha ** 2 + seen[0].sigma ** 2, 1, rtol=1e-5
   )
   np.testing.assert_allclose(found, x / level.expand_to(x).alpha, rtol=1e-5)
+
+
+def test_distillation_without_a_teacher_is_refused(pair):
+  student, _ = pair
+  student.objective.teacher = None
+  with pytest.raises(UserError, match='objective.teacher is needed by'):
+    families.of(student).objective(student)
