@@ -118,6 +118,7 @@ TESTED_ELSEWHERE = {
   'interop/diffusers_transformer.py': 'interop/test_diffusers.py',
   'interop/layers.py': 'interop/test_openai.py',
   'interop/ve.py': 'interop/test_score_sde.py',
+  'runs/averages.py': 'programs/test_average.py',
   'runs/first_weights.py': 'programs/test_convert.py',
   'runs/guidance_runs.py': 'families/test_guidance.py',
   'runs/results.py': 'programs/test_evaluate.py',

@@ -15,7 +15,7 @@ from diffusion_jax.runs import run_folder, snapshots
 from diffusion_jax.training import checkpoints, power_ema
 
 # Beyond it the sum has little to do with the average that is asked for; below,
-# the error of the parameters is smaller than that of the profile (measured).
+# the error of the parameters is about that of the profile (docs/averages.md).
 _WORST = 0.2
 RECORD = 'average.json'  # of a run folder that --mode=average wrote
 

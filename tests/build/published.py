@@ -625,6 +625,8 @@ EDM2 = {
   # a power function of relative width 0.075: see test_edm2.py
   'training.ema_half_life': 1e12,
   'training.ema_rampup': 0.0614,
+  'training.ema_sigma_rels': (0.05, 0.10),
+  'training.snapshot_every': 8 * 2**20 // 2048,
   'training.skip_nonfinite': 10,  # theirs sets what is not finite to 0
   'sampling.sampler': 'heun',
   'sampling.num_steps': 32,
