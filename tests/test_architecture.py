@@ -116,10 +116,12 @@ TESTED_ELSEWHERE = {
   'interop/diffusers_schedulers.py': 'interop/test_diffusers.py',
   'interop/layers.py': 'interop/test_openai.py',
   'interop/ve.py': 'interop/test_score_sde.py',
+  'runs/base_config.py': 'programs/test_report.py',
   'runs/first_weights.py': 'programs/test_convert.py',
   'runs/guidance_runs.py': 'families/test_guidance.py',
   'runs/results.py': 'programs/test_evaluate.py',
   'runs/sample_inputs.py': 'programs/test_sample.py',
+  'runs/sessions.py': 'programs/test_report.py',
 }
 
 
