@@ -119,10 +119,12 @@ TESTED_ELSEWHERE = {
   'interop/layers.py': 'interop/test_openai.py',
   'interop/ve.py': 'interop/test_score_sde.py',
   'runs/averages.py': 'programs/test_average.py',
+  'runs/base_config.py': 'programs/test_report.py',
   'runs/first_weights.py': 'programs/test_convert.py',
   'runs/guidance_runs.py': 'families/test_guidance.py',
   'runs/results.py': 'programs/test_evaluate.py',
   'runs/sample_inputs.py': 'programs/test_sample.py',
+  'runs/sessions.py': 'programs/test_report.py',
 }
 
 

@@ -130,8 +130,11 @@ def draw_trajectory(config, workdir, found):
     mesh, sample.restore(config, workdir) | family.load(config, workdir)
   )
   generate = family.generate(config, mesh, family.latents(config, workdir))
-  steps = generate(params, np.arange(n), cond).swapaxes(0, 1)
+  steps = generate(params, np.arange(n), cond)
   levels = config.data.num_levels
+  if steps.ndim == 4:  # a VAE has no steps
+    return images.to_uint8(steps, levels), None
+  steps = steps.swapaxes(0, 1)
   sample.check_numbers(config, steps[-1])
   number = sample.thin(np.arange(len(steps)), _FRAMES)
   frames = [

@@ -24,7 +24,12 @@ from tests.conftest import HANG_SECONDS
 from tests.programs.conftest import smoke
 
 ROOT = Path(__file__).parents[2]
-WORDS = {'data.photos', 'evaluation.metrics', 'evaluation.sweep.sampler'}
+WORDS = {
+  'data.photos',
+  'evaluation.metrics',
+  'evaluation.sweep.sampler',
+  'report.runs',
+}
 EXPERIMENTS = sorted(
   path.stem
   for path in (ROOT / 'configs').glob('*.py')

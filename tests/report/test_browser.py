@@ -112,6 +112,28 @@ def test_nothing_is_wider_than_the_screen(opened):
   assert width <= opened.viewport_size['width']
 
 
+TOUCH_ACTION = """
+(plot) => {
+  const find = (root) => {
+    for (const child of root.querySelectorAll('*')) {
+      if (child.classList.contains('bk-events')) return child;
+      const found = child.shadowRoot && find(child.shadowRoot);
+      if (found) return found;
+    }
+    return null;
+  };
+  return getComputedStyle(find(plot)).touchAction;
+}
+"""
+
+
+def test_a_finger_on_a_chart_scrolls_the_page(opened, request):
+  """On a phone no tool takes the gesture; on a desktop dragging zooms."""
+  found = opened.locator('.plot').last.evaluate(TOUCH_ACTION)
+  phone = 'phone' in request.node.callspec.params['opened']
+  assert found == ('auto' if phone else 'pinch-zoom')
+
+
 def test_values_are_shown_at_the_cursor_and_zoomed(opened, request):
   if 'phone' in request.node.callspec.params['opened']:
     pytest.skip('a phone has no cursor')

@@ -65,7 +65,10 @@ async function show(script) {
   const [view] = Array.isArray(views) ? views : views.roots;
   const figure = view.model;
   if (matchMedia('(pointer: coarse)').matches) {
-    figure.toolbar.active_drag = null; // a finger scrolls the page
+    // A finger scrolls the page, until a button says that it zooms.
+    for (const tool of figure.toolbar.tools) {
+      if (tool.type === 'BoxZoomTool') tool.active = false;
+    }
   }
   plots.push(figure);
   paint(figure);
