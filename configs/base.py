@@ -163,7 +163,10 @@ def get_config():
 
   objective = config.objective = ConfigDict()  # docs/training.md
   # denoising, hybrid (denoising + the bound), vlb (the bound), vdm (VDM's),
-  # classifier (of noisy images: docs/guidance.md); vae, hvae (docs/vae.md)
+  # classifier (of noisy images: docs/guidance.md); vae, hvae (docs/vae.md); few
+  # steps (docs/few_steps.md): mean_flow, shortcut, consistency_training,
+  # consistency_distillation, continuous_consistency, reflow,
+  # progressive_distillation
   objective.name = 'denoising'
   objective.num_steps = placeholder(int)  # vdm: T; 0: continuous time
   objective.parametrization = 'eps'  # x0, eps, v, score, flow, edm
@@ -187,6 +190,40 @@ def get_config():
   # features, 128 there, of EDM2's u(sigma), which divides the error of a level
   # by its own size
   objective.uncertainty = placeholder(int)
+  # the workdir of a diffusion run of the same data that is distilled
+  objective.teacher = placeholder(str)
+  # a step of the teacher: ddim, heun
+  objective.solver = placeholder(str)
+  objective.teacher_steps = placeholder(int)  # reflow: of UniPC, for each pair
+  objective.improved = placeholder(bool)  # mean_flow: in its second form
+  # mean_flow: p of the error e / (e + offset)^p; 0: the squared error
+  objective.power = placeholder(float)
+  objective.offset = placeholder(float)
+  objective.equal = placeholder(float)  # mean_flow: probability of s = t
+  objective.start = placeholder(float)  # mean_flow, reflow: that of t = 1
+  objective.end = placeholder(float)  # mean_flow: that of s = 0
+  # mean_flow: guidance of the scale omega / (1 - kappa), trained in
+  objective.omega = placeholder(float)
+  objective.kappa = placeholder(float)
+  # mean_flow: trains all scales from 1 to this, sampling.guidance_scale chooses
+  objective.max_guidance = placeholder(float)
+  # shortcut: 1 / the smallest step; progressive_distillation: of the student
+  objective.map_steps = placeholder(int)
+  # shortcut: share of the targets that are two steps
+  objective.bootstrap = placeholder(float)
+  objective.ema_target = placeholder(bool)  # targets by averaged parameters
+  # consistency: of levels t and r: improved (iCT), easy (ECT), grid
+  objective.pairs = placeholder(str)
+  objective.steps_per_stage = placeholder(int)  # easy
+  objective.num_stages = placeholder(int)  # easy
+  objective.q = placeholder(float)  # easy: a stage divides t - r by q
+  objective.pair_levels = placeholder(int)  # grid: of the schedule
+  objective.first = placeholder(int)  # improved: levels of the grid, at first
+  objective.last = placeholder(int)  # improved: and at last
+  objective.distance = placeholder(str)  # consistency: squared, pseudo_huber
+  objective.huber_offset = placeholder(float)  # pseudo_huber: c; 0: the norm
+  # continuous_consistency: steps over which the derivative gets its weight
+  objective.tangent_warmup = placeholder(int)
   # vae, hvae: p(x | z) of a pixel: logistic, gaussian, unit_gaussian (of
   # variance 1), bernoulli (of data.num_levels=2)
   objective.decoder = 'logistic'
@@ -290,7 +327,7 @@ def get_config():
   sampling = config.sampling = ConfigDict()  # docs/samplers.md
   # ancestral, ddim, heun, dpm_solver_pp, dpm_solver_pp_2s, dpm_solver_pp_sde,
   # unipc, euler_maruyama, reverse_diffusion, annealed_langevin, velocity_heun
-  # (JiT's), velocity_sde (SiT's)
+  # (JiT's), velocity_sde (SiT's); flow_map, of objectives of few steps
   sampling.sampler = 'ancestral'
   sampling.num_steps = 1000
   # another schedule whose levels are visited; '': that of the training
@@ -312,6 +349,9 @@ def get_config():
   # velocity_sde: w(t) is constant, sigma or sde (the schedule's own)
   sampling.diffusion = placeholder(str)
   sampling.diffusion_scale = placeholder(float)  # times this; 0: ODE
+  # flow_map: each step goes to the end and adds noise; consistency functions
+  # have no other steps
+  sampling.stochastic = placeholder(bool)
   sampling.churn = 0.0  # EDM's S_churn, of all steps together
   sampling.churn_min = placeholder(float)  # of sigma / alpha
   sampling.churn_max = placeholder(float)  # None: no limit
@@ -404,7 +444,8 @@ def with_argument(config, arg, variants=()):
 
   It then has a tiny network and four steps. Data sets that must be downloaded
   are replaced by synthetic pictures. A run in latents uses those of the smoke
-  run of its autoencoder, which comes first. variants: further arguments, which
+  run of its autoencoder, which comes first, and a run that begins with another
+  or has a teacher the smoke run of that. variants: further arguments, which
   the experiment applies itself; each exists with `_smoke` as well.
   """
   known = 'smoke', *variants, *(f'{name}_smoke' for name in variants)
@@ -421,6 +462,10 @@ def with_argument(config, arg, variants=()):
       config.data[field] = None
   if config.latent.run:  # that of the autoencoder's smoke run
     config.latent.run += '-smoke'
+  for section, field in (('training', 'init_from'), ('objective', 'teacher')):
+    run = config[section][field]
+    if run:  # the smoke run of runs/digits_flow-unscaled has a name of its own
+      config[section][field] = run + ('_smoke' if '-' in run else '-smoke')
   own = ':' in config.network.name  # of a user's module: what it sets shrinks
   always = ['channels', 'num_blocks']
   if config.network.name not in ('dit', 'edm2'):

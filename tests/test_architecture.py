@@ -101,6 +101,7 @@ def test_the_version_is_written_once():
 # build and write
 TESTED_ELSEWHERE = {
   'build/facts.py': 'families/test_latent.py',
+  'build/flow_map.py': 'families/test_flow_map.py',
   'build/guidance.py': 'families/test_guidance.py',
   'build/make.py': 'build/test_audit.py',
   'build/network.py': 'build/test_build.py',

@@ -62,6 +62,18 @@ def test_the_smoke_run_of_every_config(name, tmp_path):
     first = f'--config=configs/{Path(latent).name}.py:smoke'
     call('launch.py', first, f'--workdir={tmp_path}/autoencoder')
     args.append(f'--config.latent.run={tmp_path}/autoencoder')
+  smoke = importlib.import_module(f'configs.{name}').get_config('smoke')
+  others = {
+    'training.init_from': smoke.training.init_from,
+    'objective.teacher': smoke.objective.teacher,
+  }
+  for field, other in others.items():
+    if other:  # runs/<config>-<argument>, which comes first as well
+      stem, argument = Path(other).name.split('-')
+      first = f'--config=configs/{stem}.py:{argument}', '--mode=train'
+      if not (tmp_path / stem).exists():
+        call('launch.py', *first, f'--workdir={tmp_path}/{stem}')
+      args.append(f'--config.{field}={tmp_path}/{stem}')
   if name == 'noise_photo':
     call(*args, '--mode=noise')
     assert (tmp_path / 'r' / 'white_noise.json').exists()

@@ -11,6 +11,7 @@ from diffusion_jax.build.data import (
   text_length,
 )
 from diffusion_jax.build.facts import state_shape
+from diffusion_jax.build.flow_map import build_flow_map, is_map
 from diffusion_jax.build.guidance import (
   build_decoder,
   build_denoiser,

@@ -26,6 +26,8 @@ _BY_INTERVAL = {
     network.decoder_blocks network.patch_size
     network.text_heads network.latent_channels network.num_latents
     conditioning.text_length conditioning.image_factor training.num_steps
+    objective.teacher_steps objective.map_steps objective.steps_per_stage
+    objective.num_stages objective.first objective.last objective.max_guidance
     training.batch_size training.accumulate training.steps_per_call
     training.keep_checkpoints
     training.heartbeat_timeout training.evaluate_batches training.metrics_images
@@ -41,6 +43,7 @@ _BY_INTERVAL = {
     network.latent_dim network.bottleneck network.class_tokens
     network.class_tokens_at
     objective.num_steps objective.uncertainty objective.vlb_weight
+    objective.offset objective.tangent_warmup objective.huber_offset
     objective.beta
     objective.free_bits objective.kl_warmup optimizer.warmup_steps
     optimizer.decay_steps optimizer.clip_norm optimizer.weight_decay
@@ -59,13 +62,14 @@ _BY_INTERVAL = {
     schedule.sigmoid_tau schedule.shift latent.scale
     network.multipliers network.norm_eps
     conditioning.time_scale objective.min_snr_gamma objective.max_flow_weight
-    objective.log_normal_std
+    objective.log_normal_std objective.q objective.omega
     objective.logit_normal_std objective.sigma_data optimizer.learning_rate
     optimizer.eps training.ema_half_life sampling.langevin_step_size
     sampling.corrector_snr
   """,
   '[0, 1)': """
     data.test_fraction schedule.alphas network.dropout objective.t_min
+    objective.kappa
     optimizer.b1 optimizer.b2 training.ema_decay training.more_ema_decays
     evaluation.t_min evaluation.sweep.ema_decay sampling.ema_decay
   """,
@@ -79,9 +83,12 @@ _BY_INTERVAL = {
   """,
   '[0, 1]': """
     schedule.fraction conditioning.dropout objective.augment
+    objective.power objective.equal objective.start objective.end
+    objective.bootstrap
     sampling.guidance_rescale sampling.dynamic_threshold edit.strength
   """,
   '[2, inf)': """
+    objective.pair_levels
     noise.size noise.strip noise.frames noise.num_draws
   """,
   '[0, 4294967295]': """

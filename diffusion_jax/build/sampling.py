@@ -15,6 +15,12 @@ from diffusion_jax.build.make import (
 from diffusion_jax.build.schedule import SCHEDULES
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
+from diffusion_jax.sampling.map_sampler import flow_map_sampler
+
+
+def _flow_map(schedule, stochastic=False):
+  return flow_map_sampler(schedule(0.0) if stochastic else None)
+
 
 # The constructors of config.sampling.sampler.
 SAMPLERS = {
@@ -29,6 +35,7 @@ SAMPLERS = {
   'velocity_heun': dj.velocity_heun,
   'velocity_sde': dj.velocity_sde,
   'reverse_diffusion': dj.reverse_diffusion,
+  'flow_map': _flow_map,
   'annealed_langevin': renamed(
     dj.annealed_langevin,
     num_steps='langevin_steps',

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.networks.embeddings import (
   LabelEmbedding,
   check_given,
+  of_step,
   sinusoidal,
   with_estimate,
   with_image,
@@ -84,6 +85,8 @@ class DiT(nn.Module):
   null_class: bool = False
   self_conditioning: bool = False
   image_channels: int = 0
+  elapsed: bool = False
+  guidance_input: bool = False
   text_width: int = 0
   text_layers: int = 2
   text_heads: int = 4
@@ -131,6 +134,7 @@ class DiT(nn.Module):
     h = sinusoidal(noise, NOISE_FEATURES, kind='openai')
     h = self._dense('noise_dense_1', NORMAL)(h)
     c = self._dense('noise_dense_2', NORMAL)(nn.silu(h))
+    c += of_step(self, cond, NOISE_FEATURES, self.channels, 'openai')
     if not self.num_classes:
       return c, None
     label = LabelEmbedding(

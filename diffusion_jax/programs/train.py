@@ -151,7 +151,7 @@ def train(config, workdir, stop, resources):
       taken = following or take(before)
       begun.mark('batch')
       step = before + len(taken)
-      state, metrics = advance(state, taken)
+      state, metrics = advance(state, taken, kept)
       begun.mark('compilation')
       log.add(range(before + 1, step + 1), metrics)
       todo = calls.due(config, step)
@@ -189,10 +189,11 @@ def train(config, workdir, stop, resources):
 
 
 def make_advance(config, objective, optimizer, ema_decays, shapes, mesh):
-  """Returns (state, batches) -> (state, metrics), a step for each batch.
+  """Returns (state, batches, kept) -> (state, metrics), a step for each batch.
 
-  shapes: of the state, as of `state_maker`. The state is donated. Leaves of
-  metrics are [], or with training.steps_per_call above 1 [steps_per_call].
+  shapes: of the state, as of `state_maker`. The state is donated. kept:
+  parameters that are not trained. Leaves of metrics are [], or with
+  training.steps_per_call above 1 [steps_per_call].
   """
   c = config.training
   key = stream(config.seed, 'training')
@@ -210,12 +211,12 @@ def make_advance(config, objective, optimizer, ema_decays, shapes, mesh):
     out_shardings=(places, replicated(mesh)),
   )
 
-  def advance(state, batches):
+  def advance(state, batches, kept=None):
     if c.steps_per_call == 1:
-      return compiled(state, batches[0], key)
+      return compiled(state, batches[0], key, kept)
     # One program, of a stack of one length, whose last rows may be unused.
     unused = [batches[-1]] * (c.steps_per_call - len(batches))
-    return compiled(state, (*batches, *unused), key, len(batches))
+    return compiled(state, (*batches, *unused), key, len(batches), kept)
 
   return advance
 
@@ -336,7 +337,7 @@ def make_evaluate(config, mesh, latents=IDENTITY):
           source, size, 0, i, rows=local, text_length=length
         )
       batch = encode(kept, to_global(mesh, batch), latents_key, i)
-      history.append(step(state, batch, jax.random.fold_in(key, i)))
+      history.append(step(state, batch, jax.random.fold_in(key, i), kept))
     return {f'test_{name}': x for name, x in average(history).items()}
 
   return evaluate

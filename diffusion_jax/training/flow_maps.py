@@ -32,8 +32,10 @@ from diffusion_jax.core.losses import TimeSampler, uniform_times
 from diffusion_jax.core.process import level_slopes, q_sample
 from diffusion_jax.training.conditions import Condition, unconditional
 from diffusion_jax.training.objectives import (
+  Augment,
   Inputs,
   Objective,
+  augmented,
   draw_inputs,
   mean_loss,
 )
@@ -123,6 +125,7 @@ def mean_flow(
   noise_input: NoiseInput,
   time_scale: float = 1.0,
   condition: Condition = unconditional,
+  augment: Augment | None = None,
 ) -> Objective:
   """Returns MeanFlow (Geng et al. 2025), by default its improved form (2025b).
 
@@ -160,6 +163,7 @@ def mean_flow(
 
   def loss(params, context, inputs, keys):
     inputs, s, scale = inputs
+    inputs = augmented(inputs, augment)
     x0, eps, t, cond = inputs.x0, inputs.eps, inputs.level.t, inputs.cond
     xt = q_sample(x0, eps, inputs.level)
     v = path_velocity(schedule, x0, eps, t)
