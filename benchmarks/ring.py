@@ -183,9 +183,9 @@ def mean_flow(key, steps, published=False, **options):
   return fit(objective, key, steps)
 
 
-def shortcut(key, steps):
+def shortcut(key, steps, **options):
   """Trains a shortcut model."""
-  objective = flow_maps.shortcut(network, SCHEDULE, noise_input=TIME)
+  objective = flow_maps.shortcut(network, SCHEDULE, noise_input=TIME, **options)
   return fit(objective, key, steps)
 
 
@@ -287,6 +287,11 @@ METHODS = {
   ),
   'improved': ('improved MeanFlow', mean_flow, VELOCITY),
   'shortcut': ('shortcut', shortcut, VELOCITY),
+  'shortcut_average': (
+    'shortcut, averaged targets',
+    part(shortcut, ema_target=True),
+    VELOCITY,
+  ),
   'ict': (
     'iCT',
     lambda key, steps: consistent(

@@ -144,7 +144,7 @@ from diffusion_jax.sampling.likelihood import (
   ode_bits_per_dim,
   probability_flow,
 )
-from diffusion_jax.sampling.maps import sample_map
+from diffusion_jax.sampling.map_sampler import sample_map
 from diffusion_jax.sampling.reconstruction import (
   observation_guided,
   reconstruction_guided,

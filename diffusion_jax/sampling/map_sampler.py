@@ -1,15 +1,46 @@
-"""A flow map as a sampler, so that editing and trajectories serve it too."""
+"""Sampling with flow maps, in one step or several.
+
+A flow map is a sampler too, so that editing and trajectories serve it.
+"""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.flow_map import FlowMap
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel
-from diffusion_jax.sampling.sampler import Sampler
+from diffusion_jax.sampling.sampler import Sampler, sample
 
 Array = jax.Array
+
+
+def sample_map(
+  key: Array,
+  flow_map: FlowMap,
+  levels: NoiseLevel,
+  x: Array,
+  stochastic: bool = False,
+) -> Array:
+  """Takes x from levels[0] to levels[N] in N evaluations of a flow map.
+
+  Each step maps to the next level of the grid. With `stochastic` it maps to the
+  last one and adds noise up to the next (Song et al. 2023, Alg. 1: where the
+  last level has sigma_min, noise of variance sigma^2 - sigma_min^2): the only
+  way for consistency functions, which reach the clean end alone.
+
+  Args:
+    key: [] or [B]; used if stochastic.
+    flow_map: Such as `make_flow_map` returns.
+    levels: [N+1], noisiest first (`level_grid`).
+    x: [B, ...] at the first level (`prior_sample`).
+  Returns:
+    x at the last level, [B, ...].
+  """
+  end = levels.take(-1) if stochastic else None
+  as_denoiser: Any = flow_map
+  return sample(key, as_denoiser, flow_map_sampler(end), levels, x)
 
 
 def flow_map_sampler(end: NoiseLevel | None = None) -> Sampler:

@@ -199,7 +199,7 @@ def shortcut(
   *,
   num_steps: int = 128,
   bootstrap: float = 0.25,
-  ema_target: bool = True,
+  ema_target: bool = False,
   noise_input: NoiseInput,
   time_scale: float = 1.0,
   condition: Condition = unconditional,
@@ -207,9 +207,11 @@ def shortcut(
   """Returns the loss of shortcut models (Frans et al. 2024, Alg. 1).
 
   With the probability `bootstrap` an example has a step d of 1, 1/2, 1/4, ..,
-  2 / num_steps from t, a multiple of d, and the target is `shortcut_target`, of
-  the averaged parameters unless ema_target=False. Else the target is the
-  velocity dx_t/dt, for the smallest step d = 1 / num_steps. The network gets
+  2 / num_steps from t, a multiple of d, and the target is `shortcut_target`.
+  Else the target is the velocity dx_t/dt, for the smallest step d = 1 /
+  num_steps. With ema_target the first target is of the averaged parameters, as
+  published: what each doubling of d learns is then that of the one before, as
+  old as the average, so that short trainings fall behind. The network gets
   cond['elapsed'] = time_scale d. Both targets are computed for every example.
   num_steps: a power of 2, ValueError for others. params: {'network': ...}.
   Metrics: loss, and loss per quarter of t.

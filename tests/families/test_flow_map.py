@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from configs import digits_distilled, digits_flow
-from diffusion_jax import families
+from diffusion_jax import build, families
 from diffusion_jax.build import audit
 from diffusion_jax.errors import UserError
 from diffusion_jax.families.diffusion import from_noise
-from diffusion_jax.programs import PROGRAMS
+from diffusion_jax.programs import PROGRAMS, train
+from diffusion_jax.runs import first_weights
+from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
 
 TINY = {
@@ -38,6 +40,7 @@ SHORTCUT = MEAN_FLOW | {
 CONTINUOUS = MEAN_FLOW | {
   'objective.name': 'continuous_consistency',
   'objective.start': None,
+  'sampling.stochastic': True,
 }
 DISTILLATION = {
   'objective.name': 'consistency_distillation',
@@ -187,12 +190,10 @@ def test_a_consistency_function_is_distilled_and_sampled(
   assert 'leaves\n' in capsys.readouterr().out  # none begins afresh
   known = json.loads((tmp_path / 'run' / 'teacher.json').read_text())
   assert known['run'] == teacher
-  for steps in (1, 2):
-    config.sampling.num_steps = steps
-    config.sampling.name = f'steps{steps}'
-    PROGRAMS['sample'](config, run)
-    with np.load(tmp_path / 'run' / 'samples' / f'steps{steps}.npz') as file:
-      assert file['arr_0'].shape == (16, 8, 8, 1)
+  config.sampling.num_steps = 2
+  PROGRAMS['sample'](config, run)
+  with np.load(tmp_path / 'run' / 'samples' / 'samples.npz') as file:
+    assert file['arr_0'].shape == (16, 8, 8, 1)
   config.evaluation.metrics = ('elbo',)
   with pytest.raises(UserError, match='is no denoiser and has no bound'):
     PROGRAMS['evaluate'](config, run)
@@ -202,17 +203,31 @@ def test_a_consistency_function_is_distilled_and_sampled(
   # Another teacher would not continue this run.
   known['checksum'] = 'other'
   (tmp_path / 'run' / 'teacher.json').write_text(json.dumps(known))
-  config.training.num_steps = 5
-  config.sampling.num_steps = 1
   with pytest.raises(UserError, match='are not those that this run began with'):
     PROGRAMS['train'](config, run)
 
 
-def test_new_inputs_begin_afresh_and_say_so(teacher, tmp_path, capsys):
+def test_new_inputs_begin_afresh_and_say_so(teacher, capsys):
   """A run of flow matching becomes MeanFlow: elapsed time is added."""
   config = configured(MEAN_FLOW | {'training.init_from': teacher}, None)
-  PROGRAMS['train'](config, str(tmp_path / 'run'))
+  make_state, _ = train.state_maker(
+    config,
+    families.of(config).objective(config),
+    build.build_optimizer(config),
+    build.build_ema_decays(config),
+    build.build_mesh(config),
+  )
+  first = make_state()
+  state = first_weights.begin(first, teacher)
   printed = capsys.readouterr().out
-  for layer in ('elapsed_dense_1/kernel', 'elapsed_dense_2/bias'):
-    assert f'network/{layer}' in printed
-  assert printed.count('begin afresh') == 1
+  layers = [f'elapsed_dense_{i}' for i in (1, 2)]
+  for layer in layers:
+    for leaf in ('kernel', 'bias'):
+      assert f'network/{layer}/{leaf}' in printed
+  assert printed.count(' [') == 4 and printed.count('\n') == 1
+  of_teacher, _ = checkpoints.restore_params(teacher)
+  ours, before = state.params['network'], first.params['network']
+  for layer in layers:
+    jax.tree.map(np.testing.assert_array_equal, ours[layer], before[layer])
+  rest = {name: x for name, x in ours.items() if name not in layers}
+  jax.tree.map(np.testing.assert_array_equal, rest, of_teacher['network'])
