@@ -72,21 +72,21 @@ def evaluate_points(config, workdir, metrics, points):
   each metric}, empty where the sweep does not change weights and in all
   processes but the first.
   """
-  titles, results, folders = [], {}, {}
+  folders, results = {}, {}
   for changes, point in points:
-    of_weights = {n: x for n, x in changes.items() if n in WEIGHTS}
-    title = evaluate_samples.as_title(of_weights)
-    titles.append((evaluate_samples.as_title(changes), title))
-    if title not in folders:
-      if title:
-        print(f'{title}:')
-      chosen = point if title else config
-      folders[title] = evaluate_images(chosen, workdir, metrics, title)
-  for title, own in titles:
-    found = read_bits(folders[own]) if own and processes.is_first() else {}
-    results[title] = found
+    own = evaluate_samples.as_title(
+      {field: x for field, x in changes.items() if field in WEIGHTS}
+    )
+    if own not in folders:
+      if own:
+        print(f'{own}:')
+      chosen = point if own else config
+      folders[own] = evaluate_images(chosen, workdir, metrics, own)
+    title = evaluate_samples.as_title(changes)
+    swept = own and processes.is_first()
+    results[title] = read_bits(folders[own]) if swept else {}
   first = next(iter(folders.values()))[0]
-  return (first.parent if titles[0][1] else first), results
+  return first if '' in folders else first.parent, results
 
 
 def read_bits(folders):

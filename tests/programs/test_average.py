@@ -64,8 +64,9 @@ def test_snapshots_hold_the_averages_of_the_training(run):
       )
     stored = files.read_tensors(snapshots.path_of(run, 4))
     for path, x in files.flatten(expected).items():
-      close = dict(rtol=1e-4, atol=1e-6)
-      np.testing.assert_allclose(stored[f'{name}/{path}'], x, **close)
+      np.testing.assert_allclose(
+        stored[f'{name}/{path}'], x, rtol=1e-4, atol=1e-6
+      )
     assert_same(restore(run, ema_sigma_rel=sigma_rel), kept(run, name))
   assert snapshots.read_images(run, 3) == 3 * 8
 
