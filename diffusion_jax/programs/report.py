@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax import build, families
+from diffusion_jax.build import audit
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import sample
@@ -83,7 +84,7 @@ def read(workdir):
   config = run_folder.read_config(workdir)
   if config is None:
     raise UserError(f'config.report.runs: there is no run in {workdir}')
-  folder = Path(workdir)
+  folder, config = Path(workdir), audit.rename_fields(config)
   return record.read(str(workdir), folder, config, sessions.read(folder))
 
 
@@ -99,10 +100,13 @@ def unique_names(workdirs):
 
 
 def optional(what, nothing, function, *args) -> Any:
-  """Returns function(*args), or `nothing` and a line where that fails."""
+  """Returns function(*args), or `nothing` and a line where that fails.
+
+  A device without memory for the trajectory is a RuntimeError of JAX.
+  """
   try:
     return function(*args)
-  except (UserError, ValueError, OSError) as error:
+  except (UserError, ValueError, OSError, RuntimeError) as error:
     print(f'the report has no {what}: {" ".join(str(error).split())}')
     return nothing
 

@@ -180,7 +180,7 @@ def _style_legend(legend):
   legend.border_line_color = None
   legend.background_fill_alpha = 0.0
   legend.padding = legend.margin = 4
-  legend.ncols = 'auto'
+  legend.ncols = min(len(legend.items), 4)  # as many fit beside each other
   legend.label_text_font = _FONT
   legend.label_text_font_size = '12px'
 
