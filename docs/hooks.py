@@ -43,6 +43,7 @@ def with_outputs(cells, executed):
 
 
 def source(cell):
+  """Returns the text of a cell."""
   return ''.join(cell['source'])
 
 
