@@ -8,6 +8,7 @@ import ast
 import base64
 import json
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -25,6 +26,11 @@ def on_files(files, config):
     cells = with_outputs(cells, EXECUTED / Path(notebook.src_uri).name)
     name = Path(notebook.src_uri).stem
     page, pictures = page_of(cells, name)
+    # The name on PyPI, or the address that the workflow of the site gives.
+    place = os.environ.get('NOTEBOOK_SOURCE', 'diffusion_jax')
+    notebook.content_string = notebook.content_string.replace(
+      '%pip install -q diffusion_jax', f'%pip install -q {place}'
+    )
     folder = f'{Path(notebook.src_uri).parent}/'
     files.append(File.generated(config, f'{folder}{name}.md', content=page))
     for file, content in pictures.items():
@@ -43,6 +49,7 @@ def with_outputs(cells, executed):
 
 
 def source(cell):
+  """Returns the text of a cell."""
   return ''.join(cell['source'])
 
 

@@ -84,7 +84,7 @@ def test_no_file_refers_to_a_place_on_a_machine():
 
 
 def test_the_version_is_written_once():
-  """In the package; the wheel reads it there, the changelog begins with it."""
+  """In the package; the wheel reads it there, others are compared with it."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
   assert 'version' not in project['project']
   dynamic = project['tool']['setuptools']['dynamic']
@@ -95,6 +95,7 @@ def test_the_version_is_written_once():
     if line.startswith('## ')
   )
   assert first.split()[1] == dj.__version__
+  assert f'\nversion: {dj.__version__}\n' in (ROOT / 'CITATION.cff').read_text()
 
 
 # module -> where its tests are: builders and programs are tested on what they

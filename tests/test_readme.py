@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
-EXAMPLES = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+EXAMPLE = re.compile(r'```python\n(.*?)```', re.DOTALL)
 
 
 def run(code, capsys):
@@ -19,28 +19,39 @@ def run(code, capsys):
   return capsys.readouterr().out
 
 
-def test_the_functional_example_has_twelve_lines_and_finds_eq_7(capsys):
-  code = EXAMPLES[0]
-  assert len([line for line in code.splitlines() if line.strip()]) == 12
-  lines = run(code, capsys).splitlines()
-  assert [line.split()[0] for line in lines[:3]] == ['1', '3', '5']
-  assert lines[3] == 'True'
+def page_examples(name):
+  return EXAMPLE.findall((ROOT / 'docs' / name).read_text())
 
 
-def test_the_sampling_example_meets_the_mean_of_the_data(capsys):
-  numbers = re.findall(r'-?\d+\.\d*(?:e-?\d+)?', run(EXAMPLES[1], capsys))
+def page_example(name):
+  (code,) = page_examples(name)
+  return code
+
+
+def test_the_readme_is_short_and_its_ten_lines_meet_the_mean(capsys):
+  assert len(README.splitlines()) <= 120
+  (code,) = EXAMPLE.findall(README)
+  assert len([line for line in code.splitlines() if line.strip()]) <= 10
+  check_means(run(code, capsys))
+
+
+def check_means(printed):
+  numbers = re.findall(r'-?\d+\.\d*(?:e-?\d+)?', printed)
   found, expected = map(float, numbers[:2]), map(float, numbers[2:])
   for a, b in zip(found, expected, strict=True):
     assert a == pytest.approx(b, abs=0.08)
 
 
-def test_the_nnx_example_is_a_denoiser(capsys):
-  assert run(EXAMPLES[2], capsys).strip() == '(4, 2)'
-
-
-def test_the_example_of_imported_weights_is_a_denoiser(capsys, monkeypatch):
+def test_the_library_page_runs_as_printed(capsys, monkeypatch):
+  """Eq. 7, sampling, a module of NNX, and imported weights."""
   monkeypatch.chdir(ROOT)
-  assert run(EXAMPLES[3], capsys).strip() == '(2, 4, 4, 1)'
+  first, second, third, fourth = page_examples('library.md')
+  lines = run(first, capsys).splitlines()
+  assert [line.split()[0] for line in lines[:3]] == ['1', '3', '5']
+  assert lines[3] == 'True'
+  check_means(run(second, capsys))
+  assert run(third, capsys).strip() == '(4, 2)'
+  assert run(fourth, capsys).strip() == '(2, 4, 4, 1)'
 
 
 def test_the_example_of_the_index_keeps_the_signal_it_should(capsys):
@@ -58,16 +69,6 @@ def test_the_training_page_trains_as_printed(capsys):
   code = '\n'.join(page_examples('training.md'))
   step, loss, loss_of_own = run(code, capsys).split()
   assert step == '1' and float(loss) > 0 and float(loss_of_own) > 0
-
-
-def page_examples(name):
-  page = (ROOT / 'docs' / name).read_text()
-  return re.findall(r'```python\n(.*?)```', page, re.DOTALL)
-
-
-def page_example(name):
-  (code,) = page_examples(name)
-  return code
 
 
 def test_the_sampler_of_the_testing_page_is_of_second_order(capsys):

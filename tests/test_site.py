@@ -1,0 +1,125 @@
+"""What the site needs of the pages, notebooks and public names."""
+
+import importlib.util
+import inspect
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+import diffusion_jax as dj
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / 'docs' / 'tutorials').glob('*.ipynb'))
+API = (ROOT / 'docs' / 'api.md').read_text()
+# A shape, or an interface whose own row has the shapes.
+SHAPE = re.compile(
+  r'\[(?:[A-Z][^\]]*|\.\.\.|\]*)\]|Sampler|Denoiser|Prediction|schedule|float'
+  r'|corrector|the class|like the level'
+)
+
+
+def public_names():
+  names = (name for name in vars(dj) if not name.startswith('_'))
+  return [n for n in names if not inspect.ismodule(getattr(dj, n))]
+
+
+def test_every_public_name_has_an_entry_with_shapes():
+  """A row of the overview, and the page of its module."""
+  pages = (page.read_text() for page in (ROOT / 'docs/api').glob('*.md'))
+  shown = re.findall(r'^::: (\S+)$', '\n'.join(pages), re.M)
+  assert len(shown) == len(set(shown))
+  rows = [line for line in API.splitlines() if line.startswith('| `')]
+  for name in public_names():
+    assert getattr(dj, name).__module__ in shown, name
+    own = [row for row in rows if re.search(rf'[`. ]{name}\b', row)]
+    assert own, f'{name} has no row in docs/api.md'
+    documented = own + [getattr(dj, name).__doc__]
+    assert any(SHAPE.search(text) for text in documented), name
+
+
+def test_the_pages_of_the_api_name_modules_that_exist():
+  for page in (ROOT / 'docs' / 'api').glob('*.md'):
+    for module in re.findall(r'^::: (\S+)$', page.read_text(), re.M):
+      assert importlib.util.find_spec(module), (page.name, module)
+
+
+def test_notebooks_are_clean_and_install_in_colab_alone():
+  assert len(NOTEBOOKS) == 7
+  menu = (ROOT / 'mkdocs.yml').read_text()
+  for path in NOTEBOOKS:
+    assert f'tutorials/{path.stem}.md' in menu
+    first, *code = (
+      cell
+      for cell in json.loads(path.read_text())['cells']
+      if cell['cell_type'] == 'code'
+    )
+    assert "if 'google.colab' in sys.modules:" in ''.join(first['source'])
+    for cell in (first, *code):
+      assert cell['outputs'] == [] and cell['execution_count'] is None
+      text = ''.join(cell['source'])
+      assert 'plt.show()' not in text or 'def show' in text or alt(cell), text
+    assert not any('%pip' in ''.join(cell['source']) for cell in code)
+
+
+def alt(cell):
+  return cell['metadata'].get('alt')
+
+
+# What each notebook must have found, checked where it ran.
+RESULTS = {
+  '1_noising': 'assert float(jnp.abs(x - x0).max()) < 1e-6',
+  '2_ddpm': 'assert verdict["accuracy"] > 0.9',
+  '3_samplers': (
+    'assert len(table) == 10\n'
+    'assert table["ancestral (DDPM)"][0] > 0.93\n'
+    'assert all(read > 0.75 for read, _, _ in table.values())\n'
+    'assert np.abs(samples["ancestral (DDPM)"] - samples["DDIM, eta = 1"])'
+    '.mean() < 0.01'
+  ),
+  '4_guidance': (
+    'assert results[0.0][0] < 0.2 and results[2.0][0] > 0.98\n'
+    'assert results[4.0][1] < results[1.0][1]\n'
+    'assert 0.5 < completed["replacement"] < completed["reconstruction"]'
+  ),
+  '5_likelihood': (
+    'assert all(excess[n][0] > -0.05 for n in nats)\n'
+    'assert excess["VDM"][0] < 0.15 < 0.4 < excess["VAE"][0] < 1.0\n'
+    'assert exact_excess < excess["DDPM"][0] < 0.5'
+  ),
+  '6_own_sampler': (
+    'assert abs(orders["midpoint"] - 2) < 0.15\n'
+    'assert orders["midpoint with a wrong level"] < 1.3\n'
+    'assert np.abs(np.asarray(shares) - 1 / 8).max() < 5 * 0.0037'
+  ),
+  '7_own_network': 'assert all(d < 0.04 for d in distances.values())',
+}
+
+
+def as_for_users():
+  """Returns the environment without XLA's settings for tests."""
+  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  return env | {'PYTHONPATH': str(ROOT)}
+
+
+@pytest.mark.tutorials
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_finds_what_it_says(path, tmp_path_factory):
+  """Leaves it with its outputs in build/tutorials, for the site."""
+  import nbformat
+  from nbclient import NotebookClient
+
+  notebook = nbformat.read(path, as_version=4)
+  notebook.cells.append(nbformat.v4.new_code_cell(RESULTS[path.stem]))
+  # One folder for all, so that the network of tutorial 3 serves 4.
+  folder = tmp_path_factory.getbasetemp() / 'tutorials'
+  folder.mkdir(exist_ok=True)
+  resources = {'metadata': {'path': str(folder)}}
+  client = NotebookClient(notebook, timeout=None, resources=resources)
+  client.execute(env=as_for_users())
+  notebook.cells.pop()
+  executed = ROOT / 'build' / 'tutorials'
+  executed.mkdir(parents=True, exist_ok=True)
+  nbformat.write(notebook, executed / path.name)
