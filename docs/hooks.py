@@ -87,7 +87,8 @@ def modules():
 
 NAMES = modules()
 FENCED = re.compile(r'^( *```.*?^ *```)', re.DOTALL | re.MULTILINE)
-CODE = re.compile(r'(?<![`\[])`(dj\.)?(\w+)((?:\([^`]*)?)`(?![`\]])')
+CODE = re.compile(r'(?<![`\[])`(dj\.)?([\w.]+)(?:\([^`]*)?`(?![`\]])')
+MODULES = 'training.', 'networks.', 'evaluation.', 'testing.', 'interop.'
 
 
 def on_page_markdown(markdown, page, **_):
@@ -99,11 +100,20 @@ def on_page_markdown(markdown, page, **_):
   everywhere = page.file.src_uri == 'equations.md'
 
   def link(match):
-    prefix, name, _ = match.groups()
+    prefix, name = match.groups()
     if name in NAMES and (everywhere or prefix or '_' in name):
       return f'[{match[0]}][{NAMES[name]}.{name}]'
+    if everywhere and name.startswith(MODULES):
+      return f'[{match[0]}][diffusion_jax.{name}]'
     return match[0]
 
   parts = FENCED.split(markdown)
   parts[::2] = [CODE.sub(link, part) for part in parts[::2]]
   return ''.join(parts)
+
+
+def on_page_content(html, **_):
+  """Takes the backslash from pipes in code of tables, as GitHub does."""
+  return re.sub(
+    r'<code>[^<]*</code>', lambda code: code[0].replace(r'\|', '|'), html
+  )

@@ -1,6 +1,6 @@
 """What the site needs of the pages, notebooks and public names."""
 
-import importlib.util
+import importlib
 import inspect
 import json
 import os
@@ -26,10 +26,14 @@ def public_names():
   return [n for n in names if not inspect.ismodule(getattr(dj, n))]
 
 
+def shown_modules():
+  pages = (page.read_text() for page in (ROOT / 'docs' / 'api').glob('*.md'))
+  return re.findall(r'^::: (\S+)$', '\n'.join(pages), re.M)
+
+
 def test_every_public_name_has_an_entry_with_shapes():
   """A row of the overview, and the page of its module."""
-  pages = (page.read_text() for page in (ROOT / 'docs/api').glob('*.md'))
-  shown = re.findall(r'^::: (\S+)$', '\n'.join(pages), re.M)
+  shown = shown_modules()
   assert len(shown) == len(set(shown))
   rows = [line for line in API.splitlines() if line.startswith('| `')]
   for name in public_names():
@@ -40,10 +44,18 @@ def test_every_public_name_has_an_entry_with_shapes():
     assert any(SHAPE.search(text) for text in documented), name
 
 
-def test_the_pages_of_the_api_name_modules_that_exist():
-  for page in (ROOT / 'docs' / 'api').glob('*.md'):
-    for module in re.findall(r'^::: (\S+)$', page.read_text(), re.M):
-      assert importlib.util.find_spec(module), (page.name, module)
+def test_the_index_of_equations_names_what_the_api_shows():
+  """`training.objectives.hybrid` of the index is a link to its entry."""
+  index = (ROOT / 'docs' / 'equations.md').read_text()
+  parts = 'training|networks|evaluation|testing|interop'
+  found = re.findall(rf'`((?:{parts})\.[\w.]+)(?:\([^`]*)?`', index)
+  assert len(found) > 10
+  for name in found:
+    path = f'diffusion_jax.{name}'
+    module, _, attribute = path.rpartition('.')
+    if path not in shown_modules():
+      assert module in shown_modules(), f'add ::: {module} to docs/api'
+      assert hasattr(importlib.import_module(module), attribute), name
 
 
 def test_notebooks_are_clean_and_install_in_colab_alone():
@@ -108,16 +120,17 @@ def as_for_users():
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_finds_what_it_says(path, tmp_path_factory):
   """Leaves it with its outputs in build/tutorials, for the site."""
-  import nbformat
-  from nbclient import NotebookClient
-
+  # of the extra [docs], which pyright's environment may not have
+  nbformat, nbclient = map(importlib.import_module, ('nbformat', 'nbclient'))
   notebook = nbformat.read(path, as_version=4)
   notebook.cells.append(nbformat.v4.new_code_cell(RESULTS[path.stem]))
   # One folder for all, so that the network of tutorial 3 serves 4.
   folder = tmp_path_factory.getbasetemp() / 'tutorials'
   folder.mkdir(exist_ok=True)
   resources = {'metadata': {'path': str(folder)}}
-  client = NotebookClient(notebook, timeout=None, resources=resources)
+  client = nbclient.NotebookClient(
+    notebook, timeout=None, resources=resources, coalesce_streams=True
+  )
   client.execute(env=as_for_users())
   notebook.cells.pop()
   executed = ROOT / 'build' / 'tutorials'
