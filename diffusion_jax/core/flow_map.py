@@ -236,24 +236,18 @@ def make_flow_map(
   sigma_min: float = 0.002,
   time_scale: float = 1.0,
 ) -> FlowMap:
-  """Makes a `FlowMap` of a network.
+  """Makes a `FlowMap` of a network; ValueError for another kind.
 
-  'average_velocity': x_t - (t - s) u, for any s < t; the network also gets
-  cond['elapsed'] [B] = time_scale (t - s). 'consistency' and 'trigflow'
-  (`consistency_function`, `trigflow_function`) reach the clean end only: they
-  return NaN for level_s with sigma / alpha > sigma_min. To use them for more
-  than one step sample with `stochastic=True`.
+  'average_velocity' serves any s < t. 'consistency' and 'trigflow' reach the
+  clean end only, and return NaN for sigma_s / alpha_s > sigma_min: sample with
+  `stochastic=True` to use them for several steps.
 
   Args:
-    network_fn: (params, x [B, ...], noise [B], cond) -> [B, ...].
-    params: The first argument of network_fn.
-    kind: One of the three; ValueError for others.
-    noise_input: What the network gets for level t; of 'trigflow' that of
-      `trigflow_level`, where `time_input(pi / 2)` is the angle.
-    cond: Dict of arrays [B, ...]; a network with guidance trained in gets
-      cond['guidance_scale'] [B].
+    network_fn: (params, x [B, ...], noise [B], cond) -> [B, ...], which gets
+      cond['elapsed'] [B] = time_scale (t - s) for 'average_velocity'.
+    noise_input: Its input for level t; of 'trigflow' for `trigflow_level`.
+    cond: Dict of arrays [B, ...]; 'guidance_scale' [B] where it was trained in.
     sigma_data, sigma_min: Of the boundary conditions.
-    time_scale: Of `elapsed`, that of the noise input.
   """
   if kind not in MAP_KINDS:
     raise ValueError(f'kind {kind!r} is not one of {", ".join(MAP_KINDS)}')
