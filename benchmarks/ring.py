@@ -267,6 +267,12 @@ VELOCITY, TRIGFLOW = by_map('average_velocity'), by_map('trigflow')
 CONSISTENCY = by_map('consistency')
 part = functools.partial
 METHODS = {
+  'noise': ('noise itself', None, lambda params, key, x, calls: x),
+  'exact_map': (
+    'exact map',
+    None,
+    lambda params, key, x, calls: exact_map(x),
+  ),
   'exact_euler': ('Euler, exact velocity', None, exact_euler),
   'flow_matching': ('flow matching, Euler', flow_matching, by_euler),
   'mean_flow_published': (
@@ -402,9 +408,8 @@ def picture(rows, path):
   """Draws where one call of each method sends circles of noise."""
   noise = np.asarray(disc())
   angle = np.arctan2(noise[:, 1], noise[:, 0])
-  panels = [('noise', noise), ('exact map', np.asarray(exact_map(disc())))]
-  panels += [(row['name'], np.array(row['points'])) for row in rows]
-  columns = 6
+  panels = [(row['name'], np.array(row['points'])) for row in rows]
+  columns = 5
   lines = -(-len(panels) // columns)
   figure, axes = plt.subplots(
     lines, columns, figsize=(2 * columns, 2.15 * lines), layout='constrained'
@@ -415,7 +420,7 @@ def picture(rows, path):
     axis.scatter(*points.T, c=angle, cmap='hsv', s=2, linewidths=0)
     axis.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), aspect='equal')
     axis.set_title(title.replace(', ', ',\n'), fontsize=7)
-  figure.savefig(path, dpi=80)
+  figure.savefig(path, dpi=72)
 
 
 def main(argv):
