@@ -238,22 +238,14 @@ def make_flow_map(
 ) -> FlowMap:
   """Makes a `FlowMap` of a network.
 
-  'average_velocity': x_t - (t - s) u, for any s < t; the network also gets
-  cond['elapsed'] [B] = time_scale (t - s). 'consistency' and 'trigflow'
-  (`consistency_function`, `trigflow_function`) reach the clean end only: they
-  return NaN for level_s with sigma / alpha > sigma_min. To use them for more
-  than one step sample with `stochastic=True`.
-
-  Args:
-    network_fn: (params, x [B, ...], noise [B], cond) -> [B, ...].
-    params: The first argument of network_fn.
-    kind: One of the three; ValueError for others.
-    noise_input: What the network gets for level t; of 'trigflow' that of
-      `trigflow_level`, where `time_input(pi / 2)` is the angle.
-    cond: Dict of arrays [B, ...]; a network with guidance trained in gets
-      cond['guidance_scale'] [B].
-    sigma_data, sigma_min: Of the boundary conditions.
-    time_scale: Of `elapsed`, that of the noise input.
+  network_fn, params, cond: as of `make_denoiser`; with guidance trained in cond
+  has 'guidance_scale' [B]. kind (ValueError for others): 'average_velocity' is
+  x_t - (t - s) u, for any s < t, of a network that also gets cond['elapsed']
+  [B] = time_scale (t - s). 'consistency' and 'trigflow' reach the clean end
+  alone: for level_s with sigma / alpha > sigma_min they return NaN; to take
+  more than one step with them sample with `stochastic=True`. noise_input: of
+  level t; of `trigflow_level`, whose `time_input(pi / 2)` is the angle, for
+  'trigflow'. sigma_data, sigma_min: of the boundary (`consistency_function`).
   """
   if kind not in MAP_KINDS:
     raise ValueError(f'kind {kind!r} is not one of {", ".join(MAP_KINDS)}')
