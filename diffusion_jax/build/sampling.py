@@ -102,6 +102,11 @@ def build_sampler(config, schedule):
   schedule: the one whose levels are visited.
   """
   c = config.sampling
+  if c.sampler == 'flow_map' and config.objective.name not in MAPS:
+    raise UserError(
+      f"config.sampling.sampler='flow_map' needs a run of {', '.join(MAPS)}: "
+      f'the network of objective.name={config.objective.name} is a denoiser'
+    )
   facts = {'schedule': lambda: schedule, 'variance': lambda: _variance(config)}
   sampler = make(SAMPLERS, c, 'sampling.sampler', facts)
   if c.churn or c.corrector_steps:
