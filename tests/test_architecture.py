@@ -107,6 +107,7 @@ TESTED_ELSEWHERE = {
   'build/network.py': 'build/test_build.py',
   'build/objective.py': 'build/test_build.py',
   'build/optimizer.py': 'build/test_recipes.py',
+  'core/flow_losses.py': 'training/test_flow_maps.py',
   'data/builders.py': 'data/test_prepare.py',
   'errors.py': 'test_command_line.py',
   'families/classifier.py': 'families/test_guidance.py',

@@ -28,6 +28,11 @@ def make_teacher(config):
   run = config.objective.teacher
   if run is None:
     return None
+  if run_folder.read_config(run) is None:
+    raise UserError(
+      f'config.{_FIELD}: there is no run in {run}: train it first, or give '
+      f'--config.{_FIELD}=its workdir'
+    )
   found = guidance_runs.read(config, _FIELD, run)
   _check(config, found, run)
 

@@ -217,7 +217,13 @@ TABLES = {
   ],
   'network': [network.NETWORKS, network.TEXT_NETWORKS],
   'conditioning': [network.NOISE_INPUTS],
-  'objective': [objective.OBJECTIVES, objective.TIMES, objective.WEIGHTS],
+  'objective': [
+    objective.OBJECTIVES,
+    objective.TIMES,
+    objective.WEIGHTS,
+    objective.PAIRS,
+    objective.DISTANCES,
+  ],
   'sampling': [
     sampling.SAMPLERS,
     {'churn': sampling.CHURN, 'corrector': sampling.CORRECTOR},
@@ -231,7 +237,8 @@ FACTS = {
   'network': set(network.network_facts(smoke())),
   'conditioning': {'num_steps'},
   'objective': set(objective._objective_facts(smoke(), None, False))
-  | set(vae_models.Model._fields),
+  | set(vae_models.Model._fields)
+  | {'total_steps', 'sigma_min', 'sigma_max', 'rho'},
   'sampling': {'schedule', 'sampler', 'gamma'},
 }
 
