@@ -1,7 +1,7 @@
 """Few-step methods against the exact flow map: five Gaussians on a ring.
 
   python -m benchmarks.ring --out=docs/images/ring
-  python -m benchmarks.ring --methods=mean_flow,ect --out=/tmp/ring
+  python -m benchmarks.ring --methods=mean_flow,ect
 
 Every method trains the same MLP (4 x 128, GELU) with Adam, 2e-3 on a cosine,
 batches of 256 and an average of 0.999, on the straight path, for equally many

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 
@@ -101,7 +102,13 @@ def _mean_flow(
 
 
 def _reflow(
-  *, schedule, times, teacher=None, start=0.0, teacher_steps=16, **fields
+  *,
+  schedule,
+  times,
+  teacher: Any = None,
+  start=0.0,
+  teacher_steps=16,
+  **fields,
 ):
   levels = dj.level_grid(schedule, teacher_steps)
 

@@ -1,6 +1,11 @@
 """Flow maps: models whose network makes a step of any length in one call."""
 
-from diffusion_jax.build.network import MAPS, takes_elapsed, time_scale
+from diffusion_jax.build.network import (
+  MAPS,
+  condition_dropout,
+  takes_elapsed,
+  time_scale,
+)
 from diffusion_jax.errors import UserError
 from diffusion_jax.families import diffusion
 from diffusion_jax.families.family import Metric
@@ -73,7 +78,15 @@ def check_time(config):
 
 def check_guidance(config):
   """Raises UserError for a scale of guidance that was not trained in."""
-  scale, highest = config.sampling.guidance_scale, config.objective.max_guidance
+  c = config.objective
+  scale, highest = config.sampling.guidance_scale, c.max_guidance
+  guided = highest is not None or c.omega not in (None, 1.0) or c.kappa
+  if guided and not condition_dropout(config):
+    raise UserError(
+      'config.objective: guidance is trained in (omega, kappa, max_guidance) '
+      'of a network without a condition as well: set conditioning.dropout, as '
+      '0.1'
+    )
   if highest is None and scale != 1.0:
     raise UserError(
       f'config.sampling.guidance_scale={scale}: the guidance of a flow map is '

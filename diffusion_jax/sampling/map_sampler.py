@@ -25,10 +25,9 @@ def sample_map(
 ) -> Array:
   """Takes x from levels[0] to levels[N] in N evaluations of a flow map.
 
-  Each step maps to the next level of the grid. With `stochastic` it maps to the
-  last one and adds noise up to the next (Song et al. 2023, Alg. 1: where the
-  last level has sigma_min, noise of variance sigma^2 - sigma_min^2): the only
-  way for consistency functions, which reach the clean end alone.
+  With `stochastic` each step maps to the last level and adds noise up to the
+  next (Song et al. 2023, Alg. 1: of variance sigma^2 - sigma_min^2), the only
+  way for consistency functions.
 
   Args:
     key: [] or [B]; used if stochastic.

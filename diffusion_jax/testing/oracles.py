@@ -277,7 +277,8 @@ def _solve(oracle, x, level_t, level_s, rtol, atol):
     throw=False,
   )
   failed = solution.result != diffrax.RESULTS.successful
-  return scale_s * jnp.where(failed, jnp.nan, solution.ys[0])
+  ends = jax.tree.map(lambda z: z[0], solution.ys)
+  return scale_s * jnp.where(failed, jnp.nan, ends)
 
 
 def _conditional(prior, known, mask):

@@ -100,11 +100,10 @@ def test_conversions_of_the_exact_map():
   t, s = STRAIGHT(T), STRAIGHT(S)
   xs = GAUSSIAN.flow_map(X, t, s)
   u = GAUSSIAN.average_velocity(X, t, s)
-  near = {'rtol': 1e-5, 'atol': 1e-6}
   found = maps.to_average_velocity(GAUSSIAN.flow_map)(X, t, s)
-  np.testing.assert_allclose(found, u, **near)
+  np.testing.assert_allclose(found, u, rtol=1e-5, atol=1e-6)
   found = maps.from_average_velocity(X, u, t, s)
-  np.testing.assert_allclose(found, xs, **near)
+  np.testing.assert_allclose(found, xs, rtol=1e-5, atol=1e-6)
   found = maps.to_shortcut(GAUSSIAN.flow_map, STRAIGHT)(X, T, T - S)
   np.testing.assert_allclose(found, u, rtol=1e-4, atol=1e-5)
   found = maps.to_consistency(GAUSSIAN.flow_map, s)(X, t)

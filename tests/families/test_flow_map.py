@@ -148,6 +148,10 @@ REFUSED = [
     {'sampling.guidance_scale': 5.0, 'objective.max_guidance': 4.0},
     'outside of the scales of the training, 1 to objective.max_guidance=4.0',
   ),
+  (
+    {'objective.omega': 2.0, 'conditioning.dropout': 0.0},
+    'without a condition as well: set conditioning.dropout',
+  ),
   ({'latent.run': 'x'}, 'flow maps are of pixels here'),
   ({'sampling.churn': 1.0}, 'sampling.stochastic=True adds noise'),
 ]
@@ -174,6 +178,9 @@ def test_cudnn_attention_and_other_networks_are_refused():
   config.network.name = 'edm2'
   with pytest.raises(UserError, match='needs network.name=unet or dit or ddpm'):
     families.of(config).objective(config)
+  config = configured({'sampling.sampler': 'flow_map'}, None)
+  with pytest.raises(UserError, match='needs a run of mean_flow, shortcut'):
+    build.build_sampler(config, build.build_schedule(config))
   config = configured(DISTILLATION, None)
   config.sampling.stochastic, config.sampling.num_steps = None, 2
   with pytest.raises(UserError, match='take 1, or sampling.stochastic=True'):

@@ -105,18 +105,18 @@ def test_reflow_literally(key):
   pairs = data | {'noise': jnp.asarray(noise, jnp.float32)}
   options = {'noise_input': dj.time_input(1.0)}
 
-  def check(objective, batch, noise, image):
+  def check(objective, batch, noise, make_image):
     inputs, keys = objective.draw(key, batch, Context(frozen=2.0))
     loss, _ = objective.loss(params, Context(frozen=2.0), inputs, keys)
     t = np.asarray(inputs.level.t, np.float64)[:, None]
     noise = np.asarray(inputs.eps, np.float64) if noise is None else noise
-    image = image(noise) if callable(image) else image
+    image = make_image(noise)
     u = 0.3 * ((1 - t) * image + t * noise) + t
     expected = np.mean((u - (noise - image)) ** 2)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
   plain = distillation.reflow(network, STRAIGHT, **options)
-  check(plain, pairs, noise, image)
+  check(plain, pairs, noise, lambda noise: image)
   taught = distillation.reflow(
     network,
     STRAIGHT,
