@@ -139,7 +139,8 @@ def sweep(config):
       point.sampling[field] = value
     if 'sampler' in changes:  # eta, say, belongs to another one
       audit.drop_unused(point, ('sampling',))
-    audit.audit(point)
+    if changes:
+      audit.audit(point)
     yield changes, point
 
 
@@ -277,6 +278,7 @@ def check(config, metrics):
   measures.chosen(config)
   c = config.evaluation
   choose(('train', 'test'), 'evaluation', 'reference', c.reference)
+  audit.audit(config)
   list(sweep(config))
 
 
