@@ -39,13 +39,20 @@ def on_files(files, config):
 
 
 def with_outputs(cells, executed):
-  """Returns the cells of the executed notebook if they are the same cells."""
+  """Returns the cells with the outputs of the same code, if it was run."""
   if executed.is_file():
-    found = json.loads(executed.read_text())['cells']
-    if [source(c) for c in found] == [source(c) for c in cells]:
-      return found
+    run = [c for c in json.loads(executed.read_text())['cells'] if is_code(c)]
+    code = [c for c in cells if is_code(c)]
+    if [source(c) for c in run] == [source(c) for c in code]:
+      outputs = iter(run)
+      return [next(outputs) if is_code(c) else c for c in cells]
   log.info('%s has no outputs: pytest -m tutorials', executed.name)
   return cells
+
+
+def is_code(cell):
+  """Returns whether a cell is code."""
+  return cell['cell_type'] == 'code'
 
 
 def source(cell):
@@ -59,7 +66,7 @@ def page_of(cells, name):
   for cell in cells:
     if 'install' in cell['metadata'].get('tags', ()):
       continue
-    if cell['cell_type'] == 'markdown':
+    if not is_code(cell):
       parts.append(source(cell))
       continue
     parts.append(f'```python\n{source(cell)}\n```')
@@ -73,7 +80,8 @@ def page_of(cells, name):
       elif text := ''.join(output.get('text', data.get('text/plain', ''))):
         fenced = f'```text\n{text.rstrip()}\n```'
         parts.append(f'<div class="output" markdown>\n\n{fenced}\n\n</div>')
-  download = f'[Download this page as a notebook]({name}.ipynb)'
+  link = f'<a href="../{name}.ipynb" download>'
+  download = f'{link}Download this page as a notebook</a>'
   parts.insert(1, f'{download}, for Jupyter or Colab.')
   return '\n\n'.join(parts), pictures
 
@@ -107,6 +115,8 @@ def on_page_markdown(markdown, page, **_):
       return f'[{match[0]}][diffusion_jax.{name}]'
     return match[0]
 
+  # On the site a notebook is a page.
+  markdown = re.sub(r'(\]\(\d\w+)\.ipynb\)', r'\1.md)', markdown)
   parts = FENCED.split(markdown)
   parts[::2] = [CODE.sub(link, part) for part in parts[::2]]
   return ''.join(parts)

@@ -193,7 +193,7 @@ def test_links_and_pictures_are_there():
   assert len(targets) > 8
   for page in (
     'README.md',
-    *(f'docs/{p.name}' for p in ROOT.glob('docs/*.md')),
+    *(str(p.relative_to(ROOT)) for p in ROOT.glob('docs/**/*.md')),
   ):
     folder = (ROOT / page).parent
     for target in re.findall(r'\]\(([^)#\s,]+)\)', (ROOT / page).read_text()):
