@@ -286,6 +286,7 @@ def _folder(workdir):
 def _with_sums(folder):
   def write_sums():  # Of the one checkpoint that is being written.
     [draft] = folder.glob(f'*{ocp.path.atomicity_types.TMP_DIR_SUFFIX}*')
+    checksums.wait_for_metadata(draft)
     checksums.write(draft)
 
   # Process 0 calls it when all have written, before the folder gets its final

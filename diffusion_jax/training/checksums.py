@@ -7,6 +7,7 @@ them.
 
 import hashlib
 import json
+import time
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,25 @@ MARK = {'checksums': NAME}
 _METADATA = '_CHECKPOINT_METADATA'
 _COPY = 'metadata.json'
 _LATER = (NAME, _METADATA, 'commit_success.txt')
+
+
+def wait_for_metadata(folder: Path, seconds: float = 60.0) -> None:
+  """Waits until Orbax has written the metadata of a checkpoint.
+
+  Its own thread writes the file, last of all with `MARK`, and on a busy machine
+  after the arrays. Raises TimeoutError after so many seconds.
+  """
+  end = time.monotonic() + seconds
+  while True:
+    try:
+      found = _read(folder / _METADATA).get('custom_metadata') or {}
+    except (OSError, ValueError):  # it is not there yet, or half of it
+      found = {}
+    if MARK.items() <= found.items():
+      return
+    if time.monotonic() > end:
+      raise TimeoutError(f'{folder / _METADATA} was not written')
+    time.sleep(0.01)
 
 
 def write(folder: Path) -> None:

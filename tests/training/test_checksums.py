@@ -3,6 +3,8 @@
 import json
 import shutil
 import subprocess
+import threading
+import time
 
 import jax
 import numpy as np
@@ -235,3 +237,24 @@ def test_a_save_that_fails_is_an_error_and_keeps_the_last(tmp_path):
   assert manager.all_steps() == [1]
   equal(checkpoints.restore_latest(manager, big(0)), big(1))
   manager.close()
+
+
+def test_sums_wait_for_metadata_that_come_late(tmp_path):
+  """Orbax writes them in a thread of its own, and half a file is no file."""
+  path = tmp_path / '_CHECKPOINT_METADATA'
+  texts = '{"item_handlers": ', json.dumps({'custom_metadata': checksums.MARK})
+  path.write_text('{"custom_metadata": {}}')
+
+  def write():
+    for text in texts:
+      time.sleep(0.1)
+      path.write_text(text)
+
+  thread = threading.Thread(target=write)
+  thread.start()
+  checksums.wait_for_metadata(tmp_path)
+  assert path.read_text() == texts[1]
+  thread.join()
+  path.unlink()
+  with pytest.raises(TimeoutError, match='was not written'):
+    checksums.wait_for_metadata(tmp_path, seconds=0.05)
