@@ -30,7 +30,12 @@ from absl import app, flags
 import diffusion_jax as dj
 from diffusion_jax.core.flow_losses import pseudo_huber
 from diffusion_jax.testing import oracles
-from diffusion_jax.training import consistency, distillation, flow_maps
+from diffusion_jax.training import (
+  consistency,
+  distillation,
+  flow_maps,
+  level_pairs,
+)
 from diffusion_jax.training.objectives import denoising
 from diffusion_jax.training.optimizer import ema_decay
 from diffusion_jax.training.state import init_state
@@ -57,7 +62,7 @@ def ring():
 
 
 DATA = ring()
-# Per coordinate: what networks with a boundary condition are told.
+# Per coordinate: for networks with a boundary condition.
 DEVIATION = float(np.sqrt(np.trace(np.asarray(DATA.cov)) / 2.0))
 
 
@@ -201,7 +206,7 @@ def consistent(key, steps, pairs, teacher=None, **options):
 
 def easy(steps):
   """Returns ECT's pairs, in eight stages."""
-  return consistency.easy_pairs(steps // 8, dj.log_normal_times(0.0, 1.2))
+  return level_pairs.easy_pairs(steps // 8, dj.log_normal_times(0.0, 1.2))
 
 
 def continuous(key, steps, teacher=None):
@@ -301,7 +306,7 @@ METHODS = {
   'ict': (
     'iCT',
     lambda key, steps: consistent(
-      key, steps, consistency.improved_pairs(steps, mean=0.0, std=1.2)
+      key, steps, level_pairs.improved_pairs(steps, mean=0.0, std=1.2)
     ),
     CONSISTENCY,
   ),

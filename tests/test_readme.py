@@ -95,6 +95,11 @@ def test_the_likelihood_page_finds_the_truth(capsys):
   assert second == '(64, 2)'
 
 
+def test_the_map_of_the_page_of_few_steps_makes_the_data(capsys):
+  found = re.findall(r'-?\d+\.\d+', run(page_example('few_steps.md'), capsys))
+  assert list(map(float, found)) == pytest.approx([1, 0.8, 0.8, 1.5], abs=0.1)
+
+
 def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
   """No fewer bits than log2 17; with 256 levels as many more as DDPM's L_0.
 

@@ -41,6 +41,7 @@ from diffusion_jax.training import (
   consistency,
   distillation,
   flow_maps,
+  level_pairs,
   objectives,
   vae,
 )
@@ -76,10 +77,10 @@ WEIGHTS = {
 # The constructors of config.objective.pairs, of levels t and r.
 PAIRS = {
   'improved': renamed(
-    consistency.improved_pairs, mean='log_normal_mean', std='log_normal_std'
+    level_pairs.improved_pairs, mean='log_normal_mean', std='log_normal_std'
   ),
-  'easy': fixed(consistency.easy_pairs, k=8.0, b=1.0),
-  'grid': renamed(consistency.grid_pairs, num_levels='pair_levels'),
+  'easy': fixed(level_pairs.easy_pairs, k=8.0, b=1.0),
+  'grid': renamed(level_pairs.grid_pairs, num_levels='pair_levels'),
 }
 
 # The constructors of config.objective.distance.

@@ -25,6 +25,10 @@ REQUIRED = {
   'sampling.churn': (0.0, 'sampling.stochastic=True adds noise'),
   'sampling.corrector_steps': (0, 'a flow map has no score'),
   'sampling.guidance_run': ('', 'guidance is of denoisers'),
+  'sampling.guidance_rescale': (0.0, 'its guidance is trained in'),
+  'sampling.guidance_channels': (None, 'its guidance is trained in'),
+  'sampling.guidance_min': (0.0, 'its guidance is trained in'),
+  'sampling.guidance_max': (None, 'its guidance is trained in'),
   'sampling.classifier': ('', 'guidance is of denoisers'),
 }
 

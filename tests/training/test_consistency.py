@@ -10,7 +10,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.core.flow_losses import pseudo_huber
 from diffusion_jax.testing import oracles
-from diffusion_jax.training import consistency
+from diffusion_jax.training import consistency, level_pairs
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.step import accumulated
@@ -51,59 +51,13 @@ def f(x, sigma, label):
   return column(skip) * x + column(out) * output
 
 
-def test_n_of_k_by_hand():
-  """s0 = 10, s1 = 1280: 8 doublings of K' = K / 8 steps each."""
-  steps = [0, 99, 100, 250, 699, 700, 799, 800, 10_000]
-  expected = [11, 11, 21, 41, 641, 1281, 1281, 1281, 1281]
-  found = [int(consistency.improved_num_levels(k, 800)) for k in steps]
-  assert found == expected
-  assert int(consistency.improved_num_levels(5, 10, 2, 8)) == 5
-
-
-def test_r_of_t_by_hand():
-  """ECT: n = 1 + 8 sigmoid(-t), r = t max(0, 1 - n / q^(stage + 1))."""
-  t = jnp.array([0.0, 1.0, np.log(7.0), 3.0, 80.0])
-  n = [5.0, 3.1515313, 2.0, 1.3794070, 1.0]
-  np.testing.assert_allclose(
-    consistency.easy_ratio(t, 0), [0, 0, 0, 3 * (1 - n[3] / 2), 40], atol=1e-5
-  )
-  expected = [0, 1 - n[1] / 4, 0.5 * np.log(7), 3 * (1 - n[3] / 4), 60]
-  np.testing.assert_allclose(consistency.easy_ratio(t, 1), expected, atol=1e-5)
-  np.testing.assert_allclose(
-    consistency.easy_ratio(t, 0, q=256.0),
-    t * (1 - np.array(n) / 256),
-    atol=1e-4,
-  )
-
-
-def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
-  """On EDM's grid of N(k) = 11 levels; shares within five standard errors."""
-  n = 20_000
-  pairs = consistency.improved_pairs(800, last=40)
-  level_t, level_r, weight = jax.jit(pairs, static_argnums=(1, 2))(
-    key, n, EDM, 0
-  )
-  i = np.arange(11) / 10
-  grid = (0.002 ** (1 / 7) + i * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
-  index = np.abs(np.log(grid)[None] - np.log(column(level_t.sigma))).argmin(1)
-  np.testing.assert_allclose(level_t.sigma, grid[index], rtol=1e-4)
-  np.testing.assert_allclose(level_r.sigma, grid[index - 1], rtol=1e-4)
-  np.testing.assert_allclose(
-    weight, 1 / (grid[index] - grid[index - 1]), rtol=1e-3
-  )
-  normal = jax.scipy.stats.norm.cdf((np.log(grid) + 1.1) / 2.0)
-  mass = np.diff(normal) / (normal[-1] - normal[0])
-  shares = np.bincount(index, minlength=11)[1:] / n
-  assert (np.abs(shares - mass) < 5 * np.sqrt(mass / n)).all()
-
-
 def test_consistency_training_literally(key):
   """iCT: pseudo-Huber, one norm an image, c = 0.00054 sqrt(D), same noise."""
   with jax.enable_x64(True):
     objective = consistency.consistency_training(
       few_step.network,
       EDM,
-      pairs=consistency.improved_pairs(800),
+      pairs=level_pairs.improved_pairs(800),
       condition=make_condition(),
       **LOSS,
     )
@@ -122,7 +76,7 @@ def test_ect_literally_where_r_is_clean(key):
     objective = consistency.consistency_training(
       few_step.network,
       STRAIGHT,
-      pairs=consistency.easy_pairs(100, dj.log_normal_times(0.4, 1.2)),
+      pairs=level_pairs.easy_pairs(100, dj.log_normal_times(0.4, 1.2)),
       distance=pseudo_huber(0.0),
       condition=make_condition(),
       **LOSS,
@@ -155,7 +109,7 @@ def test_consistency_distillation_literally(key):
       EDM,
       teacher=teacher,
       solver=dj.heun(),
-      pairs=consistency.grid_pairs(18),
+      pairs=level_pairs.grid_pairs(18),
       condition=make_condition(),
       ema_target=True,
       **LOSS,
@@ -265,7 +219,7 @@ def distillation():
     EDM,
     teacher=lambda frozen, cond: GAUSSIAN.denoise,
     solver=EXACT_STEP,
-    pairs=consistency.grid_pairs(18),
+    pairs=level_pairs.grid_pairs(18),
     noise_input=dj.edm_input,
     sigma_data=C,
     sigma_min=0.0,
@@ -327,7 +281,7 @@ def spied(seen, params, x, noise, cond, *, key=None):
 
 MAKE = {
   'training': lambda net: consistency.consistency_training(
-    net, EDM, pairs=consistency.improved_pairs(800), **LOSS
+    net, EDM, pairs=level_pairs.improved_pairs(800), **LOSS
   ),
   'continuous': lambda net: consistency.continuous_consistency(
     net,
@@ -357,8 +311,3 @@ def test_the_same_dropout_and_the_same_sum_in_parts(name, key):
   np.testing.assert_allclose(
     a_grad['network']['w'], b_grad['network']['w'], rtol=2e-3, atol=1e-5
   )
-
-
-def test_too_few_levels_are_refused():
-  with pytest.raises(ValueError, match='num_levels is 1: a pair needs 2'):
-    consistency.grid_pairs(1)

@@ -1,0 +1,139 @@
+"""Pairs of neighbouring levels, at which consistency functions are compared.
+
+`Pairs`: (key, batch_size, schedule, step) -> (level_t, level_r, weight [B]), r
+cleaner than t. Noise is measured by sigma / alpha.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import erf
+
+from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
+from diffusion_jax.core.losses import TimeSampler
+
+Array = jax.Array
+Pairs = Callable[
+  [Array, int, Schedule, Array | int], tuple[NoiseLevel, NoiseLevel, Array]
+]
+
+
+def improved_num_levels(
+  step: Array | int, total_steps: int, first: int = 10, last: int = 1280
+) -> Array:
+  """Returns N(k) = min(s0 2^floor(k / K'), s1) + 1 (Song & Dhariwal 2024).
+
+  K' = floor(K / (log2 floor(s1 / s0) + 1)), so that every number of levels has
+  an equal part of the K = total_steps.
+  """
+  part = total_steps // (math.log2(last // first) + 1)
+  doublings = jnp.floor_divide(step, max(int(part), 1))
+  return jnp.minimum(first * 2.0**doublings, last).astype(int) + 1
+
+
+def improved_pairs(
+  total_steps: int,
+  *,
+  first: int = 10,
+  last: int = 1280,
+  mean: float = -1.1,
+  std: float = 2.0,
+  sigma_min: float = 0.002,
+  sigma_max: float = 80.0,
+  rho: float = 7.0,
+) -> Pairs:
+  """Makes the pairs of improved consistency training (Song & Dhariwal 2024).
+
+  Neighbours r < t on EDM's grid of `improved_num_levels` levels, chosen with
+  the probability of the interval under log sigma ~ N(mean, std^2) (their
+  section 3.5); weight 1 / (t - r).
+  """
+
+  def pairs(key, batch_size, schedule, step):
+    count = improved_num_levels(step, total_steps, first, last)
+    # All `last` intervals are computed, those beyond the grid are empty.
+    index = jnp.arange(last + 1)
+    share = jnp.minimum(index / (count - 1), 1.0)
+    ends = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    sigma = (ends[0] + share * (ends[1] - ends[0])) ** rho
+    below = erf((jnp.log(sigma) - mean) / (math.sqrt(2.0) * std))
+    # Where the distribution function reaches a uniform draw.
+    u = jax.random.uniform(key, (batch_size,))
+    level = below[0] + u * (below[-1] - below[0])
+    chosen = jnp.searchsorted(below, level, side='right') - 1
+    chosen = jnp.clip(chosen, 0, count - 2)
+    return _pair(schedule, sigma[chosen + 1], sigma[chosen])
+
+  return pairs
+
+
+def easy_ratio(
+  sigma: Array,
+  stage: Array | int,
+  q: float = 2.0,
+  k: float = 8.0,
+  b: float = 1.0,
+) -> Array:
+  """Computes r(t) = t max(0, 1 - n(t) / q^(stage + 1)), [B] (Geng et al. 2024).
+
+  n(t) = 1 + k sigmoid(-b t), with t = sigma. Stage 0 with q = 2 gives r = 0,
+  plain denoising, for t <= log 7; every stage brings r closer to t.
+  """
+  n = 1.0 + k * jax.nn.sigmoid(-b * sigma)
+  return sigma * jnp.maximum(1.0 - n / q ** (1.0 + stage), 0.0)
+
+
+def easy_pairs(
+  steps_per_stage: int,
+  times: TimeSampler,
+  *,
+  num_stages: int = 8,
+  q: float = 2.0,
+  k: float = 8.0,
+  b: float = 1.0,
+) -> Pairs:
+  """Makes the pairs of ECT (Geng et al. 2024): r of `easy_ratio`.
+
+  The stage is step // steps_per_stage, at most num_stages - 1; weight 1 / (t -
+  r), times that of the time sampler.
+  """
+
+  def pairs(key, batch_size, schedule, step):
+    stage = jnp.minimum(step // steps_per_stage, num_stages - 1)
+    level_t, weight = times(key, batch_size, schedule)
+    sigma = level_t.sigma / level_t.alpha
+    r = easy_ratio(sigma, stage, q, k, b)
+    return level_t, _level(schedule, r), weight / (sigma - r)
+
+  return pairs
+
+
+def grid_pairs(num_levels: int = 18) -> Pairs:
+  """Makes neighbours of the schedule's grid of N levels; weight 1.
+
+  With `KarrasSchedule` the pairs of consistency distillation (Song et al. 2023,
+  section 4). ValueError for fewer than 2 levels.
+  """
+  if num_levels < 2:
+    raise ValueError(f'num_levels is {num_levels}: a pair needs 2')
+
+  def pairs(key, batch_size, schedule, step):
+    i = jax.random.randint(key, (batch_size,), 1, num_levels)
+    level_t, level_r = (schedule(j / (num_levels - 1)) for j in (i, i - 1))
+    return level_t, level_r, jnp.ones(batch_size)
+
+  return pairs
+
+
+def _pair(schedule, sigma_t, sigma_r):
+  weight = 1.0 / (sigma_t - sigma_r)
+  return _level(schedule, sigma_t), _level(schedule, sigma_r), weight
+
+
+def _level(schedule, sigma):
+  # The level of sigma / alpha, exactly clean for 0.
+  noisy = sigma > 0.0
+  level = schedule.from_logsnr(-2.0 * jnp.log(jnp.where(noisy, sigma, 1.0)))
+  return jax.tree.map(lambda a, b: jnp.where(noisy, a, b), level, clean_level())

@@ -1,0 +1,64 @@
+"""The pairs of levels of iCT and ECT, by hand and by their law."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.training import level_pairs
+
+EDM = dj.KarrasSchedule()
+
+
+def test_n_of_k_by_hand():
+  """s0 = 10, s1 = 1280: 8 doublings of K' = K / 8 steps each."""
+  steps = [0, 99, 100, 250, 699, 700, 799, 800, 10_000]
+  expected = [11, 11, 21, 41, 641, 1281, 1281, 1281, 1281]
+  found = [int(level_pairs.improved_num_levels(k, 800)) for k in steps]
+  assert found == expected
+  assert int(level_pairs.improved_num_levels(5, 10, 2, 8)) == 5
+
+
+def test_r_of_t_by_hand():
+  """ECT: n = 1 + 8 sigmoid(-t), r = t max(0, 1 - n / q^(stage + 1))."""
+  t = jnp.array([0.0, 1.0, np.log(7.0), 3.0, 80.0])
+  n = [5.0, 3.1515313, 2.0, 1.3794070, 1.0]
+  np.testing.assert_allclose(
+    level_pairs.easy_ratio(t, 0), [0, 0, 0, 3 * (1 - n[3] / 2), 40], atol=1e-5
+  )
+  expected = [0, 1 - n[1] / 4, 0.5 * np.log(7), 3 * (1 - n[3] / 4), 60]
+  np.testing.assert_allclose(level_pairs.easy_ratio(t, 1), expected, atol=1e-5)
+  np.testing.assert_allclose(
+    level_pairs.easy_ratio(t, 0, q=256.0),
+    t * (1 - np.array(n) / 256),
+    atol=1e-4,
+  )
+
+
+def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
+  """On EDM's grid of N(k) = 11 levels; shares within five standard errors."""
+  n = 20_000
+  pairs = level_pairs.improved_pairs(800, last=40)
+  level_t, level_r, weight = jax.jit(pairs, static_argnums=(1, 2))(
+    key, n, EDM, 0
+  )
+  i = np.arange(11) / 10
+  grid = (0.002 ** (1 / 7) + i * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
+  index = np.abs(
+    np.log(grid)[None] - np.log(np.asarray(level_t.sigma)[:, None])
+  ).argmin(1)
+  np.testing.assert_allclose(level_t.sigma, grid[index], rtol=1e-4)
+  np.testing.assert_allclose(level_r.sigma, grid[index - 1], rtol=1e-4)
+  np.testing.assert_allclose(
+    weight, 1 / (grid[index] - grid[index - 1]), rtol=1e-3
+  )
+  normal = jax.scipy.stats.norm.cdf((np.log(grid) + 1.1) / 2.0)
+  mass = np.diff(normal) / (normal[-1] - normal[0])
+  shares = np.bincount(index, minlength=11)[1:] / n
+  assert (np.abs(shares - mass) < 5 * np.sqrt(mass / n)).all()
+
+
+def test_too_few_levels_are_refused():
+  with pytest.raises(ValueError, match='num_levels is 1: a pair needs 2'):
+    level_pairs.grid_pairs(1)
