@@ -5,10 +5,10 @@ r"""Speed of ours against torch and diffusers, taken in turns in one run.
   python -m benchmarks.against_torch --smoke                # a tiny network
 
 Forward pass, training step (loss, gradient, Adam, average) and DDIM sampling of
-DDPM's network for CIFAR-10, EDM's, and on a GPU ADM's for ImageNet 64. EDM's
-DDPM++, which diffusers has not, stands against a UNet2DModel of the same widths
-and number of blocks. On a CPU both compute in float32 with batches of 8; on a
-GPU in bfloat16, with torch.compile, and batches of 128 to 1024.
+DDPM's network for CIFAR-10, EDM's, DiT-S/2, and on a GPU ADM's for ImageNet 64.
+EDM's DDPM++, which diffusers has not, stands against a UNet2DModel of the same
+widths and number of blocks. On a CPU both compute in float32 with batches of 8;
+on a GPU in bfloat16, with torch.compile, and batches of 128 to 1024.
 
 A ratio is torch's time over ours of one pair, so above 1 ours is faster; given
 is the median over the pairs and their quartiles. FLOP are counted by layers
@@ -32,7 +32,14 @@ from benchmarks.turns import Case, Failed, Worker
 
 TASKS = ('forward', 'train', 'ddim')
 SIDES = {'ours': 'benchmarks.jax_side', 'torch': 'benchmarks.torch_side'}
-EXACT = ('ddpm', 'adm', 'smoke')  # diffusers has the same network
+EXACT = (
+  'ddpm',
+  'adm',
+  'dit',
+  'smoke',
+  'smoke_dit',
+)  # diffusers has the same network
+NAMES = ('ddpm', 'edm', 'dit', 'adm')
 GPU_BATCHES = (128, 256, 512, 1024)
 
 
@@ -176,8 +183,8 @@ def head() -> str:
 def plan(args, gpu: bool) -> list[Case]:
   """Returns the cases that the options choose."""
   if args.smoke:
-    return [Case('smoke', 2, 'float32', 3)]
-  networks = args.networks or ['ddpm', 'edm'] + ['adm'] * gpu
+    return [Case(name, 2, 'float32', 3) for name in ('smoke', 'smoke_dit')]
+  networks = args.networks or ['ddpm', 'edm', 'dit'] + ['adm'] * gpu
   batches = args.batches or (GPU_BATCHES if gpu else [8])
   dtype = args.dtype or ('bfloat16' if gpu else 'float32')
   compiled = gpu if args.torch_compile is None else args.torch_compile
@@ -198,7 +205,7 @@ def options(argv=None):
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--networks', type=listed, help='of ddpm,edm,adm')
+  parser.add_argument('--networks', type=listed, help='of ddpm,edm,dit,adm')
   parser.add_argument('--tasks', type=listed, default=TASKS)
   parser.add_argument('--batches', type=listed)
   parser.add_argument('--dtype', choices=('float32', 'bfloat16'))
@@ -213,7 +220,7 @@ def options(argv=None):
   parser.add_argument('--out', default='against_torch.json')
   parser.add_argument('--smoke', action='store_true', help='a tiny network')
   args = parser.parse_args(argv)
-  for name, known in (('networks', ('ddpm', 'edm', 'adm')), ('tasks', TASKS)):
+  for name, known in (('networks', NAMES), ('tasks', TASKS)):
     for part in getattr(args, name) or ():
       if part not in known:
         parser.error(f'--{name}: {part!r} is not one of {", ".join(known)}')
@@ -238,7 +245,11 @@ def main(argv=None) -> None:
   records = []
   for case in plan(args, gpu):
     rounds, least = (2, 0.0) if args.smoke else (args.rounds, 0.5)
-    records += compare(case, args.tasks, rounds, least)
+    found = compare(case, args.tasks, rounds, least)
+    for record in found:
+      if 'error' in record:
+        print(row(record), flush=True)
+    records += found
     text = json.dumps({'machine': where, 'records': records}, indent=1)
     Path(args.out).write_text(text)
   print('\n' + summary(records))
@@ -248,8 +259,8 @@ def main(argv=None) -> None:
 
 
 def summary(records: list[dict]) -> str:
-  """Returns the whole table with the versions and the devices."""
-  lines = [head(), *map(row, records)]
+  """Returns lines on the versions, the devices and the networks."""
+  lines = []
   for record in records:
     if 'facts' not in record:
       continue

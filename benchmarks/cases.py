@@ -11,9 +11,19 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax import build
-from diffusion_jax.interop import diffusers_networks
+from diffusion_jax.interop import diffusers_networks, diffusers_transformer
 from diffusion_jax.networks.unet import UNet
 
+# DiT-S/2 as it was published, with the waves that diffusers has.
+DIT = {
+  'noise_embedding': 'ho',
+  'positions': 'sincos',
+  'norm': 'layer',
+  'qk_norm': False,
+  'mlp': 'gelu',
+  'dropout': 0.0,
+  'dropout_blocks': 'all',
+}
 SMOKE = {
   'channels': 16,
   'multipliers': (1, 2),
@@ -26,20 +36,36 @@ NETWORKS = {
   'edm': ('cifar10_edm', {}, False),
   # Separate projections are the layout that diffusers has: the same products.
   'adm': ('imagenet64', {'qkv': 'separate'}, True),
+  'dit': ('cifar10_dit', DIT, True),
+  'smoke_dit': (
+    'cifar10_dit',
+    DIT | {'channels': 16, 'num_blocks': 2, 'num_heads': 2},
+    True,
+  ),
   'smoke': ('cifar10', SMOKE | {'attention_resolutions': (8,)}, True),
 }
+
+
+def is_dit(case):
+  """Says whether the network of a case is a transformer."""
+  return NETWORKS[case.network][0].endswith('_dit')
 
 
 def make_config(case):
   """Returns the config of a case: one device, DDIM, a network of its type."""
   name, fields, _ = NETWORKS[case.network]
   config = importlib.import_module(f'configs.{name}').get_config()
+  base = importlib.import_module('configs.cifar10').get_config()
   config.network.update(fields | {'dtype': case.dtype, 'remat': case.remat})
-  if case.network == 'smoke':
+  if case.network.startswith('smoke'):
     config.data.image_shape = (16, 16, 3)
   if case.network == 'adm':  # diffusers has neither the bound nor its output
     config.network.learned_variance = False
     config.objective.name = 'denoising'
+  if is_dit(case):  # trained as DDPM's network is
+    for section in ('schedule', 'objective', 'conditioning'):
+      config[section] = base[section]
+    config.conditioning.update({'labels': True, 'dropout': 0.1})
   config.objective.augment = 0.0
   config.training.mesh = (1, 1)
   config.training.batch_size = case.batch
@@ -52,9 +78,12 @@ def make_config(case):
 
 
 def torch_options(case):
-  """Returns the options of the UNet2DModel of a case."""
+  """Returns the options of the UNet2DModel, or DiT, of a case."""
   config = make_config(case)
   shape = tuple(config.data.image_shape)
+  if is_dit(case):
+    network = build.build_network(config)
+    return diffusers_transformer.transformer_config(network, shape)
   if NETWORKS[case.network][2]:
     return diffusers_networks.unet_config(build.build_network(config), shape)
   of_same_size = UNet(

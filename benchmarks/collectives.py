@@ -3,8 +3,9 @@ r"""Bytes that devices send in a training step, and bytes that each holds.
   python -m benchmarks.collectives --config=configs/cifar10.py --mesh=1,8
 
 compiles the step on simulated devices (--devices of the CPU), without any array
-of it, and counts the collectives of the optimised HLO. One inside a loop counts
-once. XLA may choose others on a GPU or TPU; the arrays are the same.
+of it, and counts the collectives of the optimised HLO, as often as the loops
+they are in repeat them. XLA may choose others on a GPU or TPU; the arrays are
+the same.
 """
 
 import argparse
@@ -38,7 +39,52 @@ class Collective(NamedTuple):
 
 
 def find(hlo: str, num_devices: int) -> list[Collective]:
-  """Returns all collectives in the text of a compiled program."""
+  """Returns all collectives in the text of a compiled program.
+
+  One in a loop of n repetitions, a number that XLA knows, is there n times.
+  """
+  counts = repetitions(hlo)
+  return [
+    collective
+    for name, text in computations(hlo).items()
+    for collective in find_in(text, num_devices) * counts.get(name, 1)
+  ]
+
+
+def computations(hlo: str) -> dict[str, str]:
+  """Returns the text of each computation of a program, by its name."""
+  # %name (arguments) -> result {, and } alone in a line; others are of none
+  parts = re.split(r'^(?:ENTRY )?%?([\w.\-]+) \(.*\{$', hlo, flags=re.MULTILINE)
+  return {'': parts[0]} | dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def repetitions(hlo: str) -> dict[str, int]:
+  """Returns how often each computation that a loop repeats is run."""
+  texts = computations(hlo)
+  inner: dict[str, list[tuple[str, int]]] = {}
+  for name, text in texts.items():
+    for line in text.splitlines():
+      body = re.search(r' while\(.*body=%?([\w.\-]+)', line)
+      known = re.search(r'known_trip_count\D*(\d+)', line)
+      if body:
+        count = int(known[1]) if known else 1
+        inner.setdefault(name, []).append((body[1], count))
+  counts = {}
+
+  def visit(name, times):
+    for body, count in inner.get(name, []):
+      counts[body] = counts.get(body, 0) + times * count
+      visit(body, times * count)
+
+  bodies = {body for found in inner.values() for body, _ in found}
+  for name in inner:
+    if name not in bodies:
+      visit(name, 1)
+  return counts
+
+
+def find_in(hlo: str, num_devices: int) -> list[Collective]:
+  """Returns the collectives of one computation."""
   found = []
   kinds = '|'.join(KINDS)
   # name = f32[8,4]{1,0} all-reduce(...), or (f32[..], f32[..]) all-reduce(...)
@@ -93,7 +139,11 @@ def compile_step(config):
 
   from diffusion_jax import build, families
   from diffusion_jax.programs import train
-  from diffusion_jax.training.sharding import batch_sharding, replicated
+  from diffusion_jax.training.sharding import (
+    batch_sharding,
+    on_mesh,
+    replicated,
+  )
   from diffusion_jax.training.step import make_train_step
 
   mesh = build.build_mesh(config)
@@ -101,7 +151,7 @@ def compile_step(config):
   decays = build.build_ema_decays(config)
   objective = families.of(config).objective(config)
   _, like = train.state_maker(config, objective, optimizer, decays, mesh)
-  size, shape = config.training.batch_size, tuple(config.data.image_shape)
+  size, shape = config.training.batch_size, build.state_shape(config)
   batch = {'image': ((size, *shape), jnp.float32)}
   if config.data.num_classes:
     batch['label'] = ((size,), jnp.int32)
@@ -121,7 +171,9 @@ def compile_step(config):
   )
   places = jax.tree.map(lambda x: x.sharding, like)
   step = jax.jit(
-    step, donate_argnums=0, out_shardings=(places, replicated(mesh))
+    on_mesh(mesh, step),
+    donate_argnums=0,
+    out_shardings=(places, replicated(mesh)),
   )
   key = jax.eval_shape(lambda: jax.random.key(0))
   return step.lower(like, batch, key).compile(), like

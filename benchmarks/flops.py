@@ -9,6 +9,7 @@ from flax import linen as nn
 from benchmarks import cases
 from diffusion_jax import build
 from diffusion_jax.networks import layers
+from diffusion_jax.networks.transformer_block import Block
 
 
 def analytic(config, batch):
@@ -19,27 +20,36 @@ def analytic(config, batch):
   image. A training step has three times as many.
   """
   network = build.build_network(config)
-  total = 0
+  found = {}
 
   def count(layer, args, kwargs, context):
-    nonlocal total
     out = layer(*args, **kwargs)
-    module = context.module
-    if context.method_name != '__call__':
-      return out
-    if isinstance(module, layers.Conv):
-      total += 2 * module.kernel_size**2 * args[0].shape[-1] * out.size
-    elif isinstance(module, nn.Dense):
-      total += 2 * args[0].shape[-1] * out.size
-    elif isinstance(module, layers.Attention):
-      b, h, w, c = out.shape
-      total += 4 * b * (h * w) ** 2 * c
+    path = context.module.path
+    if context.method_name == '__call__':  # blocks in a scan are traced twice
+      scanned = any(name.startswith('blocks_') for name in path)
+      times = network.num_blocks if scanned else 1
+      found[path] = times * of_layer(context.module, args[0], out)
     return out
 
   with nn.intercept_methods(count):
     inputs = cases.network_inputs(config, batch)
     jax.eval_shape(network.init, jax.random.key(0), *inputs)
-  return total
+  return sum(found.values())
+
+
+def of_layer(layer, x, out):
+  """Returns the FLOP of a layer's own products."""
+  if isinstance(layer, layers.Conv):
+    return 2 * layer.kernel_size**2 * x.shape[-1] * out.size
+  if isinstance(layer, nn.Dense):
+    return 2 * x.shape[-1] * out.size
+  if isinstance(layer, layers.Attention):
+    b, h, w, c = out.shape
+    return 4 * b * (h * w) ** 2 * c
+  if isinstance(layer, Block):  # attention between its tokens
+    b, tokens, width = x[0].shape
+    return 4 * b * tokens**2 * width
+  return 0
 
 
 def counted(compiled):

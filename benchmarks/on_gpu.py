@@ -27,6 +27,7 @@ PAIRS = (
   ('ddpm', 128),
   ('edm', 512),
   ('adm', 128),
+  ('dit', 256),
   ('ddpm', 512),
   ('edm', 128),
   ('adm', 256),
@@ -34,6 +35,7 @@ PAIRS = (
   ('ddpm', 1024),
   ('edm', 256),
   ('edm', 1024),
+  ('dit', 512),
   ('adm', 512),
   ('adm', 1024),
 )
@@ -63,7 +65,7 @@ def parts(smoke: bool, ddim_steps: int) -> dict[str, list[str]]:
     for name in ALONE
   }
   # What is measured once comes after the published sizes.
-  first = dict(list(found.items())[:4])
+  first = dict(list(found.items())[:5])
   return first | alone | found
 
 

@@ -33,9 +33,10 @@ class Side:
     if self.config.conditioning.labels:
       labels = torch.zeros(case.batch, dtype=torch.long, device=self.device)
       self.labels = {'class_labels': labels}
-    self.model = self._place(
-      diffusers.UNet2DModel.from_config(cases.torch_options(case))
-    )
+    self.kind, self.folder = diffusers.UNet2DModel, 'unet'
+    if cases.is_dit(case):
+      self.kind, self.folder = diffusers.DiTTransformer2DModel, 'transformer'
+    self.model = self._place(self.kind.from_config(cases.torch_options(case)))
     self.run = None
 
   def facts(self):
@@ -53,15 +54,15 @@ class Side:
 
   def compute(self, folder, x, noise):
     """Returns the output for weights that ours wrote, in float32."""
-    model = diffusers.UNet2DModel.from_pretrained(
-      f'{folder}/unet', low_cpu_mem_usage=False
+    model = self.kind.from_pretrained(
+      f'{folder}/{self.folder}', low_cpu_mem_usage=False
     )
     model = self._place(model.eval())
     labels = {name: a[:2] for name, a in self.labels.items()}
     with torch.inference_mode():
       x = torch.from_numpy(x).permute(0, 3, 1, 2).to(self.device)
       noise = torch.from_numpy(noise).to(self.device)
-      out = model(x, noise, **labels).sample
+      out = model(x, timestep=noise, **labels).sample
     return out.permute(0, 2, 3, 1).float().cpu().numpy()
 
   def prepare(self, task):
@@ -107,9 +108,13 @@ class Side:
 
     @torch.inference_mode()
     def run():
-      model(x, noise, **self.labels)
+      model(x, timestep=noise, **self.labels)
 
     return run
+
+  def _times(self, t):
+    # A number for each image, which DiT needs.
+    return t.to(self.device).expand(self.case.batch)
 
   def _ddim(self):
     model, shape = self._for_sampling(), self._images().shape
@@ -121,7 +126,9 @@ class Side:
       x = torch.randn(shape, device=self.device)
       x = x.to(memory_format=torch.channels_last)
       for t in scheduler.timesteps:
-        eps = model(x.to(self.dtype), t, **self.labels).sample
+        eps = model(
+          x.to(self.dtype), timestep=self._times(t), **self.labels
+        ).sample
         x = scheduler.step(eps.float(), t, x).prev_sample
 
     return run
@@ -144,7 +151,7 @@ class Side:
       eps = torch.randn_like(image)
       xt = scheduler.add_noise(image, eps, steps)
       with half:
-        found = called(xt, steps, **self.labels).sample
+        found = called(xt, timestep=steps, **self.labels).sample
       loss = torch.nn.functional.mse_loss(found.float(), eps)
       adam.zero_grad(set_to_none=True)
       loss.backward()

@@ -16,7 +16,7 @@ def get_config():
   # None: $XDG_CACHE_HOME/diffusion_jax/compiled; '': they are not kept
   config.compilation_cache = placeholder(str)
 
-  data = config.data = ConfigDict()  # docs/data.md
+  data = config.data = ConfigDict()  # --mode=train (docs/data.md)
   # digits, shapes, synthetic, photos, npz, folder, cifar10, mnist, tfds
   data.name = ''
   data.image_shape = (32, 32, 3)  # height, width, channels
@@ -37,14 +37,16 @@ def get_config():
   data.photo_shrink = placeholder(int)  # photos: shrunk so much, then cropped
   data.num_threads = 8  # threads that read ahead, for sets on disk
 
-  latent = config.latent = ConfigDict()  # docs/latent_diffusion.md
+  # --mode=train (docs/latent_diffusion.md)
+  latent = config.latent = ConfigDict()
   # workdir of the autoencoder whose latents are diffused; '': pixels are
   latent.run = ''
   latent.shape = ()  # height, width, channels of its latents
   # factor of the latents; None: that of its run, or 1 / their deviation
   latent.scale = placeholder(float)
 
-  schedule = config.schedule = ConfigDict()  # docs/schedules.md
+  # --mode=train,noise (docs/schedules.md)
+  schedule = config.schedule = ConfigDict()
   # betas of num_steps steps: linear, rescaled_linear, quadratic, scaled_linear,
   # cosine, sigmoid, constant, warmup, reciprocal; in continuous time:
   # continuous_cosine, continuous_sigmoid, linear_vp, sub_vp, geometric_ve,
@@ -75,7 +77,7 @@ def get_config():
   schedule.gamma_min = placeholder(float)  # learned: first -log SNR at t = 0
   schedule.gamma_max = placeholder(float)  # learned: at t = 1
 
-  network = config.network = ConfigDict()
+  network = config.network = ConfigDict()  # --mode=train
   # unet, dit (transformers), vdm (one resolution), ddpmpp (EDM's), edm2 (its
   # magnitudes are 1: docs/edm2.md), classifier (of noisy images); autoencoder
   # and hierarchical, of objectives vae and hvae
@@ -144,7 +146,7 @@ def get_config():
   # of float32 products on GPU and TPU: default, high, highest
   network.matmul_precision = 'default'
 
-  conditioning = config.conditioning = ConfigDict()
+  conditioning = config.conditioning = ConfigDict()  # --mode=train
   # what the network sees: step (0..T-1), rescaled_step (0..999), time
   # (time_scale * t), logsnr, log_sigma (-logsnr / 2), edm (-logsnr / 8)
   conditioning.noise_input = 'step'
@@ -161,9 +163,13 @@ def get_config():
   conditioning.image = ''
   conditioning.image_factor = 2  # superres: so many times smaller
 
-  objective = config.objective = ConfigDict()  # docs/training.md
+  # --mode=train (docs/training.md)
+  objective = config.objective = ConfigDict()
   # denoising, hybrid (denoising + the bound), vlb (the bound), vdm (VDM's),
-  # classifier (of noisy images: docs/guidance.md); vae, hvae (docs/vae.md)
+  # classifier (of noisy images: docs/guidance.md); vae, hvae (docs/vae.md); few
+  # steps (docs/few_steps.md): mean_flow, shortcut, consistency_training,
+  # consistency_distillation, continuous_consistency, reflow,
+  # progressive_distillation
   objective.name = 'denoising'
   objective.num_steps = placeholder(int)  # vdm: T; 0: continuous time
   objective.parametrization = 'eps'  # x0, eps, v, score, flow, edm
@@ -187,6 +193,40 @@ def get_config():
   # features, 128 there, of EDM2's u(sigma), which divides the error of a level
   # by its own size
   objective.uncertainty = placeholder(int)
+  # the workdir of a diffusion run of the same data that is distilled
+  objective.teacher = placeholder(str)
+  # a step of the teacher: ddim, heun
+  objective.solver = placeholder(str)
+  objective.teacher_steps = placeholder(int)  # reflow: of UniPC, for each pair
+  objective.improved = placeholder(bool)  # mean_flow: in its second form
+  # mean_flow: p of the error e / (e + offset)^p; 0: the squared error
+  objective.power = placeholder(float)
+  objective.offset = placeholder(float)
+  objective.equal = placeholder(float)  # mean_flow: probability of s = t
+  objective.start = placeholder(float)  # mean_flow, reflow: that of t = 1
+  objective.end = placeholder(float)  # mean_flow: that of s = 0
+  # mean_flow: guidance of the scale omega / (1 - kappa), trained in
+  objective.omega = placeholder(float)
+  objective.kappa = placeholder(float)
+  # mean_flow: trains all scales from 1 to this, sampling.guidance_scale chooses
+  objective.max_guidance = placeholder(float)
+  # shortcut: 1 / the smallest step; progressive_distillation: of the student
+  objective.map_steps = placeholder(int)
+  # shortcut: share of the targets that are two steps
+  objective.bootstrap = placeholder(float)
+  objective.ema_target = placeholder(bool)  # targets by averaged parameters
+  # consistency: of levels t and r: improved (iCT), easy (ECT), grid
+  objective.pairs = placeholder(str)
+  objective.steps_per_stage = placeholder(int)  # easy
+  objective.num_stages = placeholder(int)  # easy
+  objective.q = placeholder(float)  # easy: a stage divides t - r by q
+  objective.pair_levels = placeholder(int)  # grid: of the schedule
+  objective.first = placeholder(int)  # improved: levels of the grid, at first
+  objective.last = placeholder(int)  # improved: and at last
+  objective.distance = placeholder(str)  # consistency: squared, pseudo_huber
+  objective.huber_offset = placeholder(float)  # pseudo_huber: c; 0: the norm
+  # continuous_consistency: steps over which the derivative gets its weight
+  objective.tangent_warmup = placeholder(int)
   # vae, hvae: p(x | z) of a pixel: logistic, gaussian, unit_gaussian (of
   # variance 1), bernoulli (of data.num_levels=2)
   objective.decoder = 'logistic'
@@ -195,7 +235,7 @@ def get_config():
   objective.free_bits = placeholder(float)
   objective.kl_warmup = placeholder(int)  # steps from weight 0 to beta
 
-  optimizer = config.optimizer = ConfigDict()
+  optimizer = config.optimizer = ConfigDict()  # --mode=train
   # adam, adamw (the same where weight_decay is 0), radam, muon (kernels);
   # None: adamw
   optimizer.name = placeholder(str)
@@ -213,7 +253,8 @@ def get_config():
   # replaces nan by 0 and inf by 1e5 in gradients, as EDM; the run continues
   optimizer.repair_gradients = False
 
-  training = config.training = ConfigDict()  # docs/training.md
+  # --mode=train (docs/training.md)
+  training = config.training = ConfigDict()
   training.num_steps = 1000
   training.batch_size = 128  # of all devices and hosts together
   training.accumulate = 1  # parts of the batch, evaluated one after the other
@@ -225,6 +266,12 @@ def get_config():
   training.ema_decay = 0.9999
   training.more_ema_decays = ()  # further averages of the parameters
   training.ema_warmup = False  # decay min(ema_decay, (1 + step) / (10 + step))
+  # relative widths of averages by a power of time, such as 0.05,0.10, of whose
+  # snapshots any other width is made after training (docs/averages.md)
+  training.ema_sigma_rels = placeholder(tuple)
+  training.snapshot_every = 0  # steps; num_steps / 32, for instance
+  # so many and the latest: when there are more, the interval doubles
+  training.keep_snapshots = 32
   # in images, instead of ema_decay and ema_warmup
   training.ema_half_life = placeholder(float)
   # the half-life is at most so many times the images so far; 0: no limit
@@ -249,7 +296,8 @@ def get_config():
   training.init_from = placeholder(str)
   training.resume = 'auto'  # force: continue although the config differs
 
-  evaluation = config.evaluation = ConfigDict()  # --mode=evaluate
+  # --mode=evaluate,train (docs/evaluation.md)
+  evaluation = config.evaluation = ConfigDict()
   # elbo, ode, independent_pixels; of a VAE: elbo, iw, independent_pixels; of a
   # classifier: accuracy
   evaluation.metrics = ('elbo',)
@@ -285,12 +333,14 @@ def get_config():
   sweep.num_steps = ()
   sweep.sampler = ()
   sweep.ema_decay = ()
+  sweep.ema_sigma_rel = ()
   evaluation.name = ''  # appended to the folder of the results
 
-  sampling = config.sampling = ConfigDict()  # docs/samplers.md
+  # --mode=sample,edit,evaluate,report,train (docs/samplers.md)
+  sampling = config.sampling = ConfigDict()
   # ancestral, ddim, heun, dpm_solver_pp, dpm_solver_pp_2s, dpm_solver_pp_sde,
   # unipc, euler_maruyama, reverse_diffusion, annealed_langevin, velocity_heun
-  # (JiT's), velocity_sde (SiT's)
+  # (JiT's), velocity_sde (SiT's); flow_map, of objectives of few steps
   sampling.sampler = 'ancestral'
   sampling.num_steps = 1000
   # another schedule whose levels are visited; '': that of the training
@@ -312,6 +362,9 @@ def get_config():
   # velocity_sde: w(t) is constant, sigma or sde (the schedule's own)
   sampling.diffusion = placeholder(str)
   sampling.diffusion_scale = placeholder(float)  # times this; 0: ODE
+  # flow_map: each step goes to the end and adds noise; consistency functions
+  # have no other steps
+  sampling.stochastic = placeholder(bool)
   sampling.churn = 0.0  # EDM's S_churn, of all steps together
   sampling.churn_min = placeholder(float)  # of sigma / alpha
   sampling.churn_max = placeholder(float)  # None: no limit
@@ -340,6 +393,8 @@ def get_config():
   sampling.prompt = placeholder(str)
   sampling.ema = True  # averaged parameters
   sampling.ema_decay = 0.0  # one of training.more_ema_decays; 0: the first
+  # the width of an average that is made of the run's snapshots instead
+  sampling.ema_sigma_rel = placeholder(float)
   sampling.checkpoint = 'latest'  # latest, best, or a step
   sampling.seed = 0  # image i is a function of seed and i
   sampling.trajectory = False  # also a GIF of how the images emerge
@@ -364,6 +419,12 @@ def get_config():
   edit.repeats = 1  # sdedit: each result edited again
   edit.name = 'edit'  # of the files written into edits/
 
+  average = config.average = ConfigDict()  # --mode=average (docs/averages.md)
+  average.sigma_rel = placeholder(float)  # the width
+  average.step = placeholder(int)  # of a snapshot; None: the latest
+  # the run folder that is written; '': averages/<sigma_rel>-<step> of the run
+  average.out = ''
+
   convert = config.convert = ConfigDict()  # --mode=convert (docs/weights.md)
   convert.source = ''  # the folder or file of weights that become a run
   # diffusers, openai, ho, score_sde, edm, safetensors; '': recognised
@@ -373,6 +434,14 @@ def get_config():
   convert.to = ''  # what the run becomes instead: diffusers, safetensors
   convert.out = ''  # the folder or file that is written then
   convert.label = placeholder(int)  # diffusers: the class built in; -1: none
+
+  # --mode=report,train (docs/report.md)
+  report = config.report = ConfigDict()
+  report.runs = ()  # workdirs of further runs, which are shown beside this one
+  report.after_training = True  # also writes report.html when a training ends
+  # a trajectory of the sampler is drawn if it takes no longer than so many
+  # seconds, by the images per second of the training; 0: none
+  report.trajectory_seconds = 10.0
 
   noise = config.noise = ConfigDict()  # --mode=noise
   noise.image = 'china.jpg'  # a file, or scikit-learn's china.jpg, flower.jpg
@@ -404,7 +473,8 @@ def with_argument(config, arg, variants=()):
 
   It then has a tiny network and four steps. Data sets that must be downloaded
   are replaced by synthetic pictures. A run in latents uses those of the smoke
-  run of its autoencoder, which comes first. variants: further arguments, which
+  run of its autoencoder, which comes first, and a run that begins with another
+  or has a teacher the smoke run of that. variants: further arguments, which
   the experiment applies itself; each exists with `_smoke` as well.
   """
   known = 'smoke', *variants, *(f'{name}_smoke' for name in variants)
@@ -421,6 +491,10 @@ def with_argument(config, arg, variants=()):
       config.data[field] = None
   if config.latent.run:  # that of the autoencoder's smoke run
     config.latent.run += '-smoke'
+  for section, field in (('training', 'init_from'), ('objective', 'teacher')):
+    run = config[section][field]
+    if run:  # the smoke run of runs/digits_flow-unscaled has a name of its own
+      config[section][field] = run + ('_smoke' if '-' in run else '-smoke')
   own = ':' in config.network.name  # of a user's module: what it sets shrinks
   always = ['channels', 'num_blocks']
   if config.network.name not in ('dit', 'edm2'):
@@ -449,6 +523,7 @@ def with_argument(config, arg, variants=()):
   config.sampling.corrector_snr = None
   config.sampling.num_samples = 16
   config.sampling.batch_size = 16
+  config.report.after_training = False
   config.edit.num_resamples = config.edit.jump = 2
   config.noise.size = 64
   config.noise.frames = 5

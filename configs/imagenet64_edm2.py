@@ -61,6 +61,9 @@ def get_config(arg=''):
   # function of relative width 0.075.
   config.training.ema_half_life = 1e12
   config.training.ema_rampup = 0.0614
+  # Any other width is chosen afterwards (docs/averages.md).
+  config.training.ema_sigma_rels = (0.05, 0.10)
+  config.training.snapshot_every = 4096  # 8 Mi images
   config.training.skip_nonfinite = 10
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000

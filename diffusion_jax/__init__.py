@@ -40,6 +40,7 @@ from diffusion_jax.core.elbo import (
   reconstruction_nll,
   variational_bound,
 )
+from diffusion_jax.core.flow_map import FlowMap, make_flow_map
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.losses import (
   antithetic_times,
@@ -143,6 +144,7 @@ from diffusion_jax.sampling.likelihood import (
   ode_bits_per_dim,
   probability_flow,
 )
+from diffusion_jax.sampling.map_sampler import sample_map
 from diffusion_jax.sampling.reconstruction import (
   observation_guided,
   reconstruction_guided,

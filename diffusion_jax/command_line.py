@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from diffusion_jax.build import audit, ranges
+from diffusion_jax import help
+from diffusion_jax.build import audit, make, ranges
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.runs import memory, processes, run_folder, sweep, user_cache
@@ -30,7 +31,12 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the run; default runs/<config>[-<argument>].'
 )
-_MODE = flags.DEFINE_enum('mode', 'train', list(PROGRAMS), 'What to do.')
+_MODE = flags.DEFINE_string(
+  'mode', 'train', 'What to do, a mode; default train.'
+)
+_HELP_MODE = flags.DEFINE_string(
+  'help_mode', None, 'Names the fields that a mode reads, with comments.'
+)
 _SWEEP_INDEX = flags.DEFINE_integer(
   'sweep_index', None, "Which override of the config's sweep(), from 0."
 )
@@ -95,7 +101,7 @@ def join(config):
   """Joins the other processes, if --multihost says that there are any."""
   where = _COORDINATOR.value, _NUM_HOSTS.value, _HOST.value
   if _MULTIHOST.value:
-    if _MODE.value in ('edit', 'noise', 'convert'):
+    if _MODE.value in ('edit', 'average', 'report', 'noise', 'convert'):
       raise UserError(f'--mode={_MODE.value} is work for one process')
     processes.start(*where, config.training.heartbeat_timeout)
     if _MODE.value != 'train':  # JAX took the signal, and no code checks it
@@ -109,6 +115,7 @@ def parse(argv: list[str]) -> list[str]:
   # Orbax and JAX log much, with tracebacks of errors that are handled as well;
   # --verbosity=0 brings it back.
   logging.set_verbosity(logging.FATAL)
+  answer(argv)
   argv = quote_keywords(find_config_file(argv))
   try:
     rest = flags.FLAGS(argv)
@@ -126,19 +133,66 @@ def parse(argv: list[str]) -> list[str]:
   return rest
 
 
-def quote_keywords(argv):
-  """Returns argv with quotes around lists of words such as fid,is.
+def answer(argv):
+  """Prints what --help, --help_mode or --mode=list are to say, and exits.
 
-  They are read as Python, whose keywords are no names.
+  Without the config that everything else needs.
+  """
+  given = dict(re.findall(r'^--?(mode|help_mode)[= ](.*)$', spaced(argv), re.M))
+  if 'help_mode' in given:
+    check_mode('help_mode', given['help_mode'])
+    said = help.mode_help(given['help_mode'], help.base_file())
+  elif set(argv[1:]) & {'--help', '-help', '-h'}:
+    known = flags.FLAGS.get_key_flags_for_module(__name__)
+    name = Path(argv[0]).name
+    program = f'python {name}' if name.endswith('.py') else name
+    said = help.main_help(program, known)
+  elif given.get('mode') == 'list':
+    said = help.list_configs()
+  else:
+    check_mode('mode', given.get('mode', 'train'))
+    return
+  print(said)
+  sys.exit()
+
+
+def spaced(argv):
+  """Returns a line for each argument, with the next one if that is a value."""
+  lines = ''.join(
+    f'\n{arg}' if arg.startswith('-') else f' {arg}' for arg in argv[1:]
+  )
+  return lines.strip()
+
+
+def check_mode(flag, value):
+  """Fails for a mode that there is not."""
+  known = [name for name in help.modes() if name != 'list' or flag == 'mode']
+  if value not in known:
+    fail(
+      f'--{flag}={value}{make.near(value, known)} is not one of '
+      f'{", ".join(known)}'
+    )
+
+
+def quote_keywords(argv):
+  """Returns argv with quotes around lists of words such as fid,is or a/b,c.
+
+  They are read as Python, where keywords and paths are no names.
   """
   quoted = []
   for arg in argv:
     flag, _, value = arg.partition('=')
     words = value.split(',')
-    if len(words) > 1 and any(map(keyword.iskeyword, words)):
+    if len(words) > 1 and any(map(is_no_name, words)):
       arg = f'{flag}={value!r}'
     quoted.append(arg)
   return quoted
+
+
+def is_no_name(word):
+  """Returns whether a word is a text that Python does not read as a name."""
+  begins = re.match(r'[a-zA-Z_/~]|\.+/', word) is not None
+  return keyword.iskeyword(word) or begins and not word.isidentifier()
 
 
 def new_name(message):
@@ -168,7 +222,8 @@ def find_config_file(argv):
     path, colon, argument = value.partition(':')
     found = find_config(path)
     if path and found is None:
-      fail(f'there is no config file {path}')
+      near = make.near(path, help.config_files())
+      fail(f'there is no config file {path}{near}; --mode=list names some')
     argv[i] = f'{flag}={found}{colon}{argument}'
   wants_help = any(re.match(r'--?help', arg) for arg in argv[1:])
   if not found and not wants_help:

@@ -102,11 +102,13 @@ def test_the_version_is_written_once():
 # build and write
 TESTED_ELSEWHERE = {
   'build/facts.py': 'families/test_latent.py',
+  'build/flow_map.py': 'families/test_flow_map.py',
   'build/guidance.py': 'families/test_guidance.py',
   'build/make.py': 'build/test_audit.py',
   'build/network.py': 'build/test_build.py',
   'build/objective.py': 'build/test_build.py',
   'build/optimizer.py': 'build/test_recipes.py',
+  'core/flow_losses.py': 'training/test_flow_maps.py',
   'data/builders.py': 'data/test_prepare.py',
   'errors.py': 'test_command_line.py',
   'families/classifier.py': 'families/test_guidance.py',
@@ -115,12 +117,16 @@ TESTED_ELSEWHERE = {
   'families/vae_models.py': 'families/test_vae.py',
   'interop/diffusers_networks.py': 'interop/test_diffusers.py',
   'interop/diffusers_schedulers.py': 'interop/test_diffusers.py',
+  'interop/diffusers_transformer.py': 'interop/test_diffusers.py',
   'interop/layers.py': 'interop/test_openai.py',
   'interop/ve.py': 'interop/test_score_sde.py',
+  'runs/averages.py': 'programs/test_average.py',
+  'runs/base_config.py': 'programs/test_report.py',
   'runs/first_weights.py': 'programs/test_convert.py',
   'runs/guidance_runs.py': 'families/test_guidance.py',
   'runs/results.py': 'programs/test_evaluate.py',
   'runs/sample_inputs.py': 'programs/test_sample.py',
+  'runs/sessions.py': 'programs/test_report.py',
 }
 
 

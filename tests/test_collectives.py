@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import collectives
+from configs import digits_dit
 from diffusion_jax.training import sharding
 from tests.programs.conftest import smoke
 
@@ -40,6 +41,27 @@ def test_a_copy_of_what_is_split_is_one_all_gather():
   (one,) = collectives.find(text, 8)
   assert one == ('all-gather', 1, 4 * 8 * 3, 4)
   assert collectives.wire_bytes(one) == 3 / 4 * 96
+
+
+def test_a_loop_repeats_its_collectives():
+  """Five layers, each gathered in its turn; the second loop is of two."""
+
+  def layers(x, w):
+    def one(x, w):
+      return jnp.tanh(x @ w), None
+
+    def twice(i, x):
+      return jax.lax.scan(one, x, w)[0]
+
+    return jax.lax.fori_loop(0, 2, twice, x)
+
+  mesh = sharding.make_mesh(1, 8)
+  text = compiled(
+    layers, mesh, [SPLIT, PartitionSpec(None, None, 'fsdp')], SPLIT,
+    (8192, 16), (5, 16, 16),
+  )  # fmt: skip
+  found = collectives.find(text, 8)
+  assert len(found) == 10 and found[0].bytes == 4 * 16 * 16
 
 
 def test_lines_of_other_machines_are_read():
@@ -83,3 +105,16 @@ def test_the_state_of_fsdp_is_split(monkeypatch):
   assert part < 1.1 / 8 * whole
   found = collectives.find(step.as_text(), 8)
   assert {one.kind for one in found} >= {'all-gather', 'all-reduce'}
+
+
+def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
+  """Of images, only what adaLN takes; all together less than one map."""
+  split = functools.partial(sharding.fsdp_sharding, min_size=16)
+  monkeypatch.setattr('diffusion_jax.programs.train.fsdp_sharding', split)
+  config = digits_dit.get_config('smoke')
+  config.training.mesh, config.network.num_heads = (1, 8), 2
+  config.training.batch_size = 64 * 8  # tokens are many times the weights
+  step, _ = collectives.compile_step(config)
+  tokens = 4 * config.training.batch_size * 16 * config.network.channels
+  found = collectives.find(step.as_text(), 8)
+  assert sum(one.bytes for one in found) < tokens

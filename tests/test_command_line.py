@@ -100,7 +100,11 @@ MISTAKES = {
   'no config': ([], 'Give --config='),
   'no such file': (
     ['--config=configs/digit.py'],
-    'no config file configs/digit.py',
+    "no config file configs/digit.py (did you mean 'configs/digits.py'?)",
+  ),
+  'help of an unknown mode': (
+    ['--help_mode', 'smaple'],
+    "--help_mode=smaple (did you mean 'sample'?) is not one of",
   ),
   'no such file, with an override': (
     ['--config', 'configs/digit.py', '--config.seed=1'],
@@ -124,8 +128,8 @@ MISTAKES = {
     "batch_size=abc: invalid literal for int() with base 10: 'abc'",
   ),
   'unknown mode': (
-    ['--config=configs/digits.py', '--mode=trane'],
-    'should be one of <train|sample|edit|evaluate|noise|convert>',
+    ['--mode=trane'],
+    "--mode=trane (did you mean 'train'?) is not one of train, sample, edit",
   ),
   'unknown flag': (
     ['--config=configs/digits.py', '--wrkdir=x'],
@@ -275,9 +279,14 @@ def test_a_config_with_a_syntax_error_says_where(launch, tmp_path):
   assert result.stderr.count('\n') == 1 and 'mine.py, line 1' in result.stderr
 
 
-def test_help_lists_the_flags(launch):
+def test_help_lists_modes_flags_fields_and_configs(launch):
   result = launch('--help')
-  assert '--workdir' in result.stdout and '--mode' in result.stdout
+  assert result.returncode == 0
+  assert '--workdir' in result.stdout and '  sample   ' in result.stdout
+  result = launch('--help_mode=sample')
+  assert result.returncode == 0 and 'sampling.eta=<float>' in result.stdout
+  result = launch('--mode', 'list')
+  assert result.returncode == 0 and '  configs/digits.py ' in result.stdout
 
 
 @pytest.fixture
@@ -375,13 +384,18 @@ def test_all_packages_are_installed():
   assert sorted(packages) == sorted(found | {'diffusion_jax.configs'})
 
 
-def test_keywords_of_python_are_words_in_a_list():
+def test_keywords_of_python_and_paths_are_words_in_a_list():
   argv = [
     'launch.py',
     '--config.evaluation.metrics=fid,is',
+    '--config.report.runs=runs/a,b-c',
     '--x=a,b',
+    '--x=-1,8',
+    '--x=.5,1e-3',
     '--y=is',
   ]
   assert command_line.quote_keywords(argv) == [
-    'launch.py', "--config.evaluation.metrics='fid,is'", '--x=a,b', '--y=is',
+    'launch.py', "--config.evaluation.metrics='fid,is'",
+    "--config.report.runs='runs/a,b-c'", '--x=a,b', '--x=-1,8', '--x=.5,1e-3',
+    '--y=is',
   ]  # fmt: skip

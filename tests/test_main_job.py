@@ -40,6 +40,7 @@ def test_the_main_job_makes_digits_that_a_classifier_reads(tmp_path):
   start = time.time()
   call('launch.py', config, workdir)
   print(f'main job: {time.time() - start:.0f} s')
+  assert (tmp_path / 'digits' / 'report.html').stat().st_size < 5e6
   many = '--config.sampling.num_samples=500'
   call('launch.py', config, workdir, '--mode=sample', many)
   path = tmp_path / 'digits' / 'samples' / 'samples.npz'
@@ -62,6 +63,18 @@ def test_the_smoke_run_of_every_config(name, tmp_path):
     first = f'--config=configs/{Path(latent).name}.py:smoke'
     call('launch.py', first, f'--workdir={tmp_path}/autoencoder')
     args.append(f'--config.latent.run={tmp_path}/autoencoder')
+  smoke = importlib.import_module(f'configs.{name}').get_config('smoke')
+  others = {
+    'training.init_from': smoke.training.init_from,
+    'objective.teacher': smoke.objective.teacher,
+  }
+  for field, other in others.items():
+    if other:  # runs/<config>-<argument>, which comes first as well
+      stem, argument = Path(other).name.split('-')
+      first = f'--config=configs/{stem}.py:{argument}', '--mode=train'
+      if not (tmp_path / stem).exists():
+        call('launch.py', *first, f'--workdir={tmp_path}/{stem}')
+      args.append(f'--config.{field}={tmp_path}/{stem}')
   if name == 'noise_photo':
     call(*args, '--mode=noise')
     assert (tmp_path / 'r' / 'white_noise.json').exists()

@@ -11,6 +11,7 @@ from diffusion_jax.build.data import (
   text_length,
 )
 from diffusion_jax.build.facts import state_shape
+from diffusion_jax.build.flow_map import build_flow_map, is_map
 from diffusion_jax.build.guidance import (
   build_decoder,
   build_denoiser,
@@ -36,6 +37,8 @@ from diffusion_jax.build.optimizer import (
   build_mesh,
   build_optimizer,
   ema_name,
+  width_name,
+  width_of,
 )
 from diffusion_jax.build.sampling import (
   build_levels,

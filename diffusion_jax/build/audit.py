@@ -31,7 +31,7 @@ DIRECT = {
     churn guidance_scale guidance_rescale guidance_min guidance_max
     guidance_channels guidance_run classifier classifier_scale clip
     clip_before_classifier dynamic_threshold num_samples batch_size labels
-    prompt ema ema_decay
+    prompt ema ema_decay ema_sigma_rel
     checkpoint seed trajectory name
   """,
 }
@@ -47,7 +47,7 @@ PARTS = {
     'image_factor': (('superres',), 2),
   },
   'objective': {
-    'times': (('times', 'loss_aware'), 'steps'),
+    'times': (('times', 'loss_aware', 'easy'), 'steps'),
     'weight': (('weight',), 'snr'),
     'decoder': (('log_likelihood',), 'logistic'),
   },
@@ -67,6 +67,8 @@ CHOICES = (
   'objective.name',
   'objective.times',
   'objective.weight',
+  'objective.pairs',
+  'objective.distance',
   'sampling.sampler',
   'sampling.churn',
   'sampling.corrector_steps',
@@ -219,6 +221,14 @@ def _objective(config):
   if 'weight' in takes:
     known = objective.WEIGHTS
     found[c.weight] = choose(known, 'objective', 'weight', c.weight)
+  if 'pairs' in takes and c.pairs:
+    known = objective.PAIRS
+    found[c.pairs] = choose(known, 'objective', 'pairs', c.pairs)
+    if 'times' in parameters(found[c.pairs]):
+      found[c.times] = choose(objective.TIMES, 'objective', 'times', c.times)
+  if 'distance' in takes and c.distance:
+    known = objective.DISTANCES
+    found[c.distance] = choose(known, 'objective', 'distance', c.distance)
   return found
 
 
@@ -269,6 +279,8 @@ def _unused(config, section):
   there = {*parameters(root)} | {n for n in fields if fields[n] is True}
   if section == 'conditioning' and fields.image:
     there |= {'image', fields.image}
+  if section == 'objective' and 'pairs' in there:
+    there |= {fields.pairs}
   for name, (needed, default) in parts.items():
     if fields[name] != default and not set(needed) & there:
       unused.append(name)

@@ -26,20 +26,25 @@ class GuidingRun(NamedTuple):
   params: Any
 
 
-def of_network(config, params, cond, make: Any = dj.make_denoiser):
-  """Returns `make` of the run's network, with the entries of cond it takes."""
+def cond_of_network(config, cond):
+  """Returns the entries of cond that the run's network takes."""
   takes = {
     'label': config.conditioning.labels,
     'text': config.conditioning.text,
     'text_mask': config.conditioning.text,
     'x0': config.conditioning.self_conditioning,
   }
+  return {name: x for name, x in cond.items() if takes.get(name, True)}
+
+
+def of_network(config, params, cond, make: Any = dj.make_denoiser):
+  """Returns `make` of the run's network, with the entries of cond it takes."""
   return make(
     network_fn(config, build_network(config)),
     params['network'],
     parametrization=config.objective.parametrization,
     noise_input=build_noise_input(config),
-    cond={name: x for name, x in cond.items() if takes.get(name, True)},
+    cond=cond_of_network(config, cond),
     learned_variance=config.network.learned_variance,
     sigma_data=config.objective.sigma_data,
   )

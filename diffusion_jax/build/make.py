@@ -12,6 +12,7 @@ import functools
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -29,7 +30,16 @@ def from_config(section: str) -> Iterator[None]:
   try:
     yield
   except (ValueError, TypeError, OSError) as error:
-    raise UserError(f'config.{section}: {error}') from error
+    raise UserError(f'config.{section}: {with_near(str(error))}') from error
+
+
+def with_near(message: str) -> str:
+  """Adds the nearest name to "... 'value' is not one of a, b" of a library."""
+  found = re.search(r"'([^']*)' is not one of (.*)", message)
+  if not found:
+    return message
+  hint = near(found[1], re.findall(r'\w+', found[2]))
+  return message.replace(' is not one of', f'{hint} is not one of', 1)
 
 
 def choose(table: Collection, section: str, field: str, value: Any) -> Any:

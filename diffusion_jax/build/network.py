@@ -17,6 +17,7 @@ from diffusion_jax.build.make import (
   from_config,
   make,
   matmul_precision,
+  parameters,
   renamed,
 )
 from diffusion_jax.build.schedule import (
@@ -30,6 +31,7 @@ from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.edm2 import EDM2
+from diffusion_jax.networks.embeddings import STEP_INPUTS
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
 from diffusion_jax.networks.magnitude import Uncertainty
 from diffusion_jax.networks.transformer import DiT
@@ -136,6 +138,21 @@ def _decoder_channels(config):
   return count * config.data.image_shape[-1]
 
 
+# Objectives whose networks are flow maps, and of what kind (`make_flow_map`).
+MAPS = {
+  'mean_flow': 'average_velocity',
+  'shortcut': 'average_velocity',
+  'consistency_training': 'consistency',
+  'consistency_distillation': 'consistency',
+  'continuous_consistency': 'trigflow',
+}
+
+
+def takes_elapsed(config) -> bool:
+  """Returns whether the network has the length of a step as an input."""
+  return MAPS.get(config.objective.name) == 'average_velocity'
+
+
 def network_facts(config):
   """Returns functions of what a network may take beside its own fields."""
   data, labels = config.data, config.conditioning.labels
@@ -153,6 +170,8 @@ def network_facts(config):
       config, build_image_condition(config)
     ),
     'augment_dim': lambda: NUM_LABELS if config.objective.augment else 0,
+    'elapsed': lambda: takes_elapsed(config),
+    'guidance_input': lambda: config.objective.max_guidance is not None,
   }
   for name in ('gamma_min', 'gamma_max'):
     if config.schedule[name] is not None:
@@ -178,6 +197,7 @@ def build_network(config):
   check_taken(config, NEEDED, NETWORKS | TEXT_NETWORKS, 'network.name')
   _check_pair(config)
   _check_attention(config)
+  _check_elapsed(config, constructor)
   facts = network_facts(config)
   return construct(constructor, config.network, 'network', facts)
 
@@ -206,6 +226,17 @@ def _check_attention(config):
     raise UserError(
       "config.network.attention='cudnn' needs a GPU, and this is "
       f'{jax.default_backend()!r}: take xla, which has the same parameters'
+    )
+
+
+def _check_elapsed(config, constructor):
+  if takes_elapsed(config) and 'elapsed' not in parameters(constructor):
+    able = [
+      n for n, known in NETWORKS.items() if 'elapsed' in parameters(known)
+    ]
+    raise UserError(
+      f'config.objective.name={config.objective.name!r} needs network.name='
+      f'{" or ".join(able)}: {config.network.name!r} takes no elapsed time'
     )
 
 
@@ -260,6 +291,9 @@ def init_params(config):
     cond = label if config.conditioning.labels else {}
     if config.conditioning.text:
       cond = cond | {'text': jnp.ones((1, 1), jnp.int32)}
+    for name, field in STEP_INPUTS.items():
+      if getattr(network, field, False):
+        cond = cond | {name: jnp.ones(1)}
     params = {'network': network.init(key, x, jnp.zeros(1), cond)['params']}
     if learns_schedule(config):
       gamma = build_gamma(config.schedule).init(gamma_key, jnp.zeros(1))
@@ -326,6 +360,14 @@ NOISE_INPUTS = {
   'log_sigma': lambda: dj.log_sigma_input,
   'edm': lambda: dj.edm_input,
 }
+
+
+def time_scale(config) -> float:
+  """Returns the factor of t in the network's input, and of elapsed time."""
+  if config.conditioning.noise_input != 'time':
+    return 1.0
+  scale = config.conditioning.time_scale
+  return 1000.0 if scale is None else scale
 
 
 def build_noise_input(config):

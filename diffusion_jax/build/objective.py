@@ -2,12 +2,16 @@
 
 import dataclasses
 import functools
+from typing import Any
+
+import jax
 
 import diffusion_jax as dj
 from diffusion_jax.build.make import (
   check_taken,
   choose,
   construct,
+  extended,
   fixed,
   make,
   renamed,
@@ -20,13 +24,23 @@ from diffusion_jax.build.network import (
   build_uncertainty,
   condition_dropout,
   network_fn,
+  time_scale,
 )
-from diffusion_jax.build.schedule import build_schedule, num_steps
+from diffusion_jax.build.schedule import (
+  build_schedule,
+  ends_of_schedule,
+  num_steps,
+)
+from diffusion_jax.core import flow_losses
+from diffusion_jax.core.losses import with_start
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.training import (
   augmentation,
   classifier,
   conditions,
+  consistency,
+  distillation,
+  flow_maps,
   objectives,
   vae,
 )
@@ -59,6 +73,57 @@ WEIGHTS = {
   'min_flow': renamed(dj.min_flow_weight, maximum='max_flow_weight'),
 }
 
+# The constructors of config.objective.pairs, of levels t and r.
+PAIRS = {
+  'improved': renamed(
+    consistency.improved_pairs, mean='log_normal_mean', std='log_normal_std'
+  ),
+  'easy': fixed(consistency.easy_pairs, k=8.0, b=1.0),
+  'grid': renamed(consistency.grid_pairs, num_levels='pair_levels'),
+}
+
+# The constructors of config.objective.distance.
+DISTANCES = {
+  'squared': lambda: flow_losses.squared_error,
+  'pseudo_huber': renamed(flow_losses.pseudo_huber, offset='huber_offset'),
+}
+
+# Samplers without memory, a step of which a teacher takes.
+SOLVERS = {'ddim': dj.ddim, 'heun': dj.heun}
+
+
+def _mean_flow(
+  *, times, equal=0.75, start=0.0, end=0.0, max_guidance=None, **fields
+):
+  pairs = flow_maps.two_times(times, equal=equal, start=start, end=end)
+  if max_guidance is not None:
+    fields['scales'] = flow_maps.power_law_scales(1.0, max_guidance)
+  return flow_maps.mean_flow(times=pairs, **fields)
+
+
+def _reflow(
+  *,
+  schedule,
+  times,
+  teacher: Any = None,
+  start=0.0,
+  teacher_steps=16,
+  **fields,
+):
+  levels = dj.level_grid(schedule, teacher_steps)
+
+  def image(frozen, cond, noise):
+    key = jax.random.key(0)  # UniPC draws nothing
+    return dj.sample(key, teacher(frozen, cond), dj.unipc(), levels, noise)
+
+  return distillation.reflow(
+    schedule=schedule,
+    times=with_start(times, start),
+    teacher=None if teacher is None else image,
+    **fields,
+  )
+
+
 LOSS_AWARE = {'steps': False, 'loss_aware': True}  # times of a bound
 
 _hybrid = renamed(objectives.hybrid, num_steps='schedule_steps')
@@ -69,6 +134,17 @@ OBJECTIVES = {
   'hybrid': _hybrid,
   'vlb': fixed(_hybrid, weight=None, vlb_weight=1.0),
   'vdm': functools.partial(objectives.vdm, num_steps=0),  # 0: continuous
+  'mean_flow': extended(_mean_flow, flow_maps.mean_flow, 'scales'),
+  'shortcut': renamed(flow_maps.shortcut, num_steps='map_steps'),
+  'consistency_training': consistency.consistency_training,
+  'consistency_distillation': consistency.consistency_distillation,
+  'continuous_consistency': renamed(
+    consistency.continuous_consistency, warmup_steps='tangent_warmup'
+  ),
+  'progressive_distillation': renamed(
+    distillation.progressive_distillation, num_steps='map_steps'
+  ),
+  'reflow': extended(_reflow, distillation.reflow),
   'classifier': classifier.classifier,
   'vae': vae.vae,
   'hvae': vae.hvae,
@@ -84,6 +160,28 @@ def build_times(config):
 def build_weight(config):
   """Returns NoiseLevel -> weight of the error in x0."""
   return make(WEIGHTS, config.objective, 'objective.weight')
+
+
+def build_pairs(config):
+  """Returns (key, batch_size, schedule, step) -> level_t, level_r, weight."""
+  facts = {
+    'times': lambda: build_times(config),
+    'total_steps': lambda: config.training.num_steps,
+    **ends_of_schedule(config, 'sigma_min', 'sigma_max', 'rho'),
+  }
+  return make(PAIRS, config.objective, 'objective.pairs', facts)
+
+
+def build_distance(config):
+  """Returns (a, b) -> [B]; None for objective.distance=None, the default."""
+  if config.objective.distance is None:
+    return None
+  return make(DISTANCES, config.objective, 'objective.distance')
+
+
+def build_solver(config):
+  """Returns the `Sampler` by which a teacher takes a step."""
+  return choose(SOLVERS, 'objective', 'solver', config.objective.solver)()
 
 
 def build_augment(config):
@@ -122,6 +220,11 @@ def _objective_facts(config, network, test):
     'self_conditioning': lambda: config.conditioning.self_conditioning,
     'estimate_probability': lambda: 1.0 if test else 0.5,
     'uncertainty': lambda: build_uncertainty(config),
+    'time_scale': lambda: time_scale(config),
+    'pairs': lambda: build_pairs(config),
+    'distance': lambda: build_distance(config),
+    'solver': lambda: build_solver(config),
+    **ends_of_schedule(config, 'sigma_min'),
   }
 
 

@@ -3,6 +3,8 @@
 from diffusion_jax.build.make import choose, construct, from_config, renamed
 from diffusion_jax.training import optimizer, sharding
 
+_WIDTH = 'sigma_rel_'
+
 
 def build_learning_rate(config):
   """Returns step -> learning rate of config.optimizer."""
@@ -26,12 +28,18 @@ def build_optimizer(config):
   return construct(optimizer.make_optimizer, c, 'optimizer', facts)
 
 
-def build_ema_decays(config):
-  """Returns (decay of the average, {name: decay} of the others)."""
+def build_ema_decays(config, more_steps=0.0):
+  """Returns (decay of the average, {name: decay} of the others).
+
+  more_steps: as of `optimizer.ema_power`.
+  """
   c = config.training
   more = {
     ema_name(decay): optimizer.ema_decay(decay, c.ema_warmup)
     for decay in c.more_ema_decays
+  } | {
+    width_name(sigma_rel): optimizer.ema_power(sigma_rel, more_steps)
+    for sigma_rel in c.ema_sigma_rels or ()
   }
   if c.ema_half_life is None:
     return optimizer.ema_decay(c.ema_decay, c.ema_warmup), more
@@ -43,6 +51,17 @@ def build_ema_decays(config):
 def ema_name(decay):
   """Returns the name of an average in checkpoints, such as '0.999'."""
   return f'{decay:g}'
+
+
+def width_name(sigma_rel):
+  """Returns the name of an average by a power of time: 'sigma_rel_0.05'."""
+  return f'{_WIDTH}{float(sigma_rel)!r}'
+
+
+def width_of(name):
+  """Returns the width in the name of an average, None in those of others."""
+  found = name.startswith(_WIDTH)
+  return float(name.removeprefix(_WIDTH)) if found else None
 
 
 def build_mesh(config):

@@ -26,8 +26,10 @@ _BY_INTERVAL = {
     network.decoder_blocks network.patch_size
     network.text_heads network.latent_channels network.num_latents
     conditioning.text_length conditioning.image_factor training.num_steps
+    objective.teacher_steps objective.map_steps objective.steps_per_stage
+    objective.num_stages objective.first objective.last objective.max_guidance
     training.batch_size training.accumulate training.steps_per_call
-    training.keep_checkpoints
+    training.keep_checkpoints average.step
     training.heartbeat_timeout training.evaluate_batches training.metrics_images
     evaluation.batch_size evaluation.num_generated evaluation.sweep.num_steps
     evaluation.num_samples evaluation.num_probes sampling.num_steps
@@ -41,31 +43,34 @@ _BY_INTERVAL = {
     network.latent_dim network.bottleneck network.class_tokens
     network.class_tokens_at
     objective.num_steps objective.uncertainty objective.vlb_weight
+    objective.offset objective.tangent_warmup objective.huber_offset
     objective.beta
     objective.free_bits objective.kl_warmup optimizer.warmup_steps
     optimizer.decay_steps optimizer.clip_norm optimizer.weight_decay
     training.ema_rampup training.log_every training.sample_every
     training.checkpoint_every training.keep_every training.keep_best
     training.skip_nonfinite training.evaluate_every training.metrics_every
+    training.snapshot_every
     evaluation.num_images evaluation.num_draws
     evaluation.num_steps evaluation.random_steps sampling.eta
     sampling.corrector_steps sampling.churn sampling.churn_min
     sampling.churn_noise sampling.diffusion_scale sampling.guidance_min
     sampling.labels edit.label
-    edit.scale
+    edit.scale report.trajectory_seconds
   """,
   '(0, inf)': """
     schedule.beta_max schedule.sigma_min schedule.sigma_max schedule.rho
     schedule.sigmoid_tau schedule.shift latent.scale
     network.multipliers network.norm_eps
     conditioning.time_scale objective.min_snr_gamma objective.max_flow_weight
-    objective.log_normal_std
+    objective.log_normal_std objective.q objective.omega
     objective.logit_normal_std objective.sigma_data optimizer.learning_rate
     optimizer.eps training.ema_half_life sampling.langevin_step_size
     sampling.corrector_snr
   """,
   '[0, 1)': """
     data.test_fraction schedule.alphas network.dropout objective.t_min
+    objective.kappa
     optimizer.b1 optimizer.b2 training.ema_decay training.more_ema_decays
     evaluation.t_min evaluation.sweep.ema_decay sampling.ema_decay
   """,
@@ -77,11 +82,19 @@ _BY_INTERVAL = {
     sampling.guidance_scale sampling.classifier_scale
     evaluation.sweep.guidance_scale
   """,
+  # Up to 1 / sqrt(12), the plain mean.
+  '(0, 0.2886]': """
+    training.ema_sigma_rels sampling.ema_sigma_rel average.sigma_rel
+    evaluation.sweep.ema_sigma_rel
+  """,
   '[0, 1]': """
     schedule.fraction conditioning.dropout objective.augment
+    objective.power objective.equal objective.start objective.end
+    objective.bootstrap
     sampling.guidance_rescale sampling.dynamic_threshold edit.strength
   """,
   '[2, inf)': """
+    objective.pair_levels training.keep_snapshots
     noise.size noise.strip noise.frames noise.num_draws
   """,
   '[0, 4294967295]': """
@@ -130,10 +143,12 @@ TUPLES = {
   'network.log_variance_limits': (float, '[2, 2]'),
   'training.mesh': (int, '[2, 2]'),
   'training.more_ema_decays': (float, '[0, inf)'),
+  'training.ema_sigma_rels': (float, '[0, inf)'),
   'sampling.labels': (int, '[0, inf)'),
   'evaluation.sweep.guidance_scale': (float, '[0, inf)'),
   'evaluation.sweep.num_steps': (int, '[0, inf)'),
   'evaluation.sweep.ema_decay': (float, '[0, inf)'),
+  'evaluation.sweep.ema_sigma_rel': (float, '[0, inf)'),
 }
 
 # Names of files or folders that are written, and whether one may be empty.

@@ -12,9 +12,16 @@ from diffusion_jax.build.make import (
   make,
   renamed,
 )
+from diffusion_jax.build.network import MAPS
 from diffusion_jax.build.schedule import SCHEDULES
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
+from diffusion_jax.sampling.map_sampler import flow_map_sampler
+
+
+def _flow_map(schedule, stochastic=False):
+  return flow_map_sampler(schedule(0.0) if stochastic else None)
+
 
 # The constructors of config.sampling.sampler.
 SAMPLERS = {
@@ -29,6 +36,7 @@ SAMPLERS = {
   'velocity_heun': dj.velocity_heun,
   'velocity_sde': dj.velocity_sde,
   'reverse_diffusion': dj.reverse_diffusion,
+  'flow_map': _flow_map,
   'annealed_langevin': renamed(
     dj.annealed_langevin,
     num_steps='langevin_steps',
@@ -60,13 +68,17 @@ def build_levels(config, schedule):
   """Returns the levels that are visited, NoiseLevel [N+1], noisiest first.
 
   `respacing`, where it is given, names the steps; else `num_steps` are placed
-  by `spacing`.
+  by `spacing`. Those of a flow map end at t = 0, which may have some noise: it
+  has learned no step from there to clean data.
   """
   c = config.sampling
   choose(tuple(SPACINGS | STEP_CHOICES), 'sampling', 'spacing', c.spacing)
   with from_config('sampling'):
     if not c.respacing:
-      return dj.level_grid(schedule, c.num_steps, c.spacing)
+      end_clean = config.objective.name not in MAPS
+      return dj.level_grid(
+        schedule, c.num_steps, c.spacing, end_clean=end_clean
+      )
     if not hasattr(schedule, 'num_steps'):
       raise ValueError('respacing needs a schedule of steps')
     steps = dj.respaced_steps(schedule.num_steps, c.respacing)
@@ -90,6 +102,11 @@ def build_sampler(config, schedule):
   schedule: the one whose levels are visited.
   """
   c = config.sampling
+  if c.sampler == 'flow_map' and config.objective.name not in MAPS:
+    raise UserError(
+      f"config.sampling.sampler='flow_map' needs a run of {', '.join(MAPS)}: "
+      f'the network of objective.name={config.objective.name} is a denoiser'
+    )
   facts = {'schedule': lambda: schedule, 'variance': lambda: _variance(config)}
   sampler = make(SAMPLERS, c, 'sampling.sampler', facts)
   if c.churn or c.corrector_steps:

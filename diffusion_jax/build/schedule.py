@@ -148,6 +148,12 @@ def check_signal(config):
     )
 
 
+def ends_of_schedule(config, *names):
+  """Returns facts: fields of config.schedule that are set, by their names."""
+  fields = {name: config.schedule[name] for name in names}
+  return {n: lambda x=x: x for n, x in fields.items() if x is not None}
+
+
 def num_steps(config):
   """Returns T, the number of steps; that of schedule.alphas if they are set."""
   c = config.schedule

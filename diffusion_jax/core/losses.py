@@ -215,3 +215,22 @@ def logit_normal_times(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
     return schedule(jax.nn.sigmoid(logit)), jnp.ones(batch_size)
 
   return times
+
+
+def with_start(times: TimeSampler, probability: float) -> TimeSampler:
+  """Makes the draw of `times`, and of t = 1 with a probability instead.
+
+  Samples in one step begin at t = 1, which a continuous law never draws. The
+  weight there is 1. Raises ValueError for what is no probability.
+  """
+  if not 0.0 <= probability <= 1.0:
+    raise ValueError(f'{probability} is no probability: it must be in [0, 1]')
+
+  def mixed(key, batch_size, schedule):
+    key, start_key = jax.random.split(key)
+    drawn = times(key, batch_size, schedule)
+    first = schedule(jnp.ones(batch_size)), jnp.ones(batch_size)
+    at_start = jax.random.bernoulli(start_key, probability, (batch_size,))
+    return jax.tree.map(lambda a, b: jnp.where(at_start, a, b), first, drawn)
+
+  return mixed

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 
 
-def _figure(columns: int):
+def _figure(columns: int, rows: int = 1):
   # Without pyplot there is no window system and no global state.
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(4.0 * columns, 3.2), dpi=110, layout='constrained')
-  return figure, figure.subplots(1, columns, squeeze=False)[0]
+  size = 4.0 * columns, 3.2 * rows
+  figure = Figure(figsize=size, dpi=110, layout='constrained')
+  return figure, figure.subplots(rows, columns, squeeze=False).ravel()
 
 
 def plot_schedule(
@@ -147,4 +148,28 @@ def plot_sweep(
       ax.annotate(title, point, fontsize=7)
     ax.grid(alpha=0.3)
   axes[1].set_visible(len(curves) > 1)
+  figure.savefig(path)
+
+
+def plot_widths(
+  path: str | Path,
+  widths: Sequence[float],
+  values: dict[str, np.ndarray],
+  errors: dict[str, np.ndarray],
+) -> None:
+  """Plots each score [N] against the relative width [N] of an average.
+
+  values, errors: by name; an error that is NaN or None is not drawn.
+  """
+  columns = min(len(values), 3)
+  figure, axes = _figure(columns, -(-len(values) // columns))
+  order = np.argsort(widths)
+  x = np.asarray(widths)[order]
+  for ax, (name, y) in zip(axes, values.items(), strict=False):
+    error = np.nan_to_num(np.asarray(errors[name], np.float64))[order]
+    ax.errorbar(x, y[order], error, marker='o', markersize=4, capsize=2)
+    ax.set(xlabel='relative width of the average', ylabel=name)
+    ax.grid(alpha=0.3)
+  for ax in axes[len(values) :]:
+    ax.set_visible(False)
   figure.savefig(path)

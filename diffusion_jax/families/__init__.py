@@ -1,7 +1,7 @@
 """Families of models: each a tuple of the same functions, chosen here."""
 
-from diffusion_jax.build.network import init_shapes
-from diffusion_jax.families import classifier, diffusion, latent, vae
+from diffusion_jax.build.network import MAPS, init_shapes
+from diffusion_jax.families import classifier, diffusion, flow_map, latent, vae
 from diffusion_jax.families.family import Family
 
 # Families by config.objective.name; all others are of diffusion models.
@@ -9,6 +9,7 @@ BY_OBJECTIVE = {
   'classifier': classifier.FAMILY,
   'vae': vae.FAMILY,
   'hvae': vae.FAMILY,
+  **dict.fromkeys(MAPS, flow_map.FAMILY),
 }
 
 

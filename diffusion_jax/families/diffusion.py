@@ -15,9 +15,12 @@ from diffusion_jax.core.keys import split_key, stream
 from diffusion_jax.errors import UserError
 from diffusion_jax.evaluation import bits
 from diffusion_jax.families.family import IDENTITY, Family, Metric
-from diffusion_jax.runs import guidance_runs, results
+from diffusion_jax.runs import guidance_runs, results, teachers
 from diffusion_jax.runs.per_image import PerImage, per_image
 from diffusion_jax.training.sharding import replicate
+
+# Objectives that a teacher's denoiser enters.
+TAUGHT = 'reflow', 'consistency_distillation', 'progressive_distillation'
 
 
 def objective(config, test=False):
@@ -26,7 +29,13 @@ def objective(config, test=False):
   Raises UserError for an objective that the schedule or network cannot have.
   """
   c, learned_variance = config.objective, config.network.learned_variance
-  found = build.build_objective(config, test)
+  if c.name in TAUGHT and c.teacher is None:
+    raise UserError(
+      f'config.objective.teacher is needed by objective.name={c.name}: the '
+      'workdir of a diffusion run of the same data'
+    )
+  teacher = {'teacher': lambda: teachers.make_teacher(config)}
+  found = build.build_objective(config, test, lambda network: teacher)
   build.check_signal(config)
   if c.augment and config.conditioning.image:
     raise UserError(
@@ -68,8 +77,11 @@ def levels_and_sampler(config, params):
 def build_denoise(config, params, cond, trained, **options) -> Any:
   """Returns the denoiser that the sampler of `levels_and_sampler` is given.
 
-  trained: the schedule of the training; options: as of `build.build_denoiser`.
+  That is a `FlowMap` where the network is one. trained: the schedule of the
+  training; options: as of `build.build_denoiser`.
   """
+  if build.is_map(config):
+    return build.build_flow_map(config, params, cond)
 
   def at_trained_levels(denoise):
     if not config.sampling.schedule:
@@ -230,6 +242,9 @@ FAMILY = Family(
   init=build.init_params,
   objective=objective,
   generate=generate,
+  prepare=lambda config, workdir, latents, source, mesh: teachers.prepare(
+    config, workdir
+  ),
   metrics={
     'elbo': Metric(elbo, results.report_elbo),
     'ode': Metric(ode, results.report_ode),

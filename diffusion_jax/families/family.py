@@ -58,6 +58,7 @@ class Family(NamedTuple):
   that a run keeps beside its own; prepare: (config, workdir, latents, source,
   mesh) -> the same, written at the first start of a training; make_encode:
   (config, latents, mesh) -> (those parameters, batch, key, i) -> batch.
+  keeps: the files and folders of those parameters in a run folder.
   """
 
   name: str
@@ -76,3 +77,4 @@ class Family(NamedTuple):
   make_encode: Callable = lambda config, latents, mesh: (
     lambda kept, batch, key, i: batch
   )
+  keeps: tuple[str, ...] = ()

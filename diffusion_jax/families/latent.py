@@ -314,4 +314,5 @@ FAMILY = diffusion.FAMILY._replace(
   load=load,
   prepare=prepare,
   make_encode=make_encode,
+  keeps=('autoencoder', 'latent.json'),
 )

@@ -1,8 +1,9 @@
-"""Folders of diffusers: UNet2DModel, AutoencoderKL and whole pipelines.
+"""Folders of diffusers: UNet2DModel, DiT, AutoencoderKL, whole pipelines.
 
 Neither diffusers nor torch is needed, but torch for old weights in `.bin`.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,11 @@ import numpy as np
 
 from diffusion_jax.interop import diffusers_networks as networks
 from diffusion_jax.interop import diffusers_schedulers as schedulers
+from diffusion_jax.interop import diffusers_transformer as transformer
 from diffusion_jax.interop import files, names
 from diffusion_jax.interop.names import Imported
 from diffusion_jax.networks.autoencoder import Autoencoder
+from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 
 _INDEX, _CONFIG = 'model_index.json', 'config.json'
@@ -35,13 +38,15 @@ _FILES = tuple(
 _VERSION = '0.42.1'  # whose folders are written
 
 
-def load(path: str | Path, *, null_class: bool = False) -> Imported:
-  """Reads a UNet2DModel or an AutoencoderKL.
+def load(path: str | Path, **options: Any) -> Imported:
+  """Reads a UNet2DModel, a DiTTransformer2DModel or an AutoencoderKL.
 
-  path: the folder of the model, of a pipeline, or the file of the weights.
-  null_class: the last class is the one without a class, for guidance. Raises
-  ValueError in one line for folders of other models, options that our networks
-  do not have, and weights that do not fit config.json.
+  path: the folder of the model, of a pipeline of a U-Net, or the file of the
+  weights. null_class=True, of a U-Net: the last class is the one without a
+  class, for guidance. noise_embedding='openai', of a DiT: with the frequencies
+  of DiT's release, not those of diffusers ('ho'). Raises ValueError in one line
+  for folders of other models, options that our networks do not have, and
+  weights that do not fit config.json.
   """
   folder, scheduler, weights = _locate(Path(path))
   config = files.read_json(folder / _CONFIG)
@@ -49,9 +54,14 @@ def load(path: str | Path, *, null_class: bool = False) -> Imported:
   if kind not in _LOADERS:
     raise ValueError(
       f'{folder} is a folder of {kind or "no class of diffusers"}: '
-      f'{" and ".join(_LOADERS)} can be read'
+      f'{", ".join(_LOADERS)} can be read'
     )
-  return _LOADERS[kind](config, weights, scheduler, null_class)
+  loader, takes = _LOADERS[kind]
+  other = [name for name in options if name != takes]
+  if other:
+    only = f'{takes} can be given' if takes else 'it takes none'
+    raise ValueError(f'{other[0]} is no option of {kind}: {only}')
+  return loader(config, weights, scheduler, **options)
 
 
 def save(
@@ -64,10 +74,11 @@ def save(
   """Writes a folder that from_pretrained of diffusers loads.
 
   Of a `UNet` one for DDPMPipeline, DDIMPipeline and, in unet/, UNet2DModel; of
-  an `Autoencoder` one for AutoencoderKL. fields: as of `Imported`. label: the
-  class that a U-Net always has from then on, since these pipelines give none;
-  -1 is none, the null class. Raises ValueError for what diffusers does not
-  have, and for a folder with files.
+  a `DiT` transformer/ for DiTTransformer2DModel and scheduler/, the parts of a
+  DiTPipeline; of an `Autoencoder` one for AutoencoderKL. fields: as of
+  `Imported`. label: the class that a U-Net always has from then on, since these
+  pipelines give none; -1 is none, the null class. Raises ValueError for what
+  diffusers does not have, and for a folder with files.
   """
   folder = Path(folder)
   if folder.is_dir() and any(folder.iterdir()):
@@ -75,18 +86,26 @@ def save(
   if isinstance(network, Autoencoder):
     scale = fields.get('latent.scale') or 1.0
     config = networks.autoencoder_config(network, scale)
-    _write_model(folder, config, network, params)
+    _write_model(folder, config, networks.write(network, params))
+    return
+  if isinstance(network, DiT):
+    scheduler = schedulers.write_config(fields)
+    shape = fields.get('latent.shape') or fields['data.image_shape']
+    config = transformer.transformer_config(network, tuple(shape))
+    tensors = transformer.write(network, params)
+    _write_model(folder / 'transformer', config, tensors)
+    _write_json(folder / 'scheduler' / _SCHEDULER, scheduler)
     return
   if not isinstance(network, UNet):
     raise ValueError(
-      f'{type(network).__name__} is no network of diffusers: unet and '
+      f'{type(network).__name__} is no network of diffusers: unet, dit and '
       'autoencoder are'
     )
   if label is not None:
     network, params = fix_label(network, params, label)
   scheduler = schedulers.write_config(fields)
   config = networks.unet_config(network, tuple(fields['data.image_shape']))
-  _write_model(folder / 'unet', config, network, params)
+  _write_model(folder / 'unet', config, networks.write(network, params))
   _write_json(folder / 'scheduler' / _SCHEDULER, scheduler)
   _write_json(folder / _INDEX, {
     '_class_name': 'DDPMPipeline',
@@ -115,7 +134,7 @@ def fix_label(network: UNet, params: Any, label: int) -> tuple[UNet, Any]:
   return plain, rest | {'noise_dense_2': dense}
 
 
-def _load_unet(config, weights, scheduler, null_class):
+def _load_unet(config, weights, scheduler, null_class=False):
   options = networks.unet_options(config)
   classes = options['num_classes'] - null_class
   if null_class and classes < 1:
@@ -129,12 +148,7 @@ def _load_unet(config, weights, scheduler, null_class):
   # [sin, cos] is our order of 'ho', [cos, sin] that of 'openai'
   swapped = bool(c['flip_sin_to_cos']) == (network.noise_embedding == 'ho')
   params = _read(network, weights, shapes, swapped)
-  notes: tuple[str, ...] = ()
-  if scheduler is None:
-    found, notes = schedulers.DDPM, (_NO_SCHEDULER,)
-  else:
-    found = files.read_json(scheduler)
-  fields, more = schedulers.read_fields(found)
+  found, fields, notes = _read_scheduler(scheduler)
   learned = network.out_channels == 2 * c['in_channels']
   if learned != (fields['sampling.variance'] == 'learned'):
     raise ValueError(
@@ -153,12 +167,38 @@ def _load_unet(config, weights, scheduler, null_class):
   }
   if classes:  # else the data may have any number of them
     fields['data.num_classes'] = classes
-  return Imported(network, params, fields, (*notes, *more))
+  return Imported(network, params, fields, notes)
 
 
-def _load_autoencoder(config, weights, scheduler, null_class):
-  if null_class:
-    raise ValueError('null_class: an AutoencoderKL has no classes')
+def _load_transformer(config, weights, scheduler, noise_embedding=None):
+  options = transformer.transformer_options(config, noise_embedding)
+  network = DiT(**options)
+  c = transformer.OPTIONS | dict(config)
+  height, width = networks.sides(c['sample_size'], transformer.CLASS)
+  x = jnp.zeros((1, height, width, c['in_channels']))
+  shapes = _shapes(network, x, jnp.zeros(1), {'label': jnp.zeros(1, jnp.int32)})
+  tensors = files.open_tensors(weights)
+  with _fits(weights):
+    params = transformer.read(network, tensors, shapes)
+  _, fields, notes = _read_scheduler(scheduler)
+  skipped = 'out_channels', 'num_classes', 'null_class'
+  fields |= {f'network.{n}': x for n, x in options.items() if n not in skipped}
+  fields |= {
+    'network.name': 'dit',
+    'network.learned_variance': network.out_channels == 2 * c['in_channels'],
+    'data.image_shape': (height, width, c['in_channels']),
+    'data.num_classes': network.num_classes,
+    'conditioning.labels': True,
+    'conditioning.dropout': 0.1,
+  }
+  if noise_embedding is None:
+    notes = *notes, _FREQUENCIES
+  if c['norm_eps'] != transformer.NORM_EPS:
+    notes = *notes, f'norm_eps={c["norm_eps"]} is {transformer.NORM_EPS} here'
+  return Imported(network, params, fields, notes)
+
+
+def _load_autoencoder(config, weights, scheduler):
   options = networks.autoencoder_options(config)
   network = Autoencoder(**options)
   height, width = network.image_size
@@ -177,11 +217,30 @@ def _load_autoencoder(config, weights, scheduler, null_class):
   return Imported(network, params, fields)
 
 
-_LOADERS = {'UNet2DModel': _load_unet, 'AutoencoderKL': _load_autoencoder}
+# The loader of each class, and the option that `load` takes for it.
+_LOADERS = {
+  'UNet2DModel': (_load_unet, 'null_class'),
+  transformer.CLASS: (_load_transformer, 'noise_embedding'),
+  'Transformer2DModel': (_load_transformer, 'noise_embedding'),
+  'AutoencoderKL': (_load_autoencoder, ''),
+}
+_FREQUENCIES = (
+  'the noise is embedded as by diffusers; DiT was released with other '
+  'frequencies, which --config.convert.options=noise_embedding=openai gives'
+)
 _NO_SCHEDULER = (
   'there is no scheduler_config.json: taken is the default of diffusers, '
   'DDPMScheduler with 1000 linear betas from 0.0001 to 0.02, which predicts eps'
 )
+
+
+def _read_scheduler(path):
+  # Returns (scheduler_config.json, fields, notes); the default for no path.
+  if path is None:
+    fields, notes = schedulers.read_fields(schedulers.DDPM)
+    return schedulers.DDPM, fields, (_NO_SCHEDULER, *notes)
+  found = files.read_json(path)
+  return found, *schedulers.read_fields(found)
 
 
 def _shapes(network, *inputs):
@@ -192,8 +251,14 @@ def _shapes(network, *inputs):
 def _read(network, weights, shapes, swap_waves=False):
   tensors = files.open_tensors(weights, networks.modern)
   table = networks.entries(network, shapes, swap_waves)
-  try:
+  with _fits(weights):
     return names.read(table, tensors, shapes)
+
+
+@contextlib.contextmanager
+def _fits(weights):
+  try:
+    yield
   except ValueError as error:
     raise ValueError(f'{weights} does not fit {_CONFIG}: {error}') from error
 
@@ -227,7 +292,7 @@ def _check_pipeline(path):
       f'{path} is a {index.get("_class_name")} with '
       f'{", ".join(other) or parts.get("unet")}: pipelines of a UNet2DModel '
       'and a scheduler can be read, or the folder of a UNet2DModel or of an '
-      'AutoencoderKL within it'
+      'AutoencoderKL or of a DiT within it'
     )
 
 
@@ -242,9 +307,7 @@ def _find_scheduler(folder, path):
   return None
 
 
-def _write_model(folder, config, network, params):
-  table = networks.entries(network, params)
-  tensors = names.write(table, params)
+def _write_model(folder, config, tensors):
   folder.mkdir(parents=True, exist_ok=True)
   # diffusers refuses files that do not say that their tensors are PyTorch's
   path = folder / f'{_WEIGHTS}.safetensors'

@@ -96,11 +96,11 @@ _PADDINGS = ('same', 'symmetric')  # downsample_padding 0, 1
 
 def unet_options(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the fields of `UNet` for the config.json of a UNet2DModel."""
-  c = _complete(config, UNET, _UNET_HAS, 'UNet2DModel')
+  c = complete(config, UNET, _UNET_HAS, 'UNet2DModel')
   height, _ = sides(c['sample_size'], 'UNet2DModel')
   widths = c['block_out_channels']
   _same_length(c)
-  _refuse(
+  refuse(
     'UNet2DModel',
     c,
     time_embedding_dim=c['time_embedding_dim'] in (None, 4 * widths[0]),
@@ -138,7 +138,7 @@ def unet_options(config: Mapping[str, Any]) -> dict[str, Any]:
 def unet_config(network: UNet, image_shape: tuple) -> dict[str, Any]:
   """Returns the config.json of a UNet2DModel; ValueError for what it lacks."""
   height, width, channels = image_shape
-  _refuse(
+  refuse(
     'our U-Net, which UNet2DModel cannot be',
     vars(network),
     text_width=not network.text_width,
@@ -193,9 +193,9 @@ def unet_config(network: UNet, image_shape: tuple) -> dict[str, Any]:
 def autoencoder_options(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the fields of `Autoencoder` for those of an AutoencoderKL."""
   name = 'AutoencoderKL'
-  c = _complete(config, AUTOENCODER, _AUTOENCODER_HAS, name)
+  c = complete(config, AUTOENCODER, _AUTOENCODER_HAS, name)
   _same_length(c)
-  _refuse(
+  refuse(
     name,
     c,
     out_channels=c['out_channels'] == c['in_channels'],
@@ -226,7 +226,7 @@ def autoencoder_config(network: Autoencoder, scale: float) -> dict[str, Any]:
   """
   blocks = network.num_blocks + 1
   limits = network.log_variance_limits
-  _refuse(
+  refuse(
     'our autoencoder, which AutoencoderKL cannot be',
     vars(network),
     latent_dim=not network.latent_dim,
@@ -351,6 +351,11 @@ def entries(
     yield names.Entry(ours, name, rule)
 
 
+def write(network: Any, params: Any) -> dict[str, np.ndarray]:
+  """Returns the tensors of a UNet2DModel or an AutoencoderKL."""
+  return names.write(entries(network, params), params)
+
+
 def modern(name: str) -> str:
   """Returns the name of a tensor in present versions of diffusers."""
   head, _, part = name.rpartition('.')
@@ -388,8 +393,11 @@ def _swap_halves(x):
   return np.concatenate([x[half : 2 * half], x[:half], x[2 * half :]])
 
 
-def _complete(config, defaults, has, name):
-  # The options of a class with its defaults; ValueError for what ours lack.
+def complete(config, defaults, has, name):
+  """Returns the options of a class with its defaults.
+
+  Raises ValueError for values of `has` that ours lack, and unknown options.
+  """
   given = {n: x for n, x in config.items() if not n.startswith('_')}
   for option, value in given.items():
     if option not in defaults and value is not None:
@@ -404,7 +412,8 @@ def _complete(config, defaults, has, name):
   return c
 
 
-def _refuse(name, values, **fits):
+def refuse(name, values, **fits):
+  """Raises ValueError for the first option that does not fit, False."""
   for option, fine in fits.items():
     if not fine:
       raise ValueError(f'{name}: {option}={values[option]!r} is not here')

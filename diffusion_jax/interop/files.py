@@ -121,9 +121,19 @@ def find(folder: str | Path, names: Iterable[str]) -> Path:
 def write_safetensors(
   path: str | Path, tensors: Mapping[str, np.ndarray], **metadata: str
 ) -> None:
-  """Writes arrays by names, contiguous ones, whole or not at all."""
+  """Writes arrays by names, contiguous ones, whole or not at all.
+
+  Raises OSError where that is not possible, as on a full disk.
+  """
   draft = Path(f'{path}.tmp')
-  safetensors.numpy.save_file(dict(tensors), draft, metadata or None)
+  draft.touch()
+  mode = draft.stat().st_mode
+  try:
+    safetensors.numpy.save_file(dict(tensors), draft, metadata or None)
+  except SafetensorError as error:
+    draft.unlink(missing_ok=True)
+    raise OSError(f'{path} cannot be written: {_brief(error)}') from error
+  draft.chmod(mode)  # Its own files are for their owner alone.
   draft.replace(path)
 
 

@@ -4,6 +4,7 @@ A table is a list of entries; `read` makes our parameters of another project's
 tensors by it, and `write` goes back, bit for bit.
 """
 
+import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -35,13 +36,15 @@ class Imported(NamedTuple):
   network: the Flax module. params: its parameters, float32. fields: values of
   config fields by 'section.field': the options of the network, the image shape,
   the schedule, how it is conditioned and parametrised, and how it is sampled.
-  notes: sentences for the user on what was assumed.
+  notes: sentences for the user on what was assumed. more: other branches of the
+  parameters of a run, by name.
   """
 
   network: Any
   params: Any
   fields: dict[str, Any]
   notes: tuple[str, ...] = ()
+  more: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def _same(x):

@@ -13,7 +13,9 @@ from diffusion_jax.networks.embeddings import (
   FourierEmbedding,
   LabelLinear,
   check_conditions,
+  check_step,
   noise_layers,
+  of_step,
   sinusoidal,
   with_estimate,
   with_image,
@@ -60,7 +62,8 @@ class DDPMpp(nn.Module):
 
   cond may have 'augment' [B, augment_dim], the augmentation of the image (zeros
   by default), 'label' and 'drop' as in `LabelLinear`, which are added before
-  the noise is embedded, 'x0' as in `with_estimate`, 'image' as in `with_image`.
+  the noise is embedded, 'x0' as in `with_estimate`, 'image' as in `with_image`,
+  'elapsed' and 'guidance_scale' as in `of_step`.
   Raises ValueError for conditions that the network does not have. `remat` is
   that of `make_block`.
   """
@@ -82,6 +85,8 @@ class DDPMpp(nn.Module):
   input_pyramid: bool | None = None
   self_conditioning: bool = False
   image_channels: int = 0
+  elapsed: bool = False
+  guidance_input: bool = False
   remat: bool = False
   dtype: DTypeLike = jnp.float32
 
@@ -185,7 +190,8 @@ class DDPMpp(nn.Module):
       augment = cond.get('augment', jnp.zeros((len(noise), self.augment_dim)))
       style = {'use_bias': False, 'dtype': self.dtype}
       h += dense(augment, width, 'augment_dense', **style)
-    return noise_layers(h, 4 * self.channels, dtype=self.dtype)
+    embedding = noise_layers(h, 4 * self.channels, dtype=self.dtype)
+    return embedding + of_step(self, cond, self.channels, 4 * self.channels)
 
   def _check(self, x, cond, widths):
     check_sides(x, len(self.multipliers))
@@ -199,4 +205,5 @@ class DDPMpp(nn.Module):
       augment=self.augment_dim > 0,
       x0=self.self_conditioning,
       image=image,
+      **check_step(self, cond),
     )

@@ -210,6 +210,58 @@ def noise_and_label(
   return embedding
 
 
+# Inputs of flow maps, and the fields of a network that have them.
+STEP_INPUTS = {'elapsed': 'elapsed', 'guidance_scale': 'guidance_input'}
+
+
+def of_step(
+  module: Any, cond: dict, waves: int, features: int, kind: str = 'ho'
+) -> Array | float:
+  """Returns the embeddings of cond['elapsed'] and cond['guidance_scale'].
+
+  Their sum, [B, features], to be added to that of the noise, as MeanFlow adds
+  that of t - s to that of t (Geng et al. 2025): sinusoids of `waves` features,
+  dense, swish, dense for each. The last layer begins at 0, so that a network
+  begins as the one without these inputs. Which of the two there are say the
+  fields `elapsed` and `guidance_input` of module; 0 for neither.
+  """
+  total, zeros = 0.0, nn.initializers.zeros
+  for name in _steps_of(module):
+    h = sinusoidal(cond[name], waves, kind=kind)
+    h = dense(h, features, f'{name}_dense_1', dtype=module.dtype)
+    last = nn.Dense(
+      features,
+      dtype=module.dtype,
+      kernel_init=zeros,
+      name=f'{name}_dense_2',
+    )
+    total += last(nn.swish(h))
+  return total
+
+
+def _steps_of(module):
+  return [name for name, field in STEP_INPUTS.items() if getattr(module, field)]
+
+
+def check_step(module: Any, cond: dict) -> dict[str, bool]:
+  """Returns {'elapsed': True, ...} of the inputs of `of_step`.
+
+  Raises ValueError for one that cond does not have.
+  """
+  needed = _steps_of(module)
+  for name in needed:
+    if name not in cond:
+      raise ValueError(
+        f"this network needs cond['{name}'] [B]: "
+        + (
+          'how far a step goes, 0 for the velocity'
+          if name == 'elapsed'
+          else 'the scale of the guidance that it is trained with'
+        )
+      )
+  return dict.fromkeys(needed, True)
+
+
 def with_estimate(x: Array, cond: dict) -> Array:
   """Appends cond['x0'], zeros by default, to the channels: [B, H, W, 2C].
 
@@ -247,7 +299,8 @@ def check_conditions(cond: dict, **known: bool) -> None:
 def check_given(module: Any, cond: dict) -> None:
   """Raises ValueError if cond has what the fields of module do not allow.
 
-  Its fields are num_classes, text_width, image_channels, self_conditioning.
+  Its fields are num_classes, text_width, image_channels, self_conditioning, and
+  those of `check_step`.
   """
   labels, text = module.num_classes > 0, module.text_width > 0
   image = module.image_channels > 0
@@ -259,4 +312,5 @@ def check_given(module: Any, cond: dict) -> None:
     drop=labels or text or image,
     x0=module.self_conditioning,
     image=image,
+    **check_step(module, cond),
   )

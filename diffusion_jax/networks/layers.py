@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.networks.convolution import conv2d
+from diffusion_jax.networks.products import rows_dot_general
 
 Array = jax.Array
 Initializer = nn.initializers.Initializer
@@ -159,6 +160,7 @@ def dense(
     dtype=dtype,
     kernel_init=kernel_init,
     bias_init=bias_init,
+    dot_general=rows_dot_general,
     name=name,
   )(x)
 

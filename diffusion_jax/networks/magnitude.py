@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.networks.convolution import conv2d
+from diffusion_jax.networks.products import rows_dot_general
 
 Array = jax.Array
 
@@ -108,7 +109,7 @@ class MPConv(nn.Module):
     weight = normalize(kernel, _inputs(kernel)) * (gain / math.sqrt(fan_in))
     x, weight = x.astype(self.dtype), weight.astype(self.dtype)
     if not size:
-      return jnp.dot(x, weight)
+      return rows_dot_general(x, weight, ())
     pad = (size - 1) // 2, size // 2
     return conv2d(x, weight, 1, (pad, pad))
 

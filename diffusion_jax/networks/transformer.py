@@ -5,11 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
+  SINUSOIDS,
   LabelEmbedding,
   check_given,
+  of_step,
   sinusoidal,
   with_estimate,
   with_image,
@@ -37,6 +40,7 @@ NOISE_FEATURES = 256
 NORMAL = nn.initializers.normal(0.02)
 
 OPTIONS = {
+  'noise_embedding': SINUSOIDS,
   'positions': ('sincos', 'rotary', 'both', 'none'),
   'norm': ('layer', 'rms'),
   'mlp': ('gelu', 'swiglu'),
@@ -51,11 +55,11 @@ class DiT(nn.Module):
 
   The defaults are DiT-S/2 (Peebles & Xie 2023): `channels` D, `num_blocks`
   deep, tokens of patch_size^2 pixels, sin-cos `positions`, adaLN-Zero of the
-  sum of the embeddings of noise and label (`Block`). The output begins at 0.
-  Options: 'rotary' positions or 'both', `norm`, `qk_norm` and `mlp` of `Block`;
-  `bottleneck` > 0: patches are mapped to so many numbers first; `class_tokens`:
-  so many copies of the label's embedding, with learned positions, are tokens
-  too from block `class_tokens_at` on (JiT, Li & He 2025, has all of these);
+  sum of the embeddings of noise (`sinusoidal`) and label (`Block`). The output
+  begins at 0. Options: 'rotary' positions or 'both', `norm`, `qk_norm` and
+  `mlp` of `Block`; `bottleneck` > 0: patches are mapped to so many numbers
+  first; `class_tokens`: so many copies of the label's embedding, with learned
+  positions, are tokens too from block `class_tokens_at` on (JiT, Li & He 2025);
   `dropout_blocks` 'middle': dropout in the middle half of the blocks alone.
 
   Conditions are those of `UNet`. With `text_width` > 0 the words are tokens of
@@ -71,6 +75,7 @@ class DiT(nn.Module):
   num_heads: int = 6
   patch_size: int = 2
   out_channels: int = 3
+  noise_embedding: str = 'openai'
   positions: str = 'sincos'
   norm: str = 'layer'
   qk_norm: bool = False
@@ -84,6 +89,8 @@ class DiT(nn.Module):
   null_class: bool = False
   self_conditioning: bool = False
   image_channels: int = 0
+  elapsed: bool = False
+  guidance_input: bool = False
   text_width: int = 0
   text_layers: int = 2
   text_heads: int = 4
@@ -128,9 +135,10 @@ class DiT(nn.Module):
 
   def _condition(self, noise, cond):
     # Returns the embedding of noise and label, and that of the label.
-    h = sinusoidal(noise, NOISE_FEATURES, kind='openai')
+    h = sinusoidal(noise, NOISE_FEATURES, kind=self.noise_embedding)
     h = self._dense('noise_dense_1', NORMAL)(h)
     c = self._dense('noise_dense_2', NORMAL)(nn.silu(h))
+    c += of_step(self, cond, NOISE_FEATURES, self.channels, 'openai')
     if not self.num_classes:
       return c, None
     label = LabelEmbedding(
@@ -201,7 +209,9 @@ class DiT(nn.Module):
 
   def _stack(self, start, stop, train) -> Any:
     # Returns the blocks from start to stop, which share their options.
-    block: Any = nn.remat(Block, prevent_cse=False) if self.remat else Block
+    # Under FSDP the weights of a block are gathered for it, and not its tokens.
+    block: Any = nn.map_variables(Block, 'params', whole_weights, init=True)
+    block = nn.remat(block, prevent_cse=False) if self.remat else block
     shared: Any = nn.broadcast
     stack: Any = nn.scan(
       block,
@@ -262,6 +272,18 @@ class DiT(nn.Module):
     if self.class_tokens and not self.num_classes:
       raise ValueError('class_tokens need a network with labels')
     check_given(self, cond)
+
+
+def whole_weights(params: Any) -> Any:
+  """Returns the parameters as copies on every device of the mesh in use.
+
+  Without a mesh (`jax.sharding.use_abstract_mesh`) they are returned as they
+  are. Left to itself, XLA splits the tokens of a block in place of its weights
+  where both are split along the same axis of the mesh.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return params
+  return jax.lax.with_sharding_constraint(params, PartitionSpec())
 
 
 def block_params(params: Any, index: int) -> Any:

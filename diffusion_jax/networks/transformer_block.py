@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from diffusion_jax.networks.products import rows_dot_general
 from diffusion_jax.networks.rotary import rotate
 from diffusion_jax.networks.tokens import (
   EPSILON,
@@ -155,7 +156,12 @@ def dense(
 ) -> nn.Module:
   """Returns a linear layer; weights are Xavier-uniform by default, biases 0."""
   return nn.Dense(
-    features, use_bias, dtype=dtype, kernel_init=kernel_init, name=name
+    features,
+    use_bias,
+    dtype=dtype,
+    kernel_init=kernel_init,
+    dot_general=rows_dot_general,
+    name=name,
   )
 
 

@@ -11,6 +11,7 @@ from diffusion_jax.networks.embeddings import (
   SINUSOIDS,
   check_given,
   noise_and_label,
+  of_step,
   sinusoidal,
   with_estimate,
   with_image,
@@ -49,6 +50,8 @@ class UNet(nn.Module):
   `text_width` > 0, cond['text'] and cond['text_mask'] are encoded
   (`TextFeatures`, to which null_class applies too): `CrossAttention` to the
   words follows every attention, and their mean is added to the noise embedding.
+  Flow maps have `elapsed`, for cond['elapsed'] [B], and `guidance_input`, for
+  cond['guidance_scale'] [B] (see `of_step`).
 
   The options of Nichol & Dhariwal 2021 and Dhariwal & Nichol 2021 are those of
   the layers (`ResnetBlock`, `Attention`, `Downsample`, `initializers`,
@@ -81,6 +84,8 @@ class UNet(nn.Module):
   initializer: str = 'ho'
   self_conditioning: bool = False
   image_channels: int = 0
+  elapsed: bool = False
+  guidance_input: bool = False
   text_width: int = 0
   text_layers: int = 2
   text_heads: int = 4
@@ -179,9 +184,11 @@ class UNet(nn.Module):
   def _embed(self, noise, cond):
     h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
     classes = self.num_classes, self.null_class
-    return noise_and_label(
+    embedding = noise_and_label(
       h, cond, 4 * self.channels, *classes, **self._style()
     )
+    steps = self.channels, 4 * self.channels, self.noise_embedding
+    return embedding + of_step(self, cond, *steps)
 
   def _check(self, x, cond, widths):
     check_sides(x, len(self.multipliers))

@@ -12,5 +12,14 @@ def _program(name: str) -> Callable:
 
 PROGRAMS = {
   name: _program(name)
-  for name in ('train', 'sample', 'edit', 'evaluate', 'noise', 'convert')
+  for name in (
+    'train',
+    'sample',
+    'edit',
+    'evaluate',
+    'average',
+    'report',
+    'noise',
+    'convert',
+  )
 }

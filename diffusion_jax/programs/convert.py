@@ -21,7 +21,7 @@ from diffusion_jax.training import checkpoints
 
 # The modules of diffusion_jax.interop with `load`; and our own file.
 OURS = 'safetensors'
-FORMATS = ('diffusers', 'openai', 'ho', 'score_sde', 'edm', OURS)
+FORMATS = ('diffusers', 'openai', 'ho', 'score_sde', 'edm', 'edm2', OURS)
 TARGETS = ('diffusers', OURS)
 _STORED = (*run_folder.RUN_SECTIONS, 'sampling')  # in our own file
 
@@ -55,6 +55,8 @@ def read(config, workdir):
   choose(FORMATS, 'convert', 'format', name)
   with from_config('convert.source'):
     params, fields, notes = load(name, source, c.model, options_of(c.options))
+  if config.latent.run:
+    fields = in_latents(config, fields)
   config.update_from_flattened_dict(fields)
   ranges.check(config)
   audit.audit(config)
@@ -69,7 +71,26 @@ def read(config, workdir):
     workdir, 0, params, stored, items=('params', 'ema_params')
   )
   run_folder.write_config(workdir, config)
+  if config.latent.run:  # its scale is known, so that no image is needed
+    latents = families.of(config).latents(config, workdir)
+    families.of(config).prepare(config, workdir, latents, None, None)
   print(f'wrote {workdir}: --config=configs/run.py:{workdir} has its config')
+
+
+def in_latents(config, fields):
+  """Returns the fields of a model of the latents of the run latent.run."""
+  run = config.latent.run
+  stored = run_folder.read_config(run)
+  if stored is None or stored['latent']['scale'] is None:
+    raise UserError(
+      f'config.latent.run: {run} is no run of an autoencoder with a scale: '
+      'convert the AutoencoderKL of the same pipeline first'
+    )
+  return fields | {
+    'latent.shape': fields['data.image_shape'],
+    'data.image_shape': tuple(stored['data']['image_shape']),
+    'sampling.clip': False,
+  }
 
 
 def write(config, workdir):
@@ -117,7 +138,7 @@ def recognise(source):
       if 'config' in files.read_metadata(source):
         return OURS
     if source.with_suffix('.json').is_file():
-      return 'edm'
+      return 'edm2' if 'unet.out_gain' in files.open_tensors(source) else 'edm'
   raise UserError(
     f'config.convert.source: {source} may be of several projects: give '
     f'--config.convert.format={"|".join(FORMATS)}'
@@ -137,7 +158,7 @@ def load(name, source, model, options):
     found = module.load(source, **options)
   except TypeError as error:  # an option that it does not take
     raise ValueError(f'of format={name}: {error}') from error
-  return {'network': found.params}, found.fields, found.notes
+  return {'network': found.params, **found.more}, found.fields, found.notes
 
 
 def load_ours(source):

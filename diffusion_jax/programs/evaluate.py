@@ -1,12 +1,13 @@
-"""--mode=evaluate: metrics of real images under a trained run.
+"""Implements --mode=evaluate: measures a trained run.
 
-A metric is computed image by image, a batch at a time; a batch that is written
-is not computed again, so an interrupted evaluation continues. Measures of
-generated images are in `evaluate_samples`.
+A metric of real images is computed image by image, a batch at a time; a batch
+that is written is not computed again, so an interrupted evaluation continues.
+Measures of generated images are in `evaluate_samples`.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -34,21 +35,71 @@ OF_SAMPLES = (
   'sweep',
 )
 
+# Fields of config.sampling on which metrics of real images depend as well.
+WEIGHTS = ('ema_decay', 'ema_sigma_rel')
+
 
 def run(config, workdir):
   """Writes evaluation/<metric>-<split>/ for each of evaluation.metrics.
 
-  Those of generated images are together in evaluation/samples/.
+  Those of generated images are together in evaluation/samples/. A sweep has a
+  folder for each point within these, and its table in the last of them.
   """
   config = run_folder.run_config(workdir, config)
   of_images, of_samples = split_metrics(config)
   check(config, of_images, of_samples)
+  points = list(evaluate_samples.sweep(config))
+  results: Any = {evaluate_samples.as_title(point): {} for point, _ in points}
+  out = None
   if of_samples:
     chosen = config.copy_and_resolve_references()
     chosen.evaluation.metrics = of_samples
-    evaluate_samples.run(chosen, workdir)
+    out, measured = evaluate_samples.run(chosen, workdir)
+    results |= measured
   if of_images:
-    evaluate_images(config, workdir, of_images)
+    first, measured = evaluate_points(config, workdir, of_images, points)
+    results = {title: results[title] | measured[title] for title in results}
+    out = out or first
+  if len(points) > 1 and all(results.values()):
+    changes = [point for point, _ in points]
+    evaluate_samples.report_sweep(out, changes, results)
+
+
+def evaluate_points(config, workdir, metrics, points):
+  """Measures real images at the points of a sweep that change the weights.
+
+  Returns the folder of the first metric, and {title of a point: bits/dim of
+  each metric}, empty where the sweep does not change weights and in all
+  processes but the first.
+  """
+  folders, results = {}, {}
+  for changes, point in points:
+    own = evaluate_samples.as_title(
+      {field: x for field, x in changes.items() if field in WEIGHTS}
+    )
+    if own not in folders:
+      if own:
+        print(f'{own}:')
+      chosen = point if own else config
+      folders[own] = evaluate_images(chosen, workdir, metrics, own)
+    title = evaluate_samples.as_title(changes)
+    swept = own and processes.is_first()
+    results[title] = read_bits(folders[own]) if swept else {}
+  first = next(iter(folders.values()))[0]
+  return first if '' in folders else first.parent, results
+
+
+def read_bits(folders):
+  """Returns {metric: value and error} of the results that are in bits/dim."""
+  found = {}
+  for folder in folders:
+    result = json.loads((folder / 'result.json').read_text())
+    if 'bits_per_dim' in result:
+      found[result['metric']] = {
+        'value': result['bits_per_dim'],
+        'error': result['standard_error'],
+      }
+  return found
 
 
 def split_metrics(config):
@@ -62,8 +113,11 @@ def split_metrics(config):
   return tuple(of_images), tuple(of_samples)
 
 
-def evaluate_images(config, workdir, metrics):
-  """Measures real images by each of `metrics`."""
+def evaluate_images(config, workdir, metrics, title=''):
+  """Measures real images by each of `metrics`, and returns their folders.
+
+  title: of a point of a sweep, which has a folder of its own.
+  """
   c = config.evaluation
   mesh = build.build_mesh(config)
   source = build.build_source(config, c.split)
@@ -71,9 +125,11 @@ def evaluate_images(config, workdir, metrics):
   count = min(c.num_images or len(source), len(source))
   settings = describe(config, params, count)
   params = replicate(mesh, params)
+  folders = []
   for metric in metrics:
     name = '-'.join(filter(None, (metric, c.split, c.name)))
-    out = run_folder.prepare(str(Path(workdir) / 'evaluation' / name))
+    out = run_folder.prepare(Path(workdir) / 'evaluation' / name / title)
+    folders.append(out)
     if processes.is_first():
       (out / 'parts').mkdir(exist_ok=True)
       check_same_evaluation(out, settings)
@@ -82,6 +138,7 @@ def evaluate_images(config, workdir, metrics):
     if processes.is_first():
       report = families.of(config).metrics[metric].report
       report(gather(paths), config, out)
+  return folders
 
 
 def measure_parts(config, measure, metric, params, source, count, out):

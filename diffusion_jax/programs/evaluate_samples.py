@@ -46,7 +46,8 @@ class Space(NamedTuple):
 def run(config, workdir):
   """Writes evaluation/samples/, or for a sweep a folder for each point in it.
 
-  evaluation.name is appended to the name of the folder.
+  evaluation.name is appended to the name of the folder. Returns it, and
+  {title of a point: its metrics}, {} in all processes but the first.
   """
   c = config.evaluation
   name = '-'.join(filter(None, ('samples', c.name)))
@@ -54,16 +55,19 @@ def run(config, workdir):
   # what is missing is noticed before the images are drawn
   spaces = prepare(config) if processes.is_first() else {}
   processes.wait_for_all('features of real images')
-  points = list(sweep(config))
   results = {}
-  for changes, point in points:
-    title = ','.join(f'{field}={value}' for field, value in changes.items())
+  for changes, point in sweep(config):
+    title = as_title(changes)
     if title:
       print(f'{title}:')
     results[title] = evaluate(point, workdir, out / title, spaces)
     processes.wait_for_all(f'measures {title}')
-  if len(points) > 1 and processes.is_first():
-    report_sweep(out, [changes for changes, _ in points], results)
+  return out, results
+
+
+def as_title(changes):
+  """Returns 'num_steps=2,ema_decay=0.5' for the changes of a point."""
+  return ','.join(f'{field}={value}' for field, value in changes.items())
 
 
 def prepare(config) -> dict[str, Space]:
@@ -125,6 +129,7 @@ def sweep(config):
     'num_steps': c.num_steps,
     'guidance_scale': c.guidance_scale,
     'ema_decay': c.ema_decay,
+    'ema_sigma_rel': c.ema_sigma_rel,
   }
   lists = {field: values for field, values in lists.items() if values}
   for values in itertools.product(*lists.values()):
@@ -134,15 +139,16 @@ def sweep(config):
       point.sampling[field] = value
     if 'sampler' in changes:  # eta, say, belongs to another one
       audit.drop_unused(point, ('sampling',))
-    audit.audit(point)
+    if changes:
+      audit.audit(point)
     yield changes, point
 
 
-def evaluate(config, workdir, out, spaces) -> dict[str, Any]:
+def evaluate(config, workdir, out, spaces) -> dict[str, dict]:
   """Draws the images of a point and measures them in all spaces.
 
-  Images that were drawn before with these settings are kept. Returns what
-  result.json has; {} in all processes but the first.
+  Images that were drawn before with these settings are kept. Returns the
+  metrics of result.json; {} in all processes but the first.
   """
   c = config.evaluation
   config = config.copy_and_resolve_references()
@@ -166,7 +172,7 @@ def evaluate(config, workdir, out, spaces) -> dict[str, Any]:
   print(scores.table(rows))
   print(line(config, drawn, used))
   print(f'{out / "result.json"}')
-  return result
+  return result['metrics']
 
 
 def measure_rows(config, name, space, known, num_draws):
@@ -213,7 +219,9 @@ def line(config, drawn, used):
   """Returns the protocol in a line."""
   c = config.sampling
   steps = c.respacing or f'{c.num_steps} steps'
+  width = c.ema_sigma_rel
   decay = f' {c.ema_decay}' if c.ema_decay else ''
+  decay = decay if width is None else f' of relative width {width}'
   average = f'averaged weights{decay}' if c.ema else 'weights without average'
   against = '; '.join(
     f'{of["features"]} ({of["preprocessing"]}; weights {of["weights"]}) of '
@@ -228,23 +236,34 @@ def line(config, drawn, used):
 
 
 def report_sweep(out, points, results):
-  """Writes sweep.json and sweep.png, and prints a table of all points."""
+  """Writes sweep.json and sweep.png, and prints a table of all points.
+
+  points: [{field: value}]; results: {title: {metric: {'value': ...}}}, in the
+  same order. Of widths of averages alone the plot is against the width.
+  """
   rows = [
-    {'point': changes, 'metrics': result['metrics']}
-    for changes, result in zip(points, results.values(), strict=True)
+    {'point': changes, 'metrics': metrics}
+    for changes, metrics in zip(points, results.values(), strict=True)
   ]
   run_folder.write_json(out / 'sweep.json', {'points': rows})
   shown = list(rows[0]['metrics'])
   width = max(len(title) for title in results)
   print(f'{"":{width}} ' + ' '.join(f'{name:>17}' for name in shown))
-  for title, result in results.items():
-    values = (result['metrics'][name]['value'] for name in shown)
+  for title, metrics in results.items():
+    values = (metrics[name]['value'] for name in shown)
     print(f'{title:{width}} ' + ' '.join(f'{x:17.5g}' for x in values))
-  values = {
-    name: np.array([row['metrics'][name]['value'] for row in rows])
-    for name in shown
-  }
-  plots.plot_sweep(out / 'sweep.png', list(results), values)
+  values, errors = (
+    {
+      name: np.array([row['metrics'][name][key] for row in rows])
+      for name in shown
+    }
+    for key in ('value', 'error')
+  )
+  if all(list(changes) == ['ema_sigma_rel'] for changes in points):
+    widths = [changes['ema_sigma_rel'] for changes in points]
+    plots.plot_widths(out / 'sweep.png', widths, values, errors)
+  else:
+    plots.plot_sweep(out / 'sweep.png', list(results), values)
   print(f'{out}/sweep.json, sweep.png')
 
 
@@ -259,6 +278,7 @@ def check(config, metrics):
   measures.chosen(config)
   c = config.evaluation
   choose(('train', 'test'), 'evaluation', 'reference', c.reference)
+  audit.audit(config)
   list(sweep(config))
 
 

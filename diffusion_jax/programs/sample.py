@@ -11,6 +11,7 @@ from diffusion_jax import build, families
 from diffusion_jax.data import images, sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import (
+  averages,
   guidance_runs,
   processes,
   provenance,
@@ -194,11 +195,34 @@ def restore(config, workdir):
   name = read_checkpoint(config)
   shapes = families.abstract_params(config)
   try:
+    if c.ema_sigma_rel is not None:
+      return restore_average(config, workdir, name, shapes)
     step = checkpoints.find_step(workdir, name)
     c.checkpoint = str(step)
     return checkpoints.restore_params(workdir, ema, shapes, step)[0]
   except (FileNotFoundError, ValueError) as error:
     raise UserError(str(error)) from error
+
+
+def restore_average(config, workdir, name, target):
+  """Returns the average of width sampling.ema_sigma_rel, and prints what it is.
+
+  name: of the checkpoint; 'latest' is the latest snapshot.
+  """
+  c = config.sampling
+  if c.ema_decay or not c.ema:
+    other = f'ema_decay={c.ema_decay}' if c.ema_decay else 'ema=False'
+    raise UserError(
+      f'config.sampling.ema_sigma_rel={c.ema_sigma_rel} and '
+      f'config.sampling.{other} are different weights: give one of them'
+    )
+  if name == 'best':
+    name = checkpoints.find_step(workdir, name)
+  step = None if name == 'latest' else name
+  found = averages.make(workdir, c.ema_sigma_rel, step, target)
+  print(found.describe())
+  c.checkpoint = str(found.step)
+  return found.params
 
 
 def thin(frames, n):

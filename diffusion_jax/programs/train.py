@@ -1,4 +1,4 @@
-"""Implements --mode=train, which continues a run where it stopped."""
+"""Implements --mode=train: trains, or continues a run where it stopped."""
 
 import contextlib
 import itertools
@@ -10,13 +10,13 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax import build, families
-from diffusion_jax.build.make import choose
+from diffusion_jax.build.make import choose, near
 from diffusion_jax.build.network import check_heights
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images, pipeline
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.families.family import IDENTITY
-from diffusion_jax.programs import evaluate_samples, sample
+from diffusion_jax.programs import evaluate_samples, report, sample
 from diffusion_jax.runs import (
   calls,
   first_weights,
@@ -25,6 +25,8 @@ from diffusion_jax.runs import (
   processes,
   run_folder,
   sample_inputs,
+  sessions,
+  snapshots,
 )
 from diffusion_jax.runs.per_image import one_ahead, rows
 from diffusion_jax.runs.start_up import StartUp
@@ -34,6 +36,7 @@ from diffusion_jax.training.logging import MetricWriter
 from diffusion_jax.training.sharding import (
   fsdp_sharding,
   local_rows,
+  on_mesh,
   replicate,
   replicated,
   to_global,
@@ -53,18 +56,20 @@ def run(config, workdir):
   """
   try:
     with preemption.watch() as stop, contextlib.ExitStack() as resources:
-      train(config, workdir, stop, resources)
+      if not train(config, workdir, stop, resources):
+        return
   except OSError as error:  # a full disk, most of all
     raise UserError(
       f'{error}. When that is mended, the same command continues'
     ) from error
+  report.after_training(config, workdir)
 
 
 def train(config, workdir, stop, resources):
   """Trains without `run`'s handling of signals and full disks.
 
   stop: as of `preemption.watch`; resources: an ExitStack, to which the lock of
-  the workdir is added.
+  the workdir is added. Returns whether there was a step to do.
   """
   c = config.training
   begun = StartUp()
@@ -106,17 +111,23 @@ def train(config, workdir, stop, resources):
       f'this run is finished: it has {start} of {c.num_steps} steps. '
       'A larger --config.training.num_steps continues it'
     )
-    return
+    return False
   first = processes.is_first()  # of several processes one writes
   if first:
     run_folder.write_config(workdir, config)
     (workdir / 'samples').mkdir(exist_ok=True)
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    sessions.write_start(workdir, start, parameters)
   stored = run_folder.plain(config)
   writer = MetricWriter(workdir, start, first)
   text = f'```\n{json.dumps(stored, indent=2)}\n```'
   writer.write_texts(start, {'config': text})
   writer.write_hparams(run_folder.hparams(stored))
 
+  seen = None
+  if c.ema_sigma_rels:
+    seen = snapshots.begin(workdir, start, c.batch_size)
+    ema_decays = build.build_ema_decays(config, seen.more_steps)
   advance = make_advance(config, objective, optimizer, ema_decays, shapes, mesh)
   latents_key = stream(config.seed, 'latents')
   local = local_rows(mesh, c.batch_size)
@@ -151,7 +162,7 @@ def train(config, workdir, stop, resources):
       taken = following or take(before)
       begun.mark('batch')
       step = before + len(taken)
-      state, metrics = advance(state, taken)
+      state, metrics = advance(state, taken, kept)
       begun.mark('compilation')
       log.add(range(before + 1, step + 1), metrics)
       todo = calls.due(config, step)
@@ -178,6 +189,10 @@ def train(config, workdir, stop, resources):
           path = workdir / 'samples' / f'step_{step:08d}.png'
           images.write_png(path, sheet)
         writer.write_images(step, {'samples': sheet})
+      if seen and 'snapshot' in todo:  # before the checkpoint of this step
+        averages = state.more_ema_params
+        snapshots.write(workdir, step, seen.images_at(step), averages)
+        snapshots.thin(workdir, step, c.snapshot_every, c.keep_snapshots)
       if 'save' in todo:
         checkpoints.save(manager, state, stored, with_criterion(config, test))
       if todo:
@@ -185,14 +200,18 @@ def train(config, workdir, stop, resources):
       if step == c.num_steps:
         break
       before = step
+  if first:
+    sessions.write_end(workdir, c.num_steps)
   print(f'trained {c.num_steps} steps: {workdir}')
+  return True
 
 
 def make_advance(config, objective, optimizer, ema_decays, shapes, mesh):
-  """Returns (state, batches) -> (state, metrics), a step for each batch.
+  """Returns (state, batches, kept) -> (state, metrics), a step for each batch.
 
-  shapes: of the state, as of `state_maker`. The state is donated. Leaves of
-  metrics are [], or with training.steps_per_call above 1 [steps_per_call].
+  shapes: of the state, as of `state_maker`. The state is donated. kept:
+  parameters that are not trained. Leaves of metrics are [], or with
+  training.steps_per_call above 1 [steps_per_call].
   """
   c = config.training
   key = stream(config.seed, 'training')
@@ -205,17 +224,17 @@ def make_advance(config, objective, optimizer, ema_decays, shapes, mesh):
   )
   places = jax.tree.map(lambda x: x.sharding, shapes)
   compiled: Any = jax.jit(
-    step if c.steps_per_call == 1 else make_train_steps(step),
+    on_mesh(mesh, step if c.steps_per_call == 1 else make_train_steps(step)),
     donate_argnums=0,
     out_shardings=(places, replicated(mesh)),
   )
 
-  def advance(state, batches):
+  def advance(state, batches, kept=None):
     if c.steps_per_call == 1:
-      return compiled(state, batches[0], key)
+      return compiled(state, batches[0], key, kept)
     # One program, of a stack of one length, whose last rows may be unused.
     unused = [batches[-1]] * (c.steps_per_call - len(batches))
-    return compiled(state, (*batches, *unused), key, len(batches))
+    return compiled(state, (*batches, *unused), key, len(batches), kept)
 
   return advance
 
@@ -244,6 +263,17 @@ def check(config, mesh):
     raise UserError(
       f'config.training.keep_every={c.keep_every} is not a multiple of '
       f'training.checkpoint_every={c.checkpoint_every}'
+    )
+  widths = c.ema_sigma_rels or ()
+  if widths and not c.snapshot_every:
+    raise UserError(
+      'config.training.ema_sigma_rels needs snapshots: set '
+      'training.snapshot_every, to num_steps / 32 = '
+      f'{max(c.num_steps // 32, 1)}, for instance'
+    )
+  if len(set(map(float, widths))) < len(widths):
+    raise UserError(
+      f'config.training.ema_sigma_rels={widths}: a width is there twice'
     )
   if c.skip_nonfinite and config.optimizer.repair_gradients:
     raise UserError(
@@ -311,8 +341,9 @@ def make_evaluate(config, mesh, latents=IDENTITY):
   if not (c.evaluate_every or c.keep_best and c.keep_best_by == 'test_loss'):
     return None
   source: Any = build.build_source(config, 'test')
+  step = make_eval_step(families.of(config).objective(config, test=True))
   step = jax.jit(
-    make_eval_step(families.of(config).objective(config, test=True)),
+    on_mesh(mesh, step),
     out_shardings=replicated(mesh),
   )
   size = min(config.training.batch_size, len(source))
@@ -336,7 +367,7 @@ def make_evaluate(config, mesh, latents=IDENTITY):
           source, size, 0, i, rows=local, text_length=length
         )
       batch = encode(kept, to_global(mesh, batch), latents_key, i)
-      history.append(step(state, batch, jax.random.fold_in(key, i)))
+      history.append(step(state, batch, jax.random.fold_in(key, i), kept))
     return {f'test_{name}': x for name, x in average(history).items()}
 
   return evaluate
@@ -359,7 +390,8 @@ def make_measure(config, mesh, latents=IDENTITY):
     )
   if c.keep_best and c.keep_best_by not in ('test_loss', *names):
     raise UserError(
-      f'config.training.keep_best_by={c.keep_best_by!r} is not one of '
+      f'config.training.keep_best_by={c.keep_best_by!r}'
+      f'{near(c.keep_best_by, ("test_loss", *names))} is not one of '
       f'test_loss, {", ".join(names)}'
     )
   config = config.copy_and_resolve_references()

@@ -13,6 +13,7 @@ def events(config) -> Iterator[tuple[str, int]]:
     own = 'evaluate' if c.keep_best_by == 'test_loss' else 'measure'
     yield own, c.checkpoint_every
   yield 'sample', c.sample_every
+  yield 'snapshot', c.snapshot_every if c.ema_sigma_rels else 0
   yield 'save', c.checkpoint_every
 
 

@@ -1,4 +1,4 @@
-"""Restores the other runs that guide the sampling of a run."""
+"""Restores other runs: those that guide the sampling, and teachers."""
 
 from diffusion_jax.build.facts import state_shape
 from diffusion_jax.build.guidance import GuidingRun
@@ -58,28 +58,43 @@ def find_guiding_runs(config):
   check(config)
   c = config.sampling
   fields = ('guidance_run', 'classifier')
-  return {f: _restore(config, f, c[f]) for f in fields if c[f]}
+  return {
+    f: restore(config, f'sampling.{f}', c[f], f == 'classifier')
+    for f in fields
+    if c[f]
+  }
 
 
-def _restore(config, field, workdir):
+def read(config, field, workdir, classifier=False):
+  """Returns the config of another run of the same data.
+
+  field: of this config, which named it. Raises UserError for a run of other
+  data, and unless it is a classifier or not, as it must be.
+  """
   found = run_folder.run_config(workdir, config)
   is_one = found.objective.name == 'classifier'
-  if is_one != (field == 'classifier'):
+  if is_one != classifier:
     other = 'is a classifier' if is_one else 'is no classifier'
-    raise UserError(f'config.sampling.{field}: the run in {workdir} {other}')
+    raise UserError(f'config.{field}: the run in {workdir} {other}')
   for name in ('image_shape', 'num_classes'):
     if found.data[name] != config.data[name]:
       raise UserError(
-        f'config.sampling.{field}: data.{name} is {found.data[name]} in '
+        f'config.{field}: data.{name} is {found.data[name]} in '
         f'{workdir}, {config.data[name]} in this run'
       )
   spaces = [(bool(c.latent.run), state_shape(c)) for c in (found, config)]
   if spaces[0] != spaces[1]:
     raise UserError(
-      f'config.sampling.{field}: this run and {workdir} do not diffuse the '
+      f'config.{field}: this run and {workdir} do not diffuse the '
       'same: both must be in pixels, or in the same latents (latent.run)'
     )
-  with from_config(f'sampling.{field}'):
+  return found
+
+
+def restore(config, field, workdir, classifier=False):
+  """Returns the `GuidingRun` in workdir, with the checks of `read`."""
+  found = read(config, field, workdir, classifier)
+  with from_config(field):
     params, _ = checkpoints.restore_params(
       workdir, True, init_shapes(init_params(found)), 'latest'
     )

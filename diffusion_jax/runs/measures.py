@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from diffusion_jax import build
-from diffusion_jax.errors import UserError
+from diffusion_jax.build.make import choose
 from diffusion_jax.evaluation import features, scores
 
 # What others call measures in the features of Inception.
@@ -42,11 +42,7 @@ def names() -> tuple[str, ...]:
 def chosen(config) -> list[Measure]:
   """Returns the measures among config.evaluation.metrics."""
   c = config.evaluation
-  if c.features not in features.EXTRACTORS:
-    raise UserError(
-      f'config.evaluation.features={c.features!r} is not one of '
-      f'{", ".join(features.EXTRACTORS)}'
-    )
+  choose(tuple(features.EXTRACTORS), 'evaluation', 'features', c.features)
   found = [find(metric, c.features) for metric in build.words(c.metrics)]
   return [measure for measure in found if measure is not None]
 

@@ -34,6 +34,8 @@ _FREE = (
   'edit.',
   'noise.',
   'convert.',
+  'average.',
+  'report.',
   'compilation_cache',
   'data.data_dir',
   'network.remat',
@@ -44,6 +46,7 @@ _FREE = (
   'training.checkpoint_every',
   'training.sample_every',
   'training.keep_',
+  'training.snapshot_every',
   'training.metrics_',
   'training.evaluate_',
   'training.mesh',
@@ -118,7 +121,7 @@ def hparams(stored: dict) -> dict:
   return {
     name: value if isinstance(value, (bool, float, int, str)) else str(value)
     for name, value in _flat(stored).items()
-    if not name.startswith(_FREE[:6])
+    if not name.startswith(_FREE[:7])
   }
 
 
@@ -198,9 +201,13 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
   if mode == 'convert' and not overrides.get('convert.to'):
     given = (*RUN_SECTIONS, 'sampling')
     fixed = [n for n in overrides if n.split('.')[0] in given]
-    # Of the data, the weights determine the shape of images alone.
+    # Of the data, the weights determine the shape of images alone; they do not
+    # say whose latents are diffused.
     fixed = [
-      n for n in fixed if n == 'data.image_shape' or not n.startswith('data.')
+      n
+      for n in fixed
+      if n != 'latent.run'
+      and (n == 'data.image_shape' or not n.startswith('data.'))
     ]
     if fixed:
       raise UserError(
@@ -208,7 +215,8 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
         'the weights'
       )
     return
-  if mode not in ('sample', 'edit', 'evaluate', 'convert'):
+  modes = 'sample', 'edit', 'evaluate', 'average', 'report', 'convert'
+  if mode not in modes:
     return
   found = _flat(audit.rename_fields(read_config(workdir) or {}))
   fixed = [

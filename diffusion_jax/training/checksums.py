@@ -29,7 +29,7 @@ def write(folder: Path) -> None:
   """Writes the sums of the files in `folder`, which are complete."""
   (folder / _COPY).write_text(json.dumps(_read(folder / _METADATA)))
   lines = [
-    f'{_digest(folder / name)}  {name}\n'
+    f'{digest(folder / name)}  {name}\n'
     for name in _names(folder)
     if name not in _LATER
   ]
@@ -69,13 +69,19 @@ def find_damage(folder: Path, items: Iterable[str] | None = None) -> str:
   for name in sorted({*sums, *_names(folder)} - {*_LATER}):
     if checked is None or name.partition('/')[0] in checked:
       try:
-        if _digest(folder / name) != sums.get(name):
+        if digest(folder / name) != sums.get(name):
           return f'{name} is not what was written'
       except FileNotFoundError:
         return f'{name} is missing'
       except OSError as error:
         return f'{name} cannot be read ({error.strerror})'
   return ''
+
+
+def digest(path: Path) -> str:
+  """Returns the SHA-256 of a file."""
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def of_arrays(tree: Any) -> int:
@@ -98,8 +104,3 @@ def _names(folder):
   # Orbax writes no hidden files.
   paths = [path for path in folder.rglob('[!.]*') if path.is_file()]
   return sorted(path.relative_to(folder).as_posix() for path in paths)
-
-
-def _digest(path):
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -446,6 +446,22 @@ def vdm(
   return Objective(draw, loss)
 
 
+def mean_loss(
+  losses: Array, t: Array, **terms: Array
+) -> tuple[Array, tuple[dict[str, Mean], tuple]]:
+  """Returns (loss [], (metrics, ())) of losses [B] at times t [B].
+
+  The metrics are the means of the losses, of the other terms [B] by name, and
+  of the losses per quarter of t.
+  """
+  terms = {'loss': losses} | terms
+  metrics = {
+    name: Mean(jnp.mean(term), jnp.ones(())) for name, term in terms.items()
+  }
+  metrics |= by_quarter(losses, t)
+  return metrics['loss'].total, (metrics, ())
+
+
 def by_quarter(losses: Array, t: Array) -> dict[str, Mean]:
   """Returns means of losses [B] over the four quarters of t in (0, 1]."""
   quarter = jnp.clip(jnp.ceil(4.0 * t), 1, 4)

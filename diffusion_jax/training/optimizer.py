@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffusion_jax.training import power_ema
+
 Array = jax.Array
 
 
@@ -247,5 +249,26 @@ def ema_half_life(
     seen = jnp.asarray(step, float) * batch_size
     images = jnp.minimum(half_life, rampup * seen)
     return 0.5 ** (batch_size / jnp.maximum(images, 1e-8))
+
+  return at_step
+
+
+def ema_power(
+  sigma_rel: float, more_steps: float = 0.0
+) -> Callable[[Array], Array]:
+  """Returns, as `ema_decay`, (1 - 1 / t)^(gamma + 1), of `power_ema`.
+
+  The average by a power of time whose relative width is sigma_rel (Karras et
+  al. 2024, EDM2); the first decay is 0, so nothing of the first parameters is
+  left. t = step + 1 + more_steps is the number of images in batches of this
+  size: more_steps != 0 after steps of another one. ValueError for a width
+  outside (0, 1 / sqrt(12)].
+  """
+  power = power_ema.exponent(sigma_rel) + 1.0
+
+  def at_step(step):
+    # Of 1 - 1 / t float32 would keep few digits at large t.
+    t = step + (1.0 + more_steps)
+    return jnp.exp(power * jnp.log1p(-1.0 / t))
 
   return at_step

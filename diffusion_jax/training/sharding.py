@@ -6,6 +6,8 @@ along `data`, so 8x1 is data parallelism, 1x8 fully sharded, 2x4 both. XLA
 inserts the communication; the training step is the same.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -52,6 +54,20 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
 def replicated(mesh: Mesh) -> NamedSharding:
   """Returns the sharding with a copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def on_mesh(mesh: Mesh, function: Callable) -> Callable:
+  """Returns the function, traced with `mesh` as that of sharding constraints.
+
+  To be jitted: networks may then say where their arrays live.
+  """
+
+  @functools.wraps(function)
+  def traced(*args, **kwargs):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*args, **kwargs)
+
+  return traced
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

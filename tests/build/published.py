@@ -395,6 +395,80 @@ FLOW = DDPM | {
   'sampling.clip': False,
 }
 
+# Geng et al. 2025, py-meanflow's first script: section 16. The changes of the
+# augmentation are ours, EDM's: it has no rotations and vertical flips there.
+MEAN_FLOW = {
+  **_ADAM,
+  **_PLAIN_SAMPLING,
+  **_CIFAR10,
+  'data.random_flip': False,  # the augmentation does it
+  'schedule.name': 'flow',
+  'network.name': 'ddpmpp',
+  'network.channels': 128,
+  'network.multipliers': (2, 2, 2),
+  'network.num_blocks': 4,
+  'network.attention_resolutions': (16,),
+  'network.dropout': 0.2,
+  'network.num_groups': 32,
+  'network.norm_eps': 1e-6,
+  'network.initializer': 'ho',
+  'conditioning.noise_input': 'time',
+  'conditioning.time_scale': 1.0,
+  'objective.name': 'mean_flow',
+  'objective.parametrization': 'flow',
+  'objective.improved': False,
+  'objective.power': 0.75,
+  'objective.offset': 1e-3,
+  'objective.times': 'logit_normal',
+  'objective.logit_normal_mean': -2.0,
+  'objective.logit_normal_std': 2.0,
+  'objective.equal': 0.25,
+  'objective.start': 0.0,
+  'objective.end': 0.0,
+  'objective.omega': 1.0,
+  'objective.kappa': 0.0,
+  'objective.augment': 0.12,
+  'optimizer.learning_rate': 6e-4,
+  'optimizer.warmup_steps': 9_600,  # 200 epochs of 48 batches
+  'optimizer.clip_norm': 0.0,
+  'training.num_steps': 768_000,  # 16,000 epochs
+  'training.batch_size': 1024,
+  'training.ema_decay': 0.9999,
+  'training.more_ema_decays': (0.99995, 0.9996),
+  'sampling.sampler': 'flow_map',
+  'sampling.num_steps': 1,
+  'sampling.clip': False,
+}
+
+# Geng et al. 2024 (ECT), run_ecm.sh: section 16
+ECT = EDM | {
+  'network.dropout': 0.2,
+  'objective.name': 'consistency_training',
+  'objective.weight': 'snr',  # not read
+  'objective.augment': 0.0,
+  'objective.pairs': 'easy',
+  'objective.q': 2.0,
+  'objective.steps_per_stage': 25_000,  # 250 ticks of 12,800 images
+  'objective.num_stages': 8,
+  'objective.distance': 'pseudo_huber',
+  'objective.huber_offset': 0.0,
+  'objective.log_normal_mean': -1.1,
+  'objective.log_normal_std': 2.0,
+  'objective.ema_target': False,
+  'optimizer.name': 'radam',
+  'optimizer.learning_rate': 1e-4,
+  'optimizer.warmup_steps': 0,
+  'training.init_from': 'runs/cifar10_edm',
+  'training.num_steps': 200_000,  # 25.6M images
+  'training.batch_size': 128,
+  'training.ema_decay': 0.9999,
+  'training.ema_half_life': None,
+  'training.ema_rampup': 0.0,
+  'sampling.sampler': 'flow_map',
+  'sampling.stochastic': True,
+  'sampling.num_steps': 1,
+}
+
 # Transformers: section 14
 _TRANSFORMER = {
   **_ADAM,
@@ -551,6 +625,8 @@ EDM2 = {
   # a power function of relative width 0.075: see test_edm2.py
   'training.ema_half_life': 1e12,
   'training.ema_rampup': 0.0614,
+  'training.ema_sigma_rels': (0.05, 0.10),
+  'training.snapshot_every': 8 * 2**20 // 2048,
   'training.skip_nonfinite': 10,  # theirs sets what is not finite to 0
   'sampling.sampler': 'heun',
   'sampling.num_steps': 32,
@@ -582,6 +658,8 @@ RECIPES = {  # config and its argument
   'cifar10_edm': EDM,
   'cifar10_edm:conditional': EDM | {'conditioning.labels': True},
   'cifar10_flow': FLOW,
+  'cifar10_meanflow': MEAN_FLOW,
+  'cifar10_ect': ECT,
   'imagenet64': ADM,
   'imagenet64_edm2': EDM2,
   'imagenet64_edm2:xs': _edm2(128, 0.012, 0.0, 1024),

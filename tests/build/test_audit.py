@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import diffusion_jax as dj
 from configs import base, cifar10, digits
 from diffusion_jax import build
 from diffusion_jax.build import (
@@ -217,7 +218,13 @@ TABLES = {
   ],
   'network': [network.NETWORKS, network.TEXT_NETWORKS],
   'conditioning': [network.NOISE_INPUTS],
-  'objective': [objective.OBJECTIVES, objective.TIMES, objective.WEIGHTS],
+  'objective': [
+    objective.OBJECTIVES,
+    objective.TIMES,
+    objective.WEIGHTS,
+    objective.PAIRS,
+    objective.DISTANCES,
+  ],
   'sampling': [
     sampling.SAMPLERS,
     {'churn': sampling.CHURN, 'corrector': sampling.CORRECTOR},
@@ -231,7 +238,8 @@ FACTS = {
   'network': set(network.network_facts(smoke())),
   'conditioning': {'num_steps'},
   'objective': set(objective._objective_facts(smoke(), None, False))
-  | set(vae_models.Model._fields),
+  | set(vae_models.Model._fields)
+  | {'total_steps', 'sigma_min', 'sigma_max', 'rho'},
   'sampling': {'schedule', 'sampler', 'gamma'},
 }
 
@@ -282,3 +290,16 @@ def test_a_constructor_is_given_what_its_signature_takes():
   assert list(inspect.signature(renamed).parameters)[0] == 'toy_size'
   assert renamed(toy_size=1, shape=()) == (1, 2, ())
   assert 'depth' not in make.parameters(make.fixed(toy, depth=4))
+
+
+def test_a_name_that_the_library_refuses_gets_the_nearest():
+  """Those that a builder does not look up in a table of its own."""
+  message = (
+    r"sampling: spacing 'karas' \(did you mean 'karras'\?\) is not one of"
+  )
+  with pytest.raises(UserError, match=message):
+    with build.from_config('sampling'):
+      dj.level_grid(dj.CosineSchedule(), 4, 'karas')
+  with pytest.raises(UserError, match=r'optimizer: far from it$'):
+    with build.from_config('optimizer'):
+      raise ValueError('far from it')

@@ -24,7 +24,12 @@ from tests.conftest import HANG_SECONDS
 from tests.programs.conftest import smoke
 
 ROOT = Path(__file__).parents[2]
-WORDS = {'data.photos', 'evaluation.metrics', 'evaluation.sweep.sampler'}
+WORDS = {
+  'data.photos',
+  'evaluation.metrics',
+  'evaluation.sweep.sampler',
+  'report.runs',
+}
 EXPERIMENTS = sorted(
   path.stem
   for path in (ROOT / 'configs').glob('*.py')
@@ -163,6 +168,8 @@ LITERAL = {
   'training.skip_nonfinite': ((-1,), (0,)),
   'training.ema_decay': ((1.0,), (0.0,)),
   'training.more_ema_decays': (((0.9, 1.5),), ((), (0.9, 0.0))),
+  'training.ema_sigma_rels': (((0.05, 0.3), (0.0,)), (None, (0.05, 0.1))),
+  'sampling.ema_sigma_rel': ((0.0, 0.2887), (None, 0.2886)),
   'training.accumulate': ((0,), (1,)),
   'conditioning.text_length': ((0,), (1,)),
   'objective.augment': ((1.5,), (1.0,)),

@@ -18,6 +18,7 @@ from configs import (
   cifar10_vdm,
   cifar10_vp,
   digits,
+  digits_flow,
   imagenet64,
   imagenet256_autoencoder,
   imagenet256_dit,
@@ -48,10 +49,13 @@ EXPERIMENTS = sorted(
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
 @pytest.mark.parametrize('argument', ['', 'smoke'])
-def test_every_config_builds(name, argument):
+def test_every_config_builds(name, argument, tmp_path):
   """Network by its shapes, one traced loss."""
   module = importlib.import_module(f'configs.{name}')
   config = module.get_config(argument)
+  if config.objective.teacher:  # of which the config is enough here
+    run_folder.write_config(tmp_path, digits_flow.get_config('unscaled'))
+    config.objective.teacher = str(tmp_path)
   assert f'configs/{name}.py' in str(module.__doc__)
   assert set(run_folder._flat(config.to_dict())) == set(
     run_folder._flat(base.get_config().to_dict())
@@ -72,6 +76,9 @@ def test_every_config_builds(name, argument):
   }
   memory = objective.init()
   context = Context(state=memory)
+  if config.objective.teacher:
+    of_teacher = families.abstract_params(digits_flow.get_config('unscaled'))
+    context = context._replace(frozen={'teacher': of_teacher})
   loss, _ = jax.eval_shape(objective, params, context, jax.random.key(0), batch)
   assert loss.shape == ()
 

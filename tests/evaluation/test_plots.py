@@ -58,3 +58,15 @@ def test_rate_and_distortion_have_units(axes):
     assert units[label.partition(' ')[0].rstrip(',')] in label
   np.testing.assert_array_equal(found[2].lines[0].get_xdata(), rate)
   np.testing.assert_array_equal(found[2].lines[0].get_ydata(), distortion)
+
+
+def test_scores_are_drawn_against_the_width_in_its_order(axes):
+  values = {name: np.array([3.0, 1.0, 2.0]) for name in 'abcd'}
+  errors = {name: [0.1, None, 0.1] for name in 'abcd'}
+  found = axes(plots.plot_widths, [0.1, 0.05, 0.2], values, errors)
+  assert [ax.get_visible() for ax in found] == [True] * 4 + [False] * 2
+  for ax, name in zip(found[:4], 'abcd', strict=True):
+    assert ax.get_ylabel() == name and 'width' in ax.get_xlabel()
+    line = ax.lines[0]
+    np.testing.assert_array_equal(line.get_xdata(), [0.05, 0.1, 0.2])
+    np.testing.assert_array_equal(line.get_ydata(), [1.0, 3.0, 2.0])

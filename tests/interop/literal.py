@@ -26,7 +26,7 @@ class Weights(dict):
     return self[name]
 
   def file(self):
-    return {name: x.astype(np.float32) for name, x in self.items()}
+    return {name: np.asarray(x, np.float32) for name, x in self.items()}
 
 
 def silu(x):

@@ -50,6 +50,17 @@ AUTOENCODER = LEVELS | dict(
   down_block_types=['DownEncoderBlock2D'] * 2,
   up_block_types=['UpDecoderBlock2D'] * 2,
 )
+DIT = dict(
+  num_attention_heads=2,
+  attention_head_dim=4,
+  in_channels=1,
+  out_channels=2,
+  num_layers=2,
+  sample_size=4,
+  patch_size=2,
+  num_embeds_ada_norm=3,
+  norm_eps=1e-6,
+)
 LEGACY = {
   '.to_q.': '.query.',
   '.to_k.': '.key.',
@@ -74,12 +85,26 @@ def main():
     variance_type='fixed_large', num_train_timesteps=1000
   ).save_pretrained(FOLDER / 'ho')
 
+  model = equal_embeddings(perturb(diffusers.DiTTransformer2DModel(**DIT)))
+  x, t, label = torch.randn(3, 1, 4, 4), torch.tensor([0, 40, 400]), [2, 3, 1]
+  output = model(x, t, torch.tensor(label)).sample
+  arrays = {'x': x, 't': t, 'label': torch.tensor(label), 'output': output}
+  write('dit', model, arrays)
+
   model = perturb(diffusers.AutoencoderKL(**AUTOENCODER))
   x = torch.randn(3, 1, 4, 4)
   q = model.encode(x).latent_dist
   output = model.decode(q.mean).sample
   parts = {'mean': q.mean, 'log_variance': q.logvar, 'output': output}
   write('autoencoder', model, {'x': x} | parts)
+
+
+def equal_embeddings(model):
+  """Gives all blocks the first one's embedding, as in the released weights."""
+  first = model.transformer_blocks[0].norm1.emb.state_dict()
+  for block in model.transformer_blocks:
+    block.norm1.emb.load_state_dict(first)
+  return model
 
 
 def perturb(model):

@@ -60,6 +60,32 @@ def test_the_autoencoder_computes_what_theirs_does(tmp_path):
   assert written == (STORED / 'autoencoder' / WEIGHTS).read_bytes()
 
 
+def test_the_transformer_computes_what_theirs_does(tmp_path):
+  found = diffusers.load(STORED / 'dit')
+  expected = np.load(STORED / 'dit' / 'expected.npz')
+  label = expected['label']  # class 3 is the null class of 3
+  cond = {'label': label % 3, 'drop': label == 3}
+  x, t = expected['x'], expected['t'].astype(np.float32)
+  output = found.network.apply({'params': found.params}, x, t, cond)
+  close(output, expected['output'])
+  assert found.fields['network.learned_variance']
+
+  diffusers.save(tmp_path / 'ours', *found[:3])
+  written = files.read_tensors(tmp_path / 'ours' / 'transformer' / WEIGHTS)
+  same(written, files.read_tensors(STORED / 'dit' / WEIGHTS))
+
+
+def test_embeddings_of_a_transformer_must_be_equal(copy):
+  folder, tensors = copy('dit'), files.read_tensors(STORED / 'dit' / WEIGHTS)
+  name = 'transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.bias'
+  for changed, message in (
+    ({name: tensors[name] + 1.0}, 'one embedding of noise and label'),
+    ({'transformer_blocks.2.attn1.to_q.bias': tensors[name]}, 'not used'),
+  ):
+    safetensors.numpy.save_file(tensors | changed, folder / WEIGHTS)
+    refused(folder, message)
+
+
 def test_the_scheduler_of_ddpm_cifar10():
   """What its scheduler_config.json says is Ho et al.'s, as in our config."""
   fields = diffusers.load(STORED / 'ho').fields
@@ -114,7 +140,7 @@ def refused(path, message, **options):
   [
     (
       {'_class_name': 'UNet2DConditionModel'},
-      'is a folder of UNet2DConditionModel: UNet2DModel and AutoencoderKL can',
+      'is a folder of UNet2DConditionModel: UNet2DModel, DiT.* can',
     ),
     ({'_class_name': None}, 'is a folder of no class of diffusers'),
     ({'center_input_sample': True}, 'center_input_sample=True is not here'),

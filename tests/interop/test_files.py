@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import sys
 import zipfile
 
@@ -45,6 +46,21 @@ def test_safetensors(tmp_path):
   same({name.removeprefix('x.'): lazy[name] for name in lazy})
   path.rename(tmp_path / 'a.bin')  # recognised by what is in it
   same(files.read_tensors(tmp_path / 'a.bin'))
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+  """Past a limit of the size, as on a full disk; else it is as any new file."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+  try:
+    with pytest.raises(OSError, match='a cannot be written: .*too large'):
+      files.write_safetensors(tmp_path / 'a', {'x': np.zeros(1000)})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert not list(tmp_path.iterdir())
+  files.write_safetensors(tmp_path / 'a', {'x': np.zeros(1000)})
+  (tmp_path / 'b').touch()
+  assert (tmp_path / 'a').stat().st_mode == (tmp_path / 'b').stat().st_mode
 
 
 def test_safetensors_in_parts(tmp_path):

@@ -10,6 +10,7 @@ from diffusion_jax.networks.embeddings import (
   fourier_features,
   sinusoidal,
 )
+from tests.networks.test_options import NETWORKS
 
 
 @pytest.mark.parametrize('features', [128, 9])
@@ -118,3 +119,37 @@ def test_labels_begin_normal(kind, std, key):
     LabelEmbedding(3, 4, initializer='he').init(
       key, {'label': jnp.zeros(1, int)}, 1
     )
+
+
+@pytest.mark.parametrize('name', ['unet', 'ddpmpp', 'dit'])
+def test_a_network_with_elapsed_time_begins_as_the_one_without(name, key):
+  """The new inputs change nothing until the last layers are trained."""
+  make: Any = NETWORKS[name]
+  plain, both = make(), make(elapsed=True, guidance_input=True)
+  x, noise = jax.random.normal(key, (2, 4, 4, 3)), jnp.array([0.3, 0.9])
+  cond = {'elapsed': noise / 3.0, 'guidance_scale': jnp.array([1.0, 4.0])}
+  old = jax.jit(plain.init)(key, x, noise)['params']
+  new = jax.jit(both.init)(key, x, noise, cond)['params']
+  added = {n: new.pop(n) for n in [*new] if n not in old}
+  assert {*added} == {f'{n}_dense_{i}' for n in cond for i in (1, 2)}
+  jax.tree.map(np.testing.assert_array_equal, old, new)
+  # Zeros at the end of the network would hide the embeddings.
+  rng = np.random.default_rng(0)
+  moved = lambda leaf: leaf + 0.3 * rng.standard_normal(leaf.shape, np.float32)
+  new = jax.tree.map(moved, new)
+  apply = jax.jit(both.apply)
+  found = apply({'params': new | added}, x, noise, cond)
+  expected = jax.jit(plain.apply)({'params': new}, x, noise)
+  np.testing.assert_array_equal(found, expected)
+  # Once trained, each of the two has an effect.
+  loud = jax.tree.map(moved, added)
+  outputs = [apply({'params': new | loud}, x, noise, cond)]
+  for n in cond:
+    changed = cond | {n: cond[n] + 0.5}
+    outputs.append(apply({'params': new | loud}, x, noise, changed))
+    with pytest.raises(ValueError, match=rf"needs cond\['{n}'\] \[B\]"):
+      rest = {m: cond[m] for m in cond if m != n}
+      both.apply({'params': new}, x, noise, rest)
+  assert all(np.abs(outputs[0] - other).max() > 1e-3 for other in outputs[1:])
+  with pytest.raises(ValueError, match='no condition .*elapsed'):
+    plain.apply({'params': old}, x, noise, cond)

@@ -31,7 +31,7 @@ def measured(tmp_path_factory):
 
 def test_every_task_is_measured_on_both_sides(measured):
   records = measured['records']
-  assert [r['task'] for r in records] == list(against_torch.TASKS)
+  assert [r['task'] for r in records] == 2 * list(against_torch.TASKS)
   for r in records:
     assert 'error' not in r
     for side in ('ours', 'torch'):
@@ -47,23 +47,37 @@ def test_every_task_is_measured_on_both_sides(measured):
 
 
 def test_both_sides_compute_the_same_network(measured):
-  first = measured['records'][0]
-  assert first['difference'] < 1e-5
-  sides = first['facts']
+  unet, dit = measured['records'][0], measured['records'][-1]
+  for record in (unet, dit):
+    assert record['difference'] < 1e-5
+  sides = unet['facts']
   assert sides['ours']['parameters'] == sides['torch']['parameters']
+  ours, torch = (dit['facts'][side]['parameters'] for side in ('ours', 'torch'))
+  width, labels = 16, 10 + 1
+  copy = 257 * width + width * (width + 1) + labels * width
+  assert torch == ours + copy  # the second block has its own embedding
 
 
-def test_flop_by_layers_are_those_that_torch_counts():
+@pytest.mark.parametrize('network', ['smoke', 'smoke_dit'])
+def test_flop_by_layers_are_those_that_torch_counts(network):
   diffusers = pytest.importorskip('diffusers')
   torch = pytest.importorskip('torch')
   counter = pytest.importorskip('torch.utils.flop_counter')
-  case = Case('smoke', 2)
-  model = diffusers.UNet2DModel.from_config(cases.torch_options(case))
+  case = Case(network, 2)
+  kind = diffusers.UNet2DModel
+  labels = {}
+  if cases.is_dit(case):
+    kind = diffusers.DiTTransformer2DModel
+    labels = {'class_labels': torch.tensor([1, 2])}
+  model = kind.from_config(cases.torch_options(case))
   # As products, which alone it counts.
   plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
   count = counter.FlopCounterMode(display=False)
   with count as found, torch.no_grad(), plain:
-    model(torch.zeros(2, 3, 16, 16), torch.tensor([3, 4]))
+    x, steps = torch.zeros(2, 3, 16, 16), torch.tensor([3, 4])
+    model(x, timestep=steps, **labels)
   expected = found.get_total_flops()
   ours = flops.analytic(cases.make_config(case), 2)
+  if cases.is_dit(case):  # of the embedding, which every block computes again
+    expected -= 2 * 2 * 2 * (256 * 16 + 16 * 16)
   assert ours == pytest.approx(expected, rel=1e-3)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.stats
 
 import diffusion_jax as dj
@@ -215,3 +216,91 @@ def test_conditional_refuses_what_does_not_fit():
   for mask in (np.array([True]), np.array([1, 0])):
     with pytest.raises(ValueError, match=r'must be \[2\]'):
       GAUSSIAN.conditional([0.0, 0.0], mask)
+
+
+STRAIGHT = dj.RectifiedFlowSchedule()
+
+
+def straight_velocity(x, t):
+  """E[eps - x_0 | x_t] of MIXTURE on the straight path, [N, 2] in float64."""
+  weights, means = np.array([0.3, 0.7]), np.array([[-1.0, 0.5], [1.0, 0.0]])
+  covs = np.array([np.eye(2) * 0.05, [[0.2, 0.1], [0.1, 0.3]]])
+  density, x0 = [], []
+  for w, m, c in zip(weights, means, covs, strict=True):
+    total = (1 - t) ** 2 * c + t**2 * np.eye(2)
+    exact = scipy.stats.multivariate_normal((1 - t) * m, total)
+    density.append(w * np.atleast_1d(exact.pdf(x)))
+    gain = (1 - t) * c @ np.linalg.inv(total)
+    x0.append(m + (x - (1 - t) * m) @ gain.T)
+  share = np.array(density) / np.sum(density, axis=0)
+  mean = np.einsum('kn,knd->nd', share, x0)
+  return (x - mean) / t
+
+
+def test_the_flow_map_of_a_mixture_is_scipys(key):
+  """Levels of each example's own; velocity and average velocity too."""
+  x = np.asarray(jax.random.normal(key, (3, 2)), np.float64)
+  t, s = np.array([1.0, 0.9, 0.6]), np.array([0.01, 0.4, 0.6])
+  expected = x.copy()
+  for i in range(2):
+    expected[i] = scipy.integrate.solve_ivp(
+      lambda t, x: straight_velocity(x[None], t)[0],
+      (t[i], s[i]),
+      x[i],
+      rtol=1e-9,
+      atol=1e-9,
+    ).y[:, -1]
+
+  @jax.jit
+  def all_three(x, t, s):
+    t, s = STRAIGHT(t), STRAIGHT(s)
+    maps = MIXTURE.flow_map(x, t, s), MIXTURE.average_velocity(x, t, s)
+    return *maps, MIXTURE.velocity(x, t)
+
+  args = (jnp.asarray(a, jnp.float32) for a in (x, t, s))
+  found, u, v = all_three(*args)
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+  velocity = np.stack(
+    [straight_velocity(x[i : i + 1], t[i])[0] for i in range(3)]
+  )
+  np.testing.assert_allclose(v, velocity, atol=2e-5)
+  expected_u = velocity.copy()
+  expected_u[:2] = ((x - expected)[:2].T / (t - s)[:2]).T
+  np.testing.assert_allclose(u, expected_u, atol=5e-5)
+
+
+def residuals(oracle, x, t, s):
+  """Of MeanFlow's identity and of df/dt = 0, relative to the mean of |u|."""
+  v = oracle.velocity(x, STRAIGHT(t))
+  one, zero = jnp.ones_like(t), jnp.zeros_like(s)
+
+  def u_fn(x, t, s):
+    return oracle.average_velocity(x, STRAIGHT(t), STRAIGHT(s))
+
+  def f_fn(x, t):
+    return oracle.flow_map(x, STRAIGHT(t), STRAIGHT(0.0 * t))
+
+  u, du = jax.jvp(u_fn, (x, t, s), (v, one, zero))
+  df = jax.jvp(f_fn, (x, t), (v, one))[1]
+  worst = jnp.abs(u - v + (t - s)[:, None] * du), jnp.abs(df)
+  return jnp.stack([jnp.max(w) for w in worst]) / jnp.mean(jnp.abs(u))
+
+
+@pytest.mark.parametrize('float64', [False, True])
+def test_the_identities_of_flow_maps_hold(float64, key):
+  """A mixture in float32 to 1e-3, a Gaussian in float64 to 1e-8."""
+  with jax.enable_x64(float64):
+    oracle = MIXTURE
+    if float64:
+      values, vectors = np.linalg.eigh(np.array(COV))
+      arrays = np.ones(1), np.array(MEAN), values, vectors
+      arrays = arrays[0], *(a[None] for a in arrays[1:])
+      oracle = oracles.Mixture(*map(jnp.asarray, arrays))
+    rng = np.random.default_rng(0)
+    t = rng.uniform(0.1, 1.0, 32)
+    args = rng.normal(size=(32, 2)), t, t * rng.uniform(0.0, 0.95, 32)
+    dtype = float if float64 else jnp.float32
+    args = [jnp.asarray(a, dtype) for a in args]
+    found = jax.jit(lambda *args: residuals(oracle, *args))(*args)
+    assert found.dtype == dtype
+    assert (found < (1e-8 if float64 else 1e-3)).all(), found

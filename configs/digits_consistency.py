@@ -1,0 +1,32 @@
+r"""Consistency training on the digits, from EDM's run (ECT, Geng et al. 2024).
+
+Without a teacher: the network that has learned to denoise learns in stages that
+its outputs at neighbouring levels agree, first of levels that are far apart.
+Measured: 7 minutes of CPU time, 41 on 2 busy cores; of 1,437 samples 97.8 % +-
+0.4 are read as the requested class with one call, 98.7 % with four
+(docs/few_steps.md).
+
+  python launch.py --config=configs/digits_edm.py
+  python launch.py --config=configs/digits_consistency.py
+  python launch.py --config=configs/digits_consistency.py --mode=sample
+"""
+
+from configs import base, digits_distilled, digits_edm
+
+
+def get_config(arg=''):
+  config = digits_distilled.few_steps(digits_edm.get_config())
+  config.schedule.sigma_max = 20.0  # 27 deviations of the data
+  config.objective.name = 'consistency_training'
+  config.objective.weight = 'snr'  # that of the pairs replaces it
+  config.objective.pairs = 'easy'
+  config.objective.steps_per_stage = 400
+  config.objective.distance = 'pseudo_huber'
+  config.objective.huber_offset = 0.0
+  config.objective.log_normal_mean = 0.0
+  config.objective.log_normal_std = 2.0
+  config.training.init_from = 'runs/digits_edm'
+  config.training.num_steps = 3000
+  config.sampling.sampler = 'flow_map'
+  config.sampling.stochastic = True
+  return base.with_argument(config, arg)

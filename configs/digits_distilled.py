@@ -1,0 +1,40 @@
+r"""One step on the digits: the samples of digits_flow, learned by regression.
+
+The student begins with the weights of its teacher and learns x = Phi(eps), the
+sample that 10 steps of UniPC make of the noise eps. Most examples are at t = 1,
+where a sample in one step begins, the others on the straight path between eps
+and x (reflow, Liu et al. 2022). Measured: 12 minutes of CPU time, 30 on 2 busy
+cores; of 1,437 samples in one call 98.8 % +- 0.3 are read as the requested
+class, at the FD of 50 calls of the teacher (docs/few_steps.md).
+
+  python launch.py --config=configs/digits_flow.py:unscaled
+  python launch.py --config=configs/digits_distilled.py
+  python launch.py --config=configs/digits_distilled.py --mode=evaluate \
+    --config.evaluation.sweep.num_steps=1,2,4
+"""
+
+from configs import base, digits_flow
+
+TEACHER = 'runs/digits_flow-unscaled'
+
+
+def few_steps(config):
+  """Sets what the experiments with few steps on the digits share."""
+  config.training.init_from = TEACHER
+  config.optimizer.learning_rate = 1e-3
+  config.evaluation.metrics = ('fd', 'accuracy')
+  config.evaluation.features = 'digits'
+  config.evaluation.num_generated = 1437
+  config.sampling.num_steps = 1
+  return config
+
+
+def get_config(arg=''):
+  config = few_steps(digits_flow.get_config('unscaled'))
+  config.objective.name = 'reflow'
+  config.objective.teacher = TEACHER
+  config.objective.teacher_steps = 10
+  config.objective.times = 'uniform'
+  config.objective.start = 0.85
+  config.training.num_steps = 2500
+  return base.with_argument(config, arg)

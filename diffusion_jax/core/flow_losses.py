@@ -1,0 +1,200 @@
+"""The losses of few-step models, one short function for each equation.
+
+They take functions, not networks: u_fn(x [B, ...], t [B], s [B]) -> average
+velocity [B, ...], f_fn(x, level) -> x_0 [B, ...], of parameters that the caller
+differentiates. Times run from 0 (clean) to 1 (noise); v is dx_t/dt, eps - x_0
+on the straight path. Errors are means over the data axes, [B]; papers that sum
+differ by a factor. Targets carry no gradient. Products with Jacobians are by
+`jax.jvp`, so the functions need forward-mode rules: attention by cuDNN has
+none. Compute in float32: in bfloat16 these products were seen to diverge.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.broadcasting import (
+  check_same_shape,
+  data_axes,
+  expand_to,
+  sum_data_axes,
+)
+from diffusion_jax.core.levels import NoiseLevel
+
+Array = jax.Array
+VelocityFn = Callable[[Array, Array, Array], Array]
+ConsistencyFn = Callable[[Array, NoiseLevel], Array]
+Distance = Callable[[Array, Array], Array]
+sg = jax.lax.stop_gradient
+
+
+def squared_error(a: Array, b: Array) -> Array:
+  """Computes |a - b|^2, the mean over data axes, [B]."""
+  check_same_shape(a=a, b=b)
+  return jnp.mean(jnp.square(a - b), axis=data_axes(a))
+
+
+def adaptive_loss(error: Array, power: float, offset: float = 1e-3) -> Array:
+  """Computes e / sg((e + c)^p), [B] (Geng et al. 2025, section 4.3).
+
+  Its gradient is that of (e + c)^(1 - p) / (1 - p): p = 0 is the squared error,
+  p = 1/2 pseudo-Huber, p = 1 the Cauchy loss log(e + c), whose minimum is near
+  a mode and not at the mean.
+  """
+  if power == 0.0:
+    return error
+  return error / sg((error + offset) ** power)
+
+
+# MeanFlow
+
+
+def total_derivative(
+  u_fn: VelocityFn, xt: Array, tangent: Array, t: Array, s: Array
+) -> tuple[Array, Array]:
+  """Returns u and du/dt = d_t u + tangent . grad_x u at fixed s, [B, ...]."""
+  tangents = tangent, jnp.ones_like(t), jnp.zeros_like(s)
+  return jax.jvp(u_fn, (xt, t, s), tangents)
+
+
+def mean_flow_error(
+  u_fn: VelocityFn, xt: Array, v: Array, t: Array, s: Array
+) -> Array:
+  """Computes |u - sg(v - (t - s) du/dt)|^2, [B] (Geng et al. 2025, Eq. 9-11).
+
+  xt, v: [B, ...]; t, s: [B]. v is also the direction of the derivative.
+  """
+  u, du = total_derivative(u_fn, xt, v, t, s)
+  return squared_error(u, sg(v - expand_to(t - s, xt) * du))
+
+
+def improved_mean_flow_error(
+  u_fn: VelocityFn, xt: Array, v: Array, t: Array, s: Array
+) -> tuple[Array, Array]:
+  """Computes |u + (t - s) sg(du/dt) - v|^2 and |u(t, t) - v|^2, each [B].
+
+  Improved MeanFlow (Geng et al. 2025b): du/dt is along the network's own
+  velocity u(x_t, t, t), not along v, so that the target is v itself and the
+  loss can be compared between models.
+  """
+  own = u_fn(xt, t, t)
+  u, du = total_derivative(u_fn, xt, sg(own), t, s)
+  compound = u + expand_to(t - s, xt) * sg(du)
+  return squared_error(compound, v), squared_error(own, v)
+
+
+def guided_velocity(
+  v: Array, conditional: Array, null: Array, omega: Array, kappa: Array
+) -> Array:
+  """Computes omega v + kappa u_c + (1 - omega - kappa) u_0, [B, ...].
+
+  MeanFlow, sections 4.2 and B (Geng et al. 2025): the velocity of guidance with
+  the scale omega / (1 - kappa), where u_c and u_0 are the network's own
+  velocities u(x_t, t, t) with the condition and without it. omega, kappa: [] or
+  [B].
+  """
+  omega, kappa = expand_to(omega, v), expand_to(kappa, v)
+  return omega * v + kappa * conditional + (1.0 - omega - kappa) * null
+
+
+# Shortcut models
+
+
+def shortcut_target(u_fn: VelocityFn, xt: Array, t: Array, d: Array) -> Array:
+  """Computes the mean velocity of two steps of d / 2, [B, ...].
+
+  It is the target of one step of d, from t to t - d (Frans et al. 2024, Eq. 4).
+  t, d: [B].
+  """
+  middle = t - 0.5 * d
+  first = u_fn(xt, t, middle)
+  x_middle = xt - 0.5 * expand_to(d, xt) * first
+  return sg(0.5 * (first + u_fn(x_middle, middle, t - d)))
+
+
+# Progressive distillation
+
+
+def two_step_target(
+  xs: Array, xt: Array, level_s: NoiseLevel, level_t: NoiseLevel
+) -> Array:
+  """Computes the x_0 with which one DDIM step from x_t ends at x_s, [B, ...].
+
+  (x_s - (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t),
+  x_s after two steps of the teacher (Salimans & Ho 2022, Alg. 2).
+  """
+  check_same_shape(xs=xs, xt=xt)
+  s, t = level_s.expand_to(xt), level_t.expand_to(xt)
+  ratio = s.sigma / t.sigma
+  return sg((xs - ratio * xt) / (s.alpha - ratio * t.alpha))
+
+
+# Consistency models
+
+
+def pseudo_huber(offset: float | None = None) -> Distance:
+  """Makes sqrt(|a - b|^2 + c^2) - c, [B], one norm per example.
+
+  Song & Dhariwal 2024, section 3.3: c = 0.00054 sqrt(D) for D numbers, the
+  default. c = 0 is ECT's norm (Geng et al. 2024).
+  """
+
+  def distance(a, b):
+    check_same_shape(a=a, b=b)
+    c = 0.00054 * a[0].size ** 0.5 if offset is None else offset
+    square = sum_data_axes(jnp.square(a - b)) + c**2
+    # The gradient of a root is infinite at 0.
+    return jnp.sqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny)) - c
+
+  return distance
+
+
+def consistency_error(
+  f_fn: ConsistencyFn,
+  target_fn: ConsistencyFn,
+  xt: Array,
+  xr: Array,
+  level_t: NoiseLevel,
+  level_r: NoiseLevel,
+  distance: Distance = squared_error,
+) -> Array:
+  """Computes d(f(x_t, t), sg f'(x_r, r)), [B] (Song et al. 2023, Eq. 7, 10).
+
+  x_r has the noise of x_t (training) or is one solver step from it
+  (distillation). Where r is clean the target is x_r itself.
+  """
+  noisy = level_r.sigma > 0.0
+  # A network may have no finite input at a clean level.
+  safe = jax.tree.map(lambda r, t: jnp.where(noisy, r, t), level_r, level_t)
+  target = jnp.where(expand_to(noisy, xr), target_fn(xr, safe), xr)
+  return distance(f_fn(xt, level_t), sg(target))
+
+
+def trigflow_tangent(
+  output_fn: Callable[[Array, Array], Array],
+  x: Array,
+  angle: Array,
+  velocity: Array,
+  warmup: Array | float = 1.0,
+  sigma_data: float = 0.5,
+) -> tuple[Array, Array]:
+  """Returns sg F and g = cos(a) df/da, each [B, ...] (Lu & Song 2025, Alg. 1).
+
+  g = -cos^2 (s_d F - dx/da) - r cos sin (x + s_d dF/da), r = warmup in [0, 1],
+  where f = cos(a) x - sin(a) s_d F. output_fn: (x / s_d, a [B]) -> F; velocity:
+  dx/da, cos(a) z - sin(a) x_0 or s_d F of a teacher. The factor cos(a) sin(a)
+  is part of the tangents, which keeps the product finite at the noisy end.
+  """
+  cos, sin = (expand_to(f(angle), x) for f in (jnp.cos, jnp.sin))
+  tangents = cos * sin * velocity / sigma_data, jnp.cos(angle) * jnp.sin(angle)
+  output, slope = jax.jvp(output_fn, (x / sigma_data, angle), tangents)
+  g = -(cos**2) * (sigma_data * output - velocity)
+  g -= warmup * (cos * sin * x + sigma_data * slope)
+  return sg(output), sg(g)
+
+
+def normalized(g: Array, offset: float = 0.1) -> Array:
+  """Returns g / (|g| + c), one norm per example (Lu & Song 2025, sec. 4)."""
+  norm = jnp.sqrt(sum_data_axes(jnp.square(g)))
+  return g / expand_to(norm + offset, g)

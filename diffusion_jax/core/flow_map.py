@@ -1,0 +1,283 @@
+"""Flow maps: the probability-flow ODE solved from one level to another.
+
+A `FlowMap` takes x_t at level t to x_s at the cleaner level s. What few-step
+models learn are forms of it, with t the schedule's time (0 clean, 1 noise):
+
+  average velocity      u(x_t, t, s) = (x_t - x_s) / (t - s)   MeanFlow
+  shortcut              u(x_t, t, t - d)                       shortcut models
+  consistency function  f(x_t, t) = x_s at the clean end       consistency
+
+and u(x_t, t, t) is the velocity dx_t/dt (Geng et al. 2025; Frans et al. 2024;
+Song et al. 2023). `make_flow_map` states once how a network was trained.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.broadcasting import check_same_shape, expand_to
+from diffusion_jax.core.denoiser import (
+  Denoiser,
+  NetworkFn,
+  NoiseInput,
+  network_output,
+  predict,
+)
+from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.parametrization import edm_norm
+from diffusion_jax.core.process import velocity
+
+Array = jax.Array
+
+MAP_KINDS = ('average_velocity', 'consistency', 'trigflow')
+
+
+class FlowMap(Protocol):
+  """A map along the probability-flow ODE, such as `make_flow_map` returns."""
+
+  def __call__(
+    self, xt: Array, level_t: NoiseLevel, level_s: NoiseLevel, /
+  ) -> Array:
+    """Takes x_t [B, ...] to x_s, s cleaner than t; levels [] or [B]."""
+    ...
+
+
+def average_velocity(
+  xt: Array, xs: Array, level_t: NoiseLevel, level_s: NoiseLevel
+) -> Array:
+  """Computes u = (x_t - x_s) / (t - s), [B, ...]; s < t (MeanFlow, Eq. 3)."""
+  check_same_shape(xt=xt, xs=xs)
+  return (xt - xs) / expand_to(level_t.t - level_s.t, xt)
+
+
+def from_average_velocity(
+  xt: Array, u: Array, level_t: NoiseLevel, level_s: NoiseLevel
+) -> Array:
+  """Computes x_s = x_t - (t - s) u, [B, ...] (MeanFlow, Eq. 12)."""
+  check_same_shape(xt=xt, u=u)
+  return xt - expand_to(level_t.t - level_s.t, xt) * u
+
+
+def to_average_velocity(flow_map: FlowMap) -> Callable[..., Array]:
+  """Makes u(x_t, level_t, level_s) of a flow map, for s < t."""
+
+  def u(xt, level_t, level_s):
+    xs = flow_map(xt, level_t, level_s)
+    return average_velocity(xt, xs, level_t, level_s)
+
+  return u
+
+
+def to_shortcut(flow_map: FlowMap, schedule: Schedule) -> Callable[..., Array]:
+  """Makes s(x_t, t, d) = u(x_t, t, t - d), d > 0 (Frans et al. 2024)."""
+  u = to_average_velocity(flow_map)
+  return lambda xt, t, d: u(xt, schedule(t), schedule(t - d))
+
+
+def to_consistency(flow_map: FlowMap, end: NoiseLevel) -> Callable[..., Array]:
+  """Makes f(x_t, level_t), the map to the level `end` (Song et al. 2023)."""
+  return lambda xt, level_t: flow_map(xt, level_t, end)
+
+
+def to_velocity(denoise: Denoiser, schedule: Schedule) -> Callable[..., Array]:
+  """Makes v(x_t, level) = E[dx_t/dt | x_t] of a denoiser; sigma > 0.
+
+  On `RectifiedFlowSchedule()` it is (x_t - x_0) / t.
+  """
+
+  def v(xt, level):
+    return velocity(schedule, predict(denoise, xt, level).x0, xt, level)
+
+  return v
+
+
+def consistency_function(
+  output: Array,
+  xt: Array,
+  level: NoiseLevel,
+  sigma_data: float = 0.5,
+  sigma_min: float = 0.002,
+) -> Array:
+  """Computes f = c_skip x + c_out F, [B, ...] (Song et al. 2023, appendix C).
+
+  x = x_t / alpha and sigma / alpha in place of sigma, so that any schedule will
+  do, one without signal at its end included. Where sigma / alpha = sigma_min
+  f is x exactly, and where it is smaller f is no more than an extrapolation.
+
+  Args:
+    output: F of a network that saw x_t / edm_norm, [B, ...].
+    xt: [B, ...].
+    level: [] or [B].
+    sigma_data: The standard deviation of the data.
+    sigma_min: The noise that is left at the end.
+  """
+  check_same_shape(output=output, xt=xt)
+  level = level.expand_to(xt)
+  beyond = level.sigma - sigma_min * level.alpha
+  scaled = sigma_data**2 * level.alpha
+  skip = scaled / (beyond**2 + (sigma_data * level.alpha) ** 2)
+  out = sigma_data * beyond / edm_norm(level, sigma_data)
+  return skip * xt + out * output
+
+
+def trigflow_level(level: NoiseLevel, sigma_data: float = 0.5) -> NoiseLevel:
+  """Returns the level of TrigFlow with the same SNR (Lu & Song 2025, sec. 3).
+
+  x = cos(a) x_0 + sin(a) z with z ~ N(0, sigma_data^2 I) and tan(a) = sigma /
+  (sigma_data alpha); t = 2 a / pi. `trigflow_input` is x at this level.
+  """
+  angle = jnp.arctan2(level.sigma, sigma_data * level.alpha)
+  return level_of_angle(angle, sigma_data)
+
+
+def level_of_angle(angle: Array, sigma_data: float = 0.5) -> NoiseLevel:
+  """Returns TrigFlow's level at an angle in [0, pi / 2], [] or [B]."""
+  t = 2.0 / jnp.pi * angle
+  return NoiseLevel(t, jnp.cos(angle), sigma_data * jnp.sin(angle))
+
+
+def trigflow_input(
+  xt: Array, level: NoiseLevel, sigma_data: float = 0.5
+) -> Array:
+  """Scales x_t to `trigflow_level`: its deviation becomes that of the data."""
+  return sigma_data * xt / edm_norm(level.expand_to(xt), sigma_data)
+
+
+def trigflow_function(
+  output: Array, x: Array, angle: Array, sigma_data: float = 0.5
+) -> Array:
+  """Computes f = cos(a) x - sin(a) sigma_data F (Lu & Song 2025, section 3).
+
+  output: F of (x / sigma_data, a), [B, ...]; angle: [] or [B]. At a = 0 it is x
+  exactly. F = -F' of a network of the parametrization 'edm'.
+  """
+  check_same_shape(output=output, x=x)
+  angle = expand_to(angle, x)
+  return jnp.cos(angle) * x - jnp.sin(angle) * sigma_data * output
+
+
+def velocity_output(
+  network_fn: NetworkFn,
+  params: Any,
+  xt: Array,
+  level_t: NoiseLevel,
+  s: Array,
+  *,
+  noise_input: NoiseInput,
+  cond: dict | None = None,
+  time_scale: float = 1.0,
+  key: Array | None = None,
+) -> Array:
+  """Evaluates a network at (x_t, t, s) and returns u, [B, ...].
+
+  s: the time of the cleaner level, [] or [B]. The keywords are those of
+  `make_flow_map`; key: of dropout, which is off without one.
+  """
+  elapsed = jnp.broadcast_to(time_scale * (level_t.t - s), xt.shape[:1])
+  return network_output(
+    network_fn,
+    params,
+    xt,
+    level_t,
+    parametrization='flow',
+    noise_input=noise_input,
+    cond=(cond or {}) | {'elapsed': elapsed},
+    key=key,
+  )
+
+
+def consistency_output(
+  network_fn: NetworkFn,
+  params: Any,
+  xt: Array,
+  level: NoiseLevel,
+  *,
+  kind: str = 'consistency',
+  noise_input: NoiseInput,
+  cond: dict | None = None,
+  sigma_data: float = 0.5,
+  sigma_min: float = 0.002,
+  key: Array | None = None,
+) -> Array:
+  """Evaluates a network at x_t and returns f(x_t, t), [B, ...].
+
+  kind: 'consistency' or 'trigflow'. The keywords are those of `make_flow_map`;
+  key: of dropout, which is off without one.
+  """
+  if kind == 'trigflow':
+    xt = trigflow_input(xt, level, sigma_data)
+    level = trigflow_level(level, sigma_data)
+  output = network_output(
+    network_fn,
+    params,
+    xt,
+    level,
+    parametrization='edm',  # The input is divided by its deviation.
+    noise_input=noise_input,
+    cond=cond,
+    sigma_data=sigma_data,
+    key=key,
+  )
+  if kind == 'trigflow':
+    return trigflow_function(output, xt, 0.5 * jnp.pi * level.t, sigma_data)
+  return consistency_function(output, xt, level, sigma_data, sigma_min)
+
+
+def make_flow_map(
+  network_fn: NetworkFn,
+  params: Any,
+  *,
+  kind: str,
+  noise_input: NoiseInput,
+  cond: dict | None = None,
+  sigma_data: float = 0.5,
+  sigma_min: float = 0.002,
+  time_scale: float = 1.0,
+) -> FlowMap:
+  """Makes a `FlowMap` of a network; ValueError for another kind.
+
+  'average_velocity' serves any s < t. 'consistency' and 'trigflow' reach the
+  clean end only, and return NaN for sigma_s / alpha_s > sigma_min: sample with
+  `stochastic=True` to use them for several steps.
+
+  Args:
+    network_fn: (params, x [B, ...], noise [B], cond) -> [B, ...], which gets
+      cond['elapsed'] [B] = time_scale (t - s) for 'average_velocity'.
+    noise_input: Its input for level t; of 'trigflow' for `trigflow_level`.
+    cond: Dict of arrays [B, ...]; 'guidance_scale' [B] where it was trained in.
+    sigma_data, sigma_min: Of the boundary conditions.
+  """
+  if kind not in MAP_KINDS:
+    raise ValueError(f'kind {kind!r} is not one of {", ".join(MAP_KINDS)}')
+
+  def by_velocity(xt, level_t, level_s):
+    u = velocity_output(
+      network_fn,
+      params,
+      xt,
+      level_t,
+      level_s.t,
+      noise_input=noise_input,
+      cond=cond,
+      time_scale=time_scale,
+    )
+    return from_average_velocity(xt, u, level_t, level_s)
+
+  def to_the_end(xt, level_t, level_s):
+    x0 = consistency_output(
+      network_fn,
+      params,
+      xt,
+      level_t,
+      kind=kind,
+      noise_input=noise_input,
+      cond=cond,
+      sigma_data=sigma_data,
+      sigma_min=sigma_min,
+    )
+    clean = level_s.sigma <= 1.001 * sigma_min * level_s.alpha
+    return jnp.where(expand_to(clean, xt), x0, jnp.nan)
+
+  return by_velocity if kind == 'average_velocity' else to_the_end

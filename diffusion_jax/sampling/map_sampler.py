@@ -1,0 +1,62 @@
+"""Sampling with flow maps, in one step or several.
+
+A flow map is a sampler too, so that editing and trajectories serve it.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.flow_map import FlowMap
+from diffusion_jax.core.keys import draw_normal
+from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.sampling.sampler import Sampler, sample
+
+Array = jax.Array
+
+
+def sample_map(
+  key: Array,
+  flow_map: FlowMap,
+  levels: NoiseLevel,
+  x: Array,
+  stochastic: bool = False,
+) -> Array:
+  """Takes x from levels[0] to levels[N] in N evaluations of a flow map.
+
+  With `stochastic` each step maps to the last level and adds noise up to the
+  next (Song et al. 2023, Alg. 1: of variance sigma^2 - sigma_min^2), the only
+  way for consistency functions.
+
+  Args:
+    key: [] or [B]; used if stochastic.
+    flow_map: Such as `make_flow_map` returns.
+    levels: [N+1], noisiest first (`level_grid`).
+    x: [B, ...] at the first level (`prior_sample`).
+  Returns:
+    x at the last level, [B, ...].
+  """
+  end = levels.take(-1) if stochastic else None
+  as_denoiser: Any = flow_map
+  return sample(key, as_denoiser, flow_map_sampler(end), levels, x)
+
+
+def flow_map_sampler(end: NoiseLevel | None = None) -> Sampler:
+  """Makes the sampler whose `denoise` is a `FlowMap`: x_s = map(x_t, t, s).
+
+  With `end`, the clean end of the grid, each step maps there and adds noise up
+  to level s: the only way for consistency functions (Song et al. 2023, Alg. 1).
+  """
+
+  def step(key, x, state, denoise: Any, *, level_s, level_t):
+    if end is None:
+      return denoise(x, level_t, level_s), state
+    x = denoise(x, level_t, end)
+    # As `forward_step`, but without the 0 / 0 of a step from the end to itself.
+    s, clean = level_s.expand_to(x), end.expand_to(x)
+    ratio = s.alpha / clean.alpha
+    added = jnp.maximum(s.sigma**2 - (ratio * clean.sigma) ** 2, 0.0)
+    return ratio * x + jnp.sqrt(added) * draw_normal(key, x), state
+
+  return Sampler(lambda x: (), step)

@@ -1,0 +1,180 @@
+"""Networks of EDM2 by their names, against a float64 transcription."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import diffusion_jax as dj
+from diffusion_jax.interop import edm2, names
+from diffusion_jax.networks.magnitude import Uncertainty
+from tests.interop.literal import (
+  Weights,
+  assert_close,
+  correlate,
+  nearest,
+  pooled,
+  silu,
+  softmax,
+)
+
+OPTIONS = dict(
+  img_resolution=8,
+  label_dim=3,
+  model_channels=8,
+  channel_mult=[1, 2],
+  num_blocks=1,
+  attn_resolutions=[4],
+  channels_per_head=4,
+  logvar_channels=6,
+)
+SIGMA = np.array([0.1, 3.0])
+
+
+def normalized(x, axis):
+  """Eq. 30 and 50: x / (1e-4 + rms)."""
+  rms = np.sqrt(np.mean(x**2, axis=axis, keepdims=True))
+  return x / (1e-4 + rms)
+
+
+def mp_conv(w, name, x, out, size=0, gain=1.0):
+  kernel = (size, size) if size else ()
+  weight = w.get(f'{name}.weight', out, x.shape[1], *kernel)
+  axes = tuple(range(1, weight.ndim))
+  fan_in = np.prod(weight.shape[1:])
+  weight = normalized(weight, axes) * (gain / np.sqrt(fan_in))
+  if not size:
+    return x @ weight.T
+  return correlate(x, weight, 1, (size // 2, size // 2))
+
+
+def mp_fourier(w, name, x, features):
+  freqs = w.get(f'{name}.freqs', features, scale=6.28)
+  phases = w.get(f'{name}.phases', features, scale=6.28)
+  return np.sqrt(2.0) * np.cos(np.outer(x, freqs) + phases)
+
+
+def mp_silu(x):
+  return silu(x) / 0.596
+
+
+def mp_sum(a, b, t):
+  return ((1 - t) * a + t * b) / np.sqrt((1 - t) ** 2 + t**2)
+
+
+def mp_cat(a, b):
+  n, m = a.shape[1], b.shape[1]
+  c = np.sqrt((n + m) / 0.5)
+  return np.concatenate([c / np.sqrt(n) * 0.5 * a, c / np.sqrt(m) * 0.5 * b], 1)
+
+
+def block(w, name, x, emb, out, flavor, attention, resample=lambda x: x):
+  x = resample(x)
+  if flavor == 'enc':
+    if x.shape[1] != out:
+      x = mp_conv(w, f'{name}.conv_skip', x, out, 1)
+    x = normalized(x, 1)
+  y = mp_conv(w, f'{name}.conv_res0', mp_silu(x), out, 3)
+  gain = w.get(f'{name}.emb_gain')
+  c = mp_conv(w, f'{name}.emb_linear', emb, out, gain=gain) + 1.0
+  y = mp_conv(w, f'{name}.conv_res1', mp_silu(y * c[:, :, None, None]), out, 3)
+  if flavor == 'dec' and x.shape[1] != out:
+    x = mp_conv(w, f'{name}.conv_skip', x, out, 1)
+  x = mp_sum(x, y, 0.3)
+  if attention:
+    heads, (b, _, height, width) = out // 4, x.shape
+    y = mp_conv(w, f'{name}.attn_qkv', x, 3 * out, 1)
+    y = normalized(y.reshape(b, heads, -1, 3, height * width), 2)
+    q, k, v = y[:, :, :, 0], y[:, :, :, 1], y[:, :, :, 2]
+    weights = softmax(np.einsum('nhcq,nhck->nhqk', q, k) / np.sqrt(q.shape[2]))
+    y = np.einsum('nhqk,nhck->nhcq', weights, v).reshape(x.shape)
+    x = mp_sum(x, mp_conv(w, f'{name}.attn_proj', y, out, 1), 0.3)
+  return np.clip(x, -256, 256)
+
+
+def unet(w, x, noise, label):
+  """Two levels of 8 and 16 channels, attention in the second."""
+  emb = mp_conv(w, 'unet.emb_noise', mp_fourier(
+    w, 'unet.emb_fourier', noise, 8), 16)  # fmt: skip
+  one_hot = np.sqrt(3.0) * np.eye(3)[label]
+  emb = mp_sum(emb, mp_conv(w, 'unet.emb_label', one_hot, 16), 0.5)
+  emb = mp_silu(emb)
+  h = np.concatenate([x, np.ones_like(x[:, :1])], 1)
+  h = mp_conv(w, 'unet.enc.8x8_conv', h, 8, 3)
+  skips = [h]
+  for name, out, attention, resample in (
+    ('8x8_block0', 8, False, None),
+    ('4x4_down', 8, False, pooled),
+    ('4x4_block0', 16, True, None),
+  ):
+    more = {'resample': resample} if resample else {}
+    h = block(w, f'unet.enc.{name}', h, emb, out, 'enc', attention, **more)
+    skips.append(h)
+  for name, out, attention, resample in (
+    ('4x4_in0', 16, True, None),
+    ('4x4_in1', 16, False, None),
+    ('4x4_block0', 16, True, None),
+    ('4x4_block1', 16, True, None),
+    ('8x8_up', 16, False, nearest),
+    ('8x8_block0', 8, False, None),
+    ('8x8_block1', 8, False, None),
+  ):
+    if 'block' in name:
+      h = mp_cat(h, skips.pop())
+    more = {'resample': resample} if resample else {}
+    h = block(w, f'unet.dec.{name}', h, emb, out, 'dec', attention, **more)
+  return mp_conv(w, 'unet.out_conv', h, 3, 3, gain=w.get('unet.out_gain'))
+
+
+def precond(w, x, sigma, label):
+  """Returns D(x; sigma) and u(sigma), sigma_data 0.5."""
+  s = sigma[:, None, None, None]
+  c_skip, norm = 0.25 / (s**2 + 0.25), np.sqrt(s**2 + 0.25)
+  noise = np.log(sigma) / 4
+  out = c_skip * x + s * 0.5 / norm * unet(w, x / norm, noise, label)
+  u = mp_fourier(w, 'logvar_fourier', noise, 6)
+  return out, mp_conv(w, 'logvar_linear', u, 1)[:, 0]
+
+
+def test_the_network_computes_what_theirs_does(tmp_path):
+  """Weights of any length, as averages have; written back, the same bits."""
+  w, rng = Weights(), np.random.default_rng(1)
+  x, label = rng.normal(size=(2, 3, 8, 8)), np.array([2, 0])
+  expected, u = precond(w, x, SIGMA, label)
+  safetensors.numpy.save_file(w.file(), tmp_path / 'a.safetensors')
+  (tmp_path / 'a.json').write_text(json.dumps(OPTIONS))
+  found = edm2.load(tmp_path / 'a.safetensors')
+  denoise = dj.make_denoiser(
+    lambda p, *inputs, key=None: found.network.apply({'params': p}, *inputs),
+    found.params,
+    parametrization='edm',
+    noise_input=dj.edm_input,
+    cond={'label': label},
+  )
+  level = dj.NoiseLevel(SIGMA, np.ones(2), SIGMA)
+  level = level._replace(t=np.zeros(2))
+  ours = denoise(x.transpose(0, 2, 3, 1).astype(np.float32), level).x0
+  assert_close(np.asarray(ours).transpose(0, 3, 1, 2), expected)
+  head = {'params': found.more['uncertainty']}
+  assert_close(np.asarray(Uncertainty(6).apply(head, np.log(SIGMA) / 4)), u)
+
+  params = {'network': found.params, **found.more}
+  entries = edm2.table(found.network, params, found.fields)
+  for name, array in names.write(entries, params).items():
+    np.testing.assert_allclose(array, w.file()[name], rtol=2e-7)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'res_balance': 0.5}, 'EDM2 with res_balance=0.5 has no counterpart'),
+    ({'img_channels': 4}, 'img_channels=4: EDM2 normalises each channel'),
+    ({'img_resolution': 0}, 'img_resolution is missing'),
+    ({'num_heads': 2}, 'unknown options of EDM2: num_heads'),
+    ({'num_blocks': 2}, 'missing: unet.out_gain, .* and 75 more'),
+  ],
+)
+def test_what_is_not_here_is_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    edm2.from_tensors({}, **OPTIONS | changes)

@@ -1,0 +1,49 @@
+"""Products of rows, whose gradients sum over one axis."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from diffusion_jax.networks import layers, magnitude, transformer_block
+from diffusion_jax.networks.products import rows_dot_general
+
+
+def test_the_product_is_that_of_dense(key):
+  x = jax.random.normal(key, (3, 4, 5, 8))
+  plain = nn.Dense(6)
+  params = plain.init(key, x)
+  rows = nn.Dense(6, dot_general=rows_dot_general)
+  expected = np.asarray(x) @ params['params']['kernel']
+  np.testing.assert_allclose(rows.apply(params, x), expected, rtol=2e-6)
+  assert jax.tree.map(jnp.shape, rows.init(key, x)) == jax.tree.map(
+    jnp.shape, params
+  )
+
+
+class Layers(nn.Module):
+  kind: str
+
+  @nn.compact
+  def __call__(self, x):
+    if self.kind == 'layers':
+      return layers.dense(x, 6, 'a')
+    if self.kind == 'transformer':
+      return transformer_block.dense(6, 'a')(x)
+    return magnitude.MPConv(6)(x)
+
+
+@pytest.mark.parametrize('kind', ['layers', 'transformer', 'magnitude'])
+def test_every_gradient_sums_over_one_axis(kind, key):
+  """Of 4-D features, as of a feature map."""
+  x, network = jnp.ones((2, 3, 4, 8)), Layers(kind)
+  params = network.init(key, x)
+
+  def loss(params, x):
+    return jnp.sum(network.apply(params, x) ** 2)
+
+  text = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(params, x))
+  products = [line for line in text.splitlines() if 'dot_general[' in line]
+  assert len(products) == 3
+  assert 'dimension_numbers=(([0, ' not in text

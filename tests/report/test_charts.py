@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+
+from diffusion_jax.report import charts
+from diffusion_jax.report.charts import Line
+
+
+def numbers(chart):
+  """x and y of the first line, as Bokeh's JSON has them; its legend entries."""
+  text = json.loads(chart.item)['doc']
+  sources = [c for c in walk(text) if c.get('name') == 'ColumnDataSource']
+  entries = dict(sources[0]['attributes']['data']['entries'])
+  legend = [c for c in walk(text) if c.get('name') == 'LegendItem']
+  return entries['x'], entries['y'], len(legend)
+
+
+def walk(tree):
+  if isinstance(tree, dict):
+    yield tree
+    tree = list(tree.values())
+  for part in tree if isinstance(tree, list) else []:
+    yield from walk(part)
+
+
+def test_points_that_cannot_be_drawn_are_left_out():
+  steps, nan = [1, 2, 3, 4], float('nan')
+  line = charts.clean(Line('a', steps, [1.0, nan, -2.0, 0.5]), log=False)
+  np.testing.assert_array_equal(line.x, [1, 3, 4])
+  line = charts.clean(Line('a', steps, [1.0, nan, -2.0, 0.5]), log=True)
+  np.testing.assert_array_equal(line.y, [1.0, 0.5])
+
+
+def test_long_lines_keep_their_ends():
+  x = np.arange(100_000)
+  line = charts.thin(Line('a', x, x * 2))
+  assert len(line.x) == 1500
+  assert (line.x[0], line.x[-1], line.y[-1]) == (0, 99_999, 199_998)
+  assert np.ptp(np.diff(line.x)) <= 1
+
+
+def test_lines_of_one_name_share_an_entry_of_the_legend():
+  lines = [
+    Line('run', [1, 2], [3.0, 4.0], shown_as='run'),
+    Line('run, test', [2], [5.0], dash='dashed', shown_as='run'),
+    Line('other', [1, 2], [1.0, 1.0]),
+    Line('empty', [], []),
+  ]
+  chart = charts.draw('title', lines)
+  assert numbers(chart)[2] == 2
+  assert numbers(charts.draw('title', lines[:1]))[2] == 0  # the title says it
+  assert charts.table(chart) == [
+    ['step', 'run', 'run, test', 'other'],
+    ['1', '3', '', '1'],
+    ['2', '4', '5', '1'],
+  ]
+
+
+def test_a_table_of_many_values_is_short():
+  x = list(range(1000))
+  rows = charts.table(charts.draw('title', [Line('a', x, x)]), most=25)
+  assert (
+    len(rows) == 26 and rows[1] == ['0', '0'] and rows[-1] == ['999', '999']
+  )
+
+
+def test_the_script_is_the_one_part_of_bokeh_that_charts_need():
+  text = charts.script()
+  assert 1e6 < len(text) < 1.5e6 and '</script' not in text.lower()

@@ -1,0 +1,190 @@
+"""The page of a run folder that a test writes: what is in it, what is not."""
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from diffusion_jax.data import images
+from diffusion_jax.report import page, pictures, record
+from diffusion_jax.runs import sessions
+
+HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)>&"\''
+CONFIG = {
+  'seed': 0,
+  'data': {'name': 'digits', 'image_shape': [8, 8, 1]},
+  'network': {'name': HOSTILE, 'channels': 8},
+  'objective': {'name': 'denoising'},
+  'conditioning': {'labels': True},
+  'sampling': {'sampler': 'ddim', 'labels': []},
+  'edit': {'task': 'inpaint'},
+}
+
+
+class Page(HTMLParser):
+  """Collects elements with their attributes, and the text of each."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.elements, self.text, self._open = [], {}, []
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.elements.append((tag, dict(attrs)))
+    self._open.append(tag)
+    self.text.setdefault(tag, []).append('')
+
+  def handle_endtag(self, tag):
+    if tag in self._open:
+      while self._open.pop() != tag:
+        pass
+
+  def handle_data(self, data):
+    for tag in set(self._open):
+      self.text[tag][-1] += data
+
+  def all(self, tag):
+    return [attrs for name, attrs in self.elements if name == tag]
+
+  def ids(self):
+    return [attrs['id'] for _, attrs in self.elements if 'id' in attrs]
+
+
+def write_run(folder, loss=1.0):
+  """What a training and two evaluations leave."""
+  (folder / 'samples').mkdir(parents=True)
+  lines = []
+  for step in (100, 200, 300):
+    line = {'step': step, 'loss': loss / step, 'learning_rate': 1e-3}
+    line |= {'grad_norm': 1.0, 'images_per_second': 50.0, HOSTILE: 1.0}
+    line |= {f'loss_quarter_{i}': i / step for i in range(1, 5)}
+    lines += [line, {'step': step, 'test_loss': 2 * loss / step}]
+    sheet = np.full((16, 24, 1), step % 256, np.uint8)
+    images.write_png(folder / 'samples' / f'step_{step:08d}.png', sheet)
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  (folder / 'metrics.jsonl').write_text(text)
+  terms = [0.5, 0.25, 0.125]
+  write_result(folder / 'evaluation' / 'elbo-test', {
+    'metric': 'elbo', 'split': 'test', 'images': 360,
+    'bits_per_dim': 2.8732, 'standard_error': 0.037,
+    'terms': terms, 'rate': terms, 'distortion': terms,
+  })  # fmt: skip
+  write_result(folder / 'evaluation' / 'samples', {
+    'protocol': {'samples': {'sampling': {'sampler': HOSTILE}}},
+    'metrics': {'fid': {'value': 3.17, 'error': None, 'note': HOSTILE}},
+  })  # fmt: skip
+  sessions.write_start(folder, 0, 1234567)
+  sessions.write_end(folder, 300)
+  return folder
+
+
+def write_result(folder, content):
+  folder.mkdir(parents=True)
+  (folder / 'result.json').write_text(json.dumps(content))
+
+
+def read(folder, name, config=None):
+  config = CONFIG if config is None else config
+  return record.read(name, folder, config, sessions.read(folder))
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+  """The page of a run beside another: its text, and what is in it."""
+  folder = tmp_path_factory.mktemp('runs')
+  run = read(write_run(folder / 'a'), HOSTILE)
+  other = {**CONFIG, 'network': {'name': 'unet', 'channels': 16}}
+  other = read(write_run(folder / 'b', 3.0), 'other', other)
+  row = np.zeros((8, 80, 1), np.uint8)
+  film = pictures.film('way', 'From noise', [('step 0', row), ('step 9', row)])
+  near = pictures.film('near', 'Neighbours', [('mean 0.2', row)])
+  base = {'network.channels': 128, 'seed': 0, 'network.name': 'unet'}
+  extras = page.Extras(base, film, near, sessions.seconds(run.sessions))
+  page.write(folder / 'a' / 'report.html', run, [other], extras)
+  text = (folder / 'a' / 'report.html').read_text(encoding='utf-8')
+  return text, Page(text)
+
+
+SECTIONS = (
+  'samples', 'trajectory', 'curves', 'evaluation', 'neighbours', 'runs',
+  'config', 'environment',
+)  # fmt: skip
+
+
+def test_a_run_that_has_everything_has_every_section(written):
+  text, found = written
+  assert [s['id'] for s in found.all('section')] == list(SECTIONS)
+  assert [a['href'] for a in found.all('a')][1:] == [f'#{s}' for s in SECTIONS]
+  shown = ' '.join(found.text['section'])
+  for value in ('2.873 ± 0.037', '3.17', 'Bits by step', '1,234,567'):
+    assert value in shown or value in ' '.join(found.text['dl']), value
+  assert "'8'" not in shown and '128' in shown  # network.channels of the base
+  assert 'edit.task' not in shown
+  assert len(text.encode()) < 5e6
+
+
+def test_nothing_is_read_from_anywhere(written):
+  _, found = written
+  for tag, attrs in found.elements:
+    for name in ('src', 'href', 'srcset', 'action', 'data', 'poster'):
+      value = attrs.get(name, '#')
+      assert value.startswith(('#', 'data:image/')), (tag, name, value[:80])
+  style = ' '.join(found.text['style'])
+  assert 'url(' not in style and '@import' not in style
+  assert not found.all('link') and not found.all('iframe')
+  (policy,) = (a['content'] for a in found.all('meta') if 'http-equiv' in a)
+  assert policy.startswith("default-src 'none'; img-src data: blob:;")
+  assert 'unsafe-inline' not in policy.partition('script-src')[2]
+
+
+def test_names_and_values_are_text_wherever_they_stand(written):
+  """A run, a field, a metric and a note named as scripts: nothing is added."""
+  text, found = written
+  assert HOSTILE not in text and '<script>alert' not in text
+  assert not [a for _, a in found.elements if 'onerror' in a]
+  assert found.text['h1'] == [HOSTILE]
+  assert HOSTILE in found.text['title'][0]
+  scripts = zip(found.all('script'), found.text['script'], strict=True)
+  data = [text for attrs, text in scripts if 'type' in attrs]
+  assert len(found.all('script')) == len(data) + 2  # Bokeh and the page's own
+  assert all('<' not in text for text in data)
+  as_json = json.dumps(HOSTILE)[1:-1]
+  assert any(as_json in json.dumps(json.loads(text)) for text in data)
+
+
+def test_what_can_be_used_has_a_name(written):
+  """Each picture, slider, button, table and chart; ids are unique."""
+  _, found = written
+  assert all(image['alt'] for image in found.all('img'))
+  assert all(slider['aria-label'] for slider in found.all('input'))
+  ids = found.ids()
+  assert len(ids) == len(set(ids))
+  labelled = [a for _, a in found.elements if 'aria-labelledby' in a]
+  assert labelled and all(a['aria-labelledby'] in ids for a in labelled)
+  plots = [a['data-plot'] for a in found.all('script') if 'data-plot' in a]
+  assert plots and set(plots) <= set(ids)
+  assert found.all('html')[0]['lang'] == 'en'
+  assert len(found.all('h1')) == 1
+
+
+def test_the_slider_has_the_sheets_in_order(written):
+  _, found = written
+  frames = next(
+    json.loads(text)
+    for attrs, text in zip(
+      found.all('script'), found.text['script'], strict=True
+    )
+    if attrs.get('type') and 'data-plot' not in attrs
+  )
+  assert [label for _, label in frames] == ['step 100', 'step 200', 'step 300']
+  assert len({source for source, _ in frames}) == 3
+  assert found.all('input')[0]['max'] == '2'
+
+
+def test_a_folder_with_a_config_alone_has_no_other_heading(tmp_path):
+  text = page.render(read(tmp_path, 'bare'), [], page.Extras({}))
+  found = Page(text)
+  assert [s['id'] for s in found.all('section')] == ['config']
+  assert found.text['h2'] == ['Configuration']
+  assert not found.all('dl') and not found.all('figure')

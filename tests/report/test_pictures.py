@@ -1,0 +1,51 @@
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from diffusion_jax.data import images
+from diffusion_jax.report import pictures
+
+
+def decode(source):
+  content = base64.b64decode(source.partition(',')[2])
+  return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_a_picture_comes_back_from_its_uri():
+  grey = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+  source, width = pictures.source(grey)
+  assert source.startswith('data:image/png;base64,') and width == 8
+  np.testing.assert_array_equal(decode(source), grey[..., 0])
+
+
+def test_a_large_photo_becomes_small(tmp_path):
+  """Noise is the worst case; a file is read as an array is."""
+  noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+  images.write_png(tmp_path / 'a.png', noise)
+  source, width = pictures.source(tmp_path / 'a.png')
+  assert source.startswith('data:image/webp') and width == 1280
+
+
+def test_a_film_keeps_its_ends_and_its_limits(tmp_path):
+  (tmp_path / 'damaged.png').write_bytes(b'\x89PNG no')
+  frames = [(f'{i}', np.full((4, 4, 1), i, np.uint8)) for i in range(100)]
+  film = pictures.film('title', 'about', frames, most=10)
+  assert [film.frames[0].label, film.frames[-1].label] == ['0', '99']
+  assert len(film.frames) == 10 and film.left_out == 90 and film.width == 4
+  size = len(film.frames[0].source)
+  film = pictures.film('title', 'about', frames, most_bytes=5 * size, most=99)
+  assert 2 <= len(film.frames) <= 5
+  film = pictures.film(
+    'title', 'about', [('x', tmp_path / 'damaged.png'), *frames[:2]]
+  )
+  assert [frame.label for frame in film.frames] == ['0', '1']
+  assert pictures.film('title', 'about', []) is None
+
+
+def test_frames_of_a_gif_come_back(tmp_path):
+  frames = [np.full((6, 6, 1), value, np.uint8) for value in (0, 128, 255)]
+  images.write_gif(tmp_path / 'a.gif', frames)
+  found = list(pictures.gif_frames(tmp_path / 'a.gif'))
+  assert [int(frame.mean()) for frame in found] == [0, 128, 255]

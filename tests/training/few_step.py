@@ -1,0 +1,118 @@
+"""What the tests of few-step objectives share.
+
+A small network with derivatives by hand, and linear networks that can represent
+the exact maps of N(0, C^2 I).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffusion_jax as dj
+
+C = 0.7  # deviation of the Gaussian data
+
+
+class Arc(NamedTuple):
+  """The path alpha = cos(pi t / 2), sigma = sin(pi t / 2), with its slopes."""
+
+  def __call__(self, t):
+    angle = 0.5 * jnp.pi * jnp.asarray(t)
+    return dj.NoiseLevel(jnp.asarray(t), jnp.cos(angle), jnp.sin(angle))
+
+
+def network(params, x, noise, cond, *, key=None):
+  """w0 sin(x) + w1 x noise + w2 elapsed^2 + w3 label + w4 scale."""
+  w, cond = params['w'], cond or {}
+  zero = jnp.zeros_like(noise)
+  elapsed = cond.get('elapsed', zero)
+  label = jnp.where(cond.get('drop', False), 0.0, cond.get('label', zero))
+  rest = w[2] * elapsed**2 + w[3] * label + w[4] * cond.get('scale', zero)
+  rest += w[4] * cond.get('guidance_scale', zero)
+  return w[0] * jnp.sin(x) + w[1] * x * noise[:, None] + rest[:, None]
+
+
+class Literal:
+  """The same network and its derivative along (dx, dnoise, delapsed)."""
+
+  def __init__(self, w):
+    self.w = np.asarray(w, np.float64)
+
+  def __call__(self, x, noise, elapsed=0.0, label=0.0, scale=0.0):
+    w = self.w
+    rest = w[2] * elapsed**2 + w[3] * label + w[4] * scale
+    return w[0] * np.sin(x) + ((w[1] * noise) * x.T + rest).T
+
+  def slope(self, x, noise, elapsed, dx, dnoise, delapsed):
+    w = self.w
+    by_x = w[0] * np.cos(x) * dx + w[1] * (noise * dx.T).T
+    return by_x + (w[1] * dnoise * x.T + 2 * w[2] * elapsed * delapsed).T
+
+
+WEIGHTS = np.array([0.7, -0.4, 0.9, 0.3, -0.2])
+
+
+def literal_params():
+  return {'network': {'w': jnp.asarray(WEIGHTS)}}
+
+
+def arrays(tree):
+  """Leaves in NumPy; keys stay as they are."""
+  return jax.tree.map(
+    lambda a: (
+      a if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else np.asarray(a)
+    ),
+    tree,
+  )
+
+
+# Linear networks: exact at params[0] = 1 and 0 elsewhere.
+
+
+def exact_velocity(params, x, noise, cond, *, key=None):
+  """(w0 k(t, s) + w1 + w2 t + w3 s) x with u = k x the exact one."""
+  w, t = params['w'], noise
+  s = t - cond['elapsed']
+  v_t, v_s = ((1 - a) ** 2 * C**2 + a**2 for a in (t, s))
+  k = (-2 * C**2 + (C**2 + 1) * (t + s)) / (v_t + jnp.sqrt(v_t * v_s))
+  return (w[0] * k + w[1] + w[2] * t + w[3] * s)[:, None] * x
+
+
+def exact_consistency(params, x, noise, cond, *, key=None):
+  """For sigma_data = C and sigma_min = 0: F = sigma / (sqrt(..) + C) x.
+
+  noise is log(sigma) / 4.
+  """
+  w, sigma = params['w'], jnp.exp(4.0 * noise)
+  k = sigma / (jnp.sqrt(sigma**2 + C**2) + C)
+  return (w[0] * k + w[1] + w[2] * noise)[:, None] * x
+
+
+def exact_trigflow(params, x, noise, cond, *, key=None):
+  """F = -tan(a / 2) x, noise the angle: then f = x, as it must."""
+  w = params['w']
+  k = -jnp.tan(0.5 * noise)
+  return (w[0] * k + w[1] + w[2] * noise)[:, None] * x
+
+
+def exact_params():
+  return {'network': {'w': jnp.array([1.0, 0.0, 0.0, 0.0])}}
+
+
+def gradient_scores(objective, context, noise=False, draws=64, batch=512):
+  """Mean over draws / its standard error, of each parameter's gradient."""
+
+  def gradient(key):
+    data_key, key = jax.random.split(key)
+    data = {'image': C * jax.random.normal(data_key, (batch, 2))}
+    if noise:
+      data['noise'] = data['image'] / C
+    loss = lambda params: objective(params, context, key, data)[0]
+    return jax.grad(loss)(exact_params())['network']['w']
+
+  keys = jax.random.split(jax.random.key(0), draws)
+  grads = np.asarray(jax.jit(jax.vmap(gradient))(keys), np.float64)
+  error = grads.std(0, ddof=1) / np.sqrt(draws)
+  return np.abs(grads.mean(0)) / np.maximum(error, 1e-6)

@@ -1,0 +1,364 @@
+"""Consistency objectives: literally, and at the exact consistency function."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.core.flow_losses import pseudo_huber
+from diffusion_jax.testing import oracles
+from diffusion_jax.training import consistency
+from diffusion_jax.training.conditions import make_condition
+from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.step import accumulated
+from tests.training import few_step
+from tests.training.few_step import C, Literal, arrays, literal_params
+
+EDM, STRAIGHT = dj.KarrasSchedule(), dj.RectifiedFlowSchedule()
+S_D, S_MIN = 0.6, 0.002
+LOSS = {'noise_input': dj.edm_input, 'sigma_data': S_D, 'sigma_min': S_MIN}
+NET = Literal(few_step.WEIGHTS)
+
+
+def batch(n=12):
+  rng = np.random.default_rng(1)
+  image = jnp.asarray(rng.normal(size=(n, 2)))
+  return {'image': image, 'label': jnp.asarray(rng.normal(size=n))}
+
+
+def evaluated(objective, key, context):
+  """(loss, metrics, what was drawn)."""
+  inputs, keys = objective.draw(key, batch(), context)
+  loss, (metrics, _) = jax.jit(objective.loss)(
+    literal_params(), context, inputs, keys
+  )
+  return loss, metrics, arrays(inputs)
+
+
+def column(a):
+  return np.asarray(a)[:, None]
+
+
+def f(x, sigma, label):
+  """The consistency function of the literal network in EDM's space."""
+  norm = np.sqrt(sigma**2 + S_D**2)
+  skip = S_D**2 / ((sigma - S_MIN) ** 2 + S_D**2)
+  out = (sigma - S_MIN) * S_D / norm
+  output = NET(x / column(norm), np.log(sigma) / 4, 0.0, label)
+  return column(skip) * x + column(out) * output
+
+
+def test_n_of_k_by_hand():
+  """s0 = 10, s1 = 1280: 8 doublings of K' = K / 8 steps each."""
+  steps = [0, 99, 100, 250, 699, 700, 799, 800, 10_000]
+  expected = [11, 11, 21, 41, 641, 1281, 1281, 1281, 1281]
+  found = [int(consistency.improved_num_levels(k, 800)) for k in steps]
+  assert found == expected
+  assert int(consistency.improved_num_levels(5, 10, 2, 8)) == 5
+
+
+def test_r_of_t_by_hand():
+  """ECT: n = 1 + 8 sigmoid(-t), r = t max(0, 1 - n / q^(stage + 1))."""
+  t = jnp.array([0.0, 1.0, np.log(7.0), 3.0, 80.0])
+  n = [5.0, 3.1515313, 2.0, 1.3794070, 1.0]
+  np.testing.assert_allclose(
+    consistency.easy_ratio(t, 0), [0, 0, 0, 3 * (1 - n[3] / 2), 40], atol=1e-5
+  )
+  expected = [0, 1 - n[1] / 4, 0.5 * np.log(7), 3 * (1 - n[3] / 4), 60]
+  np.testing.assert_allclose(consistency.easy_ratio(t, 1), expected, atol=1e-5)
+  np.testing.assert_allclose(
+    consistency.easy_ratio(t, 0, q=256.0),
+    t * (1 - np.array(n) / 256),
+    atol=1e-4,
+  )
+
+
+def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
+  """On EDM's grid of N(k) = 11 levels; shares within five standard errors."""
+  n = 20_000
+  pairs = consistency.improved_pairs(800, last=40)
+  level_t, level_r, weight = jax.jit(pairs, static_argnums=(1, 2))(
+    key, n, EDM, 0
+  )
+  i = np.arange(11) / 10
+  grid = (0.002 ** (1 / 7) + i * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
+  index = np.abs(np.log(grid)[None] - np.log(column(level_t.sigma))).argmin(1)
+  np.testing.assert_allclose(level_t.sigma, grid[index], rtol=1e-4)
+  np.testing.assert_allclose(level_r.sigma, grid[index - 1], rtol=1e-4)
+  np.testing.assert_allclose(
+    weight, 1 / (grid[index] - grid[index - 1]), rtol=1e-3
+  )
+  normal = jax.scipy.stats.norm.cdf((np.log(grid) + 1.1) / 2.0)
+  mass = np.diff(normal) / (normal[-1] - normal[0])
+  shares = np.bincount(index, minlength=11)[1:] / n
+  assert (np.abs(shares - mass) < 5 * np.sqrt(mass / n)).all()
+
+
+def test_consistency_training_literally(key):
+  """iCT: pseudo-Huber, one norm an image, c = 0.00054 sqrt(D), same noise."""
+  with jax.enable_x64(True):
+    objective = consistency.consistency_training(
+      few_step.network,
+      EDM,
+      pairs=consistency.improved_pairs(800),
+      condition=make_condition(),
+      **LOSS,
+    )
+    loss, _, (inputs, r) = evaluated(objective, key, Context(300))
+  t, label = inputs.level.sigma, inputs.cond['label']
+  xt, xr = (inputs.x0 + column(a.sigma) * inputs.eps for a in (inputs.level, r))
+  c = 0.00054 * np.sqrt(2.0)
+  square = np.sum((f(xt, t, label) - f(xr, r.sigma, label)) ** 2, axis=1)
+  losses = (np.sqrt(square + c**2) - c) / (t - r.sigma)
+  np.testing.assert_allclose(loss, losses.mean(), rtol=1e-7)
+
+
+def test_ect_literally_where_r_is_clean(key):
+  """Stage 0 on the straight path: x_0 itself is the target for small t."""
+  with jax.enable_x64(True):
+    objective = consistency.consistency_training(
+      few_step.network,
+      STRAIGHT,
+      pairs=consistency.easy_pairs(100, dj.log_normal_times(0.4, 1.2)),
+      distance=pseudo_huber(0.0),
+      condition=make_condition(),
+      **LOSS,
+    )
+    loss, _, (inputs, r) = evaluated(objective, key, Context(99))
+  t = inputs.level.sigma / inputs.level.alpha
+  label = inputs.cond['label']
+  exact_r = t * np.maximum(0, 1 - (1 + 8 / (1 + np.exp(t))) / 2)
+  np.testing.assert_allclose(r.sigma / r.alpha, exact_r, atol=1e-9)
+  clean = exact_r == 0.0
+  assert 0 < clean.sum() < 12
+  # x / alpha lies on EDM's path
+  xt, xr = (inputs.x0 + column(a) * inputs.eps for a in (t, exact_r))
+  safe = np.where(clean, 1.0, exact_r)
+  target = np.where(column(clean), inputs.x0, f(xr, safe, label))
+  distance = np.sqrt(np.sum((f(xt, t, label) - target) ** 2, axis=1))
+  np.testing.assert_allclose(loss, np.mean(distance / (t - exact_r)), rtol=1e-7)
+
+
+def test_consistency_distillation_literally(key):
+  """A Heun step of the teacher x_0 = x_t / 2; the target is of the average."""
+  average = {'network': {'w': jnp.asarray(few_step.WEIGHTS + 0.1)}}
+
+  def teacher(frozen, cond):
+    return lambda xt, level: dj.Prediction(frozen * xt)
+
+  with jax.enable_x64(True):
+    objective = consistency.consistency_distillation(
+      few_step.network,
+      EDM,
+      teacher=teacher,
+      solver=dj.heun(),
+      pairs=consistency.grid_pairs(18),
+      condition=make_condition(),
+      ema_target=True,
+      **LOSS,
+    )
+    context = Context(0, average, jnp.array(0.5))
+    loss, _, (inputs, r) = evaluated(objective, key, context)
+  t, label = inputs.level.sigma, inputs.cond['label']
+  s, xt = column(r.sigma), inputs.x0 + column(t) * inputs.eps
+  slope = (xt - 0.5 * xt) / column(t)
+  euler = xt + (s - column(t)) * slope
+  xr = xt + (s - column(t)) * 0.5 * (slope + (euler - 0.5 * euler) / s)
+  own = f(xt, t, label)
+  try:
+    NET.w = NET.w + 0.1
+    target = f(xr, r.sigma, label)
+  finally:
+    NET.w = np.asarray(few_step.WEIGHTS)
+  np.testing.assert_allclose(loss, np.mean((own - target) ** 2), rtol=1e-7)
+  i = np.arange(18) / 17
+  grid = (0.002 ** (1 / 7) + i * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
+  index = np.abs(np.log(grid)[None] - np.log(column(t))).argmin(1)
+  np.testing.assert_allclose(r.sigma, grid[index - 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize('distilled', [False, True])
+def test_continuous_consistency_literally(distilled, key):
+  """sCM's Algorithm 1, halfway through the warm-up, with an uncertainty."""
+
+  def teacher(frozen, cond):
+    return lambda xt, level: dj.Prediction(frozen * xt)
+
+  scale = 0.5 * np.pi
+  with jax.enable_x64(True):
+    objective = consistency.continuous_consistency(
+      few_step.network,
+      STRAIGHT,
+      times=dj.log_normal_times(-0.5, 1.0),
+      teacher=teacher if distilled else None,
+      warmup_steps=100,
+      uncertainty=lambda params, level: 0.3 * level.t,
+      noise_input=dj.time_input(scale),
+      condition=make_condition(),
+      sigma_data=S_D,
+    )
+    context = Context(50, (), jnp.array(0.5))
+    loss, metrics, inputs = evaluated(objective, key, context)
+  x0, z = inputs.x0, S_D * inputs.eps
+  level, label = inputs.level, inputs.cond['label']
+  t = np.arctan(level.sigma / level.alpha / S_D)
+  cos, sin = column(np.cos(t)), column(np.sin(t))
+  xt = cos * x0 + sin * z
+  slope = cos * z - sin * x0
+  if distilled:
+    # the teacher sees x on its own path
+    seen = column(level.alpha) * x0 + column(level.sigma) * inputs.eps
+    slope = (cos * xt - 0.5 * seen) / sin
+  output = NET(xt / S_D, t, 0.0, label)
+  along = cos * sin
+  jvp = NET.slope(
+    xt / S_D, t, 0.0, along * slope / S_D, along[:, 0], np.zeros(12)
+  )
+  g = -(cos**2) * (S_D * output - slope)
+  g -= 0.5 * (cos * sin * xt + S_D * jvp)
+  norm = np.linalg.norm(g, axis=1)
+  g /= column(norm + 0.1)
+  u = 0.3 * level.t
+  losses = np.mean(g**2, axis=1) / np.exp(u) + u
+  np.testing.assert_allclose(loss, losses.mean(), rtol=1e-8)
+  np.testing.assert_allclose(
+    metrics['tangent'].total, np.mean(norm) / np.sqrt(2), rtol=1e-8
+  )
+
+
+# The exact consistency functions of N(0, C^2 I) have no gradient.
+
+GAUSSIAN = oracles.gaussian(np.zeros(2), C**2 * np.eye(2))
+EXACT_STEP = dj.Sampler(
+  lambda x: (),
+  lambda key, x, state, denoise, *, level_s, level_t: (
+    GAUSSIAN.ode_map(x, level_t, level_s), state
+  ),
+)  # fmt: skip
+
+
+def turned_pair(f_fn, target_fn, xt, xr, *rest, original):
+  return original(f_fn, target_fn, xt, 2.0 * xt - xr, *rest)
+
+
+def turned_part(output_fn, x, angle, velocity, warmup, *rest, original):
+  return original(output_fn, x, angle, velocity, -warmup, *rest)
+
+
+def training(**options):
+  return consistency.consistency_training(
+    few_step.exact_consistency,
+    EDM,
+    noise_input=dj.edm_input,
+    sigma_data=C,
+    sigma_min=0.0,
+    **options,
+  )
+
+
+def distillation():
+  return consistency.consistency_distillation(
+    few_step.exact_consistency,
+    EDM,
+    teacher=lambda frozen, cond: GAUSSIAN.denoise,
+    solver=EXACT_STEP,
+    pairs=consistency.grid_pairs(18),
+    noise_input=dj.edm_input,
+    sigma_data=C,
+    sigma_min=0.0,
+  )
+
+
+def continuous():
+  return consistency.continuous_consistency(
+    few_step.exact_trigflow,
+    STRAIGHT,
+    times=dj.log_normal_times(-0.5, 1.0),
+    warmup_steps=0,
+    offset=100.0,  # next to no normalisation, which is not linear
+    noise_input=dj.time_input(0.5 * np.pi),
+    sigma_data=C,
+  )
+
+
+def squares(a, b):
+  return jnp.mean((a - b) ** 2, axis=1)
+
+
+def close_pairs(key, batch_size, schedule, step):
+  # The error of a pair, 1e-3 of its terms, is below that of the draws.
+  level, _ = dj.log_normal_times(-0.5, 1.0)(key, batch_size, schedule)
+  near = schedule.from_logsnr(level.logsnr - 2.0 * jnp.log(0.999))
+  return level, near, 1.0 / (level.sigma - near.sigma)
+
+
+TURNED_PAIR = 'consistency_error', turned_pair
+EXACT = {
+  'training': (
+    functools.partial(training, pairs=close_pairs, distance=squares),
+    *TURNED_PAIR,
+  ),
+  'distillation': (distillation, *TURNED_PAIR),
+  'continuous': (continuous, 'trigflow_tangent', turned_part),
+}
+
+
+@pytest.mark.parametrize('name', EXACT)
+def test_the_gradient_vanishes_at_the_exact_function(name, monkeypatch):
+  """Within five standard errors; not if one sign is turned."""
+  make, function, turned = EXACT[name]
+  found = few_step.gradient_scores(make(), Context(1000))
+  assert (found < 5.0).all(), found
+  original = getattr(consistency, function)
+  monkeypatch.setattr(
+    consistency, function, functools.partial(turned, original=original)
+  )
+  found = few_step.gradient_scores(make(), Context(1000))
+  assert found.max() > 20.0, found
+
+
+def spied(seen, params, x, noise, cond, *, key=None):
+  seen.append(key)
+  return few_step.network(params, x, noise, cond)
+
+
+MAKE = {
+  'training': lambda net: consistency.consistency_training(
+    net, EDM, pairs=consistency.improved_pairs(800), **LOSS
+  ),
+  'continuous': lambda net: consistency.continuous_consistency(
+    net,
+    STRAIGHT,
+    times=dj.log_normal_times(-0.5, 1.0),
+    noise_input=dj.time_input(0.5 * np.pi),
+  ),
+}
+
+
+@pytest.mark.parametrize('name', MAKE)
+def test_the_same_dropout_and_the_same_sum_in_parts(name, key):
+  """One key for all evaluations; accumulation changes nothing."""
+  seen, params = [], literal_params()
+  objective = MAKE[name](functools.partial(spied, seen))
+  objective(params, Context(), key, batch())
+  keys = {jax.random.key_data(k).tobytes() for k in seen}
+  assert len(seen) == 2 and len(keys) == 1
+
+  objective = MAKE[name](few_step.network)
+  results = [
+    jax.jit(accumulated(objective, n))(params, Context(), key, batch())
+    for n in (1, 3)
+  ]
+  (a, a_grad), (b, b_grad) = ((r[0][0], r[1]) for r in results)
+  np.testing.assert_allclose(a, b, rtol=1e-4)
+  np.testing.assert_allclose(
+    a_grad['network']['w'], b_grad['network']['w'], rtol=2e-3, atol=1e-5
+  )
+
+
+def test_too_few_levels_are_refused():
+  with pytest.raises(ValueError, match='num_levels is 1: a pair needs 2'):
+    consistency.grid_pairs(1)

@@ -1,0 +1,162 @@
+"""Progressive distillation and reflow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.core.flow_losses import two_step_target
+from diffusion_jax.testing import oracles
+from diffusion_jax.training import distillation
+from diffusion_jax.training.objectives import Context
+from tests.training import few_step
+
+COSINE, STRAIGHT = dj.CosineSchedule(), dj.RectifiedFlowSchedule()
+ORACLE = oracles.mixture(
+  [0.3, 0.7],
+  [[-1.0, 0.5], [1.0, 0.0]],
+  [np.eye(2) * 0.05, [[0.2, 0.1], [0.1, 0.3]]],
+)
+N = 4
+
+
+@pytest.mark.parametrize('schedule', [COSINE, STRAIGHT])
+def test_one_step_of_the_target_is_two_ddim_steps(schedule, key):
+  """To 1e-5 at every step of the student, the one to the clean end too."""
+  ddim = dj.ddim()
+  x = jax.random.normal(key, (16, 2))
+
+  def step(x, denoise, level_t, level_s):
+    return ddim.step(key, x, (), denoise, level_s=level_s, level_t=level_t)[0]
+
+  @jax.jit
+  def both(x, i):
+    level_t, middle, level_s = (schedule((i - d) / N) for d in (0.0, 0.5, 1.0))
+    xs = step(step(x, ORACLE.denoise, level_t, middle), ORACLE.denoise, middle,
+              level_s)  # fmt: skip
+    x0 = two_step_target(xs, x, level_s, level_t)
+    student = step(x, lambda xt, level: dj.Prediction(x0), level_t, level_s)
+    return xs, student, x0
+
+  for i in range(1, N + 1):
+    xs, student, x0 = both(x, jnp.float32(i))
+    np.testing.assert_allclose(student, xs, atol=1e-5)
+  # two steps are not one: the target is not the teacher's own estimate
+  assert np.abs(x0 - ORACLE.denoise(x, schedule(jnp.ones(()))).x0).max() > 0.05
+
+
+def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
+  """The loss of a student that knows the target is 0; at x_0_hat it is not.
+
+  The target is computed here of `dj.sample` with two steps for one.
+  """
+  seen = {}
+
+  def student(params, x, noise, cond, *, key=None):
+    seen['x'], seen['t'] = x, noise
+    return params['value']
+
+  objective = distillation.progressive_distillation(
+    student,
+    COSINE,
+    num_steps=N,
+    teacher=lambda frozen, cond: ORACLE.denoise,
+    solver=dj.ddim(),
+    parametrization='x0',
+    noise_input=dj.time_input(1.0),
+  )
+  data = {'image': ORACLE.sample(key, 32)}
+  inputs, keys = objective.draw(key, data, Context())
+  zero = {'network': {'value': jnp.zeros((32, 2))}}
+  loss, _ = objective.loss(zero, Context(), inputs, keys)
+  t, xt = np.asarray(seen['t']), seen['x']
+  np.testing.assert_allclose(t * N, np.rint(t * N), atol=1e-6)
+
+  def two_steps(x, t):
+    grid = COSINE(t - jnp.arange(3) / (2 * N))
+    return dj.sample(key, ORACLE.denoise, dj.ddim(), grid, x[None])[0]
+
+  xs = np.asarray(jax.jit(jax.vmap(two_steps))(xt, jnp.asarray(t)), np.float64)
+  lt, ls = COSINE(t), COSINE(t - 1 / N)
+  a_t, s_t, a_s, s_s = (
+    np.asarray(a, np.float64)[:, None]
+    for a in (lt.alpha, lt.sigma, ls.alpha, ls.sigma)
+  )
+  target = (xs - s_s / s_t * xt) / (a_s - s_s / s_t * a_t)
+  weight = np.maximum((a_t / s_t) ** 2, 1.0)
+  expected = np.mean(weight * target**2)
+  np.testing.assert_allclose(loss, expected, rtol=1e-4)
+  exact = {'network': {'value': jnp.asarray(target, jnp.float32)}}
+  loss, _ = objective.loss(exact, Context(), inputs, keys)
+  assert loss < 1e-8 * expected
+
+
+def test_reflow_literally(key):
+  """|u - (noise - image)|^2 on pairs, or on those of a teacher in the loss."""
+
+  def network(params, x, noise, cond, *, key=None):
+    return params['w'] * x + noise[:, None]
+
+  params = {'network': {'w': jnp.array(0.3)}}
+  rng = np.random.default_rng(0)
+  noise, image = rng.normal(size=(2, 16, 2))
+  data = {'image': jnp.asarray(image, jnp.float32)}
+  pairs = data | {'noise': jnp.asarray(noise, jnp.float32)}
+  options = {'noise_input': dj.time_input(1.0)}
+
+  def check(objective, batch, noise, make_image):
+    inputs, keys = objective.draw(key, batch, Context(frozen=2.0))
+    loss, _ = objective.loss(params, Context(frozen=2.0), inputs, keys)
+    t = np.asarray(inputs.level.t, np.float64)[:, None]
+    noise = np.asarray(inputs.eps, np.float64) if noise is None else noise
+    image = make_image(noise)
+    u = 0.3 * ((1 - t) * image + t * noise) + t
+    expected = np.mean((u - (noise - image)) ** 2)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+  plain = distillation.reflow(network, STRAIGHT, **options)
+  check(plain, pairs, noise, lambda noise: image)
+  taught = distillation.reflow(
+    network,
+    STRAIGHT,
+    teacher=lambda frozen, cond, eps: frozen * jnp.sin(eps),
+    **options,
+  )
+  check(taught, data, None, lambda noise: 2.0 * np.sin(noise))
+  with pytest.raises(ValueError, match=r"reflow needs batch\['noise'\]"):
+    plain.draw(key, data, Context())
+
+
+def test_the_gradient_vanishes_at_the_exact_reflow():
+  """On pairs (eps, C eps) the velocity is (1 - C) / ((1 - t) C + t) x."""
+  c = few_step.C
+
+  def exact(params, x, noise, cond, *, key=None):
+    w, t = params['w'], noise
+    k = (1 - c) / ((1 - t) * c + t)
+    return (w[0] * k + w[1] + w[2] * t + w[3] * t**2)[:, None] * x
+
+  def score(sign):
+    objective = distillation.reflow(
+      lambda p, x, *rest, key=None: sign * exact(p, x, *rest),
+      STRAIGHT,
+      noise_input=dj.time_input(1.0),
+    )
+    return few_step.gradient_scores(objective, Context(), noise=True)
+
+  assert (score(1.0) < 5.0).all()
+  assert score(-1.0).max() > 20.0
+
+
+def test_a_student_without_steps_is_refused():
+  with pytest.raises(ValueError, match='num_steps is 0: a student needs'):
+    distillation.progressive_distillation(
+      few_step.network,
+      COSINE,
+      num_steps=0,
+      teacher=lambda frozen, cond: ORACLE.denoise,
+      solver=dj.ddim(),
+      parametrization='x0',
+      noise_input=dj.time_input(1.0),
+    )

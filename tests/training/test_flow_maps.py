@@ -1,0 +1,277 @@
+"""MeanFlow and shortcut models: literally, and at the exact velocity."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.core import flow_losses
+from diffusion_jax.training import flow_maps
+from diffusion_jax.training.conditions import make_condition
+from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.step import accumulated
+from tests.training import few_step
+from tests.training.few_step import Arc, Literal, arrays, literal_params
+
+STRAIGHT, SCALE = dj.RectifiedFlowSchedule(), 3.0
+OPTIONS = {'noise_input': dj.time_input(SCALE), 'time_scale': SCALE}
+LABELLED = {'condition': make_condition(dropout=0.3)}
+
+
+def batch(n=12):
+  rng = np.random.default_rng(1)
+  image = jnp.asarray(rng.normal(size=(n, 2)))
+  return {'image': image, 'label': jnp.asarray(rng.normal(size=n))}
+
+
+def drawn(objective, key):
+  """(loss, metrics, literal network, arrays of what was drawn), in float64."""
+  context = Context(0, literal_params())
+  inputs, keys = objective.draw(key, batch(), context)
+  loss, (metrics, _) = jax.jit(objective.loss)(
+    literal_params(), context, inputs, keys
+  )
+  net = Literal(few_step.WEIGHTS)
+  (inputs, s, extra) = arrays(inputs)
+  t = inputs.level.t
+  a, b = np.cos(np.pi * t / 2), np.sin(np.pi * t / 2)
+  xt = (a * inputs.x0.T + b * inputs.eps.T).T
+  v = (np.pi / 2 * (a * inputs.eps.T - b * inputs.x0.T)).T
+  return loss, metrics, net, (inputs, t, s, xt, v, extra)
+
+
+def column(a):
+  return np.asarray(a)[:, None]
+
+
+@pytest.mark.parametrize('power', [0.0, 1.0])
+def test_mean_flow_literally(power, key):
+  """Guidance trained in by omega and kappa, on a path that is not straight."""
+  omega, kappa, c = 0.9, 0.5, 0.3
+  with jax.enable_x64(True):
+    objective = flow_maps.mean_flow(
+      few_step.network,
+      Arc(),
+      times=flow_maps.two_times(equal=0.3),
+      improved=False,
+      power=power,
+      offset=c,
+      omega=omega,
+      kappa=kappa,
+      **OPTIONS,
+      **LABELLED,
+    )
+    loss, metrics, net, (inputs, t, s, xt, v, _) = drawn(objective, key)
+  drop = inputs.cond['drop']
+  label = np.where(drop, 0.0, inputs.cond['label'])
+  own = net(xt, SCALE * t, 0.0, label)
+  null = net(xt, SCALE * t, 0.0, 0.0)
+  guided = omega * v + kappa * own + (1 - omega - kappa) * null
+  v = np.where(column(drop), v, guided)
+  u = net(xt, SCALE * t, SCALE * (t - s), label)
+  du = net.slope(xt, SCALE * t, SCALE * (t - s), v, SCALE, SCALE)
+  square = np.sum((u - (v - column(t - s) * du)) ** 2, axis=1)
+  # the paper sums over pixels: a factor of D^(p - 1)
+  losses = square / (square + c) ** power * 2.0 ** (power - 1.0)
+  np.testing.assert_allclose(loss, losses.mean(), rtol=1e-9)
+  np.testing.assert_allclose(
+    metrics['error'].total, square.mean() / 2, rtol=1e-9
+  )
+  assert 0 < drop.sum() < 12 and 0 < (s == t).sum() < 12
+
+
+def test_improved_mean_flow_literally(key):
+  """With a guidance scale of each example as an input of the network."""
+  with jax.enable_x64(True):
+    objective = flow_maps.mean_flow(
+      few_step.network,
+      Arc(),
+      times=flow_maps.two_times(equal=0.3),
+      scales=flow_maps.power_law_scales(1.0, 8.0, 2.0),
+      **OPTIONS,
+      **LABELLED,
+    )
+    loss, metrics, net, (inputs, t, s, xt, v, scale) = drawn(objective, key)
+  drop = inputs.cond['drop']
+  label = np.where(drop, 0.0, inputs.cond['label'])
+  own = net(xt, SCALE * t, 0.0, label, scale)
+  null = net(xt, SCALE * t, 0.0, 0.0, scale)
+  guided = v + column(1 - 1 / scale) * (own - null)
+  v = np.where(column(drop), v, guided)
+  u = net(xt, SCALE * t, SCALE * (t - s), label, scale)
+  du = net.slope(xt, SCALE * t, SCALE * (t - s), own, SCALE, SCALE)
+  errors = [
+    np.mean((u + column(t - s) * du - v) ** 2), np.mean((own - v) ** 2)
+  ]  # fmt: skip
+  np.testing.assert_allclose(loss, sum(errors), rtol=1e-9)
+  found = metrics['error'].total, metrics['error_velocity'].total
+  np.testing.assert_allclose(found, errors, rtol=1e-9)
+
+
+def test_shortcut_literally(key):
+  with jax.enable_x64(True):
+    objective = flow_maps.shortcut(
+      few_step.network,
+      Arc(),
+      num_steps=8,
+      bootstrap=0.6,
+      **OPTIONS,
+      condition=make_condition(),
+    )
+    loss, _, net, (inputs, t, s, xt, v, steps) = drawn(objective, key)
+  label, d = inputs.cond['label'], t - s
+  first = net(xt, SCALE * t, SCALE * d / 2, label)
+  middle = xt - column(d / 2) * first
+  second = net(middle, SCALE * (t - d / 2), SCALE * d / 2, label)
+  target = np.where(column(steps), 0.5 * (first + second), v)
+  u = net(xt, SCALE * t, SCALE * d, label)
+  np.testing.assert_allclose(loss, np.mean((u - target) ** 2), rtol=1e-9)
+  assert set(d[steps > 0]) == {1.0, 0.5, 0.25} and set(d[steps == 0]) == {1 / 8}
+  np.testing.assert_allclose(t / d, np.rint(t / d), atol=1e-12)
+  assert (s >= 0.0).all()
+
+
+def turned_derivative(u_fn, xt, tangent, t, s, original):
+  u, du = original(u_fn, xt, tangent, t, s)
+  return u, -du
+
+
+def turned_step(u_fn, xt, t, d, original):
+  return original(u_fn, xt, t, -d)
+
+
+MEAN_FLOW = functools.partial(
+  flow_maps.mean_flow, times=flow_maps.two_times(equal=0.2, start=0.2, end=0.2)
+)
+EXACT = {
+  'mean_flow': (
+    functools.partial(MEAN_FLOW, improved=False),
+    (flow_losses, 'total_derivative', turned_derivative),
+  ),
+  'improved': (MEAN_FLOW, (flow_losses, 'total_derivative', turned_derivative)),
+  'shortcut': (
+    functools.partial(flow_maps.shortcut, num_steps=512, bootstrap=0.5),
+    (flow_maps, 'shortcut_target', turned_step),
+  ),
+}
+
+
+@pytest.mark.parametrize('name', EXACT)
+def test_the_gradient_vanishes_at_the_exact_velocity(name, monkeypatch):
+  """Within five standard errors; not if one sign is turned."""
+  make, (module, function, turned) = EXACT[name]
+  context = Context(0, few_step.exact_params())
+
+  def scores():
+    objective = make(
+      few_step.exact_velocity, STRAIGHT, noise_input=dj.time_input(1.0)
+    )
+    return few_step.gradient_scores(objective, context)
+
+  assert (scores() < 5.0).all()
+  original = getattr(module, function)
+  monkeypatch.setattr(
+    module, function, functools.partial(turned, original=original)
+  )
+  assert scores().max() > 20.0
+
+
+def test_the_adaptive_loss_has_the_gradient_of_a_power():
+  """(e + c)^(1 - p) / (1 - p), and log(e + c) for p = 1."""
+  e, c = jnp.array([0.0, 0.3, 5.0]), 0.2
+  for power in (0.0, 0.5, 0.75, 1.0):
+    found = jax.grad(
+      lambda e, power=power: flow_losses.adaptive_loss(e, power, c).sum()
+    )(e)
+    if power == 1.0:
+      other = jax.grad(lambda e: jnp.log(e + c).sum())(e)
+    else:
+      other = jax.grad(lambda e, p=power: ((e + c) ** (1 - p) / (1 - p)).sum())(
+        e
+      )
+    np.testing.assert_allclose(found, other, rtol=1e-5)
+
+
+def test_two_times_have_the_masses_that_were_set(key):
+  n = 20_000
+  times = flow_maps.two_times(equal=0.3, start=0.2, end=0.1)
+  t, s = times(key, n, STRAIGHT)
+  assert (s <= t).all()
+  share = [np.mean(s == t), np.mean(t == 1.0), np.mean(s == 0.0)]
+  # of s = 0 those with s = t are t instead
+  expected = [0.3, 0.2, 0.1 * 0.7]
+  np.testing.assert_allclose(share, expected, atol=5 * 0.5 / np.sqrt(n))
+  # the larger of two uniform draws has mean 2/3, the smaller 1/3
+  t, s = flow_maps.two_times(equal=0.0)(key, n, STRAIGHT)
+  np.testing.assert_allclose([t.mean(), s.mean()], [2 / 3, 1 / 3], atol=0.01)
+  # with a second law s is the smaller of t and a draw of it: E min = 1/8
+  low = functools.partial(dj.uniform_times, t_min=0.75)
+  times = flow_maps.two_times(low, dj.uniform_times, equal=0.0)
+  t, s = times(key, n, STRAIGHT)
+  assert t.min() >= 0.75
+  # E min(t, u) = E[t - t^2 / 2] for u uniform
+  exact = 0.875 - 0.5 * (1 - 0.75**3) / 3 / 0.25
+  np.testing.assert_allclose(s.mean(), exact, atol=0.01)
+
+
+def test_guidance_scales_follow_the_power_law(key):
+  """The distribution function of w^-b on [1, 8], b = 1 and 2."""
+  for power in (1.0, 2.0):
+    w = np.sort(flow_maps.power_law_scales(1.0, 8.0, power)(key, 20_000))
+    exact = np.log(w) / np.log(8.0)
+    if power == 2.0:
+      exact = (1 - 1 / w) / (1 - 1 / 8)
+    uniform = (np.arange(20_000) + 0.5) / 20_000
+    assert np.abs(exact - uniform).max() < 1.95 / np.sqrt(20_000)
+
+
+def test_both_evaluations_have_the_same_dropout(key):
+  """The keys that the network is given, in each objective."""
+  seen = []
+
+  def spy(params, x, noise, cond, *, key=None):
+    seen.append(key)
+    return few_step.exact_velocity(params, x, noise, cond)
+
+  params = few_step.exact_params()
+  for make in (MEAN_FLOW, flow_maps.shortcut):
+    seen.clear()
+    objective = make(spy, STRAIGHT, noise_input=dj.time_input(1.0))
+    objective(params, Context(0, params), key, batch())
+    data = {jax.random.key_data(k).tobytes() for k in seen}
+    assert len(seen) >= 2 and len(data) == 1
+
+
+@pytest.mark.parametrize('make', [MEAN_FLOW, flow_maps.shortcut])
+def test_accumulation_changes_nothing(make, key):
+  objective = make(few_step.network, STRAIGHT, noise_input=dj.time_input(1.0))
+  context = Context(0, literal_params())
+  (a, _), a_grad = jax.jit(accumulated(objective, 1))(
+    literal_params(), context, key, batch()
+  )
+  (b, _), b_grad = jax.jit(accumulated(objective, 3))(
+    literal_params(), context, key, batch()
+  )
+  np.testing.assert_allclose(a, b, rtol=1e-5)
+  np.testing.assert_allclose(
+    a_grad['network']['w'], b_grad['network']['w'], rtol=1e-4, atol=1e-6
+  )
+
+
+def test_what_makes_no_sense_is_refused(key):
+  with pytest.raises(ValueError, match='num_steps is 12: it must be a power'):
+    flow_maps.shortcut(
+      few_step.network, STRAIGHT, num_steps=12, noise_input=dj.time_input(1.0)
+    )
+  with pytest.raises(ValueError, match='end is 1.5: a probability'):
+    flow_maps.two_times(end=1.5)
+  with pytest.raises(ValueError, match='low 0.0 and high 8.0'):
+    flow_maps.power_law_scales(0.0)
+  objective = flow_maps.mean_flow(
+    few_step.network, STRAIGHT, kappa=0.5, noise_input=dj.time_input(1.0)
+  )
+  with pytest.raises(ValueError, match='guidance needs a condition with drop'):
+    objective.draw(key, batch(), Context())

@@ -1,0 +1,202 @@
+"""Averages by a power of time, against trajectories that are known.
+
+The expected values are averages that a loop makes in float64 of the whole
+trajectory, and integrals in closed form.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.training import optimizer, power_ema
+
+STEPS = 2048
+TRACKED = (0.05, 0.10)
+
+
+def recursion(sigma_rel, values, more=0):
+  """The averages after each of the steps, by the recursion in float64."""
+  power = power_ema.exponent(sigma_rel) + 1.0
+  averages, found = np.zeros_like(values[0]), []
+  for i, value in enumerate(values):
+    beta = (1.0 - 1.0 / (i + 1.0 + more)) ** power if i else 0.0
+    averages = beta * averages + (1.0 - beta) * value
+    found.append(averages)
+  return np.stack(found)
+
+
+def test_width_and_exponent_are_inverse():
+  for sigma_rel in (1e-3, 0.01, 0.05, 0.0777, 0.1, 0.2, 0.288, 0.2886751345):
+    gamma = power_ema.exponent(sigma_rel)
+    np.testing.assert_allclose(
+      power_ema.relative_width(gamma), sigma_rel, rtol=1e-10
+    )
+  # the standard deviation of a density, by the trapezoidal rule
+  tau = np.linspace(0.0, 1.0, 200_001)
+  for gamma in (0.0, 2.5, 16.97):
+    p = (gamma + 1.0) * tau**gamma
+    mean = np.trapezoid(p * tau, tau)
+    deviation = np.sqrt(np.trapezoid(p * (tau - mean) ** 2, tau))
+    np.testing.assert_allclose(
+      power_ema.relative_width(gamma), deviation, rtol=1e-6
+    )
+  np.testing.assert_allclose(power_ema.exponent(0.05), 16.972198602303447)
+  np.testing.assert_allclose(power_ema.exponent(0.10), 6.937203937601809)
+  for wrong in (0.0, -0.1, 0.3, float('nan')):
+    with pytest.raises(
+      ValueError, match='a relative width of .* in .0, 0.2887'
+    ):
+      power_ema.exponent(wrong)
+
+
+def test_products_of_profiles_are_their_integrals():
+  tau = np.linspace(0.0, 5.0, 500_001)
+
+  def profile(t, gamma):
+    return np.where(tau <= t, (gamma + 1) * (tau / t) ** gamma / t, 0.0)
+
+  for a, b in (
+    ((2.0, 3.0), (5.0, 1.5)),
+    ((5.0, 1.5), (2.0, 3.0)),
+    ((4.0, 7.0), (4.0, 17.0)),
+  ):
+    expected = np.trapezoid(profile(*a) * profile(*b), tau)
+    found = power_ema.inner_product(*a, *b)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize('more', [0.0, 1000.0])
+def test_decays_make_averages_of_that_width(more):
+  """Deviation and mean of the time, by the decays of training in float32."""
+  start = int(more)
+
+  def measure(sigma_rel):
+    decays = np.float64(
+      jax.vmap(optimizer.ema_power(sigma_rel, more))(jnp.arange(STEPS))
+    )
+    weights = np.zeros(STEPS + start)
+    if start:  # a thousand batches of this size have gone before
+      weights[:start] = weights_of(sigma_rel, start)
+    for i, beta in enumerate(decays):
+      weights *= beta
+      weights[start + i] = 1.0 - beta
+    return weights
+
+  def weights_of(sigma_rel, count):
+    return recursion(sigma_rel, np.eye(count))[-1]
+
+  time = np.arange(1, STEPS + start + 1) / (STEPS + start)
+  for sigma_rel in (0.02, 0.05, 0.1, 0.25):
+    weights = measure(sigma_rel)
+    np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-5)
+    mean = weights @ time
+    deviation = np.sqrt(weights @ (time - mean) ** 2)
+    np.testing.assert_allclose(deviation, sigma_rel, rtol=2e-4)
+    # the trajectory theta = t has the average (gamma + 1) / (gamma + 2) t
+    gamma = power_ema.exponent(sigma_rel)
+    np.testing.assert_allclose(mean, (gamma + 1) / (gamma + 2), atol=3e-4)
+  assert optimizer.ema_power(0.05)(jnp.array(0)) == 0.0
+
+
+# Relative errors |made - true| / |true - last| of 8, 16 and 32 snapshots, twice
+# those of another implementation on another trajectory.
+BOUNDS = {
+  0.03: (0.16, 0.03, 4e-3),
+  0.075: (8e-3, 9e-4, 1.1e-4),
+  0.15: (0.018, 2.2e-3, 2.2e-4),
+  0.20: (0.07, 0.016, 3.4e-3),
+}
+
+
+@pytest.fixture(scope='module')
+def trajectory():
+  """A random walk with drift, and its averages of every width and step."""
+  rng = np.random.default_rng(0)
+  values = np.cumsum(rng.normal(size=(STEPS, 64)), axis=0)
+  values += 0.05 * np.arange(1, STEPS + 1)[:, None] * rng.normal(size=64)
+  widths = (*TRACKED, *BOUNDS)
+  return values, {width: recursion(width, values) for width in widths}
+
+
+def made(averages, steps, sigma_rel, batch_size=64):
+  """The sum of the tracked averages at `steps`; the last is the time."""
+  t = np.repeat(batch_size * np.array(steps), len(TRACKED))
+  gamma = np.tile([power_ema.exponent(w) for w in TRACKED], len(steps))
+  solution = power_ema.solve(t, gamma, t[-1], power_ema.exponent(sigma_rel))
+  np.testing.assert_allclose(solution.weights.sum(), 1.0, rtol=1e-9)
+  arrays = [{'x': averages[w][s - 1]} for s in steps for w in TRACKED]
+  parts = zip(solution.weights, arrays, strict=True)
+  return power_ema.combine(parts)['x'], solution
+
+
+def test_averages_are_made_of_snapshots(trajectory):
+  values, averages = trajectory
+  for i, count in enumerate((8, 16, 32)):
+    steps = [STEPS * (k + 1) // count for k in range(count)]
+    for sigma_rel in TRACKED:
+      found, solution = made(averages, steps, sigma_rel)
+      np.testing.assert_allclose(found, averages[sigma_rel][-1], rtol=1e-12)
+      assert np.count_nonzero(solution.weights) == 1
+      assert solution.residual < 1e-7
+    for sigma_rel, bounds in BOUNDS.items():
+      found, solution = made(averages, steps, sigma_rel)
+      true = averages[sigma_rel][-1]
+      scale = np.linalg.norm(true - values[-1])
+      assert np.linalg.norm(found - true) < bounds[i] * scale
+      assert np.linalg.norm(found - true) < solution.residual * scale * 1.2
+  # the middle of training, as if it had ended there
+  found, _ = made(averages, steps[:16], 0.075)
+  true = averages[0.075][STEPS // 2 - 1]
+  scale = np.linalg.norm(true - values[STEPS // 2 - 1])
+  assert np.linalg.norm(found - true) < 9e-4 * scale
+
+
+def test_time_counts_images_where_the_batch_size_changes():
+  """Half of the images in batches of 1, half in batches of 4: of theta = t.
+
+  Of a linear trajectory all averages are known.
+  """
+  size, ones = 4, 1024
+  images = np.concatenate(
+    [np.arange(1, ones + 1), ones + size * np.arange(1, 257)]
+  )
+  more = ones / size - ones
+  averages = {}
+  for sigma_rel in TRACKED:
+    first = optimizer.ema_power(sigma_rel)
+    second = optimizer.ema_power(sigma_rel, more)
+    decays = np.where(
+      np.arange(ones + 256) < ones,
+      jax.vmap(first)(jnp.arange(ones + 256)),
+      jax.vmap(second)(jnp.arange(ones + 256)),
+    )
+    average, found = 0.0, []
+    for beta, value in zip(np.float64(decays), images, strict=True):
+      average = beta * average + (1.0 - beta) * value
+      found.append(average)
+    averages[sigma_rel] = np.array(found)
+  steps = [*range(64, ones + 1, 64), *range(ones + 16, ones + 257, 16)]
+  t = np.repeat(images[np.array(steps) - 1], 2)
+  gamma = np.tile([power_ema.exponent(w) for w in TRACKED], len(steps))
+  for sigma_rel in (0.05, 0.07, 0.10):
+    wanted = power_ema.exponent(sigma_rel)
+    weights = power_ema.solve(t, gamma, t[-1], wanted).weights
+    stored = [averages[w][s - 1] for s in steps for w in TRACKED]
+    expected = (wanted + 1) / (wanted + 2) * images[-1]
+    # an average of steps is that of images within a batch
+    np.testing.assert_allclose(weights @ stored, expected, atol=size)
+
+
+def test_sums_keep_their_digits_and_twice_the_same_is_refused():
+  parts = [
+    (10.0, {'a': np.float32([1.0]), 'b': np.float32(2.0)}),
+    (-9.0, {'a': np.float32([1.0 + 2**-23]), 'b': np.float32(2.0)}),
+  ]
+  found = power_ema.combine(iter(parts))
+  assert found['a'].dtype == np.float32 and found['b'].shape == ()
+  assert found['b'] == 2.0
+  assert found['a'] == np.float32(1.0 - 9.0 * 2**-23)
+  twice = np.array([64.0, 64.0])
+  with pytest.raises(ValueError, match='two of the stored averages are of one'):
+    power_ema.solve(twice, np.array([3.0, 3.0]), 64.0, 2.0)
