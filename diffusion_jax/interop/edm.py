@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.interop.files import read_json, read_tensors
+from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.layers import (
   TORCH_CONV,
   TORCH_LINEAR,
@@ -32,7 +32,7 @@ from diffusion_jax.interop.names import (
   Rule,
   read,
 )
-from diffusion_jax.interop.options import several, with_options
+from diffusion_jax.interop.options import beside, several, with_options
 from diffusion_jax.interop.ve import as_eps
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.unet import UNet
@@ -129,14 +129,7 @@ def load(path: str | Path, **options: Any) -> Imported:
   may be left out if img_resolution and model_type are given. Raises ValueError
   for an option that our networks do not have and tensors that do not fit.
   """
-  beside = Path(path).with_suffix('.json')
-  found = read_json(beside) if beside.exists() else {}
-  if not found and 'img_resolution' not in options:
-    raise ValueError(
-      f'{beside} is missing: it has the options of the network, and is written '
-      'with the weights (docs/weights.md)'
-    )
-  return from_tensors(read_tensors(path), **found | options)
+  return from_tensors(read_tensors(path), **beside(path, options))
 
 
 def from_tensors(tensors: Mapping[str, np.ndarray], **options: Any) -> Imported:

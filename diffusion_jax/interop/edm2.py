@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.interop.files import read_json, read_tensors
+from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.layers import Kind, Layer, entries, within
 from diffusion_jax.interop.names import (
   CONV,
@@ -26,7 +26,7 @@ from diffusion_jax.interop.names import (
   Rule,
   read,
 )
-from diffusion_jax.interop.options import several, with_options
+from diffusion_jax.interop.options import beside, several, with_options
 from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.magnitude import Uncertainty
 
@@ -91,14 +91,7 @@ def load(path: str | Path, **options: Any) -> Imported:
   that our network does not have, a network of latents, whose channels EDM2
   normalises one by one, and tensors that do not fit.
   """
-  beside = Path(path).with_suffix('.json')
-  found = read_json(beside) if beside.exists() else {}
-  if not found and 'img_resolution' not in options:
-    raise ValueError(
-      f'{beside} is missing: it has the options of the network, and is written '
-      'with the weights (docs/weights.md)'
-    )
-  return from_tensors(read_tensors(path), **found | options)
+  return from_tensors(read_tensors(path), **beside(path, options))
 
 
 def from_tensors(tensors: Mapping[str, np.ndarray], **options: Any) -> Imported:

@@ -1,8 +1,10 @@
 """Options of other projects, flags and fields, by their names there."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from diffusion_jax.interop.files import read_json
 from diffusion_jax.interop.names import listed
 
 
@@ -33,6 +35,22 @@ def _kind(value):
   if isinstance(value, str):
     return 'a text'
   return 'a number' if isinstance(value, int | float) else 'several numbers'
+
+
+def beside(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the options in the .json file beside weights, and `options`.
+
+  The latter win. Raises ValueError if there is no such file and options have no
+  img_resolution.
+  """
+  path = Path(path).with_suffix('.json')
+  found = read_json(path) if path.exists() else {}
+  if not found and 'img_resolution' not in options:
+    raise ValueError(
+      f'{path} is missing: it has the options of the network, and is written '
+      'with the weights (docs/weights.md)'
+    )
+  return found | dict(options)
 
 
 def several(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
