@@ -129,7 +129,8 @@ def load(path: str | Path, **options: Any) -> Imported:
   may be left out if img_resolution and model_type are given. Raises ValueError
   for an option that our networks do not have and tensors that do not fit.
   """
-  return from_tensors(read_tensors(path), **beside(path, options))
+  options = beside(path, options)
+  return from_tensors(read_tensors(path), **options)
 
 
 def from_tensors(tensors: Mapping[str, np.ndarray], **options: Any) -> Imported:

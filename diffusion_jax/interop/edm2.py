@@ -91,7 +91,8 @@ def load(path: str | Path, **options: Any) -> Imported:
   that our network does not have, a network of latents, whose channels EDM2
   normalises one by one, and tensors that do not fit.
   """
-  return from_tensors(read_tensors(path), **beside(path, options))
+  options = beside(path, options)
+  return from_tensors(read_tensors(path), **options)
 
 
 def from_tensors(tensors: Mapping[str, np.ndarray], **options: Any) -> Imported:
