@@ -258,6 +258,17 @@ CALLS = {
   'make_denoiser': lambda a: walk(
     a, dj.ddim(), dj.make_denoiser(network_fn, {}, parametrization='v')
   ),
+  'make_flow_map': lambda a: dj.make_flow_map(
+    network_fn, {}, kind='consistency', noise_input=dj.edm_input
+  )(a.x, a.lt, a.ls),
+  'sample_map': lambda a: dj.sample_map(
+    a.key,
+    dj.make_flow_map(
+      network_fn, {}, kind='average_velocity', noise_input=dj.time_input(1.0)
+    ),
+    grid(),
+    a.x,
+  ),
   'make_paired_denoiser': lambda a: dj.make_paired_denoiser(
     network_fn, {}, {}, parametrization='edm'
   )(a.x, SCHEDULE(0.5)),
@@ -365,7 +376,8 @@ CALLS = {
 OTHERS = {
   *(name for name in dir(dj) if name.endswith(('_betas', 'Schedule'))),
   *('zero_terminal_snr', 'respaced_steps', 'churn_gamma'),  # host, float64
-  *('Denoiser', 'Likelihood', 'NoiseLevel', 'Normal', 'Prediction', 'Sampler'),
+  *('Denoiser', 'FlowMap', 'Likelihood', 'NoiseLevel', 'Normal'),
+  *('Prediction', 'Sampler'),
   *('level_grid', 'step_levels', 'repaint_levels', 'clean_level'),
   *('kl_warmup', 'pytree_dataclass'),
   *('uniform_times', 'antithetic_times', 'step_times'),

@@ -4,8 +4,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
-
 import diffusion_jax as dj
 from diffusion_jax.build.make import (
   check_taken,
@@ -32,6 +30,7 @@ from diffusion_jax.build.schedule import (
   num_steps,
 )
 from diffusion_jax.core import flow_losses
+from diffusion_jax.core.keys import stream
 from diffusion_jax.core.losses import with_start
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.training import (
@@ -114,7 +113,7 @@ def _reflow(
   levels = dj.level_grid(schedule, teacher_steps)
 
   def image(frozen, cond, noise):
-    key = jax.random.key(0)  # UniPC draws nothing
+    key = stream(0, 'teacher')  # UniPC draws nothing
     return dj.sample(key, teacher(frozen, cond), dj.unipc(), levels, noise)
 
   return distillation.reflow(

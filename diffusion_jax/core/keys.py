@@ -33,6 +33,7 @@ STREAMS = {
   'accuracy': 0x93450383,
   'independent_pixels': 0xAF3D04FA,
   'evaluation_images': 0xAA608B9D,
+  'teacher': 0xB0F6A6D5,
 }
 
 
