@@ -41,6 +41,7 @@ def prepare(args):
   c.num_steps = 100 + args.steps
   c.log_every = 100
   c.evaluate_every = c.sample_every = c.checkpoint_every = 0
+  config.report.after_training = False
   return config
 
 
