@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import collectives
-from configs import digits_dit
+from configs import digits_dit, digits_edm2
 from diffusion_jax.training import sharding
 from tests.programs.conftest import smoke
 
@@ -118,3 +118,22 @@ def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
   tokens = 4 * config.training.batch_size * 16 * config.network.channels
   found = collectives.find(step.as_text(), 8)
   assert sum(one.bytes for one in found) < tokens
+
+
+def test_fsdp_sends_each_weight_of_edm2_once_and_its_gradient(monkeypatch):
+  """Gathered for both passes, summed: (1 + 2) 7 / 8 of the parameters' bytes.
+
+  The sums of squares of rows in parts and those of the metrics are the rest.
+  """
+  split = functools.partial(sharding.fsdp_sharding, min_size=16)
+  monkeypatch.setattr('diffusion_jax.programs.train.fsdp_sharding', split)
+  config = digits_edm2.get_config('smoke')
+  config.training.mesh = (1, 8)
+  config.network.multipliers = (1,)  # compiles in half of the time
+  config.network.attention_resolutions = ()
+  config.training.batch_size = 64 * 8  # a vector of each example is large
+  step, like = collectives.compile_step(config)
+  weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(like.params))
+  found = collectives.find(step.as_text(), 8)
+  sent = sum(map(collectives.wire_bytes, found))
+  assert 2.6 * weights < sent < 2.9 * weights

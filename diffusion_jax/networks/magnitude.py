@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.networks.convolution import conv2d
+from diffusion_jax.networks.placement import whole_weights
 from diffusion_jax.networks.products import rows_dot_general
 
 Array = jax.Array
@@ -107,7 +108,9 @@ class MPConv(nn.Module):
     kernel = self.param('kernel', unit_kernel, shape, jnp.float32)
     fan_in = math.prod(shape[:-1])
     weight = normalize(kernel, _inputs(kernel)) * (gain / math.sqrt(fan_in))
-    x, weight = x.astype(self.dtype), weight.astype(self.dtype)
+    # Under FSDP a device normalises its part, and the result is gathered.
+    weight = whole_weights(weight.astype(self.dtype))
+    x = x.astype(self.dtype)
     if not size:
       return rows_dot_general(x, weight, ())
     pad = (size - 1) // 2, size // 2

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
@@ -18,6 +17,7 @@ from diffusion_jax.networks.embeddings import (
   with_image,
 )
 from diffusion_jax.networks.layers import check_options, count_heads
+from diffusion_jax.networks.placement import whole_weights
 from diffusion_jax.networks.rotary import rotary_angles
 from diffusion_jax.networks.text import TextFeatures, mean_of_words
 from diffusion_jax.networks.tokens import (
@@ -272,18 +272,6 @@ class DiT(nn.Module):
     if self.class_tokens and not self.num_classes:
       raise ValueError('class_tokens need a network with labels')
     check_given(self, cond)
-
-
-def whole_weights(params: Any) -> Any:
-  """Returns the parameters as copies on every device of the mesh in use.
-
-  Without a mesh (`jax.sharding.use_abstract_mesh`) they are returned as they
-  are. Left to itself, XLA splits the tokens of a block in place of its weights
-  where both are split along the same axis of the mesh.
-  """
-  if jax.sharding.get_abstract_mesh().empty:
-    return params
-  return jax.lax.with_sharding_constraint(params, PartitionSpec())
 
 
 def block_params(params: Any, index: int) -> Any:

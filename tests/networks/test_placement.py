@@ -1,0 +1,30 @@
+"""Weights in parts are gathered as they are used."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from benchmarks import collectives
+from diffusion_jax.networks.placement import whole_weights
+from diffusion_jax.training.sharding import make_mesh, on_mesh
+
+
+def test_weights_are_gathered_in_the_type_of_the_layer():
+  """64 numbers of two bytes; XLA:CPU has no collectives of bfloat16."""
+  mesh = make_mesh(1, 8)
+  place = NamedSharding(mesh, PartitionSpec('fsdp'))
+  w = np.arange(64, dtype=np.float32).reshape(16, 4)
+  parts = jax.device_put(w, place)
+  layer = on_mesh(mesh, lambda w: whole_weights({'w': w.astype(jnp.float16)}))
+  step = jax.jit(layer).lower(parts).compile()
+  (one,) = collectives.find(step.as_text(), 8)
+  assert one == ('all-gather', 1, 2 * 64, 8)
+  found = step(parts)['w']
+  assert found.sharding.is_fully_replicated
+  np.testing.assert_array_equal(found, w)
+
+
+def test_without_a_mesh_nothing_is_moved():
+  weights = {'w': jnp.ones((16, 4))}
+  assert whole_weights(weights) is weights
