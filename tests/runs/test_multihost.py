@@ -191,6 +191,15 @@ def test_measures_of_samples_of_two_processes_are_those_of_one(folder):
   np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+def test_sigterm_to_one_process_stops_both_at_one_step(folder):
+  said = [(folder / 'two' / f'stopped{i}').read_text() for i in range(2)]
+  assert said[0] == said[1]
+  with checkpoints.open_manager(folder / 'two' / 'stopped') as manager:
+    step = manager.latest_step()
+  assert said[0].startswith(f'stopped by SIGTERM at step {step}, saved')
+  assert 0 < step < 10_000
+
+
 def test_a_lost_process_is_named_and_ends_the_other(tmp_path):
   first, second = run_both('die', tmp_path)
   assert second[0] == -9 and first[0] == 1

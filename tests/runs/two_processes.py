@@ -4,6 +4,7 @@ number, the port and a folder."""
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 
 from diffusion_jax import build, command_line, families
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.programs import PROGRAMS, sample
 from diffusion_jax.runs import processes
 from diffusion_jax.training import checkpoints, sharding
@@ -35,7 +36,7 @@ FIELDS = {
 
 
 def everything(folder):
-  """One step by plain descent; then train, resume, evaluate, sample."""
+  """One step by plain descent; then train, resume, evaluate, sample, stop."""
   step(folder)
   run = str(folder / 'run')
   for num_steps in (2, 4):
@@ -46,6 +47,28 @@ def everything(folder):
   x = images(run)
   if processes.is_first():
     np.save(folder / 'images.npy', x)
+  stop(folder)
+
+
+def stop(folder):
+  """A training whose second process is sent SIGTERM after a few steps."""
+  run = folder / 'stopped'
+  config = smoke(**FIELDS)
+  config.training.num_steps = 10_000
+  config.training.checkpoint_every = 10_000
+
+  def send():
+    while not (run / 'metrics.jsonl').exists():
+      time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  if not processes.is_first():
+    threading.Thread(target=send, daemon=True).start()
+  try:
+    PROGRAMS['train'](config, str(run))
+  except Preempted as error:
+    name = f'stopped{jax.process_index()}'
+    (folder / name).write_text(f'{error}\n')
 
 
 def images(run):
