@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+
 import diffusion_jax as dj
 from diffusion_jax.build.make import (
   choose,
@@ -140,7 +142,8 @@ def check_signal(config):
   kind = config.objective.parametrization
   if kind not in ('eps', 'score') or learns_schedule(config):
     return
-  if build_schedule(config)(1.0).alpha == 0.0:
+  # jit: one program to compile, not one for each operation
+  if jax.jit(build_schedule(config).__call__)(1.0).alpha == 0.0:
     raise UserError(
       f'config.objective.parametrization={kind!r}: the schedule has no signal '
       f'at t = 1, where {kind} says nothing about x0: take '

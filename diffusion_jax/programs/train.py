@@ -79,7 +79,7 @@ def train(config, workdir, stop, resources):
   source = build.build_source(config, 'train')
   begun.mark('data')
   objective = family.objective(config)
-  learning_rate = build.build_learning_rate(config)
+  learning_rate = jax.jit(build.build_learning_rate(config))
   optimizer = build.build_optimizer(config)
   ema_decays = build.build_ema_decays(config)
   make_state, shapes = state_maker(

@@ -59,13 +59,13 @@ def first_state():
   cond = {'label': jnp.zeros(1, jnp.int32)}
   x = jnp.zeros((1, 8, 8, 3))
   init = jax.jit(lambda key: NETWORK.init(key, x, jnp.zeros(1), cond)['params'])
-  params = init(jax.random.key(0))
+  params = jax.device_get(init(jax.random.key(0)))
   # away from the almost-zero output of the initialisers
   rng = np.random.default_rng(1)
   params = jax.tree.map(
     lambda p: p + 0.05 * rng.standard_normal(p.shape).astype(np.float32), params
   )
-  return init_state({'network': params}, DESCENT)
+  return jax.jit(lambda p: init_state(p, DESCENT))({'network': params})
 
 
 @functools.cache
