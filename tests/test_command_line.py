@@ -84,8 +84,12 @@ def without_devices():
   return ' '.join(flag for flag in flags if 'device_count' not in flag)
 
 
+@pytest.mark.slow
 def test_cifar10_smoke_trains_and_draws_without_any_download(tmp_path):
-  """From any folder; the default workdir is runs/<config>-<argument>."""
+  """From any folder; the default workdir is runs/<config>-<argument>.
+
+  So is that of the installed command below, which takes no training.
+  """
   config = f'--config={ROOT}/configs/cifar10.py:smoke'
   result = launch_alone(config, cwd=tmp_path)
   assert result.returncode == 0, result.stderr

@@ -248,7 +248,23 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize('model', PUBLISHED)
+# One of each kind; that the flags of all others build is tested below.
+KINDS = {
+  'cifar10_uncond_50M_500K',
+  'imagenet64_uncond_100M_1500K',
+  '64x64_diffusion',
+  '64_256_upsampler',
+  '64x64_classifier',
+}
+
+
+@pytest.mark.parametrize(
+  'model',
+  [
+    pytest.param(model, marks=[] if model in KINDS else pytest.mark.slow)
+    for model in PUBLISHED
+  ],
+)
 def test_the_published_models_have_their_numbers_of_parameters(model):
   _, _, shapes, table = make(model)
   leaves = jax.tree.leaves(shapes)

@@ -41,7 +41,10 @@ PUBLISHED = {  # width: latents of 512x512 pixels, and 64x64 pixels
 }
 
 
-@pytest.mark.parametrize('channels', PUBLISHED)
+@pytest.mark.parametrize(
+  'channels',
+  [128, *(pytest.param(n, marks=pytest.mark.slow) for n in [*PUBLISHED][1:])],
+)
 def test_sizes_are_as_published(channels):
   """With the 128 weights of u; fixed frequencies and phases do not count."""
   label = {'label': jnp.zeros(1, jnp.int32)}

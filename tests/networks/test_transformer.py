@@ -1,5 +1,6 @@
 """DiT: published sizes, the whole network in NumPy, conditions, refusals."""
 
+import functools
 from typing import Any
 
 import jax
@@ -221,8 +222,12 @@ def test_without_positions_permuted_patches_give_permuted_outputs():
 
 
 def conditioned(network, params, cond):
-  x = images()
-  return np.asarray(network.apply({'params': params}, x, NOISE, cond))
+  return np.asarray(applied(network)({'params': params}, images(), NOISE, cond))
+
+
+@functools.cache
+def applied(network):
+  return jax.jit(network.apply)
 
 
 def test_the_null_class_is_what_a_dropped_label_gives():

@@ -264,7 +264,7 @@ def sample(form, k, scale, key):
   denoise, sampler = SHIFTED[form](k, scale)
   prior_key, key = jax.random.split(key)
   levels = dj.level_grid(SCHEDULE, 400)
-  x = dj.prior_sample(prior_key, (16_384, 2), levels.take(0))
+  x = dj.prior_sample(prior_key, (8192, 2), levels.take(0))
   return dj.sample(key, denoise, sampler, levels, x)
 
 

@@ -107,7 +107,17 @@ def with_exact_prior(found, oracle, last):
   return found.log_prob - prior + oracle.log_prob(found.latent, last)
 
 
-@pytest.mark.parametrize('schedule_name', SCHEDULES)
+# One of each kind; the map of a Gaussian has two others.
+KINDS = {'ddpm', 'five_steps', 'zero_terminal_snr', 've', 'learned'}
+
+
+@pytest.mark.parametrize(
+  'schedule_name',
+  [
+    pytest.param(name, marks=[] if name in KINDS else pytest.mark.slow)
+    for name in SCHEDULES
+  ],
+)
 def test_log_likelihood_of_a_mixture(schedule_name):
   schedule = SCHEDULES[schedule_name]
   x, level = draws(MIXTURE, schedule)
@@ -121,7 +131,15 @@ def test_log_likelihood_of_a_mixture(schedule_name):
 
 
 @pytest.mark.parametrize(
-  'schedule_name', ['ddpm', 'cosine', 'linear_vp', 'sub_vp', 've']
+  'schedule_name',
+  [
+    'linear_vp',
+    'sub_vp',
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in ('ddpm', 'cosine', 've')
+    ),
+  ],
 )
 def test_a_gaussian_is_mapped_exactly(schedule_name):
   schedule = SCHEDULES[schedule_name]

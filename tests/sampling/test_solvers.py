@@ -114,12 +114,22 @@ def check(name, oracle_name, schedule_name, key):
   moments.check_moments(x, oracle, BIAS.get(name, 0.02))
 
 
-# Each has a schedule of its kind that is not left to the slow tests; of
-# 'linear', the test of a mixture has every sampler.
-SLOW = {'linear', 'cosine', 'karras'}
+# Every sampler has two schedules, and every schedule some samplers, that are
+# not left to the slow tests; of 'linear', the test of a mixture has them all.
+FAST = ('linear_vp', 'geometric_ve', 'sub_vp', 'flow')
+
+
+def slow_unless(fast):
+  return [] if fast else [pytest.mark.slow]
+
+
 PAIRS = [
-  pytest.param(name, schedule, marks=[pytest.mark.slow] * (schedule in SLOW))
-  for name in moments.STOCHASTIC
+  pytest.param(
+    name,
+    schedule,
+    marks=slow_unless(schedule in (FAST[i % 4], FAST[i % 4 - 1])),
+  )
+  for i, name in enumerate(moments.STOCHASTIC)
   for schedule in moments.SCHEDULES
   if (name, schedule)
   not in (
@@ -137,7 +147,17 @@ def test_mean_and_covariance_of_correlated_gaussian_data(
   check(name, 'gaussian', schedule_name, key)
 
 
-@pytest.mark.parametrize('name', moments.SAMPLERS)
+# Of the solvers of an ODE, whose orders are tested above, one of each kind.
+MIXED = {*moments.STOCHASTIC, 'heun', 'dpm_solver_pp_3m', 'unipc_2'}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=slow_unless(name in MIXED))
+    for name in moments.SAMPLERS
+  ],
+)
 def test_mean_and_covariance_of_a_mixture(name, key):
   check(name, 'mixture', 'linear', key)
 
