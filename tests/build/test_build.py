@@ -176,14 +176,16 @@ def test_the_test_loss_is_of_the_images_themselves(key):
   conditioned = {
     'objective.augment': 1.0,
     'network.dropout': 0.5,
+    'network.multipliers': (1,),
+    'network.attention_resolutions': (),
     'conditioning.dropout': 0.0,
   }
   config = digits_edm.get_config('smoke')
   config.update_from_flattened_dict(conditioned)
   init = families.of(config).init(config)
   params = jax.tree.map(
-    lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape),
-    jax.jit(init)(key),
+    lambda p: p + 0.1 * np.cos(np.arange(p.size, dtype='f')).reshape(p.shape),
+    jax.device_get(jax.jit(init)(key)),
   )
   batch = {
     'image': jax.random.normal(key, (4, 8, 8, 1)),

@@ -100,7 +100,9 @@ def alone():
   )
 
 
-@pytest.mark.parametrize('shape', MESHES)
+@pytest.mark.parametrize(
+  'shape', [pytest.param((1, 1), marks=pytest.mark.slow), *MESHES[1:]]
+)
 def test_loss_and_gradients_are_those_of_one_device(shape):
   state, metrics, _ = stepped(shape)
   expected, expected_metrics = alone()
@@ -111,7 +113,10 @@ def test_loss_and_gradients_are_those_of_one_device(shape):
   assert_close(state.ema_params, expected.ema_params)
 
 
-@pytest.mark.parametrize('shape, parts', [((1, 1), 4), ((2, 4), 2)])
+@pytest.mark.parametrize(
+  'shape, parts',
+  [((2, 4), 2), pytest.param((1, 1), 4, marks=pytest.mark.slow)],
+)
 def test_an_accumulated_step_is_the_plain_step(shape, parts):
   state, metrics, _ = stepped(shape, parts)
   expected, expected_metrics = alone()
