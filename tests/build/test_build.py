@@ -149,7 +149,10 @@ def test_the_options_of_dit_trace(changes):
     ),
     ({'network.patch_size': 3}, 'config.network: images of 8x8 cannot be cut'),
     ({'network.num_heads': 3}, 'config.network: num_heads=3 does not divide'),
-    ({'network.mlp': 'relu'}, "config.network: mlp 'relu' is not one of gelu"),
+    (
+      {'network.mlp': 'relu'},
+      r"config.network: mlp 'relu' \(did you mean 'gelu'\?\) is not one of",
+    ),
     ({'optimizer.name': 'lion'}, "config.optimizer.name='lion' is not one of"),
     (
       {'optimizer.name': 'adam', 'optimizer.weight_decay': 0.1},
