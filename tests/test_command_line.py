@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 # folder, file of stdout, file of stderr]. The imports, which take longer than
 # all of a mistake, are done once. Prints the exit codes.
 FORKS = """
-import json, os, runpy, sys
+import json, os, runpy, sys, traceback
 from diffusion_jax import command_line
 
 root, child = sys.argv[1], None
@@ -36,7 +36,17 @@ for line in sys.stdin:
 if child == 0:
   sys.argv = [os.path.join(root, 'launch.py'), *args]
   sys.path[0] = root
-  runpy.run_path(sys.argv[0], run_name='__main__')
+  code = 0
+  try:
+    runpy.run_path(sys.argv[0], run_name='__main__')
+  except SystemExit as stop:
+    code = stop.code or 0
+  except BaseException:
+    traceback.print_exc()
+    code = 1
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)  # without taking all modules apart, which is 0.4 s
 """
 
 
