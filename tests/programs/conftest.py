@@ -1,8 +1,13 @@
 import shutil
 
+import jax
+import numpy as np
 import pytest
 
 from configs import digits
+from diffusion_jax import families
+from diffusion_jax.runs import run_folder
+from diffusion_jax.training import checkpoints
 
 
 @pytest.fixture
@@ -26,6 +31,23 @@ def smoke(**changes):
   config.network.middle_attention = 'none'
   config.update_from_flattened_dict(changes)
   return config
+
+
+def untrained(config, workdir, deviation=0.2):
+  """Makes a run folder of normal parameters, without a training.
+
+  For what every network shows; of a new one the last layer would be zero.
+  """
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: (deviation * rng.standard_normal(x.shape)).astype(x.dtype),
+    families.abstract_params(config),
+  )
+  workdir = run_folder.prepare(str(workdir))
+  run_folder.write_config(workdir, config)
+  stored = run_folder.plain(config)
+  checkpoints.save_params(workdir, config.training.num_steps, params, stored)
+  return workdir
 
 
 SEEN = {

@@ -16,22 +16,13 @@ from diffusion_jax.runs import lock, run_folder
 from diffusion_jax.training import checkpoints
 from tests.programs.conftest import smoke
 
-# a small network: what takes time is the tracing
-QUIET = {
-  'training.sample_every': 0,
-  'training.evaluate_every': 0,
-  'network.multipliers': (1,),
-  'network.attention_resolutions': (),
-}
 FEW = {'sampling.num_samples': 6, 'sampling.batch_size': 4}
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
+def run(digits_run, tmp_path_factory):
   """A finished run, which no test changes."""
-  workdir = tmp_path_factory.mktemp('runs') / 'mine'
-  PROGRAMS['train'](smoke(**QUIET), str(workdir))
-  return workdir
+  return shutil.copytree(digits_run, tmp_path_factory.mktemp('runs') / 'mine')
 
 
 @pytest.fixture
@@ -60,9 +51,9 @@ def test_a_run_whose_checkpoints_are_lost(run, copy, capsys):
   """Its config is refused, or it begins again and keeps its metrics."""
   shutil.rmtree(copy / 'checkpoints')
   other = {'optimizer.learning_rate': 1e-3}
-  refused('train', smoke(**QUIET, **other), copy, 'rate is 0.004, 0.001 now')
+  refused('train', smoke(**other), copy, 'rate is 0.004, 0.001 now')
   old = (copy / 'metrics.jsonl').read_bytes()
-  PROGRAMS['train'](smoke(**QUIET), str(copy))
+  PROGRAMS['train'](smoke(), str(copy))
   said = capsys.readouterr().out
   assert 'mine has a config.json but no checkpoint: it begins at step 0' in said
   assert 'it is kept as metrics.1.jsonl' in said
@@ -77,9 +68,9 @@ def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
   (copy / 'config.json').unlink()
   message = 'has checkpoints but no config.json, .* cp (.*) (.*/config.json)'
   for mode in ('train', 'sample'):
-    refused(mode, smoke(**QUIET), copy, message)
+    refused(mode, smoke(), copy, message)
   with pytest.raises(UserError) as error:
-    PROGRAMS['train'](smoke(**QUIET), str(copy))
+    PROGRAMS['train'](smoke(), str(copy))
   shutil.copy(*re.search(message, str(error.value)).groups())
   assert run_folder.read_config(copy) == run_folder.read_config(run)
 
@@ -87,9 +78,9 @@ def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
 def test_one_training_at_a_time(copy):
   """In this process; another one's is in test_survival.py."""
   with lock.hold(copy):
-    refused('train', smoke(**QUIET), copy, 'mine is being trained by process ')
+    refused('train', smoke(), copy, 'mine is being trained by process ')
     PROGRAMS['sample'](smoke(**FEW), str(copy))
-  PROGRAMS['train'](smoke(**QUIET), str(copy))
+  PROGRAMS['train'](smoke(), str(copy))
 
 
 def samples(workdir, name='samples', mode='samples'):
