@@ -106,7 +106,15 @@ def batches(monkeypatch):
   return Count
 
 
-def test_samples_go_on_where_they_were_interrupted(copy, batches):
+@pytest.fixture(scope='module')
+def sampled(run, tmp_path_factory):
+  """A copy of the run with samples, which no test changes."""
+  workdir = shutil.copytree(run, tmp_path_factory.mktemp('sampled') / 'mine')
+  PROGRAMS['sample'](smoke(**FEW), str(workdir))
+  return workdir
+
+
+def test_samples_go_on_where_they_were_interrupted(copy, sampled, batches):
   batches.stop_at = 1
   with pytest.raises(KeyboardInterrupt):
     PROGRAMS['sample'](smoke(**FEW), str(copy))
@@ -117,8 +125,7 @@ def test_samples_go_on_where_they_were_interrupted(copy, batches):
   batches.stop_at = None
   PROGRAMS['sample'](smoke(**FEW), str(copy))
   assert batches.made == 2  # four and two, of six
-  PROGRAMS['sample'](smoke(**FEW, **{'sampling.name': 'whole'}), str(copy))
-  parts, whole = samples(copy), samples(copy, 'whole')
+  parts, whole = samples(copy), samples(sampled)
   np.testing.assert_array_equal(parts['arr_0'], whole['arr_0'])
   assert len(parts['arr_0']) == 6 and parts['settings'] == whole['settings']
   assert not list((copy / 'samples').glob('*.parts'))
@@ -144,15 +151,15 @@ def test_a_failure_at_the_end_loses_no_samples(copy, batches, monkeypatch):
   assert (copy / 'samples' / 'samples.png').exists()
 
 
-def test_samples_of_other_settings_are_kept(copy, batches, capsys):
-  PROGRAMS['sample'](smoke(**FEW), str(copy))
+def test_samples_of_other_settings_are_kept(sampled, tmp_path, batches, capsys):
+  copy = shutil.copytree(sampled, tmp_path / 'mine')
   for changes, message in (
     ({'sampling.guidance_scale': 2.0}, 'guidance_scale is 1.0, 2.0 now'),
     ({'sampling.checkpoint': '2'}, 'sampling.checkpoint is 4, 2 now; weights'),
   ):
     config = smoke(**FEW | changes)
     refused('sample', config, copy, f'npz has other settings: .*{message}')
-  before, batches.made = content(copy), 0
+  before = content(copy)
   capsys.readouterr()
   PROGRAMS['sample'](smoke(**FEW), str(copy))
   said = capsys.readouterr().out
