@@ -191,7 +191,8 @@ def test_latents_are_drawn_anew_each_step_on_any_devices(run):
   np.testing.assert_allclose(found[(4, 2), 1], found[(1, 1), 1], atol=1e-5)
   assert np.abs(found[(1, 1), 0] - found[(1, 1), 1]).max() > 1e-3
   # the same distribution: they differ by noise alone
-  mean = np.asarray(latents.encode(frozen['autoencoder'], batch['image']))
+  encode = jax.jit(latents.encode)
+  mean = np.asarray(encode(frozen['autoencoder'], batch['image']))
   noise = [found[(1, 1), i] - mean for i in (0, 1)]
   correlation = np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]
   assert np.std(noise) > 1e-3 and abs(correlation) < 0.2
@@ -288,7 +289,10 @@ def test_edits_of_no_strength_are_what_the_autoencoder_makes_of_it(run, files):
   latents = latent.open_latents(config, run)
   frozen = latent.load(config, run)['autoencoder']
   x = scale(sources.digits('test').images[:2], 17)
-  back = latents.decode(frozen, latents.encode(frozen, x))
+  round_trip = lambda frozen, x: latents.decode(
+    frozen, latents.encode(frozen, x)
+  )
+  back = jax.jit(round_trip)(frozen, x)
   expected = to_uint8(np.asarray(back), 17)[..., 0]
   made = edited(run, files, 'sdedit', **{'edit.strength': 0.0, 'edit.mask': ''})
   np.testing.assert_array_equal(made[0], expected[0])

@@ -42,9 +42,10 @@ def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
   shutil.rmtree(parts / 'checkpoints' / '4')
   PROGRAMS['train'](smoke(**TWO_EMAS, **CONSTANT, **moved), str(parts))
   assert 'devices: 1x2 cpu (data x fsdp)' in capsys.readouterr().out
-  found, expected = losses(parts), losses(run)
-  assert len(found) == 4 and found[2:] != expected[2:]  # other sums
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert (parts / 'checkpoints' / '4').is_dir()
+  found = losses(parts)
+  assert len(found) == 4
+  np.testing.assert_allclose(found, losses(run), rtol=1e-5)
 
 
 @pytest.mark.slow
