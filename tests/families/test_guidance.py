@@ -154,14 +154,14 @@ def test_guidance_by_a_classifier_by_hand():
   config = smoke(**{
     'conditioning.labels': False,
     'sampling.clip': False,
-    'sampling.classifier_scale': 2.0,
+    'sampling.classifier_scale': 8.0,
   })  # fmt: skip
   params = loud(config, 0)
   eps = network(config, params)(X, LEVEL, {})
   cond = {'label': LABELS}
   c = classifier_smoke()
   guide = guidance.GuidingRun(c, loud(c, 2))
-  shift = -LEVEL.sigma * 2.0 * log_prob_gradient(guide, LEVEL, X)
+  shift = -LEVEL.sigma * 8.0 * log_prob_gradient(guide, LEVEL, X)
   eps_hat = eps + shift
   assert np.abs(eps_hat - eps).max() > 1e-3
   found = guided_x0(config, params, cond, {'classifier': guide})
@@ -189,7 +189,7 @@ def test_guidance_by_a_classifier_by_hand():
   sigma = LEVEL.sigma / LEVEL.alpha
   there = dj.NoiseLevel(jnp.array(0.5), jnp.array(1.0), sigma)
   gradient = log_prob_gradient(guide, there, X / LEVEL.alpha) / LEVEL.alpha
-  eps_hat = eps - LEVEL.sigma * 2.0 * gradient
+  eps_hat = eps - LEVEL.sigma * 8.0 * gradient
   found = guided_x0(config, params, cond, {'classifier': guide})
   close(found, x0_of(eps_hat))
 

@@ -24,7 +24,7 @@ from diffusion_jax.runs import guidance_runs, run_folder
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import replicated, to_global
 from tests.build import toy_parts
-from tests.programs.conftest import smoke
+from tests.programs.conftest import smoke, untrained
 
 CONSTANT = {'optimizer.decay': 'constant', 'optimizer.decay_steps': 0}
 QUIET = CONSTANT | {
@@ -56,13 +56,11 @@ def metrics(workdir, name='loss'):
 
 @pytest.fixture(scope='module')
 def autoencoder(tmp_path_factory):
-  """digits_autoencoder:smoke."""
-  workdir = tmp_path_factory.mktemp('runs') / 'autoencoder'
+  """digits_autoencoder:smoke, of normal parameters."""
   config = digits_autoencoder.get_config('smoke')
   config.update_from_flattened_dict(QUIET)
   config.network.multipliers = (1, 2)
-  PROGRAMS['train'](config, str(workdir))
-  return workdir
+  return untrained(config, tmp_path_factory.mktemp('runs') / 'autoencoder')
 
 
 @pytest.fixture(scope='module')
