@@ -58,9 +58,10 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-  # What is imported stays: the collector need not search it again and again
-  # while JAX traces.
+  # What is imported stays, and tracing makes many objects that live: the
+  # collector need not search them again and again (a sixth of the CPU time).
   gc.freeze()
+  gc.set_threshold(100_000, 20, 100)
 
 
 def pytest_generate_tests(metafunc):
@@ -84,6 +85,20 @@ def seeds(request):
       patch.setattr(jax.random, 'key', moved(jax.random.key))
       patch.setattr(np.random, 'default_rng', moved(np.random.default_rng))
     yield
+
+
+@pytest.fixture(scope='session')
+def digits_run(tmp_path_factory):
+  """A finished run of digits:smoke with all that a training writes.
+
+  Once for each worker: no test changes it, they copy the folder.
+  """
+  from diffusion_jax.programs import PROGRAMS
+  from tests.programs.conftest import SEEN, smoke
+
+  workdir = tmp_path_factory.mktemp('session') / 'digits-smoke'
+  PROGRAMS['train'](smoke(**SEEN), str(workdir))
+  return workdir
 
 
 @pytest.fixture

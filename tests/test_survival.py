@@ -30,6 +30,7 @@ FIELDS = {
   'training.evaluate_every': 0,
   'network.multipliers': (1,),
   'network.attention_resolutions': (),
+  'network.middle_attention': 'none',
 }
 
 

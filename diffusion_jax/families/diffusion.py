@@ -133,11 +133,11 @@ def generate_by(draw, config, mesh, root, latents=IDENTITY, size=0):
   the key from which every image has one; size: of batches, as in `per_image`.
   """
   build.check_signal(config)
-  # What the config cannot have is refused here, before anything is compiled.
-  jax.eval_shape(
-    lambda params: levels_and_sampler(config, params)[1],
-    build.init_shapes(build.init_params(config)),
-  )
+  # What the config cannot have is refused here, before anything is compiled. Of
+  # the parameters it takes those of a learned schedule.
+  learned = learns_schedule(config)
+  shapes = build.init_shapes(build.init_params(config)) if learned else {}
+  jax.eval_shape(lambda params: levels_and_sampler(config, params)[1], shapes)
   guiding = guidance_runs.find_guiding_runs(config)
   weights = {name: run.params for name, run in guiding.items()}
   weights = replicate(mesh, weights)

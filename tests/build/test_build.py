@@ -568,7 +568,8 @@ def test_values_that_a_constructor_refuses_name_the_section():
   ):
     families.abstract_params(smoke(**{'network.num_groups': 3}))
   with pytest.raises(UserError, match='config.network: num_heads=3 does not'):
-    families.abstract_params(smoke(**{'network.num_heads': 3}))
+    heads = {'network.num_heads': 3, 'network.middle_attention': 'norm'}
+    families.abstract_params(smoke(**heads))
   with pytest.raises(UserError, match='config.sampling: order is 4'):
     build.build_sampler(
       smoke(**{'sampling.sampler': 'unipc', 'sampling.order': 4}), None

@@ -41,7 +41,7 @@ def run(tmp_path_factory):
   """A run of digits:smoke with self-conditioning, and its config."""
   workdir = tmp_path_factory.mktemp('runs') / 'run'
   config = smoke(**{'conditioning.self_conditioning': True})
-  config.training.evaluate_every = 0
+  config.training.sample_every = 4
   PROGRAMS['train'](config, str(workdir))
   return workdir, config
 

@@ -16,11 +16,13 @@ from diffusion_jax.programs import PROGRAMS, train
 from diffusion_jax.runs import first_weights
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
+from tests.programs.conftest import untrained
 
 TINY = {
   'training.mesh': (1, 1),
   'network.multipliers': (1,),
   'network.attention_resolutions': (),
+  'network.middle_attention': 'none',
   'training.sample_every': 0,
   'training.evaluate_every': 0,
 }
@@ -83,12 +85,11 @@ def configured(changes, teacher):
 
 @pytest.fixture(scope='module')
 def teacher(tmp_path_factory):
-  """A finished run of digits_flow:unscaled_smoke, tiny."""
+  """A run of digits_flow:unscaled_smoke, tiny."""
   config = digits_flow.get_config('unscaled_smoke')
   config.update_from_flattened_dict(TINY)
-  workdir = str(tmp_path_factory.mktemp('runs') / 'teacher')
-  PROGRAMS['train'](config, workdir)
-  return workdir
+  workdir = tmp_path_factory.mktemp('runs') / 'teacher'
+  return str(untrained(config, workdir))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from diffusion_jax.training.state import init_state
 def config(**changes):
   config = digits_vdm.get_config('smoke')
   config.training.mesh = (1, 1)
+  config.training.sample_every = 0
   config.training.ema_warmup = False
   config.training.ema_decay = 0.0
   config.update_from_flattened_dict(changes)

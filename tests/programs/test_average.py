@@ -19,8 +19,6 @@ TRACKED = {
   'training.snapshot_every': 1,
   'training.checkpoint_every': 1,
   'training.keep_checkpoints': 4,
-  'training.sample_every': 0,
-  'training.evaluate_every': 0,
 }
 
 

@@ -1,5 +1,6 @@
 """--mode=convert, into a run and out of it, and training.init_from."""
 
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -101,17 +102,22 @@ def test_weights_of_openai_become_a_run(tmp_path):
   same(found['network'], params)
 
 
-def test_an_autoencoder_becomes_a_run_that_encodes(tmp_path):
+@pytest.fixture(scope='module')
+def autoencoder(tmp_path_factory):
+  """A run of stored/autoencoder, of latents of 2x2x4."""
+  return converted(tmp_path_factory.mktemp('runs') / 'ae', 'autoencoder')
+
+
+def test_an_autoencoder_becomes_a_run_that_encodes(autoencoder, tmp_path):
   from diffusion_jax import build
 
-  run = converted(tmp_path / 'ae', 'autoencoder')
+  run = autoencoder
   config = run_folder.run_config(run, run_of.get_config())
   network = build.build_network(config)
   expected = np.load(STORED / 'autoencoder' / 'expected.npz')
   params, _ = checkpoints.restore_params(run)
-  mean, _ = network.apply(
-    {'params': params['network']}, expected['x'], method='encode'
-  )
+  encode = jax.jit(functools.partial(network.apply, method='encode'))
+  mean, _ = encode({'params': params['network']}, expected['x'])
   np.testing.assert_allclose(mean, expected['mean'], rtol=1e-4, atol=1e-4)
   assert config.latent.scale == 0.18215
   out = {'convert.to': 'diffusers', 'convert.out': str(tmp_path / 'out')}
@@ -121,9 +127,9 @@ def test_an_autoencoder_becomes_a_run_that_encodes(tmp_path):
   assert written == (STORED / 'autoencoder' / name).read_bytes()
 
 
-def test_a_transformer_of_latents_becomes_a_run(tmp_path):
+def test_a_transformer_of_latents_becomes_a_run(autoencoder, tmp_path):
   """A DiT, in the latents of an autoencoder that was converted before."""
-  converted(tmp_path / 'ae', 'autoencoder')  # latents of 2x2x4
+  shutil.copytree(autoencoder, tmp_path / 'ae')
   network = DiT(8, 2, 2, 1, 8, 'ho', num_classes=3, null_class=True)
   shapes = jax.eval_shape(
     network.init, jax.random.key(0), jnp.zeros((1, 2, 2, 4)), jnp.zeros(1)
@@ -150,8 +156,44 @@ def test_a_transformer_of_latents_becomes_a_run(tmp_path):
   same(checkpoints.restore_params(tmp_path / 'run')[0]['network'], params)
 
 
+def test_a_training_begins_with_the_weights_of_a_run(
+  digits_run, tmp_path, capsys
+):
+  few = {
+    'training.init_from': str(digits_run),
+    'training.num_steps': 1,
+    'optimizer.warmup_steps': 0,
+    'optimizer.learning_rate': 1e-30,
+  }
+  PROGRAMS['train'](smoke(**few), str(tmp_path / 'fine'))
+  expected, _ = checkpoints.restore_params(digits_run)
+  params, stored = checkpoints.restore_params(tmp_path / 'fine', False)
+  same(params, expected)
+  assert stored['training']['init_from'] == str(digits_run)
+  leaves = len(jax.tree.leaves(params))
+  assert f'{leaves} of {leaves} leaves\n' in capsys.readouterr().out
+
+
+def test_converted_weights_begin_another_run(run, tmp_path):
+  shutil.copytree(run, tmp_path / 'mine')
+  again = {
+    'training.init_from': str(run),
+    'training.batch_size': 2,
+    'training.resume': 'force',
+    'data.name': 'synthetic',
+    'data.num_levels': 256,
+  }
+  with pytest.raises(UserError, match='init_from=<this one>'):
+    PROGRAMS['train'](config_of(run, **again), str(tmp_path / 'mine'))
+
+
+@pytest.mark.slow
 def test_a_training_begins_with_converted_weights(run, tmp_path, capsys):
-  """Of other data; no images and labels of this size exist here but these."""
+  """Of other data; no images and labels of this size exist here but these.
+
+  Slow to compile: that weights of a run begin another, and how converted ones
+  are placed in a new state, the tests before and after show.
+  """
   few = {
     'training.init_from': str(run),
     'training.num_steps': 1,
@@ -168,10 +210,6 @@ def test_a_training_begins_with_converted_weights(run, tmp_path, capsys):
   assert stored['training']['init_from'] == str(run)
   leaves = len(jax.tree.leaves(params))
   assert f'{leaves} of {leaves} leaves\n' in capsys.readouterr().out
-  shutil.copytree(run, tmp_path / 'mine')
-  config.training.resume = 'force'
-  with pytest.raises(UserError, match='init_from=<this one>'):
-    PROGRAMS['train'](config, str(tmp_path / 'mine'))
 
 
 def test_other_classes_and_channels_begin_afresh(run, capsys):
@@ -185,8 +223,11 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
   optimizer = train.build.build_optimizer(config)
   emas = train.build.build_ema_decays(config)
   objective = train.families.of(config).objective(config)
-  make_state, _ = train.state_maker(config, objective, optimizer, emas, mesh)
-  fresh = make_state()
+  _, shapes = train.state_maker(config, objective, optimizer, emas, mesh)
+  # other than zeros everywhere, and without a compilation
+  fresh = jax.tree.map(
+    lambda x: jax.device_put(np.full(x.shape, 3, x.dtype), x.sharding), shapes
+  )
   state = first_weights.begin(fresh, str(run))
   printed = capsys.readouterr().out
   afresh = {

@@ -11,13 +11,11 @@ from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, edit
 from diffusion_jax.runs import sample_inputs
-from tests.programs.conftest import smoke
+from tests.programs.conftest import smoke, untrained
 
 QUICK = {
   'training.num_steps': 1,
   'training.checkpoint_every': 1,
-  'training.sample_every': 0,
-  'training.evaluate_every': 0,
   'sampling.num_steps': 3,
   'sampling.num_samples': 4,
   'sampling.batch_size': 4,
@@ -36,27 +34,25 @@ COLOUR = {
 INPAINTING = {'conditioning.image': 'inpaint'}
 
 
-def trained(tmp_path_factory, name, **changes):
-  workdir = tmp_path_factory.mktemp('runs') / name
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'plain'
+  return untrained(smoke(**QUICK), workdir, deviation=0.1)
+
+
+@pytest.fixture(scope='module')
+def palette(tmp_path_factory):
+  """Trained on known pixels and labels; with a preview."""
+  workdir = tmp_path_factory.mktemp('runs') / 'palette'
+  changes = INPAINTING | {'training.sample_every': 1}
   PROGRAMS['train'](smoke(**QUICK | changes), str(workdir))
   return workdir
 
 
 @pytest.fixture(scope='module')
-def plain(tmp_path_factory):
-  return trained(tmp_path_factory, 'plain')
-
-
-@pytest.fixture(scope='module')
-def palette(tmp_path_factory):
-  """Conditioned on known pixels and labels; with a preview."""
-  changes = INPAINTING | {'training.sample_every': 1}
-  return trained(tmp_path_factory, 'palette', **changes)
-
-
-@pytest.fixture(scope='module')
 def colour(tmp_path_factory):
-  return trained(tmp_path_factory, 'colour', **COLOUR)
+  workdir = tmp_path_factory.mktemp('runs') / 'colour'
+  return untrained(smoke(**QUICK | COLOUR), workdir)
 
 
 @pytest.fixture(scope='module')
@@ -117,8 +113,10 @@ def test_images_are_the_same_in_any_batch_on_any_devices(plain, files, fields):
   assert (both[0] != both[1]).mean() < 0.02
 
 
-@pytest.mark.parametrize('method', ['', 'replace', 'reconstruction'])
-@pytest.mark.parametrize('picture', ['digit', 'odd'])
+@pytest.mark.parametrize(
+  'method, picture',
+  [('', 'odd'), ('replace', 'digit'), ('reconstruction', 'odd')],
+)
 def test_known_pixels_are_the_same_in_the_files_written(
   plain, files, method, picture, capsys
 ):
@@ -196,28 +194,21 @@ def test_sdedit_of_no_strength_is_the_picture(plain, files):
 
 
 def test_interpolation_goes_from_one_to_the_other(plain, files):
+  """Guided by the scale and the threshold given; both change the way."""
   changes = {'edit.task': 'interpolate', 'edit.num_samples': 3}
-  changes['sampling.num_steps'] = 200
-  found = run(plain, files, changes, image='digit', image2='other')['arr_0']
-  for end, name in ((0, 'digit'), (2, 'other')):
-    given = np.asarray(Image.open(files / f'{name}.png'), float)
-    assert np.abs(found[end, ..., 0] - given).mean() < 8.0
-  assert np.abs(found[0].astype(float) - found[1]).mean() > 8.0
-
-
-def test_interpolation_is_guided(plain, files):
-  """By the scale and the threshold that are given; both change the way."""
-  changes = {'edit.task': 'interpolate', 'edit.num_samples': 3}
-  changes |= {'edit.label': 3, 'sampling.num_steps': 5}
-  ends = {'image': 'digit', 'image2': 'other'}
+  changes |= {'edit.label': 3, 'sampling.num_steps': 200}
   found = [
-    run(plain, files, changes | more, **ends)['arr_0'].astype(int)
+    run(plain, files, changes | more, image='digit', image2='other')['arr_0']
     for more in (
       {},
       {'sampling.guidance_scale': 30.0},
       {'sampling.dynamic_threshold': 0.5},
     )
   ]
+  for end, name in ((0, 'digit'), (2, 'other')):
+    given = np.asarray(Image.open(files / f'{name}.png'), float)
+    away = np.abs(found[0][..., 0] - given).mean(axis=(1, 2))
+    assert away[end] < 2.0 and away[1] > 4.0
   for i, j in ((0, 1), (0, 2), (1, 2)):
     assert (found[i] != found[j]).any()
 

@@ -15,14 +15,6 @@ from tests.programs.conftest import smoke
 from tests.report.test_page import Page
 
 
-@pytest.fixture(scope='module')
-def run(tmp_path_factory):
-  """A finished digits:smoke run that has written its report."""
-  workdir = tmp_path_factory.mktemp('runs') / 'digits-smoke'
-  PROGRAMS['train'](smoke(**{'report.after_training': True}), str(workdir))
-  return workdir
-
-
 def test_a_training_ends_with_a_report(run):
   found = Page((run / 'report.html').read_text())
   assert found.text['h1'] == ['digits-smoke']

@@ -2,17 +2,20 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
+from diffusion_jax import build
 from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
-from diffusion_jax.programs import PROGRAMS, train
+from diffusion_jax.programs import PROGRAMS, sample, train
 from diffusion_jax.training import checkpoints
-from tests.programs.conftest import smoke
+from tests.programs.conftest import SEEN, smoke
 
 
 def metrics(workdir):
@@ -46,19 +49,51 @@ def test_a_run_leaves_what_the_docs_promise(run):
   assert found[-1]['test_loss'] > 0
 
 
-QUIET = {'training.sample_every': 0, 'training.evaluate_every': 0}
+def assert_same_training(a, b):
+  """Bit for bit: parameters, average and metrics."""
+  for ema in (True, False):
+    assert_same(parameters(a, ema), parameters(b, ema))
+  lines = (
+    [
+      {k: v for k, v in line.items() if k != 'images_per_second'}
+      for line in metrics(workdir)
+      if 'loss' in line
+    ]
+    for workdir in (a, b)
+  )
+  assert next(lines) == next(lines)
 
 
 def test_a_finished_run_says_so(run, capsys):
+  """Whatever the intervals are, and the place of the data; not the data."""
   before = (run / 'metrics.jsonl').read_bytes()
-  PROGRAMS['train'](smoke(), str(run))
+  free = {
+    'training.log_every': 2,
+    'training.checkpoint_every': 3,
+    'training.evaluate_every': 1,
+    'sampling.num_steps': 2,
+    'data.data_dir': '/elsewhere',
+    'data.num_threads': 3,
+  }
+  PROGRAMS['train'](smoke(**free), str(run))
   assert 'this run is finished: it has 4 of 4 steps' in capsys.readouterr().out
   assert (run / 'metrics.jsonl').read_bytes() == before
+  with pytest.raises(UserError, match='data.random_flip is False, True now'):
+    PROGRAMS['train'](smoke(**{'data.random_flip': True}), str(run))
 
 
 def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
-  """Bit for bit: parameters, average, optimiser and metrics."""
-  fields = QUIET | {
+  """Bit for bit, of flipped pictures of a folder, read by threads."""
+  rng = np.random.default_rng(0)
+  for i in range(10):
+    picture = rng.integers(0, 256, (12, 10), np.uint8)
+    (tmp_path / 'pictures' / str(i)).mkdir(parents=True)
+    Image.fromarray(picture).save(tmp_path / 'pictures' / str(i) / 'a.png')
+  fields = {
+    'data.name': 'folder',
+    'data.path': str(tmp_path / 'pictures'),
+    'data.num_levels': 256,
+    'data.random_flip': True,
     'optimizer.decay': 'constant',
     'optimizer.decay_steps': 0,
     'training.checkpoint_every': 3,
@@ -69,24 +104,31 @@ def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
   PROGRAMS['train'](smoke(**fields, **{'training.num_steps': 3}), str(parts))
   assert [line['step'] for line in metrics(parts)] == [1, 2, 3]
   jax.clear_caches()  # as a new process would start
-  PROGRAMS['train'](smoke(**fields, **six), str(parts))
-  for ema in (True, False):
-    assert_same(parameters(whole, ema), parameters(parts, ema))
-  drop = lambda line: {
-    k: v for k, v in line.items() if k != 'images_per_second'
-  }
-  assert list(map(drop, metrics(whole))) == list(map(drop, metrics(parts)))
+  one = {'data.num_threads': 1}
+  PROGRAMS['train'](smoke(**fields, **six, **one), str(parts))
+  assert_same_training(whole, parts)
 
 
 def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path):
-  """Checkpoint 4 lost, the lines of steps 3 and 4 written: all is redone."""
+  """Checkpoint 4 lost, the lines of steps 3 and 4 written: all is redone.
+
+  Also the preview and the evaluation, to the byte and the bit.
+  """
   copy = tmp_path / 'copy'
   shutil.copytree(run, copy)
   shutil.rmtree(copy / 'checkpoints' / '4')
-  PROGRAMS['train'](smoke(**QUIET), str(copy))
-  assert_same(parameters(run), parameters(copy))
+  preview = copy / 'samples' / 'step_00000004.png'
+  preview.unlink()
+  seen = SEEN | {'report.after_training': False}
+  PROGRAMS['train'](smoke(**seen), str(copy))
+  assert_same_training(run, copy)
   steps = [line['step'] for line in metrics(copy) if 'loss' in line]
   assert steps == [1, 2, 3, 4]
+  whole, parts = (
+    [x for x in metrics(workdir) if 'test_loss' in x] for workdir in (run, copy)
+  )
+  assert len(whole) == 2 and whole == parts
+  assert preview.read_bytes() == (run / preview.relative_to(copy)).read_bytes()
 
 
 def test_a_killed_run_continues_with_other_calls(run, tmp_path):
@@ -94,7 +136,7 @@ def test_a_killed_run_continues_with_other_calls(run, tmp_path):
   copy = tmp_path / 'copy'
   shutil.copytree(run, copy)
   shutil.rmtree(copy / 'checkpoints' / '4')
-  fields = QUIET | {'training.steps_per_call': 3, 'training.log_every': 2}
+  fields = {'training.steps_per_call': 3, 'training.log_every': 2}
   PROGRAMS['train'](smoke(**fields), str(copy))
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
   jax.tree.map(close, parameters(run), parameters(copy))
@@ -114,14 +156,14 @@ def test_an_interrupted_run_finishes_the_checkpoint_it_writes(
     if step == 3:
       raise KeyboardInterrupt
 
-  fields = QUIET | {'training.checkpoint_every': 2}
-  with monkeypatch.context() as patch:
-    patch.setattr(train.MetricWriter, 'write_scalars', interrupt)
-    with pytest.raises(KeyboardInterrupt):
-      PROGRAMS['train'](smoke(**fields), str(tmp_path))
+  monkeypatch.setattr(train.MetricWriter, 'write_scalars', interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    PROGRAMS['train'](smoke(), str(tmp_path))
   assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['2']
-  PROGRAMS['train'](smoke(**fields), str(tmp_path))
-  assert_same(parameters(run), parameters(tmp_path))
+  for item in ('params', 'ema_params', 'state'):
+    read = ocp.StandardCheckpointer().restore
+    place = Path('checkpoints', '2', item)
+    assert_same(read(run / place), read(tmp_path / place))
 
 
 def test_a_damaged_checkpoint_is_named_and_done_again(run, tmp_path, capsys):
@@ -135,8 +177,8 @@ def test_a_damaged_checkpoint_is_named_and_done_again(run, tmp_path, capsys):
   message = 'checkpoint 4 in .* is damaged .*: take checkpoint=2, which is good'
   with pytest.raises(UserError, match=message):
     PROGRAMS['sample'](smoke(), str(copy))
-  PROGRAMS['sample'](smoke(**{'sampling.checkpoint': '2'}), str(copy))
-  PROGRAMS['train'](smoke(**QUIET), str(copy))
+  sample.restore(smoke(**{'sampling.checkpoint': '2'}), str(copy))
+  PROGRAMS['train'](smoke(), str(copy))
   said = capsys.readouterr()
   assert 'warning: checkpoint 4 is damaged (' in said.err
   assert f'{copy}: step 2 of 4' in said.out
@@ -145,14 +187,14 @@ def test_a_damaged_checkpoint_is_named_and_done_again(run, tmp_path, capsys):
   path = copy / 'checkpoints' / '4' / 'config' / 'metadata'
   path.unlink()
   with pytest.raises(UserError, match='no checkpoint of .* is good, all were'):
-    PROGRAMS['train'](smoke(**QUIET), str(copy))
+    PROGRAMS['train'](smoke(), str(copy))
   assert {p.name for p in (copy / 'damaged').iterdir()} == {'4', '4-2'}
 
 
 def test_another_config_is_refused_unless_forced(run, tmp_path):
   copy = tmp_path / 'copy'
   shutil.copytree(run, copy)
-  changed = QUIET | {
+  changed = {
     'optimizer.learning_rate': 1e-3,
     'training.num_steps': 5,
     'optimizer.decay_steps': 4,
@@ -166,61 +208,22 @@ def test_another_config_is_refused_unless_forced(run, tmp_path):
   assert stored['optimizer']['learning_rate'] == 1e-3
 
 
-def test_intervals_may_change(run, capsys):
-  free = {
-    'training.log_every': 2,
-    'training.checkpoint_every': 3,
-    'sampling.num_steps': 2,
-    'training.evaluate_every': 1,
-  }
-  PROGRAMS['train'](smoke(**free), str(run))
-  assert 'finished' in capsys.readouterr().out
-
-
-def test_the_place_of_the_data_may_change_but_not_the_data(run):
-  free = {'data.data_dir': '/elsewhere', 'data.num_threads': 3}
-  PROGRAMS['train'](smoke(**free), str(run))
-  with pytest.raises(UserError, match='data.random_flip is False, True now'):
-    PROGRAMS['train'](smoke(**{'data.random_flip': True}), str(run))
-
-
-def test_samples_are_data_to_train_on(run, tmp_path):
+def test_samples_are_data_to_train_on(run):
+  """With their labels, to the bit."""
   PROGRAMS['sample'](smoke(**{'sampling.name': 'more'}), str(run))
-  fields = QUIET | {
-    'data.name': 'npz',
-    'data.path': str(run / 'samples' / 'more.npz'),
-    'data.num_levels': 256,
-    'optimizer.decay': 'constant',
-    'optimizer.decay_steps': 0,
-    'training.num_steps': 1,
-  }
-  PROGRAMS['train'](smoke(**fields), str(tmp_path))
-  assert metrics(tmp_path)[0]['loss'] > 0
-
-
-def test_a_folder_of_pictures_resumes_bit_for_bit(tmp_path):
-  """Through the threads: six steps are three and a restart and three."""
-  rng = np.random.default_rng(0)
-  for i in range(10):
-    picture = rng.integers(0, 256, (12, 10), np.uint8)
-    (tmp_path / 'pictures' / str(i)).mkdir(parents=True)
-    Image.fromarray(picture).save(tmp_path / 'pictures' / str(i) / 'a.png')
-  fields = QUIET | {
-    'data.name': 'folder',
-    'data.path': str(tmp_path / 'pictures'),
-    'data.num_levels': 256,
-    'data.random_flip': True,
-    'optimizer.decay': 'constant',
-    'optimizer.decay_steps': 0,
-    'training.checkpoint_every': 3,
-  }
-  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
-  six = {'training.num_steps': 6}
-  PROGRAMS['train'](smoke(**fields, **six), str(whole))
-  PROGRAMS['train'](smoke(**fields, **{'training.num_steps': 3}), str(parts))
-  one = {'data.num_threads': 1}
-  PROGRAMS['train'](smoke(**fields, **six, **one), str(parts))
-  assert_same(parameters(whole), parameters(parts))
+  path = run / 'samples' / 'more.npz'
+  fields = {'name': 'npz', 'path': str(path), 'num_levels': 256}
+  config = smoke(**{f'data.{name}': value for name, value in fields.items()})
+  train.check(config, build.build_mesh(config))
+  source = build.build_source(config, 'train')
+  batch = next(build.build_batches(config, source))
+  with np.load(path) as made:
+    levels = [x.tobytes() for x in made['arr_0']]
+    labels = made['labels']
+  assert len(source) == len(levels) == 16 and batch['image'].shape[0] == 8
+  for x, label in zip(batch['image'], batch['label'], strict=True):
+    place = levels.index(np.rint((x + 1) * 127.5).astype(np.uint8).tobytes())
+    assert labels[place] == label
 
 
 def test_a_checkpoint_of_another_network_is_refused(run, tmp_path):

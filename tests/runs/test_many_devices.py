@@ -1,5 +1,6 @@
 """The programs on eight simulated devices, and what stops a run."""
 
+import itertools
 import json
 import shutil
 
@@ -15,8 +16,6 @@ from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import replicated
 from tests.programs.conftest import smoke
 
-QUIET = {'training.sample_every': 0, 'training.evaluate_every': 0}
-
 
 def losses(workdir):
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
@@ -25,30 +24,28 @@ def losses(workdir):
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """Two of the four steps on one device, with a second average."""
+  """Four steps on one device, with a second average; no test changes it."""
   workdir = tmp_path_factory.mktemp('runs') / 'one'
-  PROGRAMS['train'](smoke(**QUIET, **HALF, **TWO_EMAS), str(workdir))
+  PROGRAMS['train'](smoke(**CONSTANT, **TWO_EMAS), str(workdir))
   return workdir
 
 
 CONSTANT = {'optimizer.decay': 'constant', 'optimizer.decay_steps': 0}
-HALF = {'training.num_steps': 2} | CONSTANT
 TWO_EMAS = {'training.more_ema_decays': (0.5,)}
 
 
 def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
   """One device, then two with accumulation: the losses of one alone."""
   moved = {'training.mesh': (1, 2), 'training.accumulate': 2}
-  fields = QUIET | TWO_EMAS | CONSTANT
-  one, parts = tmp_path / 'one', tmp_path / 'parts'
-  for workdir in (one, parts):
-    shutil.copytree(run, workdir)
-  PROGRAMS['train'](smoke(**fields), str(one))
-  PROGRAMS['train'](smoke(**fields, **moved), str(parts))
+  parts = tmp_path / 'parts'
+  shutil.copytree(run, parts)
+  shutil.rmtree(parts / 'checkpoints' / '4')
+  PROGRAMS['train'](smoke(**TWO_EMAS, **CONSTANT, **moved), str(parts))
   assert 'devices: 1x2 cpu (data x fsdp)' in capsys.readouterr().out
+  assert (parts / 'checkpoints' / '4').is_dir()
   found = losses(parts)
   assert len(found) == 4
-  np.testing.assert_allclose(found, losses(one), rtol=1e-5)
+  np.testing.assert_allclose(found, losses(run), rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -57,7 +54,7 @@ def test_a_run_moves_from_eight_devices_to_two_to_one(tmp_path):
 
   def train_on(name, meshes):
     for i, mesh in enumerate(meshes):
-      fields = QUIET | CONSTANT | {'training.mesh': mesh}
+      fields = CONSTANT | {'training.mesh': mesh}
       fields['training.num_steps'] = 4 * (i + 1)
       PROGRAMS['train'](smoke(**fields), str(tmp_path / name))
     return checkpoints.restore_params(tmp_path / name, False)[0]
@@ -73,48 +70,52 @@ def test_a_run_moves_from_eight_devices_to_two_to_one(tmp_path):
     print(f'{name}: parameters {apart:.1e} apart after 12 steps of Adam')
     assert apart <= most
   whole = PROGRAMS['train']
-  fields = QUIET | CONSTANT | {'training.mesh': (8, 1)}
+  fields = CONSTANT | {'training.mesh': (8, 1)}
   whole(smoke(**fields, **{'training.num_steps': 12}), str(tmp_path / 'whole'))
   undisturbed, _ = checkpoints.restore_params(tmp_path / 'whole', False)
   jax.tree.map(np.testing.assert_array_equal, stays, undisturbed)
 
 
-def images(config, params, index):
+def generator(config, params):
   mesh = build.build_mesh(config)
   generate = families.of(config).generate(config, mesh)
   params = jax.device_put(params, replicated(mesh))
-  return generate(params, index, {'label': index % 10})
+  return lambda index: generate(params, index, {'label': index % 10})
 
 
 def test_an_image_depends_on_its_seed_alone(run):
   """The same eight from batches of 1, 3 and 8, and from eight devices."""
-  config = smoke()
-  params = sample.restore(config, str(run))
-  everything = images(config, params, np.arange(8))
+  params = sample.restore(smoke(), str(run))
+  images = generator(smoke(), params)
+  everything = images(np.arange(8))
   assert np.abs(everything[0] - everything[1]).max() > 0.1
-  alone = np.stack([images(config, params, np.array([i]))[0] for i in (0, 7)])
+  alone = np.stack([images(np.array([i]))[0] for i in (0, 7)])
   np.testing.assert_allclose(alone, everything[[0, 7]], atol=1e-5)
-  threes = [images(config, params, np.arange(i, i + 3)) for i in (0, 3)]
+  threes = [images(np.arange(i, i + 3)) for i in (0, 3)]
   np.testing.assert_allclose(np.concatenate(threes), everything[:6], atol=1e-5)
-  config = smoke(**{'training.mesh': (8, 1)})
+  images = generator(smoke(**{'training.mesh': (8, 1)}), params)
   for n in (8, 3):  # a number of images that the devices do not divide, too
-    spread = images(config, params, np.arange(n))
-    np.testing.assert_allclose(spread, everything[:n], atol=1e-5)
+    np.testing.assert_allclose(images(np.arange(n)), everything[:n], atol=1e-5)
 
 
 def test_any_average_and_checkpoint_can_be_sampled_from(run):
   restore = lambda **fields: sample.restore(
     smoke(**{f'sampling.{k}': v for k, v in fields.items()}), str(run)
   )
-  raw, slow, half = restore(ema=False), restore(), restore(ema_decay=0.5)
+  raw, slow, half = (
+    restore(checkpoint='2', **fields)
+    for fields in ({'ema': False}, {}, {'ema_decay': 0.5})
+  )
   bias = lambda p: p['network']['conv_in']['bias']
   # steps 1 and 2 of ema_warmup: decays 0.1 and 2/11, whatever the rate is
   np.testing.assert_allclose(bias(half), bias(slow), rtol=1e-5)
   assert (bias(raw) != bias(slow)).any()
-  assert (bias(restore(checkpoint='2')) == bias(slow)).all()
+  latest = bias(restore())
+  assert (latest == bias(restore(checkpoint='4'))).all()
+  assert (latest != bias(slow)).any()
   for fields, message in {
     (('ema_decay', 0.9),): "no average '0.9' of the parameters, but 0.5",
-    (('checkpoint', '3'),): 'there is no checkpoint 3 in .* but 2',
+    (('checkpoint', '3'),): 'there is no checkpoint 3 in .* but 2, 4',
     (('checkpoint', 'best'),): 'knows how good it is',
     (('checkpoint', 'newest'),): "checkpoint='newest' is not one of",
   }.items():
@@ -127,8 +128,6 @@ def test_the_best_checkpoint_is_kept(tmp_path):
     'training.checkpoint_every': 1,
     'training.keep_checkpoints': 1,
     'training.keep_best': 1,
-    'training.sample_every': 0,
-    'training.evaluate_every': 0,
   }
   PROGRAMS['train'](smoke(**fields), str(tmp_path))
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
@@ -163,7 +162,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
   tmp_path, explode
 ):
   explode(3)
-  fields = QUIET | {'training.log_every': 4}
+  fields = {'training.log_every': 4}
   message = 'loss is nan at step 3: stopped, .* keeps checkpoint 2'
   with pytest.raises(UserError, match=message):
     PROGRAMS['train'](smoke(**fields), str(tmp_path))
@@ -175,7 +174,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
 def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
   """They change nothing but the step; one too many in a row stops the run."""
   explode(2, 4, 5)
-  fields = QUIET | {
+  fields = {
     'training.num_steps': 6,
     'training.log_every': 3,
     'training.checkpoint_every': 1,
@@ -188,14 +187,15 @@ def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
   PROGRAMS['train'](
     smoke(**fields | {'training.skip_nonfinite': 2}), str(tmp_path)
   )
-  at = lambda step, ema: checkpoints.restore_params(
-    tmp_path, ema, checkpoint=step
-  )[0]
   for ema in (True, False):
-    same = lambda a, b, ema=ema: jax.tree.all(
-      jax.tree.map(np.array_equal, at(a, ema), at(b, ema))
-    )
-    found = [same(i, i + 1) for i in (1, 2, 3, 4, 5)]
+    at = [
+      checkpoints.restore_params(tmp_path, ema, checkpoint=step)[0]
+      for step in range(1, 7)
+    ]
+    found = [
+      jax.tree.all(jax.tree.map(np.array_equal, a, b))
+      for a, b in itertools.pairwise(at)
+    ]
     assert found == [True, False, True, True, False]
   text = (tmp_path / 'metrics.jsonl').read_text()
   lines = [json.loads(line) for line in text.splitlines()]

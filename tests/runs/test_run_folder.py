@@ -16,22 +16,13 @@ from diffusion_jax.runs import lock, run_folder
 from diffusion_jax.training import checkpoints
 from tests.programs.conftest import smoke
 
-# a small network: what takes time is the tracing
-QUIET = {
-  'training.sample_every': 0,
-  'training.evaluate_every': 0,
-  'network.multipliers': (1,),
-  'network.attention_resolutions': (),
-}
 FEW = {'sampling.num_samples': 6, 'sampling.batch_size': 4}
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
+def run(digits_run, tmp_path_factory):
   """A finished run, which no test changes."""
-  workdir = tmp_path_factory.mktemp('runs') / 'mine'
-  PROGRAMS['train'](smoke(**QUIET), str(workdir))
-  return workdir
+  return shutil.copytree(digits_run, tmp_path_factory.mktemp('runs') / 'mine')
 
 
 @pytest.fixture
@@ -60,9 +51,9 @@ def test_a_run_whose_checkpoints_are_lost(run, copy, capsys):
   """Its config is refused, or it begins again and keeps its metrics."""
   shutil.rmtree(copy / 'checkpoints')
   other = {'optimizer.learning_rate': 1e-3}
-  refused('train', smoke(**QUIET, **other), copy, 'rate is 0.004, 0.001 now')
+  refused('train', smoke(**other), copy, 'rate is 0.004, 0.001 now')
   old = (copy / 'metrics.jsonl').read_bytes()
-  PROGRAMS['train'](smoke(**QUIET), str(copy))
+  PROGRAMS['train'](smoke(), str(copy))
   said = capsys.readouterr().out
   assert 'mine has a config.json but no checkpoint: it begins at step 0' in said
   assert 'it is kept as metrics.1.jsonl' in said
@@ -77,9 +68,9 @@ def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
   (copy / 'config.json').unlink()
   message = 'has checkpoints but no config.json, .* cp (.*) (.*/config.json)'
   for mode in ('train', 'sample'):
-    refused(mode, smoke(**QUIET), copy, message)
+    refused(mode, smoke(), copy, message)
   with pytest.raises(UserError) as error:
-    PROGRAMS['train'](smoke(**QUIET), str(copy))
+    PROGRAMS['train'](smoke(), str(copy))
   shutil.copy(*re.search(message, str(error.value)).groups())
   assert run_folder.read_config(copy) == run_folder.read_config(run)
 
@@ -87,9 +78,9 @@ def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
 def test_one_training_at_a_time(copy):
   """In this process; another one's is in test_survival.py."""
   with lock.hold(copy):
-    refused('train', smoke(**QUIET), copy, 'mine is being trained by process ')
+    refused('train', smoke(), copy, 'mine is being trained by process ')
     PROGRAMS['sample'](smoke(**FEW), str(copy))
-  PROGRAMS['train'](smoke(**QUIET), str(copy))
+  PROGRAMS['train'](smoke(), str(copy))
 
 
 def samples(workdir, name='samples', mode='samples'):
@@ -115,7 +106,15 @@ def batches(monkeypatch):
   return Count
 
 
-def test_samples_go_on_where_they_were_interrupted(copy, batches):
+@pytest.fixture(scope='module')
+def sampled(run, tmp_path_factory):
+  """A copy of the run with samples, which no test changes."""
+  workdir = shutil.copytree(run, tmp_path_factory.mktemp('sampled') / 'mine')
+  PROGRAMS['sample'](smoke(**FEW), str(workdir))
+  return workdir
+
+
+def test_samples_go_on_where_they_were_interrupted(copy, sampled, batches):
   batches.stop_at = 1
   with pytest.raises(KeyboardInterrupt):
     PROGRAMS['sample'](smoke(**FEW), str(copy))
@@ -126,8 +125,7 @@ def test_samples_go_on_where_they_were_interrupted(copy, batches):
   batches.stop_at = None
   PROGRAMS['sample'](smoke(**FEW), str(copy))
   assert batches.made == 2  # four and two, of six
-  PROGRAMS['sample'](smoke(**FEW, **{'sampling.name': 'whole'}), str(copy))
-  parts, whole = samples(copy), samples(copy, 'whole')
+  parts, whole = samples(copy), samples(sampled)
   np.testing.assert_array_equal(parts['arr_0'], whole['arr_0'])
   assert len(parts['arr_0']) == 6 and parts['settings'] == whole['settings']
   assert not list((copy / 'samples').glob('*.parts'))
@@ -153,15 +151,15 @@ def test_a_failure_at_the_end_loses_no_samples(copy, batches, monkeypatch):
   assert (copy / 'samples' / 'samples.png').exists()
 
 
-def test_samples_of_other_settings_are_kept(copy, batches, capsys):
-  PROGRAMS['sample'](smoke(**FEW), str(copy))
+def test_samples_of_other_settings_are_kept(sampled, tmp_path, batches, capsys):
+  copy = shutil.copytree(sampled, tmp_path / 'mine')
   for changes, message in (
     ({'sampling.guidance_scale': 2.0}, 'guidance_scale is 1.0, 2.0 now'),
     ({'sampling.checkpoint': '2'}, 'sampling.checkpoint is 4, 2 now; weights'),
   ):
     config = smoke(**FEW | changes)
     refused('sample', config, copy, f'npz has other settings: .*{message}')
-  before, batches.made = content(copy), 0
+  before = content(copy)
   capsys.readouterr()
   PROGRAMS['sample'](smoke(**FEW), str(copy))
   said = capsys.readouterr().out

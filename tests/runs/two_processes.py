@@ -24,7 +24,7 @@ MESH = (2, 4)
 IDLE = 300  # seconds that the first process waits for the end of the second
 FIELDS = {
   'training.mesh': (8, 1),  # parameters split as well: a minute more
-  'training.sample_every': 0,
+  'training.evaluate_every': 500,  # at the last step
   'sampling.batch_size': 12,  # not a multiple of the devices, and in two parts
   'sampling.num_steps': 3,
   'evaluation.metrics': ('elbo', 'fd_pixels'),
