@@ -1,6 +1,7 @@
-"""What the house promises of itself."""
+"""Imports, names and folders of the project."""
 
 import ast
+import fnmatch
 import subprocess
 import sys
 import tomllib
@@ -128,6 +129,14 @@ TESTED_ELSEWHERE = {
   'runs/sample_inputs.py': 'programs/test_sample.py',
   'runs/sessions.py': 'programs/test_report.py',
 }
+
+
+def test_every_folder_of_tests_is_collected(request):
+  """By default pytest leaves out folders whose name is build."""
+  left_out = request.config.getini('norecursedirs')
+  for path in (ROOT / 'tests').rglob('test_*.py'):
+    for folder in path.relative_to(ROOT).parts[:-1]:
+      assert not [p for p in left_out if fnmatch.fnmatch(folder, p)], path
 
 
 def test_tests_mirror_the_package():
