@@ -131,7 +131,8 @@ def get_config():
   network.class_tokens = placeholder(int)  # dit: tokens of the label
   network.class_tokens_at = placeholder(int)  # dit: from this block on, 0 first
   network.dropout_blocks = placeholder(str)  # dit: all, middle (half of them)
-  network.attention = placeholder(str)  # dit: xla, cudnn (GPU and bfloat16)
+  # dit, unet: xla, cudnn (GPU and bfloat16)
+  network.attention = placeholder(str)
   # autoencoder: numbers of the vector z; 0: z is an image of latent_channels
   network.latent_dim = placeholder(int)
   network.latent_channels = placeholder(int)  # autoencoder, hierarchical
@@ -142,6 +143,9 @@ def get_config():
   network.num_latents = placeholder(int)  # hierarchical: T, layers of the chain
   # computes blocks again for the gradients, which takes less memory
   network.remat = placeholder(bool)
+  # of remat: what is stored besides the inputs of blocks: nothing, products (of
+  # dense layers and convolutions)
+  network.remat_policy = placeholder(str)
   network.dtype = placeholder(str)  # of the computation: float32, bfloat16
   # of float32 products on GPU and TPU: default, high, highest
   network.matmul_precision = 'default'

@@ -81,6 +81,8 @@ def main(_):
     join(config)
     user_cache.keep_compilations(config.compilation_cache)
     run_folder.check_overrides(_MODE.value, overrides, workdir)
+    if _MODE.value != 'train':
+      run_folder.forget_computed_by(config, overrides)
     PROGRAMS[_MODE.value](config, workdir)
   except UserError as error:
     fail(str(error))

@@ -64,8 +64,8 @@ class DDPMpp(nn.Module):
   by default), 'label' and 'drop' as in `LabelLinear`, which are added before
   the noise is embedded, 'x0' as in `with_estimate`, 'image' as in `with_image`,
   'elapsed' and 'guidance_scale' as in `of_step`.
-  Raises ValueError for conditions that the network does not have. `remat` is
-  that of `make_block`.
+  Raises ValueError for conditions that the network does not have. `remat` and
+  `remat_policy` are those of `maybe_remat`.
   """
 
   channels: int = 128
@@ -88,6 +88,7 @@ class DDPMpp(nn.Module):
   elapsed: bool = False
   guidance_input: bool = False
   remat: bool = False
+  remat_policy: str = 'nothing'
   dtype: DTypeLike = jnp.float32
 
   def __post_init__(self):

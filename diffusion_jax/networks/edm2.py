@@ -26,6 +26,7 @@ from diffusion_jax.networks.magnitude import (
   normalize,
   normalize_kernels,
 )
+from diffusion_jax.networks.remat import maybe_remat
 
 Array = jax.Array
 
@@ -100,7 +101,7 @@ class EDM2(nn.Module):
   heights in `attention_resolutions` and the first one of the decoder. With
   num_classes > 0, cond['label'] [B] enters as one-hot * sqrt(classes);
   `null_class` adds one class to these, for cond['drop'] (see `labelled`). The
-  output begins at 0. `remat` computes blocks again in the backward pass.
+  output begins at 0. `remat` and `remat_policy` are those of `maybe_remat`.
 
   `constrain` belongs after every step of the optimizer (forced weight
   normalisation). Raises ValueError for conditions that the network does not
@@ -117,6 +118,7 @@ class EDM2(nn.Module):
   num_classes: int = 0
   null_class: bool = False
   remat: bool = False
+  remat_policy: str = 'nothing'
   dtype: DTypeLike = jnp.float32
 
   def __post_init__(self):
@@ -145,8 +147,7 @@ class EDM2(nn.Module):
         attend = h.shape[1] in self.attention_resolutions
       heads = count_heads(1, self.head_channels, width) if attend else 0
       # `train` is a Python bool. Arguments are counted from self.
-      kind = nn.remat(EDM2Block, static_argnums=(3,))
-      kind = kind if self.remat else EDM2Block
+      kind = maybe_remat(EDM2Block, self, static_argnums=(3,))
       make = kind(
         width,
         num_heads=heads,

@@ -16,7 +16,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.networks.convolution import conv2d
+from diffusion_jax.networks.group_norm import GroupNorm
 from diffusion_jax.networks.products import rows_dot_general
+from diffusion_jax.networks.remat import POLICIES, maybe_remat
 
 Array = jax.Array
 Initializer = nn.initializers.Initializer
@@ -26,12 +28,15 @@ PADDINGS = {'same': (0, 1), 'symmetric': (1, 1)}
 QKV = ('separate', 'legacy', 'new', 'interleaved')
 MIDDLE = ('norm', 'plain', 'none')
 DTYPES = ('float32', 'bfloat16')
+ATTENTION = ('xla', 'cudnn')
 OPTIONS = {
   'initializer': INITIALIZERS,
   'downsample_padding': tuple(PADDINGS),
   'qkv': QKV,
   'middle_attention': MIDDLE,
   'dtype': DTYPES,
+  'attention': ATTENTION,
+  'remat_policy': tuple(POLICIES),
 }
 
 
@@ -45,12 +50,19 @@ def check_options(network: nn.Module, **options: Iterable[str]) -> None:
   """Raises ValueError for an option of a network that has an unknown name.
 
   The names of OPTIONS are known, and those of `options` (field=names). A dtype
-  may also be a type, such as `jnp.bfloat16`, which is not checked.
+  may also be a type, such as `jnp.bfloat16`, which is not checked. Raises it
+  too for options that have no effect, or no implementation, by the others.
   """
+  given: Any = vars(network)
   for field, known in (OPTIONS | options).items():
-    value = vars(network).get(field)
+    value = given.get(field)
     if isinstance(value, str):
       check_name(field, value, known)
+  if given.get('remat_policy', 'nothing') != 'nothing' and not given['remat']:
+    raise ValueError('remat_policy has no effect without remat=True')
+  cudnn = given.get('attention') == 'cudnn'
+  if cudnn and jnp.dtype(given['dtype']) != jnp.bfloat16:
+    raise ValueError("attention='cudnn' needs dtype bfloat16, or take 'xla'")
 
 
 def check_sides(x: Array, num_levels: int) -> None:
@@ -175,7 +187,7 @@ def group_norm(
 
   The epsilon of Ho et al. is 1e-6.
   """
-  return nn.GroupNorm(num_groups, epsilon=epsilon, dtype=dtype, name=name)
+  return GroupNorm(num_groups, epsilon, dtype, name=name)
 
 
 def count_groups(num_groups: int, channels: int, width: int) -> int:
@@ -283,7 +295,8 @@ class Attention(nn.Module):
   orders of OpenAI's checkpoints, or [heads, C / heads, qkv] ('interleaved',
   EDM's). `qkv_scale` multiplies the variance of their initial weights;
   group_width and skip_scale as in `ResnetBlock`. Without `pre_norm` the input
-  is not normalised.
+  is not normalised. `implementation` is that of `jax.nn.dot_product_attention`;
+  'cudnn' needs a GPU, bfloat16 and heads of at most 128 channels.
   """
 
   num_heads: int = 1
@@ -295,6 +308,7 @@ class Attention(nn.Module):
   qkv_scale: float = 1.0
   skip_scale: float = 1.0
   pre_norm: bool = True
+  implementation: Any = None
   initializer: str = 'ho'
   dtype: DTypeLike = jnp.float32
 
@@ -310,6 +324,11 @@ class Attention(nn.Module):
     h = h.reshape(batch, height * width, channels)
     heads = count_heads(self.num_heads, self.head_channels, channels)
     split = heads, channels // heads
+    if self.implementation == 'cudnn' and (split[1] > 128 or split[1] % 8):
+      raise ValueError(
+        f"attention='cudnn' has heads of 8, 16, ... 128 channels, not "
+        f'{split[1]}: set head_channels (64, for instance), or take xla'
+      )
     if self.qkv == 'separate':
       q, k, v = (
         dense(h, channels, name, scale=self.qkv_scale, **style).reshape(
@@ -323,7 +342,9 @@ class Attention(nn.Module):
       layout = (*split[:place], 3, *split[place:])
       fused = fused.reshape(*h.shape[:2], *layout)
       q, k, v = jnp.moveaxis(fused, 2 + place, 0)
-    h = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+    h = jax.nn.dot_product_attention(
+      q, k, v, implementation=self.implementation
+    ).reshape(h.shape)
     h = dense(h, channels, 'proj_out', zero=True, **style)
     return self.skip_scale * (x + h.reshape(x.shape))
 
@@ -395,18 +416,17 @@ def make_block(
   Each field that the network has by the same name (num_groups, dropout, dtype,
   ...) has the network's value, unless `options` has another. If `network.remat`
   is true, the block is computed again in the backward pass instead of storing
-  its activations: the same results with less memory.
+  its activations (`maybe_remat`): the same results with less memory.
   """
   shared = {
     field.name: getattr(network, field.name)
     for field in dataclasses.fields(block)
     if field.name not in ('name', 'parent') and hasattr(network, field.name)
   }
-  if getattr(network, 'remat', False):
-    # `train` is a Python bool. Arguments are counted from self.
-    static = (3,) if block is ResnetBlock else ()
-    block = nn.remat(block, static_argnums=static)
-  return block(**shared | options, name=name)
+  # `train` is a Python bool. Arguments are counted from self.
+  static = (3,) if block is ResnetBlock else ()
+  kind = maybe_remat(block, network, static_argnums=static)
+  return kind(**shared | options, name=name)
 
 
 def output_conv(network: Any, features: int, h: Array) -> Array:

@@ -18,6 +18,7 @@ from diffusion_jax.networks.embeddings import (
 )
 from diffusion_jax.networks.layers import check_options, count_heads
 from diffusion_jax.networks.placement import whole_weights
+from diffusion_jax.networks.remat import maybe_remat
 from diffusion_jax.networks.rotary import rotary_angles
 from diffusion_jax.networks.text import TextFeatures, mean_of_words
 from diffusion_jax.networks.tokens import (
@@ -46,7 +47,6 @@ OPTIONS = {
   'mlp': ('gelu', 'swiglu'),
   'dropout_blocks': ('all', 'middle'),
   'text_attention': ('joint', 'cross'),
-  'attention': ('xla', 'cudnn'),
 }
 
 
@@ -67,7 +67,8 @@ class DiT(nn.Module):
   and their mean is added to the embedding. `attention` 'cudnn' needs a GPU and
   bfloat16, and has no forward-mode derivative. Blocks are scanned: those from
   block i on that are alike are the branch blocks_i, with a leading axis;
-  `block_params` reads one. `remat` computes blocks again for the gradients.
+  `block_params` reads one. `remat` and `remat_policy` are those of
+  `maybe_remat`.
   """
 
   channels: int = 384
@@ -97,14 +98,13 @@ class DiT(nn.Module):
   text_attention: str = 'joint'
   attention: str = 'xla'
   remat: bool = False
+  remat_policy: str = 'nothing'
   dtype: DTypeLike = jnp.float32
 
   def __post_init__(self):
     super().__post_init__()
     check_options(self, **OPTIONS)
     count_heads(self.num_heads, None, self.channels)
-    if self.attention == 'cudnn' and jnp.dtype(self.dtype) != jnp.bfloat16:
-      raise ValueError("attention='cudnn' needs dtype bfloat16, or take 'xla'")
     if self.class_tokens and not 0 <= self.class_tokens_at < self.num_blocks:
       raise ValueError(
         f'class_tokens_at={self.class_tokens_at} is no block of '
@@ -211,7 +211,7 @@ class DiT(nn.Module):
     # Returns the blocks from start to stop, which share their options.
     # Under FSDP the weights of a block are gathered for it, and not its tokens.
     block: Any = nn.map_variables(Block, 'params', whole_weights, init=True)
-    block = nn.remat(block, prevent_cse=False) if self.remat else block
+    block = maybe_remat(block, self, prevent_cse=False)
     shared: Any = nn.broadcast
     stack: Any = nn.scan(
       block,

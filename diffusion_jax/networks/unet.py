@@ -59,7 +59,9 @@ class UNet(nn.Module):
   resolution; `stem_channels`: width of the first convolution, `channels` by
   default; `middle_attention`: attention in the middle is preceded by a norm
   ('norm', the default), is not ('plain', diffusers' with scale_shift), or left
-  out ('none'). `remat` is that of `make_block`: less memory, the same results.
+  out ('none'). `attention` is 'xla' or 'cudnn', which needs a GPU, bfloat16
+  and heads of at most 128 channels, and has no forward-mode derivative. `remat`
+  and `remat_policy` are those of `maybe_remat`: less memory, the same results.
   """
 
   channels: int = 128
@@ -89,7 +91,9 @@ class UNet(nn.Module):
   text_width: int = 0
   text_layers: int = 2
   text_heads: int = 4
+  attention: str | None = None
   remat: bool = False
+  remat_policy: str = 'nothing'
   dtype: DTypeLike = jnp.float32
 
   def __post_init__(self):
@@ -127,6 +131,7 @@ class UNet(nn.Module):
       return h
 
     def attend(h, name, **options):
+      options['implementation'] = self.attention
       h = make_block(Attention, self, f'{name}_attention', **options)(h)
       if self.text_width:
         h = make_block(CrossAttention, self, f'{name}_text')(h, *words)

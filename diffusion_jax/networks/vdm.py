@@ -52,6 +52,7 @@ class ScoreNetwork(nn.Module):
   null_class: bool = False
   initializer: str = 'lecun'
   remat: bool = False
+  remat_policy: str = 'nothing'
   dtype: DTypeLike = jnp.float32
 
   def __post_init__(self):

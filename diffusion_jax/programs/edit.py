@@ -40,7 +40,7 @@ METHODS = {
 
 def run(config, workdir):
   """Writes <name>.png, <name>.npz and single pictures into edits/."""
-  config = run_folder.run_config(workdir, config)
+  config = run_folder.run_config(workdir, config, own=run_folder.COMPUTED_BY)
   family, c = families.of(config), config.edit
   family.check(config)
   family.check_mode(config, 'edit')

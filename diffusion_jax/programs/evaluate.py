@@ -45,7 +45,7 @@ def run(config, workdir):
   Those of generated images are together in evaluation/samples/. A sweep has a
   folder for each point within these, and its table in the last of them.
   """
-  config = run_folder.run_config(workdir, config)
+  config = run_folder.run_config(workdir, config, own=run_folder.COMPUTED_BY)
   of_images, of_samples = split_metrics(config)
   check(config, of_images, of_samples)
   points = list(evaluate_samples.sweep(config))

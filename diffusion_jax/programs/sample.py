@@ -43,7 +43,7 @@ def draw(config, workdir, folder=None, field='sampling.name'):
 
   field: of the config, by which the folder can have another name.
   """
-  config = run_folder.run_config(workdir, config)
+  config = run_folder.run_config(workdir, config, own=run_folder.COMPUTED_BY)
   family = families.of(config)
   family.check(config)
   family.check_mode(config, 'sample')

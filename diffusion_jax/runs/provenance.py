@@ -25,13 +25,23 @@ def settings(config, workdir, params):
   for field in ('guidance_run', 'classifier'):
     if sampling[field]:
       sampling[field] = _name_run(sampling[field])
-  return {
+  found = {
     'run': _base(workdir),
     'config_hash': run_folder.config_hash(workdir),
     'weights': checksums.of_arrays(params),
     'sampling': sampling,
     'versions': {name: _version(name) for name in _PACKAGES},
   }
+  network = _computed_by(config, workdir)
+  return found | ({'network': network} if network else {})
+
+
+def _computed_by(config, workdir):
+  # Returns what the command line changed of how the network is computed.
+  both = run_folder.run_config(workdir, config), config
+  stored, now = (run_folder.plain(c)['network'] for c in both)
+  names = [f.removeprefix('network.') for f in run_folder.COMPUTED_BY]
+  return {n: now[n] for n in names if now[n] != stored[n]}
 
 
 def edit_settings(config, workdir, params, pictures):
@@ -60,6 +70,8 @@ def describe(found):
   for field in ('guidance_scale', 'classifier_scale'):
     if c[field] != 1.0:
       line += f', {field} {c[field]}'
+  for name, value in found.get('network', {}).items():
+    line += f', network.{name} {value}'
   return line
 
 

@@ -27,6 +27,11 @@ RUN_SECTIONS = (
   'objective',
 )
 
+# Fields that say how the network is computed: programs that draw samples or
+# measure take them from the command line, and from the run where they are not
+# given there. Parameters are float32 whatever they say.
+COMPUTED_BY = 'network.dtype', 'network.attention'
+
 # Fields that may change between two starts of a run: its result stays.
 _FREE = (
   'sampling.',
@@ -196,7 +201,8 @@ def differences(found: dict, now: dict, free: tuple[str, ...] = ()) -> str:
 def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
   """Raises UserError if a mode that reads a run is to change its config.
 
-  Overrides that repeat the values of the run are accepted.
+  Overrides that repeat the values of the run are accepted, and those of
+  COMPUTED_BY by the modes that compute with the network.
   """
   if mode == 'convert' and not overrides.get('convert.to'):
     given = (*RUN_SECTIONS, 'sampling')
@@ -219,10 +225,12 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
   if mode not in modes:
     return
   found = _flat(audit.rename_fields(read_config(workdir) or {}))
+  free = COMPUTED_BY if mode in ('sample', 'edit', 'evaluate') else ()
   fixed = [
     key
     for key, value in overrides.items()
     if key.split('.')[0] in RUN_SECTIONS
+    and key not in free
     and json.loads(json.dumps(value)) != found.get(key)
   ]
   if fixed:
@@ -232,12 +240,23 @@ def check_overrides(mode: str, overrides: dict, workdir: str) -> None:
     )
 
 
+def forget_computed_by(config: Any, overrides: dict) -> None:
+  """Resets the fields of COMPUTED_BY that only the config file has set."""
+  for field in COMPUTED_BY:
+    if field not in overrides:
+      config.update_from_flattened_dict({field: None})
+
+
 def run_config(
   workdir: str | Path,
   config: ConfigDict,
   sections: tuple[str, ...] = RUN_SECTIONS,
+  own: tuple[str, ...] = (),
 ) -> Any:
-  """Returns config with `sections` replaced by those of the run in workdir."""
+  """Returns config with `sections` replaced by those of the run in workdir.
+
+  own: fields of the network that stay where config has a value.
+  """
   found = read_config(workdir)
   if found is None:
     check_config_kept(workdir)
@@ -254,6 +273,10 @@ def run_config(
         f'{section} in {workdir}/config.json is of another version of this '
         f'program ({error})'
       ) from error
+  given: Any = config
+  for name in (field.removeprefix('network.') for field in own):
+    if given.network[name] is not None:
+      merged.network[name] = given.network[name]
   try:
     ranges.check(merged)
     audit.drop_unused(merged, sections)

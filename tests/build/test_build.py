@@ -320,7 +320,11 @@ def test_what_vdm_cannot_have_is_one_line(changes, message):
     {'objective.parametrization': 'v'},
     {'schedule.name': 'continuous_cosine'},
     {'conditioning.labels': True, 'conditioning.dropout': 0.1},
-    {'network.attention_resolutions': (8,), 'network.remat': True},
+    {
+      'network.attention_resolutions': (8,),
+      'network.remat': True,
+      'network.remat_policy': 'products',
+    },
   ],
 )
 def test_the_options_of_vdm_trace(changes):
@@ -444,7 +448,8 @@ def test_fields_without_parameters_reach_the_network(field, value, expected):
 
 def test_remat_may_change_between_two_starts_of_a_run(tmp_path):
   run_folder.write_config(tmp_path, smoke())
-  run_folder.check_same_run(tmp_path, smoke(**{'network.remat': True}))
+  remat = {'network.remat': True, 'network.remat_policy': 'products'}
+  run_folder.check_same_run(tmp_path, smoke(**remat))
   with pytest.raises(UserError, match='network.qkv is separate, new now'):
     run_folder.check_same_run(tmp_path, smoke(**{'network.qkv': 'new'}))
 

@@ -44,6 +44,12 @@ NETWORKS = {
     (['ddpmpp'], 'noise_embedding', 'ho, openai, fourier'),
     (['unet', 'classifier'], 'qkv', 'separate, legacy, new, interleaved'),
     (['unet', 'classifier'], 'downsample_padding', 'same, symmetric'),
+    (['unet', 'dit'], 'attention', 'xla, cudnn'),
+    (
+      ['unet', 'ddpmpp', 'dit', 'edm2', 'vdm'],
+      'remat_policy',
+      'nothing, products',
+    ),
   ],
 )
 def test_an_unknown_option_is_refused_at_construction(names, field, known):

@@ -372,11 +372,24 @@ ONE_LEVEL = dict(
 )
 
 
+def test_cudnn_attention_has_bfloat16_and_narrow_heads(key):
+  x, noise = jnp.zeros((1, 8, 8, 3)), jnp.zeros(1)
+  options = TINY | {'attention': 'cudnn', 'head_channels': 4}
+  with pytest.raises(ValueError, match="'cudnn' needs dtype bfloat16, or take"):
+    UNet(**options)
+  with pytest.raises(ValueError, match='heads of 8, 16, ... 128 channels, not'):
+    jax.eval_shape(UNet(**options, dtype='bfloat16').init, key, x, noise)
+  wide = UNet(**TINY | {'channels': 256}, attention='cudnn', dtype='bfloat16')
+  with pytest.raises(ValueError, match='not 512: set head_channels'):
+    jax.eval_shape(wide.init, key, x, noise)
+
+
 def test_remat_changes_neither_parameters_nor_results(key):
   """Names, initial values; in training masks, output and gradient too."""
   x, noise = jax.random.normal(key, (2, 4, 4, 3)), jnp.array([3.0, 700.0])
   options = ONE_LEVEL | dict(dropout=0.5)
-  plain, again = (UNet(**options, remat=remat) for remat in (False, True))
+  plain = UNet(**options)
+  again = UNet(**options, remat=True, remat_policy='products')
 
   def loss(network, params):
     rngs = {'dropout': jax.random.key(5)}

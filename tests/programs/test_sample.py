@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from diffusion_jax import families
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, sample
-from diffusion_jax.runs import sample_inputs
+from diffusion_jax.runs import run_folder, sample_inputs
 from diffusion_jax.runs.per_image import PerImage
 from tests.programs.conftest import smoke
 
@@ -147,6 +148,27 @@ def test_sampling_without_a_run_or_a_checkpoint(run, tmp_path):
   shutil.copy(run / 'config.json', tmp_path)
   with pytest.raises(UserError, match='there is no checkpoint in'):
     PROGRAMS['sample'](smoke(), str(tmp_path))
+
+
+def test_a_run_in_float32_is_sampled_in_bfloat16(run):
+  """If the command line says so, and not because the config file does."""
+  fields = {'sampling.num_samples': 10, 'sampling.batch_size': 10}
+  given = {'network.dtype': 'bfloat16'}
+  found = {}
+  for name, overrides in (('as_stored', {}), ('short', given)):
+    run_folder.check_overrides('sample', overrides, str(run))
+    config = smoke(**fields, **given, **{'sampling.name': name})
+    run_folder.forget_computed_by(config, overrides)
+    PROGRAMS['sample'](config, str(run))
+    found[name] = samples(run, name)
+  settings = [json.loads(str(x['settings'])) for x in found.values()]
+  assert settings[1].pop('network') == {'dtype': 'bfloat16'}
+  assert settings[0] == settings[1]
+  first, second = (x['arr_0'].astype(int) for x in found.values())
+  assert 0 < (first != second).mean() < 0.2
+  assert np.abs(first - second).max() < 0.1 * 255
+  with pytest.raises(UserError, match='network.dtype cannot change in --mode='):
+    run_folder.check_overrides('average', given, str(run))
 
 
 def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):

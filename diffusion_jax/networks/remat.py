@@ -1,0 +1,32 @@
+"""What the blocks of a network store for the backward pass."""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+_CONVOLUTIONS = 'conv2d', 'conv_general_dilated'
+
+
+def _products(primitive, *args, **params):
+  # Says that convolutions and products with weights are stored, and not those
+  # of attention, which have batch axes and whose scores are large.
+  of_weights = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  return primitive.name in _CONVOLUTIONS or of_weights(
+    primitive, *args, **params
+  )
+
+
+POLICIES = {'nothing': None, 'products': _products}
+
+
+def maybe_remat(block: Any, network: Any, **options: Any) -> Any:
+  """Returns the block, computed again in the backward pass with network.remat.
+
+  Its inputs are stored, and with network.remat_policy 'products' the results of
+  its convolutions and products with weights, which are not computed again.
+  Results are the same. options: those of `nn.remat`.
+  """
+  if not getattr(network, 'remat', False):
+    return block
+  return nn.remat(block, policy=POLICIES[network.remat_policy], **options)

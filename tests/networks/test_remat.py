@@ -1,0 +1,62 @@
+"""What is computed again for the gradients of a network."""
+
+import collections
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from diffusion_jax.networks.transformer import DiT
+from diffusion_jax.networks.unet import UNet
+
+NETWORKS: Any = {
+  'unet': lambda **k: UNet(8, (1,), 1, (), num_groups=4, **k),
+  'dit': lambda **k: DiT(8, 1, 2, **k),
+}
+
+
+def equations(jaxpr):
+  for eqn in jaxpr.eqns:
+    yield eqn
+    for inner in jaxprs_in_params(eqn.params):
+      yield from equations(inner)
+
+
+def computed(network):
+  """Returns how many of each kind of product a gradient takes."""
+  x, noise = jnp.zeros((2, 4, 4, 3)), jnp.zeros(2)
+  params = jax.eval_shape(network.init, jax.random.key(0), x, noise)
+
+  def loss(params, x, noise):
+    return jnp.sum(network.apply(params, x, noise))
+
+  jaxpr = jax.make_jaxpr(jax.grad(loss))(params, x, noise).jaxpr
+  found = collections.Counter()
+  for eqn in equations(jaxpr):
+    name = eqn.primitive.name
+    if name == 'dot_general':
+      (_, _), (batched, _) = eqn.params['dimension_numbers']
+      name = 'batched product' if batched else 'product'
+    found[name] += 1
+  kinds = 'conv2d', 'product', 'batched product', 'exp'
+  return {kind: found[kind] for kind in kinds}
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_products_with_weights_are_computed_again_unless_they_are_stored(name):
+  """Convolutions and dense layers; attention is computed again by both."""
+  plain = computed(NETWORKS[name]())
+  again = computed(NETWORKS[name](remat=True))
+  stored = computed(NETWORKS[name](remat=True, remat_policy='products'))
+  assert again['product'] > plain['product'] == stored['product']
+  if name != 'dit':
+    assert again['conv2d'] > plain['conv2d'] == stored['conv2d']
+  for kind in ('batched product', 'exp'):  # of scores, and of the softmax
+    assert again[kind] == stored[kind] > plain[kind]
+
+
+def test_a_policy_without_remat_is_refused():
+  with pytest.raises(ValueError, match='no effect without remat=True'):
+    UNet(remat_policy='products')
