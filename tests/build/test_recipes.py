@@ -68,7 +68,11 @@ def test_every_config_has_every_field(name, argument):
   )
 
 
-@pytest.mark.parametrize('name', [*EXPERIMENTS, 'cifar10_edm:conditional'])
+BUILT = [*EXPERIMENTS, 'cifar10_edm:conditional']
+assert {*SIZES} <= {*BUILT}
+
+
+@pytest.mark.parametrize('name', BUILT)
 def test_every_config_builds(name, tmp_path):
   """Network by its shapes, which have the published size, one traced loss.
 

@@ -1,7 +1,5 @@
 """Diffusion in latents: as in pixels where it must be, and self-contained."""
 
-import contextlib
-import io
 import itertools
 import json
 import shutil
@@ -24,7 +22,7 @@ from diffusion_jax.runs import guidance_runs, run_folder
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import replicated, to_global
 from tests.build import toy_parts
-from tests.programs.conftest import smoke, untrained
+from tests.programs.conftest import printed_by, smoke, untrained
 
 CONSTANT = {'optimizer.decay': 'constant', 'optimizer.decay_steps': 0}
 QUIET = CONSTANT | {
@@ -72,10 +70,10 @@ def trained(autoencoder, tmp_path_factory):
   folder = tmp_path_factory.mktemp('runs')
   source = folder / 'autoencoder'
   shutil.copytree(autoencoder, source)
-  with contextlib.redirect_stdout(io.StringIO()) as output:
-    PROGRAMS['train'](config_of(source), str(folder / 'latent'))
+  workdir = folder / 'latent'
+  printed = printed_by(PROGRAMS['train'], config_of(source), str(workdir))
   shutil.rmtree(source)
-  return folder / 'latent', output.getvalue()
+  return workdir, printed
 
 
 @pytest.fixture(scope='module')

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import shutil
 
 import jax
@@ -8,6 +10,13 @@ from configs import digits
 from diffusion_jax import families
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training import checkpoints
+
+
+def printed_by(function, *args):
+  """What a call prints, for fixtures of a module, which have no capsys."""
+  with contextlib.redirect_stdout(io.StringIO()) as output:
+    function(*args)
+  return output.getvalue()
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """--mode=evaluate on a tiny run of the real digits."""
 
-import contextlib
-import io
 import json
 import shutil
 
@@ -15,7 +13,7 @@ from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.runs import run_folder
-from tests.programs.conftest import smoke
+from tests.programs.conftest import printed_by, smoke
 
 QUICK = {
   'evaluation.num_images': 12,
@@ -42,9 +40,7 @@ def parts(workdir, name):
 @pytest.fixture(scope='module')
 def printed(run):
   """What an evaluation of the bound has printed."""
-  with contextlib.redirect_stdout(io.StringIO()) as output:
-    evaluate(run)
-  return output.getvalue()
+  return printed_by(evaluate, run)
 
 
 def test_the_parts_of_the_bound_add_up(run, printed):

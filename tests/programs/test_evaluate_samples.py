@@ -1,7 +1,5 @@
 """Measures of generated digits, on a tiny run."""
 
-import contextlib
-import io
 import json
 import shutil
 
@@ -13,7 +11,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.evaluation import digits, features, fid
 from diffusion_jax.programs import PROGRAMS, evaluate_samples, sample, train
 from diffusion_jax.runs import references
-from tests.programs.conftest import smoke
+from tests.programs.conftest import printed_by, smoke
 
 QUICK = {
   'evaluation.metrics': ('fd,pr',),
@@ -104,9 +102,7 @@ def test_the_best_is_the_highest_where_more_is_better():
 @pytest.fixture(scope='module')
 def printed(run):
   """What an evaluation of 20 samples has printed."""
-  with contextlib.redirect_stdout(io.StringIO()) as output:
-    evaluate(run)
-  return output.getvalue()
+  return printed_by(evaluate, run)
 
 
 def test_the_result_is_that_of_the_images_and_the_whole_split(run, printed):

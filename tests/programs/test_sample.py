@@ -1,7 +1,5 @@
 """Sampling from a run of the real digits with a tiny network."""
 
-import contextlib
-import io
 import json
 import shutil
 
@@ -14,7 +12,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, sample
 from diffusion_jax.runs import run_folder, sample_inputs
 from diffusion_jax.runs.per_image import PerImage
-from tests.programs.conftest import smoke
+from tests.programs.conftest import printed_by, smoke
 
 
 def samples(workdir, name='samples'):
@@ -26,9 +24,7 @@ def samples(workdir, name='samples'):
 def printed(run):
   """What has been printed when 23 samples were made, ten at a time."""
   fields = {'sampling.num_samples': 23, 'sampling.batch_size': 10}
-  with contextlib.redirect_stdout(io.StringIO()) as output:
-    PROGRAMS['sample'](smoke(**fields), str(run))
-  return output.getvalue()
+  return printed_by(PROGRAMS['sample'], smoke(**fields), str(run))
 
 
 def test_sample_writes_images_of_all_classes_in_turn(run, printed):
