@@ -24,7 +24,8 @@ MESH = (2, 4)
 IDLE = 300  # seconds that the first process waits for the end of the second
 FIELDS = {
   'training.mesh': (8, 1),  # parameters split as well: a minute more
-  'training.evaluate_every': 500,  # at the last step
+  'training.evaluate_every': 4,  # and at the last step
+  'optimizer.decay_steps': 4,
   'sampling.batch_size': 12,  # not a multiple of the devices, and in two parts
   'sampling.num_steps': 3,
   'evaluation.metrics': ('elbo', 'fd_pixels'),
@@ -36,39 +37,33 @@ FIELDS = {
 
 
 def everything(folder):
-  """One step by plain descent; then train, resume, evaluate, sample, stop."""
+  """One step by plain descent; then train, resume, stop, evaluate, sample."""
   step(folder)
-  run = str(folder / 'run')
-  for num_steps in (2, 4):
-    config = smoke(**FIELDS, **{'optimizer.decay_steps': 4})
-    config.training.num_steps = num_steps
-    PROGRAMS['train'](config, run)
-  PROGRAMS['evaluate'](smoke(**FIELDS), run)
-  x = images(run)
+  run = folder / 'run'
+  PROGRAMS['train'](smoke(**FIELDS, **{'training.num_steps': 2}), str(run))
+  stop(run)
+  PROGRAMS['evaluate'](smoke(**FIELDS), str(run))
+  x = images(str(run))
   if processes.is_first():
     np.save(folder / 'images.npy', x)
-  stop(folder)
 
 
-def stop(folder):
-  """A training whose second process is sent SIGTERM after a few steps."""
-  run = folder / 'stopped'
-  config = smoke(**FIELDS)
-  config.training.num_steps = 10_000
-  config.training.checkpoint_every = 10_000
+def stop(run):
+  """A training whose second process is sent SIGTERM after step 4."""
+  fields = {'training.num_steps': 10_000, 'training.checkpoint_every': 10_000}
 
   def send():
-    while not (run / 'metrics.jsonl').exists():
+    while '"step": 4,' not in (run / 'metrics.jsonl').read_text():
       time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
 
   if not processes.is_first():
     threading.Thread(target=send, daemon=True).start()
   try:
-    PROGRAMS['train'](config, str(run))
+    PROGRAMS['train'](smoke(**FIELDS, **fields), str(run))
   except Preempted as error:
     name = f'stopped{jax.process_index()}'
-    (folder / name).write_text(f'{error}\n')
+    (run.parent / name).write_text(f'{error}\n')
 
 
 def images(run):
