@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks import collectives
 from configs import digits_dit, digits_edm2
 from diffusion_jax.training import sharding
-from tests.programs.conftest import smoke
+from tests.programs.conftest import unet_smoke as smoke
 
 
 def compiled(function, mesh, places_in, places_out, *shapes):

@@ -17,7 +17,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.training import checkpoints
 from tests.conftest import HANG_SECONDS
-from tests.programs.conftest import smoke
+from tests.programs.conftest import unet_smoke as smoke
 
 ROOT = Path(__file__).parent.parent
 STEPS = 400  # of the processes: none may be so slow to stop one that it ends

@@ -23,7 +23,7 @@ from diffusion_jax.build import (
 from diffusion_jax.errors import UserError
 from diffusion_jax.families import vae_models
 from diffusion_jax.runs import run_folder
-from tests.programs.conftest import smoke
+from tests.programs.conftest import unet_smoke as smoke
 
 FOLDER = pathlib.Path(__file__).parent
 EXPERIMENTS = sorted(

@@ -23,7 +23,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.networks import embeddings, layers
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training.objectives import Context
-from tests.programs.conftest import smoke
+from tests.programs.conftest import unet_smoke as smoke
 
 
 @pytest.mark.parametrize('name', schedule.SCHEDULES)

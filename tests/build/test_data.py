@@ -10,7 +10,7 @@ from configs import cifar10, images64, mnist, photos
 from diffusion_jax import build
 from diffusion_jax.build import data
 from diffusion_jax.errors import UserError
-from tests.programs.conftest import smoke
+from tests.programs.conftest import unet_smoke as smoke
 
 ROOT = pathlib.Path(__file__).parents[2]
 

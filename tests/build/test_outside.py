@@ -11,7 +11,7 @@ from diffusion_jax import build
 from diffusion_jax.build import audit
 from diffusion_jax.errors import UserError
 from tests.build import toy_parts
-from tests.programs.conftest import smoke
+from tests.programs.conftest import unet_smoke as smoke
 
 ROOT = pathlib.Path(__file__).parents[2]
 

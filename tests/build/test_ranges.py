@@ -21,7 +21,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.runs import guidance_runs
 from tests.conftest import HANG_SECONDS
-from tests.programs.conftest import smoke
+from tests.programs.conftest import unet_smoke as smoke
 
 ROOT = Path(__file__).parents[2]
 WORDS = {

@@ -15,7 +15,7 @@ from diffusion_jax.build import sampling
 from diffusion_jax.build.sampling import build_levels
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
-from tests.programs.conftest import smoke
+from tests.programs.conftest import unet_smoke as smoke
 
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 

@@ -10,7 +10,7 @@ from diffusion_jax import build, families
 from diffusion_jax.build import audit
 from diffusion_jax.build.schedule import SCHEDULES
 from diffusion_jax.errors import UserError
-from tests.programs.conftest import smoke
+from tests.programs.conftest import unet_smoke as smoke
 
 NO_SHIFT = ('geometric_ve', 'karras', 'sub_vp')
 

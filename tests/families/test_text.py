@@ -13,7 +13,7 @@ from diffusion_jax.data.text import decode
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, edit, sample
 from diffusion_jax.runs import sample_inputs
-from tests.programs.conftest import smoke
+from tests.programs.conftest import unet_smoke as smoke
 
 
 def text_config(**changes):

@@ -11,7 +11,7 @@ from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, edit
 from diffusion_jax.runs import sample_inputs
-from tests.programs.conftest import smoke, untrained
+from tests.programs.conftest import smoke, unet_smoke, untrained
 
 QUICK = {
   'training.num_steps': 1,
@@ -193,8 +193,9 @@ def test_sdedit_of_no_strength_is_the_picture(plain, files):
   assert (found[1, 4:, :, 0] != given[4:]).any()
 
 
-def test_interpolation_goes_from_one_to_the_other(plain, files):
+def test_interpolation_goes_from_one_to_the_other(files, tmp_path):
   """Guided by the scale and the threshold given; both change the way."""
+  plain = untrained(unet_smoke(**QUICK), tmp_path, deviation=0.1)
   changes = {'edit.task': 'interpolate', 'edit.num_samples': 3}
   changes |= {'edit.label': 3, 'sampling.num_steps': 200}
   found = [

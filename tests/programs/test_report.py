@@ -36,7 +36,7 @@ def test_fields_that_the_config_sets_are_the_differences(run):
     report.read(run), record.flat(report.base_config.with_choices_of(smoke()))
   )[0].rows
   fields = {name: (now, base) for name, now, base in rows[1:]}
-  assert fields['network.channels'] == ('8', '128')  # of unet, as in Ho et al.
+  assert fields['network.channels'] == ('8', '16')  # of SmallNetwork
   assert fields['data.name'] == ("'digits'", "''")
   assert fields['sampling.sampler'] == ("'ddim'", "'ancestral'")
   same = {'seed', 'schedule.name', 'schedule.start', 'optimizer.b1'}

@@ -12,7 +12,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, sample
 from diffusion_jax.runs import run_folder, sample_inputs
 from diffusion_jax.runs.per_image import PerImage
-from tests.programs.conftest import printed_by, smoke
+from tests.programs.conftest import printed_by, smoke, untrained
 
 
 def samples(workdir, name='samples'):
@@ -146,8 +146,9 @@ def test_sampling_without_a_run_or_a_checkpoint(run, tmp_path):
     PROGRAMS['sample'](smoke(), str(tmp_path))
 
 
-def test_a_run_in_float32_is_sampled_in_bfloat16(run):
+def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):
   """If the command line says so, and not because the config file does."""
+  run = untrained(smoke(), tmp_path)
   fields = {'sampling.num_samples': 10, 'sampling.batch_size': 10}
   given = {'network.dtype': 'bfloat16'}
   found = {}

@@ -14,7 +14,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, sample, train
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import replicated
-from tests.programs.conftest import smoke
+from tests.programs.conftest import unet_smoke as smoke
 
 
 def losses(workdir):
