@@ -14,7 +14,7 @@ from diffusion_jax.core.keys import fold_in_each, stream
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import replicated
-from tests.programs.conftest import unet_smoke as smoke
+from tests.programs.conftest import smoke
 
 
 def losses(workdir, name):

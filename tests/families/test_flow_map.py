@@ -16,13 +16,10 @@ from diffusion_jax.programs import PROGRAMS, train
 from diffusion_jax.runs import first_weights
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
-from tests.programs.conftest import untrained
+from tests.programs.conftest import take_small_network, untrained
 
 TINY = {
   'training.mesh': (1, 1),
-  'network.multipliers': (1,),
-  'network.attention_resolutions': (),
-  'network.middle_attention': 'none',
   'training.sample_every': 0,
   'training.evaluate_every': 0,
 }
@@ -80,6 +77,7 @@ def configured(changes, teacher):
   config.objective.teacher = teacher
   config.training.init_from = teacher
   config.update_from_flattened_dict(TINY | changes)
+  take_small_network(config)
   return config
 
 
@@ -88,6 +86,7 @@ def teacher(tmp_path_factory):
   """A run of digits_flow:unscaled_smoke, tiny."""
   config = digits_flow.get_config('unscaled_smoke')
   config.update_from_flattened_dict(TINY)
+  take_small_network(config)
   workdir = tmp_path_factory.mktemp('runs') / 'teacher'
   return str(untrained(config, workdir))
 
@@ -172,7 +171,7 @@ def test_what_a_flow_map_cannot_have_is_refused(changes, message):
 
 def test_cudnn_attention_and_other_networks_are_refused():
   config = configured(MEAN_FLOW, None)
-  config.network.attention = 'cudnn'
+  config.network.name, config.network.attention = 'unet', 'cudnn'
   with pytest.raises(UserError, match='no forward-mode derivative'):
     families.of(config).check(config)
   config.network.attention = None

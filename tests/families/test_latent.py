@@ -22,7 +22,12 @@ from diffusion_jax.runs import guidance_runs, run_folder
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import replicated, to_global
 from tests.build import toy_parts
-from tests.programs.conftest import printed_by, smoke, untrained
+from tests.programs.conftest import (
+  printed_by,
+  smoke,
+  take_small_network,
+  untrained,
+)
 
 CONSTANT = {'optimizer.decay': 'constant', 'optimizer.decay_steps': 0}
 QUIET = CONSTANT | {
@@ -30,9 +35,6 @@ QUIET = CONSTANT | {
   'training.sample_every': 0,
   'training.checkpoint_every': 2,
   'training.evaluate_every': 0,
-  'network.multipliers': (1,),
-  'network.attention_resolutions': (),
-  'network.middle_attention': 'none',
   'sampling.num_samples': 4,
   'sampling.batch_size': 4,
 }
@@ -41,6 +43,7 @@ QUIET = CONSTANT | {
 def config_of(run, **changes):
   """digits_latent:smoke in the latents of a run."""
   config = digits_latent.get_config('smoke')
+  take_small_network(config)
   fields = QUIET | {'latent.run': str(run)} | changes
   config.update_from_flattened_dict(fields)
   return config
@@ -58,6 +61,8 @@ def autoencoder(tmp_path_factory):
   config = digits_autoencoder.get_config('smoke')
   config.update_from_flattened_dict(QUIET)
   config.network.multipliers = (1, 2)
+  config.network.attention_resolutions = ()
+  config.network.middle_attention = 'none'
   return untrained(config, tmp_path_factory.mktemp('runs') / 'autoencoder')
 
 

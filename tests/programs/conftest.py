@@ -34,8 +34,7 @@ def smoke(**changes):
   a fifth of the time of a U-Net's.
   """
   config = without_extras(digits.get_config('smoke'))
-  config.network.name = f'{SmallNetwork.__module__}:SmallNetwork'
-  audit.drop_unused(config, ['network'])
+  take_small_network(config)
   config.update_from_flattened_dict(changes)
   return config
 
@@ -48,6 +47,11 @@ def unet_smoke(**changes):
   config.network.middle_attention = 'none'
   config.update_from_flattened_dict(changes)
   return config
+
+
+def take_small_network(config):
+  config.network.name = f'{SmallNetwork.__module__}:SmallNetwork'
+  audit.drop_unused(config, ['network'])
 
 
 def without_extras(config):

@@ -14,7 +14,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, sample, train
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.sharding import replicated
-from tests.programs.conftest import unet_smoke as smoke
+from tests.programs.conftest import smoke, unet_smoke
 
 
 def losses(workdir):
@@ -26,7 +26,7 @@ def losses(workdir):
 def run(tmp_path_factory):
   """Four steps on one device, with a second average; no test changes it."""
   workdir = tmp_path_factory.mktemp('runs') / 'one'
-  PROGRAMS['train'](smoke(**CONSTANT, **TWO_EMAS), str(workdir))
+  PROGRAMS['train'](unet_smoke(**CONSTANT, **TWO_EMAS), str(workdir))
   return workdir
 
 
@@ -40,7 +40,7 @@ def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
   parts = tmp_path / 'parts'
   shutil.copytree(run, parts)
   shutil.rmtree(parts / 'checkpoints' / '4')
-  PROGRAMS['train'](smoke(**TWO_EMAS, **CONSTANT, **moved), str(parts))
+  PROGRAMS['train'](unet_smoke(**TWO_EMAS, **CONSTANT, **moved), str(parts))
   assert 'devices: 1x2 cpu (data x fsdp)' in capsys.readouterr().out
   assert (parts / 'checkpoints' / '4').is_dir()
   found = losses(parts)
@@ -56,7 +56,7 @@ def test_a_run_moves_from_eight_devices_to_two_to_one(tmp_path):
     for i, mesh in enumerate(meshes):
       fields = CONSTANT | {'training.mesh': mesh}
       fields['training.num_steps'] = 4 * (i + 1)
-      PROGRAMS['train'](smoke(**fields), str(tmp_path / name))
+      PROGRAMS['train'](unet_smoke(**fields), str(tmp_path / name))
     return checkpoints.restore_params(tmp_path / name, False)[0]
 
   stays = train_on('stays', [(8, 1)] * 3)
@@ -71,7 +71,9 @@ def test_a_run_moves_from_eight_devices_to_two_to_one(tmp_path):
     assert apart <= most
   whole = PROGRAMS['train']
   fields = CONSTANT | {'training.mesh': (8, 1)}
-  whole(smoke(**fields, **{'training.num_steps': 12}), str(tmp_path / 'whole'))
+  whole(
+    unet_smoke(**fields, **{'training.num_steps': 12}), str(tmp_path / 'whole')
+  )
   undisturbed, _ = checkpoints.restore_params(tmp_path / 'whole', False)
   jax.tree.map(np.testing.assert_array_equal, stays, undisturbed)
 
@@ -85,22 +87,22 @@ def generator(config, params):
 
 def test_an_image_depends_on_its_seed_alone(run):
   """The same eight from batches of 1, 3 and 8, and from eight devices."""
-  params = sample.restore(smoke(), str(run))
-  images = generator(smoke(), params)
+  params = sample.restore(unet_smoke(), str(run))
+  images = generator(unet_smoke(), params)
   everything = images(np.arange(8))
   assert np.abs(everything[0] - everything[1]).max() > 0.1
   alone = np.stack([images(np.array([i]))[0] for i in (0, 7)])
   np.testing.assert_allclose(alone, everything[[0, 7]], atol=1e-5)
   threes = [images(np.arange(i, i + 3)) for i in (0, 3)]
   np.testing.assert_allclose(np.concatenate(threes), everything[:6], atol=1e-5)
-  images = generator(smoke(**{'training.mesh': (8, 1)}), params)
+  images = generator(unet_smoke(**{'training.mesh': (8, 1)}), params)
   for n in (8, 3):  # a number of images that the devices do not divide, too
     np.testing.assert_allclose(images(np.arange(n)), everything[:n], atol=1e-5)
 
 
 def test_any_average_and_checkpoint_can_be_sampled_from(run):
   restore = lambda **fields: sample.restore(
-    smoke(**{f'sampling.{k}': v for k, v in fields.items()}), str(run)
+    unet_smoke(**{f'sampling.{k}': v for k, v in fields.items()}), str(run)
   )
   raw, slow, half = (
     restore(checkpoint='2', **fields)
