@@ -15,7 +15,7 @@ import pytest
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.training import checkpoints, sharding
 from tests.conftest import HANG_SECONDS
-from tests.programs.conftest import unet_smoke as smoke
+from tests.programs.conftest import smoke
 from tests.runs import two_processes
 from tests.training import test_sharding as plain
 

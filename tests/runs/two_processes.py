@@ -17,7 +17,7 @@ from diffusion_jax.programs import PROGRAMS, sample
 from diffusion_jax.runs import processes
 from diffusion_jax.training import checkpoints, sharding
 from diffusion_jax.training.step import make_train_step
-from tests.programs.conftest import unet_smoke as smoke
+from tests.programs.conftest import smoke
 from tests.training import test_sharding as plain
 
 MESH = (2, 4)
