@@ -50,7 +50,6 @@ def test_a_run_keeps_its_rows_normalised_and_resumes(tmp_path):
   shutil.copytree(whole, parts)
   for step in ('3', '4'):
     shutil.rmtree(parts / 'checkpoints' / step)
-  jax.clear_caches()  # as a new process would start
   PROGRAMS['train'](config, str(parts))
   for ema in (True, False):
     found = [checkpoints.restore_params(w, ema)[0] for w in (whole, parts)]
