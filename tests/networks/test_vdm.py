@@ -25,11 +25,20 @@ def count(tree):
   return sum(x.size for x in jax.tree.leaves(tree))
 
 
-def test_the_published_numbers_of_parameters():
+@pytest.mark.parametrize(
+  'options, expected',
+  [
+    ({}, 30_578_181 - 2),
+    pytest.param(
+      dict(channels=256, dropout=0.05),
+      122_140_677 - 3074,
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_the_published_numbers_of_parameters(options, expected):
   """recipes 0, without the 2 and the 3,074 parameters of gamma."""
-  assert count(shapes(ScoreNetwork(), 32)) == 30_578_181 - 2
-  aug = ScoreNetwork(channels=256, dropout=0.05)
-  assert count(shapes(aug, 32)) == 122_140_677 - 3074
+  assert count(shapes(ScoreNetwork(**options), 32)) == expected
 
 
 def attention(p, x):
