@@ -92,7 +92,7 @@ def test_gamma_increases_while_it_is_trained(key):
   state = jax.jit(adam.init)(params)
   for _ in range(60):
     params, state = step(params, state)
-    assert (np.diff(np.asarray(APPLY(params, t))) >= -1e-5).all()
+    assert (np.diff(np.asarray(APPLY(params, t), float)) >= -1e-5).all()
 
 
 def test_gradients_are_finite_differences():

@@ -71,7 +71,7 @@ def test_the_loss_is_the_cross_entropy_of_noised_images(key):
     return CLASSES.class_log_prob(xt, level), level
 
   log_p, level = jax.device_get(posterior(key, data['image']))
-  log_p = np.float64(log_p)
+  log_p = np.asarray(log_p, np.float64)
   label, every = data['label'], np.arange(2000)
   np.testing.assert_allclose(loss, -log_p[every, label].mean(), rtol=1e-4)
   right = log_p.argmax(axis=1) == label

@@ -6,7 +6,8 @@ from PIL import Image
 
 from diffusion_jax.training import conditions, masks
 
-X0 = np.float32(np.random.default_rng(1).uniform(-1.0, 1.0, (5, 4, 6, 3)))
+X0 = np.random.default_rng(1).uniform(-1.0, 1.0, (5, 4, 6, 3))
+X0 = X0.astype(np.float32)
 
 
 def test_known_pixels_and_where_they_are(key):
