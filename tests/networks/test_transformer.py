@@ -76,7 +76,13 @@ def test_dit_has_the_published_sizes(name, expected):
       (458_877_664, 461_534_176),
       marks=pytest.mark.slow,
     ),
-    ((1280, 32, 16), 256, 10, (952_514_368, 956_055_616)),
+    pytest.param(
+      (1280, 32, 16),
+      256,
+      10,
+      (952_514_368, 956_055_616),
+      marks=pytest.mark.slow,
+    ),
     pytest.param(
       (1664, 40, 16),
       256,

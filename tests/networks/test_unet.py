@@ -398,7 +398,8 @@ def test_remat_changes_neither_parameters_nor_results(key):
   plain = UNet(**options)
   again = UNet(**options, remat=True, remat_policy='products')
   params = randomised(shapes(plain, 4))
-  stored = {}  # for the backward pass: numbers, with the parameters
+  # Numbers stored for the backward pass, with the parameters; all names.
+  stored, names = {}, {}
 
   @functools.partial(jax.jit, static_argnums=0)
   def run(network):
@@ -409,10 +410,13 @@ def test_remat_changes_neither_parameters_nor_results(key):
     out, pullback = jax.vjp(apply, params)
     stored[network] = count(pullback)
     initial = network.init(key, x, noise)['params']
-    return initial, (pullback(2 * out), out)
+    names[network] = jax.tree.structure(initial)
+    some = [initial[name] for name in ('down_0_0_block', 'middle_attention')]
+    return some, (pullback(2 * out), out)
 
   both = jax.device_get([run(plain), run(again)])
   (initial, expected), (same, found) = both
+  assert names[again] == names[plain]
   jax.tree.map(np.testing.assert_array_equal, same, initial)
   # the gradient of a key's bias is rounding: a softmax ignores the constant
   largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
