@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import collectives
@@ -95,6 +96,7 @@ def test_data_parallelism_sums_the_gradients_once():
   assert whole == part > 4 * gradients  # nothing is large enough to be split
 
 
+@pytest.mark.slow
 def test_the_state_of_fsdp_is_split(monkeypatch):
   split = functools.partial(sharding.fsdp_sharding, min_size=16)
   monkeypatch.setattr('diffusion_jax.programs.train.fsdp_sharding', split)
@@ -114,10 +116,13 @@ def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
   config = digits_dit.get_config('smoke')
   config.training.mesh, config.network.num_heads = (1, 8), 2
   config.training.batch_size = 64 * 8  # tokens are many times the weights
-  step, _ = collectives.compile_step(config)
+  step, like = collectives.compile_step(config)
+  whole, part = collectives.state_bytes(like)
+  assert part < 1.1 / 8 * whole
   tokens = 4 * config.training.batch_size * 16 * config.network.channels
   found = collectives.find(step.as_text(), 8)
   assert sum(one.bytes for one in found) < tokens
+  assert {one.kind for one in found} >= {'all-gather', 'all-reduce'}
 
 
 def test_fsdp_sends_each_weight_of_edm2_once_and_its_gradient(monkeypatch):

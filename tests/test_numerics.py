@@ -80,7 +80,9 @@ TOLD = {'num_classes': 3, 'null_class': True, 'self_conditioning': True}
 X, NOISE = of(), of((B,))
 NETWORKS = {
   'unet': (
-    lambda **k: unet.UNet(**SMALL, **TOLD, image_channels=1, text_width=8, **k),
+    lambda **k: unet.UNet(
+      **SMALL, **TOLD, image_channels=1, text_width=8, text_layers=1, **k
+    ),
     (X, NOISE, LABEL | TEXT),
   ),
   'unet, openai': (
@@ -104,15 +106,15 @@ NETWORKS = {
   ),
   'dit': (
     lambda initializer, **k: transformer.DiT(
-      8, 2, 2, **TOLD, image_channels=1, text_width=8, class_tokens=1,
-      class_tokens_at=1, positions='both', norm='rms', qk_norm=True,
-      mlp='swiglu', bottleneck=2, **k,
+      8, 2, 2, **TOLD, image_channels=1, text_width=8, text_layers=1,
+      class_tokens=1, class_tokens_at=1, positions='both', norm='rms',
+      qk_norm=True, mlp='swiglu', bottleneck=2, **k,
     ),
     (X, NOISE, LABEL | TEXT),
   ),
   'dit, cross': (
     lambda initializer, **k: transformer.DiT(
-      8, 1, 2, text_width=8, text_attention='cross', **k
+      8, 1, 2, text_width=8, text_layers=1, text_attention='cross', **k
     ),
     (X, NOISE, TEXT),
   ),
@@ -440,7 +442,10 @@ def test_networks_compute_at_their_precision_in_every_gradient(name, remat):
   """
   config = digits.get_config('smoke')
   config.network.update(
-    matmul_precision=name, remat=remat, attention_resolutions=(8,)
+    multipliers=(1,),
+    matmul_precision=name,
+    remat=remat,
+    attention_resolutions=(8,),
   )
   apply = network.network_fn(config, network.build_network(config))
   cond = {'label': LABEL['label']}
@@ -460,6 +465,7 @@ def test_networks_compute_at_their_precision_in_every_gradient(name, remat):
 
 def test_the_default_is_that_of_jax():
   config = digits.get_config('smoke')
+  config.network.multipliers = (1,)
   apply = network.network_fn(config, network.build_network(config))
   params = families.abstract_params(config)['network']
   inputs = params, of((B, 8, 8, 1)), NOISE, {'label': LABEL['label']}
@@ -495,11 +501,12 @@ def test_augmentation_oracles_and_learned_schedules_are_at_full_precision():
 
 
 def test_the_warp_of_bfloat16_images_is_computed_in_float32(key):
+  warp = jax.jit(augmentation.warp)
   image = jax.random.uniform(key, (8, 8, 1), minval=-1.0).astype(jnp.bfloat16)
-  inverse = jnp.array([[0.9, -0.4], [0.3, 1.1]])
-  shift = jnp.array([0.7, -1.3])
-  found = augmentation.warp(image, inverse, shift)
-  exact = augmentation.warp(image.astype(jnp.float32), inverse, shift)
+  inverse = np.float32([[0.9, -0.4], [0.3, 1.1]])
+  shift = np.float32([0.7, -1.3])
+  found = warp(image, inverse, shift)
+  exact = warp(image.astype(jnp.float32), inverse, shift)
   assert found.dtype == jnp.bfloat16
   # rounded once: half of the last of 8 binary digits
   np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8)

@@ -4,6 +4,7 @@ They are one set of weights in two layouts: TensorFlow's graph
 (classify_image_graph_def.pb) and PyTorch's (pytorch-fid, torch-fidelity).
 """
 
+import functools
 import re
 from pathlib import Path
 
@@ -131,6 +132,7 @@ def _ignored(name):
   return not used
 
 
+@functools.cache
 def _shapes():
   images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32)
   init = jax.eval_shape(Inception().init, jax.random.key(0), images)

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -145,19 +146,26 @@ def test_the_network_computes_what_theirs_does(tmp_path):
   safetensors.numpy.save_file(w.file(), tmp_path / 'a.safetensors')
   (tmp_path / 'a.json').write_text(json.dumps(OPTIONS))
   found = edm2.load(tmp_path / 'a.safetensors')
-  denoise = dj.make_denoiser(
-    lambda p, *inputs, key=None: found.network.apply({'params': p}, *inputs),
-    found.params,
-    parametrization='edm',
-    noise_input=dj.edm_input,
-    cond={'label': label},
+  network_fn = lambda p, *inputs, key=None: found.network.apply(
+    {'params': p}, *inputs
   )
-  level = dj.NoiseLevel(SIGMA, np.ones(2), SIGMA)
-  level = level._replace(t=np.zeros(2))
-  ours = denoise(x.transpose(0, 2, 3, 1).astype(np.float32), level).x0
+
+  @jax.jit
+  def denoise(params, x, level):
+    return dj.make_denoiser(
+      network_fn,
+      params,
+      parametrization='edm',
+      noise_input=dj.edm_input,
+      cond={'label': label},
+    )(x, level).x0
+
+  level = dj.NoiseLevel(np.zeros(2), np.ones(2), SIGMA)
+  ours = denoise(found.params, x.transpose(0, 2, 3, 1), level)
   assert_close(np.asarray(ours).transpose(0, 3, 1, 2), expected)
   head = {'params': found.more['uncertainty']}
-  assert_close(np.asarray(Uncertainty(6).apply(head, np.log(SIGMA) / 4)), u)
+  ours = jax.jit(Uncertainty(6).apply)(head, np.log(SIGMA) / 4)
+  assert_close(np.asarray(ours), u)
 
   params = {'network': found.params, **found.more}
   entries = edm2.table(found.network, params, found.fields)

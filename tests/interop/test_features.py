@@ -3,7 +3,6 @@
 import hashlib
 import subprocess
 import sys
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -110,9 +109,13 @@ def test_features_of_a_file_and_their_protocol(folder, monkeypatch):
   )
   assert found.protocol['features'] == 'DINOv2 ViT of width 128, depth 2'
   network, params = read_params(file)
-  x = features.dinov2_network.preprocess(images(4, 1))
-  output: Any = network.apply({'params': params}, x)
-  expected = output['features']
+
+  @jax.jit
+  def apply(params, x):
+    x = features.dinov2_network.preprocess(x)
+    return network.apply({'params': params}, x)
+
+  expected = apply(params, images(4, 1))['features']
   np.testing.assert_allclose(
     found(images(4, 1))['features'], expected, atol=1e-4
   )

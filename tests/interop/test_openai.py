@@ -286,20 +286,25 @@ def test_every_published_model_builds():
 
 def test_the_steps_are_those_of_the_projects():
   """recipes 3.2: improved-diffusion rescales steps, guided-diffusion not."""
-  improved = make('cifar10_uncond_50M_500K')[1]
+
+  def fields(model):
+    flags = openai.choose_flags(model)
+    return openai.make_network(flags, 1000 if flags.class_cond else 0)[1]
+
+  improved = fields('cifar10_uncond_50M_500K')
   assert improved['conditioning.noise_input'] == 'rescaled_step'
   assert improved['schedule.num_steps'] == 4000
   assert improved['schedule.name'] == 'cosine'
   assert improved['objective.vlb_weight'] == 0.001
-  upsampler = make('upsample_cond_500K')[1]
+  upsampler = fields('upsample_cond_500K')
   assert upsampler['conditioning.noise_input'] == 'step'
   assert upsampler['schedule.name'] == 'rescaled_linear'
   assert upsampler['objective.vlb_weight'] == 1 / 4000
-  guided = make('128x128_diffusion')[1]
+  guided = fields('128x128_diffusion')
   assert guided['schedule.name'] == 'linear'
   assert guided['network.num_heads'] == 4
   assert guided['network.qkv'] == 'legacy'
-  assert make('64x64_diffusion')[1]['network.qkv'] == 'new'
+  assert fields('64x64_diffusion')['network.qkv'] == 'new'
 
 
 def random_like(shapes, seed=0):

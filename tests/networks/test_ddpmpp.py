@@ -145,15 +145,17 @@ def network_literally(p, x, noise, cond):
   return conv3x3(p['conv_out'], swish(norm(p['norm_out'], h, 2)))
 
 
-def test_a_network_sees_the_image_of_its_condition(key):
+def test_a_network_sees_the_image_of_its_condition():
   """As more channels of the input; zeros where it is dropped."""
   network = DDPMpp(**TINY, image_channels=1)
-  image = jax.random.normal(key, (2, 8, 8, 1))
-  x = jax.random.normal(key, (2, 8, 8, 3))
-  cond = {'image': image, 'drop': jnp.array([False, True])}
+  rng = np.random.default_rng(1)
+  image = rng.standard_normal((2, 8, 8, 1), np.float32)
+  x = rng.standard_normal((2, 8, 8, 3), np.float32)
+  cond = {'image': image, 'drop': np.array([False, True])}
   p = randomised(shapes(network, cond=jax.tree.map(lambda a: a[:1], cond)))
   found = jax.jit(network.apply)({'params': p}, x, jnp.ones(2), cond)
-  inputs = jnp.concatenate([x, image.at[1].set(0.0)], axis=-1)
+  shown = np.stack([image[0], 0 * image[1]])
+  inputs = np.concatenate([x, shown], axis=-1)
   plain = DDPMpp(**TINY)
   expected = jax.jit(plain.apply)({'params': p}, inputs, jnp.ones(2))
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -167,17 +169,17 @@ FULL = TINY | dict(
 @pytest.mark.parametrize(
   'options', [FULL, TINY | dict(noise_embedding='fourier')], ids=['edm', 've']
 )
-def test_the_network_literally(options, key):
+def test_the_network_literally(options):
   network = DDPMpp(**options)
-  keys = jax.random.split(key, 4)
-  x = jax.random.normal(keys[0], (2, 8, 8, 3))
-  noise, cond = jnp.array([-1.5, 0.75]), {}
+  rng = np.random.default_rng(1)
+  x = rng.standard_normal((2, 8, 8, 3), np.float32)
+  noise, cond = np.array([-1.5, 0.75], np.float32), {}
   if 'num_classes' in options:
     cond = {
-      'label': jnp.array([0, 2]),
-      'drop': jnp.array([False, True]),
-      'augment': jax.random.normal(keys[1], (2, 9)),
-      'x0': jax.random.normal(keys[2], (2, 8, 8, 3)),
+      'label': np.array([0, 2]),
+      'drop': np.array([False, True]),
+      'augment': rng.standard_normal((2, 9), np.float32),
+      'x0': rng.standard_normal((2, 8, 8, 3), np.float32),
     }
   p = randomised(shapes(network, cond=jax.tree.map(lambda a: a[:1], cond)))
   assert 'up_0_0_attention' not in p and 'down_1_0_attention' not in p
@@ -188,7 +190,7 @@ def test_the_network_literally(options, key):
     out: Any = network.apply({'params': p}, x, noise, cond)
     return jnp.sum(out**2), out
 
-  gradients, found = gradient(p)
+  gradients, found = jax.device_get(gradient(p))
   wide = lambda a: np.asarray(a, np.float64 if a.dtype == jnp.float32 else None)
   expected = network_literally(
     p, wide(x), wide(noise), jax.tree.map(wide, cond)
@@ -197,12 +199,12 @@ def test_the_network_literally(options, key):
   np.testing.assert_allclose(found / scale, expected / scale, atol=5e-5)
   for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
     trained = path[-1].key != 'frequencies'
-    assert jnp.isfinite(leaf).all() and leaf.any() == trained
+    assert np.isfinite(leaf).all() and leaf.any() == trained
 
 
 @pytest.fixture(scope='module')
 def applied():
-  network = DDPMpp(**FULL, dropout=0.5)
+  network = DDPMpp(**FULL | dict(multipliers=(1,), dropout=0.5))
   p = randomised(shapes(network, cond={'label': jnp.zeros(1, int)}))
   apply = jax.jit(
     functools.partial(network.apply, {'params': p}), static_argnames='train'
@@ -228,18 +230,19 @@ def test_dropout_acts_in_training_only(applied):
 
 def test_initial_weights(key):
   """Xavier-uniform, 1e-5 at the ends of branches, 0.2 of it for q, k, v."""
-  network = DDPMpp(**TINY | dict(channels=16, augment_dim=9))
+  one_level = dict(channels=16, multipliers=(1,), augment_dim=9)
+  network = DDPMpp(**TINY | one_level)
   x = jax.random.normal(key, (1, 8, 8, 3))
   out, variables = jax.jit(network.init_with_output)(key, x, jnp.zeros(1))
   assert 0.0 < np.abs(out).max() < 1e-3
-  p = variables['params']
+  p = jax.device_get(variables['params'])
   for layer, fans, factor in (
     (p['noise_dense_2'], 64 + 64, 1.0),
     (p['augment_dense'], 9 + 16, 1.0),
     (p['down_0_0_block']['conv_1'], 9 * (16 + 16), 1.0),
     (p['down_0_0_block']['conv_2'], 9 * (16 + 16), 1e-10),
     (p['down_0_0_attention']['qkv'], 16 + 48, 0.2),
-    (p['middle_attention']['proj_out'], 32 + 32, 1e-10),
+    (p['middle_attention']['proj_out'], 16 + 16, 1e-10),
   ):
     limit = np.sqrt(factor * 6 / fans)
     largest = np.abs(layer['kernel']).max()
@@ -249,20 +252,22 @@ def test_initial_weights(key):
 
 def test_remat_and_bfloat16_leave_parameters_alone(key):
   plain = shapes(DDPMpp(**TINY, augment_dim=9))
-  for options in ({'remat': True}, {'dtype': jnp.bfloat16}):
-    assert shapes(DDPMpp(**TINY, **options, augment_dim=9)) == plain
+  other = DDPMpp(**TINY, remat=True, dtype=jnp.bfloat16, augment_dim=9)
+  assert shapes(other) == plain
   paths = jax.tree_util.tree_flatten_with_path(plain)[0]
   names = {key.key for path, _ in paths for key in path}
   assert not [name for name in names if name[0].isupper()]
   p = randomised(plain)
   x, noise = jax.random.normal(key, (1, 8, 8, 3)), jnp.ones(1)
   full, half = (
-    jax.jit(DDPMpp(**TINY, augment_dim=9, dtype=d).apply)(
-      {'params': p}, x, noise
+    np.asarray(
+      jax.jit(DDPMpp(**TINY, augment_dim=9, dtype=d).apply)(
+        {'params': p}, x, noise
+      )
     )
     for d in (jnp.float32, jnp.bfloat16)
   )
-  assert half.dtype == jnp.float32
+  assert half.dtype == np.float32
   assert 0.0 < np.abs(full - half).max() < 0.1 * np.abs(full).max()
 
 

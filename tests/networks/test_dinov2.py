@@ -76,7 +76,7 @@ def test_a_block_is_attention_and_a_gelu_network_with_scales():
   x = np.random.default_rng(1).standard_normal((2, 5, 8))
   network = Block(2)
   params = random_params(network, np.float32(x))
-  found: Any = network.apply({'params': params}, np.float32(x))
+  found = jax.jit(network.apply)({'params': params}, np.float32(x))
   wide = jax.tree.map(np.float64, params)
   np.testing.assert_allclose(found, block(x, wide, 2), atol=2e-5)
 
@@ -85,7 +85,7 @@ def test_features_are_the_class_token_after_the_last_norm():
   x = np.random.default_rng(1).standard_normal((2, 28, 42, 3))
   network = DinoV2(width=8, depth=1, num_heads=2, grid=4)
   params = random_params(network, np.float32(x))
-  output: Any = network.apply({'params': params}, np.float32(x))
+  output: Any = jax.jit(network.apply)({'params': params}, np.float32(x))
   assert set(PUBLISHED['dinov2']) == set(output)
   found = output['features']
   p = jax.tree.map(np.float64, params)

@@ -61,7 +61,8 @@ def test_fourier_features_literally(key):
 
 
 def test_fourier_features_have_their_slope():
-  slope = jax.jacfwd(lambda x: fourier_features(x[None], 2, 3))(0.3)
+  features = lambda x: fourier_features(x[None], 2, 3)
+  slope = jax.jit(jax.jacfwd(features))(0.3)
   angle = 8 * np.pi
   expected = [1.0, angle * np.cos(angle * 0.3), -angle * np.sin(angle * 0.3)]
   np.testing.assert_allclose(slope, expected, rtol=1e-5)
@@ -126,30 +127,40 @@ def test_a_network_with_elapsed_time_begins_as_the_one_without(name, key):
   """The new inputs change nothing until the last layers are trained."""
   make: Any = NETWORKS[name]
   plain, both = make(), make(elapsed=True, guidance_input=True)
-  x, noise = jax.random.normal(key, (2, 4, 4, 3)), jnp.array([0.3, 0.9])
-  cond = {'elapsed': noise / 3.0, 'guidance_scale': jnp.array([1.0, 4.0])}
-  old = jax.jit(plain.init)(key, x, noise)['params']
-  new = jax.jit(both.init)(key, x, noise, cond)['params']
-  added = {n: new.pop(n) for n in [*new] if n not in old}
-  assert {*added} == {f'{n}_dense_{i}' for n in cond for i in (1, 2)}
-  jax.tree.map(np.testing.assert_array_equal, old, new)
+  x = np.random.default_rng(1).standard_normal((2, 4, 4, 3), np.float32)
+  noise = np.array([0.3, 0.9], np.float32)
+  cond = {'elapsed': noise / 3, 'guidance_scale': np.float32([1.0, 4.0])}
+  old = jax.eval_shape(plain.init, key, x, noise)['params']
+  new = jax.eval_shape(both.init, key, x, noise, cond)['params']
+  names = [n for n in new if n not in old]
+  assert {*names} == {f'{n}_dense_{i}' for n in cond for i in (1, 2)}
+  # An initial value depends on the name of its parameter.
+  assert {n: new[n] for n in new if n not in names} == old
+
+  @jax.jit
+  def initial(key):
+    params = both.init(key, x, noise, cond)['params']
+    return {n: params[n] for n in names}
+
+  added = jax.device_get(initial(key))
   # Zeros at the end of the network would hide the embeddings.
   rng = np.random.default_rng(0)
-  moved = lambda leaf: leaf + 0.3 * rng.standard_normal(leaf.shape, np.float32)
-  new = jax.tree.map(moved, new)
-  apply = jax.jit(both.apply)
+  draw = lambda leaf: 0.3 * rng.standard_normal(leaf.shape, np.float32)
+  new = jax.tree.map(draw, old)
+  jitted = jax.jit(both.apply)
+  apply = lambda *args: np.asarray(jitted(*args))
   found = apply({'params': new | added}, x, noise, cond)
   expected = jax.jit(plain.apply)({'params': new}, x, noise)
   np.testing.assert_array_equal(found, expected)
   # Once trained, each of the two has an effect.
-  loud = jax.tree.map(moved, added)
+  loud = jax.tree.map(draw, added)
   outputs = [apply({'params': new | loud}, x, noise, cond)]
   for n in cond:
     changed = cond | {n: cond[n] + 0.5}
     outputs.append(apply({'params': new | loud}, x, noise, changed))
     with pytest.raises(ValueError, match=rf"needs cond\['{n}'\] \[B\]"):
       rest = {m: cond[m] for m in cond if m != n}
-      both.apply({'params': new}, x, noise, rest)
+      jax.eval_shape(both.apply, {'params': new}, x, noise, rest)
   assert all(np.abs(outputs[0] - other).max() > 1e-3 for other in outputs[1:])
   with pytest.raises(ValueError, match='no condition .*elapsed'):
-    plain.apply({'params': old}, x, noise, cond)
+    jax.eval_shape(plain.apply, {'params': new}, x, noise, cond)

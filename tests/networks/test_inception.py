@@ -1,7 +1,5 @@
 """The Inception network of FID against NumPy, part by part, and as a whole."""
 
-from typing import Any
-
 import jax
 import numpy as np
 import pytest
@@ -46,7 +44,7 @@ def test_images_are_resized_as_by_tensorflow_1(shape, side):
 
 def test_preprocessing_scales_once_and_repeats_grey():
   grey = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 1), np.uint8)
-  found = inception.preprocess(grey)
+  found = jax.jit(inception.preprocess)(grey)
   assert found.shape == (1, 299, 299, 3)
   expected = (resize_tf1(np.float64(grey), 299) - 128.0) / 128.0
   np.testing.assert_allclose(found, np.tile(expected, 3), atol=1e-5)
@@ -84,9 +82,10 @@ def random_params(shapes, seed=0):
 def test_a_unit_is_convolution_norm_and_relu(size, stride, padding, pad):
   x = np.random.default_rng(0).standard_normal((1, 9, 8, 2))
   unit = Unit(3, size, stride, padding)
-  params = random_params(unit.init(jax.random.key(0), np.float32(x))['params'])
+  shapes = jax.eval_shape(unit.init, jax.random.key(0), np.float32(x))
+  params = random_params(shapes['params'])
   params['mean'] += 1.0  # so that some outputs are negative before the ReLU
-  found: Any = unit.apply({'params': params}, np.float32(x))
+  found = jax.jit(unit.apply)({'params': params}, np.float32(x))
   wide = jax.tree.map(np.float64, params)
   expected = normalise(convolve(x, wide['kernel'], pad, stride), wide)
   assert (expected < 0).any()
@@ -117,7 +116,7 @@ def test_the_pool_branch_averages_without_the_padding():
   network = PoolBranch()
   shapes = jax.eval_shape(network.init, jax.random.key(0), np.float32(x))
   params = random_params(shapes['params'])
-  found: Any = network.apply({'params': params}, np.float32(x))
+  found = jax.jit(network.apply)({'params': params}, np.float32(x))
   unit = jax.tree.map(np.float64, params['Mixed_5b.branch_pool'])
   h = convolve(pooled(x, np.mean), unit['kernel'], (0, 0))
   np.testing.assert_allclose(

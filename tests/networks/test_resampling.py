@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,13 +30,12 @@ def test_filters_are_upfirdn(weights):
   x = jnp.float32(X)
   turned = weights[::-1]  # a correlation is the convolution of the reverse
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
-  close(
-    resampling.downsample(x, weights), filtered(X, turned, 1, 2, m, (0.5, 0))
-  )
-  close(
-    resampling.upsample(x, weights), filtered(X, weights, 2, 1, m - 1, (2, 0))
-  )
-  close(resampling.blur(x, weights), filtered(X, turned, 1, 1, m - 1, (1, 1)))
+  f = resampling
+  run = lambda x: [g(x, weights) for g in (f.downsample, f.upsample, f.blur)]
+  down, up, blurred = jax.jit(run)(x)
+  close(down, filtered(X, turned, 1, 2, m, (0.5, 0)))
+  close(up, filtered(X, weights, 2, 1, m - 1, (2, 0)))
+  close(blurred, filtered(X, turned, 1, 1, m - 1, (1, 1)))
 
 
 def test_the_shortest_filter_is_the_mean_and_the_nearest():

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import linen as nn
 from scipy.special import erf, softmax
@@ -169,35 +168,37 @@ def unet(**options):
   return UNet(**defaults | options)
 
 
-X = jax.random.normal(jax.random.key(3), (3, 8, 8, 3))
-NOISE = jnp.array([0.1, 5.0, 9.0])
+X = np.random.default_rng(3).standard_normal((3, 8, 8, 3), np.float32)
+NOISE = np.array([0.1, 5.0, 9.0], np.float32)
 TOKENS, MASK = text.encode(SENTENCES, 24)
-COND = {'text': jnp.array(TOKENS), 'text_mask': jnp.array(MASK)}
+COND = {'text': TOKENS, 'text_mask': MASK}
 
 
 @pytest.fixture(scope='module')
 def network():
   module = unet(null_class=True, num_classes=4)
-  cond = COND | {'label': jnp.zeros(3, int)}
+  cond = COND | {'label': np.zeros(3, int)}
   variables = random(module, X, NOISE, cond)
-  return jax.jit(module.apply), variables
+  apply = jax.jit(module.apply)
+  return lambda *args: np.asarray(apply(*args)), variables
 
 
 def labelled(**cond):
-  return {'label': jnp.array([0, 1, 2])} | cond
+  return {'label': np.array([0, 1, 2])} | cond
 
 
 def test_a_picture_knows_its_own_text_and_label(network):
   apply, variables = network
   found = apply(variables, X, NOISE, labelled(**COND))
-  other = COND['text'].at[1, 3].set(50)
+  other = TOKENS.copy()
+  other[1, 3] = 50
   changed = apply(variables, X, NOISE, labelled(**COND | {'text': other}))
   np.testing.assert_array_equal(found[::2], changed[::2])
   assert np.abs(found - changed)[1].max() > 1e-3
-  padding = jnp.where(COND['text_mask'], COND['text'], 77)
+  padding = np.where(MASK, TOKENS, 77)
   same = apply(variables, X, NOISE, labelled(**COND | {'text': padding}))
   np.testing.assert_array_equal(found, same)
-  label = labelled(**COND) | {'label': jnp.array([0, 3, 2])}
+  label = labelled(**COND) | {'label': np.array([0, 3, 2])}
   changed = apply(variables, X, NOISE, label)
   assert np.abs(found - changed)[1].max() > 1e-3
 
@@ -205,7 +206,7 @@ def test_a_picture_knows_its_own_text_and_label(network):
 def test_what_is_dropped_is_as_if_it_had_not_been_said(network):
   """Without label and text; the others are as they were."""
   apply, variables = network
-  drop = jnp.array([True, False, True])
+  drop = np.array([True, False, True])
   found = apply(variables, X, NOISE, labelled(**COND, drop=drop))
   said = apply(variables, X, NOISE, labelled(**COND))
   nothing = apply(variables, X, NOISE, {})
@@ -214,35 +215,31 @@ def test_what_is_dropped_is_as_if_it_had_not_been_said(network):
   assert np.abs(said[0] - nothing[0]).max() > 1e-2
 
 
-def test_vectors_of_another_encoder_take_the_place_of_tokens(key):
+def test_vectors_of_another_encoder_take_the_place_of_tokens():
   """Linear map instead of an encoder; the mask holds for them as well."""
-  vectors = jax.random.normal(key, (3, 5, 7))
-  mask = jnp.arange(5)[None] < jnp.array([5, 2, 3])[:, None]
+  rng = np.random.default_rng(1)
+  vectors = rng.standard_normal((3, 5, 7), np.float32)
+  mask = np.arange(5)[None] < np.array([5, 2, 3])[:, None]
   module = TextFeatures(width=16, null_text=True)
   cond = {'text': vectors, 'text_mask': mask}
-  drop = jnp.array([False, False, True])
-  variables = {
-    'params': {
-      'null': jax.random.normal(key, (16,)),
-      'linear': {
-        'kernel': jax.random.normal(key, (7, 16)),
-        'bias': jnp.arange(16.0),
-      },
-    }
-  }
+  dropped = cond | {'drop': np.array([False, False, True])}
+  variables = random(module, dropped, 3, scale=1.0)
   p = variables['params']
-  words, mask_out = module.apply(variables, cond | {'drop': drop}, 3)
-  expected = vectors @ p['linear']['kernel'] + p['linear']['bias'][None, None]
+  words, mask_out = jax.device_get(
+    jax.jit(lambda cond: module.apply(variables, cond, 3))(dropped)
+  )
+  expected = vectors @ p['linear']['kernel'] + p['linear']['bias']
   np.testing.assert_allclose(words[:2], expected[:2], atol=1e-5)
   np.testing.assert_array_equal(mask_out[:2], mask[:2])
   np.testing.assert_allclose(
-    mean_of_words(words, mask_out)[2], p['null'], rtol=1e-5
+    mean_of_words(words, mask_out)[2], np.ravel(p['null']), rtol=1e-5
   )
   network = unet(multipliers=(1,), attention_resolutions=())
   variables = random(network, X, NOISE, cond)
-  apply = jax.jit(network.apply)
+  jitted = jax.jit(network.apply)
+  apply = lambda *args: np.asarray(jitted(*args))
   found = apply(variables, X, NOISE, cond)
-  far = jnp.where(mask[..., None], vectors, 1e3)
+  far = np.where(mask[..., None], vectors, np.float32(1e3))
   again = apply(variables, X, NOISE, cond | {'text': far})
   np.testing.assert_array_equal(found, again)
   whole = apply(variables, X, NOISE, {'text': vectors})
@@ -251,7 +248,7 @@ def test_vectors_of_another_encoder_take_the_place_of_tokens(key):
 
 
 def test_the_gradient_reaches_every_parameter_of_the_encoder(key):
-  module = unet(null_class=True, remat=True)
+  module = unet(multipliers=(1,), null_class=True, remat=True)
   variables = random(module, X, NOISE, COND)
 
   @jax.jit
@@ -260,9 +257,9 @@ def test_the_gradient_reaches_every_parameter_of_the_encoder(key):
     loss = lambda v: jnp.sum(module.apply(v, X, NOISE, COND | {'drop': drop}))
     return jax.grad(loss)(variables)
 
-  found = gradient(variables)['params']['text']
+  found = jax.device_get(gradient(variables)['params']['text'])
   for path, leaf in jax.tree_util.tree_leaves_with_path(found):
-    assert float(optax.tree.norm(leaf)) > 0, path
+    assert np.linalg.norm(leaf) > 0, path
   unused = np.setdiff1d(np.arange(257), TOKENS[:2])
   table = found['encoder']['table']['embedding']
   np.testing.assert_array_equal(table[unused[1:]], 0.0)

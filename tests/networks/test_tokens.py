@@ -46,7 +46,7 @@ def test_attention_is_a_weighted_mean_of_what_the_mask_leaves(key):
     for k, n in zip(jax.random.split(key, 3), (5, 6, 6), strict=True)
   )
   mask = np.array([[1, 0, 1, 1, 0, 1], [1, 1, 0, 0, 0, 0]], bool)
-  found = tokens.attend(q, k, v, jnp.asarray(mask))
+  found = jax.jit(tokens.attend)(q, k, v, mask)
   q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
   expected = np.zeros((2, 5, 3, 4))
   for b in range(2):

@@ -8,6 +8,8 @@ from jax import lax
 
 from diffusion_jax.networks import convolution, winograd
 
+conv = jax.jit(winograd.conv, static_argnums=(2, 3))
+kernel_gradient = jax.jit(winograd.kernel_gradient, static_argnums=(2, 3))
 PLAIN = ((1, 1), (1, 1))
 # shape of x, features, padding; sides that tiles do not fill, uneven padding
 SHAPES = {
@@ -42,7 +44,7 @@ def case(request, seeds):
 def test_in_float64_it_is_the_convolution(case):
   x, kernel, padding = case
   with jax.enable_x64(True):
-    found = winograd.conv(jnp.array(x), jnp.array(kernel), padding, None)
+    found = conv(x, kernel, padding, None)
   expected = direct(x, kernel, padding)
   assert found.shape == expected.shape
   np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
@@ -53,8 +55,8 @@ def test_the_kernel_gradient_is_the_transpose(case):
   x, kernel, padding = case
   y = direct(x, kernel, padding)
   g = np.cos(np.arange(y.size)).reshape(y.shape)
-  x32, g32 = (jnp.asarray(a, jnp.float32) for a in (x, g))
-  found = winograd.kernel_gradient(x32, g32, padding, None)
+  found = kernel_gradient(np.float32(x), np.float32(g), padding, None)
+  found = np.asarray(found)
   assert found.shape == kernel.shape
   basis = np.zeros(kernel.shape)
   for index in np.ndindex(3, 3, 1, 1):
@@ -71,8 +73,7 @@ def test_the_error_in_float32_is_a_few_millionths(seeds):
   rng = np.random.default_rng(1)
   x = rng.standard_normal((2, 8, 8, 128))
   kernel = rng.standard_normal((3, 3, 128, 32)) / np.sqrt(9 * 128)
-  x32, kernel32 = (jnp.asarray(a, jnp.float32) for a in (x, kernel))
-  found = winograd.conv(x32, kernel32, PLAIN, None)
+  found = conv(np.float32(x), np.float32(kernel), PLAIN, None)
   expected = direct(x, kernel, PLAIN)
   error = np.abs(found - expected).max() / np.abs(expected).max()
   assert 1e-8 < error < 5e-6
@@ -95,11 +96,11 @@ def products(function, *args):
 
 def test_conv2d_chooses_it_by_shape_type_and_precision(monkeypatch):
   def of(shape, features=64, dtype=jnp.float32, **how):
-    x = jnp.zeros(shape, dtype)
-    kernel = jnp.zeros((3, 3, shape[-1], features), dtype)
-    conv = lambda x, k: convolution.conv2d(x, k, 1, PLAIN)
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    kernel = jax.ShapeDtypeStruct((3, 3, shape[-1], features), dtype)
+    ours = lambda x, k: convolution.conv2d(x, k, 1, PLAIN)
     with jax.default_matmul_precision(how.get('precision')):
-      return products(conv, x, kernel)
+      return products(ours, x, kernel)
 
   large = (8, 16, 16, 64)
   assert jax.device_count() > 1 and of(large) == {'convolution'}

@@ -4,6 +4,7 @@ A small network with derivatives by hand, and linear networks that can represent
 the exact maps of N(0, C^2 I).
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -55,17 +56,31 @@ WEIGHTS = np.array([0.7, -0.4, 0.9, 0.3, -0.2])
 
 
 def literal_params():
-  return {'network': {'w': jnp.asarray(WEIGHTS)}}
+  return {'network': {'w': WEIGHTS}}
 
 
-def arrays(tree):
-  """Leaves in NumPy; keys stay as they are."""
-  return jax.tree.map(
-    lambda a: (
-      a if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else np.asarray(a)
-    ),
-    tree,
-  )
+@functools.partial(jax.jit, static_argnums=0)
+def evaluate(objective, key, batch, context):
+  """Returns the loss, the metrics and what was drawn."""
+  inputs, keys = objective.draw(key, batch, context)
+  loss, (metrics, _) = objective.loss(literal_params(), context, inputs, keys)
+  return loss, metrics, inputs
+
+
+def keys_seen(make, params, key, batch, context):
+  """Returns the keys that make(network_fn) gives the network, as numbers."""
+  seen = []
+
+  def spy(params, x, noise, cond, *, key=None):
+    seen.append(jax.random.key_data(key))
+    return network(params, x, noise, cond)
+
+  @jax.jit
+  def run(key):
+    make(spy)(params, context, key, batch)
+    return seen
+
+  return [tuple(k.tolist()) for k in run(key)]
 
 
 # Linear networks: exact at params[0] = 1 and 0 elsewhere.
@@ -98,7 +113,7 @@ def exact_trigflow(params, x, noise, cond, *, key=None):
 
 
 def exact_params():
-  return {'network': {'w': jnp.array([1.0, 0.0, 0.0, 0.0])}}
+  return {'network': {'w': np.float32([1.0, 0.0, 0.0, 0.0])}}
 
 
 def gradient_scores(objective, context, noise=False, draws=64, batch=512):

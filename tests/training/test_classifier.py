@@ -1,5 +1,7 @@
 """The objective of classifiers, on Gaussian classes with a known posterior."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,25 +42,37 @@ def objective(network_fn):
   )
 
 
-def batch(n, seed=0):
-  label = jax.random.randint(jax.random.key(seed), (n,), 0, 3)
-  keys = jax.random.split(jax.random.key(seed + 1), 3)
-  draws = jnp.stack([CLASSES.component(k).sample(keys[k], n) for k in range(3)])
-  return {'image': draws[label, jnp.arange(n)], 'label': label}
+@functools.partial(jax.jit, static_argnums=1)
+def draws(key, n):
+  keys = jax.random.split(key, 3)
+  return [CLASSES.component(k).sample(keys[k], n) for k in range(3)]
+
+
+def batch(n):
+  label = np.random.default_rng(0).integers(0, 3, n)
+  images = np.stack(draws(jax.random.key(1), 2000))
+  return {'image': images[label, np.arange(n)], 'label': label}
 
 
 def test_the_loss_is_the_cross_entropy_of_noised_images(key):
   """Against the posterior at levels drawn as the objective draws them."""
   data = batch(2000)
-  loss, (metrics, state) = jax.jit(objective(exact))(
-    {'network': jnp.zeros(())}, Context(), key, data
+  run = jax.jit(objective(exact))
+  loss, (metrics, state) = jax.device_get(
+    run({'network': np.zeros(())}, Context(), key, data)
   )
-  time_key, eps_key, _ = jax.random.split(key, 3)
-  level, _ = dj.uniform_times(time_key, 2000, SCHEDULE)
-  eps = jax.random.normal(eps_key, (2000, 2))
-  xt = dj.q_sample(data['image'], eps, level)
-  log_p = np.asarray(CLASSES.class_log_prob(xt, level), np.float64)
-  label, every = np.asarray(data['label']), np.arange(2000)
+
+  @jax.jit
+  def posterior(key, x0):
+    time_key, eps_key, _ = jax.random.split(key, 3)
+    level, _ = dj.uniform_times(time_key, 2000, SCHEDULE)
+    eps = jax.random.normal(eps_key, (2000, 2))
+    xt = dj.q_sample(x0, eps, level)
+    return CLASSES.class_log_prob(xt, level), level
+
+  log_p, level = jax.device_get(posterior(key, data['image']))
+  log_p = np.asarray(log_p, np.float64)
+  label, every = data['label'], np.arange(2000)
   np.testing.assert_allclose(loss, -log_p[every, label].mean(), rtol=1e-4)
   right = log_p.argmax(axis=1) == label
   assert state == () and float(metrics['accuracy'].total) == pytest.approx(
@@ -78,7 +92,7 @@ def test_training_finds_the_classes():
   rng = np.random.default_rng(0)
   shapes = {'a': (3, 32), 'b': (32,), 'c': (32, 3)}
   params = {
-    'network': {n: jnp.asarray(0.5 * rng.normal(size=s), jnp.float32)
+    'network': {n: np.float32(0.5 * rng.normal(size=s))
                 for n, s in shapes.items()}
   }  # fmt: skip
   optimizer = optax.adam(1e-2)
@@ -100,15 +114,14 @@ def test_training_finds_the_classes():
 
   data = batch(512)
   losses = np.asarray(train(params))
-  best = float(
-    objective(exact)({'network': 0.0}, Context(), jax.random.key(0), data)[0]
-  )
+  run = jax.jit(objective(exact))
+  best = float(run({'network': 0.0}, Context(), jax.random.key(0), data)[0])
   assert losses[0] > 0.9
   assert losses[-50:].mean() < best + 0.12
 
 
 def test_parts_of_a_batch_are_the_batch(key):
-  arguments = {'network': jnp.zeros(())}, Context(), key, batch(8)
+  arguments = {'network': np.zeros(())}, Context(), key, batch(8)
   (whole, parts) = (
     jax.jit(accumulated(objective(exact), n))(*arguments)[0][0] for n in (1, 2)
   )
@@ -120,12 +133,18 @@ def test_its_dropout_has_a_key_of_its_own(key):
   seen = []
 
   def network_fn(params, x, noise, cond, *, key=None):
-    seen.append(tuple(jax.random.key_data(key).tolist()))
+    seen.append(jax.random.key_data(key))
     return jnp.zeros((len(x), 3))
 
-  objective(network_fn)({'network': ()}, Context(), key, batch(8))
-  time_key, eps_key, dropout_key = jax.random.split(key, 3)
-  assert seen == [tuple(jax.random.key_data(dropout_key).tolist())]
+  data = batch(8)
+
+  @jax.jit
+  def run(key):
+    objective(network_fn)({'network': ()}, Context(), key, data)
+    return seen, jax.random.key_data(jax.random.split(key, 3))
+
+  (found,), (_, _, dropout_key) = jax.device_get(run(key))
+  np.testing.assert_array_equal(found, dropout_key)
 
 
 def test_log_probabilities_of_labels():

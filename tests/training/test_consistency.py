@@ -15,7 +15,7 @@ from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.step import accumulated
 from tests.training import few_step
-from tests.training.few_step import C, Literal, arrays, literal_params
+from tests.training.few_step import C, Literal, literal_params
 
 EDM, STRAIGHT = dj.KarrasSchedule(), dj.RectifiedFlowSchedule()
 S_D, S_MIN = 0.6, 0.002
@@ -25,17 +25,12 @@ NET = Literal(few_step.WEIGHTS)
 
 def batch(n=12):
   rng = np.random.default_rng(1)
-  image = jnp.asarray(rng.normal(size=(n, 2)))
-  return {'image': image, 'label': jnp.asarray(rng.normal(size=n))}
+  return {'image': rng.normal(size=(n, 2)), 'label': rng.normal(size=n)}
 
 
 def evaluated(objective, key, context):
   """(loss, metrics, what was drawn)."""
-  inputs, keys = objective.draw(key, batch(), context)
-  loss, (metrics, _) = jax.jit(objective.loss)(
-    literal_params(), context, inputs, keys
-  )
-  return loss, metrics, arrays(inputs)
+  return jax.device_get(few_step.evaluate(objective, key, batch(), context))
 
 
 def column(a):
@@ -98,7 +93,7 @@ def test_ect_literally_where_r_is_clean(key):
 
 def test_consistency_distillation_literally(key):
   """A Heun step of the teacher x_0 = x_t / 2; the target is of the average."""
-  average = {'network': {'w': jnp.asarray(few_step.WEIGHTS + 0.1)}}
+  average = {'network': {'w': few_step.WEIGHTS + 0.1}}
 
   def teacher(frozen, cond):
     return lambda xt, level: dj.Prediction(frozen * xt)
@@ -114,7 +109,7 @@ def test_consistency_distillation_literally(key):
       ema_target=True,
       **LOSS,
     )
-    context = Context(0, average, jnp.array(0.5))
+    context = Context(0, average, 0.5)
     loss, _, (inputs, r) = evaluated(objective, key, context)
   t, label = inputs.level.sigma, inputs.cond['label']
   s, xt = column(r.sigma), inputs.x0 + column(t) * inputs.eps
@@ -154,7 +149,7 @@ def test_continuous_consistency_literally(distilled, key):
       condition=make_condition(),
       sigma_data=S_D,
     )
-    context = Context(50, (), jnp.array(0.5))
+    context = Context(50, (), 0.5)
     loss, metrics, inputs = evaluated(objective, key, context)
   x0, z = inputs.x0, S_D * inputs.eps
   level, label = inputs.level, inputs.cond['label']
@@ -274,11 +269,6 @@ def test_the_gradient_vanishes_at_the_exact_function(name, monkeypatch):
   assert found.max() > 20.0, found
 
 
-def spied(seen, params, x, noise, cond, *, key=None):
-  seen.append(key)
-  return few_step.network(params, x, noise, cond)
-
-
 MAKE = {
   'training': lambda net: consistency.consistency_training(
     net, EDM, pairs=level_pairs.improved_pairs(800), **LOSS
@@ -295,11 +285,9 @@ MAKE = {
 @pytest.mark.parametrize('name', MAKE)
 def test_the_same_dropout_and_the_same_sum_in_parts(name, key):
   """One key for all evaluations; accumulation changes nothing."""
-  seen, params = [], literal_params()
-  objective = MAKE[name](functools.partial(spied, seen))
-  objective(params, Context(), key, batch())
-  keys = {jax.random.key_data(k).tobytes() for k in seen}
-  assert len(seen) == 2 and len(keys) == 1
+  params = literal_params()
+  seen = few_step.keys_seen(MAKE[name], params, key, batch(), Context())
+  assert len(seen) == 2 and len(set(seen)) == 1
 
   objective = MAKE[name](few_step.network)
   results = [

@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import diffusion_jax as dj
@@ -14,8 +13,9 @@ from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.step import accumulated
 
 SCHEDULE = dj.GeometricVESchedule(0.002, 80.0)
-BATCH = {'image': jax.random.normal(jax.random.key(5), (32, 6, 6, 1))}
-PARAMS = {'network': {'w': jnp.array(0.4), 'v': jnp.array([0.1, 0.2])}}
+RNG = np.random.default_rng(5)
+BATCH = {'image': RNG.standard_normal((32, 6, 6, 1), np.float32)}
+PARAMS = {'network': {'w': np.float32(0.4), 'v': np.float32([0.1, 0.2])}}
 
 
 def network(params, x, noise, cond, *, key=None):
@@ -46,12 +46,21 @@ SELF_CONDITIONED = {'self_conditioning': True}
 
 
 @pytest.mark.parametrize(
-  'options', [AUGMENT, SELF_CONDITIONED, AUGMENT | SELF_CONDITIONED]
+  'options',
+  [
+    pytest.param(AUGMENT, marks=pytest.mark.slow),
+    SELF_CONDITIONED,
+    AUGMENT | SELF_CONDITIONED,
+  ],
 )
 def test_accumulation_changes_nothing(options, key):
   """Loss, metrics and gradient of the whole batch and of four parts of it."""
   whole, parts = (
-    jax.jit(accumulated(objective(**options), n))(PARAMS, Context(), key, BATCH)
+    jax.device_get(
+      jax.jit(accumulated(objective(**options), n))(
+        PARAMS, Context(), key, BATCH
+      )
+    )
     for n in (1, 4)
   )
   jax.tree.map(
@@ -59,7 +68,7 @@ def test_accumulation_changes_nothing(options, key):
     (whole[0][0], whole[1]),
     (parts[0][0], parts[1]),
   )
-  assert float(optax.tree.norm(whole[1])) > 0.0
+  assert any(np.linalg.norm(leaf) > 0.0 for leaf in jax.tree.leaves(whole[1]))
 
 
 def test_the_network_sees_the_changed_image_and_its_labels(key):
@@ -79,10 +88,16 @@ def test_the_network_sees_the_changed_image_and_its_labels(key):
     noise_input=dj.edm_input,
     augment=functools.partial(augmentation.augment, probability=0.3),
   )
-  params = {'network': {'w': jnp.array(1.0), 'v': jnp.zeros(2)}}
-  loss(params, Context(), key, BATCH)
+  params = {'network': {'w': np.ones(()), 'v': np.zeros(2)}}
+
+  @jax.jit
+  def run(key):
+    loss(params, Context(), key, BATCH)
+    return dict(seen)
+
+  seen = jax.device_get(run(key))
   image, x = BATCH['image'], seen['x']
-  labels = np.asarray(seen['augment'])
+  labels = seen['augment']
   assert labels.shape == (32, 9)
   warped = (labels[:, 2:] != 0).any(axis=1)
   assert 16 < warped.sum() < 32
@@ -102,23 +117,27 @@ def test_half_of_the_images_are_seen_with_a_first_estimate(
   calls = []
 
   def spy(params, x, noise, cond, *, key=None):
-    calls.append((x, cond.get('x0'), key))
+    calls.append((x, cond.get('x0'), jax.random.key_data(key)))
     out = network(params, x, noise, cond)
     return jnp.concatenate([out, out + 7.0], -1) if learned_variance else out
 
   loss = objective(spy, learned_variance=learned_variance, **SELF_CONDITIONED)
-  loss(PARAMS, Context(), key, BATCH)
+
+  @jax.jit
+  def run(key):
+    loss(PARAMS, Context(), key, BATCH)
+    time_key = jax.random.split(key, 6)[0]
+    return calls, dj.log_normal_times()(time_key, 32, SCHEDULE)[0]
+
+  calls, level = jax.device_get(run(key))
   (x, without, first_key), (again, x0, second_key) = calls
   assert without is None
-  assert (
-    jax.random.key_data(first_key) != jax.random.key_data(second_key)
-  ).any()
+  assert (first_key != second_key).any()
   np.testing.assert_array_equal(x, again)
-  estimated = np.asarray(x0 != 0.0).any(axis=(1, 2, 3))
+  estimated = (x0 != 0.0).any(axis=(1, 2, 3))
   assert 6 < estimated.sum() < 26
   assert np.abs(x0).max() <= 1.0
   # inside the range the estimate is c_skip x_t + c_out F
-  level, _ = dj.log_normal_times()(jax.random.split(key, 6)[0], 32, SCHEDULE)
   s, sd = np.asarray(level.sigma, np.float64)[:, None, None, None], 0.5
   norm = np.sqrt(s**2 + sd**2)
   output = 0.4 * np.asarray(x, np.float64) + 0.1 * np.log(s) / 4
@@ -136,30 +155,32 @@ def test_no_gradient_flows_through_the_first_estimate(key):
       held['x0'] = cond['x0']
     return network(params, x, noise, cond)
 
-  objective(spy, **SELF_CONDITIONED)(PARAMS, Context(), key, BATCH)
-
   def fixed(params, x, noise, cond, *, key=None):
     return network(params, x, noise, {'x0': held['x0']})
 
-  grad = lambda loss: jax.grad(lambda p: loss(p, Context(), key, BATCH)[0])(
-    PARAMS
-  )
+  @jax.jit
+  def gradients(params):
+    objective(spy, **SELF_CONDITIONED)(params, Context(), key, BATCH)
+    grad = lambda loss: jax.grad(lambda p: loss(p, Context(), key, BATCH)[0])(
+      params
+    )
+    return grad(objective(**SELF_CONDITIONED)), grad(objective(fixed))
+
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
-    grad(objective(**SELF_CONDITIONED)),
-    grad(objective(fixed)),
+    *gradients(PARAMS),
   )
 
 
 def test_without_either_the_draws_are_what_they_were(key):
   """Times and noise do not depend on the options."""
   plain, conditioned = (
-    objective(lambda p, x, *args, **kw: x, **options)(
+    jax.jit(objective(lambda p, x, *args, **kw: x, **options).__call__)(
       {'network': {}}, Context(), key, BATCH
     )
     for options in ({}, SELF_CONDITIONED)
   )
-  assert plain[0] == conditioned[0]
+  assert plain[0].item() == conditioned[0].item()
 
 
 def test_the_uncertainty_weighs_each_level_by_its_own_error(key):

@@ -57,7 +57,9 @@ def test_a_history_keeps_its_type():
 def test_steps_are_drawn_and_weighted_by_the_probabilities(key):
   probs = np.array([0.1, 0.2, 0.4, 0.05, 0.25])
   history = init_loss_history(T)._replace(probs=jnp.asarray(probs, jnp.float32))
-  level, weight = loss_aware_times(history)(key, 20_000, SCHEDULE)
+  level, weight = jax.jit(
+    lambda key: loss_aware_times(history)(key, 20_000, SCHEDULE)
+  )(key)
   step = np.rint(np.asarray(level.t) * T).astype(int)
   share = np.bincount(step, minlength=T + 1)[1:] / 20_000
   error = np.sqrt(probs * (1 - probs) / 20_000)

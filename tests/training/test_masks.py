@@ -8,7 +8,7 @@ KEYS = jax.random.split(jax.random.key(3), 200)
 
 
 def draw(kind, height=8, width=12):
-  return np.asarray(jax.vmap(lambda k: kind(k, height, width))(KEYS))
+  return np.asarray(jax.jit(jax.vmap(lambda k: kind(k, height, width)))(KEYS))
 
 
 def test_halves_are_all_four_halves():
@@ -20,7 +20,8 @@ def test_halves_are_all_four_halves():
 
 
 def test_a_box_is_one_box_of_a_quarter_to_three_quarters():
-  for unknown in ~draw(masks.box)[..., 0]:
+  found = ~draw(masks.box)[..., 0]
+  for unknown in found:
     rows, columns = (
       np.flatnonzero(unknown.any(1)),
       np.flatnonzero(unknown.any(0)),
@@ -29,20 +30,23 @@ def test_a_box_is_one_box_of_a_quarter_to_three_quarters():
     assert unknown.sum() == len(rows) * len(columns)
     assert np.ptp(rows) == len(rows) - 1 and np.ptp(columns) == len(columns) - 1
     assert 1 <= len(rows) <= 7 and 2 <= len(columns) <= 10  # to a pixel
-  spread = (~draw(masks.box)[..., 0]).sum(axis=(1, 2))
+  spread = found.sum(axis=(1, 2))
   assert len(set(spread)) > 10
 
 
 def test_a_stroke_is_what_lies_near_the_lines_between_its_corners():
   """By brute force: 2,000 points of every line, the corners drawn again."""
-  for key in KEYS[:5]:
-    known = np.asarray(masks.stroke(key, 16, 16))[..., 0]
+
+  @jax.jit
+  @jax.vmap
+  def draws(key):
     corner_key, width_key = jax.random.split(key)
-    corners = np.asarray(jax.random.uniform(corner_key, (5, 1, 1, 2)))
-    corners = corners.reshape(5, 2)
-    radius = float(
-      jax.random.uniform(width_key, (), minval=1 / 16, maxval=1 / 8)
-    )
+    corners = jax.random.uniform(corner_key, (5, 1, 1, 2)).reshape(5, 2)
+    radius = jax.random.uniform(width_key, (), minval=1 / 16, maxval=1 / 8)
+    return masks.stroke(key, 16, 16)[..., 0], corners, radius
+
+  found = jax.device_get(draws(KEYS[:5]))
+  for known, corners, radius in zip(*found, strict=True):
     along = np.linspace(0.0, 1.0, 2000)[:, None, None]
     line = (corners[:-1] + along * (corners[1:] - corners[:-1])).reshape(-1, 2)
     pixels = (np.indices((16, 16)).transpose(1, 2, 0) + 0.5) / 16
@@ -53,15 +57,16 @@ def test_a_stroke_is_what_lies_near_the_lines_between_its_corners():
 
 
 def test_every_image_has_a_mask_of_its_own(key):
-  found = np.asarray(masks.draw_masks(key, (200, 8, 12, 3)))
+  draw_masks = jax.jit(masks.draw_masks, static_argnums=1)
+  found = np.asarray(draw_masks(key, (200, 8, 12, 3)))
   assert found.shape == (200, 8, 12, 1) and found.dtype == bool
   assert len({m.tobytes() for m in found}) > 100
   halves = {m.tobytes() for m in draw(masks.half)}
   share = np.mean([m.tobytes() in halves for m in found])
   assert abs(share - 1 / 3) < 5 * (2 / 9 / 200) ** 0.5
   # by its own key alone
-  alone = masks.draw_masks(KEYS[7:8], (1, 8, 12, 3))
-  whole = masks.draw_masks(KEYS, (200, 8, 12, 3))
+  alone = np.asarray(draw_masks(KEYS[7:8], (1, 8, 12, 3)))
+  whole = np.asarray(draw_masks(KEYS, (200, 8, 12, 3)))
   np.testing.assert_array_equal(alone[0], whole[7])
 
 

@@ -40,8 +40,9 @@ def test_times_with_weights_are_importance_sampling(key):
     weight=lambda level: jnp.ones_like(level.t),
     noise_input=dj.logsnr_input,
   )
-  batch = {'image': jnp.asarray(x0, jnp.float32)}
-  loss, (metrics, _) = objective({'network': ()}, Context(), key, batch)
+  run = jax.jit(objective.__call__)
+  batch = {'image': np.float32(x0)}
+  loss, (metrics, _) = run({'network': ()}, Context(), key, batch)
   each = weight * np.mean(x0**2, axis=(1, 2, 3))
   np.testing.assert_allclose(loss, each.mean(), rtol=1e-5)
   np.testing.assert_allclose(metrics['loss'].total, each.mean(), rtol=1e-5)
@@ -86,8 +87,14 @@ def test_no_two_draws_of_an_objective_are_related(key):
     augment=augment,
     self_conditioning=True,
   )
-  objective({'network': ()}, Context(), key, {'image': jnp.zeros((n, 1, 1, 1))})
-  first, second = calls
+
+  @jax.jit
+  def run(key):
+    batch = {'image': jnp.zeros((n, 1, 1, 1))}
+    objective({'network': ()}, Context(), key, batch)
+    return calls
+
+  first, second = jax.device_get(run(key))
   draws = second | {'first dropout': first['dropout']}
   assert set(np.unique(draws['coin'])) == {0.0, 1.0}
   z = np.sqrt(n) * np.corrcoef(np.stack(list(draws.values())).astype(float))
@@ -178,20 +185,15 @@ def at_one_level(t):
 
 def test_several_levels_of_an_example_are_several_calls(key):
   """The loss at two levels is the mean of the losses at each, in parts too."""
-  params = {'network': jnp.array(0.7)}
-  batch = {'image': jax.random.normal(jax.random.key(1), (4, 2, 2, 1))}
-  arguments = params, Context(), key, batch
-  losses, grads = zip(
-    *(
-      jax.value_and_grad(lambda p, t=t: at_one_level(t)(p, *arguments[1:])[0])(
-        params
-      )
-      for t in (0.2, 0.7)
-    ),
-    strict=True,
+  x0 = np.random.default_rng(1).standard_normal((4, 2, 2, 1), np.float32)
+  arguments = {'network': np.float32(0.7)}, Context(), key, {'image': x0}
+  run = lambda objective, parts=1: jax.device_get(
+    jax.jit(accumulated(objective, parts))(*arguments)
   )
+  each = [run(at_one_level(t)) for t in (0.2, 0.7)]
+  losses, grads = [loss for (loss, _), _ in each], [grad for _, grad in each]
   for parts in (1, 2):
-    (found, _), grad = accumulated(at_two_levels(0.2, 0.7), parts)(*arguments)
+    (found, _), grad = run(at_two_levels(0.2, 0.7), parts)
     np.testing.assert_allclose(found, np.mean(losses), rtol=1e-5)
     expected = np.mean([g['network'] for g in grads])
     np.testing.assert_allclose(grad['network'], expected, rtol=1e-5)

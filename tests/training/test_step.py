@@ -1,5 +1,7 @@
 """The whole loop on data with a known optimum, without Flax."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,12 +38,13 @@ def mlp(params, x, noise, cond, *, key=None):
   return h @ params['w3']
 
 
-def init(key, width=64):
-  keys = jax.random.split(key, 3)
+def init(width=64):
+  rng = np.random.default_rng(0)
   sizes = [(5, width), (width, width), (width, 2)]
-  params = {'b1': jnp.zeros(width), 'b2': jnp.zeros(width)}
-  for i, (k, (n, m)) in enumerate(zip(keys, sizes, strict=True), 1):
-    params[f'w{i}'] = jax.random.normal(k, (n, m)) / n**0.5
+  zeros = np.zeros(width, np.float32)
+  params = {'b1': zeros, 'b2': zeros}
+  for i, (n, m) in enumerate(sizes, 1):
+    params[f'w{i}'] = np.float32(rng.normal(0.0, n**-0.5, (n, m)))
   return {'network': params}
 
 
@@ -55,10 +58,16 @@ def objective(**kw):
   return objectives.denoising(mlp, SCHEDULE, **settings | kw)
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def draw_images(key, i, n):
+  return MIXTURE.sample(jax.random.fold_in(key, i), n)
+
+
 def batch_at(i, n=256):
-  return {'image': MIXTURE.sample(jax.random.fold_in(jax.random.key(9), i), n)}
+  return {'image': draw_images(jax.random.key(9), i, n)}
 
 
+@jax.jit
 def best_loss(key, n=20_000):
   """What the exact denoiser scores: no network does better on average."""
   x0_key, eps_key, time_key = jax.random.split(key, 3)
@@ -67,7 +76,7 @@ def best_loss(key, n=20_000):
   level, _ = dj.step_times(1000)(time_key, n, SCHEDULE)
   xt = dj.q_sample(x0, eps, level)
   eps_hat = dj.eps_from_x0(MIXTURE.denoise(xt, level).x0, xt, level)
-  return float(dj.simple_loss(eps, eps_hat).mean())
+  return dj.simple_loss(eps, eps_hat).mean()
 
 
 @pytest.fixture(scope='module')
@@ -76,18 +85,23 @@ def trained(seeds):
   rate = optimizer.learning_rate_schedule(1e-2, 50, 'cosine', 600)
   adam = optimizer.make_optimizer(rate, clip_norm=1.0)
   loss = objective()
-  step = jax.jit(make_train_step(loss, adam, optimizer.ema_decay(0.99)))
-  state = init_state(init(key), adam)
-  history = []
-  for i in range(600):
-    state, metrics = step(state, batch_at(i), key)
-    history.append(float(metrics['loss'].total))
+  step = make_train_step(loss, adam, optimizer.ema_decay(0.99))
+
+  @jax.jit
+  def train(params):
+    def body(state, i):
+      state, metrics = step(state, batch_at(i), key)
+      return state, metrics['loss'].total
+
+    return jax.lax.scan(body, init_state(params, adam), jnp.arange(600))
+
+  state, history = jax.device_get(train(init()))
   return state, history, loss
 
 
 def test_training_comes_close_to_the_optimum(trained, key):
   _, history, _ = trained
-  best = best_loss(key)
+  best = float(best_loss(key))
   assert history[0] > 5 * best
   assert np.mean(history[-50:]) < 1.8 * best
   assert np.mean(history[-50:]) > 0.9 * best  # better would be a bug
@@ -102,9 +116,13 @@ def test_the_trained_ema_network_samples_the_data(trained, key):
     noise_input=dj.step_input(1000),
   )
   levels = dj.level_grid(SCHEDULE, 100)
-  x = dj.prior_sample(key, (4000, 2), levels.take(0))
-  go = jax.jit(lambda x: dj.sample(key, denoise, dj.ddim(1.0), levels, x))
-  x = np.asarray(go(x))
+
+  @jax.jit
+  def go(key):
+    x = dj.prior_sample(key, (4000, 2), levels.take(0))
+    return dj.sample(key, denoise, dj.ddim(1.0), levels, x)
+
+  x = np.asarray(go(key))
   np.testing.assert_allclose(x.mean(0), MIXTURE.mean, atol=0.15)
   np.testing.assert_allclose(np.cov(x.T), MIXTURE.cov, atol=0.2)
 
@@ -112,11 +130,12 @@ def test_the_trained_ema_network_samples_the_data(trained, key):
 def test_eval_step_changes_nothing_and_uses_the_average(trained, key):
   state, _, loss = trained
   evaluate = jax.jit(make_eval_step(loss))
-  metrics = evaluate(state, batch_at(0), key)
+  metrics = jax.device_get(evaluate(state, batch_at(0), key))
   swapped = state._replace(params=state.ema_params, ema_params=state.params)
-  other = evaluate(swapped, batch_at(0), key)
+  other = jax.device_get(evaluate(swapped, batch_at(0), key))
   assert metrics['loss'].total != other['loss'].total
-  direct = loss(state.ema_params, Context(), key, batch_at(0))[0]
+  run = jax.jit(loss.__call__)
+  direct = run(state.ema_params, Context(), key, batch_at(0))[0]
   np.testing.assert_allclose(metrics['loss'].total, direct, rtol=1e-5)
 
 
@@ -124,13 +143,10 @@ def test_one_step_is_gradient_update_and_average(key):
   """By hand, with plain gradient descent."""
   loss = objective()
   step = make_train_step(loss, optax.sgd(0.1), lambda step: 0.75)
-  state = init_state(init(key, 8), optax.sgd(0.1))
-  after, metrics = jax.jit(step)(state, batch_at(0), key)
-  grads = jax.jit(
-    jax.grad(
-      lambda p: loss(p, Context(), jax.random.fold_in(key, 0), batch_at(0))[0]
-    )
-  )(state.params)
+  state = init_state(init(8), optax.sgd(0.1))
+  after, metrics = jax.device_get(jax.jit(step)(state, batch_at(0), key))
+  first = lambda p: loss(p, Context(), jax.random.fold_in(key, 0), batch_at(0))
+  grads = jax.device_get(jax.jit(jax.grad(lambda p: first(p)[0]))(state.params))
   params = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
   ema = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, state.params, params)
   assert after.step == 1
@@ -175,8 +191,8 @@ def test_a_step_that_is_not_finite_may_change_nothing_but_the_step(w, key):
 def test_further_averages_have_their_own_rates(key):
   decays = {'0.5': lambda step: 0.5, '0': lambda step: 0.0}
   step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.9, decays)
-  state = init_state(init(key, 8), optax.sgd(0.1), more_emas=decays)
-  after, _ = jax.jit(step)(state, batch_at(0), key)
+  state = init_state(init(8), optax.sgd(0.1), more_emas=decays)
+  after, _ = jax.device_get(jax.jit(step)(state, batch_at(0), key))
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
   jax.tree.map(close, after.more_ema_params['0'], after.params)
   half = jax.tree.map(lambda a, b: (a + b) / 2, state.params, after.params)
@@ -209,7 +225,7 @@ def test_steps_of_one_call_are_single_steps(key):
   another program may round otherwise.
   """
   step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.9)
-  state = init_state(init(key, 8), optax.sgd(0.1))
+  state = init_state(init(8), optax.sgd(0.1))
   batches = [batch_at(i, 16) for i in range(10)]
   single, expected = jax.jit(step), []
   alone = state
@@ -223,7 +239,7 @@ def test_steps_of_one_call_are_single_steps(key):
     after, losses, rest = state, [], batches
     for n in counts:
       taken = (rest[:n] + rest[:1] * 4)[:4]  # filled up to 4
-      after, metrics = steps(after, tuple(taken), key, n)
+      after, metrics = jax.device_get(steps(after, tuple(taken), key, n))
       assert not metrics['loss'].total[n:].any()
       losses.extend(metrics['loss'].total[:n])
       rest = rest[n:]
@@ -266,13 +282,12 @@ def test_a_constraint_comes_after_the_update_and_before_averages(
 @pytest.mark.parametrize('times', [dj.step_times(1000), dj.antithetic_times])
 def test_parts_of_a_batch_have_the_noise_of_the_whole(times, key):
   """Loss, metrics and gradient of the batch, and of four parts of it."""
-  arguments = init(key, 8), Context(), key, batch_at(0)
-  (loss, (metrics, _)), grads = jax.jit(accumulated(objective(times=times), 1))(
-    *arguments
+  arguments = init(8), Context(), key, batch_at(0)
+  run = lambda n: jax.device_get(
+    jax.jit(accumulated(objective(times=times), n))(*arguments)
   )
-  (found, (parts, _)), mean = jax.jit(accumulated(objective(times=times), 4))(
-    *arguments
-  )
+  (loss, (metrics, _)), grads = run(1)
+  (found, (parts, _)), mean = run(4)
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
   close(found, loss)
   jax.tree.map(close, mean, grads)
@@ -350,7 +365,7 @@ def test_a_learned_variance_takes_no_part_in_the_loss(key):
   grad = lambda loss: jax.jit(
     jax.grad(lambda p: loss(p, Context(), key, batch_at(0))[0])
   )
-  params = init(key, 8)
+  params = init(8)
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
   jax.tree.map(close, grad(with_variance)(params), grad(objective())(params))
 
@@ -370,16 +385,17 @@ def test_rows_are_interleaved_and_must_divide():
 def test_each_step_has_its_own_noise(key):
   adam = optax.sgd(0.0)
   step = jax.jit(make_train_step(objective(), adam, lambda step: 0.0))
-  state = init_state(init(key, 8), adam)
+  state = init_state(init(8), adam)
   state, first = step(state, batch_at(0), key)
   state, second = step(state, batch_at(0), key)
-  assert first['loss'].total != second['loss'].total
-  again, _ = step(init_state(init(key, 8), adam), batch_at(0), key)
+  assert first['loss'].total.item() != second['loss'].total.item()
+  again, _ = step(init_state(init(8), adam), batch_at(0), key)
   assert isinstance(again, TrainState)
 
 
 def test_quarters_add_up_to_the_loss(key):
-  _, (metrics, _) = objective()(init(key, 8), Context(), key, batch_at(0))
+  run = jax.jit(objective().__call__)
+  _, (metrics, _) = run(init(8), Context(), key, batch_at(0))
   quarters = [metrics[f'loss_quarter_{q}'] for q in range(1, 5)]
   assert sum(float(q.count) for q in quarters) == 256
   total = sum(float(q.total) for q in quarters) / 256
@@ -400,19 +416,26 @@ def test_labels_and_dropout_reach_the_network(key):
     seen.update(cond, key=key)
     return x
 
-  batch = batch_at(0) | {'label': jnp.arange(256) % 3}
+  batch = batch_at(0) | {'label': np.arange(256) % 3}
   arguments = dict(
     parametrization='eps',
     times=dj.uniform_times,
     weight=dj.snr_weight,
     noise_input=dj.logsnr_input,
   )
-  loss = objectives.denoising(network_fn, SCHEDULE, **arguments)
-  loss({'network': {}}, Context(), key, batch)
-  assert 'label' not in seen and seen['key'] is not None
-  loss = objectives.denoising(
-    network_fn, SCHEDULE, condition=make_condition(dropout=0.25), **arguments
-  )
-  loss({'network': {}}, Context(), key, batch)
+
+  def run(**options):
+    loss = objectives.denoising(network_fn, SCHEDULE, **arguments, **options)
+
+    @jax.jit
+    def seen_by(key):
+      loss({'network': {}}, Context(), key, batch)
+      return dict(seen)
+
+    return jax.device_get(seen_by(key))
+
+  first = run()
+  assert 'label' not in first and first['key'] is not None
+  seen = run(condition=make_condition(dropout=0.25))
   np.testing.assert_array_equal(seen['label'], batch['label'])
   assert 0.25 * 256 - 35 < seen['drop'].sum() < 0.25 * 256 + 35

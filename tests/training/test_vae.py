@@ -14,14 +14,14 @@ from diffusion_jax.training.step import accumulated
 LEVELS, B, D = 5, 6, 3
 RNG = np.random.default_rng(0)
 X = RNG.choice(np.linspace(-1.0, 1.0, LEVELS), (B, 2, 2, 1))
-BATCH = {'image': jnp.asarray(X, jnp.float32)}
+BATCH = {'image': np.float32(X)}
 W = {
   'encode': RNG.normal(size=(4, 2 * D)) / 2,
   'decode': RNG.normal(size=(D, 8)) / 2,
   'up': RNG.normal(size=(D, 2 * D)) / 2,
   'down': RNG.normal(size=(D, 2 * D)) / 2,
 }
-PARAMS = {'network': jax.tree.map(jnp.float32, W)}
+PARAMS = {'network': jax.tree.map(np.float32, W)}
 
 
 def halves(h):
@@ -150,7 +150,8 @@ def test_the_bound_of_a_markov_chain(key):
 
 def test_the_gradient_is_that_of_the_literal_loss(key):
   """Through the draw of z too: pathwise derivatives, by differences."""
-  gradient = jax.grad(lambda p: PLAIN(p, START, key, BATCH)[0])(PARAMS)
+  loss = lambda p: PLAIN(p, START, key, BATCH)[0]
+  gradient = jax.device_get(jax.jit(jax.grad(loss))(PARAMS))
   for name, place in (
     ('encode', (1, 0)),
     ('encode', (2, 4)),
@@ -226,23 +227,22 @@ def test_free_bits_of_parts_are_refused():
 
 def test_decoders_literally():
   h = RNG.normal(size=(B, 2, 2, 2))
-  found = vae.log_likelihood('gaussian', LEVELS)(jnp.float32(h), BATCH['image'])
+  log_likelihood = lambda name, levels, *inputs: jax.jit(
+    vae.log_likelihood(name, levels)
+  )(*map(np.float32, inputs))
+  found = log_likelihood('gaussian', LEVELS, h, BATCH['image'])
   expected = literal_decoder(h.reshape(B, 8), stats.norm.cdf)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   mean, image = np.float64(h[..., :1]), np.float64(BATCH['image'])
   expected = np.log(mass(stats.norm.cdf, mean, 1.0, image)).sum((1, 2, 3))
-  found = vae.log_likelihood('unit_gaussian', LEVELS)(
-    jnp.float32(mean), BATCH['image']
-  )
+  found = log_likelihood('unit_gaussian', LEVELS, mean, image)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   x, logits = np.sign(h[..., :1]), h[..., 1:]
   p = 1.0 / (1.0 + np.exp(-logits))
   expected = np.log(np.where(x > 0, p, 1.0 - p)).sum((1, 2, 3))
-  found = vae.log_likelihood('bernoulli', 2)(
-    jnp.float32(logits), jnp.float32(x)
-  )
+  found = log_likelihood('bernoulli', 2, logits, x)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   mean = vae.DECODERS['bernoulli'][2](jnp.float32(logits))
   np.testing.assert_allclose(mean, 2 * p - 1, rtol=1e-5)
   with pytest.raises(ValueError, match='a Bernoulli has 2 levels, not 5'):
-    vae.log_likelihood('bernoulli', LEVELS)(jnp.float32(logits), jnp.float32(x))
+    log_likelihood('bernoulli', LEVELS, logits, x)
