@@ -186,8 +186,7 @@ def test_step_choices_of_lin_et_al(spacing, n):
 def test_step_choices_of_table_2():
   """The example of Lin et al. 2023: T = 1000, 10 steps."""
   found = {
-    spacing: np.rint(grid(DDPM, 10, spacing).t * 1000)
-    for spacing in LIN
+    spacing: np.rint(grid(DDPM, 10, spacing).t * 1000) for spacing in LIN
   }
   trailing = [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100, 0]
   leading = [901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]

@@ -63,7 +63,8 @@ def scores_and_truth(level, scale):
     return jnp.sum(scale * one + (1.0 - scale) * CLASSES.log_prob(x, level))
 
   found = [
-    dj.score_from_x0(estimate.x0, X, level) for estimate in (free, by_classifier)
+    dj.score_from_x0(estimate.x0, X, level)
+    for estimate in (free, by_classifier)
   ]
   return found, jax.grad(log_tilted)(X)
 
