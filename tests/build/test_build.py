@@ -399,14 +399,21 @@ def trace_loss(config, params=None):
     ('network.initializer', layers.INITIALIZERS),
   ],
 )
-def test_every_name_traces(field, names):
-  plain = families.abstract_params(smoke())
+def test_every_name_traces(field, names, monkeypatch):
+  """Those of the network by a call of it, the others by a loss of any."""
+  network_fn = lambda config, network: (
+    lambda params, x, noise, cond, *, key=None: noise[:, None, None, None] * x
+  )
+  if not field.startswith('network.'):
+    monkeypatch.setattr(objective, 'network_fn', network_fn)
   for name in names:
     config = smoke(**{field: name})
-    if field.startswith('network.') and field != 'network.dtype':
-      families.abstract_params(config)  # by a call of the network
+    if field == 'network.dtype':  # a loss in float32
+      trace_loss(config)
+    elif field.startswith('network.'):
+      families.abstract_params(config)
     else:
-      trace_loss(config, plain)
+      trace_loss(config, {'network': {}})
 
 
 @pytest.mark.parametrize(
