@@ -115,8 +115,8 @@ def check(name, oracle_name, schedule_name, key):
 
 
 # Every sampler has one path that is not left to the slow tests, in turn: the
-# mixture has them all on a variance-preserving one. The chains of Langevin,
-# 1600 calls, have that alone.
+# mixture has them all on a variance-preserving one, but for the chains of
+# Langevin, 1600 calls, of which Gaussian data show smaller errors.
 FAST = ('geometric_ve', 'sub_vp', 'flow')
 
 
@@ -150,6 +150,7 @@ def test_mean_and_covariance_of_correlated_gaussian_data(
 
 # Of the solvers of an ODE, whose orders are tested above, one of each kind.
 MIXED = {*moments.STOCHASTIC, 'heun', 'dpm_solver_pp_3m', 'unipc_2'}
+MIXED -= {'annealed_langevin'}
 
 
 @pytest.mark.parametrize(
