@@ -31,7 +31,7 @@ def test_every_schedule_name(name):
   line = {'bias': -13.3, 'weight': 18.3}  # 'learned' alone reads them
   config = smoke(**{'schedule.name': name})
   schedule = build.build_schedule(config, {'schedule': line})
-  level = schedule(jnp.linspace(0.0, 1.0, 5))
+  level = jax.jit(schedule.__call__)(jnp.linspace(0.0, 1.0, 5))
   assert np.isfinite(level.alpha).all() and (np.diff(level.sigma) > 0).all()
 
 
@@ -112,8 +112,9 @@ def test_a_condition_that_is_impossible_is_one_line(changes, message):
 def test_the_options_of_ddpmpp_trace(changes):
   config = digits_edm.get_config('smoke')
   config.update_from_flattened_dict(changes)
-  trace_loss(config)
-  names = set(families.abstract_params(config)['network'])
+  params = families.abstract_params(config)
+  trace_loss(config, params)
+  names = set(params['network'])
   assert ('augment_dense' in names) == ('objective.augment' in changes)
   assert ('noise_fourier' in names) == ('network.noise_embedding' in changes)
 
@@ -130,8 +131,8 @@ def test_the_options_of_ddpmpp_trace(changes):
 def test_the_options_of_dit_trace(changes):
   config = digits_dit.get_config('smoke')
   config.update_from_flattened_dict(changes)
-  trace_loss(config)
   params = families.abstract_params(config)
+  trace_loss(config, params)
   assert ('class_positions' in params['network']) == (
     'network.class_tokens' in changes
   )
@@ -185,14 +186,14 @@ def test_the_test_loss_is_of_the_images_themselves(key):
   }
   config = digits_edm.get_config('smoke')
   config.update_from_flattened_dict(conditioned)
-  init = families.of(config).init(config)
+  rng = np.random.default_rng(0)
   params = jax.tree.map(
-    lambda p: p + 0.1 * np.cos(np.arange(p.size, dtype='f')).reshape(p.shape),
-    jax.device_get(jax.jit(init)(key)),
+    lambda p: 0.2 * rng.standard_normal(p.shape, p.dtype),
+    families.abstract_params(config),
   )
   batch = {
-    'image': jax.random.normal(key, (4, 8, 8, 1)),
-    'label': jnp.arange(4),
+    'image': rng.standard_normal((4, 8, 8, 1), np.float32),
+    'label': np.arange(4),
   }
   test = jax.jit(families.of(config).objective(config, test=True))
   train = jax.jit(families.of(config).objective(config))
@@ -268,9 +269,17 @@ def test_every_gamma_is_its_line_before_training(gamma, key):
     }
   )
   init = families.of(config).init(config)
-  params = jax.jit(init)(key)
+
+  @jax.jit
+  def params_and_level(key):
+    params = init(key)
+    params.pop('network')
+    return params, build.build_schedule(config, params)(
+      jnp.array([0.0, 0.5, 1.0])
+    )
+
+  params, level = params_and_level(key)
   assert ('schedule' in params) == (gamma != 'fixed')
-  level = build.build_schedule(config, params)(jnp.array([0.0, 0.5, 1.0]))
   # the small random part of 'network' is far below a tenth
   np.testing.assert_allclose(-level.logsnr, [-6.0, -1.0, 4.0], atol=0.02)
 
@@ -328,10 +337,10 @@ def test_what_vdm_cannot_have_is_one_line(changes, message):
   ],
 )
 def test_the_options_of_vdm_trace(changes):
-  trace_loss(vdm_smoke(**changes))
+  params = families.abstract_params(vdm_smoke(**changes))
+  trace_loss(vdm_smoke(**changes), params)
   if 'network.remat' in changes:
-    names = families.abstract_params(vdm_smoke(**changes))['network']
-    assert 'down_0_attention' in names
+    assert 'down_0_attention' in params['network']
 
 
 def test_the_bound_trains_a_unet_too():
@@ -345,7 +354,7 @@ def test_explicit_alphas_win_and_count_the_steps():
   schedule = build.build_schedule(config)
   np.testing.assert_allclose(schedule.alphas, [0.9, 0.8, 0.7], rtol=1e-6)
   noise_input = build.build_noise_input(config)
-  found = noise_input(schedule.at_step(np.arange(4)))
+  found = jax.jit(lambda: noise_input(schedule.at_step(np.arange(4))))()
   np.testing.assert_array_equal(found, [0, 0, 1, 2])
 
 
@@ -364,9 +373,10 @@ def test_schedule_fields_reach_their_function():
   np.testing.assert_allclose(build.build_schedule(config).betas[-1], 1.0)
 
 
-def trace_loss(config):
+def trace_loss(config, params=None):
+  """params: the shapes of the parameters, which are traced if None."""
   batch = {'image': jnp.zeros((2, 8, 8, 1)), 'label': jnp.zeros(2, jnp.int32)}
-  params = families.abstract_params(config)
+  params = families.abstract_params(config) if params is None else params
   objective = families.of(config).objective(config)
   memory = objective.init()
   return jax.eval_shape(
@@ -389,9 +399,21 @@ def trace_loss(config):
     ('network.initializer', layers.INITIALIZERS),
   ],
 )
-def test_every_name_traces(field, names):
+def test_every_name_traces(field, names, monkeypatch):
+  """Those of the network by a call of it, the others by a loss of any."""
+  network_fn = lambda config, network: (
+    lambda params, x, noise, cond, *, key=None: noise[:, None, None, None] * x
+  )
+  if not field.startswith('network.'):
+    monkeypatch.setattr(objective, 'network_fn', network_fn)
   for name in names:
-    trace_loss(smoke(**{field: name}))
+    config = smoke(**{field: name})
+    if field == 'network.dtype':  # a loss in float32
+      trace_loss(config)
+    elif field.startswith('network.'):
+      families.abstract_params(config)
+    else:
+      trace_loss(config, {'network': {}})
 
 
 @pytest.mark.parametrize(
@@ -463,8 +485,8 @@ def test_a_smoke_run_of_adm_has_small_heads():
 
 def test_a_learned_variance_reaches_the_denoiser():
   config = smoke(**{'network.learned_variance': True})
-  trace_loss(config)
   params = families.abstract_params(config)
+  trace_loss(config, params)
   level = build.build_schedule(config)(0.5)
 
   def predict(params):
@@ -482,11 +504,12 @@ def variance(**changes):
 
 @pytest.mark.parametrize('name', ['denoising', 'hybrid', 'vlb'])
 def test_every_objective_of_a_fixed_schedule_traces(name):
+  params = families.abstract_params(variance())
   for times in (
     objective.LOSS_AWARE if name in ('hybrid', 'vlb') else ('steps',)
   ):
     fields = {'objective.name': name, 'objective.times': times}
-    loss, (metrics, memory) = trace_loss(variance(**fields))
+    loss, (metrics, memory) = trace_loss(variance(**fields), params)
     assert ('simple' in metrics) == (name == 'hybrid')
     assert (memory == ()) == (times == 'steps')
 
@@ -562,9 +585,9 @@ def test_a_learned_variance_is_sampled_with():
 
 def test_an_unconditional_network_takes_labelled_data():
   config = smoke(**{'conditioning.labels': False})
-  trace_loss(config)
-  names = set(families.abstract_params(config)['network'])
-  assert 'label_embedding' not in names
+  params = families.abstract_params(config)
+  trace_loss(config, params)
+  assert 'label_embedding' not in params['network']
 
 
 def test_values_that_a_constructor_refuses_name_the_section():

@@ -116,9 +116,12 @@ def right_values(field):
   ).map(tuple)
 
 
+BASE = base.get_config()
+
+
 def refusal(fields):
   """What `check` says of the base config with these values; '' if nothing."""
-  config = base.get_config()
+  config = BASE.copy_and_resolve_references()  # 6 times as fast as a new one
   config.update_from_flattened_dict(fields)
   try:
     ranges.check(config)
@@ -206,10 +209,16 @@ def test_the_mistakes_of_users_are_refused_and_the_ends_are_not(field):
 @pytest.mark.parametrize(
   'override',
   [
-    'optimizer.clip_norm=-1',
-    'evaluation.tolerance=nan',
     'network.attention_resolutions=4,-4',
-    'sampling.name=a/b',
+    # a process each, by the same line of the program
+    *(
+      pytest.param(override, marks=pytest.mark.slow)
+      for override in (
+        'optimizer.clip_norm=-1',
+        'evaluation.tolerance=nan',
+        'sampling.name=a/b',
+      )
+    ),
   ],
 )
 def test_the_command_line_says_it_before_anything_is_written(
@@ -258,6 +267,7 @@ def test_attention_is_at_heights_that_there_are(name):
   module = importlib.import_module(f'configs.{NETWORKS[name]}')
   config = module.get_config('smoke')
   assert config.network.name == name
+  config.network.num_blocks = 1
   check_heights(config)
   with_none = attending(config, ())
   for height in (8, 4):

@@ -1,5 +1,6 @@
 """Every experiment builds, and the published ones are as published."""
 
+import functools
 import importlib
 import pathlib
 from typing import Any
@@ -72,26 +73,62 @@ BUILT = [*EXPERIMENTS, 'cifar10_edm:conditional']
 assert {*SIZES} <= {*BUILT}
 
 
-@pytest.mark.parametrize('name', BUILT)
-def test_every_config_builds(name, tmp_path):
-  """Network by its shapes, which have the published size, one traced loss.
+def load(name):
+  """Makes the config of `name` or `name:argument`."""
+  name, _, argument = name.partition(':')
+  return importlib.import_module(f'configs.{name}').get_config(argument)
 
-  The smoke ones are built and run by the slow tests.
-  """
+
+@functools.cache  # tracing takes up to a second
+def abstract_params(name):
+  return families.abstract_params(load(name))
+
+
+@pytest.mark.parametrize('name', BUILT)
+def test_every_config_builds(name):
+  """Its network by the shapes, which have the published size."""
+  config = load(name)
+  if not config.data.name:
+    build.build_schedule(config)
+    return
+  params = abstract_params(name)
+  size = sum(x.size for x in jax.tree.leaves(params))
+  assert size == SIZES.get(name, size)
+  schedule = build.build_schedule(config, params)
+  build.build_optimizer(config)
+  build.build_sampler(config, schedule)
+
+
+TRAINED = [name for name in BUILT if load(name).data.name]
+
+
+def kind(name):
+  """What decides which code a loss runs; the rest are numbers and sizes."""
+  c = load(name)
+  given = bool(c.conditioning.image), bool(c.conditioning.text)
+  return c.network.name, c.objective.name, given, bool(c.latent.run)
+
+
+# The smallest networks first: of each kind one is left to `pytest`.
+TRAINED.sort(key=lambda name: not name.startswith('digits'))
+FIRSTS = set({kind(name): name for name in reversed(TRAINED)}.values())
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[] if name in FIRSTS else pytest.mark.slow)
+    for name in TRAINED
+  ],
+)
+def test_the_loss_of_every_config_traces(name, tmp_path):
+  """The smoke ones are built and run by the slow tests."""
   config = load(name)
   if config.objective.teacher:  # of which the config is enough here
     run_folder.write_config(tmp_path, digits_flow.get_config('unscaled'))
     config.objective.teacher = str(tmp_path)
-  if not config.data.name:
-    build.build_schedule(config)
-    return
-  params = families.abstract_params(config)
-  size = sum(x.size for x in jax.tree.leaves(params))
-  assert size == SIZES.get(name, size)
-  schedule = build.build_schedule(config, params)
+  params = abstract_params(name)
   objective = families.of(config).objective(config)
-  build.build_optimizer(config)
-  build.build_sampler(config, schedule)
   batch = {
     'image': jax.ShapeDtypeStruct((2, *build.state_shape(config)), jnp.float32),
     'label': jax.ShapeDtypeStruct((2,), jnp.int32),
@@ -101,7 +138,7 @@ def test_every_config_builds(name, tmp_path):
   memory = objective.init()
   context = Context(state=memory)
   if config.objective.teacher:
-    of_teacher = families.abstract_params(digits_flow.get_config('unscaled'))
+    of_teacher = abstract_params('digits_flow:unscaled')
     context = context._replace(frozen={'teacher': of_teacher})
   loss, _ = jax.eval_shape(objective, params, context, jax.random.key(0), batch)
   assert loss.shape == ()
@@ -120,11 +157,6 @@ def defaults():
 def flat_config(name):
   """`name` or `name:argument` -> {'section.field': value}, with defaults."""
   return run_folder._flat(audit.complete(load(name)).to_dict())
-
-
-def load(name):
-  name, _, argument = name.partition(':')
-  return importlib.import_module(f'configs.{name}').get_config(argument)
 
 
 def unlike(name, table, defaults):
@@ -236,7 +268,7 @@ def test_the_noise_of_a_published_recipe(name):
   line = {'bias': jnp.array(-13.3), 'weight': jnp.array(18.3)}
   schedule = build.build_schedule(config, {'schedule': line})
   t = np.array([0.001, 0.5, 1.0])
-  level = schedule(jnp.asarray(t, jnp.float32))
+  level = jax.jit(schedule.__call__)(t.astype(np.float32))
   key = f'{name}:{argument}' if argument else name
   alpha, sigma = NOISE[key](t)
   np.testing.assert_allclose(level.alpha, alpha, rtol=1e-4, atol=1e-7)
@@ -260,14 +292,20 @@ def test_adm_samples_the_published_steps():
     kept.append(round(position))
     position += (1000 - 1) / (250 - 1)
   config = imagenet64.get_config()
-  levels = build.build_levels(config, build.build_schedule(config))
+
+  @jax.jit
+  def levels_seen_and_even():
+    schedule = build.build_schedule(config)
+    levels = build.build_levels(config, schedule)
+    seen = build.build_noise_input(config)(levels)  # what the network is given
+    return levels, seen, dj.level_grid(schedule, 250, 'linspace')
+
+  levels, seen, linspace = jax.device_get(levels_seen_and_even())
   steps = np.rint(1000 * np.asarray(levels.t)).astype(int)
   assert steps[-1] == 0 and len(steps) == 251
   np.testing.assert_array_equal(steps[:-1], np.array(kept[::-1]) + 1)
   assert list(steps[-4:-1]) == [9, 5, 1]  # not 12, 8, 4
-  seen = build.build_noise_input(config)(levels)  # what the network is given
   np.testing.assert_allclose(seen[:-1], kept[::-1], atol=1e-3)
-  linspace = dj.level_grid(build.build_schedule(config), 250, 'linspace')
   np.testing.assert_array_equal(levels.t, linspace.t)
   trial = imagenet64.get_config('smoke')
   assert build.build_levels(trial, build.build_schedule(trial)).t.shape == (5,)
@@ -301,7 +339,7 @@ def test_vdm_decays_what_the_release_does():
   """
   config = cifar10_vdm.get_config()
   mask = optimizer.WEIGHT_DECAY_MASKS[config.optimizer.weight_decay_mask]
-  params = families.abstract_params(config)
+  params = abstract_params('cifar10_vdm')
   biases = 128 + 34 * 4 * 128 + 33 * 6 * 128 + 5 * 128 + 2 * 512 + 128 + 3
   names, count = decayed(params, mask)
   assert count == 30_578_181 - biases

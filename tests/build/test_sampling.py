@@ -1,5 +1,6 @@
 """config.sampling -> levels, and one line for what cannot be had."""
 
+import functools
 import sys
 
 import jax
@@ -23,15 +24,19 @@ DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 @pytest.mark.parametrize('spacing', SPACINGS | STEP_CHOICES)
 def test_every_spacing(spacing):
   config = smoke(**{'sampling.spacing': spacing, 'sampling.num_steps': 10})
-  found = build_levels(config, DDPM)
-  np.testing.assert_array_equal(found, dj.level_grid(DDPM, 10, spacing))
+  found, expected = jax.jit(
+    lambda: (build_levels(config, DDPM), dj.level_grid(DDPM, 10, spacing))
+  )()
+  np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize('spec', ['250', '10,15,20', 'ddim50'])
 def test_respacing_wins(spec):
   config = smoke(**{'sampling.respacing': spec, 'sampling.spacing': 'karras'})
-  found = build_levels(config, DDPM)
-  expected = dj.step_levels(DDPM, dj.respaced_steps(1000, spec))
+  steps = dj.respaced_steps(1000, spec)
+  found, expected = jax.jit(
+    lambda: (build_levels(config, DDPM), dj.step_levels(DDPM, steps))
+  )()
   np.testing.assert_array_equal(found, expected)
 
 
@@ -101,20 +106,20 @@ def test_every_sampler_samples(name):
 
 
 def test_fields_of_samplers_reach_them():
+  levels = dj.level_grid(dj.LinearVPSchedule(), 4).take(slice(0, 4))
+  x = jnp.linspace(-2.0, 2.0, 6).reshape(2, 3)
+
+  def denoise(x, level):
+    return dj.Prediction(jnp.tanh(x))
+
+  @functools.cache
   def made(**fields):
     config = smoke(**{f'sampling.{k}': v for k, v in fields.items()})
     sampler = build.build_sampler(config, dj.LinearVPSchedule())
-    levels = dj.level_grid(dj.LinearVPSchedule(), 4)
-    x = jnp.linspace(-2.0, 2.0, 6).reshape(2, 3)
-
-    def denoise(x, level):
-      return dj.Prediction(jnp.tanh(x))
-
-    return np.asarray(
-      dj.sample(
-        jax.random.key(0), denoise, sampler, levels.take(slice(0, 4)), x
-      )
+    sample = jax.jit(
+      lambda: dj.sample(jax.random.key(0), denoise, sampler, levels, x)
     )
+    return np.asarray(sample())
 
   heun = {'sampler': 'heun', 'churn': 1.0}
   annealed = {'sampler': 'annealed_langevin', 'langevin_steps': 2}
@@ -146,9 +151,11 @@ def test_the_levels_of_every_schedule_may_be_visited(name):
       build.build_sampling_schedule(config, DDPM)
     return
   schedule = build.build_sampling_schedule(config, DDPM)
-  level = schedule(jnp.linspace(0.0, 1.0, 5))
+  t = jnp.linspace(0.0, 1.0, 5)
+  level = jax.jit(schedule.__call__)(t)
   assert np.isfinite(level.alpha).all() and (np.diff(level.sigma) > 0).all()
   if name == 'linear_vp':  # its own default, not the run's
-    np.testing.assert_array_equal(level, dj.LinearVPSchedule()(level.t))
+    expected = jax.jit(dj.LinearVPSchedule().__call__)(t)
+    np.testing.assert_array_equal(level, expected)
   nothing = smoke(**{'sampling.schedule': ''})
   assert build.build_sampling_schedule(nothing, DDPM) is DDPM

@@ -27,26 +27,35 @@ def network_of(kind):
 @pytest.mark.parametrize('kind', ['x0', 'eps', 'v', 'score', 'flow', 'edm'])
 @pytest.mark.parametrize('batched', [False, True])
 def test_every_parametrization_is_the_same_denoiser(kind, batched, key):
-  x = GAUSSIAN.sample(key, 4)
-  level = SCHEDULE.at_step(np.full(4, 300) if batched else 300)
   denoise = dj.make_denoiser(
     network_of(kind), {}, parametrization=kind, noise_input=dj.step_input(1000)
   )
-  expected = GAUSSIAN.denoise(x, level).x0
-  np.testing.assert_allclose(denoise(x, level).x0, expected, atol=5e-6)
+
+  @jax.jit
+  def found_and_expected(key):
+    x = GAUSSIAN.sample(key, 4)
+    level = SCHEDULE.at_step(np.full(4, 300) if batched else 300)
+    return denoise(x, level).x0, GAUSSIAN.denoise(x, level).x0
+
+  np.testing.assert_allclose(*found_and_expected(key), atol=5e-6)
 
 
 @pytest.mark.parametrize('num_steps', [1, 1000, 4000])
 def test_step_input_gives_the_published_integers(num_steps):
   schedule = dj.DiscreteSchedule.from_betas(dj.linear_betas(num_steps))
   steps = np.arange(num_steps + 1)
-  found = dj.step_input(num_steps)(schedule.at_step(steps))
+  scale = 1000 / num_steps
+
+  @jax.jit
+  def inputs(steps):
+    level = schedule.at_step(steps)
+    rescaled = dj.step_input(num_steps, scale=scale)
+    return dj.step_input(num_steps)(level), rescaled(level)
+
+  found, rescaled = inputs(steps)
   np.testing.assert_array_equal(found, np.maximum(steps - 1, 0))
-  rescaled = dj.step_input(num_steps, scale=1000 / num_steps)
-  expected = np.maximum(steps - 1, 0) * (1000 / num_steps)
-  np.testing.assert_allclose(
-    rescaled(schedule.at_step(steps)), expected, rtol=1e-6
-  )
+  expected = np.maximum(steps - 1, 0) * scale
+  np.testing.assert_allclose(rescaled, expected, rtol=1e-6)
 
 
 def test_noise_inputs():
@@ -111,14 +120,16 @@ ZERO_SNR = dj.DiscreteSchedule.from_betas(
 )
 
 
-def recording(calls):
-  """The exact denoiser, which records its inputs."""
+@jax.jit
+def at_training_levels(trained, x, level):
+  """(x0, (x, level) that the exact denoiser is called with)."""
+  calls = []
 
   def denoise(x, level):
     calls.append((x, level))
     return GAUSSIAN.denoise(x, level)
 
-  return denoise
+  return dj.at_training_levels(denoise, trained)(x, level).x0, calls[0]
 
 
 @pytest.mark.parametrize(
@@ -127,26 +138,25 @@ def recording(calls):
 @pytest.mark.parametrize('trained', [SCHEDULE, dj.CosineSchedule()])
 def test_at_training_levels_asks_at_equal_snr(schedule, trained, key):
   """A denoiser of VP levels is the exact one at levels that are not VP."""
-  calls = []
-  denoise = dj.at_training_levels(recording(calls), trained)
-  level = schedule(jnp.linspace(0.35, 0.95, 7))
-  x0, eps = jax.random.normal(key, (2, 7, 2))
-  x = dj.q_sample(x0, eps, level)
-  found, expected = denoise(x, level).x0, GAUSSIAN.denoise(x, level).x0
+
+  @jax.jit
+  def inputs_and_truth(key):
+    level = schedule(jnp.linspace(0.35, 0.95, 7))
+    x0, eps = jax.random.normal(key, (2, 7, 2))
+    x = dj.q_sample(x0, eps, level)
+    return x, level, GAUSSIAN.denoise(x, level).x0
+
+  x, level, expected = inputs_and_truth(key)
+  found, (_, level_used) = at_training_levels(trained, x, level)
   np.testing.assert_allclose(found, expected, atol=1e-5)
-  level_used = calls[0][1]
-  np.testing.assert_allclose(
-    level_used.alpha**2 + level_used.sigma**2, 1.0, atol=1e-6
-  )
+  square = np.square(level_used.alpha) + np.square(level_used.sigma)
+  np.testing.assert_allclose(square, 1.0, atol=1e-6)
 
 
 def test_at_training_levels_beyond_the_trained_range():
   """The last level, with the larger part of x_t at its right size."""
-  calls = []
-  denoise = dj.at_training_levels(recording(calls), SCHEDULE)
   level = dj.NoiseLevel(jnp.zeros(2), jnp.ones(2), jnp.array([1e4, 1e-6]))
-  denoise(jnp.ones((2, 2)), level)
-  x, level_used = calls[0]
+  _, (x, level_used) = at_training_levels(SCHEDULE, jnp.ones((2, 2)), level)
   last = SCHEDULE.at_step(1000)
   np.testing.assert_allclose(level_used.t, [1.0, 0.0], atol=1e-6)
   np.testing.assert_allclose(level_used.sigma[0], last.sigma, rtol=1e-6)
@@ -157,21 +167,20 @@ def test_at_training_levels_beyond_the_trained_range():
 @pytest.mark.parametrize('sigma', [1.0, 3.0])
 def test_at_training_levels_without_signal(trained, sigma, key):
   """The noisiest level of training, x_t at its standard deviation."""
-  calls = []
   level = dj.NoiseLevel(*map(jnp.asarray, (1.0, 0.0, sigma)))
-  denoise = dj.at_training_levels(recording(calls), trained)
-  x = jax.random.normal(key, (3, 2))
-  assert np.isfinite(denoise(sigma * x, level).x0).all()
-  last = trained(1.0)
-  np.testing.assert_allclose(calls[0][0], last.sigma * x, rtol=1e-5)
-  assert calls[0][1].t == 1.0
+  x = np.asarray(jax.random.normal(key, (3, 2)))
+  x0, (seen, level_used) = at_training_levels(trained, sigma * x, level)
+  assert np.isfinite(x0).all()
+  last_sigma = jax.jit(lambda: trained(1.0).sigma)()
+  np.testing.assert_allclose(seen, np.asarray(last_sigma) * x, rtol=1e-5)
+  assert level_used.t == 1.0
 
   def total(x, level):
     return jnp.sum(
       dj.at_training_levels(GAUSSIAN.denoise, trained)(x, level).x0
     )
 
-  for grad in jax.tree.leaves(jax.grad(total, (0, 1))(x, level)):
+  for grad in jax.tree.leaves(jax.jit(jax.grad(total, (0, 1)))(x, level)):
     assert np.isfinite(grad).all()
 
 
@@ -184,17 +193,22 @@ def test_at_training_levels_of_clean_data(key):
 
 
 def test_at_training_levels_shows_the_network_its_own_steps(key):
-  calls = []
 
-  def network_fn(params, x, noise, cond, *, key=None):
-    calls.append(noise)
-    return x
+  @jax.jit
+  def steps_shown():
+    calls = []
 
-  denoise = dj.make_denoiser(
-    network_fn, {}, parametrization='eps', noise_input=dj.step_input(1000)
-  )
-  trained = SCHEDULE.at_step(np.array([1, 500, 1000]))
-  sigma = trained.sigma / trained.alpha
-  level = dj.NoiseLevel(trained.t, jnp.ones(3), sigma)
-  dj.at_training_levels(denoise, SCHEDULE)(jnp.ones((3, 2)), level)
-  np.testing.assert_allclose(calls[0], [0, 499, 999], atol=0.05)
+    def network_fn(params, x, noise, cond, *, key=None):
+      calls.append(noise)
+      return x
+
+    denoise = dj.make_denoiser(
+      network_fn, {}, parametrization='eps', noise_input=dj.step_input(1000)
+    )
+    trained = SCHEDULE.at_step(np.array([1, 500, 1000]))
+    sigma = trained.sigma / trained.alpha
+    level = dj.NoiseLevel(trained.t, jnp.ones(3), sigma)
+    dj.at_training_levels(denoise, SCHEDULE)(jnp.ones((3, 2)), level)
+    return calls[0]
+
+  np.testing.assert_allclose(steps_shown(), [0, 499, 999], atol=0.05)

@@ -148,7 +148,7 @@ def test_sde_coefficients_of_score_sde(name):
   schedule, drift, diffusion = SDES[name]
   t = times_inside(schedule)
   with jax.enable_x64(True):
-    f, g2 = dj.sde_coefficients(schedule, jnp.asarray(t))
+    f, g2 = jax.jit(lambda t: dj.sde_coefficients(schedule, t))(t)
     assert f.dtype == jnp.float64
   np.testing.assert_allclose(f, drift(t), rtol=1e-9)
   np.testing.assert_allclose(g2, diffusion(t), rtol=1e-9)
@@ -171,10 +171,10 @@ def test_sde_of_a_list_of_alphas_has_a_piecewise_constant_beta():
   schedule = dj.DiscreteSchedule.from_alphas(alphas)
   t = (np.arange(5) + 0.3) / 5
   with jax.enable_x64(True):
-    f, g2 = dj.sde_coefficients(schedule, jnp.asarray(t))
+    f, g2 = jax.jit(lambda t: dj.sde_coefficients(schedule, t))(t)
   np.testing.assert_allclose(f, 0.5 * 5 * np.log(alphas), rtol=1e-10)
   np.testing.assert_allclose(g2, -5 * np.log(alphas), rtol=1e-10)
-  one, _ = dj.sde_coefficients(schedule, 0.5)
+  one, _ = jax.eval_shape(lambda: dj.sde_coefficients(schedule, 0.5))
   assert one.shape == ()
 
 
@@ -195,11 +195,17 @@ def test_sde_at_step_i_is_that_of_beta_i(T):
 def test_marginals_solve_the_moment_equations_of_the_sde():
   """d alpha = f alpha dt, d sigma^2 = (2 f sigma^2 + g^2) dt, any schedule."""
   t, h = np.linspace(0.1, 0.9, 9), 1e-4
+
+  @jax.jit
+  def coefficients_and_levels(schedule, t):
+    levels = (schedule(t + d) for d in (0.0, -h, h))
+    return dj.sde_coefficients(schedule, t), *levels
+
   with jax.enable_x64(True):
     for schedule in (dj.CosineSchedule(), SUB_VP, VE, dj.LinearVPSchedule()):
-      f, g2 = dj.sde_coefficients(schedule, jnp.asarray(t))
-      now = schedule(jnp.asarray(t))
-      before, after = schedule(jnp.asarray(t - h)), schedule(jnp.asarray(t + h))
+      (f, g2), now, before, after = jax.device_get(
+        coefficients_and_levels(schedule, t)
+      )
       slope = (after.alpha - before.alpha) / (2 * h)
       np.testing.assert_allclose(f * now.alpha, slope, rtol=1e-5, atol=1e-9)
       slope = (after.sigma**2 - before.sigma**2) / (2 * h)

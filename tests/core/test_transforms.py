@@ -51,12 +51,14 @@ def test_vmap_adds_an_axis(f, xy):
 def test_grad_is_the_finite_difference(f, xy):
   x, y = xy
 
+  @jax.jit
   def total(x):  # quadratic at most, so the central difference is exact
     out = f(x, y)
     return jnp.sum(out * jnp.sin(jnp.arange(out.size)).reshape(out.shape))
 
-  direction = jnp.cos(jnp.arange(32.0)).reshape(8, 4)
-  slope = jnp.sum(jax.jit(jax.grad(total))(x) * direction)
+  x = np.asarray(x)
+  direction = np.cos(np.arange(32, dtype=np.float32)).reshape(8, 4)
+  slope = np.sum(jax.jit(jax.grad(total))(x) * direction)
   h = 0.1
   difference = (total(x + h * direction) - total(x - h * direction)) / (2 * h)
   np.testing.assert_allclose(slope, difference, rtol=1e-3, atol=1e-3)
@@ -80,7 +82,7 @@ def test_shard_map_over_eight_devices(xy):
   spec = jax.sharding.PartitionSpec('data')
   f = FUNCTIONS['q_posterior']
   mapped = jax.shard_map(f, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
-  np.testing.assert_allclose(mapped(*xy), f(*xy), rtol=1e-6)
+  np.testing.assert_allclose(jax.jit(mapped)(*xy), f(*xy), rtol=1e-6)
 
 
 def test_gradients_with_respect_to_the_levels():
@@ -92,4 +94,4 @@ def test_gradients_with_respect_to_the_levels():
     return jnp.sum(dj.q_sample(x, eps, level))
 
   expected = 6 * (2.0 - 0.6 / 0.8)
-  np.testing.assert_allclose(jax.grad(total)(0.6), expected, rtol=1e-5)
+  np.testing.assert_allclose(jax.jit(jax.grad(total))(0.6), expected, rtol=1e-5)

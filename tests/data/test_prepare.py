@@ -3,17 +3,15 @@
 import functools
 import http.server
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from diffusion_jax.data import prepare, tfds_sources
+from tests import as_main
 from tests.data import archives
 
-ROOT = Path(__file__).parents[2]
 URL = 'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz'
 
 
@@ -161,19 +159,10 @@ def test_what_tfds_stored_as_tfrecord_says_what_to_do(
   assert '--file_format=array_record' in str(error.value)
 
 
-def command(*arguments):
-  return subprocess.run(
-    [sys.executable, '-m', 'diffusion_jax.data.prepare', *arguments],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
-
-
 def test_the_command_explains_itself():
-  result = command()
+  result = as_main.run(prepare)
   assert result.returncode == 1 and result.stderr.startswith('usage: python -m')
-  result = command('cifar')
+  result = as_main.run(prepare, 'cifar')
   assert result.stderr == "error: 'cifar' is not one of cifar10, mnist\n"
 
 

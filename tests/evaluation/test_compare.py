@@ -1,8 +1,6 @@
 """The command as typed, on files as other projects write them."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import pytest
 from diffusion_jax.data.images import write_png
 from diffusion_jax.evaluation import compare, features, fid, image_sets
 from diffusion_jax.evaluation.manifolds import precision_recall
+from tests import as_main
 
 
 @pytest.fixture
@@ -153,10 +152,7 @@ def test_other_commands_are_refused(arguments, message):
 
 def test_mistakes_with_files_are_one_line(files, tmp_path):
   paths = files[-1]
-  command = [sys.executable, '-m', 'diffusion_jax.evaluation.compare']
-  found = subprocess.run(
-    [*command, *map(str, paths)], capture_output=True, text=True
-  )
+  found = as_main.run(compare, *paths)
   assert found.returncode == 2 and found.stderr.count('\n') == 1
   assert 'choose --features, one of inception, din' in found.stderr
   with pytest.raises(ValueError, match='32 numbers, and the samples have 9'):

@@ -1,11 +1,10 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from diffusion_jax.data import images, sources
+from diffusion_jax.evaluation import digits
 from diffusion_jax.evaluation.digits import diversity, judge
+from tests import as_main
 
 
 @pytest.fixture(scope='module')
@@ -60,21 +59,16 @@ def test_diversity_is_the_mean_distance_within_classes(test_split):
   )
 
 
-def run(*args):
-  command = [sys.executable, '-m', 'diffusion_jax.evaluation.digits', *args]
-  return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_the_command(tmp_path, test_split):
   path = tmp_path / 'samples.npz'
   np.savez(path, arr_0=test_split[0], labels=test_split[1])
-  result = run(str(path))
+  result = as_main.run(digits, path)
   assert result.returncode == 0
   assert result.stdout.startswith('360 samples: 99.4% +- 0.4% classified')
   apart = result.stdout.splitlines()[1].split()
   assert float(apart[0]) == float(apart[-1].strip(')')) > 1.0  # the same
   np.savez(path, arr_0=test_split[0])
-  result = run(str(path))
+  result = as_main.run(digits, path)
   assert result.returncode == 1 and result.stderr.count('\n') == 1
   assert 'labels is not a file in the archive' in result.stderr
-  assert 'usage' in run().stderr
+  assert 'usage' in as_main.run(digits).stderr

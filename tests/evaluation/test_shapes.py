@@ -1,10 +1,8 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from diffusion_jax.data import shapes
+from diffusion_jax.evaluation import shapes as judging
 from diffusion_jax.evaluation.fid import frechet_distance, statistics
 from diffusion_jax.evaluation.shapes import (
   compare,
@@ -12,6 +10,7 @@ from diffusion_jax.evaluation.shapes import (
   judge,
   make_features,
 )
+from tests import as_main
 
 
 @pytest.mark.parametrize('split', ['train', 'test'])
@@ -96,14 +95,13 @@ def test_the_command(tmp_path):
   index = np.arange(20)
   path = tmp_path / 'samples.npz'
   np.savez(path, arr_0=source.read(index)[0], texts=source.texts(index))
-  command = [sys.executable, '-m', 'diffusion_jax.evaluation.shapes']
-  result = subprocess.run([*command, str(path)], capture_output=True, text=True)
+  result = as_main.run(judging, path)
   assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
   assert lines[0].startswith('one object: 100.0% +- 0.0% of ')
   assert lines[1].startswith('2 objects: 100.0% +- 0.0% of ')
   np.savez(path, arr_0=source.read(index)[0])
-  result = subprocess.run([*command, str(path)], capture_output=True, text=True)
+  result = as_main.run(judging, path)
   assert result.returncode == 1 and result.stderr.startswith('error: ')
   assert result.stderr.count('\n') == 1
 

@@ -45,10 +45,15 @@ def bound(key, schedule, x0, variance, clip, steps=None):
 
 def draws(keys, shape=SHAPE[1:]):
   """eps of every step 0..T, [T + 1, B, ...], as the library draws them."""
+  return np.asarray(every_draw(keys, shape), np.float64)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def every_draw(keys, shape):
   keys = split_key(keys, 2)[1]
   draw = lambda k, t: jax.random.normal(jax.random.fold_in(k, t), shape)
   every = jax.vmap(jax.vmap(draw, (0, None)), (None, 0))
-  return np.asarray(every(keys, jnp.arange(T + 1)), np.float64)
+  return every(keys, jnp.arange(T + 1))
 
 
 SEQUENCES = {'linear': dj.linear_betas(T), 'cosine': dj.cosine_betas(T)}
@@ -79,6 +84,7 @@ def test_some_of_the_steps_are_terms_of_the_whole(key):
   drawn = np.asarray(some['diffusion']) != 0.0
   assert (drawn.sum(axis=1) == 5).all() and not drawn[:, 0].any()
   assert len(np.unique(drawn, axis=0)) > 1  # each image its own
+  some, whole = jax.device_get((some, whole))
   np.testing.assert_allclose(
     some['diffusion'][drawn], 19 / 5 * whole['diffusion'][drawn], rtol=1e-5
   )
@@ -90,7 +96,9 @@ def test_some_of_the_steps_are_terms_of_the_whole(key):
 def test_an_image_has_the_bound_of_its_own_key(key):
   schedule = ddpm(SEQUENCES['linear']).schedule
   keys = jax.random.split(key, len(X0))
-  whole = bound(keys, schedule, *f32(X0), 'learned', True, steps=5)
+  whole = jax.device_get(
+    bound(keys, schedule, *f32(X0), 'learned', True, steps=5)
+  )
   other = np.array([2, 0, 2, 0])
   x0 = f32(X0[other])[0]
   found = bound(keys[other], schedule, x0, 'learned', True, steps=5)
@@ -128,7 +136,7 @@ def test_the_bound_of_the_exact_model_is_the_likelihood(schedule, steps, key):
     steps=steps,
     decoder=exact_decoder,
   )
-  found = jax.jit(lambda key, x0: run(key, x0=x0))(key, x0)
+  found = jax.device_get(jax.jit(lambda key, x0: run(key, x0=x0))(key, x0))
   assert found['diffusion'].shape == (len(x0), T)
   clean_start = bool(schedule(0.0).sigma == 0.0)
   assert (found['diffusion'][:, 0] == 0.0).all() == clean_start

@@ -3,7 +3,10 @@
 Two Gaussian classes, of which the exact eps and the exact classifier are known.
 """
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -59,8 +62,32 @@ def at(t):
   return np.float64(x32), x32, P.at_step(t), P.at_step(t - 1)
 
 
-def var_frac(x):
-  return 0.5 + 0.4 * np.sin(x)
+def var_frac(x, xp=np):
+  return 0.5 + 0.4 * xp.sin(x)
+
+
+SHIFT = dj.log_prob_gradient(log_prob, SCALE)
+GUIDED = dj.classifier_guided(CLASSES.denoise, log_prob, SCALE)
+guided = jax.jit(GUIDED)
+
+
+def with_fraction(x, level):
+  return CLASSES.denoise(x, level)._replace(var_frac=var_frac(x, jnp))
+
+
+STEPS_OF = {
+  'algorithm 1': (lambda v: dj.ancestral(v, SHIFT), with_fraction),
+  'algorithm 2': (lambda v: dj.ddim(), GUIDED),
+  'ancestral algorithm 2': (dj.ancestral, GUIDED),
+  'plain': (dj.ancestral, CLASSES.denoise),
+}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def step(name, variance, key, x, level_s, level_t):
+  make, denoise = STEPS_OF[name]
+  levels = {'level_s': level_s, 'level_t': level_t}
+  return make(variance).step(key, x, (), denoise, **levels)[0]
 
 
 @pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large', 'learned'])
@@ -78,15 +105,7 @@ def test_algorithm_1_shifts_the_mean_by_the_variance(t, variance, key):
   mean = mu + SCALE * sigma[variance] * classifier_gradient(x, t)
   noise = np.float64(draw_normal(key, x32))
   expected = mean + np.sqrt(sigma[variance]) * noise
-
-  def denoise(x, level):
-    return CLASSES.denoise(x, level)._replace(var_frac=var_frac(x))
-
-  shift = dj.log_prob_gradient(log_prob, SCALE)
-  sampler = dj.ancestral(variance, shift)
-  found, _ = sampler.step(
-    key, x32, (), denoise, level_s=level_s, level_t=level_t
-  )
+  found = step('algorithm 1', variance, key, x32, level_s, level_t)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -98,32 +117,23 @@ def test_algorithm_2_is_ddim_with_another_eps(t, key):
   eps -= np.sqrt(1 - alpha_bar) * SCALE * classifier_gradient(x, t)
   x0 = (x - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar)
   expected = np.sqrt(previous) * x0 + np.sqrt(1 - previous) * eps
-
-  denoise = dj.classifier_guided(CLASSES.denoise, log_prob, SCALE)
-  found, _ = dj.ddim().step(
-    key, x32, (), denoise, level_s=level_s, level_t=level_t
-  )
+  found = step('algorithm 2', None, key, x32, level_s, level_t)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
   scale = np.sqrt(alpha_bar)  # x_0 is known to 1 / alpha of that
-  np.testing.assert_allclose(
-    scale * denoise(x32, level_t).x0, scale * x0, rtol=1e-4, atol=1e-4
-  )
+  found = np.asarray(guided(x32, level_t).x0)
+  np.testing.assert_allclose(scale * found, scale * x0, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('t', STEPS)
 def test_algorithm_2_in_ancestral_steps_is_nearly_algorithm_1(t, key):
   """1 / sqrt(alpha_t) times the shift of Alg. 1 with the variance beta_t."""
   _, x32, level_t, level_s = at(t)
-  levels = {'level_s': level_s, 'level_t': level_t}
-
-  def step(sampler, denoise):
-    return np.float64(sampler.step(key, x32, (), denoise, **levels)[0])
-
-  plain = step(dj.ancestral('fixed_large'), CLASSES.denoise)
-  shift = dj.log_prob_gradient(log_prob, SCALE)
-  one = step(dj.ancestral('fixed_large', shift), CLASSES.denoise) - plain
-  guided = dj.classifier_guided(CLASSES.denoise, log_prob, SCALE)
-  two = step(dj.ancestral('fixed_large'), guided) - plain
+  names = 'plain', 'algorithm 1', 'ancestral algorithm 2'
+  plain, one, two = (
+    np.float64(step(name, 'fixed_large', key, x32, level_s, level_t))
+    for name in names
+  )
+  one, two = one - plain, two - plain
   np.testing.assert_allclose(two, one / np.sqrt(P.alpha[t]), atol=1e-5)
   assert np.abs(two).max() > 1e-5 or t == 1000
 

@@ -181,7 +181,8 @@ def mild_snr(t):
   return np.exp(7.0 - 8.0 * t - BEND * t**3)
 
 
-def mean_loss(key, num_steps, n=60_000):
+@functools.partial(jax.jit, static_argnums=1)
+def losses(key, num_steps, n=60_000):
   data_key, eps_key = jax.random.split(key)
   x0 = DATA.sample(data_key, n)
   eps = jax.random.normal(eps_key, x0.shape)
@@ -190,8 +191,13 @@ def mean_loss(key, num_steps, n=60_000):
     t = jnp.ceil(t * num_steps) / num_steps
   level = MILD(t)
   xt = jitted(dj.q_sample)(x0, eps, level)
-  loss = diffusion_loss(x0, DATA.denoise(xt, level).x0, MILD, t, num_steps)
-  return np.mean(loss), 4.5 * np.std(loss) / np.sqrt(n)
+  return diffusion_loss(x0, DATA.denoise(xt, level).x0, MILD, t, num_steps)
+
+
+def mean_loss(key, num_steps):
+  """The mean, and 4.5 of its standard errors."""
+  loss = np.asarray(losses(key, num_steps))
+  return np.mean(loss), 4.5 * np.std(loss) / np.sqrt(len(loss))
 
 
 def test_the_exact_denoiser_has_the_closed_form_loss(key):
@@ -218,5 +224,7 @@ def test_samples_of_a_learned_schedule_have_the_moments_of_the_data(
 ):
   levels = dj.level_grid(MILD, 250)
   x = dj.prior_sample(key, (20_000, 3), levels.take(0))
-  go = jax.jit(lambda x: dj.sample(key, DATA.denoise, sampler, levels, x))
+  go = moments.jit_long(
+    lambda x: dj.sample(key, DATA.denoise, sampler, levels, x)
+  )
   moments.check_moments(np.asarray(go(x)), DATA, bias=0.03)

@@ -31,7 +31,16 @@ def on_its_own_levels(x, level):
   return dj.Prediction(jnp.where(strange, jnp.nan, x0))
 
 
-@pytest.mark.parametrize('name', GRIDS_OF)
+@pytest.mark.parametrize(
+  'name',
+  [
+    'karras',
+    'sub_vp',
+    'flow',
+    pytest.param('geometric_ve', marks=pytest.mark.slow),
+    pytest.param('cosine', marks=pytest.mark.slow),
+  ],
+)
 def test_the_images_are_those_of_its_own_levels(name):
   """One ODE: from the same latent at the same SNR, the same images."""
   schedule = GRIDS_OF[name]

@@ -11,9 +11,13 @@ from tests.sampling.moments import DDPM, GAUSSIAN, SCHEDULES
 
 def first_step(sampler, schedule, key, t=1.0):
   level_t, level_s = schedule(jnp.array(t)), schedule(jnp.array(0.4))
-  x = jnp.linspace(-2.0, 2.0, 8).reshape(4, 2)
   levels = {'level_s': level_s, 'level_t': level_t}
-  return sampler.step(key, x, (), GAUSSIAN.denoise, **levels)[0]
+
+  @jax.jit
+  def step(x):
+    return sampler.step(key, x, (), GAUSSIAN.denoise, **levels)[0]
+
+  return np.asarray(step(np.linspace(-2.0, 2.0, 8, dtype='f').reshape(4, 2)))
 
 
 @pytest.mark.parametrize('name', SCHEDULES)

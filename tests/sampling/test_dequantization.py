@@ -42,11 +42,12 @@ def test_the_offset_in_bits(num_levels, offset):
 
 
 def test_dequantised_data_fill_their_bins(key):
-  x0 = jnp.zeros((4, 20_000))
-  x = np.asarray(dj.dequantize(jax.random.split(key, 4), x0, 17)) * 8.0
+  x0, keys = np.zeros((4, 20_000), np.float32), jax.random.split(key, 4)
+  dequantize = jax.jit(dj.dequantize, static_argnums=2)
+  x = np.asarray(dequantize(keys, x0, 17)) * 8.0
   assert x.min() >= -0.5 and x.max() <= 0.5
   assert scipy.stats.kstest(x.ravel() + 0.5, 'uniform').pvalue > 1e-5
-  alone = dj.dequantize(jax.random.split(key, 4)[2:3], x0[:1], 17)
+  alone = np.asarray(dequantize(keys[2:3], x0[:1], 17))
   np.testing.assert_array_equal(alone[0] * 8.0, x[2])
 
 
@@ -57,17 +58,18 @@ def test_gaussian_dequantisation_of_independent_levels_is_exact(key):
   x0 = jax.random.choice(key, jnp.asarray(values, jnp.float32), shape)
   alpha, sigma = 0.9, 0.2
   level = dj.NoiseLevel(*map(jnp.asarray, (0.0, alpha, sigma)))
-  z, log_weight = dj.gaussian_dequantize(key, x0, level, num_levels)
+  dequantize = jax.jit(dj.gaussian_dequantize, static_argnums=3)
+  z, log_weight = dequantize(key, x0, level, num_levels)
   densities = scipy.stats.norm.pdf(
     np.asarray(z, np.float64)[..., None], alpha * values, sigma
   )
   log_p = np.log(densities.mean(axis=-1)).sum(axis=-1)  # of z, [B]
   np.testing.assert_allclose(log_p + log_weight, -3 * np.log(5), rtol=1e-5)
-  keys = jax.random.split(key, 16)
-  z, _ = dj.gaussian_dequantize(keys, x0, level, num_levels)
-  alone, _ = dj.gaussian_dequantize(keys[3:4], x0[3:4], level, num_levels)
-  np.testing.assert_allclose(alone[0], z[3], rtol=1e-6)
-  noise = np.asarray(z - alpha * x0).ravel() / sigma
+  keys, x0 = jax.random.split(key, 16), np.asarray(x0)
+  z = np.asarray(dequantize(keys, x0, level, num_levels)[0])
+  alone, _ = dequantize(keys[3:4], x0[3:4], level, num_levels)
+  np.testing.assert_allclose(np.asarray(alone)[0], z[3], rtol=1e-6)
+  noise = (z - alpha * x0).ravel() / sigma
   assert scipy.stats.kstest(noise, 'norm').pvalue > 1e-5
 
 
@@ -80,16 +82,19 @@ def test_bits_of_grey_levels_end_to_end(key):
   scale, num_levels = 0.4, 17
   oracle = oracles.gaussian(np.zeros(2), scale**2 * np.eye(2))
   values = np.linspace(-1.0, 1.0, num_levels)
-  x0 = jnp.asarray(values[[[4, 8], [10, 2], [8, 12]]], jnp.float32)
+  x0 = values[[[4, 8], [10, 2], [8, 12]]].astype(np.float32)
   repeats = 512
-  many = dj.dequantize(key, jnp.tile(x0, (repeats, 1)), num_levels)
-  found = jax.jit(
-    lambda x: dj.log_likelihood(
-      None, oracle.denoise, dj.CosineSchedule(), x, exact_trace=True,
+
+  @jax.jit
+  def bits_of(x):
+    many = dj.dequantize(key, x, num_levels)
+    found = dj.log_likelihood(
+      None, oracle.denoise, dj.CosineSchedule(), many, exact_trace=True,
       rtol=1e-4, atol=1e-4,
-    )
-  )(many).log_prob  # fmt: skip
-  bits = dj.ode_bits_per_dim(found, (2,), num_levels).reshape(repeats, 3)
+    )  # fmt: skip
+    return dj.ode_bits_per_dim(found.log_prob, (2,), num_levels)
+
+  bits = np.asarray(bits_of(np.tile(x0, (repeats, 1)))).reshape(repeats, 3)
   w = 2 / (num_levels - 1)
   density = scipy.stats.norm.logpdf(np.float64(x0), scale=scale)
   expected = -(density - w**2 / (24 * scale**2)).mean(axis=1) / np.log(2)

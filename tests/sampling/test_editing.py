@@ -5,6 +5,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.sampling.moments import jit_long
 
 SCHEDULE = dj.DiscreteSchedule.from_alphas(np.linspace(0.999, 0.9, 50))
 
@@ -13,7 +14,7 @@ def test_noising_step_by_step_has_the_marginals(key):
   """z_i = sqrt(abar_i) x + sqrt(1 - abar_i) noise, at every chosen step."""
   image = jnp.full((200, 200, 1), 0.5)
   steps = [0, 1, 10, 50]
-  z = dj.noise_image(key, image, SCHEDULE, steps)
+  z = np.asarray(dj.noise_image(key, image, SCHEDULE, steps))
   assert z.shape == (4, 200, 200, 1)
   np.testing.assert_array_equal(z[0], image)
   for i, step in enumerate(steps[1:], 1):
@@ -27,9 +28,9 @@ def test_noising_step_by_step_has_the_marginals(key):
 def test_the_frames_belong_to_one_noising(key):
   """What step 11 adds to step 10 is its own noise, not a fresh picture."""
   image = jnp.zeros((100, 100, 1))
-  a, b = dj.noise_image(key, image, SCHEDULE, [10, 11])
-  alpha = SCHEDULE.alphas[10]
-  rest = (b - jnp.sqrt(alpha) * a) / jnp.sqrt(1 - alpha)
+  a, b = np.asarray(dj.noise_image(key, image, SCHEDULE, [10, 11]))
+  alpha = np.asarray(SCHEDULE.alphas)[10]
+  rest = (b - np.sqrt(alpha) * a) / np.sqrt(1 - alpha)
   np.testing.assert_allclose(rest.std(), 1.0, rtol=0.05)
   correlation = np.corrcoef(np.ravel(a), np.ravel(rest))[0, 1]
   assert abs(correlation) < 5 / 100
@@ -78,7 +79,9 @@ def law_of_sdedit(sampler, guide, level):
   return mean, q @ np.diag(gain**2 * sigma**2 + rest) @ q.T
 
 
-@pytest.mark.parametrize('strength', [0.2, 0.5, 1.0])
+@pytest.mark.parametrize(
+  'strength', [0.2, pytest.param(0.5, marks=pytest.mark.slow), 1.0]
+)
 @pytest.mark.parametrize('name', ['ddim', 'sde'])
 def test_the_law_of_sdedit(name, strength, key):
   """20,000 edits of one guide; steps are fine enough for the ODE and the SDE.
@@ -89,7 +92,7 @@ def test_the_law_of_sdedit(name, strength, key):
   levels = dj.level_grid(DDPM, 250)
   sampler = dj.ddim() if name == 'ddim' else dj.ancestral('fixed_large')
 
-  @jax.jit
+  @jit_long
   def run(key):
     guides = jnp.broadcast_to(jnp.asarray(guide, jnp.float32), (20_000, 2))
     denoise = GAUSSIAN.denoise
@@ -107,14 +110,17 @@ def test_the_law_of_sdedit(name, strength, key):
 
 def test_two_repeats_are_an_edit_of_an_edit(key):
   """Means: the map of one edit applied twice."""
-  levels = dj.level_grid(DDPM, 100)
   guide = np.array([2.0, -1.5])
-  guides = jnp.broadcast_to(jnp.asarray(guide, jnp.float32), (20_000, 2))
-  x = jax.jit(
-    lambda x: dj.sdedit(
+  guides = np.broadcast_to(guide.astype(np.float32), (20_000, 2))
+
+  @jit_long
+  def edit(x):
+    levels = dj.level_grid(DDPM, 100)
+    return dj.sdedit(
       key, GAUSSIAN.denoise, dj.ddim(), levels, x, 0.3, repeats=2
     )
-  )(guides)
+
+  x = np.asarray(edit(guides))
   once, cov = law_of_sdedit('ddim', guide, DDPM(jnp.array(0.3)))
   twice, _ = law_of_sdedit('ddim', once, DDPM(jnp.array(0.3)))
   error = 5 * np.sqrt(2 * np.diag(cov) / len(x))
@@ -149,9 +155,10 @@ def test_no_strength_is_no_change_and_known_pixels_stay(key):
   edit = lambda *args, **options: dj.sdedit(
     key, GAUSSIAN.denoise, dj.ddim(), levels, guide, *args, **options
   )
+  guide = np.asarray(guide)
   np.testing.assert_array_equal(edit(0.0), guide)
   mask = jnp.array([[True, False]])
-  found = edit(0.8, mask=mask, repeats=2)
+  found = np.asarray(jax.jit(lambda: edit(0.8, mask=mask, repeats=2))())
   np.testing.assert_array_equal(found[:, 0], guide[:, 0])
   assert (np.abs(found[:, 1] - guide[:, 1]) > 1e-3).all()
 
@@ -179,13 +186,16 @@ def test_interpolation_of_white_data_is_that_of_the_images(key):
   By hand: on the sphere through a and b where they are of one length.
   """
   white = oracles.gaussian(np.zeros(4), np.eye(4))
-  levels = dj.level_grid(DDPM, 500)
   a, b = np.asarray(jax.random.normal(key, (2, 3, 4)), np.float64)
   b *= (np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))[:, None]
   weights = np.array([0.0, 0.3, 1.0])
-  found = jax.jit(
-    lambda a, b: dj.interpolate(white.denoise, levels, a, b, weights)
-  )(*jnp.asarray([a, b], jnp.float32))
+
+  @jax.jit
+  def interpolate(a, b):
+    levels = dj.level_grid(DDPM, 500)
+    return dj.interpolate(white.denoise, levels, a, b, weights)
+
+  found = np.asarray(interpolate(*np.asarray([a, b], np.float32)))
   assert found.shape == (3, 3, 4)
   np.testing.assert_allclose(found[0], a, atol=0.03)
   np.testing.assert_allclose(found[2], b, atol=0.03)
@@ -193,24 +203,29 @@ def test_interpolation_of_white_data_is_that_of_the_images(key):
   np.testing.assert_allclose(lengths, np.linalg.norm(a, axis=1), rtol=0.01)
   unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
   whole = np.arccos(np.sum(unit(a) * unit(b), axis=1))
-  part = np.arccos(np.sum(unit(a) * unit(np.asarray(found[1])), axis=1))
+  part = np.arccos(np.sum(unit(a) * unit(found[1]), axis=1))
   np.testing.assert_allclose(part, 0.3 * whole, atol=0.01)
 
 
 def test_interpolation_ends_at_the_images(key):
   """Of other data: a, b to the error of an inversion over 500 steps."""
-  levels = dj.level_grid(DDPM, 500)
-  a, b = GAUSSIAN.sample(key, 2)[:, None]
-  run = jax.jit(
-    lambda a, b: dj.interpolate(GAUSSIAN.denoise, levels, a, b, (0.0, 1.0))
-  )
-  np.testing.assert_allclose(run(a, b)[:, 0], [a[0], b[0]], atol=0.05)
+
+  @jax.jit
+  def run(key):
+    levels = dj.level_grid(DDPM, 500)
+    a, b = GAUSSIAN.sample(key, 2)[:, None]
+    ends = (0.0, 1.0)
+    return dj.interpolate(GAUSSIAN.denoise, levels, a, b, ends), (a, b)
+
+  found, ends = map(np.asarray, run(key))
+  np.testing.assert_allclose(found, ends, atol=0.05)
 
 
 def test_slerp_of_parallel_images_is_a_line():
-  a = jnp.array([[1.0, 2.0], [0.0, 0.0]])
+  a = np.array([[1.0, 2.0], [0.0, 0.0]], np.float32)
+  slerp = jax.jit(dj.slerp)
   for b in (3.0 * a, 0.0 * a):
-    found = dj.slerp(a, b, 0.25)
+    found = slerp(a, b, 0.25)
     np.testing.assert_allclose(found, 0.75 * a + 0.25 * b, rtol=1e-5)
 
 

@@ -10,6 +10,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.sampling import chains
+from tests.sampling.moments import jit_long
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 LEVELS = dj.level_grid(SCHEDULE, 20)
@@ -34,11 +35,16 @@ def counted(denoise, calls):
   [(250, 10, 10), (20, 4, 3), (7, 1, 5), (23, 5, 2), (9, 3, 1)],
 )
 def test_the_grid_of_repaint_is_that_of_the_released_code(steps, jump, n):
-  levels = dj.level_grid(SCHEDULE, steps)
-  grid = dj.repaint_levels(levels, n, jump)
+
+  @jax.jit
+  def times_of_both():
+    levels = dj.level_grid(SCHEDULE, steps)
+    return levels.t, dj.repaint_levels(levels, n, jump).t
+
+  t, found = map(np.asarray, times_of_both())
   times = chains.times(steps, jump, n)
   # their time -1 is clean data, the last entry of our grid
-  np.testing.assert_array_equal(grid.t, levels.t[steps - 1 - times])
+  np.testing.assert_array_equal(found, t[steps - 1 - times])
 
 
 def test_repaint_takes_2410_steps_down_and_2160_up():
@@ -175,7 +181,7 @@ def completed(method, num_steps, *resampling):
     levels = dj.repaint_levels(levels, *resampling)
   else:
     denoise = dj.reconstruction_guided(denoise, truth, MASK)
-  x = jax.jit(lambda x: dj.sample(keys[1], denoise, sampler, levels, x))(x)
+  x = jit_long(lambda x: dj.sample(keys[1], denoise, sampler, levels, x))(x)
   return np.asarray(truth[:, 0]), np.asarray(x[:, 1])
 
 

@@ -114,9 +114,10 @@ def check(name, oracle_name, schedule_name, key):
   moments.check_moments(x, oracle, BIAS.get(name, 0.02))
 
 
-# Every sampler has two schedules, and every schedule some samplers, that are
-# not left to the slow tests; of 'linear', the test of a mixture has them all.
-FAST = ('linear_vp', 'geometric_ve', 'sub_vp', 'flow')
+# Every sampler has one path that is not left to the slow tests, in turn: the
+# mixture has them all on a variance-preserving one, but for the chains of
+# Langevin, 1600 calls, of which Gaussian data show smaller errors.
+FAST = ('geometric_ve', 'sub_vp', 'flow')
 
 
 def slow_unless(fast):
@@ -127,7 +128,7 @@ PAIRS = [
   pytest.param(
     name,
     schedule,
-    marks=slow_unless(schedule in (FAST[i % 4], FAST[i % 4 - 1])),
+    marks=slow_unless(schedule == FAST[i % 3] and name != 'annealed_langevin'),
   )
   for i, name in enumerate(moments.STOCHASTIC)
   for schedule in moments.SCHEDULES
@@ -149,6 +150,7 @@ def test_mean_and_covariance_of_correlated_gaussian_data(
 
 # Of the solvers of an ODE, whose orders are tested above, one of each kind.
 MIXED = {*moments.STOCHASTIC, 'heun', 'dpm_solver_pp_3m', 'unipc_2'}
+MIXED -= {'annealed_langevin'}
 
 
 @pytest.mark.parametrize(
@@ -319,15 +321,18 @@ def test_an_image_knows_its_own_key_only(name):
 
 def test_order_1_is_ddim():
   for schedule in (moments.DDPM, VE, FLOW):
-    t = jnp.linspace(1.0, 0.0, 9)
-    levels = schedule(t)
-    x = levels.sigma[0] * jax.random.normal(jax.random.key(1), (5, 2))
 
-    def run(sampler, levels=levels, x=x):
-      return dj.sample(jax.random.key(0), denoise, sampler, levels, x)
+    @jax.jit
+    def run_both(key, schedule=schedule):
+      levels = schedule(jnp.linspace(1.0, 0.0, 9))
+      x = levels.sigma[0] * jax.random.normal(key, (5, 2))
+      return [
+        dj.sample(key, denoise, sampler, levels, x)
+        for sampler in (dj.ddim(), dj.dpm_solver_pp(1))
+      ]
 
-    a, b = run(dj.ddim()), run(dj.dpm_solver_pp(1))
-    # the same expression, but XLA may round two programs differently
+    a, b = run_both(jax.random.key(1))
+    # the same expression, but XLA may round it differently
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 

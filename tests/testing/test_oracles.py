@@ -1,5 +1,7 @@
 """The oracles themselves, against quadrature, scipy and autodiff."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,8 +25,9 @@ ORACLES = pytest.mark.parametrize(
 )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2))
 def points(oracle, key, n=6):
-  x0 = jax.jit(oracle.sample, static_argnums=1)(key, n)
+  x0 = oracle.sample(key, n)
   return dj.q_sample(x0, jax.random.normal(key, x0.shape), LEVEL)
 
 
@@ -49,28 +52,38 @@ def test_score_is_the_gradient_of_log_prob(oracle, key):
 @ORACLES
 def test_tweedie_connects_denoiser_and_score(oracle, key):
   x = points(oracle, key)
-  found = dj.score_from_x0(jax.jit(oracle.denoise)(x, LEVEL).x0, x, LEVEL)
-  np.testing.assert_allclose(found, jax.jit(oracle.score)(x, LEVEL), atol=2e-5)
+  found, score = jax.jit(
+    lambda x: (
+      dj.score_from_x0(oracle.denoise(x, LEVEL).x0, x, LEVEL),
+      oracle.score(x, LEVEL),
+    )
+  )(x)
+  np.testing.assert_allclose(found, score, atol=2e-5)
 
 
 @ORACLES
 def test_denoiser_is_the_posterior_mean_by_importance_sampling(oracle, key):
-  x = points(oracle, key)
-  sample = jax.jit(oracle.sample, static_argnums=1)
-  x0 = sample(jax.random.fold_in(key, 1), 200_000)
-  distance = (x[:, None] - LEVEL.alpha * x0[None]) ** 2
-  log_weight = -0.5 * jnp.sum(distance, -1) / LEVEL.sigma**2
-  weight = jax.nn.softmax(log_weight, axis=1)
-  mean = weight @ x0
+
+  @jax.jit
+  def found_and_expected(key):
+    x = points(oracle, key)
+    x0 = oracle.sample(jax.random.fold_in(key, 1), 200_000)
+    distance = (x[:, None] - LEVEL.alpha * x0[None]) ** 2
+    log_weight = -0.5 * jnp.sum(distance, -1) / LEVEL.sigma**2
+    weight = jax.nn.softmax(log_weight, axis=1)
+    mean = weight @ x0
+    square = (x0[None] - mean[:, None]) ** 2
+    variance = jnp.sum(weight[..., None] ** 2 * square, axis=1)
+    return oracle.denoise(x, LEVEL).x0, mean, variance
+
+  found, mean, variance = map(np.asarray, found_and_expected(key))
   # five standard errors of the self-normalised estimate
-  spread = jnp.sum(weight[..., None] ** 2 * (x0[None] - mean[:, None]) ** 2, 1)
-  error = jnp.abs(jax.jit(oracle.denoise)(x, LEVEL).x0 - mean)
-  assert (error < 5 * jnp.sqrt(spread)).all()
+  assert (np.abs(found - mean) < 5 * np.sqrt(variance)).all()
 
 
 @ORACLES
 def test_samples_have_mean_and_cov(oracle, key):
-  x = np.asarray(oracle.sample(key, 100_000))
+  x = np.asarray(jax.jit(oracle.sample, static_argnums=1)(key, 100_000))
   np.testing.assert_allclose(x.mean(0), oracle.mean, atol=0.02)
   np.testing.assert_allclose(np.cov(x.T), oracle.cov, atol=0.04)
 
@@ -92,7 +105,8 @@ def test_no_signal_left_gives_the_prior_mean(oracle, key):
   level = dj.NoiseLevel(*(jnp.asarray(v) for v in (1.0, 0.0, 1.0)))
   x = jax.random.normal(key, (3, 2))
   expected = np.broadcast_to(oracle.mean, (3, 2))
-  np.testing.assert_allclose(oracle.denoise(x, level).x0, expected, rtol=1e-5)
+  found = jax.jit(oracle.denoise)(x, level).x0
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_weights_need_not_be_normalised():
@@ -131,21 +145,25 @@ def test_entropy_of_several_levels():
 def test_ode_map_solves_the_ode(schedule):
   """dx/dt = f x - g^2 score / 2 (Song et al. 2021, Eq. 13), by differences."""
   x = jnp.asarray([[0.3, -1.0], [2.0, 0.5]], jnp.float32)
-  with jax.enable_x64(True):
-    t, h = 0.3, 1e-3
+
+  @jax.jit
+  def slope_and_field(t, h):
     now = schedule(t)
-    moved = jax.jit(lambda s: GAUSSIAN.ode_map(x, now, schedule(t + s)))
+    ahead, behind = (GAUSSIAN.ode_map(x, now, schedule(t + s)) for s in (h, -h))
     f, g2 = dj.sde_coefficients(schedule, t)
-    slope = (moved(h) - moved(-h)) / (2 * h)
-    expected = f * x - 0.5 * g2 * GAUSSIAN.score(x, now)
-  np.testing.assert_allclose(slope, expected, rtol=1e-3)
+    field = f * x - 0.5 * g2 * GAUSSIAN.score(x, now)
+    return (ahead - behind) / (2 * h), field
+
+  with jax.enable_x64(True):
+    slope, field = slope_and_field(0.3, 1e-3)
+  np.testing.assert_allclose(slope, field, rtol=1e-3)
 
 
 def test_ode_map_there_and_back_by_way_of_another_level(key):
   schedule = dj.CosineSchedule()
   a, b, c = (schedule(jnp.float32(t)) for t in (0.1, 0.6, 0.9))
   x = points(GAUSSIAN, key)
-  map_ = GAUSSIAN.ode_map
+  map_ = jax.jit(GAUSSIAN.ode_map)
   np.testing.assert_allclose(map_(map_(x, a, c), c, a), x, atol=1e-5)
   np.testing.assert_allclose(
     map_(map_(x, a, b), b, c), map_(x, a, c), atol=1e-5
@@ -153,10 +171,15 @@ def test_ode_map_there_and_back_by_way_of_another_level(key):
 
 
 def test_ode_map_carries_one_marginal_to_the_other(key):
-  a, b = (dj.CosineSchedule()(jnp.float32(t)) for t in (0.2, 0.7))
-  x0 = GAUSSIAN.sample(key, 100_000)
-  x = dj.q_sample(x0, jax.random.normal(jax.random.key(1), x0.shape), a)
-  y = np.asarray(GAUSSIAN.ode_map(x, a, b))
+
+  @jax.jit
+  def carried(key):
+    a, b = (dj.CosineSchedule()(jnp.float32(t)) for t in (0.2, 0.7))
+    x0 = GAUSSIAN.sample(key, 100_000)
+    x = dj.q_sample(x0, jax.random.normal(jax.random.key(1), x0.shape), a)
+    return GAUSSIAN.ode_map(x, a, b), b
+
+  y, b = jax.device_get(carried(key))
   cov = b.alpha**2 * np.array(COV) + b.sigma**2 * np.eye(2)
   np.testing.assert_allclose(y.mean(0), b.alpha * np.array(MEAN), atol=0.02)
   np.testing.assert_allclose(np.cov(y.T), cov, atol=0.02)
@@ -197,10 +220,9 @@ def test_conditional_density_is_joint_over_marginal(mask):
   expected = np.log(density(x, np.ones(3, bool)))
   if mask.any():
     expected -= np.log(density(known[mask], mask))
-  at = jnp.asarray(x[:, ~mask], jnp.float32)
-  np.testing.assert_allclose(
-    found.log_prob(at, dj.clean_level()), expected, rtol=1e-4, atol=1e-4
-  )
+  at = x[:, ~mask].astype(np.float32)
+  log_prob = jax.jit(found.log_prob)(at, dj.clean_level())
+  np.testing.assert_allclose(log_prob, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_conditional_of_the_two_correlated_numbers():
