@@ -168,6 +168,14 @@ def test_the_scale_is_that_of_draws_over_the_training_set(run):
   z = np.asarray(jax.jit(latents.encode)(frozen, x, keys))
   assert z.shape == (len(x), 4, 4, 4)
   np.testing.assert_allclose(z.std(), 1.0, atol=0.02)
+  # whatever the scale is, latents have it and the decoder takes it back
+  other = frozen | {'scale': 3.0 * frozen['scale']}
+  encode, decode = jax.jit(latents.encode), jax.jit(latents.decode)
+  z = encode(frozen, x[:2])
+  np.testing.assert_allclose(encode(other, x[:2]), 3.0 * z, rtol=1e-5)
+  np.testing.assert_allclose(
+    decode(other, 3.0 * z), decode(frozen, z), atol=1e-5
+  )
 
 
 def test_latents_are_drawn_anew_each_step_on_any_devices(run):

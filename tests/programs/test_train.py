@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from diffusion_jax import build
+from diffusion_jax import build, families
 from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, sample, train
@@ -44,9 +44,47 @@ def test_a_run_leaves_what_the_docs_promise(run):
   for line in trained:
     assert line['loss'] > 0 and line['grad_norm'] > 0
     assert any(f'loss_quarter_{q}' in line for q in range(1, 5))
-    assert {'learning_rate'} <= set(line)
+  # the rate of the step: two of warm-up, then a cosine to 0 after four
+  rates = [line['learning_rate'] for line in trained]
+  np.testing.assert_allclose(rates, [0.0, 2e-3, 4e-3, 2e-3], atol=1e-9)
   assert 'images_per_second' in trained[-1]
   assert found[-1]['test_loss'] > 0
+
+
+def test_a_preview_is_of_the_average_and_a_batch_of_its_step(
+  tmp_path, monkeypatch
+):
+  seen, steps = [], []
+  config = smoke(**{'training.sample_every': 2})
+  family = families.of(config)
+
+  def make_preview(*_):
+    def preview(params):
+      seen.append(jax.device_get(params))
+      return np.zeros((8, 8, 1), np.uint8)
+
+    return preview
+
+  def make_encode(*args):
+    def encode(kept, batch, key, i):
+      steps.append(i)
+      return family.make_encode(*args)(kept, batch, key, i)
+
+    return encode
+
+  spied = family._replace(make_encode=make_encode)
+  monkeypatch.setattr(families, 'of', lambda config: spied)
+  monkeypatch.setattr(train, 'make_preview', make_preview)
+  PROGRAMS['train'](config, str(tmp_path))
+  assert steps == [0, 1, 2, 3]
+  for step, params in zip((2, 4), seen, strict=True):
+    average, raw = (
+      checkpoints.restore_params(tmp_path, ema, checkpoint=step)[0]
+      for ema in (True, False)
+    )
+    assert_same(params, average)
+    bias = lambda x: x['network']['conv_in']['bias']
+    assert (bias(average) != bias(raw)).any()
 
 
 def assert_same_training(a, b):
