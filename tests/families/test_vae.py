@@ -5,6 +5,7 @@ import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -179,6 +180,50 @@ def test_samples_are_draws_of_the_prior_decoded(run):
   decode = jax.jit(lambda p, z: model.image(model.decode(p, 1, z)))
   expected = decode(params['network'], z)
   np.testing.assert_allclose(whole[3:], expected, atol=1e-5)
+
+
+def test_a_chain_literally():
+  """Up by means, down by means or by draws; z_1 of lines between two means."""
+  config = smoke('hvae')
+  shapes, rng = families.abstract_params(config), np.random.default_rng(3)
+  params = jax.tree.map(
+    lambda x: np.float32(0.2 * rng.standard_normal(x.shape)), shapes
+  )
+  model, x = vae.build_model(config), rng.uniform(-1.0, 1.0, (2, 8, 8, 1))
+  keys = jax.random.fold_in(stream(config.sampling.seed, 'vae_sampling'), 5)
+
+  @jax.jit
+  def literally(params, x):
+    up = lambda t, z: model.encode(params, t, z).mean
+    down = lambda t, z: model.decode(params, t, z)
+    shown = lambda z: model.image(down(1, z))
+    z1 = up(1, x)
+    z2 = up(2, z1)
+    z3 = up(3, z2)
+    back = down(2, z2).mean, down(2, down(3, z3).mean).mean
+    rows = jnp.stack([shown(z) for z in (z1, *back)], axis=1)
+    part = 1 / (vae.COLUMNS - 1)
+    second = (1 - part) * z1[:1] + part * z1[1:]
+    ends = shown(z1[:1]), shown(second), shown(z1[1:])
+    noise = lambda key: jax.random.normal(key, (1, *z3.shape[1:]))
+    eps_1, eps_2, eps_3 = map(noise, jax.random.split(keys, 3))
+    z = eps_3
+    for t, eps in ((3, eps_2), (2, eps_1)):
+      p = down(t, z)
+      z = p.mean + jnp.sqrt(p.variance) * eps
+    ours = vae.reconstruct(model, params, x)
+    ways = vae.interpolate(model, params, x[:1], x[1:])
+    return rows, ends, shown(z), ours, ways
+
+  rows, ends, drawn, found, ways = literally(params['network'], x)
+  assert np.ptp(rows, axis=1).max() > 0.1  # the layers tell apart
+  np.testing.assert_allclose(found, rows, atol=1e-5)
+  assert np.abs(ends[0] - ends[2]).max() > 0.1
+  for i, end in zip((0, 1, -1), ends, strict=True):
+    np.testing.assert_allclose(ways[:, i], end, atol=1e-5)
+  generate = families.of(config).generate(config, build.build_mesh(config))
+  sample = generate(params, np.arange(5, 6), {})
+  np.testing.assert_allclose(sample, drawn, atol=1e-5)
 
 
 def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):

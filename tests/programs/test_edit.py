@@ -1,11 +1,14 @@
 """--mode=edit and networks conditioned on images, tiny ones."""
 
+import functools
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion_jax import families
 from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.errors import UserError
@@ -214,6 +217,26 @@ def test_interpolation_goes_from_one_to_the_other(files, tmp_path):
     assert (found[i] != found[j]).any()
 
 
+def test_an_interpolation_is_not_clipped():
+  """Of eps = 30 for any x: x_0 leaves [-1, 1] on the way, ends do not move."""
+  config = smoke(**QUICK | {'sampling.clip': True})
+  params = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype), families.abstract_params(config)
+  )
+  params['network']['conv_out']['bias'] += 30.0
+  ends = np.float32(np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1)))
+  inputs = {
+    'image': ends[:1],
+    'image2': ends[1:],
+    'weight': np.float32([0.0, 1.0]),
+    'cond': {'label': np.zeros(2, np.int32)},
+  }
+  keys = jax.random.split(jax.random.key(0), 2)
+  draw = jax.jit(functools.partial(edit.interpolate, '', config))
+  found = draw(params, {}, keys, inputs)
+  np.testing.assert_allclose(found, ends, atol=1e-3)
+
+
 def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
   """Or comes closer to them: three steps of a network with little training."""
   changes = {'edit.task': 'superres', 'edit.iterations': 4}
@@ -332,6 +355,11 @@ def test_a_network_has_the_task_of_its_condition(
 ):
   with pytest.raises(UserError, match=message):
     run(colour, files, changes, image='colours')
+
+
+def test_the_label_is_that_of_all_samples():
+  config = smoke(**QUICK | {'edit.label': 3})
+  np.testing.assert_array_equal(edit.choose_label(config), [3, 3])
 
 
 def test_a_network_trained_without_dropout_needs_a_label():

@@ -3,15 +3,21 @@
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import diffusion_jax as dj
+from diffusion_jax import build, families
+from diffusion_jax.core.keys import stream
 from diffusion_jax.data import sources
+from diffusion_jax.data.images import scale
 from diffusion_jax.errors import UserError
+from diffusion_jax.families.family import Metric
 from diffusion_jax.programs import PROGRAMS
+from diffusion_jax.programs import evaluate as evaluation
 from diffusion_jax.runs import run_folder
 from tests.programs.conftest import printed_by, smoke
 
@@ -125,6 +131,30 @@ def test_the_ode_and_a_list_of_metrics_as_typed(run, capsys):
   found = result(run, 'ode-test-noisy')['bits_per_dim']
   # two bounds of the same, in the same units: an offset of 3 bits is not lost
   assert abs(found - result(run, 'ode-test-three')['bits_per_dim']) < 2.5
+
+
+def test_a_measure_sees_the_labels_and_the_image_of_the_condition(monkeypatch):
+  """cond['image'] is drawn with a key of the seed and the image's index."""
+  config = smoke(**{'conditioning.image': 'inpaint'})
+  make = build.build_image_condition(config)
+  total = lambda x: x.sum(axis=(1, 2, 3))
+
+  def measure(params, keys, x0, cond):
+    return {'label': cond['label'], 'image': total(cond['image'])}
+
+  metrics = {'elbo': Metric(lambda config: measure, None)}
+  spied = families.of(config)._replace(metrics=metrics)
+  monkeypatch.setattr(families, 'of', lambda config: spied)
+  source, index = sources.digits('test'), np.array([3, 8, 5])
+  pictures, cond = evaluation.read(config, source, index)
+  measured = evaluation.make_measure('elbo', config, build.build_mesh(config))
+  found = measured({}, index, pictures, cond)
+  x0, labels = source.read(index)
+  np.testing.assert_array_equal(found['label'], labels)
+  root = stream(config.evaluation.seed, 'evaluation_images')
+  keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(index)
+  images = jax.jit(make)(keys, scale(x0, 17))
+  np.testing.assert_allclose(found['image'], total(images), rtol=1e-5)
 
 
 def test_the_overrides_of_the_training_may_be_repeated(run):

@@ -5,6 +5,7 @@ import pytest
 from tqdm import tqdm
 
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import step_log
 from diffusion_jax.runs.step_log import StepLog, average
 from diffusion_jax.training.objectives import Mean
 from tests.programs.conftest import smoke
@@ -61,6 +62,19 @@ def test_the_steps_of_a_call_are_counted_one_by_one():
   step, scalars = Lines.written.pop()
   assert step == 8 and scalars['loss'] == 2.0  # of 1 and 3
   assert scalars['skipped_steps'] == 1
+
+
+def test_speed_is_of_the_images_since_the_clock_was_started(monkeypatch):
+  """Ten steps of eight images in four seconds; compilation is left out."""
+  now = iter([0.0, 100.0, 104.0])
+  monkeypatch.setattr(step_log.time, 'perf_counter', lambda: next(now))
+  config, bar = smoke(), tqdm(disable=True)
+  log = StepLog(config, 'runs/x', None, Lines(), bar, start=20)
+  log.restart_clock(30)
+  log.write_line(40, 0.5)
+  step, scalars = Lines.written.pop()
+  assert config.training.batch_size == 8 and step == 40
+  assert scalars['images_per_second'] == 10 * 8 / 4.0
 
 
 class Lines:
