@@ -224,7 +224,8 @@ def test_an_interpolation_is_not_clipped():
     lambda x: np.zeros(x.shape, x.dtype), families.abstract_params(config)
   )
   params['network']['conv_out']['bias'] += 30.0
-  ends = np.float32(np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1)))
+  ends = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1))
+  ends = ends.astype(np.float32)
   inputs = {
     'image': ends[:1],
     'image2': ends[1:],
