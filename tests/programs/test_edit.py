@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import families
+from diffusion_jax import build, families
+from diffusion_jax.core.keys import stream
 from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.errors import UserError
@@ -273,6 +274,12 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   assert set(np.unique(found['conditions'][~known])) == {128}
   with Image.open(palette / 'samples' / 'samples.png') as sheet:
     assert sheet.size == (6 * (1 + 3 * 9), 6 * (1 + 4 * 9))
+  root = stream(config.sampling.seed, 'sampling_images')
+  keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(np.arange(4))
+  make = build.build_image_condition(config)
+  expected = jax.jit(make)(keys, scale(test.images[:4], 17))
+  image = sample_inputs.choose_images(config, 4).image
+  np.testing.assert_array_equal(image, expected)
   # the condition depends on seed and number alone
   two, four = (
     sample_inputs.choose_images(smoke(**QUICK | INPAINTING | {

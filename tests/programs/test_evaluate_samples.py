@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_jax.build import ranges
 from diffusion_jax.errors import UserError
-from diffusion_jax.evaluation import digits, features, fid
+from diffusion_jax.evaluation import digits, features, fid, image_sets
 from diffusion_jax.programs import PROGRAMS, evaluate_samples, sample, train
 from diffusion_jax.runs import references
 from tests.programs.conftest import printed_by, smoke
@@ -281,6 +281,20 @@ def test_a_classifier_makes_no_images():
   config = smoke(**{'objective.name': 'classifier'})
   with pytest.raises(UserError, match='makes no images to measure by fid'):
     evaluate_samples.check(config, ('fid',))
+
+
+def test_features_and_labels_are_of_the_same_images(tmp_path):
+  """Computed, and read again."""
+  pictures = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+  labels = np.array([3, 1, 4, 1, 5])
+  found = image_sets.from_array('made', pictures, labels=labels)
+  extractor, path = halves('', 2), tmp_path / 'halves.npz'
+  for _ in range(2):
+    known = evaluate_samples.describe(smoke(), found, extractor, path, {})
+    expected = extractor.extract(pictures)['features']
+    np.testing.assert_array_equal(known.found['features'], expected)
+    np.testing.assert_array_equal(known.labels, labels)
+    found = found._replace(batches=None)  # not read again
 
 
 def test_accuracy_needs_labels():

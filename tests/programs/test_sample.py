@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import families
+from diffusion_jax import build, families
+from diffusion_jax.data.images import to_uint8
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, sample
 from diffusion_jax.runs import run_folder, sample_inputs
@@ -57,6 +58,23 @@ def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
   for i, column in enumerate(places.T):
     shown = set(column.tolist()) - {32}  # places left empty
     assert shown == {100 + asked[i % len(asked)]}
+
+
+def test_every_image_is_of_its_own_label(tmp_path):
+  """Image 5, in the second of two parts, is what it is by itself."""
+  run = untrained(smoke(), tmp_path, deviation=0.5)
+  fields = {'sampling.num_samples': 7, 'sampling.batch_size': 4}
+  PROGRAMS['sample'](smoke(**fields), str(run))
+  found = samples(run)
+  config = smoke()
+  mesh, params = build.build_mesh(config), sample.restore(config, str(run))
+  generate = families.of(config).generate(config, mesh)
+  own, other = (
+    to_uint8(generate(params, np.array([5]), {'label': label}), 17)[0]
+    for label in (np.array([5]), np.array([6]))
+  )
+  assert found['labels'][5] == 5 and (own != other).any()
+  np.testing.assert_array_equal(found['arr_0'][5], own)
 
 
 def test_image_i_does_not_depend_on_the_batch(run, printed):
