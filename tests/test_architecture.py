@@ -113,7 +113,6 @@ TESTED_ELSEWHERE = {
   'data/builders.py': 'data/test_prepare.py',
   'errors.py': 'test_command_line.py',
   'families/classifier.py': 'families/test_guidance.py',
-  'families/diffusion.py': 'programs/test_sample.py',
   'families/family.py': 'families/test_vae.py',
   'families/vae_models.py': 'families/test_vae.py',
   'interop/diffusers_networks.py': 'interop/test_diffusers.py',
