@@ -76,11 +76,11 @@ def keys_seen(make, params, key, batch, context):
     return network(params, x, noise, cond)
 
   @jax.jit
-  def run(key):
-    make(spy)(params, context, key, batch)
+  def run(*args):
+    make(spy)(*args)
     return seen
 
-  return [tuple(k.tolist()) for k in run(key)]
+  return [tuple(k.tolist()) for k in run(params, context, key, batch)]
 
 
 # Linear networks: exact at params[0] = 1 and 0 elsewhere.
