@@ -128,7 +128,7 @@ PAIRS = [
   pytest.param(
     name,
     schedule,
-    marks=slow_unless(schedule == FAST[i % 3] and name != 'annealed_langevin'),
+    marks=slow_unless(schedule == FAST[i % 3]),
   )
   for i, name in enumerate(moments.STOCHASTIC)
   for schedule in moments.SCHEDULES
