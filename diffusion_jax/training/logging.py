@@ -53,10 +53,12 @@ class MetricWriter:
     draft.replace(path)
     damaged = steps.count(None)
     later = len(lines) - sum(kept) - damaged
-    print(
-      f'{path}: dropped {later} lines of steps after {self._start_step}, which '
-      f'are done again, and {damaged} damaged ones'
-    )
+    what = {
+      f'{later} of steps after {self._start_step}, which are done again': later,
+      f'{damaged} damaged': damaged,
+    }
+    shown = ', '.join(text for text, count in what.items() if count)
+    print(f'{path}: lines dropped: {shown}')
 
   @functools.cached_property
   def _events(self):

@@ -124,10 +124,12 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, capsys):
     (3, 30.0),
   ]
   said = capsys.readouterr().out
-  assert 'dropped 2 lines of steps after 2, which are done again, and 1' in said
+  assert (
+    'dropped: 2 of steps after 2, which are done again, 1 damaged\n' in said
+  )
 
 
-def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path):
+def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path, capsys):
   good = [f'{{"step": {i}, "loss": 1.0}}\n'.encode() for i in (1, 2, 3)]
   damaged = [b'{"step": 2, \xff}\n', b'3\n', b'{"loss": 1.0}\n', b'\0\0\n']
   path = tmp_path / 'metrics.jsonl'
@@ -136,6 +138,7 @@ def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path):
   writer.write_scalars(3, {'loss': 1.0})
   writer.close()
   assert path.read_bytes() == b''.join(good)
+  assert capsys.readouterr().out.startswith(f'{path}: lines dropped: 5 damaged')
 
 
 def test_a_full_disk_is_noticed_at_once_and_blocks_nothing(tmp_path):
