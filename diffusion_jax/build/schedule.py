@@ -133,11 +133,6 @@ def _with_params(schedule, params):
   return dataclasses.replace(schedule, params=params)
 
 
-@jax.jit  # One program for all schedules of a kind, not one for each operation.
-def _level(schedule, t):
-  return schedule(t)
-
-
 def check_signal(config):
   """Raises UserError for a prediction that does not determine x0.
 
@@ -147,7 +142,9 @@ def check_signal(config):
   kind = config.objective.parametrization
   if kind not in ('eps', 'score') or learns_schedule(config):
     return
-  if _level(build_schedule(config), 1.0).alpha == 0.0:
+  # jit: one program to compile, not one for each operation. The schedule is no
+  # argument of it: one of the user's own need not be a pytree.
+  if jax.jit(build_schedule(config).__call__)(1.0).alpha == 0.0:
     raise UserError(
       f'config.objective.parametrization={kind!r}: the schedule has no signal '
       f'at t = 1, where {kind} says nothing about x0: take '

@@ -11,6 +11,7 @@ from diffusion_jax import build, families
 from diffusion_jax.build import audit
 from diffusion_jax.build.schedule import SCHEDULES
 from diffusion_jax.errors import UserError
+from tests.build import toy_parts
 from tests.programs.conftest import unet_smoke as smoke
 
 NO_SHIFT = ('geometric_ve', 'karras', 'sub_vp')
@@ -115,6 +116,17 @@ def test_eps_and_score_need_signal_at_the_end(fields):
     config.objective.parametrization = kind
     build.check_signal(config)
     families.of(config).objective(config)
+
+
+def test_a_schedule_of_the_users_own_is_checked_too(monkeypatch):
+  """It need not be a pytree."""
+  config = smoke(**{'schedule.name': f'{toy_parts.__name__}:Schedule'})
+  assert config.objective.parametrization == 'eps'
+  build.check_signal(config)
+  ends = lambda self, t: dj.NoiseLevel(t, 1.0 - t, t)
+  monkeypatch.setattr(toy_parts.Schedule, '__call__', ends)
+  with pytest.raises(UserError, match='no signal at t = 1'):
+    build.check_signal(config)
 
 
 @pytest.mark.parametrize(
