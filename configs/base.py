@@ -205,6 +205,7 @@ def get_config():
   objective.improved = placeholder(bool)  # mean_flow: in its second form
   # mean_flow: p of the error e / (e + offset)^p; 0: the squared error
   objective.power = placeholder(float)
+  # None: 1e-3, as in the paper; the releases in JAX have 0.01
   objective.offset = placeholder(float)
   objective.equal = placeholder(float)  # mean_flow: probability of s = t
   objective.start = placeholder(float)  # mean_flow, reflow: that of t = 1
@@ -213,6 +214,7 @@ def get_config():
   objective.omega = placeholder(float)
   objective.kappa = placeholder(float)
   # mean_flow: trains all scales from 1 to this, sampling.guidance_scale chooses
+  # (all t are guided; the release of the improved form draws an interval of t)
   objective.max_guidance = placeholder(float)
   # shortcut: 1 / the smallest step; progressive_distillation: of the student
   objective.map_steps = placeholder(int)
