@@ -371,6 +371,8 @@ def get_config():
   # flow_map: each step goes to the end and adds noise; consistency functions
   # have no other steps
   sampling.stochastic = placeholder(bool)
+  # velocity_heun: its velocity divides by max(sigma, this); JiT: 0.05
+  sampling.min_sigma = placeholder(float)
   sampling.churn = 0.0  # EDM's S_churn, of all steps together
   sampling.churn_min = placeholder(float)  # of sigma / alpha
   sampling.churn_max = placeholder(float)  # None: no limit
