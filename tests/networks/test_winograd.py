@@ -87,7 +87,7 @@ def test_how_far_one_input_reaches(seeds):
   an input has 5, 5, 4, 4 outputs along an axis.
   """
   rng = np.random.default_rng(2)
-  x = np.float32(rng.standard_normal((1, 16, 16, 8)))
+  x = rng.standard_normal((1, 16, 16, 8), np.float32)
   kernel = np.float32(rng.standard_normal((3, 3, 8, 8)) / np.sqrt(72))
   plain = np.asarray(conv(x, kernel, PLAIN, None))
   for i, j in np.ndindex(4, 4):
