@@ -5,6 +5,7 @@ configs/base.py, docstrings of the configs and of the programs.
 """
 
 import ast
+import contextlib
 import importlib.util
 import inspect
 import re
@@ -175,7 +176,9 @@ def modes() -> dict[str, str]:
     )
     for name in PROGRAMS
   }
-  return found | {'list': 'Names the configs, with a line about each.'}
+  return found | {
+    'list': 'Names the configs, with variants and the runs that they need.'
+  }
 
 
 def _lower(text):
@@ -184,12 +187,19 @@ def _lower(text):
 
 def first_line(path: Path) -> str:
   """Returns the first paragraph of a module's docstring, in one line."""
+  return _first_paragraph(ast.get_docstring(_parse(path)) or '')
+
+
+def _first_paragraph(doc):
+  return ' '.join(inspect.cleandoc(doc).partition('\n\n')[0].split())
+
+
+def _parse(path):
   try:
     with tokenize.open(path) as file:
-      found = ast.get_docstring(ast.parse(file.read())) or ''
+      return ast.parse(file.read())
   except (OSError, SyntaxError):
-    return ''
-  return ' '.join(inspect.cleandoc(found).partition('\n\n')[0].split())
+    return ast.Module([], [])
 
 
 def config_files() -> dict[str, Path]:
@@ -219,12 +229,73 @@ def base_file() -> Path:
 
 
 def list_configs() -> str:
-  """Returns the configs, each with the first line of its docstring."""
+  """Returns the configs: what each is, its variants, and what it needs."""
   width = _width()
-  return '\n'.join(
-    _columns(name, first_line(path), width)
-    for name, path in config_files().items()
+  head = (
+    'Each config of this package has a variant :smoke, a trial of a few '
+    'seconds, as in configs/digits.py:smoke. "after" names the config whose '
+    'run has to exist; a trial needs the trial of that config. Times are those '
+    'of the training on 2 CPU cores, as measured; the docstrings say more.'
   )
+  lines = [textwrap.fill(head, width), '']
+  for name, path in config_files().items():
+    doc, facts = describe_config(name, path)
+    lines.append(_columns(name, doc, width))
+    if facts:
+      lines.append(_columns('', facts, width))
+  return '\n'.join(lines)
+
+
+def describe_config(name: str, path: Path) -> tuple[str, str]:
+  """Returns a config's first line, and its variants, prerequisites and time.
+
+  name: 'configs/<name>.py'. The runs that it needs are those of the commands
+  that its docstring has before its own.
+  """
+  tree = _parse(path)
+  doc = ast.get_docstring(tree) or ''
+  variants = ', '.join(f':{variant}' for variant in _variants(tree))
+  needed = ', '.join(_needed(name, doc))
+  facts = [
+    f'variants {variants}' if variants else '',
+    f'after {needed}' if needed else '',
+    *_TIME.findall(' '.join(doc.split())),
+  ]
+  return _first_paragraph(doc), '; '.join(filter(None, facts))
+
+
+_TIME = re.compile(
+  r'Measured[^:,.]*[:,] (\d+ min(?:utes)?(?: \d+ s)?(?: of CPU time)?|\d+ s)\b'
+)
+
+
+def _variants(tree):
+  # The third argument of base.with_argument, if it is written there.
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+      'with_argument'
+    ):
+      keywords = [x.value for x in node.keywords if x.arg == 'variants']
+      for value in [*node.args[2:], *keywords]:
+        with contextlib.suppress(ValueError):
+          return ast.literal_eval(value)
+  return ()
+
+
+def _needed(name, doc):
+  # The configs of the commands that train before the one of this config.
+  commands = re.findall(
+    r'^ +python launch\.py (.*)$', doc.replace('\\\n', ''), re.M
+  )
+  trained = []
+  for command in commands:
+    config = re.search(r'--config=(\S+)', command)
+    if config is None or '--mode=' in command:
+      continue
+    if config[1].partition(':')[0] == name:
+      return trained
+    trained.append(config[1])
+  return []
 
 
 def _width():
