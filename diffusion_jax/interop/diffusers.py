@@ -68,7 +68,7 @@ def load(path: str | Path, **options: Any) -> Imported:
   if not (path / 'vae' / _CONFIG).is_file():
     return found
   note = (
-    f'this transformer makes latents of the AutoencoderKL in {path / "vae"}: '
+    f'this model makes latents of the AutoencoderKL in {path / "vae"}: '
     'convert that first, and then this with --config.latent.run=<its run>'
   )
   return found._replace(notes=(*found.notes, note))

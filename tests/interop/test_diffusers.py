@@ -295,7 +295,7 @@ def test_the_transformer_of_a_pipeline_is_found(copy, tmp_path):
   (pipeline / 'model_index.json').write_text(json.dumps(index))
   found = diffusers.load(pipeline)
   same(found.params, expected.params)
-  assert found.notes[-1].startswith('this transformer makes latents of the Aut')
+  assert found.notes[-1].startswith('this model makes latents of the Autoencod')
   assert diffusers.load(pipeline / 'vae').fields['latent.scale'] == 0.18215
   index['text_encoder'] = ['transformers', 'CLIPTextModel']
   (pipeline / 'model_index.json').write_text(json.dumps(index))
