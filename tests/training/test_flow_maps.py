@@ -215,6 +215,20 @@ def test_two_times_have_the_masses_that_were_set(key):
   np.testing.assert_allclose(s.mean(), exact, atol=0.01)
 
 
+def test_two_times_of_antithetic_draws_are_independent(key):
+  """Both cover (0, 1] evenly, and their gap is that of two uniform draws."""
+  n = 4096
+  times = flow_maps.two_times(dj.antithetic_times, equal=0.0)
+  t, s = jax.device_get(jax.jit(lambda key: times(key, n, STRAIGHT))(key))
+  both = np.sort(np.concatenate([t, s]))
+  np.testing.assert_allclose(
+    both, (np.arange(2 * n) + 0.5) / (2 * n), atol=1e-3
+  )
+  # P(t - s < x) = 1 - (1 - x)^2, to Kolmogorov's bound
+  share = 1.0 - (1.0 - np.sort(t - s)) ** 2
+  assert np.abs(share - (np.arange(n) + 0.5) / n).max() < 1.95 / np.sqrt(n)
+
+
 def test_guidance_scales_follow_the_power_law(key):
   """The distribution function of w^-b on [1, 8], b = 1 and 2."""
   for power in (1.0, 2.0):
