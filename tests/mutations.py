@@ -22,9 +22,8 @@ def run_tests(tree, files, keyword):
   command += ['-k', keyword, *(f'tests/{file}' for file in files)]
   # Bytecode of a file of the same size and second would be taken for its own.
   env = os.environ | {'PYTHONDONTWRITEBYTECODE': '1'}
-  kept = {'capture_output': True, 'text': True}
-  result = subprocess.run(command, cwd=tree, env=env, **kept)
-  return result.returncode, result.stdout
+  result = subprocess.run(command, cwd=tree, env=env, capture_output=True)
+  return result.returncode, result.stdout.decode()
 
 
 def attempt(tree, file, text, replacement, test, keyword):
@@ -42,6 +41,8 @@ def attempt(tree, file, text, replacement, test, keyword):
 def main(word=''):
   """Tries the mutations with a word; returns the exit code."""
   chosen = [m for m in MUTATIONS if word in ' '.join(m)]
+  if not chosen:
+    sys.exit(f'No mutation contains {word!r}.')
   with tempfile.TemporaryDirectory() as folder:
     tree = Path(folder)
     for name in ('configs', 'diffusion_jax', 'tests'):
@@ -110,7 +111,7 @@ MUTATIONS = [
     'sg(guided_velocity(v, own, null, omega, kappa))',
     'guided_velocity(v, own, null, omega, kappa)',
     'training/test_flow_maps.py',
-    'test_mean_flow_literally',
+    'improved_mean_flow_literally',
   ),
   (
     'training/flow_maps.py',
@@ -329,7 +330,7 @@ MUTATIONS = [
     '(num_steps - 1) / max(len(drawn), 1)',
     'num_steps / max(len(drawn), 1)',
     'papers/test_bound.py',
-    'some_of_the_steps',
+    'eq_5_every_term',
   ),
   (
     'core/vdm.py',

@@ -51,7 +51,8 @@ def test_multistep_consistency_sampling_by_hand(key):
     (dj.CosineSchedule(-4.0, 2.0), np.sqrt(1 / (1 + np.exp(2.0)))),
   ):
     levels = dj.level_grid(schedule, 3, end_clean=False)
-    sigma, alpha = np.float64(levels.sigma), np.float64(levels.alpha)
+    sigma = np.asarray(levels.sigma, np.float64)
+    alpha = np.asarray(levels.alpha, np.float64)
     np.testing.assert_allclose(sigma[-1], end, rtol=1e-5)
     expected = np.asarray(x, np.float64)
     for i, step_key in enumerate(split_key(key, 3)):
