@@ -112,9 +112,9 @@ def _reflow(
 ):
   levels = dj.level_grid(schedule, teacher_steps)
 
-  def image(frozen, cond, noise):
+  def image(frozen, cond, x1):
     key = stream(0, 'teacher')  # UniPC draws nothing
-    return dj.sample(key, teacher(frozen, cond), dj.unipc(), levels, noise)
+    return dj.sample(key, teacher(frozen, cond), dj.unipc(), levels, x1)
 
   return distillation.reflow(
     schedule=schedule,

@@ -120,12 +120,13 @@ def reflow(
 ) -> Objective:
   """Returns `denoising` on pairs of noise and its sample (Liu et al. 2022).
 
-  The pairs are batch['noise'] and batch['image'], [B, ...] each; or, with
-  teacher(frozen, cond, noise) -> image, of a flow map from t = 1 and the
-  parameters in `Context.frozen`, computed in the loss of noise drawn there. The
-  paths of such pairs do not cross, so that few Euler steps suffice. times of t
-  = 1 alone make it a regression of samples on their noise. Raises ValueError
-  for a batch without 'noise' where there is no teacher.
+  The pairs are batch['noise'] and batch['image'], [B, ...] each. With a
+  teacher(frozen, cond, x1) -> image, a flow map from t = 1 to clean data of the
+  parameters in `Context.frozen`, the loss computes the images instead, from x1
+  = sigma(1) eps of the noise eps that it draws. The paths of such pairs do not
+  cross, so that few Euler steps suffice. times of t = 1 alone make it a
+  regression of samples on their noise. Raises ValueError for a batch without
+  'noise' where there is no teacher.
   """
   plain = denoising(
     network_fn,
@@ -151,7 +152,8 @@ def reflow(
 
   def loss(params, context, inputs, keys):
     if teacher is not None:
-      x0 = sg(teacher(context.frozen, inputs.cond, inputs.eps))
+      x1 = schedule(1.0).sigma * inputs.eps
+      x0 = sg(teacher(context.frozen, inputs.cond, x1))
       inputs = inputs._replace(x0=x0)
     return plain.loss(params, context, inputs, keys)
 

@@ -74,9 +74,12 @@ def two_times(
       raise ValueError(f'{name} is {p}: a probability is in [0, 1]')
 
   def draw(key, batch_size, schedule):
-    t_key, s_key, *keys = jax.random.split(key, 5)
+    t_key, s_key, *keys, order_key = jax.random.split(key, 6)
     a = times(t_key, batch_size, schedule)[0].t
     b = (second or times)(s_key, batch_size, schedule)[0].t
+    # Times of one batch may depend on each other, as antithetic ones do: a
+    # random order makes the two times of an example independent.
+    b = jax.random.permutation(order_key, b)
     t = a if second else jnp.maximum(a, b)
     s = jnp.minimum(a, b)
     at_start, at_end, same = (

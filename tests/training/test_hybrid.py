@@ -19,10 +19,15 @@ BATCH = {'image': jnp.asarray(X0, jnp.float32)}
 SETTINGS = dict(parametrization='eps', noise_input=dj.step_input(T))
 
 
-def make(weight=dj.snr_weight, **kw):
+def noisy_start(t):
+  """The levels of steps 1..T, and not clean data but noise at t = 0."""
+  return P.schedule(jnp.maximum(t, 0.5 / T))
+
+
+def make(weight=dj.snr_weight, schedule=P.schedule, **kw):
   return objectives.hybrid(
     network_fn,
-    P.schedule,
+    schedule,
     num_steps=T,
     num_levels=BINS,
     weight=weight,
@@ -30,7 +35,9 @@ def make(weight=dj.snr_weight, **kw):
   )
 
 
-HYBRID, VLB = make(), make(None, vlb_weight=1.0)
+HYBRID = make()
+# The bound ends at x_0, whatever schedule(0) is.
+VLB = make(None, noisy_start, vlb_weight=1.0)
 
 
 def value_and_grad(objective):

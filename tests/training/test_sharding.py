@@ -43,7 +43,7 @@ OBJECTIVE = objectives.denoising(
 )
 # the update of plain descent is the gradient itself; Adam's would magnify 1e-8
 DESCENT = optax.sgd(1.0)
-STEP = make_train_step(OBJECTIVE, DESCENT, lambda step: 0.75)
+STEP = make_train_step(OBJECTIVE, DESCENT, lambda step: 0.25)
 
 
 def batch():
@@ -77,7 +77,7 @@ def stepped(mesh_shape, accumulate=1):
   places = sharding.fsdp_sharding(mesh, state, min_size=64)
   placed = jax.device_put(state, places)
   step = make_train_step(
-    OBJECTIVE, DESCENT, lambda step: 0.75, accumulate=accumulate
+    OBJECTIVE, DESCENT, lambda step: 0.25, accumulate=accumulate
   )
   step = jax.jit(step, out_shardings=(places, sharding.replicated(mesh)))
   after, metrics = step(

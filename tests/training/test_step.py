@@ -142,7 +142,7 @@ def test_eval_step_changes_nothing_and_uses_the_average(trained, key):
 def test_one_step_is_gradient_update_and_average(key):
   """By hand, with plain gradient descent."""
   loss = objective()
-  step = make_train_step(loss, optax.sgd(0.1), lambda step: 0.75)
+  step = make_train_step(loss, optax.sgd(0.1), lambda step: 0.25)
   state = init_state(init(8), optax.sgd(0.1))
   after, metrics = jax.device_get(jax.jit(step)(state, batch_at(0), key))
   first = lambda p: loss(p, Context(), jax.random.fold_in(key, 0), batch_at(0))
@@ -157,12 +157,16 @@ def test_one_step_is_gradient_update_and_average(key):
   np.testing.assert_allclose(metrics['grad_norm'].total, norm, rtol=1e-4)
 
 
-@pytest.mark.parametrize('w', [4.0, 0.0, -1.0])
+@pytest.mark.parametrize('w', [4.0, 0.0, -1.0, 9.0])
 def test_a_step_that_is_not_finite_may_change_nothing_but_the_step(w, key):
-  """sqrt(w): its gradient is 1/4 at 4 and inf at 0; at -1 it is NaN itself."""
+  """sqrt(w): its gradient is 1/4 at 4 and inf at 0; at -1 it is NaN itself.
+
+  At 9 the value is NaN and the gradient 1/6.
+  """
 
   def loss(params, context, inputs, keys):
     root = jnp.sqrt(params['w'])
+    root += jnp.where(jax.lax.stop_gradient(root) == 3.0, jnp.nan, 0.0)
     return root, ({'loss': Mean(root, jnp.ones(()))}, root)
 
   root = Objective(
@@ -179,19 +183,20 @@ def test_a_step_that_is_not_finite_may_change_nothing_but_the_step(w, key):
   after, metrics = make(skip_nonfinite=True)(state, {}, key)
   taken = make()(state, {}, key)[0]
   kept = state._replace(step=jnp.array(8))
-  expected = taken if w > 0 else kept
+  expected = taken if w == 4.0 else kept
   jax.tree.map(np.testing.assert_array_equal, after, expected)
   norm = float(metrics['grad_norm'].total)
-  np.testing.assert_equal(norm, {4.0: 0.25, 0.0: np.inf, -1.0: np.nan}[w])
+  norms = {4.0: 0.25, 0.0: np.inf, -1.0: np.nan, 9.0: np.float32(1 / 6)}
+  np.testing.assert_equal(np.float32(norm), norms[w])
   assert (
     float(taken.params['w']) != w
   )  # without, the parameter moves, or is NaN
 
 
 def test_further_averages_have_their_own_rates(key):
-  decays = {'0.5': lambda step: 0.5, '0': lambda step: 0.0}
-  step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.9, decays)
-  state = init_state(init(8), optax.sgd(0.1), more_emas=decays)
+  rates = {'0.5': lambda step: 0.5, '0': lambda step: 1.0}
+  step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.1, rates)
+  state = init_state(init(8), optax.sgd(0.1), more_emas=rates)
   after, _ = jax.device_get(jax.jit(step)(state, batch_at(0), key))
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
   jax.tree.map(close, after.more_ema_params['0'], after.params)
@@ -200,16 +205,16 @@ def test_further_averages_have_their_own_rates(key):
 
 
 def test_averages_are_of_the_step_that_is_taken(key):
-  """Two steps of w <- w - 1 from 8, with decays that depend on the step."""
+  """Two steps of w <- w - 1 from 8, with rates that depend on the step."""
 
   def loss(params, context, inputs, keys):
     return params['w'], ({'loss': Mean(params['w'], jnp.ones(()))}, ())
 
   line = Objective(lambda key, batch, context: ((), ()), loss)
 
-  at = lambda *decays: lambda step: jnp.array(decays)[step]
-  sgd, more = optax.sgd(1.0), {'other': at(0.0, 0.75, 1.0)}
-  step = jax.jit(make_train_step(line, sgd, at(0.5, 0.25, 1.0), more))
+  at = lambda *rates: lambda step: jnp.array(rates)[step]
+  sgd, more = optax.sgd(1.0), {'other': at(1.0, 0.25, 0.0)}
+  step = jax.jit(make_train_step(line, sgd, at(0.5, 0.75, 0.0), more))
   state = init_state({'w': jnp.array(8.0)}, sgd, more_emas=more)
   for _ in range(2):
     state, _ = step(state, {}, key)
@@ -224,7 +229,7 @@ def test_steps_of_one_call_are_single_steps(key):
   How long a call is changes no bit, since it is an argument of one program;
   another program may round otherwise.
   """
-  step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.9)
+  step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.1)
   state = init_state(init(8), optax.sgd(0.1))
   batches = [batch_at(i, 16) for i in range(10)]
   single, expected = jax.jit(step), []
