@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from diffusion_jax import build
-from diffusion_jax.build import audit
+from diffusion_jax.build import audit, own_parts
 from diffusion_jax.errors import UserError
 from tests.build import toy_parts
 from tests.programs.conftest import unet_smoke as smoke
@@ -67,6 +67,13 @@ def test_parts_of_a_users_own_are_trained_sampled_and_evaluated(tmp_path):
   done = launch(tmp_path, steps, '--config.network.fourier=1,2')
   assert done.returncode == 2
   assert 'my_parts:Network takes no fourier; it takes width' in done.stderr
+  stored = f'--config={ROOT}/configs/run.py:run'
+  done = launch(tmp_path, stored, '--mode=evaluate')
+  assert done.returncode == 2 and 'would be imported' in done.stderr
+  parts = 'pictures Schedule Network objective sampler'.split()
+  allowed = '--allow=' + ','.join(f'my_parts:{part}' for part in parts)
+  done = launch(tmp_path, stored, '--mode=evaluate', allowed)
+  assert done.returncode == 0, done.stderr[-2000:]
 
 
 def outside(**changes):
@@ -78,6 +85,7 @@ def outside(**changes):
     'sampling.sampler': f'{module}:sampler',
   }
   config = smoke(**names | changes)
+  own_parts.allow_named(config)
   audit.drop_unused(config, audit.DIRECT)
   return config
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from configs import digits_autoencoder, digits_latent
 from diffusion_jax import build, families
-from diffusion_jax.build import audit
+from diffusion_jax.build import audit, own_parts
 from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.errors import UserError
@@ -105,6 +105,7 @@ LINEAR = {
 
 def linear_config(run, **changes):
   config = config_of(run, **LINEAR | changes)
+  own_parts.allow_named(config)
   audit.drop_unused(config, audit.DIRECT)
   return config
 
