@@ -7,6 +7,7 @@ accepts a part of a user's own.
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_a_file_of_weights(payload, tmp_path):
   path = tmp_path / 'weights.safetensors'
   arrays = {'network/kernel': np.zeros(2, np.float32)}
   files.write_safetensors(path, arrays, config=json.dumps(stored))
-  config = run_of.get_config()
+  config: Any = run_of.get_config()
   config.convert.source = str(path)
   refused('convert', config, tmp_path / 'new', 'network.name', payload)
 
@@ -149,7 +150,7 @@ def test_a_file_of_weights(payload, tmp_path):
 @pytest.mark.parametrize('mode', ['sample', 'report', 'train'])
 def test_the_config_of_a_run_from_python(mode, payload, tmp_path):
   workdir = spoil(tmp_path / 'run', 'schedule.name', payload)
-  config = run_of.get_config(str(workdir))
+  config: Any = run_of.get_config(str(workdir))
   refused(mode, config, workdir, 'schedule.name', payload)
 
 
@@ -163,7 +164,7 @@ def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
   (tmp_path / 'config.json').write_text(
     json.dumps(run_folder.plain(smoke(**fields)))
   )
-  config = run_of.get_config(str(tmp_path))
+  config: Any = run_of.get_config(str(tmp_path))
   assert config.compilation_cache is None
   assert not config.average.out and not config.convert.out
   assert config.stored_in == str(tmp_path)

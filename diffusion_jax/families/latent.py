@@ -25,7 +25,7 @@ from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.families import diffusion, vae_models
 from diffusion_jax.families.family import Latents
-from diffusion_jax.runs import processes, run_folder
+from diffusion_jax.runs import prerequisites, processes, run_folder
 from diffusion_jax.runs.per_image import per_image
 from diffusion_jax.training import checkpoints, checksums
 from diffusion_jax.training.sharding import batch_sharding, replicate
@@ -129,12 +129,7 @@ def read_config(config, run):
 
   Raises UserError where there is no run, or none of a fitting autoencoder.
   """
-  if run_folder.read_config(run) is None:
-    raise UserError(
-      f'config.latent.run: there is no run in {run}: train an autoencoder '
-      'first, as --config=configs/digits_autoencoder.py does, or give '
-      '--config.latent.run=its workdir'
-    )
+  prerequisites.require('latent.run', run, trained=False)
   sections = *run_folder.RUN_SECTIONS, 'training', 'sampling'
   found = run_folder.run_config(run, config, sections)
   if found.objective.name != 'vae' or found.network.latent_dim:

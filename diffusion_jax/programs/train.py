@@ -22,6 +22,7 @@ from diffusion_jax.runs import (
   first_weights,
   lock,
   measures,
+  prerequisites,
   processes,
   run_folder,
   sample_inputs,
@@ -73,6 +74,7 @@ def train(config, workdir, stop, resources):
   """
   c = config.training
   begun = StartUp()
+  prerequisites.check_training(config, workdir)
   mesh = build.build_mesh(config)
   family = families.of(config)
   check(config, mesh)

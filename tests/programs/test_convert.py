@@ -279,7 +279,7 @@ def test_init_from_another_network_is_refused(run, tmp_path):
   with pytest.raises(UserError, match='init_from: .* is of another network'):
     PROGRAMS['train'](config, str(tmp_path / 'x'))
   config.training.init_from = str(tmp_path / 'none')
-  with pytest.raises(UserError, match='init_from: there is no checkpoint'):
+  with pytest.raises(UserError, match='init_from: there is no run in'):
     PROGRAMS['train'](config, str(tmp_path / 'x'))
 
 
