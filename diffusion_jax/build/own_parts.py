@@ -10,6 +10,7 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -109,6 +110,15 @@ def find(field: str, name: str) -> Any:
       '(docs/own_parts.md)'
     )
   return found
+
+
+def place_of(error: BaseException) -> str:
+  """Returns ' (<file>, line <n>)' where a user's own part raised, or ''."""
+  modules = (sys.modules.get(name.partition(':')[0]) for name in _allowed)
+  files = {getattr(module, '__file__', None) for module in modules}
+  frames = traceback.extract_tb(error.__traceback__)
+  own = [frame for frame in frames if frame.filename in files]
+  return f' ({own[-1].filename}, line {own[-1].lineno})' if own else ''
 
 
 def _misfit(field, place, found):

@@ -111,7 +111,8 @@ def open_latents(config, workdir):
   begun = _record(workdir).exists()
   found = read_config(config, _kept(workdir) if begun else config.latent.run)
   latents = functions(found)
-  autoencoder = _abstract(found) | {'scale': 1.0}
+  scale = jax.ShapeDtypeStruct((), jnp.float32)
+  autoencoder = {'network': _abstract(found)['network'], 'scale': scale}
   x = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
   shape = jax.eval_shape(latents.encode, autoencoder, x).shape[1:]
   if shape != state_shape(config):
@@ -121,7 +122,7 @@ def open_latents(config, workdir):
       f'{config.latent.run} need --config.latent.shape={value}'
     )
   smaller = functools.partial(shrink_mask, shape=shape)
-  return latents._replace(shrink_mask=smaller)
+  return latents._replace(shrink_mask=smaller, shapes=autoencoder)
 
 
 def read_config(config, run):
@@ -308,6 +309,7 @@ FAMILY = diffusion.FAMILY._replace(
   latents=open_latents,
   load=load,
   prepare=prepare,
+  kept_shapes=lambda config, latents: {'autoencoder': latents.shapes},
   make_encode=make_encode,
   keeps=('autoencoder', 'latent.json'),
 )

@@ -11,7 +11,11 @@ import diffusion_jax as dj
 from diffusion_jax import build
 from diffusion_jax.build.flow_map import is_map
 from diffusion_jax.build.guidance import of_network
-from diffusion_jax.build.network import condition_dropout
+from diffusion_jax.build.network import (
+  condition_dropout,
+  init_params,
+  init_shapes,
+)
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import (
   guidance_runs,
@@ -46,6 +50,15 @@ def make_teacher(config):
     return dj.at_training_levels(denoise, schedule)
 
   return teacher
+
+
+def shapes(config):
+  """Returns the shapes of what `prepare` returns."""
+  run = config.objective.teacher
+  if run is None:
+    return {}
+  found = guidance_runs.read(config, _FIELD, run)
+  return {'teacher': init_shapes(init_params(found))}
 
 
 def _check(config, found, run):
