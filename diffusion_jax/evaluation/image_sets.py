@@ -53,6 +53,25 @@ def read(path: str | Path) -> ImageSet:
     raise ValueError(f'{path} is no npz file of arrays: {error}') from None
 
 
+def read_pair(path: str | Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the images [N, H, W, C] of an npz file, and the array `name` [N].
+
+  Raises ValueError or OSError, which names what the file does not have.
+  """
+  found = read(path)
+  needed = {
+    ' or '.join(IMAGES): len(found.shape) == 4,
+    name: name in found.arrays,
+  }
+  missing = [array for array, there in needed.items() if not there]
+  if missing:
+    raise ValueError(
+      f'{path} has no array {missing[0]}: images and their {name} are needed, '
+      'as --mode=sample writes them'
+    )
+  return np.concatenate([*found.batches(1000)]), found.arrays[name]
+
+
 def from_array(name: str, pictures: np.ndarray, **arrays) -> ImageSet:
   """Returns the set of images in memory, uint8 [N, H, W, C]."""
 
@@ -128,7 +147,10 @@ def _read_npz(path):
     names = [n.removesuffix('.npy') for n in archive.namelist()]
   name = next((name for name in IMAGES if name in names), None)
   with np.load(path, allow_pickle=False) as file:
-    small = 'mu', 'sigma', 'mu_s', 'sigma_s', 'labels', 'features', 'protocol'
+    small = (
+      'mu', 'sigma', 'mu_s', 'sigma_s', 'labels', 'texts', 'features',
+      'protocol',
+    )  # fmt: skip
     arrays = {n: np.asarray(file[n]) for n in small if n in names}
   protocol = json.loads(str(arrays.pop('protocol', '{}')))
   if name is None and not {'mu', 'features'} & set(arrays):
