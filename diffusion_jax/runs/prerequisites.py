@@ -13,9 +13,9 @@ from diffusion_jax.errors import UserError
 KINDS = {
   'objective.teacher': 'a diffusion model of the same data',
   'training.init_from': 'a model with the same network',
-  'latent.run': 'an autoencoder of the same images',
+  'latent.run': 'an autoencoder, as of configs/digits_autoencoder.py,',
   'sampling.guidance_run': 'a model of the same data',
-  'sampling.classifier': 'a classifier of noisy images of the same data',
+  'sampling.classifier': 'a classifier, as of configs/digits_classifier.py,',
 }
 
 

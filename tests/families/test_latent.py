@@ -322,7 +322,7 @@ def test_a_latent_is_known_where_all_its_pixels_are():
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'latent.run': 'nowhere'}, 'no run in nowhere: train an autoencoder firs'),
+    ({'latent.run': 'nowhere'}, 'no run in nowhere, and an autoencoder, as of'),
     ({'latent.shape': (4, 4, 2)}, 'shape=.*need --config.latent.shape=4,4,4'),
     ({'latent.shape': ()}, r'shape=\(\): give height, width and channels'),
     ({'sampling.clip': True}, 'sampling.clip=True in latents .* not within'),
