@@ -288,8 +288,6 @@ def test_what_is_tried_first_is_not_traced_again(tmp_path):
   'what, fields',
   [
     ('make_preview', {}),
-    ('make_preview', {'training.keep_best': 1}),
-    ('make_evaluate', {}),
     ('make_evaluate', {'training.keep_best': 1}),
     ('make_measure', {'training.metrics_every': 4}),
   ],
