@@ -37,7 +37,6 @@ def test_what_is_no_part_is_refused_in_every_place(field):
 
 
 PARTS = {
-  'data.name': 'pictures',
   'schedule.name': 'Schedule',
   'sampling.schedule': 'Schedule',
   'network.name': 'Network',
@@ -60,13 +59,14 @@ def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
   def levels(schedule, variance, *, order=1):
     return order
 
-  for name, part in (
-    ('of_facts', levels),
-    ('partial', functools.partial(levels, order=2)),
+  for field, name, part in (
+    ('sampling.sampler', 'of_facts', levels),
+    ('sampling.sampler', 'partial', functools.partial(levels, order=2)),
+    ('data.name', 'pictures', lambda split, number: None),
   ):
     monkeypatch.setattr(module, name, part, raising=False)
     own_parts.allow([f'{__name__}:{name}'])
-    assert own_parts.find('sampling.sampler', f'{__name__}:{name}') is part
+    assert own_parts.find(field, f'{__name__}:{name}') is part
   own = f"{__name__}:of_facts' cannot make a weight: its parameter schedule"
   with pytest.raises(UserError, match=own):
     own_parts.find('objective.weight', f'{__name__}:of_facts')

@@ -80,7 +80,7 @@ def test_mistakes_of_the_command(tmp_path, test_split):
       {'mu': np.zeros(2), 'labels': test_split[1]},
       'no array arr_0 or images',
     ),
-    ({'x': np.zeros(2)}, 'has the arrays x: arr_0 (images)'),
+    ({'x': np.zeros(2)}, 'has the arrays x: '),
     ({'arr_0': np.zeros((2, 4, 4, 3), np.uint8), 'labels': [1, 2]}, 'of 8x8x1'),
   ):
     np.savez(path, **arrays)

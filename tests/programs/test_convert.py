@@ -75,23 +75,22 @@ def test_weights_become_a_run(run):
 
 
 def test_fields_of_a_users_own_come_back(tmp_path):
-  """configs/base.py has neither of them."""
+  """configs/base.py has no network.width."""
   names = {
     'network.name': f'{toy_parts.__name__}:Network',
-    'data.name': f'{toy_parts.__name__}:pictures',
     'conditioning.labels': False,
     'conditioning.dropout': 0.0,
   }
-  own_parts.allow(names[f'{section}.name'] for section in ('network', 'data'))
+  own_parts.allow([names['network.name']])
   config = smoke(**names)
   audit.drop_unused(config, audit.DIRECT)
-  config.data.num_made, config.network.width = 24, 3
+  config.network.width = 3
   run, out = untrained(config, tmp_path / 'run'), tmp_path / 'out.safetensors'
   config.convert.to, config.convert.out = 'safetensors', str(out)
   PROGRAMS['convert'](config, str(run))
   convert(tmp_path / 'back', **{'convert.source': str(out)})
   stored = run_folder.read_config(tmp_path / 'back') or {}
-  assert stored['data']['num_made'] == 24 and stored['network']['width'] == 3
+  assert stored['network']['width'] == 3
   params = [
     checkpoints.restore_params(path)[0] for path in (run, tmp_path / 'back')
   ]
