@@ -15,6 +15,8 @@ def get_config():
   # folder of compiled programs, which a second start need not compile again;
   # None: $XDG_CACHE_HOME/diffusion_jax/compiled; '': they are not kept
   config.compilation_cache = placeholder(str)
+  # set by configs/run.py: the run folder whose config.json it has read
+  config.stored_in = ''
 
   data = config.data = ConfigDict()  # --mode=train (docs/data.md)
   # digits, shapes, synthetic, photos, npz, folder, cifar10, mnist, tfds

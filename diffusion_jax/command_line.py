@@ -3,6 +3,7 @@
 --config names a file of ./configs, or one of those that are installed.
 """
 
+import difflib
 import importlib
 import importlib.util
 import keyword
@@ -15,10 +16,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from diffusion_jax import help
-from diffusion_jax.build import audit, make, ranges
+from diffusion_jax.build import audit, make, own_parts, ranges
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.runs import memory, processes, run_folder, sweep, user_cache
@@ -39,6 +40,9 @@ _HELP_MODE = flags.DEFINE_string(
 )
 _SWEEP_INDEX = flags.DEFINE_integer(
   'sweep_index', None, "Which override of the config's sweep(), from 0."
+)
+_ALLOW = flags.DEFINE_list(
+  'allow', [], 'Own parts, module:name, that a stored config may import.'
 )
 _MULTIHOST = flags.DEFINE_bool(
   'multihost', False, 'This is one of several processes that work together.'
@@ -74,6 +78,8 @@ def main(_):
     if index is not None:
       overrides |= sweep.apply(path, index, config, overrides)
       workdir += f'-{index}'
+    own_parts.allow([*_ALLOW.value, *own_parts.texts(overrides)])
+    own_parts.allow_named(config)
     ranges.check(config)
     audit.rename_values(config)
     audit.reset_unused(config, overrides)
@@ -125,11 +131,18 @@ def parse(argv: list[str]) -> list[str]:
     fail(brief(str(error)))
   except (AttributeError, KeyError) as error:  # a field that is not there
     name = re.sub(r"[\\']", '', str(error.args[0]).replace('\\n', '. '))
+    if 'has no attribute get_config' in name:
+      fail_without_config(argv, 'is missing')
+    if '<class NoneType>' in name:  # `--config.seed=1` of None
+      fail_without_config(argv, 'returns None')
     fail(f'no such config field: {name}{new_name(name)}')
   except SyntaxError as error:
     fail(f'{error.filename}, line {error.lineno}: {error.msg}')
   except (TypeError, ValueError) as error:
     fail(str(error))
+  if not isinstance(_CONFIG.value, ConfigDict):
+    kind = type(_CONFIG.value).__name__.removesuffix('Type')
+    fail_without_config(argv, f'returns {kind}')
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: values are given as --name=value')
   return rest
@@ -179,13 +192,15 @@ def check_mode(flag, value):
 def quote_keywords(argv):
   """Returns argv with quotes around lists of words such as fid,is or a/b,c.
 
-  They are read as Python, where keywords and paths are no names.
+  They are read as Python, where keywords and paths are no names. Flags other
+  than those of fields are not read so.
   """
   quoted = []
   for arg in argv:
     flag, _, value = arg.partition('=')
     words = value.split(',')
-    if len(words) > 1 and any(map(is_no_name, words)):
+    of_field = flag.lstrip('-').startswith('config.')
+    if of_field and len(words) > 1 and any(map(is_no_name, words)):
       arg = f'{flag}={value!r}'
     quoted.append(arg)
   return quoted
@@ -224,13 +239,25 @@ def find_config_file(argv):
     path, colon, argument = value.partition(':')
     found = find_config(path)
     if path and found is None:
-      near = make.near(path, help.config_files())
-      fail(f'there is no config file {path}{near}; --mode=list names some')
+      stems = {Path(name).stem: name for name in help.config_files()}
+      near = difflib.get_close_matches(Path(path).stem, stems, n=1)
+      hint = f' (did you mean {stems[near[0]]!r}?)' if near else ''
+      fail(f'there is no config file {path}{hint}; --mode=list names some')
     argv[i] = f'{flag}={found}{colon}{argument}'
   wants_help = any(re.match(r'--?help', arg) for arg in argv[1:])
   if not found and not wants_help:
     fail('which experiment? Give --config=configs/digits.py, for instance')
   return argv
+
+
+def fail_without_config(argv, wrong) -> NoReturn:
+  """Fails because get_config() of the config file is `wrong`."""
+  path = re.findall(r'^--?config=([^:\n]*)', spaced(argv), re.M)[-1]
+  fail(
+    f'{path}: get_config() {wrong}, and must return a config: begin it with '
+    '`config = base.get_config()` of configs/base.py, and end it with '
+    '`return config`'
+  )
 
 
 def find_config(path):
@@ -263,12 +290,19 @@ def importable(name):
 
 
 def brief(message):
-  """Returns the last line of a traceback and its place; else the message."""
+  """Returns the last line of a traceback and its place; else the message.
+
+  Without the place where configs/base.py or run.py refuse an argument.
+  """
   places = re.findall(r'File "(.*?)", line (\d+)', message)
   if not places:
     return message
   path, line = places[-1]
-  return f'{message.strip().splitlines()[-1].strip()} ({path}, line {line})'
+  last = message.strip().splitlines()[-1].strip()
+  if Path(path).resolve().parent == help.base_file().resolve().parent:
+    if Path(path).name in ('base.py', 'run.py'):
+      return last.removeprefix('ValueError: ')
+  return f'{last} ({path}, line {line})'
 
 
 def unraisable(ignored):

@@ -13,6 +13,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runs import (
   averages,
   guidance_runs,
+  prerequisites,
   processes,
   provenance,
   run_folder,
@@ -48,6 +49,7 @@ def draw(config, workdir, folder=None, field='sampling.name'):
   family.check(config)
   family.check_mode(config, 'sample')
   guidance_runs.check(config)
+  prerequisites.check(config, *prerequisites.OF_SAMPLING)
   family.check_guide(config, workdir)
   n, size = config.sampling.num_samples, config.sampling.batch_size
   cond, texts, conditions = sample_inputs.choose(config, n)

@@ -4,6 +4,7 @@
 The other modes take RUN_SECTIONS from the run, the rest from the command line.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.build import audit, ranges
+from diffusion_jax.build import audit, own_parts, ranges
 from diffusion_jax.errors import UserError
 
 # Sections that every mode but `train` reads from the config.json of a run.
@@ -42,6 +43,7 @@ _FREE = (
   'average.',
   'report.',
   'compilation_cache',
+  'stored_in',
   'data.data_dir',
   'network.remat',
   'network.matmul_precision',
@@ -267,7 +269,7 @@ def run_config(
   merged: Any = config.copy_and_resolve_references()
   for section in sections:
     try:
-      merged[section].update(_tuples(found[section]))
+      set_fields(merged, section, _tuples(found[section]))
     except (KeyError, TypeError, AttributeError) as error:
       raise UserError(
         f'{section} in {workdir}/config.json is of another version of this '
@@ -285,6 +287,19 @@ def run_config(
       f'{error} (in {workdir}/config.json, or as it was given)'
     ) from error
   return merged
+
+
+def set_fields(config: Any, section: str, fields: dict) -> None:
+  """Sets fields of a section, new ones only for a part of the user's own.
+
+  Raises KeyError, TypeError or AttributeError for fields that do not fit.
+  """
+  own = any(
+    own_parts.names_one(f'{section}.{name}', value)
+    for name, value in fields.items()
+  )
+  with config.unlocked() if own else contextlib.nullcontext():
+    config[section].update(fields)
 
 
 def _tuples(tree):
