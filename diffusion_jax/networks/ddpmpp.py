@@ -72,7 +72,7 @@ class DDPMpp(nn.Module):
   multipliers: Sequence[float] = (2, 2, 2)
   num_blocks: int = 4
   attention_resolutions: Sequence[int] = (16,)
-  dropout: float = 0.13
+  dropout: float = 0.0
   out_channels: int = 3
   num_groups: int = 32
   num_heads: int = 1

@@ -5,6 +5,8 @@ enter by their absolute value. No parameter is called `kernel`: weight decay of
 the kernels leaves all of them alone, that of `not_biases` does not.
 """
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -59,3 +61,13 @@ class MonotoneGamma(nn.Module):
     # The noise schedule is part of the process, so its precision is full.
     steps = jnp.dot(2.0 * (hidden - 0.5), outer, precision='highest')
     return line + steps / self.features
+
+
+class GammaFn(NamedTuple):
+  """gamma(params, t) of a module, for `dj.LearnedSchedule`."""
+
+  module: LinearGamma | MonotoneGamma
+
+  def __call__(self, params: Any, t: Array) -> Array:
+    """Returns -log SNR at t, of its shape."""
+    return self.module.apply({'params': params}, t)  # pyright: ignore

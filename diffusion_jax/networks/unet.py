@@ -68,7 +68,7 @@ class UNet(nn.Module):
   multipliers: Sequence[float] = (1, 2, 2, 2)
   num_blocks: int = 2
   attention_resolutions: Sequence[int] = (16,)
-  dropout: float = 0.1
+  dropout: float = 0.0
   out_channels: int = 3
   num_groups: int = 32
   num_classes: int = 0

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from diffusion_jax import build
-from diffusion_jax.errors import UserError
+from diffusion_jax.app import ema
+from diffusion_jax.app.errors import UserError
 from diffusion_jax.interop import files
-from diffusion_jax.runs import processes, run_folder
+from diffusion_jax.app.run import folder, processes
 from diffusion_jax.training import checksums
 
 _RECORD = 'snapshot'  # the key of the metadata
@@ -60,11 +60,11 @@ def begin(workdir: Path, step: int, batch_size: int) -> Batches:
     (end - first) * size for (first, size), end in zip(sizes, ends, strict=True)
   )
   if processes.is_first():
-    out = run_folder.prepare(_folder(workdir))
+    out = folder.prepare(_folder(workdir))
     for path in out.glob(f'*{_ENDING}.*'):  # of a write that was interrupted
       path.unlink()
     _delete(workdir, [s for s in steps(workdir) if s > step])
-    run_folder.write_json(out / 'batches.json', {'batches': sizes})
+    folder.write_json(out / 'batches.json', {'batches': sizes})
   return Batches(step, images, batch_size)
 
 
@@ -74,7 +74,7 @@ def write(workdir: Path, step: int, images: int, averages: dict) -> None:
   averages: {name: parameters}, of all averages of the run; called by all
   processes, among which parameters may be split.
   """
-  widths = {name: x for name, x in averages.items() if build.width_of(name)}
+  widths = {name: x for name, x in averages.items() if ema.width_of(name)}
   arrays = files.flatten(_gather(widths))
   if not processes.is_first():
     return

@@ -7,8 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffusion_jax.app.config import from_config
 
 from diffusion_jax.core.keys import fold_in_each
+from diffusion_jax.training import sharding
 from diffusion_jax.training.sharding import batch_sharding, replicated
 
 
@@ -79,3 +83,9 @@ def one_ahead(
 def rows(tree: Any, index: Any) -> Any:
   """Returns the rows `index` of every array [N, ...] of a tree."""
   return jax.tree.map(lambda x: x[index], tree)
+
+
+def make_mesh(config: ConfigDict) -> Mesh:
+  """Returns the mesh of the run's devices, of config.training.mesh."""
+  with from_config('training.mesh'):
+    return sharding.make_mesh(*config.training.mesh)

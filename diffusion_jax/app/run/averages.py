@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffusion_jax import build
+from diffusion_jax.app import ema
 from diffusion_jax.interop import files
-from diffusion_jax.runs import run_folder, snapshots
+from diffusion_jax.app.run import folder, snapshots
 from diffusion_jax.training import checkpoints, power_ema
 
 # Beyond it the sum has little to do with the average that is asked for; below,
@@ -94,7 +94,7 @@ def find(workdir: str | Path, step: int | None) -> tuple[list[int], int]:
         f'{workdir} is an average itself (--mode=average): another one is made '
         'of the run that it is of'
       )
-    training = (run_folder.read_config(workdir) or {}).get('training', {})
+    training = (folder.read_config(workdir) or {}).get('training', {})
     if training.get('ema_sigma_rels'):
       raise FileNotFoundError(
         f'{workdir} has no snapshot yet, of which an average is made: the '
@@ -116,7 +116,7 @@ def find(workdir: str | Path, step: int | None) -> tuple[list[int], int]:
 def read_widths(workdir: str | Path, step: int) -> list[float]:
   """Returns the widths that a snapshot has."""
   names = files.open_tensors(snapshots.path_of(workdir, step))
-  found = {build.width_of(name.partition('/')[0]) for name in names}
+  found = {ema.width_of(name.partition('/')[0]) for name in names}
   return sorted(width for width in found if width is not None)
 
 
@@ -131,7 +131,7 @@ def _parts(workdir, used, widths, target):
 
 def _read(workdir, step, width, target):
   path = snapshots.path_of(workdir, step)
-  prefix = f'{build.width_name(width)}/'
+  prefix = f'{ema.width_name(width)}/'
   tensors = files.open_tensors(path)
   arrays = {
     name.removeprefix(prefix): tensors[name]

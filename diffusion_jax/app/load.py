@@ -1,0 +1,192 @@
+"""From a config file, a run and flags to one complete config."""
+
+import copy
+import importlib
+import importlib.util
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import schemas
+from diffusion_jax.app.config import complete, find, near, override
+from diffusion_jax.app.errors import UserError
+from diffusion_jax.app.run import folder
+
+Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
+
+
+def base() -> ConfigDict:
+  """Returns the plain fields, of configs/base.py."""
+  try:
+    module = importlib.import_module('configs.base')
+  except ModuleNotFoundError:
+    module = importlib.import_module('diffusion_jax.configs.base')
+  return module.get_config()
+
+
+def completed(config: ConfigDict) -> ConfigDict:
+  """Returns a config with all parameters of its sections; see `complete`."""
+  schema = schemas.schema_of(config)
+  metrics = config.get('evaluation', {}).get('metrics', ())
+  own = {
+    f'evaluation.{name}': find(schema.metrics, 'evaluation.metrics', name)
+    for name in metrics
+    if name in schema.metrics or ':' in name
+  }
+  schema = schema._replace(parts={**schema.parts, **own})
+  return complete(config, schema, base())
+
+
+def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:
+  """Returns the config as the flags change it, in whatever order they stand.
+
+  A flag that names another choice, such as ('network', 'dit'), comes before the
+  flags for its fields. Another objective may need another kind of model:
+  sections that this kind does not have are dropped.
+  """
+  config = completed(config)
+  for path, text in sorted(flags, key=lambda flag: flag[0].count('.')):
+    tables = schemas.schema_of(config).tables
+    override(config, path, text, tables)
+    if path in ('objective', 'objective.name', 'latent'):
+      config = _without_other_sections(config)
+    config = completed(config)
+  return config
+
+
+def _without_other_sections(config):
+  schema, plain = schemas.schema_of(config), base()
+  tops = {*schema.choices, *schema.parts, *plain, 'facts'}
+  kept = ConfigDict({n: x for n, x in config.items() if n in tops})
+  for name in schema.parts:
+    if name in plain:  # shares a section with plain fields
+      own = {n: kept[name][n] for n in plain[name]}
+      kept[name] = ConfigDict(own)
+  return kept
+
+
+def stored(content: Mapping[str, Any], names: Collection[str], path: Any) -> ConfigDict:
+  """Returns the complete config of the content of a config.json.
+
+  names: the 'module:attribute's that the user named on this start; UserError
+  for any other in the file, which could run code of whoever wrote it.
+  """
+  for name in outside_names(content):
+    if name not in names:
+      raise UserError(
+        f'{path} would import {name!r}, which this command does not name: if '
+        'you trust it, give the same name by a flag or in your own config file'
+      )
+  config = base()
+  try:
+    with config.unlocked(), config.ignore_type():
+      for key, value in tuples(content).items():
+        if isinstance(value, dict) and key in config:
+          config[key].update(ConfigDict(value))
+        else:
+          config[key] = ConfigDict(value) if isinstance(value, dict) else value
+    return completed(config)
+  except (KeyError, TypeError, AttributeError, UserError) as error:
+    raise UserError(f'{path} is not a config of this version: {error}') from error
+
+
+def outside_names(tree: Any) -> set[str]:
+  """Returns each 'module:attribute' in a config or in a config.json."""
+  names = set()
+  for key, value in tree.items():
+    if isinstance(value, (ConfigDict, Mapping)):
+      names |= outside_names(value)
+    elif key in ('name', 'metrics'):
+      words = (value,) if isinstance(value, str) else value or ()
+      names |= {word for word in words if ':' in str(word)}
+  return names
+
+
+def tuples(tree: Any) -> Any:
+  """Returns the content of a config.json with tuples for lists."""
+  if isinstance(tree, Mapping):
+    return {name: tuples(value) for name, value in tree.items()}
+  return tuple(map(tuples, tree)) if isinstance(tree, list) else tree
+
+
+def open_run(workdir: str | Path, config: ConfigDict, path: str = '') -> ConfigDict:
+  """Returns the complete config of the run in a folder.
+
+  config: the user's own, whose 'module:attribute's may be imported. path: the
+  field that named the run. Raises UserError if there is no run.
+  """
+  content = folder.read_config(workdir)
+  if content is None:
+    folder.check_config_kept(workdir)
+    where = f'config.{path}: ' if path else ''
+    raise UserError(
+      f'{where}there is no run in {workdir}: train one first, or give the '
+      f'folder of one by --{f"config.{path}" if path else "workdir"}'
+    )
+  return stored(content, outside_names(config), f'{workdir}/config.json')
+
+
+def of_run(workdir: str | Path, config: ConfigDict, flags: Flags) -> ConfigDict:
+  """Returns the config for a mode that uses the run in workdir.
+
+  The model comes from the run; how it is used comes from `config`, the user's
+  own file, and from the flags. Raises UserError for flags that would change the
+  model.
+  """
+  run = open_run(workdir, config)
+  ours, theirs = schemas.schema_of(config), schemas.schema_of(run)
+  if ours.kind != theirs.kind:
+    raise UserError(
+      f'{workdir} holds {theirs.kind}, and --config describes {ours.kind}: '
+      f'give --config={workdir}'
+    )
+  merged = copy.deepcopy(run)
+  with merged.unlocked(), merged.ignore_type():
+    for key in folder.USES:
+      if key in config:
+        merged[key] = config[key]
+  changed = with_flags(merged, flags)
+  free = (*(f'{key}.' for key in folder.USES), *folder.USES, *folder.COMPUTED_BY)
+  fixed = folder.differences(folder.plain(merged), folder.plain(changed), free)
+  if fixed:
+    raise UserError(
+      f'config.{fixed}: only a training can change this; the model comes from '
+      f'{workdir}/config.json'
+    )
+  return changed
+
+
+def module_of(path: str) -> Any:
+  """Imports a config file; UserError for one that fails or has no get_config."""
+  spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+  assert spec and spec.loader, path
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except SyntaxError as error:
+    raise UserError(f'{error.filename}, line {error.lineno}: {error.msg}') from error
+  if not hasattr(module, 'get_config'):
+    raise UserError(f'{path} is not a config: it has no function get_config()')
+  return module
+
+
+def from_file(path: str, argument: str = '') -> ConfigDict:
+  """Returns get_config() of a file, as it stands; argument: one of VARIANTS."""
+  module = module_of(path)
+  variants = getattr(module, 'VARIANTS', ())
+  if argument and argument not in variants:
+    words = ', '.join(('smoke', *variants))
+    raise UserError(
+      f'{path}:{argument}{near(argument, ("smoke", *variants))}: the argument '
+      f'of this config can be {words}'
+    )
+  try:
+    config = module.get_config(argument) if variants else module.get_config()
+  except (TypeError, ValueError, KeyError, AttributeError) as error:
+    raise UserError(f'{path}: {error}') from error
+  if not isinstance(config, ConfigDict):
+    raise UserError(f'{path}: get_config() returned no ConfigDict')
+  return config

@@ -1,0 +1,85 @@
+"""Teachers: diffusion models whose runs are distilled, training.teacher.
+
+teacher.json in the run folder of the student holds a checksum of the weights it
+began with; other weights are refused.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+import diffusion_jax as dj
+from diffusion_jax.app.config import from_config
+from diffusion_jax.app.errors import UserError
+from diffusion_jax.app.run import folder, processes
+from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.training import checkpoints, checksums
+
+_PATH = 'training.teacher'
+
+
+def denoiser_of(model: Any, student: Any) -> Callable[[Any, dict], dj.Denoiser]:
+  """Returns (frozen, cond) -> Denoiser of a teacher, at the student's levels.
+
+  frozen: {'teacher': parameters}.
+  """
+
+  def teacher(frozen, cond):
+    params = frozen['teacher']
+    denoise = model.of_network(params, cond)
+    if model.config.schedule == student.config.schedule:
+      return denoise
+    return dj.at_training_levels(denoise, model.schedule(params))
+
+  return teacher
+
+
+def check(model: Any, student: Any) -> None:
+  """Raises UserError for a teacher that does not fit its student."""
+  run, where = model.workdir, f'config.{_PATH}'
+  for name in ('image_shape', 'num_classes'):
+    theirs, ours = getattr(model.facts, name), getattr(student.facts, name)
+    if theirs != ours:
+      raise UserError(
+        f'{where}: the images in {run} have {name} {theirs}, and those of this '
+        f'run {ours}'
+      )
+  for name in ('labels', 'text', 'image'):
+    ours, theirs = (m.config.conditioning[name] for m in (student, model))
+    if ours != theirs:
+      raise UserError(
+        f'{where}: conditioning.{name} is {theirs} in {run}, and {ours} in this '
+        'run'
+      )
+  if model.conditioning.self_conditioning:
+    raise UserError(f'{where}: the run in {run} has self-conditioning')
+  dropout = student.conditioning.dropout
+  if dropout and not model.conditioning.dropout:
+    raise UserError(
+      f'config.conditioning.dropout={dropout}: the teacher in {run} was trained '
+      'without dropout; set it to 0'
+    )
+
+
+def prepare(model: Any, student: Any) -> Any:
+  """Returns the parameters of the teacher of a training.
+
+  The first start writes teacher.json. Raises UserError if the weights have
+  changed since.
+  """
+  shapes = jax.eval_shape(model.init, abstract_key())
+  with from_config(_PATH):
+    params, _ = checkpoints.restore_params(model.workdir, True, shapes, 'latest')
+  now = {'run': str(model.workdir), 'checksum': checksums.of_arrays(params)}
+  path = student.workdir / 'teacher.json'
+  begun = processes.broadcast([path.exists()])[0]
+  if not begun and processes.is_first():
+    folder.write_json(path, now)
+  if begun and json.loads(path.read_text())['checksum'] != now['checksum']:
+    raise UserError(
+      f'config.{_PATH}: the weights in {model.workdir} have changed since this '
+      f'run began ({path}): give another --workdir to begin anew'
+    )
+  return params

@@ -1,0 +1,222 @@
+"""What a training does every so many steps: log, measure, draw, save."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import images, other_runs, sample_inputs
+from diffusion_jax.app.config import from_config, near
+from diffusion_jax.app.devices import one_ahead, rows
+from diffusion_jax.app.errors import UserError
+from diffusion_jax.app.models.model import Model
+from diffusion_jax.app.modes import evaluate_samples, sheets
+from diffusion_jax.app.run import processes, snapshots
+from diffusion_jax.app.run.step_log import average
+from diffusion_jax.core.keys import stream
+from diffusion_jax.data import images as pixels
+from diffusion_jax.data import pipeline
+from diffusion_jax.training import checkpoints
+from diffusion_jax.training.sharding import (
+  local_rows,
+  on_mesh,
+  replicated,
+  to_global,
+)
+from diffusion_jax.training.step import make_eval_step
+
+if TYPE_CHECKING:
+  from diffusion_jax.app.modes.train_setup import Run
+
+
+class Hook(NamedTuple):
+  """Something that a training does at multiples of `every`, and at its end.
+
+  act(step, run) reads run.state and may add to run.results.
+  """
+
+  every: tuple[int, ...]
+  act: Callable[[int, 'Run'], None]
+
+  def is_due(self, step: int) -> bool:
+    """Returns whether step is a multiple of one of `every`."""
+    return any(step % every == 0 for every in self.every)
+
+
+def due(config: ConfigDict, hooks: list[Hook], step: int) -> list[Hook]:
+  """Returns the hooks that act after a step; after the last step, all of them."""
+  last = step == config.training.num_steps
+  return [hook for hook in hooks if last or hook.is_due(step)]
+
+
+def end_of_call(config: ConfigDict, hooks: list[Hook], step: int) -> int:
+  """Returns the last step of the call that begins after `step`.
+
+  training.steps_per_call later, but not after a step that has a hook.
+  """
+  c = config.training
+  every = [n for hook in hooks for n in hook.every]
+  ends = [(step // n + 1) * n for n in every]
+  return min(step + c.steps_per_call, c.num_steps, *ends)
+
+
+def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
+  """Returns the hooks of a config, in the order in which they act.
+
+  Raises UserError for what could not be measured or drawn.
+  """
+  c = model.config.training
+  best = c.checkpoint_every if c.keep_best else 0  # each is compared
+  by_loss = c.keep_best_by == 'test_loss'
+  losses = evaluating(model, mesh, c.evaluate_every, best if by_loss else 0)
+  scores = measuring(model, mesh, c.metrics_every, 0 if by_loss else best)
+  hooks = [
+    Hook((c.log_every,), log),
+    losses,
+    scores,
+    Hook((*losses.every, *scores.every), write_results),
+    drawing(model, mesh, c.sample_every),
+    Hook((c.snapshot_every if c.ema_sigma_rels else 0,), write_snapshot),
+    Hook((c.checkpoint_every,), save),
+  ]
+  hooks = [hook._replace(every=tuple(filter(None, hook.every))) for hook in hooks]
+  return [hook for hook in hooks if hook.every]
+
+
+def log(step: int, run: 'Run') -> None:
+  """Writes a line with the mean loss, the learning rate and the speed."""
+  run.log.write_line(step, run.parts.learning_rate(step - 1))
+
+
+def write_results(step: int, run: 'Run') -> None:
+  """Writes what was measured at this step."""
+  if run.results:
+    run.log.write(step, run.results)
+
+
+def write_snapshot(step: int, run: 'Run') -> None:
+  """Writes the averages by a power of time, before the checkpoint."""
+  c, workdir = run.parts.config.training, run.parts.workdir
+  assert run.seen is not None
+  images_seen = run.seen.images_at(step)
+  snapshots.write(workdir, step, images_seen, run.state.more_ema_params)
+  snapshots.thin(workdir, step, c.snapshot_every, c.keep_snapshots)
+
+
+def save(step: int, run: 'Run') -> None:
+  """Saves a checkpoint, with the number by which the best are kept."""
+  run.save(with_criterion(run.parts.config, run.results))
+
+
+def with_criterion(config: ConfigDict, results: dict) -> dict | None:
+  """Returns the metrics of a checkpoint, with the one that keeps the best."""
+  name = config.training.keep_best_by
+  if name not in results:
+    return results or None
+  higher = name != 'test_loss' and evaluate_samples.higher_is_better(config)[name]
+  sign = -1.0 if higher else 1.0
+  return results | {checkpoints.CRITERION: sign * results[name]}
+
+
+def evaluating(model: Model, mesh: Mesh, *every: int) -> Hook:
+  """Returns the hook that measures the losses on the test split.
+
+  With fixed noise, without dropout and augmentation.
+  """
+  if not any(every):
+    return Hook((), log)
+  config = model.config
+  source: Any = images.source_of(config, 'test')
+  step = make_eval_step(model.objective(test=True))
+  step = jax.jit(on_mesh(mesh, step), out_shardings=replicated(mesh))
+  size = min(config.training.batch_size, len(source))
+  size -= size % mesh.size
+  if not size:
+    raise UserError(
+      f'the {len(source)} test images are fewer than the {mesh.size} devices of '
+      'the mesh: set training.evaluate_every=0'
+    )
+  local, length = local_rows(mesh, size), images.text_length(config)
+  encode = model.make_encode(mesh)
+  # No seed of the config is used, so that runs of several can be compared.
+  key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
+
+  def act(_, run):
+    history = []
+    for i in range(config.training.evaluate_batches):
+      with from_config('data'):
+        batch = pipeline.batch_at(
+          source, size, 0, i, rows=local, text_length=length
+        )
+      batch = encode(run.frozen, to_global(mesh, batch), latents_key, i)
+      batch_key = jax.random.fold_in(key, i)
+      history.append(step(run.state, batch, batch_key, run.frozen))
+    losses = average(history)
+    run.results |= {f'test_{name}': x for name, x in losses.items()}
+
+  return Hook(every, act)
+
+
+def measuring(model: Model, mesh: Mesh, *every: int) -> Hook:
+  """Returns the hook that measures generated images by evaluation.metrics."""
+  if not any(every):
+    return Hook((), log)
+  config = model.config
+  c = config.training
+  names = evaluate_samples.higher_is_better(config) if model.makes_images else {}
+  if not names:
+    raise UserError(
+      'training.metrics_every and training.keep_best_by measure generated '
+      'images: name a metric of them in config.evaluation.metrics, as fid'
+    )
+  if c.keep_best and c.keep_best_by not in ('test_loss', *names):
+    raise UserError(
+      f'config.training.keep_best_by={c.keep_best_by!r}'
+      f'{near(c.keep_best_by, ("test_loss", *names))} is not one of test_loss, '
+      f'{", ".join(names)}'
+    )
+  n, size = c.metrics_images, config.sampling.batch_size
+  cond = sample_inputs.choose(model, n, mesh).cond
+  generate = model.generate(mesh, other_runs.guides_of(model))
+  score = evaluate_samples.scorer(config)
+
+  def act(_, run):
+    params = run.state.ema_params | run.frozen
+
+    def begin(start):
+      index = np.arange(start, start + min(size, n))  # one compilation
+      return generate.start(params, index, rows(cond, index % n))
+
+    parts = [
+      pixels.to_uint8(x, model.facts.num_levels)
+      for _, x in one_ahead(begin, range(0, n, size))
+    ]
+    run.results |= score(np.concatenate(parts)[:n], cond.get('label'))
+
+  return Hook(every, act)
+
+
+def drawing(model: Model, mesh: Mesh, every: int) -> Hook:
+  """Returns the hook that draws the first samples of --mode=sample."""
+  if not every:
+    return Hook((), log)
+  if not model.makes_images:
+    print(f'no samples while it trains: {model.schema.kind} makes no images')
+    return Hook((), log)
+  config = model.config
+  n = min(config.sampling.num_samples, config.sampling.batch_size)
+  cond, _, conditions = sample_inputs.choose(model, n, mesh)
+  generate = model.generate(mesh, other_runs.guides_of(model))
+
+  def act(step, run):
+    x = generate(run.state.ema_params | run.frozen, np.arange(n), cond)
+    sheet = sheets.of_images(model, x, conditions)
+    if processes.is_first():
+      path = run.parts.workdir / 'samples' / f'step_{step:08d}.png'
+      pixels.write_png(path, sheet)
+    run.writer.write_images(step, {'samples': sheet})
+
+  return Hook((every,), act)

@@ -1,0 +1,59 @@
+"""The parameters of a run that config.sampling chooses."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import ema, models
+from diffusion_jax.app.errors import UserError
+from diffusion_jax.app.run import averages
+from diffusion_jax.training import checkpoints
+
+
+def restore(model: Any) -> tuple[Any, int]:
+  """Returns (the parameters that config.sampling chooses, their step)."""
+  c, workdir = model.config.sampling, model.workdir
+  average = ema.decay_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
+  name, shapes = read_checkpoint(c), models.shapes(model)
+  try:
+    if c.ema_sigma_rel is not None:
+      return restore_average(model, name, shapes)
+    step = checkpoints.find_step(workdir, name)
+    return checkpoints.restore_params(workdir, average, shapes, step)[0], step
+  except (FileNotFoundError, ValueError) as error:
+    raise UserError(str(error)) from error
+
+
+def read_checkpoint(sampling: ConfigDict) -> str | int:
+  """Returns sampling.checkpoint: 'latest', 'best' or a step."""
+  name = sampling.checkpoint
+  if name in ('latest', 'best'):
+    return name
+  if not name.isdecimal():
+    raise UserError(
+      f'config.sampling.checkpoint={name!r} is not one of latest, best, or a '
+      'step'
+    )
+  return int(name)
+
+
+def restore_average(
+  model: Any, name: str | int, shapes: Any
+) -> tuple[Any, int]:
+  """Returns (the average of width sampling.ema_sigma_rel, its step).
+
+  name: of the checkpoint; 'latest' is the latest snapshot.
+  """
+  c, workdir = model.config.sampling, model.workdir
+  if c.ema_decay or not c.ema:
+    other = f'ema_decay={c.ema_decay}' if c.ema_decay else 'ema=False'
+    raise UserError(
+      f'config.sampling.ema_sigma_rel={c.ema_sigma_rel} and '
+      f'config.sampling.{other} are different weights: give one of them'
+    )
+  if name == 'best':
+    name = checkpoints.find_step(workdir, name)
+  step = None if name == 'latest' else name
+  average = averages.make(workdir, c.ema_sigma_rel, step, shapes)
+  print(average.describe())
+  return average.params, average.step
