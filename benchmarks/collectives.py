@@ -139,7 +139,7 @@ def compile_step(config):
 
   from diffusion_jax import build, families
   from diffusion_jax.programs import train
-  from diffusion_jax.training.sharding import (
+  from diffusion_jax.runtime.sharding import (
     batch_sharding,
     on_mesh,
     replicated,

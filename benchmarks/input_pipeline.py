@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from diffusion_jax.data import image_folder, pipeline, sources, tfds_sources
-from diffusion_jax.training.sharding import make_mesh, to_global
+from diffusion_jax.runtime.sharding import make_mesh, to_global
 
 flags.DEFINE_list('sources', 'memory,latents,folder,records', 'Which.')
 flags.DEFINE_integer('batch', 128, 'Images of a batch.')

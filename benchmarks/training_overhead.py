@@ -23,7 +23,7 @@ from absl import app, flags
 from diffusion_jax import build, families
 from diffusion_jax.programs import train
 from diffusion_jax.runs import user_cache
-from diffusion_jax.training.sharding import to_global
+from diffusion_jax.runtime.sharding import to_global
 
 flags.DEFINE_string('config', 'digits', 'A file of configs/.')
 flags.DEFINE_integer('steps', 200, 'Steps of a measurement, a multiple of 100.')

@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.app import help, load
 from diffusion_jax.app.config import near
-from diffusion_jax.app.errors import Preempted, UserError
+from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import processes
+from diffusion_jax.runtime import processes
 
 PREEMPTED = 42  # the exit code after which a job is to be started again
 # Modes that use a run, and modes that are work for one process.
@@ -130,7 +130,7 @@ def main(argv: list[str]) -> None:
   try:
     config = command.config(_MODE.value, workdir)
     join(config)
-    from diffusion_jax.app import cache
+    from diffusion_jax.runtime import cache
 
     cache.keep_compilations(config.compilation_cache)
     MODES[_MODE.value](config, workdir)
@@ -257,7 +257,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def run() -> None:
   """Parses the command line, and runs `main` with absl."""
-  from diffusion_jax.app import memory
+  from diffusion_jax.runtime import memory
 
   sys.unraisablehook = unraisable
   memory.keep_freed_memory()

@@ -28,7 +28,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from diffusion_jax.app.errors import UserError
+from diffusion_jax.errors import UserError
 
 Constructor = Callable[..., Any]
 Table = Mapping[str, Constructor]

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.app import schemas
 from diffusion_jax.app.config import from_config, make
-from diffusion_jax.app.errors import UserError
+from diffusion_jax.errors import UserError
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.sources import NoTestSplit, Source
 from diffusion_jax.data.text import to_bytes

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.app import schemas
 from diffusion_jax.app.config import complete, find, near, override
-from diffusion_jax.app.errors import UserError
+from diffusion_jax.errors import UserError
 from diffusion_jax.app.run import folder
 
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)

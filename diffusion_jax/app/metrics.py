@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app.run.folder import write_json
+from diffusion_jax.runtime.files import write_json
 from diffusion_jax.app.run.results import write_bits
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import draw_normal, split_key

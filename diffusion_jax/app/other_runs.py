@@ -4,7 +4,7 @@ from typing import Any
 
 from diffusion_jax.app import load, models
 from diffusion_jax.app.config import from_config
-from diffusion_jax.app.errors import UserError
+from diffusion_jax.errors import UserError
 from diffusion_jax.app.models.guidance import Guides, OtherRun
 from diffusion_jax.training import checkpoints
 

@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 
 from diffusion_jax.app import images
 from diffusion_jax.app.config import from_config
-from diffusion_jax.app.devices import per_image
-from diffusion_jax.app.errors import UserError
+from diffusion_jax.runtime.per_image import per_image
+from diffusion_jax.errors import UserError
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.text import encode

@@ -4,16 +4,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import ema, models
-from diffusion_jax.app.errors import UserError
-from diffusion_jax.app.run import averages
-from diffusion_jax.training import checkpoints
+from diffusion_jax.app import models
+from diffusion_jax.errors import UserError
+from diffusion_jax.training import averages, checkpoints, power_ema
 
 
 def restore(model: Any) -> tuple[Any, int]:
   """Returns (the parameters that config.sampling chooses, their step)."""
   c, workdir = model.config.sampling, model.workdir
-  average = ema.decay_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
+  average = power_ema.decay_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
   name, shapes = read_checkpoint(c), models.shapes(model)
   try:
     if c.ema_sigma_rel is not None:

@@ -17,7 +17,7 @@ from diffusion_jax.evaluation import bits
 from diffusion_jax.families.family import IDENTITY, Family, Metric
 from diffusion_jax.runs import guidance_runs, results, teachers
 from diffusion_jax.runs.per_image import PerImage, per_image
-from diffusion_jax.training.sharding import replicate
+from diffusion_jax.runtime.sharding import replicate
 
 # Objectives that a teacher's denoiser enters.
 TAUGHT = 'reflow', 'consistency_distillation', 'progressive_distillation'

@@ -28,7 +28,7 @@ from diffusion_jax.families.family import Latents
 from diffusion_jax.runs import processes, run_folder
 from diffusion_jax.runs.per_image import per_image
 from diffusion_jax.training import checkpoints, checksums
-from diffusion_jax.training.sharding import batch_sharding, replicate
+from diffusion_jax.runtime.sharding import batch_sharding, replicate
 
 NUM_IMAGES = 10_000  # of which, at most, the scale is computed
 _BATCH = 500

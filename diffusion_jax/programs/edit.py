@@ -27,7 +27,7 @@ from diffusion_jax.runs import (
 )
 from diffusion_jax.runs.per_image import rows
 from diffusion_jax.training import conditions
-from diffusion_jax.training.sharding import replicate
+from diffusion_jax.runtime.sharding import replicate
 
 METHODS = {
   'inpaint': ('repaint', 'replace', 'reconstruction', 'palette'),

@@ -23,7 +23,7 @@ from diffusion_jax.programs import evaluate_samples, sample
 from diffusion_jax.runs import measures, processes, run_folder
 from diffusion_jax.runs.per_image import PerImage, one_ahead, per_image
 from diffusion_jax.training import checksums
-from diffusion_jax.training.sharding import replicate
+from diffusion_jax.runtime.sharding import replicate
 
 # Fields of config.evaluation on which metrics of real images do not depend.
 OF_SAMPLES = (

@@ -22,7 +22,7 @@ from diffusion_jax.runs import (
   sample_inputs,
   sessions,
 )
-from diffusion_jax.training.sharding import replicate
+from diffusion_jax.runtime.sharding import replicate
 
 _PICTURES = 10  # of the trajectory, and beside their neighbours
 _FRAMES = 25

@@ -33,7 +33,7 @@ from diffusion_jax.runs.start_up import StartUp
 from diffusion_jax.runs.step_log import StepLog, average
 from diffusion_jax.training import checkpoints, preemption
 from diffusion_jax.training.logging import MetricWriter
-from diffusion_jax.training.sharding import (
+from diffusion_jax.runtime.sharding import (
   fsdp_sharding,
   local_rows,
   on_mesh,

@@ -13,7 +13,7 @@ from diffusion_jax import build, families
 from diffusion_jax.core.keys import fold_in_each, stream
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.training import checkpoints
-from diffusion_jax.training.sharding import replicated
+from diffusion_jax.runtime.sharding import replicated
 from tests.programs.conftest import smoke
 
 

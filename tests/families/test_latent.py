@@ -20,7 +20,7 @@ from diffusion_jax.families import latent
 from diffusion_jax.programs import PROGRAMS, sample
 from diffusion_jax.runs import guidance_runs, run_folder
 from diffusion_jax.training import checkpoints
-from diffusion_jax.training.sharding import replicated, to_global
+from diffusion_jax.runtime.sharding import replicated, to_global
 from tests.build import toy_parts
 from tests.programs.conftest import (
   printed_by,

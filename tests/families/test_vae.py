@@ -18,7 +18,7 @@ from diffusion_jax.families import vae
 from diffusion_jax.programs import PROGRAMS, evaluate, sample, train
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
-from diffusion_jax.training.sharding import replicated
+from diffusion_jax.runtime.sharding import replicated
 
 CONFIGS = {
   'vae': digits_vae,

@@ -12,7 +12,7 @@ from diffusion_jax import build, families
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, train
 from diffusion_jax.training import checkpoints
-from diffusion_jax.training.sharding import replicated
+from diffusion_jax.runtime.sharding import replicated
 from diffusion_jax.training.state import init_state
 
 

@@ -14,7 +14,7 @@ from diffusion_jax import build, families
 from diffusion_jax.core.keys import STREAMS, fold_in_each, split_key, stream
 from diffusion_jax.programs import edit
 from diffusion_jax.training import objectives
-from diffusion_jax.training.sharding import replicated
+from diffusion_jax.runtime.sharding import replicated
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
 from tests.programs.conftest import smoke

@@ -13,7 +13,7 @@ from diffusion_jax import build, families
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, sample, train
 from diffusion_jax.training import checkpoints
-from diffusion_jax.training.sharding import replicated
+from diffusion_jax.runtime.sharding import replicated
 from tests.programs.conftest import smoke, unet_smoke
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.runs.per_image import one_ahead, per_image, rows
-from diffusion_jax.training.sharding import make_mesh
+from diffusion_jax.runtime.sharding import make_mesh
 
 
 @pytest.mark.parametrize('size', [0, 12])

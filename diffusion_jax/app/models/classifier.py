@@ -1,29 +1,23 @@
 """Classifiers of noisy images, which guide the sampling of other runs."""
 
-import dataclasses
 import functools
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 import diffusion_jax as dj
-from diffusion_jax.app import choices
-from diffusion_jax.app.devices import PerImage
-from diffusion_jax.app.errors import UserError
-from diffusion_jax.app.models.diffusion import (
-  Diffusion,
-  NetworkFacts,
-  ObjectiveFacts,
+from diffusion_jax.app import schemas
+from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.models.model import Params
+from diffusion_jax.app.schemas import NetworkFacts
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.per_image import PerImage
+
+
+_NO_IMAGES = (
+  'this run is a classifier, which makes no images: name it in '
+  '--config.sampling.classifier.run when sampling another run'
 )
-from diffusion_jax.app.models.model import Params, schema_of
-from diffusion_jax.app.run.folder import write_json
-from diffusion_jax.core.keys import draw_normal, split_key
-from diffusion_jax.metrics import plots
-from diffusion_jax.training import classifier
 
 
 class Classifier(Diffusion):
@@ -53,15 +47,12 @@ class Classifier(Diffusion):
       sigma_data=self.parametrization.sigma_data,
     )
 
-  def generate(self, mesh: Mesh) -> PerImage:
+  def generate(self, mesh: Mesh, guides: Any = None, trajectory=False) -> PerImage:
     """Raises UserError: a classifier makes no images."""
-    raise UserError(
-      'this run is a classifier, which makes no images: name it in '
-      '--config.sampling.classifier.run when sampling another run'
-    )
+    raise UserError(_NO_IMAGES)
 
   def check(self, mode: str) -> None:
     """Raises UserError for modes that make images."""
     if mode in ('sample', 'edit'):
-      self.generate(None)
+      raise UserError(_NO_IMAGES)
     super().check(mode)

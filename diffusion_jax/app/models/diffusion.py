@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import choices, images, load, metrics, schemas
+from diffusion_jax.app import choices, images, load, schemas
 from diffusion_jax.app.choices import Conditioning, Sampling
 from diffusion_jax.app.config import from_config, make, make_part, parameters
-from diffusion_jax.app.devices import PerImage, per_image
-from diffusion_jax.app.errors import UserError
+from diffusion_jax.runtime.per_image import PerImage, per_image
+from diffusion_jax.errors import UserError
 from diffusion_jax.app.models import guidance, teachers
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import IDENTITY, Params
@@ -35,7 +35,7 @@ from diffusion_jax.data.sources import Source
 from diffusion_jax.networks.embeddings import STEP_INPUTS
 from diffusion_jax.training import augmentation, conditions, objectives
 from diffusion_jax.training.objectives import Objective
-from diffusion_jax.training.sharding import replicate
+from diffusion_jax.runtime.sharding import replicate
 
 # The facts that a network must take if they are not zero, and what they are of.
 NEEDED = {

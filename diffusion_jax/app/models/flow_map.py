@@ -1,22 +1,14 @@
 """Flow maps: models whose network makes a step of any length in one call."""
 
-import dataclasses
-import functools
 from typing import Any
 
 import jax.numpy as jnp
 
 import diffusion_jax as dj
-from diffusion_jax.app import choices
-from diffusion_jax.app.choices import Conditioning
-from diffusion_jax.app.errors import UserError
-from diffusion_jax.app.models.bits import IndependentPixels
-from diffusion_jax.app.models.diffusion import (
-  Diffusion,
-  NetworkFacts,
-  ObjectiveFacts,
-)
-from diffusion_jax.app.models.model import Params, schema_of
+from diffusion_jax.app import schemas
+from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.models.model import Params
+from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.map_sampler import flow_map_sampler
 
 # What the network of an objective is, a kind of `dj.make_flow_map`.

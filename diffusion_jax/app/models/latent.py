@@ -19,25 +19,22 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import choices, images
+from diffusion_jax.app import images, load, schemas
 from diffusion_jax.app.config import from_config
-from diffusion_jax.app.devices import per_image
-from diffusion_jax.app.errors import UserError
-from diffusion_jax.app.models.bits import IndependentPixels
-from diffusion_jax.app.models.diffusion import (
-  Diffusion,
-  NetworkFacts,
-  ObjectiveFacts,
-)
-from diffusion_jax.app.models.model import Latents, Params, schema_of
+from diffusion_jax.runtime.per_image import per_image
+from diffusion_jax.errors import UserError
+from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.models.model import Latents, Params
 from diffusion_jax.app.models.vae import VAE
-from diffusion_jax.app.run import folder, processes
+from diffusion_jax.app.run import folder
 from diffusion_jax.core.keys import abstract_key, key_per_example, stream
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.sources import Source
-from diffusion_jax.training import checkpoints, checksums, objectives
-from diffusion_jax.training.sharding import batch_sharding, replicate
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.training import checkpoints, checksums
+from diffusion_jax.runtime.sharding import batch_sharding, replicate
 
 MOST_IMAGES = 10_000  # from which the scale is computed
 _BATCH = 500
@@ -64,10 +61,11 @@ class LatentDiffusion(Diffusion):
 
   def _open(self, run: Path) -> VAE:
     path = 'latent.run'
-    config = folder.open_run(run, self.config, path)
-    facts = images.facts_of(config)
-    model = VAE(config, run, facts) if VAE.is_kind_of(config) else None
-    if model is None or not model.has_feature_maps:
+    config = load.open_run(run, self.config, path)
+    facts, model = images.facts_of(config), None
+    if schemas.schema_of(config) is schemas.VAE:
+      model = VAE(config, run, facts)
+    if model is None or len(model.latent_shape()) != 3:
       raise UserError(
         f'config.{path}: the run in {run} has no latents with a height and a '
         'width: it must be an autoencoder, of objective=vae, with '
@@ -128,7 +126,7 @@ class LatentDiffusion(Diffusion):
         step = manager.latest_step()
       shapes = jax.eval_shape(model.init, abstract_key())
       params, stored = checkpoints.restore_params(run, True, shapes, step)
-    scale, count = self.config.latent.scale or model.latent_scale, 0
+    scale, count = self.config.latent.scale or model.decoding.scale, 0
     if not scale:
       with from_config('data'):
         scale, count = inverse_std(self._draws(params, source, mesh))
@@ -137,12 +135,12 @@ class LatentDiffusion(Diffusion):
         f'config.latent.run: all latents of {run} are equal, or nan: train the '
         'autoencoder first'
       )
-    copy = folder.prepare(self._copy)
+    copy = make_folder(self._copy)
     checkpoints.save_params(copy, step, params, stored)
     if not processes.is_first():
       return
-    folder.write_json(copy / 'config.json', folder.read_config(run) or {})
-    folder.write_json(self._record, {
+    write_json(copy / 'config.json', folder.read_config(run) or {})
+    write_json(self._record, {
       'scale': scale,
       'images': count,
       'run': str(run),

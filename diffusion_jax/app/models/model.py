@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax.app.config import Schema
-from diffusion_jax.app.devices import PerImage
+from diffusion_jax.runtime.per_image import PerImage
 from diffusion_jax.data.sources import Source
 from diffusion_jax.training.objectives import Objective
 

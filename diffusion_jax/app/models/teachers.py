@@ -12,9 +12,10 @@ import jax
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import from_config
-from diffusion_jax.app.errors import UserError
-from diffusion_jax.app.run import folder, processes
+from diffusion_jax.errors import UserError
 from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.files import write_json
 from diffusion_jax.training import checkpoints, checksums
 
 _PATH = 'training.teacher'
@@ -76,7 +77,7 @@ def prepare(model: Any, student: Any) -> Any:
   path = student.workdir / 'teacher.json'
   begun = processes.broadcast([path.exists()])[0]
   if not begun and processes.is_first():
-    folder.write_json(path, now)
+    write_json(path, now)
   if begun and json.loads(path.read_text())['checksum'] != now['checksum']:
     raise UserError(
       f'config.{_PATH}: the weights in {model.workdir} have changed since this '

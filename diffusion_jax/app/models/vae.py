@@ -1,11 +1,10 @@
 """Variational autoencoders: their samples, pictures and bounds."""
 
 import copy
-import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +13,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import choices, images
+from diffusion_jax.app import choices, images, schemas
 from diffusion_jax.app.config import from_config, make, make_part
-from diffusion_jax.app.devices import PerImage, per_image
-from diffusion_jax.app.errors import UserError
-from diffusion_jax.app.models.bits import IndependentPixels
-from diffusion_jax.app.models.model import IDENTITY, Params, schema_of
-from diffusion_jax.app.run.results import write_bits
+from diffusion_jax.app.models.model import IDENTITY, Params
+from diffusion_jax.app.schemas import VaeFacts, VaeNetworkFacts
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
-from diffusion_jax.core.normal import kl
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.sources import Source
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.per_image import PerImage, per_image
 from diffusion_jax.training import vae
 from diffusion_jax.training.objectives import Objective
 
@@ -44,7 +41,7 @@ class VAE:
     self, config: ConfigDict, workdir: str | Path, facts: images.Facts
   ):
     self.config, self.workdir, self.facts = config, Path(workdir), facts
-    self.decoding: Decoding = make_part(self.schema, 'decoding', config)
+    self.decoding: choices.Decoding = make_part(self.schema, 'decoding', config)
 
   @functools.cached_property
   def network(self) -> Any:
@@ -125,7 +122,9 @@ class VAE:
     )
     return make(self.schema, 'objective', section, facts)
 
-  def generate(self, mesh: Mesh) -> PerImage:
+  def generate(
+    self, mesh: Mesh, guides: Any = None, trajectory: bool = False
+  ) -> PerImage:
     """Returns (params, index [n], cond) -> the means of p(x | z_1), [n, ...].
 
     z_T is drawn from N(0, I), z_{t-1} from p(z_{t-1} | z_t); pixels are not

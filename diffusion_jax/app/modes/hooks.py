@@ -10,17 +10,18 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.app import images, other_runs, sample_inputs
 from diffusion_jax.app.config import from_config, near
-from diffusion_jax.app.devices import one_ahead, rows
-from diffusion_jax.app.errors import UserError
+from diffusion_jax.runtime.per_image import one_ahead, rows
+from diffusion_jax.errors import UserError
 from diffusion_jax.app.models.model import Model
-from diffusion_jax.app.modes import evaluate_samples, sheets
-from diffusion_jax.app.run import processes, snapshots
+from diffusion_jax.app import sheets
+from diffusion_jax.app.modes import evaluate_samples
 from diffusion_jax.app.run.step_log import average
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data import pipeline
-from diffusion_jax.training import checkpoints
-from diffusion_jax.training.sharding import (
+from diffusion_jax.runtime import processes
+from diffusion_jax.training import checkpoints, snapshots
+from diffusion_jax.runtime.sharding import (
   local_rows,
   on_mesh,
   replicated,

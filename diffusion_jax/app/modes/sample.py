@@ -11,12 +11,14 @@ from tqdm import tqdm
 
 from diffusion_jax.app import devices, models, other_runs, sample_inputs, sheets
 from diffusion_jax.app import weights
-from diffusion_jax.app.devices import PerImage, one_ahead, rows
-from diffusion_jax.app.errors import UserError
-from diffusion_jax.app.run import folder, processes, provenance
+from diffusion_jax.runtime.per_image import PerImage, one_ahead, rows
+from diffusion_jax.errors import UserError
+from diffusion_jax.app.run import provenance
 from diffusion_jax.app.sample_inputs import Inputs
 from diffusion_jax.data import images, sources
-from diffusion_jax.training.sharding import replicate
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.sharding import replicate
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
@@ -47,7 +49,7 @@ def draw(
   params, step = weights.restore(model)
   settings = provenance.settings(model, params, step)
   print(provenance.describe(settings))
-  out = folder.prepare(out)
+  out = make_folder(out)
   path = out / f'{config.sampling.name}.npz'
   parts = path.with_suffix('.parts')
   done = processes.is_first() and is_done(path, parts, settings, field)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.app.errors import Preempted, UserError
+from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.modes.train_setup import Run, Setup, begin, setup
-from diffusion_jax.app.run import lock
+from diffusion_jax.runtime import lock
 from diffusion_jax.training import preemption
 
 

@@ -14,19 +14,20 @@ from tqdm import tqdm
 
 from diffusion_jax.app import devices, ema, images, models
 from diffusion_jax.app.config import check_one_of, from_config, make
-from diffusion_jax.app.errors import UserError
+from diffusion_jax.errors import UserError
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
-from diffusion_jax.app.run import first_weights, folder, processes, sessions
-from diffusion_jax.app.run import snapshots
+from diffusion_jax.app.run import folder
 from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.app.schemas import OptimizerFacts
-from diffusion_jax.app.start_up import StartUp
+from diffusion_jax.runtime.start_up import StartUp
 from diffusion_jax.core.keys import stream
-from diffusion_jax.training import checkpoints
+from diffusion_jax.runtime import processes, sessions
+from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.training import checkpoints, first_weights, snapshots
 from diffusion_jax.training.logging import MetricWriter
 from diffusion_jax.training.objectives import Objective
-from diffusion_jax.training.sharding import (
+from diffusion_jax.runtime.sharding import (
   fsdp_sharding,
   local_rows,
   on_mesh,
@@ -286,7 +287,7 @@ def begin(parts: Setup) -> Run | None:
   """
   config, model, mesh = parts.config, parts.model, parts.mesh
   c = config.training
-  workdir = folder.prepare(parts.workdir)
+  workdir = make_folder(parts.workdir)
   if c.resume != 'force':
     folder.check_same_run(workdir, config, model.facts)
   manager = open_manager(config, workdir, parts.shapes)
@@ -307,7 +308,7 @@ def begin(parts: Setup) -> Run | None:
   stored = folder.stored_form(config, model.facts)
   first = processes.is_first()  # of several processes one writes
   if first:
-    folder.write_json(workdir / 'config.json', stored)
+    write_json(workdir / 'config.json', stored)
     (workdir / 'samples').mkdir(exist_ok=True)
     count = sum(x.size for x in jax.tree.leaves(state.params))
     sessions.write_start(workdir, start, count)

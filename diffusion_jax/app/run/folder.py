@@ -7,16 +7,13 @@ command line.
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import load
-from diffusion_jax.app.errors import UserError
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.files import write_json
 
 # Sections that say how a model is used; all others describe it.
 USES = (
@@ -59,19 +56,6 @@ FREE = (
 COMPUTED_BY = 'network.dtype', 'network.attention', 'matmul_precision'
 
 
-def prepare(workdir: str | Path) -> Path:
-  """Makes the folder; raises UserError if nothing can be written there."""
-  try:
-    os.makedirs(workdir, exist_ok=True)
-    tempfile.TemporaryFile(dir=workdir).close()
-  except OSError as error:
-    raise UserError(
-      f'cannot write in the workdir {workdir} ({error.strerror}): '
-      'give another --workdir'
-    ) from error
-  return Path(workdir)
-
-
 def read_config(workdir: str | Path) -> dict | None:
   """Reads config.json of a run; None if there is none."""
   path = Path(workdir) / 'config.json'
@@ -97,21 +81,6 @@ def write_config(workdir: Path, config: ConfigDict, facts: Any) -> None:
 def stored_form(config: ConfigDict, facts: Any) -> dict:
   """Returns the config with the facts of the images, as JSON gives it."""
   return plain(config) | {'facts': json.loads(json.dumps(facts._asdict()))}
-
-
-def write_json(path: Path, content: dict) -> None:
-  """Writes a file, whole or not at all."""
-  draft = path.with_suffix('.json.tmp')
-  draft.write_text(json.dumps(content, indent=2) + '\n')
-  draft.replace(path)
-
-
-def write_npz(path: Path, arrays: dict) -> None:
-  """Writes an npz file, whole or not at all."""
-  draft = path.with_name(f'{path.name}.tmp')
-  with draft.open('wb') as file:
-    np.savez(file, **arrays)
-  draft.replace(path)
 
 
 def plain(config: ConfigDict) -> dict:
@@ -164,45 +133,6 @@ def differences(before: dict, now: dict, free: tuple[str, ...] = ()) -> str:
     for name in sorted(old | new)
     if old.get(name) != new.get(name) and not name.startswith(free)
   )
-
-
-def open_run(workdir: str | Path, config: ConfigDict, path: str = '') -> ConfigDict:
-  """Returns the complete config of the run in workdir.
-
-  config: the user's own; a 'module:attribute' in the run is imported only if it
-  is there as well. path: the field that named the run, for messages. Raises
-  UserError if there is no run.
-  """
-  stored = read_config(workdir)
-  where = f'config.{path}: ' if path else ''
-  if stored is None:
-    check_config_kept(workdir)
-    advice = 'give the folder of one' if path else 'give its --workdir'
-    raise UserError(f'{where}there is no run in {workdir}: train first, or {advice}')
-  return load.stored(stored, load.outside_names(config), f'{workdir}/config.json')
-
-
-def run_config(workdir: str | Path, config: ConfigDict) -> ConfigDict:
-  """Returns the config of the run in workdir, to be used as `config` says.
-
-  The model comes from the run; USES, and COMPUTED_BY where the command line has
-  set it, come from config.
-  """
-  run = open_run(workdir, config)
-  if load.kind_of(run) is not load.kind_of(config):
-    raise UserError(
-      f'{workdir} holds {load.kind_of(run).kind}, and --config describes '
-      f'{load.kind_of(config).kind}: give --config={workdir}'
-    )
-  merged = run.copy_and_resolve_references()
-  with merged.unlocked(), merged.ignore_type():
-    for key in USES:
-      if key in config:
-        merged[key] = config[key]
-    for field in config.get('given', ()):
-      if field in COMPUTED_BY:
-        merged.update_from_flattened_dict({field: load.value_at(config, field)})
-  return merged.lock()
 
 
 def flat(tree: dict, prefix: str = '') -> dict[str, Any]:

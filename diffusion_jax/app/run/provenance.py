@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.app.errors import UserError
+from diffusion_jax.errors import UserError
 from diffusion_jax.app.run import folder
 from diffusion_jax.data import sources
+from diffusion_jax.runtime.files import write_npz as write_arrays
 from diffusion_jax.training import checkpoints, checksums
 
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
@@ -88,7 +89,7 @@ def describe(content: dict[str, Any]) -> str:
 def write_npz(path: Path, arrays: dict, content: dict[str, Any]) -> None:
   """Writes arrays and the settings that made them, for `read`."""
   text = np.array(json.dumps(content))
-  folder.write_npz(path, arrays | {'settings': text})
+  write_arrays(path, arrays | {'settings': text})
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.app.run.folder import write_json
+from diffusion_jax.runtime.files import write_json
 from diffusion_jax.evaluation import bits
 
 

@@ -5,7 +5,7 @@ import time
 import jax
 import numpy as np
 
-from diffusion_jax.app.errors import UserError
+from diffusion_jax.errors import UserError
 
 
 class StepLog:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, SoftFileLease, Timeout
 
-from diffusion_jax.app.errors import UserError
-from diffusion_jax.app.run import processes
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import processes
 
 # The kernel releases a lock of flock when its process ends, however it ends. On
 # file systems without flock a lease is used. It expires when its process has

@@ -16,8 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from diffusion_jax.app.errors import UserError
-from diffusion_jax.app.run import heartbeats
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import heartbeats
 
 FLAGS = '--coordinator=host:port --num_hosts=2 --host=0'
 

@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffusion_jax.app import ema
 from diffusion_jax.interop import files
-from diffusion_jax.app.run import folder, snapshots
-from diffusion_jax.training import checkpoints, power_ema
+from diffusion_jax.training import checkpoints, power_ema, snapshots
 
 # Beyond it the sum has little to do with the average that is asked for; below,
 # the error of the parameters is about that of the profile (docs/averages.md).
@@ -94,15 +92,9 @@ def find(workdir: str | Path, step: int | None) -> tuple[list[int], int]:
         f'{workdir} is an average itself (--mode=average): another one is made '
         'of the run that it is of'
       )
-    training = (folder.read_config(workdir) or {}).get('training', {})
-    if training.get('ema_sigma_rels'):
-      raise FileNotFoundError(
-        f'{workdir} has no snapshot yet, of which an average is made: the '
-        f'first is that of step {training["snapshot_every"]}'
-      )
     raise FileNotFoundError(
-      f'{workdir} has no snapshots, of which an average is made: it was '
-      'trained without --config.training.ema_sigma_rels=0.05,0.10'
+      f'{workdir} has no snapshots, of which averages are made: train with '
+      '--config.training.ema_sigma_rels=0.05,0.10 and training.snapshot_every'
     )
   step = steps[-1] if step is None else step
   if step not in steps:
@@ -116,7 +108,7 @@ def find(workdir: str | Path, step: int | None) -> tuple[list[int], int]:
 def read_widths(workdir: str | Path, step: int) -> list[float]:
   """Returns the widths that a snapshot has."""
   names = files.open_tensors(snapshots.path_of(workdir, step))
-  found = {ema.width_of(name.partition('/')[0]) for name in names}
+  found = {power_ema.width_of(name.partition('/')[0]) for name in names}
   return sorted(width for width in found if width is not None)
 
 
@@ -131,7 +123,7 @@ def _parts(workdir, used, widths, target):
 
 def _read(workdir, step, width, target):
   path = snapshots.path_of(workdir, step)
-  prefix = f'{ema.width_name(width)}/'
+  prefix = f'{power_ema.width_name(width)}/'
   tensors = files.open_tensors(path)
   arrays = {
     name.removeprefix(prefix): tensors[name]

@@ -16,11 +16,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from diffusion_jax.app import ema
-from diffusion_jax.app.errors import UserError
+from diffusion_jax.errors import UserError
 from diffusion_jax.interop import files
-from diffusion_jax.app.run import folder, processes
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.training import checksums
+from diffusion_jax.training.power_ema import width_of
 
 _RECORD = 'snapshot'  # the key of the metadata
 _ENDING = '.safetensors'
@@ -60,11 +61,11 @@ def begin(workdir: Path, step: int, batch_size: int) -> Batches:
     (end - first) * size for (first, size), end in zip(sizes, ends, strict=True)
   )
   if processes.is_first():
-    out = folder.prepare(_folder(workdir))
+    out = make_folder(_folder(workdir))
     for path in out.glob(f'*{_ENDING}.*'):  # of a write that was interrupted
       path.unlink()
     _delete(workdir, [s for s in steps(workdir) if s > step])
-    folder.write_json(out / 'batches.json', {'batches': sizes})
+    write_json(out / 'batches.json', {'batches': sizes})
   return Batches(step, images, batch_size)
 
 
@@ -74,7 +75,7 @@ def write(workdir: Path, step: int, images: int, averages: dict) -> None:
   averages: {name: parameters}, of all averages of the run; called by all
   processes, among which parameters may be split.
   """
-  widths = {name: x for name, x in averages.items() if ema.width_of(name)}
+  widths = {name: x for name, x in averages.items() if width_of(name)}
   arrays = files.flatten(_gather(widths))
   if not processes.is_first():
     return

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion_jax.app.errors import UserError
+from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
 
 _MOST = 10  # names in one message
