@@ -27,6 +27,8 @@ def get_config(arg=''):
   config.optimizer.learning_rate = 1e-3
   config.optimizer.warmup_steps = 19_531  # 10M images
   config.optimizer.clip_norm = 0.0
+  # The release has 1e-8 for a loss that is summed over pixels and channels.
+  config.optimizer.eps = 1e-8 / (32 * 32 * 3)
   config.optimizer.repair_gradients = True
   config.training.num_steps = 390_625  # 200M images
   config.training.batch_size = 512

@@ -3,8 +3,11 @@ r"""JiT-B/16 on ImageNet 256x256 pixels (Li & He 2025): no latents, x_0 itself.
 docs/recipes.md section 14: 131,123,712 parameters, bfloat16. The release also
 has L (network.channels=1024, num_blocks=24, num_heads=16, class_tokens_at=8)
 and H (1280, 32, 16, bottleneck=256, class_tokens_at=10, dropout=0.2 in the
-middle half of the blocks). At 512x512 noise is twice as strong: patch_size=32,
-schedule.shift=2. Not run here yet: not measured.
+middle half of the blocks). At 512x512 it has patch_size=32 and twice the noise,
+x_t = (1 - t) x_0 + 2 t eps. schedule.shift=2 has the same log-SNR at every t,
+but it is another recipe: x_t is divided by 1 + t, and the squared error of x_0
+has the weight ((1 + t) / 2 t)^2 where theirs is 1 / t^2. Not run here yet: not
+measured.
 
   python launch.py --config=configs/imagenet256_jit.py
 """
@@ -53,8 +56,10 @@ def shared():
   config.training.batch_size = 1024
   config.training.more_ema_decays = (0.9996,)
   config.sampling.num_steps = 50
+  config.sampling.min_sigma = 0.05
   config.sampling.guidance_scale = 2.9
-  config.sampling.guidance_max = 9.0  # t < 0.9
+  # t < 0.9: there sigma / alpha is 9, or a little less by rounding
+  config.sampling.guidance_max = 8.9
   return config
 
 

@@ -55,6 +55,7 @@ _BY_INTERVAL = {
     evaluation.num_steps evaluation.random_steps sampling.eta
     sampling.corrector_steps sampling.churn sampling.churn_min
     sampling.churn_noise sampling.diffusion_scale sampling.guidance_min
+    sampling.min_sigma
     sampling.labels edit.label
     edit.scale report.trajectory_seconds
   """,

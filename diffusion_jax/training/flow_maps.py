@@ -131,14 +131,17 @@ def mean_flow(
 
   `mean_flow_error` or `improved_mean_flow_error`, each under `adaptive_loss`
   with `power` and `offset` (the latter of the sum over data axes, as
-  published). power = 0, the default, is the squared error; 1 is the paper's,
+  published: 1e-3 in the paper and in py-meanflow, 0.01 in the JAX releases of
+  both forms). power = 0, the default, is the squared error; 1 is the paper's,
   which seeks modes: in 2-D it is biased and becomes worse with training.
 
   Guidance is trained in by `guided_velocity`: omega and kappa give the scale
   omega / (1 - kappa), 1 by default. With `scales` (such as `power_law_scales`)
   every example has a scale w of its own, which the network gets as
   cond['guidance_scale'], and omega = 1, kappa = 1 - 1 / w. Both need a
-  `condition` with dropout: where cond['drop'] the velocity is unguided.
+  `condition` with dropout: where cond['drop'] the velocity is unguided. The
+  release of the improved form also draws an interval of t for every example,
+  outside of which w = 1, and the network gets its ends; here all t are guided.
 
   Any schedule with slopes; v = eps - x_0 on the straight path. params:
   {'network': ...}. Metrics: loss; error, |u - target|^2; if improved
@@ -213,8 +216,9 @@ def shortcut(
   published: what each doubling of d learns is then that of the one before, as
   old as the average, so that short trainings fall behind. The network gets
   cond['elapsed'] = time_scale d. Both targets are computed for every example.
-  num_steps: a power of 2, ValueError for others. params: {'network': ...}.
-  Metrics: loss, and loss per quarter of t.
+  The release also clips x between the two steps, and their mean velocity, to
+  [-4, 4]; nothing is clipped here. num_steps: a power of 2, ValueError for
+  others. params: {'network': ...}. Metrics: loss, and loss per quarter of t.
   """
   depth = num_steps.bit_length() - 1
   if num_steps < 2 or num_steps != 2**depth:
@@ -288,7 +292,11 @@ def _guided(u_fn, xt, v, t, cond, omega, kappa):
   # The network's own velocities, without gradient; v where labels are dropped.
   drop = cond['drop']
   own = u_fn(xt, t, t, cond=cond)
-  null = u_fn(xt, t, t, cond=cond | {'drop': jnp.ones_like(drop)})
+  hidden = cond | {'drop': jnp.ones_like(drop)}
+  if 'guidance_scale' in cond:
+    # Without a label the network is asked for the velocity without guidance.
+    hidden['guidance_scale'] = jnp.ones_like(cond['guidance_scale'])
+  null = u_fn(xt, t, t, cond=hidden)
   guided = sg(guided_velocity(v, own, null, omega, kappa))
   return jnp.where(expand_to(drop, v), v, guided)
 

@@ -326,6 +326,8 @@ VE = VP | {
   'schedule.name': 'geometric_ve',
   'schedule.sigma_min': 2 * 0.01,  # of data in [0, 1], x -> 2x - 1
   'schedule.sigma_max': 2 * 50.0,
+  'optimizer.clip_norm': 1.0 / 1536,  # theirs of half of a sum
+  'optimizer.eps': 1e-8 / 1536,
   'network.noise_embedding': 'fourier',
   'network.resample_filter': (1, 3, 3, 1),
   'network.input_pyramid': True,
@@ -368,6 +370,7 @@ EDM = {
   'optimizer.learning_rate': 1e-3,
   'optimizer.warmup_steps': 19_531,  # 10M images
   'optimizer.clip_norm': 0.0,
+  'optimizer.eps': 1e-8 / 3072,  # theirs of a sum
   'optimizer.repair_gradients': True,
   'training.num_steps': 390_625,
   'training.batch_size': 512,
@@ -412,6 +415,7 @@ MEAN_FLOW = {
   'network.num_groups': 32,
   'network.norm_eps': 1e-6,
   'network.initializer': 'ho',
+  'network.resample_filter': (1, 3, 3, 1),
   'conditioning.noise_input': 'time',
   'conditioning.time_scale': 1.0,
   'objective.name': 'mean_flow',
@@ -431,6 +435,7 @@ MEAN_FLOW = {
   'optimizer.learning_rate': 6e-4,
   'optimizer.warmup_steps': 9_600,  # 200 epochs of 48 batches
   'optimizer.clip_norm': 0.0,
+  'optimizer.eps': 1e-8 / 3072**0.25,  # theirs of a sum to the power 1/4
   'training.num_steps': 768_000,  # 16,000 epochs
   'training.batch_size': 1024,
   'training.ema_decay': 0.9999,
@@ -442,6 +447,8 @@ MEAN_FLOW = {
 
 # Geng et al. 2024 (ECT), run_ecm.sh: section 16
 ECT = EDM | {
+  'schedule.sigma_min': 1e-6,  # theirs is 0
+  'schedule.rho': 7.538,  # of two calls the second is at 0.821
   'network.dropout': 0.2,
   'objective.name': 'consistency_training',
   'objective.weight': 'snr',  # not read
@@ -456,6 +463,7 @@ ECT = EDM | {
   'objective.log_normal_std': 2.0,
   'objective.ema_target': False,
   'optimizer.name': 'radam',
+  'optimizer.eps': 1e-8,
   'optimizer.learning_rate': 1e-4,
   'optimizer.warmup_steps': 0,
   'training.init_from': 'runs/cifar10_edm',
@@ -573,8 +581,9 @@ JIT = {
   'training.more_ema_decays': (0.9996,),
   'sampling.sampler': 'velocity_heun',
   'sampling.num_steps': 50,
+  'sampling.min_sigma': 0.05,
   'sampling.guidance_scale': 2.9,
-  'sampling.guidance_max': 9.0,
+  'sampling.guidance_max': 8.9,  # without t = 0.9, where it is 9
 }
 
 # Karras et al. 2024, EDM2-S at 64x64: section 15
@@ -620,6 +629,7 @@ EDM2 = {
   'optimizer.decay_steps': 35_000,
   'optimizer.b2': 0.99,
   'optimizer.clip_norm': 0.0,
+  'optimizer.eps': 1e-8 / 12_288,  # theirs of a sum
   'training.num_steps': 524_288,  # 1024 Mi images
   'training.batch_size': 2048,
   # a power function of relative width 0.075: see test_edm2.py

@@ -14,15 +14,18 @@ import diffusion_jax as dj
 from configs import (
   base,
   cifar10,
+  cifar10_ect,
   cifar10_edm,
   cifar10_vdm,
   cifar10_vp,
   digits,
   digits_flow,
   imagenet64,
+  imagenet256_jit,
 )
 from diffusion_jax import build, families
 from diffusion_jax.build import audit
+from diffusion_jax.core import flow_map
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context
@@ -49,6 +52,8 @@ SIZES = {  # recipes 0
   'cifar10_vdm': 30_578_181,
   'cifar10_edm': 55_733_891,
   'cifar10_edm:conditional': 55_735_299,
+  # EDM's and two layers for t - s; the release has 55,932,419 (recipes 16)
+  'cifar10_meanflow': 55_733_891 + (128 + 1) * 512 + (512 + 1) * 512,
   'imagenet64': 295_904_454,
   'imagenet256_autoencoder': 83_653_863,
   'imagenet256_dit': 674_834_720,
@@ -435,3 +440,111 @@ def test_arguments_of_edm_may_be_joined():
   for wrong in ('conditional,smok', 'conditionalsmoke', 'smoke,conditional'):
     with pytest.raises(ValueError, match="'conditional', 'conditional_smoke'"):
       cifar10_edm.get_config(wrong)
+
+
+# The gradient of a release, as a multiple of ours: our loss is a mean.
+SUMS = {
+  'cifar10_edm': 3072.0,
+  'imagenet64_edm2': 12_288.0,
+  'cifar10_vp:ve': 1536.0,  # half of the sum
+  'cifar10_meanflow': 3072.0**0.25,  # e / (e + c)^0.75 of a sum e
+}
+
+
+@pytest.mark.parametrize('name', SUMS)
+def test_a_step_of_adam_is_that_of_a_release_that_sums(name):
+  """Kingma & Ba 2015, Alg. 1, in float64; eps = 1e-8 in all four releases."""
+  config = load(name)
+  adam, rate = build.build_optimizer(config), build.build_learning_rate(config)
+  b2, clip_norm = config.optimizer.b2, {'cifar10_vp:ve': 1.0}.get(name, np.inf)
+  params = {'network': {'kernel': jnp.zeros(5)}}
+  state, updates = adam.init(params), params
+  m, v = np.zeros((2, 5))
+  for g in np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-2]) * [[1.0], [2.0]]:
+    grads = {'network': {'kernel': jnp.asarray(g, jnp.float32)}}
+    updates, state = adam.update(grads, state, params)
+    theirs = SUMS[name] * g
+    theirs *= min(1.0, clip_norm / np.linalg.norm(theirs))
+    m, v = 0.9 * m + 0.1 * theirs, b2 * v + (1 - b2) * theirs**2
+  expected = m / (1 - 0.9**2) / (np.sqrt(v / (1 - b2**2)) + 1e-8)
+  found: Any = updates
+  np.testing.assert_allclose(
+    found['network']['kernel'], -rate(1) * expected, rtol=1e-3
+  )
+
+
+def test_jit_samples_as_the_release_does(key):
+  """Its loop in tau = 1 - t, for Gaussian data with a class and without."""
+  config = imagenet256_jit.get_config()
+  laws = (0.4, 0.1), (-0.2, 0.5)  # means and deviations
+
+  def estimate(x, alpha, sigma, law):
+    mean, std = law
+    share = std**2 * alpha / ((std * alpha) ** 2 + sigma**2)
+    return mean + share * (x - alpha * mean)
+
+  def denoiser(law):
+    return lambda x, level: dj.Prediction(
+      estimate(x, level.alpha, level.sigma, law)
+    )
+
+  @jax.jit
+  def sample(x):
+    c, schedule = config.sampling, build.build_schedule(config)
+    guided = dj.classifier_free(
+      dj.paired(*map(denoiser, laws)),
+      c.guidance_scale,
+      interval=(c.guidance_min, c.guidance_max),
+    )
+    sampler = build.build_sampler(config, schedule)
+    return dj.sample(
+      key, guided, sampler, build.build_levels(config, schedule), x
+    )
+
+  def velocity(z, tau):
+    cond, uncond = (estimate(z, tau, 1 - tau, law) for law in laws)
+    scale = 2.9 if 0.1 < tau < 1.0 else 1.0
+    return (uncond + scale * (cond - uncond) - z) / max(1 - tau, 0.05)
+
+  z = np.linspace(-2.0, 2.0, 6)[:, None]
+  found = sample(jnp.asarray(z, jnp.float32))
+  taus = np.linspace(0.0, 1.0, 51)
+  for tau, after in zip(taus[:-2], taus[1:-1], strict=True):
+    v = velocity(z, tau)
+    z = z + (after - tau) * (v + velocity(z + (after - tau) * v, after)) / 2
+  z = z + (taus[-1] - taus[-2]) * velocity(z, taus[-2])
+  np.testing.assert_allclose(found, z, atol=2e-5)
+
+
+def test_ect_trains_with_the_boundary_of_the_release(key, monkeypatch):
+  """c_skip and c_out of EDM, sigma_min = 0: the loss for F(x) = sin(x)."""
+  output = lambda network_fn, params, x, level, **options: jnp.sin(x)
+  monkeypatch.setattr(flow_map, 'network_output', output)
+  objective = build.build_objective(cifar10_ect.get_config())
+  images = np.random.default_rng(0).uniform(-1.0, 1.0, (8, 32, 32, 3))
+
+  @jax.jit
+  def evaluate(key, images):
+    context = Context(step=80_000)  # of the fourth stage
+    inputs, keys = objective.draw(key, {'image': images}, context)
+    return objective.loss({'network': {}}, context, inputs, keys)[0], inputs[0]
+
+  loss, inputs = jax.device_get(evaluate(key, jnp.asarray(images, jnp.float32)))
+  t = inputs.level.sigma.astype(float)
+  r = t * np.maximum(1 - (1 + 8 / (1 + np.exp(t))) / 2**4, 0)
+
+  def f(sigma):
+    sigma = sigma[:, None, None, None]
+    x = inputs.x0 + sigma * inputs.eps
+    skip = 0.25 / (sigma**2 + 0.25)
+    return skip * x + sigma * 0.5 / np.sqrt(sigma**2 + 0.25) * np.sin(x)
+
+  norm = np.sqrt(np.sum((f(t) - f(r)) ** 2, axis=(1, 2, 3)))
+  np.testing.assert_allclose(loss, np.mean(norm / (t - r)), rtol=1e-4)
+
+
+def test_two_calls_of_ect_pass_through_the_published_sigma():
+  config = cifar10_ect.get_config()
+  config.sampling.num_steps = 2
+  levels = build.build_levels(config, build.build_schedule(config))
+  np.testing.assert_allclose(levels.sigma, [80.0, 0.821, 1e-6], rtol=1e-3)

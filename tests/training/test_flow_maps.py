@@ -96,7 +96,7 @@ def test_improved_mean_flow_literally(key):
   drop = inputs.cond['drop']
   label = np.where(drop, 0.0, inputs.cond['label'])
   own = net(xt, SCALE * t, 0.0, label, scale)
-  null = net(xt, SCALE * t, 0.0, 0.0, scale)
+  null = net(xt, SCALE * t, 0.0, 0.0, 1.0)  # as released: of no guidance
   guided = v + column(1 - 1 / scale) * (own - null)
   v = np.where(column(drop), v, guided)
   u = net(xt, SCALE * t, SCALE * (t - s), label, scale)
