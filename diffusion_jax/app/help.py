@@ -1,8 +1,4 @@
-"""Says what the command line takes: modes, fields and configs.
-
-It is read from the sources, so that there is one list of each: comments of
-configs/base.py, docstrings of the configs and of the programs.
-"""
+"""What the command line says of itself: modes, fields and configs."""
 
 import ast
 import importlib.util
@@ -11,221 +7,167 @@ import re
 import shutil
 import textwrap
 import tokenize
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from diffusion_jax.programs import PROGRAMS
+from absl import flags
+from ml_collections import ConfigDict
 
-_NAME_WIDTH = 36
-
-
-class Field(NamedTuple):
-  """Holds a field, 'section.name', with its default as it is written."""
-
-  name: str
-  default: str
-  comment: str
+from diffusion_jax.app.modes import MODES
 
 
-class Section(NamedTuple):
-  """Holds a section of configs/base.py; modes: those that read it, () for all.
-
-  The section without a name has the fields of no section.
-  """
-
-  name: str
-  comment: str
-  modes: tuple[str, ...]
-  fields: list[Field]
-
-
-def read_sections(path: Path) -> list[Section]:
-  """Reads the sections and fields of get_config() in the file of base.py."""
-  with tokenize.open(path) as file:
-    source = file.read()
-  comments = _comments(path)
-  (body,) = (
-    node.body
-    for node in ast.parse(source).body
-    if isinstance(node, ast.FunctionDef) and node.name == 'get_config'
-  )
-  sections, prefixes = {'': Section('', '', (), [])}, {'config': ''}
-  for node in body:
-    if not isinstance(node, ast.Assign):
-      continue
-    target = node.targets[-1]
-    if not isinstance(target, ast.Attribute):
-      continue
-    parent = ast.unparse(target.value)
-    name = '.'.join(filter(None, (prefixes[parent], target.attr)))
-    comment = _comment_of(node, comments, source.splitlines())
-    if ast.unparse(node.value) == 'ConfigDict()':
-      alias = ast.unparse(node.targets[0])
-      prefixes[alias] = name
-      above = sections[prefixes[parent]]
-      sections[name] = Section(name, *_split_modes(comment, above.modes), [])
-    else:
-      field = Field(name, _default(node.value), comment)
-      sections[prefixes[parent]].fields.append(field)
-  return list(sections.values())
-
-
-def _comments(path):
-  # {line: the text of its comment}
-  with tokenize.open(path) as file:
-    tokens = list(tokenize.generate_tokens(file.readline))
-  return {
-    token.start[0]: token.string.lstrip('# ')
-    for token in tokens
-    if token.type == tokenize.COMMENT
-  }
-
-
-def _comment_of(node, comments, lines):
-  # The lines above that are comments alone, then the one after the value.
-  found, line = [], node.lineno - 1
-  while line in comments and lines[line - 1].lstrip().startswith('#'):
-    found.insert(0, comments[line])
-    line -= 1
-  if node.end_lineno in comments:
-    found.append(comments[node.end_lineno])
-  return ' '.join(found)
-
-
-def _default(value):
-  # A placeholder is a field without a value, of a type.
-  text = ast.unparse(value)
-  kind = re.fullmatch(r'placeholder\((\w+)\)', text)
-  return f'<{kind[1]}>' if kind else text
-
-
-def _split_modes(comment, default):
-  # '--mode=a,b (more)' -> ('more', ('a', 'b'))
-  found = re.match(r'--mode=([a-z,]+)\s*(.*)', comment)
-  if not found:
-    return comment, default
-  return found[2].strip('()'), tuple(found[1].split(','))
-
-
-def mode_help(mode: str, base: Path) -> str:
-  """Returns the fields that a mode reads, with their comments.
-
-  base: the file of configs/base.py.
-  """
-  width = _width()
-  first = (
-    f'--mode={mode} {_lower(modes()[mode])}\n\nIts fields are set by '
-    '--config.<field>=<value>. The values are those of configs/base.py, on '
-    'which each config sets its own; <float> is a field without one, which '
-    'keeps the default of the function that takes it.'
-  )
-  blocks = ['\n'.join(textwrap.fill(x, width) for x in first.split('\n'))]
-  for section in read_sections(base):
-    if section.modes and mode not in section.modes or not section.fields:
-      continue
-    title = section.name or 'of every mode'
-    about = f' ({section.comment})' if section.comment else ''
-    lines = [f'{title}{about}']
-    lines += [_field_line(field, width) for field in section.fields]
-    blocks.append('\n'.join(lines))
-  return '\n\n'.join(blocks)
-
-
-def _field_line(field, width):
-  return _columns(f'{field.name}={field.default}', field.comment, width)
-
-
-def _columns(name, text, width, name_width=_NAME_WIDTH):
-  # '  name   text', the text wrapped in its column; below a name that is long.
-  indent = ' ' * (name_width + 4)
-  wrapped = textwrap.fill(
-    text, width, initial_indent=indent, subsequent_indent=indent
-  )
-  if len(name) > name_width:
-    return f'  {name}\n{wrapped}' if text else f'  {name}'
-  return f'  {name:{name_width}}  {wrapped.lstrip()}'.rstrip()
-
-
-def main_help(program: str, flags) -> str:
-  """Returns the modes and the flags; flags: absl's, of the command line."""
-  width = _width()
-  lines = [
+def main_help(program: str, known: Iterable[flags.Flag]) -> str:
+  """Returns the modes and the flags of the command line."""
+  name = Path(program).name
+  program = f'python {name}' if name.endswith('.py') else name
+  return '\n'.join([
     f'{program} --config=configs/<name>.py [--mode=<mode>] [--workdir=<folder>]'
     ' [--config.<field>=<value> ...]',
     '',
-    f'Modes, {program} --help_mode=<mode> has their fields:',
-    *(
-      _columns(name, _lower(text), width, 12) for name, text in modes().items()
-    ),
+    f'Modes; {program} --help_mode=<mode> prints their fields:',
+    *(_columns(mode, text, 12) for mode, text in modes().items()),
     '',
-    'Flags, --helpfull has those of libraries too:',
-    *(_columns(f'--{flag.name}', flag.help, width, 14) for flag in flags),
-  ]
-  return '\n'.join(lines)
+    'Flags; --helpfull has those of libraries too:',
+    *(_columns(f'--{flag.name}', flag.help, 14) for flag in known),
+  ])  # fmt: skip
 
 
 def modes() -> dict[str, str]:
-  """Returns what each mode does: the first lines of the programs."""
-  folder = Path(__file__).parent / 'programs'
-  found = {
-    name: re.sub(
-      r'^Implements --mode=\w+: ',
-      '',
-      first_line(folder / f'{name}.py'),
-    )
-    for name in PROGRAMS
+  """Returns what each mode does: the first lines of their modules."""
+  folder = Path(__file__).parent / 'modes'
+  texts = {
+    name: re.sub(r'^Implements --mode=\w+: ', '', _about(folder / f'{name}.py'))
+    for name in MODES
   }
-  return found | {'list': 'Names the configs, with a line about each.'}
+  return texts | {'list': 'names the configs, with variants and times.'}
 
 
-def _lower(text):
-  return text[:1].lower() + text[1:]
+def mode_help(mode: str, config: ConfigDict, schema: Any, base: Path) -> str:
+  """Returns the fields that a mode reads.
+
+  config: a complete one; schema: its `config.Schema`; base: the file of
+  configs/base.py, whose comments explain the plain fields.
+  """
+  blocks = [f'--mode={mode} {modes()[mode]}']
+  blocks += [text for text, its in _plain_blocks(base) if not its or mode in its]
+  if mode in ('train', 'sample', 'edit', 'evaluate', 'noise'):
+    paths = [*schema.choices, *schema.parts]
+    if mode != 'edit':
+      paths.remove('edit')
+    blocks += [_section_help(path, config, schema) for path in paths]
+  return '\n\n'.join(blocks)
 
 
-def first_line(path: Path) -> str:
-  """Returns the first paragraph of a module's docstring, in one line."""
-  try:
-    with tokenize.open(path) as file:
-      found = ast.get_docstring(ast.parse(file.read())) or ''
-  except (OSError, SyntaxError):
-    return ''
-  return ' '.join(inspect.cleandoc(found).partition('\n\n')[0].split())
+def _plain_blocks(base):
+  # Yields (lines of a section of base.py as they are written, its modes).
+  body = base.read_text().partition('config = ConfigDict()\n')[2]
+  for block in body.partition('  return config')[0].split('\n\n'):
+    modes = re.search(r'# --mode=([a-z,]+)', block)
+    lines = [
+      line
+      for line in textwrap.dedent(block).splitlines()
+      if 'ConfigDict()' not in line
+    ]
+    yield '\n'.join(lines), modes[1].split(',') if modes else ()
+
+
+def _section_help(path, config, schema):
+  # Returns a section: its choices, its constructor's docstring, its fields.
+  from diffusion_jax.app.config import find
+
+  node: Any = config
+  for key in path.split('.'):
+    node = node[key]
+  table, fields = schema.table(path), []
+  if node is None:
+    return f'config.{path}=None; it can be {", ".join(table)}'
+  if table:
+    head = f'config.{path}={node.name}; it can be {", ".join(table)}'
+    doc = inspect.getdoc(find(table, path, node.name))
+  else:
+    head, doc = f'config.{path}', inspect.getdoc(schema.parts[path])
+  for name, value in sorted(node.items()):
+    if isinstance(value, ConfigDict):
+      value = value.name
+    if name != 'name':
+      fields.append(f'  {path}.{name}={value}')
+  return '\n'.join([head, textwrap.indent(doc or '', '  '), *fields])
 
 
 def config_files() -> dict[str, Path]:
-  """Returns {'configs/<name>.py': file} of the working folder and installed.
-
-  Those of the working folder come first, as `--config` finds them.
-  """
+  """Returns {'configs/<name>.py': file} of the working folder and installed."""
   folders = [Path('configs')]
   for name in ('diffusion_jax.configs', 'configs'):
     spec = importlib.util.find_spec(name)
     if spec is not None and spec.submodule_search_locations:
       folders.append(Path(spec.submodule_search_locations[0]))
-  found = {}
+  files: dict[str, Path] = {}
   for folder in folders:
     for path in sorted(folder.glob('*.py')):
       if path.stem not in ('__init__', 'base'):
-        found.setdefault(f'configs/{path.name}', path)
-  return found
-
-
-def base_file() -> Path:
-  """Returns the file of configs/base.py."""
-  beside = next(iter(config_files().values())).with_name('base.py')
-  if beside.is_file():
-    return beside
-  return [*config_files().values()][-1].with_name('base.py')
+        files.setdefault(f'configs/{path.name}', path)
+  return files
 
 
 def list_configs() -> str:
-  """Returns the configs, each with the first line of its docstring."""
-  width = _width()
-  return '\n'.join(
-    _columns(name, first_line(path), width)
-    for name, path in config_files().items()
+  """Returns the configs: what each is, its variants, and what it needs."""
+  lines = [
+    'Every config has the variant :smoke, a trial of seconds, such as '
+    'configs/digits.py:smoke. Times are those of a training on 2 CPU cores.',
+    '',
+  ]
+  for name, path in config_files().items():
+    lines.append(_columns(name, _about(path), 36))
+    facts = '; '.join(_facts(path))
+    lines += [_columns('', facts, 36)] if facts else []
+  return '\n'.join(lines)
+
+
+_TIME = re.compile(
+  r'Measured[^:,.]*[:,] (\d+ min(?:utes)?(?: \d+ s)?(?: of CPU time)?|\d+ s)\b'
+)
+
+
+def _facts(path):
+  # Yields the variants of a config, the runs that it needs, and its time.
+  tree = _parse(path)
+  values: Mapping[str, Any] = {
+    ast.unparse(node.targets[0]): node.value
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Assign)
+  }
+  if 'VARIANTS' in values:
+    names = ast.literal_eval(values['VARIANTS'])
+    yield 'variants ' + ', '.join(f':{name}' for name in names)
+  for field in ('training.init_from', 'training.teacher', 'latent'):
+    text = ast.unparse(values[f'config.{field}']) if f'config.{field}' in values else ''
+    for run in re.findall(r"'runs/([^'-]+)", text):
+      yield f'after configs/{run}.py'
+  yield from _TIME.findall(' '.join((ast.get_docstring(tree) or '').split()))
+
+
+def _about(path):
+  # Returns the first paragraph of a module's docstring, in one line.
+  doc = inspect.cleandoc(ast.get_docstring(_parse(path)) or '')
+  return ' '.join(doc.partition('\n\n')[0].split())
+
+
+def _parse(path):
+  try:
+    with tokenize.open(path) as file:
+      return ast.parse(file.read())
+  except (OSError, SyntaxError):
+    return ast.Module([], [])
+
+
+def _columns(name, text, name_width):
+  # Returns '  name   text', the text wrapped in its column.
+  width = min(shutil.get_terminal_size().columns, 100)
+  indent = ' ' * (name_width + 4)
+  wrapped = textwrap.fill(
+    text, width, initial_indent=indent, subsequent_indent=indent
   )
-
-
-def _width():
-  return min(shutil.get_terminal_size().columns, 100)
+  if len(name) > name_width:
+    return f'  {name}\n{wrapped}'
+  return f'  {name:{name_width}}  {wrapped.lstrip()}'.rstrip()
