@@ -4,6 +4,7 @@ The U-Net of Ho et al. on two resolutions, in the 8x8x4 latents of the run of
 cifar10_autoencoder.py, which is trained first (`:smoke` needs its smoke run).
 Not trained here yet: not measured.
 
+  python launch.py --config=configs/cifar10_autoencoder.py
   python launch.py --config=configs/cifar10_latent.py
   python launch.py --config=configs/cifar10_latent.py --mode=sample \
     --config.sampling.guidance_scale=1.5

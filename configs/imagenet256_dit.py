@@ -5,6 +5,7 @@ latents of imagenet256_autoencoder.py, which is imported or trained first
 (`:smoke` needs its smoke run). The release computes in float32. Guidance is of
 the first three channels, as in its code. Not run here yet: not measured.
 
+  python launch.py --config=configs/imagenet256_autoencoder.py
   python launch.py --config=configs/imagenet256_dit.py
 """
 

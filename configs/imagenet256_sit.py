@@ -5,6 +5,7 @@ whose diffusion coefficient, 2 sigma, was chosen after training. 674,816,272
 parameters; the release has 18,448 more, for channels that it discards. Not run
 here yet: not measured.
 
+  python launch.py --config=configs/imagenet256_autoencoder.py
   python launch.py --config=configs/imagenet256_sit.py
 """
 

@@ -1,53 +1,27 @@
-"""What the site adds to mkdocs: notebooks become pages, names of `dj` links.
-
-`pytest -m tutorials` runs the notebooks and leaves them with their outputs in
-build/tutorials; pages show these outputs while the notebooks are unchanged.
-"""
+"""What the site adds to mkdocs: notebooks become pages, names of `dj` links."""
 
 import ast
 import base64
 import json
-import logging
-import os
 import re
 from pathlib import Path
 
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
-EXECUTED = ROOT / 'build' / 'tutorials'
-log = logging.getLogger('mkdocs.hooks.diffusion_jax')
 
 
 def on_files(files, config):
   """Adds a page for each notebook; the notebook itself can be downloaded."""
   for notebook in [f for f in files if f.src_uri.endswith('.ipynb')]:
     cells = json.loads(notebook.content_string)['cells']
-    cells = with_outputs(cells, EXECUTED / Path(notebook.src_uri).name)
     name = Path(notebook.src_uri).stem
     page, pictures = page_of(cells, name)
-    # The name on PyPI, or the address that the workflow of the site gives.
-    place = os.environ.get('NOTEBOOK_SOURCE', 'diffusion_jax')
-    notebook.content_string = notebook.content_string.replace(
-      '%pip install -q diffusion_jax', f'%pip install -q {place}'
-    )
     folder = f'{Path(notebook.src_uri).parent}/'
     files.append(File.generated(config, f'{folder}{name}.md', content=page))
     for file, content in pictures.items():
       files.append(File.generated(config, folder + file, content=content))
   return files
-
-
-def with_outputs(cells, executed):
-  """Returns the cells with the outputs of the same code, if it was run."""
-  if executed.is_file():
-    run = [c for c in json.loads(executed.read_text())['cells'] if is_code(c)]
-    code = [c for c in cells if is_code(c)]
-    if [source(c) for c in run] == [source(c) for c in code]:
-      outputs = iter(run)
-      return [next(outputs) if is_code(c) else c for c in cells]
-  log.info('%s has no outputs: pytest -m tutorials', executed.name)
-  return cells
 
 
 def is_code(cell):
@@ -64,8 +38,6 @@ def page_of(cells, name):
   """Returns a page (Markdown) and the pictures of it, name -> bytes."""
   parts, pictures = [], {}
   for cell in cells:
-    if 'install' in cell['metadata'].get('tags', ()):
-      continue
     if not is_code(cell):
       parts.append(source(cell))
       continue
@@ -82,7 +54,7 @@ def page_of(cells, name):
         parts.append(f'<div class="output" markdown>\n\n{fenced}\n\n</div>')
   link = f'<a href="../{name}.ipynb" download>'
   download = f'{link}Download this page as a notebook</a>'
-  parts.insert(1, f'{download}, for Jupyter or Colab.')
+  parts.insert(1, f'{download}, for Jupyter.')
   return '\n\n'.join(parts), pictures
 
 

@@ -46,6 +46,11 @@ def pytest_addoption(parser):
   parser.addoption(
     '--keys', type=int, default=1, help='run each test with so many seeds'
   )
+  parser.addoption(
+    '--save_outputs',
+    action='store_true',
+    help='store what the notebooks print and draw (with -m tutorials)',
+  )
 
 
 # Files that take minutes come first: the last file of a run is then a short one

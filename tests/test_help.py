@@ -1,6 +1,8 @@
 """What the command line says of itself is what the sources say."""
 
 import ast
+import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -102,16 +104,54 @@ def test_all_configs_are_listed_with_their_first_lines(tmp_path, monkeypatch):
   text = help.list_configs()
   names = {f'configs/{p.name}' for p in ROOT.glob('configs/*.py')}
   names -= {'configs/__init__.py', 'configs/base.py'}
-  assert {line.split()[0] for line in text.splitlines() if line[2] != ' '} == (
-    names
-  )
+  listed = [x for x in text.splitlines() if x.startswith('  configs/')]
+  assert {line.split()[0] for line in listed} == names
+  assert ':smoke' in text
   assert 'Rectified flow on the digits' in text
   # the user's own come first, and hide those of their name
   (tmp_path / 'configs').mkdir()
   (tmp_path / 'configs' / 'digits.py').write_text('"""Mine."""')
   (tmp_path / 'configs' / 'broken.py').write_text('def')
   monkeypatch.chdir(tmp_path)
-  lines = help.list_configs().splitlines()
+  lines = help.list_configs().partition('\n\n')[2].splitlines()
   assert lines[0].split() == ['configs/broken.py']
   assert lines[1].split() == ['configs/digits.py', 'Mine.']
   assert help.base_file() == BASE or help.base_file().samefile(BASE)
+
+
+TIMES = {
+  'digits': '1 min 44 s',
+  'digits_distilled': '12 minutes of CPU time',
+  'digits_vae': '58 s',
+  'shapes_text': '65 min',
+}
+CONFIGS = [p.stem for p in sorted(ROOT.glob('configs/[!_]*.py'))]
+
+
+@pytest.mark.parametrize('name', [x for x in CONFIGS if x != 'base'])
+def test_a_config_is_listed_with_its_variants_and_the_runs_it_needs(name):
+  """As its get_config knows them, whose docstring may be old."""
+  module = importlib.import_module(f'configs.{name}')
+  config, expected = module.get_config(), []
+  if name != 'run':  # it takes the folder of any run
+    with pytest.raises(ValueError, match="can be 'smoke'") as refused:
+      module.get_config('unknown')
+    known = re.findall(r"'(\w+)'", str(refused.value))[:-1]
+    variants = [f':{arg}' for arg in known if not arg.endswith('smoke')]
+    expected += [f'variants {", ".join(variants)}'] if variants else []
+  runs = config.latent.run, config.objective.teacher, config.training.init_from
+  for run in dict.fromkeys(filter(None, runs)):
+    first, _, arg = run.removeprefix('runs/').partition('-')
+    expected.append(f'after configs/{first}.py' + (f':{arg}' if arg else ''))
+  path = ROOT / 'configs' / f'{name}.py'
+  _, facts = help.describe_config(f'configs/{name}.py', path)
+  *found, last = facts.split('; ')
+  time = [last] if last[:1].isdigit() else []
+  assert list(filter(None, [*found, last])) == expected + time
+  assert TIMES.get(name) in (None, *time)
+
+
+def test_variants_that_are_not_written_out_are_left_out(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text('ALL = ("a",)\nbase.with_argument(config, arg, ALL)')
+  assert help.describe_config('configs/mine.py', path) == ('', '')

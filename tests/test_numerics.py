@@ -258,7 +258,11 @@ CALLS = {
   ),
   'log_prob_gradient': lambda a: dj.log_prob_gradient(log_prob_fn)(a.x, a.lt),
   'make_denoiser': lambda a: walk(
-    a, dj.ddim(), dj.make_denoiser(network_fn, {}, parametrization='v')
+    a,
+    dj.ddim(),
+    dj.make_denoiser(
+      network_fn, {}, parametrization='v', noise_input=dj.logsnr_input
+    ),
   ),
   'make_flow_map': lambda a: dj.make_flow_map(
     network_fn, {}, kind='consistency', noise_input=dj.edm_input
@@ -272,7 +276,7 @@ CALLS = {
     a.x,
   ),
   'make_paired_denoiser': lambda a: dj.make_paired_denoiser(
-    network_fn, {}, {}, parametrization='edm'
+    network_fn, {}, {}, parametrization='edm', noise_input=dj.logsnr_input
   )(a.x, SCHEDULE(0.5)),
   'at_training_levels': lambda a: walk(
     a, dj.ddim(), dj.at_training_levels(denoise, dj.LinearVPSchedule())

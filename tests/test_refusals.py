@@ -128,7 +128,23 @@ def test_factories_refuse_when_called(call, match):
 
 
 def make_denoiser(make, kind):
-  return make(network_fn, {}, cond={}, parametrization=kind)
+  return make(
+    network_fn, {}, cond={}, parametrization=kind, noise_input=dj.logsnr_input
+  )
+
+
+@pytest.mark.parametrize(
+  'make, options',
+  [
+    (dj.make_denoiser, {'parametrization': 'v'}),
+    (dj.make_paired_denoiser, {'parametrization': 'v'}),
+    (dj.make_flow_map, {'kind': 'consistency'}),
+  ],
+)
+def test_what_a_network_sees_of_the_level_must_be_said(make, options):
+  """With another input than in training its samples are silently bad."""
+  with pytest.raises(TypeError, match="'noise_input'"):
+    make(network_fn, {}, cond={}, **options)
 
 
 @pytest.mark.parametrize(

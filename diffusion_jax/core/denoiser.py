@@ -157,7 +157,7 @@ def make_denoiser(
   params: Any,
   *,
   parametrization: str,
-  noise_input: NoiseInput = logsnr_input,
+  noise_input: NoiseInput,
   cond: dict | None = None,
   learned_variance: bool = False,
   sigma_data: float = 0.5,
@@ -168,7 +168,8 @@ def make_denoiser(
     network_fn: (params, x [B, ...], noise [B], cond) -> [B, ...].
     params: The first argument of network_fn.
     parametrization: A kind of `target`; ValueError for others.
-    noise_input: What the network gets for a level, such as `logsnr_input`.
+    noise_input: What the network gets for a level: what it got in training,
+      such as `step_input(1000)`.
     cond: Dict of arrays [B, ...], such as {'label': [B]}, passed through.
     learned_variance: Whether the output has twice the channels; the second half
       maps -1..1 to var_frac 0..1.

@@ -164,7 +164,6 @@ def _not_prepared(name, data_dir) -> Exception:
     hint = f'; did you mean {", ".join(near)}?' if near else ''
     return ValueError(f'tfds knows no set {base!r}, and {top} has none{hint}')
   return FileNotFoundError(
-    f'{name} is not prepared in {top}: run `pip install '
-    f"'diffusion_jax[prepare]'` and `tfds build {name} "
-    f'--file_format=array_record --data_dir={top}` once'
+    f'{name} is not prepared in {top}: run `pip install tensorflow-cpu` and '
+    f'`tfds build {name} --file_format=array_record --data_dir={top}` once'
   )

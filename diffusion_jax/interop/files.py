@@ -228,8 +228,8 @@ def _load_torch(path):
     import torch  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise ValueError(
-      f"{path} is a file of PyTorch: pip install 'diffusion_jax[parity]' has "
-      'the torch that reads it; safetensors need none'
+      f'{path} is a file of PyTorch: pip install torch, which reads it; '
+      'safetensors need none'
     ) from error
   try:
     with warnings.catch_warnings():

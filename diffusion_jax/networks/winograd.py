@@ -4,6 +4,11 @@ A tile of 4x4 outputs is 36 products instead of 144 for each pair of channels
 (Lavin & Gray 2016): y = A^T [(G k G^T) * (B^T x B)] A for tiles x of 6x6. The
 products over channels are 36 products of matrices. Both gradients are computed
 in the same way. In float32 the error is about 3e-6 of the largest output.
+
+The sums of a tile are exact in exact arithmetic only. So a large input changes
+outputs of its tiles beyond its 3x3 reach: 1e6 among standard normal numbers by
+0.07 to 0.21, where its own outputs are 1.2e5 (64 channels, kernels of variance
+1 / (9 C)). A NaN reaches 16, 20 or 25 outputs instead of 9.
 """
 
 from collections.abc import Sequence

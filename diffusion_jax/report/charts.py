@@ -44,11 +44,12 @@ def draw(
   lines: Sequence[Line],
   x_label: str = 'step',
   y_label: str = '',
-  log: bool = False,
+  log: str = '',
 ) -> Chart:
   """Draws lines over a common x axis, to be zoomed, with values at the cursor.
 
-  log: both axes are logarithmic; points that are not positive are left out.
+  log: the logarithmic axes, '', 'y' or 'xy'; points that are not positive there
+  are left out.
   """
   from bokeh.embed import json_item
 
@@ -63,13 +64,21 @@ def draw(
   return Chart(title, json.dumps(item), lines, x_label)
 
 
-def clean(line: Line, log: bool) -> Line:
-  """Leaves out points that cannot be drawn."""
+def clean(line: Line, log: str) -> Line:
+  """Leaves out points that cannot be drawn; log: as of `draw`."""
   x, y = np.asarray(line.x, float), np.asarray(line.y, float)
   kept = np.isfinite(x) & np.isfinite(y)
-  if log:
-    kept &= (x > 0) & (y > 0)
+  if 'x' in log:
+    kept &= x > 0
+  if 'y' in log:
+    kept &= y > 0
   return line._replace(x=x[kept], y=y[kept])
+
+
+def spans_a_decade(lines: Sequence[Line]) -> bool:
+  """Returns whether all y are positive, the largest 10 times the smallest."""
+  y = np.concatenate([clean(line, '').y for line in lines] or [[]])
+  return y.size > 0 and 0 < 10 * y.min() <= y.max()
 
 
 def thin(line: Line, most: int = _MOST_POINTS) -> Line:
@@ -85,12 +94,12 @@ def _figure(x_label, y_label, lines, log):
   from bokeh.models import NumeralTickFormatter
   from bokeh.plotting import figure
 
-  kind: Any = 'log' if log else 'linear'
+  kinds: Any = ['log' if axis in log else 'linear' for axis in 'xy']
   made: Any = figure(
     height=300,
     sizing_mode='stretch_width',
-    x_axis_type=kind,
-    y_axis_type=kind,
+    x_axis_type=kinds[0],
+    y_axis_type=kinds[1],
     x_axis_label=x_label,
     y_axis_label=y_label,
     tools='box_zoom,pan,wheel_zoom,reset,save',
@@ -103,17 +112,28 @@ def _figure(x_label, y_label, lines, log):
     outline_line_color=None,
   )
   made.toolbar.logo = None
-  if not log:
+  if 'x' not in log:
     made.xaxis.formatter = NumeralTickFormatter(format='0,0.[00]')
-    largest = max((abs(line.y).max() for line in lines), default=0.0)
-    if largest > 1e-4:  # else powers of ten, as by default
-      made.yaxis.formatter = NumeralTickFormatter(format='0,0.[000000]')
+  y = np.concatenate([line.y for line in lines] or [[0.0]])
+  plain = NumeralTickFormatter(format='0,0.[000000]')
+  if 'y' not in log and abs(y).max() > 1e-4:  # else powers of ten, the default
+    made.yaxis.formatter = plain
+  if 'y' in log and 1e-6 < y.max() < 1000 * y.min():
+    # Bokeh's own ticks are for more decades: here there would be one or two.
+    made.yaxis.ticker, made.yaxis.formatter = _ticks(y), plain
   for axis in made.axis:
     axis.axis_label_text_font = axis.major_label_text_font = _FONT
     axis.axis_label_text_font_style = 'normal'
     axis.axis_label_text_font_size = axis.major_label_text_font_size = '12px'
     axis.minor_tick_line_color = None
   return made
+
+
+def _ticks(y):
+  # 1, 2 and 5 times each power of ten.
+  first, last = np.floor(np.log10([y.min(), y.max()])).astype(int)
+  decades = 10.0 ** np.arange(first, last + 2)
+  return np.outer(decades, [1, 2, 5]).ravel().tolist()
 
 
 def _add(figure, line):

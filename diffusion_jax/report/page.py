@@ -218,7 +218,7 @@ def curve_charts(runs: Sequence[Run]) -> list[Any]:
     ]
     dashed = any(line.dash == 'dashed' for line in lines)
     title = shown(name).capitalize() + (' (dashed: test)' if dashed else '')
-    found.append(charts.draw(title, lines))
+    found.append(charts.draw(title, lines, log=log_axis(name, lines)))
     if name == 'loss' and quarters and len(runs) == 1:
       found += quarter_charts(runs[0].curves)
   return found
@@ -259,8 +259,14 @@ def quarter_charts(curves: dict[str, Curve]) -> list[Any]:
       if (name := f'{prefix}loss_quarter_{i}') in curves
     ]
     if lines:
-      found.append(charts.draw(title, lines))
+      log = log_axis(f'{prefix}loss', lines)
+      found.append(charts.draw(title, lines, log=log))
   return found
+
+
+def log_axis(name: str, lines: Sequence[Line]) -> str:
+  """Returns 'y' for a loss that falls by a decade or more, else ''."""
+  return 'y' if 'loss' in name and charts.spans_a_decade(lines) else ''
 
 
 _OBJECTIVE = (

@@ -138,7 +138,7 @@ def result_charts(name: str, content: dict) -> list[Any]:
     steps = range(1, len(terms) + 1)
     line = Line('bits', steps, terms)
     title = f'Bits by step, {name}'
-    found.append(charts.draw(title, [line], 'step t', 'bits/dim', log=True))
+    found.append(charts.draw(title, [line], 'step t', 'bits/dim', log='xy'))
   if content.get('rate') and content.get('distortion'):
     line = Line('RMSE', content['rate'], content['distortion'])
     title = f'Rate and distortion, {name}'

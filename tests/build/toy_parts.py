@@ -7,7 +7,6 @@ import numpy as np
 from flax import linen as nn
 
 import diffusion_jax as dj
-from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.training import objectives
 
 
@@ -58,11 +57,3 @@ def objective(network_fn, schedule, noise_input):
     weight=dj.snr_weight,
     noise_input=noise_input,
   )
-
-
-def pictures(split, image_shape, num_made: int = 16):
-  """Grey pictures, `num_made` of them."""
-  level = np.arange(num_made, dtype=np.uint8)
-  shape = (num_made, *image_shape)
-  images = np.broadcast_to(level[:, None, None, None], shape)
-  return ArraySource(np.ascontiguousarray(images))

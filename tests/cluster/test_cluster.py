@@ -59,27 +59,49 @@ def instead(tmp_path, text):
   return str(path)
 
 
-CODES = {  # code, restarts so far: whether the job is queued again
+CODES = {  # code, processes lost before: whether the job is queued again
   (0, 0): False,
   (1, 0): False,
   (2, 0): False,
   (42, 0): True,
-  (42, 99): True,
+  (42, 5): True,
   (134, 0): True,
   (137, 4): True,
   (137, 5): False,
 }
 
 
-@pytest.mark.parametrize('code, restarts', CODES)
-def test_a_job_is_queued_again_where_that_helps(tmp_path, code, restarts):
+@pytest.mark.parametrize('code, losses', CODES)
+def test_a_job_is_queued_again_where_that_helps(tmp_path, code, losses):
+  """However often it was preempted; SLURM counts these among its restarts."""
   # one task ends so, the other in peace
   python = instead(tmp_path, f'exit $((SLURM_PROCID * {code}))')
-  result, asked, job = submit(
-    tmp_path, PYTHON=python, SLURM_RESTART_COUNT=str(restarts)
-  )
+  comment = tmp_path / 'scontrol.comment'
+  if losses:
+    comment.write_text(f'losses={losses}')
+  result, asked, job = submit(tmp_path, PYTHON=python, SLURM_RESTART_COUNT='99')
   assert result.returncode == code
-  assert asked == (['requeue', job] if CODES[code, restarts] else [])
+  again = CODES[code, losses]
+  assert asked == (['requeue', job] if again else [])
+  counted = losses + (again and code != 42)
+  found = comment.read_text().strip() if comment.exists() else 'losses=0'
+  assert found == f'losses={counted}'
+
+
+def test_a_loss_that_cannot_be_counted_ends_the_job(tmp_path):
+  """Else it could be queued again for ever."""
+  python = instead(tmp_path, 'exit 137')
+  _, asked, _ = submit(tmp_path, PYTHON=python, SCONTROL_REFUSES='1')
+  assert asked == []
+
+
+@pytest.mark.parametrize('code', [42, 137])
+def test_one_task_of_an_array_is_queued_again(tmp_path, code):
+  """The last one's SLURM_JOB_ID is the number of the array."""
+  python = instead(tmp_path, f'exit {code}')
+  array = {'SLURM_ARRAY_JOB_ID': '70', 'SLURM_ARRAY_TASK_ID': '3'}
+  _, asked, _ = submit(tmp_path, PYTHON=python, SLURM_JOB_ID='70', **array)
+  assert asked == ['requeue', '70_3']
 
 
 def test_arguments_reach_launch_and_an_array_is_a_sweep(tmp_path):
@@ -88,7 +110,11 @@ def test_arguments_reach_launch_and_an_array_is_a_sweep(tmp_path):
   lines = sorted(result.stdout.splitlines())
   assert lines == [f'{i}: launch.py --multihost --config=a b' for i in range(2)]
   result, _, _ = submit(
-    tmp_path, '--config=c', PYTHON=python, SLURM_ARRAY_TASK_ID='3'
+    tmp_path,
+    '--config=c',
+    PYTHON=python,
+    SLURM_ARRAY_JOB_ID='70',
+    SLURM_ARRAY_TASK_ID='3',
   )
   assert result.stdout.splitlines()[0].endswith(
     'launch.py --multihost --config=c --sweep_index=3'
@@ -113,7 +139,7 @@ def test_the_slurm_script_trains(tmp_path):
 
 
 @pytest.mark.parametrize('path', [SCRIPT, '.ci/run', *map(str, (
-  HERE / 'srun', HERE / 'scontrol'
+  HERE / 'srun', HERE / 'scontrol', HERE / 'squeue'
 ))])  # fmt: skip
 def test_shellcheck_has_no_complaint(path):
   result = subprocess.run(

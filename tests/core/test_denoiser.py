@@ -72,7 +72,11 @@ def test_learned_variance_is_split_off_the_channels(key):
     return jnp.concatenate([x, jnp.full_like(x, 0.5)], axis=-1)
 
   denoise = dj.make_denoiser(
-    network_fn, {}, parametrization='x0', learned_variance=True
+    network_fn,
+    {},
+    parametrization='x0',
+    noise_input=dj.logsnr_input,
+    learned_variance=True,
   )
   x = jnp.ones((2, 4, 4, 3))
   prediction = denoise(x, SCHEDULE.at_step(10))
@@ -89,7 +93,11 @@ def test_params_cond_and_key_reach_the_network():
 
   cond = {'label': jnp.arange(2)}
   denoise = dj.make_denoiser(
-    network_fn, 'weights', parametrization='eps', cond=cond
+    network_fn,
+    'weights',
+    parametrization='eps',
+    noise_input=dj.logsnr_input,
+    cond=cond,
   )
   prediction = denoise(jnp.ones((2, 3)), SCHEDULE.at_step(10))
   assert calls == {
@@ -107,6 +115,7 @@ def test_a_network_that_returns_another_shape_is_refused():
     lambda params, x, noise, cond, *, key=None: x[..., :1],
     {},
     parametrization='eps',
+    noise_input=dj.logsnr_input,
   )
   with pytest.raises(
     ValueError, match=r'output \[2, 4, 4, 1\], xt \[2, 4, 4, 3\]'

@@ -119,7 +119,9 @@ def test_tfds_images_names_what_is_wrong(by_tfds, tmp_path):
     tfds_sources.tfds_images('cifar1', data_dir=tmp_path)
   with pytest.raises(ValueError, match="'a b' is not name"):
     tfds_sources.tfds_images('a b', data_dir=tmp_path)
-  message = 'celeb_a is not prepared in .*prepare.*tfds build celeb_a --file'
+  message = (
+    'celeb_a is not prepared in .*tensorflow-cpu.*tfds build celeb_a --file'
+  )
   with pytest.raises(FileNotFoundError, match=message):
     tfds_sources.tfds_images('celeb_a', data_dir=tmp_path)
   with pytest.raises(ValueError, match=r"no split 'val' \(.*test.*\)"):

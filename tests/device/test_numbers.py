@@ -177,7 +177,12 @@ def test_a_sampler(params, dtype):
 
   def sample(params, x):
     denoise = dj.clip_denoised(
-      dj.make_denoiser(network_fn, params, parametrization='eps')
+      dj.make_denoiser(
+        network_fn,
+        params,
+        parametrization='eps',
+        noise_input=dj.logsnr_input,
+      )
     )
     return dj.sample(jax.random.key(0), denoise, dj.ddim(), levels, x)
 

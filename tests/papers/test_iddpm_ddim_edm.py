@@ -70,7 +70,9 @@ def test_ddim_eq_12_and_16(eta):
   def network(params, x, t, cond, *, key=None):
     return jnp.asarray(eps_hat, jnp.float32)
 
-  denoise = dj.make_denoiser(network, None, parametrization='eps')
+  denoise = dj.make_denoiser(
+    network, None, parametrization='eps', noise_input=dj.step_input(1000)
+  )
   t, s = p.at_step(800), p.at_step(500)
   step = dj.ddim(eta).step
   found = jax.jit(lambda x: step(key, x, (), denoise, level_s=s, level_t=t)[0])(

@@ -75,6 +75,20 @@ def opened(browser, file, request):
   assert not wrong
 
 
+def test_every_chart_is_drawn_without_scrolling(browser, file):
+  """Printing would show the others empty, and too late to draw them."""
+  tab = browser.new_page()
+  tab.goto(file.as_uri())
+  assert tab.locator('.plot').count() > 10
+  left = '() => !document.querySelector(".plot:not([data-drawn])")'
+  tab.wait_for_function(left)
+  width = tab.evaluate('document.querySelector(".plot").clientWidth')
+  assert width <= 718 - 2 * 20  # A4 less margins of 1 cm, and the page's own
+  tab.emulate_media(media='print', color_scheme='dark')
+  assert luminance(tab) > 600  # paper is light
+  tab.close()
+
+
 def luminance(tab):
   colour = tab.evaluate('getComputedStyle(document.body).backgroundColor')
   return sum(map(int, colour[4:-1].split(',')))

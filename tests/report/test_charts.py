@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 
-from diffusion_jax.report import charts
+from diffusion_jax.report import charts, page
 from diffusion_jax.report.charts import Line
 
 
@@ -25,10 +25,36 @@ def walk(tree):
 
 def test_points_that_cannot_be_drawn_are_left_out():
   steps, nan = [1, 2, 3, 4], float('nan')
-  line = charts.clean(Line('a', steps, [1.0, nan, -2.0, 0.5]), log=False)
+  line = charts.clean(Line('a', steps, [1.0, nan, -2.0, 0.5]), log='')
   np.testing.assert_array_equal(line.x, [1, 3, 4])
-  line = charts.clean(Line('a', steps, [1.0, nan, -2.0, 0.5]), log=True)
+  line = charts.clean(Line('a', steps, [1.0, nan, -2.0, 0.5]), log='y')
   np.testing.assert_array_equal(line.y, [1.0, 0.5])
+  line = charts.clean(Line('a', [0, 1], [1.0, 1.0]), log='xy')
+  np.testing.assert_array_equal(line.x, [1])
+
+
+def test_the_losses_that_fall_by_a_decade_have_a_logarithmic_axis():
+  line = lambda *y: [Line('a', range(len(y)), y)]
+  assert page.log_axis('test_loss', line(1.0, 0.1)) == 'y'
+  assert page.log_axis('loss', line(1.0, 0.2)) == ''
+  assert page.log_axis('loss', line(1.0, -0.1)) == ''  # bounds may be below 0
+  assert page.log_axis('loss', line(1.0, 0.0)) == ''
+  assert page.log_axis('learning_rate', line(1.0, 0.1)) == ''
+  assert page.log_axis('loss', []) == ''
+  kinds = {'': ['Linear'] * 2, 'y': ['Linear', 'Log'], 'xy': ['Log'] * 2}
+  for log, expected in kinds.items():
+    chart = charts.draw('title', [Line('a', [1, 2], [0.03, 0.9])], log=log)
+    found = json.loads(chart.item)['doc']['roots'][0]['attributes']
+    scales = [found[f'{axis}_scale']['name'] for axis in 'xy']
+    assert scales == [f'{name}Scale' for name in expected]
+    ticks = [c for c in walk(found) if c.get('name') == 'FixedTicker']
+    if log:  # in less than three decades Bokeh would name one number or two
+      ticks = ticks[0]['attributes']['ticks']
+      np.testing.assert_allclose(
+        ticks, [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
+      )
+    else:
+      assert not ticks
 
 
 def test_long_lines_keep_their_ends():

@@ -57,7 +57,8 @@ themeButton.addEventListener('click', () => {
 dark.addEventListener('change', applyTheme);
 applyTheme();
 
-// Charts are drawn when they come near the view.
+// Charts near the view are drawn first. The others follow while the browser is
+// idle: a chart is painted too late if its drawing begins when one prints.
 async function show(script) {
   const place = document.getElementById(script.dataset.plot);
   const views = await Bokeh.embed.embed_item(
@@ -75,13 +76,27 @@ async function show(script) {
   place.dataset.drawn = 'true';
 }
 
+const undrawn = new Set(document.querySelectorAll('script[data-plot]'));
+async function showOnce(script) {
+  if (undrawn.delete(script)) await show(script);
+}
+
 const watch = new IntersectionObserver((entries) => {
   for (const entry of entries.filter((each) => each.isIntersecting)) {
     watch.unobserve(entry.target);
-    show(document.querySelector(`script[data-plot="${entry.target.id}"]`));
+    showOnce(document.querySelector(`script[data-plot="${entry.target.id}"]`));
   }
 }, {rootMargin: '600px'});
 document.querySelectorAll('.plot').forEach((place) => watch.observe(place));
+
+const whenIdle = window.requestIdleCallback ?? setTimeout;
+async function showRest() {
+  for (const script of undrawn) {
+    await showOnce(script);
+    await new Promise((done) => whenIdle(done));
+  }
+}
+addEventListener('load', () => whenIdle(showRest));
 
 // Films: a slider, and a button that plays them.
 for (const film of document.querySelectorAll('.film')) {
