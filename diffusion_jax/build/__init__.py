@@ -44,6 +44,7 @@ from diffusion_jax.build.sampling import (
   build_levels,
   build_sampler,
   build_sampling_schedule,
+  describe_steps,
 )
 from diffusion_jax.build.schedule import (
   build_schedule,

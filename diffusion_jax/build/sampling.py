@@ -13,9 +13,13 @@ from diffusion_jax.build.make import (
   renamed,
 )
 from diffusion_jax.build.network import MAPS
-from diffusion_jax.build.schedule import SCHEDULES
+from diffusion_jax.build.schedule import (
+  SCHEDULES,
+  build_schedule,
+  learns_schedule,
+)
 from diffusion_jax.errors import UserError
-from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
+from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES, count_steps
 from diffusion_jax.sampling.map_sampler import flow_map_sampler
 
 
@@ -83,6 +87,26 @@ def build_levels(config, schedule):
       raise ValueError('respacing needs a schedule of steps')
     steps = dj.respaced_steps(schedule.num_steps, c.respacing)
     return dj.step_levels(schedule, steps)
+
+
+def describe_steps(config) -> str:
+  """Returns a note on a grid with more levels than the schedule has steps.
+
+  It says how many distinct steps are visited. '' for other grids.
+  """
+  c = config.sampling
+  if c.respacing or learns_schedule(config):
+    return ''
+  schedule = build_sampling_schedule(config, build_schedule(config))
+  total = getattr(schedule, 'num_steps', c.num_steps)
+  if c.num_steps <= total:
+    return ''
+  steps, others = count_steps(build_levels(config, schedule), total)
+  return (
+    f'note: sampling.num_steps={c.num_steps} is more than the {total:,} steps '
+    f'of the schedule: {steps:,} distinct steps are visited, and {others:,} '
+    'levels between steps'
+  )
 
 
 def _variance(config):

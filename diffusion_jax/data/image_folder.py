@@ -113,6 +113,10 @@ def folder(
   """
   check_split(split)
   top = Path(path).expanduser()
+  if top.is_file():
+    raise ValueError(
+      f'{path} is a file, not a folder: data.name=npz reads npz files'
+    )
   if not top.is_dir():
     raise FileNotFoundError(f'there is no folder {path}')
   train = top / 'train' if (top / 'train').is_dir() else top

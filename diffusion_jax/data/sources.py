@@ -3,6 +3,7 @@
 import dataclasses
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -184,20 +185,25 @@ def npz(
   """
   check_split(split)
   path = Path(path).expanduser()
-  if not path.is_file():
-    raise FileNotFoundError(f'there is no npz file {path}')
-  try:
-    with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
-      whole = 'arr_0' if 'images' not in file and 'arr_0' in file else 'images'
-      own_test = 'test_images' in file
-      prefix = 'test_' if own_test and split == 'test' else ''
-      name = f'{prefix}labels'
-      images = np.asarray(file['test_images' if prefix else whole])
-      labels = np.asarray(file[name]) if num_classes else None
-  except KeyError as error:
-    raise ValueError(f'{path}: {error.args[0]}') from None
-  except UNREADABLE as error:
-    raise ValueError(f'{path} is no npz file of arrays: {error}') from None
+  if path.is_dir():
+    raise ValueError(
+      f'{path} is a folder, not an npz file: data.name=folder reads pictures'
+    )
+  known = npz_names(path)
+  whole = 'arr_0' if 'images' not in known and 'arr_0' in known else 'images'
+  own_test = 'test_images' in known
+  prefix = 'test_' if own_test and split == 'test' else ''
+  whole, name = 'test_images' if prefix else whole, f'{prefix}labels'
+  has = f'{path} has the arrays {", ".join(known) or "none"}'
+  if whole not in known:
+    raise ValueError(f'{has}: images or arr_0, uint8 [N, H, W, C], is needed')
+  if num_classes and name not in known:
+    raise ValueError(
+      f'{has}: {name}, int [N], is needed for num_classes={num_classes}; '
+      'num_classes=0 reads images without classes'
+    )
+  arrays = read_npz(path, (whole, name) if num_classes else (whole,))
+  images, labels = arrays[whole], arrays.get(name)
   images = images[..., None] if images.ndim == 3 else images
   if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
     raise ValueError(
@@ -211,6 +217,51 @@ def npz(
     images = images[chosen]
     labels = None if labels is None else labels[chosen]
   return ArraySource(images, labels, num_classes)
+
+
+def npz_names(path: str | Path) -> list[str]:
+  """Returns the names of the arrays in an npz file.
+
+  Raises FileNotFoundError, or ValueError in one line for another kind of file.
+  """
+  path = Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no npz file {path}')
+  with path.open('rb') as file:
+    start = file.read(6)
+  if start == np.lib.format.MAGIC_PREFIX:
+    raise ValueError(
+      f'{path} is a file of one array, not an npz file of arrays: '
+      'numpy.savez(file, images=array) gives the array its name'
+    )
+  if not start.startswith(b'PK'):
+    raise ValueError(
+      f'{path} is not an npz file of arrays: numpy.savez writes them. Pictures '
+      'can be given as a folder of image files'
+    )
+  return list(_with_npz(path, lambda file: file.files))
+
+
+def read_npz(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+  """Returns some of the arrays of an npz file by their names.
+
+  Raises ValueError in one line for a damaged file and for Python objects.
+  """
+  return _with_npz(
+    path, lambda file: {name: np.asarray(file[name]) for name in names}
+  )
+
+
+def _with_npz(path, function):
+  try:
+    # Opened here, because NumPy leaves the file of a damaged archive open.
+    with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
+      return function(file)
+  except UNREADABLE as error:
+    reason = str(error) or type(error).__name__
+    if 'allow_pickle' in reason:
+      reason = 'it has Python objects, which are not read'
+    raise ValueError(f'{path} is not an npz file of arrays: {reason}') from None
 
 
 class NoTestSplit(ValueError):

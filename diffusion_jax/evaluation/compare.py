@@ -6,7 +6,8 @@ python -m diffusion_jax.evaluation.compare samples.npz reference.npz \
 SAMPLES and REFERENCE are npz files or folders of images (`image_sets`).
 --features=NAME: of `features.EXTRACTORS`; not needed for files of features
 --weights=PATH: the file of weights of inception or dinov2, or its folder
---metrics=NAME,...: of `scores.MEASURES`; all that the files allow by default
+--metrics=NAME,...: of `scores.MEASURES`; all that the sets allow by default,
+  and a line for each that they do not
 --held_out=SET: test images, to see whether samples copy the reference
 --sheet=FILE.png: the samples closest to the reference, beside their neighbours
 --json=FILE: the table with its protocol
@@ -24,7 +25,13 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.data.images import write_png
-from diffusion_jax.evaluation import features, fid, image_sets, scores
+from diffusion_jax.evaluation import (
+  estimates,
+  features,
+  fid,
+  image_sets,
+  scores,
+)
 from diffusion_jax.evaluation.image_sets import ImageSet
 from diffusion_jax.evaluation.memorisation import pair_sheet
 from diffusion_jax.evaluation.neighbours import nearest
@@ -75,10 +82,12 @@ def compare(
   metrics: tuple[str, ...] = (),
   num_draws: int = 10,
   batch_size: int = 64,
-) -> tuple[list[scores.Score], dict[str, scores.Described]]:
-  """Returns the scores, and what is known of each set by its name.
+) -> tuple[list[scores.Score], list[str], dict[str, scores.Described]]:
+  """Returns (scores, reasons, descriptions) of two sets.
 
-  metrics: of `scores.MEASURES`; (): all that the sets allow. Raises ValueError.
+  metrics: names of `scores.MEASURES`; () is all of them. reasons: a sentence
+  for each metric that the sets do not allow. descriptions: what is known of
+  each set, by its name. Raises ValueError for sets that cannot be compared.
   """
   sets = {'samples': samples, 'reference': reference}
   if held_out is not None:
@@ -92,14 +101,13 @@ def compare(
     check_dimension(reference, known['samples'].found['features'].shape[1])
   test = known['held_out'].found.get('features') if held_out else None
   setting = scores.Setting(held_out=test, num_draws=num_draws)
-  rows = []
+  rows, reasons = [], []
   for name in metrics or scores.MEASURES:
     try:
       rows += scores.score(name, known['samples'], known['reference'], setting)
-    except scores.Missing:
-      if metrics:
-        raise
-  return rows, known
+    except estimates.Missing as error:
+      reasons.append(str(error))
+  return rows, reasons, known
 
 
 def describe(
@@ -170,7 +178,11 @@ def protocol(
 
 
 def main(argv: list[str]) -> None:
-  """Prints the table of a command line, and writes the files it names."""
+  """Prints the table of a command line, and writes the files it names.
+
+  Raises ValueError for a mistake, and at the end for a metric that --metrics
+  names and the sets do not allow.
+  """
   paths, options = parse(argv)
   samples, reference = map(image_sets.read, paths)
   held_out = options['held_out'] and image_sets.read(options['held_out'])
@@ -185,7 +197,7 @@ def main(argv: list[str]) -> None:
       raise ValueError(
         f'--metrics: {name} is not one of {", ".join(scores.MEASURES)}'
       )
-  rows, known = compare(
+  rows, reasons, known = compare(
     samples,
     reference,
     extractor,
@@ -194,7 +206,10 @@ def main(argv: list[str]) -> None:
     int(options['bootstrap']),
     int(options['batch_size']),
   )
-  print(scores.table(rows))
+  if rows:
+    print(scores.table(rows))
+  for reason in reasons if not metrics else ():
+    print(f'not computed: {reason}')
   made = protocol(samples, reference, extractor)
   print(', '.join(f'{name} {value}' for name, value in made.items()))
   if options['json']:
@@ -204,6 +219,8 @@ def main(argv: list[str]) -> None:
     save_statistics(options['statistics'], known['reference'], made)
   if options['sheet']:
     write_sheet(options['sheet'], samples, reference, known)
+  if metrics and reasons:  # They were asked for by name.
+    raise ValueError('; '.join(reasons))
 
 
 def save_statistics(path, reference, made):

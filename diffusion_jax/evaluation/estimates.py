@@ -15,9 +15,32 @@ class Estimate(NamedTuple):
   error: float = float('nan')
 
 
+class Missing(ValueError):
+  """Says that a measure needs what the sets do not have."""
+
+
+def check_counts(measure: str, **sets: tuple[int, int]) -> None:
+  """Raises Missing if a set has fewer images than a measure needs.
+
+  sets: {name of the set: (number of its images, least number)}.
+  """
+  few = {n: pair for n, pair in sets.items() if pair[0] < pair[1]}
+  if few:
+    needed = ' and '.join(f'{few[name][1]} of the {name}' for name in few)
+    present = ' and '.join(str(few[name][0]) for name in few)
+    raise Missing(
+      f'{measure} needs {needed.replace(" of", " images of", 1)}: there are '
+      f'{present}'
+    )
+
+
 def mean(values: np.ndarray) -> Estimate:
-  """Returns the mean of values [N], one per image, and its standard error."""
-  return Estimate(*mean_and_error(values))
+  """Returns the mean of values [N], one per image, and its standard error.
+
+  The error of one value is NaN.
+  """
+  value, error = mean_and_error(values)
+  return Estimate(value, error if len(values) > 1 else float('nan'))
 
 
 def bootstrap(

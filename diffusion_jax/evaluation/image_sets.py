@@ -47,10 +47,7 @@ def read(path: str | Path) -> ImageSet:
     return _read_folder(path)
   if not path.is_file():
     raise FileNotFoundError(f'there is no file or folder {path}')
-  try:
-    return _read_npz(path)
-  except sources.UNREADABLE as error:
-    raise ValueError(f'{path} is no npz file of arrays: {error}') from None
+  return _read_npz(path)
 
 
 def from_array(name: str, pictures: np.ndarray, **arrays) -> ImageSet:
@@ -124,22 +121,26 @@ def check_same_size(first: ImageSet, second: ImageSet) -> None:
 
 
 def _read_npz(path):
-  with zipfile.ZipFile(path) as archive:
-    names = [n.removesuffix('.npy') for n in archive.namelist()]
+  names = sources.npz_names(path)
   name = next((name for name in IMAGES if name in names), None)
-  with np.load(path, allow_pickle=False) as file:
-    small = 'mu', 'sigma', 'mu_s', 'sigma_s', 'labels', 'features', 'protocol'
-    arrays = {n: np.asarray(file[n]) for n in small if n in names}
-  protocol = json.loads(str(arrays.pop('protocol', '{}')))
+  small = 'mu', 'sigma', 'mu_s', 'sigma_s', 'labels', 'features', 'protocol'
+  arrays = sources.read_npz(path, [n for n in small if n in names])
+  try:
+    protocol = json.loads(str(arrays.pop('protocol', '{}')))
+  except ValueError as error:
+    raise ValueError(f'{path}: protocol is not JSON: {error}') from None
   if name is None and not {'mu', 'features'} & set(arrays):
     raise ValueError(
-      f'{path} has the arrays {", ".join(names)}: arr_0 (images), features, or '
-      'mu and sigma are needed'
+      f'{path} has the arrays {", ".join(names) or "none"}: images or arr_0 '
+      '(uint8 [N, H, W, C]), features [N, D], or mu and sigma are needed'
     )
   if name is None:
     return ImageSet(str(path), (0,), lambda size: iter(()), arrays, protocol)
-  with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as file:
-    shape, _, dtype = _header(file)
+  try:
+    with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as file:
+      shape, _, dtype = _header(file)
+  except sources.UNREADABLE as error:
+    raise ValueError(f'{path} is not an npz file of arrays: {error}') from None
   if len(shape) not in (3, 4) or not shape[0] or dtype.kind not in 'uif':
     raise ValueError(
       f'{path}: {name} is {dtype} {list(shape)}, not uint8 [N, H, W, C]'

@@ -3,10 +3,15 @@
 from typing import NamedTuple
 
 import numpy as np
+import scipy.special
 
 from diffusion_jax.data.images import grid
-from diffusion_jax.evaluation.estimates import Estimate, check_pair, mean
+from diffusion_jax.evaluation.estimates import Estimate, Missing, check_pair
 from diffusion_jax.evaluation.neighbours import nearest
+
+FRACTION = 0.01  # of the test images: what is closer counts as copied
+# Of the length of a row: how far two computations of its features may differ.
+_ROUNDING = 1e-5
 
 
 class Memorisation(NamedTuple):
@@ -14,15 +19,19 @@ class Memorisation(NamedTuple):
 
   closer: the probability that a sample is closer to the training set than a
   test image, 1/2 for samples of the law of the data; copied: the fraction of
-  samples that are closer than the closest hundredth of the test images, 0.01
-  for such samples. index: of the nearest training images, [N].
+  samples that are closer than the closest hundredth of the test images, whose
+  expectation for such samples is `expected`. index: of the nearest training
+  images, [N]. overlap: the number of test images that were left out because
+  they are in the training set; test has the distances of the others.
   """
 
   samples: np.ndarray
   test: np.ndarray
   closer: Estimate
   copied: Estimate
+  expected: float
   index: np.ndarray
+  overlap: int
 
 
 def memorisation(
@@ -31,16 +40,66 @@ def memorisation(
   """Compares distances to train of samples [N, D] and of test [M, D].
 
   `closer` is the U statistic of the data-copying test (Meehan et al. 2020), of
-  features or of pixels; equal distances count as a half. Its error is of both
-  sets. Raises ValueError.
+  features or of pixels; equal distances count as a half. Test images that are
+  in the training set are left out. Errors are of both sets. Raises ValueError,
+  as `Missing` if no test image is left.
   """
   check_pair(samples, train)
   check_pair(test, train)
   (near, index), (usual, _) = nearest(samples, train), nearest(test, train)
-  limit = np.quantile(usual, 0.01)
+  apart = usual > _ROUNDING * np.linalg.norm(test, axis=1)
+  if not apart.any():
+    raise Missing(
+      f'memorisation needs 1 held-out image that is not in the reference: all '
+      f'{len(test):,} are'
+    )
+  usual = usual[apart]
   return Memorisation(
-    near, usual, _probability_less(near, usual), mean(near < limit), index
+    near,
+    usual,
+    closer=_probability_less(near, usual),
+    copied=fraction_copied(near, usual),
+    expected=expected_fraction(len(usual)),
+    index=index,
+    overlap=int(np.sum(~apart)),
   )
+
+
+def fraction_copied(near: np.ndarray, usual: np.ndarray) -> Estimate:
+  """Returns the fraction of distances near [N] below a quantile of usual [M].
+
+  The quantile is FRACTION. Between two order statistics of `usual` the
+  fractions below them are interpolated, and not the distances: for distances
+  of one continuous law the expectation is then `expected_fraction` whatever
+  the law is. The error is of both sets.
+  """
+  n, m = len(near), len(usual)
+  below = np.searchsorted(np.sort(near), np.sort(usual), 'left') / n
+  k = _order(m)
+  part = k % 1.0
+  first, second = below[int(k) - 1], below[min(int(k), m - 1)]
+  value = first + part * (second - first)
+  # A distance counts as 1, as `part` or as 0.
+  variance = (first + part**2 * (second - first) - value**2) / n
+  # The quantile varies as by a bootstrap of `usual` with very many draws: the
+  # probability that order statistic k of a draw is distance i is weights[i].
+  edges = scipy.special.betainc(k, m + 1 - k, np.arange(m + 1) / m)
+  weights = np.diff(edges)
+  variance += weights @ (below - weights @ below) ** 2
+  return Estimate(float(value), float(variance**0.5))
+
+
+def expected_fraction(m: int) -> float:
+  """Returns the expectation of `fraction_copied` for samples without copies.
+
+  Order statistic k of M distances has k / (M + 1) of their law below it. The
+  quantile q is order statistic q (M - 1) + 1, which need not be an integer.
+  """
+  return _order(m) / (m + 1)
+
+
+def _order(m):
+  return FRACTION * (m - 1) + 1.0
 
 
 def _probability_less(a, b):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.evaluation.estimates import Estimate, check_pair
+from diffusion_jax.evaluation.estimates import Estimate, Missing, check_pair
 
 Kernel = Callable[[np.ndarray, np.ndarray], Any]
 
@@ -47,7 +47,7 @@ def cmmd(
   The kernel is exp(-|x - y|^2 / (2 sigma^2)). It is CMMD (Jayasumana et al.
   2024) if samples [N, D] and reference [M, D] are image embeddings of CLIP;
   they are normalised here. The error is that of the first-order projection
-  (delta method). Raises ValueError.
+  (delta method), NaN for a set of one image. Raises ValueError.
   """
   check_pair(samples, reference)
   x, y = _normalised(samples), _normalised(reference)
@@ -60,7 +60,9 @@ def cmmd(
   )
   value = xx.mean() + yy.mean() - 2.0 * xy.mean()
   variance = np.var(xx - xy) / len(x) + np.var(yy - yx) / len(y)
-  return Estimate(1e3 * float(value), 2e3 * float(np.sqrt(variance)))
+  known = min(len(x), len(y)) > 1
+  error = 2e3 * float(np.sqrt(variance)) if known else float('nan')
+  return Estimate(1e3 * float(value), error)
 
 
 def unbiased_mmd(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> float:
@@ -104,5 +106,7 @@ def _normalised(x):
   x = np.asarray(x, np.float64)
   length = np.linalg.norm(x, axis=1, keepdims=True)
   if not np.all(length > 0.0):
-    raise ValueError('a feature vector of length 0 has no direction')
+    raise Missing(
+      'cmmd needs directions, and a feature vector of length 0 has no direction'
+    )
   return x / length

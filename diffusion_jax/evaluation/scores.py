@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion_jax.evaluation import estimates, fid
-from diffusion_jax.evaluation.estimates import Estimate
+from diffusion_jax.evaluation.estimates import Estimate, Missing, check_counts
 from diffusion_jax.evaluation.inception_score import inception_score
 from diffusion_jax.evaluation.manifolds import (
   density_coverage,
@@ -37,10 +37,6 @@ class Score(NamedTuple):
   note: str = ''
 
 
-class Missing(ValueError):
-  """Says that a measure needs what the sets do not have."""
-
-
 class Setting(NamedTuple):
   """Holds the numbers that measures depend on.
 
@@ -57,7 +53,10 @@ class Setting(NamedTuple):
 def score(
   measure: str, samples: Described, reference: Described, setting: Setting
 ) -> list[Score]:
-  """Returns the lines of a measure in MEASURES; raises Missing, ValueError."""
+  """Returns the lines of a measure in MEASURES.
+
+  Raises ValueError, as `Missing` where the sets do not have what it needs.
+  """
   return MEASURES[measure](samples, reference, setting)
 
 
@@ -80,11 +79,13 @@ def _found(what, samples):
   return _need(what, samples.found.get(name), hint)
 
 
-def _features(what, samples, reference):
-  return (
-    _need(what, samples.found.get('features'), 'images of the samples'),
-    _need(what, reference.found.get('features'), 'images of the reference'),
+def _features(what, samples, reference, least=1, least_of_reference=1):
+  x = _need(what, samples.found.get('features'), 'images of the samples')
+  y = _need(what, reference.found.get('features'), 'images of the reference')
+  check_counts(
+    what, samples=(len(x), least), reference=(len(y), least_of_reference)
   )
+  return x, y
 
 
 def _frechet(name, key, what):
@@ -98,9 +99,12 @@ def _frechet(name, key, what):
       given = _need(name, given, f'{what} of the samples')
     if y is None:
       own = reference.found.get(key)
-      y = fid.statistics(_need(name, own, f'{what} of the reference'))
+      own = _need(name, own, f'{what} of the reference')
+      check_counts(name, reference=(len(own), 2))
+      y = fid.statistics(own)
     if x is None:
       return [Score(name, Estimate(fid.frechet_distance(given, y)))]
+    check_counts(name, samples=(len(x), 2))
     found = fid.frechet_distance_and_error(x, y, setting.num_draws)
     note = f'{len(x):,} samples'
     if len(x) <= x.shape[1]:
@@ -115,13 +119,14 @@ def _frechet(name, key, what):
 
 def _inception_score(samples, reference, setting):
   logits = _found('is', samples)
+  check_counts('is', samples=(len(logits), setting.num_splits))
   found = inception_score(logits, setting.num_splits)
   note = f'deviation over {setting.num_splits} splits'
   return [Score('is', found, note)]
 
 
 def _kernel(samples, reference, setting):
-  x, y = _features('kid', samples, reference)
+  x, y = _features('kid', samples, reference, 2, 2)
   size = min(setting.subset_size, len(x), len(y))
   found = kernel_distance(x, y, setting.num_subsets, size)
   note = f'deviation over {setting.num_subsets} subsets of {size}'
@@ -129,16 +134,18 @@ def _kernel(samples, reference, setting):
 
 
 def _precision_recall(samples, reference, setting):
-  x, y = _features('pr', samples, reference)
-  found = precision_recall(x, y)
-  note = f'k = 3, {_sizes(x, y)}'
+  k = 3
+  x, y = _features('pr', samples, reference, k + 1, k + 1)
+  found = precision_recall(x, y, k)
+  note = f'k = {k}, {_sizes(x, y)}'
   return [Score(name, e, note) for name, e in found._asdict().items()]
 
 
 def _density_coverage(samples, reference, setting):
-  x, y = _features('dc', samples, reference)
-  found = density_coverage(x, y)
-  note = f'k = 5, {_sizes(x, y)}'
+  k = 5
+  x, y = _features('dc', samples, reference, 1, k + 1)
+  found = density_coverage(x, y, k)
+  note = f'k = {k}, {_sizes(x, y)}'
   return [Score(name, e, note) for name, e in found._asdict().items()]
 
 
@@ -157,12 +164,17 @@ def _accuracy(samples, reference, setting):
 
 def _memorisation(samples, reference, setting):
   x, y = _features('memorisation', samples, reference)
-  test = _need('memorisation', setting.held_out, 'held-out images')
+  test = _need('memorisation', setting.held_out, 'held-out images, 1 or more')
   found = memorisation(x, y, test)
   near, usual = np.median(found.samples), np.median(found.test)
+  held_out = f'{len(found.test):,} held-out images'
+  if found.overlap:
+    held_out += f' ({found.overlap:,} more are in the reference)'
+  closer = f'to the reference than {held_out}: 0.5 without copies'
+  copied = f'closer than 1 % of {held_out}: {found.expected:.3g} without copies'
   return [
-    Score('closer', found.closer, 'to the reference than held-out images: 0.5'),
-    Score('copied', found.copied, 'closer than 1 % of held-out images: 0.01'),
+    Score('closer', found.closer, closer),
+    Score('copied', found.copied, copied),
     Score('nearest', Estimate(float(near)), 'median distance of the samples'),
     Score('nearest_held_out', Estimate(float(usual)), 'of held-out images'),
   ]

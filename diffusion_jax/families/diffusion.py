@@ -138,6 +138,9 @@ def generate_by(draw, config, mesh, root, latents=IDENTITY, size=0):
   learned = learns_schedule(config)
   shapes = build.init_shapes(build.init_params(config)) if learned else {}
   jax.eval_shape(lambda params: levels_and_sampler(config, params)[1], shapes)
+  note = build.describe_steps(config)
+  if note:
+    print(note)
   guiding = guidance_runs.find_guiding_runs(config)
   weights = {name: run.params for name, run in guiding.items()}
   weights = replicate(mesh, weights)

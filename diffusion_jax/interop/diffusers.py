@@ -22,7 +22,7 @@ from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 
-_INDEX, _CONFIG = 'model_index.json', 'config.json'
+INDEX, _CONFIG = 'model_index.json', 'config.json'
 _SCHEDULER = 'scheduler_config.json'
 _WEIGHTS = 'diffusion_pytorch_model'
 _FILES = tuple(
@@ -41,14 +41,15 @@ _VERSION = '0.42.1'  # whose folders are written
 def load(path: str | Path, **options: Any) -> Imported:
   """Reads a UNet2DModel, a DiTTransformer2DModel or an AutoencoderKL.
 
-  path: the folder of the model, of a pipeline of a U-Net, or the file of the
-  weights. null_class=True, of a U-Net: the last class is the one without a
-  class, for guidance. noise_embedding='openai', of a DiT: with the frequencies
-  of DiT's release, not those of diffusers ('ho'). Raises ValueError in one line
-  for folders of other models, options that our networks do not have, and
-  weights that do not fit config.json.
+  path: the folder of the model, of a pipeline of a U-Net or a DiT, or the file
+  of the weights. null_class=True, of a U-Net: the last class is the one without
+  a class, for guidance. noise_embedding='openai', of a DiT: with the
+  frequencies of DiT's release, not those of diffusers ('ho'). Raises ValueError
+  in one line for folders of other models, options that our networks do not
+  have, and weights that do not fit config.json.
   """
-  folder, scheduler, weights = _locate(Path(path))
+  path = Path(path)
+  folder = _folder_of(path)
   config = files.read_json(folder / _CONFIG)
   kind = config.get('_class_name')
   if kind not in _LOADERS:
@@ -61,7 +62,27 @@ def load(path: str | Path, **options: Any) -> Imported:
   if other:
     only = f'{takes} can be given' if takes else 'it takes none'
     raise ValueError(f'{other[0]} is no option of {kind}: {only}')
-  return loader(config, weights, scheduler, **options)
+  weights = path if path.is_file() else files.find(folder, _FILES)
+  scheduler = _find_scheduler(folder, path if path.is_dir() else folder)
+  found = loader(config, weights, scheduler, **options)
+  if not (path / 'vae' / _CONFIG).is_file():
+    return found
+  note = (
+    f'this model makes latents of the AutoencoderKL in {path / "vae"}: '
+    'convert that first, and then this with --config.latent.run=<its run>'
+  )
+  return found._replace(notes=(*found.notes, note))
+
+
+def find_model(path: Path) -> Path | None:
+  """Returns the folder with the config.json of a model, or None.
+
+  path: this folder, or that of a pipeline, which has it as a part.
+  """
+  for folder in (*(path / part for part in _MODELS), path):
+    if (folder / _CONFIG).is_file():
+      return folder
+  return None
 
 
 def save(
@@ -107,7 +128,7 @@ def save(
   config = networks.unet_config(network, tuple(fields['data.image_shape']))
   _write_model(folder / 'unet', config, networks.write(network, params))
   _write_json(folder / 'scheduler' / _SCHEDULER, scheduler)
-  _write_json(folder / _INDEX, {
+  _write_json(folder / INDEX, {
     '_class_name': 'DDPMPipeline',
     'scheduler': ['diffusers', scheduler['_class_name']],
     'unet': ['diffusers', config['_class_name']],
@@ -263,40 +284,48 @@ def _fits(weights):
     raise ValueError(f'{weights} does not fit {_CONFIG}: {error}') from error
 
 
-def _locate(path):
-  # Returns the folder of the model, its scheduler's file or None, the weights.
+def _folder_of(path):
+  # Returns the folder of the model.
   if path.is_file() and path.suffix != '.json':
-    return path.parent, _find_scheduler(path.parent, path.parent), path
+    return path.parent
   if not path.is_dir():
     raise ValueError(f'there is no folder {path}')
-  folder = path
-  if (path / _INDEX).is_file():
+  if (path / INDEX).is_file():
     _check_pipeline(path)
-    # pipelines of diffusers before 0.2 have all files in one folder
-    folder = path / 'unet' if (path / 'unet').is_dir() else path
-  if not (folder / _CONFIG).is_file():
-    raise ValueError(f'{folder} is no folder of diffusers: it has no {_CONFIG}')
-  return folder, _find_scheduler(folder, path), files.find(folder, _FILES)
+  # pipelines of diffusers before 0.2 have all files in one folder
+  folder = find_model(path)
+  if folder is None:
+    raise ValueError(f'{path} is no folder of diffusers: it has no {_CONFIG}')
+  return folder
 
 
 def _check_pipeline(path):
-  index = files.read_json(path / _INDEX)
+  index = files.read_json(path / INDEX)
   parts = {
     name: value[1]
     for name, value in index.items()
     if isinstance(value, list) and len(value) == 2 and value[1] is not None
   }
-  other = [f'{n} ({x})' for n, x in parts.items() if n not in _PARTS]
-  if other or parts.get('unet') != 'UNet2DModel':
-    raise ValueError(
-      f'{path} is a {index.get("_class_name")} with '
-      f'{", ".join(other) or parts.get("unet")}: pipelines of a UNet2DModel '
-      'and a scheduler can be read, or the folder of a UNet2DModel or of an '
-      'AutoencoderKL or of a DiT within it'
-    )
+  for name, (kinds, others) in _MODELS.items():
+    if parts.get(name) in kinds and parts.keys() <= {name, *others}:
+      return
+  listed = ', '.join(f'{name} ({kind})' for name, kind in parts.items())
+  raise ValueError(
+    f'{path} is a {index.get("_class_name")} with {listed or "no parts"}: '
+    'pipelines of a UNet2DModel, or of a DiT and its AutoencoderKL, can be '
+    'read, or the folder of one of these models within it'
+  )
 
 
-_PARTS = ('unet', 'scheduler')
+# The parts of a pipeline that are models: their classes, and other parts that
+# such a pipeline has.
+_MODELS = {
+  'unet': (('UNet2DModel',), ('scheduler',)),
+  'transformer': (
+    (transformer.CLASS, 'Transformer2DModel'),
+    ('scheduler', 'vae'),
+  ),
+}
 
 
 def _find_scheduler(folder, path):

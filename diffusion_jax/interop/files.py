@@ -21,7 +21,10 @@ from flax import serialization
 from safetensors import SafetensorError, safe_open
 
 INDEX = '.index.json'  # of a safetensors file in several parts
-_ZIP, _PICKLE = b'PK\x03\x04', b'\x80'
+_ZIP = b'PK\x03\x04'
+_MOST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
+_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+_TORCH = 0x1950A86A20F9469CFC6C.to_bytes(10, 'little')  # before torch 1.6
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
@@ -37,17 +40,39 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
   try:
     if path.name.endswith(INDEX):
       return _read_parts(path)
-    with path.open('rb') as file:
-      start = file.read(16)
+    kind = kind_of(path)
   except OSError as error:
     raise ValueError(f'{path} cannot be read: {error.strerror}') from error
-  if start[:4] == _ZIP and not _is_torch(path):
-    return _read_npz(path)
-  if start[:4] == _ZIP or start[:1] == _PICKLE:
-    return flatten(_load_torch(path))
-  if start[8:9] == b'{' or path.suffix == '.safetensors':
-    return _read_safetensors(path)
-  return flatten(_read_msgpack(path))
+  return _READERS[kind](path)
+
+
+def kind_of(path: str | Path) -> str:
+  """Returns safetensors, npz, torch, pickle, or msgpack for any other file.
+
+  It is decided by the first bytes of the file. The name of the file decides
+  only if these say nothing. Raises OSError.
+  """
+  path = Path(path)
+  with path.open('rb') as file:
+    start = file.read(32)
+  # A safetensors file begins with the length of its header. These 8 bytes can
+  # be those of any other kind, so the header, which is JSON, is sought first.
+  length = int.from_bytes(start[:8], 'little')
+  if start[8:9] == b'{' and length <= _MOST_HEADER:
+    return 'safetensors'
+  if start.startswith(_ZIP):
+    return 'torch' if _is_torch(path) else 'npz'
+  if start.startswith(_PICKLES) and _TORCH in start:
+    return 'torch'
+  if path.suffix == '.safetensors':
+    return 'safetensors'
+  return 'pickle' if start.startswith(_PICKLES) else 'msgpack'
+
+
+def check_kind(path: str | Path) -> None:
+  """Raises ValueError in one line for a file that cannot be one of weights."""
+  if kind_of(path) in ('pickle', 'msgpack'):  # Others are known by their start.
+    read_tensors(path)
 
 
 class Lazy(Mapping):
@@ -194,7 +219,9 @@ def _read_npz(path):
     with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
       return {name: arrays[name] for name in arrays.files}
   except Exception as error:  # zlib, zipfile and NumPy have one each
-    raise ValueError(f'{path} is no whole npz file: {_brief(error)}') from error
+    raise ValueError(
+      f'{path} is not a whole npz file, nor a file of PyTorch: {_brief(error)}'
+    ) from error
 
 
 def _read_msgpack(path):
@@ -203,7 +230,7 @@ def _read_msgpack(path):
   except Exception as error:  # msgpack, NumPy and Flax have several
     raise ValueError(
       f'{path} is no file of weights: not safetensors, npz, PyTorch, nor a '
-      f'whole msgpack ({_brief(error) or type(error).__name__})'
+      'whole msgpack'
     ) from error
   if not isinstance(found, dict):
     raise ValueError(
@@ -219,7 +246,14 @@ def _is_torch(path):
     with zipfile.ZipFile(path) as archive:
       return any(n.endswith('data.pkl') for n in archive.namelist())
   except (zipfile.BadZipFile, OSError):
-    return path.suffix != '.npz'
+    return False  # It is cut, and `_read_npz` says so.
+
+
+def _refuse_pickle(path):
+  raise ValueError(
+    f'{path} begins as a pickle does, and torch.save did not write it: pickles '
+    'are not read, because they can run code. Nothing of it was run'
+  )
 
 
 def _load_torch(path):
@@ -256,6 +290,15 @@ def _to_numpy(tree, torch):
   if isinstance(tree, list | tuple):
     return [_to_numpy(value, torch) for value in tree]
   return tree
+
+
+_READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+  'safetensors': _read_safetensors,
+  'npz': _read_npz,
+  'torch': lambda path: flatten(_load_torch(path)),
+  'pickle': _refuse_pickle,
+  'msgpack': lambda path: flatten(_read_msgpack(path)),
+}
 
 
 def _reason(error):

@@ -14,7 +14,7 @@ from diffusion_jax import build, families
 from diffusion_jax.build import audit, ranges
 from diffusion_jax.build.make import choose, from_config
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop import files
+from diffusion_jax.interop import diffusers, files
 from diffusion_jax.programs import sample
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training import checkpoints
@@ -113,7 +113,6 @@ def write(config, workdir):
       arrays = files.flatten(params)
       files.write_safetensors(out, arrays, config=json.dumps(stored))
     else:
-      diffusers = importlib.import_module('diffusion_jax.interop.diffusers')
       network = build.build_network(config)
       fields = export_fields(config)
       diffusers.save(out, network, params['network'], fields, c.label)
@@ -124,12 +123,15 @@ def recognise(source):
   """Returns the format of a folder or file by what is there."""
   if not source.exists():
     raise UserError(f'config.convert.source: there is no {source}')
-  folder = source if source.is_dir() else source.parent
-  if (folder / 'model_index.json').is_file():
-    return 'diffusers'
-  if (folder / 'config.json').is_file() and (
-    source.is_dir() or source.name.startswith('diffusion_pytorch_model')
-  ):
+  if source.is_dir():
+    if diffusers.find_model(source) or (source / diffusers.INDEX).is_file():
+      return 'diffusers'
+    raise UserError(
+      f'config.convert.source: {source} is not a folder of diffusers, which '
+      'has a model_index.json or a config.json: give such a folder, or the '
+      'file of the weights'
+    )
+  if source.name.startswith('diffusion_pytorch_model'):
     return 'diffusers'
   if source.suffix == '.npz':
     return 'ho'
@@ -139,6 +141,8 @@ def recognise(source):
         return OURS
     if source.with_suffix('.json').is_file():
       return 'edm2' if 'unet.out_gain' in files.open_tensors(source) else 'edm'
+  with from_config('convert.source'):
+    files.check_kind(source)
   raise UserError(
     f'config.convert.source: {source} may be of several projects: give '
     f'--config.convert.format={"|".join(FORMATS)}'

@@ -70,13 +70,19 @@ def run(config, workdir):
   print(f'wrote {path}: {len(made)} images of {config.data.image_shape}')
   for i, picture in enumerate(made):
     images.write_png(out / f'{c.name}_{i}.png', picture)
-  print(f'wrote {out / c.name}_0.png to _{len(made) - 1}.png')
+  print(f'wrote {name_pictures(out / c.name, len(made))}')
   before = [as_picture(config, x) for x in pictures.values()]
   path = out / f'{c.name}.png'
   row = np.stack([*before, *made])
   zoom = max(1, round(96 / made.shape[1]))
   images.write_png(path, images.grid(row, len(row), zoom))
   print(f'wrote {path}: {", ".join(pictures)}, then the results')
+
+
+def name_pictures(path, count):
+  """Returns the names of count pictures, as 'edits/a_0.png to _3.png'."""
+  first = f'{path}_0.png'
+  return first if count == 1 else f'{first} to _{count - 1}.png'
 
 
 def generate(config, method, params, latents, cond, pictures):

@@ -224,6 +224,19 @@ def step_levels(
   return _append_clean(schedule(chosen / total))
 
 
+def count_steps(levels: NoiseLevel, num_steps: int) -> tuple[int, int]:
+  """Returns how many steps and how many levels between them a grid visits.
+
+  levels: a grid [N+1]; num_steps: T. Each of the steps 1..T counts once; a
+  level is at a step if it is within 1e-3 of it.
+  """
+  position = np.asarray(levels.t, np.float64) * num_steps
+  noisy = position[np.asarray(levels.sigma) > 0.0]
+  steps = np.rint(noisy)
+  at_step = np.abs(noisy - steps) < 1e-3
+  return len(np.unique(steps[at_step])), int(np.sum(~at_step))
+
+
 def respaced_steps(num_steps: int, spec: str) -> np.ndarray:
   """Returns the steps that a respaced DDPM of T = num_steps keeps, ascending.
 

@@ -30,6 +30,22 @@ def test_every_spacing(spacing):
   np.testing.assert_array_equal(found, expected)
 
 
+def test_more_levels_than_steps_are_noted():
+  """They are allowed: levels between steps are levels too."""
+  many = {'sampling.num_steps': 5000}
+  assert build.describe_steps(smoke(**many)) == (
+    'note: sampling.num_steps=5000 is more than the 1,000 steps of the '
+    'schedule: 1,000 distinct steps are visited, and 4,000 levels between steps'
+  )
+  for changes in (
+    {'sampling.num_steps': 1000},
+    many | {'sampling.respacing': '250'},
+    many | {'sampling.schedule': 'flow'},
+    many | {'schedule.name': 'learned'},
+  ):
+    assert not build.describe_steps(smoke(**changes))
+
+
 @pytest.mark.parametrize('spec', ['250', '10,15,20', 'ddim50'])
 def test_respacing_wins(spec):
   config = smoke(**{'sampling.respacing': spec, 'sampling.spacing': 'karras'})

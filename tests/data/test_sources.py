@@ -108,11 +108,30 @@ IMAGES = {'images': ARRAYS['images']}
 @pytest.mark.parametrize(
   'arrays, options, message',
   [
-    ({'pictures': np.zeros(3)}, {}, 'images is not a file in the archive'),
+    (
+      {'pictures': np.zeros(3), 'foo': np.zeros(2)},
+      {},
+      r'a.npz has the arrays pictures, foo: images or arr_0, uint8 \[N, H, W, '
+      r'C\], is needed$',
+    ),
+    ({}, {}, 'a.npz has the arrays none: images or arr_0'),
     ({'images': np.zeros((3, 4, 5))}, {}, r'float64 \[3, 4, 5, 1\], not uint8'),
     ({'images': np.zeros(3, np.uint8)}, {}, r'uint8 \[3\], not uint8 \[N, H'),
-    ({'images': np.array([{}])}, {}, 'is no npz file of arrays'),
-    (IMAGES, {'num_classes': 3}, 'labels is not a file'),
+    (
+      {'images': np.array([{}])},
+      {},
+      'is not an npz file of arrays: it has Python objects, which are not read',
+    ),
+    (
+      IMAGES,
+      {'num_classes': 3},
+      r'has the arrays images: labels, int \[N\], is needed for num_class',
+    ),
+    (
+      ARRAYS | {'test_images': ARRAYS['images']},
+      {'num_classes': 3, 'split': 'test'},
+      'labels, test_images: test_labels, int',
+    ),
     (ARRAYS, {'num_classes': 2}, r'labels are 0\.\.2, which num_classes=2 do'),
     (
       ARRAYS | {'labels': np.zeros(4, int)},
@@ -137,26 +156,38 @@ def test_npz_that_is_none(tmp_path):
     sources.npz(tmp_path / 'none.npz')
   for name, data in (('text.npz', b'hello'), ('empty.npz', b'')):
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ValueError, match=f'{name} is no npz file of arrays'):
+    with pytest.raises(
+      ValueError, match=f'{name} is not an npz file of arrays'
+    ):
+      sources.npz(tmp_path / name)
+    with pytest.raises(
+      ValueError, match='npz file of arrays: numpy.savez writes'
+    ):
       sources.npz(tmp_path / name)
   np.save(tmp_path / 'a.npy', np.zeros(3))
-  with pytest.raises(ValueError, match='a.npy is no npz file of arrays'):
+  with pytest.raises(
+    ValueError, match='a.npy is a file of one array, not an npz file of arrays'
+  ):
     sources.npz(tmp_path / 'a.npy')
+  with pytest.raises(ValueError, match='is a folder, not an .*name=folder'):
+    sources.npz(tmp_path)
   path = save(tmp_path / 'method.npz', **ARRAYS)
   data = bytearray(path.read_bytes())
   data[data.index(b'PK\1\2') + 10] = 99  # an unknown compression
   path.write_bytes(data)
-  with pytest.raises(ValueError, match='method.npz is no npz file of arrays'):
+  with pytest.raises(
+    ValueError, match='method.npz is not an npz file of arrays'
+  ):
     sources.npz(path)
   np.savez_compressed(tmp_path / 'bad.npz', **ARRAYS)
   data = bytearray((tmp_path / 'bad.npz').read_bytes())
   data[100:120] = bytes(20)
   (tmp_path / 'bad.npz').write_bytes(data)
-  with pytest.raises(ValueError, match='bad.npz is no npz file of arrays'):
+  with pytest.raises(ValueError, match='bad.npz is not an npz file of arrays'):
     sources.npz(tmp_path / 'bad.npz')
   path = save(tmp_path / 'cut.npz', **ARRAYS)
   path.write_bytes(path.read_bytes()[:300])
-  with pytest.raises(ValueError, match='cut.npz is no npz file of arrays'):
+  with pytest.raises(ValueError, match='cut.npz is not an npz file of arrays'):
     sources.npz(path)
 
 

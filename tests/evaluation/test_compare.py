@@ -61,7 +61,9 @@ def test_the_reference_of_edm_has_statistics_alone(files, capsys, tmp_path):
   path = tmp_path / 'edm.npz'
   np.savez(path, mu=statistics.mean, sigma=statistics.covariance)
   out = run(capsys, paths[0], path, '--features=pixels', '--bootstrap=0')
-  assert [line.split()[0] for line in out.splitlines()] == ['fd', 'samples']
+  first, *others = out.splitlines()
+  assert first.split()[0] == 'fd' and others[-1].startswith('samples ')
+  assert 'not computed: kid needs images of the reference' in others
   with pytest.raises(ValueError, match='kid needs images of the reference'):
     run(capsys, paths[0], path, '--features=pixels', '--metrics=kid')
 
@@ -88,6 +90,62 @@ def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
   np.savez(own, protocol=json.dumps(protocol | {'weights': 'x'}), **content)
   with pytest.raises(ValueError, match="with weights 'x', not 'none'"):
     run(capsys, paths[0], own, *options)
+
+
+@pytest.mark.parametrize(
+  'sizes, computed, reasons',
+  [
+    (
+      (1, 40),
+      'density coverage cmmd',
+      [
+        'fd needs 2 images of the samples: there are 1',
+        'kid needs 2 images of the samples: there are 1',
+        'is needs 10 images of the samples: there are 1',
+        'pr needs 4 images of the samples: there are 1',
+      ],
+    ),
+    (
+      (2, 3),
+      'fd kid cmmd',
+      [
+        'is needs 10 images of the samples: there are 2',
+        'pr needs 4 images of the samples and 4 of the reference: there are '
+        '2 and 3',
+        'dc needs 6 images of the reference: there are 3',
+      ],
+    ),
+    ((10, 6), 'fd kid is precision recall density coverage cmmd', []),
+  ],
+)
+def test_small_sets(tmp_path, capsys, rng, sizes, computed, reasons):
+  """What they allow is computed, and a line says what each other one needs."""
+  paths = [tmp_path / f'{name}.npz' for name in ('samples', 'reference')]
+  for path, size in zip(paths, sizes, strict=True):
+    np.savez(path, arr_0=rng.integers(0, 256, (size, 8, 8, 1), np.uint8))
+  lines = run(capsys, *paths, '--features=digits').splitlines()
+  others = {
+    'sfd needs spatial features of the samples',
+    'accuracy needs labels of the samples',
+    'memorisation needs held-out images, 1 or more',
+  }
+  count = len(computed.split())
+  assert [line.split()[0] for line in lines[:count]] == computed.split()
+  assert not any('nan' in line for line in lines)
+  assert {*reasons, *others} == {
+    line.removeprefix('not computed: ') for line in lines[count:-1]
+  }
+
+
+def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
+  """After the others have been printed and written."""
+  samples, _, _, paths = files
+  np.savez(tmp_path / 'few.npz', arr_0=samples[:3])
+  args = tmp_path / 'few.npz', paths[0], '--features=pixels', '--metrics=pr,fd'
+  with pytest.raises(ValueError, match='pr needs 4 images of the samples: th'):
+    run(capsys, *args, f'--json={tmp_path / "r.json"}')
+  assert capsys.readouterr().out.startswith('fd ')
+  assert set(json.loads((tmp_path / 'r.json').read_text())['metrics']) == {'fd'}
 
 
 def test_copies_of_the_reference_are_shown(files, capsys, tmp_path):

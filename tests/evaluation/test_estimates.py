@@ -7,6 +7,7 @@ from diffusion_jax.evaluation.estimates import bootstrap, check_pair, mean
 def test_the_error_of_a_mean_is_the_deviation_over_the_root_of_n():
   found = mean(np.array([1.0, 2.0, 3.0, 6.0]))
   np.testing.assert_allclose(found, (3.0, (14 / 3 / 4) ** 0.5))
+  np.testing.assert_equal(mean(np.array([3.0])), (3.0, np.nan))
 
 
 def test_the_bootstrap_error_of_a_mean_is_its_standard_error():

@@ -87,7 +87,8 @@ def test_statistics_are_written_and_read(tmp_path):
 @pytest.mark.parametrize(
   'arrays, message',
   [
-    ({'x': np.zeros(3)}, 'has the arrays x: arr_0 '),
+    ({'x': np.zeros(3)}, r'/a.npz has the arrays x: images or arr_0 \(uint8 '),
+    ({'arr_0': np.zeros(3), 'protocol': 'x'}, 'a.npz: protocol is not JSON'),
     ({'arr_0': np.zeros((2, 3))}, r'arr_0 is float64 \[2, 3\], not uint8'),
     (
       {'mu': np.zeros(3), 'sigma': np.eye(2)},
@@ -107,8 +108,11 @@ def test_what_is_no_set_is_refused(tmp_path):
   path = tmp_path / 'a.npz'
   with pytest.raises(FileNotFoundError, match='no file or folder'):
     image_sets.read(path)
+  np.save(tmp_path / 'a.npy', np.zeros(3))
+  with pytest.raises(ValueError, match='a.npy is a file of one array, not an'):
+    image_sets.read(tmp_path / 'a.npy')
   path.write_text(json.dumps({}))
-  with pytest.raises(ValueError, match='is no npz file of arrays'):
+  with pytest.raises(ValueError, match='is not an npz file of arrays'):
     image_sets.read(path)
   with pytest.raises(FileNotFoundError, match='no images in'):
     image_sets.read(tmp_path)

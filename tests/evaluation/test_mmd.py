@@ -77,6 +77,11 @@ def test_the_error_of_cmmd_is_its_deviation_over_sets(rng):
   np.testing.assert_allclose(errors.mean(), values.std(), rtol=0.25)
 
 
+def test_one_image_has_no_known_error():
+  found = mmd.cmmd(np.eye(2)[:1], np.eye(2))
+  assert np.isfinite(found.value) and np.isnan(found.error)
+
+
 def test_what_has_no_distance_is_refused():
   with pytest.raises(ValueError, match='2 images or more in each set'):
     mmd.kernel_distance(np.zeros((1, 2)), np.zeros((5, 2)))

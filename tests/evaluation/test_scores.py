@@ -48,12 +48,26 @@ def test_few_samples_are_computed_and_noted(sets):
     ('sfd', 'sfd needs spatial features of the samples'),
     ('is', 'is needs logits of a classifier'),
     ('accuracy', 'accuracy needs labels of the samples'),
-    ('memorisation', 'memorisation needs held-out images'),
+    ('memorisation', 'memorisation needs held-out images, 1 or more'),
   ],
 )
 def test_what_is_missing_is_named(sets, measure, message):
   with pytest.raises(scores.Missing, match=message):
     scores.score(measure, sets[0], sets[1], SETTING)
+
+
+def test_memorisation_says_what_is_expected_and_what_was_left_out(sets):
+  """Of 40 held-out images the 15 that the reference has."""
+  samples, reference = sets
+  x, y = (each.found['features'] for each in sets)
+  held_out = np.concatenate([y[:15], x[:25] + 1.0])
+  setting = SETTING._replace(held_out=held_out)
+  closer, copied, *_ = scores.score('memorisation', samples, reference, setting)
+  left = '25 held-out images (15 more are in the reference)'
+  assert closer.note == f'to the reference than {left}: 0.5 without copies'
+  assert copied.note == (  # (0.01 * 24 + 1) / 26
+    f'closer than 1 % of {left}: 0.0477 without copies'
+  )
 
 
 def test_accuracy_is_of_the_labels(sets):

@@ -58,3 +58,12 @@ def test_the_likelihood_of_a_network_that_sees_no_noise():
   assert r < 0.02  # r x is nothing beside the prior's deviation
   normal = -0.5 * 64 * np.log(2 * np.pi * last.sigma**2)
   np.testing.assert_allclose(found, normal + 64 * np.log(r), rtol=1e-3)
+
+
+def test_more_levels_than_steps_are_noted_before_they_are_visited(capsys):
+  config = smoke(**{'sampling.num_steps': 5000})
+  diffusion.generate(config, build.build_mesh(config))
+  assert capsys.readouterr().out == f'{build.describe_steps(config)}\n'
+  config.sampling.num_steps = 1000
+  diffusion.generate(config, build.build_mesh(config))
+  assert not capsys.readouterr().out

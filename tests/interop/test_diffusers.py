@@ -238,7 +238,7 @@ def test_other_folders_are_refused(copy, tmp_path):
   index = {'_class_name': 'StableDiffusionPipeline'}
   index |= {'unet': ['diffusers', 'UNet2DModel'], 'vae': ['diffusers', 'KL']}
   (folder / 'model_index.json').write_text(json.dumps(index))
-  refused(folder, 'is a StableDiffusionPipeline with vae')
+  refused(folder, r'is a StableDiffusionPipeline with unet .*, vae \(KL\): pip')
   (folder / 'model_index.json').unlink()
   (folder / 'config.json').write_text('[1]')
   refused(folder, 'holds a list, not an object')
@@ -273,6 +273,33 @@ def test_pipelines_and_files_are_found(copy, tmp_path):
     found = diffusers.load(path)
     same(found.params, expected.params)
     assert found.fields == expected.fields and not found.notes
+
+
+def test_the_transformer_of_a_pipeline_is_found(copy, tmp_path):
+  """As facebook/DiT-XL-2-256 has it: a class name and a solver of 2022."""
+  expected = diffusers.load(STORED / 'dit')
+  pipeline = tmp_path / 'DiT'
+  diffusers.save(pipeline, *expected[:3])
+  found = diffusers.load(pipeline)  # as written: without a model_index.json
+  same(found.params, expected.params)
+  assert found.fields == diffusers.load(pipeline / 'transformer').fields
+
+  shutil.copytree(STORED / 'autoencoder', pipeline / 'vae')
+  index = {
+    '_class_name': 'DiTPipeline',
+    'id2label': {'0': 'tench, Tinca tinca'},
+    'scheduler': ['diffusers', 'DPMSolverMultistepScheduler'],
+    'transformer': ['diffusers', 'Transformer2DModel'],
+    'vae': ['diffusers', 'AutoencoderKL'],
+  }
+  (pipeline / 'model_index.json').write_text(json.dumps(index))
+  found = diffusers.load(pipeline)
+  same(found.params, expected.params)
+  assert found.notes[-1].startswith('this model makes latents of the Autoencod')
+  assert diffusers.load(pipeline / 'vae').fields['latent.scale'] == 0.18215
+  index['text_encoder'] = ['transformers', 'CLIPTextModel']
+  (pipeline / 'model_index.json').write_text(json.dumps(index))
+  refused(pipeline, r'is a DiTPipeline with .*text_encoder \(CLIPTextModel\)')
 
 
 def test_what_diffusers_lacks_is_not_written(tmp_path):

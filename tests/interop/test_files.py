@@ -99,6 +99,43 @@ def header(text, data=b''):
 TENSOR = '{"a":{"dtype":"%s","shape":[%s],"data_offsets":[0,%d]}}'
 
 
+@pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
+def test_a_header_of_any_length_is_safetensors(tmp_path, suffix):
+  """The library pads to 8 bytes, so that the low byte has 32 values.
+
+  One of them is 0x80, the first byte of a pickle; 10 that of a GraphDef.
+  """
+  path = tmp_path / f'a.{suffix}'
+  text, lengths = TENSOR % ('F32', '2', 8), range(17_024, 17_024 + 256, 8)
+  assert {n % 256 for n in lengths} == set(range(0, 256, 8))
+  for length in lengths:
+    path.write_bytes(header(text.ljust(length), b'\0\0\x80?\0\0\0\xc0'))
+    np.testing.assert_array_equal(files.read_tensors(path)['a'], [1.0, -2.0])
+
+
+OTHER = ' is no file of weights| is no whole|is not a whole|begins as a pickle'
+
+
+@pytest.mark.parametrize('suffix', ['pb', 'msgpack', 'safetensors', 'pth'])
+def test_garbage_is_no_file_of_pytorch(tmp_path, suffix, monkeypatch):
+  """Whatever its first byte is, and where torch is not installed."""
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  path = tmp_path / f'a.{suffix}'
+  rest = np.random.default_rng(0).bytes(300)
+  for first in (
+    b'\x80',
+    b'\x80\x02',
+    b'\x80\x04',
+    b'PK\x03\x04',
+    b'\n',
+    b'\xff',
+  ):
+    path.write_bytes(first + rest)
+    refused(path, OTHER)
+    path.write_bytes(first + bytes(300))
+    refused(path, OTHER)
+
+
 @pytest.mark.parametrize(
   'content',
   [
@@ -181,6 +218,10 @@ def test_a_pickle_is_refused_and_nothing_created(pickles):
 def test_without_torch_its_files_are_one_line(pickles, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)
   created, (plain, packed, _) = pickles
-  for path in (plain, packed):
-    refused(path, 'is a file of PyTorch: pip install')
+  refused(plain, 'begins as a pickle does, and torch.save did not write it')
+  magic = 0x1950A86A20F9469CFC6C  # of torch.save before version 1.6
+  for protocol in (2, 4):
+    plain.write_bytes(pickle.dumps(magic, protocol) + plain.read_bytes())
+    refused(plain, 'is a file of PyTorch: pip install')
+  refused(packed, 'is a file of PyTorch: pip install')
   assert not created.exists()

@@ -1,6 +1,7 @@
 """--mode=convert, into a run and out of it, and training.init_from."""
 
 import functools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import serialization
 
 from configs import run as run_of
+from diffusion_jax.data.images import write_png
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import diffusers, names
 from diffusion_jax.networks.transformer import DiT
@@ -138,7 +141,12 @@ def test_a_transformer_of_latents_becomes_a_run(autoencoder, tmp_path):
   fields = diffusers.load(STORED / 'dit').fields
   size = {'data.image_shape': (2, 2, 4), 'sampling.variance': 'learned'}
   diffusers.save(tmp_path / 'dit', network, params, fields | size)
-  given: Any = {'convert.source': str(tmp_path / 'dit' / 'transformer')}
+  index = {
+    'transformer': ['diffusers', 'DiTTransformer2DModel'],
+    'vae': ['diffusers', 'AutoencoderKL'],
+  }
+  (tmp_path / 'dit' / 'model_index.json').write_text(json.dumps(index))
+  given: Any = {'convert.source': str(tmp_path / 'dit')}
 
   with pytest.raises(UserError, match='convert the AutoencoderKL of the same'):
     convert(tmp_path / 'run', **given, **{'latent.run': str(tmp_path)})
@@ -281,7 +289,11 @@ def test_init_from_another_network_is_refused(run, tmp_path):
     ),
     (
       {'convert.source': str(STORED / 'ho' / 'config.json')},
-      'may be of several projects: give --config.convert.format=diffusers|',
+      'config.json is no file of weights: not safetensors, npz, PyTorch, nor',
+    ),
+    (
+      {'convert.source': str(STORED)},
+      'stored is not a folder of diffusers, which has a model_index.json or a',
     ),
     (
       {'convert.to': 'onnx', 'convert.out': 'x'},
@@ -296,6 +308,26 @@ def test_mistakes_are_one_line(changes, message, tmp_path):
     convert(tmp_path / 'run', **changes)
   assert '\n' not in str(error.value)
   assert not (tmp_path / 'run').exists() and not Path('x').exists()
+
+
+def test_other_folders_and_files_are_one_line(tmp_path):
+  source, run = tmp_path / 'source', tmp_path / 'run'
+  source.mkdir()
+  with pytest.raises(UserError, match='source is not a folder of diffusers'):
+    convert(run, **{'convert.source': str(source)})
+  (source / 'config.json').write_text('{"data": 1}')  # as of our own runs
+  with pytest.raises(UserError, match='source is a folder of no class of diff'):
+    convert(run, **{'convert.source': str(source)})
+  write_png(source / 'd.png', np.zeros((8, 8), np.uint8))
+  with pytest.raises(UserError, match='d.png is no file of weights: not safet'):
+    convert(run, **{'convert.source': str(source / 'd.png')})
+  weights = source / 'checkpoint_26'
+  weights.write_bytes(serialization.msgpack_serialize({'a': np.zeros(3)}))
+  several = (
+    'may be of several projects: give --config.convert.format=diffusers|'
+  )
+  with pytest.raises(UserError, match=several):
+    convert(run, **{'convert.source': str(weights)})
 
 
 def test_a_folder_with_a_run_is_not_written(run):

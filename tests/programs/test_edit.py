@@ -82,6 +82,11 @@ def files(tmp_path_factory):
   return folder
 
 
+def test_the_pictures_are_named():
+  assert edit.name_pictures('edits/a', 1) == 'edits/a_0.png'
+  assert edit.name_pictures('edits/a', 3) == 'edits/a_0.png to _2.png'
+
+
 NUMBERS = itertools.count()
 
 
@@ -127,7 +132,9 @@ def test_known_pixels_are_the_same_in_the_files_written(
   """To the bit, also of grey levels that the run does not have."""
   changes = {'edit.method': method, 'edit.name': f'a{method}{picture}'}
   found = run(plain, files, changes, image=picture, mask='mask')
-  assert 'white is known, 50% of the pixels' in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert 'white is known, 50% of the pixels' in printed
+  assert '_0.png to _1.png\n' in printed
   assert found['arr_0'].shape == (2, 8, 8, 1) and found['mask'].sum() == 32
   with Image.open(files / f'{picture}.png') as file:
     given = np.asarray(file)

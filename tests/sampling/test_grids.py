@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from diffusion_jax.sampling.grids import count_steps
 
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 ZERO_SNR = dj.DiscreteSchedule.from_betas(
@@ -61,6 +62,26 @@ def test_spacing_in_steps_visits_steps_only():
   steps = np.asarray(levels.t) * 1000
   np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
   assert len(np.unique(np.rint(steps))) == 301
+
+
+@pytest.mark.parametrize(
+  'n, spacing, expected',
+  [
+    (1000, 'uniform', (1000, 0)),
+    (10, 'uniform', (10, 0)),
+    (5000, 'uniform', (1000, 4000)),  # at every fifth
+    (300, 'uniform', (100, 200)),  # 1000 i / 300 is a step where 3 divides i
+    (300, 'steps', (300, 0)),
+    (2, 'quadratic', (2, 0)),
+  ],
+)
+def test_steps_that_a_grid_visits_are_counted(n, spacing, expected):
+  assert count_steps(grid(DDPM, n, spacing), 1000) == expected
+
+
+def test_a_step_that_is_visited_twice_counts_once():
+  levels = DDPM(np.array([1.0, 0.5, 0.5, 0.4995, 0.0], np.float32))
+  assert count_steps(levels, 1000) == (2, 1)
 
 
 def test_grid_refusals():
