@@ -131,3 +131,11 @@ def get_config():
   # by the images per second of the training; 0: none
   report.trajectory_seconds = 10.0
   return config
+
+
+def as_flow_map(config):
+  """Returns the config of a denoiser without what flow maps do not have."""
+  del config.parametrization
+  for field in ('sampler', 'clip'):
+    del config.sampling[field]
+  return config

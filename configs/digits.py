@@ -8,10 +8,24 @@ reads 98.4 % +- 0.6 of 500 samples as the requested class.
   python launch.py --config=configs/digits.py --mode=sample
   python launch.py --config=configs/digits.py:smoke             # seconds
   python launch.py --config=configs/digits.py --sweep_index=0   # of six
+
+:inpainting gets the known pixels and their mask instead of the class (Palette,
+Saharia et al. 2022), 701,921 parameters. Measured: the lower half of each of
+the 360 test digits was filled in, and a classifier that reads 99.4 % of the
+digits themselves reads 81.7 % +- 2.0 of the results as the original class
+(docs/inpainting.md). :superres gets the means over 2x2 pixels (SR3, Saharia et
+al. 2021): 4x4 -> 8x8.
+
+  python launch.py --config=configs/digits.py:inpainting --mode=edit \
+    --config.edit.image=digit.png --config.edit.mask=mask.png
+  python launch.py --config=configs/digits.py:superres --mode=edit \
+    --config.edit=superres --config.edit.image=small.png
 """
 
 from configs import base
 from configs.base import section
+
+VARIANTS = 'inpainting', 'superres'
 
 
 def shared():
@@ -33,7 +47,7 @@ def shared():
   return config
 
 
-def get_config():
+def get_config(arg=''):
   config = shared()
   config.network.update(num_blocks=1, attention_resolutions=(4,))
   config.conditioning = section(labels=True, dropout=0.1)
@@ -43,6 +57,10 @@ def get_config():
   config.training.checkpoint_every = 500
   config.sampling.sampler = section('ddim', eta=1.0)
   config.sampling.num_steps = 100
+  if arg == 'inpainting':
+    config.conditioning = section(image='inpaint')
+  if arg == 'superres':
+    config.conditioning = section(image='superres')
   return config
 
 

@@ -9,10 +9,10 @@ The default is 500 alphas that descend along a line from 0.9998 to 0.96.
 """
 
 from configs import base
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = base.get_config()
-  config.schedule.name = 'rescaled_linear'
-  config.schedule.num_steps = 500
-  return base.with_argument(config, arg)
+  config.schedule = section('rescaled_linear', num_steps=500)
+  return config

@@ -17,7 +17,8 @@ import optax
 import diffusion_jax as dj
 from diffusion_jax.core import flow_losses
 from diffusion_jax.core.denoiser import NoiseInput
-from diffusion_jax.core.losses import TimeSampler, Weight
+from diffusion_jax.core.keys import stream
+from diffusion_jax.core.losses import TimeSampler, Weight, with_start
 from diffusion_jax.data import image_folder, photos, shapes, sources
 from diffusion_jax.data import tfds_sources
 from diffusion_jax.networks.autoencoder import Autoencoder
@@ -664,16 +665,50 @@ def reflow(
   network: objectives.Network,
   schedule: dj.Schedule,
   times: TimeSampler,
-  teacher: Any,
+  teacher: distillation.Teacher,
   weight: Weight = dj.flow_weight,
   p_t1: float = 0.0,
   teacher_steps: int = 16,
 ) -> objectives.Objective:
   """Rectified flow on noise and the teacher's samples of it (Liu et al. 2022).
 
-  teacher_steps: of UniPC, for each pair; p_t1: probability of t = 1.
+  teacher_steps: of UniPC, for each pair; p_t1: the probability of t = 1.
   """
-  ...
+  levels = dj.level_grid(schedule, teacher_steps)
+  key = stream(0, 'teacher')  # UniPC draws nothing
+
+  def sample(denoise, x1):
+    return dj.sample(key, denoise, dj.unipc(), levels, x1)
+
+  return distillation.reflow(
+    network,
+    schedule,
+    times=with_start(times, p_t1),
+    weight=weight,
+    teacher=distillation.sampling_teacher(teacher, sample),
+  )
+
+
+def consistency_distillation(
+  network: objectives.Network,
+  schedule: dj.Schedule,
+  teacher: distillation.Teacher,
+  solver: distillation.Solver,
+  pairs: level_pairs.Pairs,
+  distance: flow_losses.Distance | None = None,
+  sigma_data: float = 0.5,
+  sigma_min: float = 0.002,
+  ema_target: bool = False,
+) -> objectives.Objective:
+  """Consistency distillation of a teacher (Song et al. 2023, Alg. 2).
+
+  solver: a step of the teacher; distance: squared by default.
+  """
+  return consistency.consistency_distillation(
+    network, schedule, teacher=teacher, solver=solver, pairs=pairs,
+    distance=distance, boundary=consistency.Boundary(sigma_data, sigma_min),
+    ema_target=ema_target,
+  )  # fmt: skip
 
 
 # The objectives of denoisers, flow maps, classifiers and VAEs.
@@ -689,7 +724,7 @@ FLOW_MAPS = {
   'mean_flow': flow_maps.mean_flow,
   'shortcut': flow_maps.shortcut,
   'consistency_training': consistency.consistency_training,
-  'consistency_distillation': consistency.consistency_distillation,
+  'consistency_distillation': consistency_distillation,
   'continuous_consistency': consistency.continuous_consistency,
 }
 
@@ -751,7 +786,8 @@ TABLES = {
   'times': TIMES,
   'weight': WEIGHTS,
   'two_times': {'independent': flow_maps.two_times},
-  'trained_guidance': {
+  'second': TIMES,
+  'objective.guidance': {
     'fixed': flow_maps.fixed_guidance,
     'power_law': flow_maps.power_law_guidance,
   },
@@ -760,8 +796,8 @@ TABLES = {
   'solver': {'ddim': dj.ddim, 'heun': dj.heun},
   'uncertainty': {'fourier': LogVariance},
   'sampler': SAMPLERS,
-  'guidance': GUIDANCES,
-  'classifier': {'run': ClassifierGuidance},
+  'sampling.guidance': GUIDANCES,
+  'sampling.classifier': {'run': ClassifierGuidance},
   'churn': {'edm': Churn},
   'corrector': {'langevin': Langevin},
   'data': DATA,

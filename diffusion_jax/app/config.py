@@ -189,7 +189,12 @@ def _fill(section, constructor, path, schema, facts=(), outer=(), plain=()):
   # Sets the parameters that a section lacks, in place.
   every = parameters(constructor)
   hidden = {*facts, *outer}
-  fields = {n: p for n, p in every.items() if n not in hidden and _is_field(p)}
+  fields = {
+    name: parameter
+    for name, parameter in every.items()
+    if name not in hidden
+    and (schema.table(f'{path}.{name}') or _is_plain(parameter.default))
+  }
   _check_names(section, {*fields, *plain, 'name'}, path)
   for name, parameter in fields.items():
     where = f'{path}.{name}'
@@ -204,11 +209,10 @@ def _fill(section, constructor, path, schema, facts=(), outer=(), plain=()):
         section[name] = placeholder(_kind(parameter))
 
 
-def _is_field(parameter):
-  # An object as a default, such as a function, cannot be written in a config.
-  return parameter.default is parameter.empty or isinstance(
-    _plain(parameter.default), (bool, int, float, str, tuple, types.NoneType)
-  )
+def _is_plain(default):
+  # Returns whether a config can have a value; no default counts as one.
+  kinds = bool, int, float, str, tuple, types.NoneType
+  return default is inspect.Parameter.empty or isinstance(_plain(default), kinds)
 
 
 def _check_names(section, names, path):

@@ -30,10 +30,10 @@ def base() -> ConfigDict:
 def completed(config: ConfigDict) -> ConfigDict:
   """Returns a config with all parameters of its sections; see `complete`."""
   schema = schemas.schema_of(config)
-  metrics = config.get('evaluation', {}).get('metrics', ())
+  evaluation = config.get('evaluation', ConfigDict())
   own = {
     f'evaluation.{name}': find(schema.metrics, 'evaluation.metrics', name)
-    for name in metrics
+    for name in {*evaluation.get('metrics', ()), *evaluation}
     if name in schema.metrics or ':' in name
   }
   schema = schema._replace(parts={**schema.parts, **own})

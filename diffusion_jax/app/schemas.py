@@ -99,6 +99,8 @@ def _schema(
 ) -> Schema:
   every = {'data': DataFacts, 'optimizer': OptimizerFacts, **facts}
   names = {key: fields._fields for key, fields in every.items()}
+  if 'parametrization' not in choices_:  # these objectives have their own
+    names['objective'] = tuple(n for n in names.get('objective', ()) if n != 'sigma_data')
   return Schema(
     kind,
     choices.TABLES | dict(tables),

@@ -51,7 +51,7 @@ class NoisyClassifier(nn.Module):
   resblock_updown: bool = True
   downsample_padding: str = 'symmetric'
   num_heads: int = 1
-  head_channels: int | None = 64
+  head_channels: int | None = None
   qkv: str = 'new'
   norm_eps: float = 1e-5
   initializer: str = 'torch'

@@ -1,6 +1,7 @@
 """Optimizers of the diffusion papers, learning-rate schedules, EMA decay."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -216,17 +217,19 @@ WEIGHT_DECAY_MASKS = {
 
 
 def ema_decay(decay: float, warmup: bool = False) -> Callable[[Array], Array]:
-  """Returns step (0 at the first update) -> decay of the EMA after it.
+  """Returns step (0 at the first update) -> rate of the EMA, 1 - decay.
 
-  Constant, except that the average starts at the parameters after the first
-  update (Ho et al. 2020). With `warmup` min(decay, (1 + step) / (10 + step)),
-  for runs too short for the start to fade otherwise.
+  The average moves by rate * (params - average). The function returns the rate
+  because a decay close to 1 has few digits of 1 - decay in float32. The decay
+  is constant, except that the average starts at the parameters after the first
+  update (Ho et al. 2020). With `warmup` it is min(decay, (1 + step) / (10 +
+  step)), for runs too short for the start to fade otherwise.
   """
 
   def at_step(step):
     if warmup:
-      return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jnp.where(step < 1, 0.0, decay)
+      return jnp.maximum(1.0 - decay, 9.0 / (10.0 + step))
+    return jnp.where(step < 1, 1.0, 1.0 - decay)
 
   return at_step
 
@@ -234,11 +237,11 @@ def ema_decay(decay: float, warmup: bool = False) -> Callable[[Array], Array]:
 def ema_half_life(
   half_life: float, batch_size: int, rampup: float = 0.0
 ) -> Callable[[Array], Array]:
-  """Returns, as `ema_decay`, 0.5^(batch_size / half_life), in images.
+  """Returns the rate, as `ema_decay`, of decay 0.5^(batch_size / half_life).
 
-  With `rampup` the half-life is at most that part of the images seen before the
-  update, as EDM's 0.05 (Karras et al. 2022). ValueError for a half-life that is
-  not positive.
+  half_life: in images. With `rampup` it is at most that part of the images seen
+  before the update, as EDM's 0.05 (Karras et al. 2022). ValueError for a
+  half-life that is not positive.
   """
   if not half_life > 0.0:
     raise ValueError(f'a half-life of {half_life} images: it must be positive')
@@ -248,7 +251,8 @@ def ema_half_life(
   def at_step(step):
     seen = jnp.asarray(step, float) * batch_size
     images = jnp.minimum(half_life, rampup * seen)
-    return 0.5 ** (batch_size / jnp.maximum(images, 1e-8))
+    halvings = batch_size / jnp.maximum(images, 1e-8)
+    return -jnp.expm1(-math.log(2.0) * halvings)
 
   return at_step
 
@@ -256,19 +260,18 @@ def ema_half_life(
 def ema_power(
   sigma_rel: float, more_steps: float = 0.0
 ) -> Callable[[Array], Array]:
-  """Returns, as `ema_decay`, (1 - 1 / t)^(gamma + 1), of `power_ema`.
+  """Returns the rate, as `ema_decay`, of decay (1 - 1 / t)^(gamma + 1).
 
-  The average by a power of time whose relative width is sigma_rel (Karras et
-  al. 2024, EDM2); the first decay is 0, so nothing of the first parameters is
-  left. t = step + 1 + more_steps is the number of images in batches of this
-  size: more_steps != 0 after steps of another one. ValueError for a width
-  outside (0, 1 / sqrt(12)].
+  This is the average by a power of time whose relative width is sigma_rel
+  (Karras et al. 2024, EDM2; see `power_ema`). The first decay is 0, so nothing
+  of the first parameters is left. t = step + 1 + more_steps is the number of
+  images in batches of this size: more_steps != 0 after steps of another one.
+  ValueError for a width outside (0, 1 / sqrt(12)].
   """
   power = power_ema.exponent(sigma_rel) + 1.0
 
   def at_step(step):
-    # Of 1 - 1 / t float32 would keep few digits at large t.
     t = step + (1.0 + more_steps)
-    return jnp.exp(power * jnp.log1p(-1.0 / t))
+    return -jnp.expm1(power * jnp.log1p(-1.0 / t))
 
   return at_step

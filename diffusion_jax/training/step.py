@@ -16,8 +16,8 @@ Array = jax.Array
 def make_train_step(
   objective: Objective,
   optimizer: optax.GradientTransformation,
-  ema_decay: Callable[[Array], Array],
-  more_ema_decays: Mapping[str, Callable[[Array], Array]] | None = None,
+  ema_rate: Callable[[Array], Array],
+  more_ema_rates: Mapping[str, Callable[[Array], Array]] | None = None,
   accumulate: int = 1,
   skip_nonfinite: bool = False,
 ) -> Callable[..., tuple[TrainState, dict]]:
@@ -26,7 +26,8 @@ def make_train_step(
   One step is gradient, update, the objective's constraint and EMA. key is the
   same at every step (of the run's seed); that of the step is folded in from
   state.step, so a restored state continues exactly. frozen: parameters for the
-  objective's `Context`. more_ema_decays: for every name in
+  objective's `Context`. ema_rate: step -> 1 - decay, such as
+  `optimizer.ema_decay(0.999)`; more_ema_rates: for every name in
   state.more_ema_params. accumulate=n evaluates the batch in n parts, one after
   the other: the same step in less memory. skip_nonfinite: where loss or
   gradient are not finite, nothing changes but the step. To be jitted, with the
@@ -42,21 +43,20 @@ def make_train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = objective.constrain(optax.apply_updates(state.params, updates))
 
-    def average(ema_params, decay):
-      rate = 1.0 - decay(state.step)
-      return optax.incremental_update(params, ema_params, rate)
+    def average(ema_params, rate):
+      return optax.incremental_update(params, ema_params, rate(state.step))
 
     norm = optax.tree.norm(grads)
     metrics['grad_norm'] = Mean(norm, jnp.ones(()))
     after = TrainState(
       step=state.step + 1,
       params=params,
-      ema_params=average(state.ema_params, ema_decay),
+      ema_params=average(state.ema_params, ema_rate),
       opt_state=opt_state,
       objective_state=objective_state,
       more_ema_params={
-        name: average(state.more_ema_params[name], decay)
-        for name, decay in (more_ema_decays or {}).items()
+        name: average(state.more_ema_params[name], rate)
+        for name, rate in (more_ema_rates or {}).items()
       },
     )
     if skip_nonfinite:

@@ -260,7 +260,7 @@ class Diffusion:
     )
     return objectives.Network(
       self.network_fn(network),
-      noise_input=self.noise_input,
+      self.noise_input,
       parametrization=self.parametrization.kind,
       sigma_data=self.parametrization.sigma_data,
       learned_variance=self.learned_variance,

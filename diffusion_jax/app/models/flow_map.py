@@ -48,7 +48,7 @@ class FlowMap(Diffusion):
 
   @property
   def _trained_guidance(self):
-    section = self.config.objective.get('trained_guidance')
+    section = self.config.objective.get('guidance')
     return None if section is None else section.name
 
   def flow_map(self, params: Params, cond: dict) -> dj.FlowMap:
@@ -142,17 +142,17 @@ class FlowMap(Diffusion):
     scale = self.sampling.guidance_scale
     if kind is not None and not self.conditioning.dropout:
       raise UserError(
-        'config.objective.trained_guidance also trains the network without a '
+        'config.objective.guidance also trains the network without a '
         'condition: set conditioning.dropout, 0.1 for instance'
       )
     if kind != 'power_law' and scale != 1.0:
       raise UserError(
         f'config.sampling.guidance_scale={scale}: the guidance of a flow map is '
-        'trained in, and 1 here; objective.trained_guidance=power_law trains '
+        'trained in, and 1 here; objective.guidance=power_law trains '
         'several scales'
       )
-    if kind == 'power_law' and not 1.0 <= scale <= c.trained_guidance.high:
+    if kind == 'power_law' and not 1.0 <= scale <= c.guidance.high:
       raise UserError(
         f'config.sampling.guidance_scale={scale} is outside of the scales of '
-        f'the training, 1 to {c.trained_guidance.high}'
+        f'the training, 1 to {c.guidance.high}'
       )

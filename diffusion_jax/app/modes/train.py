@@ -10,6 +10,7 @@ from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.modes.train_setup import Run, Setup, begin, setup
 from diffusion_jax.runtime import lock
+from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.training import preemption
 
 
@@ -19,6 +20,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   After SIGTERM it saves and raises Preempted.
   """
   parts = setup(config, workdir)  # refuses what cannot be trained
+  make_folder(parts.workdir)
   try:
     with preemption.watch() as stop, lock.hold(parts.workdir):
       trained = train(parts, stop)

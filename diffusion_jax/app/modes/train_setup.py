@@ -23,7 +23,7 @@ from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.runtime.start_up import StartUp
 from diffusion_jax.core.keys import stream
 from diffusion_jax.runtime import processes, sessions
-from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.files import write_json
 from diffusion_jax.training import checkpoints, first_weights, snapshots
 from diffusion_jax.training.logging import MetricWriter
 from diffusion_jax.training.objectives import Objective
@@ -287,7 +287,7 @@ def begin(parts: Setup) -> Run | None:
   """
   config, model, mesh = parts.config, parts.model, parts.mesh
   c = config.training
-  workdir = make_folder(parts.workdir)
+  workdir = parts.workdir
   if c.resume != 'force':
     folder.check_same_run(workdir, config, model.facts)
   manager = open_manager(config, workdir, parts.shapes)

@@ -88,6 +88,15 @@ def plain(config: ConfigDict) -> dict:
   return json.loads(json.dumps(config.to_dict()))
 
 
+def hparams(stored: dict) -> dict[str, Any]:
+  """Returns what a training depends on, {'section.field': value}."""
+  return {
+    name: value if isinstance(value, (bool, float, int, str)) else str(value)
+    for name, value in flat(stored).items()
+    if name.partition('.')[0] not in USES
+  }
+
+
 def config_hash(workdir: str | Path) -> str:
   """Hashes the config of a run without fields that do not change its result."""
   fields = flat(read_config(workdir) or {})

@@ -1,0 +1,1 @@
+def after_training(config, workdir): pass
