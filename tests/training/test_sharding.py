@@ -33,13 +33,13 @@ def network_fn(params, x, noise, cond, *, key=None):
 
 
 OBJECTIVE = objectives.denoising(
-  network_fn,
+  objectives.Network(
+    network_fn,
+    dj.step_input(1000),
+    condition=make_condition(dropout=0.3),
+  ),
   dj.DiscreteSchedule.from_betas(dj.linear_betas(1000)),
-  parametrization='eps',
   times=dj.step_times(1000),
-  weight=dj.snr_weight,
-  noise_input=dj.step_input(1000),
-  condition=make_condition(dropout=0.3),
 )
 # the update of plain descent is the gradient itself; Adam's would magnify 1e-8
 DESCENT = optax.sgd(1.0)
