@@ -56,14 +56,13 @@ class MapInputs(NamedTuple):
 class Guidance(NamedTuple):
   """Holds how guidance is trained into an average velocity.
 
-  draw: (key, batch_size) -> scales [B]; weights: scales -> (omega, kappa) of
-  `guided_velocity`, [] or [B]; is_input: whether the network gets the scales,
-  as cond['guidance_scale'].
+  weights: scales [B] -> (omega, kappa) of `guided_velocity`, [] or [B]. draw:
+  (key, batch_size) -> scales [B], which the network gets as
+  cond['guidance_scale']; None if there is one scale, which it does not get.
   """
 
-  draw: Callable[[Array, int], Array]
   weights: Callable[[Array], tuple[Array | float, Array | float]]
-  is_input: bool
+  draw: Callable[[Array, int], Array] | None = None
 
 
 def two_times(
@@ -109,12 +108,7 @@ def two_times(
 
 def fixed_guidance(omega: float, kappa: float) -> Guidance:
   """Makes guidance with the scale omega / (1 - kappa) (Geng et al. 2025)."""
-  scale = omega / (1.0 - kappa)
-  return Guidance(
-    lambda key, batch_size: jnp.full(batch_size, scale),
-    lambda scale: (omega, kappa),
-    is_input=False,
-  )
+  return Guidance(lambda scales: (omega, kappa))
 
 
 def power_law_guidance(
@@ -137,7 +131,7 @@ def power_law_guidance(
     ends = low**exponent, high**exponent
     return (ends[0] + u * (ends[1] - ends[0])) ** (1.0 / exponent)
 
-  return Guidance(draw, lambda w: (1.0, 1.0 - 1.0 / w), is_input=True)
+  return Guidance(lambda w: (1.0, 1.0 - 1.0 / w), draw)
 
 
 _DEFAULT_TIMES = two_times()
@@ -178,11 +172,12 @@ def mean_flow(
     size = len(batch['image'])
     t, s = times(pair_key, size, schedule)
     inputs, keys = draw_inputs(key, batch, schedule, network, _at(t))
-    if guidance is None:
-      return MapInputs(inputs, s, jnp.ones(size)), keys
-    if 'drop' not in inputs.cond:
+    if guidance is not None and 'drop' not in inputs.cond:
       raise ValueError('guidance needs a condition with dropout > 0')
-    return MapInputs(inputs, s, guidance.draw(scale_key, size)), keys
+    scale = jnp.ones(size)
+    if guidance is not None and guidance.draw is not None:
+      scale = guidance.draw(scale_key, size)
+    return MapInputs(inputs, s, scale), keys
 
   loss = _mean_flow_loss(
     network, schedule, guidance, improved, adaptive_power, adaptive_eps
@@ -201,7 +196,7 @@ def _mean_flow_loss(network, schedule, guidance, improved, power, offset):
       _average_velocity, network, params, schedule, key=keys[0]
     )
     if guidance is not None:
-      if guidance.is_input:
+      if guidance.draw is not None:
         cond = cond | {'guidance_scale': scale}
       v = _guided(u_fn, xt, v, t, cond, *guidance.weights(scale))
     u_fn = functools.partial(u_fn, cond=cond)
