@@ -68,7 +68,7 @@ METHODS = {
   'mean_flow': ('MeanFlow', part(methods.mean_flow, improved=False), VELOCITY),
   'mean_flow_p1': (
     'MeanFlow, p = 1',
-    part(methods.mean_flow, improved=False, power=1.0),
+    part(methods.mean_flow, improved=False, adaptive_power=1.0),
     VELOCITY,
   ),
   'improved': ('improved MeanFlow', methods.mean_flow, VELOCITY),
@@ -94,12 +94,8 @@ METHODS = {
   ),
   'cd': (
     'consistency distillation, exact teacher',
-    lambda key, steps: methods.consistent(
-      key,
-      steps,
-      methods.easy(steps),
-      methods.exact_teacher,
-      distance=pseudo_huber(0.0),
+    lambda key, steps: methods.distilled(
+      key, steps, methods.easy(steps), distance=pseudo_huber(0.0)
     ),
     CONSISTENCY,
   ),

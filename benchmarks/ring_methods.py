@@ -19,7 +19,7 @@ from diffusion_jax.training import (
   flow_maps,
   level_pairs,
 )
-from diffusion_jax.training.objectives import denoising
+from diffusion_jax.training.objectives import Network, denoising
 from diffusion_jax.training.optimizer import ema_decay
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
@@ -69,6 +69,9 @@ def network(params, x, noise, cond, *, key=None):
     h = jax.nn.gelu(h @ kernel + bias[None])
   kernel, bias = params[-1]
   return h @ kernel + bias[None]
+
+
+FLOW = Network(network, TIME, parametrization='flow')
 
 
 def exact_teacher(frozen, cond):
@@ -151,41 +154,46 @@ def exact_euler(params, key, x, calls):
 def flow_matching(key, steps, **options):
   """Trains the velocity."""
   objective = denoising(
-    network,
-    SCHEDULE,
-    parametrization='flow',
-    times=dj.uniform_times,
-    weight=dj.flow_weight,
-    noise_input=TIME,
+    FLOW, SCHEDULE, times=dj.uniform_times, weight=dj.flow_weight
   )
   return fit(objective, key, steps, **options)
 
 
 def mean_flow(key, steps, published=False, **options):
   """Trains MeanFlow at its published times, or with mass at both ends."""
-  times = flow_maps.two_times(equal=0.25, start=0.25, end=0.15)
+  times = flow_maps.two_times(p_equal=0.25, p_t1=0.25, p_s0=0.15)
   if published:
-    times = flow_maps.two_times(dj.logit_normal_times(-0.4, 1.0), equal=0.75)
-  objective = flow_maps.mean_flow(
-    network, SCHEDULE, times=times, noise_input=TIME, **options
-  )
+    times = flow_maps.two_times(dj.logit_normal_times(-0.4, 1.0), p_equal=0.75)
+  objective = flow_maps.mean_flow(FLOW, SCHEDULE, two_times=times, **options)
   return fit(objective, key, steps)
 
 
 def shortcut(key, steps, **options):
   """Trains a shortcut model."""
-  objective = flow_maps.shortcut(network, SCHEDULE, noise_input=TIME, **options)
+  objective = flow_maps.shortcut(FLOW, SCHEDULE, **options)
   return fit(objective, key, steps)
 
 
-def consistent(key, steps, pairs, teacher=None, **options):
-  """Trains a consistency function, by distillation where there is a teacher."""
-  options |= {'noise_input': TIME, 'sigma_data': DEVIATION, 'pairs': pairs}
-  make = consistency.consistency_training
-  if teacher:
-    make = consistency.consistency_distillation
-    options |= {'teacher': teacher, 'solver': dj.heun()}
-  return fit(make(network, SCHEDULE, **options), key, steps)
+def consistent(key, steps, pairs, **options):
+  """Trains a consistency function without a teacher."""
+  objective = consistency.consistency_training(
+    FLOW, SCHEDULE, pairs=pairs, sigma_data=DEVIATION, **options
+  )
+  return fit(objective, key, steps)
+
+
+def distilled(key, steps, pairs, **options):
+  """Trains a consistency function by distillation of the exact denoiser."""
+  objective = consistency.consistency_distillation(
+    FLOW,
+    SCHEDULE,
+    teacher=exact_teacher,
+    solver=dj.heun(),
+    pairs=pairs,
+    boundary=consistency.Boundary(DEVIATION),
+    **options,
+  )
+  return fit(objective, key, steps)
 
 
 def easy(steps):
@@ -196,12 +204,11 @@ def easy(steps):
 def continuous(key, steps, teacher=None):
   """Trains sCM."""
   objective = consistency.continuous_consistency(
-    network,
+    FLOW,
     SCHEDULE,
     times=dj.log_normal_times(0.0, 1.2),
     teacher=teacher,
     warmup_steps=3 * steps // 10,
-    noise_input=TIME,
     sigma_data=DEVIATION,
   )
   return fit(objective, key, steps)
@@ -213,13 +220,11 @@ def progressive(key, steps):
   params = flow_matching(key, steps // 2)
   for num_steps in stages:
     objective = distillation.progressive_distillation(
-      network,
+      FLOW,
       SCHEDULE,
       num_steps=num_steps,
       teacher=flow_denoiser,
       solver=dj.ddim(),
-      parametrization='flow',
-      noise_input=TIME,
     )
     part = steps // 2 // len(stages)
     params = fit(objective, key, part, params, frozen=params)
@@ -241,9 +246,7 @@ def reflow(key, steps, times=dj.uniform_times):
     index = jax.random.randint(key, (BATCH,), 0, len(noise))
     return {'noise': noise[index], 'image': image[index]}
 
-  objective = distillation.reflow(
-    network, SCHEDULE, noise_input=TIME, times=times
-  )
+  objective = distillation.reflow(FLOW, SCHEDULE, times=times)
   return fit(objective, key, steps, batches=batches)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 import diffusion_jax as dj
@@ -76,10 +77,14 @@ WEIGHTS = {
 # The constructors of config.objective.pairs, of levels t and r.
 PAIRS = {
   'improved': renamed(
-    level_pairs.improved_pairs, mean='log_normal_mean', std='log_normal_std'
+    level_pairs.improved_pairs,
+    mean='log_normal_mean',
+    std='log_normal_std',
+    num_scales_start='first',
+    num_scales_end='last',
   ),
   'easy': fixed(level_pairs.easy_pairs, k=8.0, b=1.0),
-  'grid': renamed(level_pairs.grid_pairs, num_levels='pair_levels'),
+  'grid': renamed(level_pairs.grid_pairs, num_scales='pair_levels'),
 }
 
 # The constructors of config.objective.distance.
@@ -92,13 +97,54 @@ DISTANCES = {
 SOLVERS = {'ddim': dj.ddim, 'heun': dj.heun}
 
 
+def networked(constructor, *options):
+  """Returns the constructor with the fields of its `Network` as parameters.
+
+  options: those of the Network's keywords that it can use.
+  """
+  own = inspect.signature(objectives.Network).parameters
+  own = [own[n] for n in ('apply', 'noise_input', *options)]
+  own[0] = own[0].replace(name='network_fn')
+  others = inspect.signature(constructor).parameters
+  others = [p for n, p in others.items() if n != 'network']
+
+  def build(*, network_fn, noise_input, **values):
+    fields = {n: values.pop(n) for n in options if n in values}
+    network = objectives.Network(network_fn, noise_input, **fields)
+    return constructor(network=network, **values)
+
+  build.__signature__ = inspect.Signature(
+    [p.replace(kind=p.KEYWORD_ONLY) for p in (*own, *others)]
+  )
+  return build
+
+
+PREDICTS = 'parametrization', 'sigma_data', 'condition'
+
+
 def _mean_flow(
-  *, times, equal=0.75, start=0.0, end=0.0, max_guidance=None, **fields
+  *,
+  times,
+  equal=0.75,
+  start=0.0,
+  end=0.0,
+  omega=1.0,
+  kappa=0.0,
+  max_guidance=None,
+  **fields,
 ):
-  pairs = flow_maps.two_times(times, equal=equal, start=start, end=end)
+  pairs = flow_maps.two_times(times, p_equal=equal, p_t1=start, p_s0=end)
+  guidance = None
+  if (omega, kappa) != (1.0, 0.0):
+    guidance = flow_maps.fixed_guidance(omega, kappa)
   if max_guidance is not None:
-    fields['scales'] = flow_maps.power_law_scales(1.0, max_guidance)
-  return flow_maps.mean_flow(times=pairs, **fields)
+    guidance = flow_maps.power_law_guidance(1.0, max_guidance)
+  return flow_maps.mean_flow(two_times=pairs, guidance=guidance, **fields)
+
+
+def _consistency_distillation(*, sigma_data=0.5, sigma_min=0.002, **fields):
+  boundary = consistency.Boundary(sigma_data, sigma_min)
+  return consistency.consistency_distillation(boundary=boundary, **fields)
 
 
 def _reflow(
@@ -112,40 +158,76 @@ def _reflow(
 ):
   levels = dj.level_grid(schedule, teacher_steps)
 
-  def image(frozen, cond, noise):
+  def sample(denoise, x1):
     key = stream(0, 'teacher')  # UniPC draws nothing
-    return dj.sample(key, teacher(frozen, cond), dj.unipc(), levels, noise)
+    return dj.sample(key, denoise, dj.unipc(), levels, x1)
 
+  if teacher is not None:
+    teacher = distillation.sampling_teacher(teacher, sample)
   return distillation.reflow(
-    schedule=schedule,
-    times=with_start(times, start),
-    teacher=None if teacher is None else image,
-    **fields,
+    schedule=schedule, times=with_start(times, start), teacher=teacher, **fields
   )
 
 
 LOSS_AWARE = {'steps': False, 'loss_aware': True}  # times of a bound
 
-_hybrid = renamed(objectives.hybrid, num_steps='schedule_steps')
+_hybrid = renamed(
+  networked(objectives.hybrid, *PREDICTS, 'learned_variance'),
+  num_steps='schedule_steps',
+)
 
 # The constructors of config.objective.name.
 OBJECTIVES = {
-  'denoising': objectives.denoising,
+  'denoising': networked(
+    objectives.denoising,
+    *PREDICTS,
+    'learned_variance',
+    'augment',
+    'self_conditioning',
+    'estimate_probability',
+  ),
   'hybrid': _hybrid,
   'vlb': fixed(_hybrid, weight=None, vlb_weight=1.0),
-  'vdm': functools.partial(objectives.vdm, num_steps=0),  # 0: continuous
-  'mean_flow': extended(_mean_flow, flow_maps.mean_flow, 'scales'),
-  'shortcut': renamed(flow_maps.shortcut, num_steps='map_steps'),
-  'consistency_training': consistency.consistency_training,
-  'consistency_distillation': consistency.consistency_distillation,
-  'continuous_consistency': renamed(
-    consistency.continuous_consistency, warmup_steps='tangent_warmup'
+  # 0: continuous
+  'vdm': functools.partial(networked(objectives.vdm, *PREDICTS), num_steps=0),
+  'mean_flow': networked(
+    renamed(
+      extended(_mean_flow, flow_maps.mean_flow, 'two_times', 'guidance'),
+      adaptive_power='power',
+      adaptive_eps='offset',
+    ),
+    'time_scale',
+    'condition',
+    'augment',
   ),
-  'progressive_distillation': renamed(
-    distillation.progressive_distillation, num_steps='map_steps'
+  'shortcut': networked(
+    renamed(flow_maps.shortcut, num_steps='map_steps'),
+    'time_scale',
+    'condition',
   ),
-  'reflow': extended(_reflow, distillation.reflow),
-  'classifier': classifier.classifier,
+  'consistency_training': networked(
+    consistency.consistency_training, 'condition'
+  ),
+  'consistency_distillation': networked(
+    extended(
+      _consistency_distillation,
+      consistency.consistency_distillation,
+      'boundary',
+    ),
+    'condition',
+  ),
+  'continuous_consistency': networked(
+    renamed(consistency.continuous_consistency, warmup_steps='tangent_warmup'),
+    'condition',
+  ),
+  'progressive_distillation': networked(
+    renamed(distillation.progressive_distillation, num_steps='map_steps'),
+    *PREDICTS,
+  ),
+  'reflow': networked(extended(_reflow, distillation.reflow), *PREDICTS),
+  'classifier': networked(
+    classifier.classifier, 'parametrization', 'sigma_data'
+  ),
   'vae': vae.vae,
   'hvae': vae.hvae,
 }

@@ -29,9 +29,9 @@ def build_optimizer(config):
 
 
 def build_ema_decays(config, more_steps=0.0):
-  """Returns (decay of the average, {name: decay} of the others).
+  """Returns (rate of the average, {name: rate} of the others).
 
-  more_steps: as of `optimizer.ema_power`.
+  A rate is step -> 1 - decay. more_steps: as of `optimizer.ema_power`.
   """
   c = config.training
   more = {

@@ -42,11 +42,6 @@ def objective(config, test=False):
       'config.objective.augment changes the images, conditioning.image would '
       'show them as they were: set one of the two'
     )
-  if c.name in ('hybrid', 'vlb') and not learned_variance:
-    raise UserError(
-      f'config.objective.name={c.name!r} needs '
-      '--config.network.learned_variance=True'
-    )
   if c.name == 'vdm' and not learns_schedule(config):
     with build.from_config('schedule'):
       check_ends(config.schedule.name, build.build_schedule(config))

@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from diffusion_jax.core.concrete import check_numbers
 from diffusion_jax.core.flow_map import FlowMap
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel
@@ -32,11 +34,19 @@ def sample_map(
   Args:
     key: [] or [B]; used if stochastic.
     flow_map: Such as `make_flow_map` returns.
-    levels: [N+1], noisiest first (`level_grid`).
+    levels: [N+1], noisiest first (`level_grid`, with end_clean=False where the
+      schedule has noise at t = 0); ValueError for two levels of one time.
     x: [B, ...] at the first level (`prior_sample`).
   Returns:
     x at the last level, [B, ...].
   """
+  check_numbers(
+    lambda t: np.diff(t, append=-1.0) < 0.0,
+    'the time of the next level must be smaller, or the call of the flow map '
+    'between them does nothing: take level_grid(..., end_clean=False) where '
+    'the schedule has noise at t = 0',
+    t=levels.t,
+  )
   end = levels.take(-1) if stochastic else None
   as_denoiser: Any = flow_map
   return sample(key, as_denoiser, flow_map_sampler(end), levels, x)

@@ -56,14 +56,13 @@ class MapInputs(NamedTuple):
 class Guidance(NamedTuple):
   """Holds how guidance is trained into an average velocity.
 
-  draw: (key, batch_size) -> scales [B]; weights: scales -> (omega, kappa) of
-  `guided_velocity`, [] or [B]; is_input: whether the network gets the scales,
-  as cond['guidance_scale'].
+  weights: scales [B] -> (omega, kappa) of `guided_velocity`, [] or [B]. draw:
+  (key, batch_size) -> scales [B], which the network gets as
+  cond['guidance_scale']; None if there is one scale, which it does not get.
   """
 
-  draw: Callable[[Array, int], Array]
   weights: Callable[[Array], tuple[Array | float, Array | float]]
-  is_input: bool
+  draw: Callable[[Array, int], Array] | None = None
 
 
 def two_times(
@@ -109,12 +108,7 @@ def two_times(
 
 def fixed_guidance(omega: float, kappa: float) -> Guidance:
   """Makes guidance with the scale omega / (1 - kappa) (Geng et al. 2025)."""
-  scale = omega / (1.0 - kappa)
-  return Guidance(
-    lambda key, batch_size: jnp.full(batch_size, scale),
-    lambda scale: (omega, kappa),
-    is_input=False,
-  )
+  return Guidance(lambda scales: (omega, kappa))
 
 
 def power_law_guidance(
@@ -137,7 +131,7 @@ def power_law_guidance(
     ends = low**exponent, high**exponent
     return (ends[0] + u * (ends[1] - ends[0])) ** (1.0 / exponent)
 
-  return Guidance(draw, lambda w: (1.0, 1.0 - 1.0 / w), is_input=True)
+  return Guidance(lambda w: (1.0, 1.0 - 1.0 / w), draw)
 
 
 _DEFAULT_TIMES = two_times()
@@ -157,14 +151,16 @@ def mean_flow(
 
   The loss is `mean_flow_error` or `improved_mean_flow_error`, each under
   `adaptive_loss` with adaptive_power and adaptive_eps (the latter is added to
-  the sum over data axes, as published). adaptive_power = 0, the default, is the
-  squared error; 1 is the paper's, which seeks modes: in 2-D it is biased and
+  the sum over data axes, as published: 1e-3 in the paper and in py-meanflow,
+  0.01 in the JAX releases). adaptive_power = 0, the default, is the squared
+  error; 1 is the paper's, which seeks modes: in 2-D it is biased and
   becomes worse with training. two_times draws t and s, as `two_times()` does by
   default.
 
   guidance is trained in by `guided_velocity`, such as `fixed_guidance` or
   `power_law_guidance`. It needs a condition with dropout: where cond['drop'] is
-  true the velocity is unguided.
+  true the velocity is unguided. The release of the improved form also draws an
+  interval of t outside of which there is no guidance; here all t are guided.
 
   The schedule needs slopes; v = eps - x_0 on the straight path. params:
   {'network': ...}. Metrics: loss; error, |u - target|^2; if improved
@@ -178,11 +174,12 @@ def mean_flow(
     size = len(batch['image'])
     t, s = times(pair_key, size, schedule)
     inputs, keys = draw_inputs(key, batch, schedule, network, _at(t))
-    if guidance is None:
-      return MapInputs(inputs, s, jnp.ones(size)), keys
-    if 'drop' not in inputs.cond:
+    if guidance is not None and 'drop' not in inputs.cond:
       raise ValueError('guidance needs a condition with dropout > 0')
-    return MapInputs(inputs, s, guidance.draw(scale_key, size)), keys
+    scale = jnp.ones(size)
+    if guidance is not None and guidance.draw is not None:
+      scale = guidance.draw(scale_key, size)
+    return MapInputs(inputs, s, scale), keys
 
   loss = _mean_flow_loss(
     network, schedule, guidance, improved, adaptive_power, adaptive_eps
@@ -201,7 +198,7 @@ def _mean_flow_loss(network, schedule, guidance, improved, power, offset):
       _average_velocity, network, params, schedule, key=keys[0]
     )
     if guidance is not None:
-      if guidance.is_input:
+      if guidance.draw is not None:
         cond = cond | {'guidance_scale': scale}
       v = _guided(u_fn, xt, v, t, cond, *guidance.weights(scale))
     u_fn = functools.partial(u_fn, cond=cond)
@@ -232,7 +229,8 @@ def shortcut(
   num_steps. Both targets are computed for every example. With ema_target the
   first one is computed by the averaged parameters, as published. What each
   doubling of d learns is then as old as the average, so that short trainings
-  fall behind. The network gets cond['elapsed'] = time_scale d. params:
+  fall behind. The release also clips x between the two steps, and their mean
+  velocity, to [-4, 4]. The network gets cond['elapsed'] = time_scale d. params:
   {'network': ...}. Metrics: loss, and loss per quarter of t. Raises ValueError
   unless num_steps is a power of 2.
   """
@@ -302,7 +300,11 @@ def _guided(u_fn, xt, v, t, cond, omega, kappa):
   # The network's own velocities, without gradient; v where labels are dropped.
   drop = cond['drop']
   own = u_fn(xt, t, t, cond=cond)
-  null = u_fn(xt, t, t, cond=cond | {'drop': jnp.ones_like(drop)})
+  hidden = cond | {'drop': jnp.ones_like(drop)}
+  if 'guidance_scale' in cond:
+    # Without a label the network is asked for the velocity without guidance.
+    hidden['guidance_scale'] = jnp.ones_like(cond['guidance_scale'])
+  null = u_fn(xt, t, t, cond=hidden)
   guided = sg(guided_velocity(v, own, null, omega, kappa))
   return jnp.where(expand_to(drop, v), v, guided)
 

@@ -542,7 +542,7 @@ def test_the_bound_takes_its_fields_from_the_config(monkeypatch):
   [
     (
       {'objective.name': 'hybrid'},
-      "config.objective.name='hybrid' needs --config.network.learned_variance",
+      'config.objective: hybrid trains a learned variance',
     ),
     (
       {'objective.times': 'loss_aware'},

@@ -412,11 +412,12 @@ def test_learning_rate_and_average_of_edm(argument):
   for step in (1000, 19_531, 10**5):
     expected = 1e-3 * min(step * images / 10e6, 1)
     np.testing.assert_allclose(rate(step), expected, rtol=5e-5)
-  decay, more = build.build_ema_decays(c)
+  rate, more = build.build_ema_decays(c)
   assert not more
   for step in (10, 1000, 10**5):
     half_life = min(500_000, 0.05 * step * images)
-    np.testing.assert_allclose(decay(step), 0.5 ** (512 / half_life), rtol=1e-6)
+    expected = 1 - 0.5 ** (512 / half_life)
+    np.testing.assert_allclose(rate(step), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -49,11 +49,5 @@ def sampler(damping: float = 1.0):
 
 def objective(network_fn, schedule, noise_input):
   """The plain loss of v at uniform times."""
-  return objectives.denoising(
-    network_fn,
-    schedule,
-    parametrization='v',
-    times=dj.uniform_times,
-    weight=dj.snr_weight,
-    noise_input=noise_input,
-  )
+  network = objectives.Network(network_fn, noise_input, parametrization='v')
+  return objectives.denoising(network, schedule, times=dj.uniform_times)

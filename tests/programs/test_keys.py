@@ -50,12 +50,9 @@ def training_noise(schedule, seed):
     return params
 
   objective = objectives.denoising(
-    network,
+    objectives.Network(network, dj.logsnr_input),
     schedule,
-    parametrization='eps',
     times=dj.uniform_times,
-    weight=dj.snr_weight,
-    noise_input=dj.logsnr_input,
   )
   optimizer = optax.sgd(1.0)
   step = jax.jit(make_train_step(objective, optimizer, lambda step: 0.0))

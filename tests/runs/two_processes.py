@@ -88,7 +88,7 @@ def step(folder):
   state = jax.jit(lambda: state, out_shardings=places)()
   replicated = sharding.replicated(mesh)
   train_step = jax.jit(
-    make_train_step(plain.OBJECTIVE, plain.DESCENT, lambda step: 0.75),
+    make_train_step(plain.OBJECTIVE, plain.DESCENT, lambda step: 0.25),
     out_shardings=(places, replicated),
   )
   mine = {name: x[rows] for name, x in batch.items()}

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
@@ -73,6 +74,22 @@ def test_multistep_samples_of_the_exact_map_are_the_data(key):
     found = np.asarray(found)
     np.testing.assert_allclose(found.mean(0), GAUSSIAN.mean, atol=0.05)
     np.testing.assert_allclose(np.cov(found.T), GAUSSIAN.cov, atol=0.06)
+
+
+def test_a_grid_whose_last_call_would_do_nothing_is_refused(key):
+  """EDM's level_grid goes to sigma_min at t = 0 and then to clean data."""
+  schedule, x = dj.KarrasSchedule(), jnp.ones((2, 2))
+  levels = dj.level_grid(schedule, 2)
+  for stochastic in (False, True):
+
+    def run(x, stochastic=stochastic):
+      return dj.sample_map(key, GAUSSIAN.flow_map, levels, x, stochastic)
+
+    for sample in (run, jax.jit(run)):
+      with pytest.raises(ValueError, match=r'level_grid\(.*end_clean=False\)'):
+        sample(x)
+  one = dj.level_grid(schedule, 1)
+  assert dj.sample_map(key, GAUSSIAN.flow_map, one, x).shape == (2, 2)
 
 
 def test_steps_of_an_exact_map_compose(key):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax.training.objectives import Network
 
 C = 0.7  # deviation of the Gaussian data
 
@@ -67,8 +68,8 @@ def evaluate(objective, key, batch, context):
   return loss, metrics, inputs
 
 
-def keys_seen(make, params, key, batch, context):
-  """Returns the keys that make(network_fn) gives the network, as numbers."""
+def keys_seen(make, noise_input, params, key, batch, context):
+  """Returns the keys that make(network) gives the network, as numbers."""
   seen = []
 
   def spy(params, x, noise, cond, *, key=None):
@@ -77,7 +78,7 @@ def keys_seen(make, params, key, batch, context):
 
   @jax.jit
   def run(*args):
-    make(spy)(*args)
+    make(Network(spy, noise_input))(*args)
     return seen
 
   return [tuple(k.tolist()) for k in run(params, context, key, batch)]

@@ -69,10 +69,3 @@ def test_an_image_condition_is_of_the_example_itself(key):
 def test_other_kinds_are_refused():
   with pytest.raises(ValueError, match="'edges' is not one of inpaint, sup"):
     conditions.image_condition('edges')
-
-
-def test_the_former_names_still_work():
-  with pytest.warns(DeprecationWarning, match='conditions.make_condition'):
-    assert conditions.tell is conditions.make_condition
-  with pytest.warns(DeprecationWarning, match='conditions.unconditional'):
-    assert conditions.nothing is conditions.unconditional

@@ -8,7 +8,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.training import objectives
 from diffusion_jax.training.loss_aware import init_loss_history
-from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.objectives import Context, Network
 from diffusion_jax.training.step import accumulated
 from tests.papers.paper import bound_terms, ddpm, network_fn
 
@@ -16,17 +16,12 @@ T, BINS = 12, 17
 P = ddpm(dj.cosine_betas(T))
 X0 = np.random.default_rng(0).choice(np.linspace(-1.0, 1.0, BINS), (64, 2, 3))
 BATCH = {'image': jnp.asarray(X0, jnp.float32)}
-SETTINGS = dict(parametrization='eps', noise_input=dj.step_input(T))
+NETWORK = Network(network_fn, dj.step_input(T), learned_variance=True)
 
 
 def make(weight=dj.snr_weight, **kw):
   return objectives.hybrid(
-    network_fn,
-    P.schedule,
-    num_steps=T,
-    num_levels=BINS,
-    weight=weight,
-    **SETTINGS | kw,
+    NETWORK, P.schedule, num_steps=T, num_levels=BINS, weight=weight, **kw
   )
 
 
@@ -73,14 +68,7 @@ def test_iddpm_eq_16_hybrid_loss(key):
 
 def test_the_bound_trains_the_variance_alone(key):
   """The gradient of the mean is that of L_simple, as if there were no bound."""
-  simple = objectives.denoising(
-    network_fn,
-    P.schedule,
-    times=dj.step_times(T),
-    weight=dj.snr_weight,
-    learned_variance=True,
-    **SETTINGS,
-  )
+  simple = objectives.denoising(NETWORK, P.schedule, times=dj.step_times(T))
   of_simple = value_and_grad(simple)(params(), Context(), key, BATCH)[1][
     'network'
   ]
@@ -139,8 +127,10 @@ def test_a_mean_over_steps_drawn_by_losses_is_that_over_uniform_ones(key):
   assert abs(a.mean() - b.mean()) < 4.5 * error
 
 
-def test_one_step_has_no_bound():
+def test_one_step_and_a_fixed_variance_have_no_bound():
   with pytest.raises(ValueError, match='num_steps is 1: a bound needs'):
+    objectives.hybrid(NETWORK, P.schedule, num_steps=1, weight=None)
+  with pytest.raises(ValueError, match='set learned_variance=True'):
     objectives.hybrid(
-      network_fn, P.schedule, num_steps=1, weight=None, **SETTINGS
+      Network(network_fn, dj.step_input(T)), P.schedule, num_steps=T
     )

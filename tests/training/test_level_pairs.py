@@ -39,7 +39,7 @@ def test_r_of_t_by_hand():
 def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
   """On EDM's grid of N(k) = 11 levels; shares within five standard errors."""
   n = 20_000
-  pairs = level_pairs.improved_pairs(800, last=40)
+  pairs = level_pairs.improved_pairs(800, num_scales_end=40)
   level_t, level_r, weight = jax.jit(pairs, static_argnums=(1, 2))(
     key, n, EDM, 0
   )
@@ -60,5 +60,5 @@ def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
 
 
 def test_too_few_levels_are_refused():
-  with pytest.raises(ValueError, match='num_levels is 1: a pair needs 2'):
+  with pytest.raises(ValueError, match='num_scales is 1: a pair needs 2'):
     level_pairs.grid_pairs(1)

@@ -137,19 +137,20 @@ def test_edm_repairs_gradients_before_all_else():
 
 
 def test_the_half_life_of_edm():
-  """beta = 0.5^(batch / min(half-life, 0.05 images seen)), in float64."""
+  """1 - 0.5^(batch / min(half-life, 0.05 images seen)), in float64."""
   half_life, batch = 500_000, 512
-  decay = optimizer.ema_half_life(half_life, batch, rampup=0.05)
+  rate = optimizer.ema_half_life(half_life, batch, rampup=0.05)
   for step in (0, 1, 10, 5000, 19_531, 19_532, 390_625):
     seen = step * batch  # before the update
     beta = 0.5 ** (batch / max(min(half_life, 0.05 * seen), 1e-8))
-    np.testing.assert_allclose(decay(jnp.array(step)), beta, rtol=1e-6)
+    np.testing.assert_allclose(rate(jnp.array(step)), 1 - beta, rtol=1e-6)
   constant = optimizer.ema_half_life(half_life, batch)
-  np.testing.assert_allclose(constant(jnp.array(5)), 0.5 ** (512 / 500_000))
-  assert constant(jnp.array(0)) == 0.0  # as `ema_decay`
-  # after so many images the average has one_minus_snr_ratio half of what it was
+  expected = 1 - 0.5 ** (512 / 500_000)
+  np.testing.assert_allclose(constant(jnp.array(5)), expected, rtol=1e-6)
+  assert constant(jnp.array(0)) == 1.0  # as `ema_decay`
+  # after as many images half of what the average was is left
   steps = np.arange(1, 1 + 500_000 // 500)
-  kept = np.prod([optimizer.ema_half_life(5e5, 500)(i) for i in steps[:4]])
+  kept = np.prod([1 - optimizer.ema_half_life(5e5, 500)(i) for i in steps[:4]])
   np.testing.assert_allclose(kept ** (len(steps) / 4), 0.5, rtol=1e-4)
   with pytest.raises(ValueError, match='half-life of -1 images'):
     optimizer.ema_half_life(-1, batch)
@@ -165,12 +166,12 @@ def test_edms_ramp_of_the_learning_rate():
 
 def test_ema_decays():
   constant = optimizer.ema_decay(0.9999)
-  assert constant(jnp.array(0)) == 0.0  # the first update is taken whole
-  assert constant(jnp.array(1)) == jnp.float32(0.9999)
+  assert constant(jnp.array(0)) == 1.0  # the first update is taken whole
+  assert constant(jnp.array(1)) == jnp.float32(1e-4)
   ramp = optimizer.ema_decay(0.999, warmup=True)
-  np.testing.assert_allclose(ramp(jnp.array(0)), 0.1)
-  np.testing.assert_allclose(ramp(jnp.array(90)), 0.91)
-  np.testing.assert_allclose(ramp(jnp.array(10**6)), 0.999)
+  np.testing.assert_allclose(ramp(jnp.array(0)), 0.9)
+  np.testing.assert_allclose(ramp(jnp.array(90)), 0.09)
+  np.testing.assert_allclose(ramp(jnp.array(10**6)), 0.001)
 
 
 def run(make, x, grads, name='a'):

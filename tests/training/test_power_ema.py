@@ -7,9 +7,13 @@ trajectory, and integrals in closed form.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from diffusion_jax.training import optimizer, power_ema
+from diffusion_jax.training.objectives import Objective
+from diffusion_jax.training.state import init_state
+from diffusion_jax.training.step import make_train_step
 
 STEPS = 2048
 TRACKED = (0.05, 0.10)
@@ -66,21 +70,42 @@ def test_products_of_profiles_are_their_integrals():
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_a_late_step_moves_the_average_by_its_exact_rate(key):
+  """An average of 0 becomes 1 - (1 - 1 / t)^(gamma + 1) where params are 1."""
+
+  def loss(params, context, inputs, keys):
+    return 0.0 * params, ({}, ())
+
+  still = Objective(lambda *_: ((), ()), loss)
+  rates = {str(width): optimizer.ema_power(width) for width in TRACKED}
+  sgd = optax.sgd(0.0)
+  step = jax.jit(make_train_step(still, sgd, optimizer.ema_decay(0.9), rates))
+  state = init_state(jnp.ones(()), sgd)
+  state = state._replace(more_ema_params=dict.fromkeys(rates, jnp.zeros(())))
+  for t in (10, 250_000, 1_000_000):
+    after, _ = step(state._replace(step=jnp.array(t - 1)), {}, key)
+    for width in TRACKED:
+      power = power_ema.exponent(width) + 1.0
+      expected = -np.expm1(power * np.log1p(-1.0 / t))
+      found = after.more_ema_params[str(width)]
+      np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize('more', [0.0, 1000.0])
 def test_decays_make_averages_of_that_width(more):
   """Deviation and mean of the time, by the decays of training in float32."""
   start = int(more)
 
   def measure(sigma_rel):
-    decays = np.float64(
+    rates = np.float64(
       jax.vmap(optimizer.ema_power(sigma_rel, more))(jnp.arange(STEPS))
     )
     weights = np.zeros(STEPS + start)
     if start:  # a thousand batches of this size have gone before
       weights[:start] = weights_of(sigma_rel, start)
-    for i, beta in enumerate(decays):
-      weights *= beta
-      weights[start + i] = 1.0 - beta
+    for i, rate in enumerate(rates):
+      weights *= 1.0 - rate
+      weights[start + i] = rate
     return weights
 
   def weights_of(sigma_rel, count):
@@ -96,7 +121,7 @@ def test_decays_make_averages_of_that_width(more):
     # the trajectory theta = t has the average (gamma + 1) / (gamma + 2) t
     gamma = power_ema.exponent(sigma_rel)
     np.testing.assert_allclose(mean, (gamma + 1) / (gamma + 2), atol=3e-4)
-  assert optimizer.ema_power(0.05)(jnp.array(0)) == 0.0
+  assert optimizer.ema_power(0.05)(jnp.array(0)) == 1.0
 
 
 # Relative errors |made - true| / |true - last| of 8, 16 and 32 snapshots, twice
@@ -166,14 +191,14 @@ def test_time_counts_images_where_the_batch_size_changes():
   for sigma_rel in TRACKED:
     first = optimizer.ema_power(sigma_rel)
     second = optimizer.ema_power(sigma_rel, more)
-    decays = np.where(
+    rates = np.where(
       np.arange(ones + 256) < ones,
       jax.vmap(first)(jnp.arange(ones + 256)),
       jax.vmap(second)(jnp.arange(ones + 256)),
     )
     average, found = 0.0, []
-    for beta, value in zip(np.float64(decays), images, strict=True):
-      average = beta * average + (1.0 - beta) * value
+    for rate, value in zip(np.float64(rates), images, strict=True):
+      average += rate * (value - average)
       found.append(average)
     averages[sigma_rel] = np.array(found)
   steps = [*range(64, ones + 1, 64), *range(ones + 16, ones + 257, 16)]

@@ -33,17 +33,17 @@ def network_fn(params, x, noise, cond, *, key=None):
 
 
 OBJECTIVE = objectives.denoising(
-  network_fn,
+  objectives.Network(
+    network_fn,
+    dj.step_input(1000),
+    condition=make_condition(dropout=0.3),
+  ),
   dj.DiscreteSchedule.from_betas(dj.linear_betas(1000)),
-  parametrization='eps',
   times=dj.step_times(1000),
-  weight=dj.snr_weight,
-  noise_input=dj.step_input(1000),
-  condition=make_condition(dropout=0.3),
 )
 # the update of plain descent is the gradient itself; Adam's would magnify 1e-8
 DESCENT = optax.sgd(1.0)
-STEP = make_train_step(OBJECTIVE, DESCENT, lambda step: 0.75)
+STEP = make_train_step(OBJECTIVE, DESCENT, lambda step: 0.25)
 
 
 def batch():
@@ -77,7 +77,7 @@ def stepped(mesh_shape, accumulate=1):
   places = sharding.fsdp_sharding(mesh, state, min_size=64)
   placed = jax.device_put(state, places)
   step = make_train_step(
-    OBJECTIVE, DESCENT, lambda step: 0.75, accumulate=accumulate
+    OBJECTIVE, DESCENT, lambda step: 0.25, accumulate=accumulate
   )
   step = jax.jit(step, out_shardings=(places, sharding.replicated(mesh)))
   after, metrics = step(

@@ -12,7 +12,12 @@ import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import objectives, optimizer
 from diffusion_jax.training.conditions import make_condition
-from diffusion_jax.training.objectives import Context, Mean, Objective
+from diffusion_jax.training.objectives import (
+  Context,
+  Mean,
+  Network,
+  Objective,
+)
 from diffusion_jax.training.state import TrainState, init_state
 from diffusion_jax.training.step import (
   accumulated,
@@ -48,14 +53,12 @@ def init(width=64):
   return {'network': params}
 
 
-def objective(**kw):
-  settings = dict(
-    parametrization='eps',
-    times=dj.step_times(1000),
-    weight=dj.snr_weight,
-    noise_input=dj.step_input(1000),
-  )
-  return objectives.denoising(mlp, SCHEDULE, **settings | kw)
+STEPS = dj.step_times(1000)
+
+
+def objective(network_fn=mlp, times=STEPS, **options):
+  network = Network(network_fn, dj.step_input(1000), **options)
+  return objectives.denoising(network, SCHEDULE, times=times)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -142,7 +145,7 @@ def test_eval_step_changes_nothing_and_uses_the_average(trained, key):
 def test_one_step_is_gradient_update_and_average(key):
   """By hand, with plain gradient descent."""
   loss = objective()
-  step = make_train_step(loss, optax.sgd(0.1), lambda step: 0.75)
+  step = make_train_step(loss, optax.sgd(0.1), lambda step: 0.25)
   state = init_state(init(8), optax.sgd(0.1))
   after, metrics = jax.device_get(jax.jit(step)(state, batch_at(0), key))
   first = lambda p: loss(p, Context(), jax.random.fold_in(key, 0), batch_at(0))
@@ -189,9 +192,9 @@ def test_a_step_that_is_not_finite_may_change_nothing_but_the_step(w, key):
 
 
 def test_further_averages_have_their_own_rates(key):
-  decays = {'0.5': lambda step: 0.5, '0': lambda step: 0.0}
-  step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.9, decays)
-  state = init_state(init(8), optax.sgd(0.1), more_emas=decays)
+  rates = {'0.5': lambda step: 0.5, '0': lambda step: 1.0}
+  step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.1, rates)
+  state = init_state(init(8), optax.sgd(0.1), more_emas=rates)
   after, _ = jax.device_get(jax.jit(step)(state, batch_at(0), key))
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
   jax.tree.map(close, after.more_ema_params['0'], after.params)
@@ -200,16 +203,16 @@ def test_further_averages_have_their_own_rates(key):
 
 
 def test_averages_are_of_the_step_that_is_taken(key):
-  """Two steps of w <- w - 1 from 8, with decays that depend on the step."""
+  """Two steps of w <- w - 1 from 8, with rates that depend on the step."""
 
   def loss(params, context, inputs, keys):
     return params['w'], ({'loss': Mean(params['w'], jnp.ones(()))}, ())
 
   line = Objective(lambda key, batch, context: ((), ()), loss)
 
-  at = lambda *decays: lambda step: jnp.array(decays)[step]
-  sgd, more = optax.sgd(1.0), {'other': at(0.0, 0.75, 1.0)}
-  step = jax.jit(make_train_step(line, sgd, at(0.5, 0.25, 1.0), more))
+  at = lambda *rates: lambda step: jnp.array(rates)[step]
+  sgd, more = optax.sgd(1.0), {'other': at(1.0, 0.25, 0.0)}
+  step = jax.jit(make_train_step(line, sgd, at(0.5, 0.75, 0.0), more))
   state = init_state({'w': jnp.array(8.0)}, sgd, more_emas=more)
   for _ in range(2):
     state, _ = step(state, {}, key)
@@ -224,7 +227,7 @@ def test_steps_of_one_call_are_single_steps(key):
   How long a call is changes no bit, since it is an argument of one program;
   another program may round otherwise.
   """
-  step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.9)
+  step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.1)
   state = init_state(init(8), optax.sgd(0.1))
   batches = [batch_at(i, 16) for i in range(10)]
   single, expected = jax.jit(step), []
@@ -353,15 +356,7 @@ def test_a_learned_variance_takes_no_part_in_the_loss(key):
     output = mlp(params, x, noise, cond)
     return jnp.concatenate([output, params['w3'].sum() + output], axis=-1)
 
-  settings = dict(
-    parametrization='eps',
-    times=dj.step_times(1000),
-    weight=dj.snr_weight,
-    noise_input=dj.step_input(1000),
-  )
-  with_variance = objectives.denoising(
-    doubled, SCHEDULE, learned_variance=True, **settings
-  )
+  with_variance = objective(doubled, learned_variance=True)
   grad = lambda loss: jax.jit(
     jax.grad(lambda p: loss(p, Context(), key, batch_at(0))[0])
   )
@@ -417,15 +412,9 @@ def test_labels_and_dropout_reach_the_network(key):
     return x
 
   batch = batch_at(0) | {'label': np.arange(256) % 3}
-  arguments = dict(
-    parametrization='eps',
-    times=dj.uniform_times,
-    weight=dj.snr_weight,
-    noise_input=dj.logsnr_input,
-  )
 
   def run(**options):
-    loss = objectives.denoising(network_fn, SCHEDULE, **arguments, **options)
+    loss = objective(network_fn, **options)
 
     @jax.jit
     def seen_by(key):
