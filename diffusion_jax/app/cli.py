@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import help, load
+from diffusion_jax.app import help, load, own_parts, prerequisites
 from diffusion_jax.app.config import near
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.app.modes import MODES
@@ -41,6 +41,9 @@ _HELP_MODE = flags.DEFINE_string(
 )
 _SWEEP_INDEX = flags.DEFINE_integer(
   'sweep_index', None, "Which override of the config's sweep(), from 0."
+)
+_ALLOW = flags.DEFINE_list(
+  'allow', [], 'Parts, module:attribute, that a stored config may import.'
 )
 _MULTIHOST = flags.DEFINE_bool(
   'multihost', False, 'This is one of several processes that work together.'
@@ -96,10 +99,9 @@ class Command:
   def config(self, mode: str, workdir: str) -> ConfigDict:
     """Returns the complete config for a mode."""
     fields = self.fields
+    own_parts.allow([*_ALLOW.value, *(text for _, text in fields)])
     if self.is_run:
-      given = ConfigDict({'name': [text for _, text in fields]})
-      config = load.open_run(self.path, given)
-      trial = False
+      config, trial = load.open_run(self.path), False
     elif not self.path:
       config, trial = load.base(), False
     else:
@@ -108,7 +110,7 @@ class Command:
       config = load.from_file(self.path, argument)
     if _SWEEP_INDEX.value is not None:
       fields = [*load.sweep(self.path, _SWEEP_INDEX.value, fields), *fields]
-    config = load.completed(config)
+    config = load.completed(config, trusted=not self.is_run)
     if trial:
       from diffusion_jax.app.smoke import shrunk
 
@@ -129,6 +131,7 @@ def main(argv: list[str]) -> None:
   workdir = command.workdir()
   try:
     config = command.config(_MODE.value, workdir)
+    prerequisites.check(config, _MODE.value, workdir)
     join(config)
     from diffusion_jax.runtime import cache
 

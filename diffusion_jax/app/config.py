@@ -14,11 +14,8 @@ import contextlib
 import copy
 import difflib
 import functools
-import importlib
 import inspect
-import os
 import re
-import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -28,6 +25,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from diffusion_jax.app import own_parts
 from diffusion_jax.errors import UserError
 
 Constructor = Callable[..., Any]
@@ -95,24 +93,17 @@ def check_one_of(names: Collection[Any], path: str, value: Any) -> None:
     )
 
 
-def find(table: Table, path: str, name: Any) -> Constructor:
-  """Returns table[name], or the object that 'module:attribute' names."""
+def find(
+  table: Table, path: str, name: Any, facts: Collection[str] = ()
+) -> Constructor:
+  """Returns table[name], or the constructor that 'module:attribute' names.
+
+  facts: what `make` gives to the constructors of this place.
+  """
   if ':' in str(name):
-    return _import(path, name)
+    return own_parts.find(path, name, facts)
   check_one_of(table, path, name)
   return table[name]
-
-
-def _import(path, name):
-  module, _, attribute = name.partition(':')
-  if os.getcwd() not in sys.path:  # the folder of the user's module
-    sys.path.insert(0, os.getcwd())
-  try:
-    return getattr(importlib.import_module(module), attribute)
-  except (AttributeError, ImportError, SyntaxError, ValueError) as error:
-    raise UserError(
-      f'config.{path}={name!r} cannot be imported: {error}'
-    ) from error
 
 
 def parameters(constructor: Constructor) -> dict[str, inspect.Parameter]:
@@ -180,8 +171,9 @@ def _choice(value, key, path, schema, facts=(), outer=()):
   table = schema.table(path)
   given = value if isinstance(value, ConfigDict) else {'name': value}
   section = {'name': next(iter(table)), **given}
-  constructor = find(table, path, section['name'])
-  _fill(section, constructor, path, schema, schema.facts.get(key, facts), outer)
+  facts = schema.facts.get(key, facts)
+  constructor = find(table, path, section['name'], facts)
+  _fill(section, constructor, path, schema, facts, outer)
   return ConfigDict(section)
 
 
@@ -361,8 +353,8 @@ def make(
 
 
 def _make(schema, key, section, path, facts, names, outer):
-  constructor = find(schema.table(path), path, section.name)
   names = schema.facts.get(key, names)
+  constructor = find(schema.table(path), path, section.name, names)
   values = {}
   for name, parameter in parameters(constructor).items():
     value = section.get(name)

@@ -4,13 +4,13 @@ import copy
 import importlib
 import importlib.util
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import schemas
+from diffusion_jax.app import own_parts, prerequisites, schemas
 from diffusion_jax.app.config import complete, find, near, override
 from diffusion_jax.errors import UserError
 from diffusion_jax.app.run import folder
@@ -27,8 +27,14 @@ def base() -> ConfigDict:
   return module.get_config()
 
 
-def completed(config: ConfigDict) -> ConfigDict:
-  """Returns a config with all parameters of its sections; see `complete`."""
+def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
+  """Returns a config with all parameters of its sections; see `complete`.
+
+  trusted: whether the user has written it, so that what it names may be
+  imported.
+  """
+  if trusted:
+    own_parts.allow(own_parts.names_in(config))
   schema = schemas.schema_of(config)
   evaluation = config.get('evaluation', ConfigDict())
   own = {
@@ -47,13 +53,14 @@ def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:
   flags for its fields. Another objective may need another kind of model:
   sections that this kind does not have are dropped.
   """
-  config = completed(config)
+  own_parts.allow(text for _, text in flags)
+  config = completed(config, trusted=False)
   for path, text in sorted(flags, key=lambda flag: flag[0].count('.')):
     tables = schemas.schema_of(config).tables
     override(config, path, text, tables)
     if path in ('objective', 'objective.name', 'latent'):
       config = _without_other_sections(config)
-    config = completed(config)
+    config = completed(config, trusted=False)
   return config
 
 
@@ -68,18 +75,11 @@ def _without_other_sections(config):
   return kept
 
 
-def stored(content: Mapping[str, Any], names: Collection[str], path: Any) -> ConfigDict:
+def stored(content: Mapping[str, Any], path: Any) -> ConfigDict:
   """Returns the complete config of the content of a config.json.
 
-  names: the 'module:attribute's that the user named on this start; UserError
-  for any other in the file, which could run code of whoever wrote it.
+  A 'module:attribute' is imported only if the user names it; see `own_parts`.
   """
-  for name in outside_names(content):
-    if name not in names:
-      raise UserError(
-        f'{path} would import {name!r}, which this command does not name: if '
-        'you trust it, give the same name by a flag or in your own config file'
-      )
   config = base()
   try:
     with config.unlocked(), config.ignore_type():
@@ -88,21 +88,9 @@ def stored(content: Mapping[str, Any], names: Collection[str], path: Any) -> Con
           config[key].update(ConfigDict(value))
         else:
           config[key] = ConfigDict(value) if isinstance(value, dict) else value
-    return completed(config)
-  except (KeyError, TypeError, AttributeError, UserError) as error:
+  except (KeyError, TypeError, AttributeError) as error:
     raise UserError(f'{path} is not a config of this version: {error}') from error
-
-
-def outside_names(tree: Any) -> set[str]:
-  """Returns each 'module:attribute' in a config or in a config.json."""
-  names = set()
-  for key, value in tree.items():
-    if isinstance(value, (ConfigDict, Mapping)):
-      names |= outside_names(value)
-    elif key in ('name', 'metrics'):
-      words = (value,) if isinstance(value, str) else value or ()
-      names |= {word for word in words if ':' in str(word)}
-  return names
+  return completed(config, trusted=False)
 
 
 def tuples(tree: Any) -> Any:
@@ -112,21 +100,16 @@ def tuples(tree: Any) -> Any:
   return tuple(map(tuples, tree)) if isinstance(tree, list) else tree
 
 
-def open_run(workdir: str | Path, config: ConfigDict, path: str = '') -> ConfigDict:
+def open_run(workdir: str | Path, path: str = '') -> ConfigDict:
   """Returns the complete config of the run in a folder.
 
-  config: the user's own, whose 'module:attribute's may be imported. path: the
-  field that named the run. Raises UserError if there is no run.
+  path: the field that named the run. Raises UserError if there is no run.
   """
   content = folder.read_config(workdir)
   if content is None:
     folder.check_config_kept(workdir)
-    where = f'config.{path}: ' if path else ''
-    raise UserError(
-      f'{where}there is no run in {workdir}: train one first, or give the '
-      f'folder of one by --{f"config.{path}" if path else "workdir"}'
-    )
-  return stored(content, outside_names(config), f'{workdir}/config.json')
+    raise UserError(prerequisites.missing(path, workdir))
+  return stored(content, f'{workdir}/config.json')
 
 
 def of_run(workdir: str | Path, config: ConfigDict, flags: Flags) -> ConfigDict:
@@ -136,7 +119,7 @@ def of_run(workdir: str | Path, config: ConfigDict, flags: Flags) -> ConfigDict:
   own file, and from the flags. Raises UserError for flags that would change the
   model.
   """
-  run = open_run(workdir, config)
+  run = open_run(workdir)
   ours, theirs = schemas.schema_of(config), schemas.schema_of(run)
   if ours.kind != theirs.kind:
     raise UserError(

@@ -45,7 +45,7 @@ def read_model(model: Any, path: str, run: str) -> Any:
 
   path: the field that names the run.
   """
-  other = models.make(load.open_run(run, model.config, path), run)
+  other = models.make(load.open_run(run, path), run)
   for name in ('image_shape', 'num_classes'):
     theirs, ours = getattr(other.facts, name), getattr(model.facts, name)
     if theirs != ours:

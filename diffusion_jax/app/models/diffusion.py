@@ -291,7 +291,7 @@ class Diffusion:
 
   def _open_teacher(self):
     run, path = self.config.training.teacher, 'training.teacher'
-    config = load.open_run(run, self.config, path)
+    config = load.open_run(run, path)
     if schemas.schema_of(config) is not schemas.DIFFUSION:
       raise UserError(
         f'config.{path}: the run in {run} is {schemas.schema_of(config).kind}, '

@@ -61,7 +61,7 @@ class LatentDiffusion(Diffusion):
 
   def _open(self, run: Path) -> VAE:
     path = 'latent.run'
-    config = load.open_run(run, self.config, path)
+    config = load.open_run(run, path)
     facts, model = images.facts_of(config), None
     if schemas.schema_of(config) is schemas.VAE:
       model = VAE(config, run, facts)
