@@ -36,6 +36,7 @@ from diffusion_jax.networks.embeddings import STEP_INPUTS
 from diffusion_jax.training import augmentation, conditions, objectives
 from diffusion_jax.training.objectives import Objective
 from diffusion_jax.runtime.sharding import replicate
+from diffusion_jax.sampling.grids import count_steps
 
 # The facts that a network must take if they are not zero, and what they are of.
 NEEDED = {
@@ -307,6 +308,12 @@ class Diffusion:
       return {}
     return {'teacher': teachers.prepare(self._open_teacher(), self)}
 
+  def frozen_shapes(self) -> Params:
+    """Returns the shapes of what `prepare` returns."""
+    if not self.config.training.teacher:
+      return {}
+    return {'teacher': jax.eval_shape(self._open_teacher().init, abstract_key())}
+
   def load(self) -> Params:
     """Returns {}: sampling needs no parameters but the run's own."""
     return {}
@@ -507,6 +514,7 @@ class Diffusion:
     learned = self.learns_schedule
     shapes = jax.eval_shape(self.init, abstract_key()) if learned else {}
     jax.eval_shape(lambda params: self.levels_and_sampler(params)[1], shapes)
+    self._note_more_levels_than_steps()
     guides = guides or {}
     weights = {name: run.params for name, run in guides.items()}
     weights = replicate(mesh, weights)
@@ -526,6 +534,20 @@ class Diffusion:
       return compute.start((params, weights), index, inputs)
 
     return PerImage(start)
+
+  def _note_more_levels_than_steps(self):
+    c = self.sampling
+    if c.respacing or self.learns_schedule:
+      return
+    schedule = getattr(c, 'schedule', None) or self.schedule()
+    total = getattr(schedule, 'num_steps', c.num_steps)
+    if c.num_steps > total:
+      steps, others = count_steps(self.levels(schedule), total)
+      print(
+        f'note: sampling.num_steps={c.num_steps} is more than the {total:,} '
+        f'steps of the schedule: {steps:,} distinct steps are visited, and '
+        f'{others:,} levels between steps'
+      )
 
   def unclipped(self) -> 'Diffusion':
     """Returns this model, whose estimates of x_0 are not clipped."""

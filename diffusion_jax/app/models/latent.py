@@ -165,6 +165,12 @@ class LatentDiffusion(Diffusion):
       pictures, _ = source.read(index)
       yield compute(autoencoder, index, pixels.scale(pictures, source.num_levels))
 
+  def frozen_shapes(self) -> Params:
+    """Returns the shapes of what `prepare` returns."""
+    scale = jax.ShapeDtypeStruct((), jnp.float32)
+    shapes = jax.eval_shape(self.autoencoder.init, abstract_key())
+    return {'autoencoder': {'network': shapes['network'], 'scale': scale}}
+
   def load(self) -> Params:
     """Returns {'autoencoder': parameters} as the run keeps them."""
     record, model = read_record(self.workdir), self._open(self._copy)

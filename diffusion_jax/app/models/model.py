@@ -73,6 +73,10 @@ class Model(Protocol):
     """
     ...
 
+  def frozen_shapes(self) -> Params:
+    """Returns the shapes of what `prepare` returns."""
+    ...
+
   def load(self) -> Params:
     """Returns the parameters that are not trained, from the run folder."""
     ...

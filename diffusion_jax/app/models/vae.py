@@ -147,6 +147,10 @@ class VAE:
     """Returns {}: all parameters are trained."""
     return {}
 
+  def frozen_shapes(self) -> Params:
+    """Returns {}: all parameters are trained."""
+    return {}
+
   def load(self) -> Params:
     """Returns {}: all parameters are the run's own."""
     return {}

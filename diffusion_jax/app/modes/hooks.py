@@ -1,5 +1,6 @@
 """What a training does every so many steps: log, measure, draw, save."""
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import images, other_runs, sample_inputs
+from diffusion_jax.app import images, other_runs, own_parts, sample_inputs
 from diffusion_jax.app.config import from_config, near
 from diffusion_jax.runtime.per_image import one_ahead, rows
 from diffusion_jax.errors import UserError
@@ -36,11 +37,38 @@ if TYPE_CHECKING:
 class Hook(NamedTuple):
   """Something that a training does at multiples of `every`, and at its end.
 
-  act(step, run) reads run.state and may add to run.results.
+  act(step, run) reads run.state and may add to run.results. trace(state,
+  frozen) starts the same work, of arrays or of their shapes; what: its name in
+  messages, and the field that leaves it out.
   """
 
   every: tuple[int, ...]
   act: Callable[[int, 'Run'], None]
+  trace: Callable[[Any, Any], Any] | None = None
+  what: tuple[str, str] = '', ''
+
+  def rehearse(self, state: Any, frozen: Any) -> None:
+    """Traces the work once, on shapes, so that what cannot work is refused.
+
+    Nothing is compiled or computed. Raises UserError for what the library
+    refuses, and for what a part of the user's own raises.
+    """
+    if self.trace is None:
+      return
+    trace, (what, field) = self.trace, self.what
+    try:
+      jax.eval_shape(lambda *args: (trace(*args), None)[1], state, frozen)
+    except UserError:
+      raise
+    except Exception as error:
+      place = own_parts.place_of(error)
+      if not place and not isinstance(error, (ValueError, TypeError)):
+        raise
+      kind = f'{type(error).__name__}: ' if place else ''
+      raise UserError(
+        f'{what} cannot be computed: {kind}{error}{place}. --config.{field}=0 '
+        'trains without it'
+      ) from error
 
   def is_due(self, step: int) -> bool:
     """Returns whether step is a multiple of one of `every`."""
@@ -145,20 +173,22 @@ def evaluating(model: Model, mesh: Mesh, *every: int) -> Hook:
   # No seed of the config is used, so that runs of several can be compared.
   key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
 
-  def act(_, run):
-    history = []
-    for i in range(config.training.evaluate_batches):
-      with from_config('data'):
-        batch = pipeline.batch_at(
-          source, size, 0, i, rows=local, text_length=length
-        )
-      batch = encode(run.frozen, to_global(mesh, batch), latents_key, i)
-      batch_key = jax.random.fold_in(key, i)
-      history.append(step(run.state, batch, batch_key, run.frozen))
-    losses = average(history)
-    run.results |= {f'test_{name}': x for name, x in losses.items()}
+  def losses(state, frozen, i=0):
+    with from_config('data'):
+      batch = pipeline.batch_at(
+        source, size, 0, i, rows=local, text_length=length
+      )
+    batch = encode(frozen, to_global(mesh, batch), latents_key, i)
+    return step(state, batch, jax.random.fold_in(key, i), frozen)
 
-  return Hook(every, act)
+  def act(_, run):
+    count = config.training.evaluate_batches
+    history = [losses(run.state, run.frozen, i) for i in range(count)]
+    means = average(history)
+    run.results |= {f'test_{name}': x for name, x in means.items()}
+
+  what = 'the loss of test images', 'training.evaluate_every'
+  return Hook(every, act, losses, what)
 
 
 def measuring(model: Model, mesh: Mesh, *every: int) -> Hook:
@@ -184,20 +214,20 @@ def measuring(model: Model, mesh: Mesh, *every: int) -> Hook:
   generate = model.generate(mesh, other_runs.guides_of(model))
   score = evaluate_samples.scorer(config)
 
+  def begin(state, frozen, start=0):
+    index = np.arange(start, start + min(size, n))  # one compilation
+    params = state.ema_params | frozen
+    return generate.start(params, index, rows(cond, index % n))
+
   def act(_, run):
-    params = run.state.ema_params | run.frozen
-
-    def begin(start):
-      index = np.arange(start, start + min(size, n))  # one compilation
-      return generate.start(params, index, rows(cond, index % n))
-
+    start = functools.partial(begin, run.state, run.frozen)
     parts = [
       pixels.to_uint8(x, model.facts.num_levels)
-      for _, x in one_ahead(begin, range(0, n, size))
+      for _, x in one_ahead(start, range(0, n, size))
     ]
     run.results |= score(np.concatenate(parts)[:n], cond.get('label'))
 
-  return Hook(every, act)
+  return Hook(every, act, begin, ('a sample', 'training.metrics_every'))
 
 
 def drawing(model: Model, mesh: Mesh, every: int) -> Hook:
@@ -212,12 +242,15 @@ def drawing(model: Model, mesh: Mesh, every: int) -> Hook:
   cond, _, conditions = sample_inputs.choose(model, n, mesh)
   generate = model.generate(mesh, other_runs.guides_of(model))
 
+  def begin(state, frozen):
+    return generate.start(state.ema_params | frozen, np.arange(n), cond)
+
   def act(step, run):
-    x = generate(run.state.ema_params | run.frozen, np.arange(n), cond)
+    x = begin(run.state, run.frozen)()
     sheet = sheets.of_images(model, x, conditions)
     if processes.is_first():
       path = run.parts.workdir / 'samples' / f'step_{step:08d}.png'
       pixels.write_png(path, sheet)
     run.writer.write_images(step, {'samples': sheet})
 
-  return Hook((every,), act)
+  return Hook((every,), act, begin, ('the preview', 'training.sample_every'))

@@ -80,6 +80,10 @@ def setup(config: ConfigDict, workdir: str | Path) -> Setup:
   facts = OptimizerFacts(config.training.num_steps)
   optimizer, rate = make(schema, 'optimizer', config.optimizer, facts)
   make_state, shapes = state_maker(model, objective, optimizer, mesh)
+  todo = hooks.make_hooks(model, mesh)
+  for hook in todo:
+    hook.rehearse(shapes, model.frozen_shapes())
+  start_up.mark('tracing')
   return Setup(
     config,
     Path(workdir),
@@ -92,7 +96,7 @@ def setup(config: ConfigDict, workdir: str | Path) -> Setup:
     make_state,
     shapes,
     model.make_encode(mesh),
-    hooks.make_hooks(model, mesh),
+    todo,
     start_up,
   )
 
