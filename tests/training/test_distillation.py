@@ -60,7 +60,7 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
     return params['value']
 
   objective = distillation.progressive_distillation(
-    Network(student, dj.time_input(1.0), parametrization='x0'),
+    Network(student, dj.time_input(1.0), parametrization='v'),
     COSINE,
     num_steps=N,
     teacher=lambda frozen, cond: ORACLE.denoise,
