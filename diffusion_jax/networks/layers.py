@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.networks.convolution import conv2d
+from diffusion_jax.networks.cpu.convolution import conv2d
+from diffusion_jax.networks.cpu.products import linear
 from diffusion_jax.networks.group_norm import GroupNorm
-from diffusion_jax.networks.products import rows_dot_general
 from diffusion_jax.networks.remat import POLICIES, maybe_remat
 
 Array = jax.Array
@@ -172,7 +172,7 @@ def dense(
     dtype=dtype,
     kernel_init=kernel_init,
     bias_init=bias_init,
-    dot_general=rows_dot_general,
+    dot_general=linear,
     name=name,
   )(x)
 

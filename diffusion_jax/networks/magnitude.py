@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.networks.convolution import conv2d
+from diffusion_jax.networks.cpu.convolution import conv2d
+from diffusion_jax.networks.cpu.products import linear
 from diffusion_jax.networks.placement import whole_weights
-from diffusion_jax.networks.products import rows_dot_general
 
 Array = jax.Array
 
@@ -112,7 +112,7 @@ class MPConv(nn.Module):
     weight = whole_weights(weight.astype(self.dtype))
     x = x.astype(self.dtype)
     if not size:
-      return rows_dot_general(x, weight, ())
+      return linear(x, weight)
     pad = (size - 1) // 2, size // 2
     return conv2d(x, weight, 1, (pad, pad))
 

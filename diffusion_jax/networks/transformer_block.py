@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.networks.products import rows_dot_general
+from diffusion_jax.networks.cpu.products import linear
 from diffusion_jax.networks.rotary import rotate
 from diffusion_jax.networks.tokens import (
   EPSILON,
@@ -160,7 +160,7 @@ def dense(
     use_bias,
     dtype=dtype,
     kernel_init=kernel_init,
-    dot_general=rows_dot_general,
+    dot_general=linear,
     name=name,
   )
 

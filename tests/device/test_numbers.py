@@ -15,7 +15,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.networks import layers
-from diffusion_jax.networks.convolution import conv2d
+from diffusion_jax.networks.cpu.convolution import conv2d
 from diffusion_jax.networks.unet import UNet
 
 # Of float32 at the highest precision, and of bfloat16, of 8 bits.
