@@ -5,6 +5,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from diffusion_jax.networks.options import RematPolicy
+
 
 def _products(primitive, *args, **params):
   # Stores the results of convolutions and products with weights. The products
@@ -15,7 +17,7 @@ def _products(primitive, *args, **params):
   )
 
 
-POLICIES = {'nothing': None, 'products': _products}
+POLICIES: dict[RematPolicy, Any] = {'nothing': None, 'products': _products}
 
 
 def maybe_remat(block: Any, network: Any, **options: Any) -> Any:

@@ -146,5 +146,5 @@ def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
   # `jax.config` makes its attributes at run time.
   config: Any = jax.config
   precision = config.jax_default_matmul_precision
-  pads = tuple(map(tuple, padding))
+  pads = tuple((before, after) for before, after in padding)
   return _convolve(x, kernel, Options(stride, pads, precision))
