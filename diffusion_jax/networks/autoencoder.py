@@ -159,7 +159,7 @@ def middle_blocks(
 ) -> Array:
   """Applies two residual blocks with attention of one head between them.
 
-  middle: a name of `layers.MIDDLE`, as of a U-Net; None for no blocks at all.
+  middle: see `middle_attention` of `UNet`; None applies no blocks at all.
   """
   if middle is None:
     return h
