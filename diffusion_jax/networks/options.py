@@ -126,7 +126,7 @@ def check_sides(x: Array, num_levels: int) -> None:
     raise ValueError(
       f'images of {x.shape[1]}x{x.shape[2]} cannot be halved '
       f'{num_levels - 1} times: sides must be multiples of {factor}, or '
-      'network.multipliers shorter'
+      'multipliers must be shorter'
     )
 
 
