@@ -65,6 +65,7 @@ def _template():
     lstrip_blocks=True,
   )
   environment.filters['sha'] = _sha
+  environment.policies['json.dumps_kwargs'] = {}  # Bokeh needs its own order
   script, *_ = loader.get_source(environment, 'page.js')
   return environment.get_template('report.html'), script
 
@@ -125,27 +126,28 @@ def films_of(runs: Sequence[Run]) -> Iterator[Film | None]:
 def curve_charts(runs: Sequence[Run]) -> Iterator[Chart]:
   """Yields a chart for each metric, with its value on the test split.
 
-  Each run has a colour. Of a single run the quarters of t are in two charts.
+  Several runs have a colour each. Of a single one the quarters of t are charts.
   """
   names = list(dict.fromkeys(name for run in runs for name in run.curves))
   first = 'loss', 'learning_rate', 'grad_norm', 'images_per_second'
   names.sort(key=lambda n: first.index(n) if n in first else len(first))
+  single = len(runs) == 1
   for name in names:
     if '_quarter_' in name or name.startswith('test_') and name[5:] in names:
       continue
     lines = [
       Line(
-        shown(which) if len(runs) == 1 else f'{run.name}, {shown(which)}',
+        shown(which) if single else f'{run.name}, {shown(which)}',
         *run.curves[which],
-        charts.COLOURS[i % len(charts.COLOURS)],
-        'solid' if which == name else 'dashed',
+        charts.COLOURS[(i + (single and test)) % len(charts.COLOURS)],
+        'dashed' if test else 'solid',
       )
       for i, run in enumerate(runs)
-      for which in (name, f'test_{name}')
+      for test, which in enumerate((name, f'test_{name}'))
       if which in run.curves
     ]
     yield _curves(shown(name).capitalize(), lines)
-    if name == 'loss' and len(runs) == 1:
+    if name == 'loss' and single:
       yield from _quarter_charts(runs[0].curves)
 
 
@@ -188,10 +190,10 @@ def comparison(runs: Sequence[Run]) -> Iterator[Table | str]:
 
 
 _OBJECTIVE = 'objective.', 'parametrization.'
-# Sections that do not describe a training.
+# Fields that do not describe a training.
 _APART = (
   'edit.', 'convert.', 'report.', 'noise.', 'average.', 'facts.',
-  'compilation_cache',
+  'compilation_cache', 'sampling.name', 'evaluation.name',
 )  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def test_every_chart_is_drawn_without_scrolling(browser, file):
   """Printing would show the others empty, and too late to draw them."""
   tab = browser.new_page()
   tab.goto(file.as_uri())
-  assert tab.locator('.plot').count() > 10
+  assert tab.locator('.plot').count() == 7
   left = '() => !document.querySelector(".plot:not([data-drawn])")'
   tab.wait_for_function(left)
   width = tab.evaluate('document.querySelector(".plot").clientWidth')

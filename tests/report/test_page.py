@@ -145,6 +145,8 @@ def test_names_and_values_are_text_wherever_they_stand(written):
   data = [text for attrs, text in scripts if 'type' in attrs]
   assert len(found.all('script')) == len(data) + 2  # Bokeh and the page's own
   assert all('<' not in text for text in data)
+  plots = [json.loads(text) for text in data if '"doc"' in text]
+  assert list(plots[0]['doc']) != sorted(plots[0]['doc'])  # Bokeh's own order
   as_json = json.dumps(HOSTILE)[1:-1]
   assert any(as_json in json.dumps(json.loads(text)) for text in data)
 
