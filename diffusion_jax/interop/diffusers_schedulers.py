@@ -72,11 +72,11 @@ def read_sections(
   """
   given = str(config.get('_class_name'))
   classes = (*_SAMPLERS, *_SAME_MODELS)
-  check('the scheduler', {'_class_name': given}, {'_class_name': classes})
+  check('diffusers', {'scheduler': given}, {'scheduler': classes})
   c = SimpleNamespace(**DDPM | {n: x for n, x in config.items() if n in DDPM})
   notes = ()
   if given in _SAMPLERS:
-    check_known(given, {*DDPM, 'set_alpha_to_one'}, [
+    check_known(given, (*DDPM, 'set_alpha_to_one'), [
       n for n, x in config.items() if not n.startswith('_') and x is not None
     ])  # fmt: skip
     check(given, DDPM | dict(config), _allowed(c, config))

@@ -53,7 +53,12 @@ FREE = (
 
 # Fields that say how the network is computed: modes that use it take them from
 # the command line. Parameters are float32 in any case.
-COMPUTED_BY = 'network.dtype', 'network.attention', 'matmul_precision'
+COMPUTED_BY = (
+  'network.dtype',
+  'network.attention',
+  'matmul_precision',
+  'training.mesh',
+)
 
 
 def read_config(workdir: str | Path) -> dict | None:
