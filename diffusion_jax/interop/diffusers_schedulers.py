@@ -178,11 +178,12 @@ def write_config(sections: Mapping[str, Any]) -> dict[str, Any]:
   variance = sampling['sampler'].get('variance', 'fixed_small')
   if sections['objective']['name'] in ('hybrid', 'vlb'):
     variance = 'learned'
-  threshold, spacing = sampling['dynamic_threshold'], sampling['spacing']
+  threshold = sampling.get('dynamic_threshold', 0.0)
+  spacing = sampling.get('spacing')
   options = DDPM | {
     'prediction_type': kinds[names['parametrization']],
     'variance_type': variances[variance],
-    'clip_sample': sampling['clip'],
+    'clip_sample': sampling.get('clip', True),
     'thresholding': threshold > 0.0,
     # our even steps begin at T, which is 'trailing'
     'timestep_spacing': spacing if spacing in _SPACINGS else 'trailing',

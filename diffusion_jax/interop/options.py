@@ -63,8 +63,8 @@ def check(
 
 
 def of_model(
-  models: Mapping[str, Mapping[str, Any]], name: str, hint: str
-) -> Mapping[str, Any]:
+  models: Mapping[str, dict[str, Any]], name: str, hint: str
+) -> dict[str, Any]:
   """Returns the options of a published model; ValueError for another name."""
   if name not in models:
     raise ValueError(

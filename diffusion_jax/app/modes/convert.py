@@ -56,19 +56,19 @@ def read(config: ConfigDict, workdir: Path) -> None:
   if folder.read_config(workdir) is not None:
     raise UserError(f'{workdir} holds a run: give another --workdir')
   folder.check_config_kept(workdir)
-  check_given(config)
   name = c.format or recognise(Path(c.source))
   check_one_of(FORMATS, 'convert.format', name)
+  check_given(config, name)
   with from_config('convert.source'):
     if name == OURS:
-      config, params = read_ours(c)
+      config, params = read_ours(config)
     else:
       imported = load_weights(name, c)
       for note in imported.notes:
         print(f'note: {note}')
       config = config_of(config, imported)
       params = {'network': imported.params, **imported.more}
-  model = models.make(config, workdir)
+  model: Any = models.make(config, workdir)
   model.check('convert')
   check_fits(model, params)
   print(describe(model, params))
@@ -82,12 +82,14 @@ def read(config: ConfigDict, workdir: Path) -> None:
   print(f'wrote {workdir}: --config={workdir} uses it')
 
 
-def check_given(config: ConfigDict) -> None:
-  """Raises UserError for fields that come with the weights."""
+def check_given(config: ConfigDict, name: str) -> None:
+  """Raises UserError for fields that come with weights of the format `name`."""
   base = load.base()
   usual = folder.plain(load.completed(base, trusted=False))
-  sampling = (f'sampling.{field}' for field in base.sampling)
-  free = (*GIVEN, *sampling, *(name for name in base if name != 'sampling'))
+  free = ('convert', 'compilation_cache', 'latent')
+  if name != OURS:
+    sampling = (f'sampling.{field}' for field in base.sampling)
+    free = (*GIVEN, *sampling, *(name for name in base if name != 'sampling'))
   fixed = folder.differences(usual, folder.plain(config), free)
   if fixed:
     raise UserError(
@@ -149,8 +151,8 @@ def facts_of(config: ConfigDict, given: Mapping[str, Any]) -> images.Facts:
   for name, value in given.items():
     if getattr(facts, name) != value:
       raise UserError(
-        f'config.data={config.data.name}: {name} is {getattr(facts, name)}, and '
-        f'{value} of the weights'
+        f'config.data={config.data.name}: {name} is {getattr(facts, name)}, '
+        f'and {value} of the weights'
       )
   return facts
 
@@ -167,16 +169,22 @@ def load_weights(name: str, convert: ConfigDict) -> Imported:
     raise ValueError(f'of format={name}: {error}') from error
 
 
-def read_ours(convert: ConfigDict) -> tuple[ConfigDict, dict[str, Any]]:
-  """Returns (config, params) of a file that convert.to=safetensors wrote."""
-  if convert.model or convert.options:
+def read_ours(config: ConfigDict) -> tuple[ConfigDict, dict[str, Any]]:
+  """Returns (config, params) of a file that convert.to=safetensors wrote.
+
+  Only where the run of an autoencoder lies may be said again, by latent.run.
+  """
+  c = config.convert
+  if c.model or c.options:
     raise ValueError('a file of ours takes no convert.model and no options')
-  metadata = files.read_metadata(convert.source)
+  metadata = files.read_metadata(c.source)
   if 'config' not in metadata:
-    raise ValueError(f'{convert.source} was not written by --mode=convert')
-  config = load.stored(json.loads(metadata['config']), convert.source)
-  tensors = files.read_tensors(convert.source)
-  return config, traverse_util.unflatten_dict(tensors, sep='/')
+    raise ValueError(f'{c.source} was not written by --mode=convert')
+  stored = load.stored(json.loads(metadata['config']), c.source)
+  if config.latent is not None:
+    stored.latent.run = config.latent.run
+  params = traverse_util.unflatten_dict(files.read_tensors(c.source), sep='/')
+  return stored, params
 
 
 def write(config: ConfigDict, workdir: Path) -> None:

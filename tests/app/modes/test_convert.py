@@ -45,13 +45,14 @@ def given(**changes):
 
 
 def read(workdir, source, **changes):
-  changes = {'convert.source': source, 'training.mesh': (1, 1)} | changes
+  changes = {'convert.source': source} | changes
   MODES['convert'](given(**changes), workdir)
   return workdir
 
 
 def of_run(workdir, **changes):
   """As --config=<workdir> and flags give it to modes that use a run."""
+  changes = {'training.mesh': (1, 1)} | changes
   return load.of_run(workdir, load.open_run(workdir), [*as_flags(changes)])
 
 
@@ -163,6 +164,9 @@ def test_a_run_goes_out_and_comes_back_bit_for_bit(run, to, tmp_path):
     assert ours[name] == theirs[name]
   with pytest.raises(UserError, match='exists already'):
     write(run, to, out)
+  if to == 'safetensors':  # which has the whole config
+    with pytest.raises(UserError, match='num_samples is 100, 7 now: this com'):
+      read(tmp_path / 'other', out, **{'sampling.num_samples': 7})
 
 
 def test_fields_of_a_users_own_come_back(tmp_path):
@@ -284,6 +288,7 @@ def test_a_training_begins_with_the_weights_of_a_run(tmp_path, capsys):
 
 
 AGAIN = {
+  'training.mesh': (1, 1),
   'training.batch_size': 2,
   'training.sample_every': 0,
   'data': 'synthetic',
