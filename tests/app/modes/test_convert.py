@@ -62,7 +62,9 @@ def to_train(workdir, **changes):
 
 
 def write(workdir, to, out, **changes):
-  changes = {'convert.to': to, 'convert.out': str(out)} | changes
+  # the default of training.mesh, which the file keeps
+  here = {'training.mesh': (-1, 1), 'convert.to': to, 'convert.out': str(out)}
+  changes = here | changes
   MODES['convert'](of_run(workdir, **changes), str(workdir))
 
 
