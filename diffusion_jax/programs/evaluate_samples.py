@@ -23,6 +23,7 @@ from diffusion_jax.evaluation.image_sets import ImageSet
 from diffusion_jax.programs import sample
 from diffusion_jax.runs import (
   measures,
+  prerequisites,
   processes,
   provenance,
   references,
@@ -276,6 +277,7 @@ def check(config, metrics):
       f'{metrics[0]}'
     )
   measures.chosen(config)
+  prerequisites.check(config, *prerequisites.OF_SAMPLING)
   c = config.evaluation
   choose(('train', 'test'), 'evaluation', 'reference', c.reference)
   audit.audit(config)

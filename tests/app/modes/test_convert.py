@@ -36,6 +36,7 @@ from diffusion_jax.training import checkpoints, first_weights
 from tests.app.conftest import SMALL, as_flags, smoke, untrained
 from tests.interop import test_openai
 
+ONE_DEVICE = {'training.mesh': (1, 1)}
 STORED = Path(__file__).parents[2] / 'interop' / 'stored'
 
 
@@ -52,7 +53,6 @@ def read(workdir, source, **changes):
 
 def of_run(workdir, **changes):
   """As --config=<workdir> and flags give it to modes that use a run."""
-  changes = {'training.mesh': (1, 1)} | changes
   return load.of_run(workdir, load.open_run(workdir), [*as_flags(changes)])
 
 
@@ -62,9 +62,7 @@ def to_train(workdir, **changes):
 
 
 def write(workdir, to, out, **changes):
-  # the default of training.mesh, which the file keeps
-  here = {'training.mesh': (-1, 1), 'convert.to': to, 'convert.out': str(out)}
-  changes = here | changes
+  changes = {'convert.to': to, 'convert.out': str(out)} | changes
   MODES['convert'](of_run(workdir, **changes), str(workdir))
 
 
@@ -92,7 +90,7 @@ def test_weights_become_a_run(run):
     'num_classes': 3,
     'num_levels': 256,
   }
-  few = {'sampling.num_samples': 3, 'sampling.num_steps': 2}
+  few = {**ONE_DEVICE, 'sampling.num_samples': 3, 'sampling.num_steps': 2}
   MODES['sample'](of_run(run, **few), str(run))
   pictures = np.load(run / 'samples' / 'samples.npz')
   assert pictures['arr_0'].shape == (3, 4, 4, 1)
@@ -260,6 +258,7 @@ def test_a_transformer_of_latents_becomes_a_run(autoencoder, tmp_path):
   read(run, dit, **{'latent.run': tmp_path / 'ae'})
   shutil.rmtree(tmp_path / 'ae')  # the run keeps a copy
   few = {
+    **ONE_DEVICE,
     'sampling.num_samples': 3,
     'sampling.num_steps': 2,
     'sampling.sampler': 'ddim',
@@ -290,7 +289,7 @@ def test_a_training_begins_with_the_weights_of_a_run(tmp_path, capsys):
 
 
 AGAIN = {
-  'training.mesh': (1, 1),
+  **ONE_DEVICE,
   'training.batch_size': 2,
   'training.sample_every': 0,
   'data': 'synthetic',
