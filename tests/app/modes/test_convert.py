@@ -397,6 +397,10 @@ def test_init_from_another_network_is_refused(run, tmp_path):
       {'convert.source': str(STORED / 'ho'), 'network.dropout': 0.5},
       'network.dropout is 0.0, 0.5 now: this comes with the weights',
     ),
+    (  # and no word about the fields of the two
+      {'convert.source': str(STORED / 'ho'), 'network': 'dit'},
+      '^config.network.name is unet, dit now: this comes with the weights',
+    ),
     (
       {'convert.source': str(STORED / 'ho'), 'sampling.num_steps': 10},
       'sampling.num_steps is 1000, 10 now: this comes with the weights',
