@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.interop import diffusers_autoencoder as autoencoder
-from diffusion_jax.interop import diffusers_folders as folders
-from diffusion_jax.interop import diffusers_schedulers as schedulers
-from diffusion_jax.interop import diffusers_transformer as transformer
-from diffusion_jax.interop import diffusers_unet as unet
-from diffusion_jax.interop import files, layers, names
+from diffusion_jax.interop import (
+  diffusers_autoencoder as autoencoder,
+  diffusers_folders as folders,
+  diffusers_schedulers as schedulers,
+  diffusers_transformer as transformer,
+  diffusers_unet as unet,
+  files,
+  layers,
+  names,
+)
 from diffusion_jax.interop.diffusers_options import modern, sides
 from diffusion_jax.interop.options import check_known
 from diffusion_jax.interop.reader import Imported, Model, facts_of, shapes_of

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.interop import diffusers_transformer as transformer
-from diffusion_jax.interop import diffusers_unet as unet
-from diffusion_jax.interop import files
+from diffusion_jax.interop import (
+  diffusers_transformer as transformer,
+  diffusers_unet as unet,
+  files,
+)
 
 INDEX, CONFIG = 'model_index.json', 'config.json'
 SCHEDULER = 'scheduler_config.json'

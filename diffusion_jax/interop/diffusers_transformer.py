@@ -13,8 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion_jax.interop import diffusers_options as theirs
-from diffusion_jax.interop import layers, names
+from diffusion_jax.interop import diffusers_options as theirs, layers, names
 from diffusion_jax.interop.diffusers_options import Same
 from diffusion_jax.interop.options import check
 from diffusion_jax.networks.transformer import DiT

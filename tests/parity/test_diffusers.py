@@ -14,8 +14,7 @@ from diffusion_jax.app import load, models
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.schemas import DIFFUSION
-from diffusion_jax.interop import diffusers as interop
-from diffusion_jax.interop import files
+from diffusion_jax.interop import diffusers as interop, files
 from diffusion_jax.training import checkpoints
 from tests.app.conftest import trial
 

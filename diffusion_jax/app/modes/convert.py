@@ -17,8 +17,11 @@ from diffusion_jax.app import images, load, models, weights
 from diffusion_jax.app.config import check_one_of, from_config
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop import diffusers, files
-from diffusion_jax.interop import diffusers_schedulers as schedulers
+from diffusion_jax.interop import (
+  diffusers,
+  diffusers_schedulers as schedulers,
+  files,
+)
 from diffusion_jax.interop.diffusers_folders import INDEX, find_model
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder
