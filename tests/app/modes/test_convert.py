@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from flax import serialization
 
-from diffusion_jax.app import devices, images, load, models
+from diffusion_jax.app import cli, devices, images, load, models
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import MODES, convert, train_setup
 from diffusion_jax.app.run import folder
@@ -149,6 +150,18 @@ def test_a_config_with_the_sections_builds_the_network(name):
   if config.objective.name != 'classifier':
     _, levels, _ = model.levels_and_sampler()
     assert len(levels.t) - 1 == config.sampling.num_steps
+
+
+@flagsaver.flagsaver
+def test_the_command_needs_a_place(capsys, monkeypatch, tmp_path):
+  """Without --config there is no name for the run."""
+  monkeypatch.chdir(tmp_path)
+  source = f'--config.convert.source={STORED / "ho"}'
+  cli.parse(['launch.py', '--mode=convert', source])
+  with pytest.raises(SystemExit, match='2'):
+    cli.main([])
+  assert 'where to? Give --workdir=' in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('to', ['diffusers', 'safetensors'])
