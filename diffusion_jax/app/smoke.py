@@ -84,7 +84,7 @@ def _shrink_data(config):
 
 def _shrink_network(section):
   for field, small in SIZES.items():
-    if section.get(field):
+    if isinstance(section.get(field), int):
       section[field] = min(section[field], small)
 
 
