@@ -15,7 +15,7 @@ from diffusion_jax.app.run.results import write_bits
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.normal import kl
-from diffusion_jax.evaluation import bits, plots
+from diffusion_jax.metrics import bits, plots
 
 Arrays = dict[str, np.ndarray]
 

@@ -17,9 +17,9 @@ from diffusion_jax import build, families
 from diffusion_jax.build import audit
 from diffusion_jax.build.make import choose
 from diffusion_jax.errors import UserError
-from diffusion_jax.evaluation import features, image_sets, plots, scores
-from diffusion_jax.evaluation.features import Extractor
-from diffusion_jax.evaluation.image_sets import ImageSet
+from diffusion_jax.metrics import features, image_sets, plots, scores
+from diffusion_jax.metrics.features import Extractor
+from diffusion_jax.metrics.image_sets import ImageSet
 from diffusion_jax.programs import sample
 from diffusion_jax.runs import (
   measures,

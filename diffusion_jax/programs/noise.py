@@ -11,7 +11,7 @@ from diffusion_jax import build
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
-from diffusion_jax.evaluation import plots, whiteness
+from diffusion_jax.metrics import plots, whiteness
 from diffusion_jax.runs import run_folder
 
 

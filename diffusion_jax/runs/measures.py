@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from diffusion_jax import build
 from diffusion_jax.build.make import choose
-from diffusion_jax.evaluation import features, scores
+from diffusion_jax.metrics import features, scores
 
 # What others call measures in the features of Inception.
 _KNOWN = {'fid': ('fd', 'inception'), 'sfid': ('sfd', 'inception')}

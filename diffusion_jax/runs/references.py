@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from diffusion_jax import build
 from diffusion_jax.data import images, sources
-from diffusion_jax.evaluation import features, fid, image_sets
-from diffusion_jax.evaluation.features import Extractor
-from diffusion_jax.evaluation.scores import Described
+from diffusion_jax.metrics import features, fid, image_sets
+from diffusion_jax.metrics.features import Extractor
+from diffusion_jax.metrics.scores import Described
 from diffusion_jax.runs import run_folder, user_cache
 from diffusion_jax.training import checksums
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.evaluation import bits, plots
+from diffusion_jax.metrics import bits, plots
 from diffusion_jax.runs import run_folder
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from configs import shapes_text
 from diffusion_jax import build
-from diffusion_jax.data import shapes
+from diffusion_jax.demos import shapes
 from diffusion_jax.data.text import decode
 from diffusion_jax.errors import UserError
 from diffusion_jax.programs import PROGRAMS, edit, sample

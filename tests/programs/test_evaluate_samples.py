@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_jax.build import ranges
 from diffusion_jax.errors import UserError
-from diffusion_jax.evaluation import digits, features, fid, image_sets
+from diffusion_jax.metrics import features, fid, image_sets
 from diffusion_jax.programs import PROGRAMS, evaluate_samples, sample, train
 from diffusion_jax.runs import references
 from tests.programs.conftest import printed_by, smoke

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.build import build_source
-from diffusion_jax.evaluation import digits, features, fid
+from diffusion_jax.metrics import digits, features, fid
 from diffusion_jax.runs import references
 from tests.programs.conftest import smoke
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.runtime.files import write_json
-from diffusion_jax.evaluation import bits
+from diffusion_jax.metrics import bits
 
 
 def write_bits(
