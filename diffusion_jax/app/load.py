@@ -10,8 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import own_parts, prerequisites, schemas
-from diffusion_jax.app.config import complete, find, near, override
+from diffusion_jax.app import own_parts, prerequisites, schemas, scoring
+from diffusion_jax.app.config import Schema, complete, near, override
+from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.app.run import folder
 
@@ -35,15 +36,19 @@ def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
   """
   if trusted:
     own_parts.allow(own_parts.names_in(config))
+  return complete(config, schema_of(config), base())
+
+
+def schema_of(config: ConfigDict) -> Schema:
+  """Returns the schema of a config, with the sections that not all have.
+
+  These are evaluation.<metric>, for the metrics that are named, and noise.
+  """
   schema = schemas.schema_of(config)
-  evaluation = config.get('evaluation', ConfigDict())
-  own = {
-    f'evaluation.{name}': find(schema.metrics, 'evaluation.metrics', name)
-    for name in {*evaluation.get('metrics', ()), *evaluation}
-    if name in schema.metrics or ':' in name
-  }
-  schema = schema._replace(parts={**schema.parts, **own})
-  return complete(config, schema, base())
+  parts = dict(schema.parts) | scoring.sections(config, schema)
+  if 'noise' in config:
+    parts['noise'] = Noising
+  return schema._replace(parts=parts)
 
 
 def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:
@@ -54,12 +59,19 @@ def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:
   sections that this kind does not have are dropped.
   """
   own_parts.allow(text for _, text in flags)
+  return overridden(config, flags)
+
+
+def overridden(config: ConfigDict, flags: Flags) -> ConfigDict:
+  """Does the same, but imports only what is allowed."""
   config = completed(config, trusted=False)
   for path, text in sorted(flags, key=lambda flag: flag[0].count('.')):
     tables = schemas.schema_of(config).tables
     override(config, path, text, tables)
     if path in ('objective', 'objective.name', 'latent'):
       config = _without_other_sections(config)
+    if path == 'evaluation.metrics':
+      config = scoring.without_others(config, schemas.schema_of(config), base())
     config = completed(config, trusted=False)
   return config
 
@@ -68,10 +80,9 @@ def _without_other_sections(config):
   schema, plain = schemas.schema_of(config), base()
   tops = {*schema.choices, *schema.parts, *plain, 'facts'}
   kept = ConfigDict({n: x for n, x in config.items() if n in tops})
-  for name in schema.parts:
-    if name in plain:  # shares a section with plain fields
-      own = {n: kept[name][n] for n in plain[name]}
-      kept[name] = ConfigDict(own)
+  for name, fields in plain.items():
+    if isinstance(fields, ConfigDict):  # a part may share the section
+      kept[name] = ConfigDict({n: kept[name][n] for n in fields})
   return kept
 
 

@@ -7,6 +7,7 @@ it decreases with the number of images, so that only sets of the same size can
 be compared.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -86,6 +87,15 @@ def given(arrays: Arrays, kind: str = 'features') -> Statistics | None:
       f'{list(covariance.shape)}, not [D] and [D, D]'
     )
   return Statistics(mean, covariance)
+
+
+def as_arrays(known: Mapping[str, Statistics]) -> dict[str, np.ndarray]:
+  """Returns {'mu': ..., 'sigma': ...} of statistics by a key of STATISTICS."""
+  return {
+    name: array
+    for kind, pair in known.items()
+    for name, array in zip(STATISTICS[kind], pair, strict=True)
+  }
 
 
 def frechet_distance(p: Statistics, q: Statistics) -> float:

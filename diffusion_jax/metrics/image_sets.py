@@ -75,8 +75,7 @@ def write_statistics(
   """
   path = Path(path)
   arrays['protocol'] = json.dumps(protocol)
-  for kind, known in statistics.items():
-    arrays |= dict(zip(fid.STATISTICS[kind], known, strict=True))
+  arrays |= fid.as_arrays(statistics)
   draft = path.with_name(f'{path.name}.tmp')
   with draft.open('wb') as file:
     np.savez(file, **arrays)

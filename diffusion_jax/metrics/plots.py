@@ -15,46 +15,6 @@ def _figure(columns: int, rows: int = 1):
   return figure, figure.subplots(rows, columns, squeeze=False).ravel()
 
 
-def plot_schedule(
-  path: str | Path, alphas: np.ndarray, alpha_bars: np.ndarray
-) -> None:
-  """Plots alpha_t, alpha_bar_t and SNR (log scale), each [T], by step."""
-  figure, axes = _figure(3)
-  steps = np.arange(1, len(alphas) + 1)
-  alpha_bars = np.asarray(alpha_bars, np.float64)
-  snr = alpha_bars / (1.0 - alpha_bars)
-  curves = {'alpha_t': alphas, 'alpha_bar_t': alpha_bars, 'SNR': snr}
-  marker = 'o' if len(steps) < 20 else None
-  for ax, (name, values) in zip(axes, curves.items(), strict=True):
-    shown = np.where(values > 0.0, values, np.nan) if name == 'SNR' else values
-    ax.plot(steps, shown, marker=marker)
-    ax.set(title=name, xlabel='step t')
-    ax.grid(alpha=0.3)
-  axes[2].set_yscale('log')
-  axes[2].axhline(1.0, color='grey', linewidth=0.8)
-  figure.savefig(path)
-
-
-def plot_spectra(
-  path: str | Path,
-  frequency: np.ndarray,
-  spectra: Sequence[np.ndarray],
-  names: Sequence[str],
-) -> None:
-  """Plots power spectra [R] by frequency, log-log, and that of white noise."""
-  figure, (ax,) = _figure(1)
-  figure.set_size_inches(6.4, 4.4)
-  shades = np.linspace(0.0, 0.85, len(spectra))
-  for name, power, shade in zip(names, spectra, shades, strict=True):
-    ax.loglog(frequency, power, label=name, color=(shade, 0.25, 1.0 - shade))
-  ax.axhline(1.0, color='black', linestyle='--', label='white noise')
-  ax.set(xlabel='cycles per pixel', ylabel='power')
-  ax.set_title('radial power spectrum of z_t')
-  ax.legend(fontsize=8)
-  ax.grid(alpha=0.3, which='both')
-  figure.savefig(path)
-
-
 def plot_terms(
   path: str | Path, terms: np.ndarray, decades: float = 6.0
 ) -> None:

@@ -549,6 +549,15 @@ class Diffusion:
         f'{others:,} levels between steps'
       )
 
+  @property
+  def reverse_variance(self) -> str:
+    """The variance of the reverse process, as the sampler has it."""
+    return self.sampling.sampler.get('variance', 'fixed_small')
+
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    return images.source_of(self.config, split)
+
   def unclipped(self) -> 'Diffusion':
     """Returns this model, whose estimates of x_0 are not clipped."""
     model = copy.copy(self)
