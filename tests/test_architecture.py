@@ -124,6 +124,7 @@ TESTED_ELSEWHERE = {
   'runs/base_config.py': 'programs/test_report.py',
   'runs/first_weights.py': 'programs/test_convert.py',
   'runs/guidance_runs.py': 'families/test_guidance.py',
+  'runs/rehearsal.py': 'programs/test_train.py',
   'runs/results.py': 'programs/test_evaluate.py',
   'runs/sample_inputs.py': 'programs/test_sample.py',
   'runs/sessions.py': 'programs/test_report.py',

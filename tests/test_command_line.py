@@ -149,6 +149,34 @@ MISTAKES = {
     ['--config=configs/digits.py', '--wrkdir=x'],
     "Unknown command line flag 'wrkdir'. Did you mean: workdir",
   ),
+  'no near config': (
+    ['--config=configs/nothing.py'],
+    'there is no config file configs/nothing.py; --mode=list names some',
+  ),
+  'a config by its name alone': (
+    ['--config=digits'],
+    "there is no config file digits (did you mean 'configs/digits.py'?)",
+  ),
+  'words for a mesh': (
+    ['--config=configs/digits.py', '--config.training.mesh=a,b'],
+    "config.training.mesh: 'a' is not an integer: give integers separated by",
+  ),
+  'a word among alphas': (
+    ['--config=configs/digits.py', '--config.schedule.alphas=0.5,abc'],
+    "config.schedule.alphas: 'abc' is not a number: give numbers separated by",
+  ),
+  'no run for configs/run.py': (
+    ['--config=configs/run.py:runs/nothing'],
+    'error: there is no run in runs/nothing (no such folder): give the workdir',
+  ),
+  'a folder that is no run': (
+    ['--config=configs/run.py:tests', '--mode=sample'],
+    'error: there is no run in tests (it has no config.json): give the workdir',
+  ),
+  'a command of the system as a sampler': (
+    ['--config=configs/digits.py', '--config.sampling.sampler=os:system'],
+    "config.sampling.sampler='os:system' cannot make a sampler: a Python funct",
+  ),
   'extra word': (['--config=configs/digits.py', 'smoke'], "argument 'smoke'"),
   'a run cannot be sampled as another': (
     [
@@ -293,6 +321,66 @@ def test_a_config_with_a_syntax_error_says_where(launch, tmp_path):
   assert result.stderr.count('\n') == 1 and 'mine.py, line 1' in result.stderr
 
 
+WRONG_FILES = {
+  'x = 1\n': 'mine.py: get_config() is missing, and must return a config',
+  'def get_config(arg=""):\n  pass\n': (
+    'mine.py: get_config() returns None, and must return a config'
+  ),
+  'def get_config(arg=""):\n  return {"seed": 1}\n': (
+    'mine.py: get_config() returns dict, and must return a config'
+  ),
+  'def get_config(arg=""):\n  return int("a")\n': "10: 'a' (mine.py, line 2)",
+}
+
+
+@pytest.mark.parametrize('text', WRONG_FILES)
+def test_a_file_that_gives_no_config(launch, text, tmp_path):
+  (tmp_path / 'mine.py').write_text(text)
+  for more in ([], ['--config.seed=1']):
+    result = launch('--config=mine.py', *more, cwd=tmp_path)
+    check_one_line(result, WRONG_FILES[text])
+
+
+WRONG_RUNS = {
+  b'\x89PNG\r\n': 'config.json cannot be read as JSON: ',
+  b'[1, 2]': 'it holds a JSON list, and an object is needed',
+  b'{"data": 3}': 'config.json is not the config of a run: data is 3',
+  b'{"seed": "a"}': 'is not the config of a run of this version: Could not',
+  b'[' * 100_000: 'config.json cannot be read as JSON: ',
+}
+
+
+@pytest.mark.parametrize('content', WRONG_RUNS, ids=lambda x: repr(x[:9]))
+def test_a_stored_config_that_is_none(launch, content, tmp_path):
+  (tmp_path / 'config.json').write_bytes(content)
+  for mode in ('sample', 'train'):
+    result = launch(f'--config=configs/run.py:{tmp_path}', f'--mode={mode}')
+    check_one_line(result, WRONG_RUNS[content])
+
+
+def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
+  """And what a flag names; that of a sampler is not read from a run else."""
+  (tmp_path / 'own.py').write_text(
+    'open("imported", "a").write(".")\n'
+    'def sampler():\n  raise ValueError("called")\n'
+  )
+  stored = {
+    'data': {'name': 'synthetic'},
+    'sampling': {'sampler': 'own:sampler'},
+  }
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  config = f'--config={ROOT}/configs/run.py:{tmp_path}'
+  for mode in ('sample', 'report', 'train', 'evaluate', 'noise'):
+    result = launch(config, f'--mode={mode}', cwd=tmp_path)
+    check_one_line(result, "sampling.sampler='own:sampler' would be imported")
+    assert 'add --allow=own:sampler to the command' in result.stderr
+  assert not (tmp_path / 'imported').exists()
+  for flag in ('--allow=own:sampler', '--config.sampling.sampler=own:sampler'):
+    result = launch(config, flag, '--mode=sample', cwd=tmp_path)
+    assert 'would be imported' not in result.stderr
+  assert (tmp_path / 'imported').read_text() == '..'
+
+
 def test_help_lists_modes_flags_fields_and_configs(launch):
   result = launch('--help')
   assert result.returncode == 0
@@ -407,9 +495,10 @@ def test_keywords_of_python_and_paths_are_words_in_a_list():
     '--x=-1,8',
     '--x=.5,1e-3',
     '--y=is',
+    '--allow=mine:a,mine:b',
   ]
   assert command_line.quote_keywords(argv) == [
     'launch.py', "--config.evaluation.metrics='fid,is'",
     "--config.report.runs='runs/a,b-c'", '--x=a,b', '--x=-1,8', '--x=.5,1e-3',
-    '--y=is',
+    '--y=is', '--allow=mine:a,mine:b',
   ]  # fmt: skip

@@ -9,16 +9,14 @@ the signature of its constructor takes; defaults stand in signatures alone.
 import contextlib
 import difflib
 import functools
-import importlib
 import inspect
-import os
 import re
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
 
+from diffusion_jax.build import own_parts
 from diffusion_jax.errors import UserError
 
 Facts = Mapping[str, Callable[[], Any]]
@@ -45,11 +43,13 @@ def with_near(message: str) -> str:
 def choose(table: Collection, section: str, field: str, value: Any) -> Any:
   """Returns table[value], or for 'module:name' what a user's module defines.
 
-  table: a dict, or a tuple of the values themselves, which has no modules.
+  table: a dict, or a tuple of the values themselves. The fields that accept a
+  module are those of `own_parts.PLACES`.
   Raises UserError for any other value: the nearest name, then all names.
   """
-  if isinstance(table, Mapping) and ':' in str(value):
-    return _import(f'{section}.{field}', value)
+  path = f'{section}.{field}'
+  if own_parts.names_one(path, value):
+    return own_parts.find(path, value)
   if value not in table:
     raise UserError(
       f'config.{section}.{field}={value!r}{near(value, table)} is not one of '
@@ -62,18 +62,6 @@ def near(value: Any, known: Collection[str]) -> str:
   """Returns " (did you mean 'name'?)", or '' where no known name is near."""
   found = difflib.get_close_matches(str(value), known, n=1, cutoff=0.65)
   return f' (did you mean {found[0]!r}?)' if found else ''
-
-
-def _import(path: str, value: str) -> Any:
-  module, _, name = value.partition(':')
-  if os.getcwd() not in sys.path:  # where the user's module is
-    sys.path.insert(0, os.getcwd())
-  try:
-    return getattr(importlib.import_module(module), name)
-  except (AttributeError, ImportError, SyntaxError, ValueError) as error:
-    raise UserError(
-      f'config.{path}={value!r} cannot be imported: {error}'
-    ) from error
 
 
 def parameters(constructor: Callable) -> dict[str, inspect.Parameter]:

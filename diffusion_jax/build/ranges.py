@@ -166,6 +166,7 @@ def check(config: ConfigDict) -> None:
       check_number(field, value, interval)
       continue
     kind, count = TUPLES[field]
+    check_words(field, value, kind)
     if not contains(count, len(value)):
       raise UserError(
         f'config.{field}={value}: the number of its elements, {len(value)}, is '
@@ -175,6 +176,21 @@ def check(config: ConfigDict) -> None:
       check_number(f'{field}[{i}]', element, interval, kind)
   for field, may_be_empty in NAMES.items():
     check_name(field, _read(config, field), may_be_empty)
+
+
+def check_words(field, value, kind):
+  """Raises UserError for a tuple with words; 1,a is read as ('1,a',)."""
+  for word in ','.join(x for x in value if isinstance(x, str)).split(','):
+    try:
+      kind(word or 0)
+    except ValueError:
+      one, many = (
+        ('an integer', 'integers') if kind is int else ('a number', 'numbers')
+      )
+      raise UserError(
+        f'config.{field}: {word!r} is not {one}: give {many} separated by '
+        'commas, such as 1,2'
+      ) from None
 
 
 def check_number(field, value, interval, kind=float):

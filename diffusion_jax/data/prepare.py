@@ -9,9 +9,11 @@ folder. The default of DATA_DIR is that of tfds ($TFDS_DATA_DIR or
 
 import contextlib
 import io
+import json
 import logging
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 NAMES = ('cifar10', 'mnist')
 
@@ -89,9 +91,10 @@ def prepared_by_tfds(name: str, data_dir: str | Path = '') -> Path | None:
 
   top = str(default_data_dir(data_dir))
   try:
-    naming.parse_builder_name_kwargs(name)
+    parsed, _ = naming.parse_builder_name_kwargs(name)
   except ValueError:
     raise ValueError(f'{name!r} is not name[/config][:version]') from None
+  check_features(Path(top) / parsed.name)
   with _described(f'{name} in {top}'):
     try:
       builder = read_only_builder.builder_from_files(name, data_dir=top)
@@ -108,6 +111,7 @@ def check_prepared(folder: Path) -> None:
   for name in ('dataset_info.json', 'features.json'):
     if not (folder / name).is_file():
       raise broken
+  check_features(folder)
   with _described(folder):
     info = tfds.builder_from_directory(folder).info
     files = [path for split in info.splits.values() for path in split.filepaths]
@@ -120,6 +124,37 @@ def check_prepared(folder: Path) -> None:
     )
   if not all(Path(path).is_file() for path in files):
     raise broken
+
+
+def check_features(folder: Path) -> None:
+  """Raises ValueError for a set whose features.json names classes of others.
+
+  tfds imports the classes that this file names, which runs their code, and the
+  set may come from anybody.
+  """
+  for path in folder.rglob('features.json'):
+    try:
+      found = json.loads(path.read_text())
+    except (OSError, ValueError):
+      continue  # tfds cannot read it either, and says so
+    for name in _classes(found):
+      if '.' in name and not name.startswith('tensorflow_datasets.'):
+        raise ValueError(
+          f'{path} names {name}, which tfds would import: only the features of '
+          'tfds are read'
+        )
+
+
+def _classes(tree):
+  # Yields the names of Python classes in a features.json, of either format.
+  for name, value in tree.items() if isinstance(tree, dict) else ():
+    if isinstance(value, str) and name in (
+      'type',
+      'pythonClassName',
+      'python_class_name',
+    ):
+      yield value
+    yield from _classes(value)
 
 
 @contextlib.contextmanager
@@ -176,16 +211,27 @@ def _check_archives(name, builder_class, top, remark):
 
 
 def main(arguments: list[str]) -> None:
-  """Prepares the set that the command line names."""
+  """Prepares the set that the command line names; a mistake exits with 2."""
+  if {'-h', '--help'} & set(arguments):
+    print(__doc__)
+    return
   if not 1 <= len(arguments) <= 2:
-    names = '|'.join(NAMES)
-    sys.exit(f'usage: python -m diffusion_jax.data.prepare {names} [DATA_DIR]')
+    fail(
+      'which set? python -m diffusion_jax.data.prepare '
+      f'{"|".join(NAMES)} [DATA_DIR]'
+    )
   # tfds logs much.
   logging.getLogger('absl').setLevel(logging.ERROR)
   try:
     print(prepare(*arguments))
   except (ValueError, OSError) as error:
-    sys.exit(f'error: {error}')
+    fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+  """Prints one line on stderr and exits with 2."""
+  print(f'error: {message}', file=sys.stderr)
+  sys.exit(2)
 
 
 if __name__ == '__main__':

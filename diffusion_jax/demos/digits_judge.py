@@ -1,6 +1,9 @@
 """Accuracy of a classifier on generated digits, and their diversity.
 
 python -m diffusion_jax.demos.digits_judge runs/digits/samples/samples.npz
+
+The file has images, uint8 [N, 8, 8, 1], as arr_0 or images, and their classes
+as labels.
 """
 
 import functools
@@ -9,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diffusion_jax.data import sources
+from diffusion_jax.data import image_sets, sources
 from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.demos import perceptrons
 
@@ -121,15 +124,19 @@ def _pixels(images):
   return np.asarray(images, np.float64).reshape(len(images), -1)
 
 
-def main(path: str) -> None:
-  """Prints the results of an npz file with `arr_0` and `labels`."""
-  try:
-    with np.load(path) as samples:
-      images, labels = samples['arr_0'], samples['labels']
-    result = judge(images, labels)
-    apart = diversity(images, labels)
-  except (OSError, KeyError, ValueError) as error:
-    sys.exit(f'error: {path}: {error}')
+def main(arguments: list[str]) -> None:
+  """Prints the results of an npz file with images and `labels`."""
+  if {'-h', '--help'} & set(arguments):
+    print(__doc__)
+    return
+  if len(arguments) != 1:
+    raise ValueError(
+      'which samples? python -m diffusion_jax.demos.digits_judge SAMPLES.npz'
+    )
+  [path] = arguments
+  images, labels = image_sets.read_pair(path, 'labels')
+  result = judge(images, labels)
+  apart = diversity(images, labels)
   print(
     f'{len(images)} samples: {result["accuracy"]:.1%} +- {result["error"]:.1%} '
     f'classified as requested (real test digits: {result["real"]:.1%})'
@@ -141,6 +148,8 @@ def main(path: str) -> None:
 
 
 if __name__ == '__main__':
-  if len(sys.argv) != 2:
-    sys.exit('usage: python -m diffusion_jax.demos.digits_judge SAMPLES.npz')
-  main(sys.argv[1])
+  try:
+    main(sys.argv[1:])
+  except (OSError, ValueError) as problem:
+    print(f'error: {problem}', file=sys.stderr)
+    sys.exit(2)

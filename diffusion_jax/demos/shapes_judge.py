@@ -1,6 +1,9 @@
 """Fraction of images of coloured shapes that agree with their sentences.
 
 python -m diffusion_jax.demos.shapes_judge runs/shapes_text/samples/samples.npz
+
+The file has images, uint8 [N, H, W, 3], as arr_0 or images, and the sentences
+that they should show as texts.
 """
 
 import functools
@@ -10,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffusion_jax.data import image_sets
+from diffusion_jax.demos import perceptrons
 from diffusion_jax.demos.shapes import (
   COLOURS,
   GROUND,
@@ -19,7 +24,6 @@ from diffusion_jax.demos.shapes import (
   Scene,
   parse,
 )
-from diffusion_jax.demos import perceptrons
 
 ASPECTS = ('number', 'colour', 'shape', 'size', 'place')
 
@@ -205,13 +209,18 @@ def _flat(images):
   return images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1.0
 
 
-def main(path: str) -> None:
-  """Prints the results of an npz file with `arr_0` and `texts`."""
-  try:
-    with np.load(path) as samples:
-      result = judge(samples['arr_0'], samples['texts'])
-  except (OSError, KeyError, ValueError) as error:
-    sys.exit(f'error: {path}: {error}')
+def main(arguments: list[str]) -> None:
+  """Prints the results of an npz file with images and `texts`."""
+  if {'-h', '--help'} & set(arguments):
+    print(__doc__)
+    return
+  if len(arguments) != 1:
+    raise ValueError(
+      'which samples? python -m diffusion_jax.demos.shapes_judge SAMPLES.npz'
+    )
+  [path] = arguments
+  images, texts = image_sets.read_pair(path, 'texts')
+  result = judge(images, texts.tolist())
   for number, right in result.items():
     n, p = right['count'], right['all']
     parts = ', '.join(f'{name} {right[name]:.1%}' for name in ASPECTS)
@@ -221,6 +230,8 @@ def main(path: str) -> None:
 
 
 if __name__ == '__main__':
-  if len(sys.argv) != 2:
-    sys.exit('usage: python -m diffusion_jax.demos.shapes_judge SAMPLES.npz')
-  main(sys.argv[1])
+  try:
+    main(sys.argv[1:])
+  except (OSError, ValueError) as problem:
+    print(f'error: {problem}', file=sys.stderr)
+    sys.exit(2)

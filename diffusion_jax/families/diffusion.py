@@ -243,6 +243,7 @@ FAMILY = Family(
   prepare=lambda config, workdir, latents, source, mesh: teachers.prepare(
     config, workdir
   ),
+  kept_shapes=lambda config, latents: teachers.shapes(config),
   metrics={
     'elbo': Metric(elbo, results.report_elbo),
     'ode': Metric(ode, results.report_ode),

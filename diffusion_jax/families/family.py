@@ -1,7 +1,7 @@
 """Defines a family of models for the programs: a tuple of functions."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Metric(NamedTuple):
@@ -20,14 +20,15 @@ class Latents(NamedTuple):
   """Holds what is diffused in place of images: functions of an autoencoder.
 
   encode: (autoencoder, x, keys=None) -> z, the mean of q(z | x) without keys;
-  decode: (autoencoder, z) -> x; shrink_mask: bool [H, W, 1] -> [h, w, 1]. The
-  weights of the autoencoder are an argument of a compiled program, never a
-  constant in it.
+  decode: (autoencoder, z) -> x; shrink_mask: bool [H, W, 1] -> [h, w, 1];
+  shapes: of the autoencoder's weights, which are an argument of a compiled
+  program, never a constant in it.
   """
 
   encode: Callable
   decode: Callable
   shrink_mask: Callable = lambda mask: mask
+  shapes: Any = None
 
 
 IDENTITY = Latents(
@@ -56,7 +57,8 @@ class Family(NamedTuple):
   it may write pictures beside it.
   latents: (config, workdir) -> Latents; load: (config, workdir) -> parameters
   that a run keeps beside its own; prepare: (config, workdir, latents, source,
-  mesh) -> the same, written at the first start of a training; make_encode:
+  mesh) -> the same, written at the first start of a training; kept_shapes:
+  (config, latents) -> the shapes of the same; make_encode:
   (config, latents, mesh) -> (those parameters, batch, key, i) -> batch.
   keeps: the files and folders of those parameters in a run folder.
   """
@@ -74,6 +76,7 @@ class Family(NamedTuple):
   latents: Callable = lambda config, workdir: IDENTITY
   load: Callable = lambda config, workdir: {}
   prepare: Callable = lambda config, workdir, latents, source, mesh: {}
+  kept_shapes: Callable = lambda config, latents: {}
   make_encode: Callable = lambda config, latents, mesh: (
     lambda kept, batch, key, i: batch
   )

@@ -25,7 +25,7 @@ from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.families import diffusion, vae_models
 from diffusion_jax.families.family import Latents
-from diffusion_jax.runs import processes, run_folder
+from diffusion_jax.runs import prerequisites, processes, run_folder
 from diffusion_jax.runs.per_image import per_image
 from diffusion_jax.training import checkpoints, checksums
 from diffusion_jax.runtime.sharding import batch_sharding, replicate
@@ -111,7 +111,8 @@ def open_latents(config, workdir):
   begun = _record(workdir).exists()
   found = read_config(config, _kept(workdir) if begun else config.latent.run)
   latents = functions(found)
-  autoencoder = _abstract(found) | {'scale': 1.0}
+  scale = jax.ShapeDtypeStruct((), jnp.float32)
+  autoencoder = {'network': _abstract(found)['network'], 'scale': scale}
   x = jax.ShapeDtypeStruct((1, *config.data.image_shape), jnp.float32)
   shape = jax.eval_shape(latents.encode, autoencoder, x).shape[1:]
   if shape != state_shape(config):
@@ -121,7 +122,7 @@ def open_latents(config, workdir):
       f'{config.latent.run} need --config.latent.shape={value}'
     )
   smaller = functools.partial(shrink_mask, shape=shape)
-  return latents._replace(shrink_mask=smaller)
+  return latents._replace(shrink_mask=smaller, shapes=autoencoder)
 
 
 def read_config(config, run):
@@ -129,12 +130,7 @@ def read_config(config, run):
 
   Raises UserError where there is no run, or none of a fitting autoencoder.
   """
-  if run_folder.read_config(run) is None:
-    raise UserError(
-      f'config.latent.run: there is no run in {run}: train an autoencoder '
-      'first, as --config=configs/digits_autoencoder.py does, or give '
-      '--config.latent.run=its workdir'
-    )
+  prerequisites.require('latent.run', run, trained=False)
   sections = *run_folder.RUN_SECTIONS, 'training', 'sampling'
   found = run_folder.run_config(run, config, sections)
   if found.objective.name != 'vae' or found.network.latent_dim:
@@ -313,6 +309,7 @@ FAMILY = diffusion.FAMILY._replace(
   latents=open_latents,
   load=load,
   prepare=prepare,
+  kept_shapes=lambda config, latents: {'autoencoder': latents.shapes},
   make_encode=make_encode,
   keeps=('autoencoder', 'latent.json'),
 )

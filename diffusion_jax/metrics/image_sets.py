@@ -52,6 +52,25 @@ def read(path: str | Path, more: Collection[str] = ()) -> ImageSet:
   return _read_npz(path, more)
 
 
+def read_pair(path: str | Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the images [N, H, W, C] of an npz file, and the array `name` [N].
+
+  Raises ValueError or OSError, which names what the file does not have.
+  """
+  found = read(path)
+  needed = {
+    ' or '.join(IMAGES): len(found.shape) == 4,
+    name: name in found.arrays,
+  }
+  missing = [array for array, there in needed.items() if not there]
+  if missing:
+    raise ValueError(
+      f'{path} has no array {missing[0]}: images and their {name} are needed, '
+      'as --mode=sample writes them'
+    )
+  return np.concatenate([*found.batches(1000)]), found.arrays[name]
+
+
 def from_array(name: str, pictures: np.ndarray, **arrays) -> ImageSet:
   """Returns the set of images in memory, uint8 [N, H, W, C]."""
 
@@ -105,14 +124,8 @@ def check_same_size(first: ImageSet, second: ImageSet) -> None:
 def _read_npz(path, more):
   names = sources.npz_names(path)
   name = next((name for name in IMAGES if name in names), None)
-  pairs = fid.STATISTICS.values()
-  wanted = {'labels', 'features', 'protocol', *more}.union(*pairs) - {*IMAGES}
+  wanted = {*ARRAYS, *more} - {*IMAGES}
   arrays = sources.read_npz(path, [n for n in names if n in wanted])
-  try:
-    for kind in fid.STATISTICS:
-      fid.given(arrays, kind)
-  except ValueError as error:
-    raise ValueError(f'{path}: {error}') from None
   try:
     protocol = json.loads(str(arrays.pop('protocol', '{}')))
   except ValueError as error:

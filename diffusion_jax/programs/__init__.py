@@ -3,11 +3,16 @@
 import importlib
 from collections.abc import Callable
 
+from diffusion_jax.build import own_parts
+
 
 def _program(name: str) -> Callable:
   # Imports the module when it is called: `--mode=noise` need not load Flax.
-  module = f'{__name__}.{name}'
-  return lambda *args: importlib.import_module(module).run(*args)
+  def run(config, workdir):
+    own_parts.allow_named(config)
+    importlib.import_module(f'{__name__}.{name}').run(config, workdir)
+
+  return run
 
 
 PROGRAMS = {

@@ -57,7 +57,8 @@ def read(config, workdir):
     params, fields, notes = load(name, source, c.model, options_of(c.options))
   if config.latent.run:
     fields = in_latents(config, fields)
-  config.update_from_flattened_dict(fields)
+  with from_config('convert.source'):
+    set_fields(config, fields)
   ranges.check(config)
   audit.audit(config)
   families.of(config).check(config)
@@ -75,6 +76,21 @@ def read(config, workdir):
     latents = families.of(config).latents(config, workdir)
     families.of(config).prepare(config, workdir, latents, None, None)
   print(f'wrote {workdir}: --config=configs/run.py:{workdir} has its config')
+
+
+def set_fields(config, fields):
+  """Sets the fields that came with weights; ValueError for an unknown one."""
+  sections = {}
+  for field, value in fields.items():
+    section, _, name = field.partition('.')
+    sections.setdefault(section, {})[name] = value
+  for section, values in sections.items():
+    try:
+      run_folder.set_fields(config, section, values)
+    except (KeyError, AttributeError) as error:
+      raise ValueError(
+        f'the {section} of these weights does not fit this version: {error}'
+      ) from error
 
 
 def in_latents(config, fields):

@@ -1,6 +1,7 @@
 """Implements --mode=train: trains, or continues a run where it stopped."""
 
 import contextlib
+import functools
 import itertools
 import json
 from typing import Any
@@ -22,6 +23,7 @@ from diffusion_jax.runs import (
   first_weights,
   lock,
   measures,
+  prerequisites,
   processes,
   run_folder,
   sample_inputs,
@@ -29,6 +31,7 @@ from diffusion_jax.runs import (
   snapshots,
 )
 from diffusion_jax.runs.per_image import one_ahead, rows
+from diffusion_jax.runs.rehearsal import rehearse
 from diffusion_jax.runs.start_up import StartUp
 from diffusion_jax.runs.step_log import StepLog, average
 from diffusion_jax.training import checkpoints, preemption
@@ -73,6 +76,7 @@ def train(config, workdir, stop, resources):
   """
   c = config.training
   begun = StartUp()
+  prerequisites.check_training(config, workdir)
   mesh = build.build_mesh(config)
   family = families.of(config)
   check(config, mesh)
@@ -87,9 +91,12 @@ def train(config, workdir, stop, resources):
   )
   latents = family.latents(config, workdir)
   encode = family.make_encode(config, latents, mesh)
-  evaluate = make_evaluate(config, mesh, latents)
-  measure = make_measure(config, mesh, latents)
-  preview = make_preview(config, mesh, latents)
+  kept = family.kept_shapes(config, latents)
+  evaluate = make_evaluate(config, mesh, latents, shapes, kept)
+  params = shapes.ema_params | kept
+  measure = make_measure(config, mesh, latents, params)
+  preview = make_preview(config, mesh, latents, params)
+  begun.mark('tracing')
 
   # From here on the run folder is read and written.
   workdir = run_folder.prepare(workdir)
@@ -178,9 +185,28 @@ def train(config, workdir, stop, resources):
 
       if 'log' in todo:
         log.write_line(step, learning_rate(step - 1))
-      test = evaluate(state, kept) if evaluate and 'evaluate' in todo else {}
-      if measure and 'measure' in todo:
-        test |= measure(state.ema_params | kept)
+      if seen and 'snapshot' in todo:  # before the checkpoint of this step
+        averages = state.more_ema_params
+        snapshots.write(workdir, step, seen.images_at(step), averages)
+        snapshots.thin(workdir, step, c.snapshot_every, c.keep_snapshots)
+      # The steps are saved before what may fail. With keep_best a checkpoint
+      # has a criterion, and is saved without if that cannot be computed.
+      save = functools.partial(checkpoints.save, manager, state, stored)
+      if 'save' in todo and not c.keep_best:
+        save()
+      test = {}
+      try:
+        if evaluate and 'evaluate' in todo:
+          test |= evaluate(state, kept)
+        if measure and 'measure' in todo:
+          test |= measure(state.ema_params | kept)
+      except Exception:
+        # Several processes save together, and the others may not fail.
+        if 'save' in todo and c.keep_best and not processes.started():
+          save()
+        raise
+      if 'save' in todo and c.keep_best:
+        save(with_criterion(config, test))
       if test:
         log.write(step, test)
       if preview and 'sample' in todo:
@@ -189,12 +215,6 @@ def train(config, workdir, stop, resources):
           path = workdir / 'samples' / f'step_{step:08d}.png'
           images.write_png(path, sheet)
         writer.write_images(step, {'samples': sheet})
-      if seen and 'snapshot' in todo:  # before the checkpoint of this step
-        averages = state.more_ema_params
-        snapshots.write(workdir, step, seen.images_at(step), averages)
-        snapshots.thin(workdir, step, c.snapshot_every, c.keep_snapshots)
-      if 'save' in todo:
-        checkpoints.save(manager, state, stored, with_criterion(config, test))
       if todo:
         log.restart_clock(step)
       if step == c.num_steps:
@@ -331,11 +351,12 @@ def state_maker(config, objective, optimizer, ema_decays, mesh):
   return lambda: jax.jit(make, out_shardings=places)(key), shapes
 
 
-def make_evaluate(config, mesh, latents=IDENTITY):
+def make_evaluate(config, mesh, latents=IDENTITY, shapes=None, kept=None):
   """Returns (state, kept) -> the objective's metrics on the test split.
 
   With fixed noise, without dropout and augmentation; kept: parameters that are
-  not trained. None if the config has no evaluation during training.
+  not trained. None if the config has no evaluation during training. shapes: of
+  the state, and of `kept`, with which it is rehearsed.
   """
   c = config.training
   if not (c.evaluate_every or c.keep_best and c.keep_best_by == 'test_loss'):
@@ -359,24 +380,30 @@ def make_evaluate(config, mesh, latents=IDENTITY):
   # No seed of the config is used, so that runs of several can be compared.
   key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
 
+  def losses(state, kept, i):
+    with build.from_config('data'):
+      batch = pipeline.batch_at(
+        source, size, 0, i, rows=local, text_length=length
+      )
+    batch = encode(kept, to_global(mesh, batch), latents_key, i)
+    return step(state, batch, jax.random.fold_in(key, i), kept)
+
   def evaluate(state, kept=None):
-    history = []
-    for i in range(config.training.evaluate_batches):
-      with build.from_config('data'):
-        batch = pipeline.batch_at(
-          source, size, 0, i, rows=local, text_length=length
-        )
-      batch = encode(kept, to_global(mesh, batch), latents_key, i)
-      history.append(step(state, batch, jax.random.fold_in(key, i), kept))
+    count = config.training.evaluate_batches
+    history = [losses(state, kept, i) for i in range(count)]
     return {f'test_{name}': x for name, x in average(history).items()}
 
+  if shapes is not None:
+    what, field = 'the loss of test images', 'training.evaluate_every'
+    first = functools.partial(losses, i=0)
+    rehearse(what, field, first, shapes, kept)
   return evaluate
 
 
-def make_measure(config, mesh, latents=IDENTITY):
+def make_measure(config, mesh, latents=IDENTITY, shapes=None):
   """Returns params -> {name: score} of training.metrics_images samples.
 
-  params: as of `make_preview`. None without metrics during training.
+  params, shapes: as of `make_preview`. None without metrics during training.
   """
   c = config.training
   if not (c.metrics_every or c.keep_best and c.keep_best_by != 'test_loss'):
@@ -401,18 +428,21 @@ def make_measure(config, mesh, latents=IDENTITY):
   generate = family.generate(config, mesh, latents)
   score = evaluate_samples.make_measure(config)
 
-  def measure(params):
-    def begin(start):
-      index = np.arange(start, start + min(size, n))  # one compilation
-      return generate.start(params, index, rows(cond, index % n))
+  def begin(params, start):
+    index = np.arange(start, start + min(size, n))  # one compilation
+    return generate.start(params, index, rows(cond, index % n))
 
+  def measure(params):
     parts = [
       images.to_uint8(x, config.data.num_levels)
-      for _, x in one_ahead(begin, range(0, n, size))
+      for _, x in one_ahead(functools.partial(begin, params), range(0, n, size))
     ]
     pictures = np.concatenate(parts)[:n]
     return score(pictures, cond.get('label'))
 
+  if shapes is not None:
+    first = functools.partial(begin, start=0)
+    rehearse('a sample', 'training.metrics_every', first, shapes)
   return measure
 
 
@@ -425,10 +455,11 @@ def with_criterion(config, test):
   return test | {checkpoints.CRITERION: sign * test[name]}
 
 
-def make_preview(config, mesh, latents=IDENTITY):
+def make_preview(config, mesh, latents=IDENTITY, shapes=None):
   """Returns params -> a sheet of the first samples of --mode=sample.
 
-  params: averages, and what the family keeps beside. None if there are none.
+  params: averages, and what the family keeps beside; shapes: theirs, with which
+  it is rehearsed. None if there are no previews.
   """
   if not config.training.sample_every:
     return None
@@ -442,10 +473,14 @@ def make_preview(config, mesh, latents=IDENTITY):
   cond, _, conditions = sample_inputs.choose(config, n)
   generate = family.generate(config, mesh, latents)
 
-  def preview(params):
-    x = generate(params, np.arange(n), cond)
-    return sample.picture(config, x, conditions)
+  def begin(params):
+    return generate.start(params, np.arange(n), cond)
 
+  def preview(params):
+    return sample.picture(config, begin(params)(), conditions)
+
+  if shapes is not None:
+    rehearse('the preview', 'training.sample_every', begin, shapes)
   return preview
 
 

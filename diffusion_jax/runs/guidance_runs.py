@@ -9,7 +9,7 @@ from diffusion_jax.build.network import (
   init_shapes,
 )
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import run_folder
+from diffusion_jax.runs import prerequisites, run_folder
 from diffusion_jax.training import checkpoints
 
 
@@ -71,6 +71,7 @@ def read(config, field, workdir, classifier=False):
   field: of this config, which named it. Raises UserError for a run of other
   data, and unless it is a classifier or not, as it must be.
   """
+  prerequisites.require(field, workdir, trained=False)
   found = run_folder.run_config(workdir, config)
   is_one = found.objective.name == 'classifier'
   if is_one != classifier:

@@ -11,9 +11,18 @@ import diffusion_jax as dj
 from diffusion_jax import build
 from diffusion_jax.build.flow_map import is_map
 from diffusion_jax.build.guidance import of_network
-from diffusion_jax.build.network import condition_dropout
+from diffusion_jax.build.network import (
+  condition_dropout,
+  init_params,
+  init_shapes,
+)
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import guidance_runs, processes, run_folder
+from diffusion_jax.runs import (
+  guidance_runs,
+  prerequisites,
+  processes,
+  run_folder,
+)
 from diffusion_jax.training import checksums
 
 _FIELD = 'objective.teacher'
@@ -28,11 +37,7 @@ def make_teacher(config):
   run = config.objective.teacher
   if run is None:
     return None
-  if run_folder.read_config(run) is None:
-    raise UserError(
-      f'config.{_FIELD}: there is no run in {run}: train it first, or give '
-      f'--config.{_FIELD}=its workdir'
-    )
+  prerequisites.require(_FIELD, run, trained=False)
   found = guidance_runs.read(config, _FIELD, run)
   _check(config, found, run)
 
@@ -45,6 +50,15 @@ def make_teacher(config):
     return dj.at_training_levels(denoise, schedule)
 
   return teacher
+
+
+def shapes(config):
+  """Returns the shapes of what `prepare` returns."""
+  run = config.objective.teacher
+  if run is None:
+    return {}
+  found = guidance_runs.read(config, _FIELD, run)
+  return {'teacher': init_shapes(init_params(found))}
 
 
 def _check(config, found, run):

@@ -17,6 +17,7 @@ from diffusion_jax.build import (
   make,
   network,
   objective,
+  own_parts,
   sampling,
   schedule,
 )
@@ -282,8 +283,9 @@ def test_a_constructor_is_given_what_its_signature_takes():
     make.make(table, section | {'size': None}, 'toys.name', facts)
   with pytest.raises(UserError, match="'tyo' .did you mean 'toy'.. is not one"):
     make.make(table, {'name': 'tyo'}, 'toys.name')
+  own_parts.allow(['no.module:x'])
   with pytest.raises(UserError, match="name='no.module:x' cannot be imported"):
-    make.make(table, {'name': 'no.module:x'}, 'toys.name')
+    make.make(table, {'name': 'no.module:x'}, 'schedule.name')
   renamed = make.renamed(toy, size='toy_size')
   assert list(inspect.signature(renamed).parameters)[0] == 'toy_size'
   assert renamed(toy_size=1, shape=()) == (1, 2, ())

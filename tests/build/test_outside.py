@@ -13,7 +13,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax import build
-from diffusion_jax.build import audit
+from diffusion_jax.build import audit, own_parts
 from diffusion_jax.build.network import NOISE_INPUTS
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import conditions, objectives
@@ -54,6 +54,13 @@ def test_the_parts_of_the_page_are_trained_sampled_and_evaluated(tmp_path):
   done = launch(tmp_path, *few, steps, '--config.network.fourier=1,2')
   assert done.returncode == 2
   assert 'my_parts:Network takes no fourier; it takes width' in done.stderr
+  stored = f'--config={ROOT}/configs/run.py:run'
+  done = launch(tmp_path, stored, '--mode=evaluate')
+  assert done.returncode == 2 and 'would be imported' in done.stderr
+  parts = 'pictures Schedule Network objective sampler'.split()
+  allowed = '--allow=' + ','.join(f'my_parts:{part}' for part in parts)
+  done = launch(tmp_path, stored, '--mode=evaluate', allowed)
+  assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.fixture(scope='module')
@@ -67,6 +74,7 @@ def page():
     config = mine['get_config']('smoke')
     config.network.width = 4
     config.data.image_shape = (4, 4, 1)
+    own_parts.allow_named(config)
     audit.audit(config)
     yield parts, config
 
@@ -167,6 +175,7 @@ def outside(**changes):
     'sampling.sampler': f'{module}:sampler',
   }
   config = smoke(**names | changes)
+  own_parts.allow_named(config)
   audit.drop_unused(config, audit.DIRECT)
   return config
 

@@ -8,7 +8,7 @@ import pytest
 import diffusion_jax as dj
 from configs import cifar10_flow, cifar10_vp, digits_flow
 from diffusion_jax import build, families
-from diffusion_jax.build import audit
+from diffusion_jax.build import audit, own_parts
 from diffusion_jax.build.schedule import SCHEDULES
 from diffusion_jax.errors import UserError
 from tests.build import toy_parts
@@ -121,6 +121,7 @@ def test_eps_and_score_need_signal_at_the_end(fields):
 def test_a_schedule_of_the_users_own_is_checked_too(monkeypatch):
   """It need not be a pytree."""
   config = smoke(**{'schedule.name': f'{toy_parts.__name__}:Schedule'})
+  own_parts.allow_named(config)
   assert config.objective.parametrization == 'eps'
   build.check_signal(config)
   ends = lambda self, t: dj.NoiseLevel(t, 1.0 - t, t)

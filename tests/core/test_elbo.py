@@ -51,6 +51,24 @@ def test_prior_kl_of_a_schedule_that_explodes_the_variance():
   np.testing.assert_allclose(found, [expected], rtol=1e-5)
 
 
+def test_a_step_to_noise_at_time_0_is_a_transition():
+  """L_{t-1}, and L_0 where sigma is 0, of levels per example."""
+  x0, xt = np.random.default_rng(0).choice([-1.0, 1.0], (2, 2, 3))
+
+  @jax.jit
+  def run(x0, xt, sigma):
+    model = dj.Normal(0.1 * xt, 0.3)
+    level_t = SCHEDULE(jnp.array(0.5))
+    level_s = dj.NoiseLevel(0.0 * sigma, jnp.sqrt(1.0 - sigma**2), sigma)
+    found = elbo.bound_term(x0, xt, model, level_s, level_t)
+    noisy = level_s.take(1)
+    kl = elbo.diffusion_kl(x0, xt, model, noisy, level_t)
+    return found, elbo.reconstruction_nll(x0, model), kl
+
+  found, decoded, kl = run(x0, xt, np.array([0.0, 0.4]))
+  np.testing.assert_allclose(found, [decoded[0], kl[1]], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   'schedule', [dj.CosineSchedule(-2.0, 3.0), dj.RectifiedFlowSchedule()]
 )

@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 
 import diffusion_jax as dj
+from diffusion_jax.core import losses
 from diffusion_jax.core.parametrization import KINDS
 from tests.jitted import jitted
 
@@ -139,6 +140,25 @@ def test_log_normal_times_have_the_moments(key):
   log_sigma = np.log(level.sigma / level.alpha)
   assert abs(log_sigma.mean() + 1.2) < 5 * 1.2 / 20_000**0.5
   assert abs(log_sigma.std() - 1.2) < 5 * 1.2 / 40_000**0.5
+
+
+def test_a_part_of_times_is_at_the_start(key):
+  """t = 1 and weight 1 with the probability, else the draw with its weight."""
+  schedule = dj.LinearVPSchedule()
+
+  def halves(key, batch_size, schedule):
+    level, _ = dj.uniform_times(key, batch_size, schedule)
+    return schedule(0.5 * level.t), jnp.full(batch_size, 3.0)
+
+  level, weight = drawn(losses.with_start(halves, 0.25), 4096, schedule)(key)
+  first = level.t == 1.0
+  np.testing.assert_array_equal(weight, np.where(first, 1.0, 3.0))
+  assert abs(first.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 4096)
+  np.testing.assert_allclose(level.sigma, schedule(level.t).sigma, rtol=1e-5)
+  uniform = scipy.stats.uniform(0.0, 0.5)
+  assert scipy.stats.kstest(level.t[~first], uniform.cdf).pvalue > 1e-5
+  with pytest.raises(ValueError, match='1.5 is no probability'):
+    losses.with_start(halves, 1.5)
 
 
 def test_uniform_times_from_a_lower_end(key):

@@ -161,9 +161,14 @@ def test_what_tfds_stored_as_tfrecord_says_what_to_do(
 
 def test_the_command_explains_itself():
   result = as_main.run(prepare)
-  assert result.returncode == 1 and result.stderr.startswith('usage: python -m')
+  assert result.returncode == 2
+  assert result.stderr.startswith('error: which set? python -m diffusion_jax.d')
   result = as_main.run(prepare, 'cifar')
+  assert result.returncode == 2
   assert result.stderr == "error: 'cifar' is not one of cifar10, mnist\n"
+  result = as_main.run(prepare, '--help')
+  assert result.returncode == 0
+  assert 'prepare cifar10 [DATA_DIR]' in result.stdout
 
 
 def test_the_command_prints_the_folder(tmp_path, capsys, manual, accept):

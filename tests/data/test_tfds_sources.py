@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,30 @@ def test_tfds_images(by_tfds):
   assert len(half) == 2 and half.num_classes == 0
   images, labels = half.read(np.array([1]))
   assert labels is None and images.shape == (1, 64, 64, 3)
+
+
+def test_classes_of_others_are_not_imported(by_tfds, tmp_path, monkeypatch):
+  """tfds imports what features.json names, in both of its formats."""
+  top = shutil.copytree(by_tfds[0], tmp_path / 'data')
+  (tmp_path / 'own_feature.py').write_text('open("imported", "w")\n')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  [path] = top.rglob('features.json')
+  text, of_tfds = path.read_text(), 'tensorflow_datasets.core.features.'
+  assert f'"pythonClassName": "{of_tfds}' in text
+  for found in (
+    text.replace(of_tfds, 'own_feature.'),
+    '{"type": "own_feature.Image", "content": {}}',
+  ):
+    path.write_text(found)
+    for load in (
+      lambda: tfds_sources.tfds_images('cifar10', data_dir=top),
+      lambda: tfds_sources.cifar10('train', top),
+      lambda: prepare.check_prepared(path.parent),
+    ):
+      with pytest.raises(ValueError, match='names own_feature.*tfds would imp'):
+        load()
+  assert not (tmp_path / 'imported').exists()
 
 
 def test_tfds_images_turns_colour_into_grey_as_pillow_does(by_tfds):

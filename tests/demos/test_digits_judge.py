@@ -67,8 +67,29 @@ def test_the_command(tmp_path, test_split):
   assert result.stdout.startswith('360 samples: 99.4% +- 0.4% classified')
   apart = result.stdout.splitlines()[1].split()
   assert float(apart[0]) == float(apart[-1].strip(')')) > 1.0  # the same
-  np.savez(path, arr_0=test_split[0])
-  result = as_main.run(digits, path)
-  assert result.returncode == 1 and result.stderr.count('\n') == 1
-  assert 'labels is not a file in the archive' in result.stderr
-  assert 'usage' in as_main.run(digits).stderr
+  said = result.stdout
+  np.savez(path, images=test_split[0], labels=test_split[1])
+  assert as_main.run(digits, path).stdout == said
+
+
+def test_mistakes_of_the_command(tmp_path, test_split):
+  path = tmp_path / 'samples.npz'
+  for arrays, message in (
+    ({'arr_0': test_split[0]}, 'has no array labels: images and their labels'),
+    (
+      {'mu': np.zeros(2), 'labels': test_split[1]},
+      'no array arr_0 or images',
+    ),
+    ({'x': np.zeros(2)}, 'has the arrays x: '),
+    ({'arr_0': np.zeros((2, 4, 4, 3), np.uint8), 'labels': [1, 2]}, 'of 8x8x1'),
+  ):
+    np.savez(path, **arrays)
+    result = as_main.run(digits, path)
+    assert result.returncode == 2 and result.stderr.count('\n') == 1
+    assert result.stderr.startswith('error: ') and message in result.stderr
+  for arguments in ((), ('a', 'b')):
+    result = as_main.run(digits, *arguments)
+    assert result.returncode == 2 and 'error: which samples?' in result.stderr
+  assert as_main.run(digits, tmp_path / 'none.npz').returncode == 2
+  result = as_main.run(digits, '--help')
+  assert result.returncode == 0 and 'evaluation.digits runs/' in result.stdout

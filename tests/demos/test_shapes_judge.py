@@ -102,8 +102,11 @@ def test_the_command(tmp_path):
   assert lines[1].startswith('2 objects: 100.0% +- 0.0% of ')
   np.savez(path, arr_0=source.read(index)[0])
   result = as_main.run(judging, path)
-  assert result.returncode == 1 and result.stderr.startswith('error: ')
+  assert result.returncode == 2 and result.stderr.startswith('error: ')
   assert result.stderr.count('\n') == 1
+  assert 'has no array texts: images and their texts' in result.stderr
+  assert 'error: which samples?' in as_main.run(judging).stderr
+  assert as_main.run(judging, '-h').returncode == 0
 
 
 def test_features_tell_samples_from_noise():

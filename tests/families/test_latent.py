@@ -12,7 +12,7 @@ from PIL import Image
 
 from configs import digits_autoencoder, digits_latent
 from diffusion_jax import build, families
-from diffusion_jax.build import audit
+from diffusion_jax.build import audit, own_parts
 from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.errors import UserError
@@ -105,6 +105,7 @@ LINEAR = {
 
 def linear_config(run, **changes):
   config = config_of(run, **LINEAR | changes)
+  own_parts.allow_named(config)
   audit.drop_unused(config, audit.DIRECT)
   return config
 
@@ -321,7 +322,7 @@ def test_a_latent_is_known_where_all_its_pixels_are():
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'latent.run': 'nowhere'}, 'no run in nowhere: train an autoencoder firs'),
+    ({'latent.run': 'nowhere'}, 'no run in nowhere, and an autoencoder, as of'),
     ({'latent.shape': (4, 4, 2)}, 'shape=.*need --config.latent.shape=4,4,4'),
     ({'latent.shape': ()}, r'shape=\(\): give height, width and channels'),
     ({'sampling.clip': True}, 'sampling.clip=True in latents .* not within'),

@@ -19,6 +19,12 @@ def test_the_bootstrap_error_of_a_mean_is_its_standard_error():
   assert np.isnan(bootstrap(lambda rows: 1.0, x, 0).error)
 
 
+def test_the_bootstrap_divides_by_the_draws_less_one():
+  values = iter([1.0, 3.0, 5.0])  # two draws, then the whole set
+  found = bootstrap(lambda rows: next(values), np.zeros((2, 1)), 2)
+  np.testing.assert_allclose(found, (5.0, 2**0.5))
+
+
 def test_sets_that_cannot_be_compared_are_refused():
   x = np.zeros((3, 2))
   with pytest.raises(ValueError, match='2 features cannot be compared with 4'):

@@ -26,6 +26,9 @@ def test_points_on_a_line_are_counted_by_hand():
   assert both.precision.value == 3 / 4
   # balls of the samples: (-.5, 1.5), (.5, 2.5), (1.5, 6.5), (4, 14)
   assert both.recall.value == 1.0
+  # 5 is on the last ball of the reference, which then has no sample inside
+  on = density_coverage(np.array([[5.0]]), reference, k=1)
+  assert on.density.value == on.coverage.value == 0.0
   far = density_coverage(samples + 20.0, reference, k=1)
   assert far.density.value == far.coverage.value == 0.0
 

@@ -126,6 +126,27 @@ def test_held_out_images_of_the_training_set_are_left_out(rng):
     memorisation(samples, train, train)
 
 
+def test_the_error_of_closer_is_of_samples_and_test_images(rng):
+  """Of a two-sample U statistic, by its double sum."""
+  train = rng.standard_normal((30, 2))
+  x, test = rng.standard_normal((8, 2)), rng.standard_normal((5, 2)) + 1.0
+  found = memorisation(x, train, test)
+  near, usual = (
+    np.array([min(np.linalg.norm(a - b) for b in train) for a in points])
+    for points in (x, test)
+  )
+  less = np.array([[a < b for b in usual] for a in near], float)
+  variance = less.mean(axis=1).var() / 8 + less.mean(axis=0).var() / 5
+  np.testing.assert_allclose(found.closer, (less.mean(), variance**0.5))
+
+
+def test_copied_are_the_samples_below_the_first_percentile_of_test_images():
+  """Test images are 1, 2, .., 101 away, so that the percentile is at 2."""
+  train, test = np.zeros((1, 1)), np.arange(1.0, 102.0)[:, None]
+  found = memorisation(np.array([[1.5], [2.0], [2.5], [9.0]]), train, test)
+  assert found.copied.value == 1 / 4
+
+
 def test_equal_distances_count_as_a_half():
   train = np.zeros((1, 1))
   found = memorisation(np.array([[1.0], [2.0]]), train, np.array([[-1.0]]))

@@ -36,6 +36,19 @@ def test_subsets_as_large_as_the_sets_are_the_sets(rng):
   np.testing.assert_allclose(found, (whole, 0.0), atol=1e-12)
 
 
+def test_the_kernel_distance_is_mean_and_deviation_over_subsets(rng):
+  """Of both sets, drawn as by torch-fidelity."""
+  x, y = rng.standard_normal((9, 4)), rng.standard_normal((7, 4)) + 1.0
+  found = mmd.kernel_distance(x, y, num_subsets=5, subset_size=4, seed=3)
+  draws, state = [], np.random.RandomState(3)
+  for _ in range(5):
+    a = x[state.choice(9, 4, replace=False)]
+    b = y[state.choice(7, 4, replace=False)]
+    xx, yy, xy = double_sums(a, b, lambda p, q: (p @ q / 4 + 1) ** 3)
+    draws.append(xx + yy - 2 * xy)
+  np.testing.assert_allclose(found, (np.mean(draws), np.std(draws)))
+
+
 def test_the_kernel_distance_of_equal_laws_is_zero_on_average(rng):
   """The biased one is about 4 / 20 of the kernel's diagonal too large."""
   draws = [
@@ -69,12 +82,13 @@ def test_cmmd_is_the_biased_mmd_of_directions(rng):
 
 
 def test_the_error_of_cmmd_is_its_deviation_over_sets(rng):
-  def draw():
-    return rng.standard_normal((60, 3)), rng.standard_normal((60, 3)) + 0.7
+  def draw(n, m):
+    return rng.standard_normal((n, 3)), rng.standard_normal((m, 3)) + 0.7
 
-  found = [mmd.cmmd(*draw()) for _ in range(200)]
-  values, errors = np.array(found).T
-  np.testing.assert_allclose(errors.mean(), values.std(), rtol=0.25)
+  for sizes in ((20, 120), (120, 20)):
+    found = [mmd.cmmd(*draw(*sizes)) for _ in range(200)]
+    values, errors = np.array(found).T
+    np.testing.assert_allclose(errors.mean(), values.std(), rtol=0.25)
 
 
 def test_one_image_has_no_known_error():

@@ -204,10 +204,12 @@ def test_a_picture_knows_its_own_text_and_label(network):
 
 
 def test_what_is_dropped_is_as_if_it_had_not_been_said(network):
-  """Without label and text; the others are as they were."""
+  """Without label and text, an empty one too; the others are as they were."""
   apply, variables = network
   drop = np.array([True, False, True])
-  found = apply(variables, X, NOISE, labelled(**COND, drop=drop))
+  mask = MASK & np.array([[False], [True], [True]])
+  hidden = COND | {'text_mask': mask, 'drop': drop}
+  found = apply(variables, X, NOISE, labelled(**hidden))
   said = apply(variables, X, NOISE, labelled(**COND))
   nothing = apply(variables, X, NOISE, {})
   np.testing.assert_allclose(found[1], said[1], atol=1e-5)

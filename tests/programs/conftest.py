@@ -8,7 +8,7 @@ import pytest
 
 from configs import digits
 from diffusion_jax import families
-from diffusion_jax.build import audit
+from diffusion_jax.build import audit, own_parts
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training import checkpoints
 from tests.programs.small_network import SmallNetwork
@@ -51,6 +51,7 @@ def unet_smoke(**changes):
 
 def take_small_network(config):
   config.network.name = f'{SmallNetwork.__module__}:SmallNetwork'
+  own_parts.allow([config.network.name])
   audit.drop_unused(config, ['network'])
 
 

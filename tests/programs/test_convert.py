@@ -13,6 +13,7 @@ import pytest
 from flax import serialization
 
 from configs import run as run_of
+from diffusion_jax.build import audit, own_parts
 from diffusion_jax.data.images import write_png
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import diffusers, names
@@ -20,8 +21,9 @@ from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.runs import first_weights, run_folder
 from diffusion_jax.training import checkpoints
+from tests.build import toy_parts
 from tests.interop import test_openai
-from tests.programs.conftest import smoke
+from tests.programs.conftest import smoke, untrained
 
 STORED = Path(__file__).parent.parent / 'interop' / 'stored'
 
@@ -70,6 +72,29 @@ def test_weights_become_a_run(run):
   pictures = np.load(run / 'samples' / 'samples.npz')
   assert pictures['arr_0'].shape == (3, 4, 4, 1)
   assert pictures['labels'].tolist() == [0, 1, 2]
+
+
+def test_fields_of_a_users_own_come_back(tmp_path):
+  """configs/base.py has no network.width."""
+  names = {
+    'network.name': f'{toy_parts.__name__}:Network',
+    'conditioning.labels': False,
+    'conditioning.dropout': 0.0,
+  }
+  own_parts.allow([names['network.name']])
+  config = smoke(**names)
+  audit.drop_unused(config, audit.DIRECT)
+  config.network.width = 3
+  run, out = untrained(config, tmp_path / 'run'), tmp_path / 'out.safetensors'
+  config.convert.to, config.convert.out = 'safetensors', str(out)
+  PROGRAMS['convert'](config, str(run))
+  convert(tmp_path / 'back', **{'convert.source': str(out)})
+  stored = run_folder.read_config(tmp_path / 'back') or {}
+  assert stored['network']['width'] == 3
+  params = [
+    checkpoints.restore_params(path)[0] for path in (run, tmp_path / 'back')
+  ]
+  same(*params)
 
 
 @pytest.mark.parametrize('to', ['diffusers', 'safetensors'])
@@ -261,7 +286,7 @@ def test_init_from_another_network_is_refused(run, tmp_path):
   with pytest.raises(UserError, match='init_from: .* is of another network'):
     PROGRAMS['train'](config, str(tmp_path / 'x'))
   config.training.init_from = str(tmp_path / 'none')
-  with pytest.raises(UserError, match='init_from: there is no checkpoint'):
+  with pytest.raises(UserError, match='init_from: there is no run in'):
     PROGRAMS['train'](config, str(tmp_path / 'x'))
 
 
@@ -349,7 +374,8 @@ def test_the_config_of_a_run(run, tmp_path):
   stored = run_folder.read_config(run) or {}
   config = run_of.get_config(str(run))
   assert run_folder.plain(config) == stored | {
-    'convert': run_folder.plain(run_of.get_config())['convert']
+    'convert': run_folder.plain(run_of.get_config())['convert'],
+    'stored_in': str(run),
   }
-  with pytest.raises(ValueError, match='is not the config of a run'):
+  with pytest.raises(ValueError, match='there is no run in .* no config.json'):
     run_of.get_config(str(tmp_path))

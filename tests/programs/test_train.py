@@ -1,8 +1,11 @@
 """Training end to end, on the real digits, with a tiny network."""
 
+import collections
+import dataclasses
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -10,6 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
+import diffusion_jax as dj
 from diffusion_jax import build, families
 from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
@@ -201,6 +205,110 @@ def test_an_interrupted_run_finishes_the_checkpoint_it_writes(
     read = ocp.StandardCheckpointer().restore
     place = Path('checkpoints', '2', item)
     assert_same(read(run / place), read(tmp_path / place))
+
+
+TRACED = collections.Counter()
+
+
+def counting():
+  """DDIM, and how often its step is traced."""
+  inner = dj.ddim()
+
+  def step(*args, **levels):
+    TRACED['step'] += 1
+    return inner.step(*args, **levels)
+
+  return inner._replace(step=step)
+
+
+def failing():
+  """A sampler with a mistake that a call shows."""
+  step = lambda key, x, state, denoise, **levels: ({}['nothing'], state)
+  return dj.Sampler(dj.ddim().init, step)
+
+
+def own_sampler(name, **changes):
+  names = {'sampling.sampler': f'{__name__}:{name}', 'sampling.eta': None}
+  return smoke(**names | changes)
+
+
+SCORED = {
+  'evaluation.metrics': ('fd',),
+  'evaluation.features': 'digits',
+  'training.metrics_images': 4,
+  'sampling.batch_size': 4,
+}
+
+
+@pytest.mark.parametrize(
+  'field, message',
+  [
+    ('training.sample_every', 'the preview cannot be computed: KeyError'),
+    ('training.metrics_every', 'a sample cannot be computed: KeyError'),
+  ],
+)
+def test_a_sampler_that_raises_is_refused_before_the_first_step(
+  field, message, tmp_path
+):
+  config = own_sampler('failing', **SCORED | {field: 4})
+  place = rf"'nothing'.* \({__file__}, line \d+\). --config.{field}=0 trains"
+  with pytest.raises(UserError, match=f'{message}.*{place} without'):
+    PROGRAMS['train'](config, str(tmp_path / 'new'))
+  assert not (tmp_path / 'new').exists()
+
+
+def test_a_test_loss_that_raises_is_refused_before_the_first_step(
+  tmp_path, monkeypatch
+):
+  """Without a part of the user's own a bug keeps its traceback."""
+  family = families.of(smoke())
+
+  def objective(config, test=False):
+    found = family.objective(config, test)
+    if not test:
+      return found
+    return dataclasses.replace(found, draw=Mock(side_effect=ZeroDivisionError))
+
+  spied = family._replace(objective=objective)
+  monkeypatch.setattr(families, 'of', lambda config: spied)
+  with pytest.raises(ZeroDivisionError):
+    PROGRAMS['train'](smoke(**SEEN), str(tmp_path / 'new'))
+  assert not (tmp_path / 'new').exists()
+
+
+def test_what_is_tried_first_is_not_traced_again(tmp_path):
+  TRACED.clear()
+  config = own_sampler('counting', **{'training.sample_every': 2})
+  PROGRAMS['train'](config, str(tmp_path))
+  assert len(list((tmp_path / 'samples').glob('step_*.png'))) == 2
+  assert TRACED['step'] == 1
+
+
+@pytest.mark.parametrize(
+  'what, fields',
+  [
+    ('make_preview', {}),
+    ('make_evaluate', {'training.keep_best': 1}),
+    ('make_measure', {'training.metrics_every': 4}),
+  ],
+)
+def test_the_steps_are_saved_before_what_may_fail(
+  what, fields, tmp_path, monkeypatch
+):
+  def fail(*args):
+    raise RuntimeError('out of memory')
+
+  monkeypatch.setattr(train, what, lambda *args: fail)
+  every = {
+    'training.checkpoint_every': 4,
+    'training.sample_every': 4,
+    'training.evaluate_every': 4,
+  }
+  with pytest.raises(RuntimeError, match='out of memory'):
+    PROGRAMS['train'](smoke(**every | fields), str(tmp_path))
+  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['4']
+  params, _ = checkpoints.restore_params(tmp_path)
+  assert jax.tree.leaves(params)
 
 
 def test_a_damaged_checkpoint_is_named_and_done_again(run, tmp_path, capsys):

@@ -242,6 +242,7 @@ def paper_sections(T, counts):
     (7, '2,1,2'),
     (7, '5'),
     (12, '3,3'),
+    (16, '15'),  # 7 * 15 / 14 is 7.5, and a running sum is less
   ],
 )
 def test_respaced_sections(T, spec):

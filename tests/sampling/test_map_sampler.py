@@ -34,27 +34,35 @@ def test_the_exact_map_is_the_same_in_any_number_of_steps(key):
 def test_multistep_consistency_sampling_by_hand(key):
   """Algorithm 1: x + sqrt(sigma^2 - sigma_min^2) z, then f again.
 
-  The map is f = x / 2 + sigma; the keys are those of `split_key`.
+  The map is f = x / 2 + sigma; the keys are those of `split_key`. Where alpha
+  is not 1, x = alpha_s / alpha_min f + sqrt(sigma_s^2 - (alpha_s sigma_min /
+  alpha_min)^2) z.
   """
-  schedule = dj.KarrasSchedule()
-  levels = dj.level_grid(schedule, 3, end_clean=False)
 
   def f(xt, level_t, level_s):
     return 0.5 * xt + level_t.sigma
 
-  x = 80.0 * jax.random.normal(key, (4, 2))
-  found = jax.jit(lambda x: dj.sample_map(key, f, levels, x, stochastic=True))(
-    x
+  x = jax.random.normal(key, (4, 2))
+  sample = jax.jit(
+    lambda levels, x: dj.sample_map(key, f, levels, x, stochastic=True)
   )
-  sigma = np.asarray(levels.sigma, np.float64)
-  expected = np.asarray(x, np.float64)
-  for i, step_key in enumerate(split_key(key, 3)):
-    expected = 0.5 * expected + sigma[i]
-    if i < 2:
-      z = np.asarray(jax.random.normal(step_key, x.shape), np.float64)
-      expected += np.sqrt(sigma[i + 1] ** 2 - sigma[-1] ** 2) * z
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-  np.testing.assert_allclose(sigma[-1], 0.002, rtol=1e-5)
+  for schedule, end in (
+    (dj.KarrasSchedule(), 0.002),
+    (dj.CosineSchedule(-4.0, 2.0), np.sqrt(1 / (1 + np.exp(2.0)))),
+  ):
+    levels = dj.level_grid(schedule, 3, end_clean=False)
+    sigma = np.asarray(levels.sigma, np.float64)
+    alpha = np.asarray(levels.alpha, np.float64)
+    np.testing.assert_allclose(sigma[-1], end, rtol=1e-5)
+    expected = np.asarray(x, np.float64)
+    for i, step_key in enumerate(split_key(key, 3)):
+      expected = 0.5 * expected + sigma[i]
+      if i < 2:
+        z = np.asarray(jax.random.normal(step_key, x.shape), np.float64)
+        ratio = alpha[i + 1] / alpha[-1]
+        noise = np.sqrt(sigma[i + 1] ** 2 - (ratio * sigma[-1]) ** 2)
+        expected = ratio * expected + noise * z
+    np.testing.assert_allclose(sample(levels, x), expected, rtol=1e-5)
 
 
 def test_multistep_samples_of_the_exact_map_are_the_data(key):

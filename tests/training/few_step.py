@@ -4,7 +4,6 @@ A small network with derivatives by hand, and linear networks that can represent
 the exact maps of N(0, C^2 I).
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -60,12 +59,36 @@ def literal_params():
   return {'network': {'w': WEIGHTS}}
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def evaluate(objective, key, batch, context):
-  """Returns the loss, the metrics and what was drawn."""
-  inputs, keys = objective.draw(key, batch, context)
-  loss, (metrics, _) = objective.loss(literal_params(), context, inputs, keys)
-  return loss, metrics, inputs
+  """Returns (loss, its gradient), the metrics and what was drawn."""
+
+  @jax.jit
+  def run(params, key, batch, context):
+    inputs, keys = objective.draw(key, batch, context)
+    of = jax.value_and_grad(objective.loss, has_aux=True)
+    (loss, (metrics, _)), grads = of(params, context, inputs, keys)
+    return (loss, grads['network']['w']), metrics, inputs
+
+  return jax.device_get(run(literal_params(), key, batch, context))
+
+
+def check_literally(found, literal, rtol=1e-9):
+  """Compares (loss, gradient) with literal(net, fixed), a loss in float64.
+
+  What carries no gradient is computed by `fixed`, the same network as net. The
+  gradient is by central differences in the weights of net alone.
+  """
+  fixed, step = Literal(WEIGHTS), 1e-5
+  loss, gradient = found
+  np.testing.assert_allclose(loss, literal(fixed, fixed), rtol=rtol)
+
+  def slope(direction):
+    ends = (WEIGHTS + sign * step * direction for sign in (1.0, -1.0))
+    above, below = (literal(Literal(w), fixed) for w in ends)
+    return (above - below) / (2.0 * step)
+
+  slopes = [slope(direction) for direction in np.eye(len(WEIGHTS))]
+  np.testing.assert_allclose(gradient, slopes, rtol=1e-6, atol=1e-8)
 
 
 def keys_seen(make, noise_input, params, key, batch, context):

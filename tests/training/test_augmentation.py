@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -187,6 +188,17 @@ def test_the_changes_have_their_distributions(drawn):
     assert np.abs(values - uniform).max() < 2 * np.pi * 2.0 / np.sqrt(
       len(values)
     )
+
+
+def test_no_two_values_of_a_change_are_related(drawn):
+  """Correlations where both are drawn, within five standard errors."""
+  values = drawn[0]._asdict()
+  values['shift'] = values['shift'][:, 0]
+  for (a, x), (b, y) in itertools.combinations(values.items(), 2):
+    flips = {a, b} & {'x_flip', 'y_flip'}
+    both = np.ones(len(x), bool) if flips else (x != 0) & (y != 0)
+    r = np.corrcoef(x[both].astype(float), y[both].astype(float))[0, 1]
+    assert abs(r) < 5 / np.sqrt(both.sum()), (a, b)
 
 
 def test_the_nine_labels_literally(drawn):

@@ -66,6 +66,12 @@ def test_an_image_condition_is_of_the_example_itself(key):
   np.testing.assert_array_equal(cond['drop'], plain['drop'])
 
 
+def test_conditions_are_dropped_with_the_probability(key):
+  batch = {'image': np.zeros((4096, 1)), 'label': np.zeros(4096)}
+  drop = conditions.make_condition(True, 0.2)(key, batch)['drop']
+  assert abs(drop.mean() - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 4096)
+
+
 def test_other_kinds_are_refused():
   with pytest.raises(ValueError, match="'edges' is not one of inpaint, sup"):
     conditions.image_condition('edges')

@@ -22,7 +22,6 @@ EDM, STRAIGHT = dj.KarrasSchedule(), dj.RectifiedFlowSchedule()
 S_D, S_MIN = 0.6, 0.002
 LOSS = {'sigma_data': S_D, 'sigma_min': S_MIN}
 NETWORK = Network(few_step.network, dj.edm_input, condition=make_condition())
-NET = Literal(few_step.WEIGHTS)
 
 
 def batch(n=12):
@@ -31,20 +30,20 @@ def batch(n=12):
 
 
 def evaluated(objective, key, context):
-  """(loss, metrics, what was drawn)."""
-  return jax.device_get(few_step.evaluate(objective, key, batch(), context))
+  """((loss, gradient), metrics, what was drawn)."""
+  return few_step.evaluate(objective, key, batch(), context)
 
 
 def column(a):
   return np.asarray(a)[:, None]
 
 
-def f(x, sigma, label):
-  """The consistency function of the literal network in EDM's space."""
+def f(net, x, sigma, label):
+  """The consistency function of a literal network in EDM's space."""
   norm = np.sqrt(sigma**2 + S_D**2)
   skip = S_D**2 / ((sigma - S_MIN) ** 2 + S_D**2)
   out = (sigma - S_MIN) * S_D / norm
-  output = NET(x / column(norm), np.log(sigma) / 4, 0.0, label)
+  output = net(x / column(norm), np.log(sigma) / 4, 0.0, label)
   return column(skip) * x + column(out) * output
 
 
@@ -54,28 +53,37 @@ def test_consistency_training_literally(key):
     objective = consistency.consistency_training(
       NETWORK, EDM, pairs=level_pairs.improved_pairs(800), **LOSS
     )
-    loss, _, (inputs, r) = evaluated(objective, key, Context(300))
+    found, _, (inputs, r) = evaluated(objective, key, Context(300))
   t, label = inputs.level.sigma, inputs.cond['label']
   xt, xr = (inputs.x0 + column(a.sigma) * inputs.eps for a in (inputs.level, r))
   c = 0.00054 * np.sqrt(2.0)
-  square = np.sum((f(xt, t, label) - f(xr, r.sigma, label)) ** 2, axis=1)
-  losses = (np.sqrt(square + c**2) - c) / (t - r.sigma)
-  np.testing.assert_allclose(loss, losses.mean(), rtol=1e-7)
+
+  def literal(net, fixed):
+    difference = f(net, xt, t, label) - f(fixed, xr, r.sigma, label)
+    distance = np.sqrt(np.sum(difference**2, axis=1) + c**2) - c
+    return np.mean(distance / (t - r.sigma))
+
+  few_step.check_literally(found, literal, rtol=1e-7)
 
 
 def test_ect_literally_where_r_is_clean(key):
   """Stage 0 on the straight path: x_0 itself is the target for small t."""
+
+  def times(key, batch_size, schedule):
+    level, _ = dj.log_normal_times(0.4, 1.2)(key, batch_size, schedule)
+    return level, 1.0 + level.t
+
   with jax.enable_x64(True):
     objective = consistency.consistency_training(
       NETWORK,
       STRAIGHT,
-      pairs=level_pairs.easy_pairs(100, dj.log_normal_times(0.4, 1.2)),
+      pairs=level_pairs.easy_pairs(100, times),
       distance=pseudo_huber(0.0),
       **LOSS,
     )
-    loss, _, (inputs, r) = evaluated(objective, key, Context(99))
+    found, _, (inputs, r) = evaluated(objective, key, Context(99))
   t = inputs.level.sigma / inputs.level.alpha
-  label = inputs.cond['label']
+  label, weight = inputs.cond['label'], 1.0 + inputs.level.t
   exact_r = t * np.maximum(0, 1 - (1 + 8 / (1 + np.exp(t))) / 2)
   np.testing.assert_allclose(r.sigma / r.alpha, exact_r, atol=1e-9)
   clean = exact_r == 0.0
@@ -83,14 +91,19 @@ def test_ect_literally_where_r_is_clean(key):
   # x / alpha lies on EDM's path
   xt, xr = (inputs.x0 + column(a) * inputs.eps for a in (t, exact_r))
   safe = np.where(clean, 1.0, exact_r)
-  target = np.where(column(clean), inputs.x0, f(xr, safe, label))
-  distance = np.sqrt(np.sum((f(xt, t, label) - target) ** 2, axis=1))
-  np.testing.assert_allclose(loss, np.mean(distance / (t - exact_r)), rtol=1e-7)
+
+  def literal(net, fixed):
+    target = f(fixed, xr, safe, label)
+    target = np.where(column(clean), inputs.x0, target)
+    square = np.sum((f(net, xt, t, label) - target) ** 2, axis=1)
+    return np.mean(weight * np.sqrt(square) / (t - exact_r))
+
+  few_step.check_literally(found, literal, rtol=1e-7)
 
 
 def test_consistency_distillation_literally(key):
   """A Heun step of the teacher x_0 = x_t / 2; the target is of the average."""
-  average = {'network': {'w': few_step.WEIGHTS + 0.1}}
+  average = few_step.WEIGHTS + 0.1
 
   def teacher(frozen, cond):
     return lambda xt, level: dj.Prediction(frozen * xt)
@@ -105,45 +118,55 @@ def test_consistency_distillation_literally(key):
       boundary=consistency.Boundary(S_D, S_MIN),
       ema_target=True,
     )
-    context = Context(0, average, 0.5)
-    loss, _, (inputs, r) = evaluated(objective, key, context)
+    context = Context(0, {'network': {'w': average}}, 0.5)
+    found, _, (inputs, r) = evaluated(objective, key, context)
   t, label = inputs.level.sigma, inputs.cond['label']
   s, xt = column(r.sigma), inputs.x0 + column(t) * inputs.eps
   slope = (xt - 0.5 * xt) / column(t)
   euler = xt + (s - column(t)) * slope
   xr = xt + (s - column(t)) * 0.5 * (slope + (euler - 0.5 * euler) / s)
-  own = f(xt, t, label)
-  try:
-    NET.w = NET.w + 0.1
-    target = f(xr, r.sigma, label)
-  finally:
-    NET.w = np.asarray(few_step.WEIGHTS)
-  np.testing.assert_allclose(loss, np.mean((own - target) ** 2), rtol=1e-7)
+  target = f(Literal(average), xr, r.sigma, label)
+
+  def literal(net, fixed):
+    return np.mean((f(net, xt, t, label) - target) ** 2)
+
+  few_step.check_literally(found, literal, rtol=1e-7)
   i = np.arange(18) / 17
   grid = (0.002 ** (1 / 7) + i * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
   index = np.abs(np.log(grid)[None] - np.log(column(t))).argmin(1)
   np.testing.assert_allclose(r.sigma, grid[index - 1], rtol=1e-6)
 
 
-@pytest.mark.parametrize('distilled', [False, True])
-def test_continuous_consistency_literally(distilled, key):
-  """sCM's Algorithm 1, halfway through the warm-up, with an uncertainty."""
+@pytest.mark.parametrize('step, distilled', [(50, True), (300, False)])
+def test_continuous_consistency_literally(step, distilled, key):
+  """sCM's Algorithm 1 halfway through the warm-up and after it.
+
+  With an uncertainty, and times of unequal weights.
+  """
 
   def teacher(frozen, cond):
     return lambda xt, level: dj.Prediction(frozen * xt)
 
+  def times(key, batch_size, schedule):
+    level, _ = dj.log_normal_times(-0.5, 1.0)(key, batch_size, schedule)
+    return level, 1.0 + level.t
+
+  def uncertainty(params, level):
+    return 0.3 * level.t * params['network']['w'][3]
+
+  scale, warmup = 0.5 * np.pi, min(step / 100, 1.0)
   with jax.enable_x64(True):
     objective = consistency.continuous_consistency(
-      dataclasses.replace(NETWORK, noise_input=dj.time_input(0.5 * np.pi)),
+      dataclasses.replace(NETWORK, noise_input=dj.time_input(scale)),
       STRAIGHT,
-      times=dj.log_normal_times(-0.5, 1.0),
+      times=times,
       teacher=teacher if distilled else None,
       warmup_steps=100,
-      uncertainty=lambda params, level: 0.3 * level.t,
+      uncertainty=uncertainty,
       sigma_data=S_D,
     )
-    context = Context(50, (), 0.5)
-    loss, metrics, inputs = evaluated(objective, key, context)
+    context = Context(step, (), 0.5)
+    found, metrics, inputs = evaluated(objective, key, context)
   x0, z = inputs.x0, S_D * inputs.eps
   level, label = inputs.level, inputs.cond['label']
   t = np.arctan(level.sigma / level.alpha / S_D)
@@ -154,18 +177,26 @@ def test_continuous_consistency_literally(distilled, key):
     # the teacher sees x on its own path
     seen = column(level.alpha) * x0 + column(level.sigma) * inputs.eps
     slope = (cos * xt - 0.5 * seen) / sin
-  output = NET(xt / S_D, t, 0.0, label)
-  along = cos * sin
-  jvp = NET.slope(
-    xt / S_D, t, 0.0, along * slope / S_D, along[:, 0], np.zeros(12)
-  )
-  g = -(cos**2) * (S_D * output - slope)
-  g -= 0.5 * (cos * sin * xt + S_D * jvp)
-  norm = np.linalg.norm(g, axis=1)
-  g /= column(norm + 0.1)
-  u = 0.3 * level.t
-  losses = np.mean(g**2, axis=1) / np.exp(u) + u
-  np.testing.assert_allclose(loss, losses.mean(), rtol=1e-8)
+
+  def tangent(net):
+    along = cos * sin
+    jvp = net.slope(
+      xt / S_D, t, 0.0, along * slope / S_D, along[:, 0], np.zeros(12)
+    )
+    g = -(cos**2) * (S_D * net(xt / S_D, t, 0.0, label) - slope)
+    return g - warmup * (cos * sin * xt + S_D * jvp)
+
+  def literal(net, fixed):
+    g = tangent(fixed)
+    g /= column(np.linalg.norm(g, axis=1) + 0.1)
+    target = fixed(xt / S_D, t, 0.0, label) + g
+    output = net(xt / S_D, t, 0.0, label)
+    u = 0.3 * level.t * net.w[3]
+    losses = np.mean((output - target) ** 2, axis=1) / np.exp(u) + u
+    return np.mean((1.0 + level.t) * losses)
+
+  few_step.check_literally(found, literal, rtol=1e-8)
+  norm = np.linalg.norm(tangent(Literal(few_step.WEIGHTS)), axis=1)
   np.testing.assert_allclose(
     metrics['tangent'].total, np.mean(norm) / np.sqrt(2), rtol=1e-8
   )

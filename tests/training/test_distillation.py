@@ -49,7 +49,7 @@ def test_one_step_of_the_target_is_two_ddim_steps(schedule, key):
 
 
 def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
-  """The loss of a student that knows the target is 0; at x_0_hat it is not.
+  """The loss of a student whose v is that of the target is 0.
 
   The target is computed here of `dj.sample` with two steps for one.
   """
@@ -60,7 +60,7 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
     return params['value']
 
   objective = distillation.progressive_distillation(
-    Network(student, dj.time_input(1.0), parametrization='x0'),
+    Network(student, dj.time_input(1.0), parametrization='v'),
     COSINE,
     num_steps=N,
     teacher=lambda frozen, cond: ORACLE.denoise,
@@ -88,9 +88,11 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
   )
   target = (xs - s_s / s_t * xt) / (a_s - s_s / s_t * a_t)
   weight = np.maximum((a_t / s_t) ** 2, 1.0)
-  expected = np.mean(weight * target**2)
+  # v = 0 is x_0 = alpha x_t
+  expected = np.mean(weight * (target - a_t * xt) ** 2)
   np.testing.assert_allclose(loss, expected, rtol=1e-4)
-  assert run(key, target)[0] < 1e-8 * expected
+  v = a_t * (xt - a_t * target) / s_t - s_t * target
+  assert run(key, np.float32(v))[0] < 1e-8 * expected
 
 
 def test_reflow_literally(key):

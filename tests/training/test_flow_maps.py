@@ -32,19 +32,16 @@ def batch(n=12):
   return {'image': rng.normal(size=(n, 2)), 'label': rng.normal(size=n)}
 
 
-def drawn(objective, key):
-  """(loss, metrics, literal network, arrays of what was drawn), in float64."""
-  context = Context(0, literal_params())
-  loss, metrics, drawn = jax.device_get(
-    few_step.evaluate(objective, key, batch(), context)
-  )
-  net = Literal(few_step.WEIGHTS)
-  (inputs, s, extra) = drawn
+def drawn(objective, key, average=few_step.WEIGHTS):
+  """(loss, gradient), metrics and arrays of what was drawn, in float64."""
+  context = Context(0, {'network': {'w': average}})
+  evaluated = few_step.evaluate(objective, key, batch(), context)
+  found, metrics, (inputs, s, extra) = evaluated
   t = inputs.level.t
   a, b = np.cos(np.pi * t / 2), np.sin(np.pi * t / 2)
   xt = (a * inputs.x0.T + b * inputs.eps.T).T
   v = (np.pi / 2 * (a * inputs.eps.T - b * inputs.x0.T)).T
-  return loss, metrics, net, (inputs, t, s, xt, v, extra)
+  return found, metrics, (inputs, t, s, xt, v, extra)
 
 
 def column(a):
@@ -65,21 +62,29 @@ def test_mean_flow_literally(power, key):
       adaptive_power=power,
       adaptive_eps=c,
     )
-    loss, metrics, net, (inputs, t, s, xt, v, _) = drawn(objective, key)
+    found, metrics, (inputs, t, s, xt, v, _) = drawn(objective, key)
   drop = inputs.cond['drop']
   label = np.where(drop, 0.0, inputs.cond['label'])
-  own = net(xt, SCALE * t, 0.0, label)
-  null = net(xt, SCALE * t, 0.0, 0.0)
-  guided = omega * v + kappa * own + (1 - omega - kappa) * null
-  v = np.where(column(drop), v, guided)
-  u = net(xt, SCALE * t, SCALE * (t - s), label)
-  du = net.slope(xt, SCALE * t, SCALE * (t - s), v, SCALE, SCALE)
-  square = np.sum((u - (v - column(t - s) * du)) ** 2, axis=1)
-  # the paper sums over pixels: a factor of D^(p - 1)
-  losses = square / (square + c) ** power * 2.0 ** (power - 1.0)
-  np.testing.assert_allclose(loss, losses.mean(), rtol=1e-9)
+
+  def squares(net, fixed):
+    own = fixed(xt, SCALE * t, 0.0, label)
+    null = fixed(xt, SCALE * t, 0.0, 0.0)
+    guided = omega * v + kappa * own + (1 - omega - kappa) * null
+    target = np.where(column(drop), v, guided)
+    times = SCALE * t, SCALE * (t - s)
+    du = fixed.slope(xt, *times, target, SCALE, SCALE)
+    u = net(xt, *times, label)
+    return np.sum((u - (target - column(t - s) * du)) ** 2, axis=1)
+
+  def literal(net, fixed):
+    # the paper sums over pixels: a factor of D^(p - 1)
+    weight = (squares(fixed, fixed) + c) ** -power * 2.0 ** (power - 1.0)
+    return np.mean(weight * squares(net, fixed))
+
+  few_step.check_literally(found, literal)
+  fixed = Literal(few_step.WEIGHTS)
   np.testing.assert_allclose(
-    metrics['error'].total, square.mean() / 2, rtol=1e-9
+    metrics['error'].total, squares(fixed, fixed).mean() / 2, rtol=1e-9
   )
   assert 0 < drop.sum() < 12 and 0 < (s == t).sum() < 12
 
@@ -93,39 +98,51 @@ def test_improved_mean_flow_literally(key):
       two_times=flow_maps.two_times(p_equal=0.3),
       guidance=flow_maps.power_law_guidance(1.0, 8.0, 2.0),
     )
-    loss, metrics, net, (inputs, t, s, xt, v, scale) = drawn(objective, key)
+    found, metrics, (inputs, t, s, xt, v, scale) = drawn(objective, key)
   drop = inputs.cond['drop']
   label = np.where(drop, 0.0, inputs.cond['label'])
-  own = net(xt, SCALE * t, 0.0, label, scale)
-  null = net(xt, SCALE * t, 0.0, 0.0, 1.0)  # as released: of no guidance
-  guided = v + column(1 - 1 / scale) * (own - null)
-  v = np.where(column(drop), v, guided)
-  u = net(xt, SCALE * t, SCALE * (t - s), label, scale)
-  du = net.slope(xt, SCALE * t, SCALE * (t - s), own, SCALE, SCALE)
-  errors = [
-    np.mean((u + column(t - s) * du - v) ** 2), np.mean((own - v) ** 2)
-  ]  # fmt: skip
-  np.testing.assert_allclose(loss, sum(errors), rtol=1e-9)
-  found = metrics['error'].total, metrics['error_velocity'].total
-  np.testing.assert_allclose(found, errors, rtol=1e-9)
+
+  def errors(net, fixed):
+    own = fixed(xt, SCALE * t, 0.0, label, scale)
+    null = fixed(xt, SCALE * t, 0.0, 0.0, 1.0)  # as released: unguided
+    guided = v + column(1 - 1 / scale) * (own - null)
+    target = np.where(column(drop), v, guided)
+    times = SCALE * t, SCALE * (t - s)
+    du = fixed.slope(xt, *times, own, SCALE, SCALE)
+    compound = net(xt, *times, label, scale) + column(t - s) * du
+    at_t = net(xt, SCALE * t, 0.0, label, scale)
+    return np.mean((compound - target) ** 2), np.mean((at_t - target) ** 2)
+
+  few_step.check_literally(found, lambda *nets: sum(errors(*nets)))
+  fixed = Literal(few_step.WEIGHTS)
+  parts = metrics['error'].total, metrics['error_velocity'].total
+  np.testing.assert_allclose(parts, errors(fixed, fixed), rtol=1e-9)
 
 
-def test_shortcut_literally(key):
+@pytest.mark.parametrize('ema_target', [False, True])
+def test_shortcut_literally(ema_target, key):
+  """The target is of the parameters, or of other, averaged ones."""
+  average = few_step.WEIGHTS + 0.1
   with jax.enable_x64(True):
     objective = flow_maps.shortcut(
       dataclasses.replace(NETWORK, condition=make_condition()),
       Arc(),
       num_steps=8,
       bootstrap=0.6,
+      ema_target=ema_target,
     )
-    loss, _, net, (inputs, t, s, xt, v, steps) = drawn(objective, key)
+    found, _, (inputs, t, s, xt, v, steps) = drawn(objective, key, average)
   label, d = inputs.cond['label'], t - s
-  first = net(xt, SCALE * t, SCALE * d / 2, label)
-  middle = xt - column(d / 2) * first
-  second = net(middle, SCALE * (t - d / 2), SCALE * d / 2, label)
-  target = np.where(column(steps), 0.5 * (first + second), v)
-  u = net(xt, SCALE * t, SCALE * d, label)
-  np.testing.assert_allclose(loss, np.mean((u - target) ** 2), rtol=1e-9)
+
+  def literal(net, fixed):
+    fixed = Literal(average) if ema_target else fixed
+    first = fixed(xt, SCALE * t, SCALE * d / 2, label)
+    middle = xt - column(d / 2) * first
+    second = fixed(middle, SCALE * (t - d / 2), SCALE * d / 2, label)
+    target = np.where(column(steps), 0.5 * (first + second), v)
+    return np.mean((net(xt, SCALE * t, SCALE * d, label) - target) ** 2)
+
+  few_step.check_literally(found, literal)
   assert set(d[steps > 0]) == {1.0, 0.5, 0.25} and set(d[steps == 0]) == {1 / 8}
   np.testing.assert_allclose(t / d, np.rint(t / d), atol=1e-12)
   assert (s >= 0.0).all()
@@ -209,6 +226,7 @@ def test_two_times_have_the_masses_that_were_set(key):
   low = functools.partial(dj.uniform_times, t_min=0.75)
   t, s = draw(flow_maps.two_times(low, dj.uniform_times, p_equal=0.0))
   assert t.min() >= 0.75
+  np.testing.assert_allclose(t.mean(), 0.875, atol=0.01)  # t is not the larger
   # E min(t, u) = E[t - t^2 / 2] for u uniform
   exact = 0.875 - 0.5 * (1 - 0.75**3) / 3 / 0.25
   np.testing.assert_allclose(s.mean(), exact, atol=0.01)

@@ -19,13 +19,20 @@ BATCH = {'image': jnp.asarray(X0, jnp.float32)}
 NETWORK = Network(network_fn, dj.step_input(T), learned_variance=True)
 
 
-def make(weight=dj.snr_weight, **kw):
+def noisy_start(t):
+  """The levels of steps 1..T, and not clean data but noise at t = 0."""
+  return P.schedule(jnp.maximum(t, 0.5 / T))
+
+
+def make(weight=dj.snr_weight, schedule=P.schedule, **kw):
   return objectives.hybrid(
-    NETWORK, P.schedule, num_steps=T, num_levels=BINS, weight=weight, **kw
+    NETWORK, schedule, num_steps=T, num_levels=BINS, weight=weight, **kw
   )
 
 
-HYBRID, VLB = make(), make(None, vlb_weight=1.0)
+HYBRID = make()
+# The bound ends at x_0, whatever schedule(0) is.
+VLB = make(None, noisy_start, vlb_weight=1.0)
 
 
 def value_and_grad(objective):

@@ -59,6 +59,46 @@ def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
   assert (np.abs(shares - mass) < 5 * np.sqrt(mass / n)).all()
 
 
+def test_a_law_beyond_the_grid_leaves_its_noisiest_pair(key):
+  """All mass is below sigma_min: in float32 each uniform draw is at the end."""
+  pairs = level_pairs.improved_pairs(800, last=40, mean=-30.0, std=1.0)
+  level_t, level_r, weight = jax.jit(pairs, static_argnums=(1, 2))(
+    key, 4, EDM, 0
+  )
+  noisiest = EDM(jnp.array([0.9, 1.0])).sigma
+  np.testing.assert_allclose(level_r.sigma, noisiest[0], rtol=1e-4)
+  np.testing.assert_allclose(level_t.sigma, noisiest[1], rtol=1e-4)
+  np.testing.assert_allclose(weight, 1 / (noisiest[1] - noisiest[0]), rtol=1e-3)
+
+
+def test_easy_pairs_by_hand(key):
+  """r of the stage, of which there are two, and weights of time / (t - r)."""
+  t, weight = np.float32([0.5, 3.0, 20.0]), np.float32([1.0, 2.0, 5.0])
+
+  def times(key, batch_size, schedule):
+    return schedule.from_logsnr(-2.0 * jnp.log(t)), jnp.asarray(weight)
+
+  pairs = level_pairs.easy_pairs(10, times, num_stages=2, k=2.0, b=0.5)
+  for step, stage in ((9, 0), (10, 1), (500, 1)):
+    n = 1 + 2 / (1 + np.exp(0.5 * t))
+    r = t * np.maximum(0, 1 - n / 2 ** (stage + 1))
+    level_t, level_r, found = pairs(key, 3, EDM, step)
+    np.testing.assert_allclose(level_t.sigma, t, rtol=1e-5)
+    np.testing.assert_allclose(level_r.sigma, r, rtol=1e-5)
+    np.testing.assert_allclose(found, weight / (t - r), rtol=1e-5)
+
+
+def test_every_pair_of_a_grid_is_as_likely(key):
+  """Shares within five standard errors; r is the cleaner neighbour."""
+  n = 3000
+  level_t, level_r, weight = level_pairs.grid_pairs(4)(key, n, EDM, 0)
+  index = np.rint(3 * np.asarray(level_t.t))
+  np.testing.assert_allclose(level_r.t, (index - 1) / 3, atol=1e-6)
+  shares = np.bincount(index.astype(int), minlength=4) / n
+  assert shares[0] == 0.0 and (weight == 1.0).all()
+  assert (np.abs(shares[1:] - 1 / 3) < 5 * np.sqrt(2 / 9 / n)).all()
+
+
 def test_too_few_levels_are_refused():
   with pytest.raises(ValueError, match='num_scales is 1: a pair needs 2'):
     level_pairs.grid_pairs(1)

@@ -160,12 +160,16 @@ def test_one_step_is_gradient_update_and_average(key):
   np.testing.assert_allclose(metrics['grad_norm'].total, norm, rtol=1e-4)
 
 
-@pytest.mark.parametrize('w', [4.0, 0.0, -1.0])
+@pytest.mark.parametrize('w', [4.0, 0.0, -1.0, 9.0])
 def test_a_step_that_is_not_finite_may_change_nothing_but_the_step(w, key):
-  """sqrt(w): its gradient is 1/4 at 4 and inf at 0; at -1 it is NaN itself."""
+  """sqrt(w): its gradient is 1/4 at 4 and inf at 0; at -1 it is NaN itself.
+
+  At 9 the value is NaN and the gradient 1/6.
+  """
 
   def loss(params, context, inputs, keys):
     root = jnp.sqrt(params['w'])
+    root += jnp.where(jax.lax.stop_gradient(root) == 3.0, jnp.nan, 0.0)
     return root, ({'loss': Mean(root, jnp.ones(()))}, root)
 
   root = Objective(
@@ -182,10 +186,11 @@ def test_a_step_that_is_not_finite_may_change_nothing_but_the_step(w, key):
   after, metrics = make(skip_nonfinite=True)(state, {}, key)
   taken = make()(state, {}, key)[0]
   kept = state._replace(step=jnp.array(8))
-  expected = taken if w > 0 else kept
+  expected = taken if w == 4.0 else kept
   jax.tree.map(np.testing.assert_array_equal, after, expected)
   norm = float(metrics['grad_norm'].total)
-  np.testing.assert_equal(norm, {4.0: 0.25, 0.0: np.inf, -1.0: np.nan}[w])
+  norms = {4.0: 0.25, 0.0: np.inf, -1.0: np.nan, 9.0: np.float32(1 / 6)}
+  np.testing.assert_equal(np.float32(norm), norms[w])
   assert (
     float(taken.params['w']) != w
   )  # without, the parameter moves, or is NaN

@@ -151,6 +151,12 @@ def test_the_loss_of_its_draws_literally(name, key):
   assert abs(eps.var() - 1.0) < 5 * 2**0.5 / 32
 
 
+def test_the_two_noises_of_an_image_are_unrelated(key):
+  (inputs, eps_0), _ = jax.jit(objective().draw)(key, batch(256), Context())
+  r = np.corrcoef(inputs.eps.ravel(), eps_0.ravel())[0, 1]
+  assert abs(r) < 5 / np.sqrt(eps_0.size)
+
+
 def test_the_expected_bound_of_the_exact_model_is_the_entropy():
   """Of those terms, whatever the schedule: dt gamma' = d gamma."""
   gamma = np.linspace(-7.0, 7.0, 281)
