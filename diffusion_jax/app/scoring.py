@@ -31,7 +31,7 @@ def sections(config: ConfigDict, schema: Schema) -> dict[str, Constructor]:
   There is one for each metric that is named, or whose section is there; that of
   'module:attribute' is evaluation.<attribute>.
   """
-  evaluation = config.get('evaluation', ConfigDict())
+  evaluation: Any = config.get('evaluation', {})
   metrics = evaluation.get('metrics', ())
   names = {split_name(name, schema.metrics)[0] for name in metrics}
   found = {
@@ -160,7 +160,10 @@ def outputs(model: Any, name: str) -> set[str]:
   """Returns the names of the arrays that an extractor gives."""
   if name in features.PUBLISHED:  # without the weights, which may be missing
     return set(features.PUBLISHED[name])
-  extractor, split = make_extractor(model, name), model.config.evaluation.reference
+  extractor, split = (
+    make_extractor(model, name),
+    model.config.evaluation.reference,
+  )
   with from_config('evaluation'):
     pictures = references.real_images(model.source(split), 1)
     return set(extractor.extract(next(pictures)))

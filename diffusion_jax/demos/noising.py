@@ -40,7 +40,7 @@ class Noising:
         raise ValueError(f'{name}={getattr(self, name)} is below {least}')
 
   def photo(self) -> np.ndarray:
-    """Returns the picture, uint8 [size, size, 3]; raises ValueError, OSError."""
+    """Returns the picture, uint8 [size, size, 3]."""
     if not self.image:
       raise ValueError('which picture? Set image, to china.jpg for instance')
     photo = images.read_image(images.photo_path(self.image))

@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 import numpy as np
 from tqdm import tqdm
 
+from diffusion_jax.data import image_sets
+from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.images import write_png
-from diffusion_jax.metrics import features, fid, image_sets, metric, table
+from diffusion_jax.metrics import features, fid, metric, table
 from diffusion_jax.metrics.estimates import Missing
-from diffusion_jax.metrics.image_sets import ImageSet
 from diffusion_jax.metrics.memorisation import pair_sheet
 from diffusion_jax.metrics.metric import Arrays, Metric, Score
 from diffusion_jax.metrics.neighbours import nearest
@@ -73,7 +74,7 @@ def compare(
   extractor: features.Extractor | None = None,
   held_out: ImageSet | None = None,
   batch_size: int = 64,
-) -> tuple[list[Score], list[str], dict[str, Arrays]]:
+) -> tuple[list[Score], list[str], Mapping[str, Arrays]]:
   """Returns (scores, reasons, arrays) of two sets.
 
   reasons: a sentence for each metric that the sets do not allow. arrays: those
@@ -130,11 +131,14 @@ def describe(
 
 def check_dimension(images: ImageSet, dimension: int) -> None:
   """Raises ValueError if mu of a file has another number of features."""
-  known = fid.given(images.arrays)
+  try:
+    known = fid.given(images.arrays)
+  except ValueError as error:
+    raise ValueError(f'{images.name}: {error}') from error
   if known is not None and len(known.mean) != dimension:
     raise ValueError(
-      f'mu of {images.name} has {len(known.mean)} numbers, and the samples have '
-      f'{dimension} features: it was made with others'
+      f'mu of {images.name} has {len(known.mean)} numbers, and the samples '
+      f'have {dimension} features: it was made with others'
     )
 
 
@@ -176,13 +180,11 @@ def main(argv: Sequence[str]) -> None:
   options = parse(argv)
   named = list(filter(None, options.metrics.split(',')))
   metrics = {
-    name: table.make(name, options.bootstrap)
-    for name in named or table.METRICS
+    name: table.make(name, options.bootstrap) for name in named or table.METRICS
   }
   more = {need for made in metrics.values() for need in made.needs}
   samples, reference = (
-    image_sets.read(path, more)
-    for path in (options.samples, options.reference)
+    image_sets.read(path, more) for path in (options.samples, options.reference)
   )
   held_out = image_sets.read(options.held_out) if options.held_out else None
   extractor = None
@@ -219,7 +221,7 @@ def save_statistics(
     raise ValueError('--statistics needs images of the reference')
   parts = {kind: fid.statistics(arrays[kind]) for kind in kinds}
   kept = {n: x for n, x in about.items() if n not in ('samples', 'num_samples')}
-  image_sets.write_statistics(path, parts, kept)
+  image_sets.write(path, kept, **fid.as_arrays(parts))
 
 
 def write_sheet(

@@ -144,15 +144,14 @@ def sfd(num_draws: int = 10) -> Metric:
 def _metric(name, kind, num_draws):
   # Statistics of a file are those of more images than its features.
   def compute(samples, reference):
-    x, y = samples.get(kind), given(reference, kind)
-    if x is None and given(samples, kind) is None:
-      take(name, samples, kind)  # raises
+    known, y = given(samples, kind), given(reference, kind)
     if y is None:
       own = take(name, reference, kind, 'reference')
       check_counts(name, reference=(len(own), 2))
       y = statistics(own)
-    if x is None:
-      return [Score(name, Estimate(frechet_distance(given(samples, kind), y)))]
+    if known is not None and kind not in samples:
+      return [Score(name, Estimate(frechet_distance(known, y)))]
+    x = take(name, samples, kind)
     check_counts(name, samples=(len(x), 2))
     note = f'{len(x):,} samples'
     if len(x) <= x.shape[1]:

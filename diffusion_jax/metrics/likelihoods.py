@@ -82,7 +82,9 @@ class LatentModel(Protocol):
 
 
 def _in_bits(
-  name: str, measure: Callable[[Any], PerExample], details: Details | None = None
+  name: str,
+  measure: Callable[[Any], PerExample],
+  details: Details | None = None,
 ) -> Metric:
   # Makes the metric of `measure`, whose array `total` is in bits/dim, [B].
   def compute(arrays, reference):

@@ -87,7 +87,9 @@ def features(
   """
   x = take(metric, samples, 'features')
   y = take(metric, reference, 'features', 'reference')
-  check_counts(metric, samples=(len(x), counts[0]), reference=(len(y), counts[1]))
+  check_counts(
+    metric, samples=(len(x), counts[0]), reference=(len(y), counts[1])
+  )
   return x, y
 
 

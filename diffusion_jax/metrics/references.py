@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from diffusion_jax.data import images, sources
+from diffusion_jax.data import image_sets, images, sources
 from diffusion_jax.data.sources import Source
-from diffusion_jax.metrics import features, fid, image_sets
+from diffusion_jax.metrics import features, fid
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import Arrays
 from diffusion_jax.runtime import cache
@@ -38,9 +38,8 @@ def load(
   path = folder() / f'{digest(protocol)}.npz'
   arrays = _read(path, protocol)
   if arrays is None:
-    kept, statistics = compute(source, extractor, batch_size)
-    _write(path, kept, statistics, protocol)
-    arrays = kept | fid.as_arrays(statistics)
+    arrays = compute(source, extractor, batch_size)
+    _write(path, arrays, protocol)
   return arrays, protocol
 
 
@@ -60,7 +59,7 @@ def describe(
 
 def compute(
   source: Source, extractor: Extractor, batch_size: int
-) -> tuple[dict[str, np.ndarray], dict[str, fid.Statistics]]:
+) -> dict[str, np.ndarray]:
   """Returns the features of LIMIT images, and the statistics of all images."""
   order = np.random.default_rng(0).permutation(len(source))
   chosen = np.zeros(len(source), bool)
@@ -80,7 +79,7 @@ def compute(
   statistics = {
     name: fid.statistics(x) for name, x in moments.items() if x.count
   }
-  return {'features': np.concatenate(kept)}, statistics
+  return {'features': np.concatenate(kept), **fid.as_arrays(statistics)}
 
 
 def real_images(source: Source, size: int) -> Iterator[np.ndarray]:
@@ -111,9 +110,9 @@ def _read(path, protocol):
   return found.arrays if found.protocol == protocol else None
 
 
-def _write(path, arrays, statistics, protocol):
+def _write(path, arrays, protocol):
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image_sets.write_statistics(path, statistics, protocol, **arrays)
+    image_sets.write(path, protocol, **arrays)
   except OSError as error:
     warnings.warn(f'features are not kept: {error}', stacklevel=2)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.metrics import features, table
 from diffusion_jax.metrics.features import Extractor
-from diffusion_jax.metrics.image_sets import ImageSet
 from diffusion_jax.metrics.metric import EXTRACTED, Arrays, Metric, Score
 from diffusion_jax.runtime.files import write_npz
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data.images import write_png
-from diffusion_jax.metrics import image_sets
+from diffusion_jax.data import image_sets
 from diffusion_jax.metrics.fid import Statistics
 
 

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax.app.config import Schema
+from diffusion_jax.app.images import Facts
 from diffusion_jax.runtime.per_image import PerImage
 from diffusion_jax.data.sources import Source
 from diffusion_jax.training.objectives import Objective
@@ -44,6 +45,8 @@ class Model(Protocol):
   keeps: ClassVar[tuple[str, ...]]
 
   config: ConfigDict
+  workdir: Path
+  facts: Facts
 
   def check(self, mode: str) -> None:
     """Raises UserError for what this model, or a mode of it, cannot have."""

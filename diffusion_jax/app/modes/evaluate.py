@@ -19,9 +19,10 @@ from diffusion_jax.app import devices, images, load, models, scoring, weights
 from diffusion_jax.app.config import from_config
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import folder, provenance
+from diffusion_jax.data import image_sets
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import image_sets, real_images, spaces, sweeps
+from diffusion_jax.metrics import real_images, spaces, sweeps
 from diffusion_jax.metrics.metric import as_json, table
 from diffusion_jax.metrics.spaces import Named, Space
 from diffusion_jax.metrics.sweeps import Results, title
@@ -146,7 +147,9 @@ def score_samples(
     samples['images'] = np.concatenate(list(stored.batches(size)))
   with from_config('evaluation.metrics'):
     extracted = {
-      name: spaces.extract(x.extractor, stored, out / f'{name}.npz', drawn, size)
+      name: spaces.extract(
+        x.extractor, stored, out / f'{name}.npz', drawn, size
+      )
       for name, x in made.items()
     }
     scores = spaces.score(named, made, samples, extracted)
@@ -188,7 +191,11 @@ def score_point(
   model: Any, named: list[Named], changes: dict[str, Any]
 ) -> dict[str, Any]:
   """Scores real images by one set of weights, and writes result.json."""
-  c, mesh, results = model.config.evaluation, devices.make_mesh(model.config), {}
+  c, mesh, results = (
+    model.config.evaluation,
+    devices.make_mesh(model.config),
+    {},
+  )
   source = model.source(c.split)
   count = min(c.num_images or len(source), len(source))
   params, _ = weights.restore(model)

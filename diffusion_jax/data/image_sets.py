@@ -9,7 +9,7 @@ ADM's references do (`mu_s`, `sigma_s` of spatial features), or both; or
 import json
 import os
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion_jax.data import image_folder, images, sources
-from diffusion_jax.metrics import fid
-from diffusion_jax.metrics.fid import Statistics
 
 IMAGES = 'arr_0', 'images'  # the names of images in an npz file
+# Those of the arrays that are read with them.
+ARRAYS = (
+  'mu', 'sigma', 'mu_s', 'sigma_s', 'labels', 'texts', 'features', 'protocol',
+)  # fmt: skip
 
 
 class ImageSet(NamedTuple):
@@ -81,20 +83,13 @@ def from_array(name: str, pictures: np.ndarray, **arrays) -> ImageSet:
   return ImageSet(name, pictures.shape, batches, arrays, {})
 
 
-def write_statistics(
-  path: str | Path,
-  statistics: Mapping[str, Statistics],
-  protocol: dict[str, Any],
-  **arrays: Any,
-) -> None:
-  """Writes an npz file with mu and sigma, or mu_s and sigma_s of 'spatial'.
+def write(path: str | Path, protocol: dict[str, Any], **arrays: Any) -> None:
+  """Writes an npz file of features, mu, sigma and so on.
 
-  statistics: by the keys of `fid.STATISTICS`. protocol: what they depend on,
-  kept as JSON in the array `protocol`; arrays: further ones, such as features.
+  protocol: what they depend on, kept as JSON in the array `protocol`.
   """
   path = Path(path)
   arrays['protocol'] = json.dumps(protocol)
-  arrays |= fid.as_arrays(statistics)
   draft = path.with_name(f'{path.name}.tmp')
   with draft.open('wb') as file:
     np.savez(file, **arrays)
