@@ -145,14 +145,15 @@ def _metric(name, kind, num_draws):
   # Statistics of a file are those of more images than its features.
   def compute(samples, reference):
     known, y = given(samples, kind), given(reference, kind)
+    if known is None or kind in samples:
+      check_counts(name, samples=(len(take(name, samples, kind)), 2))
     if y is None:
       own = take(name, reference, kind, 'reference')
       check_counts(name, reference=(len(own), 2))
       y = statistics(own)
     if known is not None and kind not in samples:
       return [Score(name, Estimate(frechet_distance(known, y)))]
-    x = take(name, samples, kind)
-    check_counts(name, samples=(len(x), 2))
+    x = samples[kind]
     note = f'{len(x):,} samples'
     if len(x) <= x.shape[1]:
       note += (

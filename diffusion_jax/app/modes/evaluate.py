@@ -103,8 +103,8 @@ def sweep(config: ConfigDict) -> Iterator[tuple[dict[str, Any], ConfigDict]]:
     field, _, values = item.partition('=')
     if not values:
       raise UserError(
-        f'config.evaluation.sweep={text!r}: {item} is not field=value,value, as '
-        "in 'num_steps=10,20 sampler=ddim,heun'"
+        f'config.evaluation.sweep={text!r}: {item} is not field=value,value, '
+        "as in 'num_steps=10,20 sampler=ddim,heun'"
       )
     lists[field] = values.split(',')
   for texts in itertools.product(*lists.values()):
