@@ -26,7 +26,7 @@ import diffusion_jax as dj
 from configs import base
 from diffusion_jax import build
 from diffusion_jax.data import images, sources
-from diffusion_jax.demos import digits_judge
+from diffusion_jax.demos import digits_judge as digits
 from diffusion_jax.families import diffusion
 from diffusion_jax.programs import sample
 from diffusion_jax.runs import run_folder

@@ -22,7 +22,7 @@ from absl import app, flags, logging
 import diffusion_jax as dj
 from diffusion_jax import build
 from diffusion_jax.data import images
-from diffusion_jax.demos import digits_judge
+from diffusion_jax.demos import digits_judge as digits
 from diffusion_jax.metrics.fid import frechet_distance, statistics
 from diffusion_jax.programs import sample
 from diffusion_jax.runs import run_folder

@@ -114,6 +114,11 @@ def describe(
   arrays, count = dict(images.arrays), images.shape[0]
   if extractor is not None:
     check_protocol(images, extractor)
+  try:
+    for kind in fid.STATISTICS:
+      fid.given(arrays, kind)
+  except ValueError as error:
+    raise ValueError(f'{images.name}: {error}') from error
   if count and 'images' in needs:
     arrays['images'] = np.concatenate(list(images.batches(batch_size)))
   if not count or 'features' in arrays or not metric.EXTRACTED & {*needs}:
@@ -131,10 +136,7 @@ def describe(
 
 def check_dimension(images: ImageSet, dimension: int) -> None:
   """Raises ValueError if mu of a file has another number of features."""
-  try:
-    known = fid.given(images.arrays)
-  except ValueError as error:
-    raise ValueError(f'{images.name}: {error}') from error
+  known = fid.given(images.arrays)
   if known is not None and len(known.mean) != dimension:
     raise ValueError(
       f'mu of {images.name} has {len(known.mean)} numbers, and the samples '

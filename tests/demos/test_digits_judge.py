@@ -62,14 +62,14 @@ def test_diversity_is_the_mean_distance_within_classes(test_split):
 def test_the_command(tmp_path, test_split):
   path = tmp_path / 'samples.npz'
   np.savez(path, arr_0=test_split[0], labels=test_split[1])
-  result = as_main.run(digits, path)
+  result = as_main.run(digits_judge, path)
   assert result.returncode == 0
   assert result.stdout.startswith('360 samples: 99.4% +- 0.4% classified')
   apart = result.stdout.splitlines()[1].split()
   assert float(apart[0]) == float(apart[-1].strip(')')) > 1.0  # the same
   said = result.stdout
   np.savez(path, images=test_split[0], labels=test_split[1])
-  assert as_main.run(digits, path).stdout == said
+  assert as_main.run(digits_judge, path).stdout == said
 
 
 def test_mistakes_of_the_command(tmp_path, test_split):
@@ -84,12 +84,12 @@ def test_mistakes_of_the_command(tmp_path, test_split):
     ({'arr_0': np.zeros((2, 4, 4, 3), np.uint8), 'labels': [1, 2]}, 'of 8x8x1'),
   ):
     np.savez(path, **arrays)
-    result = as_main.run(digits, path)
+    result = as_main.run(digits_judge, path)
     assert result.returncode == 2 and result.stderr.count('\n') == 1
     assert result.stderr.startswith('error: ') and message in result.stderr
   for arguments in ((), ('a', 'b')):
-    result = as_main.run(digits, *arguments)
+    result = as_main.run(digits_judge, *arguments)
     assert result.returncode == 2 and 'error: which samples?' in result.stderr
-  assert as_main.run(digits, tmp_path / 'none.npz').returncode == 2
-  result = as_main.run(digits, '--help')
-  assert result.returncode == 0 and 'evaluation.digits runs/' in result.stdout
+  assert as_main.run(digits_judge, tmp_path / 'none.npz').returncode == 2
+  result = as_main.run(digits_judge, '--help')
+  assert result.returncode == 0 and 'demos.digits_judge runs/' in result.stdout

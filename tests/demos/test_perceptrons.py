@@ -5,7 +5,8 @@ import pytest
 import safetensors.numpy
 
 from diffusion_jax.data import sources
-from diffusion_jax.metrics import features, perceptrons
+from diffusion_jax.demos import perceptrons
+from diffusion_jax.metrics import features
 
 
 def real(two_levels):

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_jax.data import pipeline, shapes, text
+from diffusion_jax.data import pipeline, text
+from diffusion_jax.demos import shapes
 
 words = lambda table: st.sampled_from(tuple(table))
 one = st.builds(

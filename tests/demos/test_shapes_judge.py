@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.demos import shapes
-from diffusion_jax.metrics import shapes as judging
+from diffusion_jax.demos import shapes_judge
 from diffusion_jax.metrics.fid import frechet_distance, statistics
 from diffusion_jax.demos.shapes_judge import (
   compare,
@@ -95,18 +95,18 @@ def test_the_command(tmp_path):
   index = np.arange(20)
   path = tmp_path / 'samples.npz'
   np.savez(path, arr_0=source.read(index)[0], texts=source.texts(index))
-  result = as_main.run(judging, path)
+  result = as_main.run(shapes_judge, path)
   assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
   assert lines[0].startswith('one object: 100.0% +- 0.0% of ')
   assert lines[1].startswith('2 objects: 100.0% +- 0.0% of ')
   np.savez(path, arr_0=source.read(index)[0])
-  result = as_main.run(judging, path)
+  result = as_main.run(shapes_judge, path)
   assert result.returncode == 2 and result.stderr.startswith('error: ')
   assert result.stderr.count('\n') == 1
   assert 'has no array texts: images and their texts' in result.stderr
-  assert 'error: which samples?' in as_main.run(judging).stderr
-  assert as_main.run(judging, '-h').returncode == 0
+  assert 'error: which samples?' in as_main.run(shapes_judge).stderr
+  assert as_main.run(shapes_judge, '-h').returncode == 0
 
 
 def test_features_tell_samples_from_noise():

@@ -4,14 +4,6 @@ import numpy as np
 from diffusion_jax.metrics import bits
 
 
-def test_mean_and_standard_error_by_hand():
-  """Of 1, 2, 3, 6: variance (4 + 1 + 0 + 9) / 3, over 4 values."""
-  mean, error = bits.mean_and_error(np.array([1, 2, 3, 6]))
-  assert mean == 3.0
-  np.testing.assert_allclose(error, np.sqrt(14 / 3 / 4), rtol=1e-12)
-  assert bits.mean_and_error(np.array([5.0])) == (5.0, 0.0)
-
-
 def test_rate_and_distortion_by_hand():
   """x_T costs the prior, then L_2 and L_1 are sent; RMSE of 0.02 is 2.55."""
   rate, distortion = bits.rate_distortion(

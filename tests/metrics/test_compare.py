@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data.images import write_png
-from diffusion_jax.metrics import compare, features, fid, image_sets
+from diffusion_jax.data import image_sets
+from diffusion_jax.metrics import compare, features, fid
 from diffusion_jax.metrics.manifolds import precision_recall
 from tests import as_main
 
@@ -81,7 +82,7 @@ def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
   again = run(capsys, paths[0], own, *options)
   assert out.splitlines()[0] == again.splitlines()[0]
   x = reference.reshape(50, -1) / 255.0
-  kept = image_sets.statistics(image_sets.read(own))
+  kept = fid.given(image_sets.read(own).arrays)
   assert kept is not None
   np.testing.assert_allclose(kept.mean, x.mean(axis=0), rtol=1e-5)
   content = dict(np.load(own))
@@ -125,7 +126,7 @@ def test_small_sets(tmp_path, capsys, rng, sizes, computed, reasons):
     np.savez(path, arr_0=rng.integers(0, 256, (size, 8, 8, 1), np.uint8))
   lines = run(capsys, *paths, '--features=digits').splitlines()
   others = {
-    'sfd needs spatial features of the samples',
+    'sfd needs spatial features of the samples, as inception has',
     'accuracy needs labels of the samples',
     'memorisation needs held-out images, 1 or more',
   }
@@ -146,6 +147,28 @@ def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
     run(capsys, *args, f'--json={tmp_path / "r.json"}')
   assert capsys.readouterr().out.startswith('fd ')
   assert set(json.loads((tmp_path / 'r.json').read_text())['metrics']) == {'fd'}
+
+
+def test_a_metric_of_ones_own(files, capsys, tmp_path, monkeypatch):
+  """It sees the images, and what was stored with them; no features."""
+  samples, _, _, paths = files
+  (tmp_path / 'my_brightness.py').write_text(
+    'from diffusion_jax.metrics.estimates import mean\n'
+    'from diffusion_jax.metrics.metric import Metric, Score\n'
+    'def bright(threshold: float = 100.0):\n'
+    '  def compute(samples, reference):\n'
+    "    over = samples['images'].mean((1, 2, 3)) > threshold\n"
+    "    return [Score('bright', mean(over == samples['wanted']))]\n"
+    "  return Metric({'bright': True}, ('images', 'wanted'), compute)\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  wanted = np.arange(60) % 2 == 0
+  np.savez(tmp_path / 'mine.npz', arr_0=samples, wanted=wanted)
+  out = run(
+    capsys, tmp_path / 'mine.npz', paths[1], '--metrics=my_brightness:bright'
+  )
+  expected = np.mean((samples.mean((1, 2, 3)) > 100.0) == wanted)
+  assert float(out.split()[1]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_copies_of_the_reference_are_shown(files, capsys, tmp_path):
@@ -177,14 +200,14 @@ def test_labels_and_classes_of_digits(capsys, tmp_path):
   from diffusion_jax.demos import digits_judge
 
   path = tmp_path / 'test.npz'
-  pictures, labels = digits.real('test'), digits.real_labels('test')
+  pictures, labels = digits_judge.real('test'), digits_judge.real_labels('test')
   np.savez(path, arr_0=pictures, labels=labels)
   out = run(
     capsys, path, path, '--features=digits', '--metrics=accuracy,is,fd',
     '--bootstrap=0',
   )  # fmt: skip
   lines = [line.split()[:2] for line in out.splitlines()]
-  judged = digits.judge(pictures, labels)['accuracy']
+  judged = digits_judge.judge(pictures, labels)['accuracy']
   assert float(lines[0][1]) == pytest.approx(judged, rel=1e-4)
   assert 8.0 < float(lines[1][1]) <= 10.0  # ten classes, seldom doubtful
   assert abs(float(lines[2][1])) < 1e-9
@@ -196,8 +219,8 @@ def test_labels_and_classes_of_digits(capsys, tmp_path):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['a'], 'usage: python -m'),
-    (['a', 'b', '--feature=x'], '--feature=x is no option'),
+    (['a'], 'arguments are required: reference'),
+    (['a', 'b', '--feature=x'], 'unrecognized arguments: --feature=x'),
     (['a', 'b', '--bootstrap=-1'], 'give a number from 0'),
     (['a', 'b', '--batch_size=0'], 'give a number from 1'),
     (['a', 'b'], 'there is no file or folder a'),
@@ -213,6 +236,9 @@ def test_mistakes_with_files_are_one_line(files, tmp_path):
   found = as_main.run(compare, *paths)
   assert found.returncode == 2 and found.stderr.count('\n') == 1
   assert 'choose --features, one of inception, din' in found.stderr
+  with pytest.raises(ValueError, match=r'm.npz: mu is \[3\] and sigma \[2, 2\]'):
+    np.savez(tmp_path / 'm.npz', mu=np.zeros(3), sigma=np.eye(2))
+    compare.main([str(paths[0]), str(tmp_path / 'm.npz'), '--features=pixels'])
   with pytest.raises(ValueError, match='32 numbers, and the samples have 9'):
     np.savez(tmp_path / 'm.npz', mu=np.zeros(32), sigma=np.eye(32))
     compare.main([str(paths[0]), str(tmp_path / 'm.npz'), '--features=pixels'])
@@ -220,5 +246,5 @@ def test_mistakes_with_files_are_one_line(files, tmp_path):
     compare.main([*map(str, paths), '--features=digits'])
   with pytest.raises(ValueError, match="'x' are not one of inception"):
     features.make('x')
-  with pytest.raises(ValueError, match='--metrics: x is not one of fd, sfd'):
+  with pytest.raises(ValueError, match='metric x is not one of fd, sfd'):
     compare.main([*map(str, paths), '--features=pixels', '--metrics=x'])

@@ -102,12 +102,12 @@ def test_the_bootstrap_error_is_the_deviation_over_sets(rng):
 
 
 def test_digits_are_nearer_to_digits_than_noise(rng):
-  features = digits.make_features()
-  train, test = (digits.real(split) for split in ('train', 'test'))
+  features = digits_judge.make_features()
+  train, test = (digits_judge.real(split) for split in ('train', 'test'))
   noise = rng.integers(0, 256, test.shape).astype(np.uint8)
   reference = statistics(features(train))
   near, far = (
     frechet_distance(statistics(features(x)), reference) for x in (test, noise)
   )
   assert 0.0 < near < 0.05 * far
-  np.testing.assert_array_equal(features(test), digits.make_features()(test))
+  np.testing.assert_array_equal(features(test), digits_judge.make_features()(test))

@@ -4,33 +4,34 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import noise_photo
+from diffusion_jax.app import load
+from diffusion_jax.app.config import make
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import UserError
-from diffusion_jax.programs import PROGRAMS
+from tests.app.conftest import CONFIGS, as_flags
+
+SMALL = {'noise.size': 64, 'noise.frames': 5, 'noise.num_draws': 10}
 
 
 def config(**changes):
-  config = noise_photo.get_config('smoke')
-  config.update_from_flattened_dict(changes)
-  return config
+  config = load.completed(load.from_file(str(CONFIGS / 'noise_photo.py')))
+  return load.with_flags(config, [*as_flags(SMALL | changes)])
+
+
+def noise(workdir, **changes):
+  MODES['noise'](config(**changes), str(workdir))
+  return json.loads((workdir / 'white_noise.json').read_text())
 
 
 @pytest.fixture(scope='module')
 def homework(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('noise')
-  PROGRAMS['noise'](config(), str(workdir))
-  return workdir
-
-
-def report(workdir):
-  return json.loads((workdir / 'white_noise.json').read_text())
+  return workdir, noise(workdir)
 
 
 def test_the_default_is_500_descending_alphas():
-  from diffusion_jax import build
-
-  full = noise_photo.get_config()
-  schedule = build.build_schedule(full)
+  full = load.completed(load.from_file(str(CONFIGS / 'noise_photo.py')))
+  schedule = make(load.schema_of(full), 'schedule', full.schedule)
   alphas = np.asarray(schedule.alphas)
   assert len(alphas) == 500 and (np.diff(alphas) < 0).all()
   np.testing.assert_allclose(alphas[[0, -1]], [0.9998, 0.96], rtol=1e-6)
@@ -38,18 +39,19 @@ def test_the_default_is_500_descending_alphas():
 
 
 def test_pictures(homework):
-  with Image.open(homework / 'strip.png') as strip:
+  workdir, _ = homework
+  with Image.open(workdir / 'strip.png') as strip:
     assert strip.size == (4 + 6 * (64 + 4), 64 + 2 * 4)
-  with Image.open(homework / 'noise.gif') as gif:
+  with Image.open(workdir / 'noise.gif') as gif:
     assert gif.n_frames == 5  # pyright: ignore[reportAttributeAccessIssue]
     assert gif.size == (64, 64)
   for name in ('schedule.png', 'spectrum.png'):
-    with Image.open(homework / name) as plot:
+    with Image.open(workdir / name) as plot:
       assert np.asarray(plot.convert('L')).std() > 10  # something is drawn
 
 
 def test_white_noise_json(homework):
-  found = report(homework)
+  _, found = homework
   assert found['steps'] == 500 and found['dimensions'] == 64 * 64 * 3
   per_dim, total = found['distance_per_dim'], found['distance_total']
   error = total['standard_error']
@@ -66,11 +68,13 @@ def test_white_noise_json(homework):
     assert len(found[part]['meaning']) > 100
 
 
+def with_alphas(*alphas):
+  return {'schedule': 'alphas', 'schedule.values': alphas}
+
+
 def test_few_steps_leave_the_picture_and_only_the_correlation_tells(tmp_path):
   """The lecture's five alphas: nowhere near noise."""
-  alphas = (0.99, 0.98, 0.97, 0.96, 0.95)
-  PROGRAMS['noise'](config(**{'schedule.alphas': alphas}), str(tmp_path))
-  found = report(tmp_path)
+  found = noise(tmp_path, **with_alphas(0.99, 0.98, 0.97, 0.96, 0.95))
   assert found['steps'] == 5
   np.testing.assert_allclose(found['alpha_bar_T'], 0.858277728, rtol=1e-6)
   assert found['correlation_with_x']['value'] > 0.7
@@ -82,12 +86,12 @@ def test_ones_own_photo_of_any_shape_and_mode(tmp_path):
   changes = {
     'noise.image': str(tmp_path / 'me.png'),
     'noise.fit': 'scale',
-    'schedule.alphas': (0.5,),
     'noise.size': 32,
   }
-  PROGRAMS['noise'](config(**changes), str(tmp_path / 'out'))
-  assert report(tmp_path / 'out')['steps'] == 1
-  with Image.open(tmp_path / 'out' / 'noise.gif') as gif:
+  out = tmp_path / 'out'
+  out.mkdir()
+  assert noise(out, **changes, **with_alphas(0.5))['steps'] == 1
+  with Image.open(out / 'noise.gif') as gif:
     assert gif.n_frames == 2  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -95,28 +99,34 @@ def test_ones_own_photo_of_any_shape_and_mode(tmp_path):
   'changes, message',
   [
     (
-      {'schedule.alphas': (0.9, 1.2)},
+      with_alphas(0.9, 1.2),
       r'config.schedule: alphas\[1\] = 1.2, step 2',
     ),
-    ({'schedule.alphas': (0.0, 0.9)}, r'alphas\[0\] = 0, step 1 of 2'),
-    ({'schedule.alphas': ()}, 'list of alphas is empty'),
-    ({'schedule.alphas': ('a',)}, 'alphas must be a list of numbers'),
+    (with_alphas(0.0, 0.9), r'alphas\[0\] = 0, step 1 of 2'),
+    (with_alphas(), 'list of alphas is empty'),
+    (with_alphas('a'), 'alphas must be a list of numbers'),
     ({'noise.image': 'none.jpg'}, 'config.noise: there is no image none.jpg'),
     ({'noise.image': __file__}, 'test_noise.py is not an image'),
-    ({'noise.fit': 'pad'}, "fit 'pad' is not one of"),
-    ({'noise.image': ''}, 'config.noise: which picture. Give --config.noise.i'),
-    ({'schedule.name': 'linear_vp'}, 'has no steps'),
+    ({'noise.fit': 'pad'}, "config.noise.fit='pad' is not one of crop, scale"),
+    ({'noise.image': ''}, 'config.noise: which picture'),
+    ({'noise.num_draws': 1}, 'config.noise: num_draws=1 is below 2'),
+    ({'noise.sise': 3}, "no field config.noise.sise .did you mean 'size'"),
+    ({'schedule': 'linear_vp'}, 'has no steps'),
   ],
 )
 def test_wrong_input(tmp_path, changes, message):
   with pytest.raises(UserError, match=message):
-    PROGRAMS['noise'](config(**changes), str(tmp_path / 'x'))
+    noise(tmp_path / 'x', **changes)
   assert not (tmp_path / 'x').exists()
 
 
+def test_other_configs_have_no_photo(tmp_path):
+  digits = load.completed(load.from_file(str(CONFIGS / 'digits.py')))
+  with pytest.raises(UserError, match='no section noise: give --config=configs'):
+    MODES['noise'](digits, str(tmp_path))
+
+
 def test_a_zero_as_the_last_alpha_ends_in_pure_noise(tmp_path):
-  changes = {'schedule.alphas': (0.9, 0.5, 0.0)}
-  PROGRAMS['noise'](config(**changes), str(tmp_path))
-  found = report(tmp_path)
+  found = noise(tmp_path, **with_alphas(0.9, 0.5, 0.0))
   assert found['alpha_bar_T'] == 0.0
   assert found['correlation_with_x']['expected'] == 0.0
