@@ -4,10 +4,12 @@ A batch that is in its file is not computed again, so that an interrupted
 evaluation continues.
 """
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -39,7 +41,8 @@ def per_batch(
   image depends on seed, name and its index, not on its batch. condition:
   (keys, x0) -> cond['image'], for networks that need it.
   """
-  roots = stream(seed, 'evaluation_images'), stream(seed, name)
+  own = jax.random.fold_in(stream(seed, 'metrics'), zlib.crc32(name.encode()))
+  roots = stream(seed, 'evaluation_images'), own
 
   def function(params, keys, inputs):
     (image_keys, keys), (x0, cond) = keys, inputs

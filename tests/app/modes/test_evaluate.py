@@ -1,7 +1,8 @@
-"""--mode=evaluate on a tiny run of the real digits."""
+"""--mode=evaluate of real images, on a tiny run of the real digits."""
 
 import json
 import shutil
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -10,27 +11,25 @@ import pytest
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax import build, families
+from diffusion_jax.app import devices, models
+from diffusion_jax.app.modes import MODES, evaluate
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale
 from diffusion_jax.errors import UserError
-from diffusion_jax.families.family import Metric
-from diffusion_jax.programs import PROGRAMS
-from diffusion_jax.programs import evaluate as evaluation
-from diffusion_jax.runs import run_folder
-from tests.programs.conftest import printed_by, smoke
+from diffusion_jax.metrics import real_images
+from tests.app.conftest import printed_by, smoke
 
 QUICK = {
   'evaluation.num_images': 12,
   'evaluation.batch_size': 8,
-  'evaluation.num_steps': 5,
+  'evaluation.elbo.num_steps': 5,
 }
+ODE = {'evaluation.metrics': 'ode', 'evaluation.ode.tolerance': 0.1}
 
 
-def evaluate(workdir, **fields):
-  fields = {f'evaluation.{name}': value for name, value in fields.items()}
-  PROGRAMS['evaluate'](smoke(**QUICK | fields), str(workdir))
+def run_mode(workdir, **changes):
+  MODES['evaluate'](smoke(**changes), str(workdir))
 
 
 def result(workdir, name):
@@ -46,7 +45,7 @@ def parts(workdir, name):
 @pytest.fixture(scope='module')
 def printed(run):
   """What an evaluation of the bound has printed."""
-  return printed_by(evaluate, run)
+  return printed_by(lambda: run_mode(run, **QUICK))
 
 
 def test_the_parts_of_the_bound_add_up(run, printed):
@@ -62,11 +61,38 @@ def test_the_parts_of_the_bound_add_up(run, printed):
   np.testing.assert_allclose(
     found['rate'][-1] + found['terms'][0], total, rtol=1e-5
   )
-  assert f'elbo: {found["bits_per_dim"]:.4f} +- ' in printed
+  line = next(x for x in printed.splitlines() if x.startswith('elbo '))
+  assert line.split()[1:] == [
+    f'{found["bits_per_dim"]:.5g}', '+-', f'{found["standard_error"]:.3g}',
+    'bits/dim',
+  ]  # fmt: skip
   assert 'L_T ' in printed and 'L_0 ' in printed
   for name in ('terms', 'rate_distortion'):
     with Image.open(run / 'evaluation' / 'elbo-test' / f'{name}.png') as image:
       assert image.size[0] > 300
+
+
+def test_the_bound_is_that_of_the_network(run, printed):
+  """Its first two images, by the library and by hand in bits."""
+  config = smoke(**QUICK)
+  model = models.make(config, run)
+  params, _ = evaluate.weights.restore(model)
+  x0, labels = sources.digits('test').read(np.arange(2))
+  root = stream(config.evaluation.seed, 'metrics')
+  root = jax.random.fold_in(root, zlib.crc32(b'elbo'))
+  keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(np.arange(2))
+  nll = lambda x0, last: dj.reconstruction_nll(x0, last, 17)
+  bound = jax.jit(
+    lambda keys, x0, labels: dj.variational_bound(
+      keys, model.denoiser(params, {'label': labels}), model.schedule(), x0,
+      num_steps=5, decoder=nll,
+    )
+  )(keys, scale(x0, 17), labels)  # fmt: skip
+  measured = parts(run, 'elbo-test')['00000000.npz']
+  for name in ('total', 'prior', 'reconstruction'):
+    np.testing.assert_allclose(
+      measured[name][:2], bound[name] / (64 * np.log(2)), rtol=1e-4, atol=1e-9
+    )
 
 
 def test_an_interrupted_evaluation_continues(run, printed):
@@ -77,27 +103,27 @@ def test_an_interrupted_evaluation_continues(run, printed):
   (out / 'parts' / '00000008.npz').unlink()
   first = out / 'parts' / '00000000.npz'
   stamp = first.stat().st_mtime_ns
-  evaluate(run, name='again')
+  run_mode(run, **QUICK, **{'evaluation.name': 'again'})
   assert first.stat().st_mtime_ns == stamp  # not measured again
-  after = parts(run, 'elbo-test-again')
-  for name, arrays in before.items():
-    for key, values in arrays.items():
-      np.testing.assert_array_equal(values, after[name][key])
+  np.testing.assert_equal(parts(run, 'elbo-test-again'), before)
 
 
 def test_another_evaluation_needs_another_name(run, printed):
-  with pytest.raises(UserError, match='num_steps is 5, 4 now. Delete it, or'):
-    evaluate(run, num_steps=4)
-  config = smoke(**QUICK, **{'sampling.variance': 'fixed_large'})
+  other = QUICK | {'evaluation.elbo.num_steps': 4}
+  with pytest.raises(UserError, match='elbo.num_steps is 5, 4 now. Delete it, or'):
+    run_mode(run, **other)
+  large = {
+    'sampling.sampler': 'ancestral',
+    'sampling.sampler.variance': 'fixed_large',
+  }
   with pytest.raises(UserError, match='variance is fixed_small, fixed_large'):
-    PROGRAMS['evaluate'](config, str(run))
+    run_mode(run, **QUICK, **large)
 
 
 def test_an_image_has_one_bound_in_any_batch_on_any_devices(run, printed):
   """Of 8 on one device, and of 5 on eight."""
-  config = smoke(**QUICK, **{'training.mesh': (8, 1)})
-  config.evaluation.update(name='spread', batch_size=5)
-  PROGRAMS['evaluate'](config, str(run))
+  other = {'evaluation.name': 'spread', 'evaluation.batch_size': 5}
+  run_mode(run, **QUICK | other | {'training.mesh': (8, 1)})
   totals = [
     np.concatenate([p['total'] for p in parts(run, name).values()])
     for name in ('elbo-test', 'elbo-test-spread')
@@ -107,7 +133,9 @@ def test_an_image_has_one_bound_in_any_batch_on_any_devices(run, printed):
 
 
 def test_independent_pixels_literally(run):
-  evaluate(run, metrics=('independent_pixels',))
+  run_mode(run, **{
+    'evaluation.metrics': 'independent_pixels', 'evaluation.num_images': 12,
+  })  # fmt: skip
   train, test = sources.digits('train').images, sources.digits('test').images
   bits = []
   for image in test[:12]:
@@ -119,85 +147,84 @@ def test_independent_pixels_literally(run):
 
 
 def test_the_ode_and_a_list_of_metrics_as_typed(run, capsys):
-  three = {'num_images': 3, 'name': 'three'}
-  evaluate(run, metrics=('ode,independent_pixels',), tolerance=0.1, **three)
+  three = {'evaluation.num_images': 3}
+  both = {'evaluation.metrics': 'ode,independent_pixels'}
+  run_mode(run, **three, **ODE | both, **{'evaluation.name': 'three'})
   assert result(run, 'ode-test-three')['images'] == 3
-  printed = capsys.readouterr().out
-  assert 'ode: ' in printed and 'independent_pixels: ' in printed
-  evaluate(
-    run, metrics=('ode',), tolerance=0.1, dequantization='gaussian',
-    num_images=3, name='noisy',
-  )  # fmt: skip
+  printed = capsys.readouterr().out.splitlines()
+  assert {'ode', 'independent_pixels'} <= {x.split()[0] for x in printed}
+  noisy = {'evaluation.ode.dequantization': 'gaussian'}
+  run_mode(run, **three, **ODE, **noisy, **{'evaluation.name': 'noisy'})
   found = result(run, 'ode-test-noisy')['bits_per_dim']
   # two bounds of the same, in the same units: an offset of 3 bits is not lost
   assert abs(found - result(run, 'ode-test-three')['bits_per_dim']) < 2.5
 
 
-def test_a_measure_sees_the_labels_and_the_image_of_the_condition(monkeypatch):
+def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
   """cond['image'] is drawn with a key of the seed and the image's index."""
-  config = smoke(**{'conditioning.image': 'inpaint'})
-  make = build.build_image_condition(config)
+  model = models.make(smoke(**{'conditioning.image': 'inpaint'}), tmp_path)
+  condition = model.conditioning.image
   total = lambda x: x.sum(axis=(1, 2, 3))
 
   def measure(params, keys, x0, cond):
     return {'label': cond['label'], 'image': total(cond['image'])}
 
-  metrics = {'elbo': Metric(lambda config: measure, None)}
-  spied = families.of(config)._replace(metrics=metrics)
-  monkeypatch.setattr(families, 'of', lambda config: spied)
   source, index = sources.digits('test'), np.array([3, 8, 5])
-  pictures, cond = evaluation.read(config, source, index)
-  measured = evaluation.make_measure('elbo', config, build.build_mesh(config))
-  found = measured({}, index, pictures, cond)
+  pictures, cond = evaluate.read_images(model, source, index)
+  mesh = devices.make_mesh(model.config)
+  compute = real_images.per_batch(
+    measure, 'x', mesh, num_levels=17, seed=2, size=8, condition=condition
+  )
+  found = compute({}, index, pictures, cond)
   x0, labels = source.read(index)
   np.testing.assert_array_equal(found['label'], labels)
-  root = stream(config.evaluation.seed, 'evaluation_images')
+  root = stream(2, 'evaluation_images')
   keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(index)
-  images = jax.jit(make)(keys, scale(x0, 17))
+  images = jax.jit(condition)(keys, scale(x0, 17))
   np.testing.assert_allclose(found['image'], total(images), rtol=1e-5)
 
 
-def test_the_overrides_of_the_training_may_be_repeated(run):
-  same = {'data.image_shape': (8, 8, 1), 'network.channels': 8}
-  run_folder.check_overrides('evaluate', same, str(run))
-  with pytest.raises(UserError, match='config.network.channels cannot change'):
-    run_folder.check_overrides(
-      'sample', same | {'network.channels': 4}, str(run)
-    )
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'metrics': 'fid2'}, "'fid2' .did you mean 'fid'.* is not one of elbo, ode"),
+    ({'metrics': ''}, 'metrics is empty: give one of elbo, ode'),
+    ({'split': 'val'}, "split 'val' is not one of"),
+    ({'elbo.decoder': 'normal'}, "elbo.decoder='normal' is not one of gauss"),
+    (
+      {'metrics': 'ode', 'ode.dequantization': 'u'},
+      "dequantization='u' is not one of unif",
+    ),
+    ({'elbo.random_steps': 9}, 'config.evaluation.elbo: steps is 9: of 5'),
+    ({'metrics': 'ode', 'ode.num_probes': 0}, 'ode: num_probes=0 is not posit'),
+    ({'metrics': 'ode', 'elbo.tolerance': 1}, 'no field config.evaluation.elbo'),
+    ({'batch_size': 0}, 'evaluation.batch_size=0 is below 1'),
+    ({'name': 'a/b'}, "evaluation.name='a/b' has a /"),
+    ({'sweep': 'num_steps'}, 'num_steps is not field=value,value'),
+    ({'sweep': 'num_stps=3'}, "config.sampling.num_stps .did you mean 'num_st"),
+    ({'sweep': 'num_steps=0'}, 'config.sampling: num_steps=0 is not a positive'),
+  ],
+)
+def test_mistakes_are_one_clear_line(run, changes, message):
+  changes = {f'evaluation.{name}': value for name, value in changes.items()}
+  quick = {} if 'evaluation.metrics' in changes else QUICK
+  with pytest.raises(UserError, match=message):
+    run_mode(run, **{'evaluation.name': 'x'} | quick | changes)
 
 
-def test_mistakes_are_one_clear_line(run, tmp_path, monkeypatch):
-  with pytest.raises(UserError, match="'fid2' .*is not one of elbo, ode, ind"):
-    evaluate(run, metrics=('fid2',))
-  with pytest.raises(UserError, match='metrics is empty: give elbo or ode'):
-    evaluate(run, metrics=())
-  with pytest.raises(UserError, match='there is no run in'):
-    evaluate(tmp_path / 'none')
-  with pytest.raises(UserError, match="split 'val' is not one of"):
-    evaluate(run, split='val')
-  with pytest.raises(UserError, match="decoder='normal' is not one of gauss"):
-    evaluate(run, decoder='normal', name='x')
-  with pytest.raises(UserError, match="dequantization='u' is not one of unif"):
-    evaluate(run, metrics=('ode',), dequantization='u', name='x')
-  with pytest.raises(UserError, match='config.evaluation: steps is 9: of 5'):
-    evaluate(run, random_steps=9, name='x')
-  with pytest.raises(UserError, match='evaluation.num_probes=0 is not in'):
-    evaluate(run, metrics=('ode',), num_probes=0, name='x')
-  with monkeypatch.context() as patch:  # as after too many steps
-    lost = lambda key, denoise, schedule, x, **_: (jnp.full(len(x), jnp.nan), x)
-    patch.setattr(dj, 'log_likelihood', lost)
-    with pytest.raises(UserError, match='ode is nan on images 0..2: try a lar'):
-      evaluate(run, metrics=('ode',), num_images=3, name='x2')
+def test_what_is_not_a_number_is_not_written(run, monkeypatch):
+  """As after too many steps of the solver."""
+  lost = lambda key, denoise, schedule, x, **_: (jnp.full(len(x), jnp.nan), x)
+  monkeypatch.setattr(dj, 'log_likelihood', lost)
+  with pytest.raises(UserError, match='ode is nan on images 0..2: try a larger'):
+    run_mode(run, **ODE, **{
+      'evaluation.num_images': 3, 'evaluation.name': 'x2',
+    })  # fmt: skip
   assert not list((run / 'evaluation' / 'ode-test-x2' / 'parts').iterdir())
-  copy = tmp_path / 'copy'
-  shutil.copytree(run, copy)
+
+
+def test_a_run_without_checkpoints_is_refused(run, tmp_path):
+  copy = shutil.copytree(run, tmp_path / 'copy')
   shutil.rmtree(copy / 'checkpoints')
   with pytest.raises(UserError, match='there is no checkpoint in'):
-    evaluate(copy)
-  shutil.copytree(run, tmp_path / 'other')
-  path = tmp_path / 'other' / 'config.json'
-  stored = json.loads(path.read_text())
-  stored['data']['image_shape'] = [16, 16, 1]
-  path.write_text(json.dumps(stored))
-  with pytest.raises(UserError, match='digits needs --config.data.image_shape'):
-    evaluate(tmp_path / 'other')
+    run_mode(copy, **QUICK, **{'evaluation.name': 'y'})
