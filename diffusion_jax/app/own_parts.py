@@ -25,8 +25,12 @@ NEEDS = {'data': 'split', 'objective': 'network'}
 
 
 def allow(names: Iterable[str]) -> None:
-  """Allows this process to import these names, 'module:attribute'."""
-  _allowed.update(name for name in names if ':' in name)
+  """Allows this process to import these names, 'module:attribute'.
+
+  Each may be a list as it is typed, 'fid,my:metric'.
+  """
+  parts = (part for name in names for part in name.strip('()[]').split(','))
+  _allowed.update(part.strip(' \'"') for part in parts if ':' in part)
 
 
 def names_in(tree: Any) -> set[str]:

@@ -19,6 +19,7 @@ from diffusion_jax.metrics.metric import (
   Metric,
   Score,
   check_counts,
+  check_least,
   take,
 )
 
@@ -142,6 +143,8 @@ def sfd(num_draws: int = 10) -> Metric:
 
 
 def _metric(name, kind, num_draws):
+  check_least(0, num_draws=num_draws)
+
   # Statistics of a file are those of more images than its features.
   def compute(samples, reference):
     known, y = given(samples, kind), given(reference, kind)

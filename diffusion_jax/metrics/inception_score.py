@@ -4,7 +4,13 @@ import numpy as np
 import scipy.special
 
 from diffusion_jax.metrics.estimates import Estimate
-from diffusion_jax.metrics.metric import Metric, Score, check_counts, take
+from diffusion_jax.metrics.metric import (
+  Metric,
+  Score,
+  check_counts,
+  check_least,
+  take,
+)
 
 
 def inception_score(
@@ -40,6 +46,7 @@ def inception(num_splits: int = 10) -> Metric:
 
   The mean and the deviation over num_splits parts of the samples.
   """
+  check_least(1, num_splits=num_splits)
 
   def compute(samples, reference):
     logits = take('is', samples, 'logits')

@@ -16,7 +16,13 @@ from diffusion_jax.core.normal import kl
 from diffusion_jax.data.sources import Source
 from diffusion_jax.metrics import bits, plots
 from diffusion_jax.metrics.estimates import mean
-from diffusion_jax.metrics.metric import Arrays, Metric, PerExample, Score
+from diffusion_jax.metrics.metric import (
+  Arrays,
+  Metric,
+  PerExample,
+  Score,
+  check_least,
+)
 
 Details = Callable[[Arrays, Path], dict[str, Any]]
 
@@ -110,6 +116,7 @@ def elbo(
   `dj.categorical_nll`. num_steps: T, by default of the schedule, or else 1000.
   random_steps: the number of steps that are drawn for each image; 0: all.
   """
+  check_least(0, num_steps=num_steps, random_steps=random_steps)
 
   def measure(model: DiffusionModel) -> PerExample:
     levels = model.facts.num_levels
@@ -184,8 +191,7 @@ def ode(
     raise ValueError(f't_min={t_min} is not in [0, 1)')
   if not 0.0 < tolerance < 1.0:
     raise ValueError(f'tolerance={tolerance} is not in (0, 1)')
-  if num_probes < 1:
-    raise ValueError(f'num_probes={num_probes} is not positive')
+  check_least(1, num_probes=num_probes)
 
   def measure(model: DiffusionModel) -> PerExample:
     # A clipped field would have kinks that no solver can pass.
@@ -297,8 +303,7 @@ def importance_weighted(num_samples: int = 100) -> Metric:
 
   num_samples: draws for each image (Burda et al. 2016).
   """
-  if num_samples < 1:
-    raise ValueError(f'num_samples={num_samples} is not positive')
+  check_least(1, num_samples=num_samples)
 
   def measure(model: LatentModel) -> PerExample:
     def function(params, keys, x0, cond):

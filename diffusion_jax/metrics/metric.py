@@ -108,6 +108,13 @@ def check_counts(metric: str, **sets: tuple[int, int]) -> None:
     )
 
 
+def check_least(least: int, **parameters: int) -> None:
+  """Raises ValueError for a parameter of a metric that is too small."""
+  for name, value in parameters.items():
+    if value < least:
+      raise ValueError(f'{name}={value} is below {least}')
+
+
 def sizes(x: np.ndarray, y: np.ndarray) -> str:
   """Returns the numbers of images of both sets, for a note."""
   return f'{len(x):,} against {len(y):,}'

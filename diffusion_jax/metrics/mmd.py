@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
-from diffusion_jax.metrics.metric import Metric, Score, features, sizes
+from diffusion_jax.metrics.metric import (
+  Metric,
+  Score,
+  check_least,
+  features,
+  sizes,
+)
 
 Kernel = Callable[[np.ndarray, np.ndarray], Any]
 
@@ -118,6 +124,8 @@ def kid(num_subsets: int = 100, subset_size: int = 1000) -> Metric:
 
   The mean and the deviation over num_subsets random subsets of both sets.
   """
+  check_least(1, num_subsets=num_subsets)
+  check_least(2, subset_size=subset_size)
 
   def compute(samples, reference):
     x, y = features('kid', samples, reference, (2, 2))
@@ -134,6 +142,8 @@ def unit_mmd(sigma: float = 10.0) -> Metric:
   Jayasumana et al. 2024, who take the features of CLIP; sigma: the width of the
   kernel.
   """
+  if sigma <= 0.0:
+    raise ValueError(f'sigma={sigma:g} is not positive')
 
   def compute(samples, reference):
     x, y = features('cmmd', samples, reference, (1, 1))

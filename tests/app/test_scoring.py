@@ -1,4 +1,4 @@
-"""Measures of generated digits, on a tiny run."""
+"""The scores of generated digits: while training, in evaluate, in sweeps."""
 
 import json
 import shutil
@@ -6,18 +6,26 @@ import shutil
 import numpy as np
 import pytest
 
-from diffusion_jax.build import ranges
+from diffusion_jax.app import models, scoring, weights
+from diffusion_jax.app.modes import MODES, evaluate, hooks
+from diffusion_jax.app.run import provenance
+from diffusion_jax.data import image_sets
+from diffusion_jax.demos import digits_judge
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import features, fid, image_sets
-from diffusion_jax.programs import PROGRAMS, evaluate_samples, sample, train
-from diffusion_jax.runs import references
-from tests.programs.conftest import printed_by, smoke
+from diffusion_jax.metrics import features, fid, references, spaces
+from diffusion_jax.metrics.estimates import Estimate
+from diffusion_jax.metrics.metric import Metric, Score
+from tests.app.conftest import printed_by, smoke
 
-QUICK = {
-  'evaluation.metrics': ('fd,pr',),
+LEVEL = 'tests.app.test_scoring:level'
+FD_PR = {
+  'evaluation.metrics': 'fd,pr',
   'evaluation.features': 'pixels',
+}
+QUICK = {
+  **FD_PR,
   'evaluation.num_generated': 20,
-  'evaluation.num_draws': 2,
+  'evaluation.fd.num_draws': 2,
   'sampling.batch_size': 8,
 }
 
@@ -31,6 +39,16 @@ def halves(weights, batch_size):
 
   identity = {'features': 'halves', 'weights': '1', 'preprocessing': 'means'}
   return features.Extractor(extract, identity)
+
+
+def level(factor: float = 1.0) -> Metric:
+  """A metric of a user's module: the mean grey level."""
+
+  def compute(samples, reference):
+    value = factor * float(np.mean(samples['images']))
+    return [Score('level', Estimate(value))]
+
+  return Metric({'level': True}, ('images',), compute)
 
 
 @pytest.fixture(scope='module')
@@ -54,17 +72,20 @@ def run(tmp_path_factory, cache):
     'training.keep_best': 1,
     'training.keep_best_by': 'fd_pixels',
     'training.more_ema_decays': (0.5,),
-    'evaluation.metrics': ('fd,pr',),
-    'evaluation.features': 'pixels',
   }
-  PROGRAMS['train'](smoke(**fields), str(workdir))
+  fields |= {
+    'evaluation.metrics': f'fd,pr,{LEVEL}',
+    'evaluation.level.factor': 2,
+  }
+  MODES['train'](smoke(**FD_PR | fields), str(workdir))
   return workdir
 
 
-def evaluate(workdir, changes=None, **fields):
+def run_mode(workdir, changes=None, **fields):
   fields = {f'evaluation.{name}': value for name, value in fields.items()}
-  config = smoke(**QUICK | fields | (changes or {}))
-  PROGRAMS['evaluate'](config, str(workdir))
+  quick = {n: x for n, x in QUICK.items() if n != 'evaluation.fd.num_draws'}
+  base = quick if 'evaluation.metrics' in fields else QUICK
+  MODES['evaluate'](smoke(**base | fields | (changes or {})), str(workdir))
 
 
 def result(workdir, name='samples'):
@@ -83,32 +104,35 @@ def test_training_writes_the_metrics_of_its_samples(run):
   assert [line['step'] for line in found] == [2, 4]
   assert 0.0 <= found[0]['recall_pixels'] <= 1.0
   assert 'test_loss' not in found[0]
-  config = smoke(**{'sampling.checkpoint': 'best'})
-  sample.restore(config, run)
+  assert 0.0 < found[0]['level'] < 510.0
+  model = models.make(smoke(**{'sampling.checkpoint': 'best'}), run)
   best = min(found, key=lambda line: line['fd_pixels'])
-  assert config.sampling.checkpoint == str(best['step'])
+  assert weights.restore(model)[1] == best['step']
 
 
-def test_the_best_is_the_highest_where_more_is_better():
+def test_the_best_is_the_highest_where_more_is_better(tmp_path):
   config = smoke(**{
-    'evaluation.metrics': ('fid,pr_digits',),
+    'evaluation.metrics': 'fid,pr_digits',
     'training.keep_best_by': 'precision_digits',
   })  # fmt: skip
-  test = {'fid': 3.0, 'precision_digits': 0.7}
-  assert train.with_criterion(config, test) == test | {'criterion': -0.7}
-  assert train.with_criterion(config, {}) is None
+  model = models.make(config, tmp_path)
+  scores = {'fid': 3.0, 'precision_digits': 0.7}
+  best = hooks.with_criterion(model, scores)
+  assert best == scores | {'criterion': -0.7}
+  assert hooks.with_criterion(model, {}) is None
 
 
 @pytest.fixture(scope='module')
 def printed(run):
   """What an evaluation of 20 samples has printed."""
-  return printed_by(evaluate, run)
+  return printed_by(run_mode, run)
 
 
 def test_the_result_is_that_of_the_images_and_the_whole_split(run, printed):
   values = result(run)['metrics']
   x, y = (
-    v.reshape(len(v), -1) / 255.0 for v in (drawn(run), digits.real('train'))
+    v.reshape(len(v), -1) / 255.0
+    for v in (drawn(run), digits_judge.real('train'))
   )
   assert len(x) == 20
   expected = fid.frechet_distance(fid.statistics(x), fid.statistics(y))
@@ -117,7 +141,7 @@ def test_the_result_is_that_of_the_images_and_the_whole_split(run, printed):
   protocol = result(run)['protocol']
   assert protocol['samples']['sampling']['num_samples'] == 20
   assert protocol['reference']['pixels']['images'] == 1437
-  assert '20 images of digits, checkpoint 4, ddim, 4 steps, guid' in printed
+  assert '20 images; settings: digits, checkpoint 4, ddim, 4 steps' in printed
   assert 'of 1,437 train images of digits' in printed
 
 
@@ -125,29 +149,28 @@ def test_interrupted_in_two_parts_it_is_the_uninterrupted_one(
   run, printed, monkeypatch
 ):
   """The process ends after the second of three batches."""
-  written = []
+  written, most = [], 2
 
   def write(path, *args):
-    if len(written) == 2:
+    if len(written) == most:
       raise KeyboardInterrupt
     written.append(path)
-    return write_part(path, *args)
+    return write_npz(path, *args)
 
-  write_part = sample.write_part
-  monkeypatch.setattr(sample, 'write_part', write)
+  write_npz = provenance.write_npz
+  monkeypatch.setattr(provenance, 'write_npz', write)
   with pytest.raises(KeyboardInterrupt):
-    evaluate(run, name='parts')
-  monkeypatch.undo()
-  stamps = [path.stat().st_mtime_ns for path in written]
-  assert len(stamps) == 2
-  evaluate(run, name='parts')
+    run_mode(run, name='parts')
+  most = 9
+  run_mode(run, name='parts')
+  assert len({*written}) == len(written) == 4  # three parts, then all images
   np.testing.assert_array_equal(drawn(run, 'samples-parts'), drawn(run))
   metrics = result(run, 'samples-parts')['metrics']
   assert metrics == result(run)['metrics']
 
 
 def test_two_devices_make_the_images_of_one(run, printed):
-  evaluate(run, {'training.mesh': (2, 1)}, name='spread')
+  run_mode(run, {'training.mesh': (2, 1)}, name='spread')
   one, two = drawn(run), drawn(run, 'samples-spread')
   assert np.abs(one.astype(int) - two).max() <= 255 / 16  # a level of rounding
   assert np.mean(one != two) < 0.01
@@ -159,7 +182,7 @@ def test_features_are_kept_and_made_again_for_other_images(
   out = run / 'evaluation'
   for name in ('kept', 'other'):
     shutil.copytree(out / 'samples', out / f'samples-{name}')
-  evaluate(run, metrics=('kid_halves,sfd_halves,is_halves',), name='kept')
+  run_mode(run, metrics='kid_halves,sfd_halves,is_halves', name='kept')
   values = result(run, 'samples-kept')['metrics']
   assert set(values) == {'kid_halves', 'sfd_halves', 'is_halves'}
   counted = []
@@ -171,24 +194,21 @@ def test_features_are_kept_and_made_again_for_other_images(
     )
 
   monkeypatch.setitem(features.EXTRACTORS, 'halves', counting)
-  evaluate(run, metrics=('fd_halves',), name='kept')
-  assert not counted  # neither of real images nor of these
-  evaluate(run, metrics=('fd_halves',), name='other')
-  assert sum(counted) == 20
+  run_mode(run, metrics='fd_halves', name='kept')
+  assert counted == [1]  # only to see which arrays there are
+  run_mode(run, metrics='fd_halves', name='other')
+  assert sum(counted) == 1 + 1 + 20
   # a damaged file of the cache is made again
   for path in references.folder().iterdir():
     path.write_bytes(b'')
   counted.clear()
-  evaluate(run, metrics=('fd_halves',), name='kept')
+  run_mode(run, metrics='fd_halves', name='kept')
   assert sum(counted) >= 1437
 
 
 def test_a_sweep_is_a_table_and_each_point_is_kept(run, capsys):
-  sweep = {
-    'evaluation.sweep.num_steps': (2, 3),
-    'evaluation.sweep.ema_decay': (0.5,),
-  }
-  evaluate(run, sweep, name='sweep')
+  sweep = {'evaluation.sweep': 'num_steps=2,3 ema_decay=0.5'}
+  run_mode(run, sweep, name='sweep')
   out = run / 'evaluation' / 'samples-sweep'
   points = json.loads((out / 'sweep.json').read_text())['points']
   assert [point['point'] for point in points] == [
@@ -204,29 +224,33 @@ def test_a_sweep_is_a_table_and_each_point_is_kept(run, capsys):
   assert any(line.startswith('num_steps=3,ema_decay=0.5 ') for line in printed)
   before = (out / 'num_steps=2,ema_decay=0.5' / 'samples.npz').stat()
   (out / 'num_steps=3,ema_decay=0.5' / 'samples.npz').unlink()
-  evaluate(run, sweep, name='sweep')
+  run_mode(run, sweep, name='sweep')
   after = (out / 'num_steps=2,ema_decay=0.5' / 'samples.npz').stat()
   assert before.st_mtime_ns == after.st_mtime_ns
   again = json.loads((out / 'sweep.json').read_text())['points']
   assert again == points
 
 
-def test_samplers_of_a_sweep_lose_what_only_others_take():
+def test_each_point_of_a_sweep_is_a_complete_config():
   config = smoke(**{
-    'evaluation.sweep.sampler': ('ddim,ancestral',),
-    'evaluation.sweep.guidance_scale': (1.0, 2.0),
-    'sampling.sampler': 'ddim',
-    'sampling.eta': 0.5,
+    'evaluation.sweep': 'sampler=ddim,ancestral guidance.scale=1,2',
+    'sampling.sampler.eta': 0.5,
   })  # fmt: skip
-  points = list(evaluate_samples.sweep(config))
-  assert [tuple(changes.values()) for changes, _ in points] == [
-    ('ddim', 1.0), ('ddim', 2.0), ('ancestral', 1.0), ('ancestral', 2.0),
+  points = list(evaluate.sweep(config))
+  assert [changes for changes, _ in points] == [
+    {'sampler': sampler, 'guidance.scale': scale}
+    for sampler in ('ddim', 'ancestral') for scale in (1.0, 2.0)
   ]  # fmt: skip
-  assert [point.sampling.eta for _, point in points] == [0.5, 0.5, None, None]
+  samplers = [point.sampling.sampler for _, point in points]
+  assert [x.name for x in samplers] == ['ddim'] * 2 + ['ancestral'] * 2
+  assert [x.get('eta') for x in samplers] == [0.5, 0.5, None, None]
+  guidance = [point.sampling.guidance for _, point in points]
+  assert [x.scale for x in guidance] == [1.0, 2.0, 1.0, 2.0]
+  assert {x.name for x in guidance} == {'classifier_free'}
 
 
 def test_memorisation_is_of_the_other_split(run, printed):
-  evaluate(run, metrics=('memorisation',))
+  run_mode(run, metrics='memorisation')
   values = result(run)['metrics']
   assert set(values) == {
     'closer_pixels',
@@ -235,7 +259,8 @@ def test_memorisation_is_of_the_other_split(run, printed):
     'nearest_held_out_pixels',
   }
   test, train_split = (
-    digits.real(split).reshape(-1, 64) / 255.0 for split in ('test', 'train')
+    digits_judge.real(split).reshape(-1, 64) / 255.0
+    for split in ('test', 'train')
   )
   apart = np.linalg.norm(test[:, None] - train_split[None], axis=-1)
   np.testing.assert_allclose(
@@ -245,59 +270,83 @@ def test_memorisation_is_of_the_other_split(run, printed):
   )
 
 
-def test_mistakes_are_one_clear_line(run, printed):
-  with pytest.raises(UserError, match='accuracy needs a classifier of these'):
-    evaluate(run, metrics=('accuracy',))
-  with pytest.raises(UserError, match="features='x' is not one of inc"):
-    evaluate(run, features='x')
-  with pytest.raises(
-    UserError, match=r"'fid2' .*is not one of elbo, .*fid, sfid"
-  ):
-    evaluate(run, metrics=('fid2',))
-  with pytest.raises(UserError, match="reference='x' is not one of train, te"):
-    evaluate(run, reference='x')
+def test_a_metric_of_a_user_has_its_own_section(run, printed):
+  run_mode(run, metrics=f'pr,{LEVEL}', **{'level.factor': 3})
+  values = result(run)['metrics']
+  expected = 3 * drawn(run).mean()
+  np.testing.assert_allclose(values['level']['value'], expected, rtol=1e-6)
+  with pytest.raises(UserError, match='no field config.evaluation.level.facto'):
+    run_mode(run, metrics=LEVEL, **{'level.factors': 3})
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    ({'metrics': 'accuracy'}, 'accuracy needs a classifier of these'),
+    ({'features': 'x'}, "features='x' is not one of inc"),
+    ({'metrics': 'fid2'}, "'fid2' .*is not one of elbo, .*fid, sfid"),
+    ({'metrics': 'tests.app.test_scoring:no'}, "has no attribute 'no'"),
+    (
+      {'metrics': 'tests.app.test_scoring:fd'},
+      'has the name of another metric',
+    ),
+    ({'reference': 'x'}, "reference='x' is not one of train, te"),
+    ({'metrics': 'fid', 'name': 'fid'}, 'need a file of weights: classify_im'),
+    ({'metrics': 'is'}, 'is_pixels needs|is needs logits of a'),
+    ({'num_generated': 0}, 'evaluation.num_generated=0 is below 1'),
+    ({'fd.num_draws': -1}, 'evaluation.fd: num_draws=-1 is below'),
+  ],
+)
+def test_mistakes_are_one_clear_line(run, printed, fields, message):
+  before = drawn(run)
+  with pytest.raises(UserError, match=message):
+    run_mode(run, **fields)
+  assert not (run / 'evaluation' / 'samples-fid').exists()
+  np.testing.assert_array_equal(before, drawn(run))
+
+
+def test_images_of_other_settings_are_kept(run, printed):
   with pytest.raises(UserError, match='config.evaluation.name. is not|Delete'):
-    evaluate(run, {'sampling.seed': 7})
-  drawn_before = drawn(run)
-  with pytest.raises(UserError, match='need a file of weights: classify_image'):
-    evaluate(run, metrics=('fid',), name='fid')
-  assert not (run / 'evaluation' / 'samples-fid' / 'samples.npz').exists()
-  np.testing.assert_array_equal(drawn_before, drawn(run))
-  with pytest.raises(UserError, match='is_pixels needs|is needs logits of a'):
-    evaluate(run, metrics=('is',))
-  with pytest.raises(UserError, match=r'sweep.num_steps\[0\]=0 is not in'):
-    ranges.check(smoke(**{'evaluation.sweep.num_steps': (0,)}))
-  fields = {'training.metrics_every': 1, 'evaluation.metrics': ('elbo',)}
-  with pytest.raises(UserError, match='name a metric of them in config.eval'):
-    train.make_measure(smoke(**fields), None)
-  fields['evaluation.metrics'] = ('fd',)
-  fields['evaluation.features'] = 'pixels'
-  fields |= {'training.keep_best': 1, 'training.keep_best_by': 'fid'}
-  with pytest.raises(UserError, match="'fid' is not one of test_loss, fd_pix"):
-    train.make_measure(smoke(**fields), None)
+    run_mode(run, {'sampling.seed': 7})
 
 
-def test_a_classifier_makes_no_images():
-  config = smoke(**{'objective.name': 'classifier'})
-  with pytest.raises(UserError, match='makes no images to measure by fid'):
-    evaluate_samples.check(config, ('fid',))
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'evaluation.metrics': 'elbo'}, 'name a metric of them in config.eval'),
+    (
+      {'training.keep_best': 1, 'training.keep_best_by': 'fid'},
+      "'fid' is not one of test_loss, fd_pix",
+    ),
+  ],
+)
+def test_what_cannot_be_measured_while_training_is_refused(
+  tmp_path, changes, message
+):
+  model = models.make(smoke(**FD_PR | changes), tmp_path)
+  with pytest.raises(UserError, match=message):
+    hooks.measuring(model, None, 1)
+
+
+def test_accuracy_needs_labels(tmp_path):
+  changes = {
+    'conditioning.labels': False,
+    'conditioning.dropout': 0.0,
+    'evaluation.metrics': 'accuracy',
+    'evaluation.features': 'digits',
+  }
+  model = models.make(smoke(**changes), tmp_path)
+  with pytest.raises(UserError, match='accuracy needs labels of the samples'):
+    scoring.check_needs(model, scoring.named(model))
 
 
 def test_features_and_labels_are_of_the_same_images(tmp_path):
   """Computed, and read again."""
   pictures = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
-  labels = np.array([3, 1, 4, 1, 5])
-  found = image_sets.from_array('made', pictures, labels=labels)
+  images = image_sets.from_array('made', pictures)
   extractor, path = halves('', 2), tmp_path / 'halves.npz'
+  expected = extractor.extract(pictures)['features']
   for _ in range(2):
-    known = evaluate_samples.describe(smoke(), found, extractor, path, {})
-    expected = extractor.extract(pictures)['features']
-    np.testing.assert_array_equal(known.found['features'], expected)
-    np.testing.assert_array_equal(known.labels, labels)
-    found = found._replace(batches=None)  # not read again
-
-
-def test_accuracy_needs_labels():
-  config = smoke(**{'conditioning.labels': False})
-  with pytest.raises(UserError, match='accuracy needs labels, which this run'):
-    evaluate_samples.check_needs(config, 'halves', {'accuracy'})
+    arrays = spaces.extract(extractor, images, path, {'a': 1}, 2)
+    np.testing.assert_array_equal(arrays['features'], expected)
+    images = images._replace(batches=None)  # not read again

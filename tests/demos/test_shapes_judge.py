@@ -1,15 +1,14 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.demos import shapes
-from diffusion_jax.demos import shapes_judge
-from diffusion_jax.metrics.fid import frechet_distance, statistics
+from diffusion_jax.demos import shapes, shapes_judge
 from diffusion_jax.demos.shapes_judge import (
   compare,
   detect,
   judge,
   make_features,
 )
+from diffusion_jax.metrics.fid import frechet_distance, statistics
 from tests import as_main
 
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from diffusion_jax.data.images import write_png
 from diffusion_jax.data import image_sets
+from diffusion_jax.data.images import write_png
 from diffusion_jax.metrics import compare, features, fid
 from diffusion_jax.metrics.manifolds import precision_recall
 from tests import as_main
@@ -236,7 +236,9 @@ def test_mistakes_with_files_are_one_line(files, tmp_path):
   found = as_main.run(compare, *paths)
   assert found.returncode == 2 and found.stderr.count('\n') == 1
   assert 'choose --features, one of inception, din' in found.stderr
-  with pytest.raises(ValueError, match=r'm.npz: mu is \[3\] and sigma \[2, 2\]'):
+  with pytest.raises(
+    ValueError, match=r'm.npz: mu is \[3\] and sigma \[2, 2\]'
+  ):
     np.savez(tmp_path / 'm.npz', mu=np.zeros(3), sigma=np.eye(2))
     compare.main([str(paths[0]), str(tmp_path / 'm.npz'), '--features=pixels'])
   with pytest.raises(ValueError, match='32 numbers, and the samples have 9'):

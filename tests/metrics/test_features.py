@@ -3,9 +3,9 @@ import threading
 import numpy as np
 import pytest
 
-from diffusion_jax.metrics import features
 from diffusion_jax.interop import features as published
 from diffusion_jax.interop.features import Features
+from diffusion_jax.metrics import features
 
 
 @pytest.fixture

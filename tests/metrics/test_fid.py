@@ -110,4 +110,6 @@ def test_digits_are_nearer_to_digits_than_noise(rng):
     frechet_distance(statistics(features(x)), reference) for x in (test, noise)
   )
   assert 0.0 < near < 0.05 * far
-  np.testing.assert_array_equal(features(test), digits_judge.make_features()(test))
+  np.testing.assert_array_equal(
+    features(test), digits_judge.make_features()(test)
+  )

@@ -110,7 +110,9 @@ def test_an_interrupted_evaluation_continues(run, printed):
 
 def test_another_evaluation_needs_another_name(run, printed):
   other = QUICK | {'evaluation.elbo.num_steps': 4}
-  with pytest.raises(UserError, match='elbo.num_steps is 5, 4 now. Delete it, or'):
+  with pytest.raises(
+    UserError, match='elbo.num_steps is 5, 4 now. Delete it, or'
+  ):
     run_mode(run, **other)
   large = {
     'sampling.sampler': 'ancestral',
@@ -187,7 +189,10 @@ def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'metrics': 'fid2'}, "'fid2' .did you mean 'fid'.* is not one of elbo, ode"),
+    (
+      {'metrics': 'fid2'},
+      "'fid2' .did you mean 'fid'.* is not one of elbo, ode",
+    ),
     ({'metrics': ''}, 'metrics is empty: give one of elbo, ode'),
     ({'split': 'val'}, "split 'val' is not one of"),
     ({'elbo.decoder': 'normal'}, "elbo.decoder='normal' is not one of gauss"),
@@ -196,13 +201,19 @@ def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
       "dequantization='u' is not one of unif",
     ),
     ({'elbo.random_steps': 9}, 'config.evaluation.elbo: steps is 9: of 5'),
-    ({'metrics': 'ode', 'ode.num_probes': 0}, 'ode: num_probes=0 is not posit'),
-    ({'metrics': 'ode', 'elbo.tolerance': 1}, 'no field config.evaluation.elbo'),
+    ({'metrics': 'ode', 'ode.num_probes': 0}, 'ode: num_probes=0 is below 1'),
+    (
+      {'metrics': 'ode', 'elbo.tolerance': 1},
+      'no field config.evaluation.elbo',
+    ),
     ({'batch_size': 0}, 'evaluation.batch_size=0 is below 1'),
     ({'name': 'a/b'}, "evaluation.name='a/b' has a /"),
     ({'sweep': 'num_steps'}, 'num_steps is not field=value,value'),
     ({'sweep': 'num_stps=3'}, "config.sampling.num_stps .did you mean 'num_st"),
-    ({'sweep': 'num_steps=0'}, 'config.sampling: num_steps=0 is not a positive'),
+    (
+      {'sweep': 'num_steps=0'},
+      'config.sampling: num_steps=0 is not a positive',
+    ),
   ],
 )
 def test_mistakes_are_one_clear_line(run, changes, message):
@@ -216,7 +227,9 @@ def test_what_is_not_a_number_is_not_written(run, monkeypatch):
   """As after too many steps of the solver."""
   lost = lambda key, denoise, schedule, x, **_: (jnp.full(len(x), jnp.nan), x)
   monkeypatch.setattr(dj, 'log_likelihood', lost)
-  with pytest.raises(UserError, match='ode is nan on images 0..2: try a larger'):
+  with pytest.raises(
+    UserError, match='ode is nan on images 0..2: try a larger'
+  ):
     run_mode(run, **ODE, **{
       'evaluation.num_images': 3, 'evaluation.name': 'x2',
     })  # fmt: skip

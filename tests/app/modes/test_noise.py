@@ -122,7 +122,9 @@ def test_wrong_input(tmp_path, changes, message):
 
 def test_other_configs_have_no_photo(tmp_path):
   digits = load.completed(load.from_file(str(CONFIGS / 'digits.py')))
-  with pytest.raises(UserError, match='no section noise: give --config=configs'):
+  with pytest.raises(
+    UserError, match='no section noise: give --config=configs'
+  ):
     MODES['noise'](digits, str(tmp_path))
 
 
