@@ -19,13 +19,17 @@ from diffusion_jax.app.run import folder
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 
 
+def base_module() -> Any:
+  """Imports configs/base.py: of the working folder, or the installed one."""
+  try:
+    return importlib.import_module('configs.base')
+  except ModuleNotFoundError:
+    return importlib.import_module('diffusion_jax.configs.base')
+
+
 def base() -> ConfigDict:
   """Returns the plain fields, of configs/base.py."""
-  try:
-    module = importlib.import_module('configs.base')
-  except ModuleNotFoundError:
-    module = importlib.import_module('diffusion_jax.configs.base')
-  return module.get_config()
+  return base_module().get_config()
 
 
 def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
