@@ -11,6 +11,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.core import vae as bound
+from diffusion_jax.core.elbo import LastStep
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.normal import kl
 from diffusion_jax.data.sources import Source
@@ -25,6 +26,15 @@ from diffusion_jax.metrics.metric import (
 )
 
 Details = Callable[[Arrays, Path], dict[str, Any]]
+# (x0, last: LastStep, num_levels) -> -log p(x_0 | z) in nats, [B].
+Decoder = Callable[[Any, LastStep, int], Any]
+DECODERS: dict[str, Decoder] = {
+  'gaussian': dj.reconstruction_nll,
+  'tanh': functools.partial(dj.reconstruction_nll, cdf='tanh'),
+  'categorical': lambda x0, last, num_levels: dj.categorical_nll(
+    x0, last.z, last.level, num_levels
+  ),
+}
 
 
 class ImageModel(Protocol):
@@ -106,28 +116,22 @@ def _in_bits(
 
 
 def elbo(
-  decoder: Literal['gaussian', 'tanh', 'categorical'] = 'gaussian',
+  decoder: Literal['gaussian', 'tanh', 'categorical'] | Decoder = 'gaussian',
   num_steps: int = 0,
   random_steps: int = 0,
 ) -> Metric:
   """Variational bound of a diffusion model, term by term, in bits/dim.
 
-  decoder: p(x_0 | z), as `dj.reconstruction_nll` (gaussian, tanh) or
-  `dj.categorical_nll`. num_steps: T, by default of the schedule, or else 1000.
+  decoder: p(x_0 | z), as `dj.reconstruction_nll` (gaussian, tanh),
+  `dj.categorical_nll`, or a function. num_steps: T, by default of the schedule, or else 1000.
   random_steps: the number of steps that are drawn for each image; 0: all.
   """
   check_least(0, num_steps=num_steps, random_steps=random_steps)
 
+  nll = DECODERS[decoder] if isinstance(decoder, str) else decoder
+
   def measure(model: DiffusionModel) -> PerExample:
     levels = model.facts.num_levels
-    nll = functools.partial(dj.reconstruction_nll, num_levels=levels)
-    decoders = {
-      'gaussian': nll,
-      'tanh': functools.partial(nll, cdf='tanh'),
-      'categorical': lambda x0, last: dj.categorical_nll(
-        x0, last.z, last.level, levels
-      ),
-    }
 
     def function(params, keys, x0, cond):
       nats = dj.variational_bound(
@@ -138,7 +142,7 @@ def elbo(
         num_steps=num_steps or model.schedule_steps,
         variance=model.reverse_variance,
         steps=random_steps or None,
-        decoder=decoders[decoder],
+        decoder=lambda x0, last: nll(x0, last, levels),
       )
       error = nats.pop('squared_error') / x0[0].size
       in_bits = functools.partial(dj.bits_per_dim, data_shape=x0.shape[1:])

@@ -17,7 +17,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import real_images
+from diffusion_jax.metrics import likelihoods, real_images
 from tests.app.conftest import printed_by, smoke
 
 QUICK = {
@@ -93,6 +93,21 @@ def test_the_bound_is_that_of_the_network(run, printed):
     np.testing.assert_allclose(
       measured[name][:2], bound[name] / (64 * np.log(2)), rtol=1e-4, atol=1e-9
     )
+
+
+def certain_elbo(num_steps: int = 2):
+  """A user's metric: the bound of a decoder that is always right."""
+  decoder = lambda x0, last, num_levels: jnp.zeros(len(x0))
+  return likelihoods.elbo(decoder, num_steps)
+
+
+def test_a_user_has_metrics_of_real_images_and_decoders(run):
+  metric = {'evaluation.metrics': f'{__name__}:certain_elbo'}
+  run_mode(run, **metric, **{'evaluation.num_images': 3})
+  scores = result(run, 'certain_elbo-test')
+  assert scores['reconstruction'] == 0.0 < scores['diffusion']
+  assert len(scores['terms']) == 2
+  np.testing.assert_allclose(scores['terms'][0], 0.0, atol=1e-6)
 
 
 def test_an_interrupted_evaluation_continues(run, printed):
