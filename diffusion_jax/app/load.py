@@ -105,6 +105,7 @@ def stored(content: Mapping[str, Any], path: Any) -> ConfigDict:
           config[key] = ConfigDict(value) if isinstance(value, dict) else value
   except (KeyError, TypeError, AttributeError) as error:
     raise UserError(f'{path} is not a config of this version: {error}') from error
+  config = scoring.without_others(config, schemas.schema_of(config), base())
   return completed(config, trusted=False)
 
 

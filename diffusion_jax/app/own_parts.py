@@ -33,6 +33,11 @@ def allow(names: Iterable[str]) -> None:
   _allowed.update(part.strip(' \'"') for part in parts if ':' in part)
 
 
+def is_allowed(name: str) -> bool:
+  """Returns whether this process may import a 'module:attribute'."""
+  return name in _allowed
+
+
 def names_in(tree: Any) -> set[str]:
   """Returns each 'module:attribute' in a config or in a config.json."""
   if isinstance(tree, (ConfigDict, Mapping)):
@@ -49,7 +54,7 @@ def find(path: str, name: str, facts: Collection[str]) -> Any:
   Raises UserError before the import for a name that the user has not given, and
   after it for an object that is no constructor of this place.
   """
-  if name not in _allowed:
+  if not is_allowed(name):
     raise UserError(
       f'config.{path}={name!r} would be imported, which runs its code, but only '
       'a stored config contains this name. If you trust it, add '

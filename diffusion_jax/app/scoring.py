@@ -29,7 +29,7 @@ def sections(config: ConfigDict, schema: Schema) -> dict[str, Constructor]:
   """Returns the constructors of the sections evaluation.<metric>, by path.
 
   There is one for each metric that is named, or whose section is there; that of
-  'module:attribute' is evaluation.<attribute>.
+  'module:attribute' is evaluation.<attribute>, if it may be imported.
   """
   evaluation: Any = config.get('evaluation', {})
   metrics = evaluation.get('metrics', ())
@@ -38,7 +38,7 @@ def sections(config: ConfigDict, schema: Schema) -> dict[str, Constructor]:
     f'evaluation.{name}': schema.metrics[name]
     for name in {*names, *evaluation}.intersection(schema.metrics)
   }
-  for name in sorted(name for name in names if ':' in name):
+  for name in sorted(filter(own_parts.is_allowed, names)):
     path = f'evaluation.{_section(name)}'
     if path in found or _section(name) in schema.metrics:
       raise UserError(
@@ -51,11 +51,13 @@ def sections(config: ConfigDict, schema: Schema) -> dict[str, Constructor]:
 def without_others(
   config: ConfigDict, schema: Schema, base: ConfigDict
 ) -> ConfigDict:
-  """Returns the config without sections of a user's metrics, all of them.
+  """Returns the config without the sections of a user's other metrics.
 
-  base: the plain fields. `complete` adds those of the metrics that are named.
+  These are not named, or may not be imported: a stored config names them, and
+  its run can be used without them. base: the plain fields.
   """
-  kept = {*base.evaluation, *schema.metrics}
+  own = map(_section, filter(own_parts.is_allowed, config.evaluation.metrics))
+  kept = {*base.evaluation, *schema.metrics, *own}
   config = copy.deepcopy(config)
   with config.unlocked():
     for name in set(config.evaluation) - kept:
