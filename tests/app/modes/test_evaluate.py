@@ -3,6 +3,7 @@
 import json
 import shutil
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,7 @@ def test_the_parts_of_the_bound_add_up(run, printed):
 def test_the_bound_is_that_of_the_network(run, printed):
   """Its first two images, by the library and by hand in bits."""
   config = smoke(**QUICK)
-  model = models.make(config, run)
+  model: Any = models.make(config, run)
   params, _ = evaluate.weights.restore(model)
   x0, labels = sources.digits('test').read(np.arange(2))
   root = stream(config.evaluation.seed, 'metrics')
@@ -179,7 +180,8 @@ def test_the_ode_and_a_list_of_metrics_as_typed(run, capsys):
 
 def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
   """cond['image'] is drawn with a key of the seed and the image's index."""
-  model = models.make(smoke(**{'conditioning.image': 'inpaint'}), tmp_path)
+  config = smoke(**{'conditioning.image': 'inpaint'})
+  model: Any = models.make(config, tmp_path)
   condition = model.conditioning.image
   total = lambda x: x.sum(axis=(1, 2, 3))
 
