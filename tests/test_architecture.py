@@ -34,13 +34,14 @@ def test_import_arrows():
   assert result.returncode == 0, result.stdout
 
 
-def test_programs_are_imported_on_dispatch():
+def test_modes_are_imported_on_dispatch():
   """`--mode=noise` loads nothing that stores checkpoints or reads data sets."""
   code = (
-    'import sys, diffusion_jax.programs as p, diffusion_jax.errors as e\n'
-    'import configs.noise_photo as c\n'
-    'config = c.get_config("smoke"); config.schedule.alphas = ()\n'
-    'try: p.PROGRAMS["noise"](config, "x")\n'
+    'import sys, diffusion_jax.app.modes as m, diffusion_jax.errors as e\n'
+    'from diffusion_jax.app import load\n'
+    'config = load.completed(load.from_file("configs/noise_photo.py"))\n'
+    'config.noise.image = "none.jpg"\n'
+    'try: m.MODES["noise"](config, "x")\n'
     'except e.UserError: print(*sorted(sys.modules))'
   )
   result = subprocess.run(
