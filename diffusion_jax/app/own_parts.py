@@ -56,8 +56,8 @@ def find(path: str, name: str, facts: Collection[str]) -> Any:
   """
   if not is_allowed(name):
     raise UserError(
-      f'config.{path}={name!r} would be imported, which runs its code, but only '
-      'a stored config contains this name. If you trust it, add '
+      f'config.{path}={name!r} would be imported, which runs its code, but '
+      'only a stored config contains this name. If you trust it, add '
       f'--allow={name} to the command'
     )
   module, _, attribute = name.partition(':')

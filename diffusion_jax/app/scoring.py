@@ -56,12 +56,14 @@ def without_others(
   These are not named, or may not be imported: a stored config names them, and
   its run can be used without them. base: the plain fields.
   """
-  own = map(_section, filter(own_parts.is_allowed, config.evaluation.metrics))
-  kept = {*base.evaluation, *schema.metrics, *own}
   config = copy.deepcopy(config)
+  fields: Any = config.evaluation
+  own = map(_section, filter(own_parts.is_allowed, fields.metrics))
+  plain: Any = base.evaluation
+  kept = {*plain, *schema.metrics, *own}
   with config.unlocked():
-    for name in set(config.evaluation) - kept:
-      del config.evaluation[name]
+    for name in set(fields) - kept:
+      del fields[name]
   return config
 
 

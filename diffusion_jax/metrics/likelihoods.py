@@ -123,7 +123,8 @@ def elbo(
   """Variational bound of a diffusion model, term by term, in bits/dim.
 
   decoder: p(x_0 | z), as `dj.reconstruction_nll` (gaussian, tanh),
-  `dj.categorical_nll`, or a function. num_steps: T, by default of the schedule, or else 1000.
+  `dj.categorical_nll`, or a function. num_steps: T, by default of the
+  schedule, or else 1000.
   random_steps: the number of steps that are drawn for each image; 0: all.
   """
   check_least(0, num_steps=num_steps, random_steps=random_steps)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -282,13 +283,14 @@ def test_a_metric_of_a_user_has_its_own_section(run, printed):
 def test_a_run_is_used_without_the_metrics_of_a_stranger(run, monkeypatch):
   """The stored config names one; only the evaluation by it needs its code."""
   monkeypatch.setattr(own_parts, '_allowed', {SMALL})
-  config = load.open_run(run)
+  config: Any = load.open_run(run)
   assert config.evaluation.metrics[-1] == LEVEL
   assert 'level' not in config.evaluation
   with pytest.raises(UserError, match=f'add --allow={LEVEL} to the command'):
     scoring.named(models.make(config, run))
   own_parts.allow([LEVEL])
-  assert load.open_run(run).evaluation.level.factor == 2.0
+  config = load.open_run(run)
+  assert config.evaluation.level.factor == 2.0
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,7 @@ import pytest
 
 from diffusion_jax.metrics import fid, table
 from diffusion_jax.metrics.estimates import Estimate, Missing
-from diffusion_jax.metrics.metric import Score, as_json
-from diffusion_jax.metrics.metric import table as as_table
+from diffusion_jax.metrics.metric import Score, as_json, table as as_table
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def check(model: Any) -> None:
     raise UserError(f'config.evaluation.name={c.name!r} has a /')
 
 
-def sweep(config: ConfigDict) -> Iterator[tuple[dict[str, Any], ConfigDict]]:
+def sweep(config: Any) -> Iterator[tuple[dict[str, Any], Any]]:
   """Yields ({field: value}, config) of each point of evaluation.sweep.
 
   It lists values of fields of config.sampling, 'num_steps=10,20 sampler=ddim';
