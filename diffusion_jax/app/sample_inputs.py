@@ -36,6 +36,29 @@ class Inputs(NamedTuple):
   texts: list[str] | None
   images: ImageConditions | None
 
+  def stored(self) -> dict[str, np.ndarray]:
+    """Returns the arrays [N, ...] that are stored with the samples."""
+    arrays = {}
+    if 'label' in self.cond:
+      arrays['labels'] = self.cond['label']
+    if self.images is not None:
+      arrays['conditions'] = self.images.shown
+      arrays['originals'] = self.images.originals
+    if self.texts:
+      arrays['texts'] = np.array(self.texts)
+    return arrays
+
+
+def stored_names(model: Any) -> set[str]:
+  """Returns the names of the arrays that samples of a model are stored with."""
+  conditioning = getattr(model, 'conditioning', None)
+  names = {'labels'} if takes_labels(model) else set()
+  if images.text_length(model.config):
+    names.add('texts')
+  if conditioning is not None and conditioning.image is not None:
+    names |= {'conditions', 'originals'}
+  return names
+
 
 def choose(model: Any, n: int, mesh: Mesh) -> Inputs:
   """Chooses what the first n samples are conditioned on."""

@@ -305,6 +305,11 @@ class Diffusion(NoisyModel):
         f'{others:,} levels between steps'
       )
 
+  @property
+  def reverse_variance(self) -> str:
+    """The variance of the reverse process, as the sampler has it."""
+    return self.sampling.sampler.get('variance', 'fixed_small')
+
   def unclipped(self) -> 'Diffusion':
     """Returns this model, whose estimates of x_0 are not clipped."""
     model = copy.copy(self)

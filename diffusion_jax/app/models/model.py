@@ -79,6 +79,10 @@ class Model(Protocol):
     """
     ...
 
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    ...
+
   def prepare(self, source: Source, mesh: Mesh) -> Params:
     """Returns the parameters that are not trained; called by a training.
 

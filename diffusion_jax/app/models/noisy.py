@@ -286,6 +286,10 @@ class NoisyModel:
     """Returns (frozen, cond) -> Denoiser of training.teacher; None without."""
     return None
 
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    return images.source_of(self.config, split)
+
   def prepare(self, source: Source, mesh: Mesh) -> Params:
     """Returns {}: all parameters are trained."""
     return {}

@@ -146,6 +146,10 @@ class VAE:
     root = stream(self.config.sampling.seed, 'vae_sampling')
     return per_image(draw, mesh, root)
 
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    return images.source_of(self.config, split)
+
   def prepare(self, source: Source, mesh: Mesh) -> Params:
     """Returns {}: all parameters are trained."""
     return {}

@@ -14,11 +14,11 @@ from diffusion_jax.app import (
   other_runs,
   own_parts,
   sample_inputs,
+  scoring,
   sheets,
 )
 from diffusion_jax.app.config import from_config, near
 from diffusion_jax.app.models.model import Model
-from diffusion_jax.app.modes import evaluate_samples
 from diffusion_jax.app.run.step_log import average
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels
@@ -148,17 +148,15 @@ def write_snapshot(step: int, run: 'Run') -> None:
 
 def save(step: int, run: 'Run') -> None:
   """Saves a checkpoint, with the number by which the best are kept."""
-  run.save(with_criterion(run.parts.config, run.results))
+  run.save(with_criterion(run.parts.model, run.results))
 
 
-def with_criterion(config: ConfigDict, results: dict) -> dict | None:
+def with_criterion(model: Model, results: dict) -> dict | None:
   """Returns the metrics of a checkpoint, with the one that keeps the best."""
-  name = config.training.keep_best_by
+  name = model.config.training.keep_best_by
   if name not in results:
     return results or None
-  higher = (
-    name != 'test_loss' and evaluate_samples.higher_is_better(config)[name]
-  )
+  higher = name != 'test_loss' and scoring.higher_is_better(model)[name]
   sign = -1.0 if higher else 1.0
   return results | {checkpoints.CRITERION: sign * results[name]}
 
@@ -206,9 +204,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   """Returns the hook that measures generated images by evaluation.metrics."""
   config = model.config
   c = config.training
-  names = (
-    evaluate_samples.higher_is_better(config) if model.makes_images else {}
-  )
+  names = scoring.higher_is_better(model)
   if not names:
     raise UserError(
       'training.metrics_every and training.keep_best_by measure generated '
@@ -221,9 +217,10 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
       f'{", ".join(names)}'
     )
   n, size = c.metrics_images, config.sampling.batch_size
-  cond = sample_inputs.choose(model, n, mesh).cond
+  inputs = sample_inputs.choose(model, n, mesh)
+  cond, stored = inputs.cond, inputs.stored()
   generate = model.generate(mesh, other_runs.guides_of(model))
-  score = evaluate_samples.scorer(config)
+  score = scoring.scorer(model)
 
   def begin(state, frozen, start=0):
     index = np.arange(start, start + min(size, n))  # one compilation
@@ -236,7 +233,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
       pixels.to_uint8(x, model.facts.num_levels)
       for _, x in one_ahead(start, range(0, n, size))
     ]
-    run.results |= score(np.concatenate(parts)[:n], cond.get('label'))
+    run.results |= score({'images': np.concatenate(parts)[:n], **stored})
 
   return Hook(every, act, begin, ('a sample', 'training.metrics_every'))
 

@@ -127,14 +127,7 @@ def write(
 ) -> None:
   """Writes the npz file of all parts, the sheet of pictures, and the texts."""
   pictures = gather(paths, model.config.sampling.num_samples)
-  arrays = {'arr_0': pictures}
-  if 'label' in inputs.cond:
-    arrays['labels'] = inputs.cond['label']
-  if inputs.images is not None:
-    arrays['conditions'] = inputs.images.shown
-    arrays['originals'] = inputs.images.originals
-  if inputs.texts:
-    arrays['texts'] = np.array(inputs.texts)
+  arrays = {'arr_0': pictures, **inputs.stored()}
   arrays |= model.write_more(params, path)
   provenance.write_npz(path, arrays, settings)
   shape = 'x'.join(map(str, pictures.shape[1:]))
