@@ -132,9 +132,14 @@ class Diffusion(NoisyModel):
 
   def _bound(self, quantile):
     # Returns denoiser -> denoiser, or None for neither a threshold nor a clip.
-    if quantile:
-      return functools.partial(dj.dynamic_threshold, quantile=quantile)
-    return dj.clip_denoised if self.sampling.clip else None
+    if not quantile:
+      return dj.clip_denoised if self.sampling.clip else None
+
+    def thresholded(denoise):
+      with from_config('sampling.dynamic_threshold'):
+        return dj.dynamic_threshold(denoise, quantile)
+
+    return thresholded
 
   def step_function(
     self, params: Params, cond: dict, trained: dj.Schedule, **options: Any
@@ -311,10 +316,10 @@ class Diffusion(NoisyModel):
     return self.sampling.sampler.get('variance', 'fixed_small')
 
   def unclipped(self) -> 'Diffusion':
-    """Returns this model, whose estimates of x_0 are not clipped."""
+    """Returns this model without sampling.clip, and without a classifier."""
     model = copy.copy(self)
     model.sampling = dataclasses.replace(
-      self.sampling, clip=False, dynamic_threshold=0.0
+      self.sampling, clip=False, classifier=None
     )
     return model
 
@@ -328,7 +333,14 @@ class Diffusion(NoisyModel):
 
   def _check_guidance(self):
     guide = self.sampling.guidance
-    if guide is None or getattr(guide, 'run', ''):
+    if guide is None:
+      return
+    if guide.low > guide.high:
+      raise UserError(
+        f'config.sampling.guidance.low={guide.low} is above high={guide.high}: '
+        'no level would be guided'
+      )
+    if getattr(guide, 'run', ''):
       return
     if guide.scale != 1.0 and not self.conditioning.dropout:
       raise UserError(

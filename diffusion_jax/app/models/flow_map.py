@@ -97,19 +97,20 @@ class FlowMap(Diffusion):
     """Raises UserError for what flow maps cannot have."""
     super().check(mode)
     self._check_time()
-    c, edit = self.sampling, self.config.edit.name
+    c, edit = self.sampling, self.config.edit
     one_way = self.map_kind != 'average_velocity' and not c.stochastic
     if one_way and (c.num_steps > 1 or c.respacing):
       raise UserError(
         f'config.sampling.num_steps={c.num_steps}: a consistency function only '
         'reaches the clean end: set it to 1, or sampling.stochastic=True'
       )
-    by_denoiser = edit in ('superres', 'colorize', 'interpolate')
-    by_denoiser |= self.config.edit.get('method') == 'reconstruction'
-    if mode == 'edit' and by_denoiser:
+    observed = edit.name in ('superres', 'colorize')
+    by_denoiser = observed and self.conditioning.image is None
+    by_denoiser |= edit.get('method') == 'reconstruction'
+    if mode == 'edit' and (by_denoiser or edit.name == 'interpolate'):
       raise UserError(
-        f'config.edit={edit} needs a denoiser, and this run is a flow map: it '
-        'can do inpaint by repaint or replace, and sdedit'
+        f'config.edit={edit.name} needs a denoiser, and this run is a flow '
+        'map: it can do inpaint by repaint or replace, and sdedit'
       )
 
   def _check_time(self):

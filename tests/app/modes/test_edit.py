@@ -209,7 +209,7 @@ def test_sdedit_of_no_strength_is_the_picture(plain, files):
 
 
 def test_interpolation_goes_from_one_to_the_other(files, tmp_path):
-  """Guided by the scale that is given, which changes the way."""
+  """Guided by the scale and the threshold given; both change the way."""
   unet = untrained(unet_smoke(**QUICK), tmp_path, deviation=0.1)
   changes = {'edit': 'interpolate', 'edit.num_samples': 3, 'edit.label': 3}
   changes |= {'sampling.num_steps': 200}
@@ -218,7 +218,7 @@ def test_interpolation_goes_from_one_to_the_other(files, tmp_path):
     'sampling.guidance.scale': 30.0,
   }
   ways = []
-  for more in ({}, guided):
+  for more in ({}, guided, {'sampling.dynamic_threshold': 0.5}):
     fields = {'image': 'digit', 'image2': 'other'}
     config = config_of(files, changes | more, fields, unet_smoke)
     MODES['edit'](config, unet)
@@ -228,14 +228,13 @@ def test_interpolation_goes_from_one_to_the_other(files, tmp_path):
     away = np.abs(ways[0] - picture(files, name).astype(float))
     away = away.mean(axis=(1, 2))
     assert away[end] < 2.0 and away[1] > 4.0
-  assert (ways[0] != ways[1]).any()
+  for i, j in ((0, 1), (0, 2), (1, 2)):
+    assert (ways[i] != ways[j]).any()
 
 
-@pytest.mark.parametrize('clip', [{'clip': True}, {'dynamic_threshold': 0.9}])
-def test_an_interpolation_is_not_clipped(clip):
+def test_an_interpolation_is_not_clipped():
   """Of eps = 30 for any x: x_0 leaves [-1, 1] on the way, ends do not move."""
-  clip = {f'sampling.{name}': x for name, x in clip.items()}
-  config = smoke(**QUICK | clip | {'edit': 'interpolate'})
+  config = smoke(**QUICK | {'sampling.clip': True, 'edit': 'interpolate'})
   model: Any = models.make(config, 'nowhere')
   params = jax.tree.map(
     lambda x: np.zeros(x.shape, x.dtype), models.shapes(model)
