@@ -143,9 +143,16 @@ def test_self_conditioning_hands_each_estimate_to_the_next_step():
       {'sampling.respacing': '10', 'schedule': 'continuous_cosine'},
       'config.sampling: respacing needs a schedule of steps',
     ),
-    ({'network': 'vdm'}, "network 'vdm' needs config.noise_input=logsnr"),
     (
-      {'network': 'vdm', 'conditioning.self_conditioning': True},
+      {'network': 'vdm', 'network.num_groups': 4},
+      "network 'vdm' needs config.noise_input=logsnr",
+    ),
+    (
+      {
+        'network': 'vdm',
+        'network.num_groups': 4,
+        'conditioning.self_conditioning': True,
+      },
       'self_conditioning needs a network with self_conditioning: vdm has none',
     ),
   ],
