@@ -27,23 +27,25 @@ Teacher = Callable[[Any, dict], dj.Denoiser]
 
 
 def open_run(student: Any) -> ConfigDict | None:
-  """Returns the config of training.teacher; None for other objectives.
+  """Returns the config of training.teacher; None without.
 
-  Raises UserError for a run that is not of a diffusion model.
+  Raises UserError for a run that is not of a diffusion model, for an objective
+  that has no teacher, and without one that the objective needs.
   """
   run, name = student.config.training.teacher, student.config.objective.name
   schema = student.schema
   table, facts = schema.table('objective'), schema.facts['objective']
-  takes = 'teacher' in parameters(find(table, 'objective', name, facts))
-  if not run and not takes:
-    return None
-  if not run:
+  constructor = find(table, 'objective', name, facts)
+  teacher = parameters(constructor).get('teacher')
+  if run and teacher is None:
+    raise UserError(f'config.{_PATH}: objective={name} has no teacher')
+  if not run and teacher is not None and teacher.default is teacher.empty:
     raise UserError(
       f'config.{_PATH}: objective={name} needs the folder of the run that is '
       'distilled'
     )
-  if not takes:
-    raise UserError(f'config.{_PATH}: objective={name} has no teacher')
+  if not run:
+    return None
   config = load.open_run(run, _PATH)
   kind = schemas.schema_of(config).kind
   if kind != schemas.DIFFUSION.kind:
