@@ -76,10 +76,9 @@ def _without_other_sections(config):
   schema, plain = schemas.schema_of(config), base()
   tops = {*schema.choices, *schema.parts, *plain, 'facts'}
   kept = ConfigDict({n: x for n, x in config.items() if n in tops})
-  for name in schema.parts:
-    if name in plain:  # shares a section with plain fields
-      own = {n: kept[name][n] for n in plain[name]}
-      kept[name] = ConfigDict(own)
+  for name, fields in plain.items():
+    if isinstance(fields, ConfigDict):  # a part may share the section
+      kept[name] = ConfigDict({n: kept[name][n] for n in fields})
   return kept
 
 

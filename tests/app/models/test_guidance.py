@@ -1,4 +1,4 @@
-"""Guided sampling by config: by the condition, by other runs, by classifiers."""
+"""Guided sampling by config: by the condition, or by other runs."""
 
 import itertools
 import json

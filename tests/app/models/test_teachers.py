@@ -33,7 +33,7 @@ NO_LABELS = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
   [
     (
       {'name': 'digits_meanflow'},
-      'is a flow map, and a teacher must be a diff',
+      'is a flow map, and a teacher must be',
     ),
     ({'name': 'digits_classifier'}, 'is a classifier, and a teacher must be'),
     ({'conditioning.self_conditioning': True}, 'has self-conditioning'),
