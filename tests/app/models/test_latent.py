@@ -31,8 +31,9 @@ QUIET = {
 
 
 def config_of(run, **changes):
-  """digits_latent:smoke in the latents of a run."""
-  small = {'network': SMALL, 'network.channels': 8, 'latent.run': run}
+  """digits_latent:smoke in the latents of a run, for None in pixels."""
+  small = {'network': SMALL, 'network.channels': 8}
+  small |= {'latent': None} if run is None else {'latent.run': run}
   return trial('digits_latent', **small | QUIET | changes)
 
 
@@ -109,7 +110,7 @@ def linear(autoencoder, tmp_path, monkeypatch):
 def test_latents_that_are_pixels_are_diffused_as_pixels(linear):
   """The same losses, test losses, parameters and samples."""
   latents, workdir, _ = linear
-  pixels = config_of('', **LINEAR, **{'latent': None})
+  pixels = config_of(None, **LINEAR)
   MODES['train'](pixels, workdir / 'pixels')
   MODES['train'](latents, workdir)
   for name in ('loss', 'test_loss', 'grad_norm'):
