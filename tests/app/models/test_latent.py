@@ -91,6 +91,10 @@ LINEAR = {
   'training.evaluate_every': 2,
   'conditioning.labels': False,
   'conditioning.dropout': 0.0,
+  # another kind of model has the defaults of this section
+  'sampling.sampler': 'ddim',
+  'sampling.num_steps': 4,
+  'sampling.clip': False,
 }
 
 
