@@ -183,6 +183,11 @@ class VAE:
         f'{self.facts.num_levels}: take logistic, or --config.data=two_levels '
         f'--config.data.source={c.data.name}'
       )
+    if c.objective.name == 'vae' and self.num_latents > 1:
+      raise UserError(
+        'config.objective=vae trains one layer of latents, and this network '
+        f'has {self.num_latents}: set objective=hvae'
+      )
     if c.objective.get('free_bits') and c.training.accumulate > 1:
       raise UserError(
         'config.objective.free_bits needs the whole batch: set '

@@ -93,6 +93,7 @@ LINEAR = {
   'conditioning.dropout': 0.0,
   # another kind of model has the defaults of this section
   'sampling.sampler': 'ddim',
+  'sampling.sampler.eta': 0.0,
   'sampling.num_steps': 4,
   'sampling.clip': False,
 }
