@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.programs import PROGRAMS
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.training import checkpoints
 from tests.conftest import HANG_SECONDS
-from tests.programs.conftest import unet_smoke as smoke
+from tests.app.conftest import unet_smoke as smoke
 
 ROOT = Path(__file__).parent.parent
 STEPS = 400  # of the processes: none may be so slow to stop one that it ends
@@ -39,7 +39,7 @@ FIELDS = {
 def train(workdir, **fields):
   """Trains in this process."""
   names = {f'training.{name}': value for name, value in fields.items()}
-  PROGRAMS['train'](smoke(**FIELDS | names), str(workdir))
+  MODES['train'](smoke(**FIELDS | names), workdir)
 
 
 def start(workdir, *args, said='output', env=None, **fields):
@@ -215,18 +215,18 @@ def test_sigterm_ends_other_modes_of_several_processes(tmp_path):
   code = f"""
 import os, signal, sys, time
 from diffusion_jax import command_line
-from diffusion_jax.programs import PROGRAMS
+from diffusion_jax.app.modes import MODES
 
 def program(config, workdir):
   os.kill(os.getpid(), signal.SIGTERM)
   time.sleep(30)
 
-PROGRAMS['sample'] = program
+MODES['sample'] = program
 args = ['--config={ROOT}/configs/digits.py:smoke', '--mode=sample']
 args += ['--workdir={tmp_path}', '--multihost', '--num_hosts=1', '--host=0']
 args += ['--coordinator=localhost:{free_port()}']
 sys.argv = ['launch.py', *args]
-command_line.run()
+cli.run()
 """
   result = subprocess.run(
     [sys.executable, '-c', code], cwd=ROOT, timeout=HANG_SECONDS

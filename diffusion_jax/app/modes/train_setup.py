@@ -152,29 +152,47 @@ def state_maker(
   return lambda: jax.jit(make_arrays, out_shardings=places)(key), shapes
 
 
-def make_advance(parts: Setup, more_steps: float = 0.0) -> Callable:
-  """Returns (state, batches, frozen) -> (state, metrics), a step a batch.
+def jit_step(
+  config: ConfigDict,
+  mesh: Mesh,
+  objective: Objective,
+  optimizer: Any,
+  shapes: TrainState,
+  more_steps: float = 0.0,
+) -> Any:
+  """Returns the jitted (state, batch, key, frozen) -> (state, metrics).
 
-  The state is donated. frozen: parameters that are not trained. Leaves of
-  metrics are [], or with training.steps_per_call above 1 [steps_per_call].
-  more_steps: see `ema.rates`.
+  With training.steps_per_call above 1 it takes a batch for each step, and their
+  number after the key. The state is donated. more_steps: see `ema.rates`.
   """
-  config, mesh = parts.config, parts.mesh
   c = config.training
-  key = stream(config.seed, 'training')
   step = make_train_step(
-    parts.objective,
-    parts.optimizer,
+    objective,
+    optimizer,
     *ema.rates(config, more_steps),
     accumulate=c.accumulate,
     skip_nonfinite=c.skip_nonfinite > 0,
   )
-  places = jax.tree.map(lambda x: x.sharding, parts.shapes)
-  compiled: Any = jax.jit(
+  places = jax.tree.map(lambda x: x.sharding, shapes)
+  return jax.jit(
     on_mesh(mesh, step if c.steps_per_call == 1 else make_train_steps(step)),
     donate_argnums=0,
     out_shardings=(places, replicated(mesh)),
   )
+
+
+def make_advance(parts: Setup, more_steps: float = 0.0) -> Callable:
+  """Returns (state, batches, frozen) -> (state, metrics), a step a batch.
+
+  frozen: parameters that are not trained. Leaves of metrics are [], or with
+  training.steps_per_call above 1 [steps_per_call].
+  """
+  c = parts.config.training
+  key = stream(parts.config.seed, 'training')
+  compiled = jit_step(
+    parts.config, parts.mesh, parts.objective, parts.optimizer, parts.shapes,
+    more_steps,
+  )  # fmt: skip
 
   def advance(state, batches, frozen):
     if c.steps_per_call == 1:
