@@ -144,7 +144,10 @@ def compile_step(config):
 
   mesh = devices.make_mesh(config)
   model: Any = models.make(config, 'nowhere')
-  objective, total = model.objective(), OptimizerFacts(config.training.num_steps)
+  objective, total = (
+    model.objective(),
+    OptimizerFacts(config.training.num_steps),
+  )
   optimizer, _ = make(model.schema, 'optimizer', config.optimizer, total)
   _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
   size, facts = config.training.batch_size, model.facts

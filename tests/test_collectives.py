@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import collectives
+from diffusion_jax.app.modes import train_setup
 from diffusion_jax.runtime import sharding
 from tests.app.conftest import trial
 from tests.app.conftest import unet_smoke as smoke
@@ -99,10 +100,18 @@ def test_data_parallelism_sums_the_gradients_once():
   assert whole == part > 4 * gradients  # nothing is large enough to be split
 
 
+def split_all(monkeypatch):
+  """Splits small arrays as well."""
+  split = functools.partial(sharding.fsdp_sharding, min_size=16)
+  monkeypatch.setattr(train_setup, 'fsdp_sharding', split)
+
+
 @pytest.mark.slow
 def test_the_state_of_fsdp_is_split(monkeypatch):
   split = functools.partial(sharding.fsdp_sharding, min_size=16)
-  monkeypatch.setattr('diffusion_jax.app.modes.train_setup.fsdp_sharding', split)
+  monkeypatch.setattr(
+    'diffusion_jax.app.modes.train_setup.fsdp_sharding', split
+  )
   # of one resolution, leaves too small to be split are more than a tenth
   fields = {'training.mesh': (1, 8), 'network.multipliers': (1, 2)}
   step, like = collectives.compile_step(smoke(**fields))
@@ -115,7 +124,9 @@ def test_the_state_of_fsdp_is_split(monkeypatch):
 def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
   """Of images, only what adaLN takes; all together less than one map."""
   split = functools.partial(sharding.fsdp_sharding, min_size=16)
-  monkeypatch.setattr('diffusion_jax.app.modes.train_setup.fsdp_sharding', split)
+  monkeypatch.setattr(
+    'diffusion_jax.app.modes.train_setup.fsdp_sharding', split
+  )
   config = trial('digits_dit', **{
     'training.mesh': (1, 8),
     'network.num_heads': 2,
@@ -136,7 +147,9 @@ def test_fsdp_sends_each_weight_of_edm2_once_and_its_gradient(monkeypatch):
   The sums of squares of rows in parts and those of the metrics are the rest.
   """
   split = functools.partial(sharding.fsdp_sharding, min_size=16)
-  monkeypatch.setattr('diffusion_jax.app.modes.train_setup.fsdp_sharding', split)
+  monkeypatch.setattr(
+    'diffusion_jax.app.modes.train_setup.fsdp_sharding', split
+  )
   config = trial('digits_edm2', **{
     'training.mesh': (1, 8),
     'network.multipliers': (1,),  # compiles in half of the time

@@ -18,7 +18,6 @@ from diffusion_jax.app import (
   weights,
 )
 from diffusion_jax.app.run import provenance
-from diffusion_jax.app.sample_inputs import Inputs
 from diffusion_jax.data import images, sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
@@ -73,7 +72,7 @@ def draw_parts(
   model: Any,
   mesh: Mesh,
   params: Any,
-  inputs: Inputs,
+  inputs: sample_inputs.Inputs,
   parts: Path,
   settings: dict[str, Any],
 ) -> list[Path]:
@@ -120,7 +119,7 @@ def write_film(model: Any, x: np.ndarray, parts: Path, first: bool) -> None:
 def write(
   model: Any,
   params: Any,
-  inputs: Inputs,
+  inputs: sample_inputs.Inputs,
   paths: list[Path],
   path: Path,
   settings: dict[str, Any],

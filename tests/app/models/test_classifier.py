@@ -1,6 +1,7 @@
 """A run of a classifier of noisy images."""
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def test_it_makes_no_images_and_says_why(run, tmp_path, capsys):
 def test_accuracy_literally(run):
   """The fraction right, with the metric's own noise, image by image."""
   config = classifier_smoke()
-  model = models.make(config, run)
+  model: Any = models.make(config, run)
   params, _ = weights.restore(model)
   images, labels = sources.digits('test').read(np.arange(4))
   images, labels = jnp.asarray(images, jnp.float32) / 8 - 1, jnp.array(labels)

@@ -1,6 +1,7 @@
 """Flow maps by config: what has gradients and samples, and what is refused."""
 
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -82,7 +83,7 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
   changes = CASES[name] | {'sampling.num_steps': 2}
   steps = {'sampling.num_steps': 2 if 'stochastic' in str(changes) else 1}
   config = config_of(changes | steps, teacher if name in TAUGHT else '')
-  model = models.make(config, 'nowhere')
+  model: Any = models.make(config, 'nowhere')
   model.check('train')
   params = models.shapes(model)
   objective = model.objective()

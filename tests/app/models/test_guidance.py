@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,9 @@ def classifier_smoke(**changes):
   return trial('digits_classifier', **fewer | changes)
 
 
-def made(config, seed, workdir='nowhere'):
+def made(config, seed) -> Any:
   """A model, and parameters away from the initial zeros."""
-  model = models.make(config, workdir)
+  model = models.make(config, 'nowhere')
   return model, normal_params(model, seed)
 
 
@@ -47,7 +48,8 @@ def x0_of(eps, level=LEVEL, x=X):
 
 
 def guided_x0(config, params, cond, runs=None):
-  model, runs = models.make(config, 'nowhere'), runs or {}
+  model: Any = models.make(config, 'nowhere')
+  runs = runs or {}
 
   @jax.jit
   def ask(params, others):
