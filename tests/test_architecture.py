@@ -102,9 +102,10 @@ def test_the_version_is_written_once():
 # module -> where its tests are: builders and programs are tested on what they
 # build and write
 TESTED_ELSEWHERE = {
-  'build/facts.py': 'families/test_latent.py',
-  'build/flow_map.py': 'families/test_flow_map.py',
-  'build/guidance.py': 'families/test_guidance.py',
+  'app/devices.py': 'app/modes/test_train_setup.py',
+  'app/ema.py': 'app/models/test_noisy.py',
+  'app/models/model.py': 'app/models/test_vae.py',
+  'app/other_runs.py': 'app/models/test_guidance.py',
   'build/make.py': 'build/test_audit.py',
   'build/network.py': 'build/test_build.py',
   'build/objective.py': 'build/test_build.py',
@@ -112,9 +113,6 @@ TESTED_ELSEWHERE = {
   'core/flow_losses.py': 'training/test_flow_maps.py',
   'data/builders.py': 'data/test_prepare.py',
   'errors.py': 'test_command_line.py',
-  'families/classifier.py': 'families/test_guidance.py',
-  'families/family.py': 'families/test_vae.py',
-  'families/vae_models.py': 'families/test_vae.py',
   'interop/diffusers_networks.py': 'interop/test_diffusers.py',
   'interop/diffusers_schedulers.py': 'interop/test_diffusers.py',
   'interop/diffusers_transformer.py': 'interop/test_diffusers.py',
@@ -123,10 +121,7 @@ TESTED_ELSEWHERE = {
   'runs/averages.py': 'programs/test_average.py',
   'runs/base_config.py': 'programs/test_report.py',
   'runs/first_weights.py': 'programs/test_convert.py',
-  'runs/guidance_runs.py': 'families/test_guidance.py',
-  'runs/rehearsal.py': 'programs/test_train.py',
   'runs/results.py': 'programs/test_evaluate.py',
-  'runs/sample_inputs.py': 'programs/test_sample.py',
   'runs/sessions.py': 'programs/test_report.py',
 }
 

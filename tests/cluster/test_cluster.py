@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.conftest import HANG_SECONDS
-from tests.runs.test_multihost import environment
+from tests.app.test_multihost import environment
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
