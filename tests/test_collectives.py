@@ -10,8 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks import collectives
 from diffusion_jax.app.modes import train_setup
 from diffusion_jax.runtime import sharding
-from tests.app.conftest import trial
-from tests.app.conftest import unet_smoke as smoke
+from tests.app.conftest import trial, unet_smoke as smoke
 
 
 def compiled(function, mesh, places_in, places_out, *shapes):
