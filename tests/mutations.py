@@ -136,8 +136,8 @@ MUTATIONS = [
   ),
   (
     'training/level_pairs.py',
-    'randint(key, (batch_size,), 1, num_levels)',
-    'randint(key, (batch_size,), 1, num_levels - 1)',
+    'randint(key, (batch_size,), 1, num_scales)',
+    'randint(key, (batch_size,), 1, num_scales - 1)',
     'training/test_level_pairs.py',
     'every_pair_of_a_grid',
   ),
@@ -164,8 +164,8 @@ MUTATIONS = [
   ),
   (
     'training/consistency.py',
-    'jnp.minimum(context.step / max(warmup_steps, 1), 1.0)',
-    'context.step / max(warmup_steps, 1)',
+    'jnp.minimum(step / num_steps, 1.0)',
+    '(step / num_steps)',
     'training/test_consistency.py',
     'continuous_consistency_literally',
   ),
@@ -178,8 +178,8 @@ MUTATIONS = [
   ),
   (
     'training/distillation.py',
-    'eps_from_x0(x0, xt, level_t),',
-    'inputs.eps,',
+    'eps = eps_from_x0(x0, xt, level_t)',
+    'eps = inputs.eps',
     'training/test_distillation.py',
     'optimum_of_progressive_distillation',
   ),
@@ -207,8 +207,8 @@ MUTATIONS = [
   # Objectives and the training step.
   (
     'training/objectives.py',
-    "{'x0': jax.lax.stop_gradient(first)}",
-    "{'x0': first}",
+    'return jax.lax.stop_gradient(first)',
+    'return first',
     'training/test_denoising.py',
     'no_gradient_flows_through',
   ),
@@ -426,17 +426,17 @@ MUTATIONS = [
   ),
   # Networks.
   (
-    'networks/layers.py',
+    'networks/blocks.py',
     "norm(h, 'norm_2') * (1.0 + scale) + shift",
     "norm(h, 'norm_2') * scale + shift",
-    'networks/test_layers.py',
+    'networks/test_blocks.py',
     'resnet_block_literally',
   ),
   (
-    'networks/layers.py',
+    'networks/attention.py',
     "{'new': 0, 'legacy': 1, 'interleaved': 2}",
     "{'new': 1, 'legacy': 0, 'interleaved': 2}",
-    'networks/test_layers.py',
+    'networks/test_attention.py',
     'fused_attention_is_openais',
   ),
   (
@@ -530,6 +530,63 @@ MUTATIONS = [
     'float(np.std(draws, ddof=1))',
     'metrics/test_mmd.py',
     'mean_and_deviation_over_subsets',
+  ),
+  # The application.
+  (
+    'app/models/diffusion.py',
+    'functions.insert(2 if after_clip else 0, by_classifier)',
+    'functions.insert(0, by_classifier)',
+    'app/models/test_guidance.py',
+    'guidance_by_a_classifier_by_hand',
+  ),
+  (
+    'app/models/diffusion.py',
+    'self.sampling, clip=False, classifier=None',
+    'self.sampling, classifier=None',
+    'app/models/test_diffusion.py',
+    'a_network_that_sees_no_noise',
+  ),
+  (
+    'app/models/guidance.py',
+    'if same and not model.learns_schedule:',
+    'if True:',
+    'app/models/test_guidance.py',
+    'guidance_by_a_classifier_by_hand',
+  ),
+  (
+    'app/models/latent.py',
+    'blocks.all(axis=(1, 3))',
+    'blocks.any(axis=(1, 3))',
+    'app/models/test_latent.py',
+    'known_where_all_its_pixels',
+  ),
+  (
+    'app/models/teachers.py',
+    'return dj.at_training_levels(denoise, model.schedule(params))',
+    'return denoise',
+    'app/models/test_teachers.py',
+    'sees_its_own_levels',
+  ),
+  (
+    'app/models/vae.py',
+    'z = bound.reparameterize(keys[t - 2], self.decode(params, t, z))',
+    'z = bound.reparameterize(keys[t - 1], self.decode(params, t, z))',
+    'app/models/test_vae.py',
+    'a_chain_literally',
+  ),
+  (
+    'app/modes/hooks.py',
+    'sign = -1.0 if higher else 1.0',
+    'sign = 1.0',
+    'app/modes/test_hooks.py',
+    'the_lowest_loss_and_the_highest_score',
+  ),
+  (
+    'app/modes/train_setup.py',
+    'c.batch_size % (mesh.size * c.accumulate)',
+    'c.batch_size % mesh.size',
+    'app/modes/test_train_setup.py',
+    'a_mistake_is_one_clear_line',
   ),
 ]
 

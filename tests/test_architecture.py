@@ -103,9 +103,10 @@ def test_the_version_is_written_once():
 # module -> where its tests are: builders and programs are tested on what they
 # build and write
 TESTED_ELSEWHERE = {
-  'build/facts.py': 'families/test_latent.py',
-  'build/flow_map.py': 'families/test_flow_map.py',
-  'build/guidance.py': 'families/test_guidance.py',
+  'app/devices.py': 'app/modes/test_train_setup.py',
+  'app/ema.py': 'app/models/test_noisy.py',
+  'app/models/model.py': 'app/models/test_vae.py',
+  'app/other_runs.py': 'app/models/test_guidance.py',
   'build/make.py': 'build/test_audit.py',
   'build/network.py': 'build/test_build.py',
   'build/objective.py': 'build/test_build.py',
@@ -114,9 +115,6 @@ TESTED_ELSEWHERE = {
   'data/builders.py': 'data/test_prepare.py',
   'demos/noising.py': 'app/modes/test_noise.py',
   'errors.py': 'test_command_line.py',
-  'families/classifier.py': 'families/test_guidance.py',
-  'families/family.py': 'families/test_vae.py',
-  'families/vae_models.py': 'families/test_vae.py',
   'interop/diffusers_autoencoder.py': 'interop/test_diffusers.py',
   'interop/diffusers_folders.py': 'interop/test_diffusers.py',
   'interop/diffusers_options.py': 'interop/test_diffusers.py',

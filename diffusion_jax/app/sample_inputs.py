@@ -8,11 +8,11 @@ from jax.sharding import Mesh
 
 from diffusion_jax.app import images
 from diffusion_jax.app.config import from_config
-from diffusion_jax.runtime.per_image import per_image
-from diffusion_jax.errors import UserError
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.text import encode
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.per_image import per_image
 
 
 class ImageConditions(NamedTuple):
@@ -152,7 +152,9 @@ def choose_images(model: Any, n: int, mesh: Mesh) -> ImageConditions | None:
   as_shown = functools.partial(pixels.to_uint8, num_levels=facts.num_levels)
   # The picture in cond['image'], unknown pixels grey.
   channels = facts.image_shape[-1]
-  visible = np.broadcast_to(image[..., :channels], (*image.shape[:-1], channels))
+  visible = np.broadcast_to(
+    image[..., :channels], (*image.shape[:-1], channels)
+  )
   return ImageConditions(as_shown(x0), as_shown(visible), image, labels)
 
 

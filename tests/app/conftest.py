@@ -76,17 +76,19 @@ def unet_smoke(**changes) -> Any:
   return trial(**fewer | changes)
 
 
-def untrained(config, workdir, deviation=0.2):
-  """Makes a run folder of normal parameters, without a training.
-
-  For what every network shows; of a new one the last layer would be zero.
-  """
-  rng = np.random.default_rng(0)
-  model = models.make(config, workdir)
-  params = jax.tree.map(
+def normal_params(model, seed=0, deviation=0.2):
+  """Parameters of which all show; in new ones the last layer is zero."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
     lambda x: (deviation * rng.standard_normal(x.shape)).astype(x.dtype),
     models.shapes(model),
   )
+
+
+def untrained(config, workdir, deviation=0.2):
+  """Makes a run folder of normal parameters, without a training."""
+  model = models.make(config, workdir)
+  params = normal_params(model, deviation=deviation)
   workdir = make_folder(workdir)
   folder.write_config(workdir, config, model.facts)
   stored = folder.stored_form(config, model.facts)

@@ -12,14 +12,18 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.programs import PROGRAMS
-from diffusion_jax.training import checkpoints, sharding
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.runtime import sharding
+from diffusion_jax.training import checkpoints
+from tests.app import two_processes
+from tests.app.conftest import smoke
 from tests.conftest import HANG_SECONDS
-from tests.programs.conftest import smoke
-from tests.runs import two_processes
-from tests.training import test_sharding as plain
+from tests.runtime import test_sharding as plain
 
 ROOT = Path(__file__).parents[2]
+EVALUATES = pytest.mark.skipif(
+  not two_processes.EVALUATES, reason='--mode=evaluate is on another branch'
+)
 
 
 def free_port():
@@ -59,7 +63,7 @@ def wait(processes):
 def run_both(what, folder):
   """What `wait` found."""
   port = free_port()
-  module = '-m', 'tests.runs.two_processes'
+  module = '-m', 'tests.app.two_processes'
   return wait([start(*module, what, host, port, folder) for host in range(2)])
 
 
@@ -101,9 +105,10 @@ def folder(tmp_path_factory):
   with checkpoints.open_manager(folder / 'two' / 'run') as manager:
     steps = {'training.num_steps': manager.latest_step()}
   config = smoke(**two_processes.FIELDS | steps)
-  run = str(folder / 'one' / 'run')
-  for mode in ('train', 'evaluate'):
-    PROGRAMS[mode](config, run)
+  run = folder / 'one' / 'run'
+  MODES['train'](config, run)
+  if two_processes.EVALUATES:
+    MODES['evaluate'](config, run)
   return folder
 
 
@@ -164,12 +169,13 @@ def test_a_run_of_two_processes_is_that_of_one(folder):
 def test_an_image_of_two_processes_is_that_of_one(folder):
   """Of the same checkpoint, before it is rounded to grey levels."""
   two = np.load(folder / 'two' / 'images.npy')
-  one = two_processes.images(str(folder / 'two' / 'run'))
+  one = two_processes.images(folder / 'two' / 'run')
   print(f'images: {np.abs(two - one).max():.1e} apart')
   np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
   assert np.abs(two[0] - two[1]).max() > 0.1
 
 
+@EVALUATES
 def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
   found = []
   for which in ('one', 'two'):
@@ -184,11 +190,12 @@ def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
   np.testing.assert_allclose(bits, other_bits, rtol=1e-4)
 
 
+@EVALUATES
 def test_measures_of_samples_of_two_processes_are_those_of_one(folder):
   """Of the same checkpoint, whose images are the same grey levels."""
   run = folder / 'two' / 'run'
   again = {'evaluation.metrics': ('fd_pixels',), 'evaluation.name': 'again'}
-  PROGRAMS['evaluate'](smoke(**(two_processes.FIELDS | again)), str(run))
+  MODES['evaluate'](smoke(**(two_processes.FIELDS | again)), run)
   two, one = (
     json.loads((run / 'evaluation' / name / 'result.json').read_text())
     for name in ('samples', 'samples-again')

@@ -1,7 +1,9 @@
 """No two consumers of a seed draw the same numbers."""
 
 import ast
+import collections
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,37 +12,36 @@ import optax
 
 import diffusion_jax
 import diffusion_jax as dj
-from diffusion_jax import build, families
+from diffusion_jax.app import devices, models, schemas
 from diffusion_jax.core.keys import STREAMS, fold_in_each, split_key, stream
-from diffusion_jax.programs import edit
 from diffusion_jax.training import objectives
-from diffusion_jax.runtime.sharding import replicated
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
-from tests.programs.conftest import smoke
+from tests.app.conftest import smoke
 
 SHAPE = (8, 8, 1)
 INDEX = np.arange(4)
+# Metrics of real images have a stream each, by their names.
+OF_METRICS = set().union(*(kind.metrics for kind in schemas.KINDS))
 
 
-def test_programs_take_every_key_from_a_stream_of_their_own():
-  """No key is made elsewhere, and no stream has two consumers."""
-  names = []
+def test_every_key_is_from_a_stream_with_one_consumer():
+  """No key is made elsewhere in what runs the equations."""
+  names = collections.Counter()
   package = Path(diffusion_jax.__file__).parent
-  folders = 'programs', 'families', 'runs', 'build'
-  for path in (p for name in folders for p in package.glob(f'{name}/*.py')):
-    for node in ast.walk(ast.parse(path.read_text())):
-      if isinstance(node, ast.Attribute):
-        made = ast.unparse(node).removeprefix('jax.random.')
-        assert made not in ('key', 'PRNGKey', 'wrap_key_data'), path
-      if isinstance(node, ast.Call) and ast.unparse(node.func) == 'stream':
-        name = node.args[1]
-        if isinstance(name, ast.Constant):
-          names.append(name.value)
-        else:  # each metric has one
-          assert ast.unparse(name) == 'metric', path
-          names.extend(families.METRICS)
-  assert sorted(names) == sorted(STREAMS)
+  for name in ('app', 'demos', 'metrics'):
+    for path in (package / name).rglob('*.py'):
+      for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+          called = ast.unparse(node).removeprefix('jax.random.')
+          assert called not in ('key', 'PRNGKey', 'wrap_key_data'), path
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == 'stream':
+          if isinstance(node.args[1], ast.Constant):
+            names[node.args[1].value] += 1
+  assert set(names.values()) == {1} and not OF_METRICS & {*names}
+  assert len(names) > 10 and {*names} <= {*STREAMS}
+  outside = {'noise', 'evaluation_images'}  # the demo, metrics of real images
+  assert {*STREAMS} - {*names} <= OF_METRICS | outside
 
 
 def training_noise(schedule, seed):
@@ -67,19 +68,13 @@ def training_noise(schedule, seed):
   return jnp.concatenate(noise)
 
 
-def sampling_noise(config, schedule):
+def sampling_noise(model, schedule):
   """The first noise of images 0..3, and that of each step but the last."""
   params = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), families.abstract_params(config)
+    lambda x: np.zeros(x.shape, x.dtype), models.shapes(model)
   )  # so that eps is 0
-  mesh = build.build_mesh(config)
-  params = jax.device_put(params, replicated(mesh))
-  labels = INDEX.astype(np.int32)
-  path = (
-    families.of(config)
-    .generate(config, mesh)(params, INDEX, {'label': labels})
-    .swapaxes(0, 1)
-  )
+  generate = model.generate(devices.make_mesh(model.config), trajectory=True)
+  path = generate(params, INDEX, {'label': INDEX}).swapaxes(0, 1)
   alpha = dj.level_grid(schedule, len(path) - 1).alpha
   ratio = (alpha[1:] / alpha[:-1]).reshape(-1, 1, 1, 1, 1)
   steps = path[1:-1] - ratio[:-1] * path[:-2]
@@ -88,26 +83,20 @@ def sampling_noise(config, schedule):
 
 def test_noise_of_training_and_of_sampling_differs():
   """At seed 0, where step 1 of image 1 was once that of training step 1."""
-  config = smoke(**{
-    'sampling.eta': 1.0,
-    'sampling.clip': False,
-    'sampling.trajectory': True,
-    'sampling.num_samples': 4,
-    'sampling.batch_size': 4,
-  })  # fmt: skip
-  schedule = build.build_schedule(config)
+  config = smoke(**{'sampling.sampler.eta': 1.0, 'sampling.clip': False})
+  model: Any = models.make(config, 'nowhere')
+  schedule = model.schedule()
+  keys = fold_in_each(stream(0, 'edit'), INDEX)
   drawn = {
     'training': training_noise(schedule, config.seed),
-    'sampling': sampling_noise(config, schedule),
+    'sampling': sampling_noise(model, schedule),
     'edit': dj.prior_sample(
-      split_key(fold_in_each(edit.root_key(config), INDEX), 2)[0],
-      (4, *SHAPE),
-      schedule(1.0),
+      split_key(keys, 2)[0], (4, *SHAPE), schedule(1.0)
     ),
     'noise': dj.noise_image(
       stream(config.seed, 'noise'), jnp.zeros(SHAPE), schedule, [1]
     ),
-  }
+  }  # fmt: skip
   rows = np.concatenate([np.reshape(x, (len(x), -1)) for x in drawn.values()])
   assert len(rows) == 4 + 4 * 4 + 4 + 1
   # of 64 independent numbers: 1/8; the same noise, however scaled, has 1

@@ -1,29 +1,31 @@
-"""Texts through the programs: training, prompts, captions of a folder."""
+"""What samples and edits are conditioned on: texts, labels, images."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from configs import shapes_text
-from diffusion_jax import build
-from diffusion_jax.demos import shapes
+from diffusion_jax.app import images, models, sample_inputs, sheets
+from diffusion_jax.app.config import make
+from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.data.text import decode
 from diffusion_jax.errors import UserError
-from diffusion_jax.programs import PROGRAMS, edit, sample
-from diffusion_jax.runs import sample_inputs
-from tests.programs.conftest import unet_smoke as smoke
+from tests.app.conftest import smoke, trial
 
 
 def text_config(**changes):
-  config = shapes_text.get_config('smoke')
-  config.training.mesh = (1, 1)
-  config.network.text_layers = 1
-  config.network.multipliers = (1,)
-  config.network.attention_resolutions = ()
-  config.update_from_flattened_dict(changes)
-  return config
+  fewer = {
+    'network.multipliers': (1,),
+    'network.attention_resolutions': (),
+    'conditioning.text.layers': 1,
+  }
+  return trial('shapes_text', **fewer | changes)
+
+
+def text_model(**changes) -> Any:
+  return models.make(text_config(**changes), 'nowhere')
 
 
 @pytest.fixture(scope='module')
@@ -33,8 +35,10 @@ def run(tmp_path_factory):
   changes = {
     'sampling.num_samples': 8,
     'sampling.batch_size': 8,
+    'training.sample_every': 4,
+    'training.evaluate_every': 4,
   }
-  PROGRAMS['train'](text_config(**changes), str(workdir))
+  MODES['train'](text_config(**changes), workdir)
   return workdir
 
 
@@ -44,7 +48,7 @@ def samples(run, name, **changes):
     'sampling.batch_size': 4,
     'sampling.name': name,
   }
-  PROGRAMS['sample'](text_config(**fields | changes), str(run))
+  MODES['sample'](text_config(**fields | changes), run)
   with np.load(run / 'samples' / f'{name}.npz') as arrays:
     lines = (run / 'samples' / f'{name}.txt').read_text().splitlines()
     assert lines == arrays['texts'].tolist()
@@ -62,7 +66,7 @@ def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
   prompts = ['a red circle above a blue square', 'a white cross']
 
   def shown(name, prompt, scale=4.0):
-    fields = {'sampling.prompt': prompt, 'sampling.guidance_scale': scale}
+    fields = {'sampling.prompt': prompt, 'sampling.guidance.scale': scale}
     return samples(run, name, **fields)
 
   two, lines = shown('two', ' | '.join(prompts))
@@ -77,31 +81,19 @@ def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
 
 
 def test_a_sheet_has_a_column_for_each_prompt():
-  config = text_config(**{'sampling.prompt': 'a|b|c'})
+  model = text_model(**{'sampling.prompt': 'a|b|c'})
   pictures = np.zeros((12, 16, 16, 3), np.uint8)
-  height, width, _ = sample.sheet(config, pictures).shape
+  height, width, _ = sheets.sheet(model, pictures).shape
   assert (height, width) == (3 * (4 * 17 + 1), 3 * (3 * 17 + 1))
 
 
 def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
-  test = shapes.shapes('test', num_objects=2)
-  texts = sample_inputs.choose_texts(text_config(), 4)
+  model = text_model()
+  test = images.source_of(model.config, 'test')
+  texts = sample_inputs.choose_texts(model, 4)
   assert texts == test.texts(range(4))
-  config = text_config(**{'data.num_pictures': 20})
-  assert sample_inputs.choose_texts(config, 5) == [
-    *test.texts(range(2))
-  ] * 2 + [test.texts([0])[0]]
-
-
-def test_the_bound_is_conditioned_on_the_texts(run):
-  fields = {
-    'evaluation.num_images': 2,
-    'evaluation.batch_size': 2,
-    'evaluation.num_steps': 2,
-  }
-  PROGRAMS['evaluate'](text_config(**fields), str(run))
-  (result,) = (run / 'evaluation').glob('*/result.json')
-  assert 0 < json.loads(result.read_text())['bits_per_dim'] < 20
+  again = sample_inputs.choose_texts(model, len(test) + 2)
+  assert again is not None and again[-2:] == texts[:2]
 
 
 @pytest.mark.parametrize(
@@ -109,50 +101,71 @@ def test_the_bound_is_conditioned_on_the_texts(run):
   [
     ('', 'config.sampling.prompt: a text is empty'),
     ('a cross| |a circle', 'config.sampling.prompt: a text is empty'),
-    ('a' * 57, r'config.sampling.prompt: .* has 57 bytes, more than .*=56'),
+    ('a' * 57, r'config.sampling.prompt: .* has 57 bytes, more than .*56'),
   ],
 )
-def test_a_prompt_that_cannot_be_read_is_one_line(run, prompt, message):
+def test_a_prompt_that_cannot_be_read_is_one_line(prompt, message):
+  model = text_model()
+  with model.config.unlocked():
+    model.config.sampling.prompt = prompt
   with pytest.raises(UserError, match=message) as error:
-    samples(run, 'x', **{'sampling.prompt': prompt})
+    texts = sample_inputs.choose_texts(model, 2)
+    sample_inputs.encode_texts(model, texts)
   assert '\n' not in str(error.value)
+
+
+def cond_of_edit(**changes):
+  model = text_model(**changes)
+  section = make(model.schema, 'edit', model.config.edit)
+  return edit.choose_cond(model, section)
 
 
 def test_an_edit_is_conditioned_on_the_prompt():
   fields = {'edit.num_samples': 3, 'sampling.prompt': 'a|b'}
-  cond = edit.choose_cond(text_config(**fields))
-  assert decode(cond['text']) == ['a', 'b', 'a']
-  assert edit.choose_cond(text_config()) == {}  # the null text
-  with pytest.raises(UserError, match='sampling.prompt: .* needs a text'):
-    edit.choose_cond(text_config(**{'conditioning.dropout': 0.0}))
+  assert decode(cond_of_edit(**fields)['text']) == ['a', 'b', 'a']
+  assert cond_of_edit() == {}  # the null text
+  no_null = {'conditioning.dropout': 0.0, 'sampling.guidance': None}
+  with pytest.raises(UserError, match='sampling.prompt'):
+    cond_of_edit(**no_null)
 
 
 def test_a_network_without_text_takes_no_prompt():
-  with pytest.raises(
-    UserError, match='sampling.prompt is set, but the network'
-  ):
-    sample_inputs.choose_texts(smoke(**{'sampling.prompt': 'a red circle'}), 1)
-  assert sample_inputs.choose_texts(smoke(), 1) is None
+  model = models.make(smoke(**{'sampling.prompt': 'a red circle'}), 'nowhere')
+  with pytest.raises(UserError, match='sampling.prompt: .* reads no text'):
+    sample_inputs.choose_texts(model, 1)
+  model = models.make(smoke(), 'nowhere')
+  assert sample_inputs.choose_texts(model, 1) is None
 
 
 @pytest.mark.parametrize(
-  'make, message',
+  'make_config, message',
   [
-    (lambda: smoke(**{'conditioning.text': True}), 'digits has no texts'),
-    (lambda: text_config(**{'data.random_flip': True}), "'on the left' wrong"),
     (
-      lambda: text_config(**{'network.name': 'ddpmpp'}),
-      "conditioning.text=True needs network.name=unet or dit: 'ddpmpp' takes",
+      lambda: smoke(**{
+        'conditioning.text': 'bytes', 'network': 'unet',
+        'network.channels': 8, 'network.num_groups': 4,
+      }),
+      'these images have no texts for conditioning.text: data=shapes has',
     ),
     (
-      lambda: text_config(**{'network.text_heads': 3}),
+      lambda: text_config(**{'training.random_flip': True}),
+      "'on the left' wrong",
+    ),
+    (
+      lambda: trial('shapes_text', **{
+        'network': 'ddpmpp', 'network.channels': 8, 'network.multipliers': (1,),
+      }),
+      'needs a network with text_width: ddpmpp has none, unet and dit have',
+    ),
+    (
+      lambda: text_config(**{'conditioning.text.heads': 3}),
       'does not divide the 64',
     ),
   ],
-)
-def test_texts_that_are_refused_end_in_one_line(make, message, tmp_path):
+)  # fmt: skip
+def test_texts_that_are_refused_end_in_one_line(make_config, message, tmp_path):
   with pytest.raises(UserError, match=message) as error:
-    PROGRAMS['train'](make(), str(tmp_path))
+    MODES['train'](make_config(), tmp_path)
   assert '\n' not in str(error.value)
 
 
@@ -172,17 +185,18 @@ def pictures(tmp_path):
 
 def in_folder(pictures, **changes):
   fields = {
-    'data.name': 'folder',
+    'data': 'folder',
     'data.path': str(pictures),
+    'data.image_shape': (16, 16, 3),
     'training.batch_size': 4,
   }
   return text_config(**fields | changes)
 
 
 def test_a_folder_with_captions_is_read_with_its_labels(pictures):
-  both = {'data.num_classes': 2, 'conditioning.labels': True}
+  both = {'data.labelled': True, 'conditioning.labels': True}
   config = in_folder(pictures, **both)
-  batch = next(build.build_batches(config, build.build_source(config)))
+  batch = next(images.batches(config, images.source_of(config), 0))
   words = decode(batch['text'])
   assert sorted(words) == [
     f'picture {name} ü' for name in ('a/0', 'a/1', 'b/0', 'b/1')
@@ -190,16 +204,17 @@ def test_a_folder_with_captions_is_read_with_its_labels(pictures):
   for sentence, label in zip(words, batch['label'], strict=True):
     assert sentence[8] == 'ab'[label]
   # there is no test split: texts of the training split
-  assert sample_inputs.choose_texts(config, 2) == [
+  model = models.make(config, 'nowhere')
+  assert sample_inputs.choose_texts(model, 2) == [
     'picture a/0 ü',
     'picture a/1 ü',
   ]
 
 
 def test_a_caption_too_long_is_noticed_at_the_start(pictures):
-  config = in_folder(pictures, **{'conditioning.text_length': 12})
+  config = in_folder(pictures, **{'conditioning.text.length': 12})
   with pytest.raises(UserError, match='config.data: .* has 14 bytes, more tha'):
-    build.build_source(config)
+    images.source_of(config)
 
 
 def test_a_broken_test_split_is_not_replaced_by_the_training_split(tmp_path):
@@ -208,5 +223,18 @@ def test_a_broken_test_split_is_not_replaced_by_the_training_split(tmp_path):
     Image.new('RGB', (16, 16)).save(tmp_path / split / '0.png')
   line = json.dumps({'file_name': '0.png', 'text': 'black'})
   (tmp_path / 'train' / 'metadata.jsonl').write_text(line)
+  model = models.make(in_folder(tmp_path), 'nowhere')
   with pytest.raises(UserError, match='test'):
-    sample_inputs.choose_texts(in_folder(tmp_path), 1)
+    sample_inputs.choose_texts(model, 1)
+
+
+def test_labels_are_asked_in_turn_and_checked():
+  model = models.make(smoke(**{'sampling.labels': (3, 7)}), 'nowhere')
+  labels = sample_inputs.choose_labels(model, 5)
+  np.testing.assert_array_equal(labels, [3, 7, 3, 7, 3])
+  model = models.make(smoke(), 'nowhere')
+  labels = sample_inputs.choose_labels(model, 12)
+  np.testing.assert_array_equal(labels, [*range(10), 0, 1])
+  model = models.make(smoke(**{'sampling.labels': (3, 10)}), 'nowhere')
+  with pytest.raises(UserError, match='10 is out of range, the classes are 0'):
+    sample_inputs.choose_labels(model, 2)

@@ -10,7 +10,8 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.networks.unet import UNet
-from diffusion_jax.training import objectives, sharding
+from diffusion_jax.runtime import sharding
+from diffusion_jax.training import objectives
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
