@@ -34,13 +34,14 @@ def test_import_arrows():
   assert result.returncode == 0, result.stdout
 
 
-def test_programs_are_imported_on_dispatch():
+def test_modes_are_imported_on_dispatch():
   """`--mode=noise` loads nothing that stores checkpoints or reads data sets."""
   code = (
-    'import sys, diffusion_jax.programs as p, diffusion_jax.errors as e\n'
-    'import configs.noise_photo as c\n'
-    'config = c.get_config("smoke"); config.schedule.alphas = ()\n'
-    'try: p.PROGRAMS["noise"](config, "x")\n'
+    'import sys, diffusion_jax.app.modes as m, diffusion_jax.errors as e\n'
+    'from diffusion_jax.app import load\n'
+    'config = load.completed(load.from_file("configs/noise_photo.py"))\n'
+    'config.noise.image = "none.jpg"\n'
+    'try: m.MODES["noise"](config, "x")\n'
     'except e.UserError: print(*sorted(sys.modules))'
   )
   result = subprocess.run(
@@ -102,19 +103,18 @@ def test_the_version_is_written_once():
 # module -> where its tests are: builders and programs are tested on what they
 # build and write
 TESTED_ELSEWHERE = {
-  'build/facts.py': 'families/test_latent.py',
-  'build/flow_map.py': 'families/test_flow_map.py',
-  'build/guidance.py': 'families/test_guidance.py',
+  'app/devices.py': 'app/modes/test_train_setup.py',
+  'app/ema.py': 'app/models/test_noisy.py',
+  'app/models/model.py': 'app/models/test_vae.py',
+  'app/other_runs.py': 'app/models/test_guidance.py',
   'build/make.py': 'build/test_audit.py',
   'build/network.py': 'build/test_build.py',
   'build/objective.py': 'build/test_build.py',
   'build/optimizer.py': 'build/test_recipes.py',
   'core/flow_losses.py': 'training/test_flow_maps.py',
   'data/builders.py': 'data/test_prepare.py',
+  'demos/noising.py': 'app/modes/test_noise.py',
   'errors.py': 'test_command_line.py',
-  'families/classifier.py': 'families/test_guidance.py',
-  'families/family.py': 'families/test_vae.py',
-  'families/vae_models.py': 'families/test_vae.py',
   'interop/diffusers_autoencoder.py': 'interop/test_diffusers.py',
   'interop/diffusers_folders.py': 'interop/test_diffusers.py',
   'interop/diffusers_options.py': 'interop/test_diffusers.py',
@@ -127,12 +127,15 @@ TESTED_ELSEWHERE = {
   'interop/score_sde_layers.py': 'interop/test_score_sde.py',
   'interop/layers.py': 'interop/test_openai.py',
   'interop/ve.py': 'interop/test_score_sde.py',
+  'metrics/likelihoods.py': 'app/modes/test_evaluate.py',
+  'metrics/real_images.py': 'app/modes/test_evaluate.py',
+  'metrics/spaces.py': 'app/test_scoring.py',
+  'metrics/sweeps.py': 'app/test_scoring.py',
   'runs/averages.py': 'programs/test_average.py',
   'runs/base_config.py': 'programs/test_report.py',
   'runs/first_weights.py': 'app/modes/test_convert.py',
   'runs/guidance_runs.py': 'families/test_guidance.py',
   'runs/rehearsal.py': 'programs/test_train.py',
-  'runs/results.py': 'programs/test_evaluate.py',
   'runs/sample_inputs.py': 'programs/test_sample.py',
   'runs/sessions.py': 'programs/test_report.py',
 }

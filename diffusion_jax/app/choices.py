@@ -19,8 +19,8 @@ from diffusion_jax.core import flow_losses
 from diffusion_jax.core.denoiser import NoiseInput
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.losses import TimeSampler, Weight, with_start
-from diffusion_jax.data import image_folder, photos, shapes, sources
-from diffusion_jax.data import tfds_sources
+from diffusion_jax.data import image_folder, sources, tfds_sources
+from diffusion_jax.demos import photos, shapes
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp

@@ -39,7 +39,7 @@ class Schema(NamedTuple):
   it stands or at a path, the constructors by name. choices: the fields at the top that are; those in `optional` may be
   None. parts: sections with a single constructor, by path. facts: the names of
   facts in the sections of a choice, which hold for the choices within as well.
-  metrics: those of real images, by name.
+  metrics: their constructors, by name.
   """
 
   kind: str

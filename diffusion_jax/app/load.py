@@ -10,8 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import own_parts, prerequisites, schemas
-from diffusion_jax.app.config import Schema, complete, find, near, override
+from diffusion_jax.app import own_parts, prerequisites, schemas, scoring
+from diffusion_jax.app.config import Schema, complete, near, override
+from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.app.run import folder
 
@@ -48,15 +49,15 @@ def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
 
 
 def schema_of(config: ConfigDict) -> Schema:
-  """Returns the schema of a config, with the sections of its metrics."""
+  """Returns the schema of a config, with the sections that not all have.
+
+  These are evaluation.<metric>, for the metrics that are named, and noise.
+  """
   schema = schemas.schema_of(config)
-  evaluation = config.get('evaluation', ConfigDict())
-  own = {
-    f'evaluation.{name}': find(schema.metrics, 'evaluation.metrics', name)
-    for name in {*evaluation.get('metrics', ()), *evaluation}
-    if name in schema.metrics or ':' in name
-  }
-  return schema._replace(parts={**schema.parts, **own})
+  parts = dict(schema.parts) | scoring.sections(config, schema)
+  if 'noise' in config:
+    parts['noise'] = Noising
+  return schema._replace(parts=parts)
 
 
 def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:
@@ -68,6 +69,11 @@ def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:
   its data change.
   """
   own_parts.allow(text for _, text in flags)
+  return overridden(config, flags)
+
+
+def overridden(config: ConfigDict, flags: Flags) -> ConfigDict:
+  """Does the same, but imports only what is allowed."""
   config = completed(config, trusted=False)
   other_data = any(path.partition('.')[0] == 'data' for path, _ in flags)
   if other_data and 'facts' in config:
@@ -78,6 +84,8 @@ def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:
     override(config, path, text, schema.tables)
     if schemas.schema_of(config) is not schema:
       config = _without_other_sections(config)
+    if path == 'evaluation.metrics':
+      config = scoring.without_others(config, schemas.schema_of(config), base())
     config = completed(config, trusted=False)
   return config
 
@@ -109,6 +117,7 @@ def stored(content: Mapping[str, Any], path: Any) -> ConfigDict:
           config[key] = ConfigDict(value) if isinstance(value, dict) else value
   except (KeyError, TypeError, AttributeError) as error:
     raise UserError(f'{path} is not a config of this version: {error}') from error
+  config = scoring.without_others(config, schemas.schema_of(config), base())
   return completed(config, trusted=False)
 
 

@@ -13,7 +13,7 @@ from diffusion_jax.build.make import choose
 from diffusion_jax.build.schedule import learns_schedule
 from diffusion_jax.core.keys import split_key, stream
 from diffusion_jax.errors import UserError
-from diffusion_jax.evaluation import bits
+from diffusion_jax.metrics import bits
 from diffusion_jax.families.family import IDENTITY, Family, Metric
 from diffusion_jax.runs import guidance_runs, results, teachers
 from diffusion_jax.runs.per_image import PerImage, per_image

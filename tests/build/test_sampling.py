@@ -96,7 +96,7 @@ def test_steps_need_a_schedule_of_steps(field):
     build_levels(config, build.build_schedule(config))
 
 
-# A flow map's network is no denoiser: tests/families/test_flow_map.py.
+# A flow map's network is no denoiser: tests/app/models/test_flow_map.py.
 @pytest.mark.parametrize('name', sorted({*sampling.SAMPLERS} - {'flow_map'}))
 def test_every_sampler_samples(name):
   """One step of each, with churn and a corrector where they are allowed."""
