@@ -1,4 +1,4 @@
-"""A network of 9 arrays, for what programs do whatever the network is."""
+"""A network of 9 arrays, for what modes do whatever the network is."""
 
 from flax import linen as nn
 from jax.typing import DTypeLike
