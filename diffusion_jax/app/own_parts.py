@@ -25,8 +25,10 @@ NEEDS = {'data': 'split', 'objective': 'network'}
 
 
 def allow(names: Iterable[str]) -> None:
-  """Allows this process to import these names, 'module:attribute'."""
-  _allowed.update(name for name in names if ':' in name)
+  """Allows this process to import 'module:attribute', or lists of them."""
+  _allowed.update(
+    part for name in names for part in name.split(',') if ':' in part
+  )
 
 
 def names_in(tree: Any) -> set[str]:
@@ -47,8 +49,8 @@ def find(path: str, name: str, facts: Collection[str]) -> Any:
   """
   if name not in _allowed:
     raise UserError(
-      f'config.{path}={name!r} would be imported, which runs its code, but only '
-      'a stored config contains this name. If you trust it, add '
+      f'config.{path}={name!r} would be imported, which runs its code, but '
+      'only a stored config contains this name. If you trust it, add '
       f'--allow={name} to the command'
     )
   module, _, attribute = name.partition(':')
@@ -56,7 +58,13 @@ def find(path: str, name: str, facts: Collection[str]) -> Any:
     sys.path.insert(0, os.getcwd())
   try:
     part = getattr(importlib.import_module(module), attribute)
-  except (AttributeError, ImportError, SyntaxError, ValueError) as error:
+  except (
+    AttributeError,
+    ImportError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+  ) as error:
     raise UserError(
       f'config.{path}={name!r} cannot be imported: {error}'
     ) from error

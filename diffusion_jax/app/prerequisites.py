@@ -6,6 +6,7 @@ The checks read no weights and trace no network, so that they can come first.
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -45,7 +46,7 @@ def check(config: ConfigDict, mode: str, workdir: str | Path) -> None:
       raise UserError(missing(field, run))
 
 
-def _value(config, path):
+def _value(config: Any, path: str) -> Any:
   for key in path.split('.'):
     config = config.get(key) if config is not None else None
   return config
