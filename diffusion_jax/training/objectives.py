@@ -351,11 +351,11 @@ def vlb(
 ) -> Objective:
   """Makes L_vlb, the bound by steps (Nichol & Dhariwal 2021, Eq. 4).
 
-  It trains mean and variance, and is in bits per dimension, for images with num_levels grey levels and a
-  schedule of schedule_steps. The network has a learned variance. loss_aware
-  draws t by Eq. 18; the state of the objective is then a `LossHistory`. params:
-  {'network': ...}. Metrics: loss, vlb, and loss per quarter of t. Raises
-  ValueError for fewer than 2 steps.
+  It trains mean and variance, and is in bits per dimension, for images with
+  num_levels grey levels and a schedule of schedule_steps. The network has a
+  learned variance. loss_aware draws t by Eq. 18; the state of the objective is
+  then a `LossHistory`. params: {'network': ...}. Metrics: loss, vlb, and loss
+  per quarter of t. Raises ValueError for fewer than 2 steps.
   """
   return _with_bound(
     network, schedule, schedule_steps, None, 1.0, loss_aware, num_levels
