@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 Array = jax.Array
-Padding = tuple[tuple[int, int], tuple[int, int]]
+Padding = tuple[tuple[int, int], ...]  # rows and columns
 
 TILE, TAPS = 4, 3
 SIZE = TILE + TAPS - 1  # points of evaluation, of which one is infinity

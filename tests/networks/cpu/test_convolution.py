@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from diffusion_jax.networks.convolution import conv2d
+from diffusion_jax.networks.cpu.convolution import conv2d
 
 
 def reference_conv(x, kernel, stride, padding):

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from diffusion_jax.networks import convolution, winograd
+from diffusion_jax.networks.cpu import convolution, winograd
 
 conv = jax.jit(winograd.conv, static_argnums=(2, 3))
 kernel_gradient = jax.jit(winograd.kernel_gradient, static_argnums=(2, 3))
@@ -112,7 +113,6 @@ def always(monkeypatch):
   """conv2d takes Winograd's algorithm for these small shapes too."""
   monkeypatch.setattr(convolution, 'MIN_TILES', 1)
   monkeypatch.setattr(convolution, 'MIN_CHANNELS', 1)
-  monkeypatch.setattr(jax, 'device_count', lambda: 1)
 
 
 def products(function, *args):
@@ -122,18 +122,20 @@ def products(function, *args):
   return {name for name in names if f'stablehlo.{name}' in text}
 
 
-def test_conv2d_chooses_it_by_shape_type_and_precision(monkeypatch):
-  def of(shape, features=64, dtype=jnp.float32, **how):
-    x = jax.ShapeDtypeStruct(shape, dtype)
+def test_conv2d_chooses_it_by_shape_type_precision_and_devices():
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+  places = NamedSharding(mesh, PartitionSpec('data'))
+
+  def of(shape, features=64, dtype=jnp.float32, precision=None, **where):
+    x = jax.ShapeDtypeStruct(shape, dtype, **where)
     kernel = jax.ShapeDtypeStruct((3, 3, shape[-1], features), dtype)
     ours = lambda x, k: convolution.conv2d(x, k, 1, PLAIN)
-    with jax.default_matmul_precision(how.get('precision')):
+    with jax.default_matmul_precision(precision):
       return products(ours, x, kernel)
 
   large = (8, 16, 16, 64)
-  assert jax.device_count() > 1 and of(large) == {'convolution'}
-  monkeypatch.setattr(jax, 'device_count', lambda: 1)
   assert of(large) == {'dot_general'}
+  assert of(large, sharding=places) == {'convolution'}
   assert of(large, dtype=jnp.bfloat16) == {'convolution'}
   assert of(large, precision='highest') == {'convolution'}
   assert of(large, features=3) == {'convolution'}
