@@ -125,6 +125,10 @@ def matmul_precision(name: str) -> contextlib.AbstractContextManager:
 
 def zero_terminal_snr(schedule: dj.DiscreteSchedule) -> dj.DiscreteSchedule:
   """Rescales the betas of a schedule: alpha_bar_T = 0 (Lin et al. 2023)."""
+  if not isinstance(schedule, dj.DiscreteSchedule):
+    raise ValueError(
+      'zero_terminal_snr needs a schedule of steps, such as schedule=linear'
+    )
   betas = -np.expm1(-np.diff(np.asarray(schedule.neg_log_alpha_bar)))
   return dj.DiscreteSchedule.from_betas(dj.zero_terminal_snr(betas))
 
@@ -249,7 +253,8 @@ SAMPLERS = {
 }
 
 
-class ClassifierFree(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierFree:
   """Guidance without a classifier, uncond + scale (cond - uncond).
 
   `dj.classifier_free` has the parameters: rescale is phi, levels with sigma /
@@ -263,13 +268,22 @@ class ClassifierFree(NamedTuple):
   high: NoiseRatio = float('inf')
   channels: Size | None = None
 
+  def __post_init__(self):
+    if self.low > self.high:
+      raise ValueError(
+        f'low={self.low} is above high={self.high}: no level would be guided'
+      )
+
   def guide(self, pair: Any) -> dj.Denoiser:
     """Returns the guided denoiser of a `PairedDenoiser`."""
-    scale, rescale, low, high, channels = self[-5:]
-    return dj.classifier_free(pair, scale, rescale, (low, high), channels)
+    interval = self.low, self.high
+    return dj.classifier_free(
+      pair, self.scale, self.rescale, interval, self.channels
+    )
 
 
-class Autoguidance(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Autoguidance(ClassifierFree):
   """Guidance by a worse model, worse + scale (model - worse).
 
   run: the folder of its run (Karras et al. 2024); the other parameters are
@@ -277,17 +291,9 @@ class Autoguidance(NamedTuple):
   """
 
   run: str
-  scale: Finite
-  rescale: Probability = 0.0
-  low: NonNegative = 0.0
-  high: NoiseRatio = float('inf')
-  channels: Size | None = None
-
-  guide = ClassifierFree.guide
 
 
 GUIDANCES = {'classifier_free': ClassifierFree, 'autoguidance': Autoguidance}
-Guidance = ClassifierFree | Autoguidance
 
 
 class ClassifierGuidance(NamedTuple):
@@ -445,7 +451,7 @@ class Sampling:
   spacing: Spacing = 'uniform'
   respacing: str = ''
   schedule: Any = None
-  guidance: Guidance | None = None
+  guidance: ClassifierFree | None = None
   classifier: ClassifierGuidance | None = None
   clip: bool = True
   dynamic_threshold: Probability = 0.0
@@ -580,9 +586,9 @@ AUTOENCODERS = {
 
 def vdm(
   network: objectives.Network,
-  schedule: dj.Schedule | None,
   make_schedule: Callable[[Any], dj.Schedule],
   num_levels: int,
+  schedule: dj.Schedule | None = None,
   num_steps: Count = 0,
 ) -> objectives.Objective:
   """VDM's bound in bits per dimension (Kingma et al. 2021); 0: T = infinity.
@@ -690,12 +696,15 @@ TABLES = {
   'solver': {'ddim': dj.ddim, 'heun': dj.heun},
   'uncertainty': {'fourier': LogVariance},
   'sampler': SAMPLERS,
+  'sampling.schedule': {  # nothing trains it
+    name: make for name, make in SCHEDULES.items() if name != 'learned'
+  },
   'sampling.guidance': GUIDANCES,
   'sampling.classifier': {'run': ClassifierGuidance},
   'churn': {'edm': Churn},
   'corrector': {'langevin': Langevin},
   'data': DATA,
-  'source': DATA,
+  'data.source': {n: make for n, make in DATA.items() if n != 'two_levels'},
   'optimizer': OPTIMIZERS,
   'edit': {
     'inpaint': Inpaint,

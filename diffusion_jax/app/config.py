@@ -105,29 +105,39 @@ def check_one_of(names: Collection[Any], path: str, value: Any) -> None:
     )
 
 
-def _check_names(section, names, path):
+def _check_section(section, path):
   if not isinstance(section, Mapping | ConfigDict):
     raise UserError(f'config.{path}={section!r} is not a section with fields')
+
+
+def _check_names(section, names, path):
+  _check_section(section, path)
   for name in section:
     if name not in names:
-      raise no_field(f'{path}.{name}'.lstrip('.'), names)
+      raise no_field(f'{path}.{name}'.lstrip('.'), names, section=section)
 
 
 def no_field(
-  path: str, names: Collection[str], everywhere: Collection[str] = ()
+  path: str,
+  names: Collection[str],
+  everywhere: Collection[str] = (),
+  section: Any = None,
 ) -> UserError:
   """Returns the error about a field that does not exist.
 
   names: of the fields of its section; everywhere: the paths of all fields, of
-  which one may have been meant.
+  which one may have been meant; section: the content of its section.
   """
   *parents, name = path.split('.')
   names = sorted({*names} - {'name', 'facts'})
   elsewhere = [other for other in everywhere if other.endswith(f'.{name}')]
-  hint = near(name, names) or near(path, elsewhere)
+  hint = near(name, names)
   if not hint and elsewhere:
-    hint = f' (did you mean {elsewhere[0]!r}?)'
+    nearest = difflib.get_close_matches(path, elsewhere, n=2, cutoff=0.0)
+    hint = f' (did you mean {" or ".join(map(repr, nearest))}?)'
   owner = '.'.join(['config', *parents]) if parents else 'the config'
+  if isinstance(section, Mapping | ConfigDict) and section.get('name'):
+    owner += f'={section["name"]}'
   others = f'; {owner} has {", ".join(names) or "none"}'
   return UserError(f'there is no field config.{path}{hint or others}')
 
@@ -197,6 +207,7 @@ def complete(
     for key, plain in base.items():
       if isinstance(plain, ConfigDict):
         config[key] = config.get(key, ConfigDict())
+        _check_section(config[key], key)
         inner = {_last(p) for p in schema.parts if p.startswith(f'{key}.')}
         if key not in schema.parts:
           _check_names(config[key], {*plain, *inner}, key)
@@ -250,7 +261,7 @@ def _named(table, default):
 def _fill(section, constructor, path, schema, facts=(), outer=(), plain=()):
   # Checks the parameters of a section, and sets those that it lacks.
   every = parameters(constructor)
-  hidden = {*facts, *outer}
+  hidden, unset = {*facts, *outer}, (None, inspect.Parameter.empty)
   fields = {
     name: parameter
     for name, parameter in every.items()
@@ -267,12 +278,11 @@ def _fill(section, constructor, path, schema, facts=(), outer=(), plain=()):
       )
     else:
       kind = _annotation(parameter)
-      value = section.get(name)
-      if value is None and default is not parameter.empty:
-        value = _plain(default)
-      if value is not None:
-        value = typed(value, kind, where)
-      section[name] = placeholder(_kind(kind)) if value is None else value
+      value = section[name] if name in section else _plain(default)
+      if default in unset and value in unset:
+        section[name] = placeholder(_kind(kind))
+      else:
+        section[name] = typed(value, kind, where)
 
 
 def _is_plain(default):
@@ -399,7 +409,7 @@ def override(config: ConfigDict, path: str, text: str, schema: Schema) -> None:
     owner, fields = node, node if isinstance(node, ConfigDict) else ()
     if name not in fields or names[0] == 'facts':
       everywhere = [*fields_of(config)]
-      raise no_field('.'.join(names[: i + 1]), fields, everywhere)
+      raise no_field('.'.join(names[: i + 1]), fields, everywhere, node)
     node = node[name]
   with config.unlocked(), config.ignore_type():
     if schema.table(path):
@@ -485,6 +495,11 @@ def _make(schema, key, section, path, facts, names, outer):
       value = _make(schema, name, value, where, facts, names, around)
     if value is not None:
       values[name] = value
+    elif name in names and parameter.default is parameter.empty:
+      raise UserError(
+        f'config.{path}={section.name}: the other sections do not give the '
+        f'{name} that it needs'
+      )
     elif parameter.default is parameter.empty:
       raise UserError(
         f'config.{path}.{name} is not set: {section.name} needs it'

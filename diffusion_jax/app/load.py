@@ -65,6 +65,13 @@ RULES: Mapping[Any, Any] = {
   'sampling.num_samples': Size,
   'sampling.batch_size': Size,
   'sampling.labels': tuple[Count, ...],
+  'sampling.checkpoint': Annotated[
+    str,
+    ranges.Rule(
+      'latest, best or a step',
+      lambda x: x in ('latest', 'best') or x.isdecimal(),
+    ),
+  ],
   'sampling.ema_decay': Rate,
   'sampling.ema_sigma_rel': _WIDTH,
   'sampling.name': ranges.FileName,

@@ -41,7 +41,9 @@ def check(config: ConfigDict, mode: str, workdir: str | Path) -> None:
   if mode != 'train' or c.sample_every or c.metrics_every or c.keep_best:
     fields += OF_SAMPLING
   for field in fields:
-    run = _value(config, field)
+    run, section = _value(config, field), field.removesuffix('.run')
+    if not run and 'run' in (_value(config, section) or ()):
+      raise UserError(f'config.{field} is not set: {KINDS[field]} is needed')
     if run and not _is_trained(Path(run)):
       raise UserError(missing(field, run))
 

@@ -116,7 +116,7 @@ def folder(
   top = Path(path).expanduser()
   if top.is_file():
     raise ValueError(
-      f'{path} is a file, not a folder: data.name=npz reads npz files'
+      f'{path} is a file, not a folder: data=npz reads npz files'
     )
   if not top.is_dir():
     raise FileNotFoundError(f'there is no folder {path}')

@@ -189,7 +189,7 @@ def npz(
   path = Path(path).expanduser()
   if path.is_dir():
     raise ValueError(
-      f'{path} is a folder, not an npz file: data.name=folder reads pictures'
+      f'{path} is a folder, not an npz file: data=folder reads pictures'
     )
   known = npz_names(path)
   whole = 'arr_0' if 'images' not in known and 'arr_0' in known else 'images'
