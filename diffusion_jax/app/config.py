@@ -6,7 +6,7 @@ signatures, `override` applies a flag, and `make` calls the constructors.
 
 Two kinds of parameters are no fields: facts, which follow from the data or from
 other sections and which `make` reads from the attributes of an object; and
-parameters that the section around a choice has as well.
+parameters that the choice around a choice has as well.
 """
 
 import ast
@@ -273,8 +273,9 @@ def _fill(section, constructor, path, schema, facts=(), outer=(), plain=()):
     where, default = f'{path}.{name}', parameter.default
     if schema.table(where):
       optional = default is None
+      shared = () if path in schema.parts else every
       section[name] = _choice(
-        section, name, where, schema, optional, default, facts, every
+        section, name, where, schema, optional, default, facts, shared
       )
     else:
       kind = _annotation(parameter)
