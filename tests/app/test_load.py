@@ -569,7 +569,7 @@ def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
 @pytest.mark.parametrize('text, message', {
   'def get_config(:\n  pass\n': 'mine.py, line 1: invalid syntax',
   'x = 1\n': 'mine.py is not a config: it has no function get_config',
-  'def get_config():\n  pass\n': r'get_config\(\) returned NoneType, not a Conf',
+  'def get_config():\n  pass\n': r'get_config\(\) returned NoneType, not',
   'def get_config():\n  return {"seed": 1}\n': r'get_config\(\) returned dict',
   '\ndef get_config():\n  return int("a")\n': 'mine.py, line 3: ValueError',
   'import nothing_of_this_name\n': 'mine.py, line 1: ModuleNotFoundError',

@@ -1,17 +1,19 @@
-"""What a user may write: no part of the package, named in a config."""
+"""What a user may write, each part with a field of its own."""
 
 import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 
 import diffusion_jax as dj
+from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.training import objectives
 
 
 class Network(nn.Module):
-  """One layer, of `width` that configs/base.py has not."""
+  """One layer."""
 
   out_channels: int
   width: int = 2
@@ -47,7 +49,50 @@ def sampler(damping: float = 1.0):
   return dj.Sampler(inner.init, step)
 
 
-def objective(network_fn, schedule, noise_input):
-  """The plain loss of v at uniform times."""
-  network = objectives.Network(network_fn, noise_input, parametrization='v')
-  return objectives.denoising(network, schedule, times=dj.uniform_times)
+def objective(network, schedule, factor: float = 1.0):
+  """The loss of the network's own parametrization, times `factor`."""
+  weight = lambda level: factor * dj.snr_weight(level)
+  return objectives.denoising(
+    network, schedule, times=dj.uniform_times, weight=weight
+  )
+
+
+def times(schedule_steps, power: float = 1.0):
+  """Times u^power."""
+
+  def draw(key, batch_size, schedule):
+    level, weight = dj.uniform_times(key, batch_size, schedule)
+    return schedule(level.t**power), weight
+
+  return draw
+
+
+def weight(factor: float = 1.0):
+  return lambda level: factor * dj.snr_weight(level)
+
+
+def noise_input(factor: float = 1.0):
+  return lambda level: factor * level.t
+
+
+def pictures(
+  split, count: int = 8, image_shape: tuple[int, int, int] = (8, 8, 1)
+):
+  """Random pictures, the same for both splits."""
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (count, 8, 8, 1), np.uint8)
+  return ArraySource(images, np.arange(count, dtype=np.int32) % 10, 10)
+
+
+def optimizer(total_steps, rate: float = 0.1):
+  return optax.sgd(rate), lambda step: rate * (1 - step / total_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+  """The mean of both predictions, times `scale`."""
+
+  scale: float = 1.0
+
+  def guide(self, pair):
+    return lambda x, level: pair(x, level)[0]
