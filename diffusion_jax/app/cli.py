@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -235,9 +236,12 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
     if spec is not None and not (own and _importable('configs.base')):
       sys.modules['configs'] = importlib.import_module(spec.name)
     return path if own else str(installed), argument
+  stems = {Path(file).stem: file for file in help.config_files()}
+  nearest = get_close_matches(Path(path).stem, stems, n=1, cutoff=0.65)
+  hint = f' (did you mean {stems[nearest[0]]!r}?)' if nearest else ''
   fail(
-    f'there is no config file or run {path}{near(path, help.config_files())}; '
-    '--mode=list names the configs'
+    f'there is no config file or run {path}{hint}; --mode=list names the '
+    'configs'
   )
 
 
