@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.base import section
-from diffusion_jax.app import load, models, schemas
+from diffusion_jax.app import devices, load, models, schemas
 from diffusion_jax.app.config import make, parameters
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
@@ -400,6 +400,8 @@ def test_the_ends_of_ranges_are_taken(line):
 
 # What the constructors refuse when they are called, for a training.
 CONTRADICTIONS = """
+training.mesh=-2,1 | training.mesh: a mesh of -2x1 makes no sense
+training.mesh=16,1 | training.mesh: a mesh of 16x1 needs 16 devices, there are 8
 sampling.sampler.eta=2 | sampling.sampler: eta is 2.0: DDIM needs a value in
 sampling.sampler=unipc sampling.sampler.order=4 | sampling.sampler: order is 4
 sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 | sampling.sampler=dpm_
@@ -447,6 +449,7 @@ def test_what_a_constructor_refuses_is_one_line(line, tmp_path):
 
   def made():
     config = with_flags('digits', *flags.split())
+    devices.make_mesh(config)
     model = models.make(config, tmp_path)
     model.check('train')
     total = schemas.OptimizerFacts(config.training.num_steps)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.runs.per_image import one_ahead, per_image, rows
+from diffusion_jax.runtime.per_image import one_ahead, per_image, rows
 from diffusion_jax.runtime.sharding import make_mesh
 
 

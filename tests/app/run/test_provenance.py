@@ -1,19 +1,19 @@
 import numpy as np
 import pytest
 
+from diffusion_jax.app.run import provenance
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import provenance
 
 SETTINGS = {
   'run': 'digits',
   'sampling': {
     'checkpoint': 300,
-    'sampler': 'ddim',
+    'sampler': {'name': 'ddim', 'eta': 0.0},
     'respacing': '',
     'num_steps': 50,
     'seed': 1,
-    'guidance_scale': 2.0,
-    'classifier_scale': 1.0,
+    'guidance': {'name': 'classifier_free', 'scale': 2.0},
+    'classifier': None,
   },
 }
 
@@ -21,7 +21,7 @@ SETTINGS = {
 def test_a_line_has_what_differs_from_the_plain_case():
   assert provenance.describe(SETTINGS) == (
     'settings: digits, checkpoint 300, ddim, 50 steps, seed 1, '
-    'guidance_scale 2.0'
+    'classifier_free 2'
   )
 
 

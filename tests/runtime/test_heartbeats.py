@@ -7,7 +7,7 @@ import sys
 import jax
 import pytest
 
-from diffusion_jax.runs import heartbeats, processes
+from diffusion_jax.runtime import heartbeats, processes
 
 
 def test_a_process_is_lost_when_its_heartbeat_does_not_change():

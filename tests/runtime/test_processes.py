@@ -3,7 +3,7 @@
 import pytest
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import processes
+from diffusion_jax.runtime import processes
 
 
 @pytest.mark.parametrize(

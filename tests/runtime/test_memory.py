@@ -7,7 +7,7 @@ import pytest
 CODE = """
 import resource, sys
 import numpy as np
-from diffusion_jax.runs import memory
+from diffusion_jax.runtime import memory
 
 def pages():
   before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -5,10 +5,10 @@ import pytest
 from tqdm import tqdm
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import step_log
-from diffusion_jax.runs.step_log import StepLog, average
+from diffusion_jax.app.run import step_log
+from diffusion_jax.app.run.step_log import StepLog, average
 from diffusion_jax.training.objectives import Mean
-from tests.programs.conftest import smoke
+from tests.app.conftest import smoke
 
 
 def test_averages_weigh_by_counts():

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_jax.runs import user_cache
+from diffusion_jax.runtime import cache
 
 ROOT = Path(__file__).parents[2]
 COMPILE = """
 import sys, jax, jax.numpy as jnp
-from diffusion_jax.runs.user_cache import keep_compilations
+from diffusion_jax.runtime.cache import keep_compilations
 keep_compilations(*sys.argv[1:])
 print(jax.config.jax_compilation_cache_dir)
 jax.jit(lambda x: jnp.sin(x) @ x)(jnp.eye(3))
@@ -73,7 +73,7 @@ def test_the_oldest_programs_are_deleted_beyond_the_limit(
     path.write_bytes(bytes(100))
     os.utime(path, (1000 + i, 1000 + i))
   (tmp_path / 'notes').write_bytes(bytes(1000))  # not of the cache
-  user_cache.delete_oldest(tmp_path, limit)
+  cache.delete_oldest(tmp_path, limit)
   kept = sorted(path.name for path in tmp_path.rglob('*-cache'))
   assert kept == [f'{i}-cache' for i in range(3)][3 - left :]
   assert (tmp_path / 'notes').exists()

@@ -6,7 +6,7 @@ import fcntl
 import pytest
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import lock
+from diffusion_jax.runtime import lock
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import snapshots
+from diffusion_jax.training import snapshots
 
 
 def averages(value):
