@@ -1,9 +1,6 @@
-"""Every experiment builds, and the published ones are as published."""
+"""Published recipes: sizes, noise, rates and steps against their papers."""
 
 import functools
-import importlib
-import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,40 +8,14 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from configs import (
-  base,
-  cifar10,
-  cifar10_ect,
-  cifar10_edm,
-  cifar10_vdm,
-  cifar10_vp,
-  digits,
-  digits_flow,
-  imagenet64,
-  imagenet256_jit,
-)
-from diffusion_jax import build, families
-from diffusion_jax.build import audit
+from diffusion_jax.app import ema, load, models
+from diffusion_jax.app.config import make
+from diffusion_jax.app.run import folder
+from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.core import flow_map
-from diffusion_jax.runs import run_folder
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context
-from tests.build.published import (
-  NOT_PUBLISHED,
-  OURS,
-  RECIPES,
-  REQUIRED,
-  SAMPLING,
-  SMALL,
-)
-
-ROOT = pathlib.Path(__file__).parents[2]
-EXPERIMENTS = sorted(
-  path.stem
-  for path in (ROOT / 'configs').glob('*.py')
-  if path.stem not in ('__init__', 'base')
-)
-
+from tests.app.test_load import ALL, read
 
 SIZES = {  # recipes 0
   'cifar10': 35_746_307,
@@ -63,55 +34,43 @@ SIZES = {  # recipes 0
 }
 
 
-@pytest.mark.parametrize('argument', ['', 'smoke'])
-@pytest.mark.parametrize('name', EXPERIMENTS)
-def test_every_config_has_every_field(name, argument):
-  module = importlib.import_module(f'configs.{name}')
-  config = module.get_config(argument)
-  assert f'configs/{name}.py' in str(module.__doc__)
-  assert set(run_folder._flat(config.to_dict())) == set(
-    run_folder._flat(base.get_config().to_dict())
-  )
-
-
-BUILT = [*EXPERIMENTS, 'cifar10_edm:conditional']
-assert {*SIZES} <= {*BUILT}
-
-
-def load(name):
-  """Makes the config of `name` or `name:argument`."""
-  name, _, argument = name.partition(':')
-  return importlib.import_module(f'configs.{name}').get_config(argument)
+def model_of(name, workdir='x'):
+  return models.make(read(name), workdir)
 
 
 @functools.cache  # tracing takes up to a second
 def abstract_params(name):
-  return families.abstract_params(load(name))
+  return models.shapes(model_of(name))
 
 
-@pytest.mark.parametrize('name', BUILT)
-def test_every_config_builds(name):
-  """Its network by the shapes, which have the published size."""
-  config = load(name)
-  if not config.data.name:
-    build.build_schedule(config)
-    return
-  params = abstract_params(name)
-  size = sum(x.size for x in jax.tree.leaves(params))
-  assert size == SIZES.get(name, size)
-  schedule = build.build_schedule(config, params)
-  build.build_optimizer(config)
-  build.build_sampler(config, schedule)
+def optimizer_of(config):
+  schema = load.schema_of(config)
+  facts = OptimizerFacts(config.training.num_steps)
+  return make(schema, 'optimizer', config.optimizer, facts)
 
 
-TRAINED = [name for name in BUILT if load(name).data.name]
+BUILT = [f'{name}:{variant}' if variant else name for name, variant in ALL]
+TRAINED = [
+  name
+  for name in BUILT
+  if read(name).data is not None and read(name).get('latent') is None
+]
+assert {*SIZES} <= {*BUILT}
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_the_network_of_a_published_recipe_has_its_size(name):
+  if name in TRAINED:
+    size = sum(x.size for x in jax.tree.leaves(abstract_params(name)))
+    assert size == SIZES[name]
 
 
 def kind(name):
   """What decides which code a loss runs; the rest are numbers and sizes."""
-  c = load(name)
-  given = bool(c.conditioning.image), bool(c.conditioning.text)
-  return c.network.name, c.objective.name, given, bool(c.latent.run)
+  c = read(name)
+  conditioning = c.get('conditioning') or {}
+  given = [bool(conditioning.get(x)) for x in ('image', 'text')]
+  return c.network.name, c.objective.name, *given
 
 
 # The smallest networks first: of each kind one is left to `pytest`.
@@ -119,99 +78,37 @@ TRAINED.sort(key=lambda name: not name.startswith('digits'))
 FIRSTS = set({kind(name): name for name in reversed(TRAINED)}.values())
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=[] if name in FIRSTS else pytest.mark.slow)
-    for name in TRAINED
-  ],
-)
-def test_the_loss_of_every_config_traces(name, tmp_path):
-  """The smoke ones are built and run by the slow tests."""
-  config = load(name)
-  if config.objective.teacher:  # of which the config is enough here
-    run_folder.write_config(tmp_path, digits_flow.get_config('unscaled'))
-    config.objective.teacher = str(tmp_path)
-  params = abstract_params(name)
-  objective = families.of(config).objective(config)
+@pytest.mark.parametrize('name', [
+  pytest.param(name, marks=[] if name in FIRSTS else pytest.mark.slow)
+  for name in TRAINED
+])  # fmt: skip
+def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config, frozen = read(name), None
+  if config.training.teacher:  # of which the config is enough here
+    teacher = model_of('digits_flow:unscaled')
+    (tmp_path / 'teacher').mkdir()
+    folder.write_config(tmp_path / 'teacher', teacher.config, teacher.facts)
+    config.training.teacher = str(tmp_path / 'teacher')
+    frozen = {'teacher': abstract_params('digits_flow:unscaled')}
+  if config.data.name == 'folder':  # of any 64 x 64 pictures
+    facts = {'image_shape': (64, 64, 3), 'num_classes': 0, 'num_levels': 256}
+    with config.unlocked():
+      config.facts = facts
+  model = models.make(config, tmp_path)
+  params, objective = models.shapes(model), model.objective()
+  shape = (2, *model.facts.image_shape)
   batch = {
-    'image': jax.ShapeDtypeStruct((2, *build.state_shape(config)), jnp.float32),
+    'image': jax.ShapeDtypeStruct(shape, jnp.float32),
     'label': jax.ShapeDtypeStruct((2,), jnp.int32),
     'text': jax.ShapeDtypeStruct((2, 9), jnp.int32),
     'text_mask': jax.ShapeDtypeStruct((2, 9), bool),
   }
-  memory = objective.init()
-  context = Context(state=memory)
-  if config.objective.teacher:
-    of_teacher = abstract_params('digits_flow:unscaled')
-    context = context._replace(frozen={'teacher': of_teacher})
+  context = Context(state=objective.init())
+  if frozen:
+    context = context._replace(frozen=frozen)
   loss, _ = jax.eval_shape(objective, params, context, jax.random.key(0), batch)
   assert loss.shape == ()
-
-
-def test_an_unknown_argument_is_not_a_full_run():
-  with pytest.raises(ValueError, match="can be 'smoke', not 'smok'"):
-    digits.get_config('smok')
-
-
-@pytest.fixture(scope='module')
-def defaults():
-  return run_folder._flat(base.get_config().to_dict())
-
-
-def flat_config(name):
-  """`name` or `name:argument` -> {'section.field': value}, with defaults."""
-  return run_folder._flat(audit.complete(load(name)).to_dict())
-
-
-def unlike(name, table, defaults):
-  """What differs from a table in a config, but for what is ours alone.
-
-  What the table does not list must be as it is in configs/base.py: of a field
-  of a constructor, not set.
-  """
-  found = run_folder._flat(load(name).to_dict())
-  with_defaults = flat_config(name)
-  for field, value in table.items():
-    if value is not None:
-      found[field] = with_defaults[field]
-      if found[field] is None:  # nothing takes it, or the default says None
-        found[field] = value
-  expected = defaults | table
-  return {
-    field: (found[field], f'not {expected[field]}')
-    for field in found
-    if found[field] != expected[field] and not field.startswith(OURS)
-  }
-
-
-@pytest.mark.parametrize('name', RECIPES)
-def test_every_field_of_a_published_recipe(name, defaults):
-  """A field that the table does not list has its default."""
-  table = RECIPES[name]
-  sampled = () if table['network.name'] == 'classifier' else SAMPLING
-  assert set(REQUIRED + sampled) <= set(table) <= set(defaults)
-  assert not unlike(name, table, defaults)
-
-
-def test_every_config_of_a_published_data_set_has_its_table():
-  names = {name.split(':')[0] for name in RECIPES} | NOT_PUBLISHED
-  known = {n for n in EXPERIMENTS if n.startswith(('cifar10', 'imagenet'))}
-  assert names == known
-
-
-def test_a_field_that_no_table_lists_is_noticed(defaults, monkeypatch):
-  config = cifar10.get_config()
-  config.objective.min_snr_gamma = 4.0
-  monkeypatch.setattr(cifar10, 'get_config', lambda argument: config)
-  found = unlike('cifar10', RECIPES['cifar10'], defaults)
-  assert found == {'objective.min_snr_gamma': (4.0, 'not None')}
-
-
-@pytest.mark.parametrize('name', SMALL)
-def test_what_small_configs_take_from_a_paper(name):
-  found = flat_config(name)
-  assert {field: found[field] for field in SMALL[name]} == SMALL[name]
 
 
 def cosine_alpha_bar(num_steps):
@@ -265,24 +162,46 @@ NOISE = {  # t -> (alpha, sigma), in float64
 }
 
 
+LINE = {'bias': jnp.array(-13.3), 'weight': jnp.array(18.3)}
+
+
 @pytest.mark.parametrize('name', NOISE)
 def test_the_noise_of_a_published_recipe(name):
   """As built, at t = 1/1000, 1/2 and 1."""
-  name, _, argument = name.partition(':')
-  config = importlib.import_module(f'configs.{name}').get_config(argument)
-  line = {'bias': jnp.array(-13.3), 'weight': jnp.array(18.3)}
-  schedule = build.build_schedule(config, {'schedule': line})
+  schedule = model_of(name).schedule({'schedule': LINE})
   t = np.array([0.001, 0.5, 1.0])
   level = jax.jit(schedule.__call__)(t.astype(np.float32))
-  key = f'{name}:{argument}' if argument else name
-  alpha, sigma = NOISE[key](t)
+  alpha, sigma = NOISE[name](t)
   np.testing.assert_allclose(level.alpha, alpha, rtol=1e-4, atol=1e-7)
   np.testing.assert_allclose(level.sigma, sigma, rtol=1e-4)
 
 
+@pytest.mark.parametrize('name', ['cifar10_flow', 'digits_flow'])
+def test_flows_have_the_plain_loss_of_the_velocity(name):
+  """Lipman et al. 2023: the weight of the error of v is 1 at all levels."""
+  model = model_of(name)
+  weight = make(
+    model.schema, 'weight', model.config.objective.weight,
+    path='objective.weight',
+  )  # fmt: skip
+  level = model.schedule()(jnp.linspace(0.1, 0.9, 5))
+  scale = dj.error_scale(model.parametrization.kind, level) ** 2
+  np.testing.assert_allclose(weight(level), scale, rtol=1e-6)
+  np.testing.assert_allclose(level.alpha + level.sigma, 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize('sde', ['vp', 'subvp', 've'])
+def test_what_the_networks_of_the_three_sdes_see(sde):
+  """999 t, or log sigma (Song et al. 2021)."""
+  model = model_of(f'cifar10_vp:{sde}')
+  level = model.schedule()(0.5)
+  label = np.log(level.sigma) if sde == 've' else 999 / 2
+  np.testing.assert_allclose(model.noise_input(level), label, rtol=1e-6)
+
+
 def test_ve_is_that_of_data_in_the_unit_interval(key):
   """Song et al.: x in [0, 1] + sigma z, then 2x - 1 inside the network."""
-  schedule = build.build_schedule(cifar10_vp.get_config('ve'))
+  schedule = model_of('cifar10_vp:ve').schedule()
   unit, z = jax.random.uniform(key, (5, 3)), jax.random.normal(key, (5, 3))
   t = np.linspace(0.0, 1.0, 5)
   theirs = np.asarray(unit) + (0.01 * 5000.0**t)[:, None] * np.asarray(z)
@@ -296,13 +215,13 @@ def test_adm_samples_the_published_steps():
   for _ in range(250):
     kept.append(round(position))
     position += (1000 - 1) / (250 - 1)
-  config = imagenet64.get_config()
+  model = model_of('imagenet64')
 
   @jax.jit
   def levels_seen_and_even():
-    schedule = build.build_schedule(config)
-    levels = build.build_levels(config, schedule)
-    seen = build.build_noise_input(config)(levels)  # what the network is given
+    schedule = model.schedule()
+    levels = model.levels(schedule)
+    seen = model.noise_input(levels)  # what the network is given
     return levels, seen, dj.level_grid(schedule, 250, 'linspace')
 
   levels, seen, linspace = jax.device_get(levels_seen_and_even())
@@ -312,15 +231,13 @@ def test_adm_samples_the_published_steps():
   assert list(steps[-4:-1]) == [9, 5, 1]  # not 12, 8, 4
   np.testing.assert_allclose(seen[:-1], kept[::-1], atol=1e-3)
   np.testing.assert_array_equal(levels.t, linspace.t)
-  trial = imagenet64.get_config('smoke')
-  assert build.build_levels(trial, build.build_schedule(trial)).t.shape == (5,)
 
 
 def test_the_larger_network_of_vdm():
   """cifar10_aug of the release, recipes 0."""
-  config = cifar10_vdm.get_config()
-  config.network.channels, config.schedule.gamma = 256, 'network'
-  params = families.abstract_params(config)
+  flags = [('network.channels', '256'), ('schedule.gamma', 'network')]
+  config = load.with_flags(read('cifar10_vdm'), flags)
+  params = models.shapes(models.make(config, 'x'))
   assert sum(x.size for x in jax.tree.leaves(params)) == 122_140_677
 
 
@@ -342,7 +259,7 @@ def test_vdm_decays_what_the_release_does():
   channels and which have a shortcut, the attention (a norm and 4 maps), 2
   layers of the embedding, the last norm and 3 channels.
   """
-  config = cifar10_vdm.get_config()
+  config = read('cifar10_vdm')
   mask = optimizer.WEIGHT_DECAY_MASKS[config.optimizer.weight_decay_mask]
   params = abstract_params('cifar10_vdm')
   biases = 128 + 34 * 4 * 128 + 33 * 6 * 128 + 5 * 128 + 2 * 512 + 128 + 3
@@ -366,10 +283,10 @@ def test_vdm_decays_what_the_release_does():
 
 def test_weight_decay_of_vdms_monotone_gamma():
   """Layers l1, l2 with a bias and l3 without in the release."""
-  config = cifar10_vdm.get_config('smoke')
-  config.schedule.gamma = 'network'
+  flags = [('schedule.gamma', 'network')]
+  config = load.with_flags(read('cifar10_vdm'), flags)
   names, _ = decayed(
-    families.abstract_params(config)['schedule'],
+    models.shapes(models.make(config, 'x'))['schedule'],
     lambda params: optimizer.not_biases({'schedule': params})['schedule'],
   )
   assert names == {
@@ -381,38 +298,16 @@ def test_weight_decay_of_vdms_monotone_gamma():
   }
 
 
-@pytest.mark.parametrize('field', ['not_biases', 'all', 'kernels'])
-def test_the_mask_of_a_config_reaches_the_optimizer(field):
-  """Without gradients the second step moves what decays, by 2e-6 * 0.01."""
-  config = cifar10_vdm.get_config()
-  config.optimizer.weight_decay_mask = field
-  layer = {'kernel': jnp.ones(2), 'scale': jnp.ones(2), 'bias': jnp.ones(2)}
-  params: Any = {'network': layer, 'schedule': {'bias': jnp.ones(())}}
-  adam = build.build_optimizer(config)
-  zero = jax.tree.map(jnp.zeros_like, params)
-  _, state = adam.update(zero, adam.init(params), params)
-  moved: Any = adam.update(zero, state, params)[0]
-  still = {
-    'kernels': {'scale', 'bias', 'schedule'},
-    'not_biases': {'bias'},
-    'all': set(),
-  }[field]
-  found = {**moved['network'], 'schedule': moved['schedule']['bias']}
-  for name, update in found.items():
-    expected = 0.0 if name in still else -2e-6 * 0.01
-    np.testing.assert_allclose(update, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize('argument', ['', 'conditional'])
-def test_learning_rate_and_average_of_edm(argument):
+@pytest.mark.parametrize('name', ['cifar10_edm', 'cifar10_edm:conditional'])
+def test_learning_rate_and_average_of_edm(name):
   """recipes 6, in images."""
-  c = cifar10_edm.get_config(argument)
+  c = read(name)
   assert c.training.num_steps * c.training.batch_size == 200_000_000
-  rate, images = build.build_learning_rate(c), c.training.batch_size
+  rate, images = optimizer_of(c)[1], c.training.batch_size
   for step in (1000, 19_531, 10**5):
     expected = 1e-3 * min(step * images / 10e6, 1)
     np.testing.assert_allclose(rate(step), expected, rtol=5e-5)
-  rate, more = build.build_ema_decays(c)
+  rate, more = ema.rates(c)
   assert not more
   for step in (10, 1000, 10**5):
     half_life = min(500_000, 0.05 * step * images)
@@ -421,26 +316,21 @@ def test_learning_rate_and_average_of_edm(argument):
 
 
 @pytest.mark.parametrize(
-  'module, warmup, peak',
-  [(cifar10, 5000, 2e-4), (cifar10_vdm, 100, 2e-4), (imagenet64, 0, 3e-4)],
+  'name, warmup, peak',
+  [
+    ('cifar10', 5000, 2e-4),
+    ('cifar10_vdm', 100, 2e-4),
+    ('imagenet64', 0, 3e-4),
+  ],
 )
-def test_learning_rates_climb_and_stay(module, warmup, peak):
-  rate = build.build_learning_rate(module.get_config())
+def test_learning_rates_climb_and_stay(name, warmup, peak):
+  rate = optimizer_of(read(name))[1]
   assert not warmup or rate(0) == 0.0
   np.testing.assert_allclose(
     np.array([rate(warmup // 2), rate(warmup), rate(10**6)]),
     [peak / 2 if warmup else peak, peak, peak],
     rtol=1e-5,
   )
-
-
-def test_arguments_of_edm_may_be_joined():
-  config = cifar10_edm.get_config('conditional_smoke')
-  assert config.conditioning.labels and config.training.num_steps == 4
-  assert not cifar10_edm.get_config('smoke').conditioning.labels
-  for wrong in ('conditional,smok', 'conditionalsmoke', 'smoke,conditional'):
-    with pytest.raises(ValueError, match="'conditional', 'conditional_smoke'"):
-      cifar10_edm.get_config(wrong)
 
 
 # The gradient of a release, as a multiple of ours: our loss is a mean.
@@ -455,8 +345,8 @@ SUMS = {
 @pytest.mark.parametrize('name', SUMS)
 def test_a_step_of_adam_is_that_of_a_release_that_sums(name):
   """Kingma & Ba 2015, Alg. 1, in float64; eps = 1e-8 in all four releases."""
-  config = load(name)
-  adam, rate = build.build_optimizer(config), build.build_learning_rate(config)
+  config = read(name)
+  adam, rate = optimizer_of(config)
   b2, clip_norm = config.optimizer.b2, {'cifar10_vp:ve': 1.0}.get(name, np.inf)
   params = {'network': {'kernel': jnp.zeros(5)}}
   state, updates = adam.init(params), params
@@ -468,15 +358,14 @@ def test_a_step_of_adam_is_that_of_a_release_that_sums(name):
     theirs *= min(1.0, clip_norm / np.linalg.norm(theirs))
     m, v = 0.9 * m + 0.1 * theirs, b2 * v + (1 - b2) * theirs**2
   expected = m / (1 - 0.9**2) / (np.sqrt(v / (1 - b2**2)) + 1e-8)
-  found: Any = updates
   np.testing.assert_allclose(
-    found['network']['kernel'], -rate(1) * expected, rtol=1e-3
+    updates['network']['kernel'], -rate(1) * expected, rtol=1e-3
   )
 
 
 def test_jit_samples_as_the_release_does(key):
   """Its loop in tau = 1 - t, for Gaussian data with a class and without."""
-  config = imagenet256_jit.get_config()
+  model = model_of('imagenet256_jit')
   laws = (0.4, 0.1), (-0.2, 0.5)  # means and deviations
 
   def estimate(x, alpha, sigma, law):
@@ -491,16 +380,9 @@ def test_jit_samples_as_the_release_does(key):
 
   @jax.jit
   def sample(x):
-    c, schedule = config.sampling, build.build_schedule(config)
-    guided = dj.classifier_free(
-      dj.paired(*map(denoiser, laws)),
-      c.guidance_scale,
-      interval=(c.guidance_min, c.guidance_max),
-    )
-    sampler = build.build_sampler(config, schedule)
-    return dj.sample(
-      key, guided, sampler, build.build_levels(config, schedule), x
-    )
+    guided = model.sampling.guidance.guide(dj.paired(*map(denoiser, laws)))
+    _, levels, sampler = model.levels_and_sampler()
+    return dj.sample(key, guided, sampler, levels, x)
 
   def velocity(z, tau):
     cond, uncond = (estimate(z, tau, 1 - tau, law) for law in laws)
@@ -521,7 +403,7 @@ def test_ect_trains_with_the_boundary_of_the_release(key, monkeypatch):
   """c_skip and c_out of EDM, sigma_min = 0: the loss for F(x) = sin(x)."""
   output = lambda network_fn, params, x, level, **options: jnp.sin(x)
   monkeypatch.setattr(flow_map, 'network_output', output)
-  objective = build.build_objective(cifar10_ect.get_config())
+  objective = model_of('cifar10_ect').objective()
   images = np.random.default_rng(0).uniform(-1.0, 1.0, (8, 32, 32, 3))
 
   @jax.jit
@@ -545,7 +427,8 @@ def test_ect_trains_with_the_boundary_of_the_release(key, monkeypatch):
 
 
 def test_two_calls_of_ect_pass_through_the_published_sigma():
-  config = cifar10_ect.get_config()
-  config.sampling.num_steps = 2
-  levels = build.build_levels(config, build.build_schedule(config))
+  flags = [('sampling.num_steps', '2')]
+  config = load.with_flags(read('cifar10_ect'), flags)
+  model = models.make(config, 'x')
+  _, levels, _ = model.levels_and_sampler()
   np.testing.assert_allclose(levels.sigma, [80.0, 0.821, 1e-6], rtol=1e-3)
