@@ -1,4 +1,4 @@
-"""What is kept, continued or refused in a run folder that is there already."""
+"""What modes keep, continue or refuse in a run folder that is there already."""
 
 import errno
 import importlib.metadata
@@ -10,11 +10,13 @@ import jax
 import numpy as np
 import pytest
 
+from diffusion_jax.app import load
+from diffusion_jax.app.modes import MODES, sample
+from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
-from diffusion_jax.programs import PROGRAMS, sample
-from diffusion_jax.runs import lock, run_folder
+from diffusion_jax.runtime import lock
 from diffusion_jax.training import checkpoints
-from tests.programs.conftest import smoke
+from tests.app.conftest import smoke
 
 FEW = {'sampling.num_samples': 6, 'sampling.batch_size': 4}
 
@@ -42,7 +44,7 @@ def refused(mode, config, workdir, message):
   """One line, and no file is changed."""
   before = content(workdir)
   with pytest.raises(UserError, match=message) as error:
-    PROGRAMS[mode](config, str(workdir))
+    MODES[mode](config, str(workdir))
   assert '\n' not in str(error.value)
   assert content(workdir) == before
 
@@ -53,7 +55,7 @@ def test_a_run_whose_checkpoints_are_lost(run, copy, capsys):
   other = {'optimizer.learning_rate': 1e-3}
   refused('train', smoke(**other), copy, 'rate is 0.004, 0.001 now')
   old = (copy / 'metrics.jsonl').read_bytes()
-  PROGRAMS['train'](smoke(), str(copy))
+  MODES['train'](smoke(), str(copy))
   said = capsys.readouterr().out
   assert 'mine has a config.json but no checkpoint: it begins at step 0' in said
   assert 'it is kept as metrics.1.jsonl' in said
@@ -67,20 +69,21 @@ def test_a_run_whose_checkpoints_are_lost(run, copy, capsys):
 def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
   (copy / 'config.json').unlink()
   message = 'has checkpoints but no config.json, .* cp (.*) (.*/config.json)'
-  for mode in ('train', 'sample'):
-    refused(mode, smoke(), copy, message)
+  refused('train', smoke(), copy, message)
+  with pytest.raises(UserError, match=message):  # all other modes
+    load.of_run(copy, smoke(), [])
   with pytest.raises(UserError) as error:
-    PROGRAMS['train'](smoke(), str(copy))
+    MODES['train'](smoke(), str(copy))
   shutil.copy(*re.search(message, str(error.value)).groups())
-  assert run_folder.read_config(copy) == run_folder.read_config(run)
+  assert folder.read_config(copy) == folder.read_config(run)
 
 
 def test_one_training_at_a_time(copy):
   """In this process; another one's is in test_survival.py."""
   with lock.hold(copy):
     refused('train', smoke(), copy, 'mine is being trained by process ')
-    PROGRAMS['sample'](smoke(**FEW), str(copy))
-  PROGRAMS['train'](smoke(), str(copy))
+    MODES['sample'](smoke(**FEW), str(copy))
+  MODES['train'](smoke(), str(copy))
 
 
 def samples(workdir, name='samples', mode='samples'):
@@ -110,20 +113,20 @@ def batches(monkeypatch):
 def sampled(run, tmp_path_factory):
   """A copy of the run with samples, which no test changes."""
   workdir = shutil.copytree(run, tmp_path_factory.mktemp('sampled') / 'mine')
-  PROGRAMS['sample'](smoke(**FEW), str(workdir))
+  MODES['sample'](smoke(**FEW), str(workdir))
   return workdir
 
 
 def test_samples_go_on_where_they_were_interrupted(copy, sampled, batches):
   batches.stop_at = 1
   with pytest.raises(KeyboardInterrupt):
-    PROGRAMS['sample'](smoke(**FEW), str(copy))
+    MODES['sample'](smoke(**FEW), str(copy))
   assert not (copy / 'samples' / 'samples.npz').exists()
   other = smoke(**FEW, **{'sampling.seed': 1})
   message = 'samples.parts has other settings: sampling.seed is 0, 1 now. Del'
   refused('sample', other, copy, message)
   batches.stop_at = None
-  PROGRAMS['sample'](smoke(**FEW), str(copy))
+  MODES['sample'](smoke(**FEW), str(copy))
   assert batches.made == 2  # four and two, of six
   parts, whole = samples(copy), samples(sampled)
   np.testing.assert_array_equal(parts['arr_0'], whole['arr_0'])
@@ -138,15 +141,15 @@ def test_a_failure_at_the_end_loses_no_samples(copy, batches, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(sample.images, 'write_png', full)
     with pytest.raises(UserError, match='No space left .*same command continu'):
-      PROGRAMS['sample'](smoke(**FEW), str(copy))
+      MODES['sample'](smoke(**FEW), str(copy))
   assert batches.made == 2
   part = copy / 'samples' / 'samples.parts' / '00000004.npz'
   good = part.read_bytes()
   part.write_bytes(good[: len(good) // 2])
   with pytest.raises(UserError, match='00000004.npz is damaged .*: delete it'):
-    PROGRAMS['sample'](smoke(**FEW), str(copy))
+    MODES['sample'](smoke(**FEW), str(copy))
   part.write_bytes(good)
-  PROGRAMS['sample'](smoke(**FEW), str(copy))
+  MODES['sample'](smoke(**FEW), str(copy))
   assert batches.made == 2
   assert (copy / 'samples' / 'samples.png').exists()
 
@@ -154,78 +157,67 @@ def test_a_failure_at_the_end_loses_no_samples(copy, batches, monkeypatch):
 def test_samples_of_other_settings_are_kept(sampled, tmp_path, batches, capsys):
   copy = shutil.copytree(sampled, tmp_path / 'mine')
   for changes, message in (
-    ({'sampling.guidance_scale': 2.0}, 'guidance_scale is 1.0, 2.0 now'),
+    ({'sampling.guidance.scale': 2.0}, 'guidance.scale is absent, 2.0 now'),
     ({'sampling.checkpoint': '2'}, 'sampling.checkpoint is 4, 2 now; weights'),
   ):
     config = smoke(**FEW | changes)
     refused('sample', config, copy, f'npz has other settings: .*{message}')
   before = content(copy)
   capsys.readouterr()
-  PROGRAMS['sample'](smoke(**FEW), str(copy))
+  MODES['sample'](smoke(**FEW), str(copy))
   said = capsys.readouterr().out
   assert 'samples.npz is there already, made with these settings' in said
   assert not batches.made and content(copy) == before
   copy = copy.rename(copy.with_name('moved'))
-  PROGRAMS['sample'](smoke(**FEW), str(copy))
+  MODES['sample'](smoke(**FEW), str(copy))
   assert 'is there already' in capsys.readouterr().out
   stored = json.loads((copy / 'config.json').read_text())
   stored['optimizer']['learning_rate'] = 1.0
   (copy / 'config.json').write_text(json.dumps(stored))
   refused('sample', smoke(**FEW), copy, 'npz has other settings: config_hash')
   np.savez(copy / 'samples' / 'samples.npz', arr_0=np.zeros((1, 8, 8, 1)))
-  message = 'settings: none are in it. Delete it, .* by --config.sampling.name'
+  message = 'settings: it names none. Delete it, .* by --config.sampling.name'
   refused('sample', smoke(**FEW), copy, message)
 
 
 def test_samples_carry_their_settings(run, copy, capsys):
   guided = {
-    'sampling.guidance_scale': 2.0,
-    'sampling.guidance_run': str(run),
+    'sampling.guidance': 'autoguidance',
+    'sampling.guidance.scale': 2.0,
+    'sampling.guidance.run': str(run),
     'sampling.num_steps': 3,
   }
-  PROGRAMS['sample'](smoke(**FEW | guided), str(copy))
-  line = (
-    'settings: mine, checkpoint 4, ddim, 3 steps, seed 0, guidance_scale 2.0\n'
-  )
+  MODES['sample'](smoke(**FEW | guided), str(copy))
+  line = 'settings: mine, checkpoint 4, ddim, 3 steps, seed 0, autoguidance 2\n'
   assert line in capsys.readouterr().out
   found = samples(copy)['settings']
   assert found['run'] == 'mine'
   chosen = found['sampling']
-  assert chosen['checkpoint'] == '4' and chosen['guidance_scale'] == 2.0
-  assert chosen['guidance_run'] == 'mine, checkpoint 4'
-  assert chosen['num_steps'] == 3 and chosen['sampler'] == 'ddim'
+  assert chosen['checkpoint'] == '4'
+  assert chosen['guidance']['scale'] == 2.0
+  assert chosen['guidance']['run'] == 'mine, checkpoint 4'
+  assert chosen['num_steps'] == 3 and chosen['sampler']['name'] == 'ddim'
   assert found['versions']['jax'] == importlib.metadata.version('jax')
   assert str(run.parent) not in json.dumps(found)  # no path of this machine
-
-
-def test_the_hash_of_a_run_is_that_of_what_it_computes(tmp_path):
-  def hash_of(**changes):
-    run_folder.write_config(tmp_path, smoke(**changes))
-    return run_folder.config_hash(tmp_path)
-
-  plain = hash_of()
-  assert plain == hash_of(**{'data.data_dir': '/elsewhere', **FEW})
-  assert plain != hash_of(**{'network.channels': 12})
-  assert plain != hash_of(seed=1)
 
 
 def test_edits_carry_their_settings_and_are_kept(copy, tmp_path):
   picture = tmp_path / 'digit.png'
   sample.images.write_png(picture, np.zeros((8, 8), np.uint8))
   fields = {
-    'edit.task': 'sdedit',
+    'edit': 'sdedit',
     'edit.strength': 0.0,
     'edit.image': str(picture),
     'edit.num_samples': 1,
   }
-  PROGRAMS['edit'](smoke(**fields), str(copy))
+  MODES['edit'](smoke(**fields), str(copy))
   found = samples(copy, 'edit', 'edits')['settings']
   assert found['edit']['image'] == 'digit.png'
   assert found['edit']['strength'] == 0.0
   assert found['sampling']['checkpoint'] == '4'
   assert str(tmp_path) not in json.dumps(found)
   other = smoke(**fields | {'edit.strength': 0.5})
-  message = 'strength is 0.0, 0.5 now. Delete .* by --config.edit.name'
+  message = 'strength is 0.0, 0.5 now. Delete .* by --config.edit.output'
   refused('edit', other, copy, message)
   sample.images.write_png(picture, np.full((8, 8), 255, np.uint8))
   refused('edit', smoke(**fields), copy, 'other settings: pictures.image is ')
