@@ -1,6 +1,7 @@
 """Published recipes: sizes, noise, rates and steps against their papers."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ SIZES = {  # recipes 0
 }
 
 
-def model_of(name, workdir='x'):
+def model_of(name, workdir='x') -> Any:
   return models.make(read(name), workdir)
 
 

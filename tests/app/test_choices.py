@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from tests.app.test_load import read
 LINE = {'bias': -13.3, 'weight': 18.3}  # of the learned schedule
 
 
-def model_of(*flags, name='digits'):
+def model_of(*flags, name='digits') -> Any:
   flags = [flag.split('=', 1) for flag in flags]
   return models.make(load.with_flags(read(name), flags), 'x')
 

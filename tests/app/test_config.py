@@ -137,7 +137,7 @@ def test_a_default_that_changes_later_does_not_change_a_stored_config():
   def other(count: int = 99, radius: float = 99.0):
     return count, radius
 
-  tables = SCHEMA.tables | {'extra': {'disc': other}}
+  tables = {**SCHEMA.tables, 'extra': {'disc': other}}
   schema = SCHEMA._replace(tables=tables)
   assert completed(schema, extra='disc').extra.radius == 99.0
   again = complete(ConfigDict(stored), schema, base(), {})

@@ -4,6 +4,7 @@ import functools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
@@ -450,7 +451,7 @@ def test_what_a_constructor_refuses_is_one_line(line, tmp_path):
   def made():
     config = with_flags('digits', *flags.split())
     devices.make_mesh(config)
-    model = models.make(config, tmp_path)
+    model: Any = models.make(config, tmp_path)
     model.check('train')
     total = schemas.OptimizerFacts(config.training.num_steps)
     make(model.schema, 'optimizer', config.optimizer, total)

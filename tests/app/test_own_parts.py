@@ -6,6 +6,7 @@ A config that came with a run or with weights executes nothing.
 import functools
 import json
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,16 +91,17 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   config = plain(*flags)
   source = images.source_of(config)
   assert len(source) == 6 and source.num_classes == 10
-  model = models.make(config, tmp_path)
+  model: Any = models.make(config, tmp_path)
   assert model.network == toy_parts.Network(out_channels=1, width=3)
   trained, levels, sampler = model.levels_and_sampler()
   assert trained == toy_parts.Schedule(0.2) == model.sampling.schedule
   assert len(levels.t) == config.sampling.num_steps + 1
   level = trained(np.float32([0.5]))
   np.testing.assert_allclose(model.noise_input(level), [1.0])
-  optimizer, rate = make(
+  made: Any = make(
     DIFFUSION, 'optimizer', config.optimizer, OptimizerFacts(10)
   )
+  optimizer, rate = made
   assert rate(5) == 0.25 and callable(optimizer.update)
   # sgd(0.5)
   updates, _ = optimizer.update({'a': jnp.ones(2)}, optimizer.init({'a': 0.0}))

@@ -1,6 +1,7 @@
 """`:smoke` of every config: a few small steps on data that are at hand."""
 
 import json
+from typing import Any
 
 import jax
 import pytest
@@ -38,7 +39,7 @@ def test_every_config_shrinks(name, variant):
 def test_data_to_download_are_replaced_by_images_of_their_size(name, levels):
   trial = shrunk(read(name))
   assert trial.data.name == 'synthetic'
-  model = models.make(trial, 'x')
+  model: Any = models.make(trial, 'x')
   sizes = {'cifar10': (32, 3), 'mnist': (28, 1), 'imagenet64': (64, 3)}[name]
   assert model.facts.image_shape == (sizes[0], *sizes)
   assert model.facts.num_levels == levels
