@@ -125,10 +125,15 @@ def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:
   A flag that names another choice, such as ('network', 'dit'), comes before the
   flags for its fields, and a part that is None becomes its first choice when
   one of its fields is set. Another objective may need another kind of model:
-  what this kind does not have is dropped.
+  what this kind does not have is dropped, and so are the facts of a run if its
+  data change.
   """
   own_parts.allow(text for _, text in flags)
   config = completed(config, trusted=False)
+  other_data = any(path.partition('.')[0] == 'data' for path, _ in flags)
+  if other_data and 'facts' in config:
+    with config.unlocked():
+      del config.facts
   for path, text in sorted(flags, key=_order):
     schema = schemas.schema_of(config)
     absent = _absent(config, path, schema)
@@ -252,6 +257,9 @@ def of_run(workdir: str | Path, config: ConfigDict, flags: Flags) -> ConfigDict:
       if key in config:
         merged[key] = config[key]
   changed = with_flags(merged, flags)
+  if 'facts' in run:
+    with changed.unlocked():
+      changed.facts = run.facts
   free = *folder.FREE, *folder.USES, *folder.COMPUTED_BY, 'data'
   fixed = folder.differences(folder.plain(merged), folder.plain(changed), free)
   if fixed:
