@@ -87,9 +87,7 @@ def test_the_application_names_modules_of_the_user_in_one_place():
 def test_modes_are_imported_on_dispatch():
   """What says of a mistake loads nothing that stores or reads data sets."""
   code = (
-    'import sys\n'
-    'from diffusion_jax.app import cli\n'
-    'print(*sorted(sys.modules))'
+    'import sys\nfrom diffusion_jax.app import cli\nprint(*sorted(sys.modules))'
   )
   result = subprocess.run(
     [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.build.test_recipes import EXPERIMENTS
+from tests.app.test_load import FILES as EXPERIMENTS
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent

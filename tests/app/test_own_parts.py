@@ -98,9 +98,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   assert len(levels.t) == config.sampling.num_steps + 1
   level = trained(np.float32([0.5]))
   np.testing.assert_allclose(model.noise_input(level), [1.0])
-  made: Any = make(
-    DIFFUSION, 'optimizer', config.optimizer, OptimizerFacts(10)
-  )
+  made: Any = make(DIFFUSION, 'optimizer', config.optimizer, OptimizerFacts(10))
   optimizer, rate = made
   assert rate(5) == 0.25 and callable(optimizer.update)
   # sgd(0.5)

@@ -20,9 +20,7 @@ def test_every_config_shrinks(name, variant):
   assert config.to_dict() == before
   more = {*folder.flat(trial.to_dict())} - {*folder.flat(before)}
   more -= {'sampling.corrector'}  # None there
-  assert {n.partition('.')[0] for n in more} <= {
-    'data'
-  }
+  assert {n.partition('.')[0] for n in more} <= {'data'}
   if config.data is None:
     assert trial.data is None
     return

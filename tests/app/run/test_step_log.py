@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from diffusion_jax.errors import UserError
 from diffusion_jax.app.run import step_log
 from diffusion_jax.app.run.step_log import StepLog, average
+from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Mean
 from tests.app.conftest import smoke
 
