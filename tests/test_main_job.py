@@ -11,14 +11,10 @@ import pytest
 
 from diffusion_jax.app import load
 from diffusion_jax.app.smoke import shrunk
+from tests.app.test_load import FILES as EXPERIMENTS
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent
-EXPERIMENTS = sorted(
-  path.stem
-  for path in (ROOT / 'configs').glob('*.py')
-  if path.stem not in ('__init__', 'base')
-)
 
 pytestmark = pytest.mark.slow
 

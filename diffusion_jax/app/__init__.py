@@ -1,1 +1,1 @@
-"""The program around the library: all that knows a config."""
+"""The program around the library: everything that knows a config."""

@@ -65,7 +65,13 @@ def find(path: str, name: str, facts: Collection[str]) -> Any:
     sys.path.insert(0, os.getcwd())
   try:
     part = getattr(importlib.import_module(module), attribute)
-  except (AttributeError, ImportError, SyntaxError, ValueError) as error:
+  except (
+    AttributeError,
+    ImportError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+  ) as error:
     raise UserError(
       f'config.{path}={name!r} cannot be imported: {error}'
     ) from error

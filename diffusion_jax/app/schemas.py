@@ -101,7 +101,9 @@ def _schema(
   every = {'data': DataFacts, 'optimizer': OptimizerFacts, **facts}
   names = {key: fields._fields for key, fields in every.items()}
   if 'parametrization' not in choices_:  # these objectives have their own
-    names['objective'] = tuple(n for n in names.get('objective', ()) if n != 'sigma_data')
+    names['objective'] = tuple(
+      n for n in names.get('objective', ()) if n != 'sigma_data'
+    )
   return Schema(
     kind,
     choices.TABLES | dict(tables),
@@ -194,7 +196,9 @@ def schema_of(config: ConfigDict) -> Schema:
   An objective of a user's module is one of a diffusion model.
   """
   section = config.get('objective')
-  name = section if section is None or isinstance(section, str) else section.name
+  name = (
+    section if section is None or isinstance(section, str) else section.name
+  )
   if config.get('latent') is not None:
     return LATENT_DIFFUSION
   if name is None or ':' in name:

@@ -6,6 +6,7 @@ import numpy as np
 
 from diffusion_jax.data.images import photo_path, read_image, with_channels
 from diffusion_jax.data.sources import check_fraction, check_split
+from diffusion_jax.ranges import ImageShape, Rate, Size
 
 
 class CropSource:
@@ -49,9 +50,9 @@ class CropSource:
 def photos(
   paths: Sequence[str] = (),
   split: str = 'train',
-  image_shape: tuple[int, int, int] = (32, 32, 3),
-  shrink: int = 1,
-  test_fraction: float = 0.0,
+  image_shape: ImageShape = (32, 32, 3),
+  shrink: Size = 1,
+  test_fraction: Rate = 0.0,
 ) -> CropSource:
   """Returns the crops of photos; () is the two photos of scikit-learn.
 

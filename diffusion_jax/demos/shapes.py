@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.data.sources import check_split
+from diffusion_jax.ranges import ImageShape, Size
 
 COLOURS = {
   'red': (230, 50, 50),
@@ -204,8 +205,8 @@ class ShapesSource:
 
 def shapes(
   split: str = 'train',
-  image_shape: tuple[int, int, int] = (16, 16, 3),
-  num_pictures: int = 50_000,
+  image_shape: ImageShape = (16, 16, 3),
+  num_pictures: Size = 50_000,
   num_objects: int = 1,
 ) -> ShapesSource:
   """Returns images with one object or, for num_objects=2, with one or two.
