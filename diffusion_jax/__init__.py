@@ -33,6 +33,23 @@ from diffusion_jax.core.denoiser import (
   time_input,
 )
 from diffusion_jax.core.discrete import DiscreteSchedule
+from diffusion_jax.core.discrete_states import (
+  StateDenoiser,
+  draw_states,
+  logistic_logits,
+  make_state_denoiser,
+  p_reverse_states,
+  posterior_logits,
+  prior_kl_states,
+  q_posterior_states,
+  q_sample_states,
+  q_states,
+  state_bound,
+  state_kl,
+  state_nll,
+  states_of,
+  transition_kl_states,
+)
 from diffusion_jax.core.elbo import (
   categorical_nll,
   diffusion_kl,
@@ -58,6 +75,7 @@ from diffusion_jax.core.losses import (
   uniform_times,
   weighted_eps_loss,
 )
+from diffusion_jax.core.masked import masked_bound, masked_weight
 from diffusion_jax.core.normal import (
   Normal,
   bits_per_dim,
@@ -92,6 +110,21 @@ from diffusion_jax.core.schedules import (
   SigmoidSchedule,
   SubVPSchedule,
 )
+from diffusion_jax.core.state_schedules import (
+  AlphaBarSchedule,
+  CosineMasking,
+  PolynomialMasking,
+)
+from diffusion_jax.core.transitions import (
+  MatrixProcess,
+  ReplacementProcess,
+  StateProcess,
+  gaussian_matrix,
+  gaussian_process,
+  masking_process,
+  transition_matrix,
+  uniform_process,
+)
 from diffusion_jax.core.vae import (
   free_bits,
   hierarchical_elbo,
@@ -110,6 +143,16 @@ from diffusion_jax.sampling.correctors import (
   churn_gamma,
   langevin,
   with_corrector,
+)
+from diffusion_jax.sampling.discrete import (
+  ancestral_states,
+  confidence_ordered,
+  first_hitting,
+  guided_states,
+  keep_known,
+  prior_sample_states,
+  remasked,
+  top_p,
 )
 from diffusion_jax.sampling.editing import (
   interpolate,
