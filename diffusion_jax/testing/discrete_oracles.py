@@ -103,7 +103,9 @@ def expected_bound(
     terms = q * (_log(q) - _log(p)[:, :, None])
     diffusion.append(np.einsum('t,tdk,tdks->', weights, posterior, terms))
   last = functools.reduce(np.matmul, matrices)[:k]
-  kl = np.sum(last * (_log(last) - _log(prior)), axis=1)
+  excluded = (last > 0.0) & (prior == 0.0)
+  terms = last * (_log(last) - _log(prior))
+  kl = np.sum(np.where(excluded, np.inf, terms), axis=1)
   marginals = np.eye(k)[oracle.states].T @ oracle.probs.ravel()
   prior_kl = float(np.sum(kl[:, None] * marginals))
   diffusion = np.array(diffusion)
