@@ -1,8 +1,8 @@
-"""Trains, samples or noises: `python launch.py --config=configs/digits.py`.
+"""Trains, samples and evaluates: `python launch.py --config=configs/digits.py`.
 
 Every value of a config can be changed on the command line, for instance
---config.training.num_steps=100; --help_mode=train lists them all. Processes
-that work together are each started with --multihost (docs/scaling.md).
+--config.training.num_steps=100; --help_mode=train lists them. Processes that
+work together are each started with --multihost (docs/scaling.md).
 """
 
 from diffusion_jax.app import cli

@@ -57,6 +57,8 @@ def make_config(case):
   config = importlib.import_module(f'configs.{name}').get_config()
   base = importlib.import_module('configs.cifar10').get_config()
   config.network.update(fields | {'dtype': case.dtype, 'remat': case.remat})
+  if case.attention != 'xla':
+    config.network.attention = case.attention
   if case.network.startswith('smoke'):
     config.data.image_shape = (16, 16, 3)
   if case.network == 'adm':  # diffusers has neither the bound nor its output

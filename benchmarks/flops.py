@@ -8,7 +8,8 @@ from flax import linen as nn
 
 from benchmarks import cases
 from diffusion_jax import build
-from diffusion_jax.networks import layers
+from diffusion_jax.networks.attention import Attention
+from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.transformer_block import Block
 
 
@@ -39,11 +40,11 @@ def analytic(config, batch):
 
 def of_layer(layer, x, out):
   """Returns the FLOP of a layer's own products."""
-  if isinstance(layer, layers.Conv):
+  if isinstance(layer, Conv):
     return 2 * layer.kernel_size**2 * x.shape[-1] * out.size
   if isinstance(layer, nn.Dense):
     return 2 * x.shape[-1] * out.size
-  if isinstance(layer, layers.Attention):
+  if isinstance(layer, Attention):
     b, h, w, c = out.shape
     return 4 * b * (h * w) ** 2 * c
   if isinstance(layer, Block):  # attention between its tokens

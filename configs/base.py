@@ -127,9 +127,7 @@ def get_config():
   report = config.report = ConfigDict()  # --mode=report,train (docs/report.md)
   report.runs = ()  # folders of further runs, which are shown in comparison
   report.after_training = True  # also writes report.html when a training ends
-  # a trajectory of the sampler is drawn if it takes at most this many seconds,
-  # by the images per second of the training; 0: none
-  report.trajectory_seconds = 10.0
+  report.trajectory = True  # draws ten images step by step
   return config
 
 

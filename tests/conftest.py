@@ -98,11 +98,11 @@ def digits_run(tmp_path_factory):
 
   Once for each worker: no test changes it, they copy the folder.
   """
-  from diffusion_jax.programs import PROGRAMS
-  from tests.programs.conftest import SEEN, smoke
+  from diffusion_jax.app.modes import MODES
+  from tests.app.conftest import SEEN, smoke
 
   workdir = tmp_path_factory.mktemp('session') / 'digits-smoke'
-  PROGRAMS['train'](smoke(**SEEN), str(workdir))
+  MODES['train'](smoke(**SEEN), str(workdir))
   return workdir
 
 

@@ -55,13 +55,15 @@ def float_types(tree):
 def precisions(jaxpr):
   """The precision of each product and convolution, also in inner programs.
 
-  That of our own convolution of CPUs is a name.
+  Our own primitives have a name, or None.
   """
   for eqn in jaxpr.eqns:
+    kind, _, _ = eqn.primitive.name.partition('_d')
     if eqn.primitive.name in ('dot_general', 'conv_general_dilated'):
       yield eqn.params['precision']
-    if eqn.primitive.name == 'conv2d':
-      name = eqn.params['precision']
+    if kind in ('conv2d', 'linear'):
+      how = eqn.params['how']
+      name = how.precision if kind == 'conv2d' else how
       yield name and (jax.lax.Precision(name),) * 2
     for inner in jax.extend.core.jaxprs_in_params(eqn.params):
       yield from precisions(inner)

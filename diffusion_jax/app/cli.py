@@ -84,7 +84,7 @@ class Command:
 
   def __init__(self, path: str, argument: str, fields: list[tuple[str, str]]):
     self.path, self.argument, self.fields = path, argument, fields
-    self.is_run = Path(path).is_dir()
+    self.is_run = bool(path) and Path(path).is_dir()
 
   def workdir(self) -> str:
     """Returns the folder of the run."""
@@ -125,11 +125,16 @@ def _converts_a_run(fields):
 
 
 def main(argv: list[str]) -> None:
-  """Runs the mode of a command line."""
-  path, argument = find_config(_CONFIG.value, _MODE.value)
+  """Runs the mode of a command line, or prints the fields of a mode."""
+  needed = _MODE.value != 'convert' and not _HELP_MODE.value
+  path, argument = find_config(_CONFIG.value, needed)
   command = Command(path, argument, _FIELDS)
   workdir = command.workdir()
   try:
+    if _HELP_MODE.value:
+      config = command.config('', workdir)
+      print(help.mode_help(_HELP_MODE.value, config, _CONFIG.value or ''))
+      return
     config = command.config(_MODE.value, workdir)
     prerequisites.check(config, _MODE.value, workdir)
     join(config)
@@ -187,9 +192,6 @@ def parse(argv: list[str]) -> list[str]:
     sys.exit()
   for flag, value in (('mode', _MODE.value), ('help_mode', _HELP_MODE.value)):
     check_mode(flag, value)
-  if _HELP_MODE.value:
-    print(help.mode_help(_HELP_MODE.value, _CONFIG.value))
-    sys.exit()
   if _MODE.value == 'list':
     print(help.list_configs())
     sys.exit()
@@ -205,15 +207,16 @@ def check_mode(flag: str, value: str | None) -> None:
     )
 
 
-def find_config(name: str | None, mode: str) -> tuple[str, str]:
+def find_config(name: str | None, needed: bool) -> tuple[str, str]:
   """Returns (path, argument) of --config; the path may be a run folder.
 
-  A file is configs/<name>.py of the working folder, or else the installed one.
+  Both are '' without --config, which is an error where it is needed. A file
+  is configs/<name>.py of the working folder, or else the installed one.
   Installed files import one another as `configs`, and so may the user's, if the
   working folder has no such package.
   """
   if not name:
-    if mode == 'convert':
+    if not needed:
       return '', ''
     fail('which experiment? Give --config=configs/digits.py, for instance')
   path, _, argument = name.partition(':')

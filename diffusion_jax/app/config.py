@@ -246,8 +246,8 @@ def _kind(parameter):
   return type(default) if known else object
 
 
-def _words(annotation):
-  # Returns the words that a Literal allows, also of a union with None.
+def words_of(annotation: Any) -> tuple[Any, ...]:
+  """Returns the words that a Literal allows, also of a union with None."""
   for kind in (annotation, *typing.get_args(annotation)):
     if typing.get_origin(kind) is typing.Literal:
       return typing.get_args(kind)
@@ -268,7 +268,7 @@ def _typed(value, parameter, path):
     return value
   if not isinstance(value, kind) or type(value) is bool and kind is not bool:
     raise UserError(f'config.{path}={value!r} is not {_TYPES[kind]}')
-  words = _words(parameter.annotation)
+  words = words_of(parameter.annotation)
   if words:
     check_one_of(words, path, value)
   return value

@@ -7,14 +7,20 @@ import re
 import shutil
 import textwrap
 import tokenize
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
+from diffusion_jax.app import load
+from diffusion_jax.app.config import Schema, find, parameters, words_of
 from diffusion_jax.app.modes import MODES
+
+# Sections of constructors that another mode than a training reads, or that
+# several do; configs/base.py has the modes of the others.
+MODES_OF = {'edit': 'edit', 'noise': 'noise', 'schedule': 'train,noise'}
 
 
 def main_help(program: str, known: Iterable[flags.Flag]) -> str:
@@ -43,56 +49,116 @@ def modes() -> dict[str, str]:
   return texts | {'list': 'names the configs, with variants and times.'}
 
 
-def mode_help(mode: str, config: ConfigDict, schema: Any, base: Path) -> str:
-  """Returns the fields that a mode reads.
+def mode_help(mode: str, config: ConfigDict, source: str) -> str:
+  """Returns the fields that a mode reads, with their values and meanings.
 
-  config: a complete one; schema: its `config.Schema`; base: the file of
-  configs/base.py, whose comments explain the plain fields.
+  config: a complete one; source: the file or run of its values, '' for none.
   """
-  blocks = [f'--mode={mode} {modes()[mode]}']
-  blocks += [text for text, its in _plain_blocks(base) if not its or mode in its]
-  if mode in ('train', 'sample', 'edit', 'evaluate', 'noise'):
-    paths = [*schema.choices, *schema.parts]
-    if mode != 'edit':
-      paths.remove('edit')
-    blocks += [_section_help(path, config, schema) for path in paths]
+  schema, comments = load.schema_of(config), _comments()
+  plain = load.base()
+  sections = [n for n in comments if _is_section(plain.get(n))]
+  of_all = [n for n in comments if n in plain and n not in sections]
+  where = f'those of {source}' if source else 'the defaults'
+  blocks = [
+    _wrap(f'--mode={mode} {modes()[mode]}'),
+    _wrap(
+      f'The values are {where}. --config.<field>=<value> sets a field; a flag '
+      'such as --config.network=dit or --config.edit=interpolate shows the '
+      'fields of another choice here. A choice can also be module:attribute '
+      '(docs/own_parts.md).'
+    ),
+    '\n'.join(_field(name, config[name], comments[name]) for name in of_all),
+  ]
+  for path in _order(schema, sections):
+    top = path.partition('.')[0]
+    head = re.match(r'--mode=([a-z,]+)(.*)', comments.get(top, ''))
+    read_by, link = head.groups() if head else (MODES_OF.get(top, 'train'), '')
+    if mode not in read_by.split(','):
+      continue
+    names = [name for name in comments if name.startswith(f'{path}.')]
+    lines = [_field(n, _value(config, n), comments[n]) for n in names]
+    if path in schema.choices or path in schema.parts:
+      blocks += _section(path, _value(config, path), schema, lines, link)
+    else:
+      blocks.append('\n'.join([f'{path}{link}', *lines]))
   return '\n\n'.join(blocks)
 
 
-def _plain_blocks(base):
-  # Yields (lines of a section of base.py as they are written, its modes).
-  body = base.read_text().partition('config = ConfigDict()\n')[2]
-  for block in body.partition('  return config')[0].split('\n\n'):
-    modes = re.search(r'# --mode=([a-z,]+)', block)
-    lines = [
-      line
-      for line in textwrap.dedent(block).splitlines()
-      if 'ConfigDict()' not in line
-    ]
-    yield '\n'.join(lines), modes[1].split(',') if modes else ()
+def _order(schema, plain):
+  # Yields the paths of all sections: those of the model, then the plain ones.
+  tops = {path: path.partition('.')[0] for path in schema.parts}
+  yield from schema.choices
+  yield from (path for path, top in tops.items() if top not in plain)
+  for name in plain:
+    yield name
+    yield from (p for p, top in tops.items() if top == name and p != name)
 
 
-def _section_help(path, config, schema):
-  # Returns a section: its choices, its constructor's docstring, its fields.
-  from diffusion_jax.app.config import find
+def _is_section(value):
+  return isinstance(value, ConfigDict)
 
-  node: Any = config
+
+def _comments() -> dict[str, str]:
+  # Returns the comments above and beside each field and section of base.py.
+  comments, above = {}, []
+  for line in inspect.getsource(load.base_module()).splitlines():
+    text = re.fullmatch(r'  # (.*)', line)
+    field = re.fullmatch(r'  (?:config\.)?([\w.]+) = .*?(?:  # (.*))?', line)
+    if field:
+      comments[field[1]] = ' '.join(filter(None, (*above, field[2])))
+    above = [*above, text[1]] if text else []
+  return comments
+
+
+def _value(config, path):
   for key in path.split('.'):
-    node = node[key]
-  table, fields = schema.table(path), []
-  if node is None:
-    return f'config.{path}=None; it can be {", ".join(table)}'
-  if table:
-    head = f'config.{path}={node.name}; it can be {", ".join(table)}'
-    doc = inspect.getdoc(find(table, path, node.name))
+    config = config[key]
+  return config
+
+
+def _section(
+  path: str,
+  section: ConfigDict | None,
+  schema: Schema,
+  lines: Collection[str] = (),
+  link: str = '',
+  facts: Collection[str] = (),
+) -> list[str]:
+  # Returns blocks of text about a section and those in it: the choices, the
+  # lines, the docstring of the constructor, and its parameters.
+  facts = schema.facts.get(path.rpartition('.')[2], facts)
+  table = schema.table(path)
+  if section is None:
+    return [_wrap(f'{path}=None{_others(table)}')]
+  if path in schema.parts:
+    constructor, title = schema.parts[path], f'{path}{link}'
   else:
-    head, doc = f'config.{path}', inspect.getdoc(schema.parts[path])
-  for name, value in sorted(node.items()):
-    if isinstance(value, ConfigDict):
-      value = value.name
-    if name != 'name':
-      fields.append(f'  {path}.{name}={value}')
-  return '\n'.join([head, textwrap.indent(doc or '', '  '), *fields])
+    constructor = find(table, path, section.name, facts)
+    title = f'{path}={section.name}{_others(table, section.name)}'
+  doc = inspect.getdoc(getattr(constructor, 'func', constructor)) or ''
+  lines = [*lines, ''] if lines else []
+  lines = [_wrap(title), *lines, textwrap.indent(doc, '  ')]
+  inner = []
+  for name, parameter in parameters(constructor).items():
+    where = f'{path}.{name}'
+    if _is_section(section.get(name)):
+      inner += _section(where, section[name], schema, facts=facts)
+    elif name in section:
+      words = [*schema.table(where)] or words_of(parameter.annotation)
+      lines.append(_field(where, section[name], ', '.join(map(str, words))))
+  return ['\n'.join(lines), *inner]
+
+
+def _others(table, name=None):
+  others = ', '.join(other for other in table if other != name)
+  return f'; or {others}' if others else ''
+
+
+def _field(name, value, comment):
+  # Returns a field as a flag would set it.
+  if isinstance(value, tuple):
+    value = ','.join(map(str, value))
+  return _columns(f'{name}={value}', comment, 36)
 
 
 def config_files() -> dict[str, Path]:
@@ -113,8 +179,11 @@ def config_files() -> dict[str, Path]:
 def list_configs() -> str:
   """Returns the configs: what each is, its variants, and what it needs."""
   lines = [
-    'Every config has the variant :smoke, a trial of seconds, such as '
-    'configs/digits.py:smoke. Times are those of a training on 2 CPU cores.',
+    _wrap(
+      'Every config has the variant :smoke, a trial of seconds, such as '
+      'configs/digits.py:smoke. "after" names the config whose run has to '
+      'exist. Times are those of a training on 2 CPU cores.'
+    ),
     '',
   ]
   for name, path in config_files().items():
@@ -129,22 +198,26 @@ _TIME = re.compile(
 )
 
 
-def _facts(path):
+def _facts(path: Path) -> Iterator[str]:
   # Yields the variants of a config, the runs that it needs, and its time.
-  tree = _parse(path)
-  values: Mapping[str, Any] = {
-    ast.unparse(node.targets[0]): node.value
-    for node in ast.walk(tree)
-    if isinstance(node, ast.Assign)
-  }
-  if 'VARIANTS' in values:
-    names = ast.literal_eval(values['VARIANTS'])
-    yield 'variants ' + ', '.join(f':{name}' for name in names)
-  for field in ('training.init_from', 'training.teacher', 'latent'):
-    text = ast.unparse(values[f'config.{field}']) if f'config.{field}' in values else ''
-    for run in re.findall(r"'runs/([^'-]+)", text):
-      yield f'after configs/{run}.py'
-  yield from _TIME.findall(' '.join((ast.get_docstring(tree) or '').split()))
+  try:
+    variants = getattr(load.module_of(str(path)), 'VARIANTS', ())
+    config: Any = load.completed(load.from_file(str(path)))
+  except Exception:  # whatever a file of the user's raises
+    return
+  if variants:
+    yield 'variants ' + ', '.join(f':{name}' for name in variants)
+  latent = config.get('latent')
+  runs = (
+    config.training.init_from,
+    config.training.teacher,
+    latent and latent.run,
+  )
+  for run in dict.fromkeys(filter(None, runs)):
+    name, sign, argument = Path(run).name.partition('-')
+    yield f'after configs/{name}.py{":" if sign else ""}{argument}'
+  doc = ast.get_docstring(_parse(path)) or ''
+  yield from _TIME.findall(' '.join(doc.split()))
 
 
 def _about(path):
@@ -161,13 +234,20 @@ def _parse(path):
     return ast.Module([], [])
 
 
+def _width():
+  return min(shutil.get_terminal_size().columns, 100)
+
+
+def _wrap(text):
+  return textwrap.fill(text, _width(), subsequent_indent='  ')
+
+
 def _columns(name, text, name_width):
-  # Returns '  name   text', the text wrapped in its column.
-  width = min(shutil.get_terminal_size().columns, 100)
+  # Returns '  name   text': the text in its column, or below a long name.
   indent = ' ' * (name_width + 4)
   wrapped = textwrap.fill(
-    text, width, initial_indent=indent, subsequent_indent=indent
+    text, _width(), initial_indent=indent, subsequent_indent=indent
   )
   if len(name) > name_width:
-    return f'  {name}\n{wrapped}'
+    return f'  {name}\n{wrapped}' if text else f'  {name}'
   return f'  {name:{name_width}}  {wrapped.lstrip()}'.rstrip()

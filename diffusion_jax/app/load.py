@@ -11,20 +11,24 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import own_parts, prerequisites, schemas
-from diffusion_jax.app.config import complete, find, near, override
+from diffusion_jax.app.config import Schema, complete, find, near, override
 from diffusion_jax.errors import UserError
 from diffusion_jax.app.run import folder
 
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 
 
+def base_module() -> Any:
+  """Imports configs/base.py: of the working folder, or the installed one."""
+  try:
+    return importlib.import_module('configs.base')
+  except ModuleNotFoundError:
+    return importlib.import_module('diffusion_jax.configs.base')
+
+
 def base() -> ConfigDict:
   """Returns the plain fields, of configs/base.py."""
-  try:
-    module = importlib.import_module('configs.base')
-  except ModuleNotFoundError:
-    module = importlib.import_module('diffusion_jax.configs.base')
-  return module.get_config()
+  return base_module().get_config()
 
 
 def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
@@ -35,6 +39,11 @@ def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
   """
   if trusted:
     own_parts.allow(own_parts.names_in(config))
+  return complete(config, schema_of(config), base())
+
+
+def schema_of(config: ConfigDict) -> Schema:
+  """Returns the schema of a config, with the sections of its metrics."""
   schema = schemas.schema_of(config)
   evaluation = config.get('evaluation', ConfigDict())
   own = {
@@ -42,8 +51,7 @@ def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
     for name in {*evaluation.get('metrics', ()), *evaluation}
     if name in schema.metrics or ':' in name
   }
-  schema = schema._replace(parts={**schema.parts, **own})
-  return complete(config, schema, base())
+  return schema._replace(parts={**schema.parts, **own})
 
 
 def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:

@@ -69,11 +69,8 @@ def _condition_channels(config, make):
 def _vdm(
   state_shape, noise_input, num_blocks=32, attention_resolutions=(), **fields
 ):
-  if noise_input != 'logsnr':
+  if noise_input != ScoreNetwork.noise_input:
     raise ValueError("network 'vdm' needs conditioning.noise_input=logsnr")
-  first, last = fields.setdefault('fourier', (6, 8))
-  if first > last:
-    raise ValueError(f'fourier={first},{last}: from the lower to the higher')
   return ScoreNetwork(
     num_layers=num_blocks,
     attention=state_shape[0] in attention_resolutions,
@@ -87,17 +84,15 @@ def _classifier(known_classes, **fields):
   return NoisyClassifier(known_classes, **fields)
 
 
-_unet = functools.partial(UNet, dropout=0.0)
-
 # The constructors of config.network.name. Defaults that are given here are
 # those of a config where they differ from those of the network.
 NETWORKS = {
-  'unet': fixed(_unet, text_width=0, text_layers=2, text_heads=4),
+  'unet': fixed(UNet, text_width=0, text_layers=2, text_heads=4),
   'dit': fixed(
     DiT, text_width=0, text_layers=2, text_heads=4, text_attention='joint'
   ),
   'vdm': extended(_vdm, ScoreNetwork, 'num_layers', 'attention'),
-  'ddpmpp': functools.partial(DDPMpp, dropout=0.0),
+  'ddpmpp': DDPMpp,
   'edm2': EDM2,
   'classifier': functools.partial(
     extended(_classifier, NoisyClassifier, 'num_classes'),
@@ -112,7 +107,7 @@ NETWORKS = {
 
 # Those that read a text.
 TEXT_NETWORKS = {
-  'unet': functools.partial(_unet, text_width=64),
+  'unet': functools.partial(UNet, text_width=64),
   'dit': functools.partial(DiT, text_width=64),
 }
 

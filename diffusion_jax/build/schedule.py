@@ -12,7 +12,7 @@ from diffusion_jax.build.make import (
   renamed,
 )
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks.gamma import LinearGamma, MonotoneGamma
+from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
 
 
 def _shiftable(constructor):
@@ -52,9 +52,7 @@ def make_gamma(gamma='scalar', gamma_min=-13.3, gamma_max=5.0):
 def _learned(**fields):
   gamma = make_gamma(**fields)
   # build_schedule fills in its parameters, if it has any.
-  return dj.LearnedSchedule(
-    {}, lambda params, t: gamma.apply({'params': params}, t)
-  )
+  return dj.LearnedSchedule({}, GammaFn(gamma))
 
 
 # The constructors of config.schedule.name.

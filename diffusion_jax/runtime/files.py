@@ -1,10 +1,11 @@
 """Files and folders that are written whole or not at all."""
 
+import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,8 +27,13 @@ def make_folder(workdir: str | Path) -> Path:
 
 def write_json(path: Path, content: dict) -> None:
   """Writes a file, whole or not at all."""
-  draft = path.with_suffix('.json.tmp')
-  draft.write_text(json.dumps(content, indent=2) + '\n')
+  write_text(path, json.dumps(content, indent=2) + '\n')
+
+
+def write_text(path: Path, text: str) -> None:
+  """Writes a file, whole or not at all."""
+  draft = path.with_name(f'{path.name}.tmp')
+  draft.write_text(text, encoding='utf-8')
   draft.replace(path)
 
 
@@ -37,3 +43,20 @@ def write_npz(path: Path, arrays: dict) -> None:
   with draft.open('wb') as file:
     np.savez(file, **arrays)
   draft.replace(path)
+
+
+def read_json_lines(path: Path) -> Iterator[dict]:
+  """Yields the objects of a file with one on each line.
+
+  Lines that a full disk or a kill left incomplete are left out; a missing file
+  has none.
+  """
+  try:
+    lines = path.read_text().splitlines()
+  except (OSError, UnicodeDecodeError):
+    return
+  for line in lines:
+    with contextlib.suppress(ValueError):
+      entry = json.loads(line)
+      if isinstance(entry, dict):
+        yield entry

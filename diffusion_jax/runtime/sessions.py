@@ -13,6 +13,8 @@ from pathlib import Path
 
 import jax
 
+from diffusion_jax.runtime.files import read_json_lines
+
 PACKAGES = (
   'diffusion_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint',
   'numpy',
@@ -42,19 +44,7 @@ def write_end(workdir: Path, step: int) -> None:
 
 def read(workdir: str | Path) -> list[dict]:
   """Reads all lines that are whole; [] where there are none."""
-  try:
-    lines = (Path(workdir) / 'sessions.jsonl').read_text().splitlines()
-  except (OSError, UnicodeDecodeError):
-    return []
-  found = []
-  for line in lines:
-    try:
-      entry = json.loads(line)
-    except ValueError:  # a full disk or a kill left it incomplete
-      continue
-    if isinstance(entry, dict):
-      found.append(entry)
-  return found
+  return list(read_json_lines(Path(workdir) / 'sessions.jsonl'))
 
 
 def seconds(entries: list[dict]) -> float | None:

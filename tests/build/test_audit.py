@@ -173,33 +173,6 @@ def test_a_config_json_with_the_names_of_before_is_read(tmp_path):
   assert found.training.evaluate_batches == 5
 
 
-STORED = sorted(path.stem for path in (FOLDER / 'stored').glob('*.json'))
-
-
-@pytest.mark.parametrize('name', STORED)
-def test_a_config_json_of_the_version_before_is_read(name, tmp_path):
-  """stored/ was written by version 0.14, which stored every field."""
-  text = (FOLDER / 'stored' / f'{name}.json').read_text()
-  (tmp_path / 'config.json').write_text(text)
-  config = importlib.import_module(f'configs.{name}').get_config()
-  found = run_folder.run_config(str(tmp_path), config)
-  audit.audit(found)
-  networks = [build.build_network(audit.complete(x)) for x in (found, config)]
-  assert networks[0] == networks[1]
-  stored, complete = json.loads(text), run_folder.plain(found)
-  stored = audit.rename_fields(stored)
-  for section in run_folder.RUN_SECTIONS:
-    taken = {n: x for n, x in complete[section].items() if x is not None}
-    then = {n: stored[section].get(n) for n in taken}  # some came later
-    then = {n: x for n, x in then.items() if x is not None}
-    assert {n: taken[n] for n in then} == then
-  run_folder.check_same_run(tmp_path, config)
-  if config.network.name == 'unet':
-    config.network.dropout = 0.37
-    with pytest.raises(UserError, match='network.dropout is .*, 0.37 now'):
-      run_folder.check_same_run(tmp_path, config)
-
-
 def test_a_run_stores_the_defaults_of_its_constructors():
   stored = run_folder.plain(digits.get_config())
   assert stored['network']['norm_eps'] == 1e-6

@@ -1,7 +1,7 @@
 """Every known name works, every other is refused."""
 
 import inspect
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from diffusion_jax import build, families
 from diffusion_jax.build import make, network, objective, schedule
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks import embeddings, layers
+from diffusion_jax.networks import options
 from diffusion_jax.runs import run_folder
 from diffusion_jax.training.objectives import Context
 from tests.programs.conftest import unet_smoke as smoke
@@ -391,12 +391,12 @@ def trace_loss(config, params=None):
     ('objective.weight', objective.WEIGHTS),
     ('objective.times', objective.TIMES),
     ('conditioning.noise_input', network.NOISE_INPUTS),
-    ('network.dtype', layers.DTYPES),
+    ('network.dtype', ('float32', 'bfloat16')),
     ('network.matmul_precision', make.MATMUL_PRECISIONS),
-    ('network.noise_embedding', embeddings.SINUSOIDS),
-    ('network.downsample_padding', layers.PADDINGS),
-    ('network.qkv', layers.QKV),
-    ('network.initializer', layers.INITIALIZERS),
+    ('network.noise_embedding', get_args(options.Sinusoids)),
+    ('network.downsample_padding', get_args(options.DownsamplePadding)),
+    ('network.qkv', get_args(options.QKV)),
+    ('network.initializer', get_args(options.Initialization)),
   ],
 )
 def test_every_name_traces(field, names, monkeypatch):

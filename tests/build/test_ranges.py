@@ -351,7 +351,7 @@ def test_training_checks_the_heights_before_it_writes(tmp_path):
         'conditioning.noise_input': 'logsnr',
       },
       families.abstract_params,
-      'config.network: fourier=8,6',
+      r'config.network: fourier=\(8, 6\) must be \(first, stop\)',
     ),
   ],
 )

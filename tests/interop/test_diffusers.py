@@ -190,7 +190,7 @@ def test_what_the_unet_lacks_is_refused_by_name(copy, changes, message):
       {'up_block_types': ['UpDecoderBlock2D', 'AttnUpDecoderBlock2D']},
       'up_block_types=.*AttnUpDecoderBlock2D.* is not here',
     ),
-    ({'layers_per_block': 0}, 'not used: decoder'),
+    ({'layers_per_block': 0}, 'num_blocks must be an integer of at least 1'),
   ],
 )
 def test_what_the_autoencoder_lacks_is_refused(copy, changes, message):

@@ -63,9 +63,7 @@ def test_score_sde(model):
 
 
 def test_ho():
-  network = UNet(
-    channels=32, multipliers=(1, 2), num_blocks=1, attention_resolutions=(16,)
-  )
+  network = UNet(32, (1, 2), 1, (16,), dropout=0.1)
   shapes = ho.parameter_shapes(network, 32)
   zeros = jax.tree.map(lambda x: np.zeros(x.shape), shapes)
   variables = names.write(ho.table(network, shapes), zeros)

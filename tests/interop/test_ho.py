@@ -121,7 +121,7 @@ def test_variables_without_a_prefix_or_averages(theirs):
 
 
 def cifar10():
-  network = ho.UNet()
+  network = ho.UNet(dropout=0.1)
   shapes = ho.parameter_shapes(network, 32)
   return shapes, ho.table(network, shapes)
 
@@ -133,7 +133,7 @@ def test_the_network_of_cifar10_is_found_by_its_variables():
   variables = names.write(table, params)
   assert sum(x.size for x in variables.values()) == 35_746_307
   found = ho.from_tensors(variables, ema=False)
-  assert found.network == ho.UNet()
+  assert found.network == ho.UNet(dropout=0.1)
   assert found.fields['data.image_shape'] == (32, 32, 3)
   assert found.fields['sampling.variance'] == 'fixed_large'
   assert found.notes == ('images are 32x32, so that attention is at 16x16',)

@@ -1,4 +1,4 @@
-"""Implements --mode=average: an average of any width, after the training."""
+"""Implements --mode=average: makes an average of any width."""
 
 import shutil
 from pathlib import Path
