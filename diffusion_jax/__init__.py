@@ -39,6 +39,7 @@ from diffusion_jax.core.discrete_states import (
   StateDenoiser as StateDenoiser,
   draw_states as draw_states,
   logistic_logits as logistic_logits,
+  logistic_network as logistic_network,
   make_state_denoiser as make_state_denoiser,
   p_reverse_states as p_reverse_states,
   posterior_logits as posterior_logits,

@@ -160,6 +160,22 @@ def logistic_logits(mean: Array, log_scale: Array, num_values: int) -> Array:
   return upper + jax.nn.log_sigmoid((half - z) / scale)
 
 
+def logistic_network(network_fn: NetworkFn, num_values: int) -> NetworkFn:
+  """Makes a network that returns `logistic_logits` (D3PM, A.8).
+
+  network_fn returns a mean m and a log scale, [B, ..., 2]. The mean of the
+  logistic is tanh(m + x_t), with x_t scaled to [-1, 1]; its log scale is 2 less
+  than that of the output. For processes without a masked state.
+  """
+
+  def apply(params, x, noise, cond, *, key=None):
+    output = network_fn(params, x, noise, cond, key=key).astype(jnp.float32)
+    mean = jnp.tanh(output[..., 0] + 2.0 * x / (num_values - 1) - 1.0)
+    return logistic_logits(mean, output[..., 1] - 2.0, num_values)
+
+  return apply
+
+
 def state_kl(q: Array, p: Array) -> Array:
   """Computes KL(q || p) of [B, ..., K] in nats, summed to [B].
 

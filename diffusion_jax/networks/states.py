@@ -3,23 +3,25 @@
 import jax
 from flax import linen as nn
 
+from diffusion_jax.networks.options import Checked, Size
+
 Array = jax.Array
 
 
-class StateNetwork(nn.Module):
+class StateNetwork(Checked):
   """Computes logits of states: x [B, H, W, C] -> [B, H, W, C, num_outputs].
 
   x are integers 0..num_states-1. Each is embedded as `features` numbers; those
   of a pixel's channels are the input of `network`, such as a `UNet` or a `DiT`
   with out_channels = C num_outputs. num_outputs: num_states for logits, 2 for
-  mean and log scale (`logistic_logits`). noise, cond, train: those of network.
+  mean and log scale (`logistic_network`). noise, cond, train: those of network.
   Raises ValueError for a network of other out_channels.
   """
 
   network: nn.Module
-  num_states: int
-  num_outputs: int
-  features: int = 32
+  num_states: Size
+  num_outputs: Size
+  features: Size = 32
 
   @nn.compact
   def __call__(
@@ -28,8 +30,8 @@ class StateNetwork(nn.Module):
     channels = x.shape[-1] * self.num_outputs
     if self.network.out_channels != channels:
       raise ValueError(
-        f'the network has {self.network.out_channels} output channels: '
-        f'{x.shape[-1]} x {self.num_outputs} = {channels} are needed'
+        f'the network has out_channels={self.network.out_channels}: it must be '
+        f'{x.shape[-1]} channels x {self.num_outputs} outputs = {channels}'
       )
     h = nn.Embed(self.num_states, self.features, name='embedding')(x)
     h = self.network(h.reshape(*x.shape[:-1], -1), noise, cond, train=train)
