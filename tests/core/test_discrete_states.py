@@ -34,9 +34,7 @@ def at(steps):
 
 def between(name, s, t):
   size = len(PROCESSES[name].prior)
-  return functools.reduce(
-    np.matmul, list(matrices_of(name)[s:t]), np.eye(size)
-  )
+  return functools.reduce(np.matmul, list(matrices_of(name)[s:t]), np.eye(size))
 
 
 def all_pairs(name):

@@ -112,9 +112,7 @@ def test_times_are_antithetic():
     return jnp.zeros((*xt.shape, 4))
 
   x0 = jnp.zeros((3, 2), int)
-  dj.masked_bound(
-    jax.random.key(0), watched, PROCESS, LINEAR, x0, num_times=4
-  )
+  dj.masked_bound(jax.random.key(0), watched, PROCESS, LINEAR, x0, num_times=4)
   jax.effects_barrier()
   t = np.sort(times, axis=0)
   assert t.shape == (4, 3) and (t > 0).all() and (t <= 1).all()

@@ -45,9 +45,9 @@ def test_any_two_levels_have_the_product_of_the_steps_between(name, steps):
 @pytest.mark.parametrize('name', ['uniform', 'masking'])
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(
-  times=st.lists(
-    st.floats(0.0, 0.96875, width=32), min_size=3, max_size=3
-  ).map(sorted)
+  times=st.lists(st.floats(0.0, 0.96875, width=32), min_size=3, max_size=3).map(
+    sorted
+  )
 )
 def test_chapman_kolmogorov_at_any_times(name, times):
   """Q_{u|s} = Q_{t|s} Q_{u|t}."""

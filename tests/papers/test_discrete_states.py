@@ -90,7 +90,9 @@ def test_d3pm_eq_3_and_4_and_the_term_of_the_bound(name, t):
   kl = jitted(dj.transition_kl_states)(
     denoised, x0, xt, process, level_s, level_t
   )
-  steps = [d3pm_step(name, t, x0[0, i], xt[0, i], logits[0, i]) for i in range(D)]
+  steps = [
+    d3pm_step(name, t, x0[0, i], xt[0, i], logits[0, i]) for i in range(D)
+  ]
   posterior, reverse, terms = map(np.array, zip(*steps, strict=True))
   np.testing.assert_allclose(q[0], posterior, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(p[0], reverse, rtol=1e-4, atol=1e-6)

@@ -19,7 +19,7 @@ from tests.states import (
   prior_of,
 )
 
-N = 20_000
+N = 5000
 MASKING = PROCESSES['masking']
 exact = TABLE.denoiser(MASKING)
 
@@ -59,10 +59,9 @@ def test_ancestral_samples_have_the_law_of_the_oracle(name):
   assert np.abs(expected - TABLE.probs).max() > 0.01
 
 
-@pytest.mark.parametrize('num_steps', [1, 3])
-def test_first_hitting_is_exact_on_any_grid(num_steps):
-  """Also where the grid is not that of the schedule's levels."""
-  levels = dj.CosineMasking()(jnp.linspace(1.0, 0.0, num_steps + 1))
+def test_first_hitting_is_exact_on_any_grid():
+  """Three steps of another schedule; below, a single one of its own."""
+  levels = dj.CosineMasking()(jnp.linspace(1.0, 0.0, 4))
   sampler = dj.first_hitting(MASKING, LINEAR)
   check_law(drawn(sampler, levels), TABLE.probs)
 
@@ -80,7 +79,7 @@ def test_first_hitting_stops_at_a_level():
   masked = (np.asarray(run(jax.random.key(0))) == 3).sum(axis=1)
   shares = np.bincount(masked, minlength=4) / N
   expected = [0.216, 0.432, 0.288, 0.064]  # binomial, 0.4
-  np.testing.assert_allclose(shares, expected, atol=4.5 * 0.0035)
+  np.testing.assert_allclose(shares, expected, atol=4.5 * 0.007)
 
 
 def most_confident_law(x, p=1.0):
@@ -146,8 +145,7 @@ def test_remasked_with_eta_1_goes_to_clean_data_and_back():
   sampler = dj.remasked(dj.ancestral_states(MASKING), MASKING, 1.0)
   levels = LINEAR(jnp.array([1.0, 0.5, 0.0]))
   marginals = [
-    TABLE.probs.sum(axis=tuple(j for j in range(3) if j != i))
-    for i in range(3)
+    TABLE.probs.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)
   ]
   first = np.einsum('i,j,k->ijk', *marginals)
   expected = np.zeros((3, 3, 3))
