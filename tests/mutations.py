@@ -531,6 +531,35 @@ MUTATIONS = [
     'evaluation/test_mmd.py',
     'mean_and_deviation_over_subsets',
   ),
+  # Discrete states.
+  (
+    'core/discrete_states.py',
+    'jnp.exp(log_p - log_q)',
+    'jnp.exp(log_p)',
+    'papers/test_discrete_states.py',
+    'test_d3pm_eq_3_and_4',
+  ),
+  (
+    'core/masked.py',
+    'level_slopes(schedule, level.t)[1] / level.sigma',
+    'level_slopes(schedule, level.t)[1] / level.alpha',
+    'core/test_masked.py',
+    'test_weights',
+  ),
+  (
+    'sampling/discrete.py',
+    'u ** (1.0 / jnp.maximum(count, 1))',
+    'u',
+    'sampling/test_discrete.py',
+    'first_hitting_stops_at_a_level',
+  ),
+  (
+    'core/discrete_states.py',
+    'argmax(possible & (cumulative > threshold)',
+    'argmax((cumulative >= threshold)',
+    'core/test_discrete_states.py',
+    'never_the_impossible',
+  ),
 ]
 
 if __name__ == '__main__':
