@@ -554,11 +554,11 @@ MUTATIONS = [
     'first_hitting_stops_at_a_level',
   ),
   (
-    'core/discrete_states.py',
-    'argmax(possible & (cumulative > threshold)',
-    'argmax((cumulative >= threshold)',
-    'core/test_discrete_states.py',
-    'never_the_impossible',
+    'sampling/discrete.py',
+    'level_s.alpha / kept',
+    'level_s.alpha',
+    'papers/test_discrete_states.py',
+    'test_remdm_one_step',
   ),
 ]
 

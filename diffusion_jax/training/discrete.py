@@ -54,7 +54,9 @@ def d3pm(
   """Makes the hybrid loss of D3PM, bits per dim (Austin et al. 2021, Eq. 5).
 
   At a random one of num_steps steps it is L_{t-1} - cross_entropy_weight * log
-  p(x_0 | x_t): L_lambda / T without L_T. states: batch -> x_0 [B, ...].
+  p(x_0 | x_t): L_lambda / T without L_T. p(x_0 | x_t) is that of the denoiser
+  (`posterior_logits`); the paper has the network's own logits in this term.
+  states: batch -> x_0 [B, ...].
   Metrics: loss; vlb, T L_{t-1}, whose mean is the bound without L_T;
   cross_entropy; loss per quarter of t.
   """
