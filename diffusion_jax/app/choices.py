@@ -801,7 +801,7 @@ TABLES = {
   'churn': {'edm': Churn},
   'corrector': {'langevin': Langevin},
   'data': DATA,
-  'source': DATA,
+  'data.source': DATA,
   'optimizer': OPTIMIZERS,
   'edit': {
     'inpaint': Inpaint,

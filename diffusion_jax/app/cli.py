@@ -130,6 +130,8 @@ def main(argv: list[str]) -> None:
   path, argument = find_config(_CONFIG.value, needed)
   command = Command(path, argument, _FIELDS)
   workdir = command.workdir()
+  if not path and not _WORKDIR.value and not _HELP_MODE.value:
+    fail('where to? Give --workdir=runs/<name> for the run of these weights')
   try:
     if _HELP_MODE.value:
       config = command.config('', workdir)

@@ -18,6 +18,11 @@ from diffusion_jax.app.run import folder
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 
 
+# The command says where files are written and which compiled programs are
+# executed, not a run that somebody else may have made.
+NOT_OF_A_RUN = 'convert', 'average', 'compilation_cache'
+
+
 def base_module() -> Any:
   """Imports configs/base.py: of the working folder, or the installed one."""
   try:
@@ -59,14 +64,19 @@ def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:
 
   A flag that names another choice, such as ('network', 'dit'), comes before the
   flags for its fields. Another objective may need another kind of model:
-  sections that this kind does not have are dropped.
+  sections that this kind does not have are dropped, and the facts of a run if
+  its data change.
   """
   own_parts.allow(text for _, text in flags)
   config = completed(config, trusted=False)
+  other_data = any(path.partition('.')[0] == 'data' for path, _ in flags)
+  if other_data and 'facts' in config:
+    with config.unlocked():
+      del config.facts
   for path, text in sorted(flags, key=lambda flag: flag[0].count('.')):
-    tables = schemas.schema_of(config).tables
-    override(config, path, text, tables)
-    if path in ('objective', 'objective.name', 'latent'):
+    schema = schemas.schema_of(config)
+    override(config, path, text, schema.tables)
+    if schemas.schema_of(config) is not schema:
       config = _without_other_sections(config)
     config = completed(config, trusted=False)
   return config
@@ -76,10 +86,9 @@ def _without_other_sections(config):
   schema, plain = schemas.schema_of(config), base()
   tops = {*schema.choices, *schema.parts, *plain, 'facts'}
   kept = ConfigDict({n: x for n, x in config.items() if n in tops})
-  for name in schema.parts:
-    if name in plain:  # shares a section with plain fields
-      own = {n: kept[name][n] for n in plain[name]}
-      kept[name] = ConfigDict(own)
+  for name, fields in plain.items():
+    if isinstance(fields, ConfigDict):  # other parts may be in the section
+      kept[name] = ConfigDict({n: kept[name][n] for n in fields})
   return kept
 
 
@@ -92,6 +101,8 @@ def stored(content: Mapping[str, Any], path: Any) -> ConfigDict:
   try:
     with config.unlocked(), config.ignore_type():
       for key, value in tuples(content).items():
+        if key in NOT_OF_A_RUN:
+          continue
         if isinstance(value, dict) and key in config:
           config[key].update(ConfigDict(value))
         else:
@@ -124,8 +135,8 @@ def of_run(workdir: str | Path, config: ConfigDict, flags: Flags) -> ConfigDict:
   """Returns the config for a mode that uses the run in workdir.
 
   The model comes from the run; how it is used comes from `config`, the user's
-  own file, and from the flags. Raises UserError for flags that would change the
-  model.
+  own file, and from the flags, and so do the data of a run that has none.
+  Raises UserError for flags that would change the model.
   """
   run = open_run(workdir)
   ours, theirs = schemas.schema_of(config), schemas.schema_of(run)
@@ -141,6 +152,10 @@ def of_run(workdir: str | Path, config: ConfigDict, flags: Flags) -> ConfigDict:
         merged[key] = config[key]
   changed = with_flags(merged, flags)
   free = (*(f'{key}.' for key in folder.USES), *folder.USES, *folder.COMPUTED_BY)
+  if run.data is None and run.get('facts') is not None:
+    free = (*free, 'data')
+    with changed.unlocked():
+      changed.facts = run.facts
   fixed = folder.differences(folder.plain(merged), folder.plain(changed), free)
   if fixed:
     raise UserError(

@@ -135,7 +135,7 @@ def literal_logistic(mean, scale, num_values):
 def test_truncated_logistic():
   rng = np.random.default_rng(0)
   mean, log_scale = rng.uniform(-1.2, 1.2, (4, 3)), rng.uniform(-3, 1, (4, 3))
-  logits = dj.logistic_logits(*map(jnp.float32, (mean, log_scale)), 9)
+  logits = dj.logistic_logits(jnp.float32(mean), jnp.float32(log_scale), 9)
   expected = literal_logistic(mean, np.exp(log_scale), 9)
   np.testing.assert_allclose(
     jax.nn.softmax(logits), expected, rtol=1e-4, atol=1e-7
