@@ -9,6 +9,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import discrete_oracles
+from tests.jitted import jitted
 from tests.states import LINEAR, NUM_STEPS, TABLE, matrices_of, prior_of
 
 PROCESS = dj.masking_process(3)
@@ -91,13 +92,15 @@ def test_one_step_is_the_kl_of_the_absorbing_process():
   xt = xt.at[-1].set(3)  # alpha_T = 0: all are masked
   steps = jnp.arange(1, NUM_STEPS + 1)
   level_s, level_t = LINEAR((steps - 1) / NUM_STEPS), LINEAR(steps / NUM_STEPS)
-  logits = dj.posterior_logits(
+  logits = jitted(dj.posterior_logits)(
     jnp.asarray(rng.normal(size=(*x0.shape, 4)), jnp.float32),
     xt,
     PROCESS,
     level_t,
   )
-  kl = dj.transition_kl_states(logits, x0, xt, PROCESS, level_s, level_t)
+  kl = jitted(dj.transition_kl_states)(
+    logits, x0, xt, PROCESS, level_s, level_t
+  )
   weight = dj.masked_weight(LINEAR, NUM_STEPS)(level_t) / NUM_STEPS
   nll = dj.state_nll(logits, x0, xt == 3)
   np.testing.assert_allclose(kl, weight * nll, rtol=1e-5)

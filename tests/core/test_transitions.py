@@ -84,12 +84,11 @@ def test_the_gaussian_is_that_of_the_paper():
   np.testing.assert_allclose(np.sum(matrices, axis=1), 1.0, rtol=1e-12)
 
 
-def test_priors_are_stationary():
-  for process in PROCESSES.values():
-    probs = process.prior[None]
-    np.testing.assert_allclose(
-      process.multiply(probs, at(1), at(4)), probs, rtol=1e-6, atol=1e-7
-    )
+@EACH
+def test_the_prior_is_stationary(name):
+  prior = np.asarray(PROCESSES[name].prior)
+  q = matrix(PROCESSES[name], at(1), at(4))
+  np.testing.assert_allclose(prior @ q, prior, rtol=1e-6, atol=1e-7)
 
 
 def test_matrices_are_checked():

@@ -176,8 +176,7 @@ def test_an_example_depends_on_its_own_key():
   levels = LINEAR(jnp.linspace(1.0, 0.0, 4))
   keys = jax.random.split(jax.random.key(3), 4)
   for sampler in (
-    dj.remasked(dj.ancestral_states(MASKING), MASKING, 0.5),
-    dj.first_hitting(MASKING, LINEAR),
+    dj.remasked(dj.first_hitting(MASKING, LINEAR), MASKING, 0.5),
     dj.confidence_ordered(MASKING, 1.0),
   ):
     run = jax.jit(
