@@ -55,7 +55,7 @@ def pytest_addoption(parser):
 
 # Files that take minutes come first: the last file of a run is then a short one
 # and no worker waits for the other.
-LONG = 'tests/families', 'tests/programs', 'tests/runs', 'tests/test_'
+LONG = 'tests/app', 'tests/test_'
 
 
 def pytest_collection_modifyitems(items):

@@ -4,6 +4,7 @@ Both are read out of traced programs: nothing is compiled.
 """
 
 import types
+from typing import Any
 
 import jax
 import jax.extend
@@ -12,10 +13,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from configs import digits, digits_vae
-from diffusion_jax import families
-from diffusion_jax.build import network
-from diffusion_jax.families import vae_models
+from diffusion_jax.app import models
 from diffusion_jax.networks import (
   autoencoder,
   classifier,
@@ -29,6 +27,7 @@ from diffusion_jax.networks import (
 )
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import augmentation
+from tests.app.conftest import trial
 
 F32, INT = jnp.float32, jnp.int32
 B, SHAPE = 2, (2, 8, 8, 3)
@@ -440,20 +439,23 @@ def traced(function, *inputs):
   return list(precisions(jax.make_jaxpr(function)(*inputs).jaxpr))
 
 
+def digits_model(**changes) -> Any:
+  config = trial('digits', **{'network.multipliers': (1,)} | changes)
+  return models.make(config, 'nowhere')
+
+
 @pytest.mark.parametrize('name, remat', [('high', False), ('highest', True)])
 def test_networks_compute_at_their_precision_in_every_gradient(name, remat):
   """Also where the derivative is taken outside, of a loop around the network.
 
   The convolution of CPUs has derivatives of its own, written then.
   """
-  config = digits.get_config('smoke')
-  config.network.update(
-    multipliers=(1,),
-    matmul_precision=name,
-    remat=remat,
-    attention_resolutions=(8,),
-  )
-  apply = network.network_fn(config, network.build_network(config))
+  model = digits_model(**{
+    'matmul_precision': name,
+    'network.remat': remat,
+    'network.attention_resolutions': (8,),
+  })  # fmt: skip
+  apply = model.network_fn()
   cond = {'label': LABEL['label']}
 
   def loss(params, x, noise, cond):
@@ -462,7 +464,7 @@ def test_networks_compute_at_their_precision_in_every_gradient(name, remat):
 
     return jnp.sum(jax.lax.scan(body, x, None, length=2)[0])
 
-  inputs = families.abstract_params(config), of((B, 8, 8, 1)), NOISE, cond
+  inputs = models.shapes(model), of((B, 8, 8, 1)), NOISE, cond
   forward, backward = (traced(f, *inputs) for f in (loss, jax.grad(loss)))
   expected = (jax.lax.Precision(name),) * 2
   assert set(forward) == set(backward) == {expected}
@@ -470,10 +472,8 @@ def test_networks_compute_at_their_precision_in_every_gradient(name, remat):
 
 
 def test_the_default_is_that_of_jax():
-  config = digits.get_config('smoke')
-  config.network.multipliers = (1,)
-  apply = network.network_fn(config, network.build_network(config))
-  params = families.abstract_params(config)['network']
+  model = digits_model(**{'network.attention_resolutions': ()})
+  apply, params = model.network_fn(), models.shapes(model)['network']
   inputs = params, of((B, 8, 8, 1)), NOISE, {'label': LABEL['label']}
   assert set(traced(apply, *inputs)) == {None}
   with jax.default_matmul_precision('high'):
@@ -481,10 +481,9 @@ def test_the_default_is_that_of_jax():
 
 
 def test_vaes_compute_at_their_precision():
-  config = digits_vae.get_config('smoke')
-  config.network.matmul_precision = 'highest'
-  model = vae_models.build_model(config)
-  params = families.abstract_params(config)['network']
+  config = trial('digits_vae', **{'matmul_precision': 'highest'})
+  model: Any = models.make(config, 'nowhere')
+  params = models.shapes(model)['network']
 
   def there_and_back(params, x):
     z = model.encode(params, 1, x).mean

@@ -22,7 +22,9 @@ def rates(config: ConfigDict, more_steps: float = 0.0) -> Rates:
       power_ema.decay_name(decay): optimizer.ema_decay(decay, c.ema_warmup)
       for decay in c.more_ema_decays
     } | {
-      power_ema.width_name(sigma_rel): optimizer.ema_power(sigma_rel, more_steps)
+      power_ema.width_name(sigma_rel): optimizer.ema_power(
+        sigma_rel, more_steps
+      )
       for sigma_rel in c.ema_sigma_rels
     }
     if c.ema_half_life is None:

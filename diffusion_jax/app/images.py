@@ -1,4 +1,4 @@
-"""The images of a run: their sources, and the facts that models need of them."""
+"""The images of a run: their sources, and the facts that models need."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.app import schemas
 from diffusion_jax.app.config import from_config, make
-from diffusion_jax.errors import UserError
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.sources import NoTestSplit, Source
 from diffusion_jax.data.text import to_bytes
+from diffusion_jax.errors import UserError
 
 
 class Facts(NamedTuple):

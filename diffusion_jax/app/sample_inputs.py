@@ -8,11 +8,11 @@ from jax.sharding import Mesh
 
 from diffusion_jax.app import images
 from diffusion_jax.app.config import from_config
-from diffusion_jax.runtime.per_image import per_image
-from diffusion_jax.errors import UserError
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.text import encode
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.per_image import per_image
 
 
 class ImageConditions(NamedTuple):
@@ -35,6 +35,29 @@ class Inputs(NamedTuple):
   cond: dict[str, np.ndarray]
   texts: list[str] | None
   images: ImageConditions | None
+
+  def stored(self) -> dict[str, np.ndarray]:
+    """Returns the arrays [N, ...] that are stored with the samples."""
+    arrays = {}
+    if 'label' in self.cond:
+      arrays['labels'] = self.cond['label']
+    if self.images is not None:
+      arrays['conditions'] = self.images.shown
+      arrays['originals'] = self.images.originals
+    if self.texts:
+      arrays['texts'] = np.array(self.texts)
+    return arrays
+
+
+def stored_names(model: Any) -> set[str]:
+  """Returns the names of the arrays that samples of a model are stored with."""
+  conditioning = getattr(model, 'conditioning', None)
+  names = {'labels'} if takes_labels(model) else set()
+  if images.text_length(model.config):
+    names.add('texts')
+  if conditioning is not None and conditioning.image is not None:
+    names |= {'conditions', 'originals'}
+  return names
 
 
 def choose(model: Any, n: int, mesh: Mesh) -> Inputs:
@@ -129,7 +152,9 @@ def choose_images(model: Any, n: int, mesh: Mesh) -> ImageConditions | None:
   as_shown = functools.partial(pixels.to_uint8, num_levels=facts.num_levels)
   # The picture in cond['image'], unknown pixels grey.
   channels = facts.image_shape[-1]
-  visible = np.broadcast_to(image[..., :channels], (*image.shape[:-1], channels))
+  visible = np.broadcast_to(
+    image[..., :channels], (*image.shape[:-1], channels)
+  )
   return ImageConditions(as_shown(x0), as_shown(visible), image, labels)
 
 

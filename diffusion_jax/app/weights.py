@@ -5,14 +5,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import models
+from diffusion_jax.app.models import Model
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import averages, checkpoints, power_ema
 
 
-def restore(model: Any) -> tuple[Any, int]:
+def restore(model: Model) -> tuple[Any, int]:
   """Returns (the parameters that config.sampling chooses, their step)."""
   c, workdir = model.config.sampling, model.workdir
-  average = power_ema.decay_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
+  average = (
+    power_ema.decay_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
+  )
   name, shapes = read_checkpoint(c), models.shapes(model)
   try:
     if c.ema_sigma_rel is not None:
@@ -37,7 +40,7 @@ def read_checkpoint(sampling: ConfigDict) -> str | int:
 
 
 def restore_average(
-  model: Any, name: str | int, shapes: Any
+  model: Model, name: str | int, shapes: Any
 ) -> tuple[Any, int]:
   """Returns (the average of width sampling.ema_sigma_rel, its step).
 
@@ -52,7 +55,7 @@ def restore_average(
     )
   if name == 'best':
     name = checkpoints.find_step(workdir, name)
-  step = None if name == 'latest' else name
+  step = name if isinstance(name, int) else None
   average = averages.make(workdir, c.ema_sigma_rel, step, shapes)
   print(average.describe())
   return average.params, average.step

@@ -4,6 +4,7 @@ import contextlib
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,7 +41,7 @@ def as_flags(changes):
     yield path, str(value)
 
 
-def trial(name='digits', argument='', **changes):
+def trial(name='digits', argument='', **changes) -> Any:
   """The trial of a config, with fields changed, in its own network.
 
   On one of the eight simulated devices, without previews and evaluations while
@@ -56,7 +57,7 @@ def trial(name='digits', argument='', **changes):
   return load.with_flags(config, [*as_flags(fewer | changes)])
 
 
-def smoke(**changes):
+def smoke(**changes) -> Any:
   """digits:smoke with a network whose training takes a third of the time.
 
   That of a U-Net is meant, with all programs in the cache.
@@ -65,7 +66,7 @@ def smoke(**changes):
   return trial(**small | changes)
 
 
-def unet_smoke(**changes):
+def unet_smoke(**changes) -> Any:
   """The same with the config's own network, of one resolution."""
   fewer = {
     'network.multipliers': (1,),
@@ -75,17 +76,19 @@ def unet_smoke(**changes):
   return trial(**fewer | changes)
 
 
-def untrained(config, workdir, deviation=0.2):
-  """Makes a run folder of normal parameters, without a training.
-
-  For what every network shows; of a new one the last layer would be zero.
-  """
-  rng = np.random.default_rng(0)
-  model = models.make(config, workdir)
-  params = jax.tree.map(
+def normal_params(model, seed=0, deviation=0.2):
+  """Parameters of which all show; in new ones the last layer is zero."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
     lambda x: (deviation * rng.standard_normal(x.shape)).astype(x.dtype),
     models.shapes(model),
   )
+
+
+def untrained(config, workdir, deviation=0.2):
+  """Makes a run folder of normal parameters, without a training."""
+  model = models.make(config, workdir)
+  params = normal_params(model, deviation=deviation)
   workdir = make_folder(workdir)
   folder.write_config(workdir, config, model.facts)
   stored = folder.stored_form(config, model.facts)

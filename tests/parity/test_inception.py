@@ -8,7 +8,7 @@ import functools
 import numpy as np
 import pytest
 
-from diffusion_jax.evaluation.fid import frechet_distance, statistics
+from diffusion_jax.metrics.fid import frechet_distance, statistics
 from diffusion_jax.interop.features import load_features
 from tests.parity.torch_packages import load
 

@@ -1,13 +1,12 @@
 """Kinds of models: a class for each, chosen by the objective of a config."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import images
-from diffusion_jax.app.config import Schema, check_one_of, from_config
+from diffusion_jax.app import images, schemas
+from diffusion_jax.app.config import from_config
 from diffusion_jax.app.models.classifier import Classifier
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.flow_map import FlowMap
@@ -16,23 +15,16 @@ from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.models.vae import VAE
 from diffusion_jax.core.keys import abstract_key
 
-KINDS: tuple[type[Any], ...] = Diffusion, FlowMap, VAE, Classifier
+KINDS: tuple[type[Model], ...] = (
+  Diffusion, LatentDiffusion, FlowMap, VAE, Classifier
+)  # fmt: skip
 
 
-def kind_of(config: ConfigDict) -> type[Any]:
-  """Returns the class of a config's model: the one with its objective.
-
-  An objective of a user's module is one of a diffusion model.
-  """
-  section = config.get('objective')
-  name = section if section is None or isinstance(section, str) else section.name
-  if config.get('latent') is not None:
-    return LatentDiffusion
-  if name is None or ':' in name:
-    return Diffusion
-  every = {n: kind for kind in KINDS for n in kind.schema.tables['objective']}
-  check_one_of(list(every), 'objective', name)
-  return every[name]
+def kind_of(config: ConfigDict) -> type[Model]:
+  """Returns the class of a config's model."""
+  schema = schemas.schema_of(config)
+  (kind,) = (kind for kind in KINDS if kind.schema is schema)
+  return kind
 
 
 def make(

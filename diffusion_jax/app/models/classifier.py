@@ -7,12 +7,11 @@ from jax.sharding import Mesh
 
 import diffusion_jax as dj
 from diffusion_jax.app import schemas
-from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.model import Params
+from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.app.schemas import NetworkFacts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import PerImage
-
 
 _NO_IMAGES = (
   'this run is a classifier, which makes no images: name it in '
@@ -20,7 +19,7 @@ _NO_IMAGES = (
 )
 
 
-class Classifier(Diffusion):
+class Classifier(NoisyModel):
   """A classifier of noisy images, p(y | x_t)."""
 
   schema = schemas.CLASSIFIER
@@ -47,7 +46,9 @@ class Classifier(Diffusion):
       sigma_data=self.parametrization.sigma_data,
     )
 
-  def generate(self, mesh: Mesh, guides: Any = None, trajectory=False) -> PerImage:
+  def generate(
+    self, mesh: Mesh, guides: Any = None, trajectory: bool = False
+  ) -> PerImage:
     """Raises UserError: a classifier makes no images."""
     raise UserError(_NO_IMAGES)
 

@@ -29,8 +29,6 @@ class FlowMap(Diffusion):
 
   schema = schemas.FLOW_MAP
 
-  sampling: Any
-
   @property
   def map_kind(self) -> str:
     """What the network is, a kind of `dj.make_flow_map`."""
@@ -97,24 +95,23 @@ class FlowMap(Diffusion):
 
   def check(self, mode: str) -> None:
     """Raises UserError for what flow maps cannot have."""
+    super().check(mode)
     self._check_time()
-    self._check_guidance()
-    c, edit = self.sampling, self.config.edit.name
+    c, edit = self.sampling, self.config.edit
     one_way = self.map_kind != 'average_velocity' and not c.stochastic
     if one_way and (c.num_steps > 1 or c.respacing):
       raise UserError(
         f'config.sampling.num_steps={c.num_steps}: a consistency function only '
         'reaches the clean end: set it to 1, or sampling.stochastic=True'
       )
-    by_denoiser = edit in ('superres', 'colorize', 'interpolate')
-    by_denoiser |= self.config.edit.get('method') == 'reconstruction'
-    if mode == 'edit' and by_denoiser:
+    observed = edit.name in ('superres', 'colorize')
+    by_denoiser = observed and self.conditioning.image is None
+    by_denoiser |= edit.get('method') == 'reconstruction'
+    if mode == 'edit' and (by_denoiser or edit.name == 'interpolate'):
       raise UserError(
-        f'config.edit={edit} needs a denoiser, and this run is a flow map: it '
-        'can do inpaint by repaint or replace, and sdedit'
+        f'config.edit={edit.name} needs a denoiser, and this run is a flow '
+        'map: it can do inpaint by repaint or replace, and sdedit'
       )
-    if mode == 'train':
-      self._check_heights()
 
   def _check_time(self):
     name, noise_input = self.config.objective.name, self.config.noise_input.name
@@ -128,8 +125,8 @@ class FlowMap(Diffusion):
     if self.time_scale > 10.0 or noise_input not in ('time', 'edm'):
       raise UserError(
         f'config.noise_input: the loss of objective={name} contains the '
-        'derivative in t, which an input that goes to 1000 makes 1000 times too '
-        'large: set noise_input=time and noise_input.scale=1'
+        'derivative in t, which an input that goes to 1000 makes 1000 times '
+        'too large: set noise_input=time and noise_input.scale=1'
       )
     if self.config.network.get('attention') == 'cudnn':
       raise UserError(
@@ -147,8 +144,8 @@ class FlowMap(Diffusion):
       )
     if kind != 'power_law' and scale != 1.0:
       raise UserError(
-        f'config.sampling.guidance_scale={scale}: the guidance of a flow map is '
-        'trained in, and 1 here; objective.guidance=power_law trains '
+        f'config.sampling.guidance_scale={scale}: the guidance of a flow map '
+        'is trained in, and 1 here; objective.guidance=power_law trains '
         'several scales'
       )
     if kind == 'power_law' and not 1.0 <= scale <= c.guidance.high:

@@ -11,7 +11,6 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,6 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.app import images, load, schemas
 from diffusion_jax.app.config import from_config
-from diffusion_jax.runtime.per_image import per_image
-from diffusion_jax.errors import UserError
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.model import Latents, Params
 from diffusion_jax.app.models.vae import VAE
@@ -31,10 +28,12 @@ from diffusion_jax.core.keys import abstract_key, key_per_example, stream
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.sources import Source
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder, write_json
-from diffusion_jax.training import checkpoints, checksums
+from diffusion_jax.runtime.per_image import per_image
 from diffusion_jax.runtime.sharding import batch_sharding, replicate
+from diffusion_jax.training import checkpoints, checksums
 
 MOST_IMAGES = 10_000  # from which the scale is computed
 _BATCH = 500
@@ -44,7 +43,7 @@ class LatentDiffusion(Diffusion):
   """A diffusion model of latents, as a config describes it."""
 
   schema = schemas.LATENT_DIFFUSION
-  keeps = 'autoencoder', 'latent.json'
+  keeps: tuple[str, ...] = 'autoencoder', 'latent.json'
 
   def __init__(
     self, config: ConfigDict, workdir: str | Path, facts: images.Facts
@@ -163,7 +162,9 @@ class LatentDiffusion(Diffusion):
     for start in range(0, count, _BATCH):
       index = np.arange(start, min(start + _BATCH, count))
       pictures, _ = source.read(index)
-      yield compute(autoencoder, index, pixels.scale(pictures, source.num_levels))
+      yield compute(
+        autoencoder, index, pixels.scale(pictures, source.num_levels)
+      )
 
   def frozen_shapes(self) -> Params:
     """Returns the shapes of what `prepare` returns."""
@@ -266,6 +267,6 @@ def shrink_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   """Returns the mask [h, w, 1] of latents all of whose pixels are True."""
   h, w = shape[:2]
   blocks = mask.reshape(h, len(mask) // h, w, mask.shape[1] // w, 1)
-  small = blocks.all(axis=(1, 3))
+  small = np.asarray(blocks.all(axis=(1, 3)))
   print(f'in latents {small.mean():.0%} are known')
   return small

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from diffusion_jax.app.choices import Conditioning
 from diffusion_jax.app.config import Schema
-from diffusion_jax.runtime.per_image import PerImage
+from diffusion_jax.app.images import Facts
 from diffusion_jax.data.sources import Source
+from diffusion_jax.runtime.per_image import PerImage
 from diffusion_jax.training.objectives import Objective
 
 Params = dict[str, Any]
@@ -29,7 +31,9 @@ class Latents(NamedTuple):
   shrink_mask: Callable[[np.ndarray], np.ndarray] = lambda mask: mask
 
 
-IDENTITY = Latents(lambda autoencoder, x, keys=None: x, lambda autoencoder, z: z)
+IDENTITY = Latents(
+  lambda autoencoder, x, keys=None: x, lambda autoencoder, z: z
+)
 
 
 class Model(Protocol):
@@ -37,13 +41,22 @@ class Model(Protocol):
 
   schema: the sections of its configs, and its metrics. keeps: files and folders
   of a run folder, besides the checkpoints, that hold parameters of the model.
+  sampling: the object of config.sampling; None for models without such choices.
   """
 
-  schema: ClassVar[Schema]
-  makes_images: ClassVar[bool]
-  keeps: ClassVar[tuple[str, ...]]
+  schema: Schema
+  makes_images: bool
+  keeps: tuple[str, ...]
 
   config: ConfigDict
+  workdir: Path
+  facts: Facts
+  conditioning: Conditioning
+  sampling: Any
+
+  def __init__(
+    self, config: ConfigDict, workdir: str | Path, facts: Facts
+  ) -> None: ...
 
   def check(self, mode: str) -> None:
     """Raises UserError for what this model, or a mode of it, cannot have."""
@@ -64,6 +77,10 @@ class Model(Protocol):
 
     guides: of `other_runs.guides_of`.
     """
+    ...
+
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
     ...
 
   def prepare(self, source: Source, mesh: Mesh) -> Params:

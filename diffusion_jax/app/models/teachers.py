@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import from_config
-from diffusion_jax.errors import UserError
+from diffusion_jax.app import load, schemas
+from diffusion_jax.app.config import find, from_config, parameters
 from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import write_json
 from diffusion_jax.training import checkpoints, checksums
@@ -21,7 +23,40 @@ from diffusion_jax.training import checkpoints, checksums
 _PATH = 'training.teacher'
 
 
-def denoiser_of(model: Any, student: Any) -> Callable[[Any, dict], dj.Denoiser]:
+Teacher = Callable[[Any, dict], dj.Denoiser]
+
+
+def open_run(student: Any) -> ConfigDict | None:
+  """Returns the config of training.teacher; None without.
+
+  Raises UserError for a run that is not of a diffusion model, for an objective
+  that has no teacher, and without one that the objective needs.
+  """
+  run, name = student.config.training.teacher, student.config.objective.name
+  schema = student.schema
+  table, facts = schema.table('objective'), schema.facts['objective']
+  constructor = find(table, 'objective', name, facts)
+  teacher = parameters(constructor).get('teacher')
+  if run and teacher is None:
+    raise UserError(f'config.{_PATH}: objective={name} has no teacher')
+  if not run and teacher is not None and teacher.default is teacher.empty:
+    raise UserError(
+      f'config.{_PATH}: objective={name} needs the folder of the run that is '
+      'distilled'
+    )
+  if not run:
+    return None
+  config = load.open_run(run, _PATH)
+  kind = schemas.schema_of(config).kind
+  if kind != schemas.DIFFUSION.kind:
+    raise UserError(
+      f'config.{_PATH}: the run in {run} is {kind}, and a teacher must be '
+      f'{schemas.DIFFUSION.kind}'
+    )
+  return config
+
+
+def denoiser_of(model: Any, student: Any) -> Teacher:
   """Returns (frozen, cond) -> Denoiser of a teacher, at the student's levels.
 
   frozen: {'teacher': parameters}.
@@ -51,16 +86,16 @@ def check(model: Any, student: Any) -> None:
     ours, theirs = (m.config.conditioning[name] for m in (student, model))
     if ours != theirs:
       raise UserError(
-        f'{where}: conditioning.{name} is {theirs} in {run}, and {ours} in this '
-        'run'
+        f'{where}: conditioning.{name} is {theirs} in {run}, and {ours} in '
+        'this run'
       )
   if model.conditioning.self_conditioning:
     raise UserError(f'{where}: the run in {run} has self-conditioning')
   dropout = student.conditioning.dropout
   if dropout and not model.conditioning.dropout:
     raise UserError(
-      f'config.conditioning.dropout={dropout}: the teacher in {run} was trained '
-      'without dropout; set it to 0'
+      f'config.conditioning.dropout={dropout}: the teacher in {run} was '
+      'trained without dropout; set it to 0'
     )
 
 
@@ -72,7 +107,9 @@ def prepare(model: Any, student: Any) -> Any:
   """
   shapes = jax.eval_shape(model.init, abstract_key())
   with from_config(_PATH):
-    params, _ = checkpoints.restore_params(model.workdir, True, shapes, 'latest')
+    params, _ = checkpoints.restore_params(
+      model.workdir, True, shapes, 'latest'
+    )
   now = {'run': str(model.workdir), 'checksum': checksums.of_arrays(params)}
   path = student.workdir / 'teacher.json'
   begun = processes.broadcast([path.exists()])[0]

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import diffusion_jax as dj
 from diffusion_jax.app import choices, images, schemas
 from diffusion_jax.app.config import from_config, make, make_part
-from diffusion_jax.app.models.model import IDENTITY, Params
+from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.schemas import VaeFacts, VaeNetworkFacts
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
@@ -35,7 +35,8 @@ class VAE:
   schema = schemas.VAE
   makes_images = True
   keeps: tuple[str, ...] = ()
-  latents = IDENTITY
+  conditioning = choices.Conditioning()
+  sampling = None
 
   def __init__(
     self, config: ConfigDict, workdir: str | Path, facts: images.Facts
@@ -68,7 +69,9 @@ class VAE:
       return output
     return dj.Normal(output[0], jnp.exp(output[1]))
 
-  def encode(self, params: Any, t: int, z: Any, *, key: Any = None) -> dj.Normal:
+  def encode(
+    self, params: Any, t: int, z: Any, *, key: Any = None
+  ) -> dj.Normal:
     """Returns q(z_t | z_{t-1}), t = 1..T, z_0 = x; key: of dropout."""
     return self._method('encode', params, t, z, key)
 
@@ -143,6 +146,10 @@ class VAE:
     root = stream(self.config.sampling.seed, 'vae_sampling')
     return per_image(draw, mesh, root)
 
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    return images.source_of(self.config, split)
+
   def prepare(self, source: Source, mesh: Mesh) -> Params:
     """Returns {}: all parameters are trained."""
     return {}
@@ -176,13 +183,18 @@ class VAE:
         f'{self.facts.num_levels}: take logistic, or --config.data=two_levels '
         f'--config.data.source={c.data.name}'
       )
+    if c.objective.name == 'vae' and self.num_latents > 1:
+      raise UserError(
+        'config.objective=vae trains one layer of latents, and this network '
+        f'has {self.num_latents}: set objective=hvae'
+      )
     if c.objective.get('free_bits') and c.training.accumulate > 1:
       raise UserError(
         'config.objective.free_bits needs the whole batch: set '
         'training.accumulate=1'
       )
 
-  # -- pictures -----------------------------------------------------------------
+  # -- pictures ---------------------------------------------------------------
 
   def reconstruct(self, params: Any, x: Any) -> Any:
     """Returns x decoded from each of z_1..z_T, by means, [B, T, H, W, C]."""
@@ -229,7 +241,7 @@ class VAE:
     _write_rows(path, 'reconstructions', rows[:100], 5)
     return arrays
 
-  # -- bounds -------------------------------------------------------------------
+  # -- bounds -----------------------------------------------------------------
 
   def chain_elbo(self, params: Any, keys: Any, x0: Any) -> dict:
     """Computes `hierarchical_elbo` by one draw of the latents."""

@@ -128,7 +128,7 @@ def encode_pictures(
 
 
 def check(model: Diffusion, edit: Any) -> str:
-  """Returns the method, '' for an edit without methods; UserError for others."""
+  """Returns the method, '' for an edit without any; UserError for others."""
   task, section = model.config.edit.name, model.config.conditioning.image
   condition = None if section is None else section.name
   if condition and task != condition:
@@ -202,7 +202,9 @@ def choose_label(model: Diffusion, edit: Any) -> np.ndarray | None:
       '(conditioning.labels)'
     )
   if not 0 <= edit.label < count:
-    raise UserError(f'config.edit.label={edit.label} is out of range, {classes}')
+    raise UserError(
+      f'config.edit.label={edit.label} is out of range, {classes}'
+    )
   return np.full(edit.num_samples, edit.label, np.int32)
 
 
@@ -265,8 +267,8 @@ def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
   print(f'{path}: {word} is known, {mask.mean():.0%} of the pixels')
   if mask.all():
     raise ValueError(
-      f'mask {path} is {word} everywhere: {word} pixels are known and stay, all '
-      'others are filled in, and there are none'
+      f'mask {path} is {word} everywhere: {word} pixels are known and stay, '
+      'all others are filled in, and there are none'
     )
   return mask
 
@@ -278,7 +280,9 @@ def read_pictures(model: Diffusion, edit: Any, method: str) -> Pictures:
   if task == 'superres':
     factor = factor_of(model, edit, method)
     if height % factor or width % factor:
-      raise ValueError(f'factor={factor} does not divide {width}x{height} pixels')
+      raise ValueError(
+        f'factor={factor} does not divide {width}x{height} pixels'
+      )
     shape = height // factor, width // factor, channels
   if task == 'colorize':
     if channels != 3:

@@ -9,37 +9,41 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import images, other_runs, own_parts, sample_inputs
+from diffusion_jax.app import (
+  images,
+  other_runs,
+  own_parts,
+  sample_inputs,
+  scoring,
+  sheets,
+)
 from diffusion_jax.app.config import from_config, near
-from diffusion_jax.runtime.per_image import one_ahead, rows
-from diffusion_jax.errors import UserError
 from diffusion_jax.app.models.model import Model
-from diffusion_jax.app import sheets
-from diffusion_jax.app.modes import evaluate_samples
 from diffusion_jax.app.run.step_log import average
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import images as pixels
-from diffusion_jax.data import pipeline
+from diffusion_jax.data import images as pixels, pipeline
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
-from diffusion_jax.training import checkpoints, snapshots
+from diffusion_jax.runtime.per_image import one_ahead, rows
 from diffusion_jax.runtime.sharding import (
   local_rows,
   on_mesh,
   replicated,
   to_global,
 )
+from diffusion_jax.training import checkpoints, snapshots
 from diffusion_jax.training.step import make_eval_step
 
 if TYPE_CHECKING:
-  from diffusion_jax.app.modes.train_setup import Run
+  from diffusion_jax.app.modes.train_run import Run
 
 
 class Hook(NamedTuple):
   """Something that a training does at multiples of `every`, and at its end.
 
   act(step, run) reads run.state and may add to run.results. trace(state,
-  frozen) starts the same work, of arrays or of their shapes; what: its name in
-  messages, and the field that leaves it out.
+  frozen) starts the same work, with arrays or with their shapes; what: its name
+  in messages, and the field that leaves it out.
   """
 
   every: tuple[int, ...]
@@ -70,25 +74,22 @@ class Hook(NamedTuple):
         'trains without it'
       ) from error
 
-  def is_due(self, step: int) -> bool:
-    """Returns whether step is a multiple of one of `every`."""
-    return any(step % every == 0 for every in self.every)
-
 
 def due(config: ConfigDict, hooks: list[Hook], step: int) -> list[Hook]:
-  """Returns the hooks that act after a step; after the last step, all of them."""
+  """Returns the hooks that act after a step: after the last one, all."""
   last = step == config.training.num_steps
-  return [hook for hook in hooks if last or hook.is_due(step)]
+  return [
+    hook for hook in hooks if last or any(step % n == 0 for n in hook.every)
+  ]
 
 
 def end_of_call(config: ConfigDict, hooks: list[Hook], step: int) -> int:
   """Returns the last step of the call that begins after `step`.
 
-  training.steps_per_call later, but not after a step that has a hook.
+  It has training.steps_per_call steps, or fewer if a hook is due before.
   """
   c = config.training
-  every = [n for hook in hooks for n in hook.every]
-  ends = [(step // n + 1) * n for n in every]
+  ends = [(step // n + 1) * n for hook in hooks for n in hook.every]
   return min(step + c.steps_per_call, c.num_steps, *ends)
 
 
@@ -100,19 +101,28 @@ def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
   c = model.config.training
   best = c.checkpoint_every if c.keep_best else 0  # each is compared
   by_loss = c.keep_best_by == 'test_loss'
-  losses = evaluating(model, mesh, c.evaluate_every, best if by_loss else 0)
-  scores = measuring(model, mesh, c.metrics_every, 0 if by_loss else best)
+  losses = intervals(c.evaluate_every, best if by_loss else 0)
+  scores = intervals(c.metrics_every, 0 if by_loss else best)
+  previews = intervals(c.sample_every)
+  widths = intervals(c.snapshot_every if c.ema_sigma_rels else 0)
+  saving = Hook(intervals(c.checkpoint_every), save)
+  # Steps are saved before what may fail, but with the metric that is compared.
   hooks = [
-    Hook((c.log_every,), log),
-    losses,
-    scores,
-    Hook((*losses.every, *scores.every), write_results),
-    drawing(model, mesh, c.sample_every),
-    Hook((c.snapshot_every if c.ema_sigma_rels else 0,), write_snapshot),
-    Hook((c.checkpoint_every,), save),
+    Hook(intervals(c.log_every), log),
+    Hook(widths, write_snapshot),
+    None if c.keep_best else saving,
+    evaluating(model, mesh, losses) if losses else None,
+    measuring(model, mesh, scores) if scores else None,
+    Hook((*losses, *scores), write_results),
+    saving if c.keep_best else None,
+    drawing(model, mesh, previews) if previews else None,
   ]
-  hooks = [hook._replace(every=tuple(filter(None, hook.every))) for hook in hooks]
-  return [hook for hook in hooks if hook.every]
+  return [hook for hook in hooks if hook is not None and hook.every]
+
+
+def intervals(*every: int) -> tuple[int, ...]:
+  """Returns the intervals that are not 0, which is never."""
+  return tuple(n for n in every if n)
 
 
 def log(step: int, run: 'Run') -> None:
@@ -137,26 +147,24 @@ def write_snapshot(step: int, run: 'Run') -> None:
 
 def save(step: int, run: 'Run') -> None:
   """Saves a checkpoint, with the number by which the best are kept."""
-  run.save(with_criterion(run.parts.config, run.results))
+  run.save(with_criterion(run.parts.model, run.results))
 
 
-def with_criterion(config: ConfigDict, results: dict) -> dict | None:
+def with_criterion(model: Model, results: dict) -> dict | None:
   """Returns the metrics of a checkpoint, with the one that keeps the best."""
-  name = config.training.keep_best_by
+  name = model.config.training.keep_best_by
   if name not in results:
     return results or None
-  higher = name != 'test_loss' and evaluate_samples.higher_is_better(config)[name]
+  higher = name != 'test_loss' and scoring.higher_is_better(model)[name]
   sign = -1.0 if higher else 1.0
   return results | {checkpoints.CRITERION: sign * results[name]}
 
 
-def evaluating(model: Model, mesh: Mesh, *every: int) -> Hook:
+def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   """Returns the hook that measures the losses on the test split.
 
-  With fixed noise, without dropout and augmentation.
+  Their noise is fixed, and there is neither dropout nor augmentation.
   """
-  if not any(every):
-    return Hook((), log)
   config = model.config
   source: Any = images.source_of(config, 'test')
   step = make_eval_step(model.objective(test=True))
@@ -165,8 +173,8 @@ def evaluating(model: Model, mesh: Mesh, *every: int) -> Hook:
   size -= size % mesh.size
   if not size:
     raise UserError(
-      f'the {len(source)} test images are fewer than the {mesh.size} devices of '
-      'the mesh: set training.evaluate_every=0'
+      f'the {len(source)} test images are fewer than the {mesh.size} devices '
+      'of the mesh: set training.evaluate_every=0'
     )
   local, length = local_rows(mesh, size), images.text_length(config)
   encode = model.make_encode(mesh)
@@ -191,13 +199,11 @@ def evaluating(model: Model, mesh: Mesh, *every: int) -> Hook:
   return Hook(every, act, losses, what)
 
 
-def measuring(model: Model, mesh: Mesh, *every: int) -> Hook:
+def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   """Returns the hook that measures generated images by evaluation.metrics."""
-  if not any(every):
-    return Hook((), log)
   config = model.config
   c = config.training
-  names = evaluate_samples.higher_is_better(config) if model.makes_images else {}
+  names = scoring.higher_is_better(model)
   if not names:
     raise UserError(
       'training.metrics_every and training.keep_best_by measure generated '
@@ -210,9 +216,10 @@ def measuring(model: Model, mesh: Mesh, *every: int) -> Hook:
       f'{", ".join(names)}'
     )
   n, size = c.metrics_images, config.sampling.batch_size
-  cond = sample_inputs.choose(model, n, mesh).cond
+  inputs = sample_inputs.choose(model, n, mesh)
+  cond, stored = inputs.cond, inputs.stored()
   generate = model.generate(mesh, other_runs.guides_of(model))
-  score = evaluate_samples.scorer(config)
+  score = scoring.scorer(model)
 
   def begin(state, frozen, start=0):
     index = np.arange(start, start + min(size, n))  # one compilation
@@ -225,18 +232,16 @@ def measuring(model: Model, mesh: Mesh, *every: int) -> Hook:
       pixels.to_uint8(x, model.facts.num_levels)
       for _, x in one_ahead(start, range(0, n, size))
     ]
-    run.results |= score(np.concatenate(parts)[:n], cond.get('label'))
+    run.results |= score({'images': np.concatenate(parts)[:n], **stored})
 
   return Hook(every, act, begin, ('a sample', 'training.metrics_every'))
 
 
-def drawing(model: Model, mesh: Mesh, every: int) -> Hook:
+def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   """Returns the hook that draws the first samples of --mode=sample."""
-  if not every:
-    return Hook((), log)
   if not model.makes_images:
     print(f'no samples while it trains: {model.schema.kind} makes no images')
-    return Hook((), log)
+    return None
   config = model.config
   n = min(config.sampling.num_samples, config.sampling.batch_size)
   cond, _, conditions = sample_inputs.choose(model, n, mesh)
@@ -253,4 +258,4 @@ def drawing(model: Model, mesh: Mesh, every: int) -> Hook:
       pixels.write_png(path, sheet)
     run.writer.write_images(step, {'samples': sheet})
 
-  return Hook((every,), act, begin, ('the preview', 'training.sample_every'))
+  return Hook(every, act, begin, ('the preview', 'training.sample_every'))

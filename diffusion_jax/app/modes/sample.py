@@ -2,22 +2,27 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from diffusion_jax.app import devices, models, other_runs, sample_inputs, sheets
-from diffusion_jax.app import weights
-from diffusion_jax.runtime.per_image import PerImage, one_ahead, rows
-from diffusion_jax.errors import UserError
+from diffusion_jax.app import (
+  devices,
+  models,
+  other_runs,
+  sample_inputs,
+  sheets,
+  weights,
+)
 from diffusion_jax.app.run import provenance
-from diffusion_jax.app.sample_inputs import Inputs
 from diffusion_jax.data import images, sources
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.per_image import one_ahead, rows
 from diffusion_jax.runtime.sharding import replicate
 
 
@@ -67,7 +72,7 @@ def draw_parts(
   model: Any,
   mesh: Mesh,
   params: Any,
-  inputs: Inputs,
+  inputs: sample_inputs.Inputs,
   parts: Path,
   settings: dict[str, Any],
 ) -> list[Path]:
@@ -114,21 +119,14 @@ def write_film(model: Any, x: np.ndarray, parts: Path, first: bool) -> None:
 def write(
   model: Any,
   params: Any,
-  inputs: Inputs,
+  inputs: sample_inputs.Inputs,
   paths: list[Path],
   path: Path,
   settings: dict[str, Any],
 ) -> None:
   """Writes the npz file of all parts, the sheet of pictures, and the texts."""
   pictures = gather(paths, model.config.sampling.num_samples)
-  arrays = {'arr_0': pictures}
-  if 'label' in inputs.cond:
-    arrays['labels'] = inputs.cond['label']
-  if inputs.images is not None:
-    arrays['conditions'] = inputs.images.shown
-    arrays['originals'] = inputs.images.originals
-  if inputs.texts:
-    arrays['texts'] = np.array(inputs.texts)
+  arrays = {'arr_0': pictures, **inputs.stored()}
   arrays |= model.write_more(params, path)
   provenance.write_npz(path, arrays, settings)
   shape = 'x'.join(map(str, pictures.shape[1:]))

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.app.modes import hooks, report
+from diffusion_jax.app.modes.train_run import begin
+from diffusion_jax.app.modes.train_setup import Setup, setup
 from diffusion_jax.errors import Preempted, UserError
-from diffusion_jax.app.modes import report
-from diffusion_jax.app.modes.train_setup import Run, Setup, begin, setup
 from diffusion_jax.runtime import lock
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.training import preemption
@@ -19,11 +20,11 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
 
   After SIGTERM it saves and raises Preempted.
   """
-  parts = setup(config, workdir)  # refuses what cannot be trained
-  make_folder(parts.workdir)
   try:
-    with preemption.watch() as stop, lock.hold(parts.workdir):
-      trained = train(parts, stop)
+    with preemption.watch() as stop:
+      parts = setup(config, workdir)  # refuses what cannot be trained
+      with lock.hold(make_folder(workdir)):
+        trained = train(parts, stop)
   except OSError as error:  # a full disk, most of all
     raise UserError(
       f'{error}. When that is resolved, the same command continues'
@@ -48,16 +49,12 @@ def train(parts: Setup, stop: Callable[[int], bool]) -> bool:
       batches = following or run.take(step)
       run.advance(step, batches)
       step += len(batches)
-      hooks = run.due(step)
+      due = hooks.due(parts.config, parts.hooks, step)
       # While the devices compute, the next batches are read; not before
       # something that is due, which a damaged image must not prevent.
-      following = None if hooks else run.take(step)
-      run.log.read(0 if hooks else 1)  # else the call before this one
-      with run.saved_if_it_fails():
-        for hook in hooks:
-          hook.act(step, run)
-      if hooks:
-        run.log.restart_clock(step)
+      following = None if due else run.take(step)
+      run.log.read(0 if due else 1)  # else the call before this one
+      run.act(step, due)
       if step == parts.config.training.num_steps:
         break
   print(f'trained {step} steps: {parts.workdir}')

@@ -68,8 +68,8 @@ def read_config(workdir: str | Path) -> dict | None:
     content = json.loads(path.read_text())
   except (FileNotFoundError, NotADirectoryError):
     return None
-  except (OSError, ValueError) as error:
-    raise UserError(f'{path} cannot be read ({error})') from error
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f'{path} cannot be read as JSON ({error})') from error
   if not isinstance(content, dict):
     raise UserError(
       f'{path} is not the config of a run: it holds a JSON '

@@ -1,2 +1,0 @@
-def higher_is_better(config): return {}
-def scorer(config): return None
