@@ -9,12 +9,12 @@ os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffusion_jax.build.network import network_fn
+from diffusion_jax.families import diffusion
 
 import diffusion_jax
 from benchmarks import cases, flops, turns
 from diffusion_jax import build, families
-from diffusion_jax.build.network import network_fn
-from diffusion_jax.families import diffusion
 from diffusion_jax.interop import diffusers as folders
 from diffusion_jax.interop.reader import eps_sections
 from diffusion_jax.training.state import init_state

@@ -10,7 +10,7 @@ from ml_collections.config_dict import placeholder
 
 
 def section(name=None, **fields):
-  """Returns a section: the name of a choice, if there is one, and parameters."""
+  """Returns a section: parameters, and the name of a choice if there is one."""
   return ConfigDict({'name': name, **fields} if name else fields)
 
 

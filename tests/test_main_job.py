@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_jax.app import load
+from diffusion_jax.app.smoke import shrunk
 from tests.app.test_load import FILES as EXPERIMENTS
 from tests.conftest import HANG_SECONDS
 
