@@ -109,6 +109,18 @@ def test_the_map_of_the_page_of_few_steps_makes_the_data(capsys):
   assert list(map(float, found)) == pytest.approx([1, 0.8, 0.8, 1.5], abs=0.1)
 
 
+def test_the_page_of_discrete_states_meets_entropy_and_law(capsys):
+  """The table's probabilities are 0.4, 0.2, 0.1 and six times 0.05."""
+  entropy, bound, truth, share = map(
+    float, run(page_example('discrete.md'), capsys).split()
+  )
+  p = np.array([0.4, 0.2, 0.1] + 6 * [0.05])
+  assert entropy == pytest.approx(-np.sum(p * np.log(p)))
+  assert bound == pytest.approx(entropy, abs=0.06)
+  # eight steps lose some of what the two variables have in common
+  assert truth == pytest.approx(0.4) and share == pytest.approx(0.4, abs=0.04)
+
+
 def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
   """No fewer bits than log2 17; with 256 levels as many more as DDPM's L_0.
 
