@@ -152,7 +152,7 @@ def test_the_guidance_page_guides_as_printed(capsys):
 
 def test_the_page_of_schedules_has_every_name(capsys):
   import diffusion_jax as dj
-  from diffusion_jax.build.schedule import SCHEDULES
+  from diffusion_jax.app.choices import SCHEDULES
   from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 
   code, _ = page_examples('schedules.md')
