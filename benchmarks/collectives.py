@@ -135,21 +135,14 @@ def compile_step(config):
   import jax
   import jax.numpy as jnp
 
+  from benchmarks import cases
   from diffusion_jax.app import devices, images, models
-  from diffusion_jax.app.config import make
-  from diffusion_jax.app.modes import train_setup
-  from diffusion_jax.app.schemas import OptimizerFacts
   from diffusion_jax.core.keys import abstract_key
   from diffusion_jax.runtime.sharding import batch_sharding
 
   mesh = devices.make_mesh(config)
   model: Any = models.make(config, 'nowhere')
-  objective, total = (
-    model.objective(),
-    OptimizerFacts(config.training.num_steps),
-  )
-  optimizer, _ = make(model.schema, 'optimizer', config.optimizer, total)
-  _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
+  step, shapes = cases.train_step(model, mesh)
   size, facts = config.training.batch_size, model.facts
   batch = {'image': ((size, *model.state_shape), jnp.float32)}
   if facts.num_classes:
@@ -162,7 +155,6 @@ def compile_step(config):
     name: jax.ShapeDtypeStruct(*array, sharding=batch_sharding(mesh))
     for name, array in batch.items()
   }
-  step = train_setup.jit_step(config, mesh, objective, optimizer, shapes)
   frozen = model.frozen_shapes()
   return step.lower(shapes, batch, abstract_key(), frozen).compile(), shapes
 
