@@ -1,11 +1,11 @@
-"""Trains, samples or noises: `python launch.py --config=configs/digits.py`.
+"""Trains, samples and evaluates: `python launch.py --config=configs/digits.py`.
 
 Every value of a config can be changed on the command line, for instance
---config.training.num_steps=100; configs/base.py lists them all. Processes that
+--config.training.num_steps=100; --help_mode=train lists them. Processes that
 work together are each started with --multihost (docs/scaling.md).
 """
 
-from diffusion_jax import command_line
+from diffusion_jax.app import cli
 
 if __name__ == '__main__':
-  command_line.run()
+  cli.run()

@@ -32,13 +32,8 @@ from benchmarks.turns import Case, Failed, Worker
 
 TASKS = ('forward', 'train', 'ddim')
 SIDES = {'ours': 'benchmarks.jax_side', 'torch': 'benchmarks.torch_side'}
-EXACT = (
-  'ddpm',
-  'adm',
-  'dit',
-  'smoke',
-  'smoke_dit',
-)  # diffusers has the same network
+# diffusers has the same network
+EXACT = 'ddpm', 'adm', 'dit', 'smoke', 'smoke_dit'
 NAMES = ('ddpm', 'edm', 'dit', 'adm')
 GPU_BATCHES = (128, 256, 512, 1024)
 

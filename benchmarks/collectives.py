@@ -10,12 +10,10 @@ the same.
 
 import argparse
 import collections
-import importlib.util
 import math
 import os
 import re
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 KINDS = (
   'all-reduce',
@@ -137,46 +135,28 @@ def compile_step(config):
   import jax
   import jax.numpy as jnp
 
-  from diffusion_jax import build, families
-  from diffusion_jax.programs import train
-  from diffusion_jax.training.sharding import (
-    batch_sharding,
-    on_mesh,
-    replicated,
-  )
-  from diffusion_jax.training.step import make_train_step
+  from benchmarks import cases
+  from diffusion_jax.app import devices, images, models
+  from diffusion_jax.core.keys import abstract_key
+  from diffusion_jax.runtime.sharding import batch_sharding
 
-  mesh = build.build_mesh(config)
-  optimizer = build.build_optimizer(config)
-  decays = build.build_ema_decays(config)
-  objective = families.of(config).objective(config)
-  _, like = train.state_maker(config, objective, optimizer, decays, mesh)
-  size, shape = config.training.batch_size, build.state_shape(config)
-  batch = {'image': ((size, *shape), jnp.float32)}
-  if config.data.num_classes:
+  mesh = devices.make_mesh(config)
+  model: Any = models.make(config, 'nowhere')
+  step, shapes = cases.train_step(model, mesh)
+  size, facts = config.training.batch_size, model.facts
+  batch = {'image': ((size, *model.state_shape), jnp.float32)}
+  if facts.num_classes:
     batch['label'] = ((size,), jnp.int32)
-  if config.conditioning.text:
-    length = build.text_length(config)
+  length = images.text_length(config)
+  if length:
     batch['text'] = ((size, length), jnp.int32)
     batch['text_mask'] = ((size, length), jnp.bool_)
   batch = {
     name: jax.ShapeDtypeStruct(*array, sharding=batch_sharding(mesh))
     for name, array in batch.items()
   }
-  step = make_train_step(
-    objective,
-    optimizer,
-    *decays,
-    config.training.accumulate,
-  )
-  places = jax.tree.map(lambda x: x.sharding, like)
-  step = jax.jit(
-    on_mesh(mesh, step),
-    donate_argnums=0,
-    out_shardings=(places, replicated(mesh)),
-  )
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return step.lower(like, batch, key).compile(), like
+  frozen = model.frozen_shapes()
+  return step.lower(shapes, batch, abstract_key(), frozen).compile(), shapes
 
 
 def state_bytes(like) -> tuple[int, int]:
@@ -220,15 +200,19 @@ def report(config) -> str:
   return '\n'.join(lines)
 
 
-def read(path):
+def read(path: str, mesh: str, batch: int | None):
   """Returns the config of a file of configs/, such as cifar10.py:smoke."""
+  from diffusion_jax.app import load, smoke
+
   file, _, argument = path.partition(':')
-  spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-  if spec is None or spec.loader is None:
-    raise ValueError(f'{file} is not a Python file')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(argument)
+  trial = argument.endswith('smoke')
+  argument = argument.removesuffix('smoke').removesuffix('_')
+  config = load.completed(load.from_file(file, argument))
+  config = smoke.shrunk(config) if trial else config
+  flags = [('training.mesh', mesh)]
+  flags += [('training.steps_per_call', '1')]
+  flags += [('training.batch_size', str(batch))] if batch else []
+  return load.with_flags(config, flags)
 
 
 def main():
@@ -244,10 +228,7 @@ def main():
     f'--xla_force_host_platform_device_count={args.devices} '
     '--xla_backend_optimization_level=0'
   )
-  config = read(args.config)
-  config.training.mesh = tuple(map(int, args.mesh.split(',')))
-  if args.batch:
-    config.training.batch_size = args.batch
+  config = read(args.config, args.mesh, args.batch)
   print(report(config))
 
 

@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_jax.runs import memory
+from diffusion_jax.runtime import memory
 
 
 class Failed(Exception):
@@ -29,7 +29,8 @@ class Case(NamedTuple):
   dtype: str = 'float32'
   ddim_steps: int = 50
   remat: bool = False
-  compiled: bool = False  # torch alone: torch.compile
+  compiled: bool = False  # torch.compile, for torch only
+  attention: str = 'xla'  # for ours only
 
 
 class Worker:

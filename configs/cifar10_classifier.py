@@ -11,25 +11,28 @@ noise is that of cifar10.py. Not trained here yet: not measured.
     --config.sampling.classifier=runs/cifar10_classifier
 """
 
-from configs import base, cifar10
+from configs import cifar10
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = cifar10.shared()
-  config.network.name = 'classifier'
-  config.network.head_channels = 64
-  config.objective.name = 'classifier'
-  config.optimizer.learning_rate = 3e-4
-  config.optimizer.warmup_steps = 0
-  config.optimizer.decay = 'linear'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
-  config.optimizer.weight_decay = 0.05
-  config.optimizer.weight_decay_mask = 'all'
-  config.optimizer.clip_norm = 0.0
+  config.network = section(
+    'classifier', head_channels=64, downsample_padding='same'
+  )
+  config.objective = section('classifier')
+  config.optimizer.update(
+    learning_rate=3e-4,
+    warmup_steps=0,
+    decay='linear',
+    weight_decay=0.05,
+    weight_decay_mask='all',
+    clip_norm=0.0,
+  )
   config.training.num_steps = 300_000
   config.training.batch_size = 256
   config.training.ema_decay = 0.0  # no average
   config.training.sample_every = 0
   config.training.evaluate_every = 5000
   config.evaluation.metrics = ('accuracy',)
-  return base.with_argument(config, arg)
+  return config

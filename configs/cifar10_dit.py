@@ -7,24 +7,25 @@ not measured.
   python launch.py --config=configs/cifar10_dit.py
 """
 
-from configs import base, cifar10, imagenet256_jit
+from configs import cifar10, imagenet256_jit
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = imagenet256_jit.predict_x0(cifar10.shared())
-  config.network.name = 'dit'
-  config.network.multipliers = None
-  config.network.attention_resolutions = None
-  config.network.channels = 384
-  config.network.num_blocks = 12
-  config.network.num_heads = 6
-  config.network.patch_size = 2
-  config.network.positions = 'both'
-  config.network.norm = 'rms'
-  config.network.qk_norm = True
-  config.network.mlp = 'swiglu'
-  config.network.dropout = 0.1
-  config.network.dropout_blocks = 'middle'
+  config.network = section(
+    'dit',
+    channels=384,
+    num_blocks=12,
+    num_heads=6,
+    patch_size=2,
+    positions='both',
+    norm='rms',
+    qk_norm=True,
+    mlp='swiglu',
+    dropout=0.1,
+    dropout_blocks='middle',
+  )
   config.training.num_steps = 400_000
   config.sampling.num_steps = 50
-  return base.with_argument(config, arg)
+  return config

@@ -13,37 +13,38 @@ not measured.
 """
 
 from configs import base, cifar10_edm
+from configs.base import section
 
 
-def get_config(arg=''):
-  config = cifar10_edm.get_config()
+def get_config():
+  config = base.as_flow_map(cifar10_edm.get_config())
   # No level that is drawn in training is below 1e-6. rho places the levels of
-  # sampling alone: the second of two calls is at sigma = 0.821, as published.
-  config.schedule.sigma_min = 1e-6
-  config.schedule.rho = 7.538
+  # sampling only: the second of two calls is at sigma = 0.821, as published.
+  config.schedule = section('karras', sigma_min=1e-6, rho=7.538)
   config.network.dropout = 0.2
-  config.objective.name = 'consistency_training'
-  config.objective.weight = 'snr'  # that of the pairs replaces it
-  config.objective.augment = 0.0
-  config.objective.pairs = 'easy'
-  config.objective.q = 2.0
-  config.objective.steps_per_stage = 25_000  # 3.2M images
-  config.objective.distance = 'pseudo_huber'
-  config.objective.huber_offset = 0.0
-  config.objective.log_normal_mean = -1.1
-  config.objective.log_normal_std = 2.0
-  config.optimizer.name = 'radam'
-  config.optimizer.learning_rate = 1e-4
-  config.optimizer.warmup_steps = 0
-  config.optimizer.eps = 1e-8  # the norm is no mean: the gradient is theirs
+  config.conditioning.augment = 0.0
+  config.objective = section(
+    'consistency_training',
+    pairs=section(
+      'easy',
+      q=2.0,
+      steps_per_stage=25_000,  # 3.2M images
+      times=section('log_normal', mean=-1.1, std=2.0),
+    ),
+    distance=section('pseudo_huber', offset=0.0),
+  )
+  config.optimizer.update(
+    name='radam',
+    learning_rate=1e-4,
+    warmup_steps=0,
+    eps=1e-8,  # the norm is no mean: the gradient is that of the release
+  )
   config.training.init_from = 'runs/cifar10_edm'
   config.training.num_steps = 200_000
   config.training.batch_size = 128
   config.training.ema_decay = 0.9999
   config.training.ema_half_life = None
   config.training.ema_rampup = 0.0
-  config.sampling.sampler = 'flow_map'
-  config.sampling.stochastic = True
-  config.sampling.num_steps = 1
+  config.sampling.update(num_steps=1, stochastic=True)
   config.evaluation.metrics = ('fid',)
-  return base.with_argument(config, arg)
+  return config

@@ -6,19 +6,18 @@ length of DDPM's recipe. Not trained here yet: not measured.
   python launch.py --config=configs/cifar10_flow.py
 """
 
-from configs import base, cifar10
+from configs import cifar10
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = cifar10.shared()
-  config.schedule.name = 'flow'
-  config.network.num_blocks = 4
-  config.network.dropout = 0.1
-  config.conditioning.noise_input = 'time'
-  config.objective.parametrization = 'flow'
-  config.objective.weight = 'flow'
-  config.objective.times = 'uniform'
-  config.sampling.sampler = 'ddim'  # with eta = 0 it is Euler's method here
+  config.schedule = section('flow')
+  config.network = section('unet', num_blocks=4, dropout=0.1)
+  config.noise_input = section('time')
+  config.parametrization = section('flow')
+  config.objective = section('denoising', times='uniform', weight='flow')
+  config.sampling.sampler = section('ddim')  # Euler's method here
   config.sampling.num_steps = 100
   config.sampling.clip = False
-  return base.with_argument(config, arg)
+  return config

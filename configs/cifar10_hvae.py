@@ -7,15 +7,19 @@ not measured.
   python launch.py --config=configs/cifar10_hvae.py --mode=evaluate
 """
 
-from configs import base, cifar10_vae
+from configs import cifar10_vae
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = cifar10_vae.get_config()
-  config.network.name = 'hierarchical'
-  config.network.latent_dim = None
-  config.network.latent_channels = 8
-  config.network.multipliers = (1, 2, 4)
-  config.network.num_blocks = 2
-  config.objective.name = 'hvae'
-  return base.with_argument(config, arg)
+  config.network = section(
+    'hierarchical',
+    latent_channels=8,
+    multipliers=(1, 2, 4),
+    num_blocks=2,
+    attention_resolutions=(8,),
+    dropout=0.1,
+  )
+  config.objective = section('hvae', kl_warmup=5000)
+  return config

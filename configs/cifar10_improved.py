@@ -9,31 +9,31 @@ the paper's L_vlb model.
     --config.objective.name=vlb --config.objective.times=loss_aware
 """
 
-from configs import base, cifar10
+from configs import cifar10
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = cifar10.shared()
-  config.data.random_flip = False  # the release has no augmentation
-  config.schedule.name = 'cosine'
-  config.schedule.num_steps = 4000
-  config.network.num_blocks = 3
-  config.network.attention_resolutions = (16, 8)
-  config.network.num_heads = 4
-  config.network.dropout = 0.3
-  config.network.qkv = 'legacy'
-  config.network.scale_shift = True
-  config.network.downsample_padding = 'symmetric'
-  config.network.norm_eps = 1e-5
-  config.network.noise_embedding = 'openai'
-  config.network.initializer = 'torch'
-  config.network.learned_variance = True
-  config.conditioning.noise_input = 'rescaled_step'
-  config.objective.name = 'hybrid'
-  config.optimizer.learning_rate = 1e-4
-  config.optimizer.warmup_steps = 0
-  config.optimizer.clip_norm = 0.0
+  config.schedule = section('cosine', num_steps=4000)
+  config.network = section(
+    'unet',
+    num_blocks=3,
+    attention_resolutions=(16, 8),
+    num_heads=4,
+    dropout=0.3,
+    qkv='legacy',
+    scale_shift=True,
+    downsample_padding='symmetric',
+    norm_eps=1e-5,
+    noise_embedding='openai',
+    initializer='torch',
+  )
+  config.noise_input = section('rescaled_step')
+  config.objective = section('hybrid')
+  config.optimizer.update(learning_rate=1e-4, warmup_steps=0, clip_norm=0.0)
+  config.training.random_flip = False  # the release has no augmentation
   config.training.num_steps = 500_000
-  config.sampling.variance = 'learned'
+  config.sampling.sampler = section('ancestral', variance='learned')
   config.sampling.num_steps = 4000
-  return base.with_argument(config, arg)
+  return config

@@ -10,21 +10,21 @@ Not trained here yet: not measured.
     --config.sampling.guidance_scale=1.5
 """
 
-from configs import base, cifar10
+from configs import cifar10
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = cifar10.shared()
-  config.latent.run = 'runs/cifar10_autoencoder'
-  config.latent.shape = (8, 8, 4)
-  config.network.multipliers = (1, 2)
-  config.network.attention_resolutions = (8, 4)
-  config.network.dropout = 0.1
-  config.conditioning.labels = True
-  config.conditioning.dropout = 0.1
+  config.latent = section(
+    'autoencoder', run='runs/cifar10_autoencoder', shape=(8, 8, 4)
+  )
+  config.network = section(
+    'unet', multipliers=(1, 2), attention_resolutions=(8, 4), dropout=0.1
+  )
+  config.conditioning = section(labels=True, dropout=0.1)
   config.training.num_steps = 400_000
-  config.sampling.sampler = 'ddim'
-  config.sampling.eta = 1.0
+  config.sampling.sampler = section('ddim', eta=1.0)
   config.sampling.num_steps = 250
   config.sampling.clip = False  # latents are not within [-1, 1]
-  return base.with_argument(config, arg)
+  return config

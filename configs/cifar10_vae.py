@@ -7,19 +7,21 @@ none is published. Not trained here yet: not measured.
   python launch.py --config=configs/cifar10_vae.py --mode=evaluate
 """
 
-from configs import base, cifar10_autoencoder
+from configs import cifar10_autoencoder
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = cifar10_autoencoder.get_config()
-  config.network.latent_dim = 256
-  config.network.channels = None
-  config.network.multipliers = (1, 2, 4, 4)
-  config.network.num_blocks = None
-  config.network.dropout = 0.1
-  config.objective.beta = None
-  config.objective.kl_warmup = 5000
+  config.network = section(
+    'autoencoder',
+    latent_dim=256,
+    multipliers=(1, 2, 4, 4),
+    attention_resolutions=(8,),
+    dropout=0.1,
+  )
+  config.objective = section('vae', kl_warmup=5000)
   config.training.keep_best = 1
   config.evaluation.metrics = ('elbo', 'iw')
   config.sampling.checkpoint = 'best'
-  return base.with_argument(config, arg)
+  return config

@@ -12,27 +12,29 @@ blocks unless --config.network.remat=True.
   python launch.py --config=configs/cifar10_vdm.py
 """
 
-from configs import base, cifar10
+from configs import cifar10
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = cifar10.shared()
-  config.data.random_flip = False
-  config.schedule.name = 'learned'
-  config.network.name = 'vdm'
-  config.conditioning.noise_input = 'logsnr'
-  config.objective.name = 'vdm'
-  config.optimizer.warmup_steps = 100
-  config.optimizer.clip_norm = 0.0
-  config.optimizer.b2 = 0.99
-  config.optimizer.weight_decay = 0.01
-  config.optimizer.weight_decay_mask = 'not_biases'  # as released
+  config.schedule = section('learned')
+  config.network = section('vdm')
+  config.noise_input = section('logsnr')
+  config.objective = section('vdm')
+  config.optimizer.update(
+    warmup_steps=100,
+    clip_norm=0.0,
+    b2=0.99,
+    weight_decay=0.01,
+    weight_decay_mask='not_biases',  # as released
+  )
+  config.training.random_flip = False
   config.training.num_steps = 10_000_000
   config.training.sample_every = 50_000
   config.training.evaluate_every = 10_000
   config.training.evaluate_batches = 79  # all 10,000 images
-  config.evaluation.decoder = 'categorical'
-  config.evaluation.t_min = 0.0
-  config.evaluation.dequantization = 'gaussian'
+  config.evaluation.elbo = section(decoder='categorical')
+  config.evaluation.ode = section(t_min=0.0, dequantization='gaussian')
   config.sampling.clip = False
-  return base.with_argument(config, arg)
+  return config

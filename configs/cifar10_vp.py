@@ -17,42 +17,35 @@ Samples are drawn by 1000 steps of Euler-Maruyama, for VE of reverse diffusion,
 each after one step of Langevin's corrector: 2000 calls of the network.
 """
 
-from configs import base, cifar10
+from configs import cifar10
+from configs.base import section
+
+VARIANTS = 'vp', 'subvp', 've'
 
 
 def get_config(arg=''):
   config = cifar10.shared()
-  config.schedule.name = 'linear_vp'
-  config.network.name = 'ddpmpp'
-  config.network.noise_embedding = 'ho'
-  config.network.multipliers = (1, 2, 2, 2)
-  config.network.dropout = 0.1
-  config.conditioning.noise_input = 'time'
-  config.conditioning.time_scale = 999.0
-  config.objective.times = 'uniform'
-  config.objective.t_min = 1e-5
+  config.schedule = section('sub_vp' if arg == 'subvp' else 'linear_vp')
+  config.network = section('ddpmpp', multipliers=(1, 2, 2, 2), dropout=0.1)
+  config.noise_input = section('time', scale=999.0)
+  config.objective = section('denoising', times=section('uniform', t_min=1e-5))
   config.training.num_steps = 1_300_000
-  config.sampling.sampler = 'euler_maruyama'
+  config.sampling.sampler = section('euler_maruyama')
   config.sampling.clip = False
 
-  if arg.startswith('subvp'):
-    config.schedule.name = 'sub_vp'
-
-  if arg.startswith('ve'):
-    config.schedule.name = 'geometric_ve'
+  if arg == 've':
     # These are twice the published 0.01 and 50: images lie in [-1, 1] here, and
     # for VE in [0, 1] in the paper.
-    config.schedule.sigma_min = 0.02
-    config.schedule.sigma_max = 100.0
-    config.network.noise_embedding = 'fourier'
-    config.network.resample_filter = (1, 3, 3, 1)
-    config.network.input_pyramid = True
-    config.conditioning.noise_input = 'log_sigma'
-    config.conditioning.time_scale = None
-    config.optimizer.clip_norm = 1.0 / 1536
-    config.optimizer.eps = 1e-8 / 1536
+    config.schedule = section('geometric_ve', sigma_min=0.02, sigma_max=100.0)
+    config.network.update(
+      noise_embedding='fourier',
+      resample_filter=(1, 3, 3, 1),
+      input_pyramid=True,
+    )
+    config.noise_input = section('log_sigma')
+    config.optimizer.update(clip_norm=1.0 / 1536, eps=1e-8 / 1536)
     config.training.ema_decay = 0.999
-    config.sampling.sampler = 'reverse_diffusion'
-    config.sampling.corrector_steps = 1
+    config.sampling.sampler = section('reverse_diffusion')
+    config.sampling.corrector = section('langevin')
 
-  return base.with_argument(config, arg, variants=('vp', 'subvp', 've'))
+  return config

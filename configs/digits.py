@@ -8,25 +8,36 @@ reads 98.4 % +- 0.6 of 500 samples as the requested class.
   python launch.py --config=configs/digits.py --mode=sample
   python launch.py --config=configs/digits.py:smoke             # seconds
   python launch.py --config=configs/digits.py --sweep_index=0   # of six
+
+:inpainting gets the known pixels and their mask instead of the class (Palette,
+Saharia et al. 2022), 701,921 parameters. Measured: the lower half of each of
+the 360 test digits was filled in, and a classifier that reads 99.4 % of the
+digits themselves reads 81.7 % +- 2.0 of the results as the original class
+(docs/inpainting.md). :superres gets the means over 2x2 pixels (SR3, Saharia et
+al. 2021): 4x4 -> 8x8.
+
+  python launch.py --config=configs/digits.py:inpainting --mode=edit \
+    --config.edit.image=digit.png --config.edit.mask=mask.png
+  python launch.py --config=configs/digits.py:superres --mode=edit \
+    --config.edit=superres --config.edit.image=small.png
 """
 
 from configs import base
+from configs.base import section
+
+VARIANTS = 'inpainting', 'superres'
 
 
 def shared():
   """The data, width and training that experiments with the digits share."""
   config = base.get_config()
-  config.data.name = 'digits'
-  config.data.image_shape = (8, 8, 1)
-  config.data.num_classes = 10
-  config.data.num_levels = 17
-  config.network.channels = 32
-  config.network.multipliers = (1, 2)
-  config.network.num_groups = 8
-  config.optimizer.learning_rate = 2e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
+  config.data = section('digits')
+  config.network = section(
+    'unet', channels=32, multipliers=(1, 2), num_groups=8
+  )
+  config.optimizer = section(
+    'adamw', learning_rate=2e-3, warmup_steps=100, decay='cosine'
+  )
   config.training.num_steps = 3000
   config.training.batch_size = 64
   config.training.steps_per_call = 10
@@ -38,18 +49,19 @@ def shared():
 
 def get_config(arg=''):
   config = shared()
-  config.network.num_blocks = 1
-  config.network.attention_resolutions = (4,)
-  config.conditioning.labels = True
-  config.conditioning.dropout = 0.1
+  config.network.update(num_blocks=1, attention_resolutions=(4,))
+  config.conditioning = section(labels=True, dropout=0.1)
   config.optimizer.learning_rate = 4e-3
   config.training.num_steps = 2500
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
-  config.sampling.sampler = 'ddim'
-  config.sampling.eta = 1.0
+  config.sampling.sampler = section('ddim', eta=1.0)
   config.sampling.num_steps = 100
-  return base.with_argument(config, arg)
+  if arg == 'inpainting':
+    config.conditioning = section(image='inpaint')
+  if arg == 'superres':
+    config.conditioning = section(image='superres')
+  return config
 
 
 def sweep():

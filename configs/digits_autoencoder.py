@@ -8,14 +8,16 @@ prior are noise; a diffusion model of the latents replaces it (docs/vae.md).
   python launch.py --config=configs/digits_autoencoder.py
 """
 
-from configs import base, digits
+from configs import digits
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = digits.shared()
-  config.network.name = 'autoencoder'
-  config.objective.name = 'vae'
-  config.objective.beta = 0.01
+  config.network = section(
+    'autoencoder', channels=32, multipliers=(1, 2), num_groups=8
+  )
+  config.objective = section('vae', beta=0.01)
   config.optimizer.weight_decay = 0.01
   config.training.evaluate_batches = 45  # 8 times the 360 images
-  return base.with_argument(config, arg)
+  return config

@@ -14,25 +14,32 @@ classifier of clean digits reads 99.6 % +- 0.3 as the requested class, and 8.2 %
     --mode=sample --config.sampling.classifier=runs/digits_classifier
 """
 
-from configs import base, digits
+from configs import digits
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = digits.shared()
-  config.network.name = 'classifier'
-  config.network.num_blocks = 1
-  config.network.attention_resolutions = (4,)
-  config.network.num_heads = 4
-  config.network.dropout = 0.1
-  # The blocks are those of the U-Net of digits.py, not of ADM's classifier.
-  config.network.resblock_updown = False
-  config.network.noise_embedding = 'ho'
-  config.network.initializer = 'ho'
-  config.network.norm_eps = 1e-6
-  config.objective.name = 'classifier'
+  config.network = section(
+    'classifier',
+    channels=32,
+    multipliers=(1, 2),
+    num_groups=8,
+    num_blocks=1,
+    attention_resolutions=(4,),
+    num_heads=4,
+    dropout=0.1,
+    # The blocks are those of the U-Net of digits.py, not of ADM's classifier.
+    downsample_padding='same',
+    resblock_updown=False,
+    noise_embedding='ho',
+    initializer='ho',
+    norm_eps=1e-6,
+  )
+  config.objective = section('classifier')
   config.optimizer.weight_decay = 0.05
   config.training.num_steps = 2000
   config.training.sample_every = 0
   config.training.checkpoint_every = 500
   config.evaluation.metrics = ('accuracy',)
-  return base.with_argument(config, arg)
+  return config

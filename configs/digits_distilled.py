@@ -10,10 +10,11 @@ class, at the FD of 50 calls of the teacher (docs/few_steps.md).
   python launch.py --config=configs/digits_flow.py:unscaled
   python launch.py --config=configs/digits_distilled.py
   python launch.py --config=configs/digits_distilled.py --mode=evaluate \
-    --config.evaluation.sweep.num_steps=1,2,4
+    --config.evaluation.sweep=num_steps=1,2,4
 """
 
-from configs import base, digits_flow
+from configs import digits_flow
+from configs.base import section
 
 TEACHER = 'runs/digits_flow-unscaled'
 
@@ -29,12 +30,11 @@ def few_steps(config):
   return config
 
 
-def get_config(arg=''):
+def get_config():
   config = few_steps(digits_flow.get_config('unscaled'))
-  config.objective.name = 'reflow'
-  config.objective.teacher = TEACHER
-  config.objective.teacher_steps = 10
-  config.objective.times = 'uniform'
-  config.objective.start = 0.85
+  config.objective = section(
+    'reflow', times='uniform', p_t1=0.85, teacher_steps=10
+  )
+  config.training.teacher = TEACHER
   config.training.num_steps = 2500
-  return base.with_argument(config, arg)
+  return config

@@ -9,27 +9,23 @@ that was requested, with 25 calls of Euler's method; of the velocity's network
   python launch.py --config=configs/digits_dit.py:flow   # predicts the velocity
 """
 
-from configs import base, digits, imagenet256_jit
+from configs import digits, imagenet256_jit
+from configs.base import section
+
+VARIANTS = ('flow',)
 
 
 def get_config(arg=''):
   config = imagenet256_jit.predict_x0(digits.shared())
-  config.network.name = 'dit'
-  config.network.channels = 64
-  config.network.multipliers = None
-  config.network.num_groups = None
-  config.network.num_blocks = 4
-  config.network.num_heads = 4
-  config.network.patch_size = 2
+  config.network = section(
+    'dit', channels=64, num_blocks=4, num_heads=4, patch_size=2
+  )
   config.training.num_steps = 1500
   config.training.batch_size = 128
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
   config.sampling.num_steps = 25
-  if arg.startswith('flow'):
-    config.objective.parametrization = 'flow'
-    config.objective.weight = 'flow'
-    config.objective.times = 'uniform'
-    config.objective.logit_normal_mean = None
-    config.objective.logit_normal_std = None
-  return base.with_argument(config, arg, ('flow',))
+  if arg == 'flow':
+    config.parametrization = section('flow')
+    config.objective = section('denoising', times='uniform', weight='flow')
+  return config

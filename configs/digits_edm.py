@@ -7,25 +7,29 @@ augmentation: a digit that is turned or mirrored is often another one.
   python launch.py --config=configs/digits_edm.py
 """
 
-from configs import base, digits
+from configs import digits
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = digits.get_config()
-  config.schedule.name = 'karras'
-  config.network.name = 'ddpmpp'
-  config.network.num_groups = None
-  config.conditioning.noise_input = 'edm'
-  config.objective.parametrization = 'edm'
-  config.objective.weight = 'edm'
-  config.objective.times = 'log_normal'
-  config.objective.sigma_data = 0.75  # that of the training images is 0.752
+  config.schedule = section('karras')
+  config.network = section(
+    'ddpmpp',
+    channels=32,
+    multipliers=(1, 2),
+    num_blocks=1,
+    attention_resolutions=(4,),
+  )
+  config.noise_input = section('edm')
+  # The deviation of the training images is 0.752.
+  config.parametrization = section('edm', sigma_data=0.75)
+  config.objective = section('denoising', times='log_normal', weight='edm')
   config.training.ema_decay = 0.9999  # unused: ema_half_life replaces it
   config.training.ema_warmup = False
   config.training.ema_half_life = 20_000.0  # images
   config.training.ema_rampup = 0.05
-  config.sampling.sampler = 'heun'  # 35 calls of the network
-  config.sampling.eta = None
+  config.sampling.sampler = section('heun')  # 35 calls of the network
   config.sampling.num_steps = 18
   config.sampling.clip = False
-  return base.with_argument(config, arg)
+  return config

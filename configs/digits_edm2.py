@@ -9,20 +9,27 @@ class, with the lowest Frechet distance of the digits' models, 0.075.
   python launch.py --config=configs/digits_edm2.py --mode=sample
 """
 
-from configs import base, digits_edm
+from configs import digits_edm
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = digits_edm.get_config()
-  config.network.name = 'edm2'
-  config.network.num_blocks = 1
-  config.network.attention_resolutions = (4,)
-  config.network.head_channels = 32
-  config.objective.uncertainty = 32
-  config.optimizer.learning_rate = 1e-2
-  config.optimizer.warmup_steps = 100
-  config.optimizer.decay = 'inverse_sqrt'
-  config.optimizer.decay_steps = 300
-  config.optimizer.b2 = 0.99
-  config.optimizer.clip_norm = 0.0
-  return base.with_argument(config, arg)
+  config.network = section(
+    'edm2',
+    channels=32,
+    multipliers=(1, 2),
+    num_blocks=1,
+    attention_resolutions=(4,),
+    head_channels=32,
+  )
+  config.objective.uncertainty = section('fourier', features=32)
+  config.optimizer.update(
+    learning_rate=1e-2,
+    warmup_steps=100,
+    decay='inverse_sqrt',
+    decay_steps=300,
+    b2=0.99,
+    clip_norm=0.0,
+  )
+  return config

@@ -11,19 +11,20 @@ With `unscaled` the network sees t and not 1000 t, as the models of few steps
 that begin with this run need it (digits_meanflow.py): the same test loss.
 """
 
-from configs import base, digits
+from configs import digits
+from configs.base import section
+
+VARIANTS = ('unscaled',)
 
 
 def get_config(arg=''):
   config = digits.get_config()
-  config.schedule.name = 'flow'
-  config.conditioning.noise_input = 'time'
-  if arg.startswith('unscaled'):
-    config.conditioning.time_scale = 1.0
-  config.objective.parametrization = 'flow'
-  config.objective.weight = 'flow'
-  config.objective.times = 'logit_normal'
-  config.sampling.eta = None  # DDIM with eta = 0 is Euler's method here
+  config.schedule = section('flow')
+  scale = 1.0 if arg == 'unscaled' else 1000.0
+  config.noise_input = section('time', scale=scale)
+  config.parametrization = section('flow')
+  config.objective = section('denoising', times='logit_normal', weight='flow')
+  config.sampling.sampler = section('ddim')  # Euler's method here
   config.sampling.num_steps = 50
   config.sampling.clip = False
-  return base.with_argument(config, arg, variants=('unscaled',))
+  return config

@@ -9,15 +9,20 @@ of z_1, z_2, z_3 is 0.000, 0.092, 0.283 (docs/vae.md).
   python launch.py --config=configs/digits_hvae.py --mode=evaluate
 """
 
-from configs import base, digits_vae
+from configs import digits_vae
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = digits_vae.get_config()
-  config.network.name = 'hierarchical'
-  config.network.latent_dim = None
-  config.network.latent_channels = 2
-  config.network.dropout = 0.1
-  config.objective.name = 'hvae'
+  config.network = section(
+    'hierarchical',
+    channels=32,
+    multipliers=(1, 2),
+    num_groups=8,
+    latent_channels=2,
+    dropout=0.1,
+  )
+  config.objective = section('hvae')
   config.training.num_steps = 3000
-  return base.with_argument(config, arg)
+  return config

@@ -10,17 +10,16 @@ class (see digits.py).
   python launch.py --config=configs/digits_improved.py
 """
 
-from configs import base, digits
+from configs import digits
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = digits.get_config()
-  config.schedule.start = 1.6e-3  # sigma = 0.04; grey levels are 0.125 apart
+  # sigma = 0.04 at the first step; grey levels are 0.125 apart
+  config.schedule = section('linear', start=1.6e-3)
   config.network.scale_shift = True
-  config.network.learned_variance = True
-  config.objective.name = 'hybrid'
-  config.evaluation.dequantization = 'gaussian'
-  config.sampling.sampler = 'ancestral'
-  config.sampling.eta = None
-  config.sampling.variance = 'learned'
-  return base.with_argument(config, arg)
+  config.objective = section('hybrid')
+  config.evaluation.ode = section(dequantization='gaussian')
+  config.sampling.sampler = section('ancestral', variance='learned')
+  return config

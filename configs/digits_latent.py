@@ -10,18 +10,19 @@ guidance of scale 2.
   python launch.py --config=configs/digits_latent.py
 """
 
-from configs import base, digits
+from configs import digits
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = digits.get_config()
-  config.latent.run = 'runs/digits_autoencoder'
-  config.latent.shape = (4, 4, 4)
-  config.network.channels = 64
-  config.network.multipliers = (1,)
+  config.latent = section(
+    'autoencoder', run='runs/digits_autoencoder', shape=(4, 4, 4)
+  )
+  config.network.update(channels=64, multipliers=(1,))
   config.optimizer.learning_rate = 2e-3
   config.training.num_steps = 3000
   config.training.sample_every = 1000
   config.training.checkpoint_every = 1000
   config.sampling.clip = False  # latents are not within [-1, 1]
-  return base.with_argument(config, arg)
+  return config

@@ -9,18 +9,18 @@ has 2.424 (docs/vae.md).
   python launch.py --config=configs/digits_vae.py --mode=evaluate
 """
 
-from configs import base, digits_autoencoder
+from configs import digits_autoencoder
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = digits_autoencoder.get_config()
-  config.network.latent_dim = 16
-  config.network.dropout = 0.2
-  config.objective.beta = None
+  config.network.update(latent_dim=16, dropout=0.2)
+  config.objective = section('vae')
   config.training.num_steps = 2500
   config.training.checkpoint_every = 250
   config.training.keep_best = 1
   config.training.evaluate_every = 250
   config.evaluation.metrics = ('elbo', 'iw')
   config.sampling.checkpoint = 'best'
-  return base.with_argument(config, arg)
+  return config

@@ -8,26 +8,27 @@ reconstruction 0.015), where a histogram of each pixel alone has 2.42.
   python launch.py --config=configs/digits_vdm.py
 """
 
-from configs import base, digits
+from configs import digits
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = digits.shared()
-  config.schedule.name = 'learned'
-  config.schedule.gamma_min = -8.0  # sigma = 0.018; grey levels are 0.125 apart
-  config.network.name = 'vdm'
-  config.network.channels = 48
-  config.network.multipliers = None
-  config.network.num_blocks = 4
-  config.network.fourier = (2, 4)  # a period of two grey levels, and of one
-  config.conditioning.noise_input = 'logsnr'
-  config.objective.name = 'vdm'
-  config.optimizer.b2 = 0.99
-  config.optimizer.weight_decay = 0.01
+  # sigma = 0.018 at t = 0; grey levels are 0.125 apart
+  config.schedule = section('learned', gamma_min=-8.0)
+  config.network = section(
+    'vdm',
+    channels=48,
+    num_layers=4,
+    num_groups=8,
+    fourier=(2, 4),  # a period of two grey levels, and of one
+  )
+  config.noise_input = section('logsnr')
+  config.objective = section('vdm')
+  config.optimizer.update(b2=0.99, weight_decay=0.01)
   config.training.evaluate_batches = 45  # 8 times the 360 images
-  config.evaluation.decoder = 'categorical'
-  config.evaluation.t_min = 0.0
-  config.evaluation.dequantization = 'gaussian'
+  config.evaluation.elbo = section(decoder='categorical')
+  config.evaluation.ode = section(t_min=0.0, dequantization='gaussian')
   config.sampling.clip = False
   config.sampling.num_steps = 250
-  return base.with_argument(config, arg)
+  return config

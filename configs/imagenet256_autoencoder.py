@@ -12,26 +12,28 @@ Trained here it would have neither discriminator nor perceptual loss
   python launch.py --config=configs/imagenet256_autoencoder.py
 """
 
-from configs import base, imagenet256_dit
+from configs import imagenet256_dit
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = imagenet256_dit.pixels()
-  config.network.name = 'autoencoder'
-  config.network.channels = 128
-  config.network.multipliers = (1, 2, 4, 4)
-  config.network.num_blocks = 2
-  config.network.decoder_blocks = 3
-  config.network.attention_resolutions = ()
-  config.network.middle_attention = 'norm'
-  config.network.latent_convs = True
-  config.network.latent_channels = 4
-  config.network.log_variance_limits = (-30.0, 20.0)
-  config.network.dtype = 'bfloat16'
-  config.objective.name = 'vae'
-  config.objective.decoder = 'unit_gaussian'
-  config.objective.beta = 1e-6
+  config.network = section(
+    'autoencoder',
+    channels=128,
+    multipliers=(1, 2, 4, 4),
+    num_blocks=2,
+    decoder_blocks=3,
+    attention_resolutions=(),
+    middle_attention='norm',
+    latent_convs=True,
+    latent_channels=4,
+    log_variance_limits=(-30.0, 20.0),
+    dtype='bfloat16',
+  )
+  config.decoding = section(decoder='unit_gaussian')
+  config.objective = section('vae', beta=1e-6)
   config.optimizer.learning_rate = 1e-4
   config.training.num_steps = 200_000
   config.training.batch_size = 96
-  return base.with_argument(config, arg)
+  return config

@@ -10,18 +10,21 @@ the first three channels, as in its code. Not run here yet: not measured.
 """
 
 from configs import base
+from configs.base import section
 
 
 def pixels():
   """The data, and the intervals of a long run, that experiments share."""
   config = base.get_config()
-  config.data.name = 'tfds'
-  config.data.tfds_name = 'imagenet2012'
-  config.data.test_split = 'validation'
-  config.data.image_shape = (256, 256, 3)
-  config.data.num_classes = 1000
-  config.data.random_flip = True
-  config.optimizer.clip_norm = 0.0
+  config.data = section(
+    'tfds',
+    dataset='imagenet2012',
+    test_split='validation',
+    image_shape=(256, 256, 3),
+    num_classes=1000,
+  )
+  config.optimizer = section('adamw', clip_norm=0.0)
+  config.training.random_flip = True
   config.training.mesh = (-1, 8)
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000
@@ -32,30 +35,26 @@ def pixels():
 def shared():
   """The network, the latents and the optimizer of DiT and SiT."""
   config = pixels()
-  config.latent.run = 'runs/imagenet256_autoencoder'
-  config.latent.shape = (32, 32, 4)
-  config.network.name = 'dit'
-  config.network.channels = 1152
-  config.network.num_blocks = 28
-  config.network.num_heads = 16
-  config.network.patch_size = 2
-  config.network.remat = True
-  config.conditioning.labels = True
-  config.conditioning.dropout = 0.1
+  config.latent = section(
+    'autoencoder', run='runs/imagenet256_autoencoder', shape=(32, 32, 4)
+  )
+  config.network = section(
+    'dit', channels=1152, num_blocks=28, num_heads=16, patch_size=2, remat=True
+  )
+  config.conditioning = section(labels=True, dropout=0.1)
   config.optimizer.learning_rate = 1e-4
   config.training.num_steps = 7_000_000
   config.training.batch_size = 256
   config.sampling.num_steps = 250
-  config.sampling.guidance_scale = 1.5
+  config.sampling.guidance = section('classifier_free', scale=1.5)
   config.sampling.clip = False  # latents are not within [-1, 1]
   return config
 
 
-def get_config(arg=''):
+def get_config():
   config = shared()
-  config.network.learned_variance = True
-  config.objective.name = 'hybrid'
-  config.sampling.variance = 'learned'
+  config.objective = section('hybrid')
+  config.sampling.sampler = section('ancestral', variance='learned')
   config.sampling.respacing = '250'
-  config.sampling.guidance_channels = 3
-  return base.with_argument(config, arg)
+  config.sampling.guidance.channels = 3
+  return config

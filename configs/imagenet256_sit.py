@@ -9,19 +9,18 @@ here yet: not measured.
   python launch.py --config=configs/imagenet256_sit.py
 """
 
-from configs import base, imagenet256_dit
+from configs import imagenet256_dit
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = imagenet256_dit.shared()
-  config.schedule.name = 'flow'
-  config.conditioning.noise_input = 'time'
-  config.conditioning.time_scale = 1.0
-  config.objective.parametrization = 'flow'
-  config.objective.weight = 'flow'
-  config.objective.times = 'uniform'
-  config.sampling.sampler = 'velocity_sde'
-  config.sampling.diffusion = 'sigma'
-  config.sampling.diffusion_scale = 2.0
-  config.sampling.guidance_channels = 3
-  return base.with_argument(config, arg)
+  config.schedule = section('flow')
+  config.noise_input = section('time', scale=1.0)
+  config.parametrization = section('flow')
+  config.objective = section('denoising', times='uniform', weight='flow')
+  config.sampling.sampler = section(
+    'velocity_sde', diffusion='sigma', diffusion_scale=2.0
+  )
+  config.sampling.guidance.channels = 3
+  return config

@@ -10,43 +10,47 @@ sampling.respacing, not sampling.num_steps. Not measured yet.
 """
 
 from configs import base
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = base.get_config()
-  config.data.name = 'tfds'
-  config.data.tfds_name = 'imagenet_resized/64x64'
-  config.data.test_split = 'validation'
-  config.data.image_shape = (64, 64, 3)
-  config.data.num_classes = 1000
-  config.data.random_flip = True
-  config.schedule.name = 'cosine'
-  config.network.channels = 192
-  config.network.multipliers = (1, 2, 3, 4)
-  config.network.num_blocks = 3
-  config.network.attention_resolutions = (32, 16, 8)
-  config.network.head_channels = 64
-  config.network.dropout = 0.1
-  config.network.qkv = 'new'
-  config.network.scale_shift = True
-  config.network.resblock_updown = True
-  config.network.norm_eps = 1e-5
-  config.network.noise_embedding = 'openai'
-  config.network.initializer = 'torch'
-  config.network.learned_variance = True
-  config.network.dtype = 'bfloat16'
-  config.network.remat = True
-  config.conditioning.labels = True
-  config.objective.name = 'hybrid'
-  config.optimizer.learning_rate = 3e-4
-  config.optimizer.clip_norm = 0.0
+  config.data = section(
+    'tfds',
+    dataset='imagenet_resized/64x64',
+    test_split='validation',
+    image_shape=(64, 64, 3),
+    num_classes=1000,
+  )
+  config.schedule = section('cosine')
+  config.network = section(
+    'unet',
+    channels=192,
+    multipliers=(1, 2, 3, 4),
+    num_blocks=3,
+    attention_resolutions=(32, 16, 8),
+    head_channels=64,
+    dropout=0.1,
+    qkv='new',
+    scale_shift=True,
+    resblock_updown=True,
+    norm_eps=1e-5,
+    noise_embedding='openai',
+    initializer='torch',
+    dtype='bfloat16',
+    remat=True,
+  )
+  config.conditioning = section(labels=True)
+  config.objective = section('hybrid')
+  config.optimizer = section('adamw', learning_rate=3e-4, clip_norm=0.0)
+  config.training.random_flip = True
   config.training.num_steps = 540_000
   config.training.batch_size = 2048
   config.training.mesh = (-1, 8)
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000
   config.training.keep_every = 100_000
-  config.sampling.variance = 'learned'
+  config.sampling.sampler = section('ancestral', variance='learned')
   config.sampling.num_steps = 250  # the number that respacing keeps
   config.sampling.respacing = '250'  # 1, 5, 9, ..., 1000
-  return base.with_argument(config, arg)
+  return config

@@ -12,6 +12,7 @@ out, up to ten times in a row. Not measured yet.
 """
 
 from configs import base
+from configs.base import section
 
 SIZES = {  # channels, learning rate, dropout, steps: images / 2048
   'xs': (128, 0.012, 0.0, 524_288),
@@ -20,45 +21,52 @@ SIZES = {  # channels, learning rate, dropout, steps: images / 2048
   'l': (320, 0.008, 0.1, 524_288),
   'xl': (384, 0.007, 0.1, 327_680),
 }
+VARIANTS = 'xs', 'm', 'l', 'xl'
 
 
 def get_config(arg=''):
-  size = arg.removesuffix('smoke').removesuffix('_')
-  channels, learning_rate, dropout, num_steps = SIZES.get(size, SIZES[''])
+  channels, learning_rate, dropout, num_steps = SIZES[arg]
   config = base.get_config()
-  config.data.name = 'tfds'
-  config.data.tfds_name = 'imagenet_resized/64x64'
-  config.data.test_split = 'validation'
-  config.data.image_shape = (64, 64, 3)
-  config.data.num_classes = 1000
-  config.schedule.name = 'karras'
-  config.network.name = 'edm2'
-  config.network.channels = channels
-  config.network.multipliers = (1, 2, 3, 4)
-  config.network.num_blocks = 3
-  config.network.attention_resolutions = (16, 8)
-  config.network.head_channels = 64
-  config.network.dropout = dropout
-  config.network.dtype = 'bfloat16'
-  config.network.remat = True
-  config.conditioning.labels = True
-  config.conditioning.noise_input = 'edm'
-  config.objective.parametrization = 'edm'
-  config.objective.weight = 'edm'
-  config.objective.times = 'log_normal'
-  config.objective.log_normal_mean = -0.8
-  config.objective.log_normal_std = 1.6
-  config.objective.uncertainty = 128
-  config.optimizer.name = 'adam'
-  config.optimizer.learning_rate = learning_rate
-  config.optimizer.warmup_steps = 4883  # 10M images
-  config.optimizer.decay = 'inverse_sqrt'
-  config.optimizer.decay_steps = 35_000
-  config.optimizer.b2 = 0.99
-  # The release has 1e-8 for a loss that is summed over pixels and channels; the
-  # gradients of a mean are 12,288 times smaller.
-  config.optimizer.eps = 1e-8 / (64 * 64 * 3)
-  config.optimizer.clip_norm = 0.0
+  config.data = section(
+    'tfds',
+    dataset='imagenet_resized/64x64',
+    test_split='validation',
+    image_shape=(64, 64, 3),
+    num_classes=1000,
+  )
+  config.schedule = section('karras')
+  config.network = section(
+    'edm2',
+    channels=channels,
+    multipliers=(1, 2, 3, 4),
+    num_blocks=3,
+    attention_resolutions=(16, 8),
+    head_channels=64,
+    dropout=dropout,
+    dtype='bfloat16',
+    remat=True,
+  )
+  config.noise_input = section('edm')
+  config.parametrization = section('edm')
+  config.conditioning = section(labels=True)
+  config.objective = section(
+    'denoising',
+    times=section('log_normal', mean=-0.8, std=1.6),
+    weight='edm',
+    uncertainty=section('fourier', features=128),
+  )
+  config.optimizer = section(
+    'adam',
+    learning_rate=learning_rate,
+    warmup_steps=4883,  # 10M images
+    decay='inverse_sqrt',
+    decay_steps=35_000,
+    b2=0.99,
+    # The release has 1e-8 for a loss that is summed over pixels and channels;
+    # the gradients of a mean are 12,288 times smaller.
+    eps=1e-8 / (64 * 64 * 3),
+    clip_norm=0.0,
+  )
   config.training.num_steps = num_steps
   config.training.batch_size = 2048
   config.training.mesh = (-1, 8)
@@ -73,7 +81,7 @@ def get_config(arg=''):
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000
   config.training.keep_every = 100_000
-  config.sampling.sampler = 'heun'  # 63 calls of the network
+  config.sampling.sampler = section('heun')  # 63 calls of the network
   config.sampling.num_steps = 32
   config.sampling.clip = False
-  return base.with_argument(config, arg, ('xs', 'm', 'l', 'xl'))
+  return config

@@ -8,24 +8,26 @@ yet. Sub-folders are classes with --config.data.num_classes=<sub-folders> and
 """
 
 from configs import base
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = base.get_config()
-  config.data.name = 'folder'
-  config.data.image_shape = (64, 64, 3)
-  config.data.random_flip = True
-  config.network.multipliers = (1, 2, 3, 4)
-  config.network.attention_resolutions = (16, 8)
-  config.network.dropout = 0.1
-  config.network.dtype = 'bfloat16'
-  config.optimizer.learning_rate = 1e-4
-  config.optimizer.warmup_steps = 5000
+  config.data = section('folder', image_shape=(64, 64, 3))
+  config.network = section(
+    'unet',
+    multipliers=(1, 2, 3, 4),
+    attention_resolutions=(16, 8),
+    dropout=0.1,
+    dtype='bfloat16',
+  )
+  config.optimizer = section('adamw', learning_rate=1e-4, warmup_steps=5000)
+  config.training.random_flip = True
   config.training.num_steps = 500_000
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000
-  config.sampling.sampler = 'ddim'
+  config.sampling.sampler = section('ddim')
   config.sampling.num_steps = 100
   config.sampling.num_samples = 64
   config.sampling.batch_size = 64
-  return base.with_argument(config, arg)
+  return config

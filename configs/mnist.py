@@ -9,30 +9,29 @@ set, 12 MB.
 """
 
 from configs import base
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = base.get_config()
-  config.data.name = 'mnist'
-  config.data.image_shape = (28, 28, 1)
-  config.data.num_classes = 10
-  config.network.channels = 64
-  config.network.multipliers = (1, 2, 2)
-  config.network.attention_resolutions = (7,)
-  config.network.dropout = 0.1
-  config.conditioning.labels = True
-  config.conditioning.dropout = 0.1
-  config.optimizer.learning_rate = 5e-4
-  config.optimizer.warmup_steps = 500
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
+  config.data = section('mnist')
+  config.network = section(
+    'unet',
+    channels=64,
+    multipliers=(1, 2, 2),
+    attention_resolutions=(7,),
+    dropout=0.1,
+  )
+  config.conditioning = section(labels=True, dropout=0.1)
+  config.optimizer = section(
+    'adamw', learning_rate=5e-4, warmup_steps=500, decay='cosine'
+  )
   config.training.num_steps = 20_000
   config.training.ema_decay = 0.9995
   config.training.ema_warmup = True
   config.training.sample_every = 2000
   config.training.checkpoint_every = 2000
   config.training.evaluate_every = 2000
-  config.sampling.sampler = 'ddim'
-  config.sampling.eta = 1.0
+  config.sampling.sampler = section('ddim', eta=1.0)
   config.sampling.num_steps = 100
-  return base.with_argument(config, arg)
+  return config

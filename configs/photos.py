@@ -8,26 +8,27 @@ docs/images/photos.png.
 
   python launch.py --config=configs/photos.py
   python launch.py --config=configs/photos.py --workdir=runs/mine \
-    --config.data.photo_shrink=8 --config.data.photos=one.jpg,two.jpg
+    --config.data.shrink=8 --config.data.paths=one.jpg,two.jpg
 """
 
 from configs import base
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = base.get_config()
-  config.data.name = 'photos'
-  config.data.photo_shrink = 4
-  config.data.test_fraction = 0.25
-  config.network.channels = 32
-  config.network.multipliers = (1, 2, 2)
-  config.network.num_blocks = 1
-  config.network.attention_resolutions = (8,)
-  config.network.num_groups = 8
-  config.optimizer.learning_rate = 1e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
+  config.data = section('photos', shrink=4, test_fraction=0.25)
+  config.network = section(
+    'unet',
+    channels=32,
+    multipliers=(1, 2, 2),
+    num_blocks=1,
+    attention_resolutions=(8,),
+    num_groups=8,
+  )
+  config.optimizer = section(
+    'adamw', learning_rate=1e-3, warmup_steps=100, decay='cosine'
+  )
   config.training.num_steps = 2000
   config.training.batch_size = 16
   config.training.ema_decay = 0.999
@@ -35,9 +36,9 @@ def get_config(arg=''):
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
   config.training.evaluate_every = 500
-  config.sampling.sampler = 'ddim'
-  config.sampling.eta = 1.0  # 0 leaves noise in some of the images
+  # eta = 0 leaves noise in some of the images
+  config.sampling.sampler = section('ddim', eta=1.0)
   config.sampling.num_steps = 100
   config.sampling.num_samples = 36
   config.sampling.batch_size = 36
-  return base.with_argument(config, arg)
+  return config

@@ -12,38 +12,36 @@ two (docs/text.md).
 """
 
 from configs import base
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = base.get_config()
-  config.data.name = 'shapes'
-  config.data.image_shape = (16, 16, 3)
-  config.data.num_objects = 2
-  config.schedule.name = 'flow'
-  config.network.channels = 24
-  config.network.multipliers = (1, 2, 3)
-  config.network.num_blocks = 1
-  config.network.attention_resolutions = (8, 4)
-  config.network.num_groups = 8
-  config.conditioning.noise_input = 'time'
-  config.conditioning.text = True
-  config.conditioning.text_length = 56
-  config.conditioning.dropout = 0.1
-  config.objective.parametrization = 'flow'
-  config.objective.weight = 'flow'
-  config.objective.times = 'logit_normal'
-  config.optimizer.learning_rate = 2e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.decay = 'cosine'
-  config.optimizer.decay_steps = config.training.get_oneway_ref('num_steps')
+  config.data = section('shapes', num_objects=2)
+  config.schedule = section('flow')
+  config.network = section(
+    'unet',
+    channels=24,
+    multipliers=(1, 2, 3),
+    num_blocks=1,
+    attention_resolutions=(8, 4),
+    num_groups=8,
+  )
+  config.noise_input = section('time')
+  config.parametrization = section('flow')
+  config.conditioning = section(text=section('bytes', length=56), dropout=0.1)
+  config.objective = section('denoising', times='logit_normal', weight='flow')
+  config.optimizer = section(
+    'adamw', learning_rate=2e-3, warmup_steps=100, decay='cosine'
+  )
   config.training.num_steps = 4000
   config.training.batch_size = 64
   config.training.ema_decay = 0.999
   config.training.ema_warmup = True
   config.training.checkpoint_every = 500
   config.training.evaluate_every = 1000
-  config.sampling.sampler = 'ddim'  # with eta = 0 it is Euler's method here
+  config.sampling.sampler = section('ddim')  # Euler's method here
   config.sampling.num_steps = 50
-  config.sampling.guidance_scale = 2.0
+  config.sampling.guidance = section('classifier_free', scale=2.0)
   config.sampling.clip = False
-  return base.with_argument(config, arg)
+  return config

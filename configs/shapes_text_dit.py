@@ -11,20 +11,20 @@ combinations that training pictures have, 89.4 % +- 2.4 of 170 (docs/text.md).
     --config.sampling.prompt='a red circle above a blue square'
 """
 
-from configs import base, shapes_text
+from configs import shapes_text
+from configs.base import section
 
 
-def get_config(arg=''):
+def get_config():
   config = shapes_text.get_config()
-  config.network.name = 'dit'
-  config.network.channels = 64
-  config.network.multipliers = None
-  config.network.attention_resolutions = None
-  config.network.num_groups = None
-  config.network.num_blocks = 6
-  config.network.num_heads = 4
-  config.network.patch_size = 2
-  config.network.qk_norm = True
-  config.network.text_attention = 'joint'
+  config.network = section(
+    'dit',
+    channels=64,
+    num_blocks=6,
+    num_heads=4,
+    patch_size=2,
+    qk_norm=True,
+    text_attention='joint',
+  )
   config.optimizer.b2 = 0.95
-  return base.with_argument(config, arg)
+  return config

@@ -5,168 +5,237 @@ and evaluation are submodules to import by name.
 """
 
 from diffusion_jax.core.betas import (
-  constant_betas,
-  cosine_betas,
-  linear_betas,
-  quadratic_betas,
-  reciprocal_betas,
-  rescaled_linear_betas,
-  scaled_linear_betas,
-  sigmoid_betas,
-  warmup_betas,
-  zero_terminal_snr,
+  constant_betas as constant_betas,
+  cosine_betas as cosine_betas,
+  linear_betas as linear_betas,
+  quadratic_betas as quadratic_betas,
+  reciprocal_betas as reciprocal_betas,
+  rescaled_linear_betas as rescaled_linear_betas,
+  scaled_linear_betas as scaled_linear_betas,
+  sigmoid_betas as sigmoid_betas,
+  warmup_betas as warmup_betas,
+  zero_terminal_snr as zero_terminal_snr,
 )
 from diffusion_jax.core.decoders import (
-  bernoulli_log_prob,
-  discretized_logistic_log_prob,
+  bernoulli_log_prob as bernoulli_log_prob,
+  discretized_logistic_log_prob as discretized_logistic_log_prob,
 )
 from diffusion_jax.core.denoiser import (
-  Denoiser,
-  Prediction,
-  at_training_levels,
-  edm_input,
-  log_sigma_input,
-  logsnr_input,
-  make_denoiser,
-  network_output,
-  step_input,
-  time_input,
+  Denoiser as Denoiser,
+  Prediction as Prediction,
+  at_training_levels as at_training_levels,
+  edm_input as edm_input,
+  log_sigma_input as log_sigma_input,
+  logsnr_input as logsnr_input,
+  make_denoiser as make_denoiser,
+  network_output as network_output,
+  step_input as step_input,
+  time_input as time_input,
 )
-from diffusion_jax.core.discrete import DiscreteSchedule
+from diffusion_jax.core.discrete import (
+  DiscreteSchedule as DiscreteSchedule,
+)
+from diffusion_jax.core.discrete_states import (
+  StateDenoiser as StateDenoiser,
+  draw_states as draw_states,
+  logistic_logits as logistic_logits,
+  logistic_network as logistic_network,
+  make_state_denoiser as make_state_denoiser,
+  p_reverse_states as p_reverse_states,
+  posterior_logits as posterior_logits,
+  prior_kl_states as prior_kl_states,
+  q_posterior_states as q_posterior_states,
+  q_sample_states as q_sample_states,
+  q_states as q_states,
+  state_bound as state_bound,
+  state_kl as state_kl,
+  state_nll as state_nll,
+  states_of as states_of,
+  transition_kl_states as transition_kl_states,
+)
 from diffusion_jax.core.elbo import (
-  categorical_nll,
-  diffusion_kl,
-  prior_kl,
-  reconstruction_nll,
-  variational_bound,
+  categorical_nll as categorical_nll,
+  diffusion_kl as diffusion_kl,
+  prior_kl as prior_kl,
+  reconstruction_nll as reconstruction_nll,
+  variational_bound as variational_bound,
 )
-from diffusion_jax.core.flow_map import FlowMap, make_flow_map
-from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
+from diffusion_jax.core.flow_map import (
+  FlowMap as FlowMap,
+  make_flow_map as make_flow_map,
+)
+from diffusion_jax.core.levels import (
+  NoiseLevel as NoiseLevel,
+  Schedule as Schedule,
+  clean_level as clean_level,
+)
 from diffusion_jax.core.losses import (
-  antithetic_times,
-  denoising_loss,
-  edm_weight,
-  flow_weight,
-  log_normal_times,
-  logit_normal_times,
-  min_flow_weight,
-  min_snr_weight,
-  simple_loss,
-  snr_weight,
-  step_times,
-  truncated_snr_weight,
-  uniform_times,
-  weighted_eps_loss,
+  antithetic_times as antithetic_times,
+  denoising_loss as denoising_loss,
+  edm_weight as edm_weight,
+  flow_weight as flow_weight,
+  log_normal_times as log_normal_times,
+  logit_normal_times as logit_normal_times,
+  min_flow_weight as min_flow_weight,
+  min_snr_weight as min_snr_weight,
+  simple_loss as simple_loss,
+  snr_weight as snr_weight,
+  step_times as step_times,
+  truncated_snr_weight as truncated_snr_weight,
+  uniform_times as uniform_times,
+  weighted_eps_loss as weighted_eps_loss,
+)
+from diffusion_jax.core.masked import (
+  masked_bound as masked_bound,
+  masked_weight as masked_weight,
 )
 from diffusion_jax.core.normal import (
-  Normal,
-  bits_per_dim,
-  discretized_log_prob,
-  kl,
-  log_prob,
+  Normal as Normal,
+  bits_per_dim as bits_per_dim,
+  discretized_log_prob as discretized_log_prob,
+  kl as kl,
+  log_prob as log_prob,
 )
 from diffusion_jax.core.parametrization import (
-  eps_from_x0,
-  error_scale,
-  score_from_x0,
-  target,
-  to_x0,
+  eps_from_x0 as eps_from_x0,
+  error_scale as error_scale,
+  score_from_x0 as score_from_x0,
+  target as target,
+  to_x0 as to_x0,
 )
 from diffusion_jax.core.process import (
-  forward_step,
-  p_reverse,
-  q_posterior,
-  q_sample,
-  reverse_variance,
-  sde_coefficients,
+  forward_step as forward_step,
+  p_reverse as p_reverse,
+  q_posterior as q_posterior,
+  q_sample as q_sample,
+  reverse_variance as reverse_variance,
+  sde_coefficients as sde_coefficients,
 )
-from diffusion_jax.core.pytree import pytree_dataclass
+from diffusion_jax.core.pytree import (
+  pytree_dataclass as pytree_dataclass,
+)
 from diffusion_jax.core.schedules import (
-  CosineSchedule,
-  GeometricVESchedule,
-  KarrasSchedule,
-  LearnedSchedule,
-  LinearVPSchedule,
-  RectifiedFlowSchedule,
-  ShiftedSchedule,
-  SigmoidSchedule,
-  SubVPSchedule,
+  CosineSchedule as CosineSchedule,
+  GeometricVESchedule as GeometricVESchedule,
+  KarrasSchedule as KarrasSchedule,
+  LearnedSchedule as LearnedSchedule,
+  LinearVPSchedule as LinearVPSchedule,
+  RectifiedFlowSchedule as RectifiedFlowSchedule,
+  ShiftedSchedule as ShiftedSchedule,
+  SigmoidSchedule as SigmoidSchedule,
+  SubVPSchedule as SubVPSchedule,
+)
+from diffusion_jax.core.state_schedules import (
+  AlphaBarSchedule as AlphaBarSchedule,
+  CosineMasking as CosineMasking,
+  PolynomialMasking as PolynomialMasking,
+)
+from diffusion_jax.core.transitions import (
+  MatrixProcess as MatrixProcess,
+  ReplacementProcess as ReplacementProcess,
+  StateProcess as StateProcess,
+  gaussian_matrix as gaussian_matrix,
+  gaussian_process as gaussian_process,
+  masking_process as masking_process,
+  transition_matrix as transition_matrix,
+  uniform_process as uniform_process,
 )
 from diffusion_jax.core.vae import (
-  free_bits,
-  hierarchical_elbo,
-  importance_weighted_elbo,
-  kl_warmup,
-  rearranged_elbo,
-  reparameterize,
-  vae_elbo,
-  vae_log_weight,
+  free_bits as free_bits,
+  hierarchical_elbo as hierarchical_elbo,
+  importance_weighted_elbo as importance_weighted_elbo,
+  kl_warmup as kl_warmup,
+  rearranged_elbo as rearranged_elbo,
+  reparameterize as reparameterize,
+  vae_elbo as vae_elbo,
+  vae_log_weight as vae_log_weight,
 )
-from diffusion_jax.core.vdm import vdm_diffusion_loss, vdm_weight
-from diffusion_jax.sampling.ancestral import ancestral, ddim, ddim_invert
+from diffusion_jax.core.vdm import (
+  vdm_diffusion_loss as vdm_diffusion_loss,
+  vdm_weight as vdm_weight,
+)
+from diffusion_jax.sampling.ancestral import (
+  ancestral as ancestral,
+  ddim as ddim,
+  ddim_invert as ddim_invert,
+)
 from diffusion_jax.sampling.correctors import (
-  annealed_langevin,
-  churn,
-  churn_gamma,
-  langevin,
-  with_corrector,
+  annealed_langevin as annealed_langevin,
+  churn as churn,
+  churn_gamma as churn_gamma,
+  langevin as langevin,
+  with_corrector as with_corrector,
+)
+from diffusion_jax.sampling.discrete import (
+  ancestral_states as ancestral_states,
+  confidence_ordered as confidence_ordered,
+  first_hitting as first_hitting,
+  guided_states as guided_states,
+  keep_known as keep_known,
+  prior_sample_states as prior_sample_states,
+  remasked as remasked,
+  top_p as top_p,
 )
 from diffusion_jax.sampling.editing import (
-  interpolate,
-  noise_image,
-  sdedit,
-  slerp,
+  interpolate as interpolate,
+  noise_image as noise_image,
+  sdedit as sdedit,
+  slerp as slerp,
 )
 from diffusion_jax.sampling.grids import (
-  level_grid,
-  respaced_steps,
-  step_levels,
+  level_grid as level_grid,
+  respaced_steps as respaced_steps,
+  step_levels as step_levels,
 )
 from diffusion_jax.sampling.guidance import (
-  classifier_free,
-  classifier_guided,
-  clip_denoised,
-  dynamic_threshold,
-  log_prob_gradient,
-  make_paired_denoiser,
-  paired,
+  classifier_free as classifier_free,
+  classifier_guided as classifier_guided,
+  clip_denoised as clip_denoised,
+  dynamic_threshold as dynamic_threshold,
+  log_prob_gradient as log_prob_gradient,
+  make_paired_denoiser as make_paired_denoiser,
+  paired as paired,
 )
 from diffusion_jax.sampling.inpainting import (
-  repaint,
-  repaint_levels,
-  replace_known,
+  repaint as repaint,
+  repaint_levels as repaint_levels,
+  replace_known as replace_known,
 )
 from diffusion_jax.sampling.likelihood import (
-  Likelihood,
-  dequantize,
-  gaussian_dequantize,
-  log_likelihood,
-  ode_bits_per_dim,
-  probability_flow,
+  Likelihood as Likelihood,
+  dequantize as dequantize,
+  gaussian_dequantize as gaussian_dequantize,
+  log_likelihood as log_likelihood,
+  ode_bits_per_dim as ode_bits_per_dim,
+  probability_flow as probability_flow,
 )
-from diffusion_jax.sampling.map_sampler import sample_map
+from diffusion_jax.sampling.map_sampler import (
+  sample_map as sample_map,
+)
 from diffusion_jax.sampling.reconstruction import (
-  observation_guided,
-  reconstruction_guided,
+  observation_guided as observation_guided,
+  reconstruction_guided as reconstruction_guided,
 )
 from diffusion_jax.sampling.sampler import (
-  Sampler,
-  prior_sample,
-  sample,
+  Sampler as Sampler,
+  prior_sample as prior_sample,
+  sample as sample,
 )
 from diffusion_jax.sampling.sde import (
-  euler_maruyama,
-  reverse_diffusion,
-  velocity_sde,
+  euler_maruyama as euler_maruyama,
+  reverse_diffusion as reverse_diffusion,
+  velocity_sde as velocity_sde,
 )
-from diffusion_jax.sampling.self_conditioning import self_conditioned
+from diffusion_jax.sampling.self_conditioning import (
+  self_conditioned as self_conditioned,
+)
 from diffusion_jax.sampling.solvers import (
-  dpm_solver_pp,
-  dpm_solver_pp_2s,
-  dpm_solver_pp_sde,
-  heun,
-  unipc,
-  velocity_heun,
+  dpm_solver_pp as dpm_solver_pp,
+  dpm_solver_pp_2s as dpm_solver_pp_2s,
+  dpm_solver_pp_sde as dpm_solver_pp_sde,
+  heun as heun,
+  unipc as unipc,
+  velocity_heun as velocity_heun,
 )
 
 __version__ = '0.2.0'

@@ -55,7 +55,7 @@ def pytest_addoption(parser):
 
 # Files that take minutes come first: the last file of a run is then a short one
 # and no worker waits for the other.
-LONG = 'tests/families', 'tests/programs', 'tests/runs', 'tests/test_'
+LONG = 'tests/app', 'tests/test_'
 
 
 def pytest_collection_modifyitems(items):
@@ -98,11 +98,11 @@ def digits_run(tmp_path_factory):
 
   Once for each worker: no test changes it, they copy the folder.
   """
-  from diffusion_jax.programs import PROGRAMS
-  from tests.programs.conftest import SEEN, smoke
+  from diffusion_jax.app.modes import MODES
+  from tests.app.conftest import SEEN, smoke
 
   workdir = tmp_path_factory.mktemp('session') / 'digits-smoke'
-  PROGRAMS['train'](smoke(**SEEN), str(workdir))
+  MODES['train'](smoke(**SEEN), str(workdir))
   return workdir
 
 

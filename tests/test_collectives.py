@@ -8,9 +8,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import collectives
-from configs import digits_dit, digits_edm2
-from diffusion_jax.training import sharding
-from tests.programs.conftest import unet_smoke as smoke
+from diffusion_jax.app.modes import train_setup
+from diffusion_jax.runtime import sharding
+from tests.app.conftest import trial, unet_smoke as smoke
 
 
 def compiled(function, mesh, places_in, places_out, *shapes):
@@ -84,8 +84,11 @@ def test_lines_of_other_machines_are_read():
 def test_data_parallelism_sums_the_gradients_once():
   """One all-reduce: of each gradient, and a few numbers for the metrics."""
   # a table of classes is read twice: its gradient would be summed twice
-  config = smoke(**{'training.mesh': (8, 1), 'conditioning.labels': False})
-  config.conditioning.dropout = 0.0
+  config = smoke(**{
+    'training.mesh': (8, 1),
+    'conditioning.labels': False,
+    'conditioning.dropout': 0.0,
+  })  # fmt: skip
   step, like = collectives.compile_step(config)
   (one,) = collectives.find(step.as_text(), 8)
   assert (one.kind, one.group) == ('all-reduce', 8)
@@ -96,10 +99,18 @@ def test_data_parallelism_sums_the_gradients_once():
   assert whole == part > 4 * gradients  # nothing is large enough to be split
 
 
+def split_all(monkeypatch):
+  """Splits small arrays as well."""
+  split = functools.partial(sharding.fsdp_sharding, min_size=16)
+  monkeypatch.setattr(train_setup, 'fsdp_sharding', split)
+
+
 @pytest.mark.slow
 def test_the_state_of_fsdp_is_split(monkeypatch):
   split = functools.partial(sharding.fsdp_sharding, min_size=16)
-  monkeypatch.setattr('diffusion_jax.programs.train.fsdp_sharding', split)
+  monkeypatch.setattr(
+    'diffusion_jax.app.modes.train_setup.fsdp_sharding', split
+  )
   # of one resolution, leaves too small to be split are more than a tenth
   fields = {'training.mesh': (1, 8), 'network.multipliers': (1, 2)}
   step, like = collectives.compile_step(smoke(**fields))
@@ -112,10 +123,14 @@ def test_the_state_of_fsdp_is_split(monkeypatch):
 def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
   """Of images, only what adaLN takes; all together less than one map."""
   split = functools.partial(sharding.fsdp_sharding, min_size=16)
-  monkeypatch.setattr('diffusion_jax.programs.train.fsdp_sharding', split)
-  config = digits_dit.get_config('smoke')
-  config.training.mesh, config.network.num_heads = (1, 8), 2
-  config.training.batch_size = 64 * 8  # tokens are many times the weights
+  monkeypatch.setattr(
+    'diffusion_jax.app.modes.train_setup.fsdp_sharding', split
+  )
+  config = trial('digits_dit', **{
+    'training.mesh': (1, 8),
+    'network.num_heads': 2,
+    'training.batch_size': 64 * 8,  # tokens are many times the weights
+  })  # fmt: skip
   step, like = collectives.compile_step(config)
   whole, part = collectives.state_bytes(like)
   assert part < 1.1 / 8 * whole
@@ -131,12 +146,15 @@ def test_fsdp_sends_each_weight_of_edm2_once_and_its_gradient(monkeypatch):
   The sums of squares of rows in parts and those of the metrics are the rest.
   """
   split = functools.partial(sharding.fsdp_sharding, min_size=16)
-  monkeypatch.setattr('diffusion_jax.programs.train.fsdp_sharding', split)
-  config = digits_edm2.get_config('smoke')
-  config.training.mesh = (1, 8)
-  config.network.multipliers = (1,)  # compiles in half of the time
-  config.network.attention_resolutions = ()
-  config.training.batch_size = 64 * 8  # a vector of each example is large
+  monkeypatch.setattr(
+    'diffusion_jax.app.modes.train_setup.fsdp_sharding', split
+  )
+  config = trial('digits_edm2', **{
+    'training.mesh': (1, 8),
+    'network.multipliers': (1,),  # compiles in half of the time
+    'network.attention_resolutions': (),
+    'training.batch_size': 64 * 8,  # a vector of each example is large
+  })  # fmt: skip
   step, like = collectives.compile_step(config)
   weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(like.params))
   found = collectives.find(step.as_text(), 8)

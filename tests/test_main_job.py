@@ -1,6 +1,5 @@
 """Minutes long: `pytest -m slow -n 0`."""
 
-import importlib
 import os
 import re
 import subprocess
@@ -10,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.build.test_recipes import EXPERIMENTS
+from diffusion_jax.app import load
+from diffusion_jax.app.smoke import shrunk
+from tests.app.test_load import FILES as EXPERIMENTS
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +45,7 @@ def test_the_main_job_makes_digits_that_a_classifier_reads(tmp_path):
   many = '--config.sampling.num_samples=500'
   call('launch.py', config, workdir, '--mode=sample', many)
   path = tmp_path / 'digits' / 'samples' / 'samples.npz'
-  verdict = call('-m', 'diffusion_jax.evaluation.digits', str(path))
+  verdict = call('-m', 'diffusion_jax.demos.digits_judge', str(path))
   print(verdict)
   accuracy = float(re.search(r'500 samples: ([\d.]+)%', verdict)[1])
   assert accuracy >= 97.0
@@ -57,19 +58,14 @@ def test_the_smoke_run_of_every_config(name, tmp_path):
     f'--config=configs/{name}.py:smoke',
     f'--workdir={tmp_path}/r',
   ]
-  config = importlib.import_module(f'configs.{name}').get_config()
-  latent = config.latent.run
-  if latent:  # as its docstring says, the trial of its autoencoder comes first
-    first = f'--config=configs/{Path(latent).name}.py:smoke'
-    call('launch.py', first, f'--workdir={tmp_path}/autoencoder')
-    args.append(f'--config.latent.run={tmp_path}/autoencoder')
-  smoke = importlib.import_module(f'configs.{name}').get_config('smoke')
+  config = shrunk(load.completed(load.from_file(f'configs/{name}.py')))
   others = {
-    'training.init_from': smoke.training.init_from,
-    'objective.teacher': smoke.objective.teacher,
+    'latent.run': config.latent.run if config.get('latent') else '',
+    'training.init_from': config.training.init_from,
+    'training.teacher': config.training.teacher,
   }
   for field, other in others.items():
-    if other:  # runs/<config>-<argument>, which comes first as well
+    if other:  # runs/<config>-<argument>, which is trained before
       stem, argument = Path(other).name.split('-')
       first = f'--config=configs/{stem}.py:{argument}', '--mode=train'
       if not (tmp_path / stem).exists():

@@ -4,6 +4,7 @@ Both are read out of traced programs: nothing is compiled.
 """
 
 import types
+from typing import Any
 
 import jax
 import jax.extend
@@ -12,10 +13,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from configs import digits, digits_vae
-from diffusion_jax import families
-from diffusion_jax.build import network
-from diffusion_jax.families import vae_models
+from diffusion_jax.app import models
 from diffusion_jax.networks import (
   autoencoder,
   classifier,
@@ -29,6 +27,7 @@ from diffusion_jax.networks import (
 )
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import augmentation
+from tests.app.conftest import trial
 
 F32, INT = jnp.float32, jnp.int32
 B, SHAPE = 2, (2, 8, 8, 3)
@@ -55,13 +54,15 @@ def float_types(tree):
 def precisions(jaxpr):
   """The precision of each product and convolution, also in inner programs.
 
-  That of our own convolution of CPUs is a name.
+  Our own primitives have a name, or None.
   """
   for eqn in jaxpr.eqns:
+    kind, _, _ = eqn.primitive.name.partition('_d')
     if eqn.primitive.name in ('dot_general', 'conv_general_dilated'):
       yield eqn.params['precision']
-    if eqn.primitive.name == 'conv2d':
-      name = eqn.params['precision']
+    if kind in ('conv2d', 'linear'):
+      how = eqn.params['how']
+      name = how.precision if kind == 'conv2d' else how
       yield name and (jax.lax.Precision(name),) * 2
     for inner in jax.extend.core.jaxprs_in_params(eqn.params):
       yield from precisions(inner)
@@ -212,6 +213,22 @@ def normal(x):
 
 def decode(x, z):
   return jnp.sum(x * z, axis=(1, 2, 3))
+
+
+MASKING = dj.masking_process(3)
+MATRICES = dj.gaussian_process(4, [0.1, 0.2])
+
+
+def states(x):
+  return dj.states_of(jnp.clip(x, -1.0, 1.0), 3)
+
+
+def logits(x):
+  return jnp.stack([x, 2.0 * x, 3.0 * x, 4.0 * x], axis=-1)
+
+
+def denoise_states(xt, level):
+  return logits(level.expand_to(xt).alpha * xt)
 
 
 # Calls of public functions: x, y [B, ...], t [B], levels [B] at t (lt) and a
@@ -376,6 +393,40 @@ CALLS = {
     lambda t, z: normal(z), decode, num_steps=2,
   ),
   'free_bits': lambda a: dj.free_bits(a.x[:, 0, 0], 0.1),
+  'transition_matrix': lambda a: dj.transition_matrix(
+    MATRICES, a.ls.take(0), a.lt.take(0)
+  ),
+  'q_states': lambda a: dj.q_states(states(a.x), MATRICES, a.lt),
+  'q_posterior_states': lambda a: dj.q_posterior_states(
+    states(a.x), states(a.y), MATRICES, a.ls, a.lt
+  ),
+  'p_reverse_states': lambda a: dj.p_reverse_states(
+    logits(a.x), states(a.y), MATRICES, a.ls, a.lt
+  ),
+  'posterior_logits': lambda a: dj.posterior_logits(
+    logits(a.x), states(a.y), MASKING, a.lt
+  ),
+  'make_state_denoiser': lambda a: dj.make_state_denoiser(
+    lambda params, x, noise, cond, *, key=None: logits(noise[:, None] * a.t),
+    {}, process=MASKING, noise_input=dj.logsnr_input,
+  )(states(a.x[:, :, 0, 0]), a.lt),
+  'logistic_logits': lambda a: dj.logistic_logits(a.x, a.y, 4),
+  'logistic_network': lambda a: dj.logistic_network(
+    lambda params, x, noise, cond, *, key=None: jnp.stack([a.x, a.y], axis=-1),
+    4,
+  )({}, states(a.x), a.t, {}),
+  'state_kl': lambda a: dj.state_kl(
+    jax.nn.softmax(logits(a.x)), jax.nn.softmax(logits(a.y))
+  ),
+  'state_nll': lambda a: dj.state_nll(logits(a.x), states(a.y)),
+  'prior_kl_states': lambda a: dj.prior_kl_states(states(a.x), MATRICES, a.lt),
+  'transition_kl_states': lambda a: dj.transition_kl_states(
+    logits(a.x), states(a.x), states(a.y), MATRICES, a.ls, a.lt
+  ),
+  'guided_states': lambda a: dj.guided_states(
+    denoise_states, denoise_states, 2.0
+  )(a.x, a.lt),
+  'top_p': lambda a: dj.top_p(denoise_states, 0.9)(a.x, a.lt),
 }  # fmt: skip
 
 # What no float32 goes into, or what makes one of the above.
@@ -389,6 +440,13 @@ OTHERS = {
   *('uniform_times', 'antithetic_times', 'step_times'),
   *('log_normal_times', 'logit_normal_times'),
   *('langevin', 'paired', 'sample', 'sde_coefficients'),
+  # processes and samplers of states, which are integers; bounds of these
+  *('CosineMasking', 'PolynomialMasking', 'MatrixProcess', 'StateProcess'),
+  *('ReplacementProcess', 'StateDenoiser', 'ancestral_states', 'draw_states'),
+  *('confidence_ordered', 'first_hitting', 'gaussian_matrix', 'keep_known'),
+  *('gaussian_process', 'masking_process', 'uniform_process', 'remasked'),
+  *('masked_bound', 'masked_weight', 'state_bound', 'states_of'),
+  *('prior_sample_states', 'q_sample_states'),
 }
 
 
@@ -438,20 +496,23 @@ def traced(function, *inputs):
   return list(precisions(jax.make_jaxpr(function)(*inputs).jaxpr))
 
 
+def digits_model(**changes) -> Any:
+  config = trial('digits', **{'network.multipliers': (1,)} | changes)
+  return models.make(config, 'nowhere')
+
+
 @pytest.mark.parametrize('name, remat', [('high', False), ('highest', True)])
 def test_networks_compute_at_their_precision_in_every_gradient(name, remat):
   """Also where the derivative is taken outside, of a loop around the network.
 
   The convolution of CPUs has derivatives of its own, written then.
   """
-  config = digits.get_config('smoke')
-  config.network.update(
-    multipliers=(1,),
-    matmul_precision=name,
-    remat=remat,
-    attention_resolutions=(8,),
-  )
-  apply = network.network_fn(config, network.build_network(config))
+  model = digits_model(**{
+    'matmul_precision': name,
+    'network.remat': remat,
+    'network.attention_resolutions': (8,),
+  })  # fmt: skip
+  apply = model.network_fn()
   cond = {'label': LABEL['label']}
 
   def loss(params, x, noise, cond):
@@ -460,7 +521,7 @@ def test_networks_compute_at_their_precision_in_every_gradient(name, remat):
 
     return jnp.sum(jax.lax.scan(body, x, None, length=2)[0])
 
-  inputs = families.abstract_params(config), of((B, 8, 8, 1)), NOISE, cond
+  inputs = models.shapes(model), of((B, 8, 8, 1)), NOISE, cond
   forward, backward = (traced(f, *inputs) for f in (loss, jax.grad(loss)))
   expected = (jax.lax.Precision(name),) * 2
   assert set(forward) == set(backward) == {expected}
@@ -468,10 +529,8 @@ def test_networks_compute_at_their_precision_in_every_gradient(name, remat):
 
 
 def test_the_default_is_that_of_jax():
-  config = digits.get_config('smoke')
-  config.network.multipliers = (1,)
-  apply = network.network_fn(config, network.build_network(config))
-  params = families.abstract_params(config)['network']
+  model = digits_model(**{'network.attention_resolutions': ()})
+  apply, params = model.network_fn(), models.shapes(model)['network']
   inputs = params, of((B, 8, 8, 1)), NOISE, {'label': LABEL['label']}
   assert set(traced(apply, *inputs)) == {None}
   with jax.default_matmul_precision('high'):
@@ -479,10 +538,9 @@ def test_the_default_is_that_of_jax():
 
 
 def test_vaes_compute_at_their_precision():
-  config = digits_vae.get_config('smoke')
-  config.network.matmul_precision = 'highest'
-  model = vae_models.build_model(config)
-  params = families.abstract_params(config)['network']
+  config = trial('digits_vae', **{'matmul_precision': 'highest'})
+  model: Any = models.make(config, 'nowhere')
+  params = models.shapes(model)['network']
 
   def there_and_back(params, x):
     z = model.encode(params, 1, x).mean

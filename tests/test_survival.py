@@ -13,11 +13,13 @@ import jax
 import numpy as np
 import pytest
 
+from diffusion_jax.app import models
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
-from diffusion_jax.programs import PROGRAMS
 from diffusion_jax.training import checkpoints
+from tests.app.conftest import unet_smoke as smoke
 from tests.conftest import HANG_SECONDS
-from tests.programs.conftest import unet_smoke as smoke
 
 ROOT = Path(__file__).parent.parent
 STEPS = 400  # of the processes: none may be so slow to stop one that it ends
@@ -39,7 +41,7 @@ FIELDS = {
 def train(workdir, **fields):
   """Trains in this process."""
   names = {f'training.{name}': value for name, value in fields.items()}
-  PROGRAMS['train'](smoke(**FIELDS | names), str(workdir))
+  MODES['train'](smoke(**FIELDS | names), workdir)
 
 
 def start(workdir, *args, said='output', env=None, **fields):
@@ -177,8 +179,8 @@ def test_a_hundred_kills(tmp_path):
   saved = kill_again_and_again(workdir, 100, seed=1)
   assert saved[-1] < STEPS
   print(f'100 kills, {len(set(saved))} different steps: {saved}')
-  for folder in (workdir, tmp_path / 'whole'):
-    train(folder, num_steps=STEPS)
+  for place in (workdir, tmp_path / 'whole'):
+    train(place, num_steps=STEPS)
   assert not (workdir / 'damaged').exists()
   assert_same(parameters(workdir), parameters(tmp_path / 'whole'))
 
@@ -212,21 +214,24 @@ def start_two(workdir, **fields):
 
 def test_sigterm_ends_other_modes_of_several_processes(tmp_path):
   """jax.distributed alone would swallow it."""
+  config = smoke()
+  facts = models.make(config, tmp_path).facts
+  folder.write_config(tmp_path, config, facts)
   code = f"""
 import os, signal, sys, time
-from diffusion_jax import command_line
-from diffusion_jax.programs import PROGRAMS
+from diffusion_jax.app import cli
+from diffusion_jax.app.modes import MODES
 
 def program(config, workdir):
   os.kill(os.getpid(), signal.SIGTERM)
   time.sleep(30)
 
-PROGRAMS['sample'] = program
+MODES['sample'] = program
 args = ['--config={ROOT}/configs/digits.py:smoke', '--mode=sample']
 args += ['--workdir={tmp_path}', '--multihost', '--num_hosts=1', '--host=0']
 args += ['--coordinator=localhost:{free_port()}']
 sys.argv = ['launch.py', *args]
-command_line.run()
+cli.run()
 """
   result = subprocess.run(
     [sys.executable, '-c', code], cwd=ROOT, timeout=HANG_SECONDS

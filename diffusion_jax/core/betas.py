@@ -6,15 +6,17 @@ betas, `from_alphas` takes 1 - betas.
 
 import numpy as np
 
+from diffusion_jax.ranges import NonNegative, Probability
+
 
 def linear_betas(
-  num_steps: int, start: float = 1e-4, end: float = 0.02
+  num_steps: int = 1000, start: float = 1e-4, end: float = 0.02
 ) -> np.ndarray:
   """Returns betas evenly spaced from `start` to `end` (DDPM section 4), [T]."""
   return np.linspace(start, end, _positive(num_steps), dtype=np.float64)
 
 
-def rescaled_linear_betas(num_steps: int) -> np.ndarray:
+def rescaled_linear_betas(num_steps: int = 1000) -> np.ndarray:
   """Returns DDPM's linear betas times 1000 / T (Nichol & Dhariwal's code), [T].
 
   This keeps alpha_bar_T near DDPM's 4e-5 for any T. For T <= 20 the last beta
@@ -25,21 +27,21 @@ def rescaled_linear_betas(num_steps: int) -> np.ndarray:
 
 
 def quadratic_betas(
-  num_steps: int, start: float = 1e-4, end: float = 0.02
+  num_steps: int = 1000, start: float = 1e-4, end: float = 0.02
 ) -> np.ndarray:
   """Returns squares of a line, sqrt(start) to sqrt(end) (DDPM 'quad'), [T]."""
   return linear_betas(num_steps, start**0.5, end**0.5) ** 2
 
 
 def scaled_linear_betas(
-  num_steps: int, start: float = 0.00085, end: float = 0.012
+  num_steps: int = 1000, start: float = 0.00085, end: float = 0.012
 ) -> np.ndarray:
   """Returns latent diffusion's 'scaled_linear', the quadratic one, [T]."""
   return quadratic_betas(num_steps, start, end)
 
 
 def cosine_betas(
-  num_steps: int, s: float = 0.008, max_beta: float = 0.999
+  num_steps: int = 1000, s: NonNegative = 0.008, max_beta: Probability = 0.999
 ) -> np.ndarray:
   """Returns min(1 - abar(i/T) / abar((i-1)/T), max_beta) (IDDPM Eq. 17), [T].
 
@@ -51,21 +53,21 @@ def cosine_betas(
 
 
 def sigmoid_betas(
-  num_steps: int, start: float = 1e-4, end: float = 0.02
+  num_steps: int = 1000, start: float = 1e-4, end: float = 0.02
 ) -> np.ndarray:
   """Returns a logistic curve over [-6, 6], `start` to `end` (GeoDiff), [T]."""
   curve = 1.0 / (1.0 + np.exp(-np.linspace(-6.0, 6.0, _positive(num_steps))))
   return curve * (end - start) + start
 
 
-def constant_betas(num_steps: int, value: float = 0.02) -> np.ndarray:
+def constant_betas(num_steps: int = 1000, value: float = 0.02) -> np.ndarray:
   """Returns `value` at every step ('const' in DDPM), [T]."""
   return linear_betas(num_steps, value, value)
 
 
 def warmup_betas(
-  num_steps: int,
-  fraction: float = 0.1,
+  num_steps: int = 1000,
+  fraction: Probability = 0.1,
   start: float = 1e-4,
   end: float = 0.02,
 ) -> np.ndarray:
@@ -79,7 +81,7 @@ def warmup_betas(
   return betas
 
 
-def reciprocal_betas(num_steps: int) -> np.ndarray:
+def reciprocal_betas(num_steps: int = 1000) -> np.ndarray:
   """Returns 1/T, 1/(T-1), ..., 1 ('jsd' in DDPM; Sohl-Dickstein 2015), [T].
 
   alpha_bar_i = 1 - i/T falls linearly to exactly zero.
@@ -107,7 +109,7 @@ def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
   return 1.0 - alpha_bars[1:] / alpha_bars[:-1]
 
 
-def _positive(num_steps: int) -> int:
+def _positive(num_steps: int = 1000) -> int:
   if num_steps < 1:
     raise ValueError(f'num_steps is {num_steps}: at least 1 step is needed')
   return num_steps

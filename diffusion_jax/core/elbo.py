@@ -178,6 +178,40 @@ def variational_bound(
     [B], L_0; 'total' [B]; 'squared_error' [B, T], |x_0 - x0_hat|^2, entry i of
     t = (i + 1) / T.
   """
+  _check_steps(num_steps, variance, steps)
+  choice_keys, keys = split_key(key_per_example(key, len(x0)), 2)
+
+  def at_step(step):
+    return schedule(jnp.asarray(step / num_steps, x0.dtype))
+
+  # The decoder decodes from the cleanest level that has noise.
+  starts_clean = at_step(0).sigma == 0.0
+  first = jnp.where(starts_clean, 1, 0)
+  terms_at = _make_terms_at(at_step, first, num_steps, variance, decoder, x0)
+  drawn = _draw_steps(choice_keys, num_steps, steps)
+  # The rows are the transition to schedule(0), the decoder, and all others.
+  ends = jnp.broadcast_to(jnp.stack([1, first])[:, None], (2, len(x0)))
+  rows = jnp.concatenate((ends, drawn))
+  index = jnp.arange(len(rows))
+  counts = (index > 0) | ~starts_clean
+  # All terms are computed in one loop, which holds one batch in memory and
+  # compiles the network once.
+  terms, errors = jax.lax.map(
+    lambda row: terms_at(keys, denoise, *row), (rows, index == 1, counts)
+  )
+  prior = prior_kl(x0, at_step(num_steps))
+  diffusion = _by_step(terms[0], terms[2:], drawn, num_steps)
+  at_first = jnp.where(starts_clean, errors[1], errors[0])
+  return {
+    'prior': prior,
+    'diffusion': diffusion.T,
+    'reconstruction': terms[1],
+    'total': prior + jnp.sum(diffusion, axis=0) + terms[1],
+    'squared_error': _by_step(at_first, errors[2:], drawn, num_steps).T,
+  }
+
+
+def _check_steps(num_steps, variance, steps):
   if num_steps < 1:
     raise ValueError(f'num_steps is {num_steps}: a bound needs at least 1')
   if num_steps == 1 and variance != 'fixed_large':
@@ -189,15 +223,11 @@ def variational_bound(
     raise ValueError(
       f'steps is {steps}: of {num_steps}, 1..{num_steps - 1} can be drawn'
     )
-  batch_size = len(x0)
-  choice_keys, keys = split_key(key_per_example(key, batch_size), 2)
 
-  def at_step(step):
-    return schedule(jnp.asarray(step / num_steps, x0.dtype))
 
-  # The decoder decodes from the cleanest level that has noise.
-  starts_clean = at_step(0).sigma == 0.0
-  first = jnp.where(starts_clean, 1, 0)
+def _make_terms_at(at_step, first, num_steps, variance, decoder, x0):
+  # Makes (keys, denoise, step [B], decodes, counts) -> nats and squared error,
+  # [B] each, which are 0 where the step does not count.
   beta_tilde_2 = None
   if num_steps > 1:
     beta_tilde_2 = reverse_variance(
@@ -215,9 +245,7 @@ def variational_bound(
     p = p_reverse(x0_hat, z, *levels, variance, var_frac, beta_tilde_2)
     return decoder(x0, LastStep(p.mean, p.variance, z, at_step(first)))
 
-  def term(inputs):
-    step, decodes, counts = inputs
-
+  def terms_at(keys, denoise, step, decodes, counts):
     def evaluate():
       # The noise depends on the step, not on which other steps are drawn.
       step_keys = jax.vmap(jax.random.fold_in)(keys, step)
@@ -226,43 +254,29 @@ def variational_bound(
       nats = jax.lax.cond(decodes, decode, transition, step, xt, prediction)
       return nats, sum_data_axes(jnp.square(x0 - prediction.x0))
 
-    zeros = jnp.zeros(batch_size, x0.dtype)
+    zeros = jnp.zeros(len(x0), x0.dtype)
     return jax.lax.cond(counts, evaluate, lambda: (zeros, zeros))
 
-  # All terms are computed in one loop, which holds one batch in memory and
-  # compiles the network once.
+  return terms_at
+
+
+def _draw_steps(keys, num_steps, steps):
+  # Returns all steps 2..T, or `steps` of them for each key, [N, B].
   if steps is None:
-    drawn = jnp.broadcast_to(
-      jnp.arange(2, num_steps + 1)[:, None], (num_steps - 1, batch_size)
+    return jnp.broadcast_to(
+      jnp.arange(2, num_steps + 1)[:, None], (num_steps - 1, len(keys))
     )
-  else:
 
-    def choose(key):
-      order = jax.random.uniform(key, (num_steps - 1,))
-      return 2 + jax.lax.top_k(order, steps)[1]
+  def choose(key):
+    order = jax.random.uniform(key, (num_steps - 1,))
+    return 2 + jax.lax.top_k(order, steps)[1]
 
-    drawn = jax.vmap(choose, out_axes=1)(choice_keys)
-  # The rows are the transition to schedule(0), the decoder, and all others.
-  rows = jnp.concatenate(
-    (jnp.full((1, batch_size), 1), jnp.full((1, batch_size), first), drawn)
-  )
-  index = jnp.arange(len(rows))
-  counts = (index > 0) | ~starts_clean
-  terms, errors = jax.lax.map(term, (rows, index == 1, counts))
+  return jax.vmap(choose, out_axes=1)(keys)
 
-  def per_step(step_1, others):
-    # The table [T, B] has the value of step 1 and those of the steps drawn.
-    table = jnp.zeros((num_steps, batch_size), x0.dtype).at[0].set(step_1)
-    others = others * ((num_steps - 1) / max(len(drawn), 1))
-    return table.at[drawn - 1, jnp.arange(batch_size)[None]].set(others)
 
-  prior = prior_kl(x0, at_step(num_steps))
-  diffusion = per_step(terms[0], terms[2:])
-  at_first = jnp.where(starts_clean, errors[1], errors[0])
-  return {
-    'prior': prior,
-    'diffusion': diffusion.T,
-    'reconstruction': terms[1],
-    'total': prior + jnp.sum(diffusion, axis=0) + terms[1],
-    'squared_error': per_step(at_first, errors[2:]).T,
-  }
+def _by_step(step_1, others, drawn, num_steps):
+  # Returns the table [T, B] with the value of step 1 and those of the steps
+  # drawn, which are scaled so that sums over them stay unbiased.
+  table = jnp.zeros((num_steps, len(step_1)), step_1.dtype).at[0].set(step_1)
+  others = others * ((num_steps - 1) / max(len(drawn), 1))
+  return table.at[drawn - 1, jnp.arange(len(step_1))[None]].set(others)

@@ -7,7 +7,6 @@ float32 would be rounded by up to 1.9e-6. `logsnr`, which is computed in
 float32, is within 2.5e-6 (tests/core/test_levels.py).
 """
 
-import warnings
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -46,15 +45,6 @@ class NoiseLevel(NamedTuple):
     return jax.tree.map(
       lambda field: expand_to(field, x, 'a noise level'), self
     )
-
-  def like(self, x: Array) -> 'NoiseLevel':
-    """Calls `expand_to`; the name of version 0.2, deprecated."""
-    warnings.warn(
-      'NoiseLevel.like is deprecated: use NoiseLevel.expand_to',
-      DeprecationWarning,
-      stacklevel=2,
-    )
-    return self.expand_to(x)
 
   def take(self, index: int | slice | np.ndarray | Array) -> 'NoiseLevel':
     """Returns entries of a grid, such as `levels.take(slice(1, None))`.

@@ -13,21 +13,23 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
-from diffusion_jax.networks.layers import (
-  Attention,
-  Conv,
-  Downsample,
-  ResnetBlock,
-  Upsample,
+from diffusion_jax.networks.attention import Attention
+from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
+from diffusion_jax.networks.group_norm import GroupNorm
+from diffusion_jax.networks.layers import Conv, Downsample, Upsample, dense
+from diffusion_jax.networks.options import (
+  Checked,
+  Count,
+  Dtype,
+  Initialization,
+  MiddleAttention,
+  Multipliers,
+  Positive,
+  Rate,
+  Size,
   check_groups,
-  check_options,
   check_sides,
-  dense,
-  group_norm,
-  make_block,
-  output_conv,
 )
 
 Array = jax.Array
@@ -63,8 +65,8 @@ class Layers(NamedTuple):
   dropout: float
   num_groups: int
   norm_eps: float
-  initializer: str
-  dtype: DTypeLike
+  initializer: Initialization
+  dtype: Dtype
 
   @property
   def widths(self):
@@ -87,7 +89,7 @@ class Encoder(nn.Module):
   features: int
   layers: Layers
   flat: bool = False
-  middle: str | None = None
+  middle: MiddleAttention | None = None
 
   @nn.compact
   def __call__(self, x: Array, train: bool = False) -> Array:
@@ -100,7 +102,7 @@ class Encoder(nn.Module):
       for i in range(c.num_blocks):
         h = block(c, h, width, train, f'down_{level}_{i}')
     h = middle_blocks(c, h, train, self.middle)
-    norm = group_norm(c.num_groups, name='norm_out', epsilon=c.norm_eps)
+    norm = GroupNorm(c.num_groups, c.norm_eps, name='norm_out')
     h = nn.swish(norm(h))
     if not self.flat:
       conv = Conv(self.features, initializer=c.initializer, name='conv_out')
@@ -121,7 +123,7 @@ class Decoder(nn.Module):
   out_channels: int
   layers: Layers
   flat: tuple[int, int] | None = None
-  middle: str | None = None
+  middle: MiddleAttention | None = None
   num_blocks: int | None = None
 
   @nn.compact
@@ -153,11 +155,11 @@ def block(c: Layers, h: Array, width: int, train: bool, name: str) -> Array:
 
 
 def middle_blocks(
-  c: Layers, h: Array, train: bool, middle: str | None
+  c: Layers, h: Array, train: bool, middle: MiddleAttention | None
 ) -> Array:
   """Applies two residual blocks with attention of one head between them.
 
-  middle: a name of `layers.MIDDLE`, as of a U-Net; None for no blocks at all.
+  middle: see `middle_attention` of `UNet`; None applies no blocks at all.
   """
   if middle is None:
     return h
@@ -170,7 +172,7 @@ def middle_blocks(
   return h
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Checked):
   """Computes the parameters of a Gaussian q(z | x) and of p(x | z).
 
   encode: x [B, H, W, C] -> (mean, log_variance) of z; decode: z -> [B, H, W,
@@ -186,27 +188,23 @@ class Autoencoder(nn.Module):
   clipped to `log_variance_limits` (-30, 20).
   """
 
-  image_size: tuple[int, int]
-  out_channels: int
-  latent_dim: int = 0
-  latent_channels: int = 4
-  channels: int = 64
-  multipliers: Sequence[float] = (1, 2, 2)
-  num_blocks: int = 1
-  attention_resolutions: Sequence[int] = ()
-  dropout: float = 0.0
-  num_groups: int = 32
-  norm_eps: float = 1e-6
-  middle_attention: str | None = None
-  decoder_blocks: int | None = None
+  image_size: tuple[Size, Size]
+  out_channels: Size
+  latent_dim: Count = 0
+  latent_channels: Size = 4
+  channels: Size = 64
+  multipliers: Multipliers = (1, 2, 2)
+  num_blocks: Size = 1
+  attention_resolutions: Sequence[Size] = ()
+  dropout: Rate = 0.0
+  num_groups: Size = 32
+  norm_eps: Positive = 1e-6
+  middle_attention: MiddleAttention | None = None
+  decoder_blocks: Size | None = None
   latent_convs: bool | None = None
-  log_variance_limits: Sequence[float] | None = None
-  initializer: str = 'ho'
-  dtype: DTypeLike = jnp.float32
-
-  def __post_init__(self):
-    super().__post_init__()
-    check_options(self)
+  log_variance_limits: tuple[float, float] | None = None
+  initializer: Initialization = 'ho'
+  dtype: Dtype = jnp.float32
 
   def setup(self):
     layers = layers_of(self)

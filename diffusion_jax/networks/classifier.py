@@ -1,35 +1,46 @@
 """The classifier of noisy images of Dhariwal & Nichol 2021."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
+from diffusion_jax.networks.attention import Attention
+from diffusion_jax.networks.blocks import ResnetBlock, make_block
 from diffusion_jax.networks.embeddings import (
-  SINUSOIDS,
   check_conditions,
   noise_layers,
   sinusoidal,
 )
+from diffusion_jax.networks.group_norm import GroupNorm
 from diffusion_jax.networks.layers import (
-  Attention,
   Conv,
   Downsample,
-  ResnetBlock,
   average_pool,
-  check_options,
-  check_sides,
   dense,
-  group_norm,
-  make_block,
+)
+from diffusion_jax.networks.options import (
+  QKV,
+  Checked,
+  DownsamplePadding,
+  Dtype,
+  Initialization,
+  Multipliers,
+  Positive,
+  Rate,
+  Sinusoids,
+  Size,
+  at_least,
+  check_sides,
+  count_heads,
 )
 
 Array = jax.Array
 
 
-class NoisyClassifier(nn.Module):
+class NoisyClassifier(Checked):
   """Computes logits [B, K], float32, of noisy images x [B, H, W, C].
 
   The layers are the encoder and the middle of `UNet`, with its options, then
@@ -38,28 +49,24 @@ class NoisyClassifier(nn.Module):
   depend on the size of the images.
   """
 
-  num_classes: int
-  channels: int = 128
-  multipliers: Sequence[float] = (1, 2, 2, 2)
-  num_blocks: int = 2
-  attention_resolutions: Sequence[int] = (16, 8)
-  dropout: float = 0.0
-  num_groups: int = 32
-  stem_channels: int | None = None
-  noise_embedding: str = 'openai'
+  num_classes: Annotated[int, at_least(2)]
+  channels: Size = 128
+  multipliers: Multipliers = (1, 2, 2, 2)
+  num_blocks: Size = 2
+  attention_resolutions: Sequence[Size] = (16, 8)
+  dropout: Rate = 0.0
+  num_groups: Size = 32
+  stem_channels: Size | None = None
+  noise_embedding: Sinusoids = 'openai'
   scale_shift: bool = True
   resblock_updown: bool = True
-  downsample_padding: str = 'symmetric'
-  num_heads: int = 1
-  head_channels: int | None = 64
-  qkv: str = 'new'
-  norm_eps: float = 1e-5
-  initializer: str = 'torch'
-  dtype: DTypeLike = jnp.float32
-
-  def __post_init__(self):
-    super().__post_init__()
-    check_options(self, noise_embedding=SINUSOIDS)
+  downsample_padding: DownsamplePadding = 'symmetric'
+  num_heads: Size = 1
+  head_channels: Size | None = None
+  qkv: QKV = 'new'
+  norm_eps: Positive = 1e-5
+  initializer: Initialization = 'torch'
+  dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(
@@ -99,7 +106,7 @@ class NoisyClassifier(nn.Module):
     h = residual(h, widths[-1], 'middle_1_block')
 
     # The last layers are always float32.
-    norm = group_norm(self.num_groups, name='norm_out', epsilon=self.norm_eps)
+    norm = GroupNorm(self.num_groups, self.norm_eps, name='norm_out')
     pool = AttentionPool(
       self.num_classes,
       self.num_heads,
@@ -110,7 +117,7 @@ class NoisyClassifier(nn.Module):
     return pool(nn.swish(norm(h)))
 
 
-class AttentionPool(nn.Module):
+class AttentionPool(Checked):
   """Pools images by attention: [B, H, W, C] -> [B, features].
 
   The mean of the pixels is put before them as one more token, a learned
@@ -119,10 +126,10 @@ class AttentionPool(nn.Module):
   2021). Heads are those of `Attention`, and the layout is its 'new'.
   """
 
-  features: int
-  num_heads: int = 1
-  head_channels: int | None = None
-  initializer: str = 'ho'
+  features: Size
+  num_heads: Size = 1
+  head_channels: Size | None = None
+  initializer: Initialization = 'ho'
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -138,9 +145,7 @@ class AttentionPool(nn.Module):
       jnp.float32,
     )
     tokens += places[None]
-    heads = self.num_heads
-    if self.head_channels is not None:
-      heads = channels // self.head_channels
+    heads = count_heads(self.num_heads, self.head_channels, channels)
     qkv = dense(tokens, 3 * channels, 'qkv', initializer=self.initializer)
     q, k, v = jnp.moveaxis(
       qkv.reshape(*tokens.shape[:2], 3, heads, channels // heads), 2, 0

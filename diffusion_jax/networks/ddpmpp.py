@@ -2,14 +2,15 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
+from diffusion_jax.networks.attention import Attention
+from diffusion_jax.networks.blocks import ResnetBlock, make_block
 from diffusion_jax.networks.embeddings import (
-  SINUSOIDS,
   FourierEmbedding,
   LabelLinear,
   check_conditions,
@@ -20,18 +21,25 @@ from diffusion_jax.networks.embeddings import (
   with_estimate,
   with_image,
 )
+from diffusion_jax.networks.group_norm import GroupNorm
 from diffusion_jax.networks.layers import (
-  Attention,
   Conv,
-  ResnetBlock,
   average_pool,
-  check_options,
+  dense,
+  nearest_upsample,
+)
+from diffusion_jax.networks.options import (
+  Checked,
+  Count,
+  Dtype,
+  Multipliers,
+  Positive,
+  Rate,
+  RematPolicy,
+  Sinusoids,
+  Size,
   check_sides,
   count_groups,
-  dense,
-  group_norm,
-  make_block,
-  nearest_upsample,
 )
 from diffusion_jax.networks.resampling import (
   blur,
@@ -47,53 +55,52 @@ GROUP_WIDTH = 4  # Minimum channels of a group of a group norm.
 BLOCK = {'group_width': GROUP_WIDTH, 'skip_scale': 0.5**0.5}
 
 
-class DDPMpp(nn.Module):
+class DDPMpp(Checked):
   """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 
   Residual blocks change the resolution. Attention follows every block of the
   encoder at the heights in `attention_resolutions`, the last block of such a
-  level of the decoder, and the first middle block. The defaults are EDM's for
-  CIFAR-10: 55,733,891 parameters with augment_dim=9. Song et al.'s have
-  multipliers (1, 2, 2, 2), dropout 0.1 and noise_embedding 'ho'. NCSN++ has
-  also noise_embedding 'fourier', for noise that is a logarithm,
-  `resample_filter` (1, 3, 3, 1), by which `resampling` changes the resolution,
-  and `input_pyramid`: the input, halved by filters and convolutions again and
-  again, is added at every resolution, and the sums are what is halved next.
+  level of the decoder, and the first middle block. The defaults are EDM's
+  network for CIFAR-10, 55,733,891 parameters with augment_dim=9, whose dropout
+  is 0.13. The network of Song et al. has multipliers (1, 2, 2, 2) and dropout
+  0.1. Their NCSN++ also has noise_embedding 'fourier', for noise on a
+  logarithmic scale, and `resample_filter` (1, 3, 3, 1), by which `resampling`
+  changes the resolution, and `input_pyramid`: at every resolution the input,
+  filtered and halved, is added after a convolution, and the next level halves
+  the sum.
 
   cond may have 'augment' [B, augment_dim], the augmentation of the image (zeros
-  by default), 'label' and 'drop' as in `LabelLinear`, which are added before
-  the noise is embedded, 'x0' as in `with_estimate`, 'image' as in `with_image`,
-  'elapsed' and 'guidance_scale' as in `of_step`.
-  Raises ValueError for conditions that the network does not have. `remat` and
-  `remat_policy` are those of `maybe_remat`.
+  by default), 'label' and 'drop' (see `LabelLinear`), which are added before
+  the noise is embedded, 'x0' (see `with_estimate`), 'image' (see `with_image`),
+  'elapsed' and 'guidance_scale' (see `of_step`). Other conditions raise
+  ValueError. `remat` and `remat_policy` save memory (see `maybe_remat`).
   """
 
-  channels: int = 128
-  multipliers: Sequence[float] = (2, 2, 2)
-  num_blocks: int = 4
-  attention_resolutions: Sequence[int] = (16,)
-  dropout: float = 0.13
-  out_channels: int = 3
-  num_groups: int = 32
-  num_heads: int = 1
-  num_classes: int = 0
+  channels: Size = 128
+  multipliers: Multipliers = (2, 2, 2)
+  num_blocks: Size = 4
+  attention_resolutions: Sequence[Size] = (16,)
+  dropout: Rate = 0.0
+  out_channels: Size = 3
+  num_groups: Size = 32
+  num_heads: Size = 1
+  num_classes: Count = 0
   null_class: bool = False
-  augment_dim: int = 0
-  noise_embedding: str = 'ho'
-  norm_eps: float = 1e-6
+  augment_dim: Count = 0
+  noise_embedding: Literal[Sinusoids, 'fourier'] = 'ho'
+  norm_eps: Positive = 1e-6
   resample_filter: Sequence[float] | None = None
   input_pyramid: bool | None = None
   self_conditioning: bool = False
-  image_channels: int = 0
+  image_channels: Count = 0
   elapsed: bool = False
   guidance_input: bool = False
   remat: bool = False
-  remat_policy: str = 'nothing'
-  dtype: DTypeLike = jnp.float32
+  remat_policy: RematPolicy = 'nothing'
+  dtype: Dtype = jnp.float32
 
   def __post_init__(self):
     super().__post_init__()
-    check_options(self, noise_embedding=(*SINUSOIDS, 'fourier'))
     if self.resample_filter is not None:
       check_filter(self.resample_filter)
 
@@ -155,7 +162,7 @@ class DDPMpp(nn.Module):
 
     # The last layers are always float32.
     groups = count_groups(self.num_groups, h.shape[-1], GROUP_WIDTH)
-    norm = group_norm(groups, name='norm_out', epsilon=self.norm_eps)
+    norm = GroupNorm(groups, self.norm_eps, name='norm_out')
     conv = Conv(self.out_channels, zero=True, name='conv_out')
     return conv(nn.swish(norm(h)))
 

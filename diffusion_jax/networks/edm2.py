@@ -7,16 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import check_conditions, labelled
-from diffusion_jax.networks.layers import (
-  average_pool,
-  check_options,
-  check_sides,
-  count_heads,
-  nearest_upsample,
-)
+from diffusion_jax.networks.layers import average_pool, nearest_upsample
 from diffusion_jax.networks.magnitude import (
   MPConv,
   MPFourier,
@@ -26,6 +19,17 @@ from diffusion_jax.networks.magnitude import (
   normalize,
   normalize_kernels,
 )
+from diffusion_jax.networks.options import (
+  Checked,
+  Count,
+  Dtype,
+  Multipliers,
+  Rate,
+  RematPolicy,
+  Size,
+  check_sides,
+  count_heads,
+)
 from diffusion_jax.networks.remat import maybe_remat
 
 Array = jax.Array
@@ -34,7 +38,7 @@ BALANCE = 0.3  # t of `mp_sum`, of the branch of a block and of attention
 LARGEST = 256.0  # of an activation between blocks
 
 
-class EDM2Block(nn.Module):
+class EDM2Block(Checked):
   """Computes [B, H, W, C], embedding [B, E] -> [B, H, W, features].
 
   The branch is mp_silu, conv, times 1 + gain * linear(embedding), mp_silu,
@@ -45,12 +49,12 @@ class EDM2Block(nn.Module):
   queries, keys and values are normalised per head (EDM2, Figure 21).
   """
 
-  features: int
+  features: Size
   decoder: bool = False
-  num_heads: int = 0
+  num_heads: Count = 0
   resample: Callable[[Array], Array] | None = None
-  dropout: float = 0.0
-  dtype: DTypeLike = jnp.float32
+  dropout: Rate = 0.0
+  dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array, embedding: Array, train: bool) -> Array:
@@ -92,7 +96,7 @@ class EDM2Block(nn.Module):
     return self._conv(h.reshape(x.shape), 'proj_out')
 
 
-class EDM2(nn.Module):
+class EDM2(Checked):
   """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 
   x has magnitude 1 and noise is a logarithm, ln(sigma) / 4 (`dj.edm_input`).
@@ -108,22 +112,18 @@ class EDM2(nn.Module):
   have.
   """
 
-  channels: int = 192
-  multipliers: Sequence[float] = (1, 2, 3, 4)
-  num_blocks: int = 3
-  attention_resolutions: Sequence[int] = (16, 8)
-  head_channels: int = 64
-  dropout: float = 0.0
-  out_channels: int = 3
-  num_classes: int = 0
+  channels: Size = 192
+  multipliers: Multipliers = (1, 2, 3, 4)
+  num_blocks: Size = 3
+  attention_resolutions: Sequence[Size] = (16, 8)
+  head_channels: Size = 64
+  dropout: Rate = 0.0
+  out_channels: Size = 3
+  num_classes: Count = 0
   null_class: bool = False
   remat: bool = False
-  remat_policy: str = 'nothing'
-  dtype: DTypeLike = jnp.float32
-
-  def __post_init__(self):
-    super().__post_init__()
-    check_options(self)
+  remat_policy: RematPolicy = 'nothing'
+  dtype: Dtype = jnp.float32
 
   @staticmethod
   def constrain(params: Any) -> Any:

@@ -7,22 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.typing import DTypeLike
 
-from diffusion_jax.networks.layers import (
-  INITIALIZERS,
-  check_name,
-  dense,
-  initializers,
+from diffusion_jax.networks.initializers import initializers
+from diffusion_jax.networks.layers import dense
+from diffusion_jax.networks.options import (
+  Checked,
+  Dtype,
+  Initialization,
+  Sinusoids,
+  Size,
+  check_value,
 )
 
 Array = jax.Array
 
-SINUSOIDS = ('ho', 'openai')
-
 
 def sinusoidal(
-  noise: Array, features: int, max_period: float = 1e4, kind: str = 'ho'
+  noise: Array, features: int, max_period: float = 1e4, kind: Sinusoids = 'ho'
 ) -> Array:
   """Returns sin and cos of f_i noise, f_i geometric from 1: [B, features].
 
@@ -31,7 +32,7 @@ def sinusoidal(
   so the last f_i is above 1 / max_period. An odd number of features is padded
   with a zero. Always float32. Raises ValueError for fewer than 4 features.
   """
-  check_name('noise_embedding', kind, SINUSOIDS)
+  check_value('noise_embedding', kind, Sinusoids)
   half = features // 2
   if half < 2:
     raise ValueError(f'a sinusoidal embedding needs 4 or more, got {features}')
@@ -65,7 +66,7 @@ def fourier_features(z: Array, start: int = 6, stop: int = 8) -> Array:
   return jnp.concatenate(waves, axis=-1)
 
 
-class LabelEmbedding(nn.Module):
+class LabelEmbedding(Checked):
   """Embeds cond['label'] [B] as [B, features].
 
   With `null_class` there is one more row, that of the unconditional model, for
@@ -75,17 +76,16 @@ class LabelEmbedding(nn.Module):
   N(0, std^2) if std is given.
   """
 
-  num_classes: int
-  features: int
+  num_classes: Size
+  features: Size
   null_class: bool = False
-  initializer: str = 'ho'
-  dtype: DTypeLike = jnp.float32
+  initializer: Initialization = 'ho'
+  dtype: Dtype = jnp.float32
   std: float | None = None
 
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> Array:
     rows = self.num_classes + self.null_class
-    check_name('initializer', self.initializer, INITIALIZERS)
     table_init = nn.linear.default_embed_init  # Ho et al. have no labels.
     if self.initializer == 'torch':
       table_init = nn.initializers.normal(1.0)
@@ -101,18 +101,18 @@ class LabelEmbedding(nn.Module):
     return labelled(self, cond, table, jnp.full(batch_size, self.num_classes))
 
 
-class LabelLinear(nn.Module):
+class LabelLinear(Checked):
   """Maps one-hot(cond['label']) * sqrt(num_classes) linearly to [B, features].
 
   Karras et al. 2022; otherwise as `LabelEmbedding`. The one-hot vector of the
   null class is 0, so its embedding is the bias.
   """
 
-  num_classes: int
-  features: int
+  num_classes: Size
+  features: Size
   null_class: bool = False
-  initializer: str = 'ho'
-  dtype: DTypeLike = jnp.float32
+  initializer: Initialization = 'ho'
+  dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> Array:
@@ -215,7 +215,7 @@ STEP_INPUTS = {'elapsed': 'elapsed', 'guidance_scale': 'guidance_input'}
 
 
 def of_step(
-  module: Any, cond: dict, waves: int, features: int, kind: str = 'ho'
+  module: Any, cond: dict, waves: int, features: int, kind: Sinusoids = 'ho'
 ) -> Array | float:
   """Returns the embeddings of cond['elapsed'] and cond['guidance_scale'].
 

@@ -5,9 +5,13 @@ enter by their absolute value. No parameter is called `kernel`: weight decay of
 the kernels leaves all of them alone, that of `not_biases` does not.
 """
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from diffusion_jax.networks.options import Checked, Size
 
 Array = jax.Array
 
@@ -33,7 +37,7 @@ class LinearGamma(nn.Module):
     return bias + jnp.abs(weight) * t
 
 
-class MonotoneGamma(nn.Module):
+class MonotoneGamma(Checked):
   """Computes `LinearGamma` plus a monotone network of one hidden layer.
 
   |w_3| . 2 (sigmoid(|w_2| (2 t - 1) + b_2) - 1/2) / features is added to the
@@ -43,7 +47,7 @@ class MonotoneGamma(nn.Module):
 
   gamma_min: float = -13.3
   gamma_max: float = 5.0
-  features: int = 1024
+  features: Size = 1024
 
   @nn.compact
   def __call__(self, t: Array) -> Array:
@@ -59,3 +63,18 @@ class MonotoneGamma(nn.Module):
     # The noise schedule is part of the process, so its precision is full.
     steps = jnp.dot(2.0 * (hidden - 0.5), outer, precision='highest')
     return line + steps / self.features
+
+
+class GammaFn(NamedTuple):
+  """The function gamma_fn(params, t) of a module, for `dj.LearnedSchedule`.
+
+  params: the parameters of the module; t: [] or [B]. Two of them are equal if
+  their modules are, as it needs a static field of a jitted function's argument.
+  """
+
+  module: nn.Module
+
+  def __call__(self, params: Any, t: Array) -> Array:
+    """Returns gamma(t), of the shape of t."""
+    gamma: Any = self.module.apply({'params': params}, t)
+    return gamma

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from diffusion_jax.networks.autoencoder import (
   Decoder,
@@ -15,7 +14,17 @@ from diffusion_jax.networks.autoencoder import (
   layers_of,
   mean_and_log_variance,
 )
-from diffusion_jax.networks.layers import Conv, check_options, output_conv
+from diffusion_jax.networks.blocks import output_conv
+from diffusion_jax.networks.layers import Conv
+from diffusion_jax.networks.options import (
+  Checked,
+  Dtype,
+  Initialization,
+  Multipliers,
+  Positive,
+  Rate,
+  Size,
+)
 
 Array = jax.Array
 
@@ -41,7 +50,7 @@ class Transition(nn.Module):
     return z + mean, log_variance
 
 
-class HierarchicalAutoencoder(nn.Module):
+class HierarchicalAutoencoder(Checked):
   """Computes q(z_t | z_{t-1}) and p(z_{t-1} | z_t), t = 1..T, z_0 = x.
 
   encode(t, z_{t-1}) -> (mean, log_variance) of z_t; decode(t, z_t) -> those of
@@ -50,26 +59,20 @@ class HierarchicalAutoencoder(nn.Module):
   2^(levels - 1); options and ValueErrors as of `Autoencoder`. t: Python int.
   """
 
-  out_channels: int
-  num_latents: int = 3
-  latent_channels: int = 4
-  channels: int = 64
-  multipliers: Sequence[float] = (1, 2, 2)
-  num_blocks: int = 1
-  attention_resolutions: Sequence[int] = ()
-  dropout: float = 0.0
-  num_groups: int = 32
-  norm_eps: float = 1e-6
-  initializer: str = 'ho'
-  dtype: DTypeLike = jnp.float32
-
-  def __post_init__(self):
-    super().__post_init__()
-    check_options(self)
+  out_channels: Size
+  num_latents: Size = 3
+  latent_channels: Size = 4
+  channels: Size = 64
+  multipliers: Multipliers = (1, 2, 2)
+  num_blocks: Size = 1
+  attention_resolutions: Sequence[Size] = ()
+  dropout: Rate = 0.0
+  num_groups: Size = 32
+  norm_eps: Positive = 1e-6
+  initializer: Initialization = 'ho'
+  dtype: Dtype = jnp.float32
 
   def setup(self):
-    if self.num_latents < 1:
-      raise ValueError(f'num_latents={self.num_latents}: at least 1 is needed')
     layers = layers_of(self)
     self.encoder = Encoder(2 * self.latent_channels, layers)
     self.decoder = Decoder(self.out_channels, layers)

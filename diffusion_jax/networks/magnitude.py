@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.networks.convolution import conv2d
+from diffusion_jax.networks.cpu.convolution import conv2d
+from diffusion_jax.networks.cpu.products import linear
+from diffusion_jax.networks.options import Checked, Size
 from diffusion_jax.networks.placement import whole_weights
-from diffusion_jax.networks.products import rows_dot_general
 
 Array = jax.Array
 
@@ -112,7 +113,7 @@ class MPConv(nn.Module):
     weight = whole_weights(weight.astype(self.dtype))
     x = x.astype(self.dtype)
     if not size:
-      return rows_dot_general(x, weight, ())
+      return linear(x, weight)
     pad = (size - 1) // 2, size // 2
     return conv2d(x, weight, 1, (pad, pad))
 
@@ -136,14 +137,14 @@ class MPFourier(nn.Module):
     return math.sqrt(2.0) * jnp.cos(2.0 * math.pi * (turns + phases[None]))
 
 
-class Uncertainty(nn.Module):
+class Uncertainty(Checked):
   """Computes u(noise) [B] of noise [B], the log-variance of a denoiser's error.
 
   An `MPConv` of an `MPFourier` of `channels` (EDM2, section 2.2 and
   appendix B).
   """
 
-  channels: int = 128
+  channels: Size = 128
 
   @nn.compact
   def __call__(self, noise: Array) -> Array:

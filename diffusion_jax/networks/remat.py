@@ -5,19 +5,19 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-_CONVOLUTIONS = 'conv2d', 'conv_general_dilated'
+from diffusion_jax.networks.options import RematPolicy
 
 
 def _products(primitive, *args, **params):
-  # Says that convolutions and products with weights are stored, and not those
-  # of attention, which have batch axes and whose scores are large.
-  of_weights = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-  return primitive.name in _CONVOLUTIONS or of_weights(
+  # Stores the results of convolutions and products with weights. The products
+  # of attention, which have batch axes, are computed again: scores are large.
+  with_weights = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  return primitive.name in ('conv2d', 'linear') or with_weights(
     primitive, *args, **params
   )
 
 
-POLICIES = {'nothing': None, 'products': _products}
+POLICIES: dict[RematPolicy, Any] = {'nothing': None, 'products': _products}
 
 
 def maybe_remat(block: Any, network: Any, **options: Any) -> Any:

@@ -3,10 +3,17 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import sinusoidal
-from diffusion_jax.networks.layers import count_heads, dense
+from diffusion_jax.networks.layers import dense
+from diffusion_jax.networks.options import (
+  Checked,
+  Count,
+  Dtype,
+  Initialization,
+  Size,
+  count_heads,
+)
 from diffusion_jax.networks.tokens import attend, split_heads
 
 Array = jax.Array
@@ -14,7 +21,7 @@ Array = jax.Array
 NUM_TOKENS = 257  # Bytes and padding (`data.text`).
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Checked):
   """Encodes tokens [B, L], mask bool [B, L] -> [B, L, width].
 
   A Transformer of `num_layers` layers (Vaswani et al. 2017) with norms before
@@ -22,11 +29,11 @@ class TextEncoder(nn.Module):
   end. Tokens where the mask is False do not affect the others.
   """
 
-  width: int = 64
-  num_layers: int = 2
-  num_heads: int = 4
-  initializer: str = 'ho'
-  dtype: DTypeLike = jnp.float32
+  width: Size = 64
+  num_layers: Count = 2
+  num_heads: Size = 4
+  initializer: Initialization = 'ho'
+  dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, tokens: Array, mask: Array) -> Array:
@@ -62,7 +69,7 @@ class TextEncoder(nn.Module):
     return norm(h, 'norm_out')
 
 
-class TextFeatures(nn.Module):
+class TextFeatures(Checked):
   """Computes (words [B, L, width], mask bool [B, L]) for `CrossAttention`.
 
   cond['text'] are tokens, int [B, L], for `TextEncoder`, or the vectors of any
@@ -72,12 +79,12 @@ class TextFeatures(nn.Module):
   unconditional model.
   """
 
-  width: int = 64
-  num_layers: int = 2
-  num_heads: int = 4
+  width: Size = 64
+  num_layers: Count = 2
+  num_heads: Size = 4
   null_text: bool = False
-  initializer: str = 'ho'
-  dtype: DTypeLike = jnp.float32
+  initializer: Initialization = 'ho'
+  dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> tuple[Array, Array]:

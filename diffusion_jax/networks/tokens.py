@@ -6,6 +6,8 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from diffusion_jax.networks.options import AttentionImplementation
+
 Array = jax.Array
 
 EPSILON = 1e-6
@@ -21,7 +23,7 @@ def attend(
   k: Array,
   v: Array,
   mask: Array | None = None,
-  implementation: str = 'xla',
+  implementation: AttentionImplementation = 'xla',
 ) -> Array:
   """Returns softmax(q k^T / sqrt(d)) v, its heads side by side: [B, T, D].
 
@@ -30,8 +32,9 @@ def attend(
   `jax.nn.dot_product_attention`, 'xla' or 'cudnn'.
   """
   mask = None if mask is None else mask[:, None, None, :]
-  kind: dict = {'implementation': implementation}
-  h = jax.nn.dot_product_attention(q, k, v, mask=mask, **kind)
+  h = jax.nn.dot_product_attention(
+    q, k, v, mask=mask, implementation=implementation
+  )
   return h.reshape(*h.shape[:2], -1)
 
 

@@ -1,14 +1,12 @@
 """Diffusion transformers: DiT, JiT, and both with texts."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from diffusion_jax.networks.embeddings import (
-  SINUSOIDS,
   LabelEmbedding,
   check_given,
   of_step,
@@ -16,7 +14,17 @@ from diffusion_jax.networks.embeddings import (
   with_estimate,
   with_image,
 )
-from diffusion_jax.networks.layers import check_options, count_heads
+from diffusion_jax.networks.options import (
+  AttentionImplementation,
+  Checked,
+  Count,
+  Dtype,
+  Rate,
+  RematPolicy,
+  Sinusoids,
+  Size,
+  count_heads,
+)
 from diffusion_jax.networks.placement import whole_weights
 from diffusion_jax.networks.remat import maybe_remat
 from diffusion_jax.networks.rotary import rotary_angles
@@ -27,9 +35,11 @@ from diffusion_jax.networks.tokens import (
   unpatchify,
 )
 from diffusion_jax.networks.transformer_block import (
+  MLP,
   XAVIER,
   ZERO,
   Block,
+  Norm,
   dense,
   make_norm,
   modulate,
@@ -40,17 +50,10 @@ Array = jax.Array
 NOISE_FEATURES = 256
 NORMAL = nn.initializers.normal(0.02)
 
-OPTIONS = {
-  'noise_embedding': SINUSOIDS,
-  'positions': ('sincos', 'rotary', 'both', 'none'),
-  'norm': ('layer', 'rms'),
-  'mlp': ('gelu', 'swiglu'),
-  'dropout_blocks': ('all', 'middle'),
-  'text_attention': ('joint', 'cross'),
-}
+Positions = Literal['sincos', 'rotary', 'both', 'none']
 
 
-class DiT(nn.Module):
+class DiT(Checked):
   """Computes a transformer: x [B, H, W, C], noise [B] -> [B, H, W, out].
 
   The defaults are DiT-S/2 (Peebles & Xie 2023): `channels` D, `num_blocks`
@@ -71,39 +74,38 @@ class DiT(nn.Module):
   `maybe_remat`.
   """
 
-  channels: int = 384
-  num_blocks: int = 12
-  num_heads: int = 6
-  patch_size: int = 2
-  out_channels: int = 3
-  noise_embedding: str = 'openai'
-  positions: str = 'sincos'
-  norm: str = 'layer'
+  channels: Size = 384
+  num_blocks: Size = 12
+  num_heads: Size = 6
+  patch_size: Size = 2
+  out_channels: Size = 3
+  noise_embedding: Sinusoids = 'openai'
+  positions: Positions = 'sincos'
+  norm: Norm = 'layer'
   qk_norm: bool = False
-  mlp: str = 'gelu'
-  bottleneck: int = 0
-  class_tokens: int = 0
-  class_tokens_at: int = 0
-  dropout: float = 0.0
-  dropout_blocks: str = 'all'
-  num_classes: int = 0
+  mlp: MLP = 'gelu'
+  bottleneck: Count = 0
+  class_tokens: Count = 0
+  class_tokens_at: Count = 0
+  dropout: Rate = 0.0
+  dropout_blocks: Literal['all', 'middle'] = 'all'
+  num_classes: Count = 0
   null_class: bool = False
   self_conditioning: bool = False
-  image_channels: int = 0
+  image_channels: Count = 0
   elapsed: bool = False
   guidance_input: bool = False
-  text_width: int = 0
-  text_layers: int = 2
-  text_heads: int = 4
-  text_attention: str = 'joint'
-  attention: str = 'xla'
+  text_width: Count = 0
+  text_layers: Count = 2
+  text_heads: Size = 4
+  text_attention: Literal['joint', 'cross'] = 'joint'
+  attention: AttentionImplementation = 'xla'
   remat: bool = False
-  remat_policy: str = 'nothing'
-  dtype: DTypeLike = jnp.float32
+  remat_policy: RematPolicy = 'nothing'
+  dtype: Dtype = jnp.float32
 
   def __post_init__(self):
     super().__post_init__()
-    check_options(self, **OPTIONS)
     count_heads(self.num_heads, None, self.channels)
     if self.class_tokens and not 0 <= self.class_tokens_at < self.num_blocks:
       raise ValueError(

@@ -1,14 +1,21 @@
 """The blocks of diffusion transformers: DiT's, JiT's and MM-DiT's."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.networks.products import rows_dot_general
+from diffusion_jax.networks.cpu.products import linear
+from diffusion_jax.networks.options import (
+  AttentionImplementation,
+  Checked,
+  Dtype,
+  Rate,
+  Size,
+)
 from diffusion_jax.networks.rotary import rotate
 from diffusion_jax.networks.tokens import (
   EPSILON,
@@ -21,9 +28,11 @@ Array = jax.Array
 
 XAVIER = nn.initializers.xavier_uniform()
 ZERO = nn.initializers.zeros
+Norm = Literal['layer', 'rms']
+MLP = Literal['gelu', 'swiglu']
 
 
-class Block(nn.Module):
+class Block(Checked):
   """Computes one block: (x, text) -> ((x, text), None), as `nn.scan` takes it.
 
   x: tokens [B, T, D]; c: [B, D], of which adaLN-Zero (Peebles & Xie 2023) gives
@@ -45,16 +54,16 @@ class Block(nn.Module):
   begins at 0. text_mask: bool [B, L].
   """
 
-  num_heads: int
-  norm: str = 'layer'
+  num_heads: Size
+  norm: Norm = 'layer'
   qk_norm: bool = False
-  mlp: str = 'gelu'
-  dropout: float = 0.0
-  text: str = ''
+  mlp: MLP = 'gelu'
+  dropout: Rate = 0.0
+  text: Literal['', 'joint', 'cross'] = ''
   text_ends: bool = False
-  attention: str = 'xla'
+  attention: AttentionImplementation = 'xla'
   train: bool = False
-  dtype: DTypeLike = jnp.float32
+  dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(
@@ -160,7 +169,7 @@ def dense(
     use_bias,
     dtype=dtype,
     kernel_init=kernel_init,
-    dot_general=rows_dot_general,
+    dot_general=linear,
     name=name,
   )
 
@@ -176,7 +185,7 @@ def rms_norm(name: str, dtype: DTypeLike = jnp.float32) -> nn.Module:
 
 
 def make_norm(
-  kind: str, name: str, dtype: DTypeLike = jnp.float32
+  kind: Norm, name: str, dtype: DTypeLike = jnp.float32
 ) -> nn.Module:
   """Returns the norm `kind`: 'layer', without parameters, or 'rms'."""
   if kind == 'rms':

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
+from diffusion_jax.networks.attention import Attention, CrossAttention
+from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
 from diffusion_jax.networks.embeddings import (
-  SINUSOIDS,
   check_given,
   noise_and_label,
   of_step,
@@ -17,88 +17,95 @@ from diffusion_jax.networks.embeddings import (
   with_image,
 )
 from diffusion_jax.networks.layers import (
-  Attention,
   Conv,
-  CrossAttention,
   Downsample,
-  ResnetBlock,
   Upsample,
   average_pool,
-  check_groups,
-  check_options,
-  check_sides,
   dense,
-  make_block,
   nearest_upsample,
-  output_conv,
+)
+from diffusion_jax.networks.options import (
+  QKV,
+  AttentionImplementation,
+  Checked,
+  Count,
+  DownsamplePadding,
+  Dtype,
+  Initialization,
+  MiddleAttention,
+  Multipliers,
+  Positive,
+  Rate,
+  RematPolicy,
+  Sinusoids,
+  Size,
+  check_groups,
+  check_sides,
 )
 from diffusion_jax.networks.text import TextFeatures, mean_of_words
 
 Array = jax.Array
 
 
-class UNet(nn.Module):
+class UNet(Checked):
   """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 
-  The defaults are DDPM's for CIFAR-10, 35,746,307 parameters. H and W must be
-  multiples of 2^(levels - 1); attention follows every block whose feature maps
-  have a height in `attention_resolutions`. With num_classes > 0,
-  cond['label'] [B] is embedded and added to the noise embedding; `null_class`
-  adds the row for cond['drop'] (see `LabelEmbedding`). With
-  `self_conditioning` cond may have 'x0' (see `with_estimate`), with
-  image_channels > 0 'image' [B, H, W, image_channels] (see `with_image`). With
-  `text_width` > 0, cond['text'] and cond['text_mask'] are encoded
-  (`TextFeatures`, to which null_class applies too): `CrossAttention` to the
-  words follows every attention, and their mean is added to the noise embedding.
-  Flow maps have `elapsed`, for cond['elapsed'] [B], and `guidance_input`, for
-  cond['guidance_scale'] [B] (see `of_step`).
+  The defaults are DDPM's network for CIFAR-10, 35,746,307 parameters, whose
+  dropout is 0.1. H and W must be multiples of 2^(levels - 1). Attention follows
+  every block whose feature maps have a height in `attention_resolutions`.
 
-  The options of Nichol & Dhariwal 2021 and Dhariwal & Nichol 2021 are those of
-  the layers (`ResnetBlock`, `Attention`, `Downsample`, `initializers`,
-  `sinusoidal`), except `resblock_updown`: residual blocks change the
-  resolution; `stem_channels`: width of the first convolution, `channels` by
-  default; `middle_attention`: attention in the middle is preceded by a norm
-  ('norm', the default), is not ('plain', diffusers' with scale_shift), or left
-  out ('none'). `attention` is 'xla' or 'cudnn', which needs a GPU, bfloat16
-  and heads of at most 128 channels, and has no forward-mode derivative. `remat`
-  and `remat_policy` are those of `maybe_remat`: less memory, the same results.
+  Conditions: with num_classes > 0 the embedding of cond['label'] [B] is added
+  to the embedding of the noise; `null_class` adds the class that cond['drop']
+  selects (see `LabelEmbedding`). With `self_conditioning` cond may have 'x0'
+  (see `with_estimate`), with image_channels > 0 'image' [B, H, W,
+  image_channels] (see `with_image`). With text_width > 0 `TextFeatures` encodes
+  cond['text'] and cond['text_mask'], null_class included: a `CrossAttention` to
+  the words follows every attention, and their mean is added to the embedding of
+  the noise. Flow maps have `elapsed`, for cond['elapsed'] [B], and
+  `guidance_input`, for cond['guidance_scale'] [B] (see `of_step`).
+
+  Options of Nichol & Dhariwal 2021 and Dhariwal & Nichol 2021: see
+  `ResnetBlock`, `Attention`, `Downsample`, `initializers` and `sinusoidal`.
+  With `resblock_updown` residual blocks change the resolution. `stem_channels`
+  is the width of the first convolution, `channels` by default. The attention in
+  the middle comes after a norm (`middle_attention` 'norm'), without one
+  ('plain', as in diffusers with scale_shift), or not at all ('none').
+  `attention` 'cudnn' needs a GPU, bfloat16 and heads of at most 128 channels,
+  and has no forward-mode derivative. `remat` and `remat_policy` save memory
+  (see `maybe_remat`).
   """
 
-  channels: int = 128
-  multipliers: Sequence[float] = (1, 2, 2, 2)
-  num_blocks: int = 2
-  attention_resolutions: Sequence[int] = (16,)
-  dropout: float = 0.1
-  out_channels: int = 3
-  num_groups: int = 32
-  num_classes: int = 0
+  channels: Size = 128
+  multipliers: Multipliers = (1, 2, 2, 2)
+  num_blocks: Size = 2
+  attention_resolutions: Sequence[Size] = (16,)
+  dropout: Rate = 0.0
+  out_channels: Size = 3
+  num_groups: Size = 32
+  num_classes: Count = 0
   null_class: bool = False
-  stem_channels: int | None = None
-  noise_embedding: str = 'ho'
+  stem_channels: Size | None = None
+  noise_embedding: Sinusoids = 'ho'
   scale_shift: bool = False
   resblock_updown: bool = False
-  downsample_padding: str = 'same'
-  num_heads: int = 1
-  head_channels: int | None = None
-  qkv: str = 'separate'
-  middle_attention: str | None = None
-  norm_eps: float = 1e-6
-  initializer: str = 'ho'
+  downsample_padding: DownsamplePadding = 'same'
+  num_heads: Size = 1
+  head_channels: Size | None = None
+  qkv: QKV = 'separate'
+  middle_attention: MiddleAttention = 'norm'
+  norm_eps: Positive = 1e-6
+  initializer: Initialization = 'ho'
   self_conditioning: bool = False
-  image_channels: int = 0
+  image_channels: Count = 0
   elapsed: bool = False
   guidance_input: bool = False
-  text_width: int = 0
-  text_layers: int = 2
-  text_heads: int = 4
-  attention: str | None = None
+  text_width: Count = 0
+  text_layers: Count = 2
+  text_heads: Size = 4
+  attention: AttentionImplementation = 'xla'
   remat: bool = False
-  remat_policy: str = 'nothing'
-  dtype: DTypeLike = jnp.float32
-
-  def __post_init__(self):
-    super().__post_init__()
-    check_options(self, noise_embedding=SINUSOIDS)
+  remat_policy: RematPolicy = 'nothing'
+  dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(

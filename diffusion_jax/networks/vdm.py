@@ -1,63 +1,82 @@
 """The score network of variational diffusion models (Kingma et al. 2021)."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
+from diffusion_jax.networks.attention import Attention
+from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
 from diffusion_jax.networks.embeddings import (
   check_conditions,
   fourier_features,
   noise_and_label,
   sinusoidal,
 )
-from diffusion_jax.networks.layers import (
-  Attention,
-  Conv,
-  ResnetBlock,
-  check_options,
-  make_block,
-  output_conv,
+from diffusion_jax.networks.layers import Conv
+from diffusion_jax.networks.options import (
+  Checked,
+  Count,
+  Dtype,
+  Initialization,
+  Positive,
+  Rate,
+  RematPolicy,
+  Size,
+  check_groups,
 )
 
 Array = jax.Array
 
 
-class ScoreNetwork(nn.Module):
+class ScoreNetwork(Checked):
   """Computes eps_hat [B, H, W, C] of z [B, H, W, C] by a U-Net of one level.
 
-  noise [B] is the log-SNR of z, -gamma; gamma is mapped from gamma_min..
-  gamma_max to 0..1 and embedded as 1000 times that. There are `num_layers`
-  residual blocks and num_layers + 1 with skips, attention in the middle alone
-  or after every block (`attention`), Fourier features of z (2^k, k from
-  fourier[0] to fourier[1] - 1), and eps_hat = z + the last convolution, which
-  begins at 0.
+  noise [B] is the log-SNR of z, -gamma. The range gamma_min..gamma_max of gamma
+  is mapped to 0..1, multiplied by 1000 and embedded. There are `num_layers`
+  residual blocks, and num_layers + 1 that also take a skip connection.
+  Attention stands in the middle, with `attention` also after every block. The
+  input has Fourier features of z (2^k, k from fourier[0] to fourier[1] - 1),
+  and eps_hat is z plus the last convolution, which starts at 0.
 
   cond may have 'augmented' [B], 1 where the image was augmented (0 by default),
-  and 'label', 'drop' as in `LabelEmbedding`. The defaults are the CIFAR-10
-  model: 30,578,179 parameters, besides the 2 of gamma. Raises ValueError for
-  conditions that the network does not have.
+  and 'label' and 'drop' (see `LabelEmbedding`). The defaults are the CIFAR-10
+  model: 30,578,179 parameters, without the 2 of gamma. Other conditions raise
+  ValueError.
   """
 
-  channels: int = 128
-  num_layers: int = 32
+  # What `noise` must be: `dj.logsnr_input`.
+  noise_input: ClassVar[str] = 'logsnr'
+
+  channels: Size = 128
+  num_layers: Size = 32
   attention: bool = False
-  dropout: float = 0.1
+  dropout: Rate = 0.1
   gamma_min: float = -13.3
   gamma_max: float = 5.0
-  fourier: tuple[int, int] = (6, 8)
-  num_groups: int = 32
-  norm_eps: float = 1e-6
-  num_classes: int = 0
+  fourier: tuple[Count, Count] = (6, 8)
+  num_groups: Size = 32
+  norm_eps: Positive = 1e-6
+  num_classes: Count = 0
   null_class: bool = False
-  initializer: str = 'lecun'
+  initializer: Initialization = 'lecun'
   remat: bool = False
-  remat_policy: str = 'nothing'
-  dtype: DTypeLike = jnp.float32
+  remat_policy: RematPolicy = 'nothing'
+  dtype: Dtype = jnp.float32
 
   def __post_init__(self):
     super().__post_init__()
-    check_options(self)
+    first, stop = self.fourier
+    if not first <= stop <= 24:  # float32 resolves no higher frequencies
+      raise ValueError(
+        f'fourier={self.fourier} must be (first, stop) with first <= stop <= 24'
+      )
+    if not self.gamma_min < self.gamma_max:
+      raise ValueError(
+        f'gamma_min={self.gamma_min} is not below gamma_max={self.gamma_max}'
+      )
+    check_groups(self.num_groups, [self.channels])
 
   @nn.compact
   def __call__(
@@ -107,14 +126,5 @@ class ScoreNetwork(nn.Module):
     )
 
   def _check(self, cond):
-    if self.channels < 1 or self.channels % self.num_groups:
-      raise ValueError(
-        f'num_groups={self.num_groups} does not divide the {self.channels} '
-        'channels: change num_groups or channels'
-      )
-    if not self.gamma_min < self.gamma_max:
-      raise ValueError(
-        f'gamma_min={self.gamma_min} is not below gamma_max={self.gamma_max}'
-      )
     labels = self.num_classes > 0
     check_conditions(cond, augmented=True, label=labels, drop=labels)

@@ -1,125 +1,73 @@
-"""Writes the page: what a run has, in sections; without what it has not."""
+"""Makes the page: what runs have, in sections."""
 
 import base64
+import collections
 import functools
 import hashlib
-import json
-import re
-from collections.abc import Sequence
-from datetime import datetime
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
 
 from diffusion_jax.report import charts, pictures, results
-from diffusion_jax.report.charts import Line
-from diffusion_jax.report.record import Curve, Run
+from diffusion_jax.report.charts import Chart, Line
+from diffusion_jax.report.pictures import Film
+from diffusion_jax.report.record import Run
 from diffusion_jax.report.results import Table
+from diffusion_jax.runtime import sessions
 
 
-class Section(NamedTuple):
-  """Holds a section of the page; parts: text, tables, charts and films."""
+def render(
+  runs: Sequence[Run],
+  defaults: dict[str, Any] | None = None,
+  trajectory: Film | None = None,
+  neighbours: Film | None = None,
+) -> str:
+  """Returns the HTML of a run, runs[0], next to which others are shown.
 
-  name: str
-  title: str
-  parts: list[Any]
-
-
-class Note(NamedTuple):
-  """Holds a line of text."""
-
-  text: str
-
-
-class Extras(NamedTuple):
-  """Holds what is computed for the report: all of it may be missing.
-
-  base: config.json of a run that sets no more than the choices of this one.
+  defaults: the values of its fields if it sets no more than names. Sections
+  without content are left out.
   """
-
-  base: dict[str, Any]
-  trajectory: pictures.Film | None = None
-  neighbours: pictures.Film | None = None
-  seconds: float | None = None  # of the training
-
-
-def write(path: Path, run: Run, others: Sequence[Run], extras: Extras) -> None:
-  """Writes one self-contained file, whole or not at all."""
-  draft = path.with_name(f'{path.name}.tmp')
-  draft.write_text(render(run, others, extras), encoding='utf-8')
-  draft.replace(path)
-
-
-def render(run: Run, others: Sequence[Run], extras: Extras) -> str:
-  """Returns the HTML of a run, beside which others are shown."""
-  runs = [run, *others]
-  found = [
-    Section('samples', 'Samples during training', films_of([run])),
-    Section('trajectory', 'From noise to images', [extras.trajectory]),
-    Section('curves', 'Curves', curve_charts([run])),
-    Section('evaluation', 'Evaluation', results.parts(run.results)),
-    Section('neighbours', 'Nearest training images', [extras.neighbours]),
-    Section('runs', 'Runs side by side', compare(runs) if others else []),
-    Section('config', 'Configuration', config_parts(run, extras.base)),
-    Section('environment', 'Environment', session_tables(run.sessions)),
-  ]
-  for i, section in enumerate(found):
-    parts = [part for part in section.parts if part is not None]
-    found[i] = section._replace(parts=parts)
-  return _template().render(
+  run = runs[0]
+  sections = (
+    ('samples', 'Samples during training', films_of(runs)),
+    ('trajectory', 'From noise to images', [trajectory]),
+    ('curves', 'Curves', curve_charts(runs)),
+    ('evaluation', 'Evaluation', results.parts(run.results)),
+    ('neighbours', 'Nearest training images', [neighbours]),
+    ('runs', 'Runs side by side', comparison(runs)),
+    ('config', 'Configuration', config_tables(runs, defaults)),
+    ('environment', 'Environment', session_tables(run.sessions)),
+  )
+  listed = [(name, title, list(filter(None, x))) for name, title, x in sections]
+  template, script = _template()
+  return template.render(
     name=run.name,
     about=summary(run),
-    tiles=tiles(run, extras),
-    sections=[section for section in found if section.parts],
+    tiles=tiles(run),
+    sections=[section for section in listed if section[2]],
     drawn=datetime.now().astimezone().isoformat(' ', 'minutes'),
     bokeh=charts.script(),
-    script=_script(),
-    kind=lambda part: type(part).__name__,
-    rows=charts.table,
-    sha=_sha,
+    script=script,
   )
 
 
 @functools.cache
 def _template():
+  # Returns the template, and the page's own script.
   import jinja2
 
   loader = jinja2.PackageLoader('diffusion_jax.report')
   environment = jinja2.Environment(
     loader=loader,
-    autoescape=True,  # names and values are those of files: no markup
+    autoescape=True,  # names and values come from files: they are no markup
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters['data'] = _data
-  environment.filters['breakable'] = _breakable
-  return environment.get_template('report.html')
-
-
-def _script():
-  from importlib.resources import files
-
-  return (files('diffusion_jax.report') / 'templates' / 'page.js').read_text(
-    'utf-8'
-  )
-
-
-def _data(value):
-  # JSON in a script element, which no string in it can close.
-  import markupsafe
-
-  text = value if isinstance(value, str) else json.dumps(value)
-  return markupsafe.Markup(text.replace('<', '\\u003c'))
-
-
-def _breakable(name):
-  # A line may end after a dot or an underscore of a long name.
-  import markupsafe
-
-  parts = re.split(r'(?<=[._])', name)
-  return markupsafe.Markup('<wbr>').join(parts)
+  environment.filters['sha'] = _sha
+  environment.policies['json.dumps_kwargs'] = {}  # Bokeh needs its own order
+  script, *_ = loader.get_source(environment, 'page.js')
+  return environment.get_template('report.html'), script
 
 
 def _sha(script):
@@ -130,47 +78,32 @@ def _sha(script):
 
 def summary(run: Run) -> str:
   """Returns what was trained, in a line."""
-  c = run.config.get
-  shape = 'x'.join(map(str, c('data.image_shape') or ()))
-  objective = c('objective.name')
-  found = [
-    f'{c("data.name")} {shape}'.strip() if c('data.name') else '',
-    f'network {c("network.name")}' if c('network.name') else '',
-    f'objective {objective}' if objective else '',
-    f'schedule {c("schedule.name")}' if c('schedule.name') else '',
-    f'sampler {c("sampling.sampler")}' if c('sampling.sampler') else '',
-  ]
-  return ' · '.join(filter(None, found))
+  shape = 'x'.join(map(str, run.fields.get('facts.image_shape') or ()))
+  words = [f'{run.fields.get("data.name") or ""} {shape}'.strip()]
+  for part in ('network', 'objective', 'schedule', 'sampler'):
+    path = 'sampling.sampler' if part == 'sampler' else part
+    name = run.fields.get(f'{path}.name')
+    words += [f'{part} {name}'] if name else []
+  return ' · '.join(filter(None, words))
 
 
-def tiles(run: Run, extras: Extras) -> list[tuple[str, str]]:
-  """Returns (name, value) of the figures that stand at the top."""
-  found = []
-  for entry in reversed(run.sessions):
-    if 'parameters' in entry:
-      found.append(('parameters', f'{entry["parameters"]:,}'))
-      break
-  loss = run.curves.get('loss')
-  if loss:
-    found.append(('steps', f'{loss.steps[-1]:,}'))
-  if extras.seconds is not None:
-    found.append(('training', duration(extras.seconds)))
-  for name in ('loss', 'test_loss'):
-    if name in run.curves:
-      found.append((shown(name), f'{run.curves[name].values[-1]:.4g}'))
-  speed = run.curves.get('images_per_second')
-  if speed:
-    found.append(('images per second', f'{np.median(speed.values):,.4g}'))
-  return found + results.tiles(run.results)
+def tiles(run: Run) -> list[tuple[str, str]]:
+  """Returns (name, value) of the numbers at the top."""
+  counts = [x['parameters'] for x in run.sessions if 'parameters' in x]
+  seconds = sessions.seconds(run.sessions)
+  top = {
+    'parameters': f'{counts[-1]:,}' if counts else '',
+    'steps': _last_step(run),
+    'training': str(timedelta(seconds=round(seconds))) if seconds else '',
+  }
+  for name, value in results.final(run).items():
+    if name in ('loss', 'test_loss', 'images_per_second') or ', ' in name:
+      top[shown(name)] = value
+  return [(name, value) for name, value in top.items() if value][:9]
 
 
-def duration(seconds: float) -> str:
-  """Returns '1 h 3 min', '3 min 5 s' or '5 s'."""
-  minutes, rest = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  if hours:
-    return f'{hours} h {minutes} min'
-  return f'{minutes} min {rest} s' if minutes else f'{rest} s'
+def _last_step(run):
+  return f'{run.curves["loss"].steps[-1]:,}' if 'loss' in run.curves else ''
 
 
 def shown(name: str) -> str:
@@ -178,204 +111,138 @@ def shown(name: str) -> str:
   return name.replace('_', ' ').replace('grad norm', 'gradient norm')
 
 
-def films_of(runs: Sequence[Run]) -> list[Any]:
-  """Returns a film of the sheets of each run that has some."""
-  return [
-    pictures.film(
-      run.name if len(runs) > 1 else sheet_title(run),
-      f'Sheet of generated images of {run.name}',
-      [(f'step {step:,}', path) for step, path in run.sheets],
-      1_500_000 // len(runs),
-    )
-    for run in runs
-  ]
+def films_of(runs: Sequence[Run]) -> Iterator[Film | None]:
+  """Yields a film of the sheets of each run that has some."""
+  for run in runs:
+    title = run.name if len(runs) > 1 else 'The same noise at every step'
+    get = run.fields.get
+    if get('conditioning.labels') and not get('sampling.labels'):
+      title += '; a column for each class'
+    about = f'Sheet of generated images of {run.name}'
+    sheets = [(f'step {step:,}', path) for step, path in run.sheets]
+    yield pictures.film(title, about, sheets, 1_500_000 // len(runs))
 
 
-def sheet_title(run: Run) -> str:
-  """Returns what the sheets of a run have in common."""
-  c = run.config.get
-  classes = c('conditioning.labels') and not c('sampling.labels')
-  columns = '; a column for each class' if classes else ''
-  return f'The same noise at every step{columns}'
+def curve_charts(runs: Sequence[Run]) -> Iterator[Chart]:
+  """Yields a chart for each metric, with its value on the test split.
 
-
-def curve_charts(runs: Sequence[Run]) -> list[Any]:
-  """Returns a chart for each metric; those of quarters of t in one.
-
-  A loss stands beside its value on the test split. Of several runs each has a
-  colour, and quarters are left out.
+  Several runs have a colour each. Of a single one the quarters of t are charts.
   """
   names = list(dict.fromkeys(name for run in runs for name in run.curves))
   first = 'loss', 'learning_rate', 'grad_norm', 'images_per_second'
   names.sort(key=lambda n: first.index(n) if n in first else len(first))
-  found = []
-  quarters = [name for name in names if '_quarter_' in name]
+  single = len(runs) == 1
   for name in names:
-    if name in quarters or name.startswith('test_') and name[5:] in names:
+    if '_quarter_' in name or name.startswith('test_') and name[5:] in names:
       continue
     lines = [
-      line for i, run in enumerate(runs) for line in _lines(name, run, i, runs)
+      Line(
+        shown(which) if single else f'{run.name}, {shown(which)}',
+        *run.curves[which],
+        charts.COLOURS[(i + (single and test)) % len(charts.COLOURS)],
+        'dashed' if test else 'solid',
+      )
+      for i, run in enumerate(runs)
+      for test, which in enumerate((name, f'test_{name}'))
+      if which in run.curves
     ]
-    dashed = any(line.dash == 'dashed' for line in lines)
-    title = shown(name).capitalize() + (' (dashed: test)' if dashed else '')
-    found.append(charts.draw(title, lines, log=log_axis(name, lines)))
-    if name == 'loss' and quarters and len(runs) == 1:
-      found += quarter_charts(runs[0].curves)
-  return found
+    yield _curves(shown(name).capitalize(), lines)
+    if name == 'loss' and single:
+      yield from _quarter_charts(runs[0].curves)
 
 
-def _lines(name, run, i, runs):
-  colours = charts.COLOURS
-  colour = colours[i % len(colours)]
-  several = len(runs) > 1
-  for each, dash in ((name, 'solid'), (f'test_{name}', 'dashed')):
-    if each in run.curves:
-      curve = run.curves[each]
-      test = colour if several else colours[1]
-      label = f'{run.name}, test' if each != name else run.name
-      yield Line(
-        label if several else shown(each),
-        curve.steps,
-        curve.values,
-        colour if each == name else test,
-        dash if several else 'solid',
-        run.name if several else '',
-      )
-
-
-def quarter_charts(curves: dict[str, Curve]) -> list[Any]:
-  """Returns the losses of the quarters of t, in training and on test images."""
+def _quarter_charts(curves):
   ranges = '0 to ¼', '¼ to ½', '½ to ¾', '¾ to 1'
-  found = []
-  for prefix, title in (
-    ('', 'Loss by quarter of t'),
-    ('test_', 'Test loss by quarter of t'),
-  ):
+  for prefix, title in (('', 'Loss'), ('test_', 'Test loss')):
     lines = [
-      Line(f't {where}', curves[name].steps, curves[name].values, colour)
-      for i, (where, colour) in enumerate(
-        zip(ranges, charts.QUARTERS, strict=True), start=1
-      )
-      if (name := f'{prefix}loss_quarter_{i}') in curves
+      Line(f't {ranges[i]}', curve.steps, curve.values, charts.QUARTERS[i])
+      for i in range(4)
+      if (curve := curves.get(f'{prefix}loss_quarter_{i + 1}'))
     ]
     if lines:
-      log = log_axis(f'{prefix}loss', lines)
-      found.append(charts.draw(title, lines, log=log))
-  return found
+      yield _curves(f'{title} by quarter of t', lines)
 
 
-def log_axis(name: str, lines: Sequence[Line]) -> str:
-  """Returns 'y' for a loss that falls by a decade or more, else ''."""
-  return 'y' if 'loss' in name and charts.spans_a_decade(lines) else ''
+def _curves(title, lines):
+  # A loss that falls by a decade or more has a logarithmic axis.
+  log = 'loss' in title.lower() and charts.spans_a_decade(lines)
+  return charts.draw(title, lines, log='y' if log else '')
 
 
-_OBJECTIVE = (
-  'objective.name', 'objective.parametrization', 'objective.weight',
-  'objective.times', 'objective.uncertainty',
+def comparison(runs: Sequence[Run]) -> Iterator[Table | str]:
+  """Yields where each of several runs ended."""
+  if len(runs) < 2:
+    return
+  finals = [results.final(run) for run in runs]
+  names = dict.fromkeys(name for final in finals for name in final)
+  rows = [
+    [run.name, _last_step(run), *(final.get(name, '') for name in names)]
+    for run, final in zip(runs, finals, strict=True)
+  ]
+  head = ['run', 'steps', *map(shown, names)]
+  yield Table('Where they ended', [head, *rows])
+  objectives = [
+    {n: x for n, x in run.fields.items() if n.startswith(_OBJECTIVE)}
+    for run in runs
+  ]
+  if any(objective != objectives[0] for objective in objectives):
+    yield 'Losses of different objectives cannot be compared with each other.'
+
+
+_OBJECTIVE = 'objective.', 'parametrization.'
+# Fields that do not describe a training.
+_APART = (
+  'edit.', 'convert.', 'report.', 'noise.', 'average.', 'facts.',
+  'compilation_cache', 'sampling.name', 'evaluation.name',
 )  # fmt: skip
 
 
-def compare(runs: Sequence[Run]) -> list[Any]:
-  """Returns tables, curves and sheets of several runs."""
-  head = ['run', 'steps', *results.final_names(runs)]
-  last = [
-    [
-      run.name,
-      f'{run.curves["loss"].steps[-1]:,}' if 'loss' in run.curves else '',
-      *(results.final(run, name) for name in head[2:]),
-    ]
-    for run in runs
+def config_tables(
+  runs: Sequence[Run], defaults: dict[str, Any] | None
+) -> Iterator[Table]:
+  """Yields the fields that differ, and all fields of the first run."""
+  columns = {run.name: _as_written(run.fields) for run in runs}
+  if defaults:
+    columns['default'] = _as_written(defaults)
+  names = dict.fromkeys(name for fields in columns.values() for name in fields)
+  rows = [
+    [name, *(fields.get(name, '') for fields in columns.values())]
+    for name in names
   ]
-  objectives = {
-    tuple(plain(run.config.get(field)) for field in _OBJECTIVE) for run in runs
-  }
-  note = 'Losses of different objectives cannot be compared with each other.'
-  return [
-    Table('Where they ended', [[shown(x) for x in head], *last]),
-    Note(note) if len(objectives) > 1 else None,
-    config_table(runs),
-    *curve_charts(runs),
-    *films_of(runs),
-  ]
+  rows = [row for row in rows if len(set(row[1:])) > 1]
+  if rows:
+    yield Table('Fields that differ', [['field', *columns], *rows], code=True)
+  rows = [list(item) for item in columns[runs[0].name].items()]
+  if rows:
+    title = f'All {len(rows)} fields of {runs[0].name}'
+    yield Table(title, [['field', 'value'], *rows], code=True, folded=True)
 
 
-# Sections that say nothing of a training.
-_APART = 'edit.', 'convert.', 'report.', 'noise.', 'compilation_cache'
-
-
-def fields(run: Run) -> dict[str, str]:
-  """Returns the fields of a run's training, as they are written."""
+def _as_written(fields):
+  # Returns the fields of a training, with the values as Python has them.
   return {
-    name: plain(value)
-    for name, value in run.config.items()
+    name: repr(tuple(value) if isinstance(value, list) else value)
+    for name, value in fields.items()
     if not name.startswith(_APART)
   }
 
 
-def config_table(runs: Sequence[Run]) -> Table | None:
-  """Returns the fields in which the configs of runs differ."""
-  configs = [fields(run) for run in runs]
-  names = list(dict.fromkeys(name for config in configs for name in config))
-  rows = [[name, *(c.get(name, 'absent') for c in configs)] for name in names]
-  rows = [row for row in rows if len(set(row[1:])) > 1]
-  head = ['field', *(run.name for run in runs)]
-  caption = 'Where their configs differ'
-  return Table(caption, [head, *rows], code=True) if rows else None
-
-
-def config_parts(run: Run, base: dict[str, Any]) -> list[Any]:
-  """Returns what the run sets, beside configs/base.py, and all fields."""
-  known = {name: plain(value) for name, value in base.items()}
-  now = fields(run)
-  rows = [
-    [name, value, known.get(name, 'absent')]
-    for name, value in now.items()
-    if value != known.get(name)
-  ]
-  found = []
-  if rows and base:
-    head = ['field', 'this run', 'configs/base.py']
-    caption = (
-      'What differs from configs/base.py, and from defaults of its choices'
-    )
-    found.append(Table(caption, [head, *rows], code=True))
-  if now:
-    rows = [['field', 'value'], *([*item] for item in now.items())]
-    title = f'All {len(now)} fields'
-    found.append(Table(title, rows, code=True, folded=True))
-  return found
-
-
-def plain(value: Any) -> str:
-  """Returns a value of a config as it is written in Python."""
-  return repr(tuple(value) if isinstance(value, list) else value)
-
-
-def session_tables(sessions: Sequence[dict]) -> list[Any]:
-  """Returns where the training ran: the last start, and a list of all."""
-  starts = [entry for entry in sessions if entry.get('event') == 'start']
+def session_tables(entries: Sequence[dict]) -> Iterator[Table]:
+  """Yields where the training ran: the last start, and a list of all."""
+  starts = [entry for entry in entries if entry.get('event') == 'start']
   if not starts:
-    return []
-  last = starts[-1]
-  rows = [
-    ['started', str(last.get('time', '')).replace('T', ' ')],
-    ['devices', results.counted(last.get('devices') or [])],
-    ['processes', str(last.get('processes', ''))],
-    ['platform', str(last.get('platform', ''))],
-    ['Python', str(last.get('python', ''))],
-    *(
-      [f'commit of the {where}', str(commit)]
-      for where, commit in (last.get('commits') or {}).items()
-    ),
-    *([str(n), str(x)] for n, x in (last.get('versions') or {}).items()),
-  ]
-  rows = [['of the last start', ''], *(row for row in rows if row[1])]
-  found = [Table('Where it was trained', rows)]
+    return
+  rows = [['of the last start', '']]
+  for name, value in starts[-1].items():
+    if isinstance(value, dict):  # commits, versions
+      rows += [[f'{name}: {key}', str(x)] for key, x in value.items()]
+    elif isinstance(value, list):  # devices
+      counts = collections.Counter(map(str, value)).items()
+      rows.append([name, ', '.join(f'{n} × {x}' for x, n in counts)])
+    elif name not in ('event', 'step', 'parameters'):
+      rows.append([name, str(value)])
+  yield Table('Where it was trained', rows)
   if len(starts) > 1:
-    rows = [
-      [str(entry.get(name, '')) for name in ('event', 'step', 'time')]
-      for entry in sessions
-    ]
     head = ['event', 'step', 'time']
-    found.append(Table('Starts and ends', [head, *rows], folded=True))
-  return found
+    rows = [[str(entry.get(name, '')) for name in head] for entry in entries]
+    yield Table('Starts and ends', [head, *rows], folded=True)

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,22 +12,15 @@ import numpy as np
 _LARGE = 60_000
 
 
-class Frame(NamedTuple):
-  """Holds a picture as a data URI, and what is said of it."""
-
-  source: str
-  label: str
-
-
 class Film(NamedTuple):
-  """Holds the frames of a slider; about: what all of them show.
+  """Frames of a slider, (data URI, label); about: what all of them show.
 
-  left_out: how many further frames there are. width: in pixels.
+  left_out: the number of further frames; width: in pixels.
   """
 
   title: str
   about: str
-  frames: list[Frame]
+  frames: list[tuple[str, str]]
   left_out: int
   width: int
 
@@ -41,33 +34,34 @@ def film(
 ) -> Film | None:
   """Makes a film of (label, file or uint8 [H, W, C]); None without a picture.
 
-  It has at most so many frames and about so many bytes: what is more is left
-  out, evenly, but for the first and the last. Files that are damaged are left
-  out too.
+  At most `most` frames and about `most_bytes` are kept, evenly spread, with the
+  first and the last. Damaged files are left out.
   """
-  found = list(pictures)
-  frames = [frame for frame in map(_frame, spread(found, most)) if frame]
+  frames, width = [], 0
+  for label, picture in spread(pictures, most):
+    try:
+      content, width = source(picture)
+    except (OSError, ValueError, SyntaxError):  # as Pillow raises
+      continue
+    frames.append((content, label))
   if not frames:
     return None
-  size = sum(len(frame.source) for frame, _ in frames)
+  size = sum(len(content) for content, _ in frames)
   if size > most_bytes:
     frames = spread(frames, max(2, int(len(frames) * most_bytes / size)))
-  kept = [frame for frame, _ in frames]
-  return Film(title, about, kept, len(found) - len(kept), frames[-1][1])
+  return Film(title, about, frames, len(pictures) - len(frames), width)
 
 
 def spread(items: Sequence, most: int) -> list:
-  """Returns at most so many items, evenly, with the first and the last."""
-  if len(items) <= most:
-    return list(items)
-  index = np.rint(np.linspace(0, len(items) - 1, most)).astype(int)
-  return [items[i] for i in index]
+  """Returns at most `most` items, evenly spread, with both ends."""
+  count = min(len(items), most)
+  return [items[round(i)] for i in np.linspace(0, len(items) - 1, count)]
 
 
 def source(picture: Path | np.ndarray) -> tuple[str, int]:
   """Returns (data URI, width) of a file or of uint8 [H, W, C].
 
-  Raises OSError or ValueError for what is no picture.
+  Raises OSError, ValueError or SyntaxError for a file that is not a picture.
   """
   from PIL import Image
 
@@ -85,26 +79,6 @@ def source(picture: Path | np.ndarray) -> tuple[str, int]:
       content, kind = small, 'webp'
   text = base64.b64encode(content).decode()
   return f'data:image/{kind};base64,{text}', image.width
-
-
-def gif_frames(path: Path) -> Iterable[np.ndarray]:
-  """Yields the frames of a GIF, uint8 [H, W, C]."""
-  from PIL import Image, ImageSequence
-
-  with Image.open(path) as image:
-    grey = image.mode == 'L'
-    for frame in ImageSequence.Iterator(image):
-      array = np.asarray(frame.convert('L' if grey else 'RGB'))
-      yield array[..., None] if grey else array
-
-
-def _frame(labelled):
-  label, picture = labelled
-  try:
-    content, width = source(picture)
-  except (OSError, ValueError, SyntaxError):  # as Pillow raises
-    return None
-  return Frame(content, label), width
 
 
 def _encode(image, kind, **options):

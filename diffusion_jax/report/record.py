@@ -1,4 +1,4 @@
-"""Reads what a run folder has of numbers, pictures and results."""
+"""Reads the numbers, pictures and results of a run folder."""
 
 import json
 import math
@@ -7,63 +7,51 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffusion_jax.runtime import sessions
+from diffusion_jax.runtime.files import read_json_lines
+
 
 class Curve(NamedTuple):
-  """Holds the values of one metric over the steps, lists of one length."""
+  """The values of one metric over the steps, lists of the same length."""
 
   steps: list[int]
   values: list[float]
 
 
 class Run(NamedTuple):
-  """Holds a run: whatever it does not have is empty.
+  """What a run folder contains; what is missing is empty.
 
-  config: {'section.field': value}; curves: by the name of the metric; sheets:
-  (step, file) of the samples during training; results: (folder, content) of
-  the evaluations; sessions: the starts and ends of the training.
+  fields: {'section.field': value} of its config; curves: by the name of the
+  metric; sheets: (step, file) of the samples during training; results: (folder,
+  content) of the evaluations; sessions: the starts and ends of the training.
   """
 
   name: str
-  config: dict[str, Any]
+  fields: dict[str, Any]
   curves: dict[str, Curve]
   sheets: list[tuple[int, Path]]
   results: list[tuple[str, dict]]
   sessions: list[dict]
 
 
-def read(name: str, folder: Path, config: dict, sessions: list[dict]) -> Run:
-  """Reads a run folder; config: of the run, nested."""
+def read(name: str, folder: Path, fields: dict[str, Any]) -> Run:
+  """Reads a run folder; fields: of its config, by their dotted names."""
   return Run(
     name,
-    flat(config),
+    fields,
     read_curves(folder / 'metrics.jsonl'),
     read_sheets(folder / 'samples'),
     list(read_results(folder / 'evaluation')),
-    sessions,
+    sessions.read(folder),
   )
 
 
-def flat(tree: dict, prefix: str = '') -> dict[str, Any]:
-  """Returns {'section.field': value} of nested dicts."""
-  found = {}
-  for key, value in tree.items():
-    if isinstance(value, dict):
-      found |= flat(value, f'{prefix}{key}.')
-    else:
-      found[f'{prefix}{key}'] = value
-  return found
-
-
 def read_curves(path: Path) -> dict[str, Curve]:
-  """Reads metrics.jsonl; damaged lines and numbers that are not finite are not
-  in the curves.
-  """
+  """Reads the finite numbers of metrics.jsonl, without damaged lines."""
   curves = {}
-  for entry in _lines(path):
+  for entry in read_json_lines(path):
     step = entry.pop('step', None)
-    if not isinstance(step, int):
-      continue
-    for name, value in entry.items():
+    for name, value in entry.items() if isinstance(step, int) else ():
       if isinstance(value, (int, float)) and math.isfinite(value):
         curve = curves.setdefault(name, Curve([], []))
         curve.steps.append(step)
@@ -72,41 +60,21 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 
 def read_sheets(folder: Path) -> list[tuple[int, Path]]:
-  """Finds the files step_<step>.png of a folder, in the order of the steps."""
-  found = []
-  for path in folder.glob('step_*.png'):
-    step = re.fullmatch(r'step_(\d+)', path.stem)
-    if step:
-      found.append((int(step[1]), path))
-  return sorted(found)
+  """Returns the files step_<step>.png of a folder, sorted by step."""
+  return sorted(
+    (int(match[1]), path)
+    for path in folder.glob('step_*.png')
+    if (match := re.fullmatch(r'step_(\d+)', path.stem))
+  )
 
 
 def read_results(folder: Path) -> Iterator[tuple[str, dict]]:
-  """Yields the name and content of each result.json and sweep.json below."""
+  """Yields the folder and content of each result.json and sweep.json."""
   for path in sorted(folder.rglob('*.json')):
     if path.name in ('result.json', 'sweep.json'):
-      found = _json(path)
-      if found:
-        yield path.parent.relative_to(folder).as_posix(), found
-
-
-def _json(path):
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError):
-    return {}
-  return found if isinstance(found, dict) else {}
-
-
-def _lines(path):
-  try:
-    lines = path.read_text().splitlines()
-  except (OSError, UnicodeDecodeError):
-    return
-  for line in lines:
-    try:
-      entry = json.loads(line)
-    except ValueError:  # what a killed run left incomplete
-      continue
-    if isinstance(entry, dict):
-      yield entry
+      try:
+        content = json.loads(path.read_text())
+      except (OSError, ValueError):
+        continue
+      if content and isinstance(content, dict):
+        yield path.parent.relative_to(folder).as_posix(), content

@@ -16,7 +16,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from diffusion_jax.core.broadcasting import expand_to
 from diffusion_jax.core.denoiser import Prediction

@@ -3,35 +3,31 @@
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.denoiser import (
-  NetworkFn,
-  NoiseInput,
-  network_output,
-)
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.losses import TimeSampler
 from diffusion_jax.core.process import q_sample
-from diffusion_jax.training.objectives import Mean, Objective, by_quarter
+from diffusion_jax.training.objectives import (
+  Network,
+  Objective,
+  by_quarter,
+  means,
+)
 
 Array = jax.Array
 
 
 def classifier(
-  network_fn: NetworkFn,
-  schedule: Schedule,
-  *,
-  times: TimeSampler,
-  noise_input: NoiseInput,
-  parametrization: str = 'eps',
-  sigma_data: float = 0.5,
+  network: Network, schedule: Schedule, *, times: TimeSampler
 ) -> Objective:
-  """Returns -log p(y | x_t) in nats (Dhariwal & Nichol 2021, section 4).
+  """Makes the loss -log p(y | x_t) in nats (Dhariwal & Nichol 2021, section 4).
 
-  network_fn(params, x_t, noise, {}) -> logits [B, K]; `times` draws the levels
-  (its weights are not used); `parametrization` decides how the input is scaled,
-  as for a denoiser. params: {'network': ...}. Metrics: loss, accuracy,
-  and accuracy per quarter of t. Raises ValueError for a batch without labels.
+  The network returns logits [B, K] and gets no condition: its cond is {}. times
+  draws the levels; its weights are not used. The parametrization decides how
+  the input is scaled, as for a denoiser. params: {'network': ...}. Metrics:
+  loss, accuracy, and accuracy per quarter of t. Raises ValueError for a batch
+  without labels.
   """
+  network.check_options('classifier')
 
   def draw(key, batch, context):
     if 'label' not in batch:
@@ -44,24 +40,11 @@ def classifier(
 
   def loss(params, context, inputs, key):
     x0, label, level, eps = inputs
-    logits = network_output(
-      network_fn,
-      params['network'],
-      q_sample(x0, eps, level),
-      level,
-      parametrization=parametrization,
-      noise_input=noise_input,
-      cond={},
-      sigma_data=sigma_data,
-      key=key,
-    )
-    mean = -jnp.mean(label_log_prob(logits, label))
+    logits = network.output(params, q_sample(x0, eps, level), level, {}, key)
     right = (jnp.argmax(logits, axis=-1) == label).astype(logits.dtype)
-    metrics = {'loss': mean, 'accuracy': jnp.mean(right)}
-    metrics = {name: Mean(x, jnp.ones(())) for name, x in metrics.items()}
-    for name, accuracy in by_quarter(right, level.t).items():
-      metrics[name.replace('loss', 'accuracy')] = accuracy
-    return mean, (metrics, ())
+    metrics = means(loss=-label_log_prob(logits, label), accuracy=right)
+    loss = metrics['loss'].total
+    return loss, (metrics | by_quarter(right, level.t, 'accuracy'), ())
 
   return Objective(draw, loss)
 

@@ -1,6 +1,5 @@
 """Conditioning in training: (key, batch) -> cond, arrays [B, ...]."""
 
-import warnings
 from collections.abc import Callable
 
 import jax
@@ -115,22 +114,3 @@ def image_condition(kind: str, factor: int = 2) -> ImageCondition:
   if kind not in kinds:
     raise ValueError(f'image {kind!r} is not one of {", ".join(kinds)}')
   return kinds[kind]
-
-
-_RENAMED = {
-  'tell': 'make_condition',
-  'nothing': 'unconditional',
-  'Tell': 'Condition',
-}
-
-
-def __getattr__(name):
-  if name not in _RENAMED:
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  warnings.warn(
-    f'conditions.{name} is now conditions.{_RENAMED[name]}; the old name will '
-    'be removed',
-    DeprecationWarning,
-    stacklevel=2,
-  )
-  return globals()[_RENAMED[name]]

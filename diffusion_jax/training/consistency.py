@@ -5,20 +5,14 @@ sigma / alpha, which is sigma on EDM's path and t / (1 - t) on the straight one,
 so every schedule will do. Both evaluations of a network have the same dropout.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.denoiser import (
-  Denoiser,
-  NetworkFn,
-  NoiseInput,
-  network_output,
-)
 from diffusion_jax.core.flow_losses import (
   Distance,
   consistency_error,
@@ -35,224 +29,190 @@ from diffusion_jax.core.flow_map import (
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import TimeSampler
 from diffusion_jax.core.process import q_sample
-from diffusion_jax.training.conditions import Condition, unconditional
+from diffusion_jax.ranges import Count, NonNegative, Positive
+from diffusion_jax.training.distillation import Solver, Teacher, solver_step
 from diffusion_jax.training.level_pairs import Pairs
 from diffusion_jax.training.objectives import (
   Inputs,
+  Network,
   Objective,
   Uncertainty,
   draw_inputs,
   mean_loss,
+  uncertain_loss,
 )
 
 Array = jax.Array
-Teacher = Callable[[Any, dict], Denoiser]
 
 
 class PairInputs(NamedTuple):
-  """Holds what is drawn for a batch: `Inputs` at t, the level r, keys [B]."""
+  """Holds what is drawn for a batch: `Inputs` at t, and the level r, [B]."""
 
   inputs: Inputs
   level_r: NoiseLevel
 
 
+class Boundary(NamedTuple):
+  """Holds the constants of f: f(x) = x where sigma / alpha is sigma_min.
+
+  sigma_data: the standard deviation of the data. See `consistency_function`.
+  """
+
+  sigma_data: float = 0.5
+  sigma_min: float = 0.002
+
+
 def consistency_training(
-  network_fn: NetworkFn,
+  network: Network,
   schedule: Schedule,
   *,
   pairs: Pairs,
   distance: Distance | None = None,
-  noise_input: NoiseInput,
-  condition: Condition = unconditional,
-  sigma_data: float = 0.5,
-  sigma_min: float = 0.002,
+  sigma_data: Positive = 0.5,
+  sigma_min: Positive = 0.002,
   ema_target: bool = False,
 ) -> Objective:
-  """Returns consistency training, without a teacher (Song et al. 2023, Alg. 3).
+  """Makes consistency training, without a teacher (Song et al. 2023, Alg. 3).
 
-  `consistency_error` of x_t and x_r with the same noise. `improved_pairs` and
-  the default distance, `pseudo_huber()`, are iCT (Song & Dhariwal 2024);
-  `easy_pairs` from a trained network, with `pseudo_huber(0.0)`, are ECT (Geng
-  et al. 2024). The target is of the parameters themselves, or of their average
-  (Song et al. 2023). The network's input and output are those of the
-  parametrization 'edm'. params: {'network': ...}. Metrics: loss, and loss per
-  quarter of t.
+  The loss is `consistency_error` of x_t and x_r with the same noise.
+  `improved_pairs` and the default distance, `pseudo_huber()`, are iCT (Song &
+  Dhariwal 2024); `easy_pairs` from a trained network, with `pseudo_huber(0.0)`,
+  are ECT (Geng et al. 2024). The parameters themselves give the target, or with
+  ema_target their average (Song et al. 2023). sigma_data and sigma_min are
+  those of `Boundary`; the network's parametrization and sigma_data have no
+  effect. params: {'network': ...}. Metrics: loss, and loss per quarter of t.
   """
+  network.check_options('consistency_training')
 
   def same_noise(context, keys, inputs, xt, level_r):
     return q_sample(inputs.x0, inputs.eps, level_r)
 
-  return _consistency(
-    same_noise,
-    network_fn,
-    schedule,
-    pairs=pairs,
-    distance=distance or pseudo_huber(),
-    noise_input=noise_input,
-    condition=condition,
-    sigma_data=sigma_data,
-    sigma_min=sigma_min,
-    ema_target=ema_target,
+  f_of = _consistency_of(network, Boundary(sigma_data, sigma_min))
+  distance = distance or pseudo_huber()
+  return Objective(
+    _draw_pairs(network, schedule, pairs),
+    _consistency_loss(same_noise, f_of, distance, ema_target),
   )
 
 
 def consistency_distillation(
-  network_fn: NetworkFn,
+  network: Network,
   schedule: Schedule,
   *,
   teacher: Teacher,
-  solver: Any,
+  solver: Solver,
   pairs: Pairs,
   distance: Distance | None = None,
-  noise_input: NoiseInput,
-  condition: Condition = unconditional,
-  sigma_data: float = 0.5,
-  sigma_min: float = 0.002,
+  sigma_data: Positive = 0.5,
+  sigma_min: Positive = 0.002,
   ema_target: bool = False,
 ) -> Objective:
-  """Returns consistency distillation (Song et al. 2023, Alg. 2).
+  """Makes consistency distillation (Song et al. 2023, Alg. 2).
 
-  As `consistency_training`, but x_r is one step of `solver`, a deterministic
-  `Sampler` without memory such as `dj.heun()`, from x_t. teacher(frozen, cond)
-  -> Denoiser, of the parameters in `Context.frozen`.
+  It is `consistency_training` with another x_r: one step of the solver, such as
+  `dj.heun()`, from x_t, with the teacher as its denoiser. The default distance
+  is `squared_error`.
   """
+  network.check_options('consistency_distillation')
 
-  def solver_step(context, keys, inputs, xt, level_r):
+  def teacher_step(context, keys, inputs, xt, level_r):
     denoise = teacher(context.frozen, inputs.cond)
-    xr, _ = solver.step(
-      keys[1],
-      xt,
-      solver.init(xt),
-      denoise,
-      level_s=level_r,
-      level_t=inputs.level,
-    )
-    return xr
+    return solver_step(solver, keys[1], denoise, xt, inputs.level, level_r)
 
-  return _consistency(
-    solver_step,
-    network_fn,
-    schedule,
-    pairs=pairs,
-    distance=distance or squared_error,
-    noise_input=noise_input,
-    condition=condition,
-    sigma_data=sigma_data,
-    sigma_min=sigma_min,
-    ema_target=ema_target,
+  f_of = _consistency_of(network, Boundary(sigma_data, sigma_min))
+  distance = distance or squared_error
+  return Objective(
+    _draw_pairs(network, schedule, pairs),
+    _consistency_loss(teacher_step, f_of, distance, ema_target),
   )
 
 
-def _consistency(
-  cleaner,
-  network_fn,
-  schedule,
-  *,
-  pairs,
-  distance,
-  condition,
-  ema_target,
-  **options,
-):
-  # cleaner(context, keys, inputs, xt, level_r) -> x_r
+def _draw_pairs(network, schedule, pairs):
   def draw(key, batch, context):
     key, pair_key = jax.random.split(key)
     size = len(batch['image'])
     level_t, level_r, weight = pairs(pair_key, size, schedule, context.step)
     inputs, keys = draw_inputs(
-      key,
-      batch,
-      schedule,
-      times=lambda *_: (level_t, weight),
-      condition=condition,
+      key, batch, schedule, network, lambda *_: (level_t, weight)
     )
     return PairInputs(inputs, level_r), keys
 
+  return draw
+
+
+def _consistency_of(network, boundary):
+  # Makes (params, cond, key) -> f, (x, level) -> x_0.
+  def f_of(params, cond, key):
+    return functools.partial(
+      consistency_output,
+      network.apply,
+      params['network'],
+      noise_input=network.noise_input,
+      cond=cond,
+      key=key,
+      **boundary._asdict(),
+    )
+
+  return f_of
+
+
+def _consistency_loss(make_xr, f_of, distance, ema_target):
+  # make_xr: (context, keys, inputs, xt, level_r) -> x_r
   def loss(params, context, inputs, keys):
     inputs, level_r = inputs
     xt = q_sample(inputs.x0, inputs.eps, inputs.level)
-    xr = cleaner(context, keys, inputs, xt, level_r)
-
-    def f_fn(params):
-      return functools.partial(
-        consistency_output,
-        network_fn,
-        params['network'],
-        cond=inputs.cond,
-        key=keys[0],
-        **options,
-      )
-
+    xr = make_xr(context, keys, inputs, xt, level_r)
     target_params = context.ema_params if ema_target else params
+    f, target_f = (
+      f_of(p, inputs.cond, keys[0]) for p in (params, target_params)
+    )
     error = consistency_error(
-      f_fn(params),
-      f_fn(target_params),
-      xt,
-      xr,
-      inputs.level,
-      level_r,
-      distance,
+      f, target_f, xt, xr, inputs.level, level_r, distance
     )
     return mean_loss(inputs.time_weight * error, inputs.level.t)
 
-  return Objective(draw, loss)
+  return loss
 
 
 def continuous_consistency(
-  network_fn: NetworkFn,
+  network: Network,
   schedule: Schedule,
   *,
   times: TimeSampler,
   teacher: Teacher | None = None,
-  warmup_steps: int = 10_000,
-  offset: float = 0.1,
+  warmup_steps: Count = 10_000,
+  offset: NonNegative = 0.1,
   uncertainty: Uncertainty | None = None,
-  noise_input: NoiseInput,
-  condition: Condition = unconditional,
-  sigma_data: float = 0.5,
+  sigma_data: Positive = 0.5,
 ) -> Objective:
-  """Returns sCM, consistency in continuous time (Lu & Song 2025, Alg. 1).
+  """Makes sCM, consistency in continuous time (Lu & Song 2025, Alg. 1).
 
-  |F - sg(F) - g|^2 with the tangent g of `trigflow_tangent`, `normalized` with
-  `offset`; its second part grows over `warmup_steps`. Training (sCT), or
-  distillation (sCD) where `teacher` gives the velocity. With `uncertainty` the
-  loss is l / exp(u) + u, as in `denoising`. The network is one of TrigFlow
-  (`make_flow_map` of kind 'trigflow'); its input for the time must be smooth:
-  Fourier features of a large scale make it diverge, as bfloat16 does. The value
-  of the loss says nothing about progress. params: {'network': ...}. Metrics:
-  loss, tangent (the norm of g before it is normalised), loss per quarter of t.
+  The loss is |F - sg(F) - g|^2 with the tangent g of `trigflow_tangent`,
+  `normalized` with `offset`; the second part of g grows over `warmup_steps`. It
+  is training (sCT), or distillation (sCD) if a teacher gives the velocity. See
+  `denoising` for uncertainty. The network is that of `make_flow_map` with the
+  kind 'trigflow' and this sigma_data; its input for the time must be smooth:
+  Fourier features of a large scale make it diverge, and so does bfloat16. The
+  value of the loss says nothing about progress. params: {'network': ...}.
+  Metrics: loss, tangent (the mean norm of g), loss per quarter of t.
   """
+  network.check_options('continuous_consistency')
+  network = dataclasses.replace(
+    network, parametrization='edm', sigma_data=sigma_data
+  )
 
   def draw(key, batch, context):
-    return draw_inputs(key, batch, schedule, times=times, condition=condition)
+    return draw_inputs(key, batch, schedule, network, times)
 
   def loss(params, context, inputs, keys):
-    x0, eps, level = inputs.x0, inputs.eps, inputs.level
-    xt = q_sample(x0, eps, level)
-    angle = jnp.arctan2(level.sigma, sigma_data * level.alpha)
-    cos, sin = (expand_to(f(angle), x0) for f in (jnp.cos, jnp.sin))
-    x = trigflow_input(xt, level, sigma_data)
-    velocity = cos * sigma_data * eps - sin * x0
-    if teacher is not None:
-      estimate = teacher(context.frozen, inputs.cond)(xt, level).x0
-      velocity = (cos * x - estimate) / sin
+    level = inputs.level
+    x, angle, velocity = _trigflow_path(inputs, sigma_data, teacher, context)
 
     def output_fn(scaled, angle):
-      return network_output(
-        network_fn,
-        params['network'],
-        sigma_data * scaled,
-        level_of_angle(angle, sigma_data),
-        parametrization='edm',
-        noise_input=noise_input,
-        cond=inputs.cond,
-        sigma_data=sigma_data,
-        key=keys[0],
-      )
+      x, level = sigma_data * scaled, level_of_angle(angle, sigma_data)
+      return network.output(params, x, level, inputs.cond, keys[0])
 
-    warmup = jnp.minimum(context.step / max(warmup_steps, 1), 1.0)
-    if warmup_steps == 0:
-      warmup = 1.0
+    warmup = _warmup(context.step, warmup_steps)
     before, g = trigflow_tangent(
       output_fn, x, angle, velocity, warmup, sigma_data
     )
@@ -260,8 +220,24 @@ def continuous_consistency(
     losses = squared_error(output_fn(x / sigma_data, angle), target)
     norms = jnp.sqrt(squared_error(g, jnp.zeros_like(g)))
     if uncertainty is not None:
-      u = uncertainty(params, level)
-      losses = losses * jnp.exp(-u) + u
+      losses = uncertain_loss(losses, uncertainty(params, level))
     return mean_loss(inputs.time_weight * losses, level.t, tangent=norms)
 
   return Objective(draw, loss)
+
+
+def _trigflow_path(inputs, sigma_data, teacher, context):
+  # Returns x on TrigFlow's path, its angle [B] and dx/d angle.
+  x0, eps, level = inputs.x0, inputs.eps, inputs.level
+  xt = q_sample(x0, eps, level)
+  angle = jnp.arctan2(level.sigma, sigma_data * level.alpha)
+  cos, sin = (expand_to(f(angle), x0) for f in (jnp.cos, jnp.sin))
+  x = trigflow_input(xt, level, sigma_data)
+  if teacher is None:
+    return x, angle, cos * sigma_data * eps - sin * x0
+  estimate = teacher(context.frozen, inputs.cond)(xt, level).x0
+  return x, angle, (cos * x - estimate) / sin
+
+
+def _warmup(step, num_steps):
+  return jnp.minimum(step / num_steps, 1.0) if num_steps else 1.0

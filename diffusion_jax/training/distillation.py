@@ -1,23 +1,22 @@
 """Objectives that learn from the samples or the steps of a teacher.
 
-The students are networks of one time, as in `denoising`; what is distilled into
-flow maps is in `consistency`.
+The students are networks of one time, as in `denoising`; `consistency` distils
+into flow maps.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.denoiser import Denoiser, NetworkFn, NoiseInput
+from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.flow_losses import sg, two_step_target
-from diffusion_jax.core.levels import Schedule
+from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import (
   TimeSampler,
   Weight,
-  denoising_loss,
   flow_weight,
   step_times,
   truncated_snr_weight,
@@ -25,53 +24,74 @@ from diffusion_jax.core.losses import (
 )
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import q_sample
-from diffusion_jax.training.conditions import Condition, unconditional
 from diffusion_jax.training.objectives import (
+  Network,
   Objective,
   denoising,
   draw_inputs,
-  make_output_at,
   mean_loss,
 )
 
 Array = jax.Array
+# (frozen, cond) -> denoiser; frozen: the parameters in `Context.frozen`
+Teacher = Callable[[Any, dict], Denoiser]
+# (frozen, cond, x1 [B, ...]) -> x_0 [B, ...]
+ImageTeacher = Callable[[Any, dict, Array], Array]
+
+
+class Solver(Protocol):
+  """A deterministic `Sampler` without memory, such as `dj.ddim()`."""
+
+  @property
+  def init(self) -> Callable[[Array], Any]:
+    """Returns the function x -> state."""
+    ...
+
+  @property
+  def step(self) -> Callable[..., tuple[Array, Any]]:
+    """Returns the function of one transition from level t to level s."""
+    ...
+
+
+def solver_step(
+  solver: Solver,
+  key: Array,
+  denoise: Denoiser,
+  xt: Array,
+  level_t: NoiseLevel,
+  level_s: NoiseLevel,
+) -> Array:
+  """Takes one step of a solver from x_t [B, ...] to x_s [B, ...]."""
+  xs, _ = solver.step(
+    key, xt, solver.init(xt), denoise, level_s=level_s, level_t=level_t
+  )
+  return xs
 
 
 def progressive_distillation(
-  network_fn: NetworkFn,
+  network: Network,
   schedule: Schedule,
   *,
   num_steps: int,
-  teacher: Callable[[Any, dict], Denoiser],
-  solver: Any,
-  parametrization: str,
-  noise_input: NoiseInput,
+  teacher: Teacher,
+  solver: Solver,
   weight: Weight = truncated_snr_weight,
-  condition: Condition = unconditional,
-  sigma_data: float = 0.5,
 ) -> Objective:
-  """Returns progressive distillation (Salimans & Ho 2022, Alg. 2).
+  """Makes progressive distillation (Salimans & Ho 2022, Alg. 2).
 
-  The student, of N = num_steps steps from t = 1 / N .. 1, learns the
-  `two_step_target` of two steps of the teacher: teacher(frozen, cond) ->
-  Denoiser, of the parameters in `Context.frozen`; solver: `dj.ddim()`. The loss
-  is weight(level) |x_0 - target|^2 in the space of `parametrization`, per
-  dimension. The next stage has this student as its teacher and half as many
-  steps. params: {'network': ...}. Metrics: loss, and loss per quarter of t.
-  Raises ValueError for num_steps < 1.
+  The student has N = num_steps steps, from t = 1 / N .. 1. It learns the
+  `two_step_target` of two steps of the teacher with the solver `dj.ddim()`. The
+  loss is weight(level) |x_0 - target|^2 per dimension, in the space of the
+  student's parametrization. The next stage has this student as its teacher and
+  half as many steps. params: {'network': ...}. Metrics: loss, and loss per
+  quarter of t. Raises ValueError for num_steps < 1.
   """
   if num_steps < 1:
     raise ValueError(f'num_steps is {num_steps}: a student needs at least 1')
-  output_at = make_output_at(
-    network_fn,
-    parametrization=parametrization,
-    noise_input=noise_input,
-    sigma_data=sigma_data,
-  )
+  network.check_options('progressive_distillation')
 
   def draw(key, batch, context):
-    times = step_times(num_steps)
-    return draw_inputs(key, batch, schedule, times=times, condition=condition)
+    return draw_inputs(key, batch, schedule, network, step_times(num_steps))
 
   def loss(params, context, inputs, keys):
     level_t = inputs.level
@@ -80,64 +100,38 @@ def progressive_distillation(
     step = jnp.rint(level_t.t * num_steps)
     middle = schedule((step - 0.5) / num_steps)
     level_s = schedule((step - 1.0) / num_steps)
-    xs = _solver_step(solver, keys[1], denoise, xt, level_t, middle)
-    xs = _solver_step(solver, keys[1], denoise, xs, middle, level_s)
+    xs = solver_step(solver, keys[1], denoise, xt, level_t, middle)
+    xs = solver_step(solver, keys[1], denoise, xs, middle, level_s)
     x0 = two_step_target(xs, xt, level_s, level_t)
-    output = output_at(params, xt, level_t, inputs.cond, keys)
-    losses = denoising_loss(
-      parametrization,
-      output,
-      x0,
-      eps_from_x0(x0, xt, level_t),
-      level_t,
-      weight,
-      sigma_data,
-    )
+    output = network.output(params, xt, level_t, inputs.cond, keys[0])
+    eps = eps_from_x0(x0, xt, level_t)
+    losses = network.denoising_loss(output, x0, eps, level_t, weight)
     losses = inputs.time_weight * losses / x0[0].size
     return mean_loss(losses, level_t.t)
 
   return Objective(draw, loss)
 
 
-def _solver_step(solver, key, denoise, x, level_t, level_s):
-  state = solver.init(x)
-  return solver.step(key, x, state, denoise, level_s=level_s, level_t=level_t)[
-    0
-  ]
-
-
 def reflow(
-  network_fn: NetworkFn,
+  network: Network,
   schedule: Schedule,
   *,
-  parametrization: str = 'flow',
-  noise_input: NoiseInput,
   times: TimeSampler = uniform_times,
   weight: Weight = flow_weight,
-  teacher: Callable[[Any, dict, Array], Array] | None = None,
-  condition: Condition = unconditional,
-  sigma_data: float = 0.5,
+  teacher: ImageTeacher | None = None,
 ) -> Objective:
-  """Returns `denoising` on pairs of noise and its sample (Liu et al. 2022).
+  """Makes `denoising` on pairs of noise and its sample (Liu et al. 2022).
 
-  The pairs are batch['noise'] and batch['image'], [B, ...] each. With a
-  teacher(frozen, cond, x1) -> image, a flow map from t = 1 to clean data of the
-  parameters in `Context.frozen`, the loss computes the images instead, from x1
-  = sigma(1) eps of the noise eps that it draws. The paths of such pairs do not
-  cross, so that few Euler steps suffice. times of t = 1 alone make it a
-  regression of samples on their noise. Raises ValueError for a batch without
-  'noise' where there is no teacher.
+  The pairs are batch['noise'] and batch['image'], [B, ...] each. With a teacher
+  (frozen, cond, x1) -> x_0, such as `sampling_teacher`, the loss computes the
+  images instead, from x1 = sigma(1) eps of the noise eps that it draws. The
+  paths of such pairs do not cross, so that few Euler steps suffice. With t = 1
+  only, it is a regression of samples on their noise. The paper has the
+  parametrization 'flow'. Raises ValueError for a batch without 'noise' if there
+  is no teacher.
   """
-  plain = denoising(
-    network_fn,
-    schedule,
-    parametrization=parametrization,
-    times=times,
-    weight=weight,
-    noise_input=noise_input,
-    condition=condition,
-    sigma_data=sigma_data,
-  )
+  network.check_options('reflow')
+  plain = denoising(network, schedule, times=times, weight=weight)
 
   def draw(key, batch, context):
     inputs, keys = plain.draw(key, batch, context)
@@ -158,3 +152,15 @@ def reflow(
     return plain.loss(params, context, inputs, keys)
 
   return dataclasses.replace(plain, draw=draw, loss=loss)
+
+
+def sampling_teacher(
+  teacher: Teacher, sample: Callable[[Denoiser, Array], Array]
+) -> ImageTeacher:
+  """Makes a teacher of `reflow` that samples its images with a denoiser.
+
+  sample: (denoise, x1) -> x_0, for instance 16 steps of UniPC, which draws no
+  noise: lambda denoise, x1: dj.sample(key, denoise, dj.unipc(),
+  dj.level_grid(schedule, 16), x1).
+  """
+  return lambda frozen, cond, x1: sample(teacher(frozen, cond), x1)

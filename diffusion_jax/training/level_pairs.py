@@ -13,6 +13,7 @@ from jax.scipy.special import erf
 
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.losses import TimeSampler
+from diffusion_jax.ranges import Finite, Positive, Size
 
 Array = jax.Array
 Pairs = Callable[
@@ -21,13 +22,18 @@ Pairs = Callable[
 
 
 def improved_num_levels(
-  step: Array | int, total_steps: int, first: int = 10, last: int = 1280
+  step: Array | int,
+  total_steps: int,
+  num_scales_start: int = 10,
+  num_scales_end: int = 1280,
 ) -> Array:
   """Returns N(k) = min(s0 2^floor(k / K'), s1) + 1 (Song & Dhariwal 2024).
 
-  K' = floor(K / (log2 floor(s1 / s0) + 1)), so that every number of levels has
-  an equal part of the K = total_steps.
+  s0 = num_scales_start and s1 = num_scales_end. K' = floor(K / (log2 floor(s1 /
+  s0) + 1)), so that every number of levels has an equal part of the K =
+  total_steps.
   """
+  first, last = num_scales_start, num_scales_end
   part = total_steps // (math.log2(last // first) + 1)
   doublings = jnp.floor_divide(step, max(int(part), 1))
   return jnp.minimum(first * 2.0**doublings, last).astype(int) + 1
@@ -36,10 +42,10 @@ def improved_num_levels(
 def improved_pairs(
   total_steps: int,
   *,
-  first: int = 10,
-  last: int = 1280,
-  mean: float = -1.1,
-  std: float = 2.0,
+  num_scales_start: Size = 10,
+  num_scales_end: Size = 1280,
+  mean: Finite = -1.1,
+  std: Positive = 2.0,
   sigma_min: float = 0.002,
   sigma_max: float = 80.0,
   rho: float = 7.0,
@@ -52,9 +58,11 @@ def improved_pairs(
   """
 
   def pairs(key, batch_size, schedule, step):
-    count = improved_num_levels(step, total_steps, first, last)
-    # All `last` intervals are computed, those beyond the grid are empty.
-    index = jnp.arange(last + 1)
+    count = improved_num_levels(
+      step, total_steps, num_scales_start, num_scales_end
+    )
+    # All intervals are computed; those beyond the grid are empty.
+    index = jnp.arange(num_scales_end + 1)
     share = jnp.minimum(index / (count - 1), 1.0)
     ends = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     sigma = (ends[0] + share * (ends[1] - ends[0])) ** rho
@@ -86,11 +94,11 @@ def easy_ratio(
 
 
 def easy_pairs(
-  steps_per_stage: int,
+  steps_per_stage: Size,
   times: TimeSampler,
   *,
-  num_stages: int = 8,
-  q: float = 2.0,
+  num_stages: Size = 8,
+  q: Positive = 2.0,
   k: float = 8.0,
   b: float = 1.0,
 ) -> Pairs:
@@ -110,18 +118,18 @@ def easy_pairs(
   return pairs
 
 
-def grid_pairs(num_levels: int = 18) -> Pairs:
-  """Makes neighbours of the schedule's grid of N levels; weight 1.
+def grid_pairs(num_scales: int = 18) -> Pairs:
+  """Makes neighbours on the schedule's grid of `num_scales` levels; weight 1.
 
   With `KarrasSchedule` the pairs of consistency distillation (Song et al. 2023,
   section 4). ValueError for fewer than 2 levels.
   """
-  if num_levels < 2:
-    raise ValueError(f'num_levels is {num_levels}: a pair needs 2')
+  if num_scales < 2:
+    raise ValueError(f'num_scales is {num_scales}: a pair needs 2')
 
   def pairs(key, batch_size, schedule, step):
-    i = jax.random.randint(key, (batch_size,), 1, num_levels)
-    level_t, level_r = (schedule(j / (num_levels - 1)) for j in (i, i - 1))
+    i = jax.random.randint(key, (batch_size,), 1, num_scales)
+    level_t, level_r = (schedule(j / (num_scales - 1)) for j in (i, i - 1))
     return level_t, level_r, jnp.ones(batch_size)
 
   return pairs

@@ -8,7 +8,6 @@ accumulation. Metrics are `Mean`s, which average correctly over steps.
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,12 +34,14 @@ from diffusion_jax.core.losses import (
   Weight,
   antithetic_times,
   denoising_loss,
+  snr_weight,
   step_times,
 )
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.parametrization import to_x0
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.core.vdm import vdm_weight
+from diffusion_jax.ranges import NonNegative
 from diffusion_jax.training.conditions import Condition, unconditional
 from diffusion_jax.training.loss_aware import (
   init_loss_history,
@@ -61,11 +62,11 @@ class Mean(NamedTuple):
 
 
 class Context(NamedTuple):
-  """Holds what a loss may depend on beside its parameters and the batch.
+  """Holds what a loss may depend on besides its parameters and the batch.
 
   step: [], the updates so far; ema_params: the average of the parameters;
-  frozen: parameters that are not trained, such as those of a teacher; state:
-  that of the objective, `TrainState.objective_state`.
+  frozen: parameters that are not trained, such as a teacher's; state: the
+  objective's own state, `TrainState.objective_state`.
   """
 
   step: Array | int = 0
@@ -109,12 +110,107 @@ class Objective:
     return loss, (metrics, self.update(context.state, records))
 
 
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """Holds a network and what training shows it.
+
+  apply: the network as a function; its params are params['network'].
+  noise_input, parametrization, sigma_data, learned_variance: see
+  `make_denoiser`. condition: draws cond. augment: changes the images; their
+  labels become cond['augment']. self_conditioning: cond['x0'] is the network's
+  own first estimate of x_0 with estimate_probability, else zeros (Chen et al.
+  2022, Alg. 1, who draw once for the whole batch). time_scale: the factor of
+  cond['elapsed'], for flow maps.
+  """
+
+  apply: NetworkFn
+  noise_input: NoiseInput
+  _: dataclasses.KW_ONLY
+  parametrization: str = 'eps'
+  sigma_data: float = 0.5
+  learned_variance: bool = False
+  condition: Condition = unconditional
+  augment: Augment | None = None
+  self_conditioning: bool = False
+  estimate_probability: float = 0.5
+  time_scale: float = 1.0
+
+  def check_options(self, objective: str, *usable: str) -> None:
+    """Raises ValueError for an option that is set and not among `usable`."""
+    for name in ('learned_variance', 'augment', 'self_conditioning'):
+      if getattr(self, name) and name not in usable:
+        raise ValueError(
+          f'the network has {name}, which {objective} cannot use: leave it out'
+        )
+
+  def output(
+    self,
+    params: Any,
+    xt: Array,
+    level: NoiseLevel,
+    cond: dict,
+    key: Array | None = None,
+  ) -> Array:
+    """Evaluates the network at x_t and returns its raw output, [B, ...].
+
+    params: {'network': ...}; key: of dropout. A loss at several levels of an
+    example calls it several times.
+    """
+    return network_output(
+      self.apply,
+      params['network'],
+      xt,
+      level,
+      parametrization=self.parametrization,
+      noise_input=self.noise_input,
+      cond=cond,
+      sigma_data=self.sigma_data,
+      key=key,
+    )
+
+  def to_x0(self, output: Array, xt: Array, level: NoiseLevel) -> Array:
+    """Returns the estimate of x_0 of an output without its variance."""
+    return to_x0(self.parametrization, output, xt, level, self.sigma_data)
+
+  def first_estimate(
+    self,
+    params: Any,
+    xt: Array,
+    level: NoiseLevel,
+    cond: dict,
+    key: Array,
+    estimated: Array,
+  ) -> Array:
+    """Returns estimates of x_0 where `estimated` [B] is true, else zeros.
+
+    They are clipped to [-1, 1] and have no gradient.
+    """
+    first = self.output(params, xt, level, cond, key)
+    first = first[..., : xt.shape[-1]]  # without a learned variance
+    first = jnp.clip(self.to_x0(first, xt, level), -1.0, 1.0)
+    first = jnp.where(expand_to(estimated, xt), first, 0.0)
+    return jax.lax.stop_gradient(first)
+
+  def denoising_loss(
+    self,
+    output: Array,
+    x0: Array,
+    eps: Array,
+    level: NoiseLevel,
+    weight: Weight,
+  ) -> Array:
+    """Computes `denoising_loss`, summed over data axes, [B]."""
+    return denoising_loss(
+      self.parametrization, output, x0, eps, level, weight, self.sigma_data
+    )
+
+
 class Inputs(NamedTuple):
   """Holds what is drawn for a batch of a denoising objective, [B, ...].
 
-  level and time_weight: of the time sampler; cond: what the network is
-  conditioned on; augment_keys: of the augmentation; estimated: where
-  self-conditioning shows the network a first estimate.
+  level and time_weight come from the time sampler, cond from the network's
+  condition. augment_keys are the keys of the augmentation; estimated marks
+  examples that are seen with a first estimate.
   """
 
   x0: Array
@@ -130,14 +226,13 @@ def draw_inputs(
   key: Array,
   batch: dict,
   schedule: Any,
-  *,
+  network: Network,
   times: TimeSampler,
-  condition: Condition,
-  estimate_probability: float = 0.5,
 ) -> tuple[Inputs, tuple[Array, ...]]:
-  """Returns (inputs, keys): keys for two evaluations of the network.
+  """Draws a batch's inputs; returns (inputs, keys).
 
-  The level is what `schedule` returns of the drawn t [B].
+  The keys are for two evaluations of the network. The level is what `schedule`
+  returns for the drawn t [B].
   """
   x0 = batch['image']
   time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = (
@@ -149,19 +244,19 @@ def draw_inputs(
     eps=jax.random.normal(eps_key, x0.shape),
     level=level,
     time_weight=time_weight,
-    cond=condition(cond_key, batch),
+    cond=network.condition(cond_key, batch),
     augment_keys=key_per_example(augment_key, len(x0)),
     estimated=jax.random.bernoulli(
-      first_key, estimate_probability, x0.shape[:1]
+      first_key, network.estimate_probability, x0.shape[:1]
     ),
   )
   return inputs, tuple(dropout_keys)
 
 
 def augmented(inputs: Inputs, augment: Augment | None) -> Inputs:
-  """Returns inputs with changed images, and the labels in cond['augment'].
+  """Returns inputs with changed images and their labels in cond['augment'].
 
-  augment: (keys [B], x0) -> (x0, labels), as `augmentation.augment`.
+  augment: (keys [B], x0) -> (x0, labels), such as `augmentation.augment`.
   """
   if augment is None:
     return inputs
@@ -169,165 +264,165 @@ def augmented(inputs: Inputs, augment: Augment | None) -> Inputs:
   return inputs._replace(x0=x0, cond=inputs.cond | {'augment': labels})
 
 
-def make_output_at(
-  network_fn: NetworkFn,
-  *,
-  parametrization: str,
-  noise_input: NoiseInput,
-  sigma_data: float = 0.5,
-) -> Callable[..., Array]:
-  """Returns f(params, xt, level, cond, keys, estimated=None) -> [B, ...].
-
-  f is the network's raw output at any x_t and level; a loss at several levels
-  of an example calls it several times. params: {'network': ...}; keys: two, of
-  dropout. For self-conditioning, examples that are `estimated` [B] are seen
-  with a first estimate, cond['x0'], clipped to [-1, 1] and without gradient,
-  the others with zeros (Chen et al. 2022, Alg. 1; they toss one coin for the
-  batch, here each example has its own).
-  """
-
-  def apply(params, xt, level, cond, key):
-    return network_output(
-      network_fn,
-      params['network'],
-      xt,
-      level,
-      parametrization=parametrization,
-      noise_input=noise_input,
-      cond=cond,
-      sigma_data=sigma_data,
-      key=key,
-    )
-
-  def output_at(params, xt, level, cond, keys, estimated=None):
-    key, first_key = keys
-    if estimated is not None:
-      first = apply(params, xt, level, cond, first_key)
-      first = first[..., : xt.shape[-1]]  # without a learned variance
-      first = to_x0(parametrization, first, xt, level, sigma_data)
-      first = jnp.clip(first, -1.0, 1.0)
-      first = jnp.where(expand_to(estimated, xt), first, 0.0)
-      cond = cond | {'x0': jax.lax.stop_gradient(first)}
-    return apply(params, xt, level, cond, key)
-
-  return output_at
-
-
 def denoising(
-  network_fn: NetworkFn,
+  network: Network,
   schedule: Schedule,
   *,
-  parametrization: str,
   times: TimeSampler,
-  weight: Weight,
-  noise_input: NoiseInput,
-  condition: Condition = unconditional,
-  learned_variance: bool = False,
-  sigma_data: float = 0.5,
-  augment: Augment | None = None,
-  self_conditioning: bool = False,
-  estimate_probability: float = 0.5,
+  weight: Weight = snr_weight,
   uncertainty: Uncertainty | None = None,
 ) -> Objective:
-  """Denoising at a random level (DDPM Alg. 1, in any parametrisation).
+  """Makes denoising at a random level (DDPM Alg. 1, in any parametrisation).
 
-  The loss is `denoising_loss` per dimension; with 'eps' and `snr_weight` that
-  is L_simple, with 'edm', `edm_weight` and `log_normal_times` EDM's (Karras et
-  al. 2022, who take the sum), with 'flow' flow matching. A network with
-  `learned_variance` has twice the channels, of which the first half enters this
-  loss. See `augmented` for `augment`, `make_output_at` for `self_conditioning`.
+  The loss is `denoising_loss` per dimension: L_simple for 'eps' with
+  `snr_weight`; EDM's for 'edm' with `edm_weight` and `log_normal_times` (Karras
+  et al. 2022, who take the sum); flow matching for 'flow' with `flow_weight`.
+  With a learned variance the first half of the channels enters the loss.
   params: {'network': ...}. Metrics: loss, and loss per quarter of t.
 
-  uncertainty: (params, level) -> u [B], trained with the network. A loss l
-  becomes l / exp(u) + u, whose minimum is at u = ln E[l]: each level gets the
-  inverse of its own error as weight (Karras et al. 2024, EDM2, Eq. 14 to 16;
-  they take the sum over dimensions of both terms). The metric `error` is then
-  the mean of l.
+  uncertainty: (params, level) -> u [B], trained with the network. The loss is
+  then `uncertain_loss`, and the metric `error` is the mean without it.
   """
-  draw = functools.partial(
-    draw_inputs,
-    times=times,
-    condition=condition,
-    estimate_probability=estimate_probability,
-  )
-  output_at = make_output_at(
-    network_fn,
-    parametrization=parametrization,
-    noise_input=noise_input,
-    sigma_data=sigma_data,
-  )
+
+  def draw(key, batch, context):
+    return draw_inputs(key, batch, schedule, network, times)
 
   def loss(params, context, inputs, keys):
-    inputs = augmented(inputs, augment)
-    x0, eps, level = inputs.x0, inputs.eps, inputs.level
+    inputs = augmented(inputs, network.augment)
+    x0, eps, level, cond = inputs.x0, inputs.eps, inputs.level, inputs.cond
     xt = q_sample(x0, eps, level)
-    estimated = inputs.estimated if self_conditioning else None
-    output = output_at(params, xt, level, inputs.cond, keys, estimated)
-    if learned_variance:
+    if network.self_conditioning:
+      first = network.first_estimate(
+        params, xt, level, cond, keys[1], inputs.estimated
+      )
+      cond = cond | {'x0': first}
+    output = network.output(params, xt, level, cond, keys[0])
+    if network.learned_variance:
       output, _ = jnp.split(output, 2, axis=-1)
-    losses = denoising_loss(
-      parametrization, output, x0, eps, level, weight, sigma_data
-    )
-    losses /= x0[0].size
-    terms = {'loss': losses}
-    if uncertainty is not None:
-      u = uncertainty(params, level)
-      terms = {'error': losses, 'loss': losses * jnp.exp(-u) + u}
-    terms = {name: inputs.time_weight * term for name, term in terms.items()}
-    metrics = {
-      name: Mean(jnp.mean(term), jnp.ones(())) for name, term in terms.items()
-    }
-    metrics |= by_quarter(terms['loss'], level.t)
-    return metrics['loss'].total, (metrics, ())
+    losses = network.denoising_loss(output, x0, eps, level, weight) / x0[0].size
+    if uncertainty is None:
+      return mean_loss(inputs.time_weight * losses, level.t)
+    error = inputs.time_weight * losses
+    losses = uncertain_loss(losses, uncertainty(params, level))
+    return mean_loss(inputs.time_weight * losses, level.t, error=error)
 
-  return Objective(lambda key, batch, _: draw(key, batch, schedule), loss)
+  return Objective(draw, loss)
+
+
+def uncertain_loss(losses: Array, u: Array) -> Array:
+  """Computes l / exp(u) + u, [B] (Karras et al. 2024, Eq. 14 to 16).
+
+  Its minimum is at u = ln E[l], so that the weight of each level is the inverse
+  of its own error. Both terms are means over dimensions, theirs are sums.
+  """
+  return losses * jnp.exp(-u) + u
 
 
 def hybrid(
-  network_fn: NetworkFn,
+  network: Network,
   schedule: Schedule,
   *,
-  num_steps: int,
-  parametrization: str,
-  weight: Weight | None,
-  noise_input: NoiseInput,
-  vlb_weight: float = 0.001,
+  schedule_steps: int,
+  weight: Weight = snr_weight,
+  vlb_weight: NonNegative = 0.001,
   loss_aware: bool = False,
   num_levels: int = 256,
-  condition: Condition = unconditional,
-  sigma_data: float = 0.5,
 ) -> Objective:
-  """Returns L_simple + vlb_weight * L_vlb (Nichol & Dhariwal 2021, Eq. 16).
+  """Makes L_simple + vlb_weight * L_vlb (Nichol & Dhariwal 2021, Eq. 16).
 
-  The network has twice the channels: a learned variance. L_vlb, in bits per
-  dimension, is T times `bound_term` at one step t of 1..T (step 1 ends at x_0,
-  whatever schedule(0) is), with num_levels grey levels; its mean is detached,
-  so it trains the variance alone. weight=None leaves out L_simple and detaches
-  nothing: vlb_weight=1 is then the pure L_vlb.
-
-  loss_aware draws t by Eq. 18; the objective's state is then a `LossHistory`
-  over num_steps. Otherwise as `denoising`. Metrics: also vlb and simple. Raises
-  ValueError for fewer than 2 steps.
+  The network has a learned variance. L_vlb is that of `vlb`; the mean is
+  detached in it, so that it trains the variance only. loss_aware: as in `vlb`.
+  params: {'network': ...}. Metrics: loss, vlb, simple, and loss per quarter of
+  t. Raises ValueError for fewer than 2 steps.
   """
+  return _with_bound(
+    network, schedule, schedule_steps, weight, vlb_weight, loss_aware,
+    num_levels,
+  )  # fmt: skip
+
+
+def vlb(
+  network: Network,
+  schedule: Schedule,
+  *,
+  schedule_steps: int,
+  loss_aware: bool = False,
+  num_levels: int = 256,
+) -> Objective:
+  """Makes L_vlb, the bound by steps (Nichol & Dhariwal 2021, Eq. 4).
+
+  It trains mean and variance, and is in bits per dimension, for images with
+  num_levels grey levels and a schedule of schedule_steps. The network has a
+  learned variance. loss_aware draws t by Eq. 18; the state of the objective is
+  then a `LossHistory`. params: {'network': ...}. Metrics: loss, vlb, and loss
+  per quarter of t. Raises ValueError for fewer than 2 steps.
+  """
+  return _with_bound(
+    network, schedule, schedule_steps, None, 1.0, loss_aware, num_levels
+  )
+
+
+def _with_bound(
+  network, schedule, num_steps, weight, vlb_weight, loss_aware, num_levels
+):
+  # Makes `hybrid`, or `vlb` without a weight.
   if num_steps < 2:
     raise ValueError(f'num_steps is {num_steps}: a bound needs at least 2')
-  output_at = make_output_at(
-    network_fn,
-    parametrization=parametrization,
-    noise_input=noise_input,
-    sigma_data=sigma_data,
-  )
-  decoder = functools.partial(reconstruction_nll, num_levels=num_levels)
+  network.check_options('hybrid', 'learned_variance')
+  if not network.learned_variance:
+    raise ValueError(
+      'hybrid trains a learned variance, and the network has none: set '
+      'learned_variance=True'
+    )
+  bound = _step_bound(network, schedule, num_steps, num_levels)
 
   def draw(key, batch, context):
     times = (
       loss_aware_times(context.state) if loss_aware else step_times(num_steps)
     )
-    return draw_inputs(key, batch, schedule, times=times, condition=condition)
+    return draw_inputs(key, batch, schedule, network, times)
 
-  def vlb(x0, xt, level_t, step, output, fraction):
-    # [B], bits per dimension
-    x0_hat = to_x0(parametrization, output, xt, level_t, sigma_data)
+  plain = Objective(draw, _hybrid_loss(network, bound, weight, vlb_weight))
+  if not loss_aware:
+    return plain
+  return dataclasses.replace(
+    plain,
+    update=lambda history, records: record(history, *records),
+    init=functools.partial(init_loss_history, num_steps),
+  )
+
+
+def _hybrid_loss(network, bound, weight, vlb_weight):
+  def loss(params, context, inputs, keys):
+    x0, eps, level = inputs.x0, inputs.eps, inputs.level
+    xt = q_sample(x0, eps, level)
+    output = network.output(params, xt, level, inputs.cond, keys[0])
+    output, fraction = jnp.split(output, 2, axis=-1)
+    mean = output if weight is None else jax.lax.stop_gradient(output)
+    step, vlb = bound(inputs, xt, mean, fraction)
+    terms, losses = {'vlb': vlb}, vlb_weight * vlb
+    if weight is not None:
+      simple = network.denoising_loss(output, x0, eps, level, weight)
+      terms['simple'] = simple / x0[0].size
+      losses += terms['simple']
+    terms = {name: inputs.time_weight * term for name, term in terms.items()}
+    return mean_loss(
+      inputs.time_weight * losses, level.t, records=(step, losses), **terms
+    )
+
+  return loss
+
+
+def _step_bound(network, schedule, num_steps, num_levels):
+  # Makes (inputs, xt, output, fraction) -> step [B] of 1..T and T times its
+  # `bound_term` [B], in bits per dimension. Step 1 ends at x_0, whatever
+  # schedule(0) is.
+  decoder = functools.partial(reconstruction_nll, num_levels=num_levels)
+
+  def bound(inputs, xt, output, fraction):
+    x0, level_t = inputs.x0, inputs.level
+    step = jnp.rint(level_t.t * num_steps).astype(int)
+    x0_hat = network.to_x0(output, xt, level_t)
     level_s = jax.tree.map(
       lambda clean, s: jnp.where(step == 1, clean, s),
       clean_level(),
@@ -344,76 +439,28 @@ def hybrid(
       first=reverse_variance('fixed_small', one, two),
     )
     nats = bound_term(x0, xt, model, level_s, level_t, decoder)
-    return num_steps * bits_per_dim(nats, x0.shape[1:])
+    return step, num_steps * bits_per_dim(nats, x0.shape[1:])
 
-  def loss(params, context, inputs, keys):
-    x0, eps, level = inputs.x0, inputs.eps, inputs.level
-    xt = q_sample(x0, eps, level)
-    output = output_at(params, xt, level, inputs.cond, keys)
-    step = jnp.rint(level.t * num_steps).astype(int)
-    output, fraction = jnp.split(output, 2, axis=-1)
-    mean = output if weight is None else jax.lax.stop_gradient(output)
-    terms = {'vlb': vlb(x0, xt, level, step, mean, fraction)}
-    losses = vlb_weight * terms['vlb']
-    if weight is not None:
-      error = denoising_loss(
-        parametrization, output, x0, eps, level, weight, sigma_data
-      )
-      terms['simple'] = error / x0[0].size
-      losses += terms['simple']
-    terms['loss'] = losses
-    terms = {name: inputs.time_weight * term for name, term in terms.items()}
-    metrics = {
-      name: Mean(jnp.mean(term), jnp.ones(())) for name, term in terms.items()
-    }
-    metrics |= by_quarter(terms['loss'], level.t)
-    return metrics['loss'].total, (metrics, (step, losses))
-
-  if not loss_aware:
-    return Objective(draw, loss)
-  return Objective(
-    draw,
-    loss,
-    lambda history, records: record(history, *records),
-    init=functools.partial(init_loss_history, num_steps),
-  )
+  return bound
 
 
 def vdm(
-  network_fn: NetworkFn,
+  network: Network,
   make_schedule: Callable[[Any], Schedule],
   *,
   num_levels: int,
   num_steps: int | None = None,
-  parametrization: str = 'eps',
-  noise_input: NoiseInput,
-  condition: Condition = unconditional,
-  sigma_data: float = 0.5,
 ) -> Objective:
-  """Returns the variational bound, bits per dim (Kingma et al. 2021, Eq. 11).
+  """Makes the variational bound, bits per dim (Kingma et al. 2021, Eq. 11).
 
-  Prior loss, diffusion loss at one antithetic time per image and reconstruction
-  loss, in continuous time or for a model of `num_steps` steps. make_schedule
-  takes params to a schedule with 0 < SNR < inf at both ends; where it reads
-  them the schedule is learned. Images lie on num_levels grey levels.
+  It is the sum of prior loss, diffusion loss at one antithetic time per image
+  and reconstruction loss, in continuous time or for a model of `num_steps`
+  steps. make_schedule takes params to a schedule with 0 < SNR < inf at both
+  ends, which is learned if it reads them. Images have num_levels grey levels.
   params: {'network': ..., 'schedule': ...}. Metrics: loss, its three parts, the
   diffusion part per quarter of t, and the log-SNRs at t = 0 and 1.
   """
-  output_at = make_output_at(
-    network_fn,
-    parametrization=parametrization,
-    noise_input=noise_input,
-    sigma_data=sigma_data,
-  )
-
-  def draw(key, batch, context):
-    # t alone: a learned schedule takes it to a level that gradients reach
-    key, eps_key = jax.random.split(key)
-    inputs, keys = draw_inputs(
-      key, batch, lambda t: t, times=antithetic_times, condition=condition
-    )
-    eps_0 = jax.random.normal(eps_key, batch['image'].shape)
-    return (inputs, eps_0), keys
+  network.check_options('vdm')
 
   def loss(params, context, inputs, keys):
     schedule = make_schedule(params)
@@ -423,63 +470,66 @@ def vdm(
       t = jnp.ceil(t * num_steps) / num_steps
     level = schedule(t)
     xt = q_sample(x0, eps, level)
-    output = output_at(params, xt, level, inputs.cond, keys)
+    output = network.output(params, xt, level, inputs.cond, keys[0])
     weight = vdm_weight(schedule, num_steps)
-    diffusion = inputs.time_weight * denoising_loss(
-      parametrization, output, x0, eps, level, weight, sigma_data
-    )
+    error = network.denoising_loss(output, x0, eps, level, weight)
     first, last = schedule(0.0), schedule(1.0)
     z0 = q_sample(x0, eps_0, first)
     nats = {
       'prior': prior_kl(x0, last),
-      'diffusion': diffusion,
+      'diffusion': inputs.time_weight * error,
       'reconstruction': categorical_nll(x0, z0, first, num_levels),
     }
     parts = {name: bits_per_dim(n, x0.shape[1:]) for name, n in nats.items()}
-    means = {name: jnp.mean(bits) for name, bits in parts.items()}
-    total = jnp.asarray(sum(means.values()))
-    means |= {'loss': total, 'logsnr_0': first.logsnr, 'logsnr_1': last.logsnr}
-    metrics = {name: Mean(x, jnp.ones(())) for name, x in means.items()}
-    metrics |= by_quarter(parts['diffusion'], level.t)
-    return total, (metrics, ())
+    metrics = means(**parts)
+    total = jnp.asarray(sum(part.total for part in metrics.values()))
+    metrics |= means(loss=total, logsnr_0=first.logsnr, logsnr_1=last.logsnr)
+    return total, (metrics | by_quarter(parts['diffusion'], level.t), ())
 
-  return Objective(draw, loss)
+  return Objective(_draw_bound(network), loss)
+
+
+def _draw_bound(network):
+  def draw(key, batch, context):
+    # t only: a learned schedule takes it to a level that gradients reach.
+    key, eps_key = jax.random.split(key)
+    inputs, keys = draw_inputs(
+      key, batch, lambda t: t, network, antithetic_times
+    )
+    eps_0 = jax.random.normal(eps_key, batch['image'].shape)
+    return (inputs, eps_0), keys
+
+  return draw
+
+
+def means(**terms: Array) -> dict[str, Mean]:
+  """Returns metrics: the mean of each term, [] or [B], by its name."""
+  return {
+    name: Mean(jnp.mean(term), jnp.ones(())) for name, term in terms.items()
+  }
 
 
 def mean_loss(
-  losses: Array, t: Array, **terms: Array
-) -> tuple[Array, tuple[dict[str, Mean], tuple]]:
-  """Returns (loss [], (metrics, ())) of losses [B] at times t [B].
+  losses: Array, t: Array, *, records: Any = (), **terms: Array
+) -> tuple[Array, tuple[dict[str, Mean], Any]]:
+  """Returns (loss [], (metrics, records)) for losses [B] at times t [B].
 
   The metrics are the means of the losses, of the other terms [B] by name, and
   of the losses per quarter of t.
   """
-  terms = {'loss': losses} | terms
-  metrics = {
-    name: Mean(jnp.mean(term), jnp.ones(())) for name, term in terms.items()
-  }
-  metrics |= by_quarter(losses, t)
-  return metrics['loss'].total, (metrics, ())
+  metrics = means(loss=losses, **terms)
+  return metrics['loss'].total, (metrics | by_quarter(losses, t), records)
 
 
-def by_quarter(losses: Array, t: Array) -> dict[str, Mean]:
-  """Returns means of losses [B] over the four quarters of t in (0, 1]."""
+def by_quarter(values: Array, t: Array, name: str = 'loss') -> dict[str, Mean]:
+  """Returns means of values [B] over the four quarters of t in (0, 1].
+
+  The metrics are called `<name>_quarter_1` to `<name>_quarter_4`.
+  """
   quarter = jnp.clip(jnp.ceil(4.0 * t), 1, 4)
-  means = {}
+  metrics = {}
   for q in range(1, 5):
     inside = quarter == q
-    total = jnp.sum(jnp.where(inside, losses, 0.0))
-    means[f'loss_quarter_{q}'] = Mean(total, jnp.sum(inside, dtype=float))
-  return means
-
-
-def __getattr__(name):
-  if name != 'ddpm':
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  warnings.warn(
-    'objectives.ddpm is now objectives.denoising, with condition= for told=; '
-    'the old name will be removed',
-    DeprecationWarning,
-    stacklevel=2,
-  )
-  return denoising
+    total = jnp.sum(jnp.where(inside, values, 0.0))
+    metrics[f'{name}_quarter_{q}'] = Mean(total, jnp.sum(inside, dtype=float))
+  return metrics

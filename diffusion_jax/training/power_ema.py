@@ -18,6 +18,7 @@ import numpy as np
 WIDEST = 1.0 / math.sqrt(12.0)
 # Weights that are smaller, relative to the largest, are those of rounding.
 _NEGLIGIBLE = 1e-12
+_WIDTH = 'sigma_rel_'
 
 
 class Solution(NamedTuple):
@@ -119,3 +120,19 @@ def combine(
       else:
         total[name], types[name] = np.array(part), x.dtype
   return {name: x.astype(types[name]) for name, x in total.items()}
+
+
+def decay_name(decay: float) -> str:
+  """Returns the name of an average in checkpoints, such as '0.999'."""
+  return f'{decay:g}'
+
+
+def width_name(sigma_rel: float) -> str:
+  """Returns the name of an average by a power of time: 'sigma_rel_0.05'."""
+  return f'{_WIDTH}{float(sigma_rel)!r}'
+
+
+def width_of(name: str) -> float | None:
+  """Returns the width in the name of an average; None if it has none."""
+  has_width = name.startswith(_WIDTH)
+  return float(name.removeprefix(_WIDTH)) if has_width else None

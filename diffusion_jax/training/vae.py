@@ -6,6 +6,7 @@ channel of each pixel, one after the other along the last axis.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +24,15 @@ from diffusion_jax.core.normal import (
   discretized_log_prob,
   kl,
 )
-from diffusion_jax.training.objectives import Mean, Objective
+from diffusion_jax.ranges import Count, NonNegative
+from diffusion_jax.training.objectives import Objective, means
 
 Array = jax.Array
 # (output of the decoder, x) -> log p(x | z), [B]
 OutputLogProb = Callable[[Array, Array], Array]
+# (params, t, z, *, key=None) -> a Normal, or for t = 1 the decoder's output
+Encode = Callable[..., Normal]
+Decode = Callable[..., Any]
 
 # Bound of |log scale| of a pixel. The spacing of 256 levels is 2 / 255, about
 # e^-4.85: the smallest scale, e^-7, is about an eighth of it.
@@ -96,24 +101,23 @@ def log_likelihood(decoder: str, num_levels: int) -> OutputLogProb:
 
 
 def vae(
-  encode: Callable,
-  decode: Callable,
+  encode: Encode,
+  decode: Decode,
   log_likelihood: OutputLogProb,
   *,
-  beta: float = 1.0,
-  free_bits: float = 0.0,
-  kl_warmup: int = 0,
+  beta: NonNegative = 1.0,
+  free_bits: NonNegative = 0.0,
+  kl_warmup: Count = 0,
 ) -> Objective:
-  """Returns -E[log p(x | z)] + beta * KL(q(z | x) || N(0, I)), bits per dim.
+  """Makes -E[log p(x | z)] + beta * KL(q(z | x) || N(0, I)), bits per dim.
 
   beta=1 is -ELBO (Kingma & Welling 2014, Eq. 3). encode(params, 1, x, key=None)
-  -> Normal, q(z | x); decode(params, 1, z, key=None) -> output, as of `hvae`
-  with one layer; the key is dropout's.
-  beta is multiplied by `core.vae.kl_warmup` over that many steps, which the
-  state counts. `free_bits`, in nats of each channel of z, are those of
-  `core.vae.free_bits`, which needs the batch in one part (ValueError).
-  params: {'network': ...}. Metrics: loss, which is minimised, and bits_per_dim
-  = reconstruction + kl, the plain bound; beta.
+  -> Normal, q(z | x); decode(params, 1, z, key=None) -> output, as in `hvae`
+  with one layer; the key is for dropout. beta is multiplied by
+  `core.vae.kl_warmup` over kl_warmup steps, which the state counts. free_bits,
+  in nats for each channel of z, is that of `core.vae.free_bits`, which needs
+  the batch in one part (ValueError). params: {'network': ...}. Metrics: loss,
+  which is minimised; bits_per_dim = reconstruction + kl, the plain bound; beta.
   """
 
   def terms(params, z_keys, dropout_keys, x):
@@ -134,21 +138,21 @@ def vae(
 
 
 def hvae(
-  encode: Callable,
-  decode: Callable,
+  encode: Encode,
+  decode: Decode,
   log_likelihood: OutputLogProb,
   *,
   num_latents: int,
-  beta: float = 1.0,
-  free_bits: float = 0.0,
-  kl_warmup: int = 0,
+  beta: NonNegative = 1.0,
+  free_bits: NonNegative = 0.0,
+  kl_warmup: Count = 0,
 ) -> Objective:
-  """Returns -ELBO of a Markov hierarchical VAE (`core.vae.hierarchical_elbo`).
+  """Makes -ELBO of a Markov hierarchical VAE (`core.vae.hierarchical_elbo`).
 
   encode(params, t, z, key=None) -> Normal, q(z_t | z_{t-1}), t = 1..T =
   num_latents; decode(params, t, z, key=None) -> Normal, p(z_{t-1} | z_t), and
-  for t = 1 the output. beta and free_bits (of each layer) are of the layers'
-  log-ratios; the rest as of `vae`. Metrics: also kl_1 .. kl_T.
+  for t = 1 the output. beta and free_bits apply to the log-ratios of the
+  layers; everything else is as in `vae`. Metrics: also kl_1 .. kl_T.
   """
 
   def terms(params, z_keys, dropout_keys, x):
@@ -190,21 +194,23 @@ def _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=False):
     def in_bits(nats):
       return bits_per_dim(jnp.mean(nats), x.shape[1:])
 
-    means = {
-      'reconstruction': in_bits(-reconstruction),
-      'kl': in_bits(jnp.sum(groups, axis=1)),
-      'beta': beta * warmup(context.state),
-    }
-    means['bits_per_dim'] = means['reconstruction'] + means['kl']
-    if by_group:
-      for t in range(groups.shape[1]):
-        means[f'kl_{t + 1}'] = in_bits(groups[:, t])
-    penalty = means['kl']
+    error = in_bits(-reconstruction)
+    divergence = penalty = in_bits(jnp.sum(groups, axis=1))
     if free_bits:
       penalty = in_bits(jnp.sum(bound.free_bits(groups, free_bits)))
-    means['loss'] = means['reconstruction'] + means['beta'] * penalty
-    metrics = {name: Mean(x, jnp.ones(())) for name, x in means.items()}
-    return means['loss'], (metrics, ())
+    weight = beta * warmup(context.state)
+    total = error + weight * penalty
+    metrics = means(
+      loss=total,
+      reconstruction=error,
+      kl=divergence,
+      beta=weight,
+      bits_per_dim=error + divergence,
+    )
+    if by_group:
+      layers = (in_bits(groups[:, t]) for t in range(groups.shape[1]))
+      metrics |= means(**{f'kl_{t}': kl for t, kl in enumerate(layers, 1)})
+    return total, (metrics, ())
 
   return Objective(
     draw,

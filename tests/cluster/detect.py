@@ -2,7 +2,7 @@
 
 import jax
 
-from diffusion_jax.runs import processes
+from diffusion_jax.runtime import processes
 
 processes.start(None, None, None, 30)
 if processes.is_first():

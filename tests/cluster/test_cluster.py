@@ -10,8 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.app.test_multihost import environment
 from tests.conftest import HANG_SECONDS
-from tests.runs.test_multihost import environment
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent

@@ -91,12 +91,3 @@ def test_rounding_keeps_other_positions_and_the_slope():
 def test_rounding_does_not_take_the_smallest_times_for_clean(num_steps):
   """t = 1e-5, where the likelihood starts, is noisy for any T."""
   assert round_near_step(jnp.array(1e-5) * num_steps, num_steps) > 0.0
-
-
-def test_like_is_the_deprecated_name_of_expand_to():
-  level = dj.NoiseLevel(*jnp.arange(6.0).reshape(3, 2))
-  x = jnp.zeros((2, 3, 4))
-  with pytest.warns(DeprecationWarning, match='use NoiseLevel.expand_to'):
-    found = level.like(x)
-  assert found.alpha.shape == (2, 1, 1)
-  jax.tree.map(np.testing.assert_array_equal, found, level.expand_to(x))

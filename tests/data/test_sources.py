@@ -169,7 +169,7 @@ def test_npz_that_is_none(tmp_path):
     ValueError, match='a.npy is a file of one array, not an npz file of arrays'
   ):
     sources.npz(tmp_path / 'a.npy')
-  with pytest.raises(ValueError, match='is a folder, not an .*name=folder'):
+  with pytest.raises(ValueError, match='is a folder, not an .*data=folder'):
     sources.npz(tmp_path)
   path = save(tmp_path / 'method.npz', **ARRAYS)
   data = bytearray(path.read_bytes())
@@ -194,8 +194,9 @@ def test_npz_that_is_none(tmp_path):
 def test_importing_sources_is_light():
   code = (
     'import sys\n'
-    'from diffusion_jax.data import image_folder, photos, pipeline, sources\n'
-    'from diffusion_jax.data import tfds_sources\n'
+    'from diffusion_jax.data import image_folder, pipeline, sources\n'
+    'from diffusion_jax.data import image_sets, tfds_sources\n'
+    'from diffusion_jax.demos import photos, shapes\n'
     'print(*sys.modules)'
   )
   result = subprocess.run(

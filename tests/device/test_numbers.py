@@ -14,8 +14,8 @@ import optax
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.networks import layers
-from diffusion_jax.networks.convolution import conv2d
+from diffusion_jax.networks.cpu.convolution import conv2d
+from diffusion_jax.networks.group_norm import GroupNorm
 from diffusion_jax.networks.unet import UNet
 
 # Of float32 at the highest precision, and of bfloat16, of 8 bits.
@@ -101,12 +101,12 @@ def test_attention_and_its_gradients(implementation, dtype):
 
 @TYPES
 def test_group_norm_and_its_gradients(dtype):
-  norm = layers.group_norm(4, jnp.dtype(dtype))
+  norm = GroupNorm(4, dtype=jnp.dtype(dtype))
   scale, bias = 1.0 + normal(16, scale=0.1), normal(16)
 
   def apply(x, scale, bias):
     params = {'scale': scale, 'bias': bias}
-    of_type = norm if x.dtype != jnp.float64 else layers.group_norm(4, x.dtype)
+    of_type = norm if x.dtype != jnp.float64 else GroupNorm(4, dtype=x.dtype)
     return of_type.apply({'params': params}, x)
 
   # A mean far from 0, which a sum of squares in few digits would lose.

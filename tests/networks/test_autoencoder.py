@@ -9,7 +9,7 @@ import pytest
 
 from diffusion_jax.networks.autoencoder import Autoencoder, soft_clip
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
-from tests.networks.test_layers import (
+from tests.networks.literal import (
   conv3x3,
   dense,
   nearest,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks.classifier import AttentionPool, NoisyClassifier
-from tests.networks.test_layers import (
+from tests.networks.literal import (
   conv3x3,
   dense,
   mean_of_blocks,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks.ddpmpp import DDPMpp
-from tests.networks.test_layers import (
+from tests.networks.literal import (
   conv3x3,
   dense,
   mean_of_blocks,

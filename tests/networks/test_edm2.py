@@ -10,7 +10,7 @@ import pytest
 from diffusion_jax.networks.edm2 import EDM2, EDM2Block
 from diffusion_jax.networks.layers import average_pool, nearest_upsample
 from diffusion_jax.networks.magnitude import magnitude
-from tests.networks.test_layers import mean_of_blocks, nearest, randomised
+from tests.networks.literal import mean_of_blocks, nearest, randomised
 
 FIXED = 'frequencies', 'phases'
 

@@ -7,10 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from diffusion_jax.networks.gamma import LinearGamma, MonotoneGamma
+import diffusion_jax as dj
+from diffusion_jax.networks.gamma import (
+  GammaFn,
+  LinearGamma,
+  MonotoneGamma,
+)
 from diffusion_jax.training.optimizer import kernels
 
 SMALL = MonotoneGamma(-8.0, 4.0, features=16)
@@ -65,6 +69,24 @@ def test_the_network_literally():
   one: Any = SMALL.apply({'params': params}, jnp.asarray(t[3]))
   assert one.shape == ()
   np.testing.assert_allclose(one, found[3], rtol=1e-5)
+
+
+def test_gamma_fn_is_the_function_of_a_learned_schedule():
+  params, t = randomised(0, 0.1), np.linspace(0.0, 1.0, 5)
+  programs = []
+
+  @jax.jit
+  def logsnr(schedule, t):
+    programs.append(schedule)
+    return schedule(t).logsnr
+
+  for _ in range(2):  # two equal functions, of two equal modules
+    module = MonotoneGamma(-8.0, 4.0, features=16)
+    schedule = dj.LearnedSchedule(params, GammaFn(module))
+    found = logsnr(schedule, jnp.asarray(t))
+    expected = -literal(params, t)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+  assert len(programs) == 1
 
 
 @settings(max_examples=50, deadline=None)

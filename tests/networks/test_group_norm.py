@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion_jax.networks import layers
-from tests.networks.test_layers import norm
+from diffusion_jax.networks.group_norm import GroupNorm
+from tests.networks.literal import norm
 
 
 @pytest.mark.parametrize('groups', [1, 4, 8])
@@ -18,7 +18,7 @@ def test_group_norm_literally_with_float32_statistics(groups, dtype, key):
   """recipes 1.1: epsilon 1e-6; variance over space and a group's channels."""
   x = (30.0 + jax.random.normal(key, (2, 4, 6, 8))).astype(dtype)
   p = {'scale': jnp.linspace(0.5, 2, 8), 'bias': jnp.linspace(-1, 1, 8)}
-  found = jax.jit(layers.group_norm(groups, dtype).apply)({'params': p}, x)
+  found = jax.jit(GroupNorm(groups, dtype=dtype).apply)({'params': p}, x)
   assert found.dtype == dtype
   expected = norm(p, np.asarray(x, np.float64), groups)
   atol = 1e-3 if dtype == jnp.float32 else 0.02  # a last place of bfloat16
@@ -29,7 +29,7 @@ def test_group_norm_literally_with_float32_statistics(groups, dtype, key):
 def test_group_norm_has_the_epsilon_asked_for(epsilon, key):
   x = 1e-3 * jax.random.normal(key, (2, 4, 4, 8))  # of variance 1e-6
   p = {'scale': jnp.ones(8), 'bias': jnp.zeros(8)}
-  module = layers.group_norm(4, epsilon=epsilon)
+  module = GroupNorm(4, epsilon=epsilon)
   found: Any = module.apply({'params': p}, x)
   expected = norm(p, np.asarray(x, np.float64), 4, epsilon)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -39,7 +39,7 @@ def test_parameters_and_gradients_are_flaxs(key):
   """Of feature maps that are not square."""
   x = 0.5 + jax.random.normal(key, (2, 3, 5, 12))
   theirs = nn.GroupNorm(4, epsilon=1e-6)
-  ours = layers.group_norm(4)
+  ours = GroupNorm(4)
   params, same = (jax.jit(m.init)(key, x) for m in (theirs, ours))
   jax.tree.map(np.testing.assert_array_equal, same, params)
 
@@ -57,4 +57,4 @@ def test_parameters_and_gradients_are_flaxs(key):
 
 def test_groups_must_divide_the_channels(key):
   with pytest.raises(ValueError, match='num_groups=3 does not divide 8 chan'):
-    layers.group_norm(3).init(key, jnp.zeros((1, 2, 2, 8)))
+    GroupNorm(3).init(key, jnp.zeros((1, 2, 2, 8)))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
+from tests.networks.literal import conv3x3, norm, randomised, swish
 from tests.networks.test_autoencoder import (
   TINY,
   X,
@@ -16,7 +17,6 @@ from tests.networks.test_autoencoder import (
   shapes,
   up,
 )
-from tests.networks.test_layers import conv3x3, norm, randomised, swish
 
 
 def test_the_chain_literally():

@@ -18,7 +18,7 @@ from diffusion_jax.networks.magnitude import (
   normalize,
   normalize_kernels,
 )
-from diffusion_jax.training.sharding import make_mesh
+from diffusion_jax.runtime.sharding import make_mesh
 
 
 def test_silu_of_a_normal_variable_has_magnitude_1():

@@ -1,4 +1,6 @@
-"""The options of networks by their names, as a config has them."""
+"""Networks refuse at construction what their fields cannot be."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
+from diffusion_jax.networks.options import count_groups
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
@@ -45,6 +48,12 @@ NETWORKS = {
     (['unet', 'classifier'], 'qkv', 'separate, legacy, new, interleaved'),
     (['unet', 'classifier'], 'downsample_padding', 'same, symmetric'),
     (['unet', 'dit'], 'attention', 'xla, cudnn'),
+    (['unet', 'autoencoder'], 'middle_attention', 'norm, plain, none'),
+    (['dit'], 'positions', 'sincos, rotary, both, none'),
+    (['dit'], 'norm', 'layer, rms'),
+    (['dit'], 'mlp', 'gelu, swiglu'),
+    (['dit'], 'dropout_blocks', 'all, middle'),
+    (['dit'], 'text_attention', 'joint, cross'),
     (
       ['unet', 'ddpmpp', 'dit', 'edm2', 'vdm'],
       'remat_policy',
@@ -57,6 +66,52 @@ def test_an_unknown_option_is_refused_at_construction(names, field, known):
     with pytest.raises(ValueError) as error:
       NETWORKS[name](**{field: 'other'})
     assert str(error.value) == f"{field} 'other' is not one of {known}"
+
+
+def numbers_of(network):
+  """Yields the fields with numbers, and negative numbers for each."""
+  for field in dataclasses.fields(network):
+    value = getattr(network, field.name)
+    if isinstance(value, tuple):
+      yield field.name, tuple(-1 for _ in value or (1,))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+      yield field.name, -1
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_negative_sizes_are_refused_by_their_names(name):
+  network = NETWORKS[name]()
+  fields = dict(numbers_of(network))
+  assert {'dropout', 'channels'} <= set(fields)
+  for field, value in fields.items():
+    if field in ('gamma_min', 'gamma_max'):
+      continue
+    with pytest.raises(ValueError, match=rf'^{field}(\[0\])? must be an? '):
+      network.clone(**{field: value})
+
+
+@pytest.mark.parametrize(
+  'name, field, value, message',
+  [
+    ('unet', 'channels', 0, 'must be an integer of at least 1, not 0'),
+    ('unet', 'num_blocks', 1.5, 'must be an integer of at least 1, not 1.5'),
+    ('unet', 'num_heads', True, 'must be an integer of at least 1, not True'),
+    ('unet', 'multipliers', (), r'must be one or more numbers, not \(\)'),
+    ('unet', 'dropout', 1.0, r'must be a number in \[0, 1\), not 1.0'),
+    ('unet', 'dropout', float('nan'), 'must be a number in .*, not nan'),
+    ('unet', 'norm_eps', 0.0, 'must be a number above 0, not 0.0'),
+    ('dit', 'patch_size', 0, 'must be an integer of at least 1, not 0'),
+    ('dit', 'num_classes', -1, 'must be an integer of at least 0, not -1'),
+    ('classifier', 'num_classes', 1, 'must be an integer of at least 2, not 1'),
+    ('autoencoder', 'image_size', (4,), r'must be 2 numbers, not \(4,\)'),
+    ('autoencoder', 'decoder_blocks', 0, 'must be an integer of at least 1'),
+    ('vdm', 'fourier', (8, 6), r'=\(8, 6\) must be \(first, stop\)'),
+    ('vdm', 'fourier', (6, 25), r'=\(6, 25\) must be .* first <= stop <= 24'),
+  ],
+)
+def test_numbers_out_of_range_are_refused(name, field, value, message):
+  with pytest.raises(ValueError, match=f'^{field} ?{message}'):
+    NETWORKS[name]().clone(**{field: value})
 
 
 @pytest.mark.parametrize('name', NETWORKS)
@@ -74,3 +129,13 @@ def test_the_name_of_a_dtype_is_the_dtype(name, key):
   named = program('bfloat16')
   assert named == program(jnp.bfloat16)
   assert named != program('float32') == program(jnp.float32)
+
+
+def test_small_norms_have_groups_of_a_least_width():
+  """recipes 6: min(32, C / 4) groups."""
+  found = [count_groups(32, c, 4) for c in (8, 48, 128, 384)]
+  assert found == [2, 12, 32, 32]
+  with pytest.raises(ValueError, match='num_groups=32 does not divide the 200'):
+    count_groups(32, 200, 4)
+  with pytest.raises(ValueError, match='the 3 channels of a norm'):
+    count_groups(32, 3, 4)

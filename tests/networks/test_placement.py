@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import collectives
 from diffusion_jax.networks.placement import whole_weights
-from diffusion_jax.training.sharding import make_mesh, on_mesh
+from diffusion_jax.runtime.sharding import make_mesh, on_mesh
 
 
 def test_weights_are_gathered_in_the_type_of_the_layer():

@@ -8,7 +8,7 @@ from flax import linen as nn
 from scipy.special import erf, softmax
 
 from diffusion_jax.data import text
-from diffusion_jax.networks.layers import CrossAttention
+from diffusion_jax.networks.attention import CrossAttention
 from diffusion_jax.networks.text import (
   NUM_TOKENS,
   TextEncoder,

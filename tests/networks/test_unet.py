@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks.unet import UNet
-from tests.networks.test_layers import (
+from tests.networks.literal import (
   conv3x3,
   dense,
   mean_of_blocks,
@@ -258,7 +258,7 @@ def test_bfloat16_keeps_parameters_norms_and_softmax_in_float32(key):
     )
   assert used['rsqrt'] == {'float32'}  # of the norms
   assert used['exp'] == {'float32'}  # of the softmax
-  assert 'bfloat16' in used['conv2d'] and 'bfloat16' in used['dot_general']
+  assert 'bfloat16' in used['conv2d'] and 'bfloat16' in used['linear']
 
 
 def all_equations(jaxpr):

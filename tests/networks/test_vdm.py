@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks.vdm import ScoreNetwork
-from tests.networks.test_layers import conv3x3, dense, norm, randomised, swish
+from tests.networks.literal import conv3x3, dense, norm, randomised, swish
 
 TINY = dict(
   channels=8, num_layers=2, num_groups=4, gamma_min=-8.0, gamma_max=4.0

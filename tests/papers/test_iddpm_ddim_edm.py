@@ -191,13 +191,12 @@ def test_edm_training_loss_literally(sd, key):
       return 0.3 * jnp.sin(x) + 0.1 * noise[:, None]
 
     loss = objectives.denoising(
-      network,
+      objectives.Network(
+        network, dj.edm_input, parametrization='edm', sigma_data=sd
+      ),
       schedule,
-      parametrization='edm',
       times=dj.log_normal_times(-1.2, 1.2),
       weight=dj.edm_weight(sd),
-      noise_input=dj.edm_input,
-      sigma_data=sd,
     )
     found, (metrics, _) = loss(
       {'network': {}}, objectives.Context(), key, {'image': image}

@@ -1,14 +1,12 @@
-import json
-
 import numpy as np
 
-from diffusion_jax.report import charts, page
+from diffusion_jax.report import charts
 from diffusion_jax.report.charts import Line
 
 
 def numbers(chart):
   """x and y of the first line, as Bokeh's JSON has them; its legend entries."""
-  text = json.loads(chart.item)['doc']
+  text = chart.item['doc']
   sources = [c for c in walk(text) if c.get('name') == 'ColumnDataSource']
   entries = dict(sources[0]['attributes']['data']['entries'])
   legend = [c for c in walk(text) if c.get('name') == 'LegendItem']
@@ -33,18 +31,17 @@ def test_points_that_cannot_be_drawn_are_left_out():
   np.testing.assert_array_equal(line.x, [1])
 
 
-def test_the_losses_that_fall_by_a_decade_have_a_logarithmic_axis():
+def test_values_that_fall_by_a_decade_have_a_logarithmic_axis():
   line = lambda *y: [Line('a', range(len(y)), y)]
-  assert page.log_axis('test_loss', line(1.0, 0.1)) == 'y'
-  assert page.log_axis('loss', line(1.0, 0.2)) == ''
-  assert page.log_axis('loss', line(1.0, -0.1)) == ''  # bounds may be below 0
-  assert page.log_axis('loss', line(1.0, 0.0)) == ''
-  assert page.log_axis('learning_rate', line(1.0, 0.1)) == ''
-  assert page.log_axis('loss', []) == ''
+  assert charts.spans_a_decade(line(1.0, 0.1))
+  assert not charts.spans_a_decade(line(1.0, 0.2))
+  assert not charts.spans_a_decade(line(1.0, -0.1))  # bounds may be below 0
+  assert not charts.spans_a_decade(line(1.0, 0.0))
+  assert not charts.spans_a_decade([])
   kinds = {'': ['Linear'] * 2, 'y': ['Linear', 'Log'], 'xy': ['Log'] * 2}
   for log, expected in kinds.items():
     chart = charts.draw('title', [Line('a', [1, 2], [0.03, 0.9])], log=log)
-    found = json.loads(chart.item)['doc']['roots'][0]['attributes']
+    found = chart.item['doc']['roots'][0]['attributes']
     scales = [found[f'{axis}_scale']['name'] for axis in 'xy']
     assert scales == [f'{name}Scale' for name in expected]
     ticks = [c for c in walk(found) if c.get('name') == 'FixedTicker']
@@ -65,17 +62,17 @@ def test_long_lines_keep_their_ends():
   assert np.ptp(np.diff(line.x)) <= 1
 
 
-def test_lines_of_one_name_share_an_entry_of_the_legend():
+def test_a_chart_has_a_legend_of_several_lines_and_a_table_of_values():
   lines = [
-    Line('run', [1, 2], [3.0, 4.0], shown_as='run'),
-    Line('run, test', [2], [5.0], dash='dashed', shown_as='run'),
+    Line('run', [1, 2], [3.0, 4.0]),
+    Line('run, test', [2], [5.0], dash='dashed'),
     Line('other', [1, 2], [1.0, 1.0]),
     Line('empty', [], []),
   ]
   chart = charts.draw('title', lines)
-  assert numbers(chart)[2] == 2
+  assert numbers(chart)[2] == 3
   assert numbers(charts.draw('title', lines[:1]))[2] == 0  # the title says it
-  assert charts.table(chart) == [
+  assert chart.rows == [
     ['step', 'run', 'run, test', 'other'],
     ['1', '3', '', '1'],
     ['2', '4', '5', '1'],
@@ -84,10 +81,19 @@ def test_lines_of_one_name_share_an_entry_of_the_legend():
 
 def test_a_table_of_many_values_is_short():
   x = list(range(1000))
-  rows = charts.table(charts.draw('title', [Line('a', x, x)]), most=25)
-  assert (
-    len(rows) == 26 and rows[1] == ['0', '0'] and rows[-1] == ['999', '999']
-  )
+  rows = charts.draw('title', [Line('a', x, x)]).rows
+  assert len(rows) == 26
+  assert rows[1] == ['0', '0'] and rows[-1] == ['999', '999']
+
+
+def test_charts_have_the_style_of_the_theme():
+  """Of templates/charts.json, which Bokeh applies by class."""
+  (figure,) = charts.draw('title', [Line('a', [1], [1.0])]).item['doc']['roots']
+  assert figure['attributes']['border_fill_color'] is None
+  axes = [c for c in walk(figure) if c.get('name') == 'LinearAxis']
+  assert len(axes) == 2
+  for axis in axes:
+    assert axis['attributes']['major_label_text_font_size'] == '12px'
 
 
 def test_the_script_is_the_one_part_of_bokeh_that_charts_need():

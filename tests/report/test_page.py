@@ -8,17 +8,20 @@ import pytest
 
 from diffusion_jax.data import images
 from diffusion_jax.report import page, pictures, record
-from diffusion_jax.runs import sessions
+from diffusion_jax.runtime import sessions
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)>&"\''
 CONFIG = {
   'seed': 0,
-  'data': {'name': 'digits', 'image_shape': [8, 8, 1]},
-  'network': {'name': HOSTILE, 'channels': 8},
-  'objective': {'name': 'denoising'},
-  'conditioning': {'labels': True},
-  'sampling': {'sampler': 'ddim', 'labels': []},
-  'edit': {'task': 'inpaint'},
+  'data.name': 'digits',
+  'network.name': HOSTILE,
+  'network.channels': 8,
+  'objective.name': 'denoising',
+  'conditioning.labels': True,
+  'sampling.sampler.name': 'ddim',
+  'sampling.labels': [],
+  'edit.name': 'inpaint',
+  'facts.image_shape': [8, 8, 1],
 }
 
 
@@ -71,7 +74,7 @@ def write_run(folder, loss=1.0):
     'terms': terms, 'rate': terms, 'distortion': terms,
   })  # fmt: skip
   write_result(folder / 'evaluation' / 'samples', {
-    'protocol': {'samples': {'sampling': {'sampler': HOSTILE}}},
+    'protocol': {'samples': {'sampling': {'sampler': {'name': HOSTILE}}}},
     'metrics': {'fid': {'value': 3.17, 'error': None, 'note': HOSTILE}},
   })  # fmt: skip
   sessions.write_start(folder, 0, 1234567)
@@ -84,25 +87,18 @@ def write_result(folder, content):
   (folder / 'result.json').write_text(json.dumps(content))
 
 
-def read(folder, name, config=None):
-  config = CONFIG if config is None else config
-  return record.read(name, folder, config, sessions.read(folder))
-
-
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
   """The page of a run beside another: its text, and what is in it."""
   folder = tmp_path_factory.mktemp('runs')
-  run = read(write_run(folder / 'a'), HOSTILE)
-  other = {**CONFIG, 'network': {'name': 'unet', 'channels': 16}}
-  other = read(write_run(folder / 'b', 3.0), 'other', other)
+  run = record.read(HOSTILE, write_run(folder / 'a'), CONFIG)
+  fields = CONFIG | {'network.name': 'unet', 'network.channels': 16}
+  other = record.read('other', write_run(folder / 'b', 3.0), fields)
   row = np.zeros((8, 80, 1), np.uint8)
   film = pictures.film('way', 'From noise', [('step 0', row), ('step 9', row)])
   near = pictures.film('near', 'Neighbours', [('mean 0.2', row)])
-  base = {'network.channels': 128, 'seed': 0, 'network.name': 'unet'}
-  extras = page.Extras(base, film, near, sessions.seconds(run.sessions))
-  page.write(folder / 'a' / 'report.html', run, [other], extras)
-  text = (folder / 'a' / 'report.html').read_text(encoding='utf-8')
+  defaults = {'network.channels': 128, 'seed': 0, 'conditioning.labels': True}
+  text = page.render([run, other], defaults, film, near)
   return text, Page(text)
 
 
@@ -119,8 +115,8 @@ def test_a_run_that_has_everything_has_every_section(written):
   shown = ' '.join(found.text['section'])
   for value in ('2.873 ± 0.037', '3.17', 'Bits by step', '1,234,567'):
     assert value in shown or value in ' '.join(found.text['dl']), value
-  assert "'8'" not in shown and '128' in shown  # network.channels of the base
-  assert 'edit.task' not in shown
+  assert 'digits 8x8x1' in found.text['p'][0]
+  assert 'edit.name' not in shown
   assert len(text.encode()) < 5e6
 
 
@@ -149,6 +145,8 @@ def test_names_and_values_are_text_wherever_they_stand(written):
   data = [text for attrs, text in scripts if 'type' in attrs]
   assert len(found.all('script')) == len(data) + 2  # Bokeh and the page's own
   assert all('<' not in text for text in data)
+  plots = [json.loads(text) for text in data if '"doc"' in text]
+  assert list(plots[0]['doc']) != sorted(plots[0]['doc'])  # Bokeh's own order
   as_json = json.dumps(HOSTILE)[1:-1]
   assert any(as_json in json.dumps(json.loads(text)) for text in data)
 
@@ -183,8 +181,36 @@ def test_the_slider_has_the_sheets_in_order(written):
 
 
 def test_a_folder_with_a_config_alone_has_no_other_heading(tmp_path):
-  text = page.render(read(tmp_path, 'bare'), [], page.Extras({}))
+  text = page.render([record.read('bare', tmp_path, CONFIG)])
   found = Page(text)
   assert [s['id'] for s in found.all('section')] == ['config']
   assert found.text['h2'] == ['Configuration']
   assert not found.all('dl') and not found.all('figure')
+
+
+def test_fields_that_differ_are_listed_with_their_defaults(tmp_path):
+  """Choices have none, and what is no part of a training is not listed."""
+  run = record.read('a', tmp_path, CONFIG)
+  defaults = {'network.channels': 128, 'seed': 0, 'conditioning.labels': True}
+  table, every = page.config_tables([run], defaults | {'sampling.labels': ()})
+  assert table.rows == [
+    ['field', 'a', 'default'],
+    ['data.name', "'digits'", ''],
+    ['network.name', repr(HOSTILE), ''],
+    ['network.channels', '8', '128'],
+    ['objective.name', "'denoising'", ''],
+    ['sampling.sampler.name', "'ddim'", ''],
+  ]
+  assert every.folded and ['seed', '0'] in every.rows
+
+
+def test_losses_of_different_objectives_are_not_compared():
+  run = record.Run('a', CONFIG, {}, [], [], [])
+  same, other = (
+    run._replace(fields=CONFIG | fields)
+    for fields in ({'seed': 1}, {'parametrization.name': 'v'})
+  )
+  assert len(list(page.comparison([run]))) == 0
+  assert len(list(page.comparison([run, same]))) == 1
+  _, note = page.comparison([run, other])
+  assert str(note).startswith('Losses of different objectives cannot be')

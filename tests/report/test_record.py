@@ -46,8 +46,3 @@ def test_results_are_found_at_any_depth(tmp_path):
     'samples-a': {'points': []},
     'samples-a/num_steps=4': {'metrics': {}},
   }
-
-
-def test_nested_fields_have_dotted_names():
-  tree = {'seed': 0, 'a': {'b': {'c': 1}, 'd': [2]}, 'e': {}}
-  assert record.flat(tree) == {'seed': 0, 'a.b.c': 1, 'a.d': [2]}

@@ -17,40 +17,44 @@ def test_a_value_has_the_places_of_its_error(value, error, text):
   assert results.with_error(value, error) == text
 
 
-def test_columns_of_numbers_are_known():
-  rows = [['name', 'value', 'note', 'empty'], ['a', '1,234', '5 of 6', '']]
-  rows += [['b', '0.5 ± 0.1', '', ''], ['c', '', '7', '']]
-  table = results.Table('caption', rows)
-  assert [table.is_number(i) for i in range(4)] == [False, True, False, False]
-  assert not table._replace(code=True).is_number(1)
+def score(value, note=''):
+  return {'value': value, 'error': None, 'note': note}
 
 
-def score(value):
-  return {'value': value, 'error': None, 'note': ''}
-
-
-def test_points_of_a_sweep_are_in_its_table_alone():
-  points = [
-    {'point': {'num_steps': n}, 'metrics': {'fd': score(1 / n)}} for n in (2, 4)
-  ]
+def test_scores_are_one_table_with_how_they_were_made():
+  """The points of a sweep are rows of it, as their folders are named."""
+  sampling = {
+    'num_samples': 1437, 'checkpoint': '9', 'num_steps': 4, 'seed': 0,
+    'sampler': {'name': 'ddim'}, 'guidance': {'scale': 2.0},
+  }  # fmt: skip
   found = [
-    ('samples-a', {'points': points}),
-    ('samples-a/num_steps=2', {'metrics': {'fd': score(0.5)}}),
-    ('samples-b', {'metrics': {'fd': score(0.1)}}),
-  ]
-  tables = [part for part in results.parts(found) if part is not None]
-  assert [table.rows for table in tables] == [
-    [['metric', 'value'], ['fd', '0.1']],
-    [['num_steps', 'fd'], ['2', '0.5'], ['4', '0.25']],
-  ]
+    ('samples/num_steps=4', {
+      'metrics': {'fd': score(0.25, 'few samples')},
+      'protocol': {'samples': {'sampling': sampling}},
+    }),
+    ('samples', {'points': []}),
+    ('others', {'metrics': {'fd': score(0.1), 'kid': score(1.0)}}),
+  ]  # fmt: skip
+  (table,) = results.parts(found)
+  assert table.rows == [
+    ['evaluation', 'fd', 'kid', 'about'],
+    ['samples/num_steps=4', '0.25', '', (
+      '1,437 of checkpoint 9, ddim, 4 steps, guidance 2.0, seed 0, few samples'
+    )],
+    ['others', '0.1', '1', ''],
+  ]  # fmt: skip
 
 
-def test_runs_are_compared_by_what_any_has():
-  a = Run('a', {}, {'loss': Curve([1, 2], [0.5, 0.25])}, [], [], [])
+def test_a_run_ends_with_its_last_values_and_results():
   bits = {'bits_per_dim': 2.5, 'standard_error': 0.1}
-  speed = Curve([1, 2, 3], [1.0, 9.0, 2.0])
-  b = Run('b', {}, {'images_per_second': speed}, [], [('elbo-test', bits)], [])
-  names = results.final_names([a, b])
-  assert names == ['loss', 'images_per_second', 'bits/dim, elbo-test']
-  assert [results.final(a, name) for name in names] == ['0.25', '', '']
-  assert [results.final(b, name) for name in names] == ['', '2', '2.50 ± 0.10']
+  curves = {
+    'loss': Curve([1, 2], [0.5, 0.25]),
+    'learning_rate': Curve([1], [0.1]),
+    'images_per_second': Curve([1, 2, 3], [1.0, 9.0, 2.0]),
+  }
+  run = Run('a', {}, curves, [], [('elbo-test', bits)], [])
+  assert results.final(run) == {
+    'loss': '0.25',
+    'images_per_second': '2',
+    'bits/dim, elbo-test': '2.50 ± 0.10',
+  }

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax.training.objectives import Network
 
 C = 0.7  # deviation of the Gaussian data
 
@@ -90,8 +91,8 @@ def check_literally(found, literal, rtol=1e-9):
   np.testing.assert_allclose(gradient, slopes, rtol=1e-6, atol=1e-8)
 
 
-def keys_seen(make, params, key, batch, context):
-  """Returns the keys that make(network_fn) gives the network, as numbers."""
+def keys_seen(make, noise_input, params, key, batch, context):
+  """Returns the keys that make(network) gives the network, as numbers."""
   seen = []
 
   def spy(params, x, noise, cond, *, key=None):
@@ -100,7 +101,7 @@ def keys_seen(make, params, key, batch, context):
 
   @jax.jit
   def run(*args):
-    make(spy)(*args)
+    make(Network(spy, noise_input))(*args)
     return seen
 
   return [tuple(k.tolist()) for k in run(params, context, key, batch)]

@@ -11,7 +11,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from diffusion_jax.training.classifier import classifier, label_log_prob
-from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.objectives import Context, Network
 from diffusion_jax.training.step import accumulated
 
 CLASSES = oracles.mixture(
@@ -34,12 +34,8 @@ def mlp(params, x, noise, cond, *, key=None):
 
 
 def objective(network_fn):
-  return classifier(
-    network_fn,
-    SCHEDULE,
-    times=dj.uniform_times,
-    noise_input=dj.logsnr_input,
-  )
+  network = Network(network_fn, dj.logsnr_input)
+  return classifier(network, SCHEDULE, times=dj.uniform_times)
 
 
 @functools.partial(jax.jit, static_argnums=1)

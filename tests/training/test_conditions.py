@@ -75,10 +75,3 @@ def test_conditions_are_dropped_with_the_probability(key):
 def test_other_kinds_are_refused():
   with pytest.raises(ValueError, match="'edges' is not one of inpaint, sup"):
     conditions.image_condition('edges')
-
-
-def test_the_former_names_still_work():
-  with pytest.warns(DeprecationWarning, match='conditions.make_condition'):
-    assert conditions.tell is conditions.make_condition
-  with pytest.warns(DeprecationWarning, match='conditions.unconditional'):
-    assert conditions.nothing is conditions.unconditional

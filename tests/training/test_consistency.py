@@ -1,5 +1,6 @@
 """Consistency objectives: literally, and at the exact consistency function."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,14 +13,15 @@ from diffusion_jax.core.flow_losses import pseudo_huber
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import consistency, level_pairs
 from diffusion_jax.training.conditions import make_condition
-from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.objectives import Context, Network
 from diffusion_jax.training.step import accumulated
 from tests.training import few_step
 from tests.training.few_step import C, Literal, literal_params
 
 EDM, STRAIGHT = dj.KarrasSchedule(), dj.RectifiedFlowSchedule()
 S_D, S_MIN = 0.6, 0.002
-LOSS = {'noise_input': dj.edm_input, 'sigma_data': S_D, 'sigma_min': S_MIN}
+LOSS = {'sigma_data': S_D, 'sigma_min': S_MIN}
+NETWORK = Network(few_step.network, dj.edm_input, condition=make_condition())
 
 
 def batch(n=12):
@@ -49,11 +51,7 @@ def test_consistency_training_literally(key):
   """iCT: pseudo-Huber, one norm an image, c = 0.00054 sqrt(D), same noise."""
   with jax.enable_x64(True):
     objective = consistency.consistency_training(
-      few_step.network,
-      EDM,
-      pairs=level_pairs.improved_pairs(800),
-      condition=make_condition(),
-      **LOSS,
+      NETWORK, EDM, pairs=level_pairs.improved_pairs(800), **LOSS
     )
     found, _, (inputs, r) = evaluated(objective, key, Context(300))
   t, label = inputs.level.sigma, inputs.cond['label']
@@ -77,11 +75,10 @@ def test_ect_literally_where_r_is_clean(key):
 
   with jax.enable_x64(True):
     objective = consistency.consistency_training(
-      few_step.network,
+      NETWORK,
       STRAIGHT,
       pairs=level_pairs.easy_pairs(100, times),
       distance=pseudo_huber(0.0),
-      condition=make_condition(),
       **LOSS,
     )
     found, _, (inputs, r) = evaluated(objective, key, Context(99))
@@ -113,14 +110,14 @@ def test_consistency_distillation_literally(key):
 
   with jax.enable_x64(True):
     objective = consistency.consistency_distillation(
-      few_step.network,
+      NETWORK,
       EDM,
       teacher=teacher,
       solver=dj.heun(),
       pairs=level_pairs.grid_pairs(18),
-      condition=make_condition(),
+      sigma_data=S_D,
+      sigma_min=S_MIN,
       ema_target=True,
-      **LOSS,
     )
     context = Context(0, {'network': {'w': average}}, 0.5)
     found, _, (inputs, r) = evaluated(objective, key, context)
@@ -161,14 +158,12 @@ def test_continuous_consistency_literally(step, distilled, key):
   scale, warmup = 0.5 * np.pi, min(step / 100, 1.0)
   with jax.enable_x64(True):
     objective = consistency.continuous_consistency(
-      few_step.network,
+      dataclasses.replace(NETWORK, noise_input=dj.time_input(scale)),
       STRAIGHT,
       times=times,
       teacher=teacher if distilled else None,
       warmup_steps=100,
       uncertainty=uncertainty,
-      noise_input=dj.time_input(scale),
-      condition=make_condition(),
       sigma_data=S_D,
     )
     context = Context(step, (), 0.5)
@@ -227,25 +222,22 @@ def turned_part(output_fn, x, angle, velocity, warmup, *rest, original):
   return original(output_fn, x, angle, velocity, -warmup, *rest)
 
 
+EXACT_NETWORK = Network(few_step.exact_consistency, dj.edm_input)
+
+
 def training(**options):
   return consistency.consistency_training(
-    few_step.exact_consistency,
-    EDM,
-    noise_input=dj.edm_input,
-    sigma_data=C,
-    sigma_min=0.0,
-    **options,
+    EXACT_NETWORK, EDM, sigma_data=C, sigma_min=0.0, **options
   )
 
 
 def distillation():
   return consistency.consistency_distillation(
-    few_step.exact_consistency,
+    EXACT_NETWORK,
     EDM,
     teacher=lambda frozen, cond: GAUSSIAN.denoise,
     solver=EXACT_STEP,
     pairs=level_pairs.grid_pairs(18),
-    noise_input=dj.edm_input,
     sigma_data=C,
     sigma_min=0.0,
   )
@@ -253,12 +245,11 @@ def distillation():
 
 def continuous():
   return consistency.continuous_consistency(
-    few_step.exact_trigflow,
+    Network(few_step.exact_trigflow, dj.time_input(0.5 * np.pi)),
     STRAIGHT,
     times=dj.log_normal_times(-0.5, 1.0),
     warmup_steps=0,
     offset=100.0,  # next to no normalisation, which is not linear
-    noise_input=dj.time_input(0.5 * np.pi),
     sigma_data=C,
   )
 
@@ -300,14 +291,17 @@ def test_the_gradient_vanishes_at_the_exact_function(name, monkeypatch):
 
 
 MAKE = {
-  'training': lambda net: consistency.consistency_training(
-    net, EDM, pairs=level_pairs.improved_pairs(800), **LOSS
+  'training': (
+    lambda network: consistency.consistency_training(
+      network, EDM, pairs=level_pairs.improved_pairs(800), **LOSS
+    ),
+    dj.edm_input,
   ),
-  'continuous': lambda net: consistency.continuous_consistency(
-    net,
-    STRAIGHT,
-    times=dj.log_normal_times(-0.5, 1.0),
-    noise_input=dj.time_input(0.5 * np.pi),
+  'continuous': (
+    lambda network: consistency.continuous_consistency(
+      network, STRAIGHT, times=dj.log_normal_times(-0.5, 1.0)
+    ),
+    dj.time_input(0.5 * np.pi),
   ),
 }
 
@@ -315,11 +309,11 @@ MAKE = {
 @pytest.mark.parametrize('name', MAKE)
 def test_the_same_dropout_and_the_same_sum_in_parts(name, key):
   """One key for all evaluations; accumulation changes nothing."""
-  params = literal_params()
-  seen = few_step.keys_seen(MAKE[name], params, key, batch(), Context())
+  params, (make, noise_input) = literal_params(), MAKE[name]
+  seen = few_step.keys_seen(make, noise_input, params, key, batch(), Context())
   assert len(seen) == 2 and len(set(seen)) == 1
 
-  objective = MAKE[name](few_step.network)
+  objective = make(Network(few_step.network, noise_input))
   results = [
     jax.jit(accumulated(objective, n))(params, Context(), key, batch())
     for n in (1, 3)

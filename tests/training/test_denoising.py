@@ -9,7 +9,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.training import augmentation, objectives
-from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.objectives import Context, Network
 from diffusion_jax.training.step import accumulated
 
 SCHEDULE = dj.GeometricVESchedule(0.002, 80.0)
@@ -29,15 +29,13 @@ def network(params, x, noise, cond, *, key=None):
   return out
 
 
-def objective(network=network, **options):
+def objective(network_fn=network, uncertainty=None, **options):
   return objectives.denoising(
-    network,
+    Network(network_fn, dj.edm_input, parametrization='edm', **options),
     SCHEDULE,
-    parametrization='edm',
     times=dj.log_normal_times(),
     weight=dj.edm_weight(),
-    noise_input=dj.edm_input,
-    **options,
+    uncertainty=uncertainty,
   )
 
 
@@ -80,13 +78,15 @@ def test_the_network_sees_the_changed_image_and_its_labels(key):
     return network(params, x, noise, cond)
 
   loss = objectives.denoising(
-    spy,
+    Network(
+      spy,
+      dj.edm_input,
+      parametrization='x0',
+      augment=functools.partial(augmentation.augment, probability=0.3),
+    ),
     dj.GeometricVESchedule(1e-6, 2e-6),
-    parametrization='x0',
     times=dj.uniform_times,
     weight=lambda level: jnp.ones_like(level.t),
-    noise_input=dj.edm_input,
-    augment=functools.partial(augmentation.augment, probability=0.3),
   )
   params = {'network': {'w': np.ones(()), 'v': np.zeros(2)}}
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.build.objective import OBJECTIVES
 from diffusion_jax.core.flow_losses import two_step_target
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import distillation
-from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.objectives import Context, Network
 from tests.training import few_step
 
 COSINE, STRAIGHT = dj.CosineSchedule(), dj.RectifiedFlowSchedule()
@@ -61,13 +60,11 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
     return params['value']
 
   objective = distillation.progressive_distillation(
-    student,
+    Network(student, dj.time_input(1.0), parametrization='v'),
     COSINE,
     num_steps=N,
     teacher=lambda frozen, cond: ORACLE.denoise,
     solver=dj.ddim(),
-    parametrization='v',
-    noise_input=dj.time_input(1.0),
   )
 
   @jax.jit
@@ -109,7 +106,7 @@ def test_reflow_literally(key):
   noise, image = rng.normal(size=(2, 16, 2))
   data = {'image': np.float32(image)}
   pairs = data | {'noise': np.float32(noise)}
-  options = {'noise_input': dj.time_input(1.0)}
+  flow = Network(network, dj.time_input(1.0), parametrization='flow')
 
   def check(objective, batch, noise, make_image):
     @jax.jit
@@ -125,13 +122,10 @@ def test_reflow_literally(key):
     expected = np.mean((u - (noise - image)) ** 2)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
-  plain = distillation.reflow(network, STRAIGHT, **options)
+  plain = distillation.reflow(flow, STRAIGHT)
   check(plain, pairs, noise, lambda noise: image)
   taught = distillation.reflow(
-    network,
-    STRAIGHT,
-    teacher=lambda frozen, cond, eps: frozen * jnp.sin(eps),
-    **options,
+    flow, STRAIGHT, teacher=lambda frozen, cond, eps: frozen * jnp.sin(eps)
   )
   check(taught, data, None, lambda noise: 2.0 * np.sin(noise))
   with pytest.raises(ValueError, match=r"reflow needs batch\['noise'\]"):
@@ -145,16 +139,23 @@ def test_the_teacher_of_reflow_starts_from_the_noise_of_the_schedule(key):
   sigma(1) is 80, and on the straight one. UniPC's 64 steps are 0.1 % off.
   """
   oracle = oracles.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.5]])
+  zeros = Network(
+    lambda params, x, noise, cond, *, key=None: 0.0 * x,
+    dj.time_input(1.0),
+    parametrization='x0',
+  )
   for schedule in (dj.KarrasSchedule(), STRAIGHT):
-    objective = OBJECTIVES['reflow'](
-      network_fn=lambda params, x, noise, cond, *, key=None: 0.0 * x,
-      schedule=schedule,
-      times=dj.uniform_times,
-      teacher=lambda frozen, cond: oracle.denoise,
-      teacher_steps=64,
-      parametrization='x0',
+    levels = dj.level_grid(schedule, 64)
+    objective = distillation.reflow(
+      zeros,
+      schedule,
       weight=lambda level: jnp.ones_like(level.t),
-      noise_input=dj.time_input(1.0),
+      teacher=distillation.sampling_teacher(
+        lambda frozen, cond: oracle.denoise,
+        lambda denoise, x1, levels=levels: dj.sample(
+          key, denoise, dj.unipc(), levels, x1
+        ),
+      ),
     )
 
     @jax.jit
@@ -180,11 +181,12 @@ def test_the_gradient_vanishes_at_the_exact_reflow():
     return (w[0] * k + w[1] + w[2] * t + w[3] * t**2)[:, None] * x
 
   def score(sign):
-    objective = distillation.reflow(
+    network = Network(
       lambda p, x, *rest, key=None: sign * exact(p, x, *rest),
-      STRAIGHT,
-      noise_input=dj.time_input(1.0),
+      dj.time_input(1.0),
+      parametrization='flow',
     )
+    objective = distillation.reflow(network, STRAIGHT)
     return few_step.gradient_scores(objective, Context(), noise=True)
 
   assert (score(1.0) < 5.0).all()
@@ -194,11 +196,9 @@ def test_the_gradient_vanishes_at_the_exact_reflow():
 def test_a_student_without_steps_is_refused():
   with pytest.raises(ValueError, match='num_steps is 0: a student needs'):
     distillation.progressive_distillation(
-      few_step.network,
+      Network(few_step.network, dj.time_input(1.0)),
       COSINE,
       num_steps=0,
       teacher=lambda frozen, cond: ORACLE.denoise,
       solver=dj.ddim(),
-      parametrization='x0',
-      noise_input=dj.time_input(1.0),
     )

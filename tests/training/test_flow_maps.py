@@ -1,5 +1,6 @@
 """MeanFlow and shortcut models: literally, and at the exact velocity."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,14 +12,19 @@ import diffusion_jax as dj
 from diffusion_jax.core import flow_losses
 from diffusion_jax.training import flow_maps
 from diffusion_jax.training.conditions import make_condition
-from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.objectives import Context, Network
 from diffusion_jax.training.step import accumulated
 from tests.training import few_step
 from tests.training.few_step import Arc, Literal, literal_params
 
 STRAIGHT, SCALE = dj.RectifiedFlowSchedule(), 3.0
-OPTIONS = {'noise_input': dj.time_input(SCALE), 'time_scale': SCALE}
-LABELLED = {'condition': make_condition(dropout=0.3)}
+NETWORK = Network(
+  few_step.network,
+  dj.time_input(SCALE),
+  time_scale=SCALE,
+  condition=make_condition(dropout=0.3),
+)
+UNLABELLED = Network(few_step.network, dj.time_input(1.0))
 
 
 def batch(n=12):
@@ -48,16 +54,13 @@ def test_mean_flow_literally(power, key):
   omega, kappa, c = 0.9, 0.5, 0.3
   with jax.enable_x64(True):
     objective = flow_maps.mean_flow(
-      few_step.network,
+      NETWORK,
       Arc(),
-      times=flow_maps.two_times(equal=0.3),
+      two_times=flow_maps.two_times(p_equal=0.3),
+      guidance=flow_maps.fixed_guidance(omega, kappa),
       improved=False,
-      power=power,
-      offset=c,
-      omega=omega,
-      kappa=kappa,
-      **OPTIONS,
-      **LABELLED,
+      adaptive_power=power,
+      adaptive_eps=c,
     )
     found, metrics, (inputs, t, s, xt, v, _) = drawn(objective, key)
   drop = inputs.cond['drop']
@@ -90,12 +93,10 @@ def test_improved_mean_flow_literally(key):
   """With a guidance scale of each example as an input of the network."""
   with jax.enable_x64(True):
     objective = flow_maps.mean_flow(
-      few_step.network,
+      NETWORK,
       Arc(),
-      times=flow_maps.two_times(equal=0.3),
-      scales=flow_maps.power_law_scales(1.0, 8.0, 2.0),
-      **OPTIONS,
-      **LABELLED,
+      two_times=flow_maps.two_times(p_equal=0.3),
+      guidance=flow_maps.power_law_guidance(1.0, 8.0, 2.0),
     )
     found, metrics, (inputs, t, s, xt, v, scale) = drawn(objective, key)
   drop = inputs.cond['drop']
@@ -124,13 +125,11 @@ def test_shortcut_literally(ema_target, key):
   average = few_step.WEIGHTS + 0.1
   with jax.enable_x64(True):
     objective = flow_maps.shortcut(
-      few_step.network,
+      dataclasses.replace(NETWORK, condition=make_condition()),
       Arc(),
       num_steps=8,
       bootstrap=0.6,
       ema_target=ema_target,
-      **OPTIONS,
-      condition=make_condition(),
     )
     found, _, (inputs, t, s, xt, v, steps) = drawn(objective, key, average)
   label, d = inputs.cond['label'], t - s
@@ -159,7 +158,8 @@ def turned_step(u_fn, xt, t, d, original):
 
 
 MEAN_FLOW = functools.partial(
-  flow_maps.mean_flow, times=flow_maps.two_times(equal=0.2, start=0.2, end=0.2)
+  flow_maps.mean_flow,
+  two_times=flow_maps.two_times(p_equal=0.2, p_t1=0.2, p_s0=0.2),
 )
 EXACT = {
   'mean_flow': (
@@ -181,9 +181,8 @@ def test_the_gradient_vanishes_at_the_exact_velocity(name, monkeypatch):
   context = Context(0, few_step.exact_params())
 
   def scores():
-    objective = make(
-      few_step.exact_velocity, STRAIGHT, noise_input=dj.time_input(1.0)
-    )
+    network = Network(few_step.exact_velocity, dj.time_input(1.0))
+    objective = make(network, STRAIGHT)
     return few_step.gradient_scores(objective, context)
 
   assert (scores() < 5.0).all()
@@ -210,7 +209,7 @@ def test_the_adaptive_loss_has_the_gradient_of_a_power():
 
 def test_two_times_have_the_masses_that_were_set(key):
   n = 20_000
-  times = flow_maps.two_times(equal=0.3, start=0.2, end=0.1)
+  times = flow_maps.two_times(p_equal=0.3, p_t1=0.2, p_s0=0.1)
   draw = lambda times: jax.device_get(
     jax.jit(lambda key: times(key, n, STRAIGHT))(key)
   )
@@ -221,11 +220,11 @@ def test_two_times_have_the_masses_that_were_set(key):
   expected = [0.3, 0.2, 0.1 * 0.7]
   np.testing.assert_allclose(share, expected, atol=5 * 0.5 / np.sqrt(n))
   # the larger of two uniform draws has mean 2/3, the smaller 1/3
-  t, s = draw(flow_maps.two_times(equal=0.0))
+  t, s = draw(flow_maps.two_times(p_equal=0.0))
   np.testing.assert_allclose([t.mean(), s.mean()], [2 / 3, 1 / 3], atol=0.01)
   # with a second law s is the smaller of t and a draw of it: E min = 1/8
   low = functools.partial(dj.uniform_times, t_min=0.75)
-  t, s = draw(flow_maps.two_times(low, dj.uniform_times, equal=0.0))
+  t, s = draw(flow_maps.two_times(low, dj.uniform_times, p_equal=0.0))
   assert t.min() >= 0.75
   np.testing.assert_allclose(t.mean(), 0.875, atol=0.01)  # t is not the larger
   # E min(t, u) = E[t - t^2 / 2] for u uniform
@@ -236,7 +235,7 @@ def test_two_times_have_the_masses_that_were_set(key):
 def test_two_times_of_antithetic_draws_are_independent(key):
   """Both cover (0, 1] evenly, and their gap is that of two uniform draws."""
   n = 4096
-  times = flow_maps.two_times(dj.antithetic_times, equal=0.0)
+  times = flow_maps.two_times(dj.antithetic_times, p_equal=0.0)
   t, s = jax.device_get(jax.jit(lambda key: times(key, n, STRAIGHT))(key))
   both = np.sort(np.concatenate([t, s]))
   np.testing.assert_allclose(
@@ -250,7 +249,9 @@ def test_two_times_of_antithetic_draws_are_independent(key):
 def test_guidance_scales_follow_the_power_law(key):
   """The distribution function of w^-b on [1, 8], b = 1 and 2."""
   for power in (1.0, 2.0):
-    w = np.sort(flow_maps.power_law_scales(1.0, 8.0, power)(key, 20_000))
+    draw = flow_maps.power_law_guidance(1.0, 8.0, power).draw
+    assert draw is not None
+    w = np.sort(draw(key, 20_000))
     exact = np.log(w) / np.log(8.0)
     if power == 2.0:
       exact = (1 - 1 / w) / (1 - 1 / 8)
@@ -263,16 +264,20 @@ def test_both_evaluations_have_the_same_dropout(key):
   params = literal_params()
   context = Context(0, params)
   for make in (MEAN_FLOW, flow_maps.shortcut):
-    made = lambda net, make=make: make(
-      net, STRAIGHT, noise_input=dj.time_input(1.0)
+    seen = few_step.keys_seen(
+      lambda network, make=make: make(network, STRAIGHT),
+      dj.time_input(1.0),
+      params,
+      key,
+      batch(),
+      context,
     )
-    seen = few_step.keys_seen(made, params, key, batch(), context)
     assert len(seen) >= 2 and len(set(seen)) == 1
 
 
 @pytest.mark.parametrize('make', [MEAN_FLOW, flow_maps.shortcut])
 def test_accumulation_changes_nothing(make, key):
-  objective = make(few_step.network, STRAIGHT, noise_input=dj.time_input(1.0))
+  objective = make(UNLABELLED, STRAIGHT)
   context = Context(0, literal_params())
   (a, _), a_grad = jax.jit(accumulated(objective, 1))(
     literal_params(), context, key, batch()
@@ -288,15 +293,13 @@ def test_accumulation_changes_nothing(make, key):
 
 def test_what_makes_no_sense_is_refused(key):
   with pytest.raises(ValueError, match='num_steps is 12: it must be a power'):
-    flow_maps.shortcut(
-      few_step.network, STRAIGHT, num_steps=12, noise_input=dj.time_input(1.0)
-    )
-  with pytest.raises(ValueError, match='end is 1.5: a probability'):
-    flow_maps.two_times(end=1.5)
+    flow_maps.shortcut(UNLABELLED, STRAIGHT, num_steps=12)
+  with pytest.raises(ValueError, match='p_s0 is 1.5: a probability'):
+    flow_maps.two_times(p_s0=1.5)
   with pytest.raises(ValueError, match='low 0.0 and high 8.0'):
-    flow_maps.power_law_scales(0.0)
+    flow_maps.power_law_guidance(0.0)
   objective = flow_maps.mean_flow(
-    few_step.network, STRAIGHT, kappa=0.5, noise_input=dj.time_input(1.0)
+    UNLABELLED, STRAIGHT, guidance=flow_maps.fixed_guidance(1.0, 0.5)
   )
   with pytest.raises(ValueError, match='guidance needs a condition with drop'):
     objective.draw(key, batch(), Context())

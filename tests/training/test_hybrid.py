@@ -8,7 +8,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.training import objectives
 from diffusion_jax.training.loss_aware import init_loss_history
-from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.objectives import Context, Network
 from diffusion_jax.training.step import accumulated
 from tests.papers.paper import bound_terms, ddpm, network_fn
 
@@ -16,7 +16,7 @@ T, BINS = 12, 17
 P = ddpm(dj.cosine_betas(T))
 X0 = np.random.default_rng(0).choice(np.linspace(-1.0, 1.0, BINS), (64, 2, 3))
 BATCH = {'image': jnp.asarray(X0, jnp.float32)}
-SETTINGS = dict(parametrization='eps', noise_input=dj.step_input(T))
+NETWORK = Network(network_fn, dj.step_input(T), learned_variance=True)
 
 
 def noisy_start(t):
@@ -24,20 +24,13 @@ def noisy_start(t):
   return P.schedule(jnp.maximum(t, 0.5 / T))
 
 
-def make(weight=dj.snr_weight, schedule=P.schedule, **kw):
-  return objectives.hybrid(
-    network_fn,
-    schedule,
-    num_steps=T,
-    num_levels=BINS,
-    weight=weight,
-    **SETTINGS | kw,
-  )
+def make(objective, schedule=P.schedule, **kw):
+  return objective(NETWORK, schedule, schedule_steps=T, num_levels=BINS, **kw)
 
 
-HYBRID = make()
+HYBRID = make(objectives.hybrid)
 # The bound ends at x_0, whatever schedule(0) is.
-VLB = make(None, noisy_start, vlb_weight=1.0)
+VLB = make(objectives.vlb, noisy_start)
 
 
 def value_and_grad(objective):
@@ -80,14 +73,7 @@ def test_iddpm_eq_16_hybrid_loss(key):
 
 def test_the_bound_trains_the_variance_alone(key):
   """The gradient of the mean is that of L_simple, as if there were no bound."""
-  simple = objectives.denoising(
-    network_fn,
-    P.schedule,
-    times=dj.step_times(T),
-    weight=dj.snr_weight,
-    learned_variance=True,
-    **SETTINGS,
-  )
+  simple = objectives.denoising(NETWORK, P.schedule, times=dj.step_times(T))
   of_simple = value_and_grad(simple)(params(), Context(), key, BATCH)[1][
     'network'
   ]
@@ -115,7 +101,7 @@ def test_the_pure_bound_trains_mean_and_variance(key):
 
 def test_parts_of_a_batch_give_the_loss_and_the_memory_of_the_whole(key):
   """Also where steps are drawn by losses: all parts from the same ones."""
-  objective = make(None, vlb_weight=1.0, loss_aware=True)
+  objective = make(objectives.vlb, loss_aware=True)
   in_parts, at_once = (jax.jit(accumulated(objective, n)) for n in (2, 1))
   history = init_loss_history(T, 3)
   for i in range(2):  # full after the first
@@ -134,7 +120,7 @@ def test_a_mean_over_steps_drawn_by_losses_is_that_over_uniform_ones(key):
   """E[loss / (T p_t)] does not depend on p."""
   probs = jnp.linspace(1.0, 3.0, T) / (2.0 * T)
   history = init_loss_history(T)._replace(probs=probs)
-  aware = make(None, vlb_weight=1.0, loss_aware=True)
+  aware = make(objectives.vlb, loss_aware=True)
   keys = jax.random.split(key, 400)
   mean = lambda objective, state: np.asarray(
     jax.jit(
@@ -146,8 +132,10 @@ def test_a_mean_over_steps_drawn_by_losses_is_that_over_uniform_ones(key):
   assert abs(a.mean() - b.mean()) < 4.5 * error
 
 
-def test_one_step_has_no_bound():
+def test_one_step_and_a_fixed_variance_have_no_bound():
   with pytest.raises(ValueError, match='num_steps is 1: a bound needs'):
+    objectives.vlb(NETWORK, P.schedule, schedule_steps=1)
+  with pytest.raises(ValueError, match='set learned_variance=True'):
     objectives.hybrid(
-      network_fn, P.schedule, num_steps=1, weight=None, **SETTINGS
+      Network(network_fn, dj.step_input(T)), P.schedule, schedule_steps=T
     )

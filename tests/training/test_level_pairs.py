@@ -39,7 +39,7 @@ def test_r_of_t_by_hand():
 def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
   """On EDM's grid of N(k) = 11 levels; shares within five standard errors."""
   n = 20_000
-  pairs = level_pairs.improved_pairs(800, last=40)
+  pairs = level_pairs.improved_pairs(800, num_scales_end=40)
   level_t, level_r, weight = jax.jit(pairs, static_argnums=(1, 2))(
     key, n, EDM, 0
   )
@@ -61,7 +61,9 @@ def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
 
 def test_a_law_beyond_the_grid_leaves_its_noisiest_pair(key):
   """All mass is below sigma_min: in float32 each uniform draw is at the end."""
-  pairs = level_pairs.improved_pairs(800, last=40, mean=-30.0, std=1.0)
+  pairs = level_pairs.improved_pairs(
+    800, num_scales_end=40, mean=-30.0, std=1.0
+  )
   level_t, level_r, weight = jax.jit(pairs, static_argnums=(1, 2))(
     key, 4, EDM, 0
   )
@@ -100,5 +102,5 @@ def test_every_pair_of_a_grid_is_as_likely(key):
 
 
 def test_too_few_levels_are_refused():
-  with pytest.raises(ValueError, match='num_levels is 1: a pair needs 2'):
+  with pytest.raises(ValueError, match='num_scales is 1: a pair needs 2'):
     level_pairs.grid_pairs(1)

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.training import objectives, vae
+from diffusion_jax.training import (
+  classifier,
+  consistency,
+  distillation,
+  flow_maps,
+  level_pairs,
+  objectives,
+  vae,
+)
 from diffusion_jax.training.conditions import make_condition
-from diffusion_jax.training.objectives import Context, Objective
+from diffusion_jax.training.objectives import Context, Network, Objective
 from diffusion_jax.training.step import accumulated
 
 SCHEDULE = dj.CosineSchedule()
@@ -33,12 +41,10 @@ def test_times_with_weights_are_importance_sampling(key):
     return schedule(jnp.asarray(t)), jnp.asarray(weight, jnp.float32)
 
   objective = objectives.denoising(
-    zeros,
+    Network(zeros, dj.logsnr_input, parametrization='x0'),
     SCHEDULE,
-    parametrization='x0',
     times=times,
     weight=lambda level: jnp.ones_like(level.t),
-    noise_input=dj.logsnr_input,
   )
   run = jax.jit(objective.__call__)
   batch = {'image': np.float32(x0)}
@@ -74,19 +80,17 @@ def test_no_two_draws_of_an_objective_are_related(key):
   def augment(keys, x0):
     return x0, jax.vmap(lambda k: jax.random.uniform(k, (1,)))(keys)
 
-  objective = objectives.denoising(
+  network = Network(
     network_fn,
-    SCHEDULE,
+    dj.time_input(1.0),
     parametrization='x0',
-    times=dj.uniform_times,
-    weight=dj.snr_weight,
-    noise_input=dj.time_input(1.0),
     condition=make_condition(
       False, 0.5, lambda key, x0: jax.random.uniform(key, x0.shape)
     ),
     augment=augment,
     self_conditioning=True,
   )
+  objective = objectives.denoising(network, SCHEDULE, times=dj.uniform_times)
 
   @jax.jit
   def run(key):
@@ -102,28 +106,22 @@ def test_no_two_draws_of_an_objective_are_related(key):
     assert abs(z[i, j]) < 4.5, (a, b)
 
 
-def denoising(network):
+def denoising(note_key):
   def network_fn(params, x, noise, cond, *, key=None):
-    network(key)
+    note_key(key)
     return x
 
-  return objectives.denoising(
-    network_fn,
-    SCHEDULE,
-    parametrization='eps',
-    times=dj.uniform_times,
-    weight=dj.snr_weight,
-    noise_input=dj.logsnr_input,
-  )
+  network = Network(network_fn, dj.logsnr_input)
+  return objectives.denoising(network, SCHEDULE, times=dj.uniform_times)
 
 
-def encoding(network):
+def encoding(note_key):
   def encode(params, t, x, *, key=None):
-    network(key)
+    note_key(key)
     return dj.Normal(x, jnp.ones_like(x))
 
   def decode(params, t, z, *, key=None):
-    network(key)
+    note_key(key)
     return z
 
   return vae.vae(encode, decode, lambda output, x: jnp.zeros(len(x)))
@@ -143,23 +141,27 @@ def test_parts_of_a_batch_have_dropout_of_their_own(make, calls, key):
   assert len(seen) == len(set(seen)) == 2 * calls
 
 
-SETTINGS = dict(parametrization='v', noise_input=dj.logsnr_input)
-
-
 def linear(params, x, noise, cond, *, key=None):
   return params * x + 0.1 * noise[:, None, None, None]
 
 
+LINEAR = Network(
+  linear,
+  dj.logsnr_input,
+  parametrization='v',
+  condition=make_condition(False),
+)
+
+
 def at_two_levels(first, second):
   """Denoising at two levels of each example, with the same noise."""
-  output_at = objectives.make_output_at(linear, **SETTINGS)
 
   def loss(params, context, inputs, keys):
     def error_at(t):
       x0, eps = inputs.x0, inputs.eps
       level = SCHEDULE(jnp.full(len(x0), t))
       xt = dj.q_sample(x0, eps, level)
-      output = output_at(params, xt, level, inputs.cond, keys)
+      output = LINEAR.output(params, xt, level, inputs.cond, keys[0])
       return dj.denoising_loss('v', output, x0, eps, level, dj.snr_weight)
 
     errors = error_at(first) + error_at(second)
@@ -167,20 +169,14 @@ def at_two_levels(first, second):
     return mean, ({}, ())
 
   draw = lambda key, batch, _: objectives.draw_inputs(
-    key,
-    batch,
-    SCHEDULE,
-    times=dj.uniform_times,
-    condition=make_condition(False),
+    key, batch, SCHEDULE, LINEAR, dj.uniform_times
   )
   return Objective(draw, loss)
 
 
 def at_one_level(t):
   times = lambda key, n, schedule: (schedule(jnp.full(n, t)), jnp.ones(n))
-  return objectives.denoising(
-    linear, SCHEDULE, times=times, weight=dj.snr_weight, **SETTINGS
-  )
+  return objectives.denoising(LINEAR, SCHEDULE, times=times)
 
 
 def test_several_levels_of_an_example_are_several_calls(key):
@@ -199,6 +195,42 @@ def test_several_levels_of_an_example_are_several_calls(key):
     np.testing.assert_allclose(grad['network'], expected, rtol=1e-5)
 
 
-def test_the_former_name_of_denoising_still_works():
-  with pytest.warns(DeprecationWarning, match='objectives.denoising'):
-    assert objectives.ddpm is objectives.denoising
+TEACHER = {
+  'teacher': lambda frozen, cond: lambda xt, level: dj.Prediction(xt),
+  'solver': dj.ddim(),
+}
+AT = {'times': dj.uniform_times}
+# objective: its arguments, and the options of a network that it can use
+OBJECTIVES = {
+  objectives.hybrid: ({'schedule_steps': 4}, {'learned_variance'}),
+  objectives.vdm: ({'num_levels': 2}, set()),
+  distillation.progressive_distillation: ({'num_steps': 4} | TEACHER, set()),
+  distillation.reflow: ({}, set()),
+  flow_maps.mean_flow: ({}, {'augment'}),
+  flow_maps.shortcut: ({}, set()),
+  consistency.consistency_training: (
+    {'pairs': level_pairs.grid_pairs()}, set()
+  ),
+  consistency.consistency_distillation: (
+    {'pairs': level_pairs.grid_pairs()} | TEACHER, set()
+  ),
+  consistency.continuous_consistency: (AT, set()),
+  classifier.classifier: (AT, set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('make', OBJECTIVES)
+def test_options_of_a_network_that_have_no_effect_are_refused(make):
+  arguments, usable = OBJECTIVES[make]
+  for name, value in {
+    'learned_variance': True,
+    'augment': lambda keys, x0: (x0, keys),
+    'self_conditioning': True,
+  }.items():
+    network = Network(linear, dj.logsnr_input, **{name: value})
+    if name in usable:
+      assert isinstance(make(network, SCHEDULE, **arguments), Objective)
+      continue
+    message = f'the network has {name}, which {make.__name__} cannot use'
+    with pytest.raises(ValueError, match=message):
+      make(network, SCHEDULE, **arguments)

@@ -12,7 +12,12 @@ import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import objectives, optimizer
 from diffusion_jax.training.conditions import make_condition
-from diffusion_jax.training.objectives import Context, Mean, Objective
+from diffusion_jax.training.objectives import (
+  Context,
+  Mean,
+  Network,
+  Objective,
+)
 from diffusion_jax.training.state import TrainState, init_state
 from diffusion_jax.training.step import (
   accumulated,
@@ -48,14 +53,12 @@ def init(width=64):
   return {'network': params}
 
 
-def objective(**kw):
-  settings = dict(
-    parametrization='eps',
-    times=dj.step_times(1000),
-    weight=dj.snr_weight,
-    noise_input=dj.step_input(1000),
-  )
-  return objectives.denoising(mlp, SCHEDULE, **settings | kw)
+STEPS = dj.step_times(1000)
+
+
+def objective(network_fn=mlp, times=STEPS, **options):
+  network = Network(network_fn, dj.step_input(1000), **options)
+  return objectives.denoising(network, SCHEDULE, times=times)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -358,15 +361,7 @@ def test_a_learned_variance_takes_no_part_in_the_loss(key):
     output = mlp(params, x, noise, cond)
     return jnp.concatenate([output, params['w3'].sum() + output], axis=-1)
 
-  settings = dict(
-    parametrization='eps',
-    times=dj.step_times(1000),
-    weight=dj.snr_weight,
-    noise_input=dj.step_input(1000),
-  )
-  with_variance = objectives.denoising(
-    doubled, SCHEDULE, learned_variance=True, **settings
-  )
+  with_variance = objective(doubled, learned_variance=True)
   grad = lambda loss: jax.jit(
     jax.grad(lambda p: loss(p, Context(), key, batch_at(0))[0])
   )
@@ -422,15 +417,9 @@ def test_labels_and_dropout_reach_the_network(key):
     return x
 
   batch = batch_at(0) | {'label': np.arange(256) % 3}
-  arguments = dict(
-    parametrization='eps',
-    times=dj.uniform_times,
-    weight=dj.snr_weight,
-    noise_input=dj.logsnr_input,
-  )
 
   def run(**options):
-    loss = objectives.denoising(network_fn, SCHEDULE, **arguments, **options)
+    loss = objective(network_fn, **options)
 
     @jax.jit
     def seen_by(key):

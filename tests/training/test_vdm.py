@@ -16,7 +16,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.training import objectives
 from diffusion_jax.training.conditions import make_condition
-from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.objectives import Context, Network
 from diffusion_jax.training.step import accumulated
 
 P = 0.8
@@ -45,9 +45,11 @@ def exact(params, z, logsnr, cond, *, key=None):
   return (z - alpha * x) / sigma
 
 
-def objective(make_schedule=learned, network_fn=exact, **kw):
-  options = dict(num_levels=2, noise_input=dj.logsnr_input)
-  return objectives.vdm(network_fn, make_schedule, **options | kw)
+def objective(make_schedule=learned, network_fn=exact, num_steps=None, **kw):
+  network = Network(network_fn, dj.logsnr_input, **kw)
+  return objectives.vdm(
+    network, make_schedule, num_levels=2, num_steps=num_steps
+  )
 
 
 def batch(n, seed=0):

@@ -1,0 +1,711 @@
+"""The constructors that a config can name, by the field that chooses.
+
+A row is a name and a constructor; the parameters of the constructor are the
+fields of the section. The first row of a table is the default.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+import diffusion_jax as dj
+from diffusion_jax.core import flow_losses
+from diffusion_jax.core.denoiser import NoiseInput
+from diffusion_jax.core.keys import stream
+from diffusion_jax.core.losses import TimeSampler, Weight, with_start
+from diffusion_jax.data import image_folder, sources, tfds_sources
+from diffusion_jax.demos import photos, shapes
+from diffusion_jax.networks.autoencoder import Autoencoder
+from diffusion_jax.networks.classifier import NoisyClassifier
+from diffusion_jax.networks.ddpmpp import DDPMpp
+from diffusion_jax.networks.edm2 import EDM2
+from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
+from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
+from diffusion_jax.networks.magnitude import Uncertainty
+from diffusion_jax.networks.transformer import DiT
+from diffusion_jax.networks.unet import UNet
+from diffusion_jax.networks.vdm import ScoreNetwork
+from diffusion_jax.ranges import (
+  Count,
+  FileName,
+  Finite,
+  ImageShape,
+  NoiseRatio,
+  NonNegative,
+  Positive,
+  Probability,
+  Rate,
+  Size,
+)
+from diffusion_jax.sampling.grids import Spacing
+from diffusion_jax.training import (
+  conditions,
+  consistency,
+  distillation,
+  flow_maps,
+  level_pairs,
+  objectives,
+  optimizer,
+)
+
+
+def constant(value: Any) -> Callable[[], Any]:
+  """Returns the constructor of something that has no parameters."""
+
+  def constructor():
+    return value
+
+  constructor.__doc__ = value.__doc__
+  constructor.__name__ = getattr(value, '__name__', 'constructor')
+  return constructor
+
+
+def from_betas(make_betas: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns the constructor of the schedule with these betas."""
+
+  @functools.wraps(make_betas)  # has the same parameters
+  def constructor(**fields):
+    return dj.DiscreteSchedule.from_betas(make_betas(**fields))
+
+  return constructor
+
+
+def alphas(values: tuple = ()) -> dj.DiscreteSchedule:
+  """Makes the schedule of an explicit list alpha_1..alpha_T."""
+  return dj.DiscreteSchedule.from_alphas(values)
+
+
+def learned(
+  gamma: Literal['scalar', 'network', 'fixed'] = 'scalar',
+  gamma_min: Finite = -13.3,
+  gamma_max: Finite = 5.0,
+) -> dj.LearnedSchedule:
+  """Makes VDM's schedule, gamma(t) = -log SNR(t) (Kingma et al. 2021).
+
+  gamma: a line with learned ends, a line plus a monotone network, or a fixed
+  line. gamma_min and gamma_max are the first values at t = 0 and 1.
+  """
+  if not gamma_min < gamma_max:
+    raise ValueError(
+      f'gamma_min={gamma_min} is not below gamma_max={gamma_max}'
+    )
+  if gamma == 'network':
+    module = MonotoneGamma(gamma_min, gamma_max)
+  else:
+    module = LinearGamma(gamma_min, gamma_max, learned=gamma != 'fixed')
+  return dj.LearnedSchedule({}, GammaFn(module))
+
+
+def gamma_of(schedule: Any) -> Any:
+  """Returns the Flax module of a learned schedule; None for others."""
+  schedule = getattr(schedule, 'schedule', schedule)  # of a shifted one
+  gamma_fn = getattr(schedule, 'gamma_fn', None)
+  return gamma_fn.module if isinstance(gamma_fn, GammaFn) else None
+
+
+def matmul_precision(name: str) -> contextlib.AbstractContextManager:
+  """Returns the context of a network's calls, config.matmul_precision.
+
+  'default' leaves it to JAX: its own default, or JAX_DEFAULT_MATMUL_PRECISION.
+  """
+  if name == 'default':
+    return contextlib.nullcontext()
+  return jax.default_matmul_precision(name)
+
+
+def zero_terminal_snr(schedule: dj.DiscreteSchedule) -> dj.DiscreteSchedule:
+  """Rescales the betas of a schedule: alpha_bar_T = 0 (Lin et al. 2023)."""
+  if not isinstance(schedule, dj.DiscreteSchedule):
+    raise ValueError(
+      'zero_terminal_snr needs a schedule of steps, such as schedule=linear'
+    )
+  betas = -np.expm1(-np.diff(np.asarray(schedule.neg_log_alpha_bar)))
+  return dj.DiscreteSchedule.from_betas(dj.zero_terminal_snr(betas))
+
+
+SCHEDULES = {
+  'linear': from_betas(dj.linear_betas),
+  'rescaled_linear': from_betas(dj.rescaled_linear_betas),
+  'quadratic': from_betas(dj.quadratic_betas),
+  'scaled_linear': from_betas(dj.scaled_linear_betas),
+  'cosine': from_betas(dj.cosine_betas),
+  'sigmoid': from_betas(dj.sigmoid_betas),
+  'constant': from_betas(dj.constant_betas),
+  'warmup': from_betas(dj.warmup_betas),
+  'reciprocal': from_betas(dj.reciprocal_betas),
+  'alphas': alphas,
+  'continuous_cosine': dj.CosineSchedule,
+  'continuous_sigmoid': dj.SigmoidSchedule,
+  'linear_vp': dj.LinearVPSchedule,
+  'sub_vp': dj.SubVPSchedule,
+  'geometric_ve': dj.GeometricVESchedule,
+  'karras': dj.KarrasSchedule,
+  'flow': dj.RectifiedFlowSchedule,
+  'learned': learned,
+  'shifted': dj.ShiftedSchedule,
+  'zero_terminal_snr': zero_terminal_snr,
+}
+
+
+def step_input(schedule_steps: int) -> NoiseInput:
+  """Shows the network the step, 0..T-1."""
+  return dj.step_input(schedule_steps)
+
+
+def rescaled_step_input(schedule_steps: int) -> NoiseInput:
+  """Shows the network the step, rescaled to 0..999."""
+  return dj.step_input(schedule_steps, 1000 / schedule_steps)
+
+
+NOISE_INPUTS = {
+  'step': step_input,
+  'rescaled_step': rescaled_step_input,
+  'time': dj.time_input,
+  'logsnr': constant(dj.logsnr_input),
+  'log_sigma': constant(dj.log_sigma_input),
+  'edm': constant(dj.edm_input),
+}
+
+
+class Parametrization(NamedTuple):
+  """What a network predicts; sigma_data is used by 'edm' only."""
+
+  kind: str
+  sigma_data: float = 0.5
+
+
+def edm_parametrization(sigma_data: Positive = 0.5) -> Parametrization:
+  """EDM's preconditioning for data of this deviation (Karras et al. 2022)."""
+  return Parametrization('edm', sigma_data)
+
+
+PARAMETRIZATIONS = {
+  'eps': constant(Parametrization('eps')),
+  'x0': constant(Parametrization('x0')),
+  'v': constant(Parametrization('v')),
+  'score': constant(Parametrization('score')),
+  'flow': constant(Parametrization('flow')),
+  'edm': edm_parametrization,
+}
+
+
+def step_times(schedule_steps: int) -> TimeSampler:
+  """Draws steps 1..T uniformly (DDPM Alg. 1)."""
+  return dj.step_times(schedule_steps)
+
+
+def uniform_times(t_min: Rate = 0.0) -> TimeSampler:
+  """Draws t uniformly from t_min to 1."""
+  return functools.partial(dj.uniform_times, t_min=t_min)
+
+
+TIMES = {
+  'steps': step_times,
+  'uniform': uniform_times,
+  'antithetic': constant(dj.antithetic_times),
+  'log_normal': dj.log_normal_times,
+  'logit_normal': dj.logit_normal_times,
+}
+
+WEIGHTS = {
+  'snr': constant(dj.snr_weight),
+  'truncated_snr': constant(dj.truncated_snr_weight),
+  'min_snr': dj.min_snr_weight,
+  'edm': dj.edm_weight,
+  'flow': constant(dj.flow_weight),
+  'min_flow': dj.min_flow_weight,
+}
+
+PAIRS = {
+  'improved': level_pairs.improved_pairs,
+  'easy': functools.partial(level_pairs.easy_pairs, k=8.0, b=1.0),
+  'grid': level_pairs.grid_pairs,
+}
+
+DISTANCES = {
+  'pseudo_huber': flow_losses.pseudo_huber,
+  'squared': constant(flow_losses.squared_error),
+}
+
+SAMPLERS = {
+  'ancestral': functools.partial(dj.ancestral, mean_shift=None),
+  'ddim': dj.ddim,
+  'heun': dj.heun,
+  'dpm_solver_pp': dj.dpm_solver_pp,
+  'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
+  'dpm_solver_pp_sde': dj.dpm_solver_pp_sde,
+  'unipc': dj.unipc,
+  'euler_maruyama': dj.euler_maruyama,
+  'velocity_heun': dj.velocity_heun,
+  'velocity_sde': dj.velocity_sde,
+  'reverse_diffusion': dj.reverse_diffusion,
+  'annealed_langevin': dj.annealed_langevin,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierFree:
+  """Guidance without a classifier, uncond + scale (cond - uncond).
+
+  `dj.classifier_free` has the parameters: rescale is phi, levels with sigma /
+  alpha between low and high are guided, and of the channels only the first
+  `channels`.
+  """
+
+  scale: Finite
+  rescale: Probability = 0.0
+  low: NonNegative = 0.0
+  high: NoiseRatio = float('inf')
+  channels: Size | None = None
+
+  def __post_init__(self):
+    if self.low > self.high:
+      raise ValueError(
+        f'low={self.low} is above high={self.high}: no level would be guided'
+      )
+
+  def guide(self, pair: Any) -> dj.Denoiser:
+    """Returns the guided denoiser of a `PairedDenoiser`."""
+    interval = self.low, self.high
+    return dj.classifier_free(
+      pair, self.scale, self.rescale, interval, self.channels
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Autoguidance(ClassifierFree):
+  """Guidance by a worse model, worse + scale (model - worse).
+
+  run: the folder of its run (Karras et al. 2024); the other parameters are
+  those of classifier_free.
+  """
+
+  run: str
+
+
+GUIDANCES = {'classifier_free': ClassifierFree, 'autoguidance': Autoguidance}
+
+
+class ClassifierGuidance(NamedTuple):
+  """Guidance by the classifier in the run folder `run`.
+
+  Dhariwal & Nichol 2021. after_clip clips x_0 before the classifier guides and
+  not after, as their code does.
+  """
+
+  run: str
+  scale: Finite = 1.0
+  after_clip: bool = False
+
+
+class Churn(NamedTuple):
+  """EDM's noise before each step of the sampler (Karras et al. 2022, Alg. 2).
+
+  `dj.churn` has the parameters; s_churn is that of all steps together.
+  """
+
+  s_churn: NonNegative
+  s_min: NonNegative = 0.0
+  s_max: NoiseRatio = float('inf')
+  s_noise: NonNegative = 1.0
+
+  def around(
+    self, sampler: dj.Sampler, schedule: dj.Schedule, num_steps: int
+  ) -> dj.Sampler:
+    """Returns the sampler with the noise before each of its steps."""
+    if self.s_min > self.s_max:
+      raise ValueError(
+        f'churn.s_min={self.s_min} is above s_max={self.s_max}: no level would '
+        'be churned'
+      )
+    gamma = dj.churn_gamma(self.s_churn, num_steps)
+    return dj.churn(sampler, schedule, gamma, *self[1:])
+
+
+class Langevin(NamedTuple):
+  """Steps of Langevin's corrector before each step of the sampler."""
+
+  snr: Positive = 0.16
+  steps: Size = 1
+
+  def around(self, sampler: dj.Sampler) -> dj.Sampler:
+    """Returns the sampler with the corrector before each of its steps."""
+    return dj.with_corrector(sampler, dj.langevin(self.snr), self.steps)
+
+
+class Text(NamedTuple):
+  """The network reads the bytes of a text by a Transformer of its own.
+
+  length: bytes at most; width, layers and heads: of the Transformer.
+  """
+
+  length: Size = 64
+  width: Size = 64
+  layers: Count = 2
+  heads: Size = 4
+
+
+class Latent(NamedTuple):
+  """The latents of the autoencoder in the run folder `run` are diffused.
+
+  shape: height, width and channels, by default those of the run; scale: factor
+  of the latents, by default that of the run, or else 1 / their deviation.
+  """
+
+  run: str
+  shape: ImageShape | None = None
+  scale: Positive | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LogVariance:
+  """EDM2's u(sigma), which divides the error of a level by its own size.
+
+  features: random Fourier features of the level, as Karras et al. 2024 have
+  128 (Eq. 14 to 16). Called with parameters and a level it returns u, [B].
+  """
+
+  features: Size = 128
+
+  def init(self, key: Any) -> Any:
+    """Returns the first parameters."""
+    return Uncertainty(self.features).init(key, np.zeros(1))['params']
+
+  def __call__(self, params: Any, level: dj.NoiseLevel) -> Any:
+    """Returns u [B]; its input is ln(sigma / alpha) / 4 for any network."""
+    variables = {'params': params['uncertainty']}
+    return Uncertainty(self.features).apply(variables, dj.edm_input(level))
+
+  constrain = staticmethod(Uncertainty.constrain)
+
+
+def inpaint() -> conditions.ImageCondition:
+  """Shows the network some of the pixels (Palette, Saharia et al. 2022)."""
+  return conditions.image_condition('inpaint')
+
+
+def superres(factor: Size = 2) -> conditions.ImageCondition:
+  """Shows the network the image made `factor` times smaller (SR3)."""
+  return conditions.image_condition('superres', factor)
+
+
+def colorize() -> conditions.ImageCondition:
+  """Shows the network the image without its colours."""
+  return conditions.image_condition('colorize')
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditioning:
+  """What the network is shown besides x_t and its level.
+
+  labels: the class. text: a sentence. image: an image made of the example.
+  dropout: the probability that training hides all of these. self_conditioning:
+  the last estimate of x_0 (Chen et al. 2022). augment: the probability of each
+  of EDM's changes of the images, which are labelled.
+  """
+
+  labels: bool = False
+  text: Text | None = None
+  image: conditions.ImageCondition | None = None
+  dropout: Probability = 0.0
+  self_conditioning: bool = False
+  augment: Probability = 0.0
+
+  def __post_init__(self):
+    if self.dropout and not (self.labels or self.text or self.image):
+      raise ValueError(
+        f'dropout={self.dropout} has no effect without labels, text or image'
+      )
+    if self.augment and self.image is not None:
+      raise ValueError(
+        'augment changes the images, which image shows unchanged: set one of '
+        'the two to None'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How a diffusion model draws images.
+
+  sampler: the step between two levels. num_steps, spacing: how many levels
+  there are, and where; respacing: instead, which steps of the schedule to keep,
+  such as '250', '10,15,20' or 'ddim50'. schedule: another schedule whose levels
+  are visited. guidance: by the condition, or by a worse run; classifier: by a
+  classifier. clip: estimates of x_0 to [-1, 1], after guidance;
+  dynamic_threshold: instead, to a quantile such as 0.995, by which they are
+  divided. churn: noise before each step; corrector: Langevin steps.
+  """
+
+  sampler: Any
+  num_steps: Size = 1000
+  spacing: Spacing = 'uniform'
+  respacing: str = ''
+  schedule: Any = None
+  guidance: ClassifierFree | None = None
+  classifier: ClassifierGuidance | None = None
+  clip: bool = True
+  dynamic_threshold: Probability = 0.0
+  churn: Churn | None = None
+  corrector: Langevin | None = None
+
+  def __post_init__(self):
+    before_clip = self.classifier is not None and self.classifier.after_clip
+    if before_clip and not (self.clip or self.dynamic_threshold):
+      raise ValueError('classifier.after_clip needs clip or dynamic_threshold')
+
+
+@dataclasses.dataclass(frozen=True)
+class MapSampling:
+  """How a flow map draws images, in num_steps calls of its network.
+
+  stochastic: each step goes to the end and adds noise again; a consistency
+  function has no other steps. guidance_scale: of the guidance that was trained
+  in, 1 for none. spacing, respacing: which levels are visited.
+  """
+
+  num_steps: Size = 1
+  stochastic: bool = False
+  guidance_scale: Finite = 1.0
+  spacing: Spacing = 'uniform'
+  respacing: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+  """What the decoder's output means.
+
+  decoder: p(x | z) of a pixel; unit_gaussian has the variance 1, and bernoulli
+  needs black and white images. scale: of the latents, for a diffusion model of
+  them; by default 1 / their standard deviation.
+  """
+
+  decoder: Literal['logistic', 'gaussian', 'unit_gaussian', 'bernoulli'] = (
+    'logistic'
+  )
+  scale: Positive | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+  """What all edits have: a picture, of the size of the run's images.
+
+  num_samples: results; label: the class, None for no class; output: name of
+  the files that are written into edits/.
+  """
+
+  image: str = ''
+  num_samples: Size = 4
+  label: Count | None = None
+  output: FileName = 'edit'
+
+
+@dataclasses.dataclass(frozen=True)
+class Inpaint(Edit):
+  """Fills in the pixels that are not white in the picture `mask`.
+
+  method: repaint (num_resamples, jump steps back), replace, reconstruction
+  (guidance by `scale`, with `iterations` of conjugate gradients), or palette,
+  of runs with conditioning.image; None: repaint, or palette of such runs.
+  """
+
+  mask: str = ''
+  method: Literal['repaint', 'replace', 'reconstruction', 'palette'] | None = (
+    None
+  )
+  num_resamples: Size = 10
+  jump: Size = 10
+  scale: NonNegative = 1.0
+  iterations: Size = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Sdedit(Edit):
+  """Adds noise and samples from there (SDEdit, Meng et al. 2022).
+
+  strength: from 0, the picture, to 1, noise; repeats: each result is edited
+  again; mask: a picture whose white pixels stay.
+  """
+
+  strength: Probability = 0.5
+  repeats: Size = 1
+  mask: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpolate(Edit):
+  """Goes from one picture to another along the ODE."""
+
+  image2: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Superres(Edit):
+  """Makes a picture `factor` times larger, to the size of the run's images.
+
+  method: as for inpaint.
+  """
+
+  method: Literal['reconstruction', 'palette'] | None = None
+  factor: Size = 2
+  scale: NonNegative = 1.0
+  iterations: Size = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Colorize(Edit):
+  """Colours a grey picture; method: as for inpaint."""
+
+  method: Literal['reconstruction', 'palette'] | None = None
+  scale: NonNegative = 1.0
+  iterations: Size = 1
+
+
+DENOISERS = {
+  'unet': UNet,
+  'dit': DiT,
+  'ddpmpp': DDPMpp,
+  'edm2': EDM2,
+  'vdm': ScoreNetwork,
+}
+CLASSIFIERS = {'classifier': NoisyClassifier}
+AUTOENCODERS = {
+  'autoencoder': Autoencoder,
+  'hierarchical': HierarchicalAutoencoder,
+}
+
+
+def vdm(
+  network: objectives.Network,
+  make_schedule: Callable[[Any], dj.Schedule],
+  num_levels: int,
+  schedule: dj.Schedule | None = None,
+  num_steps: Count = 0,
+) -> objectives.Objective:
+  """VDM's bound in bits per dimension (Kingma et al. 2021); 0: T = infinity.
+
+  Refuses a schedule without noise at t = 0, or without signal at t = 1.
+  """
+  if schedule is not None:
+    ends = [float(schedule(t).snr) for t in (0.0, 1.0)]
+    if not 0.0 < min(ends) <= max(ends) < float('inf'):
+      raise ValueError(
+        "vdm needs noise at t = 0 and signal at t = 1, where this schedule's "
+        f'SNRs are {ends[0]:g} and {ends[1]:g}: take schedule=learned, for '
+        'instance'
+      )
+  return objectives.vdm(
+    network, make_schedule, num_levels=num_levels, num_steps=num_steps or None
+  )
+
+
+def reflow(
+  network: objectives.Network,
+  schedule: dj.Schedule,
+  times: TimeSampler,
+  teacher: distillation.Teacher,
+  weight: Weight = dj.flow_weight,
+  p_t1: Probability = 0.0,
+  teacher_steps: Size = 16,
+) -> objectives.Objective:
+  """Rectified flow on noise and the teacher's samples of it (Liu et al. 2022).
+
+  teacher_steps: of UniPC, for each pair; p_t1: the probability of t = 1.
+  """
+  levels = dj.level_grid(schedule, teacher_steps)
+  key = stream(0, 'teacher')  # UniPC draws nothing
+
+  def sample(denoise, x1):
+    return dj.sample(key, denoise, dj.unipc(), levels, x1)
+
+  return distillation.reflow(
+    network,
+    schedule,
+    times=with_start(times, p_t1),
+    weight=weight,
+    teacher=distillation.sampling_teacher(teacher, sample),
+  )
+
+
+# The objectives of denoisers, flow maps, classifiers and VAEs.
+DENOISING = {
+  'denoising': objectives.denoising,
+  'hybrid': objectives.hybrid,
+  'vlb': objectives.vlb,
+  'vdm': vdm,
+  'progressive_distillation': distillation.progressive_distillation,
+  'reflow': reflow,
+}
+FLOW_MAPS = {
+  'mean_flow': flow_maps.mean_flow,
+  'shortcut': flow_maps.shortcut,
+  'consistency_training': consistency.consistency_training,
+  'consistency_distillation': consistency.consistency_distillation,
+  'continuous_consistency': consistency.continuous_consistency,
+}
+
+DATA = {
+  'digits': sources.digits,
+  'shapes': shapes.shapes,
+  'synthetic': sources.synthetic,
+  'photos': photos.photos,
+  'npz': sources.npz,
+  'folder': image_folder.folder,
+  'cifar10': tfds_sources.cifar10,
+  'mnist': tfds_sources.mnist,
+  'tfds': tfds_sources.tfds,
+  'two_levels': sources.TwoLevels,
+}
+
+OPTIMIZERS = {
+  name: functools.partial(optimizer.optimizer_and_rate, kind=name)
+  for name in ('adamw', 'adam', 'radam', 'muon')
+}
+
+# For each field that is a choice, wherever it stands, its constructors.
+TABLES = {
+  'schedule': SCHEDULES,
+  'noise_input': NOISE_INPUTS,
+  'parametrization': PARAMETRIZATIONS,
+  'latent': {'autoencoder': Latent},
+  'text': {'bytes': Text},
+  'conditioning.image': {
+    'inpaint': inpaint,
+    'superres': superres,
+    'colorize': colorize,
+  },
+  'times': TIMES,
+  'weight': WEIGHTS,
+  'two_times': {'independent': flow_maps.two_times},
+  'second': TIMES,
+  'objective.guidance': {
+    'fixed': flow_maps.fixed_guidance,
+    'power_law': flow_maps.power_law_guidance,
+  },
+  'pairs': PAIRS,
+  'distance': DISTANCES,
+  'solver': {'ddim': dj.ddim, 'heun': dj.heun},
+  'uncertainty': {'fourier': LogVariance},
+  'sampler': SAMPLERS,
+  'sampling.schedule': {  # nothing trains it
+    name: make for name, make in SCHEDULES.items() if name != 'learned'
+  },
+  'sampling.guidance': GUIDANCES,
+  'sampling.classifier': {'run': ClassifierGuidance},
+  'churn': {'edm': Churn},
+  'corrector': {'langevin': Langevin},
+  'data': DATA,
+  'data.source': {n: make for n, make in DATA.items() if n != 'two_levels'},
+  'optimizer': OPTIMIZERS,
+  'edit': {
+    'inpaint': Inpaint,
+    'sdedit': Sdedit,
+    'interpolate': Interpolate,
+    'superres': Superres,
+    'colorize': Colorize,
+  },
+}

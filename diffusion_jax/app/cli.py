@@ -1,0 +1,281 @@
+"""The command line of launch.py and of the installed `diffusion-jax`.
+
+--config names a file of ./configs, one of those that are installed, or a run
+folder.
+"""
+
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+import traceback
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import help, load, own_parts, prerequisites
+from diffusion_jax.app.config import near
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.smoke import shrunk
+from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.runtime import processes
+
+PREEMPTED = 42  # the exit code after which a job is to be started again
+# Modes that use a run, and modes that are work for one process.
+USE_A_RUN = 'sample', 'edit', 'evaluate', 'average', 'report'
+SINGLE = 'edit', 'average', 'report', 'noise', 'convert'
+
+_CONFIG = flags.DEFINE_string(
+  'config', None, 'A file of configs/, file.py:smoke for a trial, or a run.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of the run; default runs/<config>[-<argument>].'
+)
+_MODE = flags.DEFINE_string(
+  'mode', 'train', 'What to do, a mode; default train.'
+)
+_HELP_MODE = flags.DEFINE_string(
+  'help_mode', None, 'Prints the fields that a mode reads.'
+)
+_SWEEP_INDEX = flags.DEFINE_integer(
+  'sweep_index', None, "Which override of the config's sweep(), from 0."
+)
+_ALLOW = flags.DEFINE_list(
+  'allow', [], 'Parts, module:attribute, that a stored config may import.'
+)
+_MULTIHOST = flags.DEFINE_bool(
+  'multihost', False, 'This is one of several processes that work together.'
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, 'host:port of process 0, where it is not detected.'
+)
+_NUM_HOSTS = flags.DEFINE_integer(
+  'num_hosts', None, 'Number of processes, where it is not detected.'
+)
+_HOST = flags.DEFINE_integer(
+  'host', None, 'Number of this process, from 0, where it is not detected.'
+)
+
+
+def split_flags(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+  """Returns the arguments without --config.*, and those as (path, text).
+
+  A flag without a value is True; its value may be the next argument.
+  """
+  rest, fields, arguments = [], [], list(argv)
+  while arguments:
+    argument = arguments.pop(0)
+    flag, sign, text = argument.partition('=')
+    path = flag.lstrip('-').removeprefix('config.')
+    if not argument.startswith('-') or flag.lstrip('-') == path:
+      rest.append(argument)
+      continue
+    if not sign:
+      follows = arguments and not arguments[0].startswith('--')
+      text = arguments.pop(0) if follows else 'true'
+    fields.append((path, text))
+  return rest, fields
+
+
+class Command:
+  """What a command line asks for: flags of fields, and where the config is."""
+
+  def __init__(self, path: str, argument: str, fields: list[tuple[str, str]]):
+    self.path, self.argument, self.fields = path, argument, fields
+    self.is_run = bool(path) and Path(path).is_dir()
+
+  def workdir(self) -> str:
+    """Returns the folder of the run."""
+    if _WORKDIR.value:
+      return _WORKDIR.value
+    if self.is_run:
+      return self.path
+    suffix = f'-{self.argument}' if self.argument else ''
+    index = '' if _SWEEP_INDEX.value is None else f'-{_SWEEP_INDEX.value}'
+    return str(Path('runs') / f'{Path(self.path).stem}{suffix}{index}')
+
+  def config(self, mode: str, workdir: str) -> ConfigDict:
+    """Returns the complete config for a mode."""
+    fields = self.fields
+    own_parts.allow([*_ALLOW.value, *(text for _, text in fields)])
+    if self.is_run:
+      config = load.open_run(self.path)
+      if mode == 'train':  # the facts are those of the data that are given
+        config = ConfigDict({n: x for n, x in config.items() if n != 'facts'})
+    else:
+      argument, trial = self.argument, False
+      if argument == 'smoke' or argument.endswith('_smoke'):
+        argument, trial = argument.removesuffix('smoke').rstrip('_'), True
+      config = load.from_file(self.path, argument) if self.path else load.base()
+      config = load.completed(config)
+      config = shrunk(config) if trial else config
+    if _SWEEP_INDEX.value is not None:
+      if self.is_run or not self.path:
+        raise UserError('--sweep_index needs a config file with a sweep()')
+      fields = [*load.sweep(self.path, _SWEEP_INDEX.value, fields), *fields]
+    if mode in USE_A_RUN or mode == 'convert' and _converts_a_run(fields):
+      return load.of_run(workdir, config, fields)
+    return load.with_flags(config, fields)
+
+
+def _converts_a_run(fields):
+  return any(path == 'convert.to' for path, _ in fields)
+
+
+def main(argv: list[str]) -> None:
+  """Runs the mode of a command line, or prints the fields of a mode."""
+  needed = _MODE.value != 'convert' and not _HELP_MODE.value
+  path, argument = find_config(_CONFIG.value, needed)
+  command = Command(path, argument, _FIELDS)
+  workdir = command.workdir()
+  if not path and not _WORKDIR.value and not _HELP_MODE.value:
+    fail('where to? Give --workdir=runs/<name> for the run of these weights')
+  try:
+    if _HELP_MODE.value:
+      config = command.config('', workdir)
+      print(help.mode_help(_HELP_MODE.value, config, _CONFIG.value or ''))
+      return
+    config = command.config(_MODE.value, workdir)
+    prerequisites.check(config, _MODE.value, workdir)
+    join(config)
+    from diffusion_jax.runtime import cache
+
+    cache.keep_compilations(config.compilation_cache)
+    MODES[_MODE.value](config, workdir)
+  except UserError as error:
+    fail(str(error))
+  except Preempted as stop:
+    print(stop, flush=True)
+    sys.exit(PREEMPTED)
+  except KeyboardInterrupt:
+    fail(f'interrupted; what was saved is in {workdir}', 130)
+  except Exception:
+    if not processes.started():
+      raise
+    # A plain exit would wait for the other processes for ever.
+    traceback.print_exc()
+    fail('stopped by the exception above', 1)
+
+
+_FIELDS: list[tuple[str, str]] = []
+
+
+def join(config: ConfigDict) -> None:
+  """Joins the other processes, if --multihost says that there are any."""
+  where = _COORDINATOR.value, _NUM_HOSTS.value, _HOST.value
+  if _MULTIHOST.value:
+    if _MODE.value in SINGLE:
+      raise UserError(f'--mode={_MODE.value} is work for one process')
+    processes.start(*where, config.training.heartbeat_timeout)
+    if _MODE.value != 'train':  # JAX took the signal, and no code checks it
+      signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  elif any(value is not None for value in where):
+    raise UserError('--coordinator, --num_hosts and --host need --multihost')
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses the arguments as absl does; a mistake ends in one line."""
+  # Orbax and JAX log much, with tracebacks of errors that are handled as well;
+  # --verbosity=0 brings it back.
+  logging.set_verbosity(logging.FATAL)
+  argv, fields = split_flags(argv)
+  _FIELDS[:] = fields
+  asks_help = set(argv[1:]) & {'--help', '-help', '-h'}
+  try:
+    rest = flags.FLAGS([a for a in argv if a not in asks_help])
+  except flags.Error as error:
+    fail(str(error))
+  if len(rest) > 1:
+    fail(f'unexpected argument {rest[1]!r}: values are given as --name=value')
+  if asks_help:
+    known = flags.FLAGS.get_key_flags_for_module(__name__)
+    print(help.main_help(argv[0], known))
+    sys.exit()
+  for flag, value in (('mode', _MODE.value), ('help_mode', _HELP_MODE.value)):
+    check_mode(flag, value)
+  if _MODE.value == 'list':
+    print(help.list_configs())
+    sys.exit()
+  return rest
+
+
+def check_mode(flag: str, value: str | None) -> None:
+  """Exits with an error for an unknown mode."""
+  names = list(MODES) + (['list'] if flag == 'mode' else [])
+  if value is not None and value not in names:
+    fail(
+      f'--{flag}={value}{near(value, names)} is not one of {", ".join(names)}'
+    )
+
+
+def find_config(name: str | None, needed: bool) -> tuple[str, str]:
+  """Returns (path, argument) of --config; the path may be a run folder.
+
+  Both are '' without --config, which is an error where it is needed. A file
+  is configs/<name>.py of the working folder, or else the installed one.
+  Installed files import one another as `configs`, and so may the user's, if the
+  working folder has no such package.
+  """
+  if not name:
+    if not needed:
+      return '', ''
+    fail('which experiment? Give --config=configs/digits.py, for instance')
+  path, _, argument = name.partition(':')
+  if Path(path).is_dir():
+    if argument:
+      fail(f'{path} is a run: it has no variant :{argument}')
+    return path, ''
+  spec: Any = importlib.util.find_spec('diffusion_jax.configs')
+  own = Path(path).is_file()
+  installed = None
+  if spec is not None and Path(path).parts[:-1] == ('configs',):
+    installed = Path(spec.submodule_search_locations[0]) / Path(path).name
+  if own or installed is not None and installed.is_file():
+    if spec is not None and not (own and _importable('configs.base')):
+      sys.modules['configs'] = importlib.import_module(spec.name)
+    return path if own else str(installed), argument
+  stems = {Path(file).stem: file for file in help.config_files()}
+  nearest = get_close_matches(Path(path).stem, stems, n=1, cutoff=0.65)
+  hint = f' (did you mean {stems[nearest[0]]!r}?)' if nearest else ''
+  fail(
+    f'there is no config file or run {path}{hint}; --mode=list names the '
+    'configs'
+  )
+
+
+def _importable(name):
+  try:
+    return importlib.util.find_spec(name) is not None
+  except ModuleNotFoundError:
+    return False
+
+
+def unraisable(ignored: Any) -> None:
+  """Reports an ignored exception, except those after a failed save.
+
+  Each thread of tensorstore then finds the event loop closed; the failure
+  itself is raised.
+  """
+  if str(ignored.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(ignored)
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+  """Prints one line on stderr and exits without waiting for other processes."""
+  host = processes.name()
+  print(f'error{host}: {" ".join(message.split())}', file=sys.stderr)
+  processes.exit_all(code)
+
+
+def run() -> None:
+  """Parses the command line, and runs `main` with absl."""
+  from diffusion_jax.runtime import memory
+
+  sys.unraisablehook = unraisable
+  memory.keep_freed_memory()
+  sys.path.append(os.getcwd())  # An installed script does not import from it.
+  app.run(main, flags_parser=parse)

@@ -1,0 +1,253 @@
+"""What the command line says of itself: modes, fields and configs."""
+
+import ast
+import importlib.util
+import inspect
+import re
+import shutil
+import textwrap
+import tokenize
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import load
+from diffusion_jax.app.config import Schema, find, parameters, words_of
+from diffusion_jax.app.modes import MODES
+
+# Sections of constructors that another mode than a training reads, or that
+# several do; configs/base.py has the modes of the others.
+MODES_OF = {'edit': 'edit', 'noise': 'noise', 'schedule': 'train,noise'}
+
+
+def main_help(program: str, known: Iterable[flags.Flag]) -> str:
+  """Returns the modes and the flags of the command line."""
+  name = Path(program).name
+  program = f'python {name}' if name.endswith('.py') else name
+  return '\n'.join([
+    f'{program} --config=configs/<name>.py [--mode=<mode>] [--workdir=<folder>]'
+    ' [--config.<field>=<value> ...]',
+    '',
+    f'Modes; {program} --help_mode=<mode> prints their fields:',
+    *(_columns(mode, text, 12) for mode, text in modes().items()),
+    '',
+    'Flags; --helpfull has those of libraries too:',
+    *(_columns(f'--{flag.name}', flag.help, 14) for flag in known),
+  ])  # fmt: skip
+
+
+def modes() -> dict[str, str]:
+  """Returns what each mode does: the first lines of their modules."""
+  folder = Path(__file__).parent / 'modes'
+  texts = {
+    name: re.sub(r'^Implements --mode=\w+: ', '', _about(folder / f'{name}.py'))
+    for name in MODES
+  }
+  return texts | {'list': 'names the configs, with variants and times.'}
+
+
+def mode_help(mode: str, config: ConfigDict, source: str) -> str:
+  """Returns the fields that a mode reads, with their values and meanings.
+
+  config: a complete one; source: the file or run of its values, '' for none.
+  """
+  schema, comments = load.schema_of(config), _comments()
+  plain = load.base()
+  sections = [n for n in comments if _is_section(plain.get(n))]
+  of_all = [n for n in comments if n in plain and n not in sections]
+  where = f'those of {source}' if source else 'the defaults'
+  blocks = [
+    _wrap(f'--mode={mode} {modes()[mode]}'),
+    _wrap(
+      f'The values are {where}. --config.<field>=<value> sets a field; a flag '
+      'such as --config.network=dit or --config.edit=interpolate shows the '
+      'fields of another choice here. A choice can also be module:attribute '
+      '(docs/own_parts.md).'
+    ),
+    '\n'.join(_field(name, config[name], comments[name]) for name in of_all),
+  ]
+  for path in _order(schema, sections):
+    top = path.partition('.')[0]
+    head = re.match(r'--mode=([a-z,]+)(.*)', comments.get(top, ''))
+    read_by, link = head.groups() if head else (MODES_OF.get(top, 'train'), '')
+    if mode not in read_by.split(','):
+      continue
+    names = [name for name in comments if name.startswith(f'{path}.')]
+    lines = [_field(n, _value(config, n), comments[n]) for n in names]
+    if path in schema.choices or path in schema.parts:
+      blocks += _section(path, _value(config, path), schema, lines, link)
+    else:
+      blocks.append('\n'.join([f'{path}{link}', *lines]))
+  return '\n\n'.join(blocks)
+
+
+def _order(schema, plain):
+  # Yields the paths of all sections: those of the model, then the plain ones.
+  tops = {path: path.partition('.')[0] for path in schema.parts}
+  yield from schema.choices
+  yield from (path for path, top in tops.items() if top not in plain)
+  for name in plain:
+    yield name
+    yield from (p for p, top in tops.items() if top == name and p != name)
+
+
+def _is_section(value):
+  return isinstance(value, ConfigDict)
+
+
+def _comments() -> dict[str, str]:
+  # Returns the comments above and beside each field and section of base.py.
+  comments, above = {}, []
+  for line in inspect.getsource(load.base_module()).splitlines():
+    text = re.fullmatch(r'  # (.*)', line)
+    field = re.fullmatch(r'  (?:config\.)?([\w.]+) = .*?(?:  # (.*))?', line)
+    if field:
+      comments[field[1]] = ' '.join(filter(None, (*above, field[2])))
+    above = [*above, text[1]] if text else []
+  return comments
+
+
+def _value(config, path):
+  for key in path.split('.'):
+    config = config[key]
+  return config
+
+
+def _section(
+  path: str,
+  section: ConfigDict | None,
+  schema: Schema,
+  lines: Collection[str] = (),
+  link: str = '',
+  facts: Collection[str] = (),
+) -> list[str]:
+  # Returns blocks of text about a section and those in it: the choices, the
+  # lines, the docstring of the constructor, and its parameters.
+  facts = schema.facts.get(path.rpartition('.')[2], facts)
+  table = schema.table(path)
+  if section is None:
+    return [_wrap(f'{path}=None{_others(table)}')]
+  if path in schema.parts:
+    constructor, title = schema.parts[path], f'{path}{link}'
+  else:
+    constructor = find(table, path, section.name, facts)
+    title = f'{path}={section.name}{_others(table, section.name)}'
+  doc = inspect.getdoc(getattr(constructor, 'func', constructor)) or ''
+  lines = [*lines, ''] if lines else []
+  lines = [_wrap(title), *lines, textwrap.indent(doc, '  ')]
+  inner = []
+  for name, parameter in parameters(constructor).items():
+    where = f'{path}.{name}'
+    if _is_section(section.get(name)):
+      inner += _section(where, section[name], schema, facts=facts)
+    elif name in section:
+      words = [*schema.table(where)] or words_of(parameter.annotation)
+      lines.append(_field(where, section[name], ', '.join(map(str, words))))
+  return ['\n'.join(lines), *inner]
+
+
+def _others(table, name=None):
+  others = ', '.join(other for other in table if other != name)
+  return f'; or {others}' if others else ''
+
+
+def _field(name, value, comment):
+  # Returns a field as a flag would set it.
+  if isinstance(value, tuple):
+    value = ','.join(map(str, value))
+  return _columns(f'{name}={value}', comment, 36)
+
+
+def config_files() -> dict[str, Path]:
+  """Returns {'configs/<name>.py': file} of the working folder and installed."""
+  folders = [Path('configs')]
+  for name in ('diffusion_jax.configs', 'configs'):
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.submodule_search_locations:
+      folders.append(Path(spec.submodule_search_locations[0]))
+  files: dict[str, Path] = {}
+  for folder in folders:
+    for path in sorted(folder.glob('*.py')):
+      if path.stem not in ('__init__', 'base'):
+        files.setdefault(f'configs/{path.name}', path)
+  return files
+
+
+def list_configs() -> str:
+  """Returns the configs: what each is, its variants, and what it needs."""
+  lines = [
+    _wrap(
+      'Every config has the variant :smoke, a trial of seconds, such as '
+      'configs/digits.py:smoke. "after" names the config whose run has to '
+      'exist. Times are those of a training on 2 CPU cores.'
+    ),
+    '',
+  ]
+  for name, path in config_files().items():
+    lines.append(_columns(name, _about(path), 36))
+    facts = '; '.join(_facts(path))
+    lines += [_columns('', facts, 36)] if facts else []
+  return '\n'.join(lines)
+
+
+_TIME = re.compile(
+  r'Measured[^:,.]*[:,] (\d+ min(?:utes)?(?: \d+ s)?(?: of CPU time)?|\d+ s)\b'
+)
+
+
+def _facts(path: Path) -> Iterator[str]:
+  # Yields the variants of a config, the runs that it needs, and its time.
+  try:
+    variants = getattr(load.module_of(str(path)), 'VARIANTS', ())
+    config: Any = load.completed(load.from_file(str(path)))
+  except Exception:  # whatever a file of the user's raises
+    return
+  if variants:
+    yield 'variants ' + ', '.join(f':{name}' for name in variants)
+  latent = config.get('latent')
+  runs = (
+    config.training.init_from,
+    config.training.teacher,
+    latent and latent.run,
+  )
+  for run in dict.fromkeys(filter(None, runs)):
+    name, sign, argument = Path(run).name.partition('-')
+    yield f'after configs/{name}.py{":" if sign else ""}{argument}'
+  doc = ast.get_docstring(_parse(path)) or ''
+  yield from _TIME.findall(' '.join(doc.split()))
+
+
+def _about(path):
+  # Returns the first paragraph of a module's docstring, in one line.
+  doc = inspect.cleandoc(ast.get_docstring(_parse(path)) or '')
+  return ' '.join(doc.partition('\n\n')[0].split())
+
+
+def _parse(path):
+  try:
+    with tokenize.open(path) as file:
+      return ast.parse(file.read())
+  except (OSError, SyntaxError):
+    return ast.Module([], [])
+
+
+def _width():
+  return min(shutil.get_terminal_size().columns, 100)
+
+
+def _wrap(text):
+  return textwrap.fill(text, _width(), subsequent_indent='  ')
+
+
+def _columns(name, text, name_width):
+  # Returns '  name   text': the text in its column, or below a long name.
+  indent = ' ' * (name_width + 4)
+  wrapped = textwrap.fill(
+    text, _width(), initial_indent=indent, subsequent_indent=indent
+  )
+  if len(name) > name_width:
+    return f'  {name}\n{wrapped}' if text else f'  {name}'
+  return f'  {name:{name_width}}  {wrapped.lstrip()}'.rstrip()

@@ -1,0 +1,127 @@
+"""The images of a run: their sources, and the facts that models need."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import schemas
+from diffusion_jax.app.config import from_config, make
+from diffusion_jax.data import image_folder, pipeline
+from diffusion_jax.data.sources import NoTestSplit, Source
+from diffusion_jax.data.text import to_bytes
+from diffusion_jax.errors import UserError
+
+
+class Facts(NamedTuple):
+  """What a model needs to know of the images: sizes, classes, grey levels."""
+
+  image_shape: tuple[int, int, int]
+  num_classes: int
+  num_levels: int
+
+
+# Sets that must be downloaded: their facts are known before.
+KNOWN = {
+  'cifar10': Facts((32, 32, 3), 10, 256),
+  'mnist': Facts((28, 28, 1), 10, 256),
+}
+
+
+def facts_of(config: ConfigDict) -> Facts:
+  """Returns the facts that a run has stored, or else those of its data.
+
+  The data need not be there if the config states the facts.
+  """
+  if config.get('facts') is not None:
+    return Facts(**config.facts)
+  section = config.data
+  if section is not None and section.name in KNOWN:
+    return KNOWN[section.name]
+  if section is not None and section.name == 'tfds':
+    return Facts(tuple(section.image_shape), section.num_classes, 256)
+  source = source_of(config)
+  return Facts(source.image_shape, source.num_classes, source.num_levels)
+
+
+def source_of(config: ConfigDict, split: str = 'train') -> Any:
+  """Returns the images of a split, a `Source`.
+
+  Raises UserError without data, and for data without the texts that the network
+  reads.
+  """
+  if config.data is None:
+    raise UserError(
+      'this config has no data set: give --config.data=digits, for instance'
+    )
+  schema = schemas.schema_of(config)
+  source = make(schema, 'data', config.data, schemas.DataFacts(split))
+  if config.get('facts') is not None:
+    check_shape(config, source.image_shape)
+  text = config.conditioning.text if 'conditioning' in config else None
+  if text is None:
+    return source
+  with from_config('data'):
+    return _with_texts(source, text.length, config.training.random_flip)
+
+
+def check_shape(config: ConfigDict, shape: tuple[int, int, int]) -> None:
+  """Raises UserError if the data have other images than the run."""
+  if shape != tuple(config.facts.image_shape):
+    raise UserError(
+      f'config.data={config.data.name}: images are {shape}, and '
+      f'{tuple(config.facts.image_shape)} in this run'
+    )
+
+
+def _with_texts(source, length, random_flip):
+  if isinstance(source, image_folder.FileSource):
+    source = image_folder.captioned(source)
+    for text in source.texts(np.arange(len(source))):
+      to_bytes(text, length)
+  if not hasattr(source, 'texts'):
+    raise ValueError(
+      'these images have no texts for conditioning.text: data=shapes has, and '
+      'data=folder with a metadata.jsonl'
+    )
+  if random_flip:
+    raise ValueError(
+      "training.random_flip would make texts such as 'on the left' wrong"
+    )
+  return source
+
+
+def unseen(config: ConfigDict) -> Any:
+  """Returns the test split, or the training split if there is no other."""
+  try:
+    return source_of(config, 'test')
+  except UserError as error:
+    if not isinstance(error.__cause__, NoTestSplit):
+      raise
+    return source_of(config)
+
+
+def text_length(config: ConfigDict) -> int:
+  """Returns the number of tokens of a text; 0 for a network without texts."""
+  text = config.conditioning.text if 'conditioning' in config else None
+  return text.length if text else 0
+
+
+def batches(
+  config: ConfigDict, source: Source, start: int, rows: slice = pipeline.ALL
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields the training batches from step `start` on; rows: of this process."""
+  c = config.training
+  stream = pipeline.batches(
+    source,
+    c.batch_size,
+    config.seed,
+    start,
+    c.random_flip,
+    rows,
+    c.num_threads,
+    text_length(config),
+  )
+  with from_config('data'):  # a damaged file is noticed when it is read
+    yield from stream

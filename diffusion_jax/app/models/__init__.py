@@ -1,0 +1,44 @@
+"""Kinds of models: a class for each, chosen by the objective of a config."""
+
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import images, schemas
+from diffusion_jax.app.config import from_config
+from diffusion_jax.app.models.classifier import Classifier
+from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.models.flow_map import FlowMap
+from diffusion_jax.app.models.latent import LatentDiffusion
+from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.app.models.vae import VAE
+from diffusion_jax.core.keys import abstract_key
+
+KINDS: tuple[type[Model], ...] = (
+  Diffusion, LatentDiffusion, FlowMap, VAE, Classifier
+)  # fmt: skip
+
+
+def kind_of(config: ConfigDict) -> type[Model]:
+  """Returns the class of a config's model."""
+  schema = schemas.schema_of(config)
+  (kind,) = (kind for kind in KINDS if kind.schema is schema)
+  return kind
+
+
+def make(
+  config: ConfigDict, workdir: str | Path, facts: images.Facts | None = None
+) -> Model:
+  """Returns the model of a complete config.
+
+  workdir: of the run; facts: of its images, by default read from the data.
+  """
+  facts = images.facts_of(config) if facts is None else facts
+  return kind_of(config)(config, workdir, facts)
+
+
+def shapes(model: Model) -> Params:
+  """Returns the shapes of the parameters of a model."""
+  with from_config('network'):
+    return jax.eval_shape(model.init, abstract_key())

@@ -1,0 +1,59 @@
+"""Classifiers of noisy images, which guide the sampling of other runs."""
+
+import functools
+from typing import Any
+
+from jax.sharding import Mesh
+
+import diffusion_jax as dj
+from diffusion_jax.app import schemas
+from diffusion_jax.app.models.model import Params
+from diffusion_jax.app.models.noisy import NoisyModel
+from diffusion_jax.app.schemas import NetworkFacts
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.per_image import PerImage
+
+_NO_IMAGES = (
+  'this run is a classifier, which makes no images: name it in '
+  '--config.sampling.classifier.run when sampling another run'
+)
+
+
+class Classifier(NoisyModel):
+  """A classifier of noisy images, p(y | x_t)."""
+
+  schema = schemas.CLASSIFIER
+  makes_images = False
+
+  def network_facts(self) -> NetworkFacts:
+    """Returns the facts of the network: it has an output for each class."""
+    if self.facts.num_classes < 2:
+      raise UserError(
+        'config.network=classifier needs images of two or more classes'
+      )
+    facts = super().network_facts()
+    return facts._replace(num_classes=self.facts.num_classes)
+
+  def logits(self, params: Params) -> Any:
+    """Returns (x_t, level) -> logits [B, num_classes]."""
+    return functools.partial(
+      dj.network_output,
+      self.network_fn(),
+      params['network'],
+      parametrization=self.parametrization.kind,
+      noise_input=self.noise_input,
+      cond={},
+      sigma_data=self.parametrization.sigma_data,
+    )
+
+  def generate(
+    self, mesh: Mesh, guides: Any = None, trajectory: bool = False
+  ) -> PerImage:
+    """Raises UserError: a classifier makes no images."""
+    raise UserError(_NO_IMAGES)
+
+  def check(self, mode: str) -> None:
+    """Raises UserError for modes that make images."""
+    if mode in ('sample', 'edit'):
+      raise UserError(_NO_IMAGES)
+    super().check(mode)

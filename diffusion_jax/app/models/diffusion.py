@@ -1,0 +1,345 @@
+"""Diffusion models of images: networks that denoise."""
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+import diffusion_jax as dj
+from diffusion_jax.app import images, schemas
+from diffusion_jax.app.config import from_config, make, make_part
+from diffusion_jax.app.models import guidance, teachers
+from diffusion_jax.app.models.guidance import Guides
+from diffusion_jax.app.models.model import Params
+from diffusion_jax.app.models.noisy import NoisyModel
+from diffusion_jax.app.schemas import SamplerFacts
+from diffusion_jax.core.keys import abstract_key, split_key, stream
+from diffusion_jax.data.sources import Source
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.per_image import PerImage, per_image
+from diffusion_jax.runtime.sharding import replicate
+from diffusion_jax.sampling.grids import count_steps
+
+
+class Diffusion(NoisyModel):
+  """A diffusion model of images, as a config describes it; see `Model`."""
+
+  schema = schemas.DIFFUSION
+  makes_images = True
+
+  def __init__(
+    self, config: ConfigDict, workdir: str | Path, facts: images.Facts
+  ):
+    super().__init__(config, workdir, facts)
+    self.sampling: Any = make_part(self.schema, 'sampling', config)
+
+  # -- its teacher ------------------------------------------------------------
+
+  @functools.cached_property
+  def _teacher(self) -> 'Diffusion | None':
+    config = teachers.open_run(self)
+    if config is None:
+      return None
+    run = self.config.training.teacher
+    model = Diffusion(config, run, images.facts_of(config))
+    teachers.check(model, self)
+    return model
+
+  def teacher(self) -> teachers.Teacher | None:
+    """Returns (frozen, cond) -> Denoiser of training.teacher; None without."""
+    model = self._teacher
+    return None if model is None else teachers.denoiser_of(model, self)
+
+  def prepare(self, source: Source, mesh: Mesh) -> Params:
+    """Returns {'teacher': parameters} of a distillation, else {}."""
+    model = self._teacher
+    return {} if model is None else {'teacher': teachers.prepare(model, self)}
+
+  def frozen_shapes(self) -> Params:
+    """Returns the shapes of what `prepare` returns."""
+    model = self._teacher
+    if model is None:
+      return {}
+    return {'teacher': jax.eval_shape(model.init, abstract_key())}
+
+  # -- sampling ---------------------------------------------------------------
+
+  def given_cond(self, cond: dict) -> dict:
+    """Returns the entries of cond that the network takes."""
+    c = self.conditioning
+    takes = {
+      'label': c.labels,
+      'text': c.text is not None,
+      'text_mask': c.text is not None,
+      'x0': c.self_conditioning,
+    }
+    return {name: x for name, x in cond.items() if takes.get(name, True)}
+
+  def of_network(
+    self, params: Params, cond: dict, maker: Callable = dj.make_denoiser
+  ) -> Any:
+    """Returns `dj.make_denoiser`, or another maker, of the network."""
+    return maker(
+      self.network_fn(),
+      params['network'],
+      parametrization=self.parametrization.kind,
+      noise_input=self.noise_input,
+      cond=self.given_cond(cond),
+      learned_variance=self.learned_variance,
+      sigma_data=self.parametrization.sigma_data,
+    )
+
+  def denoiser(
+    self,
+    params: Params,
+    cond: dict,
+    guides: Guides | None = None,
+    after_guidance: Callable[[dj.Denoiser], dj.Denoiser] | None = None,
+  ) -> dj.Denoiser:
+    """Returns the denoiser of the network, clipped as config.sampling says.
+
+    guides: the runs that guide it, {} for guidance by its own condition; None:
+    it is not guided. after_guidance is applied before x_0 is clipped.
+    """
+    c = self.sampling
+    denoise = self.of_network(params, cond)
+    functions = [after_guidance, self._bound(c.dynamic_threshold)]
+    if guides is None:
+      functions[1] = self._bound(0.0)
+    else:
+      if c.guidance is not None and c.guidance.scale != 1.0:
+        denoise = c.guidance.guide(self._pair(params, cond, guides, denoise))
+      by_classifier = guidance.by_classifier(self, guides, cond)
+      after_clip = c.classifier is not None and c.classifier.after_clip
+      functions.insert(2 if after_clip else 0, by_classifier)
+    for function in functions:
+      denoise = denoise if function is None else function(denoise)
+    return denoise
+
+  def _pair(self, params, cond, guides, denoise):
+    if 'guidance' not in guides:
+      return self.of_network(params, cond, dj.make_paired_denoiser)
+    guide = guides['guidance']
+    worse = guide.model.of_network(guide.params, cond)
+    return dj.paired(denoise, guidance.at_levels_of(guide, self, worse))
+
+  def _bound(self, quantile):
+    # Returns denoiser -> denoiser, or None for neither a threshold nor a clip.
+    if not quantile:
+      return dj.clip_denoised if self.sampling.clip else None
+
+    def thresholded(denoise):
+      with from_config('sampling.dynamic_threshold'):
+        return dj.dynamic_threshold(denoise, quantile)
+
+    return thresholded
+
+  def step_function(
+    self, params: Params, cond: dict, trained: dj.Schedule, **options: Any
+  ) -> Any:
+    """Returns what the sampler of `levels_and_sampler` calls at each step.
+
+    A denoiser; with self-conditioning a function x_0 -> denoiser. trained: the
+    schedule of the training; options: of `denoiser`.
+    """
+
+    def at_trained_levels(denoise):
+      if self.sampling.schedule is None:
+        return denoise
+      return dj.at_training_levels(denoise, trained)
+
+    if not self.conditioning.self_conditioning:
+      return at_trained_levels(self.denoiser(params, cond, **options))
+
+    def of_estimate(x0):
+      # Training clips the estimate, whatever sampling.clip is.
+      estimate = {'x0': jnp.clip(x0, -1.0, 1.0)}
+      return at_trained_levels(
+        self.denoiser(params, cond | estimate, **options)
+      )
+
+    return of_estimate
+
+  def levels_and_sampler(
+    self, params: Params | None = None
+  ) -> tuple[dj.Schedule, dj.NoiseLevel, dj.Sampler]:
+    """Returns (schedule of the training, levels [N + 1], sampler)."""
+    trained = self.schedule(params)
+    visited = self.sampling.schedule or trained
+    levels = self.levels(visited)
+    sampler = make(
+      self.schema, 'sampler', self.sampling.sampler,
+      SamplerFacts(visited), 'sampling.sampler',
+    )  # fmt: skip
+    sampler = self._corrected(sampler, visited, len(levels.t) - 1)
+    if self.conditioning.self_conditioning:
+      sampler = dj.self_conditioned(sampler)
+    return trained, levels, sampler
+
+  def levels(
+    self, schedule: dj.Schedule, end_clean: bool = True
+  ) -> dj.NoiseLevel:
+    """Returns the levels that are visited, [N + 1], the noisiest first."""
+    c = self.sampling
+    with from_config('sampling'):
+      if not c.respacing:
+        return dj.level_grid(
+          schedule, c.num_steps, c.spacing, end_clean=end_clean
+        )
+      total = getattr(schedule, 'num_steps', None)
+      if total is None:
+        raise ValueError('respacing needs a schedule of steps')
+      steps = dj.respaced_steps(total, c.respacing)
+      return dj.step_levels(schedule, steps)
+
+  def _corrected(self, sampler, schedule, num_steps):
+    c = self.sampling
+    if c.churn is None and c.corrector is None:
+      return sampler
+    if jax.tree.leaves(sampler.init(jnp.zeros((1, 1)))):
+      raise UserError(
+        f'config.sampling.sampler={c.sampler.name} uses earlier steps, which '
+        'churn and corrector change: set both to None or take another sampler'
+      )
+    with from_config('sampling'):
+      if c.churn is not None:
+        sampler = c.churn.around(sampler, schedule, num_steps)
+      if c.corrector is not None:
+        sampler = c.corrector.around(sampler)
+    return sampler
+
+  def from_noise(
+    self,
+    params: Params,
+    guides: Guides,
+    keys: jax.Array,
+    cond: dict,
+    *,
+    trajectory: bool = False,
+    wrap: Callable | None = None,
+    **options: Any,
+  ) -> jax.Array:
+    """Returns samples [B, ...], or with `trajectory` [N + 1, B, ...].
+
+    keys: [B]; wrap: (sampler, levels) -> (sampler, levels); options: of
+    `denoiser`.
+    """
+    prior_keys, keys = split_key(keys, 2)
+    trained, levels, sampler = self.levels_and_sampler(params)
+    denoise = self.step_function(
+      params, cond, trained, guides=guides, **options
+    )
+    shape = (*keys.shape, *self.state_shape)
+    x = dj.prior_sample(prior_keys, shape, levels.take(0))
+    if wrap is not None:
+      sampler, levels = wrap(sampler, levels)
+    return dj.sample(keys, denoise, sampler, levels, x, trajectory)
+
+  def generate(
+    self,
+    mesh: Mesh,
+    guides: Guides | None = None,
+    trajectory: bool = False,
+  ) -> PerImage:
+    """Returns (params, index [n], cond) -> images [n, H, W, C] in [-1, 1].
+
+    Image i of a seed is the same in every batch and on any devices. With
+    `trajectory` all states from noise to image, [n, N + 1, H, W, C].
+    """
+    root = stream(self.config.sampling.seed, 'sampling')
+    draw = functools.partial(self.from_noise, trajectory=trajectory)
+    return self.generate_by(draw, mesh, root, guides, trajectory=trajectory)
+
+  def generate_by(
+    self,
+    draw: Callable,
+    mesh: Mesh,
+    root: Any,
+    guides: Guides | None = None,
+    size: int = 0,
+    trajectory: bool = False,
+  ) -> PerImage:
+    """Returns `generate` with the images that another function draws.
+
+    draw: (params, guides, keys [B], inputs) -> x, as `from_noise`; root: the
+    key from which each image has one; size: of batches, as in `per_image`.
+    """
+    # What the config cannot have is refused before anything is compiled.
+    learned = self.learns_schedule
+    shapes = jax.eval_shape(self.init, abstract_key()) if learned else {}
+    jax.eval_shape(lambda params: self.levels_and_sampler(params)[1], shapes)
+    self._note_more_levels_than_steps()
+    guides = guides or {}
+    weights = {name: run.params for name, run in guides.items()}
+    weights = replicate(mesh, weights)
+
+    def images(both, keys, inputs):
+      params, weights = both
+      runs = {n: g._replace(params=weights[n]) for n, g in guides.items()}
+      x = draw(params, runs, keys, inputs)
+      decode = functools.partial(self.latents.decode, params.get('autoencoder'))
+      if trajectory:
+        return jnp.swapaxes(jax.lax.map(decode, x), 0, 1)
+      return decode(x)
+
+    compute = per_image(images, mesh, root, size)
+
+    def start(params, index, inputs):
+      return compute.start((params, weights), index, inputs)
+
+    return PerImage(start)
+
+  def _note_more_levels_than_steps(self):
+    c = self.sampling
+    if c.respacing or self.learns_schedule:
+      return
+    schedule = getattr(c, 'schedule', None) or self.schedule()
+    total = getattr(schedule, 'num_steps', c.num_steps)
+    if c.num_steps > total:
+      steps, others = count_steps(self.levels(schedule), total)
+      print(
+        f'note: sampling.num_steps={c.num_steps} is more than the {total:,} '
+        f'steps of the schedule: {steps:,} distinct steps are visited, and '
+        f'{others:,} levels between steps'
+      )
+
+  @property
+  def reverse_variance(self) -> str:
+    """The variance of the reverse process, as the sampler has it."""
+    return self.sampling.sampler.get('variance', 'fixed_small')
+
+  def unclipped(self) -> 'Diffusion':
+    """Returns this model without sampling.clip, and without a classifier."""
+    model = copy.copy(self)
+    model.sampling = dataclasses.replace(
+      self.sampling, clip=False, classifier=None
+    )
+    return model
+
+  def check_guide(self, guide: 'Diffusion') -> None:
+    """Raises UserError for a model that cannot guide this one."""
+
+  def check(self, mode: str) -> None:
+    """Raises UserError for what would be noticed late, or not at all."""
+    super().check(mode)
+    self._check_guidance()
+
+  def _check_guidance(self):
+    guide = self.sampling.guidance
+    if guide is None:
+      return
+    if getattr(guide, 'run', ''):
+      return
+    if guide.scale != 1.0 and not self.conditioning.dropout:
+      raise UserError(
+        f'config.sampling.guidance.scale={guide.scale} needs a network that '
+        'was trained with conditioning.dropout, or another run: '
+        'sampling.guidance=autoguidance'
+      )

@@ -1,0 +1,49 @@
+"""Guidance by other runs."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import diffusion_jax as dj
+from diffusion_jax.training.classifier import label_log_prob
+
+
+class OtherRun(NamedTuple):
+  """A run that was read: its model and its averaged parameters."""
+
+  model: Any
+  params: Any
+
+
+# The runs that guide a sampling, by their field of config.sampling.
+Guides = Mapping[str, OtherRun]
+
+
+def by_classifier(
+  model: Any, guides: Guides, cond: dict
+) -> Callable[[dj.Denoiser], dj.Denoiser] | None:
+  """Returns denoiser -> denoiser guided towards cond['label']; None without."""
+  if 'classifier' not in guides:
+    return None
+  guide = guides['classifier']
+  logits = guide.model.logits(guide.params)
+
+  def log_prob(x, level):
+    return label_log_prob(logits(x, level), cond['label'])
+
+  log_prob_fn = at_levels_of(guide, model, log_prob)
+  scale = model.sampling.classifier.scale
+  return lambda denoise: dj.classifier_guided(
+    denoise, log_prob_fn=log_prob_fn, scale=scale
+  )
+
+
+def at_levels_of(guide: OtherRun, model: Any, function: Any) -> Any:
+  """Returns a function of (x_t, level), evaluated at the guide's own levels.
+
+  The guide may have another schedule than the model.
+  """
+  same = guide.model.config.schedule == model.config.schedule
+  if same and not model.learns_schedule:
+    return function
+  schedule = guide.model.schedule(guide.params)
+  return dj.at_training_levels(function, schedule)

@@ -1,0 +1,360 @@
+"""Networks that see a noisy image and its level, and how they are trained."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+import diffusion_jax as dj
+from diffusion_jax.app import choices, images
+from diffusion_jax.app.choices import Conditioning
+from diffusion_jax.app.config import (
+  Schema,
+  from_config,
+  make,
+  make_part,
+  parameters,
+)
+from diffusion_jax.app.models.model import IDENTITY, Params
+from diffusion_jax.app.schemas import NetworkFacts, NoiseFacts, ObjectiveFacts
+from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
+from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.data.sources import Source
+from diffusion_jax.errors import UserError
+from diffusion_jax.networks.embeddings import STEP_INPUTS
+from diffusion_jax.training import augmentation, conditions, objectives
+from diffusion_jax.training.objectives import Objective
+
+# The facts that a network must take if they are not zero, and what they are of.
+NEEDED = {
+  'num_classes': 'conditioning.labels',
+  'text_width': 'conditioning.text',
+  'image_channels': 'conditioning.image',
+  'self_conditioning': 'conditioning.self_conditioning',
+  'augment_dim': 'conditioning.augment',
+  'elapsed': 'objective',
+}
+
+
+class NoisyModel:
+  """What all models of noisy images share; see `Model`."""
+
+  schema: Schema
+  keeps: tuple[str, ...] = ()
+  sampling: Any = None
+  takes_elapsed = takes_guidance = False
+  latents = IDENTITY
+
+  def __init__(
+    self, config: ConfigDict, workdir: str | Path, facts: images.Facts
+  ):
+    self.config, self.workdir, self.facts = config, Path(workdir), facts
+    self.state_shape: tuple[int, ...] = facts.image_shape
+    self.conditioning = Conditioning()
+    if 'conditioning' in self.schema.parts:
+      self.conditioning = make_part(self.schema, 'conditioning', config)
+
+  def _make(self, key: str, facts: Any = None) -> Any:
+    return make(self.schema, key, self.config[key], facts)
+
+  # -- the process ------------------------------------------------------------
+
+  def schedule(self, params: Params | None = None) -> Any:
+    """Returns t -> NoiseLevel; params: of the run, if it learns its schedule.
+
+    Raises UserError for a learned schedule without params.
+    """
+    schedule = self._schedule
+    if not self.learns_schedule:
+      return schedule
+    if params is None:
+      raise UserError(
+        'config.schedule=learned has values in a trained run only: '
+        'objective=vdm trains it, schedule.gamma=fixed needs no run'
+      )
+    return _with_params(schedule, params['schedule'])
+
+  @functools.cached_property
+  def _schedule(self):
+    return self._make('schedule')
+
+  @property
+  def learns_schedule(self) -> bool:
+    """Whether the parameters have a branch 'schedule'."""
+    gamma = choices.gamma_of(self._schedule)
+    return gamma is not None and getattr(gamma, 'learned', True)
+
+  @property
+  def schedule_steps(self) -> int:
+    """T of a schedule of steps; 1000 for others."""
+    return getattr(self._schedule, 'num_steps', 1000)
+
+  @functools.cached_property
+  def parametrization(self) -> choices.Parametrization:
+    """What the network predicts."""
+    if 'parametrization' not in self.config:
+      return choices.Parametrization('flow')
+    return self._make('parametrization')
+
+  @functools.cached_property
+  def noise_input(self) -> NoiseInput:
+    """What the network sees of a level, NoiseLevel -> [B]."""
+    return self._make('noise_input', NoiseFacts(self.schedule_steps))
+
+  # -- the network ------------------------------------------------------------
+
+  @functools.cached_property
+  def network(self) -> nn.Module:
+    """The Flax module, with all that the conditioning needs."""
+    facts, section = self.network_facts(), self.config.network
+    network = self._make('network', facts)
+    takes = parameters(type(network))
+    for name, field in NEEDED.items():
+      if getattr(facts, name) and name not in takes:
+        able = [
+          n for n, c in choices.DENOISERS.items() if name in parameters(c)
+        ]
+        raise UserError(
+          f'config.{field} needs a network with {name}: {section.name} has '
+          f'none, {" and ".join(able)} have'
+        )
+    needed = getattr(network, 'noise_input', None)
+    if needed not in (None, self.config.noise_input.name):
+      raise UserError(
+        f'network {section.name!r} needs config.noise_input={needed}'
+      )
+    return network
+
+  def network_facts(self) -> NetworkFacts:
+    """Returns the parameters of the network that are no fields."""
+    c, section = self.conditioning, self.config.schedule
+    text = c.text or choices.Text(width=0)
+    return NetworkFacts(
+      out_channels=(2 if self.learned_variance else 1) * self.state_shape[-1],
+      num_classes=self.facts.num_classes if c.labels else 0,
+      null_class=c.dropout > 0.0,
+      self_conditioning=c.self_conditioning,
+      image_channels=self._image_channels(),
+      augment_dim=augmentation.NUM_LABELS if c.augment else 0,
+      text_width=text.width,
+      text_layers=text.layers,
+      text_heads=text.heads,
+      elapsed=self.takes_elapsed,
+      guidance_input=self.takes_guidance,
+      gamma_min=section.get('gamma_min'),
+      gamma_max=section.get('gamma_max'),
+    )
+
+  @property
+  def learned_variance(self) -> bool:
+    """Whether the objective trains the variance of the reverse process."""
+    return self.config.objective.name in ('hybrid', 'vlb')
+
+  def _image_channels(self):
+    image = self.conditioning.image
+    if image is None:
+      return 0
+    x0 = jax.ShapeDtypeStruct((1, *self.facts.image_shape), jnp.float32)
+    with from_config('conditioning.image'):
+      return jax.eval_shape(image, abstract_key(), x0).shape[-1]
+
+  def network_fn(self, network: nn.Module | None = None) -> NetworkFn:
+    """Returns (params, x, noise, cond, *, key=None) -> the network's output."""
+    module = self.network if network is None else network
+    precision = self.config.matmul_precision
+
+    def apply(params, x, noise, cond, /, *, key=None) -> Any:
+      rngs = {} if key is None else {'dropout': key}
+      train = key is not None
+      variables = {'params': params}
+      with choices.matmul_precision(precision):
+        return module.apply(variables, x, noise, cond, train=train, rngs=rngs)
+
+    return apply
+
+  def init(self, key: Any) -> Params:
+    """Returns the first parameters, {'network': ..., ...}; can be traced."""
+    key, gamma_key = jax.random.split(key)
+    cond = self.example_cond()
+    x = jnp.zeros((1, *self.state_shape))
+    variables = self.network.init(key, x, jnp.zeros(1), cond)
+    params = {'network': variables['params']}
+    if self.learns_schedule:
+      gamma = choices.gamma_of(self._schedule)
+      params['schedule'] = gamma.init(gamma_key, jnp.zeros(1))['params']
+    uncertainty = self.uncertainty
+    if uncertainty is not None:
+      params['uncertainty'] = uncertainty.init(jax.random.fold_in(gamma_key, 1))
+    return params
+
+  def example_cond(self) -> dict:
+    """Returns a cond of one image with all that the network must be given."""
+    cond: dict = {}
+    if self.conditioning.labels:
+      cond['label'] = jnp.zeros(1, jnp.int32)
+    if self.conditioning.text is not None:
+      cond['text'] = jnp.ones((1, 1), jnp.int32)
+    for name, field in STEP_INPUTS.items():
+      if getattr(self.network, field, False):
+        cond[name] = jnp.ones(1)
+    return cond
+
+  # -- training ---------------------------------------------------------------
+
+  def objective(self, test: bool = False) -> Objective:
+    """Returns the loss; for `test` without dropout and augmentation."""
+    objective = self._make('objective', self.objective_facts(test))
+    constraints = {}
+    if hasattr(self.network, 'constrain'):
+      constraints['network'] = self.network.constrain
+    if self.uncertainty is not None:
+      constraints['uncertainty'] = self.uncertainty.constrain
+    if not constraints:
+      return objective
+
+    def constrain(params):
+      params = objective.constrain(params)
+      return params | {n: f(params[n]) for n, f in constraints.items()}
+
+    return dataclasses.replace(objective, constrain=constrain)
+
+  def objective_facts(self, test: bool = False) -> ObjectiveFacts:
+    """Returns the parameters of the objective that are no fields."""
+    section = self.config.schedule
+    return ObjectiveFacts(
+      network=self.trained_network(test),
+      schedule=None if self.learns_schedule else self.schedule(),
+      make_schedule=self.schedule,
+      schedule_steps=self.schedule_steps,
+      total_steps=self.config.training.num_steps,
+      num_levels=self.facts.num_levels,
+      sigma_data=self.parametrization.sigma_data,
+      sigma_min=section.get('sigma_min'),
+      sigma_max=section.get('sigma_max'),
+      rho=section.get('rho'),
+      teacher=self.teacher(),
+    )
+
+  def trained_network(self, test: bool = False) -> objectives.Network:
+    """Returns the network with what a training shows it."""
+    c, network = self.conditioning, self.network
+    if test and hasattr(network, 'dropout'):
+      network = network.clone(dropout=0.0)
+    augment = None
+    if c.augment and not test:
+      augment = functools.partial(augmentation.augment, probability=c.augment)
+    condition = conditions.make_condition(
+      c.labels, 0.0 if test else c.dropout, c.image, c.text is not None
+    )
+    return objectives.Network(
+      self.network_fn(network),
+      self.noise_input,
+      parametrization=self.parametrization.kind,
+      sigma_data=self.parametrization.sigma_data,
+      learned_variance=self.learned_variance,
+      condition=condition,
+      augment=augment,
+      self_conditioning=c.self_conditioning,
+      estimate_probability=1.0 if test else 0.5,
+      time_scale=self.time_scale,
+    )
+
+  @property
+  def time_scale(self) -> float:
+    """The factor of t in the network's input, and of elapsed time."""
+    return self.config.noise_input.get('scale', 1.0)
+
+  @property
+  def uncertainty(self) -> choices.LogVariance | None:
+    """EDM2's u(sigma), which is trained with the network."""
+    section = self.config.objective.get('uncertainty')
+    if section is None:
+      return None
+    return make(
+      self.schema, 'uncertainty', section, path='objective.uncertainty'
+    )
+
+  def teacher(self) -> Callable[[Any, dict], dj.Denoiser] | None:
+    """Returns (frozen, cond) -> Denoiser of training.teacher; None without."""
+    return None
+
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    return images.source_of(self.config, split)
+
+  def prepare(self, source: Source, mesh: Mesh) -> Params:
+    """Returns {}: all parameters are trained."""
+    return {}
+
+  def frozen_shapes(self) -> Params:
+    """Returns the shapes of what `prepare` returns."""
+    return {}
+
+  def load(self) -> Params:
+    """Returns {}: sampling needs no parameters but the run's own."""
+    return {}
+
+  def make_encode(self, mesh: Mesh) -> Callable:
+    """Returns the function that leaves batches of images as they are."""
+    return lambda kept, batch, key, i: batch
+
+  def write_more(self, params: Params, path: Path) -> dict[str, np.ndarray]:
+    """Returns {}: there are no other files."""
+    return {}
+
+  # -- refusals ---------------------------------------------------------------
+
+  def check(self, mode: str) -> None:
+    """Raises UserError for what would be noticed late, or not at all."""
+    if not self.learns_schedule:
+      self._check_ends()
+    if self.config.network.get('attention') == 'cudnn':
+      if jax.default_backend() != 'gpu':
+        raise UserError(
+          'config.network.attention=cudnn needs a GPU, and this is '
+          f'{jax.default_backend()}: set it to xla, which has the same '
+          'parameters'
+        )
+    if mode == 'train':
+      self._check_heights()
+
+  def _check_ends(self):
+    # A program, not single operations; a schedule need not be a pytree.
+    schedule = self.schedule()
+    last = jax.jit(lambda: schedule(1.0))()
+    kind = self.parametrization.kind
+    if kind in ('eps', 'score') and last.alpha == 0.0:
+      raise UserError(
+        f'config.parametrization={kind}: the schedule has no signal at t = 1, '
+        f'where {kind} does not determine x_0: set parametrization=v or x0'
+      )
+
+  def _check_heights(self):
+    heights = self.config.network.get('attention_resolutions')
+    if not heights or ':' in self.config.network.name:
+      return
+    levels = len(getattr(self.network, 'multipliers', (1,)))
+    height = self.state_shape[0]
+    possible = [height // 2**level for level in range(levels)]
+    absent = [h for h in heights if h not in possible]
+    if absent:
+      raise UserError(
+        f'config.network.attention_resolutions: no feature map has the height '
+        f'{absent[0]}; the heights are {", ".join(map(str, possible))}, and () '
+        'is attention in the middle only'
+      )
+
+
+def _with_params(schedule, params):
+  if isinstance(schedule, dj.ShiftedSchedule):
+    inner = _with_params(schedule.schedule, params)
+    return dataclasses.replace(schedule, schedule=inner)
+  return dataclasses.replace(schedule, params=params)

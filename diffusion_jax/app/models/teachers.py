@@ -1,0 +1,123 @@
+"""Teachers: diffusion models whose runs are distilled, training.teacher.
+
+teacher.json in the run folder of the student holds a checksum of the weights it
+began with; other weights are refused.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+import diffusion_jax as dj
+from diffusion_jax.app import load, schemas
+from diffusion_jax.app.config import find, from_config, parameters
+from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.files import write_json
+from diffusion_jax.training import checkpoints, checksums
+
+_PATH = 'training.teacher'
+
+
+Teacher = Callable[[Any, dict], dj.Denoiser]
+
+
+def open_run(student: Any) -> ConfigDict | None:
+  """Returns the config of training.teacher; None without.
+
+  Raises UserError for a run that is not of a diffusion model, for an objective
+  that has no teacher, and without one that the objective needs.
+  """
+  run, name = student.config.training.teacher, student.config.objective.name
+  schema = student.schema
+  table, facts = schema.table('objective'), schema.facts['objective']
+  constructor = find(table, 'objective', name, facts)
+  teacher = parameters(constructor).get('teacher')
+  if run and teacher is None:
+    raise UserError(f'config.{_PATH}: objective={name} has no teacher')
+  if not run and teacher is not None and teacher.default is teacher.empty:
+    raise UserError(
+      f'config.{_PATH}: objective={name} needs the folder of the run that is '
+      'distilled'
+    )
+  if not run:
+    return None
+  config = load.open_run(run, _PATH)
+  kind = schemas.schema_of(config).kind
+  if kind != schemas.DIFFUSION.kind:
+    raise UserError(
+      f'config.{_PATH}: the run in {run} is {kind}, and a teacher must be '
+      f'{schemas.DIFFUSION.kind}'
+    )
+  return config
+
+
+def denoiser_of(model: Any, student: Any) -> Teacher:
+  """Returns (frozen, cond) -> Denoiser of a teacher, at the student's levels.
+
+  frozen: {'teacher': parameters}.
+  """
+
+  def teacher(frozen, cond):
+    params = frozen['teacher']
+    denoise = model.of_network(params, cond)
+    if model.config.schedule == student.config.schedule:
+      return denoise
+    return dj.at_training_levels(denoise, model.schedule(params))
+
+  return teacher
+
+
+def check(model: Any, student: Any) -> None:
+  """Raises UserError for a teacher that does not fit its student."""
+  run, where = model.workdir, f'config.{_PATH}'
+  for name in ('image_shape', 'num_classes'):
+    theirs, ours = getattr(model.facts, name), getattr(student.facts, name)
+    if theirs != ours:
+      raise UserError(
+        f'{where}: the images in {run} have {name} {theirs}, and those of this '
+        f'run {ours}'
+      )
+  for name in ('labels', 'text', 'image'):
+    ours, theirs = (m.config.conditioning[name] for m in (student, model))
+    if ours != theirs:
+      raise UserError(
+        f'{where}: conditioning.{name} is {theirs} in {run}, and {ours} in '
+        'this run'
+      )
+  if model.conditioning.self_conditioning:
+    raise UserError(f'{where}: the run in {run} has self-conditioning')
+  dropout = student.conditioning.dropout
+  if dropout and not model.conditioning.dropout:
+    raise UserError(
+      f'config.conditioning.dropout={dropout}: the teacher in {run} was '
+      'trained without dropout; set it to 0'
+    )
+
+
+def prepare(model: Any, student: Any) -> Any:
+  """Returns the parameters of the teacher of a training.
+
+  The first start writes teacher.json. Raises UserError if the weights have
+  changed since.
+  """
+  shapes = jax.eval_shape(model.init, abstract_key())
+  with from_config(_PATH):
+    params, _ = checkpoints.restore_params(
+      model.workdir, True, shapes, 'latest'
+    )
+  now = {'run': str(model.workdir), 'checksum': checksums.of_arrays(params)}
+  path = student.workdir / 'teacher.json'
+  begun = processes.broadcast([path.exists()])[0]
+  if not begun and processes.is_first():
+    write_json(path, now)
+  if begun and json.loads(path.read_text())['checksum'] != now['checksum']:
+    raise UserError(
+      f'config.{_PATH}: the weights in {model.workdir} have changed since this '
+      f'run began ({path}): give another --workdir to begin anew'
+    )
+  return params

@@ -1,0 +1,265 @@
+"""Variational autoencoders: their samples, pictures and bounds."""
+
+import copy
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+import diffusion_jax as dj
+from diffusion_jax.app import choices, images, schemas
+from diffusion_jax.app.config import from_config, make, make_part
+from diffusion_jax.app.models.model import Params
+from diffusion_jax.app.schemas import VaeFacts, VaeNetworkFacts
+from diffusion_jax.core import vae as bound
+from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
+from diffusion_jax.data import images as pixels
+from diffusion_jax.data.sources import Source
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.per_image import PerImage, per_image
+from diffusion_jax.training import vae
+from diffusion_jax.training.objectives import Objective
+
+COLUMNS = 10  # of an interpolation, both ends included
+
+
+class VAE:
+  """A variational autoencoder, as a config describes it; see `Model`."""
+
+  schema = schemas.VAE
+  makes_images = True
+  keeps: tuple[str, ...] = ()
+  conditioning = choices.Conditioning()
+  sampling = None
+
+  def __init__(
+    self, config: ConfigDict, workdir: str | Path, facts: images.Facts
+  ):
+    self.config, self.workdir, self.facts = config, Path(workdir), facts
+    self.decoding: choices.Decoding = make_part(self.schema, 'decoding', config)
+
+  @functools.cached_property
+  def network(self) -> Any:
+    """The Flax module."""
+    height, width, channels = self.facts.image_shape
+    count, *_ = vae.DECODERS[self.decoding.decoder]
+    facts = VaeNetworkFacts((height, width), count * channels)
+    return make(self.schema, 'network', self.config.network, facts)
+
+  @property
+  def num_latents(self) -> int:
+    """T, the number of layers of latents; 1 for objective=vae."""
+    return getattr(self.network, 'num_latents', 1)
+
+  def _method(self, name, params, t, z, key):
+    network = self.network
+    inputs = (t, z) if hasattr(network, 'num_latents') else (z,)
+    rngs = {} if key is None else {'dropout': key}
+    with choices.matmul_precision(self.config.matmul_precision):
+      output = network.apply(
+        {'params': params}, *inputs, key is not None, rngs=rngs, method=name
+      )
+    if not isinstance(output, tuple):
+      return output
+    return dj.Normal(output[0], jnp.exp(output[1]))
+
+  def encode(
+    self, params: Any, t: int, z: Any, *, key: Any = None
+  ) -> dj.Normal:
+    """Returns q(z_t | z_{t-1}), t = 1..T, z_0 = x; key: of dropout."""
+    return self._method('encode', params, t, z, key)
+
+  def decode(self, params: Any, t: int, z: Any, *, key: Any = None) -> Any:
+    """Returns p(z_{t-1} | z_t), and for t = 1 the output: p(x | z_1)."""
+    return self._method('decode', params, t, z, key)
+
+  def image(self, output: Any) -> Any:
+    """Returns the mean of p(x | z) of a decoder's output, in [-1, 1]."""
+    _, _, mean = vae.DECODERS[self.decoding.decoder]
+    return jnp.clip(mean(output), -1.0, 1.0)
+
+  def log_likelihood(self, output: Any, x: Any) -> Any:
+    """Returns log p(x | z) of a decoder's output, nats, [B]."""
+    decoder, levels = self.decoding.decoder, self.facts.num_levels
+    return vae.log_likelihood(decoder, levels)(output, x)
+
+  def log_likelihood_of(self, params: Any) -> Callable[[Any, Any], Any]:
+    """Returns (x, z_1) -> log p(x | z_1), nats, [B]."""
+    return lambda x, z: self.log_likelihood(self.decode(params, 1, z), x)
+
+  def latent_shape(self) -> tuple[int, ...]:
+    """Returns the shape of z_T, without the batch."""
+
+    def climb(params, x):
+      for t in range(1, self.num_latents + 1):
+        x = self.encode(params, t, x).mean
+      return x
+
+    params = jax.eval_shape(self.init, abstract_key())['network']
+    x = jax.ShapeDtypeStruct((1, *self.facts.image_shape), jnp.float32)
+    return jax.eval_shape(climb, params, x).shape[1:]
+
+  def init(self, key: Any) -> Params:
+    """Returns the first parameters, {'network': ...}; can be traced."""
+    # The first of two keys, as for models that can learn a schedule.
+    key, _ = jax.random.split(key)
+    x = jnp.zeros((1, *self.facts.image_shape))
+    return {'network': self.network.init(key, x)['params']}
+
+  def objective(self, test: bool = False) -> Objective:
+    """Returns the loss; for `test` the plain bound."""
+    section, model = self.config.objective, self
+    if test:
+      plain = {'beta': 1.0, 'free_bits': 0.0, 'kl_warmup': 0}
+      section = ConfigDict({**section, **plain})
+      model = copy.copy(self)
+      model.network = self.network.clone(dropout=0.0)
+    facts = VaeFacts(
+      model.encode, model.decode, model.log_likelihood, model.num_latents
+    )
+    return make(self.schema, 'objective', section, facts)
+
+  def generate(
+    self, mesh: Mesh, guides: Any = None, trajectory: bool = False
+  ) -> PerImage:
+    """Returns (params, index [n], cond) -> the means of p(x | z_1), [n, ...].
+
+    z_T is drawn from N(0, I), z_{t-1} from p(z_{t-1} | z_t); pixels are not
+    drawn.
+    """
+    shape, layers = self.latent_shape(), self.num_latents
+
+    def draw(params, keys, cond):
+      (count,) = keys.shape
+      keys, params = split_key(keys, layers), params['network']
+      z = draw_normal(keys[-1], jnp.zeros((count, *shape)))
+      for t in range(layers, 1, -1):
+        z = bound.reparameterize(keys[t - 2], self.decode(params, t, z))
+      return self.image(self.decode(params, 1, z))
+
+    root = stream(self.config.sampling.seed, 'vae_sampling')
+    return per_image(draw, mesh, root)
+
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    return images.source_of(self.config, split)
+
+  def prepare(self, source: Source, mesh: Mesh) -> Params:
+    """Returns {}: all parameters are trained."""
+    return {}
+
+  def frozen_shapes(self) -> Params:
+    """Returns {}: all parameters are trained."""
+    return {}
+
+  def load(self) -> Params:
+    """Returns {}: all parameters are the run's own."""
+    return {}
+
+  def make_encode(self, mesh: Mesh) -> Callable:
+    """Returns the function that leaves batches of images as they are."""
+    return lambda kept, batch, key, i: batch
+
+  def check(self, mode: str) -> None:
+    """Raises UserError for what a VAE cannot have."""
+    c = self.config
+    if mode == 'edit':
+      raise UserError(
+        'this run is a VAE, which cannot edit pictures: --mode=sample writes '
+        'reconstructions and interpolations, and diffusion models can edit'
+      )
+    for field in ('labels', 'prompt', 'trajectory'):
+      if c.sampling[field]:
+        raise UserError(f'config.sampling.{field} has no effect on a VAE')
+    if self.decoding.decoder == 'bernoulli' and self.facts.num_levels != 2:
+      raise UserError(
+        'config.decoding.decoder=bernoulli has 2 grey levels, and these images '
+        f'{self.facts.num_levels}: take logistic, or --config.data=two_levels '
+        f'--config.data.source={c.data.name}'
+      )
+    if c.objective.name == 'vae' and self.num_latents > 1:
+      raise UserError(
+        'config.objective=vae trains one layer of latents, and this network '
+        f'has {self.num_latents}: set objective=hvae'
+      )
+    if c.objective.get('free_bits') and c.training.accumulate > 1:
+      raise UserError(
+        'config.objective.free_bits needs the whole batch: set '
+        'training.accumulate=1'
+      )
+
+  # -- pictures ---------------------------------------------------------------
+
+  def reconstruct(self, params: Any, x: Any) -> Any:
+    """Returns x decoded from each of z_1..z_T, by means, [B, T, H, W, C]."""
+    decoded, z = [], x
+    for t in range(1, self.num_latents + 1):
+      z = self.encode(params, t, z).mean
+      back = z
+      for s in range(t, 1, -1):
+        back = self.decode(params, s, back).mean
+      decoded.append(self.image(self.decode(params, 1, back)))
+    return jnp.stack(decoded, axis=1)
+
+  def interpolate(self, params: Any, first: Any, last: Any) -> Any:
+    """Decodes lines between the means of z_1, [B, COLUMNS, H, W, C]."""
+    start, end = (self.encode(params, 1, x).mean for x in (first, last))
+    path = jnp.linspace(start, end, COLUMNS, axis=1)
+    decoded = self.decode(params, 1, path.reshape(-1, *path.shape[2:]))
+    return self.image(decoded).reshape(*path.shape[:2], *first.shape[1:])
+
+  def write_more(self, params: Params, path: Path) -> dict[str, np.ndarray]:
+    """Writes pictures of test images next to `path`; returns their arrays.
+
+    <name>-reconstructions.png: each image and its reconstruction from every
+    layer; <name>-interpolation.png: rows from one test image to another.
+    """
+    c, levels = self.config.sampling, self.facts.num_levels
+    params = jax.device_get(params)['network']
+    source = images.unseen(self.config)
+    with from_config('data'):
+      x, _ = source.read(np.arange(min(c.num_samples, len(source))))
+    as_shown = functools.partial(pixels.to_uint8, num_levels=levels)
+    x = pixels.scale(x, levels)
+    decode = jax.jit(self.reconstruct)
+    starts = range(0, len(x), c.batch_size)
+    decoded = [decode(params, x[i : i + c.batch_size]) for i in starts]
+    decoded = as_shown(np.concatenate(decoded))
+    arrays = {'originals': as_shown(x), 'reconstructions': decoded}
+    n = min(10, len(x) // 2)
+    if n:
+      between = jax.jit(self.interpolate)(params, x[:n], x[n : 2 * n])
+      arrays['interpolation'] = as_shown(between)
+      _write_rows(path, 'interpolation', arrays['interpolation'], 1)
+    rows = np.concatenate([arrays['originals'][:, None], decoded], axis=1)
+    _write_rows(path, 'reconstructions', rows[:100], 5)
+    return arrays
+
+  # -- bounds -----------------------------------------------------------------
+
+  def chain_elbo(self, params: Any, keys: Any, x0: Any) -> dict:
+    """Computes `hierarchical_elbo` by one draw of the latents."""
+    return bound.hierarchical_elbo(
+      keys,
+      x0,
+      functools.partial(self.encode, params),
+      functools.partial(self.decode, params),
+      self.log_likelihood_of(params),
+      num_steps=self.num_latents,
+    )
+
+
+def _write_rows(path, what, rows, across):
+  # Writes pictures [N, n, H, W, C], `across` rows of them in one line.
+  across = min(across, len(rows))
+  zoom = max(1, round(48 / rows.shape[2]))
+  flat = rows.reshape(-1, *rows.shape[2:])
+  path = path.with_name(f'{path.stem}-{what}.png')
+  pixels.write_png(path, pixels.grid(flat, across * rows.shape[1], zoom))
+  print(f'wrote {path}')

@@ -1,0 +1,79 @@
+"""Implements --mode=average: makes an average of any width."""
+
+import shutil
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import models
+from diffusion_jax.app.config import from_config
+from diffusion_jax.app.run import folder
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.training import averages, checkpoints
+
+
+def run(config: ConfigDict, workdir: str | Path) -> None:
+  """Writes average.out, a run folder with the average only, at its step.
+
+  Every mode reads it like the run itself; average.json says what it is.
+  """
+  c = config.average
+  if c.sigma_rel is None:
+    raise UserError(
+      'config.average.sigma_rel: which relative width? 0.07, for instance'
+    )
+  model = models.make(config, workdir)
+  with from_config('average'):
+    try:
+      average = averages.make(
+        workdir, c.sigma_rel, c.step, models.shapes(model)
+      )
+    except FileNotFoundError as error:
+      raise UserError(str(error)) from error
+  print(average.describe())
+  name = f'{c.sigma_rel:g}-{average.step}'
+  out = Path(c.out or Path(workdir) / 'averages' / name)
+  if folder.read_config(out) is not None:
+    raise UserError(
+      f'{out} holds a run: give another --config.average.out, or remove it'
+    )
+  try:
+    write(Path(workdir), out, average, model.keeps)
+  except OSError as error:  # a full disk, most of all
+    raise UserError(f'{error}') from error
+  print(f'wrote {out}: --workdir={out} reads it in every mode')
+
+
+def write(
+  workdir: Path, out: Path, average: averages.Average, keeps: tuple[str, ...]
+) -> None:
+  """Writes the run folder `out`; config.json, which makes it one, is last.
+
+  keeps: files and folders of the run that are copied.
+  """
+  make_folder(out)
+  stored = folder.read_config(workdir)
+  assert stored is not None  # the snapshots were found with it
+  for name in keeps:
+    source = workdir / name
+    if source.is_dir():
+      shutil.copytree(source, out / name, dirs_exist_ok=True)
+    elif source.exists():
+      shutil.copy(source, out / name)
+  params = jax.device_get(average.params)
+  items = 'params', 'ema_params'
+  checkpoints.save_params(out, average.step, params, stored, items=items)
+  write_json(
+    out / averages.RECORD,
+    {
+      'run': workdir.absolute().name,
+      'sigma_rel': average.sigma_rel,
+      'step': average.step,
+      'images': average.images,
+      'snapshots': average.used,
+      'residual': average.residual,
+    },
+  )
+  write_json(out / 'config.json', stored)

@@ -1,0 +1,409 @@
+"""Implements --mode=edit: changes a picture of the user by a trained run."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import diffusion_jax as dj
+from diffusion_jax.app import (
+  choices,
+  devices,
+  models,
+  other_runs,
+  sample_inputs,
+  weights,
+)
+from diffusion_jax.app.config import from_config, make
+from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.modes import sample
+from diffusion_jax.app.run import provenance
+from diffusion_jax.core.keys import split_key, stream
+from diffusion_jax.data import images
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.per_image import rows
+from diffusion_jax.runtime.sharding import replicate
+from diffusion_jax.training import conditions
+
+Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask
+
+
+def run(config: ConfigDict, workdir: str | Path) -> None:
+  """Writes <output>.png, <output>.npz and single pictures into edits/."""
+  model: Any = models.make(config, workdir)
+  model.check('edit')
+  edit = make(model.schema, 'edit', config.edit)
+  method = check(model, edit)
+  cond = choose_cond(model, edit)
+  guides = check_guidance(model, cond)
+  with from_config('edit'):
+    pictures = read_pictures(model, edit, method)
+  params, step = weights.restore(model)
+  settings = provenance.edit_settings(model, params, step, pictures)
+  print(provenance.describe(settings))
+  out = make_folder(Path(workdir) / 'edits')
+  path = out / f'{edit.output}.npz'
+  if path.exists():
+    provenance.check_same(path, settings, path, 'edit.output')
+  params |= model.load()
+  x = generate(model, edit, method, params, cond, pictures, guides)
+  sample.check_numbers(model, x)
+  results = images.to_uint8(x, model.facts.num_levels)
+  mask = pictures.get('mask')
+  if mask is not None:  # exact, whatever the grey levels of the run are
+    results = np.where(mask[None], pictures['image'][None], results)
+  provenance.write_npz(path, {'arr_0': results} | pictures, settings)
+  print(f'wrote {path}: {len(results)} images of {model.facts.image_shape}')
+  write_pictures(model, out / edit.output, results, pictures)
+
+
+def write_pictures(
+  model: Any, path: Path, results: np.ndarray, pictures: Pictures
+) -> None:
+  """Writes each result, and a row of the user's pictures and all results."""
+  for i, picture in enumerate(results):
+    images.write_png(path.with_name(f'{path.name}_{i}.png'), picture)
+  last = f' to _{len(results) - 1}.png' if len(results) > 1 else ''
+  print(f'wrote {path}_0.png{last}')
+  given = [as_picture(model, x) for x in pictures.values()]
+  row = np.stack([*given, *results])
+  zoom = max(1, round(96 / results.shape[1]))
+  path = path.with_name(f'{path.name}.png')
+  images.write_png(path, images.grid(row, len(row), zoom))
+  print(f'wrote {path}: {", ".join(pictures)}, then the results')
+
+
+def generate(
+  model: Diffusion,
+  edit: Any,
+  method: str,
+  params: Any,
+  cond: dict,
+  pictures: Pictures,
+  guides: Any,
+) -> np.ndarray:
+  """Makes the images [num_samples, H, W, C] of an edit, batch by batch.
+
+  Like those of --mode=sample they are split over the devices, and image i is a
+  function of sampling.seed and i.
+  """
+  n, mesh = edit.num_samples, devices.make_mesh(model.config)
+  inputs = {'cond': cond, 'weight': np.linspace(0.0, 1.0, n, dtype=np.float32)}
+  for name, x in encode_pictures(model, params, pictures).items():
+    inputs[name] = np.broadcast_to(x, (n, *x.shape))
+  size = min(model.config.sampling.batch_size, n)
+  task = TASKS[model.config.edit.name]
+  draw = functools.partial(task, model, edit, method)
+  root = stream(model.config.sampling.seed, 'edit')
+  compute = model.generate_by(draw, mesh, root, guides, size)
+  params = replicate(mesh, params)
+  batches = np.split(np.arange(n), range(size, n, size))
+  return np.concatenate(
+    [compute(params, index, rows(inputs, index)) for index in batches]
+  )
+
+
+def encode_pictures(
+  model: Diffusion, params: Any, pictures: Pictures
+) -> dict[str, Any]:
+  """Returns pictures and masks, by name, in the form that is diffused.
+
+  Pictures uint8 [H, W, C] -> means of z [h, w, c], or in pixels x in [-1, 1];
+  masks True where all pixels of a latent are known.
+  """
+  encode = jax.jit(model.latents.encode)
+  autoencoder = params.get('autoencoder')
+  return {
+    name: model.latents.shrink_mask(x)
+    if x.dtype == bool
+    else np.asarray(encode(autoencoder, images.scale(x)[None])[0])
+    for name, x in pictures.items()
+  }
+
+
+def check(model: Diffusion, edit: Any) -> str:
+  """Returns the method, '' for an edit without any; UserError for others."""
+  task, section = model.config.edit.name, model.config.conditioning.image
+  condition = None if section is None else section.name
+  if condition and task != condition:
+    raise UserError(
+      f'config.edit={task}: the network of this run was trained with '
+      f'conditioning.image={condition} and can do only this task'
+    )
+  if task == 'interpolate' and model.conditioning.self_conditioning:
+    raise UserError(
+      'config.edit=interpolate: the ODE of a network with self-conditioning '
+      'cannot be inverted'
+    )
+  if task == 'sdedit' and edit.mask:
+    refuse_unipc(model, 'mask')
+  if not hasattr(edit, 'method'):
+    return ''
+  default = 'repaint' if task == 'inpaint' else 'reconstruction'
+  method = edit.method or ('palette' if condition else default)
+  if (method == 'palette') != bool(condition):
+    needed = task if method == 'palette' else 'None'
+    raise UserError(
+      f'config.edit.method={method} needs a run with conditioning.image='
+      f'{needed}, and this one has {condition}'
+    )
+  if method in ('replace', 'repaint'):
+    refuse_unipc(model, f'method={method}')
+  return method
+
+
+def refuse_unipc(model: Diffusion, what: str) -> None:
+  """Raises UserError for the sampler that `replace_known` does not allow."""
+  sampler = model.config.sampling.get('sampler')
+  if sampler is not None and sampler.name == 'unipc':
+    raise UserError(
+      f'config.edit.{what} changes x between steps, which '
+      'sampling.sampler=unipc would undo: take another sampler'
+    )
+
+
+def choose_cond(model: Diffusion, edit: Any) -> dict[str, np.ndarray]:
+  """Returns cond of the results: edit.label and sampling.prompt."""
+  c, cond = model.conditioning, {}
+  label = choose_label(model, edit)
+  if label is not None:
+    cond['label'] = label
+  if c.text is not None and model.config.sampling.prompt is None:
+    if not c.dropout:
+      raise UserError(
+        'config.sampling.prompt: the network of this run needs a text (it was '
+        'trained without conditioning.dropout)'
+      )
+    return cond
+  texts = sample_inputs.choose_texts(model, edit.num_samples)
+  return cond | (sample_inputs.encode_texts(model, texts) or {})
+
+
+def choose_label(model: Diffusion, edit: Any) -> np.ndarray | None:
+  """Returns int32 [N] of edit.label; None without."""
+  c, count = model.conditioning, model.facts.num_classes
+  classes = f'the classes are 0..{count - 1}'
+  if edit.label is None:
+    if c.labels and not c.dropout:
+      raise UserError(
+        f'config.edit.label: the network of this run needs a class, {classes} '
+        '(it was trained without conditioning.dropout)'
+      )
+    return None
+  if not c.labels:
+    raise UserError(
+      'config.edit.label: the network of this run takes no labels '
+      '(conditioning.labels)'
+    )
+  if not 0 <= edit.label < count:
+    raise UserError(
+      f'config.edit.label={edit.label} is out of range, {classes}'
+    )
+  return np.full(edit.num_samples, edit.label, np.int32)
+
+
+def check_guidance(model: Diffusion, cond: dict) -> Any:
+  """Returns the runs that guide an edit; UserError for what cannot guide."""
+  c = model.sampling
+  if getattr(c, 'classifier', None) is not None:
+    raise UserError('config.sampling.classifier: edits cannot be guided by it')
+  guidance = getattr(c, 'guidance', None)
+  if guidance is not None and guidance.scale != 1.0 and not cond:
+    text = 'a text: give --config.sampling.prompt'
+    label = 'a class: give --config.edit.label'
+    raise UserError(
+      f'config.sampling.guidance.scale={guidance.scale} needs '
+      f'{label if model.conditioning.text is None else text}'
+    )
+  return other_runs.guides_of(model)
+
+
+def read_picture(path: str, field: str, shape: tuple[int, ...]) -> np.ndarray:
+  """Reads the file of an edit's field, uint8 of `shape`.
+
+  Makes colours grey, or repeats grey, as the run needs it, and prints that.
+  Raises ValueError for a field without a file and for another size.
+  """
+  height, width, channels = shape
+  if not path:
+    raise ValueError(f'which {field}? Give --config.edit.{field}=file.png')
+  picture = images.read_image(str(Path(path).expanduser()))
+  h, w = picture.shape[:2]
+  if (h, w) != (height, width):
+    raise ValueError(
+      f'{field} {path} has {w}x{h} pixels (width x height), {width}x{height} '
+      'are needed: scale or crop it'
+    )
+  coloured = (picture != picture[..., :1]).any()
+  if coloured and channels == 1:
+    print(f'{path}: its colours are left out, grey is their luma')
+    return images.with_channels(picture, 1)
+  if not coloured and channels == 3:
+    print(f'{path}: it is grey, each channel is taken to be the same')
+  return picture[..., :channels]
+
+
+def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
+  """Reads a mask, bool [H, W, 1]: True, known, where the file is white.
+
+  If it has transparent pixels: where it is opaque, in any colour.
+  """
+  white = read_picture(path, 'mask', (*shape[:2], 1)) >= 128
+  alpha = images.read_alpha(Path(path).expanduser())
+  mask, word = white, 'white'
+  if alpha is not None:
+    mask, word = alpha >= 128, 'opaque'
+    if mask.any() and not (white & mask).any():
+      raise ValueError(
+        f'mask {path} is black on transparent, which can be read both ways: '
+        'make known pixels white and the others black'
+      )
+  print(f'{path}: {word} is known, {mask.mean():.0%} of the pixels')
+  if mask.all():
+    raise ValueError(
+      f'mask {path} is {word} everywhere: {word} pixels are known and stay, '
+      'all others are filled in, and there are none'
+    )
+  return mask
+
+
+def read_pictures(model: Diffusion, edit: Any, method: str) -> Pictures:
+  """Reads the files of an edit; ValueError for wrong ones."""
+  task, shape = model.config.edit.name, model.facts.image_shape
+  height, width, channels = shape
+  if task == 'superres':
+    factor = factor_of(model, edit, method)
+    if height % factor or width % factor:
+      raise ValueError(
+        f'factor={factor} does not divide {width}x{height} pixels'
+      )
+    shape = height // factor, width // factor, channels
+  if task == 'colorize':
+    if channels != 3:
+      raise ValueError('the images of this run have no colours')
+    shape = height, width, 1
+  if task == 'interpolate' and edit.num_samples < 2:
+    raise ValueError('num_samples must be at least 2 for an interpolation')
+  pictures = {'image': read_picture(edit.image, 'image', shape)}
+  if task == 'interpolate':
+    pictures['image2'] = read_picture(edit.image2, 'image2', shape)
+  if task == 'inpaint' or task == 'sdedit' and edit.mask:
+    pictures['mask'] = read_mask(edit.mask, shape)
+  return pictures
+
+
+def factor_of(model: Diffusion, edit: Any, method: str) -> int:
+  """Returns how many times smaller the picture of super-resolution is."""
+  if method == 'palette':
+    return model.config.conditioning.image.factor
+  return edit.factor
+
+
+def inpaint(model, edit, method, params, guides, keys, inputs) -> Any:
+  """Keeps the known pixels, and fills in the others."""
+  cond, known, mask = inputs['cond'], inputs['image'], inputs['mask']
+  draw = functools.partial(model.from_noise, params, guides, keys)
+  if method == 'palette':
+    return draw(cond | {'image': conditions.known_pixels(known, mask)})
+  if method == 'reconstruction':
+    guided = functools.partial(
+      dj.reconstruction_guided,
+      known=known,
+      mask=mask,
+      scale=edit.scale,
+      num_iterations=edit.iterations,
+    )
+    return draw(cond, after_guidance=guided)
+
+  def replace(sampler, levels):
+    return dj.replace_known(sampler, known, mask), levels
+
+  def repaint(sampler, levels):
+    with from_config('edit'):
+      levels = dj.repaint_levels(levels, edit.num_resamples, edit.jump)
+    return dj.repaint(sampler, known, mask), levels
+
+  return draw(cond, wrap={'replace': replace, 'repaint': repaint}[method])
+
+
+def observe(model, edit, method, params, guides, keys, inputs) -> Any:
+  """Adds pixels or colours, by a condition or by guidance."""
+  cond, observed = inputs['cond'], inputs['image']
+  draw = functools.partial(model.from_noise, params, guides, keys)
+  if isinstance(edit, choices.Colorize):
+    measure, image = conditions.luminance, observed
+  else:
+    factor = factor_of(model, edit, method)
+    measure = functools.partial(conditions.pooled, factor=factor)
+    image = conditions.enlarged(observed, factor)
+  if method == 'palette':
+    return draw(cond | {'image': image})
+  guided = functools.partial(
+    dj.observation_guided,
+    observe=measure,
+    observed=observed,
+    scale=edit.scale,
+    num_iterations=edit.iterations,
+  )
+  return draw(cond, after_guidance=guided)
+
+
+def sdedit(model, edit, method, params, guides, keys, inputs) -> Any:
+  """Adds noise up to edit.strength, and samples from there."""
+  trained, levels, sampler = model.levels_and_sampler(params)
+  denoise = model.step_function(params, inputs['cond'], trained, guides=guides)
+  with from_config('edit'):
+    return dj.sdedit(
+      split_key(keys, 2)[1],
+      denoise,
+      sampler,
+      levels,
+      inputs['image'],
+      edit.strength,
+      repeats=edit.repeats,
+      mask=inputs.get('mask'),
+    )
+
+
+def interpolate(model, edit, method, params, guides, keys, inputs) -> Any:
+  """Goes from one picture to the other along the ODE, for any sampler.
+
+  Image i has the weight i / (N - 1), and all have the condition of the first.
+  """
+  # With clipping, the solution of the ODE would not undo its inversion.
+  model = model.unclipped()
+  cond, a, b = (rows(inputs[x], slice(1)) for x in ('cond', 'image', 'image2'))
+  trained, levels, _ = model.levels_and_sampler(params)
+  denoise = model.step_function(params, cond, trained, guides=guides)
+
+  def between(weight):
+    return dj.interpolate(denoise, levels, a, b, weight[None])[0, 0]
+
+  return jax.vmap(between)(jnp.asarray(inputs['weight']))
+
+
+def as_picture(model: Diffusion, x: np.ndarray) -> np.ndarray:
+  """Returns a picture or mask in the size and channels of the run, uint8."""
+  height, _, channels = model.facts.image_shape
+  x = np.where(x, np.uint8(255), np.uint8(0)) if x.dtype == bool else x
+  factor = height // x.shape[0]
+  x = x.repeat(factor, axis=0).repeat(factor, axis=1)
+  return np.broadcast_to(x, (*x.shape[:2], channels))
+
+
+# Each draws x [B, ...], in the form that is diffused, for `generate_by`.
+# inputs: the user's pictures in this form, for each of the images; cond; and
+# weight, of an interpolation.
+TASKS: dict[str, Callable] = {
+  'inpaint': inpaint,
+  'sdedit': sdedit,
+  'interpolate': interpolate,
+  'superres': observe,
+  'colorize': observe,
+}

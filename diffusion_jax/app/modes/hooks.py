@@ -1,0 +1,261 @@
+"""What a training does every so many steps: log, measure, draw, save."""
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import (
+  images,
+  other_runs,
+  own_parts,
+  sample_inputs,
+  scoring,
+  sheets,
+)
+from diffusion_jax.app.config import from_config, near
+from diffusion_jax.app.models.model import Model
+from diffusion_jax.app.run.step_log import average
+from diffusion_jax.core.keys import stream
+from diffusion_jax.data import images as pixels, pipeline
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.per_image import one_ahead, rows
+from diffusion_jax.runtime.sharding import (
+  local_rows,
+  on_mesh,
+  replicated,
+  to_global,
+)
+from diffusion_jax.training import checkpoints, snapshots
+from diffusion_jax.training.step import make_eval_step
+
+if TYPE_CHECKING:
+  from diffusion_jax.app.modes.train_run import Run
+
+
+class Hook(NamedTuple):
+  """Something that a training does at multiples of `every`, and at its end.
+
+  act(step, run) reads run.state and may add to run.results. trace(state,
+  frozen) starts the same work, with arrays or with their shapes; what: its name
+  in messages, and the field that leaves it out.
+  """
+
+  every: tuple[int, ...]
+  act: Callable[[int, 'Run'], None]
+  trace: Callable[[Any, Any], Any] | None = None
+  what: tuple[str, str] = '', ''
+
+  def rehearse(self, state: Any, frozen: Any) -> None:
+    """Traces the work once, on shapes, so that what cannot work is refused.
+
+    Nothing is compiled or computed. Raises UserError for what the library
+    refuses, and for what a part of the user's own raises.
+    """
+    if self.trace is None:
+      return
+    trace, (what, field) = self.trace, self.what
+    try:
+      jax.eval_shape(lambda *args: (trace(*args), None)[1], state, frozen)
+    except UserError:
+      raise
+    except Exception as error:
+      place = own_parts.place_of(error)
+      if not place and not isinstance(error, (ValueError, TypeError)):
+        raise
+      kind = f'{type(error).__name__}: ' if place else ''
+      raise UserError(
+        f'{what} cannot be computed: {kind}{error}{place}. --config.{field}=0 '
+        'trains without it'
+      ) from error
+
+
+def due(config: ConfigDict, hooks: list[Hook], step: int) -> list[Hook]:
+  """Returns the hooks that act after a step: after the last one, all."""
+  last = step == config.training.num_steps
+  return [
+    hook for hook in hooks if last or any(step % n == 0 for n in hook.every)
+  ]
+
+
+def end_of_call(config: ConfigDict, hooks: list[Hook], step: int) -> int:
+  """Returns the last step of the call that begins after `step`.
+
+  It has training.steps_per_call steps, or fewer if a hook is due before.
+  """
+  c = config.training
+  ends = [(step // n + 1) * n for hook in hooks for n in hook.every]
+  return min(step + c.steps_per_call, c.num_steps, *ends)
+
+
+def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
+  """Returns the hooks of a config, in the order in which they act.
+
+  Raises UserError for what could not be measured or drawn.
+  """
+  c = model.config.training
+  best = c.checkpoint_every if c.keep_best else 0  # each is compared
+  by_loss = c.keep_best_by == 'test_loss'
+  losses = intervals(c.evaluate_every, best if by_loss else 0)
+  scores = intervals(c.metrics_every, 0 if by_loss else best)
+  previews = intervals(c.sample_every)
+  widths = intervals(c.snapshot_every if c.ema_sigma_rels else 0)
+  saving = Hook(intervals(c.checkpoint_every), save)
+  # Steps are saved before what may fail, but with the metric that is compared.
+  hooks = [
+    Hook(intervals(c.log_every), log),
+    Hook(widths, write_snapshot),
+    None if c.keep_best else saving,
+    evaluating(model, mesh, losses) if losses else None,
+    measuring(model, mesh, scores) if scores else None,
+    Hook((*losses, *scores), write_results),
+    saving if c.keep_best else None,
+    drawing(model, mesh, previews) if previews else None,
+  ]
+  return [hook for hook in hooks if hook is not None and hook.every]
+
+
+def intervals(*every: int) -> tuple[int, ...]:
+  """Returns the intervals that are not 0, which is never."""
+  return tuple(n for n in every if n)
+
+
+def log(step: int, run: 'Run') -> None:
+  """Writes a line with the mean loss, the learning rate and the speed."""
+  run.log.write_line(step, run.parts.learning_rate(step - 1))
+
+
+def write_results(step: int, run: 'Run') -> None:
+  """Writes what was measured at this step."""
+  if run.results:
+    run.log.write(step, run.results)
+
+
+def write_snapshot(step: int, run: 'Run') -> None:
+  """Writes the averages by a power of time, before the checkpoint."""
+  c, workdir = run.parts.config.training, run.parts.workdir
+  assert run.seen is not None
+  images_seen = run.seen.images_at(step)
+  snapshots.write(workdir, step, images_seen, run.state.more_ema_params)
+  snapshots.thin(workdir, step, c.snapshot_every, c.keep_snapshots)
+
+
+def save(step: int, run: 'Run') -> None:
+  """Saves a checkpoint, with the number by which the best are kept."""
+  run.save(with_criterion(run.parts.model, run.results))
+
+
+def with_criterion(model: Model, results: dict) -> dict | None:
+  """Returns the metrics of a checkpoint, with the one that keeps the best."""
+  name = model.config.training.keep_best_by
+  if name not in results:
+    return results or None
+  higher = name != 'test_loss' and scoring.higher_is_better(model)[name]
+  sign = -1.0 if higher else 1.0
+  return results | {checkpoints.CRITERION: sign * results[name]}
+
+
+def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
+  """Returns the hook that measures the losses on the test split.
+
+  Their noise is fixed, and there is neither dropout nor augmentation.
+  """
+  config = model.config
+  source: Any = images.source_of(config, 'test')
+  step = make_eval_step(model.objective(test=True))
+  step = jax.jit(on_mesh(mesh, step), out_shardings=replicated(mesh))
+  size = min(config.training.batch_size, len(source))
+  size -= size % mesh.size
+  if not size:
+    raise UserError(
+      f'the {len(source)} test images are fewer than the {mesh.size} devices '
+      'of the mesh: set training.evaluate_every=0'
+    )
+  local, length = local_rows(mesh, size), images.text_length(config)
+  encode = model.make_encode(mesh)
+  # No seed of the config is used, so that runs of several can be compared.
+  key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
+
+  def losses(state, frozen, i=0):
+    with from_config('data'):
+      batch = pipeline.batch_at(
+        source, size, 0, i, rows=local, text_length=length
+      )
+    batch = encode(frozen, to_global(mesh, batch), latents_key, i)
+    return step(state, batch, jax.random.fold_in(key, i), frozen)
+
+  def act(_, run):
+    count = config.training.evaluate_batches
+    history = [losses(run.state, run.frozen, i) for i in range(count)]
+    means = average(history)
+    run.results |= {f'test_{name}': x for name, x in means.items()}
+
+  what = 'the loss of test images', 'training.evaluate_every'
+  return Hook(every, act, losses, what)
+
+
+def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
+  """Returns the hook that measures generated images by evaluation.metrics."""
+  config = model.config
+  c = config.training
+  names = scoring.higher_is_better(model)
+  if not names:
+    raise UserError(
+      'training.metrics_every and training.keep_best_by measure generated '
+      'images: name a metric of them in config.evaluation.metrics, as fid'
+    )
+  if c.keep_best and c.keep_best_by not in ('test_loss', *names):
+    raise UserError(
+      f'config.training.keep_best_by={c.keep_best_by!r}'
+      f'{near(c.keep_best_by, ("test_loss", *names))} is not one of test_loss, '
+      f'{", ".join(names)}'
+    )
+  n, size = c.metrics_images, config.sampling.batch_size
+  inputs = sample_inputs.choose(model, n, mesh)
+  cond, stored = inputs.cond, inputs.stored()
+  generate = model.generate(mesh, other_runs.guides_of(model))
+  score = scoring.scorer(model)
+
+  def begin(state, frozen, start=0):
+    index = np.arange(start, start + min(size, n))  # one compilation
+    params = state.ema_params | frozen
+    return generate.start(params, index, rows(cond, index % n))
+
+  def act(_, run):
+    start = functools.partial(begin, run.state, run.frozen)
+    parts = [
+      pixels.to_uint8(x, model.facts.num_levels)
+      for _, x in one_ahead(start, range(0, n, size))
+    ]
+    run.results |= score({'images': np.concatenate(parts)[:n], **stored})
+
+  return Hook(every, act, begin, ('a sample', 'training.metrics_every'))
+
+
+def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
+  """Returns the hook that draws the first samples of --mode=sample."""
+  if not model.makes_images:
+    print(f'no samples while it trains: {model.schema.kind} makes no images')
+    return None
+  config = model.config
+  n = min(config.sampling.num_samples, config.sampling.batch_size)
+  cond, _, conditions = sample_inputs.choose(model, n, mesh)
+  generate = model.generate(mesh, other_runs.guides_of(model))
+
+  def begin(state, frozen):
+    return generate.start(state.ema_params | frozen, np.arange(n), cond)
+
+  def act(step, run):
+    x = begin(run.state, run.frozen)()
+    sheet = sheets.of_images(model, x, conditions)
+    if processes.is_first():
+      path = run.parts.workdir / 'samples' / f'step_{step:08d}.png'
+      pixels.write_png(path, sheet)
+    run.writer.write_images(step, {'samples': sheet})
+
+  return Hook(every, act, begin, ('the preview', 'training.sample_every'))

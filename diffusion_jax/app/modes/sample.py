@@ -1,0 +1,191 @@
+"""Implements --mode=sample: draws images from a trained run."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from diffusion_jax.app import (
+  devices,
+  models,
+  other_runs,
+  sample_inputs,
+  sheets,
+  weights,
+)
+from diffusion_jax.app.run import provenance
+from diffusion_jax.data import images, sources
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.per_image import one_ahead, rows
+from diffusion_jax.runtime.sharding import replicate
+
+
+def run(config: ConfigDict, workdir: str | Path) -> None:
+  """Writes <name>.png, <name>.npz and, of trajectories, <name>.gif.
+
+  They are in samples/. A network that reads texts also gets <name>.txt, one
+  text a line. <name>.parts/ keeps every batch until all exist.
+  """
+  try:
+    draw(config, workdir, Path(workdir) / 'samples', 'sampling.name')
+  except OSError as error:  # a full disk, most of all
+    raise UserError(
+      f'{error}. When that is resolved, the same command continues'
+    ) from error
+
+
+def draw(
+  config: ConfigDict, workdir: str | Path, out: Path, field: str
+) -> Path:
+  """Writes the samples into the folder `out`; returns the path of the npz file.
+
+  field: of the config, by which the folder or the files can be renamed.
+  """
+  model = models.make(config, workdir)
+  model.check('sample')
+  mesh = devices.make_mesh(config)
+  inputs = sample_inputs.choose(model, config.sampling.num_samples, mesh)
+  params, step = weights.restore(model)
+  settings = provenance.settings(model, params, step)
+  print(provenance.describe(settings))
+  out = make_folder(out)
+  path = out / f'{config.sampling.name}.npz'
+  parts = path.with_suffix('.parts')
+  done = processes.is_first() and is_done(path, parts, settings, field)
+  if processes.broadcast([done])[0]:
+    return path
+  params = replicate(mesh, params | model.load())
+  paths = draw_parts(model, mesh, params, inputs, parts, settings)
+  if processes.is_first():
+    write(model, params, inputs, paths, path, settings)
+    shutil.rmtree(parts)
+  return path
+
+
+def draw_parts(
+  model: Any,
+  mesh: Mesh,
+  params: Any,
+  inputs: sample_inputs.Inputs,
+  parts: Path,
+  settings: dict[str, Any],
+) -> list[Path]:
+  """Draws the batches that are missing in `parts`; returns all their files."""
+  c = model.config.sampling
+  n, size = c.num_samples, c.batch_size
+  generate = model.generate(mesh, other_runs.guides_of(model), c.trajectory)
+  starts = range(0, n, size)
+  paths = [parts / f'{start:08d}.npz' for start in starts]
+  # All processes make the same parts, those that the first one misses.
+  missing = processes.broadcast([not path.exists() for path in paths])
+  before = n - sum(min(size, n - starts[i]) for i in np.flatnonzero(missing))
+
+  def begin(i):
+    # All parts have one shape, and so one compilation.
+    index = np.arange(starts[i], starts[i] + min(size, n))
+    return generate.start(params, index, rows(inputs.cond, index % n))
+
+  with tqdm(
+    total=n, initial=before, desc='sampling', unit='image', disable=None
+  ) as bar:
+    for i, x in one_ahead(begin, np.flatnonzero(missing)):
+      check_numbers(model, x)
+      if c.trajectory:
+        write_film(model, x, parts, first=not starts[i])
+        x = x[:, -1]
+      if processes.is_first():
+        pictures = images.to_uint8(x, model.facts.num_levels)[: n - starts[i]]
+        parts.mkdir(exist_ok=True)
+        provenance.write_npz(paths[i], {'arr_0': pictures}, settings)
+      bar.update(min(size, n - starts[i]))
+  return paths
+
+
+def write_film(model: Any, x: np.ndarray, parts: Path, first: bool) -> None:
+  """Writes the GIF of the first batch, x [n, N + 1, H, W, C]."""
+  if first and processes.is_first():
+    path = parts.with_suffix('.gif')
+    frames = sheets.thin(x.swapaxes(0, 1), 50)
+    images.write_gif(path, [sheets.of_images(model, x) for x in frames])
+    print(f'wrote {path}')
+
+
+def write(
+  model: Any,
+  params: Any,
+  inputs: sample_inputs.Inputs,
+  paths: list[Path],
+  path: Path,
+  settings: dict[str, Any],
+) -> None:
+  """Writes the npz file of all parts, the sheet of pictures, and the texts."""
+  pictures = gather(paths, model.config.sampling.num_samples)
+  arrays = {'arr_0': pictures, **inputs.stored()}
+  arrays |= model.write_more(params, path)
+  provenance.write_npz(path, arrays, settings)
+  shape = 'x'.join(map(str, pictures.shape[1:]))
+  print(f'wrote {path}: {len(pictures)} images of {shape}')
+  path = path.with_suffix('.png')
+  images.write_png(path, sheets.sheet(model, pictures, inputs.images))
+  print(f'wrote {path}')
+  if inputs.texts:
+    path = path.with_suffix('.txt')
+    path.write_text(''.join(f'{text}\n' for text in inputs.texts))
+    print(f'wrote {path}: what the images should show, one text a line')
+
+
+def is_done(
+  path: Path, parts: Path, settings: dict[str, Any], field: str
+) -> bool:
+  """Returns whether all images exist, made with these settings; prints it.
+
+  Raises UserError where images, or parts of them, have other settings.
+  """
+  if path.exists():
+    provenance.check_same(path, settings, path, field)
+  begun = sorted(parts.glob('*.npz'))
+  if begun:
+    provenance.check_same(begun[0], settings, parts, field)
+  elif path.exists():
+    print(f'{path} is there already, made with these settings')
+    return True
+  return False
+
+
+def gather(paths: list[Path], n: int) -> np.ndarray:
+  """Joins the n images of all parts, in a file rather than in memory."""
+  whole: Any = None
+  end = 0
+  for path in paths:
+    try:
+      with path.open('rb') as raw, np.load(raw) as part:
+        pictures = part['arr_0']
+    except sources.UNREADABLE as error:
+      raise UserError(
+        f'{path} is damaged ({error}): delete it, and the same command makes '
+        'it again'
+      ) from error
+    if whole is None:
+      shape = n, *pictures.shape[1:]
+      file = path.with_name('all.npy')
+      whole = np.lib.format.open_memmap(file, 'w+', np.uint8, shape)
+    start, end = end, end + len(pictures)
+    whole[start:end] = pictures
+  return whole
+
+
+def check_numbers(model: Any, x: np.ndarray) -> None:
+  """Raises UserError for NaN, which would be written as black pictures."""
+  if np.isnan(x).any():
+    sampler = model.config.sampling.get('sampler')
+    name = sampler.name if sampler else 'the model'
+    raise UserError(
+      f'the samples are nan: {name} may not allow these levels '
+      '(docs/samplers.md), or the training has diverged'
+    )

@@ -1,0 +1,204 @@
+"""What a training consists of, and where it starts."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import devices, ema, images, models
+from diffusion_jax.app.config import check_one_of, from_config, make
+from diffusion_jax.app.modes import hooks
+from diffusion_jax.app.modes.hooks import Hook
+from diffusion_jax.app.schemas import OptimizerFacts
+from diffusion_jax.core.keys import stream
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.sharding import (
+  fsdp_sharding,
+  on_mesh,
+  replicated,
+)
+from diffusion_jax.runtime.start_up import StartUp
+from diffusion_jax.training.objectives import Objective
+from diffusion_jax.training.state import TrainState, init_state
+from diffusion_jax.training.step import make_train_step, make_train_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """Everything a training needs that a config can get wrong.
+
+  make_state: () -> the first state; shapes: of the state, on the mesh;
+  learning_rate: step -> rate; hooks: see `hooks.Hook`.
+  """
+
+  config: ConfigDict
+  workdir: Path
+  model: models.Model
+  mesh: Mesh
+  source: Any
+  objective: Objective
+  optimizer: Any
+  learning_rate: Callable[[int], Any]
+  make_state: Callable[[], TrainState]
+  shapes: TrainState
+  encode: Callable
+  hooks: list[Hook]
+  start_up: StartUp
+
+
+def setup(config: ConfigDict, workdir: str | Path) -> Setup:
+  """Makes the parts of a training; writes nothing.
+
+  Raises UserError for everything that a config can get wrong.
+  """
+  start_up = StartUp()
+  check(config)
+  mesh = devices.make_mesh(config)
+  check_batch(config, mesh)
+  source = images.source_of(config)
+  start_up.mark('data')
+  model = models.make(config, workdir)
+  model.check('train')
+  objective = model.objective()
+  schema = type(model).schema
+  facts = OptimizerFacts(config.training.num_steps)
+  optimizer, rate = make(schema, 'optimizer', config.optimizer, facts)
+  make_state, shapes = state_maker(model, objective, optimizer, mesh)
+  todo = hooks.make_hooks(model, mesh)
+  for hook in todo:
+    hook.rehearse(shapes, model.frozen_shapes())
+  start_up.mark('tracing')
+  return Setup(
+    config,
+    Path(workdir),
+    model,
+    mesh,
+    source,
+    objective,
+    optimizer,
+    jax.jit(rate),
+    make_state,
+    shapes,
+    model.make_encode(mesh),
+    todo,
+    start_up,
+  )
+
+
+def check(config: ConfigDict) -> None:
+  """Raises UserError for fields of a training that contradict one another."""
+  c = config.training
+  check_one_of(('auto', 'force'), 'training.resume', c.resume)
+  if c.keep_every and (
+    not c.checkpoint_every or c.keep_every % c.checkpoint_every
+  ):
+    raise UserError(
+      f'config.training.keep_every={c.keep_every} is not a multiple of '
+      f'training.checkpoint_every={c.checkpoint_every}'
+    )
+  widths = c.ema_sigma_rels
+  if widths and not c.snapshot_every:
+    raise UserError(
+      'config.training.ema_sigma_rels needs snapshots: set '
+      'training.snapshot_every, to num_steps / 32 = '
+      f'{max(c.num_steps // 32, 1)}, for instance'
+    )
+  if len(set(map(float, widths))) < len(widths):
+    raise UserError(
+      f'config.training.ema_sigma_rels={widths}: a width is there twice'
+    )
+  if c.skip_nonfinite and config.optimizer.get('repair_gradients'):
+    raise UserError(
+      'config.training.skip_nonfinite leaves out steps that '
+      'optimizer.repair_gradients would take: set one of the two'
+    )
+
+
+def check_batch(config: ConfigDict, mesh: Mesh) -> None:
+  """Raises UserError for a batch that cannot be split over the devices."""
+  c = config.training
+  if c.batch_size % (mesh.size * c.accumulate):
+    parts = f' in {c.accumulate} parts' if c.accumulate > 1 else ''
+    raise UserError(
+      f'config.training.batch_size={c.batch_size} cannot be split over the '
+      f'{mesh.size} devices of the mesh{parts}: take a multiple of '
+      f'{mesh.size * c.accumulate}, or fewer devices by --config.training.mesh'
+    )
+
+
+def state_maker(
+  model: models.Model, objective: Objective, optimizer: Any, mesh: Mesh
+) -> tuple[Callable[[], TrainState], TrainState]:
+  """Returns (function that makes the first state, its shapes on the mesh)."""
+  key = stream(model.config.seed, 'parameters')
+  _, more_rates = ema.rates(model.config)
+
+  def make_arrays(key):
+    params = model.init(key)
+    return init_state(params, optimizer, objective.init(), more_rates)
+
+  with from_config('network'):
+    shapes = jax.eval_shape(make_arrays, key)
+  places = fsdp_sharding(mesh, shapes)
+  shapes = jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    shapes,
+    places,
+  )
+  return lambda: jax.jit(make_arrays, out_shardings=places)(key), shapes
+
+
+def jit_step(
+  config: ConfigDict,
+  mesh: Mesh,
+  objective: Objective,
+  optimizer: Any,
+  shapes: TrainState,
+  more_steps: float = 0.0,
+) -> Any:
+  """Returns the jitted (state, batch, key, frozen) -> (state, metrics).
+
+  With training.steps_per_call above 1 it takes a batch for each step, and their
+  number after the key. The state is donated. more_steps: see `ema.rates`.
+  """
+  c = config.training
+  step = make_train_step(
+    objective,
+    optimizer,
+    *ema.rates(config, more_steps),
+    accumulate=c.accumulate,
+    skip_nonfinite=c.skip_nonfinite > 0,
+  )
+  places = jax.tree.map(lambda x: x.sharding, shapes)
+  return jax.jit(
+    on_mesh(mesh, step if c.steps_per_call == 1 else make_train_steps(step)),
+    donate_argnums=0,
+    out_shardings=(places, replicated(mesh)),
+  )
+
+
+def make_advance(parts: Setup, more_steps: float = 0.0) -> Callable:
+  """Returns (state, batches, frozen) -> (state, metrics), a step a batch.
+
+  frozen: parameters that are not trained. Leaves of metrics are [], or with
+  training.steps_per_call above 1 [steps_per_call].
+  """
+  c = parts.config.training
+  key = stream(parts.config.seed, 'training')
+  compiled = jit_step(
+    parts.config, parts.mesh, parts.objective, parts.optimizer, parts.shapes,
+    more_steps,
+  )  # fmt: skip
+
+  def advance(state, batches, frozen):
+    if c.steps_per_call == 1:
+      return compiled(state, batches[0], key, frozen)
+    # One program, for batches of one number, of which the last may be unused.
+    unused = [batches[-1]] * (c.steps_per_call - len(batches))
+    return compiled(state, (*batches, *unused), key, len(batches), frozen)
+
+  return advance

@@ -1,0 +1,114 @@
+"""Parts of a user's own, `module:attribute`: which may be imported, and how.
+
+Importing a module runs its code. A config that is stored in a run or with
+weights may come from anybody, so a name that only such a config contains is not
+imported.
+"""
+
+import functools
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion_jax.errors import UserError
+
+_allowed: set[str] = set()
+
+# A parameter that every constructor of a place has.
+NEEDS = {'data': 'split', 'objective': 'network'}
+
+
+def allow(names: Iterable[str]) -> None:
+  """Allows this process to import these names, 'module:attribute'.
+
+  Each may be a list as it is typed, 'fid,my:metric'.
+  """
+  parts = (part for name in names for part in name.strip('()[]').split(','))
+  _allowed.update(part.strip(' \'"') for part in parts if ':' in part)
+
+
+def is_allowed(name: str) -> bool:
+  """Returns whether this process may import a 'module:attribute'."""
+  return name in _allowed
+
+
+def names_in(tree: Any) -> set[str]:
+  """Returns each 'module:attribute' in a config or in a config.json."""
+  if isinstance(tree, (ConfigDict, Mapping)):
+    return set().union(*map(names_in, tree.values()))
+  if isinstance(tree, (tuple, list)):
+    return set().union(*map(names_in, tree))
+  return {tree} if isinstance(tree, str) and ':' in tree else set()
+
+
+def find(path: str, name: str, facts: Collection[str]) -> Any:
+  """Imports 'module:attribute' and returns it, a constructor that fits.
+
+  path: the field that names it; facts: the parameters that the program gives.
+  Raises UserError before the import for a name that the user has not given, and
+  after it for an object that is no constructor of this place.
+  """
+  if not is_allowed(name):
+    raise UserError(
+      f'config.{path}={name!r} would be imported, which runs its code, but '
+      'only a stored config contains this name. If you trust it, add '
+      f'--allow={name} to the command'
+    )
+  module, _, attribute = name.partition(':')
+  if os.getcwd() not in sys.path:  # the folder of the user's module
+    sys.path.insert(0, os.getcwd())
+  try:
+    part = getattr(importlib.import_module(module), attribute)
+  except (
+    AttributeError,
+    ImportError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+  ) as error:
+    raise UserError(
+      f'config.{path}={name!r} cannot be imported: {error}'
+    ) from error
+  misfit = _misfit(path.rpartition('.')[2], part, facts)
+  if misfit:
+    raise UserError(f'config.{path}={name!r}: {misfit} (docs/own_parts.md)')
+  return part
+
+
+def _misfit(key, part, facts):
+  # Returns why an object is no constructor of a place; '' if it is one.
+  if key == 'network':
+    from flax import linen
+
+    is_module = inspect.isclass(part) and issubclass(part, linen.Module)
+    return '' if is_module else 'a subclass of flax.linen.Module is needed'
+  kinds = inspect.isfunction(part) or inspect.isclass(part)
+  if not kinds and not isinstance(part, functools.partial):
+    return 'a Python function or class is needed'
+  try:
+    parameters = inspect.signature(part).parameters.values()
+  except (TypeError, ValueError):
+    return 'a Python function or class is needed'
+  needed = NEEDS.get(key)
+  if needed and needed not in [p.name for p in parameters]:
+    return f'its parameters must include {needed}'
+  for p in parameters:
+    optional = p.default is not p.empty or p.kind is p.VAR_KEYWORD
+    if not optional and (p.kind is p.VAR_POSITIONAL or p.name not in facts):
+      return f'its parameter {p.name} needs a default'
+  return ''
+
+
+def place_of(error: BaseException) -> str:
+  """Returns ' (<file>, line <n>)' where a user's part raised, or ''."""
+  modules = (sys.modules.get(name.partition(':')[0]) for name in _allowed)
+  files = {getattr(module, '__file__', None) for module in modules}
+  frames = traceback.extract_tb(error.__traceback__)
+  own = [frame for frame in frames if frame.filename in files]
+  return f' ({own[-1].filename}, line {own[-1].lineno})' if own else ''

@@ -1,0 +1,107 @@
+"""Runs that another run needs, and the commands that train them.
+
+The checks read no weights and trace no network, so that they can come first.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion_jax.errors import UserError
+
+# The fields that name another run, and the kind of run that each needs.
+KINDS = {
+  'latent.run': 'an autoencoder, such as configs/digits_autoencoder.py,',
+  'training.init_from': 'a model with the same network',
+  'training.teacher': 'a diffusion model of the same images',
+  'sampling.guidance.run': 'a model of the same images',
+  'sampling.classifier.run': (
+    'a classifier, such as configs/digits_classifier.py,'
+  ),
+}
+OF_SAMPLING = 'sampling.guidance.run', 'sampling.classifier.run'
+
+
+def check(config: ConfigDict, mode: str, workdir: str | Path) -> None:
+  """Raises UserError for a missing run that a mode reads.
+
+  A training that has begun needs neither the weights it began with nor the run
+  of its autoencoder, of which it keeps a copy.
+  """
+  workdir, c, fields = Path(workdir), config.training, []
+  if mode == 'train':
+    fields.append('training.teacher')
+    if not has_checkpoint(workdir):
+      fields.append('training.init_from')
+  if not (workdir / 'latent.json').exists():
+    fields.append('latent.run')
+  if mode != 'train' or c.sample_every or c.metrics_every or c.keep_best:
+    fields += OF_SAMPLING
+  for field in fields:
+    run, section = _value(config, field), field.removesuffix('.run')
+    if not run and 'run' in (_value(config, section) or ()):
+      raise UserError(f'config.{field} is not set: {KINDS[field]} is needed')
+    if run and not _is_trained(Path(run)):
+      raise UserError(missing(field, run))
+
+
+def _value(config: Any, path: str) -> Any:
+  for key in path.split('.'):
+    config = config.get(key) if config is not None else None
+  return config
+
+
+def _is_trained(folder):
+  return (folder / 'config.json').is_file() and has_checkpoint(folder)
+
+
+def has_checkpoint(workdir: Path) -> bool:
+  """Returns whether a run folder has checkpoints."""
+  paths = (workdir / 'checkpoints').glob('*')
+  return any(path.name.isdecimal() for path in paths)
+
+
+def missing(path: str, run: str | Path) -> str:
+  """Returns what is wrong with a run that `path` names, and what to do.
+
+  path: '' for --workdir. The message has the command that trains the run, if
+  the folder's name tells by which config.
+  """
+  folder = Path(run)
+  is_run = (folder / 'config.json').is_file()
+  what = f'there is no run in {run}'
+  what = f'the run in {run} has no checkpoint' if is_run else what
+  command = training_command(folder)
+  first = f'`{command}` trains it' if command else 'train it first'
+  if not path:
+    return f'{what}: {first}, or give the --workdir of another'
+  return (
+    f'config.{path}: {what}, and {KINDS[path]} is needed: {first}, or give the '
+    f'folder of another by --config.{path}'
+  )
+
+
+def training_command(workdir: Path) -> str:
+  """Returns the command that trains the run in a folder; '' if it is unknown.
+
+  runs/digits_flow-unscaled is the default workdir of
+  --config=configs/digits_flow.py:unscaled.
+  """
+  name, sign, argument = workdir.name.partition('-')
+  if not name.isidentifier() or not any(
+    importlib.util.find_spec(f'{package}.{name}')
+    for package in ('configs', 'diffusion_jax.configs')
+    if importlib.util.find_spec(package)
+  ):
+    return ''
+  script = sys.argv[0]
+  program = f'python {script}' if script.endswith('.py') else 'diffusion-jax'
+  command = f'{program} --config=configs/{name}.py'
+  if sign:
+    command += f':{argument}'
+  if workdir != Path('runs') / workdir.name:
+    command += f' --workdir={workdir}'
+  return command

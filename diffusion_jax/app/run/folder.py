@@ -1,0 +1,173 @@
+"""Reads and writes run folders: config.json, and which config wins.
+
+A training refuses to continue a run under a config that would give another
+result. All other modes take the model from the run, and how it is used from the
+command line.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.files import write_json
+
+# Sections that say how a model is used; all others describe it.
+USES = (
+  'sampling',
+  'evaluation',
+  'edit',
+  'convert',
+  'average',
+  'report',
+  'noise',
+  'compilation_cache',
+)
+
+# Fields that may change between two starts of a training: its result does not.
+FREE = (
+  *(f'{section}.' for section in USES),
+  'compilation_cache',
+  'matmul_precision',
+  'data.data_dir',
+  'network.remat',
+  'training.num_threads',
+  'training.num_steps',
+  'training.log_every',
+  'training.checkpoint_every',
+  'training.sample_every',
+  'training.keep_',
+  'training.snapshot_every',
+  'training.metrics_',
+  'training.evaluate_',
+  'training.mesh',
+  'training.accumulate',
+  'training.steps_per_call',
+  'training.resume',
+  'training.skip_nonfinite',
+  'training.heartbeat_timeout',
+)
+
+# Fields that say how the network is computed: modes that use it take them from
+# the command line. Parameters are float32 in any case.
+COMPUTED_BY = (
+  'network.dtype',
+  'network.attention',
+  'matmul_precision',
+  'training.mesh',
+)
+
+
+def read_config(workdir: str | Path) -> dict | None:
+  """Reads config.json of a run; None if there is none."""
+  path = Path(workdir) / 'config.json'
+  try:
+    content = json.loads(path.read_text())
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f'{path} cannot be read as JSON ({error})') from error
+  if not isinstance(content, dict):
+    raise UserError(
+      f'{path} is not the config of a run: it holds a JSON '
+      f'{type(content).__name__}, not an object'
+    )
+  return content
+
+
+def write_config(workdir: Path, config: ConfigDict, facts: Any) -> None:
+  """Writes config.json with the facts of the images, whole or not at all."""
+  write_json(workdir / 'config.json', stored_form(config, facts))
+
+
+def stored_form(config: ConfigDict, facts: Any) -> dict:
+  """Returns the config with the facts of the images, as JSON gives it."""
+  return plain(config) | {'facts': json.loads(json.dumps(facts._asdict()))}
+
+
+def plain(config: ConfigDict) -> dict:
+  """Returns the config as JSON gives it: dicts, lists, numbers, text."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def hparams(stored: dict) -> dict[str, Any]:
+  """Returns what a training depends on, {'section.field': value}."""
+  return {
+    name: value if isinstance(value, (bool, float, int, str)) else str(value)
+    for name, value in flat(stored).items()
+    if name.partition('.')[0] not in USES
+  }
+
+
+def config_hash(workdir: str | Path) -> str:
+  """Hashes the config of a run without fields that do not change its result."""
+  fields = flat(read_config(workdir) or {})
+  fields = {k: x for k, x in fields.items() if not k.startswith(FREE)}
+  text = json.dumps(fields, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_same_run(workdir: Path, config: ConfigDict, facts: Any) -> None:
+  """Raises UserError if the run in workdir has another config.
+
+  A folder with a config.json or checkpoints is a run.
+  """
+  before = read_config(workdir)
+  if before is None:
+    check_config_kept(workdir)
+    return
+  changed = differences(before, stored_form(config, facts), FREE)
+  if changed:
+    raise UserError(
+      f'{workdir} holds a run with another config: {changed}. '
+      'Give another --workdir, or --config.training.resume=force to continue it'
+    )
+
+
+def check_config_kept(workdir: str | Path) -> None:
+  """Raises UserError if workdir has checkpoints and no config.json."""
+  names = [path.name for path in Path(workdir).glob('checkpoints/*')]
+  steps = [int(name) for name in names if name.isdecimal()]
+  if steps:
+    raise UserError(
+      f'{workdir} has checkpoints but no config.json, which describes them. '
+      f'Each holds a copy: cp {workdir}/checkpoints/{max(steps)}/config/'
+      f'metadata {workdir}/config.json'
+    )
+
+
+def differences(before: dict, now: dict, free: tuple[str, ...] = ()) -> str:
+  """Describes what differs between nested dicts, outside fields of `free`.
+
+  Of a section with another choice only its name is told.
+  """
+  old, new = flat(before), flat(now)
+  changed = [
+    name for name in sorted(old | new) if old.get(name) != new.get(name)
+  ]
+  others = tuple(
+    name.removesuffix('name')
+    for name in changed
+    if name.endswith('.name') and name in old and name in new
+  )
+  return '; '.join(
+    f'{name} is {old.get(name, "absent")}, {new.get(name, "absent")} now'
+    for name in changed
+    if not name.startswith(free)
+    and (name.removesuffix('name') in others or not name.startswith(others))
+  )
+
+
+def flat(tree: dict, prefix: str = '') -> dict[str, Any]:
+  """Returns {'section.field': value} of nested dicts."""
+  fields = {}
+  for key, value in tree.items():
+    name = f'{prefix}{key}'
+    if isinstance(value, dict):
+      fields.update(flat(value, f'{name}.'))
+    else:
+      fields[name] = value
+  return fields

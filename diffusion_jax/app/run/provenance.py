@@ -1,0 +1,130 @@
+"""What samples depend on, stored in their npz file as JSON: `settings`."""
+
+import json
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.app.run import folder
+from diffusion_jax.data import sources
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.files import write_npz as write_arrays
+from diffusion_jax.training import checkpoints, checksums
+
+_PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
+
+
+def settings(model: Any, params: Any, step: int) -> dict[str, Any]:
+  """Returns what images of a model depend on; names of runs, no paths."""
+  sampling = folder.plain(model.config)['sampling']
+  del sampling['name']
+  sampling['checkpoint'] = str(step)
+  for part in ('guidance', 'classifier'):
+    section = sampling.get(part)
+    if section and section.get('run'):
+      section['run'] = _name_run(section['run'])
+  found = {
+    'run': _base(model.workdir),
+    'config_hash': folder.config_hash(model.workdir),
+    'weights': checksums.of_arrays(params),
+    'sampling': sampling,
+    'versions': {name: _version(name) for name in _PACKAGES},
+  }
+  computed_by = _computed_by(model)
+  return found | ({'computed_by': computed_by} if computed_by else {})
+
+
+def _computed_by(model):
+  # Returns what the command line changed of how the network is computed.
+  stored = folder.flat(folder.read_config(model.workdir) or {})
+  now = folder.flat(folder.plain(model.config))
+  return {
+    field: now[field]
+    for field in folder.COMPUTED_BY
+    if field in now and now[field] != stored.get(field)
+  }
+
+
+def edit_settings(
+  model: Any, params: Any, step: int, pictures: dict[str, np.ndarray]
+) -> dict[str, Any]:
+  """Returns `settings`, and the section `edit` with the names of its files.
+
+  pictures: the arrays that were read from those files, by name.
+  """
+  edit = folder.plain(model.config)['edit']
+  del edit['output']
+  for field in ('image', 'image2', 'mask'):
+    if field in edit:
+      edit[field] = Path(edit[field]).name
+  read_from = {name: checksums.of_arrays(x) for name, x in pictures.items()}
+  own = settings(model, params, step)
+  return own | {'edit': edit, 'pictures': read_from}
+
+
+def describe(content: dict[str, Any]) -> str:
+  """Returns the essential settings in a line."""
+  c = content['sampling']
+  line = f'settings: {content["run"]}, checkpoint {c["checkpoint"]}'
+  if c.get('sampler'):
+    line += f', {c["sampler"]["name"]}'
+  if c.get('respacing'):
+    line += f', respacing {c["respacing"]}'
+  elif 'num_steps' in c:
+    line += f', {c["num_steps"]} steps'
+  line += f', seed {c["seed"]}'
+  if c.get('guidance_scale', 1.0) != 1.0:
+    line += f', guidance {c["guidance_scale"]:g}'
+  for part in ('guidance', 'classifier'):
+    if c.get(part):
+      line += f', {c[part]["name"]} {c[part]["scale"]:g}'
+  for field, value in content.get('computed_by', {}).items():
+    line += f', {field} {value}'
+  return line
+
+
+def write_npz(path: Path, arrays: dict, content: dict[str, Any]) -> None:
+  """Writes arrays and the settings that made them, for `read`."""
+  text = np.array(json.dumps(content))
+  write_arrays(path, arrays | {'settings': text})
+
+
+def read(path: Path) -> dict[str, Any]:
+  """Reads the settings in an npz file; {} if it has none or is damaged."""
+  try:
+    with open(path, 'rb') as raw, np.load(raw) as arrays:
+      return json.loads(arrays['settings'].item())
+  except (KeyError, *sources.UNREADABLE):
+    return {}
+
+
+def check_same(path: Path, now: dict[str, Any], what: Path, field: str) -> None:
+  """Raises UserError, about `what`, if the file at `path` has other settings.
+
+  field: of the config, with the name of the file.
+  """
+  before = read(path)
+  changed = folder.differences(before, now, free=('run',))
+  if changed:
+    raise UserError(
+      f'{what} has other settings: {changed if before else "it names none"}. '
+      f'Delete it, or give the new one another name by --config.{field}'
+    )
+
+
+def _name_run(workdir):
+  return f'{_base(workdir)}, checkpoint {checkpoints.find_step(workdir)}'
+
+
+def _base(workdir):
+  return os.path.basename(os.path.abspath(workdir))
+
+
+def _version(package):
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:  # run from a checkout
+    return 'not installed'

@@ -1,0 +1,166 @@
+"""What samples are conditioned on: labels, texts, images."""
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from diffusion_jax.app import images
+from diffusion_jax.app.config import from_config
+from diffusion_jax.core.keys import stream
+from diffusion_jax.data import images as pixels
+from diffusion_jax.data.text import encode
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.per_image import per_image
+
+
+class ImageConditions(NamedTuple):
+  """Images of the test split, and conditions made of them, [N, ...].
+
+  originals: uint8 [N, H, W, C]; shown: of the same shape, what can be shown of
+  `image`, which is cond['image']; labels: of the images, if the network takes
+  them.
+  """
+
+  originals: np.ndarray
+  shown: np.ndarray
+  image: np.ndarray
+  labels: np.ndarray | None
+
+
+class Inputs(NamedTuple):
+  """cond, arrays [N, ...] by name, the N texts or None, and images."""
+
+  cond: dict[str, np.ndarray]
+  texts: list[str] | None
+  images: ImageConditions | None
+
+  def stored(self) -> dict[str, np.ndarray]:
+    """Returns the arrays [N, ...] that are stored with the samples."""
+    arrays = {}
+    if 'label' in self.cond:
+      arrays['labels'] = self.cond['label']
+    if self.images is not None:
+      arrays['conditions'] = self.images.shown
+      arrays['originals'] = self.images.originals
+    if self.texts:
+      arrays['texts'] = np.array(self.texts)
+    return arrays
+
+
+def stored_names(model: Any) -> set[str]:
+  """Returns the names of the arrays that samples of a model are stored with."""
+  conditioning = getattr(model, 'conditioning', None)
+  names = {'labels'} if takes_labels(model) else set()
+  if images.text_length(model.config):
+    names.add('texts')
+  if conditioning is not None and conditioning.image is not None:
+    names |= {'conditions', 'originals'}
+  return names
+
+
+def choose(model: Any, n: int, mesh: Mesh) -> Inputs:
+  """Chooses what the first n samples are conditioned on."""
+  pictures = choose_images(model, n, mesh)
+  labels = choose_labels(model, n) if pictures is None else pictures.labels
+  texts = choose_texts(model, n)
+  cond = {
+    'label': labels,
+    'image': None if pictures is None else pictures.image,
+    **(encode_texts(model, texts) or {}),
+  }
+  cond = {name: x for name, x in cond.items() if x is not None}
+  return Inputs(cond, texts, pictures)
+
+
+def choose_labels(model: Any, n: int) -> np.ndarray | None:
+  """Returns int32 [n]: the labels of config.sampling, or all, in turn."""
+  labels, classes = model.config.sampling.labels, model.facts.num_classes
+  if not takes_labels(model):
+    if labels:
+      raise UserError(
+        'config.sampling.labels: the network of this run takes no labels '
+        '(conditioning.labels), and there is no sampling.classifier'
+      )
+    return None
+  labels = labels or range(classes)
+  for label in labels:
+    if not (isinstance(label, int) and 0 <= label < classes):
+      raise UserError(
+        f'config.sampling.labels: {label!r} is out of range, the classes are '
+        f'0..{classes - 1}'
+      )
+  return np.resize(np.array(labels, np.int32), n)
+
+
+def choose_texts(model: Any, n: int) -> list[str] | None:
+  """Returns n texts: the prompts in turn, or those of real images.
+
+  These are of the test split, or of the training split if there is no other.
+  None for a network that reads no text.
+  """
+  prompt = model.config.sampling.prompt
+  if not images.text_length(model.config):
+    if prompt is not None:
+      raise UserError(
+        'config.sampling.prompt: the network of this run reads no text '
+        '(conditioning.text)'
+      )
+    return None
+  if prompt is None:
+    source = images.unseen(model.config)
+    with from_config('data'):
+      return source.texts(np.arange(n) % len(source))
+  prompts = [part.strip() for part in prompt.split('|')]
+  return [prompts[i % len(prompts)] for i in range(n)]
+
+
+def encode_texts(
+  model: Any, texts: list[str] | None
+) -> dict[str, np.ndarray] | None:
+  """Encodes N texts, {'text': [N, L], 'text_mask': [N, L]}; None for None."""
+  if texts is None:
+    return None
+  with from_config('sampling.prompt'):
+    tokens, mask = encode(texts, images.text_length(model.config))
+  return {'text': tokens, 'text_mask': mask}
+
+
+def choose_images(model: Any, n: int, mesh: Mesh) -> ImageConditions | None:
+  """Returns n conditions made of test images; None without such conditions."""
+  config, facts = model.config, model.facts
+  conditioning = getattr(model, 'conditioning', None)
+  if conditioning is None or conditioning.image is None:
+    return None
+  if config.sampling.labels:
+    raise UserError(
+      'config.sampling.labels: the samples of this run continue test images '
+      '(conditioning.image), and have the labels of these'
+    )
+  source = images.source_of(config, 'test')
+  index = np.arange(n)
+  with from_config('data'):
+    pictures, labels = source.read(index % len(source))
+  x0 = pixels.scale(pictures, source.num_levels)
+  root = stream(config.sampling.seed, 'sampling_images')
+  compute = per_image(
+    lambda _, keys, x0: conditioning.image(keys, x0), mesh, root
+  )
+  image = compute((), index, x0)
+  labels = labels if conditioning.labels else None
+  as_shown = functools.partial(pixels.to_uint8, num_levels=facts.num_levels)
+  # The picture in cond['image'], unknown pixels grey.
+  channels = facts.image_shape[-1]
+  visible = np.broadcast_to(
+    image[..., :channels], (*image.shape[:-1], channels)
+  )
+  return ImageConditions(as_shown(x0), as_shown(visible), image, labels)
+
+
+def takes_labels(model: Any) -> bool:
+  """Returns whether the network or a classifier is conditioned on labels."""
+  conditioning = getattr(model, 'conditioning', None)
+  sampling = getattr(model, 'sampling', None)
+  own = conditioning is not None and conditioning.labels
+  return own or getattr(sampling, 'classifier', None) is not None

@@ -1,0 +1,208 @@
+"""The sections of the configs of each kind of model."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+import diffusion_jax as dj
+from diffusion_jax.app import choices
+from diffusion_jax.app.choices import Conditioning, Sampling
+from diffusion_jax.app.config import Constructor, Schema, Table, check_one_of
+from diffusion_jax.metrics import table
+from diffusion_jax.training import classifier, objectives, vae
+
+
+class NetworkFacts(NamedTuple):
+  """The parameters of networks that follow from the rest of a config."""
+
+  out_channels: int
+  num_classes: int
+  null_class: bool
+  self_conditioning: bool
+  image_channels: int
+  augment_dim: int
+  text_width: int
+  text_layers: int
+  text_heads: int
+  elapsed: bool
+  guidance_input: bool
+  gamma_min: float | None
+  gamma_max: float | None
+
+
+class ObjectiveFacts(NamedTuple):
+  """The parameters of objectives that follow from the rest of a config.
+
+  schedule: None if it is learned; teacher: (frozen, cond) -> Denoiser.
+  """
+
+  network: objectives.Network
+  schedule: dj.Schedule | None
+  make_schedule: Callable[..., dj.Schedule]
+  schedule_steps: int
+  total_steps: int
+  num_levels: int
+  sigma_data: float
+  sigma_min: float | None
+  sigma_max: float | None
+  rho: float | None
+  teacher: Callable[..., dj.Denoiser] | None
+
+
+class NoiseFacts(NamedTuple):
+  """The parameters of noise inputs that are no fields."""
+
+  schedule_steps: int
+
+
+class SamplerFacts(NamedTuple):
+  """The parameters of samplers that are no fields."""
+
+  schedule: dj.Schedule
+
+
+class VaeNetworkFacts(NamedTuple):
+  """The parameters of a VAE's network that are no fields."""
+
+  image_size: tuple[int, int]
+  out_channels: int
+
+
+class VaeFacts(NamedTuple):
+  """The parameters of a VAE's objective that are no fields."""
+
+  encode: Callable
+  decode: Callable
+  log_likelihood: Callable
+  num_latents: int
+
+
+class OptimizerFacts(NamedTuple):
+  """The parameters of optimizers that are no fields."""
+
+  total_steps: int
+
+
+class DataFacts(NamedTuple):
+  """The parameters of data sets that are no fields."""
+
+  split: str
+
+
+def _schema(
+  kind: str,
+  tables: Mapping[str, Table],
+  choices_: Collection[str],
+  parts: Mapping[str, Constructor],
+  facts: Mapping[str, Any],
+  metrics: Table,
+) -> Schema:
+  every = {'data': DataFacts, 'optimizer': OptimizerFacts, **facts}
+  names = {key: fields._fields for key, fields in every.items()}
+  if 'parametrization' not in choices_:  # these objectives have their own
+    names['objective'] = tuple(
+      n for n in names.get('objective', ()) if n != 'sigma_data'
+    )
+  return Schema(
+    kind,
+    choices.TABLES | dict(tables),
+    (*choices_, 'data', 'optimizer', 'edit'),
+    ('latent', 'data'),
+    dict(parts),
+    names | {'schedule': ()},
+    metrics,
+  )
+
+
+_FACTS = {
+  'network': NetworkFacts,
+  'objective': ObjectiveFacts,
+  'noise_input': NoiseFacts,
+  'sampler': SamplerFacts,
+}
+
+DIFFUSION = _schema(
+  'a diffusion model',
+  {'objective': choices.DENOISING, 'network': choices.DENOISERS},
+  (
+    'schedule',
+    'network',
+    'noise_input',
+    'parametrization',
+    'objective',
+    'latent',
+  ),
+  {'conditioning': Conditioning, 'sampling': Sampling},
+  _FACTS,
+  {**table.OF_DIFFUSION, **table.METRICS},
+)
+
+# Hybrid trains variances by a bound whose last term takes latents for grey
+# levels, as DiT does (Peebles & Xie 2023). Other bounds are of pixels.
+LATENT_DIFFUSION = _schema(
+  'a diffusion model of latents',
+  {
+    'objective': {
+      name: choices.DENOISING[name] for name in ('denoising', 'hybrid')
+    },
+    'network': choices.DENOISERS,
+  },
+  DIFFUSION.choices[:6],
+  DIFFUSION.parts,
+  _FACTS,
+  {**table.OF_OTHERS, **table.METRICS},
+)
+
+FLOW_MAP = _schema(
+  'a flow map',
+  {'objective': choices.FLOW_MAPS, 'network': choices.DENOISERS},
+  ('schedule', 'network', 'noise_input', 'objective'),
+  {'conditioning': Conditioning, 'sampling': choices.MapSampling},
+  _FACTS,
+  {**table.OF_OTHERS, **table.METRICS},
+)
+
+CLASSIFIER = _schema(
+  'a classifier',
+  {
+    'objective': {'classifier': classifier.classifier},
+    'network': choices.CLASSIFIERS,
+  },
+  ('schedule', 'network', 'noise_input', 'parametrization', 'objective'),
+  {},
+  _FACTS,
+  table.OF_CLASSIFIERS,
+)
+
+VAE = _schema(
+  'a VAE',
+  {
+    'objective': {'vae': vae.vae, 'hvae': vae.hvae},
+    'network': choices.AUTOENCODERS,
+  },
+  ('network', 'objective'),
+  {'decoding': choices.Decoding},
+  {'network': VaeNetworkFacts, 'objective': VaeFacts},
+  {**table.OF_VAES, **table.METRICS},
+)
+
+KINDS = DIFFUSION, FLOW_MAP, CLASSIFIER, VAE
+
+
+def schema_of(config: ConfigDict) -> Schema:
+  """Returns the schema of a config: of the kind of model with its objective.
+
+  An objective of a user's module is one of a diffusion model.
+  """
+  section = config.get('objective')
+  name = (
+    section if section is None or isinstance(section, str) else section.name
+  )
+  if config.get('latent') is not None:
+    return LATENT_DIFFUSION
+  if name is None or ':' in name:
+    return DIFFUSION
+  every = {n: kind for kind in KINDS for n in kind.tables['objective']}
+  check_one_of(list(every), 'objective', name)
+  return every[name]

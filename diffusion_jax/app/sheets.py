@@ -1,0 +1,60 @@
+"""Pictures of many images on one sheet."""
+
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.app.sample_inputs import ImageConditions, takes_labels
+from diffusion_jax.data import images
+
+
+def of_images(
+  model: Any, x: Any, conditions: ImageConditions | None = None
+) -> np.ndarray:
+  """Returns the sheet of images [B, H, W, C] in [-1, 1]."""
+  return sheet(model, images.to_uint8(x, model.facts.num_levels), conditions)
+
+
+def sheet(
+  model: Any,
+  pictures: np.ndarray,
+  conditions: ImageConditions | None = None,
+  limit: int = 400,
+) -> np.ndarray:
+  """Draws the first pictures, uint8, on one; columns are classes or prompts.
+
+  conditions: each picture stands between what it was made of and the original.
+  """
+  if conditions is not None:
+    threes = zip(conditions.shown, pictures, conditions.originals, strict=False)
+    pictures = np.concatenate([np.stack(three) for three in threes])
+    limit = 3 * (limit // 3)
+  pictures = pictures[:limit]
+  zoom = max(1, round(48 / pictures.shape[1]))
+  columns = sheet_columns(model, len(pictures), conditions is not None)
+  return images.grid(pictures, min(columns, len(pictures)), zoom)
+
+
+def sheet_columns(model: Any, n: int, threes: bool) -> int:
+  """Returns the number of columns; each class or prompt has its own.
+
+  threes: whether three pictures belong together.
+  """
+  c, columns = model.config.sampling, int(np.ceil(n**0.5))
+  if threes:
+    return 3 * max(1, columns // 3)
+  prompts = (c.prompt or '').count('|') + 1
+  labels = len(c.labels)
+  if prompts > 1:
+    return min(prompts, 20)
+  if not takes_labels(model):
+    return columns
+  if 0 < labels <= 20:  # as near to a square as multiples are
+    return labels * max(1, round(columns / labels))
+  return min(labels or model.facts.num_classes, 20)
+
+
+def thin(frames: np.ndarray, n: int) -> np.ndarray:
+  """Returns at most n frames, evenly spread, with the first and the last."""
+  index = np.linspace(0, len(frames) - 1, min(n, len(frames)))
+  return frames[np.rint(index).astype(int)]

@@ -1,0 +1,54 @@
+"""The parameters of a run that config.sampling chooses."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import models
+from diffusion_jax.app.models import Model
+from diffusion_jax.errors import UserError
+from diffusion_jax.training import averages, checkpoints, power_ema
+
+
+def restore(model: Model) -> tuple[Any, int]:
+  """Returns (the parameters that config.sampling chooses, their step)."""
+  c, workdir = model.config.sampling, model.workdir
+  average = (
+    power_ema.decay_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
+  )
+  name, shapes = read_checkpoint(c), models.shapes(model)
+  try:
+    if c.ema_sigma_rel is not None:
+      return restore_average(model, name, shapes)
+    step = checkpoints.find_step(workdir, name)
+    return checkpoints.restore_params(workdir, average, shapes, step)[0], step
+  except (FileNotFoundError, ValueError) as error:
+    raise UserError(str(error)) from error
+
+
+def read_checkpoint(sampling: ConfigDict) -> str | int:
+  """Returns sampling.checkpoint: 'latest', 'best' or a step."""
+  name = sampling.checkpoint
+  return int(name) if name.isdecimal() else name
+
+
+def restore_average(
+  model: Model, name: str | int, shapes: Any
+) -> tuple[Any, int]:
+  """Returns (the average of width sampling.ema_sigma_rel, its step).
+
+  name: of the checkpoint; 'latest' is the latest snapshot.
+  """
+  c, workdir = model.config.sampling, model.workdir
+  if c.ema_decay or not c.ema:
+    other = f'ema_decay={c.ema_decay}' if c.ema_decay else 'ema=False'
+    raise UserError(
+      f'config.sampling.ema_sigma_rel={c.ema_sigma_rel} and '
+      f'config.sampling.{other} are different weights: give one of them'
+    )
+  if name == 'best':
+    name = checkpoints.find_step(workdir, name)
+  step = name if isinstance(name, int) else None
+  average = averages.make(workdir, c.ema_sigma_rel, step, shapes)
+  print(average.describe())
+  return average.params, average.step

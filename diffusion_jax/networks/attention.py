@@ -1,0 +1,126 @@
+"""Attention over the pixels of images, and from pixels to words.
+
+Parameters, norms and softmax are float32; other computations have the type
+`dtype`.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffusion_jax.networks.group_norm import GroupNorm
+from diffusion_jax.networks.layers import dense
+from diffusion_jax.networks.options import (
+  QKV,
+  AttentionImplementation,
+  Checked,
+  Dtype,
+  Initialization,
+  Positive,
+  Size,
+  count_groups,
+  count_heads,
+)
+
+Array = jax.Array
+
+
+class Attention(Checked):
+  """Adds self-attention over all pixels to its input.
+
+  x: [B, H, W, C] -> [B, H, W, C]. The softmax is float32. `head_channels`, if
+  given, replaces the number of heads by C / head_channels; both must divide C.
+  `qkv`: 'separate' projections (Ho et al. 2020), or one projection to 3C
+  channels in the order [heads, qkv, C / heads] ('legacy') or [qkv, heads,
+  C / heads] ('new'), both from OpenAI's checkpoints, or [heads, C / heads, qkv]
+  ('interleaved', from EDM's). `qkv_scale` multiplies the variance of their
+  initial weights. `group_width` and `skip_scale`: see `ResnetBlock`. Without
+  `pre_norm` the input is not normalised. `implementation`: see
+  `jax.nn.dot_product_attention`; 'cudnn' needs a GPU, bfloat16 and heads of at
+  most 128 channels.
+  """
+
+  num_heads: Size = 1
+  head_channels: Size | None = None
+  qkv: QKV = 'separate'
+  num_groups: Size = 32
+  norm_eps: Positive = 1e-6
+  group_width: Size = 1
+  qkv_scale: float = 1.0
+  skip_scale: float = 1.0
+  pre_norm: bool = True
+  implementation: AttentionImplementation = 'xla'
+  initializer: Initialization = 'ho'
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    batch, height, width, channels = x.shape
+    style = {'initializer': self.initializer, 'dtype': self.dtype}
+    h = x
+    if self.pre_norm:
+      groups = count_groups(self.num_groups, channels, self.group_width)
+      h = GroupNorm(groups, self.norm_eps, self.dtype, name='norm')(x)
+    h = h.reshape(batch, height * width, channels)
+    heads = count_heads(self.num_heads, self.head_channels, channels)
+    split = heads, channels // heads
+    if self.implementation == 'cudnn' and (split[1] > 128 or split[1] % 8):
+      raise ValueError(
+        f"attention='cudnn' has heads of 8, 16, ... 128 channels, not "
+        f'{split[1]}: set head_channels (64, for instance), or take xla'
+      )
+    if self.qkv == 'separate':
+      q, k, v = (
+        dense(h, channels, name, scale=self.qkv_scale, **style).reshape(
+          *h.shape[:2], *split
+        )
+        for name in ('query', 'key', 'value')
+      )
+    else:
+      fused = dense(h, 3 * channels, 'qkv', scale=self.qkv_scale, **style)
+      place = {'new': 0, 'legacy': 1, 'interleaved': 2}[self.qkv]
+      layout = (*split[:place], 3, *split[place:])
+      fused = fused.reshape(*h.shape[:2], *layout)
+      q, k, v = jnp.moveaxis(fused, 2 + place, 0)
+    h = jax.nn.dot_product_attention(
+      q, k, v, implementation=self.implementation
+    ).reshape(h.shape)
+    h = dense(h, channels, 'proj_out', zero=True, **style)
+    return self.skip_scale * (x + h.reshape(x.shape))
+
+
+class CrossAttention(Checked):
+  """Adds attention from the pixels to the words of a text.
+
+  x: [B, H, W, C], text: [B, L, D], mask: bool [B, L], True at words, at least
+  one in each row -> [B, H, W, C]. The softmax is float32, and words where the
+  mask is False have weight 0. Queries are projections of the normalised image,
+  keys and values of the text (Rombach et al. 2022, Section 3.3). Heads and
+  options: see `Attention`.
+  """
+
+  num_heads: Size = 1
+  head_channels: Size | None = None
+  num_groups: Size = 32
+  norm_eps: Positive = 1e-6
+  initializer: Initialization = 'ho'
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, text: Array, mask: Array) -> Array:
+    batch, height, width, channels = x.shape
+    style = {'initializer': self.initializer, 'dtype': self.dtype}
+    h = GroupNorm(self.num_groups, self.norm_eps, self.dtype, name='norm')(x)
+    h = h.reshape(batch, height * width, channels)
+    heads = count_heads(self.num_heads, self.head_channels, channels)
+
+    def project(a, name):
+      a = dense(a, channels, name, **style)
+      return a.reshape(*a.shape[:2], heads, channels // heads)
+
+    q, k, v = project(h, 'query'), project(text, 'key'), project(text, 'value')
+    h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
+    h = dense(
+      h.reshape(batch, -1, channels), channels, 'proj_out', zero=True, **style
+    )
+    return x + h.reshape(x.shape)

@@ -1,0 +1,133 @@
+"""Residual blocks of the networks of images.
+
+The defaults are the layers of Ho et al. 2020; options give those of OpenAI
+(Nichol & Dhariwal 2021, Dhariwal & Nichol 2021) and of DDPM++ (Song et al.
+2021, Karras et al. 2022). Parameters and norms are float32; other computations
+have the type `dtype`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffusion_jax.networks.group_norm import GroupNorm
+from diffusion_jax.networks.layers import Conv, dense
+from diffusion_jax.networks.options import (
+  Checked,
+  Dtype,
+  Initialization,
+  Positive,
+  Rate,
+  Size,
+  count_groups,
+)
+from diffusion_jax.networks.remat import maybe_remat
+
+Array = jax.Array
+
+
+class ResnetBlock(Checked):
+  """Adds to its input: norm, swish, conv, norm, swish, dropout, conv.
+
+  x: [B, H, W, C], embedding: [B, E] -> [B, H, W, features]. The projected
+  embedding is added after the first convolution; networks without a noise level
+  pass None. The shortcut is a 1x1 projection if the width changes (Ho et al.
+  2020). With `scale_shift` the embedding gives (scale, shift), and the second
+  norm becomes norm * (1 + scale) + shift (Nichol & Dhariwal 2021). `resample`,
+  `average_pool` or `nearest_upsample`, is applied before the first convolution
+  and to the shortcut, where Dhariwal & Nichol 2021 keep the width. With
+  `zero_embedding` the projection of the embedding has no bias and starts at 0
+  (Kingma et al. 2021).
+
+  Options of DDPM++: groups of the norms have at least `group_width` channels,
+  `project_resampled` projects the shortcut of every block with `resample`, and
+  the sum is multiplied by `skip_scale`.
+  """
+
+  features: Size
+  dropout: Rate = 0.0
+  num_groups: Size = 32
+  norm_eps: Positive = 1e-6
+  scale_shift: bool = False
+  resample: Callable[[Array], Array] | None = None
+  zero_embedding: bool = False
+  group_width: Size = 1
+  project_resampled: bool = False
+  skip_scale: float = 1.0
+  initializer: Initialization = 'ho'
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, embedding: Array | None, train: bool) -> Array:
+    style = {'initializer': self.initializer, 'dtype': self.dtype}
+
+    def norm(h, name):
+      groups = count_groups(self.num_groups, h.shape[-1], self.group_width)
+      return GroupNorm(groups, self.norm_eps, self.dtype, name=name)(h)
+
+    h = nn.swish(norm(x, 'norm_1'))
+    if self.resample is not None:
+      h, x = self.resample(h), self.resample(x)
+    h = Conv(self.features, **style, name='conv_1')(h)
+    if embedding is None:
+      h = norm(h, 'norm_2')
+    else:
+      h = self._with_embedding(h, embedding, norm)
+    h = nn.swish(h)
+    h = nn.Dropout(self.dropout, deterministic=not train, name='dropout')(h)
+    h = Conv(self.features, zero=True, **style, name='conv_2')(h)
+    resampled = self.project_resampled and self.resample is not None
+    if resampled or x.shape[-1] != self.features:
+      x = dense(x, self.features, 'shortcut', **style)
+    return self.skip_scale * (x + h)
+
+  def _with_embedding(self, h, embedding, norm):
+    # Returns the second norm, which depends on the embedding.
+    style = {'initializer': self.initializer, 'dtype': self.dtype}
+    width = self.features * (2 if self.scale_shift else 1)
+    start = {'zero': self.zero_embedding, 'use_bias': not self.zero_embedding}
+    embedding = nn.swish(embedding)
+    embedding = dense(embedding, width, 'embedding_proj', **start, **style)
+    embedding = embedding[:, None, None, :]
+    if not self.scale_shift:
+      return norm(h + embedding, 'norm_2')
+    scale, shift = jnp.split(embedding, 2, axis=-1)
+    return norm(h, 'norm_2') * (1.0 + scale) + shift
+
+
+def make_block(
+  block: type[nn.Module], network: Any, name: str, **options: Any
+) -> Callable[..., Any]:
+  """Returns the submodule `name`: a `ResnetBlock`, `Attention` or similar.
+
+  Each field that the network has by the same name (num_groups, dropout, dtype,
+  ...) has the network's value, unless `options` has another. If `network.remat`
+  is true, the block is computed again in the backward pass instead of storing
+  its activations (`maybe_remat`): the same results with less memory.
+  """
+  shared = {
+    field.name: getattr(network, field.name)
+    for field in dataclasses.fields(block)
+    if field.name not in ('name', 'parent') and hasattr(network, field.name)
+  }
+  # `train` is a Python bool. Arguments are counted from self.
+  static = (3,) if block is ResnetBlock else ()
+  kind = maybe_remat(block, network, static_argnums=static)
+  return kind(**shared | options, name=name)
+
+
+def output_conv(network: Any, features: int, h: Array) -> Array:
+  """Returns norm, swish and a convolution that begins at 0, always float32.
+
+  num_groups, norm_eps and initializer are those of the network; the submodules
+  are norm_out and conv_out.
+  """
+  norm = GroupNorm(network.num_groups, network.norm_eps, name='norm_out')
+  conv = Conv(
+    features, initializer=network.initializer, zero=True, name='conv_out'
+  )
+  return conv(nn.swish(norm(h)))

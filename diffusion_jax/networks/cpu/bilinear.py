@@ -1,0 +1,152 @@
+"""Bilinear functions that are computed in another way on CPUs.
+
+A bilinear function y = f(x, w) and its two transposes, (y, w) -> x and
+(x, y) -> w, are closed under differentiation: each derivative of one of them is
+again one of them. Here all three are primitives, and the platform for which a
+program is lowered decides how each is computed. So forward mode, reverse mode,
+higher derivatives, vmap, scan, remat and `jax.export` work as for JAX's own
+functions, and tracing asks nothing about the machine.
+"""
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType
+
+Array = jax.Array
+Shape = tuple[int, ...]
+
+# The arguments of the function that computes each of the three arrays.
+ARGUMENTS = {'y': ('x', 'w'), 'x': ('y', 'w'), 'w': ('x', 'y')}
+
+
+class Transposes(NamedTuple):
+  """The three functions of one bilinear function, called by keywords.
+
+  shape: shape of the result; how: static options; num_devices: number of
+  devices of the program, or None if it is not known.
+  """
+
+  y: Callable  # (x, w, *, shape, how, num_devices) -> y
+  x: Callable  # (y, w, *, shape, how, num_devices) -> x
+  w: Callable  # (x, y, *, shape, how, num_devices) -> w
+
+
+def transposes(function: Callable) -> Transposes:
+  """Returns function(x, w, how) and its transposes as JAX computes them."""
+
+  def y(x, w, *, shape, how, num_devices):
+    return function(x, w, how)
+
+  def x(y, w, *, shape, how, num_devices):
+    like = jax.ShapeDtypeStruct(shape, y.dtype)
+    return jax.linear_transpose(lambda x: function(x, w, how), like)(y)[0]
+
+  def w(x, y, *, shape, how, num_devices):
+    like = jax.ShapeDtypeStruct(shape, y.dtype)
+    return jax.linear_transpose(lambda w: function(x, w, how), like)(y)[0]
+
+  return Transposes(y, x, w)
+
+
+def bilinear(name: str, function: Callable, on_cpu: Transposes) -> Callable:
+  """Returns function(x, w, how), computed by `on_cpu` on CPUs.
+
+  x: [..., any axes], with at least the leading axes that vmap adds; w: weights,
+  of the same type as x; how: hashable options. The primitives are named `name`,
+  `name`_dx and `name`_dw. With manual or explicit axes of a mesh
+  (`jax.shard_map`) the result is `function` on CPUs too.
+  """
+  names = {'y': name, 'x': f'{name}_dx', 'w': f'{name}_dw'}
+  primitives = {role: Primitive(names[role]) for role in ARGUMENTS}
+  for role in ARGUMENTS:
+    _define(role, primitives)
+    for platform, functions in (None, transposes(function)), ('cpu', on_cpu):
+      lowering = _lowering(getattr(functions, role))
+      mlir.register_lowering(primitives[role], lowering, platform=platform)
+
+  @functools.lru_cache
+  def result_shape(x: Shape, w: Shape, how: Hashable) -> Shape:
+    arrays = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (x, w))
+    return jax.eval_shape(lambda x, w: function(x, w, how), *arrays).shape
+
+  def call(x: Array, w: Array, how: Hashable) -> Array:
+    kinds = jax.sharding.get_abstract_mesh().axis_types
+    if any(kind != AxisType.Auto for kind in kinds):
+      return function(x, w, how)
+    shape = result_shape(x.shape, w.shape, how)
+    return primitives['y'].bind(x, w, shape=shape, batch=0, how=how)
+
+  return call
+
+
+def _define(role: str, primitives: dict[str, Primitive]) -> None:
+  # Parameters of a primitive: the shape of its result, with the first `batch`
+  # axes, along which both arguments are mapped, and the options.
+  primitive = primitives[role]
+  first, second = ARGUMENTS[role]
+
+  def abstract(a, b, *, shape, batch, how):
+    return ShapedArray(shape, a.dtype)
+
+  def transpose(of, g, a, b, *, batch, how, **_):
+    arrays = {role: g, first: a, second: b}
+    shape = arrays[of].aval.shape
+    inputs = (arrays[name] for name in ARGUMENTS[of])
+    return primitives[of].bind(*inputs, shape=shape, batch=batch, how=how)
+
+  def vmap(arguments, axes, *, shape, batch, how):
+    (a, b), (a_axis, b_axis) = arguments, axes
+    if second == 'w' and b_axis is None:
+      # All examples share the weights: one more axis of rows.
+      size = a.shape[a_axis]
+      a = jnp.moveaxis(a, a_axis, batch)
+      shape = *shape[:batch], size, *shape[batch:]
+      return primitive.bind(a, b, shape=shape, batch=batch, how=how), batch
+    size = next(
+      array.shape[axis]
+      for array, axis in zip(arguments, axes, strict=True)
+      if axis is not None
+    )
+    a, b = (
+      jnp.broadcast_to(array, (size, *array.shape))
+      if axis is None
+      else jnp.moveaxis(array, axis, 0)
+      for array, axis in zip(arguments, axes, strict=True)
+    )
+    shape = size, *shape
+    return primitive.bind(a, b, shape=shape, batch=batch + 1, how=how), 0
+
+  primitive.def_impl(
+    jax.jit(primitive.bind, static_argnames=('shape', 'batch', 'how'))
+  )
+  primitive.def_abstract_eval(abstract)
+  rules = (functools.partial(transpose, name) for name in ARGUMENTS[role])
+  ad.defbilinear(primitive, *rules)
+  batching.primitive_batchers[primitive] = vmap
+
+
+def _lowering(function: Callable) -> Callable:
+  # Returns the rule by which a primitive is lowered to the function.
+  def rule(context, *arguments, **params):
+    program: Any = context.module_context.axis_context
+    num_devices = getattr(program, 'num_devices', None)
+
+    def compute(a, b, *, shape, batch, how):
+      mapped = functools.partial(
+        function, shape=shape[batch:], how=how, num_devices=num_devices
+      )
+      for _ in range(batch):
+        mapped = jax.vmap(mapped)
+      return mapped(a, b)
+
+    lower = mlir.lower_fun(compute, multiple_results=False)
+    return lower(context, *arguments, **params)
+
+  return rule

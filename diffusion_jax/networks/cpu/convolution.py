@@ -1,0 +1,150 @@
+"""A 2-D convolution that is fast on XLA:CPU, in loops too."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from diffusion_jax.networks.cpu import winograd
+from diffusion_jax.networks.cpu.bilinear import Transposes, bilinear
+
+Array = jax.Array
+Padding = winograd.Padding
+
+# XLA:CPU runs the gradients of a convolution, as JAX writes them, by a naive
+# loop when they stand inside a lax.scan, while or cond: up to 60 times slower.
+# Written as convolutions of the forward's own layout they are fast everywhere.
+# Where Winograd's algorithm is faster, all three take it.
+
+
+class Options(NamedTuple):
+  """The static options of a convolution.
+
+  The precision is one of them, because a derivative may be lowered long after
+  the context `jax.default_matmul_precision` of the forward pass has been left.
+  """
+
+  stride: int
+  padding: Padding
+  precision: Any
+
+
+def _lax_conv(x, kernel, how, x_dilation=1, kernel_dilation=1):
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    (how.stride, how.stride),
+    how.padding,
+    lhs_dilation=(x_dilation, x_dilation),
+    rhs_dilation=(kernel_dilation, kernel_dilation),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    precision=how.precision,
+  )
+
+
+def _plain(x, kernel, how):
+  out = _lax_conv(_images(x), kernel, how)
+  return out.reshape(*x.shape[:-3], *out.shape[1:])
+
+
+def _images(x):
+  # Returns [..., H, W, C] as [B, H, W, C].
+  return x.reshape(-1, *x.shape[-3:])
+
+
+def _forward(x, kernel, *, shape, how, num_devices):
+  out = _conv(_images(x), kernel, shape[-3:], how, num_devices)
+  return out.reshape(shape)
+
+
+def _input_gradient(g, kernel, *, shape, how, num_devices):
+  size, g = kernel.shape[0], _images(g)
+  axes = zip(how.padding, shape[-3:-1], g.shape[1:3], strict=True)
+  pads = tuple(
+    (size - 1 - before, n + before - (m - 1) * how.stride - 1)
+    for (before, _), n, m in axes
+  )
+  # Without the barriers XLA folds the transposes back into the slow layout.
+  turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+  plain = Options(1, pads, how.precision)
+  if how.stride == 1:
+    out = _conv(g, turned, shape[-3:], plain, num_devices)
+  else:
+    out = _lax_conv(g, turned, plain, x_dilation=how.stride)
+  return out.reshape(shape)
+
+
+def _kernel_gradient(x, g, *, shape, how, num_devices):
+  x, g, size = _images(x), _images(g), shape[0]
+  if _is_for_winograd(x, g.shape[1:], size, how, num_devices):
+    return winograd.kernel_gradient(x, g, how.padding, how.precision)
+  axes = zip(how.padding, x.shape[1:3], g.shape[1:3], strict=True)
+  pads = tuple(
+    (before, size + (m - 1) * how.stride - n - before)
+    for (before, _), n, m in axes
+  )
+  channels_as_batch = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
+  g_as_kernel = lax.optimization_barrier(g.transpose(1, 2, 0, 3))
+  out = _lax_conv(
+    channels_as_batch,
+    g_as_kernel,
+    Options(1, pads, how.precision),
+    kernel_dilation=how.stride,
+  )
+  return out.transpose(1, 2, 0, 3)
+
+
+def _conv(x, kernel, out_shape, how, num_devices):
+  # x: [B, H, W, C]; out_shape: of one image.
+  if _is_for_winograd(x, out_shape, kernel.shape[0], how, num_devices):
+    # The transform of the kernel has four times its size. The barrier keeps XLA
+    # from computing it before x.
+    x, kernel = lax.optimization_barrier((x, kernel))
+    return winograd.conv(x, kernel, how.padding, how.precision)
+  return _lax_conv(x, kernel, how)
+
+
+# XLA's convolution is as fast or faster for smaller ones.
+MIN_TILES, MIN_CHANNELS = 32, 32
+
+
+def _is_for_winograd(x, out_shape, size, how, num_devices):
+  # Only float32, because bfloat16 has too few digits for the sums. Not at the
+  # highest precision, which is for numbers that are compared. Not on several
+  # devices, which would send each other the tiles.
+  if (size, how.stride, x.dtype) != (3, 1, jnp.float32):
+    return False
+  if how.precision == 'highest' or num_devices != 1:
+    return False
+  height, width, features = out_shape
+  tiles = math.prod(winograd.tile_counts(height, width))
+  # The tiles at the edge compute rows that nothing needs.
+  used = height * width / (tiles * winograd.TILE**2)
+  enough = len(x) * tiles >= MIN_TILES
+  return used > 0.7 and enough and min(x.shape[3], features) >= MIN_CHANNELS
+
+
+_convolve = bilinear(
+  'conv2d', _plain, Transposes(_forward, _input_gradient, _kernel_gradient)
+)
+
+
+def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+  """Computes a 2-D convolution, NHWC x HWIO -> NHWC.
+
+  x: [..., H, W, C]; kernel: [k, k, C, O]; padding ((top, bottom), (left,
+  right)). The precision, also of the gradients, is the value of
+  `jax.default_matmul_precision` at the call.
+
+  Lowered for a CPU it is fast in loops. Where it is computed by Winograd's
+  algorithm (program for one CPU device, 3x3, float32, 32 channels or more) a
+  NaN reaches 16 to 25 outputs instead of 9, and rounding errors of a very large
+  input reach as far; see `winograd`. The precision 'highest' avoids it.
+  """
+  # `jax.config` makes its attributes at run time.
+  config: Any = jax.config
+  precision = config.jax_default_matmul_precision
+  pads = tuple((before, after) for before, after in padding)
+  return _convolve(x, kernel, Options(stride, pads, precision))

@@ -1,0 +1,1 @@
+"""A program that runs: processes, locks, caches, batches on devices."""

@@ -1,0 +1,74 @@
+"""Allows one training at a time in a run folder."""
+
+import contextlib
+import errno
+import os
+import socket
+from pathlib import Path
+
+from filelock import FileLock, SoftFileLease, Timeout
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import processes
+
+# The kernel releases a lock of flock when its process ends, however it ends. On
+# file systems without flock a lease is used. It expires when its process has
+# ended or, on another machine, has not renewed it for LEASE seconds.
+LEASE = 60.0
+_NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def hold(workdir: Path):
+  """Locks workdir for training; UserError names the process that holds it.
+
+  Of several processes that train together the first one locks.
+  """
+  if not processes.is_first():
+    yield
+    return
+  path = workdir / 'train.lock'
+  lock = FileLock(path, fallback_to_soft=False, on_acquired=_sign)
+  try:
+    lock.acquire(blocking=False)
+  except Timeout:
+    raise UserError(_refusal(workdir, _signed(path))) from None
+  except OSError as error:
+    if error.errno not in _NO_FLOCK:
+      raise
+    lock = _lease(workdir)
+  try:
+    yield
+  finally:
+    lock.release()
+
+
+def _lease(workdir):
+  lease = SoftFileLease(workdir / 'train.lease', lease_duration=LEASE)
+  try:
+    lease.acquire(timeout=1.2 * LEASE)
+  except Timeout:
+    owner = lease.owner
+    name = f'{owner.pid} on {owner.hostname}' if owner else ''
+    raise UserError(_refusal(workdir, name)) from None
+  return lease
+
+
+def _sign(descriptor):
+  os.truncate(descriptor, 0)
+  os.write(descriptor, f'{os.getpid()} on {socket.gethostname()}\n'.encode())
+
+
+def _signed(path):
+  try:
+    return path.read_text().strip()
+  except OSError:
+    return ''
+
+
+def _refusal(workdir, name):
+  who = f'process {name}' if name else 'another process'
+  return (
+    f'{workdir} is being trained by {who}: wait until that has ended, or give '
+    'another --workdir'
+  )

@@ -1,0 +1,81 @@
+"""Evaluates functions of images in batches on all devices of a run."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from diffusion_jax.core.keys import fold_in_each
+from diffusion_jax.runtime.sharding import batch_sharding, replicated
+
+
+class PerImage(NamedTuple):
+  """A function of (params, index [n], inputs [n, ...]) -> NumPy arrays.
+
+  start: of the same; it dispatches the work and returns a function () -> the
+  arrays, which waits for them.
+  """
+
+  start: Callable[..., Callable[[], Any]]
+
+  def __call__(self, *args: Any) -> Any:
+    """Returns the arrays, [n, ...]."""
+    return self.start(*args)()
+
+
+def per_image(
+  function: Callable[[Any, Any, Any], Any],
+  mesh: Mesh,
+  roots: Any,
+  size: int = 0,
+) -> PerImage:
+  """Returns the function of (params, index [n], inputs) that the mesh computes.
+
+  function: (params, keys [B], inputs) -> tree of arrays [B, ...], to be jitted.
+  Image i gets the key fold_in(root, i), for each key in the tree `roots`, and
+  so depends on i and its inputs alone. inputs: tree of NumPy arrays [n, ...].
+  A batch is filled up to `size` and to a multiple of the devices with copies of
+  its first images, which are dropped from the result: one size, one
+  compilation. In several processes the result is the same in each.
+  """
+
+  @functools.partial(jax.jit, out_shardings=replicated(mesh))
+  def on_mesh(params, roots, index, inputs):
+    keys = jax.tree.map(lambda root: fold_in_each(root, index), roots)
+    return function(params, keys, inputs)
+
+  def start(params, index, inputs):
+    n = len(index)
+    count = -(-max(n, size) // mesh.size) * mesh.size
+    batch = rows((index, inputs), np.arange(count) % n)
+    batch = jax.device_put(batch, batch_sharding(mesh))
+    found = on_mesh(params, roots, *batch)
+    return lambda: rows(jax.device_get(found), slice(n))
+
+  return PerImage(start)
+
+
+def one_ahead(
+  start: Callable[[Any], Callable[[], Any]], parts: Iterable[Any]
+) -> Iterator[tuple[Any, Any]]:
+  """Yields (part, start(part)()) for each part.
+
+  The next part is started before one is fetched and used, so that the devices
+  need not wait for the host. There are never more than two at a time.
+  """
+  before = None
+  for part in parts:
+    waiting = part, start(part)
+    if before is not None:
+      yield before[0], before[1]()
+    before = waiting
+  if before is not None:
+    yield before[0], before[1]()
+
+
+def rows(tree: Any, index: Any) -> Any:
+  """Returns the rows `index` of every array [N, ...] of a tree."""
+  return jax.tree.map(lambda x: x[index], tree)

@@ -1,0 +1,127 @@
+"""Several processes that work together, of one or of many machines.
+
+Each runs the same program on its own devices; `jax.distributed` makes one mesh
+of them all. Process 0 writes and prints.
+"""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import heartbeats
+
+FLAGS = '--coordinator=host:port --num_hosts=2 --host=0'
+
+
+def start(
+  coordinator: str | None,
+  num_hosts: int | None,
+  host: int | None,
+  heartbeat_timeout: int,
+) -> None:
+  """Joins the other processes; from here on only process 0 prints.
+
+  All three None: JAX detects SLURM, Kubernetes, TPU or MPI. A process that is
+  silent for heartbeat_timeout seconds ends all of them.
+  """
+  check(coordinator, num_hosts, host)
+  try:
+    jax.distributed.initialize(
+      coordinator,
+      num_hosts,
+      host,
+      # Arguments and detected values must not be mixed.
+      cluster_detection_method='deactivate' if coordinator else None,
+      # heartbeats.py notices a loss first, and names the process.
+      heartbeat_timeout_seconds=heartbeat_timeout * (1 + heartbeats.available),
+    )
+  except (RuntimeError, ValueError) as error:
+    raise UserError(explain(coordinator, str(error))) from error
+  if jax.process_count() > 1:
+    heartbeats.start(jax.process_index(), heartbeat_timeout)
+  if jax.process_index():
+    sys.stdout = open(os.devnull, 'w')
+
+
+def check(coordinator, num_hosts, host):
+  """Raises UserError for wrong or missing arguments, before it waits."""
+  missing = [x is None for x in (coordinator, num_hosts, host)]
+  if any(missing) and not all(missing):
+    raise UserError(f'--multihost needs all of {FLAGS}, or none of them')
+  if coordinator is None:
+    return
+  if not re.fullmatch(r'.+:\d{1,5}', coordinator):
+    raise UserError(f'--coordinator={coordinator} is not host:port')
+  if num_hosts < 1 or not 0 <= host < num_hosts:
+    raise UserError(
+      f'--host={host}: of --num_hosts={num_hosts} they are 0..{num_hosts - 1}'
+    )
+
+
+def explain(coordinator, reason):
+  """Returns what to do about an initialisation that failed."""
+  if coordinator is None and 'should be defined' in reason:
+    return (
+      '--multihost: neither SLURM nor Kubernetes, TPU or MPI is detected here: '
+      f'give {FLAGS}'
+    )
+  return f'--multihost: the processes did not find one another: {reason}'
+
+
+def started() -> bool:
+  """Returns whether this is one of several processes."""
+  return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_first() -> bool:
+  """Returns whether this is the process that writes."""
+  return not started() or jax.process_index() == 0
+
+
+def name() -> str:
+  """Returns ' on host 1 of 2', for messages; '' for a single process."""
+  if not started():
+    return ''
+  return f' on host {jax.process_index()} of {jax.process_count()}'
+
+
+def exit_all(code: int) -> NoReturn:
+  """Ends this process because of an error, and the others with it.
+
+  A plain exit would wait at a barrier for the others, which go on.
+  """
+  if not started():
+    sys.exit(code)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  heartbeats.stop()  # neither sends nor watches them any more
+  if is_first():  # without it the others abort before they print their error
+    time.sleep(3)
+  else:
+    heartbeats.report_failure(jax.process_index())
+  os._exit(code)
+
+
+def broadcast(values: Sequence[bool]) -> np.ndarray:
+  """Returns the values of the first process in all; as many in each."""
+  return np.asarray(multihost_utils.broadcast_one_to_all(np.array(values)))
+
+
+def wait_for_all(name: str) -> None:
+  """Waits until all processes call it with this name, however long it takes.
+
+  A collective is no place to wait: processes connect at the first of each kind
+  and give up after 30 s. A process that is lost is noticed by heartbeats.
+  """
+  day_ms = 24 * 3600 * 1000
+  from orbax.checkpoint import multihost  # takes half a second
+
+  multihost.get_barrier_sync_fn()(key=name, timeout_ms=day_ms)

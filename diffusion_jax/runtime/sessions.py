@@ -1,0 +1,104 @@
+"""Records each start and end of a training in sessions.jsonl.
+
+A line is a JSON object: its event, step and time, and at a start versions,
+devices and commits, which config.json does not have.
+"""
+
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import jax
+
+from diffusion_jax.runtime.files import read_json_lines
+
+PACKAGES = (
+  'diffusion_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint',
+  'numpy',
+)  # fmt: skip
+
+
+def write_start(workdir: Path, step: int, parameters: int) -> None:
+  """Appends a start at a step, with what the result may depend on."""
+  _append(workdir, {
+    'event': 'start',
+    'step': step,
+    'time': _now(),
+    'parameters': parameters,
+    'python': platform.python_version(),
+    'platform': platform.platform(terse=True),
+    'devices': [device.device_kind for device in jax.devices()],
+    'processes': jax.process_count(),
+    'versions': versions(),
+    'commits': commits(),
+  })  # fmt: skip
+
+
+def write_end(workdir: Path, step: int) -> None:
+  """Appends the end of a training that has done all of its steps."""
+  _append(workdir, {'event': 'end', 'step': step, 'time': _now()})
+
+
+def read(workdir: str | Path) -> list[dict]:
+  """Reads all lines that are whole; [] where there are none."""
+  return list(read_json_lines(Path(workdir) / 'sessions.jsonl'))
+
+
+def seconds(entries: list[dict]) -> float | None:
+  """Returns how long a training took; None unless one start did all of it."""
+  if [entry.get('event') for entry in entries] != ['start', 'end']:
+    return None
+  begun, ended = (datetime.fromisoformat(entry['time']) for entry in entries)
+  return (ended - begun).total_seconds() if not entries[0]['step'] else None
+
+
+def versions() -> dict[str, str]:
+  """Returns the installed versions of the packages that compute."""
+  found = {}
+  for name in PACKAGES:
+    try:
+      found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:  # the package, run from a checkout
+      continue
+  return found
+
+
+def commits() -> dict[str, str]:
+  """Returns the git commits of the package and of the working folder.
+
+  Of those that are in a repository; -dirty marks changes since the commit.
+  """
+  package = Path(__file__).resolve().parents[2]
+  found = {}
+  if (package / '.git').exists():  # not an environment inside of a repository
+    found['package'] = _commit(package)
+  if not Path.cwd().is_relative_to(package):
+    found['working folder'] = _commit(Path.cwd())
+  return {name: commit for name, commit in found.items() if commit}
+
+
+def _commit(folder):
+  command = ['git', 'describe', '--always', '--dirty', '--abbrev=12']
+  try:
+    result = subprocess.run(
+      [*command, '--exclude=*'],  # the commit, not its distance from a tag
+      cwd=folder,
+      capture_output=True,
+      text=True,
+      timeout=10,
+    )
+  except (OSError, subprocess.TimeoutExpired):  # no git, a slow network drive
+    return ''
+  return result.stdout.strip() if result.returncode == 0 else ''
+
+
+def _now():
+  return datetime.now(UTC).isoformat(timespec='seconds')
+
+
+def _append(workdir, entry):
+  with (workdir / 'sessions.jsonl').open('a') as file:
+    file.write(json.dumps(entry) + '\n')

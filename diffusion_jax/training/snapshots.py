@@ -1,0 +1,196 @@
+"""Snapshots of the averages by a power of time, for `averages`.
+
+`<workdir>/snapshots/<step>.safetensors` holds the averages of all tracked
+widths after a step, each parameter as `<name of the average>/<its path>`, and
+the number of images until then. `SHA256SUMS` is that of `sha256sum`, and
+`batches.json` says from which step on batches had which size. Process 0 writes,
+a file before the checkpoint of the same step, so that a run that continues has
+all of them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.interop import files
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.training import checksums
+from diffusion_jax.training.power_ema import width_of
+
+_RECORD = 'snapshot'  # the key of the metadata
+_ENDING = '.safetensors'
+
+
+class Batches(NamedTuple):
+  """Holds when a training continues: the step, the images until then, a batch.
+
+  step: the number of steps done; batch_size: of those that follow.
+  """
+
+  step: int
+  images: int
+  batch_size: int
+
+  def images_at(self, step: int) -> int:
+    """Returns the number of images of the first `step` steps."""
+    return self.images + (step - self.step) * self.batch_size
+
+  @property
+  def more_steps(self) -> float:
+    """Returns images / batch_size - step, for `optimizer.ema_power`."""
+    return self.images / self.batch_size - self.step
+
+
+def begin(workdir: Path, step: int, batch_size: int) -> Batches:
+  """Prepares a training that continues after `step`, and returns its images.
+
+  Snapshots of later steps, which it makes again, are deleted. UserError if
+  batches.json is unreadable.
+  """
+  sizes = [row for row in _read_sizes(workdir) if row[0] < step]
+  if not sizes or sizes[-1][1] != batch_size:
+    sizes.append([step if sizes else 0, batch_size])
+  ends = [first for first, _ in sizes[1:]] + [step]
+  images = sum(
+    (end - first) * size for (first, size), end in zip(sizes, ends, strict=True)
+  )
+  if processes.is_first():
+    out = make_folder(_folder(workdir))
+    for path in out.glob(f'*{_ENDING}.*'):  # of a write that was interrupted
+      path.unlink()
+    _delete(workdir, [s for s in steps(workdir) if s > step])
+    write_json(out / 'batches.json', {'batches': sizes})
+  return Batches(step, images, batch_size)
+
+
+def write(workdir: Path, step: int, images: int, averages: dict) -> None:
+  """Writes the snapshot of a step, whole or not at all.
+
+  averages: {name: parameters}, of all averages of the run; called by all
+  processes, among which parameters may be split.
+  """
+  widths = {name: x for name, x in averages.items() if width_of(name)}
+  arrays = files.flatten(_gather(widths))
+  if not processes.is_first():
+    return
+  path = path_of(workdir, step)
+  draft = path.with_name(f'{path.name}.draft')
+  record = {_RECORD: json.dumps({'step': step, 'images': images})}
+  arrays = {name: np.asarray(x, order='C') for name, x in arrays.items()}
+  files.write_safetensors(draft, arrays, **record)
+  sums = _read_sums(workdir) | {path.name: checksums.digest(draft)}
+  _write_sums(workdir, sums)
+  draft.replace(path)
+
+
+def thin(workdir: Path, step: int, every: int, keep: int) -> None:
+  """Deletes snapshots, so that at most `keep`, evenly spread, and `step` stay.
+
+  Of those at multiples of `every` it keeps multiples of every, 2 every, 4
+  every, ...: of the first of these that has at most `keep` up to `step`. What
+  is left depends on the step alone.
+  """
+  interval = every
+  while step // interval > keep:
+    interval *= 2
+  if processes.is_first():
+    older = [s for s in steps(workdir) if s != step and s % every == 0]
+    _delete(workdir, [s for s in older if s % interval])
+
+
+def steps(workdir: str | Path) -> list[int]:
+  """Returns the steps of the snapshots in a run folder, in order."""
+  names = [path.stem for path in _folder(workdir).glob(f'*{_ENDING}')]
+  return sorted(int(name) for name in names if name.isdecimal())
+
+
+def path_of(workdir: str | Path, step: int) -> Path:
+  """Returns the file of the snapshot of a step."""
+  return _folder(workdir) / f'{step:08d}{_ENDING}'
+
+
+def read_images(workdir: str | Path, step: int) -> int:
+  """Returns the number of images of a snapshot; ValueError if it is damaged."""
+  path = path_of(workdir, step)
+  try:
+    return int(json.loads(files.read_metadata(path)[_RECORD])['images'])
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(_damaged(path)) from error
+
+
+def check(workdir: str | Path, step: int) -> None:
+  """Raises ValueError if a snapshot is not what was written."""
+  path = path_of(workdir, step)
+  try:
+    same = checksums.digest(path) == _read_sums(workdir).get(path.name)
+  except OSError:
+    same = False
+  if not same:
+    raise ValueError(_damaged(path))
+
+
+def _damaged(path):
+  return (
+    f'{path} is damaged, or not what was written (SHA256SUMS): move it away, '
+    'and the other snapshots are used'
+  )
+
+
+def _gather(tree: Any) -> Any:
+  # NumPy arrays; of parameters that are split among processes in each of them.
+  if processes.started():
+    return jax.tree.map(
+      lambda x: multihost_utils.process_allgather(x, tiled=True), tree
+    )
+  return jax.device_get(tree)
+
+
+def _delete(workdir, unwanted):
+  if not unwanted:
+    return
+  sums = _read_sums(workdir)
+  for step in unwanted:
+    path = path_of(workdir, step)
+    path.unlink()
+    sums.pop(path.name, None)
+  _write_sums(workdir, sums)
+
+
+def _read_sizes(workdir):
+  # [[first step, batch size], ...]
+  path = _folder(workdir) / 'batches.json'
+  try:
+    found = json.loads(path.read_text())['batches']
+    return [[int(first), int(size)] for first, size in found]
+  except FileNotFoundError:
+    return []
+  except (OSError, KeyError, TypeError, ValueError) as error:
+    raise UserError(
+      f'{path} cannot be read ({error}): it holds {{"batches": [[0, 64]]}} for '
+      'batches of 64 from step 0 on'
+    ) from error
+
+
+def _read_sums(workdir):
+  path = _folder(workdir) / checksums.NAME
+  if not path.exists():
+    return {}
+  pairs = [line.split('  ', 1) for line in path.read_text().splitlines()]
+  return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
+
+
+def _write_sums(workdir, sums):
+  path = _folder(workdir) / checksums.NAME
+  draft = path.with_name(f'{path.name}.tmp')
+  draft.write_text(''.join(f'{sums[n]}  {n}\n' for n in sorted(sums)))
+  draft.replace(path)
+
+
+def _folder(workdir):
+  return Path(workdir) / 'snapshots'

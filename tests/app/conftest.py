@@ -1,0 +1,108 @@
+"""Runs of digits:smoke with a small network, for tests of the application."""
+
+import contextlib
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.app import load, models
+from diffusion_jax.app.run import folder
+from diffusion_jax.app.smoke import shrunk
+from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.training import checkpoints
+from tests.app.small_network import SmallNetwork
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+SMALL = f'{SmallNetwork.__module__}:SmallNetwork'
+SEEN = {
+  'training.sample_every': 4,
+  'training.evaluate_every': 2,
+  'report.after_training': True,
+}
+
+
+def printed_by(function, *args):
+  """What a call prints, for fixtures of a module, which have no capsys."""
+  with contextlib.redirect_stdout(io.StringIO()) as output:
+    function(*args)
+  return output.getvalue()
+
+
+def as_flags(changes):
+  """Fields and their values as the command line has them."""
+  for path, value in changes.items():
+    if isinstance(value, (tuple, list)):
+      value = ','.join(map(str, value))
+    yield path, str(value)
+
+
+def trial(name='digits', argument='', **changes) -> Any:
+  """The trial of a config, with fields changed, in its own network.
+
+  On one of the eight simulated devices, without previews and evaluations while
+  it trains (`SEEN` has them).
+  """
+  config = load.from_file(str(CONFIGS / f'{name}.py'), argument)
+  config = shrunk(load.completed(config))
+  fewer = {
+    'training.mesh': (1, 1),
+    'training.sample_every': 0,
+    'training.evaluate_every': 0,
+  }
+  return load.with_flags(config, [*as_flags(fewer | changes)])
+
+
+def smoke(**changes) -> Any:
+  """digits:smoke with a network whose training takes a third of the time.
+
+  That of a U-Net is meant, with all programs in the cache.
+  """
+  small = {'network': SMALL, 'network.channels': 8}
+  return trial(**small | changes)
+
+
+def unet_smoke(**changes) -> Any:
+  """The same with the config's own network, of one resolution."""
+  fewer = {
+    'network.multipliers': (1,),
+    'network.attention_resolutions': (),
+    'network.middle_attention': 'none',
+  }
+  return trial(**fewer | changes)
+
+
+def normal_params(model, seed=0, deviation=0.2):
+  """Parameters of which all show; in new ones the last layer is zero."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: (deviation * rng.standard_normal(x.shape)).astype(x.dtype),
+    models.shapes(model),
+  )
+
+
+def untrained(config, workdir, deviation=0.2):
+  """Makes a run folder of normal parameters, without a training."""
+  model = models.make(config, workdir)
+  params = normal_params(model, deviation=deviation)
+  workdir = make_folder(workdir)
+  folder.write_config(workdir, config, model.facts)
+  stored = folder.stored_form(config, model.facts)
+  checkpoints.save_params(workdir, config.training.num_steps, params, stored)
+  return workdir
+
+
+@pytest.fixture
+def config():
+  return smoke()
+
+
+@pytest.fixture(scope='module')
+def run(digits_run, tmp_path_factory):
+  """A finished digits:smoke run that tests may write in."""
+  workdir = tmp_path_factory.mktemp('runs') / 'digits-smoke'
+  return shutil.copytree(digits_run, workdir)

@@ -1,0 +1,86 @@
+"""A run of a classifier of noisy images."""
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.app import models, weights
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.data import sources
+from diffusion_jax.errors import UserError
+from tests.app.models.test_guidance import classifier_smoke
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'classifier'
+  MODES['train'](classifier_smoke(**{'training.evaluate_every': 4}), workdir)
+  return workdir
+
+
+def test_a_classifier_run_trains(run):
+  lines = (run / 'metrics.jsonl').read_text().splitlines()
+  lines = [json.loads(line) for line in lines]
+  losses = [line['loss'] for line in lines if 'loss' in line]
+  assert len(losses) == 4 and all(0 < loss < 10 for loss in losses)
+  assert 0 <= lines[-1]['test_accuracy'] <= 1
+
+
+def test_it_makes_no_images_and_says_why(run, tmp_path, capsys):
+  """Neither as previews of its training nor when it is asked."""
+  fields = {
+    'training.num_steps': 1,
+    'training.sample_every': 1,
+    'optimizer.warmup_steps': 0,
+  }
+  MODES['train'](classifier_smoke(**fields), tmp_path)
+  assert 'a classifier makes no images' in capsys.readouterr().out
+  assert not list((tmp_path / 'samples').iterdir())
+  for mode in ('sample', 'edit'):
+    with pytest.raises(UserError, match='is a classifier, which makes no imag'):
+      MODES[mode](classifier_smoke(), run)
+
+
+def test_accuracy_literally(run):
+  """The fraction right, with the metric's own noise, image by image."""
+  config = classifier_smoke()
+  model: Any = models.make(config, run)
+  params, _ = weights.restore(model)
+  images, labels = sources.digits('test').read(np.arange(4))
+  images, labels = jnp.asarray(images, jnp.float32) / 8 - 1, jnp.array(labels)
+  keys = jax.random.split(jax.random.key(0), 4)
+  measure = jax.jit(model.schema.metrics['accuracy']().measure(model))
+  right = measure(params, keys, images, {'label': labels})['right']
+  ask = jax.jit(model.network.apply)
+  split = jax.vmap(lambda key: jax.random.split(key, 11))(keys)
+  alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+  for i, t in enumerate([1, *range(100, 1001, 100)]):
+    eps = jax.vmap(lambda k: jax.random.normal(k, (8, 8, 1)))(split[:, i])
+    x = alpha_bar[t - 1] ** 0.5 * images + (1 - alpha_bar[t - 1]) ** 0.5 * eps
+    logits = ask({'params': params['network']}, x, jnp.full(4, t - 1.0))
+    guess = np.asarray(logits).argmax(axis=1)
+    np.testing.assert_array_equal(right[:, i], guess == labels)
+
+
+def test_a_classifier_needs_classes():
+  fields = {'data': 'synthetic', 'data.num_classes': 0}
+  model = models.make(classifier_smoke(**fields), 'nowhere')
+  with pytest.raises(UserError, match='needs images of two or more classes'):
+    models.shapes(model)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'network': 'unet'}, "config.network='unet' is not one of classifier"),
+    ({'conditioning.labels': True}, 'no field config.conditioning'),
+    ({'sampling.sampler': 'ddim'}, 'no field config.sampling.sampler'),
+  ],
+)
+def test_sections_that_it_does_not_have_are_refused(changes, message):
+  with pytest.raises(UserError, match=message):
+    classifier_smoke(**changes)

@@ -1,0 +1,177 @@
+"""What a diffusion model does with its network, in closed form."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.app import devices, models
+from diffusion_jax.core.keys import fold_in_each, stream
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.sharding import replicate
+from tests.app.conftest import normal_params, smoke
+
+X = np.float32(np.random.default_rng(0).uniform(-1.0, 1.0, (3, 8, 8, 1)))
+
+
+def model_of(**changes) -> Any:
+  return models.make(smoke(**changes), 'nowhere')
+
+
+def test_at_levels_of_another_schedule_the_network_sees_its_own():
+  """x at alpha = 1 is x of the trained level of equal SNR, over its alpha."""
+  model = model_of(**{'sampling.schedule': 'karras', 'sampling.clip': False})
+  params = normal_params(model, 1, deviation=0.3)
+  label = np.arange(3)
+
+  @jax.jit
+  def both(params, x):
+    trained = model.schedule()
+    level = trained.at_step(400)
+    cond = {'label': label}
+    own = model.denoiser(params, cond)(x, level).x0
+    there = dj.NoiseLevel(0.5, jnp.ones(()), level.sigma / level.alpha)
+    denoise = model.step_function(params, cond, trained)
+    return own, denoise(x / level.alpha, there).x0, denoise(x, there).x0
+
+  own, same, other = both(params, X)
+  np.testing.assert_allclose(same, own, atol=1e-4)
+  assert np.abs(other - own).max() > 0.01
+
+
+def test_the_likelihood_of_a_network_that_sees_no_noise():
+  """eps = 0: dx / dt = x d log(alpha) / dt, from t_min to 1, without clipping.
+
+  Then x is scaled by r = alpha(1) / alpha(t_min), and log p(x) is the prior's
+  at r x plus D log r. The density of a bin of width 2 / 16 is uniform.
+  """
+  model = model_of(**{'sampling.clip': True})
+  params = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype), models.shapes(model)
+  )
+  keys = jax.random.split(jax.random.key(2), 3)
+  measure = jax.jit(model.schema.metrics['ode'](tolerance=1e-4).measure(model))
+  bits = measure(params, keys, X, {'label': np.arange(3)})['total']
+  schedule = model.schedule()
+  first, last = (jax.tree.map(np.float64, schedule(t)) for t in (1e-3, 1))
+  r = last.alpha / first.alpha
+  assert r < 0.02  # r x is small compared with the prior's deviation
+  normal = -0.5 * 64 * np.log(2 * np.pi * last.sigma**2)
+  log_p = normal + 64 * np.log(r) + 64 * np.log(2 / 16)
+  np.testing.assert_allclose(bits, -log_p / 64 / np.log(2), rtol=1e-3)
+
+
+def test_more_levels_than_steps_are_noted_before_they_are_visited(capsys):
+  model = model_of(**{'sampling.num_steps': 5000})
+  model.generate(devices.make_mesh(model.config))
+  said = capsys.readouterr().out
+  assert 'note: sampling.num_steps=5000 is more than the 1,000 steps' in said
+  assert ': 1,000 distinct steps are visited, and 4,000 levels between' in said
+  model = model_of(**{'sampling.num_steps': 1000})
+  model.generate(devices.make_mesh(model.config))
+  assert not capsys.readouterr().out
+
+
+def test_self_conditioning_hands_each_estimate_to_the_next_step():
+  """Two steps of DDIM by hand, the network called as (x, noise, label, x0)."""
+  model = model_of(**{
+    'conditioning.self_conditioning': True,
+    'sampling.num_steps': 2,
+    'sampling.sampler.eta': 0.0,
+  })  # fmt: skip
+  params = normal_params(model, 2, deviation=0.1)
+  mesh = devices.make_mesh(model.config)
+  index, labels = np.arange(2), np.array([3, 8])
+  images = model.generate(mesh)(
+    replicate(mesh, params), index, {'label': labels}
+  )
+
+  levels = dj.level_grid(model.schedule(), 2)
+  keys = fold_in_each(stream(model.config.sampling.seed, 'sampling'), index)
+  prior_keys, _ = jax.vmap(jax.random.split, out_axes=1)(keys)
+  x = dj.prior_sample(prior_keys, (2, 8, 8, 1), levels.take(0))
+  apply = jax.jit(model.network.apply)
+  x0, differences = jnp.zeros_like(x), []
+  for i in range(2):
+    t, s = levels.take(i), levels.take(i + 1)
+    see = lambda x0, x=x, t=t: apply(
+      {'params': params['network']},
+      x,
+      jnp.broadcast_to(model.noise_input(t), 2),
+      {'label': labels, 'x0': x0},
+    )
+    eps = see(x0)
+    differences.append(np.abs(eps - see(0.0 * x0)).max())
+    x0 = jnp.clip((x - t.sigma * eps) / t.alpha, -1.0, 1.0)
+    eps = (x - t.alpha * x0) / t.sigma
+    x = s.alpha * x0 + s.sigma * eps
+  np.testing.assert_allclose(images, x, atol=2e-3)
+  assert differences[0] == 0.0 and differences[1] > 0.05
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (
+      {'sampling.guidance.scale': 2.0, 'conditioning.dropout': 0.0},
+      'guidance.scale=2.0 needs a network that was trained with conditioning.d',
+    ),
+    (
+      {
+        'sampling.guidance.scale': 2.0,
+        'sampling.guidance.low': 3.0,
+        'sampling.guidance.high': 1.0,
+      },
+      'sampling.guidance: low=3.0 is above high=1.0',
+    ),
+    ({'schedule': 'flow'}, 'parametrization=eps: the schedule has no signal'),
+    (
+      {'sampling.dynamic_threshold': 99.5},
+      'config.sampling.dynamic_threshold=99.5 is not a number in',
+    ),
+    (
+      {'sampling.sampler': 'unipc', 'sampling.churn.s_churn': 1.0},
+      'sampler=unipc uses earlier steps, which churn and corrector change',
+    ),
+    (
+      {'sampling.respacing': '10', 'schedule': 'continuous_cosine'},
+      'config.sampling: respacing needs a schedule of steps',
+    ),
+    (
+      {'network': 'vdm', 'network.num_groups': 4},
+      "network 'vdm' needs config.noise_input=logsnr",
+    ),
+    (
+      {
+        'network': 'vdm',
+        'network.num_groups': 4,
+        'conditioning.self_conditioning': True,
+      },
+      'self_conditioning needs a network with self_conditioning: vdm has none',
+    ),
+  ],
+)
+def test_what_does_not_fit_together_is_one_line(changes, message):
+  with pytest.raises(UserError, match=message) as error:
+    model = model_of(**changes)
+    model.check('sample')
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    jax.eval_shape(
+      lambda params: model.from_noise(
+        params, {}, jax.random.split(jax.random.key(0), 2),
+        {'label': np.arange(2)},
+      ),
+      params,
+    )  # fmt: skip
+  assert '\n' not in str(error.value)
+
+
+def test_steps_of_a_schedule_without_steps_are_refused():
+  model = model_of(
+    **{'schedule': 'continuous_cosine', 'sampling.spacing': 'steps'}
+  )
+  with pytest.raises(UserError, match="config.sampling: spacing='steps' needs"):
+    model.generate(devices.make_mesh(model.config))

@@ -1,0 +1,204 @@
+"""Flow maps by config: what has gradients and samples, and what is refused."""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.app import devices, models
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.modes.train_setup import setup, state_maker
+from diffusion_jax.errors import UserError
+from diffusion_jax.training import checkpoints, first_weights
+from diffusion_jax.training.objectives import Context
+from tests.app.conftest import SMALL, trial, untrained
+
+TINY = {'network': SMALL, 'network.channels': 8}
+MEAN_FLOW = {'objective': 'mean_flow'}
+GUIDED = MEAN_FLOW | {
+  'objective.guidance': 'power_law',
+  'objective.guidance.high': 4.0,
+}
+SHORTCUT = {'objective': 'shortcut'}
+CONTINUOUS = {
+  'objective': 'continuous_consistency',
+  'sampling.stochastic': True,
+}
+DISTILLATION = {
+  'objective': 'consistency_distillation',
+  'objective.solver': 'heun',
+  'objective.pairs': 'grid',
+  'objective.pairs.num_scales': 4,
+  'sampling.stochastic': True,
+}
+TRAINING = {
+  'objective': 'consistency_training',
+  'objective.pairs': 'easy',
+  'objective.pairs.steps_per_stage': 2,
+  'objective.distance': 'pseudo_huber',
+  'sampling.stochastic': True,
+}
+IMPROVED = TRAINING | {'objective.pairs': 'improved'}
+del IMPROVED['objective.pairs.steps_per_stage']
+PROGRESSIVE = {
+  'objective': 'progressive_distillation',
+  'objective.num_steps': 4,
+}
+CASES = {
+  'reflow': {},
+  'mean_flow': MEAN_FLOW,
+  'mean_flow, guided': GUIDED,
+  'shortcut': SHORTCUT,
+  'distillation': DISTILLATION,
+  'consistency': TRAINING,
+  'consistency, improved': IMPROVED,
+  'continuous': CONTINUOUS,
+  'continuous, taught': CONTINUOUS,
+  'progressive': PROGRESSIVE,
+}
+TAUGHT = 'reflow', 'distillation', 'continuous, taught', 'progressive'
+
+
+def config_of(changes, teacher=''):
+  """digits_distilled:smoke as other objectives have it."""
+  fields = {'training.teacher': teacher, 'training.init_from': ''}
+  return trial('digits_distilled', **fields | TINY | changes)
+
+
+def teacher_smoke():
+  return trial('digits_flow', 'unscaled', **TINY)
+
+
+@pytest.fixture(scope='module')
+def teacher(tmp_path_factory):
+  """A run of digits_flow:unscaled_smoke, tiny."""
+  workdir = tmp_path_factory.mktemp('runs') / 'teacher'
+  return str(untrained(teacher_smoke(), workdir))
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
+  changes = CASES[name] | {'sampling.num_steps': 2}
+  steps = {'sampling.num_steps': 2 if 'stochastic' in str(changes) else 1}
+  config = config_of(changes | steps, teacher if name in TAUGHT else '')
+  model: Any = models.make(config, 'nowhere')
+  model.check('train')
+  params = models.shapes(model)
+  objective = model.objective()
+  batch = {
+    'image': jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32),
+    'label': jax.ShapeDtypeStruct((2,), np.int32),
+  }
+  context = Context(ema_params=params, frozen=model.frozen_shapes())
+  assert bool(context.frozen) == (name in TAUGHT)
+  key = jax.random.key(0)
+  gradient = jax.grad(objective.__call__, has_aux=True)
+  gradients, _ = jax.eval_shape(gradient, params, context, key, batch)
+  assert jax.tree.structure(gradients) == jax.tree.structure(params)
+
+  def sample(params, keys, label):
+    return model.from_noise(params, {}, keys, {'label': label})
+
+  keys = jax.eval_shape(lambda key: jax.random.split(key, 2), key)
+  label = batch['label']
+  assert jax.eval_shape(sample, params, keys, label).shape == (2, 8, 8, 1)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (
+      MEAN_FLOW | {'noise_input.scale': 1000.0},
+      'set noise_input=time and noise_input.scale=1',
+    ),
+    (
+      MEAN_FLOW | {'noise_input': 'logsnr'},
+      'gets t and t - s: set it to time',
+    ),
+    (
+      MEAN_FLOW | {'sampling.sampler': 'ddim'},
+      'no field config.sampling.sampler',
+    ),
+    (MEAN_FLOW | {'sampling.clip': True}, 'no field config.sampling.clip'),
+    (
+      MEAN_FLOW | {'sampling.guidance_scale': 2.0},
+      'is trained in, and 1 here',
+    ),
+    (
+      GUIDED | {'sampling.guidance_scale': 5.0},
+      'is outside of the scales of the training, 1 to 4.0',
+    ),
+    (
+      GUIDED | {'conditioning.dropout': 0.0},
+      'also trains the network without a condition: set conditioning.dropout',
+    ),
+    (
+      MEAN_FLOW | {'network': 'unet', 'network.attention': 'cudnn'},
+      'cudnn needs a GPU|has no forward-mode derivative',
+    ),
+    (
+      MEAN_FLOW | {'network': 'edm2'},
+      'needs a network with elapsed: edm2 has none',
+    ),
+    (
+      DISTILLATION | {'sampling.stochastic': False, 'sampling.num_steps': 2},
+      'set it to 1, or sampling.stochastic=True',
+    ),
+  ],
+)
+def test_what_a_flow_map_cannot_have_is_refused(changes, message):
+  with pytest.raises(UserError, match=message) as error:
+    model = models.make(config_of(changes), 'nowhere')
+    model.check('sample')
+    models.shapes(model)
+  assert '\n' not in str(error.value)
+
+
+def test_a_consistency_function_is_distilled_and_sampled(
+  teacher, tmp_path, capsys
+):
+  """By the modes, from the teacher's weights; elapsed is not there."""
+  run = tmp_path / 'run'
+  config = config_of(DISTILLATION | {'training.init_from': teacher}, teacher)
+  MODES['train'](config, run)
+  assert 'leaves\n' in capsys.readouterr().out  # none begins afresh
+  record = json.loads((run / 'teacher.json').read_text())
+  assert record['run'] == teacher
+  two = {'sampling.num_steps': 2}
+  MODES['sample'](config_of(DISTILLATION | two, teacher), run)
+  with np.load(run / 'samples' / 'samples.npz') as file:
+    assert file['arr_0'].shape == (16, 8, 8, 1)
+  with pytest.raises(UserError, match='it can do inpaint by repaint or repla'):
+    edit = DISTILLATION | {'edit': 'superres'}
+    MODES['edit'](config_of(edit, teacher), run)
+  # Another teacher would not continue this run.
+  other = json.dumps(record | {'checksum': 'other'})
+  (run / 'teacher.json').write_text(other)
+  more = {'training.num_steps': 5, 'training.resume': 'force'}
+  with pytest.raises(UserError, match='have changed since this run began'):
+    MODES['train'](config_of(DISTILLATION | more, teacher), run)
+
+
+def test_new_inputs_begin_afresh_and_say_so(teacher, capsys):
+  """A run of flow matching becomes MeanFlow: elapsed time is added."""
+  config = config_of(MEAN_FLOW)
+  parts = setup(config, 'nowhere')
+  make_state, _ = state_maker(
+    parts.model, parts.objective, parts.optimizer, devices.make_mesh(config)
+  )
+  first = make_state()
+  state = first_weights.begin(first, teacher)
+  printed = capsys.readouterr().out
+  layers = [f'elapsed_dense_{i}' for i in (1, 2)]
+  for layer in layers:
+    for leaf in ('kernel', 'bias'):
+      assert f'network/{layer}/{leaf}' in printed
+  assert printed.count(' [') == 4 and printed.count('\n') == 1
+  of_teacher, _ = checkpoints.restore_params(teacher)
+  ours, before = state.params['network'], first.params['network']
+  for layer in layers:
+    jax.tree.map(np.testing.assert_array_equal, ours[layer], before[layer])
+  rest = {name: x for name, x in ours.items() if name not in layers}
+  jax.tree.map(np.testing.assert_array_equal, rest, of_teacher['network'])

@@ -1,0 +1,269 @@
+"""Guided sampling by config: by the condition, or by other runs."""
+
+import itertools
+import json
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.app import models, other_runs
+from diffusion_jax.app.models.guidance import OtherRun
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.errors import UserError
+from tests.app.conftest import normal_params, smoke, trial, untrained
+
+LABELS = jnp.array([3, 8])
+X = 0.5 * jax.random.normal(jax.random.key(5), (2, 8, 8, 1))
+
+
+def classifier_smoke(**changes):
+  fewer = {'network.multipliers': (1,), 'network.attention_resolutions': ()}
+  return trial('digits_classifier', **fewer | changes)
+
+
+def made(config, seed) -> Any:
+  """A model, and parameters away from the initial zeros."""
+  model = models.make(config, 'nowhere')
+  return model, normal_params(model, seed)
+
+
+LEVEL = made(smoke(), 0)[0].schedule()(jnp.array(0.4))
+
+
+def network(model, params):
+  """(x, level, cond) -> what the Flax module computes."""
+  apply, noise = jax.jit(model.network.apply), model.noise_input
+  return lambda x, level, cond: apply(
+    {'params': params['network']}, x, jnp.broadcast_to(noise(level), 2), cond
+  )
+
+
+def x0_of(eps, level=LEVEL, x=X):
+  return (x - level.sigma * eps) / level.alpha
+
+
+def guided_x0(config, params, cond, runs=None):
+  model: Any = models.make(config, 'nowhere')
+  runs = runs or {}
+
+  @jax.jit
+  def ask(params, others):
+    guides = {n: run._replace(params=others[n]) for n, run in runs.items()}
+    return model.denoiser(params, cond, guides)(X, LEVEL).x0
+
+  return ask(params, {name: run.params for name, run in runs.items()})
+
+
+def close(x, expected):
+  np.testing.assert_allclose(x, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(scope='module')
+def loud():
+  """(parameters, x0 with the label, x0 without), all by hand."""
+  model, params = made(smoke(), 0)
+  ask = network(model, params)
+  cond = x0_of(ask(X, LEVEL, {'label': LABELS}))
+  uncond, same = (
+    x0_of(ask(X, LEVEL, {'label': labels, 'drop': jnp.ones(2, bool)}))
+    for labels in (LABELS, LABELS - 1)
+  )
+  np.testing.assert_array_equal(uncond, same)  # the labels do not matter
+  return params, cond, uncond
+
+
+def test_guidance_without_a_classifier_by_hand(loud):
+  params, cond, uncond = loud
+  assert np.abs(cond - uncond).max() > 0.01
+  for fields, expected in [
+    ({'clip': True}, np.clip(cond, -1.0, 1.0)),
+    ({'guidance.scale': 0.0}, uncond),
+    (
+      {'guidance.scale': 3.0, 'clip': True},
+      np.clip(uncond + 3.0 * (cond - uncond), -1.0, 1.0),
+    ),
+    ({'guidance.scale': 3.0, 'guidance.high': 0.1}, cond),
+    ({'guidance.scale': 3.0, 'guidance.low': 1e3}, cond),
+  ]:
+    fields = {f'sampling.{name}': value for name, value in fields.items()}
+    config = smoke(**{'sampling.clip': False} | fields)
+    close(guided_x0(config, params, {'label': LABELS}), expected)
+  x0 = uncond + 3.0 * (cond - uncond)
+  std = [np.std(a, axis=(1, 2, 3), keepdims=True) for a in (cond, x0)]
+  fields = {'sampling.guidance.scale': 3.0, 'sampling.guidance.rescale': 1.0}
+  fields['sampling.clip'] = False
+  x = guided_x0(smoke(**fields), params, {'label': LABELS})
+  close(x, x0 * std[0] / std[1])
+
+
+def test_a_threshold_takes_the_place_of_the_clip(loud):
+  params, cond, uncond = loud
+  x0 = np.asarray(uncond + 3.0 * (cond - uncond))
+  s = np.quantile(np.abs(x0).reshape(2, -1), 0.9, axis=1)
+  s = np.maximum(s, 1.0).reshape(2, 1, 1, 1)
+  assert s.max() > 1.1
+  for clip in (True, False):
+    config = smoke(**{
+      'sampling.guidance.scale': 3.0,
+      'sampling.dynamic_threshold': 0.9,
+      'sampling.clip': clip,
+    })  # fmt: skip
+    x = guided_x0(config, params, {'label': LABELS})
+    close(x, np.clip(x0, -s, s) / s)
+
+
+def test_a_worse_run_in_place_of_the_null_class_by_hand(loud):
+  """It has another network, and takes no labels."""
+  params, cond, _ = loud
+  other = {'network.channels': 4, 'conditioning.labels': False}
+  guide = OtherRun(*made(smoke(**other, **{'conditioning.dropout': 0.0}), 1))
+  worse = x0_of(network(*guide)(X, LEVEL, {}))
+  config = smoke(**{
+    'sampling.guidance': 'autoguidance',
+    'sampling.guidance.run': 'there',
+    'sampling.guidance.scale': 2.0,
+    'sampling.clip': False,
+  })  # fmt: skip
+  x = guided_x0(config, params, {'label': LABELS}, {'guidance': guide})
+  close(x, worse + 2.0 * (cond - worse))
+
+
+def log_prob_gradient(guide, level, x):
+  def total(x):
+    logits = network(*guide)(x, level, {})
+    return jax.nn.log_softmax(logits)[jnp.arange(2), LABELS].sum()
+
+  return jax.jit(jax.grad(total))(x)
+
+
+def test_guidance_by_a_classifier_by_hand():
+  """Of a network without labels, by eps - sigma scale gradient."""
+  fields = {
+    'conditioning.labels': False,
+    'conditioning.dropout': 0.0,
+    'sampling.clip': False,
+    'sampling.classifier.run': 'there',
+    'sampling.classifier.scale': 8.0,
+  }
+  config = smoke(**fields)
+  model, params = made(config, 0)
+  eps = network(model, params)(X, LEVEL, {})
+  cond = {'label': LABELS}
+  guide = OtherRun(*made(classifier_smoke(), 2))
+  shift = -LEVEL.sigma * 8.0 * log_prob_gradient(guide, LEVEL, X)
+  eps_hat = eps + shift
+  assert np.abs(eps_hat - eps).max() > 1e-3
+  x = guided_x0(config, params, cond, {'classifier': guide})
+  close(x, x0_of(eps_hat))
+
+  # clipped last, or as guided-diffusion: x0 clipped, then its eps guided
+  clipped = np.clip(x0_of(eps), -1.0, 1.0)
+  eps_of_clipped = (X - LEVEL.alpha * clipped) / LEVEL.sigma
+  assert np.abs(clipped - x0_of(eps)).max() > 0.01
+  for after_clip, expected in (
+    (False, np.clip(x0_of(eps_hat), -1.0, 1.0)),
+    (True, x0_of(eps_of_clipped + shift)),
+  ):
+    more = {'clip': True, 'classifier.after_clip': after_clip}
+    more = {f'sampling.{name}': value for name, value in more.items()}
+    clipping = smoke(**fields | more)
+    x = guided_x0(clipping, params, cond, {'classifier': guide})
+    close(x, expected)
+  assert np.abs(expected).max() > 1.01  # not clipped again
+
+  # a classifier that was trained on other noise is asked at the same SNR
+  other = {'schedule': 'karras', 'noise_input': 'edm'}
+  other = models.make(classifier_smoke(**other), 'nowhere')
+  guide = OtherRun(other, guide.params)
+  sigma = LEVEL.sigma / LEVEL.alpha
+  there = dj.NoiseLevel(jnp.array(0.5), jnp.array(1.0), sigma)
+  gradient = log_prob_gradient(guide, there, X / LEVEL.alpha) / LEVEL.alpha
+  eps_hat = eps - LEVEL.sigma * 8.0 * gradient
+  x = guided_x0(config, params, cond, {'classifier': guide})
+  close(x, x0_of(eps_hat))
+
+
+@pytest.fixture(scope='module')
+def runs(digits_run, tmp_path_factory):
+  """Workdirs of tiny runs: with labels, without, and of a classifier."""
+  root = tmp_path_factory.mktemp('runs')
+  dirs = {name: root / name for name in ('labels', 'none', 'classifier')}
+  shutil.copytree(digits_run, dirs['labels'])
+  without = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
+  untrained(smoke(**without), dirs['none'])
+  untrained(classifier_smoke(), dirs['classifier'])
+  return dirs
+
+
+NUMBERS = itertools.count()
+
+
+def sample(workdir, **fields):
+  fields = {f'sampling.{name}': value for name, value in fields.items()}
+  few = {'sampling.num_samples': 4, 'sampling.batch_size': 4}
+  name = {'sampling.name': f'samples{next(NUMBERS)}'}
+  if workdir.name == 'none':
+    few |= {'conditioning.labels': False, 'conditioning.dropout': 0.0}
+  make = classifier_smoke if workdir.name == 'classifier' else smoke
+  config = make(**few, **name, **fields)
+  MODES['sample'](config, workdir)
+  with np.load(workdir / 'samples' / f'{config.sampling.name}.npz') as file:
+    return dict(file)
+
+
+def test_every_guidance_samples(runs):
+  worse = {'guidance': 'autoguidance', 'guidance.run': runs['none']}
+  worse |= {'guidance.scale': 2.0, 'guidance.rescale': 0.7}
+  for which, fields in (
+    ('labels', worse | {'guidance.high': 5.0}),
+    ('none', {'classifier.run': runs['classifier'], 'classifier.scale': 3.0}),
+  ):
+    arrays = sample(runs[which], labels=(3, 7), **fields)
+    assert arrays['labels'].tolist() == [3, 7, 3, 7]
+    assert arrays['arr_0'].shape == (4, 8, 8, 1)
+
+
+MISTAKES = {
+  'classifier.run: the run in .* is a diffusion model, and a classifier is': (
+    'none', {'classifier.run': '{labels}'}
+  ),
+  'guidance.run: the run in .* is a classifier, and a diffusion model is': (
+    'labels',
+    {
+      'guidance': 'autoguidance',
+      'guidance.run': '{classifier}',
+      'guidance.scale': 2.0,
+    },
+  ),
+  'takes no labels .conditioning.labels., and there is no sampling.classif': (
+    'none', {'labels': (3,)}
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('message', MISTAKES)
+def test_a_run_that_cannot_guide_is_one_line(runs, message):
+  which, fields = MISTAKES[message]
+  fields = {
+    field: value.format(**runs) if isinstance(value, str) else value
+    for field, value in fields.items()
+  }
+  with pytest.raises(UserError, match=message) as error:
+    sample(runs[which], **fields)
+  assert '\n' not in str(error.value)
+
+
+def test_other_images_cannot_guide(runs, tmp_path):
+  path = runs['classifier'] / 'config.json'
+  stored = json.loads(path.read_text())
+  stored['facts']['num_classes'] = 7
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  config = smoke(**{'sampling.classifier.run': tmp_path})
+  message = 'the images in .* have num_classes 7, and .* of this run 10'
+  with pytest.raises(UserError, match=message):
+    other_runs.guides_of(models.make(config, 'nowhere'))

@@ -1,0 +1,373 @@
+"""Diffusion in latents: as in pixels where it must be, and self-contained."""
+
+import itertools
+import json
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.app import devices, images, models, other_runs, weights
+from diffusion_jax.app.models import latent
+from diffusion_jax.app.models.latent import LatentDiffusion
+from diffusion_jax.app.models.model import Latents
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.data import sources
+from diffusion_jax.data.images import scale, to_uint8
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.sharding import replicate, to_global
+from diffusion_jax.training import checkpoints
+from tests.app.conftest import SMALL, printed_by, trial, untrained
+
+QUIET = {
+  'optimizer.decay': 'constant',
+  'training.checkpoint_every': 2,
+  'sampling.num_samples': 4,
+  'sampling.batch_size': 4,
+}
+
+
+def config_of(run, **changes):
+  """digits_latent:smoke in the latents of a run, for None in pixels."""
+  small = {'network': SMALL, 'network.channels': 8}
+  small |= {'latent': None} if run is None else {'latent.run': run}
+  return trial('digits_latent', **small | QUIET | changes)
+
+
+def model_of(workdir, **changes) -> Any:
+  return models.make(config_of(source_of(workdir), **changes), workdir)
+
+
+def metrics(workdir, name='loss'):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  lines = [json.loads(line) for line in lines]
+  return [line[name] for line in lines if name in line]
+
+
+@pytest.fixture(scope='module')
+def autoencoder(tmp_path_factory):
+  """digits_autoencoder:smoke, of normal parameters."""
+  fields = {
+    'network.multipliers': (1, 2),
+    'network.attention_resolutions': (),
+    'network.middle_attention': 'none',
+  }
+  config = trial('digits_autoencoder', **QUIET | fields)
+  return untrained(config, tmp_path_factory.mktemp('runs') / 'autoencoder')
+
+
+@pytest.fixture(scope='module')
+def trained(autoencoder, tmp_path_factory):
+  """(workdir, what it printed) of four steps in its latents.
+
+  The autoencoder has left since.
+  """
+  folder = tmp_path_factory.mktemp('runs')
+  source = folder / 'autoencoder'
+  shutil.copytree(autoencoder, source)
+  workdir = folder / 'latent'
+  printed = printed_by(MODES['train'], config_of(source), workdir)
+  shutil.rmtree(source)
+  return workdir, printed
+
+
+@pytest.fixture(scope='module')
+def run(trained):
+  return trained[0]
+
+
+def source_of(workdir):
+  return json.loads((workdir / 'config.json').read_text())['latent']['run']
+
+
+HALF = Latents(
+  lambda autoencoder, x, keys=None: autoencoder['scale'] * x / 2.0,
+  lambda autoencoder, z: 2.0 * z / autoencoder['scale'],
+)
+LINEAR = {
+  'training.evaluate_every': 2,
+  'conditioning.labels': False,
+  'conditioning.dropout': 0.0,
+  # another kind of model has the defaults of this section
+  'sampling.sampler': 'ddim',
+  'sampling.sampler.eta': 0.0,
+  'sampling.num_steps': 4,
+  'sampling.clip': False,
+}
+
+
+@pytest.fixture
+def linear(autoencoder, tmp_path, monkeypatch):
+  """A folder that has begun with z = scale * x / 2, scale = 2: z = x."""
+  monkeypatch.setattr(LatentDiffusion, 'latents', HALF)
+  config = config_of(autoencoder, **LINEAR, **{'latent.shape': (8, 8, 1)})
+  model = models.make(config, tmp_path)
+  model.prepare(images.source_of(config), devices.make_mesh(config))
+  path = tmp_path / 'latent.json'
+  record = json.loads(path.read_text())
+  path.write_text(json.dumps(record | {'scale': 2.0}))
+  return config, tmp_path, record
+
+
+def test_latents_that_are_pixels_are_diffused_as_pixels(linear):
+  """The same losses, test losses, parameters and samples."""
+  latents, workdir, _ = linear
+  pixels = config_of(None, **LINEAR)
+  MODES['train'](pixels, workdir / 'pixels')
+  MODES['train'](latents, workdir)
+  for name in ('loss', 'test_loss', 'grad_norm'):
+    ours, theirs = metrics(workdir, name), metrics(workdir / 'pixels', name)
+    assert len(ours) > 1
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+  mesh, index = devices.make_mesh(pixels), np.arange(4)
+  both = []
+  for config, place in ((pixels, workdir / 'pixels'), (latents, workdir)):
+    model = models.make(config, place)
+    params = weights.restore(model)[0] | model.load()
+    both.append(model.generate(mesh)(replicate(mesh, params), index, {}))
+  # the decoder gives back x, which is z
+  np.testing.assert_allclose(both[1], both[0], atol=1e-5)
+
+
+def test_the_measured_scale_is_one_over_the_deviation(linear):
+  *_, record = linear
+  x = scale(sources.digits('train').images, 17).astype(np.float64)
+  assert record['images'] == len(x)
+  np.testing.assert_allclose(record['scale'], 1.0 / (x / 2.0).std(), rtol=1e-6)
+
+
+def test_the_deviation_of_parts_is_that_of_the_whole():
+  x = np.random.default_rng(0).normal(3.0, 2.0, (70, 3, 2, 5))
+  factor, rows = latent.inverse_std([x[:32], x[32:64], x[64:]])
+  np.testing.assert_allclose(factor, 1.0 / x.std(), rtol=1e-12)
+  assert rows == 70
+  assert not np.isfinite(latent.inverse_std([np.ones((4, 2))])[0])
+
+
+def test_the_scale_is_that_of_draws_over_the_training_set(run):
+  """Scaled draws have deviation 1, per set; drawn anew with other keys."""
+  model = model_of(run)
+  kept, latents = model.load()['autoencoder'], model.latents
+  x = scale(sources.digits('train').images, 17)
+  keys = jax.random.split(jax.random.key(5), len(x))
+  z = np.asarray(jax.jit(latents.encode)(kept, x, keys))
+  assert z.shape == (len(x), 4, 4, 4)
+  np.testing.assert_allclose(z.std(), 1.0, atol=0.02)
+  # whatever the scale is, latents have it and the decoder takes it back
+  other = kept | {'scale': 3.0 * kept['scale']}
+  encode, decode = jax.jit(latents.encode), jax.jit(latents.decode)
+  z = encode(kept, x[:2])
+  np.testing.assert_allclose(encode(other, x[:2]), 3.0 * z, rtol=1e-5)
+  np.testing.assert_allclose(decode(other, 3.0 * z), decode(kept, z), atol=1e-5)
+
+
+def test_latents_are_drawn_anew_each_step_on_any_devices(run):
+  batch = {
+    'image': scale(sources.digits('train').images[:8], 17),
+    'label': np.arange(8, dtype=np.int32),
+  }
+  key, drawn = jax.random.key(0), {}
+  model = model_of(run)
+  kept = model.load()
+  for shape in ((1, 1), (4, 2)):
+    mesh = devices.make_mesh(config_of('', **{'training.mesh': shape}))
+    encode, place = model.make_encode(mesh), replicate(mesh, kept)
+    for i in (0, 1):
+      out = encode(place, to_global(mesh, batch), key, i)
+      assert len(out['image'].sharding.device_set) == mesh.size
+      np.testing.assert_array_equal(out['label'], batch['label'])
+      drawn[shape, i] = np.asarray(out['image'])
+  np.testing.assert_allclose(drawn[(4, 2), 1], drawn[(1, 1), 1], atol=1e-5)
+  assert np.abs(drawn[(1, 1), 0] - drawn[(1, 1), 1]).max() > 1e-3
+  # the same distribution: only the noise differs
+  encode = jax.jit(model.latents.encode)
+  mean = np.asarray(encode(kept['autoencoder'], batch['image']))
+  noise = [drawn[(1, 1), i] - mean for i in (0, 1)]
+  correlation = np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]
+  assert np.std(noise) > 1e-3 and abs(correlation) < 0.2
+
+
+def test_a_run_continues_exactly_without_its_autoencoder(
+  trained, tmp_path, capsys
+):
+  """Bit for bit; latent.json is read, not measured again."""
+  whole, printed = trained
+  assert 'scale' in printed
+  parts = tmp_path / 'parts'
+  shutil.copytree(whole, parts)
+  shutil.rmtree(parts / 'checkpoints' / '4')
+  before = (parts / 'latent.json').read_bytes()
+  MODES['train'](config_of(source_of(whole)), parts)
+  assert 'scale' not in capsys.readouterr().out
+  assert (parts / 'latent.json').read_bytes() == before
+  a, b = (checkpoints.restore_params(w)[0] for w in (parts, whole))
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+  assert len(metrics(whole)) == 4 and metrics(parts) == metrics(whole)
+
+
+@pytest.mark.slow
+def test_losses_are_those_of_one_device_in_one_part(run, tmp_path):
+  moved = {'training.mesh': (2, 1), 'training.accumulate': 2}
+  other = tmp_path / 'other'
+  shutil.copytree(run, other)
+  shutil.rmtree(other / 'checkpoints' / '4')
+  MODES['train'](config_of(source_of(run), **moved), other)
+  np.testing.assert_allclose(metrics(other), metrics(run), rtol=1e-5)
+
+
+def test_samples_need_only_the_run_folder(run, tmp_path):
+  """Decoded, also each frame of a trajectory, and guided by another run."""
+  copy = tmp_path / 'moved'
+  shutil.copytree(run, copy)
+  changes = {
+    'sampling.trajectory': True,
+    # autoguidance by the run itself: no difference of the two, no guidance
+    'sampling.guidance': 'autoguidance',
+    'sampling.guidance.run': run,
+    'sampling.guidance.scale': 3.0,
+    'sampling.name': 'guided',
+  }
+  MODES['sample'](config_of('', **changes), copy)
+  with np.load(copy / 'samples' / 'guided.npz') as file:
+    guided = file['arr_0']
+  assert guided.shape == (4, 8, 8, 1) and guided.dtype == np.uint8
+  with Image.open(copy / 'samples' / 'guided.gif') as frames:
+    assert frames.n_frames > 2  # pyright: ignore[reportAttributeAccessIssue]
+  MODES['sample'](config_of(''), copy)
+  with np.load(copy / 'samples' / 'samples.npz') as file:
+    np.testing.assert_array_equal(file['arr_0'], guided)
+
+
+@pytest.fixture
+def files(tmp_path):
+  digits = to_uint8(scale(sources.digits('test').images[:2], 17), 17)[..., 0]
+  known = np.full((8, 8), 255, np.uint8)
+  known[:, 5:] = 0  # column 4 is known, but not its latents
+  for name, x in {'a': digits[0], 'b': digits[1], 'mask': known}.items():
+    Image.fromarray(x).save(tmp_path / f'{name}.png')
+  return tmp_path
+
+
+NUMBERS = itertools.count()
+
+
+def edited(run, files, edit, **changes):
+  paths = {'image': 'a', 'image2': 'b', 'mask': 'mask'}
+  takes = {
+    'inpaint': ('image', 'mask'),
+    'sdedit': ('image',),
+    'interpolate': ('image', 'image2'),
+  }.get(edit, ())
+  fields = {f'edit.{n}': str(files / f'{paths[n]}.png') for n in takes}
+  few = {'edit.jump': 1} if edit == 'inpaint' else {}
+  name = f'edit{next(NUMBERS)}'
+  fields |= few | {'edit': edit, 'edit.num_samples': 2, 'edit.output': name}
+  MODES['edit'](config_of('', **fields | changes), run)
+  with np.load(run / 'edits' / f'{name}.npz') as file:
+    return file['arr_0'][..., 0]
+
+
+@pytest.mark.parametrize('method', ['repaint', 'reconstruction'])
+def test_known_pixels_stay_to_the_bit(run, files, method, capsys):
+  results = edited(run, files, 'inpaint', **{'edit.method': method})
+  assert 'in latents 50% are known' in capsys.readouterr().out
+  given = np.asarray(Image.open(files / 'a.png'))
+  kept = given[None, :, :5].repeat(2, 0)
+  np.testing.assert_array_equal(results[:, :, :5], kept)
+  assert (results[0, :, 5:] != results[1, :, 5:]).any()
+
+
+def test_edits_of_no_strength_are_what_the_autoencoder_makes_of_it(run, files):
+  """SDEdit from step 0, and the two ends of an interpolation."""
+  model = model_of(run)
+  kept, latents = model.load()['autoencoder'], model.latents
+  x = scale(sources.digits('test').images[:2], 17)
+  round_trip = lambda kept, x: latents.decode(kept, latents.encode(kept, x))
+  back = jax.jit(round_trip)(kept, x)
+  expected = to_uint8(np.asarray(back), 17)[..., 0]
+  results = edited(run, files, 'sdedit', **{'edit.strength': 0.0})
+  np.testing.assert_array_equal(results[0], expected[0])
+  many = {'sampling.num_steps': 200}
+  results = edited(run, files, 'interpolate', **many)
+  for end in (0, 1):
+    away = np.abs(results[end].astype(float) - expected[end])
+    assert away.mean() < 4.0
+
+
+def test_a_latent_is_known_where_all_its_pixels_are():
+  mask = np.ones((6, 4, 1), bool)
+  mask[0, 3] = mask[5, 0] = False
+  small = latent.shrink_mask(mask, (3, 2, 7))
+  np.testing.assert_array_equal(small[..., 0], [[1, 0], [1, 1], [0, 1]])
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'latent.run': 'nowhere'}, 'latent.run: there is no run in nowhere, and'),
+    ({'latent.shape': (4, 4, 2)}, 'shape=.* have the shape .4, 4, 4.'),
+    ({'sampling.clip': True}, 'sampling.clip is of pixels, and this run diffu'),
+    ({'sampling.dynamic_threshold': 0.9}, 'sampling.dynamic_threshold is of'),
+    ({'sampling.classifier.run': 'x'}, 'sampling.classifier is of pixels'),
+    ({'conditioning.augment': 0.1}, 'conditioning.augment is of pixels'),
+    ({'conditioning.image': 'superres'}, 'conditioning.image is of pixels'),
+    ({'conditioning.self_conditioning': True}, 'self_conditioning is of pixe'),
+    ({'objective': 'vdm'}, "objective='vdm' is not one of denoising, hybrid"),
+    (
+      {'data': 'synthetic', 'data.image_shape': (8, 8, 3)},
+      r'the images in .* are \(8, 8, 1\), and here \(8, 8, 3\)',
+    ),
+  ],
+)
+def test_a_mistake_is_one_line(autoencoder, tmp_path, changes, message):
+  with pytest.raises(UserError, match=message) as error:
+    MODES['train'](config_of(autoencoder, **changes), tmp_path / 'r')
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'r' / 'latent.json').exists()
+
+
+def test_a_run_that_is_no_autoencoder_has_no_latents(run, tmp_path):
+  with pytest.raises(UserError, match='has no latents with a height and a wid'):
+    MODES['train'](config_of(run), tmp_path / 'r')
+
+
+def test_what_cannot_be_edited_says_so(run, files):
+  for edit in ('superres', 'colorize'):
+    with pytest.raises(UserError, match='sees no pixels while it samples'):
+      edited(run, files, edit)
+  with pytest.raises(UserError, match='sampling.clip is of pixels'):
+    MODES['sample'](config_of('', **{'sampling.clip': True}), run)
+
+
+def test_a_changed_autoencoder_is_noticed(run, tmp_path):
+  copy = tmp_path / 'copy'
+  shutil.copytree(run, copy)
+  path = copy / 'latent.json'
+  record = json.loads(path.read_text())
+  path.write_text(json.dumps(record | {'checksum': 1}))
+  with pytest.raises(UserError, match='have changed since this run began'):
+    MODES['sample'](config_of(''), copy)
+  changes = {
+    'sampling.guidance': 'autoguidance',
+    'sampling.guidance.run': copy,
+    'sampling.guidance.scale': 2.0,
+  }
+  with pytest.raises(UserError, match='has the latents of another autoenc'):
+    other_runs.guides_of(model_of(run, **changes))
+  path.unlink()
+  with pytest.raises(UserError, match='latent.json cannot be read'):
+    MODES['sample'](config_of(''), copy)
+
+
+def test_a_run_in_pixels_does_not_guide_one_in_latents(run, digits_run):
+  changes = {
+    'sampling.guidance': 'autoguidance',
+    'sampling.guidance.run': digits_run,
+    'sampling.guidance.scale': 2.0,
+  }
+  message = 'is a diffusion model, and a diffusion model of latents is needed'
+  with pytest.raises(UserError, match=message):
+    other_runs.guides_of(model_of(run, **changes))

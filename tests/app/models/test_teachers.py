@@ -1,0 +1,97 @@
+"""Which runs can teach, and at which levels they are asked."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.app import models
+from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.run import folder
+from diffusion_jax.errors import UserError
+from tests.app.conftest import trial
+
+
+def write(workdir, name='digits_flow', **changes):
+  config = trial(name, 'unscaled' * (name == 'digits_flow'), **changes)
+  facts = models.make(config, workdir).facts
+  folder.write_config(workdir, config, facts)
+
+
+def student(teacher) -> Any:
+  fields = {'training.teacher': teacher, 'training.init_from': ''}
+  return models.make(trial('digits_distilled', **fields), 'nowhere')
+
+
+NO_LABELS = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (
+      {'name': 'digits_meanflow'},
+      'is a flow map, and a teacher must be',
+    ),
+    ({'name': 'digits_classifier'}, 'is a classifier, and a teacher must be'),
+    ({'conditioning.self_conditioning': True}, 'has self-conditioning'),
+    (NO_LABELS, 'conditioning.labels is False in .*, and True in this run'),
+    ({'conditioning.dropout': 0.0}, 'trained without dropout; set it to 0'),
+    (
+      {'data': 'synthetic', 'data.num_classes': 3},
+      r'the images in .* have (image_shape|num_classes)',
+    ),
+  ],
+)
+def test_a_run_that_cannot_teach_is_refused(changes, message, tmp_path):
+  write(tmp_path, **changes)
+  with pytest.raises(UserError, match=message) as error:
+    student(tmp_path).objective()
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'changes, teacher, message',
+  [
+    ({}, 'nowhere', 'training.teacher: there is no run in nowhere'),
+    ({}, '', 'objective=reflow needs the folder of the run that is distilled'),
+    ({'objective': 'denoising'}, 'x', 'objective=denoising has no teacher'),
+  ],
+)
+def test_an_objective_has_a_teacher_or_none(changes, teacher, message):
+  fields = {'training.teacher': teacher, 'training.init_from': ''}
+  model = models.make(trial('digits_distilled', **fields | changes), 'nowhere')
+  with pytest.raises(UserError, match=message):
+    model.objective()
+
+
+def test_a_teacher_of_another_schedule_sees_its_own_levels(
+  tmp_path, monkeypatch
+):
+  """Of the same SNR, with x_t scaled to them; a perfect network of 0 output."""
+  write(tmp_path, **{
+    'schedule': 'continuous_cosine',
+    'parametrization': 'eps',  # x0 = x_t / alpha for eps = 0
+    'objective.weight': 'snr',
+  })  # fmt: skip
+  seen = []
+
+  def of_network(self, params, cond):
+    def denoise(xt, level):
+      seen.append(level)
+      return dj.Prediction(xt / level.expand_to(xt).alpha)
+
+    return denoise
+
+  monkeypatch.setattr(Diffusion, 'of_network', of_network)
+  level = dj.RectifiedFlowSchedule()(jnp.array([0.25, 0.5]))
+  x = jnp.ones((2, 8, 8, 1))
+  teacher = student(tmp_path).teacher()
+  x0 = teacher({'teacher': {}}, {})(x, level).x0
+  np.testing.assert_allclose(seen[0].logsnr, level.logsnr, rtol=1e-5)
+  np.testing.assert_allclose(
+    seen[0].alpha ** 2 + seen[0].sigma ** 2, 1, rtol=1e-5
+  )
+  np.testing.assert_allclose(x0, x / level.expand_to(x).alpha, rtol=1e-5)

@@ -1,0 +1,275 @@
+"""Runs of VAEs, from training to pictures: vector, chain, latent image."""
+
+import functools
+import json
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.app import devices, images, models
+from diffusion_jax.app.models import vae
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.core.keys import stream
+from diffusion_jax.data.images import scale
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.sharding import replicate
+from diffusion_jax.training import checkpoints
+from diffusion_jax.training.objectives import Context
+from tests.app.conftest import normal_params, trial
+
+LAYERS = {'vae': 1, 'hvae': 3}
+
+
+def smoke(kind='vae', **changes):
+  fewer = {} if kind == 'autoencoder' else {'network.multipliers': (1,)}
+  fields = {
+    'training.keep_best': 0,
+    'sampling.checkpoint': 'latest',
+    'training.checkpoint_every': 4,
+    'training.ema_warmup': False,
+    'training.ema_decay': 0.0,
+    'sampling.num_samples': 4,
+    'sampling.batch_size': 3,
+  }
+  return trial(f'digits_{kind}', **fewer | fields | changes)
+
+
+def made(workdir='nowhere', **fields) -> Any:
+  return models.make(smoke(**fields), workdir)
+
+
+SEEN = {
+  'training.sample_every': 4,
+  'training.evaluate_every': 2,
+  'training.keep_best': 1,
+  'training.checkpoint_every': 2,
+}
+WARM = {'objective.kl_warmup': 8}
+
+
+def trained(kind, tmp_path_factory, **changes):
+  """Returns (kind, workdir) of a run of four steps, evaluated after two."""
+  workdir = tmp_path_factory.mktemp('runs') / kind
+  MODES['train'](smoke(kind, **SEEN | changes), workdir)
+  return kind, workdir
+
+
+@pytest.fixture(scope='module')
+def warm(tmp_path_factory):
+  return trained('vae', tmp_path_factory, **WARM)
+
+
+@pytest.fixture(scope='module')
+def hvae(tmp_path_factory):
+  return trained('hvae', tmp_path_factory)
+
+
+@pytest.fixture(scope='module', params=['warm', 'hvae'])
+def run(request):
+  return request.getfixturevalue(request.param)
+
+
+def lines(workdir):
+  text = (workdir / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def test_it_trains_and_evaluates_the_plain_bound(run):
+  kind, workdir = run
+  assert (workdir / 'samples' / 'step_00000004.png').exists()
+  train_line = [x for x in lines(workdir) if 'loss' in x][-1]
+  test_line = [x for x in lines(workdir) if 'test_loss' in x][-1]
+  parts = test_line['test_reconstruction'] + test_line['test_kl']
+  assert test_line['test_loss'] == pytest.approx(parts, rel=1e-5)
+  assert test_line['test_beta'] == 1.0
+  # the objective's default is 1, here after 3 of 8 steps
+  assert train_line['beta'] == pytest.approx(1.0 if kind == 'hvae' else 3 / 8)
+  assert ('test_kl_3' in test_line) == (kind == 'hvae')
+
+
+def test_a_latent_image_trains_and_gives_samples(tmp_path):
+  MODES['train'](smoke('autoencoder'), tmp_path)
+  assert made(kind='autoencoder').latent_shape() == (4, 4, 4)
+  beta = [x['beta'] for x in lines(tmp_path) if 'beta' in x][-1]
+  assert beta == pytest.approx(0.01)  # of configs/digits_autoencoder.py
+  MODES['sample'](smoke('autoencoder'), tmp_path)
+  with np.load(tmp_path / 'samples' / 'samples.npz') as arrays:
+    assert arrays['reconstructions'].shape == (4, 1, 8, 8, 1)
+
+
+def test_it_writes_samples_reconstructions_and_ways_between(run):
+  kind, workdir = run
+  MODES['sample'](smoke(kind), workdir)
+  out = workdir / 'samples'
+  for name in ('samples', 'samples-reconstructions', 'samples-interpolation'):
+    assert (out / f'{name}.png').exists()
+  with np.load(out / 'samples.npz') as arrays:
+    arrays = dict(arrays)
+  assert arrays['arr_0'].shape == (4, 8, 8, 1)
+  decoded = arrays['reconstructions']
+  assert decoded.shape == (4, LAYERS[kind], 8, 8, 1)
+  way = arrays['interpolation']  # from image 0 to 2, and from 1 to 3
+  assert way.shape == (2, vae.COLUMNS, 8, 8, 1)
+  for ends, i in ((way[:, 0], slice(0, 2)), (way[:, -1], slice(2, 4))):
+    difference = np.abs(ends.astype(int) - decoded[i, 0])
+    assert difference.max() <= 16  # one grey level, by rounding
+  test = images.source_of(smoke(kind), 'test').read(np.arange(4))[0]
+  levels = np.rint(arrays['originals'] * (16 / 255))
+  np.testing.assert_array_equal(levels, test)
+
+
+def test_samples_are_draws_of_the_prior_decoded(run):
+  """Each a function of the seed and its index; of the exact prior's z."""
+  kind, workdir = run
+  model = made(kind=kind)
+  params = checkpoints.restore_params(workdir)[0]
+  mesh = devices.make_mesh(model.config)
+  params, generate = replicate(mesh, params), model.generate(mesh)
+  whole = generate(params, np.arange(4), {})
+  np.testing.assert_allclose(
+    generate(params, np.arange(2, 4), {}), whole[2:], atol=1e-5
+  )
+  assert np.ptp(whole, axis=0).max() > 1e-4
+  if kind == 'hvae':
+    return
+  key = jax.random.fold_in(stream(0, 'vae_sampling'), 3)
+  shape = model.latent_shape()
+  z = jax.random.normal(jax.random.split(key, 1)[0], shape)[None]
+  decode = jax.jit(lambda p, z: model.image(model.decode(p, 1, z)))
+  expected = decode(params['network'], z)
+  np.testing.assert_allclose(whole[3:], expected, atol=1e-5)
+
+
+def test_a_chain_literally():
+  """Up by means, down by means or by draws; z_1 of lines between two means."""
+  model = made(kind='hvae')
+  params, rng = normal_params(model, 3), np.random.default_rng(4)
+  x = rng.uniform(-1.0, 1.0, (2, 8, 8, 1))
+  seed = model.config.sampling.seed
+  keys = jax.random.fold_in(stream(seed, 'vae_sampling'), 5)
+
+  @jax.jit
+  def literally(params, x):
+    up = lambda t, z: model.encode(params, t, z).mean
+    down = lambda t, z: model.decode(params, t, z)
+    shown = lambda z: model.image(down(1, z))
+    z1 = up(1, x)
+    z2 = up(2, z1)
+    z3 = up(3, z2)
+    back = down(2, z2).mean, down(2, down(3, z3).mean).mean
+    rows = jnp.stack([shown(z) for z in (z1, *back)], axis=1)
+    part = 1 / (vae.COLUMNS - 1)
+    second = (1 - part) * z1[:1] + part * z1[1:]
+    ends = shown(z1[:1]), shown(second), shown(z1[1:])
+    noise = lambda key: jax.random.normal(key, (1, *z3.shape[1:]))
+    eps_1, eps_2, eps_3 = map(noise, jax.random.split(keys, 3))
+    z = eps_3
+    for t, eps in ((3, eps_2), (2, eps_1)):
+      p = down(t, z)
+      z = p.mean + jnp.sqrt(p.variance) * eps
+    ours = model.reconstruct(params, x)
+    ways = model.interpolate(params, x[:1], x[1:])
+    return rows, ends, shown(z), ours, ways
+
+  rows, ends, drawn, ours, ways = literally(params['network'], x)
+  assert np.ptp(rows, axis=1).max() > 0.1  # the layers tell apart
+  np.testing.assert_allclose(ours, rows, atol=1e-5)
+  assert np.abs(ends[0] - ends[2]).max() > 0.1
+  for i, end in zip((0, 1, -1), ends, strict=True):
+    np.testing.assert_allclose(ways[:, i], end, atol=1e-5)
+  generate = model.generate(devices.make_mesh(model.config))
+  sample = generate(params, np.arange(5, 6), {})
+  np.testing.assert_allclose(sample, drawn, atol=1e-5)
+
+
+def measured(model, name, params, index, **fields):
+  """A metric of test images, with the noise of their indices."""
+  pictures, _ = images.source_of(model.config, 'test').read(index)
+  root = jax.random.key(0)
+  keys = jax.vmap(functools.partial(jax.random.fold_in, root))(index)
+  measure = jax.jit(model.schema.metrics[name](**fields).measure(model))
+  return measure(params, keys, scale(pictures, 17), {})
+
+
+def test_its_bounds_and_those_of_more_draws(run):
+  """The terms add up; an image has one bound in any batch."""
+  kind, workdir = run
+  model = made(kind=kind)
+  params, index = checkpoints.restore_params(workdir)[0], np.arange(5)
+  elbo = measured(model, 'elbo', params, index)
+  kl = elbo['kl_of_layers' if kind == 'hvae' else 'kl_of_channels']
+  assert kl.shape == (5, LAYERS[kind] if kind == 'hvae' else 16)
+  total = elbo['reconstruction'] + kl.sum(axis=1) / (64 * np.log(2))
+  np.testing.assert_allclose(elbo['total'], total, rtol=1e-5)
+  many = measured(model, 'iw', params, index, num_samples=40)['total']
+  assert many.mean() < elbo['total'].mean()
+  alone = measured(model, 'iw', params, index[3:], num_samples=40)['total']
+  np.testing.assert_allclose(alone, many[3:], rtol=1e-5)
+
+
+def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
+  """Bit for bit: the count of steps is restored with the state."""
+  _, whole = warm
+  parts = tmp_path / 'parts'
+  shutil.copytree(whole, parts)
+  shutil.rmtree(parts / 'checkpoints' / '4')
+  MODES['train'](smoke(**WARM), parts)
+  for average in (True, False):
+    a, b = (checkpoints.restore_params(x, average)[0] for x in (whole, parts))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+  betas = [x['beta'] for x in lines(parts) if 'beta' in x]
+  assert betas == [0.0, 0.125, 0.25, 0.375]
+
+
+def test_two_grey_levels_and_bernoullis(key):
+  """Black and white digits; a new network says 1/2, a bit for each pixel."""
+  model = made(**{'decoding.decoder': 'bernoulli', 'data': 'two_levels'})
+  pictures, _ = model.source().read(np.arange(8))
+  assert set(np.unique(pictures)) == {0, 1}
+  params, objective = jax.jit(model.init)(key), model.objective(test=True)
+  batch = {'image': scale(pictures, 2)}
+  context = Context(state=objective.init())
+  _, (metrics, _) = jax.jit(objective.__call__)(params, context, key, batch)
+  assert metrics['reconstruction'].total == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'network': 'unet'}, "config.network='unet' is not one of autoencoder"),
+    (
+      {'network': 'hierarchical', 'network.num_groups': 4},
+      'objective=vae trains one layer of latents, and this network has',
+    ),
+    (
+      {'decoding.decoder': 'student'},
+      'is not one of logistic, gaussian, unit_gaussian, bernoulli',
+    ),
+    ({'decoding.decoder': 'bernoulli'}, 'has 2 grey levels, and these images'),
+    ({'conditioning.labels': True}, 'no field config.conditioning'),
+    ({'sampling.sampler': 'ddim'}, 'no field config.sampling.sampler'),
+    ({'sampling.labels': (3,)}, 'config.sampling.labels has no effect on a V'),
+    ({'network.num_groups': 3}, 'config.network: num_groups=3 does not divide'),
+    (
+      {'objective.free_bits': 0.1, 'training.accumulate': 2},
+      'free_bits needs the whole batch: set training.accumulate=1',
+    ),
+  ],
+)
+def test_what_does_not_fit_together_is_one_line(changes, message, tmp_path):
+  with pytest.raises(UserError, match=message):
+    MODES['train'](smoke(**changes), tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_what_cannot_be_asked_of_a_vae_is_one_line(run):
+  kind, workdir = run
+  with pytest.raises(UserError, match='is a VAE, which cannot edit pictures'):
+    MODES['edit'](smoke(kind), workdir)
+  fields = {'sampling.trajectory': True}
+  with pytest.raises(UserError, match='trajectory has no effect on a VAE'):
+    MODES['sample'](smoke(kind, **fields), workdir)

@@ -1,0 +1,409 @@
+"""--mode=edit and networks conditioned on images, tiny ones."""
+
+import functools
+import itertools
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.app import devices, models, sample_inputs
+from diffusion_jax.app.config import make
+from diffusion_jax.app.modes import MODES, edit
+from diffusion_jax.core.keys import stream
+from diffusion_jax.data import sources
+from diffusion_jax.data.images import scale, to_uint8
+from diffusion_jax.errors import UserError
+from tests.app.conftest import smoke, unet_smoke, untrained
+
+QUICK = {
+  'training.num_steps': 1,
+  'training.checkpoint_every': 1,
+  'sampling.num_steps': 3,
+  'sampling.num_samples': 4,
+  'sampling.batch_size': 4,
+  'optimizer.warmup_steps': 0,
+  'edit.num_samples': 2,
+}
+FEW_JUMPS = {'edit.num_resamples': 2, 'edit.jump': 1}
+COLOUR = {
+  'data': 'synthetic',
+  'data.image_shape': (8, 8, 3),
+  'conditioning.labels': False,
+  'conditioning.image': 'colorize',
+}
+INPAINTING = {'conditioning.image': 'inpaint'}
+
+
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'plain'
+  return untrained(smoke(**QUICK), workdir, deviation=0.1)
+
+
+@pytest.fixture(scope='module')
+def palette(tmp_path_factory):
+  """Trained on known pixels and labels; with a preview."""
+  workdir = tmp_path_factory.mktemp('runs') / 'palette'
+  changes = INPAINTING | {'training.sample_every': 1}
+  MODES['train'](smoke(**QUICK | changes), workdir)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def colour(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'colour'
+  return untrained(smoke(**QUICK | COLOUR), workdir)
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+  """Pictures: a digit and another, a mask, a small, a large, a coloured one."""
+  folder = tmp_path_factory.mktemp('pictures')
+  digits = to_uint8(scale(sources.digits('test').images[:2], 17), 17)[..., 0]
+  colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+  known = np.repeat([255, 0], 32).astype(np.uint8).reshape(8, 8)
+  pictures = {
+    'digit': digits[0],
+    'other': digits[1],
+    'odd': colours[..., 0],  # grey levels that digits do not have
+    'mask': known,
+    'white': np.full((8, 8), 255, np.uint8),
+    'small': digits[0][::2, ::2],
+    'large': np.zeros((9, 8), np.uint8),
+    'colours': colours,
+  }
+  for name, picture in pictures.items():
+    Image.fromarray(picture).save(folder / f'{name}.png')
+  (folder / 'text.png').write_text('no picture')
+  return folder
+
+
+def picture(files, name):
+  with Image.open(files / f'{name}.png') as file:
+    return np.asarray(file)
+
+
+NUMBERS = itertools.count()
+
+
+def config_of(files, changes, fields, make_config=smoke):
+  """A config whose edit reads the files that `fields` name."""
+  paths = {f'edit.{k}': str(files / f'{v}.png') for k, v in fields.items()}
+  name = {'edit.output': f'edit{next(NUMBERS)}'}
+  few = FEW_JUMPS if changes.get('edit', 'inpaint') == 'inpaint' else {}
+  return make_config(**QUICK | few | paths | name | dict(changes))
+
+
+def run(workdir, files, changes=(), **fields):
+  """Edits; values of `fields` are names of files. Returns the npz."""
+  config = config_of(files, dict(changes), fields)
+  MODES['edit'](config, workdir)
+  with np.load(workdir / 'edits' / f'{config.edit.output}.npz') as arrays:
+    return dict(arrays)
+
+
+@pytest.mark.parametrize('fields', [
+  {'mask': 'mask', 'edit': 'inpaint'},
+  pytest.param({'edit': 'sdedit'}, marks=pytest.mark.slow),
+  pytest.param(
+    {'image2': 'other', 'edit': 'interpolate'}, marks=pytest.mark.slow
+  ),
+])  # fmt: skip
+def test_images_are_the_same_in_any_batch_on_any_devices(plain, files, fields):
+  """Five at once on one device, and two at a time on two."""
+  fields = dict(fields)
+  changes = {'edit': fields.pop('edit'), 'edit.num_samples': 5}
+  small = {'sampling.batch_size': 2, 'training.mesh': (2, 1)}
+  both = [
+    run(plain, files, changes | more, image='digit', **fields)['arr_0']
+    for more in ({'sampling.batch_size': 8}, small)
+  ]
+  assert both[0].shape == (5, 8, 8, 1)
+  assert (both[0][0] != both[0][4]).any()
+  # of 17 grey levels; rounding may move a pixel by one
+  assert (both[0] != both[1]).mean() < 0.02
+
+
+@pytest.mark.parametrize(
+  'method, name',
+  [(None, 'odd'), ('replace', 'digit'), ('reconstruction', 'odd')],
+)
+def test_known_pixels_are_the_same_in_the_files_written(
+  plain, files, method, name, capsys
+):
+  """To the bit, also of grey levels that the run does not have."""
+  output = f'a{method}{name}'
+  changes = {'edit.method': method, 'edit.output': output}
+  arrays = run(plain, files, changes, image=name, mask='mask')
+  printed = capsys.readouterr().out
+  assert 'white is known, 50% of the pixels' in printed
+  assert f'{output}_0.png to _1.png\n' in printed
+  assert arrays['arr_0'].shape == (2, 8, 8, 1) and arrays['mask'].sum() == 32
+  given = picture(files, name)
+  for i in range(2):
+    result = picture(plain / 'edits', f'{output}_{i}')
+    np.testing.assert_array_equal(result[:4], given[:4])
+    np.testing.assert_array_equal(result, arrays['arr_0'][i, ..., 0])
+    assert (result[4:] != given[4:]).any()
+  assert (arrays['arr_0'][0] != arrays['arr_0'][1]).any()
+  # image, mask, two results
+  assert picture(plain / 'edits', output).shape == (12 * 10, 12 * (1 + 4 * 9))
+
+
+def write_mask(path, colours, alpha):
+  """Colours [8, 8] of grey and alpha [8, 8], as drawn in an editor."""
+  Image.fromarray(np.stack([colours, alpha], -1).astype(np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+  'name', ['white on transparent', 'erased', 'opaque', '16 bits']
+)
+def test_a_mask_is_its_alpha_or_its_white(files, name):
+  """Erased from a picture; an alpha that is 255 everywhere does not count."""
+  known = np.arange(64).reshape(8, 8) % 3 == 0
+  path, full = files / f'{name}.png', np.full((8, 8), 255)
+  if name == 'white on transparent':
+    write_mask(path, full, 255 * known)
+  elif name == 'erased':
+    write_mask(path, np.arange(64).reshape(8, 8) * 4, 255 * known)
+  elif name == 'opaque':
+    write_mask(path, 255 * known, full)
+  else:
+    Image.fromarray((65535 * known).astype(np.uint16)).save(path)
+  mask = edit.read_mask(str(path), (8, 8, 1))
+  np.testing.assert_array_equal(mask[..., 0], known)
+
+
+def test_masks_that_say_nothing_are_refused(files):
+  full, half = np.full((8, 8), 255), np.repeat([255, 0], 32).reshape(8, 8)
+  for colours, alpha, message in (
+    (0 * full, half, 'm.png is black on transparent, which can be read both'),
+    (half, 0 * full + 200, 'm.png is opaque everywhere: opaque pixels are kno'),
+  ):
+    write_mask(files / 'm.png', colours, alpha)
+    with pytest.raises(ValueError, match=message):
+      edit.read_mask(str(files / 'm.png'), (8, 8, 1))
+
+
+def test_palette_fills_in_unknown_pixels(palette, files):
+  changes = INPAINTING | {'edit.label': 3}
+  results = run(palette, files, changes, image='digit', mask='mask')['arr_0']
+  given = picture(files, 'digit')
+  np.testing.assert_array_equal(
+    results[:, :4, :, 0], given[None, :4].repeat(2, 0)
+  )
+
+
+def test_sdedit_of_no_strength_is_the_picture(plain, files):
+  changes = {'edit': 'sdedit', 'edit.strength': 0.0}
+  results = run(plain, files, changes, image='digit')['arr_0']
+  given = picture(files, 'digit')
+  np.testing.assert_array_equal(results[1, ..., 0], given)
+  changes = {'edit': 'sdedit', 'edit.strength': 1.0, 'edit.label': 4}
+  results = run(plain, files, changes, image='digit', mask='mask')['arr_0']
+  np.testing.assert_array_equal(results[1, :4, :, 0], given[:4])
+  assert (results[1, 4:, :, 0] != given[4:]).any()
+
+
+def test_interpolation_goes_from_one_to_the_other(files, tmp_path):
+  """Guided by the scale and the threshold given; both change the way."""
+  unet = untrained(unet_smoke(**QUICK), tmp_path, deviation=0.1)
+  changes = {'edit': 'interpolate', 'edit.num_samples': 3, 'edit.label': 3}
+  changes |= {'sampling.num_steps': 200}
+  guided = {
+    'sampling.guidance': 'classifier_free',
+    'sampling.guidance.scale': 30.0,
+  }
+  ways = []
+  for more in ({}, guided, {'sampling.dynamic_threshold': 0.5}):
+    fields = {'image': 'digit', 'image2': 'other'}
+    config = config_of(files, changes | more, fields, unet_smoke)
+    MODES['edit'](config, unet)
+    with np.load(unet / 'edits' / f'{config.edit.output}.npz') as arrays:
+      ways.append(arrays['arr_0'][..., 0])
+  for end, name in ((0, 'digit'), (2, 'other')):
+    away = np.abs(ways[0] - picture(files, name).astype(float))
+    away = away.mean(axis=(1, 2))
+    assert away[end] < 2.0 and away[1] > 4.0
+  for i, j in ((0, 1), (0, 2), (1, 2)):
+    assert (ways[i] != ways[j]).any()
+
+
+def test_an_interpolation_is_not_clipped():
+  """Of eps = 30 for any x: x_0 leaves [-1, 1] on the way, ends do not move."""
+  config = smoke(**QUICK | {'sampling.clip': True, 'edit': 'interpolate'})
+  model: Any = models.make(config, 'nowhere')
+  params = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype), models.shapes(model)
+  )
+  params['network']['conv_out']['bias'] += 30.0
+  ends = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1))
+  ends = ends.astype(np.float32)
+  inputs = {
+    'image': ends[:1],
+    'image2': ends[1:],
+    'weight': np.float32([0.0, 1.0]),
+    'cond': {'label': np.zeros(2, np.int32)},
+  }
+  keys = jax.random.split(jax.random.key(0), 2)
+  draw = jax.jit(functools.partial(edit.interpolate, model, None, ''))
+  results = draw(params, {}, keys, inputs)
+  np.testing.assert_allclose(results, ends, atol=1e-3)
+
+
+def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
+  """Or comes closer to them: three steps of a network with little training."""
+  changes = {'edit': 'superres', 'edit.iterations': 4}
+  better = run(plain, files, changes, image='small')
+  assert better['image'].shape == (4, 4, 1)
+  assert better['arr_0'].shape == (2, 8, 8, 1)
+  guessed = run(plain, files, changes | {'edit.scale': 0.0}, image='small')
+  means = lambda x: x.reshape(2, 4, 2, 4, 2).mean(axis=(2, 4))
+  error = lambda x: np.abs(means(x['arr_0']) - better['image'][None, ..., 0])
+  assert error(better).mean() < 0.8 * error(guessed).mean()
+
+
+def test_colours_by_a_run_that_learned_them(colour, files, capsys):
+  changes = COLOUR | {'edit': 'colorize'}
+  arrays = run(colour, files, changes, image='colours')
+  assert 'its colours are left out' in capsys.readouterr().out
+  assert arrays['image'].shape == (8, 8, 1)
+  assert arrays['arr_0'].shape == (2, 8, 8, 3)
+
+
+def test_samples_of_such_a_run_continue_test_images(palette):
+  """Beside one another: given, made, true; each of its own key."""
+  assert (palette / 'samples' / 'step_00000001.png').exists()
+  config = smoke(**QUICK | INPAINTING)
+  MODES['sample'](config, palette)
+  with np.load(palette / 'samples' / 'samples.npz') as arrays:
+    arrays = dict(arrays)
+  test = sources.digits('test')
+  truth = to_uint8(scale(test.images[:4], 17), 17)
+  np.testing.assert_array_equal(arrays['originals'], truth)
+  np.testing.assert_array_equal(arrays['labels'], test.labels[:4])
+  known = arrays['conditions'] == truth
+  assert 0.1 < known.mean() < 1.0
+  assert set(np.unique(arrays['conditions'][~known])) == {128}
+  sheet = picture(palette / 'samples', 'samples')
+  assert sheet.shape == (6 * (1 + 4 * 9), 6 * (1 + 3 * 9))
+  root = stream(config.sampling.seed, 'sampling_images')
+  keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(np.arange(4))
+  model: Any = models.make(config, palette)
+  x0 = scale(test.images[:4], 17)
+  expected = jax.jit(model.conditioning.image)(keys, x0)
+  mesh = devices.make_mesh(config)
+  # the condition depends on the seed and the number only
+  for n in (4, 2):
+    image = sample_inputs.choose_images(model, n, mesh).image
+    np.testing.assert_array_equal(image, expected[:n])
+
+
+@pytest.mark.parametrize(
+  'changes, fields, message',
+  [
+    ({}, {}, r'config.edit: which image\? Give --config.edit.image='),
+    ({}, {'image': 'digit'}, r'which mask\? Give --config.edit.mask='),
+    ({}, {'image': 'none', 'mask': 'mask'}, 'there is no image .*none.png'),
+    ({}, {'image': 'text', 'mask': 'mask'}, 'is not an image that Pillow'),
+    (
+      {},
+      {'image': 'large', 'mask': 'mask'},
+      r'image .*large.png has 8x9 pixels \(width x height\), 8x8 are needed',
+    ),
+    ({}, {'image': 'digit', 'mask': 'large'}, 'mask .*large.png has 8x9 pi'),
+    ({}, {'image': 'digit', 'mask': 'white'}, 'is white everywhere: white pix'),
+    ({'edit.method': 'palette'}, {}, 'needs a run with conditioning.image=inp'),
+    ({'edit.label': 10}, {}, r'edit.label=10 is out of range, .* 0\.\.9'),
+    (
+      {'edit': 'sdedit', 'edit.strength': 1.5},
+      {'image': 'digit'},
+      r'config.edit.strength=1.5 is not',
+    ),
+    (
+      {'edit.jump': 9},
+      {'image': 'digit', 'mask': 'mask'},
+      'config.edit: jump is 9: it must be at least 1 and less than the 3 steps',
+    ),
+    ({'sampling.sampler': 'unipc'}, {}, 'which sampling.sampler=unipc would u'),
+    (
+      {'edit': 'sdedit', 'sampling.sampler': 'unipc'},
+      {'image': 'digit', 'mask': 'mask'},
+      'config.edit.mask changes x between steps, which sampling.sampler=unipc',
+    ),
+    (
+      {'edit': 'superres', 'edit.factor': 3},
+      {'image': 'small'},
+      'config.edit: factor=3 does not divide 8x8',
+    ),
+    ({'edit': 'colorize'}, {'image': 'digit'}, 'this run have no colours'),
+    (
+      {'edit': 'interpolate', 'edit.num_samples': 1},
+      {},
+      'config.edit: num_samples must be at least 2 for an interpolation',
+    ),
+    (
+      {'edit': 'interpolate', 'conditioning.self_conditioning': True},
+      {},
+      'the ODE of a network with self-conditioning cannot be inverted',
+    ),
+    (
+      {
+        'sampling.guidance': 'classifier_free',
+        'sampling.guidance.scale': 2.0,
+      },
+      {},
+      'guidance.scale=2.0 needs a class: give --config.edit.label',
+    ),
+    (
+      {'sampling.classifier': 'run', 'sampling.classifier.run': 'x'},
+      {},
+      'config.sampling.classifier: edits cannot be guided by it',
+    ),
+  ],
+)  # fmt: skip
+def test_a_mistake_is_one_line(plain, files, changes, fields, message):
+  with pytest.raises(UserError, match=message) as error:
+    run(plain, files, changes, **fields)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'edit': 'sdedit'}, 'was trained with conditioning.image=colorize'),
+    (
+      {'edit': 'colorize', 'edit.method': 'reconstruction'},
+      'conditioning.image=None, and this one has colorize',
+    ),
+    ({'edit': 'colorize', 'edit.label': 1}, 'takes no labels'),
+  ],
+)
+def test_a_network_has_the_task_of_its_condition(
+  colour, files, changes, message
+):
+  with pytest.raises(UserError, match=message):
+    run(colour, files, COLOUR | changes, image='colours')
+
+
+def chosen_label(**changes):
+  config = smoke(**QUICK | changes)
+  model: Any = models.make(config, 'nowhere')
+  return edit.choose_label(model, make(model.schema, 'edit', config.edit))
+
+
+def test_the_label_is_that_of_all_samples():
+  np.testing.assert_array_equal(chosen_label(**{'edit.label': 3}), [3, 3])
+  assert chosen_label() is None  # the null class
+  with pytest.raises(UserError, match='needs a class, .* 0..9'):
+    chosen_label(**{'conditioning.dropout': 0.0})
+
+
+def test_labels_of_samples_are_those_of_the_images():
+  config = smoke(**QUICK | INPAINTING | {'sampling.labels': (3,)})
+  model = models.make(config, 'nowhere')
+  with pytest.raises(UserError, match='samples of this run continue test imag'):
+    sample_inputs.choose_images(model, 2, devices.make_mesh(config))

@@ -1,0 +1,96 @@
+import dataclasses
+from unittest.mock import Mock
+
+import pytest
+
+from diffusion_jax.app import devices, models
+from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.modes import MODES, hooks
+from diffusion_jax.training import checkpoints
+from tests.app.conftest import SEEN, smoke
+
+
+def made(**fields):
+  """The config and the hooks of a training with these intervals."""
+  names = {
+    'log_every': 10,
+    'checkpoint_every': 25,
+    'num_steps': 63,
+    **fields,
+  }
+  config = smoke(**{f'training.{name}': value for name, value in names.items()})
+  model = models.make(config, 'nowhere')
+  return config, hooks.make_hooks(model, devices.make_mesh(config))
+
+
+def ends(config, todo, step):
+  steps = []
+  while step < config.training.num_steps:
+    step = hooks.end_of_call(config, todo, step)
+    steps.append(step)
+  return steps
+
+
+def test_a_call_ends_where_something_is_due():
+  """At multiples of 10 and 25, and at 63; also from a step within."""
+  c = made(steps_per_call=8)
+  assert ends(*c, 0) == [8, 10, 18, 20, 25, 30, 38, 40, 48, 50, 58, 60, 63]
+  assert ends(*c, 21) == [25, 30, 38, 40, 48, 50, 58, 60, 63]
+  assert ends(*made(steps_per_call=1), 59) == [60, 61, 62, 63]
+  nothing = made(log_every=0, checkpoint_every=0, steps_per_call=50)
+  assert nothing[1] == [] and ends(*nothing, 0) == [50, 63]
+
+
+def due(config, todo, step):
+  """Names of what is due, in order; `test_loss` and `preview` are closures."""
+  names = {hooks.log: 'log', hooks.save: 'save', hooks.write_results: 'write'}
+  return [
+    names.get(hook.act) or hook.what[0].rpartition(' ')[2]
+    for hook in hooks.due(config, todo, step)
+  ]
+
+
+def test_everything_is_due_at_its_multiples_and_after_the_last_step():
+  """A checkpoint comes before what may fail, or has what is compared."""
+  c = made(evaluate_every=7, sample_every=14)
+  assert due(*c, 20) == ['log']
+  assert due(*c, 25) == ['save']
+  assert due(*c, 28) == ['images', 'write', 'preview']
+  assert due(*c, 29) == []
+  every = ['log', 'save', 'images', 'write', 'preview']
+  assert due(*c, 63) == due(*c, 350) == every
+  c = made(evaluate_every=7, sample_every=14, keep_best=1)
+  assert due(*c, 25) == ['images', 'write', 'save']
+  assert due(*c, 28) == ['images', 'write', 'preview']
+  assert due(*c, 63) == ['log', 'images', 'write', 'save', 'preview']
+
+
+def test_the_best_is_the_lowest_loss_and_the_highest_score(monkeypatch):
+  signs = lambda model: {'is': True, 'fid': False}
+  monkeypatch.setattr(hooks.scoring, 'higher_is_better', signs)
+  results = {'test_loss': 0.5, 'is': 3.0, 'fid': 2.0}
+  for name, criterion in (('test_loss', 0.5), ('is', -3.0), ('fid', 2.0)):
+    config = smoke(**{'training.keep_best_by': name})
+    model = models.make(config, 'nowhere')
+    kept = hooks.with_criterion(model, results)
+    assert kept == results | {checkpoints.CRITERION: criterion}
+    assert hooks.with_criterion(model, {'other': 1.0}) == {'other': 1.0}
+    assert hooks.with_criterion(model, {}) is None
+
+
+def test_a_test_loss_that_raises_is_refused_before_the_first_step(
+  tmp_path, monkeypatch
+):
+  """Without a part of the user's own a bug keeps its traceback."""
+  objective = Diffusion.objective
+
+  def broken(self, test=False):
+    real = objective(self, test)
+    if not test:
+      return real
+    return dataclasses.replace(real, draw=Mock(side_effect=ZeroDivisionError))
+
+  monkeypatch.setattr(Diffusion, 'objective', broken)
+  with pytest.raises(ZeroDivisionError):
+    MODES['train'](smoke(**SEEN), tmp_path / 'new')
+  assert not (tmp_path / 'new').exists()

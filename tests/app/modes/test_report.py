@@ -1,0 +1,133 @@
+"""The report of a smoke run: what is drawn for it, and what cannot be."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from diffusion_jax.app import models
+from diffusion_jax.app.modes import MODES, report
+from diffusion_jax.app.run import folder
+from diffusion_jax.errors import UserError
+from diffusion_jax.report import page
+from tests.app.conftest import smoke, trial
+from tests.report.test_page import Page
+
+
+def test_a_training_ends_with_a_report(run):
+  found = Page((run / 'report.html').read_text())
+  assert found.text['h1'] == ['digits-smoke']
+  sections = [section['id'] for section in found.all('section')]
+  assert sections == [
+    'samples', 'trajectory', 'curves', 'neighbours', 'config', 'environment',
+  ]  # fmt: skip
+  labels = [image['alt'] for image in found.all('img')]
+  assert labels[0].endswith('step 4') and 'step 4 of 4' in labels[1]
+  assert 'of 200 test images' in labels[2]
+  assert not list(run.glob('*.tmp'))
+
+
+def test_fields_that_the_config_sets_are_the_differences(run):
+  """Against the defaults of its own sections; choices are always listed."""
+  (this,) = report.read_runs([str(run)])
+  defaults = report.defaults(smoke())
+  rows = next(iter(page.config_tables([this], defaults))).rows
+  fields = {name: (now, default) for name, now, default in rows[1:]}
+  assert fields['network.channels'] == ('8', '16')  # of SmallNetwork
+  assert fields['sampling.sampler.name'] == ("'ddim'", '')
+  assert fields['sampling.sampler.eta'] == ('1.0', '0.0')
+  assert fields['training.num_steps'] == ('4', '1000')
+  same = {'seed', 'schedule.start', 'optimizer.b1', 'network.dropout'}
+  assert not same & set(fields)
+
+
+@pytest.mark.parametrize('name', ['digits_vae', 'digits_latent', 'shapes_text'])
+def test_the_defaults_have_the_fields_of_every_kind_of_model(name):
+  """But names; a parameter without a default is None."""
+  config = trial(name)
+  fields = set(folder.flat(folder.plain(config)))
+  names = {field for field in fields if field.endswith('.name')}
+  assert set(report.defaults(config)) == fields - names
+
+
+def test_what_cannot_be_drawn_is_a_line(run, capsys, monkeypatch):
+  """No picture of a damaged file, no second run that is not there."""
+  config = smoke(**{
+    'report.trajectory': False,
+    'sampling.name': 'others',
+  })  # fmt: skip
+  (run / 'samples' / 'others.npz').write_bytes(b'damaged')
+  MODES['report'](config, str(run))
+  said = capsys.readouterr().out.splitlines()
+  assert said[0].startswith('the report has no neighbours: ')
+  assert said[1:] == [f'wrote {run}/report.html']
+  text = (run / 'report.html').read_text()
+  assert 'id="neighbours"' not in text and 'id="trajectory"' not in text
+
+  config.report.runs = (f'{run}-lost',)
+  with pytest.raises(UserError, match='there is no run in .*-lost'):
+    MODES['report'](config, str(run))
+
+  def fail(*args):
+    raise RuntimeError('no\nmemory')
+
+  config.report.after_training = True
+  monkeypatch.setattr(report, 'write', fail)
+  report.after_training(config, str(run))
+  said = capsys.readouterr().out
+  assert said == 'no report: no memory. --mode=report writes one\n'
+
+
+def test_neighbours_are_the_nearest_of_all_parts():
+  """Against all distances in float64; a copy has distance 0."""
+  generator = np.random.default_rng(0)
+  levels = generator.integers(0, 17, (50, 3, 3, 1), np.uint8)
+  source = type('Source', (), {
+    '__len__': lambda self: 50,
+    'read': lambda self, index: (levels[index], None),
+    'num_levels': 17,
+  })()  # fmt: skip
+  samples = generator.uniform(-1.0, 1.0, (6, 3, 3, 1))
+  samples[0] = levels[33] / 8 - 1
+  found, distance = report.search(samples, source, size=7)
+  b = levels.astype(float) / 8 - 1
+  pairs = ((samples[:, None] - b[None]) ** 2).mean(axis=(2, 3, 4)) ** 0.5
+  index = pairs.argmin(axis=1)
+  assert index[0] == 33
+  np.testing.assert_allclose(distance, pairs.min(axis=1), atol=1e-6)
+  expected = np.rint(levels[index] * (255 / 16))
+  np.testing.assert_array_equal(found, expected)
+
+
+def test_samples_of_the_run_are_compared_with_its_own_images(tmp_path):
+  """Training images as samples are their own neighbours."""
+  config = smoke()
+  model = models.make(config, tmp_path)
+  real = report.images.source_of(config).read(np.arange(12))[0]
+  pictures = np.rint(real * (255 / 16)).astype(np.uint8)
+  (tmp_path / 'samples').mkdir()
+  np.savez(tmp_path / 'samples' / 'samples.npz', arr_0=pictures)
+  film = report.neighbours(model, None)
+  near, far = map(float, re.findall(r' (\d\.\d+)', film.frames[0][1]))
+  assert near < 1 / 255 and far > 0.1  # rounded to 256 levels
+
+
+def test_runs_of_one_name_are_called_by_their_paths(run, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in ('a', 'b', 'x/a'):
+    (tmp_path / name).mkdir(parents=True)
+    text = (run / 'config.json').read_text()
+    (tmp_path / name / 'config.json').write_text(text)
+  names = lambda *paths: [found.name for found in report.read_runs(paths)]
+  assert names('a', 'b/') == ['a', 'b']
+  assert names('a', 'x/a') == ['a', 'x/a']
+
+
+def test_a_stored_config_imports_nothing_of_its_own_accord(run, tmp_path):
+  """Of the runs beside it only the numbers are read."""
+  stored = json.loads((run / 'config.json').read_text())
+  stored['network'] = {'name': 'no_such_module:Net'}
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  (other,) = report.read_runs([str(tmp_path)])
+  assert other.fields['network.name'] == 'no_such_module:Net'

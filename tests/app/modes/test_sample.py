@@ -1,0 +1,170 @@
+"""Sampling from a run of the real digits with a tiny network."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.app import devices, load, models, weights
+from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import provenance
+from diffusion_jax.data.images import to_uint8
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.per_image import PerImage
+from tests.app.conftest import as_flags, printed_by, smoke, untrained
+
+
+def samples(workdir, name='samples'):
+  with np.load(workdir / 'samples' / f'{name}.npz') as file:
+    return {key: file[key] for key in file}
+
+
+def of_sampling(**fields):
+  return smoke(**{f'sampling.{name}': x for name, x in fields.items()})
+
+
+@pytest.fixture(scope='module')
+def printed(run):
+  """What has been printed when 23 samples were made, ten at a time."""
+  config = of_sampling(num_samples=23, batch_size=10)
+  return printed_by(MODES['sample'], config, run)
+
+
+def test_sample_writes_images_of_all_classes_in_turn(run, printed):
+  arrays = samples(run)
+  assert arrays['arr_0'].shape == (23, 8, 8, 1)
+  assert arrays['arr_0'].dtype == np.uint8
+  np.testing.assert_array_equal(arrays['labels'], np.arange(23) % 10)
+  # 17 grey levels stretched over 0..255
+  levels = arrays['arr_0'] * (16 / 255)
+  np.testing.assert_allclose(levels, np.rint(levels), atol=0.04)
+  assert (run / 'samples' / 'samples.png').exists()
+  assert 'samples.npz: 23 images of 8x8x1' in printed
+
+
+def test_every_image_is_of_its_own_label(tmp_path):
+  """Image 5, in the second of two parts, is what it is by itself."""
+  config = of_sampling(num_samples=7, batch_size=4)
+  run = untrained(config, tmp_path, deviation=0.5)
+  MODES['sample'](config, run)
+  arrays = samples(run)
+  model = models.make(config, run)
+  params, _ = weights.restore(model)
+  generate = model.generate(devices.make_mesh(config))
+  own, other = (
+    to_uint8(generate(params, np.array([5]), {'label': label}), 17)[0]
+    for label in (np.array([5]), np.array([6]))
+  )
+  assert arrays['labels'][5] == 5 and (own != other).any()
+  np.testing.assert_array_equal(arrays['arr_0'][5], own)
+
+
+def test_image_i_does_not_depend_on_the_batch(run, printed):
+  config = of_sampling(num_samples=10, batch_size=4, name='fours')
+  MODES['sample'](config, run)
+  a, b = (
+    samples(run, name)['arr_0'][:10].astype(int)
+    for name in ('samples', 'fours')
+  )
+  # the images agree to 1e-5, so at most a rounding of grey levels differs
+  assert (a != b).mean() < 0.005
+
+
+def test_sample_by_label_seed_and_sampler(run):
+  fields = {
+    'labels': (3, 7),
+    'num_samples': 4,
+    'sampler': 'ancestral',
+    'num_steps': 3,
+  }
+  MODES['sample'](of_sampling(name='seed0', **fields), run)
+  first = samples(run, 'seed0')
+  assert first['labels'].tolist() == [3, 7, 3, 7]
+  MODES['sample'](of_sampling(name='seed1', seed=1, **fields), run)
+  assert (samples(run, 'seed1')['arr_0'] != first['arr_0']).any()
+  with pytest.raises(UserError, match=r'10 is out of range.*0\.\.9'):
+    MODES['sample'](of_sampling(labels=(3, 10)), run)
+
+
+def test_any_sampler_takes_the_levels_of_any_schedule(run, printed):
+  own = samples(run)['arr_0'][:4]
+  flow = {'num_samples': 4, 'schedule': 'flow'}
+  MODES['sample'](of_sampling(name='flow', **flow), run)
+  other = samples(run, 'flow')['arr_0']
+  assert other.shape == own.shape and (other != own).any()
+  euler = of_sampling(name='euler', sampler='euler_maruyama', **flow)
+  with pytest.raises(
+    UserError, match='samples are nan: euler_maruyama may not'
+  ):
+    MODES['sample'](euler, run)
+
+
+def test_sample_trajectory_is_a_gif_from_noise_to_image(run):
+  config = of_sampling(
+    trajectory=True, num_samples=10, batch_size=10, name='path'
+  )
+  MODES['sample'](config, run)
+  with Image.open(run / 'samples' / 'path.gif') as gif:
+    # the noise and four steps
+    assert gif.n_frames == 5  # pyright: ignore[reportAttributeAccessIssue]
+    gif.seek(4)
+    last = np.asarray(gif.convert('L')).astype(int)
+  with Image.open(run / 'samples' / 'path.png') as png:
+    final = np.asarray(png).astype(int)
+  assert np.abs(last - final).max() <= 2
+
+
+def test_sampling_without_a_checkpoint(run, tmp_path):
+  shutil.copy(run / 'config.json', tmp_path)
+  with pytest.raises(UserError, match='there is no checkpoint in'):
+    MODES['sample'](smoke(), tmp_path)
+
+
+def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):
+  """If a flag says so; the samples say it, too."""
+  fields = {'sampling.num_samples': 10, 'sampling.batch_size': 10}
+  run = untrained(smoke(**fields), tmp_path)
+  arrays = {}
+  for name, flags in (
+    ('as_stored', {}),
+    ('short', {'network.dtype': 'bfloat16'}),
+  ):
+    flags = [*as_flags(flags | {'sampling.name': name})]
+    MODES['sample'](load.of_run(run, smoke(**fields), flags), run)
+    arrays[name] = samples(run, name)
+  settings = [json.loads(str(x['settings'])) for x in arrays.values()]
+  assert settings[1].pop('computed_by') == {'network.dtype': 'bfloat16'}
+  assert settings[0] == settings[1]
+  first, second = (x['arr_0'].astype(int) for x in arrays.values())
+  assert 0 < (first != second).mean() < 0.2
+  assert np.abs(first - second).max() < 0.1 * 255
+
+
+def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
+  """And all parts have one shape, the last one too."""
+  done, write = [], provenance.write_npz
+
+  def generate(self, mesh, guides, trajectory):
+    def start(params, index, cond):
+      assert len(index) == len(cond['label']) == 8
+      done.append(f'begin {index[0]}')
+      return lambda: np.zeros((8, 8, 8, 1), np.float32)
+
+    return PerImage(start)
+
+  def write_npz(path, *rest):
+    done.append(f'write {path.stem.lstrip("0") or 0}')
+    write(path, *rest)
+
+  monkeypatch.setattr(Diffusion, 'generate', generate)
+  monkeypatch.setattr(provenance, 'write_npz', write_npz)
+  fields = {'num_samples': 20, 'batch_size': 8, 'name': 'one_ahead'}
+  MODES['sample'](of_sampling(**fields), run)
+  assert done == [
+    'begin 0', 'begin 8', 'write 0', 'begin 16', 'write 8', 'write 16',
+    'write one_ahead',
+  ]  # fmt: skip
+  assert len(samples(run, 'one_ahead')['arr_0']) == 20

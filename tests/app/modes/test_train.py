@@ -1,0 +1,388 @@
+"""Training end to end, on the real digits, with a tiny network."""
+
+import collections
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+import diffusion_jax as dj
+from diffusion_jax.app import images, models, weights
+from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.modes import MODES, hooks, train_run, train_setup
+from diffusion_jax.data import sources
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.per_image import PerImage
+from diffusion_jax.training import checkpoints
+from tests.app.conftest import SEEN, smoke
+
+
+def metrics(workdir):
+  text = (workdir / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def parameters(workdir, ema=True):
+  return checkpoints.restore_params(workdir, ema)[0]
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_run_leaves_what_the_docs_promise(run):
+  stored = json.loads((run / 'config.json').read_text())
+  assert stored['network']['channels'] == 8
+  assert stored['facts'] == {
+    'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17
+  }  # fmt: skip
+  assert sorted(p.name for p in (run / 'checkpoints').iterdir()) == ['2', '4']
+  assert list(run.glob('events.out.*'))
+  with Image.open(run / 'samples' / 'step_00000004.png') as image:
+    assert image.mode == 'L' and image.size[0] > 8 * 10
+  lines = metrics(run)
+  trained = [line for line in lines if 'loss' in line]
+  assert [line['step'] for line in trained] == [1, 2, 3, 4]
+  for line in trained:
+    assert line['loss'] > 0 and line['grad_norm'] > 0
+    assert any(f'loss_quarter_{q}' in line for q in range(1, 5))
+  # the rate of the step: two of warm-up, then a cosine to 0 after four
+  rates = [line['learning_rate'] for line in trained]
+  np.testing.assert_allclose(rates, [0.0, 2e-3, 4e-3, 2e-3], atol=1e-9)
+  assert 'images_per_second' in trained[-1]
+  assert lines[-1]['test_loss'] > 0
+
+
+def test_a_preview_is_of_the_average_and_a_batch_of_its_step(
+  tmp_path, monkeypatch
+):
+  seen, steps = [], []
+  make_encode = Diffusion.make_encode
+
+  def generate(self, *args):
+    def start(params, index, cond):
+      def fetch():
+        seen.append(jax.device_get(params))
+        return np.zeros((len(index), 8, 8, 1), np.float32)
+
+      return fetch
+
+    return PerImage(start)
+
+  def spied(self, mesh):
+    def encode(kept, batch, key, i):
+      steps.append(i)
+      return make_encode(self, mesh)(kept, batch, key, i)
+
+    return encode
+
+  monkeypatch.setattr(Diffusion, 'generate', generate)
+  monkeypatch.setattr(Diffusion, 'make_encode', spied)
+  MODES['train'](smoke(**{'training.sample_every': 2}), tmp_path)
+  assert steps == [0, 1, 2, 3]
+  for step, params in zip((2, 4), seen, strict=True):
+    average, raw = (
+      checkpoints.restore_params(tmp_path, ema, checkpoint=step)[0]
+      for ema in (True, False)
+    )
+    assert_same(params, average)
+    bias = lambda x: x['network']['conv_in']['bias']
+    assert (bias(average) != bias(raw)).any()
+
+
+def assert_same_training(a, b):
+  """Bit for bit: parameters, average and metrics."""
+  for ema in (True, False):
+    assert_same(parameters(a, ema), parameters(b, ema))
+  lines = (
+    [
+      {k: v for k, v in line.items() if k != 'images_per_second'}
+      for line in metrics(workdir)
+      if 'loss' in line
+    ]
+    for workdir in (a, b)
+  )
+  assert next(lines) == next(lines)
+
+
+def test_a_finished_run_says_so(run, capsys):
+  """Whatever the intervals are; the order of the data is not free."""
+  before = (run / 'metrics.jsonl').read_bytes()
+  free = {
+    'training.log_every': 2,
+    'training.checkpoint_every': 3,
+    'training.evaluate_every': 1,
+    'training.num_threads': 3,
+    'sampling.num_steps': 2,
+  }
+  MODES['train'](smoke(**free), run)
+  assert 'this run is finished: it has 4 of 4 steps' in capsys.readouterr().out
+  assert (run / 'metrics.jsonl').read_bytes() == before
+  with pytest.raises(UserError, match='training.random_flip is False, True no'):
+    MODES['train'](smoke(**{'training.random_flip': True}), run)
+
+
+def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
+  """Bit for bit, of flipped pictures of a folder, read by threads."""
+  rng = np.random.default_rng(0)
+  for i in range(10):
+    picture = rng.integers(0, 256, (12, 10), np.uint8)
+    (tmp_path / 'pictures' / str(i)).mkdir(parents=True)
+    Image.fromarray(picture).save(tmp_path / 'pictures' / str(i) / 'a.png')
+  fields = {
+    'data': 'folder',
+    'data.path': str(tmp_path / 'pictures'),
+    'data.image_shape': (8, 8, 1),
+    'data.labelled': True,
+    'training.random_flip': True,
+    'training.checkpoint_every': 3,
+    'optimizer.decay': 'constant',
+  }
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  six = {'training.num_steps': 6}
+  MODES['train'](smoke(**fields, **six), whole)
+  MODES['train'](smoke(**fields, **{'training.num_steps': 3}), parts)
+  assert [line['step'] for line in metrics(parts)] == [1, 2, 3]
+  one = {'training.num_threads': 1}
+  MODES['train'](smoke(**fields, **six, **one), parts)
+  assert_same_training(whole, parts)
+
+
+def copied(run, tmp_path, lost='4'):
+  """A copy of a run without one of its checkpoints."""
+  copy = shutil.copytree(run, tmp_path / 'copy')
+  shutil.rmtree(copy / 'checkpoints' / lost)
+  return copy
+
+
+def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path):
+  """Checkpoint 4 lost, the lines of steps 3 and 4 written: all is redone.
+
+  So are the preview and the evaluation, to the byte and the bit.
+  """
+  copy = copied(run, tmp_path)
+  preview = copy / 'samples' / 'step_00000004.png'
+  preview.unlink()
+  MODES['train'](smoke(**SEEN | {'report.after_training': False}), copy)
+  assert_same_training(run, copy)
+  steps = [line['step'] for line in metrics(copy) if 'loss' in line]
+  assert steps == [1, 2, 3, 4]
+  whole, parts = (
+    [x for x in metrics(workdir) if 'test_loss' in x] for workdir in (run, copy)
+  )
+  assert len(whole) == 2 and whole == parts
+  assert preview.read_bytes() == (run / preview.relative_to(copy)).read_bytes()
+
+
+def test_a_killed_run_continues_with_other_calls(run, tmp_path):
+  """Steps 3 and 4 in one dispatch; the log has the mean of their losses."""
+  copy = copied(run, tmp_path)
+  fields = {'training.steps_per_call': 3, 'training.log_every': 2}
+  MODES['train'](smoke(**fields), copy)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  jax.tree.map(close, parameters(run), parameters(copy))
+  alone, together = (
+    [x for x in metrics(r) if 'loss' in x] for r in (run, copy)
+  )
+  assert [x['step'] for x in together] == [1, 2, 4]
+  for name in ('loss', 'grad_norm'):
+    mean = (alone[2][name] + alone[3][name]) / 2
+    np.testing.assert_allclose(together[2][name], mean, rtol=1e-4)
+
+
+def test_an_interrupted_run_finishes_the_checkpoint_it_writes(
+  run, tmp_path, monkeypatch
+):
+  def interrupt(self, step, scalars):
+    if step == 3:
+      raise KeyboardInterrupt
+
+  monkeypatch.setattr(train_run.MetricWriter, 'write_scalars', interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    MODES['train'](smoke(), tmp_path)
+  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['2']
+  for item in ('params', 'ema_params', 'state'):
+    read = ocp.StandardCheckpointer().restore
+    place = Path('checkpoints', '2', item)
+    assert_same(read(run / place), read(tmp_path / place))
+
+
+TRACED = collections.Counter()
+
+
+def counting():
+  """DDIM, and how often its step is traced."""
+  inner = dj.ddim()
+
+  def step(*args, **levels):
+    TRACED['step'] += 1
+    return inner.step(*args, **levels)
+
+  return inner._replace(step=step)
+
+
+def failing():
+  """A sampler with a mistake that a call shows."""
+  step = lambda key, x, state, denoise, **levels: ({}['nothing'], state)
+  return dj.Sampler(dj.ddim().init, step)
+
+
+def own_sampler(name, **changes):
+  return smoke(**{'sampling.sampler': f'{__name__}:{name}'} | changes)
+
+
+SCORED = {
+  'evaluation.metrics': ('fd',),
+  'evaluation.features': 'digits',
+  'training.metrics_images': 4,
+  'sampling.batch_size': 4,
+}
+
+
+@pytest.mark.parametrize(
+  'field, message',
+  [
+    ('training.sample_every', 'the preview cannot be computed: KeyError'),
+    ('training.metrics_every', 'a sample cannot be computed: KeyError'),
+  ],
+)
+def test_a_sampler_that_raises_is_refused_before_the_first_step(
+  field, message, tmp_path
+):
+  config = own_sampler('failing', **SCORED | {field: 4})
+  place = rf"'nothing'.* \({__file__}, line \d+\). --config.{field}=0 trains"
+  with pytest.raises(UserError, match=f'{message}.*{place} without'):
+    MODES['train'](config, tmp_path / 'new')
+  assert not (tmp_path / 'new').exists()
+
+
+def test_what_is_tried_first_is_not_traced_again(tmp_path):
+  TRACED.clear()
+  config = own_sampler('counting', **{'training.sample_every': 2})
+  MODES['train'](config, tmp_path)
+  assert len(list((tmp_path / 'samples').glob('step_*.png'))) == 2
+  assert TRACED['step'] == 1
+
+
+@pytest.mark.parametrize(
+  'hook, fields',
+  [
+    ('drawing', {'training.sample_every': 4}),
+    ('evaluating', {'training.keep_best': 1}),
+    ('measuring', {'training.metrics_every': 4}),
+  ],
+)
+def test_the_steps_are_saved_before_what_may_fail(
+  hook, fields, tmp_path, monkeypatch
+):
+  """On the disk before it begins, for an end that nothing can catch."""
+  workdir, begun = tmp_path / 'run', []
+
+  def act(step, run):
+    run.manager.wait_until_finished()
+    begun.extend(p.name for p in (workdir / 'checkpoints').iterdir())
+    raise RuntimeError('out of memory')
+
+  made = lambda model, mesh, every: hooks.Hook(every, act)
+  monkeypatch.setattr(hooks, hook, made)
+  fields = fields | {'training.checkpoint_every': 4}
+  with pytest.raises(RuntimeError, match='out of memory'):
+    MODES['train'](smoke(**fields), workdir)
+  assert begun == ([] if 'training.keep_best' in fields else ['4'])
+  assert [p.name for p in (workdir / 'checkpoints').iterdir()] == ['4']
+  assert jax.tree.leaves(parameters(workdir))
+
+
+def damage(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+
+
+def test_a_damaged_checkpoint_is_named_and_done_again(run, tmp_path, capsys):
+  copy = shutil.copytree(run, tmp_path / 'copy')
+  files = (copy / 'checkpoints' / '4').rglob('d/*')
+  damage(max(files, key=lambda path: path.stat().st_size))
+  message = 'checkpoint 4 in .* is damaged .*: take checkpoint=2, which is good'
+  with pytest.raises(UserError, match=message):
+    MODES['sample'](smoke(), copy)
+  weights.restore(models.make(smoke(**{'sampling.checkpoint': '2'}), copy))
+  MODES['train'](smoke(), copy)
+  said = capsys.readouterr()
+  assert 'warning: checkpoint 4 is damaged (' in said.err
+  assert f'{copy}: step 2 of 4' in said.out
+  assert_same(parameters(run), parameters(copy))
+  shutil.move(copy / 'checkpoints' / '2', copy / 'elsewhere')
+  (copy / 'checkpoints' / '4' / 'config' / 'metadata').unlink()
+  with pytest.raises(UserError, match='no checkpoint of .* is good, all were'):
+    MODES['train'](smoke(), copy)
+  assert {p.name for p in (copy / 'damaged').iterdir()} == {'4', '4-2'}
+
+
+def test_another_config_is_refused_unless_forced(run, tmp_path):
+  copy = shutil.copytree(run, tmp_path / 'copy')
+  changed = {
+    'optimizer.learning_rate': 1e-3,
+    'optimizer.decay_steps': 4,
+    'training.num_steps': 5,
+  }
+  with pytest.raises(UserError, match='learning_rate is 0.004, 0.001 now'):
+    MODES['train'](smoke(**changed), copy)
+  assert_same(parameters(run), parameters(copy))  # nothing was lost
+  MODES['train'](smoke(**changed, **{'training.resume': 'force'}), copy)
+  assert (copy / 'checkpoints' / '5').is_dir()
+  stored = json.loads((copy / 'config.json').read_text())
+  assert stored['optimizer']['learning_rate'] == 1e-3
+
+
+def test_samples_are_data_to_train_on(run):
+  """With their labels, to the bit."""
+  MODES['sample'](smoke(**{'sampling.name': 'more'}), run)
+  path = run / 'samples' / 'more.npz'
+  fields = {'data': 'npz', 'data.path': str(path), 'data.num_classes': 10}
+  config = smoke(**fields)
+  parts = train_setup.setup(config, run.parent / 'other')
+  assert parts.model.facts.num_levels == 256
+  source = images.source_of(config)
+  batch = next(images.batches(config, source, 0))
+  with np.load(path) as made:
+    levels = [x.tobytes() for x in made['arr_0']]
+    labels = made['labels']
+  assert len(source) == len(levels) == 16 and batch['image'].shape[0] == 8
+  for x, label in zip(batch['image'], batch['label'], strict=True):
+    place = levels.index(np.rint((x + 1) * 127.5).astype(np.uint8).tobytes())
+    assert labels[place] == label
+
+
+def test_a_checkpoint_of_another_network_is_refused(run, tmp_path):
+  copy = shutil.copytree(run, tmp_path / 'copy')
+  wide = {'network.channels': 12}
+  message = 'another network: network/conv_in/bias is .8. there, .12. here'
+  with pytest.raises(UserError, match=message):
+    MODES['train'](smoke(**wide, **{'training.resume': 'force'}), copy)
+  with pytest.raises(UserError, match=message):
+    MODES['sample'](smoke(**wide), copy)
+
+
+def test_a_config_without_data_cannot_be_trained(tmp_path):
+  with pytest.raises(UserError, match='has no data set: give --config.data='):
+    MODES['train'](smoke(data=None), tmp_path / 'x')
+  assert not (tmp_path / 'x').exists()
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
+  (tmp_path / 'file').write_text('in the way')
+  with pytest.raises(UserError, match='cannot write in the workdir .*file'):
+    MODES['train'](smoke(), tmp_path / 'file' / 'run')
+
+
+def test_the_training_set_is_the_train_split():
+  """No picture of the test split is ever seen in training."""
+  train, test = sources.digits('train'), sources.digits('test')
+  seen = {image.tobytes() for image in train.images}
+  assert not any(image.tobytes() in seen for image in test.images)

@@ -1,0 +1,145 @@
+"""Where a training continues, on which devices, and what stops it."""
+
+import itertools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.app.modes import MODES, train_setup
+from diffusion_jax.errors import UserError
+from diffusion_jax.training import checkpoints
+from tests.app.conftest import smoke, unet_smoke
+
+CONSTANT = {'optimizer.decay': 'constant'}
+
+
+def lines(workdir):
+  text = (workdir / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """Four steps on one device; no test changes it."""
+  workdir = tmp_path_factory.mktemp('runs') / 'one'
+  MODES['train'](unet_smoke(**CONSTANT), workdir)
+  return workdir
+
+
+def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
+  """One device, then two with accumulation: the losses are those of one."""
+  moved = {'training.mesh': (1, 2), 'training.accumulate': 2}
+  parts = shutil.copytree(run, tmp_path / 'parts')
+  shutil.rmtree(parts / 'checkpoints' / '4')
+  MODES['train'](unet_smoke(**CONSTANT, **moved), parts)
+  assert 'devices: 1x2 cpu (data x fsdp)' in capsys.readouterr().out
+  assert (parts / 'checkpoints' / '4').is_dir()
+  moved, stayed = ([x['loss'] for x in lines(r)] for r in (parts, run))
+  assert len(moved) == 4
+  np.testing.assert_allclose(moved, stayed, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_moves_from_eight_devices_to_two_to_one(tmp_path):
+  """The parameters of the run that stays, but for the rounding of sums."""
+
+  def train_on(name, meshes, steps=4):
+    for i, mesh in enumerate(meshes):
+      fields = CONSTANT | {'training.mesh': mesh}
+      fields['training.num_steps'] = steps * (i + 1)
+      MODES['train'](unet_smoke(**fields), tmp_path / name)
+    return checkpoints.restore_params(tmp_path / name, False)[0]
+
+  stays = train_on('stays', [(8, 1)] * 3)
+  for name, most, *rest in (
+    ('again', 0.0, [(8, 1)] * 3),
+    ('moves', 1e-3, [(8, 1), (2, 1), (1, 1)]),
+    ('whole', 0.0, [(8, 1)], 12),
+  ):
+    pairs = zip(
+      jax.tree.leaves(stays),
+      jax.tree.leaves(train_on(name, *rest)),
+      strict=True,
+    )
+    apart = max(np.abs(a - b).max() for a, b in pairs)
+    print(f'{name}: parameters {apart:.1e} apart after 12 steps of Adam')
+    assert apart <= most
+
+
+def test_the_best_checkpoint_is_kept(tmp_path):
+  fields = {
+    'training.checkpoint_every': 1,
+    'training.keep_checkpoints': 1,
+    'training.keep_best': 1,
+  }
+  MODES['train'](smoke(**fields), tmp_path)
+  test = [line for line in lines(tmp_path) if 'test_loss' in line]
+  best = min(test, key=lambda line: line['test_loss'])['step']
+  kept = {int(p.name) for p in (tmp_path / 'checkpoints').iterdir()}
+  assert len(test) == 4 and kept == {best, 4}
+
+
+@pytest.fixture
+def explode(monkeypatch):
+  """explode(n, ...): the images of step n are NaN, in the runs that follow."""
+  make = train_setup.make_train_step
+
+  def exploding(*steps):
+    def make_step(*args, **fields):
+      step = make(*args, **fields)
+
+      def at(state, batch, key, frozen):
+        bad = jnp.isin(state.step + 1, jnp.array(steps))
+        batch['image'] = jnp.where(bad, jnp.nan, batch['image'])
+        return step(state, batch, key, frozen)
+
+      return at
+
+    monkeypatch.setattr(train_setup, 'make_train_step', make_step)
+
+  return exploding
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
+  tmp_path, explode
+):
+  explode(3)
+  message = 'loss is nan at step 3: stopped, .* keeps checkpoint 2'
+  with pytest.raises(UserError, match=message):
+    MODES['train'](smoke(**{'training.log_every': 4}), tmp_path)
+  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['2']
+  params, _ = checkpoints.restore_params(tmp_path)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
+  """They change nothing but the step; one too many in a row stops the run."""
+  explode(2, 4, 5)
+  fields = {
+    'training.num_steps': 6,
+    'training.log_every': 3,
+    'training.checkpoint_every': 1,
+    'training.keep_checkpoints': 6,
+    'training.skip_nonfinite': 1,
+  }
+  message = 'loss is nan at step 5, 2 steps in a row: stopped, .*checkpoint 4'
+  with pytest.raises(UserError, match=message):
+    MODES['train'](smoke(**fields), tmp_path)
+  MODES['train'](smoke(**fields | {'training.skip_nonfinite': 2}), tmp_path)
+  for ema in (True, False):
+    at = [
+      checkpoints.restore_params(tmp_path, ema, checkpoint=step)[0]
+      for step in range(1, 7)
+    ]
+    same = [
+      jax.tree.all(jax.tree.map(np.array_equal, a, b))
+      for a, b in itertools.pairwise(at)
+    ]
+    assert same == [True, False, True, True, False]
+  logged = lines(tmp_path)
+  assert [x['skipped_steps'] for x in logged] == [1, 1]  # since the restart
+  assert all(np.isfinite(x['loss']) for x in logged)

@@ -1,0 +1,61 @@
+import pytest
+
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.errors import UserError
+from tests.app.conftest import smoke
+
+MISTAKES = {
+  'batch_size=12 cannot be split over the 8 devices of the mesh: take a '
+  'multiple of 8, or fewer devices by --config.training.mesh': {
+    'training.batch_size': 12,
+    'training.mesh': (-1, 1),
+  },
+  'batch_size=8 cannot be split over the 2 devices of the mesh in 8 parts': {
+    'training.accumulate': 8,
+    'training.mesh': (2, 1),
+  },
+  'config.training.mesh: a mesh of 16x1 needs 16 devices, there are 8': {
+    'training.mesh': (16, 1)
+  },
+  'keep_every=3 is not a multiple of training.checkpoint_every=2': {
+    'training.keep_every': 3
+  },
+  'would take: set one of the two': {
+    'training.skip_nonfinite': 1,
+    'optimizer.repair_gradients': True,
+  },
+  'needs snapshots: set training.snapshot_every': {
+    'training.ema_sigma_rels': (0.05,)
+  },
+  'a width is there twice': {
+    'training.ema_sigma_rels': (0.05, 0.1, 0.05),
+    'training.snapshot_every': 1,
+  },
+  "resume='forced' .did you mean 'force'.. is not one of auto, force": {
+    'training.resume': 'forced'
+  },
+  'are fewer than the 8 devices of the mesh: set training.evaluate_every=0': {
+    'data': 'synthetic',
+    'data.num_images': 4,
+    'training.mesh': (8, 1),
+    'training.evaluate_every': 2,
+  },
+  "keep_best_by='fod' .did you mean 'fid'.. is not one of test_loss, fid": {
+    'evaluation.metrics': ('fid', 'elbo'),
+    'training.keep_best': 1,
+    'training.keep_best_by': 'fod',
+  },
+  'name a metric of them in config.evaluation.metrics, as fid': {
+    'evaluation.metrics': ('elbo',),
+    'training.metrics_every': 1,
+  },
+}
+
+
+@pytest.mark.parametrize('message', MISTAKES)
+def test_a_mistake_is_one_clear_line(message, tmp_path):
+  """Noticed before anything is written."""
+  with pytest.raises(UserError, match=message) as error:
+    MODES['train'](smoke(**MISTAKES[message]), tmp_path / 'run')
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'run').exists()

@@ -1,0 +1,148 @@
+"""What the command line says of itself is what the sources say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base
+from diffusion_jax.app import help, load
+from diffusion_jax.app.modes import MODES
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def checkout(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setenv('COLUMNS', '100')
+
+
+def mode_help(mode, name, *flags):
+  config = load.completed(load.from_file(f'configs/{name}.py'))
+  return help.mode_help(mode, load.with_flags(config, flags), name)
+
+
+def fields(config, prefix=''):
+  for name, value in config.items():
+    if isinstance(value, ConfigDict):
+      yield from fields(value, f'{prefix}{name}.')
+    elif name != 'name' or prefix in ('sampling.', 'evaluation.'):
+      yield f'{prefix}{name}'
+
+
+def test_plain_fields_have_the_comments_above_and_beside_them():
+  text = mode_help('train', 'digits')
+  lines = text.splitlines()
+  assert (
+    '  seed=0' + ' ' * 32 + 'of parameters, noise and the order of the data'
+    in lines
+  )
+  start = lines.index(next(x for x in lines if 'training.mesh=' in x))
+  said = ' '.join(x[40:] for x in lines[start : start + 2])
+  assert said == (
+    'devices (data, fsdp): every batch is split over all of them, large '
+    'parameters over the second; -1: all that are left'
+  )
+  assert not set(fields(base.get_config())) - set(help._comments())
+
+
+@pytest.mark.parametrize(
+  'name', ['digits_dit', 'digits_vae', 'digits_meanflow']
+)
+def test_every_field_of_a_config_is_in_the_help_of_a_mode(name):
+  """With its value; a section that is None is one line."""
+  config = load.completed(load.from_file(f'configs/{name}.py'))
+  shown = [mode_help(mode, name) for mode in MODES]
+  shown = {
+    line.split('=')[0].strip() for text in shown for line in text.splitlines()
+  }
+  assert not set(fields(config)) - shown
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_the_help_of_a_mode_has_its_fields_within_the_width(mode):
+  text = mode_help(mode, 'digits')
+  assert text.startswith(f'--mode={mode} ')
+  assert ('\nedit=' in text) == (mode == 'edit')
+  assert ('  optimizer.b1=' in text) == (mode == 'train')
+  assert '  seed=0' in text
+  assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_section_has_its_choices_docstring_and_parameters():
+  """Those of the config, or of the choice that a flag names."""
+  text = mode_help('train', 'digits_dit')
+  section = text.partition('\nnetwork=')[2].partition('\n\nnoise_input=')[0]
+  assert section.startswith('dit; or unet, ddpmpp, edm2, vdm\n')
+  assert '  Computes a transformer: x [B, H, W, C]' in section
+  assert '\n  network.patch_size=2\n' in section
+  assert '  objective.times.mean=0.8' in text  # of a choice within a choice
+  assert 'edit.image2' not in mode_help('edit', 'digits')
+  other = mode_help('edit', 'digits', ('edit', 'interpolate'))
+  assert '\nedit=interpolate; or inpaint' in other
+  assert '\n  edit.image2=\n' in other
+  line = next(x for x in other.splitlines() if 'sampling.guidance=' in x)
+  assert line.split() == [
+    'sampling.guidance=None',
+    'classifier_free,',
+    'autoguidance',
+  ]
+  words = next(x for x in text.splitlines() if 'optimizer.decay=' in x)
+  assert words.split()[1:] == [
+    'constant,',
+    'linear,',
+    'cosine,',
+    'inverse_sqrt',
+  ]
+
+
+def test_the_command_prints_it_without_a_config():
+  command = [sys.executable, 'launch.py', '--help_mode=average']
+  result = subprocess.run(command, capture_output=True, text=True)
+  assert result.returncode == 0, result.stderr
+  assert 'The values are the defaults.' in result.stdout
+  assert '  average.sigma_rel=None                the width\n' in result.stdout
+
+
+def test_modes_are_described_by_their_modules():
+  texts = help.modes()
+  assert list(texts) == [*MODES, 'list']
+  assert texts['sample'] == 'draws images from a trained run.'
+  assert all(text and 'Implements' not in text for text in texts.values())
+
+
+def test_all_configs_are_listed_with_their_first_lines(tmp_path, monkeypatch):
+  text = help.list_configs()
+  names = {f'configs/{p.name}' for p in ROOT.glob('configs/*.py')}
+  names -= {'configs/__init__.py', 'configs/base.py'}
+  listed = [x for x in text.splitlines() if x.startswith('  configs/')]
+  assert {line.split()[0] for line in listed} == names
+  assert ':smoke' in text
+  assert 'Rectified flow on the digits' in text
+  # the user's own come first, and hide those of their name
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'configs' / 'digits.py').write_text('"""Mine."""')
+  (tmp_path / 'configs' / 'broken.py').write_text('def')
+  monkeypatch.chdir(tmp_path)
+  lines = help.list_configs().partition('\n\n')[2].splitlines()
+  assert lines[0].split() == ['configs/broken.py']
+  assert lines[1].split() == ['configs/digits.py', 'Mine.']
+
+
+@pytest.mark.parametrize('name, expected', {
+  'digits': 'variants :inpainting, :superres; 1 min 44 s',
+  'digits_vae': '58 s',
+  'digits_latent': 'after configs/digits_autoencoder.py; 4 min 30 s',
+  'digits_distilled': (
+    'after configs/digits_flow.py:unscaled; 12 minutes of CPU time'
+  ),
+  'cifar10_ect': 'after configs/cifar10_edm.py',
+  'mnist': '',
+}.items())  # fmt: skip
+def test_a_config_is_listed_with_variants_prerequisites_and_time(
+  name, expected
+):
+  assert '; '.join(help._facts(ROOT / 'configs' / f'{name}.py')) == expected

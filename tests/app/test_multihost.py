@@ -1,0 +1,256 @@
+"""Two real processes of four simulated devices against one of eight."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.runtime import sharding
+from diffusion_jax.training import checkpoints
+from tests.app import two_processes
+from tests.app.conftest import smoke
+from tests.conftest import HANG_SECONDS
+from tests.runtime import test_sharding as plain
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port():
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
+
+
+def environment(devices=4):
+  flags = os.environ['XLA_FLAGS'].split()
+  count = f'--xla_force_host_platform_device_count={devices}'
+  flags = [count, *(f for f in flags if 'device_count' not in f)]
+  return os.environ | {'XLA_FLAGS': ' '.join(flags), 'PYTHONPATH': str(ROOT)}
+
+
+def start(*args):
+  return subprocess.Popen(
+    [sys.executable, *map(str, args)],
+    cwd=ROOT,
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def wait(processes):
+  """[(return code, stdout, stderr)] of both."""
+  try:
+    said = [p.communicate(timeout=HANG_SECONDS) for p in processes]
+  finally:
+    for p in processes:
+      p.kill()
+  return [(p.returncode, *s) for p, s in zip(processes, said, strict=True)]
+
+
+def run_both(what, folder):
+  """What `wait` found."""
+  port = free_port()
+  module = '-m', 'tests.app.two_processes'
+  return wait([start(*module, what, host, port, folder) for host in range(2)])
+
+
+def launch_both(workdir):
+  """launch.py on two hosts, digits:smoke with many steps and checkpoints."""
+  port = free_port()
+  fields = {
+    'num_steps': 200,
+    'checkpoint_every': 20,
+    'log_every': 10,
+    'sample_every': 0,
+    'heartbeat_timeout': 10,
+  }
+  return [
+    start(
+      'launch.py',
+      '--config=configs/digits.py:smoke',
+      f'--workdir={workdir}',
+      '--multihost',
+      f'--coordinator=localhost:{port}',
+      '--num_hosts=2',
+      f'--host={host}',
+      '--config.training.evaluate_every=0',
+      *(f'--config.training.{name}={x}' for name, x in fields.items()),
+    )
+    for host in range(2)
+  ]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """What two processes and one leave behind, in folders two and one."""
+  folder = tmp_path_factory.mktemp('multihost')
+  found = run_both('everything', folder / 'two')
+  for code, _, stderr in found:
+    assert code == 0, stderr[-3000:]
+  assert 'trained 2 steps' in found[0][1]
+  assert 'trained' not in found[1][1]  # the second process is silent
+  with checkpoints.open_manager(folder / 'two' / 'run') as manager:
+    steps = {'training.num_steps': manager.latest_step()}
+  config = smoke(**two_processes.FIELDS | steps)
+  run = folder / 'one' / 'run'
+  MODES['train'](config, run)
+  MODES['evaluate'](config, run)
+  return folder
+
+
+def largest_difference(a, b):
+  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return max(np.abs(np.asarray(x) - np.asarray(y)).max() for x, y in pairs)
+
+
+def test_loss_and_gradients_are_those_of_one_device(folder):
+  params, stored = checkpoints.restore_params(folder / 'two' / 'step', False)
+  expected, metrics = plain.alone()
+  assert largest_difference(params, expected.params) < 1e-6  # the gradients
+  loss = metrics['loss'].total / metrics['loss'].count
+  np.testing.assert_allclose(stored['loss'], loss, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('shape', [(1, 8), (2, 1), (1, 1)])
+def test_what_two_processes_saved_is_restored_on_any_mesh(folder, shape):
+  """Bit for bit, and split as requested."""
+  mesh = sharding.make_mesh(*shape)
+  state = plain.first_state()
+  like = jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    state,
+    sharding.fsdp_sharding(mesh, state, min_size=64),
+  )
+  with checkpoints.open_manager(folder / 'two' / 'step') as manager:
+    found = checkpoints.restore_latest(manager, like)
+  whole, _ = checkpoints.restore_params(folder / 'two' / 'step', False)
+  assert largest_difference(found.params, whole) == 0.0
+  places = [x.sharding for x in jax.tree.leaves(found)]
+  assert places == [x.sharding for x in jax.tree.leaves(like)]
+
+
+def test_a_run_of_two_processes_is_that_of_one(folder):
+  lines = [
+    (folder / which / 'run' / 'metrics.jsonl').read_text().splitlines()
+    for which in ('one', 'two')
+  ]
+  one, two = ([json.loads(line) for line in ls] for ls in lines)
+  assert [line['step'] for line in two][:6] == [1, 2, 2, 3, 4, 4]
+  for name in ('loss', 'test_loss'):  # of steps 1 to 4, and of step 4
+    values = lambda lines, name=name: [
+      line[name] for line in lines if name in line and line['step'] <= 4
+    ]
+    expected = values(one)
+    found = values(two)[-len(expected) :]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+  params = [
+    checkpoints.restore_params(folder / which / 'run')[0]
+    for which in ('one', 'two')
+  ]
+  difference = largest_difference(*params)
+  print(f'parameters after four steps: {difference:.1e} apart')
+  assert difference < 1e-4  # Adam's, whose sign of a gradient of 0 is noise
+
+
+def test_an_image_of_two_processes_is_that_of_one(folder):
+  """Of the same checkpoint, before it is rounded to grey levels."""
+  two = np.load(folder / 'two' / 'images.npy')
+  one = two_processes.images(folder / 'two' / 'run')
+  print(f'images: {np.abs(two - one).max():.1e} apart')
+  np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
+  assert np.abs(two[0] - two[1]).max() > 0.1
+
+
+def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
+  found = []
+  for which in ('one', 'two'):
+    run = folder / which / 'run'
+    with np.load(run / 'evaluation/samples/samples.npz') as arrays:
+      images = arrays['arr_0']
+    result = json.loads((run / 'evaluation/elbo-test/result.json').read_text())
+    found.append((images, result['bits_per_dim'], result['images']))
+  (images, bits, count), (other_images, other_bits, other_count) = found
+  assert images.shape == (16, 8, 8, 1) and count == other_count == 20
+  assert (images != other_images).mean() < 0.01  # of 17 grey levels
+  np.testing.assert_allclose(bits, other_bits, rtol=1e-4)
+
+
+def test_measures_of_samples_of_two_processes_are_those_of_one(folder):
+  """Of the same checkpoint, whose images are the same grey levels."""
+  run = folder / 'two' / 'run'
+  again = {'evaluation.metrics': ('fd_pixels',), 'evaluation.name': 'again'}
+  MODES['evaluate'](smoke(**(two_processes.FIELDS | again)), run)
+  two, one = (
+    json.loads((run / 'evaluation' / name / 'result.json').read_text())
+    for name in ('samples', 'samples-again')
+  )
+  found, expected = (x['metrics']['fd_pixels']['value'] for x in (two, one))
+  assert expected > 1.0
+  np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_sigterm_to_one_process_stops_both_at_one_step(folder):
+  said = [(folder / 'two' / f'stopped{i}').read_text() for i in range(2)]
+  assert said[0] == said[1]
+  with checkpoints.open_manager(folder / 'two' / 'run') as manager:
+    step = manager.latest_step()
+  assert said[0].startswith(f'stopped by SIGTERM at step {step}, saved')
+  assert 4 <= step < 10_000
+
+
+def test_a_lost_process_is_named_and_ends_the_other(tmp_path):
+  first, second = run_both('die', tmp_path)
+  assert second[0] == -9 and first[0] == 1
+  lines = [x for x in first[2].splitlines() if x.startswith('error: ')]
+  assert len(lines) == 1 and 'host 1 (' in lines[0] and 'is lost' in lines[0]
+
+
+def test_an_error_in_one_process_ends_both(tmp_path):
+  first, second = run_both('fail', tmp_path)
+  assert first[0] == second[0] == 1
+  assert 'RuntimeError: a bug' in second[2]
+  assert 'error on host 1 of 2: stopped by the exception above' in second[2]
+  assert 'error: host 1 (' in first[2] and 'has failed' in first[2]
+
+
+def test_a_mistake_is_said_by_both_and_ends_both(tmp_path):
+  found = run_both('refuse', tmp_path)
+  for host, (code, _, stderr) in enumerate(found):
+    assert code == 2
+    lines = [x for x in stderr.splitlines() if 'error' in x]
+    assert lines == [f'error on host {host} of 2: a mistake']
+
+
+@pytest.mark.slow
+def test_a_run_that_lost_a_process_ends_and_continues(tmp_path):
+  """Started again it comes to the parameters of an undisturbed one."""
+  for code, _, stderr in wait(launch_both(tmp_path / 'calm')):
+    assert code == 0, stderr[-3000:]
+  processes = launch_both(tmp_path / 'run')
+  for line in processes[0].stdout:
+    if line.startswith('step 50:'):
+      break
+  begin = time.perf_counter()
+  processes[1].kill()
+  first, _ = wait(processes)
+  seconds = time.perf_counter() - begin
+  print(f'the other process ended after {seconds:.1f} s')
+  assert first[0] == 1
+  assert 'error: host 1 (' in first[2] and 'is lost' in first[2]
+  again = wait(launch_both(tmp_path / 'run'))
+  assert again[0][0] == again[1][0] == 0, again[0][2][-3000:]
+  assert 'step 0 of' not in again[0][1]  # it continued
+  found = [
+    checkpoints.restore_params(tmp_path / name)[0] for name in ('calm', 'run')
+  ]
+  assert largest_difference(*found) == 0.0

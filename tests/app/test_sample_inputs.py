@@ -1,0 +1,240 @@
+"""What samples and edits are conditioned on: texts, labels, images."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.app import images, models, sample_inputs, sheets
+from diffusion_jax.app.config import make
+from diffusion_jax.app.modes import MODES, edit
+from diffusion_jax.data.text import decode
+from diffusion_jax.errors import UserError
+from tests.app.conftest import smoke, trial
+
+
+def text_config(**changes):
+  fewer = {
+    'network.multipliers': (1,),
+    'network.attention_resolutions': (),
+    'conditioning.text.layers': 1,
+  }
+  return trial('shapes_text', **fewer | changes)
+
+
+def text_model(**changes) -> Any:
+  return models.make(text_config(**changes), 'nowhere')
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """Four steps, with a preview and a test loss."""
+  workdir = tmp_path_factory.mktemp('runs') / 'shapes'
+  changes = {
+    'sampling.num_samples': 8,
+    'sampling.batch_size': 8,
+    'training.sample_every': 4,
+    'training.evaluate_every': 4,
+  }
+  MODES['train'](text_config(**changes), workdir)
+  return workdir
+
+
+def samples(run, name, **changes):
+  fields = {
+    'sampling.num_samples': 4,
+    'sampling.batch_size': 4,
+    'sampling.name': name,
+  }
+  MODES['sample'](text_config(**fields | changes), run)
+  with np.load(run / 'samples' / f'{name}.npz') as arrays:
+    lines = (run / 'samples' / f'{name}.txt').read_text().splitlines()
+    assert lines == arrays['texts'].tolist()
+    return arrays['arr_0'], lines
+
+
+def test_a_run_is_previewed_and_evaluated(run):
+  assert (run / 'samples' / 'step_00000004.png').is_file()
+  lines = (run / 'metrics.jsonl').read_text().splitlines()
+  assert json.loads(lines[-1])['test_loss'] > 0
+
+
+def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
+  """Guided away from the null text, where the prompt does not matter."""
+  prompts = ['a red circle above a blue square', 'a white cross']
+
+  def shown(name, prompt, scale=4.0):
+    fields = {'sampling.prompt': prompt, 'sampling.guidance.scale': scale}
+    return samples(run, name, **fields)
+
+  two, lines = shown('two', ' | '.join(prompts))
+  assert lines == prompts * 2
+  one, lines = shown('one', prompts[0])
+  assert lines == prompts[:1] * 4
+  np.testing.assert_array_equal(one[::2], two[::2])  # image i: seed, i, prompt
+  assert (one[1::2] != two[1::2]).any()
+  null, _ = shown('null', prompts[0], 0.0)
+  np.testing.assert_array_equal(null, shown('other', prompts[1], 0.0)[0])
+  assert (null != one).any()
+
+
+def test_a_sheet_has_a_column_for_each_prompt():
+  model = text_model(**{'sampling.prompt': 'a|b|c'})
+  pictures = np.zeros((12, 16, 16, 3), np.uint8)
+  height, width, _ = sheets.sheet(model, pictures).shape
+  assert (height, width) == (3 * (4 * 17 + 1), 3 * (3 * 17 + 1))
+
+
+def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
+  model = text_model()
+  test = images.source_of(model.config, 'test')
+  texts = sample_inputs.choose_texts(model, 4)
+  assert texts == test.texts(range(4))
+  again = sample_inputs.choose_texts(model, len(test) + 2)
+  assert again is not None and again[-2:] == texts[:2]
+
+
+@pytest.mark.parametrize(
+  'prompt, message',
+  [
+    ('', 'config.sampling.prompt: a text is empty'),
+    ('a cross| |a circle', 'config.sampling.prompt: a text is empty'),
+    ('a' * 57, r'config.sampling.prompt: .* has 57 bytes, more than .*56'),
+  ],
+)
+def test_a_prompt_that_cannot_be_read_is_one_line(prompt, message):
+  model = text_model()
+  with model.config.unlocked():
+    model.config.sampling.prompt = prompt
+  with pytest.raises(UserError, match=message) as error:
+    texts = sample_inputs.choose_texts(model, 2)
+    sample_inputs.encode_texts(model, texts)
+  assert '\n' not in str(error.value)
+
+
+def cond_of_edit(**changes):
+  model = text_model(**changes)
+  section = make(model.schema, 'edit', model.config.edit)
+  return edit.choose_cond(model, section)
+
+
+def test_an_edit_is_conditioned_on_the_prompt():
+  fields = {'edit.num_samples': 3, 'sampling.prompt': 'a|b'}
+  assert decode(cond_of_edit(**fields)['text']) == ['a', 'b', 'a']
+  assert cond_of_edit() == {}  # the null text
+  no_null = {'conditioning.dropout': 0.0, 'sampling.guidance': None}
+  with pytest.raises(UserError, match='sampling.prompt'):
+    cond_of_edit(**no_null)
+
+
+def test_a_network_without_text_takes_no_prompt():
+  model = models.make(smoke(**{'sampling.prompt': 'a red circle'}), 'nowhere')
+  with pytest.raises(UserError, match='sampling.prompt: .* reads no text'):
+    sample_inputs.choose_texts(model, 1)
+  model = models.make(smoke(), 'nowhere')
+  assert sample_inputs.choose_texts(model, 1) is None
+
+
+@pytest.mark.parametrize(
+  'make_config, message',
+  [
+    (
+      lambda: smoke(**{
+        'conditioning.text': 'bytes', 'network': 'unet',
+        'network.channels': 8, 'network.num_groups': 4,
+      }),
+      'these images have no texts for conditioning.text: data=shapes has',
+    ),
+    (
+      lambda: text_config(**{'training.random_flip': True}),
+      "'on the left' wrong",
+    ),
+    (
+      lambda: trial('shapes_text', **{
+        'network': 'ddpmpp', 'network.channels': 8, 'network.multipliers': (1,),
+      }),
+      'needs a network with text_width: ddpmpp has none, unet and dit have',
+    ),
+    (
+      lambda: text_config(**{'conditioning.text.heads': 3}),
+      'does not divide the 64',
+    ),
+  ],
+)  # fmt: skip
+def test_texts_that_are_refused_end_in_one_line(make_config, message, tmp_path):
+  with pytest.raises(UserError, match=message) as error:
+    MODES['train'](make_config(), tmp_path)
+  assert '\n' not in str(error.value)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+  """Four pictures in two folders, with captions."""
+  lines = []
+  for name in ('a/0', 'a/1', 'b/0', 'b/1'):
+    path = tmp_path / f'{name}.png'
+    path.parent.mkdir(exist_ok=True)
+    Image.new('RGB', (16, 16), (10, 20, 30)).save(path)
+    lines.append({'file_name': f'{name}.png', 'text': f'picture {name} ü'})
+  text = '\n'.join(map(json.dumps, lines))
+  (tmp_path / 'metadata.jsonl').write_text(text)
+  return tmp_path
+
+
+def in_folder(pictures, **changes):
+  fields = {
+    'data': 'folder',
+    'data.path': str(pictures),
+    'data.image_shape': (16, 16, 3),
+    'training.batch_size': 4,
+  }
+  return text_config(**fields | changes)
+
+
+def test_a_folder_with_captions_is_read_with_its_labels(pictures):
+  both = {'data.labelled': True, 'conditioning.labels': True}
+  config = in_folder(pictures, **both)
+  batch = next(images.batches(config, images.source_of(config), 0))
+  words = decode(batch['text'])
+  assert sorted(words) == [
+    f'picture {name} ü' for name in ('a/0', 'a/1', 'b/0', 'b/1')
+  ]
+  for sentence, label in zip(words, batch['label'], strict=True):
+    assert sentence[8] == 'ab'[label]
+  # there is no test split: texts of the training split
+  model = models.make(config, 'nowhere')
+  assert sample_inputs.choose_texts(model, 2) == [
+    'picture a/0 ü',
+    'picture a/1 ü',
+  ]
+
+
+def test_a_caption_too_long_is_noticed_at_the_start(pictures):
+  config = in_folder(pictures, **{'conditioning.text.length': 12})
+  with pytest.raises(UserError, match='config.data: .* has 14 bytes, more tha'):
+    images.source_of(config)
+
+
+def test_a_broken_test_split_is_not_replaced_by_the_training_split(tmp_path):
+  for split in ('train', 'test'):
+    (tmp_path / split).mkdir()
+    Image.new('RGB', (16, 16)).save(tmp_path / split / '0.png')
+  line = json.dumps({'file_name': '0.png', 'text': 'black'})
+  (tmp_path / 'train' / 'metadata.jsonl').write_text(line)
+  model = models.make(in_folder(tmp_path), 'nowhere')
+  with pytest.raises(UserError, match='test'):
+    sample_inputs.choose_texts(model, 1)
+
+
+def test_labels_are_asked_in_turn_and_checked():
+  model = models.make(smoke(**{'sampling.labels': (3, 7)}), 'nowhere')
+  labels = sample_inputs.choose_labels(model, 5)
+  np.testing.assert_array_equal(labels, [3, 7, 3, 7, 3])
+  model = models.make(smoke(), 'nowhere')
+  labels = sample_inputs.choose_labels(model, 12)
+  np.testing.assert_array_equal(labels, [*range(10), 0, 1])
+  model = models.make(smoke(**{'sampling.labels': (3, 10)}), 'nowhere')
+  with pytest.raises(UserError, match='10 is out of range, the classes are 0'):
+    sample_inputs.choose_labels(model, 2)

@@ -1,0 +1,104 @@
+"""No two consumers of a seed draw the same numbers."""
+
+import ast
+import collections
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import diffusion_jax
+import diffusion_jax as dj
+from diffusion_jax.app import devices, models, schemas
+from diffusion_jax.core.keys import STREAMS, fold_in_each, split_key, stream
+from diffusion_jax.training import objectives
+from diffusion_jax.training.state import init_state
+from diffusion_jax.training.step import make_train_step
+from tests.app.conftest import smoke
+
+SHAPE = (8, 8, 1)
+INDEX = np.arange(4)
+# Metrics of real images have a stream each, by their names.
+OF_METRICS = set().union(*(kind.metrics for kind in schemas.KINDS))
+
+
+def test_every_key_is_from_a_stream_with_one_consumer():
+  """No key is made elsewhere in what runs the equations."""
+  names = collections.Counter()
+  package = Path(diffusion_jax.__file__).parent
+  for name in ('app', 'demos', 'metrics'):
+    for path in (package / name).rglob('*.py'):
+      for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+          called = ast.unparse(node).removeprefix('jax.random.')
+          assert called not in ('key', 'PRNGKey', 'wrap_key_data'), path
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == 'stream':
+          if len(node.args) == 2 and isinstance(node.args[1], ast.Constant):
+            names[node.args[1].value] += 1
+  assert set(names.values()) == {1} and not OF_METRICS & {*names}
+  assert len(names) > 10 and {*names} <= {*STREAMS}
+  outside = {'noise', 'evaluation_images'}  # the demo, metrics of real images
+  assert {*STREAMS} - {*names} <= OF_METRICS | outside
+
+
+def training_noise(schedule, seed):
+  """eps of steps 0..3, batches of one image, read off the gradient."""
+
+  def network(params, x, noise, cond, *, key=None):
+    return params
+
+  objective = objectives.denoising(
+    objectives.Network(network, dj.logsnr_input),
+    schedule,
+    times=dj.uniform_times,
+  )
+  optimizer = optax.sgd(1.0)
+  step = jax.jit(make_train_step(objective, optimizer, lambda step: 0.0))
+  batch = {'image': jnp.zeros((1, *SHAPE))}
+  state, noise = init_state({'network': jnp.zeros((1, *SHAPE))}, optimizer), []
+  for _ in INDEX:
+    before = state.params['network']
+    state, _ = step(state, batch, stream(seed, 'training'))
+    # the gradient of the mean of (params - eps)^2
+    gradient = before - state.params['network']
+    noise.append(before - gradient * before.size / 2.0)
+  return jnp.concatenate(noise)
+
+
+def sampling_noise(model, schedule):
+  """The first noise of images 0..3, and that of each step but the last."""
+  params = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype), models.shapes(model)
+  )  # so that eps is 0
+  generate = model.generate(devices.make_mesh(model.config), trajectory=True)
+  path = generate(params, INDEX, {'label': INDEX}).swapaxes(0, 1)
+  alpha = dj.level_grid(schedule, len(path) - 1).alpha
+  ratio = (alpha[1:] / alpha[:-1]).reshape(-1, 1, 1, 1, 1)
+  steps = path[1:-1] - ratio[:-1] * path[:-2]
+  return jnp.concatenate([path[0], *steps])
+
+
+def test_noise_of_training_and_of_sampling_differs():
+  """At seed 0, where step 1 of image 1 was once that of training step 1."""
+  config = smoke(**{'sampling.sampler.eta': 1.0, 'sampling.clip': False})
+  model: Any = models.make(config, 'nowhere')
+  schedule = model.schedule()
+  keys = fold_in_each(stream(0, 'edit'), INDEX)
+  drawn = {
+    'training': training_noise(schedule, config.seed),
+    'sampling': sampling_noise(model, schedule),
+    'edit': dj.prior_sample(
+      split_key(keys, 2)[0], (4, *SHAPE), schedule(1.0)
+    ),
+    'noise': dj.noise_image(
+      stream(config.seed, 'noise'), jnp.zeros(SHAPE), schedule, [1]
+    ),
+  }  # fmt: skip
+  rows = np.concatenate([np.reshape(x, (len(x), -1)) for x in drawn.values()])
+  assert len(rows) == 4 + 4 * 4 + 4 + 1
+  # of 64 independent numbers: 1/8; the same noise, however scaled, has 1
+  between = np.corrcoef(rows) - np.eye(len(rows))
+  assert np.abs(between).max() < 0.7

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from diffusion_jax.app import models, weights
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.errors import UserError
+from tests.app.conftest import smoke
+
+TWO_EMAS = {'training.more_ema_decays': (0.5,)}
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """Four steps with a second average."""
+  workdir = tmp_path_factory.mktemp('runs') / 'two'
+  MODES['train'](smoke(**TWO_EMAS), workdir)
+  return workdir
+
+
+def bias(run, **fields):
+  """A bias of the parameters that config.sampling chooses."""
+  fields = {f'sampling.{name}': value for name, value in fields.items()}
+  params, step = weights.restore(models.make(smoke(**TWO_EMAS, **fields), run))
+  assert step == int(fields.get('sampling.checkpoint', 4))
+  return params['network']['conv_in']['bias']
+
+
+def test_any_average_and_checkpoint_can_be_sampled_from(run):
+  raw, slow, half = (
+    bias(run, checkpoint='2', **fields)
+    for fields in ({'ema': False}, {}, {'ema_decay': 0.5})
+  )
+  # steps 1 and 2 of ema_warmup: decays 0.1 and 2/11, whatever the rate is
+  np.testing.assert_allclose(half, slow, rtol=1e-5)
+  assert (raw != slow).any()
+  latest = bias(run)
+  assert (latest == bias(run, checkpoint='4')).all()
+  assert (latest != slow).any()
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    ({'ema_decay': 0.9}, "no average '0.9' of the parameters, but 0.5"),
+    ({'checkpoint': '3'}, 'there is no checkpoint 3 in .* but 2, 4'),
+    ({'checkpoint': 'best'}, 'knows how good it is'),
+    ({'checkpoint': 'newest'}, "checkpoint='newest' is not latest, best or"),
+    ({'ema_sigma_rel': 0.1, 'ema': False}, 'different weights: give one of'),
+    ({'ema_sigma_rel': 0.1, 'ema_decay': 0.5}, 'ema_decay=0.5 are different'),
+    ({'ema_sigma_rel': 0.1}, 'no snapshot'),
+  ],
+)
+def test_what_the_run_does_not_have_is_one_line(run, fields, message):
+  with pytest.raises(UserError, match=message) as error:
+    bias(run, **fields)
+  assert '\n' not in str(error.value)

@@ -1,0 +1,147 @@
+"""What each of two processes does for test_multihost.py: argv is what, its
+number, the port and a folder."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from diffusion_jax.app import cli, devices, models, weights
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.runtime import processes, sharding
+from diffusion_jax.training import checkpoints
+from diffusion_jax.training.step import make_train_step
+from tests.app.conftest import smoke
+from tests.runtime import test_sharding as plain
+
+MESH = (2, 4)
+IDLE = 300  # seconds that the first process waits for the end of the second
+FIELDS = {
+  'training.mesh': (8, 1),  # parameters split as well: a minute more
+  'training.evaluate_every': 4,  # and at the last step
+  'optimizer.decay_steps': 4,
+  'sampling.batch_size': 12,  # not a multiple of the devices, and in two parts
+  'sampling.num_steps': 3,
+  'evaluation.metrics': ('elbo', 'fd_pixels'),
+  'evaluation.num_generated': 16,
+  'evaluation.num_images': 20,
+  'evaluation.batch_size': 12,
+  'evaluation.elbo.num_steps': 3,
+}
+
+
+def everything(folder):
+  """One step by plain descent; then train, resume, stop, evaluate, sample."""
+  step(folder)
+  run = folder / 'run'
+  MODES['train'](smoke(**FIELDS, **{'training.num_steps': 2}), run)
+  stop(run)
+  MODES['evaluate'](smoke(**FIELDS), run)
+  x = images(run)
+  if processes.is_first():
+    np.save(folder / 'images.npy', x)
+
+
+def stop(run):
+  """A training whose second process is sent SIGTERM after step 4."""
+  fields = {'training.num_steps': 10_000, 'training.checkpoint_every': 10_000}
+
+  def send():
+    while '"step": 4,' not in (run / 'metrics.jsonl').read_text():
+      time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  if not processes.is_first():
+    threading.Thread(target=send, daemon=True).start()
+  try:
+    MODES['train'](smoke(**FIELDS, **fields), run)
+  except Preempted as error:
+    name = f'stopped{jax.process_index()}'
+    (run.parent / name).write_text(f'{error}\n')
+
+
+def images(run):
+  """Samples of a run before they are rounded to grey levels."""
+  config = smoke(**FIELDS)
+  mesh, model = devices.make_mesh(config), models.make(config, run)
+  params = sharding.replicate(mesh, weights.restore(model)[0])
+  index = np.arange(12)
+  return model.generate(mesh)(params, index, {'label': index % 10})
+
+
+def step(folder):
+  """The step of test_sharding.py, saved; params are split over processes."""
+  mesh = sharding.make_mesh(*MESH)
+  batch = plain.batch()
+  rows = sharding.local_rows(mesh, 16)
+  assert rows == slice(8 * jax.process_index(), 8 * jax.process_index() + 8)
+  state = jax.device_get(plain.first_state())
+  places = sharding.fsdp_sharding(mesh, state, min_size=64)
+  state = jax.jit(lambda: state, out_shardings=places)()
+  replicated = sharding.replicated(mesh)
+  train_step = jax.jit(
+    make_train_step(plain.OBJECTIVE, plain.DESCENT, lambda step: 0.25),
+    out_shardings=(places, replicated),
+  )
+  mine = {name: x[rows] for name, x in batch.items()}
+  key = jax.jit(lambda: jax.random.key(3), out_shardings=replicated)()
+  state, metrics = train_step(state, sharding.to_global(mesh, mine), key)
+  with checkpoints.open_manager(folder / 'step') as manager:
+    loss = jax.device_get(metrics['loss'])
+    checkpoints.save(manager, state, {'loss': float(loss.total / loss.count)})
+
+
+def die(folder):
+  """The second process is killed while the first one waits."""
+  if jax.process_index() == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+  time.sleep(IDLE)
+
+
+def fail(folder):
+  """The second process meets an error of ours, launched as always."""
+
+  def program(config, workdir):
+    if jax.process_index() == 1:
+      raise RuntimeError('a bug')
+    time.sleep(IDLE)
+
+  launched(program, folder)
+
+
+def refuse(folder):
+  """Both meet the same mistake of the user's."""
+
+  def program(config, workdir):
+    raise UserError('a mistake')
+
+  launched(program, folder)
+
+
+def launched(program, folder):
+  MODES['train'] = program
+  _, _, host, port, _ = sys.argv
+  sys.argv = [
+    'launch.py',
+    '--config=configs/digits.py:smoke',
+    f'--workdir={folder}',
+    '--multihost',
+    f'--coordinator=localhost:{port}',
+    '--num_hosts=2',
+    f'--host={host}',
+  ]
+  cli.run()
+
+
+if __name__ == '__main__':
+  what, host, port, folder = sys.argv[1:]
+  if what not in ('fail', 'refuse'):
+    processes.start(f'localhost:{port}', 2, int(host), 3)
+  todo = {'everything': everything, 'die': die, 'fail': fail, 'refuse': refuse}
+  todo[what](Path(folder))

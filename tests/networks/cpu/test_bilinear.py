@@ -1,0 +1,162 @@
+"""Programs are those of the platform that they are lowered for."""
+
+import collections
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export, lax
+
+from diffusion_jax.networks import layers
+from diffusion_jax.networks.cpu.convolution import conv2d
+from diffusion_jax.networks.cpu.products import linear
+from diffusion_jax.networks.unet import UNet
+
+OTHERS = ('tpu', 'cuda')
+PADDING = ((1, 1), (1, 1))
+
+
+def jax_conv(x, kernel, stride=1, padding=PADDING):
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    padding,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+def jax_product(x, kernel, dimension_numbers=None, precision=None):
+  return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+@pytest.fixture
+def nothing_known(monkeypatch):
+  """A machine that does not answer what it is."""
+  for name in ('default_backend', 'device_count', 'devices'):
+    monkeypatch.setattr(jax, name, None)
+
+
+def unet():
+  """A network, its abstract arguments, and its gradient."""
+  network = UNet(32, (1,), 1, ())
+  x, noise = jnp.zeros((8, 8, 8, 3)), jnp.zeros(8)
+  params = jax.eval_shape(network.init, jax.random.key(0), x, noise)
+
+  def apply(params, x, noise):
+    return jnp.asarray(network.apply(params, x, noise))
+
+  def loss(*arguments):
+    return jnp.sum(apply(*arguments) ** 2)
+
+  return apply, jax.grad(loss, (0, 1)), (params, x, noise)
+
+
+def operations(traced, platform):
+  """How often each operation is in the program for a platform."""
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  return collections.Counter(re.findall(r'stablehlo\.(\w+)', text))
+
+
+@pytest.mark.usefixtures('nothing_known')
+def test_a_unet_and_its_gradient_are_plain_unless_lowered_for_a_cpu(
+  monkeypatch,
+):
+  """Plain: operation by operation what JAX makes of its own convolution."""
+
+  def programs(others=OTHERS):
+    *functions, arguments = unet()
+    for function in functions:
+      traced = jax.jit(function).trace(*arguments)
+      yield [operations(traced, platform) for platform in others]
+
+  found = list(programs((*OTHERS, 'cpu')))
+  monkeypatch.setattr(layers, 'conv2d', jax_conv)
+  monkeypatch.setattr(layers, 'linear', jax_product)
+  for (*ours, cpu), plain in zip(found, programs(), strict=True):
+    assert ours == plain
+    assert all(ops['convolution'] > 0 for ops in ours)
+    assert not any('optimization_barrier' in ops for ops in ours)
+    assert cpu['optimization_barrier'] and cpu != ours[0]
+
+
+@pytest.mark.usefixtures('nothing_known')
+def test_one_exported_program_runs_on_three_platforms(key):
+  apply, _, (shapes, x, noise) = unet()
+  params = jax.tree.map(lambda a: jnp.full(a.shape, 0.01, a.dtype), shapes)
+  apply = jax.jit(apply)
+  exported = export.export(apply, platforms=('cpu', *OTHERS))
+  exported = exported(params, x, noise)
+  x = jax.random.normal(key, x.shape)
+  found = exported.call(params, x, noise)
+  expected = apply(params, x, noise)
+  assert np.abs(expected).max() > 0.0
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def derivatives(function, x, w):
+  """Values and derivatives with shared weights, and with weights of each."""
+  loss = lambda x, w: jnp.sum(jnp.sin(function(x, w)))
+  gradient = jax.grad(loss, (0, 1))
+  tangents = jnp.cos(x), jnp.sin(w)
+  hessian = jax.jvp(jax.vmap(gradient, (0, None)), (x, w), tangents)
+  # reverse over reverse
+  norm = lambda x, w: jnp.sum(gradient(x, w)[1] ** 2)
+  again = jax.vmap(jax.grad(norm, (0, 1)), (0, None))(x, w)
+  ws = jnp.stack([w, 2.0 * w])
+  over_weights = jax.vmap(jax.grad(loss, (0, 1)), (None, 0))(x, ws)
+  twice = jax.vmap(jax.vmap(gradient, (0, None)), (None, 0))(x, ws)
+  summed = jax.grad(
+    lambda x, ws: jnp.sum(jax.vmap(loss, (None, 0))(x, ws) ** 2), (0, 1)
+  )(x, ws)
+  return hessian, again, over_weights, twice, summed
+
+
+@pytest.mark.parametrize('stride', [0, 1, 2])
+def test_derivatives_of_derivatives_under_vmap(stride, key):
+  """stride 0: a linear layer."""
+  if stride:
+    shapes = (2, 2, 4, 4, 3), (3, 3, 3, 2)
+    ours, theirs = (
+      functools.partial(f, stride=stride, padding=PADDING)
+      for f in (
+        conv2d,
+        lambda x, w, stride, padding: jax_conv(
+          x.reshape(-1, *x.shape[-3:]), w, stride, padding
+        ).reshape(
+          *x.shape[:-3], *(side // stride for side in x.shape[-3:-1]), -1
+        ),
+      )
+    )
+  else:
+    shapes, ours, theirs = ((2, 3, 4), (4, 5)), linear, jax_product
+  x, w = (0.3 * jax.random.normal(key, shape) for shape in shapes)
+  both = jax.jit(lambda x, w: [derivatives(f, x, w) for f in (ours, theirs)])
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+    *both(x, w),
+  )
+
+
+def test_shard_map_sums_the_gradient_of_shared_weights(key):
+  mesh = jax.make_mesh(
+    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  spec = jax.sharding.PartitionSpec
+  x = jax.random.normal(key, (8, 4, 4, 3))
+  kernel = jax.random.normal(key, (3, 3, 3, 2))
+
+  def gradient(conv):
+    def loss(kernel, x):
+      return lax.psum(jnp.sum(jnp.sin(conv(x, kernel, 1, PADDING))), 'data')
+
+    specs = spec(), spec('data')
+    mapped = jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=spec())
+    return jax.jit(jax.grad(mapped))(kernel, x)
+
+  np.testing.assert_allclose(
+    gradient(conv2d), gradient(jax_conv), rtol=1e-4, atol=1e-4
+  )

@@ -1,0 +1,172 @@
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from diffusion_jax.networks.cpu import convolution, winograd
+
+conv = jax.jit(winograd.conv, static_argnums=(2, 3))
+kernel_gradient = jax.jit(winograd.kernel_gradient, static_argnums=(2, 3))
+PLAIN = ((1, 1), (1, 1))
+# shape of x, features, padding; sides that tiles do not fill, uneven padding
+SHAPES = {
+  'whole': ((2, 8, 8, 5), 3, PLAIN),
+  'one_tile': ((3, 4, 4, 2), 4, PLAIN),
+  'odd': ((1, 7, 10, 3), 2, PLAIN),
+  'uneven': ((2, 9, 6, 2), 3, ((0, 1), (2, 1))),
+  'valid': ((1, 10, 6, 2), 2, ((0, 0), (0, 0))),
+}
+
+
+def direct(x, kernel, padding) -> Any:
+  """The sum of nine products, float64."""
+  x = np.pad(x, ((0, 0), *padding, (0, 0)))
+  h, w = x.shape[1] - 2, x.shape[2] - 2
+  return sum(
+    np.einsum('bhwc,co->bhwo', x[:, i : i + h, j : j + w], kernel[i, j])
+    for i in range(3)
+    for j in range(3)
+  )
+
+
+@pytest.fixture(params=SHAPES)
+def case(request, seeds):
+  shape, features, padding = SHAPES[request.param]
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal(shape)
+  kernel = rng.standard_normal((3, 3, shape[-1], features))
+  return x, kernel, padding
+
+
+def test_in_float64_it_is_the_convolution(case):
+  x, kernel, padding = case
+  with jax.enable_x64(True):
+    found = conv(x, kernel, padding, None)
+  expected = direct(x, kernel, padding)
+  assert found.shape == expected.shape
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+
+
+def test_the_kernel_gradient_is_the_transpose(case):
+  """<g, conv(x, k)> = <gradient, k> for any k."""
+  x, kernel, padding = case
+  y = direct(x, kernel, padding)
+  g = np.cos(np.arange(y.size)).reshape(y.shape)
+  found = kernel_gradient(np.float32(x), np.float32(g), padding, None)
+  found = np.asarray(found)
+  assert found.shape == kernel.shape
+  basis = np.zeros(kernel.shape)
+  for index in np.ndindex(3, 3, 1, 1):
+    basis[index] = 1.0
+    expected = np.sum(g * direct(x, basis, padding))
+    basis[index] = 0.0
+    np.testing.assert_allclose(found[index], expected, rtol=1e-4, atol=1e-4)
+  total = np.sum(found * kernel)
+  np.testing.assert_allclose(total, np.sum(g * y), rtol=1e-4, atol=1e-3)
+
+
+def test_the_error_in_float32_is_a_few_millionths(seeds):
+  """For the widths of a network: of the largest output, against float64."""
+  rng = np.random.default_rng(1)
+  x = rng.standard_normal((2, 8, 8, 128))
+  kernel = rng.standard_normal((3, 3, 128, 32)) / np.sqrt(9 * 128)
+  found = conv(np.float32(x), np.float32(kernel), PLAIN, None)
+  expected = direct(x, kernel, PLAIN)
+  error = np.abs(found - expected).max() / np.abs(expected).max()
+  assert 1e-8 < error < 5e-6
+
+
+def test_how_far_one_input_reaches(seeds):
+  """Whole tiles for a NaN; of 1e6 beyond 3x3 outputs the rounding alone.
+
+  The first of the 6 inputs of a tile along an axis enters its first output
+  only, the last its last one: they belong to the 4 outputs of a neighbour. So
+  an input has 5, 5, 4, 4 outputs along an axis.
+  """
+  rng = np.random.default_rng(2)
+  x = rng.standard_normal((1, 16, 16, 8), np.float32)
+  kernel = np.float32(rng.standard_normal((3, 3, 8, 8)) / np.sqrt(72))
+  plain = np.asarray(conv(x, kernel, PLAIN, None))
+  for i, j in np.ndindex(4, 4):
+    reach = np.zeros((16, 16), bool)
+    reach[6 + i : 9 + i, 6 + j : 9 + j] = True
+    # of the padded image, whose tiles begin at 0, 4, 8, ...
+    along = [5 if (place + 8) % 4 < 2 else 4 for place in (i, j)]
+    for value in (np.nan, 1e6):
+      one = x.copy()
+      one[0, 7 + i, 7 + j, 0] = value
+      y = np.asarray(conv(one, kernel, PLAIN, None))[0]
+      if np.isnan(value):
+        assert np.isnan(y[reach]).all()
+        assert np.isnan(y).any(-1).sum() == np.prod(along)
+      else:
+        beyond = np.abs(y - plain[0])[~reach].max()
+        assert 0 < beyond < 5e-6 * np.abs(y).max()
+
+
+@pytest.fixture
+def always(monkeypatch):
+  """conv2d takes Winograd's algorithm for these small shapes too."""
+  monkeypatch.setattr(convolution, 'MIN_TILES', 1)
+  monkeypatch.setattr(convolution, 'MIN_CHANNELS', 1)
+
+
+def products(function, *args):
+  """The names of the products of a compiled program."""
+  text = jax.jit(function).lower(*args).as_text()
+  names = ('dot_general', 'convolution')
+  return {name for name in names if f'stablehlo.{name}' in text}
+
+
+def test_conv2d_chooses_it_by_shape_type_precision_and_devices():
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+  places = NamedSharding(mesh, PartitionSpec('data'))
+
+  def of(shape, features=64, dtype=jnp.float32, precision=None, **where):
+    x = jax.ShapeDtypeStruct(shape, dtype, **where)
+    kernel = jax.ShapeDtypeStruct((3, 3, shape[-1], features), dtype)
+    ours = lambda x, k: convolution.conv2d(x, k, 1, PLAIN)
+    with jax.default_matmul_precision(precision):
+      return products(ours, x, kernel)
+
+  large = (8, 16, 16, 64)
+  assert of(large) == {'dot_general'}
+  assert of(large, sharding=places) == {'convolution'}
+  assert of(large, dtype=jnp.bfloat16) == {'convolution'}
+  assert of(large, precision='highest') == {'convolution'}
+  assert of(large, features=3) == {'convolution'}
+  assert of((8, 4, 4, 64)) == {'convolution'}
+
+
+@pytest.mark.usefixtures('always')
+def test_all_derivatives_through_conv2d(key):
+  x = jax.random.normal(key, (2, 8, 4, 3))
+  kernel = jax.random.normal(key, (3, 3, 3, 2)) / 5
+  ours = lambda x, k: convolution.conv2d(x, k, 1, PLAIN)
+  xla = lambda x, k: lax.conv_general_dilated(
+    x, k, (1, 1), PLAIN, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+  def several(conv, x, kernel):
+    tangents = jnp.cos(x), jnp.sin(kernel)
+    push = jax.jvp(conv, (x, kernel), tangents)
+    loss = lambda x, k: jnp.sum(jnp.tanh(conv(x, k)))
+    gradient = jax.grad(loss, argnums=(0, 1))
+    hessian = jax.jvp(gradient, (x, kernel), tangents)
+    each = jax.vmap(lambda x: gradient(x[None], kernel))(x)
+
+    def step(k, _):
+      return k - 0.01 * gradient(x, k)[1], jax.jvp(loss, (x, k), tangents)
+
+    return push, hessian, each, lax.scan(step, kernel, length=2)
+
+  both = [jax.jit(lambda *a, f=f: several(f, *a)) for f in (ours, xla)]
+  assert products(ours, x, kernel) == {'dot_general'}
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+    *(f(x, kernel) for f in both),
+  )

@@ -1,0 +1,72 @@
+"""Layers written out in NumPy, float64."""
+
+import jax
+import numpy as np
+
+
+def dense(p, x):
+  out = x @ np.asarray(p['kernel'], np.float64)
+  return out + np.asarray(p['bias']) if 'bias' in p else out
+
+
+def norm(p, x, groups, epsilon=1e-6):
+  b, h, w, c = x.shape
+  grouped = x.reshape(b, h, w, groups, c // groups)
+  mean = grouped.mean((1, 2, 4), keepdims=True)
+  var = grouped.var((1, 2, 4), keepdims=True)
+  out = ((grouped - mean) / np.sqrt(var + epsilon)).reshape(x.shape)
+  return out * np.asarray(p['scale']) + np.asarray(p['bias'])
+
+
+def swish(x):
+  return x / (1.0 + np.exp(-x))
+
+
+def conv3x3(p, x):
+  kernel = np.asarray(p['kernel'], np.float64)
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  h, w = x.shape[1:3]
+  out = sum(
+    padded[:, i : i + h, j : j + w] @ kernel[i, j]
+    for i in range(3)
+    for j in range(3)
+  )
+  return out + np.asarray(p['bias'])
+
+
+def randomised(abstract, seed=0):
+  """No parameter at 0 or 1, so that each of them matters."""
+  rng = np.random.default_rng(seed)
+  draw = lambda x: np.float32(rng.normal(0.0, 0.5, x.shape))
+  return jax.tree.map(draw, abstract)
+
+
+def mean_of_blocks(x):
+  corners = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+  return sum(corners) / 4.0
+
+
+def nearest(x):
+  return np.kron(x, np.ones((1, 2, 2, 1)))
+
+
+def softmax(logits):
+  weights = np.exp(logits - logits.max(-1, keepdims=True))
+  return weights / weights.sum(-1, keepdims=True)
+
+
+def openai_attention(p, x, order, head_channels, epsilon=1e-6):
+  """recipes 3.1 in OpenAI's layout [B, channels, T]."""
+  (b, height, width, c), ch = x.shape, head_channels
+  time, heads = height * width, c // ch
+  h = norm(p['norm'], x, 4, epsilon).reshape(b, time, c)
+  qkv = dense(p['qkv'], h).swapaxes(1, 2)  # [B, 3C, T]
+  if order == 'legacy':
+    q, k, v = np.split(qkv.reshape(b * heads, 3 * ch, time), 3, axis=1)
+  else:
+    parts = np.split(qkv, 3, axis=1)
+    q, k, v = (part.reshape(b * heads, ch, time) for part in parts)
+  scale = ch**-0.25
+  weights = softmax(np.einsum('bct,bcs->bts', q * scale, k * scale))
+  a = np.einsum('bts,bcs->bct', weights, v).reshape(b, c, time)
+  return x + dense(p['proj_out'], a.swapaxes(1, 2)).reshape(x.shape)

@@ -1,0 +1,101 @@
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.networks.attention import Attention
+from tests.networks.literal import (
+  dense,
+  norm,
+  openai_attention,
+  randomised,
+  softmax,
+)
+
+
+@pytest.fixture(scope='module')
+def attention():
+  """(apply(params, **options), an image, parameters of separate q, k, v)."""
+  key = jax.random.key(0)
+  x = jax.random.normal(key, (2, 3, 4, 8))
+  base = Attention(num_groups=4)
+  abstract = jax.eval_shape(lambda: base.init(key, x)['params'])
+
+  def apply(p, **options):
+    module = Attention(num_groups=4, **options)
+    return jax.jit(module.apply)({'params': p}, x)
+
+  return apply, np.asarray(x, np.float64), randomised(abstract)
+
+
+def test_attention_literally(attention):
+  """One head of full width, logits times C^-1/2, softmax over all pixels."""
+  apply, x, p = attention
+  found = apply(p)
+  h = norm(p['norm'], x, 4).reshape(2, 12, 8)
+  q, k, v = (dense(p[name], h) for name in ('query', 'key', 'value'))
+  weights = softmax(q @ k.swapaxes(1, 2) / np.sqrt(8))
+  out = dense(p['proj_out'], weights @ v).reshape(x.shape)
+  np.testing.assert_allclose(found, x + out, rtol=1e-4, atol=1e-4)
+
+
+def fused(p, order):
+  """The parameters of separate projections, laid out for 2 heads of 4."""
+
+  def join(leaf):
+    parts = [np.asarray(p[n][leaf]) for n in ('query', 'key', 'value')]
+    out = np.stack(parts, axis=-2)  # [..., 3, C]
+    if order == 'legacy':
+      out = out.reshape(*out.shape[:-1], 2, 4).swapaxes(-3, -2)
+    return out.reshape(*parts[0].shape[:-1], 24)
+
+  qkv = {'kernel': join('kernel'), 'bias': join('bias')}
+  return {'norm': p['norm'], 'qkv': qkv, 'proj_out': p['proj_out']}
+
+
+@pytest.mark.parametrize('heads', [{'num_heads': 2}, {'head_channels': 4}])
+@pytest.mark.parametrize('order', ['legacy', 'new'])
+def test_fused_attention_is_openais(attention, order, heads):
+  apply, x, p = attention
+  p = fused(p, 'new')  # any weights would do
+  found = apply(p, qkv=order, **heads)
+  expected = openai_attention(p, x, order, 4)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_orders_differ_by_a_permutation_of_the_projection(attention):
+  apply, _, p = attention
+  separate = apply(p, num_heads=2)
+  for order in ('legacy', 'new'):
+    found = apply(fused(p, order), qkv=order, num_heads=2)
+    np.testing.assert_allclose(found, separate, rtol=1e-4, atol=1e-4)
+  mistaken = apply(fused(p, 'new'), qkv='legacy', num_heads=2)
+  assert np.abs(mistaken - separate).max() > 0.1
+
+
+def test_the_interleaved_projection_is_edms(attention):
+  """Of head h, output 3c + j is q, k, v of its channel c."""
+  apply, x, p = attention
+  parts = [p[name] for name in ('query', 'key', 'value')]
+  join = lambda leaf: np.stack([q[leaf] for q in parts], axis=-1)
+  qkv = {n: join(n).reshape(*p['query'][n].shape[:-1], 24) for n in p['query']}
+  woven = {'norm': p['norm'], 'qkv': qkv, 'proj_out': p['proj_out']}
+  for heads in (1, 2):
+    found = apply(woven, qkv='interleaved', num_heads=heads)
+    expected = apply(p, num_heads=heads)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    scaled = apply(woven, qkv='interleaved', num_heads=heads, skip_scale=0.25)
+    np.testing.assert_allclose(scaled, 0.25 * expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'num_heads': 3}, 'num_heads=3 does not divide the 8 channels'),
+    ({'num_heads': 0}, 'num_heads must be an integer of at least 1'),
+    ({'head_channels': 16}, 'head_channels=16 does not divide the 8 channels'),
+    ({'qkv': 'old'}, "qkv 'old' is not one of separate, legacy, new"),
+  ],
+)
+def test_attention_refusals(attention, options, message):
+  with pytest.raises(ValueError, match=message):
+    attention[0](attention[2], **options)

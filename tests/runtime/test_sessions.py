@@ -1,0 +1,19 @@
+import json
+
+from diffusion_jax.runtime import sessions
+
+
+def test_the_lines_of_sessions_are_whole(tmp_path):
+  sessions.write_start(tmp_path, 0, 5)
+  sessions.write_end(tmp_path, 9)
+  with (tmp_path / 'sessions.jsonl').open('a') as file:
+    file.write('{"event": "sta')
+  first, last = sessions.read(tmp_path)
+  assert first['parameters'] == 5 and first['versions']['numpy']
+  assert last == {'event': 'end', 'step': 9, 'time': last['time']}
+  json.dumps(first)
+  first['time'], last['time'] = '2026-01-01T10:00:00', '2026-01-01T11:02:03'
+  assert sessions.seconds([first, last]) == 3723.0
+  assert sessions.seconds([first]) is None
+  assert sessions.seconds([{**first, 'step': 3}, last]) is None
+  assert sessions.read(tmp_path / 'none') == []

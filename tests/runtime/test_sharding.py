@@ -1,0 +1,201 @@
+"""Eight simulated devices against one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.networks.unet import UNet
+from diffusion_jax.runtime import sharding
+from diffusion_jax.training import objectives
+from diffusion_jax.training.conditions import make_condition
+from diffusion_jax.training.state import init_state
+from diffusion_jax.training.step import make_train_step
+
+MESHES = [(1, 1), (8, 1), (1, 8), (2, 4)]
+NETWORK = UNet(
+  channels=8,
+  multipliers=(1,),
+  num_blocks=1,
+  attention_resolutions=(8,),
+  num_groups=4,
+  num_classes=3,
+  null_class=True,
+  dropout=0.0,
+)
+
+
+def network_fn(params, x, noise, cond, *, key=None):
+  return NETWORK.apply({'params': params}, x, noise, cond)
+
+
+OBJECTIVE = objectives.denoising(
+  objectives.Network(
+    network_fn,
+    dj.step_input(1000),
+    condition=make_condition(dropout=0.3),
+  ),
+  dj.DiscreteSchedule.from_betas(dj.linear_betas(1000)),
+  times=dj.step_times(1000),
+)
+# the update of plain descent is the gradient itself; Adam's would magnify 1e-8
+DESCENT = optax.sgd(1.0)
+STEP = make_train_step(OBJECTIVE, DESCENT, lambda step: 0.25)
+
+
+def batch():
+  rng = np.random.default_rng(0)
+  return {
+    'image': rng.uniform(-1, 1, (16, 8, 8, 3)).astype(np.float32),
+    'label': rng.integers(0, 3, 16).astype(np.int32),
+  }
+
+
+@functools.cache
+def first_state():
+  cond = {'label': jnp.zeros(1, jnp.int32)}
+  x = jnp.zeros((1, 8, 8, 3))
+  init = jax.jit(lambda key: NETWORK.init(key, x, jnp.zeros(1), cond)['params'])
+  params = jax.device_get(init(jax.random.key(0)))
+  # away from the almost-zero output of the initialisers
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(
+    lambda p: p + 0.05 * rng.standard_normal(p.shape).astype(np.float32), params
+  )
+  state = jax.jit(lambda p: init_state(p, DESCENT))({'network': params})
+  return jax.device_get(state)
+
+
+@functools.cache
+def stepped(mesh_shape, accumulate=1):
+  """(state, metrics, placed state) of one step on a mesh."""
+  mesh = sharding.make_mesh(*mesh_shape)
+  state = first_state()
+  places = sharding.fsdp_sharding(mesh, state, min_size=64)
+  placed = jax.device_put(state, places)
+  step = make_train_step(
+    OBJECTIVE, DESCENT, lambda step: 0.25, accumulate=accumulate
+  )
+  step = jax.jit(step, out_shardings=(places, sharding.replicated(mesh)))
+  after, metrics = step(
+    placed, sharding.to_global(mesh, batch()), jax.random.key(3)
+  )
+  return jax.device_get(after), jax.device_get(metrics), after
+
+
+def assert_close(a, b, atol=1e-6):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), a, b
+  )
+
+
+@functools.cache
+def alone():
+  """The step by plain jit, without any mesh."""
+  return jax.device_get(
+    jax.jit(STEP)(first_state(), batch(), jax.random.key(3))
+  )
+
+
+@pytest.mark.parametrize(
+  'shape',
+  [pytest.param(m, marks=[] if m[1] > 1 else pytest.mark.slow) for m in MESHES],
+)
+def test_loss_and_gradients_are_those_of_one_device(shape):
+  state, metrics, _ = stepped(shape)
+  expected, expected_metrics = alone()
+  assert_close(metrics['loss'], expected_metrics['loss'])
+  moved = jax.tree.map(np.subtract, expected.params, first_state().params)
+  assert max(np.abs(x).max() for x in jax.tree.leaves(moved)) > 0.1
+  assert_close(state.params, expected.params)  # parameters - gradient
+  assert_close(state.ema_params, expected.ema_params)
+
+
+@pytest.mark.parametrize(
+  'shape, parts',
+  [((2, 4), 2), pytest.param((1, 1), 4, marks=pytest.mark.slow)],
+)
+def test_an_accumulated_step_is_the_plain_step(shape, parts):
+  state, metrics, _ = stepped(shape, parts)
+  expected, expected_metrics = alone()
+  assert_close(state.params, expected.params)
+  assert_close(state.ema_params, expected.ema_params)
+  for name, mean in metrics.items():
+    other = expected_metrics[name]
+    np.testing.assert_allclose(
+      mean.total / mean.count, other.total / other.count, rtol=1e-5
+    )
+
+
+def test_large_leaves_are_split_and_stay_split():
+  _, _, placed = stepped((1, 8))
+  for tree in (placed.params, placed.ema_params):
+    for leaf in jax.tree.leaves(tree):
+      share = leaf.addressable_shards[0].data.size / leaf.size
+      splits = leaf.size >= 64 and any(n % 8 == 0 for n in leaf.shape)
+      assert share == (1 / 8 if splits else 1), leaf.shape
+
+
+def test_fsdp_holds_an_eighth_of_a_real_network():
+  """DDPM's CIFAR-10 network with Adam: parameters, average, two moments."""
+  mesh = sharding.make_mesh(1, 8)
+  init = lambda key: UNet().init(key, jnp.zeros((1, 32, 32, 3)), jnp.zeros(1))
+  state = jax.eval_shape(
+    lambda key: init_state(init(key)['params'], optax.adam(1e-3)),
+    jax.random.key(0),
+  )
+  places = jax.tree.leaves(sharding.fsdp_sharding(mesh, state))
+  leaves = jax.tree.leaves(state)
+  whole = sum(leaf.size for leaf in leaves)
+  part = sum(
+    np.prod(place.shard_shape(leaf.shape))
+    for leaf, place in zip(leaves, places, strict=True)
+  )
+  assert whole == 4 * 35_746_307 + 2  # and the steps of state and Adam
+  assert part <= 1.1 / 8 * whole
+
+
+def test_the_largest_axis_that_divides_is_split():
+  mesh = sharding.make_mesh(2, 4)
+  tree = {
+    'kernel': jax.ShapeDtypeStruct((3, 3, 8, 16), jnp.float32),
+    'odd': jax.ShapeDtypeStruct((3, 30, 8), jnp.float32),
+    'none': jax.ShapeDtypeStruct((7, 30), jnp.float32),
+  }
+  found = sharding.fsdp_sharding(mesh, tree, min_size=1)
+  assert tuple(found['kernel'].spec) == (None, None, None, 'fsdp')
+  assert tuple(found['odd'].spec) == (None, None, 'fsdp')
+  assert tuple(found['none'].spec) == ()
+
+
+def test_the_mesh_takes_what_is_there():
+  assert sharding.make_mesh().shape == {'data': 8, 'fsdp': 1}
+  assert sharding.make_mesh(-1, 4).shape == {'data': 2, 'fsdp': 4}
+  assert sharding.make_mesh(1, 2).size == 2
+  with pytest.raises(ValueError, match='4x4 needs 16 devices, there are 8'):
+    sharding.make_mesh(4, 4)
+  with pytest.raises(
+    ValueError, match='-1x3 needs a multiple of 3 devices, there are 8'
+  ):
+    sharding.make_mesh(-1, 3)
+  with pytest.raises(ValueError, match='0x1 makes no sense'):
+    sharding.make_mesh(0, 1)
+
+
+def test_rows_of_this_process():
+  mesh = sharding.make_mesh(4, 2)
+  assert sharding.local_rows(mesh, 24) == slice(0, 24)
+  with pytest.raises(ValueError, match='batch of 10 cannot be split over 8'):
+    sharding.local_rows(mesh, 10)
+
+
+def test_a_batch_is_spread_in_order():
+  mesh = sharding.make_mesh(2, 4)
+  x = sharding.to_global(mesh, {'image': np.arange(16.0)})['image']
+  first = {s.device: s.data.tolist() for s in x.addressable_shards}
+  assert first[jax.devices()[0]] == [0.0, 1.0]
+  assert len(first) == 8 and x.tolist() == list(range(16))
