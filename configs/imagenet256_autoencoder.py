@@ -3,8 +3,8 @@ r"""The KL autoencoder of Stable Diffusion (Rombach et al. 2022), f = 8.
 Latents of 32x32x4; 83,653,863 parameters. Its published weights are imported in
 place of a training:
 
-  python launch.py --config=configs/run.py --mode=convert \
-    --config.convert.source=sd-vae-ft-ema --workdir=runs/imagenet256_autoencoder
+  python launch.py --mode=convert --config.convert.source=sd-vae-ft-ema \
+    --workdir=runs/imagenet256_autoencoder
 
 Trained here it would have neither discriminator nor perceptual loss
 (docs/vae.md). Not run here yet: not measured.
