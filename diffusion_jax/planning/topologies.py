@@ -63,6 +63,7 @@ TPUS = {
   'v5p': _tpu('v5p', 459, 95, 2765, 4800),
   'v6e': _tpu('v6e', 918, 32, 1640, 3584),
 }
+_SHAPES = {'v4': ':2x2x2', 'v5e': ':2x4', 'v5p': ':2x2x2', 'v6e': ':2x4'}
 GPUS = {
   'a100': _gpu(
     'NVIDIA A100-SXM4-80GB', 312, 80, 2039, 40, 600, 200,
@@ -117,7 +118,7 @@ def make(name: str) -> Topology:
     return _gpu_topology(name, gpu[2], int(gpu[1] or 1), int(gpu[3]))
   raise ValueError(
     f'{name!r} is not the name of devices: take, for instance, '
-    f'{", ".join(f"{kind}:2x4" for kind in TPUS)}, '
+    f'{", ".join(kind + _SHAPES[kind] for kind in TPUS)}, '
     f'{", ".join(f"{kind}x8" for kind in GPUS)}, 2xh100x8 for two machines, or '
     'cpu:8'
   )
@@ -147,6 +148,11 @@ def _simulated(name, count):
 
 
 def _tpu_topology(name, kind, shape):
+  axes = _SHAPES[kind].count('x') + 1
+  if len(shape) != axes:
+    raise ValueError(
+      f'{name}: {kind} has {axes} dimensions, as in {kind}{_SHAPES[kind]}'
+    )
   if importlib.util.find_spec('libtpu') is None:
     raise ValueError(
       f'{name}: the compiler for TPUs is missing: pip install '
@@ -171,16 +177,16 @@ def _tpu_topology(name, kind, shape):
 
 
 def _gpu_topology(name, kind, machines, count):
+  if not (machines and 0 < count <= 8):
+    raise ValueError(
+      f'{name}: a machine has 1 to 8 GPUs; 2x{kind}x8 is two machines'
+    )
   plugins = 'jax_cuda13_plugin', 'jax_cuda12_plugin'
   if not any(importlib.util.find_spec(plugin) for plugin in plugins):
     version = jax.__version__
     raise ValueError(
       f'{name}: the compiler for NVIDIA GPUs is missing: pip install --no-deps '
       f'jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version}'
-    )
-  if not (machines and 0 < count <= 8):
-    raise ValueError(
-      f'{name}: a machine has 1 to 8 GPUs; 2x{kind}x8 is two machines'
     )
   _on_cpu()
   found = topologies.get_topology_desc(

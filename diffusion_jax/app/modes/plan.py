@@ -68,7 +68,7 @@ def variants(config: ConfigDict, plan: Any) -> Iterator[ConfigDict]:
   for mesh, batch in itertools.product(
     plan.meshes or (None,), plan.batches or (None,)
   ):
-    flags = [('training.steps_per_call', '1')]
+    flags = []
     if mesh is not None:
       if not re.fullmatch(r'(-1|\d+)x\d+', str(mesh)):
         raise UserError(
@@ -180,6 +180,7 @@ Traced = tuple[Any, int, tuple[int, int]]  # trace, batch, (parameters, bytes)
 
 def trace_training(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
   """Traces the step as --mode=train builds it, without any array."""
+  config = load.with_flags(config, [('training.steps_per_call', '1')])
   train_setup.check(config)
   train_setup.check_batch(config, mesh)
   model: Any = models.make(config, workdir)
