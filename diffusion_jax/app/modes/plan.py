@@ -29,7 +29,6 @@ from diffusion_jax.runtime import sharding
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.training.objectives import Objective
 
-GIB = 2**30
 SIZES = {  # the fields of meshes and batches, by what is planned
   'train': 'training.batch_size',
   'sample': 'sampling.batch_size',
@@ -72,7 +71,7 @@ def variants(config: ConfigDict, plan: Any) -> Iterator[ConfigDict]:
     if mesh is not None:
       if not re.fullmatch(r'(-1|\d+)x\d+', str(mesh)):
         raise UserError(
-          f'config.plan.meshes: {mesh!r} is not a mesh such as 1x8, data x fsdp'
+          f'config.plan.meshes: {mesh} is not a mesh such as 1x8, data x fsdp'
         )
       flags.append(('training.mesh', mesh.replace('x', ',')))
     if batch is not None:
@@ -297,15 +296,15 @@ def lines(row: dict[str, Any], topology: Topology) -> Iterator[str]:
   if 'flops' not in row:
     return
   products = ', '.join(
-    f'{count / 1e12:.4g} TFLOP in {dtype}'
+    f'{amount(count, "FLOP")} in {dtype}'
     for dtype, count in row['flops'].items()
   )
   yield f'  products  {products}'
-  yield f'  traffic   {row["traffic"] / 1e9:.4g} GB of the memory'
+  yield f'  traffic   {amount(row["traffic"], "B")} of the memory'
   for kind, found in sorted(row['collectives'].items()):
     yield (
       f'  network   {found["count"]} {kind}, {found["bytes"]:,} bytes: a device '
-      f'sends {found["sent"] / 1e6:,.4g} MB'
+      f'sends {amount(found["sent"], "B")}'
     )
   if row['loops_of_unknown_length']:
     yield (
@@ -315,9 +314,11 @@ def lines(row: dict[str, Any], topology: Topology) -> Iterator[str]:
   if 'bounds' not in row:
     return
   bounds = ', '.join(
-    f'{name} {1e3 * seconds:.3g}' for name, seconds in row['bounds'].items()
+    f'{name} {amount(seconds, "s")}' for name, seconds in row['bounds'].items()
   )
-  yield f'  at least  {1e3 * row["seconds"]:.3g} ms, by {row["binding"]} ({bounds})'
+  yield (
+    f'  at least  {amount(row["seconds"], "s")}, by {row["binding"]}: {bounds}'
+  )
   for_all = (
     f'{row["steps"]:,} steps' if 'steps' in row else f'{row["images"]:,} images'
   )
@@ -342,7 +343,8 @@ def remedies(row: dict[str, Any]) -> str:
       found.append(f'training.mesh=1,{data * fsdp}')
   if row['batch'] > data * fsdp:
     found.append(f'{field}={row["batch"] // 2}')
-  return 'try ' + ', '.join(f'--config.{flag}' for flag in found or ['more devices'])
+  flags = ', '.join(f'--config.{flag}' for flag in found)
+  return f'try {flags or "more devices"}'
 
 
 def best(rows: list[dict], of: str, topology: Topology) -> str:
@@ -368,9 +370,16 @@ def best(rows: list[dict], of: str, topology: Topology) -> str:
   )
 
 
+def amount(value: float, unit: str) -> str:
+  """Returns a value with a prefix of its unit."""
+  power = min(max(math.floor(math.log10(value or 1) / 3), -3), 5)
+  prefix = ('n', 'µ', 'm', '', 'k', 'M', 'G', 'T', 'P')[power + 3]
+  return f'{value / 1000**power:.3g} {prefix}{unit}'
+
+
 def gib(count: float) -> str:
   """Returns bytes as text."""
-  return f'{count / GIB:.3g} GiB'
+  return f'{count / 2**30:.3g} GiB'
 
 
 def out_of_memory(error: Exception) -> int:
