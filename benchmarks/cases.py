@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax import build
-from diffusion_jax.interop import diffusers_networks, diffusers_transformer
+from diffusion_jax.interop import diffusers_transformer, diffusers_unet
 from diffusion_jax.networks.unet import UNet
 
 # DiT-S/2 as it was published, with the waves that diffusers has.
@@ -85,9 +85,9 @@ def torch_options(case):
   shape = tuple(config.data.image_shape)
   if is_dit(case):
     network = build.build_network(config)
-    return diffusers_transformer.transformer_config(network, shape)
+    return diffusers_transformer.write_config(network, shape)
   if NETWORKS[case.network][2]:
-    return diffusers_networks.unet_config(build.build_network(config), shape)
+    return diffusers_unet.write_config(build.build_network(config), shape)
   of_same_size = UNet(
     channels=256,
     multipliers=(1, 1, 1),
@@ -95,7 +95,7 @@ def torch_options(case):
     attention_resolutions=(16,),
     dropout=config.network.dropout,
   )
-  return diffusers_networks.unet_config(of_same_size, shape)
+  return diffusers_unet.write_config(of_same_size, shape)
 
 
 def network_inputs(config, batch):

@@ -9,13 +9,14 @@ os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffusion_jax.build.network import network_fn
+from diffusion_jax.families import diffusion
 
 import diffusion_jax
 from benchmarks import cases, flops, turns
 from diffusion_jax import build, families
-from diffusion_jax.build.network import network_fn
-from diffusion_jax.families import diffusion
 from diffusion_jax.interop import diffusers as folders
+from diffusion_jax.interop.reader import eps_sections
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
 
@@ -76,14 +77,13 @@ class Side:
     """Writes weights for diffusers, and returns (x, noise, output)."""
     params = self.params['network']
     shape = tuple(self.config.data.image_shape)
-    fields = {
-      'data.image_shape': shape,
-      'schedule.name': 'linear',
-      'schedule.num_steps': 1000,
-      'objective.parametrization': 'eps',
-      'conditioning.noise_input': 'step',
-    }
-    folders.save(folder, self.network, params, fields)
+    sections = eps_sections(
+      {'name': 'linear', 'num_steps': 1000},
+      {'name': 'step'},
+      {'sampler': {'name': 'ddim'}},
+    )
+    facts = {'image_shape': shape}
+    folders.save(folder, self.network, params, sections, facts)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, *shape), np.float32)
     noise = np.array([10.0, 700.0], np.float32)

@@ -10,7 +10,7 @@ from ml_collections.config_dict import placeholder
 
 
 def section(name=None, **fields):
-  """Returns a section: the name of a choice, if there is one, and parameters."""
+  """Returns a section: parameters, and the name of a choice if there is one."""
   return ConfigDict({'name': name, **fields} if name else fields)
 
 
@@ -116,7 +116,7 @@ def get_config():
 
   convert = config.convert = ConfigDict()  # --mode=convert (docs/weights.md)
   convert.source = ''  # the folder or file of weights that become a run
-  # diffusers, openai, ho, score_sde, edm, safetensors; '': recognised
+  # diffusers, openai, ho, score_sde, edm, edm2, safetensors; '': recognised
   convert.format = ''
   convert.model = ''  # openai, score_sde: the name of a published model
   convert.options = ''  # of the format: 'image_size=64 class_cond=True'

@@ -18,9 +18,7 @@ from configs.base import section
 def get_config():
   config = cifar10.shared()
   config.schedule = section('flow')
-  config.network = section(
-    'ddpmpp', dropout=0.2, resample_filter=(1, 3, 3, 1)
-  )
+  config.network = section('ddpmpp', dropout=0.2, resample_filter=(1, 3, 3, 1))
   config.noise_input = section('time', scale=1.0)
   config.conditioning = section(augment=0.12)
   config.objective = section(

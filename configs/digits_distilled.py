@@ -10,7 +10,7 @@ class, at the FD of 50 calls of the teacher (docs/few_steps.md).
   python launch.py --config=configs/digits_flow.py:unscaled
   python launch.py --config=configs/digits_distilled.py
   python launch.py --config=configs/digits_distilled.py --mode=evaluate \
-    --config.evaluation.sweep.num_steps=1,2,4
+    --config.evaluation.sweep=num_steps=1,2,4
 """
 
 from configs import digits_flow

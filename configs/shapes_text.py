@@ -29,9 +29,7 @@ def get_config():
   )
   config.noise_input = section('time')
   config.parametrization = section('flow')
-  config.conditioning = section(
-    text=section('bytes', length=56), dropout=0.1
-  )
+  config.conditioning = section(text=section('bytes', length=56), dropout=0.1)
   config.objective = section('denoising', times='logit_normal', weight='flow')
   config.optimizer = section(
     'adamw', learning_rate=2e-3, warmup_steps=100, decay='cosine'

@@ -2,6 +2,7 @@
 
 import ast
 import fnmatch
+import re
 import subprocess
 import sys
 import tomllib
@@ -34,21 +35,65 @@ def test_import_arrows():
   assert result.returncode == 0, result.stdout
 
 
-def test_programs_are_imported_on_dispatch():
-  """`--mode=noise` loads nothing that stores checkpoints or reads data sets."""
+def imports_of(path):
+  """The modules that a file imports anywhere, also inside a function."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (name.name for name in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield from (f'{node.module}.{name.name}' for name in node.names)
+
+
+def files_of(*folders):
+  for folder in folders:
+    yield from (ROOT / folder).rglob('*.py')
+
+
+def test_the_library_knows_no_config():
+  """Whatever its folders are: app and configs alone know ml_collections."""
+  package = ROOT / 'diffusion_jax'
+  above = ('ml_collections', 'absl', 'configs', 'diffusion_jax.app')
+  count = 0
+  for path in package.rglob('*.py'):
+    if path.relative_to(package).parts[0] == 'app':
+      continue
+    count += 1
+    for module in imports_of(path):
+      assert not f'{module}.'.startswith(tuple(f'{x}.' for x in above)), path
+  assert count > 80
+
+
+def test_the_application_names_modules_of_the_user_in_one_place():
+  """What runs code by its name: own_parts alone, and config files in load."""
+  runs_code = re.compile(r'importlib\.import_module|\b(exec|eval)\(')
+  users = {
+    path.name
+    for path in files_of('diffusion_jax/app')
+    if runs_code.search(path.read_text())
+  }
+  assert users == {
+    'own_parts.py',  # asks what is allowed
+    'load.py',  # the user's config file, and configs/base.py
+    'cli.py',  # the installed configs
+    'convert.py',  # a reader of interop
+    '__init__.py',  # a mode
+  }
+
+
+def test_modes_are_imported_on_dispatch():
+  """What says of a mistake loads nothing that stores or reads data sets."""
   code = (
-    'import sys, diffusion_jax.programs as p, diffusion_jax.errors as e\n'
-    'import configs.noise_photo as c\n'
-    'config = c.get_config("smoke"); config.schedule.alphas = ()\n'
-    'try: p.PROGRAMS["noise"](config, "x")\n'
-    'except e.UserError: print(*sorted(sys.modules))'
+    'import sys\nfrom diffusion_jax.app import cli\nprint(*sorted(sys.modules))'
   )
   result = subprocess.run(
     [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
   )
   loaded = {name.partition('.')[0] for name in result.stdout.split()}
   assert 'diffusion_jax' in loaded, result.stderr
-  assert not loaded & {'orbax', 'grain', 'tensorflow_datasets', 'tensorboardX'}
+  assert not loaded & {
+    'orbax', 'grain', 'tensorflow_datasets', 'tensorboardX', 'tensorflow',
+    'bokeh', 'matplotlib', 'diffrax',
+  }  # fmt: skip
 
 
 def test_public_names_are_documented():
@@ -99,30 +144,37 @@ def test_the_version_is_written_once():
   assert f'\nversion: {dj.__version__}\n' in (ROOT / 'CITATION.cff').read_text()
 
 
-# module -> where its tests are: builders and programs are tested on what they
-# build and write
+# module -> where its tests are: many are tested on what they make
 TESTED_ELSEWHERE = {
   'app/devices.py': 'app/modes/test_train_setup.py',
   'app/ema.py': 'app/models/test_noisy.py',
   'app/models/model.py': 'app/models/test_vae.py',
   'app/other_runs.py': 'app/models/test_guidance.py',
-  'build/make.py': 'build/test_audit.py',
-  'build/network.py': 'build/test_build.py',
-  'build/objective.py': 'build/test_build.py',
-  'build/optimizer.py': 'build/test_recipes.py',
   'core/flow_losses.py': 'training/test_flow_maps.py',
   'data/builders.py': 'data/test_prepare.py',
-  'errors.py': 'test_command_line.py',
-  'interop/diffusers_networks.py': 'interop/test_diffusers.py',
+  'demos/noising.py': 'app/modes/test_noise.py',
+  'errors.py': 'app/test_cli.py',
+  'interop/diffusers_autoencoder.py': 'interop/test_diffusers.py',
+  'interop/diffusers_folders.py': 'interop/test_diffusers.py',
+  'interop/diffusers_options.py': 'interop/test_diffusers.py',
   'interop/diffusers_schedulers.py': 'interop/test_diffusers.py',
   'interop/diffusers_transformer.py': 'interop/test_diffusers.py',
+  'interop/diffusers_unet.py': 'interop/test_diffusers.py',
+  'interop/edm_options.py': 'interop/test_edm.py',
+  'interop/openai_options.py': 'interop/test_openai.py',
+  'interop/reader.py': 'app/modes/test_convert.py',
+  'interop/score_sde_layers.py': 'interop/test_score_sde.py',
   'interop/layers.py': 'interop/test_openai.py',
   'interop/ve.py': 'interop/test_score_sde.py',
-  'runs/averages.py': 'programs/test_average.py',
-  'runs/base_config.py': 'programs/test_report.py',
-  'runs/first_weights.py': 'programs/test_convert.py',
-  'runs/results.py': 'programs/test_evaluate.py',
-  'runs/sessions.py': 'programs/test_report.py',
+  'metrics/likelihoods.py': 'app/modes/test_evaluate.py',
+  'metrics/real_images.py': 'app/modes/test_evaluate.py',
+  'metrics/spaces.py': 'app/test_scoring.py',
+  'metrics/sweeps.py': 'app/test_scoring.py',
+  'ranges.py': 'app/test_load.py',
+  'app/schemas.py': 'app/test_load.py',
+  'training/averages.py': 'app/modes/test_average.py',
+  'training/first_weights.py': 'app/modes/test_convert.py',
+  'runtime/files.py': 'runtime/test_sessions.py',
 }
 
 

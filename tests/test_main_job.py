@@ -11,14 +11,10 @@ import pytest
 
 from diffusion_jax.app import load
 from diffusion_jax.app.smoke import shrunk
+from tests.app.test_load import FILES as EXPERIMENTS
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent
-EXPERIMENTS = sorted(
-  path.stem
-  for path in (ROOT / 'configs').glob('*.py')
-  if path.stem not in ('__init__', 'base')
-)
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +45,7 @@ def test_the_main_job_makes_digits_that_a_classifier_reads(tmp_path):
   many = '--config.sampling.num_samples=500'
   call('launch.py', config, workdir, '--mode=sample', many)
   path = tmp_path / 'digits' / 'samples' / 'samples.npz'
-  verdict = call('-m', 'diffusion_jax.evaluation.digits', str(path))
+  verdict = call('-m', 'diffusion_jax.demos.digits_judge', str(path))
   print(verdict)
   accuracy = float(re.search(r'500 samples: ([\d.]+)%', verdict)[1])
   assert accuracy >= 97.0

@@ -12,15 +12,14 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import diffusion_jax as dj
 from diffusion_jax.core import flow_losses
 from diffusion_jax.core.denoiser import NoiseInput
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.losses import TimeSampler, Weight, with_start
-from diffusion_jax.data import image_folder, photos, shapes, sources
-from diffusion_jax.data import tfds_sources
+from diffusion_jax.data import image_folder, sources, tfds_sources
+from diffusion_jax.demos import photos, shapes
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
@@ -31,7 +30,19 @@ from diffusion_jax.networks.magnitude import Uncertainty
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
-from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
+from diffusion_jax.ranges import (
+  Count,
+  FileName,
+  Finite,
+  ImageShape,
+  NoiseRatio,
+  NonNegative,
+  Positive,
+  Probability,
+  Rate,
+  Size,
+)
+from diffusion_jax.sampling.grids import Spacing
 from diffusion_jax.training import (
   conditions,
   consistency,
@@ -50,6 +61,7 @@ def constant(value: Any) -> Callable[[], Any]:
     return value
 
   constructor.__doc__ = value.__doc__
+  constructor.__name__ = getattr(value, '__name__', 'constructor')
   return constructor
 
 
@@ -70,8 +82,8 @@ def alphas(values: tuple = ()) -> dj.DiscreteSchedule:
 
 def learned(
   gamma: Literal['scalar', 'network', 'fixed'] = 'scalar',
-  gamma_min: float = -13.3,
-  gamma_max: float = 5.0,
+  gamma_min: Finite = -13.3,
+  gamma_max: Finite = 5.0,
 ) -> dj.LearnedSchedule:
   """Makes VDM's schedule, gamma(t) = -log SNR(t) (Kingma et al. 2021).
 
@@ -79,7 +91,9 @@ def learned(
   line. gamma_min and gamma_max are the first values at t = 0 and 1.
   """
   if not gamma_min < gamma_max:
-    raise ValueError(f'gamma_min={gamma_min} is not below gamma_max={gamma_max}')
+    raise ValueError(
+      f'gamma_min={gamma_min} is not below gamma_max={gamma_max}'
+    )
   if gamma == 'network':
     module = MonotoneGamma(gamma_min, gamma_max)
   else:
@@ -105,7 +119,11 @@ def matmul_precision(name: str) -> contextlib.AbstractContextManager:
 
 
 def zero_terminal_snr(schedule: dj.DiscreteSchedule) -> dj.DiscreteSchedule:
-  """Rescales the betas of a schedule so that alpha_bar_T = 0 (Lin et al. 2023)."""
+  """Rescales the betas of a schedule: alpha_bar_T = 0 (Lin et al. 2023)."""
+  if not isinstance(schedule, dj.DiscreteSchedule):
+    raise ValueError(
+      'zero_terminal_snr needs a schedule of steps, such as schedule=linear'
+    )
   betas = -np.expm1(-np.diff(np.asarray(schedule.neg_log_alpha_bar)))
   return dj.DiscreteSchedule.from_betas(dj.zero_terminal_snr(betas))
 
@@ -161,7 +179,7 @@ class Parametrization(NamedTuple):
   sigma_data: float = 0.5
 
 
-def edm_parametrization(sigma_data: float = 0.5) -> Parametrization:
+def edm_parametrization(sigma_data: Positive = 0.5) -> Parametrization:
   """EDM's preconditioning for data of this deviation (Karras et al. 2022)."""
   return Parametrization('edm', sigma_data)
 
@@ -181,7 +199,7 @@ def step_times(schedule_steps: int) -> TimeSampler:
   return dj.step_times(schedule_steps)
 
 
-def uniform_times(t_min: float = 0.0) -> TimeSampler:
+def uniform_times(t_min: Rate = 0.0) -> TimeSampler:
   """Draws t uniformly from t_min to 1."""
   return functools.partial(dj.uniform_times, t_min=t_min)
 
@@ -230,7 +248,8 @@ SAMPLERS = {
 }
 
 
-class ClassifierFree(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierFree:
   """Guidance without a classifier, uncond + scale (cond - uncond).
 
   `dj.classifier_free` has the parameters: rescale is phi, levels with sigma /
@@ -238,19 +257,28 @@ class ClassifierFree(NamedTuple):
   `channels`.
   """
 
-  scale: float
-  rescale: float = 0.0
-  low: float = 0.0
-  high: float = float('inf')
-  channels: int | None = None
+  scale: Finite
+  rescale: Probability = 0.0
+  low: NonNegative = 0.0
+  high: NoiseRatio = float('inf')
+  channels: Size | None = None
+
+  def __post_init__(self):
+    if self.low > self.high:
+      raise ValueError(
+        f'low={self.low} is above high={self.high}: no level would be guided'
+      )
 
   def guide(self, pair: Any) -> dj.Denoiser:
     """Returns the guided denoiser of a `PairedDenoiser`."""
-    scale, rescale, low, high, channels = self[-5:]
-    return dj.classifier_free(pair, scale, rescale, (low, high), channels)
+    interval = self.low, self.high
+    return dj.classifier_free(
+      pair, self.scale, self.rescale, interval, self.channels
+    )
 
 
-class Autoguidance(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Autoguidance(ClassifierFree):
   """Guidance by a worse model, worse + scale (model - worse).
 
   run: the folder of its run (Karras et al. 2024); the other parameters are
@@ -258,17 +286,9 @@ class Autoguidance(NamedTuple):
   """
 
   run: str
-  scale: float
-  rescale: float = 0.0
-  low: float = 0.0
-  high: float = float('inf')
-  channels: int | None = None
-
-  guide = ClassifierFree.guide
 
 
 GUIDANCES = {'classifier_free': ClassifierFree, 'autoguidance': Autoguidance}
-Guidance = ClassifierFree | Autoguidance
 
 
 class ClassifierGuidance(NamedTuple):
@@ -279,7 +299,7 @@ class ClassifierGuidance(NamedTuple):
   """
 
   run: str
-  scale: float = 1.0
+  scale: Finite = 1.0
   after_clip: bool = False
 
 
@@ -289,10 +309,10 @@ class Churn(NamedTuple):
   `dj.churn` has the parameters; s_churn is that of all steps together.
   """
 
-  s_churn: float
-  s_min: float = 0.0
-  s_max: float = float('inf')
-  s_noise: float = 1.0
+  s_churn: NonNegative
+  s_min: NonNegative = 0.0
+  s_max: NoiseRatio = float('inf')
+  s_noise: NonNegative = 1.0
 
   def around(
     self, sampler: dj.Sampler, schedule: dj.Schedule, num_steps: int
@@ -310,8 +330,8 @@ class Churn(NamedTuple):
 class Langevin(NamedTuple):
   """Steps of Langevin's corrector before each step of the sampler."""
 
-  snr: float = 0.16
-  steps: int = 1
+  snr: Positive = 0.16
+  steps: Size = 1
 
   def around(self, sampler: dj.Sampler) -> dj.Sampler:
     """Returns the sampler with the corrector before each of its steps."""
@@ -324,10 +344,10 @@ class Text(NamedTuple):
   length: bytes at most; width, layers and heads: of the Transformer.
   """
 
-  length: int = 64
-  width: int = 64
-  layers: int = 2
-  heads: int = 4
+  length: Size = 64
+  width: Size = 64
+  layers: Count = 2
+  heads: Size = 4
 
 
 class Latent(NamedTuple):
@@ -338,8 +358,8 @@ class Latent(NamedTuple):
   """
 
   run: str
-  shape: tuple[int, int, int] | None = None
-  scale: float | None = None
+  shape: ImageShape | None = None
+  scale: Positive | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,14 +370,14 @@ class LogVariance:
   128 (Eq. 14 to 16). Called with parameters and a level it returns u, [B].
   """
 
-  features: int = 128
+  features: Size = 128
 
   def init(self, key: Any) -> Any:
     """Returns the first parameters."""
     return Uncertainty(self.features).init(key, np.zeros(1))['params']
 
   def __call__(self, params: Any, level: dj.NoiseLevel) -> Any:
-    """Returns u [B]; it sees ln(sigma / alpha) / 4, whatever the network does."""
+    """Returns u [B]; its input is ln(sigma / alpha) / 4 for any network."""
     variables = {'params': params['uncertainty']}
     return Uncertainty(self.features).apply(variables, dj.edm_input(level))
 
@@ -369,7 +389,7 @@ def inpaint() -> conditions.ImageCondition:
   return conditions.image_condition('inpaint')
 
 
-def superres(factor: int = 2) -> conditions.ImageCondition:
+def superres(factor: Size = 2) -> conditions.ImageCondition:
   """Shows the network the image made `factor` times smaller (SR3)."""
   return conditions.image_condition('superres', factor)
 
@@ -392,14 +412,11 @@ class Conditioning:
   labels: bool = False
   text: Text | None = None
   image: conditions.ImageCondition | None = None
-  dropout: float = 0.0
+  dropout: Probability = 0.0
   self_conditioning: bool = False
-  augment: float = 0.0
+  augment: Probability = 0.0
 
   def __post_init__(self):
-    for name in ('dropout', 'augment'):
-      if not 0.0 <= getattr(self, name) <= 1.0:
-        raise ValueError(f'{name}={getattr(self, name)} is not in [0, 1]')
     if self.dropout and not (self.labels or self.text or self.image):
       raise ValueError(
         f'dropout={self.dropout} has no effect without labels, text or image'
@@ -425,25 +442,18 @@ class Sampling:
   """
 
   sampler: Any
-  num_steps: int = 1000
-  spacing: str = 'uniform'
+  num_steps: Size = 1000
+  spacing: Spacing = 'uniform'
   respacing: str = ''
   schedule: Any = None
-  guidance: Guidance | None = None
+  guidance: ClassifierFree | None = None
   classifier: ClassifierGuidance | None = None
   clip: bool = True
-  dynamic_threshold: float = 0.0
+  dynamic_threshold: Probability = 0.0
   churn: Churn | None = None
   corrector: Langevin | None = None
 
   def __post_init__(self):
-    if self.num_steps < 1:
-      raise ValueError(f'num_steps={self.num_steps} is not a positive number')
-    spacings = tuple(SPACINGS | STEP_CHOICES)
-    if self.spacing not in spacings:
-      raise ValueError(
-        f'spacing {self.spacing!r} is not one of {", ".join(spacings)}'
-      )
     before_clip = self.classifier is not None and self.classifier.after_clip
     if before_clip and not (self.clip or self.dynamic_threshold):
       raise ValueError('classifier.after_clip needs clip or dynamic_threshold')
@@ -458,10 +468,10 @@ class MapSampling:
   in, 1 for none. spacing, respacing: which levels are visited.
   """
 
-  num_steps: int = 1
+  num_steps: Size = 1
   stochastic: bool = False
-  guidance_scale: float = 1.0
-  spacing: str = 'uniform'
+  guidance_scale: Finite = 1.0
+  spacing: Spacing = 'uniform'
   respacing: str = ''
 
 
@@ -477,7 +487,7 @@ class Decoding:
   decoder: Literal['logistic', 'gaussian', 'unit_gaussian', 'bernoulli'] = (
     'logistic'
   )
-  scale: float | None = None
+  scale: Positive | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -506,13 +516,9 @@ class Edit:
   """
 
   image: str = ''
-  num_samples: int = 4
-  label: int | None = None
-  output: str = 'edit'
-
-  def __post_init__(self):
-    if self.num_samples < 1:
-      raise ValueError(f'num_samples={self.num_samples} is not positive')
+  num_samples: Size = 4
+  label: Count | None = None
+  output: FileName = 'edit'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -525,13 +531,13 @@ class Inpaint(Edit):
   """
 
   mask: str = ''
-  method: (
-    Literal['repaint', 'replace', 'reconstruction', 'palette'] | None
-  ) = None
-  num_resamples: int = 10
-  jump: int = 10
-  scale: float = 1.0
-  iterations: int = 1
+  method: Literal['repaint', 'replace', 'reconstruction', 'palette'] | None = (
+    None
+  )
+  num_resamples: Size = 10
+  jump: Size = 10
+  scale: NonNegative = 1.0
+  iterations: Size = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -542,8 +548,8 @@ class Sdedit(Edit):
   again; mask: a picture whose white pixels stay.
   """
 
-  strength: float = 0.5
-  repeats: int = 1
+  strength: Probability = 0.5
+  repeats: Size = 1
   mask: str = ''
 
 
@@ -562,9 +568,9 @@ class Superres(Edit):
   """
 
   method: Literal['reconstruction', 'palette'] | None = None
-  factor: int = 2
-  scale: float = 1.0
-  iterations: int = 1
+  factor: Size = 2
+  scale: NonNegative = 1.0
+  iterations: Size = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -572,51 +578,8 @@ class Colorize(Edit):
   """Colours a grey picture; method: as for inpaint."""
 
   method: Literal['reconstruction', 'palette'] | None = None
-  scale: float = 1.0
-  iterations: int = 1
-
-
-def make_optimizer(
-  total_steps: int,
-  *,
-  kind: str,
-  learning_rate: float = 2e-4,
-  warmup_steps: int = 0,
-  decay: Literal['constant', 'linear', 'cosine', 'inverse_sqrt'] = 'constant',
-  decay_steps: int | None = None,
-  clip_norm: float = 1.0,
-  b1: float = 0.9,
-  b2: float = 0.999,
-  eps: float = 1e-8,
-  weight_decay: float = 0.0,
-  weight_decay_mask: Literal['kernels', 'not_biases', 'all'] = 'kernels',
-  repair_gradients: bool = False,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """Returns an optimizer of optax, and step -> learning rate.
-
-  The rate climbs from 0 over warmup_steps, then decays: linear and cosine to 0
-  at decay_steps (None: the end of the training), inverse_sqrt from there on.
-  clip_norm: of all gradients together, 0: none. weight_decay is decoupled, as
-  AdamW's; of kernels, of all but biases (VDM), or of all. repair_gradients
-  replaces nan by 0 and inf by 1e5, as EDM.
-  """
-  rate = optimizer.learning_rate_schedule(
-    learning_rate,
-    warmup_steps,
-    decay,
-    total_steps if decay_steps is None else decay_steps,
-  )
-  return optimizer.make_optimizer(
-    rate,
-    kind=kind,
-    clip_norm=clip_norm,
-    b1=b1,
-    b2=b2,
-    eps=eps,
-    weight_decay=weight_decay,
-    weight_decay_mask=optimizer.WEIGHT_DECAY_MASKS[weight_decay_mask],
-    repair_gradients=repair_gradients,
-  ), rate
+  scale: NonNegative = 1.0
+  iterations: Size = 1
 
 
 DENOISERS = {
@@ -633,46 +596,25 @@ AUTOENCODERS = {
 }
 
 
-def hybrid(
-  network: objectives.Network,
-  schedule: dj.Schedule,
-  schedule_steps: int,
-  num_levels: int,
-  weight: Weight = dj.snr_weight,
-  vlb_weight: float = 0.001,
-  loss_aware: bool = False,
-) -> objectives.Objective:
-  """L_simple + vlb_weight L_vlb, with a learned variance (iDDPM, Eq. 16).
-
-  loss_aware: draws steps by importance (Eq. 18).
-  """
-  return objectives.hybrid(
-    network, schedule, num_steps=schedule_steps, weight=weight,
-    vlb_weight=vlb_weight, loss_aware=loss_aware, num_levels=num_levels,
-  )  # fmt: skip
-
-
-def vlb(
-  network: objectives.Network,
-  schedule: dj.Schedule,
-  schedule_steps: int,
-  num_levels: int,
-  loss_aware: bool = False,
-) -> objectives.Objective:
-  """L_vlb, the bound in bits per dimension, with a learned variance (iDDPM)."""
-  return objectives.hybrid(
-    network, schedule, num_steps=schedule_steps, weight=None, vlb_weight=1.0,
-    loss_aware=loss_aware, num_levels=num_levels,
-  )  # fmt: skip
-
-
 def vdm(
   network: objectives.Network,
   make_schedule: Callable[[Any], dj.Schedule],
   num_levels: int,
-  num_steps: int = 0,
+  schedule: dj.Schedule | None = None,
+  num_steps: Count = 0,
 ) -> objectives.Objective:
-  """VDM's bound in bits per dimension (Kingma et al. 2021); 0: T = infinity."""
+  """VDM's bound in bits per dimension (Kingma et al. 2021); 0: T = infinity.
+
+  Refuses a schedule without noise at t = 0, or without signal at t = 1.
+  """
+  if schedule is not None:
+    ends = [float(schedule(t).snr) for t in (0.0, 1.0)]
+    if not 0.0 < min(ends) <= max(ends) < float('inf'):
+      raise ValueError(
+        "vdm needs noise at t = 0 and signal at t = 1, where this schedule's "
+        f'SNRs are {ends[0]:g} and {ends[1]:g}: take schedule=learned, for '
+        'instance'
+      )
   return objectives.vdm(
     network, make_schedule, num_levels=num_levels, num_steps=num_steps or None
   )
@@ -684,8 +626,8 @@ def reflow(
   times: TimeSampler,
   teacher: distillation.Teacher,
   weight: Weight = dj.flow_weight,
-  p_t1: float = 0.0,
-  teacher_steps: int = 16,
+  p_t1: Probability = 0.0,
+  teacher_steps: Size = 16,
 ) -> objectives.Objective:
   """Rectified flow on noise and the teacher's samples of it (Liu et al. 2022).
 
@@ -706,33 +648,11 @@ def reflow(
   )
 
 
-def consistency_distillation(
-  network: objectives.Network,
-  schedule: dj.Schedule,
-  teacher: distillation.Teacher,
-  solver: distillation.Solver,
-  pairs: level_pairs.Pairs,
-  distance: flow_losses.Distance | None = None,
-  sigma_data: float = 0.5,
-  sigma_min: float = 0.002,
-  ema_target: bool = False,
-) -> objectives.Objective:
-  """Consistency distillation of a teacher (Song et al. 2023, Alg. 2).
-
-  solver: a step of the teacher; distance: squared by default.
-  """
-  return consistency.consistency_distillation(
-    network, schedule, teacher=teacher, solver=solver, pairs=pairs,
-    distance=distance, boundary=consistency.Boundary(sigma_data, sigma_min),
-    ema_target=ema_target,
-  )  # fmt: skip
-
-
 # The objectives of denoisers, flow maps, classifiers and VAEs.
 DENOISING = {
   'denoising': objectives.denoising,
-  'hybrid': hybrid,
-  'vlb': vlb,
+  'hybrid': objectives.hybrid,
+  'vlb': objectives.vlb,
   'vdm': vdm,
   'progressive_distillation': distillation.progressive_distillation,
   'reflow': reflow,
@@ -741,38 +661,9 @@ FLOW_MAPS = {
   'mean_flow': flow_maps.mean_flow,
   'shortcut': flow_maps.shortcut,
   'consistency_training': consistency.consistency_training,
-  'consistency_distillation': consistency_distillation,
+  'consistency_distillation': consistency.consistency_distillation,
   'continuous_consistency': consistency.continuous_consistency,
 }
-
-def tfds(
-  split: str,
-  dataset: str,
-  image_shape: tuple[int, int, int] = (64, 64, 3),
-  num_classes: int = 0,
-  data_dir: str = '',
-  train_split: str = 'train',
-  test_split: str = 'test',
-) -> tfds_sources.RecordSource:
-  """Images of TensorFlow Datasets, prepared as array_record.
-
-  dataset: name[/config][:version]; num_classes: 0 without labels; data_dir: by
-  default $TFDS_DATA_DIR or tfds' own folder; train_split, test_split: such as
-  'train[:90%]'.
-  """
-  source = tfds_sources.tfds_images(
-    dataset,
-    train_split if split == 'train' else test_split,
-    image_shape,
-    num_classes > 0,
-    data_dir,
-  )
-  if source.num_classes != num_classes:
-    raise ValueError(
-      f'num_classes={num_classes}, but {dataset} has {source.num_classes}'
-    )
-  return source
-
 
 DATA = {
   'digits': sources.digits,
@@ -783,12 +674,12 @@ DATA = {
   'folder': image_folder.folder,
   'cifar10': tfds_sources.cifar10,
   'mnist': tfds_sources.mnist,
-  'tfds': tfds,
+  'tfds': tfds_sources.tfds,
   'two_levels': sources.TwoLevels,
 }
 
 OPTIMIZERS = {
-  name: functools.partial(make_optimizer, kind=name)
+  name: functools.partial(optimizer.optimizer_and_rate, kind=name)
   for name in ('adamw', 'adam', 'radam', 'muon')
 }
 
@@ -799,7 +690,11 @@ TABLES = {
   'parametrization': PARAMETRIZATIONS,
   'latent': {'autoencoder': Latent},
   'text': {'bytes': Text},
-  'conditioning.image': {'inpaint': inpaint, 'superres': superres, 'colorize': colorize},
+  'conditioning.image': {
+    'inpaint': inpaint,
+    'superres': superres,
+    'colorize': colorize,
+  },
   'times': TIMES,
   'weight': WEIGHTS,
   'two_times': {'independent': flow_maps.two_times},
@@ -813,12 +708,15 @@ TABLES = {
   'solver': {'ddim': dj.ddim, 'heun': dj.heun},
   'uncertainty': {'fourier': LogVariance},
   'sampler': SAMPLERS,
+  'sampling.schedule': {  # nothing trains it
+    name: make for name, make in SCHEDULES.items() if name != 'learned'
+  },
   'sampling.guidance': GUIDANCES,
   'sampling.classifier': {'run': ClassifierGuidance},
   'churn': {'edm': Churn},
   'corrector': {'langevin': Langevin},
   'data': DATA,
-  'source': DATA,
+  'data.source': {n: make for n, make in DATA.items() if n != 'two_levels'},
   'optimizer': OPTIMIZERS,
   'edit': {
     'inpaint': Inpaint,

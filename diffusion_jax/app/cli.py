@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,8 +19,9 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.app import help, load, own_parts, prerequisites
 from diffusion_jax.app.config import near
-from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.smoke import shrunk
+from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.runtime import processes
 
 PREEMPTED = 42  # the exit code after which a job is to be started again
@@ -101,20 +103,20 @@ class Command:
     fields = self.fields
     own_parts.allow([*_ALLOW.value, *(text for _, text in fields)])
     if self.is_run:
-      config, trial = load.open_run(self.path), False
-    elif not self.path:
-      config, trial = load.base(), False
+      config = load.open_run(self.path)
+      if mode == 'train':  # the facts are those of the data that are given
+        config = ConfigDict({n: x for n, x in config.items() if n != 'facts'})
     else:
-      argument = self.argument.removesuffix('smoke').removesuffix('_')
-      trial = self.argument != argument
-      config = load.from_file(self.path, argument)
+      argument, trial = self.argument, False
+      if argument == 'smoke' or argument.endswith('_smoke'):
+        argument, trial = argument.removesuffix('smoke').rstrip('_'), True
+      config = load.from_file(self.path, argument) if self.path else load.base()
+      config = load.completed(config)
+      config = shrunk(config) if trial else config
     if _SWEEP_INDEX.value is not None:
+      if self.is_run or not self.path:
+        raise UserError('--sweep_index needs a config file with a sweep()')
       fields = [*load.sweep(self.path, _SWEEP_INDEX.value, fields), *fields]
-    config = load.completed(config, trusted=not self.is_run)
-    if trial:
-      from diffusion_jax.app.smoke import shrunk
-
-      config = shrunk(config)
     if mode in USE_A_RUN or mode == 'convert' and _converts_a_run(fields):
       return load.of_run(workdir, config, fields)
     return load.with_flags(config, fields)
@@ -130,6 +132,8 @@ def main(argv: list[str]) -> None:
   path, argument = find_config(_CONFIG.value, needed)
   command = Command(path, argument, _FIELDS)
   workdir = command.workdir()
+  if not path and not _WORKDIR.value and not _HELP_MODE.value:
+    fail('where to? Give --workdir=runs/<name> for the run of these weights')
   try:
     if _HELP_MODE.value:
       config = command.config('', workdir)
@@ -188,7 +192,8 @@ def parse(argv: list[str]) -> list[str]:
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: values are given as --name=value')
   if asks_help:
-    print(help.main_help(argv[0], flags.FLAGS.get_key_flags_for_module(__name__)))
+    known = flags.FLAGS.get_key_flags_for_module(__name__)
+    print(help.main_help(argv[0], known))
     sys.exit()
   for flag, value in (('mode', _MODE.value), ('help_mode', _HELP_MODE.value)):
     check_mode(flag, value)
@@ -221,6 +226,8 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
     fail('which experiment? Give --config=configs/digits.py, for instance')
   path, _, argument = name.partition(':')
   if Path(path).is_dir():
+    if argument:
+      fail(f'{path} is a run: it has no variant :{argument}')
     return path, ''
   spec: Any = importlib.util.find_spec('diffusion_jax.configs')
   own = Path(path).is_file()
@@ -231,9 +238,12 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
     if spec is not None and not (own and _importable('configs.base')):
       sys.modules['configs'] = importlib.import_module(spec.name)
     return path if own else str(installed), argument
+  stems = {Path(file).stem: file for file in help.config_files()}
+  nearest = get_close_matches(Path(path).stem, stems, n=1, cutoff=0.65)
+  hint = f' (did you mean {stems[nearest[0]]!r}?)' if nearest else ''
   fail(
-    f'there is no config file or run {path}{near(path, help.config_files())}; '
-    '--mode=list names the configs'
+    f'there is no config file or run {path}{hint}; --mode=list names the '
+    'configs'
   )
 
 

@@ -6,7 +6,7 @@ signatures, `override` applies a flag, and `make` calls the constructors.
 
 Two kinds of parameters are no fields: facts, which follow from the data or from
 other sections and which `make` reads from the attributes of an object; and
-parameters that the section around a choice has as well.
+parameters that the choice around a choice has as well.
 """
 
 import ast
@@ -15,11 +15,12 @@ import copy
 import difflib
 import functools
 import inspect
+import math
 import re
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -27,6 +28,7 @@ from ml_collections.config_dict import placeholder
 
 from diffusion_jax.app import own_parts
 from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import Rule
 
 Constructor = Callable[..., Any]
 Table = Mapping[str, Constructor]
@@ -36,10 +38,11 @@ class Schema(NamedTuple):
   """Describes the sections of a config for one kind of model.
 
   kind: its name in messages. tables: for each field that is a choice, wherever
-  it stands or at a path, the constructors by name. choices: the fields at the top that are; those in `optional` may be
-  None. parts: sections with a single constructor, by path. facts: the names of
-  facts in the sections of a choice, which hold for the choices within as well.
-  metrics: those of real images, by name.
+  it stands or at a path, the constructors by name. choices: the fields at the
+  top that are; those in `optional` may be None. parts: sections with a single
+  constructor, by path. facts: the names of facts in the sections of a choice,
+  which hold for the choices within as well. metrics: those of real images, by
+  name.
   """
 
   kind: str
@@ -52,12 +55,20 @@ class Schema(NamedTuple):
 
   def table(self, path: str) -> Table:
     """Returns the constructors of the choice at a path; {} if it is none."""
-    return table_at(self.tables, path)
+    return self.tables.get(path) or self.tables.get(_last(path)) or {}
 
 
-def table_at(tables: Mapping[str, Table], path: str) -> Table:
-  """Returns the table of a path, or of its last part; {} if there is none."""
-  return tables.get(path) or tables.get(path.rpartition('.')[2]) or {}
+def _last(path):
+  return path.rpartition('.')[2]
+
+
+def _at(config, path):
+  for name in path.split('.') if path else ():
+    config = config[name]
+  return config
+
+
+# Messages.
 
 
 @contextlib.contextmanager
@@ -87,10 +98,51 @@ def near(value: Any, names: Collection[str]) -> str:
 def check_one_of(names: Collection[Any], path: str, value: Any) -> None:
   """Raises UserError for a value that is not one of the names."""
   if value not in names:
+    words = [*map(str, names)]
     raise UserError(
-      f'config.{path}={value!r}{near(value, list(map(str, names)))} is not one '
-      f'of {", ".join(map(str, names))}'
+      f'config.{path}={value!r}{near(value, words)} is not one of '
+      f'{", ".join(words)}'
     )
+
+
+def _check_section(section, path):
+  if not isinstance(section, Mapping | ConfigDict):
+    raise UserError(f'config.{path}={section!r} is not a section with fields')
+
+
+def _check_names(section, names, path):
+  _check_section(section, path)
+  for name in section:
+    if name not in names:
+      raise no_field(f'{path}.{name}'.lstrip('.'), names, section=section)
+
+
+def no_field(
+  path: str,
+  names: Collection[str],
+  everywhere: Collection[str] = (),
+  section: Any = None,
+) -> UserError:
+  """Returns the error about a field that does not exist.
+
+  names: of the fields of its section; everywhere: the paths of all fields, of
+  which one may have been meant; section: the content of its section.
+  """
+  *parents, name = path.split('.')
+  names = sorted({*names} - {'name', 'facts'})
+  elsewhere = [other for other in everywhere if other.endswith(f'.{name}')]
+  hint = near(name, names)
+  if not hint and elsewhere:
+    nearest = difflib.get_close_matches(path, elsewhere, n=2, cutoff=0.0)
+    hint = f' (did you mean {" or ".join(map(repr, nearest))}?)'
+  owner = '.'.join(['config', *parents]) if parents else 'the config'
+  if isinstance(section, Mapping | ConfigDict) and section.get('name'):
+    owner += f'={section["name"]}'
+  others = f'; {owner} has {", ".join(names) or "none"}'
+  return UserError(f'there is no field config.{path}{hint or others}')
+
+
+# Constructors.
 
 
 def find(
@@ -130,57 +182,86 @@ def parameters(constructor: Constructor) -> dict[str, inspect.Parameter]:
   }
 
 
-def complete(config: ConfigDict, schema: Schema, base: ConfigDict) -> ConfigDict:
+# Completing.
+
+
+def complete(
+  config: ConfigDict,
+  schema: Schema,
+  base: ConfigDict,
+  rules: Mapping[Any, Any],
+) -> ConfigDict:
   """Returns the config with every parameter of its sections, locked.
 
-  base: the plain fields. Raises UserError for a field that does not exist and
-  for a value of another type.
+  base: the plain fields; rules: for some of them, by path, and for all others,
+  by type, the type that `typed` checks. Raises UserError for a field that does
+  not exist and for a value of another type.
   """
   config = copy.deepcopy(config)
-  tops = {*schema.choices, *base, *(path.partition('.')[0] for path in schema.parts)}
+  tops = {path.partition('.')[0] for path in schema.parts}
   with config.unlocked(), config.ignore_type():
-    _check_names(config, {*tops, 'facts'}, '')
+    _check_names(config, {*schema.choices, *base, *tops, 'facts'}, '')
     for key in schema.choices:
-      default = None if key in schema.optional else ConfigDict()
-      config[key] = _choice(config.get(key, default), key, key, schema)
+      optional = key in schema.optional
+      config[key] = _choice(config, key, key, schema, optional)
     for key, plain in base.items():
       if isinstance(plain, ConfigDict):
-        inner = {p.partition('.')[2] for p in schema.parts if p.startswith(key)}
-        if key in schema.parts:
-          _fill_part(config, key, schema, plain)
-        else:
+        config[key] = config.get(key, ConfigDict())
+        _check_section(config[key], key)
+        inner = {_last(p) for p in schema.parts if p.startswith(f'{key}.')}
+        if key not in schema.parts:
           _check_names(config[key], {*plain, *inner}, key)
-    for path in schema.parts:
-      if path not in base:
-        _fill_part(config, path, schema)
+    _fill_plain(config, base, '', rules)
+    for path, constructor in schema.parts.items():
+      above, _, key = path.rpartition('.')
+      owner = _at(config, above)
+      owner[key] = owner.get(key, ConfigDict())
+      plain = base.get(path, ())
+      _fill(owner[key], constructor, path, schema, plain=plain)
   return config.lock()
 
 
-def _fill_part(config, path, schema, plain=()):
-  *parents, key = path.split('.')
-  node = functools.reduce(lambda node, name: node[name], parents, config)
-  if key not in node:
-    node[key] = ConfigDict()
-  _fill(node[key], schema.parts[path], path, schema, plain=plain)
+def _fill_plain(section, base, prefix, rules):
+  # Checks the plain fields of a section, and sets those that it lacks.
+  for name, default in base.items():
+    kind, path = base.get_type(name), prefix + name
+    value = section.get(name, default)
+    if isinstance(default, ConfigDict):
+      _fill_plain(value, default, f'{path}.', rules)
+    elif value is None and default is None:
+      section[name] = placeholder(kind)
+    else:
+      section[name] = typed(value, rules.get(path, rules.get(kind, kind)), path)
 
 
-def _choice(value, key, path, schema, facts=(), outer=()):
-  # Returns the complete section of a choice; value: None, a name, or a section.
-  if value is None:
+def _choice(
+  owner, key, path, schema, optional=False, default=None, facts=(), outer=()
+):
+  # Returns the complete section of the choice `key` of a section, which may be
+  # absent, None, a name, or a section.
+  value = owner.get(key, None if optional else ConfigDict())
+  if value is None and optional:
     return None
-  table = schema.table(path)
   given = value if isinstance(value, ConfigDict) else {'name': value}
-  section = {'name': next(iter(table)), **given}
+  table = schema.table(path)
+  section = {'name': _named(table, default), **given}
   facts = schema.facts.get(key, facts)
   constructor = find(table, path, section['name'], facts)
   _fill(section, constructor, path, schema, facts, outer)
   return ConfigDict(section)
 
 
+def _named(table, default):
+  # Returns the name of the choice that is a default, or else the first name.
+  name = getattr(default, '__name__', None)
+  names = (n for n, c in table.items() if name == getattr(c, '__name__', ''))
+  return next(names, next(iter(table)))
+
+
 def _fill(section, constructor, path, schema, facts=(), outer=(), plain=()):
-  # Sets the parameters that a section lacks, in place.
+  # Checks the parameters of a section, and sets those that it lacks.
   every = parameters(constructor)
-  hidden = {*facts, *outer}
+  hidden, unset = {*facts, *outer}, (None, inspect.Parameter.empty)
   fields = {
     name: parameter
     for name, parameter in every.items()
@@ -189,38 +270,27 @@ def _fill(section, constructor, path, schema, facts=(), outer=(), plain=()):
   }
   _check_names(section, {*fields, *plain, 'name'}, path)
   for name, parameter in fields.items():
-    where = f'{path}.{name}'
+    where, default = f'{path}.{name}', parameter.default
     if schema.table(where):
-      optional = parameter.default is None
-      default = None if optional else ConfigDict()
-      value = section.get(name, default)
-      section[name] = _choice(value, name, where, schema, facts, every)
+      optional = default is None
+      shared = () if path in schema.parts else every
+      section[name] = _choice(
+        section, name, where, schema, optional, default, facts, shared
+      )
     else:
-      section[name] = _typed(section.get(name), parameter, where)
-      if section[name] is None:
-        section[name] = placeholder(_kind(parameter))
+      kind = _annotation(parameter)
+      value = section[name] if name in section else _plain(default)
+      if default in unset and value in unset:
+        section[name] = placeholder(_kind(kind))
+      else:
+        section[name] = typed(value, kind, where)
 
 
 def _is_plain(default):
   # Returns whether a config can have a value; no default counts as one.
-  kinds = bool, int, float, str, tuple, types.NoneType
-  return default is inspect.Parameter.empty or isinstance(_plain(default), kinds)
-
-
-def _check_names(section, names, path):
-  for name in section:
-    if name not in names:
-      raise _no_field(path, name, names - {'facts'})
-
-
-def _no_field(path, name, names):
-  hint = near(name, list(names))
-  owner = f'config.{path}' if path else 'the config'
-  others = f'; {owner} has {", ".join(sorted(names - {"name"})) or "none"}'
-  dot = f'{path}.' if path else ''
-  return UserError(
-    f'there is no field config.{dot}{name}{hint}{"" if hint else others}'
-  )
+  if default is inspect.Parameter.empty or default is None:
+    return True
+  return isinstance(_plain(default), (*_TYPES,))
 
 
 def _plain(value):
@@ -229,50 +299,7 @@ def _plain(value):
   return np.dtype(value).name if is_type else value
 
 
-def _kind(parameter):
-  """Returns the type of a parameter; object where its annotation has none."""
-  choices = typing.get_args(parameter.annotation)
-  union = typing.get_origin(parameter.annotation) in (typing.Union, types.UnionType)
-  for kind in choices if union else (parameter.annotation,):
-    origin = typing.get_origin(kind) or kind
-    if origin is typing.Literal:
-      return type(typing.get_args(kind)[0])
-    if origin in (tuple, list, Sequence):
-      return tuple
-    if origin in (bool, int, float, str):
-      return origin
-  default = _plain(parameter.default)
-  known = isinstance(default, (bool, int, float, str, tuple))
-  return type(default) if known else object
-
-
-def words_of(annotation: Any) -> tuple[Any, ...]:
-  """Returns the words that a Literal allows, also of a union with None."""
-  for kind in (annotation, *typing.get_args(annotation)):
-    if typing.get_origin(kind) is typing.Literal:
-      return typing.get_args(kind)
-  return ()
-
-
-def _typed(value, parameter, path):
-  # Returns the value of a field, its default for None, in the field's type.
-  if value is None:
-    value = parameter.default
-    value = None if value is parameter.empty else value
-  value, kind = _plain(value), _kind(parameter)
-  if kind is float and type(value) is int:
-    value = float(value)
-  if kind is tuple and isinstance(value, list):
-    value = tuple(value)
-  if value is None or kind is object:
-    return value
-  if not isinstance(value, kind) or type(value) is bool and kind is not bool:
-    raise UserError(f'config.{path}={value!r} is not {_TYPES[kind]}')
-  words = words_of(parameter.annotation)
-  if words:
-    check_one_of(words, path, value)
-  return value
-
+# Types.
 
 _TYPES = {
   bool: 'True or False',
@@ -281,40 +308,135 @@ _TYPES = {
   str: 'a word',
   tuple: 'a list such as 1,2',
 }
+_UNIONS = typing.Union, types.UnionType
+_LISTS = tuple, list, Sequence
 
 
-def override(config: ConfigDict, path: str, text: str, tables: Mapping) -> None:
-  """Sets the field `path` to what a flag gives, in place.
+def _annotation(parameter):
+  # Returns the type of a parameter, by its default if it is not annotated.
+  known = parameter.annotation is not parameter.empty
+  if known and not isinstance(parameter.annotation, str):
+    return parameter.annotation
+  kind = type(_plain(parameter.default))
+  return kind if kind in _TYPES else object
+
+
+def _kind(annotation):
+  # Returns the plain type of a type; object where there is none.
+  origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+  if origin in _UNIONS:
+    return next((k for k in map(_kind, args) if k is not object), object)
+  if origin is Annotated:
+    return _kind(args[0])
+  if origin is Literal:
+    return type(args[0])
+  if origin in _LISTS or annotation in _LISTS:
+    return tuple
+  return annotation if annotation in _TYPES else object
+
+
+def words_of(annotation: Any) -> tuple[Any, ...]:
+  """Returns the words that a Literal allows, also of a union with None."""
+  for kind in (annotation, *typing.get_args(annotation)):
+    if typing.get_origin(kind) is Literal:
+      return typing.get_args(kind)
+  return ()
+
+
+def typed(value: Any, annotation: Any, path: str) -> Any:
+  """Returns the value of a field in its type.
+
+  Raises UserError for a value of another type, for a word that a Literal does
+  not have, and for one that breaks a `Rule`.
+  """
+  origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+  if origin in _UNIONS:
+    # A Literal holds for all words, whatever else the union has.
+    words = [x for x in args if typing.get_origin(x) is Literal]
+    kinds = words if words and isinstance(value, str) else args
+    kinds = [x for x in kinds if _kind(x) is not object]
+    fitting = [x for x in kinds if isinstance(value, _kind(x))]
+    return typed(value, [*fitting, *kinds, object][0], path)
+  if origin is Annotated:
+    value = typed(value, args[0], path)
+    for rule in args[1:]:
+      if isinstance(rule, Rule) and not rule.holds(value):
+        raise UserError(f'config.{path}={value!r} is not {rule.text}')
+    return value
+  kind = _kind(annotation)
+  if kind is float and type(value) is int:
+    value = float(value)
+  if kind is tuple and isinstance(value, list):
+    value = tuple(value)
+  is_bool = isinstance(value, bool | np.bool)
+  if not isinstance(value, kind) or is_bool and kind not in (bool, object):
+    raise UserError(f'config.{path}={value!r} is not {_TYPES[kind]}')
+  if kind is float and math.isnan(value):
+    raise UserError(f'config.{path}=nan is not a number')
+  if origin is Literal:
+    check_one_of(args, path, value)
+  if origin in _LISTS:
+    value = _elements(value, origin, args, path)
+  return value
+
+
+def _elements(value, origin, args, path):
+  # Checks the elements of a list; numbers may be words, such as folders.
+  if origin is tuple and args[-1] is not ...:
+    if len(value) != len(args):
+      raise UserError(f'config.{path}={value} is not a list of {len(args)}')
+  else:
+    args = args[:1] * len(value)
+  if args and _kind(args[0]) is str:
+    value = tuple(map(str, value))
+  for i, (element, kind) in enumerate(zip(value, args, strict=True)):
+    typed(element, kind, f'{path}[{i}]')
+  return value
+
+
+# Flags.
+
+
+def override(config: ConfigDict, path: str, text: str, schema: Schema) -> None:
+  """Sets the field `path` of a complete config to what a flag gives, in place.
 
   A choice becomes the section of another name, of which `complete` fills in the
-  rest; a part that is None becomes the first choice when one of its fields is
-  set. Raises UserError for a field that does not exist and a value of another
+  rest. Raises UserError for a field that does not exist and a value of another
   type.
   """
-  if path.endswith('.name') and table_at(tables, path[:-5]):
-    path = path[:-5]
-  *parents, key = path.split('.')
-  node: Any = config
+  path = choice_of(path, schema)
+  names, owner, node = path.split('.'), config, config
+  for i, name in enumerate(names):
+    owner, fields = node, node if isinstance(node, ConfigDict) else ()
+    if name not in fields or names[0] == 'facts':
+      everywhere = [*fields_of(config)]
+      raise no_field('.'.join(names[: i + 1]), fields, everywhere, node)
+    node = node[name]
   with config.unlocked(), config.ignore_type():
-    for i, parent in enumerate(parents):
-      child, where = node.get(parent), '.'.join(parents[: i + 1])
-      if child is None and parent in node and table_at(tables, where):
-        child = node[parent] = ConfigDict()
-      if not isinstance(child, ConfigDict):
-        raise _no_field('.'.join(parents[:i]), parent, set(node))
-      node = child
-    if table_at(tables, path):
+    if schema.table(path):
       if text in ('', 'None'):
-        node[key] = None
-      elif node.get(key) is None or node[key].get('name') != text:
-        node[key] = ConfigDict({'name': text})
-    elif isinstance(node.get(key), ConfigDict):
+        owner[name] = None
+      elif node is None or node.name != text:
+        owner[name] = ConfigDict({'name': text})
+    elif isinstance(node, ConfigDict):
       raise UserError(f'config.{path} is a section: set one of its fields')
-    elif key in node or not node:
-      kind = node.get_type(key) if key in node else object
-      node[key] = parse(path, text, kind)
     else:
-      raise _no_field('.'.join(parents), key, set(node))
+      owner[name] = parse(path, text, owner.get_type(name))
+
+
+def choice_of(path: str, schema: Schema) -> str:
+  """Returns the path of a choice for that of its name; others as they are."""
+  owner = path.removesuffix('.name')
+  return owner if schema.table(owner) else path
+
+
+def fields_of(config: ConfigDict, prefix: str = '') -> Iterator[str]:
+  """Yields the paths of the fields of a config, those at the top first."""
+  for name in config:
+    yield prefix + name
+  for name, value in config.items():
+    if isinstance(value, ConfigDict):
+      yield from fields_of(value, f'{prefix}{name}.')
 
 
 def parse(path: str, text: str, kind: type) -> Any:
@@ -340,8 +462,15 @@ def _literal(text):
     return text.strip()
 
 
+# Making.
+
+
 def make(
-  schema: Schema, key: str, section: ConfigDict, facts: Any = None, path: str = ''
+  schema: Schema,
+  key: str,
+  section: ConfigDict,
+  facts: Any = None,
+  path: str = '',
 ) -> Any:
   """Makes the object that the complete section of a choice describes.
 
@@ -367,8 +496,15 @@ def _make(schema, key, section, path, facts, names, outer):
       value = _make(schema, name, value, where, facts, names, around)
     if value is not None:
       values[name] = value
+    elif name in names and parameter.default is parameter.empty:
+      raise UserError(
+        f'config.{path}={section.name}: the other sections do not give the '
+        f'{name} that it needs'
+      )
     elif parameter.default is parameter.empty:
-      raise UserError(f'config.{path}.{name} is not set: {section.name} needs it')
+      raise UserError(
+        f'config.{path}.{name} is not set: {section.name} needs it'
+      )
   with from_config(path):
     return constructor(**values)
 
@@ -378,7 +514,7 @@ def make_part(schema: Schema, path: str, config: ConfigDict) -> Any:
 
   Choices within it are made, except those that need facts: they stay sections.
   """
-  section = functools.reduce(lambda node, key: node[key], path.split('.'), config)
+  section = _at(config, path)
   constructor = schema.parts[path]
   values = {}
   for name in parameters(constructor):

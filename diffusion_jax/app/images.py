@@ -1,4 +1,4 @@
-"""The images of a run: their sources, and the facts that models need of them."""
+"""The images of a run: their sources, and the facts that models need."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.app import schemas
 from diffusion_jax.app.config import from_config, make
-from diffusion_jax.errors import UserError
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.sources import NoTestSplit, Source
 from diffusion_jax.data.text import to_bytes
+from diffusion_jax.errors import UserError
 
 
 class Facts(NamedTuple):
@@ -57,11 +57,22 @@ def source_of(config: ConfigDict, split: str = 'train') -> Any:
     )
   schema = schemas.schema_of(config)
   source = make(schema, 'data', config.data, schemas.DataFacts(split))
+  if config.get('facts') is not None:
+    check_shape(config, source.image_shape)
   text = config.conditioning.text if 'conditioning' in config else None
   if text is None:
     return source
   with from_config('data'):
     return _with_texts(source, text.length, config.training.random_flip)
+
+
+def check_shape(config: ConfigDict, shape: tuple[int, int, int]) -> None:
+  """Raises UserError if the data have other images than the run."""
+  if shape != tuple(config.facts.image_shape):
+    raise UserError(
+      f'config.data={config.data.name}: images are {shape}, and '
+      f'{tuple(config.facts.image_shape)} in this run'
+    )
 
 
 def _with_texts(source, length, random_flip):

@@ -1,34 +1,99 @@
 """From a config file, a run and flags to one complete config."""
 
+import contextlib
 import copy
+import functools
 import importlib
 import importlib.util
-import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import own_parts, prerequisites, schemas
-from diffusion_jax.app.config import Schema, complete, find, near, override
-from diffusion_jax.errors import UserError
+from diffusion_jax import ranges
+from diffusion_jax.app import own_parts, prerequisites, schemas, scoring
+from diffusion_jax.app.config import (
+  Schema,
+  choice_of,
+  complete,
+  near,
+  override,
+  parameters,
+)
 from diffusion_jax.app.run import folder
+from diffusion_jax.demos.noising import Noising
+from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import Count, NonNegative, Positive, Rate, Size
 
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 
+_SEED = Annotated[int, ranges.Rule('in 0..2^32 - 1', lambda x: 0 <= x < 2**32)]
+# Up to 1 / sqrt(12), the plain mean.
+_WIDTH = Annotated[float, ranges.within('(0, 0.288675]')]
 
-def base_module() -> Any:
-  """Imports configs/base.py: of the working folder, or the installed one."""
-  try:
-    return importlib.import_module('configs.base')
-  except ModuleNotFoundError:
-    return importlib.import_module('diffusion_jax.configs.base')
+# The types of plain fields: in general, and where configs/base.py says less.
+RULES: Mapping[Any, Any] = {
+  int: Count,
+  float: NonNegative,
+  **dict.fromkeys(('seed', 'evaluation.seed', 'sampling.seed'), _SEED),
+  **{
+    f'training.{name}': Size
+    for name in (
+      'num_steps', 'batch_size', 'accumulate', 'steps_per_call',
+      'evaluate_batches', 'metrics_images', 'keep_checkpoints',
+      'heartbeat_timeout',
+    )
+  },
+  'training.keep_snapshots': Annotated[int, ranges.at_least(2)],
+  'training.mesh': tuple[int, int],
+  'training.ema_decay': Rate,
+  'training.more_ema_decays': tuple[Rate, ...],
+  'training.ema_half_life': Positive,
+  'training.ema_sigma_rels': tuple[_WIDTH, ...],
+  'training.resume': Literal['auto', 'force'],
+  'evaluation.metrics': tuple[str, ...],
+  'evaluation.split': Literal['train', 'test'],
+  'evaluation.reference': Literal['train', 'test'],
+  'evaluation.batch_size': Size,
+  'evaluation.num_generated': Size,
+  'evaluation.name': Annotated[
+    str, ranges.Rule(ranges.FILE, lambda x: not x or ranges.is_file_name(x))
+  ],
+  'sampling.num_samples': Size,
+  'sampling.batch_size': Size,
+  'sampling.labels': tuple[Count, ...],
+  'sampling.checkpoint': Annotated[
+    str,
+    ranges.Rule(
+      'latest, best or a step',
+      lambda x: x in ('latest', 'best') or x.isdecimal(),
+    ),
+  ],
+  'sampling.ema_decay': Rate,
+  'sampling.ema_sigma_rel': _WIDTH,
+  'sampling.name': ranges.FileName,
+  'average.sigma_rel': _WIDTH,
+  'convert.label': int,
+  'report.runs': tuple[str, ...],
+  'matmul_precision': Literal['default', 'high', 'highest'],
+}  # fmt: skip
 
 
 def base() -> ConfigDict:
   """Returns the plain fields, of configs/base.py."""
   return base_module().get_config()
+
+
+@functools.cache
+def base_module() -> Any:
+  """Returns configs/base.py of the working folder, or the installed one."""
+  try:
+    return importlib.import_module('configs.base')
+  except ModuleNotFoundError:
+    return importlib.import_module('diffusion_jax.configs.base')
 
 
 def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
@@ -39,65 +104,123 @@ def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
   """
   if trusted:
     own_parts.allow(own_parts.names_in(config))
-  return complete(config, schema_of(config), base())
+  return complete(config, schema_of(config), base(), RULES)
 
 
 def schema_of(config: ConfigDict) -> Schema:
-  """Returns the schema of a config, with the sections of its metrics."""
+  """Returns the schema of a config, with the sections that not all have.
+
+  These are evaluation.<metric>, for the metrics that are named, and noise.
+  """
   schema = schemas.schema_of(config)
-  evaluation = config.get('evaluation', ConfigDict())
-  own = {
-    f'evaluation.{name}': find(schema.metrics, 'evaluation.metrics', name)
-    for name in {*evaluation.get('metrics', ()), *evaluation}
-    if name in schema.metrics or ':' in name
-  }
-  return schema._replace(parts={**schema.parts, **own})
+  parts = dict(schema.parts) | scoring.sections(config, schema)
+  if 'noise' in config:
+    parts['noise'] = Noising
+  return schema._replace(parts=parts)
 
 
 def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:
   """Returns the config as the flags change it, in whatever order they stand.
 
   A flag that names another choice, such as ('network', 'dit'), comes before the
-  flags for its fields. Another objective may need another kind of model:
-  sections that this kind does not have are dropped.
+  flags for its fields, and a part that is None becomes its first choice when
+  one of its fields is set. Another objective may need another kind of model:
+  what this kind does not have is dropped, and so are the facts of a run if its
+  data change.
   """
   own_parts.allow(text for _, text in flags)
+  return overridden(config, flags)
+
+
+def overridden(config: ConfigDict, flags: Flags) -> ConfigDict:
+  """Does the same, but imports only what is allowed."""
   config = completed(config, trusted=False)
-  for path, text in sorted(flags, key=lambda flag: flag[0].count('.')):
-    tables = schemas.schema_of(config).tables
-    override(config, path, text, tables)
-    if path in ('objective', 'objective.name', 'latent'):
-      config = _without_other_sections(config)
-    config = completed(config, trusted=False)
+  other_data = any(path.partition('.')[0] == 'data' for path, _ in flags)
+  if other_data and 'facts' in config:
+    with config.unlocked():
+      del config.facts
+  for path, text in sorted(flags, key=_order):
+    schema = schemas.schema_of(config)
+    absent = _absent(config, path, schema)
+    while absent:
+      config = _set(config, absent, next(iter(schema.table(absent))))
+      absent = _absent(config, path, schema)
+    config = _set(config, path, text)
   return config
 
 
-def _without_other_sections(config):
+def _order(flag):
+  # Flags of what decides on the kind of model come first, then by depth.
+  path = flag[0].removesuffix('.name')
+  return path not in ('latent', 'objective'), path.count('.')
+
+
+def _absent(config, path, schema):
+  # Returns the first part above a field that is None; '' if there is none.
+  names, node = choice_of(path, schema).split('.')[:-1], config
+  for i, name in enumerate(names):
+    if not isinstance(node, ConfigDict) or name not in node:
+      return ''
+    node = node[name]
+    if node is None:
+      above = '.'.join(names[: i + 1])
+      return above if schema.table(above) else ''
+  return ''
+
+
+def _set(config, path, text):
+  kind = schemas.schema_of(config).kind
+  override(config, path, text, schemas.schema_of(config))
+  if schemas.schema_of(config).kind != kind:
+    config = _of_kind(config)
+  if path == 'evaluation.metrics':
+    config = scoring.without_others(config, schemas.schema_of(config), base())
+  return completed(config, trusted=False)
+
+
+def _of_kind(config):
+  # Drops the sections and fields that the kind of model does not have.
   schema, plain = schemas.schema_of(config), base()
-  tops = {*schema.choices, *schema.parts, *plain, 'facts'}
-  kept = ConfigDict({n: x for n, x in config.items() if n in tops})
-  for name, fields in plain.items():
-    if isinstance(fields, ConfigDict):  # a part may share the section
-      kept[name] = ConfigDict({n: kept[name][n] for n in fields})
+  of_parts = {n: parameters(part) for n, part in schema.parts.items()}
+  kept = ConfigDict()
+  for name, value in config.items():
+    if name in of_parts or isinstance(plain.get(name), ConfigDict):
+      fields = {*of_parts.get(name, ()), *plain.get(name, ())}
+      kept[name] = ConfigDict({n: x for n, x in value.items() if n in fields})
+    elif name in (*schema.choices, *plain, 'facts'):
+      kept[name] = value
   return kept
 
 
-def stored(content: Mapping[str, Any], path: Any) -> ConfigDict:
-  """Returns the complete config of the content of a config.json.
+# Sections that say what happens on the machine of a run. They are not read from
+# its config.json, which may come from anybody: compiled programs are code too.
+NOT_READ = 'compilation_cache', 'average', 'convert', 'report'
 
-  A 'module:attribute' is imported only if the user names it; see `own_parts`.
+
+def stored(
+  content: Mapping[str, Any], path: Any, skip: Collection[str] = NOT_READ
+) -> ConfigDict:
+  """Returns the complete config of the content of a config.json, a file `path`.
+
+  skip: sections that are not read. A 'module:attribute' is imported only if the
+  user names it; see `own_parts`.
   """
   config = base()
   try:
     with config.unlocked(), config.ignore_type():
       for key, value in tuples(content).items():
-        if isinstance(value, dict) and key in config:
-          config[key].update(ConfigDict(value))
+        if key in skip:
+          continue
+        if isinstance(config.get(key), ConfigDict):
+          config[key].update(value)
         else:
           config[key] = ConfigDict(value) if isinstance(value, dict) else value
-  except (KeyError, TypeError, AttributeError) as error:
-    raise UserError(f'{path} is not a config of this version: {error}') from error
-  return completed(config, trusted=False)
+    config = scoring.without_others(config, schemas.schema_of(config), base())
+    return completed(config, trusted=False)
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from error
+  except (KeyError, TypeError, AttributeError, ValueError) as error:
+    raise UserError(f'{path} is not the config of a run: {error}') from error
 
 
 def tuples(tree: Any) -> Any:
@@ -107,26 +230,29 @@ def tuples(tree: Any) -> Any:
   return tuple(map(tuples, tree)) if isinstance(tree, list) else tree
 
 
-def open_run(workdir: str | Path, path: str = '') -> ConfigDict:
+def open_run(
+  workdir: str | Path, path: str = '', skip: Collection[str] = NOT_READ
+) -> ConfigDict:
   """Returns the complete config of the run in a folder.
 
-  path: the field that named the run. Raises UserError if there is no run.
+  path: the field that named the run; skip: sections that are not read. Raises
+  UserError if there is no run.
   """
   content = folder.read_config(workdir)
   if content is None:
     folder.check_config_kept(workdir)
     raise UserError(prerequisites.missing(path, workdir))
-  return stored(content, f'{workdir}/config.json')
+  return stored(content, f'{workdir}/config.json', skip)
 
 
 def of_run(workdir: str | Path, config: ConfigDict, flags: Flags) -> ConfigDict:
   """Returns the config for a mode that uses the run in workdir.
 
-  The model comes from the run; how it is used comes from `config`, the user's
-  own file, and from the flags. Raises UserError for flags that would change the
-  model.
+  The model and the data come from the run; how they are used comes from
+  `config`, the user's own file, and from the flags. Raises UserError for flags
+  that would change the model.
   """
-  run = open_run(workdir)
+  run = open_run(workdir, skip=folder.USES)
   ours, theirs = schemas.schema_of(config), schemas.schema_of(run)
   if ours.kind != theirs.kind:
     raise UserError(
@@ -139,7 +265,10 @@ def of_run(workdir: str | Path, config: ConfigDict, flags: Flags) -> ConfigDict:
       if key in config:
         merged[key] = config[key]
   changed = with_flags(merged, flags)
-  free = (*(f'{key}.' for key in folder.USES), *folder.USES, *folder.COMPUTED_BY)
+  if 'facts' in run:
+    with changed.unlocked():
+      changed.facts = run.facts
+  free = *folder.FREE, *folder.USES, *folder.COMPUTED_BY, 'data'
   fixed = folder.differences(folder.plain(merged), folder.plain(changed), free)
   if fixed:
     raise UserError(
@@ -149,15 +278,29 @@ def of_run(workdir: str | Path, config: ConfigDict, flags: Flags) -> ConfigDict:
   return changed
 
 
-def module_of(path: str) -> Any:
-  """Imports a config file; UserError for one that fails or has no get_config."""
+@contextlib.contextmanager
+def _in_file(path: str) -> Iterator[None]:
+  # Turns any mistake in a config file into one line that says where it is.
+  try:
+    yield
+  except SyntaxError as error:
+    raise UserError(
+      f'{error.filename}, line {error.lineno}: {error.msg}'
+    ) from error
+  except Exception as error:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == path]
+    place = f'{path}, line {own[-1].lineno}' if own else path
+    raise UserError(f'{place}: {type(error).__name__}: {error}') from error
+
+
+def module_of(path: str) -> ModuleType:
+  """Imports a config file; UserError if it fails or has no get_config."""
   spec = importlib.util.spec_from_file_location(Path(path).stem, path)
   assert spec and spec.loader, path
   module = importlib.util.module_from_spec(spec)
-  try:
+  with _in_file(path):
     spec.loader.exec_module(module)
-  except SyntaxError as error:
-    raise UserError(f'{error.filename}, line {error.lineno}: {error.msg}') from error
   if not hasattr(module, 'get_config'):
     raise UserError(f'{path} is not a config: it has no function get_config()')
   return module
@@ -168,15 +311,47 @@ def from_file(path: str, argument: str = '') -> ConfigDict:
   module = module_of(path)
   variants = getattr(module, 'VARIANTS', ())
   if argument and argument not in variants:
-    words = ', '.join(('smoke', *variants))
+    words = 'smoke', *variants
     raise UserError(
-      f'{path}:{argument}{near(argument, ("smoke", *variants))}: the argument '
-      f'of this config can be {words}'
+      f'{path}:{argument}{near(argument, words)}: the argument of this config '
+      f'can be {", ".join(words)}'
     )
-  try:
-    config = module.get_config(argument) if variants else module.get_config()
-  except (TypeError, ValueError, KeyError, AttributeError) as error:
-    raise UserError(f'{path}: {error}') from error
+  with _in_file(path):
+    config = module.get_config(*([argument] if variants else []))
   if not isinstance(config, ConfigDict):
-    raise UserError(f'{path}: get_config() returned no ConfigDict')
+    raise UserError(
+      f'{path}: get_config() returned {type(config).__name__}, not a ConfigDict'
+    )
   return config
+
+
+def sweep(path: str, index: int, flags: Flags) -> Flags:
+  """Returns change number `index` of the sweep() of a config file, as flags.
+
+  A change is a dict {'section.field': value}. Raises UserError for a number
+  that does not exist, and for a field that the flags set too.
+  """
+  module = module_of(path)
+  if not hasattr(module, 'sweep'):
+    raise UserError(f'--sweep_index: {path} has no sweep()')
+  with _in_file(path):
+    changes = [{**change} for change in module.sweep()]
+  if not 0 <= index < len(changes):
+    raise UserError(
+      f'--sweep_index={index}: the sweep() of {path} has {len(changes)}, '
+      f'0..{len(changes) - 1}'
+    )
+  for name, _ in flags:
+    if name in changes[index]:
+      raise UserError(
+        f'--config.{name}: the sweep() of {path} changes it as well'
+      )
+  text = ' '.join(f'{name}={value}' for name, value in changes[index].items())
+  print(f'sweep {index} of 0..{len(changes) - 1}: {text}')
+  return [(name, as_text(value)) for name, value in changes[index].items()]
+
+
+def as_text(value: Any) -> str:
+  """Returns a value as a flag gives it."""
+  is_list = isinstance(value, tuple | list)
+  return ','.join(map(str, value)) if is_list else str(value)

@@ -25,8 +25,17 @@ NEEDS = {'data': 'split', 'objective': 'network'}
 
 
 def allow(names: Iterable[str]) -> None:
-  """Allows this process to import these names, 'module:attribute'."""
-  _allowed.update(name for name in names if ':' in name)
+  """Allows this process to import these names, 'module:attribute'.
+
+  Each may be a list as it is typed, 'fid,my:metric'.
+  """
+  parts = (part for name in names for part in name.strip('()[]').split(','))
+  _allowed.update(part.strip(' \'"') for part in parts if ':' in part)
+
+
+def is_allowed(name: str) -> bool:
+  """Returns whether this process may import a 'module:attribute'."""
+  return name in _allowed
 
 
 def names_in(tree: Any) -> set[str]:
@@ -45,10 +54,10 @@ def find(path: str, name: str, facts: Collection[str]) -> Any:
   Raises UserError before the import for a name that the user has not given, and
   after it for an object that is no constructor of this place.
   """
-  if name not in _allowed:
+  if not is_allowed(name):
     raise UserError(
-      f'config.{path}={name!r} would be imported, which runs its code, but only '
-      'a stored config contains this name. If you trust it, add '
+      f'config.{path}={name!r} would be imported, which runs its code, but '
+      'only a stored config contains this name. If you trust it, add '
       f'--allow={name} to the command'
     )
   module, _, attribute = name.partition(':')
@@ -56,7 +65,13 @@ def find(path: str, name: str, facts: Collection[str]) -> Any:
     sys.path.insert(0, os.getcwd())
   try:
     part = getattr(importlib.import_module(module), attribute)
-  except (AttributeError, ImportError, SyntaxError, ValueError) as error:
+  except (
+    AttributeError,
+    ImportError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+  ) as error:
     raise UserError(
       f'config.{path}={name!r} cannot be imported: {error}'
     ) from error

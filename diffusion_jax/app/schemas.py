@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import choices, metrics
+from diffusion_jax.app import choices
 from diffusion_jax.app.choices import Conditioning, Sampling
 from diffusion_jax.app.config import Constructor, Schema, Table, check_one_of
+from diffusion_jax.metrics import table
 from diffusion_jax.training import classifier, objectives, vae
 
 
@@ -95,12 +96,14 @@ def _schema(
   choices_: Collection[str],
   parts: Mapping[str, Constructor],
   facts: Mapping[str, Any],
-  metrics_: Table,
+  metrics: Table,
 ) -> Schema:
   every = {'data': DataFacts, 'optimizer': OptimizerFacts, **facts}
   names = {key: fields._fields for key, fields in every.items()}
   if 'parametrization' not in choices_:  # these objectives have their own
-    names['objective'] = tuple(n for n in names.get('objective', ()) if n != 'sigma_data')
+    names['objective'] = tuple(
+      n for n in names.get('objective', ()) if n != 'sigma_data'
+    )
   return Schema(
     kind,
     choices.TABLES | dict(tables),
@@ -108,7 +111,7 @@ def _schema(
     ('latent', 'data'),
     {**parts, 'plan': choices.Plan},
     names | {'schedule': ()},
-    metrics_ | {'independent_pixels': metrics.IndependentPixels},
+    metrics,
   )
 
 
@@ -122,10 +125,17 @@ _FACTS = {
 DIFFUSION = _schema(
   'a diffusion model',
   {'objective': choices.DENOISING, 'network': choices.DENOISERS},
-  ('schedule', 'network', 'noise_input', 'parametrization', 'objective'),
+  (
+    'schedule',
+    'network',
+    'noise_input',
+    'parametrization',
+    'objective',
+    'latent',
+  ),
   {'conditioning': Conditioning, 'sampling': Sampling},
   _FACTS,
-  {'elbo': metrics.Elbo, 'ode': metrics.Ode},
+  {**table.OF_DIFFUSION, **table.METRICS},
 )
 
 # Hybrid trains variances by a bound whose last term takes latents for grey
@@ -138,10 +148,10 @@ LATENT_DIFFUSION = _schema(
     },
     'network': choices.DENOISERS,
   },
-  (*DIFFUSION.choices[:5], 'latent'),
+  DIFFUSION.choices[:6],
   DIFFUSION.parts,
   _FACTS,
-  {},
+  {**table.OF_OTHERS, **table.METRICS},
 )
 
 FLOW_MAP = _schema(
@@ -150,7 +160,7 @@ FLOW_MAP = _schema(
   ('schedule', 'network', 'noise_input', 'objective'),
   {'conditioning': Conditioning, 'sampling': choices.MapSampling},
   _FACTS,
-  {},
+  {**table.OF_OTHERS, **table.METRICS},
 )
 
 CLASSIFIER = _schema(
@@ -162,7 +172,7 @@ CLASSIFIER = _schema(
   ('schedule', 'network', 'noise_input', 'parametrization', 'objective'),
   {},
   _FACTS,
-  {'accuracy': metrics.Accuracy},
+  table.OF_CLASSIFIERS,
 )
 
 VAE = _schema(
@@ -174,7 +184,7 @@ VAE = _schema(
   ('network', 'objective'),
   {'decoding': choices.Decoding},
   {'network': VaeNetworkFacts, 'objective': VaeFacts},
-  {'elbo': metrics.VaeElbo, 'iw': metrics.ImportanceWeighted},
+  {**table.OF_VAES, **table.METRICS},
 )
 
 KINDS = DIFFUSION, FLOW_MAP, CLASSIFIER, VAE
@@ -186,7 +196,9 @@ def schema_of(config: ConfigDict) -> Schema:
   An objective of a user's module is one of a diffusion model.
   """
   section = config.get('objective')
-  name = section if section is None or isinstance(section, str) else section.name
+  name = (
+    section if section is None or isinstance(section, str) else section.name
+  )
   if config.get('latent') is not None:
     return LATENT_DIFFUSION
   if name is None or ':' in name:

@@ -1,17 +1,196 @@
-"""A placeholder: the branch of the metrics has this module."""
+"""The metrics that config.evaluation names, and the scores of samples."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import own_parts, sample_inputs
+from diffusion_jax.app.config import (
+  Constructor,
+  Schema,
+  check_one_of,
+  find,
+  from_config,
+)
+from diffusion_jax.app.run import folder
+from diffusion_jax.errors import UserError
+from diffusion_jax.metrics import features, references, spaces
+from diffusion_jax.metrics.features import Extractor
+from diffusion_jax.metrics.metric import EXTRACTED, Arrays, missing
+from diffusion_jax.metrics.spaces import Named, Space
+from diffusion_jax.metrics.table import SHORT, split_name
+
+_PATH = 'evaluation.metrics'
+
+
+def sections(config: ConfigDict, schema: Schema) -> dict[str, Constructor]:
+  """Returns the constructors of the sections evaluation.<metric>, by path.
+
+  There is one for each metric that is named, or whose section is there; that of
+  'module:attribute' is evaluation.<attribute>, if it may be imported.
+  """
+  evaluation: Any = config.get('evaluation', {})
+  metrics = evaluation.get('metrics', ())
+  names = {split_name(name, schema.metrics)[0] for name in metrics}
+  found = {
+    f'evaluation.{name}': schema.metrics[name]
+    for name in {*names, *evaluation}.intersection(schema.metrics)
+  }
+  for name in sorted(filter(own_parts.is_allowed, names)):
+    path = f'evaluation.{_section(name)}'
+    if path in found or _section(name) in schema.metrics:
+      raise UserError(
+        f'config.{_PATH}: {name} has the name of another metric; rename it'
+      )
+    found[path] = own_parts.find(_PATH, name, ())
+  return found
+
+
+def without_others(
+  config: ConfigDict, schema: Schema, base: ConfigDict
+) -> ConfigDict:
+  """Returns the config without the sections of a user's other metrics.
+
+  These are not named, or may not be imported: a stored config names them, and
+  its run can be used without them. base: the plain fields.
+  """
+  config = copy.deepcopy(config)
+  fields: Any = config.evaluation
+  own = map(_section, filter(own_parts.is_allowed, fields.metrics))
+  plain: Any = base.evaluation
+  kept = {*plain, *schema.metrics, *own}
+  with config.unlocked():
+    for name in set(fields) - kept:
+      del fields[name]
+  return config
+
+
+def _section(name):
+  return name.rpartition(':')[2]
+
+
+def named(model: Any, **parameters: Any) -> list[Named]:
+  """Makes the metrics that evaluation.metrics names.
+
+  parameters: values for those that have such a parameter.
+  """
+  c, rows = model.config.evaluation, model.schema.metrics
+  check_one_of(features.EXTRACTORS, 'evaluation.features', c.features)
+  result = []
+  for name in c.metrics:
+    key, own = split_name(name, rows)
+    if ':' not in key:
+      check_one_of((*rows, *SHORT), _PATH, key)
+    constructor, section = find(rows, _PATH, key), _section(key)
+    fields = {n: x for n, x in c[section].items() if x is not None}
+    fields |= {n: x for n, x in parameters.items() if n in fields}
+    with from_config(f'evaluation.{section}'):
+      metric = constructor(**fields)
+    extracted = EXTRACTED.intersection(metric.needs)
+    space = (own or c.features) if extracted else ''
+    result.append(Named(section, space, metric))
+  return result
+
+
+def of_samples(model: Any, **parameters: Any) -> list[Named]:
+  """Returns those of generated images."""
+  every = named(model, **parameters)
+  return [each for each in every if each.metric.measure is None]
+
 
 def higher_is_better(model: Any) -> dict[str, bool]:
-  """Returns the names of evaluation.metrics of generated images."""
-  if not model.makes_images:
-    return {}
-  names = model.config.evaluation.metrics
-  return {name: False for name in names if name not in model.schema.metrics}
+  """Returns, for each score of generated images, whether more is better."""
+  return {
+    each.score_name(score): higher
+    for each in of_samples(model)
+    for score, higher in each.metric.scores.items()
+  }
 
 
-def scorer(model: Any) -> Callable[[dict], dict[str, float]]:
-  """Returns arrays of samples -> scores."""
-  return lambda arrays: dict.fromkeys(higher_is_better(model), 1.0)
+def prepare(model: Any, metrics: list[Named]) -> dict[str, Space]:
+  """Makes the extractors of metrics, and reads or makes their references.
+
+  Raises UserError for a metric that needs what is not there.
+  """
+  c = model.config.evaluation
+  check_one_of(('train', 'test'), 'evaluation.reference', c.reference)
+  other = 'test' if c.reference == 'train' else 'train'
+  check_needs(model, metrics)
+  made = {}
+  for name in dict.fromkeys(x.features for x in metrics if x.features):
+    extractor = make_extractor(model, name)
+    reference, protocol = load_reference(model, extractor, c.reference)
+    needs = {n for x in metrics if x.features == name for n in x.metric.needs}
+    if 'held_out' in needs:
+      held_out, _ = load_reference(model, extractor, other)
+      reference = {**reference, 'held_out': held_out['features']}
+    made[name] = Space(extractor, reference, protocol)
+  return made
+
+
+def make_extractor(model: Any, name: str) -> Extractor:
+  """Returns the extractor of a name, with the weights of the config."""
+  c = model.config.evaluation
+  with from_config('evaluation'):
+    return features.make(name, c.weights, c.batch_size)
+
+
+def load_reference(
+  model: Any, extractor: Extractor, split: str
+) -> tuple[Arrays, dict[str, Any]]:
+  """Returns the features of real images, and what they depend on."""
+  data = folder.plain(model.config)['data']
+  data.pop('data_dir', None)
+  about = {'data': data, 'split': split}
+  size = model.config.evaluation.batch_size
+  with from_config('evaluation'):
+    return references.load(model.source(split), about, extractor, size)
+
+
+def check_needs(model: Any, metrics: list[Named]) -> None:
+  """Raises UserError for a metric that needs what these samples do not have."""
+  given = {'images', 'held_out', *sample_inputs.stored_names(model)}
+  for each in metrics:
+    needs = set(each.metric.needs) - given
+    if needs & EXTRACTED:
+      needs -= outputs(model, each.features)
+    for need in sorted(needs):
+      raise UserError(f'config.{_PATH}: {missing(each.name, need)}')
+
+
+def outputs(model: Any, name: str) -> set[str]:
+  """Returns the names of the arrays that an extractor gives."""
+  if name in features.PUBLISHED:  # without the weights, which may be missing
+    return set(features.PUBLISHED[name])
+  extractor, split = (
+    make_extractor(model, name),
+    model.config.evaluation.reference,
+  )
+  with from_config('evaluation'):
+    pictures = references.real_images(model.source(split), 1)
+    return set(extractor.extract(next(pictures)))
+
+
+def scorer(model: Any) -> Callable[[Arrays], dict[str, float]]:
+  """Returns {'images': uint8 [N, H, W, C], ...} -> the values of all scores.
+
+  They have no errors by bootstrap, which would cost further distances.
+  """
+  metrics = of_samples(model, num_draws=0)
+  made = prepare(model, metrics)
+  size = model.config.evaluation.batch_size
+
+  def values(samples: Arrays) -> dict[str, float]:
+    pictures = samples['images']
+    batches = [pictures[i : i + size] for i in range(0, len(pictures), size)]
+    extracted = {
+      name: features.join(features.each(space.extractor, batches))
+      for name, space in made.items()
+    }
+    with from_config(_PATH):
+      scores = spaces.score(metrics, made, samples, extracted)
+    return {x.name: x.estimate.value for x in scores}
+
+  return values

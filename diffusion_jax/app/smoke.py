@@ -83,11 +83,9 @@ def _shrink_data(config):
 
 
 def _shrink_network(section):
-  own = ':' in section.name  # of a user's module: what the config sets shrinks
-  always = () if own else ('channels', 'num_groups', 'num_blocks', 'num_layers')
   for field, small in SIZES.items():
-    if field in section and (field in always or section[field]):
-      section[field] = small
+    if isinstance(section.get(field), int):
+      section[field] = min(section[field], small)
 
 
 def _shrink_sampling(section):

@@ -6,6 +6,8 @@ betas, `from_alphas` takes 1 - betas.
 
 import numpy as np
 
+from diffusion_jax.ranges import NonNegative, Probability
+
 
 def linear_betas(
   num_steps: int = 1000, start: float = 1e-4, end: float = 0.02
@@ -39,7 +41,7 @@ def scaled_linear_betas(
 
 
 def cosine_betas(
-  num_steps: int = 1000, s: float = 0.008, max_beta: float = 0.999
+  num_steps: int = 1000, s: NonNegative = 0.008, max_beta: Probability = 0.999
 ) -> np.ndarray:
   """Returns min(1 - abar(i/T) / abar((i-1)/T), max_beta) (IDDPM Eq. 17), [T].
 
@@ -65,7 +67,7 @@ def constant_betas(num_steps: int = 1000, value: float = 0.02) -> np.ndarray:
 
 def warmup_betas(
   num_steps: int = 1000,
-  fraction: float = 0.1,
+  fraction: Probability = 0.1,
   start: float = 1e-4,
   end: float = 0.02,
 ) -> np.ndarray:

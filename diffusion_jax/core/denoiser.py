@@ -18,6 +18,7 @@ from diffusion_jax.core.parametrization import (
   edm_norm,
   to_x0,
 )
+from diffusion_jax.ranges import Positive
 
 Array = jax.Array
 
@@ -98,7 +99,7 @@ def log_sigma_input(level: NoiseLevel) -> Array:
   return -0.5 * level.logsnr
 
 
-def time_input(scale: float = 1000.0) -> NoiseInput:
+def time_input(scale: Positive = 1000.0) -> NoiseInput:
   """Makes the input scale * t, finite also where alpha = 0 or sigma = 0.
 
   scale=999 is the label of Song et al.'s continuous VP networks.

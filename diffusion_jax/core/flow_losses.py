@@ -21,6 +21,7 @@ from diffusion_jax.core.broadcasting import (
   sum_data_axes,
 )
 from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.ranges import NonNegative
 
 Array = jax.Array
 VelocityFn = Callable[[Array, Array, Array], Array]
@@ -133,7 +134,7 @@ def two_step_target(
 # Consistency models
 
 
-def pseudo_huber(offset: float | None = None) -> Distance:
+def pseudo_huber(offset: NonNegative | None = None) -> Distance:
   """Makes sqrt(|a - b|^2 + c^2) - c, [B], one norm per example.
 
   Song & Dhariwal 2024, section 3.3: c = 0.00054 sqrt(D) for D numbers, the

@@ -27,11 +27,7 @@ STREAMS = {
   'vae_sampling': 0xE725CDBF,
   'edit': 0x8135DE1A,
   'noise': 0xFDA99629,
-  'elbo': 0xE6B79F85,
-  'ode': 0x80836E7B,
-  'iw': 0xBB87268E,
-  'accuracy': 0x93450383,
-  'independent_pixels': 0xAF3D04FA,
+  'metrics': 0xE6B79F85,
   'evaluation_images': 0xAA608B9D,
   'teacher': 0xB0F6A6D5,
 }

@@ -20,6 +20,7 @@ from diffusion_jax.core.broadcasting import (
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import error_scale, target
 from diffusion_jax.core.process import one_minus_snr_ratio, reverse_variance
+from diffusion_jax.ranges import Finite, Positive, Rate
 
 Array = jax.Array
 
@@ -127,12 +128,12 @@ def truncated_snr_weight(level: NoiseLevel) -> Array:
   return jnp.maximum(level.snr, 1.0)
 
 
-def min_snr_weight(gamma: float = 5.0) -> Weight:
+def min_snr_weight(gamma: Positive = 5.0) -> Weight:
   """Makes the weight min(SNR, gamma), level -> [] or [B] (Hang et al. 2023)."""
   return lambda level: jnp.minimum(level.snr, gamma)
 
 
-def edm_weight(sigma_data: float = 0.5) -> Weight:
+def edm_weight(sigma_data: Positive = 0.5) -> Weight:
   """Makes the weight 1 / c_out^2, level -> [] or [B] (Karras et al. 2022)."""
   return lambda level: level.snr + 1.0 / sigma_data**2
 
@@ -145,7 +146,7 @@ def flow_weight(level: NoiseLevel) -> Array:
   return jnp.square(1.0 + level.alpha / level.sigma)
 
 
-def min_flow_weight(maximum: float = 400.0) -> Weight:
+def min_flow_weight(maximum: Positive = 400.0) -> Weight:
   """Makes the weight min((1 + alpha / sigma)^2, maximum), level -> [] or [B].
 
   The plain loss in the velocity, without its growth towards clean data. On
@@ -160,7 +161,7 @@ def min_flow_weight(maximum: float = 400.0) -> Weight:
 
 
 def uniform_times(
-  key: Array, batch_size: int, schedule: Schedule, t_min: float = 0.0
+  key: Array, batch_size: int, schedule: Schedule, t_min: Rate = 0.0
 ) -> tuple[NoiseLevel, Array]:
   """Draws t ~ U(t_min, 1] independently; returns level and weight 1, [B]."""
   t = 1.0 - (1.0 - t_min) * jax.random.uniform(key, (batch_size,))
@@ -190,7 +191,7 @@ def step_times(num_steps: int) -> TimeSampler:
   return times
 
 
-def log_normal_times(mean: float = -1.2, std: float = 1.2) -> TimeSampler:
+def log_normal_times(mean: Finite = -1.2, std: Positive = 1.2) -> TimeSampler:
   """Makes the draw of log(sigma / alpha) ~ N(mean, std^2) (EDM, Table 1).
 
   Karras et al. 2022. The weight is 1. Log-SNRs outside the schedule's range are
@@ -204,7 +205,7 @@ def log_normal_times(mean: float = -1.2, std: float = 1.2) -> TimeSampler:
   return times
 
 
-def logit_normal_times(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
+def logit_normal_times(mean: Finite = 0.0, std: Positive = 1.0) -> TimeSampler:
   """Makes the draw of log(t / (1 - t)) ~ N(mean, std^2); weight 1.
 
   Esser et al. 2024, section 3.1.

@@ -13,6 +13,8 @@ For DDPM's neighbours s = t - 1 these are beta_t and beta-tilde_t. Levels need
 not be neighbours: skipping steps is the same formula.
 """
 
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 
@@ -151,7 +153,8 @@ def velocity(
   return alpha_slope * x0 + sigma_slope * (xt - t.alpha * x0) / t.sigma
 
 
-VARIANCES = ('fixed_small', 'fixed_large', 'learned')
+Variance = Literal['fixed_small', 'fixed_large', 'learned']
+VARIANCES: tuple[Variance, ...] = get_args(Variance)
 
 
 def check_variance(kind: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from diffusion_jax.data.images import fit, read_image, with_channels
 from diffusion_jax.data.sources import check_fraction, check_split
+from diffusion_jax.ranges import ImageShape, Rate
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
@@ -99,9 +100,9 @@ def _caption(place, line):
 def folder(
   path: str | Path,
   split: str = 'train',
-  image_shape: tuple[int, int, int] = (64, 64, 3),
+  image_shape: ImageShape = (64, 64, 3),
   labelled: bool = False,
-  test_fraction: float = 0.0,
+  test_fraction: Rate = 0.0,
 ) -> FileSource:
   """Returns the images in a folder and its sub-folders, sorted by name.
 
@@ -115,7 +116,7 @@ def folder(
   top = Path(path).expanduser()
   if top.is_file():
     raise ValueError(
-      f'{path} is a file, not a folder: data.name=npz reads npz files'
+      f'{path} is a file, not a folder: data=npz reads npz files'
     )
   if not top.is_dir():
     raise FileNotFoundError(f'there is no folder {path}')

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from diffusion_jax.ranges import Count, ImageShape, Rate, Size
+
 # np.load may raise any of these for a file that is not an intact npz.
 UNREADABLE = (
   ValueError,
@@ -145,9 +147,9 @@ def digits(split: str = 'train') -> ArraySource:
 
 def synthetic(
   split: str = 'train',
-  image_shape: tuple[int, int, int] = (32, 32, 3),
-  num_classes: int = 10,
-  num_images: int = 256,
+  image_shape: ImageShape = (32, 32, 3),
+  num_classes: Count = 10,
+  num_images: Size = 256,
 ) -> ArraySource:
   """Returns generated images of discs, to try a program without data.
 
@@ -173,8 +175,8 @@ def synthetic(
 def npz(
   path: str | Path,
   split: str = 'train',
-  num_classes: int = 0,
-  test_fraction: float = 0.0,
+  num_classes: Count = 0,
+  test_fraction: Rate = 0.0,
 ) -> ArraySource:
   """Reads an npz file: `images` or `arr_0`, uint8 [N, H, W, C] or [N, H, W].
 
@@ -187,7 +189,7 @@ def npz(
   path = Path(path).expanduser()
   if path.is_dir():
     raise ValueError(
-      f'{path} is a folder, not an npz file: data.name=folder reads pictures'
+      f'{path} is a folder, not an npz file: data=folder reads pictures'
     )
   known = npz_names(path)
   whole = 'arr_0' if 'images' not in known and 'arr_0' in known else 'images'

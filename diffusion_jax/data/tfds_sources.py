@@ -14,6 +14,7 @@ import numpy as np
 from diffusion_jax.data import prepare
 from diffusion_jax.data.images import fit, with_channels
 from diffusion_jax.data.sources import ArraySource, check_split
+from diffusion_jax.ranges import Count, ImageShape
 
 
 def cifar10(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
@@ -79,6 +80,30 @@ class RecordSource:
     if not self.num_classes:
       return images, None
     return images, np.array([e['label'] for e in examples], np.int32)
+
+
+def tfds(
+  split: str,
+  dataset: str,
+  image_shape: ImageShape = (64, 64, 3),
+  num_classes: Count = 0,
+  data_dir: str = '',
+  train_split: str = 'train',
+  test_split: str = 'test',
+) -> RecordSource:
+  """Returns images of TensorFlow Datasets, prepared as array_record.
+
+  dataset: name[/config][:version]; num_classes: 0 without labels; data_dir: by
+  default $TFDS_DATA_DIR or tfds' own folder; train_split, test_split: such as
+  'train[:90%]'. Raises ValueError or FileNotFoundError, as `tfds_images`.
+  """
+  name = train_split if split == 'train' else test_split
+  source = tfds_images(dataset, name, image_shape, num_classes > 0, data_dir)
+  if source.num_classes != num_classes:
+    raise ValueError(
+      f'num_classes={num_classes}, but {dataset} has {source.num_classes}'
+    )
+  return source
 
 
 def tfds_images(

@@ -1,4 +1,4 @@
-"""DiTTransformer2DModel of diffusers as our `DiT`: options and tensors.
+"""DiTTransformer2DModel of diffusers as our `DiT`, and back.
 
 diffusers keeps a copy of the embedding of noise and label in every block, and
 queries, keys and values apart. Ours has one embedding, one product for the
@@ -6,19 +6,21 @@ three, and all blocks in one array.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 
-from diffusion_jax.interop import layers, names
-from diffusion_jax.interop.diffusers_networks import complete, refuse
+from diffusion_jax.interop import diffusers_options as theirs, layers, names
+from diffusion_jax.interop.diffusers_options import Same
+from diffusion_jax.interop.options import check
 from diffusion_jax.networks.transformer import DiT
 
 CLASS = 'DiTTransformer2DModel'
 # The options of the class with their defaults, which a config.json may lack.
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
   'num_attention_heads': 16,
   'attention_head_dim': 72,
   'in_channels': 4,
@@ -36,9 +38,9 @@ OPTIONS = {
   'norm_elementwise_affine': False,
   'norm_eps': 1e-5,
 }
-# Options that Transformer2DModel has beside these, without a use here: the
-# class of DiT's files before diffusers 0.29.
-OLDER = {
+# More options of Transformer2DModel, the class of DiT's files before diffusers
+# 0.29; they have no use here.
+OLDER: dict[str, Any] = {
   'attention_type': 'default',
   'cross_attention_dim': None,
   'double_self_attention': False,
@@ -46,86 +48,111 @@ OLDER = {
   'only_cross_attention': False,
   'use_linear_projection': False,
 }
-_HAS = {
-  'attention_bias': (True,),
-  'activation_fn': ('gelu-approximate',),
-  'norm_type': ('ada_norm_zero',),
-  'norm_elementwise_affine': (False,),
-  'norm_eps': (1e-6, 1e-5),
-} | {name: (value,) for name, value in OLDER.items()}
 NORM_EPS = 1e-6  # of ours, and of DiT's release
+# Options that are fields of `DiT`.
+FIELDS = (
+  Same('num_layers', 'num_blocks'),
+  Same('num_attention_heads', 'num_heads'),
+  Same('patch_size', 'patch_size'),
+  Same('dropout', 'dropout'),
+)
+
+_BLOCK, _EMBEDDINGS = 'transformer_blocks.{}', 'norm1.emb'
+# the embeddings of blocks after the first
+_COPY = re.compile(r'(transformer_blocks\.)([1-9]\d*)(\.norm1\.emb\..*)')
+_POSITIONS = 'pos_embed.pos_embed'  # a constant that older files hold
+_QKV = 'query', 'key', 'value'
+_EMB = f'{_BLOCK.format(0)}.{_EMBEDDINGS}'
+_LINEAR = layers.TORCH.linear
+LAYERS = {
+  'noise_dense_2': (f'{_EMB}.timestep_embedder.linear_2', _LINEAR),
+  'label_embedding/table': (
+    f'{_EMB}.class_embedder.embedding_table',
+    layers.TORCH_EMBEDDING,
+  ),
+  'block_{i}/modulation': ('transformer_blocks.{i}.norm1.linear', _LINEAR),
+  'block_{i}/query': ('transformer_blocks.{i}.attn1.to_q', _LINEAR),
+  'block_{i}/key': ('transformer_blocks.{i}.attn1.to_k', _LINEAR),
+  'block_{i}/value': ('transformer_blocks.{i}.attn1.to_v', _LINEAR),
+  'block_{i}/proj': ('transformer_blocks.{i}.attn1.to_out.0', _LINEAR),
+  'block_{i}/mlp_in': ('transformer_blocks.{i}.ff.net.0.proj', _LINEAR),
+  'block_{i}/mlp_out': ('transformer_blocks.{i}.ff.net.2', _LINEAR),
+  'modulation_out': ('proj_out_1', _LINEAR),
+  'patch_out': ('proj_out_2', _LINEAR),
+}
 
 
-def transformer_options(
+def read_config(
   config: Mapping[str, Any], noise_embedding: str | None
-) -> dict[str, Any]:
-  """Returns the fields of `DiT` for the config.json of a DiT of diffusers."""
-  c = complete(config, OPTIONS | OLDER, _HAS, CLASS)
-  inputs, outputs = c['in_channels'], c['out_channels']
-  outputs = inputs if outputs is None else outputs
-  refuse(
-    CLASS,
-    c,
-    out_channels=outputs in (inputs, 2 * inputs),
-    num_embeds_ada_norm=bool(c['num_embeds_ada_norm']),
-  )
-  return {
-    'channels': c['num_attention_heads'] * c['attention_head_dim'],
-    'num_blocks': c['num_layers'],
-    'num_heads': c['num_attention_heads'],
-    'patch_size': c['patch_size'],
-    'out_channels': outputs,
-    'dropout': float(c['dropout']),
-    'num_classes': c['num_embeds_ada_norm'],
-    'null_class': True,
+) -> tuple[DiT, dict[str, Any], SimpleNamespace]:
+  """Returns the network of a config.json, its fields, and all options."""
+  c = theirs.complete(CLASS, config, OPTIONS | OLDER, FIELDS, _allowed)
+  fields = theirs.to_ours(c, FIELDS) | {
+    'channels': c.num_attention_heads * c.attention_head_dim,
+    'dropout': float(c.dropout),
     'noise_embedding': noise_embedding or 'ho',
+  }
+  network = DiT(
+    **fields,
+    out_channels=c.out_channels or c.in_channels,
+    num_classes=c.num_embeds_ada_norm,
+    null_class=True,
+  )
+  return network, fields, c
+
+
+def _allowed(c):
+  return {name: (value,) for name, value in OLDER.items()} | {
+    'attention_bias': (True,),
+    'activation_fn': ('gelu-approximate',),
+    'norm_type': ('ada_norm_zero',),
+    'norm_elementwise_affine': (False,),
+    'norm_eps': (1e-6, 1e-5),
+    'out_channels': (None, c.in_channels, 2 * c.in_channels),
+    'num_embeds_ada_norm': '' if c.num_embeds_ada_norm else 'it has no classes',
   }
 
 
-def transformer_config(network: DiT, image_shape: tuple) -> dict[str, Any]:
+def write_config(network: DiT, shape: Sequence[int]) -> dict[str, Any]:
   """Returns the config.json of a DiTTransformer2DModel.
 
-  Raises ValueError for what it lacks.
+  shape: of what is diffused. Raises ValueError for what the class lacks.
   """
-  height, width, channels = image_shape
-  refuse(
-    f'our DiT, which {CLASS} cannot be',
-    vars(network) | {'sides': (height, width)},
-    noise_embedding=network.noise_embedding == 'ho',
-    positions=network.positions == 'sincos',
-    norm=network.norm == 'layer',
-    qk_norm=not network.qk_norm,
-    mlp=network.mlp == 'gelu',
-    bottleneck=not network.bottleneck,
-    class_tokens=not network.class_tokens,
-    dropout_blocks=network.dropout_blocks == 'all',
-    text_width=not network.text_width,
-    image_channels=not network.image_channels,
-    self_conditioning=not network.self_conditioning,
-    num_classes=network.num_classes > 0,
-    null_class=network.null_class,
-    sides=height == width,
-  )
-  return OPTIONS | {
+  height, width, channels = shape
+  values = vars(network) | {'height': height}
+  check('our DiT', values, {
+    'noise_embedding': ('ho',),
+    'positions': ('sincos',),
+    'norm': ('layer',),
+    'qk_norm': (False,),
+    'mlp': ('gelu',),
+    'bottleneck': (0,),
+    'class_tokens': (0,),
+    'dropout_blocks': ('all',),
+    'text_width': (0,),
+    'image_channels': (0,),
+    'self_conditioning': (False,),
+    'elapsed': (False,),
+    'guidance_input': (False,),
+    'num_classes': '' if network.num_classes else 'it has classes',
+    'null_class': (True,),
+    'height': (width,),
+  }, f'in {CLASS}')  # fmt: skip
+  return OPTIONS | theirs.to_theirs(network, FIELDS) | {
     '_class_name': CLASS,
-    'num_attention_heads': network.num_heads,
     'attention_head_dim': network.channels // network.num_heads,
     'in_channels': channels,
     'out_channels': network.out_channels,
-    'num_layers': network.num_blocks,
-    'dropout': network.dropout,
     'sample_size': height,
-    'patch_size': network.patch_size,
     'num_embeds_ada_norm': network.num_classes,
     'norm_eps': NORM_EPS,
-  }
+  }  # fmt: skip
 
 
 def read(network: DiT, tensors: Mapping[str, Any], shapes: Any) -> dict:
   """Returns the parameters of a `DiT`, of the shapes of the tree `shapes`.
 
-  Raises ValueError as `names.read`, and where the embeddings of the blocks
-  are not the same.
+  Raises ValueError as `names.read`, and if the embeddings of the blocks differ.
   """
   apart = jax.eval_shape(separate, shapes)
   table = _entries(network, apart)
@@ -148,7 +175,7 @@ def write(network: DiT, params: Any) -> dict[str, np.ndarray]:
   """Returns the tensors of a DiTTransformer2DModel."""
   apart = separate(params)
   tensors = names.write(_entries(network, apart), apart)
-  first = f'{_BLOCK.format(0)}.{_EMBEDDINGS}.'
+  first = f'{_EMB}.'
   copies = {
     name.replace(first, f'{_BLOCK.format(i)}.{_EMBEDDINGS}.'): array
     for name, array in tensors.items()
@@ -200,67 +227,21 @@ def _depth(params):
 
 def _entries(network, apart):
   # The table of names; `apart` as `separate` returns it.
-  emb = f'{_BLOCK.format(0)}.{_EMBEDDINGS}'
-  linear = layers.TORCH_LINEAR
-  rows = [
-    layers.Layer(
-      'noise_dense_1',
-      f'{emb}.timestep_embedder.linear_1',
-      _waves(swapped=network.noise_embedding == 'ho'),
-    ),
-    layers.Layer('noise_dense_2', f'{emb}.timestep_embedder.linear_2', linear),
-    layers.Layer(
-      'label_embedding/table',
-      f'{emb}.class_embedder.embedding_table',
-      layers.TORCH_EMBEDDING,
-    ),
-    layers.Layer('patch_embedding', 'pos_embed.proj', _patches(network)),
-    layers.Layer('modulation_out', 'proj_out_1', linear),
-    layers.Layer('patch_out', 'proj_out_2', linear),
-  ]
-  block = [layers.Layer(*row, linear) for row in _LAYERS.items()]
-  for i in range(network.num_blocks):
-    rows += layers.within(f'block_{i}', _BLOCK.format(i), block)
-  return layers.entries(rows, apart)
-
-
-_BLOCK, _EMBEDDINGS = 'transformer_blocks.{}', 'norm1.emb'
-# the embeddings of blocks after the first
-_COPY = re.compile(r'(transformer_blocks\.)([1-9]\d*)(\.norm1\.emb\..*)')
-_POSITIONS = 'pos_embed.pos_embed'  # a constant that older files hold
-_QKV = 'query', 'key', 'value'
-_LAYERS = {
-  'modulation': 'norm1.linear',
-  'query': 'attn1.to_q',
-  'key': 'attn1.to_k',
-  'value': 'attn1.to_v',
-  'proj': 'attn1.to_out.0',
-  'mlp_in': 'ff.net.0.proj',
-  'mlp_out': 'ff.net.2',
-}
-
-
-def _with_bias(read_kernel, write_kernel):
-  rule = names.Rule(read_kernel, write_kernel)
-  return layers.Kind({'kernel': ('weight', rule), 'bias': ('bias', names.SAME)})
-
-
-def _waves(swapped):
-  # Their waves are [cos, sin]; those of our 'ho' are [sin, cos].
-  if not swapped:
-    return layers.TORCH_LINEAR
-  return _with_bias(lambda x: _swap(x.T), lambda x: _swap(x).T)
-
-
-def _swap(x):
-  half = len(x) // 2
-  return np.concatenate([x[half:], x[:half]])
+  # Their waves are [cos, sin], and those of our 'ho' are [sin, cos].
+  swapped = network.noise_embedding == 'ho'
+  waves = layers.TORCH_SWAPPED if swapped else _LINEAR
+  rows = {
+    'noise_dense_1': (f'{_EMB}.timestep_embedder.linear_1', waves),
+    'patch_embedding': ('pos_embed.proj', _patches(network)),
+  }
+  return layers.entries(layers.expand({**rows, **LAYERS}, network), apart)
 
 
 def _patches(network):
   # A convolution [D, C, p, p] there, a product of [p p C, D] here.
   p, width = network.patch_size, network.channels
-  return _with_bias(
+  kernel = names.Rule(
     lambda x: x.transpose(2, 3, 1, 0).reshape(-1, width),
     lambda x: x.reshape(p, p, -1, width).transpose(3, 2, 0, 1),
   )
+  return layers.torch_layer(kernel)

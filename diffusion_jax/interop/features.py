@@ -20,8 +20,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion_jax.interop import dinov2, inception
 from diffusion_jax.interop.files import find, read_tensors, write_safetensors
-from diffusion_jax.networks import dinov2 as dinov2_network
-from diffusion_jax.networks import inception as inception_network
+from diffusion_jax.networks import (
+  dinov2 as dinov2_network,
+  inception as inception_network,
+)
 
 Array = jax.Array
 

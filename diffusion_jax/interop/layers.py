@@ -1,8 +1,10 @@
 """Tables of names made of layers: a convolution here is a convolution there."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from flax import traverse_util
 
 from diffusion_jax.interop.names import CONV, LINEAR, SAME, Entry, Rule
@@ -23,38 +25,134 @@ class Layer(NamedTuple):
   kind: Kind
 
 
-def _torch(kernel: Rule) -> Kind:
+# {our path: (their path, the kind of the layer or the layers of the block)}
+Patterns = Mapping[str, tuple[str, Kind | Sequence[Layer]]]
+
+
+def torch_layer(kernel: Rule) -> Kind:
+  """Returns how PyTorch stores a layer with a kernel and a bias."""
   return Kind({'kernel': ('weight', kernel), 'bias': ('bias', SAME)})
 
 
-TORCH_CONV = _torch(CONV)
-TORCH_LINEAR = _torch(LINEAR)
-# LINEAR, written back as PyTorch's Conv1d and as its 1x1 Conv2d
-TORCH_CONV1D = _torch(LINEAR._replace(write=lambda x: x.T[..., None]))
-TORCH_POINTWISE = _torch(LINEAR._replace(write=lambda x: x.T[..., None, None]))
-TORCH_NORM = Kind({'scale': ('weight', SAME), 'bias': ('bias', SAME)})
+class Style(NamedTuple):
+  """How a project stores the layers of a residual block.
+
+  pointwise: a 1x1 convolution.
+  """
+
+  conv: Kind
+  linear: Kind
+  norm: Kind
+  pointwise: Kind
+
+
+TORCH = Style(
+  torch_layer(CONV),
+  torch_layer(LINEAR),
+  Kind({'scale': ('weight', SAME), 'bias': ('bias', SAME)}),
+  torch_layer(LINEAR._replace(write=lambda x: x.T[..., None, None])),
+)
+# LINEAR, written back as PyTorch's Conv1d
+TORCH_CONV1D = torch_layer(LINEAR._replace(write=lambda x: x.T[..., None]))
 TORCH_EMBEDDING = Kind({'embedding': ('weight', SAME)})
 
 
-def entries(layers: Iterable[Layer], shapes: Any) -> list[Entry]:
-  """Returns the table of names of those leaves of layers that `shapes` has.
+def _swap_halves(x):
+  half = len(x) // 2  # an odd number of features ends in a zero
+  return np.concatenate([x[half : 2 * half], x[:half], x[2 * half :]])
 
-  A layer that our network does not have, such as the shortcut of a block that
-  keeps its width, is left out.
+
+# PyTorch's Linear of waves that are in the other order, [sin, cos] or [cos,
+# sin], than ours.
+TORCH_SWAPPED = torch_layer(
+  Rule(lambda x: _swap_halves(x.T), lambda x: _swap_halves(x).T)
+)
+
+
+def entries(layers: Iterable[Layer], params: Any) -> list[Entry]:
+  """Returns the table of names of the leaves of layers that `params` has.
+
+  params: our parameters, or their shapes. A layer that our network does not
+  have, such as the shortcut of a block that keeps its width, is left out.
   """
-  expected = traverse_util.flatten_dict(shapes, sep='/')
+  expected = traverse_util.flatten_dict(params, sep='/')
   return [
-    Entry(f'{ours}/{leaf}', f'{theirs}{kind.separator}{name}', rule)
+    Entry(_join('/', ours, leaf), _join(kind.separator, theirs, name), rule)
     for ours, theirs, kind in layers
     for leaf, (name, rule) in kind.leaves.items()
-    if f'{ours}/{leaf}' in expected
+    if _join('/', ours, leaf) in expected
   ]
 
 
+def _join(separator, *parts):
+  return separator.join(part for part in parts if part)
+
+
+def resnet_block(
+  style: Style,
+  norm_1: str,
+  conv_1: str,
+  embedding_proj: str,
+  norm_2: str,
+  conv_2: str,
+  shortcut: str,
+) -> tuple[Layer, ...]:
+  """Returns the layers of `ResnetBlock` with their names there."""
+  return (
+    Layer('norm_1', norm_1, style.norm),
+    Layer('conv_1', conv_1, style.conv),
+    Layer('embedding_proj', embedding_proj, style.linear),
+    Layer('norm_2', norm_2, style.norm),
+    Layer('conv_2', conv_2, style.conv),
+    Layer('shortcut', shortcut, style.pointwise),
+  )
+
+
 def within(ours: str, theirs: str, layers: Iterable[Layer]) -> Iterator[Layer]:
-  """Yields the layers of a block at its place in both networks."""
-  for layer in layers:
-    separator = layer.kind.separator
-    yield Layer(
-      f'{ours}/{layer.ours}', f'{theirs}{separator}{layer.theirs}', layer.kind
-    )
+  """Yields the layers of a block at its place in both networks.
+
+  A layer with the path '' is the block itself.
+  """
+  for inner, name, kind in layers:
+    path = _join(kind.separator, theirs, name)
+    yield Layer(_join('/', ours, inner), path, kind)
+
+
+def expand(
+  patterns: Patterns,
+  network: Any,
+  height: int = 0,
+  places: Callable[[int, int], Mapping[str, int]] = lambda level, i: {},
+) -> list[Layer]:
+  """Returns the layers of a network of levels that patterns stand for.
+
+  Paths may contain {level}, 0 for the highest resolution, and {i}, the block;
+  a path of ours without them is of the last level, and follows its last block.
+  Their paths may also contain {back}, the level from the lowest resolution,
+  {before}, level - 1, {height} of the images, {side}, {half} and {twice}, the
+  height at the level and those around it, and what places(level, i) returns.
+  """
+  last = len(getattr(network, 'multipliers', (1,))) - 1
+  layers: list[Layer] = []
+  for ours, (theirs, kind) in patterns.items():
+    levels = range(last + 1) if '{level}' in ours else (last,)
+    count = network.num_blocks
+    blocks = range(count + 1) if '{i}' in ours else (count,)
+    for level, i in itertools.product(levels, blocks):
+      numbers = {
+        'level': level,
+        'back': last - level,
+        'before': level - 1,
+        'i': i,
+        'height': height,
+        'side': height >> level,
+        'half': height >> level + 1,
+        'twice': 2 * (height >> level),
+        **places(level, i),
+      }
+      paths = ours.format(**numbers), theirs.format(**numbers)
+      if isinstance(kind, Kind):
+        layers.append(Layer(*paths, kind))
+      else:
+        layers += within(*paths, kind)
+  return layers

@@ -1,10 +1,9 @@
 """Tables of names between the parameters of two projects.
 
-A table is a list of entries; `read` makes our parameters of another project's
-tensors by it, and `write` goes back, bit for bit.
+A table is a list of entries. `read` makes our parameters from the tensors of
+another project, and `write` goes back, bit for bit.
 """
 
-import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -28,23 +27,6 @@ class Entry(NamedTuple):
   ours: str
   theirs: str
   rule: Rule
-
-
-class Imported(NamedTuple):
-  """Weights of another project, as a network of ours and its parameters.
-
-  network: the Flax module. params: its parameters, float32. fields: values of
-  config fields by 'section.field': the options of the network, the image shape,
-  the schedule, how it is conditioned and parametrised, and how it is sampled.
-  notes: sentences for the user on what was assumed. more: other branches of the
-  parameters of a run, by name.
-  """
-
-  network: Any
-  params: Any
-  fields: dict[str, Any]
-  notes: tuple[str, ...] = ()
-  more: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def _same(x):
@@ -76,6 +58,7 @@ def read(
   """
   expected: dict = dict(traverse_util.flatten_dict(shapes, sep='/'))
   entries = list(entries)
+  _check_rows(expected, entries)
   names = [entry.theirs for entry in entries]
   missing = [name for name in names if name not in tensors]
   known = set(names)
@@ -103,21 +86,29 @@ def read(
     params[ours] = np.array(array, np.float32, order='C')
   if wrong:
     raise ValueError(f'of another shape: {listed(wrong)}')
-  absent = [ours for ours in expected if ours not in params]
-  if absent:
-    raise ValueError(f'without a row in the table of names: {listed(absent)}')
   return traverse_util.unflatten_dict(params, sep='/')
 
 
 def write(entries: Iterable[Entry], params: Any) -> dict[str, np.ndarray]:
-  """Returns tensors by the names of the other project."""
-  ours = traverse_util.flatten_dict(params, sep='/')
+  """Returns tensors by the names of the other project.
+
+  Raises ValueError for a parameter that is not in the table.
+  """
+  ours: dict = dict(traverse_util.flatten_dict(params, sep='/'))
+  entries = list(entries)
+  _check_rows(ours, entries)
   return {
     entry.theirs: np.ascontiguousarray(
       entry.rule.write(np.asarray(ours[entry.ours]))
     )
     for entry in entries
   }
+
+
+def _check_rows(ours, entries):
+  absent = set(ours) - {entry.ours for entry in entries}
+  if absent:
+    raise ValueError(f'not in the table of names: {listed(sorted(absent))}')
 
 
 def listed(names: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-
 from diffusion_jax.core.keys import fold_in_each
 from diffusion_jax.runtime.sharding import batch_sharding, replicated
 

@@ -14,7 +14,6 @@ from typing import NoReturn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from orbax.checkpoint import multihost
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import heartbeats
@@ -123,4 +122,6 @@ def wait_for_all(name: str) -> None:
   and give up after 30 s. A process that is lost is noticed by heartbeats.
   """
   day_ms = 24 * 3600 * 1000
+  from orbax.checkpoint import multihost  # takes half a second
+
   multihost.get_barrier_sync_fn()(key=name, timeout_ms=day_ms)

@@ -10,6 +10,7 @@ from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import (
+  Variance,
   alpha_ratio,
   check_variance,
   one_minus_snr_ratio,
@@ -21,7 +22,7 @@ Array = jax.Array
 
 
 def ancestral(
-  variance: str = 'fixed_small',
+  variance: Variance = 'fixed_small',
   mean_shift: Callable[[Array, NoiseLevel], Array] | None = None,
 ) -> Sampler:
   """Makes the sampler that draws x_s from p(x_s | x_t) (DDPM Alg. 2).

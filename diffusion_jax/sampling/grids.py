@@ -6,6 +6,7 @@ that a respaced DDPM keeps (`respaced_steps`, `step_levels`).
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +191,11 @@ STEP_CHOICES = {
   'linspace': _linspace,
   'trailing': _trailing,
 }
+
+Spacing = Literal[
+  'uniform', 'steps', 'quadratic', 'karras', 'logsnr',
+  'leading', 'linspace', 'trailing',
+]  # fmt: skip
 
 
 def _chosen_steps(schedule, count, spacing, t_start, t_end):

@@ -28,8 +28,11 @@ from diffusion_jax.core.keys import (
   split_key,
 )
 from diffusion_jax.core.levels import NoiseLevel, Schedule
-from diffusion_jax.core.normal import STANDARD, bits_per_dim
-from diffusion_jax.core.normal import log_prob as normal_log_prob
+from diffusion_jax.core.normal import (
+  STANDARD,
+  bits_per_dim,
+  log_prob as normal_log_prob,
+)
 from diffusion_jax.core.process import q_sample
 
 Array = jax.Array

@@ -1,6 +1,7 @@
 """Discretisations of the reverse SDE (Song et al. 2021; Ma et al. 2024)."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from diffusion_jax.core.process import (
   sde_coefficients,
   velocity,
 )
+from diffusion_jax.ranges import NonNegative
 from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
@@ -75,7 +77,9 @@ def reverse_diffusion() -> Sampler:
 
 
 def velocity_sde(
-  schedule: Schedule, diffusion: str = 'sigma', diffusion_scale: float = 1.0
+  schedule: Schedule,
+  diffusion: Literal['constant', 'sigma', 'sde'] = 'sigma',
+  diffusion_scale: NonNegative = 1.0,
 ) -> Sampler:
   """Makes Euler-Maruyama on dx = (v - w score / 2) dt + sqrt(w) dW, backwards.
 

@@ -23,6 +23,7 @@ from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import velocity
+from diffusion_jax.ranges import NonNegative
 from diffusion_jax.sampling.ancestral import ddim_step
 from diffusion_jax.sampling.sampler import Sampler
 
@@ -54,7 +55,7 @@ def heun() -> Sampler:
   return Sampler(lambda x: (), step)
 
 
-def velocity_heun(schedule: Schedule, min_sigma: float = 0.0) -> Sampler:
+def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:
   """Makes Heun's method for dx/dt = v(x, t) in the schedule's own time.
 
   The sampler of JiT (Li & He 2025): on `RectifiedFlowSchedule` steps from noise

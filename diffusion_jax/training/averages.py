@@ -89,12 +89,13 @@ def find(workdir: str | Path, step: int | None) -> tuple[list[int], int]:
   if not steps:
     if (Path(workdir) / RECORD).exists():
       raise FileNotFoundError(
-        f'{workdir} is an average itself (--mode=average): another one is made '
-        'of the run that it is of'
+        f'{workdir} is an average itself: give the workdir of the run that it '
+        'was made from'
       )
     raise FileNotFoundError(
-      f'{workdir} has no snapshots, of which averages are made: train with '
-      '--config.training.ema_sigma_rels=0.05,0.10 and training.snapshot_every'
+      f'{workdir} has no snapshots yet, and averages are made from snapshots: '
+      'a training with --config.training.ema_sigma_rels=0.05,0.10 writes one '
+      'every training.snapshot_every steps'
     )
   step = steps[-1] if step is None else step
   if step not in steps:

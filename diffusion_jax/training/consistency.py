@@ -29,6 +29,7 @@ from diffusion_jax.core.flow_map import (
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import TimeSampler
 from diffusion_jax.core.process import q_sample
+from diffusion_jax.ranges import Count, NonNegative, Positive
 from diffusion_jax.training.distillation import Solver, Teacher, solver_step
 from diffusion_jax.training.level_pairs import Pairs
 from diffusion_jax.training.objectives import (
@@ -67,8 +68,8 @@ def consistency_training(
   *,
   pairs: Pairs,
   distance: Distance | None = None,
-  sigma_data: float = 0.5,
-  sigma_min: float = 0.002,
+  sigma_data: Positive = 0.5,
+  sigma_min: Positive = 0.002,
   ema_target: bool = False,
 ) -> Objective:
   """Makes consistency training, without a teacher (Song et al. 2023, Alg. 3).
@@ -102,7 +103,8 @@ def consistency_distillation(
   solver: Solver,
   pairs: Pairs,
   distance: Distance | None = None,
-  boundary: Boundary | None = None,
+  sigma_data: Positive = 0.5,
+  sigma_min: Positive = 0.002,
   ema_target: bool = False,
 ) -> Objective:
   """Makes consistency distillation (Song et al. 2023, Alg. 2).
@@ -117,7 +119,7 @@ def consistency_distillation(
     denoise = teacher(context.frozen, inputs.cond)
     return solver_step(solver, keys[1], denoise, xt, inputs.level, level_r)
 
-  f_of = _consistency_of(network, boundary or Boundary())
+  f_of = _consistency_of(network, Boundary(sigma_data, sigma_min))
   distance = distance or squared_error
   return Objective(
     _draw_pairs(network, schedule, pairs),
@@ -178,10 +180,10 @@ def continuous_consistency(
   *,
   times: TimeSampler,
   teacher: Teacher | None = None,
-  warmup_steps: int = 10_000,
-  offset: float = 0.1,
+  warmup_steps: Count = 10_000,
+  offset: NonNegative = 0.1,
   uncertainty: Uncertainty | None = None,
-  sigma_data: float = 0.5,
+  sigma_data: Positive = 0.5,
 ) -> Objective:
   """Makes sCM, consistency in continuous time (Lu & Song 2025, Alg. 1).
 

@@ -29,6 +29,13 @@ from diffusion_jax.core.flow_map import velocity_output
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.losses import TimeSampler, uniform_times
 from diffusion_jax.core.process import level_slopes, q_sample
+from diffusion_jax.ranges import (
+  Finite,
+  NonNegative,
+  Positive,
+  Probability,
+  Rate,
+)
 from diffusion_jax.training.objectives import (
   Inputs,
   Network,
@@ -69,9 +76,9 @@ def two_times(
   times: TimeSampler = uniform_times,
   second: TimeSampler | None = None,
   *,
-  p_equal: float = 0.75,
-  p_t1: float = 0.0,
-  p_s0: float = 0.0,
+  p_equal: Probability = 0.75,
+  p_t1: Probability = 0.0,
+  p_s0: Probability = 0.0,
 ) -> TwoTimes:
   """Makes (key, batch_size, schedule) -> t, s, each [B], s <= t.
 
@@ -106,13 +113,13 @@ def two_times(
   return draw
 
 
-def fixed_guidance(omega: float, kappa: float) -> Guidance:
+def fixed_guidance(omega: Positive, kappa: Rate) -> Guidance:
   """Makes guidance with the scale omega / (1 - kappa) (Geng et al. 2025)."""
   return Guidance(lambda scales: (omega, kappa))
 
 
 def power_law_guidance(
-  low: float = 1.0, high: float = 8.0, power: float = 1.0
+  low: float = 1.0, high: float = 8.0, power: Finite = 1.0
 ) -> Guidance:
   """Makes guidance with p(w) ~ w^-power on [low, high] for the scale w.
 
@@ -144,8 +151,8 @@ def mean_flow(
   two_times: TwoTimes | None = None,
   guidance: Guidance | None = None,
   improved: bool = True,
-  adaptive_power: float = 0.0,
-  adaptive_eps: float = 1e-3,
+  adaptive_power: Probability = 0.0,
+  adaptive_eps: NonNegative = 1e-3,
 ) -> Objective:
   """Makes MeanFlow (Geng et al. 2025), by default its improved form (2025b).
 
@@ -218,7 +225,7 @@ def shortcut(
   schedule: Schedule,
   *,
   num_steps: int = 128,
-  bootstrap: float = 0.25,
+  bootstrap: Probability = 0.25,
   ema_target: bool = False,
 ) -> Objective:
   """Makes the loss of shortcut models (Frans et al. 2024, Alg. 1).

@@ -13,6 +13,7 @@ from jax.scipy.special import erf
 
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.losses import TimeSampler
+from diffusion_jax.ranges import Finite, Positive, Size
 
 Array = jax.Array
 Pairs = Callable[
@@ -41,10 +42,10 @@ def improved_num_levels(
 def improved_pairs(
   total_steps: int,
   *,
-  num_scales_start: int = 10,
-  num_scales_end: int = 1280,
-  mean: float = -1.1,
-  std: float = 2.0,
+  num_scales_start: Size = 10,
+  num_scales_end: Size = 1280,
+  mean: Finite = -1.1,
+  std: Positive = 2.0,
   sigma_min: float = 0.002,
   sigma_max: float = 80.0,
   rho: float = 7.0,
@@ -93,11 +94,11 @@ def easy_ratio(
 
 
 def easy_pairs(
-  steps_per_stage: int,
+  steps_per_stage: Size,
   times: TimeSampler,
   *,
-  num_stages: int = 8,
-  q: float = 2.0,
+  num_stages: Size = 8,
+  q: Positive = 2.0,
   k: float = 8.0,
   b: float = 1.0,
 ) -> Pairs:

@@ -41,6 +41,7 @@ from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.parametrization import to_x0
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.core.vdm import vdm_weight
+from diffusion_jax.ranges import NonNegative
 from diffusion_jax.training.conditions import Condition, unconditional
 from diffusion_jax.training.loss_aware import (
   init_loss_history,
@@ -321,22 +322,50 @@ def hybrid(
   network: Network,
   schedule: Schedule,
   *,
-  num_steps: int,
-  weight: Weight | None = snr_weight,
-  vlb_weight: float = 0.001,
+  schedule_steps: int,
+  weight: Weight = snr_weight,
+  vlb_weight: NonNegative = 0.001,
   loss_aware: bool = False,
   num_levels: int = 256,
 ) -> Objective:
   """Makes L_simple + vlb_weight * L_vlb (Nichol & Dhariwal 2021, Eq. 16).
 
-  The network has a learned variance. L_vlb is in bits per dimension, for images
-  with num_levels grey levels; the mean is detached in it, so that it trains the
-  variance only. weight=None leaves out L_simple and detaches nothing:
-  vlb_weight=1 is then the pure L_vlb. loss_aware draws t by Eq. 18; the state
-  of the objective is then a `LossHistory` over num_steps. params: {'network':
-  ...}. Metrics: loss, vlb, simple, and loss per quarter of t. Raises ValueError
-  for fewer than 2 steps.
+  The network has a learned variance. L_vlb is that of `vlb`; the mean is
+  detached in it, so that it trains the variance only. loss_aware: as in `vlb`.
+  params: {'network': ...}. Metrics: loss, vlb, simple, and loss per quarter of
+  t. Raises ValueError for fewer than 2 steps.
   """
+  return _with_bound(
+    network, schedule, schedule_steps, weight, vlb_weight, loss_aware,
+    num_levels,
+  )  # fmt: skip
+
+
+def vlb(
+  network: Network,
+  schedule: Schedule,
+  *,
+  schedule_steps: int,
+  loss_aware: bool = False,
+  num_levels: int = 256,
+) -> Objective:
+  """Makes L_vlb, the bound by steps (Nichol & Dhariwal 2021, Eq. 4).
+
+  It trains mean and variance, and is in bits per dimension, for images with
+  num_levels grey levels and a schedule of schedule_steps. The network has a
+  learned variance. loss_aware draws t by Eq. 18; the state of the objective is
+  then a `LossHistory`. params: {'network': ...}. Metrics: loss, vlb, and loss
+  per quarter of t. Raises ValueError for fewer than 2 steps.
+  """
+  return _with_bound(
+    network, schedule, schedule_steps, None, 1.0, loss_aware, num_levels
+  )
+
+
+def _with_bound(
+  network, schedule, num_steps, weight, vlb_weight, loss_aware, num_levels
+):
+  # Makes `hybrid`, or `vlb` without a weight.
   if num_steps < 2:
     raise ValueError(f'num_steps is {num_steps}: a bound needs at least 2')
   network.check_options('hybrid', 'learned_variance')

@@ -3,12 +3,13 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from diffusion_jax.ranges import Count, NonNegative, Positive, Rate, Size
 from diffusion_jax.training import power_ema
 
 Array = jax.Array
@@ -86,6 +87,46 @@ def make_optimizer(
   if clip_norm:
     before.append(optax.clip_by_global_norm(clip_norm))
   return optax.chain(*before, optimizer) if before else optimizer
+
+
+def optimizer_and_rate(
+  total_steps: int,
+  *,
+  kind: str = 'adamw',
+  learning_rate: Positive = 2e-4,
+  warmup_steps: Count = 0,
+  decay: Literal['constant', 'linear', 'cosine', 'inverse_sqrt'] = 'constant',
+  decay_steps: Size | None = None,
+  clip_norm: NonNegative = 1.0,
+  b1: Rate = 0.9,
+  b2: Rate = 0.999,
+  eps: Positive = 1e-8,
+  weight_decay: NonNegative = 0.0,
+  weight_decay_mask: Literal['kernels', 'not_biases', 'all'] = 'kernels',
+  repair_gradients: bool = False,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Returns an optimizer of optax, and step -> learning rate.
+
+  The rate climbs from 0 over warmup_steps, then decays: linear and cosine to 0
+  at decay_steps (None: the end of the training), inverse_sqrt from there on.
+  clip_norm: of all gradients together, 0: none. weight_decay is decoupled, as
+  AdamW's; of kernels, of all but biases (VDM), or of all. repair_gradients
+  replaces nan by 0 and inf by 1e5, as EDM.
+  """
+  steps = total_steps if decay_steps is None else decay_steps
+  rate = learning_rate_schedule(learning_rate, warmup_steps, decay, steps)
+  optimizer = make_optimizer(
+    rate,
+    kind=kind,
+    clip_norm=clip_norm,
+    b1=b1,
+    b2=b2,
+    eps=eps,
+    weight_decay=weight_decay,
+    weight_decay_mask=WEIGHT_DECAY_MASKS[weight_decay_mask],
+    repair_gradients=repair_gradients,
+  )
+  return optimizer, rate
 
 
 def _adam(learning_rate, weight_decay, mask, moments):

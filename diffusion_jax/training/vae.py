@@ -24,6 +24,7 @@ from diffusion_jax.core.normal import (
   discretized_log_prob,
   kl,
 )
+from diffusion_jax.ranges import Count, NonNegative
 from diffusion_jax.training.objectives import Objective, means
 
 Array = jax.Array
@@ -104,9 +105,9 @@ def vae(
   decode: Decode,
   log_likelihood: OutputLogProb,
   *,
-  beta: float = 1.0,
-  free_bits: float = 0.0,
-  kl_warmup: int = 0,
+  beta: NonNegative = 1.0,
+  free_bits: NonNegative = 0.0,
+  kl_warmup: Count = 0,
 ) -> Objective:
   """Makes -E[log p(x | z)] + beta * KL(q(z | x) || N(0, I)), bits per dim.
 
@@ -142,9 +143,9 @@ def hvae(
   log_likelihood: OutputLogProb,
   *,
   num_latents: int,
-  beta: float = 1.0,
-  free_bits: float = 0.0,
-  kl_warmup: int = 0,
+  beta: NonNegative = 1.0,
+  free_bits: NonNegative = 0.0,
+  kl_warmup: Count = 0,
 ) -> Objective:
   """Makes -ELBO of a Markov hierarchical VAE (`core.vae.hierarchical_elbo`).
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,7 +41,7 @@ def as_flags(changes):
     yield path, str(value)
 
 
-def trial(name='digits', argument='', **changes):
+def trial(name='digits', argument='', **changes) -> Any:
   """The trial of a config, with fields changed, in its own network.
 
   On one of the eight simulated devices, without previews and evaluations while
@@ -56,7 +57,7 @@ def trial(name='digits', argument='', **changes):
   return load.with_flags(config, [*as_flags(fewer | changes)])
 
 
-def smoke(**changes):
+def smoke(**changes) -> Any:
   """digits:smoke with a network whose training takes a third of the time.
 
   That of a U-Net is meant, with all programs in the cache.
@@ -65,7 +66,7 @@ def smoke(**changes):
   return trial(**small | changes)
 
 
-def unet_smoke(**changes):
+def unet_smoke(**changes) -> Any:
   """The same with the config's own network, of one resolution."""
   fewer = {
     'network.multipliers': (1,),

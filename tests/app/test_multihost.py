@@ -21,9 +21,6 @@ from tests.conftest import HANG_SECONDS
 from tests.runtime import test_sharding as plain
 
 ROOT = Path(__file__).parents[2]
-EVALUATES = pytest.mark.skipif(
-  not two_processes.EVALUATES, reason='--mode=evaluate is on another branch'
-)
 
 
 def free_port():
@@ -107,8 +104,7 @@ def folder(tmp_path_factory):
   config = smoke(**two_processes.FIELDS | steps)
   run = folder / 'one' / 'run'
   MODES['train'](config, run)
-  if two_processes.EVALUATES:
-    MODES['evaluate'](config, run)
+  MODES['evaluate'](config, run)
   return folder
 
 
@@ -175,7 +171,6 @@ def test_an_image_of_two_processes_is_that_of_one(folder):
   assert np.abs(two[0] - two[1]).max() > 0.1
 
 
-@EVALUATES
 def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
   found = []
   for which in ('one', 'two'):
@@ -190,7 +185,6 @@ def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
   np.testing.assert_allclose(bits, other_bits, rtol=1e-4)
 
 
-@EVALUATES
 def test_measures_of_samples_of_two_processes_are_those_of_one(folder):
   """Of the same checkpoint, whose images are the same grey levels."""
   run = folder / 'two' / 'run'

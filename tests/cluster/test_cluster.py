@@ -10,8 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.conftest import HANG_SECONDS
 from tests.app.test_multihost import environment
+from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent

@@ -194,8 +194,9 @@ def test_npz_that_is_none(tmp_path):
 def test_importing_sources_is_light():
   code = (
     'import sys\n'
-    'from diffusion_jax.data import image_folder, photos, pipeline, sources\n'
-    'from diffusion_jax.data import tfds_sources\n'
+    'from diffusion_jax.data import image_folder, pipeline, sources\n'
+    'from diffusion_jax.data import image_sets, tfds_sources\n'
+    'from diffusion_jax.demos import photos, shapes\n'
     'print(*sys.modules)'
   )
   result = subprocess.run(

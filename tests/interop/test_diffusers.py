@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from diffusion_jax.interop import diffusers, diffusers_schedulers, files
-from diffusion_jax.interop.diffusers_networks import multipliers
+from diffusion_jax.interop.diffusers_options import multipliers
 
 STORED = Path(__file__).parent / 'stored'
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
@@ -33,13 +33,14 @@ def test_the_unet_computes_what_theirs_does(name, tmp_path):
   x, t = expected['x'], expected['t'].astype(np.float32)
   output = jax.jit(found.network.apply)({'params': found.params}, x, t, cond)
   close(output, expected['output'])
-  assert found.fields['data.image_shape'] == (4, 4, 1)
-  assert ('data.num_classes' in found.fields) == (name == 'labels')
+  classes = {'num_classes': 3} if name == 'labels' else {}
+  assert found.facts == {'image_shape': (4, 4, 1)} | classes
 
-  diffusers.save(tmp_path / 'ours', *found[:3])
+  diffusers.save(tmp_path / 'ours', *found[:4])
   again = diffusers.load(tmp_path / 'ours')
   same(again.params, found.params)
-  assert again.network == found.network and again.fields == found.fields
+  assert again.network == found.network and again.facts == found.facts
+  assert again.sections == found.sections
 
 
 def test_the_autoencoder_computes_what_theirs_does(tmp_path):
@@ -52,9 +53,9 @@ def test_the_autoencoder_computes_what_theirs_does(tmp_path):
   close(log_variance, expected['log_variance'])
   output = apply(params, expected['mean'], method='decode')
   close(output, expected['output'])
-  assert found.fields['latent.scale'] == 0.18215
+  assert found.sections['decoding']['scale'] == 0.18215
 
-  diffusers.save(tmp_path / 'ours', *found[:3])
+  diffusers.save(tmp_path / 'ours', *found[:4])
   written = (tmp_path / 'ours' / WEIGHTS).read_bytes()
   assert written == (STORED / 'autoencoder' / WEIGHTS).read_bytes()
 
@@ -67,9 +68,9 @@ def test_the_transformer_computes_what_theirs_does(tmp_path):
   x, t = expected['x'], expected['t'].astype(np.float32)
   output = jax.jit(found.network.apply)({'params': found.params}, x, t, cond)
   close(output, expected['output'])
-  assert found.fields['network.learned_variance']
+  assert found.sections['objective'] == {'name': 'hybrid'}
 
-  diffusers.save(tmp_path / 'ours', *found[:3])
+  diffusers.save(tmp_path / 'ours', *found[:4])
   written = files.read_tensors(tmp_path / 'ours' / 'transformer' / WEIGHTS)
   same(written, files.read_tensors(STORED / 'dit' / WEIGHTS))
 
@@ -87,31 +88,32 @@ def test_embeddings_of_a_transformer_must_be_equal(copy):
 
 def test_the_scheduler_of_ddpm_cifar10():
   """What its scheduler_config.json says is Ho et al.'s, as in our config."""
-  fields = diffusers.load(STORED / 'ho').fields
-  assert {n: x for n, x in fields.items() if n.startswith('schedule.')} == {
-    'schedule.name': 'linear',
-    'schedule.num_steps': 1000,
-    'schedule.start': 1e-4,
-    'schedule.end': 0.02,
+  sections = diffusers.load(STORED / 'ho').sections
+  assert sections['schedule'] == {
+    'name': 'linear',
+    'num_steps': 1000,
+    'start': 1e-4,
+    'end': 0.02,
   }
-  assert fields['sampling.variance'] == 'fixed_large'
-  assert fields['sampling.sampler'] == 'ancestral'
-  assert fields['sampling.clip'] is True
-  assert fields['objective.parametrization'] == 'eps'
-  assert fields['network.noise_embedding'] == 'ho'
-  assert fields['network.downsample_padding'] == 'same'
+  sampler = {'name': 'ancestral', 'variance': 'fixed_large'}
+  assert sections['sampling']['sampler'] == sampler
+  assert sections['sampling']['clip'] is True
+  assert sections['parametrization'] == {'name': 'eps'}
+  assert sections['network']['noise_embedding'] == 'ho'
+  assert sections['network']['downsample_padding'] == 'same'
 
 
 def test_a_missing_scheduler_is_said():
   found = diffusers.load(STORED / 'labels')
   assert 'there is no scheduler_config.json' in found.notes[0]
-  assert found.fields['sampling.variance'] == 'fixed_small'
+  assert found.sections['sampling']['sampler']['variance'] == 'fixed_small'
 
 
 def test_another_way_to_sample_is_said():
   pndm = {'_class_name': 'PNDMScheduler', 'beta_schedule': 'scaled_linear'}
-  fields, notes = diffusers_schedulers.read_fields(pndm | {'skip_prk_steps': 1})
-  assert fields['sampling.sampler'] == 'ddim'
+  given = pndm | {'skip_prk_steps': 1}
+  sections, notes = diffusers_schedulers.read_sections(given)
+  assert sections['sampling']['sampler'] == {'name': 'ddim'}
   assert notes[0].startswith('PNDMScheduler is a way to sample that is not')
 
 
@@ -142,28 +144,37 @@ def refused(path, message, **options):
       'is a folder of UNet2DConditionModel: UNet2DModel, DiT.* can',
     ),
     ({'_class_name': None}, 'is a folder of no class of diffusers'),
-    ({'center_input_sample': True}, 'center_input_sample=True is not here'),
-    ({'time_embedding_type': 'fourier'}, "time_embedding_type='fourier' is no"),
-    ({'act_fn': 'gelu'}, "act_fn='gelu' is not here, but 'silu'"),
-    ({'class_embed_type': 'timestep'}, "class_embed_type='timestep' is not"),
-    ({'mid_block_scale_factor': 2}, 'mid_block_scale_factor=2 is not here'),
-    ({'time_embedding_dim': 7}, 'time_embedding_dim=7 is not here'),
-    ({'freq_shift': 0.5}, 'freq_shift=0.5 is not here, but 0 or 1'),
-    ({'attn_norm_num_groups': 4}, 'attn_norm_num_groups=4 is not here'),
-    ({'in_channels': 3}, 'out_channels=1 is not here'),
+    (
+      {'center_input_sample': True},
+      'center_input_sample=True has no counterpart',
+    ),
+    ({'time_embedding_type': 'fourier'}, "time_embedding_type='fourier' has "),
+    ({'act_fn': 'gelu'}, "act_fn='gelu' .* it can be 'silu'"),
+    ({'class_embed_type': 'timestep'}, "class_embed_type='timestep' has "),
+    (
+      {'mid_block_scale_factor': 2},
+      'mid_block_scale_factor=2 has no counterpart',
+    ),
+    ({'time_embedding_dim': 7}, 'time_embedding_dim=7 has no counterpart'),
+    ({'freq_shift': 0.5}, 'freq_shift=0.5 has no counterpart'),
+    ({'attn_norm_num_groups': 4}, 'attn_norm_num_groups=4 has no counterpart'),
+    ({'in_channels': 3}, 'out_channels=1 has no counterpart'),
     ({'sample_size': None}, 'sample_size=None does not say the size'),
-    ({'brand_new': 3}, 'brand_new=3 is an option of no network'),
+    (
+      {'brand_new': 3},
+      'unknown options of UNet2DModel: brand_new; known are sample_',
+    ),
     (
       {'down_block_types': ['DownBlock2D', 'SkipDownBlock2D']},
-      'down_block_types has SkipDownBlock2D, which is not here',
+      'down_block_types=.*SkipDown.* the types can be DownBlock2D, ',
     ),
     (
       {'up_block_types': ['UpBlock2D', 'AttnUpBlock2D']},
-      'has attention at other levels than down_block_types',
+      'up_block_types=.* attention is at other levels on the way down',
     ),
     (
       {'down_block_types': ['ResnetDownsampleBlock2D', 'AttnDownBlock2D']},
-      'by residual blocks here and by convolutions there',
+      'by residual blocks at some levels and by convolutions at othe',
     ),
     ({'down_block_types': ['DownBlock2D']}, 'has 1 blocks, block_out_channels'),
     (
@@ -184,11 +195,11 @@ def test_what_the_unet_lacks_is_refused_by_name(copy, changes, message):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'shift_factor': 0.1}, 'shift_factor=0.1 is not here'),
-    ({'use_quant_conv': False}, 'use_post_quant_conv=True is not here'),
+    ({'shift_factor': 0.1}, 'shift_factor=0.1 has no counterpart'),
+    ({'use_quant_conv': False}, 'use_post_quant_conv=True has no counterpart'),
     (
       {'up_block_types': ['UpDecoderBlock2D', 'AttnUpDecoderBlock2D']},
-      'up_block_types=.*AttnUpDecoderBlock2D.* is not here',
+      'up_block_types=.*AttnUpDecoderBlock2D.* has no counterpart',
     ),
     ({'layers_per_block': 0}, 'num_blocks must be an integer of at least 1'),
   ],
@@ -202,25 +213,28 @@ def test_what_the_autoencoder_lacks_is_refused(copy, changes, message):
   [
     (
       {'_class_name': 'KarrasVeScheduler'},
-      'the scheduler KarrasVeScheduler is',
+      "scheduler='KarrasVeScheduler' has no counterpart here: it can",
     ),
     (
       {'beta_schedule': 'laplace'},
-      "beta_schedule='laplace' is not here, but l",
+      "beta_schedule='laplace' has no counterpart",
     ),
-    ({'prediction_type': 'flow'}, "prediction_type='flow' is not here"),
-    ({'clip_sample_range': 2.0}, 'clip_sample_range=2.0 is not here'),
-    ({'variance_type': 'learned'}, "variance_type='learned' is not here"),
-    ({'steps_offset': 1}, 'steps_offset=1 is not here'),
+    ({'prediction_type': 'flow'}, "prediction_type='flow' has no counterpart"),
+    ({'clip_sample_range': 2.0}, 'clip_sample_range=2.0 has no counterpart'),
+    (
+      {'variance_type': 'learned'},
+      "variance_type='learned' has no counterpart",
+    ),
+    ({'steps_offset': 1}, 'steps_offset=1 has no counterpart'),
     (
       {'variance_type': 'learned_range'},
       'learned_range has twice the channels',
     ),
     (
       {'thresholding': True, 'sample_max_value': 3},
-      'sample_max_value=3 is not',
+      'sample_max_value=3 has no counterpart',
     ),
-    ({'brand_new': 3}, 'brand_new=3 is not here'),
+    ({'brand_new': 3}, 'unknown options of DDPMScheduler: brand_new; k'),
   ],
 )
 def test_what_we_lack_of_schedulers_is_refused(copy, changes, message):
@@ -268,21 +282,21 @@ def test_pipelines_and_files_are_found(copy, tmp_path):
   }
   (folder / 'model_index.json').write_text(json.dumps(index))
   pipeline = tmp_path / 'pipeline'
-  diffusers.save(pipeline, *expected[:3])
+  diffusers.save(pipeline, *expected[:4])
   for path in (folder, pipeline, pipeline / 'unet', folder / WEIGHTS):
     found = diffusers.load(path)
     same(found.params, expected.params)
-    assert found.fields == expected.fields and not found.notes
+    assert found.sections == expected.sections and not found.notes
 
 
 def test_the_transformer_of_a_pipeline_is_found(copy, tmp_path):
   """As facebook/DiT-XL-2-256 has it: a class name and a solver of 2022."""
   expected = diffusers.load(STORED / 'dit')
   pipeline = tmp_path / 'DiT'
-  diffusers.save(pipeline, *expected[:3])
+  diffusers.save(pipeline, *expected[:4])
   found = diffusers.load(pipeline)  # as written: without a model_index.json
   same(found.params, expected.params)
-  assert found.fields == diffusers.load(pipeline / 'transformer').fields
+  assert found.sections == diffusers.load(pipeline / 'transformer').sections
 
   shutil.copytree(STORED / 'autoencoder', pipeline / 'vae')
   index = {
@@ -296,7 +310,8 @@ def test_the_transformer_of_a_pipeline_is_found(copy, tmp_path):
   found = diffusers.load(pipeline)
   same(found.params, expected.params)
   assert found.notes[-1].startswith('this model makes latents of the Autoencod')
-  assert diffusers.load(pipeline / 'vae').fields['latent.scale'] == 0.18215
+  decoding = diffusers.load(pipeline / 'vae').sections['decoding']
+  assert decoding['scale'] == 0.18215
   index['text_encoder'] = ['transformers', 'CLIPTextModel']
   (pipeline / 'model_index.json').write_text(json.dumps(index))
   refused(pipeline, r'is a DiTPipeline with .*text_encoder \(CLIPTextModel\)')
@@ -305,37 +320,36 @@ def test_the_transformer_of_a_pipeline_is_found(copy, tmp_path):
 def test_what_diffusers_lacks_is_not_written(tmp_path):
   found = diffusers.load(STORED / 'labels')
   out = tmp_path / 'out'
-  for changes, message in (
-    ({'schedule.name': 'karras'}, 'schedule.name=karras: diffusers has linear'),
-    (
-      {'objective.parametrization': 'edm'},
-      'parametrization=edm: diffusers has',
-    ),
-    ({'conditioning.noise_input': 'logsnr'}, 'noise_input=logsnr: networks of'),
+  for section, name in (
+    ('schedule', 'karras'),
+    ('parametrization', 'edm'),
+    ('noise_input', 'logsnr'),
   ):
+    changed = found.sections | {section: {'name': name}}
+    message = f"{section}='{name}' has no counterpart in diffusers: it "
     with pytest.raises(ValueError, match=message):
-      diffusers.save(out, *found[:2], found.fields | changes)
+      diffusers.save(out, *found[:2], changed, found.facts)
   for changes, message in (
-    ({'image_channels': 1}, 'image_channels=1 is not here'),
-    ({'qkv': 'legacy'}, "qkv='legacy' is not here"),
-    ({'stem_channels': 4}, 'stem_channels=4 is not here'),
+    ({'image_channels': 1}, 'image_channels=1 has no counterpart'),
+    ({'qkv': 'legacy'}, "qkv='legacy' has no counterpart"),
+    ({'stem_channels': 4}, 'stem_channels=4 has no counterpart'),
     ({'num_heads': 2, 'head_channels': None}, None),
   ):
     network = found.network.clone(**changes)
     if message is None:  # one width with attention: 12 / 2
-      diffusers.save(tmp_path / 'heads', network, *found[1:3])
+      diffusers.save(tmp_path / 'heads', network, *found[1:4])
       again = diffusers.load(tmp_path / 'heads')
       assert again.network.head_channels == 6
       continue
     with pytest.raises(ValueError, match=message):
-      diffusers.save(out, network, *found[1:3])
+      diffusers.save(out, network, *found[1:4])
   with pytest.raises(ValueError, match='label=3: this network has 3 classes'):
-    diffusers.save(out, *found[:3], label=3)
+    diffusers.save(out, *found[:4], label=3)
   with pytest.raises(ValueError, match='and no null class'):
-    diffusers.save(out, *found[:3], label=-1)
+    diffusers.save(out, *found[:4], label=-1)
   assert not out.exists()
   with pytest.raises(ValueError, match='has files already'):
-    diffusers.save(tmp_path / 'heads', *found[:3])
+    diffusers.save(tmp_path / 'heads', *found[:4])
 
 
 def test_a_class_becomes_part_of_the_weights(tmp_path):

@@ -214,8 +214,8 @@ def test_edms_ddpmpp(song, tmp_path):
   found = edm.load(write(tmp_path, w, options))
   cond = COND | {'augment': AUGMENT}
   assert_close(apply(found, x, NOISE, cond), expected)
-  assert found.fields['network.name'] == 'ddpmpp'
-  assert found.fields['objective.augment'] > 0
+  assert found.sections['network']['name'] == 'ddpmpp'
+  assert found.sections['conditioning']['augment'] > 0
 
 
 NCSNPP = dict(
@@ -234,7 +234,7 @@ def test_edms_ncsnpp():
   found = edm.from_tensors(w.file(), **options)
   cond = COND | {'augment': AUGMENT}
   assert_close(apply(found, x, NOISE, cond), expected)
-  assert found.fields['network.resample_filter'] == (1, 3, 3, 1)
+  assert found.sections['network']['resample_filter'] == (1, 3, 3, 1)
   with pytest.raises(
     ValueError, match=r'is not the filter of the option resam'
   ):
@@ -246,8 +246,8 @@ def test_edms_adm(adm):
   w, x, expected = adm
   found = edm.from_tensors(w.file(), **ADM)
   assert_close(apply(found, x, NOISE, COND), expected)
-  assert found.fields['network.qkv'] == 'interleaved'
-  assert found.fields['conditioning.dropout'] == 0.1
+  assert found.sections['network']['qkv'] == 'interleaved'
+  assert found.sections['conditioning']['dropout'] == 0.1
 
 
 def denoise(found, x, level, noise_input, cond=None):
@@ -260,7 +260,7 @@ def denoise(found, x, level, noise_input, cond=None):
     return dj.make_denoiser(
       network_fn,
       params,
-      parametrization=found.fields['objective.parametrization'],
+      parametrization=found.sections['parametrization']['name'],
       noise_input=noise_input,
       cond={'label': np.array([2, 2])} if cond is None else cond,
       sigma_data=0.5,
@@ -284,7 +284,7 @@ def test_the_denoiser_of_edms_wrapper(song):
   expected = sd**2 / norm**2 * x + s * sd / norm * f
   found = edm.from_tensors(w.file(), **options)
   level = dj.NoiseLevel(np.zeros(2), np.ones(2), sigma)
-  assert found.fields['conditioning.noise_input'] == 'edm'
+  assert found.sections['noise_input'] == {'name': 'edm'}
   assert_close(denoise(found, x, level, dj.edm_input), expected)
 
 
@@ -293,10 +293,10 @@ def test_the_denoiser_of_the_vp_wrapper(song):
   w, x, _ = song
   found = edm.from_tensors(w.file(), **SONG | dict(precond='VPPrecond'))
   schedule = dj.LinearVPSchedule(
-    beta_min=found.fields['schedule.beta_min'],
-    beta_max=found.fields['schedule.beta_max'],
+    beta_min=found.sections['schedule']['beta_min'],
+    beta_max=found.sections['schedule']['beta_max'],
   )
-  assert found.fields['conditioning.time_scale'] == 999.0
+  assert found.sections['noise_input'] == {'name': 'time', 'scale': 999.0}
   t = np.array([0.0625, 0.5])  # exact in float32
   sigma = np.sqrt(np.exp(9.95 * t**2 + 0.1 * t) - 1.0)[:, None, None, None]
   f = song_unet(w, x, 999 * t, LABELS, np.zeros((2, 9)))
@@ -317,7 +317,7 @@ def test_the_denoiser_of_the_ve_wrapper():
   expected = x + sigma[:, None, None, None] * f
   x0 = denoise(found, x, level, dj.log_sigma_input, cond={})
   assert_close(x0, expected)
-  assert found.fields['schedule.sigma_max'] == 100
+  assert found.sections['schedule']['sigma_max'] == 100
 
 
 def test_the_iddpm_wrapper_has_twice_the_channels(adm):
@@ -329,8 +329,8 @@ def test_the_iddpm_wrapper_has_twice_the_channels(adm):
   w['u'] = np.zeros(1001)
   found = edm.from_tensors(w.file(), **ADM | dict(precond='iDDPMPrecond'))
   assert found.network.out_channels == 6
-  assert found.fields['network.learned_variance']
-  assert found.fields['schedule.name'] == 'cosine'
+  assert found.sections['objective']['name'] == 'hybrid'
+  assert found.sections['schedule']['name'] == 'cosine'
 
 
 CIFAR10 = dict(
@@ -352,11 +352,9 @@ CIFAR10 = dict(
 )
 def test_the_published_networks_have_their_parameters(options, expected):
   """recipes 0; ADM for ImageNet-64 has three outputs and 1000 labels."""
-  chosen = edm.choose_options(**options)
-  network, fields = edm.make_network(chosen)
-  shapes = edm.parameter_shapes(network, chosen)
-  table = edm.table(network, shapes, chosen['img_resolution'])
-  sizes: Any = names.traverse_util.flatten_dict(shapes, sep='/')
+  model = edm.describe(edm.choose_options(**options))
+  table = model.table()
+  sizes: Any = names.traverse_util.flatten_dict(model.shapes(), sep='/')
   assert {entry.ours for entry in table} == set(sizes)
   assert len({entry.theirs for entry in table}) == len(sizes)
   assert sum(x.size for x in sizes.values()) == expected
@@ -365,9 +363,8 @@ def test_the_published_networks_have_their_parameters(options, expected):
 def test_a_round_trip_is_exact(song, adm):
   for (w, _, _), options in ((song, SONG), (adm, ADM)):
     found = edm.from_tensors(w.file(), **options)
-    chosen = edm.choose_options(**options)
-    shapes = edm.parameter_shapes(found.network, chosen)
-    back = names.write(edm.table(found.network, shapes, 8), found.params)
+    model = edm.describe(edm.choose_options(**options))
+    back = names.write(model.table(), found.params)
     stored = {n: x for n, x in w.file().items() if not n.endswith(edm.FILTER)}
     assert set(back) == set(stored)
     assert all(np.array_equal(back[n], x) for n, x in stored.items())
@@ -398,13 +395,17 @@ def test_what_does_not_fit_is_named(song, changes, message):
 @pytest.mark.parametrize(
   'options, message',
   [
-    (dict(encoder_type='skip'), "SongUNet with encoder_type='skip' has no co"),
-    (dict(embedding_type='fourier'), "'fourier' with channel_mult_noise=1 has"),
-    (dict(model_type='EDM2'), "model_type 'EDM2' is not one of SongUNet"),
-    (dict(precond='VEPrecond'), "only with embedding_type='fourier' and witho"),
-    (dict(precond='Precond'), "precond 'Precond' is not one of EDMPrecond, VP"),
+    (dict(encoder_type='skip'), "SongUNet: encoder_type='skip' has no counte"),
+    (dict(embedding_type='fourier'), 'channel_mult_noise=1 .* it can be 2'),
+    (dict(model_type='EDM2'), "'EDM2' has no counterpart here: it can be 'So"),
+    (dict(precond='VEPrecond'), 'augment_dim=9 has no counterpart .* can be 0'),
+    (
+      dict(precond='VEPrecond', augment_dim=0, label_dim=0),
+      "embedding_type='positional' has no .* it can be 'fourier'",
+    ),
+    (dict(precond='Precond'), "'Precond' .* it can be 'EDMPrecond' or 'VPPr"),
     (dict(width=3), 'unknown options of SongUNet: width'),
-    (dict(img_resolution=0), 'the option img_resolution is missing'),
+    (dict(img_resolution=0), 'img_resolution=0 .* it is missing'),
   ],
 )
 def test_options_that_have_no_counterpart(options, message):
@@ -415,8 +416,9 @@ def test_options_that_have_no_counterpart(options, message):
 @pytest.mark.parametrize(
   'options, message',
   [
-    (dict(augment_dim=9), 'DhariwalUNet with augment_dim=9 has no counterpart'),
-    (dict(model_channels=64), 'DhariwalUNet with a level of 64 channels'),
+    (dict(augment_dim=9), 'DhariwalUNet: augment_dim=9 has no counterpart'),
+    (dict(model_channels=64), 'model_channels=64 .* norms have fewer groups'),
+    (dict(precond='VEPrecond', label_dim=0), "precond='VEPrecond' has no coun"),
   ],
 )
 def test_adms_with_options_that_unet_does_not_have(options, message):

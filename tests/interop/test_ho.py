@@ -104,9 +104,9 @@ def test_the_averages_of_a_graph(theirs, tmp_path):
   np.savez(tmp_path / 'model.npz', **graph(w))
   found = ho.load(tmp_path / 'model.npz', image_size=8)
   assert_close(apply(found, x, NOISE), expected)
-  assert found.fields['network.attention_resolutions'] == (4,)
-  assert found.fields['network.multipliers'] == (1, 2)
-  assert found.fields['conditioning.noise_input'] == 'step'
+  assert found.sections['network']['attention_resolutions'] == (4,)
+  assert found.sections['network']['multipliers'] == (1, 2)
+  assert found.sections['noise_input'] == {'name': 'step'}
 
 
 def test_variables_without_a_prefix_or_averages(theirs):
@@ -120,30 +120,24 @@ def test_variables_without_a_prefix_or_averages(theirs):
     ho.from_tensors(w.file(), image_size=8)
 
 
-def cifar10():
-  network = ho.UNet(dropout=0.1)
-  shapes = ho.parameter_shapes(network, 32)
-  return shapes, ho.table(network, shapes)
-
-
 def test_the_network_of_cifar10_is_found_by_its_variables():
   """35,746,307 parameters (recipes 0), attention at 16, so images of 32."""
-  shapes, table = cifar10()
-  params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
-  variables = names.write(table, params)
+  model = ho.describe({}, 32)  # of the defaults of UNet
+  params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), model.shapes())
+  variables = names.write(model.table(), params)
   assert sum(x.size for x in variables.values()) == 35_746_307
   found = ho.from_tensors(variables, ema=False)
   assert found.network == ho.UNet(dropout=0.1)
-  assert found.fields['data.image_shape'] == (32, 32, 3)
-  assert found.fields['sampling.variance'] == 'fixed_large'
+  assert found.facts == {'image_shape': (32, 32, 3)}
+  assert found.sections['sampling']['sampler']['variance'] == 'fixed_large'
   assert found.notes == ('images are 32x32, so that attention is at 16x16',)
 
 
 def test_a_round_trip_is_exact(theirs):
   w, _, _ = theirs
   found = ho.from_tensors(w.file(), ema=False, image_size=8)
-  shapes = ho.parameter_shapes(found.network, 8)
-  back = names.write(ho.table(found.network, shapes), found.params)
+  fields = {n: x for n, x in found.sections['network'].items() if n != 'name'}
+  back = names.write(ho.describe(fields, 8).table(), found.params)
   assert set(back) == set(w)
   assert all(np.array_equal(back[name], x) for name, x in w.file().items())
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.interop import names, openai
+from diffusion_jax.interop import names, openai, openai_options
 from tests.interop import literal
 from tests.interop.literal import (
   apply,
@@ -147,9 +147,10 @@ def test_guided_diffusions_network():
   )
   found = openai.from_tensors(w.file(), 'guided', **flags)
   assert_close(apply(found, x, NOISE, {'label': label}), expected)
-  assert found.fields['data.num_classes'] == 7
-  assert found.fields['conditioning.labels'] is True
-  assert found.fields['sampling.variance'] == 'learned'
+  assert found.facts['num_classes'] == 7
+  assert found.sections['conditioning']['labels'] is True
+  sampler = found.sections['sampling']['sampler']
+  assert sampler == {'name': 'ancestral', 'variance': 'learned'}
 
 
 def bilinear(x, factor):
@@ -175,8 +176,8 @@ def test_an_upsampler_sees_the_small_image_after_its_own():
   image = openai.enlarge(np.float32(small.transpose(0, 2, 3, 1)), 8)
   cond = {'image': np.asarray(image).transpose(0, 3, 1, 2)}
   assert_close(apply(found, x, NOISE, cond), expected)
-  assert found.fields['conditioning.image'] == 'superres'
-  assert found.fields['conditioning.image_factor'] == 2
+  image = found.sections['conditioning']['image']
+  assert image == {'name': 'superres', 'factor': 2}
   assert 'bilinear' in found.notes[0]
 
 
@@ -213,17 +214,15 @@ def test_the_noisy_classifier():
   )
   found = openai.from_tensors(w.file(), 'classifier', **flags)
   assert_close(apply(found, x, NOISE), expected)
-  assert found.fields['data.num_classes'] == 5
-  assert found.fields['objective.name'] == 'classifier'
+  assert found.facts['num_classes'] == 5
+  assert found.sections['objective'] == {'name': 'classifier'}
 
 
 def make(model, **flags):
-  """Network, shapes and table of names of a model of 1000 classes."""
+  """A model of 1000 classes, where it has classes."""
   chosen = openai.choose_flags(model, **flags)
   known = 1000 if chosen.class_cond or chosen.classifier else 0
-  network, fields = openai.make_network(chosen, known)
-  shapes = openai.parameter_shapes(network, chosen)
-  return network, fields, shapes, openai.table(network, shapes)
+  return openai.describe(chosen, known)
 
 
 # In millions: recipes 0, the READMEs and names of the releases, and Dhariwal &
@@ -266,8 +265,8 @@ KINDS = {
   ],
 )
 def test_the_published_models_have_their_numbers_of_parameters(model):
-  _, _, shapes, table = make(model)
-  leaves = jax.tree.leaves(shapes)
+  theirs = make(model)
+  leaves, table = jax.tree.leaves(theirs.shapes()), theirs.table()
   assert len({entry.theirs for entry in table}) == len(table) == len(leaves)
   count = sum(x.size for x in leaves) / 1e6
   expected = PUBLISHED[model]
@@ -277,34 +276,26 @@ def test_the_published_models_have_their_numbers_of_parameters(model):
 
 
 def test_every_published_model_builds():
-  for model in openai.MODELS:
-    chosen = openai.choose_flags(model)
-    known = 1000 if chosen.class_cond or chosen.classifier else 0
-    _, fields = openai.make_network(chosen, known)
-    assert fields['data.image_shape'][0] == openai.image_size(chosen)
+  for model in openai_options.MODELS:
+    size = openai.image_size(openai.choose_flags(model))
+    assert make(model).facts['image_shape'] == (size, size, 3)
 
 
 def test_the_steps_are_those_of_the_projects():
   """recipes 3.2: improved-diffusion rescales steps, guided-diffusion not."""
-
-  def fields(model):
-    flags = openai.choose_flags(model)
-    return openai.make_network(flags, 1000 if flags.class_cond else 0)[1]
-
-  improved = fields('cifar10_uncond_50M_500K')
-  assert improved['conditioning.noise_input'] == 'rescaled_step'
-  assert improved['schedule.num_steps'] == 4000
-  assert improved['schedule.name'] == 'cosine'
-  assert improved['objective.vlb_weight'] == 0.001
-  upsampler = fields('upsample_cond_500K')
-  assert upsampler['conditioning.noise_input'] == 'step'
-  assert upsampler['schedule.name'] == 'rescaled_linear'
-  assert upsampler['objective.vlb_weight'] == 1 / 4000
-  guided = fields('128x128_diffusion')
-  assert guided['schedule.name'] == 'linear'
-  assert guided['network.num_heads'] == 4
-  assert guided['network.qkv'] == 'legacy'
-  assert fields('64x64_diffusion')['network.qkv'] == 'new'
+  improved = make('cifar10_uncond_50M_500K').sections
+  assert improved['noise_input'] == {'name': 'rescaled_step'}
+  assert improved['schedule'] == {'name': 'cosine', 'num_steps': 4000}
+  assert improved['objective'] == {'name': 'hybrid', 'vlb_weight': 0.001}
+  upsampler = make('upsample_cond_500K').sections
+  assert upsampler['noise_input'] == {'name': 'step'}
+  assert upsampler['schedule'] == {'name': 'rescaled_linear', 'num_steps': 4000}
+  assert upsampler['objective'] == {'name': 'hybrid', 'vlb_weight': 1 / 4000}
+  guided = make('128x128_diffusion').sections
+  assert guided['schedule'] == {'name': 'linear', 'num_steps': 1000}
+  assert guided['network']['num_heads'] == 4
+  assert guided['network']['qkv'] == 'legacy'
+  assert make('64x64_diffusion').sections['network']['qkv'] == 'new'
 
 
 def random_like(shapes, seed=0):
@@ -317,9 +308,9 @@ FLAGS = TINY | dict(class_cond=True, resblock_updown=True)
 
 
 def test_a_round_trip_is_exact(tmp_path):
-  _, _, shapes, table = make('guided', **FLAGS)
-  params = random_like(shapes)
-  tensors = names.write(table, params)
+  theirs = make('guided', **FLAGS)
+  params = random_like(theirs.shapes())
+  tensors = names.write(theirs.table(), params)
   assert tensors['input_blocks.3.1.qkv.weight'].shape == (192, 64, 1)
   assert tensors['input_blocks.3.0.skip_connection.weight'].shape == (
     64, 32, 1, 1
@@ -331,8 +322,8 @@ def test_a_round_trip_is_exact(tmp_path):
 
 
 def test_what_does_not_fit_is_named():
-  _, _, shapes, table = make('guided', **FLAGS)
-  tensors = names.write(table, random_like(shapes))
+  theirs = make('guided', **FLAGS)
+  tensors = names.write(theirs.table(), random_like(theirs.shapes()))
   load = lambda tensors, **flags: openai.from_tensors(
     tensors, 'guided', **FLAGS | flags
   )
@@ -360,15 +351,21 @@ def test_what_does_not_fit_is_named():
 @pytest.mark.parametrize(
   'flags, message',
   [
-    (dict(num_heads_upsample=2), 'num_heads_upsample=2 has no counterpart'),
+    (
+      dict(num_heads_upsample=2),
+      'guided: num_heads_upsample=2 has no counterpart here: it can be -1 or 4',
+    ),
     (dict(classifier_pool='spatial'), "classifier_pool='spatial' has no"),
     (dict(noise_schedule='sqrt'), "noise_schedule='sqrt' has no counterpart"),
     (dict(large_size=8), 'both flags large_size and small_size'),
-    (dict(large_size=8, small_size=3), 'large_size=8 is no multiple'),
-    (dict(class_cond='yes'), "class_cond='yes' of guided: give True or False"),
-    (dict(dropout='a'), "the option dropout='a' of guided: give a number"),
-    (dict(channel_mult='a,b'), "channel_mult='a,b': give numbers, such as 32,"),
-    (dict(image_size=96), 'image_size=96: give channel_mult'),
+    (dict(large_size=8, small_size=3), 'large_size=8 .* multiple of .* 3$'),
+    (dict(class_cond='yes'), "class_cond='yes' must be True or False"),
+    (dict(dropout='a'), "guided: the option dropout='a' must be a number"),
+    (dict(channel_mult='a,b'), "channel_mult='a,b' must be numbers, such as 3"),
+    (
+      dict(image_size=96),
+      'image_size=96 has no counterpart here: give channel',
+    ),
     (dict(width=3), 'unknown options of guided: width; known are im'),
   ],
 )

@@ -211,8 +211,8 @@ def test_the_parameters_of_legacy_flax(theirs, tmp_path):
   assert_close(apply(found, x, LABELS), expected)
   trained = score_sde.load(path, ema=False, **TINY).params
   assert not any(a.any() for a in jax.tree.leaves(trained))
-  assert found.fields['schedule.name'] == 'linear_vp'
-  assert found.fields['conditioning.time_scale'] == 999.0
+  assert found.sections['schedule']['name'] == 'linear_vp'
+  assert found.sections['noise_input'] == {'name': 'time', 'scale': 999.0}
 
 
 def checkpoint(w):
@@ -272,8 +272,8 @@ def test_ncsnpp_of_the_ve_sde_as_a_network_of_eps(theirs_ve):
   assert frozen.shape == (32,)
   found = score_sde.from_tensors(files.flatten(state), VE, **TINY)
   assert_close(-apply(found, x, np.log(2 * sigma)), expected)
-  assert found.fields['schedule.sigma_max'] == 100.0
-  assert found.fields['conditioning.noise_input'] == 'log_sigma'
+  assert found.sections['schedule']['sigma_max'] == 100.0
+  assert found.sections['noise_input'] == {'name': 'log_sigma'}
   params = {'params_ema': legacy_flax(w)}
   flax = score_sde.from_tensors(files.flatten(params), VE, **TINY).params
   assert jax.tree.all(jax.tree.map(np.array_equal, flax, found.params))
@@ -304,13 +304,28 @@ def test_a_pth_is_read_by_torch(theirs, tmp_path):
   assert jax.tree.all(jax.tree.map(np.array_equal, found, expected))
 
 
+def split(tensors):
+  """Query, key and value apart: column 3 c + j is column c of the jth."""
+  apart = {}
+  for name, x in tensors.items():
+    if 'NIN_0..2' not in name:
+      apart[name] = x
+      continue
+    for j in range(3):
+      apart[name.replace('NIN_0..2', f'NIN_{j}')] = x[..., j::3]
+  return apart
+
+
+def describe(style, model=MODEL, **options):
+  return score_sde.describe(score_sde.choose_options(model, **options), style)
+
+
 @pytest.mark.parametrize('style', [score_sde.TORCH, score_sde.FLAX])
 def test_a_round_trip_is_exact(theirs, style):
   w, _, _ = theirs
   found = score_sde.from_tensors(w.file(), MODEL, ema=False, **TINY)
-  shapes = jax.tree.map(lambda x: x, found.params)
-  table = score_sde.table(found.network, shapes, style)
-  back = score_sde.split(names.write(table, found.params))
+  table = describe(style, **TINY).table()
+  back = split(names.write(table, found.params))
   stored = w.file()
   if style is score_sde.FLAX:
     stored = files.flatten(legacy_flax(w))
@@ -320,21 +335,18 @@ def test_a_round_trip_is_exact(theirs, style):
 
 @pytest.mark.parametrize('style', [score_sde.TORCH, score_sde.FLAX])
 def test_every_parameter_of_a_published_network_has_a_name(style):
-  options = score_sde.choose_options('subvp/cifar10_ddpmpp_continuous')
-  network, fields = score_sde.make_network(options)
-  shapes = score_sde.parameter_shapes(network, options)
-  table = score_sde.table(network, shapes, style)
+  model = describe(style, 'subvp/cifar10_ddpmpp_continuous')
+  table = model.table()
   assert len({entry.theirs for entry in table}) == len(table)
-  assert len(table) == len(jax.tree.leaves(shapes))
-  assert fields['schedule.name'] == 'sub_vp'
+  assert len(table) == len(jax.tree.leaves(model.shapes()))
+  assert model.sections['schedule']['name'] == 'sub_vp'
 
 
 def test_the_discrete_network_has_the_steps_of_ddpm():
   """recipes 5: beta(t) / N, 1e-4 to 2e-2, and labels 0..999."""
-  options = score_sde.choose_options('vp/cifar10_ddpmpp')
-  fields = score_sde.make_network(options)[1]
-  assert fields['conditioning.noise_input'] == 'step'
-  ends = fields['schedule.start'], fields['schedule.end']
+  sections = describe(score_sde.TORCH, 'vp/cifar10_ddpmpp').sections
+  assert sections['noise_input'] == {'name': 'step'}
+  ends = sections['schedule']['start'], sections['schedule']['end']
   np.testing.assert_allclose(ends, (1e-4, 2e-2), rtol=1e-12)
 
 
@@ -374,11 +386,16 @@ def test_what_does_not_fit_is_named(theirs, changes, message):
       {'width': 3},
       'cifar10_ddpmpp_continuous: width; known are sde',
     ),
-    ('ve/cifar10_ncsnpp', {}, "sde='vesde' with continuous=False has no coun"),
-    (VE, {'progressive': 'output_skip'}, "'vesde' with progressive='output_s"),
-    (MODEL, {'embedding_type': 'fourier'}, "with embedding_type='fourier' has"),
-    (VE, {'fir': False}, "sde='vesde' with fir=False has no counterpart"),
-    ('vp/cifar10_ddpm', {}, "with name='ddpm' has no counterpart here"),
+    ('ve/cifar10_ncsnpp', {}, 'continuous=False has no counterpart here: it'),
+    (VE, {'progressive': 'output_skip'}, "progressive='output_skip' has no co"),
+    (
+      MODEL,
+      {'embedding_type': 'fourier'},
+      "embedding_type='fourier' has no co",
+    ),
+    (VE, {'fir': False}, 'fir=False has no counterpart here: it can be True'),
+    (VE, {'scale_by_sigma': False}, 'scale_by_sigma=False has no counterpart'),
+    ('vp/cifar10_ddpm', {}, "cifar10_ddpm: name='ddpm' has no counterpart"),
   ],
 )
 def test_models_that_have_no_counterpart(model, options, message):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.special import erf
 
-from diffusion_jax.evaluation.features import PUBLISHED
+from diffusion_jax.metrics.features import PUBLISHED
 from diffusion_jax.networks import dinov2
 from diffusion_jax.networks.dinov2 import Block, DinoV2
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion_jax.evaluation.features import PUBLISHED
+from diffusion_jax.metrics.features import PUBLISHED
 from diffusion_jax.networks import inception
 from diffusion_jax.networks.inception import Inception, Unit
 

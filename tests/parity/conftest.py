@@ -18,3 +18,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope='session', autouse=True)
 def torchvision_loads():
   torch_packages.declare_operators()
+
+
+@pytest.fixture(autouse=True)
+def same_weights_every_time():
+  """New networks of torch draw from a generator of the whole process."""
+  pytest.importorskip('torch').manual_seed(0)

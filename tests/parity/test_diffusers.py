@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from configs import digits
-from diffusion_jax.families import diffusion
-from diffusion_jax.interop import diffusers as interop
-from diffusion_jax.interop import files
-from diffusion_jax.programs import PROGRAMS
+from diffusion_jax.app import load, models
+from diffusion_jax.app.config import make
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.schemas import DIFFUSION
+from diffusion_jax.interop import diffusers as interop, files
 from diffusion_jax.training import checkpoints
+from tests.app.conftest import trial
 
 torch = pytest.importorskip('torch')
 theirs = pytest.importorskip('diffusers')
@@ -140,9 +142,9 @@ def test_the_unet(name, tmp_path):
   model = perturbed(theirs.UNet2DModel(**UNETS[name]))
   model.save_pretrained(tmp_path / 'given')
   found = interop.load(tmp_path / 'given')
-  x = images(found.fields['data.image_shape'])
+  x = images(found.facts['image_shape'])
   t, cond, more = np.array([0, 3, 250, 999]), {}, {}
-  if 'data.num_classes' in found.fields:
+  if 'num_classes' in found.facts:
     labels = np.array([0, 4, 2, 2])
     cond, more = {'label': labels}, {'class_labels': torch.from_numpy(labels)}
   with torch.no_grad():
@@ -155,7 +157,7 @@ def test_the_unet(name, tmp_path):
   assert all(x.dtype == np.float32 for x in jax.tree.leaves(found.params))
 
   # what ours writes, diffusers reads: the same numbers, bit for bit
-  interop.save(tmp_path / 'ours', *found[:3])
+  interop.save(tmp_path / 'ours', *found[:4])
   again = theirs.UNet2DModel.from_pretrained(tmp_path / 'ours' / 'unet')
   with torch.no_grad():
     back = nhwc(again.eval()(nchw(x), torch.from_numpy(t), **more).sample)
@@ -175,9 +177,9 @@ def test_the_autoencoder(name, tmp_path):
   model.save_pretrained(tmp_path / 'given')
   found = interop.load(tmp_path / 'given')
   scale = AUTOENCODERS[name].get('scaling_factor', 0.18215)
-  assert found.fields['latent.scale'] == scale
+  assert found.sections['decoding']['scale'] == scale
   network, params = found.network, {'params': found.params}
-  x = images(found.fields['data.image_shape'], 2)
+  x = images(found.facts['image_shape'], 2)
   with torch.no_grad():
     q = model.encode(nchw(x)).latent_dist
     z = nhwc(q.mean)
@@ -187,14 +189,15 @@ def test_the_autoencoder(name, tmp_path):
   close(log_variance, nhwc(q.logvar))
   close(network.apply(params, z, method='decode'), expected)
 
-  interop.save(tmp_path / 'ours', *found[:3])
+  interop.save(tmp_path / 'ours', *found[:4])
   again = theirs.AutoencoderKL.from_pretrained(tmp_path / 'ours')
   assert again.config.scaling_factor == scale
   for key, tensor in model.state_dict().items():
     assert torch.equal(again.state_dict()[key], tensor), key
   once_more = interop.load(tmp_path / 'ours')
   jax.tree.map(np.testing.assert_array_equal, once_more.params, found.params)
-  assert once_more.network == network and once_more.fields == found.fields
+  assert once_more.network == network
+  assert once_more.sections == found.sections
 
 
 def test_log_variances_are_clipped_as_theirs(tmp_path):
@@ -203,7 +206,7 @@ def test_log_variances_are_clipped_as_theirs(tmp_path):
     model.encoder.conv_out.bias[3:] += torch.tensor([-300.0, 300.0, 0.0])
   model.save_pretrained(tmp_path)
   found = interop.load(tmp_path)
-  x = images(found.fields['data.image_shape'], 1)
+  x = images(found.facts['image_shape'], 1)
   with torch.no_grad():
     expected = nhwc(model.encode(nchw(x)).latent_dist.logvar)
   params = {'params': found.params}
@@ -212,14 +215,12 @@ def test_log_variances_are_clipped_as_theirs(tmp_path):
   assert (expected[..., 0] == -30.0).all() and (expected[..., 1] == 20.0).all()
 
 
-def alpha_bars(fields):
-  """Of our schedule, as build_schedule makes it."""
-  from configs import base
-  from diffusion_jax import build
-
-  config = base.get_config()
-  config.update_from_flattened_dict(fields)
-  return np.asarray(build.build_schedule(config).alpha_bars)
+def alpha_bars(schedule):
+  """Of our schedule, as a config with this section makes it."""
+  config = load.base()
+  config.schedule = ConfigDict(schedule)
+  section = load.completed(config).schedule
+  return np.asarray(make(DIFFUSION, 'schedule', section).alpha_bars)
 
 
 @pytest.mark.parametrize(
@@ -237,12 +238,14 @@ def test_the_betas_of_schedulers(options, tmp_path):
   scheduler = theirs.DDPMScheduler(**options)
   scheduler.save_pretrained(tmp_path)
   config = files.read_json(tmp_path / 'scheduler_config.json')
-  fields, notes = interop.schedulers.read_fields(config)
+  sections, notes = interop.schedulers.read_sections(config)
   assert not notes
   expected = scheduler.alphas_cumprod.numpy()
-  np.testing.assert_allclose(alpha_bars(fields), expected, rtol=2e-3, atol=1e-7)
+  ours = alpha_bars(sections['schedule'])
+  np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=1e-7)
+  sections['objective'] = {'name': 'denoising'}
   again = theirs.DDPMScheduler.from_config(
-    interop.schedulers.write_config({'schedule.name': 'linear'} | fields)
+    interop.schedulers.write_config(sections)
   )
   np.testing.assert_allclose(again.alphas_cumprod, expected, rtol=1e-6)
   assert again.config.prediction_type == scheduler.config.prediction_type
@@ -250,15 +253,11 @@ def test_the_betas_of_schedulers(options, tmp_path):
 
 def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
   """20 steps from the same noise; our eps is that of the clipped x0."""
-  config = digits.get_config('smoke')
-  config.training.mesh = (1, 1)
-  config.conditioning.labels = False
-  config.conditioning.dropout = 0.0
-  config.training.sample_every = config.training.evaluate_every = 0
+  config = trial(**{'conditioning.labels': False, 'conditioning.dropout': 0.0})
   run, out = tmp_path / 'run', tmp_path / 'out'
-  PROGRAMS['train'](config, str(run))
-  config.convert.to, config.convert.out = 'diffusers', str(out)
-  PROGRAMS['convert'](config, str(run))
+  MODES['train'](config, str(run))
+  flags = {'convert.to': 'diffusers', 'convert.out': str(out)}
+  MODES['convert'](load.with_flags(config, [*flags.items()]), str(run))
 
   pipeline = theirs.DDIMPipeline.from_pretrained(out)
   pipeline.set_progress_bar_config(disable=True)
@@ -272,10 +271,11 @@ def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
   ).images
   x = torch.randn((2, 1, 8, 8), generator=generator.manual_seed(0))
 
-  config.sampling.num_steps, config.sampling.eta = 20, 0.0
+  flags = [('sampling.num_steps', '20'), ('sampling.sampler.eta', '0')]
+  model = models.make(load.with_flags(config, flags), run)
   params, _ = checkpoints.restore_params(run)
-  schedule, levels, sampler = diffusion.levels_and_sampler(config, params)
-  denoise = diffusion.build_denoise(config, params, {}, schedule)
+  schedule, levels, sampler = model.levels_and_sampler(params)
+  denoise = model.step_function(params, {}, schedule)
   keys = jax.random.split(jax.random.key(0), 2)
   sample = jax.jit(lambda x: dj.sample(keys, denoise, sampler, levels, x))
   ours = np.clip(np.asarray(sample(jnp.asarray(nhwc(x)))) / 2 + 0.5, 0, 1)
@@ -288,7 +288,7 @@ def test_ddpm_pipeline_runs(tmp_path):
   model.save_pretrained(tmp_path / 'given')
   found = interop.load(tmp_path / 'given')
   assert 'no scheduler_config.json' in found.notes[0]
-  interop.save(tmp_path / 'ours', *found[:3])
+  interop.save(tmp_path / 'ours', *found[:4])
   pipeline = theirs.DDPMPipeline.from_pretrained(tmp_path / 'ours')
   pipeline.set_progress_bar_config(disable=True)
   pictures = pipeline(num_inference_steps=3, output_type='np').images
@@ -300,11 +300,11 @@ def test_a_class_becomes_part_of_the_weights(tmp_path):
   model = perturbed(theirs.UNet2DModel(**SMALL, num_class_embeds=4))
   model.save_pretrained(tmp_path / 'given')
   found = interop.load(tmp_path / 'given', null_class=True)
-  assert found.fields['data.num_classes'] == 3
+  assert found.facts['num_classes'] == 3
   x, t = images((8, 8, 3), 2), torch.tensor([10, 500])
   for label, row in ((1, 1), (-1, 3)):
     folder = tmp_path / f'of_{label}'
-    interop.save(folder, *found[:3], label=label)
+    interop.save(folder, *found[:4], label=label)
     plain = theirs.UNet2DModel.from_pretrained(folder / 'unet')
     assert plain.config.num_class_embeds is None
     labels = torch.tensor([row, row])
@@ -382,6 +382,6 @@ def test_config_json_is_theirs(tmp_path):
   """Every option that is written is one of the class, and all are."""
   model = perturbed(theirs.UNet2DModel(**SMALL))
   model.save_pretrained(tmp_path / 'given')
-  interop.save(tmp_path / 'ours', *interop.load(tmp_path / 'given')[:3])
+  interop.save(tmp_path / 'ours', *interop.load(tmp_path / 'given')[:4])
   for path in (tmp_path / 'given', tmp_path / 'ours' / 'unet'):
-    assert set(options(path)) == set(interop.networks.UNET)
+    assert set(options(path)) == set(interop.unet.OPTIONS)

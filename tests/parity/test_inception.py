@@ -8,8 +8,8 @@ import functools
 import numpy as np
 import pytest
 
-from diffusion_jax.evaluation.fid import frechet_distance, statistics
 from diffusion_jax.interop.features import load_features
+from diffusion_jax.metrics.fid import frechet_distance, statistics
 from tests.parity.torch_packages import load
 
 OUTPUTS = ('2048', 'logits_unbiased')

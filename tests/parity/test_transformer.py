@@ -82,10 +82,10 @@ def test_dit_is_that_of_diffusers(theirs, frequencies, tmp_path):
   assert len(found.notes) == 1 + shift  # the scheduler, and the frequencies
   if not shift:
     with pytest.raises(ValueError, match='noise_embedding'):
-      interop.save(tmp_path / 'ours', *found[:3])
+      interop.save(tmp_path / 'ours', *found[:4])
     return
 
-  interop.save(tmp_path / 'ours', *found[:3])
+  interop.save(tmp_path / 'ours', *found[:4])
   again = type(theirs).from_pretrained(tmp_path / 'ours' / 'transformer').eval()
   for key, tensor in theirs.state_dict().items():
     assert torch.equal(again.state_dict()[key], tensor), key
@@ -100,9 +100,9 @@ def test_ditpipeline_runs_on_ours(theirs, tmp_path):
 
   config = {**dict(theirs.config), '_class_name': 'Transformer2DModel'}
   theirs.save_pretrained(tmp_path / 'theirs')
-  interop._write_json(tmp_path / 'theirs' / 'config.json', config)
+  interop.folders.write_json(tmp_path / 'theirs' / 'config.json', config)
   found = interop.load(tmp_path / 'theirs')
-  interop.save(tmp_path / 'ours', *found[:3])
+  interop.save(tmp_path / 'ours', *found[:4])
   folder = tmp_path / 'ours'
   vae = package.AutoencoderKL(norm_num_groups=4, block_out_channels=(4,))
   pipeline = package.DiTPipeline(

@@ -297,10 +297,7 @@ def split_all(monkeypatch):
 
 @pytest.mark.slow
 def test_the_state_of_fsdp_is_split(monkeypatch):
-  split = functools.partial(sharding.fsdp_sharding, min_size=16)
-  monkeypatch.setattr(
-    'diffusion_jax.app.modes.train_setup.fsdp_sharding', split
-  )
+  split_all(monkeypatch)
   # of one resolution, leaves too small to be split are more than a tenth
   fields = {'training.mesh': (1, 8), 'network.multipliers': (1, 2)}
   step, like = compile_step(smoke(**fields))
@@ -312,10 +309,7 @@ def test_the_state_of_fsdp_is_split(monkeypatch):
 
 def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
   """Of images, only what adaLN takes; all together less than one map."""
-  split = functools.partial(sharding.fsdp_sharding, min_size=16)
-  monkeypatch.setattr(
-    'diffusion_jax.app.modes.train_setup.fsdp_sharding', split
-  )
+  split_all(monkeypatch)
   config = trial('digits_dit', **{
     'training.mesh': (1, 8),
     'network.num_heads': 2,
@@ -335,10 +329,7 @@ def test_fsdp_sends_each_weight_of_edm2_once_and_its_gradient(monkeypatch):
 
   The sums of squares of rows in parts and those of the metrics are the rest.
   """
-  split = functools.partial(sharding.fsdp_sharding, min_size=16)
-  monkeypatch.setattr(
-    'diffusion_jax.app.modes.train_setup.fsdp_sharding', split
-  )
+  split_all(monkeypatch)
   config = trial('digits_edm2', **{
     'training.mesh': (1, 8),
     'network.multipliers': (1,),  # compiles in half of the time

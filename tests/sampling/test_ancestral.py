@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from tests.sampling.moments import DDPM, GAUSSIAN, check_moments, run
-from tests.sampling.moments import SCHEDULES as PLAIN
+from tests.sampling.moments import (
+  DDPM,
+  GAUSSIAN,
+  SCHEDULES as PLAIN,
+  check_moments,
+  run,
+)
 
 SCHEDULES = PLAIN | {
   'continuous_cosine': dj.CosineSchedule(-12.0, 12.0),

@@ -115,7 +115,8 @@ def test_consistency_distillation_literally(key):
       teacher=teacher,
       solver=dj.heun(),
       pairs=level_pairs.grid_pairs(18),
-      boundary=consistency.Boundary(S_D, S_MIN),
+      sigma_data=S_D,
+      sigma_min=S_MIN,
       ema_target=True,
     )
     context = Context(0, {'network': {'w': average}}, 0.5)
@@ -237,7 +238,8 @@ def distillation():
     teacher=lambda frozen, cond: GAUSSIAN.denoise,
     solver=EXACT_STEP,
     pairs=level_pairs.grid_pairs(18),
-    boundary=consistency.Boundary(C, 0.0),
+    sigma_data=C,
+    sigma_min=0.0,
   )
 
 

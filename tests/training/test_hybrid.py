@@ -24,15 +24,13 @@ def noisy_start(t):
   return P.schedule(jnp.maximum(t, 0.5 / T))
 
 
-def make(weight=dj.snr_weight, schedule=P.schedule, **kw):
-  return objectives.hybrid(
-    NETWORK, schedule, num_steps=T, num_levels=BINS, weight=weight, **kw
-  )
+def make(objective, schedule=P.schedule, **kw):
+  return objective(NETWORK, schedule, schedule_steps=T, num_levels=BINS, **kw)
 
 
-HYBRID = make()
+HYBRID = make(objectives.hybrid)
 # The bound ends at x_0, whatever schedule(0) is.
-VLB = make(None, noisy_start, vlb_weight=1.0)
+VLB = make(objectives.vlb, noisy_start)
 
 
 def value_and_grad(objective):
@@ -103,7 +101,7 @@ def test_the_pure_bound_trains_mean_and_variance(key):
 
 def test_parts_of_a_batch_give_the_loss_and_the_memory_of_the_whole(key):
   """Also where steps are drawn by losses: all parts from the same ones."""
-  objective = make(None, vlb_weight=1.0, loss_aware=True)
+  objective = make(objectives.vlb, loss_aware=True)
   in_parts, at_once = (jax.jit(accumulated(objective, n)) for n in (2, 1))
   history = init_loss_history(T, 3)
   for i in range(2):  # full after the first
@@ -122,7 +120,7 @@ def test_a_mean_over_steps_drawn_by_losses_is_that_over_uniform_ones(key):
   """E[loss / (T p_t)] does not depend on p."""
   probs = jnp.linspace(1.0, 3.0, T) / (2.0 * T)
   history = init_loss_history(T)._replace(probs=probs)
-  aware = make(None, vlb_weight=1.0, loss_aware=True)
+  aware = make(objectives.vlb, loss_aware=True)
   keys = jax.random.split(key, 400)
   mean = lambda objective, state: np.asarray(
     jax.jit(
@@ -136,8 +134,8 @@ def test_a_mean_over_steps_drawn_by_losses_is_that_over_uniform_ones(key):
 
 def test_one_step_and_a_fixed_variance_have_no_bound():
   with pytest.raises(ValueError, match='num_steps is 1: a bound needs'):
-    objectives.hybrid(NETWORK, P.schedule, num_steps=1, weight=None)
+    objectives.vlb(NETWORK, P.schedule, schedule_steps=1)
   with pytest.raises(ValueError, match='set learned_variance=True'):
     objectives.hybrid(
-      Network(network_fn, dj.step_input(T)), P.schedule, num_steps=T
+      Network(network_fn, dj.step_input(T)), P.schedule, schedule_steps=T
     )

@@ -21,8 +21,7 @@ from diffusion_jax.app.config import from_config, near
 from diffusion_jax.app.models.model import Model
 from diffusion_jax.app.run.step_log import average
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import images as pixels
-from diffusion_jax.data import pipeline
+from diffusion_jax.data import images as pixels, pipeline
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.per_image import one_ahead, rows

@@ -26,7 +26,7 @@ from diffusion_jax.app.run import folder
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
-from diffusion_jax.evaluation.neighbours import nearest
+from diffusion_jax.metrics.neighbours import nearest
 from diffusion_jax.report import page, pictures, record
 from diffusion_jax.report.pictures import Film
 from diffusion_jax.runtime import processes

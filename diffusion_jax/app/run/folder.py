@@ -54,7 +54,12 @@ FREE = (
 
 # Fields that say how the network is computed: modes that use it take them from
 # the command line. Parameters are float32 in any case.
-COMPUTED_BY = 'network.dtype', 'network.attention', 'matmul_precision'
+COMPUTED_BY = (
+  'network.dtype',
+  'network.attention',
+  'matmul_precision',
+  'training.mesh',
+)
 
 
 def read_config(workdir: str | Path) -> dict | None:
@@ -64,8 +69,8 @@ def read_config(workdir: str | Path) -> dict | None:
     content = json.loads(path.read_text())
   except (FileNotFoundError, NotADirectoryError):
     return None
-  except (OSError, ValueError) as error:
-    raise UserError(f'{path} cannot be read ({error})') from error
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f'{path} cannot be read as JSON ({error})') from error
   if not isinstance(content, dict):
     raise UserError(
       f'{path} is not the config of a run: it holds a JSON '
@@ -136,12 +141,24 @@ def check_config_kept(workdir: str | Path) -> None:
 
 
 def differences(before: dict, now: dict, free: tuple[str, ...] = ()) -> str:
-  """Describes what differs between nested dicts, outside fields of `free`."""
+  """Describes what differs between nested dicts, outside fields of `free`.
+
+  Of a section with another choice only its name is told.
+  """
   old, new = flat(before), flat(now)
+  changed = [
+    name for name in sorted(old | new) if old.get(name) != new.get(name)
+  ]
+  others = tuple(
+    name.removesuffix('name')
+    for name in changed
+    if name.endswith('.name') and name in old and name in new
+  )
   return '; '.join(
     f'{name} is {old.get(name, "absent")}, {new.get(name, "absent")} now'
-    for name in sorted(old | new)
-    if old.get(name) != new.get(name) and not name.startswith(free)
+    for name in changed
+    if not name.startswith(free)
+    and (name.removesuffix('name') in others or not name.startswith(others))
   )
 
 

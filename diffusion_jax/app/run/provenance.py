@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.errors import UserError
 from diffusion_jax.app.run import folder
 from diffusion_jax.data import sources
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import write_npz as write_arrays
 from diffusion_jax.training import checkpoints, checksums
 

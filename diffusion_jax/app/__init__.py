@@ -1,0 +1,1 @@
+"""The program around the library: everything that knows a config."""

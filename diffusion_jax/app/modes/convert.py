@@ -1,0 +1,313 @@
+"""Implements --mode=convert: imports or exports the weights of a run."""
+
+import ast
+import importlib
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+import diffusion_jax as dj
+from diffusion_jax.app import images, load, models, weights
+from diffusion_jax.app.config import check_one_of, from_config
+from diffusion_jax.app.run import folder
+from diffusion_jax.errors import UserError
+from diffusion_jax.interop import (
+  diffusers,
+  diffusers_schedulers as schedulers,
+  files,
+)
+from diffusion_jax.interop.diffusers_folders import INDEX, find_model
+from diffusion_jax.interop.reader import Imported
+from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.training import checkpoints
+
+# The modules of diffusion_jax.interop with `load`; and our own file.
+OURS = 'safetensors'
+FORMATS = ('diffusers', 'openai', 'ho', 'score_sde', 'edm', 'edm2', OURS)
+TARGETS = ('diffusers', OURS)
+# What a user may say about weights besides the plain fields of configs/base.py.
+GIVEN = 'data', 'latent', 'optimizer', 'edit'
+
+
+def run(config: ConfigDict, workdir: str | Path) -> None:
+  """Makes the run in workdir of convert.source, or convert.out of the run."""
+  c = config.convert
+  if bool(c.source) == bool(c.to):
+    raise UserError(
+      'config.convert: give either source, weights that become the run in '
+      '--workdir, or to=diffusers or safetensors, what becomes of that run '
+      '(docs/weights.md)'
+    )
+  try:
+    if c.source:
+      read(config, Path(workdir))
+    else:
+      write(config, Path(workdir))
+  except OSError as error:  # a full disk, most of all
+    raise UserError(f'{error}') from error
+
+
+def read(config: ConfigDict, workdir: Path) -> None:
+  """Writes a run folder with the weights in convert.source, at step 0."""
+  c = config.convert
+  if folder.read_config(workdir) is not None:
+    raise UserError(f'{workdir} holds a run: give another --workdir')
+  folder.check_config_kept(workdir)
+  name = c.format or recognise(Path(c.source))
+  check_one_of(FORMATS, 'convert.format', name)
+  check_given(config, name)
+  with from_config('convert.source'):
+    if name == OURS:
+      config, params = read_ours(config)
+    else:
+      imported = load_weights(name, c)
+      for note in imported.notes:
+        print(f'note: {note}')
+      config = config_of(config, imported)
+      params = {'network': imported.params, **imported.more}
+  model: Any = models.make(config, workdir)
+  model.check('convert')
+  check_fits(model, params)
+  print(describe(model, params))
+  stored = folder.stored_form(config, model.facts)
+  items = 'params', 'ema_params'
+  make_folder(workdir)
+  checkpoints.save_params(workdir, 0, params, stored, items=items)
+  folder.write_config(workdir, config, model.facts)
+  if config.get('latent') is not None:  # its scale needs no image
+    model.prepare(None, None)
+  print(f'wrote {workdir}: --config={workdir} uses it')
+
+
+def check_given(config: ConfigDict, name: str) -> None:
+  """Raises UserError for fields that come with weights of the format `name`."""
+  base = load.base()
+  usual = folder.plain(load.completed(base, trusted=False))
+  free = ('convert', 'compilation_cache', 'latent')
+  if name != OURS:
+    sampling = (f'sampling.{field}' for field in base.sampling)
+    free = (*GIVEN, *sampling, *(name for name in base if name != 'sampling'))
+  fixed = folder.differences(usual, folder.plain(config), free)
+  if fixed:
+    raise UserError(
+      f'config.{fixed}: this comes with the weights, and cannot be given in '
+      '--mode=convert'
+    )
+
+
+def config_of(config: ConfigDict, imported: Imported) -> ConfigDict:
+  """Returns the complete config of a run with imported weights.
+
+  config: the user's, for what does not come with the weights.
+  """
+  complete, sections = load.base(), imported.sections
+  facts = dict(imported.facts)
+  with complete.unlocked(), complete.ignore_type():
+    for name, value in complete.items():
+      if isinstance(value, ConfigDict):
+        value.update({field: config[name][field] for field in value})
+      else:
+        complete[name] = config[name]
+    complete.data, complete.optimizer = config.data, config.optimizer
+    if config.latent is not None:
+      complete.latent = config.latent
+      complete.latent.shape = facts['image_shape']
+      facts['image_shape'] = image_shape_of(complete.latent.run)
+      sections = sections | {'sampling': sections['sampling'] | {'clip': False}}
+    for name, section in sections.items():
+      complete[name] = ConfigDict({**complete.get(name, {}), **section})
+  complete = load.completed(complete, trusted=False)
+  with complete.unlocked():
+    complete.facts = ConfigDict(facts_of(complete, facts)._asdict())
+  return complete
+
+
+def image_shape_of(run: str) -> tuple[int, ...]:
+  """Returns the shape of the images of the autoencoder that latent.run names.
+
+  Its run must have a scale, since there are no images to measure it with.
+  """
+  config = load.open_run(run, 'latent.run')
+  if not config.get('decoding', {}).get('scale'):
+    raise UserError(
+      f'config.latent.run: {run} is no run of an autoencoder with a scale: '
+      'convert the AutoencoderKL of the same pipeline first'
+    )
+  return images.facts_of(config).image_shape
+
+
+def facts_of(config: ConfigDict, given: Mapping[str, Any]) -> images.Facts:
+  """Returns the facts of the images of weights, or of config.data.
+
+  given: `Imported.facts`. Weights do not say how many grey levels there were:
+  256 without data.
+  """
+  if config.data is None:
+    return images.Facts(given['image_shape'], given.get('num_classes', 0), 256)
+  facts = images.facts_of(config)
+  for name, value in given.items():
+    if getattr(facts, name) != value:
+      raise UserError(
+        f'config.data={config.data.name}: {name} is {getattr(facts, name)}, '
+        f'and {value} of the weights'
+      )
+  return facts
+
+
+def load_weights(name: str, convert: ConfigDict) -> Imported:
+  """Returns what a module of interop reads in convert.source."""
+  module = importlib.import_module(f'diffusion_jax.interop.{name}')
+  options = options_of(convert.options)
+  if convert.model:
+    options = {'model': convert.model} | options
+  try:
+    return module.load(Path(convert.source), **options)
+  except TypeError as error:  # an option that it does not take
+    raise ValueError(f'of format={name}: {error}') from error
+
+
+def read_ours(config: ConfigDict) -> tuple[ConfigDict, dict[str, Any]]:
+  """Returns (config, params) of a file that convert.to=safetensors wrote.
+
+  Only where the run of an autoencoder lies may be said again, by latent.run.
+  """
+  c = config.convert
+  if c.model or c.options:
+    raise ValueError('a file of ours takes no convert.model and no options')
+  metadata = files.read_metadata(c.source)
+  if 'config' not in metadata:
+    raise ValueError(f'{c.source} was not written by --mode=convert')
+  stored = load.stored(json.loads(metadata['config']), c.source)
+  if config.latent is not None:
+    stored.latent.run = config.latent.run
+  params = traverse_util.unflatten_dict(files.read_tensors(c.source), sep='/')
+  return stored, params
+
+
+def write(config: ConfigDict, workdir: Path) -> None:
+  """Writes convert.out, the weights of a run that config.sampling chooses."""
+  c = config.convert
+  check_one_of(TARGETS, 'convert.to', c.to)
+  if not c.out:
+    raise UserError('config.convert.out: where is it written to?')
+  if c.label is not None and c.to == OURS:
+    raise UserError('config.convert.label is for convert.to=diffusers only')
+  out = Path(c.out)
+  if out.exists():
+    raise UserError(f'config.convert.out: {out} exists already')
+  model = models.make(config, workdir)
+  params, step = weights.restore(model)
+  params = jax.device_get(params)
+  with from_config('convert'):
+    if c.to == OURS:
+      write_ours(out, model, params)
+    else:
+      sections, shape = export_sections(model), model.facts.image_shape
+      facts = {'image_shape': getattr(model, 'state_shape', shape)}
+      diffusers.save(
+        out, model.network, params['network'], sections, facts, c.label
+      )
+  print(f'wrote {out}, of step {step}')
+
+
+def write_ours(out: Path, model: Any, params: Any) -> None:
+  """Writes a file of weights by our own names, with the config in it."""
+  out.parent.mkdir(parents=True, exist_ok=True)
+  stored = folder.stored_form(model.config, model.facts)
+  kept = {
+    name: section
+    for name, section in stored.items()
+    if name == 'sampling' or name not in folder.USES
+  }
+  files.write_safetensors(out, files.flatten(params), config=json.dumps(kept))
+
+
+def export_sections(model: Any) -> dict[str, Any]:
+  """Returns the sections of a run, with a list of alphas for other schedules.
+
+  Those that diffusers has keep their names.
+  """
+  sections = folder.plain(model.config)
+  if 'schedule' in sections and not schedulers.has_name(sections['schedule']):
+    schedule = model.schedule()
+    if isinstance(schedule, dj.DiscreteSchedule):
+      sections['schedule'] = {'name': 'alphas', 'values': schedule.alphas}
+  return sections
+
+
+def recognise(source: Path) -> str:
+  """Returns the format of a folder or file by what is there."""
+  if not source.exists():
+    raise UserError(f'config.convert.source: there is no {source}')
+  if source.is_dir():
+    if find_model(source) or (source / INDEX).is_file():
+      return 'diffusers'
+    raise UserError(
+      f'config.convert.source: {source} is not a folder of diffusers, which '
+      'has a model_index.json or a config.json: give such a folder, or the '
+      'file of the weights'
+    )
+  if source.name.startswith('diffusion_pytorch_model'):
+    return 'diffusers'
+  if source.suffix == '.npz':
+    return 'ho'
+  with from_config('convert.source'):
+    if source.suffix == '.safetensors':
+      if 'config' in files.read_metadata(source):
+        return OURS
+      if source.with_suffix('.json').is_file():
+        return (
+          'edm2' if 'unet.out_gain' in files.open_tensors(source) else 'edm'
+        )
+    files.check_kind(source)
+  raise UserError(
+    f'config.convert.source: {source} may be of several projects: give '
+    f'--config.convert.format={"|".join(FORMATS)}'
+  )
+
+
+def options_of(text: str) -> dict[str, Any]:
+  """Returns {'a': 1, 'b': 'x'} of the text 'a=1 b=x'."""
+  options = {}
+  for part in shlex.split(text):
+    name, sign, value = part.lstrip('-').partition('=')
+    if not sign or not name.isidentifier():
+      raise UserError(
+        f'config.convert.options: {part!r} is not name=value; several are '
+        "separated by spaces: 'image_size=64 class_cond=True'"
+      )
+    try:
+      options[name] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # a word
+      options[name] = value
+  return options
+
+
+def check_fits(model: Any, params: Any) -> None:
+  """Raises UserError unless the network of a run has these parameters."""
+  with from_config('convert.source'):
+    checkpoints.check_fits(
+      params, models.shapes(model), 'the weights are of another network'
+    )
+
+
+def describe(model: Any, params: Any) -> str:
+  """Returns a line about the network, the images and the schedule."""
+  config, facts = model.config, model.facts
+  count = sum(x.size for x in files.flatten(params).values())
+  shape = 'x'.join(map(str, facts.image_shape))
+  labels = f', {facts.num_classes} classes' if facts.num_classes else ''
+  line = (
+    f'{config.network.name}: {count:,} parameters; images of {shape}{labels}'
+  )
+  if 'decoding' in config:
+    return f'{line}; scale of the latents {config.decoding.scale}'
+  steps = config.schedule.get('num_steps')
+  schedule = config.schedule.name + (f' of {steps} steps' if steps else '')
+  return f'{line}; {schedule}, predicts {model.parametrization.kind}'

@@ -1,0 +1,282 @@
+"""Implements --mode=evaluate: scores a trained run, or its samples.
+
+An interrupted evaluation continues: samples and batches of real images that are
+written are kept.
+"""
+
+import copy
+import functools
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import devices, images, load, models, scoring, weights
+from diffusion_jax.app.config import from_config
+from diffusion_jax.app.modes import sample
+from diffusion_jax.app.run import folder, provenance
+from diffusion_jax.data import image_sets
+from diffusion_jax.data.text import encode
+from diffusion_jax.errors import UserError
+from diffusion_jax.metrics import real_images, spaces, sweeps
+from diffusion_jax.metrics.metric import as_json, table
+from diffusion_jax.metrics.spaces import Named, Space
+from diffusion_jax.metrics.sweeps import Results, title
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.sharding import replicate
+from diffusion_jax.training import checksums
+
+# Fields of config.sampling that change the scores of real images as well.
+OF_WEIGHTS = 'ema_decay', 'ema_sigma_rel'
+
+Points = list[tuple[dict[str, Any], Any]]  # ({field: value}, model)
+
+
+def run(config: ConfigDict, workdir: str | Path) -> None:
+  """Writes evaluation/<metric>-<split>/ for each metric of real images.
+
+  Those of generated images are together in evaluation/samples/. A sweep has a
+  folder for each point within these, and its table in one of them.
+  """
+  model = models.make(config, workdir)
+  check(model)
+  named = scoring.named(model)
+  of_samples = [each for each in named if each.metric.measure is None]
+  of_images = [each for each in named if each.metric.measure is not None]
+  points: Points = [
+    (changes, models.make(point, workdir, model.facts))
+    for changes, point in sweep(config)
+  ]
+  for _, point in points:
+    point.check('evaluate')
+  results: Results = {title(changes): {} for changes, _ in points}
+  if of_samples:
+    # What is missing is noticed before the images are drawn.
+    made = scoring.prepare(model, of_samples) if processes.is_first() else {}
+    processes.wait_for_all('features of real images')
+    for changes, point in points:
+      results[title(changes)] |= score_samples(point, of_samples, made, changes)
+      processes.wait_for_all(f'scores {title(changes)}')
+  for changes, scores in score_images(points, of_images):
+    results[title(changes)] |= scores
+  if len(points) > 1 and all(results.values()) and processes.is_first():
+    out = folder_of(model, 'samples' if of_samples else named[0].name)
+    sweeps.write(out, [changes for changes, _ in points], results)
+
+
+def folder_of(model: Any, metric: str, changes: dict | None = None) -> Path:
+  """Returns the folder of a metric, or 'samples', at a point of a sweep."""
+  c = model.config.evaluation
+  parts = (metric,) if metric == 'samples' else (metric, c.split)
+  name = '-'.join(filter(None, (*parts, c.name)))
+  return model.workdir / 'evaluation' / name / title(changes or {})
+
+
+def check(model: Any) -> None:
+  """Raises UserError for fields of config.evaluation that make no sense."""
+  c = model.config.evaluation
+  if not c.metrics:
+    names = ', '.join(model.schema.metrics)
+    raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
+  for name, least in (
+    ('batch_size', 1), ('num_generated', 1), ('num_images', 0),
+  ):  # fmt: skip
+    if c[name] < least:
+      raise UserError(f'config.evaluation.{name}={c[name]} is below {least}')
+  if '/' in c.name:
+    raise UserError(f'config.evaluation.name={c.name!r} has a /')
+
+
+def sweep(config: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+  """Yields ({field: value}, config) of each point of evaluation.sweep.
+
+  It lists values of fields of config.sampling, 'num_steps=10,20 sampler=ddim';
+  each combination is a point. Without a sweep the only point is ({}, config).
+  """
+  text, lists = config.evaluation.sweep, {}
+  for item in text.split():
+    field, _, values = item.partition('=')
+    if not values:
+      raise UserError(
+        f'config.evaluation.sweep={text!r}: {item} is not field=value,value, '
+        "as in 'num_steps=10,20 sampler=ddim,heun'"
+      )
+    lists[field] = values.split(',')
+  for texts in itertools.product(*lists.values()):
+    flags = [(f'sampling.{f}', x) for f, x in zip(lists, texts, strict=True)]
+    point = load.overridden(config, flags)
+    yield {field: _value(point.sampling, field) for field in lists}, point
+
+
+def _value(node: Any, field: str) -> Any:
+  # Returns the value of a field, of a choice its name.
+  for key in field.split('.'):
+    node = node[key]
+  return node.name if isinstance(node, ConfigDict) else node
+
+
+def score_samples(
+  model: Any,
+  named: list[Named],
+  made: dict[str, Space],
+  changes: dict[str, Any],
+) -> dict[str, Any]:
+  """Draws the images of a point, and writes their scores into result.json.
+
+  Images that were drawn before with these settings are kept. Returns the scores
+  as JSON; {} in all processes but the first.
+  """
+  if changes:
+    print(f'{title(changes)}:')
+  out = make_folder(folder_of(model, 'samples', changes))
+  config = copy.deepcopy(model.config)
+  count = config.evaluation.num_generated
+  config.sampling.update(num_samples=count, name='samples', trajectory=False)
+  path = sample.draw(config, model.workdir, out, 'evaluation.name')
+  if not processes.is_first():
+    return {}
+  needs = {need for each in named for need in each.metric.needs}
+  drawn, stored = provenance.read(path), image_sets.read(path, needs)
+  samples, size = dict(stored.arrays), config.evaluation.batch_size
+  if 'images' in needs:
+    samples['images'] = np.concatenate(list(stored.batches(size)))
+  with from_config('evaluation.metrics'):
+    extracted = {
+      name: spaces.extract(
+        x.extractor, stored, out / f'{name}.npz', drawn, size
+      )
+      for name, x in made.items()
+    }
+    scores = spaces.score(named, made, samples, extracted)
+  protocol = {name: space.protocol for name, space in made.items()}
+  write_json(out / 'result.json', {
+    'protocol': {'samples': drawn, 'reference': protocol},
+    'metrics': as_json(scores),
+  })  # fmt: skip
+  print(table(scores))
+  print(f'{count:,} images; {provenance.describe(drawn)}')
+  for x in protocol.values():
+    print(
+      f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) '
+      f'of {x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
+    )
+  print(f'{out / "result.json"}')
+  return as_json(scores)
+
+
+def score_images(
+  points: Points, named: list[Named]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+  """Scores real images at the points of a sweep that change the weights.
+
+  Yields (changes, scores as JSON) of each point, {} for a point that changes no
+  weights and in all processes but the first.
+  """
+  done: dict[str, dict[str, Any]] = {}
+  for changes, model in points if named else ():
+    own = {f: value for f, value in changes.items() if f in OF_WEIGHTS}
+    if title(own) not in done:
+      if own:
+        print(f'{title(own)}:')
+      done[title(own)] = score_point(model, named, own)
+    yield changes, done[title(own)] if own else {}
+
+
+def score_point(
+  model: Any, named: list[Named], changes: dict[str, Any]
+) -> dict[str, Any]:
+  """Scores real images by one set of weights, and writes result.json."""
+  c, mesh, results = (
+    model.config.evaluation,
+    devices.make_mesh(model.config),
+    {},
+  )
+  source = model.source(c.split)
+  count = min(c.num_images or len(source), len(source))
+  params, _ = weights.restore(model)
+  checksum = checksums.of_arrays(params)
+  params = replicate(mesh, params)
+  for name, _, metric in named:
+    out = make_folder(folder_of(model, name, changes))
+    if processes.is_first():
+      check_same_evaluation(out, describe(model, name, checksum, count))
+    assert metric.measure is not None
+    with from_config(f'evaluation.{name}'):  # what the metric refuses
+      compute = real_images.per_batch(
+        metric.measure(model),
+        name,
+        mesh,
+        num_levels=model.facts.num_levels,
+        seed=c.seed,
+        size=c.batch_size,
+        condition=getattr(getattr(model, 'conditioning', None), 'image', None),
+      )
+      read = functools.partial(read_images, model, source)
+      arrays = real_images.arrays_of(
+        compute, params, read, count, c.batch_size, out / 'parts', name
+      )
+    if arrays is None:
+      continue
+    scores = metric.compute(arrays, {})
+    print(table(scores))
+    about = {'metric': name, 'split': c.split, 'images': count}
+    more = {'metrics': as_json(scores)}
+    more = metric.report(arrays, out) if metric.report else more
+    write_json(out / 'result.json', about | more)
+    print(f'{count} {c.split} images: {out / "result.json"}')
+    results |= as_json(scores)
+  return results
+
+
+def read_images(
+  model: Any, source: Any, index: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """Returns (images uint8, cond of labels and texts) at index [n].
+
+  A network takes of cond what it is conditioned on.
+  """
+  pictures, labels = source.read(index)
+  cond = {} if labels is None else {'label': labels}
+  length = images.text_length(model.config)
+  if length:
+    cond['text'], cond['text_mask'] = encode(source.texts(index), length)
+  return pictures, cond
+
+
+def describe(
+  model: Any, metric: str, checksum: int, count: int
+) -> dict[str, Any]:
+  """Returns what scores of real images depend on, as JSON gives it back."""
+  fields = folder.plain(model.config)
+  others = *folder.USES, 'training', 'optimizer', 'facts', 'seed'
+  kept = {name: x for name, x in fields.items() if name not in others}
+  if kept['data']:
+    kept['data'].pop('data_dir', None)
+  own = metric, 'split', 'num_images', 'batch_size', 'seed'
+  sampling = fields['sampling']
+  variance = (sampling.get('sampler') or {}).get('variance', 'fixed_small')
+  return {
+    **kept,
+    'evaluation': {name: fields['evaluation'][name] for name in own},
+    'sampling': {'variance': variance, 'clip': sampling.get('clip')},
+    'weights': checksum,
+    'images': count,
+  }
+
+
+def check_same_evaluation(out: Path, settings: dict[str, Any]) -> None:
+  """Raises UserError if another evaluation has begun in the folder."""
+  path = out / 'settings.json'
+  if any((out / 'parts').glob('*')):  # one that was refused has none
+    changed = folder.differences(json.loads(path.read_text()), settings)
+    if changed:
+      raise UserError(
+        f'{out} holds another evaluation: {changed}. Delete it, or give this '
+        'one a --config.evaluation.name'
+      )
+  write_json(path, settings)

@@ -1,0 +1,230 @@
+"""Sets of images in files: samples of this and other projects, references.
+
+An npz file has `arr_0`, uint8 [N, H, W, C], as `--mode=sample` and ADM's
+programs write it, or the statistics of features, `mu` and `sigma`, as EDM's and
+ADM's references do (`mu_s`, `sigma_s` of spatial features), or both; or
+`features` [N, D]. A folder has image files of one size.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion_jax.data import image_folder, images, sources
+
+IMAGES = 'arr_0', 'images'  # the names of images in an npz file
+# Those of the arrays that are read with them.
+ARRAYS = (
+  'mu', 'sigma', 'mu_s', 'sigma_s', 'labels', 'texts', 'features', 'protocol',
+)  # fmt: skip
+
+
+class ImageSet(NamedTuple):
+  """Holds what a file or folder has; shape is (0,) without images.
+
+  batches: (n) -> iterator of uint8 [<= n, H, W, C], all images in order.
+  arrays: further arrays by name, such as labels, features, mu, sigma.
+  protocol: what made mu and sigma, {} if it is unknown.
+  """
+
+  name: str
+  shape: tuple[int, ...]
+  batches: Callable[[int], Iterator[np.ndarray]]
+  arrays: dict[str, np.ndarray]
+  protocol: dict[str, Any]
+
+
+def read(path: str | Path, more: Collection[str] = ()) -> ImageSet:
+  """Reads a folder of images or an npz file; images are read as they are used.
+
+  more: names of further arrays that are read if the file has them. Raises
+  ValueError or OSError that names the file.
+  """
+  path = Path(path).expanduser()
+  if path.is_dir():
+    return _read_folder(path)
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no file or folder {path}')
+  return _read_npz(path, more)
+
+
+def read_pair(path: str | Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the images [N, H, W, C] of an npz file, and the array `name` [N].
+
+  Raises ValueError or OSError, which names what the file does not have.
+  """
+  found = read(path)
+  needed = {
+    ' or '.join(IMAGES): len(found.shape) == 4,
+    name: name in found.arrays,
+  }
+  missing = [array for array, there in needed.items() if not there]
+  if missing:
+    raise ValueError(
+      f'{path} has no array {missing[0]}: images and their {name} are needed, '
+      'as --mode=sample writes them'
+    )
+  return np.concatenate([*found.batches(1000)]), found.arrays[name]
+
+
+def from_array(name: str, pictures: np.ndarray, **arrays) -> ImageSet:
+  """Returns the set of images in memory, uint8 [N, H, W, C]."""
+
+  def batches(size):
+    for start in range(0, len(pictures), size):
+      yield pictures[start : start + size]
+
+  return ImageSet(name, pictures.shape, batches, arrays, {})
+
+
+def write(path: str | Path, protocol: dict[str, Any], **arrays: Any) -> None:
+  """Writes an npz file of features, mu, sigma and so on.
+
+  protocol: what they depend on, kept as JSON in the array `protocol`.
+  """
+  path = Path(path)
+  arrays['protocol'] = json.dumps(protocol)
+  draft = path.with_name(f'{path.name}.tmp')
+  with draft.open('wb') as file:
+    np.savez(file, **arrays)
+  draft.replace(path)
+
+
+def take(found: ImageSet, index: np.ndarray, size: int = 1000) -> np.ndarray:
+  """Returns the images at index [n], in that order, reading all once."""
+  pictures, start = {}, 0
+  for batch in found.batches(size):
+    for i in index[(index >= start) & (index < start + len(batch))]:
+      pictures[i] = batch[i - start]
+    start += len(batch)
+  return np.stack([pictures[i] for i in index])
+
+
+def check_same_size(first: ImageSet, second: ImageSet) -> None:
+  """Raises ValueError if both have images, of different sizes."""
+  a, b = first.shape[1:], second.shape[1:]
+  if a and b and a != b:
+    raise ValueError(
+      f'{first.name} has images of {"x".join(map(str, a))} and {second.name} '
+      f'of {"x".join(map(str, b))}: only the same size can be compared'
+    )
+
+
+def _read_npz(path, more):
+  names = sources.npz_names(path)
+  name = next((name for name in IMAGES if name in names), None)
+  wanted = {*ARRAYS, *more} - {*IMAGES}
+  arrays = sources.read_npz(path, [n for n in names if n in wanted])
+  try:
+    protocol = json.loads(str(arrays.pop('protocol', '{}')))
+  except ValueError as error:
+    raise ValueError(f'{path}: protocol is not JSON: {error}') from None
+  if name is None and not {'mu', 'features'} & set(arrays):
+    raise ValueError(
+      f'{path} has the arrays {", ".join(names) or "none"}: images or arr_0 '
+      '(uint8 [N, H, W, C]), features [N, D], or mu and sigma are needed'
+    )
+  if name is None:
+    return ImageSet(str(path), (0,), lambda size: iter(()), arrays, protocol)
+  try:
+    with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as file:
+      shape, _, dtype = _header(file)
+  except sources.UNREADABLE as error:
+    raise ValueError(f'{path} is not an npz file of arrays: {error}') from None
+  if len(shape) not in (3, 4) or not shape[0] or dtype.kind not in 'uif':
+    raise ValueError(
+      f'{path}: {name} is {dtype} {list(shape)}, not uint8 [N, H, W, C]'
+    )
+  shape = (*shape, 1) if len(shape) == 3 else shape
+
+  def batches(size):
+    return _stream(path, name, size)
+
+  return ImageSet(str(path), shape, batches, arrays, protocol)
+
+
+def _header(file):
+  # Returns (shape, whether in Fortran's order, dtype) of an npy file.
+  version = np.lib.format.read_magic(file)
+  if version == (1, 0):
+    return np.lib.format.read_array_header_1_0(file)
+  return np.lib.format.read_array_header_2_0(file)
+
+
+def _stream(path, name, size):
+  # Yields the images of an npz file, of which memory holds one batch.
+  with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as file:
+    shape, fortran, dtype = _header(file)
+    if fortran:
+      raise ValueError(f"{path}: {name} is stored in Fortran's order")
+    each = int(np.prod(shape[1:])) * dtype.itemsize
+    for start in range(0, shape[0], size):
+      count = min(size, shape[0] - start)
+      data = file.read(count * each)
+      if len(data) < count * each:
+        raise ValueError(f'{path} ends before its last image')
+      batch = np.frombuffer(data, dtype).reshape(count, *shape[1:])
+      batch = batch[..., None] if batch.ndim == 3 else batch
+      yield _as_uint8(batch, f'{path}: {name}')
+
+
+def _as_uint8(batch, name):
+  # Accepts numbers of another type only if they are grey levels 0..255.
+  if batch.dtype == np.uint8:
+    return batch
+  low, high = batch.min(), batch.max()
+  if not (low >= 0 and 1 < high <= 255 and np.all(batch == np.rint(batch))):
+    raise ValueError(
+      f'{name} has {batch.dtype} from {low:.4g} to {high:.4g}, not the levels '
+      '0..255: save uint8, round(127.5 (x + 1)) of images in [-1, 1]'
+    )
+  return batch.astype(np.uint8)
+
+
+def _read_folder(path):
+  paths = sorted(
+    Path(place) / name
+    for place, _, names in os.walk(path, followlinks=True)
+    for name in names
+    if name.lower().endswith(image_folder.SUFFIXES) and name[0] != '.'
+  )
+  if not paths:
+    raise FileNotFoundError(
+      f'there are no images in {path} ({", ".join(image_folder.SUFFIXES)})'
+    )
+  size = images.read_image(paths[0]).shape[:2]
+  channels = 1 if all(map(_is_grey, paths)) else 3
+
+  def load(each):
+    image = images.read_image(each)
+    if image.shape[:2] != size:
+      raise ValueError(
+        f'{each} is {image.shape[0]}x{image.shape[1]}, and {paths[0]} '
+        f'{size[0]}x{size[1]}: a set has images of one size'
+      )
+    return image[..., :channels]
+
+  def batches(count):
+    with ThreadPoolExecutor(8) as pool:
+      for start in range(0, len(paths), count):
+        yield np.stack(list(pool.map(load, paths[start : start + count])))
+
+  shape = len(paths), *size, channels
+  return ImageSet(str(path), shape, batches, {}, {})
+
+
+def _is_grey(path):
+  # By the header alone: files that Pillow cannot read fail later, by name.
+  from PIL import Image, UnidentifiedImageError
+
+  try:
+    with Image.open(path) as image:
+      return image.mode in ('1', 'L')
+  except (UnidentifiedImageError, OSError, ValueError):
+    return False

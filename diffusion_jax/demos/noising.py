@@ -1,0 +1,204 @@
+"""A photo that is noised step by step, and how white its noise becomes."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffusion_jax as dj
+from diffusion_jax.core.keys import stream
+from diffusion_jax.data import images
+from diffusion_jax.demos import whiteness
+
+
+@dataclasses.dataclass(frozen=True)
+class Noising:
+  """A photo that is noised step by step.
+
+  image: a file, or scikit-learn's china.jpg, flower.jpg; size: of the square
+  picture, which `fit` crops out of the photo or scales it to. strip, frames:
+  how many steps the strip and the animation show; num_draws: of white noise,
+  for the Monte-Carlo estimate of the distance to it.
+  """
+
+  image: str = 'china.jpg'
+  size: int = 600
+  fit: Literal['crop', 'scale'] = 'crop'
+  strip: int = 6
+  frames: int = 51
+  num_draws: int = 100
+
+  def __post_init__(self):
+    for name, least in (
+      ('size', 1), ('strip', 2), ('frames', 2), ('num_draws', 2),
+    ):  # fmt: skip
+      if getattr(self, name) < least:
+        raise ValueError(f'{name}={getattr(self, name)} is below {least}')
+
+  def photo(self) -> np.ndarray:
+    """Returns the picture, uint8 [size, size, 3]."""
+    if not self.image:
+      raise ValueError('which picture? Set image, to china.jpg for instance')
+    photo = images.read_image(images.photo_path(self.image))
+    return images.fit(photo, self.size, self.fit)
+
+
+def noised(
+  photo: np.ndarray, schedule: dj.DiscreteSchedule, steps: list[int], seed: int
+) -> dict[int, np.ndarray]:
+  """Returns {t: z_t [H, W, 3]} of one noising of a photo, uint8 [H, W, 3]."""
+  x = jnp.asarray(images.scale(photo))
+  noise = jax.jit(lambda key, x: dj.noise_image(key, x, schedule, steps))
+  z = np.asarray(noise(stream(seed, 'noise'), x))
+  return dict(zip(steps, z, strict=True))
+
+
+def write(
+  noising: Noising,
+  photo: np.ndarray,
+  schedule: dj.DiscreteSchedule,
+  seed: int,
+  folder: Path,
+) -> tuple[list[int], dict[str, Any]]:
+  """Writes strip.png, noise.gif, schedule.png and spectrum.png.
+
+  Returns the steps of the strip, and the report on the noise at the end.
+  """
+  last = schedule.num_steps
+  in_strip, in_film = spread(last, noising.strip), spread(last, noising.frames)
+  # Strip and animation show steps of the same noising.
+  at = noised(photo, schedule, sorted({*in_strip, *in_film}), seed)
+  strip = np.stack([images.to_uint8(at[i]) for i in in_strip])
+  images.write_png(folder / 'strip.png', images.grid(strip, len(strip)))
+  # The film has every n-th pixel: averages of neighbours have less noise.
+  stride = max(1, noising.size // 300)
+  film = [images.to_uint8(at[i][::stride, ::stride]) for i in in_film]
+  images.write_gif(folder / 'noise.gif', film)
+  plot_schedule(folder / 'schedule.png', schedule.alphas, schedule.alpha_bars)
+  spectra = [whiteness.radial_power_spectrum(at[i]) for i in in_strip]
+  plot_spectra(
+    folder / 'spectrum.png',
+    spectra[0][0],
+    [power for _, power in spectra],
+    [f't = {i}' for i in in_strip],
+  )
+  report = whiteness_report(
+    schedule, images.scale(photo), at[last], noising.num_draws, seed
+  )
+  return in_strip, report
+
+
+def spread(last: int, n: int) -> list[int]:
+  """Returns n steps from 0 to last, evenly spread, without repetition."""
+  return sorted({int(i) for i in np.rint(np.linspace(0, last, n))})
+
+
+def whiteness_report(
+  schedule: dj.DiscreteSchedule,
+  x: np.ndarray,
+  z: np.ndarray,
+  num_draws: int,
+  seed: int,
+) -> dict[str, Any]:
+  """Returns numbers that say how white z_T is, and their meaning.
+
+  x: the picture in [-1, 1]; z: its latent at the last step, of the same shape.
+  """
+  found = whiteness.distance_to_noise(z, num_draws, seed)
+  alpha_bar = float(schedule.alpha_bars[-1])
+  second_moment = float(np.mean(np.square(x, dtype=np.float64)))
+  deviation = float(np.std(x, dtype=np.float64))
+  z_deviation = (alpha_bar * deviation**2 + 1.0 - alpha_bar) ** 0.5
+  distance = {
+    'estimate': found['mean'],
+    'standard_error': found['standard_error'],
+    'closed_form': found['closed_form'],
+    'white_noise': 2.0 * z.size,
+  }
+  return {
+    'steps': schedule.num_steps,
+    'dimensions': z.size,
+    'alpha_bar_T': alpha_bar,
+    'distance_total': {
+      **distance,
+      'meaning': (
+        'E|eps - z_T|^2 over fresh white noise eps, for this one z_T, summed '
+        'over all pixels and channels. estimate is the mean of '
+        f'{num_draws} draws of eps and should lie within a few '
+        'standard_errors of closed_form = |z_T|^2 + D. white_noise = 2 D is '
+        'what to expect if z_T were itself white noise: Var(eps) + Var(z_T).'
+      ),
+    },
+    'distance_per_dim': {
+      **{name: value / z.size for name, value in distance.items()},
+      'averaged_over_z': 2.0 + alpha_bar * (second_moment - 1.0),
+      'meaning': (
+        'The same divided by D, so that white noise scores 2. averaged_over_z '
+        '= 2 + alpha_bar_T (mean(x^2) - 1) averages over the noise in z_T as '
+        'well: it is 2 when no signal is left, but also for any picture whose '
+        'mean square is 1, noisy or not. A 2 does not prove that z_T is noise.'
+      ),
+    },
+    'correlation_with_x': {
+      'value': whiteness.correlation(z, x),
+      'expected': alpha_bar**0.5 * deviation / z_deviation,
+      'of_independent_noise': z.size**-0.5,
+      'meaning': (
+        'What the distance does not show: how much of the picture x is left '
+        'in z_T. expected = sqrt(alpha_bar_T) std(x) / std(z_T); noise that is '
+        'independent of x gives 0, up to about of_independent_noise.'
+      ),
+    },
+  }
+
+
+def _figure(width, height):
+  # Without pyplot there is no window system and no global state.
+  from matplotlib.figure import Figure
+
+  return Figure(figsize=(width, height), dpi=110, layout='constrained')
+
+
+def plot_schedule(
+  path: str | Path, alphas: np.ndarray, alpha_bars: np.ndarray
+) -> None:
+  """Plots alpha_t, alpha_bar_t and SNR (log scale), each [T], by step."""
+  figure = _figure(12.0, 3.2)
+  axes = figure.subplots(1, 3)
+  steps = np.arange(1, len(alphas) + 1)
+  alpha_bars = np.asarray(alpha_bars, np.float64)
+  snr = alpha_bars / (1.0 - alpha_bars)
+  curves = {'alpha_t': alphas, 'alpha_bar_t': alpha_bars, 'SNR': snr}
+  marker = 'o' if len(steps) < 20 else None
+  for ax, (name, values) in zip(axes, curves.items(), strict=True):
+    shown = np.where(values > 0.0, values, np.nan) if name == 'SNR' else values
+    ax.plot(steps, shown, marker=marker)
+    ax.set(title=name, xlabel='step t')
+    ax.grid(alpha=0.3)
+  axes[2].set_yscale('log')
+  axes[2].axhline(1.0, color='grey', linewidth=0.8)
+  figure.savefig(path)
+
+
+def plot_spectra(
+  path: str | Path,
+  frequency: np.ndarray,
+  spectra: Sequence[np.ndarray],
+  names: Sequence[str],
+) -> None:
+  """Plots power spectra [R] by frequency, log-log, and that of white noise."""
+  figure = _figure(6.4, 4.4)
+  ax = figure.subplots()
+  shades = np.linspace(0.0, 0.85, len(spectra))
+  for name, power, shade in zip(names, spectra, shades, strict=True):
+    ax.loglog(frequency, power, label=name, color=(shade, 0.25, 1.0 - shade))
+  ax.axhline(1.0, color='black', linestyle='--', label='white noise')
+  ax.set(xlabel='cycles per pixel', ylabel='power')
+  ax.set_title('radial power spectrum of z_t')
+  ax.legend(fontsize=8)
+  ax.grid(alpha=0.3, which='both')
+  figure.savefig(path)

@@ -1,0 +1,229 @@
+"""Generated images of coloured shapes, each with a sentence.
+
+An image has one object, 'a small red circle on the left', or two, 'a red circle
+above a blue square'. The sentence describes the image exactly; positions and
+sizes vary as its words permit. Image i is a function of (seed, split, i).
+"""
+
+import dataclasses
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion_jax.data.sources import check_split
+from diffusion_jax.ranges import ImageShape, Size
+
+COLOURS = {
+  'red': (230, 50, 50),
+  'green': (50, 190, 70),
+  'blue': (60, 100, 240),
+  'yellow': (240, 220, 60),
+  'purple': (180, 70, 220),
+  'white': (250, 250, 250),
+}
+GROUND = (64, 64, 64)
+
+# Whether points (x, y) of the square -1..1, y downwards, are inside.
+SHAPES = {
+  'circle': lambda x, y: x**2 + y**2 < 1.0,
+  'square': lambda x, y: np.maximum(np.abs(x), np.abs(y)) < 1.0,
+  'triangle': lambda x, y: (np.abs(x) < (y + 1.0) / 2.0) & (y < 1.0),
+  'cross': lambda x, y: (
+    (np.maximum(np.abs(x), np.abs(y)) < 1.0)
+    & (np.minimum(np.abs(x), np.abs(y)) < 0.36)
+  ),
+}
+
+# Half the width of an object, as a fraction of the side of the image.
+SIZES = {'small': (0.14, 0.17), 'large': (0.24, 0.27)}
+
+# The centre of a single object relative to that of the image, likewise.
+PLACES = {
+  'on the left': (-0.2, 0.0),
+  'on the right': (0.2, 0.0),
+  'at the top': (0.0, -0.2),
+  'at the bottom': (0.0, 0.2),
+  'in the middle': (0.0, 0.0),
+}
+
+# The centre of the first of two objects; the second lies opposite.
+RELATIONS = {
+  'to the left of': (-0.26, 0.0),
+  'to the right of': (0.26, 0.0),
+  'above': (0.0, -0.26),
+  'below': (0.0, 0.26),
+}
+
+# These are in no image of the train split and in each of the test split.
+HELD_OUT = (
+  ('red', 'circle'),
+  ('green', 'square'),
+  ('blue', 'triangle'),
+  ('yellow', 'cross'),
+)
+
+_JITTER = {1: 0.03, 2: 0.015}  # Of the centres of one object and of two.
+_SAMPLES = 4  # Per side of a pixel; their mean is its coverage.
+
+
+class Thing(NamedTuple):
+  """Holds the words for an object; size and place may be None."""
+
+  colour: str
+  shape: str
+  size: str | None = None
+  place: str | None = None
+
+
+class Scene(NamedTuple):
+  """Holds one object, or two with the relation of the first to the second."""
+
+  things: tuple[Thing, ...]
+  relation: str | None = None
+
+
+def describe(scene: Scene) -> str:
+  """Returns the sentence of a scene: 'a large blue square in the middle'."""
+  named = [
+    ' '.join(filter(None, ('a', t.size, t.colour, t.shape, t.place)))
+    for t in scene.things
+  ]
+  return f' {scene.relation} '.join(named)
+
+
+def _one_of(name, words):
+  return f'(?P<{name}>{"|".join(words)})'
+
+
+_THING = re.compile(
+  f'a (?:{_one_of("size", SIZES)} )?{_one_of("colour", COLOURS)} '
+  f'{_one_of("shape", SHAPES)}(?: {_one_of("place", PLACES)})?'
+)
+_RELATION = re.compile(f' {_one_of("relation", RELATIONS)} ')
+
+
+def parse(sentence: str) -> Scene:
+  """Returns the scene of a sentence, the inverse of `describe`.
+
+  Size and place may be absent. Raises ValueError for other sentences.
+  """
+  first, *rest = _RELATION.split(sentence)
+  parts = (first, *rest[1:2])
+  found = [match for part in parts if (match := _THING.fullmatch(part))]
+  if len(rest) > 2 or len(found) < len(parts):
+    raise ValueError(
+      f'{sentence!r} is no sentence like '
+      "'a small red circle on the left' or 'a red circle above a blue square'"
+    )
+  things = tuple(Thing(**match.groupdict()) for match in found)
+  return Scene(things, rest[0] if rest else None)
+
+
+def is_held_out(scene: Scene) -> bool:
+  """Returns whether an object of the scene is one of HELD_OUT."""
+  return any((t.colour, t.shape) in HELD_OUT for t in scene.things)
+
+
+def draw_scene(rng: np.random.Generator, num_objects: int) -> Scene:
+  """Draws a scene of one object, or for num_objects=2 of one or two."""
+
+  def word(words):
+    return tuple(words)[rng.integers(len(words))]
+
+  if rng.integers(num_objects):
+    things = tuple(Thing(word(COLOURS), word(SHAPES)) for _ in range(2))
+    return Scene(things, word(RELATIONS))
+  return Scene((Thing(word(COLOURS), word(SHAPES), word(SIZES), word(PLACES)),))
+
+
+def draw_picture(rng: np.random.Generator, scene: Scene, side: int):
+  """Draws an image of a scene, uint8 [side, side, 3], with antialiased edges.
+
+  rng draws the exact position and size. Two objects are small. The defaults are
+  'large' and 'in the middle'.
+  """
+  points = (np.arange(side * _SAMPLES) + 0.5) / (side * _SAMPLES)
+  image = np.full((side, side, 3), GROUND, np.float64)
+  for thing, sign in zip(scene.things, (1.0, -1.0), strict=False):
+    offset = PLACES[thing.place or 'in the middle']
+    if scene.relation:
+      offset = sign * np.array(RELATIONS[scene.relation])
+    jitter = _JITTER[len(scene.things)]
+    centre = 0.5 + np.array(offset) + rng.uniform(-jitter, jitter, 2)
+    size = 'small' if scene.relation else thing.size or 'large'
+    half = rng.uniform(*SIZES[size])
+    x, y = (points - centre[0]) / half, (points - centre[1]) / half
+    inside = SHAPES[thing.shape](x[None], y[:, None])
+    blocks = inside.reshape(side, _SAMPLES, side, _SAMPLES)
+    coverage = blocks.mean(axis=(1, 3))[..., None]
+    image += coverage * (np.array(COLOURS[thing.colour]) - image)
+  return np.rint(image).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapesSource:
+  """Draws images as they are read, with a sentence each and without labels."""
+
+  split: str
+  side: int
+  size: int
+  num_objects: int
+  seed: int = 0
+
+  num_classes = 0
+  num_levels = 256
+  in_memory = True  # An image takes about 0.1 ms.
+
+  def __len__(self) -> int:
+    return self.size
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C)."""
+    return self.side, self.side, 3
+
+  def read(self, index: np.ndarray) -> tuple[np.ndarray, None]:
+    """Returns images uint8 [n, H, W, 3], and None."""
+    pictures = []
+    for i in index:
+      rng, scene = self._scene(i)
+      pictures.append(draw_picture(rng, scene, self.side))
+    return np.stack(pictures), None
+
+  def texts(self, index: np.ndarray) -> list[str]:
+    """Returns the n sentences."""
+    return [describe(self._scene(i)[1]) for i in index]
+
+  def _scene(self, i):
+    rng = np.random.default_rng((self.seed, self.split == 'test', int(i)))
+    while True:
+      scene = draw_scene(rng, self.num_objects)
+      if is_held_out(scene) == (self.split == 'test'):
+        return rng, scene
+
+
+def shapes(
+  split: str = 'train',
+  image_shape: ImageShape = (16, 16, 3),
+  num_pictures: Size = 50_000,
+  num_objects: int = 1,
+) -> ShapesSource:
+  """Returns images with one object or, for num_objects=2, with one or two.
+
+  'train' has num_pictures images without the combinations of HELD_OUT; 'test' a
+  tenth as many, each with at least one of them. Raises ValueError.
+  """
+  check_split(split)
+  side = image_shape[0]
+  if side < 16 or tuple(image_shape) != (side, side, 3):
+    raise ValueError(
+      f'shapes are drawn on 16x16x3 or larger squares, not {image_shape}'
+    )
+  if num_objects not in (1, 2) or num_pictures < 10:
+    raise ValueError(
+      f'num_objects={num_objects}, num_pictures={num_pictures}: 1 or 2 '
+      'objects, and 10 pictures or more'
+    )
+  size = num_pictures if split == 'train' else num_pictures // 10
+  return ShapesSource(split, side, size, num_objects)

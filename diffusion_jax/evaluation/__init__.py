@@ -1,1 +1,0 @@
-"""Measures of samples, of likelihoods and of noise."""

@@ -1,0 +1,156 @@
+"""AutoencoderKL of diffusers as our `Autoencoder`, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion_jax.interop import diffusers_options as theirs
+from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU, Same
+from diffusion_jax.interop.layers import TORCH, Layer, expand
+from diffusion_jax.interop.options import check
+from diffusion_jax.interop.reader import Model, facts_of
+from diffusion_jax.networks.autoencoder import Autoencoder
+
+CLASS = 'AutoencoderKL'
+# The options of the class with their defaults, which a config.json may lack.
+OPTIONS = {
+  'in_channels': 3,
+  'out_channels': 3,
+  'down_block_types': ('DownEncoderBlock2D',),
+  'up_block_types': ('UpDecoderBlock2D',),
+  'block_out_channels': (64,),
+  'layers_per_block': 1,
+  'act_fn': 'silu',
+  'latent_channels': 4,
+  'norm_num_groups': 32,
+  'sample_size': 32,
+  'scaling_factor': 0.18215,
+  'shift_factor': None,
+  'latents_mean': None,
+  'latents_std': None,
+  'force_upcast': True,
+  'use_quant_conv': True,
+  'use_post_quant_conv': True,
+  'mid_block_add_attention': True,
+}
+# Options that are fields of `Autoencoder`.
+FIELDS = (
+  Same('latent_channels', 'latent_channels'),
+  Same('layers_per_block', 'num_blocks'),
+  Same('norm_num_groups', 'num_groups'),
+  Same(
+    'mid_block_add_attention', 'middle_attention', {True: 'norm', False: 'none'}
+  ),
+  Same('use_quant_conv', 'latent_convs', {True: True, False: None}),
+)
+_LIMITS = (-30.0, 20.0)  # of the log-variances of AutoencoderKL
+
+_OF_BOTH = {
+  'conv_in': ('conv_in', TORCH.conv),
+  'middle_0_block': ('mid_block.resnets.0', BLOCK),
+  'middle_attention': ('mid_block.attentions.0', ATTENTION),
+  'middle_1_block': ('mid_block.resnets.1', BLOCK),
+  'norm_out': ('conv_norm_out', TORCH.norm),
+  'conv_out': ('conv_out', TORCH.conv),
+}
+# Their changes of resolution end a level; ours on the way down begin one.
+LAYERS = {
+  'encoder_conv': ('quant_conv', TORCH.conv),
+  'decoder_conv': ('post_quant_conv', TORCH.conv),
+  'encoder/down_{level}_downsample/conv': (
+    'encoder.down_blocks.{before}.downsamplers.0.conv',
+    TORCH.conv,
+  ),
+  'encoder/down_{level}_{i}_block': (
+    'encoder.down_blocks.{level}.resnets.{i}',
+    BLOCK,
+  ),
+  'decoder/up_{level}_{i}_block': (
+    'decoder.up_blocks.{back}.resnets.{i}',
+    BLOCK,
+  ),
+  'decoder/up_{level}_upsample/conv': (
+    'decoder.up_blocks.{back}.upsamplers.0.conv',
+    TORCH.conv,
+  ),
+  **{
+    f'{part}/{ours}': (f'{part}.{name}', kind)
+    for part in ('encoder', 'decoder')
+    for ours, (name, kind) in _OF_BOTH.items()
+  },
+}
+
+
+def describe(config: Mapping[str, Any]) -> Model:
+  """Returns the autoencoder of a config.json."""
+  c = theirs.complete(CLASS, config, OPTIONS, FIELDS, _allowed)
+  size = theirs.sides(c.sample_size, CLASS)
+  fields = theirs.to_ours(c, FIELDS) | {
+    'channels': c.block_out_channels[0],
+    'multipliers': theirs.multipliers(c.block_out_channels),
+    'decoder_blocks': c.layers_per_block + 1,
+    'log_variance_limits': _LIMITS,
+  }
+  network = Autoencoder(**fields, image_size=size, out_channels=c.out_channels)
+  scale = float(c.scaling_factor)
+  sections = {
+    'network': {'name': 'autoencoder', **fields},
+    'objective': {'name': 'vae'},
+    'decoding': {'decoder': 'unit_gaussian', 'scale': scale},
+  }
+  facts = facts_of((*size, c.out_channels), 0)
+  return Model(network, layers_of(network), sections, facts)
+
+
+def layers_of(network: Autoencoder) -> list[Layer]:
+  """Returns the layers with their names there."""
+  return expand(LAYERS, network)
+
+
+def _allowed(c):
+  widths = c.block_out_channels
+  return {
+    'act_fn': SILU,
+    'shift_factor': (None, 0.0),
+    'latents_mean': (None,),
+    'latents_std': (None,),
+    'out_channels': (c.in_channels,),
+    'use_post_quant_conv': (c.use_quant_conv,),
+    'down_block_types': theirs.wrong_blocks(
+      c.down_block_types, ('DownEncoderBlock2D',), widths
+    ),
+    'up_block_types': theirs.wrong_blocks(
+      c.up_block_types, ('UpDecoderBlock2D',), widths
+    ),
+  }
+
+
+def write_config(network: Autoencoder, scale: float) -> dict[str, Any]:
+  """Returns the config.json of an AutoencoderKL; ValueError for what it lacks.
+
+  scale: by which latents are multiplied.
+  """
+  limits, levels = network.log_variance_limits, network.attention_resolutions
+  values = vars(network) | {
+    'log_variance_limits': limits and tuple(limits),
+    'attention_resolutions': tuple(levels),
+  }
+  check('our autoencoder', values, {
+    'latent_dim': (0,),
+    'attention_resolutions': ((),),
+    'norm_eps': (1e-6,),
+    'middle_attention': ('norm', 'none'),
+    'decoder_blocks': (network.num_blocks + 1,),
+    'log_variance_limits': (_LIMITS,),
+  }, f'in {CLASS}')  # fmt: skip
+  widths = [int(network.channels * m) for m in network.multipliers]
+  return OPTIONS | theirs.to_theirs(network, FIELDS) | {
+    '_class_name': CLASS,
+    'in_channels': network.out_channels,
+    'out_channels': network.out_channels,
+    'down_block_types': ['DownEncoderBlock2D'] * len(widths),
+    'up_block_types': ['UpDecoderBlock2D'] * len(widths),
+    'block_out_channels': widths,
+    'sample_size': theirs.sample_size(*network.image_size),
+    'scaling_factor': scale,
+    'use_post_quant_conv': bool(network.latent_convs),
+  }  # fmt: skip

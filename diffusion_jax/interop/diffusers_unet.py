@@ -1,0 +1,237 @@
+"""UNet2DModel of diffusers as our `UNet`, and back."""
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from diffusion_jax.interop import diffusers_options as theirs
+from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU, Same
+from diffusion_jax.interop.layers import (
+  TORCH,
+  TORCH_EMBEDDING,
+  TORCH_SWAPPED,
+  Layer,
+  expand,
+)
+from diffusion_jax.interop.options import check
+from diffusion_jax.networks.unet import UNet
+
+CLASS = 'UNet2DModel'
+# The options of the class with their defaults, which a config.json may lack.
+OPTIONS = {
+  'sample_size': None,
+  'in_channels': 3,
+  'out_channels': 3,
+  'center_input_sample': False,
+  'time_embedding_type': 'positional',
+  'time_embedding_dim': None,
+  'freq_shift': 0,
+  'flip_sin_to_cos': True,
+  'down_block_types': ('DownBlock2D', *['AttnDownBlock2D'] * 3),
+  'mid_block_type': 'UNetMidBlock2D',
+  'up_block_types': (*['AttnUpBlock2D'] * 3, 'UpBlock2D'),
+  'block_out_channels': (224, 448, 672, 896),
+  'layers_per_block': 2,
+  'mid_block_scale_factor': 1,
+  'downsample_padding': 1,
+  'downsample_type': 'conv',
+  'upsample_type': 'conv',
+  'dropout': 0.0,
+  'act_fn': 'silu',
+  'attention_head_dim': 8,
+  'norm_num_groups': 32,
+  'attn_norm_num_groups': None,
+  'norm_eps': 1e-5,
+  'resnet_time_scale_shift': 'default',
+  'add_attention': True,
+  'class_embed_type': None,
+  'num_class_embeds': None,
+  'num_train_timesteps': None,
+}
+# Options that are fields of `UNet`.
+FIELDS = (
+  Same('layers_per_block', 'num_blocks'),
+  Same('dropout', 'dropout'),
+  Same('out_channels', 'out_channels'),
+  Same('norm_num_groups', 'num_groups'),
+  Same('norm_eps', 'norm_eps'),
+  Same('freq_shift', 'noise_embedding', {0: 'openai', 1: 'ho'}),
+  Same('downsample_padding', 'downsample_padding', {0: 'same', 1: 'symmetric'}),
+  Same(
+    'resnet_time_scale_shift',
+    'scale_shift',
+    {'default': False, 'scale_shift': True},
+  ),
+)
+_DOWN = 'DownBlock2D', 'AttnDownBlock2D', 'ResnetDownsampleBlock2D'
+_UP = 'UpBlock2D', 'AttnUpBlock2D', 'ResnetUpsampleBlock2D'
+
+LAYERS = {
+  'noise_dense_2': ('time_embedding.linear_2', TORCH.linear),
+  'label_embedding/table': ('class_embedding', TORCH_EMBEDDING),
+  'conv_in': ('conv_in', TORCH.conv),
+  'down_{level}_{i}_block': ('down_blocks.{level}.resnets.{i}', BLOCK),
+  'down_{level}_{i}_attention': (
+    'down_blocks.{level}.attentions.{i}',
+    ATTENTION,
+  ),
+  'down_{level}_downsample': ('down_blocks.{level}.downsamplers.0', BLOCK),
+  'down_{level}_downsample/conv': (
+    'down_blocks.{level}.downsamplers.0.conv',
+    TORCH.conv,
+  ),
+  'middle_0_block': ('mid_block.resnets.0', BLOCK),
+  'middle_attention': ('mid_block.attentions.0', ATTENTION),
+  'middle_1_block': ('mid_block.resnets.1', BLOCK),
+  'up_{level}_{i}_block': ('up_blocks.{back}.resnets.{i}', BLOCK),
+  'up_{level}_{i}_attention': ('up_blocks.{back}.attentions.{i}', ATTENTION),
+  'up_{level}_upsample': ('up_blocks.{back}.upsamplers.0', BLOCK),
+  'up_{level}_upsample/conv': (
+    'up_blocks.{back}.upsamplers.0.conv',
+    TORCH.conv,
+  ),
+  'norm_out': ('conv_norm_out', TORCH.norm),
+  'conv_out': ('conv_out', TORCH.conv),
+}
+
+
+def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
+  """Returns the layers with their names there.
+
+  swapped: their waves are in the other order than ours, [sin, cos] for
+  noise_embedding='ho' and [cos, sin] for 'openai'.
+  """
+  first = TORCH_SWAPPED if swapped else TORCH.linear
+  row = {'noise_dense_1': ('time_embedding.linear_1', first)}
+  return expand({**row, **LAYERS}, network)
+
+
+def read_config(
+  config: Mapping[str, Any],
+) -> tuple[UNet, dict, SimpleNamespace]:
+  """Returns the network of a config.json, its fields, and all options."""
+  c = theirs.complete(CLASS, config, OPTIONS, FIELDS, _allowed)
+  height, _ = theirs.sides(c.sample_size, CLASS)
+  middle = 'norm'
+  if c.resnet_time_scale_shift == 'scale_shift':
+    middle = 'plain' if c.attn_norm_num_groups is None else 'norm'
+  fields = theirs.to_ours(c, FIELDS)
+  out_channels = fields.pop('out_channels')
+  fields |= {
+    'channels': c.block_out_channels[0],
+    'multipliers': theirs.multipliers(c.block_out_channels),
+    'attention_resolutions': tuple(
+      height // 2**level for level in _attended(c.down_block_types)
+    ),
+    'dropout': float(c.dropout),
+    'norm_eps': float(c.norm_eps),
+    'resblock_updown': _updown(c) == {True},
+    'num_heads': 1,
+    'head_channels': c.attention_head_dim,
+    'middle_attention': middle if c.add_attention else 'none',
+  }
+  network = UNet(
+    **fields, out_channels=out_channels, num_classes=c.num_class_embeds or 0
+  )
+  return network, fields, c
+
+
+def _allowed(c):
+  widths, kinds = c.block_out_channels, ('conv', 'resnet')
+  levels = _attended(c.down_block_types)
+  alike = levels == _attended(c.up_block_types[::-1])
+  reason = '' if alike else 'attention is at other levels on the way down'
+  mixed = (
+    'the resolution is changed by residual blocks at some levels and by '
+    'convolutions at others'
+  )
+  return {
+    'center_input_sample': (False, None),
+    'time_embedding_type': ('positional',),
+    'time_embedding_dim': (None, 4 * widths[0]),
+    'mid_block_type': ('UNetMidBlock2D',),
+    'mid_block_scale_factor': (1, None),
+    'act_fn': SILU,
+    'class_embed_type': (None,),
+    'downsample_type': kinds,
+    'upsample_type': kinds,
+    'attn_norm_num_groups': (None, c.norm_num_groups),
+    'out_channels': (c.in_channels, 2 * c.in_channels),
+    'down_block_types': theirs.wrong_blocks(c.down_block_types, _DOWN, widths)
+    or (mixed if len(_updown(c)) > 1 else ''),
+    'up_block_types': theirs.wrong_blocks(c.up_block_types, _UP, widths)
+    or reason,
+  }
+
+
+def _attended(kinds):
+  return [level for level, kind in enumerate(kinds) if 'Attn' in kind]
+
+
+def _updown(c):
+  # Whether residual blocks change the resolution: {True}, {False}, or both.
+  found = set()
+  for kinds, way in ((c.down_block_types, 'down'), (c.up_block_types, 'up')):
+    resnet = getattr(c, f'{way}sample_type') == 'resnet'
+    for kind in kinds[:-1]:  # the last does not change it
+      found.add('Attn' in kind and resnet or kind.startswith('Resnet'))
+  return found
+
+
+def write_config(network: UNet, shape: Sequence[int]) -> dict[str, Any]:
+  """Returns the config.json of a UNet2DModel; ValueError for what it lacks.
+
+  shape: of the images.
+  """
+  height, width, channels = shape
+  widths = [int(network.channels * m) for m in network.multipliers]
+  levels = range(len(widths))
+  attended = [height // 2**n in network.attention_resolutions for n in levels]
+  plain = network.middle_attention == 'plain' and not network.scale_shift
+  check('our U-Net', vars(network), {
+    'text_width': (0,),
+    'image_channels': (0,),
+    'self_conditioning': (False,),
+    'elapsed': (False,),
+    'guidance_input': (False,),
+    'stem_channels': (None, network.channels),
+    'qkv': ('separate',),
+    'middle_attention': 'it needs scale_shift' if plain else '',
+  }, f'in {CLASS}')  # fmt: skip
+
+  def kind(level, known, end):  # at its end the resolution stays
+    if attended[level]:
+      return known[1]
+    return known[2 if network.resblock_updown and level != end else 0]
+
+  resample = 'resnet' if network.resblock_updown else 'conv'
+  middle = network.middle_attention or 'norm'
+  normed = network.scale_shift and middle == 'norm'
+  return OPTIONS | theirs.to_theirs(network, FIELDS) | {
+    '_class_name': CLASS,
+    'sample_size': theirs.sample_size(height, width),
+    'in_channels': channels,
+    'flip_sin_to_cos': network.noise_embedding == 'openai',
+    'down_block_types': [kind(n, _DOWN, len(widths) - 1) for n in levels],
+    'up_block_types': [kind(n, _UP, 0) for n in reversed(levels)],
+    'block_out_channels': widths,
+    'downsample_type': resample,
+    'upsample_type': resample,
+    'attention_head_dim': _head_channels(network, widths, attended),
+    'attn_norm_num_groups': network.num_groups if normed else None,
+    'add_attention': middle != 'none',
+    'num_class_embeds': network.num_classes + network.null_class or None,
+  }  # fmt: skip
+
+
+def _head_channels(network, widths, attended):
+  # Channels of a head, which are the same everywhere; None: one head.
+  if network.head_channels is not None or network.num_heads == 1:
+    return network.head_channels
+  used = {w for w, has in zip(widths, attended, strict=True) if has}
+  if network.middle_attention != 'none':
+    used.add(widths[-1])
+  if len(used) > 1:
+    reason = f'widths of {sorted(used)} would have other channels per head'
+    check('our U-Net', vars(network), {'num_heads': reason}, f'in {CLASS}')
+  return max(used, default=0) // network.num_heads or None

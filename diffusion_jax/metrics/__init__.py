@@ -1,0 +1,1 @@
+"""Metrics of samples and of models; `table` has their names."""

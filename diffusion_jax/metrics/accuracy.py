@@ -1,0 +1,101 @@
+"""The share of images whose class a classifier finds."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffusion_jax as dj
+from diffusion_jax.core.keys import draw_normal, split_key
+from diffusion_jax.metrics import estimates, plots
+from diffusion_jax.metrics.estimates import Estimate
+from diffusion_jax.metrics.metric import (
+  Arrays,
+  Metric,
+  PerExample,
+  Score,
+  take,
+)
+
+
+def of_samples() -> Metric:
+  """Share of the samples that a classifier reads as their label."""
+
+  def compute(samples, reference):
+    labels = take('accuracy', samples, 'labels')
+    predicted = take('accuracy', samples, 'predicted')
+    if len(labels) != len(predicted):
+      raise ValueError(f'{len(labels)} labels of {len(predicted)} samples')
+    return [Score('accuracy', estimates.mean(predicted == labels))]
+
+  return Metric({'accuracy': True}, ('predicted', 'labels'), compute)
+
+
+class Classifier(Protocol):
+  """What `of_classifier` needs of a classifier p(y | x_t)."""
+
+  @property
+  def facts(self) -> Any:
+    """The facts of the images; it has num_classes."""
+    ...
+
+  def logits(self, params: Any) -> Any:
+    """Returns (x_t, level) -> logits [B, K]."""
+    ...
+
+  def schedule(self, params: Any) -> dj.Schedule:
+    """Returns the schedule it was trained on."""
+    ...
+
+
+def of_classifier(t_min: float = 1e-3) -> Metric:
+  """Share of real images whose class a classifier finds, at noise levels.
+
+  t_min: the first of the times of the levels; the others are 0.1, 0.2, ..., 1.
+  The score is that of the first.
+  """
+  times = np.append(t_min, np.linspace(0.1, 1.0, 10))
+
+  def measure(model: Classifier) -> PerExample:
+    def function(params, keys, x0, cond):
+      logits = model.logits(params)
+      levels = model.schedule(params)(jnp.asarray(times, x0.dtype))
+
+      def correct_at(inputs):
+        keys, level = inputs
+        x = dj.q_sample(x0, draw_normal(keys, x0), level)
+        return jnp.argmax(logits(x, level), axis=-1) == cond['label']
+
+      keys = split_key(keys, len(times))
+      right = jax.lax.map(correct_at, (keys, levels)).T
+      chance = jnp.full(len(x0), 1.0 / model.facts.num_classes)
+      return {'right': right.astype(int), 'chance': chance}
+
+    return function
+
+  def by_time(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    count = len(arrays['chance'])
+    accuracy = arrays['right'].sum(axis=0) / count
+    return accuracy, np.sqrt(accuracy * (1 - accuracy) / count)
+
+  def compute(arrays, reference):
+    accuracy, error = by_time(arrays)
+    first = Estimate(float(accuracy[0]), float(error[0]))
+    return [Score('accuracy', first, f'at t = {t_min:g}')]
+
+  def report(arrays: Arrays, out: Path) -> dict[str, Any]:
+    accuracy, error = by_time(arrays)
+    chance = float(arrays['chance'][0])
+    plots.plot_accuracy(out / 'accuracy.png', times, accuracy, chance)
+    print('accuracy by t:')
+    for t, value in zip(times, accuracy, strict=True):
+      print(f'  {t:5.3f}  {value:6.1%}')
+    return {
+      't': times.tolist(),
+      'accuracy': accuracy.tolist(),
+      'standard_error': error.tolist(),
+    }
+
+  return Metric({'accuracy': True}, (), compute, measure, report)

@@ -1,0 +1,254 @@
+"""Compares samples with a reference, both from files of any project.
+
+python -m diffusion_jax.metrics.compare samples.npz reference.npz \
+  --features=digits
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from tqdm import tqdm
+
+from diffusion_jax.data import image_sets
+from diffusion_jax.data.image_sets import ImageSet
+from diffusion_jax.data.images import write_png
+from diffusion_jax.metrics import features, fid, metric, table
+from diffusion_jax.metrics.estimates import Missing
+from diffusion_jax.metrics.memorisation import pair_sheet
+from diffusion_jax.metrics.metric import Arrays, Metric, Score
+from diffusion_jax.metrics.neighbours import nearest
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str) -> NoReturn:
+    raise ValueError(message)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  """Returns the options of a command line; raises ValueError."""
+  names = ', '.join(features.EXTRACTORS)
+  parser = _Parser(
+    'python -m diffusion_jax.metrics.compare',
+    description=(__doc__ or '').partition('\n')[0],
+    allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add('samples', help='an npz file or a folder of images')
+  add('reference', help='the same, of real images')
+  add('--features', default='', help=f'one of {names}; not for features')
+  add('--weights', default='', help='file or folder, of inception or dinov2')
+  add(
+    '--metrics', default='', metavar='NAME,...',
+    help=f'of {", ".join(table.METRICS)}, module:attribute; default all',
+  )  # fmt: skip
+  add('--held_out', help='test images, to see whether samples copy the others')
+  add('--sheet', metavar='PNG', help='the samples closest to the reference')
+  add('--json', help='the table with its protocol')
+  add('--statistics', metavar='NPZ', help='statistics of the reference')
+  add(
+    '--bootstrap', type=_from(0), default=10,
+    help='draws for the error of Frechet distances; 0 for no error',
+  )  # fmt: skip
+  add('--batch_size', type=_from(1), default=64, help='images at a time')
+  return parser.parse_args(argv)
+
+
+def _from(least):
+  def number(text):
+    if not text.isdecimal() or int(text) < least:
+      raise argparse.ArgumentTypeError(f'give a number from {least}')
+    return int(text)
+
+  return number
+
+
+def compare(
+  samples: ImageSet,
+  reference: ImageSet,
+  metrics: Mapping[str, Metric],
+  extractor: features.Extractor | None = None,
+  held_out: ImageSet | None = None,
+  batch_size: int = 64,
+) -> tuple[list[Score], list[str], Mapping[str, Arrays]]:
+  """Returns (scores, reasons, arrays) of two sets.
+
+  reasons: a sentence for each metric that the sets do not allow. arrays: those
+  of each set, by its name. Raises ValueError for sets that cannot be compared.
+  """
+  sets = {'samples': samples, 'reference': reference}
+  if held_out is not None:
+    sets['held_out'] = held_out
+  for other in list(sets.values())[1:]:
+    image_sets.check_same_size(samples, other)
+  needs = {need for made in metrics.values() for need in made.needs}
+  arrays = {
+    name: describe(images, needs, extractor, batch_size)
+    for name, images in sets.items()
+  }
+  if 'features' in arrays['samples']:
+    check_dimension(reference, arrays['samples']['features'].shape[1])
+  real = dict(arrays['reference'])
+  if 'features' in arrays.get('held_out', {}):
+    real['held_out'] = arrays['held_out']['features']
+  scores, reasons = [], []
+  for made in metrics.values():
+    try:
+      scores += made.compute(arrays['samples'], real)
+    except Missing as error:
+      reasons.append(str(error))
+  return scores, reasons, arrays
+
+
+def describe(
+  images: ImageSet,
+  needs: Collection[str],
+  extractor: features.Extractor | None,
+  batch_size: int,
+) -> dict[str, np.ndarray]:
+  """Returns the arrays of a set, with features unless it has its own."""
+  arrays, count = dict(images.arrays), images.shape[0]
+  if extractor is not None:
+    check_protocol(images, extractor)
+  try:
+    for kind in fid.STATISTICS:
+      fid.given(arrays, kind)
+  except ValueError as error:
+    raise ValueError(f'{images.name}: {error}') from error
+  if count and 'images' in needs:
+    arrays['images'] = np.concatenate(list(images.batches(batch_size)))
+  if not count or 'features' in arrays or not metric.EXTRACTED & {*needs}:
+    return arrays
+  if extractor is None:
+    raise ValueError(
+      f'{images.name} has images: choose --features, one of '
+      f'{", ".join(features.EXTRACTORS)}'
+    )
+  with tqdm(total=count, desc=images.name, unit='image', disable=None) as bar:
+    batches = images.batches(batch_size)
+    extracted = features.join(features.each(extractor, batches, bar.update))
+  return arrays | extracted
+
+
+def check_dimension(images: ImageSet, dimension: int) -> None:
+  """Raises ValueError if mu of a file has another number of features."""
+  known = fid.given(images.arrays)
+  if known is not None and len(known.mean) != dimension:
+    raise ValueError(
+      f'mu of {images.name} has {len(known.mean)} numbers, and the samples '
+      f'have {dimension} features: it was made with others'
+    )
+
+
+def check_protocol(images: ImageSet, extractor: features.Extractor) -> None:
+  """Raises ValueError if a file's statistics were made in another way."""
+  for field, value in extractor.identity.items():
+    made = images.protocol.get(field, value)
+    if made != value:
+      raise ValueError(
+        f'{images.name} was made with {field} {made!r}, not {value!r}: the '
+        'two cannot be compared'
+      )
+
+
+def protocol(
+  samples: ImageSet,
+  reference: ImageSet,
+  extractor: features.Extractor | None,
+) -> dict[str, Any]:
+  """Returns what the figures depend on, for a JSON file."""
+  identity = {'features': 'of the files'}
+  if extractor is not None:
+    identity = extractor.identity
+  return {
+    'samples': samples.name,
+    'num_samples': samples.shape[0],
+    'reference': reference.name,
+    'num_reference': reference.shape[0],
+    **identity,
+  }
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints the table of a command line, and writes the files it names.
+
+  Raises ValueError for a mistake, and at the end for a metric that --metrics
+  names and the sets do not allow.
+  """
+  options = parse(argv)
+  named = list(filter(None, options.metrics.split(',')))
+  metrics = {
+    name: table.make(name, options.bootstrap) for name in named or table.METRICS
+  }
+  more = {need for made in metrics.values() for need in made.needs}
+  samples, reference = (
+    image_sets.read(path, more) for path in (options.samples, options.reference)
+  )
+  held_out = image_sets.read(options.held_out) if options.held_out else None
+  extractor = None
+  if options.features:
+    extractor = features.make(
+      options.features, options.weights, options.batch_size
+    )
+  scores, reasons, arrays = compare(
+    samples, reference, metrics, extractor, held_out, options.batch_size
+  )
+  if scores:
+    print(metric.table(scores))
+  for reason in () if named else reasons:
+    print(f'not computed: {reason}')
+  about = protocol(samples, reference, extractor)
+  print(', '.join(f'{name} {value}' for name, value in about.items()))
+  if options.json:
+    content = {'protocol': about, 'metrics': metric.as_json(scores)}
+    Path(options.json).write_text(json.dumps(content, indent=2) + '\n')
+  if options.statistics:
+    save_statistics(options.statistics, reference, arrays['reference'], about)
+  if options.sheet:
+    write_sheet(options.sheet, samples, reference, arrays)
+  if named and reasons:
+    raise ValueError('; '.join(reasons))
+
+
+def save_statistics(
+  path: str, reference: ImageSet, arrays: Arrays, about: dict[str, Any]
+) -> None:
+  """Writes the statistics of the reference, and how they were made."""
+  kinds = [kind for kind in fid.STATISTICS if kind in arrays]
+  if not kinds:
+    raise ValueError('--statistics needs images of the reference')
+  parts = {kind: fid.statistics(arrays[kind]) for kind in kinds}
+  kept = {n: x for n, x in about.items() if n not in ('samples', 'num_samples')}
+  image_sets.write(path, kept, **fid.as_arrays(parts))
+
+
+def write_sheet(
+  path: str,
+  samples: ImageSet,
+  reference: ImageSet,
+  arrays: Mapping[str, Arrays],
+) -> None:
+  """Writes the samples nearest to the reference, beside their neighbours."""
+  if not samples.shape[0] or not reference.shape[0]:
+    raise ValueError('--sheet needs images of both sets')
+  x, y = (arrays[name]['features'] for name in ('samples', 'reference'))
+  distance, index = nearest(x, y)
+  order = np.argsort(distance, kind='stable')[:40]
+  write_png(
+    path,
+    pair_sheet(
+      image_sets.take(samples, order), image_sets.take(reference, index[order])
+    ),
+  )
+
+
+if __name__ == '__main__':
+  try:
+    main(sys.argv[1:])
+  except (OSError, ValueError) as problem:
+    print(f'error: {problem}', file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,59 @@
+"""Estimates with their standard errors."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Estimate(NamedTuple):
+  """Holds a value and its standard error, NaN where none is known."""
+
+  value: float
+  error: float = float('nan')
+
+
+class Missing(ValueError):
+  """Says that a metric needs what the sets do not have."""
+
+
+def mean(values: np.ndarray) -> Estimate:
+  """Returns the mean of values [N], one per image, and its standard error.
+
+  The error of one value is NaN.
+  """
+  values = np.asarray(values, np.float64)
+  n = len(values)
+  error = np.std(values, ddof=1) / n**0.5 if n > 1 else np.nan
+  return Estimate(float(np.mean(values)), float(error))
+
+
+def bootstrap(
+  statistic: Callable[[np.ndarray], float],
+  features: np.ndarray,
+  num_draws: int = 20,
+  seed: int = 0,
+) -> Estimate:
+  """Returns statistic(features) and its standard error by the bootstrap.
+
+  The error is the standard deviation of the statistic over num_draws sets of N
+  rows that are drawn with replacement from features [N, D] (Efron 1979). It
+  does not contain the bias of the statistic. NaN for fewer than 2 draws.
+  """
+  rng = np.random.default_rng(seed)
+  n = len(features)
+  draws = [statistic(features[rng.integers(0, n, n)]) for _ in range(num_draws)]
+  error = np.std(draws, ddof=1) if num_draws > 1 else float('nan')
+  return Estimate(float(statistic(features)), float(error))
+
+
+def check_pair(samples: np.ndarray, reference: np.ndarray) -> None:
+  """Raises ValueError unless both are [N, D], N > 0, with the same D."""
+  for name, x in (('samples', samples), ('reference', reference)):
+    if x.ndim != 2 or not len(x):
+      raise ValueError(f'{name}: features are [N, D], not {list(x.shape)}')
+  if samples.shape[1] != reference.shape[1]:
+    raise ValueError(
+      f'{samples.shape[1]} features cannot be compared with '
+      f'{reference.shape[1]}: both sets need the same extractor'
+    )

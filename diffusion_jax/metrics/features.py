@@ -1,0 +1,154 @@
+"""Features of images, in which sets are compared, and what identifies them.
+
+A function of features takes images, uint8 [N, H, W, C], and returns a dict:
+`features` [N, D], and where it has them `spatial` [N, S] (for sFID), `logits`
+[N, K] (for the Inception score) and `predicted` [N], its class of each image.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion_jax.demos import digits_judge, perceptrons, shapes_judge
+
+HIDDEN = 'the hidden layer of a perceptron'
+
+FeatureFn = Callable[[np.ndarray], dict[str, np.ndarray]]
+StreamFn = Callable[[Iterable[np.ndarray]], Iterator[dict[str, np.ndarray]]]
+
+
+class Extractor(NamedTuple):
+  """Holds a function of features with what its figures depend on.
+
+  identity: {'features': title, 'preprocessing': text, 'weights': hash or what
+  they were fitted to}; sets compare only if theirs are equal. stream: the
+  features of each of many batches, where a device computes one while the host
+  uses the one before.
+  """
+
+  extract: FeatureFn
+  identity: dict[str, str]
+  stream: StreamFn | None = None
+
+
+def make(name: str, weights: str = '', batch_size: int = 64) -> Extractor:
+  """Returns the extractor of a name in EXTRACTORS.
+
+  weights: the file of a published network, or the folder that has it (`interop.
+  features.load_features`); batch_size: of such a network. Raises ValueError for
+  other names, and where the file is missing.
+  """
+  if name not in EXTRACTORS:
+    raise ValueError(
+      f'features {name!r} are not one of {", ".join(EXTRACTORS)}'
+    )
+  return EXTRACTORS[name](weights, batch_size)
+
+
+def each(
+  extractor: Extractor,
+  batches: Iterable[np.ndarray],
+  progress: Callable[[int], Any] = lambda count: None,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields the features of each batch of images, on the host.
+
+  The next batch is read while one is computed; progress is given the number of
+  images that are done.
+  """
+  stream = extractor.stream or (lambda batches: map(extractor.extract, batches))
+  for found in stream(ahead(iter(batches))):
+    yield found
+    progress(len(found['features']))
+
+
+def join(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """Returns the features of all batches in one array for each name."""
+  found: dict[str, list] = {}
+  for part in parts:
+    for name, values in part.items():
+      found.setdefault(name, []).append(values)
+  return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+  """Yields the same, reading the next batch in a thread meanwhile."""
+  with ThreadPoolExecutor(1) as reader:
+    following = reader.submit(next, batches, None)
+    while (batch := following.result()) is not None:
+      following = reader.submit(next, batches, None)
+      yield batch
+
+
+def _pixels(weights, batch_size):
+  def extract(pictures):
+    flat = pictures.reshape(len(pictures), -1)
+    return {'features': flat.astype(np.float32) / 255.0}
+
+  return Extractor(extract, _identity('pixels', 'levels / 255', 'none'))
+
+
+def _digits(weights, batch_size):
+  network, judge = digits_judge.make_classifier(), digits_judge.make_judge()
+
+  def extract(pictures):
+    return network(pictures) | {'predicted': judge(pictures)}
+
+  _, digest = perceptrons.load('digits')
+  return Extractor(extract, _identity(HIDDEN, '8x8, 17 levels', digest))
+
+
+def _two_levels(weights, batch_size):
+  network = digits_judge.make_classifier(two_levels=True)
+
+  def extract(pictures):
+    found = network(pictures)
+    return found | {'predicted': np.argmax(found['logits'], axis=1)}
+
+  _, digest = perceptrons.load('two_levels')
+  return Extractor(extract, _identity(HIDDEN, '8x8, 2 levels', digest))
+
+
+def _shapes(weights, batch_size):
+  def extract(pictures):
+    features = shapes_judge.make_features(pictures.shape[1])(pictures)
+    return {'features': features}
+
+  _, digest = perceptrons.load('shapes_16')
+  text = f'{digest}, of sides other than 16 fitted to 4,000 pictures'
+  return Extractor(extract, _identity(HIDDEN, 'levels / 127.5 - 1', text))
+
+
+def _published(name):
+  def load(weights, batch_size):
+    from diffusion_jax.interop.features import load_features
+
+    found = load_features(name, weights or None, batch_size)
+    return Extractor(found, found.protocol, found.stream)
+
+  return load
+
+
+def _identity(title, preprocessing, weights):
+  return {
+    'features': title,
+    'preprocessing': preprocessing,
+    'weights': weights,
+  }
+
+
+# What published networks give.
+PUBLISHED = {
+  'inception': ('features', 'spatial', 'logits'),
+  'dinov2': ('features',),
+}
+
+EXTRACTORS = {
+  'inception': _published('inception'),
+  'dinov2': _published('dinov2'),
+  'digits': _digits,
+  'two_levels': _two_levels,
+  'shapes': _shapes,
+  'pixels': _pixels,
+}

@@ -1,0 +1,188 @@
+"""The Frechet distance between two sets of images, in any feature space.
+
+It is FID (Heusel et al. 2017) if the features are those of Inception, and
+FD-DINOv2 (Stein et al. 2023) if they are those of DINOv2. The caller chooses
+the features and should report them with every figure. The distance is biased:
+it decreases with the number of images, so that only sets of the same size can
+be compared.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+
+from diffusion_jax.metrics.estimates import Estimate, bootstrap
+from diffusion_jax.metrics.metric import (
+  Arrays,
+  Metric,
+  Score,
+  check_counts,
+  check_least,
+  take,
+)
+
+# The names in files of the mean and covariance of features; see `given`.
+STATISTICS = {'features': ('mu', 'sigma'), 'spatial': ('mu_s', 'sigma_s')}
+_ROWS = 4096  # of features, converted to float64 at a time
+
+
+class Statistics(NamedTuple):
+  """Holds mean [D] and covariance [D, D], over N - 1, float64."""
+
+  mean: np.ndarray
+  covariance: np.ndarray
+
+
+class Moments(NamedTuple):
+  """Holds sums over the images so far: count, mean [D] and scatter [D, D]."""
+
+  count: int = 0
+  mean: np.ndarray = np.zeros(())
+  scatter: np.ndarray = np.zeros(())
+
+
+def add(moments: Moments, features: np.ndarray) -> Moments:
+  """Returns the moments with features [n, D] added (Chan et al. 1983)."""
+  if features.ndim != 2:
+    raise ValueError(f'features are [N, D], not {list(features.shape)}')
+  count, mean, scatter = moments
+  for start in range(0, len(features), _ROWS):
+    rows = np.asarray(features[start : start + _ROWS], np.float64)
+    total = count + len(rows)
+    centred = rows - rows.mean(axis=0)
+    shift = rows.mean(axis=0) - mean
+    scatter = scatter + centred.T @ centred
+    scatter += np.outer(shift, shift) * (count * len(rows) / total)
+    mean = mean + shift * (len(rows) / total)
+    count = total
+  return Moments(count, mean, scatter)
+
+
+def statistics(features: np.ndarray | Moments) -> Statistics:
+  """Returns the statistics of features [N, D], or of what `add` has summed.
+
+  Raises ValueError for N < 2.
+  """
+  if isinstance(features, np.ndarray):
+    features = add(Moments(), features)
+  if features.count < 2:
+    raise ValueError(f'a covariance needs 2 images, not {features.count}')
+  covariance = features.scatter / (features.count - 1)
+  return Statistics(features.mean, covariance)
+
+
+def given(arrays: Arrays, kind: str = 'features') -> Statistics | None:
+  """Returns the statistics among the arrays of a set; None without them.
+
+  kind: a key of STATISTICS. Raises ValueError unless they are [D] and [D, D].
+  """
+  names = STATISTICS[kind]
+  if not all(name in arrays for name in names):
+    return None
+  mean, covariance = (np.asarray(arrays[name], np.float64) for name in names)
+  if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+    raise ValueError(
+      f'{names[0]} is {list(mean.shape)} and {names[1]} '
+      f'{list(covariance.shape)}, not [D] and [D, D]'
+    )
+  return Statistics(mean, covariance)
+
+
+def as_arrays(known: Mapping[str, Statistics]) -> dict[str, np.ndarray]:
+  """Returns {'mu': ..., 'sigma': ...} of statistics by a key of STATISTICS."""
+  return {
+    name: array
+    for kind, pair in known.items()
+    for name, array in zip(STATISTICS[kind], pair, strict=True)
+  }
+
+
+def frechet_distance(p: Statistics, q: Statistics) -> float:
+  """Returns |mean_p - mean_q|^2 + tr(C_p + C_q - 2 (C_p C_q)^(1/2)).
+
+  The squared Wasserstein-2 distance of two Gaussians (Dowson & Landau 1982).
+  Covariances may be singular: the trace of the root is the sum of the singular
+  values of C_p^(1/2) C_q^(1/2), which has no root of a rounded zero.
+  """
+  return _distance(p, q, _root(q.covariance))
+
+
+def frechet_distance_and_error(
+  samples: np.ndarray, reference: Statistics, num_draws: int = 10, seed: int = 0
+) -> Estimate:
+  """Returns the distance of samples [N, D], and its error by the bootstrap.
+
+  The error is that of the samples; the reference is fixed. Each of the
+  num_draws costs one distance.
+  """
+  root = _root(reference.covariance)
+
+  def distance(features):
+    return _distance(statistics(features), reference, root)
+
+  return bootstrap(distance, samples, num_draws, seed)
+
+
+def fd(num_draws: int = 10) -> Metric:
+  """Frechet distance of the features: FID if they are those of Inception.
+
+  num_draws: of the bootstrap, for its error; each costs one distance, and 0
+  leaves the error out.
+  """
+  return _metric('fd', 'features', num_draws)
+
+
+def sfd(num_draws: int = 10) -> Metric:
+  """Frechet distance of spatial features (Nash et al. 2021): sFID.
+
+  num_draws: of the bootstrap, for its error.
+  """
+  return _metric('sfd', 'spatial', num_draws)
+
+
+def _metric(name, kind, num_draws):
+  check_least(0, num_draws=num_draws)
+
+  # Statistics of a file are those of more images than its features.
+  def compute(samples, reference):
+    known, y = given(samples, kind), given(reference, kind)
+    if known is None or kind in samples:
+      check_counts(name, samples=(len(take(name, samples, kind)), 2))
+    if y is None:
+      own = take(name, reference, kind, 'reference')
+      check_counts(name, reference=(len(own), 2))
+      y = statistics(own)
+    if known is not None and kind not in samples:
+      return [Score(name, Estimate(frechet_distance(known, y)))]
+    x = samples[kind]
+    note = f'{len(x):,} samples'
+    if len(x) <= x.shape[1]:
+      note += (
+        f', no more than the {x.shape[1]:,} features: the covariance is '
+        'singular, and the distance far too large'
+      )
+    return [Score(name, frechet_distance_and_error(x, y, num_draws), note)]
+
+  return Metric({name: False}, (kind,), compute)
+
+
+def _distance(p, q, root_q):
+  if p.mean.shape != q.mean.shape:
+    raise ValueError(
+      f'{len(p.mean)} features cannot be compared with {len(q.mean)}'
+    )
+  trace = np.linalg.norm(_root(p.covariance) @ root_q, 'nuc')
+  shift = np.sum((p.mean - q.mean) ** 2)
+  return float(
+    shift + np.trace(p.covariance) + np.trace(q.covariance) - 2.0 * trace
+  )
+
+
+def _root(matrix):
+  # The roots of zeros that were rounded would be 1e-8, and add up.
+  values, vectors = scipy.linalg.eigh(matrix)
+  rounding = np.finfo(np.float64).eps * len(values) * values[-1]
+  kept = np.where(values > rounding, values, 0.0)
+  return (vectors * np.sqrt(kept)) @ vectors.T

@@ -1,0 +1,64 @@
+"""The Inception score of a set of images, by the logits of any classifier."""
+
+import numpy as np
+import scipy.special
+
+from diffusion_jax.metrics.estimates import Estimate
+from diffusion_jax.metrics.metric import (
+  Metric,
+  Score,
+  check_counts,
+  check_least,
+  take,
+)
+
+
+def inception_score(
+  logits: np.ndarray, num_splits: int = 10, seed: int | None = 2020
+) -> Estimate:
+  """Returns exp(E KL(p(y | x) || p(y))), mean and deviation over the splits.
+
+  logits: [N, K]; for the published score those of Inception without its bias
+  (Salimans et al. 2016). It is 1 to K. The images are shuffled by
+  RandomState(seed), which is torch-fidelity's protocol, or not at all for None;
+  the deviation is over the number of splits, not over that less one. Raises
+  ValueError.
+  """
+  if logits.ndim != 2 or not 1 <= num_splits <= len(logits):
+    raise ValueError(
+      f'{num_splits} splits of logits {list(logits.shape)}: give [N, K] and '
+      'at most N splits'
+    )
+  n = len(logits)
+  order = np.arange(n)
+  if seed is not None:
+    order = np.random.RandomState(seed).permutation(n)
+  ends = [i * n // num_splits for i in range(num_splits + 1)]
+  scores = [
+    _score(logits[order[start:end]])
+    for start, end in zip(ends, ends[1:], strict=False)
+  ]
+  return Estimate(float(np.mean(scores)), float(np.std(scores)))
+
+
+def inception(num_splits: int = 10) -> Metric:
+  """Inception score by the logits of a classifier (Salimans et al. 2016).
+
+  The mean and the deviation over num_splits parts of the samples.
+  """
+  check_least(1, num_splits=num_splits)
+
+  def compute(samples, reference):
+    logits = take('is', samples, 'logits')
+    check_counts('is', samples=(len(logits), num_splits))
+    note = f'deviation over {num_splits} splits'
+    return [Score('is', inception_score(logits, num_splits), note)]
+
+  return Metric({'is': True}, ('logits',), compute)
+
+
+def _score(logits):
+  log_p = scipy.special.log_softmax(np.asarray(logits, np.float64), axis=1)
+  log_mean = scipy.special.logsumexp(log_p, axis=0) - np.log(len(log_p))
+  divergence = np.sum(np.exp(log_p) * (log_p - log_mean), axis=1)
+  return np.exp(divergence.mean())

@@ -1,0 +1,331 @@
+"""Bits per dimension of real images: bounds, likelihoods, histograms."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffusion_jax as dj
+from diffusion_jax.core import vae as bound
+from diffusion_jax.core.elbo import LastStep
+from diffusion_jax.core.keys import split_key
+from diffusion_jax.core.normal import kl
+from diffusion_jax.data.sources import Source
+from diffusion_jax.metrics import bits, plots
+from diffusion_jax.metrics.estimates import mean
+from diffusion_jax.metrics.metric import (
+  Arrays,
+  Metric,
+  PerExample,
+  Score,
+  check_least,
+)
+
+Details = Callable[[Arrays, Path], dict[str, Any]]
+# (x0, last: LastStep, num_levels) -> -log p(x_0 | z) in nats, [B].
+Decoder = Callable[[Any, LastStep, int], Any]
+DECODERS: dict[str, Decoder] = {
+  'gaussian': dj.reconstruction_nll,
+  'tanh': functools.partial(dj.reconstruction_nll, cdf='tanh'),
+  'categorical': lambda x0, last, num_levels: dj.categorical_nll(
+    x0, last.z, last.level, num_levels
+  ),
+}
+
+
+class ImageModel(Protocol):
+  """A model of images; facts has their num_levels."""
+
+  @property
+  def facts(self) -> Any:
+    """The facts of the images."""
+    ...
+
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    ...
+
+
+class DiffusionModel(ImageModel, Protocol):
+  """What the bound and the likelihood of a diffusion model need."""
+
+  @property
+  def schedule_steps(self) -> int:
+    """T of the bound, unless it is given."""
+    ...
+
+  @property
+  def reverse_variance(self) -> str:
+    """The variance of the reverse process; see `dj.reverse_variance`."""
+    ...
+
+  def schedule(self, params: Any) -> dj.Schedule:
+    """Returns the schedule of the training."""
+    ...
+
+  def denoiser(self, params: Any, cond: dict) -> dj.Denoiser:
+    """Returns the denoiser, clipped as in sampling."""
+    ...
+
+  def unclipped(self) -> 'DiffusionModel':
+    """Returns the model whose estimates of x_0 are not clipped."""
+    ...
+
+
+class LatentModel(Protocol):
+  """What the bounds of a VAE need; its layers of latents are z_1..z_T."""
+
+  @property
+  def num_latents(self) -> int:
+    """T."""
+    ...
+
+  def encode(self, params: Any, t: int, z: Any) -> dj.Normal:
+    """Returns q(z_t | z_{t-1}), z_0 = x."""
+    ...
+
+  def log_likelihood_of(self, params: Any) -> Callable[[Any, Any], Any]:
+    """Returns (x, z_1) -> log p(x | z_1), [B], in nats."""
+    ...
+
+  def chain_elbo(self, params: Any, keys: Any, x0: Any) -> dict[str, Any]:
+    """Returns what `dj.hierarchical_elbo` returns."""
+    ...
+
+
+def _in_bits(
+  name: str,
+  measure: Callable[[Any], PerExample],
+  details: Details | None = None,
+) -> Metric:
+  # Makes the metric of `measure`, whose array `total` is in bits/dim, [B].
+  def compute(arrays, reference):
+    return [Score(name, mean(arrays['total']), 'bits/dim')]
+
+  def report(arrays, out):
+    value, error = mean(arrays['total'])
+    error = None if np.isnan(error) else error
+    more = details(arrays, out) if details else {}
+    return {'bits_per_dim': value, 'standard_error': error} | more
+
+  return Metric({name: False}, (), compute, measure, report)
+
+
+def elbo(
+  decoder: Literal['gaussian', 'tanh', 'categorical'] | Decoder = 'gaussian',
+  num_steps: int = 0,
+  random_steps: int = 0,
+) -> Metric:
+  """Variational bound of a diffusion model, term by term, in bits/dim.
+
+  decoder: p(x_0 | z), as `dj.reconstruction_nll` (gaussian, tanh),
+  `dj.categorical_nll`, or a function. num_steps: T, by default of the
+  schedule, or else 1000.
+  random_steps: the number of steps that are drawn for each image; 0: all.
+  """
+  check_least(0, num_steps=num_steps, random_steps=random_steps)
+
+  nll = DECODERS[decoder] if isinstance(decoder, str) else decoder
+
+  def measure(model: DiffusionModel) -> PerExample:
+    levels = model.facts.num_levels
+
+    def function(params, keys, x0, cond):
+      nats = dj.variational_bound(
+        keys,
+        model.denoiser(params, cond),
+        model.schedule(params),
+        x0,
+        num_steps=num_steps or model.schedule_steps,
+        variance=model.reverse_variance,
+        steps=random_steps or None,
+        decoder=lambda x0, last: nll(x0, last, levels),
+      )
+      error = nats.pop('squared_error') / x0[0].size
+      in_bits = functools.partial(dj.bits_per_dim, data_shape=x0.shape[1:])
+      return jax.tree.map(in_bits, nats) | {'squared_error': error}
+
+    return function
+
+  return _in_bits('elbo', measure, _terms)
+
+
+def _terms(arrays, out):
+  # Returns the terms of the bound, and draws them.
+  count = len(arrays['total'])
+  prior = float(arrays['prior'].mean())
+  decoder = float(arrays['reconstruction'].mean())
+  steps = arrays['diffusion'].sum(axis=0) / count  # L_0 of z_0, L_1, ...
+  terms = np.concatenate([[steps[0] + decoder], steps[1:]])
+  errors = arrays['squared_error'].sum(axis=0) / count
+  rate, distortion = bits.rate_distortion(prior, terms, errors)
+  print(
+    f'L_T {prior:.4f} + L_1..L_T-1 {steps.sum():.4f} + L_0 {decoder:.4f}; '
+    f'{out}/*.png'
+  )
+  plots.plot_terms(out / 'terms.png', terms)
+  plots.plot_rate_distortion(out / 'rate_distortion.png', rate, distortion)
+  return {
+    'prior': prior,
+    'diffusion': float(steps.sum()),
+    'reconstruction': decoder,
+    'terms': terms.tolist(),
+    'rate': rate.tolist(),
+    'distortion': distortion.tolist(),
+  }
+
+
+def ode(
+  t_min: float = 1e-3,
+  tolerance: float = 1e-4,
+  num_probes: int = 1,
+  dequantization: Literal['uniform', 'gaussian'] = 'uniform',
+) -> Metric:
+  """Log-likelihood by the probability-flow ODE, in bits/dim.
+
+  t_min: the time where the ODE begins (a network of T steps is trained down to
+  1/T); tolerance: of the solver; num_probes: of Hutchinson's estimate;
+  dequantization: uniform in the bin of a grey level, or Gaussian, the noise of
+  t_min.
+  """
+  if not 0.0 <= t_min < 1.0:
+    raise ValueError(f't_min={t_min} is not in [0, 1)')
+  if not 0.0 < tolerance < 1.0:
+    raise ValueError(f'tolerance={tolerance} is not in (0, 1)')
+  check_least(1, num_probes=num_probes)
+
+  def measure(model: DiffusionModel) -> PerExample:
+    # A clipped field would have kinks that no solver can pass.
+    model, levels = model.unclipped(), model.facts.num_levels
+
+    def function(params, keys, x0, cond):
+      noise_keys, probe_keys = split_key(keys, 2)
+      schedule, shape = model.schedule(params), x0.shape[1:]
+      if dequantization == 'gaussian':
+        level = schedule(t_min)
+        x, log_weight = dj.gaussian_dequantize(noise_keys, x0, level, levels)
+      else:
+        x, log_weight = dj.dequantize(noise_keys, x0, levels), 0.0
+      log_p, _ = dj.log_likelihood(
+        probe_keys,
+        model.denoiser(params, cond),
+        schedule,
+        x,
+        t_min=t_min,
+        rtol=tolerance,
+        atol=tolerance,
+        num_probes=num_probes,
+      )
+      if dequantization == 'gaussian':
+        return {'total': dj.bits_per_dim(-log_p - log_weight, shape)}
+      return {'total': dj.ode_bits_per_dim(log_p, shape, levels)}
+
+    return function
+
+  return _in_bits('ode', measure)
+
+
+def independent_pixels() -> Metric:
+  """Code length by a histogram of each pixel of the training images, bits/dim.
+
+  A baseline: no network is used.
+  """
+
+  def measure(model: ImageModel) -> PerExample:
+    source = model.source()
+    every = range(0, len(source), 1000)
+    log_prob = bits.pixel_histogram(
+      (source.read(np.arange(i, min(i + 1000, len(source))))[0] for i in every),
+      source.num_levels,
+    )
+    log_prob = jnp.asarray(log_prob)
+
+    def function(params, keys, x0, cond):
+      nll = bits.independent_pixels_nll(x0, log_prob)
+      return {'total': dj.bits_per_dim(nll, x0.shape[1:])}
+
+    return function
+
+  return _in_bits('independent_pixels', measure)
+
+
+def vae_elbo() -> Metric:
+  """Bound of a VAE and its terms, by one draw of z for each image, bits/dim."""
+
+  def measure(model: LatentModel) -> PerExample:
+    def function(params, keys, x0, cond):
+      params, shape = params['network'], x0.shape[1:]
+      if model.num_latents == 1:
+        q = model.encode(params, 1, x0)
+        terms = bound.vae_elbo(keys, x0, q, model.log_likelihood_of(params))
+        parts = kl(q, bound.STANDARD)
+        parts = jnp.sum(parts, axis=tuple(range(1, parts.ndim - 1)))
+        nats = {'kl_of_channels': parts}
+      else:
+        terms = model.chain_elbo(params, keys, x0)
+        nats = {'kl_of_layers': terms['log_ratio']}
+      size = jnp.full(len(x0), x0[0].size)
+      return nats | {
+        'total': dj.bits_per_dim(-terms['elbo'], shape),
+        'reconstruction': dj.bits_per_dim(-terms['reconstruction'], shape),
+        'dimensions': size,
+      }
+
+    return function
+
+  return _in_bits('elbo', measure, _vae_terms)
+
+
+def _vae_terms(arrays, out):
+  # Returns the terms of a VAE's bound; the KL is summed in nats.
+  count, size = len(arrays['total']), arrays['dimensions'][0]
+  reconstruction = float(arrays['reconstruction'].mean())
+  by_layer = arrays.get('kl_of_layers')
+  total = arrays['kl_of_channels'] if by_layer is None else by_layer
+  nats = total.sum(axis=0) / count
+  parts = nats / (size * np.log(2.0))
+  divergence = float(parts.sum())
+  if by_layer is None:
+    used = int((nats > 0.01).sum())
+    note = f'{used} of {len(nats)} channels of z carry more than 0.01 nats'
+  else:
+    layers = ', '.join(f'{x:.4f}' for x in parts)
+    note = f'of z_1..z_{len(parts)}: {layers}'
+  print(f'reconstruction {reconstruction:.4f} + KL {divergence:.4f}; {note}')
+  return {
+    'reconstruction': reconstruction,
+    'kl': divergence,
+    'kl_parts': parts.tolist(),
+  }
+
+
+def importance_weighted(num_samples: int = 100) -> Metric:
+  """Log-likelihood of a VAE by several draws of z, in bits/dim.
+
+  num_samples: draws for each image (Burda et al. 2016).
+  """
+  check_least(1, num_samples=num_samples)
+
+  def measure(model: LatentModel) -> PerExample:
+    def function(params, keys, x0, cond):
+      params = params['network']
+      if model.num_latents == 1:
+        q, decode = model.encode(params, 1, x0), model.log_likelihood_of(params)
+        weight = functools.partial(
+          bound.vae_log_weight, x=x0, q=q, decode=decode
+        )
+      else:
+
+        def weight(key):
+          return model.chain_elbo(params, key, x0)['elbo']
+
+      log_p = bound.importance_weighted_elbo(keys, weight, num_samples)
+      return {'total': dj.bits_per_dim(-log_p, x0.shape[1:])}
+
+    return function
+
+  return _in_bits('iw', measure, lambda *_: {'num_samples': num_samples})

@@ -1,0 +1,112 @@
+"""Precision and recall, density and coverage of samples, by nearest neighbours.
+
+The manifold of a set is the union of balls around its points, up to their k-th
+neighbours. The standard errors are over the images that are counted, while the
+other set is fixed.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion_jax.metrics.estimates import Estimate, check_pair, mean
+from diffusion_jax.metrics.metric import (
+  Metric,
+  Score,
+  check_least,
+  features,
+  sizes,
+)
+from diffusion_jax.metrics.neighbours import (
+  each_block,
+  inside,
+  inside_or_on,
+  radii,
+)
+
+
+class PrecisionRecall(NamedTuple):
+  """Holds the precision and the recall of samples, fractions."""
+
+  precision: Estimate
+  recall: Estimate
+
+
+class DensityCoverage(NamedTuple):
+  """Holds the density (it may exceed 1) and the coverage of samples."""
+
+  density: Estimate
+  coverage: Estimate
+
+
+def precision_recall(
+  samples: np.ndarray, reference: np.ndarray, k: int = 3
+) -> PrecisionRecall:
+  """Returns the fractions of samples and of reference in the other's manifold.
+
+  Kynkaanniemi et al. 2019, Eq. 1-2, of features [N, D] and [M, D]: precision is
+  the fraction of samples within the k-th neighbour of a reference image, recall
+  that of reference images within the k-th neighbour of a sample. Both fall with
+  the size of the other set, so that only equal N and M compare. Raises
+  ValueError.
+  """
+  check_pair(samples, reference)
+  return PrecisionRecall(
+    precision=mean(_in_manifold(samples, reference, k)),
+    recall=mean(_in_manifold(reference, samples, k)),
+  )
+
+
+def density_coverage(
+  samples: np.ndarray, reference: np.ndarray, k: int = 5
+) -> DensityCoverage:
+  """Returns the density and the coverage of samples [N, D], Naeem et al. 2020.
+
+  Density is the number of balls of the reference [M, D] that contain a sample,
+  over k; coverage the fraction of balls that contain one. For sets of one law
+  the expectations are 1, and 1 - prod_{i=1..k} (M - i) / (N + M - i). Points on
+  a sphere are outside. Raises ValueError.
+  """
+  check_pair(samples, reference)
+  radius = radii(reference, k)
+  balls = each_block(
+    samples, reference, lambda d: inside(d, radius).sum(axis=1)
+  )
+  closest = each_block(reference, samples, lambda d: d.min(axis=1))
+  return DensityCoverage(
+    density=mean(balls / k), coverage=mean(inside(closest, radius))
+  )
+
+
+def pr(k: int = 3) -> Metric:
+  """Precision and recall by k-th neighbours (Kynkaanniemi et al. 2019)."""
+  check_least(1, k=k)
+
+  def compute(samples, reference):
+    x, y = features('pr', samples, reference, (k + 1, k + 1))
+    return _scores(precision_recall(x, y, k), k, x, y)
+
+  return Metric({'precision': True, 'recall': True}, ('features',), compute)
+
+
+def dc(k: int = 5) -> Metric:
+  """Density and coverage by k-th neighbours (Naeem et al. 2020)."""
+  check_least(1, k=k)
+
+  def compute(samples, reference):
+    x, y = features('dc', samples, reference, (1, k + 1))
+    return _scores(density_coverage(x, y, k), k, x, y)
+
+  return Metric({'density': True, 'coverage': True}, ('features',), compute)
+
+
+def _scores(pair, k, x, y):
+  note = f'k = {k}, {sizes(x, y)}'
+  return [Score(name, e, note) for name, e in pair._asdict().items()]
+
+
+def _in_manifold(features, centres, k):
+  radius = radii(centres, k)
+  return each_block(
+    features, centres, lambda d: inside_or_on(d, radius).any(axis=1)
+  )

@@ -1,0 +1,142 @@
+"""What a metric is: named scores, and the arrays they are computed from."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion_jax.metrics.estimates import Estimate, Missing
+
+# The arrays of a set of images by name, [N, ...] each.
+Arrays = Mapping[str, np.ndarray]
+# (params, keys [B], x0 [B, ...], cond) -> arrays [B, ...], a traced function.
+PerExample = Callable[[Any, Any, Any, dict], dict[str, Any]]
+
+
+class Score(NamedTuple):
+  """A number by its name; note says what its error is, or warns."""
+
+  name: str
+  estimate: Estimate
+  note: str = ''
+
+
+class Metric(NamedTuple):
+  """A way to score images; its constructor has the parameters.
+
+  scores: {name of each score: whether more is better}. needs: names of arrays
+  that `compute` reads. Those of a reference are `features`, `spatial`, and
+  `held_out`, the features of further real images; samples have any of NEEDS,
+  `images`, uint8 [N, H, W, C], and what was stored with them, such as `texts`.
+  compute: (arrays of the samples, arrays of the reference) -> scores; raises
+  `Missing`.
+
+  A metric of a model on real images has a function `measure` as well, model ->
+  `PerExample`: `compute` gets its arrays in place of the samples, those [B] of
+  all images, and those [B, T] summed over the images of each batch. report:
+  (these arrays, folder) -> further numbers; it may print and draw.
+  """
+
+  scores: Mapping[str, bool]
+  needs: tuple[str, ...]
+  compute: Callable[[Arrays, Arrays], list[Score]]
+  measure: Callable[[Any], PerExample] | None = None
+  report: Callable[[Arrays, Path], dict[str, Any]] | None = None
+
+  @property
+  def spaces(self) -> frozenset[str]:
+    """The arrays among `needs` that feature extractors make."""
+    return EXTRACTED.intersection(self.needs)
+
+
+EXTRACTED = frozenset(('features', 'spatial', 'logits', 'predicted'))
+
+# What metrics need of a set, and where that is found.
+NEEDS = {
+  'features': 'images of the {}',
+  'spatial': 'spatial features of the {}, as inception has',
+  'logits': 'logits of a classifier, as inception and digits have',
+  'predicted': 'a classifier of these classes, as digits has',
+  'labels': 'labels of the {}',
+  'held_out': 'held-out images, 1 or more',
+}
+
+
+def missing(metric: str, name: str, which: str = 'samples') -> Missing:
+  """Returns the error that says what a metric needs, an array by its name."""
+  hint = NEEDS.get(name, f'{name} of the {{}}').format(which)
+  return Missing(f'{metric} needs {hint}')
+
+
+def take(
+  metric: str, arrays: Arrays, name: str, which: str = 'samples'
+) -> np.ndarray:
+  """Returns an array of a set; raises `Missing` if it is not there."""
+  if name not in arrays:
+    raise missing(metric, name, which)
+  return arrays[name]
+
+
+def features(
+  metric: str, samples: Arrays, reference: Arrays, counts: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the features of both sets; raises `Missing` for fewer images.
+
+  counts: the least numbers of images of the samples and of the reference.
+  """
+  x = take(metric, samples, 'features')
+  y = take(metric, reference, 'features', 'reference')
+  check_counts(
+    metric, samples=(len(x), counts[0]), reference=(len(y), counts[1])
+  )
+  return x, y
+
+
+def check_counts(metric: str, **sets: tuple[int, int]) -> None:
+  """Raises `Missing` if a set has fewer images than a metric needs.
+
+  sets: {name of the set: (number of its images, least number)}.
+  """
+  few = {n: pair for n, pair in sets.items() if pair[0] < pair[1]}
+  if few:
+    needed = ' and '.join(f'{few[name][1]} of the {name}' for name in few)
+    present = ' and '.join(str(few[name][0]) for name in few)
+    raise Missing(
+      f'{metric} needs {needed.replace(" of", " images of", 1)}: there are '
+      f'{present}'
+    )
+
+
+def check_least(least: int, **parameters: int) -> None:
+  """Raises ValueError for a parameter of a metric that is too small."""
+  for name, value in parameters.items():
+    if value < least:
+      raise ValueError(f'{name}={value} is below {least}')
+
+
+def sizes(x: np.ndarray, y: np.ndarray) -> str:
+  """Returns the numbers of images of both sets, for a note."""
+  return f'{len(x):,} against {len(y):,}'
+
+
+def table(scores: list[Score]) -> str:
+  """Returns lines of name, value, error and note, in columns."""
+  lines = []
+  width = max([17, *(len(row.name) + 1 for row in scores)])
+  for name, (value, error), note in scores:
+    shown = '' if np.isnan(error) else f'+- {error:.3g}'
+    lines.append(f'{name:{width}}{value:11.5g}  {shown:11}  {note}'.rstrip())
+  return '\n'.join(lines)
+
+
+def as_json(scores: list[Score]) -> dict[str, Any]:
+  """Returns {name: {value, error (None if it is unknown), note}}."""
+  return {
+    name: {
+      'value': value,
+      'error': None if np.isnan(error) else error,
+      'note': note,
+    }
+    for name, (value, error), note in scores
+  }

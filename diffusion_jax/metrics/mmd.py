@@ -1,0 +1,153 @@
+"""Maximum mean discrepancies: the kernel distance (KID), and CMMD."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
+from diffusion_jax.metrics.metric import (
+  Metric,
+  Score,
+  check_least,
+  features,
+  sizes,
+)
+
+Kernel = Callable[[np.ndarray, np.ndarray], Any]
+
+ENTRIES = 2**24  # of a kernel matrix, held at a time
+
+
+def kernel_distance(
+  samples: np.ndarray,
+  reference: np.ndarray,
+  num_subsets: int = 100,
+  subset_size: int = 1000,
+  seed: int = 2020,
+) -> Estimate:
+  """Returns KID and its deviation over subsets, of features [N, D], [M, D].
+
+  The unbiased squared MMD with the kernel (x.y / D + 1)^3 (Binkowski et al.
+  2018), averaged over subsets of both sets, which are drawn by
+  RandomState(seed) as in torch-fidelity. Subsets are no larger than either set;
+  its expectation does not depend on their size. Raises ValueError.
+  """
+  check_pair(samples, reference)
+  size = min(subset_size, len(samples), len(reference))
+  if size < 2:
+    raise ValueError('the kernel distance needs 2 images or more in each set')
+  rng = np.random.RandomState(seed)
+  draws = []
+  for _ in range(num_subsets):
+    x = samples[rng.choice(len(samples), size, replace=False)]
+    y = reference[rng.choice(len(reference), size, replace=False)]
+    draws.append(unbiased_mmd(x, y, cubic))
+  return Estimate(float(np.mean(draws)), float(np.std(draws)))
+
+
+def cmmd(
+  samples: np.ndarray, reference: np.ndarray, sigma: float = 10.0
+) -> Estimate:
+  """Returns 1000 times the biased squared MMD of unit vectors, and its error.
+
+  The kernel is exp(-|x - y|^2 / (2 sigma^2)). It is CMMD (Jayasumana et al.
+  2024) if samples [N, D] and reference [M, D] are image embeddings of CLIP;
+  they are normalised here. The error is that of the first-order projection
+  (delta method), NaN for a set of one image. Raises ValueError.
+  """
+  check_pair(samples, reference)
+  x, y = _normalised(samples), _normalised(reference)
+
+  def kernel(a, b):
+    return np.exp((a @ b.T - 1.0) / sigma**2)  # |a - b|^2 = 2 - 2 a.b
+
+  xx, xy, yx, yy = (
+    row_means(a, b, kernel) for a, b in ((x, x), (x, y), (y, x), (y, y))
+  )
+  value = xx.mean() + yy.mean() - 2.0 * xy.mean()
+  variance = np.var(xx - xy) / len(x) + np.var(yy - yx) / len(y)
+  known = min(len(x), len(y)) > 1
+  error = 2e3 * float(np.sqrt(variance)) if known else float('nan')
+  return Estimate(1e3 * float(value), error)
+
+
+def unbiased_mmd(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> float:
+  """Returns the unbiased squared MMD of x [N, D] and y [M, D].
+
+  Gretton et al. 2012, Eq. 3: pairs of an image with itself are left out. It may
+  be negative.
+  """
+  return float(
+    row_means(x, x, kernel, own=False).mean()
+    + row_means(y, y, kernel, own=False).mean()
+    - 2.0 * row_means(x, y, kernel).mean()
+  )
+
+
+def cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """Returns the kernel of KID, (x.y / D + 1)^3, [n, m] of [n, D] and [m, D]."""
+  return (x @ y.T / x.shape[1] + 1.0) ** 3
+
+
+def row_means(
+  x: np.ndarray, y: np.ndarray, kernel: Kernel, own: bool = True
+) -> np.ndarray:
+  """Returns the mean over j of kernel(x_i, y_j), [N]; without j = i if not own.
+
+  The kernel is evaluated in float64, in blocks of ENTRIES at most.
+  """
+  x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+  rows = max(1, ENTRIES // len(y))
+  sums = []
+  for start in range(0, len(x), rows):
+    block = kernel(x[start : start + rows], y)
+    if not own:
+      i = np.arange(len(block))
+      block[i, start + i] = 0.0
+    sums.append(block.sum(axis=1))
+  return np.concatenate(sums) / (len(y) if own else len(y) - 1)
+
+
+def _normalised(x):
+  x = np.asarray(x, np.float64)
+  length = np.linalg.norm(x, axis=1, keepdims=True)
+  if not np.all(length > 0.0):
+    raise Missing(
+      'cmmd needs directions, and a feature vector of length 0 has no direction'
+    )
+  return x / length
+
+
+def kid(num_subsets: int = 100, subset_size: int = 1000) -> Metric:
+  """Kernel distance of the features, unbiased (Binkowski et al. 2018).
+
+  The mean and the deviation over num_subsets random subsets of both sets.
+  """
+  check_least(1, num_subsets=num_subsets)
+  check_least(2, subset_size=subset_size)
+
+  def compute(samples, reference):
+    x, y = features('kid', samples, reference, (2, 2))
+    size = min(subset_size, len(x), len(y))
+    note = f'deviation over {num_subsets} subsets of {size}'
+    return [Score('kid', kernel_distance(x, y, num_subsets, size), note)]
+
+  return Metric({'kid': False}, ('features',), compute)
+
+
+def unit_mmd(sigma: float = 10.0) -> Metric:
+  """CMMD, 1000 times the biased squared MMD of unit vectors.
+
+  Jayasumana et al. 2024, who take the features of CLIP; sigma: the width of the
+  kernel.
+  """
+  if sigma <= 0.0:
+    raise ValueError(f'sigma={sigma:g} is not positive')
+
+  def compute(samples, reference):
+    x, y = features('cmmd', samples, reference, (1, 1))
+    note = f'sigma {sigma:g}, {sizes(x, y)}'
+    return [Score('cmmd', cmmd(x, y, sigma), note)]
+
+  return Metric({'cmmd': False}, ('features',), compute)

@@ -1,0 +1,135 @@
+"""Figures of arrays, written as PNG files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def _figure(columns: int, rows: int = 1):
+  # Without pyplot there is no window system and no global state.
+  from matplotlib.figure import Figure
+
+  size = 4.0 * columns, 3.2 * rows
+  figure = Figure(figsize=size, dpi=110, layout='constrained')
+  return figure, figure.subplots(rows, columns, squeeze=False).ravel()
+
+
+def plot_terms(
+  path: str | Path, terms: np.ndarray, decades: float = 6.0
+) -> None:
+  """Plots L_0, ..., L_{T-1} in bits/dim [T] by step, on logarithmic axes.
+
+  The axis ends `decades` decades below the largest term; smaller terms, such as
+  1e-30, are marked at the bottom.
+  """
+  figure, (ax,) = _figure(1)
+  figure.set_size_inches(6.4, 4.4)
+  steps = np.arange(1, len(terms) + 1)
+  top = np.max(terms[np.isfinite(terms)], initial=1e-30)
+  limit = top * 10.0**-decades
+  small = ~(terms > limit)
+  foot = np.min(terms[~small], initial=top) / 3.0
+  marker = 'o' if len(steps) < 20 else None
+  ax.loglog(steps, np.where(small, np.nan, terms), marker=marker)
+  if small.any():
+    at_foot = np.where(small, 1.2 * foot, np.nan)
+    label = f'{small.sum()} below {limit:.1g}'
+    ax.plot(steps, at_foot, 'v', color='grey', markersize=4, label=label)
+    ax.legend(fontsize=8)
+  ax.set(xlabel='step t', ylabel='$L_{t-1}$, bits/dim')
+  ax.set_ylim(bottom=foot)
+  total = f'{np.sum(terms):.4g} bits/dim'
+  ax.set_title(f'terms of the bound, $L_0 + \\dots + L_{{T-1}}$ = {total}')
+  ax.grid(alpha=0.3, which='both')
+  figure.savefig(path)
+
+
+def plot_rate_distortion(
+  path: str | Path, rate: np.ndarray, distortion: np.ndarray
+) -> None:
+  """Plots Figure 5 of DDPM: rate [T], bits/dim, distortion [T] on 0..255."""
+  figure, axes = _figure(3)
+  steps = 'steps of the reverse process done, T - t'
+  bits, error = 'rate, bits/dim', 'distortion, RMSE in levels of 0..255'
+  done = np.arange(len(rate))
+  for ax, x, y, xlabel, ylabel in zip(
+    axes,
+    (done, done, rate),
+    (distortion, rate, distortion),
+    (steps, steps, bits),
+    (error, bits, error),
+    strict=True,
+  ):
+    ax.plot(x, y, marker='o' if len(rate) < 20 else None)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(alpha=0.3)
+  figure.savefig(path)
+
+
+def plot_accuracy(
+  path: str | Path, times: np.ndarray, accuracy: np.ndarray, chance: float
+) -> None:
+  """Plots the accuracy [N] of a classifier by the time [N] of the noise."""
+  figure, (ax,) = _figure(1)
+  ax.plot(times, accuracy, marker='o')
+  ax.axhline(chance, color='grey', linestyle='--', label='chance')
+  ax.set(xlabel='t', ylabel='accuracy', ylim=(0.0, 1.02))
+  ax.legend(fontsize=8)
+  ax.grid(alpha=0.3)
+  figure.savefig(path)
+
+
+def plot_sweep(
+  path: str | Path, titles: Sequence[str], values: dict[str, np.ndarray]
+) -> None:
+  """Plots a distance against accuracy, and precision against recall.
+
+  values: the scores [N] of N points by name, where names may end in those of
+  features, as precision_dinov2; the distance is the first of them. Without
+  accuracy the distance is over the points.
+  """
+  figure, axes = _figure(2)
+  figure.set_size_inches(9.0, 4.0)
+  first = next(iter(values))
+  x = values.get('accuracy', np.arange(len(titles), dtype=np.float64))
+  curves = [(x, values[first], 'accuracy' if 'accuracy' in values else '')]
+  axes[0].set(xlabel=curves[0][2], ylabel=first)
+  for name in values:
+    if name.startswith('precision'):
+      recall = name.replace('precision', 'recall')
+      curves.append((values[recall], values[name], ''))
+      axes[1].set(xlabel=recall, ylabel=name)
+      break
+  for ax, (x, y, _) in zip(axes, curves, strict=False):
+    ax.plot(x, y, marker='o')
+    ax.margins(x=0.3)  # for the titles, which are right of their points
+    for title, *point in zip(titles, x, y, strict=True):
+      ax.annotate(title, point, fontsize=7)
+    ax.grid(alpha=0.3)
+  axes[1].set_visible(len(curves) > 1)
+  figure.savefig(path)
+
+
+def plot_widths(
+  path: str | Path,
+  widths: Sequence[float],
+  values: dict[str, np.ndarray],
+  errors: dict[str, np.ndarray],
+) -> None:
+  """Plots each score [N] against the relative width [N] of an average.
+
+  values, errors: by name; an error that is NaN or None is not drawn.
+  """
+  columns = min(len(values), 3)
+  figure, axes = _figure(columns, -(-len(values) // columns))
+  order = np.argsort(widths)
+  x = np.asarray(widths)[order]
+  for ax, (name, y) in zip(axes, values.items(), strict=False):
+    error = np.nan_to_num(np.asarray(errors[name], np.float64))[order]
+    ax.errorbar(x, y[order], error, marker='o', markersize=4, capsize=2)
+    ax.set(xlabel='relative width of the average', ylabel=name)
+    ax.grid(alpha=0.3)
+  for ax in axes[len(values) :]:
+    ax.set_visible(False)
+  figure.savefig(path)

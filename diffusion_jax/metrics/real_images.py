@@ -1,0 +1,112 @@
+"""Metrics of a model on real images, a batch at a time, kept in files.
+
+A batch that is in its file is not computed again, so that an interrupted
+evaluation continues.
+"""
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from diffusion_jax.core.keys import stream
+from diffusion_jax.data.images import scale
+from diffusion_jax.metrics.metric import Arrays, PerExample
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.files import write_npz
+from diffusion_jax.runtime.per_image import PerImage, one_ahead, per_image
+
+# index [n] -> (images uint8 [n, H, W, C], cond, arrays [n, ...] by name)
+Read = Callable[[np.ndarray], tuple[np.ndarray, dict[str, np.ndarray]]]
+
+
+def per_batch(
+  measure: PerExample,
+  name: str,
+  mesh: Mesh,
+  *,
+  num_levels: int,
+  seed: int,
+  size: int,
+  condition: Callable[[Any, Any], Any] | None = None,
+) -> PerImage:
+  """Returns the `PerImage` of (params, index [n], images, cond) of a metric.
+
+  Arrays [n, T] are summed over the images, to [1, T]. What is computed of an
+  image depends on seed, name and its index, not on its batch. condition:
+  (keys, x0) -> cond['image'], for networks that need it.
+  """
+  own = jax.random.fold_in(stream(seed, 'metrics'), zlib.crc32(name.encode()))
+  roots = stream(seed, 'evaluation_images'), own
+
+  def function(params, keys, inputs):
+    (image_keys, keys), (x0, cond) = keys, inputs
+    if condition is not None:  # the bits are those of this condition
+      cond = cond | {'image': condition(image_keys, x0)}
+    return measure(params, keys, x0, cond)
+
+  compute = per_image(function, mesh, roots, size)
+
+  def start(params, index, pictures, cond):
+    x0 = scale(pictures, num_levels)
+    fetch = compute.start(params, index, (x0, cond))
+    return lambda: {
+      name: x if x.ndim == 1 else x.sum(axis=0, keepdims=True)
+      for name, x in fetch().items()
+    }
+
+  return PerImage(start)
+
+
+def arrays_of(
+  compute: PerImage,
+  params: Any,
+  read: Read,
+  count: int,
+  size: int,
+  folder: Path,
+  title: str,
+) -> Arrays | None:
+  """Computes the arrays of images 0..count - 1, a file for each batch.
+
+  compute: of `per_batch`. Files that are in the folder are kept. Returns the
+  arrays of all batches joined, in the first process; None in others. Raises
+  ValueError for NaN, before it is written.
+  """
+  starts = range(0, count, size)
+  paths = [folder / f'{start:08d}.npz' for start in starts]
+  if processes.is_first():
+    folder.mkdir(exist_ok=True)
+  # All processes compute the same parts, those that the first one misses.
+  missing = processes.broadcast([not path.exists() for path in paths])
+
+  def index_of(i):
+    return np.arange(starts[i], min(starts[i] + size, count))
+
+  def begin(i):
+    return compute.start(params, index_of(i), *read(index_of(i)))
+
+  with tqdm(total=sum(missing), desc=title, unit='batch', disable=None) as bar:
+    for i, arrays in one_ahead(begin, np.flatnonzero(missing)):
+      if any(np.isnan(values).any() for values in arrays.values()):
+        hint = ': try a larger tolerance, or t_min' if title == 'ode' else ''
+        first, last = index_of(i)[[0, -1]]
+        raise ValueError(f'{title} is nan on images {first}..{last}{hint}')
+      if processes.is_first():
+        write_npz(paths[i], arrays)
+      bar.update()
+  return gather(paths) if processes.is_first() else None
+
+
+def gather(paths: list[Path]) -> dict[str, np.ndarray]:
+  """Returns the arrays of all files, joined."""
+  parts = []
+  for path in paths:
+    with np.load(path) as arrays:
+      parts.append(dict(arrays))
+  return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}

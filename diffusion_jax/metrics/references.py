@@ -1,0 +1,118 @@
+"""Features of real images, kept in the user's cache between evaluations."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from diffusion_jax.data import image_sets, images, sources
+from diffusion_jax.data.sources import Source
+from diffusion_jax.metrics import features, fid
+from diffusion_jax.metrics.features import Extractor
+from diffusion_jax.metrics.metric import Arrays
+from diffusion_jax.runtime import cache
+
+# Images whose features are kept, for metrics by neighbours and kernels; the
+# statistics are those of all images.
+LIMIT = 50_000
+
+
+def load(
+  source: Source,
+  about: Mapping[str, Any],
+  extractor: Extractor,
+  batch_size: int = 64,
+) -> tuple[Arrays, dict[str, Any]]:
+  """Returns the features and statistics of a source, and their protocol.
+
+  They come from the cache if they are in it. about: what identifies the source;
+  the protocol adds its size, a checksum of some images, the preprocessing and
+  the weights, and its hash is the name of the file.
+  """
+  protocol = describe(source, about, extractor)
+  path = folder() / f'{digest(protocol)}.npz'
+  arrays = _read(path, protocol)
+  if arrays is None:
+    arrays = compute(source, extractor, batch_size)
+    _write(path, arrays, protocol)
+  return arrays, protocol
+
+
+def describe(
+  source: Source, about: Mapping[str, Any], extractor: Extractor
+) -> dict[str, Any]:
+  """Returns what the features of a source depend on."""
+  index = np.linspace(0, len(source) - 1, min(64, len(source))).astype(int)
+  some = np.ascontiguousarray(source.read(index)[0])
+  return {
+    **about,
+    'images': len(source),
+    'checksum': hashlib.sha256(some.tobytes()).hexdigest()[:16],
+    **extractor.identity,
+  }
+
+
+def compute(
+  source: Source, extractor: Extractor, batch_size: int
+) -> dict[str, np.ndarray]:
+  """Returns the features of LIMIT images, and the statistics of all images."""
+  order = np.random.default_rng(0).permutation(len(source))
+  chosen = np.zeros(len(source), bool)
+  chosen[order[:LIMIT]] = True
+  moments = dict.fromkeys(fid.STATISTICS, fid.Moments())
+  kept, start = [], 0
+  with tqdm(
+    total=len(source), desc='reference', unit='image', disable=None
+  ) as bar:
+    batches = real_images(source, batch_size)
+    for extracted in features.each(extractor, batches, bar.update):
+      count = len(extracted['features'])
+      for name in moments.keys() & extracted.keys():
+        moments[name] = fid.add(moments[name], extracted[name])
+      kept.append(extracted['features'][chosen[start : start + count]])
+      start += count
+  statistics = {
+    name: fid.statistics(x) for name, x in moments.items() if x.count
+  }
+  return {'features': np.concatenate(kept), **fid.as_arrays(statistics)}
+
+
+def real_images(source: Source, size: int) -> Iterator[np.ndarray]:
+  """Yields the images of a source in batches, uint8 with levels 0..255."""
+  levels = source.num_levels
+  for start in range(0, len(source), size):
+    index = np.arange(start, min(start + size, len(source)))
+    yield images.to_uint8(images.scale(source.read(index)[0], levels), levels)
+
+
+def folder() -> Path:
+  """Returns the folder of the cache, $XDG_CACHE_HOME/diffusion_jax/features."""
+  return cache.folder() / 'features'
+
+
+def digest(protocol: dict[str, Any]) -> str:
+  """Returns the name of a protocol in the cache."""
+  text = json.dumps(protocol, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _read(path, protocol):
+  # Returns the content of a file of the cache; None for a damaged one.
+  try:
+    found = image_sets.read(path)
+  except (OSError, ValueError, *sources.UNREADABLE):
+    return None
+  return found.arrays if found.protocol == protocol else None
+
+
+def _write(path, arrays, protocol):
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image_sets.write(path, protocol, **arrays)
+  except OSError as error:
+    warnings.warn(f'features are not kept: {error}', stacklevel=2)

@@ -1,0 +1,54 @@
+"""Types of parameters that say which values make sense, such as `Size`.
+
+An `Annotated` type carries a `Rule`. Python does not check it; programs that
+make objects of what a user wrote do.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+
+class Rule(NamedTuple):
+  """A condition on the value of a parameter, in words and as a function."""
+
+  text: str  # completes 'it must be ...'
+  holds: Callable[[Any], bool]
+
+
+def at_least(low: int) -> Rule:
+  """Returns the rule of integers that are `low` or more."""
+  return Rule(f'an integer of at least {low}', lambda value: value >= low)
+
+
+def within(interval: str) -> Rule:
+  """Returns the rule of an interval such as '[0, 1)', which includes 0."""
+  low, high = map(float, interval[1:-1].split(','))
+
+  def holds(value):
+    above = value >= low if interval[0] == '[' else value > low
+    return above and (value <= high if interval[-1] == ']' else value < high)
+
+  return Rule(f'a number in {interval}', holds)
+
+
+Size = Annotated[int, at_least(1)]
+Count = Annotated[int, at_least(0)]
+Finite = Annotated[float, within('(-inf, inf)')]
+Positive = Annotated[float, within('(0, inf)')]
+NonNegative = Annotated[float, within('[0, inf)')]
+Rate = Annotated[float, within('[0, 1)')]
+Probability = Annotated[float, within('[0, 1]')]
+# Of sigma / alpha, which is infinite where there is no signal.
+NoiseRatio = Annotated[float, within('[0, inf]')]
+ImageShape = tuple[Size, Size, Size]
+
+
+def is_file_name(name: str) -> bool:
+  """Returns whether a name, with an ending, can be that of a file."""
+  hidden = name.startswith('.') or not name.isprintable()
+  # File systems allow 255 bytes.
+  return not hidden and not {*name} & {*'/\\'} and 0 < len(name.encode()) <= 200
+
+
+FILE = 'the name of a file: 1 to 200 characters, no / or \\, no dot first'
+FileName = Annotated[str, Rule(FILE, is_file_name)]

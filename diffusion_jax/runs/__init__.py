@@ -1,1 +1,0 @@
-"""Keeps run folders, and runs programs in several processes."""

@@ -1,0 +1,186 @@
+"""Averages chosen after the training, on a tiny run."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.app import load, models, weights
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.errors import UserError
+from diffusion_jax.interop import files
+from diffusion_jax.training import checkpoints, power_ema, snapshots
+from tests.app.conftest import as_flags, smoke
+
+TRACKED = {
+  'training.ema_sigma_rels': (0.05, 0.10),
+  'training.snapshot_every': 1,
+  'training.checkpoint_every': 1,
+  'training.keep_checkpoints': 4,
+}
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A run of four steps, with a checkpoint and a snapshot of each."""
+  workdir = tmp_path_factory.mktemp('runs') / 'digits'
+  MODES['train'](smoke(**TRACKED), str(workdir))
+  return workdir
+
+
+def config_of(workdir, **fields):
+  return load.of_run(str(workdir), smoke(), [*as_flags(fields)])
+
+
+def average(workdir, **fields):
+  fields = {f'average.{name}': value for name, value in fields.items()}
+  MODES['average'](config_of(workdir, **fields), str(workdir))
+
+
+def restore(workdir, **fields):
+  fields = {f'sampling.{name}': value for name, value in fields.items()}
+  model = models.make(config_of(workdir, **fields), str(workdir))
+  return jax.device_get(weights.restore(model)[0])
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_snapshots_hold_the_averages_of_the_training(run):
+  """By the recursion in float64, from the parameters after each step."""
+  params = [
+    checkpoints.restore_params(run, False, checkpoint=step)[0]
+    for step in (1, 2, 3, 4)
+  ]
+  for sigma_rel, name in ((0.05, 'sigma_rel_0.05'), (0.1, 'sigma_rel_0.1')):
+    gamma = power_ema.exponent(sigma_rel)
+    expected = jax.tree.map(np.float64, params[0])
+    for t, now in enumerate(params[1:], 2):
+      beta = (1.0 - 1.0 / t) ** (gamma + 1.0)
+      expected = jax.tree.map(
+        lambda a, x, beta=beta: beta * a + (1.0 - beta) * np.float64(x),
+        expected,
+        now,
+      )
+    stored = files.read_tensors(snapshots.path_of(run, 4))
+    for path, x in files.flatten(expected).items():
+      np.testing.assert_allclose(
+        stored[f'{name}/{path}'], x, rtol=1e-4, atol=1e-6
+      )
+    assert_same(restore(run, ema_sigma_rel=sigma_rel), kept(run, name))
+  assert snapshots.read_images(run, 3) == 3 * 8
+
+
+def kept(workdir, name):
+  return jax.device_get(checkpoints.restore_params(workdir, name)[0])
+
+
+def test_a_killed_run_makes_the_same_snapshots(run, tmp_path):
+  """Killed between snapshot 4 and its checkpoint, and continued after 2."""
+  copy = tmp_path / 'copy'
+  shutil.copytree(run, copy)
+  for step in ('3', '4'):
+    shutil.rmtree(copy / 'checkpoints' / step)
+  (copy / 'snapshots' / '00000003.safetensors').unlink()
+  MODES['train'](smoke(**TRACKED), str(copy))
+  both = [
+    {path.name: path.read_bytes() for path in (r / 'snapshots').iterdir()}
+    for r in (run, copy)
+  ]
+  assert len(both[0]) == 6 and both[0] == both[1]
+  assert_same(restore(run), restore(copy))
+
+
+def test_an_average_is_a_run_that_all_modes_read(run, capsys):
+  average(run, sigma_rel=0.07)
+  out = run / 'averages' / '0.07-4'
+  printed = capsys.readouterr().out
+  assert 'relative width 0.07 at step 4 (32 images), of 4 snapshots' in printed
+  found = restore(out)
+  assert_same(found, restore(run, ema_sigma_rel=0.07))
+  assert_same(found, restore(out, ema=False))
+  norm = np.linalg.norm(found['network']['conv_in']['kernel'])
+  assert norm != np.linalg.norm(
+    restore(run, ema_sigma_rel=0.05)['network']['conv_in']['kernel']
+  )
+  record = json.loads((out / 'average.json').read_text())
+  assert record['step'] == 4 and record['images'] == 32
+  average(run, sigma_rel=0.10, step=3, out=str(run / 'third'))
+  expected = files.read_tensors(snapshots.path_of(run, 3))
+  bias = restore(run / 'third')['network']['conv_in']['bias']
+  np.testing.assert_array_equal(
+    bias, expected['sigma_rel_0.1/network/conv_in/bias']
+  )
+
+
+def test_a_sweep_has_scores_and_bits_by_width(run, capsys):
+  config = config_of(run, **{
+    'evaluation.metrics': 'fd,elbo',
+    'evaluation.features': 'pixels',
+    'evaluation.num_generated': 8,
+    'evaluation.fd.num_draws': 0,
+    'evaluation.num_images': 8,
+    'evaluation.elbo.num_steps': 4,
+    'evaluation.batch_size': 8,
+    'sampling.batch_size': 8,
+    'evaluation.sweep': 'ema_sigma_rel=0.05,0.15',
+  })  # fmt: skip
+  MODES['evaluate'](config, str(run))
+  out = run / 'evaluation' / 'samples'
+  points = json.loads((out / 'sweep.json').read_text())['points']
+  assert [point['point']['ema_sigma_rel'] for point in points] == [0.05, 0.15]
+  bits = [point['metrics']['elbo']['value'] for point in points]
+  assert bits[0] != bits[1]
+  for point in points:
+    assert set(point['metrics']) == {'fd_pixels', 'elbo'}
+  one = run / 'evaluation' / 'elbo-test' / 'ema_sigma_rel=0.15' / 'result.json'
+  assert json.loads(one.read_text())['bits_per_dim'] == bits[1]
+  assert (out / 'sweep.png').stat().st_size > 0
+  assert 'ema_sigma_rel=0.05 ' in capsys.readouterr().out
+
+
+def test_mistakes_are_one_clear_line(run, tmp_path):
+  for fields, message in (
+    ({}, 'average.sigma_rel: which relative width'),
+    ({'sigma_rel': 0.07, 'step': 7}, 'no snapshot 7 in .*, but 1, 2, 3, 4'),
+    ({'sigma_rel': 0.004}, 'cannot make an average of width 0.004: its pr'),
+    ({'sigma_rel': 0.1, 'out': str(run)}, 'holds a run: give another --conf'),
+  ):
+    with pytest.raises(UserError, match=message):
+      average(run, **fields)
+  with pytest.raises(UserError, match='ema=False are different weights'):
+    restore(run, ema_sigma_rel=0.05, ema=False)
+  copy = tmp_path / 'copy'
+  shutil.copytree(run / 'snapshots', copy / 'snapshots')
+  config = json.loads((run / 'config.json').read_text())
+
+  def write(section, **fields):
+    changed = config | {section: config[section] | fields}
+    (copy / 'config.json').write_text(json.dumps(changed))
+
+  write('network', channels=12)
+  with pytest.raises(UserError, match='snapshot 4 in .* is of another network'):
+    average(copy, sigma_rel=0.05)
+  write('network')
+  path = snapshots.path_of(copy, 4)
+  path.write_bytes(path.read_bytes()[:-4] + b'1234')
+  with pytest.raises(UserError, match='00000004.safetensors is damaged'):
+    average(copy, sigma_rel=0.05)
+  average(copy, sigma_rel=0.05, step=3)  # needs no other file
+  with pytest.raises(UserError, match='is an average itself'):
+    average(copy / 'averages' / '0.05-3', sigma_rel=0.07)
+  shutil.rmtree(copy / 'snapshots')
+  with pytest.raises(UserError, match='has no snapshots yet'):
+    average(copy, sigma_rel=0.05)
+  with pytest.raises(UserError, match='has no snapshots yet'):
+    restore(copy, ema_sigma_rel=0.05)
+  for fields, message in (
+    ({'training.snapshot_every': 0}, 'needs snapshots: set training.snapsho'),
+    ({'training.ema_sigma_rels': (0.1, 0.1)}, 'a width is there twice'),
+  ):
+    with pytest.raises(UserError, match=message):
+      MODES['train'](smoke(**TRACKED | fields), str(tmp_path / 'new'))
+  assert not (tmp_path / 'new').exists()

@@ -1,0 +1,480 @@
+"""--mode=convert, into a run and out of it, and training.init_from."""
+
+import functools
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from flax import serialization
+
+from diffusion_jax.app import cli, devices, images, load, models
+from diffusion_jax.app.config import make
+from diffusion_jax.app.modes import MODES, convert, train_setup
+from diffusion_jax.app.run import folder
+from diffusion_jax.app.schemas import OptimizerFacts
+from diffusion_jax.data.images import write_png
+from diffusion_jax.errors import UserError
+from diffusion_jax.interop import (
+  diffusers,
+  edm,
+  edm2,
+  files,
+  ho,
+  names,
+  openai,
+  openai_options,
+  reader,
+  score_sde,
+)
+from diffusion_jax.networks.transformer import DiT
+from diffusion_jax.training import checkpoints, first_weights
+from tests.app.conftest import SMALL, as_flags, smoke, untrained
+from tests.interop import test_openai
+
+ONE_DEVICE = {'training.mesh': (1, 1)}
+STORED = Path(__file__).parents[2] / 'interop' / 'stored'
+
+
+def given(**changes):
+  """The config of a command without --config."""
+  return load.with_flags(load.completed(load.base()), [*as_flags(changes)])
+
+
+def read(workdir, source, **changes):
+  changes = {'convert.source': source} | changes
+  MODES['convert'](given(**changes), workdir)
+  return workdir
+
+
+def of_run(workdir, **changes):
+  """As --config=<workdir> and flags give it to modes that use a run."""
+  return load.of_run(workdir, load.open_run(workdir), [*as_flags(changes)])
+
+
+def to_train(workdir, **changes):
+  """The same for --mode=train."""
+  return load.with_flags(load.open_run(workdir), [*as_flags(changes)])
+
+
+def write(workdir, to, out, **changes):
+  changes = {'convert.to': to, 'convert.out': str(out)} | changes
+  MODES['convert'](of_run(workdir, **changes), str(workdir))
+
+
+def same(ours, expected):
+  jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A run of stored/labels, which no test changes."""
+  return read(tmp_path_factory.mktemp('runs') / 'labels', STORED / 'labels')
+
+
+def test_weights_become_a_run(run):
+  """With both sets of parameters, checksums, and a config that samples."""
+  expected = diffusers.load(STORED / 'labels').params
+  assert (run / 'checkpoints' / '0' / 'SHA256SUMS').is_file()
+  for ema in (True, False):
+    params, stored = checkpoints.restore_params(run, ema, checkpoint=0)
+    same(params['network'], expected)
+  assert stored == folder.read_config(run)
+  assert stored['data'] is None
+  assert stored['facts'] == {
+    'image_shape': [4, 4, 1],
+    'num_classes': 3,
+    'num_levels': 256,
+  }
+  few = {**ONE_DEVICE, 'sampling.num_samples': 3, 'sampling.num_steps': 2}
+  MODES['sample'](of_run(run, **few), str(run))
+  pictures = np.load(run / 'samples' / 'samples.npz')
+  assert pictures['arr_0'].shape == (3, 4, 4, 1)
+  assert pictures['labels'].tolist() == [0, 1, 2]
+
+
+def models_of_projects():
+  """A model of each kind that a reader describes, by name."""
+  for name in openai_options.MODELS:
+    flags = openai.choose_flags(name)
+    classes = 1000 if flags.class_cond or flags.classifier else 0
+    yield name, functools.partial(openai.describe, flags, classes)
+  for name in score_sde.MODELS:
+    if 'ddpmpp' in name or 'ncsnpp_' in name:
+      options = score_sde.choose_options(name)
+      style = score_sde.TORCH
+      yield name, functools.partial(score_sde.describe, options, style)
+  fields = dict(channels=32, multipliers=(1, 2), attention_resolutions=(16,))
+  yield 'ho', functools.partial(ho.describe, fields, 32)
+  song = dict(model_type='SongUNet')
+  ncsnpp = song | dict(
+    encoder_type='residual',
+    embedding_type='fourier',
+    channel_mult_noise=2,
+    resample_filter=[1, 3, 3, 1],
+  )
+  for name, options in {
+    'augmented': song | dict(augment_dim=9),
+    'with labels': song | dict(label_dim=10, label_dropout=0.1),
+    'vp': song | dict(precond='VPPrecond'),
+    'ncsnpp': ncsnpp,
+    've': ncsnpp | dict(precond='VEPrecond'),
+    'adm': dict(label_dim=1000),
+    'iddpm': dict(label_dim=1000, precond='iDDPMPrecond'),
+  }.items():
+    chosen = edm.choose_options(img_resolution=32, **options)
+    yield f'edm {name}', functools.partial(edm.describe, chosen)
+  chosen = edm2.choose_options(img_resolution=64, label_dim=1000)
+  yield 'edm2', functools.partial(edm2.describe, chosen)
+
+
+THEIRS = dict(models_of_projects())
+
+
+@pytest.mark.parametrize('name', THEIRS)
+def test_a_config_with_the_sections_builds_the_network(name):
+  theirs = THEIRS[name]()
+  imported = reader.Imported(
+    theirs.network, None, theirs.sections, theirs.facts
+  )
+  config = convert.config_of(given(), imported)
+  model = models.make(config, 'none')
+  model.check('convert')
+  assert model.network == theirs.network.clone(dtype='float32')
+  model.objective()
+  if config.objective.name != 'classifier':
+    _, levels, _ = model.levels_and_sampler()
+    assert len(levels.t) - 1 == config.sampling.num_steps
+
+
+@flagsaver.flagsaver
+def test_the_command_needs_a_place(capsys, monkeypatch, tmp_path):
+  """Without --config there is no name for the run."""
+  monkeypatch.chdir(tmp_path)
+  source = f'--config.convert.source={STORED / "ho"}'
+  cli.parse(['launch.py', '--mode=convert', source])
+  with pytest.raises(SystemExit, match='2'):
+    cli.main([])
+  assert 'where to? Give --workdir=' in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('to', ['diffusers', 'safetensors'])
+def test_a_run_goes_out_and_comes_back_bit_for_bit(run, to, tmp_path):
+  out = tmp_path / 'out.safetensors'
+  write(run, to, out)
+  back = read(tmp_path / 'back', out)
+  params, _ = checkpoints.restore_params(back)
+  same(params['network'], diffusers.load(STORED / 'labels').params)
+  ours, theirs = map(folder.read_config, (run, back))
+  assert ours and theirs
+  for name in (*ours.keys() - {'convert', 'optimizer'}, 'facts'):
+    assert ours[name] == theirs[name]
+  with pytest.raises(UserError, match='exists already'):
+    write(run, to, out)
+  if to == 'safetensors':  # which has the whole config
+    with pytest.raises(UserError, match='num_samples is 100, 7 now: this com'):
+      read(tmp_path / 'other', out, **{'sampling.num_samples': 7})
+
+
+def test_fields_of_a_users_own_come_back(tmp_path):
+  """Our own file has the complete config, and a part that must be allowed."""
+  config = smoke(**{'network.channels': 4, 'schedule.num_steps': 100})
+  run = untrained(config, tmp_path / 'run')
+  out = tmp_path / 'out.safetensors'
+  write(run, 'safetensors', out)
+  back = read(tmp_path / 'back', out)
+  ours, theirs = map(folder.read_config, (run, back))
+  assert ours and theirs
+  assert theirs['network']['name'] == SMALL
+  unused = folder.USES
+  assert {n: x for n, x in theirs.items() if n not in unused} == {
+    n: x for n, x in ours.items() if n not in unused
+  }
+  same(*(checkpoints.restore_params(path)[0] for path in (run, back)))
+
+  stored = json.loads(files.read_metadata(out)['config'])
+  stored['network']['name'] = 'tests.app.not_allowed:Network'
+  tensors = files.read_tensors(out)
+  files.write_safetensors(out, tensors, config=json.dumps(stored))
+  with pytest.raises(UserError, match='add --allow=tests.app.not_allowed:Ne'):
+    read(tmp_path / 'not_allowed', out)
+  assert 'tests.app.not_allowed' not in sys.modules
+  assert not (tmp_path / 'not_allowed').exists()
+
+
+def test_weights_of_openai_become_a_run(tmp_path):
+  """Their flags are convert.options; the format is not to be guessed."""
+  flags = test_openai.FLAGS
+  theirs = test_openai.make('guided', **flags)
+  params = test_openai.random_like(theirs.shapes())
+  path = tmp_path / 'mine.npz'
+  np.savez(path, **names.write(theirs.table(), params))
+  options = ' '.join(f'{name}={x!r}' for name, x in flags.items())
+  read(tmp_path / 'run', path, **{
+    'convert.format': 'openai',
+    'convert.model': 'guided',
+    'convert.options': options,
+  })  # fmt: skip
+  found, _ = checkpoints.restore_params(tmp_path / 'run')
+  same(found['network'], params)
+
+
+@pytest.fixture(scope='module')
+def autoencoder(tmp_path_factory):
+  """A run of stored/autoencoder, of latents of 2x2x4."""
+  folder = tmp_path_factory.mktemp('runs') / 'ae'
+  return read(folder, STORED / 'autoencoder')
+
+
+def test_an_autoencoder_becomes_a_run_that_encodes(autoencoder, tmp_path):
+  config = of_run(autoencoder)
+  network = models.make(config, autoencoder).network
+  expected = np.load(STORED / 'autoencoder' / 'expected.npz')
+  params, _ = checkpoints.restore_params(autoencoder)
+  encode = jax.jit(functools.partial(network.apply, method='encode'))
+  mean, _ = encode({'params': params['network']}, expected['x'])
+  np.testing.assert_allclose(mean, expected['mean'], rtol=1e-4, atol=1e-4)
+  assert config.decoding.scale == 0.18215
+  write(autoencoder, 'diffusers', tmp_path / 'out')
+  name = 'diffusion_pytorch_model.safetensors'
+  written = (tmp_path / 'out' / name).read_bytes()
+  assert written == (STORED / 'autoencoder' / name).read_bytes()
+
+
+def test_a_transformer_of_latents_becomes_a_run(autoencoder, tmp_path):
+  """A DiT, in the latents of an autoencoder that was converted before."""
+  shutil.copytree(autoencoder, tmp_path / 'ae')
+  network = DiT(8, 2, 2, 1, 8, 'ho', num_classes=3, null_class=True)
+  shapes = jax.eval_shape(
+    network.init, jax.random.key(0), jnp.zeros((1, 2, 2, 4)), jnp.zeros(1)
+  )
+  params = test_openai.random_like(shapes['params'])
+  sections = diffusers.load(STORED / 'dit').sections
+  facts = {'image_shape': (2, 2, 4)}
+  diffusers.save(tmp_path / 'dit', network, params, sections, facts)
+  index = {
+    'transformer': ['diffusers', 'DiTTransformer2DModel'],
+    'vae': ['diffusers', 'AutoencoderKL'],
+  }
+  (tmp_path / 'dit' / 'model_index.json').write_text(json.dumps(index))
+
+  run, dit = tmp_path / 'run', tmp_path / 'dit'
+  untrained(smoke(), tmp_path / 'other')
+  with pytest.raises(UserError, match='convert the AutoencoderKL of the same'):
+    read(run, dit, **{'latent.run': tmp_path / 'other'})
+  read(run, dit, **{'latent.run': tmp_path / 'ae'})
+  shutil.rmtree(tmp_path / 'ae')  # the run keeps a copy
+  few = {
+    **ONE_DEVICE,
+    'sampling.num_samples': 3,
+    'sampling.num_steps': 2,
+    'sampling.sampler': 'ddim',
+  }
+  MODES['sample'](of_run(run, **few), str(run))
+  pictures = np.load(run / 'samples' / 'samples.npz')
+  assert pictures['arr_0'].shape == (3, 4, 4, 1)
+  same(checkpoints.restore_params(run)[0]['network'], params)
+  write(run, 'diffusers', tmp_path / 'out')
+  same(diffusers.load(tmp_path / 'out').params, params)
+
+
+def test_a_training_begins_with_the_weights_of_a_run(tmp_path, capsys):
+  begun = untrained(smoke(), tmp_path / 'begun')
+  few = {
+    'training.init_from': begun,
+    'training.num_steps': 1,
+    'optimizer.warmup_steps': 0,
+    'optimizer.learning_rate': 1e-30,
+  }
+  MODES['train'](smoke(**few), str(tmp_path / 'fine'))
+  expected, _ = checkpoints.restore_params(begun)
+  params, stored = checkpoints.restore_params(tmp_path / 'fine', False)
+  same(params, expected)
+  assert stored['training']['init_from'] == str(begun)
+  leaves = len(jax.tree.leaves(params))
+  assert f'{leaves} of {leaves} leaves\n' in capsys.readouterr().out
+
+
+AGAIN = {
+  **ONE_DEVICE,
+  'training.batch_size': 2,
+  'training.sample_every': 0,
+  'data': 'synthetic',
+  'data.image_shape': (4, 4, 1),
+  'data.num_classes': 3,
+}
+
+
+def test_converted_weights_begin_another_run(run, tmp_path):
+  shutil.copytree(run, tmp_path / 'mine')
+  again = {'training.init_from': run, 'training.resume': 'force'}
+  with pytest.raises(UserError, match='init_from=<this one>'):
+    MODES['train'](to_train(run, **AGAIN | again), str(tmp_path / 'mine'))
+
+
+@pytest.mark.slow
+def test_a_training_begins_with_converted_weights(run, tmp_path, capsys):
+  """Slow to compile; the tests before and after show its parts."""
+  few = {
+    'training.init_from': run,
+    'training.num_steps': 1,
+    'optimizer.learning_rate': 1e-30,
+  }
+  MODES['train'](to_train(run, **AGAIN | few), str(tmp_path / 'fine'))
+  params, stored = checkpoints.restore_params(tmp_path / 'fine', False)
+  same(params['network'], diffusers.load(STORED / 'labels').params)
+  assert stored['training']['init_from'] == str(run)
+  leaves = len(jax.tree.leaves(params))
+  assert f'{leaves} of {leaves} leaves\n' in capsys.readouterr().out
+
+
+def test_other_classes_and_channels_begin_afresh(run, capsys):
+  """The leaves that do not fit are named with both shapes."""
+  other = {'data.image_shape': (4, 4, 3), 'data.num_classes': 5}
+  config = to_train(run, **AGAIN | other)
+  model = models.make(config, 'none')
+  mesh = devices.make_mesh(config)
+  facts = OptimizerFacts(config.training.num_steps)
+  optimizer, _ = make(model.schema, 'optimizer', config.optimizer, facts)
+  objective = model.objective()
+  _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
+  # other than zeros everywhere, and without a compilation
+  fresh = jax.tree.map(
+    lambda x: jax.device_put(np.full(x.shape, 3, x.dtype), x.sharding), shapes
+  )
+  state = first_weights.begin(fresh, str(run))
+  printed = capsys.readouterr().out
+  afresh = {
+    'conv_in/kernel [3, 3, 3, 8] ([3, 3, 1, 8] there)',
+    'conv_out/bias [3] ([1] there)',
+    'conv_out/kernel [3, 3, 8, 3] ([3, 3, 8, 1] there)',
+    'label_embedding/table/embedding [5, 32] ([3, 32] there)',
+  }
+  assert all(f'network/{leaf}' in printed for leaf in afresh)
+  assert printed.count(' there)') == len(afresh)
+  expected = diffusers.load(STORED / 'labels').params
+  for tree in (state.params, state.ema_params):
+    network = tree['network']
+    same(network['noise_dense_1'], expected['noise_dense_1'])
+    same(network['conv_in']['bias'], expected['conv_in']['bias'])
+    same(network['conv_out'], fresh.params['network']['conv_out'])
+  same(state.opt_state, fresh.opt_state)
+
+
+def test_init_from_another_network_is_refused(run, tmp_path):
+  config = smoke(**{'training.init_from': run, 'network.channels': 4})
+  with pytest.raises(UserError, match='init_from: .* is of another network'):
+    MODES['train'](config, str(tmp_path / 'x'))
+  config = smoke(**{'training.init_from': tmp_path / 'none'})
+  with pytest.raises(UserError, match='init_from: there is no'):
+    MODES['train'](config, str(tmp_path / 'x'))
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({}, 'give either source, weights that become'),
+    ({'convert.source': 'x', 'convert.to': 'diffusers'}, 'give either source'),
+    ({'convert.source': 'none'}, 'convert.source: there is no none'),
+    (
+      {'convert.source': str(STORED / 'ho'), 'convert.format': 'diffuser'},
+      "convert.format='diffuser'.* is not one of diffusers",
+    ),
+    (
+      {'convert.source': str(STORED / 'ho'), 'convert.options': 'ema'},
+      "convert.options: 'ema' is not name=value",
+    ),
+    (
+      {'convert.source': str(STORED / 'ho'), 'convert.options': 'ema=True'},
+      'convert.source: unknown options of UNet2DModel: ema; known are null_cl',
+    ),
+    (
+      {'convert.source': str(STORED / 'ho'), 'convert.model': 'big'},
+      'convert.source: unknown options of UNet2DModel: model',
+    ),
+    (
+      {'convert.source': str(STORED / 'ho' / 'config.json')},
+      'config.json is no file of weights: not safetensors, npz, PyTorch, nor',
+    ),
+    (
+      {'convert.source': str(STORED)},
+      'stored is not a folder of diffusers, which has a model_index.json or a',
+    ),
+    (
+      {'convert.source': str(STORED / 'ho'), 'network.dropout': 0.5},
+      'network.dropout is 0.0, 0.5 now: this comes with the weights',
+    ),
+    (  # and no word about the fields of the two
+      {'convert.source': str(STORED / 'ho'), 'network': 'dit'},
+      '^config.network.name is unet, dit now: this comes with the weights',
+    ),
+    (
+      {'convert.source': str(STORED / 'ho'), 'sampling.num_steps': 10},
+      'sampling.num_steps is 1000, 10 now: this comes with the weights',
+    ),
+    (
+      {'convert.source': str(STORED / 'labels'), 'data': 'digits'},
+      r'config.data=digits: image_shape is \(8, 8, 1\), and \(4, 4, 1\) of the',
+    ),
+    (
+      {'convert.to': 'onnx', 'convert.out': 'x'},
+      "convert.to='onnx' is not one",
+    ),
+    ({'convert.to': 'diffusers'}, 'convert.out: where is it written to'),
+    (
+      {'convert.to': 'safetensors', 'convert.out': 'x', 'convert.label': 1},
+      'convert.label is for convert.to=diffusers only',
+    ),
+  ],
+)
+def test_mistakes_are_one_line(changes, message, tmp_path):
+  with pytest.raises(UserError, match=message) as error:
+    MODES['convert'](given(**changes), str(tmp_path / 'run'))
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'run').exists() and not Path('x').exists()
+
+
+def test_other_folders_and_files_are_one_line(tmp_path):
+  source, run = tmp_path / 'source', tmp_path / 'run'
+  source.mkdir()
+  with pytest.raises(UserError, match='source is not a folder of diffusers'):
+    read(run, source)
+  (source / 'config.json').write_text('{"data": 1}')  # as of our own runs
+  with pytest.raises(UserError, match='source is a folder of no class of diff'):
+    read(run, source)
+  write_png(source / 'd.png', np.zeros((8, 8), np.uint8))
+  with pytest.raises(UserError, match='d.png is no file of weights: not safet'):
+    read(run, source / 'd.png')
+  weights = source / 'checkpoint_26'
+  weights.write_bytes(serialization.msgpack_serialize({'a': np.zeros(3)}))
+  several = (
+    'may be of several projects: give --config.convert.format=diffusers|'
+  )
+  with pytest.raises(UserError, match=several):
+    read(run, weights)
+
+
+def test_a_folder_with_a_run_is_not_written(run):
+  with pytest.raises(UserError, match='holds a run: give another --workdir'):
+    read(run, STORED / 'labels')
+
+
+def test_a_run_keeps_its_model(run, tmp_path):
+  """Also when it is exported, or given the data that it does not have."""
+  with pytest.raises(UserError, match='network.dropout is 0.0, 0.5 now'):
+    write(run, 'diffusers', tmp_path / 'out', **{'network.dropout': 0.5})
+  fitting = {'data': 'synthetic', 'data.image_shape': (4, 4, 1)}
+  config = of_run(run, **fitting)
+  assert config.facts.num_classes == 3  # of the weights
+  assert images.source_of(config).image_shape == (4, 4, 1)
+  config = of_run(run, **fitting | {'data.image_shape': (8, 8, 1)})
+  with pytest.raises(
+    UserError, match=r'images are \(8, 8, 1\), and \(4, 4, 1\)'
+  ):
+    images.source_of(config)

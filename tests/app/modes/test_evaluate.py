@@ -1,0 +1,260 @@
+"""--mode=evaluate of real images, on a tiny run of the real digits."""
+
+import json
+import shutil
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import diffusion_jax as dj
+from diffusion_jax.app import devices, models
+from diffusion_jax.app.modes import MODES, evaluate
+from diffusion_jax.core.keys import stream
+from diffusion_jax.data import sources
+from diffusion_jax.data.images import scale
+from diffusion_jax.errors import UserError
+from diffusion_jax.metrics import likelihoods, real_images
+from tests.app.conftest import printed_by, smoke
+
+QUICK = {
+  'evaluation.num_images': 12,
+  'evaluation.batch_size': 8,
+  'evaluation.elbo.num_steps': 5,
+}
+ODE = {'evaluation.metrics': 'ode', 'evaluation.ode.tolerance': 0.1}
+
+
+def run_mode(workdir, **changes):
+  MODES['evaluate'](smoke(**changes), str(workdir))
+
+
+def result(workdir, name):
+  path = workdir / 'evaluation' / name / 'result.json'
+  return json.loads(path.read_text())
+
+
+def parts(workdir, name):
+  folder = workdir / 'evaluation' / name / 'parts'
+  return {path.name: dict(np.load(path)) for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope='module')
+def printed(run):
+  """What an evaluation of the bound has printed."""
+  return printed_by(lambda: run_mode(run, **QUICK))
+
+
+def test_the_parts_of_the_bound_add_up(run, printed):
+  found = result(run, 'elbo-test')
+  assert found['images'] == 12 and found['split'] == 'test'
+  total = found['prior'] + found['diffusion'] + found['reconstruction']
+  np.testing.assert_allclose(found['bits_per_dim'], total, rtol=1e-5)
+  np.testing.assert_allclose(
+    sum(found['terms']) + found['prior'], total, rtol=1e-5
+  )
+  assert len(found['terms']) == len(found['rate']) == 5
+  np.testing.assert_allclose(found['rate'][0], found['prior'])
+  np.testing.assert_allclose(
+    found['rate'][-1] + found['terms'][0], total, rtol=1e-5
+  )
+  line = next(x for x in printed.splitlines() if x.startswith('elbo '))
+  assert line.split()[1:] == [
+    f'{found["bits_per_dim"]:.5g}', '+-', f'{found["standard_error"]:.3g}',
+    'bits/dim',
+  ]  # fmt: skip
+  assert 'L_T ' in printed and 'L_0 ' in printed
+  for name in ('terms', 'rate_distortion'):
+    with Image.open(run / 'evaluation' / 'elbo-test' / f'{name}.png') as image:
+      assert image.size[0] > 300
+
+
+def test_the_bound_is_that_of_the_network(run, printed):
+  """Its first two images, by the library and by hand in bits."""
+  config = smoke(**QUICK)
+  model: Any = models.make(config, run)
+  params, _ = evaluate.weights.restore(model)
+  x0, labels = sources.digits('test').read(np.arange(2))
+  root = stream(config.evaluation.seed, 'metrics')
+  root = jax.random.fold_in(root, zlib.crc32(b'elbo'))
+  keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(np.arange(2))
+  nll = lambda x0, last: dj.reconstruction_nll(x0, last, 17)
+  bound = jax.jit(
+    lambda keys, x0, labels: dj.variational_bound(
+      keys, model.denoiser(params, {'label': labels}), model.schedule(), x0,
+      num_steps=5, decoder=nll,
+    )
+  )(keys, scale(x0, 17), labels)  # fmt: skip
+  measured = parts(run, 'elbo-test')['00000000.npz']
+  for name in ('total', 'prior', 'reconstruction'):
+    np.testing.assert_allclose(
+      measured[name][:2], bound[name] / (64 * np.log(2)), rtol=1e-4, atol=1e-9
+    )
+
+
+def certain_elbo(num_steps: int = 2):
+  """A user's metric: the bound of a decoder that is always right."""
+  decoder = lambda x0, last, num_levels: jnp.zeros(len(x0))
+  return likelihoods.elbo(decoder, num_steps)
+
+
+def test_a_user_has_metrics_of_real_images_and_decoders(run):
+  metric = {'evaluation.metrics': f'{__name__}:certain_elbo'}
+  run_mode(run, **metric, **{'evaluation.num_images': 3})
+  scores = result(run, 'certain_elbo-test')
+  assert scores['reconstruction'] == 0.0 < scores['diffusion']
+  assert len(scores['terms']) == 2
+  np.testing.assert_allclose(scores['terms'][0], 0.0, atol=1e-6)
+
+
+def test_an_interrupted_evaluation_continues(run, printed):
+  evaluated = run / 'evaluation' / 'elbo-test'
+  out = shutil.copytree(evaluated, evaluated.with_name('elbo-test-again'))
+  before = parts(run, 'elbo-test-again')
+  assert list(before) == ['00000000.npz', '00000008.npz']
+  (out / 'parts' / '00000008.npz').unlink()
+  first = out / 'parts' / '00000000.npz'
+  stamp = first.stat().st_mtime_ns
+  run_mode(run, **QUICK, **{'evaluation.name': 'again'})
+  assert first.stat().st_mtime_ns == stamp  # not measured again
+  np.testing.assert_equal(parts(run, 'elbo-test-again'), before)
+
+
+def test_another_evaluation_needs_another_name(run, printed):
+  other = QUICK | {'evaluation.elbo.num_steps': 4}
+  with pytest.raises(
+    UserError, match='elbo.num_steps is 5, 4 now. Delete it, or'
+  ):
+    run_mode(run, **other)
+  large = {
+    'sampling.sampler': 'ancestral',
+    'sampling.sampler.variance': 'fixed_large',
+  }
+  with pytest.raises(UserError, match='variance is fixed_small, fixed_large'):
+    run_mode(run, **QUICK, **large)
+
+
+def test_an_image_has_one_bound_in_any_batch_on_any_devices(run, printed):
+  """Of 8 on one device, and of 5 on eight."""
+  other = {'evaluation.name': 'spread', 'evaluation.batch_size': 5}
+  run_mode(run, **QUICK | other | {'training.mesh': (8, 1)})
+  totals = [
+    np.concatenate([p['total'] for p in parts(run, name).values()])
+    for name in ('elbo-test', 'elbo-test-spread')
+  ]
+  assert totals[0].shape == (12,)
+  np.testing.assert_allclose(totals[0], totals[1], rtol=1e-4)
+
+
+def test_independent_pixels_literally(run):
+  run_mode(run, **{
+    'evaluation.metrics': 'independent_pixels', 'evaluation.num_images': 12,
+  })  # fmt: skip
+  train, test = sources.digits('train').images, sources.digits('test').images
+  bits = []
+  for image in test[:12]:
+    for (i, j, _), level in np.ndenumerate(image):
+      seen = np.sum(train[:, i, j, 0] == level)
+      bits.append(-np.log2((seen + 1) / (len(train) + 17)))
+  found = result(run, 'independent_pixels-test')['bits_per_dim']
+  np.testing.assert_allclose(found, np.mean(bits), rtol=1e-5)
+
+
+def test_the_ode_and_a_list_of_metrics_as_typed(run, capsys):
+  three = {'evaluation.num_images': 3}
+  both = {'evaluation.metrics': 'ode,independent_pixels'}
+  run_mode(run, **three, **ODE | both, **{'evaluation.name': 'three'})
+  assert result(run, 'ode-test-three')['images'] == 3
+  printed = capsys.readouterr().out.splitlines()
+  assert {'ode', 'independent_pixels'} <= {x.split()[0] for x in printed}
+  noisy = {'evaluation.ode.dequantization': 'gaussian'}
+  run_mode(run, **three, **ODE, **noisy, **{'evaluation.name': 'noisy'})
+  found = result(run, 'ode-test-noisy')['bits_per_dim']
+  # two bounds of the same, in the same units: an offset of 3 bits is not lost
+  assert abs(found - result(run, 'ode-test-three')['bits_per_dim']) < 2.5
+
+
+def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
+  """cond['image'] is drawn with a key of the seed and the image's index."""
+  config = smoke(**{'conditioning.image': 'inpaint'})
+  model: Any = models.make(config, tmp_path)
+  condition = model.conditioning.image
+  total = lambda x: x.sum(axis=(1, 2, 3))
+
+  def measure(params, keys, x0, cond):
+    return {'label': cond['label'], 'image': total(cond['image'])}
+
+  source, index = sources.digits('test'), np.array([3, 8, 5])
+  pictures, cond = evaluate.read_images(model, source, index)
+  mesh = devices.make_mesh(model.config)
+  compute = real_images.per_batch(
+    measure, 'x', mesh, num_levels=17, seed=2, size=8, condition=condition
+  )
+  found = compute({}, index, pictures, cond)
+  x0, labels = source.read(index)
+  np.testing.assert_array_equal(found['label'], labels)
+  root = stream(2, 'evaluation_images')
+  keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(index)
+  images = jax.jit(condition)(keys, scale(x0, 17))
+  np.testing.assert_allclose(found['image'], total(images), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (
+      {'metrics': 'fid2'},
+      "'fid2' .did you mean 'fid'.* is not one of elbo, ode",
+    ),
+    ({'metrics': ''}, 'metrics is empty: give one of elbo, ode'),
+    ({'split': 'val'}, "split 'val' is not one of"),
+    ({'elbo.decoder': 'normal'}, "elbo.decoder='normal' is not one of gauss"),
+    (
+      {'metrics': 'ode', 'ode.dequantization': 'u'},
+      "dequantization='u' is not one of unif",
+    ),
+    ({'elbo.random_steps': 9}, 'config.evaluation.elbo: steps is 9: of 5'),
+    ({'metrics': 'ode', 'ode.num_probes': 0}, 'ode: num_probes=0 is below 1'),
+    (
+      {'metrics': 'ode', 'elbo.tolerance': 1},
+      'no field config.evaluation.elbo',
+    ),
+    ({'batch_size': 0}, 'evaluation.batch_size=0 is below 1'),
+    ({'name': 'a/b'}, "evaluation.name='a/b' has a /"),
+    ({'sweep': 'num_steps'}, 'num_steps is not field=value,value'),
+    ({'sweep': 'num_stps=3'}, "config.sampling.num_stps .did you mean 'num_st"),
+    (
+      {'sweep': 'num_steps=0'},
+      'config.sampling: num_steps=0 is not a positive',
+    ),
+  ],
+)
+def test_mistakes_are_one_clear_line(run, changes, message):
+  changes = {f'evaluation.{name}': value for name, value in changes.items()}
+  quick = {} if 'evaluation.metrics' in changes else QUICK
+  with pytest.raises(UserError, match=message):
+    run_mode(run, **{'evaluation.name': 'x'} | quick | changes)
+
+
+def test_what_is_not_a_number_is_not_written(run, monkeypatch):
+  """As after too many steps of the solver."""
+  lost = lambda key, denoise, schedule, x, **_: (jnp.full(len(x), jnp.nan), x)
+  monkeypatch.setattr(dj, 'log_likelihood', lost)
+  with pytest.raises(
+    UserError, match='ode is nan on images 0..2: try a larger'
+  ):
+    run_mode(run, **ODE, **{
+      'evaluation.num_images': 3, 'evaluation.name': 'x2',
+    })  # fmt: skip
+  assert not list((run / 'evaluation' / 'ode-test-x2' / 'parts').iterdir())
+
+
+def test_a_run_without_checkpoints_is_refused(run, tmp_path):
+  copy = shutil.copytree(run, tmp_path / 'copy')
+  shutil.rmtree(copy / 'checkpoints')
+  with pytest.raises(UserError, match='there is no checkpoint in'):
+    run_mode(copy, **QUICK, **{'evaluation.name': 'y'})

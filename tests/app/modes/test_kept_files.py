@@ -1,0 +1,223 @@
+"""What modes keep, continue or refuse in a run folder that is there already."""
+
+import errno
+import importlib.metadata
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.app import load
+from diffusion_jax.app.modes import MODES, sample
+from diffusion_jax.app.run import folder
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import lock
+from diffusion_jax.training import checkpoints
+from tests.app.conftest import smoke
+
+FEW = {'sampling.num_samples': 6, 'sampling.batch_size': 4}
+
+
+@pytest.fixture(scope='module')
+def run(digits_run, tmp_path_factory):
+  """A finished run, which no test changes."""
+  return shutil.copytree(digits_run, tmp_path_factory.mktemp('runs') / 'mine')
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+  workdir = tmp_path / 'mine'
+  shutil.copytree(run, workdir)
+  return workdir
+
+
+def content(workdir):
+  """All its files but those that say who locked it."""
+  paths = [path for path in workdir.rglob('*') if path.is_file()]
+  return {p: p.read_bytes() for p in paths if p.name != 'train.lock'}
+
+
+def refused(mode, config, workdir, message):
+  """One line, and no file is changed."""
+  before = content(workdir)
+  with pytest.raises(UserError, match=message) as error:
+    MODES[mode](config, str(workdir))
+  assert '\n' not in str(error.value)
+  assert content(workdir) == before
+
+
+def test_a_run_whose_checkpoints_are_lost(run, copy, capsys):
+  """Its config is refused, or it begins again and keeps its metrics."""
+  shutil.rmtree(copy / 'checkpoints')
+  other = {'optimizer.learning_rate': 1e-3}
+  refused('train', smoke(**other), copy, 'rate is 0.004, 0.001 now')
+  old = (copy / 'metrics.jsonl').read_bytes()
+  MODES['train'](smoke(), str(copy))
+  said = capsys.readouterr().out
+  assert 'mine has a config.json but no checkpoint: it begins at step 0' in said
+  assert 'it is kept as metrics.1.jsonl' in said
+  assert (copy / 'metrics.1.jsonl').read_bytes() == old
+  text = (copy / 'metrics.jsonl').read_text()
+  assert [json.loads(x)['step'] for x in text.splitlines()] == [1, 2, 3, 4]
+  params = [checkpoints.restore_params(path)[0] for path in (run, copy)]
+  jax.tree.map(np.testing.assert_array_equal, *params)
+
+
+def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
+  (copy / 'config.json').unlink()
+  message = 'has checkpoints but no config.json, .* cp (.*) (.*/config.json)'
+  refused('train', smoke(), copy, message)
+  with pytest.raises(UserError, match=message):  # all other modes
+    load.of_run(copy, smoke(), [])
+  with pytest.raises(UserError) as error:
+    MODES['train'](smoke(), str(copy))
+  shutil.copy(*re.search(message, str(error.value)).groups())
+  assert folder.read_config(copy) == folder.read_config(run)
+
+
+def test_one_training_at_a_time(copy):
+  """In this process; another one's is in test_survival.py."""
+  with lock.hold(copy):
+    refused('train', smoke(), copy, 'mine is being trained by process ')
+    MODES['sample'](smoke(**FEW), str(copy))
+  MODES['train'](smoke(), str(copy))
+
+
+def samples(workdir, name='samples', mode='samples'):
+  with np.load(workdir / mode / f'{name}.npz') as arrays:
+    arrays = dict(arrays)
+  return arrays | {'settings': json.loads(arrays['settings'].item())}
+
+
+@pytest.fixture
+def batches(monkeypatch):
+  """How many have been made; .stop_at raises KeyboardInterrupt before one."""
+
+  class Count:
+    made, stop_at = 0, None
+
+  def check_numbers(config, images, check=sample.check_numbers):
+    if Count.made == Count.stop_at:
+      raise KeyboardInterrupt
+    Count.made += 1
+    check(config, images)
+
+  monkeypatch.setattr(sample, 'check_numbers', check_numbers)
+  return Count
+
+
+@pytest.fixture(scope='module')
+def sampled(run, tmp_path_factory):
+  """A copy of the run with samples, which no test changes."""
+  workdir = shutil.copytree(run, tmp_path_factory.mktemp('sampled') / 'mine')
+  MODES['sample'](smoke(**FEW), str(workdir))
+  return workdir
+
+
+def test_samples_go_on_where_they_were_interrupted(copy, sampled, batches):
+  batches.stop_at = 1
+  with pytest.raises(KeyboardInterrupt):
+    MODES['sample'](smoke(**FEW), str(copy))
+  assert not (copy / 'samples' / 'samples.npz').exists()
+  other = smoke(**FEW, **{'sampling.seed': 1})
+  message = 'samples.parts has other settings: sampling.seed is 0, 1 now. Del'
+  refused('sample', other, copy, message)
+  batches.stop_at = None
+  MODES['sample'](smoke(**FEW), str(copy))
+  assert batches.made == 2  # four and two, of six
+  parts, whole = samples(copy), samples(sampled)
+  np.testing.assert_array_equal(parts['arr_0'], whole['arr_0'])
+  assert len(parts['arr_0']) == 6 and parts['settings'] == whole['settings']
+  assert not list((copy / 'samples').glob('*.parts'))
+
+
+def test_a_failure_at_the_end_loses_no_samples(copy, batches, monkeypatch):
+  def full(*args):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(sample.images, 'write_png', full)
+    with pytest.raises(UserError, match='No space left .*same command continu'):
+      MODES['sample'](smoke(**FEW), str(copy))
+  assert batches.made == 2
+  part = copy / 'samples' / 'samples.parts' / '00000004.npz'
+  good = part.read_bytes()
+  part.write_bytes(good[: len(good) // 2])
+  with pytest.raises(UserError, match='00000004.npz is damaged .*: delete it'):
+    MODES['sample'](smoke(**FEW), str(copy))
+  part.write_bytes(good)
+  MODES['sample'](smoke(**FEW), str(copy))
+  assert batches.made == 2
+  assert (copy / 'samples' / 'samples.png').exists()
+
+
+def test_samples_of_other_settings_are_kept(sampled, tmp_path, batches, capsys):
+  copy = shutil.copytree(sampled, tmp_path / 'mine')
+  for changes, message in (
+    ({'sampling.guidance.scale': 2.0}, 'guidance.scale is absent, 2.0 now'),
+    ({'sampling.checkpoint': '2'}, 'sampling.checkpoint is 4, 2 now; weights'),
+  ):
+    config = smoke(**FEW | changes)
+    refused('sample', config, copy, f'npz has other settings: .*{message}')
+  before = content(copy)
+  capsys.readouterr()
+  MODES['sample'](smoke(**FEW), str(copy))
+  said = capsys.readouterr().out
+  assert 'samples.npz is there already, made with these settings' in said
+  assert not batches.made and content(copy) == before
+  copy = copy.rename(copy.with_name('moved'))
+  MODES['sample'](smoke(**FEW), str(copy))
+  assert 'is there already' in capsys.readouterr().out
+  stored = json.loads((copy / 'config.json').read_text())
+  stored['optimizer']['learning_rate'] = 1.0
+  (copy / 'config.json').write_text(json.dumps(stored))
+  refused('sample', smoke(**FEW), copy, 'npz has other settings: config_hash')
+  np.savez(copy / 'samples' / 'samples.npz', arr_0=np.zeros((1, 8, 8, 1)))
+  message = 'settings: it names none. Delete it, .* by --config.sampling.name'
+  refused('sample', smoke(**FEW), copy, message)
+
+
+def test_samples_carry_their_settings(run, copy, capsys):
+  guided = {
+    'sampling.guidance': 'autoguidance',
+    'sampling.guidance.scale': 2.0,
+    'sampling.guidance.run': str(run),
+    'sampling.num_steps': 3,
+  }
+  MODES['sample'](smoke(**FEW | guided), str(copy))
+  line = 'settings: mine, checkpoint 4, ddim, 3 steps, seed 0, autoguidance 2\n'
+  assert line in capsys.readouterr().out
+  found = samples(copy)['settings']
+  assert found['run'] == 'mine'
+  chosen = found['sampling']
+  assert chosen['checkpoint'] == '4'
+  assert chosen['guidance']['scale'] == 2.0
+  assert chosen['guidance']['run'] == 'mine, checkpoint 4'
+  assert chosen['num_steps'] == 3 and chosen['sampler']['name'] == 'ddim'
+  assert found['versions']['jax'] == importlib.metadata.version('jax')
+  assert str(run.parent) not in json.dumps(found)  # no path of this machine
+
+
+def test_edits_carry_their_settings_and_are_kept(copy, tmp_path):
+  picture = tmp_path / 'digit.png'
+  sample.images.write_png(picture, np.zeros((8, 8), np.uint8))
+  fields = {
+    'edit': 'sdedit',
+    'edit.strength': 0.0,
+    'edit.image': str(picture),
+    'edit.num_samples': 1,
+  }
+  MODES['edit'](smoke(**fields), str(copy))
+  found = samples(copy, 'edit', 'edits')['settings']
+  assert found['edit']['image'] == 'digit.png'
+  assert found['edit']['strength'] == 0.0
+  assert found['sampling']['checkpoint'] == '4'
+  assert str(tmp_path) not in json.dumps(found)
+  other = smoke(**fields | {'edit.strength': 0.5})
+  message = 'strength is 0.0, 0.5 now. Delete .* by --config.edit.output'
+  refused('edit', other, copy, message)
+  sample.images.write_png(picture, np.full((8, 8), 255, np.uint8))
+  refused('edit', smoke(**fields), copy, 'other settings: pictures.image is ')

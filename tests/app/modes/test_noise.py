@@ -1,0 +1,134 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.app import load
+from diffusion_jax.app.config import make
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.errors import UserError
+from tests.app.conftest import CONFIGS, as_flags
+
+SMALL = {'noise.size': 64, 'noise.frames': 5, 'noise.num_draws': 10}
+
+
+def config(**changes):
+  config = load.completed(load.from_file(str(CONFIGS / 'noise_photo.py')))
+  return load.with_flags(config, [*as_flags(SMALL | changes)])
+
+
+def noise(workdir, **changes):
+  MODES['noise'](config(**changes), str(workdir))
+  return json.loads((workdir / 'white_noise.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def homework(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('noise')
+  return workdir, noise(workdir)
+
+
+def test_the_default_is_500_descending_alphas():
+  full = load.completed(load.from_file(str(CONFIGS / 'noise_photo.py')))
+  schedule = make(load.schema_of(full), 'schedule', full.schedule)
+  alphas = np.asarray(schedule.alphas)
+  assert len(alphas) == 500 and (np.diff(alphas) < 0).all()
+  np.testing.assert_allclose(alphas[[0, -1]], [0.9998, 0.96], rtol=1e-6)
+  assert (full.noise.size, full.noise.image) == (600, 'china.jpg')
+
+
+def test_pictures(homework):
+  workdir, _ = homework
+  with Image.open(workdir / 'strip.png') as strip:
+    assert strip.size == (4 + 6 * (64 + 4), 64 + 2 * 4)
+  with Image.open(workdir / 'noise.gif') as gif:
+    assert gif.n_frames == 5  # pyright: ignore[reportAttributeAccessIssue]
+    assert gif.size == (64, 64)
+  for name in ('schedule.png', 'spectrum.png'):
+    with Image.open(workdir / name) as plot:
+      assert np.asarray(plot.convert('L')).std() > 10  # something is drawn
+
+
+def test_white_noise_json(homework):
+  _, found = homework
+  assert found['steps'] == 500 and found['dimensions'] == 64 * 64 * 3
+  per_dim, total = found['distance_per_dim'], found['distance_total']
+  error = total['standard_error']
+  assert abs(total['estimate'] - total['closed_form']) < 5 * error
+  for name in ('estimate', 'standard_error', 'closed_form', 'white_noise'):
+    np.testing.assert_allclose(total[name] / (64 * 64 * 3), per_dim[name])
+  assert per_dim['white_noise'] == 2.0
+  spread = 5 * (2 / found['dimensions']) ** 0.5
+  assert abs(per_dim['closed_form'] - per_dim['averaged_over_z']) < spread
+  correlation = found['correlation_with_x']
+  noise = correlation['of_independent_noise']
+  assert abs(correlation['value'] - correlation['expected']) < 5 * noise
+  for part in ('distance_total', 'distance_per_dim', 'correlation_with_x'):
+    assert len(found[part]['meaning']) > 100
+
+
+def with_alphas(*alphas):
+  return {'schedule': 'alphas', 'schedule.values': alphas}
+
+
+def test_few_steps_leave_the_picture_and_only_the_correlation_tells(tmp_path):
+  """The lecture's five alphas: nowhere near noise."""
+  found = noise(tmp_path, **with_alphas(0.99, 0.98, 0.97, 0.96, 0.95))
+  assert found['steps'] == 5
+  np.testing.assert_allclose(found['alpha_bar_T'], 0.858277728, rtol=1e-6)
+  assert found['correlation_with_x']['value'] > 0.7
+
+
+def test_ones_own_photo_of_any_shape_and_mode(tmp_path):
+  photo = np.random.default_rng(0).integers(0, 256, (30, 50), np.uint8)
+  Image.fromarray(photo).save(tmp_path / 'me.png')
+  changes = {
+    'noise.image': str(tmp_path / 'me.png'),
+    'noise.fit': 'scale',
+    'noise.size': 32,
+  }
+  out = tmp_path / 'out'
+  out.mkdir()
+  assert noise(out, **changes, **with_alphas(0.5))['steps'] == 1
+  with Image.open(out / 'noise.gif') as gif:
+    assert gif.n_frames == 2  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (
+      with_alphas(0.9, 1.2),
+      r'config.schedule: alphas\[1\] = 1.2, step 2',
+    ),
+    (with_alphas(0.0, 0.9), r'alphas\[0\] = 0, step 1 of 2'),
+    (with_alphas(), 'list of alphas is empty'),
+    (with_alphas('a'), 'alphas must be a list of numbers'),
+    ({'noise.image': 'none.jpg'}, 'config.noise: there is no image none.jpg'),
+    ({'noise.image': __file__}, 'test_noise.py is not an image'),
+    ({'noise.fit': 'pad'}, "config.noise.fit='pad' is not one of crop, scale"),
+    ({'noise.image': ''}, 'config.noise: which picture'),
+    ({'noise.num_draws': 1}, 'config.noise: num_draws=1 is below 2'),
+    ({'noise.sise': 3}, "no field config.noise.sise .did you mean 'size'"),
+    ({'schedule': 'linear_vp'}, 'has no steps'),
+  ],
+)
+def test_wrong_input(tmp_path, changes, message):
+  with pytest.raises(UserError, match=message):
+    noise(tmp_path / 'x', **changes)
+  assert not (tmp_path / 'x').exists()
+
+
+def test_other_configs_have_no_photo(tmp_path):
+  digits = load.completed(load.from_file(str(CONFIGS / 'digits.py')))
+  with pytest.raises(
+    UserError, match='no section noise: give --config=configs'
+  ):
+    MODES['noise'](digits, str(tmp_path))
+
+
+def test_a_zero_as_the_last_alpha_ends_in_pure_noise(tmp_path):
+  found = noise(tmp_path, **with_alphas(0.9, 0.5, 0.0))
+  assert found['alpha_bar_T'] == 0.0
+  assert found['correlation_with_x']['expected'] == 0.0

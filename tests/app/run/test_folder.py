@@ -1,0 +1,117 @@
+"""What is kept, continued or refused in a run folder that is there already."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from diffusion_jax.app import images
+from diffusion_jax.app.run import folder
+from diffusion_jax.errors import UserError
+from tests.app.conftest import smoke
+
+FACTS = images.Facts((8, 8, 1), 10, 17)
+
+
+def written(workdir, **changes):
+  workdir.mkdir(exist_ok=True)
+  folder.write_config(workdir, smoke(**changes), FACTS)
+  return workdir
+
+
+def refused(message, function, *args):
+  with pytest.raises(UserError, match=message) as error:
+    function(*args)
+  assert '\n' not in str(error.value)
+
+
+def test_the_config_is_written_with_all_values_and_the_facts(tmp_path):
+  stored = folder.read_config(written(tmp_path))
+  assert stored['facts'] == {
+    'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17,
+  }  # fmt: skip
+  assert {**stored, 'facts': 0} == {**folder.plain(smoke()), 'facts': 0}
+  assert folder.read_config(tmp_path / 'nothing') is None
+  assert folder.read_config(tmp_path / 'config.json') is None
+
+
+@pytest.mark.parametrize('content, message', {
+  '[1, 2]': 'config.json is not the config of a run: it holds a JSON list',
+  '"a"': 'a JSON str, not an object',
+  '{': 'config.json cannot be read as JSON',
+}.items())  # fmt: skip
+def test_a_config_json_that_is_no_object_is_one_line(
+  content, message, tmp_path
+):
+  (tmp_path / 'config.json').write_text(content)
+  refused(message, folder.read_config, tmp_path)
+
+
+@pytest.mark.parametrize('changes, message', [
+  ({'optimizer.learning_rate': 1e-3}, 'learning_rate is .*, 0.001 now'),
+  ({'network.channels': 16}, 'network.channels is 8, 16 now'),
+  ({'network': 'dit'}, 'network.name is .*SmallNetwork, dit now'),
+  ({'conditioning.image': 'inpaint'}, 'conditioning.image.name is absent, inp'),
+  ({'training.batch_size': 16}, 'training.batch_size is 8, 16 now'),
+  ({'seed': 1}, 'seed is 0, 1 now'),
+])  # fmt: skip
+def test_a_run_with_another_config_is_refused(changes, message, tmp_path):
+  written(tmp_path)
+  now = smoke(**changes)
+  message = f'holds a run with another config: .*{message}.*resume=force'
+  refused(message, folder.check_same_run, tmp_path, now, FACTS)
+  folder.check_same_run(tmp_path / 'new', now, FACTS)
+
+
+def test_other_images_are_another_run(tmp_path):
+  written(tmp_path)
+  other = FACTS._replace(num_levels=256)
+  message = 'facts.num_levels is 17, 256 now'
+  refused(message, folder.check_same_run, tmp_path, smoke(), other)
+
+
+@pytest.mark.parametrize('changes', [
+  {'training.num_steps': 9}, {'sampling.num_steps': 3},
+  {'sampling.sampler': 'heun'}, {'evaluation.metrics': 'ode'},
+  {'training.mesh': (2, 1)}, {'edit': 'sdedit'}, {'report.runs': 'a'},
+  {'matmul_precision': 'high'}, {'compilation_cache': 'x'},
+  {'training.keep_every': 4}, {'sampling.guidance.scale': 2},
+])  # fmt: skip
+def test_what_does_not_change_the_result_may_change(changes, tmp_path):
+  hashed = folder.config_hash(written(tmp_path))
+  folder.check_same_run(tmp_path, smoke(**changes), FACTS)
+  assert folder.config_hash(written(tmp_path, **changes)) == hashed
+
+
+def test_the_hash_of_a_run_is_that_of_what_it_computes(tmp_path):
+  hashed = folder.config_hash(written(tmp_path))
+  assert re.fullmatch('[0-9a-f]{16}', hashed)
+  assert folder.config_hash(written(tmp_path, seed=1)) != hashed
+  wider = {'network.channels': 12}
+  assert folder.config_hash(written(tmp_path, **wider)) != hashed
+
+
+def test_a_run_whose_config_is_lost_says_where_a_copy_is(tmp_path):
+  """`cp` of the message mends it."""
+  written(tmp_path)
+  for step in (2, 10):
+    copy = tmp_path / 'checkpoints' / str(step) / 'config' / 'metadata'
+    copy.parent.mkdir(parents=True)
+    shutil.copy(tmp_path / 'config.json', copy)
+  (tmp_path / 'config.json').unlink()
+  message = 'has checkpoints but no config.json, .* cp (.*) (.*/config.json)'
+  with pytest.raises(UserError) as error:
+    folder.check_same_run(tmp_path, smoke(), FACTS)
+  source, target = re.search(message, str(error.value)).groups()
+  assert '/10/' in source
+  shutil.copy(source, target)
+  folder.check_same_run(tmp_path, smoke(), FACTS)
+
+
+def test_hparams_are_what_a_training_depends_on(tmp_path):
+  stored = json.loads((written(tmp_path) / 'config.json').read_text())
+  fields = folder.hparams(stored)
+  assert fields['network.channels'] == 8
+  assert fields['facts.image_shape'] == '[8, 8, 1]'
+  assert not [n for n in fields if n.startswith(('sampling.', 'report.'))]

@@ -1,0 +1,84 @@
+import math
+
+import numpy as np
+import pytest
+from tqdm import tqdm
+
+from diffusion_jax.app.run import step_log
+from diffusion_jax.app.run.step_log import StepLog, average
+from diffusion_jax.errors import UserError
+from diffusion_jax.training.objectives import Mean
+from tests.app.conftest import smoke
+
+
+def test_averages_weigh_by_counts():
+  """(2 + 9) / (1 + 3); a quarter of the levels that no step drew is NaN."""
+  a = {'loss': Mean(2.0, 1.0), 'loss_quarter_1': Mean(0.0, 0.0)}
+  b = {'loss': Mean(9.0, 3.0), 'loss_quarter_1': Mean(0.0, 0.0)}
+  found = average([a, b])
+  assert found['loss'] == 2.75 and math.isnan(found['loss_quarter_1'])
+  assert average([]) == {}
+
+
+def test_repaired_gradients_do_not_stop_a_run():
+  metrics = {'loss': Mean(float('nan'), 1.0), 'grad_norm': Mean(1.0, 1.0)}
+  manager = type('Manager', (), {'latest_step': lambda self: None})()
+
+  def read(config):
+    bar = tqdm(disable=True)
+    log = StepLog(config, 'runs/x', manager, None, bar, start=0)
+    log.add(range(7, 8), metrics)
+    log.read()
+
+  with pytest.raises(UserError, match='loss is nan at step 7'):
+    read(smoke())
+  repaired = smoke(**{'optimizer.repair_gradients': True})
+  read(repaired)
+
+
+def test_the_steps_of_a_call_are_counted_one_by_one():
+  """The second and third of four are NaN: one may be left out, not two."""
+  losses = np.array([1.0, float('nan'), float('nan'), 3.0])
+  manager = type('Manager', (), {'latest_step': lambda self: 5})()
+
+  def read(losses):
+    log = StepLog(
+      smoke(**{'training.skip_nonfinite': 1}),
+      'runs/x',
+      manager,
+      Lines(),
+      tqdm(disable=True),
+      start=5,
+    )
+    ones = np.ones(4)  # a stack may be longer than the call
+    log.add(range(6, 9), {n: Mean(losses, ones) for n in ('loss', 'grad_norm')})
+    log.read()
+    log.write_line(8, 0.5)
+    return log
+
+  with pytest.raises(UserError, match='loss is nan at step 8, 2 steps in a'):
+    read(losses)
+  read(losses[[0, 1, 3, 2]])
+  step, scalars = Lines.written.pop()
+  assert step == 8 and scalars['loss'] == 2.0  # of 1 and 3
+  assert scalars['skipped_steps'] == 1
+
+
+def test_speed_is_of_the_images_since_the_clock_was_started(monkeypatch):
+  """Ten steps of eight images in four seconds; compilation is left out."""
+  now = iter([0.0, 100.0, 104.0])
+  monkeypatch.setattr(step_log.time, 'perf_counter', lambda: next(now))
+  config, bar = smoke(), tqdm(disable=True)
+  log = StepLog(config, 'runs/x', None, Lines(), bar, start=20)
+  log.restart_clock(30)
+  log.write_line(40, 0.5)
+  step, scalars = Lines.written.pop()
+  assert config.training.batch_size == 8 and step == 40
+  assert scalars['images_per_second'] == 10 * 8 / 4.0
+
+
+class Lines:
+  written = []
+
+  def write_scalars(self, step, scalars):
+    self.written.append((step, scalars))

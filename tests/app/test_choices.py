@@ -1,0 +1,314 @@
+"""Every name of every table makes its object, and its parameters reach it."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.app import choices, load, models, schemas
+from diffusion_jax.app.config import make
+from diffusion_jax.errors import UserError
+from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
+from tests.app.test_load import read
+
+LINE = {'bias': -13.3, 'weight': 18.3}  # of the learned schedule
+
+
+def model_of(*flags, name='digits') -> Any:
+  flags = [flag.split('=', 1) for flag in flags]
+  return models.make(load.with_flags(read(name), flags), 'x')
+
+
+def schedule_of(name, *flags):
+  flags = [f'schedule.{flag}' for flag in flags]
+  if name == 'alphas' and not flags:
+    flags = ['schedule.values=0.9,0.8,0.5']
+  if name == 'shifted' and not flags:
+    flags = ['schedule.shift=2']
+  model = model_of(f'schedule={name}', *flags)
+  return model.schedule({'schedule': LINE})
+
+
+@pytest.mark.parametrize('name', choices.SCHEDULES)
+def test_every_schedule(name):
+  schedule = schedule_of(name)
+  level = jax.jit(schedule.__call__)(jnp.linspace(0.0, 1.0, 5))
+  assert np.isfinite(level.alpha).all() and (np.diff(level.sigma) > 0).all()
+
+
+FIELDS = {
+  'karras': (
+    ('sigma_min=0.1', 'sigma_max=5', 'rho=3'),
+    lambda: dj.KarrasSchedule(0.1, 5.0, 3.0),
+  ),
+  'flow': (('shift=3',), lambda: dj.RectifiedFlowSchedule(3.0)),
+  'continuous_sigmoid': (
+    ('start=0', 'end=2', 'tau=0.7'),
+    lambda: dj.SigmoidSchedule(0.0, 2.0, 0.7),
+  ),
+  'shifted': (
+    ('shift=4', 'schedule=continuous_cosine', 'schedule.logsnr_max=9'),
+    lambda: dj.ShiftedSchedule(dj.CosineSchedule(logsnr_max=9.0), 4.0),
+  ),
+  'linear': (
+    ('num_steps=10', 'start=0.1', 'end=0.5'),
+    lambda: dj.DiscreteSchedule.from_betas(np.linspace(0.1, 0.5, 10)),
+  ),
+}
+
+
+@pytest.mark.parametrize('name', FIELDS)
+def test_parameters_of_schedules_reach_their_class(name):
+  flags, expected = FIELDS[name]
+  t = jnp.linspace(0.0, 1.0, 7)
+  schedule = schedule_of(name, *flags)
+  found, expected = jax.jit(lambda: (schedule(t), expected()(t)))()
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected
+  )
+
+
+def test_zero_terminal_snr_rescales_a_schedule_of_steps():
+  """Lin et al. 2023, Alg. 1, in float64."""
+  flags = 'schedule=cosine', 'schedule.num_steps=8'
+  schedule = schedule_of('zero_terminal_snr', *flags)
+  betas = np.asarray(dj.cosine_betas(8), np.float64)
+  root = np.sqrt(np.cumprod(1 - betas))
+  root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+  # our last beta is 1; their alphas of the steps before
+  expected = 1 - (root[1:] / root[:-1]) ** 2
+  np.testing.assert_allclose(schedule.betas[1:], expected, rtol=1e-4)
+  assert schedule.betas[-1] == 1.0
+
+
+def test_explicit_alphas_count_the_steps():
+  model = model_of('schedule=alphas', 'schedule.values=0.9,0.8,0.7')
+  np.testing.assert_allclose(
+    model.schedule().alphas, [0.9, 0.8, 0.7], rtol=1e-6
+  )
+  levels = model.schedule().at_step(np.arange(4))
+  np.testing.assert_array_equal(model.noise_input(levels), [0, 0, 1, 2])
+
+
+@pytest.mark.parametrize('gamma', ['scalar', 'network', 'fixed'])
+def test_every_gamma_is_its_line_before_training(gamma, key):
+  flags = f'gamma={gamma}', 'gamma_min=-6', 'gamma_max=4'
+  model = model_of(*[f'schedule.{x}' for x in flags], name='digits_vdm')
+  module = choices.gamma_of(model._schedule)
+  params = module.init(key, jnp.zeros(1)).get('params', {})
+  assert model.learns_schedule == (gamma != 'fixed') == bool(params)
+  level = model.schedule({'schedule': params})(jnp.array([0.0, 0.5, 1.0]))
+  # the small random part of 'network' is far below a tenth
+  np.testing.assert_allclose(-level.logsnr, [-6.0, -1.0, 4.0], atol=0.02)
+
+
+@pytest.mark.parametrize('name, ends', {
+  'step': (0, 99), 'rescaled_step': (0, 990), 'time': (0, 1000),
+}.items())  # fmt: skip
+def test_what_a_network_sees_of_the_ends_of_100_steps(name, ends):
+  model = model_of('schedule.num_steps=100', f'noise_input={name}')
+  levels = dj.NoiseLevel(np.float32([0, 1]), None, None)
+  np.testing.assert_allclose(model.noise_input(levels), ends)
+
+
+def test_noise_inputs_take_their_parameters():
+  level = dj.RectifiedFlowSchedule()(0.25)
+  model = model_of('noise_input=time', 'noise_input.scale=9')
+  assert model.noise_input(level) == 2.25
+  sigma_over_alpha = 0.25 / 0.75
+  for name, expected in {
+    'log_sigma': math.log(sigma_over_alpha),
+    'edm': math.log(sigma_over_alpha) / 4,
+    'logsnr': -2 * math.log(sigma_over_alpha),
+  }.items():
+    found = model_of(f'noise_input={name}').noise_input(level)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def section(path, name):
+  """The complete section of a choice with a name, of digits."""
+  config = load.with_flags(read('digits'), [(path, name)])
+  for key in path.split('.'):
+    config = config[key]
+  return config
+
+
+@pytest.mark.parametrize('name', choices.PARAMETRIZATIONS)
+def test_every_parametrization(name):
+  found = make(
+    schemas.DIFFUSION, 'parametrization', section('parametrization', name)
+  )
+  assert found == (name, 0.5)
+
+
+@pytest.mark.parametrize('name', choices.TIMES)
+def test_every_distribution_of_times(name, key):
+  facts = schemas.ObjectiveFacts(*[None] * 11)._replace(schedule_steps=10)
+  draw = make(
+    schemas.DIFFUSION, 'times', section('objective.times', name), facts,
+    'objective.times',
+  ) if name != 'steps' else choices.step_times(10)  # fmt: skip
+  level, weight = draw(key, 64, dj.LinearVPSchedule())
+  assert level.t.shape == weight.shape == (64,)
+  assert 0 <= level.t.min() and level.t.max() <= 1
+  if name == 'steps':
+    np.testing.assert_allclose(10 * level.t, np.rint(10 * level.t), atol=1e-5)
+
+
+def test_uniform_times_begin_at_t_min(key):
+  level, _ = choices.uniform_times(0.9)(key, 64, dj.LinearVPSchedule())
+  assert level.t.min() >= 0.9
+
+
+@pytest.mark.parametrize('name', choices.WEIGHTS)
+def test_every_weight(name):
+  weight = make(
+    schemas.DIFFUSION, 'weight', section('objective.weight', name),
+    path='objective.weight',
+  )  # fmt: skip
+  level = dj.LinearVPSchedule()(jnp.array([0.1, 0.9]))
+  assert (weight(level) > 0).all()
+
+
+# -- sampling ------------------------------------------------------------------
+
+DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+
+
+def levels_of(*flags):
+  return model_of(*flags).levels(DDPM)
+
+
+@pytest.mark.parametrize('spacing', [*SPACINGS, *STEP_CHOICES])
+def test_every_spacing(spacing):
+  flags = f'sampling.spacing={spacing}', 'sampling.num_steps=10'
+  found, expected = jax.jit(
+    lambda: (levels_of(*flags), dj.level_grid(DDPM, 10, spacing))
+  )()
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize('spec', ['250', '10,15,20', 'ddim50'])
+def test_respacing_wins(spec):
+  flags = f'sampling.respacing={spec}', 'sampling.spacing=karras'
+  steps = dj.respaced_steps(1000, spec)
+  found, expected = jax.jit(
+    lambda: (levels_of(*flags), dj.step_levels(DDPM, steps))
+  )()
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize('flag', [
+  'sampling.spacing=trailing', 'sampling.respacing=ddim50',
+])  # fmt: skip
+def test_steps_need_a_schedule_of_steps(flag):
+  with pytest.raises(UserError, match='config.sampling: .* schedule of steps'):
+    model_of(flag, 'schedule=continuous_cosine').levels_and_sampler()
+
+
+@pytest.mark.parametrize('name', choices.SAMPLERS)
+def test_every_sampler_samples(name):
+  """One step of each, with churn and a corrector where they are allowed."""
+  flags = [f'sampling.sampler={name}', 'schedule=linear_vp']
+  remembers = name in ('dpm_solver_pp', 'dpm_solver_pp_sde', 'unipc')
+  more = ['sampling.churn.s_churn=1', 'sampling.corrector.steps=1']
+  for flag in more if remembers else ():
+    with pytest.raises(UserError, match=f'{name} uses earlier steps'):
+      model_of(*flags, flag).levels_and_sampler()
+  model = model_of(*flags, *([] if remembers else more))
+  schedule, _, sampler = model.levels_and_sampler()
+  levels = dj.level_grid(schedule, 4).take(slice(1, 3))
+  denoise = lambda x, level: dj.Prediction(0.5 * x)
+  x = jnp.ones((2, 3))
+  found = dj.sample(jax.random.key(0), denoise, sampler, levels, x)
+  assert np.isfinite(found).all()
+
+
+def test_parameters_of_samplers_reach_them():
+  levels = dj.level_grid(dj.LinearVPSchedule(), 4).take(slice(0, 4))
+  x = jnp.linspace(-2.0, 2.0, 6).reshape(2, 3)
+  denoise = lambda x, level: dj.Prediction(jnp.tanh(x))
+
+  @functools.cache
+  def sampled(*flags):
+    flags = [f'sampling.{flag}' for flag in flags]
+    sampler = model_of('schedule=linear_vp', *flags).levels_and_sampler()[2]
+    sample = lambda: dj.sample(jax.random.key(0), denoise, sampler, levels, x)
+    return np.asarray(jax.jit(sample)())
+
+  heun = 'sampler=heun', 'churn.s_churn=20', 'num_steps=4'
+  annealed = 'sampler=annealed_langevin', 'sampler.num_steps=2'
+  for before, change in [
+    (('sampler=dpm_solver_pp',), 'sampler.order=3'),
+    (('sampler=unipc',), 'sampler.order=1'),
+    (('sampler=dpm_solver_pp_sde',), 'sampler.eta=0.5'),
+    (annealed, 'sampler.num_steps=3'),
+    (annealed, 'sampler.step_size=0.1'),
+    (('sampler=ddim', 'corrector.steps=1'), 'corrector.snr=0.1'),
+    (heun, 'churn.s_min=10'),
+    (heun, 'churn.s_max=10'),
+    (heun, 'churn.s_noise=1.1'),
+  ]:
+    difference = sampled(*before) - sampled(*before, change)
+    assert np.abs(difference).max() > 1e-3, change
+
+
+@pytest.mark.parametrize('name', ['linear', 'flow', 'linear_vp', 'karras'])
+def test_the_levels_of_another_schedule_may_be_visited(name):
+  """With its own defaults, not the parameters of the run's."""
+  flags = 'schedule=linear', 'schedule.end=0.01', f'sampling.schedule={name}'
+  schedule = model_of(*flags).sampling.schedule
+  t = jnp.linspace(0.0, 1.0, 5)
+  expected = {
+    'linear': lambda: DDPM,
+    'flow': dj.RectifiedFlowSchedule,
+    'linear_vp': dj.LinearVPSchedule,
+    'karras': dj.KarrasSchedule,
+  }[name]()
+  jax.tree.map(np.testing.assert_array_equal, schedule(t), expected(t))
+  assert model_of('sampling.num_steps=9').sampling.schedule is None
+
+
+def test_guidance_is_that_of_the_library():
+  guidance = choices.ClassifierFree(scale=3.0, low=0.5, high=2.0, channels=1)
+  cond, uncond = (
+    lambda x, level, v=v: dj.Prediction(v * jnp.ones_like(x)) for v in (1, 2)
+  )
+  pair = dj.paired(cond, uncond)
+  x = jnp.zeros((1, 2))
+  at = lambda sigma: dj.NoiseLevel(0.5, jnp.ones(()), jnp.asarray(sigma))
+  # uncond + 3 (cond - uncond) = -1 in the first channel, inside the interval
+  np.testing.assert_allclose(guidance.guide(pair)(x, at(1.0)).x0, [[-1, 1]])
+  np.testing.assert_allclose(guidance.guide(pair)(x, at(4.0)).x0, [[1, 1]])
+  with pytest.raises(ValueError, match='low=3.0 is above high=2.0'):
+    choices.ClassifierFree(scale=1.0, low=3.0, high=2.0)
+
+
+def test_masks_of_weight_decay_reach_the_optimizer():
+  """Without gradients the second step moves what decays, by 2e-6 * 0.01."""
+  layer = {'kernel': jnp.ones(2), 'scale': jnp.ones(2), 'bias': jnp.ones(2)}
+  params = {'network': layer, 'schedule': {'bias': jnp.ones(())}}
+  still = {
+    'kernels': {'scale', 'bias', 'schedule'},
+    'not_biases': {'bias'},
+    'all': set(),
+  }
+  for mask, names in still.items():
+    flags = [('optimizer.weight_decay_mask', mask)]
+    config = load.with_flags(read('cifar10_vdm'), flags)
+    adam, _ = make(
+      schemas.DIFFUSION, 'optimizer', config.optimizer,
+      schemas.OptimizerFacts(100),
+    )  # fmt: skip
+    zero = jax.tree.map(jnp.zeros_like, params)
+    _, state = adam.update(zero, adam.init(params), params)
+    moved = adam.update(zero, state, params)[0]
+    found = {**moved['network'], 'schedule': moved['schedule']['bias']}
+    for name, update in found.items():
+      expected = 0.0 if name in names else -2e-6 * 0.01
+      np.testing.assert_allclose(update, expected, rtol=1e-5)

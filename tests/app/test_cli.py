@@ -1,0 +1,519 @@
+"""The command line as a user types it: what works, and what mistakes say."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from absl.testing import flagsaver
+
+import diffusion_jax
+from diffusion_jax.app import cli, own_parts
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import folder
+from diffusion_jax.errors import Preempted, UserError
+from tests.app.conftest import smoke
+from tests.conftest import HANG_SECONDS
+
+ROOT = Path(__file__).parents[2]
+
+
+# Runs launch.py in a fork for each line of its input: [arguments, working
+# folder, file of stdout, file of stderr]. The imports, which take longer than
+# all of a mistake, are done once. Prints the exit codes.
+FORKS = """
+import json, os, runpy, sys, traceback
+from diffusion_jax.app import cli
+
+root, child = sys.argv[1], None
+for line in sys.stdin:
+  args, cwd, *files = json.loads(line)
+  child = os.fork()
+  if child == 0:
+    for number, file in enumerate(files, start=1):
+      os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(cwd)
+    break
+  print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+if child == 0:
+  sys.argv = [os.path.join(root, 'launch.py'), *args]
+  sys.path[0] = root
+  code = 0
+  try:
+    runpy.run_path(sys.argv[0], run_name='__main__')
+  except SystemExit as stop:
+    code = stop.code or 0
+  except BaseException:
+    traceback.print_exc()
+    code = 1
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)  # without taking all modules apart, which is 0.4 s
+"""
+
+
+@pytest.fixture(scope='module')
+def launch(tmp_path_factory):
+  """launch(*args, cwd=ROOT): what a process of launch.py says and returns."""
+  out = tmp_path_factory.mktemp('said')
+  forks = subprocess.Popen(
+    [sys.executable, '-c', FORKS, str(ROOT)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,  # JAX warns of forks, for what happens in them
+    text=True,
+    bufsize=1,
+  )
+
+  def one(*args, cwd=ROOT):
+    files = out / 'stdout', out / 'stderr'
+    for file in files:
+      file.unlink(missing_ok=True)
+    forks.stdin.write(json.dumps([args, str(cwd), *map(str, files)]) + '\n')
+    code = int(forks.stdout.readline())
+    said = [file.read_text() for file in files]
+    return subprocess.CompletedProcess(args, code, *said)
+
+  yield one
+  forks.stdin.close()
+  assert forks.wait(HANG_SECONDS) == 0
+
+
+def launch_alone(*args, cwd=ROOT, **environment):
+  """The same by a process of its own, which has one device."""
+  flags = os.environ['XLA_FLAGS'].split()
+  one_device = ' '.join(flag for flag in flags if 'device_count' not in flag)
+  return subprocess.run(
+    [sys.executable, str(ROOT / 'launch.py'), *args],
+    cwd=cwd,
+    env=os.environ | {'XLA_FLAGS': one_device} | environment,
+    capture_output=True,
+    text=True,
+    timeout=HANG_SECONDS,
+  )
+
+
+@pytest.mark.slow
+def test_cifar10_smoke_trains_and_draws_without_any_download(tmp_path):
+  """From any folder; the default workdir is runs/<config>-<argument>."""
+  config = f'--config={ROOT}/configs/cifar10.py:smoke'
+  result = launch_alone(config, cwd=tmp_path)
+  assert result.returncode == 0, result.stderr
+  run = tmp_path / 'runs' / 'cifar10-smoke'
+  assert (run / 'checkpoints' / '4').is_dir()
+  assert (run / 'samples' / 'step_00000004.png').is_file()
+  assert 'step 4: ' in result.stdout
+  assert 'Traceback' not in result.stderr
+
+
+DIGITS = '--config=configs/digits.py'
+MISTAKES = {
+  'no config': ([], 'which experiment? Give --config=configs/digits.py'),
+  'no such file': (
+    ['--config=configs/digit.py'],
+    "no config file or run configs/digit.py (did you mean 'configs/digits.py'?",
+  ),
+  'no near config': (
+    ['--config=configs/nothing.py'],
+    'there is no config file or run configs/nothing.py; --mode=list names the',
+  ),
+  'a config by its name alone': (
+    ['--config', 'digits', '--config.seed=1'],
+    "no config file or run digits (did you mean 'configs/digits.py'?)",
+  ),
+  'help of an unknown mode': (
+    ['--help_mode', 'smaple'],
+    "--help_mode=smaple (did you mean 'sample'?) is not one of",
+  ),
+  'unknown mode': (
+    ['--mode=trane'],
+    "--mode=trane (did you mean 'train'?) is not one of train, sample, edit",
+  ),
+  'unknown variant': (
+    ['--config=configs/digits.py:smok'],
+    "configs/digits.py:smok (did you mean 'smoke'?): the argument of this con",
+  ),
+  'unknown flag': (
+    [DIGITS, '--wrkdir=x'],
+    "Unknown command line flag 'wrkdir'. Did you mean: workdir",
+  ),
+  'extra word': ([DIGITS, 'smoke'], "unexpected argument 'smoke'"),
+  'unknown field': (
+    [DIGITS, '--config.training.bach_size=3'],
+    'there is no field config.training.bach_size (did you mean',
+  ),
+  'wrong type': (
+    [DIGITS, '--config.training.batch_size', 'abc'],
+    "config.training.batch_size='abc' is not an integer",
+  ),
+  'a refused list of alphas': (
+    [DIGITS, '--config.schedule=alphas', '--config.schedule.values=()'],
+    'config.schedule: the list of alphas is empty',
+  ),
+  'a command of the system as a sampler': (
+    [DIGITS, '--config.sampling.sampler=os:system'],
+    "config.sampling.sampler='os:system': a Python function or class",
+  ),
+  'a folder that is no run': (
+    ['--config=tests', '--mode=sample'],
+    'there is no run in tests: train it first',
+  ),
+  'a variant of a run': (['--config=tests:smoke'], 'tests is a run: it has no'),
+  'a run that is not there': (
+    [DIGITS, '--mode=sample', '--workdir=nowhere'],
+    'there is no run in nowhere: train it first, or give the --workdir of',
+  ),
+  'a folder of pictures that is not given': (
+    ['--config=configs/images64.py'],
+    'config.data.path is not set: folder needs it',
+  ),
+  'an autoencoder that is not given': (
+    [DIGITS, '--config.latent=autoencoder'],
+    'config.latent.run is not set: an autoencoder, such as',
+  ),
+  'beyond a sweep': (
+    [DIGITS, '--sweep_index=6'],
+    '--sweep_index=6: the sweep() of configs/digits.py has 6, 0..5',
+  ),
+  'a config without a sweep': (
+    ['--config=configs/mnist.py', '--sweep_index=0'],
+    '--sweep_index: configs/mnist.py has no sweep()',
+  ),
+  'a sweep of a run': (
+    ['--config=tests', '--sweep_index=0', '--mode=sample'],
+    'there is no run in tests',
+  ),
+  'a coordinator without --multihost': (
+    [DIGITS, '--coordinator=a:1'],
+    '--coordinator, --num_hosts and --host need --multihost',
+  ),
+  'half of what --multihost needs': (
+    [DIGITS, '--multihost', '--num_hosts=2'],
+    'needs all of --coordinator=host:port --num_hosts=2 --host=0, or none',
+  ),
+  'a host too many': (
+    [DIGITS, '--multihost', '--coordinator=a:1', '--num_hosts=2', '--host=2'],
+    '--host=2: of --num_hosts=2 they are 0..1',
+  ),
+  'no cluster to be detected': (
+    [DIGITS, '--multihost'],
+    '--multihost: neither SLURM nor Kubernetes, TPU or MPI is detected here',
+  ),
+  'a number of hosts that is none': (
+    [DIGITS, '--num_hosts=two'],
+    'flag --num_hosts=two: invalid literal for int',
+  ),
+  'another run that is not there': (
+    ['--config=configs/digits_latent.py', '--config.latent.run=nowhere'],
+    'config.latent.run: there is no run in nowhere, and an autoencoder',
+  ),
+}
+
+
+def check_one_line(result, message):
+  assert result.returncode == 2
+  assert result.stdout == ''
+  assert result.stderr.startswith('error: ')
+  assert result.stderr.count('\n') == 1
+  assert message in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize('name', MISTAKES)
+def test_a_mistake_is_one_clear_line(launch, name):
+  args, message = MISTAKES[name]
+  check_one_line(launch(*args), message)
+
+
+def test_a_mistake_is_one_line_of_a_process_of_its_own(tmp_path):
+  """And nothing is written, before the processes join as well."""
+  args = f'--config={ROOT}/configs/digits.py', '--config.optimizer.b2=1'
+  result = launch_alone(*args, '--multihost', cwd=tmp_path)
+  check_one_line(result, 'config.optimizer.b2=1.0 is not a number in [0, 1)')
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('change, message', {
+  "{'optimizer.learning_rat': 1.0}": 'no field config.optimizer.learning_rat ',
+  "{'training.num_steps': 'many'}": "num_steps='many' is not an integer",
+  "{'optimizr.b1': 0.5}": "no field config.optimizr (did you mean 'optimizer",
+}.items())  # fmt: skip
+def test_a_sweep_that_does_not_fit_is_one_line(
+  launch, change, message, tmp_path
+):
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'from configs.digits import get_config as of_digits\n'
+    'def get_config(): return of_digits()\n'
+    f'def sweep():\n  yield {{}}\n  yield {change}\n'
+  )
+  result = launch(f'--config={path}', '--sweep_index=1')
+  assert result.returncode == 2 and result.stderr.count('\n') == 1
+  assert message in result.stderr
+
+
+@pytest.mark.parametrize('text, message', {
+  'x = 1\n': 'mine.py is not a config: it has no function get_config()',
+  'def get_config(:\n  pass\n': 'mine.py, line 1: ',
+}.items())  # fmt: skip
+def test_a_file_that_gives_no_config(launch, text, message, tmp_path):
+  (tmp_path / 'mine.py').write_text(text)
+  for more in ([], ['--config.seed=1']):
+    result = launch('--config=mine.py', *more, cwd=tmp_path)
+    check_one_line(result, message)
+
+
+def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
+  """And what a flag names."""
+  (tmp_path / 'own.py').write_text(
+    'open("imported", "a").write(".")\n'
+    'def schedule():\n  raise ValueError("called")\n'
+  )
+  run = tmp_path / 'run'
+  (run / 'checkpoints' / '4').mkdir(parents=True)
+  stored = folder.plain(smoke())
+  stored['schedule'] = {'name': 'own:schedule'}
+  (run / 'config.json').write_text(json.dumps(stored))
+  small = smoke().network.name
+  for mode in MODES.keys() - {'noise', 'convert'}:
+    result = launch(
+      '--config=run', f'--mode={mode}', f'--allow={small}', cwd=tmp_path
+    )
+    check_one_line(result, "config.schedule='own:schedule' would be imported")
+    assert 'add --allow=own:schedule to the command' in result.stderr
+  assert not (tmp_path / 'imported').exists()
+  result = launch(
+    '--config=run', f'--allow={small},own:schedule', '--mode=sample',
+    cwd=tmp_path,
+  )  # fmt: skip
+  assert 'would be imported' not in result.stderr
+  assert (tmp_path / 'imported').read_text() == '.'
+
+
+def test_help_lists_modes_flags_fields_and_configs(launch):
+  result = launch('--help')
+  assert result.returncode == 0
+  assert '--workdir' in result.stdout and '  sample   ' in result.stdout
+  result = launch('--help_mode=sample')
+  assert result.returncode == 0 and 'sampling.num_steps' in result.stdout
+  result = launch('--help_mode=train', DIGITS, '--config.network=dit')
+  assert result.returncode == 0 and 'network.patch_size=2' in result.stdout
+  result = launch('--mode', 'list')
+  assert result.returncode == 0 and '  configs/digits.py ' in result.stdout
+
+
+# -- in this process ---------------------------------------------------------
+
+
+@pytest.mark.parametrize('argv, rest, fields', [
+  (['--config.a.b=1'], [], [('a.b', '1')]),
+  (['-config.a=1', '--mode=sample'], ['--mode=sample'], [('a', '1')]),
+  (['--config.a', '1', 'x'], ['x'], [('a', '1')]),
+  (['--config.a', '-1'], [], [('a', '-1')]),
+  (['--config.a', '--config.b=2'], [], [('a', 'true'), ('b', '2')]),
+  (['--config=x', '--config.a=b=c'], ['--config=x'], [('a', 'b=c')]),
+  (['--config.a='], [], [('a', '')]),
+  (['--config.report.runs=runs/a,b-c'], [], [('report.runs', 'runs/a,b-c')]),
+])  # fmt: skip
+def test_flags_of_fields_are_taken_out(argv, rest, fields):
+  assert cli.split_flags(argv) == (rest, fields)
+
+
+@pytest.fixture
+def flags():
+  """Sets flags of the program for a test."""
+  if not cli.flags.FLAGS.is_parsed():
+    cli.flags.FLAGS(['launch.py'])
+  with flagsaver.flagsaver():
+    yield lambda **values: [
+      setattr(cli.flags.FLAGS, name, value) for name, value in values.items()
+    ]
+
+
+def test_the_workdir_is_named_after_the_config(flags, tmp_path):
+  of = lambda path, argument='': cli.Command(path, argument, []).workdir()
+  assert of('configs/digits.py') == 'runs/digits'
+  assert of('/x/mine.py', 'smoke') == 'runs/mine-smoke'
+  flags(sweep_index=3)
+  assert of('configs/digits.py', 'smoke') == 'runs/digits-smoke-3'
+  assert of(str(tmp_path)) == str(tmp_path)
+  flags(workdir='elsewhere')
+  assert of('configs/digits.py') == 'elsewhere'
+
+
+@pytest.fixture
+def command(monkeypatch):
+  monkeypatch.setattr(own_parts, '_allowed', set())
+  monkeypatch.chdir(ROOT)
+  return lambda path, argument='', **fields: cli.Command(
+    path, argument, [*fields.items()]
+  )
+
+
+def test_variants_and_trials_join(command):
+  config = command('configs/digits.py', 'inpainting_smoke').config('train', 'x')
+  assert config.conditioning.image.name == 'inpaint'
+  assert config.training.num_steps == 4
+  config = command('configs/digits.py', 'inpainting').config('train', 'x')
+  assert config.training.num_steps == 2500
+  # flags come after the trial
+  fields = {'training.num_steps': '7'}
+  config = command('configs/digits.py', 'smoke', **fields).config('train', 'x')
+  assert config.training.num_steps == 7
+  with pytest.raises(UserError, match='can be smoke, inpainting, superres'):
+    command('configs/digits.py', 'x_smoke').config('train', 'x')
+
+
+def test_a_sweep_changes_the_config(command, flags):
+  flags(sweep_index=5)
+  config = command('configs/digits.py', 'smoke').config('train', 'x')
+  assert config.optimizer.learning_rate == 1.6e-2
+  assert config.conditioning.dropout == 0.0
+
+
+def test_a_run_is_a_config(command, tmp_path):
+  """For a training of its own it has no facts; modes that use it have."""
+  own_parts.allow([smoke().network.name])
+  stored = folder.plain(smoke(seed=7)) | {
+    'facts': {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17}
+  }
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  run = command(str(tmp_path), **{'sampling.num_steps': '3'})
+  used = run.config('sample', str(tmp_path))
+  assert (used.seed, used.sampling.num_steps) == (7, 3)
+  assert used.facts.num_levels == 17
+  again = run.config('train', 'elsewhere')
+  assert again.seed == 7 and 'facts' not in again
+
+
+@pytest.fixture
+def run_mode(monkeypatch, flags):
+  """run_mode(error): the exit code and stderr of a mode that raises."""
+
+  def run_mode(error, capsys):
+    def mode(config, workdir):
+      raise error
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setitem(MODES, 'train', mode)
+    monkeypatch.setattr(cli, '_FIELDS', [])
+    monkeypatch.setattr(cli.processes, 'exit_all', sys.exit)
+    flags(config='configs/digits.py')
+    with pytest.raises((SystemExit, type(error))) as stop:
+      cli.main([])
+    return getattr(stop.value, 'code', None), capsys.readouterr()
+
+  return run_mode
+
+
+def test_exit_codes(run_mode, capsys):
+  code, said = run_mode(UserError('one\n  line'), capsys)
+  assert code == 2 and said.err == 'error: one line\n'
+  code, said = run_mode(Preempted('saved at step 3'), capsys)
+  assert code == cli.PREEMPTED == 42 and said.out == 'saved at step 3\n'
+  code, said = run_mode(KeyboardInterrupt(), capsys)
+  assert code == 130
+  assert said.err == 'error: interrupted; what was saved is in runs/digits\n'
+  code, said = run_mode(ZeroDivisionError(), capsys)  # a mistake of ours
+  assert code is None and said.err == ''
+
+
+# -- where configs are found -------------------------------------------------
+
+
+@pytest.fixture
+def installed(tmp_path):
+  """A folder to import from, as pip fills it: configs are in the package."""
+  package = tmp_path / 'site' / 'diffusion_jax'
+  package.mkdir(parents=True)
+  for part in (ROOT / 'diffusion_jax').iterdir():
+    (package / part.name).symlink_to(part)
+  (package / 'configs').symlink_to(ROOT / 'configs')
+  return package.parent
+
+
+def test_the_installed_command_finds_the_installed_configs(installed, tmp_path):
+  """From an empty folder."""
+  code = 'from diffusion_jax.app import cli; cli.run()'
+  arguments = '--config', 'configs/digits.py:smoke', '--help_mode=train'
+  result = subprocess.run(
+    [sys.executable, '-c', code, *arguments],
+    cwd=tmp_path,
+    env=os.environ | {'PYTHONPATH': str(installed)},
+    capture_output=True,
+    text=True,
+    timeout=HANG_SECONDS,
+  )
+  assert result.returncode == 0, result.stderr
+  assert '  training.num_steps=4\n' in result.stdout
+
+
+@pytest.fixture
+def imports(monkeypatch):
+  """sys.modules without configs, and as it was afterwards."""
+  kept = sys.modules.copy()
+  for name in kept:
+    if name.partition('.')[0] == 'configs':
+      del sys.modules[name]
+  monkeypatch.setattr(sys, 'path', [p for p in sys.path if not is_root(p)])
+  yield
+  for name in sys.modules.keys() - kept.keys():
+    if 'configs' in name.split('.'):
+      del sys.modules[name]
+  sys.modules.update(kept)
+
+
+def is_root(path):
+  return Path(path or '.').resolve() == ROOT
+
+
+@pytest.fixture
+def package(installed, monkeypatch):
+  package = installed / 'diffusion_jax'
+  path = [str(package), *diffusion_jax.__path__]
+  monkeypatch.setattr(diffusion_jax, '__path__', path)
+  monkeypatch.setattr(cli.processes, 'exit_all', sys.exit)
+  return package
+
+
+def test_the_nearest_config_is_taken(imports, package, tmp_path, monkeypatch):
+  """And with it the `configs` that its file imports."""
+  monkeypatch.chdir(tmp_path)
+  for path in ('configs/digits.py', './configs/digits.py'):
+    found = cli.find_config(f'{path}:smoke', True)
+    assert found == (str(package / 'configs' / 'digits.py'), 'smoke')
+  assert sys.modules['configs'].__name__ == 'diffusion_jax.configs'
+  for path in ('configs/digit.py', 'digits.py', 'my/configs/digits.py', ''):
+    with pytest.raises(SystemExit):
+      cli.find_config(path, True)
+  assert cli.find_config('', False) == ('', '')
+
+  del sys.modules['configs']
+  (tmp_path / 'configs').mkdir()
+  for name in ('__init__', 'base', 'digits'):
+    (tmp_path / 'configs' / f'{name}.py').touch()
+  monkeypatch.syspath_prepend(tmp_path)
+  found = cli.find_config('configs/digits.py', True)
+  assert found == ('configs/digits.py', '')
+  assert sys.modules['configs'].__path__ == [str(tmp_path / 'configs')]
+
+
+def test_a_config_of_the_users_may_import_the_installed_ones(
+  imports, package, tmp_path, monkeypatch
+):
+  (tmp_path / 'mine.py').touch()
+  monkeypatch.chdir(tmp_path)
+  assert cli.find_config('mine.py', True) == ('mine.py', '')
+  assert sys.modules['configs'].__name__ == 'diffusion_jax.configs'
+
+
+def test_all_packages_are_installed():
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+  found = {
+    '.'.join(path.parent.relative_to(ROOT).parts)
+    for path in ROOT.glob('diffusion_jax/**/__init__.py')
+  }
+  packages = project['tool']['setuptools']['packages']
+  assert sorted(packages) == sorted(found | {'diffusion_jax.configs'})

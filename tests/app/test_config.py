@@ -1,0 +1,319 @@
+"""Sections are constructors, shown on a schema with every kind of parameter."""
+
+import functools
+import json
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pytest
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from diffusion_jax.app.config import (
+  Schema,
+  check_one_of,
+  complete,
+  from_config,
+  make,
+  make_part,
+  near,
+  no_field,
+  override,
+  parameters,
+  parse,
+  typed,
+)
+from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import Count, Rate, Size
+
+
+def box(
+  count: int,
+  size: Size,
+  rate: Rate = 0.5,
+  word: Literal['a', 'b'] = 'a',
+  flag: bool = False,
+  pair: tuple[int, int] = (1, 2),
+  numbers: Sequence[float] = (),
+  text: str | None = None,
+  kind: type = np.float32,
+):
+  return 'box', count, size, rate, word, flag, pair, numbers, text, kind
+
+
+def ring(inner, count: int = 0, steps: int = 5):
+  return 'ring', inner, count, steps
+
+
+def dot():
+  return 'dot'
+
+
+def disc(steps: int, count: int = 7, radius: float = 1.0):
+  return 'disc', steps, count, radius
+
+
+class Use(NamedTuple):
+  """A section with a single constructor."""
+
+  fraction: float = 0.25
+  extra: object = None
+
+
+class Facts(NamedTuple):
+  count: int | None
+
+
+SCHEMA = Schema(
+  'a toy',
+  {
+    'shape': {'dot': dot, 'box': box, 'ring': ring},
+    'inner': {'disc': disc, 'dot': dot},
+    'extra': {'dot': dot, 'disc': functools.partial(disc, steps=3)},
+  },
+  ('shape', 'extra'),
+  ('extra',),
+  {'use': Use},
+  {'shape': Facts._fields},
+  {},
+)
+
+
+def base():
+  config = ConfigDict({'seed': 0, 'use': {'times': 1}})
+  return config
+
+
+def completed(schema=SCHEMA, rules=None, **fields):
+  return complete(ConfigDict(fields), schema, base(), rules or {})
+
+
+def changed(config, path, text):
+  override(config, path, text, SCHEMA)
+  return complete(config, SCHEMA, base(), {})
+
+
+def refused(message, function, *args, **kwargs):
+  with pytest.raises(UserError, match=message) as error:
+    function(*args, **kwargs)
+  assert '\n' not in str(error.value)
+
+
+def test_a_section_has_exactly_the_parameters_of_its_constructor():
+  """Facts, and what the section around a choice has, are no fields."""
+  config = completed(shape='box')
+  assert config.shape.to_dict() == {
+    'name': 'box', 'size': None, 'rate': 0.5, 'word': 'a', 'flag': False,
+    'pair': (1, 2), 'numbers': (), 'text': None, 'kind': 'float32',
+  }  # fmt: skip
+  assert config.shape.get_type('size') is int
+  assert config.shape.get_type('text') is str
+  config = completed(shape=ConfigDict({'name': 'ring', 'inner': 'disc'}))
+  assert config.shape.to_dict() == {
+    'name': 'ring', 'steps': 5, 'inner': {'name': 'disc', 'radius': 1.0},
+  }  # fmt: skip
+  assert completed(extra='disc').extra.to_dict() == {
+    'name': 'disc', 'count': 7, 'radius': 1.0,
+  }  # fmt: skip
+
+
+def test_what_is_left_out_is_the_first_choice_or_none_and_the_plain_fields():
+  config = completed()
+  assert config.to_dict() == {
+    'shape': {'name': 'dot'},
+    'extra': None,
+    'seed': 0,
+    'use': {'times': 1, 'fraction': 0.25, 'extra': None},
+  }
+  assert config.is_locked
+  assert complete(config, SCHEMA, base(), {}).to_dict() == config.to_dict()
+
+
+def test_a_default_that_changes_later_does_not_change_a_stored_config():
+  """What is stored has every value."""
+  stored = json.loads(json.dumps(completed(extra='disc').to_dict()))
+
+  def other(count: int = 99, radius: float = 99.0):
+    return count, radius
+
+  tables = {**SCHEMA.tables, 'extra': {'disc': other}}
+  schema = SCHEMA._replace(tables=tables)
+  assert completed(schema, extra='disc').extra.radius == 99.0
+  again = complete(ConfigDict(stored), schema, base(), {})
+  assert make(schema, 'extra', again.extra) == (7, 1.0)
+
+
+def test_parameters_that_are_bound_and_those_of_every_module_are_no_fields():
+  class Module(nn.Module):
+    width: int = 3
+
+  assert [*parameters(Module)] == ['width']
+  assert [*parameters(functools.partial(disc, steps=1))] == ['count', 'radius']
+  assert [*parameters(lambda a, *rest, b=1, **more: None)] == ['a', 'b']
+
+
+@pytest.mark.parametrize('fields, message', [
+  ({'shap': 'box'}, r"no field config.shap \(did you mean 'shape'\?\)"),
+  ({'shape': 'bix'}, r"config.shape='bix' \(did you mean 'box'\?\) is no"),
+  ({'shape': None}, 'config.shape=None is not one of dot, box, ring'),
+  ({'shape': ConfigDict({'name': 'box', 'sice': 1})}, 'sice .*siz'),
+  (
+    {'shape': ConfigDict({'name': 'box', 'count': 1})},
+    'no field config.shape.count; config.shape=box has flag, kind, numbers',
+  ),
+  (
+    {'shape': ConfigDict({'name': 'ring', 'inner': 'box'})},
+    "config.shape.inner='box' is not one of disc, dot",
+  ),
+  (
+    {'shape': ConfigDict({'name': 'ring', 'inner': {'name': 'disc', 'x': 1}})},
+    'no field config.shape.inner.x; config.shape.inner=disc has radius',
+  ),
+  (
+    {'shape': ConfigDict({'name': 'ring', 'inner': {'steps': 1}})},
+    'no field config.shape.inner.steps',
+  ),
+  ({'use': 3}, 'config.use=3 is not a section with fields'),
+  ({'use': ConfigDict({'time': 2})}, "config.use.time .*'times'"),
+  ({'seed': 'a'}, "config.seed='a' is not an integer"),
+  ({'seed': None}, 'config.seed=None is not an integer'),
+])  # fmt: skip
+def test_what_does_not_exist_is_refused_with_the_near_name(fields, message):
+  refused(message, completed, **fields)
+
+
+@pytest.mark.parametrize('field, value, message', [
+  ('size', 0, '=0 is not an integer of at least 1'),
+  ('size', 1.5, '=1.5 is not an integer'),
+  ('size', True, '=True is not an integer'),
+  ('rate', 1.0, r'=1.0 is not a number in \[0, 1\)'),
+  ('rate', float('nan'), '=nan is not a number'),
+  ('rate', '0.5', "='0.5' is not a number"),
+  ('rate', None, '=None is not a number'),
+  ('word', 'c', "='c' is not one of a, b"),
+  ('word', 1, '=1 is not a word'),
+  ('flag', 1, '=1 is not True or False'),
+  ('pair', (1,), r'=\(1,\) is not a list of 2'),
+  ('pair', (1, 'b'), r"\[1\]='b' is not an integer"),
+  ('numbers', 3.0, '=3.0 is not a list such as 1,2'),
+  ('numbers', (1.0, 'b'), r"\[1\]='b' is not a number"),
+  ('text', 3, '=3 is not a word'),
+])  # fmt: skip
+def test_a_wrong_value_is_one_line_that_names_the_field(field, value, message):
+  section = ConfigDict({'name': 'box', field: value})
+  refused(f'^config.shape.{field}{message}', completed, shape=section)
+
+
+def test_values_get_the_type_of_their_parameter():
+  section = {'name': 'box', 'rate': 0, 'pair': [3, 4], 'numbers': [1]}
+  shape = completed(shape=ConfigDict(section)).shape
+  assert type(shape.rate) is float and shape.rate == 0.0
+  assert shape.pair == (3, 4) and shape.numbers == (1,)
+  assert typed(2, int | None, 'x') == 2
+  assert typed('a', Literal['a', 'b'] | None, 'x') == 'a'
+  assert typed(0.5, Literal['a'] | float, 'x') == 0.5
+  refused('x=.c. is not one of a', typed, 'c', Literal['a'] | float, 'x')
+
+
+def test_plain_fields_have_rules_by_type_and_by_path():
+  rules = {int: Count, 'use.times': Size}
+  assert completed(rules=rules).use.times == 1
+  refused('seed=-1 is not an integer of at', completed, rules=rules, seed=-1)
+  use = ConfigDict({'times': 0})
+  refused('config.use.times=0 is not', completed, rules=rules, use=use)
+
+
+def test_objects_are_made_inside_first_with_facts_and_what_is_around_them():
+  shape = ConfigDict({'name': 'ring', 'steps': 8, 'inner': 'disc'})
+  config = completed(shape=shape)
+  found = make(SCHEMA, 'shape', config.shape, Facts(2))
+  assert found == ('ring', ('disc', 8, 2, 1.0), 2, 8)
+  # a fact that is None leaves the default
+  found = make(SCHEMA, 'shape', config.shape, Facts(None))
+  assert found == ('ring', ('disc', 8, 7, 1.0), 0, 8)
+  with_extra = completed(use=ConfigDict({'extra': 'disc'}))
+  assert make_part(SCHEMA, 'use', with_extra).extra == ('disc', 3, 7, 1.0)
+
+
+def test_what_is_needed_and_not_set_is_named():
+  config = completed(shape='box')
+  refused(
+    'config.shape.size is not set: box needs it',
+    make, SCHEMA, 'shape', config.shape, Facts(1),
+  )  # fmt: skip
+  refused(
+    'config.shape=box: the other sections do not give the count',
+    make, SCHEMA, 'shape', config.shape, Facts(None),
+  )  # fmt: skip
+
+
+def test_what_a_constructor_refuses_names_its_section():
+  def failing():
+    raise ValueError("the 'bx' is not one of box, dot")
+
+  tables = {**SCHEMA.tables, 'extra': {'dot': failing}}
+  schema = SCHEMA._replace(tables=tables)
+  message = r"config.extra: the 'bx' \(did you mean 'box'\?\) is not one of box"
+  refused(message, make, schema, 'extra', completed(extra='dot').extra)
+  for error in (TypeError('a'), OSError('a')):
+    with pytest.raises(UserError, match='config.b: a'), from_config('b'):
+      raise error
+
+
+def test_a_flag_replaces_a_choice_and_drops_the_parameters_of_the_other():
+  config = completed(shape=ConfigDict({'name': 'box', 'rate': 0.1}))
+  assert changed(config, 'shape', 'box').shape.rate == 0.1  # the same choice
+  config = changed(config, 'shape.name', 'ring')
+  assert config.shape.to_dict() == {
+    'name': 'ring', 'steps': 5, 'inner': {'name': 'disc', 'radius': 1.0}
+  }  # fmt: skip
+  config = changed(config, 'shape.inner.radius', '2')
+  config = changed(config, 'shape.steps', '3')
+  found = make(SCHEMA, 'shape', config.shape, Facts(1))
+  assert found == ('ring', ('disc', 3, 1, 2.0), 1, 3)
+  assert changed(config, 'extra', 'disc').extra.radius == 1.0
+  for text in ('None', ''):
+    assert changed(completed(extra='dot'), 'extra', text).extra is None
+
+
+@pytest.mark.parametrize('path, text, message', [
+  ('shape.x', '1', "no field config.shape.x; config.shape=ring has inner, st"),
+  ('shape.inner', 'box', "config.shape.inner='box' is not one of disc, dot"),
+  ('shape.inner.x', '1', 'no field config.shape.inner.x; .*inner=disc has rad'),
+  ('radius', '1', "no field config.radius .did you mean 'shape.inner.radius'"),
+  ('use', '3', 'config.use is a section: set one of its fields'),
+  ('use.fraction.x', '3', 'no field config.use.fraction.x'),
+  ('facts.count', '3', 'no field config.facts'),
+  ('shape', '', 'config.shape=None is not one of'),
+  ('shape.steps', '', "config.shape.steps='' is not an integer"),
+  ('shape.steps', '1.0', "config.shape.steps='1.0' is not an integer"),
+  ('use.fraction', 'half', "config.use.fraction='half' is not a number"),
+])  # fmt: skip
+def test_a_flag_that_does_not_fit_is_refused(path, text, message):
+  config = completed(shape='ring')
+  refused(message, changed, config, path, text)
+
+
+@pytest.mark.parametrize('text, kind, expected', [
+  ('3', int, 3), ('1e-3', float, 1e-3), ('True', bool, True),
+  ('0', bool, False), ('a,b', str, 'a,b'), ('None', int, None),
+  ('1,2', tuple, (1, 2)), ('(1, 2)', tuple, (1, 2)), ('[1]', tuple, (1,)),
+  ('()', tuple, ()), ('', tuple, ()), ('fid,is', tuple, ('fid', 'is')),
+  ('runs/a,b-c', tuple, ('runs/a', 'b-c')), ('3', object, 3),
+  ('linear', object, 'linear'),
+])  # fmt: skip
+def test_the_text_of_a_flag_has_the_type_of_its_field(text, kind, expected):
+  found = parse('x', text, kind)
+  assert found == expected and type(found) is type(expected)
+
+
+def test_near_names():
+  assert near('lineer', ['linear', 'cosine']) == " (did you mean 'linear'?)"
+  assert near('zzz', ['linear']) == ''
+  refused(r"x='b' is not one of a, 1", check_one_of, ['a', 1], 'x', 'b')
+  check_one_of(['a'], 'x', 'a')
+  everywhere = ['a.size', 'b.size', 'seed']
+  hint = r"\(did you mean '[ab].size' or '[ab].size'\?\)"
+  with pytest.raises(UserError, match=hint):
+    raise no_field('size', ['seed'], everywhere)

@@ -1,0 +1,160 @@
+"""Every source of images is reached; every mistake is one line."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.app import choices, images, load
+from diffusion_jax.errors import UserError
+from tests.app.test_load import read
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def data(name, config='digits', **fields):
+  flags = [('data', name)]
+  flags += [(f'data.{n}', load.as_text(x)) for n, x in fields.items()]
+  return load.with_flags(read(config), flags)
+
+
+def source(name, split='train', **fields):
+  return images.source_of(data(name, **fields), split)
+
+
+def refused(message, function, *args, **kwargs):
+  with pytest.raises(UserError, match=message) as error:
+    function(*args, **kwargs)
+  assert '\n' not in str(error.value)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+  """A folder with two classes of three pictures, and the same as npz."""
+  rng = np.random.default_rng(0)
+  for name in 'ab':
+    (tmp_path / name).mkdir()
+    for i in range(3):
+      picture = rng.integers(0, 256, (8, 8, 3), np.uint8)
+      Image.fromarray(picture).save(tmp_path / name / f'{i}.png')
+  arrays = rng.integers(0, 256, (6, 8, 8, 3), np.uint8)
+  np.savez(tmp_path / 'x.npz', images=arrays, labels=np.arange(6) % 2)
+  return tmp_path
+
+
+def test_every_source_of_ones_own_reaches_its_function(pictures):
+  shape = {'image_shape': (8, 8, 3)}
+  folder = {'name': 'folder', 'path': pictures, **shape}
+  npz = {'name': 'npz', 'path': pictures / 'x.npz'}
+  crops = {'name': 'photos', 'paths': (pictures / 'a' / '0.png',)}
+  for fields, size in ((folder, 6), (npz, 6), (crops | shape, 1)):
+    assert len(source(**fields)) == size
+  labelled = source(**folder, labelled=True)
+  assert (len(labelled), labelled.num_classes) == (6, 2)
+  assert source(**npz, num_classes=2).num_classes == 2
+  for fields in (folder, npz):
+    refused('config.data: .* has no test split', source, split='test', **fields)
+    assert len(images.unseen(data(**fields))) == 6  # the training images
+  assert len(source(**npz, split='test', test_fraction=0.5)) == 3
+  assert len(images.unseen(data(**npz, test_fraction=0.5))) == 3
+  shrunk = crops | {'shrink': 2, 'image_shape': (4, 2, 3)}
+  assert len(source(**shrunk)) == 3
+  assert len(source(**shrunk, split='test', test_fraction=0.5)) == 1
+  two = load.with_flags(
+    data(**npz), [('data', 'two_levels'), ('data.source', 'digits')]
+  )
+  assert images.source_of(two).num_levels == 2
+
+
+def test_facts_are_those_of_the_data():
+  assert images.facts_of(read('digits')) == images.Facts((8, 8, 1), 10, 17)
+  for name in ('cifar10', 'mnist'):  # without a download
+    shape = {'cifar10': (32, 32, 3), 'mnist': (28, 28, 1)}[name]
+    assert images.facts_of(read(name)) == images.Facts(shape, 10, 256)
+  other = data(
+    'tfds', dataset='celeb_a', image_shape=(64, 64, 3), num_classes=0
+  )
+  assert images.facts_of(other) == images.Facts((64, 64, 3), 0, 256)
+  stored = read('digits')
+  with stored.unlocked():
+    stored.facts = {
+      'image_shape': (4, 4, 1), 'num_classes': 3, 'num_levels': 5,
+    }  # fmt: skip
+  assert images.facts_of(stored) == images.Facts((4, 4, 1), 3, 5)
+
+
+@pytest.mark.parametrize('name, fields, message', [
+  ('folder', {}, 'config.data.path is not set: folder needs it'),
+  ('npz', {}, 'config.data.path is not set: npz needs it'),
+  ('tfds', {}, 'config.data.dataset is not set: tfds needs it'),
+  ('folder', {'path': '/nowhere'}, 'config.data: there is no folder /nowhere'),
+  ('npz', {'path': '/x.npz'}, 'config.data: there is no npz file /x.npz'),
+  ('npz', {'path': ROOT / 'README.md'}, 'config.data: .* is not an npz file'),
+  ('npz', {'path': ROOT}, 'is a folder, not an npz file: data=folder reads'),
+  ('folder', {'path': ROOT / 'README.md'}, 'not a folder: data=npz reads'),
+  ('photos', {'paths': ('/nowhere.png',)}, 'config.data: .*nowhere.png'),
+])  # fmt: skip
+def test_a_source_that_is_not_there_is_one_line(name, fields, message):
+  refused(message, source, name, **fields)
+
+
+def test_a_config_without_data():
+  config = load.with_flags(read('digits'), [('data', 'None')])
+  refused(
+    'has no data set: give --config.data=digits', images.source_of, config
+  )
+
+
+def test_a_set_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
+  """cifar10, mnist and the catalogue, with data_dir from the config."""
+  import requests
+
+  def refuse(*args, **kwargs):
+    raise requests.ConnectionError
+
+  monkeypatch.setattr(requests, 'head', refuse)
+  for name in ('cifar10', 'mnist', 'tfds'):
+    more = {'dataset': 'celeb_a'} if name == 'tfds' else {}
+    config = data(name, data_dir=tmp_path, **more)
+    refused(f'config.data: .*{tmp_path}', images.source_of, config)
+
+
+def test_a_damaged_file_ends_training_in_one_line(pictures):
+  (pictures / 'a' / '0.png').write_bytes(b'not a picture')
+  config = data('folder', path=pictures, image_shape=(8, 8, 3))
+  config.training.batch_size = 6
+  batches = images.batches(config, images.source_of(config), 0)
+  refused('config.data: .*a/0.png is not an image', next, batches)
+
+
+def test_texts_need_captions_and_no_mirror_images(pictures):
+  config = read('shapes_text')
+  assert images.text_length(config) == config.conditioning.text.length
+  assert images.text_length(read('digits')) == 0
+  assert images.text_length(read('digits_vae')) == 0
+  batch = next(images.batches(config, images.source_of(config), 0))
+  rows = config.training.batch_size
+  assert batch['text'].shape == (rows, images.text_length(config))
+  other = data('digits', 'shapes_text')
+  refused('config.data: these images have no texts', images.source_of, other)
+  config.training.random_flip = True
+  refused("make texts such as 'on the left' wrong", images.source_of, config)
+
+
+def test_the_batches_of_a_config_are_those_of_its_seed():
+  config = read('digits')
+  config.training.batch_size = 4
+  source = images.source_of(config)
+  one, same, later = (
+    next(images.batches(config, source, start))['image'] for start in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(one, same)
+  assert np.any(one != later)
+  config.seed = 1
+  assert np.any(one != next(images.batches(config, source, 0))['image'])
+
+
+def test_every_source_is_documented():
+  text = (ROOT / 'docs' / 'data.md').read_text()
+  assert all(f'`{name}`' in text for name in choices.DATA)

@@ -1,0 +1,649 @@
+"""From a config file, a run and flags to one complete config."""
+
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs.base import section
+from diffusion_jax.app import devices, load, models, schemas
+from diffusion_jax.app.config import make, parameters
+from diffusion_jax.app.run import folder
+from diffusion_jax.errors import UserError
+from tests.app.conftest import CONFIGS, smoke
+
+ROOT = CONFIGS.parent
+FILES = sorted(
+  path.stem
+  for path in CONFIGS.glob('*.py')
+  if path.stem not in ('__init__', 'base')
+)
+ALL = [
+  (name, variant)
+  for name in FILES
+  for variant in (
+    '',
+    *getattr(load.module_of(str(CONFIGS / f'{name}.py')), 'VARIANTS', ()),
+  )
+]
+
+
+@functools.cache
+def _read(name):
+  name, _, argument = name.partition(':')
+  config = load.from_file(str(CONFIGS / f'{name}.py'), argument)
+  return load.completed(config)
+
+
+def read(name):
+  """The complete config of `name` or `name:variant`."""
+  return _read(name).copy_and_resolve_references()
+
+
+def with_flags(name, *flags):
+  return load.with_flags(read(name), [f.split('=', 1) for f in flags])
+
+
+def refused(message, function, *args):
+  with pytest.raises(UserError, match=message or None) as error:
+    function(*args)
+  assert '\n' not in str(error.value)
+  return str(error.value)
+
+
+def choices_of(config, schema, prefix=''):
+  """(path, section) of all sections of a config that have a name."""
+  for name, value in config.items():
+    path = f'{prefix}{name}'
+    if isinstance(value, ConfigDict):
+      if schema.table(path):
+        yield path, value
+      yield from choices_of(value, schema, f'{path}.')
+
+
+@pytest.mark.parametrize('name, variant', ALL)
+def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
+  """A choice has no field that is not a parameter of its constructor."""
+  path = str(CONFIGS / f'{name}.py')
+  config = load.completed(load.from_file(path, variant))
+  assert f'configs/{name}.py' in str(load.module_of(path).__doc__)
+  stored = load.stored(json.loads(json.dumps(folder.plain(config))), 'x', ())
+  assert stored.to_dict() == config.to_dict()
+  schema = load.schema_of(config)
+  for path, part in choices_of(config, schema):
+    taken = parameters(schema.table(path)[part.name])
+    assert {*part} <= {'name', *taken}, path
+  assert {*load.base()} <= {*config}
+
+
+def test_the_stored_config_holds_what_a_default_was(monkeypatch):
+  """The default of DDIM's eta is another one when the run is opened."""
+  config = with_flags('digits_flow')
+  stored = folder.plain(config)
+  tables = schemas.DIFFUSION.tables
+  later = {**tables, 'sampler': {**tables['sampler'], 'ddim': other_ddim}}
+  monkeypatch.setattr(
+    schemas, 'DIFFUSION', schemas.DIFFUSION._replace(tables=later)
+  )
+  monkeypatch.setattr(schemas, 'KINDS', (schemas.DIFFUSION,))
+  assert load.stored(stored, 'x').sampling.sampler.eta == 0.0
+  new = load.completed(ConfigDict({'sampling': section(sampler='ddim')}))
+  assert new.sampling.sampler.eta == 0.5
+
+
+def other_ddim(eta: float = 0.5):
+  return eta
+
+
+# -- flags -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('flags', [
+  ('network=dit', 'network.patch_size=4', 'network.channels=48'),
+  ('network.channels=48', 'network.patch_size=4', 'network=dit'),
+  ('network.patch_size=4', 'network.name=dit', 'network.channels=48'),
+])  # fmt: skip
+def test_a_choice_by_flag_drops_the_fields_of_the_other_in_any_order(flags):
+  network = with_flags('digits', *flags).network
+  assert (network.name, network.patch_size, network.channels) == ('dit', 4, 48)
+  assert 'multipliers' not in network
+  plain = with_flags('digits', 'network=dit').network
+  assert plain.patch_size == 2 and plain.channels != 48
+
+
+def test_what_is_typed_daily_is_one_short_flag():
+  config = with_flags(
+    'digits', 'training.batch_size=8', 'training.num_steps=5', 'seed=3',
+    'sampling.num_steps=20', 'sampling.sampler=heun', 'sampling.num_samples=4',
+    'sampling.guidance.scale=2', 'optimizer.learning_rate=1e-3',
+    'sampling.labels=3', 'evaluation.metrics=elbo,ode',
+    'evaluation.ode.tolerance=1e-3',
+  )  # fmt: skip
+  assert config.training.batch_size == 8 and config.training.num_steps == 5
+  assert config.sampling.sampler.to_dict() == {'name': 'heun'}
+  guidance = config.sampling.guidance  # was None
+  assert (guidance.name, guidance.scale) == ('classifier_free', 2.0)
+  assert guidance.high == math.inf and config.sampling.labels == (3,)
+  assert config.evaluation.ode.tolerance == 1e-3
+  assert config.evaluation.metrics == ('elbo', 'ode')
+  off = load.with_flags(config, [('sampling.guidance', 'None')])
+  assert off.sampling.guidance is None
+
+
+@pytest.mark.parametrize('flags, path, name', [
+  (('sampling.churn.s_churn=40.0',), 'sampling.churn', 'edm'),
+  (('sampling.corrector.steps=2',), 'sampling.corrector', 'langevin'),
+  (('sampling.classifier.run=x',), 'sampling.classifier', 'run'),
+  (('sampling.schedule.num_steps=9',), 'sampling.schedule', 'linear'),
+  (('conditioning.text.length=9',), 'conditioning.text', 'bytes'),
+  (('objective.uncertainty.features=9',), 'objective.uncertainty', 'fourier'),
+  (('latent.run=x',), 'latent', 'autoencoder'),
+  (
+    ('sampling.guidance.run=x', 'sampling.guidance=autoguidance'),
+    'sampling.guidance',
+    'autoguidance',
+  ),
+  (
+    ('sampling.schedule.schedule.num_steps=9', 'sampling.schedule=shifted'),
+    'sampling.schedule.schedule',
+    'linear',
+  ),
+])  # fmt: skip
+def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(
+  flags, path, name
+):
+  config = with_flags('digits', *flags)
+  field, _, value = flags[0].partition('=')
+  flat = folder.flat(config.to_dict())
+  assert flat[f'{path}.name'] == name and str(flat[field]) == value
+
+
+@pytest.mark.parametrize('flags, kind', [
+  (('objective=mean_flow', 'noise_input=time'), schemas.FLOW_MAP),
+  (('latent.run=x',), schemas.LATENT_DIFFUSION),
+  (('objective=classifier', 'network=classifier'), schemas.CLASSIFIER),
+  (('network=autoencoder', 'objective=vae'), schemas.VAE),
+])  # fmt: skip
+def test_a_flag_may_make_another_kind_of_model(flags, kind):
+  """The sections that this kind does not have are gone, and others are new."""
+  if 'network=' in ''.join(flags):
+    flags = [f for f in flags if 'objective' in f]
+    message = "config.network='unet' is not one of"
+    refused(message, lambda: with_flags('digits', *flags))
+    return
+  config = with_flags('digits', *flags)
+  assert schemas.schema_of(config) is kind
+  tops = {*kind.choices, *load.base()}
+  tops |= {path.partition('.')[0] for path in kind.parts}
+  assert {*config} == tops
+  assert config.training == read('digits').training
+
+
+def test_the_config_that_is_given_is_not_changed():
+  config = read('digits')
+  before = config.to_dict()
+  load.with_flags(config, [('network', 'dit'), ('seed', '3')])
+  load.completed(config)
+  assert config.to_dict() == before
+
+
+# -- wrong inputs --------------------------------------------------------------
+
+WRONG = """
+digits seed=-1 is not in 0..2^32 - 1
+digits seed=4294967296 is not in 0..2^32 - 1
+digits seed=1.5 is not an integer
+digits seed=None is not an integer
+digits matmul_precision=hihg (did you mean 'high'?) is not one of default, high
+digits training.batch_size=0 is not an integer of at least 1
+digits training.batch_size=abc is not an integer
+digits training.batch_size=7.5 is not an integer
+digits training.batch_size= is not an integer
+digits training.mesh=1 is not a list of 2
+digits training.mesh=a,b [0]='a' is not an integer
+digits training.ema_decay=1 is not a number in [0, 1)
+digits training.ema_decay=nan is not a number
+digits training.more_ema_decays=0.9,1.5 [1]=1.5 is not a number in [0, 1)
+digits training.ema_half_life=0 is not a number in (0, inf)
+digits training.ema_sigma_rels=0.05,0.3 [1]=0.3 is not a number in (0, 0.288675]
+digits training.ema_rampup=inf is not a number in [0, inf)
+digits training.num_steps=0 is not an integer of at least 1
+digits training.log_every=-1 is not an integer of at least 0
+digits training.sample_every=1.5 is not an integer
+digits training.keep_snapshots=1 is not an integer of at least 2
+digits training.resume=yes is not one of auto, force
+digits training.accumulate=0 is not an integer of at least 1
+digits training.random_flip=maybe is not True or False
+digits training.ema_warmup=None is not True or False
+digits training.skip_nonfinite=-1 is not an integer of at least 0
+digits evaluation.split=tset (did you mean 'test'?) is not one of train, test
+digits evaluation.num_generated=0 is not an integer of at least 1
+digits evaluation.name=a/b is not the name of a file
+digits evaluation.elbo.decoder=gausian (did you mean 'gaussian'?) is not one of
+digits sampling.num_samples=0 is not an integer of at least 1
+digits sampling.num_steps=-5 is not an integer of at least 1
+digits sampling.num_steps=1e3 is not an integer
+digits sampling.labels=3,-1 [1]=-1 is not an integer of at least 0
+digits sampling.labels=3.5 [0]=3.5 is not an integer
+digits sampling.name=a/b is not the name of a file
+digits sampling.name= is not the name of a file
+digits sampling.name=.. is not the name of a file
+digits sampling.checkpoint=lates is not latest, best or a step
+digits sampling.ema_sigma_rel=0.2887 is not a number in (0, 0.288675]
+digits sampling.spacing=karas (did you mean 'karras'?) is not one of uniform
+digits sampling.schedule=linaer (did you mean 'linear'?) is not one of linear
+digits sampling.schedule=learned is not one of linear
+digits sampling.sampler=dim (did you mean 'ddim'?) is not one of ancestral
+digits sampling.sampler= =None is not one of ancestral
+digits sampling.sampler.name=hen (did you mean 'heun'?) is not one of ancestral
+digits sampling.sampler.eta=nan is not a number
+digits sampling.sampler.eta=None is not a number
+digits sampling.sampler=os:nothing cannot be imported: module 'os' has no attri
+digits sampling.sampler=nowhere:x cannot be imported: No module named 'nowhere'
+digits sampling.sampler=os:system : a Python function or class is needed
+digits sampling.guidance=clasifier_free (did you mean 'classifier_free'?) is no
+digits sampling.guidance.scale=inf is not a number in (-inf, inf)
+digits sampling.guidance.rescale=2 is not a number in [0, 1]
+digits sampling.guidance.channels=0 is not an integer of at least 1
+digits sampling.churn.s_churn=-1 is not a number in [0, inf)
+digits sampling.corrector.snr=0 is not a number in (0, inf)
+digits sampling.dynamic_threshold=99.5 is not a number in [0, 1]
+digits sampling.clip=5 is not True or False
+digits network=unett (did you mean 'unet'?) is not one of unet, dit, ddpmpp, ed
+digits network=None is not one of unet, dit
+digits network=json:JSONDecoder : a subclass of flax.linen.Module is needed
+digits network.channels=None is not an integer
+digits network.multipliers=a [0]='a' is not a number
+digits network.remat=7 is not True or False
+digits schedule=linera (did you mean 'linear'?) is not one of linear
+digits schedule=None is not one of linear
+digits noise_input=stpe (did you mean 'step'?) is not one of step
+digits parametrization=x_0 (did you mean 'x0'?) is not one of eps
+digits objective=denoise (did you mean 'denoising'?) is not one of denoising
+digits objective=None is not one of denoising
+digits objective=json:JSONDecoder : its parameters must include network
+digits objective.weight=sn (did you mean 'snr'?) is not one of snr
+digits_edm objective.times.std=-1 is not a number in (0, inf)
+digits_edm parametrization.sigma_data=-1 is not a number in (0, inf)
+digits_edm2 objective.uncertainty=fouri (did you mean 'fourier'?) is not one of
+digits conditioning.dropout=1.5 is not a number in [0, 1]
+digits conditioning.labels=2 is not True or False
+digits conditioning.image=edges is not one of inpaint, superres, colorize
+digits conditioning.text=words is not one of bytes
+digits conditioning.text.length=0 is not an integer of at least 1
+digits optimizer=lion is not one of adamw, adam, radam, muon
+digits optimizer.learning_rate=0 is not a number in (0, inf)
+digits optimizer.learning_rate=nan is not a number
+digits optimizer.clip_norm=-1 is not a number in [0, inf)
+digits optimizer.b2=1 is not a number in [0, 1)
+digits optimizer.eps=0 is not a number in (0, inf)
+digits optimizer.warmup_steps=-1 is not an integer of at least 0
+digits optimizer.decay=cosin (did you mean 'cosine'?) is not one of constant
+digits data=digit (did you mean 'digits'?) is not one of digits
+digits data=json:JSONDecoder : its parameters must include split
+digits edit=inpant (did you mean 'inpaint'?) is not one of inpaint
+digits edit=None is not one of inpaint
+digits edit.num_samples=0 is not an integer of at least 1
+digits edit.label=-1 is not an integer of at least 0
+digits edit.method=repant (did you mean 'repaint'?) is not one of repaint
+digits edit.output=../x is not the name of a file
+digits average.sigma_rel=1 is not a number in (0, 0.288675]
+digits average.step=-1 is not an integer of at least 0
+digits convert.label=a is not an integer
+digits_latent latent.shape=4,4 is not a list of 3
+digits_latent latent.scale=0 is not a number in (0, inf)
+digits_vae decoding.decoder=bernouli (did you mean 'bernoulli'?) is not one of
+digits_vae objective.beta=-1 is not a number in [0, inf)
+digits_hvae network.num_latents=a is not an integer
+digits_meanflow sampling.num_steps=0 is not an integer of at least 1
+digits_meanflow objective.two_times.p_equal=2 is not a number in [0, 1]
+digits_meanflow objective.guidance=power (did you mean 'power_law'?) is not one
+digits_consistency objective.pairs=x is not one of improved, easy, grid
+digits_distilled objective.teacher_steps=0 is not an integer of at least 1
+digits_vdm objective.num_steps=-1 is not an integer of at least 0
+"""
+NO_FIELD = """
+digits training.bach_size (did you mean 'batch_size'?)
+digits trainin.batch_size (did you mean 'training'?)
+digits batch_size (did you mean 'training.batch_size' or 'sampling.batch_size'?)
+digits learning_rate (did you mean 'optimizer.learning_rate'?)
+digits eta (did you mean 'sampling.sampler.eta'?)
+digits sampling.sampler.order ; config.sampling.sampler=ddim has eta
+digits sampling.sampler.num_steps (did you mean 'sampling.num_steps' or
+digits sampling.guidance_scale (did you mean 'guidance'?)
+digits guidance.scale (did you mean 'sampling.guidance'?)
+digits network.chanels (did you mean 'channels'?)
+digits network.kernel.x ; config.network=unet has attention,
+digits network.patch_size ; config.network=unet has attention,
+digits network.num_classes ; config.network=unet has attention,
+digits schedule.rho ; config.schedule=linear has end, num_steps, start
+digits noise_input.schedule_steps ; config.noise_input=step has none
+digits parametrization.sigma_data ; config.parametrization=eps has none
+digits objective.beta ; config.objective=denoising has times, uncertainty,
+digits objective.network ; config.objective=denoising has times, uncertainty,
+digits conditioning.text_length ; config.conditioning has augment, dropout,
+digits optimizer.lr ; config.optimizer=adamw has b1, b2,
+digits data.path ; config.data=digits has none
+digits data.split
+digits edit.factor ; config.edit=inpaint has image,
+digits report.run (did you mean 'runs'?)
+digits facts.num_classes ; the config has average,
+digits facts ; the config has average,
+digits latent.runn (did you mean 'run'?)
+digits training..seed ; config.training has accumulate,
+digits training. ; config.training has accumulate,
+digits_vae schedule ; the config has average,
+digits_vae sampling.sampler (did you mean 'num_samples'?)
+digits_meanflow sampling.guidance.scale (did you mean 'guidance_scale'?)
+"""
+
+
+@pytest.mark.parametrize('line', WRONG.strip().splitlines())
+def test_a_wrong_value_is_one_line_that_names_the_field(line):
+  name, flag, message = line.split(' ', 2)
+  path = flag.partition('=')[0].removesuffix('.name')
+  found = refused('', with_flags, name, flag)
+  assert found.startswith(f'config.{path}') and message in found, found
+
+
+@pytest.mark.parametrize('line', NO_FIELD.strip().splitlines())
+def test_a_field_that_does_not_exist_is_one_line(line):
+  name, path, *hint = line.split(' ', 2)
+  found = refused('there is no field config.', with_flags, name, f'{path}=3')
+  assert not hint or hint[0] in found, found
+
+
+@pytest.mark.parametrize('flag', [
+  'training=3', 'sampling=ddim', 'conditioning=labels', 'report=',
+])  # fmt: skip
+def test_a_section_takes_no_value(flag):
+  message = f'config.{flag.split("=")[0]} is a section: set one of its fields'
+  refused(message, with_flags, 'digits', flag)
+
+
+@pytest.mark.parametrize('line', """
+seed=0
+seed=4294967295
+training.mesh=-1,1
+training.ema_decay=0
+training.more_ema_decays=
+training.more_ema_decays=0.9,0.0
+training.ema_half_life=1
+training.log_every=0
+sampling.labels=
+sampling.labels=3,0
+sampling.dynamic_threshold=1
+sampling.guidance.scale=-1
+sampling.guidance.high=inf
+sampling.name=a.b
+sampling.checkpoint=best
+sampling.checkpoint=12
+evaluation.name=
+evaluation.name=7
+conditioning.dropout=1
+objective.uncertainty=fourier
+network.attention_resolutions=
+network.multipliers=1,0.5
+optimizer.b2=0
+optimizer.clip_norm=0
+edit.output=an edit
+compilation_cache=
+compilation_cache=None
+convert.source=3
+""".split('\n')[1:-1])  # fmt: skip
+def test_the_ends_of_ranges_are_taken(line):
+  with_flags('digits', line)
+
+
+# What the constructors refuse when they are called, for a training.
+CONTRADICTIONS = """
+training.mesh=-2,1 | training.mesh: a mesh of -2x1 makes no sense
+training.mesh=16,1 | training.mesh: a mesh of 16x1 needs 16 devices, there are 8
+sampling.sampler.eta=2 | sampling.sampler: eta is 2.0: DDIM needs a value in
+sampling.sampler=unipc sampling.sampler.order=4 | sampling.sampler: order is 4
+sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 | sampling.sampler=dpm_
+sampling.spacing=steps sampling.num_steps=1001 | sampling: 1001 steps do not f
+sampling.respacing=ddim300 | sampling: no integer stride through 1000 steps
+sampling.respacing=fast | sampling: 'fast' does not say which steps to keep
+sampling.schedule.start=3 | sampling.schedule: betas[0] = 3, step 1 of 1000, is
+sampling.guidance=classifier_free | sampling.guidance.scale is not set: classif
+sampling.guidance.scale=2 sampling.guidance.low=3 sampling.guidance.high=2 | s\
+ampling.guidance: low=3.0 is above high=2.0: no level would be guided
+sampling.churn=edm | sampling.churn.s_churn is not set: edm needs it
+sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 | sampl\
+ing: churn.s_min=3.0 is above s_max=2.0
+network.attention_resolutions=5 | network.attention_resolutions: no feature map
+network.num_groups=3 | network: num_groups=3 does not divide
+network.dtype=float31 | network.dtype='float31' (did you mean 'float32'?) is
+network.attention=cudnn | network.attention=cudnn needs a GPU, and this is cpu
+schedule.num_steps=0 | schedule: num_steps is 0: at least 1 step is needed
+schedule.end=0 | schedule: betas[999] = 0, step 1000 of 1000, is outside (0, 1)
+schedule=alphas | schedule: the list of alphas is empty
+schedule=alphas schedule.values=0.9,abc | schedule: alphas must be a list of nu
+schedule=alphas schedule.values=0.99,0.98,0,0.96 | schedule: alphas[2] = 0, st
+schedule=karras schedule.sigma_min=90 | schedule: sigma_min is 90, sigma_max
+schedule=flow | parametrization=eps: the schedule has no signal at t = 1
+schedule=shifted schedule.schedule=karras | schedule.shift is not set: shifted
+schedule=zero_terminal_snr schedule.schedule=flow | schedule: zero_terminal_snr
+schedule=learned | schedule=learned has values in a trained run only: objective
+schedule=learned schedule.gamma_min=9 | schedule: gamma_min=9.0 is not below
+objective=mean_flow | noise_input=step: the network of objective=mean_flow gets
+objective=reflow | objective=reflow: the other sections do not give the teacher
+objective=vdm | objective: vdm needs noise at t = 0 and signal at t = 1
+conditioning.labels=False | conditioning: dropout=0.1 has no effect without lab
+conditioning.image=colorize | conditioning.image: images of 1 channel(s) have n
+conditioning.image=superres conditioning.image.factor=3 | conditioning.image: i
+conditioning.image=inpaint conditioning.augment=0.1 | conditioning: augment ch
+conditioning.augment=0.1 | conditioning.augment needs a network with augment_d
+optimizer=adam optimizer.weight_decay=0.1 | optimizer: 'adam' has no weight dec
+optimizer.warmup_steps=9999 | optimizer: the decay ends at step 2500, before t
+""".replace('\\\n', '')
+
+
+@pytest.mark.parametrize('line', CONTRADICTIONS.strip().splitlines())
+def test_what_a_constructor_refuses_is_one_line(line, tmp_path):
+  flags, _, message = line.partition(' | ')
+
+  def made():
+    config = with_flags('digits', *flags.split())
+    devices.make_mesh(config)
+    model: Any = models.make(config, tmp_path)
+    model.check('train')
+    total = schemas.OptimizerFacts(config.training.num_steps)
+    make(model.schema, 'optimizer', config.optimizer, total)
+    model.levels_and_sampler()
+    model.objective()
+    models.shapes(model)
+
+  found = refused('', made)
+  assert found.startswith(f'config.{message}'), found
+
+
+# -- runs ----------------------------------------------------------------------
+
+
+def stored_run(workdir, config=None, **changes):
+  """A run folder with no more than its config.json."""
+  content = folder.plain(smoke() if config is None else config)
+  for path, value in changes.items():
+    *parents, name = path.split('.')
+    node = content
+    for parent in parents:
+      node = node[parent]
+    node[name] = value
+  Path(workdir).mkdir(exist_ok=True)
+  (Path(workdir) / 'config.json').write_text(json.dumps(content))
+  return workdir
+
+
+def test_the_model_comes_from_the_run_and_its_use_from_the_command(tmp_path):
+  """In the order run, config file, flags; the file describes another model."""
+  of_run = {'network.channels': 24, 'sampling.num_steps': 7, 'seed': 5}
+  stored_run(tmp_path, smoke(**of_run))
+  config = with_flags('digits', 'sampling.num_steps=9')
+  flags = [('sampling.sampler', 'heun'), ('sampling.seed', '3')]
+  flags += [('matmul_precision', 'high'), ('network.dtype', 'bfloat16')]
+  merged = load.of_run(tmp_path, config, flags)
+  assert (merged.network.channels, merged.seed) == (24, 5)
+  assert merged.sampling.num_steps == 9
+  assert merged.sampling.sampler.name == 'heun' and merged.sampling.seed == 3
+  assert merged.matmul_precision == 'high'
+  assert merged.network.dtype == 'bfloat16'
+  # without a file of one's own all is the run's
+  alone = load.of_run(tmp_path, load.open_run(tmp_path), [])
+  assert alone.sampling.num_steps == 7
+
+
+@pytest.mark.parametrize('flag', [
+  ('network.channels', '24'), ('network', 'dit'), ('schedule.num_steps', '9'),
+  ('conditioning.dropout', '0.5'), ('parametrization', 'v'), ('seed', '1'),
+  ('optimizer.learning_rate', '1'), ('objective.weight', 'min_snr'),
+])  # fmt: skip
+def test_a_flag_cannot_change_the_model_of_a_run(flag, tmp_path):
+  stored_run(tmp_path)
+  message = f'config.{flag[0]}.* now.*: only a training can change this'
+  refused(message, load.of_run, tmp_path, read('digits'), [flag])
+
+
+def test_a_run_of_another_kind_of_model_is_refused(tmp_path):
+  stored_run(tmp_path)
+  message = 'holds a diffusion model, and --config describes a VAE: give --con'
+  refused(message, load.of_run, tmp_path, read('digits_vae'), [])
+
+
+def test_a_folder_without_a_run_names_the_command_that_trains_it(
+  tmp_path, monkeypatch
+):
+  refused(r'there is no run in .*: train it first', load.open_run, tmp_path)
+  monkeypatch.chdir(ROOT)
+  message = '`.*--config=configs/digits.py:smoke --workdir=.*/digits-smoke` tr'
+  refused(message, load.open_run, tmp_path / 'digits-smoke')
+
+
+@pytest.mark.parametrize('content, message', {
+  b'\x89PNG\r\n': 'config.json cannot be read as JSON ',
+  b'[1, 2]': 'it holds a JSON list, not an object',
+  b'"a"': 'it holds a JSON str, not an object',
+  b'[' * 100_000: 'config.json cannot be read as JSON ',
+  b'{"data": 3}': "config.json: config.data=3 is not one of digits",
+  b'{"data": [1]}': 'config.json: config.data=',
+  b'{"training": 3}': 'config.json',
+  b'{"training": {"num_stps": 3}}': "num_stps .did you mean 'num_steps'",
+  b'{"seed": "a"}': "config.json: config.seed='a' is not an integer",
+  b'{"network": {"name": "unet", "x": 1}}': 'no field config.network.x; ',
+  b'{"objective": {"name": ["a"]}}': 'config.json',
+  b'{"latent": {}, "objective": "vae"}': 'config.json',
+  b'{"evaluation": {"metrics": 3}}': 'config.json',
+  b'{"evaluation": [1]}': 'config.json',
+}.items(), ids=lambda x: repr(x[:30]))  # fmt: skip
+def test_a_stored_config_that_is_none_is_one_line(content, message, tmp_path):
+  (tmp_path / 'config.json').write_bytes(content)
+  assert str(tmp_path) in refused(message, load.open_run, tmp_path)
+
+
+def test_numbers_of_a_stored_config_are_checked_as_well(tmp_path):
+  stored_run(tmp_path, **{'optimizer.learning_rate': math.nan})
+  refused('config.json: .*learning_rate=nan', load.open_run, tmp_path)
+
+
+def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
+  """Compiled programs are code as well."""
+  fields = {
+    'compilation_cache': 'compiled',
+    'average.out': 'elsewhere',
+    'convert.out': 'elsewhere',
+    'report.runs': ['elsewhere'],
+  }
+  stored_run(tmp_path, **fields)
+  config = load.open_run(tmp_path)
+  assert config.compilation_cache is None
+  assert not config.average.out and not config.convert.out
+  assert config.report.runs == ()
+  used = load.of_run(tmp_path, read('digits'), [])
+  assert used.compilation_cache is None and not used.convert.out
+
+
+# -- config files --------------------------------------------------------------
+
+
+@pytest.mark.parametrize('text, message', {
+  'def get_config(:\n  pass\n': 'mine.py, line 1: invalid syntax',
+  'x = 1\n': 'mine.py is not a config: it has no function get_config',
+  'def get_config():\n  pass\n': r'get_config\(\) returned NoneType, not',
+  'def get_config():\n  return {"seed": 1}\n': r'get_config\(\) returned dict',
+  '\ndef get_config():\n  return int("a")\n': 'mine.py, line 3: ValueError',
+  'import nothing_of_this_name\n': 'mine.py, line 1: ModuleNotFoundError',
+}.items())  # fmt: skip
+def test_a_file_that_gives_no_config_says_where(text, message, tmp_path):
+  (tmp_path / 'mine.py').write_text(text)
+  refused(message, load.from_file, str(tmp_path / 'mine.py'))
+
+
+def test_the_argument_of_a_config_is_one_of_its_variants():
+  path = str(CONFIGS / 'digits.py')
+  message = r"digits.py:inpaintin \(did you mean 'inpainting'\?\).* can be smok"
+  refused(message, load.from_file, path, 'inpaintin')
+  refused('can be smoke$', load.from_file, str(CONFIGS / 'mnist.py'), 'x')
+  one, other = (
+    load.from_file(str(CONFIGS / 'cifar10_vp.py'), argument)
+    for argument in ('', 'vp')
+  )
+  assert one.to_dict() == other.to_dict()
+
+
+@pytest.fixture
+def swept(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'from configs.digits import get_config, VARIANTS\n'
+    'def sweep():\n'
+    '  for rate in (0.1, 0.2):\n'
+    "    yield {'optimizer.learning_rate': rate, 'training.mesh': (1, 1)}\n"
+  )
+  return str(path)
+
+
+def test_a_change_of_a_sweep_is_flags(swept, capsys, tmp_path):
+  flags = load.sweep(swept, 1, [('seed', '3')])
+  said = capsys.readouterr().out
+  assert said == (
+    'sweep 1 of 0..1: optimizer.learning_rate=0.2 training.mesh=(1, 1)\n'
+  )
+  config = load.with_flags(read('digits'), flags)
+  assert config.optimizer.learning_rate == 0.2
+  assert config.training.mesh == (1, 1)
+  for index in (-1, 2):
+    message = f'--sweep_index={index}: .* has 2, 0..1'
+    refused(message, load.sweep, swept, index, [])
+  message = '--config.optimizer.learning_rate: the sweep.. of .* changes it as'
+  refused(message, load.sweep, swept, 0, [('optimizer.learning_rate', '1')])
+  (tmp_path / 'none.py').write_text('def get_config(): pass\n')
+  path = str(tmp_path / 'none.py')
+  refused(r'none.py has no sweep\(\)', load.sweep, path, 0, [])
+
+
+def test_as_text_is_read_back():
+  for path, value in {
+    'training.mesh': (1, 1),
+    'network.multipliers': (1, 2, 3),
+    'sampling.labels': (),
+    'sampling.prompt': 'a, b',
+    'optimizer.learning_rate': 1e-7,
+    'training.ema_warmup': False,
+    'sampling.guidance': None,
+  }.items():
+    flat = folder.flat(
+      with_flags('digits', f'{path}={load.as_text(value)}').to_dict()
+    )
+    assert flat[path] == value, path
+
+
+def test_the_plain_fields_are_few_and_all_are_set():
+  plain = folder.flat(load.base().to_dict())
+  assert len(plain) <= 120
+  kinds = {kind for kind in load.RULES if isinstance(kind, str)}
+  assert kinds <= {*plain}  # no rule is left over

@@ -1,0 +1,319 @@
+"""Parts of a user's own, `module:attribute`: what they get, and whom to trust.
+
+A config that came with a run or with weights executes nothing.
+"""
+
+import functools
+import json
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import diffusion_jax as dj
+from diffusion_jax.app import images, load, models, other_runs, own_parts
+from diffusion_jax.app.config import make
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import folder
+from diffusion_jax.app.schemas import DIFFUSION, OptimizerFacts
+from diffusion_jax.errors import UserError
+from diffusion_jax.training.objectives import Context
+from tests.app import toy_parts
+from tests.app.conftest import CONFIGS, smoke
+
+TOY = toy_parts.__name__
+# path of a choice: (the user's part, a field of its own, its value)
+PARTS = {
+  'network': ('Network', 'width', 3),
+  'schedule': ('Schedule', 'first', 0.2),
+  'noise_input': ('noise_input', 'factor', 2.0),
+  'objective': ('objective', 'factor', 2.0),
+  'objective.times': ('times', 'power', 2.0),
+  'objective.weight': ('weight', 'factor', 2.0),
+  'data': ('pictures', 'count', 6),
+  'optimizer': ('optimizer', 'rate', 0.5),
+  'sampling.sampler': ('sampler', 'damping', 0.5),
+  'sampling.schedule': ('Schedule', 'first', 0.2),
+  'sampling.guidance': ('Guidance', 'scale', 2.0),
+}
+PLACES = (
+  *PARTS, 'parametrization', 'edit', 'latent', 'conditioning.text',
+  'conditioning.image', 'objective.uncertainty', 'sampling.classifier',
+  'sampling.churn', 'sampling.corrector',
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_allowed(monkeypatch):
+  """What other tests have named is forgotten."""
+  monkeypatch.setattr(own_parts, '_allowed', set())
+
+
+def plain(*flags):
+  """digits without a class, with a part of the user's own for each flag."""
+  config = load.from_file(str(CONFIGS / 'digits.py'))
+  config.conditioning = ConfigDict()
+  return load.with_flags(load.completed(config), flags)
+
+
+@pytest.mark.parametrize('first', [True, False])
+@pytest.mark.parametrize('path', PARTS)
+def test_a_part_and_its_own_fields_are_set_by_flags(path, first):
+  """In any order."""
+  part, field, value = PARTS[path]
+  flags = [(path, f'{TOY}:{part}'), (f'{path}.{field}', str(value))]
+  config = plain(*(flags if first else flags[::-1]))
+  flat = folder.flat(config.to_dict())
+  assert flat[f'{path}.name'] == f'{TOY}:{part}'
+  assert flat[f'{path}.{field}'] == value
+  stored = load.stored(json.loads(json.dumps(folder.plain(config))), 'x')
+  assert stored.to_dict() == config.to_dict()  # a name that has been given
+  message = f'no field config.{path}.nothing; config.{path}={TOY}:{part} has '
+  with pytest.raises(UserError, match=message):
+    plain(flags[0], (f'{path}.nothing', '1'))
+
+
+def test_parts_are_made_with_facts_and_fields(tmp_path, key):
+  """All of them in one model; the loss is that of the zero output, doubled."""
+  flags = [
+    flag
+    for path, (part, field, value) in PARTS.items()
+    for flag in (
+      (path, f'{TOY}:{part}'),
+      (f'{path}.{field}', str(value)),
+    )
+    if path not in ('objective.times', 'objective.weight', 'sampling.guidance')
+  ]
+  config = plain(*flags)
+  source = images.source_of(config)
+  assert len(source) == 6 and source.num_classes == 10
+  model: Any = models.make(config, tmp_path)
+  assert model.network == toy_parts.Network(out_channels=1, width=3)
+  trained, levels, sampler = model.levels_and_sampler()
+  assert trained == toy_parts.Schedule(0.2) == model.sampling.schedule
+  assert len(levels.t) == config.sampling.num_steps + 1
+  level = trained(np.float32([0.5]))
+  np.testing.assert_allclose(model.noise_input(level), [1.0])
+  made: Any = make(DIFFUSION, 'optimizer', config.optimizer, OptimizerFacts(10))
+  optimizer, rate = made
+  assert rate(5) == 0.25 and callable(optimizer.update)
+  # sgd(0.5)
+  updates, _ = optimizer.update({'a': jnp.ones(2)}, optimizer.init({'a': 0.0}))
+  np.testing.assert_allclose(updates['a'], -0.5)
+  x = jnp.ones((1, 8, 8, 1))
+  denoise = lambda x, level: dj.Prediction(0.5 * x)
+  found, _ = sampler.step(
+    key, x, (), denoise, level_s=levels.take(1), level_t=levels.take(0)
+  )
+  once, _ = toy_parts.sampler().step(
+    key, x, (), denoise, level_s=levels.take(1), level_t=levels.take(0)
+  )
+  np.testing.assert_allclose(found, 0.5 * once, rtol=1e-6)
+  loss = model.objective()
+  shapes = models.shapes(model)
+  batch = {'image': x, 'label': jnp.zeros(1, int)}
+  params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), shapes)
+  value, _ = loss(params, Context(), key, batch)
+  plain_loss = toy_parts.objective(model.trained_network(), trained)
+  expected, _ = plain_loss(params, Context(), key, batch)
+  np.testing.assert_allclose(value, 2 * expected, rtol=1e-6)
+
+
+NO_PARTS = (
+  'os:system', 'os:popen', 'os:getcwd', 'subprocess:run', 'subprocess:call',
+  'subprocess:Popen', 'builtins:eval', 'builtins:exec', 'builtins:exit',
+  'builtins:dict', 'shutil:rmtree', 'pickle:load', 'runpy:run_path',
+  'sys:modules', 'sys:version',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('path', PLACES)
+def test_what_is_no_part_is_refused_in_every_place_uncalled(path):
+  own_parts.allow(NO_PARTS)  # as if the user had named them
+  for name in NO_PARTS:
+    with pytest.raises(UserError, match=f"config.{path}='{name}': ") as error:
+      own_parts.find(path, name, ())
+    assert '\n' not in str(error.value)
+
+
+def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
+  module = sys.modules[__name__]
+
+  def levels(schedule, *, order=1):
+    return order
+
+  partial = functools.partial(levels, order=2)
+  for name, part in {'of_facts': levels, 'partial': partial}.items():
+    monkeypatch.setattr(module, name, part, raising=False)
+    own_parts.allow([f'{__name__}:{name}'])
+    found = own_parts.find('sampler', f'{__name__}:{name}', ('schedule',))
+    assert found is part
+  own = f"weight='{__name__}:of_facts': its parameter schedule needs a default"
+  with pytest.raises(UserError, match=own):
+    own_parts.find('objective.weight', f'{__name__}:of_facts', ())
+
+
+def test_a_name_that_nobody_has_given_is_not_imported(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'never_named.py').write_text('open("imported", "w")\n')
+  message = 'would be imported, .* add --allow=never_named:Schedule'
+  with pytest.raises(UserError, match=message):
+    own_parts.find('schedule', 'never_named:Schedule', ())
+  assert not (tmp_path / 'imported').exists()
+  own_parts.allow(['never_named:Schedule'])
+  with pytest.raises(UserError, match='cannot be imported: module .* has no'):
+    own_parts.find('schedule', 'never_named:Schedule', ())
+  assert (tmp_path / 'imported').exists()
+
+
+def test_words_take_no_modules():
+  own_parts.allow(['os:system'])
+  with pytest.raises(UserError, match="gamma='os:system' is not one of scalar"):
+    plain(('schedule', 'learned'), ('schedule.gamma', 'os:system'))
+
+
+def test_a_mistake_in_a_part_is_placed_in_its_file(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  name = 'part_that_fails'
+  (tmp_path / f'{name}.py').write_text('def f():\n  raise KeyError(1)\n')
+  own_parts.allow([f'{name}:f'])
+  with pytest.raises(KeyError) as error:
+    own_parts.find('weight', f'{name}:f', ())()
+  assert own_parts.place_of(error.value).endswith(f'{name}.py, line 2)')
+  assert own_parts.place_of(ValueError()) == ''
+
+
+# -- a stored config from anybody ---------------------------------------------
+
+
+@pytest.fixture
+def payload(tmp_path, monkeypatch):
+  """A name, 'module:part'; the import creates the file `executed`."""
+  monkeypatch.chdir(tmp_path)
+  module = f'payload_{tmp_path.parent.name}_{tmp_path.name}'.replace('-', '_')
+  code = 'from pathlib import Path\nPath("executed").touch()\n'
+  code += 'def part(command=None):\n  pass\n'
+  (tmp_path / f'{module}.py').write_text(code)
+  yield f'{module}:part'
+  assert not (tmp_path / 'executed').exists()
+
+
+def spoil(workdir, path, name):
+  """Writes a section with a name into a run that seems to be trained."""
+  (workdir / 'checkpoints' / '4').mkdir(parents=True, exist_ok=True)
+  stored = folder.plain(smoke())
+  *parents, key = path.split('.')
+  node = stored
+  for parent in parents:
+    node = node[parent]
+  node[key] = {'name': name, 'command': 'touch executed'}
+  (workdir / 'config.json').write_text(json.dumps(stored))
+  return workdir
+
+
+def refused(message, function, *args):
+  with pytest.raises(UserError, match=message) as error:
+    function(*args)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('path', PLACES)
+def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
+  """Of another run's use the command's own config decides."""
+  workdir = spoil(tmp_path / 'run', path, payload)
+  message = (
+    f"{workdir}/config.json: config.{path}='{payload}' would be imported"
+  )
+  refused(f'{message}, .* --allow={payload}', load.open_run, workdir)
+  # as a bare name, too
+  stored = json.loads((workdir / 'config.json').read_text())
+  *parents, key = path.split('.')
+  functools.reduce(dict.__getitem__, parents, stored)[key] = payload
+  (workdir / 'config.json').write_text(json.dumps(stored))
+  refused(message, load.open_run, workdir)
+  config = smoke()
+  if path.partition('.')[0] in folder.USES:
+    used = load.of_run(workdir, config, [])
+    assert payload not in json.dumps(folder.plain(used))
+  else:
+    refused(message, load.of_run, workdir, config, [])
+    with pytest.raises(UserError, match='holds a run with another config'):
+      folder.check_same_run(workdir, config, images.facts_of(config))
+
+
+@pytest.mark.parametrize('evaluation', [
+  {'metrics': ['NAME']}, {'NAME': {}}, {'metrics': ['elbo'], 'NAME': {'x': 1}},
+])  # fmt: skip
+def test_a_run_names_a_metric(evaluation, payload, tmp_path):
+  text = json.dumps(folder.plain(smoke()) | {'evaluation': evaluation})
+  (tmp_path / 'config.json').write_text(text.replace('NAME', payload))
+  refused(f"'{payload}' would be imported", load.open_run, tmp_path)
+
+
+def test_other_fields_of_a_run_import_nothing(payload, tmp_path):
+  """In any word of it, or as the name of a field."""
+  content = folder.plain(smoke())
+
+  def spoiled(tree):
+    for name, value in tree.items():
+      if isinstance(value, dict):
+        yield from ({**tree, name: x} for x in spoiled(value))
+      elif isinstance(value, str) and name != 'name':
+        yield {**tree, name: payload}
+    yield {**tree, payload: payload}
+    yield {**tree, payload: {'name': payload}}
+
+  count = 0
+  for tree in spoiled(content):
+    (tmp_path / 'config.json').write_text(json.dumps(tree))
+    try:
+      load.open_run(tmp_path)
+    except UserError as error:
+      assert '\n' not in str(error)
+    count += 1
+  assert count > 20
+
+
+def test_system_as_a_schedule(tmp_path):
+  """The command is a field of the stored config."""
+  workdir = spoil(tmp_path / 'run', 'schedule', 'os:system')
+  refused("config.schedule='os:system' would be", load.open_run, workdir)
+
+
+@pytest.mark.parametrize('changes', [
+  {'sampling.guidance': 'autoguidance', 'sampling.guidance.scale': 2.0,
+   'sampling.guidance.run': 'RUN'},
+  {'sampling.classifier.run': 'RUN'},
+])  # fmt: skip
+def test_a_run_that_guides(changes, payload, tmp_path):
+  run = str(spoil(tmp_path / 'other', 'schedule', payload))
+  config = smoke(**{n: run if x == 'RUN' else x for n, x in changes.items()})
+  model = models.make(config, tmp_path / 'run')
+  message = f"config.schedule='{payload}' would be imported"
+  refused(message, other_runs.guides_of, model)
+
+
+def test_a_teacher_and_an_autoencoder(payload, tmp_path):
+  run = str(spoil(tmp_path / 'other', 'network', payload))
+  message = f"config.network='{payload}' would be imported"
+  config = load.completed(load.from_file(str(CONFIGS / 'digits_distilled.py')))
+  config.training.teacher = run
+  config.training.init_from = ''
+  refused(message, MODES['train'], config, str(tmp_path / 'new'))
+  config = load.completed(load.from_file(str(CONFIGS / 'digits_latent.py')))
+  config.latent.run = run
+  refused(message, MODES['train'], config, str(tmp_path / 'new'))
+  assert not (tmp_path / 'new').exists()
+
+
+def test_a_part_that_was_named_is_read_from_a_run(tmp_path):
+  """By the config of the start, here that of SmallNetwork."""
+  workdir = spoil(tmp_path / 'run', 'network', smoke().network.name)
+  stored = json.loads((workdir / 'config.json').read_text())
+  del stored['network']['command']
+  (workdir / 'config.json').write_text(json.dumps(stored))
+  assert load.open_run(workdir).network.name == smoke().network.name

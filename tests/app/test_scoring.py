@@ -1,0 +1,366 @@
+"""The scores of generated digits: while training, in evaluate, in sweeps."""
+
+import json
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffusion_jax.app import load, models, own_parts, scoring, weights
+from diffusion_jax.app.modes import MODES, evaluate, hooks
+from diffusion_jax.app.run import provenance
+from diffusion_jax.data import image_sets
+from diffusion_jax.demos import digits_judge
+from diffusion_jax.errors import UserError
+from diffusion_jax.metrics import features, fid, references, spaces
+from diffusion_jax.metrics.estimates import Estimate
+from diffusion_jax.metrics.metric import Metric, Score
+from tests.app.conftest import SMALL, printed_by, smoke
+
+LEVEL = 'tests.app.test_scoring:level'
+FD_PR = {
+  'evaluation.metrics': 'fd,pr',
+  'evaluation.features': 'pixels',
+}
+QUICK = {
+  **FD_PR,
+  'evaluation.num_generated': 20,
+  'evaluation.fd.num_draws': 2,
+  'sampling.batch_size': 8,
+}
+
+
+def halves(weights, batch_size):
+  """Features of tests: mean levels of four parts, which are logits as well."""
+
+  def extract(pictures):
+    x = pictures.reshape(-1, 2, 4, 2, 4).mean(axis=(2, 4)).reshape(-1, 4)
+    return {'features': x, 'logits': x / 64.0, 'spatial': x[:, :2]}
+
+  identity = {'features': 'halves', 'weights': '1', 'preprocessing': 'means'}
+  return features.Extractor(extract, identity)
+
+
+def level(factor: float = 1.0) -> Metric:
+  """A metric of a user's module: the mean grey level."""
+
+  def compute(samples, reference):
+    value = factor * float(np.mean(samples['images']))
+    return [Score('level', Estimate(value))]
+
+  return Metric({'level': True}, ('images',), compute)
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+  """A cache of real features, and one more extractor, for this module alone."""
+  home = tmp_path_factory.mktemp('cache')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(home))
+    patch.setitem(features.EXTRACTORS, 'halves', halves)
+    yield home
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, cache):
+  """A run that measured its own samples while it was trained."""
+  workdir = tmp_path_factory.mktemp('runs') / 'digits'
+  fields = {
+    'training.metrics_every': 2,
+    'training.metrics_images': 12,
+    'training.keep_checkpoints': 1,
+    'training.keep_best': 1,
+    'training.keep_best_by': 'fd_pixels',
+    'training.more_ema_decays': (0.5,),
+  }
+  fields |= {
+    'evaluation.metrics': f'fd,pr,{LEVEL}',
+    'evaluation.level.factor': 2,
+  }
+  MODES['train'](smoke(**FD_PR | fields), str(workdir))
+  return workdir
+
+
+def run_mode(workdir, changes=None, **fields):
+  fields = {f'evaluation.{name}': value for name, value in fields.items()}
+  quick = {n: x for n, x in QUICK.items() if n != 'evaluation.fd.num_draws'}
+  base = quick if 'evaluation.metrics' in fields else QUICK
+  MODES['evaluate'](smoke(**base | fields | (changes or {})), str(workdir))
+
+
+def result(workdir, name='samples'):
+  out = workdir / 'evaluation' / name
+  return json.loads((out / 'result.json').read_text())
+
+
+def drawn(workdir, name='samples'):
+  with np.load(workdir / 'evaluation' / name / 'samples.npz') as arrays:
+    return arrays['arr_0']
+
+
+def test_training_writes_the_metrics_of_its_samples(run):
+  lines = (run / 'metrics.jsonl').read_text().splitlines()
+  found = [json.loads(line) for line in lines if 'fd_pixels' in line]
+  assert [line['step'] for line in found] == [2, 4]
+  assert 0.0 <= found[0]['recall_pixels'] <= 1.0
+  assert 'test_loss' not in found[0]
+  assert 0.0 < found[0]['level'] < 510.0
+  model = models.make(smoke(**{'sampling.checkpoint': 'best'}), run)
+  best = min(found, key=lambda line: line['fd_pixels'])
+  assert weights.restore(model)[1] == best['step']
+
+
+def test_the_best_is_the_highest_where_more_is_better(tmp_path):
+  config = smoke(**{
+    'evaluation.metrics': 'fid,pr_digits',
+    'training.keep_best_by': 'precision_digits',
+  })  # fmt: skip
+  model = models.make(config, tmp_path)
+  scores = {'fid': 3.0, 'precision_digits': 0.7}
+  best = hooks.with_criterion(model, scores)
+  assert best == scores | {'criterion': -0.7}
+  assert hooks.with_criterion(model, {}) is None
+
+
+@pytest.fixture(scope='module')
+def printed(run):
+  """What an evaluation of 20 samples has printed."""
+  return printed_by(run_mode, run)
+
+
+def test_the_result_is_that_of_the_images_and_the_whole_split(run, printed):
+  values = result(run)['metrics']
+  x, y = (
+    v.reshape(len(v), -1) / 255.0
+    for v in (drawn(run), digits_judge.real('train'))
+  )
+  assert len(x) == 20
+  expected = fid.frechet_distance(fid.statistics(x), fid.statistics(y))
+  np.testing.assert_allclose(values['fd_pixels']['value'], expected, rtol=1e-5)
+  assert set(values) == {'fd_pixels', 'precision_pixels', 'recall_pixels'}
+  protocol = result(run)['protocol']
+  assert protocol['samples']['sampling']['num_samples'] == 20
+  assert protocol['reference']['pixels']['images'] == 1437
+  assert '20 images; settings: digits, checkpoint 4, ddim, 4 steps' in printed
+  assert 'of 1,437 train images of digits' in printed
+
+
+def test_interrupted_in_two_parts_it_is_the_uninterrupted_one(
+  run, printed, monkeypatch
+):
+  """The process ends after the second of three batches."""
+  written, most = [], 2
+
+  def write(path, *args):
+    if len(written) == most:
+      raise KeyboardInterrupt
+    written.append(path)
+    return write_npz(path, *args)
+
+  write_npz = provenance.write_npz
+  monkeypatch.setattr(provenance, 'write_npz', write)
+  with pytest.raises(KeyboardInterrupt):
+    run_mode(run, name='parts')
+  most = 9
+  run_mode(run, name='parts')
+  assert len({*written}) == len(written) == 4  # three parts, then all images
+  np.testing.assert_array_equal(drawn(run, 'samples-parts'), drawn(run))
+  metrics = result(run, 'samples-parts')['metrics']
+  assert metrics == result(run)['metrics']
+
+
+def test_two_devices_make_the_images_of_one(run, printed):
+  run_mode(run, {'training.mesh': (2, 1)}, name='spread')
+  one, two = drawn(run), drawn(run, 'samples-spread')
+  assert np.abs(one.astype(int) - two).max() <= 255 / 16  # a level of rounding
+  assert np.mean(one != two) < 0.01
+
+
+def test_features_are_kept_and_made_again_for_other_images(
+  run, cache, printed, monkeypatch
+):
+  out = run / 'evaluation'
+  for name in ('kept', 'other'):
+    shutil.copytree(out / 'samples', out / f'samples-{name}')
+  run_mode(run, metrics='kid_halves,sfd_halves,is_halves', name='kept')
+  values = result(run, 'samples-kept')['metrics']
+  assert set(values) == {'kid_halves', 'sfd_halves', 'is_halves'}
+  counted = []
+
+  def counting(weights, batch_size):
+    extractor = halves(weights, batch_size)
+    return extractor._replace(
+      extract=lambda x: counted.append(len(x)) or extractor.extract(x)
+    )
+
+  monkeypatch.setitem(features.EXTRACTORS, 'halves', counting)
+  run_mode(run, metrics='fd_halves', name='kept')
+  assert counted == [1]  # only to see which arrays there are
+  run_mode(run, metrics='fd_halves', name='other')
+  assert sum(counted) == 1 + 1 + 20
+  # a damaged file of the cache is made again
+  for path in references.folder().iterdir():
+    path.write_bytes(b'')
+  counted.clear()
+  run_mode(run, metrics='fd_halves', name='kept')
+  assert sum(counted) >= 1437
+
+
+def test_a_sweep_is_a_table_and_each_point_is_kept(run, capsys):
+  sweep = {'evaluation.sweep': 'num_steps=2,3 ema_decay=0.5'}
+  run_mode(run, sweep, name='sweep')
+  out = run / 'evaluation' / 'samples-sweep'
+  points = json.loads((out / 'sweep.json').read_text())['points']
+  assert [point['point'] for point in points] == [
+    {'num_steps': 2, 'ema_decay': 0.5},
+    {'num_steps': 3, 'ema_decay': 0.5},
+  ]
+  one = result(run, 'samples-sweep/num_steps=2,ema_decay=0.5')
+  assert one['metrics'] == points[0]['metrics']
+  assert points[0]['metrics'] != points[1]['metrics']
+  assert one['protocol']['samples']['sampling']['num_steps'] == 2
+  assert (out / 'sweep.png').stat().st_size > 0
+  printed = capsys.readouterr().out.splitlines()
+  assert any(line.startswith('num_steps=3,ema_decay=0.5 ') for line in printed)
+  before = (out / 'num_steps=2,ema_decay=0.5' / 'samples.npz').stat()
+  (out / 'num_steps=3,ema_decay=0.5' / 'samples.npz').unlink()
+  run_mode(run, sweep, name='sweep')
+  after = (out / 'num_steps=2,ema_decay=0.5' / 'samples.npz').stat()
+  assert before.st_mtime_ns == after.st_mtime_ns
+  again = json.loads((out / 'sweep.json').read_text())['points']
+  assert again == points
+
+
+def test_each_point_of_a_sweep_is_a_complete_config():
+  config = smoke(**{
+    'evaluation.sweep': 'sampler=ddim,ancestral guidance.scale=1,2',
+    'sampling.sampler.eta': 0.5,
+  })  # fmt: skip
+  points = list(evaluate.sweep(config))
+  assert [changes for changes, _ in points] == [
+    {'sampler': sampler, 'guidance.scale': scale}
+    for sampler in ('ddim', 'ancestral') for scale in (1.0, 2.0)
+  ]  # fmt: skip
+  samplers = [point.sampling.sampler for _, point in points]
+  assert [x.name for x in samplers] == ['ddim'] * 2 + ['ancestral'] * 2
+  assert [x.get('eta') for x in samplers] == [0.5, 0.5, None, None]
+  guidance = [point.sampling.guidance for _, point in points]
+  assert [x.scale for x in guidance] == [1.0, 2.0, 1.0, 2.0]
+  assert {x.name for x in guidance} == {'classifier_free'}
+
+
+def test_memorisation_is_of_the_other_split(run, printed):
+  run_mode(run, metrics='memorisation')
+  values = result(run)['metrics']
+  assert set(values) == {
+    'closer_pixels',
+    'copied_pixels',
+    'nearest_pixels',
+    'nearest_held_out_pixels',
+  }
+  test, train_split = (
+    digits_judge.real(split).reshape(-1, 64) / 255.0
+    for split in ('test', 'train')
+  )
+  apart = np.linalg.norm(test[:, None] - train_split[None], axis=-1)
+  np.testing.assert_allclose(
+    values['nearest_held_out_pixels']['value'],
+    np.median(apart.min(axis=1)),
+    rtol=1e-5,
+  )
+
+
+def test_a_metric_of_a_user_has_its_own_section(run, printed):
+  run_mode(run, metrics=f'pr,{LEVEL}', **{'level.factor': 3})
+  values = result(run)['metrics']
+  expected = 3 * drawn(run).mean()
+  np.testing.assert_allclose(values['level']['value'], expected, rtol=1e-6)
+  with pytest.raises(UserError, match='no field config.evaluation.level.facto'):
+    run_mode(run, metrics=LEVEL, **{'level.factors': 3})
+
+
+def test_a_run_is_used_without_the_metrics_of_a_stranger(run, monkeypatch):
+  """The stored config names one; only the evaluation by it needs its code."""
+  monkeypatch.setattr(own_parts, '_allowed', {SMALL})
+  config: Any = load.open_run(run)
+  assert config.evaluation.metrics[-1] == LEVEL
+  assert 'level' not in config.evaluation
+  with pytest.raises(UserError, match=f'add --allow={LEVEL} to the command'):
+    scoring.named(models.make(config, run))
+  own_parts.allow([LEVEL])
+  config = load.open_run(run)
+  assert config.evaluation.level.factor == 2.0
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    ({'metrics': 'accuracy'}, 'accuracy needs a classifier of these'),
+    ({'features': 'x'}, "features='x' is not one of inc"),
+    ({'metrics': 'fid2'}, "'fid2' .*is not one of elbo, .*fid, sfid"),
+    ({'metrics': 'tests.app.test_scoring:no'}, "has no attribute 'no'"),
+    (
+      {'metrics': 'tests.app.test_scoring:fd'},
+      'has the name of another metric',
+    ),
+    ({'reference': 'x'}, "reference='x' is not one of train, te"),
+    ({'metrics': 'fid', 'name': 'fid'}, 'need a file of weights: classify_im'),
+    ({'metrics': 'is'}, 'is_pixels needs|is needs logits of a'),
+    ({'num_generated': 0}, 'evaluation.num_generated=0 is below 1'),
+    ({'fd.num_draws': -1}, 'evaluation.fd: num_draws=-1 is below'),
+  ],
+)
+def test_mistakes_are_one_clear_line(run, printed, fields, message):
+  before = drawn(run)
+  with pytest.raises(UserError, match=message):
+    run_mode(run, **fields)
+  assert not (run / 'evaluation' / 'samples-fid').exists()
+  np.testing.assert_array_equal(before, drawn(run))
+
+
+def test_images_of_other_settings_are_kept(run, printed):
+  with pytest.raises(UserError, match='config.evaluation.name. is not|Delete'):
+    run_mode(run, {'sampling.seed': 7})
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'evaluation.metrics': 'elbo'}, 'name a metric of them in config.eval'),
+    (
+      {'training.keep_best': 1, 'training.keep_best_by': 'fid'},
+      "'fid' is not one of test_loss, fd_pix",
+    ),
+  ],
+)
+def test_what_cannot_be_measured_while_training_is_refused(
+  tmp_path, changes, message
+):
+  model = models.make(smoke(**FD_PR | changes), tmp_path)
+  with pytest.raises(UserError, match=message):
+    hooks.measuring(model, None, 1)
+
+
+def test_accuracy_needs_labels(tmp_path):
+  changes = {
+    'conditioning.labels': False,
+    'conditioning.dropout': 0.0,
+    'evaluation.metrics': 'accuracy',
+    'evaluation.features': 'digits',
+  }
+  model = models.make(smoke(**changes), tmp_path)
+  with pytest.raises(UserError, match='accuracy needs labels of the samples'):
+    scoring.check_needs(model, scoring.named(model))
+
+
+def test_features_and_labels_are_of_the_same_images(tmp_path):
+  """Computed, and read again."""
+  pictures = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+  images = image_sets.from_array('made', pictures)
+  extractor, path = halves('', 2), tmp_path / 'halves.npz'
+  expected = extractor.extract(pictures)['features']
+  for _ in range(2):
+    arrays = spaces.extract(extractor, images, path, {'a': 1}, 2)
+    np.testing.assert_array_equal(arrays['features'], expected)
+    images = images._replace(batches=None)  # not read again

@@ -1,0 +1,76 @@
+"""`:smoke` of every config: a few small steps on data that are at hand."""
+
+import json
+from typing import Any
+
+import jax
+import pytest
+
+from diffusion_jax.app import load, models
+from diffusion_jax.app.run import folder
+from diffusion_jax.app.smoke import AT_HAND, shrunk, smoke_run
+from tests.app.test_load import ALL, read
+
+
+@pytest.mark.parametrize('name, variant', ALL)
+def test_every_config_shrinks(name, variant):
+  config = read(f'{name}:{variant}' if variant else name)
+  before = config.to_dict()
+  trial = shrunk(config)
+  assert config.to_dict() == before
+  more = {*folder.flat(trial.to_dict())} - {*folder.flat(before)}
+  more -= {'sampling.corrector'}  # None there
+  assert {n.partition('.')[0] for n in more} <= {'data'}
+  if config.data is None:
+    assert trial.data is None
+    return
+  assert trial.data.name in AT_HAND
+  assert trial.training.num_steps == 4 and trial.training.batch_size == 8
+  assert trial.sampling.num_samples == 16
+  stored = load.stored(json.loads(json.dumps(folder.plain(trial))), 'x', ())
+  assert stored.to_dict() == trial.to_dict()
+
+
+@pytest.mark.parametrize('name, levels', [
+  ('cifar10', 256), ('mnist', 256), ('imagenet64', 256),
+])  # fmt: skip
+def test_data_to_download_are_replaced_by_images_of_their_size(name, levels):
+  trial = shrunk(read(name))
+  assert trial.data.name == 'synthetic'
+  model: Any = models.make(trial, 'x')
+  sizes = {'cifar10': (32, 3), 'mnist': (28, 1), 'imagenet64': (64, 3)}[name]
+  assert model.facts.image_shape == (sizes[0], *sizes)
+  assert model.facts.num_levels == levels
+  classes = {'cifar10': 10, 'mnist': 10, 'imagenet64': 1000}[name]
+  assert model.facts.num_classes == classes
+  size = sum(x.size for x in jax.tree.leaves(models.shapes(model)))
+  assert size < 400_000
+
+
+def test_texts_need_data_with_texts():
+  assert shrunk(read('shapes_text')).data.name == 'shapes'
+  folder_of_texts = load.with_flags(
+    read('shapes_text'), [('data', 'folder'), ('data.path', 'x')]
+  )
+  assert shrunk(folder_of_texts).data.name == 'shapes'
+
+
+def test_runs_are_replaced_by_their_trials():
+  assert smoke_run('runs/digits') == 'runs/digits-smoke'
+  assert smoke_run('runs/digits_flow-unscaled') == (
+    'runs/digits_flow-unscaled_smoke'
+  )
+  trial = shrunk(read('digits_latent'))
+  assert trial.latent.run == 'runs/digits_autoencoder-smoke'
+
+
+def test_large_heads_and_stems_become_small():
+  flags = [('network.stem_channels', '128'), ('network.head_channels', '64')]
+  network = shrunk(load.with_flags(read('imagenet64'), flags)).network
+  assert (network.head_channels, network.stem_channels) == (4, 4)
+
+
+def test_a_corrector_is_left_out():
+  """A Langevin step of an untrained network is too long."""
+  assert read('cifar10_vp:ve').sampling.corrector is not None
+  assert shrunk(read('cifar10_vp:ve')).sampling.corrector is None

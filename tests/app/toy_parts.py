@@ -1,0 +1,98 @@
+"""What a user may write, each part with a field of its own."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+import diffusion_jax as dj
+from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.training import objectives
+
+
+class Network(nn.Module):
+  """One layer."""
+
+  out_channels: int
+  width: int = 2
+
+  @nn.compact
+  def __call__(self, x, noise, cond=None, *, train=False):
+    noise = jnp.broadcast_to(noise[:, None, None, None], x.shape)
+    h = nn.tanh(nn.Dense(self.width)(jnp.concatenate([x, noise], -1)))
+    return nn.Dense(self.out_channels)(h)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """alpha = cos, sigma = sin of an angle from `first` to pi/2 - `first`."""
+
+  first: float = 0.1
+
+  def __call__(self, t):
+    angle = self.first + t * (np.pi / 2 - 2 * self.first)
+    return dj.NoiseLevel(t, jnp.cos(angle), jnp.sin(angle))
+
+
+def sampler(damping: float = 1.0):
+  """The ODE's step, times `damping`."""
+  inner = dj.ddim()
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    x, state = inner.step(
+      key, x, state, denoise, level_s=level_s, level_t=level_t
+    )
+    return damping * x, state
+
+  return dj.Sampler(inner.init, step)
+
+
+def objective(network, schedule, factor: float = 1.0):
+  """The loss of the network's own parametrization, times `factor`."""
+  weight = lambda level: factor * dj.snr_weight(level)
+  return objectives.denoising(
+    network, schedule, times=dj.uniform_times, weight=weight
+  )
+
+
+def times(schedule_steps, power: float = 1.0):
+  """Times u^power."""
+
+  def draw(key, batch_size, schedule):
+    level, weight = dj.uniform_times(key, batch_size, schedule)
+    return schedule(level.t**power), weight
+
+  return draw
+
+
+def weight(factor: float = 1.0):
+  return lambda level: factor * dj.snr_weight(level)
+
+
+def noise_input(factor: float = 1.0):
+  return lambda level: factor * level.t
+
+
+def pictures(
+  split, count: int = 8, image_shape: tuple[int, int, int] = (8, 8, 1)
+):
+  """Random pictures, the same for both splits."""
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (count, 8, 8, 1), np.uint8)
+  return ArraySource(images, np.arange(count, dtype=np.int32) % 10, 10)
+
+
+def optimizer(total_steps, rate: float = 0.1):
+  return optax.sgd(rate), lambda step: rate * (1 - step / total_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+  """The mean of both predictions, times `scale`."""
+
+  scale: float = 1.0
+
+  def guide(self, pair):
+    return lambda x, level: pair(x, level)[0]

@@ -1,0 +1,126 @@
+"""Files of samples and references, and what is wrong with some."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion_jax.data import image_sets
+from diffusion_jax.data.images import write_png
+
+
+@pytest.fixture
+def pictures():
+  rng = np.random.default_rng(0)
+  return rng.integers(0, 256, (7, 4, 5, 3)).astype(np.uint8)
+
+
+def whole(found, size=3):
+  return np.concatenate(list(found.batches(size)))
+
+
+@pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
+def test_samples_are_read_in_batches(tmp_path, pictures, save):
+  path = tmp_path / 'samples.npz'
+  save(path, arr_0=pictures, labels=np.arange(7))
+  found = image_sets.read(path)
+  assert found.shape == (7, 4, 5, 3) and found.protocol == {}
+  assert [len(batch) for batch in found.batches(3)] == [3, 3, 1]
+  np.testing.assert_array_equal(whole(found), pictures)
+  np.testing.assert_array_equal(found.arrays['labels'], np.arange(7))
+  index = np.array([6, 0, 0, 4])
+  np.testing.assert_array_equal(
+    image_sets.take(found, index, 2), pictures[index]
+  )
+
+
+def test_levels_of_another_type_are_levels(tmp_path, pictures):
+  path = tmp_path / 'samples.npz'
+  np.savez(path, arr_0=pictures[..., 0].astype(np.float32))
+  found = image_sets.read(path)
+  assert found.shape == (7, 4, 5, 1)
+  np.testing.assert_array_equal(whole(found), pictures[..., :1])
+  np.savez(path, arr_0=pictures / 127.5 - 1.0)
+  with pytest.raises(ValueError, match='float64 from -1 to 1, not the levels'):
+    whole(image_sets.read(path))
+  np.savez(path, arr_0=(pictures > 99).astype(np.float32))
+  with pytest.raises(ValueError, match='float32 from 0 to 1, not the levels'):
+    whole(image_sets.read(path))
+
+
+def test_folders_are_read_in_the_order_of_names(tmp_path, pictures):
+  (tmp_path / 'b').mkdir()
+  names = ['a.png', 'b/0.png', 'b/1.png']
+  for name, picture in zip(names, pictures, strict=False):
+    write_png(tmp_path / name, picture)
+  found = image_sets.read(tmp_path)
+  assert found.shape == (3, 4, 5, 3)
+  np.testing.assert_array_equal(whole(found, 2), pictures[:3])
+  write_png(tmp_path / 'b' / '2.png', pictures[0, :3])
+  with pytest.raises(ValueError, match=r'2\.png is 3x5, and .*a\.png 4x5'):
+    whole(image_sets.read(tmp_path))
+
+
+def test_folders_of_grey_files_have_one_channel(tmp_path, pictures):
+  for i in range(2):
+    write_png(tmp_path / f'{i}.png', pictures[i, ..., 0])
+  np.testing.assert_array_equal(
+    whole(image_sets.read(tmp_path)), pictures[:2, ..., :1]
+  )
+
+
+def test_statistics_are_written_and_read(tmp_path):
+  arrays = {'mu': np.arange(3.0), 'sigma': np.eye(3), 'mu_s': np.arange(2.0)}
+  path = tmp_path / 'reference.npz'
+  image_sets.write(path, {'features': 'digits'}, **arrays)
+  found = image_sets.read(path)
+  assert found.shape == (0,) and found.protocol == {'features': 'digits'}
+  assert not list(found.batches(3))
+  np.testing.assert_equal(found.arrays, arrays)
+
+
+def test_further_arrays_are_read_by_name(tmp_path, pictures):
+  path = tmp_path / 'a.npz'
+  scores = np.arange(len(pictures))
+  np.savez(path, arr_0=pictures, scores=scores, others=scores)
+  assert not image_sets.read(path).arrays
+  found = image_sets.read(path, ('scores', 'images', 'arr_0', 'absent'))
+  np.testing.assert_equal(found.arrays, {'scores': scores})
+
+
+@pytest.mark.parametrize(
+  'arrays, message',
+  [
+    ({'x': np.zeros(3)}, r'/a.npz has the arrays x: images or arr_0 \(uint8 '),
+    ({'arr_0': np.zeros(3), 'protocol': 'x'}, 'a.npz: protocol is not JSON'),
+    ({'arr_0': np.zeros((2, 3))}, r'arr_0 is float64 \[2, 3\], not uint8'),
+    ({'arr_0': np.zeros((2, 2, 2, 3), object)}, r'arr_0 is object \[2'),
+  ],
+)
+def test_other_files_are_refused_by_name(tmp_path, arrays, message):
+  path = tmp_path / 'a.npz'
+  np.savez(path, **arrays)
+  with pytest.raises(ValueError, match=message):
+    image_sets.read(path)
+
+
+def test_what_is_no_set_is_refused(tmp_path):
+  path = tmp_path / 'a.npz'
+  with pytest.raises(FileNotFoundError, match='no file or folder'):
+    image_sets.read(path)
+  np.save(tmp_path / 'a.npy', np.zeros(3))
+  with pytest.raises(ValueError, match='a.npy is a file of one array, not an'):
+    image_sets.read(tmp_path / 'a.npy')
+  path.write_text(json.dumps({}))
+  with pytest.raises(ValueError, match='is not an npz file of arrays'):
+    image_sets.read(path)
+  with pytest.raises(FileNotFoundError, match='no images in'):
+    image_sets.read(tmp_path)
+
+
+def test_sets_of_one_size_are_needed(pictures):
+  a = image_sets.from_array('a', pictures)
+  b = image_sets.from_array('b', pictures[:, :3])
+  image_sets.check_same_size(a, a)
+  with pytest.raises(ValueError, match='images of 4x5x3 and b of 3x5x3'):
+    image_sets.check_same_size(a, b)

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from diffusion_jax.data import images, sources
+from diffusion_jax.demos import digits_judge
+from diffusion_jax.demos.digits_judge import diversity, judge
+from tests import as_main
+
+
+@pytest.fixture(scope='module')
+def test_split():
+  source = sources.digits('test')
+  x = images.scale(source.images, 17)
+  return images.to_uint8(x, 17), source.labels
+
+
+def test_real_digits_are_read_and_the_figure_is_the_svms_own(test_split):
+  """The pictures that `--mode=sample` would write of the real test split."""
+  result = judge(*test_split)
+  assert result['accuracy'] == result['real']  # nothing is lost in the file
+  assert result['real'] > 0.98
+  p = result['real']
+  np.testing.assert_allclose(result['error'], (p * (1 - p) / 360) ** 0.5)
+
+
+def test_wrong_labels_and_noise_are_noticed(test_split):
+  pictures, labels = test_split
+  assert judge(pictures, (labels + 1) % 10)['accuracy'] < 0.02
+  noise = np.random.default_rng(0).integers(0, 256, pictures.shape, np.uint8)
+  assert judge(noise, labels)['accuracy'] < 0.2
+
+
+def test_other_pictures_are_refused(test_split):
+  with pytest.raises(
+    ValueError, match=r'\[2, 32, 32, 3\] is not a batch of 8x8'
+  ):
+    judge(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2))
+  with pytest.raises(ValueError, match='3 labels for 360 images'):
+    judge(test_split[0], np.zeros(3))
+
+
+def test_diversity_is_the_mean_distance_within_classes(test_split):
+  rng = np.random.default_rng(0)
+  pictures = rng.integers(0, 256, (9, 4, 3, 1), np.uint8)
+  labels = np.array([0, 1, 0, 2, 1, 0, 1, 3, 0])
+  x = pictures / 127.5 - 1
+  apart = [
+    np.linalg.norm(x[i] - x[j])
+    for i in range(9)
+    for j in range(i)
+    if labels[i] == labels[j]
+  ]
+  np.testing.assert_allclose(diversity(pictures, labels), np.mean(apart))
+  assert diversity(np.repeat(pictures[:1], 4, 0), np.zeros(4)) < 1e-6
+  assert np.isnan(diversity(pictures, np.arange(9)))
+  # real digits of a class are closer than digits of any
+  assert diversity(*test_split) < 0.85 * diversity(
+    test_split[0], 0 * test_split[1]
+  )
+
+
+def test_the_command(tmp_path, test_split):
+  path = tmp_path / 'samples.npz'
+  np.savez(path, arr_0=test_split[0], labels=test_split[1])
+  result = as_main.run(digits_judge, path)
+  assert result.returncode == 0
+  assert result.stdout.startswith('360 samples: 99.4% +- 0.4% classified')
+  apart = result.stdout.splitlines()[1].split()
+  assert float(apart[0]) == float(apart[-1].strip(')')) > 1.0  # the same
+  said = result.stdout
+  np.savez(path, images=test_split[0], labels=test_split[1])
+  assert as_main.run(digits_judge, path).stdout == said
+
+
+def test_mistakes_of_the_command(tmp_path, test_split):
+  path = tmp_path / 'samples.npz'
+  for arrays, message in (
+    ({'arr_0': test_split[0]}, 'has no array labels: images and their labels'),
+    (
+      {'mu': np.zeros(2), 'labels': test_split[1]},
+      'no array arr_0 or images',
+    ),
+    ({'x': np.zeros(2)}, 'has the arrays x: '),
+    ({'arr_0': np.zeros((2, 4, 4, 3), np.uint8), 'labels': [1, 2]}, 'of 8x8x1'),
+  ):
+    np.savez(path, **arrays)
+    result = as_main.run(digits_judge, path)
+    assert result.returncode == 2 and result.stderr.count('\n') == 1
+    assert result.stderr.startswith('error: ') and message in result.stderr
+  for arguments in ((), ('a', 'b')):
+    result = as_main.run(digits_judge, *arguments)
+    assert result.returncode == 2 and 'error: which samples?' in result.stderr
+  assert as_main.run(digits_judge, tmp_path / 'none.npz').returncode == 2
+  result = as_main.run(digits_judge, '--help')
+  assert result.returncode == 0 and 'demos.digits_judge runs/' in result.stdout

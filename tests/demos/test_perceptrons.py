@@ -1,0 +1,65 @@
+import hashlib
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from diffusion_jax.data import sources
+from diffusion_jax.demos import perceptrons
+from diffusion_jax.metrics import features
+
+
+def real(two_levels):
+  """Test digits as uint8 with 0..255, and their classes."""
+  source = sources.digits('test')
+  source = sources.TwoLevels(source) if two_levels else source
+  x, labels = source.read(np.arange(360))
+  highest = 1 if two_levels else 16
+  return np.rint(x * (255.0 / highest)).astype(np.uint8), labels
+
+
+@pytest.mark.parametrize(
+  'name, highest, right', [('digits', 16, 0.98), ('two_levels', 1, 0.92)]
+)
+def test_features_are_those_of_the_file(name, highest, right):
+  """Layer by layer, and the classifier of them is a good one."""
+  extractor = features.make(name)
+  x, labels = real(name == 'two_levels')
+  found = extractor.extract(x)
+  path = perceptrons.FOLDER / f'{name}.safetensors'
+  arrays = safetensors.numpy.load_file(path)
+  kernel, bias, last, shift = (
+    arrays[key].astype(np.float64)
+    for key in ('kernel', 'bias', 'last', 'shift')
+  )
+  levels = np.rint(x.reshape(360, 64) / 255.0 * highest) / highest
+  hidden = np.maximum(levels @ kernel + bias, 0.0)
+  np.testing.assert_allclose(found['features'], hidden, atol=1e-12)
+  np.testing.assert_allclose(found['logits'], hidden @ last + shift, atol=1e-12)
+  assert np.mean(found['predicted'] == labels) > right
+  assert np.mean(np.argmax(found['logits'], axis=1) == labels) > right
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  assert extractor.identity['weights'] == digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', perceptrons.FITTED)
+def test_kept_weights_are_those_of_the_fit(name):
+  """Nearly: sums in another order grow in hundreds of iterations."""
+  kept, _ = perceptrons.load(name)
+  fitted = perceptrons.FITTED[name]()
+  x = np.random.default_rng(0).uniform(0.0, 1.0, (500, len(kept.kernel)))
+  theirs = fitted.logits(fitted.features(x))
+  ours = kept.logits(kept.features(x))
+  assert np.abs(ours - theirs).max() < 0.05 * theirs.std()
+
+
+def test_a_kept_perceptron_is_that_which_was_saved(tmp_path, monkeypatch):
+  monkeypatch.setattr(perceptrons, 'FOLDER', tmp_path / 'weights')
+  rng = np.random.default_rng(0)
+  shapes = (5, 3), (3,), (3, 2), (2,)
+  made = perceptrons.Perceptron(*(rng.standard_normal(s) for s in shapes))
+  perceptrons.save('own', made)
+  found, _ = perceptrons.load('own')
+  for kept, array in zip(found, made, strict=True):
+    np.testing.assert_array_equal(kept, array.astype(np.float32))

@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+
+from diffusion_jax.demos import shapes, shapes_judge
+from diffusion_jax.demos.shapes_judge import (
+  compare,
+  detect,
+  judge,
+  make_features,
+)
+from diffusion_jax.metrics.fid import frechet_distance, statistics
+from tests import as_main
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+@pytest.mark.parametrize('side', [16, 32])
+def test_real_pictures_show_what_their_sentences_say(split, side):
+  """At least 99 % of some hundreds, of one object and of two."""
+  source = shapes.shapes(split, (side, side, 3), 10_000, 2)
+  index = np.arange(500)
+  result = judge(source.read(index)[0], source.texts(index))
+  assert set(result) == {1, 2}
+  for verdict in result.values():
+    assert verdict['count'] > 150
+    assert verdict['all'] >= 0.99
+
+
+def drawn(sentence, side=16):
+  scene = shapes.parse(sentence)
+  return shapes.draw_picture(np.random.default_rng(0), scene, side)
+
+
+ONE = 'a small red square on the left'
+WRONG = {
+  'number': 'a red square above a blue circle',
+  'colour': 'a small purple square on the left',
+  'shape': 'a small red cross on the left',
+  'size': 'a large red square on the left',
+  'place': 'a small red square at the top',
+}
+
+
+@pytest.mark.parametrize('aspect', WRONG)
+def test_each_aspect_is_judged_by_itself(aspect):
+  found = compare(drawn(WRONG[aspect]), shapes.parse(ONE))
+  wrong = {name for name, right in found.items() if not right}
+  if aspect == 'number':
+    assert len(wrong) == 6
+  else:
+    assert wrong == {aspect, 'all'}
+  assert compare(drawn(WRONG[aspect]), shapes.parse(WRONG[aspect]))['all']
+
+
+def test_of_two_objects_the_relation_is_judged():
+  image = drawn('a red square above a blue circle')
+  right = lambda sentence: compare(image, shapes.parse(sentence))
+  assert right('a blue circle below a red square')['all']
+  for relation in ('below', 'to the left of', 'to the right of'):
+    found = right(f'a red square {relation} a blue circle')
+    assert found['colour'] and found['shape'] and not found['place']
+  swapped = right('a blue square above a red circle')
+  assert not swapped['all'] and swapped['number']
+  twins = drawn('a white cross to the left of a white cross')
+  for relation, expected in (('to the right of', True), ('above', False)):
+    scene = shapes.parse(f'a white cross {relation} a white cross')
+    assert compare(twins, scene)['place'] == expected
+
+
+def test_a_square_by_hand():
+  """8 x 8 blue pixels of 16, their middle at (12, 6)."""
+  image = np.full((16, 16, 3), shapes.GROUND, np.uint8)
+  image[2:10, 8:16] = shapes.COLOURS['blue']
+  (found,) = detect(image)
+  assert found[:3] == ('blue', 'square', 'large')
+  assert (found.x, found.y) == (12 / 16, 6 / 16)
+
+
+def test_noise_is_no_object_of_ours():
+  noise = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
+  assert judge(noise, [ONE] * 50)[1]['all'] < 0.1
+
+
+def test_other_input_is_refused():
+  with pytest.raises(ValueError, match=r'\[2, 8, 8, 3\] is no batch'):
+    judge(np.zeros((2, 8, 8, 3), np.uint8), ['a'] * 2)
+  with pytest.raises(ValueError, match='1 texts for 2 images'):
+    judge(np.zeros((2, 16, 16, 3), np.uint8), ['a'])
+  with pytest.raises(ValueError, match="'a dog' is no sentence like"):
+    judge(np.zeros((1, 16, 16, 3), np.uint8), ['a dog'])
+
+
+def test_the_command(tmp_path):
+  source = shapes.shapes('test', num_pictures=1000, num_objects=2)
+  index = np.arange(20)
+  path = tmp_path / 'samples.npz'
+  np.savez(path, arr_0=source.read(index)[0], texts=source.texts(index))
+  result = as_main.run(shapes_judge, path)
+  assert result.returncode == 0, result.stderr
+  lines = result.stdout.splitlines()
+  assert lines[0].startswith('one object: 100.0% +- 0.0% of ')
+  assert lines[1].startswith('2 objects: 100.0% +- 0.0% of ')
+  np.savez(path, arr_0=source.read(index)[0])
+  result = as_main.run(shapes_judge, path)
+  assert result.returncode == 2 and result.stderr.startswith('error: ')
+  assert result.stderr.count('\n') == 1
+  assert 'has no array texts: images and their texts' in result.stderr
+  assert 'error: which samples?' in as_main.run(shapes_judge).stderr
+  assert as_main.run(shapes_judge, '-h').returncode == 0
+
+
+def test_features_tell_samples_from_noise():
+  """Pictures of other scenes are nearer than pictures without any."""
+  features = make_features(16)
+  train, other = (
+    shapes.shapes('train', num_pictures=2000).read(
+      np.arange(start, start + 300)
+    )[0]
+    for start in (0, 300)
+  )
+  noise = np.random.default_rng(0).permuted(other, axis=1)
+  reference = statistics(features(train))
+  near, far = (
+    frechet_distance(statistics(features(x)), reference) for x in (other, noise)
+  )
+  assert 0.0 < near < 0.1 * far
+  with pytest.raises(ValueError, match=r'\[300, 8, 16, 3\] are no 16x16x3'):
+    features(train[:, :8])

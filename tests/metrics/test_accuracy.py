@@ -1,0 +1,51 @@
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.metrics import accuracy
+
+
+def test_of_samples_it_is_the_share_of_their_labels():
+  metric = accuracy.of_samples()
+  samples = {'predicted': np.arange(40) % 4, 'labels': np.arange(40) % 2}
+  [score] = metric.compute(samples, {})
+  assert score.estimate.value == 0.5
+  with pytest.raises(ValueError, match='3 labels of 40 samples'):
+    metric.compute(samples | {'labels': np.arange(3)}, {})
+
+
+def test_of_a_classifier_it_falls_with_the_noise(tmp_path):
+  """The sign of a pixel of +-1 is read wrongly with Phi(-alpha / sigma)."""
+  metric = accuracy.of_classifier(t_min=0.05)
+
+  class Model:
+    facts = types.SimpleNamespace(num_classes=2)
+    schedule = staticmethod(lambda params: dj.CosineSchedule())
+
+    def logits(self, params):
+      return lambda x, level: jnp.stack([-x, x], -1).reshape(len(x), 2)
+
+  n = 4000
+  labels = jnp.arange(n) % 2
+  x0 = (2.0 * labels - 1.0).reshape(n, 1, 1, 1)
+  keys = jax.random.split(jax.random.key(0), n)
+  measure = jax.jit(metric.measure(Model()))
+  arrays = jax.device_get(measure({}, keys, x0, {'label': labels}))
+  assert arrays['right'].shape == (n, 11)
+  times = np.array([0.05, *np.linspace(0.1, 1.0, 10)])
+  level = dj.CosineSchedule()(times)
+  exact = np.asarray(jax.scipy.stats.norm.cdf(level.alpha / level.sigma))
+  parts = {'right': arrays['right'].reshape(2, -1, 11).sum(axis=1)}
+  found = metric.report(parts | {'chance': arrays['chance']}, tmp_path)
+  np.testing.assert_allclose(found['t'], times)
+  error = np.sqrt(exact * (1 - exact) / n)
+  assert (np.abs(found['accuracy'] - exact) < 4.5 * error + 1e-9).all()
+  np.testing.assert_allclose(found['standard_error'][-1], error[-1], rtol=0.01)
+  assert (tmp_path / 'accuracy.png').stat().st_size > 1000
+  [score] = metric.compute(parts | {'chance': arrays['chance']}, {})
+  assert score.estimate.value == found['accuracy'][0]
+  np.testing.assert_array_equal(arrays['chance'], np.full(n, 0.5))

@@ -1,0 +1,252 @@
+"""The command as typed, on files as other projects write them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion_jax.data import image_sets
+from diffusion_jax.data.images import write_png
+from diffusion_jax.metrics import compare, features, fid
+from diffusion_jax.metrics.manifolds import precision_recall
+from tests import as_main
+
+
+@pytest.fixture
+def rng():
+  return np.random.default_rng(0)
+
+
+@pytest.fixture
+def files(tmp_path, rng):
+  """Samples, and a reference as ADM's: some images, statistics of all."""
+  samples, reference = (
+    rng.integers(0, 256, (n, 3, 3, 1)).astype(np.uint8) for n in (60, 50)
+  )
+  mean, covariance = rng.uniform(size=9), np.eye(9)
+  paths = tmp_path / 'samples.npz', tmp_path / 'VIRTUAL.npz'
+  np.savez(paths[0], arr_0=samples)
+  np.savez(paths[1], arr_0=reference, mu=mean, sigma=covariance)
+  return samples, reference, fid.Statistics(mean, covariance), paths
+
+
+def run(capsys, *args):
+  compare.main(list(map(str, args)))
+  return capsys.readouterr().out
+
+
+def test_the_reference_of_adm(files, capsys, tmp_path):
+  """The distance is to mu and sigma, precision to the images of the file."""
+  samples, reference, statistics, paths = files
+  written = tmp_path / 'result.json'
+  out = run(capsys, *paths, '--features=pixels', f'--json={written}')
+  found = json.loads(written.read_text())
+  x, y = (v.reshape(len(v), -1) / 255.0 for v in (samples, reference))
+  expected = fid.frechet_distance(fid.statistics(x), statistics)
+  np.testing.assert_allclose(found['metrics']['fd']['value'], expected)
+  assert found['metrics']['fd']['error'] > 0.0
+  np.testing.assert_allclose(
+    found['metrics']['recall']['value'], precision_recall(x, y).recall.value
+  )
+  # neither logits nor spatial features, labels nor held-out images
+  assert set(found['metrics']) == {
+    'fd', 'kid', 'precision', 'recall', 'density', 'coverage', 'cmmd',
+  }  # fmt: skip
+  assert found['protocol']['features'] == 'pixels'
+  assert found['protocol']['num_samples'] == 60
+  assert out.startswith('fd ') and 'num_reference 50' in out
+
+
+def test_the_reference_of_edm_has_statistics_alone(files, capsys, tmp_path):
+  samples, _, statistics, paths = files
+  path = tmp_path / 'edm.npz'
+  np.savez(path, mu=statistics.mean, sigma=statistics.covariance)
+  out = run(capsys, paths[0], path, '--features=pixels', '--bootstrap=0')
+  first, *others = out.splitlines()
+  assert first.split()[0] == 'fd' and others[-1].startswith('samples ')
+  assert 'not computed: kid needs images of the reference' in others
+  with pytest.raises(ValueError, match='kid needs images of the reference'):
+    run(capsys, paths[0], path, '--features=pixels', '--metrics=kid')
+
+
+def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
+  """The statistics give the distance that the images gave."""
+  samples, reference, _, paths = files
+  for i, picture in enumerate(reference):
+    (tmp_path / 'images').mkdir(exist_ok=True)
+    write_png(tmp_path / 'images' / f'{i:03d}.png', picture)
+  own = tmp_path / 'own.npz'
+  options = '--features=pixels', '--metrics=fd', '--bootstrap=0'
+  args = paths[0], tmp_path / 'images', *options
+  out = run(capsys, *args, f'--statistics={own}')
+  again = run(capsys, paths[0], own, *options)
+  assert out.splitlines()[0] == again.splitlines()[0]
+  x = reference.reshape(50, -1) / 255.0
+  kept = fid.given(image_sets.read(own).arrays)
+  assert kept is not None
+  np.testing.assert_allclose(kept.mean, x.mean(axis=0), rtol=1e-5)
+  content = dict(np.load(own))
+  protocol = json.loads(str(content.pop('protocol')))
+  assert protocol['num_reference'] == 50
+  np.savez(own, protocol=json.dumps(protocol | {'weights': 'x'}), **content)
+  with pytest.raises(ValueError, match="with weights 'x', not 'none'"):
+    run(capsys, paths[0], own, *options)
+
+
+@pytest.mark.parametrize(
+  'sizes, computed, reasons',
+  [
+    (
+      (1, 40),
+      'density coverage cmmd',
+      [
+        'fd needs 2 images of the samples: there are 1',
+        'kid needs 2 images of the samples: there are 1',
+        'is needs 10 images of the samples: there are 1',
+        'pr needs 4 images of the samples: there are 1',
+      ],
+    ),
+    (
+      (2, 3),
+      'fd kid cmmd',
+      [
+        'is needs 10 images of the samples: there are 2',
+        'pr needs 4 images of the samples and 4 of the reference: there are '
+        '2 and 3',
+        'dc needs 6 images of the reference: there are 3',
+      ],
+    ),
+    ((10, 6), 'fd kid is precision recall density coverage cmmd', []),
+  ],
+)
+def test_small_sets(tmp_path, capsys, rng, sizes, computed, reasons):
+  """What they allow is computed, and a line says what each other one needs."""
+  paths = [tmp_path / f'{name}.npz' for name in ('samples', 'reference')]
+  for path, size in zip(paths, sizes, strict=True):
+    np.savez(path, arr_0=rng.integers(0, 256, (size, 8, 8, 1), np.uint8))
+  lines = run(capsys, *paths, '--features=digits').splitlines()
+  others = {
+    'sfd needs spatial features of the samples, as inception has',
+    'accuracy needs labels of the samples',
+    'memorisation needs held-out images, 1 or more',
+  }
+  count = len(computed.split())
+  assert [line.split()[0] for line in lines[:count]] == computed.split()
+  assert not any('nan' in line for line in lines)
+  assert {*reasons, *others} == {
+    line.removeprefix('not computed: ') for line in lines[count:-1]
+  }
+
+
+def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
+  """After the others have been printed and written."""
+  samples, _, _, paths = files
+  np.savez(tmp_path / 'few.npz', arr_0=samples[:3])
+  args = tmp_path / 'few.npz', paths[0], '--features=pixels', '--metrics=pr,fd'
+  with pytest.raises(ValueError, match='pr needs 4 images of the samples: th'):
+    run(capsys, *args, f'--json={tmp_path / "r.json"}')
+  assert capsys.readouterr().out.startswith('fd ')
+  assert set(json.loads((tmp_path / 'r.json').read_text())['metrics']) == {'fd'}
+
+
+def test_a_metric_of_ones_own(files, capsys, tmp_path, monkeypatch):
+  """It sees the images, and what was stored with them; no features."""
+  samples, _, _, paths = files
+  (tmp_path / 'my_brightness.py').write_text(
+    'from diffusion_jax.metrics.estimates import mean\n'
+    'from diffusion_jax.metrics.metric import Metric, Score\n'
+    'def bright(threshold: float = 100.0):\n'
+    '  def compute(samples, reference):\n'
+    "    over = samples['images'].mean((1, 2, 3)) > threshold\n"
+    "    return [Score('bright', mean(over == samples['wanted']))]\n"
+    "  return Metric({'bright': True}, ('images', 'wanted'), compute)\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  wanted = np.arange(60) % 2 == 0
+  np.savez(tmp_path / 'mine.npz', arr_0=samples, wanted=wanted)
+  out = run(
+    capsys, tmp_path / 'mine.npz', paths[1], '--metrics=my_brightness:bright'
+  )
+  expected = np.mean((samples.mean((1, 2, 3)) > 100.0) == wanted)
+  assert float(out.split()[1]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_copies_of_the_reference_are_shown(files, capsys, tmp_path):
+  samples, reference, _, paths = files
+  copied = tmp_path / 'copied.npz'
+  np.savez(copied, arr_0=reference[::-1][:30])
+  sheet = tmp_path / 'pairs.png'
+  out = run(
+    capsys, copied, paths[1], '--features=pixels', '--metrics=memorisation',
+    f'--held_out={paths[0]}', f'--sheet={sheet}',
+  )  # fmt: skip
+  lines = {line.split()[0]: line.split()[1] for line in out.splitlines()}
+  assert lines['closer'] == lines['copied'] == '1'
+  assert float(lines['nearest']) == 0.0 < float(lines['nearest_held_out'])
+  assert sheet.stat().st_size > 0
+
+
+def test_files_of_features_need_no_extractor(capsys, tmp_path, rng):
+  x, y = rng.standard_normal((40, 50)), rng.standard_normal((30, 50))
+  for name, values in (('x', x), ('y', y)):
+    np.savez(tmp_path / name, features=values)
+  out = run(capsys, tmp_path / 'x.npz', tmp_path / 'y.npz', '--metrics=fd')
+  expected = fid.frechet_distance(fid.statistics(x), fid.statistics(y))
+  assert float(out.split()[1]) == pytest.approx(expected, rel=1e-4)
+  assert 'no more than the 50 features: the covariance is singular' in out
+
+
+def test_labels_and_classes_of_digits(capsys, tmp_path):
+  from diffusion_jax.demos import digits_judge
+
+  path = tmp_path / 'test.npz'
+  pictures, labels = digits_judge.real('test'), digits_judge.real_labels('test')
+  np.savez(path, arr_0=pictures, labels=labels)
+  out = run(
+    capsys, path, path, '--features=digits', '--metrics=accuracy,is,fd',
+    '--bootstrap=0',
+  )  # fmt: skip
+  lines = [line.split()[:2] for line in out.splitlines()]
+  judged = digits_judge.judge(pictures, labels)['accuracy']
+  assert float(lines[0][1]) == pytest.approx(judged, rel=1e-4)
+  assert 8.0 < float(lines[1][1]) <= 10.0  # ten classes, seldom doubtful
+  assert abs(float(lines[2][1])) < 1e-9
+  np.savez(path, arr_0=pictures)
+  with pytest.raises(ValueError, match='accuracy needs labels of the samples'):
+    run(capsys, path, path, '--features=digits', '--metrics=accuracy')
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['a'], 'arguments are required: reference'),
+    (['a', 'b', '--feature=x'], 'unrecognized arguments: --feature=x'),
+    (['a', 'b', '--bootstrap=-1'], 'give a number from 0'),
+    (['a', 'b', '--batch_size=0'], 'give a number from 1'),
+    (['a', 'b'], 'there is no file or folder a'),
+  ],
+)
+def test_other_commands_are_refused(arguments, message):
+  with pytest.raises((ValueError, OSError), match=message):
+    compare.main(arguments)
+
+
+def test_mistakes_with_files_are_one_line(files, tmp_path):
+  paths = files[-1]
+  found = as_main.run(compare, *paths)
+  assert found.returncode == 2 and found.stderr.count('\n') == 1
+  assert 'choose --features, one of inception, din' in found.stderr
+  with pytest.raises(
+    ValueError, match=r'm.npz: mu is \[3\] and sigma \[2, 2\]'
+  ):
+    np.savez(tmp_path / 'm.npz', mu=np.zeros(3), sigma=np.eye(2))
+    compare.main([str(paths[0]), str(tmp_path / 'm.npz'), '--features=pixels'])
+  with pytest.raises(ValueError, match='32 numbers, and the samples have 9'):
+    np.savez(tmp_path / 'm.npz', mu=np.zeros(32), sigma=np.eye(32))
+    compare.main([str(paths[0]), str(tmp_path / 'm.npz'), '--features=pixels'])
+  with pytest.raises(ValueError, match='is not a batch of 8x8x1 digits'):
+    compare.main([*map(str, paths), '--features=digits'])
+  with pytest.raises(ValueError, match="'x' are not one of inception"):
+    features.make('x')
+  with pytest.raises(ValueError, match='metric x is not one of fd, sfd'):
+    compare.main([*map(str, paths), '--features=pixels', '--metrics=x'])

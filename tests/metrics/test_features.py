@@ -1,0 +1,92 @@
+import threading
+
+import numpy as np
+import pytest
+
+from diffusion_jax.interop import features as published
+from diffusion_jax.interop.features import Features
+from diffusion_jax.metrics import features
+
+
+@pytest.fixture
+def pictures():
+  return np.random.default_rng(0).integers(0, 256, (7, 2, 3, 1)).astype('uint8')
+
+
+def test_pixels_are_levels_over_255(pictures):
+  extractor = features.make('pixels')
+  found = extractor.extract(pictures)['features']
+  np.testing.assert_allclose(found, pictures.reshape(7, 6) / 255, rtol=1e-6)
+  assert set(extractor.identity) == {'features', 'preprocessing', 'weights'}
+
+
+def test_batches_are_joined_and_counted(pictures):
+  extractor = features.make('pixels')
+  counts = []
+  batches = (pictures[a:b] for a, b in ((0, 3), (3, 6), (6, 7)))
+  found = features.join(features.each(extractor, batches, counts.append))
+  whole = extractor.extract(pictures)['features']
+  np.testing.assert_array_equal(found['features'], whole)
+  assert counts == [3, 3, 1]
+
+
+def test_the_next_batch_is_read_while_one_is_used():
+  read = threading.Event()
+
+  def batches():
+    yield 1
+    read.set()
+    yield 2
+
+  ahead = features.ahead(batches())
+  assert next(ahead) == 1
+  assert read.wait(10.0)  # nobody has asked for the second one yet
+  assert list(ahead) == [2]
+
+
+def test_a_stream_may_begin_a_batch_before_it_gives_the_last(pictures):
+  """As published networks do, for the host not to wait for the device."""
+  events, plain = [], features.make('pixels')
+
+  def stream(batches):
+    before = None
+    for batch in batches:
+      events.append(('begun', len(batch)))
+      if before is not None:
+        yield plain.extract(before)
+      before = batch
+    yield plain.extract(before)
+
+  found = features.join(
+    features.each(
+      plain._replace(stream=stream),
+      [pictures[:3], pictures[3:5], pictures[5:]],
+      lambda count: events.append(('done', count)),
+    )
+  )['features']
+  np.testing.assert_array_equal(found, plain.extract(pictures)['features'])
+  steps = [('begun', 3), ('begun', 2), ('done', 3), ('begun', 2)]
+  assert events == [*steps, ('done', 2), ('done', 2)]
+
+
+def test_published_networks_are_streamed(monkeypatch):
+  network = Features(lambda params, x: {}, None, {'features': 'F'})
+  monkeypatch.setattr(published, 'load_features', lambda *args: network)
+  assert features.make('dinov2').stream == network.stream
+
+
+def test_a_mistake_in_reading_is_raised():
+  def batches():
+    yield 1
+    raise ValueError('a.png is damaged')
+
+  with pytest.raises(ValueError, match=r'a\.png is damaged'):
+    list(features.ahead(batches()))
+
+
+def test_other_names_and_missing_weights_are_one_line(monkeypatch):
+  monkeypatch.delenv('DIFFUSION_JAX_WEIGHTS', raising=False)
+  with pytest.raises(ValueError, match="'x' are not one of inception, dinov2"):
+    features.make('x')
+  with pytest.raises(ValueError, match='need a file of weights: classify_imag'):
+    features.make('inception')

@@ -1,0 +1,101 @@
+"""Precision, recall, density and coverage where the answer is known."""
+
+import numpy as np
+import pytest
+
+from diffusion_jax.metrics.manifolds import (
+  density_coverage,
+  precision_recall,
+)
+
+
+@pytest.fixture
+def rng(seeds):
+  return np.random.default_rng(0)
+
+
+def test_points_on_a_line_are_counted_by_hand():
+  """Reference 0, 1, 3 with k = 1 has balls (-1, 1), (0, 2) and (1, 5)."""
+  reference = np.array([[0.0], [1.0], [3.0]])
+  samples = np.array([[0.5], [1.5], [4.0], [9.0]])
+  found = density_coverage(samples, reference, k=1)
+  # samples are in 2, 2, 1 and 0 balls; all balls have one
+  assert found.density.value == 5 / 4
+  assert found.coverage.value == 1.0
+  both = precision_recall(samples, reference, k=1)
+  assert both.precision.value == 3 / 4
+  # balls of the samples: (-.5, 1.5), (.5, 2.5), (1.5, 6.5), (4, 14)
+  assert both.recall.value == 1.0
+  # 5 is on the last ball of the reference, which then has no sample inside
+  on = density_coverage(np.array([[5.0]]), reference, k=1)
+  assert on.density.value == on.coverage.value == 0.0
+  far = density_coverage(samples + 20.0, reference, k=1)
+  assert far.density.value == far.coverage.value == 0.0
+
+
+@pytest.mark.parametrize('dim, n', [(3, 40), (30, 10)])
+def test_a_set_is_within_its_own_manifold(rng, dim, n):
+  """Of its own points k are inside a ball: the k-th neighbour is on it."""
+  x = rng.standard_normal((n, dim))
+  same = precision_recall(x, x.copy())
+  assert same.precision.value == same.recall.value == 1.0
+  found = density_coverage(x, x.copy())
+  np.testing.assert_allclose(found.density.value, 1.0, rtol=1e-12)
+  assert found.coverage.value == 1.0
+
+
+def test_equal_laws_have_known_density_and_coverage(rng):
+  """E density = 1; E coverage = 1 - prod (M - i) / (N + M - i), 2 k of 60."""
+  n, m, k = 40, 60, 5
+  i = np.arange(1, k + 1)
+  coverage = 1 - np.prod((m - i) / (n + m - i))
+  found = np.array(
+    [
+      [
+        estimate.value
+        for estimate in density_coverage(
+          rng.standard_normal((n, 4)), rng.standard_normal((m, 4)), k
+        )
+      ]
+      for _ in range(80)
+    ]
+  )
+  error = found.std(axis=0) / 80**0.5
+  assert np.all(error < [0.03, 0.015])
+  assert np.all(np.abs(found.mean(axis=0) - [1.0, coverage]) < 4.5 * error)
+
+
+def test_a_lost_mode_is_lost_recall(rng):
+  """Four modes far apart; samples have three of them."""
+  centres = 1000.0 * np.eye(4)
+  reference = centres.repeat(50, axis=0) + rng.standard_normal((200, 4))
+  samples = centres[:3].repeat(50, axis=0) + rng.standard_normal((150, 4))
+  found = precision_recall(samples, reference)
+  whole = precision_recall(reference[:150], reference[50:])
+  assert found.recall.value <= 0.75
+  # the three modes by themselves have the recall of the rest
+  rest = precision_recall(samples, reference[:150])
+  np.testing.assert_allclose(found.recall.value, 0.75 * rest.recall.value)
+  np.testing.assert_allclose(found.precision.value, rest.precision.value)
+  # recall falls by the lost share, precision by the invented one
+  np.testing.assert_allclose(whole.recall.value, 2 / 3)
+  np.testing.assert_allclose(whole.precision.value, 2 / 3)
+  covered = density_coverage(samples, reference).coverage.value
+  assert covered <= 0.75
+
+
+def test_the_errors_are_those_of_fractions(rng):
+  x, y = rng.standard_normal((50, 4)), rng.standard_normal((50, 4)) + 0.5
+  found = precision_recall(x, y)
+  p = found.precision.value
+  assert 0.0 < p < 1.0
+  np.testing.assert_allclose(
+    found.precision.error, (p * (1 - p) / 49) ** 0.5, rtol=1e-9
+  )
+
+
+def test_single_precision_features_count_as_double_ones(rng):
+  x, y = (rng.standard_normal((80, 6)).astype(np.float32) for _ in range(2))
+  wide = x.astype(np.float64), y.astype(np.float64)
+  assert precision_recall(x, y) == precision_recall(*wide)
+  assert density_coverage(x, y) == density_coverage(*wide)

@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+
+from diffusion_jax.metrics.estimates import Missing
+from diffusion_jax.metrics.memorisation import (
+  expected_fraction,
+  fraction_copied,
+  memorisation,
+  pair_sheet,
+)
+
+
+@pytest.fixture
+def rng(seeds):
+  return np.random.default_rng(0)
+
+
+def test_copies_are_noticed_and_their_sources_named(rng):
+  """A third of the samples are training rows with a little noise."""
+  train, test = rng.standard_normal((300, 8)), rng.standard_normal((200, 8))
+  fresh = rng.standard_normal((100, 8))
+  copies = train[:50] + 1e-3 * rng.standard_normal((50, 8))
+  found = memorisation(np.concatenate([copies, fresh]), train, test)
+  np.testing.assert_array_equal(found.index[:50], np.arange(50))
+  np.testing.assert_allclose(
+    found.samples[:50], np.linalg.norm(copies - train[:50], axis=1), rtol=1e-6
+  )
+  # copies are closer than any test image, the others than half of them
+  alone = memorisation(fresh, train, test)
+  assert alone.expected == expected_fraction(200)
+  np.testing.assert_allclose(
+    found.closer.value, 1 / 3 + alone.closer.value * 2 / 3
+  )
+  np.testing.assert_allclose(
+    found.copied.value, 1 / 3 + alone.copied.value * 2 / 3
+  )
+
+
+def test_samples_of_the_law_of_the_data_are_no_closer_than_test_images(rng):
+  train = rng.standard_normal((100, 4))
+  draws = [
+    memorisation(
+      rng.standard_normal((60, 4)), train, rng.standard_normal((50, 4))
+    ).closer
+    for _ in range(50)
+  ]
+  values, errors = np.array(draws).T
+  assert abs(values.mean() - 0.5) < 4.5 * values.std() / 50**0.5
+  np.testing.assert_allclose(errors.mean(), values.std(), rtol=0.5)
+
+
+def null(m):
+  """The expectation of `copied` without copies: of the 1 % quantile of M."""
+  return (0.01 * (m - 1) + 1) / (m + 1)
+
+
+@pytest.mark.parametrize('m', [1, 50, 101, 130])
+def test_the_expected_fraction_of_copies_is_exact(m):
+  """Of M + 1 distances each is the sample once, as exchangeable ones may be.
+
+  They are the fourth power of even ones: distances in many dimensions are not
+  uniform near their quantile.
+  """
+  distances = np.arange(1.0, m + 2) ** 4
+  found = [
+    fraction_copied(distances[i : i + 1], np.delete(distances, i)).value
+    for i in range(m + 1)
+  ]
+  assert expected_fraction(m) == pytest.approx(null(m), rel=1e-12)
+  assert np.mean(found) == pytest.approx(null(m), rel=1e-12)
+
+
+def variance_under_null(n, m):
+  """The variance of `copied`, of uniform order statistics (David & Nagaraja).
+
+  Given the order statistics u <= v of the limits a sample counts as 1 below u
+  and as g between u and v, with the probabilities u and v - u.
+  """
+  k, g = divmod(0.01 * (m - 1) + 1, 1)
+  of_u, of_v = (i * (m + 1 - i) / ((m + 1) ** 2 * (m + 2)) for i in (k, k + 1))
+  both = k * (m - k) / ((m + 1) ** 2 * (m + 2))
+  limit = (1 - g) ** 2 * of_u + g**2 * of_v + 2 * g * (1 - g) * both
+  return ((k + g**2) / (m + 1) - limit - null(m) ** 2) / n + limit
+
+
+@pytest.mark.parametrize('m', [50, 360])
+def test_the_fraction_of_copies_varies_as_its_closed_form(rng, m):
+  """Its error, which knows no law, has both parts: few are 2 errors away.
+
+  Without the limit's part 15 % (M = 360) and 40 % (M = 50) were.
+  """
+  n, draws = 200, 2000
+  found = [
+    fraction_copied(rng.exponential(size=n), rng.exponential(size=m))
+    for _ in range(draws)
+  ]
+  values, errors = np.array(found).T
+  expected = variance_under_null(n, m)
+  assert abs(values.mean() - null(m)) < 4.5 * (expected / draws) ** 0.5
+  squares = (values - null(m)) ** 2
+  error = squares.std() / draws**0.5
+  assert abs(squares.mean() - expected) < 4.5 * error
+  assert error < 0.1 * expected
+  far = abs(values - null(m)) > 2.0 * errors
+  assert far.mean() < 0.15
+  # of many draws the bootstrap is a little wide where few images are closest
+  assert 0.8 < (errors**2).mean() / expected < 2.5
+
+
+def test_held_out_images_of_the_training_set_are_left_out(rng):
+  """Exact copies are noticed, however many of the held-out images are some.
+
+  Features of one image differ by the rounding of their batch.
+  """
+  train, test = rng.standard_normal((300, 8)), rng.standard_normal((200, 8))
+  samples = np.concatenate([train[:40], rng.standard_normal((10, 8))])
+  expected = memorisation(samples, train, test)
+  assert expected.overlap == 0 and expected.copied.value >= 0.8
+  for count in (1, 4, 100):
+    rounded = train[-count:] * (1.0 + 1e-7 * rng.standard_normal((count, 8)))
+    found = memorisation(samples, train, np.concatenate([test, rounded]))
+    assert found.overlap == count
+    np.testing.assert_array_equal(found.test, expected.test)
+    assert found[2:5] == expected[2:5]
+  with pytest.raises(Missing, match='not in the reference: all 300 are'):
+    memorisation(samples, train, train)
+
+
+def test_the_error_of_closer_is_of_samples_and_test_images(rng):
+  """Of a two-sample U statistic, by its double sum."""
+  train = rng.standard_normal((30, 2))
+  x, test = rng.standard_normal((8, 2)), rng.standard_normal((5, 2)) + 1.0
+  found = memorisation(x, train, test)
+  near, usual = (
+    np.array([min(np.linalg.norm(a - b) for b in train) for a in points])
+    for points in (x, test)
+  )
+  less = np.array([[a < b for b in usual] for a in near], float)
+  variance = less.mean(axis=1).var() / 8 + less.mean(axis=0).var() / 5
+  np.testing.assert_allclose(found.closer, (less.mean(), variance**0.5))
+
+
+def test_copied_are_the_samples_below_the_first_percentile_of_test_images():
+  """Test images are 1, 2, .., 101 away, so that the percentile is at 2."""
+  train, test = np.zeros((1, 1)), np.arange(1.0, 102.0)[:, None]
+  found = memorisation(np.array([[1.5], [2.0], [2.5], [9.0]]), train, test)
+  assert found.copied.value == 1 / 4
+
+
+def test_equal_distances_count_as_a_half():
+  train = np.zeros((1, 1))
+  found = memorisation(np.array([[1.0], [2.0]]), train, np.array([[-1.0]]))
+  assert found.closer.value == (0.5 + 0.0) / 2
+
+
+def test_the_sheet_shows_pairs_side_by_side():
+  samples, train = (
+    np.tile(np.array(levels, np.uint8)[:, None, None, None], (1, 48, 48, 1))
+    for levels in ([52, 157], [50, 150])
+  )
+  sheet = pair_sheet(samples, train)
+  gap = 3  # 48 / 16
+  assert sheet.shape == (48 + 2 * gap, 2 * (96 + gap) + gap, 1)
+  row = sheet[20, :, 0]
+  assert (row[gap], row[gap + 48]) == (52, 50)
+  assert (row[2 * gap + 96], row[2 * gap + 144]) == (157, 150)

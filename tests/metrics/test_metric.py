@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from diffusion_jax.metrics import fid, table
+from diffusion_jax.metrics.estimates import Estimate, Missing
+from diffusion_jax.metrics.metric import Score, as_json, table as as_table
+
+
+@pytest.fixture
+def sets():
+  rng = np.random.default_rng(0)
+  x, y = rng.standard_normal((40, 3)), rng.standard_normal((30, 3)) + 1.0
+  return {'features': x}, {'features': y}
+
+
+def value(name, samples, reference):
+  [row] = table.make(name, 0).compute(samples, reference)
+  return row.estimate.value
+
+
+def test_statistics_come_before_images(sets):
+  """Those of a file may be of more images than the file has."""
+  samples, reference = sets
+  x, y = (fid.statistics(each['features']) for each in sets)
+  found = value('fd', samples, reference)
+  np.testing.assert_allclose(found, fid.frechet_distance(x, y))
+  other = fid.Statistics(y.mean + 1.0, y.covariance)
+  more = fid.as_arrays({'features': other})
+  found = value('fd', samples, reference | more)
+  np.testing.assert_allclose(found, fid.frechet_distance(x, other))
+  alone = fid.as_arrays({'features': x})
+  np.testing.assert_allclose(
+    value('fd', alone, reference), fid.frechet_distance(x, y)
+  )
+  spatial = {'spatial': samples['features']}
+  np.testing.assert_allclose(
+    value('sfd', spatial, fid.as_arrays({'spatial': other})),
+    fid.frechet_distance(x, other),
+  )
+
+
+def test_few_samples_are_computed_and_noted(sets):
+  samples, reference = sets
+  few = {'features': samples['features'][:3]}
+  [row] = table.make('fd', 0).compute(few, reference)
+  assert np.isfinite(row.estimate.value)
+  assert '3 samples, no more than the 3 features: the covariance' in row.note
+
+
+@pytest.mark.parametrize(
+  'name, message',
+  [
+    ('sfd', 'sfd needs spatial features of the samples'),
+    ('is', 'is needs logits of a classifier'),
+    ('accuracy', 'accuracy needs labels of the samples'),
+    ('memorisation', 'memorisation needs held-out images, 1 or more'),
+  ],
+)
+def test_what_is_missing_is_named(sets, name, message):
+  with pytest.raises(Missing, match=message):
+    value(name, *sets)
+
+
+@pytest.mark.parametrize('name', table.METRICS)
+def test_a_metric_computes_the_scores_that_it_names(sets, name):
+  """Of all that it needs, and of nothing else."""
+  samples, reference = sets
+  rng = np.random.default_rng(1)
+  every = samples | {
+    'spatial': samples['features'],
+    'logits': samples['features'],
+    'predicted': np.zeros(40),
+    'labels': np.zeros(40),
+  }
+  more = {'spatial': reference['features']}
+  more['held_out'] = rng.standard_normal((20, 3))
+  metric = table.make(name, 0)
+  samples = {n: x for n, x in every.items() if n in metric.needs}
+  reference = {n: x for n, x in (reference | more).items() if n in metric.needs}
+  scores = metric.compute(samples, reference)
+  assert [score.name for score in scores] == list(metric.scores)
+  assert all(np.isfinite(score.estimate.value) for score in scores)
+
+
+def test_memorisation_says_what_is_expected_and_what_was_left_out(sets):
+  """Of 40 held-out images the 15 that the reference has."""
+  samples, reference = sets
+  x, y = (each['features'] for each in sets)
+  reference['held_out'] = np.concatenate([y[:15], x[:25] + 1.0])
+  closer, copied, *_ = table.make('memorisation', 0).compute(samples, reference)
+  left = '25 held-out images (15 more are in the reference)'
+  assert closer.note == f'to the reference than {left}: 0.5 without copies'
+  assert copied.note == (  # (0.01 * 24 + 1) / 26
+    f'closer than 1 % of {left}: 0.0477 without copies'
+  )
+
+
+def test_tables_show_errors_where_they_are_known():
+  rows = [
+    Score('fid', Estimate(3.25, 0.05), 'a note'),
+    Score('a_name_of_many_letters', Estimate(2.0)),
+  ]
+  assert as_table(rows) == (
+    'fid                           3.25  +- 0.05      a note\n'
+    'a_name_of_many_letters           2'
+  )
+  assert as_json(rows) == {
+    'fid': {'value': 3.25, 'error': 0.05, 'note': 'a note'},
+    'a_name_of_many_letters': {'value': 2.0, 'error': None, 'note': ''},
+  }

@@ -1,0 +1,103 @@
+"""MMDs against double sums, and against what is known of equal laws."""
+
+import numpy as np
+import pytest
+
+from diffusion_jax.metrics import mmd
+
+
+@pytest.fixture
+def rng(seeds):
+  return np.random.default_rng(0)
+
+
+def double_sums(x, y, kernel):
+  """Means over pairs: of different rows of x, of y, and of x with y."""
+  n, m = len(x), len(y)
+  xx = [kernel(x[i], x[j]) for i in range(n) for j in range(n) if i != j]
+  yy = [kernel(y[i], y[j]) for i in range(m) for j in range(m) if i != j]
+  xy = [kernel(a, b) for a in x for b in y]
+  return np.mean(xx), np.mean(yy), np.mean(xy)
+
+
+def test_the_unbiased_mmd_is_its_double_sums(rng, monkeypatch):
+  x, y = rng.standard_normal((7, 3)), rng.standard_normal((5, 3)) + 1.0
+  xx, yy, xy = double_sums(x, y, lambda a, b: (a @ b / 3 + 1) ** 3)
+  expected = xx + yy - 2 * xy
+  np.testing.assert_allclose(mmd.unbiased_mmd(x, y, mmd.cubic), expected)
+  monkeypatch.setattr(mmd, 'ENTRIES', 14)  # two or three rows at a time
+  np.testing.assert_allclose(mmd.unbiased_mmd(x, y, mmd.cubic), expected)
+
+
+def test_subsets_as_large_as_the_sets_are_the_sets(rng):
+  x, y = rng.standard_normal((9, 4)), rng.standard_normal((9, 4)) + 1.0
+  found = mmd.kernel_distance(x, y, num_subsets=3, subset_size=1000)
+  whole = mmd.unbiased_mmd(x, y, mmd.cubic)
+  np.testing.assert_allclose(found, (whole, 0.0), atol=1e-12)
+
+
+def test_the_kernel_distance_is_mean_and_deviation_over_subsets(rng):
+  """Of both sets, drawn as by torch-fidelity."""
+  x, y = rng.standard_normal((9, 4)), rng.standard_normal((7, 4)) + 1.0
+  found = mmd.kernel_distance(x, y, num_subsets=5, subset_size=4, seed=3)
+  draws, state = [], np.random.RandomState(3)
+  for _ in range(5):
+    a = x[state.choice(9, 4, replace=False)]
+    b = y[state.choice(7, 4, replace=False)]
+    xx, yy, xy = double_sums(a, b, lambda p, q: (p @ q / 4 + 1) ** 3)
+    draws.append(xx + yy - 2 * xy)
+  np.testing.assert_allclose(found, (np.mean(draws), np.std(draws)))
+
+
+def test_the_kernel_distance_of_equal_laws_is_zero_on_average(rng):
+  """The biased one is about 4 / 20 of the kernel's diagonal too large."""
+  draws = [
+    mmd.unbiased_mmd(
+      rng.standard_normal((20, 5)), rng.standard_normal((20, 5)), mmd.cubic
+    )
+    for _ in range(400)
+  ]
+  error = np.std(draws) / 20.0
+  assert abs(np.mean(draws)) < 4.5 * error
+  assert error < 0.02
+
+
+def test_the_kernel_distance_of_shifted_points_has_a_closed_form():
+  """All of x at 0, all of y at c: k is 1, 1 and (c.c / D + 1)^3."""
+  x, y = np.zeros((4, 2)), np.full((4, 2), 3.0)
+  found = mmd.kernel_distance(x, y, num_subsets=2)
+  np.testing.assert_allclose(found.value, 1.0 + 10.0**3 - 2.0)
+
+
+def test_cmmd_is_the_biased_mmd_of_directions(rng):
+  x, y = rng.standard_normal((6, 4)), rng.standard_normal((5, 4)) + 1.0
+  a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, y))
+  kernel = lambda p, q: np.exp(-np.sum((p - q) ** 2) / (2 * 10.0**2))
+  xx, yy, xy = double_sums(a, b, kernel)
+  # with the pairs of an image with itself, whose kernel is 1
+  expected = (xx * 5 + 1) / 6 + (yy * 4 + 1) / 5 - 2 * xy
+  np.testing.assert_allclose(mmd.cmmd(x, y).value, 1e3 * expected, rtol=1e-9)
+  np.testing.assert_allclose(mmd.cmmd(5 * x, y).value, 1e3 * expected)
+  np.testing.assert_allclose(mmd.cmmd(x, x).value, 0.0, atol=1e-10)
+
+
+def test_the_error_of_cmmd_is_its_deviation_over_sets(rng):
+  def draw(n, m):
+    return rng.standard_normal((n, 3)), rng.standard_normal((m, 3)) + 0.7
+
+  for sizes in ((20, 120), (120, 20)):
+    found = [mmd.cmmd(*draw(*sizes)) for _ in range(200)]
+    values, errors = np.array(found).T
+    np.testing.assert_allclose(errors.mean(), values.std(), rtol=0.25)
+
+
+def test_one_image_has_no_known_error():
+  found = mmd.cmmd(np.eye(2)[:1], np.eye(2))
+  assert np.isfinite(found.value) and np.isnan(found.error)
+
+
+def test_what_has_no_distance_is_refused():
+  with pytest.raises(ValueError, match='2 images or more in each set'):
+    mmd.kernel_distance(np.zeros((1, 2)), np.zeros((5, 2)))
+  with pytest.raises(ValueError, match='of length 0 has no direction'):
+    mmd.cmmd(np.zeros((2, 2)), np.ones((2, 2)))

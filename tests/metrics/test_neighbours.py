@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from diffusion_jax.metrics.neighbours import (
+  each_block,
+  inside,
+  inside_or_on,
+  nearest,
+  radii,
+)
+
+LINE = np.array([[0.0], [1.0], [3.0], [7.0]])
+
+
+def test_radii_of_points_on_a_line():
+  np.testing.assert_allclose(radii(LINE, 1), [1.0, 1.0, 2.0, 4.0])
+  np.testing.assert_allclose(radii(LINE, 3), [7.0, 6.0, 4.0, 7.0])
+  with pytest.raises(ValueError, match='4 images have no neighbour number 4'):
+    radii(LINE, 4)
+
+
+def test_a_copy_is_a_neighbour_and_the_point_itself_is_not():
+  np.testing.assert_array_equal(
+    radii(np.array([[2.0], [2.0], [5.0]]), 1), [0.0, 0.0, 3.0]
+  )
+
+
+def test_nearest_rows_of_points_on_a_line():
+  distance, index = nearest(np.array([[2.9], [100.0]]), LINE)
+  np.testing.assert_allclose(distance, [0.1, 93.0])
+  np.testing.assert_array_equal(index, [2, 3])
+
+
+def test_blocks_are_joined_in_order(monkeypatch):
+  """At 0.001 MB a block has 125 distances, 31 rows of 4."""
+  monkeypatch.setattr('diffusion_jax.metrics.neighbours._MEGABYTES', 0.001)
+  x = np.random.default_rng(0).standard_normal((80, 1))
+  sizes = []
+
+  def sums(block):
+    sizes.append(len(block))
+    return block.sum(axis=1)
+
+  found = each_block(x, LINE, sums)
+  np.testing.assert_allclose(found, np.abs(x - LINE.T).sum(axis=1))
+  assert len(sizes) > 2
+
+
+def test_equal_but_for_rounding_is_on_the_sphere():
+  distances = np.array([1.0 - 1e-12, 1.0, 1.0 + 1e-12, 1.0 - 1e-6, 1.0 + 1e-6])
+  np.testing.assert_array_equal(
+    inside(distances, np.ones(5)), [False, False, False, True, False]
+  )
+  np.testing.assert_array_equal(
+    inside_or_on(distances, np.ones(5)), [True, True, True, True, False]
+  )

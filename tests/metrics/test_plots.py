@@ -1,0 +1,72 @@
+"""Axes of the figures, as they are when matplotlib writes them."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from diffusion_jax.metrics import plots
+
+
+@pytest.fixture
+def axes(monkeypatch, tmp_path):
+  """plot -> its axes: (plot function, *arrays) -> [Axes]."""
+  saved = []
+  save = Figure.savefig
+
+  def savefig(figure, path):
+    save(figure, path)
+    saved.append(figure)
+
+  monkeypatch.setattr(Figure, 'savefig', savefig)
+
+  def draw(plot, *arrays):
+    plot(tmp_path / 'a.png', *arrays)
+    assert (tmp_path / 'a.png').stat().st_size > 1000
+    return saved[-1].axes
+
+  return draw
+
+
+def test_one_term_of_nearly_nothing_does_not_flatten_the_others(axes):
+  """Zero, nearly zero and not a number are marked at the foot instead."""
+  terms = np.array([0.5, 0.0, 0.25, 1e-30, 0.1, np.nan])
+  (ax,) = axes(plots.plot_terms, terms)
+  low, high = ax.get_ylim()
+  assert ax.get_yscale() == 'log' and 0.01 < low < 0.1 and 0.5 < high < 2.0
+  curve, marks = (line.get_ydata() for line in ax.lines)
+  np.testing.assert_array_equal(curve, [0.5, np.nan, 0.25, np.nan, 0.1, np.nan])
+  np.testing.assert_array_equal(np.isnan(marks), ~np.isnan(curve))
+  assert (marks[[1, 3, 5]] > low).all()
+  assert ax.get_legend().get_texts()[0].get_text() == '3 below 5e-07'
+
+
+def test_terms_within_six_decades_are_all_drawn(axes):
+  terms = np.logspace(-5.9, 0, 50)
+  (ax,) = axes(plots.plot_terms, terms)
+  (curve,) = ax.lines
+  np.testing.assert_array_equal(curve.get_ydata(), terms)
+  assert ax.get_ylim()[0] < terms[0] and ax.get_legend() is None
+  axes(plots.plot_terms, np.zeros(3))  # nothing to draw is drawn
+
+
+def test_rate_and_distortion_have_units(axes):
+  rate, distortion = np.array([0.0, 1.0, 3.0]), np.array([80.0, 40.0, 1.0])
+  found = axes(plots.plot_rate_distortion, rate, distortion)
+  units = {'rate': 'bits/dim', 'distortion': '0..255', 'steps': 'T - t'}
+  labels = [(ax.get_xlabel(), ax.get_ylabel()) for ax in found]
+  for label in sum(labels, ()):
+    assert units[label.partition(' ')[0].rstrip(',')] in label
+  np.testing.assert_array_equal(found[2].lines[0].get_xdata(), rate)
+  np.testing.assert_array_equal(found[2].lines[0].get_ydata(), distortion)
+
+
+def test_scores_are_drawn_against_the_width_in_its_order(axes):
+  values = {name: np.array([3.0, 1.0, 2.0]) for name in 'abcd'}
+  errors = {name: [0.1, None, 0.1] for name in 'abcd'}
+  found = axes(plots.plot_widths, [0.1, 0.05, 0.2], values, errors)
+  assert [ax.get_visible() for ax in found] == [True] * 4 + [False] * 2
+  for ax, name in zip(found[:4], 'abcd', strict=True):
+    assert ax.get_ylabel() == name and 'width' in ax.get_xlabel()
+    line = ax.lines[0]
+    np.testing.assert_array_equal(line.get_xdata(), [0.05, 0.1, 0.2])
+    np.testing.assert_array_equal(line.get_ydata(), [1.0, 3.0, 2.0])

@@ -1,0 +1,67 @@
+"""Features of real images: what they depend on, and the cache."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from diffusion_jax.data import sources
+from diffusion_jax.demos import digits_judge
+from diffusion_jax.metrics import features, fid, references
+
+ABOUT = {'data': {'name': 'digits'}, 'split': 'test'}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  return tmp_path
+
+
+def load(extractor):
+  return references.load(sources.digits('test'), ABOUT, extractor, 100)
+
+
+def test_the_statistics_are_of_all_and_some_features_are_kept(
+  cache, monkeypatch
+):
+  monkeypatch.setattr(references, 'LIMIT', 100)
+  extractor = features.make('pixels')
+  found, protocol = load(extractor)
+  whole = digits_judge.real('test').reshape(-1, 64) / 255.0
+  assert protocol['images'] == len(whole) == 360
+  expected = fid.statistics(whole)
+  np.testing.assert_allclose(found['mu'], expected.mean, rtol=1e-5)
+  np.testing.assert_allclose(found['sigma'], expected.covariance, atol=1e-6)
+  kept = found['features']
+  assert len(kept) == 100
+  distances = np.abs(kept[:, None] - whole[None]).max(axis=-1)
+  assert distances.min(axis=1).max() < 1e-6  # each is one of them
+  assert not np.allclose(kept, whole[:100])  # but not the first ones
+  # again from the cache, bit for bit
+  broken = extractor._replace(extract=lambda x: 1 / 0)
+  again, _ = load(broken)
+  np.testing.assert_equal(dict(again), dict(found))
+
+
+def test_the_name_in_the_cache_depends_on_all_that_the_features_do():
+  extractor, source = features.make('pixels'), sources.digits('train')
+  found = [references.describe(source, ABOUT, extractor)]
+  for field in ABOUT:
+    found.append(references.describe(source, ABOUT | {field: 'x'}, extractor))
+  found.append(references.describe(sources.digits('test'), ABOUT, extractor))
+  for field in extractor.identity:
+    identity = extractor.identity | {field: 'x'}
+    other = extractor._replace(identity=identity)
+    found.append(references.describe(source, ABOUT, other))
+  black = dataclasses.replace(source, images=np.zeros_like(source.images))
+  found.append(references.describe(black, ABOUT, extractor))
+  names = {references.digest(protocol) for protocol in found}
+  assert len(names) == len(found)
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(cache):
+  (cache / 'diffusion_jax').write_text('a file')
+  with pytest.warns(UserWarning, match='features are not kept'):
+    found, _ = load(features.make('pixels'))
+  assert len(found['features']) == 360

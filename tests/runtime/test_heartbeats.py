@@ -1,0 +1,85 @@
+"""Heartbeats: what the first process concludes, and JAX without its store."""
+
+import importlib
+import itertools
+import sys
+
+import jax
+import pytest
+
+from diffusion_jax.runtime import heartbeats, processes
+
+
+def test_a_process_is_lost_when_its_heartbeat_does_not_change():
+  now = 0.0
+  monitor = heartbeats.Monitor(lambda: now)
+
+  def failure(count):
+    values = {'x/1': f'{count} node7, process 5'}
+    return monitor.failure(values, timeout=5.0)
+
+  assert failure(0) == ''
+  now = 8.0
+  assert failure(1) == ''  # a new one, after however long
+  now = 13.0
+  assert failure(1) == ''
+  now = 14.0
+  assert failure(1) == 'host 1 (node7, process 5) is lost, silent for 6 s'
+  assert failure(2) == ''
+
+
+def test_last_heartbeats():
+  times = itertools.count(0.0, 50.0)
+  monitor = heartbeats.Monitor(lambda: next(times))
+  done = {'x/1': f'{heartbeats.DONE} a, process 5'}
+  assert monitor.failure(done, 5.0) == ''
+  assert monitor.failure(done, 5.0) == ''  # silent for 50 s and more
+  failed = {'x/2': f'{heartbeats.FAILED} b, process 6'}
+  assert 'host 2 (b, process 6) has failed' in monitor.failure(failed, 5.0)
+
+
+class OtherStore:
+  """A client of the store whose methods have other arguments."""
+
+  def key_value_set(self, key, value):
+    pass
+
+
+@pytest.fixture(params=['no module', 'no name', 'no client', 'other methods'])
+def without_store(request, monkeypatch):
+  """A JAX whose private module with the store has gone, or is another one."""
+  private = sys.modules['jax._src.distributed']
+  with monkeypatch.context() as patch:
+    if request.param == 'no module':
+      patch.delattr(sys.modules['jax._src'], 'distributed')
+      patch.setitem(sys.modules, 'jax._src.distributed', None)
+    elif request.param == 'no name':
+      patch.delattr(private, 'global_state')
+    elif request.param == 'no client':
+      patch.setattr(private, 'global_state', object())
+    else:
+      patch.setattr(private.global_state, 'client', OtherStore())
+    importlib.reload(heartbeats)
+    yield request.param
+  importlib.reload(heartbeats)
+  assert heartbeats.available
+
+
+def test_without_the_store_heartbeats_of_jax_remain(
+  without_store, monkeypatch, capsys
+):
+  """They get the user's time, nothing of ours starts, and one line says so."""
+  found = {}
+  monkeypatch.setattr(
+    jax.distributed, 'initialize', lambda *_, **options: found.update(options)
+  )
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  # that the methods are others shows only once the processes are connected
+  assert heartbeats.available == (without_store == 'other methods')
+  processes.start('localhost:1', 2, 0, 30)
+  factor = 2 if heartbeats.available else 1
+  assert found['heartbeat_timeout_seconds'] == 30 * factor
+  assert not heartbeats._threads
+  (line,) = capsys.readouterr().out.splitlines()
+  assert line.startswith("heartbeats: JAX's own")
+  heartbeats.report_failure(1)

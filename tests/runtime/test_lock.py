@@ -1,0 +1,43 @@
+"""The lock of a run folder, without programs; test_run_folder.py has those."""
+
+import errno
+import fcntl
+
+import pytest
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import lock
+
+
+@pytest.fixture
+def no_flock(monkeypatch):
+  def flock(*args):
+    raise OSError(errno.ENOSYS, 'not here')
+
+  monkeypatch.setattr(fcntl, 'flock', flock)
+  monkeypatch.setattr(lock, 'LEASE', 0.4)
+
+
+def test_a_file_system_without_flock(no_flock, tmp_path):
+  """One at a time too; a silent process of another machine is given up."""
+  path = tmp_path / 'train.lease'
+  with lock.hold(tmp_path):
+    record = path.read_bytes()
+    with pytest.raises(UserError, match=r'trained by process \d+ on '):
+      with lock.hold(tmp_path):
+        pass
+    assert path.read_bytes() == record
+  assert not path.exists()
+  name = lock.socket.gethostname().encode()
+  assert name in record
+  path.write_bytes(record.replace(name, b'elsewhere'))
+  with lock.hold(tmp_path):
+    assert b'elsewhere' not in path.read_bytes()
+
+
+def test_a_lock_ends_with_its_block(tmp_path):
+  for _ in range(2):
+    with lock.hold(tmp_path):
+      with pytest.raises(UserError, match=r'trained by process \d+ on '):
+        with lock.hold(tmp_path):
+          pass

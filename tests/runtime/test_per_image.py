@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.runtime.per_image import one_ahead, per_image, rows
+from diffusion_jax.runtime.sharding import make_mesh
+
+
+@pytest.mark.parametrize('size', [0, 12])
+def test_an_image_has_its_own_key_whatever_the_batch(size):
+  """fold_in(root, i), for each root; the filling of the batch is dropped."""
+  roots = {'a': jax.random.key(1), 'b': jax.random.key(2)}
+  draw = jax.vmap(lambda key: jax.random.uniform(key))
+
+  def function(params, keys, inputs):
+    return params * inputs + draw(keys['a']), draw(keys['b'])
+
+  index, inputs = np.array([4, 0, 7]), np.array([1.0, 2.0, 3.0], np.float32)
+  apply = per_image(function, make_mesh(4, 2), roots, size)
+  found = apply(jnp.float32(10.0), index, inputs)
+  a, b = (
+    [jax.random.uniform(jax.random.fold_in(root, int(i))) for i in index]
+    for root in roots.values()
+  )
+  np.testing.assert_allclose(found[0], 10.0 * inputs + np.array(a), rtol=1e-6)
+  np.testing.assert_allclose(found[1], np.array(b), rtol=1e-6)
+
+
+def test_rows_of_every_array():
+  tree = {'x': np.arange(6).reshape(3, 2), 'y': [np.arange(3)]}
+  found = rows(tree, np.array([2, 0]))
+  assert found['x'].tolist() == [[4, 5], [0, 1]]
+  assert found['y'][0].tolist() == [2, 0]
+
+
+def test_the_next_part_is_dispatched_before_one_is_fetched():
+  """And no further one; parts of any length are one compilation."""
+  done, traced = [], []
+
+  def function(params, keys, inputs):
+    traced.append(inputs.shape)
+    return params * inputs
+
+  compute = per_image(function, make_mesh(4, 2), jax.random.key(0), size=8)
+
+  def start(part):
+    done.append(f'start {part}')
+    index = np.arange(3 * part, min(3 * part + 3, 11))
+    fetch = compute.start(jnp.float32(2.0), index, index.astype(np.float32))
+
+    def fetched():
+      done.append(f'fetch {part}')
+      return fetch()
+
+    return fetched
+
+  found = []
+  for part, result in one_ahead(start, range(4)):
+    done.append(f'use {part}')
+    found.extend(result)
+  assert found == [2.0 * i for i in range(11)]
+  assert traced == [(8,)]
+  assert ', '.join(done) == (
+    'start 0, start 1, fetch 0, use 0, start 2, fetch 1, use 1, '
+    'start 3, fetch 2, use 2, fetch 3, use 3'
+  )
+  assert list(one_ahead(start, [])) == []

@@ -1,0 +1,36 @@
+"""Arguments of several processes; real ones are in test_multihost.py."""
+
+import pytest
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import processes
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (('localhost:1', 2, None), 'needs all of --coordinator'),
+    ((None, None, 0), 'needs all of --coordinator'),
+    (('localhost', 2, 0), '--coordinator=localhost is not host:port'),
+    (('localhost:123456', 2, 0), 'is not host:port'),
+    (('localhost:1', 2, 2), 'they are 0..1'),
+    (('localhost:1', 0, 0), '--num_hosts=0'),
+  ],
+)
+def test_wrong_arguments_are_refused_before_anything_starts(arguments, message):
+  with pytest.raises(UserError, match=message):
+    processes.check(*arguments)
+
+
+def test_detection_and_right_arguments_are_taken():
+  processes.check(None, None, None)
+  processes.check('node-7:65000', 4, 3)
+
+
+def test_one_process_is_the_first_and_has_no_name():
+  assert not processes.started()
+  assert processes.is_first() and processes.name() == ''
+  assert processes.broadcast([True, False]).tolist() == [True, False]
+  with pytest.raises(SystemExit) as end:
+    processes.exit_all(3)
+  assert end.value.code == 3

@@ -1,0 +1,31 @@
+import re
+import subprocess
+import sys
+
+from diffusion_jax.runtime.start_up import StartUp, seconds_since_launch
+
+
+def test_the_age_of_a_process_is_known_where_it_can_be():
+  code = (
+    'import time; time.sleep(0.5)\n'
+    'from diffusion_jax.runtime.start_up import seconds_since_launch as s\n'
+    'a = s(); time.sleep(0.25); print(a, s() - a if a else None)'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  age, later = result.stdout.split()
+  if seconds_since_launch() is not None:
+    assert float(age) >= 0.48 and float(later) >= 0.23  # ticks of 10 ms
+
+
+def test_a_start_is_one_line_whose_phases_add_up():
+  start = StartUp()
+  start.mark('data')
+  start.mark('compilation')
+  said = str(start)
+  start.mark('data')  # of a later step
+  assert str(start) == said and '\n' not in said
+  total, *parts = map(float, re.findall(r'\d+\.\d', said))
+  assert abs(total - sum(parts)) <= 0.05 * (len(parts) + 1)
+  assert said.endswith(f'data {parts[-2]:.1f}, compilation {parts[-1]:.1f}')

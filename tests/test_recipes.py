@@ -1,0 +1,435 @@
+"""Published recipes: sizes, noise, rates and steps against their papers."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.app import ema, load, models
+from diffusion_jax.app.config import make
+from diffusion_jax.app.run import folder
+from diffusion_jax.app.schemas import OptimizerFacts
+from diffusion_jax.core import flow_map
+from diffusion_jax.training import optimizer
+from diffusion_jax.training.objectives import Context
+from tests.app.test_load import ALL, read
+
+SIZES = {  # recipes 0
+  'cifar10': 35_746_307,
+  'cifar10_improved': 52_546_438,
+  'cifar10_vdm': 30_578_181,
+  'cifar10_edm': 55_733_891,
+  'cifar10_edm:conditional': 55_735_299,
+  # EDM's and two layers for t - s; the release has 55,932,419 (recipes 16)
+  'cifar10_meanflow': 55_733_891 + (128 + 1) * 512 + (512 + 1) * 512,
+  'imagenet64': 295_904_454,
+  'imagenet256_autoencoder': 83_653_863,
+  'imagenet256_dit': 674_834_720,
+  # without the half of the outputs that the release discards
+  'imagenet256_sit': 674_834_720 - (1152 + 1) * 2 * 2 * 4,
+  'imagenet256_jit': 131_123_712,
+}
+
+
+def model_of(name, workdir='x') -> Any:
+  return models.make(read(name), workdir)
+
+
+@functools.cache  # tracing takes up to a second
+def abstract_params(name):
+  return models.shapes(model_of(name))
+
+
+def optimizer_of(config):
+  schema = load.schema_of(config)
+  facts = OptimizerFacts(config.training.num_steps)
+  return make(schema, 'optimizer', config.optimizer, facts)
+
+
+BUILT = [f'{name}:{variant}' if variant else name for name, variant in ALL]
+TRAINED = [
+  name
+  for name in BUILT
+  if read(name).data is not None and read(name).get('latent') is None
+]
+assert {*SIZES} <= {*BUILT}
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_the_network_of_a_published_recipe_has_its_size(name):
+  if name in TRAINED:
+    size = sum(x.size for x in jax.tree.leaves(abstract_params(name)))
+    assert size == SIZES[name]
+
+
+def kind(name):
+  """What decides which code a loss runs; the rest are numbers and sizes."""
+  c = read(name)
+  conditioning = c.get('conditioning') or {}
+  given = [bool(conditioning.get(x)) for x in ('image', 'text')]
+  return c.network.name, c.objective.name, *given
+
+
+# The smallest networks first: of each kind one is left to `pytest`.
+TRAINED.sort(key=lambda name: not name.startswith('digits'))
+FIRSTS = set({kind(name): name for name in reversed(TRAINED)}.values())
+
+
+@pytest.mark.parametrize('name', [
+  pytest.param(name, marks=[] if name in FIRSTS else pytest.mark.slow)
+  for name in TRAINED
+])  # fmt: skip
+def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config, frozen = read(name), None
+  if config.training.teacher:  # of which the config is enough here
+    teacher = model_of('digits_flow:unscaled')
+    (tmp_path / 'teacher').mkdir()
+    folder.write_config(tmp_path / 'teacher', teacher.config, teacher.facts)
+    config.training.teacher = str(tmp_path / 'teacher')
+    frozen = {'teacher': abstract_params('digits_flow:unscaled')}
+  if config.data.name == 'folder':  # of any 64 x 64 pictures
+    facts = {'image_shape': (64, 64, 3), 'num_classes': 0, 'num_levels': 256}
+    with config.unlocked():
+      config.facts = facts
+  model = models.make(config, tmp_path)
+  params, objective = models.shapes(model), model.objective()
+  shape = (2, *model.facts.image_shape)
+  batch = {
+    'image': jax.ShapeDtypeStruct(shape, jnp.float32),
+    'label': jax.ShapeDtypeStruct((2,), jnp.int32),
+    'text': jax.ShapeDtypeStruct((2, 9), jnp.int32),
+    'text_mask': jax.ShapeDtypeStruct((2, 9), bool),
+  }
+  context = Context(state=objective.init())
+  if frozen:
+    context = context._replace(frozen=frozen)
+  loss, _ = jax.eval_shape(objective, params, context, jax.random.key(0), batch)
+  assert loss.shape == ()
+
+
+def cosine_alpha_bar(num_steps):
+  """recipes 3.2: betas capped at 0.999."""
+  f = lambda i: np.cos((i / num_steps + 0.008) / 1.008 * np.pi / 2) ** 2
+  i = np.arange(num_steps)
+  return np.cumprod(1 - np.minimum(1 - f(i + 1) / f(i), 0.999))
+
+
+def variance_preserving(alpha_bar):
+  return lambda t: (
+    np.sqrt(alpha_bar[np.rint(t * len(alpha_bar)).astype(int) - 1]),
+    np.sqrt(1 - alpha_bar[np.rint(t * len(alpha_bar)).astype(int) - 1]),
+  )
+
+
+def vp_alpha(t):
+  return np.exp(-(t**2) * (20 - 0.1) / 4 - t * 0.1 / 2)
+
+
+def edm_sigma(t):
+  first, last = 0.002 ** (1 / 7), 80 ** (1 / 7)
+  return (first + t * (last - first)) ** 7
+
+
+def flow(t):
+  return 1 - t, t
+
+
+def on_line(t):
+  """VDM's gamma before training: alpha^2 = sigmoid(-gamma)."""
+  gamma = -13.3 + t * (5.0 + 13.3)
+  return np.sqrt(1 / (1 + np.exp(gamma))), np.sqrt(1 / (1 + np.exp(-gamma)))
+
+
+LINEAR = variance_preserving(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
+NOISE = {  # t -> (alpha, sigma), in float64
+  'cifar10': LINEAR,
+  'cifar10_classifier': LINEAR,
+  'cifar10_improved': variance_preserving(cosine_alpha_bar(4000)),
+  'imagenet64': variance_preserving(cosine_alpha_bar(1000)),
+  'cifar10_vp:vp': lambda t: (vp_alpha(t), np.sqrt(1 - vp_alpha(t) ** 2)),
+  'cifar10_vp:subvp': lambda t: (vp_alpha(t), 1 - vp_alpha(t) ** 2),
+  'cifar10_vp:ve': lambda t: (t**0, 2 * 0.01 * (50 / 0.01) ** t),
+  'cifar10_edm': lambda t: (t**0, edm_sigma(t)),
+  'imagenet64_edm2': lambda t: (t**0, edm_sigma(t)),
+  'cifar10_flow': flow,
+  'cifar10_vdm': on_line,
+  'imagenet256_sit': flow,
+  'imagenet256_jit': flow,
+}
+
+
+LINE = {'bias': jnp.array(-13.3), 'weight': jnp.array(18.3)}
+
+
+@pytest.mark.parametrize('name', NOISE)
+def test_the_noise_of_a_published_recipe(name):
+  """As built, at t = 1/1000, 1/2 and 1."""
+  schedule = model_of(name).schedule({'schedule': LINE})
+  t = np.array([0.001, 0.5, 1.0])
+  level = jax.jit(schedule.__call__)(t.astype(np.float32))
+  alpha, sigma = NOISE[name](t)
+  np.testing.assert_allclose(level.alpha, alpha, rtol=1e-4, atol=1e-7)
+  np.testing.assert_allclose(level.sigma, sigma, rtol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['cifar10_flow', 'digits_flow'])
+def test_flows_have_the_plain_loss_of_the_velocity(name):
+  """Lipman et al. 2023: the weight of the error of v is 1 at all levels."""
+  model = model_of(name)
+  weight = make(
+    model.schema, 'weight', model.config.objective.weight,
+    path='objective.weight',
+  )  # fmt: skip
+  level = model.schedule()(jnp.linspace(0.1, 0.9, 5))
+  scale = dj.error_scale(model.parametrization.kind, level) ** 2
+  np.testing.assert_allclose(weight(level), scale, rtol=1e-6)
+  np.testing.assert_allclose(level.alpha + level.sigma, 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize('sde', ['vp', 'subvp', 've'])
+def test_what_the_networks_of_the_three_sdes_see(sde):
+  """999 t, or log sigma (Song et al. 2021)."""
+  model = model_of(f'cifar10_vp:{sde}')
+  level = model.schedule()(0.5)
+  label = np.log(level.sigma) if sde == 've' else 999 / 2
+  np.testing.assert_allclose(model.noise_input(level), label, rtol=1e-6)
+
+
+def test_ve_is_that_of_data_in_the_unit_interval(key):
+  """Song et al.: x in [0, 1] + sigma z, then 2x - 1 inside the network."""
+  schedule = model_of('cifar10_vp:ve').schedule()
+  unit, z = jax.random.uniform(key, (5, 3)), jax.random.normal(key, (5, 3))
+  t = np.linspace(0.0, 1.0, 5)
+  theirs = np.asarray(unit) + (0.01 * 5000.0**t)[:, None] * np.asarray(z)
+  ours = dj.q_sample(2 * unit - 1, z, schedule(jnp.asarray(t, jnp.float32)))
+  np.testing.assert_allclose(ours, 2 * theirs - 1, rtol=1e-5, atol=1e-5)
+
+
+def test_adm_samples_the_published_steps():
+  """recipes 3.2: '250' of 1000, 0-based, one step at a time."""
+  kept, position = [], 0.0
+  for _ in range(250):
+    kept.append(round(position))
+    position += (1000 - 1) / (250 - 1)
+  model = model_of('imagenet64')
+
+  @jax.jit
+  def levels_seen_and_even():
+    schedule = model.schedule()
+    levels = model.levels(schedule)
+    seen = model.noise_input(levels)  # what the network is given
+    return levels, seen, dj.level_grid(schedule, 250, 'linspace')
+
+  levels, seen, linspace = jax.device_get(levels_seen_and_even())
+  steps = np.rint(1000 * np.asarray(levels.t)).astype(int)
+  assert steps[-1] == 0 and len(steps) == 251
+  np.testing.assert_array_equal(steps[:-1], np.array(kept[::-1]) + 1)
+  assert list(steps[-4:-1]) == [9, 5, 1]  # not 12, 8, 4
+  np.testing.assert_allclose(seen[:-1], kept[::-1], atol=1e-3)
+  np.testing.assert_array_equal(levels.t, linspace.t)
+
+
+def test_the_larger_network_of_vdm():
+  """cifar10_aug of the release, recipes 0."""
+  flags = [('network.channels', '256'), ('schedule.gamma', 'network')]
+  config = load.with_flags(read('cifar10_vdm'), flags)
+  params = models.shapes(models.make(config, 'x'))
+  assert sum(x.size for x in jax.tree.leaves(params)) == 122_140_677
+
+
+def decayed(params, mask):
+  """Names of parameters -> whether they decay, and how many numbers do."""
+  leaves = jax.tree_util.tree_leaves_with_path(mask(params))
+  names = {'/'.join(key.key for key in path): on for path, on in leaves}
+  sizes = (x.size for x in jax.tree.leaves(params))
+  return names, sum(
+    n for n, on in zip(sizes, names.values(), strict=True) if on
+  )
+
+
+def test_vdm_decays_what_the_release_does():
+  """All leaves but those named bias; the norms there are GroupNorm_*.
+
+  Biases, by 128 channels: the stem, 32 blocks down and 2 in the middle with a
+  norm, a convolution, a norm, a convolution, 33 up, whose first norm has 256
+  channels and which have a shortcut, the attention (a norm and 4 maps), 2
+  layers of the embedding, the last norm and 3 channels.
+  """
+  config = read('cifar10_vdm')
+  mask = optimizer.WEIGHT_DECAY_MASKS[config.optimizer.weight_decay_mask]
+  params = abstract_params('cifar10_vdm')
+  biases = 128 + 34 * 4 * 128 + 33 * 6 * 128 + 5 * 128 + 2 * 512 + 128 + 3
+  names, count = decayed(params, mask)
+  assert count == 30_578_181 - biases
+  # the release calls those of the line w and b: both decay
+  assert names['schedule/bias'] and names['schedule/weight']
+  assert names['network/up_0/norm_1/scale'] and names['network/norm_out/scale']
+  assert not any(
+    on for name, on in names.items()
+    if name.startswith('network') and name.endswith('/bias')
+  )  # fmt: skip
+
+  kernels, count = decayed(params, optimizer.kernels)
+  scales = 34 * 2 * 128 + 33 * 3 * 128 + 128 + 128
+  assert count == 30_578_181 - biases - scales - 2
+  assert {name.split('/')[-1] for name, on in kernels.items() if on} == {
+    'kernel'
+  }
+
+
+def test_weight_decay_of_vdms_monotone_gamma():
+  """Layers l1, l2 with a bias and l3 without in the release."""
+  flags = [('schedule.gamma', 'network')]
+  config = load.with_flags(read('cifar10_vdm'), flags)
+  names, _ = decayed(
+    models.shapes(models.make(config, 'x'))['schedule'],
+    lambda params: optimizer.not_biases({'schedule': params})['schedule'],
+  )
+  assert names == {
+    'line/weight': True,  # l1/kernel
+    'line/bias': False,
+    'inner_weight': True,  # l2/kernel
+    'inner_bias': False,
+    'outer_weight': True,  # l3/kernel
+  }
+
+
+@pytest.mark.parametrize('name', ['cifar10_edm', 'cifar10_edm:conditional'])
+def test_learning_rate_and_average_of_edm(name):
+  """recipes 6, in images."""
+  c = read(name)
+  assert c.training.num_steps * c.training.batch_size == 200_000_000
+  rate, images = optimizer_of(c)[1], c.training.batch_size
+  for step in (1000, 19_531, 10**5):
+    expected = 1e-3 * min(step * images / 10e6, 1)
+    np.testing.assert_allclose(rate(step), expected, rtol=5e-5)
+  rate, more = ema.rates(c)
+  assert not more
+  for step in (10, 1000, 10**5):
+    half_life = min(500_000, 0.05 * step * images)
+    expected = 1 - 0.5 ** (512 / half_life)
+    np.testing.assert_allclose(rate(step), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'name, warmup, peak',
+  [
+    ('cifar10', 5000, 2e-4),
+    ('cifar10_vdm', 100, 2e-4),
+    ('imagenet64', 0, 3e-4),
+  ],
+)
+def test_learning_rates_climb_and_stay(name, warmup, peak):
+  rate = optimizer_of(read(name))[1]
+  assert not warmup or rate(0) == 0.0
+  np.testing.assert_allclose(
+    np.array([rate(warmup // 2), rate(warmup), rate(10**6)]),
+    [peak / 2 if warmup else peak, peak, peak],
+    rtol=1e-5,
+  )
+
+
+# The gradient of a release, as a multiple of ours: our loss is a mean.
+SUMS = {
+  'cifar10_edm': 3072.0,
+  'imagenet64_edm2': 12_288.0,
+  'cifar10_vp:ve': 1536.0,  # half of the sum
+  'cifar10_meanflow': 3072.0**0.25,  # e / (e + c)^0.75 of a sum e
+}
+
+
+@pytest.mark.parametrize('name', SUMS)
+def test_a_step_of_adam_is_that_of_a_release_that_sums(name):
+  """Kingma & Ba 2015, Alg. 1, in float64; eps = 1e-8 in all four releases."""
+  config = read(name)
+  adam, rate = optimizer_of(config)
+  b2, clip_norm = config.optimizer.b2, {'cifar10_vp:ve': 1.0}.get(name, np.inf)
+  params = {'network': {'kernel': jnp.zeros(5)}}
+  state, updates = adam.init(params), params
+  m, v = np.zeros((2, 5))
+  for g in np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-2]) * [[1.0], [2.0]]:
+    grads = {'network': {'kernel': jnp.asarray(g, jnp.float32)}}
+    updates, state = adam.update(grads, state, params)
+    theirs = SUMS[name] * g
+    theirs *= min(1.0, clip_norm / np.linalg.norm(theirs))
+    m, v = 0.9 * m + 0.1 * theirs, b2 * v + (1 - b2) * theirs**2
+  expected = m / (1 - 0.9**2) / (np.sqrt(v / (1 - b2**2)) + 1e-8)
+  np.testing.assert_allclose(
+    updates['network']['kernel'], -rate(1) * expected, rtol=1e-3
+  )
+
+
+def test_jit_samples_as_the_release_does(key):
+  """Its loop in tau = 1 - t, for Gaussian data with a class and without."""
+  model = model_of('imagenet256_jit')
+  laws = (0.4, 0.1), (-0.2, 0.5)  # means and deviations
+
+  def estimate(x, alpha, sigma, law):
+    mean, std = law
+    share = std**2 * alpha / ((std * alpha) ** 2 + sigma**2)
+    return mean + share * (x - alpha * mean)
+
+  def denoiser(law):
+    return lambda x, level: dj.Prediction(
+      estimate(x, level.alpha, level.sigma, law)
+    )
+
+  @jax.jit
+  def sample(x):
+    guided = model.sampling.guidance.guide(dj.paired(*map(denoiser, laws)))
+    _, levels, sampler = model.levels_and_sampler()
+    return dj.sample(key, guided, sampler, levels, x)
+
+  def velocity(z, tau):
+    cond, uncond = (estimate(z, tau, 1 - tau, law) for law in laws)
+    scale = 2.9 if 0.1 < tau < 1.0 else 1.0
+    return (uncond + scale * (cond - uncond) - z) / max(1 - tau, 0.05)
+
+  z = np.linspace(-2.0, 2.0, 6)[:, None]
+  found = sample(jnp.asarray(z, jnp.float32))
+  taus = np.linspace(0.0, 1.0, 51)
+  for tau, after in zip(taus[:-2], taus[1:-1], strict=True):
+    v = velocity(z, tau)
+    z = z + (after - tau) * (v + velocity(z + (after - tau) * v, after)) / 2
+  z = z + (taus[-1] - taus[-2]) * velocity(z, taus[-2])
+  np.testing.assert_allclose(found, z, atol=2e-5)
+
+
+def test_ect_trains_with_the_boundary_of_the_release(key, monkeypatch):
+  """c_skip and c_out of EDM, sigma_min = 0: the loss for F(x) = sin(x)."""
+  output = lambda network_fn, params, x, level, **options: jnp.sin(x)
+  monkeypatch.setattr(flow_map, 'network_output', output)
+  objective = model_of('cifar10_ect').objective()
+  images = np.random.default_rng(0).uniform(-1.0, 1.0, (8, 32, 32, 3))
+
+  @jax.jit
+  def evaluate(key, images):
+    context = Context(step=80_000)  # of the fourth stage
+    inputs, keys = objective.draw(key, {'image': images}, context)
+    return objective.loss({'network': {}}, context, inputs, keys)[0], inputs[0]
+
+  loss, inputs = jax.device_get(evaluate(key, jnp.asarray(images, jnp.float32)))
+  t = inputs.level.sigma.astype(float)
+  r = t * np.maximum(1 - (1 + 8 / (1 + np.exp(t))) / 2**4, 0)
+
+  def f(sigma):
+    sigma = sigma[:, None, None, None]
+    x = inputs.x0 + sigma * inputs.eps
+    skip = 0.25 / (sigma**2 + 0.25)
+    return skip * x + sigma * 0.5 / np.sqrt(sigma**2 + 0.25) * np.sin(x)
+
+  norm = np.sqrt(np.sum((f(t) - f(r)) ** 2, axis=(1, 2, 3)))
+  np.testing.assert_allclose(loss, np.mean(norm / (t - r)), rtol=1e-4)
+
+
+def test_two_calls_of_ect_pass_through_the_published_sigma():
+  flags = [('sampling.num_steps', '2')]
+  config = load.with_flags(read('cifar10_ect'), flags)
+  model = models.make(config, 'x')
+  _, levels, _ = model.levels_and_sampler()
+  np.testing.assert_allclose(levels.sigma, [80.0, 0.821, 1e-6], rtol=1e-3)

@@ -1,0 +1,104 @@
+"""The files of snapshots: what is kept, and how a training continues."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.training import snapshots
+
+
+def averages(value):
+  tree = {'network': {'kernel': np.full((2, 3), value, np.float32)}}
+  return {'sigma_rel_0.05': tree, 'sigma_rel_0.1': tree, '0.999': tree}
+
+
+def train(workdir, start, stop, every=10, keep=8, size=64):
+  """What a training does with its snapshots from one step to another."""
+  seen = snapshots.begin(workdir, start, size)
+  for step in range(start + 1, stop + 1):
+    if step % every == 0:
+      snapshots.write(workdir, step, seen.images_at(step), averages(step))
+      snapshots.thin(workdir, step, every, keep)
+  return seen
+
+
+def contents(workdir):
+  return {
+    path.name: path.read_bytes() for path in (workdir / 'snapshots').iterdir()
+  }
+
+
+def test_dense_at_first_then_every_second_and_no_more_than_asked(tmp_path):
+  counts = []
+  for end in (40, 80, 90, 170, 180, 640):
+    start = counts[-1][0] if counts else 0
+    train(tmp_path, start, end)
+    counts.append((end, snapshots.steps(tmp_path)))
+  kept = dict(counts)
+  assert kept[40] == [10, 20, 30, 40]
+  assert kept[80] == list(range(10, 81, 10))
+  assert kept[90] == [20, 40, 60, 80, 90]  # and the latest
+  assert kept[170] == [*range(20, 161, 20), 170]
+  assert kept[180] == [40, 80, 120, 160, 180]
+  assert kept[640] == list(range(80, 641, 80))
+  # the last of a run that was continued stays: it is at no multiple
+  seen = snapshots.begin(tmp_path, 645, 64)
+  snapshots.write(tmp_path, 645, seen.images_at(645), averages(0))
+  train(tmp_path, 645, 800)
+  assert 645 in snapshots.steps(tmp_path)
+
+
+def test_killed_and_continued_leaves_the_same_files(tmp_path):
+  """Killed while it wrote that of step 170, and continued after step 85."""
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  train(whole, 0, 200)
+  train(parts, 0, 160)
+  (parts / 'snapshots' / '00000170.safetensors.draft.tmp').write_bytes(b'half')
+  sums = parts / 'snapshots' / 'SHA256SUMS'
+  sums.write_text(sums.read_text() + f'{"0" * 64}  00000170.safetensors\n')
+  snapshots.begin(parts, 85, 64)
+  assert snapshots.steps(parts) == [20, 40, 60, 80]
+  train(parts, 85, 200)
+  assert contents(whole) == contents(parts)
+  # as `sha256sum -c SHA256SUMS` reads it
+  for line in sums.read_text().splitlines():
+    digest, name = line.split('  ')
+    data = (parts / 'snapshots' / name).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == digest
+  snapshots.check(parts, 200)
+
+
+def test_images_are_counted_where_the_batch_size_changes(tmp_path):
+  train(tmp_path, 0, 30)
+  assert train(tmp_path, 20, 40, size=128) == (20, 20 * 64, 128)
+  # killed at 40, and continued after 30 in batches of a third size
+  seen = train(tmp_path, 30, 50, size=16)
+  assert seen == (30, 20 * 64 + 10 * 128, 16)
+  assert seen.more_steps == 80 + 80 - 30
+  counts = [snapshots.read_images(tmp_path, s) for s in (20, 30, 40, 50)]
+  assert counts == [1280, 2560, 2720, 2880]
+  found = json.loads((tmp_path / 'snapshots' / 'batches.json').read_text())
+  assert found == {'batches': [[0, 64], [20, 128], [30, 16]]}
+  (tmp_path / 'snapshots' / 'batches.json').write_text('{}')
+  with pytest.raises(UserError, match='batches.json cannot be read'):
+    snapshots.begin(tmp_path, 40, 64)
+
+
+def test_damage_is_noticed(tmp_path):
+  train(tmp_path, 0, 20)
+  path = snapshots.path_of(tmp_path, 10)
+  data = bytearray(path.read_bytes())
+  data[-2] ^= 1
+  path.write_bytes(data)
+  assert snapshots.read_images(tmp_path, 10) == 640
+  snapshots.check(tmp_path, 20)
+  with pytest.raises(
+    ValueError, match='10.safetensors is damaged, or not what'
+  ):
+    snapshots.check(tmp_path, 10)
+  path.write_bytes(data[:20])
+  with pytest.raises(ValueError, match='10.safetensors is damaged'):
+    snapshots.read_images(tmp_path, 10)
