@@ -213,6 +213,7 @@ def test_products_are_those_of_the_layers(name):
   config = load.completed(load.from_file(file))
   config = load.with_flags(config, [
     ('training.mesh', '1,1'), ('training.batch_size', '16'),
+    ('network.num_blocks', '1'),
   ])  # fmt: skip
   traced, *_ = plan.trace_training(config, sharding.make_mesh(1, 1), 'none')
   model = models.make(config, 'none')

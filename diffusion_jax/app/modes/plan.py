@@ -190,12 +190,13 @@ def trace_training(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
   _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
   step = train_setup.jit_step(config, mesh, objective, optimizer, shapes)
   size = config.training.batch_size
-  batch = {'image': ((size, *model.state_shape), jnp.float32)}
+  latent = isinstance(model, LatentDiffusion)
+  shape = model.state_shape if latent else model.facts.image_shape
+  batch = {'image': ((size, *shape), jnp.float32)}
   if model.facts.num_classes:
     batch['label'] = ((size,), jnp.int32)
   batch |= texts(config, size)
-  # The step of latents gets them encoded.
-  latent = isinstance(model, LatentDiffusion)
+  # The step of latents gets them encoded, by another program.
   frozen = {} if latent else on(mesh, model.frozen_shapes())
   traced = step.trace(shapes, split(mesh, batch), abstract_key(), frozen)
   return traced, size, state_size(shapes.params, shapes)
