@@ -35,7 +35,7 @@ def memory(compiled: Any) -> Memory:
   temporaries = stats.temp_size_in_bytes
   new = stats.output_size_in_bytes - stats.alias_size_in_bytes
   peak = getattr(stats, 'peak_memory_in_bytes', 0)
-  # Some compilers give no peak; XLA:CPU's leaves the temporaries out.
+  # Temporaries are one block, which is reserved while the program runs.
   peak = max(peak, arguments + temporaries + new)
   return Memory(arguments, temporaries, peak)
 
@@ -393,7 +393,7 @@ def flops(jaxpr: Any) -> dict[str, float]:
   the longest. jaxpr: of the whole program, for all devices together. Loops
   without a fixed length count once.
   """
-  total: dict[str, float] = collections.Counter()
+  total: dict[str, float] = collections.defaultdict(float)
   for equation in getattr(jaxpr, 'jaxpr', jaxpr).eqns:
     name, params = equation.primitive.name, equation.params
     if name in ('dot_general', 'conv_general_dilated'):

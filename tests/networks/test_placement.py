@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffusion_jax.planning import programs
 from diffusion_jax.networks.placement import whole_weights
+from diffusion_jax.planning import programs
 from diffusion_jax.runtime.sharding import make_mesh, on_mesh
 
 

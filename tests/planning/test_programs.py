@@ -1,6 +1,7 @@
 """Programs whose communication, traffic and products are known."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,7 @@ from diffusion_jax.networks.magnitude import MPConv
 from diffusion_jax.networks.transformer_block import Block
 from diffusion_jax.planning import programs
 from diffusion_jax.runtime import sharding
-from tests.app.conftest import CONFIGS, trial
-from tests.app.conftest import unet_smoke as smoke
+from tests.app.conftest import CONFIGS, trial, unet_smoke as smoke
 
 
 def compiled(function, mesh, places_in, places_out, *shapes):
@@ -216,7 +216,7 @@ def test_products_are_those_of_the_layers(name):
     ('network.num_blocks', '1'),
   ])  # fmt: skip
   traced, *_ = plan.trace_training(config, sharding.make_mesh(1, 1), 'none')
-  model = models.make(config, 'none')
+  model: Any = models.make(config, 'none')
   x = jnp.zeros((16, *model.facts.image_shape))
   cond = {'label': jnp.zeros(16, jnp.int32)}
   expected = 3 * forward_flops(model.network, x, jnp.zeros(16), cond)

@@ -91,9 +91,7 @@ def compile_one(
   stored: earlier results, by the checksum of the program and the compiler.
   """
   with from_config('training.mesh'):
-    mesh = sharding.make_mesh(
-      *config.training.mesh, devices=topology.devices
-    )
+    mesh = sharding.make_mesh(*config.training.mesh, devices=topology.devices)
   traced, batch, state = TRACES[of](config, mesh, workdir)
   lowered = traced.lower()
   count = {
@@ -218,8 +216,13 @@ def trace_sampling(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
     inputs['label'] = (size,), jnp.int32
   if conditioning.image is not None:
     x0 = jax.ShapeDtypeStruct((size, *model.facts.image_shape), jnp.float32)
-    keys = jax.eval_shape(lambda key: jax.random.split(key, size), abstract_key())
-    inputs['image'] = jax.eval_shape(conditioning.image, keys, x0).shape, x0.dtype
+    keys = jax.eval_shape(
+      lambda key: jax.random.split(key, size), abstract_key()
+    )
+    inputs['image'] = (
+      jax.eval_shape(conditioning.image, keys, x0).shape,
+      x0.dtype,
+    )
   params = on(mesh, {**models.shapes(model), **model.frozen_shapes()})
   index = split(mesh, {'': ((size,), jnp.int32)})['']
   traced = model.generate(mesh).trace(params, index, split(mesh, inputs))
@@ -286,7 +289,9 @@ def lines(row: dict[str, Any], topology: Topology) -> Iterator[str]:
   yield f'mesh {shape}, batch {row["batch"]}, {state["parameters"]:,} parameters'
   whole = f' of {gib(rates.memory)}' if rates else ''
   if not row['fits']:
-    peak = f'{gib(row["peak"])}{whole}' if row['peak'] else f'more than{whole[3:]}'
+    peak = (
+      f'{gib(row["peak"])}{whole}' if row['peak'] else f'more than{whole[3:]}'
+    )
     yield f'  memory    {peak}: does not fit; {remedies(row)}'
   else:
     yield (
@@ -392,13 +397,17 @@ def out_of_memory(error: Exception) -> int:
   if 'RESOURCE_EXHAUSTED' not in text and 'out of memory' not in text.lower():
     raise error
   used = re.search(r'Used ([\d.]+)([KMGT])', text)
-  return int(float(used[1]) * 1024 ** (1 + 'KMGT'.index(used[2]))) if used else 0
+  return (
+    int(float(used[1]) * 1024 ** (1 + 'KMGT'.index(used[2]))) if used else 0
+  )
 
 
 def versions() -> dict[str, str]:
   """Returns the versions of the packages that compile."""
   names = 'jax', 'jaxlib', 'libtpu', 'jax-cuda12-pjrt', 'jax-cuda13-pjrt'
-  every = {d.metadata['Name']: d.version for d in importlib.metadata.distributions()}
+  every = {
+    d.metadata['Name']: d.version for d in importlib.metadata.distributions()
+  }
   return {name: every[name] for name in names if name in every}
 
 
