@@ -22,10 +22,10 @@ class Rates(NamedTuple):
 
   flops: dense products per second of bfloat16, and flops_float32 of float32
   with JAX's default precision. memory: bytes; bandwidth: of the memory, bytes
-  per second. cache: bytes that products can find again without reading the
-  memory; 0 where a compiled program names what it keeps on the chip. link: bytes
-  per second that a device sends to those of its network, in all directions
-  together; between: to other machines.
+  per second. cache: bytes that need not be read from the memory again; 0 where
+  a compiled program names what it keeps on the chip. link: bytes per second
+  that a device sends to those of its network, in all directions together;
+  between: to other machines.
   """
 
   name: str

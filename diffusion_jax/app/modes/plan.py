@@ -1,4 +1,4 @@
-"""Implements --mode=plan: what a training needs of devices that are not here."""
+"""Implements --mode=plan: compiles for devices that need not be there."""
 
 import hashlib
 import importlib.metadata
@@ -36,9 +36,10 @@ SIZES = {  # the fields of meshes and batches, by what is planned
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
-  """Compiles a program for each mesh and batch; writes plans/<of>-<devices>.json.
+  """Compiles a program for each mesh and batch; says what it needs.
 
-  A program that was compiled before is read from that file.
+  plans/<of>-<devices>.json keeps the results: what is in it is not compiled
+  again.
   """
   plan = make_part(load.schema_of(config), 'plan', config)
   if not plan.devices:
@@ -124,10 +125,9 @@ def compile_one(
   measured = roofline.measure(compiled, traced.jaxpr, topology, mesh.size)
   useful = sum(measured.flops.values())
   if of == 'train' and row['remat']:
-    with config.unlocked():
-      config.network.remat = False
-    once = TRACES[of](config, mesh, workdir)[0]
-    useful = sum(programs.flops(once.jaxpr).values()) / mesh.size
+    once = load.with_flags(config, [('network.remat', 'False')])
+    jaxpr = TRACES[of](once, mesh, workdir)[0].jaxpr
+    useful = sum(programs.flops(jaxpr).values()) / mesh.size
   return row | figures(measured, topology, useful, row)
 
 
@@ -286,7 +286,8 @@ def lines(row: dict[str, Any], topology: Topology) -> Iterator[str]:
   """Yields the lines about one program."""
   rates, state = topology.rates, row['state']
   shape = 'x'.join(map(str, row['mesh']))
-  yield f'mesh {shape}, batch {row["batch"]}, {state["parameters"]:,} parameters'
+  count = f'{state["parameters"]:,} parameters'
+  yield f'mesh {shape}, batch {row["batch"]}, {count}'
   whole = f' of {gib(rates.memory)}' if rates else ''
   if not row['fits']:
     peak = (
@@ -309,8 +310,8 @@ def lines(row: dict[str, Any], topology: Topology) -> Iterator[str]:
   yield f'  traffic   {amount(row["traffic"], "B")} of the memory'
   for kind, found in sorted(row['collectives'].items()):
     yield (
-      f'  network   {found["count"]} {kind}, {found["bytes"]:,} bytes: a device '
-      f'sends {amount(found["sent"], "B")}'
+      f'  network   {found["count"]} {kind}, {found["bytes"]:,} bytes: a '
+      f'device sends {amount(found["sent"], "B")}'
     )
   if row['loops_of_unknown_length']:
     yield (
