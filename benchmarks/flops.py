@@ -7,20 +7,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from benchmarks import cases
-from diffusion_jax import build
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.transformer_block import Block
 
 
-def analytic(config, batch):
+def analytic(model, batch):
   """Returns the FLOP of a forward pass: those of products, 2 for each term.
 
   Counted layer by layer, whatever way they are computed: a convolution has
   2 k^2 C_in of each output, a dense layer 2 C_in, attention 4 (H W)^2 C of each
   image. A training step has three times as many.
   """
-  network = build.build_network(config)
+  network = model.network
   found = {}
 
   def count(layer, args, kwargs, context):
@@ -33,7 +32,7 @@ def analytic(config, batch):
     return out
 
   with nn.intercept_methods(count):
-    inputs = cases.network_inputs(config, batch)
+    inputs = cases.network_inputs(model, batch)
     jax.eval_shape(network.init, jax.random.key(0), *inputs)
   return sum(found.values())
 

@@ -9,19 +9,16 @@ os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 import jax
 import jax.numpy as jnp
 import numpy as np
-from diffusion_jax.build.network import network_fn
-from diffusion_jax.families import diffusion
 
 import diffusion_jax
 from benchmarks import cases, flops, turns
-from diffusion_jax import build, families
+from diffusion_jax.app import devices, models
 from diffusion_jax.interop import diffusers as folders
 from diffusion_jax.interop.reader import eps_sections
-from diffusion_jax.training.state import init_state
-from diffusion_jax.training.step import make_train_step
+from diffusion_jax.runtime.sharding import replicated
 
 
-def random_params(config):
+def random_params(model):
   """Returns parameters of a trained network's size, made without compiling.
 
   The first ones of a training would have an output of 0.
@@ -34,9 +31,7 @@ def random_params(config):
       return jnp.asarray(1.0 + 0.1 * values)
     return jnp.asarray(values / np.sqrt(max(1, like.size / like.shape[-1])))
 
-  return jax.tree_util.tree_map_with_path(
-    fill, families.abstract_params(config)
-  )
+  return jax.tree_util.tree_map_with_path(fill, models.shapes(model))
 
 
 class Side:
@@ -44,10 +39,9 @@ class Side:
 
   def __init__(self, case):
     self.case = case
-    self.config = cases.make_config(case)
-    self.network = build.build_network(self.config)
-    self.apply = network_fn(self.config, self.network)
-    self.params = random_params(self.config)
+    self.model = cases.make_model(case)
+    self.apply = self.model.network_fn()
+    self.params = random_params(self.model)
     self.run = self.out = None
     self.carry = ()
 
@@ -69,26 +63,26 @@ class Side:
       'device': device.device_kind,
       'platform': device.platform,
       'parameters': sum(sizes),
-      'forward_flop': flops.analytic(self.config, self.case.batch),
+      'forward_flop': flops.analytic(self.model, self.case.batch),
       'matmul_flop_per_s': flops.matmul_rate(self.case.dtype, size),
     }
 
   def export(self, folder):
     """Writes weights for diffusers, and returns (x, noise, output)."""
     params = self.params['network']
-    shape = tuple(self.config.data.image_shape)
+    shape = self.model.state_shape
     sections = eps_sections(
       {'name': 'linear', 'num_steps': 1000},
       {'name': 'step'},
       {'sampler': {'name': 'ddim'}},
     )
     facts = {'image_shape': shape}
-    folders.save(folder, self.network, params, sections, facts)
+    folders.save(folder, self.model.network, params, sections, facts)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, *shape), np.float32)
     noise = np.array([10.0, 700.0], np.float32)
     cond = {'label': jnp.zeros(2, jnp.int32)}
-    cond = cond if self.config.conditioning.labels else {}
+    cond = cond if self.model.conditioning.labels else {}
     out = jax.jit(self.apply)(params, x, noise, cond)
     return x, noise, np.asarray(out, np.float32)
 
@@ -123,7 +117,7 @@ class Side:
     return stats['peak_bytes_in_use'] if stats else turns.peak_bytes()
 
   def _arrays(self):
-    x, noise, cond = cases.network_inputs(self.config, self.case.batch)
+    x, noise, cond = cases.network_inputs(self.model, self.case.batch)
     image = jax.random.normal(jax.random.key(1), x.shape)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), cond)
     return image, jnp.full(noise.shape, 500.0), zeros
@@ -132,21 +126,20 @@ class Side:
     return jax.jit(self.apply), (self.params['network'], *self._arrays())
 
   def _train(self):
-    c = self.config
-    objective = families.of(c).objective(c)
-    optimizer, decays = build.build_optimizer(c), build.build_ema_decays(c)
-    copy = jax.tree.map(jnp.copy, self.params)  # the state is donated
-    state = init_state(copy, optimizer, objective.init(), decays[1])
-    step = make_train_step(objective, optimizer, *decays)
+    mesh = devices.make_mesh(self.model.config)
+    step, shapes = cases.train_step(self.model, mesh)
+    # Adam begins with zeros. The state is donated, so it has a copy.
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    state = state._replace(params=jax.tree.map(jnp.copy, self.params))
     image, _, cond = self._arrays()
     batch = {'image': jnp.clip(image, -1.0, 1.0), **cond}
-    arguments = state, batch, jax.random.key(0)
-    return jax.jit(step, donate_argnums=0), arguments
+    state, batch = jax.device_put((state, batch), replicated(mesh))
+    return step, (state, batch, jax.random.key(0), {})
 
   def _ddim(self):
     keys = jax.random.split(jax.random.key(0), self.case.batch)
 
     def sample(params, keys, cond):
-      return diffusion.from_noise(self.config, params, {}, keys, cond)
+      return self.model.from_noise(params, {}, keys, cond)
 
     return jax.jit(sample), (self.params, keys, self._arrays()[2])

@@ -22,7 +22,7 @@ class Side:
 
   def __init__(self, case):
     self.case = case
-    self.config = cases.make_config(case)
+    self.ours = cases.make_model(case)
     self.gpu = torch.cuda.is_available()
     self.device = torch.device('cuda' if self.gpu else 'cpu')
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -30,13 +30,14 @@ class Side:
     torch.backends.cudnn.benchmark = True
     self.dtype = getattr(torch, case.dtype)
     self.labels = {}
-    if self.config.conditioning.labels:
+    if self.ours.conditioning.labels:
       labels = torch.zeros(case.batch, dtype=torch.long, device=self.device)
       self.labels = {'class_labels': labels}
     self.kind, self.folder = diffusers.UNet2DModel, 'unet'
-    if cases.is_dit(case):
+    options = cases.torch_options(self.ours)
+    if options['_class_name'] == 'DiTTransformer2DModel':
       self.kind, self.folder = diffusers.DiTTransformer2DModel, 'transformer'
-    self.model = self._place(self.kind.from_config(cases.torch_options(case)))
+    self.model = self._place(self.kind.from_config(options))
     self.run = None
 
   def facts(self):
@@ -93,7 +94,7 @@ class Side:
     return torch.compile(function) if self.case.compiled else function
 
   def _images(self):
-    shape = self.case.batch, *self.config.data.image_shape
+    shape = self.case.batch, *self.ours.state_shape
     x = torch.randn(shape, device=self.device)
     return x.permute(0, 3, 1, 2)  # channels last in memory
 
@@ -140,7 +141,7 @@ class Side:
     averages = [p.detach().clone() for p in parameters]
     adam = torch.optim.Adam(parameters, lr=2e-4, fused=True)
     scheduler = diffusers.DDPMScheduler()
-    clip_norm = self.config.optimizer.clip_norm
+    clip_norm = self.ours.config.optimizer.clip_norm
     image = self._images().clamp(-1.0, 1.0)
     half = contextlib.nullcontext()
     if self.dtype != torch.float32:

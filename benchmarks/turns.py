@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_jax.runs import memory
+from diffusion_jax.runtime import memory
 
 
 class Failed(Exception):

@@ -8,7 +8,7 @@ docs/images/photos.png.
 
   python launch.py --config=configs/photos.py
   python launch.py --config=configs/photos.py --workdir=runs/mine \
-    --config.data.photo_shrink=8 --config.data.photos=one.jpg,two.jpg
+    --config.data.shrink=8 --config.data.paths=one.jpg,two.jpg
 """
 
 from configs import base

@@ -35,6 +35,24 @@ from diffusion_jax.core.denoiser import (
 from diffusion_jax.core.discrete import (
   DiscreteSchedule as DiscreteSchedule,
 )
+from diffusion_jax.core.discrete_states import (
+  StateDenoiser as StateDenoiser,
+  draw_states as draw_states,
+  logistic_logits as logistic_logits,
+  logistic_network as logistic_network,
+  make_state_denoiser as make_state_denoiser,
+  p_reverse_states as p_reverse_states,
+  posterior_logits as posterior_logits,
+  prior_kl_states as prior_kl_states,
+  q_posterior_states as q_posterior_states,
+  q_sample_states as q_sample_states,
+  q_states as q_states,
+  state_bound as state_bound,
+  state_kl as state_kl,
+  state_nll as state_nll,
+  states_of as states_of,
+  transition_kl_states as transition_kl_states,
+)
 from diffusion_jax.core.elbo import (
   categorical_nll as categorical_nll,
   diffusion_kl as diffusion_kl,
@@ -66,6 +84,10 @@ from diffusion_jax.core.losses import (
   truncated_snr_weight as truncated_snr_weight,
   uniform_times as uniform_times,
   weighted_eps_loss as weighted_eps_loss,
+)
+from diffusion_jax.core.masked import (
+  masked_bound as masked_bound,
+  masked_weight as masked_weight,
 )
 from diffusion_jax.core.normal import (
   Normal as Normal,
@@ -103,6 +125,21 @@ from diffusion_jax.core.schedules import (
   SigmoidSchedule as SigmoidSchedule,
   SubVPSchedule as SubVPSchedule,
 )
+from diffusion_jax.core.state_schedules import (
+  AlphaBarSchedule as AlphaBarSchedule,
+  CosineMasking as CosineMasking,
+  PolynomialMasking as PolynomialMasking,
+)
+from diffusion_jax.core.transitions import (
+  MatrixProcess as MatrixProcess,
+  ReplacementProcess as ReplacementProcess,
+  StateProcess as StateProcess,
+  gaussian_matrix as gaussian_matrix,
+  gaussian_process as gaussian_process,
+  masking_process as masking_process,
+  transition_matrix as transition_matrix,
+  uniform_process as uniform_process,
+)
 from diffusion_jax.core.vae import (
   free_bits as free_bits,
   hierarchical_elbo as hierarchical_elbo,
@@ -128,6 +165,16 @@ from diffusion_jax.sampling.correctors import (
   churn_gamma as churn_gamma,
   langevin as langevin,
   with_corrector as with_corrector,
+)
+from diffusion_jax.sampling.discrete import (
+  ancestral_states as ancestral_states,
+  confidence_ordered as confidence_ordered,
+  first_hitting as first_hitting,
+  guided_states as guided_states,
+  keep_known as keep_known,
+  prior_sample_states as prior_sample_states,
+  remasked as remasked,
+  top_p as top_p,
 )
 from diffusion_jax.sampling.editing import (
   interpolate as interpolate,

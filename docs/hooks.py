@@ -68,7 +68,7 @@ def modules():
 NAMES = modules()
 FENCED = re.compile(r'^( *```.*?^ *```)', re.DOTALL | re.MULTILINE)
 CODE = re.compile(r'(?<![`\[])`(dj\.)?([\w.]+)(?:\([^`]*)?`(?![`\]])')
-MODULES = 'training.', 'networks.', 'evaluation.', 'testing.', 'interop.'
+MODULES = 'training.', 'networks.', 'metrics.', 'testing.', 'interop.'
 
 
 def on_page_markdown(markdown, page, **_):

@@ -588,6 +588,35 @@ MUTATIONS = [
     'app/modes/test_train_setup.py',
     'a_mistake_is_one_clear_line',
   ),
+  # Discrete states.
+  (
+    'core/discrete_states.py',
+    'jnp.exp(log_p - log_q)',
+    'jnp.exp(log_p)',
+    'papers/test_discrete_states.py',
+    'test_d3pm_eq_3_and_4',
+  ),
+  (
+    'core/masked.py',
+    'level_slopes(schedule, level.t)[1] / level.sigma',
+    'level_slopes(schedule, level.t)[1] / level.alpha',
+    'core/test_masked.py',
+    'test_weights',
+  ),
+  (
+    'sampling/discrete.py',
+    'u ** (1.0 / jnp.maximum(count, 1))',
+    'u',
+    'sampling/test_discrete.py',
+    'first_hitting_stops_at_a_level',
+  ),
+  (
+    'sampling/discrete.py',
+    'level_s.alpha / kept',
+    'level_s.alpha',
+    'papers/test_discrete_states.py',
+    'test_remdm_one_step',
+  ),
 ]
 
 if __name__ == '__main__':

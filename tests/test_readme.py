@@ -1,13 +1,22 @@
 """What the README prints runs as printed."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
+import types
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import norm
+
+import diffusion_jax as dj
+from diffusion_jax.training import objectives
+from diffusion_jax.training.objectives import Context
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -100,6 +109,18 @@ def test_the_map_of_the_page_of_few_steps_makes_the_data(capsys):
   assert list(map(float, found)) == pytest.approx([1, 0.8, 0.8, 1.5], abs=0.1)
 
 
+def test_the_page_of_discrete_states_meets_entropy_and_law(capsys):
+  """The table's probabilities are 0.4, 0.2, 0.1 and six times 0.05."""
+  entropy, bound, truth, share = map(
+    float, run(page_example('discrete.md'), capsys).split()
+  )
+  p = np.array([0.4, 0.2, 0.1] + 6 * [0.05])
+  assert entropy == pytest.approx(-np.sum(p * np.log(p)))
+  assert bound == pytest.approx(entropy, abs=0.06)
+  # eight steps lose some of what the two variables have in common
+  assert truth == pytest.approx(0.4) and share == pytest.approx(0.4, abs=0.04)
+
+
 def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
   """No fewer bits than log2 17; with 256 levels as many more as DDPM's L_0.
 
@@ -151,8 +172,7 @@ def test_the_guidance_page_guides_as_printed(capsys):
 
 
 def test_the_page_of_schedules_has_every_name(capsys):
-  import diffusion_jax as dj
-  from diffusion_jax.build.schedule import SCHEDULES
+  from diffusion_jax.app.choices import SCHEDULES
   from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 
   code, _ = page_examples('schedules.md')
@@ -196,6 +216,131 @@ def pairs(rows):
   return zip(rows[::2], rows[1::2], strict=True)
 
 
+@pytest.fixture(scope='module')
+def own_parts():
+  """Returns the module of the page's parts, and a model of its config."""
+  from diffusion_jax.app import load, models, smoke
+
+  parts, mine = types.ModuleType('my_parts'), {}
+  config, *blocks = page_examples('own_parts.md')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(sys.modules, 'my_parts', parts)
+    exec(compile('\n\n'.join(blocks), 'my_parts.py', 'exec'), vars(parts))
+    exec(compile(config, 'mine.py', 'exec'), mine)
+    config = smoke.shrunk(load.completed(mine['get_config']()))
+    flags = [('network.width', '4'), ('data.size', '4')]
+    yield parts, models.make(load.with_flags(config, flags), '')
+
+
+def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
+  """Every parameter has a gradient; an output of 0 has the error mean |v|."""
+  parts, model = own_parts
+  rows = np.arange(8)
+  images, labels = model.source().read(rows)
+  batch = {'image': np.float32(images / 127.5 - 1), 'label': labels}
+  objective, key = model.objective(), jax.random.key(1)
+  params = jax.jit(model.init)(jax.random.key(0))
+  gradient = jax.jit(jax.value_and_grad(objective.__call__, has_aux=True))
+  (loss, (metrics, _)), grads = gradient(params, Context(), key, batch)
+  np.testing.assert_allclose(
+    loss, metrics['loss'].total / metrics['loss'].count
+  )
+  for path, leaf in jax.tree.leaves_with_path(grads):
+    assert np.any(leaf != 0), path  # the label and the level have an effect
+  zeros = objectives.Network(
+    lambda params, x, noise, cond, *, key=None: jnp.zeros_like(x),
+    dj.logsnr_input,
+    parametrization='x0',
+  )
+  plain, _ = parts.objective(zeros, model.schedule())(
+    {'network': {}}, Context(), key, batch
+  )
+  expected = np.abs(batch['image']).mean(dtype=np.float64)
+  np.testing.assert_allclose(plain, expected, rtol=1e-5)
+
+
+def test_the_schedule_of_own_parts_and_its_inverse(own_parts):
+  schedule = own_parts[1].schedule()
+  levels = schedule(np.linspace(0, 1, 5))
+  angle = 0.05 + np.linspace(0, 1, 5) * (np.pi / 2 - 0.1)
+  np.testing.assert_allclose(levels.snr, np.tan(angle) ** -2, rtol=1e-5)
+  again = schedule.from_logsnr(levels.logsnr)
+  np.testing.assert_allclose(again.t, levels.t, atol=1e-6)
+
+
+def test_the_sampler_of_own_parts_draws_for_each_image(own_parts):
+  """Without fresh noise it is DDIM; with it the level's variance is kept."""
+  parts, model = own_parts
+  s, t = model.schedule()(0.4), model.schedule()(0.6)
+  denoise = lambda x, level: dj.Prediction(jnp.zeros_like(x))
+  keys = jax.random.split(jax.random.key(0), 400)
+  x = t.sigma * jax.random.normal(jax.random.key(1), (400, 16))
+
+  def step(sampler, keys, x):
+    take = lambda keys, x: sampler.step(
+      keys, x, sampler.init(x), denoise, level_s=s, level_t=t
+    )
+    return jax.jit(take)(keys, x)[0]
+
+  old = step(dj.ddim(), keys, x)
+  np.testing.assert_allclose(step(parts.sampler(), keys, x), old, atol=1e-6)
+  new = step(parts.sampler(0.3), keys, x)
+  one = step(parts.sampler(0.3), keys[3:4], x[3:4])
+  np.testing.assert_allclose(one[0], new[3], atol=1e-6)
+  error = (2 / x.size) ** 0.5  # of a sample variance of normal numbers
+  assert np.var(new) / s.sigma**2 == pytest.approx(1, abs=5 * error)
+  correlation = np.corrcoef(np.ravel(old), np.ravel(new))[0, 1]
+  assert correlation == pytest.approx((1 - 0.3**2) ** 0.5, abs=0.01)
+
+
+def test_the_metric_of_own_parts_counts(own_parts):
+  images = np.full((4, 2, 2, 1), 60, np.uint8)
+  images[2:] = 190
+  samples = {'images': images, 'labels': np.array([0, 1, 1, 1])}
+  (score,) = own_parts[0].brightness().compute(samples, {})
+  assert score.estimate.value == 0.75
+
+
+@pytest.mark.slow
+def test_own_parts_are_trained_sampled_and_evaluated(tmp_path):
+  config, *blocks = page_examples('own_parts.md')
+  (tmp_path / 'my_parts.py').write_text('\n\n'.join(blocks))
+  (tmp_path / 'mine.py').write_text(config)
+  path = f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'
+
+  def launch(config, *arguments):
+    return subprocess.run(
+      [
+        sys.executable,
+        str(ROOT / 'launch.py'),
+        f'--config={config}',
+        *arguments,
+      ],
+      cwd=tmp_path,
+      env=os.environ | {'PYTHONPATH': path},
+      capture_output=True,
+      text=True,
+    )
+
+  few = [
+    '--workdir=run',
+    '--config.data.num_pictures=24',
+    '--config.evaluation.elbo.num_steps=3',
+    '--config.training.num_steps=2',
+  ]
+  for mode in ('train', 'sample', 'evaluate'):
+    done = launch('mine.py:smoke', *few, f'--mode={mode}')
+    assert done.returncode == 0, done.stderr[-2000:]
+  assert 'elbo' in done.stdout and 'brightness' in done.stdout
+  assert (tmp_path / 'run/samples/samples.npz').exists()
+  done = launch('run', '--mode=evaluate')
+  assert done.returncode == 2 and 'would be imported' in done.stderr
+  parts = 'pictures Schedule Network objective sampler brightness'.split()
+  allowed = '--allow=' + ','.join(f'my_parts:{part}' for part in parts)
+  done = launch('run', '--mode=evaluate', allowed)
+  assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_links_and_pictures_are_there():
   targets = re.findall(r'\]\(([^)#\s,]+)\)', README)
   assert len(targets) > 8
@@ -237,7 +382,6 @@ def test_the_commands_of_ci_are_the_readmes():
 
 
 def test_equations_index_names_tests_and_functions_that_exist():
-  import diffusion_jax as dj
 
   index = (ROOT / 'docs' / 'equations.md').read_text()
   path = None

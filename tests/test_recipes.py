@@ -96,7 +96,7 @@ def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
     facts = {'image_shape': (64, 64, 3), 'num_classes': 0, 'num_levels': 256}
     with config.unlocked():
       config.facts = facts
-  model = models.make(config, tmp_path)
+  model: Any = models.make(config, tmp_path)
   params, objective = models.shapes(model), model.objective()
   shape = (2, *model.facts.image_shape)
   batch = {
@@ -430,6 +430,6 @@ def test_ect_trains_with_the_boundary_of_the_release(key, monkeypatch):
 def test_two_calls_of_ect_pass_through_the_published_sigma():
   flags = [('sampling.num_steps', '2')]
   config = load.with_flags(read('cifar10_ect'), flags)
-  model = models.make(config, 'x')
+  model: Any = models.make(config, 'x')
   _, levels, _ = model.levels_and_sampler()
   np.testing.assert_allclose(levels.sigma, [80.0, 0.821, 1e-6], rtol=1e-3)

@@ -52,7 +52,7 @@ def test_every_public_name_has_an_entry_with_shapes():
 def test_the_index_of_equations_names_what_the_api_shows():
   """`training.objectives.hybrid` of the index is a link to its entry."""
   index = (ROOT / 'docs' / 'equations.md').read_text()
-  parts = 'training|networks|evaluation|testing|interop'
+  parts = 'training|networks|metrics|testing|interop'
   found = re.findall(rf'`((?:{parts})\.[\w.]+)(?:\([^`]*)?`', index)
   assert len(found) > 10
   for name in found:

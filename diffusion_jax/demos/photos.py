@@ -82,7 +82,7 @@ def photos(
     if part.shape[0] < height or part.shape[1] < width:
       raise ValueError(
         f'{path} is too small for crops of {height}x{width}: its {split} part '
-        f'is {part.shape[0]}x{part.shape[1]} pixels (photo_shrink={shrink}, '
+        f'is {part.shape[0]}x{part.shape[1]} pixels (shrink={shrink}, '
         f'test_fraction={test_fraction})'
       )
     parts.append(part)

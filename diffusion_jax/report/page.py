@@ -155,9 +155,9 @@ def _quarter_charts(curves):
   ranges = '0 to ¼', '¼ to ½', '½ to ¾', '¾ to 1'
   for prefix, title in (('', 'Loss'), ('test_', 'Test loss')):
     lines = [
-      Line(f't {ranges[i]}', *curves[name], charts.QUARTERS[i])
+      Line(f't {ranges[i]}', curve.steps, curve.values, charts.QUARTERS[i])
       for i in range(4)
-      if (name := f'{prefix}loss_quarter_{i + 1}') in curves
+      if (curve := curves.get(f'{prefix}loss_quarter_{i + 1}'))
     ]
     if lines:
       yield _curves(f'{title} by quarter of t', lines)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.core.concrete import as_float
 from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.discrete_states import StateDenoiser
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
 
@@ -74,7 +75,7 @@ def check_sampler(sampler: Sampler) -> None:
 
 def sample(
   key: Array,
-  denoise: Denoiser,
+  denoise: Denoiser | StateDenoiser,
   sampler: Sampler,
   levels: NoiseLevel,
   x: Array,
@@ -84,7 +85,8 @@ def sample(
 
   Args:
     key: [] or [B]; TypeError for what is no key.
-    denoise: The denoiser; TypeError if it returns no `Prediction`.
+    denoise: The denoiser; TypeError if it returns no `Prediction`. Samplers of
+      discrete states have a `StateDenoiser`.
     sampler: Such as `ddim()`; TypeError for others.
     levels: [N+1], noisiest first (`level_grid`).
     x: [B, ...] at the first level (`prior_sample`).

@@ -57,8 +57,8 @@ def _damage(path, items=None):
   if checksums.exist(path):
     return checksums.find_damage(path, items)
   _say(
-    f'checkpoint {path.name} in {path.parent.parent} is of a version that '
-    'wrote no checksums: it is read unchecked'
+    f'checkpoint {path.name} in {path.parent.parent} has no checksums: it is '
+    'read unchecked'
   )
   return ''
 

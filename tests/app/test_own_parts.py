@@ -100,9 +100,10 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   np.testing.assert_allclose(model.noise_input(level), [1.0])
   made: Any = make(DIFFUSION, 'optimizer', config.optimizer, OptimizerFacts(10))
   optimizer, rate = made
-  assert rate(5) == 0.25 and callable(optimizer.update)
+  assert rate(5) == 0.25
   # sgd(0.5)
-  updates, _ = optimizer.update({'a': jnp.ones(2)}, optimizer.init({'a': 0.0}))
+  state = optimizer.init({'a': 0.0})
+  updates: Any = optimizer.update({'a': jnp.ones(2)}, state)[0]
   np.testing.assert_allclose(updates['a'], -0.5)
   x = jnp.ones((1, 8, 8, 1))
   denoise = lambda x, level: dj.Prediction(0.5 * x)

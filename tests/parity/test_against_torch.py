@@ -64,12 +64,13 @@ def test_flop_by_layers_are_those_that_torch_counts(network):
   torch = pytest.importorskip('torch')
   counter = pytest.importorskip('torch.utils.flop_counter')
   case = Case(network, 2)
+  ours = cases.make_model(case)
   kind = diffusers.UNet2DModel
   labels = {}
-  if cases.is_dit(case):
+  if network == 'smoke_dit':
     kind = diffusers.DiTTransformer2DModel
     labels = {'class_labels': torch.tensor([1, 2])}
-  model = kind.from_config(cases.torch_options(case))
+  model = kind.from_config(cases.torch_options(ours))
   # As products, which alone it counts.
   plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
   count = counter.FlopCounterMode(display=False)
@@ -77,7 +78,6 @@ def test_flop_by_layers_are_those_that_torch_counts(network):
     x, steps = torch.zeros(2, 3, 16, 16), torch.tensor([3, 4])
     model(x, timestep=steps, **labels)
   expected = found.get_total_flops()
-  ours = flops.analytic(cases.make_config(case), 2)
-  if cases.is_dit(case):  # of the embedding, which every block computes again
+  if network == 'smoke_dit':  # every block computes the embedding again
     expected -= 2 * 2 * 2 * (256 * 16 + 16 * 16)
-  assert ours == pytest.approx(expected, rel=1e-3)
+  assert flops.analytic(ours, 2) == pytest.approx(expected, rel=1e-3)

@@ -213,4 +213,4 @@ def test_losses_of_different_objectives_are_not_compared():
   assert len(list(page.comparison([run]))) == 0
   assert len(list(page.comparison([run, same]))) == 1
   _, note = page.comparison([run, other])
-  assert note.startswith('Losses of different objectives cannot be')
+  assert str(note).startswith('Losses of different objectives cannot be')

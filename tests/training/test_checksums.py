@@ -183,7 +183,7 @@ def test_checkpoints_of_earlier_versions_are_read(copy, run, capsys):
   equal(restored(copy), run[1][1])
   said = capsys.readouterr().err
   assert said.startswith('warning: checkpoint 2 in ') and said.count('\n') == 1
-  assert 'wrote no checksums: it is read unchecked' in said
+  assert 'has no checksums: it is read unchecked' in said
   equal(checkpoints.restore_params(copy)[0], run[1][1].ema_params)
   flip(copy / 'checkpoints' / '2' / 'params' / 'manifest.ocdbt')
   with pytest.raises(ValueError, match='2 in .* cannot be read: .*an older'):

@@ -61,7 +61,9 @@ def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
 
 def test_a_law_beyond_the_grid_leaves_its_noisiest_pair(key):
   """All mass is below sigma_min: in float32 each uniform draw is at the end."""
-  pairs = level_pairs.improved_pairs(800, last=40, mean=-30.0, std=1.0)
+  pairs = level_pairs.improved_pairs(
+    800, num_scales_end=40, mean=-30.0, std=1.0
+  )
   level_t, level_r, weight = jax.jit(pairs, static_argnums=(1, 2))(
     key, 4, EDM, 0
   )

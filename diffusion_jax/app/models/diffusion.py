@@ -339,11 +339,6 @@ class Diffusion(NoisyModel):
     guide = self.sampling.guidance
     if guide is None:
       return
-    if guide.low > guide.high:
-      raise UserError(
-        f'config.sampling.guidance.low={guide.low} is above high={guide.high}: '
-        'no level would be guided'
-      )
     if getattr(guide, 'run', ''):
       return
     if guide.scale != 1.0 and not self.conditioning.dropout:

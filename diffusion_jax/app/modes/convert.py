@@ -201,7 +201,7 @@ def write(config: ConfigDict, workdir: Path) -> None:
   out = Path(c.out)
   if out.exists():
     raise UserError(f'config.convert.out: {out} exists already')
-  model = models.make(config, workdir)
+  model: Any = models.make(config, workdir)
   params, step = weights.restore(model)
   params = jax.device_get(params)
   with from_config('convert'):

@@ -219,11 +219,11 @@ def trace_sampling(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
     keys = jax.eval_shape(
       lambda key: jax.random.split(key, size), abstract_key()
     )
-    inputs['image'] = (
-      jax.eval_shape(conditioning.image, keys, x0).shape,
-      x0.dtype,
-    )
-  params = on(mesh, {**models.shapes(model), **model.frozen_shapes()})
+    image = jax.eval_shape(conditioning.image, keys, x0)
+    inputs['image'] = image.shape, image.dtype
+  latent = isinstance(model, LatentDiffusion)
+  decoder = model.frozen_shapes() if latent else {}
+  params = on(mesh, {**models.shapes(model), **decoder})
   index = split(mesh, {'': ((size,), jnp.int32)})['']
   traced = model.generate(mesh).trace(params, index, split(mesh, inputs))
   return traced, size, state_size(params, params)

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -143,7 +144,7 @@ def test_a_config_with_the_sections_builds_the_network(name):
     theirs.network, None, theirs.sections, theirs.facts
   )
   config = convert.config_of(given(), imported)
-  model = models.make(config, 'none')
+  model: Any = models.make(config, 'none')
   model.check('convert')
   assert model.network == theirs.network.clone(dtype='float32')
   model.objective()
@@ -234,7 +235,8 @@ def autoencoder(tmp_path_factory):
 
 def test_an_autoencoder_becomes_a_run_that_encodes(autoencoder, tmp_path):
   config = of_run(autoencoder)
-  network = models.make(config, autoencoder).network
+  model: Any = models.make(config, autoencoder)
+  network = model.network
   expected = np.load(STORED / 'autoencoder' / 'expected.npz')
   params, _ = checkpoints.restore_params(autoencoder)
   encode = jax.jit(functools.partial(network.apply, method='encode'))
@@ -338,7 +340,7 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
   """The leaves that do not fit are named with both shapes."""
   other = {'data.image_shape': (4, 4, 3), 'data.num_classes': 5}
   config = to_train(run, **AGAIN | other)
-  model = models.make(config, 'none')
+  model: Any = models.make(config, 'none')
   mesh = devices.make_mesh(config)
   facts = OptimizerFacts(config.training.num_steps)
   optimizer, _ = make(model.schema, 'optimizer', config.optimizer, facts)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def refused(message, function, *args):
 
 
 def test_the_config_is_written_with_all_values_and_the_facts(tmp_path):
-  stored = folder.read_config(written(tmp_path))
+  stored: Any = folder.read_config(written(tmp_path))
   assert stored['facts'] == {
     'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17,
   }  # fmt: skip

@@ -1,0 +1,296 @@
+"""Equations of diffusion on discrete states (Austin et al. 2021, D3PM).
+
+States are integers [B, ...], distributions and logits [B, ..., K]. A denoiser
+is a function (x_t, level) -> logits of p(x_0 | x_t), element by element.
+"""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
+from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
+from diffusion_jax.core.keys import draw_uniform, key_per_example
+from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
+from diffusion_jax.core.transitions import StateProcess
+
+Array = jax.Array
+
+# The logit of an impossible state. It is finite, since guidance would subtract
+# infinities.
+NEVER = -1e9
+
+
+class StateDenoiser(Protocol):
+  """An estimate of clean states, such as `make_state_denoiser` returns."""
+
+  def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
+    """Returns logits of p(x_0 | x_t), [B, ..., K]; xt: [B, ...]."""
+    ...
+
+
+def states_of(x: Array, num_values: int) -> Array:
+  """Returns the states 0..num_values-1 of values evenly spaced on [-1, 1]."""
+  return jnp.rint((x + 1.0) * (num_values - 1) / 2.0).astype(int)
+
+
+def draw_states(key: Array, probs: Array) -> Array:
+  """Draws a state from each distribution [B, ..., K]; returns [B, ...].
+
+  The cumulative sum is inverted: Gumbel noise in float32 is bounded, which
+  sharpens distributions over many states (Zheng et al. 2024). A state of
+  probability 0 is never drawn. key: [] or [B]; probs need not be normalised.
+  """
+  cumulative, possible = jnp.cumsum(probs, axis=-1), probs > 0.0
+  # Rounded sums need not be monotonic, so only possible states are counted.
+  total = jnp.max(jnp.where(possible, cumulative, 0.0), axis=-1)
+  threshold = (draw_uniform(key, total) * total)[..., None]
+  return jnp.argmax(possible & (cumulative > threshold), axis=-1)
+
+
+def q_states(x0: Array, process: StateProcess, level: NoiseLevel) -> Array:
+  """Computes q(x_t | x_0) = x_0 Q_{t|0}, [B, ..., K] (D3PM Eq. 3)."""
+  return process.multiply(_one_hot(x0, process), clean_level(), level)
+
+
+def q_sample_states(
+  key: Array, x0: Array, process: StateProcess, level: NoiseLevel
+) -> Array:
+  """Draws x_t given x_0, [B, ...]; key: [] or [B]."""
+  return draw_states(key, q_states(x0, process, level))
+
+
+def q_posterior_states(
+  x0: Array,
+  xt: Array,
+  process: StateProcess,
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+) -> Array:
+  """Computes q(x_s | x_t, x_0), [B, ..., K] (D3PM Eq. 3, for any s < t).
+
+  It is proportional to (x_t Q_{t|s}^T) * (x_0 Q_{s|0}), and 0 where x_t is
+  impossible given x_0. x0, xt: [B, ...]; levels: [] or [B].
+  """
+  check_same_shape(x0=x0, xt=xt)
+  from_t = process.multiply(_one_hot(xt, process), level_s, level_t, True)
+  return _normalized(from_t * q_states(x0, process, level_s))
+
+
+def p_reverse_states(
+  logits: Array,
+  xt: Array,
+  process: StateProcess,
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+) -> Array:
+  """Computes p(x_s | x_t) = sum_x0 q(x_s | x_t, x_0) p(x_0 | x_t).
+
+  States x_0 that x_t cannot come from, and the masked state, get probability 0
+  whatever their logits. At a clean s it is p(x_0 | x_t).
+
+  Args:
+    logits: Of p(x_0 | x_t), [B, ..., K].
+    xt: [B, ...].
+    level_s, level_t: [] or [B].
+  Returns:
+    Probabilities, [B, ..., K].
+  """
+  log_q = _log_likelihood(xt, process, level_t)
+  possible = log_q > NEVER
+  log_p = jax.nn.log_softmax(jnp.where(possible, logits, NEVER))
+  ratio = jnp.where(possible, jnp.exp(log_p - log_q), 0.0)
+  from_t = process.multiply(_one_hot(xt, process), level_s, level_t, True)
+  return _normalized(from_t * process.multiply(ratio, clean_level(), level_s))
+
+
+def posterior_logits(
+  logits: Array, xt: Array, process: StateProcess, level: NoiseLevel
+) -> Array:
+  """Returns log p(x_0 | x_t) of logits that stand for what the others tell.
+
+  By Bayes' rule it adds log q(x_t | x_0) to logits of p(x_0 | the other
+  elements of x_t), [B, ..., K], and normalises. `p_reverse_states` is then the
+  reverse process of D3PM (Eq. 4). Under masking, masked states are excluded and
+  others carried over (SUBS of MDLM, Sahoo et al. 2024).
+  """
+  return jax.nn.log_softmax(logits + _log_likelihood(xt, process, level))
+
+
+def make_state_denoiser(
+  network_fn: NetworkFn,
+  params: Any,
+  *,
+  process: StateProcess,
+  noise_input: NoiseInput,
+  cond: dict | None = None,
+  key: Array | None = None,
+) -> StateDenoiser:
+  """Makes the denoiser of a network: `posterior_logits` of its output.
+
+  Args:
+    network_fn: (params, x_t [B, ...], noise [B], cond) -> [B, ..., K].
+    params, noise_input, cond: As in `make_denoiser`.
+    key: Of dropout, which is off without one.
+  """
+
+  def denoise(xt, level):
+    noise = jnp.broadcast_to(noise_input(level), xt.shape[:1])
+    logits = network_fn(params, xt, noise, cond, key=key)
+    return posterior_logits(logits.astype(jnp.float32), xt, process, level)
+
+  return denoise
+
+
+def logistic_logits(mean: Array, log_scale: Array, num_values: int) -> Array:
+  """Returns logits of a truncated discretised logistic (D3PM, A.8).
+
+  They are log masses, up to a constant, of the bins around num_values values
+  evenly spaced on [-1, 1]; what lies beyond the outer bins is left out. mean,
+  log_scale: [...]; returns [..., num_values].
+  """
+  half = 1.0 / (num_values - 1)
+  values = jnp.linspace(-1.0, 1.0, num_values)
+  z = values.reshape((1,) * mean.ndim + (-1,)) - mean[..., None]
+  scale = jnp.exp(log_scale)[..., None]
+  # cdf(b) - cdf(a) = cdf(b) (1 - cdf(a)) (1 - exp(a - b)), and b - a is the
+  # same for all bins.
+  upper = jax.nn.log_sigmoid((z + half) / scale)
+  return upper + jax.nn.log_sigmoid((half - z) / scale)
+
+
+def logistic_network(network_fn: NetworkFn, num_values: int) -> NetworkFn:
+  """Makes a network that returns `logistic_logits` (D3PM, A.8).
+
+  network_fn returns a mean m and a log scale, [B, ..., 2]. The mean of the
+  logistic is tanh(m + x_t), with x_t scaled to [-1, 1]; its log scale is 2 less
+  than that of the output. For processes without a masked state.
+  """
+
+  def apply(params, x, noise, cond, *, key=None):
+    output = network_fn(params, x, noise, cond, key=key).astype(jnp.float32)
+    mean = jnp.tanh(output[..., 0] + 2.0 * x / (num_values - 1) - 1.0)
+    return logistic_logits(mean, output[..., 1] - 2.0, num_values)
+
+  return apply
+
+
+def state_kl(q: Array, p: Array) -> Array:
+  """Computes KL(q || p) of [B, ..., K] in nats, summed to [B].
+
+  Probabilities below the least normal number, 1e-38 in float32, count as that.
+  """
+  tiny = jnp.finfo(q.dtype).tiny
+  log_q, log_p = (jnp.log(jnp.maximum(x, tiny)) for x in (q, p))
+  return sum_data_axes(q * (log_q - log_p))
+
+
+def state_nll(logits: Array, x0: Array, where: Array | bool = True) -> Array:
+  """Computes -log p(x_0 | x_t) in nats, [B], summed over elements with `where`.
+
+  logits: [B, ..., K]; x0: [B, ...]; where: bools [B, ...].
+  """
+  log_p = jax.nn.log_softmax(logits)
+  chosen = jnp.take_along_axis(log_p, x0[..., None], axis=-1)[..., 0]
+  return -sum_data_axes(jnp.where(where, chosen, 0.0))
+
+
+def prior_kl_states(
+  x0: Array, process: StateProcess, level_T: NoiseLevel
+) -> Array:
+  """Computes L_T = KL(q(x_T | x_0) || prior) in nats, [B] (D3PM Eq. 1).
+
+  It is infinite where x_T may be a state that the prior excludes: masking needs
+  alpha = 0 at the last level.
+  """
+  q = q_states(x0, process, level_T)
+  prior = process.prior.reshape((1,) * x0.ndim + (-1,))
+  outside = sum_data_axes((q > 0.0) & (prior == 0.0)) > 0
+  return jnp.where(outside, jnp.inf, state_kl(q, prior))
+
+
+def transition_kl_states(
+  logits: Array,
+  x0: Array,
+  xt: Array,
+  process: StateProcess,
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+) -> Array:
+  """Computes L_{t-1} = KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, [B].
+
+  At a clean s it is L_0 = -log p(x_0 | x_t) (D3PM Eq. 1). The arguments are
+  those of `q_posterior_states` and `p_reverse_states`.
+  """
+  q = q_posterior_states(x0, xt, process, level_s, level_t)
+  return state_kl(q, p_reverse_states(logits, xt, process, level_s, level_t))
+
+
+def state_bound(
+  key: Array,
+  denoise: StateDenoiser,
+  process: StateProcess,
+  schedule: Schedule,
+  x0: Array,
+  *,
+  num_steps: int,
+) -> dict[str, Array]:
+  """Computes the bound of D3PM Eq. 1 in nats, from one draw of x_t per step.
+
+  Args:
+    key: [] or [B]; example i depends on key i alone.
+    x0: [B, ...].
+    num_steps: T >= 1; ValueError for less.
+  Returns:
+    'prior' [B], L_T; 'diffusion' [B, T], entry i being L_i; 'total' [B].
+  """
+  if num_steps < 1:
+    raise ValueError(f'num_steps is {num_steps}: a bound needs at least 1')
+  keys = key_per_example(key, len(x0))
+
+  def term(step):
+    level_s, level_t = levels_of_step(schedule, step, num_steps)
+    step_keys = jax.vmap(lambda k: jax.random.fold_in(k, step))(keys)
+    xt = q_sample_states(step_keys, x0, process, level_t)
+    logits = denoise(xt, level_t)
+    return transition_kl_states(logits, x0, xt, process, level_s, level_t)
+
+  diffusion = jax.lax.map(term, jnp.arange(1, num_steps + 1)).T
+  prior = prior_kl_states(x0, process, schedule(1.0))
+  total = prior + jnp.sum(diffusion, axis=1)
+  return {'prior': prior, 'diffusion': diffusion, 'total': total}
+
+
+def levels_of_step(
+  schedule: Schedule, step: Array, num_steps: int
+) -> tuple[NoiseLevel, NoiseLevel]:
+  """Returns the levels s and t of a step in 1..T, [] or [B].
+
+  Step 1 ends at clean data, whatever schedule(0) is.
+  """
+  level_s = jax.tree.map(
+    lambda clean, s: jnp.where(step == 1, clean, s),
+    clean_level(),
+    schedule((step - 1) / num_steps),
+  )
+  return level_s, schedule(step / num_steps)
+
+
+def _one_hot(states, process):
+  return jax.nn.one_hot(states, len(process.prior))
+
+
+def _normalized(p):
+  total = jnp.sum(p, axis=-1, keepdims=True)
+  return p / jnp.where(total > 0.0, total, 1.0)
+
+
+def _log_likelihood(xt, process, level):
+  # Returns log q(x_t | x_0) for every x_0, NEVER where that is impossible.
+  q = process.multiply(_one_hot(xt, process), clean_level(), level, True)
+  possible = q > 0.0
+  if process.mask is not None:
+    is_mask = jnp.arange(len(process.prior)) == process.mask
+    possible &= ~is_mask.reshape((1,) * xt.ndim + (-1,))
+  return jnp.where(possible, jnp.log(jnp.where(possible, q, 1.0)), NEVER)

@@ -1,0 +1,96 @@
+"""Bounds of masked diffusion (MD4, Shi et al. 2024; MDLM, Sahoo et al. 2024).
+
+Under a `masking_process` the bound of D3PM is a weighted cross-entropy of the
+masked elements, also in continuous time.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.broadcasting import expand_to
+from diffusion_jax.core.discrete_states import (
+  StateDenoiser,
+  levels_of_step,
+  q_sample_states,
+  state_nll,
+)
+from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
+from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.process import level_slopes
+from diffusion_jax.core.transitions import StateProcess
+
+Array = jax.Array
+
+
+def masked_weight(
+  schedule: Schedule, num_steps: int | None = None
+) -> Callable[[NoiseLevel], Array]:
+  """Makes the weight of the nll of masked elements, level -> [] or [B].
+
+  In continuous time it is -alpha' / (1 - alpha) (Shi et al. 2024, MD4), for T
+  steps T (alpha_s - alpha_t) / (1 - alpha_t), s = t - 1 / T. The bound is the
+  mean over t of weight * nll.
+  """
+  if num_steps is None:
+    return lambda level: level_slopes(schedule, level.t)[1] / level.sigma
+
+  def weight(level):
+    step = jnp.rint(level.t * num_steps)
+    level_s, level_t = levels_of_step(schedule, step, num_steps)
+    return num_steps * (level_t.sigma - level_s.sigma) / level_t.sigma
+
+  return weight
+
+
+def masked_bound(
+  key: Array,
+  denoise: StateDenoiser,
+  process: StateProcess,
+  schedule: Schedule,
+  x0: Array,
+  *,
+  num_times: int = 1,
+  num_steps: int | None = None,
+) -> Array:
+  """Computes the bound -log p(x_0) <= E[weight * nll] in nats, [B].
+
+  The expectation is over times and masks, with `masked_weight`. The times of an
+  example are antithetic, u + i / num_times modulo 1 with one u. The schedule is
+  clean at t = 0 and has alpha = 0 at t = 1.
+
+  Args:
+    key: [] or [B]; example i depends on key i alone.
+    x0: [B, ...].
+    num_times: How many calls of the denoiser are averaged.
+    num_steps: T of a model in discrete time; None is continuous time.
+  """
+  mask = mask_of(process, 'masked_bound')
+  time_keys, keys = split_key(key_per_example(key, len(x0)), 2)
+  weight = masked_weight(schedule, num_steps)
+  u = draw_uniform(time_keys, jnp.zeros(len(x0)))
+
+  def term(i):
+    t = 1.0 - jnp.mod(u + i / num_times, 1.0)
+    level = schedule(end_of_step(t, num_steps))
+    step_keys = jax.vmap(lambda k: jax.random.fold_in(k, i))(keys)
+    xt = q_sample_states(step_keys, x0, process, level)
+    nll = state_nll(denoise(xt, level), x0, xt == mask)
+    return expand_to(weight(level), nll) * nll
+
+  return jnp.mean(jax.lax.map(term, jnp.arange(num_times)), axis=0)
+
+
+def end_of_step(t: Array, num_steps: int | None) -> Array:
+  """Returns the end of the step of T that t in (0, 1] is in; t without T."""
+  return t if num_steps is None else jnp.ceil(t * num_steps) / num_steps
+
+
+def mask_of(process: StateProcess, name: str) -> int:
+  """Returns the masked state; ValueError with `name` if there is none."""
+  if process.mask is None:
+    raise ValueError(
+      f'{name} needs a process with a masked state: masking_process(num_values)'
+    )
+  return process.mask

@@ -1,0 +1,203 @@
+"""Processes on discrete states (Austin et al. 2021, D3PM).
+
+Each element of x_t is one of K states and changes independently of the others,
+by matrices Q_{t|s} [K, K] between any two levels s < t. Row i of Q_{t|s} is the
+distribution of x_t given x_s = i. States are integers [B, ...], distributions
+[B, ..., K].
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.core.concrete import check_numbers
+from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.pytree import pytree_dataclass
+
+Array = jax.Array
+
+
+class StateProcess(Protocol):
+  """A Markov process on K states, a pytree."""
+
+  @property
+  def prior(self) -> Array:
+    """Returns the distribution of an element that is pure noise, [K]."""
+    ...
+
+  @property
+  def mask(self) -> int | None:
+    """Returns the state that stands for "masked", None without one."""
+    ...
+
+  def multiply(
+    self,
+    probs: Array,
+    level_s: NoiseLevel,
+    level_t: NoiseLevel,
+    transpose: bool = False,
+  ) -> Array:
+    """Returns probs Q_{t|s} or probs Q_{t|s}^T, [B, ..., K].
+
+    The first is the distribution of x_t of a distribution of x_s. The second,
+    of a one-hot x_t, is q(x_t | x_s) as a function of x_s. Levels: [] or [B].
+    """
+    ...
+
+
+@pytree_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReplacementProcess:
+  """x_t is x_0 with probability alpha, and else a draw from the prior [K].
+
+  Q_{t|s} = r I + (1 - r) 1 prior^T with r = alpha_t / alpha_s, for levels with
+  sigma = 1 - alpha. No matrices are stored, so K may be large.
+  """
+
+  prior: Array
+  mask: int | None = dataclasses.field(default=None, metadata={'static': True})
+
+  def multiply(
+    self,
+    probs: Array,
+    level_s: NoiseLevel,
+    level_t: NoiseLevel,
+    transpose: bool = False,
+  ) -> Array:
+    """Returns probs Q_{t|s} or probs Q_{t|s}^T, [B, ..., K]."""
+    s, t = level_s.expand_to(probs), level_t.expand_to(probs)
+    prior = self.prior.reshape((1,) * (probs.ndim - 1) + (-1,))
+    left, right = (prior, 1.0) if transpose else (1.0, prior)
+    replaced = jnp.sum(left * probs, axis=-1, keepdims=True) * right
+    # sigma_t - sigma_s is alpha_s - alpha_t, with more digits near clean data.
+    return (t.alpha * probs + (t.sigma - s.sigma) * replaced) / s.alpha
+
+
+@pytree_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class MatrixProcess:
+  """The process of explicit matrices Q_1..Q_T: `steps` [T, K, K].
+
+  `products` [T+1, K, K] are those of the first 0..T steps. A level is at the
+  step rint(t T); its alpha and sigma are not used. Neighbouring steps and clean
+  data need a look-up only, other pairs the product of the steps between.
+  """
+
+  steps: Array
+  products: Array
+  prior: Array
+
+  mask = None
+
+  @classmethod
+  def from_matrices(cls, matrices: Any, prior: Any = None) -> 'MatrixProcess':
+    """Makes the process of Q_1..Q_T [T, K, K], multiplied in float64.
+
+    prior: [K], uniform by default. Raises ValueError for other shapes and for
+    rows that are not distributions.
+    """
+    steps = np.asarray(matrices, np.float64)
+    if steps.ndim != 3 or steps.shape[1] != steps.shape[2]:
+      raise ValueError(
+        f'the matrices have the shape {list(steps.shape)}: it must be [T, K, K]'
+      )
+    check_numbers(
+      lambda total, least: (np.abs(total - 1.0) < 1e-6) & (least >= 0.0),
+      'each row must add up to 1, without negative entries',
+      sum=steps.sum(axis=-1),
+      minimum=steps.min(axis=-1),
+    )
+    products = [np.eye(steps.shape[1])]
+    for step in steps:
+      products.append(products[-1] @ step)
+    if prior is None:
+      prior = np.full(steps.shape[1], 1.0 / steps.shape[1])
+    arrays = steps, np.stack(products), prior
+    return cls(*(jnp.asarray(array, jnp.float32) for array in arrays))
+
+  def multiply(
+    self,
+    probs: Array,
+    level_s: NoiseLevel,
+    level_t: NoiseLevel,
+    transpose: bool = False,
+  ) -> Array:
+    """Returns probs Q_{t|s} or probs Q_{t|s}^T, [B, ..., K]."""
+    k = probs.shape[-1]
+    matrix = self._between(level_s, level_t).reshape(-1, k, k)
+    if transpose:
+      matrix = jnp.swapaxes(matrix, 1, 2)
+    flat = probs.reshape(len(probs), -1, k)
+    return _matmul(flat, matrix).reshape(probs.shape)
+
+  def _between(self, level_s, level_t):
+    # Returns Q_{t|s}, [K, K] or [B, K, K].
+    s, t = (
+      jnp.rint(level.t * len(self.steps)).astype(int)
+      for level in (level_s, level_t)
+    )
+
+    def product(s, t):
+      clean = s == 0
+      first = jnp.where(clean, self.products[t], jnp.eye(len(self.prior)))
+      start = jnp.where(clean, t, s)
+      return jax.lax.fori_loop(
+        start, t, lambda i, matrix: _matmul(matrix, self.steps[i]), first
+      )
+
+    return jnp.vectorize(product, signature='(),()->(k,k)')(s, t)
+
+
+def _matmul(a, b):
+  return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def uniform_process(num_values: int) -> ReplacementProcess:
+  """Makes the process whose noise is any of num_values states (D3PM, A.2.1)."""
+  return ReplacementProcess(jnp.full(num_values, 1.0 / num_values))
+
+
+def masking_process(num_values: int) -> ReplacementProcess:
+  """Makes the process whose noise is one more state, "masked", num_values.
+
+  The states of data are 0..num_values-1, and K = num_values + 1. It is the
+  absorbing process of D3PM (A.2.2) and that of MD4 and MDLM.
+  """
+  prior = jax.nn.one_hot(num_values, num_values + 1)
+  return ReplacementProcess(prior, num_values)
+
+
+def gaussian_process(
+  num_values: int, betas: Sequence[float] | np.ndarray
+) -> MatrixProcess:
+  """Makes the process of `gaussian_matrix` at each of betas [T]."""
+  return MatrixProcess.from_matrices(
+    [gaussian_matrix(num_values, beta) for beta in betas]
+  )
+
+
+def gaussian_matrix(num_values: int, beta: float) -> np.ndarray:
+  """Returns the discretised Gaussian of D3PM (A.2.3), float64 [K, K].
+
+  Off the diagonal it is exp(-4 (i - j)^2 / ((K - 1)^2 beta)), divided by the
+  sum of that over i - j = -(K - 1)..K - 1. The diagonal completes the rows.
+  """
+  offsets = np.arange(1 - num_values, num_values)
+  weights = np.exp(-4.0 * offsets**2 / ((num_values - 1) ** 2 * beta))
+  places = np.arange(num_values)
+  matrix = (weights / weights.sum())[places[:, None] - places - 1 + num_values]
+  np.fill_diagonal(matrix, 0.0)
+  np.fill_diagonal(matrix, 1.0 - matrix.sum(axis=1))
+  return matrix
+
+
+def transition_matrix(
+  process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel
+) -> Array:
+  """Returns Q_{t|s}, [K, K], between two levels []."""
+  identity = jnp.eye(len(process.prior))[None]
+  return process.multiply(identity, level_s, level_t)[0]

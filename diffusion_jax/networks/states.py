@@ -1,0 +1,38 @@
+"""Networks of discrete states: an embedding before an image network."""
+
+import jax
+from flax import linen as nn
+
+from diffusion_jax.networks.options import Checked, Size
+
+Array = jax.Array
+
+
+class StateNetwork(Checked):
+  """Computes logits of states: x [B, H, W, C] -> [B, H, W, C, num_outputs].
+
+  x are integers 0..num_states-1. Each is embedded as `features` numbers; those
+  of a pixel's channels are the input of `network`, such as a `UNet` or a `DiT`
+  with out_channels = C num_outputs. num_outputs: num_states for logits, 2 for
+  mean and log scale (`logistic_network`). noise, cond, train: those of network.
+  Raises ValueError for a network of other out_channels.
+  """
+
+  network: nn.Module
+  num_states: Size
+  num_outputs: Size
+  features: Size = 32
+
+  @nn.compact
+  def __call__(
+    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
+  ) -> Array:
+    channels = x.shape[-1] * self.num_outputs
+    if self.network.out_channels != channels:
+      raise ValueError(
+        f'the network has out_channels={self.network.out_channels}: it must be '
+        f'{x.shape[-1]} channels x {self.num_outputs} outputs = {channels}'
+      )
+    h = nn.Embed(self.num_states, self.features, name='embedding')(x)
+    h = self.network(h.reshape(*x.shape[:-1], -1), noise, cond, train=train)
+    return h.reshape(*x.shape, self.num_outputs)

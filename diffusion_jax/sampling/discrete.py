@@ -1,0 +1,231 @@
+"""Samplers of discrete states, for `sample`, and functions that change them.
+
+x are integers [B, ...] and denoisers return logits [B, ..., K] of p(x_0 | x_t)
+(`make_state_denoiser`).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.broadcasting import (
+  check_same_shape,
+  expand_to,
+  sum_data_axes,
+)
+from diffusion_jax.core.discrete_states import (
+  NEVER,
+  StateDenoiser,
+  draw_states,
+  p_reverse_states,
+)
+from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
+from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
+from diffusion_jax.core.masked import mask_of
+from diffusion_jax.core.transitions import StateProcess
+from diffusion_jax.sampling.inpainting import check_mask
+from diffusion_jax.sampling.sampler import Sampler, check_sampler
+
+Array = jax.Array
+
+
+def prior_sample_states(
+  key: Array, shape: tuple[int, ...], process: StateProcess
+) -> Array:
+  """Draws x_T from the prior, integers of `shape`, [B, ...]; key: [] or [B]."""
+  probs = jnp.broadcast_to(process.prior, (*shape, len(process.prior)))
+  return draw_states(key, probs)
+
+
+def ancestral_states(process: StateProcess) -> Sampler:
+  """Makes the sampler that draws x_s from `p_reverse_states` (D3PM, Eq. 4).
+
+  The elements of x_s are drawn independently of each other, so few large steps
+  lose what they have in common.
+  """
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    logits = denoise(x, level_t)
+    probs = p_reverse_states(logits, x, process, level_s, level_t)
+    return draw_states(key, probs), state
+
+  return Sampler(lambda x: (), step)
+
+
+def first_hitting(process: StateProcess, schedule: Schedule) -> Sampler:
+  """Makes the sampler that unmasks one element at a time (Zheng et al. 2024).
+
+  The times at which the reverse process unmasks elements are drawn exactly, and
+  the denoiser is called at each. With the exact denoiser the samples have the
+  law of the data for any grid; one step from t = 1 to clean data will do. There
+  are as many calls as elements are unmasked. Raises ValueError for a process
+  without a masked state.
+  """
+  mask = mask_of(process, 'first_hitting')
+
+  def next_hit(keys, x, sigma, level_s):
+    # Each of n masked elements stays masked down to a sigma of its own, uniform
+    # below the present one. Returns the first of these, 0 if s is before it.
+    count = sum_data_axes(x == mask)
+    u = 1.0 - draw_uniform(keys, sigma)
+    hit = sigma * u ** (1.0 / jnp.maximum(count, 1))
+    return jnp.where((count > 0) & (hit > level_s.sigma), hit, 0.0)
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    def unmask_one(carry):
+      keys, x, sigma = carry
+      keys, place_keys, draw_keys, hit_keys = split_key(keys, 4)
+      hits = sigma > 0.0
+      sigma = jnp.where(hits, sigma, 0.5)
+      level = schedule.from_logsnr(2.0 * (jnp.log1p(-sigma) - jnp.log(sigma)))
+      logits = denoise(x, level)
+      probs = p_reverse_states(logits, x, process, clean_level(), level)
+      drawn = draw_states(draw_keys, probs)
+      score = draw_uniform(place_keys, probs[..., 0])
+      first = _ranks(jnp.where(x == mask, score, 1.0)) == 0
+      x = jnp.where(first & expand_to(hits, x), drawn, x)
+      sigma = jnp.where(hits, next_hit(hit_keys, x, sigma, level_s), 0.0)
+      return keys, x, sigma
+
+    keys, hit_keys = split_key(key_per_example(key, len(x)), 2)
+    sigma = jnp.broadcast_to(level_t.sigma, x.shape[:1])
+    carry = keys, x, next_hit(hit_keys, x, sigma, level_s)
+    carry = jax.lax.while_loop(
+      lambda carry: jnp.any(carry[2] > 0.0), unmask_one, carry
+    )
+    return carry[1], state
+
+  return Sampler(lambda x: (), step)
+
+
+def confidence_ordered(
+  process: StateProcess, temperature: float = 0.0
+) -> Sampler:
+  """Makes the sampler of MaskGIT (Chang et al. 2022, section 3.2).
+
+  All masked elements are drawn; those whose draw is the least probable are
+  masked again, so that ceil(sigma_s N) of the N masked at the start stay so.
+  temperature: of Gumbel noise, times t_s, on the log-probabilities (theirs is
+  4.5). Their grid is that of `CosineMasking`, which starts at sigma = 1. Raises
+  ValueError for a process without a masked state.
+  """
+  mask = mask_of(process, 'confidence_ordered')
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    key, noise_key = split_key(key, 2)
+    logits = denoise(x, level_t)
+    probs = p_reverse_states(logits, x, process, clean_level(), level_t)
+    drawn = draw_states(key, probs)
+    chosen = jnp.take_along_axis(probs, drawn[..., None], axis=-1)[..., 0]
+    exponential = -jnp.log(1.0 - draw_uniform(noise_key, chosen))
+    gumbel = -jnp.log(jnp.maximum(exponential, 1e-7))
+    confidence = jnp.log(chosen) + temperature * level_s.t * gumbel
+    ranks = _ranks(jnp.where(x == mask, confidence, jnp.inf))
+    # sigma_s N may be an integer up to the rounding of float32.
+    stays = ranks < expand_to(jnp.ceil(level_s.sigma * state - 1e-3), x)
+    return jnp.where(stays & (x == mask), mask, drawn), state
+
+  return Sampler(lambda x: sum_data_axes(x == mask), step)
+
+
+def remasked(sampler: Sampler, process: StateProcess, eta: float) -> Sampler:
+  """Makes a sampler that masks some elements again after each step.
+
+  It steps to a level cleaner than s, and from there to s by the forward
+  process, which masks each element with probability eta sigma_s. Of
+  `ancestral_states` this is ReMDM with that probability (Wang et al. 2025).
+  With eta = 1 every step goes to clean data and back.
+
+  Args:
+    sampler: Any for a process with a masked state (ValueError for others).
+    eta: ValueError outside [0, 1].
+  """
+  check_sampler(sampler)
+  mask_of(process, 'remasked')
+  if not 0.0 <= eta <= 1.0:
+    raise ValueError(f'eta is {eta}: it must be in [0, 1]')
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    key, mask_key = split_key(key, 2)
+    kept = 1.0 - eta * level_s.sigma
+    cleaner = NoiseLevel(
+      level_s.t, level_s.alpha / kept, (1.0 - eta) * level_s.sigma / kept
+    )
+    x, state = sampler.step(
+      key, x, state, denoise, level_s=cleaner, level_t=level_t
+    )
+    probs = jax.nn.one_hot(x, len(process.prior))
+    return draw_states(
+      mask_key, process.multiply(probs, cleaner, level_s)
+    ), state
+
+  return Sampler(sampler.init, step)
+
+
+def keep_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
+  """Sets known elements to their values before and after each step.
+
+  A masked process takes known elements as unmasked ones, so that this is exact:
+  the others are sampled given them. With other processes it is not.
+
+  Args:
+    sampler: Such as `first_hitting(...)`.
+    known: [B, ...] like x.
+    mask: True where known; broadcasts to `known`, or ValueError.
+  """
+  check_sampler(sampler)
+  check_mask(known, mask)
+
+  def fill(x):
+    check_same_shape(x=x, known=known)
+    return jnp.where(mask, known, x)
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    levels = {'level_s': level_s, 'level_t': level_t}
+    x, state = sampler.step(key, fill(x), state, denoise, **levels)
+    return fill(x), state
+
+  return Sampler(lambda x: sampler.init(fill(x)), step)
+
+
+def guided_states(
+  cond: StateDenoiser, uncond: StateDenoiser, scale: Array | float
+) -> StateDenoiser:
+  """Guides by logits = uncond + scale (cond - uncond), as `classifier_free`.
+
+  p(x_0 | x_t) of each element becomes proportional to p_cond^scale
+  p_uncond^(1 - scale) (Ho & Salimans 2022; Chang et al. 2023, Muse). scale: []
+  or [B]; 1 is the conditional model, 0 the unconditional one.
+  """
+
+  def denoise(xt, level):
+    logits, other = cond(xt, level), uncond(xt, level)
+    return other + expand_to(scale, logits) * (logits - other)
+
+  return denoise
+
+
+def top_p(denoise: StateDenoiser, p: float) -> StateDenoiser:
+  """Keeps the most probable states whose probabilities add up to p or more.
+
+  Nucleus sampling (Holtzman et al. 2020), for each element; states as probable
+  as the last one kept are kept too. Raises ValueError unless 0 < p <= 1.
+  """
+  if not 0.0 < p <= 1.0:
+    raise ValueError(f'p is {p}: it must be in (0, 1]')
+
+  def truncated(xt, level):
+    logits = denoise(xt, level)
+    probs = jax.nn.softmax(logits)
+    descending = -jnp.sort(-probs)
+    before = jnp.cumsum(descending, axis=-1) - descending
+    least = jnp.where(before < p, descending, jnp.inf)
+    least = jnp.min(least, axis=-1, keepdims=True)
+    return jnp.where(probs >= least, logits, NEVER)
+
+  return truncated
+
+
+def _ranks(values):
+  # Returns the place of each element of [B, ...] in the order of its example.
+  order = jnp.argsort(values.reshape(len(values), -1), axis=1)
+  return jnp.argsort(order, axis=1).reshape(values.shape)

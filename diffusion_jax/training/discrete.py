@@ -1,0 +1,130 @@
+"""Objectives on discrete states: the bounds of D3PM and of masked diffusion.
+
+A batch has states, integers [B, ...]. The network is a function (params, x_t,
+noise, cond) -> logits [B, ..., K] (see `make_state_denoiser`); what its
+`Network` says of a parametrization is not used. params: {'network': ...}.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.discrete_states import (
+  levels_of_step,
+  make_state_denoiser,
+  q_sample_states,
+  state_nll,
+  transition_kl_states,
+)
+from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.losses import antithetic_times
+from diffusion_jax.core.masked import end_of_step, mask_of, masked_weight
+from diffusion_jax.core.normal import bits_per_dim
+from diffusion_jax.core.transitions import StateProcess
+from diffusion_jax.training.objectives import Network, Objective, mean_loss
+
+Array = jax.Array
+
+
+class StateInputs(NamedTuple):
+  """Holds what is drawn for a batch: x_0 and x_t [B, ...], level, cond."""
+
+  x0: Array
+  xt: Array
+  level: NoiseLevel
+  cond: dict
+
+
+def batch_states(batch: dict) -> Array:
+  """Returns batch['states'], the integers [B, ...] of a batch."""
+  return batch['states']
+
+
+def d3pm(
+  network: Network,
+  process: StateProcess,
+  schedule: Schedule,
+  *,
+  num_steps: int,
+  cross_entropy_weight: float = 0.001,
+  states: Callable[[dict], Array] = batch_states,
+) -> Objective:
+  """Makes the hybrid loss of D3PM, bits per dim (Austin et al. 2021, Eq. 5).
+
+  At a random one of num_steps steps it is L_{t-1} - cross_entropy_weight * log
+  p(x_0 | x_t): L_lambda / T without L_T. p(x_0 | x_t) is that of the denoiser
+  (`posterior_logits`); the paper has the network's own logits in this term.
+  states: batch -> x_0 [B, ...].
+  Metrics: loss; vlb, T L_{t-1}, whose mean is the bound without L_T;
+  cross_entropy; loss per quarter of t.
+  """
+
+  def terms(logits, inputs):
+    x0, xt, level, _ = inputs
+    step = jnp.rint(level.t * num_steps)
+    levels = levels_of_step(schedule, step, num_steps)
+    kl = transition_kl_states(logits, x0, xt, process, *levels)
+    kl, nll = (
+      bits_per_dim(nats, x0.shape[1:]) for nats in (kl, state_nll(logits, x0))
+    )
+    losses = kl + cross_entropy_weight * nll
+    return losses, {'vlb': num_steps * kl, 'cross_entropy': nll}
+
+  network.check_options('d3pm')
+  return _objective(network, process, schedule, num_steps, states, terms)
+
+
+def masked(
+  network: Network,
+  process: StateProcess,
+  schedule: Schedule,
+  *,
+  num_steps: int | None = None,
+  states: Callable[[dict], Array] = batch_states,
+) -> Objective:
+  """Makes the bound of masked diffusion, bits per dim.
+
+  It is the cross-entropy of masked elements with `masked_weight` (MD4, Shi et
+  al. 2024; MDLM, Sahoo et al. 2024), in continuous time or for num_steps steps.
+  states: batch -> x_0 [B, ...]. Metrics: loss, and loss per quarter of t.
+  Raises ValueError for a process without a masked state.
+  """
+  mask, weight = mask_of(process, 'masked'), masked_weight(schedule, num_steps)
+
+  def terms(logits, inputs):
+    x0, xt, level, _ = inputs
+    nats = weight(level) * state_nll(logits, x0, xt == mask)
+    return bits_per_dim(nats, x0.shape[1:]), {}
+
+  network.check_options('masked')
+  return _objective(network, process, schedule, num_steps, states, terms)
+
+
+def _objective(network, process, schedule, num_steps, states, terms):
+  # Makes the objective of terms(logits, inputs) -> (losses [B], metrics), at
+  # antithetic times, which end a step if there are steps.
+  def draw(key, batch, context):
+    x0 = states(batch)
+    time_key, xt_key, cond_key, dropout_key = jax.random.split(key, 4)
+    level, _ = antithetic_times(time_key, len(x0), schedule)
+    level = schedule(end_of_step(level.t, num_steps))
+    xt = q_sample_states(xt_key, x0, process, level)
+    cond = network.condition(cond_key, batch)
+    return StateInputs(x0, xt, level, cond), dropout_key
+
+  def loss(params, context, inputs, key):
+    denoise = make_state_denoiser(
+      network.apply,
+      params['network'],
+      process=process,
+      noise_input=network.noise_input,
+      cond=inputs.cond,
+      key=key,
+    )
+    logits = denoise(inputs.xt, inputs.level)
+    losses, metrics = terms(logits, inputs)
+    return mean_loss(losses, inputs.level.t, **metrics)
+
+  return Objective(draw, loss)

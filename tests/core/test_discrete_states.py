@@ -1,0 +1,239 @@
+"""Equations of discrete states against sums over all states, in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import diffusion_jax as dj
+from diffusion_jax.core.discrete_states import NEVER
+from diffusion_jax.testing import discrete_oracles
+from tests.jitted import jitted
+from tests.states import (
+  LINEAR,
+  NUM_STEPS,
+  PROCESSES,
+  TABLE,
+  matrices_of,
+  prior_of,
+)
+
+EACH = pytest.mark.parametrize('name', PROCESSES)
+STEPS = st.lists(
+  st.integers(0, NUM_STEPS), min_size=2, max_size=2, unique=True
+).map(sorted)
+
+
+def at(steps):
+  return LINEAR(jnp.asarray(steps, jnp.float32) / NUM_STEPS)
+
+
+def between(name, s, t):
+  size = len(PROCESSES[name].prior)
+  return functools.reduce(np.matmul, list(matrices_of(name)[s:t]), np.eye(size))
+
+
+def all_pairs(name):
+  """Every x_0 and x_t, [N, 1] each."""
+  size = len(PROCESSES[name].prior)
+  x0, xt = np.meshgrid(np.arange(3), np.arange(size), indexing='ij')
+  return x0.reshape(-1, 1), xt.reshape(-1, 1)
+
+
+@EACH
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(steps=STEPS)
+def test_the_posterior_is_bayes_rule(name, steps):
+  """q(x_s | x_t, x_0) q(x_t | x_0) = q(x_t | x_s) q(x_s | x_0)."""
+  s, t = steps
+  x0, xt = all_pairs(name)
+  args = PROCESSES[name], at(s), at(t)
+  q = jitted(dj.q_posterior_states)(x0, xt, *args)[:, 0]
+  to_s, to_t = between(name, 0, s), between(name, 0, t)
+  marginal = to_t[x0[:, 0], xt[:, 0]]
+  joint = to_s[x0[:, 0]] * between(name, s, t)[:, xt[:, 0]].T
+  np.testing.assert_allclose(q * marginal[:, None], joint, atol=1e-6)
+  np.testing.assert_allclose(q.sum(axis=1), marginal > 0, atol=1e-6)
+
+
+@EACH
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(steps=STEPS)
+def test_the_reverse_is_the_mean_of_posteriors(name, steps):
+  """sum_x0 q(x_s | x_t, x_0) p(x_0 | x_t), by a loop; levels [B]."""
+  s, t = steps
+  size = len(PROCESSES[name].prior)
+  xt = np.arange(size)[:, None]
+  if name == 'masking' and t == NUM_STEPS:
+    xt = xt[3:]  # all is masked
+  logits = np.random.default_rng(s).normal(size=(len(xt), 1, size))
+  steps_t = np.full(len(xt), t)
+  args = at(steps_t - (t - s)), at(steps_t)
+  process = PROCESSES[name]
+  p = jitted(dj.p_reverse_states)(
+    jnp.asarray(logits, jnp.float32), xt, process, *args
+  )
+  to_t = between(name, 0, t)
+  for i, x in enumerate(xt[:, 0]):
+    weights = np.exp(logits[i, 0, :3]) * (to_t[:3, x] > 0)
+    weights /= weights.sum()
+    q = between(name, 0, s)[:3] * between(name, s, t)[:, x]
+    with np.errstate(invalid='ignore'):
+      q = np.nan_to_num(q / q.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(p[i, 0], weights @ q, rtol=1e-4, atol=1e-6)
+
+
+def test_masked_logits_exclude_the_mask_and_carry_over():
+  """SUBS of MDLM, whatever the logits; x [B, H, W]."""
+  process = PROCESSES['masking']
+  xt = jnp.array([[[0, 3], [2, 3]]])
+  logits = jnp.asarray(
+    10 * np.random.default_rng(0).normal(size=(*xt.shape, 4)), jnp.float32
+  )
+  p = np.exp(jitted(dj.posterior_logits)(logits, xt, process, at(3)))
+  known = np.asarray(xt < 3)
+  np.testing.assert_array_equal(p[known], np.eye(4)[np.asarray(xt)[known]])
+  expected = np.exp(logits[~known])[:, :3]
+  expected /= expected.sum(axis=1, keepdims=True)
+  np.testing.assert_allclose(p[~known][:, :3], expected, rtol=1e-5)
+  assert (p[~known][:, 3] == 0.0).all()
+
+
+def test_draws_have_the_probabilities_and_never_the_impossible():
+  probs = jnp.array([[0.0, 1.0, 0.0, 3.0], [0.2, 0.0, 0.8, 0.0]])
+  many = jnp.broadcast_to(probs[:, None], (2, 20_000, 4))
+  keys = jax.random.split(jax.random.key(0), 2)
+  draws = np.asarray(jitted(dj.draw_states)(keys, many))
+  counts = np.stack([np.bincount(row, minlength=4) for row in draws])
+  np.testing.assert_array_equal(counts > 0, probs > 0)
+  expected = [[0.0, 0.25, 0.0, 0.75], [0.2, 0.0, 0.8, 0.0]]
+  np.testing.assert_allclose(counts / 20_000, expected, atol=5 * 0.0031)
+  # an example's draw depends on its own key
+  alone = jitted(dj.draw_states)(keys[1:], many[1:])
+  np.testing.assert_array_equal(alone[0], draws[1])
+
+
+def test_states_of_scaled_images():
+  levels = np.arange(17).reshape(1, 17)
+  np.testing.assert_array_equal(dj.states_of(levels / 8.0 - 1.0, 17), levels)
+
+
+def literal_logistic(mean, scale, num_values):
+  """Bins of equal width around the values, divided by their sum."""
+  values, half = np.linspace(-1, 1, num_values), 1 / (num_values - 1)
+
+  def cdf(x):
+    return 1 / (1 + np.exp(-(x - mean[..., None]) / scale[..., None]))
+
+  mass = cdf(values + half) - cdf(values - half)
+  return mass / mass.sum(axis=-1, keepdims=True)
+
+
+def test_truncated_logistic():
+  rng = np.random.default_rng(0)
+  mean, log_scale = rng.uniform(-1.2, 1.2, (4, 3)), rng.uniform(-3, 1, (4, 3))
+  logits = dj.logistic_logits(jnp.float32(mean), jnp.float32(log_scale), 9)
+  expected = literal_logistic(mean, np.exp(log_scale), 9)
+  np.testing.assert_allclose(
+    jax.nn.softmax(logits), expected, rtol=1e-4, atol=1e-7
+  )
+  # far from the mean, where a difference of two cdfs is 0 in float32
+  logits = dj.logistic_logits(jnp.float32(-1.0), jnp.float32(-4.0), 9)
+  np.testing.assert_allclose(np.diff(logits)[1:], -0.25 / np.exp(-4), rtol=1e-3)
+
+
+def test_a_network_of_logistics():
+  output = np.random.default_rng(1).normal(size=(2, 3, 2))
+  x = np.array([[0, 4, 8], [1, 2, 3]])
+  network = dj.logistic_network(lambda params, *_, key: params, 9)
+  logits = network(jnp.float32(output), jnp.asarray(x), jnp.zeros(2), None)
+  mean = np.tanh(output[..., 0] + x / 4 - 1)
+  expected = literal_logistic(mean, np.exp(output[..., 1] - 2), 9)
+  np.testing.assert_allclose(
+    jax.nn.softmax(logits), expected, rtol=1e-4, atol=1e-7
+  )
+
+
+def test_kl_and_nll_with_zeros():
+  q, p = np.array([[[0.5, 0.5, 0.0]]]), np.array([[[0.25, 0.5, 0.25]]])
+  result = dj.state_kl(jnp.float32(q), jnp.float32(p))
+  np.testing.assert_allclose(result, [0.5 * np.log(2)], rtol=1e-6)
+  logits = jnp.array([[[2.0, NEVER, 2.0], [0.0, 0.0, NEVER]]])
+  nll = dj.state_nll(logits, jnp.array([[2, 1]]))
+  np.testing.assert_allclose(nll, [2 * np.log(2)], rtol=1e-6)
+  nll = dj.state_nll(logits, jnp.array([[2, 1]]), jnp.array([[True, False]]))
+  np.testing.assert_allclose(nll, [np.log(2)], rtol=1e-6)
+
+
+def test_the_prior_kl_is_infinite_where_the_prior_excludes_a_state():
+  x0, prior_kl = jnp.array([[0, 1], [2, 2]]), jitted(dj.prior_kl_states)
+  process = PROCESSES['masking']
+  half, last = (prior_kl(x0, process, at(n)) for n in (3, 6))
+  assert jnp.isinf(half).all() and (last == 0.0).all()
+  result = prior_kl(x0, PROCESSES['uniform'], at(3))
+  q = np.array([2, 0.5, 0.5]) / 3
+  np.testing.assert_allclose(result, 2 * np.sum(q * np.log(3 * q)), rtol=1e-5)
+
+
+@EACH
+def test_the_bound_has_the_mean_of_the_oracle(name):
+  """Each term of the exact denoiser, from draws of x_0 and x_t."""
+  n = 20_000
+  x0 = TABLE.sample(jax.random.key(1), n)
+  process, matrices = PROCESSES[name], matrices_of(name)
+  bound = jax.jit(dj.state_bound, static_argnames=('denoise', 'num_steps'))
+  terms = bound(
+    jax.random.key(2),
+    TABLE.denoiser(process),
+    process,
+    LINEAR,
+    x0,
+    num_steps=NUM_STEPS,
+  )
+  expected = discrete_oracles.expected_bound(TABLE, matrices, prior_of(name))
+  for key in ('diffusion', 'total'):
+    values = np.asarray(terms[key], np.float64)
+    error = values.std(axis=0) / n**0.5
+    assert (abs(values.mean(axis=0) - expected[key]) < 4.5 * error).all(), key
+  np.testing.assert_allclose(
+    terms['prior'].mean(), expected['prior'], rtol=0.02, atol=1e-6
+  )
+  assert expected['total'] > TABLE.entropy()
+
+
+def test_a_bound_needs_a_step():
+  with pytest.raises(ValueError, match='num_steps is 0'):
+    dj.state_bound(
+      jax.random.key(0),
+      lambda xt, level: xt,
+      PROCESSES['uniform'],
+      LINEAR,
+      jnp.zeros((1, 2), int),
+      num_steps=0,
+    )
+
+
+def test_the_network_sees_states_noise_and_conditions():
+  def network_fn(params, x, noise, cond, *, key=None):
+    logits = params * jax.nn.one_hot(x, 3) + cond['label'][:, None, None]
+    return logits * noise[:, None, None]
+
+  denoise = dj.make_state_denoiser(
+    network_fn,
+    2.0,
+    process=PROCESSES['uniform'],
+    noise_input=dj.time_input(10.0),
+    cond={'label': jnp.array([0.0, 1.0])},
+  )
+  xt = jnp.array([[0, 1], [2, 2]])
+  logits = np.asarray(denoise(xt, at(3)), np.float64)
+  for i in range(2):
+    for j in range(2):
+      one_hot = np.eye(3)[xt[i, j]]
+      weights = np.exp(10.0 * one_hot) * (0.5 * one_hot + 0.5 / 3)
+      np.testing.assert_allclose(
+        np.exp(logits[i, j]), weights / weights.sum(), rtol=1e-4
+      )

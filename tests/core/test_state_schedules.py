@@ -1,0 +1,52 @@
+"""Schedules of discrete states against their formulas in float64."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+
+T = np.array([1e-4, 0.1, 0.5, 0.9, 0.9999])
+ALPHAS = {
+  dj.PolynomialMasking(): 1 - T,
+  dj.PolynomialMasking(3.0): 1 - T**3,
+  dj.CosineMasking(): 1 - np.cos(np.pi / 2 * (1 - T)),
+}
+
+
+@pytest.mark.parametrize('schedule', ALPHAS)
+def test_masking_schedules(schedule):
+  """MD4's table of schedules; both ends; the inverse in the log-SNR."""
+  alpha = ALPHAS[schedule]
+  level = schedule(jnp.asarray(T, jnp.float32))
+  np.testing.assert_allclose(level.alpha, alpha, rtol=2e-3, atol=1e-9)
+  np.testing.assert_allclose(level.alpha[1:4], alpha[1:4], rtol=1e-6)
+  np.testing.assert_allclose(level.sigma[1:], 1 - alpha[1:], rtol=1e-6)
+  first, last = schedule(0.0), schedule(1.0)
+  np.testing.assert_allclose(first.alpha, 1.0, rtol=1e-7)
+  assert first.sigma == 0.0
+  assert (last.alpha, last.sigma) == (0.0, 1.0)
+  again = schedule.from_logsnr(level.logsnr[1:4])
+  for a, b in zip(again, level.take(slice(1, 4)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_the_alpha_of_d3pm_is_the_product_of_1_minus_beta():
+  betas = 1 / (10 - np.arange(10))  # the absorbing process: alpha_T = 0
+  betas[-1] = 0.9
+  steps = dj.DiscreteSchedule.from_betas(betas)
+  schedule = dj.AlphaBarSchedule(steps)
+  level = schedule(jnp.arange(1, 11) / 10)
+  alpha = np.cumprod(1 - betas)
+  np.testing.assert_allclose(level.alpha, alpha, rtol=2e-6)
+  np.testing.assert_allclose(level.sigma, 1 - alpha, rtol=2e-6)
+  again = schedule.from_logsnr(level.logsnr)
+  np.testing.assert_allclose(again.alpha, alpha, rtol=1e-5)
+  assert schedule.num_steps == 10
+  with pytest.raises(AttributeError):
+    _ = dj.AlphaBarSchedule(dj.CosineSchedule()).num_steps
+
+
+def test_a_power_must_be_positive():
+  with pytest.raises(ValueError, match='it must be positive'):
+    dj.PolynomialMasking(0.0)

@@ -1,0 +1,101 @@
+"""Processes on states against their matrices, multiplied out in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import diffusion_jax as dj
+from tests.states import (
+  BETAS,
+  LINEAR,
+  NUM_STEPS,
+  PROCESSES,
+  gaussian_matrices,
+  matrices_of,
+)
+
+EACH = pytest.mark.parametrize('name', PROCESSES)
+matrix = jax.jit(dj.transition_matrix)
+
+
+def at(step):
+  return LINEAR(jnp.float32(step / NUM_STEPS))
+
+
+def multiplied(name, s, t):
+  """Q_{s+1} ... Q_t."""
+  size = len(PROCESSES[name].prior)
+  return np.linalg.multi_dot([np.eye(size)] * 2 + list(matrices_of(name)[s:t]))
+
+
+@EACH
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(steps=st.lists(st.integers(0, NUM_STEPS), min_size=2, max_size=2))
+def test_any_two_levels_have_the_product_of_the_steps_between(name, steps):
+  s, t = sorted(steps)
+  if s == NUM_STEPS:  # no step is left
+    return
+  q = matrix(PROCESSES[name], at(s), at(t))
+  np.testing.assert_allclose(q, multiplied(name, s, t), rtol=2e-6, atol=3e-7)
+
+
+@pytest.mark.parametrize('name', ['uniform', 'masking'])
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+  times=st.lists(st.floats(0.0, 0.96875, width=32), min_size=3, max_size=3).map(
+    sorted
+  )
+)
+def test_chapman_kolmogorov_at_any_times(name, times):
+  """Q_{u|s} = Q_{t|s} Q_{u|t}."""
+  process = PROCESSES[name]
+  s, t, u = (LINEAR(jnp.float32(time)) for time in times)
+  first, second, both = (
+    np.asarray(matrix(process, *levels), np.float64)
+    for levels in ((s, t), (t, u), (s, u))
+  )
+  np.testing.assert_allclose(first @ second, both, atol=1e-5)
+  np.testing.assert_allclose(both.sum(axis=1), 1.0, rtol=2e-5)
+  assert (both >= 0.0).all()
+
+
+@EACH
+def test_levels_differ_between_examples(name):
+  """Both products, of [B, H, W, K] and levels [B]."""
+  process, size = PROCESSES[name], len(PROCESSES[name].prior)
+  probs = np.random.default_rng(0).dirichlet(np.ones(size), (4, 2, 3))
+  steps = [(0, 0), (0, 2), (1, 4), (3, 6)]
+  s, t = (at(np.array(column)) for column in zip(*steps, strict=True))
+  multiply = jax.jit(process.multiply, static_argnums=3)
+  for transpose in (False, True):
+    result = multiply(jnp.asarray(probs, jnp.float32), s, t, transpose)
+    for i, between in enumerate(steps):
+      q = multiplied(name, *between)
+      expected = probs[i] @ (q.T if transpose else q)
+      np.testing.assert_allclose(result[i], expected, rtol=3e-6, atol=3e-7)
+
+
+def test_the_gaussian_is_that_of_the_paper():
+  matrices = [dj.gaussian_matrix(5, beta) for beta in BETAS]
+  np.testing.assert_allclose(matrices, gaussian_matrices(5, BETAS), rtol=1e-12)
+  # doubly stochastic, so that the uniform distribution is stationary
+  np.testing.assert_allclose(np.sum(matrices, axis=1), 1.0, rtol=1e-12)
+
+
+@EACH
+def test_the_prior_is_stationary(name):
+  prior = np.asarray(PROCESSES[name].prior)
+  q = matrix(PROCESSES[name], at(1), at(4))
+  np.testing.assert_allclose(prior @ q, prior, rtol=1e-6, atol=1e-7)
+
+
+def test_matrices_are_checked():
+  make = dj.MatrixProcess.from_matrices
+  with pytest.raises(ValueError, match=r'\[3, 3\]: it must be \[T, K, K\]'):
+    make(np.eye(3))
+  with pytest.raises(ValueError, match='each row must add up to 1'):
+    make(np.full((1, 2, 2), 0.4))
+  with pytest.raises(ValueError, match='without negative entries'):
+    make([[[1.5, -0.5], [0.0, 1.0]]])

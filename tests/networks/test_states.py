@@ -1,0 +1,50 @@
+"""The network of states is an embedding, the image network, and a reshape."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.networks.states import StateNetwork
+from diffusion_jax.networks.transformer import DiT
+from diffusion_jax.networks.unet import UNet
+
+X = np.random.default_rng(0).integers(0, 5, (2, 4, 4, 2))
+NOISE, COND = jnp.array([0.1, 0.7]), {'label': jnp.array([0, 2])}
+DIT = DiT(channels=8, num_blocks=1, num_heads=1, num_classes=3, out_channels=10)
+
+
+def test_logits_are_those_of_the_embedded_states():
+  module = StateNetwork(DIT, num_states=5, num_outputs=5, features=3)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), X, NOISE, COND)
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(
+    lambda x: jnp.float32(rng.normal(0.0, 0.3, x.shape)), shapes['params']
+  )
+  logits = jax.jit(module.apply)({'params': params}, X, NOISE, COND)
+  assert logits.shape == (2, 4, 4, 2, 5) and jnp.std(logits) > 0.01
+  table = np.asarray(params['embedding']['embedding'])
+  h = np.concatenate([table[X[..., 0]], table[X[..., 1]]], axis=-1)
+  output = jax.jit(DIT.apply)({'params': params['network']}, h, NOISE, COND)
+  np.testing.assert_allclose(
+    logits, output.reshape(2, 4, 4, 2, 5), rtol=1e-5, atol=1e-6
+  )
+
+
+def test_shapes_of_a_u_net_with_means_and_log_scales():
+  unet = UNet(
+    channels=8, multipliers=(1, 1), num_blocks=1, num_groups=2, out_channels=4
+  )
+  module = StateNetwork(unet, num_states=5, num_outputs=2)
+  output = jax.eval_shape(
+    lambda key: module.init_with_output(key, X, NOISE)[0], jax.random.key(0)
+  )
+  assert output.shape == (2, 4, 4, 2, 2)
+
+
+def test_the_inner_network_must_have_the_channels():
+  module = StateNetwork(DIT, num_states=5, num_outputs=4)
+  with pytest.raises(ValueError, match='out_channels=10: it must be 2 channel'):
+    jax.eval_shape(module.init, jax.random.key(0), X, NOISE, COND)
+  with pytest.raises(ValueError, match='num_states must be'):
+    StateNetwork(DIT, num_states=0, num_outputs=4)

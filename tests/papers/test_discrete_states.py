@@ -1,0 +1,200 @@
+"""D3PM, MD4, MDLM and ReMDM, one step each, transcribed in float64.
+
+D3PM: Austin et al. 2021, with row vectors and explicit matrices Q_1..Q_T.
+MD4: Shi et al. 2024. MDLM: Sahoo et al. 2024. ReMDM: Wang et al. 2025.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from tests.jitted import jitted
+
+K, T, D = 4, 5, 6
+BETAS = np.array([0.1, 0.2, 0.3, 0.5, 0.9])
+SPAN = K - 1
+
+
+def d3pm_matrix(name, beta):
+  """Appendix A.2: uniform, absorbing (the last state), discretised Gaussian."""
+  if name == 'uniform':
+    return (1 - beta) * np.eye(K) + beta / K * np.ones((K, K))
+  if name == 'absorbing':
+    return (1 - beta) * np.eye(K) + beta * np.ones((K, 1)) * np.eye(K)[K - 1]
+  q = np.zeros((K, K))
+  total = sum(
+    np.exp(-4 * n**2 / (SPAN**2 * beta)) for n in range(-SPAN, SPAN + 1)
+  )
+  for i in range(K):
+    for j in set(range(K)) - {i}:
+      q[i, j] = np.exp(-4 * (i - j) ** 2 / (SPAN**2 * beta)) / total
+    q[i, i] = 1 - q[i].sum()
+  return q
+
+
+PROCESSES = {
+  'uniform': dj.uniform_process(K),
+  'absorbing': dj.masking_process(K - 1),
+  'gaussian': dj.gaussian_process(K, BETAS),
+}
+SCHEDULE = dj.AlphaBarSchedule(dj.DiscreteSchedule.from_betas(BETAS))
+
+
+def example(name, t, seed=0):
+  """x_0 and x_t [1, D] and logits [1, D, K]; x_t is possible given x_0."""
+  rng = np.random.default_rng(seed)
+  x0 = rng.integers(0, K - (name == 'absorbing'), (1, D))
+  q = np.eye(K)
+  for beta in BETAS[:t]:
+    q = q @ d3pm_matrix(name, beta)
+  xt = np.array([[rng.choice(K, p=q[x]) for x in x0[0]]])
+  return x0, xt, rng.normal(size=(1, D, K))
+
+
+def d3pm_step(name, t, x0, xt, logits):
+  """Eq. 3, Eq. 4 and L_{t-1} of one element."""
+  q_t = d3pm_matrix(name, BETAS[t - 1])
+  before = np.eye(K)
+  for beta in BETAS[: t - 1]:
+    before = before @ d3pm_matrix(name, beta)
+  after = before @ q_t
+  x0, xt = np.eye(K)[x0], np.eye(K)[xt]
+  posterior = (xt @ q_t.T) * (x0 @ before) / (x0 @ after @ xt)
+  p_x0 = np.exp(logits) / np.exp(logits).sum()
+  if name == 'absorbing':  # data are not masked
+    p_x0[-1] = 0.0
+  # sum over x_0 of q(x_{t-1}, x_t | x_0) p(x_0 | x_t), normalised
+  joint = (xt @ q_t.T) * (p_x0 @ before)
+  reverse = joint / joint.sum()
+  some = posterior > 0
+  kl = np.sum(posterior[some] * np.log(posterior[some] / reverse[some]))
+  return posterior, reverse, kl
+
+
+@pytest.mark.parametrize('t', [1, 3, T])
+@pytest.mark.parametrize('name', PROCESSES)
+def test_d3pm_eq_3_and_4_and_the_term_of_the_bound(name, t):
+  x0, xt, logits = example(name, t)
+  process = PROCESSES[name]
+  level_s, level_t = SCHEDULE((t - 1) / T), SCHEDULE(t / T)
+  if t == 1:
+    level_s = jax.tree.map(jnp.float32, dj.NoiseLevel(0.0, 1.0, 0.0))
+  xt, x0 = jnp.asarray(xt), jnp.asarray(x0)
+  q = jitted(dj.q_posterior_states)(x0, xt, process, level_s, level_t)
+  denoised = jitted(dj.posterior_logits)(
+    jnp.float32(logits), xt, process, level_t
+  )
+  p = jitted(dj.p_reverse_states)(denoised, xt, process, level_s, level_t)
+  kl = jitted(dj.transition_kl_states)(
+    denoised, x0, xt, process, level_s, level_t
+  )
+  steps = [
+    d3pm_step(name, t, x0[0, i], xt[0, i], logits[0, i]) for i in range(D)
+  ]
+  posterior, reverse, terms = map(np.array, zip(*steps, strict=True))
+  np.testing.assert_allclose(q[0], posterior, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(p[0], reverse, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(kl[0], terms.sum(), rtol=1e-4)
+
+
+def test_the_masked_process_is_the_absorbing_one_of_d3pm():
+  """alpha_t = prod(1 - beta), between any two steps."""
+  matrices = [d3pm_matrix('absorbing', beta) for beta in BETAS]
+  explicit = dj.MatrixProcess.from_matrices(matrices, np.eye(K)[-1])
+  for s in range(T):
+    for t in range(s + 1, T + 1):
+      levels = SCHEDULE(s / T), SCHEDULE(t / T)
+      expected = np.linalg.multi_dot([np.eye(K)] * 2 + matrices[s:t])
+      for process in (PROCESSES['absorbing'], explicit):
+        q = jitted(dj.transition_matrix)(process, *levels)
+        np.testing.assert_allclose(q, expected, rtol=2e-5, atol=1e-6)
+
+
+def mdlm_reverse(x, xt, alpha_s, alpha_t):
+  """MDLM Eq. 7 of one element, x: p(x_0 | x_t) without the mask, [K]."""
+  mask = np.eye(K)[K - 1]
+  if xt != K - 1:
+    return np.eye(K)[xt]
+  return ((1 - alpha_s) * mask + (alpha_s - alpha_t) * x) / (1 - alpha_t)
+
+
+def substituted(logits, xt):
+  """MDLM section 3.2.3: zero masking probabilities, carry-over unmasking."""
+  x = np.exp(logits)
+  x[..., K - 1] = 0.0
+  x /= x.sum(axis=-1, keepdims=True)
+  return np.where((xt == K - 1)[..., None], x, np.eye(K)[xt])
+
+
+@pytest.mark.parametrize('name', ['linear', 'cosine'])
+def test_mdlm_eq_7_and_the_loss_of_md4(name):
+  """The reverse step; alpha' / (1 - alpha) times the sum over masked ones."""
+  s, t = 0.3, 0.55
+  schedule, alpha, slope = {
+    'linear': (dj.PolynomialMasking(), lambda t: 1 - t, lambda t: -1.0),
+    'cosine': (
+      dj.CosineMasking(),
+      lambda t: 1 - np.cos(np.pi / 2 * (1 - t)),
+      lambda t: -np.pi / 2 * np.sin(np.pi / 2 * (1 - t)),
+    ),
+  }[name]
+  process = PROCESSES['absorbing']
+  x0, xt, logits = example('absorbing', 3)
+  assert 0 < (xt == K - 1).sum() < D
+  x = substituted(logits, xt)
+  level_s, level_t = schedule(s), schedule(t)
+  denoised = jitted(dj.posterior_logits)(
+    jnp.float32(logits), jnp.asarray(xt), process, level_t
+  )
+  p = jitted(dj.p_reverse_states)(
+    denoised, jnp.asarray(xt), process, level_s, level_t
+  )
+  for i in range(D):
+    expected = mdlm_reverse(x[0, i], xt[0, i], alpha(s), alpha(t))
+    np.testing.assert_allclose(p[0, i], expected, rtol=1e-5, atol=1e-7)
+  loss = 0.0
+  for i in range(D):
+    if xt[0, i] == K - 1:
+      loss += slope(t) / (1 - alpha(t)) * np.log(x[0, i, x0[0, i]])
+  nll = dj.state_nll(denoised, jnp.asarray(x0), jnp.asarray(xt == K - 1))
+  result = dj.masked_weight(schedule)(level_t) * nll[0]
+  np.testing.assert_allclose(result, loss, rtol=1e-5)
+
+
+def test_remdm_one_step():
+  """q_sigma(z_s | z_t, x), with sigma = eta (1 - alpha_s) and x estimated."""
+  alpha_s, alpha_t, eta = 0.7, 0.45, 0.5
+  sigma = eta * (1 - alpha_s)
+  _, xt, logits = example('absorbing', 3)
+  x, mask = substituted(logits, xt)[0], np.eye(K)[K - 1]
+  stays = (1 - alpha_s - sigma * alpha_t) / (1 - alpha_t)
+  unmasked = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
+  expected = np.where(
+    (xt[0] == K - 1)[:, None],
+    unmasked * x + stays * mask,
+    (1 - sigma) * x + sigma * mask,
+  )
+  process, n = PROCESSES['absorbing'], 40_000
+  sampler = dj.remasked(dj.ancestral_states(process), process, eta)
+  schedule = dj.PolynomialMasking()
+
+  def denoise(xt, level):
+    out = jnp.broadcast_to(jnp.float32(logits), (n, D, K))
+    return dj.posterior_logits(out, xt, process, level)
+
+  step = jax.jit(
+    lambda key, x: sampler.step(
+      key,
+      x,
+      (),
+      denoise,
+      level_s=schedule(1 - alpha_s),
+      level_t=schedule(1 - alpha_t),
+    )[0]
+  )
+  xs = step(jax.random.key(0), jnp.broadcast_to(xt, (n, D)))
+  found = np.stack([np.mean(np.asarray(xs) == k, axis=0) for k in range(K)], 1)
+  error = np.sqrt(expected * (1 - expected) / n)
+  assert (np.abs(found - expected) <= 4.5 * error + 1e-7).all()

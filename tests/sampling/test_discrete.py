@@ -1,0 +1,230 @@
+"""Samplers of discrete states against the exact laws of their samples."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.core.discrete_states import NEVER
+from diffusion_jax.testing import discrete_oracles
+from tests.states import (
+  LINEAR,
+  NUM_STEPS,
+  PROCESSES,
+  TABLE,
+  matrices_of,
+  prior_of,
+)
+
+N = 5000
+MASKING = PROCESSES['masking']
+exact = TABLE.denoiser(MASKING)
+
+
+def drawn(sampler, levels, process=MASKING, denoise=exact):
+  """The shares of each value in N samples, [3, 3, 3]."""
+
+  @jax.jit
+  def run(key):
+    x = dj.prior_sample_states(key, (N, 3), process)
+    key = jax.random.fold_in(key, 1)
+    return dj.sample(key, denoise, sampler, levels, x)
+
+  shares = np.zeros((3, 3, 3))
+  np.add.at(shares, tuple(np.asarray(run(jax.random.key(0))).T), 1 / N)
+  return shares
+
+
+def check_law(shares, expected):
+  error = np.sqrt(expected * (1 - expected) / N)
+  # a rare value is seen once or not at all
+  assert (np.abs(shares - expected) < 4.5 * error + 5 / N).all()
+  np.testing.assert_allclose(expected.sum(), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', PROCESSES)
+def test_ancestral_samples_have_the_law_of_the_oracle(name):
+  process = PROCESSES[name]
+  levels = LINEAR(jnp.linspace(1.0, 0.0, NUM_STEPS + 1))
+  shares = drawn(
+    dj.ancestral_states(process), levels, process, TABLE.denoiser(process)
+  )
+  arguments = matrices_of(name), prior_of(name)
+  expected = discrete_oracles.ancestral_law(TABLE, *arguments)
+  check_law(shares, expected)
+  # six steps lose some of what the variables have in common
+  assert np.abs(expected - TABLE.probs).max() > 0.01
+
+
+def test_first_hitting_is_exact_on_any_grid():
+  """Three steps of another schedule; below, a single one of its own."""
+  levels = dj.CosineMasking()(jnp.linspace(1.0, 0.0, 4))
+  sampler = dj.first_hitting(MASKING, LINEAR)
+  check_law(drawn(sampler, levels), TABLE.probs)
+
+
+def test_first_hitting_stops_at_a_level():
+  """Each element is masked at s with probability sigma_s / sigma_t."""
+  sampler = dj.first_hitting(MASKING, LINEAR)
+  levels = LINEAR(jnp.array([1.0, 0.6, 0.4]))
+
+  @jax.jit
+  def run(key):
+    x = jnp.full((N, 3), 3)
+    return dj.sample(key, exact, sampler, levels, x)
+
+  masked = (np.asarray(run(jax.random.key(0))) == 3).sum(axis=1)
+  shares = np.bincount(masked, minlength=4) / N
+  expected = [0.216, 0.432, 0.288, 0.064]  # binomial, 0.4
+  np.testing.assert_allclose(shares, expected, atol=4.5 * 0.007)
+
+
+def most_confident_law(x, p=1.0):
+  """MaskGIT with one element a step, by all draws: yields (x, probability)."""
+  hidden = [i for i in range(3) if x[i] == 3]
+  if not hidden:
+    yield tuple(x), p
+    return
+  known = np.array(x) < 3
+  given = TABLE.conditional(np.array(x), known).probs
+  marginals = [
+    given.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)
+  ]
+  for values in itertools.product(range(3), repeat=len(hidden)):
+    each = [marginals[i][v] for i, v in zip(hidden, values, strict=True)]
+    best = int(np.argmax(each))
+    after = list(x)
+    after[hidden[best]] = values[best]
+    if np.prod(each) > 0:
+      yield from most_confident_law(after, p * np.prod(each))
+
+
+def test_confidence_ordered_samples_have_the_law_of_all_draws():
+  expected = np.zeros((3, 3, 3))
+  for value, p in most_confident_law([3, 3, 3]):
+    expected[value] += p
+  levels = LINEAR(jnp.linspace(1.0, 0.0, 4))
+  check_law(drawn(dj.confidence_ordered(MASKING), levels), expected)
+  assert np.abs(expected - TABLE.probs).max() > 0.01  # it prefers the likely
+
+
+def test_confidence_ordered_counts_and_noise():
+  """ceil(sigma_s N) stay masked; a high temperature makes the order random."""
+  logits = jnp.log(jnp.array([0.9, 0.1, 1e-20, 1e-20]))
+
+  def denoise(xt, level):
+    peaked = (jnp.arange(10) == 7)[None, :, None]
+    logits_of = jnp.where(peaked, jnp.array([0.0, NEVER, NEVER, NEVER]), logits)
+    out = jnp.broadcast_to(logits_of, (*xt.shape, 4))
+    return dj.posterior_logits(out, xt, MASKING, level)
+
+  levels = LINEAR(jnp.array([1.0, 0.65, 0.3]))
+  x = jnp.full((2000, 10), 3)
+  x = x.at[:, :2].set(0)  # 8 of the 10 are to be drawn
+  kept = {}
+  for temperature in (0.0, 1e3):
+    sampler = dj.confidence_ordered(MASKING, temperature)
+    run = jax.jit(
+      lambda x, sampler=sampler: dj.sample(
+        jax.random.key(0), denoise, sampler, levels, x, True
+      )
+    )
+    masked = np.asarray(run(x)) == 3
+    np.testing.assert_array_equal(masked.sum(axis=2)[:, 0], [8, 6, 3])
+    assert (masked.sum(axis=2) == masked.sum(axis=2)[:, :1]).all()
+    kept[temperature] = masked[1, :, 7].mean()
+  assert kept[0.0] == 0.0  # the surest element comes first
+  assert abs(kept[1e3] - 6 / 8) < 4.5 * (0.75 * 0.25 / 2000) ** 0.5
+
+
+def test_remasked_with_eta_1_goes_to_clean_data_and_back():
+  """Every step then draws all masked elements, and masks again at random."""
+  sampler = dj.remasked(dj.ancestral_states(MASKING), MASKING, 1.0)
+  levels = LINEAR(jnp.array([1.0, 0.5, 0.0]))
+  marginals = [
+    TABLE.probs.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)
+  ]
+  first = np.einsum('i,j,k->ijk', *marginals)
+  expected = np.zeros((3, 3, 3))
+  for mask in itertools.product([False, True], repeat=3):
+    for value in itertools.product(range(3), repeat=3):
+      known = ~np.array(mask)
+      given = TABLE.conditional(np.array(value), known).probs
+      each = [
+        given.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)
+      ]
+      expected += first[value] / 8 * np.einsum('i,j,k->ijk', *each)
+  check_law(drawn(sampler, levels), expected)
+
+
+def test_known_elements_are_kept_exactly():
+  """x_0 and x_2 given x_1 = 2, which is their conditional law."""
+  known, mask = np.array([0, 2, 0]), np.array([False, True, False])
+  sampler = dj.keep_known(
+    dj.first_hitting(MASKING, LINEAR),
+    jnp.broadcast_to(known, (N, 3)),
+    jnp.asarray(mask)[None],
+  )
+  levels = LINEAR(jnp.array([1.0, 0.0]))
+  check_law(drawn(sampler, levels), TABLE.conditional(known, mask).probs)
+
+
+def test_an_example_depends_on_its_own_key():
+  levels = LINEAR(jnp.linspace(1.0, 0.0, 4))
+  keys = jax.random.split(jax.random.key(3), 4)
+  for sampler in (
+    dj.remasked(dj.first_hitting(MASKING, LINEAR), MASKING, 0.5),
+    dj.confidence_ordered(MASKING, 1.0),
+  ):
+    run = jax.jit(
+      lambda keys, sampler=sampler: dj.sample(
+        keys, exact, sampler, levels, jnp.full((len(keys), 3), 3)
+      )
+    )
+    np.testing.assert_array_equal(run(keys)[1:3], run(keys[1:3]))
+
+
+def test_guidance_and_top_p():
+  cond = jnp.log(jnp.array([[[0.5, 0.3, 0.2, 0.0]]]))
+  cond = jnp.maximum(cond, NEVER)
+  uncond = jnp.maximum(jnp.log(jnp.array([[[0.1, 0.6, 0.3, 0.0]]])), NEVER)
+
+  def guided(scale):
+    functions = (lambda xt, level: cond), (lambda xt, level: uncond)
+    logits = dj.guided_states(*functions, scale)(jnp.zeros((1, 1), int), None)
+    assert jnp.isfinite(logits).all()
+    return np.asarray(jax.nn.softmax(logits))[0, 0]
+
+  weights = np.array([0.5, 0.3, 0.2]) ** 3 / np.array([0.1, 0.6, 0.3]) ** 2
+  np.testing.assert_allclose(
+    guided(3.0), [*(weights / weights.sum()), 0.0], rtol=1e-5
+  )
+  np.testing.assert_allclose(guided(jnp.ones(1)), [0.5, 0.3, 0.2, 0], rtol=1e-5)
+  np.testing.assert_allclose(guided(0.0), [0.1, 0.6, 0.3, 0], rtol=1e-5)
+  for p, kept in [(0.5, 1), (0.51, 2), (0.79, 2), (0.81, 3), (1.0, 3)]:
+    logits = dj.top_p(lambda xt, level: cond, p)(None, None)
+    probs = np.where(np.arange(4) < kept, [0.5, 0.3, 0.2, 0.0], 0.0)
+    np.testing.assert_allclose(
+      jax.nn.softmax(logits)[0, 0], probs / probs.sum(), rtol=1e-5
+    )
+
+
+def test_refusals():
+  sampler = dj.ancestral_states(MASKING)
+  with pytest.raises(ValueError, match='eta is 2'):
+    dj.remasked(sampler, MASKING, 2)
+  with pytest.raises(ValueError, match=r'p is 0: it must be in \(0, 1\]'):
+    dj.top_p(exact, 0)
+  uniform = PROCESSES['uniform']
+  for make in (
+    lambda: dj.remasked(sampler, uniform, 0.5),
+    lambda: dj.first_hitting(uniform, LINEAR),
+    lambda: dj.confidence_ordered(uniform),
+  ):
+    with pytest.raises(ValueError, match='needs a process with a masked state'):
+      make()
+  with pytest.raises(TypeError, match='call it, as ancestral_states'):
+    dj.keep_known(dj.ancestral_states, jnp.zeros((1, 3)), jnp.ones((1, 3)))

@@ -1,0 +1,55 @@
+"""What tests of discrete states share: a table, processes, their matrices."""
+
+import numpy as np
+
+import diffusion_jax as dj
+from diffusion_jax.testing import discrete_oracles
+
+# Three variables with three values each, which depend on one another.
+TABLE = discrete_oracles.table(
+  np.random.default_rng(0).dirichlet(np.full(27, 0.4)).reshape(3, 3, 3)
+)
+LINEAR = dj.PolynomialMasking()
+NUM_STEPS = 6
+BETAS = np.linspace(0.1, 0.6, NUM_STEPS)
+PROCESSES = {
+  'uniform': dj.uniform_process(3),
+  'masking': dj.masking_process(3),
+  'gaussian': dj.gaussian_process(3, BETAS),
+}
+
+
+def prior_of(name):
+  """The distribution of pure noise, float64 [S]."""
+  return np.eye(4)[3] if name == 'masking' else np.full(3, 1 / 3)
+
+
+def replacement_matrices(name, alphas):
+  """Q_1..Q_T of alphas [T+1] from 1 down: r I + (1 - r) 1 prior^T."""
+  prior = prior_of(name)
+  ratios = np.asarray(alphas[1:]) / np.asarray(alphas[:-1])
+  identity, noise = np.eye(len(prior)), np.ones((len(prior), 1)) * prior
+  return np.array([r * identity + (1 - r) * noise for r in ratios])
+
+
+def gaussian_matrices(num_states, betas):
+  """D3PM, appendix A.2.3, entry by entry."""
+  matrices = np.zeros((len(betas), num_states, num_states))
+  span = num_states - 1
+  for q, beta in zip(matrices, betas, strict=True):
+    total = sum(
+      np.exp(-4 * n**2 / (span**2 * beta)) for n in range(-span, span + 1)
+    )
+    for i in range(num_states):
+      for j in range(num_states):
+        if i != j:
+          q[i, j] = np.exp(-4 * (i - j) ** 2 / (span**2 * beta)) / total
+      q[i, i] = 1 - sum(q[i, j] for j in range(num_states) if j != i)
+  return matrices
+
+
+def matrices_of(name, num_steps=NUM_STEPS):
+  """Q_1..Q_T of PROCESSES[name] on LINEAR, float64."""
+  if name == 'gaussian':
+    return gaussian_matrices(3, BETAS[:num_steps])
+  return replacement_matrices(name, 1 - np.arange(num_steps + 1) / num_steps)

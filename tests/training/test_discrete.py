@@ -1,0 +1,195 @@
+"""Objectives on discrete states, transcribed at the draws that they make."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.data.sources import digits
+from diffusion_jax.networks.states import StateNetwork
+from diffusion_jax.networks.transformer import DiT
+from diffusion_jax.training import discrete
+from diffusion_jax.training.objectives import Context, Network
+from diffusion_jax.training.optimizer import ema_decay
+from diffusion_jax.training.state import init_state
+from diffusion_jax.training.step import accumulated, make_train_step
+from tests.states import BETAS, LINEAR, NUM_STEPS, gaussian_matrices
+
+RNG = np.random.default_rng(0)
+PARAMS = {'network': {'w': RNG.normal(size=4), 'v': RNG.normal(size=4)}}
+BATCH = {'states': RNG.integers(0, 3, (8, 2, 2, 1)), 'label': np.arange(8)}
+
+
+def network(k):
+  """Logits of k states that depend on the pixel's own and on the time."""
+
+  def apply(params, x, noise, cond, *, key=None):
+    logits = params['w'][:k].reshape(*[1] * x.ndim, k) * x[..., None]
+    time = noise.reshape(-1, *[1] * x.ndim)
+    return logits + time * params['v'][:k].reshape(*[1] * x.ndim, k)
+
+  return Network(apply, dj.time_input(2.0))
+
+
+def literal_logits(k, x, t):
+  """The same for one pixel, float64."""
+  params = PARAMS['network']
+  return params['w'][:k] * x + 2.0 * t * params['v'][:k]
+
+
+def drawn(objective, key):
+  """Loss, metrics and per example x_0 [4], x_t [4] and t."""
+  inputs, keys = jax.jit(objective.draw)(key, BATCH, Context())
+  loss, (metrics, records) = jax.jit(objective.loss)(
+    PARAMS, Context(), inputs, keys
+  )
+  assert records == () and loss == metrics['loss'].total
+  x0, xt = (np.asarray(x).reshape(8, 4) for x in (inputs.x0, inputs.xt))
+  np.testing.assert_array_equal(inputs.x0, BATCH['states'])
+  return metrics, x0, xt, np.asarray(inputs.level.t, np.float64)
+
+
+def masked_nats(x0, xt, t):
+  """-sum of log p(x_0 | x_t) over masked pixels, p without the mask."""
+  nats = 0.0
+  for a, b in zip(x0, xt, strict=True):
+    if b == 3:
+      logits = literal_logits(4, b, t)[:3]
+      nats -= logits[a] - np.log(np.exp(logits).sum())
+    else:
+      assert a == b
+  return nats
+
+
+@pytest.mark.parametrize('num_steps', [None, NUM_STEPS])
+def test_masked_literally(num_steps, key):
+  """MD4: 1 / t times the sum over masked pixels, on the linear schedule."""
+  objective = discrete.masked(
+    network(4), dj.masking_process(3), LINEAR, num_steps=num_steps
+  )
+  metrics, x0, xt, t = drawn(objective, key)
+  assert (xt == 3).any() and (xt < 3).any()
+  gaps = np.diff(np.sort(t))
+  if num_steps is None:
+    np.testing.assert_allclose(gaps, 1 / 8, atol=1e-6)  # antithetic
+  else:
+    np.testing.assert_allclose(t * 6, np.rint(t * 6), atol=1e-5)
+  losses = [masked_nats(*row) / row[2] for row in zip(x0, xt, t, strict=True)]
+  expected = np.mean(losses) / 4 / np.log(2)
+  np.testing.assert_allclose(metrics['loss'].total, expected, rtol=1e-5)
+
+
+def d3pm_nats(matrices, x0, xt, step):
+  """L_{t-1} and -log p(x_0 | x_t) of one image, by explicit matrices."""
+  before = np.eye(3)
+  for matrix in matrices[: step - 1]:
+    before = before @ matrix
+  q_t = matrices[step - 1]
+  after = before @ q_t
+  kl = nll = 0.0
+  for a, b in zip(x0, xt, strict=True):
+    posterior = q_t[:, b] * before[a] / after[a, b]
+    weights = np.exp(literal_logits(3, b, step / NUM_STEPS))
+    p_x0 = weights * after[:, b]
+    nll -= np.log(p_x0[a] / p_x0.sum())
+    reverse = q_t[:, b] * (weights @ before)
+    reverse /= reverse.sum()
+    some = posterior > 0
+    kl += np.sum(posterior[some] * np.log(posterior[some] / reverse[some]))
+  return kl, nll
+
+
+def test_d3pm_literally(key):
+  """Eq. 5 at the steps that were drawn, with the Gaussian process."""
+  objective = discrete.d3pm(
+    network(3),
+    dj.gaussian_process(3, BETAS),
+    LINEAR,
+    num_steps=NUM_STEPS,
+    cross_entropy_weight=0.25,
+  )
+  metrics, x0, xt, t = drawn(objective, key)
+  steps = np.rint(t * NUM_STEPS).astype(int)
+  np.testing.assert_allclose(steps, t * NUM_STEPS, atol=1e-5)
+  assert set(steps) == set(range(1, NUM_STEPS + 1))
+  matrices = gaussian_matrices(3, BETAS)
+  terms = [d3pm_nats(matrices, *row) for row in zip(x0, xt, steps, strict=True)]
+  kl, nll = np.mean(terms, axis=0) / 4 / np.log(2)
+  for name, expected in {
+    'vlb': NUM_STEPS * kl,
+    'cross_entropy': nll,
+    'loss': kl + 0.25 * nll,
+  }.items():
+    np.testing.assert_allclose(metrics[name].total, expected, rtol=1e-4)
+
+
+def test_parts_of_a_batch_have_its_gradient(key):
+  objective = discrete.masked(network(4), dj.masking_process(3), LINEAR)
+  params = jax.tree.map(jnp.float32, PARAMS)
+  results = [
+    jax.jit(accumulated(objective, parts))(params, Context(), key, BATCH)
+    for parts in (1, 2)
+  ]
+  (whole, _), gradient = results[0]
+  (parts, _), of_parts = results[1]
+  np.testing.assert_allclose(whole, parts, rtol=1e-5)
+  for name in ('w', 'v'):
+    a, b = (tree['network'][name] for tree in (gradient, of_parts))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert jnp.abs(a[:3]).max() > 0.01
+    assert a[3] == 0.0  # the logit of the mask
+
+
+def test_refusals():
+  with pytest.raises(ValueError, match='masked needs a process with a masked'):
+    discrete.masked(network(3), dj.uniform_process(3), LINEAR)
+  with pytest.raises(ValueError, match='which d3pm cannot use'):
+    discrete.d3pm(
+      Network(lambda *_: 0, dj.time_input(), self_conditioning=True),
+      dj.uniform_process(3),
+      LINEAR,
+      num_steps=3,
+    )
+
+
+@pytest.mark.slow
+def test_a_masked_model_of_digits_beats_independent_pixels():
+  """300 steps of a small DiT, 17 grey levels; the bound of test images."""
+  train, test = (digits(split).images for split in ('train', 'test'))
+  counts = 1 + np.stack([(train == k).sum(axis=0) for k in range(17)], -1)
+  log_p = np.log2(counts / counts.sum(axis=-1, keepdims=True))[None]
+  independent = -np.mean(np.take_along_axis(log_p, test[..., None], -1))
+
+  process, noise_input = dj.masking_process(17), dj.time_input()
+  dit = DiT(channels=64, num_blocks=2, num_heads=2, out_channels=18)
+  module = StateNetwork(dit, num_states=18, num_outputs=18, features=16)
+
+  def apply(params, x, noise, cond, *, key=None):
+    return module.apply({'params': params}, x, noise, cond)
+
+  objective = discrete.masked(Network(apply, noise_input), process, LINEAR)
+  adam = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 50, 300))
+  step = jax.jit(make_train_step(objective, adam, ema_decay(0.95)))
+  first = module.init(jax.random.key(0), train[:1].astype(int), jnp.zeros(1))
+  state = init_state({'network': first['params']}, adam)
+
+  @jax.jit
+  def bound(params):
+    denoise = dj.make_state_denoiser(
+      apply, params['network'], process=process, noise_input=noise_input
+    )
+    x0 = jnp.asarray(test, int)
+    nats = dj.masked_bound(
+      jax.random.key(2), denoise, process, LINEAR, x0, num_times=8
+    )
+    return jnp.mean(dj.bits_per_dim(nats, (8, 8, 1)))
+
+  np.testing.assert_allclose(bound(state.params), np.log2(17), rtol=0.03)
+  rng = np.random.default_rng(1)
+  for _ in range(300):
+    images = train[rng.integers(0, len(train), 64)]
+    batch = {'states': jnp.asarray(images, int)}
+    state, _ = step(state, batch, jax.random.key(1))
+  assert 1.5 < bound(state.ema_params) < independent - 0.05
