@@ -193,17 +193,34 @@ def find(
 ) -> list[Collective]:
   """Returns all collectives of a compiled program, or of its text.
 
-  One in a loop of n repetitions is there n times. machine: devices of one.
+  One in a loop of n repetitions is there n times; those within fusions, as
+  TPUs have them, count. machine: devices of one.
   """
   program = Program(hlo) if isinstance(hlo, str) else hlo
-  found = []
+  found, seen = [], set()
   for operation, computation, times in program.run():
-    kind = operation.kind.removesuffix('-start')
-    if kind in KINDS:
-      one = _collective(
-        operation, computation, kind, num_devices, machine or num_devices
+    here, scattered = computation, False
+    inside = [operation]
+    if operation.kind == 'fusion':
+      here = program.body(operation)
+      inside = list(here.values())
+      scattered = 'all-reduce-scatter' in operation.attributes
+    for one in inside:
+      kind = one.kind.removesuffix('-start')
+      if kind not in KINDS:
+        continue
+      # A TPU's fusions go on with one that another of them has begun.
+      channel = re.search(r'channel_id=(\d+)', one.attributes)
+      if channel and here is not computation:
+        if (id(computation), channel[1]) in seen:
+          continue
+        seen.add((id(computation), channel[1]))
+      collective = _collective(
+        one, here, kind, num_devices, machine or num_devices
       )
-      found += [one] * times
+      if scattered:  # summed, and only a part of the sum kept
+        collective = collective._replace(kind='reduce-scatter')
+      found += [collective] * times
   return found
 
 
@@ -315,18 +332,20 @@ def traffic(program: Program, cache: float = 0.0) -> float:
 def _moved(program, operation, computation):
   # Yields the bytes of each array that an operation reads or writes.
   body = program.body(operation) if operation.kind == 'fusion' else {}
-  inputs = {
-    int(inner.operands[0]): inner.name
-    for inner in body.values()
-    if inner.kind == 'parameter'
-  }
+  inputs = _inputs(body)
+  kept = {}  # results of a collective under way, which a fusion passes on
+  if any(inner.kind in KINDS for inner in body.values()):
+    pattern = r'\{(\d+)\}: \((\d+), \{\}\)'
+    kept = dict(re.findall(pattern, operation.attributes))
   for i, name in enumerate(operation.operands):
     source = computation.get(name)
-    if source is None or any(chip for _, chip in shapes(source.type)):
+    if source is None or str(i) in kept.values():
+      continue
+    if any(chip for _, chip in shapes(source.type)):
       continue
     count = size(source.type)
     if i in inputs:
-      count = min(count, _read(inputs[i], body))
+      count = min(count, _read(program, inputs[i], body))
     elif operation.kind in _SLICES and i == 0:
       count = min(count, size(operation.type))
     elif operation.kind == 'dynamic-update-slice' and i == 0:
@@ -342,11 +361,20 @@ def _moved(program, operation, computation):
     results = [*shapes(operation.type)]
   updates = _updates(operation, computation, body)
   for i, (count, chip) in enumerate(results):
-    if not chip:
+    if not chip and str(i) not in kept:
       yield min(count, updates.get(i, count))
 
 
-def _read(name, body):
+def _inputs(body):
+  # Returns {index: name} of the parameters of a computation.
+  return {
+    int(inner.operands[0]): inner.name
+    for inner in body.values()
+    if inner.kind == 'parameter'
+  }
+
+
+def _read(program, name, body):
   # Returns the bytes of a fusion's parameter that the fusion reads.
   total = 0
   for user in body.values():
@@ -356,7 +384,12 @@ def _read(name, body):
     if user.kind in _SLICES and first:
       total += size(user.type)
     elif user.kind == 'bitcast':
-      total += _read(user.name, body)
+      total += _read(program, user.name, body)
+    elif user.kind == 'fusion':
+      inner = program.body(user)
+      for i, given in _inputs(inner).items():
+        if user.operands[i] == name:
+          total += _read(program, given, inner)
     elif user.kind == 'dynamic-update-slice' and first:
       pass
     else:

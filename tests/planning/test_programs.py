@@ -164,6 +164,54 @@ def test_traffic_is_what_is_read_and_written():
   assert programs.traffic(program, 4000) == beyond
 
 
+TPU = """
+%begin (q0: f32[2,4]) -> (f32[2,4], f32[8,4]) {
+  %q0 = f32[2,4]{1,0} parameter(0)
+  %g0 = f32[8,4]{1,0} all-gather(%q0), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %t0 = (f32[2,4]{1,0}, f32[8,4]{1,0}) tuple(%q0, %g0)
+}
+
+%go_on (r0: f32[2,4], r1: f32[8,4], r2: f32[3]) -> (f32[3], f32[2,4], f32[8,4]) {
+  %r0 = f32[2,4]{1,0} parameter(0)
+  %r1 = f32[8,4]{1,0} parameter(1)
+  %r2 = f32[3]{0} parameter(2)
+  %twice = f32[3]{0} add(%r2, %r2)
+  %g1 = f32[8,4]{1,0} all-gather(%r0), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %t1 = (f32[3]{0}, f32[2,4]{1,0}, f32[8,4]{1,0}) tuple(%twice, %r0, %g1)
+}
+
+%all-reduce-scatter.1 (s0: bf16[16]) -> bf16[4] {
+  %s0 = bf16[16]{0} parameter(0)
+  %sum = bf16[16]{0} all-reduce(%s0), channel_id=8, replica_groups={{0,1,2,3}}, to_apply=%add
+  %id = u32[] partition-id()
+  ROOT %part = bf16[4]{0} dynamic-slice(%sum, %id), dynamic_slice_sizes={4}
+}
+
+ENTRY %main (x: f32[2,4], y: f32[3], z: bf16[16]) -> bf16[4] {
+  %x = f32[2,4]{1,0} parameter(0)
+  %y = f32[3]{0} parameter(1)
+  %z = bf16[16]{0} parameter(2)
+  %start = (f32[2,4]{1,0}, f32[8,4]{1,0}) fusion(%x), kind=kCustom, output_to_operand_aliasing={{0}: (0, {})}, calls=%begin
+  %a = f32[2,4]{1,0} get-tuple-element(%start), index=0
+  %b = f32[8,4]{1,0} get-tuple-element(%start), index=1
+  %step = (f32[3]{0}, f32[2,4]{1,0}, f32[8,4]{1,0}) fusion(%a, %b, %y), kind=kOutput, output_to_operand_aliasing={{1}: (0, {}), {2}: (1, {})}, calls=%go_on
+  ROOT %out = bf16[4]{0} fusion(%z), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""  # noqa: E501
+
+
+def test_collectives_within_the_fusions_of_a_tpu():
+  """A gather that a second fusion goes on with, and a sum that is scattered.
+
+  What the second passes on is not moved: it reads and writes y.
+  """
+  assert programs.find(TPU, 4) == [
+    ('all-gather', 1, 4 * 8 * 4, 4, 1),
+    ('reduce-scatter', 1, 2 * 16, 4, 1),
+  ]
+  assert programs.traffic(programs.Program(TPU)) == 128 + 12 + 12 + 32 + 8
+
+
 def forward_flops(network, *inputs):
   """Closed forms layer by layer: 2 for each term of each output.
 
