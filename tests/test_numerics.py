@@ -215,6 +215,22 @@ def decode(x, z):
   return jnp.sum(x * z, axis=(1, 2, 3))
 
 
+MASKING = dj.masking_process(3)
+MATRICES = dj.gaussian_process(4, [0.1, 0.2])
+
+
+def states(x):
+  return dj.states_of(jnp.clip(x, -1.0, 1.0), 3)
+
+
+def logits(x):
+  return jnp.stack([x, 2.0 * x, 3.0 * x, 4.0 * x], axis=-1)
+
+
+def denoise_states(xt, level):
+  return logits(level.expand_to(xt).alpha * xt)
+
+
 # Calls of public functions: x, y [B, ...], t [B], levels [B] at t (lt) and a
 # cleaner one (ls), key. All of them are float32 but the key.
 CALLS = {
@@ -377,6 +393,40 @@ CALLS = {
     lambda t, z: normal(z), decode, num_steps=2,
   ),
   'free_bits': lambda a: dj.free_bits(a.x[:, 0, 0], 0.1),
+  'transition_matrix': lambda a: dj.transition_matrix(
+    MATRICES, a.ls.take(0), a.lt.take(0)
+  ),
+  'q_states': lambda a: dj.q_states(states(a.x), MATRICES, a.lt),
+  'q_posterior_states': lambda a: dj.q_posterior_states(
+    states(a.x), states(a.y), MATRICES, a.ls, a.lt
+  ),
+  'p_reverse_states': lambda a: dj.p_reverse_states(
+    logits(a.x), states(a.y), MATRICES, a.ls, a.lt
+  ),
+  'posterior_logits': lambda a: dj.posterior_logits(
+    logits(a.x), states(a.y), MASKING, a.lt
+  ),
+  'make_state_denoiser': lambda a: dj.make_state_denoiser(
+    lambda params, x, noise, cond, *, key=None: logits(noise[:, None] * a.t),
+    {}, process=MASKING, noise_input=dj.logsnr_input,
+  )(states(a.x[:, :, 0, 0]), a.lt),
+  'logistic_logits': lambda a: dj.logistic_logits(a.x, a.y, 4),
+  'logistic_network': lambda a: dj.logistic_network(
+    lambda params, x, noise, cond, *, key=None: jnp.stack([a.x, a.y], axis=-1),
+    4,
+  )({}, states(a.x), a.t, {}),
+  'state_kl': lambda a: dj.state_kl(
+    jax.nn.softmax(logits(a.x)), jax.nn.softmax(logits(a.y))
+  ),
+  'state_nll': lambda a: dj.state_nll(logits(a.x), states(a.y)),
+  'prior_kl_states': lambda a: dj.prior_kl_states(states(a.x), MATRICES, a.lt),
+  'transition_kl_states': lambda a: dj.transition_kl_states(
+    logits(a.x), states(a.x), states(a.y), MATRICES, a.ls, a.lt
+  ),
+  'guided_states': lambda a: dj.guided_states(
+    denoise_states, denoise_states, 2.0
+  )(a.x, a.lt),
+  'top_p': lambda a: dj.top_p(denoise_states, 0.9)(a.x, a.lt),
 }  # fmt: skip
 
 # What no float32 goes into, or what makes one of the above.
@@ -390,6 +440,13 @@ OTHERS = {
   *('uniform_times', 'antithetic_times', 'step_times'),
   *('log_normal_times', 'logit_normal_times'),
   *('langevin', 'paired', 'sample', 'sde_coefficients'),
+  # processes and samplers of states, which are integers; bounds of these
+  *('CosineMasking', 'PolynomialMasking', 'MatrixProcess', 'StateProcess'),
+  *('ReplacementProcess', 'StateDenoiser', 'ancestral_states', 'draw_states'),
+  *('confidence_ordered', 'first_hitting', 'gaussian_matrix', 'keep_known'),
+  *('gaussian_process', 'masking_process', 'uniform_process', 'remasked'),
+  *('masked_bound', 'masked_weight', 'state_bound', 'states_of'),
+  *('prior_sample_states', 'q_sample_states'),
 }
 
 

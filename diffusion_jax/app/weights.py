@@ -29,14 +29,7 @@ def restore(model: Model) -> tuple[Any, int]:
 def read_checkpoint(sampling: ConfigDict) -> str | int:
   """Returns sampling.checkpoint: 'latest', 'best' or a step."""
   name = sampling.checkpoint
-  if name in ('latest', 'best'):
-    return name
-  if not name.isdecimal():
-    raise UserError(
-      f'config.sampling.checkpoint={name!r} is not one of latest, best, or a '
-      'step'
-    )
-  return int(name)
+  return int(name) if name.isdecimal() else name
 
 
 def restore_average(

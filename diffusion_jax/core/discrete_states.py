@@ -151,7 +151,7 @@ def logistic_logits(mean: Array, log_scale: Array, num_values: int) -> Array:
   log_scale: [...]; returns [..., num_values].
   """
   half = 1.0 / (num_values - 1)
-  values = jnp.linspace(-1.0, 1.0, num_values)
+  values = jnp.linspace(-1.0, 1.0, num_values, dtype=mean.dtype)
   z = values.reshape((1,) * mean.ndim + (-1,)) - mean[..., None]
   scale = jnp.exp(log_scale)[..., None]
   # cdf(b) - cdf(a) = cdf(b) (1 - cdf(a)) (1 - exp(a - b)), and b - a is the
@@ -170,7 +170,8 @@ def logistic_network(network_fn: NetworkFn, num_values: int) -> NetworkFn:
 
   def apply(params, x, noise, cond, *, key=None):
     output = network_fn(params, x, noise, cond, key=key).astype(jnp.float32)
-    mean = jnp.tanh(output[..., 0] + 2.0 * x / (num_values - 1) - 1.0)
+    values = x.astype(jnp.float32) * (2.0 / (num_values - 1)) - 1.0
+    mean = jnp.tanh(output[..., 0] + values)
     return logistic_logits(mean, output[..., 1] - 2.0, num_values)
 
   return apply
@@ -278,7 +279,8 @@ def levels_of_step(
 
 
 def _one_hot(states, process):
-  return jax.nn.one_hot(states, len(process.prior))
+  prior = process.prior
+  return jax.nn.one_hot(states, len(prior), dtype=prior.dtype)
 
 
 def _normalized(p):

@@ -143,7 +143,8 @@ class MatrixProcess:
 
     def product(s, t):
       clean = s == 0
-      first = jnp.where(clean, self.products[t], jnp.eye(len(self.prior)))
+      eye = jnp.eye(len(self.prior), dtype=self.prior.dtype)
+      first = jnp.where(clean, self.products[t], eye)
       start = jnp.where(clean, t, s)
       return jax.lax.fori_loop(
         start, t, lambda i, matrix: _matmul(matrix, self.steps[i]), first
@@ -199,5 +200,5 @@ def transition_matrix(
   process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel
 ) -> Array:
   """Returns Q_{t|s}, [K, K], between two levels []."""
-  identity = jnp.eye(len(process.prior))[None]
+  identity = jnp.eye(len(process.prior), dtype=process.prior.dtype)[None]
   return process.multiply(identity, level_s, level_t)[0]

@@ -455,7 +455,7 @@ def imports(monkeypatch):
   """sys.modules without configs, and as it was afterwards."""
   kept = sys.modules.copy()
   for name in kept:
-    if name.partition('.')[0] == 'configs':
+    if 'configs' in name.split('.'):  # also diffusion_jax.configs
       del sys.modules[name]
   monkeypatch.setattr(sys, 'path', [p for p in sys.path if not is_root(p)])
   yield

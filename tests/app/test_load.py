@@ -432,7 +432,7 @@ schedule=zero_terminal_snr schedule.schedule=flow | schedule: zero_terminal_snr
 schedule=learned | schedule=learned has values in a trained run only: objective
 schedule=learned schedule.gamma_min=9 | schedule: gamma_min=9.0 is not below
 objective=mean_flow | noise_input=step: the network of objective=mean_flow gets
-objective=reflow | objective=reflow: the other sections do not give the teacher
+objective=reflow | training.teacher: objective=reflow needs the folder of the
 objective=vdm | objective: vdm needs noise at t = 0 and signal at t = 1
 conditioning.labels=False | conditioning: dropout=0.1 has no effect without lab
 conditioning.image=colorize | conditioning.image: images of 1 channel(s) have n

@@ -15,7 +15,14 @@ import pytest
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import images, load, models, other_runs, own_parts
+from diffusion_jax.app import (
+  images,
+  load,
+  models,
+  other_runs,
+  own_parts,
+  scoring,
+)
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import folder
@@ -252,7 +259,12 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
 def test_a_run_names_a_metric(evaluation, payload, tmp_path):
   text = json.dumps(folder.plain(smoke()) | {'evaluation': evaluation})
   (tmp_path / 'config.json').write_text(text.replace('NAME', payload))
-  refused(f"'{payload}' would be imported", load.open_run, tmp_path)
+  config = load.open_run(tmp_path)  # used without it; only scoring asks for it
+  if payload in config.evaluation.metrics:
+    model = models.make(config, tmp_path)
+    refused(f"'{payload}' would be imported", scoring.named, model)
+  else:
+    assert payload not in json.dumps(folder.plain(config))
 
 
 def test_other_fields_of_a_run_import_nothing(payload, tmp_path):

@@ -145,7 +145,7 @@ def test_mistakes_are_one_line_each(tmp_path, classes):
   with pytest.raises(FileNotFoundError, match='there is no folder .*none'):
     image_folder.folder(tmp_path / 'none')
   (tmp_path / 'a.npz').touch()
-  with pytest.raises(ValueError, match='a.npz is a file, not a fol.*name=npz'):
+  with pytest.raises(ValueError, match='a.npz is a file, not a fol.*data=npz'):
     image_folder.folder(tmp_path / 'a.npz')
   (tmp_path / 'empty').mkdir()
   with pytest.raises(FileNotFoundError, match='no pictures in .*empty'):

@@ -169,7 +169,7 @@ def test_npz_that_is_none(tmp_path):
     ValueError, match='a.npy is a file of one array, not an npz file of arrays'
   ):
     sources.npz(tmp_path / 'a.npy')
-  with pytest.raises(ValueError, match='is a folder, not an .*name=folder'):
+  with pytest.raises(ValueError, match='is a folder, not an .*data=folder'):
     sources.npz(tmp_path)
   path = save(tmp_path / 'method.npz', **ARRAYS)
   data = bytearray(path.read_bytes())

@@ -129,10 +129,6 @@ def test_self_conditioning_hands_each_estimate_to_the_next_step():
     ),
     ({'schedule': 'flow'}, 'parametrization=eps: the schedule has no signal'),
     (
-      {'schedule': 'flow', 'parametrization': 'v', 'objective': 'vdm'},
-      'schedule=flow begins without noise or ends without signal',
-    ),
-    (
       {'sampling.dynamic_threshold': 99.5},
       'config.sampling.dynamic_threshold=99.5 is not a number in',
     ),
