@@ -159,7 +159,8 @@ def _tpu_topology(name, kind, shape):
       f"'jax[tpu]=={jax.__version__}'"
     )
   _on_cpu()
-  # No TPU is here: it need not be looked for, nor be missed.
+  # No TPU is here: it need not be looked for, missed, or kept for one process.
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('TPU_STDERR_LOG_LEVEL', '3')
   os.environ.setdefault('TPU_MIN_LOG_LEVEL', '3')
