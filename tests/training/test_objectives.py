@@ -202,7 +202,7 @@ TEACHER = {
 AT = {'times': dj.uniform_times}
 # objective: its arguments, and the options of a network that it can use
 OBJECTIVES = {
-  objectives.hybrid: ({'num_steps': 4}, {'learned_variance'}),
+  objectives.hybrid: ({'schedule_steps': 4}, {'learned_variance'}),
   objectives.vdm: ({'num_levels': 2}, set()),
   distillation.progressive_distillation: ({'num_steps': 4} | TEACHER, set()),
   distillation.reflow: ({}, set()),
