@@ -49,10 +49,6 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     )
   with from_config('plan.devices'):
     topology = topologies.make(plan.devices)
-  if topology.rates is not None:
-    # JAX keeps such programs but cannot read them without their devices.
-    settings: Any = jax.config
-    settings.update('jax_enable_compilation_cache', False)
   print(describe(topology))
   name = re.sub(r'\W', '_', plan.devices)
   path = make_folder(Path(workdir) / 'plans') / f'{plan.of}-{name}.json'
@@ -107,6 +103,10 @@ def compile_one(
   if key in stored:
     return stored[key]
   shape = 'x'.join(map(str, mesh.shape.values()))
+  if topology.rates is not None:
+    # JAX keeps such programs but cannot read them without their devices.
+    settings: Any = jax.config
+    settings.update('jax_enable_compilation_cache', False)
   print(f'compiling: mesh {shape}, batch {batch} ...', flush=True)
   start = time.monotonic()
   row = {
