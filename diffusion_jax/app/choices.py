@@ -491,6 +491,23 @@ class Decoding:
 
 
 @dataclasses.dataclass(frozen=True)
+class Plan:
+  """What --mode=plan compiles, for devices that need not be there.
+
+  devices: TPU chips such as v5e:8x16 (v4, v5p, v6e), GPUs such as h100x8 (a100,
+  h200; 2xh100x8 is two machines), or simulated ones, cpu:8. meshes: to compare,
+  such as 1x8,8x1, by default training.mesh; batches: of all devices, by default
+  training.batch_size, or of samples sampling.batch_size. of: a step of
+  training, or the program that samples a batch.
+  """
+
+  devices: str = ''
+  meshes: tuple[str, ...] = ()
+  batches: tuple[int, ...] = ()
+  of: Literal['train', 'sample'] = 'train'
+
+
+@dataclasses.dataclass(frozen=True)
 class Edit:
   """What all edits have: a picture, of the size of the run's images.
 

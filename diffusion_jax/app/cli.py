@@ -27,7 +27,7 @@ from diffusion_jax.runtime import processes
 PREEMPTED = 42  # the exit code after which a job is to be started again
 # Modes that use a run, and modes that are work for one process.
 USE_A_RUN = 'sample', 'edit', 'evaluate', 'average', 'report'
-SINGLE = 'edit', 'average', 'report', 'noise', 'convert'
+SINGLE = 'edit', 'average', 'report', 'noise', 'convert', 'plan'
 
 _CONFIG = flags.DEFINE_string(
   'config', None, 'A file of configs/, file.py:smoke for a trial, or a run.'

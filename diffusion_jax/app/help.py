@@ -20,7 +20,12 @@ from diffusion_jax.app.modes import MODES
 
 # Sections of constructors that another mode than a training reads, or that
 # several do; configs/base.py has the modes of the others.
-MODES_OF = {'edit': 'edit', 'noise': 'noise', 'schedule': 'train,noise'}
+MODES_OF = {
+  'edit': 'edit',
+  'noise': 'noise',
+  'plan': 'plan',
+  'schedule': 'train,noise',
+}
 
 
 def main_help(program: str, known: Iterable[flags.Flag]) -> str:

@@ -29,8 +29,10 @@ def check(config: ConfigDict, mode: str, workdir: str | Path) -> None:
   """Raises UserError for a missing run that a mode reads.
 
   A training that has begun needs neither the weights it began with nor the run
-  of its autoencoder, of which it keeps a copy.
+  of its autoencoder, of which it keeps a copy. A plan needs no weights.
   """
+  if mode == 'plan':
+    return
   workdir, c, fields = Path(workdir), config.training, []
   if mode == 'train':
     fields.append('training.teacher')

@@ -109,7 +109,7 @@ def _schema(
     choices.TABLES | dict(tables),
     (*choices_, 'data', 'optimizer', 'edit'),
     ('latent', 'data'),
-    dict(parts),
+    {**parts, 'plan': choices.Plan},
     names | {'schedule': ()},
     metrics,
   )

@@ -16,10 +16,12 @@ class PerImage(NamedTuple):
   """A function of (params, index [n], inputs [n, ...]) -> NumPy arrays.
 
   start: of the same; it dispatches the work and returns a function () -> the
-  arrays, which waits for them.
+  arrays, which waits for them. trace: of shapes; it returns the program as JAX
+  has traced it, without running it.
   """
 
   start: Callable[..., Callable[[], Any]]
+  trace: Callable[..., Any] | None = None
 
   def __call__(self, *args: Any) -> Any:
     """Returns the arrays, [n, ...]."""
@@ -55,7 +57,10 @@ def per_image(
     found = on_mesh(params, roots, *batch)
     return lambda: rows(jax.device_get(found), slice(n))
 
-  return PerImage(start)
+  def trace(params, index, inputs):
+    return on_mesh.trace(params, roots, index, inputs)
+
+  return PerImage(start, trace)
 
 
 def one_ahead(

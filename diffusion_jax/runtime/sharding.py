@@ -17,12 +17,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXES = ('data', 'fsdp')
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Any = None) -> Mesh:
   """Returns the mesh of data x fsdp devices; data=-1 takes all that remain.
 
-  Raises ValueError if the machine has fewer devices.
+  devices: by default those of the machine. Raises ValueError if there are
+  fewer.
   """
-  devices = jax.devices()
+  devices = jax.devices() if devices is None else devices
   if fsdp < 1 or (data < 1 and data != -1):
     raise ValueError(
       f'a mesh of {data}x{fsdp} makes no sense: sizes are 1 or more, and -1 as '

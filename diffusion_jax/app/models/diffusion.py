@@ -294,7 +294,11 @@ class Diffusion(NoisyModel):
     def start(params, index, inputs):
       return compute.start((params, weights), index, inputs)
 
-    return PerImage(start)
+    def trace(params, index, inputs):
+      return on_mesh((params, weights), index, inputs)
+
+    on_mesh: Any = compute.trace
+    return PerImage(start, trace)
 
   def _note_more_levels_than_steps(self):
     c = self.sampling

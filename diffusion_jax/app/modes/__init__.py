@@ -25,5 +25,6 @@ MODES: dict[str, Mode] = {
     'report',
     'noise',
     'convert',
+    'plan',
   )
 }

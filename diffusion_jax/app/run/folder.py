@@ -24,6 +24,7 @@ USES = (
   'average',
   'report',
   'noise',
+  'plan',
   'compilation_cache',
 )
 

@@ -70,6 +70,7 @@ def bilinear(name: str, function: Callable, on_cpu: Transposes) -> Callable:
     for platform, functions in (None, transposes(function)), ('cpu', on_cpu):
       lowering = _lowering(getattr(functions, role))
       mlir.register_lowering(primitives[role], lowering, platform=platform)
+    _REFERENCES[primitives[role]] = getattr(transposes(function), role)
 
   @functools.lru_cache
   def result_shape(x: Shape, w: Shape, how: Hashable) -> Shape:
@@ -84,6 +85,17 @@ def bilinear(name: str, function: Callable, on_cpu: Transposes) -> Callable:
     return primitives['y'].bind(x, w, shape=shape, batch=0, how=how)
 
   return call
+
+
+_REFERENCES: dict[Primitive, Callable] = {}
+
+
+def reference(primitive: Primitive) -> Callable | None:
+  """Returns what a primitive computes, of `Transposes`; None for others.
+
+  Tools that read the trace of a program can count its products.
+  """
+  return _REFERENCES.get(primitive)
 
 
 def _define(role: str, primitives: dict[str, Primitive]) -> None:

@@ -1,0 +1,430 @@
+"""Implements --mode=plan: compiles for devices that need not be there."""
+
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import math
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffusion_jax.app import images, load, models
+from diffusion_jax.app.config import from_config, make, make_part
+from diffusion_jax.app.models.latent import LatentDiffusion
+from diffusion_jax.app.modes import train_setup
+from diffusion_jax.app.schemas import OptimizerFacts
+from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.errors import UserError
+from diffusion_jax.planning import programs, roofline, topologies
+from diffusion_jax.planning.topologies import Topology
+from diffusion_jax.runtime import sharding
+from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.training.objectives import Objective
+
+SIZES = {  # the fields of meshes and batches, by what is planned
+  'train': 'training.batch_size',
+  'sample': 'sampling.batch_size',
+}
+
+
+def run(config: ConfigDict, workdir: str | Path) -> None:
+  """Compiles a program for each mesh and batch; says what it needs.
+
+  plans/<of>-<devices>.json keeps the results: what is in it is not compiled
+  again.
+  """
+  plan = make_part(load.schema_of(config), 'plan', config)
+  if not plan.devices:
+    raise UserError(
+      'config.plan.devices is not set: name the devices, such as v5e:8x16, '
+      'h100x8 or cpu:8'
+    )
+  with from_config('plan.devices'):
+    topology = topologies.make(plan.devices)
+  print(describe(topology))
+  name = re.sub(r'\W', '_', plan.devices)
+  path = make_folder(Path(workdir) / 'plans') / f'{plan.of}-{name}.json'
+  stored, rows = read(path), []
+  for variant in variants(config, plan):
+    row = compile_one(variant, plan.of, topology, workdir, stored)
+    stored[row['key']] = row
+    write_json(path, {'devices': plan.devices, 'plans': list(stored.values())})
+    rows.append(row)
+    print('\n'.join(lines(row, topology)))
+  print(best(rows, plan.of, topology))
+  print(f'wrote {path}')
+
+
+def variants(config: ConfigDict, plan: Any) -> Iterator[ConfigDict]:
+  """Yields the config with each mesh and each batch of a plan."""
+  for mesh, batch in itertools.product(
+    plan.meshes or (None,), plan.batches or (None,)
+  ):
+    flags = []
+    if mesh is not None:
+      if not re.fullmatch(r'(-1|\d+)x\d+', str(mesh)):
+        raise UserError(
+          f'config.plan.meshes: {mesh} is not a mesh such as 1x8, data x fsdp'
+        )
+      flags.append(('training.mesh', mesh.replace('x', ',')))
+    if batch is not None:
+      flags.append((SIZES[plan.of], str(batch)))
+    yield load.with_flags(config, flags)
+
+
+def compile_one(
+  config: ConfigDict,
+  of: str,
+  topology: Topology,
+  workdir: str | Path,
+  stored: dict[str, dict],
+) -> dict[str, Any]:
+  """Compiles the program of a config; returns what it needs, as JSON has it.
+
+  stored: earlier results, by the checksum of the program and the compiler.
+  """
+  with from_config('training.mesh'):
+    mesh = sharding.make_mesh(*config.training.mesh, devices=topology.devices)
+  traced, batch, state = TRACES[of](config, mesh, workdir)
+  lowered = traced.lower()
+  count = {
+    'train': {'steps': config.training.num_steps},
+    'sample': {'images': config.evaluation.num_generated},
+  }[of]
+  key = checksum(lowered.as_text() + json.dumps(count), topology)
+  if key in stored:
+    return stored[key]
+  shape = 'x'.join(map(str, mesh.shape.values()))
+  if topology.rates is not None:
+    # JAX keeps such programs but cannot read them without their devices.
+    settings: Any = jax.config
+    settings.update('jax_enable_compilation_cache', False)
+  print(f'compiling: mesh {shape}, batch {batch} ...', flush=True)
+  start = time.monotonic()
+  row = {
+    'key': key,
+    'of': of,
+    'mesh': list(mesh.shape.values()),
+    'batch': batch,
+    'accumulate': config.training.accumulate,
+    'remat': bool(config.network.get('remat')),
+    'state': {'parameters': state[0], 'bytes': state[1]},
+    'versions': versions(),
+    **count,
+  }
+  try:
+    compiled = lowered.compile(topology.options)
+  except jax.errors.JaxRuntimeError as error:
+    row |= {'fits': False, 'peak': out_of_memory(error)}
+    return row
+  row['compiled_in'] = round(time.monotonic() - start, 1)
+  measured = roofline.measure(compiled, traced.jaxpr, topology, mesh.size)
+  useful = sum(measured.flops.values())
+  if of == 'train' and row['remat']:
+    once = load.with_flags(config, [('network.remat', 'False')])
+    jaxpr = TRACES[of](once, mesh, workdir)[0].jaxpr
+    useful = sum(programs.flops(jaxpr).values()) / mesh.size
+  return row | figures(measured, topology, useful, row)
+
+
+def figures(
+  measured: roofline.Measured, topology: Topology, useful: float, row: dict
+) -> dict[str, Any]:
+  """Returns the figures of a measured program; see docs/scaling.md.
+
+  useful: FLOP of a device without what remat computes again.
+  """
+  rates = topology.rates
+  kinds: dict[str, dict[str, float]] = {}
+  for one in measured.collectives:
+    kind = kinds.setdefault(one.kind, {'count': 0, 'bytes': 0, 'sent': 0.0})
+    kind['count'] += 1
+    kind['bytes'] += one.bytes
+    kind['sent'] += programs.wire_bytes(one)
+  found = {
+    **measured.memory._asdict(),
+    'fits': rates is None or measured.memory.peak <= rates.memory,
+    'flops': measured.flops,
+    'traffic': measured.traffic,
+    'collectives': kinds,
+    'loops_of_unknown_length': measured.unknown,
+  }
+  if rates is None:
+    return found
+  bounds = roofline.bounds(measured, rates)
+  seconds = bounds.seconds
+  repeated = row.get('steps') or math.ceil(row['images'] / row['batch'])
+  hours = repeated * seconds / 3600
+  return found | {
+    'bounds': bounds._asdict(),
+    'seconds': seconds,
+    'binding': bounds.binding,
+    'images_per_second': row['batch'] / seconds,
+    'mfu': useful / (rates.flops * seconds),
+    'hours': hours,
+    'device_hours': hours * math.prod(row['mesh']),
+  }
+
+
+# The programs.
+
+Traced = tuple[Any, int, tuple[int, int]]  # trace, batch, (parameters, bytes)
+
+
+def trace_training(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
+  """Traces the step as --mode=train builds it, without any array."""
+  config = load.with_flags(config, [('training.steps_per_call', '1')])
+  train_setup.check(config)
+  train_setup.check_batch(config, mesh)
+  model: Any = models.make(config, workdir)
+  model.check('plan')
+  objective: Objective = model.objective()
+  facts = OptimizerFacts(config.training.num_steps)
+  optimizer, _ = make(model.schema, 'optimizer', config.optimizer, facts)
+  _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
+  step = train_setup.jit_step(config, mesh, objective, optimizer, shapes)
+  size = config.training.batch_size
+  latent = isinstance(model, LatentDiffusion)
+  shape = model.state_shape if latent else model.facts.image_shape
+  batch = {'image': ((size, *shape), jnp.float32)}
+  if model.facts.num_classes:
+    batch['label'] = ((size,), jnp.int32)
+  batch |= texts(config, size)
+  # The step of latents gets them encoded, by another program.
+  frozen = {} if latent else on(mesh, model.frozen_shapes())
+  traced = step.trace(shapes, split(mesh, batch), abstract_key(), frozen)
+  return traced, size, state_size(shapes.params, shapes)
+
+
+def trace_sampling(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
+  """Traces the program that samples a batch."""
+  model: Any = models.make(config, workdir)
+  model.check('sample')
+  c, conditioning = config.sampling, model.conditioning
+  if c.get('classifier') or getattr(c.get('guidance'), 'run', ''):
+    raise UserError(
+      'config.plan.of=sample plans no sampling that another run guides: set '
+      'sampling.classifier and sampling.guidance to None'
+    )
+  size = -(-c.batch_size // mesh.size) * mesh.size
+  inputs = texts(config, size)
+  if conditioning.labels:
+    inputs['label'] = (size,), jnp.int32
+  if conditioning.image is not None:
+    x0 = jax.ShapeDtypeStruct((size, *model.facts.image_shape), jnp.float32)
+    keys = jax.eval_shape(
+      lambda key: jax.random.split(key, size), abstract_key()
+    )
+    image = jax.eval_shape(conditioning.image, keys, x0)
+    inputs['image'] = image.shape, image.dtype
+  latent = isinstance(model, LatentDiffusion)
+  decoder = model.frozen_shapes() if latent else {}
+  params = on(mesh, {**models.shapes(model), **decoder})
+  index = split(mesh, {'': ((size,), jnp.int32)})['']
+  traced = model.generate(mesh).trace(params, index, split(mesh, inputs))
+  return traced, size, state_size(params, params)
+
+
+TRACES = {'train': trace_training, 'sample': trace_sampling}
+
+
+def texts(config: ConfigDict, size: int) -> dict[str, Any]:
+  """Returns the shapes and types of a batch of texts; {} without texts."""
+  length = images.text_length(config)
+  if not length:
+    return {}
+  shape = size, length
+  return {'text': (shape, jnp.int32), 'text_mask': (shape, jnp.bool_)}
+
+
+def split(mesh: Mesh, arrays: dict[str, Any]) -> dict[str, Any]:
+  """Returns arrays, (shape, dtype) by name, split over the devices."""
+  place = sharding.batch_sharding(mesh)
+  return {
+    name: jax.ShapeDtypeStruct(*array, sharding=place)
+    for name, array in arrays.items()
+  }
+
+
+def on(mesh: Mesh, shapes: Any) -> Any:
+  """Returns shapes of which every device has a copy."""
+  place = sharding.replicated(mesh)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
+  )
+
+
+def state_size(params: Any, state: Any) -> tuple[int, int]:
+  """Returns (number of parameters, bytes of the state on one device)."""
+  parts = (
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(state)
+  )
+  return sum(x.size for x in jax.tree.leaves(params)), sum(parts)
+
+
+# What is printed and stored.
+
+
+def describe(topology: Topology) -> str:
+  """Returns a line about the devices."""
+  rates, count = topology.rates, len(topology.devices)
+  if rates is None:
+    return f'{topology.name}: {count} simulated devices, without rates'
+  return (
+    f'{topology.name}: {count} {rates.name}, each {rates.flops / 1e12:g} '
+    f'TFLOP/s in bfloat16, {gib(rates.memory)} at {rates.bandwidth / 1e9:g} '
+    f'GB/s, sending {rates.link / 1e9:g} GB/s ({rates.source})'
+  )
+
+
+def lines(row: dict[str, Any], topology: Topology) -> Iterator[str]:
+  """Yields the lines about one program."""
+  rates, state = topology.rates, row['state']
+  shape = 'x'.join(map(str, row['mesh']))
+  count = f'{state["parameters"]:,} parameters'
+  yield f'mesh {shape}, batch {row["batch"]}, {count}'
+  whole = f' of {gib(rates.memory)}' if rates else ''
+  if not row['fits']:
+    peak = (
+      f'{gib(row["peak"])}{whole}' if row['peak'] else f'more than{whole[3:]}'
+    )
+    yield f'  memory    {peak}: does not fit; {remedies(row)}'
+  else:
+    yield (
+      f'  memory    {gib(row["peak"])}{whole} at the peak: arguments '
+      f'{gib(row["arguments"])}, of them the state {gib(state["bytes"])}; '
+      f'temporaries {gib(row["temporaries"])}'
+    )
+  if 'flops' not in row:
+    return
+  products = ', '.join(
+    f'{amount(count, "FLOP")} in {dtype}'
+    for dtype, count in row['flops'].items()
+  )
+  yield f'  products  {products}'
+  yield f'  traffic   {amount(row["traffic"], "B")} of the memory'
+  for kind, found in sorted(row['collectives'].items()):
+    yield (
+      f'  network   {found["count"]} {kind}, {found["bytes"]:,} bytes: a '
+      f'device sends {amount(found["sent"], "B")}'
+    )
+  if row['loops_of_unknown_length']:
+    yield (
+      f'  note      {row["loops_of_unknown_length"]} loops of unknown length '
+      'count once'
+    )
+  if 'bounds' not in row:
+    return
+  bounds = ', '.join(
+    f'{name} {amount(seconds, "s")}' for name, seconds in row['bounds'].items()
+  )
+  yield (
+    f'  at least  {amount(row["seconds"], "s")}, by {row["binding"]}: {bounds}'
+  )
+  for_all = (
+    f'{row["steps"]:,} steps' if 'steps' in row else f'{row["images"]:,} images'
+  )
+  yield (
+    f'  at most   {row["images_per_second"]:,.4g} images/s, MFU '
+    f'{row["mfu"]:.0%}; {for_all}: at least {row["hours"]:.3g} h, '
+    f'{row["device_hours"]:,.3g} device-hours'
+  )
+
+
+def remedies(row: dict[str, Any]) -> str:
+  """Returns what makes a program need less memory, as flags."""
+  data, fsdp = row['mesh']
+  field, found = SIZES[row['of']], []
+  if row['of'] == 'train':
+    if not row['remat']:
+      found.append('network.remat=True')
+    parts = 2 * row['accumulate']
+    if not row['batch'] % (parts * data * fsdp):
+      found.append(f'training.accumulate={parts}')
+    if data > 1:
+      found.append(f'training.mesh=1,{data * fsdp}')
+  if row['batch'] > data * fsdp:
+    found.append(f'{field}={row["batch"] // 2}')
+  flags = ', '.join(f'--config.{flag}' for flag in found)
+  return f'try {flags or "more devices"}'
+
+
+def best(rows: list[dict], of: str, topology: Topology) -> str:
+  """Returns the flags of the plan with the lowest bound of an image.
+
+  Of equal ones the one whose three bounds have the least sum.
+  """
+  rows = [row for row in rows if row['fits']]
+  if not rows:
+    return f'none fits {topology.name}'
+  if topology.rates is None:
+    return 'simulated devices have no rates: no plan is the best'
+
+  def cost(row):
+    total = sum(row['bounds'].values())
+    return float(f'{row["seconds"] / row["batch"]:.2e}'), total / row['batch']
+
+  row = min(rows, key=cost)
+  mesh = ','.join(map(str, row['mesh']))
+  return (
+    f'the best that fits: --config.training.mesh={mesh} '
+    f'--config.{SIZES[of]}={row["batch"]}'
+  )
+
+
+def amount(value: float, unit: str) -> str:
+  """Returns a value with a prefix of its unit."""
+  power = min(max(math.floor(math.log10(value or 1) / 3), -3), 5)
+  prefix = ('n', 'µ', 'm', '', 'k', 'M', 'G', 'T', 'P')[power + 3]
+  return f'{value / 1000**power:.3g} {prefix}{unit}'
+
+
+def gib(count: float) -> str:
+  """Returns bytes as text."""
+  return f'{count / 2**30:.3g} GiB'
+
+
+def out_of_memory(error: Exception) -> int:
+  """Returns the bytes that a compiler says are needed; 0 if it says no number.
+
+  Raises the error if it is about anything else.
+  """
+  text = str(error)
+  if 'RESOURCE_EXHAUSTED' not in text and 'out of memory' not in text.lower():
+    raise error
+  used = re.search(r'Used ([\d.]+)([KMGT])', text)
+  return (
+    int(float(used[1]) * 1024 ** (1 + 'KMGT'.index(used[2]))) if used else 0
+  )
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of the packages that compile."""
+  names = 'jax', 'jaxlib', 'libtpu', 'jax-cuda12-pjrt', 'jax-cuda13-pjrt'
+  every = {
+    d.metadata['Name']: d.version for d in importlib.metadata.distributions()
+  }
+  return {name: every[name] for name in names if name in every}
+
+
+def checksum(text: str, topology: Topology) -> str:
+  """Returns a checksum of a program, its devices and its compilers."""
+  parts = text, topology.name, repr(topology.rates), json.dumps(versions())
+  return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]
+
+
+def read(path: Path) -> dict[str, dict]:
+  """Returns the plans of a file by their checksums; {} if there is none."""
+  try:
+    return {row['key']: row for row in json.loads(path.read_text())['plans']}
+  except (OSError, ValueError, KeyError, TypeError):
+    return {}

@@ -1,0 +1,185 @@
+import json
+
+import jax
+import pytest
+
+from diffusion_jax.app import models
+from diffusion_jax.app.modes import MODES, plan, train_setup
+from diffusion_jax.app.run import folder
+from diffusion_jax.errors import UserError
+from diffusion_jax.planning import programs, topologies
+from tests.app.conftest import smoke, trial
+
+
+def planned(workdir, of='train', devices='cpu_8'):
+  path = workdir / 'plans' / f'{of}-{devices}.json'
+  return json.loads(path.read_text())['plans']
+
+
+def test_a_plan_is_what_a_training_compiles_and_holds(
+  tmp_path, monkeypatch, capsys
+):
+  """Peak, collectives and state of the step of a real run on eight devices.
+
+  The second plan compiles nothing.
+  """
+  seen = []
+  jit_step = train_setup.jit_step
+
+  def spied(*args, **kwargs):
+    step = jit_step(*args, **kwargs)
+
+    def compute(*arrays):
+      if not seen:
+        state = sum(
+          shard.data.nbytes
+          for leaf in jax.tree.leaves(arrays[0])
+          for shard in leaf.addressable_shards
+          if shard.device == jax.devices()[0]
+        )
+        compiled = step.lower(*arrays).compile()
+        found = programs.find(compiled.as_text(), 8)
+        seen.append((programs.memory(compiled), found, state))
+      return step(*arrays)
+
+    return compute
+
+  config = smoke(**{'training.mesh': (8, 1)})
+  with monkeypatch.context() as patch:
+    patch.setattr(train_setup, 'jit_step', spied)
+    MODES['train'](config, tmp_path / 'run')
+  ((memory, collectives, state),) = seen
+  config = smoke(**{'plan.devices': 'cpu:8', 'plan.meshes': '8x1'})
+  capsys.readouterr()
+  MODES['plan'](config, tmp_path)
+  (row,) = planned(tmp_path)
+  assert row['peak'] == memory.peak and row['arguments'] == memory.arguments
+  assert row['state']['bytes'] == state
+  assert sum(kind['count'] for kind in row['collectives'].values()) == len(
+    collectives
+  )
+  sent = sum(map(programs.wire_bytes, collectives))
+  assert sum(kind['sent'] for kind in row['collectives'].values()) == sent
+  assert 'compiling: mesh 8x1, batch 8' in capsys.readouterr().out
+  MODES['plan'](config, tmp_path)
+  again = capsys.readouterr().out
+  assert 'compiling' not in again and 'GiB at the peak' in again
+  assert planned(tmp_path) == [row]
+
+
+def test_sampling_is_planned_with_every_call_of_the_network(tmp_path):
+  """Four steps of DDIM have four times the products of one."""
+  of = {'plan.devices': 'cpu:2', 'plan.of': 'sample', 'plan.meshes': '2x1'}
+  found = []
+  for steps in (1, 4):
+    config = smoke(**of | {'sampling.num_steps': steps})
+    MODES['plan'](config, tmp_path / str(steps))
+    (row,) = planned(tmp_path / str(steps), 'sample', 'cpu_2')
+    assert row['batch'] == config.sampling.batch_size
+    found.append(row['flops']['float32'])
+  assert found[1] == 4 * found[0] > 0
+
+
+@pytest.mark.parametrize('message, fields', {
+  'config.plan.devices is not set': {},
+  "config.plan.devices: 'tpu' is not the name": {'plan.devices': 'tpu'},
+  "config.plan.meshes: 8 is not a mesh such": {'plan.meshes': '8'},
+  'training.mesh: a mesh of 16x1 needs 16 devices': {'plan.meshes': '16x1'},
+  'batch_size=12 cannot be split over': {'plan.batches': (12,)},
+}.items())  # fmt: skip
+def test_a_mistake_is_one_clear_line(message, fields, tmp_path):
+  if fields and 'plan.devices' not in fields:
+    fields = {'plan.devices': 'cpu:8', 'plan.meshes': '8x1', **fields}
+  with pytest.raises(UserError, match=message) as error:
+    MODES['plan'](smoke(**fields), tmp_path)
+  assert '\n' not in str(error.value)
+
+
+def row(**changes):
+  fields = {
+    'of': 'train', 'mesh': [8, 1], 'batch': 64, 'accumulate': 1, 'remat': False,
+    'fits': True, 'seconds': 0.5,
+    'bounds': {'arithmetic': 0.5, 'memory': 0.2, 'network': 0.1},
+  }  # fmt: skip
+  return fields | changes
+
+
+def test_what_does_not_fit_is_a_plan_with_remedies():
+  assert plan.remedies(row()) == (
+    'try --config.network.remat=True, --config.training.accumulate=2, '
+    '--config.training.mesh=1,8, --config.training.batch_size=32'
+  )
+  assert plan.remedies(row(mesh=[1, 8], batch=8, remat=True)) == (
+    'try more devices'
+  )
+  error = jax.errors.JaxRuntimeError(
+    'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of '
+    '15.75G hbm.'
+  )
+  assert plan.out_of_memory(error) == int(20.5 * 2**30)
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    plan.out_of_memory(jax.errors.JaxRuntimeError('INTERNAL: a bug'))
+
+
+def test_the_best_fits_and_has_the_lowest_bound_of_an_image():
+  v5e = topologies.Topology('v5e:2x4', [], topologies.TPUS['v5e'], 8, {})
+  slow, fast = row(), row(batch=128, mesh=[1, 8])
+  too_large = row(batch=512, fits=False)
+  flags = '--config.training.mesh=1,8 --config.training.batch_size=128'
+  assert plan.best([slow, fast, too_large], 'train', v5e).endswith(flags)
+  # The same bound, with less for the network.
+  bounds = {'arithmetic': 0.5, 'memory': 0.2, 'network': 0.0}
+  other = row(batch=64, mesh=[4, 2], bounds=bounds)
+  assert 'mesh=4,2' in plan.best([slow, other], 'train', v5e)
+  assert plan.best([too_large], 'train', v5e) == 'none fits v5e:2x4'
+
+
+# A small step of every kind of model, and a sampler, for TPU or GPU.
+STEPS = (
+  'digits', 'digits_dit', 'digits_edm2', 'digits_meanflow', 'digits_vae',
+  'digits_latent', 'shapes_text_dit',
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def devices():
+  """Those whose compiler is installed in this environment, eight."""
+  for name in ('v5e:2x4', 'h100x8'):
+    try:
+      topologies.make(name)
+      return name
+    except ValueError as error:
+      assert 'is missing: pip install' in str(error)
+  raise AssertionError('no compiler is installed: run .ci/compilers')
+
+
+def compiles(config, of, devices, workdir):
+  topology = topologies.make(devices)
+  return plan.compile_one(config, of, topology, workdir, {})
+
+
+@pytest.mark.compilers
+@pytest.mark.parametrize('name', STEPS)
+def test_a_step_compiles_for_machines_that_are_not_here(
+  name, devices, tmp_path
+):
+  one = {'network.multipliers': (1,)}  # of the U-Nets, which compile slowly
+  fewer = one if name in ('digits', 'digits_meanflow') else {}
+  config = trial(name, **{'training.mesh': (2, 4), **fewer})
+  if config.get('latent'):
+    other = trial('digits_autoencoder')
+    facts = models.make(other, 'none').facts
+    (tmp_path / 'autoencoder').mkdir()
+    folder.write_config(tmp_path / 'autoencoder', other, facts)
+    with config.unlocked():
+      config.latent.run = str(tmp_path / 'autoencoder')
+  row = compiles(config, 'train', devices, tmp_path)
+  assert row['fits'] and row['collectives'] and sum(row['flops'].values())
+  assert not row['loops_of_unknown_length']
+
+
+@pytest.mark.compilers
+def test_a_sampler_compiles_for_machines_that_are_not_here(devices, tmp_path):
+  config = trial('digits_dit', **{'training.mesh': (8, 1)})
+  row = compiles(config, 'sample', devices, tmp_path)
+  assert row['fits'] and row['bounds'] and not row['loops_of_unknown_length']

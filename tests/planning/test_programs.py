@@ -1,0 +1,392 @@
+"""Programs whose communication, traffic and products are known."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+from jax.sharding import NamedSharding, PartitionSpec
+
+from diffusion_jax.app import load, models
+from diffusion_jax.app.modes import plan, train_setup
+from diffusion_jax.networks.attention import Attention
+from diffusion_jax.networks.edm2 import EDM2Block
+from diffusion_jax.networks.layers import Conv
+from diffusion_jax.networks.magnitude import MPConv
+from diffusion_jax.networks.transformer_block import Block
+from diffusion_jax.planning import programs
+from diffusion_jax.runtime import sharding
+from tests.app.conftest import CONFIGS, trial, unet_smoke as smoke
+
+
+def compiled(function, mesh, places_in, places_out, *shapes):
+  put = functools.partial(NamedSharding, mesh)
+  arrays = [
+    jax.ShapeDtypeStruct(shape, jnp.float32, sharding=put(place))
+    for shape, place in zip(shapes, places_in, strict=True)
+  ]
+  step = jax.jit(function, out_shardings=put(places_out))
+  return step.lower(*arrays).compile().as_text()
+
+
+ALL, SPLIT = PartitionSpec(), PartitionSpec('fsdp')
+
+
+def test_a_sum_over_devices_is_one_all_reduce():
+  mesh = sharding.make_mesh(1, 8)
+  text = compiled(
+    lambda x: x.sum(axis=0), mesh, [SPLIT], ALL, (16, 5, 7)
+  )  # of [5, 7] float32
+  (one,) = programs.find(text, 8)
+  assert one == ('all-reduce', 1, 4 * 5 * 7, 8, 1)
+  assert programs.wire_bytes(one) == 2 * 7 / 8 * 140
+
+
+def test_a_copy_of_what_is_split_is_one_all_gather():
+  mesh = sharding.make_mesh(2, 4)
+  text = compiled(lambda x: x * 2.0, mesh, [SPLIT], ALL, (8, 3))
+  (one,) = programs.find(text, 8)
+  assert one == ('all-gather', 1, 4 * 8 * 3, 4, 1)
+  assert programs.wire_bytes(one) == 3 / 4 * 96
+
+
+def test_a_loop_repeats_its_collectives():
+  """Five layers, each gathered in its turn; the second loop is of two."""
+
+  def layers(x, w):
+    def one(x, w):
+      return jnp.tanh(x @ w), None
+
+    def twice(i, x):
+      return jax.lax.scan(one, x, w)[0]
+
+    return jax.lax.fori_loop(0, 2, twice, x)
+
+  mesh = sharding.make_mesh(1, 8)
+  text = compiled(
+    layers, mesh, [SPLIT, PartitionSpec(None, None, 'fsdp')], SPLIT,
+    (8192, 16), (5, 16, 16),
+  )  # fmt: skip
+  found = programs.find(text, 8)
+  assert len(found) == 10 and found[0].bytes == 4 * 16 * 16
+
+
+LINES = """
+  %a = bf16[4,8]{1,0} parameter(0)
+  %e = f32[1]{0} parameter(1)
+  %s = (bf16[4,8]{1,0}, f32[3]{0}) all-reduce-start(%a, %b), replica_groups=[2,4]<=[8], to_apply=%add
+  %d = (bf16[4,8]{1,0}, f32[3]{0}) all-reduce-done(%s)
+  %r = f32[2,8]{1,0} reduce-scatter(%c), replica_groups={{0,1,2,3}}, dimensions={0}
+  %g = f32[6]{0} all-gather(%c), replica_groups=mesh['a'=2,'b'=4], device_ids=([8]) {'a','b':(1)2}
+  %h = (f32[1]{0}, f32[2]{0}) all-gather-start(%e), replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}
+  %p = pred[16]{0} collective-permute(%c), source_target_pairs={{0,1},{1,0}}
+  %q = (f32[1]{0}, f32[1]{0}, u32[], u32[]) collective-permute-start(%e), source_target_pairs={{3,4}}
+"""  # noqa: E501
+
+
+def test_lines_of_other_machines_are_read():
+  """Groups, bytes, and how many machines of four devices they join."""
+  assert programs.find(LINES, 8, 4) == [
+    ('all-reduce', 2, 2 * 32 + 4 * 3, 4, 1),
+    ('reduce-scatter', 1, 4 * 4 * 16, 4, 1),
+    ('all-gather', 1, 24, 4, 2),  # 0, 2, 4, 6
+    ('all-gather', 1, 8, 2, 2),  # 0, 4
+    ('collective-permute', 1, 16, 8, 1),
+    ('collective-permute', 1, 4, 8, 2),
+  ]
+
+
+def test_what_leaves_a_machine():
+  """Two machines of four: each sends its half of the sum, by four adapters."""
+  one = programs.Collective('all-reduce', 1, 800, 8, 2)
+  assert programs.wire_bytes(one) == 2 * 7 / 8 * 800
+  assert programs.between_bytes(one) == 2 * 1 / 2 * 800 / 4
+  assert programs.between_bytes(one._replace(machines=1)) == 0
+
+
+PROGRAM = """
+HloModule example
+
+%fused (p0: f32[5,256,4], p1: s32[], p2: f32[7,100]) -> (f32[256,4], f32[7,100]) {
+  %p0 = f32[5,256,4]{2,1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %p2 = f32[7,100]{1,0} parameter(2)
+  %zero = s32[] constant(0)
+  %slice = f32[1,256,4]{2,1,0} dynamic-slice(%p0, %p1, %zero, %zero), dynamic_slice_sizes={1,256,4}
+  %row = f32[1,100]{1,0} broadcast(%zero), dimensions={}
+  %update = f32[7,100]{1,0} dynamic-update-slice(%p2, %row, %p1, %zero)
+  %layer = f32[256,4]{1,0} bitcast(%slice)
+  ROOT %both = (f32[256,4]{1,0}, f32[7,100]{1,0}) tuple(%layer, %update)
+}
+
+%body (state: (s32[], f32[5,256,4], f32[7,100])) -> (s32[], f32[5,256,4], f32[7,100]) {
+  %state = (s32[], f32[5,256,4]{2,1,0}, f32[7,100]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %w = f32[5,256,4]{2,1,0} get-tuple-element(%state), index=1
+  %y = f32[7,100]{1,0} get-tuple-element(%state), index=2
+  %fusion = (f32[256,4]{1,0}, f32[7,100]{1,0}) fusion(%w, %i, %y), kind=kLoop, calls=%fused
+  %chip = f32[256,4]{1,0:T(8,128)S(1)} get-tuple-element(%fusion), index=0
+  %out = bf16[10]{0} custom-call(%chip), custom_call_target="f"
+  ROOT %next = (s32[], f32[5,256,4]{2,1,0}, f32[7,100]{1,0}) tuple(%i, %w, %y)
+}
+
+%condition (state.1: (s32[], f32[5,256,4], f32[7,100])) -> pred[] {
+  %state.1 = (s32[], f32[5,256,4]{2,1,0}, f32[7,100]{1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%state.1), index=0
+  %count = s32[] constant(5)
+  ROOT %less = pred[] compare(%i.1, %count), direction=LT
+}
+
+ENTRY %main (x: f32[1000]) -> f32[1000] {
+  %x = f32[1000]{0} parameter(0)
+  %init = (s32[], f32[5,256,4]{2,1,0}, f32[7,100]{1,0}) custom-call(%x), custom_call_target="g"
+  %loop = (s32[], f32[5,256,4]{2,1,0}, f32[7,100]{1,0}) while(%init), condition=%condition, body=%body
+  ROOT %copy = f32[1000]{0} copy(%x)
+}
+"""  # noqa: E501
+
+
+def test_traffic_is_what_is_read_and_written():
+  """A slice of a stack is read, a row of another written, five times.
+
+  The loop's length is that of its condition; %chip is on the chip.
+  """
+  program = programs.Program(PROGRAM)
+  assert program.unknown == 0 and program.times['body'] == 5
+  entry = 4000 + (4 + 4 * 5 * 256 * 4 + 4 * 700) + 2 * 4000
+  fusion = 4096 + 4 + 4096 + 400  # slice and index in, slice and row out
+  compare = 4 + 4 + 1
+  assert programs.traffic(program) == entry + 5 * (fusion + 20) + 6 * compare
+  # What a cache of 4,000 bytes can hold of each array need not move.
+  beyond = 4 * 5 * 256 * 4 - 4000 + 5 * 2 * 96
+  assert programs.traffic(program, 4000) == beyond
+
+
+TPU = """
+%begin (q0: f32[2,4]) -> (f32[2,4], f32[8,4]) {
+  %q0 = f32[2,4]{1,0} parameter(0)
+  %g0 = f32[8,4]{1,0} all-gather(%q0), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %t0 = (f32[2,4]{1,0}, f32[8,4]{1,0}) tuple(%q0, %g0)
+}
+
+%go_on (r0: f32[2,4], r1: f32[8,4], r2: f32[3]) -> (f32[3], f32[2,4], f32[8,4]) {
+  %r0 = f32[2,4]{1,0} parameter(0)
+  %r1 = f32[8,4]{1,0} parameter(1)
+  %r2 = f32[3]{0} parameter(2)
+  %twice = f32[3]{0} add(%r2, %r2)
+  %g1 = f32[8,4]{1,0} all-gather(%r0), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %t1 = (f32[3]{0}, f32[2,4]{1,0}, f32[8,4]{1,0}) tuple(%twice, %r0, %g1)
+}
+
+%all-reduce-scatter.1 (s0: bf16[16]) -> bf16[4] {
+  %s0 = bf16[16]{0} parameter(0)
+  %sum = bf16[16]{0} all-reduce(%s0), channel_id=8, replica_groups={{0,1,2,3}}, to_apply=%add
+  %id = u32[] partition-id()
+  ROOT %part = bf16[4]{0} dynamic-slice(%sum, %id), dynamic_slice_sizes={4}
+}
+
+ENTRY %main (x: f32[2,4], y: f32[3], z: bf16[16]) -> bf16[4] {
+  %x = f32[2,4]{1,0} parameter(0)
+  %y = f32[3]{0} parameter(1)
+  %z = bf16[16]{0} parameter(2)
+  %start = (f32[2,4]{1,0}, f32[8,4]{1,0}) fusion(%x), kind=kCustom, output_to_operand_aliasing={{0}: (0, {})}, calls=%begin
+  %a = f32[2,4]{1,0} get-tuple-element(%start), index=0
+  %b = f32[8,4]{1,0} get-tuple-element(%start), index=1
+  %step = (f32[3]{0}, f32[2,4]{1,0}, f32[8,4]{1,0}) fusion(%a, %b, %y), kind=kOutput, output_to_operand_aliasing={{1}: (0, {}), {2}: (1, {})}, calls=%go_on
+  ROOT %out = bf16[4]{0} fusion(%z), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""  # noqa: E501
+
+
+def test_collectives_within_the_fusions_of_a_tpu():
+  """A gather that a second fusion goes on with, and a sum that is scattered.
+
+  What the second passes on is not moved: it reads and writes y.
+  """
+  assert programs.find(TPU, 4) == [
+    ('all-gather', 1, 4 * 8 * 4, 4, 1),
+    ('reduce-scatter', 1, 2 * 16, 4, 1),
+  ]
+  assert programs.traffic(programs.Program(TPU)) == 128 + 12 + 12 + 32 + 8
+
+
+def forward_flops(network, *inputs):
+  """Closed forms layer by layer: 2 for each term of each output.
+
+  A convolution has k^2 C terms, a dense layer C, attention 2 T of C channels.
+  """
+  count = {}
+
+  def of_layer(layer, x, out):
+    if isinstance(layer, Conv):
+      return 2 * layer.kernel_size**2 * x.shape[-1] * out.size
+    if isinstance(layer, MPConv):
+      return 2 * max(layer.kernel_size, 1) ** 2 * x.shape[-1] * out.size
+    if isinstance(layer, nn.Dense):
+      return 2 * x.shape[-1] * out.size
+    if isinstance(layer, Attention) or getattr(layer, 'num_heads', 0):
+      if isinstance(layer, Block):
+        b, tokens, width = x[0].shape
+      elif isinstance(layer, (Attention, EDM2Block)):
+        b, height, w, width = out.shape
+        tokens = height * w
+      else:
+        return 0
+      return 4 * b * tokens**2 * width
+    return 0
+
+  def see(layer, args, kwargs, context):
+    out = layer(*args, **kwargs)
+    path = context.module.path
+    if context.method_name == '__call__':  # blocks in a scan are traced twice
+      scanned = any(name.startswith('blocks_') for name in path)
+      times = network.num_blocks if scanned else 1
+      count[path] = times * of_layer(context.module, args[0], out)
+    return out
+
+  with nn.intercept_methods(see):
+    jax.eval_shape(network.init, jax.random.key(0), *inputs)
+  return sum(count.values())
+
+
+@pytest.mark.parametrize('name', ['digits', 'digits_dit', 'digits_edm2'])
+def test_products_are_those_of_the_layers(name):
+  """A training step has three times those of the forward pass.
+
+  Except the gradients of the network's input, which nobody needs.
+  """
+  file = str(CONFIGS / f'{name}.py')
+  config = load.completed(load.from_file(file))
+  config = load.with_flags(config, [
+    ('training.mesh', '1,1'), ('training.batch_size', '16'),
+    ('network.num_blocks', '1'),
+  ])  # fmt: skip
+  traced, *_ = plan.trace_training(config, sharding.make_mesh(1, 1), 'none')
+  model: Any = models.make(config, 'none')
+  x = jnp.zeros((16, *model.facts.image_shape))
+  cond = {'label': jnp.zeros(16, jnp.int32)}
+  expected = 3 * forward_flops(model.network, x, jnp.zeros(16), cond)
+  found = sum(programs.flops(traced.jaxpr).values())
+  assert abs(found / expected - 1) < 0.02
+
+
+def test_products_of_a_loop_and_of_the_longest_branch():
+  def function(x, w, flag):
+    def twice(x):
+      return x @ w @ w
+
+    def once(x):
+      return x @ w
+
+    x = jax.lax.cond(flag, twice, once, x)
+    x = jax.lax.fori_loop(0, 5, lambda i, x: x @ w, x)
+    strides = jax.lax.conv_general_dilated(
+      x.reshape(2, 4, 4, 1), w[:3, :3, None, None], (2, 2), 'SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )  # fmt: skip
+    return strides.sum()
+
+  jaxpr = jax.make_jaxpr(jax.grad(function))(
+    jnp.zeros((4, 8)), jnp.zeros((8, 8)), True
+  )
+  product, conv = 2 * 4 * 8 * 8, 2 * 9 * 2 * 2 * 2
+  # Forward and back with respect to x only; the last values are not needed.
+  assert programs.flops(jaxpr)['float32'] <= 2 * (7 * product + conv)
+  assert programs.flops(jaxpr)['float32'] >= 7 * product + conv
+
+
+def compile_step(config):
+  data, fsdp = config.training.mesh
+  mesh = sharding.make_mesh(data, fsdp)
+  shapes = []
+
+  def spied(*args):
+    function, like = train_setup_state(*args)
+    shapes.append(like)
+    return function, like
+
+  train_setup_state = train_setup.state_maker
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train_setup, 'state_maker', spied)
+    traced, *_ = plan.trace_training(config, mesh, 'nowhere')
+  return traced.lower().compile(), shapes[0]
+
+
+def state_bytes(like):
+  leaves = jax.tree.leaves(like)
+  whole = sum(x.size * x.dtype.itemsize for x in leaves)
+  return whole, plan.state_size(like.params, like)[1]
+
+
+def test_data_parallelism_sums_the_gradients_once():
+  """One all-reduce: of each gradient, and a few numbers for the metrics."""
+  # a table of classes is read twice: its gradient would be summed twice
+  config = smoke(**{
+    'training.mesh': (8, 1),
+    'conditioning.labels': False,
+    'conditioning.dropout': 0.0,
+  })  # fmt: skip
+  step, like = compile_step(config)
+  (one,) = programs.find(step.as_text(), 8)
+  assert (one.kind, one.group) == ('all-reduce', 8)
+  leaves = jax.tree.leaves(like.params)
+  gradients = 4 * sum(leaf.size for leaf in leaves)
+  assert gradients <= one.bytes < gradients + 100
+  whole, part = state_bytes(like)
+  assert whole == part > 4 * gradients  # nothing is large enough to be split
+
+
+def split_all(monkeypatch):
+  """Splits small arrays as well."""
+  split = functools.partial(sharding.fsdp_sharding, min_size=16)
+  monkeypatch.setattr(train_setup, 'fsdp_sharding', split)
+
+
+@pytest.mark.slow
+def test_the_state_of_fsdp_is_split(monkeypatch):
+  split_all(monkeypatch)
+  # of one resolution, leaves too small to be split are more than a tenth
+  fields = {'training.mesh': (1, 8), 'network.multipliers': (1, 2)}
+  step, like = compile_step(smoke(**fields))
+  whole, part = state_bytes(like)
+  assert part < 1.1 / 8 * whole
+  found = programs.find(step.as_text(), 8)
+  assert {one.kind for one in found} >= {'all-gather', 'all-reduce'}
+
+
+def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
+  """Of images, only what adaLN takes; all together less than one map."""
+  split_all(monkeypatch)
+  config = trial('digits_dit', **{
+    'training.mesh': (1, 8),
+    'network.num_heads': 2,
+    'training.batch_size': 64 * 8,  # tokens are many times the weights
+  })  # fmt: skip
+  step, like = compile_step(config)
+  whole, part = state_bytes(like)
+  assert part < 1.1 / 8 * whole
+  tokens = 4 * config.training.batch_size * 16 * config.network.channels
+  found = programs.find(step.as_text(), 8)
+  assert sum(one.bytes for one in found) < tokens
+  assert {one.kind for one in found} >= {'all-gather', 'all-reduce'}
+
+
+def test_fsdp_sends_each_weight_of_edm2_once_and_its_gradient(monkeypatch):
+  """Gathered for both passes, summed: (1 + 2) 7 / 8 of the parameters' bytes.
+
+  The sums of squares of rows in parts and those of the metrics are the rest.
+  """
+  split_all(monkeypatch)
+  config = trial('digits_edm2', **{
+    'training.mesh': (1, 8),
+    'network.multipliers': (1,),  # compiles in half of the time
+    'network.attention_resolutions': (),
+    'training.batch_size': 64 * 8,  # a vector of each example is large
+  })  # fmt: skip
+  step, like = compile_step(config)
+  weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(like.params))
+  found = programs.find(step.as_text(), 8)
+  sent = sum(map(programs.wire_bytes, found))
+  assert 2.6 * weights < sent < 2.9 * weights

@@ -1,0 +1,42 @@
+import jax
+import pytest
+
+from diffusion_jax.planning import topologies
+
+
+@pytest.mark.parametrize('name, message', {
+  'v9:2x4': "'v9:2x4' is not the name of devices: take, for instance",
+  'h100': "'h100' is not the name of devices",
+  'v5e:2x2x2': 'v5e:2x2x2: v5e has 2 dimensions',
+  'h100x16': 'h100x16: a machine has 1 to 8 GPUs',
+  'cpu:1024': 'cpu:1024: JAX has begun with 8 devices of the CPU: set XLA',
+}.items())  # fmt: skip
+def test_a_wrong_name_is_one_clear_line(name, message):
+  with pytest.raises(ValueError, match=message) as error:
+    topologies.make(name)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name, message', {
+  'v5e:2x4': "v5e:2x4: .* missing: pip install 'jax.tpu.==",
+  'h100x8': 'h100x8: .* missing: pip install --no-deps jax-cuda12-plugin==',
+}.items())  # fmt: skip
+def test_a_missing_compiler_says_what_to_install(name, message, monkeypatch):
+  monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(ValueError, match=message):
+    topologies.make(name)
+
+
+def test_simulated_devices_are_those_of_the_cpu():
+  topology = topologies.make('cpu:4')
+  assert topology.devices == jax.devices()[:4]
+  assert topology.rates is None and topology.machine == 4
+
+
+def test_a_gpu_is_described_as_xla_reads_it():
+  """Every brace is closed, and the figures are the data sheet's."""
+  text = topologies.target_config('h100')
+  assert text.count('{') == text.count('}') == 3
+  assert 'core_count: 132 ' in text
+  assert 'memory_bandwidth: 3352000000000 ' in text
+  assert 'device_description_str: "NVIDIA H100 80GB HBM3"' in text
