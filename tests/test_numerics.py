@@ -407,7 +407,7 @@ CALLS = {
     logits(a.x), states(a.y), MASKING, a.lt
   ),
   'make_state_denoiser': lambda a: dj.make_state_denoiser(
-    lambda params, x, noise, cond, *, key=None: logits(noise[:, None] * a.t),
+    lambda params, x, noise, cond, *, key=None: logits(noise[:, None] * x),
     {}, process=MASKING, noise_input=dj.logsnr_input,
   )(states(a.x[:, :, 0, 0]), a.lt),
   'logistic_logits': lambda a: dj.logistic_logits(a.x, a.y, 4),
