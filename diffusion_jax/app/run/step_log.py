@@ -1,11 +1,19 @@
 """Reads, checks, averages and writes the metrics of training steps."""
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from diffusion_jax.errors import UserError
+from diffusion_jax.training.logging import MetricWriter
+
+Metrics = dict[str, Any]  # name -> Mean
 
 
 class StepLog:
@@ -15,15 +23,24 @@ class StepLog:
   run; start: the step it begins after.
   """
 
-  def __init__(self, config, workdir, manager, writer, bar, start):
+  def __init__(
+    self,
+    config: ConfigDict,
+    workdir: Path,
+    manager: Any,
+    writer: MetricWriter,
+    bar: tqdm,
+    start: int,
+  ):
     self._config, self._workdir, self._manager = config, workdir, manager
     self._writer, self._bar = writer, bar
-    self._unread, self._kept = [], []  # (steps, metrics); metrics that count
+    self._unread: list[tuple[range, Metrics]] = []
+    self._kept: list[Metrics] = []  # of the steps that count
     self._left_out = self._in_a_row = 0
     self._first = start + 1
     self._since, self._clock = start, time.perf_counter()
 
-  def add(self, steps, metrics):
+  def add(self, steps: range, metrics: Metrics) -> None:
     """Takes the metrics of a call that has begun; they are read later.
 
     steps: the range of its steps; leaves of metrics: [], or one for each step.
@@ -33,21 +50,21 @@ class StepLog:
     if steps[0] == self._first:  # compilation is not counted as training
       self.restart_clock(steps[-1])
 
-  def read(self, left=0):
+  def read(self, left: int = 0) -> None:
     """Waits for all calls but the last `left`; UserError at a bad step."""
     while len(self._unread) > left:
       steps, metrics = self._unread.pop(0)
       metrics = jax.tree.map(np.atleast_1d, jax.device_get(metrics))
       for i, step in enumerate(steps):
-        found = jax.tree.map(lambda x, i=i: x[i], metrics)
-        scalars = average([found])
+        of_step = jax.tree.map(lambda x, i=i: x[i], metrics)
+        scalars = average([of_step])
         if self._counts(step, scalars):
-          self._kept.append(found)
+          self._kept.append(of_step)
         else:
           self._left_out += 1
         self._bar.set_postfix(loss=f'{scalars["loss"]:.4f}', refresh=False)
 
-  def write_line(self, step, learning_rate):
+  def write_line(self, step: int, learning_rate: Any) -> None:
     """Writes the averages since the last line, the rate and the speed."""
     scalars = average(self._kept) | {'learning_rate': float(learning_rate)}
     training = self._config.training
@@ -60,14 +77,14 @@ class StepLog:
     self._kept, self._left_out = [], 0
     self.write(step, scalars)
 
-  def write(self, step, scalars):
+  def write(self, step: int, scalars: dict[str, float]) -> None:
     """Writes numbers, and prints them where there is no progress bar."""
     self._writer.write_scalars(step, scalars)
     if self._bar.disable:
       shown = ' '.join(f'{n} {x:.4g}' for n, x in scalars.items() if x == x)
       print(f'step {step}: {shown}', flush=True)
 
-  def restart_clock(self, step):
+  def restart_clock(self, step: int) -> None:
     """Leaves the time until now out of the speed of training."""
     self._since, self._clock = step, time.perf_counter()
 
@@ -77,7 +94,7 @@ class StepLog:
     # optimizer.repair_gradients has replaced the gradient of such a step.
     config = self._config
     wrong = [n for n in ('loss', 'grad_norm') if not np.isfinite(scalars[n])]
-    if config.optimizer.repair_gradients or not wrong:
+    if config.optimizer.get('repair_gradients') or not wrong:
       self._in_a_row = 0
       return True
     self._in_a_row += 1
@@ -94,7 +111,7 @@ class StepLog:
     )
 
 
-def average(history):
+def average(history: Sequence[Metrics]) -> dict[str, float]:
   """Averages a list of {name: Mean} to {name: float}; NaN for no count."""
   if not history:
     return {}

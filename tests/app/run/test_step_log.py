@@ -8,6 +8,7 @@ from diffusion_jax.app.run import step_log
 from diffusion_jax.app.run.step_log import StepLog, average
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Mean
+from tests.app import toy_parts
 from tests.app.conftest import smoke
 
 
@@ -30,8 +31,10 @@ def test_repaired_gradients_do_not_stop_a_run():
     log.add(range(7, 8), metrics)
     log.read()
 
-  with pytest.raises(UserError, match='loss is nan at step 7'):
-    read(smoke())
+  own = smoke(optimizer=f'{toy_parts.__name__}:optimizer')  # has no such field
+  for config in (smoke(), own):
+    with pytest.raises(UserError, match='loss is nan at step 7'):
+      read(config)
   repaired = smoke(**{'optimizer.repair_gradients': True})
   read(repaired)
 
