@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from diffusion_jax.app import images
 from diffusion_jax.app.choices import Conditioning
 from diffusion_jax.app.config import Schema
 from diffusion_jax.app.images import Facts
@@ -37,7 +38,7 @@ IDENTITY = Latents(
 
 
 class Model(Protocol):
-  """A kind of model: a class for each is in this folder.
+  """A kind of model: a class for each is in this folder, derived from this.
 
   schema: the sections of its configs, and its metrics. keeps: files and folders
   of a run folder, besides the checkpoints, that hold parameters of the model.
@@ -46,7 +47,7 @@ class Model(Protocol):
 
   schema: Schema
   makes_images: bool
-  keeps: tuple[str, ...]
+  keeps: tuple[str, ...] = ()
 
   config: ConfigDict
   workdir: Path
@@ -81,27 +82,31 @@ class Model(Protocol):
 
   def source(self, split: str = 'train') -> Source:
     """Returns the images of a split."""
-    ...
+    return images.source_of(self.config, split)
 
   def prepare(self, source: Source, mesh: Mesh) -> Params:
     """Returns the parameters that are not trained; called by a training.
 
     The first start writes them, or what identifies them, into the run folder.
+    Models without such parameters return {}, here and below.
     """
-    ...
+    return {}
 
   def frozen_shapes(self) -> Params:
     """Returns the shapes of what `prepare` returns."""
-    ...
+    return {}
 
   def load(self) -> Params:
     """Returns the parameters that are not trained, from the run folder."""
-    ...
+    return {}
 
   def make_encode(self, mesh: Mesh) -> Callable[[Params, dict, Any, int], dict]:
-    """Returns (parameters not trained, batch, key, i) -> what is diffused."""
-    ...
+    """Returns (parameters not trained, batch, key, i) -> what is diffused.
+
+    The batch itself, but for models of latents.
+    """
+    return lambda kept, batch, key, i: batch
 
   def write_more(self, params: Params, path: Path) -> dict[str, np.ndarray]:
     """Writes further files of --mode=sample; returns arrays for its npz."""
-    ...
+    return {}

@@ -8,26 +8,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import choices, images
 from diffusion_jax.app.choices import Conditioning
 from diffusion_jax.app.config import (
-  Schema,
   from_config,
   make,
   make_part,
   parameters,
 )
-from diffusion_jax.app.models.model import IDENTITY, Params
+from diffusion_jax.app.models.model import IDENTITY, Model, Params
 from diffusion_jax.app.schemas import NetworkFacts, NoiseFacts, ObjectiveFacts
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
-from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.embeddings import STEP_INPUTS
 from diffusion_jax.training import augmentation, conditions, objectives
@@ -44,11 +40,9 @@ NEEDED = {
 }
 
 
-class NoisyModel:
+class NoisyModel(Model):
   """What all models of noisy images share; see `Model`."""
 
-  schema: Schema
-  keeps: tuple[str, ...] = ()
   sampling: Any = None
   takes_elapsed = takes_guidance = False
   latents = IDENTITY
@@ -285,30 +279,6 @@ class NoisyModel:
   def teacher(self) -> Callable[[Any, dict], dj.Denoiser] | None:
     """Returns (frozen, cond) -> Denoiser of training.teacher; None without."""
     return None
-
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images of a split."""
-    return images.source_of(self.config, split)
-
-  def prepare(self, source: Source, mesh: Mesh) -> Params:
-    """Returns {}: all parameters are trained."""
-    return {}
-
-  def frozen_shapes(self) -> Params:
-    """Returns the shapes of what `prepare` returns."""
-    return {}
-
-  def load(self) -> Params:
-    """Returns {}: sampling needs no parameters but the run's own."""
-    return {}
-
-  def make_encode(self, mesh: Mesh) -> Callable:
-    """Returns the function that leaves batches of images as they are."""
-    return lambda kept, batch, key, i: batch
-
-  def write_more(self, params: Params, path: Path) -> dict[str, np.ndarray]:
-    """Returns {}: there are no other files."""
-    return {}
 
   # -- refusals ---------------------------------------------------------------
 

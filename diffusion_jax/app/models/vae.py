@@ -15,12 +15,11 @@ from ml_collections import ConfigDict
 import diffusion_jax as dj
 from diffusion_jax.app import choices, images, schemas
 from diffusion_jax.app.config import from_config, make, make_part
-from diffusion_jax.app.models.model import Params
+from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.schemas import VaeFacts, VaeNetworkFacts
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels
-from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import PerImage, per_image
 from diffusion_jax.training import vae
@@ -29,12 +28,11 @@ from diffusion_jax.training.objectives import Objective
 COLUMNS = 10  # of an interpolation, both ends included
 
 
-class VAE:
+class VAE(Model):
   """A variational autoencoder, as a config describes it; see `Model`."""
 
   schema = schemas.VAE
   makes_images = True
-  keeps: tuple[str, ...] = ()
   conditioning = choices.Conditioning()
   sampling = None
 
@@ -145,26 +143,6 @@ class VAE:
 
     root = stream(self.config.sampling.seed, 'vae_sampling')
     return per_image(draw, mesh, root)
-
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images of a split."""
-    return images.source_of(self.config, split)
-
-  def prepare(self, source: Source, mesh: Mesh) -> Params:
-    """Returns {}: all parameters are trained."""
-    return {}
-
-  def frozen_shapes(self) -> Params:
-    """Returns {}: all parameters are trained."""
-    return {}
-
-  def load(self) -> Params:
-    """Returns {}: all parameters are the run's own."""
-    return {}
-
-  def make_encode(self, mesh: Mesh) -> Callable:
-    """Returns the function that leaves batches of images as they are."""
-    return lambda kept, batch, key, i: batch
 
   def check(self, mode: str) -> None:
     """Raises UserError for what a VAE cannot have."""
