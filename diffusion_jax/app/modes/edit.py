@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from diffusion_jax.app import (
 )
 from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance
 from diffusion_jax.core.keys import split_key, stream
@@ -98,8 +99,11 @@ def generate(
   for name, x in encode_pictures(model, params, pictures).items():
     inputs[name] = np.broadcast_to(x, (n, *x.shape))
   size = min(model.config.sampling.batch_size, n)
-  task = TASKS[model.config.edit.name]
-  draw = functools.partial(task, model, edit, method)
+  function = TASKS[model.config.edit.name]
+
+  def draw(*call):  # params, guides, keys, inputs
+    return function(Task(model, edit, method, *call))
+
   root = stream(model.config.sampling.seed, 'edit')
   compute = model.generate_by(draw, mesh, root, guides, size)
   params = replicate(mesh, params)
@@ -305,12 +309,34 @@ def factor_of(model: Diffusion, edit: Any, method: str) -> int:
   return edit.factor
 
 
-def inpaint(model, edit, method, params, guides, keys, inputs) -> Any:
+class Task(NamedTuple):
+  """An edit of a batch; edit is the object of config.edit.
+
+  inputs: the user's pictures in the form that is diffused, for each of the
+  images; cond; and weight, of an interpolation. keys: [B].
+  """
+
+  model: Diffusion
+  edit: Any
+  method: str
+  params: Any
+  guides: Guides
+  keys: jax.Array
+  inputs: dict[str, Any]
+
+  def sample(self, cond: dict, **options: Any) -> jax.Array:
+    """Draws images from noise; options: of `Diffusion.from_noise`."""
+    return self.model.from_noise(
+      self.params, self.guides, self.keys, cond, **options
+    )
+
+
+def inpaint(task: Task) -> jax.Array:
   """Keeps the known pixels, and fills in the others."""
+  inputs, edit, method = task.inputs, task.edit, task.method
   cond, known, mask = inputs['cond'], inputs['image'], inputs['mask']
-  draw = functools.partial(model.from_noise, params, guides, keys)
   if method == 'palette':
-    return draw(cond | {'image': conditions.known_pixels(known, mask)})
+    return task.sample(cond | {'image': conditions.known_pixels(known, mask)})
   if method == 'reconstruction':
     guided = functools.partial(
       dj.reconstruction_guided,
@@ -319,7 +345,7 @@ def inpaint(model, edit, method, params, guides, keys, inputs) -> Any:
       scale=edit.scale,
       num_iterations=edit.iterations,
     )
-    return draw(cond, after_guidance=guided)
+    return task.sample(cond, after_guidance=guided)
 
   def replace(sampler, levels):
     return dj.replace_known(sampler, known, mask), levels
@@ -329,21 +355,21 @@ def inpaint(model, edit, method, params, guides, keys, inputs) -> Any:
       levels = dj.repaint_levels(levels, edit.num_resamples, edit.jump)
     return dj.repaint(sampler, known, mask), levels
 
-  return draw(cond, wrap={'replace': replace, 'repaint': repaint}[method])
+  wrap = {'replace': replace, 'repaint': repaint}[method]
+  return task.sample(cond, wrap=wrap)
 
 
-def observe(model, edit, method, params, guides, keys, inputs) -> Any:
+def observe(task: Task) -> jax.Array:
   """Adds pixels or colours, by a condition or by guidance."""
-  cond, observed = inputs['cond'], inputs['image']
-  draw = functools.partial(model.from_noise, params, guides, keys)
+  edit, cond, observed = task.edit, task.inputs['cond'], task.inputs['image']
   if isinstance(edit, choices.Colorize):
     measure, image = conditions.luminance, observed
   else:
-    factor = factor_of(model, edit, method)
+    factor = factor_of(task.model, edit, task.method)
     measure = functools.partial(conditions.pooled, factor=factor)
     image = conditions.enlarged(observed, factor)
-  if method == 'palette':
-    return draw(cond | {'image': image})
+  if task.method == 'palette':
+    return task.sample(cond | {'image': image})
   guided = functools.partial(
     dj.observation_guided,
     observe=measure,
@@ -351,36 +377,39 @@ def observe(model, edit, method, params, guides, keys, inputs) -> Any:
     scale=edit.scale,
     num_iterations=edit.iterations,
   )
-  return draw(cond, after_guidance=guided)
+  return task.sample(cond, after_guidance=guided)
 
 
-def sdedit(model, edit, method, params, guides, keys, inputs) -> Any:
+def sdedit(task: Task) -> jax.Array:
   """Adds noise up to edit.strength, and samples from there."""
+  model, params, inputs = task.model, task.params, task.inputs
   trained, levels, sampler = model.levels_and_sampler(params)
-  denoise = model.step_function(params, inputs['cond'], trained, guides=guides)
+  denoise = model.step_function(
+    params, inputs['cond'], trained, guides=task.guides
+  )
   with from_config('edit'):
     return dj.sdedit(
-      split_key(keys, 2)[1],
+      split_key(task.keys, 2)[1],
       denoise,
       sampler,
       levels,
       inputs['image'],
-      edit.strength,
-      repeats=edit.repeats,
+      task.edit.strength,
+      repeats=task.edit.repeats,
       mask=inputs.get('mask'),
     )
 
 
-def interpolate(model, edit, method, params, guides, keys, inputs) -> Any:
+def interpolate(task: Task) -> jax.Array:
   """Goes from one picture to the other along the ODE, for any sampler.
 
   Image i has the weight i / (N - 1), and all have the condition of the first.
   """
   # With clipping, the solution of the ODE would not undo its inversion.
-  model = model.unclipped()
+  model, params, inputs = task.model.unclipped(), task.params, task.inputs
   cond, a, b = (rows(inputs[x], slice(1)) for x in ('cond', 'image', 'image2'))
   trained, levels, _ = model.levels_and_sampler(params)
-  denoise = model.step_function(params, cond, trained, guides=guides)
+  denoise = model.step_function(params, cond, trained, guides=task.guides)
 
   def between(weight):
     return dj.interpolate(denoise, levels, a, b, weight[None])[0, 0]
@@ -397,10 +426,7 @@ def as_picture(model: Diffusion, x: np.ndarray) -> np.ndarray:
   return np.broadcast_to(x, (*x.shape[:2], channels))
 
 
-# Each draws x [B, ...], in the form that is diffused, for `generate_by`.
-# inputs: the user's pictures in this form, for each of the images; cond; and
-# weight, of an interpolation.
-TASKS: dict[str, Callable] = {
+TASKS: dict[str, Callable[[Task], jax.Array]] = {
   'inpaint': inpaint,
   'sdedit': sdedit,
   'interpolate': interpolate,

@@ -1,6 +1,5 @@
 """--mode=edit and networks conditioned on images, tiny ones."""
 
-import functools
 import itertools
 from typing import Any
 
@@ -249,7 +248,9 @@ def test_an_interpolation_is_not_clipped():
     'cond': {'label': np.zeros(2, np.int32)},
   }
   keys = jax.random.split(jax.random.key(0), 2)
-  draw = jax.jit(functools.partial(edit.interpolate, model, None, ''))
+  draw = jax.jit(
+    lambda *call: edit.interpolate(edit.Task(model, None, '', *call))
+  )
   results = draw(params, {}, keys, inputs)
   np.testing.assert_allclose(results, ends, atol=1e-3)
 
