@@ -93,7 +93,7 @@ def tfds(
 ) -> RecordSource:
   """Returns images of TensorFlow Datasets, prepared as array_record.
 
-  dataset: name[/config][:version]; num_classes: 0 without labels; data_dir: by
+  dataset: `name[/config][:version]`; num_classes: 0 without labels; data_dir: by
   default $TFDS_DATA_DIR or tfds' own folder; train_split, test_split: such as
   'train[:90%]'. Raises ValueError or FileNotFoundError, as `tfds_images`.
   """
