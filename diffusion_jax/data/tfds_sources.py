@@ -93,9 +93,9 @@ def tfds(
 ) -> RecordSource:
   """Returns images of TensorFlow Datasets, prepared as array_record.
 
-  dataset: `name[/config][:version]`; num_classes: 0 without labels; data_dir: by
-  default $TFDS_DATA_DIR or tfds' own folder; train_split, test_split: such as
-  'train[:90%]'. Raises ValueError or FileNotFoundError, as `tfds_images`.
+  dataset: `name[/config][:version]`; num_classes: 0 without labels; data_dir:
+  by default $TFDS_DATA_DIR or tfds' own folder; train_split, test_split: such
+  as 'train[:90%]'. Raises ValueError or FileNotFoundError, as `tfds_images`.
   """
   name = train_split if split == 'train' else test_split
   source = tfds_images(dataset, name, image_shape, num_classes > 0, data_dir)
