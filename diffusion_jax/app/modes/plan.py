@@ -390,6 +390,8 @@ def amount(value: float, unit: str) -> str:
 
 def gib(count: float) -> str:
   """Returns bytes as text."""
+  if count < 2**24:
+    return f'{count / 2**20:.3g} MiB'
   return f'{count / 2**30:.3g} GiB'
 
 

@@ -63,7 +63,7 @@ def test_a_plan_is_what_a_training_compiles_and_holds(
   assert 'compiling: mesh 8x1, batch 8' in capsys.readouterr().out
   MODES['plan'](config, tmp_path)
   again = capsys.readouterr().out
-  assert 'compiling' not in again and 'GiB at the peak' in again
+  assert 'compiling' not in again and 'MiB at the peak' in again
   assert planned(tmp_path) == [row]
 
 
