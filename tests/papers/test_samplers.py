@@ -163,7 +163,7 @@ def test_dpm_solver_pp_2s_algorithm_1(grid):
 
 @pytest.mark.parametrize('eta', [0.5, 1.0])
 def test_sde_dpm_solver_pp_2m(eta):
-  """docs/recipes.md, section 11."""
+  """tests/papers/recipes.md, section 11."""
   alpha, sigma = vp_grid(clean=False)
   lam = np.log(alpha / sigma)
   n = len(alpha) - 1

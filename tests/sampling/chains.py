@@ -23,7 +23,7 @@ def grid(num_steps):
 
 
 def times(steps, jump, num_resamples):
-  """RePaint's times as its released code has them (docs/recipes.md, 8)."""
+  """RePaint's times as its released code has them (recipes.md, 8)."""
   left = {i: num_resamples - 1 for i in range(0, steps - jump, jump)}
   t, times = steps, []
   while t >= 1:
