@@ -120,7 +120,7 @@ def get_config():
   convert.format = ''
   convert.model = ''  # openai, score_sde: the name of a published model
   convert.options = ''  # of the format: 'image_size=64 class_cond=True'
-  convert.to = ''  # what the run becomes instead: diffusers, safetensors
+  convert.to = ''  # exports the run as diffusers, safetensors or stablehlo
   convert.out = ''  # the folder or file to write
   convert.label = placeholder(int)  # diffusers: the class built in; -1: none
 

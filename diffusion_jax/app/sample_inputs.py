@@ -3,8 +3,11 @@
 import functools
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from diffusion_jax.app import images
 from diffusion_jax.app.config import from_config
@@ -156,6 +159,31 @@ def choose_images(model: Any, n: int, mesh: Mesh) -> ImageConditions | None:
     image[..., :channels], (*image.shape[:-1], channels)
   )
   return ImageConditions(as_shown(x0), as_shown(visible), image, labels)
+
+
+def shapes(model: Any, size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+  """Returns (shape, dtype) of each array that `size` images depend on."""
+  arrays = text_shapes(model.config, size)
+  if takes_labels(model):
+    arrays['label'] = (size,), jnp.int32
+  conditioning = getattr(model, 'conditioning', None)
+  if conditioning is not None and conditioning.image is not None:
+    x0 = jax.ShapeDtypeStruct((size, *model.facts.image_shape), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
+    image = jax.eval_shape(conditioning.image, keys, x0)
+    arrays['image'] = image.shape, image.dtype
+  return arrays
+
+
+def text_shapes(
+  config: ConfigDict, size: int
+) -> dict[str, tuple[tuple[int, ...], Any]]:
+  """Returns (shape, dtype) of tokens and masks; {} without texts."""
+  length = images.text_length(config)
+  if not length:
+    return {}
+  shape = size, length
+  return {'text': (shape, jnp.int32), 'text_mask': (shape, jnp.bool_)}
 
 
 def takes_labels(model: Any) -> bool:

@@ -15,13 +15,13 @@ from diffusion_jax.runtime.sharding import batch_sharding, replicated
 class PerImage(NamedTuple):
   """A function of (params, index [n], inputs [n, ...]) -> NumPy arrays.
 
-  start: of the same; it dispatches the work and returns a function () -> the
-  arrays, which waits for them. trace: of shapes; it returns the program as JAX
-  has traced it, without running it.
+  start: takes the same arguments, dispatches the work, and returns a function
+  () -> the arrays, which waits for them. compute: the same function of JAX
+  arrays, which can be traced, lowered and exported.
   """
 
   start: Callable[..., Callable[[], Any]]
-  trace: Callable[..., Any] | None = None
+  compute: Callable[..., Any] | None = None
 
   def __call__(self, *args: Any) -> Any:
     """Returns the arrays, [n, ...]."""
@@ -57,10 +57,10 @@ def per_image(
     found = on_mesh(params, roots, *batch)
     return lambda: rows(jax.device_get(found), slice(n))
 
-  def trace(params, index, inputs):
-    return on_mesh.trace(params, roots, index, inputs)
+  def compute(params, index, inputs):
+    return on_mesh(params, roots, index, inputs)
 
-  return PerImage(start, trace)
+  return PerImage(start, compute)
 
 
 def one_ahead(

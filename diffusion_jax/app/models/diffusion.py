@@ -289,16 +289,15 @@ class Diffusion(NoisyModel):
         return jnp.swapaxes(jax.lax.map(decode, x), 0, 1)
       return decode(x)
 
-    compute = per_image(images, mesh, root, size)
+    each = per_image(images, mesh, root, size)
 
     def start(params, index, inputs):
-      return compute.start((params, weights), index, inputs)
+      return each.start((params, weights), index, inputs)
 
-    def trace(params, index, inputs):
-      return on_mesh((params, weights), index, inputs)
+    def compute(params, index, inputs):
+      return each.compute((params, weights), index, inputs)
 
-    on_mesh: Any = compute.trace
-    return PerImage(start, trace)
+    return PerImage(start, compute)
 
   def _note_more_levels_than_steps(self):
     c = self.sampling

@@ -13,7 +13,14 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import images, load, models, weights
+from diffusion_jax.app import (
+  images,
+  load,
+  models,
+  other_runs,
+  sample_inputs,
+  weights,
+)
 from diffusion_jax.app.config import check_one_of, from_config
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
@@ -21,16 +28,18 @@ from diffusion_jax.interop import (
   diffusers,
   diffusers_schedulers as schedulers,
   files,
+  stablehlo,
 )
 from diffusion_jax.interop.diffusers_folders import INDEX, find_model
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.sharding import make_mesh
 from diffusion_jax.training import checkpoints
 
 # The modules of diffusion_jax.interop with `load`; and our own file.
 OURS = 'safetensors'
 FORMATS = ('diffusers', 'openai', 'ho', 'score_sde', 'edm', 'edm2', OURS)
-TARGETS = ('diffusers', OURS)
+TARGETS = ('diffusers', OURS, 'stablehlo')
 # What a user may say about weights besides the plain fields of configs/base.py.
 GIVEN = 'data', 'latent', 'optimizer', 'edit'
 
@@ -41,8 +50,8 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   if bool(c.source) == bool(c.to):
     raise UserError(
       'config.convert: give either source, weights that become the run in '
-      '--workdir, or to=diffusers or safetensors, what becomes of that run '
-      '(docs/weights.md)'
+      '--workdir, or to=diffusers, safetensors or stablehlo, to export the '
+      'run in --workdir (docs/weights.md)'
     )
   try:
     if c.source:
@@ -195,8 +204,8 @@ def write(config: ConfigDict, workdir: Path) -> None:
   c = config.convert
   check_one_of(TARGETS, 'convert.to', c.to)
   if not c.out:
-    raise UserError('config.convert.out: where is it written to?')
-  if c.label is not None and c.to == OURS:
+    raise UserError('config.convert.out: give the path to write to')
+  if c.label is not None and c.to != 'diffusers':
     raise UserError('config.convert.label is for convert.to=diffusers only')
   out = Path(c.out)
   if out.exists():
@@ -207,6 +216,8 @@ def write(config: ConfigDict, workdir: Path) -> None:
   with from_config('convert'):
     if c.to == OURS:
       write_ours(out, model, params)
+    elif c.to == 'stablehlo':
+      write_program(out, model, params)
     else:
       sections, shape = export_sections(model), model.facts.image_shape
       facts = {'image_shape': getattr(model, 'state_shape', shape)}
@@ -226,6 +237,17 @@ def write_ours(out: Path, model: Any, params: Any) -> None:
     if name == 'sampling' or name not in folder.USES
   }
   files.write_safetensors(out, files.flatten(params), config=json.dumps(kept))
+
+
+def write_program(out: Path, model: Any, params: Any) -> None:
+  """Writes the sampler of a run as StableHLO, with its weights."""
+  model.check('sample')
+  size = model.config.sampling.batch_size
+  generate = model.generate(
+    make_mesh(1, 1, jax.devices()[:1]), other_runs.guides_of(model)
+  )
+  shapes = sample_inputs.shapes(model, size)
+  stablehlo.save(out, generate.compute, params | model.load(), shapes, size)
 
 
 def export_sections(model: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import images, load, models
+from diffusion_jax.app import load, models, sample_inputs
 from diffusion_jax.app.config import from_config, make, make_part
 from diffusion_jax.app.models.latent import LatentDiffusion
 from diffusion_jax.app.modes import train_setup
@@ -197,7 +197,7 @@ def trace_training(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
   batch = {'image': ((size, *shape), jnp.float32)}
   if model.facts.num_classes:
     batch['label'] = ((size,), jnp.int32)
-  batch |= texts(config, size)
+  batch |= sample_inputs.text_shapes(config, size)
   # The step of latents gets them encoded, by another program.
   frozen = {} if latent else on(mesh, model.frozen_shapes())
   traced = step.trace(shapes, split(mesh, batch), abstract_key(), frozen)
@@ -208,41 +208,24 @@ def trace_sampling(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
   """Traces the program that samples a batch."""
   model: Any = models.make(config, workdir)
   model.check('sample')
-  c, conditioning = config.sampling, model.conditioning
+  c = config.sampling
   if c.get('classifier') or getattr(c.get('guidance'), 'run', ''):
     raise UserError(
       'config.plan.of=sample plans no sampling that another run guides: set '
       'sampling.classifier and sampling.guidance to None'
     )
   size = -(-c.batch_size // mesh.size) * mesh.size
-  inputs = texts(config, size)
-  if conditioning.labels:
-    inputs['label'] = (size,), jnp.int32
-  if conditioning.image is not None:
-    x0 = jax.ShapeDtypeStruct((size, *model.facts.image_shape), jnp.float32)
-    keys = jax.eval_shape(
-      lambda key: jax.random.split(key, size), abstract_key()
-    )
-    image = jax.eval_shape(conditioning.image, keys, x0)
-    inputs['image'] = image.shape, image.dtype
+  inputs = sample_inputs.shapes(model, size)
   latent = isinstance(model, LatentDiffusion)
   decoder = model.frozen_shapes() if latent else {}
   params = on(mesh, {**models.shapes(model), **decoder})
   index = split(mesh, {'': ((size,), jnp.int32)})['']
-  traced = model.generate(mesh).trace(params, index, split(mesh, inputs))
+  generate = jax.jit(model.generate(mesh).compute)
+  traced = generate.trace(params, index, split(mesh, inputs))
   return traced, size, state_size(params, params)
 
 
 TRACES = {'train': trace_training, 'sample': trace_sampling}
-
-
-def texts(config: ConfigDict, size: int) -> dict[str, Any]:
-  """Returns the shapes and types of a batch of texts; {} without texts."""
-  length = images.text_length(config)
-  if not length:
-    return {}
-  shape = size, length
-  return {'text': (shape, jnp.int32), 'text_mask': (shape, jnp.bool_)}
 
 
 def split(mesh: Mesh, arrays: dict[str, Any]) -> dict[str, Any]:

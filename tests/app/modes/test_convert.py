@@ -2,6 +2,7 @@
 
 import functools
 import json
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 from flax import serialization
+from jax import export
 
-from diffusion_jax.app import cli, devices, images, load, models
+from diffusion_jax.app import cli, devices, images, load, models, weights
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import MODES, convert, train_setup
 from diffusion_jax.app.run import folder
@@ -428,7 +430,7 @@ def test_init_from_another_network_is_refused(run, tmp_path):
       {'convert.to': 'onnx', 'convert.out': 'x'},
       "convert.to='onnx' is not one",
     ),
-    ({'convert.to': 'diffusers'}, 'convert.out: where is it written to'),
+    ({'convert.to': 'diffusers'}, 'convert.out: give the path to write to'),
     (
       {'convert.to': 'safetensors', 'convert.out': 'x', 'convert.label': 1},
       'convert.label is for convert.to=diffusers only',
@@ -465,6 +467,30 @@ def test_other_folders_and_files_are_one_line(tmp_path):
 def test_a_folder_with_a_run_is_not_written(run):
   with pytest.raises(UserError, match='holds a run: give another --workdir'):
     read(run, STORED / 'labels')
+
+
+def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):
+  """The program's images are those of --mode=sample, batch by batch."""
+  out = tmp_path / 'out'
+  changes = {'sampling.num_steps': 2, 'sampling.batch_size': 3}
+  write(run, 'stablehlo', out, **changes)
+  model = models.make(of_run(run, **changes), run)
+  params, _ = weights.restore(model)
+  index = np.arange(4, 7)
+  cond = {'label': np.zeros(3, np.int32)}
+  generate = model.generate(devices.make_mesh(of_run(run, **ONE_DEVICE)))
+  expected = generate(params, index, cond)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'argv', ['run.py', '4'])
+  runpy.run_path(str(out / 'run.py'))
+  np.testing.assert_allclose(np.load('images.npy'), expected, atol=1e-5)
+  assert np.ptp(expected) > 0.1
+  program = export.deserialize(
+    bytearray((out / 'sampler.stablehlo').read_bytes())
+  )
+  assert program.platforms == ('cpu', 'cuda', 'tpu')
+  with pytest.raises(UserError, match='out exists already'):
+    write(run, 'stablehlo', out)
 
 
 def test_a_run_keeps_its_model(run, tmp_path):
