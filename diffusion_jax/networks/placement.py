@@ -17,11 +17,18 @@ def whole_weights(weights: Any) -> Any:
   if jax.sharding.get_abstract_mesh().empty:
     return weights
 
-  def whole(x):
-    # The first constraint leaves x as it is, in parts. Without it XLA gathers
-    # the operand of a conversion to bfloat16, which has twice the bytes.
-    parts = PartitionSpec(*[PartitionSpec.UNCONSTRAINED] * x.ndim)
-    x = with_sharding_constraint(x, parts)
-    return with_sharding_constraint(x, PartitionSpec())
+  return jax.tree.map(_whole, weights)
 
-  return jax.tree.map(whole, weights)
+
+@jax.custom_jvp
+def _whole(x):
+  # The first constraint leaves x as it is, in parts. Without it XLA gathers
+  # the operand of a conversion to bfloat16, which has twice the bytes.
+  parts = PartitionSpec(*[PartitionSpec.UNCONSTRAINED] * x.ndim)
+  x = with_sharding_constraint(x, parts)
+  return with_sharding_constraint(x, PartitionSpec())
+
+
+# The derivative has no constraint: a gradient that had to be whole on every
+# device would be summed by an all-reduce instead of a reduce-scatter.
+_whole.defjvps(lambda tangent, whole, x: tangent)

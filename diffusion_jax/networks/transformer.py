@@ -212,7 +212,7 @@ class DiT(Checked):
   def _stack(self, start, stop, train) -> Any:
     # Returns the blocks from start to stop, which share their options.
     # Under FSDP the weights of a block are gathered for it, and not its tokens.
-    block: Any = nn.map_variables(Block, 'params', whole_weights, init=True)
+    block: Any = nn.map_variables(Block, 'params', self._whole, init=True)
     block = maybe_remat(block, self, prevent_cse=False)
     shared: Any = nn.broadcast
     stack: Any = nn.scan(
@@ -223,6 +223,15 @@ class DiT(Checked):
       length=stop - start,
     )
     return stack(**self._options(start, stop, train), name=f'blocks_{start}')
+
+  def _whole(self, params):
+    # Kernels are converted before they are gathered, as layers would do after.
+    def convert(x):
+      return x.astype(self.dtype) if x.ndim > 1 else x
+
+    if self.is_initializing():
+      return params
+    return whole_weights(jax.tree.map(convert, params))
 
   def _edges(self):
     # Returns the blocks at which another kind of blocks begins, and the end.

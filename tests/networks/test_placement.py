@@ -28,3 +28,21 @@ def test_weights_are_gathered_in_the_type_of_the_layer():
 def test_without_a_mesh_nothing_is_moved():
   weights = {'w': jnp.ones((16, 4))}
   assert whole_weights(weights) is weights
+
+
+def test_only_the_forward_pass_gathers_and_gradients_may_stay_in_parts():
+  """A gradient that must be whole is summed by an all-reduce."""
+  mesh = make_mesh(1, 8)
+  w = jnp.ones((16, 4))
+
+  def count(function):
+    return str(jax.make_jaxpr(on_mesh(mesh, function))(w)).count(
+      'sharding_constraint['
+    )
+
+  loss = lambda w: jnp.sum(whole_weights(w) ** 2)
+  assert count(loss) == count(jax.grad(loss)) == 2
+  push = lambda w: jax.jvp(loss, (w,), (w,))
+  assert count(push) == 2
+  gradient = jax.jit(on_mesh(mesh, jax.grad(loss)))(w)
+  np.testing.assert_array_equal(gradient, 2 * w)
