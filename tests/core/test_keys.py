@@ -53,8 +53,10 @@ def test_one_key_becomes_one_per_example(key):
 
 
 def descendants(root):
-  """Keys folded in and split off, three levels deep, and root itself."""
-  # split(k, n)[i] == fold_in(k, i), so indices stand for both
+  """Returns root and its descendants, three levels deep.
+
+  split(k, n)[i] == fold_in(k, i), so an index stands for both.
+  """
   first = fold_in_each(root, jnp.arange(4))  # images, steps
   second = split_key(first, 8).ravel()
   third = split_key(second, 4).ravel()
@@ -62,7 +64,7 @@ def descendants(root):
 
 
 def test_no_two_consumers_of_a_seed_share_a_key():
-  """Nor with the untagged tree of the seed; a key determines what it draws."""
+  """Equal keys would draw equal numbers; the seed's own key counts too."""
   roots = [jax.random.key(0), *(stream(0, name) for name in STREAMS)]
   keys = jax.jit(jax.vmap(descendants))(jnp.stack(roots)).ravel()
   drawn = np.asarray(jax.vmap(lambda k: jax.random.bits(k, (2,)))(keys))

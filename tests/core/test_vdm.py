@@ -20,7 +20,7 @@ def loss(x0_hat, schedule, t, num_steps=None):
 
 
 def test_it_is_a_sum_over_data_axes_in_nats():
-  """gamma' / 2 = 9.15 at every t, times SNR."""
+  """The weight is gamma' / 2 = 9.15 at every t, times SNR."""
   t = jnp.array([0.5, 1.0])
   x0_hat = jnp.ones((2, 3, 4))
   snr = np.exp(13.3 - 18.3 * np.asarray(t))
@@ -32,7 +32,7 @@ def test_it_is_a_sum_over_data_axes_in_nats():
 
 @pytest.mark.parametrize('num_steps', [None, 7])
 def test_gradients_reach_the_schedule(num_steps):
-  """By the ends of the line, against the derivative of the formula."""
+  """The slopes in the line's parameters are the formula's derivatives."""
   x0_hat, t = jnp.full((1, 2), 0.3), jnp.array([6 / 7])
 
   def expected(low, span):

@@ -1,4 +1,4 @@
-"""A denoiser of one schedule, sampled along the levels of any other."""
+"""A denoiser of one schedule, sampled along the levels of another one."""
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,8 @@ GRIDS_OF = {
 
 
 def on_its_own_levels(x, level):
-  """The exact denoiser, which knows the levels of DDPM's chain alone."""
-  # times within 1e-3 of a step count as the step, also step 0
+  """The exact denoiser, but NaN for other levels than those of DDPM's chain."""
+  # Times within 1e-3 of a step count as the step, also step 0.
   strange = jnp.abs(DDPM(level.t).sigma - level.sigma) > 5e-4
   x0 = MIXTURE.denoise(x, level).x0
   return dj.Prediction(jnp.where(strange, jnp.nan, x0))
@@ -42,9 +42,9 @@ def on_its_own_levels(x, level):
   ],
 )
 def test_the_images_are_those_of_its_own_levels(name):
-  """One ODE: from the same latent at the same SNR, the same images."""
+  """The same latent at the same SNR gives the same images: the ODE is one."""
   schedule = GRIDS_OF[name]
-  first = schedule.from_logsnr(-2.0 * np.log(60.0))  # both know this SNR
+  first = schedule.from_logsnr(-2.0 * np.log(60.0))  # Both have this SNR.
   own = DDPM.from_logsnr(first.logsnr)
   z = jax.random.normal(jax.random.key(0), (32, 2))
   scale = own.alpha / first.alpha

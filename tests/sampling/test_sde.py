@@ -1,4 +1,4 @@
-"""Euler-Maruyama on steps of a schedule, against beta_i written out."""
+"""Discretisations of the reverse SDE against steps written out."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 import diffusion_jax as dj
 
-BETAS = np.array([0.01, 0.4, 0.05, 0.3, 0.02])  # neighbours far apart
+BETAS = np.array([0.01, 0.4, 0.05, 0.3, 0.02])  # Neighbours differ much.
 SCHEDULE = dj.DiscreteSchedule.from_betas(BETAS)
 
 
@@ -40,9 +40,9 @@ FLOW = dj.RectifiedFlowSchedule()
   [('constant', 1.0), ('sigma', 0.7), ('sde', 2 * 0.7 / (1 - 0.7))],
 )
 def test_the_step_of_sit_literally(diffusion, w, key):
-  """Their time s = 1 - t, drift u + w score / 2, on the straight path.
+  """With SiT's time s = 1 - t the drift is u + w score / 2.
 
-  g^2 of the path is 2 t / (1 - t).
+  On the straight path g^2 is 2 t / (1 - t).
   """
   x, x0 = jnp.array([[0.3, -1.2]]), jnp.array([[0.5, 0.1]])
   found, _ = dj.velocity_sde(FLOW, diffusion, 0.5).step(
@@ -80,9 +80,9 @@ def test_the_own_diffusion_of_a_schedule_is_euler_maruyama(key):
 
 
 def variance_at_the_end(sampler, w, num_steps, data_variance=0.4):
-  """That of Gaussian data, carried from step to step without Monte Carlo.
+  """Returns the variance of samples of Gaussian data without Monte Carlo.
 
-  A step is x -> a x + sqrt(w dt) z, whose a is a difference of two calls.
+  A step is x -> a x + sqrt(w dt) z, and a is the difference of two calls.
   """
   levels = dj.level_grid(FLOW, num_steps)
   key, ends = jax.random.key(0), jnp.array([[0.0], [1.0]])
@@ -94,7 +94,7 @@ def variance_at_the_end(sampler, w, num_steps, data_variance=0.4):
 
   def body(variance, pair):
     s, t = pair
-    keys = jnp.stack([key, key])  # the same noise, which cancels
+    keys = jnp.stack([key, key])  # The same noise cancels.
     x, _ = sampler.step(keys, ends, (), denoise, level_s=s, level_t=t)
     added = jnp.where(s.sigma > 0, w(t.sigma) * (t.t - s.t), 0.0)
     return (x[1, 0] - x[0, 0]) ** 2 * variance + added, None
@@ -121,7 +121,7 @@ def test_every_diffusion_has_the_marginals_to_first_order(diffusion, scale, w):
   np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), 1.0, atol=0.15)
 
 
-def test_what_no_diffusion_can_be():
+def test_other_diffusions_are_refused():
   with pytest.raises(ValueError, match="'linear' is not one of constant, sig"):
     dj.velocity_sde(FLOW, 'linear')
   with pytest.raises(ValueError, match='scale is -1: it cannot be negative'):
