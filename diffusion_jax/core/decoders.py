@@ -22,13 +22,9 @@ def discretized_logistic_log_prob(
   """Computes the log of a logistic's mass in the bin around x, in nats.
 
   PixelCNN++, Eq. 2 (Salimans et al. 2017), without a floor: values, of the
-  shape of x, and gradients are finite. Raises ValueError for fewer than 2
-  levels.
-
-  Args:
-    mean: Has the shape of x, or ValueError is raised.
-    log_scale: Broadcasts against x; clipped to [-30, 30].
-    x: `num_levels` values evenly spaced on [-1, 1].
+  shape of x, and gradients are finite. x: `num_levels` >= 2 values evenly
+  spaced on [-1, 1]; mean has the shape of x; log_scale broadcasts against x and
+  is clipped to [-30, 30]. ValueError for others.
   """
   check_same_shape(mean=mean, x=x)
   log_scale = jnp.clip(log_scale, -_MAX_LOG_SCALE, _MAX_LOG_SCALE)

@@ -11,7 +11,6 @@ and u(x_t, t, t) is the velocity dx_t/dt (Geng et al. 2025; Frans et al. 2024;
 Song et al. 2023). Only `make_flow_map` knows how a network was trained.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -20,15 +19,12 @@ import jax.numpy as jnp
 from diffusion_jax.core.broadcasting import check_same_shape, expand_to
 from diffusion_jax.core.concrete import check_choice
 from diffusion_jax.core.denoiser import (
-  Denoiser,
   NetworkFn,
   NoiseInput,
   network_output,
-  predict,
 )
-from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import edm_norm
-from diffusion_jax.core.process import velocity
 
 Array = jax.Array
 
@@ -42,15 +38,6 @@ class FlowMap(Protocol):
     self, xt: Array, level_t: NoiseLevel, level_s: NoiseLevel, /
   ) -> Array:
     """Takes x_t [B, ...] to x_s, s cleaner than t; levels [] or [B]."""
-    ...
-
-
-def average_velocity(
-  xt: Array, xs: Array, level_t: NoiseLevel, level_s: NoiseLevel
-) -> Array:
-  """Computes u = (x_t - x_s) / (t - s), [B, ...]; s < t (MeanFlow, Eq. 3)."""
-  check_same_shape(xt=xt, xs=xs)
-  return (xt - xs) / expand_to(level_t.t - level_s.t, xt)
 
 
 def from_average_velocity(
@@ -59,39 +46,6 @@ def from_average_velocity(
   """Computes x_s = x_t - (t - s) u, [B, ...] (MeanFlow, Eq. 12)."""
   check_same_shape(xt=xt, u=u)
   return xt - expand_to(level_t.t - level_s.t, xt) * u
-
-
-def to_average_velocity(flow_map: FlowMap) -> Callable[..., Array]:
-  """Converts a flow map to u(x_t, level_t, level_s), for s < t."""
-
-  def u(xt, level_t, level_s):
-    xs = flow_map(xt, level_t, level_s)
-    return average_velocity(xt, xs, level_t, level_s)
-
-  return u
-
-
-def to_shortcut(flow_map: FlowMap, schedule: Schedule) -> Callable[..., Array]:
-  """Converts a flow map to u(x_t, t, t - d), d > 0 (Frans et al. 2024)."""
-  u = to_average_velocity(flow_map)
-  return lambda xt, t, d: u(xt, schedule(t), schedule(t - d))
-
-
-def to_consistency(flow_map: FlowMap, end: NoiseLevel) -> Callable[..., Array]:
-  """Converts a flow map to f(x_t, level_t) = x at `end` (Song et al. 2023)."""
-  return lambda xt, level_t: flow_map(xt, level_t, end)
-
-
-def to_velocity(denoise: Denoiser, schedule: Schedule) -> Callable[..., Array]:
-  """Converts a denoiser to v(x_t, level) = E[dx_t/dt | x_t], for sigma > 0.
-
-  On `RectifiedFlowSchedule()` it is (x_t - x_0) / t.
-  """
-
-  def v(xt, level):
-    return velocity(schedule, predict(denoise, xt, level).x0, xt, level)
-
-  return v
 
 
 def consistency_function(
@@ -105,14 +59,9 @@ def consistency_function(
 
   With x = x_t / alpha, and sigma / alpha for the paper's sigma, it works for
   any schedule, also if alpha_t = 0. f is exactly x at sigma / alpha =
-  sigma_min, and an extrapolation below it.
-
-  Args:
-    output: F of a network with the input x_t / edm_norm, [B, ...].
-    xt: [B, ...].
-    level: [] or [B].
-    sigma_data: The standard deviation of the data.
-    sigma_min: sigma / alpha at the clean end.
+  sigma_min, and an extrapolation below it. output: F of a network with the
+  input x_t / edm_norm, [B, ...]; xt: [B, ...]; level: [] or [B]; sigma_data:
+  the standard deviation of the data; sigma_min: sigma / alpha at the clean end.
   """
   check_same_shape(output=output, xt=xt)
   level = level.expand_to(xt)

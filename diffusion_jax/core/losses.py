@@ -31,7 +31,6 @@ class Weight(Protocol):
 
   def __call__(self, level: NoiseLevel, /) -> Array:
     """Returns the weight, of the shape of the level."""
-    ...
 
 
 class TimeSampler(Protocol):
@@ -41,7 +40,6 @@ class TimeSampler(Protocol):
     self, key: Array, batch_size: int, schedule: Schedule, /
   ) -> tuple[NoiseLevel, Array]:
     """Draws the levels of a batch; returns them and their weights, [B] each."""
-    ...
 
 
 def simple_loss(eps: Array, eps_hat: Array) -> Array:
@@ -86,14 +84,9 @@ def denoising_loss(
 
   The squared error is computed in the network's own space, where float32 is
   accurate, and divided by error_scale^2: for 'eps' with `snr_weight` the result
-  is `simple_loss` times the number of pixels.
-
-  Args:
-    kind: What the network predicts (see `target`).
-    output: The raw prediction, [B, ...].
-    x0, eps: The truth, [B, ...].
-    level: [] or [B].
-    weight: A function of the level, such as `snr_weight`.
+  is `simple_loss` times the number of pixels. output: a raw prediction of
+  `kind` (see `target`), [B, ...]; x0, eps: the truth, [B, ...]; level: [] or
+  [B]; weight: a function of the level.
   """
   truth = target(kind, x0, eps, level, sigma_data)
   check_same_shape(output=output, target=truth)

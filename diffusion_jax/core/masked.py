@@ -58,13 +58,10 @@ def masked_bound(
 
   The expectation is over times and masks, with `masked_weight`. The times of an
   example are antithetic, u + i / num_times modulo 1 with one u. The schedule
-  must be clean at t = 0 and have alpha = 0 at t = 1.
-
-  Args:
-    key: [] or [B]; example i depends only on key i.
-    x0: [B, ...].
-    num_times: The number of denoiser calls that are averaged.
-    num_steps: T of a model in discrete time; None is continuous time.
+  must be clean at t = 0 and have alpha = 0 at t = 1. key: [] or [B], where
+  example i depends only on key i; x0: [B, ...]; num_times: the number of
+  denoiser calls; num_steps: T of a model in discrete time, None for continuous
+  time.
   """
   mask = mask_of(process, 'masked_bound')
   time_keys, keys = split_key(key_per_example(key, len(x0)), 2)

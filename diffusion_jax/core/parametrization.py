@@ -63,11 +63,9 @@ def target(
 ) -> Array:
   """Computes a x_0 + b eps, [B, ...], the training target of a network.
 
-  Args:
-    kind: 'x0', 'eps', 'v', 'score', 'flow' or 'edm'; ValueError for others.
-    x0, eps: [B, ...].
-    level: [] or [B].
-    sigma_data: The standard deviation of the data, for 'edm'.
+  kind: 'x0', 'eps', 'v', 'score', 'flow' or 'edm', ValueError for others; x0,
+  eps: [B, ...]; level: [] or [B]; sigma_data: the standard deviation of the
+  data, for 'edm'.
   """
   check_same_shape(x0=x0, eps=eps)
   a, b = _row(kind, level.expand_to(x0), sigma_data)

@@ -43,12 +43,7 @@ class CosineSchedule:
   logsnr_max: float = 20.0
 
   def __post_init__(self):
-    check_numbers(
-      lambda low, high: low < high,
-      'logsnr_min must be below logsnr_max, both finite',
-      logsnr_min=self.logsnr_min,
-      logsnr_max=self.logsnr_max,
-    )
+    _check_ascending(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max)
 
   def __call__(self, t: Array) -> NoiseLevel:
     t = as_time(t)
@@ -74,6 +69,11 @@ class CosineSchedule:
     return first, jnp.arctan(jnp.exp(0.5 * self.logsnr_min))
 
 
+def _check_ascending(**ends):
+  rule = f'{" must be below ".join(ends)}, both finite'
+  check_numbers(lambda low, high: low < high, rule, **ends)
+
+
 def _check_betas(beta_min, beta_max):
   check_numbers(
     lambda low, high: (0.0 < low) & (low <= high),
@@ -84,12 +84,8 @@ def _check_betas(beta_min, beta_max):
 
 
 def _check_sigmas(sigma_min, sigma_max):
-  check_numbers(
-    lambda low, high: (0.0 < low) & (low < high),
-    '0 < sigma_min < sigma_max must hold, both finite',
-    sigma_min=sigma_min,
-    sigma_max=sigma_max,
-  )
+  check_positive(sigma_min=sigma_min)
+  _check_ascending(sigma_min=sigma_min, sigma_max=sigma_max)
 
 
 def _linear_beta_integral(t, beta_min, beta_max):
@@ -285,12 +281,7 @@ class SigmoidSchedule:
   tau: float = 1.0
 
   def __post_init__(self):
-    check_numbers(
-      lambda start, end: start < end,
-      'start must be below end, both finite',
-      start=self.start,
-      end=self.end,
-    )
+    _check_ascending(start=self.start, end=self.end)
     check_positive(tau=self.tau)
 
   def __call__(self, t: Array) -> NoiseLevel:

@@ -24,7 +24,6 @@ class LogLikelihood(Protocol):
 
   def __call__(self, x: Array, z: Array, /) -> Array:
     """Returns log p(x | z) in nats, [B]; x: [B, ...], z: [B, ...]."""
-    ...
 
 
 def reparameterize(key: Array, q: Normal) -> Array:
@@ -47,15 +46,10 @@ def vae_elbo(
 ) -> dict[str, Array]:
   """Computes E_q[log p(x | z)] - KL(q(z | x) || p(z)), the ELBO in nats.
 
-  Kingma & Welling 2014, Eq. 3. The KL is in closed form. Returns
-  'reconstruction' (the expectation), 'kl' and 'elbo', each [B].
-
-  Args:
-    key: [] or [B]. x: [B, ...].
-    q: q(z | x), [B, ...].
-    decode: (x, z) -> log p(x | z), [B].
-    num_samples: The number of draws in the expectation, at least 1.
-    prior: p(z).
+  Kingma & Welling 2014, Eq. 3. The KL is in closed form; the expectation, over
+  num_samples draws, is 'reconstruction'. key: [] or [B]; x: [B, ...]; q: q(z |
+  x), [B, ...]; decode: (x, z) -> log p(x | z), [B]; prior: p(z). Returns
+  'reconstruction', 'kl' and 'elbo', each [B].
   """
   check_at_least(1, num_samples=num_samples)
 
@@ -93,14 +87,9 @@ def importance_weighted_elbo(
 ) -> Array:
   """Computes log (1/k) sum_i p(x, z_i) / q(z_i | x) (Burda 2016, Eq. 8).
 
-  k = 1 gives the ELBO; with more draws it comes closer to log p(x). Returns
-  nats, [B].
-
-  Args:
-    key: [] or [B].
-    log_weight: key -> log p(x, z) - log q(z | x) at one draw, [B], such as
-      `vae_log_weight` or the 'elbo' of `hierarchical_elbo`.
-    num_samples: k, at least 1.
+  k = num_samples = 1 gives the ELBO; with more draws it comes closer to log
+  p(x). log_weight: key [] or [B] -> log p(x, z) - log q(z | x) at one draw,
+  [B], such as `vae_log_weight` or the 'elbo' of `hierarchical_elbo`.
   """
   check_at_least(1, num_samples=num_samples)
   log_weights = jax.lax.map(log_weight, split_key(key, num_samples))

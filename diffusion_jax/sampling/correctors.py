@@ -27,7 +27,6 @@ class Corrector(Protocol):
     self, key: Array, x: Array, denoise: Denoiser, level: NoiseLevel, /
   ) -> Array:
     """Returns a new x [B, ...] at the same level, []."""
-    ...
 
 
 def langevin(snr: float = 0.16) -> Corrector:
@@ -56,12 +55,9 @@ def with_corrector(
   """Adds corrector steps at level t before each step of a sampler.
 
   This is predictor-corrector sampling (Song et al. 2021, Alg. 1-3) in the order
-  of their code, without a corrector after the step to clean data.
-
-  Args:
-    sampler: A sampler without a memory of earlier x.
-    corrector: A corrector such as `langevin()`.
-    num_steps: Corrector steps at each level; ValueError for < 1.
+  of their code, without a corrector after the step to clean data. sampler must
+  not have a memory of earlier x; num_steps: corrector steps at each level, at
+  least 1.
   """
   check_sampler(sampler)
   check_at_least(1, num_steps=num_steps)
@@ -86,11 +82,8 @@ def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
   At every level it makes num_steps steps x + a / 2 score + sqrt(a) z with a =
   step_size sigma^2, then rescales x by alpha_s / alpha_t (x itself if alpha_t =
   0; their levels have alpha = 1). The step to clean data returns x_0 (Song &
-  Ermon 2020).
-
-  Args:
-    num_steps: Steps at each level; ValueError for < 1.
-    step_size: The paper has 2e-5 / 0.01^2 = 0.2; ValueError for < 0.
+  Ermon 2020). The paper's step_size is 2e-5 / 0.01^2 = 0.2. ValueError for
+  num_steps < 1 and step_size < 0.
   """
   check_not_negative(step_size=step_size)
 

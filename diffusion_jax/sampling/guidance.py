@@ -32,7 +32,6 @@ class PairedDenoiser(Protocol):
     self, xt: Array, level: NoiseLevel, /
   ) -> tuple[Prediction, Prediction]:
     """Returns the conditional and the unconditional prediction."""
-    ...
 
 
 class LogProbFn(Protocol):
@@ -40,7 +39,6 @@ class LogProbFn(Protocol):
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
     """Returns log p(y | x_t) in nats, [B]; xt: [B, ...], level: [] or [B]."""
-    ...
 
 
 class ScoreFn(Protocol):
@@ -48,7 +46,6 @@ class ScoreFn(Protocol):
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
     """Returns the gradient, [B, ...]; xt: [B, ...], level: [] or [B]."""
-    ...
 
 
 def clip_denoised(

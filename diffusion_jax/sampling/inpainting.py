@@ -23,12 +23,9 @@ def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   """Draws the known pixels with new noise after each step (Song et al. 2021).
 
   They become `q_sample` of `known`, and `known` itself at the clean level. This
-  is biased: their noise does not depend on the other pixels.
-
-  Args:
-    sampler: Any sampler except `unipc`.
-    known: [B, ...] like x; ValueError for other shapes.
-    mask: True where known; broadcasts to `known`, or ValueError.
+  is biased: their noise does not depend on the other pixels. sampler: any
+  except `unipc`; known: [B, ...] like x; mask: True where known, broadcasts to
+  `known`. ValueError for other shapes.
   """
   check_sampler(sampler)
   check_mask(known, mask)
@@ -51,11 +48,8 @@ def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   It samples along the levels of `repaint_levels`. Where they go to a noisier
   level, `forward_step` noises x without a call of the network, and the state is
   initialised again. Before other steps known pixels are drawn with new noise at
-  level t; at the clean level they are `known`.
-
-  Args:
-    sampler: Any sampler except `unipc`; its levels are [].
-    known, mask: As in `replace_known`.
+  level t; at the clean level they are `known`. Levels are []; for the arguments
+  see `replace_known`.
   """
   check_sampler(sampler)
   check_mask(known, mask)

@@ -27,7 +27,6 @@ class SamplerInit(Protocol):
 
   def __call__(self, x: Array, /) -> Any:
     """Returns the state before the first step, () for one-step methods."""
-    ...
 
 
 class SamplerStep(Protocol):
@@ -48,7 +47,6 @@ class SamplerStep(Protocol):
     denoise: a `Denoiser`, or the input of a wrapper such as
     `self_conditioned`. Returns (x, state) at level s.
     """
-    ...
 
 
 class Sampler(NamedTuple):

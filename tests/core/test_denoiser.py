@@ -208,25 +208,3 @@ def test_at_training_levels_of_clean_data(key):
   found, _ = at_training_levels(KARRAS, 2.0 * x, level)
   expected = jax.jit(GAUSSIAN.denoise)(x, KARRAS(0.0)).x0
   np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def test_at_training_levels_shows_the_network_its_own_steps(key):
-
-  @jax.jit
-  def steps_shown():
-    calls = []
-
-    def network_fn(params, x, noise, cond, *, key=None):
-      calls.append(noise)
-      return x
-
-    denoise = dj.make_denoiser(
-      network_fn, {}, parametrization='eps', noise_input=dj.step_input(1000)
-    )
-    trained = SCHEDULE.at_step(np.array([1, 500, 1000]))
-    sigma = trained.sigma / trained.alpha
-    level = dj.NoiseLevel(trained.t, jnp.ones(3), sigma)
-    dj.at_training_levels(denoise, SCHEDULE)(jnp.ones((3, 2)), level)
-    return calls[0]
-
-  np.testing.assert_allclose(steps_shown(), [0, 499, 999], atol=0.05)

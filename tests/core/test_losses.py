@@ -36,17 +36,6 @@ def test_every_parametrization_has_the_same_loss(kind, weight, key):
   np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-def test_v_loss_is_snr_plus_one(key):
-  """|v - v_hat|^2 = (SNR + 1) |x_0 - x0_hat|^2 (Salimans & Ho 2022)."""
-  x0, eps, v_hat = jax.random.normal(key, (3, 4, 6))
-  level = at_step(np.array([100, 300, 500, 700]))
-  found = jitted(dj.denoising_loss)(
-    'v', v_hat, x0, eps, level, lambda level: level.snr + 1.0
-  )
-  v = jitted(dj.target)('v', x0, eps, level)
-  np.testing.assert_allclose(found, np.sum((v - v_hat) ** 2, 1), rtol=1e-5)
-
-
 def test_weights():
   level = dj.NoiseLevel(0.0, jnp.array([1.0, 1.0]), jnp.array([0.1, 2.0]))
   np.testing.assert_allclose(dj.snr_weight(level), [100, 0.25], rtol=1e-5)

@@ -9,7 +9,6 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import discrete_oracles
-from tests.jitted import jitted
 from tests.states import LINEAR, NUM_STEPS, TABLE, matrices_of, prior_of
 
 PROCESS = dj.masking_process(3)
@@ -82,29 +81,6 @@ def test_weights(name):
       weight, num_steps * steps / (1 - alpha(t)), rtol=1e-3, atol=1e-4
     )
   np.testing.assert_allclose(weight, expected, rtol=0.01, atol=2e-3)
-
-
-def test_one_step_is_the_kl_of_the_absorbing_process():
-  """(alpha_s - alpha_t) / (1 - alpha_t) * nll is L_{t-1} of D3PM."""
-  rng = np.random.default_rng(0)
-  x0 = jnp.asarray(rng.integers(0, 3, (NUM_STEPS, 5)))
-  xt = jnp.where(rng.random(x0.shape) < 0.5, 3, x0)
-  xt = xt.at[-1].set(3)  # Everything is masked at alpha_T = 0.
-  steps = jnp.arange(1, NUM_STEPS + 1)
-  level_s, level_t = LINEAR((steps - 1) / NUM_STEPS), LINEAR(steps / NUM_STEPS)
-  logits = jitted(dj.posterior_logits)(
-    jnp.asarray(rng.normal(size=(*x0.shape, 4)), jnp.float32),
-    xt,
-    PROCESS,
-    level_t,
-  )
-  kl = jitted(dj.transition_kl_states)(
-    logits, x0, xt, PROCESS, level_s, level_t
-  )
-  weight = dj.masked_weight(LINEAR, NUM_STEPS)(level_t) / NUM_STEPS
-  nll = dj.state_nll(logits, x0, xt == 3)
-  np.testing.assert_allclose(kl, weight * nll, rtol=1e-5)
-  np.testing.assert_allclose(weight, 1 / np.arange(1, NUM_STEPS + 1), rtol=1e-5)
 
 
 def test_times_are_antithetic():

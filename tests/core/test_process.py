@@ -116,16 +116,6 @@ def test_levels_per_example_are_the_scalar_ones(key):
     np.testing.assert_array_equal(both.variance[i], one.variance[0])
 
 
-@pytest.mark.parametrize('shape', [(3,), (3, 2), (3, 4, 4, 1), (3, 2, 2, 2, 1)])
-def test_any_trailing_axes(shape, key):
-  x0, eps = jax.random.normal(key, (2, *shape))
-  s, t = at_step(np.array([4, 5, 6])), at_step(900)
-  xt = jitted(dj.q_sample)(x0, eps, t)
-  assert jitted(dj.forward_step)(xt, eps, s, t).shape == shape
-  p = jitted(dj.p_reverse)(x0, xt, s, t, 'learned', 0.5 * jnp.ones(shape))
-  assert p.mean.shape == p.variance.shape == shape
-
-
 def test_fixed_large_is_exact_for_white_data():
   """For x_0 ~ N(0, I) it is Var[x_s | x_t] of the joint Gaussian."""
   for seed in range(5):

@@ -19,17 +19,6 @@ def log_mean(t):
   return -(t**2) * (B1 - B0) / 4 - t * B0 / 2
 
 
-def test_ve_grid_ends_at_sigma_min_then_clean(key):
-  levels = dj.level_grid(VE, 5)
-  expected = SMIN * (SMAX / SMIN) ** np.linspace(1.0, 0.0, 5)
-  np.testing.assert_allclose(levels.sigma[:-1], expected, rtol=1e-5)
-  assert levels.sigma[-1] == 0.0
-  x = dj.prior_sample(key, (50_000, 2), levels.take(0))
-  np.testing.assert_allclose(np.std(x), np.sqrt(1 + SMAX**2), rtol=0.01)
-  x = dj.prior_sample(key, (50_000, 2), levels.take(0), exact=True)
-  np.testing.assert_allclose(np.std(x), SMAX, rtol=0.01)
-
-
 def beta(t):
   return B0 + t * (B1 - B0)
 
@@ -140,24 +129,3 @@ def test_sde_at_step_i_is_that_of_beta_i(T):
   # g^2 loses as many digits as sigma^2: 1e-5 at the first of 4000 steps.
   np.testing.assert_allclose(f, -rate / 2, rtol=1e-5)
   np.testing.assert_allclose(g2, rate, rtol=1e-4)
-
-
-def test_marginals_solve_the_moment_equations_of_the_sde():
-  """d alpha = f alpha dt and d sigma^2 = (2 f sigma^2 + g^2) dt."""
-  t, h = np.linspace(0.1, 0.9, 9), 1e-4
-
-  @jax.jit
-  def coefficients_and_levels(schedule, t):
-    levels = (schedule(t + d) for d in (0.0, -h, h))
-    return dj.sde_coefficients(schedule, t), *levels
-
-  with jax.enable_x64(True):
-    for schedule in (dj.CosineSchedule(), SUB_VP, VE, dj.LinearVPSchedule()):
-      (f, g2), now, before, after = jax.device_get(
-        coefficients_and_levels(schedule, t)
-      )
-      slope = (after.alpha - before.alpha) / (2 * h)
-      np.testing.assert_allclose(f * now.alpha, slope, rtol=1e-5, atol=1e-9)
-      slope = (after.sigma**2 - before.sigma**2) / (2 * h)
-      found = 2 * f * now.sigma**2 + g2
-      np.testing.assert_allclose(found, slope, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The pure functions under jit, vmap, grad, pmap and shard_map."""
+"""The pure functions under jit, vmap, grad and shard_map."""
 
 import jax
 import jax.numpy as jnp
@@ -61,25 +61,17 @@ def test_grad_is_the_finite_difference(f, xy):
   np.testing.assert_allclose(slope, difference / (2 * h), rtol=1e-3, atol=1e-3)
 
 
-@each
-def test_pmap_over_eight_devices(f, xy):
-  assert jax.device_count() == 8
-  x, y = xy.reshape(2, 8, 1, 4)
-  found = jax.pmap(f)(x, y)
-  expected = f(*xy)
-  np.testing.assert_allclose(
-    np.reshape(found, expected.shape), expected, rtol=1e-5, atol=1e-6
-  )
-
-
-def test_shard_map_over_eight_devices(xy):
+def test_shard_map_and_pmap_over_eight_devices(xy):
   mesh = jax.make_mesh(
     (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
   )
   spec = jax.sharding.PartitionSpec('data')
   f = FUNCTIONS['q_posterior']
   mapped = jax.shard_map(f, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
-  np.testing.assert_allclose(jax.jit(mapped)(*xy), f(*xy), rtol=1e-6)
+  expected = f(*xy)
+  np.testing.assert_allclose(jax.jit(mapped)(*xy), expected, rtol=1e-6)
+  found = jax.pmap(f)(*xy.reshape(2, 8, 1, 4)).reshape(8, 4)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_gradients_with_respect_to_the_levels():

@@ -64,9 +64,3 @@ def test_the_weight_is_that_of_ddpms_bound_at_neighbouring_steps():
     'eps', eps_hat, eps, eps, level_t, dj.vdm_weight(discrete, T)
   )
   np.testing.assert_allclose(found / T, expected, rtol=2e-5)
-
-
-def test_images_of_two_shapes_are_refused():
-  with pytest.raises(ValueError, match='shapes must be equal'):
-    x0 = jnp.zeros((2, 3))
-    dj.vdm_diffusion_loss(x0, x0[:, :1], schedule(), jnp.ones(2))

@@ -99,19 +99,6 @@ def test_d3pm_eq_3_and_4_and_the_term_of_the_bound(name, t):
   np.testing.assert_allclose(kl[0], terms.sum(), rtol=1e-4)
 
 
-def test_the_masked_process_is_the_absorbing_one_of_d3pm():
-  """alpha_t = prod(1 - beta), between any two steps."""
-  matrices = [d3pm_matrix('absorbing', beta) for beta in BETAS]
-  explicit = dj.MatrixProcess.from_matrices(matrices, np.eye(K)[-1])
-  for s in range(T):
-    for t in range(s + 1, T + 1):
-      levels = SCHEDULE(s / T), SCHEDULE(t / T)
-      expected = np.linalg.multi_dot([np.eye(K)] * 2 + matrices[s:t])
-      for process in (PROCESSES['absorbing'], explicit):
-        q = jitted(dj.transition_matrix)(process, *levels)
-        np.testing.assert_allclose(q, expected, rtol=2e-5, atol=1e-6)
-
-
 def mdlm_reverse(x, xt, alpha_s, alpha_t):
   """Computes MDLM Eq. 7 of one element; x: p(x_0 | x_t), unmasked, [K]."""
   mask = np.eye(K)[K - 1]

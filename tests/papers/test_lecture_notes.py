@@ -13,7 +13,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted
-from tests.papers.paper import column, ddpm, f32, levels, pictures
+from tests.papers.paper import ddpm, f32
 
 LECTURE = np.array([0.99, 0.98, 0.97, 0.96, 0.95])
 
@@ -38,20 +38,6 @@ def test_z_t_is_a_sum_of_the_noises_of_all_steps(notes):
       z, *f32(eps[i : i + 1]), at_step(i), at_step(i + 1)
     )
   np.testing.assert_allclose(z[0], expected, atol=1e-6)
-
-
-def test_w_t_is_half_the_loss_of_snr(notes):
-  """L_{t-1} = (SNR(t-1) - SNR(t)) / 2 |x - x_hat|^2 (Kingma et al. 2021)."""
-  alpha_bar = np.cumprod(LECTURE)
-  snr = alpha_bar / (1 - alpha_bar)
-  x, eps, z = pictures(notes)
-  _, eps_hat, _ = pictures(notes, seed=1)
-  root = np.sqrt(column(alpha_bar, z))
-  x_hat = (z - np.sqrt(1 - root**2) * eps_hat) / root
-  expected = (snr[:-1] - snr[1:]) / 2 * np.sum((x - x_hat)[1:] ** 2, axis=1)
-  s, t = (level.take(slice(1, None)) for level in levels(notes))
-  found = jitted(dj.weighted_eps_loss)(*f32(eps[1:], eps_hat[1:]), s, t)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_the_closest_gaussian_has_the_moments_of_the_data():

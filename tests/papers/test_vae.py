@@ -323,25 +323,6 @@ def test_form_b_literally(key):
   np.testing.assert_allclose(found['elbo'], elbo, rtol=1e-5)
 
 
-def test_a_term_of_a_is_not_a_kl_of_two_steps(signs, key):
-  """E[log q(z_1|x) - log p(z_1|z_2)] is not E[KL(q(z_1|x) || p(z_1|z_2))].
-
-  z_2 is drawn after z_1 and depends on it; the KL would take them apart.
-  """
-  (x,) = f32(repeated(POINTS))
-  found = signs(each_layer)(sampled, key, x, ANOTHER)['log_ratio']
-
-  @jax.jit
-  def taken_apart(x):
-    mean, variance = lg.marginal(ANOTHER)(2, x)
-    z_2 = mean + jnp.sqrt(variance) * each_layer(mean, 1)
-    q, p = lg.transition(ANOTHER)(1, x), lg.transition(DECODER)(2, z_2)
-    return jnp.sum(dj.kl(q, p), axis=1)
-
-  found, apart = np.asarray(found)[:, 0], taken_apart(x)
-  assert (np.abs(mean_of_8(found) - mean_of_8(apart)) > 0.1).all()
-
-
 def test_the_terms_of_b_vary_less(key):
   """In 10,000 draws variances are 1.25, 1.19, 0.97 and 0.05, 0.01, 0."""
   x = many(POINTS[:1])

@@ -14,7 +14,6 @@ import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted
 from tests.papers.paper import f32
-from tests.sampling import moments
 
 LOW, HIGH, BEND = -13.3, 5.0, 4.0
 
@@ -127,29 +126,6 @@ def test_the_continuous_loss_of_any_schedule(schedule, slope):
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_the_finite_loss_tends_to_the_continuous_one_like_1_over_T():
-  """T expm1(gamma' / T) = gamma' + gamma'^2 / 2 T + ..., and gamma'' / 2 T."""
-  t = np.array([0.5])
-  _, _, eps, eps_hat = f32(*errors(t))
-  limit = eps_loss(eps, eps_hat, VDM, jnp.asarray(t))
-  finite = lambda T: eps_loss(eps, eps_hat, VDM, jnp.asarray(t), T)
-  excess = np.array([finite(T) / limit - 1.0 for T in (16, 64, 256)])[:, 0]
-  slope, bend = gamma_slope(0.5), 6.0 * BEND * 0.5
-  first_order = (0.5 * slope - 0.5 * bend / slope) / 256
-  np.testing.assert_allclose(excess[2], first_order, rtol=0.05)
-  np.testing.assert_allclose(excess[1] / excess[2], 4.0, rtol=0.2)
-
-
-@pytest.mark.parametrize('T', [1, 4, 32])
-def test_losses_of_a_constant_error_telescope(T):
-  """The mean of Eq. 13 over t is (SNR(0) - SNR(1)) |x - x_hat|^2 / 2."""
-  x = np.zeros((T, 2, 1))
-  t = np.arange(1, T + 1) / T
-  found = diffusion_loss(*f32(x, x + 0.1), VDM, *f32(t), T)
-  expected = 0.5 * (snr(0.0) - snr(1.0)) * 2 * 0.1**2
-  np.testing.assert_allclose(np.mean(found), expected, rtol=1e-4)
-
-
 def test_the_posterior_in_sigmoids_and_expm1():
   """A.2 has a = sigmoid(-gamma_s), c = -expm1(gamma_s - gamma_t)."""
   s, t = np.array([0.0, 0.3, 0.6]), np.array([0.01, 0.31, 1.0])
@@ -215,15 +191,3 @@ def test_the_exact_denoiser_in_finite_time(T, key):
   lost = mild_snr(t - 1.0 / T) - mild_snr(t)
   expected = 0.5 * np.sum(lost * variance.sum(axis=1))
   assert abs(found - expected) < error < 0.05 * expected
-
-
-@pytest.mark.parametrize('sampler', [dj.ancestral(), dj.ddim()])
-def test_samples_of_a_learned_schedule_have_the_moments_of_the_data(
-  sampler, key
-):
-  levels = dj.level_grid(MILD, 250)
-  x = dj.prior_sample(key, (8000, 3), levels.take(0))
-  go = moments.jit_long(
-    lambda x: dj.sample(key, DATA.denoise, sampler, levels, x)
-  )
-  moments.check_moments(np.asarray(go(x)), DATA, bias=0.03)

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.testing import oracles
+from tests.sampling.moments import DDPM, MIXTURE
 
-DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
-MIXTURE = oracles.mixture(
-  [0.3, 0.7],
-  [[-1.0, 0.5], [1.0, 0.0]],
-  [[[0.05, 0.0], [0.0, 0.05]], [[0.1, 0.05], [0.05, 0.2]]],
-)
 GRIDS_OF = {
   'karras': dj.KarrasSchedule(0.005, 80.0),
   'geometric_ve': dj.GeometricVESchedule(0.005, 80.0),

@@ -7,7 +7,6 @@ import scipy.stats
 from hypothesis import given, settings, strategies as st
 
 import diffusion_jax as dj
-from diffusion_jax.testing import oracles
 
 
 @settings(max_examples=15, deadline=None)
@@ -63,37 +62,3 @@ def test_gaussian_dequantisation_of_independent_levels_is_exact(key):
   np.testing.assert_allclose(np.asarray(alone)[0], z[3], rtol=1e-6)
   noise = (z - alpha * x0).ravel() / sigma
   assert scipy.stats.kstest(noise, 'norm').pvalue > 1e-5
-
-
-def test_bits_of_grey_levels_end_to_end(key):
-  """Gaussian pixels on 17 levels have exact masses.
-
-  Jensen's inequality costs w^2 / (24 s^2): for a Gaussian E_u[log p(x + w (u -
-  1/2))] = log p(x) - w^2 / (24 s^2).
-  """
-  scale, num_levels = 0.4, 17
-  oracle = oracles.gaussian(np.zeros(2), scale**2 * np.eye(2))
-  values = np.linspace(-1.0, 1.0, num_levels)
-  x0 = values[[[4, 8], [10, 2], [8, 12]]].astype(np.float32)
-  repeats = 256
-
-  @jax.jit
-  def bits_of(x):
-    many = dj.dequantize(key, x, num_levels)
-    found = dj.log_likelihood(
-      None, oracle.denoise, dj.CosineSchedule(), many, exact_trace=True,
-      rtol=1e-4, atol=1e-4,
-    )  # fmt: skip
-    return dj.ode_bits_per_dim(found.log_prob, (2,), num_levels)
-
-  bits = np.asarray(bits_of(np.tile(x0, (repeats, 1)))).reshape(repeats, 3)
-  w = 2 / (num_levels - 1)
-  density = scipy.stats.norm.logpdf(np.float64(x0), scale=scale)
-  expected = -(density - w**2 / (24 * scale**2)).mean(axis=1) / np.log(2)
-  expected += 3.0
-  error = np.std(bits, axis=0) / np.sqrt(repeats)
-  assert (np.abs(bits.mean(axis=0) - expected) < 4 * error + 1e-3).all()
-  cdf = scipy.stats.norm(scale=scale).cdf
-  exact_bits = -np.log2(cdf(x0 + w / 2) - cdf(x0 - w / 2)).mean(axis=1)
-  gap = expected - exact_bits
-  assert (gap > 0).all() and (gap < 0.02).all()

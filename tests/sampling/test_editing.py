@@ -5,7 +5,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests.sampling.moments import jit_long
+from tests.sampling.moments import DDPM, GAUSSIAN, jit_long
 
 SCHEDULE = dj.DiscreteSchedule.from_alphas(np.linspace(0.999, 0.9, 50))
 
@@ -49,10 +49,6 @@ def test_other_frames_do_not_change_the_noise(key):
 def test_other_steps_are_refused(steps, key):
   with pytest.raises(ValueError, match='steps must be'):
     dj.noise_image(key, jnp.zeros((2, 2)), SCHEDULE, steps)
-
-
-GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
-DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 
 
 def law_of_sdedit(sampler, guide, level):
@@ -109,26 +105,6 @@ def test_the_law_of_sdedit(name, strength, key):
   if strength == 1.0:
     np.testing.assert_allclose(mean, GAUSSIAN.mean, atol=0.02)
     np.testing.assert_allclose(cov, GAUSSIAN.cov, atol=0.01)
-
-
-def test_two_repeats_are_an_edit_of_an_edit(key):
-  """The mean is the map of one edit applied twice."""
-  guide = np.array([2.0, -1.5])
-  guides = np.broadcast_to(guide.astype(np.float32), (20_000, 2))
-  levels = dj.level_grid(DDPM, 50)
-
-  @jit_long
-  def edit(x):
-    return dj.sdedit(
-      key, GAUSSIAN.denoise, dj.heun(), levels, x, 0.3, repeats=2
-    )
-
-  x = np.asarray(edit(guides))
-  once, cov = law_of_sdedit('ode', guide, DDPM(jnp.array(0.3)))
-  twice, _ = law_of_sdedit('ode', once, DDPM(jnp.array(0.3)))
-  error = 5 * np.sqrt(2 * np.diag(cov) / len(x))
-  assert (np.abs(x.mean(0) - twice) < error + 0.02).all()
-  assert np.abs(once - twice).max() > 0.1
 
 
 def test_every_repeat_has_noise_of_its_own(key):

@@ -265,19 +265,6 @@ def test_respaced_sections(T, spec):
 
 
 @pytest.mark.parametrize(
-  'T, spec, kept',
-  [
-    (7, '5', [0, 2, 3, 4, 6]),  # of 0, 1.5, 3, 4.5, 6
-    (12, '3,3', [0, 2, 5, 6, 8, 11]),  # of 0, 2.5, 5 in each half
-    (6, '3', [0, 2, 5]),
-  ],
-)
-def test_halves_are_rounded_to_even_steps(T, spec, kept):
-  """Python's round does the same to the paper's 0-based steps."""
-  np.testing.assert_array_equal(dj.respaced_steps(T, spec) - 1, kept)
-
-
-@pytest.mark.parametrize(
   'T, n, stride', [(1000, 50, 20), (1000, 25, 40), (1000, 334, 3), (10, 10, 1)]
 )
 def test_respaced_with_an_integer_stride(T, n, stride):

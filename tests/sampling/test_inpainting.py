@@ -91,39 +91,6 @@ def test_known_pixels_come_back_to_the_bit(method, sampler, key):
   assert (found != known)[~mask].all()
 
 
-def test_replacement_by_hand(key):
-  """DDIM's chain in float64, with its known coordinate set after each step."""
-  known = jnp.array([[0.7, 9.9]])
-  x = jnp.array([[0.3, -1.2]])
-  levels = dj.level_grid(SCHEDULE, 5)
-  found = dj.sample(
-    key,
-    CORRELATED.denoise,
-    dj.replace_known(dj.ddim(), known, MASK),
-    levels,
-    x,
-    return_trajectory=True,
-  )
-  found = np.asarray(found, np.float64)
-  alpha, sigma = (
-    np.asarray(a, np.float64) for a in (levels.alpha, levels.sigma)
-  )
-  cov = np.array([[1.0, 0.9], [0.9, 1.0]])
-  noise = []
-  for i in range(5):
-    gain = np.linalg.inv(alpha[i] ** 2 * cov + sigma[i] ** 2 * np.eye(2))
-    x0 = alpha[i] * found[i] @ gain @ cov
-    eps = (found[i] - alpha[i] * x0) / sigma[i]
-    expected = alpha[i + 1] * x0 + sigma[i + 1] * eps
-    np.testing.assert_allclose(found[i + 1, :, 1], expected[:, 1], atol=2e-5)
-    if i < 4:
-      z = (found[i + 1, 0, 0] - alpha[i + 1] * 0.7) / sigma[i + 1]
-      noise.append(z)
-  # The known coordinate is alpha known + sigma eps with new eps each time.
-  assert len(set(np.round(noise, 4))) == 4 and np.abs(noise).max() < 4.0
-  assert found[-1, 0, 0] == np.float32(0.7)
-
-
 def test_known_pixels_are_noised_to_the_level_that_is_reached(key):
   """alpha_s known + sigma_s eps after every step from t to s."""
   levels = dj.level_grid(SCHEDULE, 4)

@@ -9,12 +9,10 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
-from diffusion_jax.sampling.map_sampler import flow_map_sampler
-from diffusion_jax.testing import oracles
+from tests.sampling.moments import GAUSSIAN
 
 SCHEDULE = dj.RectifiedFlowSchedule()
 LEVELS = dj.level_grid(SCHEDULE, 3)
-GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
 
 
 def test_the_exact_map_is_the_same_in_any_number_of_steps(key):
@@ -98,15 +96,3 @@ def test_a_grid_whose_last_call_would_do_nothing_is_refused(key):
         sample(x)
   one = dj.level_grid(schedule, 1)
   assert dj.sample_map(key, GAUSSIAN.flow_map, one, x).shape == (2, 2)
-
-
-def test_with_an_end_each_step_adds_noise_to_an_estimate(key):
-  """x_s = alpha_s f(x_t) + sigma_s z, without noise in the last step."""
-  f = lambda x, level_t, level_s: jnp.full_like(x, 3.0) + 0.0 * level_t.t
-  x = jax.random.normal(key, (20_000, 1))
-  sampler = flow_map_sampler(SCHEDULE(0.0))
-  found = np.asarray(dj.sample(key, f, sampler, LEVELS, x, True))
-  for xs, level in zip(found[1:], map(LEVELS.take, (1, 2, 3)), strict=True):
-    np.testing.assert_allclose(np.mean(xs), 3.0 * level.alpha, atol=0.02)
-    np.testing.assert_allclose(np.std(xs), level.sigma, atol=0.02)
-  np.testing.assert_array_equal(found[-1], 3.0)

@@ -5,10 +5,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
-from diffusion_jax.testing import oracles
-
-DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
-GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
+from tests.sampling.moments import DDPM, GAUSSIAN
 
 
 def test_prior(key):

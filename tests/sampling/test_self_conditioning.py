@@ -82,13 +82,3 @@ def test_the_network_is_not_called_more_often(sampler, calls, key):
   if calls == 2:
     assert state[0] == 1  # The sampler's own state.
     np.testing.assert_allclose(x, 0.6 + 0.5 * 0.6 + 0.1, rtol=1e-6)
-
-
-def test_images_do_not_see_one_another(key):
-  levels = dj.level_grid(SCHEDULE, 3)
-  keys = jax.random.split(key, 4)
-  x = jax.random.normal(key, (4, 2))
-  wrapped = dj.self_conditioned(dj.ddim(1.0))
-  whole = dj.sample(keys, make_denoise, wrapped, levels, x)
-  part = dj.sample(keys[1:2], make_denoise, wrapped, levels, x[1:2])
-  np.testing.assert_allclose(whole[1:2], part, rtol=1e-6)
