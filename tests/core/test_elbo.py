@@ -52,7 +52,7 @@ def test_prior_kl_of_a_schedule_that_explodes_the_variance():
 
 
 def test_a_step_to_noise_at_time_0_is_a_transition():
-  """With levels per example it is L_0 at sigma = 0 and L_{t-1} elsewhere."""
+  """Examples at sigma = 0 get L_0, the others L_{t-1}."""
   x0, xt = np.random.default_rng(0).choice([-1.0, 1.0], (2, 2, 3))
 
   @jax.jit

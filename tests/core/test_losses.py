@@ -132,7 +132,7 @@ def test_log_normal_times_have_the_moments(key):
 
 
 def test_a_part_of_times_is_at_the_start(key):
-  """With the probability t = 1 has weight 1; other draws keep their weight."""
+  """t = 1 has the probability and weight 1; other draws keep their weight."""
   schedule = dj.LinearVPSchedule()
 
   def halves(key, batch_size, schedule):

@@ -80,7 +80,7 @@ def test_edm_has_unit_variance_targets_and_inputs(key):
 
 
 def test_score_is_the_gradient_of_the_gaussian_density(key):
-  """For one x_0 it is -(x_t - alpha x_0) / sigma^2."""
+  """The gradient of log q(x_t | x_0) is -(x_t - alpha x_0) / sigma^2."""
   x0, eps = jax.random.normal(key, (2, 1, 3))
   level = at_step(400)
   xt = jitted(dj.q_sample)(x0, eps, level)

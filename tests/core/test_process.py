@@ -83,7 +83,7 @@ def test_no_signal_left_is_finite_everywhere(key):
 
 
 def test_a_list_that_outruns_float32_ends_in_white_noise(key):
-  """With 500 alphas down to 0.001 alpha_bar_T is about 1e-216."""
+  """500 alphas down to 0.001 have alpha_bar_T = 1e-216."""
   schedule = dj.DiscreteSchedule.from_alphas(np.linspace(0.999, 0.001, 500))
   levels = jax.jit(schedule.at_step)(np.arange(501))
   for field in levels:
@@ -117,7 +117,7 @@ def test_levels_per_example_are_the_scalar_ones(key):
 
 
 def test_fixed_large_is_exact_for_white_data():
-  """For x_0 ~ N(0, I) it is Var[x_s | x_t] of the joint Gaussian."""
+  """The joint Gaussian of x_s and x_t gives Var[x_s | x_t]."""
   for seed in range(5):
     s, t = random_levels(np.random.default_rng(seed), 2)
     a, _ = step_moments(s, t)

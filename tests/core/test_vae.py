@@ -86,7 +86,7 @@ def chain(key, x, form=dj.hierarchical_elbo):
 
   if form is dj.hierarchical_elbo:
     return form(key, x, up, down, likelihood, num_steps=2)
-  # The shapes are those of `up`; its q(z_1 | z_2, x) does not matter here.
+  # Only the shapes matter here, so q(z_1 | z_2, x) may be `down`.
   return form(
     key,
     x,
@@ -144,7 +144,7 @@ def test_jit_vmap_and_grad(form, key):
 
 
 def test_one_layer_of_a_chain_is_a_vae(key):
-  """With T = 1 form (a) is one log weight, form (b) the ELBO at one draw."""
+  """T = 1 makes form (a) one log weight and form (b) the ELBO at one draw."""
   up = lambda t, x: encode(x)
 
   @jax.jit

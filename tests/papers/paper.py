@@ -83,7 +83,7 @@ def bound_terms(
   """Returns L_T [B], L_1..L_{T-1} [B, T-1] and L_0 [B] of DDPM Eq. 5, in nats.
 
   eps: [T + 1, B, ...], one for each step; mean_of: the parameters of the mean,
-  if they differ from those of the variance.
+  `params` by default.
   """
 
   def p_theta(t, xt):

@@ -300,7 +300,7 @@ def test_score_sde_euler_maruyama_of_the_vp_sde():
 
 
 def test_score_sde_corrector_algorithms_4_and_5():
-  """The norms are those of each example, and alpha_i is 1."""
+  """Each example has its own norms, and alpha_i is 1."""
   alpha, sigma, snr = 0.6, 0.8, 0.16
   level = dj.NoiseLevel(*map(jnp.float64, (0.5, alpha, sigma)))
   x = np.random.default_rng(0).standard_normal((3, 4, 2))

@@ -18,7 +18,7 @@ GRIDS_OF = {
 
 
 def on_its_own_levels(x, level):
-  """The exact denoiser, but NaN for other levels than those of DDPM's chain."""
+  """The exact denoiser on the levels of DDPM's chain, NaN elsewhere."""
   # Times within 1e-3 of a step count as the step, also step 0.
   strange = jnp.abs(DDPM(level.t).sigma - level.sigma) > 5e-4
   x0 = MIXTURE.denoise(x, level).x0

@@ -43,7 +43,7 @@ def test_dequantised_data_fill_their_bins(key):
 
 
 def test_gaussian_dequantisation_of_independent_levels_is_exact(key):
-  """With equally likely levels p(x_0 | z) is exact, and the bound is tight."""
+  """p(x_0 | z) is exact for equally likely levels, so the bound is tight."""
   num_levels, shape = 5, (16, 3)
   values = np.linspace(-1.0, 1.0, num_levels)
   x0 = jax.random.choice(key, jnp.asarray(values, jnp.float32), shape)

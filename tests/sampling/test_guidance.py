@@ -209,7 +209,7 @@ def test_one_call_for_two_is_two_calls(t):
 
 @pytest.mark.parametrize('level', LEVELS)
 def test_the_exact_classifier_makes_the_exact_conditional(level):
-  """By Bayes' rule the guided x_0 is the x_0 of the class."""
+  """The guided x_0 is the x_0 of the class, by Bayes' rule."""
 
   @jax.jit
   def found_and_expected(level):

@@ -30,7 +30,7 @@ def posterior_mean(a, y, x, level):
 @pytest.mark.parametrize('t', [0.05, 0.3, 1.0])
 @pytest.mark.parametrize('num_known', [1, 2])
 def test_it_is_bayes_rule_for_known_coordinates(t, num_known, key):
-  """As many iterations as known numbers are exact."""
+  """The result is exact with one iteration per known number."""
   level = SCHEDULE(jnp.array(t))
   x, known = jax.random.normal(key, (2, 3, 4))
   mask = jnp.arange(4)[None] < num_known

@@ -40,7 +40,7 @@ FLOW = dj.RectifiedFlowSchedule()
   [('constant', 1.0), ('sigma', 0.7), ('sde', 2 * 0.7 / (1 - 0.7))],
 )
 def test_the_step_of_sit_literally(diffusion, w, key):
-  """With SiT's time s = 1 - t the drift is u + w score / 2.
+  """In SiT's time s = 1 - t the drift is u + w score / 2.
 
   On the straight path g^2 is 2 t / (1 - t).
   """
