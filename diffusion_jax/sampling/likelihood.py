@@ -130,9 +130,8 @@ def probability_flow(
 def dequantize(key: Array, x0: Array, num_levels: int = 256) -> Array:
   """Spreads each grey level evenly over its bin (Theis et al. 2016, section 3).
 
-  key: [] or [B]; x0: [B, ...], K = num_levels values evenly spaced on [-1, 1],
-  K >= 2 or ValueError. The bin of a value is 2 / (K - 1) wide and centred on
-  it.
+  key: [] or [B]; x0: [B, ...], K = num_levels >= 2 values evenly spaced on
+  [-1, 1]. The bin of a value is 2 / (K - 1) wide and centred on the value.
   """
   width = 2.0 / _num_bins(num_levels)
   return x0 + width * (draw_uniform(key, x0) - 0.5)

@@ -3,8 +3,6 @@
 `flow_map_sampler` makes them samplers, for editing and trajectories.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,8 +44,7 @@ def sample_map(
     t=levels.t,
   )
   end = levels.take(-1) if stochastic else None
-  as_denoiser: Any = flow_map
-  return sample(key, as_denoiser, flow_map_sampler(end), levels, x)
+  return sample(key, flow_map, flow_map_sampler(end), levels, x)
 
 
 def flow_map_sampler(end: NoiseLevel | None = None) -> Sampler:
@@ -57,7 +54,7 @@ def flow_map_sampler(end: NoiseLevel | None = None) -> Sampler:
   to level s, as consistency functions need it (Song et al. 2023, Alg. 1).
   """
 
-  def step(key, x, state, denoise: Any, *, level_s, level_t):
+  def step(key, x, state, denoise: FlowMap, *, level_s, level_t):
     if end is None:
       return denoise(x, level_t, level_s), state
     x = denoise(x, level_t, end)

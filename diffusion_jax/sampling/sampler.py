@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from diffusion_jax.core.concrete import as_float
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.discrete_states import StateDenoiser
+from diffusion_jax.core.flow_map import FlowMap
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
 
@@ -72,7 +73,7 @@ def check_sampler(sampler: Sampler) -> None:
 
 def sample(
   key: Array,
-  denoise: Denoiser | StateDenoiser,
+  denoise: Denoiser | StateDenoiser | FlowMap,
   sampler: Sampler,
   levels: NoiseLevel,
   x: Array,
@@ -83,7 +84,7 @@ def sample(
   Args:
     key: [] or [B]; TypeError for anything but a random key.
     denoise: The denoiser; TypeError unless it returns a `Prediction`. Samplers
-      of discrete states take a `StateDenoiser`.
+      of discrete states take a `StateDenoiser`, `flow_map_sampler` a `FlowMap`.
     sampler: A sampler such as `ddim()`; TypeError for others.
     levels: [N+1], noisiest first (`level_grid`).
     x: [B, ...] at the first level (`prior_sample`).

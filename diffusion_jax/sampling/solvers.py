@@ -11,8 +11,6 @@ in their estimates of D. Steps from alpha_t = 0 and to sigma_s = 0, where h is
 infinite, are DDIM's.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -215,8 +213,8 @@ def _weighted_mean(h, nodes, values):
   total = -jnp.expm1(-h)
   # The means of 1, u, u^2, ..., and the coefficients of the polynomial
   # (u - node_0) (u - node_1) ...
-  moments: list[Any] = [1.0]
-  basis: list[Any] = [1.0]
+  moments: list[Array | float] = [1.0]
+  basis: list[Array | float] = [1.0]
   mean = half = values[0]
   table = values
   for k in range(1, len(nodes)):
