@@ -181,7 +181,7 @@ class GeometricVESchedule:
     return NoiseLevel(t, jnp.ones_like(t), sigma)
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """Returns the level of a log-SNR, [] or [B], clipped to sigma_min at t = 0.
+    """Returns the level for a log-SNR, clipped to sigma_min at t = 0.
 
     Beyond sigma_max it continues to t > 1, for the noise that `churn` adds.
     """
@@ -218,7 +218,7 @@ class KarrasSchedule:
     return NoiseLevel(t, jnp.ones_like(t), sigma)
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """Returns the level of a log-SNR, [] or [B], clipped to sigma_min at t = 0.
+    """Returns the level for a log-SNR, clipped to sigma_min at t = 0.
 
     Beyond sigma_max it continues to t > 1, for the noise that `churn` adds.
     """

@@ -101,7 +101,7 @@ def test_the_bound_of_every_shape_is_that_of_the_flat_image(key):
 
   x0 = np.linspace(-1.0, 1.0, 12, dtype=np.float32)
   for shape in ((12,), (3, 4), (3, 2, 2, 1)):
-    found = bound(x0.reshape(shape))
+    found = jax.eval_shape(bound, x0.reshape(shape))
     assert found['diffusion'].shape == (shape[0], 4)
     for name in ('prior', 'reconstruction', 'total'):
       assert found[name].shape == shape[:1]

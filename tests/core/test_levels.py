@@ -47,11 +47,10 @@ def test_the_error_of_log_snr_at_steps_in_float32(betas, T):
   check_log_snr(level, truth, 5e-7)
 
 
-@pytest.mark.parametrize('T', [1000, 4000])
 @pytest.mark.parametrize('schedule', CONTINUOUS)
-def test_the_error_of_log_snr_in_float32(schedule, T):
+def test_the_error_of_log_snr_in_float32(schedule):
   """The same formula in float64, at float32 times, is the truth."""
-  t = (np.arange(1, T) / T).astype(np.float32)
+  t = (np.arange(1, 4000) / 4000).astype(np.float32)
   level_at = jax.jit(schedule().__call__)
   level = level_at(t)
   with jax.enable_x64(True):

@@ -143,28 +143,6 @@ def test_jit_vmap_and_grad(form, key):
   np.testing.assert_allclose(values[::-1], both(1.0, keys[::-1])[0], rtol=1e-5)
 
 
-def test_one_layer_of_a_chain_is_a_vae(key):
-  """T = 1 makes form (a) one log weight and form (b) the ELBO at one draw."""
-  up = lambda t, x: encode(x)
-
-  @jax.jit
-  def forms_and_vae(key):
-    keys = jax.random.split(key, 3)
-    a = dj.hierarchical_elbo(keys, X, up, None, decode, num_steps=1)
-    b = dj.rearranged_elbo(keys, X, up, None, None, decode, num_steps=1)
-    draw = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
-    weight = dj.vae_log_weight(draw, X, encode(X), decode)
-    z = dj.reparameterize(draw, encode(X))
-    kl = dj.vae_elbo(key, X, encode(X), decode)['kl']
-    return a, b, weight, kl, decode(X, z)
-
-  a, b, weight, kl, reconstruction = forms_and_vae(key)
-  np.testing.assert_allclose(a['elbo'], weight, rtol=1e-6)
-  assert b['transitions'].shape == (3, 0)
-  np.testing.assert_allclose(b['prior'], kl, rtol=1e-6)
-  np.testing.assert_allclose(b['reconstruction'], reconstruction, rtol=1e-6)
-
-
 def test_another_prior(key):
   prior = dj.Normal(1.0, 2.0)
   q = encode(X)
