@@ -104,7 +104,7 @@ def guided_velocity(
 def shortcut_target(u_fn: VelocityFn, xt: Array, t: Array, d: Array) -> Array:
   """Computes the mean velocity over two steps of d / 2, [B, ...].
 
-  They are the target for one step of d, from t to t - d (Frans et al. 2024, Eq.
+  It is the target for one step of d, from t to t - d (Frans et al. 2024, Eq.
   4). t, d: [B].
   """
   middle = t - 0.5 * d

@@ -85,7 +85,7 @@ def end_of_step(t: Array, num_steps: int | None) -> Array:
 
 
 def mask_of(process: StateProcess, name: str) -> int:
-  """Returns the masked state; ValueError, for the caller `name`, without it."""
+  """Returns the masked state; ValueError, with the caller's name, if None."""
   if process.mask is None:
     raise ValueError(
       f'{name} needs a process with a masked state: masking_process(num_values)'

@@ -98,7 +98,7 @@ def paired(cond: Denoiser, uncond: Denoiser) -> PairedDenoiser:
 def make_paired_denoiser(
   network_fn: NetworkFn, params: Any, cond: dict, **keywords: Any
 ) -> PairedDenoiser:
-  """Makes a network with and without its condition a pair, in a single call.
+  """Pairs a network with and without its condition, in a single call.
 
   The network is evaluated on 2B examples: each is repeated, with cond['drop']
   False for the first copy and True for the second. cond: dict of arrays
@@ -139,7 +139,7 @@ def classifier_free(
 ) -> Denoiser:
   """Guides by x_0 = uncond + scale (cond - uncond) (Ho & Salimans 2022, Eq. 6).
 
-  Its var_frac is the conditional one.
+  The result keeps the conditional var_frac.
 
   Args:
     pair: See `paired` and `make_paired_denoiser`; TypeError for a denoiser.

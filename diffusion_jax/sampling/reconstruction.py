@@ -66,7 +66,7 @@ def observation_guided(
     observed: y.
     scale: Factor of the correction; 1 is Bayes' rule.
     num_iterations: Steps of conjugate gradients, each a gradient through the
-      network; ValueError for < 1. len(y) steps are exact for Gaussian data.
+      network, at least 1. For Gaussian data one per number in y is exact.
   """
   check_at_least(1, num_iterations=num_iterations)
 

@@ -115,8 +115,8 @@ def prior_sample(
 ) -> Array:
   """Draws x_T ~ N(0, (alpha^2 + sigma^2) I), N(0, I) for every VP schedule.
 
-  key: [] or [B]; shape: [B, ...]; level: the first level of the grid, []; exact
-  draws from N(0, sigma^2 I) instead, as EDM and VE code does.
+  key: [] or [B]; shape: [B, ...]; level: the first level of the grid, [].
+  exact=True draws from N(0, sigma^2 I) instead, as EDM and VE code does.
   """
   variance = as_float(level.sigma**2 + (0.0 if exact else level.alpha**2))
   return jnp.sqrt(variance) * draw_normal(key, jnp.zeros(shape, variance.dtype))
