@@ -11,6 +11,12 @@ SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 GAUSSIAN = oracles.gaussian([0.5, -1.0], [[0.3, 0.1], [0.1, 0.2]])
 
 
+def denoiser(network_fn, kind='eps', noise_input=dj.logsnr_input, **options):
+  """Makes a denoiser of a network with the parameters 'weights'."""
+  options |= {'parametrization': kind, 'noise_input': noise_input}
+  return dj.make_denoiser(network_fn, 'weights', **options)
+
+
 def network_of(kind):
   """Returns the best network that predicts `kind` on GAUSSIAN at a step."""
 
@@ -28,13 +34,7 @@ def network_of(kind):
 def test_every_parametrization_is_the_same_denoiser(key):
   """The level is [] or [B]."""
   denoisers = [
-    dj.make_denoiser(
-      network_of(kind),
-      {},
-      parametrization=kind,
-      noise_input=dj.step_input(1000),
-    )
-    for kind in KINDS
+    denoiser(network_of(kind), kind, dj.step_input(1000)) for kind in KINDS
   ]
 
   @jax.jit
@@ -80,13 +80,7 @@ def test_learned_variance_is_split_off_the_channels(key):
   def network_fn(params, x, noise, cond, *, key=None):
     return jnp.concatenate([x, jnp.full_like(x, 0.5)], axis=-1)
 
-  denoise = dj.make_denoiser(
-    network_fn,
-    {},
-    parametrization='x0',
-    noise_input=dj.logsnr_input,
-    learned_variance=True,
-  )
+  denoise = denoiser(network_fn, 'x0', learned_variance=True)
   x = jnp.ones((2, 4, 4, 3))
   prediction = denoise(x, SCHEDULE.at_step(10))
   np.testing.assert_allclose(prediction.x0, x, rtol=1e-6)
@@ -101,34 +95,18 @@ def test_params_cond_and_key_reach_the_network():
     return x.astype(jnp.bfloat16)
 
   cond = {'label': jnp.arange(2)}
-  denoise = dj.make_denoiser(
-    network_fn,
-    'weights',
-    parametrization='eps',
-    noise_input=dj.logsnr_input,
-    cond=cond,
-  )
+  denoise = denoiser(network_fn, cond=cond)
   prediction = denoise(jnp.ones((2, 3)), SCHEDULE.at_step(10))
-  assert calls == {
-    'params': 'weights',
-    'cond': cond,
-    'key': None,
-    'noise': (2,),
-  }
+  expected = {'params': 'weights', 'cond': cond, 'key': None, 'noise': (2,)}
+  assert calls == expected
   assert prediction.x0.dtype == jnp.float32
   assert prediction.var_frac is None
 
 
 def test_a_network_that_returns_another_shape_is_refused():
-  denoise = dj.make_denoiser(
-    lambda params, x, noise, cond, *, key=None: x[..., :1],
-    {},
-    parametrization='eps',
-    noise_input=dj.logsnr_input,
-  )
-  with pytest.raises(
-    ValueError, match=r'output \[2, 4, 4, 1\], xt \[2, 4, 4, 3\]'
-  ):
+  denoise = denoiser(lambda params, x, noise, cond, *, key=None: x[..., :1])
+  match = r'output \[2, 4, 4, 1\], xt \[2, 4, 4, 3\]'
+  with pytest.raises(ValueError, match=match):
     denoise(jnp.ones((2, 4, 4, 3)), SCHEDULE.at_step(10))
 
 

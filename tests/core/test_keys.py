@@ -5,7 +5,6 @@ import pytest
 
 from diffusion_jax.core.keys import (
   STREAMS,
-  abstract_key,
   draw_normal,
   fold_in_each,
   key_per_example,
@@ -83,8 +82,3 @@ def test_a_stream_is_its_tag_folded_into_the_key_of_the_seed():
   np.testing.assert_array_equal(found, jax.random.key_data(expected))
   with pytest.raises(KeyError):
     stream(7, 'drawing')
-
-
-def test_an_abstract_key_has_the_shape_of_a_key(key):
-  assert abstract_key().shape == key.shape
-  assert abstract_key().dtype == key.dtype

@@ -13,12 +13,6 @@ def test_logsnr_and_snr():
   np.testing.assert_allclose(level.logsnr, np.log(16 / 9), rtol=1e-6)
 
 
-def test_python_numbers_are_levels_too():
-  level = dj.NoiseLevel(0.5, 0.8, 0.6)
-  x = dj.q_sample(jnp.ones((2, 3)), jnp.zeros((2, 3)), level)
-  np.testing.assert_allclose(x, 0.8 * np.ones((2, 3)), rtol=1e-6)
-
-
 def test_logsnr_is_infinite_where_clean_and_where_all_is_noise():
   assert dj.clean_level().logsnr == jnp.inf
   assert dj.NoiseLevel(1.0, jnp.zeros(()), jnp.ones(())).logsnr == -jnp.inf

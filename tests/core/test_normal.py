@@ -131,10 +131,3 @@ def test_discretized_log_prob_refuses_nonsense():
     jitted(dj.discretized_log_prob)(p, jnp.zeros(1), cdf='erf')
   with pytest.raises(ValueError, match='num_levels is 1'):
     jitted(dj.discretized_log_prob)(p, jnp.zeros(1), 1)
-
-
-def test_bits_per_dim():
-  nats = jnp.array([np.log(2.0) * 12])
-  np.testing.assert_allclose(
-    jitted(dj.bits_per_dim)(nats, (2, 3, 2)), 1.0, rtol=1e-6
-  )

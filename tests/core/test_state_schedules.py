@@ -51,8 +51,3 @@ def test_the_alpha_of_d3pm_is_the_product_of_1_minus_beta():
   assert schedule.num_steps == 10
   with pytest.raises(AttributeError):
     _ = dj.AlphaBarSchedule(dj.CosineSchedule()).num_steps
-
-
-def test_a_power_must_be_positive():
-  with pytest.raises(ValueError, match='it must be positive'):
-    dj.PolynomialMasking(0.0)

@@ -72,15 +72,3 @@ def test_shard_map_and_pmap_over_eight_devices(xy):
   np.testing.assert_allclose(jax.jit(mapped)(*xy), expected, rtol=1e-6)
   found = jax.pmap(f)(*xy.reshape(2, 8, 1, 4)).reshape(8, 4)
   np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_gradients_with_respect_to_the_levels():
-  """d/d sigma of alpha x + sigma eps, which a learned schedule needs."""
-  x, eps = jnp.ones((2, 3)), jnp.full((2, 3), 2.0)
-
-  def total(sigma):
-    level = dj.NoiseLevel(T.t, jnp.sqrt(1 - sigma**2), sigma)
-    return jnp.sum(dj.q_sample(x, eps, level))
-
-  expected = 6 * (2.0 - 0.6 / 0.8)
-  np.testing.assert_allclose(jax.jit(jax.grad(total))(0.6), expected, rtol=1e-5)

@@ -129,13 +129,6 @@ def test_karras_spacing_of_ddpm():
   np.testing.assert_allclose(levels.t[[0, -2]], [1.0, 1e-3], rtol=1e-5)
 
 
-def test_karras_spacing_of_karras_is_uniform():
-  found, expected = (
-    grid(KARRAS, 18, spacing) for spacing in ('karras', 'uniform')
-  )
-  np.testing.assert_allclose(found.sigma, expected.sigma, rtol=3e-6)
-
-
 @pytest.mark.parametrize('schedule', [DDPM, KARRAS, dj.CosineSchedule()])
 def test_logsnr_spacing(schedule):
   levels = grid(schedule, 9, 'logsnr')
@@ -214,19 +207,6 @@ def test_step_choices_of_lin_et_al(spacing):
   for levels, chosen, value in zip(grids, steps, expected, strict=True):
     np.testing.assert_array_equal(np.rint(levels.t * 1000), chosen)
     np.testing.assert_array_equal(levels.sigma, value.sigma)
-
-
-def test_step_choices_of_table_2():
-  """The example of Lin et al. 2023: T = 1000, 10 steps."""
-  found = {
-    spacing: np.rint(grid(DDPM, 10, spacing).t * 1000) for spacing in LIN
-  }
-  trailing = [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100, 0]
-  leading = [901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]
-  linspace = [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1, 0]
-  np.testing.assert_array_equal(found['trailing'], trailing)
-  np.testing.assert_array_equal(found['leading'], leading)
-  np.testing.assert_array_equal(found['linspace'], linspace)
 
 
 def paper_sections(T, counts):

@@ -95,19 +95,6 @@ def test_a_denoiser_without_a_gradient_is_not_changed(key):
     np.testing.assert_array_equal(guided(x, level).x0, 0.25)
 
 
-def test_images_do_not_see_one_another(key):
-  level = SCHEDULE(jnp.array(0.5))
-  x, known = jax.random.normal(key, (2, 5, 4))
-  mask = jnp.array([[True, True, False, True]])
-
-  @jax.jit
-  def run(x, known):
-    return dj.reconstruction_guided(DATA.denoise, known, mask, 1.0, 2)(x, level)
-
-  whole, part = run(x, known).x0, run(x[3:4], known[3:4]).x0
-  np.testing.assert_allclose(whole[3:4], part, rtol=1e-4, atol=1e-5)
-
-
 def test_no_iterations_are_refused():
   with pytest.raises(
     ValueError, match='num_iterations is 0: it must be at least 1'

@@ -11,24 +11,31 @@ BETAS = np.array([0.01, 0.4, 0.05, 0.3, 0.02])  # Neighbours differ much.
 SCHEDULE = dj.DiscreteSchedule.from_betas(BETAS)
 
 
+X, X0 = np.array([[0.3, -1.2]]), np.array([[0.5, 0.1]])
+
+
+def step(sampler, key, level_s, level_t):
+  """Returns the step from X of a denoiser that returns X0, and its noise."""
+
+  @jax.jit
+  def run(x, x0, level_s, level_t):
+    denoise = lambda x, level: dj.Prediction(x0)
+    levels = {'level_s': level_s, 'level_t': level_t}
+    return sampler.step(key, x, (), denoise, **levels)[0]
+
+  z = np.float64(jax.random.normal(key, X.shape))
+  return run(*np.float32([X, X0]), level_s, level_t), z
+
+
 @pytest.mark.parametrize('i', [2, 3, 4, 5])
 def test_euler_maruyama_undoes_beta_i(i, key):
   """x_{i-1} = x (1 + b / 2) + b score + sqrt(b) z, b = -log(1 - beta_i)."""
-  x, x0 = jnp.array([[0.3, -1.2]]), jnp.array([[0.5, 0.1]])
-  levels = SCHEDULE.at_step(np.array([i, i - 1]))
-  found, _ = dj.euler_maruyama(SCHEDULE).step(
-    key,
-    x,
-    (),
-    lambda x, level: dj.Prediction(x0),
-    level_s=levels.take(1),
-    level_t=levels.take(0),
-  )
+  levels = SCHEDULE.at_step(i - 1), SCHEDULE.at_step(i)
+  found, z = step(dj.euler_maruyama(SCHEDULE), key, *levels)
   alpha_bar = np.cumprod(1 - BETAS)[i - 1]
-  score = (np.sqrt(alpha_bar) * np.float64(x0) - x) / (1 - alpha_bar)
+  score = (np.sqrt(alpha_bar) * X0 - X) / (1 - alpha_bar)
   b = -np.log(1 - BETAS[i - 1])
-  z = np.float64(jax.random.normal(key, x.shape))
-  expected = x * (1 + b / 2) + b * score + np.sqrt(b) * z
+  expected = X * (1 + b / 2) + b * score + np.sqrt(b) * z
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -44,33 +51,19 @@ def test_the_step_of_sit_literally(diffusion, w, key):
 
   On the straight path g^2 is 2 t / (1 - t).
   """
-  x, x0 = jnp.array([[0.3, -1.2]]), jnp.array([[0.5, 0.1]])
-  found, _ = dj.velocity_sde(FLOW, diffusion, 0.5).step(
-    key,
-    x,
-    (),
-    lambda x, level: dj.Prediction(x0),
-    level_s=FLOW(0.6),
-    level_t=FLOW(0.7),
-  )
-  data, noisy = np.float64(x0), np.float64(x)
-  noise = (noisy - 0.3 * data) / 0.7
-  u, score = data - noise, -noise / 0.7
-  mean = noisy + 0.1 * (u + 0.25 * w * score)
-  z = np.float64(jax.random.normal(key, x.shape))
+  sampler = dj.velocity_sde(FLOW, diffusion, 0.5)
+  found, z = step(sampler, key, FLOW(0.6), FLOW(0.7))
+  noise = (X - 0.3 * X0) / 0.7
+  u, score = X0 - noise, -noise / 0.7
+  mean = X + 0.1 * (u + 0.25 * w * score)
   expected = mean + np.sqrt(0.5 * w * 0.1) * z
   np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
 def test_the_own_diffusion_of_a_schedule_is_euler_maruyama(key):
-  schedule, x = dj.LinearVPSchedule(), jnp.array([[0.3, -1.2]])
-  ends = {'level_s': schedule(0.35), 'level_t': schedule(0.4)}
-
-  def denoise(x, level):
-    return dj.Prediction(jnp.tanh(x))
-
+  schedule = dj.LinearVPSchedule()
   found, expected = (
-    sampler.step(key, x, (), denoise, **ends)[0]
+    step(sampler, key, schedule(0.35), schedule(0.4))[0]
     for sampler in (
       dj.velocity_sde(schedule, 'sde'),
       dj.euler_maruyama(schedule),
