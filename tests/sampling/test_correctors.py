@@ -1,33 +1,38 @@
 """Where churn adds noise; for the rest see test_solvers.py and papers/."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from tests.sampling.moments import DDPM, GAUSSIAN, SCHEDULES
+from tests.sampling.moments import GAUSSIAN, SCHEDULES
 
 
-@jax.jit
-def plain_and_churned(schedule, t, key, limits=(0.0, float('inf'))):
-  """Returns a step of DDIM without and with churn."""
-  x = jnp.linspace(-2.0, 2.0, 8).reshape(4, 2)
-  levels = {'level_s': schedule(0.4), 'level_t': schedule(t)}
-  churned = dj.churn(dj.ddim(), schedule, 0.4, *limits)
-  return [
+@functools.partial(jax.jit, static_argnums=0)
+def compare(name, level_t, key, limits=(0.0, float('inf'))):
+  """Returns how far churn moves a step of DDIM."""
+  schedule, x = SCHEDULES[name], jnp.linspace(-2.0, 2.0, 8).reshape(4, 2)
+  levels = {'level_s': schedule(0.4), 'level_t': level_t}
+  plain, churned = (
     sampler.step(key, x, (), GAUSSIAN.denoise, **levels)[0]
-    for sampler in (dj.ddim(), churned)
-  ]
+    for sampler in (
+      dj.ddim(),
+      dj.churn(dj.ddim(), schedule, 0.4, *limits),
+    )
+  )
+  return jnp.abs(churned - plain).max()
 
 
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_churn_adds_nothing_beyond_the_end_of_a_schedule(name, key):
-  plain, churned = plain_and_churned(SCHEDULES[name], 1.0, key)
+  change = compare(name, SCHEDULES[name](jnp.array(1.0)), key)
   if name in ('geometric_ve', 'karras'):  # They continue.
-    assert np.abs(churned - plain).max() > 0.1
+    assert change > 0.1
   else:
-    np.testing.assert_allclose(churned, plain, rtol=1e-6, atol=1e-6)
+    assert change < 2e-3  # Rounding may leave a little room for noise.
 
 
 def test_churn_adds_the_noise_between_the_two_levels(key):
@@ -58,13 +63,11 @@ def test_churn_adds_the_noise_between_the_two_levels(key):
 
 
 def test_churn_is_limited_in_sigma_over_alpha(key):
-  level = DDPM(jnp.array(0.5))
+  level = SCHEDULES['linear'](jnp.array(0.5))
   ratio = float(level.sigma / level.alpha)
+  assert compare('linear', level, key) > 0.1
   for limits in ((1.01 * ratio, 1e9), (0.0, 0.99 * ratio)):
-    plain, churned = plain_and_churned(DDPM, 0.5, key, limits)
-    np.testing.assert_allclose(churned, plain, rtol=1e-6, atol=1e-6)
-  plain, churned = plain_and_churned(DDPM, 0.5, key)
-  assert np.abs(churned - plain).max() > 1e-3
+    assert compare('linear', level, key, limits) < 1e-5
 
 
 def test_gamma_of_churn():
