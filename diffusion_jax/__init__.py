@@ -1,7 +1,7 @@
 """Equations of diffusion models as pure functions in JAX.
 
-`import diffusion_jax as dj` loads jax and numpy only. Networks, data, training
-and evaluation are submodules to import by name.
+`import diffusion_jax as dj` only loads jax and numpy. Import the submodules for
+networks, data, training and evaluation by name.
 """
 
 from diffusion_jax.core.betas import (

@@ -1,9 +1,9 @@
-"""The two exceptions that the command line turns into a message."""
+"""The two exceptions that the command line reports without a traceback."""
 
 
 class UserError(Exception):
-  """A mistake in what the user gave: the message is printed, no traceback."""
+  """Invalid input from the user: the message is printed, the exit code is 2."""
 
 
 class Preempted(Exception):
-  """Raised after a signal, with everything saved: the exit code is 42."""
+  """A signal stopped the program after it saved everything; exit code 42."""

@@ -1,7 +1,7 @@
-"""Types of parameters that say which values make sense, such as `Size`.
+"""Types of parameters with a range of valid values, such as `Size`.
 
 An `Annotated` type carries a `Rule`. Python does not check it; programs that
-make objects of what a user wrote do.
+build objects from a user's values do.
 """
 
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from typing import Annotated, Any, NamedTuple
 class Rule(NamedTuple):
   """A condition on the value of a parameter, in words and as a function."""
 
-  text: str  # completes 'it must be ...'
+  text: str  # It completes 'it must be ...'.
   holds: Callable[[Any], bool]
 
 
 def at_least(low: int) -> Rule:
-  """Returns the rule of integers that are `low` or more."""
+  """Returns the rule for integers of at least `low`."""
   return Rule(f'an integer of at least {low}', lambda value: value >= low)
 
 
 def within(interval: str) -> Rule:
-  """Returns the rule of an interval such as '[0, 1)', which includes 0."""
+  """Returns the rule for an interval such as '[0, 1)', which includes 0."""
   low, high = map(float, interval[1:-1].split(','))
 
   def holds(value):
@@ -38,13 +38,13 @@ Positive = Annotated[float, within('(0, inf)')]
 NonNegative = Annotated[float, within('[0, inf)')]
 Rate = Annotated[float, within('[0, 1)')]
 Probability = Annotated[float, within('[0, 1]')]
-# Of sigma / alpha, which is infinite where there is no signal.
+# sigma / alpha is infinite at alpha = 0.
 NoiseRatio = Annotated[float, within('[0, inf]')]
 ImageShape = tuple[Size, Size, Size]
 
 
 def is_file_name(name: str) -> bool:
-  """Returns whether a name, with an ending, can be that of a file."""
+  """Returns whether a file can have this name, also with an ending added."""
   hidden = name.startswith('.') or not name.isprintable()
   # File systems allow 255 bytes.
   return not hidden and not {*name} & {*'/\\'} and 0 < len(name.encode()) <= 200

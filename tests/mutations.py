@@ -104,7 +104,7 @@ MUTATIONS = [
     '1.001 * sigma_min * level_s.alpha',
     'sigma_min * level_s.alpha',
     'core/test_flow_map.py',
-    'what_reaches_the_clean_end',
+    'maps_to_the_clean_end',
   ),
   (
     'training/flow_maps.py',

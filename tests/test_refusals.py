@@ -113,7 +113,7 @@ NOT_CALLED = r'a Sampler is needed, not ddim: call it, as ddim\(...\)'
     (lambda: make_denoiser(dj.make_paired_denoiser, 'epsilon'), UNKNOWN),
     (
       lambda: dj.ancestral('small'),
-      "'small' is not one of 'fixed_small', 'f",
+      "'small' is not one of fixed_small, f",
     ),
     (lambda: dj.ddim(NAN), 'eta is nan'),
     (lambda: dj.dpm_solver_pp_sde(NAN), 'eta is nan: it cannot be negative'),

@@ -12,7 +12,6 @@ unconditional one (Ho & Salimans write 1 + w for it). Masks are True where the
 image is *known*.
 
 Images are [B, ...], levels are [] or [B]. Time runs from 0 (clean) to 1
-(noise); s < t, so `level_s` is always the cleaner of two levels. Functions of
-both take them in this order: level_s, level_t. The step of a `Sampler` takes
-them by name.
+(noise); s < t, so `level_s` is always the cleaner of two levels. Functions that
+take both expect level_s first; the step of a `Sampler` takes them by name.
 """

@@ -1,11 +1,12 @@
 """Published beta sequences as NumPy float64 arrays of length T.
 
-Any array like these makes a schedule: `DiscreteSchedule.from_betas` takes the
-betas, `from_alphas` takes 1 - betas.
+`DiscreteSchedule.from_betas` makes a schedule from any such array;
+`from_alphas` takes 1 - betas.
 """
 
 import numpy as np
 
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.ranges import NonNegative, Probability
 
 
@@ -19,8 +20,8 @@ def linear_betas(
 def rescaled_linear_betas(num_steps: int = 1000) -> np.ndarray:
   """Returns DDPM's linear betas times 1000 / T (Nichol & Dhariwal's code), [T].
 
-  This keeps alpha_bar_T near DDPM's 4e-5 for any T. For T <= 20 the last beta
-  reaches 1, which `from_betas` takes as zero terminal SNR (1) or refuses (> 1).
+  This keeps alpha_bar_T near DDPM's 4e-5 for any T. At T = 20 the last beta is
+  1, zero terminal SNR; for smaller T it is above 1, which `from_betas` refuses.
   """
   scale = 1000.0 / _positive(num_steps)
   return linear_betas(num_steps, 1e-4 * scale, 0.02 * scale)
@@ -29,14 +30,14 @@ def rescaled_linear_betas(num_steps: int = 1000) -> np.ndarray:
 def quadratic_betas(
   num_steps: int = 1000, start: float = 1e-4, end: float = 0.02
 ) -> np.ndarray:
-  """Returns squares of a line, sqrt(start) to sqrt(end) (DDPM 'quad'), [T]."""
+  """Returns betas with evenly spaced square roots (DDPM's 'quad'), [T]."""
   return linear_betas(num_steps, start**0.5, end**0.5) ** 2
 
 
 def scaled_linear_betas(
   num_steps: int = 1000, start: float = 0.00085, end: float = 0.012
 ) -> np.ndarray:
-  """Returns latent diffusion's 'scaled_linear', the quadratic one, [T]."""
+  """Returns latent diffusion's 'scaled_linear': `quadratic_betas`, [T]."""
   return quadratic_betas(num_steps, start, end)
 
 
@@ -55,7 +56,7 @@ def cosine_betas(
 def sigmoid_betas(
   num_steps: int = 1000, start: float = 1e-4, end: float = 0.02
 ) -> np.ndarray:
-  """Returns a logistic curve over [-6, 6], `start` to `end` (GeoDiff), [T]."""
+  """Returns a logistic curve over [-6, 6] from start to end (GeoDiff), [T]."""
   curve = 1.0 / (1.0 + np.exp(-np.linspace(-6.0, 6.0, _positive(num_steps))))
   return curve * (end - start) + start
 
@@ -73,7 +74,7 @@ def warmup_betas(
 ) -> np.ndarray:
   """Returns a line to `end` over the first fraction * T steps, then `end`, [T].
 
-  Ho et al.'s 'warmup10' and 'warmup50' have fraction 0.1 and 0.5.
+  Ho et al.'s 'warmup10' and 'warmup50' use the fractions 0.1 and 0.5.
   """
   betas = constant_betas(num_steps, end)
   ramp = int(num_steps * fraction)
@@ -90,15 +91,10 @@ def reciprocal_betas(num_steps: int = 1000) -> np.ndarray:
 
 
 def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
-  """Rescales betas so that the last alpha_bar is 0 and the first is kept.
+  """Rescales betas [T] so that the last alpha_bar is 0 and the first is kept.
 
   It shifts and scales sqrt(alpha_bar) (Lin et al. 2023, Common Diffusion Noise
-  Schedules and Sample Steps are Flawed, Alg. 1).
-
-  Args:
-    betas: [T], T >= 2.
-  Returns:
-    Betas [T] with beta_T = 1.
+  Schedules and Sample Steps are Flawed, Alg. 1). T must be at least 2.
   """
   betas = np.asarray(betas, np.float64)
   if betas.ndim != 1 or len(betas) < 2:
@@ -109,7 +105,6 @@ def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
   return 1.0 - alpha_bars[1:] / alpha_bars[:-1]
 
 
-def _positive(num_steps: int = 1000) -> int:
-  if num_steps < 1:
-    raise ValueError(f'num_steps is {num_steps}: at least 1 step is needed')
+def _positive(num_steps: int) -> int:
+  check_at_least(1, num_steps=num_steps)
   return num_steps

@@ -10,8 +10,8 @@ def expand_to(value: Array | float, x: Array, name: str = 'a value') -> Array:
   """Reshapes a value to broadcast against x: [] and [B] become [B|1, 1, ...].
 
   This is the only broadcasting rule of the library. Raises ValueError for a
-  shape that fits no leading axis of x. Floats get the precision of x, at least
-  float32: levels computed in float64 do not change the type of float32 images.
+  shape that does not fit the leading axes of x. Floats get the precision of x,
+  at least float32: float64 levels do not change the type of float32 images.
   """
   shape = jnp.shape(value)
   if len(shape) > x.ndim or any(
@@ -19,7 +19,7 @@ def expand_to(value: Array | float, x: Array, name: str = 'a value') -> Array:
   ):
     raise ValueError(
       f'{name} of shape {list(shape)} does not fit an array of shape '
-      f'{list(x.shape)}: it is [] or [B]'
+      f'{list(x.shape)}: it must be [] or [B]'
     )
   value = jnp.reshape(value, shape + (1,) * (x.ndim - len(shape)))
   if jnp.issubdtype(value.dtype, jnp.floating):
@@ -28,21 +28,22 @@ def expand_to(value: Array | float, x: Array, name: str = 'a value') -> Array:
 
 
 def data_axes(x: Array) -> tuple[int, ...]:
-  """Returns all axes of x [B, ...] but the first."""
+  """Returns all axes of x [B, ...] except the first."""
   return tuple(range(1, x.ndim))
 
 
 def sum_data_axes(x: Array) -> Array:
-  """Sums x [B, ...] over all axes but the first, [B]."""
+  """Sums x [B, ...] over all axes except the first, [B]."""
   return jnp.sum(x, axis=data_axes(x))
 
 
 def check_same_shape(**arrays: Array) -> None:
-  """Raises a ValueError that names the arrays unless all shapes are equal.
+  """Raises ValueError with all names and shapes unless the shapes are equal.
 
-  Two images that differ in one axis of length 1 would otherwise broadcast.
+  Otherwise two images would broadcast if they differ in an axis of length 1.
   """
-  shapes = {name: list(jnp.shape(array)) for name, array in arrays.items()}
-  if len(set(map(tuple, shapes.values()))) > 1:
-    found = ', '.join(f'{name} {shape}' for name, shape in shapes.items())
-    raise ValueError(f'shapes must be equal: {found}')
+  shapes = [jnp.shape(array) for array in arrays.values()]
+  if len(set(shapes)) > 1:
+    pairs = zip(arrays, map(list, shapes), strict=True)
+    listing = ', '.join(f'{name} {shape}' for name, shape in pairs)
+    raise ValueError(f'shapes must be equal: {listing}')

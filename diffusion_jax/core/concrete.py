@@ -1,6 +1,6 @@
-"""Checks of numbers and times; values that jit traces pass."""
+"""Checks of arguments. Values that `jit` traces are not checked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,10 @@ Array = jax.Array
 def check_numbers(
   fits: Callable[..., Array], rule: str, **values: Array | float
 ) -> None:
-  """Raises ValueError with `rule` unless the values are finite and fit it.
+  """Raises ValueError with `rule` unless all values are finite and fit it.
 
-  fits(*values) returns bools, element by element. Nothing is checked where one
-  of the values is traced.
+  fits(*values) returns bools, element by element. Nothing is checked if one of
+  the values is traced.
   """
   if any(isinstance(value, Tracer) for value in values.values()):
     return
@@ -26,15 +26,46 @@ def check_numbers(
   good = np.all(np.isfinite(arrays), axis=0) & fits(*arrays)
   if not np.all(good):
     first = np.argmin(good)
-    found = ', '.join(
+    listing = ', '.join(
       f'{name} is {array.flat[first]:g}'
       for name, array in zip(values, arrays, strict=True)
     )
-    raise ValueError(f'{found}: {rule}')
+    raise ValueError(f'{listing}: {rule}')
+
+
+def check_not_negative(**value: Array | float) -> None:
+  """Raises ValueError unless a number is finite and at least 0."""
+  check_numbers(lambda x: x >= 0.0, 'it cannot be negative', **value)
+
+
+def check_positive(**value: Array | float) -> None:
+  """Raises ValueError unless a number is finite and above 0."""
+  check_numbers(lambda x: x > 0.0, 'it must be positive and finite', **value)
+
+
+def check_fraction(**value: Array | float) -> None:
+  """Raises ValueError unless a number is in [0, 1]."""
+  check_numbers(
+    lambda x: (x >= 0.0) & (x <= 1.0), 'it must be in [0, 1]', **value
+  )
+
+
+def check_at_least(low: int, **value: int) -> None:
+  """Raises ValueError if a number is less than `low`."""
+  for name, n in value.items():
+    if n < low:
+      raise ValueError(f'{name} is {n}: it must be at least {low}')
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+  """Raises ValueError that lists the choices unless a value is one of them."""
+  choices = tuple(choices)
+  if value not in choices:
+    raise ValueError(f'{name} {value!r} is not one of {", ".join(choices)}')
 
 
 def as_float(x: Array | float) -> Array:
-  """Converts x to floats of its own precision, at least float32.
+  """Converts x to floats in its own precision, at least float32.
 
   Integers get the default precision.
   """
@@ -45,7 +76,7 @@ def as_float(x: Array | float) -> Array:
 
 
 def as_time(t: Array | float) -> Array:
-  """Converts a time to floats; ValueError for concrete ones outside [0, 1].
+  """Converts a time to floats; ValueError for concrete times outside [0, 1].
 
   1e-6 beyond either end is accepted, since float32 resolves t to about 1e-7.
   """

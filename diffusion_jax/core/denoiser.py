@@ -1,9 +1,9 @@
 """The interface between networks and the process.
 
 Samplers, bounds and guidance take a `Denoiser`: (x_t, level) -> Prediction. A
-network is any function `network_fn(params, x, noise, cond, *, key=None)`. What
-depends on how it was trained (its parametrization, its input for the noise
-level, the scaling of x) is stated once, in `make_denoiser`.
+network is any function `network_fn(params, x, noise, cond, *, key=None)`. Only
+`make_denoiser` knows how it was trained: its parametrization, its input for the
+noise level and the scaling of x.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -38,10 +38,9 @@ class NetworkFn(Protocol):
   ) -> Array:
     """Returns the raw output, [B, ...].
 
-    x: [B, ...]; noise: [B], of a `NoiseInput`; cond: dict of arrays [B, ...];
-    key: of dropout, which is off without one.
+    x: [B, ...]; noise: [B], from a `NoiseInput`; cond: dict of arrays
+    [B, ...]; key: the key of dropout, which is off without one.
     """
-    ...
 
 
 class NoiseInput(Protocol):
@@ -49,14 +48,13 @@ class NoiseInput(Protocol):
 
   def __call__(self, level: NoiseLevel, /) -> Array:
     """Returns one number for each level, [] or [B]."""
-    ...
 
 
 class Prediction(NamedTuple):
   """A denoiser's estimate of the clean image.
 
-  x0 [B, ...] estimates E[x_0 | x_t]; var_frac [B, ...], if the network learns
-  the reverse variance, is the exponent v of IDDPM Eq. 15.
+  x0 [B, ...] estimates E[x_0 | x_t]. var_frac [B, ...] is the exponent v of
+  IDDPM Eq. 15 if the network learns the reverse variance.
   """
 
   x0: Array
@@ -68,34 +66,33 @@ class Denoiser(Protocol):
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Prediction:
     """Estimates x_0 from x_t [B, ...] at a level [] or [B]."""
-    ...
 
 
 def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:
-  """Returns denoise(xt, level); TypeError if that is no `Prediction`.
+  """Returns denoise(xt, level); TypeError if it is not a `Prediction`.
 
   Without the check an array would be unpacked along its batch axis.
   """
   prediction = denoise(xt, level)
   if not isinstance(prediction, Prediction):
     is_array = hasattr(prediction, 'shape')
-    found = 'an array' if is_array else type(prediction).__name__
-    raise TypeError(f'a denoiser returns dj.Prediction(x0), not {found}')
+    kind = 'an array' if is_array else type(prediction).__name__
+    raise TypeError(f'a denoiser returns dj.Prediction(x0), not {kind}')
   return prediction
 
 
 def logsnr_input(level: NoiseLevel) -> Array:
-  """Returns log(alpha^2 / sigma^2), the level's logsnr, of its shape."""
+  """Returns log(alpha^2 / sigma^2), the level's logsnr, [] or [B]."""
   return level.logsnr
 
 
 def edm_input(level: NoiseLevel) -> Array:
-  """Returns log(sigma / alpha) / 4, c_noise of EDM (Table 1); level's shape."""
+  """Returns log(sigma / alpha) / 4, EDM's c_noise (Table 1), [] or [B]."""
   return -level.logsnr / 8.0
 
 
 def log_sigma_input(level: NoiseLevel) -> Array:
-  """Returns log(sigma / alpha), Song et al.'s VE label; the level's shape."""
+  """Returns log(sigma / alpha), Song et al.'s VE label, [] or [B]."""
   return -0.5 * level.logsnr
 
 
@@ -110,8 +107,8 @@ def time_input(scale: Positive = 1000.0) -> NoiseInput:
 def step_input(num_steps: int, scale: float = 1.0) -> NoiseInput:
   """Makes the input max(T t - 1, 0) * scale, 0..T-1 at DDPM's steps 1..T.
 
-  At the steps it is an integer, as in the published networks (see
-  `round_near_step`). scale=1000/T is improved-diffusion's `rescale_timesteps`.
+  At the steps it is exactly an integer, as in the published networks.
+  scale=1000/T is improved-diffusion's `rescale_timesteps`.
   """
 
   def noise(level):
@@ -135,15 +132,9 @@ def network_output(
 ) -> Array:
   """Evaluates a network at x_t and returns its raw output, [B, ...].
 
-  For 'edm' the input is divided by its standard deviation (c_in). Keywords not
-  listed are those of `make_denoiser`.
-
-  Args:
-    xt: [B, ...].
-    level: [] or [B].
-    key: Of dropout, which is off without one.
-  Returns:
-    The output in the precision of xt, before any conversion.
+  The output gets the precision of xt. For 'edm' the input is divided by its
+  standard deviation (c_in). xt: [B, ...]; level: [] or [B]; key: the key of
+  dropout, which is off without one. For the others see `make_denoiser`.
   """
   scale = 1.0
   if parametrization == 'edm':
@@ -163,19 +154,17 @@ def make_denoiser(
   learned_variance: bool = False,
   sigma_data: float = 0.5,
 ) -> Denoiser:
-  """Makes a `Denoiser` of a network that predicts `parametrization`.
+  """Makes a `Denoiser` from a network that predicts `parametrization`.
 
   Args:
     network_fn: (params, x [B, ...], noise [B], cond) -> [B, ...].
     params: The first argument of network_fn.
     parametrization: A kind of `target`; ValueError for others.
-    noise_input: What the network gets for a level: what it got in training,
-      such as `step_input(1000)`.
+    noise_input: The network's input for a level, as in its training, such as
+      `step_input(1000)`.
     cond: Dict of arrays [B, ...], such as {'label': [B]}, passed through.
     learned_variance: Whether the output has twice the channels; the second half
       maps -1..1 to var_frac 0..1.
-  Returns:
-    A function (x_t, level) -> Prediction.
   """
   check_kind(parametrization)
 
@@ -206,18 +195,13 @@ def variance_fraction(output: Array) -> Array:
 
 
 def at_training_levels(denoise: Denoiser, schedule: Schedule) -> Denoiser:
-  """Makes a denoiser trained on `schedule` usable at the levels of any other.
+  """Makes a denoiser trained on `schedule` usable at all levels.
 
-  It evaluates `denoise` at the level of `schedule` with the same SNR, at x_t
-  rescaled to it; E[x_0 | x_t] does not change. Beyond an end of `schedule` its
-  last level is used, with x_t scaled by the ratio of the alphas where alpha >
-  sigma and of the sigmas elsewhere. Networks of T steps get fractional steps.
-
-  Args:
-    denoise: Denoiser for levels of `schedule`.
-    schedule: The schedule of its training.
-  Returns:
-    A `Denoiser` for all levels, clean data and pure noise included.
+  It evaluates `denoise` at the level of `schedule` with the same SNR and at x_t
+  rescaled to that level, which does not change E[x_0 | x_t]. Beyond an end of
+  `schedule`, clean data and pure noise included, it uses the last level and
+  scales x_t by the ratio of the alphas where alpha > sigma, else by the ratio
+  of the sigmas. Networks of T steps get fractional steps.
   """
 
   def denoise_at_equal_snr(xt, level):

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from diffusion_jax.core.concrete import as_float, as_time, check_numbers
 from diffusion_jax.core.levels import NoiseLevel, round_near_step, vp_level
@@ -12,11 +13,11 @@ from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
 
-# A last alpha of 0 adds this to -log(alpha_bar): alpha = exp(-500) is exactly 0
+# What a last alpha of 0 adds to -log(alpha_bar): alpha = exp(-500) is exactly 0
 # in float32, sigma exactly 1, and interpolation stays finite.
 _NO_SIGNAL = 1000.0
-# Beyond this -log(alpha_bar) alpha is taken as 0: float32 has no normal numbers
-# for it, which a long list of small alphas reaches.
+# Above this -log(alpha_bar), which a long list of small alphas reaches, alpha
+# is 0: it would not be a normal number in float32.
 _UNDERFLOW = 170.0
 
 
@@ -25,27 +26,27 @@ _UNDERFLOW = 170.0
 class DiscreteSchedule:
   """A schedule of T steps from an explicit sequence of alphas or betas.
 
-  It stores -log(alpha_bar) at steps 0..T, [T+1], entry 0 being 0, in float64 on
-  the host. Step i is t = i / T. Between steps -log(alpha_bar) is linear in t,
-  which is the VP-SDE with a piecewise constant beta; at steps it is exact.
+  It stores -log(alpha_bar) at steps 0..T, [T+1], in float64 on the host. Step i
+  is t = i / T. Between steps -log(alpha_bar) is linear in t, which is the
+  VP-SDE with a piecewise constant beta; at steps it is exact.
   """
 
   neg_log_alpha_bar: np.ndarray | Array
 
   @classmethod
-  def from_alphas(cls, alphas) -> 'DiscreteSchedule':
-    """Makes a schedule of alphas [T], each in (0, 1); the last may be 0.
+  def from_alphas(cls, alphas: npt.ArrayLike) -> 'DiscreteSchedule':
+    """Makes a schedule from alphas [T], each in (0, 1); the last may be 0.
 
-    Raises a ValueError that names the position of the first bad entry.
+    Raises ValueError with the position of the first bad entry.
     """
     alphas = _checked('alphas', alphas, last=0.0, identity=1.0)
     return cls._from_log_alphas(alphas, np.log)
 
   @classmethod
-  def from_betas(cls, betas) -> 'DiscreteSchedule':
-    """Makes a schedule of betas [T], each in (0, 1); the last may be 1.
+  def from_betas(cls, betas: npt.ArrayLike) -> 'DiscreteSchedule':
+    """Makes a schedule from betas [T], each in (0, 1); the last may be 1.
 
-    Raises a ValueError that names the position of the first bad entry.
+    Raises ValueError with the position of the first bad entry.
     """
     betas = _checked('betas', betas, last=1.0, identity=0.0)
     return cls._from_log_alphas(betas, lambda beta: np.log1p(-beta))
@@ -79,7 +80,7 @@ class DiscreteSchedule:
 
   @property
   def _log_alphas(self):
-    # The difference has the precision of the table, float64 on the host.
+    # The difference keeps the precision of the table, float64 on the host.
     return self.neg_log_alpha_bar[:-1] - self.neg_log_alpha_bar[1:]
 
   def at_step(self, i: int | Array) -> NoiseLevel:
@@ -96,8 +97,8 @@ class DiscreteSchedule:
   def __call__(self, t: Array) -> NoiseLevel:
     """Returns the level at t in [0, 1], [] or [B].
 
-    The slope in t at step i is that of the interval below it: beta(t) is
-    constant on (i - 1, i], and a step of the reverse SDE from i to i - 1 undoes
+    The slope in t at step i belongs to the interval below it: beta(t) is
+    constant on (i - 1, i], so a step of the reverse SDE from i to i - 1 undoes
     alpha_i.
     """
     t = as_time(t)
@@ -112,17 +113,17 @@ class DiscreteSchedule:
     return NoiseLevel(*(field.astype(t.dtype) for field in level))
 
   def _entries(self):
-    # Returns alpha and -log(alpha_bar) of steps 0..T, [T+1], and the slopes of
-    # the latter between them, [T]. They are computed on the host in float64,
-    # since exp in float32 loses half a digit where alpha_T is small. A schedule
-    # that is an argument of a jitted function has float32.
+    # Returns alpha and -log(alpha_bar) at steps 0..T, [T+1], and the slopes of
+    # -log(alpha_bar) between them, [T]. The host computes them in float64,
+    # since exp in float32 loses half a digit where alpha_T is small. As an
+    # argument of a jitted function the table has float32.
     table = self.neg_log_alpha_bar
     xp = np if isinstance(table, np.ndarray) else jnp
     alphas = xp.where(table > _UNDERFLOW, 0.0, xp.exp(-0.5 * table))
     return map(jnp.asarray, (alphas, table, xp.diff(table)))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """Returns the level of a log-SNR, [] or [B], clipped to its range."""
+    """Returns the level for a log-SNR, clipped to the schedule's range."""
     logsnr = as_float(logsnr)
     table = jnp.asarray(self.neg_log_alpha_bar)
     value = jnp.clip(jax.nn.softplus(-logsnr), 0.0, table[-1])
@@ -132,8 +133,8 @@ class DiscreteSchedule:
 
 
 def _checked(name, sequence, last, identity):
-  # The numbers must be in (0, 1), except that the final one may be `last`;
-  # `identity` is the value that adds no noise.
+  # The numbers must be in (0, 1), but the final one may be `last`. `identity`
+  # is the value that adds no noise.
   try:
     sequence = np.asarray(sequence, np.float64)
   except (TypeError, ValueError):
@@ -149,7 +150,8 @@ def _checked(name, sequence, last, identity):
     i = int(np.argmin(inside))
     value = float(sequence[i])
     why = f' ({value:g} adds no noise)' if value == identity else ''
-    why = f' ({value:g} is allowed as the last only)' if value == last else why
+    if value == last:
+      why = f' ({value:g} is allowed only as the last)'
     raise ValueError(
       f'{name}[{i}] = {value:g}, step {i + 1} of {len(sequence)}, '
       f'is outside (0, 1){why}'

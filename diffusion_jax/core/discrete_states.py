@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import draw_uniform, key_per_example
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
@@ -17,8 +18,8 @@ from diffusion_jax.core.transitions import StateProcess
 
 Array = jax.Array
 
-# The logit of an impossible state. It is finite, since guidance would subtract
-# infinities.
+# The logit of an impossible state. It is finite because guidance subtracts
+# logits.
 NEVER = -1e9
 
 
@@ -27,23 +28,22 @@ class StateDenoiser(Protocol):
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
     """Returns logits of p(x_0 | x_t), [B, ..., K]; xt: [B, ...]."""
-    ...
 
 
 def states_of(x: Array, num_values: int) -> Array:
-  """Returns the states 0..num_values-1 of values evenly spaced on [-1, 1]."""
+  """Converts values evenly spaced on [-1, 1] to states 0..num_values-1."""
   return jnp.rint((x + 1.0) * (num_values - 1) / 2.0).astype(int)
 
 
 def draw_states(key: Array, probs: Array) -> Array:
   """Draws a state from each distribution [B, ..., K]; returns [B, ...].
 
-  The cumulative sum is inverted: Gumbel noise in float32 is bounded, which
-  sharpens distributions over many states (Zheng et al. 2024). A state of
+  It inverts the cumulative sum, since float32 Gumbel noise is bounded, which
+  sharpens distributions over many states (Zheng et al. 2024). A state with
   probability 0 is never drawn. key: [] or [B]; probs need not be normalised.
   """
   cumulative, possible = jnp.cumsum(probs, axis=-1), probs > 0.0
-  # Rounded sums need not be monotonic, so only possible states are counted.
+  # Rounding can make the sums fall, so only possible states are counted.
   total = jnp.max(jnp.where(possible, cumulative, 0.0), axis=-1)
   threshold = (draw_uniform(key, total) * total)[..., None]
   return jnp.argmax(possible & (cumulative > threshold), axis=-1)
@@ -70,7 +70,7 @@ def q_posterior_states(
 ) -> Array:
   """Computes q(x_s | x_t, x_0), [B, ..., K] (D3PM Eq. 3, for any s < t).
 
-  It is proportional to (x_t Q_{t|s}^T) * (x_0 Q_{s|0}), and 0 where x_t is
+  It is proportional to (x_t Q_{t|s}^T) * (x_0 Q_{s|0}), and all 0 if x_t is
   impossible given x_0. x0, xt: [B, ...]; levels: [] or [B].
   """
   check_same_shape(x0=x0, xt=xt)
@@ -85,17 +85,11 @@ def p_reverse_states(
   level_s: NoiseLevel,
   level_t: NoiseLevel,
 ) -> Array:
-  """Computes p(x_s | x_t) = sum_x0 q(x_s | x_t, x_0) p(x_0 | x_t).
+  """Computes p(x_s | x_t) = sum_x0 q(x_s | x_t, x_0) p(x_0 | x_t), [B, ..., K].
 
-  States x_0 that x_t cannot come from, and the masked state, get probability 0
-  whatever their logits. At a clean s it is p(x_0 | x_t).
-
-  Args:
-    logits: Of p(x_0 | x_t), [B, ..., K].
-    xt: [B, ...].
-    level_s, level_t: [] or [B].
-  Returns:
-    Probabilities, [B, ..., K].
+  logits of p(x_0 | x_t): [B, ..., K]; xt: [B, ...]; levels: [] or [B]. The
+  masked state and states x_0 that cannot lead to x_t get probability 0 for any
+  logits. If s is clean the result is p(x_0 | x_t).
   """
   log_q = _log_likelihood(xt, process, level_t)
   possible = log_q > NEVER
@@ -108,12 +102,12 @@ def p_reverse_states(
 def posterior_logits(
   logits: Array, xt: Array, process: StateProcess, level: NoiseLevel
 ) -> Array:
-  """Returns log p(x_0 | x_t) of logits that stand for what the others tell.
+  """Computes log p(x_0 | x_t) by Bayes' rule, [B, ..., K].
 
-  By Bayes' rule it adds log q(x_t | x_0) to logits of p(x_0 | the other
-  elements of x_t), [B, ..., K], and normalises. `p_reverse_states` is then the
-  reverse process of D3PM (Eq. 4). Under masking, masked states are excluded and
-  others carried over (SUBS of MDLM, Sahoo et al. 2024).
+  It adds log q(x_t | x_0) to logits of p(x_0 | the other elements of x_t) and
+  normalises. `p_reverse_states` is then the reverse process of D3PM (Eq. 4).
+  With masking, x_0 is never the masked state and unmasked elements keep their
+  values (SUBS of MDLM, Sahoo et al. 2024).
   """
   return jax.nn.log_softmax(logits + _log_likelihood(xt, process, level))
 
@@ -132,7 +126,7 @@ def make_state_denoiser(
   Args:
     network_fn: (params, x_t [B, ...], noise [B], cond) -> [B, ..., K].
     params, noise_input, cond: As in `make_denoiser`.
-    key: Of dropout, which is off without one.
+    key: The key of dropout, which is off without one.
   """
 
   def denoise(xt, level):
@@ -144,11 +138,11 @@ def make_state_denoiser(
 
 
 def logistic_logits(mean: Array, log_scale: Array, num_values: int) -> Array:
-  """Returns logits of a truncated discretised logistic (D3PM, A.8).
+  """Computes logits of a truncated discretised logistic (D3PM, A.8).
 
-  They are log masses, up to a constant, of the bins around num_values values
-  evenly spaced on [-1, 1]; what lies beyond the outer bins is left out. mean,
-  log_scale: [...]; returns [..., num_values].
+  They are the log masses, up to a constant, of the bins around num_values
+  values evenly spaced on [-1, 1]; mass beyond the outer bins does not count.
+  mean, log_scale: [...]; returns [..., num_values].
   """
   half = 1.0 / (num_values - 1)
   values = jnp.linspace(-1.0, 1.0, num_values, dtype=mean.dtype)
@@ -163,9 +157,9 @@ def logistic_logits(mean: Array, log_scale: Array, num_values: int) -> Array:
 def logistic_network(network_fn: NetworkFn, num_values: int) -> NetworkFn:
   """Makes a network that returns `logistic_logits` (D3PM, A.8).
 
-  network_fn returns a mean m and a log scale, [B, ..., 2]. The mean of the
-  logistic is tanh(m + x_t), with x_t scaled to [-1, 1]; its log scale is 2 less
-  than that of the output. For processes without a masked state.
+  network_fn returns m and r, [B, ..., 2]. The logistic has the mean
+  tanh(m + x_t), with x_t scaled to [-1, 1], and the log scale r - 2. The
+  process must not have a masked state.
   """
 
   def apply(params, x, noise, cond, *, key=None):
@@ -180,7 +174,8 @@ def logistic_network(network_fn: NetworkFn, num_values: int) -> NetworkFn:
 def state_kl(q: Array, p: Array) -> Array:
   """Computes KL(q || p) of [B, ..., K] in nats, summed to [B].
 
-  Probabilities below the least normal number, 1e-38 in float32, count as that.
+  Probabilities below the least normal number, 1e-38 in float32, are raised to
+  it.
   """
   tiny = jnp.finfo(q.dtype).tiny
   log_q, log_p = (jnp.log(jnp.maximum(x, tiny)) for x in (q, p))
@@ -193,8 +188,8 @@ def state_nll(logits: Array, x0: Array, where: Array | bool = True) -> Array:
   logits: [B, ..., K]; x0: [B, ...]; where: bools [B, ...].
   """
   log_p = jax.nn.log_softmax(logits)
-  chosen = jnp.take_along_axis(log_p, x0[..., None], axis=-1)[..., 0]
-  return -sum_data_axes(jnp.where(where, chosen, 0.0))
+  at_x0 = jnp.take_along_axis(log_p, x0[..., None], axis=-1)[..., 0]
+  return -sum_data_axes(jnp.where(where, at_x0, 0.0))
 
 
 def prior_kl_states(
@@ -202,7 +197,7 @@ def prior_kl_states(
 ) -> Array:
   """Computes L_T = KL(q(x_T | x_0) || prior) in nats, [B] (D3PM Eq. 1).
 
-  It is infinite where x_T may be a state that the prior excludes: masking needs
+  It is infinite if x_T may be a state that the prior excludes: masking needs
   alpha = 0 at the last level.
   """
   q = q_states(x0, process, level_T)
@@ -221,8 +216,8 @@ def transition_kl_states(
 ) -> Array:
   """Computes L_{t-1} = KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, [B].
 
-  At a clean s it is L_0 = -log p(x_0 | x_t) (D3PM Eq. 1). The arguments are
-  those of `q_posterior_states` and `p_reverse_states`.
+  If s is clean it is L_0 = -log p(x_0 | x_t) (D3PM Eq. 1). For the arguments
+  see `q_posterior_states` and `p_reverse_states`.
   """
   q = q_posterior_states(x0, xt, process, level_s, level_t)
   return state_kl(q, p_reverse_states(logits, xt, process, level_s, level_t))
@@ -239,15 +234,11 @@ def state_bound(
 ) -> dict[str, Array]:
   """Computes the bound of D3PM Eq. 1 in nats, from one draw of x_t per step.
 
-  Args:
-    key: [] or [B]; example i depends on key i alone.
-    x0: [B, ...].
-    num_steps: T >= 1; ValueError for less.
-  Returns:
-    'prior' [B], L_T; 'diffusion' [B, T], entry i being L_i; 'total' [B].
+  Returns 'prior' [B], L_T; 'diffusion' [B, T], whose entry i is L_i; and
+  'total' [B]. key: [] or [B], where example i depends only on key i; x0:
+  [B, ...]; num_steps: T >= 1, or ValueError.
   """
-  if num_steps < 1:
-    raise ValueError(f'num_steps is {num_steps}: a bound needs at least 1')
+  check_at_least(1, num_steps=num_steps)
   keys = key_per_example(key, len(x0))
 
   def term(step):
@@ -268,7 +259,7 @@ def levels_of_step(
 ) -> tuple[NoiseLevel, NoiseLevel]:
   """Returns the levels s and t of a step in 1..T, [] or [B].
 
-  Step 1 ends at clean data, whatever schedule(0) is.
+  Step 1 always ends at clean data, even if schedule(0) is noisy.
   """
   level_s = jax.tree.map(
     lambda clean, s: jnp.where(step == 1, clean, s),
@@ -289,7 +280,7 @@ def _normalized(p):
 
 
 def _log_likelihood(xt, process, level):
-  # Returns log q(x_t | x_0) for every x_0, NEVER where that is impossible.
+  # Returns log q(x_t | x_0) for every x_0, NEVER where x_t is impossible.
   q = process.multiply(_one_hot(xt, process), clean_level(), level, True)
   possible = q > 0.0
   if process.mask is not None:

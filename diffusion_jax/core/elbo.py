@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
@@ -28,7 +29,7 @@ Array = jax.Array
 class LastStep(NamedTuple):
   """The input of a decoder: p(x_0 | z) = N(mean, variance), and z [B, ...].
 
-  It has the fields of a `Normal`; level, [], is that of z.
+  It has the fields of a `Normal`; level, [], is the level of z.
   """
 
   mean: Array | float
@@ -40,14 +41,9 @@ class LastStep(NamedTuple):
 def prior_kl(x0: Array, level_T: NoiseLevel) -> Array:
   """Computes L_T = KL(q(x_T | x_0) || p(x_T)) in nats, [B] (DDPM Eq. 5).
 
-  The prior is that of `prior_sample`, N(0, alpha^2 + sigma^2), which is N(0, I)
-  for every variance-preserving schedule.
-
-  Args:
-    x0: [B, ...].
-    level_T: The last level, [] or [B].
-  Returns:
-    The KL summed over data axes, [B].
+  The prior is N(0, (alpha^2 + sigma^2) I) as in `prior_sample`, N(0, I) for
+  variance-preserving schedules. x0: [B, ...]; level_T: the last level, [] or
+  [B].
   """
   level = level_T.expand_to(x0)
   variance = level.sigma**2
@@ -62,14 +58,10 @@ def diffusion_kl(
   level_s: NoiseLevel,
   level_t: NoiseLevel,
 ) -> Array:
-  """Computes L_{t-1} = KL(q(x_s | x_t, x_0) || model) (DDPM Eq. 5).
+  """Computes L_{t-1} = KL(q(x_s | x_t, x_0) || model), [B] (DDPM Eq. 5).
 
-  Args:
-    x0, xt: [B, ...].
-    model: p(x_s | x_t), such as `p_reverse` returns.
-    level_s, level_t: [] or [B]; s is not clean (see `reconstruction_nll`).
-  Returns:
-    The KL summed over data axes, [B].
+  x0, xt: [B, ...]; model: p(x_s | x_t), such as `p_reverse` returns; levels: []
+  or [B], s not clean (see `reconstruction_nll`).
   """
   return sum_data_axes(kl(q_posterior(x0, xt, level_s, level_t), model))
 
@@ -77,14 +69,10 @@ def diffusion_kl(
 def reconstruction_nll(
   x0: Array, model: Normal | LastStep, num_levels: int = 256, cdf: str = 'exact'
 ) -> Array:
-  """Computes L_0 = -log p(x_0 | x_1) of the discretised decoder (DDPM Eq. 13).
+  """Computes L_0 = -log p(x_0 | x_1) of DDPM's decoder, [B] (Eq. 13).
 
-  Args:
-    x0: [B, ...], `num_levels` values evenly spaced on [-1, 1].
-    model: The Normal of p(x_0 | x_1).
-    cdf: 'exact', or 'tanh' as published (see `discretized_log_prob`).
-  Returns:
-    Nats summed over data axes, [B].
+  x0: [B, ...], `num_levels` values evenly spaced on [-1, 1]; model: p(x_0 |
+  x_1) before it is discretised; cdf: as in `discretized_log_prob`.
   """
   p = Normal(model.mean, model.variance)
   return -sum_data_axes(discretized_log_prob(p, x0, num_levels, cdf))
@@ -100,14 +88,14 @@ def bound_term(
 ) -> Array:
   """Computes L_0 where s is clean and L_{t-1} elsewhere, in nats, [B].
 
-  T times its mean over steps t ~ U{1..T} is L_vlb (Nichol & Dhariwal 2021, Eq.
-  4 to 7) without L_T. model: p(x_s | x_t), with a variance where s is clean
-  (`first` of `p_reverse`). Values and gradients are finite.
+  T times its mean over steps t ~ U{1..T} is L_vlb without L_T (Nichol &
+  Dhariwal 2021, Eq. 4-7). model: p(x_s | x_t), with a variance > 0 also where s
+  is clean (`first` of `p_reverse`). Values and gradients are finite.
   """
   clean = level_s.expand_to(x0).sigma == 0.0
   q = q_posterior(x0, xt, level_s, level_t)
-  # Each form is evaluated at harmless values for the examples of the other
-  # one: infinities that are not selected still have NaN gradients.
+  # Both forms are evaluated for all examples, at harmless values where the
+  # other is selected: infinities that are not selected have NaN gradients.
   q = Normal(q.mean, jnp.where(clean, 1.0, q.variance))
   at_x0 = Normal(
     jnp.where(clean, model.mean, x0), jnp.where(clean, model.variance, 1.0)
@@ -119,17 +107,12 @@ def bound_term(
 def categorical_nll(
   x0: Array, z0: Array, level: NoiseLevel, num_levels: int = 256
 ) -> Array:
-  """Computes -log p(x_0 | z_0) of VDM's decoder, [B].
+  """Computes -log p(x_0 | z_0) of VDM's decoder in nats, [B].
 
-  p(v | z_0), per element, is proportional to q(z_0 | v) = N(z_0; alpha v,
-  sigma^2) over the values v (Kingma et al. 2021, section 3.1).
-
-  Args:
-    x0: [B, ...], `num_levels` values evenly spaced on [-1, 1].
-    z0: [B, ...].
-    level: That of z0, [] or [B].
-  Returns:
-    Nats summed over data axes, [B].
+  For each element, p(v | z_0) is proportional to q(z_0 | v) = N(z_0; alpha v,
+  sigma^2) over the values v (Kingma et al. 2021, section 3.1). x0: [B, ...],
+  `num_levels` values evenly spaced on [-1, 1]; z0: [B, ...]; level: the level
+  of z0, [] or [B].
   """
   check_same_shape(x0=x0, z0=z0)
   level = level.expand_to(z0[..., None])
@@ -140,8 +123,8 @@ def categorical_nll(
   )
   index = jnp.rint((x0 + 1.0) * (num_levels - 1) / 2.0).astype(int)
   log_prob = jax.nn.log_softmax(logits, axis=-1)
-  chosen = jnp.take_along_axis(log_prob, index[..., None], axis=-1)[..., 0]
-  return -sum_data_axes(chosen)
+  at_x0 = jnp.take_along_axis(log_prob, index[..., None], axis=-1)[..., 0]
+  return -sum_data_axes(at_x0)
 
 
 class Decoder(Protocol):
@@ -149,7 +132,6 @@ class Decoder(Protocol):
 
   def __call__(self, x0: Array, last: LastStep, /) -> Array:
     """Returns -log p(x_0 | z) in nats, [B]; x0: [B, ...]."""
-    ...
 
 
 def variational_bound(
@@ -166,17 +148,17 @@ def variational_bound(
   """Computes the bound of DDPM Eq. 5 in nats, from one draw of noise per step.
 
   Args:
-    key: [] or [B]; image i depends on key i alone.
-    x0: [B, ...].
-    num_steps: T >= 1. T = 1 is a VAE; it needs variance='fixed_large'.
-    steps: Draw 1..T-1 of the steps 2..T for each image, without replacement;
-      their entries are scaled to stay unbiased, others are 0. Else ValueError.
-    decoder: (x0, LastStep) -> [B]; VDM's is lambda x0, s: categorical_nll(x0,
-      s.z, s.level). Entry 0 is VDM's too: it is 0 where schedule(0) is clean.
+    key: [] or [B], where image i depends only on key i. x0: [B, ...].
+    num_steps: T >= 1. T = 1 is a VAE and needs variance='fixed_large'.
+    steps: How many of the steps 2..T to draw for each image, without
+      replacement, 1..T-1. Their entries are scaled to stay unbiased, the other
+      entries are 0.
+    decoder: (x0, LastStep) -> nats [B], such as VDM's lambda x0, s:
+      categorical_nll(x0, s.z, s.level).
   Returns:
-    'prior' [B], L_T; 'diffusion' [B, T], entry i being L_i; 'reconstruction'
-    [B], L_0; 'total' [B]; 'squared_error' [B, T], |x_0 - x0_hat|^2, entry i of
-    t = (i + 1) / T.
+    'prior' [B], L_T; 'diffusion' [B, T], whose entry i is L_i (L_0: VDM's
+    transition to schedule(0), 0 if that is clean); 'reconstruction' [B];
+    'total' [B]; 'squared_error' [B, T], |x_0 - x0_hat|^2 at t = (i + 1) / T.
   """
   _check_steps(num_steps, variance, steps)
   choice_keys, keys = split_key(key_per_example(key, len(x0)), 2)
@@ -184,18 +166,18 @@ def variational_bound(
   def at_step(step):
     return schedule(jnp.asarray(step / num_steps, x0.dtype))
 
-  # The decoder decodes from the cleanest level that has noise.
+  # The decoder starts from the cleanest level with noise.
   starts_clean = at_step(0).sigma == 0.0
   first = jnp.where(starts_clean, 1, 0)
   terms_at = _make_terms_at(at_step, first, num_steps, variance, decoder, x0)
   drawn = _draw_steps(choice_keys, num_steps, steps)
-  # The rows are the transition to schedule(0), the decoder, and all others.
+  # The rows are the transition to schedule(0), the decoder, and other steps.
   ends = jnp.broadcast_to(jnp.stack([1, first])[:, None], (2, len(x0)))
   rows = jnp.concatenate((ends, drawn))
   index = jnp.arange(len(rows))
   counts = (index > 0) | ~starts_clean
-  # All terms are computed in one loop, which holds one batch in memory and
-  # compiles the network once.
+  # A single loop computes all terms: it holds one batch in memory and compiles
+  # the network once.
   terms, errors = jax.lax.map(
     lambda row: terms_at(keys, denoise, *row), (rows, index == 1, counts)
   )
@@ -212,22 +194,22 @@ def variational_bound(
 
 
 def _check_steps(num_steps, variance, steps):
-  if num_steps < 1:
-    raise ValueError(f'num_steps is {num_steps}: a bound needs at least 1')
+  check_at_least(1, num_steps=num_steps)
   if num_steps == 1 and variance != 'fixed_large':
     raise ValueError(
-      f'num_steps is 1: {variance!r} needs the variance of step 2, so take '
-      "'fixed_large' or 2 steps"
+      f'num_steps is 1: {variance!r} needs the variance of step 2; use '
+      "'fixed_large' or at least 2 steps"
     )
   if steps is not None and not 1 <= steps < num_steps:
     raise ValueError(
-      f'steps is {steps}: of {num_steps}, 1..{num_steps - 1} can be drawn'
+      f'steps is {steps}: it must be in 1..{num_steps - 1} for num_steps='
+      f'{num_steps}'
     )
 
 
 def _make_terms_at(at_step, first, num_steps, variance, decoder, x0):
   # Makes (keys, denoise, step [B], decodes, counts) -> nats and squared error,
-  # [B] each, which are 0 where the step does not count.
+  # [B] each, which are 0 unless the step counts.
   beta_tilde_2 = None
   if num_steps > 1:
     beta_tilde_2 = reverse_variance(
@@ -247,7 +229,7 @@ def _make_terms_at(at_step, first, num_steps, variance, decoder, x0):
 
   def terms_at(keys, denoise, step, decodes, counts):
     def evaluate():
-      # The noise depends on the step, not on which other steps are drawn.
+      # The noise depends on the step only, not on the other drawn steps.
       step_keys = jax.vmap(jax.random.fold_in)(keys, step)
       xt = q_sample(x0, draw_normal(step_keys, x0), at_step(step))
       prediction = predict(denoise, xt, at_step(step))
@@ -275,8 +257,8 @@ def _draw_steps(keys, num_steps, steps):
 
 
 def _by_step(step_1, others, drawn, num_steps):
-  # Returns the table [T, B] with the value of step 1 and those of the steps
-  # drawn, which are scaled so that sums over them stay unbiased.
+  # Returns the table [T, B] with the values of step 1 and of the drawn steps,
+  # which are scaled so that their sum stays unbiased.
   table = jnp.zeros((num_steps, len(step_1)), step_1.dtype).at[0].set(step_1)
   others = others * ((num_steps - 1) / max(len(drawn), 1))
   return table.at[drawn - 1, jnp.arange(len(step_1))[None]].set(others)

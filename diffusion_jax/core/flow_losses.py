@@ -1,12 +1,12 @@
 """The losses of few-step models, one short function for each equation.
 
 They take functions, not networks: u_fn(x [B, ...], t [B], s [B]) -> average
-velocity [B, ...], f_fn(x, level) -> x_0 [B, ...], of parameters that the caller
-differentiates. Times run from 0 (clean) to 1 (noise); v is dx_t/dt, eps - x_0
-on the straight path. Errors are means over the data axes, [B]; papers that sum
-differ by a factor. Targets carry no gradient. Products with Jacobians are by
-`jax.jvp`, so the functions need forward-mode rules: attention by cuDNN has
-none. Compute in float32: in bfloat16 these products were seen to diverge.
+velocity [B, ...] and f_fn(x, level) -> x_0 [B, ...]. Times run from 0 (clean)
+to 1 (noise); v is dx_t/dt, eps - x_0 on the straight path. Errors are means
+over the data axes, [B]; papers that sum differ by a factor. No gradient flows
+through targets. `jax.jvp` computes products with Jacobians, so the functions
+need forward-mode rules, which cuDNN's attention lacks. Compute in float32:
+these products have diverged in bfloat16.
 """
 
 from collections.abc import Callable
@@ -39,9 +39,9 @@ def squared_error(a: Array, b: Array) -> Array:
 def adaptive_loss(error: Array, power: float, offset: float = 1e-3) -> Array:
   """Computes e / sg((e + c)^p), [B] (Geng et al. 2025, section 4.3).
 
-  Its gradient is that of (e + c)^(1 - p) / (1 - p): p = 0 is the squared error,
+  It has the gradient of (e + c)^(1 - p) / (1 - p): p = 0 is the squared error,
   p = 1/2 pseudo-Huber, p = 1 the Cauchy loss log(e + c), whose minimum is near
-  a mode and not at the mean.
+  a mode instead of at the mean.
   """
   if power == 0.0:
     return error
@@ -64,7 +64,7 @@ def mean_flow_error(
 ) -> Array:
   """Computes |u - sg(v - (t - s) du/dt)|^2, [B] (Geng et al. 2025, Eq. 9-11).
 
-  xt, v: [B, ...]; t, s: [B]. v is also the direction of the derivative.
+  xt, v: [B, ...]; t, s: [B]. du/dt is the derivative along v.
   """
   u, du = total_derivative(u_fn, xt, v, t, s)
   return squared_error(u, sg(v - expand_to(t - s, xt) * du))
@@ -75,9 +75,9 @@ def improved_mean_flow_error(
 ) -> tuple[Array, Array]:
   """Computes |u + (t - s) sg(du/dt) - v|^2 and |u(t, t) - v|^2, each [B].
 
-  Improved MeanFlow (Geng et al. 2025b): du/dt is along the network's own
-  velocity u(x_t, t, t), not along v, so that the target is v itself and the
-  loss can be compared between models.
+  In improved MeanFlow (Geng et al. 2025b) du/dt is the derivative along the
+  network's own velocity u(x_t, t, t), not along v. The target is then v itself,
+  so losses of different models can be compared.
   """
   own = u_fn(xt, t, t)
   u, du = total_derivative(u_fn, xt, sg(own), t, s)
@@ -90,10 +90,9 @@ def guided_velocity(
 ) -> Array:
   """Computes omega v + kappa u_c + (1 - omega - kappa) u_0, [B, ...].
 
-  MeanFlow, sections 4.2 and B (Geng et al. 2025): the velocity of guidance with
-  the scale omega / (1 - kappa), where u_c and u_0 are the network's own
-  velocities u(x_t, t, t) with the condition and without it. omega, kappa: [] or
-  [B].
+  This is guidance with the scale omega / (1 - kappa); u_c and u_0 are the
+  network's own velocities u(x_t, t, t) with and without the condition
+  (MeanFlow, sections 4.2 and B, Geng et al. 2025). omega, kappa: [] or [B].
   """
   omega, kappa = expand_to(omega, v), expand_to(kappa, v)
   return omega * v + kappa * conditional + (1.0 - omega - kappa) * null
@@ -103,10 +102,10 @@ def guided_velocity(
 
 
 def shortcut_target(u_fn: VelocityFn, xt: Array, t: Array, d: Array) -> Array:
-  """Computes the mean velocity of two steps of d / 2, [B, ...].
+  """Computes the mean velocity over two steps of d / 2, [B, ...].
 
-  It is the target of one step of d, from t to t - d (Frans et al. 2024, Eq. 4).
-  t, d: [B].
+  It is the target for one step of d, from t to t - d (Frans et al. 2024, Eq.
+  4). t, d: [B].
   """
   middle = t - 0.5 * d
   first = u_fn(xt, t, middle)
@@ -120,10 +119,10 @@ def shortcut_target(u_fn: VelocityFn, xt: Array, t: Array, d: Array) -> Array:
 def two_step_target(
   xs: Array, xt: Array, level_s: NoiseLevel, level_t: NoiseLevel
 ) -> Array:
-  """Computes the x_0 with which one DDIM step from x_t ends at x_s, [B, ...].
+  """Computes the x_0 for which one DDIM step from x_t ends at x_s, [B, ...].
 
-  (x_s - (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t),
-  x_s after two steps of the teacher (Salimans & Ho 2022, Alg. 2).
+  It is (x_s - (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t)
+  alpha_t); two steps of the teacher give x_s (Salimans & Ho 2022, Alg. 2).
   """
   check_same_shape(xs=xs, xt=xt)
   s, t = level_s.expand_to(xt), level_t.expand_to(xt)
@@ -135,10 +134,10 @@ def two_step_target(
 
 
 def pseudo_huber(offset: NonNegative | None = None) -> Distance:
-  """Makes sqrt(|a - b|^2 + c^2) - c, [B], one norm per example.
+  """Makes the distance sqrt(|a - b|^2 + c^2) - c, [B].
 
-  Song & Dhariwal 2024, section 3.3: c = 0.00054 sqrt(D) for D numbers, the
-  default. c = 0 is ECT's norm (Geng et al. 2024).
+  The default c = 0.00054 sqrt(D), for D numbers in an example, is from Song &
+  Dhariwal 2024, section 3.3. c = 0 is ECT's norm (Geng et al. 2024).
   """
 
   def distance(a, b):
@@ -162,11 +161,11 @@ def consistency_error(
 ) -> Array:
   """Computes d(f(x_t, t), sg f'(x_r, r)), [B] (Song et al. 2023, Eq. 7, 10).
 
-  x_r has the noise of x_t (training) or is one solver step from it
-  (distillation). Where r is clean the target is x_r itself.
+  x_r has the same noise as x_t (training) or is one solver step away from it
+  (distillation). If r is clean the target is x_r itself.
   """
   noisy = level_r.sigma > 0.0
-  # A network may have no finite input at a clean level.
+  # The input of a network may be infinite at a clean level.
   safe = jax.tree.map(lambda r, t: jnp.where(noisy, r, t), level_r, level_t)
   target = jnp.where(expand_to(noisy, xr), target_fn(xr, safe), xr)
   return distance(f_fn(xt, level_t), sg(target))
@@ -182,10 +181,11 @@ def trigflow_tangent(
 ) -> tuple[Array, Array]:
   """Returns sg F and g = cos(a) df/da, each [B, ...] (Lu & Song 2025, Alg. 1).
 
-  g = -cos^2 (s_d F - dx/da) - r cos sin (x + s_d dF/da), r = warmup in [0, 1],
-  where f = cos(a) x - sin(a) s_d F. output_fn: (x / s_d, a [B]) -> F; velocity:
-  dx/da, cos(a) z - sin(a) x_0 or s_d F of a teacher. The factor cos(a) sin(a)
-  is part of the tangents, which keeps the product finite at the noisy end.
+  g = -cos^2 (s_d F - dx/da) - r cos sin (x + s_d dF/da) with r = warmup in
+  [0, 1] and f = cos(a) x - sin(a) s_d F. output_fn: (x / s_d, a [B]) -> F;
+  velocity: dx/da, cos(a) z - sin(a) x_0 or a teacher's s_d F. The tangents
+  include the factor cos(a) sin(a), which keeps the product finite at the noisy
+  end.
   """
   cos, sin = (expand_to(f(angle), x) for f in (jnp.cos, jnp.sin))
   tangents = cos * sin * velocity / sigma_data, jnp.cos(angle) * jnp.sin(angle)
@@ -196,6 +196,6 @@ def trigflow_tangent(
 
 
 def normalized(g: Array, offset: float = 0.1) -> Array:
-  """Returns g / (|g| + c), one norm per example (Lu & Song 2025, sec. 4)."""
+  """Computes g / (|g| + c) for each example (Lu & Song 2025, section 4)."""
   norm = jnp.sqrt(sum_data_axes(jnp.square(g)))
   return g / expand_to(norm + offset, g)

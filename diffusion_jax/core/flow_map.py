@@ -1,14 +1,14 @@
 """Flow maps: the probability-flow ODE solved from one level to another.
 
-A `FlowMap` takes x_t at level t to x_s at the cleaner level s. What few-step
-models learn are forms of it, with t the schedule's time (0 clean, 1 noise):
+A `FlowMap` takes x_t at level t to x_s at the cleaner level s. Few-step models
+learn forms of it, with t the schedule's time (0 clean, 1 noise):
 
   average velocity      u(x_t, t, s) = (x_t - x_s) / (t - s)   MeanFlow
   shortcut              u(x_t, t, t - d)                       shortcut models
   consistency function  f(x_t, t) = x_s at the clean end       consistency
 
 and u(x_t, t, t) is the velocity dx_t/dt (Geng et al. 2025; Frans et al. 2024;
-Song et al. 2023). `make_flow_map` states once how a network was trained.
+Song et al. 2023). Only `make_flow_map` knows how a network was trained.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import check_same_shape, expand_to
+from diffusion_jax.core.concrete import check_choice
 from diffusion_jax.core.denoiser import (
   Denoiser,
   NetworkFn,
@@ -41,7 +42,6 @@ class FlowMap(Protocol):
     self, xt: Array, level_t: NoiseLevel, level_s: NoiseLevel, /
   ) -> Array:
     """Takes x_t [B, ...] to x_s, s cleaner than t; levels [] or [B]."""
-    ...
 
 
 def average_velocity(
@@ -61,7 +61,7 @@ def from_average_velocity(
 
 
 def to_average_velocity(flow_map: FlowMap) -> Callable[..., Array]:
-  """Makes u(x_t, level_t, level_s) of a flow map, for s < t."""
+  """Returns u(x_t, level_t, level_s) of a flow map, for s < t."""
 
   def u(xt, level_t, level_s):
     xs = flow_map(xt, level_t, level_s)
@@ -71,18 +71,18 @@ def to_average_velocity(flow_map: FlowMap) -> Callable[..., Array]:
 
 
 def to_shortcut(flow_map: FlowMap, schedule: Schedule) -> Callable[..., Array]:
-  """Makes s(x_t, t, d) = u(x_t, t, t - d), d > 0 (Frans et al. 2024)."""
+  """Returns s(x_t, t, d) = u(x_t, t, t - d), d > 0 (Frans et al. 2024)."""
   u = to_average_velocity(flow_map)
   return lambda xt, t, d: u(xt, schedule(t), schedule(t - d))
 
 
 def to_consistency(flow_map: FlowMap, end: NoiseLevel) -> Callable[..., Array]:
-  """Makes f(x_t, level_t), the map to the level `end` (Song et al. 2023)."""
+  """Returns f(x_t, level_t), the map to the level `end` (Song et al. 2023)."""
   return lambda xt, level_t: flow_map(xt, level_t, end)
 
 
 def to_velocity(denoise: Denoiser, schedule: Schedule) -> Callable[..., Array]:
-  """Makes v(x_t, level) = E[dx_t/dt | x_t] of a denoiser; sigma > 0.
+  """Returns v(x_t, level) = E[dx_t/dt | x_t] of a denoiser; sigma > 0.
 
   On `RectifiedFlowSchedule()` it is (x_t - x_0) / t.
   """
@@ -102,16 +102,11 @@ def consistency_function(
 ) -> Array:
   """Computes f = c_skip x + c_out F, [B, ...] (Song et al. 2023, appendix C).
 
-  x = x_t / alpha and sigma / alpha in place of sigma, so that any schedule will
-  do, one without signal at its end included. Where sigma / alpha = sigma_min
-  f is x exactly, and where it is smaller f is no more than an extrapolation.
-
-  Args:
-    output: F of a network that saw x_t / edm_norm, [B, ...].
-    xt: [B, ...].
-    level: [] or [B].
-    sigma_data: The standard deviation of the data.
-    sigma_min: The noise that is left at the end.
+  With x = x_t / alpha, and sigma / alpha for the paper's sigma, it works for
+  any schedule, also if alpha_t = 0. f is exactly x at sigma / alpha =
+  sigma_min, and an extrapolation below it. output: F of a network with the
+  input x_t / edm_norm, [B, ...]; xt: [B, ...]; level: [] or [B]; sigma_data:
+  the standard deviation of the data; sigma_min: sigma / alpha at the clean end.
   """
   check_same_shape(output=output, xt=xt)
   level = level.expand_to(xt)
@@ -123,7 +118,7 @@ def consistency_function(
 
 
 def trigflow_level(level: NoiseLevel, sigma_data: float = 0.5) -> NoiseLevel:
-  """Returns the level of TrigFlow with the same SNR (Lu & Song 2025, sec. 3).
+  """Returns TrigFlow's level with the same SNR (Lu & Song 2025, section 3).
 
   x = cos(a) x_0 + sin(a) z with z ~ N(0, sigma_data^2 I) and tan(a) = sigma /
   (sigma_data alpha); t = 2 a / pi. `trigflow_input` is x at this level.
@@ -141,7 +136,7 @@ def level_of_angle(angle: Array, sigma_data: float = 0.5) -> NoiseLevel:
 def trigflow_input(
   xt: Array, level: NoiseLevel, sigma_data: float = 0.5
 ) -> Array:
-  """Scales x_t to `trigflow_level`: its deviation becomes that of the data."""
+  """Scales x_t to the standard deviation of the data, for `trigflow_level`."""
   return sigma_data * xt / edm_norm(level.expand_to(xt), sigma_data)
 
 
@@ -150,8 +145,8 @@ def trigflow_function(
 ) -> Array:
   """Computes f = cos(a) x - sin(a) sigma_data F (Lu & Song 2025, section 3).
 
-  output: F of (x / sigma_data, a), [B, ...]; angle: [] or [B]. At a = 0 it is x
-  exactly. F = -F' of a network of the parametrization 'edm'.
+  output: F(x / sigma_data, a), [B, ...]; angle: [] or [B]. At a = 0 f is
+  exactly x. F is minus the output of a network with the parametrization 'edm'.
   """
   check_same_shape(output=output, x=x)
   angle = expand_to(angle, x)
@@ -172,8 +167,8 @@ def velocity_output(
 ) -> Array:
   """Evaluates a network at (x_t, t, s) and returns u, [B, ...].
 
-  s: the time of the cleaner level, [] or [B]. The keywords are those of
-  `make_flow_map`; key: of dropout, which is off without one.
+  s: the time of the cleaner level, [] or [B]; key: the key of dropout, which is
+  off without one. For the others see `make_flow_map`.
   """
   elapsed = jnp.broadcast_to(time_scale * (level_t.t - s), xt.shape[:1])
   return network_output(
@@ -203,8 +198,8 @@ def consistency_output(
 ) -> Array:
   """Evaluates a network at x_t and returns f(x_t, t), [B, ...].
 
-  kind: 'consistency' or 'trigflow'. The keywords are those of `make_flow_map`;
-  key: of dropout, which is off without one.
+  kind: 'consistency' or 'trigflow'; key: the key of dropout, which is off
+  without one. For the others see `make_flow_map`.
   """
   if kind == 'trigflow':
     xt = trigflow_input(xt, level, sigma_data)
@@ -214,7 +209,7 @@ def consistency_output(
     params,
     xt,
     level,
-    parametrization='edm',  # The input is divided by its deviation.
+    parametrization='edm',  # This divides the input by its deviation.
     noise_input=noise_input,
     cond=cond,
     sigma_data=sigma_data,
@@ -236,21 +231,22 @@ def make_flow_map(
   sigma_min: float = 0.002,
   time_scale: float = 1.0,
 ) -> FlowMap:
-  """Makes a `FlowMap` of a network; ValueError for another kind.
+  """Makes a `FlowMap` from a network.
 
-  'average_velocity' serves any s < t. 'consistency' and 'trigflow' reach the
-  clean end only, and return NaN for sigma_s / alpha_s > sigma_min: sample with
+  'average_velocity' works for any s < t. 'consistency' and 'trigflow' only map
+  to the clean end and return NaN for sigma_s / alpha_s > sigma_min: sample with
   `stochastic=True` to use them for several steps.
 
   Args:
-    network_fn: (params, x [B, ...], noise [B], cond) -> [B, ...], which gets
-      cond['elapsed'] [B] = time_scale (t - s) for 'average_velocity'.
-    noise_input: Its input for level t; of 'trigflow' for `trigflow_level`.
-    cond: Dict of arrays [B, ...]; 'guidance_scale' [B] where it was trained in.
-    sigma_data, sigma_min: Of the boundary conditions.
+    network_fn: (params, x [B, ...], noise [B], cond) -> [B, ...]. For
+      'average_velocity' it gets cond['elapsed'] [B] = time_scale (t - s).
+    kind: One of MAP_KINDS, or ValueError.
+    noise_input: The input for level t; for 'trigflow' it gets `trigflow_level`.
+    cond: Dict of arrays [B, ...], with 'guidance_scale' [B] if the network was
+      trained with it.
+    sigma_data, sigma_min: See `consistency_function`.
   """
-  if kind not in MAP_KINDS:
-    raise ValueError(f'kind {kind!r} is not one of {", ".join(MAP_KINDS)}')
+  check_choice('kind', kind, MAP_KINDS)
 
   def by_velocity(xt, level_t, level_s):
     u = velocity_output(

@@ -1,20 +1,22 @@
 """Random keys: one for a batch, or one per example ([B]).
 
-With one key per example, the draw for example i depends on its own key alone,
-whatever the batch size and the number of devices.
+With one key per example, the draw for example i depends only on its own key,
+not on the batch size or the number of devices.
 
-Every consumer of a seed has a key of its own, its `stream`: without it,
-`split(key, n)[i] == fold_in(key, i)` lets two consumers draw the same numbers.
+Every consumer of a seed has its own key, a `stream`. Otherwise two consumers
+could draw the same numbers, because `split(key, n)[i] == fold_in(key, i)`.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 
-# Each consumer of a seed has a tag. The tags are literal, since another one
-# would change the random numbers of every run, and at least 2**31, beyond the
-# indices of steps and images that are folded in.
+# A tag for each consumer of a seed. A changed tag would change the random
+# numbers of every run. Tags are at least 2**31, above all indices of steps and
+# images that are folded in.
 STREAMS = {
   'parameters': 0x869348FE,
   'training': 0xD5128A8F,
@@ -34,16 +36,15 @@ STREAMS = {
 
 
 def stream(seed: int, name: str) -> Array:
-  """Returns the root key of one consumer of a seed, a name of STREAMS.
+  """Returns fold_in(key(seed), tag), the root key of one consumer of a seed.
 
-  The key is fold_in(key(seed), tag), from which no other consumer's keys
-  derive. Raises KeyError for other names.
+  name: one of STREAMS, or KeyError.
   """
   return jax.random.fold_in(jax.random.key(seed), STREAMS[name])
 
 
 def fold_in_each(key: Array, index: Array) -> Array:
-  """Returns keys [B], each a function of key and its index alone."""
+  """Folds each index [B] into the key; returns keys [B]."""
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
@@ -53,7 +54,7 @@ def abstract_key() -> jax.ShapeDtypeStruct:
 
 
 def split_key(key: Array, n: int) -> Array:
-  """Splits a key into n, [n], or one key per example into [n, B]."""
+  """Splits one key into n keys [n], or keys [B] into n keys each, [n, B]."""
   key = _typed(key)
   if not key.ndim:
     return jax.random.split(key, n)
@@ -61,10 +62,10 @@ def split_key(key: Array, n: int) -> Array:
 
 
 def draw_normal(key: Array, x: Array) -> Array:
-  """Draws standard normal noise of the shape of x [B, ...].
+  """Draws standard normal noise in the shape of x [B, ...].
 
-  With keys [B], example i is a function of key i and of x.shape[1:] alone.
-  Raises ValueError if there are more or fewer keys than examples.
+  With keys [B], example i depends only on key i and x.shape[1:]. Any other
+  number of keys raises ValueError.
   """
   return _draw(jax.random.normal, key, x)
 
@@ -80,9 +81,9 @@ def draw_signs(key: Array, x: Array) -> Array:
 
 
 def key_per_example(key: Array, batch_size: int) -> Array:
-  """Returns keys [B]: those passed, or one key split into as many.
+  """Returns keys [B]: the given keys, or one key split into batch_size keys.
 
-  Raises ValueError if there are more or fewer keys than examples.
+  Any other number of keys raises ValueError.
   """
   key = _typed(key)
   if not key.ndim:
@@ -91,7 +92,7 @@ def key_per_example(key: Array, batch_size: int) -> Array:
   return key
 
 
-def _draw(distribution, key, x):
+def _draw(distribution: Callable[..., Array], key: Array, x: Array) -> Array:
   key = _typed(key)
   if not key.ndim:
     return distribution(key, x.shape, x.dtype)
@@ -108,7 +109,7 @@ def _check_one_each(key, batch_size):
 
 
 def _typed(key: Array) -> Array:
-  # The keys of jax.random.PRNGKey are integers [..., 2] of no key type.
+  # jax.random.PRNGKey returns plain integers [..., 2].
   dtype = getattr(key, 'dtype', None)
   if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
     return key

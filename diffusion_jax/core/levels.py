@@ -1,17 +1,18 @@
 """Noise levels: points on a schedule, as two numbers.
 
-alpha and sigma are stored, not the log-SNR, for precision. In float32 those of
-a schedule of steps determine the log-SNR to 5e-7 and those of every schedule to
-2.5e-6, at all log-SNRs from -41 to 22 and T up to 4000; a log-SNR stored in
-float32 would be rounded by up to 1.9e-6. `logsnr`, which is computed in
-float32, is within 2.5e-6 (tests/core/test_levels.py).
+A level stores alpha and sigma, not the log-SNR, for precision. In float32 they
+determine the log-SNR to 5e-7 for schedules of steps and to 2.5e-6 for all
+schedules (log-SNRs from -41 to 22, T up to 4000); a log-SNR stored in float32
+would be rounded by up to 1.9e-6. The property `logsnr` is computed in float32
+and accurate to 2.5e-6 (tests/core/test_levels.py).
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from diffusion_jax.core.broadcasting import expand_to
 
@@ -58,20 +59,18 @@ class Schedule(Protocol):
   """A path from clean data at t = 0 to noise at t = 1.
 
   A schedule is a pytree (`pytree_dataclass`), so it can be an argument of a
-  jitted function. One of T steps also has the attribute `num_steps`.
+  jitted function. A schedule of T steps also has the attribute `num_steps`.
   """
 
-  def __call__(self, t: Any, /) -> NoiseLevel:
+  def __call__(self, t: ArrayLike, /) -> NoiseLevel:
     """Returns the level at t in [0, 1], [] or [B]."""
-    ...
 
   def from_logsnr(self, logsnr: Array, /) -> NoiseLevel:
-    """Returns the level of a log-SNR, [] or [B]."""
-    ...
+    """Returns the level with the given log-SNR, [] or [B]."""
 
 
 def clean_level() -> NoiseLevel:
-  """Returns time 0 of every process that starts clean: alpha = 1, sigma = 0."""
+  """Returns the level of clean data: t = 0, alpha = 1, sigma = 0."""
   return NoiseLevel(jnp.zeros(()), jnp.ones(()), jnp.zeros(()))
 
 
@@ -82,10 +81,10 @@ def vp_level(t: Array, neg_log_alpha_bar: Array) -> NoiseLevel:
 
 
 def round_near_step(position: Array, num_steps: int) -> Array:
-  """Rounds a position t * T where t is within 1e-6 of a step; keeps its slope.
+  """Rounds a position t * T if t is within 1e-6 of a step; the slope stays 1.
 
-  Elsewhere the position is returned as it is: float32 resolves t to about 1e-7.
-  For T > 1000 the tolerance is 1e-3 of a step.
+  Other positions do not change. float32 resolves t to about 1e-7. For T > 1000
+  the tolerance is 1e-3 of a step.
   """
   offset = jax.lax.stop_gradient(jnp.round(position) - position)
   near = jnp.abs(offset) < min(1e-6 * num_steps, 1e-3)

@@ -1,9 +1,9 @@
 """Training losses: an error, a weight and a distribution of times.
 
 Every loss in use is weight(level) * |x_0 - x0_hat|^2 averaged over a
-distribution of t. L_simple (weight = SNR), v-loss, min-SNR and EDM differ in
-the weight and in the distribution only; DDPM's Eq. 12 and 14 are also written
-out literally.
+distribution of t. L_simple (weight = SNR), v-loss, min-SNR and EDM differ only
+in the weight and the distribution; DDPM's Eq. 12 and 14 are also written out
+literally.
 """
 
 from typing import Protocol
@@ -17,6 +17,7 @@ from diffusion_jax.core.broadcasting import (
   expand_to,
   sum_data_axes,
 )
+from diffusion_jax.core.concrete import check_fraction
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import error_scale, target
 from diffusion_jax.core.process import one_minus_snr_ratio, reverse_variance
@@ -30,27 +31,19 @@ class Weight(Protocol):
 
   def __call__(self, level: NoiseLevel, /) -> Array:
     """Returns the weight, of the shape of the level."""
-    ...
 
 
 class TimeSampler(Protocol):
-  """A distribution of the levels that a network is trained at."""
+  """A distribution of training levels."""
 
   def __call__(
     self, key: Array, batch_size: int, schedule: Schedule, /
   ) -> tuple[NoiseLevel, Array]:
-    """Draws the levels of a batch; returns level [B] and weight [B]."""
-    ...
+    """Draws the levels of a batch; returns them and their weights, [B] each."""
 
 
 def simple_loss(eps: Array, eps_hat: Array) -> Array:
-  """Computes |eps - eps_hat|^2, the mean over data axes, [B] (DDPM Eq. 14).
-
-  Args:
-    eps, eps_hat: [B, ...].
-  Returns:
-    L_simple of each example, [B].
-  """
+  """Computes |eps - eps_hat|^2, the mean over data axes, [B] (DDPM Eq. 14)."""
   check_same_shape(eps=eps, eps_hat=eps_hat)
   return jnp.mean(jnp.square(eps - eps_hat), axis=data_axes(eps))
 
@@ -65,18 +58,13 @@ def weighted_eps_loss(
 ) -> Array:
   """Computes w_t |eps - eps_hat|^2, the L_{t-1} of DDPM Eq. 12 in nats, [B].
 
-  w_t = beta_t^2 / (2 variance alpha_t (1 - alpha_bar_t)) in the paper's terms.
-
-  Args:
-    eps, eps_hat: [B, ...].
-    level_s, level_t: [] or [B]; s is not clean unless `first` is set.
-    variance, first: As in `reverse_variance`.
-  Returns:
-    Nats summed over data axes, [B].
+  w_t = beta_t^2 / (2 variance alpha_t (1 - alpha_bar_t)) in the paper's terms;
+  the square is summed over data axes. eps, eps_hat: [B, ...]; levels: [] or
+  [B], s not clean unless `first` is set; for the others see `reverse_variance`.
   """
   check_same_shape(eps=eps, eps_hat=eps_hat)
   s, t = level_s, level_t
-  # The mean of p(x_s | x_t) is off by this factor times the error of eps.
+  # The error in the mean of p(x_s | x_t) is this factor times the error in eps.
   factor = s.alpha * one_minus_snr_ratio(s, t) * t.sigma / t.alpha
   weight = factor**2 / (2.0 * reverse_variance(variance, s, t, None, first))
   square = sum_data_axes(jnp.square(eps - eps_hat))
@@ -94,22 +82,16 @@ def denoising_loss(
 ) -> Array:
   """Computes weight(level) |x_0 - x0_hat|^2, summed over data axes, [B].
 
-  The error is taken in the network's own space, where float32 is accurate, and
-  divided by error_scale^2: for 'eps' with `snr_weight` this is L_simple.
-
-  Args:
-    kind: What the network predicts (see `target`).
-    output: The raw prediction, [B, ...].
-    x0, eps: The truth, [B, ...].
-    level: [] or [B].
-    weight: Such as `snr_weight`.
-  Returns:
-    The loss of each example, [B].
+  The squared error is computed in the network's own space, where float32 is
+  accurate, and divided by error_scale^2: for 'eps' with `snr_weight` the result
+  is `simple_loss` times the number of pixels. output: a raw prediction of
+  `kind` (see `target`), [B, ...]; x0, eps: the truth, [B, ...]; level: [] or
+  [B]; weight: a function of the level.
   """
   truth = target(kind, x0, eps, level, sigma_data)
   check_same_shape(output=output, target=truth)
   scale = jnp.square(error_scale(kind, level, sigma_data))
-  # For eps at zero SNR weight and scale are both 0, and so is the loss.
+  # For eps at zero SNR both weight and scale are 0, and so is the loss.
   scale = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
   error = sum_data_axes(jnp.square(output - truth))
   return expand_to(weight(level) / scale, error) * error
@@ -149,14 +131,14 @@ def flow_weight(level: NoiseLevel) -> Array:
 def min_flow_weight(maximum: Positive = 400.0) -> Weight:
   """Makes the weight min((1 + alpha / sigma)^2, maximum), level -> [] or [B].
 
-  The plain loss in the velocity, without its growth towards clean data. On
-  `RectifiedFlowSchedule()` it is 1 / max(sigma, 0.05)^2, that of JiT (Li & He
-  2025), where the velocity is computed of an estimate of x_0.
+  It is the plain loss in the velocity, with a bound near clean data. On
+  `RectifiedFlowSchedule()` it is 1 / max(sigma, 0.05)^2, the weight of JiT (Li
+  & He 2025), which computes the velocity from an estimate of x_0.
   """
   return lambda level: jnp.minimum(flow_weight(level), maximum)
 
 
-# The distributions of t. Times lie in (0, 1]: at 0, where x_t = x_0, most
+# The distributions of t. Times are in (0, 1]: at 0, where x_t = x_0, most
 # losses are 0 / 0.
 
 
@@ -171,7 +153,7 @@ def uniform_times(
 def antithetic_times(
   key: Array, batch_size: int, schedule: Schedule
 ) -> tuple[NoiseLevel, Array]:
-  """Draws t_i = u + i / B modulo 1, one u ~ U(0, 1] (Kingma et al. 2021).
+  """Draws t_i = u + i / B modulo 1 with one u ~ U(0, 1] (Kingma et al. 2021).
 
   Each t is uniform; together they cover (0, 1] evenly, so the loss of a batch
   has a smaller variance. Returns level [B] and weight 1 [B].
@@ -182,7 +164,7 @@ def antithetic_times(
 
 
 def step_times(num_steps: int) -> TimeSampler:
-  """Makes the draw of t = i / T, i uniform on {1..T} (DDPM Alg. 1)."""
+  """Makes a sampler of t = i / T, i uniform on {1..T} (DDPM Alg. 1)."""
 
   def times(key, batch_size, schedule):
     i = jax.random.randint(key, (batch_size,), 1, num_steps + 1)
@@ -192,7 +174,7 @@ def step_times(num_steps: int) -> TimeSampler:
 
 
 def log_normal_times(mean: Finite = -1.2, std: Positive = 1.2) -> TimeSampler:
-  """Makes the draw of log(sigma / alpha) ~ N(mean, std^2) (EDM, Table 1).
+  """Makes a sampler of log(sigma / alpha) ~ N(mean, std^2) (EDM, Table 1).
 
   Karras et al. 2022. The weight is 1. Log-SNRs outside the schedule's range are
   clipped to its ends.
@@ -206,7 +188,7 @@ def log_normal_times(mean: Finite = -1.2, std: Positive = 1.2) -> TimeSampler:
 
 
 def logit_normal_times(mean: Finite = 0.0, std: Positive = 1.0) -> TimeSampler:
-  """Makes the draw of log(t / (1 - t)) ~ N(mean, std^2); weight 1.
+  """Makes a sampler of log(t / (1 - t)) ~ N(mean, std^2) with weight 1.
 
   Esser et al. 2024, section 3.1.
   """
@@ -219,13 +201,12 @@ def logit_normal_times(mean: Finite = 0.0, std: Positive = 1.0) -> TimeSampler:
 
 
 def with_start(times: TimeSampler, probability: float) -> TimeSampler:
-  """Makes the draw of `times`, and of t = 1 with a probability instead.
+  """Makes a sampler of t = 1, with a probability and weight 1, else of `times`.
 
-  Samples in one step begin at t = 1, which a continuous law never draws. The
-  weight there is 1. Raises ValueError for what is no probability.
+  One-step samples start at t = 1, which a continuous distribution never draws.
+  ValueError for probabilities outside [0, 1].
   """
-  if not 0.0 <= probability <= 1.0:
-    raise ValueError(f'{probability} is no probability: it must be in [0, 1]')
+  check_fraction(probability=probability)
 
   def mixed(key, batch_size, schedule):
     key, start_key = jax.random.split(key)

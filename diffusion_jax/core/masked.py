@@ -1,6 +1,6 @@
 """Bounds of masked diffusion (MD4, Shi et al. 2024; MDLM, Sahoo et al. 2024).
 
-Under a `masking_process` the bound of D3PM is a weighted cross-entropy of the
+With a `masking_process` the bound of D3PM is a weighted cross-entropy of the
 masked elements, also in continuous time.
 """
 
@@ -29,9 +29,9 @@ def masked_weight(
 ) -> Callable[[NoiseLevel], Array]:
   """Makes the weight of the nll of masked elements, level -> [] or [B].
 
-  In continuous time it is -alpha' / (1 - alpha) (Shi et al. 2024, MD4), for T
-  steps T (alpha_s - alpha_t) / (1 - alpha_t), s = t - 1 / T. The bound is the
-  mean over t of weight * nll.
+  It is -alpha' / (1 - alpha) in continuous time (Shi et al. 2024, MD4) and T
+  (alpha_s - alpha_t) / (1 - alpha_t) with s = t - 1 / T for T steps. The bound
+  is the mean over t of weight * nll.
   """
   if num_steps is None:
     return lambda level: level_slopes(schedule, level.t)[1] / level.sigma
@@ -57,14 +57,11 @@ def masked_bound(
   """Computes the bound -log p(x_0) <= E[weight * nll] in nats, [B].
 
   The expectation is over times and masks, with `masked_weight`. The times of an
-  example are antithetic, u + i / num_times modulo 1 with one u. The schedule is
-  clean at t = 0 and has alpha = 0 at t = 1.
-
-  Args:
-    key: [] or [B]; example i depends on key i alone.
-    x0: [B, ...].
-    num_times: How many calls of the denoiser are averaged.
-    num_steps: T of a model in discrete time; None is continuous time.
+  example are antithetic, u + i / num_times modulo 1 with one u. The schedule
+  must be clean at t = 0 and have alpha = 0 at t = 1. key: [] or [B], where
+  example i depends only on key i; x0: [B, ...]; num_times: the number of
+  denoiser calls; num_steps: T of a model in discrete time, None for continuous
+  time.
   """
   mask = mask_of(process, 'masked_bound')
   time_keys, keys = split_key(key_per_example(key, len(x0)), 2)
@@ -83,12 +80,12 @@ def masked_bound(
 
 
 def end_of_step(t: Array, num_steps: int | None) -> Array:
-  """Returns the end of the step of T that t in (0, 1] is in; t without T."""
+  """Rounds t in (0, 1] up to a multiple of 1 / num_steps; None keeps t."""
   return t if num_steps is None else jnp.ceil(t * num_steps) / num_steps
 
 
 def mask_of(process: StateProcess, name: str) -> int:
-  """Returns the masked state; ValueError with `name` if there is none."""
+  """Returns the masked state; ValueError, with the caller's name, if None."""
   if process.mask is None:
     raise ValueError(
       f'{name} needs a process with a masked state: masking_process(num_values)'

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.concrete import check_at_least, check_choice
+
 Array = jax.Array
 
 
@@ -22,8 +24,8 @@ STANDARD = Normal(0.0, 1.0)
 def kl(q: Normal, p: Normal) -> Array:
   """Computes KL(q || p) per element [B, ...], in nats; variances > 0."""
   excess = (q.variance - p.variance) / p.variance
-  # Near 0 the difference of excess and log is of second order, which log1p
-  # keeps.
+  # Near 0 the difference of excess and log is of second order; log1p keeps its
+  # digits.
   log_ratio = jnp.where(
     jnp.abs(excess) < 0.5,
     jnp.log1p(jnp.clip(excess, -0.5, 0.5)),
@@ -42,14 +44,13 @@ def log_prob(p: Normal, x: Array) -> Array:
 def bin_edges(
   mean: Array | float, scale: Array | float, x: Array, num_levels: int
 ) -> tuple[Array, Array]:
-  """Returns (edge - mean) / scale of both edges of the bin around x.
+  """Returns (edge - mean) / scale for both edges of the bin around x.
 
   x is one of `num_levels` values evenly spaced on [-1, 1]; a bin reaches half a
-  spacing to either side, the two outer ones to infinity. Raises ValueError for
-  fewer than 2 levels.
+  spacing to either side, and the two outer bins reach to infinity. Fewer than 2
+  levels raise ValueError.
   """
-  if num_levels < 2:
-    raise ValueError(f'num_levels is {num_levels}: at least 2 are needed')
+  check_at_least(2, num_levels=num_levels)
   half = 1.0 / (num_levels - 1)
   # Any x within half a bin of an outer value counts as that value, so rounding
   # of x does not matter.
@@ -61,26 +62,23 @@ def bin_edges(
 def discretized_log_prob(
   p: Normal, x: Array, num_levels: int = 256, cdf: str = 'exact'
 ) -> Array:
-  """Computes log of p's mass in the bin around x, per element (DDPM Eq. 13).
+  """Computes the log of p's mass in the bin around x, in nats (DDPM Eq. 13).
 
-  Raises ValueError for another `cdf` and for fewer than 2 levels.
+  Returns an array of the shape of x. Raises ValueError for fewer than 2 levels.
 
   Args:
     p: Broadcasts against x.
     x: `num_levels` values evenly spaced on [-1, 1]; bins as in `bin_edges`.
-    cdf: 'exact', which works in log space and has no floor, or 'tanh', the
-      published approximation, floored at 1e-12.
-  Returns:
-    The log-mass in nats, of the shape of x.
+    cdf: 'exact', which works in log space without a floor, or 'tanh', the
+      published approximation with a floor of 1e-12. ValueError for others.
   """
+  check_choice('cdf', cdf, ('exact', 'tanh'))
   scale = jnp.sqrt(p.variance)
   lower, upper = bin_edges(p.mean, scale, x, num_levels)
-  if cdf == 'exact':
-    return _log_cdf_difference(lower, upper, 2.0 / (num_levels - 1) / scale)
   if cdf == 'tanh':
     mass = _tanh_cdf(upper) - _tanh_cdf(lower)
     return jnp.log(jnp.maximum(mass, 1e-12))
-  raise ValueError(f"cdf {cdf!r} is not one of 'exact', 'tanh'")
+  return _log_cdf_difference(lower, upper, 2.0 / (num_levels - 1) / scale)
 
 
 def _log_cdf_difference(lower: Array, upper: Array, width: Array) -> Array:
@@ -89,8 +87,8 @@ def _log_cdf_difference(lower: Array, upper: Array, width: Array) -> Array:
   flip = lower > 0.0
   a = jnp.where(flip, -upper, lower)
   b = jnp.where(flip, -lower, upper)
-  # In a narrow bin the density is constant to 4e-6, and float32 would lose the
-  # difference of the two; `width` is that of bins with two edges.
+  # In a narrow bin the density is constant to 4e-6, and the difference would be
+  # lost in float32. `width` is the width of a bin with two edges.
   middle = (a + b) / 2.0
   narrow = width * (1.0 + jnp.abs(middle)) < 1e-2
   a, b = jnp.where(narrow, -1.0, a), jnp.where(narrow, 1.0, b)
@@ -102,7 +100,7 @@ def _log_cdf_difference(lower: Array, upper: Array, width: Array) -> Array:
 
 
 def _tanh_cdf(z: Array) -> Array:
-  z = jnp.clip(z, -1e4, 1e4)  # the cube of anything larger overflows
+  z = jnp.clip(z, -1e4, 1e4)  # The cube of a larger number would overflow.
   return 0.5 * (
     1.0 + jnp.tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3))
   )

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import check_same_shape
+from diffusion_jax.core.concrete import check_choice
 from diffusion_jax.core.levels import NoiseLevel
 
 Array = jax.Array
@@ -28,14 +29,13 @@ KINDS = ('x0', 'eps', 'v', 'score', 'flow', 'edm')
 
 
 def check_kind(kind: str) -> None:
-  """Raises a ValueError that lists KINDS unless `kind` is one of them."""
-  if kind not in KINDS:
-    raise ValueError(
-      f'parametrization {kind!r} is not one of {", ".join(KINDS)}'
-    )
+  """Raises ValueError that lists KINDS unless `kind` is one of them."""
+  check_choice('parametrization', kind, KINDS)
 
 
-def _row(kind: str, level: NoiseLevel, sigma_data: float):
+def _row(
+  kind: str, level: NoiseLevel, sigma_data: float
+) -> tuple[Array, Array]:
   check_kind(kind)
   alpha, sigma = level.alpha, level.sigma
   zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
@@ -61,15 +61,11 @@ def edm_norm(level: NoiseLevel, sigma_data: float = 0.5) -> Array:
 def target(
   kind: str, x0: Array, eps: Array, level: NoiseLevel, sigma_data: float = 0.5
 ) -> Array:
-  """Computes a x_0 + b eps, what a network of this kind is trained for.
+  """Computes a x_0 + b eps, [B, ...], the training target of a network.
 
-  Args:
-    kind: 'x0', 'eps', 'v', 'score', 'flow' or 'edm'; ValueError for others.
-    x0, eps: [B, ...].
-    level: [] or [B].
-    sigma_data: The standard deviation of the data, for 'edm'.
-  Returns:
-    The target, [B, ...].
+  kind: 'x0', 'eps', 'v', 'score', 'flow' or 'edm', ValueError for others; x0,
+  eps: [B, ...]; level: [] or [B]; sigma_data: the standard deviation of the
+  data, for 'edm'.
   """
   check_same_shape(x0=x0, eps=eps)
   a, b = _row(kind, level.expand_to(x0), sigma_data)
@@ -85,16 +81,9 @@ def to_x0(
 ) -> Array:
   """Computes x_0 = (b x_t - sigma y) / (b alpha - a sigma), [B, ...].
 
-  For eps this is DDPM Eq. 15. There sigma > 0; for eps and score also alpha >
-  0: without signal they do not determine x_0.
-
-  Args:
-    kind: As in `target`.
-    output: y, [B, ...].
-    xt: [B, ...].
-    level: [] or [B].
-  Returns:
-    x_0, [B, ...].
+  For eps this is DDPM Eq. 15. sigma must be > 0, and for eps and score also
+  alpha > 0: without signal they do not determine x_0. output: y, [B, ...]; xt:
+  [B, ...]; level: [] or [B]; for the others see `target`.
   """
   check_same_shape(output=output, xt=xt)
   level = level.expand_to(xt)
@@ -118,8 +107,8 @@ def score_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
 def error_scale(kind: str, level: NoiseLevel, sigma_data: float = 0.5) -> Array:
   """Computes a - b alpha / sigma: (error in y) / (error in x_0) at fixed x_t.
 
-  It has the shape of the level. Squared and with weight(level) it converts a
-  loss in one space to a loss in another.
+  It has the shape of the level. Its square converts a loss in x_0 to a loss in
+  y.
   """
   a, b = _row(kind, level, sigma_data)
   return a - b * level.alpha / level.sigma

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import check_same_shape, expand_to
-from diffusion_jax.core.concrete import as_time
+from diffusion_jax.core.concrete import as_time, check_choice
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.normal import Normal
 
@@ -40,13 +40,9 @@ def one_minus_snr_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
 def forward_step(
   x_s: Array, eps: Array, level_s: NoiseLevel, level_t: NoiseLevel
 ) -> Array:
-  """Draws x_t from q(x_t | x_s), s < t, with standard normal eps (DDPM Eq. 2).
+  """Computes a draw of q(x_t | x_s), s < t, from standard normal eps.
 
-  Args:
-    x_s, eps: [B, ...].
-    level_s, level_t: [] or [B].
-  Returns:
-    x_t, [B, ...].
+  DDPM Eq. 2. x_s, eps: [B, ...]; levels: [] or [B]. Returns x_t, [B, ...].
   """
   check_same_shape(x_s=x_s, eps=eps)
   s, t = level_s.expand_to(x_s), level_t.expand_to(x_s)
@@ -57,13 +53,9 @@ def forward_step(
 
 
 def q_sample(x0: Array, eps: Array, level: NoiseLevel) -> Array:
-  """Computes x_t = alpha_t x_0 + sigma_t eps (DDPM Eq. 4).
+  """Computes x_t = alpha_t x_0 + sigma_t eps, [B, ...] (DDPM Eq. 4).
 
-  Args:
-    x0, eps: [B, ...].
-    level: [] or [B].
-  Returns:
-    x_t, [B, ...].
+  x0, eps: [B, ...]; level: [] or [B].
   """
   check_same_shape(x0=x0, eps=eps)
   level = level.expand_to(x0)
@@ -75,19 +67,15 @@ def q_posterior(
 ) -> Normal:
   """Computes q(x_s | x_t, x_0), s < t (DDPM Eq. 6-7; VDM appendix A.2).
 
-  Eq. 6-7 are for s = t - 1. Exact also where s is clean and where alpha_t = 0.
-
-  Args:
-    x0, xt: [B, ...].
-    level_s, level_t: [] or [B].
-  Returns:
-    A Normal with the mean [B, ...] and a variance that broadcasts against it.
+  Eq. 6-7 are the case s = t - 1. The result is also exact if s is clean or
+  alpha_t = 0. x0, xt: [B, ...]; levels: [] or [B]. Returns a Normal with mean
+  [B, ...] and a variance that broadcasts against it.
   """
   check_same_shape(x0=x0, xt=xt)
   s, t = level_s.expand_to(xt), level_t.expand_to(xt)
-  # This is Eq. 7 regrouped: x_0 at level s plus the part of the noise in x_t
-  # that remains. The factors are multiplied in the order of DDIM, so that the
-  # two agree to the last digit.
+  # This regroups Eq. 7: x_0 at level s plus the part of the noise in x_t that
+  # remains. The factors are multiplied in DDIM's order, so that the two agree
+  # to the last digit.
   ratio = s.sigma / t.sigma
   kept = alpha_ratio(s, t) * ratio * ratio
   mean = s.alpha * x0 + kept * (xt - t.alpha * x0)
@@ -99,16 +87,14 @@ def sde_coefficients(
 ) -> tuple[Array, Array]:
   """Computes f and g^2 of dx = f(t) x dt + g(t) dw (Song et al. 2021, Eq. 5).
 
-  This is the SDE with the marginals of the schedule: f is the slope of log
-  alpha, g^2 is -sigma^2 times that of the log-SNR. At step i of a
-  `DiscreteSchedule` the slopes are those on its cleaner side, f = T
+  This SDE has the marginals of the schedule: f is the slope of log alpha, g^2
+  is -sigma^2 times the slope of the log-SNR, both of the shape of t. At step i
+  of a `DiscreteSchedule` it takes the slopes on the cleaner side: f = T
   log(alpha_i) / 2.
 
   Args:
-    schedule: One with alpha and sigma > 0 at t.
+    schedule: A schedule with alpha and sigma > 0 at t.
     t: [] or [B]; ValueError for concrete values outside [0, 1].
-  Returns:
-    f and g^2, each of the shape of t.
   """
 
   def logs(t):
@@ -123,10 +109,9 @@ def sde_coefficients(
 def level_slopes(schedule: Schedule, t: Array | float) -> tuple[Array, Array]:
   """Computes the derivatives of alpha and sigma in t, of the shape of t.
 
-  alpha' x_0 + sigma' eps is the velocity dx_t/dt, and its mean given x_t that
-  of the probability-flow ODE (Lipman et al. 2022). At a step of a
-  `DiscreteSchedule` they are those on its cleaner side. ValueError for concrete
-  t outside [0, 1].
+  alpha' x_0 + sigma' eps is the velocity dx_t/dt; its mean given x_t is the
+  velocity of the probability-flow ODE (Lipman et al. 2022). Steps of a
+  `DiscreteSchedule` and invalid t are treated as in `sde_coefficients`.
   """
   t = as_time(t)
 
@@ -140,12 +125,10 @@ def level_slopes(schedule: Schedule, t: Array | float) -> tuple[Array, Array]:
 def velocity(
   schedule: Schedule, x0: Array, xt: Array, level: NoiseLevel
 ) -> Array:
-  """Computes alpha' x_0 + sigma' eps of x_t, [B, ...], see `level_slopes`.
+  """Computes alpha' x_0 + sigma' eps of x_t, [B, ...]; see `level_slopes`.
 
-  Args:
-    schedule: That of the level.
-    x0, xt: [B, ...]; x0 is an estimate E[x_0 | x_t].
-    level: [] or [B], with sigma > 0.
+  schedule: the schedule of the level; x0, xt: [B, ...], x0 an estimate of
+  E[x_0 | x_t]; level: [] or [B], with sigma > 0.
   """
   slopes = level_slopes(schedule, level.t)
   alpha_slope, sigma_slope = (expand_to(a, xt) for a in slopes)
@@ -158,10 +141,8 @@ VARIANCES: tuple[Variance, ...] = get_args(Variance)
 
 
 def check_variance(kind: str) -> None:
-  """Raises a ValueError that lists VARIANCES unless `kind` is one of them."""
-  if kind not in VARIANCES:
-    known = ', '.join(map(repr, VARIANCES))
-    raise ValueError(f'variance {kind!r} is not one of {known}')
+  """Raises ValueError that lists VARIANCES unless `kind` is one of them."""
+  check_choice('variance', kind, VARIANCES)
 
 
 def reverse_variance(
@@ -171,16 +152,16 @@ def reverse_variance(
   var_frac: Array | None = None,
   first: Array | None = None,
 ) -> Array:
-  """Computes the variance of p(x_s | x_t), shaped like levels or var_frac.
+  """Computes the variance of p(x_s | x_t), shaped like the levels or var_frac.
 
   Args:
-    kind: 'fixed_small' is that of `q_posterior` (beta-tilde_t); 'fixed_large'
-      is exact for x_0 ~ N(0, I), and beta_t for variance-preserving neighbours
-      (DDPM section 3.2); 'learned' interpolates their logarithms (IDDPM Eq.
-      15). ValueError for others.
-    var_frac: [B, ...], for 'learned': 0 gives the small and 1 the large one.
-    first: The variance where s is clean, for a decoder. Published code has
-      beta-tilde_2 there in place of beta-tilde_1 = 0, for all kinds.
+    kind: 'fixed_small' is the variance of `q_posterior` (beta-tilde_t);
+      'fixed_large' is exact for x_0 ~ N(0, I), and beta_t for neighbouring
+      variance-preserving steps (DDPM section 3.2); 'learned' interpolates their
+      logarithms (IDDPM Eq. 15). ValueError for others.
+    var_frac: [B, ...], for 'learned': 0 is 'fixed_small', 1 is 'fixed_large'.
+    first: The variance where s is clean, for a decoder. Published code uses
+      beta-tilde_2 instead of beta-tilde_1 = 0, for all kinds.
   """
   check_variance(kind)
   s, t = level_s, level_t
@@ -218,12 +199,8 @@ def p_reverse(
 ) -> Normal:
   """Computes p(x_s | x_t): `q_posterior` at x0_hat (DDPM Eq. 1, 11).
 
-  Args:
-    x0_hat, xt: [B, ...].
-    level_s, level_t: [] or [B].
-    variance, var_frac, first: As in `reverse_variance`.
-  Returns:
-    A Normal with the mean [B, ...] and a variance that broadcasts against it.
+  x0_hat, xt: [B, ...]; levels: [] or [B]; for the others see
+  `reverse_variance`. Returns a Normal like `q_posterior`.
   """
   mean = q_posterior(x0_hat, xt, level_s, level_t).mean
   s, t = level_s.expand_to(xt), level_t.expand_to(xt)

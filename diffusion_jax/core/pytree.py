@@ -8,11 +8,10 @@ import jax
 def pytree_dataclass(cls: type) -> type:
   """Registers a dataclass as a pytree of its fields, except static ones.
 
-  Like `jax.tree_util.register_dataclass`, except that the structures of two
-  classes are never equal. With that (jaxlib 0.10.2) they are equal if the
-  static fields are equal and the others as many; only their hashes differ.
-  Where few bits of these agree, `jit` would run the program of one schedule for
-  another.
+  The tree structures of two classes are never equal. With
+  `jax.tree_util.register_dataclass` (jaxlib 0.10.2) they compare equal if the
+  static fields and the number of other fields match; only their hashes differ.
+  `jit` could then run the program of one schedule for another.
   """
   fields = dataclasses.fields(cls)
   static = [f.name for f in fields if f.metadata.get('static')]
@@ -28,8 +27,8 @@ def pytree_dataclass(cls: type) -> type:
     return tuple(zip(keys, values, strict=True)), meta
 
   def unflatten(meta, values):
-    # __init__ and its checks are skipped: leaves may be gradients, or objects
-    # that are no numbers.
+    # This skips __init__ and its checks: leaves may be gradients, or objects
+    # other than numbers.
     obj = object.__new__(cls)
     for name, value in zip((*data, *static), (*values, *meta), strict=True):
       object.__setattr__(obj, name, value)

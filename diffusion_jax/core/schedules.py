@@ -1,14 +1,14 @@
 """Schedules: pytrees that map time t in [0, 1] to a NoiseLevel.
 
-A schedule is called, `schedule(t) -> NoiseLevel`, with t of shape [] or [B],
-and inverted, `schedule.from_logsnr(logsnr) -> NoiseLevel` (`levels.Schedule`).
-Equations take levels, not schedules. Each schedule is a frozen
-`pytree_dataclass`, so it can be an argument of a jitted function. Those in
-continuous time are here, that of an explicit sequence in `core/discrete.py`.
+`schedule(t)`, t of shape [] or [B], is the level at time t, and
+`schedule.from_logsnr(logsnr)` is the inverse (`levels.Schedule`). Equations
+take levels, not schedules. Each schedule is a frozen `pytree_dataclass`, so it
+can be an argument of a jitted function. These schedules are in continuous time;
+for explicit sequences see `core/discrete.py`.
 
 A level has the precision of its time or log-SNR. Times outside [0, 1] and
-parameters out of range raise a ValueError, except under `jit`, where they have
-no value yet.
+parameters out of range raise ValueError, except under `jit`, where they do not
+have a value yet.
 """
 
 import dataclasses
@@ -18,7 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.concrete import as_float, as_time, check_numbers
+from diffusion_jax.core.concrete import (
+  as_float,
+  as_time,
+  check_numbers,
+  check_positive,
+)
 from diffusion_jax.core.levels import NoiseLevel, Schedule, vp_level
 from diffusion_jax.core.pytree import pytree_dataclass
 
@@ -38,15 +43,9 @@ class CosineSchedule:
   logsnr_max: float = 20.0
 
   def __post_init__(self):
-    check_numbers(
-      lambda low, high: low < high,
-      'logsnr_min must be below logsnr_max, both finite',
-      logsnr_min=self.logsnr_min,
-      logsnr_max=self.logsnr_max,
-    )
+    _check_ascending(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     first, last = self._ends()
     span = jnp.pi / 2.0 - first - last
@@ -56,7 +55,7 @@ class CosineSchedule:
     return NoiseLevel(t, alpha, jnp.sin(first + t * span))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """Returns the level of a log-SNR, [] or [B], clipped to its range."""
+    """Returns the level for a log-SNR, clipped to the schedule's range."""
     logsnr = jnp.clip(logsnr, self.logsnr_min, self.logsnr_max)
     first, last = self._ends()
     angle = jnp.arctan(jnp.exp(-0.5 * logsnr))
@@ -65,9 +64,14 @@ class CosineSchedule:
     return NoiseLevel(t, alpha, jnp.sqrt(jax.nn.sigmoid(-logsnr)))
 
   def _ends(self) -> tuple[Array, Array]:
-    # These are the angle at t = 0 and the distance of that at t = 1 from pi/2.
+    # The angle at t = 0, and pi/2 minus the angle at t = 1.
     first = jnp.arctan(jnp.exp(-0.5 * self.logsnr_max))
     return first, jnp.arctan(jnp.exp(0.5 * self.logsnr_min))
+
+
+def _check_ascending(**ends):
+  rule = f'{" must be below ".join(ends)}, both finite'
+  check_numbers(lambda low, high: low < high, rule, **ends)
 
 
 def _check_betas(beta_min, beta_max):
@@ -80,25 +84,17 @@ def _check_betas(beta_min, beta_max):
 
 
 def _check_sigmas(sigma_min, sigma_max):
-  check_numbers(
-    lambda low, high: (0.0 < low) & (low < high),
-    '0 < sigma_min < sigma_max must hold, both finite',
-    sigma_min=sigma_min,
-    sigma_max=sigma_max,
-  )
-
-
-def _check_positive(**value):
-  check_numbers(lambda x: x > 0.0, 'it must be positive and finite', **value)
+  check_positive(sigma_min=sigma_min)
+  _check_ascending(sigma_min=sigma_min, sigma_max=sigma_max)
 
 
 def _linear_beta_integral(t, beta_min, beta_max):
-  # The integrand is beta_min + t (beta_max - beta_min), from 0 to t.
+  # The integral of beta_min + t (beta_max - beta_min) from 0 to t.
   return t * (beta_min + 0.5 * (beta_max - beta_min) * t)
 
 
 def _linear_beta_time(integral, beta_min, beta_max):
-  # The inverse is written without a difference of nearly equal numbers.
+  # This form of the inverse avoids a difference of nearly equal numbers.
   slope = beta_max - beta_min
   root = jnp.sqrt(beta_min**2 + 2.0 * slope * integral)
   return 2.0 * integral / (beta_min + root)
@@ -120,12 +116,11 @@ class LinearVPSchedule:
     _check_betas(self.beta_min, self.beta_max)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     return vp_level(t, _linear_beta_integral(t, self.beta_min, self.beta_max))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """Returns the level of a log-SNR, [] or [B], clipped to its range."""
+    """Returns the level for a log-SNR, clipped to the schedule's range."""
     ends = self.beta_min, self.beta_max
     value = jax.nn.softplus(-logsnr)
     value = jnp.clip(value, 0.0, _linear_beta_integral(1.0, *ends))
@@ -137,8 +132,8 @@ class LinearVPSchedule:
 class SubVPSchedule:
   """The sub-VP SDE with beta(t) linear in t (Song et al. 2021, Eq. 12, 29).
 
-  alpha as in `LinearVPSchedule`, sigma = 1 - alpha^2: the noise of the VP-SDE
-  squared, so alpha^2 + sigma^2 dips below 1 between the ends (to 3/4).
+  alpha is as in `LinearVPSchedule` and sigma = 1 - alpha^2, the square of the
+  VP-SDE's, so alpha^2 + sigma^2 dips below 1 between the ends (to 3/4).
   """
 
   beta_min: float = 0.1
@@ -148,13 +143,12 @@ class SubVPSchedule:
     _check_betas(self.beta_min, self.beta_max)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     value = _linear_beta_integral(t, self.beta_min, self.beta_max)
     return self._level(t, value)
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """Returns the level of a log-SNR, [] or [B], clipped to its range."""
+    """Returns the level for a log-SNR, clipped to the schedule's range."""
     ends = self.beta_min, self.beta_max
     # sigma / alpha = 1 / alpha - alpha = 2 sinh(value / 2)
     last = jnp.sinh(0.5 * _linear_beta_integral(1.0, *ends))
@@ -168,11 +162,11 @@ class SubVPSchedule:
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class GeometricVESchedule:
-  """The VE-SDE: alpha = 1, sigma a geometric sequence in t.
+  """The VE-SDE: alpha = 1, sigma geometric in t.
 
   sigma = sigma_min (sigma_max / sigma_min)^t (Song et al. 2021, Eq. 9, 29). The
-  defaults are those of CIFAR-10 for data in [-1, 1]: twice the published 0.01
-  and 50, which are for data in [0, 1]. sigma > 0 at t = 0.
+  defaults are for CIFAR-10 with data in [-1, 1]: twice the published 0.01 and
+  50 for data in [0, 1]. sigma > 0 at t = 0.
   """
 
   sigma_min: float = 0.02
@@ -182,13 +176,12 @@ class GeometricVESchedule:
     _check_sigmas(self.sigma_min, self.sigma_max)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     sigma = self.sigma_min * jnp.exp(t * self._log_ratio())
     return NoiseLevel(t, jnp.ones_like(t), sigma)
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """Returns the level of a log-SNR, [] or [B], clipped to sigma_min at t = 0.
+    """Returns the level for a log-SNR, clipped to sigma_min at t = 0.
 
     Beyond sigma_max it continues to t > 1, for the noise that `churn` adds.
     """
@@ -216,17 +209,16 @@ class KarrasSchedule:
 
   def __post_init__(self):
     _check_sigmas(self.sigma_min, self.sigma_max)
-    _check_positive(rho=self.rho)
+    check_positive(rho=self.rho)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     first, last = self._ends()
     sigma = ((1.0 - t) * first + t * last) ** self.rho
     return NoiseLevel(t, jnp.ones_like(t), sigma)
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """Returns the level of a log-SNR, [] or [B], clipped to sigma_min at t = 0.
+    """Returns the level for a log-SNR, clipped to sigma_min at t = 0.
 
     Beyond sigma_max it continues to t > 1, for the noise that `churn` adds.
     """
@@ -237,7 +229,7 @@ class KarrasSchedule:
     return NoiseLevel(t, jnp.ones_like(t), root**self.rho)
 
   def _ends(self):
-    # These are sigma^(1 / rho) at t = 0 and t = 1.
+    # sigma^(1 / rho) at t = 0 and t = 1.
     powers = (
       end ** (1.0 / self.rho) for end in (self.sigma_min, self.sigma_max)
     )
@@ -249,25 +241,24 @@ class KarrasSchedule:
 class RectifiedFlowSchedule:
   """The straight path: alpha = 1 - t, sigma = t (Liu et al. 2022).
 
-  Flow matching's conditional optimal transport with sigma_min = 0 (Lipman et
-  al. 2022). `shift` multiplies sigma / alpha, sigma = shift t / (1 +
-  (shift - 1) t): the shift for resolution of Esser et al. 2024, section 5.3.2.
-  Clean at t = 0, without signal at t = 1.
+  This is flow matching's conditional optimal transport with sigma_min = 0
+  (Lipman et al. 2022). `shift` multiplies sigma / alpha: sigma = shift t / (1 +
+  (shift - 1) t), the resolution-dependent shift of Esser et al. 2024, section
+  5.3.2. x is clean at t = 0 and has no signal at t = 1.
   """
 
   shift: float = 1.0
 
   def __post_init__(self):
-    _check_positive(shift=self.shift)
+    check_positive(shift=self.shift)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     total = (1.0 - t) + self.shift * t  # 1 + (shift - 1) t
     return NoiseLevel(t, (1.0 - t) / total, self.shift * t / total)
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """Returns the level of a log-SNR, [] or [B], infinite ones included."""
+    """Returns the level for a log-SNR, which may be infinite."""
     log_ratio = -0.5 * as_float(logsnr)
     t = jax.nn.sigmoid(log_ratio - jnp.log(self.shift))
     sigma = jax.nn.sigmoid(log_ratio)
@@ -280,9 +271,9 @@ class SigmoidSchedule:
   """alpha_bar = alpha^2 falls from 1 to 0 along a logistic curve.
 
   alpha_bar = (sig(e) - sig(s + t (e - s))) / (sig(e) - sig(s)), s = start / tau
-  and e = end / tau (Jabri et al. 2022; Chen 2023). Another schedule than
-  `sigmoid_betas`, whose betas lie on the curve. Clean at t = 0, without signal
-  at t = 1 (Chen's code stops at alpha_bar = 1e-9).
+  and e = end / tau (Jabri et al. 2022; Chen 2023). In `sigmoid_betas` the betas
+  lie on the curve instead. x is clean at t = 0 and has no signal at t = 1
+  (Chen's code stops at alpha_bar = 1e-9).
   """
 
   start: float = -3.0
@@ -290,16 +281,10 @@ class SigmoidSchedule:
   tau: float = 1.0
 
   def __post_init__(self):
-    check_numbers(
-      lambda start, end: start < end,
-      'start must be below end, both finite',
-      start=self.start,
-      end=self.end,
-    )
-    _check_positive(tau=self.tau)
+    _check_ascending(start=self.start, end=self.end)
+    check_positive(tau=self.tau)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     s, e = self._ends()
     x = (1.0 - t) * s + t * e
@@ -313,13 +298,13 @@ class SigmoidSchedule:
     return NoiseLevel(t, jnp.sqrt(alpha_bar), jnp.sqrt(variance))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """Returns the level of a log-SNR, [] or [B], infinite ones included."""
+    """Returns the level for a log-SNR, which may be infinite."""
     logsnr = as_float(logsnr)
     s, e = self._ends()
     total = jax.nn.sigmoid(e) * jax.nn.sigmoid(-s) * -jnp.expm1(s - e)
 
-    # The distance of x from an end of the curve follows from a share of its
-    # height.
+    # The distance from an end of the curve where the curve has risen by this
+    # share of its height.
     def distance(share, end):
       height = total * jnp.minimum(share, 0.5)
       above = jnp.log1p(height / jax.nn.sigmoid(end))
@@ -339,28 +324,27 @@ class SigmoidSchedule:
 class ShiftedSchedule:
   """A variance-preserving schedule with sigma / alpha times `shift` > 0.
 
-  Its log-SNR moved by -2 log(shift), at every t. shift = resolution / 64 is
+  This moves the log-SNR by -2 log(shift) at every t. shift = resolution / 64 is
   Hoogeboom et al. 2023 (simple diffusion); Chen 2023's input scaling b is
-  shift = 1 / b. (`RectifiedFlowSchedule` has a shift of its own.)
+  shift = 1 / b. `RectifiedFlowSchedule` has its own shift.
   """
 
   schedule: Schedule
   shift: float
 
   def __post_init__(self):
-    _check_positive(shift=self.shift)
+    check_positive(shift=self.shift)
 
   @property
   def num_steps(self) -> int:
-    """Returns T of a schedule of steps; AttributeError for any other."""
+    """Returns T; AttributeError unless the schedule has steps."""
     return getattr(self.schedule, 'num_steps')  # noqa: B009
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Returns the level at t in [0, 1], [] or [B]."""
     return self._shifted(self.schedule(t))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """Returns the level of a log-SNR, [] or [B], clipped to its range."""
+    """Returns the level for a log-SNR, clipped to the schedule's range."""
     logsnr = logsnr + 2.0 * jnp.log(self.shift)
     return self._shifted(self.schedule.from_logsnr(logsnr))
 
@@ -376,8 +360,8 @@ class LearnedSchedule:
   """alpha^2 = sigmoid(-gamma(t)), sigma^2 = sigmoid(gamma(t)).
 
   gamma(t) = gamma_fn(params, t) = -log SNR, t and gamma [] or [B], increases
-  with t (Kingma et al. 2021, section 3.2). params is a pytree to take gradients
-  of; gamma_fn is part of the structure. `networks.gamma` has three.
+  with t (Kingma et al. 2021, section 3.2); `networks.gamma` has three examples.
+  params is a pytree of leaves with gradients, gamma_fn is static.
   """
 
   params: Any
@@ -386,12 +370,11 @@ class LearnedSchedule:
   )
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     return _sigmoid_level(t, self.gamma_fn(self.params, t))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """Returns the level of a log-SNR, [] or [B], clipped to its range.
+    """Returns the level for a log-SNR, clipped to the schedule's range.
 
     t is found by bisection, so no gradient flows through it.
     """
@@ -407,12 +390,12 @@ class LearnedSchedule:
       return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
     bounds = jnp.zeros_like(gamma), jnp.ones_like(gamma)
-    # float32 has 24 binary digits, which 26 bisections find.
+    # float32 has 24 binary digits, so 26 bisections suffice.
     _, t = jax.lax.fori_loop(0, 26, halve, bounds)
     return _sigmoid_level(t, gamma)
 
 
 def _sigmoid_level(t: Array, gamma: Array) -> NoiseLevel:
-  # sqrt(1 - sigmoid) would lose the digits of small values.
+  # sqrt(1 - sigmoid(gamma)) would lose the digits of small values.
   alpha = jnp.sqrt(jax.nn.sigmoid(-gamma))
   return NoiseLevel(t, alpha, jnp.sqrt(jax.nn.sigmoid(gamma)))

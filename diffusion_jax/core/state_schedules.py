@@ -1,7 +1,7 @@
 """Schedules of discrete states: alpha is the probability of an untouched state.
 
-x_t is x_0 with probability alpha and noise with sigma = 1 - alpha, element by
-element. `RectifiedFlowSchedule()`, alpha = 1 - t, is the linear schedule.
+An element of x_t is x_0 with probability alpha and noise with probability sigma
+= 1 - alpha. `RectifiedFlowSchedule()`, alpha = 1 - t, is the linear schedule.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.concrete import as_float, as_time, check_numbers
+from diffusion_jax.core.concrete import as_float, as_time, check_positive
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.pytree import pytree_dataclass
 
@@ -24,12 +24,9 @@ class PolynomialMasking:
   power: float = 1.0
 
   def __post_init__(self):
-    check_numbers(
-      lambda power: power > 0.0, 'it must be positive', power=self.power
-    )
+    check_positive(power=self.power)
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
     sigma = t**self.power
     return NoiseLevel(t, 1.0 - sigma, sigma)
@@ -45,13 +42,12 @@ class PolynomialMasking:
 class CosineMasking:
   """alpha = 1 - cos(pi (1 - t) / 2) (MD4, Shi et al. 2024).
 
-  sigma = cos(pi r / 2) at r = 1 - t is MaskGIT's ratio of masked elements.
+  With r = 1 - t, sigma = cos(pi r / 2) is MaskGIT's ratio of masked elements.
   """
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Returns the level at t in [0, 1], [] or [B]."""
     t = as_time(t)
-    # 1 - cos(2 a) = 2 sin(a)^2 keeps the digits of alpha close to t = 1.
+    # 1 - cos(2 a) = 2 sin(a)^2 keeps the digits of alpha near t = 1.
     alpha = 2.0 * jnp.square(jnp.sin(0.25 * jnp.pi * (1.0 - t)))
     return NoiseLevel(t, alpha, jnp.sin(0.5 * jnp.pi * t))
 
@@ -67,7 +63,7 @@ class CosineMasking:
 class AlphaBarSchedule:
   """alpha = alpha_bar, sigma = 1 - alpha_bar of a variance-preserving schedule.
 
-  Of `DiscreteSchedule.from_betas(betas)` it is the schedule of D3PM, where
+  With `DiscreteSchedule.from_betas(betas)` it is the schedule of D3PM, whose
   alpha is the product of the 1 - beta (Austin et al. 2021).
   """
 
@@ -75,11 +71,10 @@ class AlphaBarSchedule:
 
   @property
   def num_steps(self) -> int:
-    """Returns T of a schedule of steps; AttributeError for any other."""
+    """Returns T; AttributeError unless the schedule has steps."""
     return getattr(self.schedule, 'num_steps')  # noqa: B009
 
   def __call__(self, t: Array) -> NoiseLevel:
-    """Returns the level at t in [0, 1], [] or [B]."""
     return _squared(self.schedule(t))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:

@@ -1,18 +1,18 @@
 """Processes on discrete states (Austin et al. 2021, D3PM).
 
-Each element of x_t is one of K states and changes independently of the others,
-by matrices Q_{t|s} [K, K] between any two levels s < t. Row i of Q_{t|s} is the
-distribution of x_t given x_s = i. States are integers [B, ...], distributions
-[B, ..., K].
+Each element of x_t is one of K states and changes independently of the others.
+Row i of the matrix Q_{t|s} [K, K] is the distribution of x_t given x_s = i, for
+any two levels s < t. States are integers [B, ...], distributions [B, ..., K].
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from diffusion_jax.core.concrete import check_numbers
 from diffusion_jax.core.levels import NoiseLevel
@@ -26,13 +26,11 @@ class StateProcess(Protocol):
 
   @property
   def prior(self) -> Array:
-    """Returns the distribution of an element that is pure noise, [K]."""
-    ...
+    """Returns the distribution of pure noise, [K]."""
 
   @property
   def mask(self) -> int | None:
-    """Returns the state that stands for "masked", None without one."""
-    ...
+    """Returns the masked state, or None."""
 
   def multiply(
     self,
@@ -43,19 +41,19 @@ class StateProcess(Protocol):
   ) -> Array:
     """Returns probs Q_{t|s} or probs Q_{t|s}^T, [B, ..., K].
 
-    The first is the distribution of x_t of a distribution of x_s. The second,
-    of a one-hot x_t, is q(x_t | x_s) as a function of x_s. Levels: [] or [B].
+    probs Q_{t|s} is the distribution of x_t if probs is the distribution of
+    x_s. probs Q_{t|s}^T is q(x_t | x_s) as a function of x_s if probs is a
+    one-hot x_t. Levels: [] or [B].
     """
-    ...
 
 
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReplacementProcess:
-  """x_t is x_0 with probability alpha, and else a draw from the prior [K].
+  """x_t is x_0 with probability alpha, else a draw from the prior [K].
 
   Q_{t|s} = r I + (1 - r) 1 prior^T with r = alpha_t / alpha_s, for levels with
-  sigma = 1 - alpha. No matrices are stored, so K may be large.
+  sigma = 1 - alpha. K may be large, since no matrix is stored.
   """
 
   prior: Array
@@ -73,18 +71,19 @@ class ReplacementProcess:
     prior = self.prior.reshape((1,) * (probs.ndim - 1) + (-1,))
     left, right = (prior, 1.0) if transpose else (1.0, prior)
     replaced = jnp.sum(left * probs, axis=-1, keepdims=True) * right
-    # sigma_t - sigma_s is alpha_s - alpha_t, with more digits near clean data.
+    # sigma_t - sigma_s is alpha_s - alpha_t with more digits near clean data.
     return (t.alpha * probs + (t.sigma - s.sigma) * replaced) / s.alpha
 
 
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class MatrixProcess:
-  """The process of explicit matrices Q_1..Q_T: `steps` [T, K, K].
+  """The process with explicit matrices Q_1..Q_T: `steps` [T, K, K].
 
-  `products` [T+1, K, K] are those of the first 0..T steps. A level is at the
-  step rint(t T); its alpha and sigma are not used. Neighbouring steps and clean
-  data need a look-up only, other pairs the product of the steps between.
+  `products` [T+1, K, K] are the products of the first 0..T matrices. A level
+  stands for step rint(t T); its alpha and sigma are not used. Neighbouring
+  steps and clean data only need a look-up, other pairs the product of the
+  matrices between them.
   """
 
   steps: Array
@@ -94,8 +93,10 @@ class MatrixProcess:
   mask = None
 
   @classmethod
-  def from_matrices(cls, matrices: Any, prior: Any = None) -> 'MatrixProcess':
-    """Makes the process of Q_1..Q_T [T, K, K], multiplied in float64.
+  def from_matrices(
+    cls, matrices: npt.ArrayLike, prior: npt.ArrayLike | None = None
+  ) -> 'MatrixProcess':
+    """Makes the process with Q_1..Q_T [T, K, K], multiplied in float64.
 
     prior: [K], uniform by default. Raises ValueError for other shapes and for
     rows that are not distributions.
@@ -103,7 +104,7 @@ class MatrixProcess:
     steps = np.asarray(matrices, np.float64)
     if steps.ndim != 3 or steps.shape[1] != steps.shape[2]:
       raise ValueError(
-        f'the matrices have the shape {list(steps.shape)}: it must be [T, K, K]'
+        f'the matrices have shape {list(steps.shape)}: it must be [T, K, K]'
       )
     check_numbers(
       lambda total, least: (np.abs(total - 1.0) < 1e-6) & (least >= 0.0),
@@ -158,15 +159,16 @@ def _matmul(a, b):
 
 
 def uniform_process(num_values: int) -> ReplacementProcess:
-  """Makes the process whose noise is any of num_values states (D3PM, A.2.1)."""
+  """Makes the process with uniform noise on num_values states (D3PM, A.2.1)."""
   return ReplacementProcess(jnp.full(num_values, 1.0 / num_values))
 
 
 def masking_process(num_values: int) -> ReplacementProcess:
-  """Makes the process whose noise is one more state, "masked", num_values.
+  """Makes the process whose noise is an additional state, "masked".
 
-  The states of data are 0..num_values-1, and K = num_values + 1. It is the
-  absorbing process of D3PM (A.2.2) and that of MD4 and MDLM.
+  The states of data are 0..num_values-1, the masked state is num_values, and K
+  = num_values + 1. It is the process of MD4 and MDLM, and D3PM's absorbing one
+  (A.2.2).
   """
   prior = jax.nn.one_hot(num_values, num_values + 1)
   return ReplacementProcess(prior, num_values)
@@ -175,7 +177,7 @@ def masking_process(num_values: int) -> ReplacementProcess:
 def gaussian_process(
   num_values: int, betas: Sequence[float] | np.ndarray
 ) -> MatrixProcess:
-  """Makes the process of `gaussian_matrix` at each of betas [T]."""
+  """Makes the process with `gaussian_matrix` for each of betas [T]."""
   return MatrixProcess.from_matrices(
     [gaussian_matrix(num_values, beta) for beta in betas]
   )
@@ -185,7 +187,8 @@ def gaussian_matrix(num_values: int, beta: float) -> np.ndarray:
   """Returns the discretised Gaussian of D3PM (A.2.3), float64 [K, K].
 
   Off the diagonal it is exp(-4 (i - j)^2 / ((K - 1)^2 beta)), divided by the
-  sum of that over i - j = -(K - 1)..K - 1. The diagonal completes the rows.
+  sum of this over i - j = -(K - 1)..K - 1. The diagonal makes the rows add up
+  to 1.
   """
   offsets = np.arange(1 - num_values, num_values)
   weights = np.exp(-4.0 * offsets**2 / ((num_values - 1) ** 2 * beta))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import sum_data_axes
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
 from diffusion_jax.core.normal import STANDARD, Normal, kl, log_prob
 
@@ -23,23 +24,13 @@ class LogLikelihood(Protocol):
 
   def __call__(self, x: Array, z: Array, /) -> Array:
     """Returns log p(x | z) in nats, [B]; x: [B, ...], z: [B, ...]."""
-    ...
-
-
-def _check_count(**count: int) -> None:
-  ((name, n),) = count.items()
-  if n < 1:
-    raise ValueError(f'{name} is {n}: at least 1 is needed')
 
 
 def reparameterize(key: Array, q: Normal) -> Array:
   """Draws z = mean + sqrt(variance) * eps (Kingma & Welling 2014, section 2.4).
 
-  Args:
-    key: [] or [B].
-    q: A mean [B, ...] of the shape of z, and a variance that broadcasts.
-  Returns:
-    z, [B, ...].
+  key: [] or [B]; q: a mean [B, ...] of the shape of z, and a variance that
+  broadcasts against it.
   """
   return q.mean + jnp.sqrt(q.variance) * draw_normal(key, jnp.asarray(q.mean))
 
@@ -55,19 +46,12 @@ def vae_elbo(
 ) -> dict[str, Array]:
   """Computes E_q[log p(x | z)] - KL(q(z | x) || p(z)), the ELBO in nats.
 
-  Kingma & Welling 2014, Eq. 3. The KL is in closed form.
-
-  Args:
-    key: [] or [B].
-    x: [B, ...].
-    q: q(z | x), [B, ...].
-    decode: (x, z) -> log p(x | z), [B].
-    num_samples: Draws that the expectation averages; ValueError for < 1.
-    prior: p(z).
-  Returns:
-    'reconstruction' (the expectation), 'kl' and 'elbo', each [B].
+  Kingma & Welling 2014, Eq. 3. The KL is in closed form; the expectation, over
+  num_samples draws, is 'reconstruction'. key: [] or [B]; x: [B, ...]; q: q(z |
+  x), [B, ...]; decode: (x, z) -> log p(x | z), [B]; prior: p(z). Returns
+  'reconstruction', 'kl' and 'elbo', each [B].
   """
-  _check_count(num_samples=num_samples)
+  check_at_least(1, num_samples=num_samples)
 
   def reconstruct(key):
     return decode(x, reparameterize(key, q))
@@ -91,8 +75,8 @@ def vae_log_weight(
 ) -> Array:
   """Computes log p(x, z) - log q(z | x) at one draw z ~ q, [B].
 
-  Its mean is the ELBO. The arguments are those of `vae_elbo`; for
-  `importance_weighted_elbo`.
+  Its mean is the ELBO. For `importance_weighted_elbo`; the arguments are as in
+  `vae_elbo`.
   """
   z = reparameterize(key, q)
   return decode(x, z) + sum_data_axes(log_prob(prior, z) - log_prob(q, z))
@@ -103,17 +87,11 @@ def importance_weighted_elbo(
 ) -> Array:
   """Computes log (1/k) sum_i p(x, z_i) / q(z_i | x) (Burda 2016, Eq. 8).
 
-  k = 1 gives the ELBO; more draws come closer to log p(x).
-
-  Args:
-    key: [] or [B].
-    log_weight: key -> log p(x, z) - log q(z | x) at one draw, [B], such as
-      `vae_log_weight` or the 'elbo' of `hierarchical_elbo`.
-    num_samples: k; ValueError for < 1.
-  Returns:
-    Nats, [B].
+  k = num_samples = 1 gives the ELBO; with more draws it comes closer to log
+  p(x). log_weight: key [] or [B] -> log p(x, z) - log q(z | x) at one draw,
+  [B], such as `vae_log_weight` or the 'elbo' of `hierarchical_elbo`.
   """
-  _check_count(num_samples=num_samples)
+  check_at_least(1, num_samples=num_samples)
   log_weights = jax.lax.map(log_weight, split_key(key, num_samples))
   return jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)
 
@@ -130,19 +108,19 @@ def hierarchical_elbo(
 ) -> dict[str, Array]:
   """Computes the ELBO of a Markov hierarchical VAE from one draw of z_1..z_T.
 
-  E_q[log p(z_T) + sum_t log p(z_{t-1} | z_t) + log p(x | z_1) - log q(z_1 | x)
-  - sum_t log q(z_t | z_{t-1})], for learned encoders.
+  The ELBO is E_q[log p(z_T) + sum_t log p(z_{t-1} | z_t) + log p(x | z_1) - log
+  q(z_1 | x) - sum_t log q(z_t | z_{t-1})]. Encoders may be learned.
 
   Args:
     key: [] or [B].
     encode: (t, z_{t-1}) -> q(z_t | z_{t-1}) for t = 1..T, z_0 = x.
     decode: (t, z_t) -> p(z_{t-1} | z_t) for t = 2..T.
-    num_steps: T; ValueError for < 1.
+    num_steps: T, at least 1.
   Returns:
-    'reconstruction' [B]; 'log_ratio' [B, T], entry t-1 being
+    'reconstruction' [B]; 'log_ratio' [B, T], whose entry t-1 is
     log q(z_t | z_{t-1}) - log p(z_t | z_{t+1}); 'elbo' [B].
   """
-  _check_count(num_steps=num_steps)
+  check_at_least(1, num_steps=num_steps)
   keys = key_per_example(key, len(x))
   encoded, z = [], [x]
   for t in range(1, num_steps + 1):
@@ -173,21 +151,21 @@ def rearranged_elbo(
   num_steps: int,
   prior: Normal = STANDARD,
 ) -> dict[str, Array]:
-  """Computes the ELBO in KLs, for encoders with a known q(z_{t-1} | z_t, x).
+  """Computes the ELBO as a sum of KLs, if q(z_{t-1} | z_t, x) is known.
 
-  E[log p(x | z_1)] - sum_t E[KL(q(z_{t-1} | z_t, x) || p(z_{t-1} | z_t))] -
-  KL(q(z_T | x) || p(z_T)): with DDPM's q this is `variational_bound`. Each z_t
-  is drawn from its marginal, independently. Arguments not listed are those of
+  The ELBO is E[log p(x | z_1)] - sum_t E[KL(q(z_{t-1} | z_t, x) || p(z_{t-1} |
+  z_t))] - KL(q(z_T | x) || p(z_T)); with DDPM's q it is `variational_bound`.
+  Each z_t is drawn independently from its marginal. For the other arguments see
   `hierarchical_elbo`.
 
   Args:
     marginal: (t, x) -> q(z_t | x), t = 1..T.
     posterior: (t, z_t, x) -> q(z_{t-1} | z_t, x), t = 2..T.
   Returns:
-    'reconstruction' [B]; 'transitions' [B, T-1], entry t-2 being the KL of step
-    t; 'prior' [B]; 'elbo' [B].
+    'reconstruction' [B]; 'transitions' [B, T-1], whose entry t-2 is the KL of
+    step t; 'prior' [B]; 'elbo' [B].
   """
-  _check_count(num_steps=num_steps)
+  check_at_least(1, num_steps=num_steps)
   keys = key_per_example(key, len(x))
 
   def draw(t):
@@ -213,15 +191,15 @@ def rearranged_elbo(
 def free_bits(divergence: Array, minimum: float) -> Array:
   """Computes max(minimum, batch mean) of each group of latents, nats, [G].
 
-  Kingma et al. 2016, Eq. 15, in place of the KL in the loss. Below the minimum
-  a group has no gradient. divergence: [B, G]; minimum=0 only affects negative
+  It replaces the KL in the loss (Kingma et al. 2016, Eq. 15). A group below the
+  minimum gets no gradient. divergence: [B, G]; minimum=0 only affects negative
   estimates.
   """
   return jnp.maximum(jnp.mean(divergence, axis=0), minimum)
 
 
 def kl_warmup(step: Array, num_steps: int) -> Array:
-  """Computes the weight of the KL at a step of training, linear from 0 to 1.
+  """Computes the weight of the KL at a training step, linear from 0 to 1.
 
   Bowman et al. 2016, section 3.1; Sonderby et al. 2016. num_steps=0 gives 1.
   """

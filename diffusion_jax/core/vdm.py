@@ -2,8 +2,8 @@
 
 The bound of Kingma et al. 2021 (Eq. 11) has three parts: the prior loss, KL of
 q(z_1 | x) and N(0, I); the reconstruction loss, `elbo.categorical_nll` of
-z_0 ~ q(z_0 | x); and the diffusion loss. The last one is computed here as a
-weight of |x_0 - x0_hat|^2 at one random time, for any schedule with
+z_0 ~ q(z_0 | x); and the diffusion loss. This module computes the diffusion
+loss: a weight times |x_0 - x0_hat|^2 at one random time. The schedule must have
 0 < SNR < inf at both ends: z_0 is not x_0.
 """
 
@@ -20,14 +20,9 @@ Array = jax.Array
 def vdm_weight(schedule: Schedule, num_steps: int | None = None) -> Weight:
   """Makes the weight of |x_0 - x0_hat|^2 in VDM's bound, for t ~ U(0, 1).
 
-  -SNR'(t) / 2 in continuous time (Eq. 15); T (SNR(t - 1 / T) - SNR(t)) / 2 for
-  T steps, t in {1 / T..1} (Eq. 13). For `denoising_loss`.
-
-  Args:
-    schedule: The schedule of the levels.
-    num_steps: T, or None for continuous time.
-  Returns:
-    A function of a level, [] or [B], to a weight of the same shape.
+  It is -SNR'(t) / 2 in continuous time (Eq. 15), and T (SNR(t - 1 / T) -
+  SNR(t)) / 2 for T steps, t in {1 / T..1} (Eq. 13). num_steps: T, or None for
+  continuous time. For `denoising_loss`.
   """
 
   def weight(level: NoiseLevel) -> Array:
@@ -45,15 +40,10 @@ def vdm_diffusion_loss(
 ) -> Array:
   """Computes one draw of VDM's diffusion loss at time t, in nats (Eq. 13, 15).
 
-  For an x0_hat from an estimate of eps these are Eq. 14 and 17; at high SNR
-  float32 is more accurate in eps itself (`denoising_loss` with `vdm_weight`).
-
-  Args:
-    x0, x0_hat: [B, ...].
-    schedule, num_steps: As in `vdm_weight`.
-    t: Uniform, [] or [B].
-  Returns:
-    The loss summed over data axes, [B].
+  If x0_hat is computed from an estimate of eps these are Eq. 14 and 17; at high
+  SNR float32 is more accurate in eps itself (`denoising_loss` with
+  `vdm_weight`). x0, x0_hat: [B, ...]; t: uniform, [] or [B]. Returns the sum
+  over data axes, [B].
   """
   check_same_shape(x0=x0, x0_hat=x0_hat)
   weight = vdm_weight(schedule, num_steps)(schedule(t))
@@ -61,7 +51,7 @@ def vdm_diffusion_loss(
 
 
 def _relative_snr_decrease(schedule, level, num_steps):
-  # This is gamma'(t), or T expm1(gamma(t) - gamma(s)), with gamma = -logsnr.
+  # Returns gamma'(t) or T expm1(gamma(t) - gamma(s)), with gamma = -logsnr.
   if num_steps is None:
     tangents = (jnp.ones_like(level.t),)
     return jax.jvp(lambda t: -schedule(t).logsnr, (level.t,), tangents)[1]

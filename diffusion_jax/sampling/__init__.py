@@ -1,1 +1,1 @@
-"""Samplers, guidance and what combines them: functions from noise to images."""
+"""Samplers, guidance and their wrappers: functions from noise to images."""

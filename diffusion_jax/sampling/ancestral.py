@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.concrete import check_fraction
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel
@@ -27,16 +28,16 @@ def ancestral(
 ) -> Sampler:
   """Makes the sampler that draws x_s from p(x_s | x_t) (DDPM Alg. 2).
 
-  The step to clean data adds no noise. Over few, large steps samples have too
-  little spread, with 'fixed_small' in particular: its variance is the posterior
-  one, exact only for data that are a single point.
+  The step to clean data adds no noise. Samples of few, large steps have too
+  little spread, especially with 'fixed_small': the posterior variance is only
+  exact if the data are a single point.
 
   Args:
     variance: As in `reverse_variance`; ValueError for others.
-    mean_shift: (x_t, level_t) -> [B, ...]; the mean becomes mean + variance *
-      shift (Dhariwal & Nichol 2021, Alg. 1), with `log_prob_gradient`.
-      `classifier_guided` differs: it has the variance of 'fixed_large', times
-      alpha_s / alpha_t (VP schedules), whatever `variance` is.
+    mean_shift: (x_t, level_t) -> [B, ...], such as `log_prob_gradient`; the
+      mean becomes mean + variance * shift (Dhariwal & Nichol 2021, Alg. 1).
+      `classifier_guided` always shifts by the variance of 'fixed_large', times
+      alpha_s / alpha_t (VP schedules).
   """
   check_variance(variance)
 
@@ -56,21 +57,18 @@ def ancestral(
 def ddim(eta: float = 0.0) -> Sampler:
   """Makes the DDIM sampler (Song et al. 2021, Eq. 12 and 16).
 
-  Args:
-    eta: 0 for the ODE, 1 for `ancestral('fixed_small')`; ValueError outside
-      [0, 1].
+  eta: 0 for the ODE, 1 for `ancestral('fixed_small')`; ValueError outside
+  [0, 1].
   """
-  if not 0.0 <= eta <= 1.0:
-    raise ValueError(f'eta is {eta}: DDIM needs a value in [0, 1]')
+  check_fraction(eta=eta)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0
     s, t = level_s.expand_to(x), level_t.expand_to(x)
-    # The share of sigma_s^2 that is new noise:
+    # new_share is the fraction of sigma_s^2 that is new noise.
     new_share = eta**2 * one_minus_snr_ratio(s, t)
     ratio = alpha_ratio(s, t) * (s.sigma / t.sigma)
-    # This is 1 - new_share, which would lose all digits where that is close
-    # to 1.
+    # 1 - new_share would lose all digits for a new_share near 1.
     old_share = 1.0 - eta**2 + eta**2 * ratio**2
     std = jnp.sqrt(s.sigma**2 * new_share)
     mean = ddim_step(x0, x, s, t, old_share)
@@ -88,8 +86,8 @@ def ddim_step(
 ) -> Array:
   """Computes alpha_s x_0 + sigma_s sqrt(old_share) eps, eps the noise in x.
 
-  This is DDIM's step from level t to level s. The share 1 - old_share of
-  sigma_s^2 is left for new noise. Levels broadcast against x
+  This is DDIM's step from level t to level s; the fraction 1 - old_share of
+  sigma_s^2 is left for new noise. Levels must broadcast against x
   (`level.expand_to(x)`).
   """
   s, t = level_s, level_t
@@ -100,16 +98,9 @@ def ddim_step(
 def ddim_invert(denoise: Denoiser, levels: NoiseLevel, x0: Array) -> Array:
   """Computes the x at levels[0] that `ddim()` takes to x0 (DDIM, section 4.3).
 
-  It follows the same ODE up the grid, to first order, with eps evaluated at the
-  start of each step. Clean data have no eps, so the first step evaluates it at
-  the level reached, of x0 scaled to that level.
-
-  Args:
-    denoise: The denoiser.
-    levels: The grid of `sample`, [N+1].
-    x0: [B, ...].
-  Returns:
-    x at levels[0], [B, ...].
+  It follows the same ODE up the grid, to first order, with eps at the start of
+  each step. Clean data have no eps: the first step uses eps at its end, of x0
+  scaled to that level. levels: the grid of `sample`, [N+1]; x0: [B, ...].
   """
 
   def body(x, pair):

@@ -1,7 +1,6 @@
 """Langevin steps at a level, and churn: functions sampler -> sampler.
 
-A corrector is (key, x, denoise, level) -> x, x [B, ...] before and after at the
-same level.
+A corrector is a function (key, x, denoise, level) -> x at the same level.
 """
 
 from typing import Protocol
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import data_axes, expand_to
-from diffusion_jax.core.concrete import check_numbers
+from diffusion_jax.core.concrete import check_at_least, check_not_negative
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule
@@ -22,26 +21,23 @@ Array = jax.Array
 
 
 class Corrector(Protocol):
-  """A change of x that keeps its noise level."""
+  """A step that keeps the noise level of x."""
 
   def __call__(
     self, key: Array, x: Array, denoise: Denoiser, level: NoiseLevel, /
   ) -> Array:
-    """Returns another x [B, ...] at the same level, []."""
-    ...
+    """Returns a new x [B, ...] at the same level, []."""
 
 
 def langevin(snr: float = 0.16) -> Corrector:
   """Makes a corrector of one Langevin step (Song et al. 2021, Alg. 4 and 5).
 
-  x + e score + sqrt(2 e) z with e = 2 (snr |z| / |score|)^2, the norms those of
-  each example. This is meant for images: in few dimensions the norm of a score
-  comes close to 0. Alg. 5's factor alpha_i, which is close to 1, is 1.
-
-  Args:
-    snr: The signal-to-noise ratio of the step; ValueError for < 0.
+  It returns x + e score + sqrt(2 e) z with e = 2 (snr |z| / |score|)^2 for each
+  example, for images: in few dimensions the norm of a score comes close to 0.
+  Alg. 5's factor alpha_i, which is close to 1, is left out. snr: the
+  signal-to-noise ratio of the step; ValueError for < 0.
   """
-  check_numbers(lambda snr: snr >= 0.0, 'it cannot be negative', snr=snr)
+  check_not_negative(snr=snr)
 
   def correct(key, x, denoise, level):
     score = score_from_x0(predict(denoise, x, level).x0, x, level)
@@ -59,16 +55,12 @@ def with_corrector(
   """Adds corrector steps at level t before each step of a sampler.
 
   This is predictor-corrector sampling (Song et al. 2021, Alg. 1-3) in the order
-  of their code; nothing follows the step to clean data.
-
-  Args:
-    sampler: One without a memory of earlier x.
-    corrector: Such as `langevin()`.
-    num_steps: Corrector steps at each level; ValueError for < 1.
+  of their code, without a corrector after the step to clean data. sampler must
+  not have a memory of earlier x; num_steps: corrector steps at each level, at
+  least 1.
   """
   check_sampler(sampler)
-  if num_steps < 1:
-    raise ValueError(f'num_steps is {num_steps}: at least 1 is needed')
+  check_at_least(1, num_steps=num_steps)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     key, *keys = split_key(key, 1 + num_steps)
@@ -87,18 +79,13 @@ def with_corrector(
 def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
   """Makes the sampler of annealed Langevin dynamics (Song & Ermon, Alg. 1).
 
-  At every level it makes num_steps of x + a / 2 score + sqrt(a) z with
-  a = step_size sigma^2, then passes x / alpha on to the next level (theirs have
-  alpha = 1; x itself where alpha = 0). The step to clean data is x_0 (Song &
-  Ermon 2020).
-
-  Args:
-    num_steps: Steps at each level; ValueError for < 1.
-    step_size: Theirs is 2e-5 / 0.01^2 = 0.2; ValueError for < 0.
+  At every level it makes num_steps steps x + a / 2 score + sqrt(a) z with a =
+  step_size sigma^2, then rescales x by alpha_s / alpha_t (x itself if alpha_t =
+  0; their levels have alpha = 1). The step to clean data returns x_0 (Song &
+  Ermon 2020). The paper's step_size is 2e-5 / 0.01^2 = 0.2. ValueError for
+  num_steps < 1 and step_size < 0.
   """
-  check_numbers(
-    lambda size: size >= 0.0, 'it cannot be negative', step_size=step_size
-  )
+  check_not_negative(step_size=step_size)
 
   def correct(key, x, denoise, level):
     score = score_from_x0(predict(denoise, x, level).x0, x, level)
@@ -132,18 +119,18 @@ def churn(
 ) -> Sampler:
   """Adds noise before each step of a sampler (Karras et al. 2022, Alg. 2).
 
-  The level is raised to (1 + gamma) sigma / alpha, except where alpha = 0 or
-  the schedule ends.
+  The noise raises the level to (1 + gamma) sigma / alpha, except at alpha = 0
+  and at the end of the schedule.
 
   Args:
-    sampler: One without a memory of earlier x.
+    sampler: A sampler without a memory of earlier x.
     schedule: Gives the raised level.
     gamma: See `churn_gamma`; ValueError for < 0.
     s_min, s_max: The range of sigma / alpha in which noise is added.
     s_noise: Scale of the added noise.
   """
   check_sampler(sampler)
-  check_numbers(lambda g: g >= 0.0, 'it cannot be negative', gamma=gamma)
+  check_not_negative(gamma=gamma)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     noise_key, key = split_key(key, 2)
@@ -170,5 +157,5 @@ def churn_gamma(s_churn: float, num_steps: int) -> float:
 
 
 def _square_norm(x):
-  # The norms of the examples have the shape [B, 1, ...].
+  # Returns one number per example, [B, 1, ...].
   return jnp.sum(x**2, axis=data_axes(x), keepdims=True)

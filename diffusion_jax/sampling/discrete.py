@@ -1,7 +1,7 @@
-"""Samplers of discrete states, for `sample`, and functions that change them.
+"""Samplers of discrete states for `sample`, and their wrappers.
 
-x are integers [B, ...] and denoisers return logits [B, ..., K] of p(x_0 | x_t)
-(`make_state_denoiser`).
+x is an array of integers [B, ...], and denoisers return logits [B, ..., K] of
+p(x_0 | x_t) (`make_state_denoiser`).
 """
 
 import jax
@@ -12,6 +12,7 @@ from diffusion_jax.core.broadcasting import (
   expand_to,
   sum_data_axes,
 )
+from diffusion_jax.core.concrete import check_fraction
 from diffusion_jax.core.discrete_states import (
   NEVER,
   StateDenoiser,
@@ -39,8 +40,8 @@ def prior_sample_states(
 def ancestral_states(process: StateProcess) -> Sampler:
   """Makes the sampler that draws x_s from `p_reverse_states` (D3PM, Eq. 4).
 
-  The elements of x_s are drawn independently of each other, so few large steps
-  lose what they have in common.
+  It draws the elements of x_s independently, so a few large steps lose their
+  correlations.
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -54,17 +55,17 @@ def ancestral_states(process: StateProcess) -> Sampler:
 def first_hitting(process: StateProcess, schedule: Schedule) -> Sampler:
   """Makes the sampler that unmasks one element at a time (Zheng et al. 2024).
 
-  The times at which the reverse process unmasks elements are drawn exactly, and
-  the denoiser is called at each. With the exact denoiser the samples have the
-  law of the data for any grid; one step from t = 1 to clean data will do. There
-  are as many calls as elements are unmasked. Raises ValueError for a process
-  without a masked state.
+  It draws the times at which the reverse process unmasks elements exactly, and
+  calls the denoiser at each of them, once per element. With the exact denoiser
+  the samples have the distribution of the data for any grid, even for one step
+  from t = 1 to clean data. ValueError for a process without a masked state.
   """
   mask = mask_of(process, 'first_hitting')
 
   def next_hit(keys, x, sigma, level_s):
-    # Each of n masked elements stays masked down to a sigma of its own, uniform
-    # below the present one. Returns the first of these, 0 if s is before it.
+    # Each of n masked elements stays masked down to its own sigma, uniform
+    # below the current one. Returns the largest of them, or 0 if level s comes
+    # first.
     count = sum_data_axes(x == mask)
     u = 1.0 - draw_uniform(keys, sigma)
     hit = sigma * u ** (1.0 / jnp.maximum(count, 1))
@@ -102,11 +103,11 @@ def confidence_ordered(
 ) -> Sampler:
   """Makes the sampler of MaskGIT (Chang et al. 2022, section 3.2).
 
-  All masked elements are drawn; those whose draw is the least probable are
-  masked again, so that ceil(sigma_s N) of the N masked at the start stay so.
-  temperature: of Gumbel noise, times t_s, on the log-probabilities (theirs is
-  4.5). Their grid is that of `CosineMasking`, which starts at sigma = 1. Raises
-  ValueError for a process without a masked state.
+  It draws all masked elements and masks the least probable draws again, so that
+  ceil(sigma_s N) of the N elements masked at the start remain masked. Gumbel
+  noise times temperature * t_s is added to the log-probabilities; the paper has
+  4.5 and `CosineMasking`, which starts at sigma = 1. ValueError for a process
+  without a masked state.
   """
   mask = mask_of(process, 'confidence_ordered')
 
@@ -115,12 +116,12 @@ def confidence_ordered(
     logits = denoise(x, level_t)
     probs = p_reverse_states(logits, x, process, clean_level(), level_t)
     drawn = draw_states(key, probs)
-    chosen = jnp.take_along_axis(probs, drawn[..., None], axis=-1)[..., 0]
-    exponential = -jnp.log(1.0 - draw_uniform(noise_key, chosen))
+    of_draw = jnp.take_along_axis(probs, drawn[..., None], axis=-1)[..., 0]
+    exponential = -jnp.log(1.0 - draw_uniform(noise_key, of_draw))
     gumbel = -jnp.log(jnp.maximum(exponential, 1e-7))
-    confidence = jnp.log(chosen) + temperature * level_s.t * gumbel
+    confidence = jnp.log(of_draw) + temperature * level_s.t * gumbel
     ranks = _ranks(jnp.where(x == mask, confidence, jnp.inf))
-    # sigma_s N may be an integer up to the rounding of float32.
+    # sigma_s N may be an integer up to float32 rounding.
     stays = ranks < expand_to(jnp.ceil(level_s.sigma * state - 1e-3), x)
     return jnp.where(stays & (x == mask), mask, drawn), state
 
@@ -130,19 +131,15 @@ def confidence_ordered(
 def remasked(sampler: Sampler, process: StateProcess, eta: float) -> Sampler:
   """Makes a sampler that masks some elements again after each step.
 
-  It steps to a level cleaner than s, and from there to s by the forward
-  process, which masks each element with probability eta sigma_s. Of
-  `ancestral_states` this is ReMDM with that probability (Wang et al. 2025).
-  With eta = 1 every step goes to clean data and back.
-
-  Args:
-    sampler: Any for a process with a masked state (ValueError for others).
-    eta: ValueError outside [0, 1].
+  It steps to a level cleaner than s and returns to s by the forward process,
+  which masks each element with probability eta sigma_s. With `ancestral_states`
+  this is ReMDM (Wang et al. 2025). With eta = 1 every step goes to clean data
+  and back. ValueError for a process without a masked state and for eta outside
+  [0, 1].
   """
   check_sampler(sampler)
   mask_of(process, 'remasked')
-  if not 0.0 <= eta <= 1.0:
-    raise ValueError(f'eta is {eta}: it must be in [0, 1]')
+  check_fraction(eta=eta)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     key, mask_key = split_key(key, 2)
@@ -164,13 +161,10 @@ def remasked(sampler: Sampler, process: StateProcess, eta: float) -> Sampler:
 def keep_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   """Sets known elements to their values before and after each step.
 
-  A masked process takes known elements as unmasked ones, so that this is exact:
-  the others are sampled given them. With other processes it is not.
-
-  Args:
-    sampler: Such as `first_hitting(...)`.
-    known: [B, ...] like x.
-    mask: True where known; broadcasts to `known`, or ValueError.
+  With a masked process this is exact: known elements are unmasked elements, and
+  the others are sampled given them. With other processes it is not exact.
+  known: [B, ...] like x; mask: True where known, broadcasts to `known`, or
+  ValueError.
   """
   check_sampler(sampler)
   check_mask(known, mask)
@@ -190,7 +184,7 @@ def keep_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
 def guided_states(
   cond: StateDenoiser, uncond: StateDenoiser, scale: Array | float
 ) -> StateDenoiser:
-  """Guides by logits = uncond + scale (cond - uncond), as `classifier_free`.
+  """Guides logits by uncond + scale (cond - uncond), like `classifier_free`.
 
   p(x_0 | x_t) of each element becomes proportional to p_cond^scale
   p_uncond^(1 - scale) (Ho & Salimans 2022; Chang et al. 2023, Muse). scale: []
@@ -207,8 +201,8 @@ def guided_states(
 def top_p(denoise: StateDenoiser, p: float) -> StateDenoiser:
   """Keeps the most probable states whose probabilities add up to p or more.
 
-  Nucleus sampling (Holtzman et al. 2020), for each element; states as probable
-  as the last one kept are kept too. Raises ValueError unless 0 < p <= 1.
+  This is nucleus sampling for each element (Holtzman et al. 2020); it also
+  keeps states as probable as the last one kept. ValueError unless 0 < p <= 1.
   """
   if not 0.0 < p <= 1.0:
     raise ValueError(f'p is {p}: it must be in (0, 1]')
@@ -226,6 +220,6 @@ def top_p(denoise: StateDenoiser, p: float) -> StateDenoiser:
 
 
 def _ranks(values):
-  # Returns the place of each element of [B, ...] in the order of its example.
+  # Returns the rank of each element of [B, ...] within its example.
   order = jnp.argsort(values.reshape(len(values), -1), axis=1)
   return jnp.argsort(order, axis=1).reshape(values.shape)

@@ -1,4 +1,4 @@
-"""Functions that take images to images along the forward process."""
+"""Functions from images to images along the forward process."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.broadcasting import check_same_shape, data_axes
-from diffusion_jax.core.concrete import as_float
+from diffusion_jax.core.concrete import (
+  as_float,
+  check_at_least,
+  check_fraction,
+)
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.discrete import DiscreteSchedule
 from diffusion_jax.core.keys import draw_normal, split_key
@@ -23,28 +27,23 @@ Array = jax.Array
 def noise_image(
   key: Array, image: Array, schedule: DiscreteSchedule, steps: Sequence[int]
 ) -> Array:
-  """Noises one image by successive `forward_step`s, [N, ...].
+  """Noises one image by successive `forward_step`s; returns z_i, [N, ...].
 
-  The results belong to one noising: z_j is z_i with further noise.
-
-  Args:
-    key: [].
-    image: [...], of any shape; all of it is one example.
-    schedule: A schedule of steps.
-    steps: Ascending, each in 0..T, 0 being the image; ValueError for others.
-  Returns:
-    z_i for each i of `steps`, [N, ...].
+  All z_i are on one path: z_j is z_i with more noise. key: []; image: [...],
+  one example of any shape; steps: the i, ascending and in 0..T, where 0 is the
+  image; ValueError for others.
   """
-  chosen = np.asarray(steps)
+  ends = np.asarray(steps)
   last = schedule.num_steps
-  if chosen.ndim != 1 or not len(chosen) or (np.diff(chosen) < 0).any():
-    raise ValueError(f'steps must be an ascending list, got {chosen.tolist()}')
-  if chosen[0] < 0 or chosen[-1] > last:
-    raise ValueError(f'steps must be in 0..{last}, got {chosen.tolist()}')
-  all_steps = jnp.arange(1, chosen[-1] + 1)
-  # Step i is written into the frame of the first chosen step >= i, where later
-  # steps overwrite it until the chosen step itself is reached.
-  frames = jnp.asarray(np.searchsorted(chosen, np.arange(1, chosen[-1] + 1)))
+  if ends.ndim != 1 or not len(ends) or (np.diff(ends) < 0).any():
+    raise ValueError(f'steps must be an ascending list, got {ends.tolist()}')
+  if ends[0] < 0 or ends[-1] > last:
+    raise ValueError(f'steps must be in 0..{last}, got {ends.tolist()}')
+  all_steps = np.arange(1, ends[-1] + 1)
+  # Step i is written into the frame of the first end >= i, where later steps
+  # overwrite it until the end itself is reached.
+  frames = jnp.asarray(np.searchsorted(ends, all_steps))
+  all_steps = jnp.asarray(all_steps)
 
   def body(carry, inputs):
     x, kept = carry
@@ -54,7 +53,7 @@ def noise_image(
     return (x, kept.at[frame].set(x)), None
 
   image = as_float(image)
-  kept = jnp.broadcast_to(image, (len(chosen), *image.shape))
+  kept = jnp.broadcast_to(image, (len(ends), *image.shape))
   keys = split_key(key, len(all_steps))
   (_, kept), _ = jax.lax.scan(body, (image, kept), (keys, all_steps, frames))
   return kept
@@ -77,17 +76,13 @@ def sdedit(
     key: [] or [B]; other keys give variations.
     levels: The grid of `sample`, [N+1].
     guide: [B, ...].
-    strength: Share of the grid's steps, rounded: 0 returns the guide, 1 gives a
-      sample almost independent of it. ValueError outside [0, 1].
-    repeats: How often the result becomes the next guide; ValueError for < 1.
-    mask: True where the guide stays exactly as it is (see `replace_known`).
-  Returns:
-    The edited image, [B, ...].
+    strength: Fraction of the grid's steps, rounded: 0 returns the guide, 1
+      gives a sample almost independent of it. ValueError outside [0, 1].
+    repeats: The number of edits, each of the last result; ValueError for < 1.
+    mask: True where the guide must not change (see `replace_known`).
   """
-  if not 0.0 <= strength <= 1.0:
-    raise ValueError(f'strength is {strength}: it must be in [0, 1]')
-  if repeats < 1:
-    raise ValueError(f'repeats is {repeats}: at least 1 is needed')
+  check_fraction(strength=strength)
+  check_at_least(1, repeats=repeats)
   if mask is not None:
     sampler = replace_known(sampler, guide, mask)
   num_steps = levels.t.shape[0] - 1
@@ -106,16 +101,10 @@ def interpolate(
 ) -> Array:
   """Computes images between a and b (Song et al. 2021, DDIM, section 5.3).
 
-  Both are encoded by `ddim_invert`; interpolations of the latents (`slerp`) are
-  decoded by the same ODE. Weights 0 and 1 give a and b to the error of the
-  inversion.
-
-  Args:
-    levels: The grid of `sample`, [N+1].
-    a, b: [B, ...]; ValueError for unequal shapes.
-    weights: [N].
-  Returns:
-    Images, [N, B, ...].
+  `ddim_invert` encodes both, `slerp` interpolates the latents, and the same ODE
+  decodes them. Weights 0 and 1 give a and b up to the error of the inversion.
+  levels: the grid of `sample`, [N+1]; a, b: [B, ...], ValueError for unequal
+  shapes; weights: [N]. Returns [N, B, ...].
   """
   check_same_shape(a=a, b=b)
   start, end = (ddim_invert(denoise, levels, x) for x in (a, b))
@@ -135,8 +124,8 @@ def interpolate(
 def slerp(a: Array, b: Array, weight: Array) -> Array:
   """Interpolates each example [B, ...] spherically (Shoemake 1985).
 
-  sin((1 - w) angle) / sin(angle) a + sin(w angle) / sin(angle) b, and a linear
-  interpolation where a and b are parallel. weight: [].
+  The result is sin((1 - w) angle) / sin(angle) a + sin(w angle) / sin(angle) b,
+  or a linear interpolation if a and b are parallel. weight: [].
   """
 
   def dot(x, y):

@@ -1,8 +1,8 @@
 """The levels that a sampler visits.
 
 A grid is a NoiseLevel with a leading axis, noisiest first. This module has the
-published ways to choose N levels of a schedule (`level_grid`), and the steps
-that a respaced DDPM keeps (`respaced_steps`, `step_levels`).
+published ways to choose N levels of a schedule (`level_grid`) and the steps of
+a respaced DDPM (`respaced_steps`, `step_levels`).
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.core.concrete import check_at_least, check_choice
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 
-# Where sigma(0) = 0 the last noisy level of a grid in continuous time is at
-# this t, DPM-Solver's value for networks of 1000 steps.
+# The time of the last noisy level of a grid in continuous time if sigma(0) = 0:
+# DPM-Solver's value for networks of 1000 steps.
 _FIRST_TIME = 1e-3
-# The log-SNRs of a grid are clipped to +-150, within which alpha and sigma are
-# normal numbers in float32.
+# The log-SNRs of a grid are clipped to +-150, so alpha and sigma are normal
+# numbers in float32.
 _MAX_LOGSNR = 150.0
 
 
@@ -30,7 +31,9 @@ def level_grid(
   end_clean: bool = True,
   t_end: float | None = None,
 ) -> NoiseLevel:
-  """Computes the N + 1 levels that N sampling steps visit, noisiest first.
+  """Computes the N + 1 levels of N sampling steps, noisiest first, [N+1].
+
+  Raises ValueError for arguments that do not fit, such as N > T steps.
 
   Args:
     spacing: Even in t ('uniform'), sqrt(t) ('quadratic'), log-SNR ('logsnr') or
@@ -39,26 +42,21 @@ def level_grid(
     t_start: The first time.
     end_clean: Whether the last level is clean data (DDPM's T..0 for N = T) or
       the grid has N + 1 noisy levels (VDM).
-    t_end: The last noisy time. None is 0 where sigma(0) > 0, else t_start / N
+    t_end: The last noisy time. By default 0 if sigma(0) > 0, else t_start / N
       ('uniform', 'steps'; 0 if not end_clean), step 1, or 1e-3.
-  Returns:
-    The grid [N+1]. ValueError for what does not fit, such as N > T steps.
   """
-  if num_steps < 1:
-    raise ValueError(f'num_steps is {num_steps}: at least 1 step is needed')
+  check_at_least(1, num_steps=num_steps)
+  check_choice('spacing', spacing, SPACINGS | STEP_CHOICES)
   count = num_steps if end_clean else num_steps + 1
   if spacing in STEP_CHOICES:
-    levels = _chosen_steps(schedule, count, spacing, t_start, t_end)
-  elif spacing in SPACINGS:
+    levels = _step_choice(schedule, count, spacing, t_start, t_end)
+  else:
     if t_end is not None and not 0.0 <= t_end < t_start:
       raise ValueError(f't_end={t_end} is not in [0, t_start={t_start})')
     end = t_end
     if end is None:
       end = _default_end(schedule, num_steps, spacing, t_start, end_clean)
     levels = SPACINGS[spacing](schedule, count, t_start, end)
-  else:
-    known = ', '.join(map(repr, SPACINGS | STEP_CHOICES))
-    raise ValueError(f'spacing {spacing!r} is not one of {known}')
   return _append_clean(levels) if end_clean else levels
 
 
@@ -99,8 +97,8 @@ def _require_steps(schedule, spacing) -> int:
 def _check_fit(count, available, num_steps):
   if count > available + 1e-3:
     raise ValueError(
-      f'{count} steps do not fit on the {num_steps} of the schedule: take '
-      "fewer, or spacing='uniform'"
+      f"{count} steps do not fit on the schedule's {num_steps}: use fewer, or "
+      "spacing='uniform'"
     )
 
 
@@ -118,7 +116,7 @@ def _steps(schedule, count, t_start, t_end):
   return schedule(jnp.round(t * num_steps) / num_steps)
 
 
-# This is DDIM's quad, which starts at 0.8 T in its code, and DPM-Solver's
+# DDIM's quad, which starts at 0.8 T in its code, and DPM-Solver's
 # time_quadratic.
 def _quadratic(schedule, count, t_start, t_end):
   return schedule(jnp.linspace(t_start**0.5, t_end**0.5, count) ** 2)
@@ -131,8 +129,7 @@ def _logsnr(schedule, count, t_start, t_end):
   return _by_logsnr(schedule, count, t_start, t_end, interpolate)
 
 
-# This is Karras et al. 2022, Eq. 5, from the first level's sigma / alpha to
-# the last level's.
+# Karras et al. 2022, Eq. 5, from sigma / alpha of the first level to the last.
 def _karras(schedule, count, t_start, t_end, rho=7.0):
   def interpolate(first, last, u):
     # (sigma / alpha)^(1 / rho) is linear in u.
@@ -142,8 +139,8 @@ def _karras(schedule, count, t_start, t_end, rho=7.0):
   return _by_logsnr(schedule, count, t_start, t_end, interpolate)
 
 
-# Where alpha(t_start) = 0 the first step goes from there to a level with
-# signal, t_start / count (or a step) below it, where `interpolate` begins.
+# If alpha(t_start) = 0 the first step goes to a level with signal, t_start /
+# count (or a step) below t_start, and the interpolation starts there.
 def _by_logsnr(schedule, count, t_start, t_end, interpolate):
   start = schedule(t_start)
   no_signal = start.alpha == 0.0
@@ -152,7 +149,7 @@ def _by_logsnr(schedule, count, t_start, t_end, interpolate):
   first, last = (
     jnp.clip(schedule(t).logsnr, -_MAX_LOGSNR, _MAX_LOGSNR) for t in ends
   )
-  # u goes from 0 to 1; a start without signal has a further 0 before that.
+  # u goes from 0 to 1, with another 0 before it if the start has no signal.
   u = jnp.maximum(jnp.arange(count) - no_signal, 0)
   u = u / jnp.maximum(count - 1 - no_signal, 1)
   levels = schedule.from_logsnr(interpolate(first, last, u))
@@ -170,7 +167,7 @@ SPACINGS = {
 
 # The functions (T, N) -> N of the steps 1..T, descending (Lin et al. 2023,
 # Table 2; rounded as in diffusers, whose index i is step i + 1). 'leading' does
-# not begin at T, its known flaw: it starts from pure noise at a level that has
+# not start at T, which is its known flaw: it takes pure noise for a level with
 # some signal.
 
 
@@ -198,7 +195,7 @@ Spacing = Literal[
 ]  # fmt: skip
 
 
-def _chosen_steps(schedule, count, spacing, t_start, t_end):
+def _step_choice(schedule, count, spacing, t_start, t_end):
   if t_end is not None:
     raise ValueError(f'spacing={spacing!r} chooses its last step: no t_end')
   num_steps = _require_steps(schedule, spacing)
@@ -210,28 +207,24 @@ def _chosen_steps(schedule, count, spacing, t_start, t_end):
 def step_levels(
   schedule: Schedule, steps: Sequence[int] | np.ndarray
 ) -> NoiseLevel:
-  """Returns the levels of some of the steps 1..T, and the clean one.
+  """Returns the grid [N+1] of some of the steps 1..T and of clean data.
 
-  Args:
-    schedule: A schedule of steps.
-    steps: [N], in any order; ValueError for an empty list, for steps outside
-      1..T and for repeated ones.
-  Returns:
-    The grid [N+1], noisiest first.
+  steps: [N], in any order; ValueError for an empty list, for steps outside 1..T
+  and for repeated steps.
   """
-  chosen = np.sort(np.asarray(steps))[::-1]
+  steps = np.sort(np.asarray(steps))[::-1]
   total = _steps_of(schedule)
   if total is None:
     raise ValueError('step_levels needs a schedule of steps')
-  if chosen.ndim != 1 or not chosen.size or (np.diff(chosen) == 0).any():
-    raise ValueError('steps must be a list of 1 or more, each once')
-  if chosen[-1] < 1 or chosen[0] > total:
-    raise ValueError(f'steps {chosen[-1]}..{chosen[0]} are not in 1..{total}')
-  return _append_clean(schedule(chosen / total))
+  if steps.ndim != 1 or not steps.size or (np.diff(steps) == 0).any():
+    raise ValueError('steps must be a list of 1 or more different steps')
+  if steps[-1] < 1 or steps[0] > total:
+    raise ValueError(f'steps {steps[-1]}..{steps[0]} are not in 1..{total}')
+  return _append_clean(schedule(steps / total))
 
 
 def count_steps(levels: NoiseLevel, num_steps: int) -> tuple[int, int]:
-  """Returns how many steps and how many levels between them a grid visits.
+  """Counts the steps, and the levels between steps, that a grid visits.
 
   levels: a grid [N+1]; num_steps: T. Each of the steps 1..T counts once; a
   level is at a step if it is within 1e-3 of it.
@@ -244,16 +237,13 @@ def count_steps(levels: NoiseLevel, num_steps: int) -> tuple[int, int]:
 
 
 def respaced_steps(num_steps: int, spec: str) -> np.ndarray:
-  """Returns the steps that a respaced DDPM of T = num_steps keeps, ascending.
+  """Returns the steps of a respaced DDPM of T = num_steps, ascending, int [N].
 
-  Args:
-    num_steps: T.
-    spec: As in improved-diffusion (Nichol & Dhariwal 2021, section 4): '250' is
-      250 steps evenly spaced from 1 to T; '10,15,20' so many in each of equal
-      sections of 1..T; 'ddim50' 1, 1 + k, 1 + 2k, ... for the smallest integer
-      k that gives 50. ValueError for others, and where there is no such k.
-  Returns:
-    Steps for `step_levels`, int [N].
+  The result is for `step_levels`. spec is as in improved-diffusion (Nichol &
+  Dhariwal 2021, section 4): '250' is 250 steps evenly spaced from 1 to T,
+  '10,15,20' has 10, 15 and 20 steps in equal sections of 1..T, and 'ddim50' is
+  1, 1 + k, 1 + 2k, ... for the smallest integer k that gives 50 steps.
+  ValueError for others, also without such a k.
   """
   name, is_ddim = spec.strip(), spec.strip().startswith('ddim')
   try:
@@ -262,8 +252,8 @@ def respaced_steps(num_steps: int, spec: str) -> np.ndarray:
     counts = []
   if not counts or min(counts) < 1 or (is_ddim and len(counts) > 1):
     raise ValueError(
-      f"{spec!r} does not say which steps to keep: '250', '10,15,20' or "
-      "'ddim50' would"
+      f"{spec!r} does not specify steps: use a form such as '250', '10,15,20' "
+      "or 'ddim50'"
     )
   if is_ddim:
     return _strided_steps(num_steps, counts[0])
@@ -287,6 +277,6 @@ def _section_steps(section, count):
   if count > size:
     raise ValueError(f'{count} steps do not fit in a section of {size}')
   stride = (size - 1) / (count - 1) if count > 1 else 1.0
-  # A running sum, not a product, rounds halves as the published code does.
+  # A running sum, unlike a product, rounds halves as the published code does.
   positions = np.cumsum([0.0] + [stride] * (count - 1))
   return section[np.rint(positions).astype(int)]

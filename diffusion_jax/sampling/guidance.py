@@ -1,8 +1,8 @@
 """Guidance: functions denoiser -> denoiser.
 
-x_0, eps, v and the score are affine functions of one another at fixed x_t, so a
-change of x_0 changes all of them alike. Clip or threshold after guidance, not
-before it. guided-diffusion clips before its classifier guides:
+x_0, eps, v and the score are affine functions of one another at fixed x_t, so
+guiding x_0 guides all of them. Clip or threshold after guidance.
+guided-diffusion clips before its classifier guidance:
 `classifier_guided(clip_denoised(denoise), ...)`.
 """
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import data_axes, expand_to
+from diffusion_jax.core.concrete import check_fraction
 from diffusion_jax.core.denoiser import (
   Denoiser,
   NetworkFn,
@@ -25,29 +26,26 @@ Array = jax.Array
 
 
 class PairedDenoiser(Protocol):
-  """Two estimates of one clean image, which `classifier_free` combines."""
+  """A conditional and an unconditional denoiser, for `classifier_free`."""
 
   def __call__(
     self, xt: Array, level: NoiseLevel, /
   ) -> tuple[Prediction, Prediction]:
     """Returns the conditional and the unconditional prediction."""
-    ...
 
 
 class LogProbFn(Protocol):
-  """A classifier of noisy images, log p(y | x_t) of given classes y."""
+  """A classifier of noisy images: log p(y | x_t) for given classes y."""
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
     """Returns log p(y | x_t) in nats, [B]; xt: [B, ...], level: [] or [B]."""
-    ...
 
 
 class ScoreFn(Protocol):
-  """A gradient of a log-probability with respect to x_t."""
+  """The gradient of a log-probability with respect to x_t."""
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
     """Returns the gradient, [B, ...]; xt: [B, ...], level: [] or [B]."""
-    ...
 
 
 def clip_denoised(
@@ -67,16 +65,11 @@ def dynamic_threshold(
 ) -> Denoiser:
   """Replaces x_0 by clip(x_0, -s, s) / s, s a quantile of each example's |x_0|.
 
-  Imagen (Saharia et al. 2022), section 2.3.
-
-  Args:
-    denoise: The denoiser.
-    quantile: Of |x_0|; ValueError outside [0, 1].
-    max_value: The maximum of s; ValueError for < 1. The minimum of s is 1, so
-      images within [-1, 1] do not change.
+  Imagen (Saharia et al. 2022), section 2.3. s is at least 1, so images within
+  [-1, 1] do not change, and at most max_value. ValueError for a quantile
+  outside [0, 1] and for max_value < 1.
   """
-  if not 0.0 <= quantile <= 1.0:
-    raise ValueError(f'quantile is {quantile}: it must be in [0, 1]')
+  check_fraction(quantile=quantile)
   if max_value is not None and max_value < 1.0:
     raise ValueError(f'max_value is {max_value}: it must be at least 1')
 
@@ -91,10 +84,10 @@ def dynamic_threshold(
 
 
 def paired(cond: Denoiser, uncond: Denoiser) -> PairedDenoiser:
-  """Combines two denoisers to a pair for `classifier_free`.
+  """Pairs two denoisers for `classifier_free`.
 
-  With a worse version of `cond` as `uncond` (a smaller network, fewer steps,
-  conditional too) this is autoguidance (Karras et al. 2024).
+  With a worse version of `cond` as `uncond` (a smaller network, or one trained
+  for fewer steps) this is autoguidance (Karras et al. 2024).
   """
   return lambda xt, level: (
     predict(cond, xt, level),
@@ -105,25 +98,19 @@ def paired(cond: Denoiser, uncond: Denoiser) -> PairedDenoiser:
 def make_paired_denoiser(
   network_fn: NetworkFn, params: Any, cond: dict, **keywords: Any
 ) -> PairedDenoiser:
-  """Makes a pair of a network with and without its condition, in one call.
+  """Pairs a network with and without its condition, in a single call.
 
   The network is evaluated on 2B examples: each is repeated, with cond['drop']
-  False for the first copy and True for the second.
-
-  Args:
-    network_fn, params: As in `make_denoiser`.
-    cond: Dict of arrays [B, ...].
-    keywords: Those of `make_denoiser`, which raises for wrong ones.
-  Returns:
-    (x_t, level) -> two Predictions, for `classifier_free`.
+  False for the first copy and True for the second. cond: dict of arrays
+  [B, ...]; the other arguments are as in `make_denoiser`.
   """
-  # This call refuses wrong keywords now, not when the pair is first used.
+  # This refuses wrong keywords now, not at the first use of the pair.
   make_denoiser(network_fn, params, cond=cond, **keywords)
 
   def denoise_pair(xt, level):
     size = len(xt)
-    # The two copies of an example are neighbours, so a batch that is split
-    # over devices stays on them.
+    # The two copies of an example are neighbours, so they stay on the device of
+    # the example if the batch is split over devices.
     twice = {k: jnp.repeat(v, 2, axis=0) for k, v in cond.items()}
     twice['drop'] = jnp.tile(jnp.array([False, True]), size)
     if jnp.ndim(level.t):
@@ -152,17 +139,18 @@ def classifier_free(
 ) -> Denoiser:
   """Guides by x_0 = uncond + scale (cond - uncond) (Ho & Salimans 2022, Eq. 6).
 
+  The result keeps the conditional var_frac.
+
   Args:
-    pair: Of `paired` or `make_paired_denoiser`; TypeError for a denoiser.
+    pair: See `paired` and `make_paired_denoiser`; TypeError for a denoiser.
     scale: [] or [B]; 1 + w in their notation: 1 is the conditional model, 0 the
       unconditional one.
-    rescale: phi of Lin et al. 2023, section 3.4: how far x_0 gets the standard
-      deviation of the conditional x_0 (they rescale the output).
-    interval: Values of sigma / alpha at which x_0 is guided; it is the
-      conditional one elsewhere (Kynkaanniemi et al. 2024).
-    channels: How many of the first are guided, in DiT's code 3 of 4; None: all.
-  Returns:
-    A `Denoiser`; its var_frac is the conditional one.
+    rescale: phi of Lin et al. 2023, section 3.4: 1 gives x_0 the standard
+      deviation of the conditional x_0 (they rescale the output), 0 keeps it.
+    interval: The range of sigma / alpha with guidance; elsewhere x_0 is the
+      conditional one (Kynkaanniemi et al. 2024).
+    channels: The number of channels, from the first, that are guided (3 of 4 in
+      DiT's code); None is all.
   """
   low, high = interval
 
@@ -183,14 +171,15 @@ def classifier_free(
 
 
 def _predict_pair(pair, xt, level):
-  # The Prediction of a single denoiser would be unpacked into x0 and var_frac.
+  # Without the check a single Prediction would be unpacked into its two fields.
   both = pair(xt, level)
   if isinstance(both, Prediction) or not (
     isinstance(both, tuple) and [type(p) for p in both] == [Prediction] * 2
   ):
     raise TypeError(
       'classifier_free needs a pair: paired(cond, uncond) of two denoisers, or '
-      f'make_paired_denoiser(...), not what returned {type(both).__name__}'
+      'make_paired_denoiser(...), not a function that returns '
+      f'{type(both).__name__}'
     )
   return both
 
@@ -200,11 +189,8 @@ def log_prob_gradient(
 ) -> ScoreFn:
   """Makes the function (x_t, level) -> scale grad_x log p(y | x_t), [B, ...].
 
-  Args:
-    log_prob_fn: (x_t, level) -> log p(y | x_t) of a classifier, [B].
-    scale: [] or [B].
-  Returns:
-    The gradient, for `classifier_guided` and `ancestral(mean_shift=...)`.
+  It is for `classifier_guided` and `ancestral(mean_shift=...)`. log_prob_fn:
+  (x_t, level) -> log p(y | x_t) of a classifier, [B]; scale: [] or [B].
   """
 
   def gradient(xt, level):
@@ -219,15 +205,11 @@ def classifier_guided(
 ) -> Denoiser:
   """Guides by eps - sigma scale grad log p(y | x_t) (ADM, Alg. 2).
 
-  In x_0 this is + scale sigma^2 / alpha grad, and nothing where alpha = 0,
-  since x_t is independent of y there. This is the form for the ODE and DDIM;
-  Alg. 1, which shifts the mean of an ancestral step instead, is
-  `ancestral(mean_shift=log_prob_gradient(...))`.
-
-  Args:
-    denoise: The denoiser.
-    log_prob_fn: (x_t, level) -> log p(y | x_t), [B].
-    scale: [] or [B].
+  It adds scale sigma^2 / alpha grad to x_0, and nothing at alpha = 0, where x_t
+  is independent of y. This form is for the ODE and DDIM; Alg. 1, which shifts
+  the mean of an ancestral step, is
+  `ancestral(mean_shift=log_prob_gradient(...))`. For log_prob_fn and scale see
+  `log_prob_gradient`.
   """
   gradient = log_prob_gradient(log_prob_fn, scale)
 
@@ -243,11 +225,11 @@ def classifier_guided(
 
 
 def _sigma_over_alpha(level):
-  # The ratio is inf where alpha = 0.
+  # The ratio is inf at alpha = 0.
   safe = jnp.where(level.alpha == 0.0, 1.0, level.alpha)
   return jnp.where(level.alpha == 0.0, jnp.inf, level.sigma / safe)
 
 
 def _std(x):
-  # The deviations of the examples have the shape [B, 1, ...].
+  # Returns one number per example, [B, 1, ...].
   return jnp.std(x, axis=data_axes(x), keepdims=True)

@@ -1,8 +1,8 @@
 """Inpainting by the sampler: functions sampler -> sampler.
 
-`known` holds the image, `mask` is True where it is known; `known` is not used
-elsewhere. The network is not changed, unlike in Palette, whose networks take
-cond['image'] (`training.conditions`).
+`mask` is True where the image `known` is known; its other pixels are ignored.
+Any network will do, whereas Palette's networks take cond['image']
+(`training.conditions`).
 """
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.broadcasting import check_same_shape
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.process import forward_step, q_sample
@@ -19,15 +20,12 @@ Array = jax.Array
 
 
 def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
-  """Noises the known pixels anew after each step (Song et al. 2021).
+  """Draws the known pixels with new noise after each step (Song et al. 2021).
 
-  They are `q_sample` of `known`, and `known` itself at the clean level. This is
-  biased: the sampler sees noisy pixels that do not depend on its own.
-
-  Args:
-    sampler: Any but `unipc`.
-    known: [B, ...] like x; ValueError for other shapes.
-    mask: True where known; broadcasts to `known`, or ValueError.
+  They become `q_sample` of `known`, and `known` itself at the clean level. This
+  is biased: their noise does not depend on the other pixels. sampler: any
+  except `unipc`; known: [B, ...] like x; mask: True where known, broadcasts to
+  `known`. ValueError for other shapes.
   """
   check_sampler(sampler)
   check_mask(known, mask)
@@ -47,16 +45,11 @@ def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
 def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   """Makes the sampler of RePaint (Lugmayr et al. 2022, Alg. 1).
 
-  Where the grid goes to a noisier level, x is noised by `forward_step`, without
-  a call of the network, and the state is initialised again. Else known pixels
-  are noised anew at level t before the step; at the clean level they are
-  `known`.
-
-  Args:
-    sampler: Any but `unipc`; its levels are [].
-    known, mask: As in `replace_known`.
-  Returns:
-    A `Sampler` for the levels of `repaint_levels`.
+  It samples along the levels of `repaint_levels`. Where they go to a noisier
+  level, `forward_step` noises x without a call of the network, and the state is
+  initialised again. Before other steps known pixels are drawn with new noise at
+  level t; at the clean level they are `known`. Levels are []; for the arguments
+  see `replace_known`.
   """
   check_sampler(sampler)
   check_mask(known, mask)
@@ -87,17 +80,13 @@ def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
 def repaint_levels(
   levels: NoiseLevel, num_resamples: int = 10, jump: int = 10
 ) -> NoiseLevel:
-  """Returns RePaint's grid, which goes back to noisier levels, [M+1].
+  """Returns RePaint's grid, which returns to noisier levels, [M+1].
 
   At every `jump`-th level it goes up `jump` levels, one by one, num_resamples -
-  1 times, so each section is sampled num_resamples times. The last one begins
-  one step before the clean level. 250 steps with the defaults become 2,410
-  steps down, each a call of the network, and 2,160 up.
-
-  Args:
-    levels: The grid of `sample`, [N+1].
-    num_resamples: ValueError for < 1.
-    jump: ValueError unless 1 <= jump < N.
+  1 times, so it samples each section num_resamples times. The last section
+  begins one step before the clean level. With the defaults 250 steps become
+  2,410 steps down, each a call of the network, and 2,160 up. levels: the grid
+  of `sample`, [N+1]; ValueError unless 1 <= num_resamples and 1 <= jump < N.
   """
   num_steps = levels.t.shape[0] - 1
   if not 1 <= jump < num_steps:
@@ -105,8 +94,7 @@ def repaint_levels(
       f'jump is {jump}: it must be at least 1 and less than the {num_steps} '
       'steps of the grid'
     )
-  if num_resamples < 1:
-    raise ValueError(f'num_resamples is {num_resamples}: at least 1 is needed')
+  check_at_least(1, num_resamples=num_resamples)
   # Steps are counted from the clean level, as the steps of a model are.
   repeats = {i: num_resamples - 1 for i in range(1, num_steps - jump + 1, jump)}
   steps = [num_steps]
@@ -119,18 +107,18 @@ def repaint_levels(
 
 
 def _noisy_known(known, eps, level):
-  # At the clean level the result is `known` itself, to the last bit.
+  # At the clean level the result is exactly `known`.
   clean = level.expand_to(known).sigma == 0.0
   return jnp.where(clean, known, q_sample(known, eps, level))
 
 
 def check_mask(known: Array, mask: Array) -> None:
-  """Raises a ValueError unless mask broadcasts to known, axis by axis."""
+  """Raises ValueError unless mask broadcasts to known, axis by axis."""
   shape, known_shape = jnp.shape(mask), jnp.shape(known)
   if len(shape) != len(known_shape) or any(
     n not in (1, m) for n, m in zip(shape, known_shape, strict=True)
   ):
     raise ValueError(
       f'a mask of shape {list(shape)} does not fit images {list(known_shape)}: '
-      'each axis must be the same or 1, as [B, H, W, 1] is'
+      'each axis must be the same or 1, as in [B, H, W, 1]'
     )

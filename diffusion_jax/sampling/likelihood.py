@@ -5,11 +5,11 @@ the ODE of every schedule (Song et al. 2021, Eq. 13) is the same,
 
   dz / d angle = (cos(angle) z - x_0_hat) / sin(angle),
 
-which is v of Salimans & Ho 2022. In this form nothing is stiff, infinite where
-alpha vanishes, or discontinuous at the steps of a DiscreteSchedule. t_min and
-t_max only give the two ends. The ODE has the marginals of the process and is
-invertible, so the density of x is that of its latent times a Jacobian
-determinant, the integral of the divergence.
+whose right side is v of Salimans & Ho 2022. In this form nothing is stiff,
+infinite at alpha = 0, or discontinuous at the steps of a DiscreteSchedule.
+t_min and t_max only give the two ends. The ODE has the marginals of the process
+and is invertible, so log p(x) is the log-density of the latent plus the
+integral of the divergence.
 """
 
 import math
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import data_axes, sum_data_axes
+from diffusion_jax.core.concrete import check_at_least, check_choice
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.elbo import categorical_nll
 from diffusion_jax.core.keys import (
@@ -41,7 +42,7 @@ _PROBES = {'rademacher': draw_signs, 'gaussian': draw_normal}
 
 
 class Likelihood(NamedTuple):
-  """log_prob [B] in nats and latent [B, ...], x at t_max."""
+  """The result of `log_likelihood`: log_prob [B] in nats, latent [B, ...]."""
 
   log_prob: Array
   latent: Array
@@ -64,17 +65,18 @@ def log_likelihood(
 ) -> Likelihood:
   """Computes log p(x) under the ODE of a denoiser (Song et al., Eq. 39-40).
 
+  The latent is x at t_max, with the density of `prior_sample`.
+
   Args:
     key: [] or [B]; None with exact_trace.
-    x: [B, ...] at t_min. In float32 take sigma(t_min) >= 1e-4: sub-VP, with
-      sigma(1e-5) = 1e-6, is off by 3e-3 nats over 48 dimensions.
+    x: [B, ...] at t_min. In float32 sigma(t_min) should be >= 1e-4: sub-VP,
+      with sigma(1e-5) = 1e-6, is off by 3e-3 nats over 48 dimensions.
     rtol, atol: Per pixel and in nats per dimension, met by every example.
-    num_probes, probe: Of Hutchinson's estimate of the divergence, 'rademacher'
-      or 'gaussian' (ValueError for others), constant along the path.
-    exact_trace: Sum over all axes instead.
-    max_steps: The results are NaN if they do not suffice.
-  Returns:
-    log_prob in nats [B] and the latent at t_max, of `prior_sample`'s density.
+    num_probes, probe: Number and distribution of the probes in Hutchinson's
+      estimate of the divergence, 'rademacher' or 'gaussian' (ValueError for
+      others), constant along the path.
+    exact_trace: Computes the divergence exactly, by a sum over all axes.
+    max_steps: The results are NaN if this is not enough.
   """
   probes = _probes(key, x, num_probes, probe, exact_trace)
   axes = data_axes(x)
@@ -111,16 +113,9 @@ def probability_flow(
 ) -> Array:
   """Solves the probability-flow ODE from t_from to t_to (Song et al., Eq. 13).
 
-  From 1 to near 0 it samples; the other direction gives the latent of
-  `log_likelihood`.
-
-  Args:
-    x: [B, ...] at t_from.
-    t_from, t_to: Times with sigma > 0.
-    rtol, atol: Per pixel, met by every example.
-    max_steps: The result is NaN if they do not suffice.
-  Returns:
-    x at t_to, [B, ...].
+  From 1 to near 0 it samples; in the other direction it gives the latent of
+  `log_likelihood`. x: [B, ...] at t_from; t_from, t_to: times with sigma > 0;
+  for the others see `log_likelihood`. Returns x at t_to, [B, ...].
   """
 
   def field(angle, state):
@@ -135,12 +130,8 @@ def probability_flow(
 def dequantize(key: Array, x0: Array, num_levels: int = 256) -> Array:
   """Spreads each grey level evenly over its bin (Theis et al. 2016, section 3).
 
-  Args:
-    key: [] or [B].
-    x0: [B, ...], K = num_levels values evenly spaced on [-1, 1]; ValueError for
-      K < 2. The bin of a value is 2 / (K - 1) wide and centred on it.
-  Returns:
-    Continuous values, [B, ...].
+  key: [] or [B]; x0: [B, ...], K = num_levels >= 2 values evenly spaced on
+  [-1, 1]. The bin of a value is 2 / (K - 1) wide and centred on the value.
   """
   width = 2.0 / _num_bins(num_levels)
   return x0 + width * (draw_uniform(key, x0) - 0.5)
@@ -152,15 +143,11 @@ def gaussian_dequantize(
   """Draws z ~ q(z | x_0) at `level` and computes its log-weight in nats.
 
   E[log p(z) + log_weight] <= log P(x_0) with log_weight = log p(x_0 | z) -
-  log q(z | x_0), p(x_0 | z) of `categorical_nll` (Kingma et al. 2021, section
-  3.1). It is tight for densities with peaks on the grey levels.
+  log q(z | x_0) and p(x_0 | z) of `categorical_nll` (Kingma et al. 2021,
+  section 3.1). It is tight for densities with peaks on the grey levels.
 
-  Args:
-    key: [] or [B].
-    x0: [B, ...], num_levels values evenly spaced on [-1, 1].
-    level: [], sigma > 0.
-  Returns:
-    z [B, ...] and log_weight [B].
+  key: [] or [B]; x0: [B, ...], num_levels values evenly spaced on [-1, 1];
+  level: [], sigma > 0. Returns z [B, ...] and log_weight [B].
   """
   eps = draw_normal(key, x0)
   z = q_sample(x0, eps, level)
@@ -174,29 +161,23 @@ def ode_bits_per_dim(
 ) -> Array:
   """Converts log p of `dequantize`d data to bits per dimension of grey levels.
 
-  The mass of a bin of volume (2 / (K - 1))^D is its mean density times that
-  volume, log2((K - 1) / 2) more bits per dimension than the density has: 3 for
-  17 levels (the usual + 7 is for a spacing of 2 / 256). By Jensen's inequality
-  the mean over dequantisations is an upper bound of -log2 P / D.
-
-  Args:
-    log_p: Nats, [B].
-    data_shape: The shape of one example.
-  Returns:
-    Bits per dimension, [B].
+  The mass of a bin is its mean density times its volume (2 / (K - 1))^D, which
+  adds log2((K - 1) / 2) bits per dimension: 3 for 17 levels (the usual + 7 is
+  for a spacing of 2 / 256). By Jensen's inequality the mean over
+  dequantisations is an upper bound of -log2 P / D. log_p: nats, [B];
+  data_shape: the shape of one example. Returns bits per dimension, [B].
   """
   offset = math.log2(_num_bins(num_levels) / 2.0)
   return bits_per_dim(-log_p, data_shape) + offset
 
 
 def _num_bins(num_levels):
-  if num_levels < 2:
-    raise ValueError(f'num_levels is {num_levels}: at least 2 are needed')
+  check_at_least(2, num_levels=num_levels)
   return num_levels - 1
 
 
 def _ends(schedule, x, *times):
-  # The levels have the precision of x, as the state of the solver must have.
+  # The levels get the precision of x, as the solver's state needs it.
   return (schedule(jnp.asarray(t, x.dtype)) for t in times)
 
 
@@ -205,7 +186,7 @@ def _scale(level):
 
 
 def _velocity(denoise, schedule, angle, z):
-  a = jnp.maximum(jnp.cos(angle), 0.0)  # Rounding makes it < 0 at alpha = 0.
+  a = jnp.maximum(jnp.cos(angle), 0.0)  # Rounded, it is < 0 at alpha = 0.
   b = jnp.sin(angle)
   level = schedule.from_logsnr(2.0 * (jnp.log(a) - jnp.log(b)))
   x0 = predict(denoise, _scale(level) * z, level).x0
@@ -213,25 +194,23 @@ def _velocity(denoise, schedule, angle, z):
 
 
 def _probes(key, x, num_probes, probe, exact_trace):
-  # The probes p are [P, B, ...]; the sum of p^T J p is the trace of J or an
-  # estimate of it.
+  # The probes p are [P, B, ...]; the sum of p^T J p is, or estimates, the trace
+  # of J.
   if exact_trace:
     basis = jnp.eye(x[0].size, dtype=x.dtype)
     basis = basis.reshape(-1, 1, *x.shape[1:])
     return jnp.broadcast_to(basis, (len(basis), *x.shape))
-  if probe not in _PROBES:
-    raise ValueError(f'probe {probe!r} is not one of {", ".join(_PROBES)}')
-  if num_probes < 1:
-    raise ValueError(f'num_probes is {num_probes}: at least 1 is needed')
+  check_choice('probe', probe, _PROBES)
+  check_at_least(1, num_probes=num_probes)
   keys = split_key(key, num_probes)
   probes = jax.vmap(lambda k: _PROBES[probe](k, x))(keys)
   return probes / math.sqrt(num_probes)
 
 
 def _worst_example(errors):
-  # The batch shares its step size, which the example with the largest error
-  # sets: the denoiser is evaluated on whole batches (labels are part of it),
-  # and a mean over the examples would hide the error of a single one.
+  # The example with the largest error sets the step size of the batch: the
+  # denoiser takes whole batches (its labels do), and a mean over the examples
+  # would hide the error of one of them.
   def rms(error):
     square = jnp.square(error)
     return jnp.mean(square, axis=data_axes(error))

@@ -1,9 +1,7 @@
 """Sampling with flow maps, in one step or several.
 
-A flow map is a sampler too, so that editing and trajectories serve it.
+`flow_map_sampler` makes them samplers, for editing and trajectories.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,42 +26,39 @@ def sample_map(
   """Takes x from levels[0] to levels[N] in N evaluations of a flow map.
 
   With `stochastic` each step maps to the last level and adds noise up to the
-  next (Song et al. 2023, Alg. 1: of variance sigma^2 - sigma_min^2), the only
-  way for consistency functions.
+  next level (Song et al. 2023, Alg. 1: with variance sigma^2 - sigma_min^2).
+  Consistency functions need it.
 
   Args:
-    key: [] or [B]; used if stochastic.
-    flow_map: Such as `make_flow_map` returns.
-    levels: [N+1], noisiest first (`level_grid`, with end_clean=False where the
-      schedule has noise at t = 0); ValueError for two levels of one time.
+    key: [] or [B]; only used if stochastic.
+    flow_map: A flow map such as `make_flow_map` returns.
+    levels: [N+1], noisiest first (`level_grid`, with end_clean=False if the
+      schedule has noise at t = 0); ValueError for two levels with equal times.
     x: [B, ...] at the first level (`prior_sample`).
-  Returns:
-    x at the last level, [B, ...].
   """
   check_numbers(
     lambda t: np.diff(t, append=-1.0) < 0.0,
-    'the time of the next level must be smaller, or the call of the flow map '
-    'between them does nothing: take level_grid(..., end_clean=False) where '
-    'the schedule has noise at t = 0',
+    'the next level must have a smaller time, or the flow map between them '
+    'does nothing; use level_grid(..., end_clean=False) if the schedule has '
+    'noise at t = 0',
     t=levels.t,
   )
   end = levels.take(-1) if stochastic else None
-  as_denoiser: Any = flow_map
-  return sample(key, as_denoiser, flow_map_sampler(end), levels, x)
+  return sample(key, flow_map, flow_map_sampler(end), levels, x)
 
 
 def flow_map_sampler(end: NoiseLevel | None = None) -> Sampler:
   """Makes the sampler whose `denoise` is a `FlowMap`: x_s = map(x_t, t, s).
 
   With `end`, the clean end of the grid, each step maps there and adds noise up
-  to level s: the only way for consistency functions (Song et al. 2023, Alg. 1).
+  to level s, as consistency functions need it (Song et al. 2023, Alg. 1).
   """
 
-  def step(key, x, state, denoise: Any, *, level_s, level_t):
+  def step(key, x, state, denoise: FlowMap, *, level_s, level_t):
     if end is None:
       return denoise(x, level_t, level_s), state
     x = denoise(x, level_t, end)
-    # As `forward_step`, but without the 0 / 0 of a step from the end to itself.
+    # This is `forward_step` without the 0 / 0 of a step from `end` to itself.
     s, clean = level_s.expand_to(x), end.expand_to(x)
     ratio = s.alpha / clean.alpha
     added = jnp.maximum(s.sigma**2 - (ratio * clean.sigma) ** 2, 0.0)

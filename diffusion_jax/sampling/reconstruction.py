@@ -5,15 +5,15 @@ Given y = A x_0 the best estimate moves from x_0_hat = E[x_0 | x_t] by
   Cov A^T (A Cov A^T)^-1 (y - A x_0_hat),   Cov = Cov[x_0 | x_t],
 
 if x_0 given x_t is Gaussian; it is exact for Gaussian data. The covariance is
-sigma^2 / alpha times the Jacobian of x_0_hat (Tweedie's formula of second
-order), so a product with it is one gradient through the network, and a few
-steps of conjugate gradients invert it (Rozet et al. 2024).
+sigma^2 / alpha times the Jacobian of x_0_hat (Tweedie's second-order formula),
+so a product with it is one gradient through the network, and a few steps of
+conjugate gradients invert it (Rozet et al. 2024).
 
 With one step the correction is a multiple of the gradient of |y - A x_0_hat|^2
 with respect to x_t, as in reconstruction guidance (Ho et al. 2022, video
-diffusion), DPS (Chung et al. 2023) and PiGDM (Song et al. 2023). They choose
-the multiple by hand, by |y - A x_0_hat| or by an assumed variance. Here it is
-the one that reaches y along that gradient; sigma^2 / alpha cancels.
+diffusion), DPS (Chung et al. 2023) and PiGDM (Song et al. 2023). These choose
+the multiple by hand, by |y - A x_0_hat| or by an assumed variance. This module
+chooses the multiple that reaches y along the gradient; sigma^2 / alpha cancels.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import expand_to, sum_data_axes
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.sampling.inpainting import check_mask
 
@@ -37,11 +38,8 @@ def reconstruction_guided(
 ) -> Denoiser:
   """Estimates E[x_0 | x_t, known pixels]; see `observation_guided`.
 
-  Args:
-    denoise: The denoiser.
-    known: [B, ...] like x.
-    mask: True where known; broadcasts to `known`, or ValueError.
-    scale, num_iterations: As in `observation_guided`.
+  known: [B, ...] like x; mask: True where known, broadcasts to `known`, or
+  ValueError.
   """
   check_mask(known, mask)
 
@@ -59,25 +57,18 @@ def observation_guided(
   scale: float = 1.0,
   num_iterations: int = 1,
 ) -> Denoiser:
-  """Estimates E[x_0 | x_t, y], y = observe(x_0) linear, as if Gaussian.
+  """Estimates E[x_0 | x_t, y] for y = observe(x_0), as if x_0 were Gaussian.
 
-  Clip its result, not the denoiser that it takes: a clipped x_0 has no
-  gradient.
+  Clip the result instead of `denoise`: a clipped x_0 has no gradient.
 
   Args:
-    observe: x_0 [B, ...] -> y [B, ...], linear, of each image separately.
+    observe: x_0 [B, ...] -> y [B, ...], linear and for each image separately.
     observed: y.
     scale: Factor of the correction; 1 is Bayes' rule.
-    num_iterations: Steps of conjugate gradients, each one gradient through the
-      network. As many as y has numbers are exact for Gaussian data. ValueError
-      for < 1.
-  Returns:
-    A `Denoiser`.
+    num_iterations: Steps of conjugate gradients, each a gradient through the
+      network, at least 1. For Gaussian data one per number in y is exact.
   """
-  if num_iterations < 1:
-    raise ValueError(
-      f'num_iterations is {num_iterations}: at least 1 is needed'
-    )
+  check_at_least(1, num_iterations=num_iterations)
 
   def guided(x, level):
     def observe_estimate(x):
@@ -88,7 +79,7 @@ def observation_guided(
     residual = direction = observed - estimate
     correction, square = jnp.zeros_like(x), _dot(residual, residual)
     for _ in range(num_iterations):
-      # The product of Cov A^T with the direction, up to a factor:
+      # The product of Cov A^T with the direction, up to a factor.
       (product,) = vjp(direction)
       image = observe(product)
       size = _ratio(square, _dot(direction, image))
@@ -103,12 +94,12 @@ def observation_guided(
 
 
 def _dot(a, b):
-  # The products of the examples have the shape [B].
+  # Returns the inner product for each example, [B].
   return sum_data_axes(a * b)
 
 
 def _ratio(a, b):
-  # The ratio is 0 where the residual is 0, and where b is not positive, as the
-  # Jacobian of a network may have it.
+  # The ratio is 0 if the residual is 0, or if b is not positive, which the
+  # Jacobian of a network allows.
   good = (a > 0.0) & (b > 0.0)
   return jnp.where(good, a / jnp.where(good, b, 1.0), 0.0)

@@ -1,11 +1,11 @@
 """The function that runs every sampler, and the noise it starts from.
 
 A `Sampler` is an (init, step) pair, as in optax. `step` makes one transition
-from level t to the cleaner level s; changes of it (inpainting, churn, a
-Langevin corrector) are functions sampler -> sampler.
+from level t to the cleaner level s; inpainting, churn and Langevin correctors
+are functions sampler -> sampler.
 
-A key is one key, or one key per example ([B]): image i then depends on its own
-key alone, whatever the batch (`core/keys.py`).
+A key is one key, or one key per example ([B]); with the latter image i depends
+only on its own key (`core/keys.py`).
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from diffusion_jax.core.concrete import as_float
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.discrete_states import StateDenoiser
+from diffusion_jax.core.flow_map import FlowMap
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
 
@@ -23,15 +24,14 @@ Array = jax.Array
 
 
 class SamplerInit(Protocol):
-  """The first function of a `Sampler`."""
+  """The function of a `Sampler` that makes its first state."""
 
   def __call__(self, x: Array, /) -> Any:
     """Returns the state before the first step, () for one-step methods."""
-    ...
 
 
 class SamplerStep(Protocol):
-  """The second function of a `Sampler`; its levels are passed by name."""
+  """The transition of a `Sampler`; its levels are passed by name."""
 
   def __call__(
     self,
@@ -45,18 +45,16 @@ class SamplerStep(Protocol):
   ) -> tuple[Array, Any]:
     """Takes x [B, ...] from level t to the cleaner level s, both [].
 
-    denoise: a `Denoiser`, or what a wrapper such as `self_conditioned` makes
-    one from. Returns (x, state) at level s.
+    denoise: a `Denoiser`, or the input of a wrapper such as
+    `self_conditioned`. Returns (x, state) at level s.
     """
-    ...
 
 
 class Sampler(NamedTuple):
-  """A rule for going from one noise level to the next.
+  """A rule for going from one noise level to the next; x: [B, ...].
 
-  init: x -> state (() for one-step methods).
-  step: (key, x, state, denoise, *, level_s, level_t) -> (x, state), from level
-  t to the cleaner level s, both []; x: [B, ...].
+  init: x -> state; step: (key, x, state, denoise, *, level_s, level_t) -> (x,
+  state).
   """
 
   init: SamplerInit
@@ -64,7 +62,7 @@ class Sampler(NamedTuple):
 
 
 def check_sampler(sampler: Sampler) -> None:
-  """Raises a TypeError unless it is a `Sampler`, such as `ddim()` makes."""
+  """Raises TypeError unless the argument is a `Sampler`, such as `ddim()`."""
   if not isinstance(sampler, Sampler):
     name = getattr(sampler, '__name__', repr(sampler))
     raise TypeError(
@@ -75,7 +73,7 @@ def check_sampler(sampler: Sampler) -> None:
 
 def sample(
   key: Array,
-  denoise: Denoiser | StateDenoiser,
+  denoise: Denoiser | StateDenoiser | FlowMap,
   sampler: Sampler,
   levels: NoiseLevel,
   x: Array,
@@ -84,15 +82,14 @@ def sample(
   """Runs a sampler from levels[0] to levels[N] in one `lax.scan`.
 
   Args:
-    key: [] or [B]; TypeError for what is no key.
-    denoise: The denoiser; TypeError if it returns no `Prediction`. Samplers of
-      discrete states have a `StateDenoiser`.
-    sampler: Such as `ddim()`; TypeError for others.
+    key: [] or [B]; TypeError for anything but a random key.
+    denoise: The denoiser; TypeError unless it returns a `Prediction`. Samplers
+      of discrete states take a `StateDenoiser`, `flow_map_sampler` a `FlowMap`.
+    sampler: A sampler such as `ddim()`; TypeError for others.
     levels: [N+1], noisiest first (`level_grid`).
     x: [B, ...] at the first level (`prior_sample`).
-    return_trajectory: Whether to return every x.
-  Returns:
-    x at the last level, [B, ...], or at all levels, [N+1, B, ...].
+    return_trajectory: Whether to return x at all levels, [N+1, B, ...], and not
+      only at the last level, [B, ...].
   """
   check_sampler(sampler)
   num_steps = levels.t.shape[0] - 1
@@ -118,13 +115,8 @@ def prior_sample(
 ) -> Array:
   """Draws x_T ~ N(0, (alpha^2 + sigma^2) I), N(0, I) for every VP schedule.
 
-  Args:
-    key: [] or [B].
-    shape: [B, ...].
-    level: The first level of the grid, [].
-    exact: Draw from N(0, sigma^2 I) instead, as EDM and VE code does.
-  Returns:
-    x_T, of `shape`.
+  key: [] or [B]; shape: [B, ...]; level: the first level of the grid, [].
+  exact=True draws from N(0, sigma^2 I) instead, as EDM and VE code does.
   """
   variance = as_float(level.sigma**2 + (0.0 if exact else level.alpha**2))
   return jnp.sqrt(variance) * draw_normal(key, jnp.zeros(shape, variance.dtype))

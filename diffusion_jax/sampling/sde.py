@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.concrete import check_numbers
+from diffusion_jax.core.concrete import check_choice, check_not_negative
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel, Schedule
@@ -35,13 +35,10 @@ def euler_maruyama(schedule: Schedule) -> Sampler:
   """Makes Euler-Maruyama on the reverse SDE (Song et al. 2021, Eq. 6), in t.
 
   x_s = x - (f x - g^2 score) (t - s) + g sqrt(t - s) z. The step to clean data
-  is x_0 itself, without noise (their last denoising, by Tweedie's formula).
-  From step i of a `DiscreteSchedule` to step i - 1 it undoes alpha_i: f and g
-  are those of the interval between them. Not finite where alpha_t = 0, where f
-  and g are infinite.
-
-  Args:
-    schedule: The schedule of the levels.
+  returns x_0 itself, without noise (their last denoising, by Tweedie's
+  formula). From step i of a `DiscreteSchedule` to step i - 1 it undoes alpha_i,
+  with f and g of the interval between them. The step is not finite at alpha_t =
+  0, where f and g are infinite. schedule: the schedule of the levels.
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -60,9 +57,9 @@ def reverse_diffusion() -> Sampler:
   """Makes the reverse of the forward step (Song et al. 2021, appendix E).
 
   x_s = (2 - r) x + G^2 score + G z with the forward step's r = alpha_t /
-  alpha_s and G^2 = sigma_t^2 (1 - SNR_t / SNR_s); no noise on the step to clean
-  data. It is finite at alpha_t = 0 but doubles x there, so it needs small
-  steps.
+  alpha_s and G^2 = sigma_t^2 (1 - SNR_t / SNR_s). The step to clean data adds
+  no noise. The step from alpha_t = 0 is finite but doubles x, so the steps must
+  be small.
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -83,23 +80,20 @@ def velocity_sde(
 ) -> Sampler:
   """Makes Euler-Maruyama on dx = (v - w score / 2) dt + sqrt(w) dW, backwards.
 
-  The SDE of SiT (Ma et al. 2024, Eq. 5): its marginals are those of the
-  schedule for every diffusion coefficient w(t) >= 0, which may be chosen after
-  training. The step to clean data is x_0 itself, without noise.
+  The SDE of SiT (Ma et al. 2024, Eq. 5) has the schedule's marginals for every
+  diffusion coefficient w(t) >= 0, which may be chosen after training. The step
+  to clean data returns x_0 itself, without noise.
 
   Args:
-    schedule: That of the levels.
+    schedule: The schedule of the levels.
     diffusion: w is diffusion_scale times 1 ('constant'), sigma ('sigma') or g^2
-      of the schedule's own SDE ('sde', not finite where alpha_t = 0).
-    diffusion_scale: 0 gives Euler's method on the ODE. SiT's code has 2 where
-      its `diffusion-norm` is 1. ValueError for < 0 or an unknown `diffusion`.
+      of the schedule's own SDE ('sde', not finite at alpha_t = 0). ValueError
+      for others.
+    diffusion_scale: 0 gives Euler's method on the ODE; 2 is `diffusion-norm` 1
+      of SiT's code. ValueError for < 0.
   """
-  check_numbers(
-    lambda scale: scale >= 0.0, 'it cannot be negative', scale=diffusion_scale
-  )
-  if diffusion not in DIFFUSIONS:
-    known = ', '.join(DIFFUSIONS)
-    raise ValueError(f'diffusion {diffusion!r} is not one of {known}')
+  check_not_negative(diffusion_scale=diffusion_scale)
+  check_choice('diffusion', diffusion, DIFFUSIONS)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0

@@ -1,4 +1,4 @@
-"""Samplers of networks that take their last estimate of x_0 as an input."""
+"""Samplers for networks that take their last estimate of x_0 as an input."""
 
 import jax.numpy as jnp
 
@@ -7,16 +7,12 @@ from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
 
 def self_conditioned(sampler: Sampler) -> Sampler:
-  """Makes a sampler of self-conditioned networks (Analog Bits, Alg. 2).
+  """Makes a sampler for self-conditioned networks (Analog Bits, Alg. 2).
 
-  Chen et al. 2022. The network is not called more often. Wrap this sampler in
-  others, such as `replace_known`, not the other way round.
-
-  Args:
-    sampler: The sampler of the denoisers.
-  Returns:
-    A `Sampler` whose step takes x0_prev [B, ...] -> Denoiser as its denoiser;
-    x0_prev is 0 at first, then the estimate at the start of the last step.
+  Its `denoise` is a function x0_prev [B, ...] -> Denoiser; x0_prev is 0 at
+  first, then the estimate at the start of the last step (Chen et al. 2022).
+  This does not call the network more often. Wrappers such as `replace_known`
+  must wrap the result, not `sampler`.
   """
   check_sampler(sampler)
 
@@ -26,7 +22,7 @@ def self_conditioned(sampler: Sampler) -> Sampler:
     first = predict(denoise_given_x0, x, level_t)
 
     def cached_denoise(y, level):
-      # The sampler evaluates its denoiser at (x, level_t) once more.
+      # Here the sampler repeats the call at (x, level_t).
       if y is x and level is level_t:
         return first
       return denoise_given_x0(y, level)

@@ -1,23 +1,21 @@
-"""Fast solvers of the probability-flow ODE, and one of its SDE.
+"""Fast solvers of the probability-flow ODE, and one for the SDE.
 
-`velocity_heun` is Heun's method in t. For all others, with lambda = log(alpha /
-sigma), a step from level t to the cleaner level s is
+`velocity_heun` is Heun's method in t. In the other solvers, with lambda =
+log(alpha / sigma), a step from level t to the cleaner level s is
 
   x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) D,   h = lambda_s - lambda_t,
 
-where D is the mean over the step, weighted with e^lambda, of x_0_hat along the
-solution (Lu et al. 2022). That is DDIM (`ddim_step`) with D in place of x_0:
-the solvers differ in how they estimate D. Steps from alpha_t = 0 and to
-sigma_s = 0, where h is infinite, are DDIM itself.
+where D is the mean of x_0_hat along the solution, weighted with e^lambda (Lu et
+al. 2022). This is DDIM (`ddim_step`) with D instead of x_0: the solvers differ
+in their estimates of D. Steps from alpha_t = 0 and to sigma_s = 0, where h is
+infinite, are DDIM's.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.concrete import check_numbers
+from diffusion_jax.core.concrete import check_not_negative
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel, Schedule
@@ -33,10 +31,10 @@ Array = jax.Array
 def heun() -> Sampler:
   """Makes Heun's method, of second order (Karras et al. 2022, Alg. 1).
 
-  In y = x / alpha the ODE is dy = eps d(sigma / alpha), of which DDIM is the
-  Euler step; this averages eps at both ends. Each step calls the network twice.
-  The last one (to sigma_s = 0) and steps from alpha_t = 0 are Euler steps with
-  one call: 2N - 1 calls in all.
+  In y = x / alpha the ODE is dy = eps d(sigma / alpha). DDIM is its Euler step;
+  Heun's method averages eps at both ends. Each step calls the network twice,
+  but the last one (to sigma_s = 0) and steps from alpha_t = 0 are Euler steps
+  with one call: 2N - 1 calls in total.
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -58,16 +56,16 @@ def heun() -> Sampler:
 def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:
   """Makes Heun's method for dx/dt = v(x, t) in the schedule's own time.
 
-  The sampler of JiT (Li & He 2025): on `RectifiedFlowSchedule` steps from noise
-  without signal are of second order too, unlike `heun`'s. Each step calls the
-  network twice, the last one, to sigma_s = 0, once: it is x_0_hat, Euler's step
-  on a straight path. 2N - 1 calls in all.
+  This is the sampler of JiT (Li & He 2025). On `RectifiedFlowSchedule` steps
+  from pure noise are of second order too, unlike in `heun`. Each step calls the
+  network twice, but the last one, to sigma_s = 0, only once: it returns
+  x_0_hat, Euler's step on a straight path. 2N - 1 calls in total.
 
   Args:
-    schedule: That of the levels.
+    schedule: The schedule of the levels.
     min_sigma: x_0_hat is replaced by x_t + sigma / max(sigma, min_sigma)
-      (x_0_hat - x_t). 0.05 is JiT's code: on the straight path v is then (x_t -
-      x_0_hat) / max(t, 0.05), and the last step keeps a part of the noise.
+      (x_0_hat - x_t). JiT's code has 0.05: v is then (x_t - x_0_hat) / max(t,
+      0.05) on the straight path, and the last step keeps a part of the noise.
   """
 
   def estimate(denoise, x, level):
@@ -100,10 +98,8 @@ def dpm_solver_pp(order: int = 2) -> Sampler:
   Each step calls the network once and uses the last `order` estimates of x_0;
   the first steps have lower orders, the step to clean data order 1. 3M
   integrates the parabola through three estimates exactly; released code halves
-  its last term, which makes it second order.
-
-  Args:
-    order: 1 (DDIM), 2 (2M) or 3 (3M); ValueError for others.
+  its last term, so it is of second order. order: 1 (DDIM), 2 (2M) or 3 (3M);
+  ValueError for others.
   """
   _check_order(order)
 
@@ -120,10 +116,8 @@ def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
   """Makes singlestep DPM-Solver++(2S) (Lu et al. 2022, Alg. 1 with r = 1/2).
 
   D is x_0_hat in the middle of the step, where lambda is the mean of its ends.
-  It is of second order without a memory, with 2N - 1 calls.
-
-  Args:
-    schedule: Gives the level in the middle.
+  The method is of second order without a memory, with 2N - 1 calls. schedule
+  gives the level in the middle.
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -148,13 +142,10 @@ def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
 def dpm_solver_pp_sde(eta: float = 1.0) -> Sampler:
   """Makes multistep SDE-DPM-Solver++(2M) (Lu et al. 2022).
 
-  D is that of 2M. The noise of x_t decays by e^(-eta h), and new noise replaces
-  what is lost.
-
-  Args:
-    eta: 0 for `dpm_solver_pp(2)`, 1 for the reverse SDE; ValueError for < 0.
+  D is as in 2M. The noise of x_t decays by e^(-eta h), and new noise replaces
+  it. eta: 0 for `dpm_solver_pp(2)`, 1 for the reverse SDE; ValueError for < 0.
   """
-  check_numbers(lambda eta: eta >= 0.0, 'it cannot be negative', eta=eta)
+  check_not_negative(eta=eta)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     s, t = level_s.expand_to(x), level_t.expand_to(x)
@@ -174,13 +165,10 @@ def dpm_solver_pp_sde(eta: float = 1.0) -> Sampler:
 def unipc(order: int = 2) -> Sampler:
   """Makes UniPC-p with B_2(h) and data prediction (Zhao et al. 2023).
 
-  The predictor is `dpm_solver_pp(order)`. x_0_hat at the point reached is used
-  twice: to repeat the last step with one more estimate, and for the next step.
-  Each step calls the network once. Wrappers that change x between steps have no
-  effect: the repeated step undoes the change.
-
-  Args:
-    order: p, 1, 2 or 3; ValueError for others.
+  The predictor is `dpm_solver_pp(order)`. Each step calls the network once and
+  uses x_0_hat twice: to repeat the last step with one more estimate, and for
+  the next step. Wrappers that change x between steps have no effect: the
+  repeated step undoes the change. order: p, 1, 2 or 3; ValueError for others.
   """
   _check_order(order)
 
@@ -198,7 +186,7 @@ def unipc(order: int = 2) -> Sampler:
 
 def _multistep(x, s, history, old_share: Array | float = 1.0):
   # Takes x from the level of history[0] to level s. The history is a sequence
-  # of pairs (x0, level) that begins with the start of the step; estimates at
+  # of pairs (x0, level) that begins at the start of the step; estimates at
   # alpha = 0 have no weight.
   x0, level_t = history[0]
   nodes = [jnp.zeros_like(level_t.t)]
@@ -211,10 +199,10 @@ def _multistep(x, s, history, old_share: Array | float = 1.0):
 def _weighted_mean(h, nodes, values):
   """Averages x_0 over 0 < u < h with the weight e^u.
 
-  values: x_0 at the nodes u. nodes: 0 and others, inf where not known (as are
-  all that follow). One node gives the constant; two give x_0 + h / 2 * slope,
-  as both papers do; more give the exact mean of the polynomial. The mean is
-  values[0] where h is inf.
+  values: x_0 at the nodes u; nodes: 0, then others, inf from the first unknown
+  one on. One node gives the constant, two give x_0 + h / 2 * slope, as in both
+  papers, and more give the exact mean of the polynomial. If h is inf the mean
+  is values[0].
   """
   finite = jnp.isfinite(h)
   h = jnp.where(finite, h, 1.0)
@@ -225,8 +213,8 @@ def _weighted_mean(h, nodes, values):
   total = -jnp.expm1(-h)
   # The means of 1, u, u^2, ..., and the coefficients of the polynomial
   # (u - node_0) (u - node_1) ...
-  moments: list[Any] = [1.0]
-  basis: list[Any] = [1.0]
+  moments: list[Array | float] = [1.0]
+  basis: list[Array | float] = [1.0]
   mean = half = values[0]
   table = values
   for k in range(1, len(nodes)):
@@ -247,14 +235,14 @@ def _weighted_mean(h, nodes, values):
 
 
 def _divided_difference(value_a, value_b, node_a, node_b, known):
-  # The difference is 0 where b is not known.
+  # The difference is 0 if b is unknown.
   width = jnp.where(known, node_a - node_b, 1.0)
   return jnp.where(known, (value_a - value_b) / width, 0.0)
 
 
 def _lambda_difference(level, level_t):
-  # This is lambda - lambda_t, inf where one of the two is infinite. Those
-  # levels are replaced before the logarithms, whose gradients would be NaN.
+  # Returns lambda - lambda_t, inf if one of the two is infinite. Such levels
+  # are replaced before the logarithms, whose gradients would be NaN.
   finite = (level.sigma > 0.0) & (level.alpha > 0.0) & (level_t.alpha > 0.0)
   level, level_t = (
     _select_level(finite, a, jax.tree.map(jnp.ones_like, a))
@@ -266,9 +254,9 @@ def _lambda_difference(level, level_t):
 
 
 def _correct_where_finite(correct, x, level_s, level_t, level):
-  # Returns correct(x, level), which calls the network, and x itself where
-  # alpha_t = 0 or sigma_s = 0. Examples are selected after the call when each
-  # has levels of its own, so that the level must be finite for all of them.
+  # Returns correct(x, level), which calls the network, or x itself if alpha_t =
+  # 0 or sigma_s = 0. With levels per example the selection follows the call, so
+  # the level must be finite for all examples.
   finite = (level_s.sigma > 0.0) & (level_t.alpha > 0.0)
   return _correct_where(
     finite, correct, x, _select_level(finite, level, level_t)
@@ -286,8 +274,8 @@ def _select_level(condition, level, other):
 
 
 def _broadcast_level(level, x):
-  # A state holds one level per example, [B, 1, ...], whatever the level's own
-  # shape, since a loop needs states of one shape.
+  # The state of a loop needs a fixed shape, so it holds one level per example,
+  # [B, 1, ...].
   shape = (x.shape[0], *[1] * (x.ndim - 1))
   return jax.tree.map(
     lambda a: jnp.broadcast_to(a, shape).astype(x.dtype), level.expand_to(x)
@@ -295,11 +283,11 @@ def _broadcast_level(level, x):
 
 
 def _empty_history(x, n):
-  # The n estimates are at a level without signal, where they have no weight.
+  # The n estimates have no weight, since their level has no signal.
   no_signal = NoiseLevel(jnp.zeros(()), jnp.zeros(()), jnp.ones(()))
   return ((jnp.zeros_like(x), _broadcast_level(no_signal, x)),) * n
 
 
 def _check_order(order):
   if order not in (1, 2, 3):
-    raise ValueError(f'order is {order}: it can be 1, 2 or 3')
+    raise ValueError(f'order is {order}: it must be 1, 2 or 3')

@@ -403,12 +403,12 @@ def test_the_ends_of_ranges_are_taken(line):
 CONTRADICTIONS = """
 training.mesh=-2,1 | training.mesh: a mesh of -2x1 makes no sense
 training.mesh=16,1 | training.mesh: a mesh of 16x1 needs 16 devices, there are 8
-sampling.sampler.eta=2 | sampling.sampler: eta is 2.0: DDIM needs a value in
+sampling.sampler.eta=2 | sampling.sampler: eta is 2: it must be in [0, 1]
 sampling.sampler=unipc sampling.sampler.order=4 | sampling.sampler: order is 4
 sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 | sampling.sampler=dpm_
 sampling.spacing=steps sampling.num_steps=1001 | sampling: 1001 steps do not f
 sampling.respacing=ddim300 | sampling: no integer stride through 1000 steps
-sampling.respacing=fast | sampling: 'fast' does not say which steps to keep
+sampling.respacing=fast | sampling: 'fast' does not specify steps
 sampling.schedule.start=3 | sampling.schedule: betas[0] = 3, step 1 of 1000, is
 sampling.guidance=classifier_free | sampling.guidance.scale is not set: classif
 sampling.guidance.scale=2 sampling.guidance.low=3 sampling.guidance.high=2 | s\
@@ -420,7 +420,7 @@ network.attention_resolutions=5 | network.attention_resolutions: no feature map
 network.num_groups=3 | network: num_groups=3 does not divide
 network.dtype=float31 | network.dtype='float31' (did you mean 'float32'?) is
 network.attention=cudnn | network.attention=cudnn needs a GPU, and this is cpu
-schedule.num_steps=0 | schedule: num_steps is 0: at least 1 step is needed
+schedule.num_steps=0 | schedule: num_steps is 0: it must be at least 1
 schedule.end=0 | schedule: betas[999] = 0, step 1000 of 1000, is outside (0, 1)
 schedule=alphas | schedule: the list of alphas is empty
 schedule=alphas schedule.values=0.9,abc | schedule: alphas must be a list of nu

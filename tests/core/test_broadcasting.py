@@ -27,7 +27,7 @@ def test_a_level_of_another_batch_is_refused():
   level = dj.NoiseLevel(*[jnp.ones(4)] * 3)
   with pytest.raises(ValueError, match=r'shape \[4\] does not fit .*\[3, 2\]'):
     level.expand_to(jnp.ones((3, 2)))
-  with pytest.raises(ValueError, match=r'it is \[\] or \[B\]'):
+  with pytest.raises(ValueError, match=r'it must be \[\] or \[B\]'):
     level.expand_to(jnp.ones(()))
 
 

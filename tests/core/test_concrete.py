@@ -30,17 +30,10 @@ def test_traced_values_are_not_checked():
   assert jax.jit(f)(3.0) == 3.0
 
 
-@pytest.mark.parametrize(
-  'value, dtype',
-  [
-    (1, jnp.float32),
-    (np.float32(1.0), jnp.float32),
-    (jnp.ones((), jnp.bfloat16), jnp.float32),
-  ],
-)
-def test_numbers_become_floats_of_at_least_float32(value, dtype):
+@pytest.mark.parametrize('value', [1, np.float32(1.0), jnp.bfloat16(1.0)])
+def test_numbers_become_floats_of_at_least_float32(value):
   found = as_float(value)
-  assert found.dtype == dtype and found == 1.0
+  assert found.dtype == jnp.float32 and found == 1.0
 
 
 @pytest.mark.parametrize('t', [0.0, 1.0, 1.0 + 5e-7, -5e-7])

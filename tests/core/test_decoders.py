@@ -18,7 +18,7 @@ def value_and_slopes(mean, log_scale, x):
 
 
 def literal(mean, log_scale, x, num_levels):
-  """PixelCNN++ Eq. 2: a difference of cdfs, in float64."""
+  """Computes PixelCNN++ Eq. 2, a difference of cdfs, in float64."""
   half = 1.0 / (num_levels - 1)
   cdf = lambda v: scipy.stats.logistic.cdf((v - mean) / np.exp(log_scale))
   upper = np.where(x > 1.0 - half, 1.0, cdf(x + half))
@@ -28,7 +28,7 @@ def literal(mean, log_scale, x, num_levels):
 
 @pytest.mark.parametrize('num_levels', LEVELS)
 def test_the_logistic_is_a_difference_of_cdfs(num_levels):
-  """Where float64 has the difference to 1e-8; float32 has x to 6e-8."""
+  """Here float64 resolves the difference to 1e-8, float32 x to 6e-8."""
   x = np.linspace(-1.0, 1.0, num_levels)
   for mean in (-1.3, 0.02, 0.9):
     for log_scale in (1.5, -1.0, -2.0):
@@ -47,13 +47,14 @@ def test_the_masses_of_a_logistic_add_up_to_one(num_levels, log_scale):
 
 
 def test_the_logistic_far_away_is_an_exponential():
-  """cdf(z) -> exp(z): the upper edge, and log(1 - exp(-width / scale))."""
+  """cdf(z) -> exp(z): the upper edge, and log(1 - exp(-width / scale)).
+
+  The bin of x = -1 has no lower edge.
+  """
   scale, half = np.exp(-7.0), 1 / 255
   x = np.float32(np.linspace(-1.0, 1.0, 256)[[50, 100, 0]])
   found = log_prob(jnp.ones(3), -7.0, x, 256)
-  expected = (
-    np.float64(x) + half - 1.0
-  ) / scale  # the lower edge of x=-1: -inf
+  expected = (np.float64(x) + half - 1.0) / scale
   expected[:2] += np.log(-np.expm1(-2 * half / scale))
   np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -70,10 +71,10 @@ def test_the_logistic_is_finite_with_its_gradients():
 
 
 def test_the_slopes_of_a_logistic_of_extreme_scale():
-  """Flat: the mass of an inner bin goes with 1 / scale. A point: with slope."""
+  """A flat logistic has mass ~ 1 / scale; a point has slope 1 / scale."""
   x = np.linspace(-1.0, 1.0, 256, dtype=np.float32)[[100]]
   value, _, slope = value_and_slopes(jnp.zeros(1), jnp.array([20.0]), x)
-  # the density of the middle is 1 / (4 scale)
+  # The density in the middle is 1 / (4 scale).
   np.testing.assert_allclose(value, np.log(2 / 255 / 4) - 20.0, rtol=1e-6)
   np.testing.assert_allclose(slope, -1.0, rtol=1e-6)
   _, slope, _ = value_and_slopes(jnp.ones(1), jnp.array([-20.0]), x)
@@ -97,7 +98,7 @@ def test_the_bernoulli_is_scipys():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     mass = scipy.stats.bernoulli.pmf((x + 1) / 2, p)
     np.testing.assert_allclose(np.exp(found), mass, rtol=1e-6, atol=1e-15)
-  slope = jax.grad(dj.bernoulli_log_prob)  # x - p, with x as 0 and 1
+  slope = jax.grad(dj.bernoulli_log_prob)  # x - p, with x in {0, 1}
   np.testing.assert_allclose(slope(0.7, 1.0), 1 - p[3], rtol=1e-6)
   np.testing.assert_allclose(slope(-1e30, 1.0), 1.0)
   np.testing.assert_allclose(slope(0.7, -1.0), -p[3], rtol=1e-6)
@@ -105,7 +106,9 @@ def test_the_bernoulli_is_scipys():
 
 def test_decoders_refuse_what_does_not_fit():
   x = jnp.zeros((2, 3))
-  with pytest.raises(ValueError, match='num_levels is 1: at least 2'):
+  with pytest.raises(
+    ValueError, match='num_levels is 1: it must be at least 2'
+  ):
     dj.discretized_logistic_log_prob(x, 0.0, x, 1)
   with pytest.raises(ValueError, match=r'equal: mean \[2, 1\], x \[2, 3\]'):
     dj.discretized_logistic_log_prob(x[:, :1], 0.0, x)

@@ -37,7 +37,7 @@ def between(name, s, t):
 
 
 def all_pairs(name):
-  """Every x_0 and x_t, [N, 1] each."""
+  """Returns every pair of x_0 and x_t, [N, 1] each."""
   size = len(PROCESSES[name].prior)
   x0, xt = np.meshgrid(np.arange(3), np.arange(size), indexing='ij')
   return x0.reshape(-1, 1), xt.reshape(-1, 1)
@@ -63,12 +63,12 @@ def test_the_posterior_is_bayes_rule(name, steps):
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(steps=STEPS)
 def test_the_reverse_is_the_mean_of_posteriors(name, steps):
-  """sum_x0 q(x_s | x_t, x_0) p(x_0 | x_t), by a loop; levels [B]."""
+  """A loop computes sum_x0 q(x_s | x_t, x_0) p(x_0 | x_t); levels are [B]."""
   s, t = steps
   size = len(PROCESSES[name].prior)
   xt = np.arange(size)[:, None]
   if name == 'masking' and t == NUM_STEPS:
-    xt = xt[3:]  # all is masked
+    xt = xt[3:]  # Everything is masked.
   logits = np.random.default_rng(s).normal(size=(len(xt), 1, size))
   steps_t = np.full(len(xt), t)
   args = at(steps_t - (t - s)), at(steps_t)
@@ -87,7 +87,7 @@ def test_the_reverse_is_the_mean_of_posteriors(name, steps):
 
 
 def test_masked_logits_exclude_the_mask_and_carry_over():
-  """SUBS of MDLM, whatever the logits; x [B, H, W]."""
+  """MDLM's SUBS holds for all logits; x is [B, H, W]."""
   process = PROCESSES['masking']
   xt = jnp.array([[[0, 3], [2, 3]]])
   logits = jnp.asarray(
@@ -111,7 +111,7 @@ def test_draws_have_the_probabilities_and_never_the_impossible():
   np.testing.assert_array_equal(counts > 0, probs > 0)
   expected = [[0.0, 0.25, 0.0, 0.75], [0.2, 0.0, 0.8, 0.0]]
   np.testing.assert_allclose(counts / 20_000, expected, atol=5 * 0.0031)
-  # an example's draw depends on its own key
+  # A draw depends on the key of its example.
   alone = jitted(dj.draw_states)(keys[1:], many[1:])
   np.testing.assert_array_equal(alone[0], draws[1])
 
@@ -122,7 +122,7 @@ def test_states_of_scaled_images():
 
 
 def literal_logistic(mean, scale, num_values):
-  """Bins of equal width around the values, divided by their sum."""
+  """Returns the masses of bins around the values, divided by their sum."""
   values, half = np.linspace(-1, 1, num_values), 1 / (num_values - 1)
 
   def cdf(x):
@@ -140,7 +140,7 @@ def test_truncated_logistic():
   np.testing.assert_allclose(
     jax.nn.softmax(logits), expected, rtol=1e-4, atol=1e-7
   )
-  # far from the mean, where a difference of two cdfs is 0 in float32
+  # Far from the mean a difference of two cdfs is 0 in float32.
   logits = dj.logistic_logits(jnp.float32(-1.0), jnp.float32(-4.0), 9)
   np.testing.assert_allclose(np.diff(logits)[1:], -0.25 / np.exp(-4), rtol=1e-3)
 
@@ -180,7 +180,7 @@ def test_the_prior_kl_is_infinite_where_the_prior_excludes_a_state():
 
 @EACH
 def test_the_bound_has_the_mean_of_the_oracle(name):
-  """Each term of the exact denoiser, from draws of x_0 and x_t."""
+  """Draws of x_0 and x_t give each term of the exact denoiser."""
   n = 20_000
   x0 = TABLE.sample(jax.random.key(1), n)
   process, matrices = PROCESSES[name], matrices_of(name)

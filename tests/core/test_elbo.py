@@ -9,7 +9,7 @@ from diffusion_jax.core import elbo
 
 @pytest.mark.parametrize('num_levels', [2, 17, 256])
 def test_the_categorical_decoder_literally(num_levels):
-  """Bayes' rule over the grey levels, in float64, one pixel at a time."""
+  """It is Bayes' rule over the grey levels, here in float64 pixel by pixel."""
   rng = np.random.default_rng(0)
   values = np.linspace(-1.0, 1.0, num_levels)
   x0 = rng.choice(values, (2, 3, 4))
@@ -33,7 +33,7 @@ SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 
 
 def test_prior_kl_in_float64():
-  """0.5 sum(alpha_bar x^2 - alpha_bar - log(1 - alpha_bar)), tiny at T."""
+  """It is 0.5 sum(alpha_bar x^2 - alpha_bar - log(1 - alpha_bar))."""
   x0 = np.random.default_rng(0).uniform(-1.0, 1.0, (3, 4))
   for step, rtol in ((1000, 1e-4), (500, 1e-5), (10, 1e-5)):
     alpha_bar = np.prod(1.0 - dj.linear_betas(1000)[:step])
@@ -43,7 +43,7 @@ def test_prior_kl_in_float64():
 
 
 def test_prior_kl_of_a_schedule_that_explodes_the_variance():
-  """Against N(0, alpha^2 + sigma^2), what sampling starts from."""
+  """The prior is N(0, alpha^2 + sigma^2), the start of sampling."""
   level = dj.NoiseLevel(*map(jnp.asarray, (1.0, 1.0, 5.0)))
   u = 25.0 / 26.0
   expected = 0.5 * 2 * (u - 1.0 - np.log(u) + 0.25 / 26.0)
@@ -52,7 +52,7 @@ def test_prior_kl_of_a_schedule_that_explodes_the_variance():
 
 
 def test_a_step_to_noise_at_time_0_is_a_transition():
-  """L_{t-1}, and L_0 where sigma is 0, of levels per example."""
+  """Examples at sigma = 0 get L_0, the others L_{t-1}."""
   x0, xt = np.random.default_rng(0).choice([-1.0, 1.0], (2, 2, 3))
 
   @jax.jit
@@ -73,9 +73,9 @@ def test_a_step_to_noise_at_time_0_is_a_transition():
   'schedule', [dj.CosineSchedule(-2.0, 3.0), dj.RectifiedFlowSchedule()]
 )
 def test_squared_errors_are_those_of_the_levels_of_their_steps(schedule, key):
-  """Of a denoiser that says t, for x_0 = 0: entry i is t^2 at t = (i+1) / T.
+  """If x_0 = 0 and the denoiser returns t, entry i is t^2 at t = (i+1) / T.
 
-  Also where schedule(0) is noisy, and the decoder has a call of its own there.
+  At a noisy schedule(0) the decoder has its own call.
   """
 
   def denoise(x, level):
@@ -90,7 +90,7 @@ def test_squared_errors_are_those_of_the_levels_of_their_steps(schedule, key):
 
 
 def test_the_bound_of_every_shape_is_that_of_the_flat_image(key):
-  """[B], [B, D] and [B, H, W, C], one key or one per example."""
+  """Images are [B], [B, D] or [B, H, W, C]."""
 
   def denoise(x, level):
     return dj.Prediction(0.9 * x)
@@ -101,7 +101,7 @@ def test_the_bound_of_every_shape_is_that_of_the_flat_image(key):
 
   x0 = np.linspace(-1.0, 1.0, 12, dtype=np.float32)
   for shape in ((12,), (3, 4), (3, 2, 2, 1)):
-    found = bound(x0.reshape(shape))
+    found = jax.eval_shape(bound, x0.reshape(shape))
     assert found['diffusion'].shape == (shape[0], 4)
     for name in ('prior', 'reconstruction', 'total'):
       assert found[name].shape == shape[:1]
@@ -110,7 +110,7 @@ def test_the_bound_of_every_shape_is_that_of_the_flat_image(key):
 
 
 def test_the_bound_under_vmap_and_grad(key):
-  """The slope in a scale of the denoiser is the finite difference's."""
+  """The slope in the denoiser's scale is the finite difference."""
   x0 = jax.random.uniform(key, (2, 3), minval=-1.0)
   schedule = dj.CosineSchedule(-6.0, 6.0)
 
@@ -142,17 +142,19 @@ def test_a_bound_that_cannot_be_is_refused(key):
     SCHEDULE,
     jnp.zeros((2, 3)),
   )
-  with pytest.raises(ValueError, match='num_steps is 0: a bound needs'):
+  with pytest.raises(ValueError, match='num_steps is 0: it must be at least 1'):
     dj.variational_bound(*arguments, num_steps=0)
   for variance in ('fixed_small', 'learned'):
     with pytest.raises(ValueError, match=f"is 1: '{variance}' needs the var"):
       dj.variational_bound(*arguments, num_steps=1, variance=variance)
-  with pytest.raises(ValueError, match='steps is 1: of 1, 1..0 can'):
+  with pytest.raises(ValueError, match='steps is 1: it must be in 1..0 for'):
     dj.variational_bound(
       *arguments, num_steps=1, variance='fixed_large', steps=1
     )
   for steps in (0, 4):
-    with pytest.raises(ValueError, match=f'steps is {steps}: of 4, 1..3 can'):
+    with pytest.raises(
+      ValueError, match=f'steps is {steps}: it must be in 1..3'
+    ):
       dj.variational_bound(*arguments, num_steps=4, steps=steps)
   with pytest.raises(ValueError, match="'learned' needs a network with"):
     dj.variational_bound(*arguments, num_steps=4, variance='learned')

@@ -5,7 +5,6 @@ import pytest
 
 from diffusion_jax.core.keys import (
   STREAMS,
-  abstract_key,
   draw_normal,
   fold_in_each,
   key_per_example,
@@ -53,8 +52,10 @@ def test_one_key_becomes_one_per_example(key):
 
 
 def descendants(root):
-  """Keys folded in and split off, three levels deep, and root itself."""
-  # split(k, n)[i] == fold_in(k, i), so indices stand for both
+  """Returns root and its descendants, three levels deep.
+
+  split(k, n)[i] == fold_in(k, i), so an index stands for both.
+  """
   first = fold_in_each(root, jnp.arange(4))  # images, steps
   second = split_key(first, 8).ravel()
   third = split_key(second, 4).ravel()
@@ -62,7 +63,7 @@ def descendants(root):
 
 
 def test_no_two_consumers_of_a_seed_share_a_key():
-  """Nor with the untagged tree of the seed; a key determines what it draws."""
+  """Equal keys would draw equal numbers; the seed's own key counts too."""
   roots = [jax.random.key(0), *(stream(0, name) for name in STREAMS)]
   keys = jax.jit(jax.vmap(descendants))(jnp.stack(roots)).ravel()
   drawn = np.asarray(jax.vmap(lambda k: jax.random.bits(k, (2,)))(keys))
@@ -81,8 +82,3 @@ def test_a_stream_is_its_tag_folded_into_the_key_of_the_seed():
   np.testing.assert_array_equal(found, jax.random.key_data(expected))
   with pytest.raises(KeyError):
     stream(7, 'drawing')
-
-
-def test_an_abstract_key_has_the_shape_of_a_key(key):
-  assert abstract_key().shape == key.shape
-  assert abstract_key().dtype == key.dtype

@@ -13,12 +13,6 @@ def test_logsnr_and_snr():
   np.testing.assert_allclose(level.logsnr, np.log(16 / 9), rtol=1e-6)
 
 
-def test_python_numbers_are_levels_too():
-  level = dj.NoiseLevel(0.5, 0.8, 0.6)
-  x = dj.q_sample(jnp.ones((2, 3)), jnp.zeros((2, 3)), level)
-  np.testing.assert_allclose(x, 0.8 * np.ones((2, 3)), rtol=1e-6)
-
-
 def test_logsnr_is_infinite_where_clean_and_where_all_is_noise():
   assert dj.clean_level().logsnr == jnp.inf
   assert dj.NoiseLevel(1.0, jnp.zeros(()), jnp.ones(())).logsnr == -jnp.inf
@@ -38,7 +32,7 @@ CONTINUOUS = [
 @pytest.mark.parametrize('T', [1000, 4000])
 @pytest.mark.parametrize('betas', OF_STEPS)
 def test_the_error_of_log_snr_at_steps_in_float32(betas, T):
-  """Of alpha and sigma as stored, and of `logsnr` computed from them."""
+  """alpha and sigma as stored, and `logsnr`, are close to float64."""
   betas = betas(T)
   log_alpha_bar = np.cumsum(np.log1p(-betas))
   truth = log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
@@ -47,11 +41,10 @@ def test_the_error_of_log_snr_at_steps_in_float32(betas, T):
   check_log_snr(level, truth, 5e-7)
 
 
-@pytest.mark.parametrize('T', [1000, 4000])
 @pytest.mark.parametrize('schedule', CONTINUOUS)
-def test_the_error_of_log_snr_in_float32(schedule, T):
-  """Against the same formula in float64, at the times that float32 knows."""
-  t = (np.arange(1, T) / T).astype(np.float32)
+def test_the_error_of_log_snr_in_float32(schedule):
+  """The same formula in float64, at float32 times, is the truth."""
+  t = (np.arange(1, 4000) / 4000).astype(np.float32)
   level_at = jax.jit(schedule().__call__)
   level = level_at(t)
   with jax.enable_x64(True):
@@ -89,5 +82,5 @@ def test_rounding_keeps_other_positions_and_the_slope():
 
 @pytest.mark.parametrize('num_steps', [1, 5, 1000])
 def test_rounding_does_not_take_the_smallest_times_for_clean(num_steps):
-  """t = 1e-5, where the likelihood starts, is noisy for any T."""
+  """The likelihood starts at t = 1e-5, which is noisy for any T."""
   assert round_near_step(jnp.array(1e-5) * num_steps, num_steps) > 0.0

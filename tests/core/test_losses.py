@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,31 +22,26 @@ WEIGHTS = [
 ]
 
 
-@pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('weight', WEIGHTS)
-def test_every_parametrization_has_the_same_loss(kind, weight, key):
-  """weight |x_0 - x0_hat|^2, whatever space the network works in."""
+def test_every_parametrization_has_the_same_loss(key):
+  """It is weight |x_0 - x0_hat|^2 in the output space of any network."""
   x0, eps, wrong = np.asarray(jax.random.normal(key, (3, 4, 6)))
-  level = at_step(np.array([100, 300, 500, 700]))
-  xt = jitted(dj.q_sample)(x0, eps, level)
   x0_hat = x0 + 0.3 * wrong
-  y = jitted(dj.target)(
-    kind, x0_hat, jitted(dj.eps_from_x0)(x0_hat, xt, level), level
-  )
-  found = jitted(dj.denoising_loss)(kind, y, x0, eps, level, weight)
-  expected = jax.jit(weight)(level) * np.sum((x0 - x0_hat) ** 2, axis=1)
-  np.testing.assert_allclose(found, expected, rtol=1e-3)
+  cases = list(itertools.product(KINDS, WEIGHTS))
 
+  @jax.jit
+  def losses_and_weights(x0, eps, x0_hat, level):
+    eps_hat = dj.eps_from_x0(x0_hat, dj.q_sample(x0, eps, level), level)
 
-def test_v_loss_is_snr_plus_one(key):
-  """|v - v_hat|^2 = (SNR + 1) |x_0 - x0_hat|^2 (Salimans & Ho 2022)."""
-  x0, eps, v_hat = jax.random.normal(key, (3, 4, 6))
+    def loss(kind, weight):
+      y = dj.target(kind, x0_hat, eps_hat, level)
+      return dj.denoising_loss(kind, y, x0, eps, level, weight)
+
+    return [(loss(*case), case[1](level)) for case in cases]
+
   level = at_step(np.array([100, 300, 500, 700]))
-  found = jitted(dj.denoising_loss)(
-    'v', v_hat, x0, eps, level, lambda level: level.snr + 1.0
-  )
-  v = jitted(dj.target)('v', x0, eps, level)
-  np.testing.assert_allclose(found, np.sum((v - v_hat) ** 2, 1), rtol=1e-5)
+  for found, weight in losses_and_weights(x0, eps, x0_hat, level):
+    expected = weight * np.sum((x0 - x0_hat) ** 2, axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 def test_weights():
@@ -59,7 +56,7 @@ def test_weights():
 
 
 def test_the_weight_of_jit():
-  """1 / max(t, 0.05)^2, of which 400 is the largest."""
+  """It is 1 / max(t, 0.05)^2, at most 400."""
   level = dj.RectifiedFlowSchedule()(jnp.array([0.01, 0.05, 0.3, 1.0]))
   expected = [400, 400, 1 / 0.3**2, 1]
   np.testing.assert_allclose(dj.min_flow_weight()(level), expected, rtol=1e-5)
@@ -68,7 +65,7 @@ def test_the_weight_of_jit():
 
 
 def test_flow_loss_is_the_squared_error_of_the_velocity(key):
-  """|eps - x_0 - v_hat|^2 on the straight path, also without signal."""
+  """It is |eps - x_0 - v_hat|^2 on the straight path, also without signal."""
   x0, eps, output = jax.random.normal(key, (3, 4, 6))
   level = dj.RectifiedFlowSchedule()(jnp.array([1e-4, 0.3, 0.9, 1.0]))
   found = jitted(dj.denoising_loss)(
@@ -92,7 +89,7 @@ def test_loss_and_gradient_are_finite_at_zero_snr(kind, key):
 
 
 def drawn(times, *args, **options):
-  """key -> level, weight of `times`, compiled."""
+  """Compiles key -> level, weight of `times`."""
   return jax.jit(lambda key: times(key, *args, **options))
 
 
@@ -106,7 +103,7 @@ def test_times_are_uniform_and_never_zero(times, key):
   assert (level.t > 0.0).all() and (level.t <= 1.0).all()
   assert (weight == 1.0).all()
   counts = np.histogram(level.t, 8, (0, 1))[0]
-  # binomial, five standard deviations
+  # Five standard deviations of a binomial.
   assert np.abs(counts - 512).max() < 5 * (4096 / 8 * 7 / 8) ** 0.5
 
 
@@ -143,7 +140,7 @@ def test_log_normal_times_have_the_moments(key):
 
 
 def test_a_part_of_times_is_at_the_start(key):
-  """t = 1 and weight 1 with the probability, else the draw with its weight."""
+  """t = 1 has the probability and weight 1; other draws keep their weight."""
   schedule = dj.LinearVPSchedule()
 
   def halves(key, batch_size, schedule):
@@ -157,7 +154,7 @@ def test_a_part_of_times_is_at_the_start(key):
   np.testing.assert_allclose(level.sigma, schedule(level.t).sigma, rtol=1e-5)
   uniform = scipy.stats.uniform(0.0, 0.5)
   assert scipy.stats.kstest(level.t[~first], uniform.cdf).pvalue > 1e-5
-  with pytest.raises(ValueError, match='1.5 is no probability'):
+  with pytest.raises(ValueError, match='probability is 1.5: it must be in'):
     losses.with_start(halves, 1.5)
 
 

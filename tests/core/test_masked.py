@@ -1,4 +1,4 @@
-"""The bounds of masked diffusion: exact ones, and those of the general case."""
+"""The bounds of masked diffusion against exact values and D3PM's bound."""
 
 import functools
 
@@ -9,7 +9,6 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import discrete_oracles
-from tests.jitted import jitted
 from tests.states import LINEAR, NUM_STEPS, TABLE, matrices_of, prior_of
 
 PROCESS = dj.masking_process(3)
@@ -23,7 +22,7 @@ denoise = TABLE.denoiser(PROCESS)
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def bound(schedule, num_times, num_steps=None):
-  """The bound of 20,000 draws of x_0, [N]."""
+  """Computes the bound of 20,000 draws of x_0, [N]."""
   x0 = TABLE.sample(jax.random.key(0), 20_000)
   return dj.masked_bound(
     jax.random.key(1),
@@ -38,7 +37,7 @@ def bound(schedule, num_times, num_steps=None):
 
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_in_continuous_time_the_bound_is_the_entropy(name):
-  """With the exact denoiser, and whatever the schedule."""
+  """It holds for the exact denoiser and every schedule."""
   nats = np.asarray(bound(SCHEDULES[name], 4), np.float64)
   error = nats.std() / len(nats) ** 0.5
   assert error < 0.02
@@ -46,7 +45,7 @@ def test_in_continuous_time_the_bound_is_the_entropy(name):
 
 
 def test_the_bound_in_steps_is_the_oracles():
-  """KL + entropy at T = 6, by draws of the step."""
+  """At T = 6 the mean over drawn steps is KL + entropy."""
   nats = np.asarray(bound(LINEAR, 2, NUM_STEPS), np.float64)
   expected = discrete_oracles.expected_bound(
     TABLE, matrices_of('masking'), prior_of('masking')
@@ -58,7 +57,7 @@ def test_the_bound_in_steps_is_the_oracles():
 
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_weights(name):
-  """The formulas of MD4, and T steps approach continuous time."""
+  """They are MD4's formulas, and T steps approach continuous time."""
   t = np.array([0.25, 0.5, 1.0])
   alpha = {
     'linear': lambda t: 1 - t,
@@ -84,29 +83,6 @@ def test_weights(name):
   np.testing.assert_allclose(weight, expected, rtol=0.01, atol=2e-3)
 
 
-def test_one_step_is_the_kl_of_the_absorbing_process():
-  """(alpha_s - alpha_t) / (1 - alpha_t) * nll is L_{t-1} of D3PM."""
-  rng = np.random.default_rng(0)
-  x0 = jnp.asarray(rng.integers(0, 3, (NUM_STEPS, 5)))
-  xt = jnp.where(rng.random(x0.shape) < 0.5, 3, x0)
-  xt = xt.at[-1].set(3)  # alpha_T = 0: all are masked
-  steps = jnp.arange(1, NUM_STEPS + 1)
-  level_s, level_t = LINEAR((steps - 1) / NUM_STEPS), LINEAR(steps / NUM_STEPS)
-  logits = jitted(dj.posterior_logits)(
-    jnp.asarray(rng.normal(size=(*x0.shape, 4)), jnp.float32),
-    xt,
-    PROCESS,
-    level_t,
-  )
-  kl = jitted(dj.transition_kl_states)(
-    logits, x0, xt, PROCESS, level_s, level_t
-  )
-  weight = dj.masked_weight(LINEAR, NUM_STEPS)(level_t) / NUM_STEPS
-  nll = dj.state_nll(logits, x0, xt == 3)
-  np.testing.assert_allclose(kl, weight * nll, rtol=1e-5)
-  np.testing.assert_allclose(weight, 1 / np.arange(1, NUM_STEPS + 1), rtol=1e-5)
-
-
 def test_times_are_antithetic():
   times = []
 
@@ -120,7 +96,7 @@ def test_times_are_antithetic():
   t = np.sort(times, axis=0)
   assert t.shape == (4, 3) and (t > 0).all() and (t <= 1).all()
   np.testing.assert_allclose(np.diff(t, axis=0), 0.25, atol=1e-6)
-  assert len(np.unique(t[0])) == 3  # each example has its own u
+  assert len(np.unique(t[0])) == 3  # Each example has its own u.
 
 
 def test_a_process_without_a_mask_is_refused():

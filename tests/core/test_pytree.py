@@ -1,12 +1,10 @@
 """Dataclasses as arguments of jitted functions."""
 
 import dataclasses
-import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 import diffusion_jax as dj
 
@@ -22,8 +20,8 @@ class Line:
     return self.offset + self.slope * t**self.power
 
 
-def numbered(i):
-  """One of many classes that differ by a method only."""
+def numbered(i, traces):
+  """Returns an object of a class that only differs by a method."""
 
   @dj.pytree_dataclass
   @dataclasses.dataclass(frozen=True)
@@ -31,37 +29,19 @@ def numbered(i):
     offset: float = 0.0
 
     def number(self):
-      return self.offset + i
+      traces.append(i)
+      return self.offset
 
   return Numbered()
 
 
-def test_jit_takes_no_class_for_another():
-  """With jax.tree_util.register_dataclass 2 to 6 of 40 are wrong."""
+def test_jit_distinguishes_classes():
+  """jit confuses 2 to 6 of 40 with jax.tree_util.register_dataclass."""
+  traces = []
   number = jax.jit(lambda obj: obj.number())
-  assert [int(number(numbered(i))) for i in range(40)] == list(range(40))
-
-
-def test_structures_of_schedules_differ():
-  cosine = dj.CosineSchedule()
-  schedules = [
-    cosine,
-    dj.LinearVPSchedule(),
-    dj.SubVPSchedule(),
-    dj.GeometricVESchedule(),
-    dj.KarrasSchedule(),
-    dj.RectifiedFlowSchedule(),
-    dj.SigmoidSchedule(),
-    dj.ShiftedSchedule(cosine, 2.0),
-    dj.ShiftedSchedule(dj.LinearVPSchedule(), 2.0),
-    dj.DiscreteSchedule.from_betas([0.1, 0.2]),
-    dj.LearnedSchedule(1.0, lambda params, t: params * t),
-    dj.LearnedSchedule(1.0, lambda params, t: params + t),
-  ]
-  for a, b in itertools.combinations(map(jax.tree.structure, schedules), 2):
-    assert a != b
-  again = jax.tree.structure(dj.CosineSchedule(-5.0, 5.0))
-  assert jax.tree.structure(cosine) == again
+  for i in range(40):
+    number(numbered(i, traces))
+  assert traces == list(range(40))
 
 
 def test_fields_are_leaves_with_names_and_static_ones_structure():
@@ -81,8 +61,3 @@ def test_jit_grad_and_vmap_see_the_fields():
   assert slopes == Line(1.0, 8.0, power=3)
   lines = Line(jnp.arange(3.0), jnp.ones(3))
   assert jax.vmap(lambda f: f(1.0))(lines).tolist() == [1.0, 2.0, 3.0]
-
-
-def test_wrong_fields_are_refused_as_by_any_dataclass():
-  with pytest.raises(TypeError, match='unexpected keyword'):
-    Line(1.0, curve=2.0)

@@ -35,7 +35,7 @@ def multiplied(name, s, t):
 @given(steps=st.lists(st.integers(0, NUM_STEPS), min_size=2, max_size=2))
 def test_any_two_levels_have_the_product_of_the_steps_between(name, steps):
   s, t = sorted(steps)
-  if s == NUM_STEPS:  # no step is left
+  if s == NUM_STEPS:  # No step is left.
     return
   q = matrix(PROCESSES[name], at(s), at(t))
   np.testing.assert_allclose(q, multiplied(name, s, t), rtol=2e-6, atol=3e-7)
@@ -63,7 +63,7 @@ def test_chapman_kolmogorov_at_any_times(name, times):
 
 @EACH
 def test_levels_differ_between_examples(name):
-  """Both products, of [B, H, W, K] and levels [B]."""
+  """Both products work for [B, H, W, K] and levels [B]."""
   process, size = PROCESSES[name], len(PROCESSES[name].prior)
   probs = np.random.default_rng(0).dirichlet(np.ones(size), (4, 2, 3))
   steps = [(0, 0), (0, 2), (1, 4), (3, 6)]
@@ -77,10 +77,10 @@ def test_levels_differ_between_examples(name):
       np.testing.assert_allclose(result[i], expected, rtol=3e-6, atol=3e-7)
 
 
-def test_the_gaussian_is_that_of_the_paper():
+def test_the_gaussian_is_the_papers():
   matrices = [dj.gaussian_matrix(5, beta) for beta in BETAS]
   np.testing.assert_allclose(matrices, gaussian_matrices(5, BETAS), rtol=1e-12)
-  # doubly stochastic, so that the uniform distribution is stationary
+  # It is doubly stochastic, so the uniform distribution is stationary.
   np.testing.assert_allclose(np.sum(matrices, axis=1), 1.0, rtol=1e-12)
 
 

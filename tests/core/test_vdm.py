@@ -19,20 +19,9 @@ def loss(x0_hat, schedule, t, num_steps=None):
   return dj.vdm_diffusion_loss(x0, x0_hat, schedule, t, num_steps)
 
 
-def test_it_is_a_sum_over_data_axes_in_nats():
-  """gamma' / 2 = 9.15 at every t, times SNR."""
-  t = jnp.array([0.5, 1.0])
-  x0_hat = jnp.ones((2, 3, 4))
-  snr = np.exp(13.3 - 18.3 * np.asarray(t))
-  found = loss(x0_hat, schedule(), t)
-  np.testing.assert_allclose(found, 9.15 * snr * 12, rtol=1e-5)
-  scalar = loss(x0_hat, schedule(), jnp.array(0.5))
-  np.testing.assert_allclose(scalar, [found[0]] * 2, rtol=1e-6)
-
-
 @pytest.mark.parametrize('num_steps', [None, 7])
 def test_gradients_reach_the_schedule(num_steps):
-  """By the ends of the line, against the derivative of the formula."""
+  """The slopes in the line's parameters are the formula's derivatives."""
   x0_hat, t = jnp.full((1, 2), 0.3), jnp.array([6 / 7])
 
   def expected(low, span):
@@ -64,9 +53,3 @@ def test_the_weight_is_that_of_ddpms_bound_at_neighbouring_steps():
     'eps', eps_hat, eps, eps, level_t, dj.vdm_weight(discrete, T)
   )
   np.testing.assert_allclose(found / T, expected, rtol=2e-5)
-
-
-def test_images_of_two_shapes_are_refused():
-  with pytest.raises(ValueError, match='shapes must be equal'):
-    x0 = jnp.zeros((2, 3))
-    dj.vdm_diffusion_loss(x0, x0[:, :1], schedule(), jnp.ones(2))

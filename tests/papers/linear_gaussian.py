@@ -1,7 +1,7 @@
-"""VAEs of linear Gaussians, in float64: their likelihoods and posteriors.
+"""Likelihoods and posteriors of linear Gaussian VAEs, in float64.
 
-A chain z_3 -> z_2 -> z_1 -> x and its encoder x -> z_1 -> z_2 -> z_3 are both
-lists of links N(gain * z + offset, variance), entries [D], one per dimension:
+A chain z_3 -> z_2 -> z_1 -> x and its encoder x -> z_1 -> z_2 -> z_3 are lists
+of links N(gain * z + offset, variance) with entries [D], one per dimension:
 link t is p(z_{t-1} | z_t) or q(z_t | z_{t-1}), with z_0 = x.
 """
 
@@ -20,7 +20,7 @@ class Link(NamedTuple):
 
 
 def kl(mean_q, cov_q, mean_p, cov_p):
-  """KL of two Gaussians with full covariances, means [..., D]."""
+  """Computes the KL of Gaussians with full covariances, means [..., D]."""
   inverse = np.linalg.inv(cov_p)
   difference = mean_p - mean_q
   square = np.einsum('...i,ij,...j->...', difference, inverse, difference)
@@ -29,10 +29,10 @@ def kl(mean_q, cov_q, mean_p, cov_p):
 
 
 def chain_moments(links, mean, variance):
-  """Mean [..., n + 1] and covariance [n + 1, n + 1] of all states of a chain.
+  """Returns mean [..., n + 1] and covariance of all states of a chain.
 
-  links: one dimension's, in their order; mean, variance: of the
-  state they start from.
+  links: the links of one dimension, in order; mean, variance: of the first
+  state.
   """
   means, cov = [mean], np.full((1, 1), variance)
   for gain, offset, added in links:
@@ -43,7 +43,7 @@ def chain_moments(links, mean, variance):
 
 
 def condition(mean, cov, known, values):
-  """The mean and covariance of the other entries, given those `known`."""
+  """Returns mean and covariance of the other entries given `known`."""
   other = [i for i in range(len(cov)) if i not in known]
   gain = cov[np.ix_(other, known)] @ np.linalg.inv(cov[np.ix_(known, known)])
   shift = (values - mean[..., known]) @ gain.T
@@ -56,13 +56,13 @@ def of_dimension(links, d):
 
 
 def likelihood(decoder, d):
-  """The mean and variance of p(x) in dimension d."""
+  """Returns mean and variance of p(x) in dimension d."""
   mean, cov = chain_moments(of_dimension(decoder, d)[::-1], 0.0, 1.0)
   return mean[-1], cov[-1, -1]
 
 
 def decoder_posterior(decoder, x, d):
-  """p(z_1..z_T | x) in dimension d: mean [B, T], covariance [T, T]."""
+  """Returns mean [B, T] and covariance of p(z_1..z_T | x) in dimension d."""
   mean, cov = chain_moments(of_dimension(decoder, d)[::-1], 0.0, 1.0)
   last = len(decoder)
   mean, cov = condition(mean, cov, [last], x[:, d : d + 1])
@@ -70,13 +70,13 @@ def decoder_posterior(decoder, x, d):
 
 
 def encoder_joint(encoder, x, d):
-  """q(z_1..z_T | x) in dimension d: mean [B, T], covariance [T, T]."""
+  """Returns mean [B, T] and covariance of q(z_1..z_T | x) in dimension d."""
   mean, cov = chain_moments(of_dimension(encoder, d), x[:, d], 0.0)
   return mean[:, 1:], cov[1:, 1:]
 
 
 def reversal(decoder):
-  """The encoder that is the decoder's exact reversal, a Markov chain too.
+  """Returns the decoder's exact reversal, an encoder and a Markov chain.
 
   p(z_t | z_{t-1}, ..., x) = p(z_t | z_{t-1}): Bayes' rule for each link.
   """
@@ -92,7 +92,7 @@ def reversal(decoder):
 
 
 def transition(links):
-  """`encode` or `decode` of `hierarchical_elbo`."""
+  """Makes `encode` or `decode` of `hierarchical_elbo`."""
 
   def step(t, z):
     gain, offset, variance = (
@@ -104,7 +104,7 @@ def transition(links):
 
 
 def log_likelihood(decoder):
-  """log p(x | z_1) of the decoder's first link, summed."""
+  """Makes log p(x | z_1), summed, of the decoder's first link."""
 
   def log_prob(x, z):
     return jnp.sum(dj.log_prob(transition(decoder)(1, z), x), axis=1)
@@ -113,7 +113,7 @@ def log_likelihood(decoder):
 
 
 def marginal(encoder):
-  """q(z_t | x) for `rearranged_elbo`: the first t links in one."""
+  """Makes q(z_t | x) for `rearranged_elbo`: the first t links in one."""
 
   def at(t, x):
     gain, offset, variance = _composed(encoder[:t])
@@ -124,7 +124,7 @@ def marginal(encoder):
 
 
 def posterior(encoder):
-  """q(z_{t-1} | z_t, x) for `rearranged_elbo`, by Bayes' rule."""
+  """Makes q(z_{t-1} | z_t, x) for `rearranged_elbo`, by Bayes' rule."""
 
   def at(t, z, x):
     before = marginal(encoder)(t - 1, x)

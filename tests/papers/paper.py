@@ -35,7 +35,7 @@ def ddpm(betas):
 
 
 def pictures(p, shape=(5,), seed=0):
-  """x_0 in [-1, 1], eps and x_t (Eq. 4) for t = 1..T, float64 [T, ...]."""
+  """Returns x_0 in [-1, 1], eps and x_t (Eq. 4), t = 1..T, float64 [T, ...]."""
   rng = np.random.default_rng(seed)
   x0 = rng.uniform(-1.0, 1.0, (p.T, *shape))
   eps = rng.standard_normal((p.T, *shape))
@@ -49,7 +49,7 @@ def column(values, like):
 
 
 def levels(p):
-  """Our levels of steps t - 1 and t, for t = 1..T."""
+  """Returns the library's levels of steps t - 1 and t, for t = 1..T."""
   return p.at_step(p.steps - 1), p.at_step(p.steps)
 
 
@@ -58,14 +58,14 @@ def f32(*arrays) -> Any:
 
 
 def network(params, x, t, xp):
-  """eps_theta(x_t, t) and v (IDDPM Eq. 15) by closed formulas, t in 0..T-1."""
+  """Computes eps_theta(x_t, t) and v (IDDPM Eq. 15), t in 0..T-1."""
   of_eps, of_v = params
   eps = of_eps * (0.8 * x + 0.2 * xp.sin(3.0 * x + t))
   return eps, of_v * xp.cos(2.0 * x - t)
 
 
 def network_fn(params, x, noise, cond, *, key=None):
-  """The same, as a network of ours."""
+  """The same as a network function of the library."""
   t = noise.reshape(-1, *[1] * (x.ndim - 1))
   return jnp.concatenate(network(params, x, t, jnp), axis=-1)
 
@@ -80,10 +80,10 @@ def normal_kl(mean_1, variance_1, mean_2, variance_2):
 def bound_terms(
   p, x0, eps, variance, clip, params=(1.0, 1.0), bins=256, mean_of=None
 ):
-  """L_T [B], L_1..L_{T-1} [B, T-1] and L_0 [B] of DDPM Eq. 5, in nats.
+  """Returns L_T [B], L_1..L_{T-1} [B, T-1] and L_0 [B] of DDPM Eq. 5, in nats.
 
-  eps: [T + 1, B, ...], one for each step. mean_of: other parameters for the
-  mean than for the variance.
+  eps: [T + 1, B, ...], one for each step; mean_of: the parameters of the mean,
+  `params` by default.
   """
 
   def p_theta(t, xt):

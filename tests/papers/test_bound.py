@@ -44,7 +44,7 @@ def bound(key, schedule, x0, variance, clip, steps=None):
 
 
 def draws(keys, shape=SHAPE[1:]):
-  """eps of every step 0..T, [T + 1, B, ...], as the library draws them."""
+  """Returns the library's eps of every step 0..T, [T + 1, B, ...]."""
   return np.asarray(every_draw(keys, shape), np.float64)
 
 
@@ -60,8 +60,10 @@ SEQUENCES = {'linear': dj.linear_betas(T), 'cosine': dj.cosine_betas(T)}
 
 
 @pytest.mark.parametrize('name', SEQUENCES)
-@pytest.mark.parametrize('clip', [False, True], ids=['free', 'clipped'])
-@pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large', 'learned'])
+@pytest.mark.parametrize(
+  'variance, clip',
+  [('fixed_small', False), ('fixed_large', True), ('learned', True)],
+)
 def test_eq_5_every_term_of_the_bound(variance, clip, name, key):
   p = ddpm(SEQUENCES[name])
   keys = jax.random.split(key, len(X0))
@@ -83,7 +85,7 @@ def test_some_of_the_steps_are_terms_of_the_whole(key):
   some = bound(keys, *arguments, steps=5)
   drawn = np.asarray(some['diffusion']) != 0.0
   assert (drawn.sum(axis=1) == 5).all() and not drawn[:, 0].any()
-  assert len(np.unique(drawn, axis=0)) > 1  # each image its own
+  assert len(np.unique(drawn, axis=0)) > 1  # Images have different steps.
   some, whole = jax.device_get((some, whole))
   np.testing.assert_allclose(
     some['diffusion'][drawn], 19 / 5 * whole['diffusion'][drawn], rtol=1e-5
@@ -106,9 +108,9 @@ def test_an_image_has_the_bound_of_its_own_key(key):
     np.testing.assert_allclose(value, whole[name][other], rtol=1e-5)
 
 
-# The exact model of x_0 ~ N(0, I): E[x_0 | x_t] = alpha x_t, and fixed_large is
-# the exact variance of every transition (section 3.2 of the paper). The bound
-# is then tight: its mean over the noise is -log N(x_0; 0, I), for every x_0.
+# In the exact model of x_0 ~ N(0, I), E[x_0 | x_t] = alpha x_t and fixed_large
+# is the exact variance of every transition (section 3.2 of the paper). The
+# bound is then tight: its mean over the noise is -log N(x_0; 0, I).
 ORACLE = oracles.gaussian(np.zeros(2), np.eye(2))
 POINTS = np.array([[0.0, 0.0], [1.0, -2.0], [0.3, 0.7]])
 
@@ -118,10 +120,12 @@ def exact_decoder(x0, step):
   return -jnp.sum(dj.log_prob(dj.Normal(step.mean, variance), x0), axis=1)
 
 
-@pytest.mark.parametrize('steps', [None, 3])
 @pytest.mark.parametrize(
-  'schedule',
-  [ddpm(SEQUENCES['linear']).schedule, dj.CosineSchedule(-6.0, 6.0)],
+  'schedule, steps',
+  [
+    (ddpm(SEQUENCES['linear']).schedule, None),
+    (dj.CosineSchedule(-6.0, 6.0), 3),
+  ],
   ids=['clean start', 'noisy start'],
 )
 def test_the_bound_of_the_exact_model_is_the_likelihood(schedule, steps, key):
@@ -148,7 +152,7 @@ def test_the_bound_of_the_exact_model_is_the_likelihood(schedule, steps, key):
 
 @pytest.mark.parametrize('start', ['clean', 'noisy'])
 def test_one_step_is_a_vae(start, key):
-  """Prior and decoder, with the variance beta_1; a noisy start adds L_0."""
+  """The bound is prior and decoder; a noisy start adds a transition."""
   x0 = np.repeat(POINTS, 1000, axis=0)
   keys = jax.random.split(key, len(x0))
   betas = np.array([0.7])

@@ -1,5 +1,6 @@
-"""Ho, Jain & Abbeel 2020, equation by equation, literally, in float64."""
+"""The equations of Ho, Jain & Abbeel 2020, literally, in float64."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,9 +64,7 @@ def test_eq_6_and_7_posterior_at_every_step(name, T):
 
 @each_schedule
 def test_eq_6_and_7_hold_for_a_schedule_passed_into_jit(p):
-  """Its table is float32 there; the paper's T stay within the same bounds."""
-  import jax
-
+  """Its table is float32 there; the errors have the same bounds."""
   x0, _, xt = pictures(p)
   mean, variance = eq_7(p, x0, xt)
 
@@ -80,7 +79,7 @@ def test_eq_6_and_7_hold_for_a_schedule_passed_into_jit(p):
 
 
 def sigma_squared(p, variance):
-  """The two choices of section 3.2: beta_t and beta-tilde_t."""
+  """Returns the two choices of section 3.2: beta_t and beta-tilde_t."""
   t = p.steps
   ratio = (1 - p.alpha_bar[t - 1]) / (1 - p.alpha_bar[t])
   return p.beta[t] * (1.0 if variance == 'fixed_large' else ratio)
@@ -109,7 +108,7 @@ def test_eq_8_mean_matching(T):
     jitted(dj.p_reverse)(x0_hat, xt, s, t),
   )
   found = jnp.sum(jitted(dj.kl)(q, model), axis=1)
-  # nats; the two means nearly cancel where the loss is 1e-6
+  # The two means nearly cancel if the loss is 1e-6 nats.
   np.testing.assert_allclose(found, expected, rtol=3e-4, atol=1e-8)
 
 
@@ -137,7 +136,7 @@ def test_eq_1_and_11_reverse_transition(p):
   xt, eps_hat = f32(xt, eps_hat)
   x0_hat = jitted(dj.to_x0)('eps', eps_hat, xt, t)
   model = jitted(dj.p_reverse)(x0_hat, xt, s, t, 'fixed_large')
-  # x_0 reaches 1 / sqrt(alpha_bar_T) in size before it is scaled back
+  # |x_0| reaches 1 / sqrt(alpha_bar_T) before it is scaled back.
   np.testing.assert_allclose(model.mean, expected, atol=1e-5)
   variance = sigma_squared(p, 'fixed_large')
   np.testing.assert_allclose(model.variance[:, 0], variance, rtol=1e-4)
@@ -193,7 +192,7 @@ def test_eq_15_x0_from_eps(p):
   alpha_bar = column(p.alpha_bar[1:], xt)
   expected = (xt - np.sqrt(1 - alpha_bar) * eps_hat) / np.sqrt(alpha_bar)
   found = jitted(dj.to_x0)('eps', *f32(eps_hat, xt), levels(p)[1])
-  # rounding of x_t and eps grows with 1 / sqrt(alpha_bar_t)
+  # Rounding errors of x_t and eps grow with 1 / sqrt(alpha_bar_t).
   atol = 2e-6 / np.sqrt(alpha_bar)
   assert (np.abs(found - expected) <= atol).all()
 

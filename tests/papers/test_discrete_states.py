@@ -1,4 +1,4 @@
-"""D3PM, MD4, MDLM and ReMDM, one step each, transcribed in float64.
+"""One step of D3PM, MD4, MDLM and ReMDM, transcribed in float64.
 
 D3PM: Austin et al. 2021, with row vectors and explicit matrices Q_1..Q_T.
 MD4: Shi et al. 2024. MDLM: Sahoo et al. 2024. ReMDM: Wang et al. 2025.
@@ -18,7 +18,7 @@ SPAN = K - 1
 
 
 def d3pm_matrix(name, beta):
-  """Appendix A.2: uniform, absorbing (the last state), discretised Gaussian."""
+  """Returns a matrix of appendix A.2; the last state is absorbing."""
   if name == 'uniform':
     return (1 - beta) * np.eye(K) + beta / K * np.ones((K, K))
   if name == 'absorbing':
@@ -43,7 +43,7 @@ SCHEDULE = dj.AlphaBarSchedule(dj.DiscreteSchedule.from_betas(BETAS))
 
 
 def example(name, t, seed=0):
-  """x_0 and x_t [1, D] and logits [1, D, K]; x_t is possible given x_0."""
+  """Returns x_0 and a possible x_t, [1, D], and logits [1, D, K]."""
   rng = np.random.default_rng(seed)
   x0 = rng.integers(0, K - (name == 'absorbing'), (1, D))
   q = np.eye(K)
@@ -54,7 +54,7 @@ def example(name, t, seed=0):
 
 
 def d3pm_step(name, t, x0, xt, logits):
-  """Eq. 3, Eq. 4 and L_{t-1} of one element."""
+  """Computes Eq. 3, Eq. 4 and L_{t-1} of one element."""
   q_t = d3pm_matrix(name, BETAS[t - 1])
   before = np.eye(K)
   for beta in BETAS[: t - 1]:
@@ -63,9 +63,9 @@ def d3pm_step(name, t, x0, xt, logits):
   x0, xt = np.eye(K)[x0], np.eye(K)[xt]
   posterior = (xt @ q_t.T) * (x0 @ before) / (x0 @ after @ xt)
   p_x0 = np.exp(logits) / np.exp(logits).sum()
-  if name == 'absorbing':  # data are not masked
+  if name == 'absorbing':  # Data are not masked.
     p_x0[-1] = 0.0
-  # sum over x_0 of q(x_{t-1}, x_t | x_0) p(x_0 | x_t), normalised
+  # The sum over x_0 of q(x_{t-1}, x_t | x_0) p(x_0 | x_t), normalised.
   joint = (xt @ q_t.T) * (p_x0 @ before)
   reverse = joint / joint.sum()
   some = posterior > 0
@@ -99,21 +99,8 @@ def test_d3pm_eq_3_and_4_and_the_term_of_the_bound(name, t):
   np.testing.assert_allclose(kl[0], terms.sum(), rtol=1e-4)
 
 
-def test_the_masked_process_is_the_absorbing_one_of_d3pm():
-  """alpha_t = prod(1 - beta), between any two steps."""
-  matrices = [d3pm_matrix('absorbing', beta) for beta in BETAS]
-  explicit = dj.MatrixProcess.from_matrices(matrices, np.eye(K)[-1])
-  for s in range(T):
-    for t in range(s + 1, T + 1):
-      levels = SCHEDULE(s / T), SCHEDULE(t / T)
-      expected = np.linalg.multi_dot([np.eye(K)] * 2 + matrices[s:t])
-      for process in (PROCESSES['absorbing'], explicit):
-        q = jitted(dj.transition_matrix)(process, *levels)
-        np.testing.assert_allclose(q, expected, rtol=2e-5, atol=1e-6)
-
-
 def mdlm_reverse(x, xt, alpha_s, alpha_t):
-  """MDLM Eq. 7 of one element, x: p(x_0 | x_t) without the mask, [K]."""
+  """Computes MDLM Eq. 7 of one element; x: p(x_0 | x_t), unmasked, [K]."""
   mask = np.eye(K)[K - 1]
   if xt != K - 1:
     return np.eye(K)[xt]
@@ -121,7 +108,7 @@ def mdlm_reverse(x, xt, alpha_s, alpha_t):
 
 
 def substituted(logits, xt):
-  """MDLM section 3.2.3: zero masking probabilities, carry-over unmasking."""
+  """Applies MDLM section 3.2.3: zero masking and carry-over unmasking."""
   x = np.exp(logits)
   x[..., K - 1] = 0.0
   x /= x.sum(axis=-1, keepdims=True)
@@ -130,7 +117,7 @@ def substituted(logits, xt):
 
 @pytest.mark.parametrize('name', ['linear', 'cosine'])
 def test_mdlm_eq_7_and_the_loss_of_md4(name):
-  """The reverse step; alpha' / (1 - alpha) times the sum over masked ones."""
+  """The loss is alpha' / (1 - alpha) times the sum over masked elements."""
   s, t = 0.3, 0.55
   schedule, alpha, slope = {
     'linear': (dj.PolynomialMasking(), lambda t: 1 - t, lambda t: -1.0),
@@ -164,7 +151,7 @@ def test_mdlm_eq_7_and_the_loss_of_md4(name):
 
 
 def test_remdm_one_step():
-  """q_sigma(z_s | z_t, x), with sigma = eta (1 - alpha_s) and x estimated."""
+  """It draws from q_sigma(z_s | z_t, x) with sigma = eta (1 - alpha_s)."""
   alpha_s, alpha_t, eta = 0.7, 0.45, 0.5
   sigma = eta * (1 - alpha_s)
   _, xt, logits = example('absorbing', 3)

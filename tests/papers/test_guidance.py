@@ -1,6 +1,6 @@
-"""Classifier guidance as Dhariwal & Nichol 2021 write it, NumPy float64.
+"""Classifier guidance as in Dhariwal & Nichol 2021, in NumPy float64.
 
-Two Gaussian classes, of which the exact eps and the exact classifier are known.
+The exact eps and the exact classifier of two Gaussian classes are known.
 """
 
 import functools
@@ -25,7 +25,7 @@ STEPS = [2, 50, 400, 1000]
 
 
 def joint(x, t):
-  """log w_k p(x_t | k) [B, 2], and its gradients [B, 2, 2]."""
+  """Returns log w_k p(x_t | k), [B, 2], and its gradients, [B, 2, 2]."""
   alpha_bar = P.alpha_bar[t]
   variance = alpha_bar * VARIANCE + 1 - alpha_bar
   centred = x[:, None] - np.sqrt(alpha_bar) * MEANS
@@ -40,7 +40,7 @@ def posterior(log_p):
 
 
 def classifier_gradient(x, t):
-  """grad log p_phi(y | x_t)."""
+  """Returns grad log p_phi(y | x_t)."""
   log_p, slopes = joint(x, t)
   average = np.einsum('bk,bkd->bd', posterior(log_p), slopes)
   return slopes[:, Y] - average
@@ -119,14 +119,14 @@ def test_algorithm_2_is_ddim_with_another_eps(t, key):
   expected = np.sqrt(previous) * x0 + np.sqrt(1 - previous) * eps
   found = step('algorithm 2', None, key, x32, level_s, level_t)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-  scale = np.sqrt(alpha_bar)  # x_0 is known to 1 / alpha of that
+  scale = np.sqrt(alpha_bar)  # Errors of x_0 grow with 1 / alpha.
   found = np.asarray(guided(x32, level_t).x0)
   np.testing.assert_allclose(scale * found, scale * x0, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('t', STEPS)
 def test_algorithm_2_in_ancestral_steps_is_nearly_algorithm_1(t, key):
-  """1 / sqrt(alpha_t) times the shift of Alg. 1 with the variance beta_t."""
+  """Its shift is 1 / sqrt(alpha_t) times Alg. 1's with variance beta_t."""
   _, x32, level_t, level_s = at(t)
   names = 'plain', 'algorithm 1', 'ancestral algorithm 2'
   plain, one, two = (
@@ -139,7 +139,7 @@ def test_algorithm_2_in_ancestral_steps_is_nearly_algorithm_1(t, key):
 
 
 def test_ho_and_salimans_eq_6():
-  """(1 + w) eps(x, c) - w eps(x), their w being our scale - 1."""
+  """It is (1 + w) eps(x, c) - w eps(x), where w is scale - 1."""
   x, x32, level, _ = at(300)
   w = 1.5
   _, slopes = joint(x, 300)

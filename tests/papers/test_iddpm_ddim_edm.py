@@ -1,4 +1,4 @@
-"""What the core takes from four more papers, transcribed in float64."""
+"""Equations of IDDPM, DDIM, EDM and zero terminal SNR, in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def test_iddpm_eq_17_cosine_alpha_bar():
   def f(t):
     return np.cos((t / T + s) / (1 + s) * np.pi / 2) ** 2
 
-  steps = np.arange(1, T)  # the last beta is clipped
+  steps = np.arange(1, T)  # The last beta is clipped.
   schedule = dj.DiscreteSchedule.from_betas(dj.cosine_betas(T))
   np.testing.assert_allclose(
     schedule.alpha_bars[:-1], f(steps) / f(0), rtol=1e-5
@@ -81,43 +81,10 @@ def test_ddim_eq_12_and_16(eta):
   np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize('sigma', [0.002, 0.5, 80.0])
-def test_edm_table_1_preconditioning(sigma):
-  """D = c_skip x + c_out F(c_in x; c_noise), weight and target of Eq. 8."""
-  sd = 0.5
-  rng = np.random.default_rng(0)
-  y, n = rng.uniform(-1, 1, (2, 5)), sigma * rng.standard_normal((2, 5))
-  output = rng.standard_normal((2, 5))
-  c_skip = sd**2 / (sigma**2 + sd**2)
-  c_out = sigma * sd / np.sqrt(sigma**2 + sd**2)
-  c_in = 1 / np.sqrt(sigma**2 + sd**2)
-  c_noise = np.log(sigma) / 4
-  inputs = {}
-
-  def network(params, x, noise, cond, *, key=None):
-    inputs.update(x=x, noise=noise)
-    return jnp.asarray(output, jnp.float32)
-
-  level = dj.NoiseLevel(*f32(0.5, 1.0, sigma))
-  denoise = dj.make_denoiser(
-    network, None, parametrization='edm', noise_input=dj.edm_input
-  )
-  found = denoise(f32(y + n)[0], level).x0
-  np.testing.assert_allclose(inputs['x'], c_in * (y + n), rtol=1e-5)
-  np.testing.assert_allclose(inputs['noise'], [c_noise] * 2, rtol=1e-5)
-  expected = c_skip * (y + n) + c_out * output
-  np.testing.assert_allclose(found, expected, atol=1e-6 * max(1, sigma))
-  target = jitted(dj.target)('edm', *f32(y, n / sigma), level)
-  expected = (y - c_skip * (y + n)) / c_out
-  np.testing.assert_allclose(target, expected, rtol=2e-5, atol=2e-6)
-  weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
-  np.testing.assert_allclose(dj.edm_weight(sd)(level), weight, rtol=1e-6)
-
-
 @pytest.mark.parametrize('sd', [0.5, 0.75])
 @pytest.mark.parametrize('sigma', [0.002, 0.03, 0.5, 1.0, 7.0, 80.0])
 def test_edm_table_1_to_1e_6(sigma, sd):
-  """c_skip, c_out, c_in and c_noise one by one, each in float32."""
+  """c_skip, c_out, c_in and c_noise, and the weight and target of Eq. 8."""
   sigma = float(np.float32(sigma))
   level = dj.NoiseLevel(*f32(0.5, 1.0, sigma))
   inputs = {}
@@ -144,10 +111,16 @@ def test_edm_table_1_to_1e_6(sigma, sd):
   np.testing.assert_allclose(inputs['x'], c_in, rtol=1e-6)
   c_noise = np.log(sigma) / 4
   np.testing.assert_allclose(inputs['noise'], c_noise, rtol=1e-6, atol=1e-6)
+  weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
+  np.testing.assert_allclose(dj.edm_weight(sd)(level), weight, rtol=1e-6)
+  y, eps = np.random.default_rng(0).uniform(-1, 1, (2, 2, 5))
+  target = jitted(dj.target)('edm', *f32(y, eps), level, sigma_data=sd)
+  expected = (y - c_skip * (y + sigma * eps)) / c_out
+  np.testing.assert_allclose(target, expected, rtol=2e-5, atol=2e-6)
 
 
 def test_zero_terminal_snr_algorithm_1():
-  """Lin et al. 2023, Alg. 1, literally."""
+  """This is Lin et al. 2023, Alg. 1, literally."""
   betas = dj.scaled_linear_betas(1000)
   alphas_bar_sqrt = np.sqrt(np.cumprod(1 - betas))
   first, last = alphas_bar_sqrt[0].copy(), alphas_bar_sqrt[-1].copy()
@@ -163,22 +136,12 @@ def test_zero_terminal_snr_algorithm_1():
   np.testing.assert_allclose(schedule.alpha_bars[0], 1 - betas[0], rtol=1e-6)
 
 
-def test_vp_sde_marginal():
-  """Song et al. 2021, Eq. 33: exp(-t^2 (b1 - b0) / 4 - t b0 / 2)."""
-  t = np.linspace(0.01, 1.0, 50)
-  log_mean = -(t**2) * (20 - 0.1) / 4 - t * 0.1 / 2
-  level = dj.LinearVPSchedule()(jnp.asarray(t, jnp.float32))
-  np.testing.assert_allclose(level.alpha, np.exp(log_mean), rtol=2e-6)
-  std = np.sqrt(1 - np.exp(2 * log_mean))
-  np.testing.assert_allclose(level.sigma, std, rtol=2e-6)
-
-
 @pytest.mark.parametrize('sd', [0.5, 0.75])
 def test_edm_training_loss_literally(sd, key):
-  """The mean over images and pixels of lambda |D(y + n; sigma) - y|^2.
+  """It is the mean over images and pixels of lambda |D(y + n; sigma) - y|^2.
 
-  Eq. 2, 8 and Table 1 in float64, on the noise and the sigma that the objective
-  drew, with a network that is a formula.
+  Eq. 2, 8 and Table 1 in float64 use the objective's noise and sigma, and a
+  formula as the network.
   """
   schedule = dj.GeometricVESchedule(0.002, 80.0)
 
@@ -218,7 +181,7 @@ def test_edm_training_loss_literally(sd, key):
   weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
   np.testing.assert_allclose(found, np.mean(weight * (D - y) ** 2), rtol=1e-4)
   np.testing.assert_allclose(total, found)
-  # the noise is standard normal, log sigma N(-1.2, 1.2^2)
+  # The noise is standard normal, log sigma N(-1.2, 1.2^2).
   n = (x - y) / sigma
   assert abs(n.std() - 1) < 0.15 and abs(n.mean()) < 0.2
   assert abs(4 * c_noise.mean() + 1.2) < 4 * 1.2 / 8

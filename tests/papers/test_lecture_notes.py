@@ -1,4 +1,4 @@
-"""The forms in which lecture notes write the same equations.
+"""The equations in the forms of lecture notes.
 
 6.7900 (MIT, machine learning) writes the chain with z_t and an explicit list of
 alphas; the DDPM notes write the loss with a weight w_t; VDM-style notes write
@@ -13,7 +13,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted
-from tests.papers.paper import column, ddpm, f32, levels, pictures
+from tests.papers.paper import ddpm, f32
 
 LECTURE = np.array([0.99, 0.98, 0.97, 0.96, 0.95])
 
@@ -23,16 +23,8 @@ def notes():
   return ddpm(1.0 - LECTURE)
 
 
-def test_the_lecture_alphas_give_their_products():
-  schedule = dj.DiscreteSchedule.from_alphas(LECTURE)
-  products = [0.99, 0.9702, 0.941094, 0.90345024, 0.858277728]
-  np.testing.assert_allclose(schedule.alpha_bars, products, rtol=1e-6)
-  np.testing.assert_allclose(schedule.alphas, LECTURE, rtol=1e-6)
-  np.testing.assert_allclose(schedule.betas, 1 - LECTURE, rtol=1e-5)
-
-
 def test_z_t_is_a_sum_of_the_noises_of_all_steps(notes):
-  """z_t = sqrt(alpha_t) z_{t-1} + sqrt(1 - alpha_t) eps_t, unrolled."""
+  """It unrolls z_t = sqrt(alpha_t) z_{t-1} + sqrt(1 - alpha_t) eps_t."""
   rng = np.random.default_rng(0)
   x, eps = rng.uniform(-1, 1, 7), rng.standard_normal((5, 7))
   expected = np.sqrt(np.prod(LECTURE)) * x
@@ -48,53 +40,10 @@ def test_z_t_is_a_sum_of_the_noises_of_all_steps(notes):
   np.testing.assert_allclose(z[0], expected, atol=1e-6)
 
 
-def test_posterior_mean_in_eps_form(notes):
-  """E[z_{t-1} | z_t, eps]: (z_t - (1-a_t) / sqrt(1-abar_t) eps) / sqrt(a_t)."""
-  x, eps, z = pictures(notes)
-  alpha = column(LECTURE, z)
-  alpha_bar = np.cumprod(alpha, axis=0)
-  expected = (z - (1 - alpha) / np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha)
-  found = jitted(dj.q_posterior)(*f32(x, z), *levels(notes)).mean
-  np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large'])
-def test_w_t_in_its_two_usual_forms(notes, variance):
-  """w_t = (1-a_t)^2 / (2 sigma_t^2 a_t (1-abar_t)), sigma_t^2 inserted."""
-  alpha = LECTURE[1:]
-  alpha_bar = np.cumprod(LECTURE)
-  if variance == 'fixed_large':  # sigma_t^2 = 1 - alpha_t
-    weight = (1 - alpha) / (2 * alpha * (1 - alpha_bar[1:]))
-  else:  # sigma_t^2 = (1 - alpha_t) (1 - abar_{t-1}) / (1 - abar_t)
-    weight = (1 - alpha) / (2 * alpha * (1 - alpha_bar[:-1]))
-  _, eps, _ = pictures(notes)
-  _, eps_hat, _ = pictures(notes, seed=1)
-  expected = weight * np.sum((eps - eps_hat)[1:] ** 2, axis=1)
-  s, t = (level.take(slice(1, None)) for level in levels(notes))
-  found = jitted(dj.weighted_eps_loss)(
-    *f32(eps[1:], eps_hat[1:]), s, t, variance
-  )
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def test_w_t_is_half_the_loss_of_snr(notes):
-  """L_{t-1} = (SNR(t-1) - SNR(t)) / 2 |x - x_hat|^2 (Kingma et al. 2021)."""
-  alpha_bar = np.cumprod(LECTURE)
-  snr = alpha_bar / (1 - alpha_bar)
-  x, eps, z = pictures(notes)
-  _, eps_hat, _ = pictures(notes, seed=1)
-  root = np.sqrt(column(alpha_bar, z))
-  x_hat = (z - np.sqrt(1 - root**2) * eps_hat) / root
-  expected = (snr[:-1] - snr[1:]) / 2 * np.sum((x - x_hat)[1:] ** 2, axis=1)
-  s, t = (level.take(slice(1, None)) for level in levels(notes))
-  found = jitted(dj.weighted_eps_loss)(*f32(eps[1:], eps_hat[1:]), s, t)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
 def test_the_closest_gaussian_has_the_moments_of_the_data():
-  """Lecture 8: min over (m, s^2) of KL(q || N(m, s^2)) is at q's moments.
+  """Lecture 8: KL(q || N(m, s^2)) is least at the moments of q.
 
-  KL by quadrature over a mixture's density, its slope by autodiff.
+  The KL is a quadrature over a mixture's density.
   """
   q = oracles.mixture(
     [0.3, 0.7], [[-1.0], [1.5]], np.array([0.2, 0.5])[:, None, None]
@@ -114,6 +63,6 @@ def test_the_closest_gaussian_has_the_moments_of_the_data():
   slopes = jax.jit(jax.grad(divergence, argnums=(0, 1)))(*best)
   np.testing.assert_allclose(slopes, 0.0, atol=1e-5)
   least = divergence(*best)
-  assert least > 0.01  # a mixture is no Gaussian
+  assert least > 0.01  # A mixture is not a Gaussian.
   for step in np.random.default_rng(0).normal(scale=0.3, size=(10, 2)):
     assert divergence(best[0] + step[0], best[1] + step[1]) > least

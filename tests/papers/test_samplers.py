@@ -15,7 +15,7 @@ def _x64():
 
 
 def D(x, alpha, sigma, xp=np):
-  """A denoiser that is neither affine nor the same at any two levels."""
+  """A denoiser that is not affine and differs between levels."""
   return xp.tanh(2.0 * x + sigma) * alpha / (alpha + 0.3 * sigma) + 0.1
 
 
@@ -25,7 +25,7 @@ def denoise(x, level):
 
 
 def ve_grid(n=8, clean=True):
-  """EDM Eq. 5: sigma from 80 down to 0.002, then 0."""
+  """Returns EDM Eq. 5: sigma from 80 down to 0.002, then 0."""
   i = np.arange(n)
   sigma = (
     80 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))
@@ -54,7 +54,7 @@ def run(sampler, alpha, sigma, x, key=None):
 
 
 def noises(key, n, x, churned=False):
-  """What `sample` draws at each of n steps."""
+  """Returns the noise of `sample` at each of n steps."""
   keys = jax.random.split(key, n)
   if churned:
     keys = [jax.random.split(k)[0] for k in keys]
@@ -67,25 +67,16 @@ def close(found, expected):
   np.testing.assert_allclose(found, expected, atol=1e-10 * scale)
 
 
-def test_edm_algorithm_1():
-  _, t = ve_grid()
-  x = start(t)
-  expected = x
-  for i in range(len(t) - 1):
-    d = (expected - D(expected, 1.0, t[i])) / t[i]
-    following = expected + (t[i + 1] - t[i]) * d
-    if t[i + 1] != 0:
-      d2 = (following - D(following, 1.0, t[i + 1])) / t[i + 1]
-      following = expected + (t[i + 1] - t[i]) * (d / 2 + d2 / 2)
-    expected = following
-  close(run(dj.heun(), *ve_grid(), x), expected)
-
-
 @pytest.mark.parametrize(
   's_churn, s_min, s_max, s_noise',
-  [(2.0, 0.0, np.inf, 1.0), (40.0, 0.05, 50.0, 1.003)],
+  [
+    (0.0, 0.0, np.inf, 1.0),
+    (2.0, 0.0, np.inf, 1.0),
+    (40.0, 0.05, 50.0, 1.003),
+  ],
 )
-def test_edm_algorithm_2(s_churn, s_min, s_max, s_noise):
+def test_edm_algorithms_1_and_2(s_churn, s_min, s_max, s_noise):
+  """Algorithm 1 is Heun's method, without churn."""
   _, t = ve_grid()
   n = len(t) - 1
   x, key = start(t), jax.random.key(3)
@@ -107,6 +98,8 @@ def test_edm_algorithm_2(s_churn, s_min, s_max, s_noise):
   schedule = dj.GeometricVESchedule(0.002, 80.0)
   sampler = dj.churn(dj.heun(), schedule, gamma, s_min, s_max, s_noise)
   close(run(sampler, *ve_grid(), x, key), expected)
+  if not s_churn:
+    close(run(dj.heun(), *ve_grid(), x), expected)
 
 
 @pytest.mark.parametrize('grid', GRIDS)
@@ -126,7 +119,7 @@ def test_dpm_solver_pp_2m_algorithm_2(grid):
     expected = expected - alpha[i] * (np.exp(-h) - 1) * mean
     previous = x0
   close(run(dj.dpm_solver_pp(2), alpha, sigma, x), expected)
-  # the step to clean data is x_0
+  # The step to clean data returns x_0.
   ends = np.append(alpha, 1.0), np.append(sigma, 0.0)
   last = D(expected, alpha[-1], sigma[-1])
   close(run(dj.dpm_solver_pp(2), *ends, x), last)
@@ -163,7 +156,7 @@ def test_dpm_solver_pp_2s_algorithm_1(grid):
 
 @pytest.mark.parametrize('eta', [0.5, 1.0])
 def test_sde_dpm_solver_pp_2m(eta):
-  """tests/papers/recipes.md, section 11."""
+  """The step is in tests/papers/recipes.md, section 11."""
   alpha, sigma = vp_grid(clean=False)
   lam = np.log(alpha / sigma)
   n = len(alpha) - 1
@@ -185,7 +178,7 @@ def test_sde_dpm_solver_pp_2m(eta):
 
 
 def unipc(p, x, alpha, sigma):
-  """UniPC-p with B_2(h) = e^h - 1 and data prediction, as released."""
+  """Computes UniPC-p, B_2(h) = e^h - 1, data prediction, as released."""
   lam = np.log(alpha / sigma)
   m = [D(x, alpha[0], sigma[0])]
   for i in range(1, len(alpha)):
@@ -227,7 +220,7 @@ def test_unipc(order, grid):
 
 
 def test_3m_is_the_predictor_of_unipc_3():
-  """Its first three steps, the parabola's mean by quadrature."""
+  """In its first three steps the parabola's mean is a quadrature."""
   alpha, sigma = vp_grid(4, clean=False)
   lam = np.log(alpha / sigma)
   x = start(sigma)
@@ -253,7 +246,7 @@ def test_3m_is_the_predictor_of_unipc_3():
 
 
 def test_score_sde_reverse_diffusion_of_ddpm():
-  """x - f + G^2 score + G z, f = sqrt(1 - beta) x - x, G^2 = beta."""
+  """x - f + G^2 score + G z with f = sqrt(1 - beta) x - x, G^2 = beta."""
   betas = np.array([0.05, 0.1, 0.2, 0.3])
   bars = np.append(1.0, np.cumprod(1 - betas))[::-1]
   alpha, sigma = np.sqrt(bars), np.sqrt(1 - bars)
@@ -307,7 +300,7 @@ def test_score_sde_euler_maruyama_of_the_vp_sde():
 
 
 def test_score_sde_corrector_algorithms_4_and_5():
-  """Two steps at one level; norms of each example, alpha_i taken as 1."""
+  """Each example has its own norms, and alpha_i is 1."""
   alpha, sigma, snr = 0.6, 0.8, 0.16
   level = dj.NoiseLevel(*map(jnp.float64, (0.5, alpha, sigma)))
   x = np.random.default_rng(0).standard_normal((3, 4, 2))

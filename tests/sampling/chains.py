@@ -1,7 +1,7 @@
-"""Inpainting x_2 | x_1 of a Gaussian by its exact law, in float64 NumPy.
+"""The exact distribution of inpainted Gaussians x_2 | x_1, in float64 NumPy.
 
-Every step of every method is linear when the denoiser is that of Gaussian data,
-so x_2 given x_1 is a Gaussian whose slope and variance follow step by step.
+With the denoiser of Gaussian data every step of every method is linear, so x_2
+given x_1 is a Gaussian whose slope and variance follow step by step.
 
   python -m tests.sampling.chains     # the table of docs/inpainting.md
 """
@@ -15,7 +15,7 @@ TRUTH = 0.9, 0.19**0.5
 
 
 def grid(num_steps):
-  """alpha and sigma of DDPM's linear schedule at `num_steps` even steps."""
+  """Returns alpha and sigma of DDPM's schedule at num_steps even steps."""
   alpha_bars = np.cumprod(1.0 - np.linspace(1e-4, 0.02, 1000))
   alpha_bars = np.append(1.0, alpha_bars)
   i = np.rint(np.linspace(1000, 0, num_steps + 1)).astype(int)
@@ -23,7 +23,7 @@ def grid(num_steps):
 
 
 def times(steps, jump, num_resamples):
-  """RePaint's times as its released code has them (recipes.md, 8)."""
+  """Returns RePaint's times as in its released code (recipes.md, 8)."""
   left = {i: num_resamples - 1 for i in range(0, steps - jump, jump)}
   t, times = steps, []
   while t >= 1:
@@ -38,7 +38,10 @@ def times(steps, jump, num_resamples):
 
 
 def ancestral(a, s, t, u):
-  """x_u = estimate * x0 + kept * x_t + noise: DDPM Eq. 7 for any two levels."""
+  """Returns DDPM Eq. 7 for any two levels: estimate, kept, variance.
+
+  x_u = estimate * x0 + kept * x_t + noise.
+  """
   if s[u] == 0.0:
     return 1.0, 0.0, 0.0
   ratio = a[t] / a[u]
@@ -48,7 +51,7 @@ def ancestral(a, s, t, u):
 
 
 def law(method, num_steps, num_resamples=1, jump=10) -> Any:
-  """(slope, standard deviation) of x_2 | x_1 by ancestral sampling.
+  """Returns (slope, standard deviation) of x_2 | x_1 by ancestral sampling.
 
   method: 'replace', 'repaint' or 'reconstruction'.
   """
@@ -57,9 +60,9 @@ def law(method, num_steps, num_resamples=1, jump=10) -> Any:
   if method == 'repaint':
     steps = num_steps - 1 - times(num_steps, jump, num_resamples)
   mean, var = 0.0, 1.0  # of x_2 for x_1 = 1
-  known = 0.0, 1.0  # of x_1 in the state: at first noise
+  known = 0.0, 1.0  # of x_1 in the state, noise at first
   for t, u in zip(steps[:-1], steps[1:], strict=True):
-    if u < t:  # back up
+    if u < t:  # to a noisier level
       ratio = a[u] / a[t]
       var = ratio**2 * var + s[u] ** 2 - ratio**2 * s[t] ** 2
       mean *= ratio
@@ -84,7 +87,7 @@ def law(method, num_steps, num_resamples=1, jump=10) -> Any:
 
 
 def main():
-  """Prints slope and spread of every method on three grids."""
+  """Prints slope and spread for every method on three grids."""
   grids = [(100, 10), (250, 10), (250, 1)]
   rows = {'truth': [TRUTH] * 3}
   rows['replacement'] = [law('replace', n) for n, _ in grids]

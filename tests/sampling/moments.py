@@ -1,9 +1,10 @@
-"""Data of known moments, every sampler, and what samples are held against."""
+"""Data with known moments, every sampler, and checks of samples."""
 
 import functools
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
@@ -27,7 +28,7 @@ MIXTURE = oracles.mixture(
 )
 ORACLES = {'gaussian': GAUSSIAN, 'mixture': MIXTURE}
 
-# A sampler, or how to make it for a schedule.
+# A sampler, or a function that makes it for a schedule.
 DETERMINISTIC = {
   'ddim': dj.ddim(),
   'heun': dj.heun(),
@@ -53,8 +54,8 @@ STOCHASTIC = {
 }
 SAMPLERS = DETERMINISTIC | STOCHASTIC
 
-# Tests are compiled at XLA's lowest level (tests/conftest.py). What runs for
-# longer than it compiles takes the next level, which saves a third of the run.
+# Tests use XLA's lowest level (tests/conftest.py). Programs that run longer
+# than they compile use the next one, which saves a third of the run.
 AT_LOWEST = 'optimization_level=0' in os.environ.get('XLA_FLAGS', '')
 LEVEL = {'xla_backend_optimization_level': 1} if AT_LOWEST else None
 jit_long = functools.partial(jax.jit, compiler_options=LEVEL)
@@ -65,12 +66,12 @@ def needs_schedule(name):
 
 
 def build(name, schedule=None):
-  made = SAMPLERS[name]
-  return made(schedule) if needs_schedule(name) else made
+  sampler = SAMPLERS[name]
+  return sampler(schedule) if needs_schedule(name) else sampler
 
 
 def in_pairs(denoise):
-  """x [B, 2n] of n independent pairs: norms of an example are those of 2n."""
+  """Denoises x [B, 2n], n independent pairs: norms are over 2n numbers."""
 
   def denoise_pairs(x, level):
     x0 = denoise(x.reshape(-1, 2), level).x0
@@ -81,13 +82,13 @@ def in_pairs(denoise):
 
 @functools.partial(jit_long, static_argnums=(0, 1))
 def sample(oracle_name, sampler_name, schedule, key, levels, x):
-  """Levels are an argument, so that schedules share a compilation."""
+  """Samples; levels are an argument, so that schedules share a compilation."""
   denoise = in_pairs(ORACLES[oracle_name].denoise)
   return dj.sample(key, denoise, build(sampler_name, schedule), levels, x)
 
 
 def run(key, oracle_name, sampler_name, schedule, num_steps, n, x=None):
-  """n samples, [n, 2], drawn in examples of 64 pairs; from x if given."""
+  """Returns n samples, [n, 2], from examples of 64 pairs or from x."""
   levels = dj.level_grid(schedule, num_steps)
   if x is None:
     prior_key, key = jax.random.split(key)
@@ -97,13 +98,26 @@ def run(key, oracle_name, sampler_name, schedule, num_steps, n, x=None):
   return np.asarray(x).reshape(-1, 2)
 
 
+def affine_law(name, schedule):
+  """Returns mean and covariance of 200-step samples of Gaussian data.
+
+  A deterministic sampler is affine there: x_0 = A x_T + b, so Cov = A A^T.
+  """
+  last = schedule(1.0)
+  x = np.hypot(last.alpha, last.sigma) * np.array([[0, 0], [1, 0], [0, 1]])
+  x = jnp.asarray(x, jnp.float32)
+  b, *columns = run(jax.random.key(0), 'gaussian', name, schedule, 200, 3, x)
+  a = np.stack(columns, axis=1) - b[:, None]
+  return b, a @ a.T
+
+
 def check_moments(x, oracle, bias):
-  """Mean and covariance within 5 Monte-Carlo errors and a step-size bias."""
+  """Checks mean and covariance within 5 standard errors plus a step bias."""
   n = len(x)
   cov = np.asarray(oracle.cov)
   mean_error = 5 * np.sqrt(np.diag(cov) / n)
   assert (np.abs(x.mean(0) - oracle.mean) < mean_error + bias).all()
   square = np.outer(np.diag(cov), np.diag(cov)) + cov**2
-  # fourth moments: Gaussian to a factor that covers the mixtures here
+  # Fourth moments are Gaussian up to a factor, which covers these mixtures.
   cov_error = 5 * np.sqrt(1.5 * square / n)
   assert (np.abs(np.cov(x.T) - cov) < cov_error + bias).all()

@@ -1,4 +1,4 @@
-"""A denoiser of one schedule, sampled along the levels of any other."""
+"""A denoiser of one schedule, sampled along the levels of another one."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.testing import oracles
+from tests.sampling.moments import DDPM, MIXTURE
 
-DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
-MIXTURE = oracles.mixture(
-  [0.3, 0.7],
-  [[-1.0, 0.5], [1.0, 0.0]],
-  [[[0.05, 0.0], [0.0, 0.05]], [[0.1, 0.05], [0.05, 0.2]]],
-)
 GRIDS_OF = {
   'karras': dj.KarrasSchedule(0.005, 80.0),
   'geometric_ve': dj.GeometricVESchedule(0.005, 80.0),
@@ -24,8 +18,8 @@ GRIDS_OF = {
 
 
 def on_its_own_levels(x, level):
-  """The exact denoiser, which knows the levels of DDPM's chain alone."""
-  # times within 1e-3 of a step count as the step, also step 0
+  """The exact denoiser on the levels of DDPM's chain, NaN elsewhere."""
+  # Times within 1e-3 of a step count as the step, also step 0.
   strange = jnp.abs(DDPM(level.t).sigma - level.sigma) > 5e-4
   x0 = MIXTURE.denoise(x, level).x0
   return dj.Prediction(jnp.where(strange, jnp.nan, x0))
@@ -42,9 +36,9 @@ def on_its_own_levels(x, level):
   ],
 )
 def test_the_images_are_those_of_its_own_levels(name):
-  """One ODE: from the same latent at the same SNR, the same images."""
+  """The same latent at the same SNR gives the same images: the ODE is one."""
   schedule = GRIDS_OF[name]
-  first = schedule.from_logsnr(-2.0 * np.log(60.0))  # both know this SNR
+  first = schedule.from_logsnr(-2.0 * np.log(60.0))  # Both have this SNR.
   own = DDPM.from_logsnr(first.logsnr)
   z = jax.random.normal(jax.random.key(0), (32, 2))
   scale = own.alpha / first.alpha

@@ -5,10 +5,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
-from diffusion_jax.testing import oracles
-
-DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
-GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
+from tests.sampling.moments import DDPM, GAUSSIAN
 
 
 def test_prior(key):
@@ -23,31 +20,29 @@ def test_prior(key):
     np.testing.assert_allclose(np.var(x), expected, rtol=0.03)
 
 
-def test_trajectory_ends_in_the_sample(key):
+def test_jit_is_eager_step_by_step(key):
+  """The trajectory has every x, and ends in the sample."""
   levels = dj.level_grid(DDPM, 10)
   x = dj.prior_sample(key, (4, 2), levels.take(0))
-  args = key, GAUSSIAN.denoise, dj.ancestral(), levels, x
-  path = dj.sample(*args, return_trajectory=True)
+  sampler = dj.ddim(1.0)
+
+  @jax.jit
+  def run(key, x):
+    args = key, GAUSSIAN.denoise, sampler, levels, x
+    return dj.sample(*args, return_trajectory=True), dj.sample(*args)
+
+  path, last = run(key, x)
   assert path.shape == (11, 4, 2)
   np.testing.assert_array_equal(path[0], x)
-  np.testing.assert_array_equal(path[-1], dj.sample(*args))
-
-
-def test_jit_is_eager_step_by_step(key):
-  levels = dj.level_grid(DDPM, 20)
-  x = dj.prior_sample(key, (4, 2), levels.take(0))
-  sampler = dj.ddim(1.0)
-  found = jax.jit(
-    lambda key, x: dj.sample(key, GAUSSIAN.denoise, sampler, levels, x)
-  )(key, x)
+  np.testing.assert_allclose(path[-1], last, rtol=1e-6)
   state = sampler.init(x)
-  keys = split_key(key, 20)
-  for i in range(20):
+  keys = split_key(key, 10)
+  for i in range(10):
     t, s = levels.take(i), levels.take(i + 1)
     x, state = sampler.step(
       keys[i], x, state, GAUSSIAN.denoise, level_s=s, level_t=t
     )
-  np.testing.assert_allclose(found, x, atol=1e-5)
+    np.testing.assert_allclose(path[i + 1], x, atol=1e-5)
 
 
 @pytest.mark.parametrize('sampler', [dj.ancestral(), dj.ddim(0.5)])
@@ -66,7 +61,7 @@ def test_with_keys_per_example_an_image_knows_its_own_key_only(sampler, key):
 
 
 def test_levels_are_passed_to_a_step_by_name(key):
-  """In whatever order a sampler of a user's own declares them."""
+  """A user's own sampler may declare them in any order."""
 
   def step(key, x, state, denoise, level_t, level_s):
     return x + (level_t.sigma - level_s.sigma), state

@@ -10,23 +10,27 @@ SCHEDULE = dj.CosineSchedule()
 GAUSSIAN = oracles.gaussian([0.5, -1.0], [[1.0, 0.3], [0.3, 0.5]])
 
 
-@pytest.mark.parametrize('sampler', [dj.ddim(), dj.ddim(1.0), dj.ancestral()])
-def test_of_a_denoiser_that_does_not_listen_it_is_the_sampler(sampler, key):
-  levels = dj.level_grid(SCHEDULE, 6)
-  x = dj.prior_sample(key, (8, 2), levels.take(0))
-  plain = dj.sample(key, GAUSSIAN.denoise, sampler, levels, x)
+def test_without_self_conditioning_it_is_the_sampler(key):
+  levels, sampler = dj.level_grid(SCHEDULE, 6), dj.ddim(1.0)
   wrapped = dj.self_conditioned(sampler)
-  found = dj.sample(key, lambda x0: GAUSSIAN.denoise, wrapped, levels, x)
-  np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-6)
+
+  @jax.jit
+  def both(key):
+    x = dj.prior_sample(key, (8, 2), levels.take(0))
+    plain = dj.sample(key, GAUSSIAN.denoise, sampler, levels, x)
+    make = lambda x0: GAUSSIAN.denoise
+    return dj.sample(key, make, wrapped, levels, x), plain
+
+  np.testing.assert_allclose(*both(key), rtol=1e-5, atol=1e-6)
 
 
 def make_denoise(x0_prev):
-  """x_0 = 0.5 x + 0.25 (the estimate before) + 0.1."""
+  """Returns x_0 = 0.5 x + 0.25 x0_prev + 0.1."""
   return lambda x, level: dj.Prediction(0.5 * x + 0.25 * x0_prev + 0.1)
 
 
 def test_a_chain_by_hand(key):
-  """Analog Bits, Alg. 2, in float64 with the ODE of DDIM."""
+  """This is Analog Bits, Alg. 2, in float64 with DDIM's ODE."""
   levels = dj.level_grid(SCHEDULE, 4)
   x = jnp.array([[1.0, -2.0], [0.5, 0.25]])
   found = dj.sample(
@@ -44,7 +48,7 @@ def test_a_chain_by_hand(key):
 
 
 def twice():
-  """Evaluates at x, then elsewhere, as methods of second order do."""
+  """A sampler with a second call elsewhere, like second-order methods."""
 
   def step(key, x, state, denoise, *, level_s, level_t):
     first = denoise(x, level_t).x0
@@ -72,18 +76,8 @@ def test_the_network_is_not_called_more_often(sampler, calls, key):
   np.testing.assert_array_equal(state[1], jnp.zeros((2, 3)))
   x, state = wrapped.step(key, x, state, counted, level_s=s, level_t=t)
   assert len(count) == calls
-  # what is handed on is the estimate at x, not the one elsewhere
+  # The next step gets the estimate at x, not the one elsewhere.
   np.testing.assert_allclose(state[1], 0.6, rtol=1e-6)
   if calls == 2:
-    assert state[0] == 1  # the sampler's own state
+    assert state[0] == 1  # The sampler's own state.
     np.testing.assert_allclose(x, 0.6 + 0.5 * 0.6 + 0.1, rtol=1e-6)
-
-
-def test_images_do_not_see_one_another(key):
-  levels = dj.level_grid(SCHEDULE, 3)
-  keys = jax.random.split(key, 4)
-  x = jax.random.normal(key, (4, 2))
-  wrapped = dj.self_conditioned(dj.ddim(1.0))
-  whole = dj.sample(keys, make_denoise, wrapped, levels, x)
-  part = dj.sample(keys[1:2], make_denoise, wrapped, levels, x[1:2])
-  np.testing.assert_allclose(whole[1:2], part, rtol=1e-6)
