@@ -6,17 +6,20 @@ r"""Speed of ours against torch and diffusers, taken in turns in one run.
 
 Forward pass, training step (loss, gradient, Adam, average) and DDIM sampling of
 DDPM's network for CIFAR-10, EDM's, DiT-S/2, and on a GPU ADM's for ImageNet 64.
-EDM's DDPM++, which diffusers has not, stands against a UNet2DModel of the same
-widths and number of blocks. On a CPU both compute in float32 with batches of 8;
-on a GPU in bfloat16, with torch.compile, and batches of 128 to 1024.
+diffusers has no DDPM++: EDM's is compared with a UNet2DModel of the same widths
+and number of blocks. On a CPU both compute in float32 with batches of 8, and
+--torch_compile adds torch.compile as a third side. On a GPU both compute in
+bfloat16 with batches of 128 to 1024, and torch is compiled.
 
-A ratio is torch's time over ours of one pair, so above 1 ours is faster; given
-is the median over the pairs and their quartiles. FLOP are counted by layers
-(3 forward passes in a training step) and by XLA, the share of the device (MFU)
-is against the faster of both sides' products of matrices.
+A ratio is torch's time over ours in one round, so ours is faster above 1. The
+table has the median over the rounds and the quartiles, for the faster of torch
+and torch.compile. FLOP are counted by layers (3 forward passes in a training
+step) and by XLA. The share of the device's rate (MFU) is relative to the
+fastest product of matrices of all sides.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -31,7 +34,8 @@ from benchmarks import turns
 from benchmarks.turns import Case, Failed, Worker
 
 TASKS = ('forward', 'train', 'ddim')
-SIDES = {'ours': 'benchmarks.jax_side', 'torch': 'benchmarks.torch_side'}
+SIDES = {'ours': 'benchmarks.jax_side'}
+SIDES |= dict.fromkeys(('torch', 'compiled'), 'benchmarks.torch_side')
 # diffusers has the same network
 EXACT = 'ddpm', 'adm', 'dit', 'smoke', 'smoke_dit'
 NAMES = ('ddpm', 'edm', 'dit', 'adm')
@@ -52,25 +56,34 @@ def processor() -> str:
 def has_gpu() -> bool:
   """Says whether an NVIDIA GPU answers, without loading jax or torch."""
   try:
-    found = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True)
+    listing = subprocess.run(
+      ['nvidia-smi', '-L'], capture_output=True, text=True
+    )
   except OSError:
     return False
-  return found.returncode == 0 and 'GPU' in found.stdout
+  return listing.returncode == 0 and 'GPU' in listing.stdout
 
 
-def compare(case: Case, tasks, rounds, least_seconds) -> list[dict]:
-  """Returns a record for each task of a case, with an 'error' if it failed."""
+def compare(case: Case, both, tasks, rounds, least_seconds) -> list[dict]:
+  """Returns a record for each task of a case, with an 'error' if it failed.
+
+  both: measures torch with and without torch.compile.
+  """
   records = []
-  with (
-    Worker(SIDES['ours'], case) as ours,
-    Worker(SIDES['torch'], case) as torch,
-  ):
-    workers = {'ours': ours, 'torch': torch}
+  sides = {'ours': case, 'torch': case}
+  if both:
+    sides['torch'] = case._replace(compiled=False)
+    sides['compiled'] = case._replace(compiled=True)
+  with contextlib.ExitStack() as stack:
+    workers = {
+      name: stack.enter_context(Worker(SIDES[name], side))
+      for name, side in sides.items()
+    }
     about = case._asdict()
     try:
       facts = {name: worker.call('facts') for name, worker in workers.items()}
       if case.network in EXACT:
-        about['difference'] = difference(ours, torch)
+        about['difference'] = difference(workers['ours'], workers['torch'])
     except Failed as error:
       return [about | {'task': task, 'error': str(error)} for task in tasks]
     forward = None
@@ -112,11 +125,14 @@ def measured(case, task, facts, info, times, forward_xla) -> dict:
   xla = info['ours']['xla_flop']
   xla = case.ddim_steps * (forward_xla or np.nan) if task == 'ddim' else xla
   rate = max(side['matmul_flop_per_s'] for side in facts.values())
+  torch = times['torch']
+  if 'compiled' in times:  # the faster by wall clock
+    torch = [min(pair) for pair in zip(torch, times['compiled'], strict=True)]
   found = {
     'info': info,
     'times': times,
-    'ratio': turns.spread(turns.ratios(times['torch'], times['ours'])),
-    'cpu_ratio': turns.spread(turns.ratios(times['torch'], times['ours'], 1)),
+    'ratio': turns.spread(turns.ratios(torch, times['ours'])),
+    'cpu_ratio': turns.spread(turns.ratios(torch, times['ours'], 1)),
     'flop': flop,
     'matmul_flop_per_s': rate,
   }
@@ -137,7 +153,7 @@ def measured(case, task, facts, info, times, forward_xla) -> dict:
 HEADER = (
   'network, batch, task',
   'ours',
-  'torch',
+  'torch; compiled',
   'torch / ours (quartiles)',
   'of processor times',
   'images/s, ours',
@@ -159,7 +175,11 @@ def row(record: dict) -> str:
   cells = (
     what,
     f'{ours["seconds"]:.4g} s',
-    f'{torch["seconds"]:.4g} s',
+    '; '.join(
+      f'{record[name]["seconds"]:.4g} s'
+      for name in ('torch', 'compiled')
+      if name in record
+    ),
     f'**{ratio["median"]:.2f}** ({ratio["low"]:.2f} to {ratio["high"]:.2f})',
     f'{record["cpu_ratio"]["median"]:.2f}',
     f'{ours["images_per_s"]:.3g}',
@@ -210,7 +230,7 @@ def options(argv=None):
   parser.add_argument(
     '--torch_compile',
     action=argparse.BooleanOptionalAction,
-    help='on GPUs by default',
+    help='also measure torch.compile (by default on GPUs, instead of plain)',
   )
   parser.add_argument('--out', default='against_torch.json')
   parser.add_argument('--smoke', action='store_true', help='a tiny network')
@@ -221,7 +241,7 @@ def options(argv=None):
         parser.error(f'--{name}: {part!r} is not one of {", ".join(known)}')
   for batch in args.batches or ():
     if not batch.isdigit() or not int(batch):
-      parser.error(f'--batches: {batch!r} is no number of images')
+      parser.error(f'--batches: {batch!r} is not a number of images')
   return args
 
 
@@ -240,7 +260,8 @@ def main(argv=None) -> None:
   records = []
   for case in plan(args, gpu):
     rounds, least = (2, 0.0) if args.smoke else (args.rounds, 0.5)
-    found = compare(case, args.tasks, rounds, least)
+    both = bool(args.torch_compile)
+    found = compare(case, both, args.tasks, rounds, least)
     for record in found:
       if 'error' in record:
         print(row(record), flush=True)
@@ -272,7 +293,7 @@ def summary(records: list[dict]) -> str:
   for name in dict.fromkeys(record['network'] for record in records):
     first = next(r for r in records if r['network'] == name)
     if 'facts' in first:
-      ours, torch = (first['facts'][s]['parameters'] for s in SIDES)
+      ours, torch = (first['facts'][s]['parameters'] for s in ('ours', 'torch'))
       line = f'{name}: {ours:,} parameters, torch {torch:,}'
       if 'difference' in first:
         line += f', outputs differ by {first["difference"]:.1e} of the largest'

@@ -79,7 +79,7 @@ def train_step(model, mesh):
 
 
 def torch_options(model):
-  """Returns the options of the DiT, or UNet2DModel, beside a model."""
+  """Returns the options of diffusers' network for a model."""
   network, shape = model.network, model.state_shape
   if isinstance(network, DiT):
     return diffusers_transformer.write_config(network, shape)

@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-# Memory is taken as it is needed, so that its peak is that of the program.
+# Without preallocation the peak of the memory is the program's.
 os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
 import jax
@@ -27,7 +27,7 @@ def attention(smoke):
 
 def memory(smoke):
   """Yields figures of ADM's training step, with remat and without."""
-  # The smaller first, since the peak is that of the process.
+  # The smaller first, because the peak counts from the start of the process.
   yield 'remat', figures(smoke, remat=True)
   yield 'all stored', figures(smoke)
 

@@ -13,11 +13,11 @@ from diffusion_jax.networks.transformer_block import Block
 
 
 def analytic(model, batch):
-  """Returns the FLOP of a forward pass: those of products, 2 for each term.
+  """Returns the FLOP of the products of a forward pass, 2 for each term.
 
-  Counted layer by layer, whatever way they are computed: a convolution has
-  2 k^2 C_in of each output, a dense layer 2 C_in, attention 4 (H W)^2 C of each
-  image. A training step has three times as many.
+  They are counted layer by layer, for any algorithm: a convolution has 2 k^2
+  C_in per output, a dense layer 2 C_in, attention 4 (H W)^2 C per image. A
+  training step has three times as many.
   """
   network = model.network
   found = {}

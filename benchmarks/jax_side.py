@@ -48,7 +48,7 @@ class Side:
   def facts(self):
     """Returns versions, the device, parameters, FLOP and the rate of products.
 
-    FLOP are those of a forward pass, counted by layers.
+    FLOP are counted by layers, for a forward pass.
     """
     device = jax.devices()[0]
     on_gpu = device.platform != 'cpu'

@@ -1,11 +1,11 @@
-"""All figures that a GPU should give, in the order of their worth.
+"""Measures all figures of a GPU, the most useful ones first.
 
   python -m benchmarks.on_gpu --fill=docs/performance.md
 
-Each part is a process of its own and ends within --limit seconds; what it found
-is in --out at once, so that nothing is lost when time runs out, and a second
-call continues with the parts that are missing. --fill writes the table between
-the marks of a Markdown file; --smoke takes tiny networks, on any device.
+Each part is a separate process and ends within --limit seconds. Its result is
+written to --out at once, and a second call continues with the missing parts.
+--fill writes the table between the marks of a Markdown file. --smoke measures
+tiny networks, on any device.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def parts(smoke: bool, ddim_steps: int) -> dict[str, list[str]]:
   if smoke:
     found['smoke, 2'] = [*against, '--smoke']
   for network, batch in () if smoke else PAIRS:
-    # DDIM last: what a time limit takes is the longest.
+    # DDIM is last, because it is the longest and may meet the time limit.
     found[f'{network}, {batch}'] = [
       *against,
       f'--networks={network}',
@@ -54,7 +54,7 @@ def parts(smoke: bool, ddim_steps: int) -> dict[str, list[str]]:
     name: [*PYTHON, 'benchmarks.device_parts', name, '--out={out}', *more]
     for name in ALONE
   }
-  # What is measured once comes after the published sizes.
+  # Parts without sizes follow the published sizes.
   first = dict(list(found.items())[: 1 + len(PUBLISHED)])
   return first | alone | found
 
@@ -152,7 +152,7 @@ def peaks(record: dict) -> str:
 
 
 def fill(path: Path, text: str) -> None:
-  """Writes a text between the marks of a file; SystemExit if it has none."""
+  """Writes text between the marks of a file; SystemExit without marks."""
   content = path.read_text()
   if not all(mark in content for mark in MARKS):
     raise SystemExit(f'{path} has no lines {" and ".join(MARKS)}')

@@ -1,9 +1,8 @@
-"""Programs that are timed in turns, each in a process of its own.
+"""Times programs in turns, each in its own process.
 
-A machine that changes speed then favours none of them, neither holds the memory
-of the other, and one that fails leaves the others alone. Times are of the wall
-clock; those of the processors are taken beside them, since a busy machine
-changes the first alone.
+A machine that changes speed then favours none of them, none holds the memory of
+another, and the others go on if one fails. Times are wall-clock and processor
+times, because a busy machine changes the former more.
 """
 
 import importlib
@@ -36,7 +35,7 @@ class Case(NamedTuple):
 class Worker:
   """Runs a module's `Side(case)` in a process of its own.
 
-  Methods of the side are called by name; `ready` and `seconds` are made of its
+  Methods of the side are called by name. `ready` and `seconds` call its
   `prepare(task)`, `run()` and `wait()`.
   """
 

@@ -465,7 +465,7 @@ MUTATIONS = [
     'return words, mask | drop[:, None]',
     'return words, mask',
     'networks/test_text.py',
-    'what_is_dropped',
+    'dropped_text',
   ),
   # Metrics.
   (

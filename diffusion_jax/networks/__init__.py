@@ -3,5 +3,6 @@
 Every image network is a Linen module called as
 `apply({'params': p}, x [B, H, W, C], noise [B], cond=None, *, train=False)`,
 with `rngs={'dropout': key}` when training, and returns [B, H, W, C_out].
-Submodules are named explicitly: options such as remat leave parameters alone.
+All submodules have explicit names, so options such as remat do not change the
+parameters.
 """

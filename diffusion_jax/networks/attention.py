@@ -66,8 +66,8 @@ class Attention(Checked):
     split = heads, channels // heads
     if self.implementation == 'cudnn' and (split[1] > 128 or split[1] % 8):
       raise ValueError(
-        f"attention='cudnn' has heads of 8, 16, ... 128 channels, not "
-        f'{split[1]}: set head_channels (64, for instance), or take xla'
+        f"attention='cudnn' needs heads of 8, 16, ... 128 channels, not "
+        f"{split[1]}: set head_channels (such as 64), or attention='xla'"
       )
     if self.qkv == 'separate':
       q, k, v = (
@@ -90,13 +90,13 @@ class Attention(Checked):
 
 
 class CrossAttention(Checked):
-  """Adds attention from the pixels to the words of a text.
+  """Adds attention from the pixels to words.
 
   x: [B, H, W, C], text: [B, L, D], mask: bool [B, L], True at words, at least
   one in each row -> [B, H, W, C]. The softmax is float32, and words where the
   mask is False have weight 0. Queries are projections of the normalised image,
-  keys and values of the text (Rombach et al. 2022, Section 3.3). Heads and
-  options: see `Attention`.
+  keys and values are projections of `text` (Rombach et al. 2022, Section 3.3).
+  Heads and options are described in `Attention`.
   """
 
   num_heads: Size = 1

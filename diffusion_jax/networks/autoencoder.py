@@ -2,9 +2,7 @@
 
 They are the encoder and decoder of VAEs (Kingma & Welling 2014), and of the KL
 autoencoder of Rombach et al. 2022 (section 3.1) without its discriminator and
-its perceptual loss. Both losses are for sharpness at high resolution, and the
-second needs a network trained on other images; without them the loss is a bound
-on log p(x).
+its perceptual loss. Without these the loss is a bound on log p(x).
 """
 
 from collections.abc import Sequence
@@ -28,7 +26,6 @@ from diffusion_jax.networks.options import (
   Positive,
   Rate,
   Size,
-  check_groups,
   check_sides,
 )
 
@@ -47,7 +44,8 @@ def mean_and_log_variance(
 ) -> tuple[Array, Array]:
   """Splits the channels in halves, the second clipped to +-LOG_VARIANCE.
 
-  Softly; to `limits` (low, high), beyond which the gradient is 0, if given.
+  The clipping is soft. With limits (low, high) it is hard, and the gradient
+  beyond them is 0.
   """
   mean, log_variance = jnp.split(h, 2, axis=-1)
   if limits is not None:
@@ -82,8 +80,8 @@ class Layers(NamedTuple):
 class Encoder(nn.Module):
   """Encodes [B, H, W, C] -> [B, h, w, features], float32, h = H / 2^(levels-1).
 
-  The layers are those of the encoder of a U-Net; `middle_blocks` follow. With
-  `flat` one dense layer then maps all features to [B, features].
+  The encoder of a U-Net and `middle_blocks`. With `flat` a last dense layer
+  maps all features to [B, features].
   """
 
   features: int
@@ -115,8 +113,8 @@ class Decoder(nn.Module):
   """Decodes z [B, h, w, c] -> [B, H, W, out_channels], float32.
 
   With `flat` = (h, w), z is [B, D] and a dense layer comes first;
-  `middle_blocks` are next. A level has `num_blocks` blocks, those of the
-  encoder by default. The last convolution begins at 0, so the output of a new
+  `middle_blocks` follow. A level has `num_blocks` blocks, by default as many as
+  in the encoder. The last convolution begins at 0, so the output of a new
   decoder does not depend on z.
   """
 
@@ -179,13 +177,12 @@ class Autoencoder(Checked):
   out_channels], the parameters of a distribution of x. z is a vector
   [B, latent_dim], or with latent_dim=0 an image [B, h, w, latent_channels], h =
   H / 2^(levels - 1), as in Rombach et al. 2022. image_size: (H, W).
-  Log-variances are clipped softly to +-10. Raises ValueError for sizes that
-  cannot be halved, and for groups that do not divide the channels.
+  Log-variances are clipped softly to +-10.
 
-  The published networks of Rombach et al. are had by options: `middle_blocks`
-  (`middle_attention`), `decoder_blocks` per level of the decoder, one more than
-  num_blocks, 1x1 convolutions around z (`latent_convs`), and log-variances
-  clipped to `log_variance_limits` (-30, 20).
+  The published networks of Rombach et al. have `middle_attention` (see
+  `middle_blocks`), `decoder_blocks` = num_blocks + 1 blocks per level of the
+  decoder, 1x1 convolutions around z (`latent_convs`), and log-variances clipped
+  to `log_variance_limits` = (-30, 20).
   """
 
   image_size: tuple[Size, Size]
@@ -219,7 +216,7 @@ class Autoencoder(Checked):
     )
     if self.latent_convs:
       if flat:
-        raise ValueError('latent_convs are of latents with height and width')
+        raise ValueError('latent_convs need image latents: set latent_dim=0')
       size = {'kernel_size': 1, 'initializer': self.initializer}
       self.encoder_conv = Conv(features, **size)
       self.decoder_conv = Conv(self.latent_channels, **size)
@@ -243,7 +240,5 @@ class Autoencoder(Checked):
 
 
 def layers_of(module: nn.Module) -> Layers:
-  """Returns the `Layers` of a module; ValueError for unfit groups."""
-  layers = Layers(*(getattr(module, name) for name in Layers._fields))
-  check_groups(layers.num_groups, layers.widths)
-  return layers
+  """Returns the `Layers` of a module with these fields."""
+  return Layers(*(getattr(module, name) for name in Layers._fields))

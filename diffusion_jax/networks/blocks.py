@@ -1,6 +1,6 @@
 """Residual blocks of the networks of images.
 
-The defaults are the layers of Ho et al. 2020; options give those of OpenAI
+The defaults are the layers of Ho et al. 2020. Options give the layers of OpenAI
 (Nichol & Dhariwal 2021, Dhariwal & Nichol 2021) and of DDPM++ (Song et al.
 2021, Karras et al. 2022). Parameters and norms are float32; other computations
 have the type `dtype`.
@@ -34,14 +34,13 @@ class ResnetBlock(Checked):
   """Adds to its input: norm, swish, conv, norm, swish, dropout, conv.
 
   x: [B, H, W, C], embedding: [B, E] -> [B, H, W, features]. The projected
-  embedding is added after the first convolution; networks without a noise level
-  pass None. The shortcut is a 1x1 projection if the width changes (Ho et al.
-  2020). With `scale_shift` the embedding gives (scale, shift), and the second
-  norm becomes norm * (1 + scale) + shift (Nichol & Dhariwal 2021). `resample`,
-  `average_pool` or `nearest_upsample`, is applied before the first convolution
-  and to the shortcut, where Dhariwal & Nichol 2021 keep the width. With
-  `zero_embedding` the projection of the embedding has no bias and starts at 0
-  (Kingma et al. 2021).
+  embedding is added after the first convolution; None adds nothing. The
+  shortcut is a 1x1 projection if the width changes (Ho et al. 2020). With
+  `scale_shift` the embedding gives (scale, shift), and the second norm becomes
+  norm * (1 + scale) + shift (Nichol & Dhariwal 2021). `resample`, such as
+  `average_pool`, is applied before the first convolution and to the shortcut
+  (Dhariwal & Nichol 2021). With `zero_embedding` the projection of the
+  embedding has no bias and starts at 0 (Kingma et al. 2021).
 
   Options of DDPM++: groups of the norms have at least `group_width` channels,
   `project_resampled` projects the shortcut of every block with `resample`, and
@@ -104,10 +103,9 @@ def make_block(
 ) -> Callable[..., Any]:
   """Returns the submodule `name`: a `ResnetBlock`, `Attention` or similar.
 
-  Each field that the network has by the same name (num_groups, dropout, dtype,
-  ...) has the network's value, unless `options` has another. If `network.remat`
-  is true, the block is computed again in the backward pass instead of storing
-  its activations (`maybe_remat`): the same results with less memory.
+  The block takes the network's values for fields of the same name (num_groups,
+  dropout, dtype, ...); options override them. With `network.remat` the backward
+  pass recomputes the block (`maybe_remat`).
   """
   shared = {
     field.name: getattr(network, field.name)
@@ -123,8 +121,8 @@ def make_block(
 def output_conv(network: Any, features: int, h: Array) -> Array:
   """Returns norm, swish and a convolution that begins at 0, always float32.
 
-  num_groups, norm_eps and initializer are those of the network; the submodules
-  are norm_out and conv_out.
+  The network gives num_groups, norm_eps and initializer. The submodules are
+  norm_out and conv_out.
   """
   norm = GroupNorm(network.num_groups, network.norm_eps, name='norm_out')
   conv = Conv(

@@ -10,7 +10,6 @@ from flax import linen as nn
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.blocks import ResnetBlock, make_block
 from diffusion_jax.networks.embeddings import (
-  check_conditions,
   noise_layers,
   sinusoidal,
 )
@@ -44,9 +43,9 @@ class NoisyClassifier(Checked):
   """Computes logits [B, K], float32, of noisy images x [B, H, W, C].
 
   The layers are the encoder and the middle of `UNet`, with its options, then
-  norm, swish and `AttentionPool` to K = num_classes logits. noise: [B]; cond
-  must be empty. The defaults are the paper's except width and depth, which
-  depend on the size of the images.
+  norm, swish and `AttentionPool` to K = num_classes logits. noise: [B]. cond
+  must be empty. Width and depth depend on the size of the images; the other
+  defaults are the paper's.
   """
 
   num_classes: Annotated[int, at_least(2)]
@@ -73,7 +72,8 @@ class NoisyClassifier(Checked):
     self, x: Array, noise: Array, cond: dict | None = None, *, train=False
   ) -> Array:
     check_sides(x, len(self.multipliers))
-    check_conditions(cond or {})
+    if cond:
+      raise ValueError(f'the network has no condition {sorted(cond)}')
     style = {'initializer': self.initializer, 'dtype': self.dtype}
     widths = [int(self.channels * m) for m in self.multipliers]
     h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
@@ -123,7 +123,7 @@ class AttentionPool(Checked):
   The mean of the pixels is put before them as one more token, a learned
   embedding of the position is added to each, and the attention of the first
   token to all is mapped to features (Radford et al. 2021; Dhariwal & Nichol
-  2021). Heads are those of `Attention`, and the layout is its 'new'.
+  2021). For the heads see `Attention`, whose layout 'new' is used.
   """
 
   features: Size

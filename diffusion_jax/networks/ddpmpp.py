@@ -13,13 +13,11 @@ from diffusion_jax.networks.blocks import ResnetBlock, make_block
 from diffusion_jax.networks.embeddings import (
   FourierEmbedding,
   LabelLinear,
-  check_conditions,
-  check_step,
+  check_given,
   noise_layers,
   of_step,
   sinusoidal,
-  with_estimate,
-  with_image,
+  with_inputs,
 )
 from diffusion_jax.networks.group_norm import GroupNorm
 from diffusion_jax.networks.layers import (
@@ -61,19 +59,17 @@ class DDPMpp(Checked):
   Residual blocks change the resolution. Attention follows every block of the
   encoder at the heights in `attention_resolutions`, the last block of such a
   level of the decoder, and the first middle block. The defaults are EDM's
-  network for CIFAR-10, 55,733,891 parameters with augment_dim=9, whose dropout
-  is 0.13. The network of Song et al. has multipliers (1, 2, 2, 2) and dropout
-  0.1. Their NCSN++ also has noise_embedding 'fourier', for noise on a
-  logarithmic scale, and `resample_filter` (1, 3, 3, 1), by which `resampling`
-  changes the resolution, and `input_pyramid`: at every resolution the input,
-  filtered and halved, is added after a convolution, and the next level halves
-  the sum.
+  network for CIFAR-10 (55,733,891 parameters with augment_dim=9) without its
+  dropout of 0.13. The network of Song et al. has multipliers (1, 2, 2, 2) and
+  dropout 0.1. Their NCSN++ also has noise_embedding 'fourier', for noise on a
+  logarithmic scale, `resample_filter` (1, 3, 3, 1) (see `resampling`), and
+  `input_pyramid`: the filtered and halved input goes through a convolution and
+  is added at every resolution, and the next level halves the sum.
 
-  cond may have 'augment' [B, augment_dim], the augmentation of the image (zeros
-  by default), 'label' and 'drop' (see `LabelLinear`), which are added before
-  the noise is embedded, 'x0' (see `with_estimate`), 'image' (see `with_image`),
-  'elapsed' and 'guidance_scale' (see `of_step`). Other conditions raise
-  ValueError. `remat` and `remat_policy` save memory (see `maybe_remat`).
+  cond may contain 'augment' [B, augment_dim], the augmentation of the image
+  (zeros by default), and 'label' and 'drop' (`LabelLinear`). Both are added to
+  the features of the noise. Further inputs are 'x0' and 'image'
+  (`with_inputs`), and 'elapsed' and 'guidance_scale' (`of_step`).
   """
 
   channels: Size = 128
@@ -110,14 +106,11 @@ class DDPMpp(Checked):
   ) -> Array:
     cond = cond or {}
     widths = [int(self.channels * m) for m in self.multipliers]
-    self._check(x, cond, [self.channels, *widths])
+    check_sides(x, len(widths))
+    check_given(self, cond)
     embedding = self._embed(noise, cond)
-    if self.self_conditioning:
-      x = with_estimate(x, cond)
-    if self.image_channels:
-      x = with_image(x, cond, self.image_channels)
+    pyramid = x = with_inputs(self, x, cond)
     last = len(widths) - 1
-    pyramid = x
     halve, double = self._resamplers()
 
     def residual(h, width, name, resample=None):
@@ -174,7 +167,7 @@ class DDPMpp(Checked):
     return halve, functools.partial(upsample, weights=weights)
 
   def _pyramid(self, pyramid, h, name):
-    # The level above, filtered, halved and added to what the blocks made.
+    # Filters and halves the pyramid, and adds it to the blocks' output.
     filtered = blur(pyramid, self.resample_filter or (1, 1))
     style = {'stride': 2, 'padding': (0, 0), 'dtype': self.dtype}
     pyramid = Conv(h.shape[-1], **style, name=name)(filtered)
@@ -200,18 +193,3 @@ class DDPMpp(Checked):
       h += dense(augment, width, 'augment_dense', **style)
     embedding = noise_layers(h, 4 * self.channels, dtype=self.dtype)
     return embedding + of_step(self, cond, self.channels, 4 * self.channels)
-
-  def _check(self, x, cond, widths):
-    check_sides(x, len(self.multipliers))
-    for width in widths:
-      count_groups(self.num_groups, width, GROUP_WIDTH)
-    labels, image = self.num_classes > 0, self.image_channels > 0
-    check_conditions(
-      cond,
-      label=labels,
-      drop=labels or image,
-      augment=self.augment_dim > 0,
-      x0=self.self_conditioning,
-      image=image,
-      **check_step(self, cond),
-    )

@@ -9,9 +9,9 @@ from diffusion_jax.networks.tokens import attend, layer_norm, split_heads
 
 Array = jax.Array
 
-SIDE = 224  # of the images that features are computed of
+SIDE = 224  # height and width of the input
 PATCH = 14
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, in [0, 1]
+MEAN = (0.485, 0.456, 0.406)  # ImageNet, pixels in [0, 1]
 DEVIATION = (0.229, 0.224, 0.225)
 
 
@@ -33,10 +33,10 @@ def preprocess(images: Array) -> Array:
 class DinoV2(nn.Module):
   """Computes 'features' [N, width] of normalised images x [N, H, W, 3].
 
-  They are the class token after the last layer norm. Sides are multiples of 14.
-  The embeddings of grid x grid places are interpolated to those of x, see
-  `interpolate_positions`. The defaults are ViT-L/14; ViT-B/14 has width 768,
-  depth 12 and 12 heads, ViT-S/14 384, 12 and 6.
+  The features are the class token after the last layer norm. H and W are
+  multiples of 14. The embeddings of grid x grid places are interpolated to the
+  places of x (`interpolate_positions`). The defaults are ViT-L/14. ViT-B/14 has
+  width 768, depth 12 and 12 heads; ViT-S/14 has width 384, depth 12, 6 heads.
   """
 
   width: int = 1024
@@ -60,7 +60,7 @@ class DinoV2(nn.Module):
     h = jnp.concatenate([first, h], axis=1)
     for i in range(self.depth):
       h = Block(self.num_heads, name=f'block_{i}')(h)
-    # The norm acts on each token by itself: the others need none.
+    # The norm acts on each token separately; only the class token is used.
     return {'features': layer_norm('norm')(h[:, 0])}
 
 
@@ -96,9 +96,9 @@ def interpolate_positions(
 
   grid: [M, M, D]. The interpolation is bicubic (Keys, a = -3/4), not
   antialiased, and repeats the border: place i of h is at (i + 1/2) M / (h +
-  offset) - 1/2. The published code of DINOv2 has the offset 0.1, and
-  transformers has 0, which gives other features. A grid of M x M places is
-  returned as it is.
+  offset) - 1/2. The published code of DINOv2 has the offset 0.1; transformers
+  has 0, which gives other features. For h = w = M the grid is returned
+  unchanged.
   """
   size = grid.shape[0]
   if shape == (size, size):

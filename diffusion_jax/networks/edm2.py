@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.embeddings import check_conditions, labelled
+from diffusion_jax.networks.embeddings import check_given, labelled
 from diffusion_jax.networks.layers import average_pool, nearest_upsample
 from diffusion_jax.networks.magnitude import (
   MPConv,
@@ -34,8 +34,8 @@ from diffusion_jax.networks.remat import maybe_remat
 
 Array = jax.Array
 
-BALANCE = 0.3  # t of `mp_sum`, of the branch of a block and of attention
-LARGEST = 256.0  # of an activation between blocks
+BALANCE = 0.3  # t of `mp_sum` for the branch of a block and for attention
+LARGEST = 256.0  # the largest activation between blocks
 
 
 class EDM2Block(Checked):
@@ -104,12 +104,9 @@ class EDM2(Checked):
   channels. Attention, in heads of `head_channels`, follows each block at the
   heights in `attention_resolutions` and the first one of the decoder. With
   num_classes > 0, cond['label'] [B] enters as one-hot * sqrt(classes);
-  `null_class` adds one class to these, for cond['drop'] (see `labelled`). The
-  output begins at 0. `remat` and `remat_policy` are those of `maybe_remat`.
-
-  `constrain` belongs after every step of the optimizer (forced weight
-  normalisation). Raises ValueError for conditions that the network does not
-  have.
+  `null_class` adds one class, for cond['drop'] (see `labelled`). The output
+  begins at 0. `constrain` must follow every step of the optimizer (forced
+  weight normalisation).
   """
 
   channels: Size = 192
@@ -137,8 +134,7 @@ class EDM2(Checked):
     cond = cond or {}
     widths = [int(self.channels * m) for m in self.multipliers]
     check_sides(x, len(widths))
-    labels = self.num_classes > 0
-    check_conditions(cond, label=labels, drop=labels)
+    check_given(self, cond)
     embedding = self._embed(noise, cond, widths)
     last = len(widths) - 1
 

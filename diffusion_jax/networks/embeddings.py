@@ -1,7 +1,6 @@
-"""Embeddings of noise levels and labels, and inputs beside the image."""
+"""Embeddings of noise levels and labels, and further inputs of networks."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +29,14 @@ def sinusoidal(
   'ho' (Ho et al. 2020): [sin, cos], the last f_i is 1 / max_period. 'openai'
   (Nichol & Dhariwal 2021): [cos, sin], f_i = max_period^(-i / (features / 2)),
   so the last f_i is above 1 / max_period. An odd number of features is padded
-  with a zero. Always float32. Raises ValueError for fewer than 4 features.
+  with a zero. Always float32.
   """
   check_value('noise_embedding', kind, Sinusoids)
   half = features // 2
   if half < 2:
-    raise ValueError(f'a sinusoidal embedding needs 4 or more, got {features}')
+    raise ValueError(
+      f'a sinusoidal embedding needs 4 features or more, not {features}'
+    )
   intervals = half - 1 if kind == 'ho' else half
   frequencies = np.exp(-np.log(max_period) * np.arange(half) / intervals)
   frequencies = frequencies.astype(np.float32)
@@ -69,11 +70,10 @@ def fourier_features(z: Array, start: int = 6, stop: int = 8) -> Array:
 class LabelEmbedding(Checked):
   """Embeds cond['label'] [B] as [B, features].
 
-  With `null_class` there is one more row, that of the unconditional model, for
-  cond['drop'] [B] = True and for a cond without 'label' (classifier-free
-  guidance). Labels outside 0..num_classes-1 give NaN, not another class.
-  Rows begin as N(0, 1 / features), or N(0, 1) with initializer 'torch', or
-  N(0, std^2) if std is given.
+  With `null_class` one more row stands for the unconditional model
+  (classifier-free guidance). It is used where cond['drop'] [B] is True, and if
+  cond has no 'label'. Labels outside 0..num_classes-1 give NaN. Rows begin as
+  N(0, 1 / features), as N(0, 1) with initializer 'torch', or as N(0, std^2).
   """
 
   num_classes: Size
@@ -104,8 +104,9 @@ class LabelEmbedding(Checked):
 class LabelLinear(Checked):
   """Maps one-hot(cond['label']) * sqrt(num_classes) linearly to [B, features].
 
-  Karras et al. 2022; otherwise as `LabelEmbedding`. The one-hot vector of the
-  null class is 0, so its embedding is the bias.
+  This is the embedding of Karras et al. 2022. Options are described in
+  `LabelEmbedding`. The one-hot vector of the null class is 0, so its embedding
+  is the bias.
   """
 
   num_classes: Size
@@ -131,21 +132,21 @@ class LabelLinear(Checked):
 
 
 def labelled(
-  module: Any,
+  module: nn.Module,
   cond: dict,
   row: Callable[[Array], Array],
   null: Array,
 ) -> Array:
-  """Returns row(cond['label']), with row(null) where there is no label.
+  """Returns row(cond['label']), or row(null) for hidden and missing labels.
 
-  row: labels [B] -> [B, features]; null: [B], the null class; module has
-  num_classes and null_class, as `LabelEmbedding`.
+  row: function of labels [B] -> [B, features]. null: [B], the null class.
+  module: a module with the fields num_classes and null_class.
   """
   label, drop = cond.get('label'), cond.get('drop')
   if not module.null_class and (label is None or drop is not None):
     raise ValueError(
-      "this network has no null class: cond needs 'label' and cannot have "
-      "'drop' (train with label dropout to have one)"
+      "the network has no null class: cond needs 'label' and must not contain "
+      "'drop' (train with label dropout to get a null class)"
     )
   if label is None:
     return row(null)
@@ -210,23 +211,28 @@ def noise_and_label(
   return embedding
 
 
-# Inputs of flow maps, and the fields of a network that have them.
+# The inputs of flow maps, and the fields of a network that add them.
 STEP_INPUTS = {'elapsed': 'elapsed', 'guidance_scale': 'guidance_input'}
 
 
 def of_step(
-  module: Any, cond: dict, waves: int, features: int, kind: Sinusoids = 'ho'
+  module: nn.Module,
+  cond: dict,
+  waves: int,
+  features: int,
+  kind: Sinusoids = 'ho',
 ) -> Array | float:
-  """Returns the embeddings of cond['elapsed'] and cond['guidance_scale'].
+  """Returns the sum of the embeddings of cond['elapsed'] and 'guidance_scale'.
 
-  Their sum, [B, features], to be added to that of the noise, as MeanFlow adds
-  that of t - s to that of t (Geng et al. 2025): sinusoids of `waves` features,
-  dense, swish, dense for each. The last layer begins at 0, so that a network
-  begins as the one without these inputs. Which of the two there are say the
-  fields `elapsed` and `guidance_input` of module; 0 for neither.
+  Each is sinusoids of `waves` features, dense, swish, dense: [B, features], to
+  be added to the embedding of the noise (MeanFlow, Geng et al. 2025). The last
+  layer begins at 0, so a new network ignores these inputs. The fields `elapsed`
+  and `guidance_input` of module select them; the sum is 0 without both.
   """
   total, zeros = 0.0, nn.initializers.zeros
-  for name in _steps_of(module):
+  for name, field in STEP_INPUTS.items():
+    if not getattr(module, field):
+      continue
     h = sinusoidal(cond[name], waves, kind=kind)
     h = dense(h, features, f'{name}_dense_1', dtype=module.dtype)
     last = nn.Dense(
@@ -239,34 +245,20 @@ def of_step(
   return total
 
 
-def _steps_of(module):
-  return [name for name, field in STEP_INPUTS.items() if getattr(module, field)]
-
-
-def check_step(module: Any, cond: dict) -> dict[str, bool]:
-  """Returns {'elapsed': True, ...} of the inputs of `of_step`.
-
-  Raises ValueError for one that cond does not have.
-  """
-  needed = _steps_of(module)
-  for name in needed:
-    if name not in cond:
-      raise ValueError(
-        f"this network needs cond['{name}'] [B]: "
-        + (
-          'how far a step goes, 0 for the velocity'
-          if name == 'elapsed'
-          else 'the scale of the guidance that it is trained with'
-        )
-      )
-  return dict.fromkeys(needed, True)
+def with_inputs(module: nn.Module, x: Array, cond: dict) -> Array:
+  """Appends the estimate and the image that the fields of module select."""
+  if module.self_conditioning:
+    x = with_estimate(x, cond)
+  if module.image_channels:
+    x = with_image(x, cond, module.image_channels)
+  return x
 
 
 def with_estimate(x: Array, cond: dict) -> Array:
   """Appends cond['x0'], zeros by default, to the channels: [B, H, W, 2C].
 
-  cond['x0'] is an earlier estimate of x_0: self-conditioning (Chen et al. 2022,
-  Analog Bits).
+  cond['x0'] is an earlier estimate of x_0, for self-conditioning (Analog Bits,
+  Chen et al. 2022).
   """
   return jnp.concatenate([x, cond.get('x0', jnp.zeros_like(x))], axis=-1)
 
@@ -274,14 +266,15 @@ def with_estimate(x: Array, cond: dict) -> Array:
 def with_image(x: Array, cond: dict, channels: int) -> Array:
   """Appends cond['image'] to the channels: [B, H, W, C + channels].
 
-  It is 0 where cond['drop'] [B] is True and if no image is given (Palette,
-  Saharia et al. 2022). Raises ValueError for an image of another shape.
+  The image is 0 where cond['drop'] [B] is True, and if cond has no 'image'
+  (Palette, Saharia et al. 2022).
   """
   shape = (*x.shape[:-1], channels)
   image = cond.get('image', jnp.zeros(shape, x.dtype))
   if image.shape != shape:
     raise ValueError(
-      f"cond['image'] is {list(image.shape)}, this network needs {list(shape)}"
+      f"cond['image'] has shape {list(image.shape)}, but the network needs "
+      f'{list(shape)}'
     )
   if cond.get('drop') is not None:
     drop = cond['drop'].reshape(-1, *[1] * (x.ndim - 1))
@@ -289,28 +282,31 @@ def with_image(x: Array, cond: dict, channels: int) -> Array:
   return jnp.concatenate([x, image.astype(x.dtype)], axis=-1)
 
 
-def check_conditions(cond: dict, **known: bool) -> None:
-  """Raises ValueError if cond has a name that is not True in `known`."""
-  unknown = set(cond) - {name for name, has in known.items() if has}
-  if unknown:
-    raise ValueError(f'this network has no condition {sorted(unknown)}')
+# Conditions, and the fields of a network that allow them.
+CONDITIONS = STEP_INPUTS | {
+  'label': 'num_classes',
+  'text': 'text_width',
+  'text_mask': 'text_width',
+  'image': 'image_channels',
+  'x0': 'self_conditioning',
+  'augment': 'augment_dim',
+}
 
 
-def check_given(module: Any, cond: dict) -> None:
-  """Raises ValueError if cond has what the fields of module do not allow.
+def check_given(module: nn.Module, cond: dict, *others: str) -> None:
+  """Raises ValueError for unknown conditions and for missing `STEP_INPUTS`.
 
-  Its fields are num_classes, text_width, image_channels, self_conditioning, and
-  those of `check_step`.
+  The fields of module select the known conditions (`CONDITIONS`), and others
+  names further ones. 'drop' is known with labels, texts and images.
   """
-  labels, text = module.num_classes > 0, module.text_width > 0
-  image = module.image_channels > 0
-  check_conditions(
-    cond,
-    label=labels,
-    text=text,
-    text_mask=text,
-    drop=labels or text or image,
-    x0=module.self_conditioning,
-    image=image,
-    **check_step(module, cond),
-  )
+  known = {c for c, field in CONDITIONS.items() if getattr(module, field, 0)}
+  if known & {'label', 'text', 'image'}:
+    known.add('drop')
+  for name in STEP_INPUTS:
+    if name in known and name not in cond:
+      raise ValueError(
+        f"the network needs cond['{name}'] [B], as it was trained with it"
+      )
+  unknown = set(cond) - known - {*others}
+  if unknown:
+    raise ValueError(f'the network has no condition {sorted(unknown)}')

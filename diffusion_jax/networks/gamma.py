@@ -1,8 +1,8 @@
 """gamma(t) = -log SNR of learned noise schedules, of the shape of t, [] or [B].
 
-All are increasing in t in [0, 1] whatever their parameters are, because weights
-enter by their absolute value. No parameter is called `kernel`: weight decay of
-the kernels leaves all of them alone, that of `not_biases` does not.
+All increase with t in [0, 1] for any parameters, because weights enter by their
+absolute value. No parameter is called `kernel`, so weight decay of the kernels
+does not change them; the weight decay `not_biases` does.
 """
 
 from typing import Any, NamedTuple
@@ -68,8 +68,8 @@ class MonotoneGamma(Checked):
 class GammaFn(NamedTuple):
   """The function gamma_fn(params, t) of a module, for `dj.LearnedSchedule`.
 
-  params: the parameters of the module; t: [] or [B]. Two of them are equal if
-  their modules are, as it needs a static field of a jitted function's argument.
+  params: the parameters of the module; t: [] or [B]. Functions of equal modules
+  are equal, as static fields of a jitted function's argument must be.
   """
 
   module: nn.Module

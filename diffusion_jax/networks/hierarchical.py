@@ -53,10 +53,10 @@ class Transition(nn.Module):
 class HierarchicalAutoencoder(Checked):
   """Computes q(z_t | z_{t-1}) and p(z_{t-1} | z_t), t = 1..T, z_0 = x.
 
-  encode(t, z_{t-1}) -> (mean, log_variance) of z_t; decode(t, z_t) -> those of
-  z_{t-1}, and for t = 1 [B, H, W, out_channels], parameters of p(x | z_1). All
+  encode(t, z_{t-1}) -> (mean, log_variance) of z_t; decode(t, z_t) -> (mean,
+  log_variance) of z_{t-1}, or for t = 1 the parameters of p(x | z_1). All
   T = num_latents layers are images [B, h, w, latent_channels], h = H /
-  2^(levels - 1); options and ValueErrors as of `Autoencoder`. t: Python int.
+  2^(levels - 1). Options are described in `Autoencoder`. t: Python int.
   """
 
   out_channels: Size

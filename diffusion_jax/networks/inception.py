@@ -15,16 +15,16 @@ from flax import linen as nn
 
 Array = jax.Array
 
-SIDE = 299  # of the images that the network takes
+SIDE = 299  # height and width of the input
 NORM_EPSILON = 1e-3
 NUM_CLASSES = 1008
-SPATIAL_CHANNELS = 7  # of mixed_6/conv, for sFID (Nash et al. 2021)
+SPATIAL_CHANNELS = 7  # channels of mixed_6/conv for sFID (Nash et al. 2021)
 
 
 def preprocess(images: Array) -> Array:
-  """Returns images as the graph makes them of uint8: [N, 299, 299, 3] float32.
+  """Returns the network's input for images: [N, 299, 299, 3] float32.
 
-  images: [N, H, W, 3 or 1] with 0..255; grey ones are repeated. They are
+  images: uint8 [N, H, W, 3 or 1], 0..255; grey ones are repeated. They are
   resized as TensorFlow 1 does it (`resize_bilinear`) and scaled, (x - 128) /
   128.
   """
@@ -36,7 +36,7 @@ def resize_bilinear(x: Array, side: int) -> Array:
   """Resizes [N, H, W, C] to [N, side, side, C] as TensorFlow 1 did.
 
   Pixel i of the output is at i H / side of the input: corners are not aligned,
-  pixels have no half-pixel centres, and there is no antialiasing.
+  pixels have no half-pixel centres, without antialiasing.
   """
   low, high, weight = _taps(x.shape[1], side)
   x = x[:, low] + (x[:, high] - x[:, low]) * weight[None, :, None, None]
@@ -127,16 +127,17 @@ class Unit(nn.Module):
                    + bias[None, None, None])  # fmt: skip
 
 
-def _unit(x, name, features, size=(1, 1), stride=1, padding='SAME'):
+def _unit(x, name, features, size=1, stride=1, padding='SAME'):
   size = (size, size) if isinstance(size, int) else size
   # All convolutions of stride 2 are without padding.
   padding = padding if stride == 1 else 'VALID'
   return Unit(features, size, stride, padding, name=name)(x)
 
 
-def _chain(x, block, *units):
-  for name, *options in units:
-    x = _unit(x, f'{block}.{name}', *options)
+def _chain(x, name, *units):
+  # Applies units (features, size, stride), name_1, name_2, ...
+  for i, unit in enumerate(units, 1):
+    x = _unit(x, f'{name}_{i}', *unit)
   return x
 
 
@@ -145,7 +146,7 @@ def _join(branches):
 
 
 def average_pool(x: Array) -> Array:
-  """Returns the mean of 3x3 pixels, of those inside of the image alone."""
+  """Returns the mean of 3x3 pixels, without pixels outside of the image."""
   return nn.avg_pool(x, (3, 3), (1, 1), 'SAME', count_include_pad=False)
 
 
@@ -156,71 +157,42 @@ def max_pool(x: Array) -> Array:
 
 def block_a(x: Array, block: str, pooled: int) -> list[Array]:
   """Returns the branches of a block of 35x35 places."""
+  name = f'{block}.branch'
   return [
-    _chain(x, block, ('branch1x1', 64)),
-    _chain(x, block, ('branch5x5_1', 48), ('branch5x5_2', 64, 5)),
-    _chain(
-      x,
-      block,
-      ('branch3x3dbl_1', 64),
-      ('branch3x3dbl_2', 96, 3),
-      ('branch3x3dbl_3', 96, 3),
-    ),
-    _chain(average_pool(x), block, ('branch_pool', pooled)),
+    _unit(x, f'{name}1x1', 64),
+    _chain(x, f'{name}5x5', (48,), (64, 5)),
+    _chain(x, f'{name}3x3dbl', (64,), (96, 3), (96, 3)),
+    _unit(average_pool(x), f'{name}_pool', pooled),
   ]
 
 
 def block_b(x: Array, block: str) -> list[Array]:
   """Returns the branches of the block from 35x35 to 17x17 places."""
   return [
-    _chain(x, block, ('branch3x3', 384, 3, 2)),
-    _chain(
-      x,
-      block,
-      ('branch3x3dbl_1', 64),
-      ('branch3x3dbl_2', 96, 3),
-      ('branch3x3dbl_3', 96, 3, 2),
-    ),
+    _unit(x, f'{block}.branch3x3', 384, 3, 2),
+    _chain(x, f'{block}.branch3x3dbl', (64,), (96, 3), (96, 3, 2)),
     nn.max_pool(x, (3, 3), (2, 2)),
   ]
 
 
 def block_c(x: Array, block: str, width: int) -> list[Array]:
   """Returns the branches of a block of 17x17 places."""
+  name, row, column = f'{block}.branch', (1, 7), (7, 1)
+  twice = (width, column), (width, row), (width, column), (192, row)
   return [
-    _chain(x, block, ('branch1x1', 192)),
-    _chain(
-      x,
-      block,
-      ('branch7x7_1', width),
-      ('branch7x7_2', width, (1, 7)),
-      ('branch7x7_3', 192, (7, 1)),
-    ),
-    _chain(
-      x,
-      block,
-      ('branch7x7dbl_1', width),
-      ('branch7x7dbl_2', width, (7, 1)),
-      ('branch7x7dbl_3', width, (1, 7)),
-      ('branch7x7dbl_4', width, (7, 1)),
-      ('branch7x7dbl_5', 192, (1, 7)),
-    ),
-    _chain(average_pool(x), block, ('branch_pool', 192)),
+    _unit(x, f'{name}1x1', 192),
+    _chain(x, f'{name}7x7', (width,), (width, row), (192, column)),
+    _chain(x, f'{name}7x7dbl', (width,), *twice),
+    _unit(average_pool(x), f'{name}_pool', 192),
   ]
 
 
 def block_d(x: Array, block: str) -> list[Array]:
   """Returns the branches of the block from 17x17 to 8x8 places."""
+  units = (192,), (192, (1, 7)), (192, (7, 1)), (192, 3, 2)
   return [
-    _chain(x, block, ('branch3x3_1', 192), ('branch3x3_2', 320, 3, 2)),
-    _chain(
-      x,
-      block,
-      ('branch7x7x3_1', 192),
-      ('branch7x7x3_2', 192, (1, 7)),
-      ('branch7x7x3_3', 192, (7, 1)),
-      ('branch7x7x3_4', 192, 3, 2),
-    ),
+    _chain(x, f'{block}.branch3x3', (192,), (320, 3, 2)),
+    _chain(x, f'{block}.branch7x7x3', *units),
     nn.max_pool(x, (3, 3), (2, 2)),
   ]
 
@@ -229,13 +201,14 @@ def block_e(
   x: Array, block: str, pool: Callable[[Array], Array]
 ) -> list[Array]:
   """Returns the branches of a block of 8x8 places."""
-  h = _chain(x, block, ('branch3x3_1', 384))
-  double = _chain(x, block, ('branch3x3dbl_1', 448), ('branch3x3dbl_2', 384, 3))
+  name, row, column = f'{block}.branch', (1, 3), (3, 1)
+  h = _unit(x, f'{name}3x3_1', 384)
+  double = _chain(x, f'{name}3x3dbl', (448,), (384, 3))
   return [
-    _chain(x, block, ('branch1x1', 320)),
-    _chain(h, block, ('branch3x3_2a', 384, (1, 3))),
-    _chain(h, block, ('branch3x3_2b', 384, (3, 1))),
-    _chain(double, block, ('branch3x3dbl_3a', 384, (1, 3))),
-    _chain(double, block, ('branch3x3dbl_3b', 384, (3, 1))),
-    _chain(pool(x), block, ('branch_pool', 192)),
+    _unit(x, f'{name}1x1', 320),
+    _unit(h, f'{name}3x3_2a', 384, row),
+    _unit(h, f'{name}3x3_2b', 384, column),
+    _unit(double, f'{name}3x3dbl_3a', 384, row),
+    _unit(double, f'{name}3x3dbl_3b', 384, column),
+    _unit(pool(x), f'{name}_pool', 192),
   ]

@@ -1,8 +1,8 @@
 """Layers that keep the magnitude of activations (Karras et al. 2024, EDM2).
 
 The magnitude is the root mean square. For independent inputs of magnitude 1
-the outputs have magnitude 1 too, whatever was learned: no norms with
-parameters, no biases. Norms and weights are float32.
+the outputs have magnitude 1 too, for any weights, without biases and norms with
+parameters. Norms and weights are float32.
 """
 
 import math
@@ -19,18 +19,19 @@ from diffusion_jax.networks.options import Checked, Size
 from diffusion_jax.networks.placement import whole_weights
 
 Array = jax.Array
+Axes = int | tuple[int, ...] | None
 
-EPSILON = 1e-4  # added to the magnitude that `normalize` divides by
+EPSILON = 1e-4  # added to the divisor of `normalize`
 
 
-def magnitude(x: Array, axis: Any) -> Array:
+def magnitude(x: Array, axis: Axes) -> Array:
   """Returns the root mean square over `axis`, which is kept; float32."""
   square = jnp.mean(jnp.square(x.astype(jnp.float32)), axis, keepdims=True)
-  # The root of 0 has no gradient, and is not reached.
+  # The root has no gradient at 0.
   return jnp.sqrt(jnp.maximum(square, 1e-30))
 
 
-def normalize(x: Array, axis: Any = -1) -> Array:
+def normalize(x: Array, axis: Axes = -1) -> Array:
   """Returns x / (1e-4 + magnitude), float32 (EDM2, Eq. 30 and 50).
 
   Over the channels, axis -1, this is pixel normalisation.
@@ -61,7 +62,7 @@ def mp_cat(a: Array, b: Array, t: float = 0.5) -> Array:
   return jnp.concatenate([a, b], axis=-1)
 
 
-def unit_kernel(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+def unit_kernel(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
   """Draws a kernel [..., fan_in, features] of N(0, 1), normalised exactly."""
   return _exactly(jax.random.normal(key, shape, dtype))
 
@@ -79,8 +80,8 @@ def normalize_kernels(params: Any) -> Any:
   """Returns the parameters with kernels of magnitude 1 per output channel.
 
   Forced weight normalisation (EDM2, section 2.3), after every step of an
-  optimizer: a kernel of n inputs gets rows of norm sqrt(n). Leaves that are not
-  named kernel stay as they are.
+  optimizer: a kernel of n inputs gets rows of norm sqrt(n). Other leaves are
+  returned unchanged.
   """
 
   def leaf(path, x):

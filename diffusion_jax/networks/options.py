@@ -1,4 +1,4 @@
-"""Types of the options of networks, and the check of all of them.
+"""Types of the options of networks, and checks of their values.
 
 The type of a field says which values it may have: a `Literal` lists its words,
 and an `Annotated` number has a `Rule`. Modules that derive from `Checked` raise
@@ -9,7 +9,7 @@ import dataclasses
 import math
 import numbers
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import (
   Annotated,
   Any,
@@ -79,7 +79,8 @@ class Checked(nn.Module):
 def check_fields(module: nn.Module) -> None:
   """Raises ValueError for a field whose value its type does not allow.
 
-  Also for a combination of options that has no effect or no implementation.
+  The combinations of remat_policy and remat, and of attention and dtype, are
+  checked too.
   """
   for field in dataclasses.fields(module):
     check_value(field.name, getattr(module, field.name), field.type)
@@ -88,7 +89,7 @@ def check_fields(module: nn.Module) -> None:
     raise ValueError('remat_policy has no effect without remat=True')
   cudnn = given.get('attention') == 'cudnn'
   if cudnn and jnp.dtype(given['dtype']) != jnp.bfloat16:
-    raise ValueError("attention='cudnn' needs dtype bfloat16, or take 'xla'")
+    raise ValueError("attention='cudnn' needs dtype bfloat16; 'xla' takes any")
 
 
 def check_value(name: str, value: Any, kind: Any) -> None:
@@ -130,29 +131,9 @@ def check_sides(x: Array, num_levels: int) -> None:
     )
 
 
-def check_groups(num_groups: int, widths: Iterable[int]) -> None:
-  """Raises ValueError if num_groups does not divide one of the widths."""
-  for width in widths:
-    if width < 1 or width % num_groups:
-      raise ValueError(
-        f'num_groups={num_groups} does not divide the {width} channels of a '
-        'level: change num_groups, channels or multipliers'
-      )
-
-
 def count_groups(num_groups: int, channels: int, width: int) -> int:
-  """Returns num_groups, or fewer, so that groups have >= `width` channels.
-
-  Raises ValueError if the groups do not divide the channels.
-  """
-  groups = min(num_groups, channels // width)
-  if groups < 1 or channels % groups:
-    raise ValueError(
-      f'num_groups={num_groups} does not divide the {channels} channels of a '
-      f'norm (groups have {width} or more): change num_groups, channels or '
-      'multipliers'
-    )
-  return groups
+  """Returns num_groups, or fewer, so that groups have >= `width` channels."""
+  return min(num_groups, channels // width)
 
 
 def count_heads(

@@ -10,9 +10,9 @@ from jax.sharding import PartitionSpec
 def whole_weights(weights: Any) -> Any:
   """Returns the arrays of a tree as copies on every device of the mesh in use.
 
-  Without a mesh (`jax.sharding.use_abstract_mesh`) they are returned as they
-  are. Left to itself, XLA splits the activations of a layer in place of its
-  weights where both are split along the same axis of the mesh.
+  Without a mesh (`jax.sharding.use_abstract_mesh`) they are returned unchanged.
+  By default XLA splits the activations of a layer instead of its weights if
+  both are split along the same axis of the mesh.
   """
   if jax.sharding.get_abstract_mesh().empty:
     return weights

@@ -1,8 +1,8 @@
 """Changes of resolution by a factor of 2 after a filter (NCSN++).
 
-Zhang 2019 and Karras et al. 2020 (StyleGAN2): weights such as (1, 3, 3, 1),
-applied to rows and to columns after division by their sum, with zeros beyond
-the edges. (1, 1) are the means of 2x2 pixels and their repetition.
+The filter (Zhang 2019; StyleGAN2, Karras et al. 2020) has weights such as
+(1, 3, 3, 1), divided by their sum, for rows and for columns, and zeros beyond
+the edges. The weights (1, 1) give means of 2x2 pixels and nearest neighbours.
 """
 
 import functools
@@ -16,11 +16,11 @@ Array = jax.Array
 
 
 def check_filter(weights: Sequence[float]) -> None:
-  """Raises ValueError unless there is an even number of weights, with a sum."""
+  """Raises ValueError for an odd number of weights, or a sum of 0."""
   if len(weights) < 2 or len(weights) % 2 or not sum(weights):
     raise ValueError(
-      f'resample_filter={tuple(weights)}: give 2, 4, ... weights whose sum is '
-      'not 0, such as 1,3,3,1'
+      f'resample_filter={tuple(weights)} must be an even number of weights '
+      'with a sum that is not 0, such as 1,3,3,1'
     )
 
 
@@ -40,7 +40,7 @@ def upsample(x: Array, weights: Sequence[float]) -> Array:
 
 
 def blur(x: Array, weights: Sequence[float]) -> Array:
-  """Filters images that a 3x3 convolution of stride 2 without padding halves.
+  """Filters images before a 3x3 convolution of stride 2 without padding.
 
   [B, H, W, C] -> [B, H + 1, W + 1, C].
   """

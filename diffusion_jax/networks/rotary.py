@@ -14,13 +14,11 @@ def rotary_angles(
 
   The first half of a head is turned by the row, the second by the column:
   position * 10000^(-k / (head_channels / 4)). The first num_others tokens, such
-  as those of a class, have angle 0. float32; ValueError unless 4 divides
-  head_channels.
+  as class tokens, have angle 0. float32.
   """
   if head_channels % 4:
     raise ValueError(
-      'rotary positions need heads of a multiple of 4 channels, not '
-      f'{head_channels}'
+      f'rotary positions need head channels divisible by 4, not {head_channels}'
     )
   frequencies = 1e4 ** (-np.arange(head_channels // 4) / (head_channels // 4))
   places = np.divmod(np.arange(rows * columns), columns)
@@ -32,7 +30,7 @@ def rotate(x: Array, angles: Array) -> Array:
   """Turns the pairs (2i, 2i + 1) of each head by angles[:, i], in float32.
 
   x: [B, T, heads, d], angles: [T, d / 2]. The product of a query and a key then
-  depends on the difference of their positions alone.
+  depends only on the difference of their positions.
   """
   pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
   a, b = pairs[..., 0], pairs[..., 1]

@@ -1,4 +1,4 @@
-"""Networks of discrete states: an embedding before an image network."""
+"""Networks of discrete states."""
 
 import jax
 from flax import linen as nn
@@ -11,11 +11,10 @@ Array = jax.Array
 class StateNetwork(Checked):
   """Computes logits of states: x [B, H, W, C] -> [B, H, W, C, num_outputs].
 
-  x are integers 0..num_states-1. Each is embedded as `features` numbers; those
-  of a pixel's channels are the input of `network`, such as a `UNet` or a `DiT`
-  with out_channels = C num_outputs. num_outputs: num_states for logits, 2 for
-  mean and log scale (`logistic_network`). noise, cond, train: those of network.
-  Raises ValueError for a network of other out_channels.
+  x are integers 0..num_states-1. Each is embedded as `features` numbers, and
+  `network` takes the embeddings of a pixel's channels. It is a `UNet`, a `DiT`
+  or similar with out_channels = C num_outputs. num_outputs: num_states for
+  logits, 2 for mean and log scale (`logistic_network`).
   """
 
   network: nn.Module
@@ -30,7 +29,7 @@ class StateNetwork(Checked):
     channels = x.shape[-1] * self.num_outputs
     if self.network.out_channels != channels:
       raise ValueError(
-        f'the network has out_channels={self.network.out_channels}: it must be '
+        f'out_channels={self.network.out_channels} of the network must be '
         f'{x.shape[-1]} channels x {self.num_outputs} outputs = {channels}'
       )
     h = nn.Embed(self.num_states, self.features, name='embedding')(x)

@@ -72,11 +72,11 @@ class TextEncoder(Checked):
 class TextFeatures(Checked):
   """Computes (words [B, L, width], mask bool [B, L]) for `CrossAttention`.
 
-  cond['text'] are tokens, int [B, L], for `TextEncoder`, or the vectors of any
-  other encoder, float [B, L, D], which are mapped linearly; the default of
-  cond['text_mask'] [B, L] is True. With `null_text` a learned vector replaces
-  the text where cond['drop'] [B] is True and in a cond without 'text': the
-  unconditional model.
+  cond['text'] contains tokens, int [B, L], for `TextEncoder`, or vectors of
+  another encoder, float [B, L, D], which are mapped linearly. cond['text_mask']
+  [B, L] is True by default. With `null_text` a learned vector replaces texts
+  where cond['drop'] [B] is True, and if cond has no 'text': the unconditional
+  model.
   """
 
   width: Size = 64
@@ -91,8 +91,8 @@ class TextFeatures(Checked):
     text, drop = cond.get('text'), cond.get('drop')
     if not self.null_text and (text is None or drop is not None):
       raise ValueError(
-        "this network has no null text: cond needs 'text' and cannot have "
-        "'drop' (train with label dropout to have one)"
+        "the network has no null text: cond needs 'text' and must not contain "
+        "'drop' (train with label dropout to get a null text)"
       )
     null = jnp.zeros(())  # It is not used without `null_text`.
     if self.null_text:

@@ -28,8 +28,8 @@ def attend(
   """Returns softmax(q k^T / sqrt(d)) v, its heads side by side: [B, T, D].
 
   q: [B, T, heads, d], k and v: [B, L, heads, d]; mask: bool [B, L], False at
-  tokens of weight 0. The softmax is float32. implementation: that of
-  `jax.nn.dot_product_attention`, 'xla' or 'cudnn'.
+  tokens of weight 0. The softmax is float32. implementation: see
+  `jax.nn.dot_product_attention`.
   """
   mask = None if mask is None else mask[:, None, None, :]
   h = jax.nn.dot_product_attention(
@@ -58,8 +58,8 @@ def layer_norm(
 def patchify(x: Array, size: int) -> Array:
   """Returns patches as tokens: [B, H, W, C] -> [B, T, size^2 C].
 
-  T = H / size * W / size, row by row; a token has its pixels in the order (row,
-  column, channel). Raises ValueError if the sides are no multiples of size.
+  T = H / size * W / size, row by row. The values of a token have the order
+  (row, column, channel).
   """
   b, h, w, c = x.shape
   if h % size or w % size:
@@ -83,8 +83,8 @@ def grid_positions(rows: int, columns: int, features: int) -> np.ndarray:
   """Computes sin-cos embeddings of a grid, [rows columns, features], float32.
 
   The first half of the features embeds the column, the second the row; each
-  half is [sin, cos] of position * 10000^(-k / (features / 4)) (DiT, Peebles &
-  Xie 2023, with MAE's table). Raises ValueError unless 4 divides features.
+  half is [sin, cos] of position * 10000^(-k / (features / 4)), as in MAE and in
+  DiT (Peebles & Xie 2023).
   """
   if features % 4:
     raise ValueError(

@@ -1,5 +1,6 @@
 """Diffusion transformers: DiT, JiT, and both with texts."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -11,8 +12,7 @@ from diffusion_jax.networks.embeddings import (
   check_given,
   of_step,
   sinusoidal,
-  with_estimate,
-  with_image,
+  with_inputs,
 )
 from diffusion_jax.networks.options import (
   AttentionImplementation,
@@ -39,6 +39,7 @@ from diffusion_jax.networks.transformer_block import (
   XAVIER,
   ZERO,
   Block,
+  Initializer,
   Norm,
   dense,
   make_norm,
@@ -56,22 +57,23 @@ Positions = Literal['sincos', 'rotary', 'both', 'none']
 class DiT(Checked):
   """Computes a transformer: x [B, H, W, C], noise [B] -> [B, H, W, out].
 
-  The defaults are DiT-S/2 (Peebles & Xie 2023): `channels` D, `num_blocks`
-  deep, tokens of patch_size^2 pixels, sin-cos `positions`, adaLN-Zero of the
-  sum of the embeddings of noise (`sinusoidal`) and label (`Block`). The output
-  begins at 0. Options: 'rotary' positions or 'both', `norm`, `qk_norm` and
-  `mlp` of `Block`; `bottleneck` > 0: patches are mapped to so many numbers
-  first; `class_tokens`: so many copies of the label's embedding, with learned
-  positions, are tokens too from block `class_tokens_at` on (JiT, Li & He 2025);
-  `dropout_blocks` 'middle': dropout in the middle half of the blocks alone.
+  The defaults are DiT-S/2 (Peebles & Xie 2023): tokens of patch_size^2 pixels
+  with sin-cos `positions`, and blocks with adaLN-Zero of the sum of the
+  embeddings of noise and label (`Block`). The output begins at 0.
 
-  Conditions are those of `UNet`. With `text_width` > 0 the words are tokens of
-  their own (`text_attention` 'joint') or attended to ('cross'), see `Block`,
-  and their mean is added to the embedding. `attention` 'cudnn' needs a GPU and
-  bfloat16, and has no forward-mode derivative. Blocks are scanned: those from
-  block i on that are alike are the branch blocks_i, with a leading axis;
-  `block_params` reads one. `remat` and `remat_policy` are those of
-  `maybe_remat`.
+  Options: `norm`, `qk_norm` and `mlp` are described in `Block`. `bottleneck` is
+  the width of a linear map before the patch embedding (0: none).
+  `class_tokens` copies of the label's embedding, with learned positions, are
+  further tokens from block `class_tokens_at` on (JiT, Li & He 2025).
+  `dropout_blocks` 'middle' restricts dropout to the middle half of the blocks.
+  Conditions are described in `UNet`; the words of a text are tokens
+  (`text_attention` 'joint'), or the image attends to them ('cross').
+  `attention` 'cudnn' needs a GPU and bfloat16, and has no forward-mode
+  derivative.
+
+  Blocks are scanned. Parameters of consecutive blocks with equal options are
+  stacked along a leading axis, in blocks_i for blocks that begin at block i;
+  `block_params` returns the parameters of one block.
   """
 
   channels: Size = 384
@@ -109,8 +111,8 @@ class DiT(Checked):
     count_heads(self.num_heads, None, self.channels)
     if self.class_tokens and not 0 <= self.class_tokens_at < self.num_blocks:
       raise ValueError(
-        f'class_tokens_at={self.class_tokens_at} is no block of '
-        f'{self.num_blocks}: they are counted from 0'
+        f'class_tokens_at={self.class_tokens_at} must be a block, '
+        f'0..{self.num_blocks - 1}'
       )
 
   @nn.compact
@@ -125,18 +127,14 @@ class DiT(Checked):
       words, mask, pooled = self._text(cond, len(x))
       c += pooled
     shape = x.shape[1], x.shape[2]
-    if self.self_conditioning:
-      x = with_estimate(x, cond)
-    if self.image_channels:
-      x = with_image(x, cond, self.image_channels)
-    h = patchify(x, self.patch_size)
+    h = patchify(with_inputs(self, x, cond), self.patch_size)
     grid = shape[0] // self.patch_size, shape[1] // self.patch_size
     h = self._embed(h, grid)
     h = self._blocks(h, c, label, grid, words, mask, train)
     return unpatchify(self._last(h, c), self.patch_size, shape)
 
   def _condition(self, noise, cond):
-    # Returns the embedding of noise and label, and that of the label.
+    # Returns the embedding of noise and label, and the label's embedding.
     h = sinusoidal(noise, NOISE_FEATURES, kind=self.noise_embedding)
     h = self._dense('noise_dense_1', NORMAL)(h)
     c = self._dense('noise_dense_2', NORMAL)(nn.silu(h))
@@ -166,8 +164,8 @@ class DiT(Checked):
     words, mask = features(cond, batch_size)
     pooled = self._dense('text_pooled')(mean_of_words(words, mask))
     if cond.get('drop') is not None and cond.get('text') is not None:
-      # A text that is hidden is one token, as in a cond without a text: more of
-      # them would have more weight in joint attention.
+      # A hidden text is one token, as in a cond without 'text'. More tokens
+      # would have more weight in joint attention.
       later = jnp.arange(mask.shape[1]) > 0
       mask &= ~(cond['drop'][:, None] & later[None])
     if self.text_attention == 'joint':
@@ -175,7 +173,6 @@ class DiT(Checked):
     return words, mask, pooled
 
   def _embed(self, patches, grid):
-    # Returns the tokens of the patches, with their positions.
     h = patches
     if self.bottleneck:
       name = 'patch_bottleneck'
@@ -188,7 +185,6 @@ class DiT(Checked):
     return h
 
   def _blocks(self, h, c, label, grid, words, mask, train):
-    # Returns the tokens of the patches after all blocks.
     joint = self.text_width and self.text_attention == 'joint'
     carry, extra = (h, words if joint else None), 0
     words = None if joint else words
@@ -210,8 +206,7 @@ class DiT(Checked):
     return jnp.asarray(rotary_angles(rows, columns, size, num_others))
 
   def _stack(self, start, stop, train) -> Any:
-    # Returns the blocks from start to stop, which share their options.
-    # Under FSDP the weights of a block are gathered for it, and not its tokens.
+    # Under FSDP the weights of a block are gathered, instead of its tokens.
     block: Any = nn.map_variables(Block, 'params', self._whole, init=True)
     block = maybe_remat(block, self, prevent_cse=False)
     shared: Any = nn.broadcast
@@ -234,7 +229,7 @@ class DiT(Checked):
     return whole_weights(jax.tree.map(convert, params))
 
   def _edges(self):
-    # Returns the blocks at which another kind of blocks begins, and the end.
+    # Returns the first block of each stack of equal blocks, and the end.
     depth = self.num_blocks
     edges = {0, depth}
     if self.class_tokens:
@@ -242,11 +237,10 @@ class DiT(Checked):
     if self.dropout_blocks == 'middle':
       edges |= {depth // 4, depth - depth // 4}
     if self.text_width and self.text_attention == 'joint':
-      edges.add(depth - 1)  # The text ends there.
+      edges.add(depth - 1)  # The last block returns no words.
     return sorted(edges)
 
   def _options(self, start, stop, train):
-    # Returns the fields of the blocks from start to stop.
     depth = self.num_blocks
     middle = depth // 4 <= start < depth - depth // 4
     has_dropout = self.dropout_blocks == 'all' or middle
@@ -276,36 +270,33 @@ class DiT(Checked):
     features = self.patch_size**2 * self.out_channels
     return dense(features, 'patch_out', ZERO)(h)
 
-  def _dense(self, name, kernel_init: Any = XAVIER, times=1):
+  def _dense(self, name, kernel_init: Initializer = XAVIER, times=1):
     return dense(times * self.channels, name, kernel_init, self.dtype)
 
   def _check(self, cond):
     if self.class_tokens and not self.num_classes:
-      raise ValueError('class_tokens need a network with labels')
+      raise ValueError('class_tokens need labels: set num_classes')
     check_given(self, cond)
 
 
-def block_params(params: Any, index: int) -> Any:
+def block_params(params: Mapping[str, Any], index: int) -> Any:
   """Returns the parameters of block `index`, counted from 0, of a `DiT`.
 
-  params: those of the network; the leaves have no leading axis any more.
-  Raises ValueError for a block that it does not have.
+  params: parameters of the network. Leaves of the result have no leading axis.
   """
-  stacks = {
-    int(name.removeprefix('blocks_')): stack
-    for name, stack in params.items()
+  stacks = sorted(
+    (int(name.removeprefix('blocks_')), name)
+    for name in params
     if name.startswith('blocks_')
-  }
-  start = max((i for i in stacks if i <= index), default=0)
-  stack = stacks[start]
-  length = len(jax.tree.leaves(stack)[0])
-  if not 0 <= index < start + length:
+  )
+  blocks = [
+    (name, i)
+    for _, name in stacks
+    for i in range(len(jax.tree.leaves(params[name])[0]))
+  ]
+  if not 0 <= index < len(blocks):
     raise ValueError(
-      f'there is no block {index}: they are 0..{_last_of(stacks)}'
+      f'index {index} is not a block: they are 0..{len(blocks) - 1}'
     )
-  return jax.tree.map(lambda leaf: leaf[index - start], stack)
-
-
-def _last_of(stacks):
-  start = max(stacks)
-  return start + len(jax.tree.leaves(stacks[start])[0]) - 1
+  name, i = blocks[index]
+  return jax.tree.map(lambda leaf: leaf[i], params[name])

@@ -26,6 +26,7 @@ from diffusion_jax.networks.tokens import (
 
 Array = jax.Array
 
+Initializer = nn.initializers.Initializer
 XAVIER = nn.initializers.xavier_uniform()
 ZERO = nn.initializers.zeros
 Norm = Literal['layer', 'rms']
@@ -35,23 +36,23 @@ MLP = Literal['gelu', 'swiglu']
 class Block(Checked):
   """Computes one block: (x, text) -> ((x, text), None), as `nn.scan` takes it.
 
-  x: tokens [B, T, D]; c: [B, D], of which adaLN-Zero (Peebles & Xie 2023) gives
-  shift, scale and gate:
+  x: tokens [B, T, D]; c: [B, D], which is mapped to shifts, scales and gates
+  (adaLN-Zero, Peebles & Xie 2023):
 
     x += gate_1 attention(norm(x) (1 + scale_1) + shift_1)
     x += gate_2 mlp(norm(x) (1 + scale_2) + shift_2)
 
-  All gates begin at 0, so that the block begins as the identity. norm: 'layer'
-  (without parameters) or 'rms'; `qk_norm` normalises queries and keys of each
-  head (RMS, learned scale) before they are turned by `angles` (`rotate`, None:
-  they are not). mlp: 'gelu' (tanh form, 4D wide) or 'swiglu' (8D / 3 wide).
+  All gates begin at 0, so a new block is the identity. norm: 'layer' (without
+  parameters) or 'rms'. `qk_norm` normalises queries and keys of each head (RMS
+  with a learned scale) before the rotation by `angles` (`rotate`; None: no
+  rotation). mlp: 'gelu' (tanh form, width 4D) or 'swiglu' (width 8D / 3).
   Dropout is applied to the output of attention and inside of the MLP.
 
   With text='joint' (MM-DiT, Esser et al. 2024) the tokens `text` [B, L, D] have
-  weights of their own and share one attention with x; with `text_ends` they
-  serve as keys and values only, and end there. With 'cross', x also attends to
-  words [B, L, E] between attention and MLP, without a gate: the projection
-  begins at 0. text_mask: bool [B, L].
+  their own weights and share one attention with x; with `text_ends` they serve
+  only as keys and values. With 'cross', x also attends to words [B, L, E]
+  between attention and MLP, with a projection that begins at 0. text_mask: bool
+  [B, L].
   """
 
   num_heads: Size
@@ -67,8 +68,13 @@ class Block(Checked):
 
   @nn.compact
   def __call__(
-    self, carry: Any, c: Array, angles: Any, words: Any, text_mask: Any
-  ) -> tuple[Any, None]:
+    self,
+    carry: tuple[Array, Any],
+    c: Array,
+    angles: Array | None,
+    words: Array | None,
+    text_mask: Any,
+  ) -> tuple[tuple[Array, Any], None]:
     x, text = carry
     c = nn.silu(c)
     (q, k, v), finish = self._stream(x, c, '')
@@ -88,8 +94,8 @@ class Block(Checked):
   def _stream(
     self, x: Array, c: Array, prefix: str, ends: bool = False
   ) -> tuple[tuple[Array, ...], Callable]:
-    # Returns q, k and v of one kind of tokens, and the function of what
-    # attention returns for them that computes the rest of the block.
+    # Returns q, k and v of one kind of tokens, and a function of the output of
+    # attention that computes the rest of the block.
     width = x.shape[-1]
     count = 2 if ends else 6
     shifts = self.dense(count * width, f'{prefix}modulation', ZERO)(c)
@@ -151,7 +157,7 @@ class Block(Checked):
   def _drop(self, h):
     return nn.Dropout(self.dropout, deterministic=not self.train)(h)
 
-  def dense(self, features: int, name: str, kernel_init: Any = XAVIER):
+  def dense(self, features: int, name: str, kernel_init: Initializer = XAVIER):
     """Returns a linear layer with bias, the submodule `name`."""
     return dense(features, name, kernel_init, self.dtype)
 
@@ -159,7 +165,7 @@ class Block(Checked):
 def dense(
   features: int,
   name: str,
-  kernel_init: Any = XAVIER,
+  kernel_init: Initializer = XAVIER,
   dtype: DTypeLike = jnp.float32,
   use_bias: bool = True,
 ) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The U-Net of Ho et al. 2020 and, by options, those of OpenAI."""
+"""The U-Nets of Ho et al. 2020 and of OpenAI."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,7 @@ from diffusion_jax.networks.embeddings import (
   noise_and_label,
   of_step,
   sinusoidal,
-  with_estimate,
-  with_image,
+  with_inputs,
 )
 from diffusion_jax.networks.layers import (
   Conv,
@@ -39,7 +38,6 @@ from diffusion_jax.networks.options import (
   RematPolicy,
   Sinusoids,
   Size,
-  check_groups,
   check_sides,
 )
 from diffusion_jax.networks.text import TextFeatures, mean_of_words
@@ -50,29 +48,25 @@ Array = jax.Array
 class UNet(Checked):
   """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 
-  The defaults are DDPM's network for CIFAR-10, 35,746,307 parameters, whose
-  dropout is 0.1. H and W must be multiples of 2^(levels - 1). Attention follows
-  every block whose feature maps have a height in `attention_resolutions`.
+  The defaults are DDPM's network for CIFAR-10, 35,746,307 parameters, without
+  its dropout of 0.1. H and W must be multiples of 2^(levels - 1). Attention
+  follows every block whose feature maps have a height in
+  `attention_resolutions`.
 
-  Conditions: with num_classes > 0 the embedding of cond['label'] [B] is added
-  to the embedding of the noise; `null_class` adds the class that cond['drop']
-  selects (see `LabelEmbedding`). With `self_conditioning` cond may have 'x0'
-  (see `with_estimate`), with image_channels > 0 'image' [B, H, W,
-  image_channels] (see `with_image`). With text_width > 0 `TextFeatures` encodes
-  cond['text'] and cond['text_mask'], null_class included: a `CrossAttention` to
-  the words follows every attention, and their mean is added to the embedding of
-  the noise. Flow maps have `elapsed`, for cond['elapsed'] [B], and
-  `guidance_input`, for cond['guidance_scale'] [B] (see `of_step`).
+  Conditions: num_classes > 0 adds the embedding of cond['label'] [B] to the
+  embedding of the noise (see `LabelEmbedding` for `null_class` and
+  cond['drop']). text_width > 0 encodes cond['text'] and cond['text_mask'] by
+  `TextFeatures`; a `CrossAttention` to the words follows every attention, and
+  their mean is added to the embedding of the noise. Further inputs are 'x0' and
+  'image' (`with_inputs`), and 'elapsed' and 'guidance_scale' (`of_step`).
 
-  Options of Nichol & Dhariwal 2021 and Dhariwal & Nichol 2021: see
-  `ResnetBlock`, `Attention`, `Downsample`, `initializers` and `sinusoidal`.
-  With `resblock_updown` residual blocks change the resolution. `stem_channels`
-  is the width of the first convolution, `channels` by default. The attention in
-  the middle comes after a norm (`middle_attention` 'norm'), without one
-  ('plain', as in diffusers with scale_shift), or not at all ('none').
-  `attention` 'cudnn' needs a GPU, bfloat16 and heads of at most 128 channels,
-  and has no forward-mode derivative. `remat` and `remat_policy` save memory
-  (see `maybe_remat`).
+  Options of OpenAI's networks (Nichol & Dhariwal 2021, Dhariwal & Nichol 2021)
+  are described in `ResnetBlock`, `Attention`, `Downsample`, `initializers` and
+  `sinusoidal`. With `resblock_updown` residual blocks change the resolution.
+  `stem_channels` is the width of the first convolution. `middle_attention` has
+  a norm before it ('norm'), has no norm ('plain', as in diffusers with
+  scale_shift), or is left out ('none'). `remat` and `remat_policy` save memory
+  (`maybe_remat`).
   """
 
   channels: Size = 128
@@ -114,16 +108,14 @@ class UNet(Checked):
     widths = [int(self.channels * m) for m in self.multipliers]
     stem = self.channels if self.stem_channels is None else self.stem_channels
     cond = cond or {}
-    self._check(x, cond, [stem, *widths])
+    check_sides(x, len(widths))
+    check_given(self, cond)
     embedding = self._embed(noise, cond)
     words = ()
     if self.text_width:
       words, pooled = self._text(cond, len(x))
       embedding += pooled
-    if self.self_conditioning:
-      x = with_estimate(x, cond)
-    if self.image_channels:
-      x = with_image(x, cond, self.image_channels)
+    x = with_inputs(self, x, cond)
     last = len(widths) - 1
 
     def residual(h, width, name, resample=None):
@@ -201,8 +193,3 @@ class UNet(Checked):
     )
     steps = self.channels, 4 * self.channels, self.noise_embedding
     return embedding + of_step(self, cond, *steps)
-
-  def _check(self, x, cond, widths):
-    check_sides(x, len(self.multipliers))
-    check_groups(self.num_groups, widths)
-    check_given(self, cond)

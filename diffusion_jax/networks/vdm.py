@@ -9,7 +9,7 @@ from flax import linen as nn
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
 from diffusion_jax.networks.embeddings import (
-  check_conditions,
+  check_given,
   fourier_features,
   noise_and_label,
   sinusoidal,
@@ -24,7 +24,6 @@ from diffusion_jax.networks.options import (
   Rate,
   RematPolicy,
   Size,
-  check_groups,
 )
 
 Array = jax.Array
@@ -40,13 +39,12 @@ class ScoreNetwork(Checked):
   input has Fourier features of z (2^k, k from fourier[0] to fourier[1] - 1),
   and eps_hat is z plus the last convolution, which starts at 0.
 
-  cond may have 'augmented' [B], 1 where the image was augmented (0 by default),
-  and 'label' and 'drop' (see `LabelEmbedding`). The defaults are the CIFAR-10
-  model: 30,578,179 parameters, without the 2 of gamma. Other conditions raise
-  ValueError.
+  cond may contain 'augmented' [B], 1 for augmented images (0 by default), and
+  'label' and 'drop' (see `LabelEmbedding`). The defaults are the CIFAR-10 model
+  with 30,578,179 parameters, without the 2 parameters of gamma.
   """
 
-  # What `noise` must be: `dj.logsnr_input`.
+  # `noise` is the log-SNR (`dj.logsnr_input`).
   noise_input: ClassVar[str] = 'logsnr'
 
   channels: Size = 128
@@ -76,14 +74,13 @@ class ScoreNetwork(Checked):
       raise ValueError(
         f'gamma_min={self.gamma_min} is not below gamma_max={self.gamma_max}'
       )
-    check_groups(self.num_groups, [self.channels])
 
   @nn.compact
   def __call__(
     self, z: Array, noise: Array, cond: dict | None = None, *, train=False
   ) -> Array:
     cond = cond or {}
-    self._check(cond)
+    check_given(self, cond, 'augmented')
     embedding = self._embed(noise, cond)
 
     def block(h, name, attention=self.attention):
@@ -124,7 +121,3 @@ class ScoreNetwork(Checked):
     return noise_and_label(
       h, cond, 4 * self.channels, *classes, **self._style()
     )
-
-  def _check(self, cond):
-    labels = self.num_classes > 0
-    check_conditions(cond, augmented=True, label=labels, drop=labels)

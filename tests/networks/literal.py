@@ -1,7 +1,19 @@
-"""Layers written out in NumPy, float64."""
+"""Layers in NumPy, float64."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+
+def shapes(network, size=8, channels=3, cond=None):
+  """Returns the abstract parameters of a network of images."""
+  x = jnp.zeros((1, size, size, channels))
+  init = jax.eval_shape(network.init, jax.random.key(0), x, jnp.zeros(1), cond)
+  return init['params']
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def dense(p, x):
@@ -35,7 +47,7 @@ def conv3x3(p, x):
 
 
 def randomised(abstract, seed=0):
-  """No parameter at 0 or 1, so that each of them matters."""
+  """Returns random parameters, so that each of them matters."""
   rng = np.random.default_rng(seed)
   draw = lambda x: np.float32(rng.normal(0.0, 0.5, x.shape))
   return jax.tree.map(draw, abstract)

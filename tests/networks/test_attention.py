@@ -14,7 +14,7 @@ from tests.networks.literal import (
 
 @pytest.fixture(scope='module')
 def attention():
-  """(apply(params, **options), an image, parameters of separate q, k, v)."""
+  """Returns (apply(params, **options), an image, separate parameters)."""
   key = jax.random.key(0)
   x = jax.random.normal(key, (2, 3, 4, 8))
   base = Attention(num_groups=4)
@@ -28,7 +28,7 @@ def attention():
 
 
 def test_attention_literally(attention):
-  """One head of full width, logits times C^-1/2, softmax over all pixels."""
+  """There is one head, with logits times C^-1/2 and a softmax of all pixels."""
   apply, x, p = attention
   found = apply(p)
   h = norm(p['norm'], x, 4).reshape(2, 12, 8)
@@ -39,7 +39,7 @@ def test_attention_literally(attention):
 
 
 def fused(p, order):
-  """The parameters of separate projections, laid out for 2 heads of 4."""
+  """Returns the parameters of one projection, for 2 heads of 4 channels."""
 
   def join(leaf):
     parts = [np.asarray(p[n][leaf]) for n in ('query', 'key', 'value')]
@@ -73,7 +73,7 @@ def test_the_orders_differ_by_a_permutation_of_the_projection(attention):
 
 
 def test_the_interleaved_projection_is_edms(attention):
-  """Of head h, output 3c + j is q, k, v of its channel c."""
+  """Output 3c + j of a head is q, k or v of its channel c."""
   apply, x, p = attention
   parts = [p[name] for name in ('query', 'key', 'value')]
   join = lambda leaf: np.stack([q[leaf] for q in parts], axis=-1)

@@ -67,7 +67,7 @@ def test_resnet_block_literally(name, key):
 
 
 def test_resnet_block_in_training_literally(key):
-  """Dropout stands between the second swish and the second convolution.
+  """Dropout is between the second swish and the second convolution.
 
   Its mask is read off where its output is 0; kept values are divided by the
   probability of keeping them.

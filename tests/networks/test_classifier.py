@@ -86,16 +86,6 @@ def test_the_classifier_literally(updown):
   np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
 
 
-def test_bfloat16_ends_in_float32(key):
-  full = NoisyClassifier(**TINY)
-  half = NoisyClassifier(**TINY, dtype=jnp.bfloat16)
-  params = {'params': randomised(abstract(full))}
-  x, noise = np.float32(X), np.float32(NOISE)
-  a, b = (np.asarray(jax.jit(n.apply)(params, x, noise)) for n in (full, half))
-  assert b.dtype == np.float32
-  assert 0.0 < np.abs(a - b).max() < 0.1 * np.abs(a).max()
-
-
 def test_places_begin_small_and_pixels_have_places(key):
   pool = AttentionPool(3, num_heads=2)
   x = np.random.default_rng(0).standard_normal((1, 8, 8, 64), np.float32)
@@ -116,9 +106,6 @@ def test_refusals(key):
     jax.eval_shape(network.init, key, X, NOISE, {'label': jnp.zeros(2, int)})
   with pytest.raises(ValueError, match='images of 7x7 cannot be halved'):
     jax.eval_shape(network.init, key, X[:, :7, :7], NOISE)
-  with pytest.raises(ValueError, match='head_channels=3 does not divide'):
-    narrow = NoisyClassifier(**TINY | dict(head_channels=3))
-    jax.eval_shape(narrow.init, key, X, NOISE)
 
 
 def test_the_stem_may_be_narrower_than_the_network():

@@ -1,51 +1,41 @@
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from diffusion_jax.networks.embeddings import (
   LabelEmbedding,
   fourier_features,
+  of_step,
   sinusoidal,
 )
+from tests.networks.literal import dense, randomised, swish
 from tests.networks.test_options import NETWORKS
 
 
 @pytest.mark.parametrize('features', [128, 9])
-def test_sinusoidal_is_ho_et_als(features):
-  """[sin, cos] of t exp(-i ln(10000) / (half - 1)), odd sizes padded with 0."""
-  t = np.array([0.0, 1.0, 500.0, 999.0])
-  half = features // 2
-  angles = t[:, None] * np.exp(-np.arange(half) * np.log(10000) / (half - 1))
-  expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-  if features % 2:
-    expected = np.pad(expected, ((0, 0), (0, 1)))
-  found = sinusoidal(jnp.asarray(t, jnp.float32), features)
+@pytest.mark.parametrize('kind', ['ho', 'openai'])
+def test_sinusoids_literally(kind, features):
+  """[sin, cos] of t exp(-i ln(10000) / (half - 1)), odd sizes padded with 0.
+
+  OpenAI has [cos, sin], and half instead of half - 1. Steps may be fractions.
+  """
+  t, half = np.array([0.0, 1.0, 249.75, 999.0]), features // 2
+  count = half - 1 if kind == 'ho' else half
+  angles = t[:, None] * np.exp(-np.arange(half) * np.log(10000) / count)
+  waves = [np.sin(angles), np.cos(angles)]
+  expected = np.concatenate(waves if kind == 'ho' else waves[::-1], axis=1)
+  expected = np.pad(expected, ((0, 0), (0, features % 2)))
+  found = sinusoidal(jnp.asarray(t, jnp.float32), features, kind=kind)
   np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-@pytest.mark.parametrize('features', [128, 9])
-def test_sinusoidal_is_openais(features):
-  """[cos, sin] of t exp(-i ln(10000) / half), of fractions of steps as well."""
-  t = np.array([0.0, 1.0, 249.75, 999.0])
-  half = features // 2
-  angles = t[:, None] * np.exp(-np.arange(half) * np.log(10000) / half)
-  expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-  if features % 2:
-    expected = np.pad(expected, ((0, 0), (0, 1)))
-  found = sinusoidal(jnp.asarray(t, jnp.float32), features, kind='openai')
-  np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def test_an_unknown_sinusoid_is_refused():
-  with pytest.raises(ValueError, match="'fourier' is not one of ho, openai"):
-    sinusoidal(jnp.zeros(1), 8, kind='fourier')
 
 
 def test_sinusoidal_needs_two_frequencies():
-  with pytest.raises(ValueError, match='needs 4 or more, got 3'):
+  with pytest.raises(ValueError, match='needs 4 features or more, not 3'):
     sinusoidal(jnp.zeros(1), 3)
 
 
@@ -116,51 +106,61 @@ def test_labels_begin_normal(kind, std, key):
   variables: Any = module.init(key, {'label': jnp.zeros(1, int)}, 1)
   table = np.asarray(variables['params']['table']['embedding'])
   np.testing.assert_allclose(table.std(), std, rtol=0.03)
-  with pytest.raises(ValueError, match="'he' is not one of ho, torch"):
-    LabelEmbedding(3, 4, initializer='he').init(
-      key, {'label': jnp.zeros(1, int)}, 1
-    )
 
 
 @pytest.mark.parametrize('name', ['unet', 'ddpmpp', 'dit'])
-def test_a_network_with_elapsed_time_begins_as_the_one_without(name, key):
-  """The new inputs change nothing until the last layers are trained."""
+def test_flow_maps_have_more_inputs(name, key):
+  """Each of the two has an effect in a trained network, and is required."""
   make: Any = NETWORKS[name]
-  plain, both = make(), make(elapsed=True, guidance_input=True)
+  options = {'attention_resolutions': ()} if name != 'dit' else {}
+  both = make(elapsed=True, guidance_input=True, **options)
   x = np.random.default_rng(1).standard_normal((2, 4, 4, 3), np.float32)
   noise = np.array([0.3, 0.9], np.float32)
   cond = {'elapsed': noise / 3, 'guidance_scale': np.float32([1.0, 4.0])}
-  old = jax.eval_shape(plain.init, key, x, noise)['params']
+  old = jax.eval_shape(make(**options).init, key, x, noise)['params']
   new = jax.eval_shape(both.init, key, x, noise, cond)['params']
   names = [n for n in new if n not in old]
   assert {*names} == {f'{n}_dense_{i}' for n in cond for i in (1, 2)}
   # An initial value depends on the name of its parameter.
   assert {n: new[n] for n in new if n not in names} == old
-
-  @jax.jit
-  def initial(key):
-    params = both.init(key, x, noise, cond)['params']
-    return {n: params[n] for n in names}
-
-  added = jax.device_get(initial(key))
-  # Zeros at the end of the network would hide the embeddings.
-  rng = np.random.default_rng(0)
-  draw = lambda leaf: 0.3 * rng.standard_normal(leaf.shape, np.float32)
-  new = jax.tree.map(draw, old)
-  jitted = jax.jit(both.apply)
-  apply = lambda *args: np.asarray(jitted(*args))
-  found = apply({'params': new | added}, x, noise, cond)
-  expected = jax.jit(plain.apply)({'params': new}, x, noise)
-  np.testing.assert_array_equal(found, expected)
-  # Once trained, each of the two has an effect.
-  loud = jax.tree.map(draw, added)
-  outputs = [apply({'params': new | loud}, x, noise, cond)]
+  params = randomised(new)
+  apply = jax.jit(functools.partial(both.apply, {'params': params}))
+  out = apply(x, noise, cond)
   for n in cond:
-    changed = cond | {n: cond[n] + 0.5}
-    outputs.append(apply({'params': new | loud}, x, noise, changed))
+    changed = apply(x, noise, cond | {n: cond[n] + 0.5})
+    assert np.abs(out - changed).max() > 1e-3
     with pytest.raises(ValueError, match=rf"needs cond\['{n}'\] \[B\]"):
       rest = {m: cond[m] for m in cond if m != n}
       jax.eval_shape(both.apply, {'params': new}, x, noise, rest)
-  assert all(np.abs(outputs[0] - other).max() > 1e-3 for other in outputs[1:])
   with pytest.raises(ValueError, match='no condition .*elapsed'):
-    jax.eval_shape(plain.apply, {'params': new}, x, noise, cond)
+    plain = make(**options).apply
+    jax.eval_shape(plain, {'params': new}, x, noise, cond)
+
+
+class Steps(nn.Module):
+  """Computes the embeddings of the inputs of a flow map."""
+
+  elapsed: bool = True
+  guidance_input: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, cond):
+    return of_step(self, cond, 8, 5)
+
+
+def test_the_embedding_of_a_step_literally_and_at_first(key):
+  """It begins at 0, so a new network ignores these inputs."""
+  cond = {'elapsed': jnp.array([0.1, 0.3]), 'guidance_scale': jnp.ones(2)}
+  first, variables = jax.jit(Steps().init_with_output)(key, cond)
+  np.testing.assert_array_equal(first, np.zeros((2, 5)))
+  p = randomised(variables['params'])
+  found = jax.jit(Steps().apply)({'params': p}, cond)
+  expected = 0.0
+  for name, value in cond.items():
+    frequencies = 1e4 ** (-np.arange(4) / 3)
+    angles = np.asarray(value, np.float64)[:, None] * frequencies
+    h = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    h = swish(dense(p[f'{name}_dense_1'], h))
+    expected += dense(p[f'{name}_dense_2'], h)
+  np.testing.assert_allclose(found, expected, atol=1e-5)

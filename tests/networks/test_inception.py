@@ -1,4 +1,4 @@
-"""The Inception network of FID against NumPy, part by part, and as a whole."""
+"""Compares the Inception network of FID with NumPy, part by part."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ def shapes():
 
 
 def resize_tf1(x, side):
-  """ResizeBilinear of TensorFlow 1 with align_corners=False, pixel by pixel."""
+  """Computes TensorFlow 1's ResizeBilinear, align_corners=False, by pixels."""
   n, height, width, channels = x.shape
   out = np.zeros((n, side, side, channels))
   for i in range(side):
@@ -51,7 +51,7 @@ def test_preprocessing_scales_once_and_repeats_grey():
 
 
 def convolve(x, kernel, pad, stride=1):
-  """A convolution in float64 by its definition; pad of (height, width)."""
+  """Computes a convolution by its definition; pad: (height, width)."""
   x = np.pad(x, ((0, 0), (pad[0],) * 2, (pad[1],) * 2, (0, 0)))
   height, width = kernel.shape[:2]
   rows = range(0, x.shape[1] - height + 1, stride)
@@ -93,7 +93,7 @@ def test_a_unit_is_convolution_norm_and_relu(size, stride, padding, pad):
 
 
 def pooled(x, reduce):
-  """3x3 pooling over the pixels that are inside of the image."""
+  """Pools 3x3 pixels, without pixels outside of the image."""
   out = np.zeros(x.shape)
   for i in range(x.shape[1]):
     for j in range(x.shape[2]):
@@ -104,7 +104,7 @@ def pooled(x, reduce):
 
 
 class PoolBranch(nn.Module):
-  """The last branch of a block of 35x35 places, of which it is the pool."""
+  """Computes the pooled branch of a block of 35x35 places."""
 
   @nn.compact
   def __call__(self, x):
@@ -132,8 +132,8 @@ def test_the_maximum_is_over_pixels_inside():
 
 def test_the_graph_has_the_published_parameters_and_outputs(shapes):
   # torchvision's inception_v3 without its auxiliary classifier has 23,834,568
-  # parameters, for 1000 classes. Here 8 classes more, no bias of the classes,
-  # and the means and variances of 94 norms, 17,216 channels together.
+  # parameters for 1000 classes. Ours has 8 more classes without a bias,
+  # and the means and variances of 94 norms with 17,216 channels.
   counts = {
     name: sum(x.size for x in unit.values())
     for name, unit in shapes['params'].items()
@@ -152,7 +152,7 @@ def test_pools_are_maxima_where_the_grid_shrinks_and_in_the_last_block(shapes):
   found = []
   for e in equations(jaxpr.jaxpr):
     shape = e.outvars[0].aval.shape
-    # Those of one channel count the pixels inside.
+    # Windows of one channel count the pixels inside of the image.
     if e.primitive.name.startswith('reduce_window') and shape[-1] > 1:
       kind = 'max' if e.primitive.name.endswith('max') else 'mean'
       found.append((kind, *shape[1:]))

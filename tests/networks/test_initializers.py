@@ -17,7 +17,7 @@ def conv_params(key, **options):
 
 
 def test_initialisers_are_variance_scaling_over_fan_avg(key):
-  """Uniform of variance 1 / mean(fan_in, fan_out); 1e-10 of it at the ends."""
+  """The variance is 1 / mean(fan_in, fan_out), times 1e-10 at the ends."""
   limit = np.sqrt(3.0 / (9 * (64 + 128) / 2))
   w, bias = conv_params(key)
   assert 0.99 * limit < np.abs(w).max() <= limit
@@ -29,7 +29,7 @@ def test_initialisers_are_variance_scaling_over_fan_avg(key):
 
 
 def test_torch_initialisers_are_uniform_over_fan_in(key):
-  """Within +-1 / sqrt(fan_in), biases too; nothing but 0 at the ends."""
+  """Kernels and biases are within +-1 / sqrt(fan_in), and 0 at the ends."""
   limit = 1.0 / np.sqrt(9 * 64)
   for values, rtol in zip(
     conv_params(key, initializer='torch'), (0.02, 0.4), strict=True
@@ -43,7 +43,7 @@ def test_torch_initialisers_are_uniform_over_fan_in(key):
 
 
 def test_lecun_initialisers_are_flaxs(key):
-  """Of variance 1 / fan_in, cut at two standard deviations; 0 at the ends."""
+  """The variance is 1 / fan_in, truncated at 2 deviations; 0 at the ends."""
   w, bias = conv_params(key, initializer='lecun')
   np.testing.assert_allclose(w.var(), 1.0 / (9 * 64), rtol=0.02)
   assert 2.0 < np.abs(w).max() * np.sqrt(9 * 64) < 2.3 and not bias.any()

@@ -2,9 +2,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from diffusion_jax.networks import layers
 from tests.networks.literal import randomised
@@ -27,7 +25,7 @@ def test_conv_module_is_flaxs(key):
 
 
 def test_downsample_is_tensorflows_same():
-  """For even sizes TF pads bottom and right only: window i is 2i..2i+2."""
+  """TF pads even sizes at the bottom and right: window i is 2i..2i+2."""
   x = np.arange(36.0).reshape(1, 6, 6, 1)
   module = layers.Downsample()
   kernel = np.zeros((3, 3, 1, 1))
@@ -40,7 +38,7 @@ def test_downsample_is_tensorflows_same():
 
 
 def test_symmetric_downsample_is_pytorchs_padding_1():
-  """One row and column of zeros all around: window i is 2i-1..2i+1."""
+  """Zeros are on all four sides: window i is 2i-1..2i+1."""
   x = np.arange(1.0, 37.0).reshape(1, 6, 6, 1)
   kernel = np.zeros((3, 3, 1, 1))
   kernel[0, 2] = 1.0  # picks row 2i - 1, column 2j + 1
@@ -61,8 +59,3 @@ def test_upsample_doubles_every_pixel():
   found = np.asarray(found)
   expected = [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
   np.testing.assert_array_equal(found[0, :, :, 0], expected)
-
-
-def test_an_unknown_padding_is_refused(key):
-  with pytest.raises(ValueError, match="'valid' is not one of same, symmetric"):
-    layers.Downsample('valid').init(key, jnp.zeros((1, 4, 4, 1)))

@@ -22,7 +22,7 @@ from diffusion_jax.runtime.sharding import make_mesh
 
 
 def test_silu_of_a_normal_variable_has_magnitude_1():
-  """E[mp_silu(x)^2] by quadrature; 0.596 has three digits."""
+  """E[mp_silu(x)^2] is computed by quadrature; 0.596 has three digits."""
   x, weights = np.polynomial.hermite_e.hermegauss(60)
   weights /= weights.sum()
   square = weights @ np.asarray(mp_silu(jnp.asarray(x, jnp.float32))) ** 2
@@ -31,7 +31,7 @@ def test_silu_of_a_normal_variable_has_magnitude_1():
 
 @pytest.mark.parametrize('t', [0.0, 0.3, 0.5, 1.0])
 def test_a_sum_of_independent_inputs_keeps_their_magnitude(t):
-  """Of (1, 0) and (0, 1), which are orthogonal, the norm stays 1."""
+  """The norm of a sum of the orthogonal (1, 0) and (0, 1) is 1."""
   a, b = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
   found = np.asarray(mp_sum(a, b, t))
   np.testing.assert_allclose(np.linalg.norm(found), 1.0, rtol=1e-6)
@@ -40,7 +40,7 @@ def test_a_sum_of_independent_inputs_keeps_their_magnitude(t):
 
 @pytest.mark.parametrize('t', [0.5, 0.25])
 def test_a_concatenation_weighs_its_parts_whatever_their_widths(t):
-  """5 and 3 channels of magnitude 1 become 8; shares of (1-t)^2 to t^2."""
+  """5 and 3 channels become 8 of magnitude 1, weighted (1-t)^2 to t^2."""
   a = jnp.array([1.0, -1.0, 1.0, 1.0, -1.0])
   found = np.asarray(mp_cat(a, a[:3], t))
   np.testing.assert_allclose(np.mean(found**2), 1.0, rtol=1e-6)
@@ -59,7 +59,7 @@ def test_normalisation_literally_and_at_0():
 
 
 def test_kernels_get_rows_of_exactly_one_norm():
-  """sqrt(fan in), for each output channel; other leaves stay."""
+  """The norm is sqrt(fan in); other leaves do not change."""
   rng = np.random.default_rng(0)
   normal = lambda *shape: rng.standard_normal(shape, np.float32)
   params = {
@@ -80,7 +80,7 @@ def test_kernels_get_rows_of_exactly_one_norm():
 
 
 def test_kernels_in_parts_on_eight_devices(key):
-  """Sums over an axis that is split need all devices."""
+  """Norms over a split axis need all devices."""
   mesh = make_mesh(1, 8)
   params = {'kernel': 3.0 * jax.random.normal(key, (3, 3, 16, 5))}
   place = NamedSharding(mesh, PartitionSpec(None, None, 'fsdp'))
@@ -92,13 +92,13 @@ def test_kernels_in_parts_on_eight_devices(key):
 
 @pytest.mark.parametrize('size', [0, 3])
 def test_a_layer_does_not_see_the_length_of_its_weights(size, key):
-  """Rows of norm `gain` from the start, so magnitudes are kept."""
+  """Rows have the norm `gain`, so a new layer keeps magnitudes."""
   layer = MPConv(64, size)
   x = jax.random.normal(key, (2, 12, 12, 32))
   params = jax.device_get(jax.jit(layer.init)(jax.random.key(1), x)['params'])
   apply = jax.jit(lambda p, gain: layer.apply({'params': p}, x, gain))
   out = np.asarray(apply(params, 1.0))
-  inner = out[:, 1:-1, 1:-1]  # zeros beyond the edges take something away
+  inner = out[:, 1:-1, 1:-1]  # zeros beyond the edges reduce the rest
   np.testing.assert_allclose(magnitude(inner, None).item(), 1.0, atol=0.03)
   longer = jax.tree.map(lambda w: 50.0 * w, params)
   np.testing.assert_allclose(apply(longer, 1.0), out, rtol=3e-4, atol=3e-4)

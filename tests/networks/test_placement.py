@@ -1,4 +1,4 @@
-"""Weights in parts are gathered as they are used."""
+"""Tests that split weights are gathered before use."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from diffusion_jax.runtime.sharding import make_mesh, on_mesh
 
 
 def test_weights_are_gathered_in_the_type_of_the_layer():
-  """64 numbers of two bytes; XLA:CPU has no collectives of bfloat16."""
+  """64 numbers have two bytes each; XLA:CPU has no bfloat16 collectives."""
   mesh = make_mesh(1, 8)
   place = NamedSharding(mesh, PartitionSpec('fsdp'))
   w = np.arange(64, dtype=np.float32).reshape(16, 4)

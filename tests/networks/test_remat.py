@@ -1,4 +1,4 @@
-"""What is computed again for the gradients of a network."""
+"""Tests which results the backward pass recomputes."""
 
 import collections
 from typing import Any
@@ -46,7 +46,7 @@ def computed(network):
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_products_with_weights_are_computed_again_unless_they_are_stored(name):
-  """Convolutions and dense layers; attention is computed again by both."""
+  """Both policies recompute attention, and one stores products."""
   plain = computed(NETWORKS[name]())
   again = computed(NETWORKS[name](remat=True))
   stored = computed(NETWORKS[name](remat=True, remat_policy='products'))

@@ -12,7 +12,7 @@ FILTERS = [(1, 3, 3, 1), (1, 2, 3, 4), (1, 1), (1, 0, 2, 2, 5, 1)]
 
 
 def filtered(x, weights, up, down, start, count):
-  """scipy's upfirdn, a convolution, of both axes: `count` times their size."""
+  """Applies scipy's upfirdn, a convolution, along both axes."""
   h = np.array(weights) / np.sum(weights) * up
   for axis in (1, 2):
     n = int(x.shape[axis] * count[0]) + count[1]
@@ -25,7 +25,7 @@ def filtered(x, weights, up, down, start, count):
 
 @pytest.mark.parametrize('weights', FILTERS)
 def test_filters_are_upfirdn(weights):
-  """recipes 5, of score_sde: a correlation going down, a convolution up."""
+  """recipes 5: score_sde correlates going down, and convolves going up."""
   m = len(weights) // 2
   x = jnp.float32(X)
   turned = weights[::-1]  # a correlation is the convolution of the reverse
@@ -47,5 +47,5 @@ def test_the_shortest_filter_is_the_mean_and_the_nearest():
 
 @pytest.mark.parametrize('weights', [(1,), (1, 2, 1), (1, -1), ()])
 def test_a_filter_is_even_and_has_a_sum(weights):
-  with pytest.raises(ValueError, match='give 2, 4, ... weights whose sum is'):
+  with pytest.raises(ValueError, match='must be an even number of weights'):
     resampling.check_filter(weights)

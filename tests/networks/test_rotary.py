@@ -1,4 +1,4 @@
-"""Rotary positions: what they leave, and on what scores depend."""
+"""Tests rotary positions."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ import pytest
 from diffusion_jax.networks.rotary import rotary_angles, rotate
 
 
-def test_scores_depend_on_differences_of_positions_alone(key):
-  """One query and one key at all places of a grid, in float64's angles."""
+def test_scores_depend_only_on_differences_of_positions(key):
+  """One query and one key are at all places of a grid."""
   rows, columns, size = 4, 6, 8
   q, k = jax.random.normal(key, (2, size))
   angles = rotary_angles(rows, columns, size)
@@ -28,7 +28,7 @@ def test_scores_depend_on_differences_of_positions_alone(key):
 
 
 def test_pairs_are_turned_by_row_then_column(key):
-  """As complex numbers, Su et al. 2021 Eq. 16, on two axes."""
+  """Pairs are complex numbers (Su et al. 2021 Eq. 16) on two axes."""
   x = np.asarray(jax.random.normal(key, (2, 6, 3, 8)), np.float64)
   found = rotate(jnp.asarray(x, jnp.float32), rotary_angles(2, 3, 8))
   z = x[..., 0::2] + 1j * x[..., 1::2]
@@ -51,5 +51,5 @@ def test_other_tokens_are_not_turned(key):
 def test_the_type_is_kept_and_the_heads_are_checked():
   x = jnp.ones((1, 4, 1, 4), jnp.bfloat16)
   assert rotate(x, rotary_angles(2, 2, 4)).dtype == jnp.bfloat16
-  with pytest.raises(ValueError, match='multiple of 4 channels, not 6'):
+  with pytest.raises(ValueError, match='channels divisible by 4, not 6'):
     rotary_angles(2, 2, 6)

@@ -1,4 +1,4 @@
-"""The network of states is an embedding, the image network, and a reshape."""
+"""A network of states is an embedding, an image network, and a reshape."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,9 @@ def test_shapes_of_a_u_net_with_means_and_log_scales():
 
 def test_the_inner_network_must_have_the_channels():
   module = StateNetwork(DIT, num_states=5, num_outputs=4)
-  with pytest.raises(ValueError, match='out_channels=10: it must be 2 channel'):
+  with pytest.raises(
+    ValueError, match='out_channels=10 of the network must be 2 chan'
+  ):
     jax.eval_shape(module.init, jax.random.key(0), X, NOISE, COND)
   with pytest.raises(ValueError, match='num_states must be'):
     StateNetwork(DIT, num_states=0, num_outputs=4)

@@ -1,4 +1,4 @@
-"""Texts in a network: the encoder, cross-attention, the U-Net with both."""
+"""Tests the text encoder, cross-attention, and a U-Net with both."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ SENTENCES = ['a red circle', 'a blue square below', 'x']
 
 
 def random(module, *args, scale=0.3):
-  """Variables, every one random: branches begin at 0, biases too."""
+  """Returns random variables; branches and biases would begin at 0."""
   shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
   leaves, tree = jax.tree.flatten(shapes)
   rng = np.random.default_rng(0)
@@ -41,8 +41,8 @@ def test_tokens_of_data_are_those_of_the_network():
   assert text.NUM_TOKENS == NUM_TOKENS
 
 
-def test_what_stands_behind_a_text_changes_nothing(encoder):
-  """Bit for bit: other tokens there; and a longer padding to rounding."""
+def test_padding_changes_nothing(encoder):
+  """Other tokens change no bit; a longer padding changes the rounding."""
   apply, variables, tokens, mask = encoder
   words = np.asarray(apply(variables, tokens, mask))
   other = np.where(mask, tokens, 99)
@@ -65,7 +65,7 @@ def test_a_word_changes_the_others_and_its_place_counts(encoder):
 
 
 def literal_encoder(p, tokens, mask, num_layers, heads):
-  """Vaswani et al. 2017 with norms first, a sentence and a head at a time."""
+  """Computes Vaswani et al. 2017 with norms first, by sentences and heads."""
   p = jax.tree.map(lambda a: np.asarray(a, np.float64), p)
 
   def norm(h, name):
@@ -98,7 +98,7 @@ def literal_encoder(p, tokens, mask, num_layers, heads):
         parts.append(weights @ v[:, of])
       h = h + linear(np.concatenate(parts, -1), f'attention_{i}_out')
       inner = linear(norm(h, f'mlp_{i}_norm'), f'mlp_{i}_in')
-      # the approximation of GELU by tanh, Hendrycks & Gimpel 2016
+      # GELU is approximated by tanh (Hendrycks & Gimpel 2016).
       cubic = np.sqrt(2 / np.pi) * (inner + 0.044715 * inner**3)
       approximate = 0.5 * inner * (1 + np.tanh(cubic))
       exact = 0.5 * inner * (1 + erf(inner / np.sqrt(2)))
@@ -117,7 +117,7 @@ def test_the_encoder_is_the_papers(encoder):
 
 
 def test_cross_attention_is_its_formula(key):
-  """A loop over images, heads and pixels, over the words that there are."""
+  """The formula is a loop over images, heads and pixels."""
   keys = jax.random.split(key, 2)
   x = jax.random.normal(keys[0], (2, 3, 2, 8))
   words = jax.random.normal(keys[1], (2, 5, 6))
@@ -156,9 +156,9 @@ def test_the_mean_of_words_leaves_out_the_padding():
 def unet(**options):
   defaults = dict(
     channels=8,
-    multipliers=(1, 2),
+    multipliers=(1,),
     num_blocks=1,
-    attention_resolutions=(4,),
+    attention_resolutions=(),
     num_groups=4,
     dropout=0.0,
     text_width=16,
@@ -168,7 +168,7 @@ def unet(**options):
   return UNet(**defaults | options)
 
 
-X = np.random.default_rng(3).standard_normal((3, 8, 8, 3), np.float32)
+X = np.random.default_rng(3).standard_normal((3, 4, 4, 3), np.float32)
 NOISE = np.array([0.1, 5.0, 9.0], np.float32)
 TOKENS, MASK = text.encode(SENTENCES, 24)
 COND = {'text': TOKENS, 'text_mask': MASK}
@@ -203,8 +203,8 @@ def test_a_picture_knows_its_own_text_and_label(network):
   assert np.abs(found - changed)[1].max() > 1e-3
 
 
-def test_what_is_dropped_is_as_if_it_had_not_been_said(network):
-  """Without label and text, an empty one too; the others are as they were."""
+def test_a_dropped_text_is_a_missing_text(network):
+  """A dropped example has the output of an empty cond, others do not change."""
   apply, variables = network
   drop = np.array([True, False, True])
   mask = MASK & np.array([[False], [True], [True]])
@@ -218,7 +218,7 @@ def test_what_is_dropped_is_as_if_it_had_not_been_said(network):
 
 
 def test_vectors_of_another_encoder_take_the_place_of_tokens():
-  """Linear map instead of an encoder; the mask holds for them as well."""
+  """A linear map replaces the encoder, and the mask applies."""
   rng = np.random.default_rng(1)
   vectors = rng.standard_normal((3, 5, 7), np.float32)
   mask = np.arange(5)[None] < np.array([5, 2, 3])[:, None]
@@ -236,7 +236,7 @@ def test_vectors_of_another_encoder_take_the_place_of_tokens():
   np.testing.assert_allclose(
     mean_of_words(words, mask_out)[2], np.ravel(p['null']), rtol=1e-5
   )
-  network = unet(multipliers=(1,), attention_resolutions=())
+  network = unet()
   variables = random(network, X, NOISE, cond)
   jitted = jax.jit(network.apply)
   apply = lambda *args: np.asarray(jitted(*args))
@@ -250,16 +250,16 @@ def test_vectors_of_another_encoder_take_the_place_of_tokens():
 
 
 def test_the_gradient_reaches_every_parameter_of_the_encoder(key):
-  module = unet(multipliers=(1,), null_class=True, remat=True)
+  module = unet(null_class=True, remat=True)
   variables = random(module, X, NOISE, COND)
 
   @jax.jit
   def gradient(variables):
     drop = jnp.array([False, False, True])
     loss = lambda v: jnp.sum(module.apply(v, X, NOISE, COND | {'drop': drop}))
-    return jax.grad(loss)(variables)
+    return jax.grad(loss)(variables)['params']['text']
 
-  found = jax.device_get(gradient(variables)['params']['text'])
+  found = jax.device_get(gradient(variables))
   for path, leaf in jax.tree_util.tree_leaves_with_path(found):
     assert np.linalg.norm(leaf) > 0, path
   unused = np.setdiff1d(np.arange(257), TOKENS[:2])
@@ -268,7 +268,7 @@ def test_the_gradient_reaches_every_parameter_of_the_encoder(key):
 
 
 def test_networks_without_text_are_what_they_were(key):
-  """Their parameters by name; with it only names are added."""
+  """Texts only add parameters with new names."""
   shapes = lambda module, cond: jax.tree_util.tree_leaves_with_path(
     jax.eval_shape(module.init, key, X, NOISE, cond)
   )
@@ -279,7 +279,7 @@ def test_networks_without_text_are_what_they_were(key):
   assert added and all('text' in name for name in added)
 
 
-def test_what_was_not_trained_is_refused(key):
+def test_missing_texts_are_refused(key):
   module = unet()
   variables = jax.eval_shape(module.init, key, X, NOISE, COND)
   for cond in ({}, COND | {'drop': jnp.ones(3, bool)}):

@@ -1,4 +1,4 @@
-"""Patches, positions and attention of tokens, against loops in NumPy."""
+"""Compares patches, positions and attention with loops in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def test_patches_there_and_back_are_exact():
   for size in (1, 2):
     patches = tokens.patchify(jnp.asarray(x), size)
     np.testing.assert_array_equal(tokens.unpatchify(patches, size, (6, 4)), x)
-  # the token of row 1, column 0, its pixels row by row
+  # The token of row 1, column 0 has its pixels row by row.
   expected = x[1, 2:4, 0:2].reshape(-1)
   np.testing.assert_array_equal(patches[1, 2], expected)
 

@@ -1,4 +1,4 @@
-"""One block of each kind against its equations in float64."""
+"""Compares one block of each kind with its equations in float64."""
 
 import jax
 import numpy as np
@@ -34,7 +34,7 @@ def rms_norm(x, p):
 
 
 def turn(x):
-  """Rotary on both axes of the grid; its tokens come last, [B, T, heads, d]."""
+  """Rotates by both axes of the grid, whose tokens come last."""
   first = x[:, : x.shape[1] - T]
   x = x[:, x.shape[1] - T :]
   z = x[..., 0::2] + 1j * x[..., 1::2]
@@ -90,7 +90,7 @@ def mlp(h, p, prefix, swiglu):
 
 
 def block(x, c, p, swiglu=False, rotary=False, words=None):
-  """DiT's block; JiT's with the two options; text='cross' with words."""
+  """Computes DiT's block; with options JiT's, or the block with words."""
   norm = rms_norm if 'norm_1' in p else layer_norm
   parts = modulation(c, p, '', 6)
   q, k, v = qkv(x, p, '', norm, parts)
@@ -135,7 +135,7 @@ def inputs():
 
 
 def run(network, carry, c, angles=None, words=None, random=True):
-  """Returns the block's output and parameters, random or as they begin."""
+  """Returns the block's output and parameters, random or initial ones."""
   single = [
     jax.tree.map(np.float32, a)
     for a in (carry, c, angles, words)
@@ -186,7 +186,7 @@ def test_mm_dits_block(ends):
   (found, found_text), p = run(network, (x, text), c)
   expected, expected_text = joint_block(x, text, c, p, ends)
   close(found, expected)
-  # what a masked word becomes matters to nothing
+  # masked words have outputs too, which nothing uses
   close(found_text, expected_text)
 
 

@@ -28,7 +28,7 @@ class Options(NamedTuple):
 
   stride: int
   padding: Padding
-  precision: Any
+  precision: lax.PrecisionLike
 
 
 def _lax_conv(x, kernel, how, x_dilation=1, kernel_dilation=1):

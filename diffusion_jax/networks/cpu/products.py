@@ -30,8 +30,8 @@ _product = bilinear('linear', _plain, transposes(_rows))
 def linear(
   x: Array,
   kernel: Array,
-  dimension_numbers: Any = None,
-  precision: Any = None,
+  dimension_numbers: object = None,
+  precision: lax.PrecisionLike = None,
 ) -> Array:
   """Computes x kernel: [..., C], [C, D] -> [..., D].
 

@@ -22,7 +22,7 @@ Array = jax.Array
 Padding = tuple[tuple[int, int], ...]  # rows and columns
 
 TILE, TAPS = 4, 3
-SIZE = TILE + TAPS - 1  # points of evaluation, of which one is infinity
+SIZE = TILE + TAPS - 1  # points of evaluation, infinity included
 
 
 def _matrices(points: Sequence[float]) -> tuple[np.ndarray, ...]:
@@ -53,7 +53,7 @@ OUTPUT, KERNEL, INPUT = _matrices((0.0, 0.625, -0.625, 1.5, -1.5))
 def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
   """Returns sum_j matrix[i, j] parts[j] for each row i.
 
-  Sums instead of a product, so that the precision of products is no question.
+  Sums do not depend on the precision of matrix products.
   """
   sums = []
   for row in matrix:
@@ -68,8 +68,8 @@ def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
 
 def _on_two_axes(matrix, parts_of, x, axes):
   # Returns [rows, rows, ...]: `matrix` applied to the parts along both axes of
-  # x; the second axis is that of what the first pass leaves, without the axis
-  # in front. XLA would fuse the two passes into one, which is slower.
+  # x. The second axis is an axis of the first pass's result, not counting the
+  # new first axis. XLA would fuse the two passes into one, which is slower.
   first = jnp.stack(_combine(matrix, parts_of(x, axes[0])))
   first = lax.optimization_barrier(first)
   return jnp.stack(_combine(matrix, parts_of(first, axes[1] + 1)), axis=1)

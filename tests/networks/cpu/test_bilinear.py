@@ -1,4 +1,4 @@
-"""Programs are those of the platform that they are lowered for."""
+"""The platform that a program is lowered for decides its operations."""
 
 import collections
 import functools
@@ -11,9 +11,9 @@ import pytest
 from jax import export, lax
 
 from diffusion_jax.networks import layers
+from diffusion_jax.networks.blocks import ResnetBlock
 from diffusion_jax.networks.cpu.convolution import conv2d
 from diffusion_jax.networks.cpu.products import linear
-from diffusion_jax.networks.unet import UNet
 
 OTHERS = ('tpu', 'cuda')
 PADDING = ((1, 1), (1, 1))
@@ -35,40 +35,40 @@ def jax_product(x, kernel, dimension_numbers=None, precision=None):
 
 @pytest.fixture
 def nothing_known(monkeypatch):
-  """A machine that does not answer what it is."""
+  """Makes jax raise if it is asked for devices."""
   for name in ('default_backend', 'device_count', 'devices'):
     monkeypatch.setattr(jax, name, None)
 
 
-def unet():
-  """A network, its abstract arguments, and its gradient."""
-  network = UNet(32, (1,), 1, ())
-  x, noise = jnp.zeros((8, 8, 8, 3)), jnp.zeros(8)
-  params = jax.eval_shape(network.init, jax.random.key(0), x, noise)
+def block():
+  """Returns a residual block, its gradient, and abstract arguments."""
+  module = ResnetBlock(64)
+  x, embedding = jnp.zeros((8, 8, 8, 32)), jnp.zeros((8, 16))
+  init = jax.eval_shape(module.init, jax.random.key(0), x, embedding, False)
 
-  def apply(params, x, noise):
-    return jnp.asarray(network.apply(params, x, noise))
+  def apply(params, x, embedding):
+    return jnp.asarray(module.apply(params, x, embedding, False))
 
   def loss(*arguments):
     return jnp.sum(apply(*arguments) ** 2)
 
-  return apply, jax.grad(loss, (0, 1)), (params, x, noise)
+  return apply, jax.grad(loss, (0, 1)), (init, x, embedding)
 
 
 def operations(traced, platform):
-  """How often each operation is in the program for a platform."""
+  """Counts the operations of the program for a platform."""
   text = traced.lower(lowering_platforms=(platform,)).as_text()
   return collections.Counter(re.findall(r'stablehlo\.(\w+)', text))
 
 
 @pytest.mark.usefixtures('nothing_known')
-def test_a_unet_and_its_gradient_are_plain_unless_lowered_for_a_cpu(
+def test_a_block_and_its_gradient_are_plain_unless_lowered_for_a_cpu(
   monkeypatch,
 ):
-  """Plain: operation by operation what JAX makes of its own convolution."""
+  """Other platforms have the operations of JAX's own convolution."""
 
   def programs(others=OTHERS):
-    *functions, arguments = unet()
+    *functions, arguments = block()
     for function in functions:
       traced = jax.jit(function).trace(*arguments)
       yield [operations(traced, platform) for platform in others]
@@ -85,20 +85,20 @@ def test_a_unet_and_its_gradient_are_plain_unless_lowered_for_a_cpu(
 
 @pytest.mark.usefixtures('nothing_known')
 def test_one_exported_program_runs_on_three_platforms(key):
-  apply, _, (shapes, x, noise) = unet()
+  apply, _, (shapes, x, embedding) = block()
   params = jax.tree.map(lambda a: jnp.full(a.shape, 0.01, a.dtype), shapes)
   apply = jax.jit(apply)
   exported = export.export(apply, platforms=('cpu', *OTHERS))
-  exported = exported(params, x, noise)
+  exported = exported(params, x, embedding)
   x = jax.random.normal(key, x.shape)
-  found = exported.call(params, x, noise)
-  expected = apply(params, x, noise)
+  found = exported.call(params, x, embedding)
+  expected = apply(params, x, embedding)
   assert np.abs(expected).max() > 0.0
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def derivatives(function, x, w):
-  """Values and derivatives with shared weights, and with weights of each."""
+  """Returns derivatives with shared weights, and with weights per example."""
   loss = lambda x, w: jnp.sum(jnp.sin(function(x, w)))
   gradient = jax.grad(loss, (0, 1))
   tangents = jnp.cos(x), jnp.sin(w)
@@ -117,7 +117,7 @@ def derivatives(function, x, w):
 
 @pytest.mark.parametrize('stride', [0, 1, 2])
 def test_derivatives_of_derivatives_under_vmap(stride, key):
-  """stride 0: a linear layer."""
+  """With stride 0 it is a linear layer."""
   if stride:
     shapes = (2, 2, 4, 4, 3), (3, 3, 3, 2)
     ours, theirs = (

@@ -1,4 +1,4 @@
-"""The product of linear layers."""
+"""Tests the product of linear layers."""
 
 import re
 
@@ -49,7 +49,7 @@ def test_every_gradient_sums_over_one_axis_on_cpus(kind, key):
   gradient = jax.jit(jax.grad(loss, (0, 1))).trace(params, x)
 
   def axes(platform):
-    # The axes that the products sum over.
+    # Returns the axes that the products sum over.
     text = gradient.lower(lowering_platforms=(platform,)).as_text()
     return re.findall(r'dot_general.*contracting_dims = (\[.*?\]) x', text)
 

@@ -23,7 +23,7 @@ SHAPES = {
 
 
 def direct(x, kernel, padding) -> Any:
-  """The sum of nine products, float64."""
+  """Returns the sum of nine products, float64."""
   x = np.pad(x, ((0, 0), *padding, (0, 0)))
   h, w = x.shape[1] - 2, x.shape[2] - 2
   return sum(
@@ -70,7 +70,7 @@ def test_the_kernel_gradient_is_the_transpose(case):
 
 
 def test_the_error_in_float32_is_a_few_millionths(seeds):
-  """For the widths of a network: of the largest output, against float64."""
+  """The error is relative to the largest output, for realistic widths."""
   rng = np.random.default_rng(1)
   x = rng.standard_normal((2, 8, 8, 128))
   kernel = rng.standard_normal((3, 3, 128, 32)) / np.sqrt(9 * 128)
@@ -81,7 +81,7 @@ def test_the_error_in_float32_is_a_few_millionths(seeds):
 
 
 def test_how_far_one_input_reaches(seeds):
-  """Whole tiles for a NaN; of 1e6 beyond 3x3 outputs the rounding alone.
+  """A NaN reaches whole tiles; 1e6 beyond 3x3 outputs only by rounding.
 
   The first of the 6 inputs of a tile along an axis enters its first output
   only, the last its last one: they belong to the 4 outputs of a neighbour. So
@@ -94,7 +94,7 @@ def test_how_far_one_input_reaches(seeds):
   for i, j in np.ndindex(4, 4):
     reach = np.zeros((16, 16), bool)
     reach[6 + i : 9 + i, 6 + j : 9 + j] = True
-    # of the padded image, whose tiles begin at 0, 4, 8, ...
+    # Tiles of the padded image begin at 0, 4, 8, ...
     along = [5 if (place + 8) % 4 < 2 else 4 for place in (i, j)]
     for value in (np.nan, 1e6):
       one = x.copy()
@@ -110,13 +110,13 @@ def test_how_far_one_input_reaches(seeds):
 
 @pytest.fixture
 def always(monkeypatch):
-  """conv2d takes Winograd's algorithm for these small shapes too."""
+  """Makes conv2d use Winograd's algorithm for small shapes too."""
   monkeypatch.setattr(convolution, 'MIN_TILES', 1)
   monkeypatch.setattr(convolution, 'MIN_CHANNELS', 1)
 
 
 def products(function, *args):
-  """The names of the products of a compiled program."""
+  """Returns the names of the products in a lowered program."""
   text = jax.jit(function).lower(*args).as_text()
   names = ('dot_general', 'convolution')
   return {name for name in names if f'stablehlo.{name}' in text}
