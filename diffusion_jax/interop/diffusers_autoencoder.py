@@ -1,48 +1,41 @@
 """AutoencoderKL of diffusers as our `Autoencoder`, and back."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from diffusion_jax.interop import diffusers_options as theirs
-from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU, Same
+from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU
 from diffusion_jax.interop.layers import TORCH, Layer, expand
-from diffusion_jax.interop.options import check
+from diffusion_jax.interop.options import (
+  Fields,
+  Options,
+  check,
+  fields_of,
+  options_of,
+)
 from diffusion_jax.interop.reader import Model, facts_of
 from diffusion_jax.networks.autoencoder import Autoencoder
 
 CLASS = 'AutoencoderKL'
-# The options of the class with their defaults, which a config.json may lack.
-OPTIONS = {
-  'in_channels': 3,
-  'out_channels': 3,
-  'down_block_types': ('DownEncoderBlock2D',),
-  'up_block_types': ('UpDecoderBlock2D',),
-  'block_out_channels': (64,),
-  'layers_per_block': 1,
-  'act_fn': 'silu',
-  'latent_channels': 4,
-  'norm_num_groups': 32,
-  'sample_size': 32,
-  'scaling_factor': 0.18215,
-  'shift_factor': None,
-  'latents_mean': None,
-  'latents_std': None,
-  'force_upcast': True,
-  'use_quant_conv': True,
-  'use_post_quant_conv': True,
-  'mid_block_add_attention': True,
-}
-# Options that are fields of `Autoencoder`.
-FIELDS = (
-  Same('latent_channels', 'latent_channels'),
-  Same('layers_per_block', 'num_blocks'),
-  Same('norm_num_groups', 'num_groups'),
-  Same(
-    'mid_block_add_attention', 'middle_attention', {True: 'norm', False: 'none'}
+# The options of the class with their defaults; config.json may omit some.
+OPTIONS: Options = dict(
+  in_channels=3, out_channels=3, down_block_types=('DownEncoderBlock2D',),
+  up_block_types=('UpDecoderBlock2D',), block_out_channels=(64,),
+  layers_per_block=1, act_fn='silu', latent_channels=4, norm_num_groups=32,
+  sample_size=32, scaling_factor=0.18215, shift_factor=None, latents_mean=None,
+  latents_std=None, force_upcast=True, use_quant_conv=True,
+  use_post_quant_conv=True, mid_block_add_attention=True,
+)  # fmt: skip
+# Fields of `Autoencoder`, with the option for each.
+FIELDS: Fields = {
+  'latent_channels': 'latent_channels',
+  'num_blocks': 'layers_per_block',
+  'num_groups': 'norm_num_groups',
+  'middle_attention': (
+    'mid_block_add_attention',
+    {True: 'norm', False: 'none'},
   ),
-  Same('use_quant_conv', 'latent_convs', {True: True, False: None}),
-)
-_LIMITS = (-30.0, 20.0)  # of the log-variances of AutoencoderKL
+  'latent_convs': ('use_quant_conv', {True: True, False: None}),
+}
+_DOWN, _UP = ('DownEncoderBlock2D',), ('UpDecoderBlock2D',)
+_LIMITS = (-30.0, 20.0)  # AutoencoderKL clips log-variances to them.
 
 _OF_BOTH = {
   'conv_in': ('conv_in', TORCH.conv),
@@ -52,7 +45,7 @@ _OF_BOTH = {
   'norm_out': ('conv_norm_out', TORCH.norm),
   'conv_out': ('conv_out', TORCH.conv),
 }
-# Their changes of resolution end a level; ours on the way down begin one.
+# A change of resolution ends a level there; on the way down it begins one here.
 LAYERS = {
   'encoder_conv': ('quant_conv', TORCH.conv),
   'decoder_conv': ('post_quant_conv', TORCH.conv),
@@ -80,11 +73,11 @@ LAYERS = {
 }
 
 
-def describe(config: Mapping[str, Any]) -> Model:
+def describe(config: Options) -> Model:
   """Returns the autoencoder of a config.json."""
   c = theirs.complete(CLASS, config, OPTIONS, FIELDS, _allowed)
   size = theirs.sides(c.sample_size, CLASS)
-  fields = theirs.to_ours(c, FIELDS) | {
+  fields = fields_of(c, FIELDS) | {
     'channels': c.block_out_channels[0],
     'multipliers': theirs.multipliers(c.block_out_channels),
     'decoder_blocks': c.layers_per_block + 1,
@@ -103,7 +96,7 @@ def describe(config: Mapping[str, Any]) -> Model:
 
 def layers_of(network: Autoencoder) -> list[Layer]:
   """Returns the layers with their names there."""
-  return expand(LAYERS, network)
+  return expand(LAYERS, network.num_blocks, len(network.multipliers))
 
 
 def _allowed(c):
@@ -115,19 +108,16 @@ def _allowed(c):
     'latents_std': (None,),
     'out_channels': (c.in_channels,),
     'use_post_quant_conv': (c.use_quant_conv,),
-    'down_block_types': theirs.wrong_blocks(
-      c.down_block_types, ('DownEncoderBlock2D',), widths
-    ),
-    'up_block_types': theirs.wrong_blocks(
-      c.up_block_types, ('UpDecoderBlock2D',), widths
-    ),
+    'down_block_types': theirs.wrong_blocks(c.down_block_types, _DOWN, widths),
+    'up_block_types': theirs.wrong_blocks(c.up_block_types, _UP, widths),
   }
 
 
-def write_config(network: Autoencoder, scale: float) -> dict[str, Any]:
-  """Returns the config.json of an AutoencoderKL; ValueError for what it lacks.
+def write_config(network: Autoencoder, scale: float) -> Options:
+  """Returns the config.json of an AutoencoderKL.
 
-  scale: by which latents are multiplied.
+  scale: factor of the latents. Raises ValueError for fields without a
+  counterpart.
   """
   limits, levels = network.log_variance_limits, network.attention_resolutions
   values = vars(network) | {
@@ -143,12 +133,12 @@ def write_config(network: Autoencoder, scale: float) -> dict[str, Any]:
     'log_variance_limits': (_LIMITS,),
   }, f'in {CLASS}')  # fmt: skip
   widths = [int(network.channels * m) for m in network.multipliers]
-  return OPTIONS | theirs.to_theirs(network, FIELDS) | {
+  return {**OPTIONS, **options_of(network, FIELDS)} | {
     '_class_name': CLASS,
     'in_channels': network.out_channels,
     'out_channels': network.out_channels,
-    'down_block_types': ['DownEncoderBlock2D'] * len(widths),
-    'up_block_types': ['UpDecoderBlock2D'] * len(widths),
+    'down_block_types': [*_DOWN] * len(widths),
+    'up_block_types': [*_UP] * len(widths),
     'block_out_channels': widths,
     'sample_size': theirs.sample_size(*network.image_size),
     'scaling_factor': scale,

@@ -1,16 +1,15 @@
-"""Where the parts of a folder of diffusers are, and how they are written."""
+"""Finds and writes the parts of a folder of diffusers."""
 
 import json
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from diffusion_jax.interop import (
   diffusers_transformer as transformer,
   diffusers_unet as unet,
   files,
 )
+from diffusion_jax.interop.names import Tensors, require
+from diffusion_jax.interop.options import Options
 
 INDEX, CONFIG = 'model_index.json', 'config.json'
 SCHEDULER = 'scheduler_config.json'
@@ -25,13 +24,13 @@ FILES = tuple(
     '.fp16.bin',
   )
 )
-_VERSION = '0.42.1'  # whose folders are written
+_VERSION = '0.42.1'  # of diffusers, for the folders that we write
 
 
 def find_model(path: Path) -> Path | None:
   """Returns the folder with the config.json of a model, or None.
 
-  path: this folder, or that of a pipeline, which has it as a part.
+  path: this folder, or the pipeline that contains it.
   """
   for folder in (*(path / part for part in _MODELS), path):
     if (folder / CONFIG).is_file():
@@ -42,18 +41,19 @@ def find_model(path: Path) -> Path | None:
 def folder_of(path: Path) -> Path:
   """Returns the folder of the model in a folder, a pipeline, or of a file.
 
-  Raises ValueError if there is no model, and for pipelines of other models.
+  Raises ValueError if it does not find a model, and for other pipelines.
   """
   if path.is_file() and path.suffix != '.json':
     return path.parent
-  if not path.is_dir():
-    raise ValueError(f'there is no folder {path}')
+  require(path.is_dir(), f'there is no folder {path}')
   if (path / INDEX).is_file():
     _check_pipeline(path)
-  # pipelines of diffusers before 0.2 have all files in one folder
+  # Pipelines of diffusers before 0.2 have all files in one folder.
   folder = find_model(path)
   if folder is None:
-    raise ValueError(f'{path} is no folder of diffusers: it has no {CONFIG}')
+    raise ValueError(
+      f'{path} is not a folder of diffusers: it does not contain {CONFIG}'
+    )
   return folder
 
 
@@ -64,19 +64,19 @@ def _check_pipeline(path):
     for name, value in index.items()
     if isinstance(value, list) and len(value) == 2 and value[1] is not None
   }
-  for name, (kinds, others) in _MODELS.items():
-    if parts.get(name) in kinds and parts.keys() <= {name, *others}:
-      return
   listed = ', '.join(f'{name} ({kind})' for name, kind in parts.items())
-  raise ValueError(
-    f'{path} is a {index.get("_class_name")} with {listed or "no parts"}: '
-    'pipelines of a UNet2DModel, or of a DiT and its AutoencoderKL, can be '
-    'read, or the folder of one of these models within it'
+  require(
+    any(
+      parts.get(name) in kinds and parts.keys() <= {name, *others}
+      for name, (kinds, others) in _MODELS.items()
+    ),
+    f'{path} is a {index.get("_class_name")} with {listed or "no parts"}: give '
+    'a pipeline of a UNet2DModel, or of a DiT and its AutoencoderKL, or the '
+    'folder of one of these models within it',
   )
 
 
-# The parts of a pipeline that are models: their classes, and other parts that
-# such a pipeline has.
+# The models in a pipeline: their classes, and the pipeline's other parts.
 _MODELS = {
   'unet': ((unet.CLASS,), ('scheduler',)),
   'transformer': (
@@ -95,19 +95,17 @@ def find_scheduler(folder: Path, path: Path) -> Path | None:
   return None
 
 
-def write_model(
-  folder: Path, config: dict[str, Any], tensors: dict[str, np.ndarray]
-) -> None:
+def write_model(folder: Path, config: Options, tensors: Tensors) -> None:
   """Writes the config.json and the weights of a model."""
   folder.mkdir(parents=True, exist_ok=True)
-  # diffusers refuses files that do not say that their tensors are PyTorch's
+  # diffusers refuses files without the format of PyTorch.
   path = folder / f'{_WEIGHTS}.safetensors'
   files.write_safetensors(path, tensors, format='pt')
   write_json(folder / CONFIG, config)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-  """Writes a JSON file as diffusers has them."""
+def write_json(path: Path, content: Options) -> None:
+  """Writes a JSON file with the version of diffusers."""
   path.parent.mkdir(parents=True, exist_ok=True)
   content = {**content, '_diffusers_version': _VERSION}
   path.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')

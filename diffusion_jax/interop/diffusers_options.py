@@ -1,14 +1,19 @@
-"""What the readers of diffusers' config.json share: options, sizes, layers."""
+"""Options, sizes and layers that several classes of diffusers share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
 
 from diffusion_jax.interop import options
 from diffusion_jax.interop.layers import TORCH, Layer, resnet_block
-from diffusion_jax.interop.options import Allowed
+from diffusion_jax.interop.names import require
+from diffusion_jax.interop.options import Allowed, Fields, Options
 
 SILU = 'silu', 'swish'
+# Inputs of our networks that the networks of diffusers do not have.
+NO_INPUTS = dict(
+  text_width=(0,), image_channels=(0,), self_conditioning=(False,),
+  elapsed=(False,), guidance_input=(False,),
+)  # fmt: skip
 BLOCK = resnet_block(
   TORCH, 'norm1', 'conv1', 'time_emb_proj', 'norm2', 'conv2', 'conv_shortcut'
 )
@@ -19,7 +24,7 @@ ATTENTION = (
   Layer('value', 'to_v', TORCH.linear),
   Layer('proj_out', 'to_out.0', TORCH.linear),
 )
-# attention of files of diffusers before 0.12
+# names of attention layers before diffusers 0.12
 _LEGACY = {
   'query': 'to_q',
   'key': 'to_k',
@@ -28,93 +33,60 @@ _LEGACY = {
 }
 
 
-class Same(NamedTuple):
-  """An option that is a field of ours; values: {theirs: ours}, {} if equal."""
-
-  theirs: str
-  ours: str
-  values: Mapping[Any, Any] = {}
-
-
 def complete(
   name: str,
-  config: Mapping[str, Any],
-  defaults: Mapping[str, Any],
-  same: Sequence[Same] = (),
-  allowed: Callable[[SimpleNamespace], Allowed] = lambda options: {},
+  config: Options,
+  defaults: Options,
+  fields: Fields,
+  allowed: Callable[[SimpleNamespace], Allowed],
 ) -> SimpleNamespace:
-  """Returns the options of a class with its defaults.
+  """Returns the options of a class with its defaults, as `options.complete`.
 
-  Raises ValueError for an unknown option that is set, and for values that
-  neither `same` nor `allowed` has.
+  An unknown option that is None counts as absent.
   """
   given = {
     option: value
     for option, value in config.items()
     if not option.startswith('_') and (option in defaults or value is not None)
   }
-  options.check_known(name, defaults, given)
-  c = SimpleNamespace(**{**defaults, **given})
-  known = {row.theirs: tuple(row.values) for row in same if row.values}
-  options.check(name, vars(c), {**known, **allowed(c)})
-  return c
-
-
-def to_ours(c: SimpleNamespace, same: Sequence[Same]) -> dict[str, Any]:
-  """Returns the fields of ours that the options are."""
-  fields = {}
-  for row in same:
-    value = getattr(c, row.theirs)
-    fields[row.ours] = row.values[value] if row.values else value
-  return fields
-
-
-def to_theirs(network: Any, same: Sequence[Same]) -> dict[str, Any]:
-  """Returns the options that fields of a network are."""
-  given = {}
-  for row in same:
-    value = getattr(network, row.ours)
-    back = {ours: theirs for theirs, ours in row.values.items()}
-    given[row.theirs] = back.get(value) if row.values else value
-  return given
+  return options.complete(name, defaults, given, allowed, fields)
 
 
 def multipliers(widths: Sequence[int]) -> tuple[float, ...]:
   """Returns the multipliers m with int(widths[0] m) = width."""
-  found = []
+  numbers = []
   for width in widths:
     m = width / widths[0]
     if int(widths[0] * m) != width:  # rounded down
       m = (width + 0.5) / widths[0]
-    found.append(int(m) if m == int(m) else m)
-  return tuple(found)
+    numbers.append(int(m) if m == int(m) else m)
+  return tuple(numbers)
 
 
-def sides(size: Any, name: str) -> tuple[int, int]:
+def sides(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
   """Returns (height, width) of a sample_size; ValueError for None."""
-  if isinstance(size, int) and size > 0:
-    return size, size
-  if isinstance(size, list | tuple) and len(size) == 2:
-    return int(size[0]), int(size[1])
-  raise ValueError(
-    f'{name}: sample_size={size!r} does not say the size of the images, which '
-    'our network depends on: write it into config.json'
+  both = size if isinstance(size, Sequence) else (size or 0,) * 2
+  require(
+    len(both) == 2 and min(both) > 0,
+    f'{name}: sample_size={size!r} must be the size of the images, which our '
+    'network depends on: write it into config.json',
   )
+  return both[0], both[1]
 
 
 def wrong_blocks(
   kinds: Sequence[str], known: Sequence[str], widths: Sequence[int]
 ) -> str:
-  """Returns why a list of block types has no counterpart; '' if it has one."""
+  """Returns why a list of block types does not have a counterpart, or ''."""
   if set(kinds) - set(known):
     return f'the types can be {", ".join(known)}'
   if len(kinds) != len(widths):
-    return f'it has {len(kinds)} blocks, block_out_channels {len(widths)}'
+    return f'it has {len(kinds)} blocks, and block_out_channels {len(widths)}'
   return ''
 
 
-def sample_size(height: int, width: int) -> Any:
-  """Returns the option of which `sides` is the inverse."""
+def sample_size(height: int, width: int) -> int | list[int]:
+  """Returns the option sample_size, the inverse of `sides`."""
   return height if height == width else [height, width]
 
 

@@ -1,34 +1,23 @@
 """Schedulers of diffusers as sections of our configs, and back."""
 
-from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
 from diffusion_jax.core.betas import zero_terminal_snr
-from diffusion_jax.interop.options import check, check_known
+from diffusion_jax.interop.options import Options, check, check_known
+from diffusion_jax.interop.reader import Sections
 
-# The options of DDPMScheduler with their defaults. DDIMScheduler has the same
-# except variance_type, and set_alpha_to_one.
-DDPM: dict[str, Any] = {
-  '_class_name': 'DDPMScheduler',
-  'num_train_timesteps': 1000,
-  'beta_start': 1e-4,
-  'beta_end': 0.02,
-  'beta_schedule': 'linear',
-  'trained_betas': None,
-  'variance_type': 'fixed_small',
-  'clip_sample': True,
-  'prediction_type': 'epsilon',
-  'thresholding': False,
-  'dynamic_thresholding_ratio': 0.995,
-  'clip_sample_range': 1.0,
-  'sample_max_value': 1.0,
-  'timestep_spacing': 'leading',
-  'steps_offset': 0,
-  'rescale_betas_zero_snr': False,
-}
+# The options of DDPMScheduler with their defaults. DDIMScheduler has the same,
+# with set_alpha_to_one in place of variance_type.
+DDPM: Options = dict(
+  _class_name='DDPMScheduler', num_train_timesteps=1000, beta_start=1e-4,
+  beta_end=0.02, beta_schedule='linear', trained_betas=None,
+  variance_type='fixed_small', clip_sample=True, prediction_type='epsilon',
+  thresholding=False, dynamic_thresholding_ratio=0.995, clip_sample_range=1.0,
+  sample_max_value=1.0, timestep_spacing='leading', steps_offset=0,
+  rescale_betas_zero_snr=False,
+)  # fmt: skip
 
 # diffusers' name: ours
 _BETAS = {
@@ -40,13 +29,13 @@ _BETAS = {
 _PREDICTIONS = {'epsilon': 'eps', 'sample': 'x0', 'v_prediction': 'v'}
 _VARIANCES = {
   'fixed_small': 'fixed_small',
-  'fixed_small_log': 'fixed_small',  # the same number by its logarithm
+  'fixed_small_log': 'fixed_small',  # the same number from its logarithm
   'fixed_large': 'fixed_large',
   'learned_range': 'learned',
 }
 _SPACINGS = ('leading', 'linspace', 'trailing')
 _SAMPLERS = {'DDPMScheduler': 'ancestral', 'DDIMScheduler': 'ddim'}
-# Other samplers of the same models: only the trained schedule is read.
+# Other samplers of the same models: only their schedule is read.
 _SAME_MODELS = (
   'PNDMScheduler',
   'DPMSolverMultistepScheduler',
@@ -61,48 +50,52 @@ _SAME_MODELS = (
 _DDIM_STEPS = 50  # of DDIMPipeline
 
 
-def read_sections(
-  config: Mapping[str, Any],
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+def read_sections(config: Options) -> tuple[Sections, tuple[str, ...]]:
   """Returns (sections, notes) of a scheduler_config.json.
 
   sections: schedule, noise_input, parametrization and sampling; notes:
-  sentences on what was not taken. Raises ValueError for an option that we do
-  not have, with its value.
+  sentences on what was not taken. Raises ValueError for an option without a
+  counterpart, with its value.
   """
   given = str(config.get('_class_name'))
   classes = (*_SAMPLERS, *_SAME_MODELS)
   check('diffusers', {'scheduler': given}, {'scheduler': classes})
-  c = SimpleNamespace(**DDPM | {n: x for n, x in config.items() if n in DDPM})
-  notes = ()
-  if given in _SAMPLERS:
-    check_known(given, (*DDPM, 'set_alpha_to_one'), [
-      n for n, x in config.items() if not n.startswith('_') and x is not None
-    ])  # fmt: skip
-    check(given, DDPM | dict(config), _allowed(c, config))
-  else:
-    c.variance_type = DDPM['variance_type']
-    notes = (
-      f'{given} is a way to sample that is not taken: sampling is DDIM of '
-      f'{_DDIM_STEPS} steps, any --config.sampling.sampler can be given',
-    )
-  check(given, vars(c), {
+  c = SimpleNamespace(
+    **{**DDPM, **{n: x for n, x in config.items() if n in DDPM}}
+  )
+  known = {
     'beta_schedule': tuple(_BETAS) if c.trained_betas is None else '',
     'prediction_type': tuple(_PREDICTIONS),
     'variance_type': tuple(_VARIANCES),
     'timestep_spacing': _SPACINGS,
-  })  # fmt: skip
-  schedule = _schedule(c)
-  sampler: dict[str, Any] = {'name': _SAMPLERS.get(given, 'ddim')}
-  num_steps = _DDIM_STEPS
+  }
+  sampler: Sections = {'name': _SAMPLERS.get(given, 'ddim')}
+  num_steps, notes = _DDIM_STEPS, ()
+  if given in _SAMPLERS:
+    check_known(given, (*DDPM, 'set_alpha_to_one'), [
+      n for n, x in config.items() if not n.startswith('_') and x is not None
+    ])  # fmt: skip
+    # Options that nothing uses may have any value.
+    leading = c.timestep_spacing == 'leading'
+    known |= {
+      'clip_sample_range': (1.0,) if c.clip_sample else '',
+      'sample_max_value': (1.0,) if c.thresholding else '',
+      'steps_offset': (0,) if leading else '',
+      'set_alpha_to_one': (True,) if 'set_alpha_to_one' in config else '',
+    }
+  else:
+    c.variance_type = DDPM['variance_type']
+    notes = (
+      f'{given} is not read as a sampler: sampling is DDIM with {_DDIM_STEPS} '
+      'steps, which --config.sampling.sampler changes',
+    )
+  check(given, {**config, **vars(c)}, known)
   if sampler['name'] == 'ancestral':
     sampler['variance'] = _VARIANCES[c.variance_type]
-    num_steps = c.num_train_timesteps
-    if c.trained_betas is not None:
-      num_steps = len(c.trained_betas)
+    num_steps = len(c.trained_betas or ()) or c.num_train_timesteps
   threshold = float(c.dynamic_thresholding_ratio) if c.thresholding else 0.0
   return {
-    'schedule': schedule,
+    'schedule': _schedule(c),
     'noise_input': {'name': 'step'},
     'parametrization': {'name': _PREDICTIONS[c.prediction_type]},
     'sampling': {
@@ -115,17 +108,6 @@ def read_sections(
   }, notes
 
 
-def _allowed(c, config):
-  # What is not here depends on what is switched on.
-  leading = c.timestep_spacing == 'leading'
-  return {
-    'clip_sample_range': (1.0,) if c.clip_sample else '',
-    'sample_max_value': (1.0,) if c.thresholding else '',
-    'steps_offset': (0,) if leading else '',
-    'set_alpha_to_one': (True,) if 'set_alpha_to_one' in config else '',
-  }
-
-
 def _schedule(c):
   if c.trained_betas is not None:
     betas = np.asarray(c.trained_betas, np.float64)
@@ -133,7 +115,7 @@ def _schedule(c):
       betas = zero_terminal_snr(betas)
     return {'name': 'alphas', 'values': tuple((1.0 - betas).tolist())}
   name, steps = _BETAS[c.beta_schedule], c.num_train_timesteps
-  schedule: dict[str, Any] = {'name': name, 'num_steps': steps}
+  schedule: Sections = {'name': name, 'num_steps': steps}
   if name != 'cosine':
     schedule |= {'start': float(c.beta_start), 'end': float(c.beta_end)}
   if c.rescale_betas_zero_snr:
@@ -141,10 +123,10 @@ def _schedule(c):
   return schedule
 
 
-def has_name(schedule: Mapping[str, Any]) -> bool:
-  """Returns whether `write_config` takes the section of this schedule.
+def has_name(schedule: Sections) -> bool:
+  """Returns whether diffusers has this schedule of betas by name.
 
-  Other schedules of betas are given as {'name': 'alphas', 'values': ...}.
+  `write_config` takes others as {'name': 'alphas', 'values': ...}.
   """
   if schedule['name'] == 'zero_terminal_snr':
     schedule = schedule['schedule']
@@ -154,11 +136,11 @@ def has_name(schedule: Mapping[str, Any]) -> bool:
   )
 
 
-def write_config(sections: Mapping[str, Any]) -> dict[str, Any]:
+def write_config(sections: Sections) -> Options:
   """Returns the scheduler_config.json of a DDPMScheduler.
 
-  sections: those of `read_sections`, and objective. Raises ValueError for what
-  a DDPMScheduler cannot be.
+  sections: as from `read_sections`, and objective. Raises ValueError for
+  values without a counterpart there.
   """
   schedule, sampling = sections['schedule'], sections['sampling']
   kinds = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
@@ -167,7 +149,7 @@ def write_config(sections: Mapping[str, Any]) -> dict[str, Any]:
     for key in ('schedule', 'parametrization', 'noise_input')
   }
   usual = schedule['name'] == 'alphas' or has_name(schedule)
-  known = f'it has {", ".join(_BETAS.values())} and lists of betas'
+  known = f'it can be {", ".join(_BETAS.values())}, or a list of betas'
   rescaled = schedule.get('num_steps') == 1000  # the same steps
   check('config', names, {
     'schedule': '' if usual else known,
@@ -179,18 +161,16 @@ def write_config(sections: Mapping[str, Any]) -> dict[str, Any]:
   if sections['objective']['name'] in ('hybrid', 'vlb'):
     variance = 'learned'
   threshold = sampling.get('dynamic_threshold', 0.0)
+  ratio = {'dynamic_thresholding_ratio': threshold} if threshold else {}
   spacing = sampling.get('spacing')
-  options = DDPM | {
+  return {**DDPM, **ratio, **_betas(schedule)} | {
     'prediction_type': kinds[names['parametrization']],
     'variance_type': variances[variance],
     'clip_sample': sampling.get('clip', True),
     'thresholding': threshold > 0.0,
-    # our even steps begin at T, which is 'trailing'
+    # Our even steps begin at T, as 'trailing' ones do.
     'timestep_spacing': spacing if spacing in _SPACINGS else 'trailing',
   }
-  if threshold:
-    options['dynamic_thresholding_ratio'] = threshold
-  return options | _betas(schedule)
 
 
 def _betas(schedule):

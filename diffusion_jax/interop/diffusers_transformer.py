@@ -1,61 +1,55 @@
 """DiTTransformer2DModel of diffusers as our `DiT`, and back.
 
-diffusers keeps a copy of the embedding of noise and label in every block, and
-queries, keys and values apart. Ours has one embedding, one product for the
-three, and all blocks in one array.
+diffusers has a copy of the embedding of noise and label in every block, and
+separate queries, keys and values. Our network has one embedding, one product
+for the three, and all blocks in one array.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from diffusion_jax.interop import diffusers_options as theirs, layers, names
-from diffusion_jax.interop.diffusers_options import Same
-from diffusion_jax.interop.options import check
+from diffusion_jax.interop.names import Params, Tensors, require
+from diffusion_jax.interop.options import (
+  Fields,
+  Options,
+  check,
+  fields_of,
+  options_of,
+)
 from diffusion_jax.networks.transformer import DiT
 
 CLASS = 'DiTTransformer2DModel'
-# The options of the class with their defaults, which a config.json may lack.
-OPTIONS: dict[str, Any] = {
-  'num_attention_heads': 16,
-  'attention_head_dim': 72,
-  'in_channels': 4,
-  'out_channels': None,
-  'num_layers': 28,
-  'dropout': 0.0,
-  'norm_num_groups': 32,
-  'attention_bias': True,
-  'sample_size': 32,
-  'patch_size': 2,
-  'activation_fn': 'gelu-approximate',
-  'num_embeds_ada_norm': 1000,
-  'upcast_attention': False,
-  'norm_type': 'ada_norm_zero',
-  'norm_elementwise_affine': False,
-  'norm_eps': 1e-5,
-}
-# More options of Transformer2DModel, the class of DiT's files before diffusers
-# 0.29; they have no use here.
-OLDER: dict[str, Any] = {
-  'attention_type': 'default',
-  'cross_attention_dim': None,
-  'double_self_attention': False,
-  'num_vector_embeds': None,
-  'only_cross_attention': False,
-  'use_linear_projection': False,
-}
+# The options of the class with their defaults; config.json may omit some.
+OPTIONS: Options = dict(
+  num_attention_heads=16, attention_head_dim=72, in_channels=4,
+  out_channels=None, num_layers=28, dropout=0.0, norm_num_groups=32,
+  attention_bias=True, sample_size=32, patch_size=2,
+  activation_fn='gelu-approximate', num_embeds_ada_norm=1000,
+  upcast_attention=False, norm_type='ada_norm_zero',
+  norm_elementwise_affine=False, norm_eps=1e-5,
+)  # fmt: skip
+# Further options of Transformer2DModel, the class in DiT's files before
+# diffusers 0.29; they must have their defaults.
+OLDER: Options = dict(
+  attention_type='default', cross_attention_dim=None,
+  double_self_attention=False, num_vector_embeds=None,
+  only_cross_attention=False, use_linear_projection=False,
+)  # fmt: skip
 NORM_EPS = 1e-6  # of ours, and of DiT's release
-# Options that are fields of `DiT`.
-FIELDS = (
-  Same('num_layers', 'num_blocks'),
-  Same('num_attention_heads', 'num_heads'),
-  Same('patch_size', 'patch_size'),
-  Same('dropout', 'dropout'),
-)
+# Fields of `DiT`, with the option for each.
+FIELDS: Fields = {
+  'num_blocks': 'num_layers',
+  'num_heads': 'num_attention_heads',
+  'patch_size': 'patch_size',
+  'dropout': 'dropout',
+}
 
 _BLOCK, _EMBEDDINGS = 'transformer_blocks.{}', 'norm1.emb'
 # the embeddings of blocks after the first
@@ -83,11 +77,11 @@ LAYERS = {
 
 
 def read_config(
-  config: Mapping[str, Any], noise_embedding: str | None
+  config: Options, noise_embedding: str | None
 ) -> tuple[DiT, dict[str, Any], SimpleNamespace]:
   """Returns the network of a config.json, its fields, and all options."""
-  c = theirs.complete(CLASS, config, OPTIONS | OLDER, FIELDS, _allowed)
-  fields = theirs.to_ours(c, FIELDS) | {
+  c = theirs.complete(CLASS, config, {**OPTIONS, **OLDER}, FIELDS, _allowed)
+  fields = fields_of(c, FIELDS) | {
     'channels': c.num_attention_heads * c.attention_head_dim,
     'dropout': float(c.dropout),
     'noise_embedding': noise_embedding or 'ho',
@@ -113,10 +107,11 @@ def _allowed(c):
   }
 
 
-def write_config(network: DiT, shape: Sequence[int]) -> dict[str, Any]:
+def write_config(network: DiT, shape: Sequence[int]) -> Options:
   """Returns the config.json of a DiTTransformer2DModel.
 
-  shape: of what is diffused. Raises ValueError for what the class lacks.
+  shape: of the images or latents. Raises ValueError for fields without a
+  counterpart.
   """
   height, width, channels = shape
   values = vars(network) | {'height': height}
@@ -129,16 +124,12 @@ def write_config(network: DiT, shape: Sequence[int]) -> dict[str, Any]:
     'bottleneck': (0,),
     'class_tokens': (0,),
     'dropout_blocks': ('all',),
-    'text_width': (0,),
-    'image_channels': (0,),
-    'self_conditioning': (False,),
-    'elapsed': (False,),
-    'guidance_input': (False,),
+    **theirs.NO_INPUTS,
     'num_classes': '' if network.num_classes else 'it has classes',
     'null_class': (True,),
     'height': (width,),
   }, f'in {CLASS}')  # fmt: skip
-  return OPTIONS | theirs.to_theirs(network, FIELDS) | {
+  return {**OPTIONS, **options_of(network, FIELDS)} | {
     '_class_name': CLASS,
     'attention_head_dim': network.channels // network.num_heads,
     'in_channels': channels,
@@ -149,29 +140,27 @@ def write_config(network: DiT, shape: Sequence[int]) -> dict[str, Any]:
   }  # fmt: skip
 
 
-def read(network: DiT, tensors: Mapping[str, Any], shapes: Any) -> dict:
+def read(network: DiT, tensors: Tensors, shapes: Params) -> Params:
   """Returns the parameters of a `DiT`, of the shapes of the tree `shapes`.
 
   Raises ValueError as `names.read`, and if the embeddings of the blocks differ.
   """
   apart = jax.eval_shape(separate, shapes)
-  table = _entries(network, apart)
-
-  def ignored(name):
-    return bool(_COPY.fullmatch(name)) or name == _POSITIONS
-
-  params = names.read(table, tensors, apart, ignored)
-  for name in filter(_COPY.fullmatch, tensors):
+  copies = [name for name in tensors if _COPY.fullmatch(name)]
+  params = names.read(
+    _entries(network, apart), tensors, apart, {*copies, _POSITIONS}.__contains__
+  )
+  for name in copies:
     first = _COPY.sub(r'\g<1>0\g<3>', name)
-    if not np.array_equal(tensors[name], tensors[first]):
-      raise ValueError(
-        f'{name} is not {first}: our network has one embedding of noise and '
-        'label for all blocks'
-      )
+    require(
+      np.array_equal(tensors[name], tensors[first]),
+      f'{name} differs from {first}: our network has one embedding of noise '
+      'and label for all blocks',
+    )
   return join(params)
 
 
-def write(network: DiT, params: Any) -> dict[str, np.ndarray]:
+def write(network: DiT, params: Params) -> Tensors:
   """Returns the tensors of a DiTTransformer2DModel."""
   apart = separate(params)
   tensors = names.write(_entries(network, apart), apart)
@@ -185,56 +174,48 @@ def write(network: DiT, params: Any) -> dict[str, np.ndarray]:
   return tensors | copies
 
 
-def separate(params: Any) -> dict:
+def separate(params: Params) -> Params:
   """Returns parameters with a branch for each block, and q, k and v apart."""
+  apart: dict[tuple, Any] = {}
+  leaves: dict[tuple, Any] = dict(traverse_util.flatten_dict(dict(params)))
+  for path, leaf in leaves.items():
+    if path[0] != 'blocks_0':
+      apart[path] = leaf
+      continue
+    for i in range(len(leaf)):
+      block = f'block_{i}'
+      if path[1] == 'qkv':
+        width = leaf.shape[-1] // 3
+        for k, name in enumerate(_QKV):
+          part = leaf[i][..., k * width : (k + 1) * width]
+          apart[block, name, *path[2:]] = part
+      else:
+        apart[block, *path[1:]] = leaf[i]
+  return traverse_util.unflatten_dict(apart)
 
-  def block(i):
-    one = jax.tree.map(lambda leaf: leaf[i], params['blocks_0'])
-    parts = {n: _thirds(leaf) for n, leaf in one['qkv'].items()}
-    rest = {name: leaf for name, leaf in one.items() if name != 'qkv'}
-    return rest | {
-      name: {leaf: three[k] for leaf, three in parts.items()}
-      for k, name in enumerate(_QKV)
-    }
 
-  rest = {name: x for name, x in params.items() if name != 'blocks_0'}
-  return rest | {f'block_{i}': block(i) for i in range(_depth(params))}
-
-
-def join(params: Any) -> dict:
-  """Returns what `separate` was given."""
+def join(params: Params) -> Params:
+  """Returns the parameters that `separate` was given."""
   rest = {n: x for n, x in params.items() if not n.startswith('block_')}
   blocks = []
   for i in range(len(params) - len(rest)):
-    one = dict(params[f'block_{i}'])
-    three = [one.pop(name) for name in _QKV]
-    qkv = {
-      leaf: np.concatenate([part[leaf] for part in three], axis=-1)
-      for leaf in three[0]
-    }
-    blocks.append(one | {'qkv': qkv})
+    block = dict(params[f'block_{i}'])
+    three = [block.pop(name) for name in _QKV]
+    qkv = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *three)
+    blocks.append(block | {'qkv': qkv})
   return rest | {'blocks_0': jax.tree.map(lambda *x: np.stack(x), *blocks)}
 
 
-def _thirds(leaf):
-  width = leaf.shape[-1] // 3
-  return [leaf[..., k * width : (k + 1) * width] for k in range(3)]
-
-
-def _depth(params):
-  return len(jax.tree.leaves(params['blocks_0'])[0])
-
-
 def _entries(network, apart):
-  # The table of names; `apart` as `separate` returns it.
-  # Their waves are [cos, sin], and those of our 'ho' are [sin, cos].
+  # The table of names; apart: the result of `separate`. Their sinusoids are
+  # [cos, sin], ours for 'ho' are [sin, cos].
   swapped = network.noise_embedding == 'ho'
-  waves = layers.TORCH_SWAPPED if swapped else _LINEAR
-  rows = {
-    'noise_dense_1': (f'{_EMB}.timestep_embedder.linear_1', waves),
+  first = layers.TORCH_SWAPPED if swapped else _LINEAR
+  rows = LAYERS | {
+    'noise_dense_1': (f'{_EMB}.timestep_embedder.linear_1', first),
     'patch_embedding': ('pos_embed.proj', _patches(network)),
   }
-  return layers.entries(layers.expand({**rows, **LAYERS}, network), apart)
+  return layers.entries(layers.expand(rows, network.num_blocks), apart)
 
 
 def _patches(network):

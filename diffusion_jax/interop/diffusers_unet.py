@@ -1,11 +1,10 @@
 """UNet2DModel of diffusers as our `UNet`, and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
 from diffusion_jax.interop import diffusers_options as theirs
-from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU, Same
+from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU
 from diffusion_jax.interop.layers import (
   TORCH,
   TORCH_EMBEDDING,
@@ -13,56 +12,48 @@ from diffusion_jax.interop.layers import (
   Layer,
   expand,
 )
-from diffusion_jax.interop.options import check
+from diffusion_jax.interop.options import (
+  Fields,
+  Options,
+  check,
+  fields_of,
+  options_of,
+)
 from diffusion_jax.networks.unet import UNet
 
 CLASS = 'UNet2DModel'
-# The options of the class with their defaults, which a config.json may lack.
-OPTIONS = {
-  'sample_size': None,
-  'in_channels': 3,
-  'out_channels': 3,
-  'center_input_sample': False,
-  'time_embedding_type': 'positional',
-  'time_embedding_dim': None,
-  'freq_shift': 0,
-  'flip_sin_to_cos': True,
-  'down_block_types': ('DownBlock2D', *['AttnDownBlock2D'] * 3),
-  'mid_block_type': 'UNetMidBlock2D',
-  'up_block_types': (*['AttnUpBlock2D'] * 3, 'UpBlock2D'),
-  'block_out_channels': (224, 448, 672, 896),
-  'layers_per_block': 2,
-  'mid_block_scale_factor': 1,
-  'downsample_padding': 1,
-  'downsample_type': 'conv',
-  'upsample_type': 'conv',
-  'dropout': 0.0,
-  'act_fn': 'silu',
-  'attention_head_dim': 8,
-  'norm_num_groups': 32,
-  'attn_norm_num_groups': None,
-  'norm_eps': 1e-5,
-  'resnet_time_scale_shift': 'default',
-  'add_attention': True,
-  'class_embed_type': None,
-  'num_class_embeds': None,
-  'num_train_timesteps': None,
-}
-# Options that are fields of `UNet`.
-FIELDS = (
-  Same('layers_per_block', 'num_blocks'),
-  Same('dropout', 'dropout'),
-  Same('out_channels', 'out_channels'),
-  Same('norm_num_groups', 'num_groups'),
-  Same('norm_eps', 'norm_eps'),
-  Same('freq_shift', 'noise_embedding', {0: 'openai', 1: 'ho'}),
-  Same('downsample_padding', 'downsample_padding', {0: 'same', 1: 'symmetric'}),
-  Same(
+# The options of the class with their defaults; config.json may omit some.
+OPTIONS: Options = dict(
+  sample_size=None, in_channels=3, out_channels=3, center_input_sample=False,
+  time_embedding_type='positional', time_embedding_dim=None, freq_shift=0,
+  flip_sin_to_cos=True,
+  down_block_types=('DownBlock2D', *['AttnDownBlock2D'] * 3),
+  mid_block_type='UNetMidBlock2D',
+  up_block_types=(*['AttnUpBlock2D'] * 3, 'UpBlock2D'),
+  block_out_channels=(224, 448, 672, 896), layers_per_block=2,
+  mid_block_scale_factor=1, downsample_padding=1, downsample_type='conv',
+  upsample_type='conv', dropout=0.0, act_fn='silu', attention_head_dim=8,
+  norm_num_groups=32, attn_norm_num_groups=None, norm_eps=1e-5,
+  resnet_time_scale_shift='default', add_attention=True, class_embed_type=None,
+  num_class_embeds=None, num_train_timesteps=None,
+)  # fmt: skip
+# Fields of `UNet`, with the option for each.
+FIELDS: Fields = {
+  'num_blocks': 'layers_per_block',
+  'dropout': 'dropout',
+  'out_channels': 'out_channels',
+  'num_groups': 'norm_num_groups',
+  'norm_eps': 'norm_eps',
+  'noise_embedding': ('freq_shift', {0: 'openai', 1: 'ho'}),
+  'downsample_padding': (
+    'downsample_padding',
+    {0: 'same', 1: 'symmetric'},
+  ),
+  'scale_shift': (
     'resnet_time_scale_shift',
-    'scale_shift',
     {'default': False, 'scale_shift': True},
   ),
-)
+}
 _DOWN = 'DownBlock2D', 'AttnDownBlock2D', 'ResnetDownsampleBlock2D'
 _UP = 'UpBlock2D', 'AttnUpBlock2D', 'ResnetUpsampleBlock2D'
 
@@ -98,16 +89,17 @@ LAYERS = {
 def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
   """Returns the layers with their names there.
 
-  swapped: their waves are in the other order than ours, [sin, cos] for
-  noise_embedding='ho' and [cos, sin] for 'openai'.
+  swapped: their sinusoids are in the other order than ours, which is [sin, cos]
+  for noise_embedding='ho' and [cos, sin] for 'openai'.
   """
   first = TORCH_SWAPPED if swapped else TORCH.linear
   row = {'noise_dense_1': ('time_embedding.linear_1', first)}
-  return expand({**row, **LAYERS}, network)
+  levels = len(network.multipliers)
+  return expand({**row, **LAYERS}, network.num_blocks, levels)
 
 
 def read_config(
-  config: Mapping[str, Any],
+  config: Options,
 ) -> tuple[UNet, dict, SimpleNamespace]:
   """Returns the network of a config.json, its fields, and all options."""
   c = theirs.complete(CLASS, config, OPTIONS, FIELDS, _allowed)
@@ -115,7 +107,7 @@ def read_config(
   middle = 'norm'
   if c.resnet_time_scale_shift == 'scale_shift':
     middle = 'plain' if c.attn_norm_num_groups is None else 'norm'
-  fields = theirs.to_ours(c, FIELDS)
+  fields = fields_of(c, FIELDS)
   out_channels = fields.pop('out_channels')
   fields |= {
     'channels': c.block_out_channels[0],
@@ -178,10 +170,10 @@ def _updown(c):
   return found
 
 
-def write_config(network: UNet, shape: Sequence[int]) -> dict[str, Any]:
-  """Returns the config.json of a UNet2DModel; ValueError for what it lacks.
+def write_config(network: UNet, shape: Sequence[int]) -> Options:
+  """Returns the config.json of a UNet2DModel for images of a shape.
 
-  shape: of the images.
+  Raises ValueError for fields without a counterpart.
   """
   height, width, channels = shape
   widths = [int(network.channels * m) for m in network.multipliers]
@@ -189,11 +181,7 @@ def write_config(network: UNet, shape: Sequence[int]) -> dict[str, Any]:
   attended = [height // 2**n in network.attention_resolutions for n in levels]
   plain = network.middle_attention == 'plain' and not network.scale_shift
   check('our U-Net', vars(network), {
-    'text_width': (0,),
-    'image_channels': (0,),
-    'self_conditioning': (False,),
-    'elapsed': (False,),
-    'guidance_input': (False,),
+    **theirs.NO_INPUTS,
     'stem_channels': (None, network.channels),
     'qkv': ('separate',),
     'middle_attention': 'it needs scale_shift' if plain else '',
@@ -207,7 +195,7 @@ def write_config(network: UNet, shape: Sequence[int]) -> dict[str, Any]:
   resample = 'resnet' if network.resblock_updown else 'conv'
   middle = network.middle_attention or 'norm'
   normed = network.scale_shift and middle == 'norm'
-  return OPTIONS | theirs.to_theirs(network, FIELDS) | {
+  return {**OPTIONS, **options_of(network, FIELDS)} | {
     '_class_name': CLASS,
     'sample_size': theirs.sample_size(height, width),
     'in_channels': channels,

@@ -1,15 +1,15 @@
 """Weights of DINOv2, from transformers' files (facebook/dinov2-large)."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import CONV, LINEAR, SAME, Entry, Rule, read
+from diffusion_jax.interop import layers, names
+from diffusion_jax.interop.files import read_tensors, reading
+from diffusion_jax.interop.layers import TORCH, Kind, Patterns
+from diffusion_jax.interop.names import SAME, Params, Rule, Tensors, require
 from diffusion_jax.networks.dinov2 import SIDE, DinoV2
 
 FILES = ('model.safetensors', 'dinov2-large/model.safetensors')
@@ -17,82 +17,61 @@ WHERE = (
   'model.safetensors of facebook/dinov2-large (-base, -small) on the Hugging '
   'Face hub'
 )
-HEAD_WIDTH = 64  # of all of DINOv2's networks
-_MASK = 'embeddings.mask_token'  # used by the pretraining alone
+HEAD_WIDTH = 64  # in all of DINOv2's networks
+_MASK = 'embeddings.mask_token'  # used by the pretraining only
 _FIRST = Rule(lambda x: x[0], lambda x: x[None])
 _CLASS = Rule(lambda x: x[0, 0], lambda x: x[None, None])
-_LINEAR = {
-  'query': 'attention.attention.query',
-  'key': 'attention.attention.key',
-  'value': 'attention.attention.value',
-  'out': 'attention.output.dense',
-  'mlp_in': 'mlp.fc1',
-  'mlp_out': 'mlp.fc2',
+_LAYER, _ATTENTION = 'encoder.layer.{i}', 'encoder.layer.{i}.attention'
+_SCALES = {f'scale_{n}': (f'layer_scale{n}.lambda1', SAME) for n in (1, 2)}
+LAYERS: Patterns = {
+  '': (
+    'embeddings',
+    Kind(
+      {
+        'class_token': ('cls_token', _CLASS),
+        'positions': ('position_embeddings', _FIRST),
+      }
+    ),
+  ),
+  'patches': ('embeddings.patch_embeddings.projection', TORCH.conv),
+  'norm': ('layernorm', TORCH.norm),
+  'block_{i}': (_LAYER, Kind(_SCALES)),
+  'block_{i}/norm_1': (f'{_LAYER}.norm1', TORCH.norm),
+  'block_{i}/norm_2': (f'{_LAYER}.norm2', TORCH.norm),
+  'block_{i}/query': (f'{_ATTENTION}.attention.query', TORCH.linear),
+  'block_{i}/key': (f'{_ATTENTION}.attention.key', TORCH.linear),
+  'block_{i}/value': (f'{_ATTENTION}.attention.value', TORCH.linear),
+  'block_{i}/out': (f'{_ATTENTION}.output.dense', TORCH.linear),
+  'block_{i}/mlp_in': (f'{_LAYER}.mlp.fc1', TORCH.linear),
+  'block_{i}/mlp_out': (f'{_LAYER}.mlp.fc2', TORCH.linear),
 }
 
 
-def entries(depth: int) -> list[Entry]:
-  """Returns the table of names of transformers' Dinov2Model."""
-  table = [
-    Entry('class_token', 'embeddings.cls_token', _CLASS),
-    Entry('positions', 'embeddings.position_embeddings', _FIRST),
-    *_layer('patches', 'embeddings.patch_embeddings.projection', CONV),
-    *_norm('norm', 'layernorm'),
-  ]
-  for i in range(depth):
-    ours, theirs = f'block_{i}', f'encoder.layer.{i}'
-    for n in (1, 2):
-      table += _norm(f'{ours}/norm_{n}', f'{theirs}.norm{n}')
-      name = f'{theirs}.layer_scale{n}.lambda1'
-      table.append(Entry(f'{ours}/scale_{n}', name, SAME))
-    for name, other in _LINEAR.items():
-      table += _layer(f'{ours}/{name}', f'{theirs}.{other}', LINEAR)
-  return table
-
-
-def read_params(path: str | Path) -> tuple[DinoV2, dict]:
+def read_params(path: str | Path) -> tuple[DinoV2, Params]:
   """Returns the network and its parameters, from a file or its index.
 
-  Width, depth and grid are those of the tensors; a head has 64 channels. Raises
+  The tensors give the width, depth and grid; a head has 64 channels. Raises
   ValueError in one line for another file.
   """
-  tensors = read_tensors(path)
-  try:
+  with reading(path, f'DINOv2 ViT-S/14, B/14 or L/14, {WHERE}'):
+    tensors = read_tensors(path)
     network = network_of(tensors)
     images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)['params']
-    table = entries(network.depth)
-    return network, read(table, tensors, shapes, lambda name: name == _MASK)
-  except ValueError as error:
-    raise ValueError(
-      f'{path} has not the weights of a DINOv2 ViT-S/14, B/14 or L/14, which '
-      f'are in {WHERE}: {error}'
-    ) from error
+    table = layers.entries(layers.expand(LAYERS, network.depth), shapes)
+    params = names.read(table, tensors, shapes, lambda name: name == _MASK)
+    return network, params
 
 
-def network_of(tensors: Mapping[str, Any]) -> DinoV2:
-  """Returns the network whose weights these are."""
+def network_of(tensors: Tensors) -> DinoV2:
+  """Returns the network with the sizes of these weights."""
   name = 'embeddings.position_embeddings'
-  if name not in tensors:
-    raise ValueError(f'{name} is missing')
-  shape = np.shape(tensors[name])
-  if len(shape) != 3 or shape[2] % HEAD_WIDTH:
-    raise ValueError(f'{name} has the shape {shape}, not [1, places, width]')
-  numbers = [re.match(r'encoder\.layer\.(\d+)\.', n) for n in tensors]
-  depth = 1 + max((int(found[1]) for found in numbers if found), default=-1)
+  shape = np.shape(names.find(tensors, name))
+  require(
+    len(shape) == 3 and shape[2] % HEAD_WIDTH == 0,
+    f'{name} has the shape {shape}, not [1, places, width]',
+  )
+  matches = [re.match(r'encoder\.layer\.(\d+)\.', n) for n in tensors]
+  depth = 1 + max((int(match[1]) for match in matches if match), default=-1)
   grid = round((shape[1] - 1) ** 0.5)
   return DinoV2(shape[2], depth, shape[2] // HEAD_WIDTH, grid)
-
-
-def _layer(ours, theirs, rule):
-  return [
-    Entry(f'{ours}/kernel', f'{theirs}.weight', rule),
-    Entry(f'{ours}/bias', f'{theirs}.bias', SAME),
-  ]
-
-
-def _norm(ours, theirs):
-  return [
-    Entry(f'{ours}/scale', f'{theirs}.weight', SAME),
-    Entry(f'{ours}/bias', f'{theirs}.bias', SAME),
-  ]

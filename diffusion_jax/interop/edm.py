@@ -5,14 +5,14 @@ the options of the network from a JSON file of the same name next to it; both
 are written where EDM is installed (docs/weights.md).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from diffusion_jax.interop.edm_options import FIELDS, choose_options
+from diffusion_jax.interop import reader
 from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.layers import (
   TORCH,
@@ -21,41 +21,70 @@ from diffusion_jax.interop.layers import (
   expand,
   resnet_block,
 )
-from diffusion_jax.interop.names import LINEAR, SAME, Rule
-from diffusion_jax.interop.options import beside, fields_of
-from diffusion_jax.interop.reader import Imported, Model, eps_sections, facts_of
-from diffusion_jax.interop.ve import as_eps
+from diffusion_jax.interop.names import LINEAR, SAME, Rule, Tensors, require
+from diffusion_jax.interop.options import (
+  Allowed,
+  Options,
+  beside,
+  check,
+  complete,
+  fields_of,
+  typed,
+)
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.unet import UNet
 
+# The class of a wrapper, and the keywords of its constructor with defaults.
+OUTER: Options = dict(
+  precond='EDMPrecond', model_type='DhariwalUNet', img_resolution=0,
+  img_channels=3, label_dim=0, use_fp16=False, sigma_min=0,
+  sigma_max=float('inf'), sigma_data=0.5, beta_d=19.9, beta_min=0.1, M=1000,
+  epsilon_t=1e-5, C_1=0.001, C_2=0.008,
+)  # fmt: skip
+# The keywords of the networks.
+OPTIONS: dict[str, Options] = {
+  'SongUNet': dict(
+    model_channels=128, channel_mult=(1, 2, 2, 2), channel_mult_emb=4,
+    num_blocks=4, attn_resolutions=(16,), dropout=0.1, label_dropout=0,
+    augment_dim=0, embedding_type='positional', channel_mult_noise=1,
+    encoder_type='standard', decoder_type='standard', resample_filter=(1, 1),
+  ),
+  'DhariwalUNet': dict(
+    model_channels=192, channel_mult=(1, 2, 3, 4), channel_mult_emb=4,
+    num_blocks=3, attn_resolutions=(32, 16, 8), dropout=0.1, label_dropout=0,
+    augment_dim=0,
+  ),
+}  # fmt: skip
+# Fields of ours, and the option for each.
+FIELDS = dict(
+  channels='model_channels', multipliers='channel_mult',
+  num_blocks='num_blocks', attention_resolutions='attn_resolutions',
+  dropout='dropout',
+)  # fmt: skip
+GROUPS = 32  # in a norm, or fewer so that a group has 4 channels
+
 FILTER = 'resample_filter'  # a buffer of layers that change the resolution
 
-ADM: dict[str, Any] = {
-  'noise_embedding': 'openai',
-  'scale_shift': True,
-  'resblock_updown': True,
-  'head_channels': 64,
-  'qkv': 'interleaved',
-  'norm_eps': 1e-5,
-  'initializer': 'torch',
-}
+ADM: reader.Sections = dict(
+  noise_embedding='openai', scale_shift=True, resblock_updown=True,
+  head_channels=64, qkv='interleaved', norm_eps=1e-5, initializer='torch',
+)  # fmt: skip
 
 BLOCK = resnet_block(
   TORCH, 'norm0', 'conv0', 'affine', 'norm1', 'conv1', 'skip'
 )
-# Their UNetBlock is a residual block and the attention after it.
+# Their UNetBlock is a residual block followed by attention.
 ATTENTION = (
   Layer('norm', 'norm2', TORCH.norm),
   Layer('qkv', 'qkv', TORCH.pointwise),
   Layer('proj_out', 'proj', TORCH.pointwise),
 )
-# ADM's labels: a Linear without bias of one-hot vectors. No label is the vector
-# of zeros, so a null class is a row of zeros after the others.
+# ADM's labels go through a Linear without bias, as one-hot vectors. A missing
+# label is a vector of zeros, so the null class is a row of zeros at the end.
 _ROWS_AND_NULL = Rule(
   lambda x: np.concatenate([x.T, np.zeros_like(x.T[:1])]), lambda x: x[:-1].T
 )
-# {end} is where DDPM++ has its last layers. A block that changes the resolution
-# has the name of the resolution that it makes.
+# A block that changes the resolution is named after its output's resolution.
 LAYERS = {
   'noise_dense_1': ('map_layer0', TORCH.linear),
   'noise_dense_2': ('map_layer1', TORCH.linear),
@@ -76,45 +105,81 @@ LAYERS = {
 }
 
 
-def load(path: str | Path, **options: Any) -> Imported:
+def load(path: str | Path, **options: Any) -> reader.Imported:
   """Returns the network of a .safetensors file with a .json next to it.
 
-  options: keywords of EDM's classes, in place of those of the JSON file, which
-  may be left out if img_resolution and model_type are given. Raises ValueError
-  for an option that our networks do not have and tensors that do not fit.
+  options: keywords of EDM's classes, which override the JSON file; without the
+  file give img_resolution and model_type. Raises ValueError for an option
+  without a counterpart and tensors that do not fit.
   """
   options = beside(path, options)
   return from_tensors(read_tensors(path), **options)
 
 
-def from_tensors(tensors: Mapping[str, np.ndarray], **options: Any) -> Imported:
-  """Returns the network of a state dict; the arguments are those of `load`."""
-  chosen = choose_options(**options)
-  _check_filters(tensors, getattr(chosen, FILTER, (1, 1)))
-  imported = describe(chosen).read(tensors, _is_buffer)
-  if chosen.precond == 'VEPrecond':
-    return imported._replace(params=as_eps(imported.params))
+def from_tensors(tensors: Tensors, **options: Any) -> reader.Imported:
+  """Returns the network of a state dict; the arguments are as for `load`."""
+  o = choose_options(**options)
+  weights = getattr(o, FILTER, (1, 1))
+  line = np.array(weights, np.float32)
+  square = np.outer(line, line) / line.sum() ** 2
+  for name in (name for name in tensors if name.endswith(FILTER)):
+    stored = np.squeeze(tensors[name])
+    require(
+      stored.shape == square.shape and np.allclose(stored, square),
+      f'{name}, of shape {np.shape(tensors[name])}, is not the filter of the '
+      f'option {FILTER}={weights}',
+    )
+  imported = describe(o).read(
+    tensors, lambda name: name == 'u' or name.endswith(FILTER)
+  )
+  if o.precond == 'VEPrecond':
+    return imported._replace(params=reader.ve_as_eps(imported.params))
   return imported
 
 
-def _is_buffer(name):
-  return name == 'u' or name.endswith(FILTER)
+def choose_options(**given: Any) -> SimpleNamespace:
+  """Returns all options, with EDM's defaults.
+
+  Raises ValueError for options without a counterpart here. Song et al.'s
+  wrapper of VE networks is read around NCSN++ without other inputs only.
+  """
+  model = given.get('model_type', OUTER['model_type'])
+  check('EDM', {'model_type': model}, {'model_type': tuple(OPTIONS)})
+  defaults = {**OUTER, **OPTIONS[model]}
+  if given.get('precond') == 'VEPrecond':
+    defaults |= {'sigma_min': 0.02, 'sigma_max': 100}
+  return complete(model, defaults, typed(model, defaults, given), _allowed)
 
 
-def _check_filters(tensors, expected):
-  weights = np.array(expected, np.float32)
-  square = np.outer(weights, weights) / weights.sum() ** 2
-  for name, x in tensors.items():
-    stored = np.asarray(x)[0, 0] if np.ndim(x) == 4 else np.asarray(x)
-    same = stored.shape == square.shape and np.allclose(stored, square)
-    if name.endswith(FILTER) and not same:
-      raise ValueError(
-        f'{name}, of shape {np.shape(x)}, is not the filter of the option '
-        f'{FILTER}={expected}'
-      )
+def _allowed(o) -> Allowed:
+  ve, adm = o.precond == 'VEPrecond', o.model_type == 'DhariwalUNet'
+  wrappers = 'EDMPrecond', 'VPPrecond', 'VEPrecond', 'iDDPMPrecond'
+  allowed: dict[str, Collection[object] | str] = {
+    'precond': wrappers,
+    'img_resolution': '' if o.img_resolution else 'it is missing',
+    'channel_mult_emb': (4,),
+    'augment_dim': (0,) if ve or adm else (0, 9),
+    'label_dim': (0,) if ve else (o.label_dim,),
+  }
+  if adm:
+    narrow = o.model_channels * min(o.channel_mult) < 4 * GROUPS
+    reason = (
+      f'with fewer than {4 * GROUPS} channels its norms have fewer groups'
+    )
+    return allowed | {
+      'model_channels': reason if narrow else '',
+      'precond': () if ve else wrappers,
+    }
+  kinds = {'fourier': 2} if ve else {'positional': 1, 'fourier': 2}
+  return allowed | {
+    'embedding_type': tuple(kinds),
+    'channel_mult_noise': (kinds.get(o.embedding_type),),
+    'encoder_type': ('standard', 'residual'),
+    'decoder_type': ('standard',),
+  }
 
 
-def describe(options: SimpleNamespace) -> Model:
+def describe(options: SimpleNamespace) -> reader.Model:
   """Returns the network of the options."""
   o, shape = options, (options.img_resolution,) * 2 + (options.img_channels,)
   fields, adm = fields_of(o, FIELDS), o.model_type == 'DhariwalUNet'
@@ -124,10 +189,11 @@ def describe(options: SimpleNamespace) -> Model:
     'out_channels': o.img_channels * (1 + (o.precond == 'iDDPMPrecond')),
   }
   conditioning = {'labels': o.label_dim > 0, 'dropout': float(o.label_dropout)}
+  network: UNet | DDPMpp
   if adm:
     stem = int(o.model_channels * o.channel_mult[0])
     fields |= ADM | {'stem_channels': stem}
-    network: Any = UNet(**fields, **given)
+    network = UNet(**fields, **given)
   else:
     if o.embedding_type == 'fourier':
       fields['noise_embedding'] = 'fourier'
@@ -142,65 +208,72 @@ def describe(options: SimpleNamespace) -> Model:
     'conditioning': conditioning,
     **_process(o),
   }
-  facts = facts_of(shape, o.label_dim)
+  facts = reader.facts_of(shape, o.label_dim)
   layers = list(_layers(network, o.img_resolution))
-  return Model(network, layers, sections, facts, tuple(_notes(o)))
+  return reader.Model(network, layers, sections, facts, tuple(_notes(o)))
 
 
 def _layers(network, height) -> Iterator[Layer]:
-  rows, end = Kind({'embedding': ('weight', LINEAR)}), 'out'
-  if network.null_class:
-    rows = Kind({'embedding': ('weight', _ROWS_AND_NULL)})
-  if isinstance(network, DDPMpp):
-    end = f'dec.{height}x{height}_aux'
+  adm = isinstance(network, UNet)
+  end = 'out' if adm else f'dec.{height}x{height}_aux'
+  rows = Kind(
+    {'embedding': ('weight', _ROWS_AND_NULL if network.null_class else LINEAR)}
+  )
   ends = {
     'label_embedding/table': ('map_label', rows),
     'norm_out': (f'{end}_norm', TORCH.norm),
     'conv_out': (f'{end}_conv', TORCH.conv),
   }
-  for layer in expand(LAYERS | ends, network, height):
+  levels = len(network.multipliers)
+  for layer in expand(LAYERS | ends, network.num_blocks, levels, height):
     yield layer._replace(theirs=f'model.{layer.theirs}')
+
+
+def edm_sections(sigma_data: float, num_steps: int) -> reader.Sections:
+  """Returns the sections of EDM's preconditioning, loss and sampler."""
+  return {
+    'schedule': {'name': 'karras'},
+    'noise_input': {'name': 'edm'},
+    'parametrization': {'name': 'edm', 'sigma_data': sigma_data},
+    'objective': {
+      'name': 'denoising',
+      'times': {'name': 'log_normal'},
+      'weight': {'name': 'edm'},
+    },
+    'sampling': _heun(num_steps),
+  }
+
+
+def _heun(num_steps):
+  return {'sampler': {'name': 'heun'}, 'num_steps': num_steps, 'clip': False}
 
 
 def _process(o):
   # How the wrapper scales the input and the output, and names the noise.
   num_steps = 18 if o.img_resolution <= 32 else 40
-  heun = {'sampler': {'name': 'heun'}, 'num_steps': num_steps, 'clip': False}
   if o.precond == 'EDMPrecond':
-    return {
-      'schedule': {'name': 'karras'},
-      'noise_input': {'name': 'edm'},
-      'parametrization': {'name': 'edm', 'sigma_data': o.sigma_data},
-      'objective': {
-        'name': 'denoising',
-        'times': {'name': 'log_normal'},
-        'weight': {'name': 'edm'},
-      },
-      'sampling': heun,
-    }
+    return edm_sections(o.sigma_data, num_steps)
   if o.precond == 'iDDPMPrecond':
     sampler = {'name': 'ancestral', 'variance': 'learned'}
-    sections = eps_sections(
+    sections = reader.eps_sections(
       {'name': 'cosine', 'num_steps': o.M},
       {'name': 'step'},
       {'sampler': sampler, 'num_steps': o.M},
     )
     objective = {'name': 'hybrid', 'weight': {'name': 'snr'}}
     return sections | {'objective': objective}
+  sampling = _heun(num_steps) | {'spacing': 'karras'}
   if o.precond == 'VPPrecond':
     ends = {'beta_min': o.beta_min, 'beta_max': o.beta_min + o.beta_d}
-    return eps_sections(
-      {'name': 'linear_vp', **ends},
-      {'name': 'time', 'scale': o.M - 1.0},
-      heun | {'spacing': 'karras'},
-      t_min=o.epsilon_t,
+    noise_input = {'name': 'time', 'scale': o.M - 1.0}
+    schedule = {'name': 'linear_vp', **ends}
+    return reader.eps_sections(
+      schedule, noise_input, sampling, t_min=o.epsilon_t
     )
   ends = {'sigma_min': o.sigma_min, 'sigma_max': o.sigma_max}
-  return eps_sections(
-    {'name': 'geometric_ve', **ends},
-    {'name': 'log_sigma'},
-    heun | {'spacing': 'karras'},
-    t_min=1e-5,
+  schedule = {'name': 'geometric_ve', **ends}
+  return reader.eps_sections(
+    schedule, {'name': 'log_sigma'}, sampling, t_min=1e-5
   )
 
 
@@ -209,6 +282,6 @@ def _notes(o):
     yield 'EDM computes this network in float16; here it is float32'
   if o.augment_dim:
     yield (
-      "trained with labels of augmentation: without cond['augment'] images "
-      'are as they are'
+      'the network was trained with augmentation labels; without '
+      "cond['augment'] an image counts as not augmented"
     )

@@ -6,7 +6,6 @@ are written where EDM2 is installed (docs/weights.md).
 """
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,38 +15,38 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.interop import names
-from diffusion_jax.interop.edm_options import FIELDS
+from diffusion_jax.interop.edm import FIELDS, edm_sections
 from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.layers import Kind, Layer, entries, expand
-from diffusion_jax.interop.names import CONV, CONV_1X1, LINEAR, SAME, Rule
-from diffusion_jax.interop.options import beside, complete, fields_of
+from diffusion_jax.interop.names import (
+  CONV,
+  CONV_1X1,
+  LINEAR,
+  SAME,
+  Rule,
+  Tensors,
+)
+from diffusion_jax.interop.options import (
+  Options,
+  beside,
+  complete,
+  fields_of,
+  typed,
+)
 from diffusion_jax.interop.reader import Imported, Model, facts_of
 from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.magnitude import Uncertainty
 
 # The keywords of their Precond and UNet with the defaults.
-OPTIONS: dict[str, Any] = {
-  'img_resolution': 0,
-  'img_channels': 3,
-  'label_dim': 0,
-  'use_fp16': True,
-  'sigma_data': 0.5,
-  'logvar_channels': 128,
-  'model_channels': 192,
-  'channel_mult': (1, 2, 3, 4),
-  'channel_mult_noise': None,
-  'channel_mult_emb': None,
-  'num_blocks': 3,
-  'attn_resolutions': (16, 8),
-  'label_balance': 0.5,
-  'concat_balance': 0.5,
-  'channels_per_head': 64,
-  'dropout': 0.0,
-  'res_balance': 0.3,
-  'attn_balance': 0.3,
-  'clip_act': 256,
-}
-# Those of which our network has one value.
+OPTIONS: Options = dict(
+  img_resolution=0, img_channels=3, label_dim=0, use_fp16=True, sigma_data=0.5,
+  logvar_channels=128, model_channels=192, channel_mult=(1, 2, 3, 4),
+  channel_mult_noise=None, channel_mult_emb=None, num_blocks=3,
+  attn_resolutions=(16, 8), label_balance=0.5, concat_balance=0.5,
+  channels_per_head=64, dropout=0.0, res_balance=0.3, attn_balance=0.3,
+  clip_act=256,
+)  # fmt: skip
+# Options that are fixed in our network.
 ONLY = (
   'channel_mult_noise',
   'channel_mult_emb',
@@ -89,7 +88,7 @@ LAYERS = {
   'up_{level}_first_block': ('unet.dec.{side}x{side}_up', BLOCK),
   'up_{level}_{i}_block': ('unet.dec.{side}x{side}_block{i}', BLOCK),
 }
-# Of u(sigma).
+# The layers of u(sigma).
 LOGVAR = (
   Layer('fourier', 'logvar_fourier', FOURIER),
   Layer('linear', 'logvar_linear', WEIGHT),
@@ -99,36 +98,36 @@ LOGVAR = (
 def load(path: str | Path, **options: Any) -> Imported:
   """Returns the network of a .safetensors file with a .json next to it.
 
-  `more` of the result has the weights of u(sigma). options: keywords of EDM2's
-  Precond, in place of those of the JSON file. Raises ValueError for an option
-  that our network does not have, a network of latents, whose channels EDM2
+  `more` of the result contains the weights of u(sigma). options: keywords of
+  EDM2's Precond, which override the JSON file. Raises ValueError for
+  an option without a counterpart, a network of latents, whose channels EDM2
   normalises one by one, and tensors that do not fit.
   """
   options = beside(path, options)
   return from_tensors(read_tensors(path), **options)
 
 
-def from_tensors(tensors: Mapping[str, np.ndarray], **options: Any) -> Imported:
-  """Returns the network of a state dict; the arguments are those of `load`."""
-  chosen = choose_options(**options)
+def from_tensors(tensors: Tensors, **options: Any) -> Imported:
+  """Returns the network of a state dict; the arguments are as for `load`."""
+  o = choose_options(**options)
   of_head = {n: x for n, x in tensors.items() if n.startswith('logvar_')}
   rest = {n: x for n, x in tensors.items() if n not in of_head}
-  imported = describe(chosen).read(rest)
-  head = Uncertainty(chosen.logvar_channels)
+  imported = describe(o).read(rest)
+  head = Uncertainty(o.logvar_channels)
   shapes = jax.eval_shape(head.init, jax.random.key(0), jnp.zeros(1))['params']
   params = names.read(entries(LOGVAR, shapes), of_head, shapes)
   return imported._replace(more={'uncertainty': params})
 
 
 def choose_options(**given: Any) -> SimpleNamespace:
-  """Returns all options, with defaults; ValueError for what is not here."""
-  return complete('EDM2', OPTIONS, given, _allowed)
+  """Returns all options, with defaults; ValueError as `load`."""
+  return complete('EDM2', OPTIONS, typed('EDM2', OPTIONS, given), _allowed)
 
 
 def _allowed(o):
   latents = (
-    'EDM2 normalises each channel of its latents by itself, which latent.run '
-    'does not: only networks of pixels are read'
+    'EDM2 normalises each channel of its latents, which latent.run does not: '
+    'only networks of pixels are read'
   )
   return {name: (OPTIONS[name],) for name in ONLY} | {
     'img_resolution': '' if o.img_resolution else 'it is missing',
@@ -139,22 +138,15 @@ def _allowed(o):
 def describe(options: SimpleNamespace) -> Model:
   """Returns the network of the options."""
   o, shape = options, (options.img_resolution,) * 2 + (options.img_channels,)
-  fields = fields_of(o, FIELDS | {'head_channels': 'channels_per_head'})
+  fields = fields_of(o, {**FIELDS, 'head_channels': 'channels_per_head'})
   given = {'out_channels': o.img_channels, 'num_classes': o.label_dim}
   network = EDM2(**fields, **given)
-  sections: dict[str, Any] = {
+  sections = edm_sections(o.sigma_data, 32) | {
     'network': {'name': 'edm2', **fields},
     'conditioning': {'labels': o.label_dim > 0},
-    'noise_input': {'name': 'edm'},
-    'schedule': {'name': 'karras'},
-    'parametrization': {'name': 'edm', 'sigma_data': o.sigma_data},
-    'objective': {
-      'name': 'denoising',
-      'times': {'name': 'log_normal'},
-      'weight': {'name': 'edm'},
-      'uncertainty': {'name': 'fourier', 'features': o.logvar_channels},
-    },
-    'sampling': {'sampler': {'name': 'heun'}, 'num_steps': 32, 'clip': False},
   }
-  layers = expand(LAYERS, network, o.img_resolution)
+  uncertainty = {'name': 'fourier', 'features': o.logvar_channels}
+  sections['objective'] |= {'uncertainty': uncertainty}
+  levels = len(network.multipliers)
+  layers = expand(LAYERS, network.num_blocks, levels, o.img_resolution)
   return Model(network, layers, sections, facts_of(shape, o.label_dim))

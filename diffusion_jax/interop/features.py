@@ -1,9 +1,9 @@
-"""Features of images by published networks, from the user's own weights.
+"""Features of images by published networks, with weights that the user has.
 
 python -m diffusion_jax.interop.features inception weights.pth out.safetensors
 
-reads a file of weights, says what it is, and writes it as safetensors, which
-need no torch.
+checks a file of weights and converts it to safetensors, which is read without
+torch.
 """
 
 import dataclasses
@@ -12,14 +12,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion_jax.interop import dinov2, inception
-from diffusion_jax.interop.files import find, read_tensors, write_safetensors
+from diffusion_jax.interop.files import read_tensors, write_safetensors
+from diffusion_jax.interop.names import Params, require
 from diffusion_jax.networks import (
   dinov2 as dinov2_network,
   inception as inception_network,
@@ -27,7 +27,7 @@ from diffusion_jax.networks import (
 
 Array = jax.Array
 
-# The folder or file that is read if no path is given.
+# The environment variable with the folder or file that is read by default.
 VARIABLE = 'DIFFUSION_JAX_WEIGHTS'
 NAMES = {'inception': inception, 'dinov2': dinov2}
 
@@ -36,14 +36,14 @@ NAMES = {'inception': inception, 'dinov2': dinov2}
 class Features:
   """Computes features of images uint8 [N, H, W, 3 or 1], 0..255.
 
-  Called, it returns a dict of float32 arrays by name: 'features' [N, D], and
-  what else the network has. compute: (params, images [B, H, W, C]) -> this dict
-  of a batch. protocol: what a figure has to report of the features: name,
+  A call returns float32 arrays by name: 'features' [N, D], and the network's
+  other outputs. compute: (params, images [B, H, W, C]) -> the arrays of a
+  batch. protocol: what to report with every figure: the features' name, the
   preprocessing, and the SHA-256 of the file of weights.
   """
 
-  compute: Callable[[Any, Array], dict[str, Array]]
-  params: Any
+  compute: Callable[[Params, Array], dict[str, Array]]
+  params: Params
   protocol: dict[str, str]
   batch_size: int = 64
 
@@ -58,9 +58,9 @@ class Features:
   def stream(
     self, batches: Iterable[np.ndarray]
   ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the features of each batch, of batch_size images or fewer.
+    """Yields the features of each batch of at most batch_size images.
 
-    The device computes a batch while that before is fetched and used.
+    The device computes a batch while the one before is fetched and used.
     """
     pending = None
     for batch in batches:
@@ -73,7 +73,7 @@ class Features:
       yield _fetch(*pending)
 
   def _start(self, batch):
-    # Every batch has one size, so that the network is compiled once.
+    # All batches have one size, so that the network is compiled once.
     rest = self.batch_size - len(batch)
     if rest:
       batch = np.concatenate([batch, np.repeat(batch[-1:], rest, axis=0)])
@@ -87,15 +87,15 @@ def load_features(
 ) -> Features:
   """Returns the features of 'inception' or 'dinov2' with weights from a file.
 
-  path: a file, or a folder that has it under its published name; the
-  environment variable DIFFUSION_JAX_WEIGHTS by default. All devices of this
-  process share a batch if their number divides its size. Matrix products have
-  full float32 precision. Raises ValueError, with the names of the files and
-  projects, if there is no such file.
+  path: a file, or a folder with the file under its published name; by default
+  the value of the environment variable DIFFUSION_JAX_WEIGHTS. All devices of
+  this process share a batch if their number divides its size. Matrix products
+  have full float32 precision. Raises ValueError, with the names of the files
+  and projects, if the file does not exist.
   """
   file = find_weights(name, path)
   if name == 'inception':
-    network: Any = inception_network.Inception()
+    network = inception_network.Inception()
     params = inception.read_params(file)
     preprocess = inception_network.preprocess
     title = 'Inception 2015-12-05'
@@ -120,37 +120,37 @@ def load_features(
 
 def find_weights(name: str, path: str | Path | None = None) -> Path:
   """Returns the file of weights for the features `name`, see load_features."""
-  if name not in NAMES:
-    raise ValueError(f'features {name!r} are not one of {", ".join(NAMES)}')
-  kind = NAMES[name]
-  given = path or os.environ.get(VARIABLE)
-  if not given:
-    raise ValueError(
-      f'features {name!r} need a file of weights: {kind.WHERE}; give its path '
-      f'as weights, or its folder in the environment variable {VARIABLE}'
-    )
-  found = Path(given)
-  try:
-    found = find(found, kind.FILES) if found.is_dir() else found
-  except ValueError as error:
-    raise ValueError(f'{error}: features {name!r} need {kind.WHERE}') from error
-  if not found.is_file():
-    raise ValueError(
-      f'there is no {found}: features {name!r} need {kind.WHERE}'
-    )
-  return found
+  known = ', '.join(NAMES)
+  require(name in NAMES, f'features {name!r} are not one of {known}')
+  kind, given = NAMES[name], path or os.environ.get(VARIABLE, '')
+  need = f'features {name!r} need {kind.WHERE}'
+  require(
+    bool(given),
+    f'{need}: give the path of the file as weights, or its folder in the '
+    f'environment variable {VARIABLE}',
+  )
+  file = Path(given)
+  if file.is_dir():
+    present = [file / part for part in kind.FILES if (file / part).is_file()]
+    file = present[0] if present else file
+  require(
+    file.is_file(), f'{given} is neither a file nor a folder with it: {need}'
+  )
+  return file
 
 
 def check_images(images: np.ndarray) -> None:
   """Raises ValueError unless these are uint8 [N, H, W, 3 or 1], N > 0."""
   shape = np.shape(images)
-  if len(shape) != 4 or shape[-1] not in (1, 3) or not all(shape):
-    raise ValueError(f'images are [N, H, W, 3 or 1], not {list(shape)}')
-  if images.dtype != np.uint8:
-    raise ValueError(
-      f'features are those of uint8 images, 0..255, not of {images.dtype}: '
-      'quantise once, round(clip((x + 1) 127.5, 0, 255))'
-    )
+  require(
+    len(shape) == 4 and shape[-1] in (1, 3) and all(shape),
+    f'images must be [N, H, W, 3 or 1], not {list(shape)}',
+  )
+  require(
+    images.dtype == np.uint8,
+    f'features need uint8 images, 0..255, not {images.dtype}: quantise once, '
+    'round(clip((x + 1) 127.5, 0, 255))',
+  )
 
 
 def sha256(path: str | Path) -> str:
@@ -169,7 +169,7 @@ def _fetch(features, count):
 
 
 def main(name: str, source: str, target: str | None = None) -> None:
-  """Checks a file of weights, and writes it as safetensors."""
+  """Checks a file of weights and converts it to safetensors."""
   try:
     path = find_weights(name, source)
     if name == 'inception':

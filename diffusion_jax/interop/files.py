@@ -1,16 +1,15 @@
-"""Files of weights, read without running anything that is in them.
+"""Files of weights, read without running code that they may contain.
 
-The kind of a file is recognised by its first bytes, whatever its name is. Every
-mistake is a ValueError of one line that names the file.
+The first bytes of a file say what kind it is, not its name. Every error is a
+ValueError of one line that names the file.
 """
 
 import contextlib
 import json
 import os
-import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ import numpy as np
 import safetensors.numpy
 from flax import serialization
 from safetensors import SafetensorError, safe_open
+
+from diffusion_jax.interop.names import require
 
 INDEX = '.index.json'  # of a safetensors file in several parts
 _ZIP = b'PK\x03\x04'
@@ -30,33 +31,31 @@ _TORCH = 0x1950A86A20F9469CFC6C.to_bytes(10, 'little')  # before torch 1.6
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
   """Returns all arrays of a file by their names, as they are stored.
 
-  A file of safetensors, or the index (*.index.json) of one in parts; .npz;
+  The file may be safetensors, or the index (*.index.json) of one in parts; npz;
   PyTorch's .bin, .pt, .pth or .ckpt, which need torch; Flax's msgpack. Names of
-  nested dicts and lists are joined by '/', as 'ema/shadow_params/0'. Numbers of
-  16 bits stay so: `names.read` makes them float32. Raises ValueError in one
-  line for a file that is cut, holds code, or is of none of these kinds.
+  nested dicts and lists are joined by '/', as 'ema/shadow_params/0'. 16-bit
+  numbers keep their type: `names.read` makes them float32. Raises ValueError in
+  one line for a file that is cut, contains code, or is of another kind.
   """
   path = Path(path)
-  try:
-    if path.name.endswith(INDEX):
-      return _read_parts(path)
+  if path.name.endswith(INDEX):
+    return _read_parts(path)
+  with reading(path, 'weights'):
     kind = kind_of(path)
-  except OSError as error:
-    raise ValueError(f'{path} cannot be read: {error.strerror}') from error
   return _READERS[kind](path)
 
 
 def kind_of(path: str | Path) -> str:
   """Returns safetensors, npz, torch, pickle, or msgpack for any other file.
 
-  It is decided by the first bytes of the file. The name of the file decides
-  only if these say nothing. Raises OSError.
+  The first bytes of the file decide, and its name only if they could be of
+  several kinds. Raises OSError.
   """
   path = Path(path)
   with path.open('rb') as file:
     start = file.read(32)
-  # A safetensors file begins with the length of its header. These 8 bytes can
-  # be those of any other kind, so the header, which is JSON, is sought first.
+  # A safetensors file begins with the length of its header. These 8 bytes
+  # may look like any other kind, so look for the header, which is JSON, first.
   length = int.from_bytes(start[:8], 'little')
   if start[8:9] == b'{' and length <= _MOST_HEADER:
     return 'safetensors'
@@ -70,28 +69,43 @@ def kind_of(path: str | Path) -> str:
 
 
 def check_kind(path: str | Path) -> None:
-  """Raises ValueError in one line for a file that cannot be one of weights."""
-  if kind_of(path) in ('pickle', 'msgpack'):  # Others are known by their start.
+  """Raises ValueError in one line for a file that cannot contain weights."""
+  if kind_of(path) in ('pickle', 'msgpack'):  # The start tells the others.
     read_tensors(path)
 
 
-class Lazy(Mapping):
-  """Holds the tensors of a safetensors file, which are read when they are used.
+@contextlib.contextmanager
+def reading(path: str | Path, kind: str) -> Iterator[None]:
+  """Makes every error within it a ValueError of one line that names the file.
 
-  rename: a tensor's name -> the name that it is found by here.
+  kind: what the file should contain, such as 'npz'.
+  """
+  try:
+    yield
+  except Exception as error:  # Every library has several of its own.
+    raise ValueError(
+      f'{path} cannot be read as {kind}: {_brief(path, error)}'
+    ) from error
+
+
+class Lazy(Mapping):
+  """Holds the tensors of a safetensors file and reads each one when it is used.
+
+  rename: a tensor's name in the file -> its name here.
   """
 
   def __init__(
     self, path: Path, rename: Callable[[str], str] = lambda name: name
   ):
     self.path = path
-    with _reading_safetensors(path):
+    with reading(path, 'safetensors'):
       self.file = safe_open(path, framework='numpy', backend='pread')
       self.names = {rename(name): name for name in self.file.keys()}
 
   def __getitem__(self, name):
-    with _reading_safetensors(self.path):
-      return self.file.get_tensor(self.names[name])
+    stored = self.names[name]  # KeyError for an unknown name, as in any mapping
+    with reading(self.path, 'safetensors'):
+      return self.file.get_tensor(stored)
 
   def __iter__(self):
     return iter(self.names)
@@ -103,9 +117,9 @@ class Lazy(Mapping):
 def open_tensors(
   path: str | Path, rename: Callable[[str], str] = lambda name: name
 ) -> Mapping[str, np.ndarray]:
-  """Returns `read_tensors` with other names, of safetensors without memory.
+  """Returns the tensors of a file; safetensors files as `Lazy`.
 
-  rename: a tensor's name -> the name that it gets.
+  rename: a tensor's name in the file -> its name here.
   """
   path = Path(path)
   if path.suffix == '.safetensors':
@@ -114,39 +128,34 @@ def open_tensors(
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-  """Returns the texts that a safetensors file holds beside its tensors."""
-  with _reading_safetensors(path):
+  """Returns the metadata of a safetensors file, strings by name."""
+  with reading(path, 'safetensors'):
     with safe_open(path, framework='numpy', backend='pread') as file:
       return file.metadata() or {}
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-  """Returns the object that a JSON file holds; ValueError otherwise."""
-  path = Path(path)
-  try:
-    found = json.loads(path.read_text())
-  except OSError as error:
-    raise ValueError(f'{path} cannot be read: {error.strerror}') from error
-  except ValueError as error:
-    raise ValueError(f'{path} is no JSON file: {error}') from error
-  if not isinstance(found, dict):
-    raise ValueError(f'{path} holds a {type(found).__name__}, not an object')
-  return found
+  """Returns the object that a JSON file contains; ValueError otherwise."""
+  with reading(path, 'JSON'):
+    content = json.loads(Path(path).read_text())
+  kind = type(content).__name__
+  require(isinstance(content, dict), f'{path} contains a {kind}, not an object')
+  return content
 
 
-def find(folder: str | Path, names: Iterable[str]) -> Path:
+def find(folder: str | Path, names: Sequence[str]) -> Path:
   """Returns the first of `names` that is in the folder, or ValueError."""
-  names = list(names)
-  for name in names:
-    if (Path(folder) / name).is_file():
-      return Path(folder) / name
-  raise ValueError(f'{folder} has none of {", ".join(names)}')
+  paths = [Path(folder) / name for name in names]
+  present = [path for path in paths if path.is_file()]
+  expected = ', '.join(names)
+  require(bool(present), f'{folder} does not contain any of {expected}')
+  return present[0]
 
 
 def write_safetensors(
   path: str | Path, tensors: Mapping[str, np.ndarray], **metadata: str
 ) -> None:
-  """Writes arrays by names, contiguous ones, whole or not at all.
+  """Writes contiguous arrays by name: the whole file, or none of it.
 
   Raises OSError where that is not possible, as on a full disk.
   """
@@ -157,132 +166,95 @@ def write_safetensors(
     safetensors.numpy.save_file(dict(tensors), draft, metadata or None)
   except SafetensorError as error:
     draft.unlink(missing_ok=True)
-    raise OSError(f'{path} cannot be written: {_brief(error)}') from error
-  draft.chmod(mode)  # Its own files are for their owner alone.
+    raise OSError(f'{path} cannot be written: {_brief(path, error)}') from error
+  draft.chmod(mode)  # The library's files are readable by their owner only.
   draft.replace(path)
 
 
 def flatten(tree: Any, prefix: str = '') -> dict[str, np.ndarray]:
   """Returns the arrays and numbers of nested dicts and lists by name."""
-  if isinstance(tree, Mapping):
-    items = [(str(name), value) for name, value in tree.items()]
-  elif isinstance(tree, list | tuple):
-    items = [(str(i), value) for i, value in enumerate(tree)]
-  elif isinstance(tree, np.ndarray | np.generic | bool | int | float):
+  if isinstance(tree, list | tuple):
+    tree = dict(enumerate(tree))
+  if isinstance(tree, np.ndarray | np.generic | bool | int | float):
     return {prefix: np.asarray(tree)}
-  else:  # texts and None are no weights
-    return {}
-  found = {}
-  for name, value in items:
-    found |= flatten(value, f'{prefix}/{name}' if prefix else name)
-  return found
+  arrays = {}
+  if isinstance(tree, Mapping):  # Strings and None are not weights.
+    for name, value in tree.items():
+      arrays |= flatten(value, f'{prefix}/{name}' if prefix else str(name))
+  return arrays
 
 
 def _read_safetensors(path):
-  with _reading_safetensors(path):
+  with reading(path, 'safetensors'):
     # Read, not mapped: pages of a mapped file would count twice.
     return safetensors.numpy.load_file(path, backend='pread')
-
-
-@contextlib.contextmanager
-def _reading_safetensors(path):
-  try:
-    yield
-  except (AttributeError, TypeError) as error:  # 8 bits and less
-    raise ValueError(
-      f'{path} holds numbers of a kind that NumPy does not have ({error})'
-    ) from error
-  except (SafetensorError, OSError, ValueError) as error:
-    raise ValueError(
-      f'{path} is no whole safetensors file: {_brief(error)}'
-    ) from error
 
 
 def _read_parts(path):
   parts = read_json(path).get('weight_map')
   if not isinstance(parts, dict) or not parts:
-    raise ValueError(f'{path} has no weight_map, the list of the parts')
+    raise ValueError(f'{path} does not contain weight_map, the list of parts')
   tensors: dict[str, np.ndarray] = {}
   for name in sorted({str(part) for part in parts.values()}):
-    if os.path.basename(name) != name:
-      raise ValueError(f'{path} names {name!r}, which is in another folder')
+    inside = os.path.basename(name) == name
+    require(inside, f'{path} names {name!r}, which is in another folder')
     tensors |= _read_safetensors(path.with_name(name))
   missing = [name for name in parts if name not in tensors]
-  if missing:
-    raise ValueError(f'{path}: {missing[0]} is in none of the parts')
+  require(not missing, f'{path}: {"".join(missing[:1])} is not in any part')
   return tensors
 
 
 def _read_npz(path):
-  try:
-    # Opened here, because NumPy leaves the file of a damaged archive open.
-    with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
+  # Opened here, because NumPy leaves the file of a damaged archive open.
+  with reading(path, 'npz'), path.open('rb') as file:
+    with np.load(file, allow_pickle=False) as arrays:
       return {name: arrays[name] for name in arrays.files}
-  except Exception as error:  # zlib, zipfile and NumPy have one each
-    raise ValueError(
-      f'{path} is not a whole npz file, nor a file of PyTorch: {_brief(error)}'
-    ) from error
 
 
 def _read_msgpack(path):
-  try:
-    found = serialization.msgpack_restore(path.read_bytes())
-  except Exception as error:  # msgpack, NumPy and Flax have several
-    raise ValueError(
-      f'{path} is no file of weights: not safetensors, npz, PyTorch, nor a '
-      'whole msgpack'
-    ) from error
-  if not isinstance(found, dict):
-    raise ValueError(
-      f'{path} is no file of weights: not safetensors, npz, PyTorch, nor '
-      'msgpack of a dict'
-    )
-  return found
+  with reading(path, 'weights (safetensors, npz, PyTorch or msgpack)'):
+    tree = serialization.msgpack_restore(path.read_bytes())
+    require(isinstance(tree, dict), 'its msgpack is not a dict')
+    return flatten(tree)
 
 
 def _is_torch(path):
-  # Both are zip archives; the names of their members are in the clear.
+  # Both are zip archives; the names of their members are not compressed.
   try:
     with zipfile.ZipFile(path) as archive:
       return any(n.endswith('data.pkl') for n in archive.namelist())
   except (zipfile.BadZipFile, OSError):
-    return False  # It is cut, and `_read_npz` says so.
+    return False  # It is cut; `_read_npz` reports it.
 
 
 def _refuse_pickle(path):
   raise ValueError(
-    f'{path} begins as a pickle does, and torch.save did not write it: pickles '
-    'are not read, because they can run code. Nothing of it was run'
+    f'{path} is a pickle that torch.save did not write: pickles are not read, '
+    'because they can run code. Nothing in it was run'
   )
 
 
-def _load_torch(path):
-  # weights_only: tensors, numbers and containers, and nothing that is called.
+def _read_torch(path):
   try:
     import torch  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise ValueError(
-      f'{path} is a file of PyTorch: pip install torch, which reads it; '
-      'safetensors need none'
+      f'{path} is a PyTorch file, which needs torch: run pip install torch, or '
+      'give a safetensors file'
     ) from error
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # it is refused, or not
-      found = torch.load(path, map_location='cpu', weights_only=True)
-  except pickle.UnpicklingError as error:
-    raise ValueError(
-      f'{path} was not read: it is cut, or a pickle of more than weights, '
-      f'which would run code ({_reason(error)}). Nothing of it was run'
-    ) from error
-  except Exception as error:  # torch has RuntimeError, EOFError and others
-    raise ValueError(f'{path} is no whole file: {_brief(error)}') from error
-  return _to_numpy(found, torch)
+  # weights_only: tensors, numbers and containers; nothing is called.
+  kind = 'PyTorch weights without code (nothing in it was run)'
+  with reading(path, kind), warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # Errors say all that the user needs.
+    return flatten(
+      _to_numpy(torch.load(path, map_location='cpu', weights_only=True), torch)
+    )
 
 
 def _to_numpy(tree, torch):
   if isinstance(tree, torch.Tensor):
     tree = tree.detach()
-    if tree.dtype == torch.bfloat16:  # NumPy has it through jax only
+    if tree.dtype == torch.bfloat16:  # NumPy has it through jax only.
       return tree.view(torch.int16).numpy().view(jnp.bfloat16)
     return tree.numpy()
   if isinstance(tree, Mapping):
@@ -295,18 +267,16 @@ def _to_numpy(tree, torch):
 _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
   'safetensors': _read_safetensors,
   'npz': _read_npz,
-  'torch': lambda path: flatten(_load_torch(path)),
+  'torch': _read_torch,
   'pickle': _refuse_pickle,
-  'msgpack': lambda path: flatten(_read_msgpack(path)),
+  'msgpack': _read_msgpack,
 }
 
 
-def _reason(error):
-  # torch explains at length; what was refused is in a line of its own.
-  lines = [line.strip() for line in str(error).splitlines()]
+def _brief(path, error):
+  # torch explains at length; the refused object is in a line of its own.
+  message = getattr(error, 'strerror', None) or str(error)
+  lines = [line.strip() for line in message.strip().splitlines()]
   refused = [line for line in lines if line.startswith(('Trying', 'Unsupp'))]
-  return (refused or ['weights only'])[0].rstrip('.')
-
-
-def _brief(error):
-  return str(error).strip().partition('\n')[0][:200]
+  first = (refused or lines or [type(error).__name__])[0]
+  return first.removeprefix(f'{path} ').rstrip('.')

@@ -1,6 +1,6 @@
-"""The constants of a TensorFlow graph (GraphDef), read without TensorFlow.
+"""Reads the constants of a TensorFlow graph (GraphDef) without TensorFlow.
 
-The file is a protocol buffer: data only, nothing of it is run. Its messages are
+The file is a protocol buffer, which contains data only. Its messages are
 declared here with the few fields that are read; protobuf skips the others.
 """
 
@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_jax.interop.files import reading
+
 _FLOAT = 1  # DT_FLOAT of tensorflow/core/framework/types.proto
-# name of a message: {field: (number, type, repeated)}, as in tensorflow's
+# {name of a message: {field: (number, type, repeated)}}, as in TensorFlow's
 # graph.proto, node_def.proto, attr_value.proto, tensor.proto and
 # tensor_shape.proto. A map is a repeated message of key and value.
 _MESSAGES = {
@@ -35,45 +37,36 @@ _MESSAGES = {
 
 
 def is_graph(path: str | Path) -> bool:
-  """Returns whether a file starts as a GraphDef does: with a node's name."""
+  """Returns whether a file starts like a GraphDef, with the name of a node."""
   with Path(path).open('rb') as file:
     start = file.read(16)
-  # Field 1, a message; within its first bytes its own field 1, a text.
-  # Files of safetensors have '{' at byte 8, and may begin with any byte.
+  # Field 1 is a message, which soon has its own field 1, a string. safetensors
+  # files may begin with the same bytes, but have '{' at byte 8.
   return start[:1] == b'\n' and b'\n' in start[2:6] and start[8:9] != b'{'
 
 
 def read_constants(path: str | Path) -> dict[str, np.ndarray]:
   """Returns the float32 constants of a GraphDef by the names of their nodes.
 
-  Raises ValueError for a file that is no whole GraphDef.
+  Raises ValueError for a file that is not a complete GraphDef.
   """
-  from google.protobuf.message import DecodeError
-
-  graph = _messages()['Graph']()
-  try:
+  with reading(path, 'a TensorFlow graph (GraphDef)'):
+    graph = _messages()['Graph']()
     graph.ParseFromString(Path(path).read_bytes())
-  except (DecodeError, OSError) as error:
-    raise ValueError(f'{path} is no whole GraphDef: {error}') from error
-  constants = {}
-  for node in graph.node:
-    if node.op != 'Const':
-      continue
-    for attribute in node.attr:
-      tensor = attribute.value.tensor
-      if attribute.key == 'value' and tensor.dtype == _FLOAT:
-        try:
-          constants[node.name] = _to_array(tensor)
-        except ValueError as error:
-          raise ValueError(f'{path}: {node.name}: {error}') from error
-  return constants
+    return {
+      node.name: _to_array(attribute.value.tensor)
+      for node in graph.node
+      for attribute in node.attr
+      if node.op == 'Const' and attribute.key == 'value'
+      if attribute.value.tensor.dtype == _FLOAT
+    }
 
 
 def _to_array(tensor):
   shape = [dim.size for dim in tensor.tensor_shape.dim]
   if tensor.tensor_content:
     return np.frombuffer(tensor.tensor_content, '<f4').reshape(shape)
-  # A short list is continued by its last number.
+  # The last number of a short list stands for all that follow.
   values = np.array(tensor.float_val or [0.0], np.float32)
   rest = max(0, int(np.prod(shape)) - len(values))
   return np.pad(values, (0, rest), mode='edge').reshape(shape)
@@ -81,7 +74,7 @@ def _to_array(tensor):
 
 @functools.cache
 def _messages() -> dict[str, Any]:
-  """Returns a class for each message, in a pool that nothing else uses."""
+  """Returns a class for each message, in a separate pool."""
   from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
   file = descriptor_pb2.FileDescriptorProto(

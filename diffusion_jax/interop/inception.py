@@ -1,6 +1,6 @@
-"""Weights of the Inception network of FID, from the files that others publish.
+"""Weights of the Inception network of FID, from published files.
 
-They are one set of weights in two layouts: TensorFlow's graph
+The same weights are published in two layouts: TensorFlow's graph
 (classify_image_graph_def.pb) and PyTorch's (pytorch-fid, torch-fidelity).
 """
 
@@ -11,9 +11,18 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from diffusion_jax.interop.files import read_tensors
+from diffusion_jax.interop.files import read_tensors, reading
 from diffusion_jax.interop.graphdef import is_graph, read_constants
-from diffusion_jax.interop.names import CONV, LINEAR, SAME, Entry, read, write
+from diffusion_jax.interop.names import (
+  CONV,
+  LINEAR,
+  SAME,
+  Entry,
+  Params,
+  Tensors,
+  read,
+  write,
+)
 from diffusion_jax.networks.inception import SIDE, Inception
 
 FILES = (
@@ -35,7 +44,7 @@ _STEM = {
   'Conv2d_3b_1x1': 'conv_3',
   'Conv2d_4a_3x3': 'conv_4',
 }
-# Blocks of TensorFlow's graph are mixed, mixed_1, ..., mixed_10.
+# The blocks of TensorFlow's graph are mixed, mixed_1, ..., mixed_10.
 _BLOCKS = ('5b', '5c', '5d', '6a', '6b', '6c', '6d', '6e', '7a', '7b', '7c')
 _BRANCH = re.compile(r'Mixed_(\w+)\.branch_?(\d[^_]*|pool)_?(\d?)([ab]?)')
 _TOWERS = {
@@ -48,7 +57,8 @@ _TOWERS = {
   '7x7x3': 'tower_1/',
   'pool': 'tower_2/',
 }
-# The block of 35x35 to 17x17 has a branch of one convolution, and no pool's.
+# The block from 35x35 to 17x17 has a branch with one convolution, and its pool
+# has no weights.
 _TOWERS_6A = {'3x3': '', '3x3dbl': 'tower/'}
 _NORM_TORCH = {
   'scale': 'weight',
@@ -66,54 +76,51 @@ _NORM_TENSORFLOW = {
 
 def torch_entries() -> list[Entry]:
   """Returns the table of names of pytorch-fid and torch-fidelity."""
-  entries = [Entry('fc/kernel', 'fc.weight', LINEAR)]
-  for unit in _units():
-    entries.append(Entry(f'{unit}/kernel', f'{unit}.conv.weight', CONV))
-    for ours, theirs in _NORM_TORCH.items():
-      entries.append(Entry(f'{unit}/{ours}', f'{unit}.bn.{theirs}', SAME))
-  return entries
+  return [
+    Entry('fc/kernel', 'fc.weight', LINEAR),
+    *(
+      Entry(f'{unit}/kernel', f'{unit}.conv.weight', CONV) for unit in _units()
+    ),
+    *(
+      Entry(f'{unit}/{ours}', f'{unit}.bn.{theirs}', SAME)
+      for unit in _units()
+      for ours, theirs in _NORM_TORCH.items()
+    ),
+  ]
 
 
 def tensorflow_entries() -> list[Entry]:
   """Returns the table of names of TensorFlow's graph."""
-  entries = [Entry('fc/kernel', 'softmax/weights', SAME)]
-  for unit in _units():
-    scope = _scope(unit)
-    entries.append(Entry(f'{unit}/kernel', f'{scope}/conv2d_params', SAME))
-    for ours, theirs in _NORM_TENSORFLOW.items():
-      theirs = f'{scope}/batchnorm/{theirs}'
-      entries.append(Entry(f'{unit}/{ours}', theirs, SAME))
-  return entries
+  parts = {'kernel': 'conv2d_params'} | {
+    ours: f'batchnorm/{theirs}' for ours, theirs in _NORM_TENSORFLOW.items()
+  }
+  return [
+    Entry('fc/kernel', 'softmax/weights', SAME),
+    *(
+      Entry(f'{unit}/{ours}', f'{_scope(unit)}/{theirs}', SAME)
+      for unit in _units()
+      for ours, theirs in parts.items()
+    ),
+  ]
 
 
-def read_params(path: str | Path) -> dict:
-  """Returns the parameters of `Inception` from a file, of FILES or renamed.
+def read_params(path: str | Path) -> Params:
+  """Returns the parameters of `Inception` from a file, under any name.
 
-  A GraphDef is read as it is; .pth, which needs torch, and safetensors have the
+  The file may be a GraphDef, .pth, which needs torch, or safetensors with the
   names of pytorch-fid and torch-fidelity. Raises ValueError in one line for
   another file.
   """
   return read_both(path)[0]
 
 
-def read_both(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
-  """Returns the parameters, and all weights by the names of PyTorch's."""
-  try:
+def read_both(path: str | Path) -> tuple[Params, Tensors]:
+  """Returns the parameters, and all weights by their names in PyTorch."""
+  with reading(path, f'the Inception network of 2015-12-05, {WHERE}'):
     graph = is_graph(path)
-  except OSError as error:
-    raise ValueError(f'{path} cannot be read: {error.strerror}') from error
-  try:
     tensors = read_constants(path) if graph else read_tensors(path)
-  except ValueError as error:
-    raise ValueError(f'{error}; Inception needs {WHERE}') from error
-  entries = tensorflow_entries() if graph else torch_entries()
-  try:
+    entries = tensorflow_entries() if graph else torch_entries()
     params = read(entries, tensors, _shapes(), _ignored)
-  except ValueError as error:
-    raise ValueError(
-      f'{path} has not the weights of the Inception network of 2015-12-05, '
-      f'which are in {WHERE}: {error}'
-    ) from error
   if graph:
     bias = {'fc.bias': tensors['softmax/biases']}
     tensors = write(torch_entries(), params) | bias
@@ -121,15 +128,13 @@ def read_both(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def _ignored(name):
-  # The logits are without bias, num_batches_tracked counts training steps, and
-  # the other constants of the graph, scalars or shapes, are part of `Inception`
-  # and of `preprocess`.
+  # The logits have no bias, num_batches_tracked counts training steps, and the
+  # other constants of the graph, scalars or shapes, are part of `Inception` and
+  # of `preprocess`.
   parameter = 'softmax/weights', 'conv2d_params', 'batchnorm/'
   torch = '.weight', '.bias', '.running_mean', '.running_var'
-  if name in ('softmax/biases', 'fc.bias'):
-    return True
   used = name.endswith(torch) or any(p in name for p in parameter)
-  return not used
+  return not used or name in ('softmax/biases', 'fc.bias')
 
 
 @functools.cache
@@ -147,12 +152,12 @@ def _scope(unit):
   # 'Mixed_5b.branch3x3dbl_2' -> 'mixed/tower_1/conv_1'
   if unit in _STEM:
     return _STEM[unit]
-  found = _BRANCH.fullmatch(unit)
-  assert found
-  block, kind, step, part = found.groups()
+  match = _BRANCH.fullmatch(unit)
+  assert match
+  block, kind, step, part = match.groups()
   scope = (_TOWERS_6A if block == '6a' else _TOWERS)[kind]
   number = int(step or 1) - 1
-  if part:  # two convolutions beside one another
+  if part:  # two parallel convolutions
     scope, number = f'{scope}mixed/', 'ab'.index(part)
   index = _BLOCKS.index(block)
   mixed, conv = (f'{name}_{i}' if i else name for name, i in (

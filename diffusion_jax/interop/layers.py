@@ -1,24 +1,31 @@
-"""Tables of names made of layers: a convolution here is a convolution there."""
+"""Tables of names as lists of layers: a convolution is one row, not two."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from flax import traverse_util
 
-from diffusion_jax.interop.names import CONV, LINEAR, SAME, Entry, Rule
+from diffusion_jax.interop.names import (
+  CONV,
+  LINEAR,
+  SAME,
+  Entry,
+  Params,
+  Rule,
+)
 
 
 class Kind(NamedTuple):
-  """How a project stores a kind of layer: its names and rules, by our leaf."""
+  """Names and rules by which a project stores a kind of layer, by our leaf."""
 
   leaves: dict[str, tuple[str, Rule]]
   separator: str = '.'
 
 
 class Layer(NamedTuple):
-  """A layer: its path in our parameters, its path there, and its kind."""
+  """One layer: its path in our parameters, its path there, and its kind."""
 
   ours: str
   theirs: str
@@ -30,15 +37,12 @@ Patterns = Mapping[str, tuple[str, Kind | Sequence[Layer]]]
 
 
 def torch_layer(kernel: Rule) -> Kind:
-  """Returns how PyTorch stores a layer with a kernel and a bias."""
+  """Returns the kind of a PyTorch layer with a kernel and a bias."""
   return Kind({'kernel': ('weight', kernel), 'bias': ('bias', SAME)})
 
 
 class Style(NamedTuple):
-  """How a project stores the layers of a residual block.
-
-  pointwise: a 1x1 convolution.
-  """
+  """The kinds of layers in a residual block; pointwise: a 1x1 convolution."""
 
   conv: Kind
   linear: Kind
@@ -62,15 +66,15 @@ def _swap_halves(x):
   return np.concatenate([x[half : 2 * half], x[:half], x[2 * half :]])
 
 
-# PyTorch's Linear of waves that are in the other order, [sin, cos] or [cos,
-# sin], than ours.
+# PyTorch's Linear of sinusoids in the other order than ours: [sin, cos] in
+# place of [cos, sin], or the reverse.
 TORCH_SWAPPED = torch_layer(
   Rule(lambda x: _swap_halves(x.T), lambda x: _swap_halves(x).T)
 )
 
 
-def entries(layers: Iterable[Layer], params: Any) -> list[Entry]:
-  """Returns the table of names of the leaves of layers that `params` has.
+def entries(layers: Iterable[Layer], params: Params) -> list[Entry]:
+  """Returns the table of names of all leaves of the layers.
 
   params: our parameters, or their shapes. A layer that our network does not
   have, such as the shortcut of a block that keeps its width, is left out.
@@ -97,7 +101,7 @@ def resnet_block(
   conv_2: str,
   shortcut: str,
 ) -> tuple[Layer, ...]:
-  """Returns the layers of `ResnetBlock` with their names there."""
+  """Returns the layers of our `ResnetBlock` with their names there."""
   return (
     Layer('norm_1', norm_1, style.norm),
     Layer('conv_1', conv_1, style.conv),
@@ -109,9 +113,9 @@ def resnet_block(
 
 
 def within(ours: str, theirs: str, layers: Iterable[Layer]) -> Iterator[Layer]:
-  """Yields the layers of a block at its place in both networks.
+  """Yields the layers of a block with their paths in both networks.
 
-  A layer with the path '' is the block itself.
+  ours, theirs: paths of the block. A layer with the path '' is the block.
   """
   for inner, name, kind in layers:
     path = _join(kind.separator, theirs, name)
@@ -120,24 +124,25 @@ def within(ours: str, theirs: str, layers: Iterable[Layer]) -> Iterator[Layer]:
 
 def expand(
   patterns: Patterns,
-  network: Any,
+  num_blocks: int,
+  num_levels: int = 1,
   height: int = 0,
   places: Callable[[int, int], Mapping[str, int]] = lambda level, i: {},
 ) -> list[Layer]:
-  """Returns the layers of a network of levels that patterns stand for.
+  """Returns the layers of a network from patterns of their paths.
 
-  Paths may contain {level}, 0 for the highest resolution, and {i}, the block;
-  a path of ours without them is of the last level, and follows its last block.
-  Their paths may also contain {back}, the level from the lowest resolution,
-  {before}, level - 1, {height} of the images, {side}, {half} and {twice}, the
-  height at the level and those around it, and what places(level, i) returns.
+  Paths may contain {level}, 0 for the highest resolution, and {i}, the block. A
+  path of ours without {level} belongs to the last level, and one without {i}
+  follows the last block. Their paths may also contain {back}, the level counted
+  from the lowest resolution, {before}, level - 1, {height} of the images,
+  {side}, {half} and {twice}, the height at the level and at its neighbours, and
+  the keys of places(level, i).
   """
-  last = len(getattr(network, 'multipliers', (1,))) - 1
+  last = num_levels - 1
   layers: list[Layer] = []
   for ours, (theirs, kind) in patterns.items():
     levels = range(last + 1) if '{level}' in ours else (last,)
-    count = network.num_blocks
-    blocks = range(count + 1) if '{i}' in ours else (count,)
+    blocks = range(num_blocks + 1) if '{i}' in ours else (num_blocks,)
     for level, i in itertools.product(levels, blocks):
       numbers = {
         'level': level,

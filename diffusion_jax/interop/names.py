@@ -13,9 +13,12 @@ from tqdm import tqdm
 
 MOST_NAMES = 10  # in one message
 
+Tensors = Mapping[str, np.ndarray]
+Params = Mapping[str, Any]  # nested dicts of arrays, or of their shapes
+
 
 class Rule(NamedTuple):
-  """How an array is stored: read(theirs) -> ours, write(ours) -> theirs."""
+  """The layout of an array: read(theirs) -> ours, write(ours) -> theirs."""
 
   read: Callable[[np.ndarray], np.ndarray]
   write: Callable[[np.ndarray], np.ndarray]
@@ -46,50 +49,47 @@ CONV = Rule(
 
 def read(
   entries: Iterable[Entry],
-  tensors: Mapping[str, Any],
-  shapes: Any,
+  tensors: Tensors,
+  shapes: Params,
   ignored: Callable[[str], bool] = lambda name: False,
-) -> dict:
-  """Returns our parameters, of the shapes of the tree `shapes`.
+) -> dict[str, Any]:
+  """Returns our parameters, float32, with the shapes of the tree `shapes`.
 
-  Raises ValueError for tensors that are missing, left over (but for `ignored`
-  names) or of another shape, with both shapes, ten names at most, and for
-  numbers that are not real.
+  Raises ValueError, with ten names at most, for tensors that are missing, that
+  the table does not use (except for `ignored` names), of another shape, or
+  whose numbers are not real.
   """
   expected: dict = dict(traverse_util.flatten_dict(shapes, sep='/'))
   entries = list(entries)
   _check_rows(expected, entries)
-  names = [entry.theirs for entry in entries]
-  missing = [name for name in names if name not in tensors]
-  known = set(names)
-  left = [n for n in tensors if n not in known and not ignored(n)]
-  if missing or left:
-    raise ValueError('; '.join(
-      f'{what}: {listed(found)}'
-      for what, found in (('missing', missing), ('not used', left))
-      if found
-    ))  # fmt: skip
-  params, wrong = {}, []
+  used = {entry.theirs: None for entry in entries}
+  refuse(
+    {
+      'missing': [name for name in used if name not in tensors],
+      'not used': [n for n in tensors if n not in used and not ignored(n)],
+    }
+  )
+  params, shaped, typed = {}, [], []
   bar = tqdm(entries, 'reading', unit='tensor', delay=1, disable=None)
   for ours, theirs, rule in bar:
     shape = np.shape(expected[ours])
-    found = array = np.asarray(tensors[theirs])
+    stored = array = np.asarray(tensors[theirs])
     if array.dtype.kind != 'f' and array.dtype.name != 'bfloat16':
-      raise ValueError(f'{theirs} holds {array.dtype}, not real numbers')
+      typed.append(f'{theirs} ({array.dtype})')
+      continue
     try:
       array = rule.read(array)
-    except ValueError:  # it has not the axes of what is stored so
+    except ValueError:  # The rule needs another number of axes.
       pass
     if array.shape != shape:
-      wrong.append(f'{theirs} {found.shape} for {ours} {shape}')
+      shaped.append(f'{theirs} {stored.shape} for {ours} {shape}')
     # A copy: a view would keep all that was read with it.
     params[ours] = np.array(array, np.float32, order='C')
-  if wrong:
-    raise ValueError(f'of another shape: {listed(wrong)}')
+  refuse({'of another shape': shaped, 'not real numbers': typed})
   return traverse_util.unflatten_dict(params, sep='/')
 
 
-def write(entries: Iterable[Entry], params: Any) -> dict[str, np.ndarray]:
+def write(entries: Iterable[Entry], params: Params) -> dict[str, np.ndarray]:
   """Returns tensors by the names of the other project.
 
   Raises ValueError for a parameter that is not in the table.
@@ -107,8 +107,34 @@ def write(entries: Iterable[Entry], params: Any) -> dict[str, np.ndarray]:
 
 def _check_rows(ours, entries):
   absent = set(ours) - {entry.ours for entry in entries}
-  if absent:
-    raise ValueError(f'not in the table of names: {listed(sorted(absent))}')
+  refuse({'not in the table of names': sorted(absent)})
+
+
+def find(tensors: Tensors, name: str) -> np.ndarray:
+  """Returns a tensor by its name; ValueError if it is missing."""
+  refuse({'missing': [] if name in tensors else [name]})
+  return tensors[name]
+
+
+def under(tensors: Tensors, prefix: str) -> dict[str, np.ndarray]:
+  """Returns the tensors whose names begin with a prefix, without the prefix."""
+  return {
+    name.removeprefix(prefix): x
+    for name, x in tensors.items()
+    if name.startswith(prefix)
+  }
+
+
+def refuse(problems: Mapping[str, list[str]]) -> None:
+  """Raises ValueError with the names of each problem, if there are any."""
+  parts = [f'{what}: {listed(n)}' for what, n in problems.items() if n]
+  require(not parts, '; '.join(parts))
+
+
+def require(holds: bool, message: str) -> None:
+  """Raises ValueError with the message if a condition does not hold."""
+  if not holds:
+    raise ValueError(message)
 
 
 def listed(names: Iterable[str]) -> str:

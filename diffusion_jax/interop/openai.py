@@ -5,14 +5,13 @@ noisy classifiers, from the .pt files of their releases or training scripts.
 """
 
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import jax
-import numpy as np
 
+from diffusion_jax.interop import reader
 from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.layers import (
   TORCH,
@@ -23,7 +22,7 @@ from diffusion_jax.interop.layers import (
   expand,
   resnet_block,
 )
-from diffusion_jax.interop.names import LINEAR
+from diffusion_jax.interop.names import LINEAR, Tensors, find
 from diffusion_jax.interop.openai_options import (
   OF_CLASSIFIER,
   OF_UNET,
@@ -33,7 +32,6 @@ from diffusion_jax.interop.openai_options import (
   multipliers,
 )
 from diffusion_jax.interop.options import fields_of
-from diffusion_jax.interop.reader import Imported, Model, facts_of
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.unet import UNet
 
@@ -52,8 +50,8 @@ ATTENTION = (
   Layer('qkv', 'qkv', TORCH_CONV1D),
   Layer('proj_out', 'proj_out', TORCH_CONV1D),
 )
-# Of both networks. {down} and {up} count their input_blocks and output_blocks,
-# {after} what a block has before a change of resolution.
+# The layers of both networks. {down} and {up} count their input_blocks and
+# output_blocks, {after} the modules of a block before a change of resolution.
 LAYERS = {
   'noise_dense_1': ('time_embed.0', TORCH.linear),
   'noise_dense_2': ('time_embed.2', TORCH.linear),
@@ -79,58 +77,50 @@ LAYERS = {
 }
 
 
-def load(path: str | Path, model: str = '', **flags: Any) -> Imported:
-  """Returns the network of a .pt file (or .safetensors, with the same names).
+def load(path: str | Path, model: str = '', **flags: Any) -> reader.Imported:
+  """Returns the network of a .pt file, or .safetensors with the same names.
 
-  model: a name of MODELS, by default that of the file. flags: those of the
-  project's scripts, as in FLAGS, in place of the model's; lists may be texts,
-  '32,16,8'. Raises ValueError for an unknown model or flag, an option that our
-  networks do not have, and tensors that do not fit.
+  model: a name of MODELS; by default the name of the file. flags: flags of the
+  project's scripts, as in FLAGS, which override the model's; lists may be
+  strings, '32,16,8'. Raises ValueError for an unknown model or flag, an option
+  without a counterpart, and tensors that do not fit.
   """
   tensors = read_tensors(path)
   return from_tensors(tensors, model or Path(path).stem, **flags)
 
 
-def from_tensors(
-  tensors: Mapping[str, np.ndarray], model: str, **flags: Any
-) -> Imported:
-  """Returns the network of a state dict; the arguments are those of `load`."""
+def from_tensors(tensors: Tensors, model: str, **flags: Any) -> reader.Imported:
+  """Returns the network of a state dict; the arguments are as for `load`."""
   chosen = choose_flags(model, **flags)
-  return describe(chosen, _num_classes(tensors, chosen)).read(tensors)
-
-
-def _num_classes(tensors, flags):
   # Their scripts know 1000 classes; other numbers come from forks.
-  if flags.classifier:
-    name = 'out.2.c_proj.weight'
-  elif flags.class_cond:
-    name = 'label_emb.weight'
-  else:
-    return 0
-  if name not in tensors:
-    why = 'a classifier' if flags.classifier else 'class_cond=True'
-    raise ValueError(f'no tensor {name}, which {why} needs: other flags?')
-  return len(tensors[name])
+  classes = 0
+  if chosen.classifier or chosen.class_cond:
+    weight = 'out.2.c_proj' if chosen.classifier else 'label_emb'
+    classes = len(find(tensors, f'{weight}.weight'))
+  return describe(chosen, classes).read(tensors)
 
 
-def describe(flags: SimpleNamespace, num_classes: int) -> Model:
+def describe(flags: SimpleNamespace, num_classes: int) -> reader.Model:
   """Returns the network of the flags."""
-  size = image_size(flags)
-  fields = STYLE | {
-    'multipliers': multipliers(flags),
+  size, widths = image_size(flags), multipliers(flags)
+  fields = {
+    **STYLE,
+    'multipliers': widths,
     'qkv': 'new' if flags.use_new_attention_order else 'legacy',
     **fields_of(flags, OF_CLASSIFIER if flags.classifier else OF_UNET),
   }
-  fields['stem_channels'] = int(fields['channels'] * fields['multipliers'][0])
+  fields['stem_channels'] = int(fields['channels'] * widths[0])
   if flags.classifier:
-    fields['head_channels'] = 64  # their EncoderUNetModel has no flag for it
+    fields['head_channels'] = 64  # Their EncoderUNetModel has no flag for it.
   elif flags.num_head_channels == -1:
     fields['num_heads'] = flags.num_heads
   else:
     fields['head_channels'] = flags.num_head_channels
+  sections = _sections(flags, num_classes)
+  network: UNet | NoisyClassifier
   if flags.classifier:
-    network: Any = NoisyClassifier(**fields, num_classes=num_classes)
-    sections: dict[str, Any] = {'objective': {'name': 'classifier'}}
+    network = NoisyClassifier(**fields, num_classes=num_classes)
+    sections['network'] = {'name': 'classifier', **fields}
   else:
     network = UNet(
       **fields,
@@ -138,19 +128,12 @@ def describe(flags: SimpleNamespace, num_classes: int) -> Model:
       out_channels=6 if flags.learn_sigma else 3,
       image_channels=3 if flags.large_size else 0,
     )
-    sections = _diffusion_sections(flags, num_classes)
-  name = 'classifier' if flags.classifier else 'unet'
-  return Model(
-    network,
-    expand(LAYERS, network, places=functools.partial(_places, network, size)),
-    {
-      'network': {'name': name, **fields},
-      **sections,
-      **_schedule_sections(flags),
-    },
-    facts_of((size, size, 3), num_classes),
-    (ENLARGED,) if flags.large_size else (),
-  )
+    sections['network'] = {'name': 'unet', **fields}
+  places = functools.partial(_places, network, size)
+  layers = expand(LAYERS, network.num_blocks, len(widths), places=places)
+  notes = (ENLARGED,) if flags.large_size else ()
+  facts = reader.facts_of((size, size, 3), num_classes)
+  return reader.Model(network, layers, sections, facts, notes)
 
 
 def _places(network, size, level, i):
@@ -163,34 +146,31 @@ def _places(network, size, level, i):
   }
 
 
-def _schedule_sections(flags):
-  # Their linear betas are those of 1000 steps times 1000 / T.
-  name, steps = flags.noise_schedule, flags.diffusion_steps
-  if name == 'linear' and steps != 1000:
-    name = 'rescaled_linear'
-  step = 'rescaled_step' if flags.rescale_timesteps else 'step'
-  return {
-    'schedule': {'name': name, 'num_steps': steps},
-    'noise_input': {'name': step},
+def _sections(f, num_classes) -> reader.Sections:
+  # Their linear betas for T steps are those for 1000 steps times 1000 / T.
+  rescaled = f.noise_schedule == 'linear' and f.diffusion_steps != 1000
+  schedule = 'rescaled_linear' if rescaled else f.noise_schedule
+  sections: reader.Sections = {
+    'schedule': {'name': schedule, 'num_steps': f.diffusion_steps},
+    'noise_input': {'name': 'rescaled_step' if f.rescale_timesteps else 'step'},
   }
-
-
-def _diffusion_sections(f, num_classes):
+  if f.classifier:
+    return sections | {'objective': {'name': 'classifier'}}
   variance = 'fixed_small' if f.sigma_small else 'fixed_large'
   variance = 'learned' if f.learn_sigma else variance
-  conditioning: dict[str, Any] = {'labels': num_classes > 0}
+  conditioning: reader.Sections = {'labels': num_classes > 0}
   if f.large_size:
     factor = f.large_size // f.small_size
     conditioning['image'] = {'name': 'superres', 'factor': factor}
-  objective: dict[str, Any] = {'name': 'denoising'}
+  objective: reader.Sections = {'name': 'denoising'}
   if f.learn_sigma and f.use_kl:
     objective = {'name': 'vlb', 'loss_aware': True}
   elif f.learn_sigma:
-    # Our bound is T times its term at a step. Theirs is that times 1 / 1000 if
-    # it is rescaled, and else the plain term.
+    # Our bound is T times its term at a step. Their bound is the plain term, or
+    # T / 1000 times it if it is rescaled.
     scale = 1000 if f.rescale_learned_sigmas else f.diffusion_steps
     objective = {'name': 'hybrid', 'vlb_weight': 1.0 / scale}
-  return {
+  return sections | {
     'parametrization': {'name': 'x0' if f.predict_xstart else 'eps'},
     'objective': objective,
     'conditioning': conditioning,
@@ -202,16 +182,16 @@ def _diffusion_sections(f, num_classes):
 
 
 ENLARGED = (
-  'the up-sampler was trained with small images enlarged by bilinear '
+  'the up-sampler was trained on small images enlarged by bilinear '
   'interpolation, but conditioning.image=superres repeats their pixels: in '
-  "code, give it cond['image'] = interop.openai.enlarge(small, size)"
+  "code, pass cond['image'] = interop.openai.enlarge(small, size)"
 )
 
 
 def enlarge(low_res: jax.Array, size: int) -> jax.Array:
-  """Returns images as the up-samplers see them: [B, h, h, C] -> [B, H, H, C].
+  """Returns images enlarged for the up-samplers: [B, h, h, C] -> [B, H, H, C].
 
-  Bilinear interpolation between the centres of the pixels, H = size.
+  By bilinear interpolation between the centres of the pixels; H = size.
   """
   shape = (len(low_res), size, size, low_res.shape[-1])
   return jax.image.resize(low_res, shape, 'bilinear', antialias=False)

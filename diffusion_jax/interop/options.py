@@ -6,30 +6,43 @@ from types import SimpleNamespace
 from typing import Any
 
 from diffusion_jax.interop.files import read_json
-from diffusion_jax.interop.names import listed
+from diffusion_jax.interop.names import listed, require
 
-# By option, the values that have a counterpart here; or why the value that it
-# has is without one, '' if it has one.
+Options = Mapping[str, Any]
+# {option: the values that have a counterpart here}; or {option: the reason why
+# its value does not have one, '' if it has one}.
 Allowed = Mapping[str, Collection[Any] | str]
+# {field of ours: its option}, or {field: (option, {its value: ours})}.
+Fields = Mapping[str, str | tuple[str, Mapping[Any, Any]]]
 
 
 def complete(
   of: str,
-  defaults: Mapping[str, Any],
-  given: Mapping[str, Any],
+  defaults: Options,
+  given: Options,
   allowed: Callable[[SimpleNamespace], Allowed] = lambda options: {},
+  fields: Fields | None = None,
 ) -> SimpleNamespace:
   """Returns the options of a network: the given ones, and defaults.
 
-  Where the default is a tuple, a number and a text such as '32,16,8' become
-  one. Raises ValueError for an option that is not in `defaults`, one of another
-  type, and one that `allowed` refuses; `of` names the network in messages.
+  of: name of the network in messages. Raises ValueError for an option that is
+  not in `defaults`, and for a value that `allowed` or `fields` do not have.
   """
   check_known(of, defaults, given)
-  typed = {n: _typed(of, n, x, defaults[n]) for n, x in given.items()}
-  options = SimpleNamespace(**{**defaults, **typed})
-  check(of, vars(options), allowed(options))
+  options = SimpleNamespace(**{**defaults, **given})
+  rows = (_row(row) for row in (fields or {}).values())
+  known = {option: tuple(values) for option, values in rows if values}
+  check(of, vars(options), {**known, **allowed(options)})
   return options
+
+
+def typed(of: str, defaults: Options, given: Options) -> dict[str, Any]:
+  """Returns the given options in the types of the defaults.
+
+  If the default is a tuple, a number or a string such as '32,16,8' becomes
+  one. Raises ValueError for a value of another type.
+  """
+  return {n: _typed(of, n, x, defaults.get(n)) for n, x in given.items()}
 
 
 def check_known(
@@ -37,15 +50,15 @@ def check_known(
 ) -> None:
   """Raises ValueError for given names that are not among the known ones."""
   unknown = [name for name in given if name not in known]
-  if unknown:
-    raise ValueError(
-      f'unknown options of {of}: {listed(unknown)}; known are '
-      f'{", ".join(known) or "none"}'
-    )
+  require(
+    not unknown,
+    f'unknown options of {of}: {listed(unknown)}; known are '
+    f'{", ".join(known) or "none"}',
+  )
 
 
 def check(
-  of: str, options: Mapping[str, Any], allowed: Allowed, where: str = 'here'
+  of: str, options: Options, allowed: Allowed, where: str = 'here'
 ) -> None:
   """Raises ValueError for the first option without a counterpart.
 
@@ -56,43 +69,58 @@ def check(
     if not isinstance(rule, str):
       known = ' or '.join(map(repr, rule))
       reason = '' if options[name] in rule else f'it can be {known}'
-    if reason:
-      raise ValueError(
-        f'{of}: {name}={options[name]!r} has no counterpart {where}: {reason}'
-      )
-
-
-def of_model(
-  models: Mapping[str, dict[str, Any]], name: str, hint: str
-) -> dict[str, Any]:
-  """Returns the options of a published model; ValueError for another name."""
-  if name not in models:
-    raise ValueError(
-      f'the model {name!r} is not one of {", ".join(models)}: {hint}'
+    require(
+      not reason,
+      f'{of}: {name}={options.get(name)!r} has no counterpart {where}: '
+      f'{reason}',
     )
+
+
+def of_model(models: Mapping[str, Options], name: str, hint: str) -> Options:
+  """Returns the options of a published model; ValueError for another name."""
+  known = ', '.join(models)
+  require(name in models, f'the model {name!r} is not one of {known}: {hint}')
   return models[name]
 
 
-def fields_of(
-  options: SimpleNamespace, fields: Mapping[str, str]
-) -> dict[str, Any]:
-  """Returns fields of ours; `fields` has the option for each."""
-  return {ours: getattr(options, theirs) for ours, theirs in fields.items()}
+def fields_of(options: SimpleNamespace, fields: Fields) -> dict[str, Any]:
+  """Returns the fields of our network."""
+  found = {}
+  for ours, row in fields.items():
+    option, values = _row(row)
+    value = getattr(options, option)
+    found[ours] = values[value] if values else value
+  return found
 
 
-def beside(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
+def options_of(network: object, fields: Fields) -> dict[str, Any]:
+  """Returns the options that the fields of our network are there."""
+  found = {}
+  for ours, row in fields.items():
+    option, values = _row(row)
+    value = getattr(network, ours)
+    back = {here: there for there, here in values.items()}
+    found[option] = back.get(value) if values else value
+  return found
+
+
+def _row(row):
+  return (row, {}) if isinstance(row, str) else row
+
+
+def beside(path: str | Path, options: Options) -> dict[str, Any]:
   """Returns the options in the .json file next to weights, and `options`.
 
-  The latter win. Raises ValueError if there is no such file and options have no
+  The latter win. Raises ValueError if the file is missing and options have no
   img_resolution.
   """
   path = Path(path).with_suffix('.json')
   stored = read_json(path) if path.exists() else {}
-  if not stored and 'img_resolution' not in options:
-    raise ValueError(
-      f'{path} is missing: it has the options of the network, and is written '
-      'with the weights (docs/weights.md)'
-    )
+  require(
+    bool(stored) or 'img_resolution' in options,
+    f'{path} is missing: it contains the options of the network, and is '
+    'written together with the weights (docs/weights.md)',
+  )
   return stored | dict(options)
 
 
@@ -117,5 +145,5 @@ def _kind(value):
   if isinstance(value, bool):
     return 'True or False'
   if isinstance(value, str):
-    return 'a text'
+    return 'a string'
   return 'a number' if isinstance(value, int | float) else 'several numbers'

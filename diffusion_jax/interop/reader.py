@@ -1,54 +1,58 @@
-"""Reads the weights of a network of another project into one of ours.
+"""Reads the weights of another project's network into one of ours.
 
-A module for each project says what its options are and what they mean here, and
-how its layers are named, as a `Model`; the rest is done here.
+A module for each project contains its options, what they mean here, and the
+names of its layers, as a `Model`. The rest is the same for all projects.
 """
 
+import functools
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from diffusion_jax.interop import layers, names
 from diffusion_jax.interop.layers import Layer
-from diffusion_jax.interop.names import Entry
+from diffusion_jax.interop.names import Entry, Params, Tensors
+
+Sections = dict[str, Any]  # of a config, such as {'schedule': {'name': ...}}
 
 
 class Imported(NamedTuple):
-  """The weights of another project, as parameters of a network of ours.
+  """The weights of another project, as parameters of our network.
 
-  network: the Flax module; params: its parameters, float32. sections: of a
-  config with this network, such as {'schedule': {'name': 'linear'}}; what they
-  leave out has its default. facts: image_shape, and num_classes if the network
-  sees the class. notes: sentences for the user about what was assumed. more:
-  other branches of the parameters of a run, by name.
+  network: the Flax module; params: its parameters, float32. sections: sections
+  of a config with this network; what they leave out has its default. facts:
+  image_shape, and num_classes if the network sees the class. notes: sentences
+  for the user about what was assumed. more: other branches of the parameters of
+  a run, by name.
   """
 
   network: Any
-  params: Any
-  sections: dict[str, Any]
+  params: Params
+  sections: Sections
   facts: dict[str, Any]
   notes: tuple[str, ...] = ()
-  more: Mapping[str, Any] = types.MappingProxyType({})
+  more: Mapping[str, Params] = types.MappingProxyType({})
 
 
 class Model(NamedTuple):
   """A network of another project in terms of ours, without weights.
 
-  layers: with their names there; those that the network does not have are
-  ignored. The other fields are those of `Imported`.
+  layers: with their names there; layers that the network does not have are
+  ignored. The other fields are as in `Imported`.
   """
 
   network: nn.Module
   layers: Sequence[Layer]
-  sections: dict[str, Any]
+  sections: Sections
   facts: dict[str, Any]
   notes: tuple[str, ...] = ()
 
-  def shapes(self) -> Any:
+  def shapes(self) -> Params:
     """Returns the shapes of the parameters of our network."""
     return shapes_of(self.network, self.sections, self.facts['image_shape'])
 
@@ -58,49 +62,52 @@ class Model(NamedTuple):
 
   def read(
     self,
-    tensors: Mapping[str, Any],
+    tensors: Tensors,
     ignored: Callable[[str], bool] = lambda name: False,
   ) -> Imported:
     """Returns the network with its weights; ValueError as `names.read`."""
-    shapes = self.shapes()
-    table = layers.entries(self.layers, shapes)
-    params = names.read(table, tensors, shapes, ignored)
+    params = names.read(self.table(), tensors, self.shapes(), ignored)
     return Imported(self.network, params, self.sections, self.facts, self.notes)
 
 
 def shapes_of(
-  network: nn.Module, sections: Mapping[str, Any], shape: Sequence[int]
-) -> Any:
+  network: nn.Module, sections: Sections, shape: Sequence[int]
+) -> Params:
   """Returns the shapes of the parameters of a network for images of a shape.
 
-  Which inputs it has besides the image, the sections say.
+  The sections say which inputs it has besides the image.
   """
+  labels = sections.get('conditioning', {}).get('labels', False)
+  return _shapes(network, tuple(shape), 'noise_input' in sections, labels)
+
+
+@functools.lru_cache(maxsize=16)
+def _shapes(network, shape, noise, labels):
   inputs: tuple[Any, ...] = (jnp.zeros((1, *shape)),)
-  if 'noise_input' in sections:
+  if noise:
     inputs += (jnp.zeros(1),)
-  if sections.get('conditioning', {}).get('labels'):
+  if labels:
     inputs += ({'label': jnp.zeros(1, jnp.int32)},)
-  variables = jax.eval_shape(network.init, jax.random.key(0), *inputs)
-  return variables['params']
+  return jax.eval_shape(network.init, jax.random.key(0), *inputs)['params']
 
 
-def facts_of(shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
+def facts_of(shape: Sequence[int], num_classes: int) -> dict[str, Any]:
   """Returns `Imported.facts`."""
   facts: dict[str, Any] = {'image_shape': tuple(shape)}
   return facts | ({'num_classes': num_classes} if num_classes else {})
 
 
 def eps_sections(
-  schedule: dict[str, Any],
-  noise_input: dict[str, Any],
-  sampling: dict[str, Any],
+  schedule: Sections,
+  noise_input: Sections,
+  sampling: Sections,
   t_min: float | None = None,
-) -> dict[str, Any]:
-  """Returns the sections of a network of eps that was trained by L_simple.
+) -> Sections:
+  """Returns the sections of a network that predicts eps, trained by L_simple.
 
-  t_min: of uniform times; None: it was trained at steps.
+  t_min: least of the uniform times of the training; None for discrete steps.
   """
-  objective: dict[str, Any] = {'name': 'denoising', 'weight': {'name': 'snr'}}
+  objective: Sections = {'name': 'denoising', 'weight': {'name': 'snr'}}
   if t_min is not None:
     objective['times'] = {'name': 'uniform', 't_min': t_min}
   return {
@@ -110,3 +117,25 @@ def eps_sections(
     'objective': objective,
     'sampling': sampling,
   }
+
+
+def ve_as_eps(params: Params) -> dict[str, Any]:
+  """Returns the parameters of a VE network, changed so that it predicts eps.
+
+  The networks of Song et al. 2021 for the variance-exploding SDE return -eps at
+  log(sigma) of images in [0, 1]; ours lie in [-1, 1], where sigma is twice as
+  large. The outputs change sign. The sin and cos of 2 pi f (log(sigma) - log 2)
+  are rotated in the first dense layer, in float64.
+  """
+  eps = dict(params)
+  eps['conv_out'] = {name: -x for name, x in params['conv_out'].items()}
+  f = np.asarray(params['noise_fourier']['frequencies'], np.float64)
+  angle = (2.0 * np.pi * np.log(2.0) * f)[:, None]
+  first = params['noise_dense_1']
+  sines, cosines = np.split(np.asarray(first['kernel'], np.float64), 2)
+  kernel = np.concatenate([
+    np.cos(angle) * sines + np.sin(angle) * cosines,
+    np.cos(angle) * cosines - np.sin(angle) * sines,
+  ])  # fmt: skip
+  eps['noise_dense_1'] = {**first, 'kernel': kernel.astype(np.float32)}
+  return eps

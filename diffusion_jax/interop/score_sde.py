@@ -2,65 +2,60 @@
 
 A checkpoint of either is read: Flax's msgpack, with the parameters of legacy
 Flax, or PyTorch's .pth, whose averages are a list in the order of the state
-dict. Networks of the VE SDE become networks of eps (`ve.as_eps`).
+dict. Query, key and value are separate there; our network has one layer, in
+which they alternate. Networks of the VE SDE become networks that predict eps.
 """
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from diffusion_jax.interop import options
+from diffusion_jax.interop import reader
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.layers import TORCH, Style
-from diffusion_jax.interop.options import fields_of
-from diffusion_jax.interop.reader import (
-  Imported,
-  Model,
-  eps_sections,
-  facts_of,
-  shapes_of,
+from diffusion_jax.interop.layers import (
+  TORCH,
+  Kind,
+  Layer,
+  Style,
+  resnet_block,
+  within,
 )
-from diffusion_jax.interop.score_sde_layers import FLAX, fuse, layers_of
-from diffusion_jax.interop.ve import as_eps
+from diffusion_jax.interop.names import (
+  SAME,
+  Params,
+  Rule,
+  Tensors,
+  require,
+  under,
+)
+from diffusion_jax.interop.options import (
+  Options,
+  complete,
+  fields_of,
+  of_model,
+  typed,
+)
 from diffusion_jax.networks.ddpmpp import DDPMpp
 
-# The fields of their configs with defaults, and `ema`: whether the averaged
-# parameters are read.
-OPTIONS: dict[str, Any] = {
-  'sde': 'vpsde',
-  'continuous': True,
-  'image_size': 32,
-  'nf': 128,
-  'ch_mult': (1, 2, 2, 2),
-  'num_res_blocks': 4,
-  'attn_resolutions': (16,),
-  'dropout': 0.1,
-  'beta_min': 0.1,
-  'beta_max': 20.0,
-  'sigma_min': 0.01,
-  'sigma_max': 50.0,
-  'name': 'ncsnpp',
-  'fir': False,
-  'fir_kernel': (1, 3, 3, 1),
-  'progressive': 'none',
-  'progressive_input': 'none',
-  'embedding_type': 'positional',
-  'resblock_type': 'biggan',
-  'scale_by_sigma': False,
-  'ema': True,
-}
-# Fields of `DDPMpp`, and the option for each.
-FIELDS = {
-  'channels': 'nf',
-  'multipliers': 'ch_mult',
-  'num_blocks': 'num_res_blocks',
-  'attention_resolutions': 'attn_resolutions',
-  'dropout': 'dropout',
-}
+# The fields of their configs with defaults; ema: read the EMA weights.
+OPTIONS: Options = dict(
+  sde='vpsde', continuous=True, image_size=32, nf=128, ch_mult=(1, 2, 2, 2),
+  num_res_blocks=4, attn_resolutions=(16,), dropout=0.1, beta_min=0.1,
+  beta_max=20.0, sigma_min=0.01, sigma_max=50.0, name='ncsnpp', fir=False,
+  fir_kernel=(1, 3, 3, 1), progressive='none', progressive_input='none',
+  embedding_type='positional', resblock_type='biggan', scale_by_sigma=False,
+  ema=True,
+)  # fmt: skip
+# Fields of `DDPMpp`, with the option for each.
+FIELDS = dict(
+  channels='nf', multipliers='ch_mult', num_blocks='num_res_blocks',
+  attention_resolutions='attn_resolutions', dropout='dropout',
+)  # fmt: skip
 _DEEP = {'num_res_blocks': 8}
 _SUB = {'sde': 'subvpsde'}
 _NCSNPP = {'fir': True, 'progressive_input': 'residual'}
@@ -70,8 +65,8 @@ _VE = _NCSNPP | {
   'scale_by_sigma': True,
 }
 
-# The published checkpoints, by the folder that they are in.
-MODELS: dict[str, dict[str, Any]] = {
+# The published checkpoints by their folder.
+MODELS: dict[str, Options] = {
   'vp/cifar10_ddpmpp': {'continuous': False},
   'vp/cifar10_ddpmpp_continuous': {},
   'vp/cifar10_ddpmpp_deep_continuous': _DEEP,
@@ -85,13 +80,45 @@ MODELS: dict[str, dict[str, Any]] = {
   've/cifar10_ncsnpp_deep_continuous': _VE | _DEEP,
 }
 
-
 # Random frequencies, which are not trained.
-_FREQUENCIES = r'all_modules\.\d+\.W'
+_FREQUENCIES = re.compile(r'all_modules\.\d+\.W')
+
+
+def load(path: str | Path, model: str = '', **options: Any) -> reader.Imported:
+  """Returns the network of a checkpoint, .pth or Flax's msgpack.
+
+  model: a name of MODELS; by default the last two folders of the path. options:
+  as in OPTIONS, which override the model's. Raises ValueError for an unknown
+  model, an option without a counterpart, and tensors that do not fit.
+  """
+  model = model or '/'.join(Path(path).resolve().parent.parts[-2:])
+  return from_tensors(read_tensors(path), model, **options)
+
+
+def from_tensors(
+  tensors: Tensors, model: str, **options: Any
+) -> reader.Imported:
+  """Returns the network of a checkpoint; the arguments are as for `load`.
+
+  tensors: of `files.read_tensors`, which joins nested names by '/'.
+  """
+  chosen = choose_options(model, **options)
+  variables, style = model_variables(tensors, chosen.ema)
+  imported = describe(chosen, style).read(fuse(variables))
+  if chosen.sde == 'vesde':
+    return imported._replace(params=reader.ve_as_eps(imported.params))
+  return imported
+
+
+def choose_options(model: str, **given: Any) -> SimpleNamespace:
+  """Returns the options of a name in MODELS; the given ones override them."""
+  hint = 'name the model whose config the training used'
+  defaults = {**OPTIONS, **of_model(MODELS, model, hint)}
+  return complete(model, defaults, typed(model, defaults, given), _allowed)
 
 
 def _allowed(o):
-  # NCSN++ of the VE SDE is read in continuous time only.
+  # Networks of the VE SDE are read in continuous time only.
   ve = o.sde == 'vesde'
   return {
     'sde': ('vpsde', 'subvpsde', 'vesde'),
@@ -106,98 +133,52 @@ def _allowed(o):
   }
 
 
-def load(path: str | Path, model: str = '', **options: Any) -> Imported:
-  """Returns the network of a checkpoint, .pth or Flax's msgpack.
-
-  model: a name of MODELS, by default that of the folder (the last two parts of
-  its path). options: as in OPTIONS, in place of the model's. Raises
-  ValueError for an unknown model, for what our networks do not have, by name,
-  and for tensors that do not fit.
-  """
-  model = model or '/'.join(Path(path).resolve().parent.parts[-2:])
-  return from_tensors(read_tensors(path), model, **options)
-
-
-def from_tensors(
-  tensors: Mapping[str, np.ndarray], model: str, **options: Any
-) -> Imported:
-  """Returns the network of a checkpoint; the arguments are those of `load`.
-
-  tensors: of `files.read_tensors`, names of nested dicts joined by '/'.
-  """
-  chosen = choose_options(model, **options)
-  variables, style = model_variables(tensors, chosen.ema)
-  imported = describe(chosen, style).read(fuse(variables))
-  if chosen.sde == 'vesde':
-    return imported._replace(params=as_eps(imported.params))
-  return imported
-
-
-def choose_options(model: str, **given: Any) -> SimpleNamespace:
-  """Returns the options of a name of MODELS, or the given ones instead."""
-  hint = 'name the one whose config the training had'
-  defaults = OPTIONS | options.of_model(MODELS, model, hint)
-  return options.complete(model, defaults, given, _allowed)
-
-
-def model_variables(
-  tensors: Mapping[str, np.ndarray], ema: bool
-) -> tuple[dict[str, np.ndarray], Style]:
+def model_variables(tensors: Tensors, ema: bool) -> tuple[Tensors, Style]:
   """Returns the parameters of the network by name, and their style.
 
-  Raises ValueError if there are none, or no averages of them.
+  Raises ValueError if the file does not contain them, or no averages of them.
   """
-  trained = _under(tensors, 'optimizer/target/')
-  flax = _under(tensors, 'params_ema/') if ema else trained
-  if trained and not flax:
-    raise ValueError('no averages, params_ema: ema=False takes the parameters')
+  trained = under(tensors, 'optimizer/target/')
+  flax = under(tensors, 'params_ema/') if ema else trained
+  _check_averages('params_ema', bool(flax) or not trained)
   if flax:
-    return _under(flax, 'params/') or flax, FLAX
-  states = _under(tensors, 'model/') or dict(tensors)
+    return under(flax, 'params/') or flax, FLAX
+  states = under(tensors, 'model/') or dict(tensors)
   trained = {
     name.removeprefix('module.'): x
     for name, x in states.items()
     if not name.endswith('sigmas')
   }
-  if not any(name.startswith('all_modules.') for name in trained):
-    raise ValueError(
-      'no params_ema and no model.all_modules: this is no checkpoint of '
-      'score_sde or score_sde_pytorch'
-    )
-  return (_averages(tensors, trained) if ema else trained), TORCH
-
-
-def _under(tensors, prefix):
-  return {
-    name.removeprefix(prefix): x
-    for name, x in tensors.items()
-    if name.startswith(prefix)
-  }
-
-
-def _averages(tensors, trained):
-  # ema.shadow_params is a list in the order of the trained parameters.
-  frozen = {n: x for n, x in trained.items() if re.fullmatch(_FREQUENCIES, n)}
-  trained = {n: x for n, x in trained.items() if n not in frozen}
-  shadows = _under(tensors, 'ema/shadow_params/')
-  if not shadows:
-    raise ValueError(
-      'no averages, ema.shadow_params: ema=False takes the model'
-    )
-  values = [shadows[name] for name in sorted(shadows, key=int)]
-  same = len(values) == len(trained) and all(
-    np.shape(average) == np.shape(x)
-    for average, x in zip(values, trained.values(), strict=True)
+  require(
+    any(name.startswith('all_modules.') for name in trained),
+    'there is no params_ema and no model.all_modules: this is not a checkpoint '
+    'of score_sde or score_sde_pytorch',
   )
-  if not same:
-    raise ValueError(
-      f'ema.shadow_params, {len(values)} tensors, are not averages of the '
-      f'{len(trained)} parameters of the model: ema=False takes the model'
-    )
-  return frozen | dict(zip(trained, values, strict=True))
+  if not ema:
+    return trained, TORCH
+  # ema.shadow_params is a list in the order of the trained parameters.
+  shadows = under(tensors, 'ema/shadow_params/')
+  _check_averages('ema.shadow_params', bool(shadows))
+  averaged = {n: x for n, x in trained.items() if not _FREQUENCIES.fullmatch(n)}
+  values = [shadows[name] for name in sorted(shadows, key=int)]
+  shapes = [[np.shape(x) for x in v] for v in (values, averaged.values())]
+  require(
+    shapes[0] == shapes[1],
+    f'ema.shadow_params, {len(values)} tensors, do not have the shapes of the '
+    f"model's {len(averaged)} parameters: pass ema=False to read the raw ones",
+  )
+  return trained | dict(zip(averaged, values, strict=True)), TORCH
 
 
-def describe(options: SimpleNamespace, style: Style) -> Model:
+def _check_averages(name, present):
+  require(
+    present,
+    f'the checkpoint does not contain EMA weights ({name}): pass ema=False to '
+    'read the raw ones',
+  )
+
+
+def describe(options: SimpleNamespace, style: Style) -> reader.Model:
   """Returns the network of the options; style: of the checkpoint."""
   o = options
   fields = fields_of(o, FIELDS)
@@ -209,27 +190,131 @@ def describe(options: SimpleNamespace, style: Style) -> Model:
     fields['input_pyramid'] = True
   network, shape = DDPMpp(**fields), (o.image_size, o.image_size, 3)
   sections = {'network': {'name': 'ddpmpp', **fields}, **_process(o)}
-  shapes = shapes_of(network, sections, shape)
+  shapes = reader.shapes_of(network, sections, shape)
   layers = list(layers_of(network, shapes, style))
-  return Model(network, layers, sections, facts_of(shape, 0))
+  return reader.Model(network, layers, sections, reader.facts_of(shape, 0))
 
 
 def _process(o):
-  sampling: dict[str, Any] = {'num_steps': 1000, 'clip': False}
-  if o.sde == 'vesde':  # of images in [-1, 1], with twice the noise
+  sampling: reader.Sections = {'num_steps': 1000, 'clip': False}
+  if o.sde == 'vesde':  # Our images lie in [-1, 1]: the noise is doubled.
     ends = {'sigma_min': 2.0 * o.sigma_min, 'sigma_max': 2.0 * o.sigma_max}
     sampling['sampler'] = {'name': 'reverse_diffusion'}
     sampling['corrector'] = {'name': 'langevin', 'steps': 1}
-    return eps_sections(
+    return reader.eps_sections(
       {'name': 'geometric_ve', **ends}, {'name': 'log_sigma'}, sampling, 1e-5
     )
   if o.sde == 'vpsde' and not o.continuous:
     ends = {'start': o.beta_min / 1000, 'end': o.beta_max / 1000}
     sampling['sampler'] = {'name': 'ancestral'}
     schedule = {'name': 'linear', 'num_steps': 1000, **ends}
-    return eps_sections(schedule, {'name': 'step'}, sampling)
+    return reader.eps_sections(schedule, {'name': 'step'}, sampling)
   name = 'linear_vp' if o.sde == 'vpsde' else 'sub_vp'
   schedule = {'name': name, 'beta_min': o.beta_min, 'beta_max': o.beta_max}
   sampling['sampler'] = {'name': 'euler_maruyama'}
   noise_input = {'name': 'time', 'scale': 999.0}
-  return eps_sections(schedule, noise_input, sampling, 1e-5)
+  return reader.eps_sections(schedule, noise_input, sampling, 1e-5)
+
+
+def _nin(dot):
+  return Kind({'kernel': ('W', SAME), 'bias': ('b', SAME)}, dot)
+
+
+def _flax(kernel, name='kernel'):
+  return Kind({'kernel': (name, kernel), 'bias': ('bias', SAME)}, '/')
+
+
+# A 1x1 convolution is [1, 1, in, out].
+_POINTWISE = Rule(lambda x: x.reshape(x.shape[2:]), lambda x: x[None, None])
+FLAX = Style(
+  _flax(SAME),
+  _flax(SAME),
+  Kind({'scale': ('scale', SAME), 'bias': ('bias', SAME)}, '/'),
+  _flax(_POINTWISE),
+)
+QKV = 'NIN_0', 'NIN_1', 'NIN_2'
+FUSED = 'NIN_0..2'  # our name for the three as one layer
+
+
+def _classes(style):
+  # {class: the kind of the layer, or the layers within it}
+  dot = style.conv.separator
+  # Their Conv2d, which follows a filter.
+  filtered = style.conv if style is TORCH else _flax(SAME, 'weight')
+  block = 'GroupNorm_0', 'Conv_0', 'Dense_0', 'GroupNorm_1', 'Conv_1', 'Conv_2'
+  return {
+    'GaussianFourierProjection': Kind({'frequencies': ('W', SAME)}, dot),
+    'Conv': style.conv,
+    'Dense': style.linear,
+    'GroupNorm': style.norm,
+    'Downsample': (Layer('', 'Conv2d_0', filtered),),
+    'ResnetBlockBigGANpp': resnet_block(style, *block),
+    'AttnBlockpp': (
+      Layer('norm', 'GroupNorm_0', style.norm),
+      Layer('qkv', FUSED, _nin(dot)),
+      Layer('proj_out', 'NIN_3', _nin(dot)),
+    ),
+  }
+
+
+def layers_of(network: DDPMpp, shapes: Params, style: Style) -> Iterator[Layer]:
+  """Yields the layers that `shapes` has, with q, k and v as one, FUSED.
+
+  They are numbered in the order of the calls: in PyTorch all together, in
+  legacy Flax each class separately.
+  """
+  classes, dot = _classes(style), style.conv.separator
+  seen: Counter[str] = Counter()
+  for kind, ours in _order(network):
+    if ours not in shapes:
+      continue
+    name = 'all_modules' if style is TORCH else kind
+    theirs = f'{name}{dot if style is TORCH else "_"}{seen[name]}'
+    seen[name] += 1
+    inner = classes[kind]
+    if isinstance(inner, Kind):
+      yield Layer(ours, theirs, inner)
+    else:
+      yield from within(ours, theirs, inner)
+
+
+def _order(network: DDPMpp) -> Iterator[tuple[str, str]]:
+  # (their class, our name) in the order in which both call them.
+  yield 'GaussianFourierProjection', 'noise_fourier'
+  yield 'Dense', 'noise_dense_1'
+  yield 'Dense', 'noise_dense_2'
+  yield 'Conv', 'conv_in'
+  last, count = len(network.multipliers) - 1, network.num_blocks
+  for level in range(last + 1):
+    for i in range(count):
+      yield 'ResnetBlockBigGANpp', f'down_{level}_{i}_block'
+      yield 'AttnBlockpp', f'down_{level}_{i}_attention'
+    yield 'ResnetBlockBigGANpp', f'down_{level}_downsample'
+    yield 'Downsample', f'down_{level}_pyramid'
+  yield 'ResnetBlockBigGANpp', 'middle_0_block'
+  yield 'AttnBlockpp', 'middle_attention'
+  yield 'ResnetBlockBigGANpp', 'middle_1_block'
+  for level in reversed(range(last + 1)):
+    for i in range(count + 1):
+      yield 'ResnetBlockBigGANpp', f'up_{level}_{i}_block'
+    yield 'AttnBlockpp', f'up_{level}_{count}_attention'
+    yield 'ResnetBlockBigGANpp', f'up_{level}_upsample'
+  yield 'GroupNorm', 'norm_out'
+  yield 'Conv', 'conv_out'
+
+
+def fuse(tensors: Tensors) -> dict[str, np.ndarray]:
+  """Returns the tensors with query, key and value as one layer, FUSED.
+
+  [in, out] each -> [in, 3 out], and [out] -> [3 out], where column 3 c + j is
+  column c of the jth. If one of the three is missing, the others stay separate.
+  """
+  fused = dict(tensors)
+  for name in tensors:
+    parts = [name.replace(QKV[0], part) for part in QKV]
+    if QKV[0] not in name or any(part not in tensors for part in parts):
+      continue
+    stacked = np.stack([fused.pop(part) for part in parts], axis=-1)
+    shape = *stacked.shape[:-2], -1
+    fused[name.replace(QKV[0], FUSED)] = stacked.reshape(shape)
+  return fused

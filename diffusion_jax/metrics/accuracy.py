@@ -21,20 +21,20 @@ from diffusion_jax.metrics.metric import (
 
 
 def of_samples() -> Metric:
-  """Share of the samples that a classifier reads as their label."""
+  """Share of the samples that a classifier assigns to their label."""
 
   def compute(samples, reference):
     labels = take('accuracy', samples, 'labels')
     predicted = take('accuracy', samples, 'predicted')
     if len(labels) != len(predicted):
-      raise ValueError(f'{len(labels)} labels of {len(predicted)} samples')
+      raise ValueError(f'{len(labels)} labels for {len(predicted)} samples')
     return [Score('accuracy', estimates.mean(predicted == labels))]
 
   return Metric({'accuracy': True}, ('predicted', 'labels'), compute)
 
 
 class Classifier(Protocol):
-  """What `of_classifier` needs of a classifier p(y | x_t)."""
+  """A classifier p(y | x_t), as `of_classifier` needs it."""
 
   @property
   def facts(self) -> Any:
@@ -53,8 +53,8 @@ class Classifier(Protocol):
 def of_classifier(t_min: float = 1e-3) -> Metric:
   """Share of real images whose class a classifier finds, at noise levels.
 
-  t_min: the first of the times of the levels; the others are 0.1, 0.2, ..., 1.
-  The score is that of the first.
+  t_min: time of the first level, which the score is taken at; the other times
+  are 0.1, 0.2, ..., 1.
   """
   times = np.append(t_min, np.linspace(0.1, 1.0, 10))
 

@@ -30,8 +30,8 @@ def pixel_histogram(
   """Returns log p(level) of each pixel, nats, float32 [H, W, C, num_levels].
 
   The counts are over batches of images, uint8 [n, H, W, C] with
-  0..num_levels - 1, plus 1 for each level (Laplace). The model of independent
-  pixels is a baseline of the likelihood.
+  0..num_levels - 1, plus 1 for each level (Laplace). A model of independent
+  pixels is a baseline for likelihoods.
   """
   counts = np.ones(())
   for images in batches:

@@ -77,8 +77,9 @@ def compare(
 ) -> tuple[list[Score], list[str], Mapping[str, Arrays]]:
   """Returns (scores, reasons, arrays) of two sets.
 
-  reasons: a sentence for each metric that the sets do not allow. arrays: those
-  of each set, by its name. Raises ValueError for sets that cannot be compared.
+  reasons: a sentence for each metric that the sets do not allow. arrays: the
+  arrays of each set, by its name. Raises ValueError for sets that cannot be
+  compared.
   """
   sets = {'samples': samples, 'reference': reference}
   if held_out is not None:
@@ -110,7 +111,7 @@ def describe(
   extractor: features.Extractor | None,
   batch_size: int,
 ) -> dict[str, np.ndarray]:
-  """Returns the arrays of a set, with features unless it has its own."""
+  """Returns the arrays of a set, with features unless the file has them."""
   arrays, count = dict(images.arrays), images.shape[0]
   if extractor is not None:
     check_protocol(images, extractor)
@@ -135,23 +136,23 @@ def describe(
 
 
 def check_dimension(images: ImageSet, dimension: int) -> None:
-  """Raises ValueError if mu of a file has another number of features."""
+  """Raises ValueError unless mu of a file has this number of features."""
   known = fid.given(images.arrays)
   if known is not None and len(known.mean) != dimension:
     raise ValueError(
       f'mu of {images.name} has {len(known.mean)} numbers, and the samples '
-      f'have {dimension} features: it was made with others'
+      f'have {dimension} features: give statistics of the same features'
     )
 
 
 def check_protocol(images: ImageSet, extractor: features.Extractor) -> None:
-  """Raises ValueError if a file's statistics were made in another way."""
+  """Raises ValueError if a file has statistics of other features."""
   for field, value in extractor.identity.items():
     made = images.protocol.get(field, value)
     if made != value:
       raise ValueError(
-        f'{images.name} was made with {field} {made!r}, not {value!r}: the '
-        'two cannot be compared'
+        f'{images.name} was made with {field} {made!r}, and the other set with '
+        f'{value!r}: they cannot be compared'
       )
 
 
@@ -160,7 +161,7 @@ def protocol(
   reference: ImageSet,
   extractor: features.Extractor | None,
 ) -> dict[str, Any]:
-  """Returns what the figures depend on, for a JSON file."""
+  """Returns the facts that the figures depend on, for a JSON file."""
   identity = {'features': 'of the files'}
   if extractor is not None:
     identity = extractor.identity
@@ -176,8 +177,8 @@ def protocol(
 def main(argv: Sequence[str]) -> None:
   """Prints the table of a command line, and writes the files it names.
 
-  Raises ValueError for a mistake, and at the end for a metric that --metrics
-  names and the sets do not allow.
+  Raises ValueError for wrong arguments, and at the end for a metric that
+  --metrics names and the sets do not allow.
   """
   options = parse(argv)
   named = list(filter(None, options.metrics.split(',')))
@@ -232,7 +233,7 @@ def write_sheet(
   reference: ImageSet,
   arrays: Mapping[str, Arrays],
 ) -> None:
-  """Writes the samples nearest to the reference, beside their neighbours."""
+  """Draws the samples nearest to the reference, next to their neighbours."""
   if not samples.shape[0] or not reference.shape[0]:
     raise ValueError('--sheet needs images of both sets')
   x, y = (arrays[name]['features'] for name in ('samples', 'reference'))

@@ -7,14 +7,14 @@ import numpy as np
 
 
 class Estimate(NamedTuple):
-  """Holds a value and its standard error, NaN where none is known."""
+  """A value and its standard error, NaN if it is unknown."""
 
   value: float
   error: float = float('nan')
 
 
 class Missing(ValueError):
-  """Says that a metric needs what the sets do not have."""
+  """Raised if the sets do not have the arrays that a metric needs."""
 
 
 def mean(values: np.ndarray) -> Estimate:

@@ -1,4 +1,4 @@
-"""Features of images, in which sets are compared, and what identifies them.
+"""Features of images, for comparing sets, and the identity of the features.
 
 A function of features takes images, uint8 [N, H, W, C], and returns a dict:
 `features` [N, D], and where it has them `spatial` [N, S] (for sFID), `logits`
@@ -20,12 +20,11 @@ StreamFn = Callable[[Iterable[np.ndarray]], Iterator[dict[str, np.ndarray]]]
 
 
 class Extractor(NamedTuple):
-  """Holds a function of features with what its figures depend on.
+  """A function that computes features, and its identity.
 
-  identity: {'features': title, 'preprocessing': text, 'weights': hash or what
-  they were fitted to}; sets compare only if theirs are equal. stream: the
-  features of each of many batches, where a device computes one while the host
-  uses the one before.
+  identity: {'features': title, 'preprocessing': text, 'weights': hash}; only
+  sets with equal identities compare. stream: computes the features of many
+  batches; a device computes one while the host uses the one before.
   """
 
   extract: FeatureFn
@@ -36,9 +35,9 @@ class Extractor(NamedTuple):
 def make(name: str, weights: str = '', batch_size: int = 64) -> Extractor:
   """Returns the extractor of a name in EXTRACTORS.
 
-  weights: the file of a published network, or the folder that has it (`interop.
-  features.load_features`); batch_size: of such a network. Raises ValueError for
-  other names, and where the file is missing.
+  weights: the file of a published network, or its folder (`interop.features.
+  load_features`); batch_size: of such a network. Raises ValueError for other
+  names, and if the file is missing.
   """
   if name not in EXTRACTORS:
     raise ValueError(
@@ -54,8 +53,8 @@ def each(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the features of each batch of images, on the host.
 
-  The next batch is read while one is computed; progress is given the number of
-  images that are done.
+  The next batch is read while one is computed; progress gets the number of
+  images of each finished batch.
   """
   stream = extractor.stream or (lambda batches: map(extractor.extract, batches))
   for found in stream(ahead(iter(batches))):
@@ -73,7 +72,7 @@ def join(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-  """Yields the same, reading the next batch in a thread meanwhile."""
+  """Yields the same batches, and reads the next one in a thread meanwhile."""
   with ThreadPoolExecutor(1) as reader:
     following = reader.submit(next, batches, None)
     while (batch := following.result()) is not None:
@@ -138,7 +137,7 @@ def _identity(title, preprocessing, weights):
   }
 
 
-# What published networks give.
+# The outputs of published networks.
 PUBLISHED = {
   'inception': ('features', 'spatial', 'logits'),
   'dinov2': ('features',),

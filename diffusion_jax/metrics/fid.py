@@ -1,10 +1,9 @@
 """The Frechet distance between two sets of images, in any feature space.
 
-It is FID (Heusel et al. 2017) if the features are those of Inception, and
-FD-DINOv2 (Stein et al. 2023) if they are those of DINOv2. The caller chooses
-the features and should report them with every figure. The distance is biased:
-it decreases with the number of images, so that only sets of the same size can
-be compared.
+With Inception's features it is FID (Heusel et al. 2017), with DINOv2's features
+FD-DINOv2 (Stein et al. 2023). The caller chooses the features and should report
+them with every figure. The distance is biased: it decreases with the number of
+images, so that only sets of the same size can be compared.
 """
 
 from collections.abc import Mapping
@@ -25,18 +24,18 @@ from diffusion_jax.metrics.metric import (
 
 # The names in files of the mean and covariance of features; see `given`.
 STATISTICS = {'features': ('mu', 'sigma'), 'spatial': ('mu_s', 'sigma_s')}
-_ROWS = 4096  # of features, converted to float64 at a time
+_ROWS = 4096  # rows of features that are converted to float64 at a time
 
 
 class Statistics(NamedTuple):
-  """Holds mean [D] and covariance [D, D], over N - 1, float64."""
+  """The mean [D] and covariance [D, D], over N - 1, float64."""
 
   mean: np.ndarray
   covariance: np.ndarray
 
 
 class Moments(NamedTuple):
-  """Holds sums over the images so far: count, mean [D] and scatter [D, D]."""
+  """The moments of a set of images: count, mean [D] and scatter [D, D]."""
 
   count: int = 0
   mean: np.ndarray = np.zeros(())
@@ -61,7 +60,7 @@ def add(moments: Moments, features: np.ndarray) -> Moments:
 
 
 def statistics(features: np.ndarray | Moments) -> Statistics:
-  """Returns the statistics of features [N, D], or of what `add` has summed.
+  """Returns the statistics of features [N, D], or of the moments from `add`.
 
   Raises ValueError for N < 2.
   """
@@ -114,8 +113,8 @@ def frechet_distance_and_error(
 ) -> Estimate:
   """Returns the distance of samples [N, D], and its error by the bootstrap.
 
-  The error is that of the samples; the reference is fixed. Each of the
-  num_draws costs one distance.
+  The error is due to the samples; the reference is fixed. Each of the num_draws
+  costs one distance.
   """
   root = _root(reference.covariance)
 
@@ -126,7 +125,7 @@ def frechet_distance_and_error(
 
 
 def fd(num_draws: int = 10) -> Metric:
-  """Frechet distance of the features: FID if they are those of Inception.
+  """Frechet distance of the features: FID with Inception's features.
 
   num_draws: of the bootstrap, for its error; each costs one distance, and 0
   leaves the error out.
@@ -145,7 +144,7 @@ def sfd(num_draws: int = 10) -> Metric:
 def _metric(name, kind, num_draws):
   check_least(0, num_draws=num_draws)
 
-  # Statistics of a file are those of more images than its features.
+  # A file may have statistics of more images than it has features of.
   def compute(samples, reference):
     known, y = given(samples, kind), given(reference, kind)
     if known is None or kind in samples:
@@ -181,7 +180,7 @@ def _distance(p, q, root_q):
 
 
 def _root(matrix):
-  # The roots of zeros that were rounded would be 1e-8, and add up.
+  # Rounded zeros would have roots of 1e-8, which add up.
   values, vectors = scipy.linalg.eigh(matrix)
   rounding = np.finfo(np.float64).eps * len(values) * values[-1]
   kept = np.where(values > rounding, values, 0.0)

@@ -18,11 +18,10 @@ def inception_score(
 ) -> Estimate:
   """Returns exp(E KL(p(y | x) || p(y))), mean and deviation over the splits.
 
-  logits: [N, K]; for the published score those of Inception without its bias
-  (Salimans et al. 2016). It is 1 to K. The images are shuffled by
-  RandomState(seed), which is torch-fidelity's protocol, or not at all for None;
-  the deviation is over the number of splits, not over that less one. Raises
-  ValueError.
+  logits: [N, K]; for the published score Inception's, without its bias
+  (Salimans et al. 2016). The score is 1 to K. The images are shuffled by
+  RandomState(seed), as in torch-fidelity, or not at all for None. The deviation
+  divides by the number of splits. Raises ValueError.
   """
   if logits.ndim != 2 or not 1 <= num_splits <= len(logits):
     raise ValueError(

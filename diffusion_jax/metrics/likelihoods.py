@@ -51,7 +51,7 @@ class ImageModel(Protocol):
 
 
 class DiffusionModel(ImageModel, Protocol):
-  """What the bound and the likelihood of a diffusion model need."""
+  """A diffusion model, as its bound and its likelihood need it."""
 
   @property
   def schedule_steps(self) -> int:
@@ -77,7 +77,7 @@ class DiffusionModel(ImageModel, Protocol):
 
 
 class LatentModel(Protocol):
-  """What the bounds of a VAE need; its layers of latents are z_1..z_T."""
+  """A VAE, as its bounds need it; its layers of latents are z_1..z_T."""
 
   @property
   def num_latents(self) -> int:
@@ -93,7 +93,7 @@ class LatentModel(Protocol):
     ...
 
   def chain_elbo(self, params: Any, keys: Any, x0: Any) -> dict[str, Any]:
-    """Returns what `dj.hierarchical_elbo` returns."""
+    """Returns the terms of `dj.hierarchical_elbo`."""
     ...
 
 
@@ -155,7 +155,7 @@ def elbo(
 
 
 def _terms(arrays, out):
-  # Returns the terms of the bound, and draws them.
+  # Returns the terms of the bound, and plots them.
   count = len(arrays['total'])
   prior = float(arrays['prior'].mean())
   decoder = float(arrays['reconstruction'].mean())
@@ -199,7 +199,7 @@ def ode(
   check_least(1, num_probes=num_probes)
 
   def measure(model: DiffusionModel) -> PerExample:
-    # A clipped field would have kinks that no solver can pass.
+    # A clipped field would have kinks, which no solver can pass.
     model, levels = model.unclipped(), model.facts.num_levels
 
     def function(params, keys, x0, cond):

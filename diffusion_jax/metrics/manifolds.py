@@ -1,8 +1,8 @@
 """Precision and recall, density and coverage of samples, by nearest neighbours.
 
 The manifold of a set is the union of balls around its points, up to their k-th
-neighbours. The standard errors are over the images that are counted, while the
-other set is fixed.
+neighbours. The standard errors are over the counted images; the other set is
+fixed.
 """
 
 from typing import NamedTuple
@@ -26,14 +26,14 @@ from diffusion_jax.metrics.neighbours import (
 
 
 class PrecisionRecall(NamedTuple):
-  """Holds the precision and the recall of samples, fractions."""
+  """The precision and the recall of samples, fractions."""
 
   precision: Estimate
   recall: Estimate
 
 
 class DensityCoverage(NamedTuple):
-  """Holds the density (it may exceed 1) and the coverage of samples."""
+  """The density (it may exceed 1) and the coverage of samples."""
 
   density: Estimate
   coverage: Estimate
@@ -45,10 +45,10 @@ def precision_recall(
   """Returns the fractions of samples and of reference in the other's manifold.
 
   Kynkaanniemi et al. 2019, Eq. 1-2, of features [N, D] and [M, D]: precision is
-  the fraction of samples within the k-th neighbour of a reference image, recall
-  that of reference images within the k-th neighbour of a sample. Both fall with
-  the size of the other set, so that only equal N and M compare. Raises
-  ValueError.
+  the fraction of samples within the k-th neighbour of a reference image, and
+  recall the fraction of reference images within the k-th neighbour of a sample.
+  Both depend on the size of the other set, so that figures compare only for
+  equal N and M. Raises ValueError.
   """
   check_pair(samples, reference)
   return PrecisionRecall(
@@ -63,9 +63,9 @@ def density_coverage(
   """Returns the density and the coverage of samples [N, D], Naeem et al. 2020.
 
   Density is the number of balls of the reference [M, D] that contain a sample,
-  over k; coverage the fraction of balls that contain one. For sets of one law
-  the expectations are 1, and 1 - prod_{i=1..k} (M - i) / (N + M - i). Points on
-  a sphere are outside. Raises ValueError.
+  over k; coverage the fraction of balls that contain one. If both sets have the
+  same law, the expectations are 1, and 1 - prod_{i=1..k} (M - i) / (N + M - i).
+  Points on a sphere are outside. Raises ValueError.
   """
   check_pair(samples, reference)
   radius = radii(reference, k)

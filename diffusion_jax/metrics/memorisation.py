@@ -1,4 +1,4 @@
-"""Whether samples copy training images, by their nearest neighbours."""
+"""Finds copies of training images among samples, by nearest neighbours."""
 
 from typing import NamedTuple
 
@@ -10,20 +10,20 @@ from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
 from diffusion_jax.metrics.metric import Metric, Score, features, take
 from diffusion_jax.metrics.neighbours import nearest
 
-FRACTION = 0.01  # of the test images: what is closer counts as copied
-# Of the length of a row: how far two computations of its features may differ.
+FRACTION = 0.01  # of the test images: closer samples count as copied
+# Relative difference of two computations of the same features.
 _ROUNDING = 1e-5
 
 
 class Memorisation(NamedTuple):
-  """Holds distances to the nearest training image, of samples and of test.
+  """The distances of samples and test images to the nearest training image.
 
   closer: the probability that a sample is closer to the training set than a
   test image, 1/2 for samples of the law of the data; copied: the fraction of
-  samples that are closer than the closest hundredth of the test images, whose
-  expectation for such samples is `expected`. index: of the nearest training
-  images, [N]. overlap: the number of test images that were left out because
-  they are in the training set; test has the distances of the others.
+  samples that are closer than the closest hundredth of the test images, with
+  the expectation `expected` for such samples. index: of the nearest training
+  images, [N]. overlap: the number of test images that are in the training set;
+  `test` leaves them out.
   """
 
   samples: np.ndarray
@@ -42,8 +42,8 @@ def memorisation(
 
   `closer` is the U statistic of the data-copying test (Meehan et al. 2020), of
   features or of pixels; equal distances count as a half. Test images that are
-  in the training set are left out. Errors are of both sets. Raises ValueError,
-  as `Missing` if no test image is left.
+  in the training set are left out. Errors are due to both sets. Raises
+  ValueError, as `Missing` if no test image is left.
   """
   check_pair(samples, train)
   check_pair(test, train)
@@ -67,7 +67,7 @@ def memorisation(
 
 
 def copies() -> Metric:
-  """Whether samples are closer to the reference than held-out images are.
+  """Whether samples are closer to the reference than held-out images.
 
   Its scores are described at `memorisation`.
   """
@@ -99,9 +99,9 @@ def fraction_copied(near: np.ndarray, usual: np.ndarray) -> Estimate:
   """Returns the fraction of distances near [N] below a quantile of usual [M].
 
   The quantile is FRACTION. Between two order statistics of `usual` the
-  fractions below them are interpolated, and not the distances: for distances
-  of one continuous law the expectation is then `expected_fraction` whatever
-  the law is. The error is of both sets.
+  fractions below them are interpolated, not the distances: for distances of the
+  same continuous law the expectation is then always `expected_fraction`. The
+  error is due to both sets.
   """
   n, m = len(near), len(usual)
   below = np.searchsorted(np.sort(near), np.sort(usual), 'left') / n
@@ -109,7 +109,7 @@ def fraction_copied(near: np.ndarray, usual: np.ndarray) -> Estimate:
   part = k % 1.0
   first, second = below[int(k) - 1], below[min(int(k), m - 1)]
   value = first + part * (second - first)
-  # A distance counts as 1, as `part` or as 0.
+  # A distance counts as 1, `part` or 0.
   variance = (first + part**2 * (second - first) - value**2) / n
   # The quantile varies as by a bootstrap of `usual` with very many draws: the
   # probability that order statistic k of a draw is distance i is weights[i].
@@ -133,14 +133,14 @@ def _order(m):
 
 
 def _probability_less(a, b):
-  # P(a < b) + P(a = b) / 2, with the error of a two-sample U statistic.
+  # P(a < b) + P(a = b) / 2, and its error as a two-sample U statistic.
   rank_a, rank_b = _below(b, a), _below(a, b)
   variance = np.var(rank_a) / len(a) + np.var(rank_b) / len(b)
   return Estimate(float(1.0 - rank_a.mean()), float(variance**0.5))
 
 
 def _below(values, points):
-  # The fraction of values below each point; equal ones count as a half.
+  # Returns the fraction of values below each point; equal ones count half.
   ordered = np.sort(values)
   left = np.searchsorted(ordered, points, 'left')
   right = np.searchsorted(ordered, points, 'right')

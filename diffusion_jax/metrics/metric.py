@@ -1,4 +1,4 @@
-"""What a metric is: named scores, and the arrays they are computed from."""
+"""Metrics: named scores, and the arrays from which they are computed."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ PerExample = Callable[[Any, Any, Any, dict], dict[str, Any]]
 
 
 class Score(NamedTuple):
-  """A number by its name; note says what its error is, or warns."""
+  """A number by its name; note explains its error, or warns."""
 
   name: str
   estimate: Estimate
@@ -25,16 +25,16 @@ class Score(NamedTuple):
 class Metric(NamedTuple):
   """A way to score images; its constructor has the parameters.
 
-  scores: {name of each score: whether more is better}. needs: names of arrays
-  that `compute` reads. Those of a reference are `features`, `spatial`, and
-  `held_out`, the features of further real images; samples have any of NEEDS,
-  `images`, uint8 [N, H, W, C], and what was stored with them, such as `texts`.
-  compute: (arrays of the samples, arrays of the reference) -> scores; raises
-  `Missing`.
+  scores: {name of each score: whether more is better}. needs: names of the
+  arrays that `compute` reads. A reference has `features`, `spatial`, and
+  `held_out`, the features of further real images. Samples have any of NEEDS,
+  `images`, uint8 [N, H, W, C], and further arrays of their file, such as
+  `texts`. compute: (arrays of the samples, arrays of the reference) -> scores;
+  raises `Missing`.
 
   A metric of a model on real images has a function `measure` as well, model ->
-  `PerExample`: `compute` gets its arrays in place of the samples, those [B] of
-  all images, and those [B, T] summed over the images of each batch. report:
+  `PerExample`: `compute` gets its arrays in place of the samples: arrays [B] of
+  all images, and arrays [B, T] summed over the images of each batch. report:
   (these arrays, folder) -> further numbers; it may print and draw.
   """
 
@@ -52,7 +52,7 @@ class Metric(NamedTuple):
 
 EXTRACTED = frozenset(('features', 'spatial', 'logits', 'predicted'))
 
-# What metrics need of a set, and where that is found.
+# The arrays that metrics need, in words for the user.
 NEEDS = {
   'features': 'images of the {}',
   'spatial': 'spatial features of the {}, as inception has',
@@ -64,7 +64,7 @@ NEEDS = {
 
 
 def missing(metric: str, name: str, which: str = 'samples') -> Missing:
-  """Returns the error that says what a metric needs, an array by its name."""
+  """Returns the error of a metric that needs an array, by its name."""
   hint = NEEDS.get(name, f'{name} of the {{}}').format(which)
   return Missing(f'{metric} needs {hint}')
 

@@ -16,7 +16,7 @@ from diffusion_jax.metrics.metric import (
 
 Kernel = Callable[[np.ndarray, np.ndarray], Any]
 
-ENTRIES = 2**24  # of a kernel matrix, held at a time
+ENTRIES = 2**24  # of a kernel matrix in memory at a time
 
 
 def kernel_distance(
@@ -30,8 +30,8 @@ def kernel_distance(
 
   The unbiased squared MMD with the kernel (x.y / D + 1)^3 (Binkowski et al.
   2018), averaged over subsets of both sets, which are drawn by
-  RandomState(seed) as in torch-fidelity. Subsets are no larger than either set;
-  its expectation does not depend on their size. Raises ValueError.
+  RandomState(seed) as in torch-fidelity. Subsets are at most as large as the
+  smaller set; the expectation does not depend on their size. Raises ValueError.
   """
   check_pair(samples, reference)
   size = min(subset_size, len(samples), len(reference))
@@ -53,8 +53,8 @@ def cmmd(
 
   The kernel is exp(-|x - y|^2 / (2 sigma^2)). It is CMMD (Jayasumana et al.
   2024) if samples [N, D] and reference [M, D] are image embeddings of CLIP;
-  they are normalised here. The error is that of the first-order projection
-  (delta method), NaN for a set of one image. Raises ValueError.
+  they are normalised here. The error comes from the first-order projection
+  (delta method); it is NaN for a set of one image. Raises ValueError.
   """
   check_pair(samples, reference)
   x, y = _normalised(samples), _normalised(reference)
@@ -75,7 +75,7 @@ def cmmd(
 def unbiased_mmd(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> float:
   """Returns the unbiased squared MMD of x [N, D] and y [M, D].
 
-  Gretton et al. 2012, Eq. 3: pairs of an image with itself are left out. It may
+  Gretton et al. 2012, Eq. 3, without the pairs of an image with itself. It may
   be negative.
   """
   return float(

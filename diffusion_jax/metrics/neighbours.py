@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-_MEGABYTES = 256  # of distances that are held at a time
+_MEGABYTES = 256  # of distances in memory at a time
 
 # A distance and a radius that are equal are computed by different sums: without
 # a margin, rounding would decide on which side of the radius a point is.
@@ -58,10 +58,10 @@ def each_block(
 
 
 def inside(distances: np.ndarray, radius: np.ndarray) -> np.ndarray:
-  """Returns whether distance < radius; equal but for rounding is not."""
+  """Returns whether distance < radius, by more than rounding."""
   return distances < radius * (1.0 - _MARGIN)
 
 
 def inside_or_on(distances: np.ndarray, radius: np.ndarray) -> np.ndarray:
-  """Returns whether distance <= radius; equal but for rounding is."""
+  """Returns whether distance <= radius, up to rounding."""
   return distances <= radius * (1.0 + _MARGIN)

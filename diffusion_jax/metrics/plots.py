@@ -7,7 +7,7 @@ import numpy as np
 
 
 def _figure(columns: int, rows: int = 1):
-  # Without pyplot there is no window system and no global state.
+  # pyplot would start a window system and keep global state.
   from matplotlib.figure import Figure
 
   size = 4.0 * columns, 3.2 * rows
@@ -85,9 +85,9 @@ def plot_sweep(
 ) -> None:
   """Plots a distance against accuracy, and precision against recall.
 
-  values: the scores [N] of N points by name, where names may end in those of
-  features, as precision_dinov2; the distance is the first of them. Without
-  accuracy the distance is over the points.
+  values: the scores [N] of N points by name, which may end in the name of
+  features, as precision_dinov2; the first is the distance. Without accuracy the
+  distance is over the points.
   """
   figure, axes = _figure(2)
   figure.set_size_inches(9.0, 4.0)
@@ -103,7 +103,7 @@ def plot_sweep(
       break
   for ax, (x, y, _) in zip(axes, curves, strict=False):
     ax.plot(x, y, marker='o')
-    ax.margins(x=0.3)  # for the titles, which are right of their points
+    ax.margins(x=0.3)  # room for the titles, to the right of their points
     for title, *point in zip(titles, x, y, strict=True):
       ax.annotate(title, point, fontsize=7)
     ax.grid(alpha=0.3)

@@ -1,6 +1,6 @@
 """Metrics of a model on real images, a batch at a time, kept in files.
 
-A batch that is in its file is not computed again, so that an interrupted
+A batch whose file exists is not computed again, so that an interrupted
 evaluation continues.
 """
 
@@ -37,8 +37,8 @@ def per_batch(
 ) -> PerImage:
   """Returns the `PerImage` of (params, index [n], images, cond) of a metric.
 
-  Arrays [n, T] are summed over the images, to [1, T]. What is computed of an
-  image depends on seed, name and its index, not on its batch. condition:
+  Arrays [n, T] are summed over the images, to [1, T]. The result for an image
+  depends on seed, name and its index, not on its batch. condition:
   (keys, x0) -> cond['image'], for networks that need it.
   """
   own = jax.random.fold_in(stream(seed, 'metrics'), zlib.crc32(name.encode()))
@@ -46,7 +46,7 @@ def per_batch(
 
   def function(params, keys, inputs):
     (image_keys, keys), (x0, cond) = keys, inputs
-    if condition is not None:  # the bits are those of this condition
+    if condition is not None:  # the bits are given this condition
       cond = cond | {'image': condition(image_keys, x0)}
     return measure(params, keys, x0, cond)
 
@@ -82,7 +82,7 @@ def arrays_of(
   paths = [folder / f'{start:08d}.npz' for start in starts]
   if processes.is_first():
     folder.mkdir(exist_ok=True)
-  # All processes compute the same parts, those that the first one misses.
+  # All processes compute the parts that the first one does not have.
   missing = processes.broadcast([not path.exists() for path in paths])
 
   def index_of(i):

@@ -18,7 +18,7 @@ from diffusion_jax.metrics.metric import Arrays
 from diffusion_jax.runtime import cache
 
 # Images whose features are kept, for metrics by neighbours and kernels; the
-# statistics are those of all images.
+# statistics are over all images.
 LIMIT = 50_000
 
 
@@ -30,7 +30,7 @@ def load(
 ) -> tuple[Arrays, dict[str, Any]]:
   """Returns the features and statistics of a source, and their protocol.
 
-  They come from the cache if they are in it. about: what identifies the source;
+  They come from the cache if they are in it. about: identifies the source;
   the protocol adds its size, a checksum of some images, the preprocessing and
   the weights, and its hash is the name of the file.
   """
@@ -46,7 +46,7 @@ def load(
 def describe(
   source: Source, about: Mapping[str, Any], extractor: Extractor
 ) -> dict[str, Any]:
-  """Returns what the features of a source depend on."""
+  """Returns the facts that the features of a source depend on."""
   index = np.linspace(0, len(source) - 1, min(64, len(source))).astype(int)
   some = np.ascontiguousarray(source.read(index)[0])
   return {

@@ -1,4 +1,4 @@
-"""Metrics that are named, and the features that they are computed in."""
+"""Metrics by name, and the features that they are computed in."""
 
 import json
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class Named(NamedTuple):
 
 
 class Space(NamedTuple):
-  """Features by an extractor, and those of real images with their protocol."""
+  """An extractor, and its features of real images with their protocol."""
 
   extractor: Extractor
   reference: Arrays
@@ -70,7 +70,7 @@ def extract(
 ) -> Arrays:
   """Returns the features of images, from the file `path` if it has them.
 
-  about: what the images depend on, as JSON gives it back.
+  about: the facts that the images depend on, as read from JSON.
   """
   identity = extractor.identity
   protocol = {**identity, 'samples': about}

@@ -21,8 +21,8 @@ def title(changes: Mapping[str, Any]) -> str:
 def write(out: Path, points: list[dict[str, Any]], results: Results) -> None:
   """Writes sweep.json and sweep.png, and prints a table of all points.
 
-  points: {field: value} of each setting, in the order of results. Where only
-  the widths of averages differ, the plot is against the width.
+  points: {field: value} of each setting, in the order of results. If only the
+  widths of averages differ, the plot is against the width.
   """
   rows = [
     {'point': changes, 'metrics': scores}

@@ -18,7 +18,7 @@ from diffusion_jax.metrics.metric import Metric
 
 Table = Mapping[str, Callable[..., Metric]]
 
-# Of generated images, whatever has made them.
+# Metrics of generated images from any source.
 METRICS: Table = {
   'fd': fid.fd,
   'sfd': fid.sfd,
@@ -31,7 +31,7 @@ METRICS: Table = {
   'memorisation': memorisation.copies,
 }
 
-# Of a model on real images.
+# Metrics of a model on real images.
 _PIXELS = {'independent_pixels': likelihoods.independent_pixels}
 OF_DIFFUSION: Table = {
   'elbo': likelihoods.elbo,
@@ -46,12 +46,12 @@ OF_VAES: Table = {
 }
 OF_CLASSIFIERS: Table = {'accuracy': accuracy.of_classifier, **_PIXELS}
 
-# What others call metrics in the features of Inception.
+# The usual names of metrics in Inception's features.
 SHORT = {'fid': 'fd_inception', 'sfid': 'sfd_inception'}
 
 
 def split_name(name: str, table: Table = METRICS) -> tuple[str, str]:
-  """Returns (name in the table, features) of a metric as it is typed.
+  """Returns (name in the table, features) of a metric as a user names it.
 
   ('fd', 'inception') for fid, ('fd', 'dinov2') for fd_dinov2, ('fd', '') for
   fd; other names as they are.

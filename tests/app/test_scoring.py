@@ -305,7 +305,7 @@ def test_a_run_is_used_without_the_metrics_of_a_stranger(run, monkeypatch):
       'has the name of another metric',
     ),
     ({'reference': 'x'}, "reference='x' is not one of train, te"),
-    ({'metrics': 'fid', 'name': 'fid'}, 'need a file of weights: classify_im'),
+    ({'metrics': 'fid', 'name': 'fid'}, 'need classify_image_graph'),
     ({'metrics': 'is'}, 'is_pixels needs|is needs logits of a'),
     ({'num_generated': 0}, 'evaluation.num_generated=0 is not an integer of'),
     ({'fd.num_draws': -1}, 'evaluation.fd: num_draws=-1 is below'),

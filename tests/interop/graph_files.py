@@ -1,6 +1,6 @@
 """Writes GraphDef files in protobuf's wire format, without protobuf.
 
-Field numbers are those of TensorFlow's graph.proto, node_def.proto,
+Field numbers are from TensorFlow's graph.proto, node_def.proto,
 attr_value.proto, tensor.proto and tensor_shape.proto.
 """
 
@@ -36,14 +36,14 @@ def tensor(array):
 
 
 def constant(name, content, kind=FLOAT):
-  """A Const node with attributes dtype and value, of a tensor's message."""
+  """Returns a Const node; content: the message of its tensor."""
   attributes = data(5, data(1, b'dtype') + data(2, number(6, kind)))
   attributes += data(5, data(1, b'value') + data(2, data(8, content)))
   return data(1, data(1, name.encode()) + data(2, b'Const') + attributes)
 
 
 def operation(name, kind, *inputs):
-  """Another node, with inputs, and an attribute that lists strides."""
+  """Returns another node, with inputs, and an attribute that lists strides."""
   body = data(1, name.encode()) + data(2, kind.encode())
   body += b''.join(data(3, other.encode()) for other in inputs)
   strides = data(1, b'strides') + data(2, data(1, data(3, b'\x01\x02\x02\x01')))
@@ -51,7 +51,7 @@ def operation(name, kind, *inputs):
 
 
 def graph(constants):
-  """A graph of float constants among the nodes that Inception's file has."""
+  """Returns a graph of float constants and Inception's other nodes."""
   jpeg = number(1, STRING) + data(2, b'') + data(8, b'')
   size = np.array([299, 299], np.int32)
   nodes = [

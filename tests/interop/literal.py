@@ -1,16 +1,18 @@
-"""Layers of other projects in float64, NCHW as in PyTorch, torch-free.
+"""Layers of other projects in float64 NumPy, NCHW as in PyTorch.
 
 A transcription of a network takes its weights from `Weights`, which makes a
-tensor at random when it is first named, so a run of it yields the names and
-shapes of the project besides the output.
+random tensor when a name is first used. A run thus also yields the names and
+shapes of the project's tensors.
 """
+
+import functools
 
 import jax
 import numpy as np
 
 
 class Weights(dict):
-  """Tensors by name, float64 numbers that float32 has exactly."""
+  """Tensors by name, float64 numbers that are exact in float32."""
 
   def __init__(self, seed=0):
     super().__init__()
@@ -96,6 +98,29 @@ def nearest(x):
   return np.repeat(np.repeat(x, 2, axis=2), 2, axis=3)
 
 
+FIR = np.array([1.0, 3.0, 3.0, 1.0])
+
+
+def each_channel(x, kernel, stride, padding):
+  channels = np.split(x, x.shape[1], axis=1)
+  kernel = kernel[None, None]
+  parts = [correlate(c, kernel, stride, padding) for c in channels]
+  return np.concatenate(parts, axis=1)
+
+
+def fir_down(x, stride=2, padding=(1, 1)):
+  """recipes 5: 4x4 windows, two pixels apart, that begin one outside."""
+  return each_channel(x, np.outer(FIR, FIR) / 64, stride, padding)
+
+
+def fir_up(x):
+  """Zeros between the pixels, two before and one after, then 4x4 windows."""
+  b, c, height, width = x.shape
+  wide = np.zeros((b, c, 2 * height, 2 * width))
+  wide[:, :, ::2, ::2] = x
+  return each_channel(wide, np.outer(FIR, FIR) / 16, 1, (2, 1))
+
+
 def sinusoid(noise, features, last):
   """[sin, cos] of noise * 10000^(-i / last), i < features / 2, transposed."""
   half = features // 2
@@ -104,18 +129,22 @@ def sinusoid(noise, features, last):
 
 
 def images(size, channels=3, batch=2, seed=1):
-  """Random NCHW images of numbers that float32 has exactly."""
+  """Returns random NCHW images of numbers that are exact in float32."""
   x = np.random.default_rng(seed).standard_normal((batch, channels, size, size))
   return x.astype(np.float32).astype(np.float64)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def run(network, params, *inputs):
+  """Runs our network, compiled once for all tests with the same shapes."""
+  return network.apply({'params': params}, *inputs)
+
+
 def apply(imported, x, noise, cond=None):
-  """The imported network of ours, NCHW in and out."""
+  """Runs the imported network, NCHW in and out."""
   cond = {k: _nhwc(v) for k, v in (cond or {}).items()}
-  run = jax.jit(
-    lambda *a: imported.network.apply({'params': imported.params}, *a)
-  )
-  out = run(_nhwc(x), np.float32(noise), cond)
+  network, params = imported.network, imported.params
+  out = run(network, params, _nhwc(x), np.float32(noise), cond)
   return np.asarray(out).transpose(0, 3, 1, 2) if out.ndim == 4 else out
 
 
@@ -126,7 +155,7 @@ def _nhwc(x):
 
 
 def assert_close(found, expected):
-  """Within 1e-5 of the largest |output|, which is no rounding error."""
+  """Within 1e-5 of the largest |output|, which is not a rounding error."""
   assert found.shape == expected.shape
   largest = np.abs(expected).max()
   assert largest > 0.1

@@ -1,9 +1,9 @@
-"""Writes stored/: small folders of diffusers, and what its networks compute.
+"""Writes stored/: small folders of diffusers, and their networks' outputs.
 
   python -m tests.interop.make_stored      # needs torch and diffusers
 
-Random weights, the scales of norms and the ends of branches too. The tests read
-them without torch.
+All weights are random, including the scales of norms and the ends of branches.
+The tests read them without torch.
 """
 
 from pathlib import Path

@@ -17,25 +17,20 @@ SHAPES = {
   'layernorm.weight': (WIDTH,),
   'layernorm.bias': (WIDTH,),
 }
-LAYER = {
-  'norm1.weight': (WIDTH,),
-  'norm1.bias': (WIDTH,),
+VECTORS = (
+  'norm1.weight norm1.bias attention.attention.query.bias '
+  'attention.attention.key.bias attention.attention.value.bias '
+  'attention.output.dense.bias layer_scale1.lambda1 norm2.weight norm2.bias '
+  'mlp.fc2.bias layer_scale2.lambda1'
+).split()
+LAYER = {name: (WIDTH,) for name in VECTORS} | {
   'attention.attention.query.weight': (WIDTH, WIDTH),
-  'attention.attention.query.bias': (WIDTH,),
   'attention.attention.key.weight': (WIDTH, WIDTH),
-  'attention.attention.key.bias': (WIDTH,),
   'attention.attention.value.weight': (WIDTH, WIDTH),
-  'attention.attention.value.bias': (WIDTH,),
   'attention.output.dense.weight': (WIDTH, WIDTH),
-  'attention.output.dense.bias': (WIDTH,),
-  'layer_scale1.lambda1': (WIDTH,),
-  'norm2.weight': (WIDTH,),
-  'norm2.bias': (WIDTH,),
   'mlp.fc1.weight': (4 * WIDTH, WIDTH),
   'mlp.fc1.bias': (4 * WIDTH,),
   'mlp.fc2.weight': (WIDTH, 4 * WIDTH),
-  'mlp.fc2.bias': (WIDTH,),
-  'layer_scale2.lambda1': (WIDTH,),
 }
 for i in range(DEPTH):
   SHAPES |= {f'encoder.layer.{i}.{name}': s for name, s in LAYER.items()}
@@ -53,7 +48,19 @@ def test_a_file_of_transformers_is_read(tensors, tmp_path):
   network, params = dinov2.read_params(path)
   assert (network.width, network.depth) == (WIDTH, DEPTH)
   assert (network.num_heads, network.grid) == (2, GRID)
-  layer = 'encoder.layer.1.'
+  block, layer = (
+    params['block_1'],
+    lambda name: tensors[f'encoder.layer.1.{name}'],
+  )
+  pairs = [
+    (params['positions'], tensors['embeddings.position_embeddings'][0]),
+    (params['class_token'], tensors['embeddings.cls_token'][0, 0]),
+    (params['norm']['bias'], tensors['layernorm.bias']),
+    (
+      params['patches']['kernel'][3, 5],
+      tensors['embeddings.patch_embeddings.projection.weight'][:, :, 3, 5].T,
+    ),
+  ]
   for ours, theirs in {
     'query': 'attention.attention.query',
     'key': 'attention.attention.key',
@@ -62,34 +69,13 @@ def test_a_file_of_transformers_is_read(tensors, tmp_path):
     'mlp_in': 'mlp.fc1',
     'mlp_out': 'mlp.fc2',
   }.items():
-    found = params['block_1'][ours]
-    expected = tensors[f'{layer}{theirs}.weight'].T
-    np.testing.assert_array_equal(found['kernel'], expected)
-    np.testing.assert_array_equal(
-      found['bias'], tensors[f'{layer}{theirs}.bias']
-    )
+    pairs.append((block[ours]['kernel'], layer(f'{theirs}.weight').T))
+    pairs.append((block[ours]['bias'], layer(f'{theirs}.bias')))
   for n in (1, 2):
-    found = params['block_1'][f'norm_{n}']
-    np.testing.assert_array_equal(
-      found['scale'], tensors[f'{layer}norm{n}.weight']
-    )
-    np.testing.assert_array_equal(
-      params['block_1'][f'scale_{n}'],
-      tensors[f'{layer}layer_scale{n}.lambda1'],
-    )
-  np.testing.assert_array_equal(
-    params['positions'], tensors['embeddings.position_embeddings'][0]
-  )
-  np.testing.assert_array_equal(
-    params['class_token'], tensors['embeddings.cls_token'][0, 0]
-  )
-  np.testing.assert_array_equal(
-    params['patches']['kernel'][3, 5],
-    tensors['embeddings.patch_embeddings.projection.weight'][:, :, 3, 5].T,
-  )
-  np.testing.assert_array_equal(
-    params['norm']['bias'], tensors['layernorm.bias']
-  )
+    pairs.append((block[f'norm_{n}']['scale'], layer(f'norm{n}.weight')))
+    pairs.append((block[f'scale_{n}'], layer(f'layer_scale{n}.lambda1')))
+  for found, expected in pairs:
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -98,10 +84,7 @@ def test_a_file_of_transformers_is_read(tensors, tmp_path):
     ({'encoder.layer.1.norm1.bias': None}, 'missing: encoder.layer.1.norm1.b'),
     ({'classifier.weight': (4, 4)}, 'not used: classifier.weight'),
     ({'layernorm.bias': (7,)}, r'layernorm.bias \(7,\) for norm/bias \(128,\)'),
-    (
-      {'embeddings.position_embeddings': None},
-      'position_embeddings is missing',
-    ),
+    ({'embeddings.position_embeddings': None}, 'missing: embeddings.position_'),
     ({'embeddings.position_embeddings': (1, 8, WIDTH)}, 'of another shape'),
     ({'embeddings.position_embeddings': (8, 100)}, r'the shape \(8, 100\)'),
   ],

@@ -10,15 +10,19 @@ import diffusion_jax as dj
 from diffusion_jax.interop import edm, names
 from tests.interop import literal
 from tests.interop.literal import (
+  FIR,
   apply,
   assert_close,
   attend,
   conv,
   correlate,
+  fir_down,
+  fir_up,
   group_norm,
   linear,
   nearest,
   pooled,
+  run,
   silu,
 )
 
@@ -48,7 +52,7 @@ ADM = dict(
 
 
 def norm(w, name, x, eps):
-  """recipes 6: 32 groups, or fewer so that they have 4 channels."""
+  """recipes 6: 32 groups, or fewer, of 4 channels each."""
   return group_norm(w, name, x, min(32, x.shape[1] // 4), eps)
 
 
@@ -67,47 +71,25 @@ def attention(w, name, x, heads, eps):
 
 
 def resampled(w, name, x, resample):
-  """Their filter in both directions is a buffer of each layer."""
-  line = np.ones(2) if resample in (pooled, nearest) else np.array(FIR)
+  """The two-dimensional filter is a buffer of each layer."""
+  line = np.ones(2) if resample in (pooled, nearest) else FIR
   square = np.outer(line, line) / line.sum() ** 2
   w[f'{name}.resample_filter'] = square[None, None]
   return resample(x)
-
-
-FIR = [1.0, 3.0, 3.0, 1.0]
-
-
-def fir_down(x, padding=(1, 1)):
-  """recipes 5: 4x4 windows, two pixels apart, that begin one outside."""
-  kernel = np.outer(FIR, FIR)[None, None] / 64
-  channels = np.split(x, x.shape[1], axis=1)
-  halved = [correlate(channel, kernel, 2, padding) for channel in channels]
-  return np.concatenate(halved, axis=1)
-
-
-def fir_up(x):
-  """Pixel j, with the weights 1, 3, 3, 1 / 4, is added to 2j - 1 .. 2j + 2."""
-  b, c, height, width = x.shape
-  out = np.zeros((b, c, 2 * height + 2, 2 * width + 2))
-  for i, down in enumerate(FIR):
-    for j, right in enumerate(FIR):
-      rows, columns = slice(i, i + 2 * height, 2), slice(j, j + 2 * width, 2)
-      out[:, :, rows, columns] += down * right / 16 * x
-  return out[:, :, 1:-1, 1:-1]
 
 
 def residual_input(w, name, aux, h):
   """A 3x3 convolution, then the filter; zeros, two pixels, before both."""
   kernel = w.get(f'{name}.weight', h.shape[1], aux.shape[1], 3, 3)
   wide = correlate(aux, kernel, 1, (2, 2))
-  halved = resampled(w, name, wide, lambda x: fir_down(x, (0, 0)))
+  halved = resampled(w, name, wide, lambda x: fir_down(x, padding=(0, 0)))
   bias = w.get(f'{name}.bias', h.shape[1])[:, None, None]
   return (h + halved + bias) / np.sqrt(2.0)
 
 
 def unet_block(w, name, x, emb, out, eps, scale, adaptive, project=True,
                resample=None, heads=0):  # fmt: skip
-  """recipes 6, 3.1: emb has been through the last silu already."""
+  """recipes 6, 3.1: the last silu is already applied to emb."""
   skip, h = x, silu(norm(w, f'{name}.norm0', x, eps))
   if resample:
     h = resampled(w, f'{name}.conv0', h, resample)
@@ -227,7 +209,7 @@ NCSNPP = dict(
 
 
 def test_edms_ncsnpp():
-  """The filter 1, 3, 3, 1, the input added at each resolution, frequencies."""
+  """The filter is 1, 3, 3, 1, and each resolution gets the input."""
   w, x = literal.Weights(2), literal.images(8)
   expected = song_unet(w, x, NOISE, ONE_HOT, AUGMENT, ncsnpp=True)
   options = SONG | NCSNPP | dict(label_dropout=0.1)
@@ -251,32 +233,32 @@ def test_edms_adm(adm):
 
 
 def denoise(found, x, level, noise_input, cond=None):
-  network_fn = lambda params, x, noise, cond, key=None: found.network.apply(
-    {'params': params}, x, noise, cond
+  cond = COND_2 if cond is None else cond
+  denoiser = dj.make_denoiser(
+    lambda params, *inputs, key=None: run(found.network, params, *inputs),
+    found.params,
+    parametrization=found.sections['parametrization']['name'],
+    noise_input=noise_input,
+    cond=cond,
+    sigma_data=0.5,
   )
-
-  @jax.jit
-  def run(params, x, level):
-    return dj.make_denoiser(
-      network_fn,
-      params,
-      parametrization=found.sections['parametrization']['name'],
-      noise_input=noise_input,
-      cond={'label': np.array([2, 2])} if cond is None else cond,
-      sigma_data=0.5,
-    )(x, level).x0
-
-  x0 = run(found.params, x.transpose(0, 2, 3, 1), level)
+  x0 = denoiser(np.float32(x.transpose(0, 2, 3, 1)), level).x0
   return np.asarray(x0).transpose(0, 3, 1, 2)
 
 
+# As COND and AUGMENT, so that one compiled network serves all tests.
+COND_2 = {
+  'label': np.array([2, 2]),
+  'drop': np.zeros(2, bool),
+  'augment': np.zeros((2, 9), np.float32),
+}
 LABELS = np.array([[0.0, 0.0, 1.0]] * 2)
 
 
 def test_the_denoiser_of_edms_wrapper(song):
   """recipes 6: c_skip x + c_out F(c_in x, log(sigma) / 4)."""
   w, x, _ = song
-  options = {**SONG, 'sigma_data': 0.5}
+  options = SONG | dict(sigma_data=0.5, label_dropout=0.1)
   sigma = np.array([0.05, 20.0])
   s, sd = sigma[:, None, None, None], 0.5
   norm = np.sqrt(s**2 + sd**2)
@@ -291,7 +273,9 @@ def test_the_denoiser_of_edms_wrapper(song):
 def test_the_denoiser_of_the_vp_wrapper(song):
   """recipes 6: x - sigma F(x / sqrt(sigma^2 + 1), 999 t)."""
   w, x, _ = song
-  found = edm.from_tensors(w.file(), **SONG | dict(precond='VPPrecond'))
+  found = edm.from_tensors(
+    w.file(), **SONG | dict(precond='VPPrecond', label_dropout=0.1)
+  )
   schedule = dj.LinearVPSchedule(
     beta_min=found.sections['schedule']['beta_min'],
     beta_max=found.sections['schedule']['beta_max'],
@@ -360,21 +344,9 @@ def test_the_published_networks_have_their_parameters(options, expected):
   assert sum(x.size for x in sizes.values()) == expected
 
 
-def test_a_round_trip_is_exact(song, adm):
-  for (w, _, _), options in ((song, SONG), (adm, ADM)):
-    found = edm.from_tensors(w.file(), **options)
-    model = edm.describe(edm.choose_options(**options))
-    back = names.write(model.table(), found.params)
-    stored = {n: x for n, x in w.file().items() if not n.endswith(edm.FILTER)}
-    assert set(back) == set(stored)
-    assert all(np.array_equal(back[n], x) for n, x in stored.items())
-
-
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'model.map_layer0.bias': None}, '^missing: model.map_layer0.bias$'),
-    ({'model.more': (3,)}, '^not used: model.more$'),
     ({'model.map_label.weight': (32, 4)}, r'\(32, 4\) for label_embedding/lin'),
     (
       {'model.enc.4x4_down.conv0.resample_filter': (1, 1, 4, 4)},

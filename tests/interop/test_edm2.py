@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 import diffusion_jax as dj
-from diffusion_jax.interop import edm2, names
+from diffusion_jax.interop import edm2
 from diffusion_jax.networks.magnitude import Uncertainty
 from tests.interop.literal import (
   Weights,
@@ -139,7 +139,7 @@ def precond(w, x, sigma, label):
 
 
 def test_the_network_computes_what_theirs_does(tmp_path):
-  """Weights of any length, as averages have; written back, the same bits."""
+  """The weights have any length, as averages do."""
   w, rng = Weights(), np.random.default_rng(1)
   x, label = rng.normal(size=(2, 3, 8, 8)), np.array([2, 0])
   expected, u = precond(w, x, SIGMA, label)
@@ -166,12 +166,6 @@ def test_the_network_computes_what_theirs_does(tmp_path):
   head = {'params': found.more['uncertainty']}
   ours = jax.jit(Uncertainty(6).apply)(head, np.log(SIGMA) / 4)
   assert_close(np.asarray(ours), u)
-
-  model = edm2.describe(edm2.choose_options(**OPTIONS))
-  back = names.write(model.table(), found.params)
-  assert len(back) == len([name for name in w if name.startswith('unet.')])
-  for name, array in back.items():
-    np.testing.assert_allclose(array, w.file()[name], rtol=2e-7)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Files of weights: what is read, and that nothing in them is run."""
+"""Files of weights are read, and code in them is never run."""
 
 import json
 import os
@@ -44,12 +44,12 @@ def test_safetensors(tmp_path):
   lazy = files.open_tensors(path, lambda name: f'x.{name}')
   assert len(lazy) == 4
   same({name.removeprefix('x.'): lazy[name] for name in lazy})
-  path.rename(tmp_path / 'a.bin')  # recognised by what is in it
+  path.rename(tmp_path / 'a.bin')  # recognised by its content
   same(files.read_tensors(tmp_path / 'a.bin'))
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
-  """Past a limit of the size, as on a full disk; else it is as any new file."""
+  """A size limit stands for a full disk; other files get the usual mode."""
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
   try:
@@ -73,16 +73,18 @@ def test_safetensors_in_parts(tmp_path):
   path.write_text(json.dumps({'weight_map': where}))
   same(files.read_tensors(path))
   path.write_text(json.dumps({'weight_map': where | {'f': '1.safetensors'}}))
-  refused(path, 'f is in none of the parts')
+  refused(path, 'f is not in any part')
   path.write_text(json.dumps({'weight_map': where | {'f': '../1'}}))
   refused(path, "names '../1', which is in another folder")
   path.write_text('{}')
-  refused(path, 'has no weight_map')
+  refused(path, 'does not contain weight_map')
 
 
 def test_npz_and_msgpack(tmp_path):
   path = tmp_path / 'a.npz'
-  arrays = {n: x for n, x in ARRAYS.items() if n != 'd'}  # no npz has bfloat16
+  arrays = {
+    n: x for n, x in ARRAYS.items() if n != 'd'
+  }  # npz does not have bfloat16
   np.savez(path, **arrays)
   same(files.read_tensors(path), arrays)
   path = tmp_path / 'checkpoint_26'
@@ -103,7 +105,7 @@ TENSOR = '{"a":{"dtype":"%s","shape":[%s],"data_offsets":[0,%d]}}'
 def test_a_header_of_any_length_is_safetensors(tmp_path, suffix):
   """The library pads to 8 bytes, so that the low byte has 32 values.
 
-  One of them is 0x80, the first byte of a pickle; 10 that of a GraphDef.
+  One of them is 0x80, the first byte of a pickle; a GraphDef begins with 10.
   """
   path = tmp_path / f'a.{suffix}'
   text, lengths = TENSOR % ('F32', '2', 8), range(17_024, 17_024 + 256, 8)
@@ -113,12 +115,12 @@ def test_a_header_of_any_length_is_safetensors(tmp_path, suffix):
     np.testing.assert_array_equal(files.read_tensors(path)['a'], [1.0, -2.0])
 
 
-OTHER = ' is no file of weights| is no whole|is not a whole|begins as a pickle'
+OTHER = ' cannot be read as | is a pickle that torch.save did not write'
 
 
 @pytest.mark.parametrize('suffix', ['pb', 'msgpack', 'safetensors', 'pth'])
 def test_garbage_is_no_file_of_pytorch(tmp_path, suffix, monkeypatch):
-  """Whatever its first byte is, and where torch is not installed."""
+  """The first byte may be any, and torch may be missing."""
   monkeypatch.setitem(sys.modules, 'torch', None)
   path = tmp_path / f'a.{suffix}'
   rest = np.random.default_rng(0).bytes(300)
@@ -158,7 +160,7 @@ def test_a_wrong_safetensors_file_is_one_line(tmp_path, content):
 
 
 def test_a_cut_file_is_one_line(tmp_path):
-  """Of every length but the whole."""
+  """The file is cut at several lengths."""
   safetensors.numpy.save_file(ARRAYS, tmp_path / 'a.safetensors')
   np.savez(tmp_path / 'a.npz', a=ARRAYS['a'])
   tree = serialization.msgpack_serialize({'a': ARRAYS['a']})
@@ -174,11 +176,11 @@ def test_a_cut_file_is_one_line(tmp_path):
 
 
 def test_other_files_are_one_line(tmp_path):
-  refused(tmp_path / 'none', 'cannot be read: No such file')
-  refused(tmp_path, 'cannot be read: Is a directory')
+  refused(tmp_path / 'none', 'cannot be read as weights: No such file')
+  refused(tmp_path, 'cannot be read as weights: Is a directory')
   path = tmp_path / 'notes.txt'
   path.write_text('what this is about')
-  refused(path, 'is no file of weights: not safetensors, npz, PyTorch')
+  refused(path, r'read as weights \(safetensors, npz, PyTorch or msgpack')
 
 
 class Evil:
@@ -193,7 +195,7 @@ class Evil:
 
 @pytest.fixture
 def pickles(tmp_path):
-  """The file that each of them would create, and their paths."""
+  """Returns the file that each pickle would create, and their paths."""
   created = tmp_path / 'created'
   evil = pickle.dumps({'a': Evil(created)}, protocol=2)
   plain, packed = tmp_path / 'plain.pkl', tmp_path / 'torch.pth'
@@ -211,17 +213,17 @@ def test_a_pickle_is_refused_and_nothing_created(pickles):
   for path in paths:
     refused(path)
     assert not created.exists()
-  pickle.loads(paths[0].read_bytes())  # it is what it seems to be
+  pickle.loads(paths[0].read_bytes())  # it is indeed a dangerous pickle
   assert created.exists()
 
 
 def test_without_torch_its_files_are_one_line(pickles, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)
   created, (plain, packed, _) = pickles
-  refused(plain, 'begins as a pickle does, and torch.save did not write it')
+  refused(plain, 'is a pickle that torch.save did not write')
   magic = 0x1950A86A20F9469CFC6C  # of torch.save before version 1.6
   for protocol in (2, 4):
     plain.write_bytes(pickle.dumps(magic, protocol) + plain.read_bytes())
-    refused(plain, 'is a file of PyTorch: pip install')
-  refused(packed, 'is a file of PyTorch: pip install')
+    refused(plain, 'is a PyTorch file, which needs torch: run pip')
+  refused(packed, 'is a PyTorch file, which needs torch: run pip')
   assert not created.exists()

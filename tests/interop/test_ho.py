@@ -90,7 +90,7 @@ def theirs():
 
 
 def graph(w):
-  """All variables of a checkpoint: Adam's, the step, averages beside them."""
+  """Returns a checkpoint: Adam's variables, the step and averages too."""
   found = {'global_step': np.array(9), 'beta1_power': np.array(0.5)}
   for name, x in w.file().items():
     found[f'model/{name}'] = np.zeros_like(x)
@@ -115,13 +115,13 @@ def test_variables_without_a_prefix_or_averages(theirs):
   trained = ho.from_tensors(graph(w), ema=False, image_size=8).params
   assert found['conv_in']['kernel'].any()
   assert not any(x.any() for x in jax.tree.leaves(trained))
-  message = 'no averages, variables conv_in/W/ExponentialMovingAverage'
+  message = 'no EMA variables, such as conv_in/W/ExponentialMovingAverage'
   with pytest.raises(ValueError, match=message):
     ho.from_tensors(w.file(), image_size=8)
 
 
 def test_the_network_of_cifar10_is_found_by_its_variables():
-  """35,746,307 parameters (recipes 0), attention at 16, so images of 32."""
+  """35,746,307 parameters (recipes 0); attention at 16 means images of 32."""
   model = ho.describe({}, 32)  # of the defaults of UNet
   params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), model.shapes())
   variables = names.write(model.table(), params)
@@ -133,27 +133,13 @@ def test_the_network_of_cifar10_is_found_by_its_variables():
   assert found.notes == ('images are 32x32, so that attention is at 16x16',)
 
 
-def test_a_round_trip_is_exact(theirs):
-  w, _, _ = theirs
-  found = ho.from_tensors(w.file(), ema=False, image_size=8)
-  fields = {n: x for n, x in found.sections['network'].items() if n != 'name'}
-  back = names.write(ho.describe(fields, 8).table(), found.params)
-  assert set(back) == set(w)
-  assert all(np.array_equal(back[name], x) for name, x in w.file().items())
-
-
 @pytest.mark.parametrize(
   'changes, message',
   [
     ({'conv_in/W': None}, 'no variable conv_in/W'),
     ({'conv_out/b': None}, '^missing: conv_out/b$'),
-    ({'mid/attn_1/q/b': None}, '^missing: mid/attn_1/q/b$'),
-    ({'mid/more/b': (3,)}, '^not used: mid/more/b$'),
-    ({'conv_out/b': (6,)}, 'conv_out has 6 channels: a variance learned'),
-    (
-      {'temb/dense0/W': (16, 128)},
-      r'temb/dense0/W \(16, 128\) for noise_dense_1/kernel \(32, 128\)',
-    ),
+    ({'conv_out/b': (6,)}, 'conv_out has 6 channels: a learned log-var'),
+    ({'temb/dense0/W': (16, 128)}, r'temb/dense0/W \(16, 128\) for noise_dens'),
   ],
 )
 def test_what_does_not_fit_is_named(theirs, changes, message):

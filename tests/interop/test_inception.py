@@ -1,4 +1,4 @@
-"""Weights of Inception from a graph of TensorFlow and from PyTorch's layout."""
+"""Weights of Inception from TensorFlow's graph and from PyTorch's layout."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ import safetensors.numpy
 from diffusion_jax.interop import inception
 from tests.interop import graph_files
 
-# Literal names of both projects, unit by unit: of TensorFlow's scopes, and of
+# Literal names of both projects, unit by unit: TensorFlow's scopes and
 # PyTorch's modules.
 A = """
 conv branch1x1
@@ -90,7 +90,7 @@ NORM = {
 
 @pytest.fixture(scope='module')
 def torch_tensors():
-  """Random weights by the names and in the shapes of PyTorch's layout."""
+  """Returns random weights in PyTorch's layout."""
   rng = np.random.default_rng(0)
 
   def random(*shape):
@@ -110,7 +110,7 @@ def torch_tensors():
 
 @pytest.fixture(scope='module')
 def graph(torch_tensors, tmp_path_factory):
-  """A file of TensorFlow's graph, with the same weights."""
+  """Returns a file of TensorFlow's graph with the same weights."""
   constants = {
     'softmax/weights': torch_tensors['fc.weight'].T.copy(),
     'softmax/biases': torch_tensors['fc.bias'],
@@ -173,7 +173,7 @@ def test_other_weights_are_refused_in_one_line(
   with pytest.raises(ValueError, match='pytorch-fid') as error:
     inception.read_params(path)
   message = str(error.value)
-  assert message.startswith(f'{path} has not the weights of the Inception')
+  assert message.startswith(f'{path} cannot be read as the Inception network')
   assert 'missing: Mixed_5b.branch1x1.bn.running_var' in message
   assert ('not used: AuxLogits' in message) != missing
   assert '\n' not in message

@@ -219,7 +219,7 @@ def test_the_noisy_classifier():
 
 
 def make(model, **flags):
-  """A model of 1000 classes, where it has classes."""
+  """Returns a model with 1000 classes, if it has classes."""
   chosen = openai.choose_flags(model, **flags)
   known = 1000 if chosen.class_cond or chosen.classifier else 0
   return openai.describe(chosen, known)
@@ -247,14 +247,8 @@ PUBLISHED = {
 }
 
 
-# One of each kind; that the flags of all others build is tested below.
-KINDS = {
-  'cifar10_uncond_50M_500K',
-  'imagenet64_uncond_100M_1500K',
-  '64x64_diffusion',
-  '64_256_upsampler',
-  '64x64_classifier',
-}
+# One of each kind; a test below builds all others.
+KINDS = 'cifar10_uncond_50M_500K', '64x64_diffusion', '64x64_classifier'
 
 
 @pytest.mark.parametrize(
@@ -282,7 +276,7 @@ def test_every_published_model_builds():
 
 
 def test_the_steps_are_those_of_the_projects():
-  """recipes 3.2: improved-diffusion rescales steps, guided-diffusion not."""
+  """recipes 3.2: improved-diffusion rescales steps, unlike guided-diffusion."""
   improved = make('cifar10_uncond_50M_500K').sections
   assert improved['noise_input'] == {'name': 'rescaled_step'}
   assert improved['schedule'] == {'name': 'cosine', 'num_steps': 4000}
@@ -307,54 +301,29 @@ def random_like(shapes, seed=0):
 FLAGS = TINY | dict(class_cond=True, resblock_updown=True)
 
 
-def test_a_round_trip_is_exact(tmp_path):
-  theirs = make('guided', **FLAGS)
-  params = random_like(theirs.shapes())
-  tensors = names.write(theirs.table(), params)
-  assert tensors['input_blocks.3.1.qkv.weight'].shape == (192, 64, 1)
-  assert tensors['input_blocks.3.0.skip_connection.weight'].shape == (
-    64, 32, 1, 1
-  )  # fmt: skip
-  path = tmp_path / 'guided.npz'
-  np.savez(path, **tensors)
-  back = openai.load(path, **FLAGS).params
-  assert jax.tree.all(jax.tree.map(np.array_equal, params, back))
-
-
 def test_what_does_not_fit_is_named():
   theirs = make('guided', **FLAGS)
   tensors = names.write(theirs.table(), random_like(theirs.shapes()))
-  load = lambda tensors, **flags: openai.from_tensors(
-    tensors, 'guided', **FLAGS | flags
-  )
-  some = {n: x for n, x in tensors.items() if n != 'out.2.bias'}
-  with pytest.raises(ValueError, match='^missing: out.2.bias$'):
-    load(some)
-  with pytest.raises(ValueError, match='^not used: ema.decay$'):
-    load(tensors | {'ema.decay': np.ones(())})
-  wide = np.zeros((64, 3, 3, 3))
-  message = (
-    r'^of another shape: input_blocks.0.0.weight \(64, 3, 3, 3\) for '
-    r'conv_in/kernel \(3, 3, 3, 32\)$'
-  )
-  with pytest.raises(ValueError, match=message):
-    load(tensors | {'input_blocks.0.0.weight': wide})
-  with pytest.raises(ValueError, match=r'missing: .* and \d+ more; not used: '):
-    load(tensors, num_res_blocks=2)
-  with pytest.raises(ValueError, match='of another shape: .* more$'):
-    load(tensors, num_channels=64)
+  for name, other, message in (
+    ('ema.decay', np.ones(()), '^not used: ema.decay$'),
+    (
+      'input_blocks.0.0.weight',
+      np.zeros((64, 3, 3, 3)),
+      r'^of another shape: input_blocks.0.0.weight \(64, 3, 3, 3\) for '
+      r'conv_in/kernel \(3, 3, 3, 32\)$',
+    ),
+  ):
+    with pytest.raises(ValueError, match=message):
+      openai.from_tensors({**tensors, name: other}, 'guided', **FLAGS)
   del tensors['label_emb.weight']
-  with pytest.raises(ValueError, match='no tensor label_emb.weight, which cla'):
-    load(tensors)
+  with pytest.raises(ValueError, match='^missing: label_emb.weight$'):
+    openai.from_tensors(tensors, 'guided', **FLAGS)
 
 
 @pytest.mark.parametrize(
   'flags, message',
   [
-    (
-      dict(num_heads_upsample=2),
-      'guided: num_heads_upsample=2 has no counterpart here: it can be -1 or 4',
-    ),
+    (dict(num_heads_upsample=2), 'guided: num_heads_upsample=2 has no counter'),
     (dict(classifier_pool='spatial'), "classifier_pool='spatial' has no"),
     (dict(noise_schedule='sqrt'), "noise_schedule='sqrt' has no counterpart"),
     (dict(large_size=8), 'both flags large_size and small_size'),
@@ -362,10 +331,7 @@ def test_what_does_not_fit_is_named():
     (dict(class_cond='yes'), "class_cond='yes' must be True or False"),
     (dict(dropout='a'), "guided: the option dropout='a' must be a number"),
     (dict(channel_mult='a,b'), "channel_mult='a,b' must be numbers, such as 3"),
-    (
-      dict(image_size=96),
-      'image_size=96 has no counterpart here: give channel',
-    ),
+    (dict(image_size=96), 'image_size=96 has no counterpart here: give channe'),
     (dict(width=3), 'unknown options of guided: width; known are im'),
   ],
 )

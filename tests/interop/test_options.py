@@ -1,6 +1,6 @@
 import pytest
 
-from diffusion_jax.interop.options import check, complete
+from diffusion_jax.interop.options import check, complete, typed
 
 DEFAULTS = {
   'channels': 128,
@@ -22,9 +22,9 @@ def test_options_replace_defaults():
   [('0.5,2', (0.5, 2)), (3, (3,)), ([1, 2.0], (1, 2)), ('', ())],
 )
 def test_several_numbers(given, expected):
-  assert complete('unet', DEFAULTS, {'multipliers': given}).multipliers == (
-    expected
-  )
+  assert typed('unet', DEFAULTS, {'multipliers': given}) == {
+    'multipliers': expected
+  }
 
 
 def test_unknown_ones_are_refused_with_the_known_ones():
@@ -45,7 +45,7 @@ def test_unknown_ones_are_refused_with_the_known_ones():
 def test_values_of_another_kind_are_refused(name, value, expected):
   message = f'unet: the option {name}={value!r} must be {expected}'
   with pytest.raises(ValueError, match=message):
-    complete('unet', DEFAULTS, {name: value})
+    typed('unet', DEFAULTS, {name: value})
 
 
 def test_what_has_no_counterpart_is_refused_with_what_has():

@@ -89,7 +89,9 @@ def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
   protocol = json.loads(str(content.pop('protocol')))
   assert protocol['num_reference'] == 50
   np.savez(own, protocol=json.dumps(protocol | {'weights': 'x'}), **content)
-  with pytest.raises(ValueError, match="with weights 'x', not 'none'"):
+  with pytest.raises(
+    ValueError, match="with weights 'x', and the other set with 'none'"
+  ):
     run(capsys, paths[0], own, *options)
 
 
@@ -120,7 +122,7 @@ def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
   ],
 )
 def test_small_sets(tmp_path, capsys, rng, sizes, computed, reasons):
-  """What they allow is computed, and a line says what each other one needs."""
+  """Each metric is computed, or a line says what it needs."""
   paths = [tmp_path / f'{name}.npz' for name in ('samples', 'reference')]
   for path, size in zip(paths, sizes, strict=True):
     np.savez(path, arr_0=rng.integers(0, 256, (size, 8, 8, 1), np.uint8))
@@ -139,7 +141,7 @@ def test_small_sets(tmp_path, capsys, rng, sizes, computed, reasons):
 
 
 def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
-  """After the others have been printed and written."""
+  """The other metrics are printed and written before."""
   samples, _, _, paths = files
   np.savez(tmp_path / 'few.npz', arr_0=samples[:3])
   args = tmp_path / 'few.npz', paths[0], '--features=pixels', '--metrics=pr,fd'
@@ -150,7 +152,7 @@ def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
 
 
 def test_a_metric_of_ones_own(files, capsys, tmp_path, monkeypatch):
-  """It sees the images, and what was stored with them; no features."""
+  """It gets the images and the arrays stored with them, without features."""
   samples, _, _, paths = files
   (tmp_path / 'my_brightness.py').write_text(
     'from diffusion_jax.metrics.estimates import mean\n'
@@ -209,7 +211,7 @@ def test_labels_and_classes_of_digits(capsys, tmp_path):
   lines = [line.split()[:2] for line in out.splitlines()]
   judged = digits_judge.judge(pictures, labels)['accuracy']
   assert float(lines[0][1]) == pytest.approx(judged, rel=1e-4)
-  assert 8.0 < float(lines[1][1]) <= 10.0  # ten classes, seldom doubtful
+  assert 8.0 < float(lines[1][1]) <= 10.0  # ten classes, rarely ambiguous
   assert abs(float(lines[2][1])) < 1e-9
   np.savez(path, arr_0=pictures)
   with pytest.raises(ValueError, match='accuracy needs labels of the samples'):

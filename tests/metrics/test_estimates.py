@@ -11,7 +11,7 @@ def test_the_error_of_a_mean_is_the_deviation_over_the_root_of_n():
 
 
 def test_the_bootstrap_error_of_a_mean_is_its_standard_error():
-  """It is sigma / sqrt(N); of 400 draws it has an error of 4 %."""
+  """It is sigma / sqrt(N), with an error of 4 % for 400 draws."""
   x = np.random.default_rng(0).standard_normal((500, 1))
   found = bootstrap(lambda rows: float(rows.mean()), x, 400)
   assert found.value == x.mean()

@@ -45,7 +45,7 @@ def test_the_next_batch_is_read_while_one_is_used():
 
 
 def test_a_stream_may_begin_a_batch_before_it_gives_the_last(pictures):
-  """As published networks do, for the host not to wait for the device."""
+  """Published networks do so, and the host does not wait for the device."""
   events, plain = [], features.make('pixels')
 
   def stream(batches):
@@ -88,5 +88,5 @@ def test_other_names_and_missing_weights_are_one_line(monkeypatch):
   monkeypatch.delenv('DIFFUSION_JAX_WEIGHTS', raising=False)
   with pytest.raises(ValueError, match="'x' are not one of inception, dinov2"):
     features.make('x')
-  with pytest.raises(ValueError, match='need a file of weights: classify_imag'):
+  with pytest.raises(ValueError, match='need classify_image'):
     features.make('inception')

@@ -63,7 +63,7 @@ def test_statistics_are_those_of_numpy(rng):
 
 
 def test_parts_have_the_statistics_of_the_whole(rng):
-  """Also where the mean is large beside the deviation."""
+  """The mean may be large relative to the deviation."""
   features = 1e3 + rng.standard_normal((50, 4))
   whole = statistics(features)
   moments = Moments()
@@ -93,7 +93,7 @@ def test_fewer_images_than_features_are_exact(rng):
 
 
 def test_the_bootstrap_error_is_the_deviation_over_sets(rng):
-  """In one dimension, far away: that of the squared distance of the means."""
+  """In one dimension, far away, the squared distance of the means dominates."""
   reference = Statistics(np.array([0.0]), np.eye(1))
   x = rng.standard_normal((400, 1)) + 10.0
   found = frechet_distance_and_error(x, reference, 200)

@@ -17,7 +17,7 @@ def test_equal_answers_score_one():
 
 
 def test_it_is_the_formula_of_each_split():
-  """The images in their order: exp of the mean divergence, by probabilities."""
+  """It is exp of the mean divergence, of images in their order."""
   logits = np.random.default_rng(0).standard_normal((11, 3)).astype(np.float32)
   p = np.exp(logits.astype(np.float64))
   p /= p.sum(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Axes of the figures, as they are when matplotlib writes them."""
+"""Axes of the figures when matplotlib writes them."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from diffusion_jax.metrics import plots
 
 @pytest.fixture
 def axes(monkeypatch, tmp_path):
-  """plot -> its axes: (plot function, *arrays) -> [Axes]."""
+  """Returns a function: (plot function, *arrays) -> its axes."""
   saved = []
   save = Figure.savefig
 
@@ -28,7 +28,7 @@ def axes(monkeypatch, tmp_path):
 
 
 def test_one_term_of_nearly_nothing_does_not_flatten_the_others(axes):
-  """Zero, nearly zero and not a number are marked at the foot instead."""
+  """Zero, nearly zero and NaN are marked at the bottom instead."""
   terms = np.array([0.5, 0.0, 0.25, 1e-30, 0.1, np.nan])
   (ax,) = axes(plots.plot_terms, terms)
   low, high = ax.get_ylim()
@@ -46,7 +46,7 @@ def test_terms_within_six_decades_are_all_drawn(axes):
   (curve,) = ax.lines
   np.testing.assert_array_equal(curve.get_ydata(), terms)
   assert ax.get_ylim()[0] < terms[0] and ax.get_legend() is None
-  axes(plots.plot_terms, np.zeros(3))  # nothing to draw is drawn
+  axes(plots.plot_terms, np.zeros(3))  # an empty plot is drawn
 
 
 def test_rate_and_distortion_have_units(axes):

@@ -1,4 +1,4 @@
-"""Features of real images: what they depend on, and the cache."""
+"""Features of real images and their cache."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Ours against other projects' packages, of the extra [parity]."""
+"""Our code against other projects' packages, from the extra [parity]."""
 
 from pathlib import Path
 
@@ -22,5 +22,5 @@ def torchvision_loads():
 
 @pytest.fixture(autouse=True)
 def same_weights_every_time():
-  """New networks of torch draw from a generator of the whole process."""
+  """New networks of torch draw from one generator per process."""
   pytest.importorskip('torch').manual_seed(0)

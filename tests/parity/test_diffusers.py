@@ -1,6 +1,7 @@
-"""Ours against diffusers' UNet2DModel, AutoencoderKL and pipelines.
+"""Our networks against diffusers' UNet2DModel, AutoencoderKL and pipelines.
 
-All parameters are random, the scales of norms and the ends of branches too.
+All parameters are random, including the scales of norms and the ends of
+branches.
 """
 
 import jax
@@ -34,7 +35,7 @@ SMALL = dict(
   down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
   up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
 )
-# of google/ddpm-cifar10-32, but for the width
+# of google/ddpm-cifar10-32, except for the width
 HO = dict(
   sample_size=16,
   block_out_channels=(16, 32, 32, 32),
@@ -104,7 +105,7 @@ AUTOENCODERS = {
 
 
 def perturbed(model, seed=0):
-  """The model with N(0, 0.2^2) added to every parameter."""
+  """Returns the model with N(0, 0.2^2) added to every parameter."""
   generator = torch.Generator().manual_seed(seed)
   with torch.no_grad():
     for parameter in model.parameters():
@@ -216,7 +217,7 @@ def test_log_variances_are_clipped_as_theirs(tmp_path):
 
 
 def alpha_bars(schedule):
-  """Of our schedule, as a config with this section makes it."""
+  """Returns alpha_bars of the schedule that a config makes of a section."""
   config = load.base()
   config.schedule = ConfigDict(schedule)
   section = load.completed(config).schedule
@@ -252,7 +253,7 @@ def test_the_betas_of_schedulers(options, tmp_path):
 
 
 def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
-  """20 steps from the same noise; our eps is that of the clipped x0."""
+  """20 steps from the same noise; our eps belongs to the clipped x0."""
   config = trial(**{'conditioning.labels': False, 'conditioning.dropout': 0.0})
   run, out = tmp_path / 'run', tmp_path / 'out'
   MODES['train'](config, str(run))
@@ -359,7 +360,7 @@ def test_a_pickle_that_runs_code_is_refused(new_format, tmp_path):
   torch.save(
     {'a': Evil(created)}, path, _use_new_zipfile_serialization=new_format
   )
-  with pytest.raises(ValueError, match='would run code') as error:
+  with pytest.raises(ValueError, match='weights without code') as error:
     files.read_tensors(path)
   assert '\n' not in str(error.value) and not created.exists()
   torch.load(path, weights_only=False)  # the file is what it seems to be
@@ -379,7 +380,7 @@ def test_a_cut_file_of_torch_is_one_line(tmp_path):
 
 
 def test_config_json_is_theirs(tmp_path):
-  """Every option that is written is one of the class, and all are."""
+  """Exactly the options of the class are written."""
   model = perturbed(theirs.UNet2DModel(**SMALL))
   model.save_pretrained(tmp_path / 'given')
   interop.save(tmp_path / 'ours', *interop.load(tmp_path / 'given')[:4])

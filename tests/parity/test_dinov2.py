@@ -1,4 +1,4 @@
-"""DINOv2 against transformers' Dinov2Model, by random weights in its file."""
+"""DINOv2 against transformers' Dinov2Model, with random weights from a file."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ SIZES = {'tiny': (128, 2, 2), 'vits14': (384, 12, 6)}
 
 @pytest.fixture(params=SIZES)
 def case(request, tmp_path):
-  """transformers' network, and the folder of its weights."""
+  """Returns transformers' network, and the folder of its weights."""
   transformers = pytest.importorskip('transformers')
   import torch
 

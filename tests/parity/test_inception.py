@@ -1,4 +1,4 @@
-"""The Inception network against torch-fidelity's, by random weights in a file.
+"""The Inception network against torch-fidelity's, with random weights.
 
 Images go through both packages' own preprocessing.
 """
@@ -17,7 +17,7 @@ OUTPUTS = ('2048', 'logits_unbiased')
 
 @pytest.fixture(scope='module')
 def networks(tmp_path_factory):
-  """torch-fidelity's network of random weights, and ours from its file."""
+  """Returns torch-fidelity's random network, and ours from its file."""
   extractor = load('torch_fidelity.feature_extractor_inceptionv3')
   import torch
 
@@ -38,7 +38,7 @@ def networks(tmp_path_factory):
 
 
 def randomise(network):
-  """Gives weights that keep the scale of activations, and other statistics."""
+  """Sets weights that keep the scale of activations, and new statistics."""
   import torch
 
   torch.manual_seed(0)

@@ -22,7 +22,7 @@ CASES = {'many': (900, 48), 'rank_deficient': (60, 200), 'small': (12, 5)}
 
 @pytest.fixture(params=CASES)
 def features(request):
-  """Positive, correlated features, as those of a network."""
+  """Positive, correlated features, like a network's."""
   n, dim = CASES[request.param]
   rng = np.random.default_rng(0)
   mix = rng.standard_normal((dim, dim)) / dim**0.5
@@ -48,7 +48,7 @@ def test_frechet_distance(features, package):
   x, y = features
   found = frechet_distance(statistics(x), statistics(y))
   np.testing.assert_allclose(found, fid(package, x, y), rtol=1e-6)
-  # theirs is 0 to the root of the rounding error
+  # the other is 0 up to the root of the rounding error
   same = frechet_distance(statistics(x), statistics(x.copy()))
   scale = np.trace(statistics(x).covariance)
   np.testing.assert_allclose(same, 0.0, atol=1e-12 * scale)
@@ -114,7 +114,7 @@ def test_precision_recall_of_torch_fidelity(features):
   np.testing.assert_allclose(
     (found.precision.value, found.recall.value),
     (expected['precision'], expected['recall']),
-    rtol=1e-6,  # theirs is a mean in single precision
+    rtol=1e-6,  # the other is a mean in single precision
   )
 
 

@@ -1,4 +1,4 @@
-"""DiT against diffusers' DiTTransformer2DModel, by random weights."""
+"""DiT against diffusers' DiTTransformer2DModel, with random weights."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +17,7 @@ OPTIONS = {
   'sample_size': SIZE,
   'patch_size': 2,
   'num_embeds_ada_norm': CLASSES,
-  'norm_eps': 1e-6,  # that of the release
+  'norm_eps': 1e-6,  # as in the release
 }
 
 
@@ -56,7 +56,7 @@ def run(network):
 
 
 def check(found, expected):
-  """Labels, the null class among them, at the ends of the steps."""
+  """Labels, including the null class, at the first and last steps."""
   null = LABELS == CLASSES
   cond = {'label': jnp.where(null, 0, LABELS), 'drop': jnp.asarray(null)}
   out = found.network.apply(
@@ -68,7 +68,7 @@ def check(found, expected):
 
 @pytest.mark.parametrize('frequencies', ['ho', 'openai'])
 def test_dit_is_that_of_diffusers(theirs, frequencies, tmp_path):
-  """With the frequencies of diffusers, and those of DiT's release."""
+  """The frequencies are diffusers' or from DiT's release."""
   import torch
 
   theirs.save_pretrained(tmp_path / 'theirs')
@@ -94,7 +94,7 @@ def test_dit_is_that_of_diffusers(theirs, frequencies, tmp_path):
 
 
 def test_ditpipeline_runs_on_ours(theirs, tmp_path):
-  """The older class name too, which DiT's released folder has."""
+  """The folder has the older class name, as DiT's release does."""
   package = pytest.importorskip('diffusers')
   import torch
 

@@ -14,10 +14,10 @@ def load(name):
 
 
 def declare_operators():
-  """Makes a torchvision that was built for GPUs load beside torch for CPUs.
+  """Makes a torchvision that was built for GPUs load with torch for CPUs.
 
-  Two operators that it describes are missing there. No test uses them, and they
-  are declared. diffusers, transformers, torch-fidelity and pytorch-fid import
+  Two operators are missing there. No test uses them, so they are only
+  declared. diffusers, transformers, torch-fidelity and pytorch-fid import
   torchvision where it is installed.
   """
   if not all(map(importlib.util.find_spec, ('torch', 'torchvision'))):
