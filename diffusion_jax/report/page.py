@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from diffusion_jax.planning import plans
 from diffusion_jax.report import charts, pictures, results
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.pictures import Film
@@ -35,6 +36,7 @@ def render(
     ('evaluation', 'Evaluation', results.parts(run.results)),
     ('neighbours', 'Nearest training images', [neighbours]),
     ('runs', 'Runs side by side', comparison(runs)),
+    ('plan', 'Plan', plan_tables(run.plans)),
     ('config', 'Configuration', config_tables(runs, defaults)),
     ('environment', 'Environment', session_tables(run.sessions)),
   )
@@ -225,6 +227,18 @@ def _as_written(fields):
     for name, value in fields.items()
     if not name.startswith(_APART)
   }
+
+
+def plan_tables(contents: Sequence[dict]) -> Iterator[Table | str]:
+  """Yields a table of each file of --mode=plan; damaged ones are left out."""
+  for content in contents:
+    try:
+      what = {'train': 'Training', 'sample': 'Sampling'}[content['of']]
+      rows = plans.table(content['plans'])
+      yield Table(f'{what} on {content["devices"]}', rows)
+      yield f'{content["about"]}. All times are bounds, none was measured.'
+    except (AttributeError, KeyError, TypeError, ValueError):
+      continue
 
 
 def session_tables(entries: Sequence[dict]) -> Iterator[Table]:

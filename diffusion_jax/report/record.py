@@ -23,7 +23,8 @@ class Run(NamedTuple):
 
   fields: {'section.field': value} of its config; curves: by the name of the
   metric; sheets: (step, file) of the samples during training; results: (folder,
-  content) of the evaluations; sessions: the starts and ends of the training.
+  content) of the evaluations; sessions: the starts and ends of the training;
+  plans: the content of each file of --mode=plan.
   """
 
   name: str
@@ -32,6 +33,7 @@ class Run(NamedTuple):
   sheets: list[tuple[int, Path]]
   results: list[tuple[str, dict]]
   sessions: list[dict]
+  plans: list[dict] = []
 
 
 def read(name: str, folder: Path, fields: dict[str, Any]) -> Run:
@@ -43,6 +45,7 @@ def read(name: str, folder: Path, fields: dict[str, Any]) -> Run:
     read_sheets(folder / 'samples'),
     list(read_results(folder / 'evaluation')),
     sessions.read(folder),
+    [content for _, content in read_json_files(folder / 'plans')],
   )
 
 
@@ -70,11 +73,17 @@ def read_sheets(folder: Path) -> list[tuple[int, Path]]:
 
 def read_results(folder: Path) -> Iterator[tuple[str, dict]]:
   """Yields the folder and content of each result.json and sweep.json."""
-  for path in sorted(folder.rglob('*.json')):
+  for path, content in read_json_files(folder):
     if path.name in ('result.json', 'sweep.json'):
-      try:
-        content = json.loads(path.read_text())
-      except (OSError, ValueError):
-        continue
-      if content and isinstance(content, dict):
-        yield path.parent.relative_to(folder).as_posix(), content
+      yield path.parent.relative_to(folder).as_posix(), content
+
+
+def read_json_files(folder: Path) -> Iterator[tuple[Path, dict]]:
+  """Yields each JSON file below a folder that contains an object."""
+  for path in sorted(folder.rglob('*.json')):
+    try:
+      content = json.loads(path.read_text())
+    except (OSError, ValueError):
+      continue
+    if content and isinstance(content, dict):
+      yield path, content

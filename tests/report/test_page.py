@@ -9,6 +9,7 @@ import pytest
 from diffusion_jax.data import images
 from diffusion_jax.report import page, pictures, record
 from diffusion_jax.runtime import sessions
+from tests.planning.test_plans import plan
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)>&"\''
 CONFIG = {
@@ -55,7 +56,7 @@ class Page(HTMLParser):
 
 
 def write_run(folder, loss=1.0):
-  """What a training and two evaluations leave."""
+  """Writes what a training, two evaluations and a plan leave."""
   (folder / 'samples').mkdir(parents=True)
   lines = []
   for step in (100, 200, 300):
@@ -77,6 +78,11 @@ def write_run(folder, loss=1.0):
     'protocol': {'samples': {'sampling': {'sampler': {'name': HOSTILE}}}},
     'metrics': {'fid': {'value': 3.17, 'error': None, 'note': HOSTILE}},
   })  # fmt: skip
+  (folder / 'plans').mkdir()
+  content = {'of': 'train', 'devices': HOSTILE, 'about': '8 TPU v5e'}
+  content['plans'] = [plan(peak=3 * 2**30)]
+  (folder / 'plans' / 'a.json').write_text(json.dumps(content))
+  (folder / 'plans' / 'b.json').write_text('{"of": "train", "plans": [0]}')
   sessions.write_start(folder, 0, 1234567)
   sessions.write_end(folder, 300)
   return folder
@@ -104,7 +110,7 @@ def written(tmp_path_factory):
 
 SECTIONS = (
   'samples', 'trajectory', 'curves', 'evaluation', 'neighbours', 'runs',
-  'config', 'environment',
+  'plan', 'config', 'environment',
 )  # fmt: skip
 
 
@@ -113,7 +119,7 @@ def test_a_run_that_has_everything_has_every_section(written):
   assert [s['id'] for s in found.all('section')] == list(SECTIONS)
   assert [a['href'] for a in found.all('a')][1:] == [f'#{s}' for s in SECTIONS]
   shown = ' '.join(found.text['section'])
-  for value in ('2.873 ± 0.037', '3.17', 'Bits by step', '1,234,567'):
+  for value in ('2.873 ± 0.037', '3.17', 'Bits by step', '3 GiB', '1,234,567'):
     assert value in shown or value in ' '.join(found.text['dl']), value
   assert 'digits 8x8x1' in found.text['p'][0]
   assert 'edit.name' not in shown

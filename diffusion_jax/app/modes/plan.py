@@ -23,23 +23,18 @@ from diffusion_jax.app.modes import train_setup
 from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError
-from diffusion_jax.planning import programs, roofline, topologies
+from diffusion_jax.planning import plans, programs, roofline, topologies
 from diffusion_jax.planning.topologies import Topology
 from diffusion_jax.runtime import sharding
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.training.objectives import Objective
 
-SIZES = {  # the fields of meshes and batches, by what is planned
-  'train': 'training.batch_size',
-  'sample': 'sampling.batch_size',
-}
-
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
-  """Compiles a program for each mesh and batch; says what it needs.
+  """Compiles a program for each mesh and batch, and prints what it needs.
 
-  plans/<of>-<devices>.json keeps the results: what is in it is not compiled
-  again.
+  plans/<of>-<devices>.json stores the results; a program that is already in it
+  is not compiled again.
   """
   plan = make_part(load.schema_of(config), 'plan', config)
   if not plan.devices:
@@ -49,17 +44,19 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     )
   with from_config('plan.devices'):
     topology = topologies.make(plan.devices)
-  print(describe(topology))
+  about = plans.describe(topology)
+  print(about)
   name = re.sub(r'\W', '_', plan.devices)
   path = make_folder(Path(workdir) / 'plans') / f'{plan.of}-{name}.json'
   stored, rows = read(path), []
   for variant in variants(config, plan):
     row = compile_one(variant, plan.of, topology, workdir, stored)
     stored[row['key']] = row
-    write_json(path, {'devices': plan.devices, 'plans': list(stored.values())})
+    content = {'devices': plan.devices, 'about': about, 'of': plan.of}
+    write_json(path, content | {'plans': list(stored.values())})
     rows.append(row)
-    print('\n'.join(lines(row, topology)))
-  print(best(rows, plan.of, topology))
+    print('\n'.join(plans.lines(row, topology.rates)))
+  print(plans.best(rows, plan.of, topology))
   print(f'wrote {path}')
 
 
@@ -76,7 +73,7 @@ def variants(config: ConfigDict, plan: Any) -> Iterator[ConfigDict]:
         )
       flags.append(('training.mesh', mesh.replace('x', ',')))
     if batch is not None:
-      flags.append((SIZES[plan.of], str(batch)))
+      flags.append((plans.SIZES[plan.of], str(batch)))
     yield load.with_flags(config, flags)
 
 
@@ -93,7 +90,8 @@ def compile_one(
   """
   with from_config('training.mesh'):
     mesh = sharding.make_mesh(*config.training.mesh, devices=topology.devices)
-  traced, batch, state = TRACES[of](config, mesh, workdir)
+  trace = {'train': trace_training, 'sample': trace_sampling}[of]
+  traced, batch, state = trace(config, mesh, workdir)
   lowered = traced.lower()
   count = {
     'train': {'steps': config.training.num_steps},
@@ -130,7 +128,7 @@ def compile_one(
   useful = sum(measured.flops.values())
   if of == 'train' and row['remat']:
     once = load.with_flags(config, [('network.remat', 'False')])
-    jaxpr = TRACES[of](once, mesh, workdir)[0].jaxpr
+    jaxpr = trace(once, mesh, workdir)[0].jaxpr
     useful = sum(programs.flops(jaxpr).values()) / mesh.size
   return row | figures(measured, topology, useful, row)
 
@@ -233,9 +231,6 @@ def trace_sampling(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
   return traced, size, state_size(params, params)
 
 
-TRACES = {'train': trace_training, 'sample': trace_sampling}
-
-
 def texts(config: ConfigDict, size: int) -> dict[str, Any]:
   """Returns the shapes and types of a batch of texts; {} without texts."""
   length = images.text_length(config)
@@ -271,128 +266,7 @@ def state_size(params: Any, state: Any) -> tuple[int, int]:
   return sum(x.size for x in jax.tree.leaves(params)), sum(parts)
 
 
-# What is printed and stored.
-
-
-def describe(topology: Topology) -> str:
-  """Returns a line about the devices."""
-  rates, count = topology.rates, len(topology.devices)
-  if rates is None:
-    return f'{topology.name}: {count} simulated devices, without rates'
-  return (
-    f'{topology.name}: {count} {rates.name}, each {rates.flops / 1e12:g} '
-    f'TFLOP/s in bfloat16, {gib(rates.memory)} at {rates.bandwidth / 1e9:g} '
-    f'GB/s, sending {rates.link / 1e9:g} GB/s ({rates.source})'
-  )
-
-
-def lines(row: dict[str, Any], topology: Topology) -> Iterator[str]:
-  """Yields the lines about one program."""
-  rates, state = topology.rates, row['state']
-  shape = 'x'.join(map(str, row['mesh']))
-  count = f'{state["parameters"]:,} parameters'
-  yield f'mesh {shape}, batch {row["batch"]}, {count}'
-  whole = f' of {gib(rates.memory)}' if rates else ''
-  if not row['fits']:
-    peak = (
-      f'{gib(row["peak"])}{whole}' if row['peak'] else f'more than{whole[3:]}'
-    )
-    yield f'  memory    {peak}: does not fit; {remedies(row)}'
-  else:
-    yield (
-      f'  memory    {gib(row["peak"])}{whole} at the peak: arguments '
-      f'{gib(row["arguments"])}, of them the state {gib(state["bytes"])}; '
-      f'temporaries {gib(row["temporaries"])}'
-    )
-  if 'flops' not in row:
-    return
-  products = ', '.join(
-    f'{amount(count, "FLOP")} in {dtype}'
-    for dtype, count in row['flops'].items()
-  )
-  yield f'  products  {products}'
-  yield f'  traffic   {amount(row["traffic"], "B")} of the memory'
-  for kind, found in sorted(row['collectives'].items()):
-    yield (
-      f'  network   {found["count"]} {kind}, {found["bytes"]:,} bytes: a '
-      f'device sends {amount(found["sent"], "B")}'
-    )
-  if row['loops_of_unknown_length']:
-    yield (
-      f'  note      {row["loops_of_unknown_length"]} loops of unknown length '
-      'count once'
-    )
-  if 'bounds' not in row:
-    return
-  bounds = ', '.join(
-    f'{name} {amount(seconds, "s")}' for name, seconds in row['bounds'].items()
-  )
-  yield (
-    f'  at least  {amount(row["seconds"], "s")}, by {row["binding"]}: {bounds}'
-  )
-  for_all = (
-    f'{row["steps"]:,} steps' if 'steps' in row else f'{row["images"]:,} images'
-  )
-  yield (
-    f'  at most   {row["images_per_second"]:,.4g} images/s, MFU '
-    f'{row["mfu"]:.0%}; {for_all}: at least {row["hours"]:.3g} h, '
-    f'{row["device_hours"]:,.3g} device-hours'
-  )
-
-
-def remedies(row: dict[str, Any]) -> str:
-  """Returns what makes a program need less memory, as flags."""
-  data, fsdp = row['mesh']
-  field, found = SIZES[row['of']], []
-  if row['of'] == 'train':
-    if not row['remat']:
-      found.append('network.remat=True')
-    parts = 2 * row['accumulate']
-    if not row['batch'] % (parts * data * fsdp):
-      found.append(f'training.accumulate={parts}')
-    if data > 1:
-      found.append(f'training.mesh=1,{data * fsdp}')
-  if row['batch'] > data * fsdp:
-    found.append(f'{field}={row["batch"] // 2}')
-  flags = ', '.join(f'--config.{flag}' for flag in found)
-  return f'try {flags or "more devices"}'
-
-
-def best(rows: list[dict], of: str, topology: Topology) -> str:
-  """Returns the flags of the plan with the lowest bound of an image.
-
-  Of equal ones the one whose three bounds have the least sum.
-  """
-  rows = [row for row in rows if row['fits']]
-  if not rows:
-    return f'none fits {topology.name}'
-  if topology.rates is None:
-    return 'simulated devices have no rates: no plan is the best'
-
-  def cost(row):
-    total = sum(row['bounds'].values())
-    return float(f'{row["seconds"] / row["batch"]:.2e}'), total / row['batch']
-
-  row = min(rows, key=cost)
-  mesh = ','.join(map(str, row['mesh']))
-  return (
-    f'the best that fits: --config.training.mesh={mesh} '
-    f'--config.{SIZES[of]}={row["batch"]}'
-  )
-
-
-def amount(value: float, unit: str) -> str:
-  """Returns a value with a prefix of its unit."""
-  power = min(max(math.floor(math.log10(value or 1) / 3), -3), 5)
-  prefix = ('n', 'µ', 'm', '', 'k', 'M', 'G', 'T', 'P')[power + 3]
-  return f'{value / 1000**power:.3g} {prefix}{unit}'
-
-
-def gib(count: float) -> str:
-  """Returns bytes as text."""
-  if count < 2**24:
-    return f'{count / 2**20:.3g} MiB'
-  return f'{count / 2**30:.3g} GiB'
+# What is stored.
 
 
 def out_of_memory(error: Exception) -> int:

@@ -95,23 +95,7 @@ def test_a_mistake_is_one_clear_line(message, fields, tmp_path):
   assert '\n' not in str(error.value)
 
 
-def row(**changes):
-  fields = {
-    'of': 'train', 'mesh': [8, 1], 'batch': 64, 'accumulate': 1, 'remat': False,
-    'fits': True, 'seconds': 0.5,
-    'bounds': {'arithmetic': 0.5, 'memory': 0.2, 'network': 0.1},
-  }  # fmt: skip
-  return fields | changes
-
-
-def test_what_does_not_fit_is_a_plan_with_remedies():
-  assert plan.remedies(row()) == (
-    'try --config.network.remat=True, --config.training.accumulate=2, '
-    '--config.training.mesh=1,8, --config.training.batch_size=32'
-  )
-  assert plan.remedies(row(mesh=[1, 8], batch=8, remat=True)) == (
-    'try more devices'
-  )
+def test_a_compiler_that_runs_out_of_memory_says_how_much_is_needed():
   error = jax.errors.JaxRuntimeError(
     'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of '
     '15.75G hbm.'
@@ -119,19 +103,6 @@ def test_what_does_not_fit_is_a_plan_with_remedies():
   assert plan.out_of_memory(error) == int(20.5 * 2**30)
   with pytest.raises(jax.errors.JaxRuntimeError):
     plan.out_of_memory(jax.errors.JaxRuntimeError('INTERNAL: a bug'))
-
-
-def test_the_best_fits_and_has_the_lowest_bound_of_an_image():
-  v5e = topologies.Topology('v5e:2x4', [], topologies.TPUS['v5e'], 8, {})
-  slow, fast = row(), row(batch=128, mesh=[1, 8])
-  too_large = row(batch=512, fits=False)
-  flags = '--config.training.mesh=1,8 --config.training.batch_size=128'
-  assert plan.best([slow, fast, too_large], 'train', v5e).endswith(flags)
-  # The same bound, with less for the network.
-  bounds = {'arithmetic': 0.5, 'memory': 0.2, 'network': 0.0}
-  other = row(batch=64, mesh=[4, 2], bounds=bounds)
-  assert 'mesh=4,2' in plan.best([slow, other], 'train', v5e)
-  assert plan.best([too_large], 'train', v5e) == 'none fits v5e:2x4'
 
 
 # A small step of every kind of model, and a sampler, for TPU or GPU.
