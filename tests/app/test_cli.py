@@ -196,11 +196,11 @@ MISTAKES = {
   ),
   'a host too many': (
     [DIGITS, '--multihost', '--coordinator=a:1', '--num_hosts=2', '--host=2'],
-    '--host=2: of --num_hosts=2 they are 0..1',
+    '--host=2: with --num_hosts=2 it must be in 0..1',
   ),
   'no cluster to be detected': (
     [DIGITS, '--multihost'],
-    '--multihost: neither SLURM nor Kubernetes, TPU or MPI is detected here',
+    '--multihost: JAX detected no SLURM, Kubernetes, TPU or MPI',
   ),
   'a number of hosts that is none': (
     [DIGITS, '--num_hosts=two'],

@@ -401,7 +401,7 @@ def test_the_ends_of_ranges_are_taken(line):
 
 # What the constructors refuse when they are called, for a training.
 CONTRADICTIONS = """
-training.mesh=-2,1 | training.mesh: a mesh of -2x1 makes no sense
+training.mesh=-2,1 | training.mesh: a mesh of -2x1 does not exist
 training.mesh=16,1 | training.mesh: a mesh of 16x1 needs 16 devices, there are 8
 sampling.sampler.eta=2 | sampling.sampler: eta is 2.0: DDIM needs a value in
 sampling.sampler=unipc sampling.sampler.order=4 | sampling.sampler: order is 4

@@ -13,7 +13,7 @@ from diffusion_jax.runtime import processes
     ((None, None, 0), 'needs all of --coordinator'),
     (('localhost', 2, 0), '--coordinator=localhost is not host:port'),
     (('localhost:123456', 2, 0), 'is not host:port'),
-    (('localhost:1', 2, 2), 'they are 0..1'),
+    (('localhost:1', 2, 2), 'it must be in 0..1'),
     (('localhost:1', 0, 0), '--num_hosts=0'),
   ],
 )
