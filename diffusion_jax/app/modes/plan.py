@@ -1,4 +1,4 @@
-"""Implements --mode=plan: compiles for devices that need not be there."""
+"""Implements --mode=plan: compiles for devices, present or not."""
 
 import hashlib
 import importlib.metadata
@@ -84,9 +84,9 @@ def compile_one(
   workdir: str | Path,
   stored: dict[str, dict],
 ) -> dict[str, Any]:
-  """Compiles the program of a config; returns what it needs, as JSON has it.
+  """Compiles the program of a config; returns its figures for JSON.
 
-  stored: earlier results, by the checksum of the program and the compiler.
+  stored: earlier results, by the checksum of program and compiler.
   """
   with from_config('training.mesh'):
     mesh = sharding.make_mesh(*config.training.mesh, devices=topology.devices)
@@ -102,7 +102,7 @@ def compile_one(
     return stored[key]
   shape = 'x'.join(map(str, mesh.shape.values()))
   if topology.rates is not None:
-    # JAX keeps such programs but cannot read them without their devices.
+    # JAX stores such programs, but cannot load them without their devices.
     settings: Any = jax.config
     settings.update('jax_enable_compilation_cache', False)
   print(f'compiling: mesh {shape}, batch {batch} ...', flush=True)
@@ -136,9 +136,9 @@ def compile_one(
 def figures(
   measured: roofline.Measured, topology: Topology, useful: float, row: dict
 ) -> dict[str, Any]:
-  """Returns the figures of a measured program; see docs/scaling.md.
+  """Returns the figures of a measured program for JSON.
 
-  useful: FLOP of a device without what remat computes again.
+  useful: FLOP of a device, without the operations that remat repeats.
   """
   rates = topology.rates
   kinds: dict[str, dict[str, float]] = {}
@@ -147,7 +147,7 @@ def figures(
     kind['count'] += 1
     kind['bytes'] += one.bytes
     kind['sent'] += programs.wire_bytes(one)
-  found = {
+  results = {
     **measured.memory._asdict(),
     'fits': rates is None or measured.memory.peak <= rates.memory,
     'flops': measured.flops,
@@ -156,12 +156,12 @@ def figures(
     'loops_of_unknown_length': measured.unknown,
   }
   if rates is None:
-    return found
+    return results
   bounds = roofline.bounds(measured, rates)
   seconds = bounds.seconds
   repeated = row.get('steps') or math.ceil(row['images'] / row['batch'])
   hours = repeated * seconds / 3600
-  return found | {
+  return results | {
     'bounds': bounds._asdict(),
     'seconds': seconds,
     'binding': bounds.binding,
@@ -174,11 +174,11 @@ def figures(
 
 # The programs.
 
-Traced = tuple[Any, int, tuple[int, int]]  # trace, batch, (parameters, bytes)
+Traced = tuple[Any, int, tuple[int, int]]  # (trace, batch, state_size)
 
 
 def trace_training(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
-  """Traces the step as --mode=train builds it, without any array."""
+  """Traces the step as --mode=train builds it, without arrays."""
   config = load.with_flags(config, [('training.steps_per_call', '1')])
   train_setup.check(config)
   train_setup.check_batch(config, mesh)
@@ -196,7 +196,7 @@ def trace_training(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
   if model.facts.num_classes:
     batch['label'] = ((size,), jnp.int32)
   batch |= texts(config, size)
-  # The step of latents gets them encoded, by another program.
+  # Another program encodes the latents.
   frozen = {} if latent else on(mesh, model.frozen_shapes())
   traced = step.trace(shapes, split(mesh, batch), abstract_key(), frozen)
   return traced, size, state_size(shapes.params, shapes)
@@ -209,8 +209,8 @@ def trace_sampling(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
   c, conditioning = config.sampling, model.conditioning
   if c.get('classifier') or getattr(c.get('guidance'), 'run', ''):
     raise UserError(
-      'config.plan.of=sample plans no sampling that another run guides: set '
-      'sampling.classifier and sampling.guidance to None'
+      'config.plan.of=sample cannot plan guidance by another run: set '
+      'config.sampling.classifier and config.sampling.guidance to None'
     )
   size = -(-c.batch_size // mesh.size) * mesh.size
   inputs = texts(config, size)
@@ -232,7 +232,7 @@ def trace_sampling(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
 
 
 def texts(config: ConfigDict, size: int) -> dict[str, Any]:
-  """Returns the shapes and types of a batch of texts; {} without texts."""
+  """Returns the shapes and dtypes of a batch of texts; {} without texts."""
   length = images.text_length(config)
   if not length:
     return {}
@@ -241,7 +241,10 @@ def texts(config: ConfigDict, size: int) -> dict[str, Any]:
 
 
 def split(mesh: Mesh, arrays: dict[str, Any]) -> dict[str, Any]:
-  """Returns arrays, (shape, dtype) by name, split over the devices."""
+  """Returns shapes of arrays that are split over the devices.
+
+  arrays: (shape, dtype) by name.
+  """
   place = sharding.batch_sharding(mesh)
   return {
     name: jax.ShapeDtypeStruct(*array, sharding=place)
@@ -250,7 +253,7 @@ def split(mesh: Mesh, arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def on(mesh: Mesh, shapes: Any) -> Any:
-  """Returns shapes of which every device has a copy."""
+  """Returns shapes with a copy on every device."""
   place = sharding.replicated(mesh)
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
@@ -258,7 +261,7 @@ def on(mesh: Mesh, shapes: Any) -> Any:
 
 
 def state_size(params: Any, state: Any) -> tuple[int, int]:
-  """Returns (number of parameters, bytes of the state on one device)."""
+  """Returns the number of parameters, and the state's bytes on one device."""
   parts = (
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(state)
@@ -270,9 +273,9 @@ def state_size(params: Any, state: Any) -> tuple[int, int]:
 
 
 def out_of_memory(error: Exception) -> int:
-  """Returns the bytes that a compiler says are needed; 0 if it says no number.
+  """Returns the bytes needed according to the compiler's error, 0 if unknown.
 
-  Raises the error if it is about anything else.
+  Raises the error if it has another reason.
   """
   text = str(error)
   if 'RESOURCE_EXHAUSTED' not in text and 'out of memory' not in text.lower():
@@ -284,12 +287,12 @@ def out_of_memory(error: Exception) -> int:
 
 
 def versions() -> dict[str, str]:
-  """Returns the versions of the packages that compile."""
+  """Returns the versions of the compilers' packages."""
   names = 'jax', 'jaxlib', 'libtpu', 'jax-cuda12-pjrt', 'jax-cuda13-pjrt'
-  every = {
+  installed = {
     d.metadata['Name']: d.version for d in importlib.metadata.distributions()
   }
-  return {name: every[name] for name in names if name in every}
+  return {name: installed[name] for name in names if name in installed}
 
 
 def checksum(text: str, topology: Topology) -> str:
@@ -299,7 +302,7 @@ def checksum(text: str, topology: Topology) -> str:
 
 
 def read(path: Path) -> dict[str, dict]:
-  """Returns the plans of a file by their checksums; {} if there is none."""
+  """Returns a file's plans by their checksums, {} if it cannot be read."""
   try:
     return {row['key']: row for row in json.loads(path.read_text())['plans']}
   except (OSError, ValueError, KeyError, TypeError):

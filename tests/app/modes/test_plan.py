@@ -82,7 +82,7 @@ def test_sampling_is_planned_with_every_call_of_the_network(tmp_path):
 
 @pytest.mark.parametrize('message, fields', {
   'config.plan.devices is not set': {},
-  "config.plan.devices: 'tpu' is not the name": {'plan.devices': 'tpu'},
+  "config.plan.devices: 'tpu' does not name": {'plan.devices': 'tpu'},
   "config.plan.meshes: 8 is not a mesh such": {'plan.meshes': '8'},
   'training.mesh: a mesh of 16x1 needs 16 devices': {'plan.meshes': '16x1'},
   'batch_size=12 cannot be split over': {'plan.batches': (12,)},
@@ -105,16 +105,26 @@ def test_a_compiler_that_runs_out_of_memory_says_how_much_is_needed():
     plan.out_of_memory(jax.errors.JaxRuntimeError('INTERNAL: a bug'))
 
 
-# A small step of every kind of model, and a sampler, for TPU or GPU.
-STEPS = (
-  'digits', 'digits_dit', 'digits_edm2', 'digits_meanflow', 'digits_vae',
-  'digits_latent', 'shapes_text_dit',
-)  # fmt: skip
+# A config of each kind of model, with fields that make it compile sooner.
+ONE = {'network.multipliers': (1,)}
+PLAIN = {
+  'network.attention_resolutions': (),
+  'network.middle_attention': 'none',
+}
+STEPS = {
+  'digits': ONE | {'network.attention_resolutions': (8,)},
+  'digits_dit': {},
+  'digits_edm2': ONE | {'network.attention_resolutions': (8,)},
+  'digits_meanflow': ONE | PLAIN,
+  'digits_vae': ONE,
+  'digits_latent': PLAIN,
+  'shapes_text_dit': {},
+}
 
 
 @pytest.fixture(scope='module')
 def devices():
-  """Those whose compiler is installed in this environment, eight."""
+  """Returns eight devices whose compiler is installed."""
   for name in ('v5e:2x4', 'h100x8'):
     try:
       topologies.make(name)
@@ -134,9 +144,7 @@ def compiles(config, of, devices, workdir):
 def test_a_step_compiles_for_machines_that_are_not_here(
   name, devices, tmp_path
 ):
-  one = {'network.multipliers': (1,)}  # of the U-Nets, which compile slowly
-  fewer = one if name in ('digits', 'digits_meanflow') else {}
-  config = trial(name, **{'training.mesh': (2, 4), **fewer})
+  config = trial(name, **{'training.mesh': (2, 4), **STEPS[name]})
   if config.get('latent'):
     other = trial('digits_autoencoder')
     facts = models.make(other, 'none').facts
