@@ -112,9 +112,9 @@ PLAIN = {
   'network.middle_attention': 'none',
 }
 STEPS = {
-  'digits': ONE | {'network.attention_resolutions': (8,)},
+  'digits': ONE,
   'digits_dit': {},
-  'digits_edm2': ONE | {'network.attention_resolutions': (8,)},
+  'digits_edm2': ONE | {'network.attention_resolutions': ()},
   'digits_meanflow': ONE | PLAIN,
   'digits_vae': ONE,
   'digits_latent': PLAIN,
