@@ -86,8 +86,10 @@ def lines(plan: Plan, rates: Rates | None) -> Iterator[str]:
 
 
 def table(plans: Sequence[Plan]) -> list[list[str]]:
-  """Returns plans as rows of text, after HEAD; '' is what a plan lacks."""
-  return [HEAD, *map(_row, plans)]
+  """Returns a head and a row of text for each plan, without empty columns."""
+  rows = list(map(_row, plans))
+  columns = [i for i in range(len(HEAD)) if any(row[i] for row in rows)]
+  return [[row[i] for i in columns] for row in (HEAD, *rows)]
 
 
 def _row(plan):

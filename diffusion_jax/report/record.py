@@ -19,12 +19,12 @@ class Curve(NamedTuple):
 
 
 class Run(NamedTuple):
-  """What a run folder contains; what is missing is empty.
+  """The content of a run folder; missing parts are empty.
 
-  fields: {'section.field': value} of its config; curves: by the name of the
-  metric; sheets: (step, file) of the samples during training; results: (folder,
-  content) of the evaluations; sessions: the starts and ends of the training;
-  plans: the content of each file of --mode=plan.
+  fields: {'section.field': value} of the config. curves: by name of the metric.
+  sheets: (step, file) of samples during training. results: (folder, content) of
+  evaluations. sessions: starts and ends of the training. plans: the content of
+  each file of --mode=plan.
   """
 
   name: str
@@ -37,7 +37,7 @@ class Run(NamedTuple):
 
 
 def read(name: str, folder: Path, fields: dict[str, Any]) -> Run:
-  """Reads a run folder; fields: of its config, by their dotted names."""
+  """Reads a run folder; fields: its config by dotted names."""
   return Run(
     name,
     fields,
@@ -50,7 +50,7 @@ def read(name: str, folder: Path, fields: dict[str, Any]) -> Run:
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
-  """Reads the finite numbers of metrics.jsonl, without damaged lines."""
+  """Reads the finite numbers of metrics.jsonl; skips damaged lines."""
   curves = {}
   for entry in read_json_lines(path):
     step = entry.pop('step', None)

@@ -21,8 +21,8 @@ from tests.conftest import HANG_SECONDS
 pytestmark = pytest.mark.slow
 PROGRAMS = 'munged', 'slurmctld', 'slurmd', 'sbatch'
 STEPS = 100
-# Debian's packages know no device. The second name is sorted after the first,
-# which resolves: JAX takes the first node for the coordinator.
+# JAX takes the first node as the coordinator: its name must resolve, and that of
+# the other node must sort after it.
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -154,7 +154,7 @@ def starts(folder, name='output-4294967294'):
 
 
 def test_jobs_start_again_where_that_helps(tmp_path):
-  """Two losses and two preemptions in turn, an array, a missing right."""
+  """Two losses and two preemptions, an array, a python that cannot run."""
   codes = stand_in(
     tmp_path / 'codes', 'codes=(137 42 42 137 0)\nexit ${codes[starts]}'
   )
@@ -166,15 +166,20 @@ def test_jobs_start_again_where_that_helps(tmp_path):
   mistake = stand_in(tmp_path / 'mistake', '')
   Path(mistake).chmod(0o644)
   jobs = [
-    submit(tmp_path / 'codes', '--config=c', PYTHON=codes, MAX_RESTARTS='2'),
+    submit(
+      tmp_path / 'codes',
+      '--config=c',
+      PYTHON=codes,
+      MAX_RESTARTS='2',
+      STARTUP_SECONDS='0',
+    ),
     submit(
       tmp_path / 'array', '--config=c', PYTHON=array, options=['--array=0-2']
     ),
     submit(tmp_path / 'mistake', PYTHON=mistake),
   ]
-  assert [wait(job) for job in jobs] == [
-    ['COMPLETED'], ['COMPLETED'] * 3, ['FAILED'],
-  ]  # fmt: skip
+  done = ['COMPLETED']
+  assert [wait(job) for job in jobs] == [done, done * 3, ['FAILED']]
   assert starts(tmp_path / 'codes') == 5
   counts = [starts(tmp_path / 'array', f'output-{i}') for i in range(3)]
   assert counts == [1, 1, 2]
@@ -213,7 +218,7 @@ def train(folder):
   flags = [f'--config.{name}={value}' for name, value in fields.items()]
   return submit(
     folder, '--config=configs/digits.py:smoke', f'--workdir={folder}/run',
-    *flags, PYTHON=sys.executable,
+    *flags, PYTHON=sys.executable, STARTUP_SECONDS='0',
   )  # fmt: skip
 
 
