@@ -10,8 +10,8 @@ import numpy as np
 
 from diffusion_jax.report.pictures import spread
 
-# Colours of runs, and of the quarters of t from clean images to noise. They have
-# a contrast of at least 3 with the page's light and dark backgrounds.
+# Colours of runs, and of the quarters of t from clean images to noise, with a
+# contrast of at least 3 to the page's light and dark backgrounds.
 COLOURS = (
   '#2f6fde', '#c9700a', '#0d9276', '#d6456b', '#8b5cf6', '#6b7f92',
 )  # fmt: skip

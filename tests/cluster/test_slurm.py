@@ -21,8 +21,8 @@ from tests.conftest import HANG_SECONDS
 pytestmark = pytest.mark.slow
 PROGRAMS = 'munged', 'slurmctld', 'slurmd', 'sbatch'
 STEPS = 100
-# JAX takes the first node as the coordinator: its name must resolve, and that of
-# the other node must sort after it.
+# JAX takes the first node as the coordinator, so its name must resolve, and the
+# other node's name must sort after it.
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -241,7 +241,7 @@ def test_a_training_preempted_and_one_of_its_processes_killed(tmp_path):
   assert before < STEPS
   wait_for(lambda: trained(folder) > before + 3)
   os.kill(process_of(job, 1), signal.SIGKILL)
-  wait_for(lambda: 'a process was lost' in output.read_text())
+  wait_for(lambda: 'counts as a lost process' in output.read_text())
   assert trained(folder) < STEPS
   assert wait(job) == ['COMPLETED']
   assert 'Comment=losses=1' in run('scontrol', 'show', 'job', job)
