@@ -3,10 +3,10 @@
 For x_0 ~ sum_k w_k N(m_k, C_k) the marginal at a level is again a mixture,
 x_t ~ sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I). The best denoiser, the
 score and the log-density follow, and conditioning on some coordinates gives
-another mixture. For a Gaussian (a mixture of one) the entropy and the map of the
-probability-flow ODE are known too; for a mixture `flow_map` solves the ODE.
+another mixture. For a Gaussian (a mixture of one) the entropy and the map of
+the probability-flow ODE are known too; for a mixture `flow_map` solves the ODE.
 
-To test a sampler, run it with `oracle.denoise` instead of a network, and compare
+To test a sampler, run it with `oracle.denoise` instead of a network and compare
 its samples with `oracle.mean` and `oracle.cov`. To test a few-step model,
 compare it with `oracle.flow_map` point by point.
 """
