@@ -28,7 +28,7 @@ def test_import_diffusion_jax_loads_only_jax_and_numpy():
 
 
 def test_import_arrows():
-  """The contracts of pyproject.toml."""
+  """Checks the contracts of pyproject.toml."""
   result = subprocess.run(
     ['lint-imports', '--no-cache'], cwd=ROOT, capture_output=True, text=True
   )
@@ -64,7 +64,7 @@ def test_the_library_knows_no_config():
 
 
 def test_the_application_names_modules_of_the_user_in_one_place():
-  """What runs code by its name: own_parts alone, and config files in load."""
+  """Only these files run code by its name."""
   runs_code = re.compile(r'importlib\.import_module|\b(exec|eval)\(')
   users = {
     path.name
@@ -72,7 +72,7 @@ def test_the_application_names_modules_of_the_user_in_one_place():
     if runs_code.search(path.read_text())
   }
   assert users == {
-    'own_parts.py',  # asks what is allowed
+    'own_parts.py',  # asks for permission
     'load.py',  # the user's config file, and configs/base.py
     'cli.py',  # the installed configs
     'convert.py',  # a reader of interop
@@ -81,7 +81,7 @@ def test_the_application_names_modules_of_the_user_in_one_place():
 
 
 def test_modes_are_imported_on_dispatch():
-  """What says of a mistake loads nothing that stores or reads data sets."""
+  """Reporting a mistake loads no library for data sets or checkpoints."""
   code = (
     'import sys\nfrom diffusion_jax.app import cli\nprint(*sorted(sys.modules))'
   )
@@ -97,7 +97,7 @@ def test_modes_are_imported_on_dispatch():
 
 
 def test_public_names_are_documented():
-  """Every name of `dj` has a docstring of one to a dozen lines."""
+  """Every name of `dj` has a docstring of at most 14 lines."""
   names = [name for name in dir(dj) if not name.startswith('_')]
   assert len(names) > 40
   for name in names:
@@ -108,7 +108,7 @@ def test_public_names_are_documented():
 
 
 def test_sampling_draws_its_noise_in_core_keys_alone():
-  """Keys per example work because nothing else draws noise (rule 6)."""
+  """Keys per example need all noise to come from there."""
   for path in (ROOT / 'diffusion_jax' / 'sampling').glob('*.py'):
     used = {
       ast.unparse(node)
@@ -130,7 +130,7 @@ def test_no_file_refers_to_a_place_on_a_machine():
 
 
 def test_the_version_is_written_once():
-  """In the package; the wheel reads it there, others are compared with it."""
+  """The wheel reads it from the package; other files repeat it."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
   assert 'version' not in project['project']
   dynamic = project['tool']['setuptools']['dynamic']
@@ -144,7 +144,7 @@ def test_the_version_is_written_once():
   assert f'\nversion: {dj.__version__}\n' in (ROOT / 'CITATION.cff').read_text()
 
 
-# module -> where its tests are: many are tested on what they make
+# Modules without a test file of their own -> the file with their tests.
 TESTED_ELSEWHERE = {
   'app/devices.py': 'app/modes/test_train_setup.py',
   'app/ema.py': 'app/models/test_noisy.py',
@@ -179,7 +179,7 @@ TESTED_ELSEWHERE = {
 
 
 def test_every_folder_of_tests_is_collected(request):
-  """By default pytest leaves out folders whose name is build."""
+  """By default pytest ignores folders named build."""
   left_out = request.config.getini('norecursedirs')
   for path in (ROOT / 'tests').rglob('test_*.py'):
     for folder in path.relative_to(ROOT).parts[:-1]:
@@ -187,7 +187,7 @@ def test_every_folder_of_tests_is_collected(request):
 
 
 def test_tests_mirror_the_package():
-  """`core/process.py` has `tests/core/test_process.py`, and so on."""
+  """`core/process.py` has `tests/core/test_process.py`, for example."""
   tests, package = ROOT / 'tests', ROOT / 'diffusion_jax'
   modules = {path.relative_to(package) for path in package.rglob('*.py')}
   without = {

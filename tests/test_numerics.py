@@ -186,13 +186,13 @@ def test_schedules_have_the_precision_of_their_times(name):
   for dtype in ('float32', 'float64'):
     asked = of((B,), dtype)
     if name == 'learned' and dtype == 'float64':
-      continue  # its parameters are float32
+      continue  # Its parameters are float32.
     assert float_types(jax.eval_shape(schedule, asked)) == {dtype}
     found = jax.eval_shape(schedule.from_logsnr, asked)
     assert float_types(found) == {dtype}
     found = jax.eval_shape(lambda t: dj.sde_coefficients(schedule, t), asked)
     assert float_types(found) == {dtype}
-  # a Python number is a default float, as everywhere in JAX
+  # A Python number is a default float, as everywhere in JAX.
   if name != 'learned':
     assert float_types(jax.eval_shape(lambda: schedule(0.5))) == {'float64'}
 
@@ -278,10 +278,9 @@ def arguments(a, names):
 
 
 def call(name, a):
-  """Calls a public function, and what it makes: samplers, denoisers, weights.
+  """Calls a public function, and the sampler, denoiser or weight it returns.
 
-  Its arguments are those of CALLS, and of `arguments` for other parameters
-  without defaults.
+  Parameters get values of CALLS or, without a default, of `arguments`.
   """
   function, given = getattr(dj, name), CALLS.get(name, {})
   parameters = inspect.signature(function).parameters
@@ -311,8 +310,8 @@ def call(name, a):
   return found
 
 
-# The arguments of public functions that the names of parameters do not give: of
-# a, with images x and y [B, ...], times t [B], levels lt and cleaner ls, a key.
+# Arguments of public functions that their names do not determine. a has images
+# x and y [B, ...], times t [B], levels lt, cleaner levels ls, and a key.
 CALLS = {
   'annealed_langevin': {'num_steps': 2},
   'ancestral': {'variance': 'learned'},
@@ -428,7 +427,7 @@ def test_float32_images_stay_float32_at_full_precision(name):
     X, X, NOISE, jax.random.key(0)
   )
   assert float_types(found) == {'float32'}
-  assert set(precisions(jaxpr.jaxpr)) <= {HIGHEST}  # most have no products
+  assert set(precisions(jaxpr.jaxpr)) <= {HIGHEST}  # Most have no products.
 
 
 def traced(function, *inputs):
@@ -509,5 +508,5 @@ def test_the_warp_of_bfloat16_images_is_computed_in_float32(key):
   found = warp(image, inverse, shift)
   exact = warp(image.astype(jnp.float32), inverse, shift)
   assert found.dtype == jnp.bfloat16
-  # rounded once: half of the last of 8 binary digits
+  # One rounding is half of the last of 8 binary digits.
   np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8)

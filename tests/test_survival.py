@@ -1,4 +1,4 @@
-"""What ends a run, as it happens to its user: real processes, real signals."""
+"""Runs that end early, with real processes and signals."""
 
 import os
 import random
@@ -22,9 +22,9 @@ from tests.app.conftest import unet_smoke as smoke
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent
-STEPS = 400  # of the processes: none may be so slow to stop one that it ends
-COMPARED = 100  # the step at which parameters are those of an undisturbed run
-# few and small arrays: what takes time is the process, and the files
+STEPS = 400  # enough to stop a process before its end
+COMPARED = 100  # the step to compare with an undisturbed run
+# A few small arrays; starting processes and files take the time.
 FIELDS = {
   'training.num_steps': COMPARED,
   'optimizer.decay_steps': STEPS,
@@ -45,7 +45,7 @@ def train(workdir, **fields):
 
 
 def start(workdir, *args, said='output', env=None, **fields):
-  """Trains in a process of its own, with its output in a file; returns it."""
+  """Starts a training in a new process, with its output in a file."""
   names = FIELDS | {'training.mesh': (1, 1), 'training.num_steps': STEPS}
   names |= {f'training.{name}': value for name, value in fields.items()}
   for name, value in names.items():
@@ -67,7 +67,7 @@ def output(workdir):
 
 
 def wait_for(process, ready):
-  """Until ready() or the end of the process."""
+  """Waits until ready() or the end of the process."""
   end = time.monotonic() + HANG_SECONDS
   while process.poll() is None and not ready():
     assert time.monotonic() < end
@@ -89,20 +89,20 @@ def assert_same(a, b):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """The parameters of a run that nothing disturbed."""
+  """Returns the parameters of an undisturbed run."""
   workdir = tmp_path_factory.mktemp('runs') / 'whole'
   train(workdir)
   return parameters(workdir)
 
 
 def last_step(workdir):
-  """Of the newest complete checkpoint, as `ls` shows it."""
+  """Returns the step of the newest complete checkpoint in the folder."""
   names = [path.name for path in (workdir / 'checkpoints').glob('*')]
   return max([0, *(int(name) for name in names if name.isdecimal())])
 
 
 def test_sigterm_saves_and_exits_with_42(whole, tmp_path):
-  """Meanwhile a second training is refused, and harms nothing."""
+  """Meanwhile a second training is refused without harm."""
   workdir = tmp_path / 'run'
   process = start(workdir, checkpoint_every=7, log_every=1)
   wait_for_text(process, workdir, 'step 3: ')
@@ -111,7 +111,7 @@ def test_sigterm_saves_and_exits_with_42(whole, tmp_path):
     train(workdir)
   seen = last_step(workdir)
   wait_for(process, lambda: last_step(workdir) > seen)
-  for _ in range(3):  # impatient
+  for _ in range(3):  # later signals change nothing
     process.send_signal(signal.SIGTERM)
     time.sleep(0.02)
   assert process.wait(HANG_SECONDS) == 42
@@ -127,7 +127,7 @@ def test_sigterm_saves_and_exits_with_42(whole, tmp_path):
 
 
 def kill_again_and_again(workdir, times, seed):
-  """SIGKILL at random moments of a run that saves at every step.
+  """Kills a run that saves at every step at random moments.
 
   Checks after each that nothing is lost but what was not saved; returns the
   steps at which the run was killed.
@@ -174,7 +174,7 @@ def test_sigkill_loses_nothing_that_was_saved(whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_hundred_kills(tmp_path):
-  """The same, 100 times: 7 minutes and more."""
+  """Kills 100 times, which takes at least 7 minutes."""
   workdir = tmp_path / 'run'
   saved = kill_again_and_again(workdir, 100, seed=1)
   assert saved[-1] < STEPS
@@ -192,7 +192,7 @@ def free_port():
 
 
 def start_two(workdir, **fields):
-  """Two processes of one device each; the first says what is in `output`."""
+  """Starts two processes of one device each; the first writes `output`."""
   port = free_port()
   one = '--xla_force_host_platform_device_count=1'
   flags = [f for f in os.environ['XLA_FLAGS'].split() if 'count' not in f]
@@ -213,7 +213,7 @@ def start_two(workdir, **fields):
 
 
 def test_sigterm_ends_other_modes_of_several_processes(tmp_path):
-  """jax.distributed alone would swallow it."""
+  """jax.distributed would ignore it."""
   config = smoke()
   facts = models.make(config, tmp_path).facts
   folder.write_config(tmp_path, config, facts)
@@ -240,7 +240,7 @@ cli.run()
 
 
 def term_one_of_two(workdir, which):
-  """The step at which both have stopped, with 42."""
+  """Stops one of two; returns the step at which both exited with 42."""
   both = start_two(workdir)
   wait_for_text(both[0], workdir, 'step ' + str(last_step(workdir) + 2) + ': ')
   both[which].send_signal(signal.SIGTERM)
@@ -255,7 +255,7 @@ def term_one_of_two(workdir, which):
 
 
 def kill_one_of_two(workdir, which, **fields):
-  """Seconds from SIGKILL to the end of the other, and what that says."""
+  """Kills one of two; returns the seconds to the other's end and its output."""
   both = start_two(workdir, **fields)
   wait_for_text(both[0], workdir, 'step ' + str(last_step(workdir) + 2) + ': ')
   both[which].kill()
@@ -269,7 +269,7 @@ def kill_one_of_two(workdir, which, **fields):
 
 @pytest.mark.slow
 def test_two_processes_stopped_and_killed_one_after_the_other(tmp_path):
-  """In the end the parameters are those of two that nothing disturbed."""
+  """In the end the parameters equal those of two undisturbed processes."""
   undisturbed, workdir = tmp_path / 'undisturbed', tmp_path / 'run'
   assert [p.wait(HANG_SECONDS) for p in start_two(undisturbed)] == [0, 0]
   first = term_one_of_two(workdir, 0)
@@ -287,7 +287,7 @@ def test_two_processes_stopped_and_killed_one_after_the_other(tmp_path):
 
 
 def limited_disk(folder, megabytes):
-  """A small file system at `folder`; skips where it cannot be mounted."""
+  """Mounts a small file system; skips the test if it cannot."""
   folder.mkdir()
   size = f'size={megabytes}m'
   command = ['mount', '-t', 'tmpfs', '-o', size, 'tmpfs', str(folder)]
@@ -297,7 +297,7 @@ def limited_disk(folder, megabytes):
 
 @pytest.mark.slow
 def test_a_full_disk_stops_the_run_in_one_line(whole, tmp_path):
-  """A real one, of 2 MB; first checkpoints do not fit, then metrics."""
+  """On a disk of 2 MB first checkpoints do not fit, then metrics."""
   disk = tmp_path / 'disk'
   limited_disk(disk, 2)
   try:

@@ -1,4 +1,4 @@
-"""cluster/slurm.sbatch under a real SLURM: two nodes on this machine."""
+"""cluster/slurm.sbatch under a real SLURM with two nodes on one machine."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ PartitionName=high Nodes=ALL PriorityTier=2
 
 
 def run(*command, **variables):
-  """Returns what a command of SLURM prints."""
+  """Runs a command of SLURM; returns its output."""
   env = environment(devices=1) | variables
   result = subprocess.run(
     command, cwd=ROOT, env=env, capture_output=True, text=True
@@ -125,7 +125,7 @@ def submit(folder, *args, options=(), **variables):
 
 
 def states(job):
-  """Returns the states of the tasks of an array; of one job in a list."""
+  """Returns the states of an array's tasks, or a job's state in a list."""
   return run(
     'squeue', '--states=all', '--array', '--noheader', '--format=%T',
     f'--jobs={job}',
@@ -133,7 +133,7 @@ def states(job):
 
 
 def wait(job):
-  """Returns the states at the end."""
+  """Waits for the end of a job; returns its states."""
   going = {'PENDING', 'RUNNING', 'COMPLETING', 'CONFIGURING', 'REQUEUED'}
   wait_for(lambda: not going & set(states(job)))
   return states(job)
@@ -223,13 +223,13 @@ def train(folder):
 
 
 def trained(folder):
-  """Returns the last step of metrics.jsonl, 0 if there is none."""
+  """Returns the number of steps in metrics.jsonl."""
   path = folder / 'run' / 'metrics.jsonl'
   return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def test_a_training_preempted_and_one_of_its_processes_killed(tmp_path):
-  """The parameters are those of a job that nothing disturbed, bit for bit."""
+  """The parameters equal an undisturbed job's, bit for bit."""
   undisturbed = train(tmp_path / 'whole')
   assert wait(undisturbed) == ['COMPLETED']
   folder = tmp_path / 'disturbed'

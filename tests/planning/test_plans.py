@@ -1,4 +1,4 @@
-"""What is shown of plans."""
+"""Plans as lines and tables; the best plan."""
 
 from diffusion_jax.planning import plans, topologies
 
@@ -20,7 +20,7 @@ def plan(**changes):
 
 
 def refused(**changes):
-  """A plan of which a compiler only says that it does not fit."""
+  """Returns a plan that the compiler refused for its memory."""
   kept = 'of', 'mesh', 'batch', 'accumulate', 'remat', 'state', 'steps'
   fields = {name: x for name, x in plan(**changes).items() if name in kept}
   return fields | {'fits': False, 'peak': 20 * 2**30}

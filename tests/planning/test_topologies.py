@@ -34,7 +34,7 @@ def test_simulated_devices_are_those_of_the_cpu():
 
 
 def test_a_gpu_is_described_as_xla_reads_it():
-  """Every brace is closed, and the figures are the data sheet's."""
+  """Every brace is closed, and the figures come from the data sheet."""
   text = topologies.target_config('h100')
   assert text.count('{') == text.count('}') == 3
   assert 'core_count: 132 ' in text

@@ -1,4 +1,4 @@
-"""The page of a run folder that a test writes: what is in it, what is not."""
+"""The page of a run folder with hostile names."""
 
 import json
 from html.parser import HTMLParser
@@ -27,7 +27,7 @@ CONFIG = {
 
 
 class Page(HTMLParser):
-  """Collects elements with their attributes, and the text of each."""
+  """Collects the elements of a page, their attributes and their text."""
 
   def __init__(self, text):
     super().__init__()
@@ -95,7 +95,7 @@ def write_result(folder, content):
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-  """The page of a run beside another: its text, and what is in it."""
+  """Returns the text of a page about two runs, and its elements."""
   folder = tmp_path_factory.mktemp('runs')
   run = record.read(HOSTILE, write_run(folder / 'a'), CONFIG)
   fields = CONFIG | {'network.name': 'unet', 'network.channels': 16}
@@ -126,7 +126,7 @@ def test_a_run_that_has_everything_has_every_section(written):
   assert len(text.encode()) < 5e6
 
 
-def test_nothing_is_read_from_anywhere(written):
+def test_the_page_loads_nothing(written):
   _, found = written
   for tag, attrs in found.elements:
     for name in ('src', 'href', 'srcset', 'action', 'data', 'poster'):
@@ -140,8 +140,8 @@ def test_nothing_is_read_from_anywhere(written):
   assert 'unsafe-inline' not in policy.partition('script-src')[2]
 
 
-def test_names_and_values_are_text_wherever_they_stand(written):
-  """A run, a field, a metric and a note named as scripts: nothing is added."""
+def test_names_and_values_are_never_markup(written):
+  """A run, a field, a metric and a note are named like scripts."""
   text, found = written
   assert HOSTILE not in text and '<script>alert' not in text
   assert not [a for _, a in found.elements if 'onerror' in a]
@@ -157,8 +157,8 @@ def test_names_and_values_are_text_wherever_they_stand(written):
   assert any(as_json in json.dumps(json.loads(text)) for text in data)
 
 
-def test_what_can_be_used_has_a_name(written):
-  """Each picture, slider, button, table and chart; ids are unique."""
+def test_everything_usable_has_a_name(written):
+  """Pictures, sliders, buttons, tables and charts do; ids are unique."""
   _, found = written
   assert all(image['alt'] for image in found.all('img'))
   assert all(slider['aria-label'] for slider in found.all('input'))
@@ -195,7 +195,7 @@ def test_a_folder_with_a_config_alone_has_no_other_heading(tmp_path):
 
 
 def test_fields_that_differ_are_listed_with_their_defaults(tmp_path):
-  """Choices have none, and what is no part of a training is not listed."""
+  """Choices have no default, and fields outside training are not listed."""
   run = record.read('a', tmp_path, CONFIG)
   defaults = {'network.channels': 128, 'seed': 0, 'conditioning.labels': True}
   table, every = page.config_tables([run], defaults | {'sampling.labels': ()})

@@ -17,14 +17,14 @@ jax.jit(lambda x: jnp.sin(x) @ x)(jnp.eye(3))
 """
 
 
-def compile_in_a_process(home, *chosen, **more):
-  """(stdout, stderr) of a process whose user has not configured JAX."""
+def compile_in_a_process(home, *path, **more):
+  """Returns (stdout, stderr) of a process without the tests' JAX settings."""
   own = 'JAX_COMPILATION_CACHE_DIR', 'XDG_CACHE_HOME'
   env = {name: value for name, value in os.environ.items() if name not in own}
   env |= {'HOME': str(home), 'PYTHONPATH': str(ROOT), **more}
   env['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
   result = subprocess.run(
-    [sys.executable, '-c', COMPILE, *map(str, chosen)],
+    [sys.executable, '-c', COMPILE, *map(str, path)],
     env=env,
     capture_output=True,
     text=True,
@@ -72,7 +72,7 @@ def test_the_oldest_programs_are_deleted_beyond_the_limit(
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(bytes(100))
     os.utime(path, (1000 + i, 1000 + i))
-  (tmp_path / 'notes').write_bytes(bytes(1000))  # not of the cache
+  (tmp_path / 'notes').write_bytes(bytes(1000))  # is not in the cache
   cache.delete_oldest(tmp_path, limit)
   kept = sorted(path.name for path in tmp_path.rglob('*-cache'))
   assert kept == [f'{i}-cache' for i in range(3)][3 - left :]

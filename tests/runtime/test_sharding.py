@@ -42,7 +42,7 @@ OBJECTIVE = objectives.denoising(
   dj.DiscreteSchedule.from_betas(dj.linear_betas(1000)),
   times=dj.step_times(1000),
 )
-# the update of plain descent is the gradient itself; Adam's would magnify 1e-8
+# Plain descent moves by the gradient; Adam would magnify errors of 1e-8.
 DESCENT = optax.sgd(1.0)
 STEP = make_train_step(OBJECTIVE, DESCENT, lambda step: 0.25)
 
@@ -61,7 +61,7 @@ def first_state():
   x = jnp.zeros((1, 8, 8, 3))
   init = jax.jit(lambda key: NETWORK.init(key, x, jnp.zeros(1), cond)['params'])
   params = jax.device_get(init(jax.random.key(0)))
-  # away from the almost-zero output of the initialisers
+  # The initialisers' output is almost 0.
   rng = np.random.default_rng(1)
   params = jax.tree.map(
     lambda p: p + 0.05 * rng.standard_normal(p.shape).astype(np.float32), params
@@ -72,7 +72,7 @@ def first_state():
 
 @functools.cache
 def stepped(mesh_shape, accumulate=1):
-  """(state, metrics, placed state) of one step on a mesh."""
+  """Returns (state, metrics, placed state) after a step on a mesh."""
   mesh = sharding.make_mesh(*mesh_shape)
   state = first_state()
   places = sharding.fsdp_sharding(mesh, state, min_size=64)
@@ -95,7 +95,7 @@ def assert_close(a, b, atol=1e-6):
 
 @functools.cache
 def alone():
-  """The step by plain jit, without any mesh."""
+  """Returns the result of a step by plain jit, without a mesh."""
   return jax.device_get(
     jax.jit(STEP)(first_state(), batch(), jax.random.key(3))
   )
