@@ -19,6 +19,7 @@ from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
 from tests.app.conftest import unet_smoke as smoke
+from tests.app.test_multihost import free_port
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent
@@ -101,31 +102,6 @@ def last_step(workdir):
   return max([0, *(int(name) for name in names if name.isdecimal())])
 
 
-def test_sigterm_saves_and_exits_with_42(whole, tmp_path):
-  """Meanwhile a second training is refused without harm."""
-  workdir = tmp_path / 'run'
-  process = start(workdir, checkpoint_every=7, log_every=1)
-  wait_for_text(process, workdir, 'step 3: ')
-  who = f'run is being trained by process {process.pid} on '
-  with pytest.raises(UserError, match=who + socket.gethostname()):
-    train(workdir)
-  seen = last_step(workdir)
-  wait_for(process, lambda: last_step(workdir) > seen)
-  for _ in range(3):  # later signals change nothing
-    process.send_signal(signal.SIGTERM)
-    time.sleep(0.02)
-  assert process.wait(HANG_SECONDS) == 42
-  step = last_step(workdir)
-  assert seen < step < COMPARED
-  said = output(workdir).read_text()
-  assert said.endswith(
-    f'stopped by SIGTERM at step {step}, saved; the same command continues\n'
-  )
-  assert 'Traceback' not in said and 'error' not in said
-  train(workdir)
-  assert_same(parameters(workdir), whole)
-
-
 def kill_again_and_again(workdir, times, seed):
   """Kills a run that saves at every step at random moments.
 
@@ -165,9 +141,28 @@ def kill_again_and_again(workdir, times, seed):
   return saved
 
 
-def test_sigkill_loses_nothing_that_was_saved(whole, tmp_path):
+def test_a_stopped_and_a_killed_run_lose_nothing(whole, tmp_path):
+  """SIGTERM ends with 42. Meanwhile a second training is refused."""
   workdir = tmp_path / 'run'
-  kill_again_and_again(workdir, 2, seed=0)
+  process = start(workdir, checkpoint_every=7, log_every=1)
+  wait_for_text(process, workdir, 'step 3: ')
+  who = f'run is being trained by process {process.pid} on '
+  with pytest.raises(UserError, match=who + socket.gethostname()):
+    train(workdir)
+  seen = last_step(workdir)
+  wait_for(process, lambda: last_step(workdir) > seen)
+  for _ in range(3):  # later signals change nothing
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.02)
+  assert process.wait(HANG_SECONDS) == 42
+  step = last_step(workdir)
+  assert seen < step < COMPARED
+  said = output(workdir).read_text()
+  assert said.endswith(
+    f'stopped by SIGTERM at step {step}, saved; the same command continues\n'
+  )
+  assert 'Traceback' not in said and 'error' not in said
+  assert kill_again_and_again(workdir, 1, seed=0)[0] >= step
   train(workdir)
   assert_same(parameters(workdir), whole)
 
@@ -183,12 +178,6 @@ def test_a_hundred_kills(tmp_path):
     train(place, num_steps=STEPS)
   assert not (workdir / 'damaged').exists()
   assert_same(parameters(workdir), parameters(tmp_path / 'whole'))
-
-
-def free_port():
-  with socket.socket() as s:
-    s.bind(('localhost', 0))
-    return s.getsockname()[1]
 
 
 def start_two(workdir, **fields):

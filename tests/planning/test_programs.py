@@ -262,6 +262,7 @@ def test_products_are_those_of_the_layers(name):
   config = load.with_flags(config, [
     ('training.mesh', '1,1'), ('training.batch_size', '16'),
     ('network.num_blocks', '1'),
+    *([] if name == 'digits_dit' else [('network.multipliers', '1,')]),
   ])  # fmt: skip
   traced, *_ = plan.trace_training(config, sharding.make_mesh(1, 1), 'none')
   model: Any = models.make(config, 'none')
@@ -327,6 +328,8 @@ def test_data_parallelism_sums_the_gradients_once():
     'training.mesh': (8, 1),
     'conditioning.labels': False,
     'conditioning.dropout': 0.0,
+    'network.multipliers': (1,),
+    'network.attention_resolutions': (),
   })  # fmt: skip
   step, like = compile_step(config)
   (one,) = programs.find(step.as_text(), 8)

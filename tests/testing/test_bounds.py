@@ -22,22 +22,25 @@ def terms_at(variance, levels, x0, eps):
   last = levels.take(0)
   q = dj.Normal(last.alpha * x0, last.sigma**2)
   p = dj.Normal(0.0, last.alpha**2 + last.sigma**2)
-  terms = [dj.kl(q, p).sum(axis=1)]
-  for i in range(count):
+  prior = dj.kl(q, p).sum(axis=1)
+
+  def step(i):
     t, s = levels.take(i), levels.take(i + 1)
     xt = dj.q_sample(x0, eps[i], t)
     x0_hat = GAUSSIAN.denoise(xt, t).x0
-    q = dj.q_posterior(x0, xt, s, t)
-    if i < count - 1:
-      first = q.variance
-      p = dj.p_reverse(x0_hat, xt, s, t, variance)
-      terms.append(dj.kl(q, p).sum(axis=1))
-    else:
-      p = dj.p_reverse(x0_hat, xt, s, t, variance, first=first)
-      if variance == 'fixed_large':
-        p = dj.p_reverse(x0_hat, xt, s, t, variance)
-      terms.append(-dj.log_prob(p, x0).sum(axis=1))
-  return jnp.stack(terms)
+    return dj.q_posterior(x0, xt, s, t), (x0_hat, xt, s, t)
+
+  def diffusion(i):
+    q, args = step(i)
+    return dj.kl(q, dj.p_reverse(*args, variance)).sum(axis=1)
+
+  before, _ = step(count - 2)
+  first = before.variance if variance == 'fixed_small' else None
+  p = dj.p_reverse(*step(count - 1)[1], variance, first=first)
+  terms = jax.vmap(diffusion)(jnp.arange(count - 1))
+  return jnp.concatenate(
+    [prior[None], terms, -dj.log_prob(p, x0).sum(axis=1)[None]]
+  )
 
 
 @functools.partial(jax.jit, static_argnums=1)
