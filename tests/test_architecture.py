@@ -68,17 +68,6 @@ def test_modes_are_imported_on_dispatch():
   }  # fmt: skip
 
 
-def test_public_names_are_documented():
-  """Every name of `dj` has a docstring of at most 14 lines."""
-  names = [name for name in dir(dj) if not name.startswith('_')]
-  assert len(names) > 40
-  for name in names:
-    value = getattr(dj, name)
-    if callable(value) and value.__module__.startswith('diffusion_jax'):
-      assert value.__doc__, name
-      assert len(value.__doc__.strip().splitlines()) <= 14, name
-
-
 def test_sampling_draws_its_noise_in_core_keys_alone():
   """Keys per example need all noise to come from there."""
   for path in (ROOT / 'diffusion_jax' / 'sampling').glob('*.py'):

@@ -3,11 +3,13 @@
 import collections
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.stages import Compiled
 
 from diffusion_jax.networks.cpu.bilinear import reference
 
@@ -28,9 +30,9 @@ class Memory(NamedTuple):
   peak: int
 
 
-def memory(compiled: Any) -> Memory:
+def memory(compiled: Compiled) -> Memory:
   """Returns the memory that a compiled program needs on each device."""
-  stats = compiled.memory_analysis()
+  stats: Any = compiled.memory_analysis()
   arguments = stats.argument_size_in_bytes
   temporaries = stats.temp_size_in_bytes
   new = stats.output_size_in_bytes - stats.alias_size_in_bytes
@@ -420,7 +422,7 @@ def _updates(operation, computation, body):
 # Products.
 
 
-def flops(jaxpr: Any) -> dict[str, float]:
+def flops(jaxpr: ClosedJaxpr | Jaxpr) -> dict[str, float]:
   """Returns the FLOP of all products and convolutions, by dtype.
 
   Each term of a sum is 2 FLOP. Scans count as often as they repeat, other loops
@@ -463,7 +465,7 @@ def _add(total, more, times=1):
     total[dtype] += times * count
 
 
-def _jaxprs(values: Iterable[Any]) -> Iterator[Any]:
+def _jaxprs(values):
   for value in values:
     if hasattr(value, 'eqns') or hasattr(value, 'jaxpr'):
       yield value

@@ -7,7 +7,10 @@ these are bounds, not estimates of a measurement.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from jax.extend.core import ClosedJaxpr
+from jax.stages import Compiled
 
 from diffusion_jax.planning.programs import (
   Collective,
@@ -39,7 +42,9 @@ class Measured(NamedTuple):
   unknown: int
 
 
-def measure(compiled: Any, jaxpr: Any, topology: Topology, n: int) -> Measured:
+def measure(
+  compiled: Compiled, jaxpr: ClosedJaxpr, topology: Topology, n: int
+) -> Measured:
   """Measures a compiled program on n devices; jaxpr is its trace."""
   program = Program(compiled.as_text() or '')
   cache = topology.rates.cache if topology.rates else 0.0

@@ -96,10 +96,10 @@ class Topology(NamedTuple):
   """
 
   name: str
-  devices: list[Any]
+  devices: list[jax.Device]
   rates: Rates | None
   machine: int
-  options: dict[str, Any]
+  options: dict[str, bool]
 
 
 def make(name: str) -> Topology:
@@ -164,7 +164,7 @@ def _tpu_topology(name, kind, shape):
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('TPU_STDERR_LOG_LEVEL', '3')
   os.environ.setdefault('TPU_MIN_LOG_LEVEL', '3')
-  options: dict[str, Any] = {}
+  options: dict[str, str | tuple[int, ...]] = {}
   if kind == 'v4':  # Two cores work as one.
     options['chip_config_name'] = 'megacore'
   if math.prod(shape) < 4:

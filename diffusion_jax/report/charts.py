@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class Chart(NamedTuple):
   """A chart for Bokeh, and its values as rows of text after a head."""
 
   title: str
-  item: Any
+  item: Mapping[str, object]
   rows: list[list[str]]
 
 

@@ -4,9 +4,8 @@ import base64
 import collections
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from diffusion_jax.planning import plans
 from diffusion_jax.report import charts, pictures, results
@@ -19,7 +18,7 @@ from diffusion_jax.runtime import sessions
 
 def render(
   runs: Sequence[Run],
-  defaults: dict[str, Any] | None = None,
+  defaults: Mapping[str, object] | None = None,
   trajectory: Film | None = None,
   neighbours: Film | None = None,
 ) -> str:
@@ -200,7 +199,7 @@ _APART = (
 
 
 def config_tables(
-  runs: Sequence[Run], defaults: dict[str, Any] | None
+  runs: Sequence[Run], defaults: Mapping[str, object] | None
 ) -> Iterator[Table]:
   """Yields a table of fields that differ, and all fields of the first run."""
   columns = {run.name: _as_written(run.fields) for run in runs}

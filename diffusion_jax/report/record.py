@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ class Run(NamedTuple):
   """
 
   name: str
-  fields: dict[str, Any]
+  fields: Mapping[str, Any]
   curves: dict[str, Curve]
   sheets: list[tuple[int, Path]]
   results: list[tuple[str, dict]]
@@ -36,7 +36,7 @@ class Run(NamedTuple):
   plans: list[dict] = []
 
 
-def read(name: str, folder: Path, fields: dict[str, Any]) -> Run:
+def read(name: str, folder: Path, fields: Mapping[str, Any]) -> Run:
   """Reads a run folder; fields: its config by dotted names."""
   return Run(
     name,

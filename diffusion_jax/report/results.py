@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from diffusion_jax.report import charts
 from diffusion_jax.report.charts import Chart, Line
@@ -22,7 +22,7 @@ class Table(NamedTuple):
   folded: bool = False
 
 
-def with_error(value: Any, error: Any = None) -> str:
+def with_error(value: object, error: float | None = None) -> str:
   """Returns '1.234 ± 0.005', rounded like the error, or 5 digits."""
   if not isinstance(value, (int, float)) or not math.isfinite(value):
     return ''

@@ -408,6 +408,20 @@ def run_mode(monkeypatch, flags):
   return run_mode
 
 
+def test_the_point_of_a_sweep_is_printed_by_one_process(
+  monkeypatch, flags, capsys
+):
+  """It is printed after joining, when only the first process prints."""
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setitem(MODES, 'train', lambda config, workdir: None)
+  monkeypatch.setattr(cli, '_FIELDS', [])
+  monkeypatch.setattr(cli, 'join', lambda config: print('joined'))
+  flags(config='configs/digits.py', sweep_index=0)
+  cli.main([])
+  first, second = capsys.readouterr().out.splitlines()
+  assert first == 'joined' and second.startswith('sweep 0: optimizer.')
+
+
 def test_exit_codes(run_mode, capsys):
   code, said = run_mode(UserError('one\n  line'), capsys)
   assert code == 2 and said.err == 'error: one line\n'

@@ -13,7 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import stages
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import images, load, models
@@ -174,10 +176,14 @@ def figures(
 
 # The programs.
 
-Traced = tuple[Any, int, tuple[int, int]]  # (trace, batch, state_size)
+# (trace, batch, (number of parameters, bytes of the state on a device))
+Traced = tuple[stages.Traced, int, tuple[int, int]]
+Shapes = dict[str, tuple[tuple[int, ...], DTypeLike]]  # (shape, dtype)
 
 
-def trace_training(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
+def trace_training(
+  config: ConfigDict, mesh: Mesh, workdir: str | Path
+) -> Traced:
   """Traces the step as --mode=train builds it, without arrays."""
   config = load.with_flags(config, [('training.steps_per_call', '1')])
   train_setup.check(config)
@@ -192,7 +198,7 @@ def trace_training(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
   size = config.training.batch_size
   latent = isinstance(model, LatentDiffusion)
   shape = model.state_shape if latent else model.facts.image_shape
-  batch = {'image': ((size, *shape), jnp.float32)}
+  batch: Shapes = {'image': ((size, *shape), jnp.float32)}
   if model.facts.num_classes:
     batch['label'] = ((size,), jnp.int32)
   batch |= texts(config, size)
@@ -202,7 +208,9 @@ def trace_training(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
   return traced, size, state_size(shapes.params, shapes)
 
 
-def trace_sampling(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
+def trace_sampling(
+  config: ConfigDict, mesh: Mesh, workdir: str | Path
+) -> Traced:
   """Traces the program that samples a batch."""
   model: Any = models.make(config, workdir)
   model.check('sample')
@@ -231,7 +239,7 @@ def trace_sampling(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
   return traced, size, state_size(params, params)
 
 
-def texts(config: ConfigDict, size: int) -> dict[str, Any]:
+def texts(config: ConfigDict, size: int) -> Shapes:
   """Returns the shapes and dtypes of a batch of texts; {} without texts."""
   length = images.text_length(config)
   if not length:
@@ -240,7 +248,7 @@ def texts(config: ConfigDict, size: int) -> dict[str, Any]:
   return {'text': (shape, jnp.int32), 'text_mask': (shape, jnp.bool_)}
 
 
-def split(mesh: Mesh, arrays: dict[str, Any]) -> dict[str, Any]:
+def split(mesh: Mesh, arrays: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns shapes of arrays that are split over the devices.
 
   arrays: (shape, dtype) by name.

@@ -6,7 +6,7 @@ A training writes the same page at its end.
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -33,6 +33,7 @@ from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import write_text
 from diffusion_jax.runtime.sharding import replicate
 
+T = TypeVar('T')
 _PICTURES = 10  # in the trajectory, and with their neighbours
 _FRAMES = 25
 _TEST_IMAGES = 200  # for comparison with the distances of samples
@@ -84,7 +85,7 @@ def read_runs(workdirs: Sequence[str]) -> list[record.Run]:
   return runs
 
 
-def optional(what: str, function: Callable, *args: Any) -> Any:
+def optional(what: str, function: Callable[..., T], *args: Any) -> T | None:
   """Returns function(*args); prints an error and returns None if it fails.
 
   JAX raises RuntimeError if the trajectory does not fit in memory.
@@ -96,7 +97,7 @@ def optional(what: str, function: Callable, *args: Any) -> Any:
     return None
 
 
-def defaults(config: ConfigDict) -> dict[str, Any]:
+def defaults(config: ConfigDict) -> dict[str, object]:
   """Returns the defaults of a config's sections, without the names.
 
   These are the fields of a config with the same choices and nothing else set.
