@@ -7,6 +7,7 @@ versions, devices and commits, which config.json does not contain.
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -55,13 +56,13 @@ def seconds(entries: list[dict]) -> float | None:
   return (ended - begun).total_seconds() if not entries[0]['step'] else None
 
 
-def versions() -> dict[str, str]:
-  """Returns the installed versions of PACKAGES."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+  """Returns the versions of packages, of those that are installed."""
   installed = {}
-  for name in PACKAGES:
+  for name in packages:
     try:
       installed[name] = metadata.version(name)
-    except metadata.PackageNotFoundError:  # This package, run from a checkout.
+    except metadata.PackageNotFoundError:  # Ours may run from a checkout.
       continue
   return installed
 

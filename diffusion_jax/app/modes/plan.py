@@ -1,7 +1,6 @@
 """Implements --mode=plan: compiles for devices, present or not."""
 
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import math
@@ -27,9 +26,11 @@ from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError
 from diffusion_jax.planning import plans, programs, roofline, topologies
 from diffusion_jax.planning.topologies import Topology
-from diffusion_jax.runtime import sharding
+from diffusion_jax.runtime import sessions, sharding
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.training.objectives import Objective
+
+COMPILERS = 'jax', 'jaxlib', 'libtpu', 'jax-cuda12-pjrt', 'jax-cuda13-pjrt'
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
@@ -117,7 +118,7 @@ def compile_one(
     'accumulate': config.training.accumulate,
     'remat': bool(config.network.get('remat')),
     'state': {'parameters': state[0], 'bytes': state[1]},
-    'versions': versions(),
+    'versions': sessions.versions(COMPILERS),
     **count,
   }
   try:
@@ -294,18 +295,14 @@ def out_of_memory(error: Exception) -> int:
   )
 
 
-def versions() -> dict[str, str]:
-  """Returns the versions of the compilers' packages."""
-  names = 'jax', 'jaxlib', 'libtpu', 'jax-cuda12-pjrt', 'jax-cuda13-pjrt'
-  installed = {
-    d.metadata['Name']: d.version for d in importlib.metadata.distributions()
-  }
-  return {name: installed[name] for name in names if name in installed}
-
-
 def checksum(text: str, topology: Topology) -> str:
   """Returns a checksum of a program, its devices and its compilers."""
-  parts = text, topology.name, repr(topology.rates), json.dumps(versions())
+  parts = (
+    text,
+    topology.name,
+    repr(topology.rates),
+    json.dumps(sessions.versions(COMPILERS)),
+  )
   return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]
 
 
