@@ -99,7 +99,7 @@ class Topology(NamedTuple):
   devices: list[jax.Device]
   rates: Rates | None
   machine: int
-  options: dict[str, bool]
+  options: dict[str, str | bool]
 
 
 def make(name: str) -> Topology:
@@ -198,7 +198,7 @@ def _gpu_topology(name, kind, machines, count):
     target_config=target_config(kind),
   )
   # Triton tunes its products on a device.
-  options = {'xla_gpu_enable_triton_gemm': False}
+  options: dict[str, str | bool] = {'xla_gpu_enable_triton_gemm': False}
   return Topology(name, description.devices, GPUS[kind], count, options)
 
 
