@@ -1,4 +1,4 @@
-"""`run(module, *args)`: `python -m module args` in this process."""
+"""Runs `python -m module args` in this process."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ from unittest import mock
 
 
 def run(module, *args):
-  """What the command returns and says, without the second of its imports."""
+  """Returns the command's code and output; it saves the time of imports."""
   argv = [module.__file__, *map(str, args)]
   code, out, err = 0, io.StringIO(), io.StringIO()
   with (
@@ -21,7 +21,7 @@ def run(module, *args):
       runpy.run_path(module.__file__, run_name='__main__')
     except SystemExit as stop:
       code = stop.code or 0
-      if isinstance(code, str):  # as the interpreter ends
+      if isinstance(code, str):  # The interpreter prints it.
         print(code, file=sys.stderr)
         code = 1
   said = out.getvalue(), err.getvalue()

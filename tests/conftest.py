@@ -1,6 +1,6 @@
-"""Eight simulated devices, strict broadcasting, compilations kept on disk.
+"""Sets eight simulated devices, strict broadcasting and a compilation cache.
 
-`pytest -m device` is on what is there, compiled as for users.
+`pytest -m device` uses the real devices, compiled as for users.
 """
 
 import gc
@@ -9,34 +9,33 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-# before jax is imported, here and in the processes that tests start
+# Before jax is imported, here and in processes that tests start.
 if 'device' in sys.argv:
   os.environ['TEST_ON_DEVICE'] = '1'
 if not os.environ.get('TEST_ON_DEVICE'):
   os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
   # Tests compile much and compute little. The lowest level halves the time of a
-  # compilation, code without the fusion emitters halves it again, and one LLVM
-  # module in place of 32 saves a little more.
+  # compilation, disabling the fusion emitters halves it again, and one LLVM
+  # module instead of 32 saves a little more.
   if os.environ.get('TEST_XLA_OPTIMIZATION') != 'default':
     os.environ['XLA_FLAGS'] += (
       ' --xla_backend_optimization_level=0'
       ' --xla_cpu_parallel_codegen_split_count=1'
     )
-    if version('jaxlib').startswith('0.10.'):  # others end at an unknown flag
+    if version('jaxlib').startswith('0.10.'):  # Others exit at an unknown flag.
       os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
   os.environ['JAX_PLATFORMS'] = 'cpu'
 _CACHE = Path(__file__).parent.parent / '.jax_cache'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_CACHE)
-# Also single operations: the second worker and processes that tests start find
-# what the first has compiled.
+# Also stores single operations, for the other worker and processes of tests.
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 
 import jax
 import numpy as np
 import pytest
 
-# for processes that tests start: not how long they take, a busy machine may be
-# many times slower, but when to give up
+# When to give up on processes that tests start. A busy machine may be many
+# times slower than usual.
 HANG_SECONDS = 1800
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -44,7 +43,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 def pytest_addoption(parser):
   parser.addoption(
-    '--keys', type=int, default=1, help='run each test with so many seeds'
+    '--keys', type=int, default=1, help='number of seeds for each test'
   )
   parser.addoption(
     '--save_outputs',
@@ -53,8 +52,7 @@ def pytest_addoption(parser):
   )
 
 
-# Files that take minutes come first: the last file of a run is then a short one
-# and no worker waits for the other.
+# Files that take minutes come first: no worker then waits long for the other.
 LONG = 'tests/app', 'tests/test_'
 
 
@@ -63,8 +61,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-  # What is imported stays, and tracing makes many objects that live: the
-  # collector need not search them again and again (a sixth of the CPU time).
+  # Imports and traces make many permanent objects. Searching them repeatedly
+  # would take a sixth of the CPU time.
   gc.freeze()
   gc.set_threshold(100_000, 20, 100)
 
@@ -94,9 +92,9 @@ def seeds(request):
 
 @pytest.fixture(scope='session')
 def digits_run(tmp_path_factory):
-  """A finished run of digits:smoke with all that a training writes.
+  """Returns a finished run of digits:smoke, with all files of a training.
 
-  Once for each worker: no test changes it, they copy the folder.
+  It is made once per worker; tests copy the folder.
   """
   from diffusion_jax.app.modes import MODES
   from tests.app.conftest import SEEN, smoke
@@ -108,7 +106,7 @@ def digits_run(tmp_path_factory):
 
 @pytest.fixture
 def nan_check():
-  """Any NaN is an error, for the maths of core and sampling."""
+  """Makes any NaN an error, for the maths of core and sampling."""
   with jax.debug_nans(True):
     yield
 

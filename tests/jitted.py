@@ -1,8 +1,7 @@
-"""`jitted(dj.q_sample)(...)`: an equation under `jax.jit`.
+"""Shares jitted equations between tests: `jitted(dj.q_sample)(...)`.
 
-Called eagerly, each operation of a function is compiled by itself for every new
-shape, which is most of the time of the tests; tests/core/test_transforms.py
-holds jitted and eager calls against each other.
+An eager call compiles each operation for every new shape, which would take
+most of the tests' time. tests/core/test_transforms.py compares both.
 """
 
 import functools

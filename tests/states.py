@@ -1,4 +1,4 @@
-"""What tests of discrete states share: a table, processes, their matrices."""
+"""A table, processes and their matrices for tests of discrete states."""
 
 import numpy as np
 
@@ -20,12 +20,12 @@ PROCESSES = {
 
 
 def prior_of(name):
-  """The distribution of pure noise, float64 [S]."""
+  """Returns the distribution of pure noise, float64 [S]."""
   return np.eye(4)[3] if name == 'masking' else np.full(3, 1 / 3)
 
 
 def replacement_matrices(name, alphas):
-  """Q_1..Q_T of alphas [T+1] from 1 down: r I + (1 - r) 1 prior^T."""
+  """Returns Q_t = r I + (1 - r) 1 prior^T of alphas [T+1] from 1 down."""
   prior = prior_of(name)
   ratios = np.asarray(alphas[1:]) / np.asarray(alphas[:-1])
   identity, noise = np.eye(len(prior)), np.ones((len(prior), 1)) * prior
@@ -33,7 +33,7 @@ def replacement_matrices(name, alphas):
 
 
 def gaussian_matrices(num_states, betas):
-  """D3PM, appendix A.2.3, entry by entry."""
+  """Returns the matrices of D3PM, appendix A.2.3, entry by entry."""
   matrices = np.zeros((len(betas), num_states, num_states))
   span = num_states - 1
   for q, beta in zip(matrices, betas, strict=True):
@@ -49,7 +49,7 @@ def gaussian_matrices(num_states, betas):
 
 
 def matrices_of(name, num_steps=NUM_STEPS):
-  """Q_1..Q_T of PROCESSES[name] on LINEAR, float64."""
+  """Returns Q_1..Q_T of PROCESSES[name] on LINEAR, float64."""
   if name == 'gaussian':
     return gaussian_matrices(3, BETAS[:num_steps])
   return replacement_matrices(name, 1 - np.arange(num_steps + 1) / num_steps)

@@ -28,51 +28,23 @@ def test_import_diffusion_jax_loads_only_jax_and_numpy():
 
 
 def test_import_arrows():
-  """The contracts of pyproject.toml."""
+  """Checks the contracts of pyproject.toml."""
   result = subprocess.run(
     ['lint-imports', '--no-cache'], cwd=ROOT, capture_output=True, text=True
   )
   assert result.returncode == 0, result.stdout
 
 
-def imports_of(path):
-  """The modules that a file imports anywhere, also inside a function."""
-  for node in ast.walk(ast.parse(path.read_text())):
-    if isinstance(node, ast.Import):
-      yield from (name.name for name in node.names)
-    elif isinstance(node, ast.ImportFrom):
-      yield from (f'{node.module}.{name.name}' for name in node.names)
-
-
-def files_of(*folders):
-  for folder in folders:
-    yield from (ROOT / folder).rglob('*.py')
-
-
-def test_the_library_knows_no_config():
-  """Whatever its folders are: app and configs alone know ml_collections."""
-  package = ROOT / 'diffusion_jax'
-  above = ('ml_collections', 'absl', 'configs', 'diffusion_jax.app')
-  count = 0
-  for path in package.rglob('*.py'):
-    if path.relative_to(package).parts[0] == 'app':
-      continue
-    count += 1
-    for module in imports_of(path):
-      assert not f'{module}.'.startswith(tuple(f'{x}.' for x in above)), path
-  assert count > 80
-
-
 def test_the_application_names_modules_of_the_user_in_one_place():
-  """What runs code by its name: own_parts alone, and config files in load."""
+  """Only these files run code by its name."""
   runs_code = re.compile(r'importlib\.import_module|\b(exec|eval)\(')
   users = {
     path.name
-    for path in files_of('diffusion_jax/app')
+    for path in (ROOT / 'diffusion_jax' / 'app').rglob('*.py')
     if runs_code.search(path.read_text())
   }
   assert users == {
-    'own_parts.py',  # asks what is allowed
+    'own_parts.py',  # asks for permission
     'load.py',  # the user's config file, and configs/base.py
     'cli.py',  # the installed configs
     'convert.py',  # a reader of interop
@@ -81,7 +53,7 @@ def test_the_application_names_modules_of_the_user_in_one_place():
 
 
 def test_modes_are_imported_on_dispatch():
-  """What says of a mistake loads nothing that stores or reads data sets."""
+  """Reporting a mistake loads no library for data sets or checkpoints."""
   code = (
     'import sys\nfrom diffusion_jax.app import cli\nprint(*sorted(sys.modules))'
   )
@@ -96,19 +68,8 @@ def test_modes_are_imported_on_dispatch():
   }  # fmt: skip
 
 
-def test_public_names_are_documented():
-  """Every name of `dj` has a docstring of one to a dozen lines."""
-  names = [name for name in dir(dj) if not name.startswith('_')]
-  assert len(names) > 40
-  for name in names:
-    value = getattr(dj, name)
-    if callable(value) and value.__module__.startswith('diffusion_jax'):
-      assert value.__doc__, name
-      assert len(value.__doc__.strip().splitlines()) <= 14, name
-
-
 def test_sampling_draws_its_noise_in_core_keys_alone():
-  """Keys per example work because nothing else draws noise (rule 6)."""
+  """Keys per example need all noise to come from there."""
   for path in (ROOT / 'diffusion_jax' / 'sampling').glob('*.py'):
     used = {
       ast.unparse(node)
@@ -130,7 +91,7 @@ def test_no_file_refers_to_a_place_on_a_machine():
 
 
 def test_the_version_is_written_once():
-  """In the package; the wheel reads it there, others are compared with it."""
+  """The wheel reads it from the package; other files repeat it."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
   assert 'version' not in project['project']
   dynamic = project['tool']['setuptools']['dynamic']
@@ -144,7 +105,7 @@ def test_the_version_is_written_once():
   assert f'\nversion: {dj.__version__}\n' in (ROOT / 'CITATION.cff').read_text()
 
 
-# module -> where its tests are: many are tested on what they make
+# Modules without a test file of their own -> the file with their tests.
 TESTED_ELSEWHERE = {
   'app/devices.py': 'app/modes/test_train_setup.py',
   'app/ema.py': 'app/models/test_noisy.py',
@@ -176,7 +137,7 @@ TESTED_ELSEWHERE = {
 
 
 def test_every_folder_of_tests_is_collected(request):
-  """By default pytest leaves out folders whose name is build."""
+  """By default pytest ignores folders named build."""
   left_out = request.config.getini('norecursedirs')
   for path in (ROOT / 'tests').rglob('test_*.py'):
     for folder in path.relative_to(ROOT).parts[:-1]:
@@ -184,7 +145,7 @@ def test_every_folder_of_tests_is_collected(request):
 
 
 def test_tests_mirror_the_package():
-  """`core/process.py` has `tests/core/test_process.py`, and so on."""
+  """`core/process.py` has `tests/core/test_process.py`, for example."""
   tests, package = ROOT / 'tests', ROOT / 'diffusion_jax'
   modules = {path.relative_to(package) for path in package.rglob('*.py')}
   without = {

@@ -1,4 +1,4 @@
-"""Minutes long: `pytest -m slow -n 0`."""
+"""Slow tests of whole runs: `pytest -m slow -n 0`."""
 
 import os
 import re
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def call(*command):
-  # as a user would: one device, XLA's own optimisation, nothing cached
+  # Like a user: one device, XLA's default optimisation, and no cache.
   drop = ('XLA_FLAGS', 'JAX_COMPILATION_CACHE_DIR')
   env = {k: v for k, v in os.environ.items() if k not in drop}
   result = subprocess.run(
@@ -65,7 +65,7 @@ def test_the_smoke_run_of_every_config(name, tmp_path):
     'training.teacher': config.training.teacher,
   }
   for field, other in others.items():
-    if other:  # runs/<config>-<argument>, which is trained before
+    if other:  # runs/<config>-<argument>, to train first
       stem, argument = Path(other).name.split('-')
       first = f'--config=configs/{stem}.py:{argument}', '--mode=train'
       if not (tmp_path / stem).exists():

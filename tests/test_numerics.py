@@ -1,8 +1,9 @@
 """Types under jax_enable_x64, and the precision of products of float32.
 
-Both are read out of traced programs: nothing is compiled.
+Programs are traced, not compiled.
 """
 
+import inspect
 import types
 from typing import Any
 
@@ -52,9 +53,9 @@ def float_types(tree):
 
 
 def precisions(jaxpr):
-  """The precision of each product and convolution, also in inner programs.
+  """Yields the precision of each product and convolution.
 
-  Our own primitives have a name, or None.
+  Our own primitives have its name, or None.
   """
   for eqn in jaxpr.eqns:
     kind, _, _ = eqn.primitive.name.partition('_d')
@@ -180,18 +181,18 @@ SCHEDULES = {
 
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize('name', SCHEDULES)
-def test_schedules_have_the_precision_of_what_they_are_asked(name):
+def test_schedules_have_the_precision_of_their_times(name):
   schedule = SCHEDULES[name]()
   for dtype in ('float32', 'float64'):
     asked = of((B,), dtype)
     if name == 'learned' and dtype == 'float64':
-      continue  # its parameters are float32
+      continue  # Its parameters are float32.
     assert float_types(jax.eval_shape(schedule, asked)) == {dtype}
     found = jax.eval_shape(schedule.from_logsnr, asked)
     assert float_types(found) == {dtype}
     found = jax.eval_shape(lambda t: dj.sde_coefficients(schedule, t), asked)
     assert float_types(found) == {dtype}
-  # a Python number is a default float, as everywhere in JAX
+  # A Python number is a default float, as everywhere in JAX.
   if name != 'learned':
     assert float_types(jax.eval_shape(lambda: schedule(0.5))) == {'float64'}
 
@@ -231,205 +232,161 @@ def denoise_states(xt, level):
   return logits(level.expand_to(xt).alpha * xt)
 
 
-# Calls of public functions: x, y [B, ...], t [B], levels [B] at t (lt) and a
-# cleaner one (ls), key. All of them are float32 but the key.
+def log_prob_fn(x, level):
+  return -jnp.sum(level.expand_to(x).alpha * x**2, axis=(1, 2, 3))
+
+
+def grid():
+  return dj.level_grid(SCHEDULE, 3)  # float64
+
+
+def walk(a, sampler, denoise=denoise, levels=None):
+  levels = grid() if levels is None else levels
+  return dj.sample(a.key, denoise, sampler, levels, a.x)
+
+
+WALKS = {
+  'repaint': {'levels': dj.repaint_levels(dj.level_grid(SCHEDULE, 4), 2, 2)},
+  'self_conditioned': {'denoise': lambda x0: denoise},
+}
+
+
+def arguments(a, names):
+  """Returns values by the names of parameters: float32 images, times, levels.
+
+  Where images decide the type, levels are float64.
+  """
+  discrete = {'process', 'logits'} & {*names}
+  images = {'x0', 'xt', 'x_s', 'eps'} & {*names} and not discrete
+  s, t = (SCHEDULE(0.3), SCHEDULE(0.5)) if images else (a.ls, a.lt)
+  return {
+    **dict.fromkeys(('x', 'x0', 'x_s', 'output', 'image', 'guide'), a.x),
+    **dict.fromkeys(('eps_hat', 'a', 'mean'), a.x),
+    **dict.fromkeys(('x0_hat', 'xt', 'z0', 'eps', 'b', 'log_scale'), a.y),
+    **dict.fromkeys(('known', 'observed'), a.y),
+    **dict.fromkeys(('t', 'nats', 'log_p'), a.t),
+    **dict.fromkeys(('model', 'q'), normal(a.x)),
+    **{'p': normal(a.y), 'mask': a.y > 0.0, 'logits': logits(a.x)},
+    **{'key': a.key, 'level_s': s, 'level_t': t, 'level': t, 'level_T': t},
+    **{'levels': grid(), 'schedule': SCHEDULE, 'process': MATRICES},
+    **{'denoise': denoise, 'sampler': dj.ddim(), 'decode': decode},
+    **{'network_fn': network_fn, 'params': {}, 'log_prob_fn': log_prob_fn},
+    **{'noise_input': dj.logsnr_input, 'parametrization': 'edm', 'kind': 'v'},
+    **{'data_shape': (8, 8, 3), 'num_steps': 2, 'num_values': 4},
+    **({'x0': states(a.x), 'xt': states(a.y)} if discrete else {}),
+  }  # fmt: skip
+
+
+def call(name, a):
+  """Calls a public function, and the sampler, denoiser or weight it returns.
+
+  Parameters get values of CALLS or, without a default, of `arguments`.
+  """
+  function, given = getattr(dj, name), CALLS.get(name, {})
+  parameters = inspect.signature(function).parameters
+  defaults = arguments(a, parameters)
+  given = given(a) if callable(given) else given
+  found = function(**given, **{
+    key: defaults[key]
+    for key, x in parameters.items()
+    if x.default is x.empty and key not in given and x.kind != x.VAR_KEYWORD
+  })  # fmt: skip
+  made = getattr(inspect.signature(function).return_annotation, '__name__', '')
+  match made:
+    case 'Sampler':
+      return walk(a, found, **WALKS.get(name, {}))
+    case 'Denoiser':
+      return walk(a, dj.ddim(), found)
+    case 'Weight' | 'NoiseInput' | 'Callable':
+      return found(a.lt)
+    case 'FlowMap':
+      return found(a.x, a.lt, a.ls)
+    case 'PairedDenoiser' | 'ScoreFn':
+      return found(a.x, a.lt)
+    case 'StateDenoiser':
+      return found(states(a.x), a.lt)
+    case 'NetworkFn':
+      return found({}, states(a.x), a.t, {})
+  return found
+
+
+# Arguments of public functions that their names do not determine. a has images
+# x and y [B, ...], times t [B], levels lt, cleaner levels ls, and a key.
 CALLS = {
-  'annealed_langevin': lambda a: walk(a, dj.annealed_langevin(2)),
-  'ancestral': lambda a: walk(a, dj.ancestral('learned')),
-  'ddim': lambda a: walk(a, dj.ddim(0.5)),
-  'heun': lambda a: walk(a, dj.heun()),
-  'dpm_solver_pp': lambda a: walk(a, dj.dpm_solver_pp(3)),
-  'dpm_solver_pp_2s': lambda a: walk(a, dj.dpm_solver_pp_2s(SCHEDULE)),
-  'dpm_solver_pp_sde': lambda a: walk(a, dj.dpm_solver_pp_sde()),
-  'unipc': lambda a: walk(a, dj.unipc(3)),
-  'euler_maruyama': lambda a: walk(a, dj.euler_maruyama(SCHEDULE)),
-  'velocity_heun': lambda a: walk(a, dj.velocity_heun(SCHEDULE)),
-  'velocity_sde': lambda a: walk(a, dj.velocity_sde(SCHEDULE, 'sde')),
-  'reverse_diffusion': lambda a: walk(a, dj.reverse_diffusion()),
-  'with_corrector': lambda a: walk(
-    a, dj.with_corrector(dj.ddim(), dj.langevin())
-  ),
-  'churn': lambda a: walk(a, dj.churn(dj.heun(), SCHEDULE, 0.2)),
-  'replace_known': lambda a: walk(
-    a, dj.replace_known(dj.ddim(), a.y, a.y > 0.0)
-  ),
-  'repaint': lambda a: walk(
-    a,
-    dj.repaint(dj.ddim(), a.y, a.y > 0.0),
-    levels=dj.repaint_levels(dj.level_grid(SCHEDULE, 4), 2, 2),
-  ),
-  'self_conditioned': lambda a: walk(
-    a, dj.self_conditioned(dj.ddim()), lambda x0: denoise
-  ),
-  'clip_denoised': lambda a: walk(a, dj.ddim(), dj.clip_denoised(denoise)),
-  'dynamic_threshold': lambda a: walk(
-    a, dj.ddim(), dj.dynamic_threshold(denoise)
-  ),
-  'classifier_free': lambda a: walk(
-    a,
-    dj.ddim(),
-    dj.classifier_free(dj.paired(denoise, denoise), jnp.ones(B), 0.7),
-  ),
-  'classifier_guided': lambda a: walk(
-    a, dj.ddim(), dj.classifier_guided(denoise, log_prob_fn, jnp.ones(B))
-  ),
-  'log_prob_gradient': lambda a: dj.log_prob_gradient(log_prob_fn)(a.x, a.lt),
-  'make_denoiser': lambda a: walk(
-    a,
-    dj.ddim(),
-    dj.make_denoiser(
-      network_fn, {}, parametrization='v', noise_input=dj.logsnr_input
+  'annealed_langevin': {'num_steps': 2},
+  'ancestral': {'variance': 'learned'},
+  'at_training_levels': {'schedule': dj.LinearVPSchedule()},
+  'bernoulli_log_prob': lambda a: {'logits': a.x},
+  'churn': {'sampler': dj.heun(), 'gamma': 0.2},
+  'classifier_free': lambda a: {
+    'pair': dj.paired(denoise, denoise), 'scale': jnp.ones(B), 'rescale': 0.7,
+  },
+  'classifier_guided': lambda a: {'scale': jnp.ones(B)},
+  'ddim': {'eta': 0.5},
+  'denoising_loss': {'weight': dj.snr_weight},
+  'dpm_solver_pp': {'order': 3},
+  'free_bits': lambda a: {'divergence': a.x[:, 0, 0], 'minimum': 0.1},
+  'guided_states': {
+    'cond': denoise_states, 'uncond': denoise_states, 'scale': 2.0
+  },
+  'hierarchical_elbo': {
+    'encode': lambda t, z: normal(z), 'decode': lambda t, z: normal(z),
+    'log_likelihood': decode,
+  },
+  'importance_weighted_elbo': lambda a: {
+    'log_weight': lambda key: a.t, 'num_samples': 3
+  },
+  'interpolate': lambda a: {'weights': jnp.linspace(0.0, 1.0, 3)},
+  'logistic_network': lambda a: {
+    'network_fn': lambda params, x, noise, cond, *, key=None: jnp.stack(
+      [a.x, a.y], axis=-1
     ),
-  ),
-  'make_flow_map': lambda a: dj.make_flow_map(
-    network_fn, {}, kind='consistency', noise_input=dj.edm_input
-  )(a.x, a.lt, a.ls),
-  'sample_map': lambda a: dj.sample_map(
-    a.key,
-    dj.make_flow_map(
+  },
+  'make_flow_map': {'kind': 'consistency', 'noise_input': dj.edm_input},
+  'make_paired_denoiser': {
+    'cond': {}, 'parametrization': 'edm', 'noise_input': dj.logsnr_input
+  },
+  'make_state_denoiser': {
+    'network_fn': lambda params, x, noise, cond, *, key=None: logits(
+      noise[:, None, None, None] * x
+    ),
+    'process': MASKING,
+  },
+  'noise_image': {
+    'schedule': dj.DiscreteSchedule.from_betas(BETAS), 'steps': [0, 3]
+  },
+  'observation_guided': {'observe': lambda x: 2.0 * x},
+  'p_reverse': lambda a: {'variance': 'learned', 'var_frac': a.x},
+  'prior_sample': lambda a: {'shape': SHAPE, 'level': a.lt.take(0)},
+  'probability_flow': {'t_from': 1.0, 't_to': 0.1},
+  'rearranged_elbo': {
+    'marginal': lambda t, x: normal(x), 'posterior': lambda t, z, x: normal(z),
+    'decode': lambda t, z: normal(z), 'log_likelihood': decode,
+  },
+  'reverse_variance': {'kind': 'fixed_large'},
+  'sample_map': {
+    'flow_map': dj.make_flow_map(
       network_fn, {}, kind='average_velocity', noise_input=dj.time_input(1.0)
     ),
-    grid(),
-    a.x,
-  ),
-  'make_paired_denoiser': lambda a: dj.make_paired_denoiser(
-    network_fn, {}, {}, parametrization='edm', noise_input=dj.logsnr_input
-  )(a.x, SCHEDULE(0.5)),
-  'at_training_levels': lambda a: walk(
-    a, dj.ddim(), dj.at_training_levels(denoise, dj.LinearVPSchedule())
-  ),
-  'reconstruction_guided': lambda a: walk(
-    a, dj.ddim(), dj.reconstruction_guided(denoise, a.y, a.y > 0.0)
-  ),
-  'observation_guided': lambda a: walk(
-    a, dj.ddim(), dj.observation_guided(denoise, lambda x: 2.0 * x, a.y)
-  ),
-  'ddim_invert': lambda a: dj.ddim_invert(denoise, grid(), a.x),
-  'interpolate': lambda a: dj.interpolate(
-    denoise, grid(), a.x, a.y, jnp.linspace(0.0, 1.0, 3)
-  ),
-  'slerp': lambda a: dj.slerp(a.x, a.y, a.t[0]),
-  'sdedit': lambda a: dj.sdedit(
-    a.key, denoise, dj.heun(), grid(), a.x, 0.5, repeats=2
-  ),
-  'noise_image': lambda a: dj.noise_image(
-    a.key, a.x, dj.DiscreteSchedule.from_betas(BETAS), [0, 3]
-  ),
-  'log_likelihood': lambda a: dj.log_likelihood(
-    a.key, denoise, SCHEDULE, a.x
-  ),
-  'probability_flow': lambda a: dj.probability_flow(
-    denoise, SCHEDULE, a.x, 1.0, 0.1
-  ),
-  'dequantize': lambda a: dj.dequantize(a.key, a.x),
-  'gaussian_dequantize': lambda a: dj.gaussian_dequantize(
-    a.key, a.x, SCHEDULE(0.1)
-  ),
-  'ode_bits_per_dim': lambda a: dj.ode_bits_per_dim(a.t, (8, 8, 3)),
-  'bits_per_dim': lambda a: dj.bits_per_dim(a.t, (8, 8, 3)),
-  'prior_sample': lambda a: dj.prior_sample(a.key, SHAPE, a.lt.take(0)),
-  'q_sample': lambda a: dj.q_sample(a.x, a.y, SCHEDULE(0.5)),
-  'forward_step': lambda a: dj.forward_step(a.x, a.y, *pair()),
-  'q_posterior': lambda a: dj.q_posterior(a.x, a.y, *pair()),
-  'p_reverse': lambda a: dj.p_reverse(a.x, a.y, *pair(), 'learned', a.x),
-  'reverse_variance': lambda a: dj.reverse_variance('fixed_large', a.ls, a.lt),
-  'target': lambda a: dj.target('v', a.x, a.y, SCHEDULE(0.5)),
-  'to_x0': lambda a: dj.to_x0('edm', a.x, a.y, SCHEDULE(0.5)),
-  'eps_from_x0': lambda a: dj.eps_from_x0(a.x, a.y, SCHEDULE(0.5)),
-  'score_from_x0': lambda a: dj.score_from_x0(a.x, a.y, SCHEDULE(0.5)),
-  'error_scale': lambda a: dj.error_scale('flow', a.lt),
-  'network_output': lambda a: dj.network_output(
-    network_fn, {}, a.x, SCHEDULE(0.5), parametrization='edm',
-    noise_input=dj.edm_input,
-  ),
-  'logsnr_input': lambda a: dj.logsnr_input(a.lt),
-  'log_sigma_input': lambda a: dj.log_sigma_input(a.lt),
-  'edm_input': lambda a: dj.edm_input(a.lt),
-  'time_input': lambda a: dj.time_input()(a.lt),
-  'step_input': lambda a: dj.step_input(1000, 0.25)(a.lt),
-  'simple_loss': lambda a: dj.simple_loss(a.x, a.y),
-  'weighted_eps_loss': lambda a: dj.weighted_eps_loss(a.x, a.y, *pair()),
-  'denoising_loss': lambda a: dj.denoising_loss(
-    'v', a.x, a.y, a.x, SCHEDULE(0.5), dj.snr_weight
-  ),
-  'snr_weight': lambda a: dj.snr_weight(a.lt),
-  'truncated_snr_weight': lambda a: dj.truncated_snr_weight(a.lt),
-  'min_flow_weight': lambda a: dj.min_flow_weight()(a.lt),
-  'min_snr_weight': lambda a: dj.min_snr_weight()(a.lt),
-  'edm_weight': lambda a: dj.edm_weight()(a.lt),
-  'flow_weight': lambda a: dj.flow_weight(a.lt),
-  'vdm_weight': lambda a: dj.vdm_weight(SCHEDULE, 4)(a.lt),
-  'vdm_diffusion_loss': lambda a: dj.vdm_diffusion_loss(
-    a.x, a.y, SCHEDULE, a.t
-  ),
-  'prior_kl': lambda a: dj.prior_kl(a.x, SCHEDULE(1.0)),
-  'diffusion_kl': lambda a: dj.diffusion_kl(a.x, a.y, normal(a.x), *pair()),
-  'reconstruction_nll': lambda a: dj.reconstruction_nll(a.x, normal(a.y)),
-  'categorical_nll': lambda a: dj.categorical_nll(a.x, a.y, SCHEDULE(0.1)),
-  'variational_bound': lambda a: dj.variational_bound(
-    a.key, denoise, SCHEDULE, a.x, num_steps=3, variance='learned', steps=1
-  ),
-  'kl': lambda a: dj.kl(normal(a.x), normal(a.y)),
-  'log_prob': lambda a: dj.log_prob(normal(a.x), a.y),
-  'discretized_log_prob': lambda a: dj.discretized_log_prob(normal(a.x), a.y),
-  'discretized_logistic_log_prob': (
-    lambda a: dj.discretized_logistic_log_prob(a.x, a.y, a.x)
-  ),
-  'bernoulli_log_prob': lambda a: dj.bernoulli_log_prob(a.x, a.y),
-  'reparameterize': lambda a: dj.reparameterize(a.key, normal(a.x)),
-  'vae_elbo': lambda a: dj.vae_elbo(a.key, a.x, normal(a.y), decode),
-  'vae_log_weight': lambda a: dj.vae_log_weight(
-    a.key, a.x, normal(a.y), decode
-  ),
-  'importance_weighted_elbo': lambda a: dj.importance_weighted_elbo(
-    a.key, lambda key: a.t, 3
-  ),
-  'hierarchical_elbo': lambda a: dj.hierarchical_elbo(
-    a.key, a.x, lambda t, z: normal(z), lambda t, z: normal(z), decode,
-    num_steps=2,
-  ),
-  'rearranged_elbo': lambda a: dj.rearranged_elbo(
-    a.key, a.x, lambda t, x: normal(x), lambda t, z, x: normal(z),
-    lambda t, z: normal(z), decode, num_steps=2,
-  ),
-  'free_bits': lambda a: dj.free_bits(a.x[:, 0, 0], 0.1),
-  'transition_matrix': lambda a: dj.transition_matrix(
-    MATRICES, a.ls.take(0), a.lt.take(0)
-  ),
-  'q_states': lambda a: dj.q_states(states(a.x), MATRICES, a.lt),
-  'q_posterior_states': lambda a: dj.q_posterior_states(
-    states(a.x), states(a.y), MATRICES, a.ls, a.lt
-  ),
-  'p_reverse_states': lambda a: dj.p_reverse_states(
-    logits(a.x), states(a.y), MATRICES, a.ls, a.lt
-  ),
-  'posterior_logits': lambda a: dj.posterior_logits(
-    logits(a.x), states(a.y), MASKING, a.lt
-  ),
-  'make_state_denoiser': lambda a: dj.make_state_denoiser(
-    lambda params, x, noise, cond, *, key=None: logits(noise[:, None] * x),
-    {}, process=MASKING, noise_input=dj.logsnr_input,
-  )(states(a.x[:, :, 0, 0]), a.lt),
-  'logistic_logits': lambda a: dj.logistic_logits(a.x, a.y, 4),
-  'logistic_network': lambda a: dj.logistic_network(
-    lambda params, x, noise, cond, *, key=None: jnp.stack([a.x, a.y], axis=-1),
-    4,
-  )({}, states(a.x), a.t, {}),
-  'state_kl': lambda a: dj.state_kl(
-    jax.nn.softmax(logits(a.x)), jax.nn.softmax(logits(a.y))
-  ),
-  'state_nll': lambda a: dj.state_nll(logits(a.x), states(a.y)),
-  'prior_kl_states': lambda a: dj.prior_kl_states(states(a.x), MATRICES, a.lt),
-  'transition_kl_states': lambda a: dj.transition_kl_states(
-    logits(a.x), states(a.x), states(a.y), MATRICES, a.ls, a.lt
-  ),
-  'guided_states': lambda a: dj.guided_states(
-    denoise_states, denoise_states, 2.0
-  )(a.x, a.lt),
-  'top_p': lambda a: dj.top_p(denoise_states, 0.9)(a.x, a.lt),
+  },
+  'sdedit': {'sampler': dj.heun(), 'strength': 0.5, 'repeats': 2},
+  'slerp': lambda a: {'weight': a.t[0]},
+  'state_kl': lambda a: {
+    'q': jax.nn.softmax(logits(a.x)), 'p': jax.nn.softmax(logits(a.y))
+  },
+  'step_input': {'num_steps': 1000, 'scale': 0.25},
+  'top_p': {'denoise': denoise_states, 'p': 0.9},
+  'transition_matrix': lambda a: {
+    'level_s': a.ls.take(0), 'level_t': a.lt.take(0)
+  },
+  'unipc': {'order': 3},
+  'variational_bound': {'num_steps': 3, 'variance': 'learned', 'steps': 1},
+  'vdm_weight': {'num_steps': 4},
+  'velocity_sde': {'diffusion': 'sde'},
+  'with_corrector': {'corrector': dj.langevin()},
 }  # fmt: skip
 
-# What no float32 goes into, or what makes one of the above.
+# Functions without float32 arguments, and those that others above call.
 OTHERS = {
   *(name for name in dir(dj) if name.endswith(('_betas', 'Schedule'))),
   *('zero_terminal_snr', 'respaced_steps', 'churn_gamma'),  # host, float64
@@ -440,7 +397,7 @@ OTHERS = {
   *('uniform_times', 'antithetic_times', 'step_times'),
   *('log_normal_times', 'logit_normal_times'),
   *('langevin', 'paired', 'sample', 'sde_coefficients'),
-  # processes and samplers of states, which are integers; bounds of these
+  # Processes, samplers and bounds of states, which are integers.
   *('CosineMasking', 'PolynomialMasking', 'MatrixProcess', 'StateProcess'),
   *('ReplacementProcess', 'StateDenoiser', 'ancestral_states', 'draw_states'),
   *('confidence_ordered', 'first_hitting', 'gaussian_matrix', 'keep_known'),
@@ -450,46 +407,27 @@ OTHERS = {
 }
 
 
-def log_prob_fn(x, level):
-  return -jnp.sum(level.expand_to(x).alpha * x**2, axis=(1, 2, 3))
-
-
-def grid():
-  return dj.level_grid(SCHEDULE, 3)  # float64
-
-
-def pair():
-  return SCHEDULE(0.3), SCHEDULE(0.5)  # float64
-
-
-def walk(a, sampler, denoise=denoise, levels=None):
-  levels = grid() if levels is None else levels
-  return dj.sample(a.key, denoise, sampler, levels, a.x)
-
-
-def test_every_public_function_is_asked():
-  functions = {
-    name
-    for name in dir(dj)
-    if not name.startswith('_')
-    and not isinstance(getattr(dj, name), types.ModuleType)
-  }
-  assert functions == set(CALLS) | OTHERS
+PUBLIC = {
+  name
+  for name, value in vars(dj).items()
+  if not (name.startswith('_') or isinstance(value, types.ModuleType))
+}
+assert OTHERS < PUBLIC and {*CALLS} <= PUBLIC - OTHERS
 
 
 @pytest.mark.usefixtures('x64')
-@pytest.mark.parametrize('name', CALLS)
+@pytest.mark.parametrize('name', sorted(PUBLIC - OTHERS))
 def test_float32_images_stay_float32_at_full_precision(name):
-  def call(x, y, t, key):
+  def called(x, y, t, key):
     t = jnp.clip(t, 0.1, 0.9)
     levels = {'lt': SCHEDULE(t), 'ls': SCHEDULE(0.5 * t)}
-    return CALLS[name](types.SimpleNamespace(x=x, y=y, t=t, key=key, **levels))
+    return call(name, types.SimpleNamespace(x=x, y=y, t=t, key=key, **levels))
 
-  jaxpr, found = jax.make_jaxpr(call, return_shape=True)(
+  jaxpr, found = jax.make_jaxpr(called, return_shape=True)(
     X, X, NOISE, jax.random.key(0)
   )
   assert float_types(found) == {'float32'}
-  assert set(precisions(jaxpr.jaxpr)) <= {HIGHEST}  # most have no products
+  assert set(precisions(jaxpr.jaxpr)) <= {HIGHEST}  # Most have no products.
 
 
 def traced(function, *inputs):
@@ -503,9 +441,9 @@ def digits_model(**changes) -> Any:
 
 @pytest.mark.parametrize('name, remat', [('high', False), ('highest', True)])
 def test_networks_compute_at_their_precision_in_every_gradient(name, remat):
-  """Also where the derivative is taken outside, of a loop around the network.
+  """The derivative is taken outside of a loop around the network.
 
-  The convolution of CPUs has derivatives of its own, written then.
+  Only then the CPU's convolution makes its own derivatives.
   """
   model = digits_model(**{
     'matmul_precision': name,
@@ -570,5 +508,5 @@ def test_the_warp_of_bfloat16_images_is_computed_in_float32(key):
   found = warp(image, inverse, shift)
   exact = warp(image.astype(jnp.float32), inverse, shift)
   assert found.dtype == jnp.bfloat16
-  # rounded once: half of the last of 8 binary digits
+  # One rounding is half of the last of 8 binary digits.
   np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8)

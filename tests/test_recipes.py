@@ -1,4 +1,4 @@
-"""Published recipes: sizes, noise, rates and steps against their papers."""
+"""Sizes, noise, rates and steps of published recipes against the papers."""
 
 import functools
 from typing import Any
@@ -24,12 +24,12 @@ SIZES = {  # recipes 0
   'cifar10_vdm': 30_578_181,
   'cifar10_edm': 55_733_891,
   'cifar10_edm:conditional': 55_735_299,
-  # EDM's and two layers for t - s; the release has 55,932,419 (recipes 16)
+  # EDM's network and two layers for t - s; the release has 55,932,419
   'cifar10_meanflow': 55_733_891 + (128 + 1) * 512 + (512 + 1) * 512,
   'imagenet64': 295_904_454,
   'imagenet256_autoencoder': 83_653_863,
   'imagenet256_dit': 674_834_720,
-  # without the half of the outputs that the release discards
+  # without half of the outputs, which the release discards
   'imagenet256_sit': 674_834_720 - (1152 + 1) * 2 * 2 * 4,
   'imagenet256_jit': 131_123_712,
 }
@@ -67,14 +67,14 @@ def test_the_network_of_a_published_recipe_has_its_size(name):
 
 
 def kind(name):
-  """What decides which code a loss runs; the rest are numbers and sizes."""
+  """Returns the fields that decide which code a loss runs."""
   c = read(name)
   conditioning = c.get('conditioning') or {}
   given = [bool(conditioning.get(x)) for x in ('image', 'text')]
   return c.network.name, c.objective.name, *given
 
 
-# The smallest networks first: of each kind one is left to `pytest`.
+# The smallest networks come first: `pytest` runs one of each kind.
 TRAINED.sort(key=lambda name: not name.startswith('digits'))
 FIRSTS = set({kind(name): name for name in reversed(TRAINED)}.values())
 
@@ -86,13 +86,13 @@ FIRSTS = set({kind(name): name for name in reversed(TRAINED)}.values())
 def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   config, frozen = read(name), None
-  if config.training.teacher:  # of which the config is enough here
+  if config.training.teacher:  # Its config is enough here.
     teacher = model_of('digits_flow:unscaled')
     (tmp_path / 'teacher').mkdir()
     folder.write_config(tmp_path / 'teacher', teacher.config, teacher.facts)
     config.training.teacher = str(tmp_path / 'teacher')
     frozen = {'teacher': abstract_params('digits_flow:unscaled')}
-  if config.data.name == 'folder':  # of any 64 x 64 pictures
+  if config.data.name == 'folder':  # any pictures of 64 x 64
     facts = {'image_shape': (64, 64, 3), 'num_classes': 0, 'num_levels': 256}
     with config.unlocked():
       config.facts = facts
@@ -168,7 +168,7 @@ LINE = {'bias': jnp.array(-13.3), 'weight': jnp.array(18.3)}
 
 @pytest.mark.parametrize('name', NOISE)
 def test_the_noise_of_a_published_recipe(name):
-  """As built, at t = 1/1000, 1/2 and 1."""
+  """Checks t = 1/1000, 1/2 and 1."""
   schedule = model_of(name).schedule({'schedule': LINE})
   t = np.array([0.001, 0.5, 1.0])
   level = jax.jit(schedule.__call__)(t.astype(np.float32))
@@ -192,7 +192,7 @@ def test_flows_have_the_plain_loss_of_the_velocity(name):
 
 
 @pytest.mark.parametrize('sde', ['vp', 'subvp', 've'])
-def test_what_the_networks_of_the_three_sdes_see(sde):
+def test_the_noise_inputs_of_the_three_sdes(sde):
   """999 t, or log sigma (Song et al. 2021)."""
   model = model_of(f'cifar10_vp:{sde}')
   level = model.schedule()(0.5)
@@ -200,7 +200,7 @@ def test_what_the_networks_of_the_three_sdes_see(sde):
   np.testing.assert_allclose(model.noise_input(level), label, rtol=1e-6)
 
 
-def test_ve_is_that_of_data_in_the_unit_interval(key):
+def test_ve_of_data_in_the_unit_interval(key):
   """Song et al.: x in [0, 1] + sigma z, then 2x - 1 inside the network."""
   schedule = model_of('cifar10_vp:ve').schedule()
   unit, z = jax.random.uniform(key, (5, 3)), jax.random.normal(key, (5, 3))
@@ -243,7 +243,7 @@ def test_the_larger_network_of_vdm():
 
 
 def decayed(params, mask):
-  """Names of parameters -> whether they decay, and how many numbers do."""
+  """Returns whether each parameter decays, and the count of such numbers."""
   leaves = jax.tree_util.tree_leaves_with_path(mask(params))
   names = {'/'.join(key.key for key in path): on for path, on in leaves}
   sizes = (x.size for x in jax.tree.leaves(params))
@@ -253,7 +253,7 @@ def decayed(params, mask):
 
 
 def test_vdm_decays_what_the_release_does():
-  """All leaves but those named bias; the norms there are GroupNorm_*.
+  """All leaves except biases decay; the norms there are GroupNorm_*.
 
   Biases, by 128 channels: the stem, 32 blocks down and 2 in the middle with a
   norm, a convolution, a norm, a convolution, 33 up, whose first norm has 256
@@ -266,7 +266,7 @@ def test_vdm_decays_what_the_release_does():
   biases = 128 + 34 * 4 * 128 + 33 * 6 * 128 + 5 * 128 + 2 * 512 + 128 + 3
   names, count = decayed(params, mask)
   assert count == 30_578_181 - biases
-  # the release calls those of the line w and b: both decay
+  # The release calls the line's parameters w and b: both decay.
   assert names['schedule/bias'] and names['schedule/weight']
   assert names['network/up_0/norm_1/scale'] and names['network/norm_out/scale']
   assert not any(
@@ -283,7 +283,7 @@ def test_vdm_decays_what_the_release_does():
 
 
 def test_weight_decay_of_vdms_monotone_gamma():
-  """Layers l1, l2 with a bias and l3 without in the release."""
+  """The release's layers l1 and l2 have a bias, l3 has no bias."""
   flags = [('schedule.gamma', 'network')]
   config = load.with_flags(read('cifar10_vdm'), flags)
   names, _ = decayed(
@@ -344,7 +344,7 @@ SUMS = {
 
 
 @pytest.mark.parametrize('name', SUMS)
-def test_a_step_of_adam_is_that_of_a_release_that_sums(name):
+def test_a_step_of_adam_equals_a_release_that_sums(name):
   """Kingma & Ba 2015, Alg. 1, in float64; eps = 1e-8 in all four releases."""
   config = read(name)
   adam, rate = optimizer_of(config)
@@ -365,7 +365,7 @@ def test_a_step_of_adam_is_that_of_a_release_that_sums(name):
 
 
 def test_jit_samples_as_the_release_does(key):
-  """Its loop in tau = 1 - t, for Gaussian data with a class and without."""
+  """The release's loop in tau = 1 - t, for Gaussian data, guided by a class."""
   model = model_of('imagenet256_jit')
   laws = (0.4, 0.1), (-0.2, 0.5)  # means and deviations
 

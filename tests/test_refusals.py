@@ -1,4 +1,4 @@
-"""A user's mistake in a call ends in one line that says what was expected."""
+"""A mistake in a call raises one line that says what was expected."""
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def test_times_outside_0_and_1(schedule):
       lambda t=t: schedule(t), ValueError, r't is .*: times are in \[0, 1\]'
     )
   assert np.isfinite(schedule(1.0 + 1e-7).sigma)  # rounding
-  # what is traced has no value to check
+  # A traced value cannot be checked.
   assert jax.jit(schedule)(2.0).t.shape == ()
 
 
@@ -93,10 +93,10 @@ def test_parameters_of_schedules(make, values, names):
   check(lambda: make(*values), ValueError, names)
 
 
-def test_what_is_traced_or_a_gradient_is_no_parameter():
+def test_traced_parameters_and_gradients_are_not_checked():
   found = jax.jit(lambda a, b: dj.CosineSchedule(a, b)(0.5).t)(10.0, -10.0)
   assert found == 0.5
-  # the gradient of a schedule is a schedule of slopes, of any sign
+  # The gradient of a schedule is a schedule of slopes with any sign.
   slopes = jax.grad(lambda s: s(0.3).sigma)(dj.KarrasSchedule())
   assert slopes.rho < 0.0
   jax.tree.map(lambda _: None, dj.LinearVPSchedule())
@@ -141,8 +141,8 @@ def make_denoiser(make, kind):
     (dj.make_flow_map, {'kind': 'consistency'}),
   ],
 )
-def test_what_a_network_sees_of_the_level_must_be_said(make, options):
-  """With another input than in training its samples are silently bad."""
+def test_the_noise_input_has_no_default(make, options):
+  """Another input than in training would make bad samples without an error."""
   with pytest.raises(TypeError, match="'noise_input'"):
     make(network_fn, {}, cond={}, **options)
 
@@ -159,7 +159,7 @@ def test_what_a_network_sees_of_the_level_must_be_said(make, options):
     dj.self_conditioned,
   ],
 )
-def test_a_sampler_that_was_not_made(make):
+def test_a_sampler_that_was_not_called(make):
   check(lambda: make(dj.ddim), TypeError, NOT_CALLED)
   check(lambda: make('ddim'), TypeError, "a Sampler is needed, not 'ddim'")
 
@@ -175,7 +175,7 @@ def test_a_sampler_that_was_not_made(make):
     lambda key: dj.vae_log_weight(key, X, dj.Normal(X, X), None),
   ],
 )
-def test_what_is_no_key(call):
+def test_arguments_that_are_not_keys(call):
   expected = r'a random key is needed, such as jax.random.key\(0\), not '
   check(lambda: call(0), TypeError, expected + '0')
   check(lambda: call(X), TypeError, expected + 'an array of float32')
@@ -188,7 +188,7 @@ def sample(denoise, sampler):
 @pytest.mark.parametrize(
   'call',
   [
-    # X has two rows: ancestral would take them for x0 and var_frac
+    # X has two rows, which ancestral could take for x0 and var_frac.
     *(
       lambda d, s=s: sample(d, s)
       for s in (

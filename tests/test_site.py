@@ -1,4 +1,4 @@
-"""What the site needs of the pages, notebooks and public names."""
+"""Pages, notebooks and public names that the site needs."""
 
 import base64
 import copy
@@ -37,7 +37,7 @@ def shown_modules():
 
 
 def test_every_public_name_has_an_entry_with_shapes():
-  """A row of the overview, and the page of its module."""
+  """It has a row in the overview, and the page of its module."""
   shown = shown_modules()
   assert len(shown) == len(set(shown))
   rows = [line for line in API.splitlines() if line.startswith('| `')]
@@ -50,7 +50,7 @@ def test_every_public_name_has_an_entry_with_shapes():
 
 
 def test_the_index_of_equations_names_what_the_api_shows():
-  """`training.objectives.hybrid` of the index is a link to its entry."""
+  """The site links `training.objectives.hybrid`, for example, to its entry."""
   index = (ROOT / 'docs' / 'equations.md').read_text()
   parts = 'training|networks|metrics|testing|interop'
   found = re.findall(rf'`((?:{parts})\.[\w.]+)(?:\([^`]*)?`', index)
@@ -66,7 +66,7 @@ def test_the_index_of_equations_names_what_the_api_shows():
 
 
 def test_notebooks_show_what_their_code_printed_and_drew():
-  """GitHub shows the outputs that are stored. They are small, and of the code.
+  """GitHub shows the stored outputs; they are small and belong to the code.
 
   A changed notebook needs `pytest -m tutorials -n 0 --save_outputs`.
   """
@@ -97,7 +97,7 @@ INSTALLS_US = re.compile(
 
 
 def test_nothing_installs_our_name_from_an_index():
-  """It is not registered there: anybody could put a package in its place."""
+  """The name is not registered, so anybody could publish a package as ours."""
   found, ignored = [], ('build', 'site', 'dist', 'runs')
   for top in sorted(ROOT.iterdir()):
     hidden = top.name.startswith('.') and top.name not in ('.ci', '.github')
@@ -107,7 +107,7 @@ def test_nothing_installs_our_name_from_an_index():
       script = top.name in ('.ci', 'Dockerfile')
       if not path.is_file() or not (script or path.suffix in TEXTS):
         continue
-      # of a message in Python the parts are joined
+      # Joins the parts of a message in Python.
       text = re.sub(r'[\'"]\s*\n\s*f?[\'"]', '', path.read_text())
       text = re.sub(r'[\s\'"`\\]+', ' ', text)
       found += [f'{path}: {line}' for line in INSTALLS_US.findall(text)]
@@ -115,7 +115,7 @@ def test_nothing_installs_our_name_from_an_index():
 
 
 def code_hash(code):
-  """The SHA-256 of the code of cells, with which outputs are stored."""
+  """Returns the SHA-256 of the cells' code, stored with the outputs."""
   text = '\n'.join(''.join(cell['source']) for cell in code)
   return hashlib.sha256(text.encode()).hexdigest()
 
@@ -128,7 +128,7 @@ def alt(cell):
   return cell['metadata'].get('alt')
 
 
-# What each notebook must have found, checked where it ran.
+# Checks of each notebook's results, which run in the notebook.
 RESULTS = {
   '1_noising': 'assert float(jnp.abs(x - x0).max()) < 1e-6',
   '2_ddpm': 'assert verdict["accuracy"] > 0.9',
@@ -166,11 +166,9 @@ def as_for_users():
 
 @pytest.mark.tutorials
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_finds_what_it_says(
-  path, tmp_path_factory, request
-):
-  """With --save_outputs what it printed and drew is stored in it."""
-  # of the extra [docs], which pyright's environment may not have
+def test_a_notebook_runs_and_its_results_hold(path, tmp_path_factory, request):
+  """With --save_outputs its outputs are stored in it."""
+  # The extra [docs] may be missing in pyright's environment.
   nbformat, nbclient = map(importlib.import_module, ('nbformat', 'nbclient'))
   notebook = nbformat.read(path, as_version=4)
   stored = copy.deepcopy(notebook.metadata)
@@ -197,7 +195,7 @@ def test_a_notebook_runs_and_finds_what_it_says(
 
 
 def smaller(png):
-  """A PNG of 64 colours, base64 as it was."""
+  """Returns a PNG, in base64, with 64 colours."""
   picture, file = Image.open(io.BytesIO(base64.b64decode(png))), io.BytesIO()
   picture = picture.convert('RGB').quantize(64, dither=Image.Dither.NONE)
   picture.save(file, 'PNG', optimize=True)

@@ -1,4 +1,4 @@
-"""What ends a run, as it happens to its user: real processes, real signals."""
+"""Runs that end early, with real processes and signals."""
 
 import os
 import random
@@ -19,12 +19,13 @@ from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
 from tests.app.conftest import unet_smoke as smoke
+from tests.app.test_multihost import free_port
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent
-STEPS = 400  # of the processes: none may be so slow to stop one that it ends
-COMPARED = 100  # the step at which parameters are those of an undisturbed run
-# few and small arrays: what takes time is the process, and the files
+STEPS = 400  # enough to stop a process before its end
+COMPARED = 100  # the step to compare with an undisturbed run
+# A few small arrays; starting processes and files take the time.
 FIELDS = {
   'training.num_steps': COMPARED,
   'optimizer.decay_steps': STEPS,
@@ -45,7 +46,7 @@ def train(workdir, **fields):
 
 
 def start(workdir, *args, said='output', env=None, **fields):
-  """Trains in a process of its own, with its output in a file; returns it."""
+  """Starts a training in a new process, with its output in a file."""
   names = FIELDS | {'training.mesh': (1, 1), 'training.num_steps': STEPS}
   names |= {f'training.{name}': value for name, value in fields.items()}
   for name, value in names.items():
@@ -67,7 +68,7 @@ def output(workdir):
 
 
 def wait_for(process, ready):
-  """Until ready() or the end of the process."""
+  """Waits until ready() or the end of the process."""
   end = time.monotonic() + HANG_SECONDS
   while process.poll() is None and not ready():
     assert time.monotonic() < end
@@ -89,45 +90,20 @@ def assert_same(a, b):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """The parameters of a run that nothing disturbed."""
+  """Returns the parameters of an undisturbed run."""
   workdir = tmp_path_factory.mktemp('runs') / 'whole'
   train(workdir)
   return parameters(workdir)
 
 
 def last_step(workdir):
-  """Of the newest complete checkpoint, as `ls` shows it."""
+  """Returns the step of the newest complete checkpoint in the folder."""
   names = [path.name for path in (workdir / 'checkpoints').glob('*')]
   return max([0, *(int(name) for name in names if name.isdecimal())])
 
 
-def test_sigterm_saves_and_exits_with_42(whole, tmp_path):
-  """Meanwhile a second training is refused, and harms nothing."""
-  workdir = tmp_path / 'run'
-  process = start(workdir, checkpoint_every=7, log_every=1)
-  wait_for_text(process, workdir, 'step 3: ')
-  who = f'run is being trained by process {process.pid} on '
-  with pytest.raises(UserError, match=who + socket.gethostname()):
-    train(workdir)
-  seen = last_step(workdir)
-  wait_for(process, lambda: last_step(workdir) > seen)
-  for _ in range(3):  # impatient
-    process.send_signal(signal.SIGTERM)
-    time.sleep(0.02)
-  assert process.wait(HANG_SECONDS) == 42
-  step = last_step(workdir)
-  assert seen < step < COMPARED
-  said = output(workdir).read_text()
-  assert said.endswith(
-    f'stopped by SIGTERM at step {step}, saved; the same command continues\n'
-  )
-  assert 'Traceback' not in said and 'error' not in said
-  train(workdir)
-  assert_same(parameters(workdir), whole)
-
-
 def kill_again_and_again(workdir, times, seed):
-  """SIGKILL at random moments of a run that saves at every step.
+  """Kills a run that saves at every step at random moments.
 
   Checks after each that nothing is lost but what was not saved; returns the
   steps at which the run was killed.
@@ -165,16 +141,35 @@ def kill_again_and_again(workdir, times, seed):
   return saved
 
 
-def test_sigkill_loses_nothing_that_was_saved(whole, tmp_path):
+def test_a_stopped_and_a_killed_run_lose_nothing(whole, tmp_path):
+  """SIGTERM ends with 42. Meanwhile a second training is refused."""
   workdir = tmp_path / 'run'
-  kill_again_and_again(workdir, 2, seed=0)
+  process = start(workdir, checkpoint_every=7, log_every=1)
+  wait_for_text(process, workdir, 'step 3: ')
+  who = f'run is being trained by process {process.pid} on '
+  with pytest.raises(UserError, match=who + socket.gethostname()):
+    train(workdir)
+  seen = last_step(workdir)
+  wait_for(process, lambda: last_step(workdir) > seen)
+  for _ in range(3):  # later signals change nothing
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.02)
+  assert process.wait(HANG_SECONDS) == 42
+  step = last_step(workdir)
+  assert seen < step < COMPARED
+  said = output(workdir).read_text()
+  assert said.endswith(
+    f'stopped by SIGTERM at step {step}, saved; the same command continues\n'
+  )
+  assert 'Traceback' not in said and 'error' not in said
+  assert kill_again_and_again(workdir, 1, seed=0)[0] >= step
   train(workdir)
   assert_same(parameters(workdir), whole)
 
 
 @pytest.mark.slow
 def test_a_hundred_kills(tmp_path):
-  """The same, 100 times: 7 minutes and more."""
+  """Kills 100 times, which takes at least 7 minutes."""
   workdir = tmp_path / 'run'
   saved = kill_again_and_again(workdir, 100, seed=1)
   assert saved[-1] < STEPS
@@ -185,14 +180,8 @@ def test_a_hundred_kills(tmp_path):
   assert_same(parameters(workdir), parameters(tmp_path / 'whole'))
 
 
-def free_port():
-  with socket.socket() as s:
-    s.bind(('localhost', 0))
-    return s.getsockname()[1]
-
-
 def start_two(workdir, **fields):
-  """Two processes of one device each; the first says what is in `output`."""
+  """Starts two processes of one device each; the first writes `output`."""
   port = free_port()
   one = '--xla_force_host_platform_device_count=1'
   flags = [f for f in os.environ['XLA_FLAGS'].split() if 'count' not in f]
@@ -213,7 +202,7 @@ def start_two(workdir, **fields):
 
 
 def test_sigterm_ends_other_modes_of_several_processes(tmp_path):
-  """jax.distributed alone would swallow it."""
+  """jax.distributed would ignore it."""
   config = smoke()
   facts = models.make(config, tmp_path).facts
   folder.write_config(tmp_path, config, facts)
@@ -240,7 +229,7 @@ cli.run()
 
 
 def term_one_of_two(workdir, which):
-  """The step at which both have stopped, with 42."""
+  """Stops one of two; returns the step at which both exited with 42."""
   both = start_two(workdir)
   wait_for_text(both[0], workdir, 'step ' + str(last_step(workdir) + 2) + ': ')
   both[which].send_signal(signal.SIGTERM)
@@ -255,7 +244,7 @@ def term_one_of_two(workdir, which):
 
 
 def kill_one_of_two(workdir, which, **fields):
-  """Seconds from SIGKILL to the end of the other, and what that says."""
+  """Kills one of two; returns the seconds to the other's end and its output."""
   both = start_two(workdir, **fields)
   wait_for_text(both[0], workdir, 'step ' + str(last_step(workdir) + 2) + ': ')
   both[which].kill()
@@ -269,7 +258,7 @@ def kill_one_of_two(workdir, which, **fields):
 
 @pytest.mark.slow
 def test_two_processes_stopped_and_killed_one_after_the_other(tmp_path):
-  """In the end the parameters are those of two that nothing disturbed."""
+  """In the end the parameters equal those of two undisturbed processes."""
   undisturbed, workdir = tmp_path / 'undisturbed', tmp_path / 'run'
   assert [p.wait(HANG_SECONDS) for p in start_two(undisturbed)] == [0, 0]
   first = term_one_of_two(workdir, 0)
@@ -287,7 +276,7 @@ def test_two_processes_stopped_and_killed_one_after_the_other(tmp_path):
 
 
 def limited_disk(folder, megabytes):
-  """A small file system at `folder`; skips where it cannot be mounted."""
+  """Mounts a small file system; skips the test if it cannot."""
   folder.mkdir()
   size = f'size={megabytes}m'
   command = ['mount', '-t', 'tmpfs', '-o', size, 'tmpfs', str(folder)]
@@ -297,7 +286,7 @@ def limited_disk(folder, megabytes):
 
 @pytest.mark.slow
 def test_a_full_disk_stops_the_run_in_one_line(whole, tmp_path):
-  """A real one, of 2 MB; first checkpoints do not fit, then metrics."""
+  """On a disk of 2 MB first checkpoints do not fit, then metrics."""
   disk = tmp_path / 'disk'
   limited_disk(disk, 2)
   try:

@@ -87,6 +87,7 @@ class Command:
   def __init__(self, path: str, argument: str, fields: list[tuple[str, str]]):
     self.path, self.argument, self.fields = path, argument, fields
     self.is_run = bool(path) and Path(path).is_dir()
+    self.point: list[tuple[str, str]] = []  # flags of --sweep_index
 
   def workdir(self) -> str:
     """Returns the folder of the run."""
@@ -116,7 +117,8 @@ class Command:
     if _SWEEP_INDEX.value is not None:
       if self.is_run or not self.path:
         raise UserError('--sweep_index needs a config file with a sweep()')
-      fields = [*load.sweep(self.path, _SWEEP_INDEX.value, fields), *fields]
+      self.point = load.sweep(self.path, _SWEEP_INDEX.value, fields)
+      fields = [*self.point, *fields]
     if mode in USE_A_RUN or mode == 'convert' and _converts_a_run(fields):
       return load.of_run(workdir, config, fields)
     return load.with_flags(config, fields)
@@ -142,6 +144,9 @@ def main(argv: list[str]) -> None:
     config = command.config(_MODE.value, workdir)
     prerequisites.check(config, _MODE.value, workdir)
     join(config)
+    if command.point:  # Only the first process prints from here on.
+      text = ' '.join(f'{name}={value}' for name, value in command.point)
+      print(f'sweep {_SWEEP_INDEX.value}: {text}')
     from diffusion_jax.runtime import cache
 
     cache.keep_compilations(config.compilation_cache)

@@ -346,8 +346,6 @@ def sweep(path: str, index: int, flags: Flags) -> Flags:
       raise UserError(
         f'--config.{name}: the sweep() of {path} changes it as well'
       )
-  text = ' '.join(f'{name}={value}' for name, value in changes[index].items())
-  print(f'sweep {index} of 0..{len(changes) - 1}: {text}')
   return [(name, as_text(value)) for name, value in changes[index].items()]
 
 

@@ -1,6 +1,6 @@
-"""What a program needs of machines that are not here.
+"""Plans for TPUs and GPUs that are not installed on this machine.
 
-XLA's compilers for TPU and GPU run without the device: `topologies` makes the
-devices to compile for, `programs` measures a compiled program, and `roofline`
-says how long it takes at least.
+XLA's compilers for TPU and GPU run without the device. `topologies` makes the
+devices to compile for, `programs` measures a compiled program, `roofline`
+computes lower bounds of its time, and `plans` shows the results.
 """

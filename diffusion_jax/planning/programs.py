@@ -1,13 +1,15 @@
-"""What a compiled program does: memory, collectives, traffic, products."""
+"""Measures a compiled program: memory, collectives, traffic, products."""
 
 import collections
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.stages import Compiled
 
 from diffusion_jax.networks.cpu.bilinear import reference
 
@@ -21,30 +23,30 @@ KINDS = (
 
 
 class Memory(NamedTuple):
-  """Bytes of a device: of arguments, of temporaries, and at the peak."""
+  """Bytes on one device: arguments, temporaries, and the peak."""
 
   arguments: int
   temporaries: int
   peak: int
 
 
-def memory(compiled: Any) -> Memory:
-  """Returns the memory that a compiled program needs of each device."""
-  stats = compiled.memory_analysis()
+def memory(compiled: Compiled) -> Memory:
+  """Returns the memory that a compiled program needs on each device."""
+  stats: Any = compiled.memory_analysis()
   arguments = stats.argument_size_in_bytes
   temporaries = stats.temp_size_in_bytes
   new = stats.output_size_in_bytes - stats.alias_size_in_bytes
   peak = getattr(stats, 'peak_memory_in_bytes', 0)
-  # Temporaries are one block, which is reserved while the program runs.
+  # Temporaries are one block, reserved while the program runs.
   peak = max(peak, arguments + temporaries + new)
   return Memory(arguments, temporaries, peak)
 
 
-# The text of a program.
+# Parsing.
 
 
 class Operation(NamedTuple):
-  """A line of a program: name = type kind(operands), attributes."""
+  """One line of a program: name = type kind(operands), attributes."""
 
   name: str
   kind: str
@@ -61,10 +63,11 @@ _LINE = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$')
 
 
 class Program:
-  """The operations of the text of a compiled program, by computation.
+  """The operations of a compiled program, parsed from its text.
 
-  times: how often each computation is run; those of fusions and of sums are
-  not in it. unknown: loops whose number of repetitions is not known.
+  computations: operations by name, by computation. times: how often each
+  computation runs, without computations of fusions and reductions. unknown: the
+  number of loops with an unknown number of repetitions.
   """
 
   def __init__(self, hlo: str):
@@ -76,9 +79,9 @@ class Program:
         name = head[2]
         entry = name if head[1] else entry
         continue
-      found = _LINE.match(line)
-      if found:
-        operation = _operation(*found.groups())
+      match = _LINE.match(line)
+      if match:
+        operation = _operation(*match.groups())
         here = self.computations.setdefault(name, {})
         here[operation.name] = operation
     self.unknown = 0
@@ -98,10 +101,10 @@ class Program:
           self._visit(other, times)
 
   def _repetitions(self, loop: Operation) -> int:
-    known = re.search(r'known_trip_count\D*(\d+)', loop.attributes)
-    if known:
-      return int(known[1])
-    # A counter from 0 by 1 is compared with the one constant of the condition.
+    count = re.search(r'known_trip_count\D*(\d+)', loop.attributes)
+    if count:
+      return int(count[1])
+    # The condition compares a counter from 0 with its only constant.
     condition = self.computations.get(_called(loop)['condition'], {})
     constants = [
       re.match(r'\d+', operation.operands[0])
@@ -114,7 +117,7 @@ class Program:
     return 1
 
   def run(self) -> Iterator[tuple[Operation, Computation, int]]:
-    """Yields what is run: (operation, its computation, how often)."""
+    """Yields each operation that runs, its computation, and how often."""
     for name, times in self.times.items():
       computation = self.computations.get(name, {})
       for operation in computation.values():
@@ -141,18 +144,18 @@ def _operation(root, name, type, kind, rest):
 def _called(operation):
   # Returns {attribute: name of a computation}.
   text = operation.attributes
-  found = dict(
+  names = dict(
     re.findall(r'\b(\w+)=%([\w.\-]+)', text)
     or re.findall(r'\b(body|condition|calls|to_apply)=([\w.\-]+)', text)
   )
   branches = re.search(r'branch_computations=\{(.*?)\}', text)
   for i, name in enumerate(branches[1].split(', ') if branches else ()):
-    found[f'branch {i}'] = name.lstrip('%')
-  return found
+    names[f'branch {i}'] = name.lstrip('%')
+  return names
 
 
 def shapes(type: str) -> Iterator[tuple[int, bool]]:
-  """Yields (bytes, whether it is on the chip) of each array of a type."""
+  """Yields (bytes, whether they stay on the chip) of each array of a type."""
   pattern = r'([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?'
   for dtype, shape, layout in re.findall(pattern, type):
     if dtype != 'token':
@@ -166,19 +169,20 @@ def size(type: str) -> int:
 
 
 def bits(dtype: str) -> int:
-  """Returns the bits of a number of an HLO type: f32 32, pred 8."""
-  found = re.match(r'[a-z]+(\d+)', dtype)
-  return int(found[1]) if found else 8
+  """Returns the bits of a number of an HLO type, such as 32 for f32."""
+  count = re.match(r'[a-z]+(\d+)', dtype)
+  return int(count[1]) if count else 8  # pred
 
 
 # Collectives.
 
 
 class Collective(NamedTuple):
-  """A collective operation of a compiled program and its bytes.
+  """A collective operation of a compiled program.
 
-  bytes: of a reduce-scatter those of its operands, the sums that are
-  scattered. group: devices that take part; machines: where they are.
+  arrays: the number of arrays. bytes: their size, of the results or, for a
+  reduce-scatter, of the operands. group: the number of devices that take part;
+  machines: the number of machines they are on.
   """
 
   kind: str
@@ -191,13 +195,13 @@ class Collective(NamedTuple):
 def find(
   hlo: str | Program, num_devices: int, machine: int = 0
 ) -> list[Collective]:
-  """Returns all collectives of a compiled program, or of its text.
+  """Returns all collectives of a compiled program or of its text.
 
-  One in a loop of n repetitions is there n times; those within fusions, as
-  TPUs have them, count. machine: devices of one.
+  A collective in a loop of n repetitions is listed n times. Collectives inside
+  fusions, which TPUs have, are included. machine: the devices of one machine.
   """
   program = Program(hlo) if isinstance(hlo, str) else hlo
-  found, seen = [], set()
+  collectives, seen = [], set()
   for operation, computation, times in program.run():
     here, scattered = computation, False
     inside = [operation]
@@ -209,7 +213,7 @@ def find(
       kind = one.kind.removesuffix('-start')
       if kind not in KINDS:
         continue
-      # A TPU's fusions go on with one that another of them has begun.
+      # On a TPU a second fusion may continue a collective of the first.
       channel = re.search(r'channel_id=(\d+)', one.attributes)
       if channel and here is not computation:
         if (id(computation), channel[1]) in seen:
@@ -218,10 +222,10 @@ def find(
       collective = _collective(
         one, here, kind, num_devices, machine or num_devices
       )
-      if scattered:  # summed, and only a part of the sum kept
+      if scattered:  # The fusion keeps only a part of the sum.
         collective = collective._replace(kind='reduce-scatter')
-      found += [collective] * times
-  return found
+      collectives += [collective] * times
+  return collectives
 
 
 def _collective(operation, computation, kind, num_devices, machine):
@@ -234,7 +238,7 @@ def _collective(operation, computation, kind, num_devices, machine):
   ]
   sizes = [count for count, _ in shapes(operation.type)]
   if operation.kind != kind and kind != 'all-reduce' and given:
-    # Its result holds the operands too, and perhaps numbers for the hardware.
+    # The result also contains the operands, and numbers for the hardware.
     sizes = sizes[len(given) : 2 * len(given)]
   whole = group if kind == 'reduce-scatter' else 1
   return Collective(kind, len(sizes), sum(sizes) * whole, group, machines)
@@ -260,8 +264,7 @@ def _group(text, num_devices, machine):
     taken = {axis: (int(a or 1), int(b or sizes[axis])) for axis, a, b in parts}
     for i, (axis, count) in enumerate(sizes.items()):
       before, n = taken.get(axis, (1, 1))
-      # Of an axis of before x n x after the numbers of one group are `after`
-      # apart.
+      # On an axis of before x n x after, a group's devices are `after` apart.
       after = int(count) // (before * n)
       index = np.arange(n) * after
       first = np.take(first, index, axis=i)
@@ -281,14 +284,14 @@ def _group(text, num_devices, machine):
 
 
 def wire_bytes(collective: Collective) -> float:
-  """Returns the bytes that each device sends, by the ring algorithm."""
+  """Returns the bytes that each device sends with the ring algorithm."""
   return _ring(collective, collective.group)
 
 
 def between_bytes(collective: Collective) -> float:
-  """Returns the bytes that each device sends to other machines, at least.
+  """Returns the least number of bytes each device sends to other machines.
 
-  The devices of a machine share what it sends.
+  The devices of a machine share its traffic.
   """
   share = collective.group / collective.machines
   return _ring(collective, collective.machines) / share
@@ -303,7 +306,7 @@ def _ring(collective, n):
 
 # Memory traffic.
 
-# These move nothing: they name arrays, or only end what a start began.
+# These move no data: they name arrays, or end a started operation.
 _FREE = {
   'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while',
   'conditional', 'call', 'after-all', 'partition-id', 'replica-id',
@@ -316,9 +319,9 @@ def traffic(program: Program, cache: float = 0.0) -> float:
   """Returns the bytes that a device reads from and writes to its memory.
 
   Every operation reads its operands once and writes its results once, except
-  arrays that the compiler keeps on the chip; of a slice only its part is read.
-  cache: bytes of each array that may be in the device's cache instead, for a
-  lower limit of the traffic.
+  arrays that the compiler keeps on the chip. A slice reads only its part. For a
+  lower bound, cache is the number of bytes of each array that the device's
+  cache may hold.
   """
   total = 0.0
   for operation, computation, times in program.run():
@@ -333,7 +336,7 @@ def _moved(program, operation, computation):
   # Yields the bytes of each array that an operation reads or writes.
   body = program.body(operation) if operation.kind == 'fusion' else {}
   inputs = _inputs(body)
-  kept = {}  # results of a collective under way, which a fusion passes on
+  kept = {}  # unfinished collectives, which a fusion passes on
   if any(inner.kind in KINDS for inner in body.values()):
     pattern = r'\{(\d+)\}: \((\d+), \{\}\)'
     kept = dict(re.findall(pattern, operation.attributes))
@@ -355,7 +358,7 @@ def _moved(program, operation, computation):
     results = list(shapes(operation.type))
     yield sum(count for count, chip in results[:1] if not chip)
     return
-  if operation.kind == 'custom-call':  # also its workspace
+  if operation.kind == 'custom-call':  # Leaves out the workspace.
     results = [*shapes(re.sub(r'\bs8\[[\d,]*\]', '', operation.type))]
   else:
     results = [*shapes(operation.type)]
@@ -419,12 +422,12 @@ def _updates(operation, computation, body):
 # Products.
 
 
-def flops(jaxpr: Any) -> dict[str, float]:
-  """Returns the operations of the products and convolutions, by dtype.
+def flops(jaxpr: ClosedJaxpr | Jaxpr) -> dict[str, float]:
+  """Returns the FLOP of all products and convolutions, by dtype.
 
-  2 for each term of a sum, as often as scans repeat them; of a branch those of
-  the longest. jaxpr: of the whole program, for all devices together. Loops
-  without a fixed length count once.
+  Each term of a sum is 2 FLOP. Scans count as often as they repeat, other loops
+  once; of several branches the longest counts. jaxpr: the whole program, for
+  all devices together.
   """
   total: dict[str, float] = collections.defaultdict(float)
   for equation in getattr(jaxpr, 'jaxpr', jaxpr).eqns:
@@ -449,7 +452,7 @@ def flops(jaxpr: Any) -> dict[str, float]:
       _add(total, flops(inner), times)
     elif name == 'cond':
       branches = [flops(branch) for branch in params['branches']]
-      _add(total, max(branches, key=lambda found: sum(found.values())))
+      _add(total, max(branches, key=lambda counts: sum(counts.values())))
     else:
       times = params['length'] if name == 'scan' else 1
       for inner in _jaxprs(params.values()):
@@ -462,7 +465,7 @@ def _add(total, more, times=1):
     total[dtype] += times * count
 
 
-def _jaxprs(values: Iterable[Any]) -> Iterator[Any]:
+def _jaxprs(values):
   for value in values:
     if hasattr(value, 'eqns') or hasattr(value, 'jaxpr'):
       yield value
@@ -477,7 +480,7 @@ def _dot(results, operands, params):
 
 
 def _convolution(results, operands, params):
-  # The gradient of a convolution with strides has zeros between its inputs.
+  # The gradient of a strided convolution has zeros between its inputs.
   numbers, kernel = params['dimension_numbers'], operands[1].aval.shape
   terms = math.prod(kernel[axis] for axis in numbers.rhs_spec[1:])
   terms /= math.prod(params['lhs_dilation']) * params['batch_group_count']

@@ -1,13 +1,16 @@
-"""The time below which no step of a program can be.
+"""Lower bounds of a program's time, from published rates.
 
-A device that did its products at the published rate, read its memory at the
-published bandwidth, and sent what others need over all of its links would
-still take the longest of the three (Williams et al. 2009). Real programs take
-longer: these are bounds, not estimates of a measurement.
+A device takes at least the longest of three times: its products at the
+published rate, its memory traffic at the published bandwidth, and the bytes it
+sends over all of its links (Williams et al. 2009). Real programs take longer:
+these are bounds, not estimates of a measurement.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from jax.extend.core import ClosedJaxpr
+from jax.stages import Compiled
 
 from diffusion_jax.planning.programs import (
   Collective,
@@ -24,11 +27,11 @@ from diffusion_jax.planning.topologies import Rates, Topology
 
 
 class Measured(NamedTuple):
-  """What one device has and does in a program.
+  """The figures of a program on one device.
 
-  flops: of its products, by dtype; traffic: bytes of its memory that it reads
-  and writes, and beyond_cache those that no cache can hold; unknown: loops
-  whose number of repetitions is not known, which count once.
+  flops: FLOP of products, by dtype. traffic: bytes read from and written to
+  memory; beyond_cache: the part that no cache can hold. unknown: the number of
+  loops with an unknown number of repetitions, which count once.
   """
 
   memory: Memory
@@ -39,8 +42,10 @@ class Measured(NamedTuple):
   unknown: int
 
 
-def measure(compiled: Any, jaxpr: Any, topology: Topology, n: int) -> Measured:
-  """Measures a compiled program, whose trace is `jaxpr`, on n devices."""
+def measure(
+  compiled: Compiled, jaxpr: ClosedJaxpr, topology: Topology, n: int
+) -> Measured:
+  """Measures a compiled program on n devices; jaxpr is its trace."""
   program = Program(compiled.as_text() or '')
   cache = topology.rates.cache if topology.rates else 0.0
   products = {dtype: count / n for dtype, count in flops(jaxpr).items()}
@@ -55,7 +60,7 @@ def measure(compiled: Any, jaxpr: Any, topology: Topology, n: int) -> Measured:
 
 
 class Bounds(NamedTuple):
-  """Seconds that one run of a program takes at least, by what limits it."""
+  """Lower bounds of the seconds of one run of a program."""
 
   arithmetic: float
   memory: float
@@ -63,12 +68,12 @@ class Bounds(NamedTuple):
 
   @property
   def seconds(self) -> float:
-    """The bound: the longest of the three."""
+    """Returns the longest of the three."""
     return max(self)
 
   @property
   def binding(self) -> str:
-    """The name of the longest."""
+    """Returns the name of the longest."""
     return self._fields[self.index(max(self))]
 
 
@@ -90,9 +95,9 @@ def arithmetic_seconds(products: Mapping[str, float], rates: Rates) -> float:
 
 
 def network_seconds(collectives: Iterable[Collective], rates: Rates) -> float:
-  """Returns the seconds of the links that the most has to go over, by rings.
+  """Returns the seconds of the slower network, with the ring algorithm.
 
-  Between machines a device sends over its links and its adapter together.
+  A collective between machines uses a device's links and its adapter together.
   """
   within = between = 0.0
   for one in collectives:

@@ -1,8 +1,8 @@
-"""Devices to compile for, which need not be there, and their published rates.
+"""Devices to compile for, present or not, and their published rates.
 
-v5e:2x4 is a slice of TPU chips, h100x8 a machine of eight GPUs, 2xh100x8 two of
-them, cpu:8 eight simulated devices. TPUs need the package libtpu, GPUs JAX's
-CUDA plugin, without its libraries and without a driver.
+v5e:2x4 is a slice of TPU chips, h100x8 a machine of eight GPUs, 2xh100x8 two
+such machines, cpu:8 eight simulated devices. TPUs need the package libtpu, GPUs
+JAX's CUDA plugin, but not its libraries or a driver.
 """
 
 import importlib.util
@@ -18,14 +18,13 @@ GB, GIB = 1e9, 2**30
 
 
 class Rates(NamedTuple):
-  """The published figures of a device, upper limits of what it can do.
+  """The published rates of a device, which are upper limits.
 
-  flops: dense products per second of bfloat16, and flops_float32 of float32
-  with JAX's default precision. memory: bytes; bandwidth: of the memory, bytes
-  per second. cache: bytes that need not be read from the memory again; 0 where
-  a compiled program names what it keeps on the chip. link: bytes per second
-  that a device sends to those of its network, in all directions together;
-  between: to other machines.
+  flops: FLOP per second of dense products in bfloat16; flops_float32: the same
+  in float32 with JAX's default precision. memory: bytes; bandwidth: bytes per
+  second. cache: bytes of the cache, 0 if a compiled program names the arrays
+  that it keeps on the chip. link: bytes per second that a device sends over all
+  links of its network; between: bytes per second to other machines.
   """
 
   name: str
@@ -49,8 +48,8 @@ def _tpu(name, teraflops, gigabytes, bandwidth, gigabits):
 
 
 def _gpu(name, teraflops, gigabytes, bandwidth, cache, nvlink, network, page):
-  # float32 is computed as TF32, at half the rate; NVLink's figure is of both
-  # directions; network: gigabits per second of a GPU's adapter in a DGX.
+  # float32 is computed as TF32, at half the rate. NVLink's figure counts both
+  # directions. network: gigabits per second of a GPU's adapter in a DGX.
   return Rates(
     name, teraflops * 1e12, teraflops / 2 * 1e12, gigabytes * GB,
     bandwidth * GB, cache * 2**20, nvlink / 2 * GB, network / 8 * GB, page,
@@ -79,8 +78,8 @@ GPUS = {
   ),
 }  # fmt: skip
 
-# What XLA's GpuTargetConfig says of each: multiprocessors, float32 lanes of
-# one, bytes of shared memory of one and of a block, clock, compute capability.
+# For XLA's GpuTargetConfig: multiprocessors, float32 lanes of each, bytes of
+# shared memory of each and of a block, clock, compute capability.
 _CHIPS = {
   'a100': (108, 64, 167936, 166912, 1.41, 8),
   'h100': (132, 128, 233472, 232448, 1.98, 9),
@@ -89,24 +88,25 @@ _CHIPS = {
 
 
 class Topology(NamedTuple):
-  """The devices of a name; rates: None for simulated ones of the CPU.
+  """The devices of a name.
 
-  machine: devices of one machine, between which `Rates.link` holds. options: of
-  XLA, for compilations without a device.
+  rates: None for simulated devices. machine: the number of devices of one
+  machine, which `Rates.link` connects. options: XLA's options to compile
+  without a device.
   """
 
   name: str
-  devices: list[Any]
+  devices: list[jax.Device]
   rates: Rates | None
   machine: int
-  options: dict[str, Any]
+  options: dict[str, str | bool]
 
 
 def make(name: str) -> Topology:
   """Returns the topology of a name.
 
-  Raises ValueError for an unknown name, a shape that does not exist, and for a
-  package that is missing. To be called before JAX has used a device.
+  Raises ValueError for an unknown name, a wrong shape or a missing package.
+  Call it before JAX uses a device.
   """
   tpu = re.fullmatch(r'(\w+):(\d+(?:x\d+)*)', name)
   gpu = re.fullmatch(r'(?:(\d+)x)?([a-z]+\d+)x(\d+)', name)
@@ -117,7 +117,7 @@ def make(name: str) -> Topology:
   if gpu and gpu[2] in GPUS:
     return _gpu_topology(name, gpu[2], int(gpu[1] or 1), int(gpu[3]))
   raise ValueError(
-    f'{name!r} is not the name of devices: take, for instance, '
+    f'{name!r} does not name devices: give, for instance, '
     f'{", ".join(kind + _SHAPES[kind] for kind in TPUS)}, '
     f'{", ".join(f"{kind}x8" for kind in GPUS)}, 2xh100x8 for two machines, or '
     'cpu:8'
@@ -125,8 +125,8 @@ def make(name: str) -> Topology:
 
 
 def _on_cpu(count=None):
-  # Only the host's CPU is used, whatever else is installed. JAX refuses a new
-  # number of devices once it has made them.
+  # Only the host's CPU is needed. JAX refuses another number of devices after
+  # it has made them.
   config: Any = jax.config
   config.update('jax_platforms', 'cpu')
   try:
@@ -141,7 +141,7 @@ def _simulated(name, count):
   devices = jax.devices('cpu')
   if not 0 < count <= len(devices):
     raise ValueError(
-      f'{name}: JAX has begun with {len(devices)} devices of the CPU: set '
+      f'{name}: JAX has started with {len(devices)} devices of the CPU: set '
       f'XLA_FLAGS=--xla_force_host_platform_device_count={count}'
     )
   return Topology(name, devices[:count], None, count, {})
@@ -159,28 +159,29 @@ def _tpu_topology(name, kind, shape):
       f"'jax[tpu]=={jax.__version__}'"
     )
   _on_cpu()
-  # No TPU is here: it need not be looked for, missed, or kept for one process.
+  # Without a TPU there is nothing to find, to warn about or to lock.
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('TPU_STDERR_LOG_LEVEL', '3')
   os.environ.setdefault('TPU_MIN_LOG_LEVEL', '3')
-  options: dict[str, Any] = {}
-  if kind == 'v4':  # two cores that work as one
+  options: dict[str, str | tuple[int, ...]] = {}
+  if kind == 'v4':  # Two cores work as one.
     options['chip_config_name'] = 'megacore'
   if math.prod(shape) < 4:
     bounds = (*shape, 1, 1)[:3]
     options['chips_per_host_bounds'] = bounds
   try:
-    found = topologies.get_topology_desc(name, 'tpu', **options)
+    description = topologies.get_topology_desc(name, 'tpu', **options)
   except RuntimeError as error:
     raise ValueError(f'{name}: {_first_line(error)}') from error
-  return Topology(name, found.devices, TPUS[kind], len(found.devices), {})
+  devices = description.devices
+  return Topology(name, devices, TPUS[kind], len(devices), {})
 
 
 def _gpu_topology(name, kind, machines, count):
   if not (machines and 0 < count <= 8):
     raise ValueError(
-      f'{name}: a machine has 1 to 8 GPUs; 2x{kind}x8 is two machines'
+      f'{name}: a machine has 1 to 8 GPUs; two machines are 2x{kind}x8'
     )
   plugins = 'jax_cuda13_plugin', 'jax_cuda12_plugin'
   if not any(importlib.util.find_spec(plugin) for plugin in plugins):
@@ -190,19 +191,19 @@ def _gpu_topology(name, kind, machines, count):
       f'jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version}'
     )
   _on_cpu()
-  found = topologies.get_topology_desc(
+  description = topologies.get_topology_desc(
     platform='cuda',
     topology_name='',
     topology=f'1x{machines}x{count}',
     target_config=target_config(kind),
   )
-  # Triton's products are tuned on a device.
-  options = {'xla_gpu_enable_triton_gemm': False}
-  return Topology(name, found.devices, GPUS[kind], count, options)
+  # Triton tunes its products on a device.
+  options: dict[str, str | bool] = {'xla_gpu_enable_triton_gemm': False}
+  return Topology(name, description.devices, GPUS[kind], count, options)
 
 
 def target_config(kind: str) -> str:
-  """Returns XLA's description of a GPU, a text proto of GpuTargetConfig."""
+  """Returns XLA's GpuTargetConfig of a GPU as a text proto."""
   rates = GPUS[kind]
   cores, lanes, shared, block, clock, capability = _CHIPS[kind]
   limits = {'x': 2**31 - 1, 'y': 65535, 'z': 65535}

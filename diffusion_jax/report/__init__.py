@@ -1,1 +1,1 @@
-"""A run as one HTML page: what a run folder has is read, drawn and written."""
+"""Reads a run folder, draws its content and writes one HTML page."""

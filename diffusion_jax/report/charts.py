@@ -1,8 +1,8 @@
-"""Draws charts by Bokeh, as JSON that its script shows in a page."""
+"""Draws charts with Bokeh, as JSON that its script shows in a page."""
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -10,13 +10,13 @@ import numpy as np
 
 from diffusion_jax.report.pictures import spread
 
-# Each has a contrast of 3 or more with the light and the dark background of the
-# page. Runs, and the quarters of t from clean images to noise.
+# Colours of runs, and of the quarters of t from clean images to noise, with a
+# contrast of at least 3 to the page's light and dark backgrounds.
 COLOURS = (
   '#2f6fde', '#c9700a', '#0d9276', '#d6456b', '#8b5cf6', '#6b7f92',
 )  # fmt: skip
 QUARTERS = '#2f6fde', '#0d9276', '#c9700a', '#d6456b'
-_MOST_POINTS = 1500  # of a line, so that the page of a long run stays small
+_MOST_POINTS = 1500  # of a line, to keep the page of a long run small
 
 
 class Line(NamedTuple):
@@ -30,10 +30,10 @@ class Line(NamedTuple):
 
 
 class Chart(NamedTuple):
-  """A chart for Bokeh, and its values as rows of text, a head first."""
+  """A chart for Bokeh, and its values as rows of text after a head."""
 
   title: str
-  item: Any
+  item: Mapping[str, object]
   rows: list[list[str]]
 
 
@@ -44,9 +44,9 @@ def draw(
   y_label: str = '',
   log: str = '',
 ) -> Chart:
-  """Draws lines that can be zoomed, with their values at the cursor.
+  """Draws a chart that can be zoomed and shows the values at the cursor.
 
-  log: the logarithmic axes, '', 'y' or 'xy'; points that are not positive there
+  log: the logarithmic axes, '', 'y' or 'xy', where points that are not positive
   are left out.
   """
   from bokeh.embed import json_item
@@ -63,7 +63,7 @@ def draw(
       figure.scatter('x', 'y', size=5, color=line.colour, **shared)
   for legend in list(figure.legend):
     figure.center.remove(legend)
-    legend.ncols = min(len(legend.items), 4)  # as many fit next to each other
+    legend.ncols = min(len(legend.items), 4)  # more do not fit in a row
     if len(lines) > 1:
       figure.add_layout(legend, 'below')
   if lines:
@@ -82,7 +82,7 @@ def _theme():
 
 
 def clean(line: Line, log: str) -> Line:
-  """Leaves out points that cannot be drawn; log: see `draw`."""
+  """Returns a line without points that cannot be drawn; log: see `draw`."""
   x, y = np.asarray(line.x, float), np.asarray(line.y, float)
   kept = np.isfinite(x) & np.isfinite(y)
   kept &= (x > 0) | ('x' not in log)
@@ -91,20 +91,20 @@ def clean(line: Line, log: str) -> Line:
 
 
 def spans_a_decade(lines: Sequence[Line]) -> bool:
-  """Returns whether all y are positive, the largest 10 times the smallest."""
+  """Returns whether all y are positive and span a factor of 10 or more."""
   y = np.concatenate([clean(line, '').y for line in lines] or [[]])
   return y.size > 0 and 0 < 10 * y.min() <= y.max()
 
 
 def thin(line: Line, most: int = _MOST_POINTS) -> Line:
-  """Returns at most `most` points, evenly spread, with both ends."""
+  """Returns a line of at most `most` evenly spread points, with both ends."""
   index = spread(range(len(line.x)), most)
   return line._replace(x=np.asarray(line.x)[index], y=np.asarray(line.y)[index])
 
 
 def _rows(lines, most):
-  # Returns places on the x axis, and for each a row of text: the place, and the
-  # value of each line there or ''.
+  # Returns places on the x axis, and a row of text for each: the place, and the
+  # value of each line there, or ''.
   values = [dict(zip(line.x, line.y, strict=True)) for line in lines]
   places = spread(sorted({x for line in values for x in line}), most)
   rows = [
@@ -138,10 +138,10 @@ def _figure(x_label, y_label, lines, log):
     figure.xaxis.formatter = NumeralTickFormatter(format='0,0.[00]')
   y = np.concatenate([line.y for line in lines] or [[0.0]])
   plain = NumeralTickFormatter(format='0,0.[000000]')
-  if 'y' not in log and abs(y).max() > 1e-4:  # else powers of ten, the default
+  if 'y' not in log and abs(y).max() > 1e-4:  # else powers of ten
     figure.yaxis.formatter = plain
   if 'y' in log and 1e-6 < y.max() < 1000 * y.min():
-    # Bokeh's own ticks are for more decades: here there would be one or two.
+    # For few decades Bokeh would draw one or two ticks.
     first, last = np.floor(np.log10([y.min(), y.max()])).astype(int)
     ticks = np.outer(10.0 ** np.arange(first, last + 2), [1, 2, 5])
     figure.yaxis.ticker, figure.yaxis.formatter = ticks.ravel().tolist(), plain
@@ -149,8 +149,8 @@ def _figure(x_label, y_label, lines, log):
 
 
 def _add_hover(figure, lines, x_label):
-  # One tooltip has the values of all lines: it belongs to an invisible line
-  # through all places. Its text is a column, which Bokeh escapes.
+  # An invisible line through all places has one tooltip with the values of all
+  # lines. Its text is a column, which Bokeh escapes.
   from bokeh.models import HoverTool
 
   places, rows = _rows(lines, _MOST_POINTS)
@@ -171,7 +171,7 @@ def _add_hover(figure, lines, x_label):
 
 
 def script() -> str:
-  """Returns the JavaScript of Bokeh, which a page needs once."""
+  """Returns Bokeh's JavaScript, which a page needs once."""
   from bokeh.resources import Resources
 
   resources = Resources('inline', components=['bokeh'], log_level='warn')

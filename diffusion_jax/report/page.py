@@ -1,13 +1,13 @@
-"""Makes the page: what runs have, in sections."""
+"""Makes the page of a run, with a section for each kind of content."""
 
 import base64
 import collections
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
+from diffusion_jax.planning import plans
 from diffusion_jax.report import charts, pictures, results
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.pictures import Film
@@ -18,14 +18,13 @@ from diffusion_jax.runtime import sessions
 
 def render(
   runs: Sequence[Run],
-  defaults: dict[str, Any] | None = None,
+  defaults: Mapping[str, object] | None = None,
   trajectory: Film | None = None,
   neighbours: Film | None = None,
 ) -> str:
-  """Returns the HTML of a run, runs[0], next to which others are shown.
+  """Returns the HTML of a run, runs[0], and of the runs to compare it with.
 
-  defaults: the values of its fields if it sets no more than names. Sections
-  without content are left out.
+  defaults: its fields' default values. Sections without content are left out.
   """
   run = runs[0]
   sections = (
@@ -35,6 +34,7 @@ def render(
     ('evaluation', 'Evaluation', results.parts(run.results)),
     ('neighbours', 'Nearest training images', [neighbours]),
     ('runs', 'Runs side by side', comparison(runs)),
+    ('plan', 'Plan', plan_tables(run.plans)),
     ('config', 'Configuration', config_tables(runs, defaults)),
     ('environment', 'Environment', session_tables(run.sessions)),
   )
@@ -59,25 +59,25 @@ def _template():
   loader = jinja2.PackageLoader('diffusion_jax.report')
   environment = jinja2.Environment(
     loader=loader,
-    autoescape=True,  # names and values come from files: they are no markup
+    autoescape=True,  # Names and values come from files.
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
   )
   environment.filters['sha'] = _sha
-  environment.policies['json.dumps_kwargs'] = {}  # Bokeh needs its own order
+  environment.policies['json.dumps_kwargs'] = {}  # keeps Bokeh's order
   script, *_ = loader.get_source(environment, 'page.js')
   return environment.get_template('report.html'), script
 
 
 def _sha(script):
-  # The hash by which the page's policy lets this script run, and no other.
+  # Returns the hash of a script that the page's policy allows.
   digest = hashlib.sha256(script.encode()).digest()
   return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def summary(run: Run) -> str:
-  """Returns what was trained, in a line."""
+  """Returns a line about what was trained."""
   shape = 'x'.join(map(str, run.fields.get('facts.image_shape') or ()))
   words = [f'{run.fields.get("data.name") or ""} {shape}'.strip()]
   for part in ('network', 'objective', 'schedule', 'sampler'):
@@ -88,7 +88,7 @@ def summary(run: Run) -> str:
 
 
 def tiles(run: Run) -> list[tuple[str, str]]:
-  """Returns (name, value) of the numbers at the top."""
+  """Returns (name, value) of each number at the top of the page."""
   counts = [x['parameters'] for x in run.sessions if 'parameters' in x]
   seconds = sessions.seconds(run.sessions)
   top = {
@@ -112,7 +112,7 @@ def shown(name: str) -> str:
 
 
 def films_of(runs: Sequence[Run]) -> Iterator[Film | None]:
-  """Yields a film of the sheets of each run that has some."""
+  """Yields a film of each run's sheets of samples."""
   for run in runs:
     title = run.name if len(runs) > 1 else 'The same noise at every step'
     get = run.fields.get
@@ -124,9 +124,10 @@ def films_of(runs: Sequence[Run]) -> Iterator[Film | None]:
 
 
 def curve_charts(runs: Sequence[Run]) -> Iterator[Chart]:
-  """Yields a chart for each metric, with its value on the test split.
+  """Yields a chart for each metric, with its values on the test split.
 
-  Several runs have a colour each. Of a single one the quarters of t are charts.
+  Each of several runs has a colour. A single run also gets charts of the loss
+  by quarters of t.
   """
   names = list(dict.fromkeys(name for run in runs for name in run.curves))
   first = 'loss', 'learning_rate', 'grad_norm', 'images_per_second'
@@ -164,13 +165,13 @@ def _quarter_charts(curves):
 
 
 def _curves(title, lines):
-  # A loss that falls by a decade or more has a logarithmic axis.
+  # A loss that falls by a decade or more gets a logarithmic axis.
   log = 'loss' in title.lower() and charts.spans_a_decade(lines)
   return charts.draw(title, lines, log='y' if log else '')
 
 
 def comparison(runs: Sequence[Run]) -> Iterator[Table | str]:
-  """Yields where each of several runs ended."""
+  """Yields a table of the last values of several runs."""
   if len(runs) < 2:
     return
   finals = [results.final(run) for run in runs]
@@ -186,7 +187,7 @@ def comparison(runs: Sequence[Run]) -> Iterator[Table | str]:
     for run in runs
   ]
   if any(objective != objectives[0] for objective in objectives):
-    yield 'Losses of different objectives cannot be compared with each other.'
+    yield 'Losses of different objectives cannot be compared.'
 
 
 _OBJECTIVE = 'objective.', 'parametrization.'
@@ -198,9 +199,9 @@ _APART = (
 
 
 def config_tables(
-  runs: Sequence[Run], defaults: dict[str, Any] | None
+  runs: Sequence[Run], defaults: Mapping[str, object] | None
 ) -> Iterator[Table]:
-  """Yields the fields that differ, and all fields of the first run."""
+  """Yields a table of fields that differ, and all fields of the first run."""
   columns = {run.name: _as_written(run.fields) for run in runs}
   if defaults:
     columns['default'] = _as_written(defaults)
@@ -219,7 +220,7 @@ def config_tables(
 
 
 def _as_written(fields):
-  # Returns the fields of a training, with the values as Python has them.
+  # Returns the fields of a training, with values as Python literals.
   return {
     name: repr(tuple(value) if isinstance(value, list) else value)
     for name, value in fields.items()
@@ -227,8 +228,23 @@ def _as_written(fields):
   }
 
 
+def plan_tables(contents: Sequence[dict]) -> Iterator[Table | str]:
+  """Yields a table of each file of --mode=plan, without damaged files."""
+  for content in contents:
+    try:
+      what = {'train': 'Training', 'sample': 'Sampling'}[content['of']]
+      rows = plans.table(content['plans'])
+      yield Table(f'{what} on {content["devices"]}', rows)
+      yield (
+        f'{content["about"]}. Figures are for one device; times are bounds, '
+        'not measurements.'
+      )
+    except (AttributeError, KeyError, TypeError, ValueError):
+      continue
+
+
 def session_tables(entries: Sequence[dict]) -> Iterator[Table]:
-  """Yields where the training ran: the last start, and a list of all."""
+  """Yields a table of the last start, and one of all starts and ends."""
   starts = [entry for entry in entries if entry.get('event') == 'start']
   if not starts:
     return

@@ -1,4 +1,4 @@
-"""Turns pictures into data URIs, and series of them into films."""
+"""Encodes pictures as data URIs, and series of pictures as films."""
 
 import base64
 import io
@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Larger files become WebP, which is a tenth of PNG for photos.
+# Larger files become WebP, a tenth of the size of PNG for photos.
 _LARGE = 60_000
 
 
 class Film(NamedTuple):
-  """Frames of a slider, (data URI, label); about: what all of them show.
+  """The frames of a slider, (data URI, label).
 
-  left_out: the number of further frames; width: in pixels.
+  about: what all frames show. left_out: the number of frames that were left
+  out. width: pixels.
   """
 
   title: str
@@ -32,16 +33,16 @@ def film(
   most_bytes: int = 1_500_000,
   most: int = 60,
 ) -> Film | None:
-  """Makes a film of (label, file or uint8 [H, W, C]); None without a picture.
+  """Makes a film of (label, file or uint8 [H, W, C]); None without pictures.
 
-  At most `most` frames and about `most_bytes` are kept, evenly spread, with the
+  Keeps at most `most` frames and about `most_bytes`, evenly spread, with the
   first and the last. Damaged files are left out.
   """
   frames, width = [], 0
   for label, picture in spread(pictures, most):
     try:
       content, width = source(picture)
-    except (OSError, ValueError, SyntaxError):  # as Pillow raises
+    except (OSError, ValueError, SyntaxError):  # Pillow raises all three.
       continue
     frames.append((content, label))
   if not frames:
@@ -53,7 +54,7 @@ def film(
 
 
 def spread(items: Sequence, most: int) -> list:
-  """Returns at most `most` items, evenly spread, with both ends."""
+  """Returns at most `most` evenly spread items, with both ends."""
   count = min(len(items), most)
   return [items[round(i)] for i in np.linspace(0, len(items) - 1, count)]
 

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,23 +19,25 @@ class Curve(NamedTuple):
 
 
 class Run(NamedTuple):
-  """What a run folder contains; what is missing is empty.
+  """The content of a run folder; missing parts are empty.
 
-  fields: {'section.field': value} of its config; curves: by the name of the
-  metric; sheets: (step, file) of the samples during training; results: (folder,
-  content) of the evaluations; sessions: the starts and ends of the training.
+  fields: {'section.field': value} of the config. curves: by name of the metric.
+  sheets: (step, file) of samples during training. results: (folder, content) of
+  evaluations. sessions: starts and ends of the training. plans: the content of
+  each file of --mode=plan.
   """
 
   name: str
-  fields: dict[str, Any]
+  fields: Mapping[str, Any]
   curves: dict[str, Curve]
   sheets: list[tuple[int, Path]]
   results: list[tuple[str, dict]]
   sessions: list[dict]
+  plans: list[dict] = []
 
 
-def read(name: str, folder: Path, fields: dict[str, Any]) -> Run:
-  """Reads a run folder; fields: of its config, by their dotted names."""
+def read(name: str, folder: Path, fields: Mapping[str, Any]) -> Run:
+  """Reads a run folder; fields: its config by dotted names."""
   return Run(
     name,
     fields,
@@ -43,11 +45,12 @@ def read(name: str, folder: Path, fields: dict[str, Any]) -> Run:
     read_sheets(folder / 'samples'),
     list(read_results(folder / 'evaluation')),
     sessions.read(folder),
+    [content for _, content in read_json_files(folder / 'plans')],
   )
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
-  """Reads the finite numbers of metrics.jsonl, without damaged lines."""
+  """Reads the finite numbers of metrics.jsonl; skips damaged lines."""
   curves = {}
   for entry in read_json_lines(path):
     step = entry.pop('step', None)
@@ -70,11 +73,17 @@ def read_sheets(folder: Path) -> list[tuple[int, Path]]:
 
 def read_results(folder: Path) -> Iterator[tuple[str, dict]]:
   """Yields the folder and content of each result.json and sweep.json."""
-  for path in sorted(folder.rglob('*.json')):
+  for path, content in read_json_files(folder):
     if path.name in ('result.json', 'sweep.json'):
-      try:
-        content = json.loads(path.read_text())
-      except (OSError, ValueError):
-        continue
-      if content and isinstance(content, dict):
-        yield path.parent.relative_to(folder).as_posix(), content
+      yield path.parent.relative_to(folder).as_posix(), content
+
+
+def read_json_files(folder: Path) -> Iterator[tuple[Path, dict]]:
+  """Yields each JSON file below a folder that contains an object."""
+  for path in sorted(folder.rglob('*.json')):
+    try:
+      content = json.loads(path.read_text())
+    except (OSError, ValueError):
+      continue
+    if content and isinstance(content, dict):
+      yield path, content

@@ -1,9 +1,9 @@
-"""Turns the results of --mode=evaluate into tables and charts."""
+"""Makes tables and charts of the results of --mode=evaluate."""
 
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from diffusion_jax.report import charts
 from diffusion_jax.report.charts import Chart, Line
@@ -11,9 +11,9 @@ from diffusion_jax.report.record import Run
 
 
 class Table(NamedTuple):
-  """Rows of text, a head first.
+  """Rows of text after a head.
 
-  code: the cells are of a config. folded: it is shown on demand.
+  code: whether cells are code. folded: whether the table is hidden at first.
   """
 
   caption: str
@@ -22,8 +22,8 @@ class Table(NamedTuple):
   folded: bool = False
 
 
-def with_error(value: Any, error: Any = None) -> str:
-  """Returns '1.234 ± 0.005', as many places as the error has, or 5 digits."""
+def with_error(value: object, error: float | None = None) -> str:
+  """Returns '1.234 ± 0.005', rounded like the error, or 5 digits."""
   if not isinstance(value, (int, float)) or not math.isfinite(value):
     return ''
   if not error or not math.isfinite(error):
@@ -33,7 +33,7 @@ def with_error(value: Any, error: Any = None) -> str:
 
 
 def parts(results: Sequence[tuple[str, dict]]) -> Iterator[Table | Chart]:
-  """Yields tables of all results, then charts of those that have some."""
+  """Yields tables of all results, then their charts."""
   bits = [
     [
       name,
@@ -65,7 +65,7 @@ def _score(content):
 
 
 def _about(content):
-  # Returns how the images were drawn, and the notes on their scores.
+  # Returns how the images were sampled, and notes on the scores.
   samples = content.get('protocol', {}).get('samples', {})
   c = samples.get('sampling', {})
   about = {
@@ -80,7 +80,7 @@ def _about(content):
 
 
 def _charts(name, x):
-  # Yields the bits by step, the rate and distortion, or the accuracy by t.
+  # Yields charts of bits by step, rate and distortion, or accuracy by t.
   if x.get('terms'):
     line = Line('bits', range(1, len(x['terms']) + 1), x['terms'])
     title = f'Bits by step, {name}'
@@ -95,7 +95,7 @@ def _charts(name, x):
 
 
 def final(run: Run) -> dict[str, str]:
-  """Returns the last value of each curve of a run, and its results."""
+  """Returns the last value of each curve of a run, and its scores."""
   hidden = 'learning_rate', 'grad_norm', 'skipped_steps'
   values = {
     name: f'{curve.values[-1]:.5g}'

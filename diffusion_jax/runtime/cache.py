@@ -1,4 +1,4 @@
-"""The user's cache folder, and the compiled programs that are kept in it."""
+"""The user's cache folder, where JAX keeps compiled programs."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-LIMIT = 4 * 2**30  # bytes of compiled programs; the oldest are deleted beyond
+LIMIT = 4 * 2**30  # bytes of compiled programs; older ones are deleted
 
 
 def folder() -> Path:
@@ -19,17 +19,18 @@ def folder() -> Path:
   return Path(home).expanduser() / 'diffusion_jax'
 
 
-def keep_compilations(chosen: str | None = None) -> None:
-  """Lets JAX keep compiled programs in a folder, and read them from there.
+def keep_compilations(path: str | None = None) -> None:
+  """Makes JAX keep compiled programs in a folder, and read them from there.
 
-  chosen: the folder; None: one in the user's cache, '': none. A folder that the
-  user has given to JAX itself, as by JAX_COMPILATION_CACHE_DIR, stays. A folder
-  that cannot be written is a warning on stderr, and nothing is kept.
+  path: the folder; None is a folder in the user's cache, '' turns this off. A
+  folder that was already set in JAX, such as by JAX_COMPILATION_CACHE_DIR, is
+  used instead. If the folder cannot be written, a warning goes to stderr and no
+  program is kept.
   """
   config: Any = jax.config  # Its fields are made at import.
-  if chosen == '' or config.jax_compilation_cache_dir:
+  if path == '' or config.jax_compilation_cache_dir:
     return
-  root = Path(chosen).expanduser() if chosen else folder() / 'compiled'
+  root = Path(path).expanduser() if path else folder() / 'compiled'
   place = root / processor()
   try:
     place.mkdir(parents=True, exist_ok=True)
@@ -48,32 +49,32 @@ def keep_compilations(chosen: str | None = None) -> None:
 
 
 def processor() -> str:
-  """Returns a name for what this processor can execute.
+  """Returns a name for the instruction set of this processor.
 
-  Code that is compiled for a CPU uses all of its instructions, JAX's key of it
-  does not know them, and a home folder may be that of several machines.
+  XLA compiles for all instructions of a CPU, but JAX's cache key does not
+  contain them, and several machines may share a home folder.
   """
   try:
     lines = Path('/proc/cpuinfo').read_text().splitlines()
   except OSError:
     lines = [platform.processor()]
-  known = sorted({x for x in lines if x.startswith(('flags', 'Features'))})
-  digest = hashlib.sha256('\n'.join(known or lines[:1]).encode()).hexdigest()
+  flags = sorted({x for x in lines if x.startswith(('flags', 'Features'))})
+  digest = hashlib.sha256('\n'.join(flags or lines[:1]).encode()).hexdigest()
   return f'{platform.machine()}-{digest[:12]}'
 
 
 def delete_oldest(root: Path, limit: int = LIMIT) -> None:
   """Deletes the oldest files below root until `limit` bytes are left."""
-  found = []
+  files = []
   for path in root.rglob('*'):
     try:  # Another process may delete it at the same time.
       about = path.lstat()
     except FileNotFoundError:
       continue
     if path.is_file() and path.name.endswith(('-cache', '-atime')):
-      found.append((about.st_mtime, about.st_size, path))
-  size = sum(bytes for _, bytes, _ in found)
-  for _, bytes, path in sorted(found, key=lambda x: x[0]):
+      files.append((about.st_mtime, about.st_size, path))
+  size = sum(bytes for _, bytes, _ in files)
+  for _, bytes, path in sorted(files, key=lambda x: x[0]):
     if size <= limit:
       return
     path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Writes files whole or not at all, and reads lines of JSON."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from diffusion_jax.errors import UserError
 
 
 def make_folder(workdir: str | Path) -> Path:
-  """Makes the folder; raises UserError if nothing can be written there."""
+  """Makes a folder; raises UserError if it cannot be written."""
   try:
     os.makedirs(workdir, exist_ok=True)
     tempfile.TemporaryFile(dir=workdir).close()
@@ -26,12 +26,12 @@ def make_folder(workdir: str | Path) -> Path:
 
 
 def write_json(path: Path, content: dict) -> None:
-  """Writes a file, whole or not at all."""
+  """Writes an object as JSON, whole or not at all."""
   write_text(path, json.dumps(content, indent=2) + '\n')
 
 
 def write_text(path: Path, text: str) -> None:
-  """Writes a file, whole or not at all."""
+  """Writes a text file, whole or not at all."""
   draft = path.with_name(f'{path.name}.tmp')
   draft.write_text(text, encoding='utf-8')
   draft.replace(path)
@@ -46,10 +46,10 @@ def write_npz(path: Path, arrays: dict) -> None:
 
 
 def read_json_lines(path: Path) -> Iterator[dict]:
-  """Yields the objects of a file with one on each line.
+  """Yields the JSON objects of a file that has one per line.
 
-  Lines that a full disk or a kill left incomplete are left out; a missing file
-  has none.
+  Skips incomplete lines, which a full disk or a kill may leave. A missing file
+  yields nothing.
   """
   try:
     lines = path.read_text().splitlines()

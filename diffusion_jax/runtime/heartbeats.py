@@ -1,9 +1,9 @@
-"""Heartbeats of several processes: names the one that was lost, ends all.
+"""Ends all processes when one is lost, with a message that names it.
 
-Every process but the first writes heartbeats into the key-value store of
-`jax.distributed`, and the first reads them. JAX has heartbeats too, but aborts
-with a C++ stack trace, and does not notice an exception in one process. Where
-JAX does not provide the store, its own heartbeats remain.
+Every process except the first writes heartbeats to the key-value store of
+`jax.distributed`, and the first process reads them. JAX has heartbeats too, but
+it aborts with a C++ stack trace, and it does not notice an exception in one
+process. If JAX does not provide the store, only JAX's own heartbeats are used.
 """
 
 import atexit
@@ -15,47 +15,47 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-try:  # the store has no public interface
+try:  # There is no public interface to the store.
   from jax._src.distributed import global_state
-except ImportError:  # the module or the name is missing
+except ImportError:  # JAX has moved it.
   global_state = None
 
 available = hasattr(global_state, 'client')
 
 FOLDER = 'diffusion_jax/heartbeats'
-FAILED, DONE = 'failed', 'done'  # last values: after an error, and without one
+FAILED, DONE = 'failed', 'done'  # the last value, with and without an error
 
 _stop = threading.Event()
 _threads = []
 
 
 def start(host: int, timeout: float) -> None:
-  """Begins to send heartbeats or, on host 0, to watch them.
+  """Starts to send heartbeats or, on host 0, to watch them.
 
-  Without the store, or with one of another interface, it starts nothing, and
-  host 0 prints that JAX's own heartbeats remain.
+  Does nothing if the store is missing or has another interface; host 0 then
+  prints that only JAX's own heartbeats are used.
   """
   client: Any = getattr(global_state, 'client', None)
-  try:  # both calls on every host, so that all of them find the same
+  try:  # Every host makes both calls, so that all come to the same result.
     put(client, host, 'begun' if host else DONE)
     client.key_value_dir_get(FOLDER)
   except (AttributeError, TypeError):
     if not host:
-      print("heartbeats: JAX's own; a message will not name a lost process")
+      print("only JAX's heartbeats work: no message will name a lost process")
     return
   thread = threading.Thread(
     target=send if host else watch, args=(client, host, timeout), daemon=True
   )
   thread.start()
   _threads.append(thread)
-  # It runs before jax.distributed's own, which waits for all processes.
+  # This runs before jax.distributed's own function, which waits for all.
   atexit.register(stop)
 
 
 def stop() -> None:
-  """Ends what `start` began; a process that sent heartbeats sends DONE."""
+  """Stops sending or watching; a process that sent heartbeats sends DONE."""
   _stop.set()
-  for thread in _threads:  # none may run while the interpreter shuts down
+  for thread in _threads:  # The interpreter must not shut down before them.
     thread.join(timeout=5)
 
 
@@ -70,12 +70,12 @@ def send(client, host: int, timeout: float) -> None:
 
 
 def watch(client, _host: int, timeout: float) -> None:
-  """Ends this process, and so all, when another one is lost or has failed."""
+  """Ends this process, and with it all others, when one is lost or failed."""
   monitor = Monitor(time.monotonic)
   while not _stop.wait(min(timeout / 10, 1.0)):
     try:
       values = client.key_value_dir_get(FOLDER)
-    except Exception:  # the store is closed: this process is ending
+    except Exception:  # The store is closed: this process is ending.
       return
     message = monitor.failure(dict(values), timeout)
     if message:
@@ -85,17 +85,17 @@ def watch(client, _host: int, timeout: float) -> None:
 
 
 class Monitor:
-  """Remembers the last heartbeat of each process, and when it came.
+  """Remembers the last heartbeat of each process and its time.
 
-  now: returns the time in seconds.
+  now: a function that returns the time in seconds.
   """
 
   def __init__(self, now: Callable[[], float]):
     self._now = now
-    self._last = {}  # key -> (value, time at which it was new)
+    self._last = {}  # key -> (value, time at which it first appeared)
 
   def failure(self, values: dict[str, str], timeout: float) -> str:
-    """Returns what is wrong, '' if nothing is.
+    """Returns a message about a lost or failed process, or ''.
 
     values: {'folder/host': 'heartbeat name'}.
     """
@@ -113,17 +113,17 @@ class Monitor:
 
 
 def report_failure(host: int) -> None:
-  """Sends the last value of a process that ends by an error, after `stop`."""
+  """Sends FAILED, to be called after `stop` by a process with an error."""
   if _threads:
     put(getattr(global_state, 'client', None), host, FAILED)
 
 
 def put(client, host: int, heartbeat: str) -> None:
-  """Writes a heartbeat with the name of the process; ignores a closed store."""
+  """Writes a heartbeat with the process's name; ignores a closed store."""
   name = f'{socket.gethostname()}, process {os.getpid()}'
   try:
     client.key_value_set(
       f'{FOLDER}/{host}', f'{heartbeat} {name}', allow_overwrite=True
     )
-  except RuntimeError:  # the first process has ended: JAX ends this one
+  except RuntimeError:  # The first process has ended: JAX ends this one.
     pass

@@ -11,18 +11,18 @@ from filelock import FileLock, SoftFileLease, Timeout
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 
-# The kernel releases a lock of flock when its process ends, however it ends. On
-# file systems without flock a lease is used. It expires when its process has
-# ended or, on another machine, has not renewed it for LEASE seconds.
+# The kernel releases a lock of flock when its process ends, even by a kill. On
+# file systems without flock a lease is used. It expires when its process ends;
+# on another machine, when the process did not renew it for LEASE seconds.
 LEASE = 60.0
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def hold(workdir: Path):
-  """Locks workdir for training; UserError names the process that holds it.
+  """Locks workdir for training; raises UserError with the owner's name.
 
-  Of several processes that train together the first one locks.
+  If several processes train together, only the first takes the lock.
   """
   if not processes.is_first():
     yield
@@ -69,6 +69,6 @@ def _signed(path):
 def _refusal(workdir, name):
   who = f'process {name}' if name else 'another process'
   return (
-    f'{workdir} is being trained by {who}: wait until that has ended, or give '
+    f'{workdir} is being trained by {who}: wait until it ends, or give '
     'another --workdir'
   )

@@ -34,14 +34,14 @@ def per_image(
   roots: Any,
   size: int = 0,
 ) -> PerImage:
-  """Returns the function of (params, index [n], inputs) that the mesh computes.
+  """Returns a function of (params, index [n], inputs) that runs on a mesh.
 
-  function: (params, keys [B], inputs) -> tree of arrays [B, ...], to be jitted.
+  function: (params, keys [B], inputs) -> tree of arrays [B, ...]; it is jitted.
   Image i gets the key fold_in(root, i), for each key in the tree `roots`, and
-  so depends on i and its inputs alone. inputs: tree of NumPy arrays [n, ...].
-  A batch is filled up to `size` and to a multiple of the devices with copies of
-  its first images, which are dropped from the result: one size, one
-  compilation. In several processes the result is the same in each.
+  depends only on i and its inputs, a tree of NumPy arrays [n, ...]. Copies of
+  the first images fill a batch up to `size` and a multiple of the devices, and
+  are dropped from the result, so that one program serves all batches. Several
+  processes get the same result.
   """
 
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
@@ -54,8 +54,8 @@ def per_image(
     count = -(-max(n, size) // mesh.size) * mesh.size
     batch = rows((index, inputs), np.arange(count) % n)
     batch = jax.device_put(batch, batch_sharding(mesh))
-    found = on_mesh(params, roots, *batch)
-    return lambda: rows(jax.device_get(found), slice(n))
+    arrays = on_mesh(params, roots, *batch)
+    return lambda: rows(jax.device_get(arrays), slice(n))
 
   def compute(params, index, inputs):
     return on_mesh(params, roots, index, inputs)
@@ -68,8 +68,8 @@ def one_ahead(
 ) -> Iterator[tuple[Any, Any]]:
   """Yields (part, start(part)()) for each part.
 
-  The next part is started before one is fetched and used, so that the devices
-  need not wait for the host. There are never more than two at a time.
+  The next part starts before the current one is fetched, so that the devices do
+  not wait for the host. At most two parts are under way.
   """
   before = None
   for part in parts:

@@ -1,7 +1,7 @@
-"""Several processes that work together, of one or of many machines.
+"""Several processes that work together, on one machine or many.
 
-Each runs the same program on its own devices; `jax.distributed` makes one mesh
-of them all. Process 0 writes and prints.
+Each process runs the same program on its own devices, and `jax.distributed`
+joins all devices in one mesh. Only process 0 writes and prints.
 """
 
 import os
@@ -27,10 +27,10 @@ def start(
   host: int | None,
   heartbeat_timeout: int,
 ) -> None:
-  """Joins the other processes; from here on only process 0 prints.
+  """Joins the other processes; from then on only process 0 prints.
 
-  All three None: JAX detects SLURM, Kubernetes, TPU or MPI. A process that is
-  silent for heartbeat_timeout seconds ends all of them.
+  If the first three are None, JAX detects SLURM, Kubernetes, TPU or MPI. A
+  process that is silent for heartbeat_timeout seconds ends all of them.
   """
   check(coordinator, num_hosts, host)
   try:
@@ -40,7 +40,7 @@ def start(
       host,
       # Arguments and detected values must not be mixed.
       cluster_detection_method='deactivate' if coordinator else None,
-      # heartbeats.py notices a loss first, and names the process.
+      # heartbeats.py should notice a loss first: it names the process.
       heartbeat_timeout_seconds=heartbeat_timeout * (1 + heartbeats.available),
     )
   except (RuntimeError, ValueError) as error:
@@ -52,7 +52,7 @@ def start(
 
 
 def check(coordinator, num_hosts, host):
-  """Raises UserError for wrong or missing arguments, before it waits."""
+  """Raises UserError for wrong or missing arguments, before waiting."""
   missing = [x is None for x in (coordinator, num_hosts, host)]
   if any(missing) and not all(missing):
     raise UserError(f'--multihost needs all of {FLAGS}, or none of them')
@@ -62,18 +62,19 @@ def check(coordinator, num_hosts, host):
     raise UserError(f'--coordinator={coordinator} is not host:port')
   if num_hosts < 1 or not 0 <= host < num_hosts:
     raise UserError(
-      f'--host={host}: of --num_hosts={num_hosts} they are 0..{num_hosts - 1}'
+      f'--host={host}: with --num_hosts={num_hosts} it must be in '
+      f'0..{num_hosts - 1}'
     )
 
 
 def explain(coordinator, reason):
-  """Returns what to do about an initialisation that failed."""
+  """Returns a message about an initialisation that failed."""
   if coordinator is None and 'should be defined' in reason:
     return (
-      '--multihost: neither SLURM nor Kubernetes, TPU or MPI is detected here: '
+      '--multihost: JAX detected no SLURM, Kubernetes, TPU or MPI: '
       f'give {FLAGS}'
     )
-  return f'--multihost: the processes did not find one another: {reason}'
+  return f'--multihost: the processes could not connect: {reason}'
 
 
 def started() -> bool:
@@ -96,14 +97,14 @@ def name() -> str:
 def exit_all(code: int) -> NoReturn:
   """Ends this process because of an error, and the others with it.
 
-  A plain exit would wait at a barrier for the others, which go on.
+  A plain exit would wait at a barrier for the others, which continue.
   """
   if not started():
     sys.exit(code)
   sys.stdout.flush()
   sys.stderr.flush()
-  heartbeats.stop()  # neither sends nor watches them any more
-  if is_first():  # without it the others abort before they print their error
+  heartbeats.stop()
+  if is_first():  # Without it the others abort before they print.
     time.sleep(3)
   else:
     heartbeats.report_failure(jax.process_index())
@@ -111,17 +112,17 @@ def exit_all(code: int) -> NoReturn:
 
 
 def broadcast(values: Sequence[bool]) -> np.ndarray:
-  """Returns the values of the first process in all; as many in each."""
+  """Returns the first process's values in all processes."""
   return np.asarray(multihost_utils.broadcast_one_to_all(np.array(values)))
 
 
 def wait_for_all(name: str) -> None:
-  """Waits until all processes call it with this name, however long it takes.
+  """Waits until all processes call it with this name, up to a day.
 
-  A collective is no place to wait: processes connect at the first of each kind
-  and give up after 30 s. A process that is lost is noticed by heartbeats.
+  A collective must not wait: processes connect at the first of each kind and
+  give up after 30 s. Heartbeats notice a lost process.
   """
   day_ms = 24 * 3600 * 1000
-  from orbax.checkpoint import multihost  # takes half a second
+  from orbax.checkpoint import multihost  # The import takes half a second.
 
   multihost.get_barrier_sync_fn()(key=name, timeout_ms=day_ms)

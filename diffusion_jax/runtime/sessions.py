@@ -1,12 +1,13 @@
 """Records each start and end of a training in sessions.jsonl.
 
-A line is a JSON object: its event, step and time, and at a start versions,
-devices and commits, which config.json does not have.
+Each line is a JSON object with an event, step and time. A start also has the
+versions, devices and commits, which config.json does not contain.
 """
 
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +23,7 @@ PACKAGES = (
 
 
 def write_start(workdir: Path, step: int, parameters: int) -> None:
-  """Appends a start at a step, with what the result may depend on."""
+  """Appends a start at a step, with what its result may depend on."""
   _append(workdir, {
     'event': 'start',
     'step': step,
@@ -38,59 +39,59 @@ def write_start(workdir: Path, step: int, parameters: int) -> None:
 
 
 def write_end(workdir: Path, step: int) -> None:
-  """Appends the end of a training that has done all of its steps."""
+  """Appends the end of a training that did all of its steps."""
   _append(workdir, {'event': 'end', 'step': step, 'time': _now()})
 
 
 def read(workdir: str | Path) -> list[dict]:
-  """Reads all lines that are whole; [] where there are none."""
+  """Returns the objects of all complete lines, [] for a missing file."""
   return list(read_json_lines(Path(workdir) / 'sessions.jsonl'))
 
 
 def seconds(entries: list[dict]) -> float | None:
-  """Returns how long a training took; None unless one start did all of it."""
+  """Returns the duration of a training; None if it was interrupted."""
   if [entry.get('event') for entry in entries] != ['start', 'end']:
     return None
   begun, ended = (datetime.fromisoformat(entry['time']) for entry in entries)
   return (ended - begun).total_seconds() if not entries[0]['step'] else None
 
 
-def versions() -> dict[str, str]:
-  """Returns the installed versions of the packages that compute."""
-  found = {}
-  for name in PACKAGES:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+  """Returns the versions of packages, of those that are installed."""
+  installed = {}
+  for name in packages:
     try:
-      found[name] = metadata.version(name)
-    except metadata.PackageNotFoundError:  # the package, run from a checkout
+      installed[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:  # Ours may run from a checkout.
       continue
-  return found
+  return installed
 
 
 def commits() -> dict[str, str]:
-  """Returns the git commits of the package and of the working folder.
+  """Returns the git commits of the package and the working folder.
 
-  Of those that are in a repository; -dirty marks changes since the commit.
+  A folder outside a repository is left out; -dirty marks uncommitted changes.
   """
   package = Path(__file__).resolve().parents[2]
-  found = {}
-  if (package / '.git').exists():  # not an environment inside of a repository
-    found['package'] = _commit(package)
+  names = {}
+  if (package / '.git').exists():  # An environment may be in a repository.
+    names['package'] = _commit(package)
   if not Path.cwd().is_relative_to(package):
-    found['working folder'] = _commit(Path.cwd())
-  return {name: commit for name, commit in found.items() if commit}
+    names['working folder'] = _commit(Path.cwd())
+  return {name: commit for name, commit in names.items() if commit}
 
 
 def _commit(folder):
   command = ['git', 'describe', '--always', '--dirty', '--abbrev=12']
   try:
     result = subprocess.run(
-      [*command, '--exclude=*'],  # the commit, not its distance from a tag
+      [*command, '--exclude=*'],  # the commit, not the distance from a tag
       cwd=folder,
       capture_output=True,
       text=True,
       timeout=10,
     )
-  except (OSError, subprocess.TimeoutExpired):  # no git, a slow network drive
+  except (OSError, subprocess.TimeoutExpired):  # no git, or a slow drive
     return ''
   return result.stdout.strip() if result.returncode == 0 else ''
 

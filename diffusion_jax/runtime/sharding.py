@@ -1,9 +1,9 @@
-"""Where arrays live: one mesh (data, fsdp), and plain `jax.jit`.
+"""Placement of arrays on one mesh (data, fsdp), for plain `jax.jit`.
 
 Every batch is split over all devices of the mesh. Large parameters, their
-average and their optimiser state are split over its `fsdp` axis and copied
-along `data`, so 8x1 is data parallelism, 1x8 fully sharded, 2x4 both. XLA
-inserts the communication; the training step is the same.
+average and their optimiser state are split over the `fsdp` axis and copied
+along `data`: 8x1 is data parallelism, 1x8 is fully sharded, 2x4 is both. XLA
+inserts the communication; the training step stays the same.
 """
 
 import functools
@@ -18,16 +18,16 @@ AXES = ('data', 'fsdp')
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Any = None) -> Mesh:
-  """Returns the mesh of data x fsdp devices; data=-1 takes all that remain.
+  """Returns a mesh of data x fsdp devices; data=-1 takes all that remain.
 
-  devices: by default those of the machine. Raises ValueError if there are
-  fewer.
+  devices: by default all devices of the run. Raises ValueError if there are too
+  few.
   """
   devices = jax.devices() if devices is None else devices
   if fsdp < 1 or (data < 1 and data != -1):
     raise ValueError(
-      f'a mesh of {data}x{fsdp} makes no sense: sizes are 1 or more, and -1 as '
-      'the first takes all devices left'
+      f'a mesh of {data}x{fsdp} does not exist: both sizes must be at least 1; '
+      'a first size of -1 takes all remaining devices'
     )
   if data == -1:
     data = len(devices) // fsdp
@@ -44,7 +44,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Any = None) -> Mesh:
   if jax.process_count() > 1 and size < len(devices):
     raise ValueError(
       f'a mesh of {data}x{fsdp} leaves out {len(devices) - size} of the '
-      f'{len(devices)} devices: several processes need one of all devices'
+      f'{len(devices)} devices: several processes need a mesh of all devices'
     )
   # Explicit axes, the default, would require output shardings from networks.
   return jax.make_mesh(
@@ -53,14 +53,14 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Any = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding with a copy on every device."""
+  """Returns the sharding that puts a copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def on_mesh(mesh: Mesh, function: Callable) -> Callable:
-  """Returns the function, traced with `mesh` as that of sharding constraints.
+  """Returns a function to jit, traced with the mesh in context.
 
-  To be jitted: networks may then say where their arrays live.
+  Networks may then constrain the sharding of their arrays.
   """
 
   @functools.wraps(function)
@@ -72,15 +72,16 @@ def on_mesh(mesh: Mesh, function: Callable) -> Callable:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of the first axis over all devices."""
+  """Returns the sharding that splits the first axis over all devices."""
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def fsdp_sharding(mesh: Mesh, tree: Any, min_size: int = 2**16) -> Any:
-  """Returns the sharding of each leaf of a tree of arrays, or of shapes.
+  """Returns the sharding of each leaf of a tree of arrays or shapes.
 
   A leaf of min_size elements or more is split along its largest axis that the
-  `fsdp` axis divides; smaller ones, and those without such an axis, are copied.
+  `fsdp` axis divides. Smaller leaves, and leaves without such an axis, are
+  copied.
   """
   parts = mesh.shape['fsdp']
 
@@ -111,12 +112,12 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
   )
   rows = slice(min(starts), max(stops))
   if len(set(starts)) * (batch_size // mesh.size) != rows.stop - rows.start:
-    raise ValueError('the rows of this process are not next to one another')
+    raise ValueError('the rows of this process are not contiguous')
   return rows
 
 
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
-  """Returns the global batch, of which this process gives its rows."""
+  """Returns the global batch, made from the rows of each process."""
   sharding = batch_sharding(mesh)
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(sharding, x), batch
@@ -124,7 +125,7 @@ def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-  """Returns copies on every device of arrays that all processes have."""
+  """Copies arrays that all processes have to every device."""
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(
       replicated(mesh), np.asarray(x)

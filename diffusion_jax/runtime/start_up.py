@@ -1,4 +1,4 @@
-"""What a program does once at its start, and how long that takes."""
+"""Measures the phases of a program's start."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def seconds_since_launch() -> float | None:
-  """Returns the age of this process in seconds; None where it is unknown."""
+  """Returns the age of this process in seconds, None if it is unknown."""
   try:
     fields = Path('/proc/self/stat').read_text().rpartition(')')[2].split()
     ticks = int(fields[19])  # starttime, the 22nd field of proc(5)
@@ -18,10 +18,10 @@ def seconds_since_launch() -> float | None:
 
 
 class StartUp:
-  """Measures the phases of a start; as text, one line about all of them.
+  """Measures the phases of a start; str() makes one line of them.
 
-  Begins when it is made; what the process did before, mostly imports, is the
-  first phase.
+  The clock starts at construction. The time of the process before that, mostly
+  imports, is the first phase.
   """
 
   def __init__(self):
@@ -30,7 +30,7 @@ class StartUp:
     self._clock = time.perf_counter()
 
   def mark(self, name: str) -> None:
-    """Ends the phase `name`, for the first time it ends."""
+    """Ends the phase `name`; only its first end counts."""
     now = time.perf_counter()
     self._phases.setdefault(name, now - self._clock)
     self._clock = now

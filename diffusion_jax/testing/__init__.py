@@ -1,1 +1,1 @@
-"""Distributions with closed forms, to test samplers, losses and bounds."""
+"""Distributions with closed forms that test samplers, losses and bounds."""

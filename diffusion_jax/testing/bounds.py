@@ -1,4 +1,4 @@
-"""The variational bound of the best denoiser, for Gaussian data."""
+"""Computes the variational bound of the best denoiser for Gaussian data."""
 
 import numpy as np
 
@@ -11,21 +11,23 @@ def expected_bound(
 ) -> dict[str, np.ndarray]:
   """Computes E[L_T], E[L_{t-1}] and E[L_0] of DDPM Eq. 5 in nats.
 
-  The expectation is over x_0 and x_t, with the oracle's own denoiser.
+  The expectation is over x_0 and x_t. The denoiser is the oracle's own.
 
   Args:
-    oracle: A Gaussian; ValueError for a mixture of more.
+    oracle: A mixture of one Gaussian.
     levels: [N+1], noisiest first, clean last, N >= 2 (`level_grid`).
     variance: 'fixed_small' or 'fixed_large'.
   Returns:
-    Float64 'prior' [], against N(0, (alpha^2 + sigma^2) I); 'diffusion' [N-1],
-    in the order of the chain; 'reconstruction' [], of the density p(x_0 | x_1),
-    whose variance for 'fixed_small' is beta-tilde of the step before; 'total'
-    [], at least the entropy of x_0.
+    In float64: 'prior' [], against N(0, (alpha^2 + sigma^2) I); 'diffusion'
+    [N-1], in the order of the chain; 'reconstruction' [], with the density
+    p(x_0 | x_1), whose variance for 'fixed_small' is the previous step's
+    beta-tilde; 'total' [], at least the entropy of x_0.
+  Raises:
+    ValueError: For a mixture of more Gaussians, and for other arguments.
   """
   # With C = Q diag(v) Q^T every term is a sum over the axes of C. The means of
-  # q and p have the same coefficients, so they differ by that of x_0 times
-  # (x_0 - E[x_0 | x_t]), whose mean square is the posterior variance.
+  # q and p have the same coefficients, so they differ by the coefficient of x_0
+  # times (x_0 - E[x_0 | x_t]), whose mean square is the posterior variance.
   check_gaussian(oracle, 'expected_bound')
   if variance not in ('fixed_small', 'fixed_large'):
     raise ValueError(

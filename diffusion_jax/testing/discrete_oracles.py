@@ -1,9 +1,9 @@
 """Distributions of a few discrete variables, with exact diffusion quantities.
 
-A `Table` holds the probability of each of the K^D values of x_0. Under any
-process its exact denoiser, bound and the law of ancestral samples are sums over
-the table, which are computed in float64 from matrices Q_1..Q_T [T, S, S]. S is
-K, or K + 1 where there is a masked state.
+A `Table` holds the probability of each of the K^D values of x_0. The exact
+denoiser, the bound and the distribution of ancestral samples are sums over the
+table for any process. They are computed in float64 from matrices Q_1..Q_T
+[T, S, S], where S is K, or K + 1 for a process with a masked state.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ Array = jax.Array
 class Table:
   """The distribution of D variables with K values: probs [K, ..., K], float64.
 
-  Variables are the elements of x_0 [B, ...], in their order.
+  The variables are the elements of x_0 [B, ...], in their order.
   """
 
   probs: np.ndarray
@@ -47,13 +47,13 @@ class Table:
   def conditional(self, known: np.ndarray, mask: np.ndarray) -> 'Table':
     """Returns the distribution of x_0 given x_0[mask] = known[mask], both [D].
 
-    It is a table of all D variables.
+    The result is a table of all D variables.
     """
     fits = np.all((self.states == known) | ~np.asarray(mask), axis=1)
     return table(self.probs * fits.reshape(self.probs.shape))
 
   def denoiser(self, process: StateProcess) -> StateDenoiser:
-    """Makes the exact denoiser, of logits log p(x_0 | x_t) [B, ..., S]."""
+    """Returns the exact denoiser, with logits log p(x_0 | x_t) [B, ..., S]."""
     k, d = len(self.probs), self.probs.ndim
     one_hot = np.eye(k, dtype=np.float32)[self.states]
     with np.errstate(divide='ignore'):
@@ -77,7 +77,7 @@ class Table:
 
 
 def table(probs: np.ndarray) -> Table:
-  """Makes the `Table` of weights [K, ..., K], which need not add up to 1."""
+  """Returns the `Table` of weights [K, ..., K], which need not add up to 1."""
   probs = np.asarray(probs, np.float64)
   if len(set(probs.shape)) > 1 or (probs < 0.0).any():
     raise ValueError(
@@ -116,10 +116,10 @@ def expected_bound(
 def ancestral_law(
   oracle: Table, matrices: np.ndarray, prior: np.ndarray
 ) -> np.ndarray:
-  """Computes the law of `ancestral_states` with the exact denoiser.
+  """Computes the distribution of `ancestral_states` with the exact denoiser.
 
-  matrices: Q_1..Q_T, [T, S, S], of the steps that the sampler takes; prior:
-  [S], of which it draws x_T. Returns probabilities, [K, ..., K].
+  matrices: Q_1..Q_T, [T, S, S], of the sampler's steps; prior: [S], the
+  distribution of x_T. Returns probabilities, [K, ..., K].
   """
   d, size = oracle.probs.ndim, len(prior)
   law = functools.reduce(np.multiply.outer, [prior] * d).ravel()
@@ -134,13 +134,13 @@ def ancestral_law(
 
 
 def _log(p):
-  # Returns the logarithm, 0 where p is 0: there it is multiplied by 0.
+  # Returns the logarithm, and 0 for p = 0, where it is multiplied by 0.
   return np.log(np.where(p > 0.0, p, 1.0))
 
 
 def _steps(oracle, matrices):
   # Yields q(x_t) [S^D], p(x_0 | x_t) [S^D, D, K] and q(x_s | x_t, x_0) [S^D, D,
-  # K, S] of t = 1..T, s = t - 1.
+  # K, S] for t = 1..T and s = t - 1.
   k, d, size = len(oracle.probs), oracle.probs.ndim, len(matrices[0])
   xt = np.indices((size,) * d).reshape(d, -1).T
   one_hot = np.eye(k)[oracle.states]

@@ -1,13 +1,14 @@
 """Data distributions whose diffusion quantities have closed forms.
 
 For x_0 ~ sum_k w_k N(m_k, C_k) the marginal at a level is again a mixture,
-x_t ~ sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I), and the best possible
-denoiser, the score and the log-density follow; conditioning on some coordinates
-gives a mixture too. Of a Gaussian (a mixture of one) also the entropy and the
-map of the probability-flow ODE are known; of a mixture `flow_map` solves the
-ODE. Test a sampler by running it with `oracle.denoise` in place of a network
-and comparing its samples with `oracle.mean` and `oracle.cov` (docs/testing.md),
-a few-step model by comparing it with `oracle.flow_map`, point by point.
+x_t ~ sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I). The best denoiser, the
+score and the log-density follow, and conditioning on some coordinates gives
+another mixture. For a Gaussian (a mixture of one) the entropy and the map of
+the probability-flow ODE are known too; for a mixture `flow_map` solves the ODE.
+
+To test a sampler, run it with `oracle.denoise` instead of a network and compare
+its samples with `oracle.mean` and `oracle.cov`. To test a few-step model,
+compare it with `oracle.flow_map` point by point.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from diffusion_jax.core.schedules import RectifiedFlowSchedule
 
 Array = jax.Array
 
-# The oracles are computed at full precision on every device.
+# Full precision on every device.
 _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -75,7 +76,7 @@ class Mixture:
     return -self._average(log_joint, rotated / variance)
 
   def denoise(self, x: Array, level: NoiseLevel) -> Prediction:
-    """Computes E[x_0 | x_t], the estimate of the best possible denoiser."""
+    """Computes E[x_0 | x_t], the estimate of the best denoiser."""
     log_joint, rotated, variance = self._components(x, level)
     gain = self._per_example(level.alpha, x) * self.eigenvalues[None] / variance
     posterior = jax.nn.softmax(log_joint, axis=1)
@@ -84,16 +85,16 @@ class Mixture:
     return Prediction(x0)
 
   def component(self, k: int) -> 'Mixture':
-    """Returns N(m_k, C_k), the data of class k if classes are components."""
+    """Returns component k, the data of class k if classes are components."""
     arrays = self.means, self.eigenvalues, self.eigenvectors
     return Mixture(jnp.ones(1), *(a[k : k + 1] for a in arrays))
 
   def class_log_prob(self, x: Array, level: NoiseLevel) -> Array:
-    """Computes log p(k | x_t) of the best possible classifier, [B, K]."""
+    """Computes log p(k | x_t) of the best classifier, [B, K]."""
     return jax.nn.log_softmax(self._components(x, level)[0], axis=1)
 
   def entropy(self, level: NoiseLevel | None = None) -> Array:
-    """Computes -E log q(x_t) in nats, of x_0 if no level is passed.
+    """Computes -E log q(x_t) in nats; without a level, the entropy of x_0.
 
     Raises ValueError for a mixture of more than one Gaussian.
     """
@@ -110,8 +111,8 @@ class Mixture:
   ) -> Array:
     """Maps x [B, D] from one level to another along the probability-flow ODE.
 
-    Along each axis of C the distance from the mean grows like the standard
-    deviation of the marginal, on any path of levels. Raises ValueError for a
+    Along each axis of C, on any path of levels, the distance from the mean is
+    proportional to the marginal's standard deviation. Raises ValueError for a
     mixture of more than one Gaussian.
     """
     check_gaussian(self, 'ode_map')
@@ -134,10 +135,10 @@ class Mixture:
   ) -> Array:
     """Maps x [B, D] from level t to level s along the probability-flow ODE.
 
-    As `ode_map`, for mixtures too: those are solved by Diffrax to a tolerance
-    per coordinate that every example meets. It is a `FlowMap`, differentiable
-    in forward mode (`jax.jvp`), for mixtures in that mode only; NaN where 4096
-    steps do not suffice.
+    For a Gaussian this is `ode_map`. For mixtures Diffrax solves the ODE, and
+    every coordinate of every example meets the tolerance; examples that need
+    more than 4096 steps are NaN. It is a `FlowMap`, differentiable in forward
+    mode (`jax.jvp`); for mixtures only in that mode.
     """
     if len(self.weights) == 1:
       return self.ode_map(x, level_t, level_s)
@@ -151,7 +152,7 @@ class Mixture:
   ) -> Array:
     """Computes E[dx_t/dt | x_t], [B, D], also at clean and signal-free levels.
 
-    schedule: that of the level, whose time t is.
+    schedule: the schedule of the level.
     """
     alpha, sigma = (expand_to(a, x) for a in level_slopes(schedule, level.t))
     # E[eps | x_t] = -sigma score, which is not 0 / 0 at clean levels.
@@ -168,7 +169,7 @@ class Mixture:
   ) -> Array:
     """Computes u = (x_t - x_s) / (t - s), [B, D]; the velocity where s = t.
 
-    x_s is that of `flow_map`, with its keywords.
+    x_s is the result of `flow_map`, which gets the keywords.
     """
     elapsed = expand_to(level_t.t - level_s.t, x)
     change = x - self.flow_map(x, level_t, level_s, **tolerance)
@@ -186,8 +187,8 @@ class Mixture:
     return _conditional(self, known, mask)
 
   def _components(self, x, level):
-    # Returns log(w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I)), [B, K], and in
-    # the axes of C_k x - alpha m_k and the variances, [B, K, D].
+    # Returns log(w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I)), [B, K], and, in
+    # the axes of C_k, x - alpha m_k and the variances, [B, K, D].
     alpha = self._per_example(level.alpha, x)
     sigma = self._per_example(level.sigma, x)
     centred = x[:, None] - alpha * self.means[None]
@@ -207,7 +208,7 @@ class Mixture:
 
 
 def mixture(weights: ArrayLike, means: ArrayLike, covs: ArrayLike) -> Mixture:
-  """Makes the Gaussian mixture of weights [K], means [K, D] and covs [K, D, D].
+  """Returns a mixture of weights [K], means [K, D] and covs [K, D, D].
 
   Weights need not add up to 1. Raises ValueError for other shapes and for a
   covariance that is not symmetric and positive.
@@ -227,7 +228,7 @@ def mixture(weights: ArrayLike, means: ArrayLike, covs: ArrayLike) -> Mixture:
 
 
 def gaussian(mean: ArrayLike, cov: ArrayLike) -> Mixture:
-  """Makes N(mean [D], cov [D, D]), a mixture of one."""
+  """Returns N(mean [D], cov [D, D]), a mixture of one."""
   return mixture(np.ones(1), np.asarray(mean)[None], np.asarray(cov)[None])
 
 
@@ -241,9 +242,9 @@ def check_gaussian(oracle: Mixture, name: str) -> None:
 
 
 def _solve(oracle, x, level_t, level_s, rtol, atol):
-  # In z = x / sqrt(alpha^2 + sigma^2) and the angle with tan(angle) = sigma /
-  # alpha every path of levels has the same ODE; its slope is cos(a) eps -
-  # sin(a) x_0. Each example has ends of its own, at u = 0 and u = 1.
+  # With z = x / sqrt(alpha^2 + sigma^2) and tan(angle) = sigma / alpha, every
+  # path of levels has the same ODE, with the slope cos(angle) eps - sin(angle)
+  # x_0. Each example has its own ends, at u = 0 and u = 1.
   import diffrax
 
   first, last = (

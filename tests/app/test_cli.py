@@ -196,11 +196,11 @@ MISTAKES = {
   ),
   'a host too many': (
     [DIGITS, '--multihost', '--coordinator=a:1', '--num_hosts=2', '--host=2'],
-    '--host=2: of --num_hosts=2 they are 0..1',
+    '--host=2: with --num_hosts=2 it must be in 0..1',
   ),
   'no cluster to be detected': (
     [DIGITS, '--multihost'],
-    '--multihost: neither SLURM nor Kubernetes, TPU or MPI is detected here',
+    '--multihost: JAX detected no SLURM, Kubernetes, TPU or MPI',
   ),
   'a number of hosts that is none': (
     [DIGITS, '--num_hosts=two'],
@@ -406,6 +406,20 @@ def run_mode(monkeypatch, flags):
     return getattr(stop.value, 'code', None), capsys.readouterr()
 
   return run_mode
+
+
+def test_the_point_of_a_sweep_is_printed_by_one_process(
+  monkeypatch, flags, capsys
+):
+  """It is printed after joining, when only the first process prints."""
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setitem(MODES, 'train', lambda config, workdir: None)
+  monkeypatch.setattr(cli, '_FIELDS', [])
+  monkeypatch.setattr(cli, 'join', lambda config: print('joined'))
+  flags(config='configs/digits.py', sweep_index=0)
+  cli.main([])
+  first, second = capsys.readouterr().out.splitlines()
+  assert first == 'joined' and second.startswith('sweep 0: optimizer.')
 
 
 def test_exit_codes(run_mode, capsys):

@@ -401,7 +401,7 @@ def test_the_ends_of_ranges_are_taken(line):
 
 # What the constructors refuse when they are called, for a training.
 CONTRADICTIONS = """
-training.mesh=-2,1 | training.mesh: a mesh of -2x1 makes no sense
+training.mesh=-2,1 | training.mesh: a mesh of -2x1 does not exist
 training.mesh=16,1 | training.mesh: a mesh of 16x1 needs 16 devices, there are 8
 sampling.sampler.eta=2 | sampling.sampler: eta is 2: it must be in [0, 1]
 sampling.sampler=unipc sampling.sampler.order=4 | sampling.sampler: order is 4
@@ -607,12 +607,8 @@ def swept(tmp_path):
   return str(path)
 
 
-def test_a_change_of_a_sweep_is_flags(swept, capsys, tmp_path):
+def test_a_change_of_a_sweep_is_flags(swept, tmp_path):
   flags = load.sweep(swept, 1, [('seed', '3')])
-  said = capsys.readouterr().out
-  assert said == (
-    'sweep 1 of 0..1: optimizer.learning_rate=0.2 training.mesh=(1, 1)\n'
-  )
   config = load.with_flags(read('digits'), flags)
   assert config.optimizer.learning_rate == 0.2
   assert config.training.mesh == (1, 1)

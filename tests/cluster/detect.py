@@ -1,4 +1,4 @@
-"""In place of launch.py: joins the others as SLURM says, and says so."""
+"""Replaces launch.py: joins SLURM's other processes and prints a line."""
 
 import jax
 

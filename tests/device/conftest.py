@@ -1,8 +1,7 @@
-"""Numbers of an accelerator against those of the CPU (`pytest -m device`).
+"""An accelerator's numbers against the CPU's (`pytest -m device`).
 
-tests/conftest.py chooses the CPU for all other tests; with `-m device` it does
-not. Where there is no accelerator the same tests hold the CPU against itself in
-float64.
+tests/conftest.py chooses the CPU for all other tests. Without an accelerator
+these tests compare the CPU with itself in float64.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Layers, a U-Net, its gradient, a sampler and a step, on the default device.
+"""Layers, a U-Net, its gradient, a sampler and a step on the default device.
 
-Expected values are those of the same function on the CPU in float64. Errors are
-relative to the largest value.
+The CPU computes the expected values with the same functions in float64. Errors
+are relative to the largest value.
 """
 
 import functools
@@ -18,13 +18,13 @@ from diffusion_jax.networks.cpu.convolution import conv2d
 from diffusion_jax.networks.group_norm import GroupNorm
 from diffusion_jax.networks.unet import UNet
 
-# Of float32 at the highest precision, and of bfloat16, of 8 bits.
+# For float32 at the highest precision, and bfloat16 with 8 bits.
 TOLERANCE = {'float32': 2e-5, 'bfloat16': 0.05}
 TYPES = pytest.mark.parametrize('dtype', TOLERANCE)
 
 
 def on_device(function, arguments, dtype) -> Any:
-  """The results on the default device in `dtype`, at the highest precision."""
+  """Returns results of the default device in `dtype`, at highest precision."""
   cast = lambda x: jnp.asarray(x, dtype if np.asarray(x).ndim else None)
   with jax.default_matmul_precision('highest'):
     found = jax.jit(function)(*jax.tree.map(cast, arguments))
@@ -32,7 +32,7 @@ def on_device(function, arguments, dtype) -> Any:
 
 
 def in_float64(function, arguments) -> Any:
-  """The results on the CPU in float64."""
+  """Returns the results of the CPU in float64."""
   with jax.enable_x64(True), jax.default_device(jax.devices('cpu')[0]):
     arguments = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), arguments)
     with jax.default_matmul_precision('highest'):
@@ -57,7 +57,7 @@ def check(function, arguments, dtype, factor=1.0):
 
 
 def with_gradients(function):
-  """The function and the gradients of the sum of its sines."""
+  """Returns the function with the gradients of the sum of its sines."""
 
   def both(*arguments):
     loss = lambda *a: jnp.sum(jnp.sin(function(*a)))
@@ -109,7 +109,7 @@ def test_group_norm_and_its_gradients(dtype):
     of_type = norm if x.dtype != jnp.float64 else GroupNorm(4, dtype=x.dtype)
     return of_type.apply({'params': params}, x)
 
-  # A mean far from 0, which a sum of squares in few digits would lose.
+  # A sum of squares with few digits would lose a mean far from 0.
   check(with_gradients(apply), (3.0 + normal(2, 8, 8, 16), scale, bias), dtype)
 
 
@@ -127,7 +127,7 @@ def small(dtype) -> Any:
 
 @pytest.fixture(scope='module')
 def params():
-  """Random parameters with an output that is not 0."""
+  """Returns random parameters whose output is not 0."""
   x = jnp.zeros((2, 8, 8, 3))
   shapes = jax.eval_shape(
     small('float32').init, jax.random.key(0), x, x[:, 0, 0, 0]
@@ -148,7 +148,7 @@ def network_fn(params, x, noise, cond, *, key=None):
 
 @pytest.fixture(params=TOLERANCE)
 def dtype(request, monkeypatch):
-  """The type in which the network computes; all else is float32."""
+  """Returns the network's dtype; everything else is float32."""
   monkeypatch.setitem(TYPE, 'network', request.param)
   return request.param
 
@@ -193,7 +193,7 @@ def test_a_sampler(params, dtype):
 
 
 def test_a_training_step(params, dtype):
-  """Gradient and SGD, so that the change is that of the gradient alone."""
+  """A step of SGD changes the parameters by the gradient."""
   x0, eps = normal(4, 8, 8, 3), normal(4, 3, 8, 8).transpose(0, 2, 3, 1)
   t = np.array([0.1, 0.4, 0.6, 0.9])
   optimizer = optax.sgd(1.0)

@@ -29,7 +29,7 @@ def test_each_part_at_its_rate_and_the_longest_binds():
 
 
 def test_the_network_between_machines_may_be_the_slowest():
-  """A sum of 8 bytes over 2 x 4 devices: 14 are sent by each, 8 leave four."""
+  """A sum of 8 bytes over 2 x 4 devices: each sends 14, four send 8 outside."""
   within = Collective('all-reduce', 1, 8, 4)
   across = Collective('all-reduce', 1, 8, 8, 2)
   found = roofline.network_seconds([within, within], RATES)

@@ -5,11 +5,11 @@ from diffusion_jax.planning import topologies
 
 
 @pytest.mark.parametrize('name, message', {
-  'v9:2x4': "'v9:2x4' is not the name of devices: take, for instance",
-  'h100': "'h100' is not the name of devices",
+  'v9:2x4': "'v9:2x4' does not name devices: give, for instance",
+  'h100': "'h100' does not name devices",
   'v5e:2x2x2': 'v5e:2x2x2: v5e has 2 dimensions',
   'h100x16': 'h100x16: a machine has 1 to 8 GPUs',
-  'cpu:1024': 'cpu:1024: JAX has begun with 8 devices of the CPU: set XLA',
+  'cpu:1024': 'cpu:1024: JAX has started with 8 devices of the CPU: set XLA',
 }.items())  # fmt: skip
 def test_a_wrong_name_is_one_clear_line(name, message):
   with pytest.raises(ValueError, match=message) as error:
@@ -34,7 +34,7 @@ def test_simulated_devices_are_those_of_the_cpu():
 
 
 def test_a_gpu_is_described_as_xla_reads_it():
-  """Every brace is closed, and the figures are the data sheet's."""
+  """Every brace is closed, and the figures come from the data sheet."""
   text = topologies.target_config('h100')
   assert text.count('{') == text.count('}') == 3
   assert 'core_count: 132 ' in text

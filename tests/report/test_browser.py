@@ -1,7 +1,8 @@
-"""The page in headless Chromium: what works, and that nothing is requested.
+"""The page works in headless Chromium, and makes no request.
 
-pytest -m slow -n 0 tests/report/test_browser.py; Chromium of the system, or
-$CHROMIUM. With $AXE_CORE, the path of axe.min.js, also what axe-core finds.
+Run `pytest -m slow -n 0 tests/report/test_browser.py`. It uses the system's
+Chromium or $CHROMIUM. With $AXE_CORE, the path of axe.min.js, axe-core checks
+the page too.
 """
 
 import os
@@ -22,12 +23,14 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope='module')
 def browser():
   if CHROMIUM is None:
-    pytest.skip('there is no chromium: apt-get install chromium, or $CHROMIUM')
+    pytest.skip(
+      'Chromium is missing: apt-get install chromium, or set $CHROMIUM'
+    )
   driver = pytest.importorskip(
     'playwright.sync_api', reason='pip install playwright'
   )
   with driver.sync_playwright() as playwright:
-    # Without a sandbox, which containers often refuse: the page is our own.
+    # Containers often refuse a sandbox, and the page is our own.
     yield playwright.chromium.launch(
       executable_path=CHROMIUM, args=['--no-sandbox']
     )
@@ -50,7 +53,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture(params=['desktop, light', 'phone, dark'])
 def opened(browser, file, request):
-  """The page, scrolled through; errors and requests fail the test."""
+  """Scrolls through the page; errors and requests fail the test."""
   phone = 'phone' in request.param
   context = browser.new_context(
     viewport={'width': 390, 'height': 844} if phone else None,
@@ -81,7 +84,7 @@ def opened(browser, file, request):
 
 
 def test_every_chart_is_drawn_without_scrolling(browser, file):
-  """Printing would show the others empty, and too late to draw them."""
+  """A printed page would show charts empty that were not scrolled to."""
   tab = browser.new_page()
   tab.goto(file.as_uri())
   assert tab.locator('.plot').count() == 7

@@ -5,7 +5,7 @@ from diffusion_jax.report.charts import Line
 
 
 def numbers(chart):
-  """x and y of the first line, as Bokeh's JSON has them; its legend entries."""
+  """Returns x and y of the first line in Bokeh's JSON, and the legend."""
   text = chart.item['doc']
   sources = [c for c in walk(text) if c.get('name') == 'ColumnDataSource']
   entries = dict(sources[0]['attributes']['data']['entries'])
@@ -87,7 +87,7 @@ def test_a_table_of_many_values_is_short():
 
 
 def test_charts_have_the_style_of_the_theme():
-  """Of templates/charts.json, which Bokeh applies by class."""
+  """Bokeh applies templates/charts.json by class."""
   (figure,) = charts.draw('title', [Line('a', [1], [1.0])]).item['doc']['roots']
   assert figure['attributes']['border_fill_color'] is None
   axes = [c for c in walk(figure) if c.get('name') == 'LinearAxis']

@@ -1,4 +1,4 @@
-"""The page of a run folder that a test writes: what is in it, what is not."""
+"""The page of a run folder with hostile names."""
 
 import json
 from html.parser import HTMLParser
@@ -9,6 +9,7 @@ import pytest
 from diffusion_jax.data import images
 from diffusion_jax.report import page, pictures, record
 from diffusion_jax.runtime import sessions
+from tests.planning.test_plans import plan
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)>&"\''
 CONFIG = {
@@ -26,7 +27,7 @@ CONFIG = {
 
 
 class Page(HTMLParser):
-  """Collects elements with their attributes, and the text of each."""
+  """Collects the elements of a page, their attributes and their text."""
 
   def __init__(self, text):
     super().__init__()
@@ -55,7 +56,7 @@ class Page(HTMLParser):
 
 
 def write_run(folder, loss=1.0):
-  """What a training and two evaluations leave."""
+  """Writes what a training, two evaluations and a plan leave."""
   (folder / 'samples').mkdir(parents=True)
   lines = []
   for step in (100, 200, 300):
@@ -77,6 +78,11 @@ def write_run(folder, loss=1.0):
     'protocol': {'samples': {'sampling': {'sampler': {'name': HOSTILE}}}},
     'metrics': {'fid': {'value': 3.17, 'error': None, 'note': HOSTILE}},
   })  # fmt: skip
+  (folder / 'plans').mkdir()
+  content = {'of': 'train', 'devices': HOSTILE, 'about': '8 TPU v5e'}
+  content['plans'] = [plan(peak=3 * 2**30)]
+  (folder / 'plans' / 'a.json').write_text(json.dumps(content))
+  (folder / 'plans' / 'b.json').write_text('{"of": "train", "plans": [0]}')
   sessions.write_start(folder, 0, 1234567)
   sessions.write_end(folder, 300)
   return folder
@@ -89,7 +95,7 @@ def write_result(folder, content):
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-  """The page of a run beside another: its text, and what is in it."""
+  """Returns the text of a page about two runs, and its elements."""
   folder = tmp_path_factory.mktemp('runs')
   run = record.read(HOSTILE, write_run(folder / 'a'), CONFIG)
   fields = CONFIG | {'network.name': 'unet', 'network.channels': 16}
@@ -104,7 +110,7 @@ def written(tmp_path_factory):
 
 SECTIONS = (
   'samples', 'trajectory', 'curves', 'evaluation', 'neighbours', 'runs',
-  'config', 'environment',
+  'plan', 'config', 'environment',
 )  # fmt: skip
 
 
@@ -113,14 +119,14 @@ def test_a_run_that_has_everything_has_every_section(written):
   assert [s['id'] for s in found.all('section')] == list(SECTIONS)
   assert [a['href'] for a in found.all('a')][1:] == [f'#{s}' for s in SECTIONS]
   shown = ' '.join(found.text['section'])
-  for value in ('2.873 ± 0.037', '3.17', 'Bits by step', '1,234,567'):
+  for value in ('2.873 ± 0.037', '3.17', 'Bits by step', '3 GiB', '1,234,567'):
     assert value in shown or value in ' '.join(found.text['dl']), value
   assert 'digits 8x8x1' in found.text['p'][0]
   assert 'edit.name' not in shown
   assert len(text.encode()) < 5e6
 
 
-def test_nothing_is_read_from_anywhere(written):
+def test_the_page_loads_nothing(written):
   _, found = written
   for tag, attrs in found.elements:
     for name in ('src', 'href', 'srcset', 'action', 'data', 'poster'):
@@ -134,8 +140,8 @@ def test_nothing_is_read_from_anywhere(written):
   assert 'unsafe-inline' not in policy.partition('script-src')[2]
 
 
-def test_names_and_values_are_text_wherever_they_stand(written):
-  """A run, a field, a metric and a note named as scripts: nothing is added."""
+def test_names_and_values_are_never_markup(written):
+  """A run, a field, a metric and a note are named like scripts."""
   text, found = written
   assert HOSTILE not in text and '<script>alert' not in text
   assert not [a for _, a in found.elements if 'onerror' in a]
@@ -151,8 +157,8 @@ def test_names_and_values_are_text_wherever_they_stand(written):
   assert any(as_json in json.dumps(json.loads(text)) for text in data)
 
 
-def test_what_can_be_used_has_a_name(written):
-  """Each picture, slider, button, table and chart; ids are unique."""
+def test_everything_usable_has_a_name(written):
+  """Pictures, sliders, buttons, tables and charts do; ids are unique."""
   _, found = written
   assert all(image['alt'] for image in found.all('img'))
   assert all(slider['aria-label'] for slider in found.all('input'))
@@ -189,7 +195,7 @@ def test_a_folder_with_a_config_alone_has_no_other_heading(tmp_path):
 
 
 def test_fields_that_differ_are_listed_with_their_defaults(tmp_path):
-  """Choices have none, and what is no part of a training is not listed."""
+  """Choices have no default, and fields outside training are not listed."""
   run = record.read('a', tmp_path, CONFIG)
   defaults = {'network.channels': 128, 'seed': 0, 'conditioning.labels': True}
   table, every = page.config_tables([run], defaults | {'sampling.labels': ()})

@@ -21,7 +21,7 @@ def test_a_picture_comes_back_from_its_uri():
 
 
 def test_a_large_photo_becomes_small(tmp_path):
-  """Noise is the worst case; a file is read as an array is."""
+  """Noise is the worst case; files and arrays give the same."""
   noise = np.random.default_rng(0).integers(0, 256, (400, 1500, 3), np.uint8)
   images.write_png(tmp_path / 'a.png', noise)
   source, width = pictures.source(tmp_path / 'a.png')

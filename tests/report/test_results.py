@@ -22,7 +22,7 @@ def score(value, note=''):
 
 
 def test_scores_are_one_table_with_how_they_were_made():
-  """The points of a sweep are rows of it, as their folders are named."""
+  """Each point of a sweep is a row, named like its folder."""
   sampling = {
     'num_samples': 1437, 'checkpoint': '9', 'num_steps': 4, 'seed': 0,
     'sampler': {'name': 'ddim'}, 'guidance': {'scale': 2.0},

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -9,58 +10,68 @@ from diffusion_jax.runtime import cache
 
 ROOT = Path(__file__).parents[2]
 COMPILE = """
-import sys, jax, jax.numpy as jnp
+import jax, jax.numpy as jnp
 from diffusion_jax.runtime.cache import keep_compilations
-keep_compilations(*sys.argv[1:])
+keep_compilations()
 print(jax.config.jax_compilation_cache_dir)
 jax.jit(lambda x: jnp.sin(x) @ x)(jnp.eye(3))
 """
 
 
-def compile_in_a_process(home, *chosen, **more):
-  """(stdout, stderr) of a process whose user has not configured JAX."""
+def test_compiled_programs_are_kept_in_the_cache_of_the_user(tmp_path):
   own = 'JAX_COMPILATION_CACHE_DIR', 'XDG_CACHE_HOME'
   env = {name: value for name, value in os.environ.items() if name not in own}
-  env |= {'HOME': str(home), 'PYTHONPATH': str(ROOT), **more}
-  env['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  env |= {'HOME': str(tmp_path), 'PYTHONPATH': str(ROOT)}
   result = subprocess.run(
-    [sys.executable, '-c', COMPILE, *map(str, chosen)],
-    env=env,
+    [sys.executable, '-c', COMPILE],
+    env=env | {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'},
     capture_output=True,
     text=True,
     check=True,
   )
-  return result.stdout.strip(), result.stderr
-
-
-def test_compiled_programs_are_kept_in_the_cache_of_the_user(tmp_path):
-  place, said = compile_in_a_process(tmp_path)
+  place = Path(result.stdout.strip())
   expected = tmp_path / '.cache' / 'diffusion_jax' / 'compiled'
-  assert Path(place).parent == expected and not said
-  assert list(Path(place).glob('*-cache'))
+  assert place.parent == expected and not result.stderr
+  assert list(place.glob('*-cache'))
 
 
-def test_an_empty_field_keeps_nothing(tmp_path):
-  place, said = compile_in_a_process(tmp_path, '')
-  assert place == 'None' and not said
-  assert not list(tmp_path.iterdir())
-
-
-def test_the_folder_that_the_user_gives_to_jax_stays(tmp_path):
-  mine = tmp_path / 'mine'
-  place, _ = compile_in_a_process(
-    tmp_path, tmp_path / 'field', JAX_COMPILATION_CACHE_DIR=str(mine)
+@pytest.fixture
+def folders(monkeypatch):
+  """Returns a list of the folders that JAX is told to use."""
+  told = []
+  config = types.SimpleNamespace(
+    jax_compilation_cache_dir=None,
+    update=lambda name, value: name.endswith('_dir') and told.append(value),
   )
-  assert place == str(mine)
-  assert not (tmp_path / 'field').exists()
+  monkeypatch.setattr(cache, 'jax', types.SimpleNamespace(config=config))
+  return told
 
 
-def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path):
+def test_a_field_names_the_folder_and_an_empty_one_keeps_nothing(
+  folders, tmp_path, capsys
+):
+  cache.keep_compilations('')
+  assert not folders
+  cache.keep_compilations(str(tmp_path))
+  assert folders == [str(tmp_path / cache.processor())]
+  assert not capsys.readouterr().err
+
+
+def test_the_folder_that_the_user_gives_to_jax_stays(folders, tmp_path):
+  cache.jax.config.jax_compilation_cache_dir = 'mine'
+  cache.keep_compilations(str(tmp_path / 'field'))
+  assert not folders and not (tmp_path / 'field').exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(
+  folders, tmp_path, capsys
+):
   (tmp_path / 'file').write_text('in the way')
-  place, said = compile_in_a_process(tmp_path, tmp_path / 'file')
-  assert place == 'None'
+  cache.keep_compilations(str(tmp_path / 'file'))
+  said = capsys.readouterr().err
   assert said.startswith('warning: compiled programs are not kept in ')
   assert said.count('\n') == 1 and 'config.compilation_cache' in said
+  assert not folders
 
 
 @pytest.mark.parametrize('limit, left', [(300, 3), (299, 2), (0, 0)])
@@ -72,7 +83,7 @@ def test_the_oldest_programs_are_deleted_beyond_the_limit(
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(bytes(100))
     os.utime(path, (1000 + i, 1000 + i))
-  (tmp_path / 'notes').write_bytes(bytes(1000))  # not of the cache
+  (tmp_path / 'notes').write_bytes(bytes(1000))  # is not in the cache
   cache.delete_oldest(tmp_path, limit)
   kept = sorted(path.name for path in tmp_path.rglob('*-cache'))
   assert kept == [f'{i}-cache' for i in range(3)][3 - left :]

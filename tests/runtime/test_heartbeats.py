@@ -1,4 +1,4 @@
-"""Heartbeats: what the first process concludes, and JAX without its store."""
+"""The first process's conclusions from heartbeats; JAX without its store."""
 
 import importlib
 import itertools
@@ -20,7 +20,7 @@ def test_a_process_is_lost_when_its_heartbeat_does_not_change():
 
   assert failure(0) == ''
   now = 8.0
-  assert failure(1) == ''  # a new one, after however long
+  assert failure(1) == ''
   now = 13.0
   assert failure(1) == ''
   now = 14.0
@@ -47,7 +47,7 @@ class OtherStore:
 
 @pytest.fixture(params=['no module', 'no name', 'no client', 'other methods'])
 def without_store(request, monkeypatch):
-  """A JAX whose private module with the store has gone, or is another one."""
+  """Changes JAX's private module of the store in four ways."""
   private = sys.modules['jax._src.distributed']
   with monkeypatch.context() as patch:
     if request.param == 'no module':
@@ -68,18 +68,18 @@ def without_store(request, monkeypatch):
 def test_without_the_store_heartbeats_of_jax_remain(
   without_store, monkeypatch, capsys
 ):
-  """They get the user's time, nothing of ours starts, and one line says so."""
-  found = {}
+  """They get the user's timeout, no thread starts, and one line says so."""
+  given = {}
   monkeypatch.setattr(
-    jax.distributed, 'initialize', lambda *_, **options: found.update(options)
+    jax.distributed, 'initialize', lambda *_, **options: given.update(options)
   )
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  # that the methods are others shows only once the processes are connected
+  # Other methods are only noticed when the processes are connected.
   assert heartbeats.available == (without_store == 'other methods')
   processes.start('localhost:1', 2, 0, 30)
   factor = 2 if heartbeats.available else 1
-  assert found['heartbeat_timeout_seconds'] == 30 * factor
+  assert given['heartbeat_timeout_seconds'] == 30 * factor
   assert not heartbeats._threads
   (line,) = capsys.readouterr().out.splitlines()
-  assert line.startswith("heartbeats: JAX's own")
+  assert line.startswith("only JAX's heartbeats work")
   heartbeats.report_failure(1)

@@ -1,4 +1,4 @@
-"""The lock of a run folder, without programs; test_run_folder.py has those."""
+"""The lock of a run folder in one process; see also test_run_folder.py."""
 
 import errno
 import fcntl
@@ -19,7 +19,7 @@ def no_flock(monkeypatch):
 
 
 def test_a_file_system_without_flock(no_flock, tmp_path):
-  """One at a time too; a silent process of another machine is given up."""
+  """It locks too; the lease of a silent process on another machine ends."""
   path = tmp_path / 'train.lease'
   with lock.hold(tmp_path):
     record = path.read_bytes()

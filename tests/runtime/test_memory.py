@@ -4,17 +4,19 @@ import sys
 
 import pytest
 
-CODE = """
-import resource, sys
-import numpy as np
 from diffusion_jax.runtime import memory
+
+CODE = f"""
+import resource, runpy, sys
+import numpy as np
+keep_freed_memory = runpy.run_path({memory.__file__!r})['keep_freed_memory']
 
 def pages():
   before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
   np.ones(2**24, np.float32)  # 64 MiB, freed at once
   return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-if sys.argv[1] == 'keep' and not memory.keep_freed_memory():
+if sys.argv[1] == 'keep' and not keep_freed_memory():
   print('unknown')
 else:
   pages()

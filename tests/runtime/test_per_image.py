@@ -8,8 +8,8 @@ from diffusion_jax.runtime.sharding import make_mesh
 
 
 @pytest.mark.parametrize('size', [0, 12])
-def test_an_image_has_its_own_key_whatever_the_batch(size):
-  """fold_in(root, i), for each root; the filling of the batch is dropped."""
+def test_an_image_has_its_own_key_in_any_batch(size):
+  """The key is fold_in(root, i); rows that fill the batch are dropped."""
   roots = {'a': jax.random.key(1), 'b': jax.random.key(2)}
   draw = jax.vmap(lambda key: jax.random.uniform(key))
 
@@ -35,7 +35,7 @@ def test_rows_of_every_array():
 
 
 def test_the_next_part_is_dispatched_before_one_is_fetched():
-  """And no further one; parts of any length are one compilation."""
+  """At most one part runs ahead, and parts of any length share a program."""
   done, traced = [], []
 
   def function(params, keys, inputs):

@@ -1,4 +1,4 @@
-"""Arguments of several processes; real ones are in test_multihost.py."""
+"""Arguments of several processes; test_multihost.py starts real ones."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from diffusion_jax.runtime import processes
     ((None, None, 0), 'needs all of --coordinator'),
     (('localhost', 2, 0), '--coordinator=localhost is not host:port'),
     (('localhost:123456', 2, 0), 'is not host:port'),
-    (('localhost:1', 2, 2), 'they are 0..1'),
+    (('localhost:1', 2, 2), 'it must be in 0..1'),
     (('localhost:1', 0, 0), '--num_hosts=0'),
   ],
 )
@@ -22,7 +22,7 @@ def test_wrong_arguments_are_refused_before_anything_starts(arguments, message):
     processes.check(*arguments)
 
 
-def test_detection_and_right_arguments_are_taken():
+def test_right_arguments_are_accepted():
   processes.check(None, None, None)
   processes.check('node-7:65000', 4, 3)
 

@@ -2,13 +2,14 @@ import re
 import subprocess
 import sys
 
+from diffusion_jax.runtime import start_up
 from diffusion_jax.runtime.start_up import StartUp, seconds_since_launch
 
 
 def test_the_age_of_a_process_is_known_where_it_can_be():
   code = (
-    'import time; time.sleep(0.5)\n'
-    'from diffusion_jax.runtime.start_up import seconds_since_launch as s\n'
+    'import runpy, time; time.sleep(0.5)\n'
+    f's = runpy.run_path({start_up.__file__!r})["seconds_since_launch"]\n'
     'a = s(); time.sleep(0.25); print(a, s() - a if a else None)'
   )
   result = subprocess.run(

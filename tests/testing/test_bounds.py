@@ -17,27 +17,30 @@ VARIANCES = ['fixed_small', 'fixed_large']
 
 @functools.partial(jax.jit, static_argnums=0)
 def terms_at(variance, levels, x0, eps):
-  """The terms by the library's own KL, at x_0 [n, 2] and noise [N, n, 2]."""
+  """Returns the library's KL terms at x_0 [n, 2] and noise [N, n, 2]."""
   count = levels.t.shape[0] - 1
   last = levels.take(0)
   q = dj.Normal(last.alpha * x0, last.sigma**2)
   p = dj.Normal(0.0, last.alpha**2 + last.sigma**2)
-  terms = [dj.kl(q, p).sum(axis=1)]
-  for i in range(count):
+  prior = dj.kl(q, p).sum(axis=1)
+
+  def step(i):
     t, s = levels.take(i), levels.take(i + 1)
     xt = dj.q_sample(x0, eps[i], t)
     x0_hat = GAUSSIAN.denoise(xt, t).x0
-    q = dj.q_posterior(x0, xt, s, t)
-    if i < count - 1:
-      first = q.variance
-      p = dj.p_reverse(x0_hat, xt, s, t, variance)
-      terms.append(dj.kl(q, p).sum(axis=1))
-    else:
-      p = dj.p_reverse(x0_hat, xt, s, t, variance, first=first)
-      if variance == 'fixed_large':
-        p = dj.p_reverse(x0_hat, xt, s, t, variance)
-      terms.append(-dj.log_prob(p, x0).sum(axis=1))
-  return jnp.stack(terms)
+    return dj.q_posterior(x0, xt, s, t), (x0_hat, xt, s, t)
+
+  def diffusion(i):
+    q, args = step(i)
+    return dj.kl(q, dj.p_reverse(*args, variance)).sum(axis=1)
+
+  before, _ = step(count - 2)
+  first = before.variance if variance == 'fixed_small' else None
+  p = dj.p_reverse(*step(count - 1)[1], variance, first=first)
+  terms = jax.vmap(diffusion)(jnp.arange(count - 1))
+  return jnp.concatenate(
+    [prior[None], terms, -dj.log_prob(p, x0).sum(axis=1)[None]]
+  )
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -48,7 +51,7 @@ def data_and_noise(key, n):
 
 
 def grid(schedule, num_steps):
-  """As level_grid, compiled as a whole."""
+  """Returns level_grid, jitted."""
   return jax.jit(lambda: dj.level_grid(schedule, num_steps))()
 
 
@@ -74,7 +77,7 @@ def test_terms_are_means_of_sampled_ones(levels, variance, key):
 def test_the_bound_of_the_exact_denoiser_is_its_closed_form(
   variance, num_steps
 ):
-  """Every term is quadratic in (x_0, eps): three Hermite nodes are exact."""
+  """Three Hermite nodes are exact, as terms are quadratic in (x_0, eps)."""
   nodes, weights = np.polynomial.hermite_e.hermegauss(3)
   axes = np.stack(np.meshgrid(*[nodes] * 4, indexing='ij')).reshape(4, -1).T
   weight = np.prod(
@@ -94,7 +97,7 @@ def test_the_bound_of_the_exact_denoiser_is_its_closed_form(
 
 @pytest.mark.parametrize('schedule', [DDPM, dj.CosineSchedule(-12.0, 12.0)])
 def test_it_is_a_bound_and_closes_on_the_entropy(schedule):
-  """-ELBO >= H(x_0). (For 'fixed_small' a gap stays at the first steps.)"""
+  """-ELBO >= H(x_0); for 'fixed_small' a gap remains at the first steps."""
   gaps, entropy = {}, float(jax.jit(GAUSSIAN.entropy)())
   for num_steps in (4, 30, 1000):
     levels = grid(schedule, num_steps)
@@ -120,7 +123,7 @@ def test_diffusion_terms_are_a_difference_of_mutual_information(variance):
 
 
 def test_fixed_large_is_exact_for_standard_normal_data():
-  """Its variance is the true reverse one then (DDPM section 3.2)."""
+  """The variance is then the true reverse variance (DDPM section 3.2)."""
   oracle = oracles.gaussian(np.zeros(3), np.eye(3))
   found = bounds.expected_bound(oracle, grid(DDPM, 5), 'fixed_large')
   entropy = jax.jit(oracle.entropy)()

@@ -1,4 +1,4 @@
-"""The table of a few discrete variables, against sums written out."""
+"""Tables of a few discrete variables against explicit sums."""
 
 import itertools
 
@@ -21,7 +21,7 @@ EACH = pytest.mark.parametrize('name', PROCESSES)
 
 
 def joint_product(matrix, d=3):
-  """Of all variables at once, [S^D, S^D]."""
+  """Returns the matrix of all variables together, [S^D, S^D]."""
   product = matrix
   for _ in range(d - 1):
     product = np.kron(product, matrix)
@@ -69,7 +69,7 @@ def test_the_bound_is_the_entropy_and_total_correlations(name):
 
 @pytest.mark.parametrize('name', ['uniform', 'masking'])
 def test_a_single_variable_has_a_tight_bound(name):
-  """There is nothing to depend on: no gap, however few steps."""
+  """The variables are independent, so a few steps leave no gap."""
   oracle = discrete_oracles.table(np.array([0.2, 0.5, 0.3]))
   for num_steps in (1, 3):
     arguments = matrices_of(name, num_steps), prior_of(name)
@@ -81,7 +81,7 @@ def test_a_single_variable_has_a_tight_bound(name):
 
 @pytest.mark.parametrize('name', ['uniform', 'masking'])
 def test_the_bound_falls_to_the_entropy(name):
-  """As 1 / T, whatever the schedule; the law of the samples follows."""
+  """Like 1 / T, for both schedules; so does the distribution of samples."""
   gaps, cosine = [], []
   for num_steps in (20, 80, 320):
     arguments = matrices_of(name, num_steps), prior_of(name)
@@ -110,7 +110,7 @@ def test_a_prior_that_excludes_a_state_has_an_infinite_bound():
 
 @EACH
 def test_the_denoiser_is_bayes_rule(name):
-  """Sums over all x_0, one by one; an x_t for each example, levels differ."""
+  """Sums over all x_0, with an x_t and a level for each example."""
   size = len(prior_of(name))
   xt = np.array(list(itertools.product(range(size), repeat=3)))
   steps = np.arange(len(xt)) % 6 + 1

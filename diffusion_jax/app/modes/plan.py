@@ -1,7 +1,6 @@
-"""Implements --mode=plan: compiles for devices that need not be there."""
+"""Implements --mode=plan: compiles for devices, present or not."""
 
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import math
@@ -13,7 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import stages
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import load, models, sample_inputs
@@ -23,23 +24,20 @@ from diffusion_jax.app.modes import train_setup
 from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError
-from diffusion_jax.planning import programs, roofline, topologies
+from diffusion_jax.planning import plans, programs, roofline, topologies
 from diffusion_jax.planning.topologies import Topology
-from diffusion_jax.runtime import sharding
+from diffusion_jax.runtime import sessions, sharding
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.training.objectives import Objective
 
-SIZES = {  # the fields of meshes and batches, by what is planned
-  'train': 'training.batch_size',
-  'sample': 'sampling.batch_size',
-}
+COMPILERS = 'jax', 'jaxlib', 'libtpu', 'jax-cuda12-pjrt', 'jax-cuda13-pjrt'
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
-  """Compiles a program for each mesh and batch; says what it needs.
+  """Compiles a program for each mesh and batch, and prints what it needs.
 
-  plans/<of>-<devices>.json keeps the results: what is in it is not compiled
-  again.
+  plans/<of>-<devices>.json stores the results; a program that is already in it
+  is not compiled again.
   """
   plan = make_part(load.schema_of(config), 'plan', config)
   if not plan.devices:
@@ -49,17 +47,19 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     )
   with from_config('plan.devices'):
     topology = topologies.make(plan.devices)
-  print(describe(topology))
+  about = plans.describe(topology)
+  print(about)
   name = re.sub(r'\W', '_', plan.devices)
   path = make_folder(Path(workdir) / 'plans') / f'{plan.of}-{name}.json'
   stored, rows = read(path), []
   for variant in variants(config, plan):
     row = compile_one(variant, plan.of, topology, workdir, stored)
     stored[row['key']] = row
-    write_json(path, {'devices': plan.devices, 'plans': list(stored.values())})
+    content = {'devices': plan.devices, 'about': about, 'of': plan.of}
+    write_json(path, content | {'plans': list(stored.values())})
     rows.append(row)
-    print('\n'.join(lines(row, topology)))
-  print(best(rows, plan.of, topology))
+    print('\n'.join(plans.lines(row, topology.rates)))
+  print(plans.best(rows, plan.of, topology))
   print(f'wrote {path}')
 
 
@@ -76,7 +76,7 @@ def variants(config: ConfigDict, plan: Any) -> Iterator[ConfigDict]:
         )
       flags.append(('training.mesh', mesh.replace('x', ',')))
     if batch is not None:
-      flags.append((SIZES[plan.of], str(batch)))
+      flags.append((plans.SIZES[plan.of], str(batch)))
     yield load.with_flags(config, flags)
 
 
@@ -87,13 +87,14 @@ def compile_one(
   workdir: str | Path,
   stored: dict[str, dict],
 ) -> dict[str, Any]:
-  """Compiles the program of a config; returns what it needs, as JSON has it.
+  """Compiles the program of a config; returns its figures for JSON.
 
-  stored: earlier results, by the checksum of the program and the compiler.
+  stored: earlier results, by the checksum of program and compiler.
   """
   with from_config('training.mesh'):
     mesh = sharding.make_mesh(*config.training.mesh, devices=topology.devices)
-  traced, batch, state = TRACES[of](config, mesh, workdir)
+  trace = {'train': trace_training, 'sample': trace_sampling}[of]
+  traced, batch, state = trace(config, mesh, workdir)
   lowered = traced.lower()
   count = {
     'train': {'steps': config.training.num_steps},
@@ -104,7 +105,7 @@ def compile_one(
     return stored[key]
   shape = 'x'.join(map(str, mesh.shape.values()))
   if topology.rates is not None:
-    # JAX keeps such programs but cannot read them without their devices.
+    # JAX stores such programs, but cannot load them without their devices.
     settings: Any = jax.config
     settings.update('jax_enable_compilation_cache', False)
   print(f'compiling: mesh {shape}, batch {batch} ...', flush=True)
@@ -117,7 +118,7 @@ def compile_one(
     'accumulate': config.training.accumulate,
     'remat': bool(config.network.get('remat')),
     'state': {'parameters': state[0], 'bytes': state[1]},
-    'versions': versions(),
+    'versions': sessions.versions(COMPILERS),
     **count,
   }
   try:
@@ -130,7 +131,7 @@ def compile_one(
   useful = sum(measured.flops.values())
   if of == 'train' and row['remat']:
     once = load.with_flags(config, [('network.remat', 'False')])
-    jaxpr = TRACES[of](once, mesh, workdir)[0].jaxpr
+    jaxpr = trace(once, mesh, workdir)[0].jaxpr
     useful = sum(programs.flops(jaxpr).values()) / mesh.size
   return row | figures(measured, topology, useful, row)
 
@@ -138,9 +139,9 @@ def compile_one(
 def figures(
   measured: roofline.Measured, topology: Topology, useful: float, row: dict
 ) -> dict[str, Any]:
-  """Returns the figures of a measured program; see docs/scaling.md.
+  """Returns the figures of a measured program for JSON.
 
-  useful: FLOP of a device without what remat computes again.
+  useful: FLOP of a device, without the operations that remat repeats.
   """
   rates = topology.rates
   kinds: dict[str, dict[str, float]] = {}
@@ -149,7 +150,7 @@ def figures(
     kind['count'] += 1
     kind['bytes'] += one.bytes
     kind['sent'] += programs.wire_bytes(one)
-  found = {
+  results = {
     **measured.memory._asdict(),
     'fits': rates is None or measured.memory.peak <= rates.memory,
     'flops': measured.flops,
@@ -158,12 +159,12 @@ def figures(
     'loops_of_unknown_length': measured.unknown,
   }
   if rates is None:
-    return found
+    return results
   bounds = roofline.bounds(measured, rates)
   seconds = bounds.seconds
   repeated = row.get('steps') or math.ceil(row['images'] / row['batch'])
   hours = repeated * seconds / 3600
-  return found | {
+  return results | {
     'bounds': bounds._asdict(),
     'seconds': seconds,
     'binding': bounds.binding,
@@ -176,11 +177,15 @@ def figures(
 
 # The programs.
 
-Traced = tuple[Any, int, tuple[int, int]]  # trace, batch, (parameters, bytes)
+# (trace, batch, (number of parameters, bytes of the state on a device))
+Traced = tuple[stages.Traced, int, tuple[int, int]]
+Shapes = dict[str, tuple[tuple[int, ...], DTypeLike]]  # (shape, dtype)
 
 
-def trace_training(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
-  """Traces the step as --mode=train builds it, without any array."""
+def trace_training(
+  config: ConfigDict, mesh: Mesh, workdir: str | Path
+) -> Traced:
+  """Traces the step as --mode=train builds it, without arrays."""
   config = load.with_flags(config, [('training.steps_per_call', '1')])
   train_setup.check(config)
   train_setup.check_batch(config, mesh)
@@ -194,25 +199,27 @@ def trace_training(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
   size = config.training.batch_size
   latent = isinstance(model, LatentDiffusion)
   shape = model.state_shape if latent else model.facts.image_shape
-  batch = {'image': ((size, *shape), jnp.float32)}
+  batch: Shapes = {'image': ((size, *shape), jnp.float32)}
   if model.facts.num_classes:
     batch['label'] = ((size,), jnp.int32)
   batch |= sample_inputs.text_shapes(config, size)
-  # The step of latents gets them encoded, by another program.
+  # Another program encodes the latents.
   frozen = {} if latent else on(mesh, model.frozen_shapes())
   traced = step.trace(shapes, split(mesh, batch), abstract_key(), frozen)
   return traced, size, state_size(shapes.params, shapes)
 
 
-def trace_sampling(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
+def trace_sampling(
+  config: ConfigDict, mesh: Mesh, workdir: str | Path
+) -> Traced:
   """Traces the program that samples a batch."""
   model: Any = models.make(config, workdir)
   model.check('sample')
   c = config.sampling
   if c.get('classifier') or getattr(c.get('guidance'), 'run', ''):
     raise UserError(
-      'config.plan.of=sample plans no sampling that another run guides: set '
-      'sampling.classifier and sampling.guidance to None'
+      'config.plan.of=sample cannot plan guidance by another run: set '
+      'config.sampling.classifier and config.sampling.guidance to None'
     )
   size = -(-c.batch_size // mesh.size) * mesh.size
   inputs = sample_inputs.shapes(model, size)
@@ -225,11 +232,11 @@ def trace_sampling(config: ConfigDict, mesh: Mesh, workdir: Any) -> Traced:
   return traced, size, state_size(params, params)
 
 
-TRACES = {'train': trace_training, 'sample': trace_sampling}
+def split(mesh: Mesh, arrays: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns shapes of arrays that are split over the devices.
 
-
-def split(mesh: Mesh, arrays: dict[str, Any]) -> dict[str, Any]:
-  """Returns arrays, (shape, dtype) by name, split over the devices."""
+  arrays: (shape, dtype) by name.
+  """
   place = sharding.batch_sharding(mesh)
   return {
     name: jax.ShapeDtypeStruct(*array, sharding=place)
@@ -238,7 +245,7 @@ def split(mesh: Mesh, arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def on(mesh: Mesh, shapes: Any) -> Any:
-  """Returns shapes of which every device has a copy."""
+  """Returns shapes with a copy on every device."""
   place = sharding.replicated(mesh)
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
@@ -246,7 +253,7 @@ def on(mesh: Mesh, shapes: Any) -> Any:
 
 
 def state_size(params: Any, state: Any) -> tuple[int, int]:
-  """Returns (number of parameters, bytes of the state on one device)."""
+  """Returns the number of parameters, and the state's bytes on one device."""
   parts = (
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(state)
@@ -254,134 +261,13 @@ def state_size(params: Any, state: Any) -> tuple[int, int]:
   return sum(x.size for x in jax.tree.leaves(params)), sum(parts)
 
 
-# What is printed and stored.
-
-
-def describe(topology: Topology) -> str:
-  """Returns a line about the devices."""
-  rates, count = topology.rates, len(topology.devices)
-  if rates is None:
-    return f'{topology.name}: {count} simulated devices, without rates'
-  return (
-    f'{topology.name}: {count} {rates.name}, each {rates.flops / 1e12:g} '
-    f'TFLOP/s in bfloat16, {gib(rates.memory)} at {rates.bandwidth / 1e9:g} '
-    f'GB/s, sending {rates.link / 1e9:g} GB/s ({rates.source})'
-  )
-
-
-def lines(row: dict[str, Any], topology: Topology) -> Iterator[str]:
-  """Yields the lines about one program."""
-  rates, state = topology.rates, row['state']
-  shape = 'x'.join(map(str, row['mesh']))
-  count = f'{state["parameters"]:,} parameters'
-  yield f'mesh {shape}, batch {row["batch"]}, {count}'
-  whole = f' of {gib(rates.memory)}' if rates else ''
-  if not row['fits']:
-    peak = (
-      f'{gib(row["peak"])}{whole}' if row['peak'] else f'more than{whole[3:]}'
-    )
-    yield f'  memory    {peak}: does not fit; {remedies(row)}'
-  else:
-    yield (
-      f'  memory    {gib(row["peak"])}{whole} at the peak: arguments '
-      f'{gib(row["arguments"])}, of them the state {gib(state["bytes"])}; '
-      f'temporaries {gib(row["temporaries"])}'
-    )
-  if 'flops' not in row:
-    return
-  products = ', '.join(
-    f'{amount(count, "FLOP")} in {dtype}'
-    for dtype, count in row['flops'].items()
-  )
-  yield f'  products  {products}'
-  yield f'  traffic   {amount(row["traffic"], "B")} of the memory'
-  for kind, found in sorted(row['collectives'].items()):
-    yield (
-      f'  network   {found["count"]} {kind}, {found["bytes"]:,} bytes: a '
-      f'device sends {amount(found["sent"], "B")}'
-    )
-  if row['loops_of_unknown_length']:
-    yield (
-      f'  note      {row["loops_of_unknown_length"]} loops of unknown length '
-      'count once'
-    )
-  if 'bounds' not in row:
-    return
-  bounds = ', '.join(
-    f'{name} {amount(seconds, "s")}' for name, seconds in row['bounds'].items()
-  )
-  yield (
-    f'  at least  {amount(row["seconds"], "s")}, by {row["binding"]}: {bounds}'
-  )
-  for_all = (
-    f'{row["steps"]:,} steps' if 'steps' in row else f'{row["images"]:,} images'
-  )
-  yield (
-    f'  at most   {row["images_per_second"]:,.4g} images/s, MFU '
-    f'{row["mfu"]:.0%}; {for_all}: at least {row["hours"]:.3g} h, '
-    f'{row["device_hours"]:,.3g} device-hours'
-  )
-
-
-def remedies(row: dict[str, Any]) -> str:
-  """Returns what makes a program need less memory, as flags."""
-  data, fsdp = row['mesh']
-  field, found = SIZES[row['of']], []
-  if row['of'] == 'train':
-    if not row['remat']:
-      found.append('network.remat=True')
-    parts = 2 * row['accumulate']
-    if not row['batch'] % (parts * data * fsdp):
-      found.append(f'training.accumulate={parts}')
-    if data > 1:
-      found.append(f'training.mesh=1,{data * fsdp}')
-  if row['batch'] > data * fsdp:
-    found.append(f'{field}={row["batch"] // 2}')
-  flags = ', '.join(f'--config.{flag}' for flag in found)
-  return f'try {flags or "more devices"}'
-
-
-def best(rows: list[dict], of: str, topology: Topology) -> str:
-  """Returns the flags of the plan with the lowest bound of an image.
-
-  Of equal ones the one whose three bounds have the least sum.
-  """
-  rows = [row for row in rows if row['fits']]
-  if not rows:
-    return f'none fits {topology.name}'
-  if topology.rates is None:
-    return 'simulated devices have no rates: no plan is the best'
-
-  def cost(row):
-    total = sum(row['bounds'].values())
-    return float(f'{row["seconds"] / row["batch"]:.2e}'), total / row['batch']
-
-  row = min(rows, key=cost)
-  mesh = ','.join(map(str, row['mesh']))
-  return (
-    f'the best that fits: --config.training.mesh={mesh} '
-    f'--config.{SIZES[of]}={row["batch"]}'
-  )
-
-
-def amount(value: float, unit: str) -> str:
-  """Returns a value with a prefix of its unit."""
-  power = min(max(math.floor(math.log10(value or 1) / 3), -3), 5)
-  prefix = ('n', 'µ', 'm', '', 'k', 'M', 'G', 'T', 'P')[power + 3]
-  return f'{value / 1000**power:.3g} {prefix}{unit}'
-
-
-def gib(count: float) -> str:
-  """Returns bytes as text."""
-  if count < 2**24:
-    return f'{count / 2**20:.3g} MiB'
-  return f'{count / 2**30:.3g} GiB'
+# What is stored.
 
 
 def out_of_memory(error: Exception) -> int:
-  """Returns the bytes that a compiler says are needed; 0 if it says no number.
+  """Returns the bytes needed according to the compiler's error, 0 if unknown.
 
-  Raises the error if it is about anything else.
+  Raises the error if it has another reason.
   """
   text = str(error)
   if 'RESOURCE_EXHAUSTED' not in text and 'out of memory' not in text.lower():
@@ -392,23 +278,19 @@ def out_of_memory(error: Exception) -> int:
   )
 
 
-def versions() -> dict[str, str]:
-  """Returns the versions of the packages that compile."""
-  names = 'jax', 'jaxlib', 'libtpu', 'jax-cuda12-pjrt', 'jax-cuda13-pjrt'
-  every = {
-    d.metadata['Name']: d.version for d in importlib.metadata.distributions()
-  }
-  return {name: every[name] for name in names if name in every}
-
-
 def checksum(text: str, topology: Topology) -> str:
   """Returns a checksum of a program, its devices and its compilers."""
-  parts = text, topology.name, repr(topology.rates), json.dumps(versions())
+  parts = (
+    text,
+    topology.name,
+    repr(topology.rates),
+    json.dumps(sessions.versions(COMPILERS)),
+  )
   return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]
 
 
 def read(path: Path) -> dict[str, dict]:
-  """Returns the plans of a file by their checksums; {} if there is none."""
+  """Returns a file's plans by their checksums, {} if it cannot be read."""
   try:
     return {row['key']: row for row in json.loads(path.read_text())['plans']}
   except (OSError, ValueError, KeyError, TypeError):

@@ -1,12 +1,12 @@
-"""Implements --mode=report: writes a run as one HTML page.
+"""Implements --mode=report: writes one HTML page about a run.
 
-A training writes the same page when it ends.
+A training writes the same page at its end.
 """
 
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -33,37 +33,35 @@ from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import write_text
 from diffusion_jax.runtime.sharding import replicate
 
-_PICTURES = 10  # of the trajectory, and next to their neighbours
+T = TypeVar('T')
+_PICTURES = 10  # in the trajectory, and with their neighbours
 _FRAMES = 25
-_TEST_IMAGES = 200  # whose distances are compared with those of samples
-# of all training images; beyond it the search for neighbours takes minutes
+_TEST_IMAGES = 200  # for comparison with the distances of samples
+# With more pixels in all training images the search takes minutes.
 _MOST_PIXELS = 300_000_000
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
-  """Writes report.html into the workdir."""
+  """Writes report.html in the workdir."""
   print(f'wrote {write(config, workdir)}')
 
 
 def after_training(config: ConfigDict, workdir: str | Path) -> None:
-  """Writes report.html if report.after_training says so; prints a failure."""
+  """Writes report.html if report.after_training is set; prints a failure."""
   if not config.report.after_training or not processes.is_first():
     return
   try:
     print(f'wrote {write(config, workdir)}: open it in a browser')
-  except Exception as error:  # the training itself has succeeded
+  except Exception as error:  # The training itself has succeeded.
     reason = ' '.join(str(error).split()) or type(error).__name__
-    print(f'no report: {reason}. --mode=report writes one')
+    print(f'no report was written: {reason}. To try again: --mode=report')
 
 
 def write(config: ConfigDict, workdir: str | Path) -> Path:
-  """Writes the page of a run and those of report.runs; returns its path."""
+  """Writes the page of a run and of report.runs; returns its path."""
   runs = read_runs([str(workdir), *config.report.runs])
   model = models.make(config, workdir)
-  film, final = optional('trajectory', trajectory, model) or (
-    None,
-    None,
-  )
+  film, final = optional('trajectory', trajectory, model) or (None, None)
   near = optional('neighbours', neighbours, model, final)
   path = Path(workdir) / 'report.html'
   try:
@@ -74,7 +72,7 @@ def write(config: ConfigDict, workdir: str | Path) -> Path:
 
 
 def read_runs(workdirs: Sequence[str]) -> list[record.Run]:
-  """Reads runs; they are named by their folders, or by paths if these agree."""
+  """Reads runs, named by their folders or, if two agree, by their paths."""
   names = [Path(workdir).absolute().name for workdir in workdirs]
   if len(set(names)) < len(names):
     names = workdirs
@@ -82,27 +80,27 @@ def read_runs(workdirs: Sequence[str]) -> list[record.Run]:
   for name, workdir in zip(names, workdirs, strict=True):
     stored = folder.read_config(workdir)
     if stored is None:
-      raise UserError(f'config.report.runs: there is no run in {workdir}')
+      raise UserError(f'config.report.runs: {workdir} is not a run folder')
     runs.append(record.read(name, Path(workdir), folder.flat(stored)))
   return runs
 
 
-def optional(what: str, function: Callable, *args: Any) -> Any:
-  """Returns function(*args), or None and a line where that fails.
+def optional(what: str, function: Callable[..., T], *args: Any) -> T | None:
+  """Returns function(*args); prints an error and returns None if it fails.
 
-  A device without memory for the trajectory is a RuntimeError of JAX.
+  JAX raises RuntimeError if the trajectory does not fit in memory.
   """
   try:
     return function(*args)
   except (UserError, ValueError, OSError, RuntimeError) as error:
-    print(f'the report has no {what}: {" ".join(str(error).split())}')
+    print(f'the report leaves out {what}: {" ".join(str(error).split())}')
     return None
 
 
-def defaults(config: ConfigDict) -> dict[str, Any]:
-  """Returns the fields of a config that sets the same names and nothing else.
+def defaults(config: ConfigDict) -> dict[str, object]:
+  """Returns the defaults of a config's sections, without the names.
 
-  The names are left out.
+  These are the fields of a config with the same choices and nothing else set.
   """
   named = load.base()
   named.update(_names(config))
@@ -112,7 +110,7 @@ def defaults(config: ConfigDict) -> dict[str, Any]:
 
 
 def _names(section):
-  # Returns the sections within a section, with nothing but their names.
+  # Returns the sections within a section, with only their names.
   return {
     key: _names(x) if isinstance(x, ConfigDict) else x
     for key, x in section.items()
@@ -123,7 +121,7 @@ def _names(section):
 def trajectory(model: Model) -> tuple[Film | None, np.ndarray | None]:
   """Returns a film of the sampler and its last images, uint8 [n, H, W, C]."""
   c, facts = model.config, model.facts
-  several = processes.started()  # of which this one is alone here
+  several = processes.started()  # but only the first calls this
   if not c.report.trajectory or not model.makes_images or several:
     return None, None
   labels = sample_inputs.takes_labels(model) and facts.num_classes
@@ -136,7 +134,7 @@ def trajectory(model: Model) -> tuple[Film | None, np.ndarray | None]:
   x = generate(params, np.arange(n), cond)
   check_numbers(model, x)
   x = pixels.to_uint8(x, facts.num_levels)
-  if x.ndim == 4:  # a VAE has no steps
+  if x.ndim == 4:  # A VAE takes no steps.
     return None, x
   last = x.shape[1] - 1
   frames = [
@@ -149,9 +147,9 @@ def trajectory(model: Model) -> tuple[Film | None, np.ndarray | None]:
 
 
 def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
-  """Returns samples above the training images next to them, in pixels.
+  """Returns a picture of samples and the nearest training images.
 
-  samples: uint8 [n, H, W, C], used by runs without the file of --mode=sample.
+  samples: uint8 [n, H, W, C], used if --mode=sample has written no file.
   """
   name = f'{model.config.sampling.name}.npz'
   path = Path(model.workdir) / 'samples' / name
@@ -164,7 +162,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
     return None
   nearest_images, distances = search(pixels.scale(samples), source)
   label = f'distance (root mean square, in [-1, 1]) {np.mean(distances):.3g}'
-  with contextlib.suppress(UserError):  # without a test split
+  with contextlib.suppress(UserError):  # There may be no test split.
     test = images.source_of(model.config, 'test')
     index = np.arange(min(len(test), _TEST_IMAGES))
     real = pixels.scale(test.read(index)[0], test.num_levels)
@@ -172,7 +170,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
     label += f'; of {len(index)} test images {np.mean(distances):.3g}'
   return pictures.film(
     f'Above: samples. Below: the nearest of {len(source):,} training images',
-    'Samples, and below each the training image next to it',
+    'Samples, each above its nearest training image',
     [(label, np.concatenate([row(samples), row(nearest_images)]))],
   )
 
@@ -180,9 +178,9 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
 def search(
   x: np.ndarray, source: Source, size: int = 2000
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the images next to x [n, ...], uint8, and their distances [n].
+  """Returns the nearest images of a source, uint8, and the distances [n].
 
-  x is in [-1, 1]; size: the number of images that are read at a time.
+  x: [n, ...] in [-1, 1]; size: the number of images to read at a time.
   """
   best, chosen = np.full(len(x), np.inf), np.zeros(x.shape, np.uint8)
   for start in range(0, len(source), size):
@@ -196,6 +194,6 @@ def search(
 
 
 def row(samples: np.ndarray) -> np.ndarray:
-  """Returns pictures, uint8 [n, H, W, C], in a row, enlarged to be seen."""
+  """Returns pictures, uint8 [n, H, W, C], enlarged and in one row."""
   zoom = max(1, round(64 / samples.shape[1]))
   return pixels.grid(samples, len(samples), zoom)

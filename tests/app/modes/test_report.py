@@ -60,13 +60,13 @@ def test_what_cannot_be_drawn_is_a_line(run, capsys, monkeypatch):
   (run / 'samples' / 'others.npz').write_bytes(b'damaged')
   MODES['report'](config, str(run))
   said = capsys.readouterr().out.splitlines()
-  assert said[0].startswith('the report has no neighbours: ')
+  assert said[0].startswith('the report leaves out neighbours: ')
   assert said[1:] == [f'wrote {run}/report.html']
   text = (run / 'report.html').read_text()
   assert 'id="neighbours"' not in text and 'id="trajectory"' not in text
 
   config.report.runs = (f'{run}-lost',)
-  with pytest.raises(UserError, match='there is no run in .*-lost'):
+  with pytest.raises(UserError, match='-lost is not a run folder'):
     MODES['report'](config, str(run))
 
   def fail(*args):
@@ -76,7 +76,9 @@ def test_what_cannot_be_drawn_is_a_line(run, capsys, monkeypatch):
   monkeypatch.setattr(report, 'write', fail)
   report.after_training(config, str(run))
   said = capsys.readouterr().out
-  assert said == 'no report: no memory. --mode=report writes one\n'
+  assert (
+    said == 'no report was written: no memory. To try again: --mode=report\n'
+  )
 
 
 def test_neighbours_are_the_nearest_of_all_parts():

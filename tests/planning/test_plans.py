@@ -1,0 +1,77 @@
+"""Plans as lines and tables; the best plan."""
+
+from diffusion_jax.planning import plans, topologies
+
+V5E = topologies.Topology('v5e:2x4', [None] * 8, topologies.TPUS['v5e'], 8, {})
+
+
+def plan(**changes):
+  fields = {
+    'of': 'train', 'mesh': [8, 1], 'batch': 64, 'accumulate': 1, 'remat': False,
+    'state': {'parameters': 1500, 'bytes': 2**20}, 'steps': 7200, 'fits': True,
+    'arguments': 2**21, 'temporaries': 2**30, 'peak': 3 * 2**30,
+    'flops': {'bfloat16': 2e12, 'float32': 1e12}, 'traffic': 4e9,
+    'collectives': {'all-reduce': {'count': 2, 'bytes': 10, 'sent': 17.5}},
+    'loops_of_unknown_length': 0, 'seconds': 0.5, 'binding': 'arithmetic',
+    'bounds': {'arithmetic': 0.5, 'memory': 0.2, 'network': 0.1},
+    'images_per_second': 128.0, 'mfu': 0.5, 'hours': 1.0, 'device_hours': 8.0,
+  }  # fmt: skip
+  return fields | changes
+
+
+def refused(**changes):
+  """Returns a plan that the compiler refused for its memory."""
+  kept = 'of', 'mesh', 'batch', 'accumulate', 'remat', 'state', 'steps'
+  fields = {name: x for name, x in plan(**changes).items() if name in kept}
+  return fields | {'fits': False, 'peak': 20 * 2**30}
+
+
+def test_the_lines_of_a_plan():
+  assert list(plans.lines(plan(), V5E.rates)) == [
+    'mesh 8x1, batch 64, 1,500 parameters',
+    '  memory    3 GiB of 16 GiB at the peak: arguments 2 MiB, of them the '
+    'state 1 MiB; temporaries 1 GiB',
+    '  products  2 TFLOP in bfloat16, 1 TFLOP in float32',
+    '  traffic   4 GB of the memory',
+    '  network   2 all-reduce, 10 bytes: a device sends 17.5 B',
+    '  at least  500 ms, by arithmetic: arithmetic 500 ms, memory 200 ms, '
+    'network 100 ms',
+    '  at most   128 images/s, MFU 50%; 7,200 steps: at least 1 h, 8 '
+    'device-hours',
+  ]
+  _, memory = plans.lines(refused(), V5E.rates)
+  assert memory.startswith('  memory    20 GiB of 16 GiB: does not fit; try --')
+  _, memory = plans.lines(refused() | {'peak': 0}, V5E.rates)
+  assert memory.startswith('  memory    over 16 GiB: does not fit; try --')
+
+
+def test_a_table_has_a_row_for_each_plan():
+  table = plans.table([plan(remat=True, accumulate=4), refused(mesh=[1, 8])])
+  assert table[1:] == [
+    ['8x1, remat, accumulate 4', '64', '3 GiB', '3 TFLOP', '4 GB', '17.5 B',
+     '500 ms, by arithmetic', '128', '50%', '8'],
+    ['1x8', '64', '20 GiB does not fit', *[''] * 7],
+  ]  # fmt: skip
+  assert {len(row) for row in table} == {len(plans.HEAD)}
+
+
+def test_what_does_not_fit_is_a_plan_with_remedies():
+  assert plans.remedies(plan()) == (
+    'try --config.network.remat=True, --config.training.accumulate=2, '
+    '--config.training.mesh=1,8, --config.training.batch_size=32'
+  )
+  assert plans.remedies(plan(mesh=[1, 8], batch=8, remat=True)) == (
+    'try more devices'
+  )
+
+
+def test_the_best_fits_and_has_the_lowest_bound_of_an_image():
+  slow, fast = plan(), plan(batch=128, mesh=[1, 8])
+  too_large = plan(batch=512, fits=False)
+  flags = '--config.training.mesh=1,8 --config.training.batch_size=128'
+  assert plans.best([slow, fast, too_large], 'train', V5E).endswith(flags)
+  # The same bound, with less for the network.
+  bounds = {'arithmetic': 0.5, 'memory': 0.2, 'network': 0.0}
+  other = plan(batch=64, mesh=[4, 2], bounds=bounds)
+  assert 'mesh=4,2' in plans.best([slow, other], 'train', V5E)
+  assert plans.best([too_large], 'train', V5E) == 'none fits v5e:2x4'
