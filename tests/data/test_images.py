@@ -50,18 +50,18 @@ def test_files_that_are_no_images_are_named(tmp_path):
   with pytest.raises(FileNotFoundError, match='there is no image .*none.png'):
     images.read_image(tmp_path / 'none.png')
   (tmp_path / 'text.png').write_text('not a picture')
-  with pytest.raises(ValueError, match='text.png is not an image'):
+  with pytest.raises(ValueError, match='text.png cannot be read as an image'):
     images.read_image(tmp_path / 'text.png')
   buffer = io.BytesIO()
   noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
   Image.fromarray(noise).save(buffer, 'PNG')
   (tmp_path / 'cut.png').write_bytes(buffer.getvalue()[:2000])
-  with pytest.raises(ValueError, match='cut.png is damaged'):
+  with pytest.raises(ValueError, match='cut.png cannot be read'):
     images.read_image(tmp_path / 'cut.png')
   data = bytearray(buffer.getvalue())
   data[11] = 12  # the length of the header, 13
   (tmp_path / 'head.png').write_bytes(data)
-  with pytest.raises(ValueError, match='head.png is damaged'):
+  with pytest.raises(ValueError, match='head.png cannot be read'):
     images.read_image(tmp_path / 'head.png')
 
 
@@ -234,7 +234,7 @@ def test_large_pictures_are_silent_or_refused(tmp_path, monkeypatch, recwarn):
   assert images.read_image(tmp_path / 'a.png').shape == (10, 10, 3)
   assert not recwarn
   monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 49)
-  with pytest.raises(ValueError, match='a.png has more than 98 pixels'):
+  with pytest.raises(ValueError, match='a.png cannot .* limit of 98 pixels'):
     images.read_image(tmp_path / 'a.png')
 
 
@@ -245,7 +245,7 @@ def test_fit_crops_the_centre_or_stretches():
   stretched = images.fit(wide, 12, 'scale')
   assert stretched.shape == (12, 12, 3)
   assert (stretched[:, [0, 11]] < 20).all() and (stretched[:, 5:7] > 180).all()
-  with pytest.raises(ValueError, match="'pad' is not one of"):
+  with pytest.raises(ValueError, match="or 'scale', got 'pad'"):
     images.fit(wide, 10, 'pad')
 
 

@@ -22,10 +22,12 @@ def test_tokens_are_bytes_and_padding():
 
 def test_a_text_may_fill_its_length_and_no_more():
   assert text.encode(['abc'], 3)[1].all()
-  with pytest.raises(ValueError, match="'abcd' has 4 bytes, more than .*=3$"):
+  with pytest.raises(
+    ValueError, match="text_length=3 bytes, got 'abcd' with 4"
+  ):
     text.encode(['abc', 'abcd'], 3)
   for empty in ('', '  '):
-    with pytest.raises(ValueError, match='a text is empty'):
+    with pytest.raises(ValueError, match='a text must have a word'):
       text.encode(['abc', empty], 3)
 
 

@@ -40,7 +40,7 @@ def test_pixel_for_pixel_from_the_official_format(
     assert source.images.dtype == np.uint8 and source.labels.dtype == np.int32
     assert (source.num_classes, source.num_levels) == (10, 256)
     assert pairs(source.images, source.labels) == pairs(images, labels)
-  with pytest.raises(ValueError, match="'valid' is not one of"):
+  with pytest.raises(ValueError, match="got 'valid'"):
     load('valid', tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_tfds_images_turns_colour_into_grey_as_pillow_does(by_tfds):
 
 
 def test_tfds_images_names_what_is_wrong(by_tfds, tmp_path):
-  with pytest.raises(ValueError, match="no set 'cifar1'.*mean.* cifar10"):
+  with pytest.raises(ValueError, match="has a set 'cifar1'.*mean.* cifar10"):
     tfds_sources.tfds_images('cifar1', data_dir=tmp_path)
   with pytest.raises(ValueError, match="'a b' is not name"):
     tfds_sources.tfds_images('a b', data_dir=tmp_path)
@@ -149,7 +149,7 @@ def test_tfds_images_names_what_is_wrong(by_tfds, tmp_path):
   )
   with pytest.raises(FileNotFoundError, match=message):
     tfds_sources.tfds_images('celeb_a', data_dir=tmp_path)
-  with pytest.raises(ValueError, match=r"no split 'val' \(.*test.*\)"):
+  with pytest.raises(ValueError, match="no split 'val', but .*test"):
     tfds_sources.tfds_images('cifar10', 'val', data_dir=by_tfds[0])
 
 
@@ -176,29 +176,21 @@ def test_a_set_without_pictures_or_classes_is_refused(by_tfds, tmp_path):
     download_config=tfds.download.DownloadConfig(try_download_gcs=False),
     file_format='array_record',
   )
-  with pytest.raises(ValueError, match='words has no feature `image`.*word'):
+  with pytest.raises(
+    ValueError, match='words must have a feature `image`.*word'
+  ):
     tfds_sources.tfds_images('words', data_dir=tmp_path)
 
 
 def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
-  import shutil
-
-  shutil.copytree(by_tfds[0] / 'cifar10', tmp_path / 'cifar10')
-  [path] = (tmp_path / 'cifar10' / '3.0.2').glob('*train*array_record*')
-  data = path.read_bytes()
-  path.write_bytes(data[: len(data) // 2])
-  with pytest.raises(ValueError, match='cifar10/3.0.2 is damaged, delete it'):
-    tfds_sources.cifar10('train', tmp_path)
-
-
-def test_a_flipped_bit_in_a_record_is_named(by_tfds, tmp_path):
-  """The file's own sums notice it, if anything is stored there."""
-  import shutil
-
+  """Cut in half, and with a flipped bit: wherever data are stored."""
   shutil.copytree(by_tfds[0] / 'cifar10', tmp_path / 'cifar10')
   [path] = (tmp_path / 'cifar10' / '3.0.2').glob('*train*array_record*')
   whole = tfds_sources.cifar10('train', tmp_path).images
   data = path.read_bytes()
+  path.write_bytes(data[: len(data) // 2])
+  with pytest.raises(ValueError, match='cifar10/3.0.2 is damaged; delete it'):
+    tfds_sources.cifar10('train', tmp_path)
   named = 0
   for place in range(1000, len(data), 4999):
     flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
@@ -211,7 +203,7 @@ def test_a_flipped_bit_in_a_record_is_named(by_tfds, tmp_path):
       found = tfds_sources.cifar10('train', tmp_path).images
       np.testing.assert_array_equal(found, whole)
     except ValueError as error:
-      assert 'cifar10/3.0.2 is damaged, delete it' in str(error)
+      assert 'cifar10/3.0.2 is damaged; delete it' in str(error)
       named += 1
   assert named > 5
 
