@@ -25,7 +25,7 @@ class CIFAR10Arrays(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    (path,) = dl_manager.download(list(self.URLS))
+    path = dl_manager.download(self.URLS[0])
     train = [f'data_batch_{i}.bin' for i in range(1, 6)]
     return {
       'train': self._generate_examples(path, train),
@@ -66,7 +66,7 @@ class MNISTArrays(tfds.core.GeneratorBasedBuilder):
     return _info(self, (28, 28, 1), 'http://yann.lecun.com/exdb/mnist')
 
   def _split_generators(self, dl_manager):
-    paths = dl_manager.download(list(self.URLS))
+    paths = [dl_manager.download(url) for url in self.URLS]
     return {
       'train': self._generate_examples(*paths[:2]),
       'test': self._generate_examples(*paths[2:]),

@@ -1,6 +1,6 @@
 """Folders of image files of any size, which are read when they are needed."""
 
-import copy
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.images import fit, read_image, with_channels
+from diffusion_jax.data.images import read_image, resized
 from diffusion_jax.data.sources import check_fraction, check_split
 from diffusion_jax.ranges import ImageShape, Rate
 
@@ -17,43 +17,35 @@ _EXAMPLE = '{"file_name": "cats/1.png", "text": "a cat"}'
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class FileSource:
-  """Reads image files, cropped at the centre and resized to image_shape."""
+  """Reads image files, cropped at the centre and resized to image_shape.
 
+  labels: int32 [N] or None; captions: N texts, see `captioned`; root: the
+  folder of metadata.jsonl.
+  """
+
+  paths: Sequence[Path]
+  image_shape: tuple[int, int, int]
+  labels: np.ndarray | None = None
+  num_classes: int = 0
+  root: Path = Path()
+  captions: Sequence[str] = ()
   num_levels = 256
   in_memory = False
 
-  def __init__(
-    self,
-    paths: Sequence[Path],
-    image_shape: tuple[int, int, int],
-    labels: np.ndarray | None = None,
-    num_classes: int = 0,
-    root: Path = Path(),
-  ):
-    height, width, channels = image_shape
-    self.image_shape = height, width, channels
-    self.num_classes = num_classes
-    self._paths = paths
-    self._labels = labels
-    self._root = root
-    self._texts: list[str] = []
-
   def __len__(self) -> int:
-    return len(self._paths)
+    return len(self.paths)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
-    height, width, channels = self.image_shape
-    images = np.empty((len(index), *self.image_shape), np.uint8)
-    for image, i in zip(images, index, strict=True):
-      picture = fit(read_image(self._paths[i]), (height, width))
-      image[:] = with_channels(picture, channels)
-    return images, None if self._labels is None else self._labels[index]
+    pictures = (read_image(self.paths[i]) for i in index)
+    labels = None if self.labels is None else self.labels[index]
+    return resized(pictures, self.image_shape), labels
 
   def texts(self, index: np.ndarray) -> list[str]:
     """Returns the n captions; the source must come from `captioned`."""
-    return [self._texts[i] for i in index]
+    return [self.captions[int(i)] for i in index]
 
 
 def captioned(source: FileSource) -> FileSource:
@@ -63,22 +55,21 @@ def captioned(source: FileSource) -> FileSource:
   to the folder. Raises ValueError that names the line or the image, or
   FileNotFoundError.
   """
-  path = source._root / 'metadata.jsonl'
+  path = source.root / 'metadata.jsonl'
   if not path.is_file():
     raise FileNotFoundError(
-      f'there is no {path}: it must have a line {_EXAMPLE} for each picture'
+      f'{path} is missing: it must have a line {_EXAMPLE} for each picture'
     )
   captions = {}
   for number, line in enumerate(path.read_bytes().splitlines(), 1):
     if line.strip():
       name, text = _caption(f'{path}, line {number}', line)
-      captions[(source._root / name).resolve()] = text
-  result = copy.copy(source)
+      captions[(source.root / name).resolve()] = text
   try:
-    result._texts = [captions[picture.resolve()] for picture in source._paths]
+    texts = [captions[picture.resolve()] for picture in source.paths]
   except KeyError as error:
     raise ValueError(f'{error.args[0]} has no line in {path}') from None
-  return result
+  return dataclasses.replace(source, captions=texts)
 
 
 def _caption(place, line):
@@ -111,7 +102,7 @@ def folder(
   top = Path(path).expanduser()
   if not top.is_dir():
     raise FileNotFoundError(
-      f'there is no folder {path}; for an npz file, set data=npz'
+      f'folder {path} not found; for an npz file, set data=npz'
     )
   train = top / 'train' if (top / 'train').is_dir() else top
   held_out = [top / name for name in ('test', 'val') if (top / name).is_dir()]
@@ -120,7 +111,7 @@ def folder(
   pictures = names = _pictures(root)
   if not pictures:
     raise FileNotFoundError(
-      f'there are no pictures in {root} ({", ".join(SUFFIXES)})'
+      f'{root} contains no pictures ({", ".join(SUFFIXES)})'
     )
   if not has_test:
     check_fraction(test_fraction, split, path)

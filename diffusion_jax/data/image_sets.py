@@ -50,7 +50,7 @@ def read(path: str | Path, more: Collection[str] = ()) -> ImageSet:
   if path.is_dir():
     return _read_folder(path)
   if not path.is_file():
-    raise FileNotFoundError(f'there is no file or folder {path}')
+    raise FileNotFoundError(f'file or folder {path} not found')
   return _read_npz(path, more)
 
 
@@ -169,7 +169,7 @@ def _read_folder(path):
   )
   if not paths:
     raise FileNotFoundError(
-      f'there are no images in {path} ({", ".join(image_folder.SUFFIXES)})'
+      f'{path} contains no images ({", ".join(image_folder.SUFFIXES)})'
     )
   size = images.read_image(paths[0]).shape[:2]
   channels = 1 if all(map(_is_grey, paths)) else 3

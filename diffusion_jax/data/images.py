@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,7 @@ def _load(path):
   from PIL import Image, ImageOps
 
   if not Path(path).is_file():
-    raise FileNotFoundError(f'there is no image {path}')
+    raise FileNotFoundError(f'image {path} not found')
   # Pillow warns from half the size at which it raises an error.
   warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
   with _naming(path):
@@ -170,6 +170,17 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
   if channels == 3:
     return np.repeat(image, 3, axis=-1)
   return np.asarray(_picture(image).convert('L'))[..., None]
+
+
+def resized(
+  pictures: Iterable[np.ndarray], image_shape: tuple[int, int, int]
+) -> np.ndarray:
+  """Crops and resizes pictures, uint8 [h, w, 1 or 3], to [n, H, W, C]."""
+  *size, channels = image_shape
+  return np.stack([
+    with_channels(fit(with_channels(picture, 3), (size[0], size[1])), channels)
+    for picture in pictures
+  ])  # fmt: skip
 
 
 def grid(images: np.ndarray, columns: int, zoom: int = 1) -> np.ndarray:

@@ -200,13 +200,13 @@ def _check_archives(name, builder_class, top, remark):
       f'{name} is not in {top}{remark} and cannot be downloaded from here '
       f'({type(error).__name__}). Put {names} of '
       f'{missing[0].rpartition("/")[0]} into {manual}; or run `python -m '
-      f'diffusion_jax.data.prepare {name} {top}` where there is a network, and '
+      f'diffusion_jax.data.prepare {name} {top}` with a network, and '
       f'copy {top / builder_class.name}'
     ) from None
 
 
 def main(arguments: list[str]) -> None:
-  """Prepares the set that the command line names; a mistake exits with 2."""
+  """Prepares the set that the command line names; errors exit with 2."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

@@ -223,7 +223,7 @@ def npz_names(path: str | Path) -> list[str]:
   path = Path(path)
   if not path.is_file():
     raise FileNotFoundError(
-      f'there is no npz file {path}; for a folder of pictures, set data=folder'
+      f'npz file {path} not found; for a folder of pictures, set data=folder'
     )
   with path.open('rb') as file:
     if file.read(2) != b'PK':

@@ -27,7 +27,7 @@ def to_bytes(sentence: str, length: int) -> bytes:
   data = sentence.encode()
   if not sentence.strip() or len(data) > length:
     raise ValueError(
-      f'a text must have a word and at most text_length={length} bytes, got '
+      f'each text must have a word and at most text_length={length} bytes, got '
       f'{sentence!r} with {len(data)} bytes'
     )
   return data

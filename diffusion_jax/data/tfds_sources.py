@@ -3,6 +3,7 @@
 CIFAR-10 and MNIST are loaded into memory; other sets are read from disk.
 """
 
+import dataclasses
 import difflib
 import hashlib
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.data import prepare
-from diffusion_jax.data.images import fit, with_channels
+from diffusion_jax.data.images import resized
 from diffusion_jax.data.sources import ArraySource, check_split
 from diffusion_jax.ranges import Count, ImageShape
 
@@ -49,34 +50,23 @@ def _in_memory(name, split, data_dir):
   return ArraySource(images[order], labels[order], 10)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class RecordSource:
   """Reads images of a prepared set, cropped at the centre and resized."""
 
+  records: 'Records'
+  image_shape: tuple[int, int, int]
+  num_classes: int = 0
   num_levels = 256
   in_memory = False
 
-  def __init__(
-    self,
-    records: 'Records',
-    image_shape: tuple[int, int, int],
-    num_classes: int = 0,
-  ):
-    height, width, channels = image_shape
-    self.image_shape = height, width, channels
-    self.num_classes = num_classes
-    self._records = records
-
   def __len__(self) -> int:
-    return len(self._records)
+    return len(self.records)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
-    height, width, channels = self.image_shape
-    images = np.empty((len(index), *self.image_shape), np.uint8)
-    examples = self._records.get(index)
-    for image, example in zip(images, examples, strict=True):
-      picture = with_channels(example['image'], 3)
-      image[:] = with_channels(fit(picture, (height, width)), channels)
+    examples = self.records.get(index)
+    images = resized((e['image'] for e in examples), self.image_shape)
     if not self.num_classes:
       return images, None
     return images, np.array([e['label'] for e in examples], np.int32)

@@ -87,7 +87,7 @@ def real_labels(split: str) -> np.ndarray:
 
 
 def make_features() -> Callable[[np.ndarray], np.ndarray]:
-  """Returns a function: images -> features, those of `make_classifier`."""
+  """Returns a function: images -> features of `make_classifier`."""
   classify = make_classifier()
   return lambda images: classify(images)['features']
 

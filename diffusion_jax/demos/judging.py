@@ -10,7 +10,9 @@ from diffusion_jax.data import image_sets
 
 
 def main(
-  judge: Callable[[np.ndarray, np.ndarray], list[str]], name: str, doc: str
+  judge: Callable[[np.ndarray, np.ndarray], list[str]],
+  name: str,
+  doc: str | None,
 ) -> None:
   """Prints judge(images, array) of the npz file on the command line.
 

@@ -134,7 +134,7 @@ def _report(schedule, x, z, num_draws, seed):
 
 
 def _figure(width, height):
-  # Without pyplot there is no window system and no global state.
+  # pyplot would need a window system and global state.
   from matplotlib.figure import Figure
 
   return Figure(figsize=(width, height), dpi=110, layout='constrained')

@@ -26,7 +26,7 @@ class Perceptron(NamedTuple):
   """Holds the two layers of a classifier of flattened images [N, D].
 
   kernel: [D, 64]; bias: [64]; last: [64, K]; shift: [K]. Pixels of digits are
-  in 0..1, those of shapes in -1..1.
+  in 0..1, pixels of shapes in -1..1.
   """
 
   kernel: np.ndarray
@@ -100,7 +100,7 @@ def _fit(images, targets, max_iter):
   from sklearn.neural_network import MLPClassifier
 
   network = MLPClassifier((64,), random_state=0, max_iter=max_iter)
-  with warnings.catch_warnings(action='ignore'):  # It has not converged.
+  with warnings.catch_warnings(action='ignore'):  # not converged
     network.fit(images.reshape(len(images), -1), targets)
   (kernel, last), (bias, shift) = network.coefs_, network.intercepts_
   return Perceptron(kernel, bias, last, shift)

@@ -57,7 +57,7 @@ def photos(
   """Returns the crops of photos, by default of scikit-learn's two photos.
 
   Photos are first reduced by the factor `shrink`. The test split has crops of
-  the right-hand test_fraction of each photo, of which 'train' has no pixel.
+  the right-hand test_fraction of each photo, and 'train' of the rest.
   Raises ValueError or FileNotFoundError that names the photo.
   """
   from PIL import Image

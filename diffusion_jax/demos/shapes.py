@@ -55,7 +55,7 @@ RELATIONS = {
   'below': (0.0, 0.26),
 }
 
-# The train split has none of these, each image of the test split at least one.
+# These are only in the test split, at least one in each of its images.
 HELD_OUT = (
   ('red', 'circle'),
   ('green', 'square'),

@@ -89,7 +89,7 @@ def _measure(coverage, colour):
 
 
 def _moments(marginal):
-  # Returns the variance, minus that of a pixel's width, and the skewness.
+  # Returns the variance without a pixel's own variance, and the skewness.
   position = np.arange(len(marginal)) + 0.5
   weights = marginal / marginal.sum()
   offset = position - weights @ position

@@ -99,8 +99,8 @@ def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
 @pytest.mark.parametrize(
   'prompt, message',
   [
-    ('', 'config.sampling.prompt: a text must have a word'),
-    ('a cross| |a circle', 'config.sampling.prompt: a text must have'),
+    ('', 'config.sampling.prompt: each text must have a word'),
+    ('a cross| |a circle', 'config.sampling.prompt: each text must have'),
     ('a' * 57, 'config.sampling.prompt: .* at most text_length=56 .*57 bytes'),
   ],
 )

@@ -14,7 +14,7 @@ def save(path, colour, size=(40, 30), **options):
 
 @pytest.fixture
 def classes(tmp_path):
-  """Three sub-folders of plain colours, as PNG, in sizes of all kinds."""
+  """Makes three sub-folders of PNG files in plain colours and various sizes."""
   for name, colour in PLAIN.items():
     for i, size in enumerate([(40, 30), (64, 64), (9, 50)]):
       save(tmp_path / name / f'{i}.png', colour, size)
@@ -79,7 +79,7 @@ def test_every_format_is_read(tmp_path, suffix):
 
 
 def test_centre_crop_keeps_the_proportions(tmp_path):
-  """The middle third of a wide picture, the middle fifth of a tall one."""
+  """The middle third of a wide, and the middle fifth of a tall picture stay."""
   wide = np.zeros((20, 60, 3), np.uint8)
   wide[:, 20:40] = 255
   Image.fromarray(wide).save(tmp_path / 'a.png')
@@ -124,7 +124,7 @@ def test_train_and_test_folders_are_splits(classes, tmp_path_factory):
 
 
 def names(source):
-  return {path.name for path in source._paths}
+  return {path.name for path in source.paths}
 
 
 def test_a_fraction_is_held_out_and_stays_held_out(tmp_path):
@@ -146,12 +146,12 @@ def test_a_fraction_is_held_out_and_stays_held_out(tmp_path):
 def test_mistakes_are_one_line_each(tmp_path, classes):
   for name in ('none', 'a.npz'):
     with pytest.raises(
-      FileNotFoundError, match=f'no folder .*{name}.*data=npz'
+      FileNotFoundError, match=f'folder .*{name} not found.*data=npz'
     ):
       image_folder.folder(tmp_path / name)
     (tmp_path / 'a.npz').touch()
   (tmp_path / 'empty').mkdir()
-  with pytest.raises(FileNotFoundError, match='no pictures in .*empty'):
+  with pytest.raises(FileNotFoundError, match='empty contains no pictures'):
     image_folder.folder(tmp_path / 'empty')
   with pytest.raises(ValueError, match='has no test split: set test_fraction'):
     image_folder.folder(classes, 'test')
@@ -181,7 +181,7 @@ def test_a_damaged_file_is_named_through_the_threads(classes, num_threads):
 
 @pytest.fixture
 def captions(tmp_path):
-  """Two pictures and the lines of their metadata.jsonl, to be changed."""
+  """Returns a folder of two pictures, and the lines of its metadata.jsonl."""
   for name in ('cats/1', 'dogs/1'):
     save(tmp_path / f'{name}.png', (1, 2, 3))
   return tmp_path, [
@@ -238,5 +238,5 @@ def test_a_wrong_caption_is_named(captions, line, message):
 
 
 def test_captions_that_are_not_there_are_asked_for(captions):
-  with pytest.raises(FileNotFoundError, match='there is no .*metadata.jsonl'):
+  with pytest.raises(FileNotFoundError, match='metadata.jsonl is missing'):
     image_folder.captioned(image_folder.folder(captions[0]))

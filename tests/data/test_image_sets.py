@@ -1,4 +1,4 @@
-"""Files of samples and references, and what is wrong with some."""
+"""Files of samples and references, valid and invalid ones."""
 
 import json
 
@@ -116,7 +116,7 @@ def test_other_files_are_refused_by_name(tmp_path, arrays, message):
 
 def test_what_is_no_set_is_refused(tmp_path):
   path = tmp_path / 'a.npz'
-  with pytest.raises(FileNotFoundError, match='no file or folder'):
+  with pytest.raises(FileNotFoundError, match='not found'):
     image_sets.read(path)
   np.save(tmp_path / 'a.npy', np.zeros(3))
   with pytest.raises(ValueError, match='a.npy is not an npz file of arrays'):
@@ -124,7 +124,7 @@ def test_what_is_no_set_is_refused(tmp_path):
   path.write_text(json.dumps({}))
   with pytest.raises(ValueError, match='is not an npz file of arrays'):
     image_sets.read(path)
-  with pytest.raises(FileNotFoundError, match='no images in'):
+  with pytest.raises(FileNotFoundError, match='contains no images'):
     image_sets.read(tmp_path)
 
 

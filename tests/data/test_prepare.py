@@ -1,4 +1,4 @@
-"""What is there is taken, what is not is explained, in seconds."""
+"""Sets that exist are used; missing or damaged ones are errors."""
 
 import functools
 import http.server
@@ -49,7 +49,7 @@ def test_a_missing_set_without_a_network(tmp_path, no_network, name):
   ):
     assert part in message
   assert '\n' not in message
-  [(_, options)] = no_network  # one question, not ten
+  [(_, options)] = no_network  # one request, not ten
   assert options['timeout'] <= 5
   assert not list(tmp_path.iterdir())
 
@@ -102,7 +102,7 @@ def test_a_half_prepared_set_is_not_taken_for_a_whole_one(
 def test_a_damaged_description_of_a_set_is_named(
   tmp_path, manual, no_network, accept
 ):
-  """What ours wrote, and what tfds did."""
+  """Both our own sets and those of tfds are checked."""
   written = archives.cifar10(manual)
   accept(manual, [URL])
   ours = prepare.prepare('cifar10', tmp_path)
@@ -185,7 +185,7 @@ def test_data_dir_is_that_of_tfds(monkeypatch):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-  """A server on this machine in place of the official one."""
+  """Starts a local server in place of the official one."""
   from diffusion_jax.data.builders import CIFAR10Arrays
 
   class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -232,7 +232,7 @@ def test_a_download_that_was_changed_on_the_way_is_refused(
 def test_another_process_may_be_quicker(
   tmp_path, manual, accept, no_network, monkeypatch
 ):
-  """tfds renames its finished folder, which fails if there is one by then."""
+  """tfds renames its finished folder, which fails if the folder exists."""
   from diffusion_jax.data.builders import CIFAR10Arrays
 
   archives.cifar10(manual)

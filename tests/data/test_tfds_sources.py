@@ -46,7 +46,7 @@ def test_pixel_for_pixel_from_the_official_format(
 
 @pytest.fixture(scope='module')
 def by_tfds(tmp_path_factory):
-  """(data_dir that holds tfds' own cifar10, what is in it)."""
+  """Returns (data_dir with tfds' own cifar10, its contents)."""
   top = tmp_path_factory.mktemp('tfds')
   written = archives.cifar10(top / 'archive')
   archives.prepared_by_tfds(top, written)
@@ -68,7 +68,7 @@ def test_what_tfds_prepared_is_read_and_gives_the_same_batches(
 
 
 def test_tensorflow_is_not_needed(by_tfds, tmp_path):
-  """In a fresh process: prepare from an archive, read, read tfds' own."""
+  """A new process prepares an archive, and reads it and tfds' own set."""
   manual = tmp_path / 'downloads' / 'manual'
   archives.cifar10(manual)
   code = f"""
@@ -106,7 +106,7 @@ def test_tfds_images(by_tfds):
 
 
 def test_classes_of_others_are_not_imported(by_tfds, tmp_path, monkeypatch):
-  """tfds imports what features.json names, in both of its formats."""
+  """tfds would import the classes in features.json, in both its formats."""
   top = shutil.copytree(by_tfds[0], tmp_path / 'data')
   (tmp_path / 'own_feature.py').write_text('open("imported", "w")\n')
   monkeypatch.chdir(tmp_path)
@@ -183,7 +183,7 @@ def test_a_set_without_pictures_or_classes_is_refused(by_tfds, tmp_path):
 
 
 def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
-  """Cut in half, and with a flipped bit: wherever data are stored."""
+  """It is cut in half, or has a flipped bit where data are stored."""
   shutil.copytree(by_tfds[0] / 'cifar10', tmp_path / 'cifar10')
   [path] = (tmp_path / 'cifar10' / '3.0.2').glob('*train*array_record*')
   whole = tfds_sources.cifar10('train', tmp_path).images
@@ -209,7 +209,7 @@ def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
 
 
 def test_the_checksums_are_the_official_ones():
-  """Sizes that the sets' own pages and mirrors state."""
+  """The sizes are published on the sets' own pages and mirrors."""
   from tensorflow_datasets.core.download import checksums
 
   table = checksums.get_all_url_infos()

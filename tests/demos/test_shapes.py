@@ -68,7 +68,7 @@ def test_a_picture_is_a_function_of_its_index():
 
 
 def pairs_of(sentence):
-  """(colour, shape) of each object, without the parser."""
+  """Returns (colour, shape) of each object, without the parser."""
   colours, names = '|'.join(shapes.COLOURS), '|'.join(shapes.SHAPES)
   return set(re.findall(rf'\b({colours}) ({names})\b', sentence))
 
@@ -89,7 +89,7 @@ def test_held_out_combinations_are_in_the_test_split_alone(num_objects):
 
 
 def test_all_words_are_used_about_equally():
-  """Within 5 standard deviations of the binomial."""
+  """Counts are within 5 standard deviations of the binomial."""
   texts = shapes.shapes('train', num_objects=2).texts(range(2000))
   scenes = [shapes.parse(sentence) for sentence in texts]
   single = [scene.things[0] for scene in scenes if len(scene.things) == 1]
@@ -101,7 +101,7 @@ def test_all_words_are_used_about_equally():
     for count in counts.values():
       assert abs(count - n * p) < 5 * (n * p * (1 - p)) ** 0.5
 
-  # a scene of two is kept with (20 / 24)^2, of one with 20 / 24: 6 of 11
+  # P(kept) is (20 / 24)^2 for two objects, 20 / 24 for one: 6 of 11
   assert abs(len(single) - 2000 * 6 / 11) < 5 * (2000 * 0.25) ** 0.5
   check([t.place for t in single], shapes.PLACES, len(single))
   check([t.size for t in single], shapes.SIZES, len(single))
@@ -130,7 +130,7 @@ def test_areas_are_those_of_the_shapes():
 
 
 def test_objects_lie_inside_and_apart():
-  """The ground shows in every corner, and between two objects."""
+  """The ground is visible in every corner and between two objects."""
   source = shapes.shapes('test', num_pictures=5000, num_objects=2)
   images, _ = source.read(np.arange(200))
   for image, sentence in zip(images, source.texts(range(200)), strict=True):

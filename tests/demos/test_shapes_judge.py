@@ -15,7 +15,7 @@ from tests import as_main
 @pytest.mark.parametrize('split', ['train', 'test'])
 @pytest.mark.parametrize('side', [16, 32])
 def test_real_pictures_show_what_their_sentences_say(split, side):
-  """At least 99 % of some hundreds, of one object and of two."""
+  """At least 99 % of the pictures of one object and of two agree."""
   source = shapes.shapes(split, (side, side, 3), 10_000, 2)
   index = np.arange(500)
   result = judge(source.read(index)[0], source.texts(index))
@@ -67,7 +67,7 @@ def test_of_two_objects_the_relation_is_judged():
 
 
 def test_a_square_by_hand():
-  """8 x 8 blue pixels of 16, their middle at (12, 6)."""
+  """The square has 8 x 8 blue pixels, with the centre at (12, 6)."""
   image = np.full((16, 16, 3), shapes.GROUND, np.uint8)
   image[2:10, 8:16] = shapes.COLOURS['blue']
   (found,) = detect(image)
@@ -106,7 +106,7 @@ def test_the_command(tmp_path):
 
 
 def test_features_tell_samples_from_noise():
-  """Pictures of other scenes are nearer than pictures without any."""
+  """Pictures of other scenes are nearer than pictures without objects."""
   features = make_features(16)
   train, other = (
     shapes.shapes('train', num_pictures=2000).read(

@@ -105,7 +105,7 @@ def test_ones_own_photo_of_any_shape_and_mode(tmp_path):
     (with_alphas(0.0, 0.9), r'alphas\[0\] = 0, step 1 of 2'),
     (with_alphas(), 'list of alphas is empty'),
     (with_alphas('a'), 'alphas must be a list of numbers'),
-    ({'noise.image': 'none.jpg'}, 'config.noise: there is no image none.jpg'),
+    ({'noise.image': 'none.jpg'}, 'config.noise: image none.jpg not found'),
     ({'noise.image': __file__}, 'test_noise.py cannot be read as an image'),
     ({'noise.fit': 'pad'}, "config.noise.fit='pad' is not one of crop, scale"),
     ({'noise.image': ''}, 'config.noise: which picture'),
