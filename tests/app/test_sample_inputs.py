@@ -213,7 +213,9 @@ def test_a_folder_with_captions_is_read_with_its_labels(pictures):
 
 def test_a_caption_too_long_is_noticed_at_the_start(pictures):
   config = in_folder(pictures, **{'conditioning.text.length': 12})
-  with pytest.raises(UserError, match='config.data: .* has 14 bytes, more tha'):
+  with pytest.raises(
+    UserError, match='config.data: each text must .* with 14 bytes'
+  ):
     images.source_of(config)
 
 
