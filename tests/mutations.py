@@ -157,15 +157,15 @@ MUTATIONS = [
   ),
   (
     'training/level_pairs.py',
-    'jnp.clip(chosen, 0, count - 2)',
-    'jnp.clip(chosen, 0, count - 1)',
+    'jnp.clip(i, 0, count - 2)',
+    'jnp.clip(i, 0, count - 1)',
     'training/test_level_pairs.py',
     'a_law_beyond_the_grid',
   ),
   (
     'training/consistency.py',
-    'jnp.minimum(step / num_steps, 1.0)',
-    '(step / num_steps)',
+    'jnp.minimum(context.step / warmup_steps, 1.0)',
+    '(context.step / warmup_steps)',
     'training/test_consistency.py',
     'continuous_consistency_literally',
   ),
@@ -207,8 +207,8 @@ MUTATIONS = [
   # Objectives and the training step.
   (
     'training/objectives.py',
-    'return jax.lax.stop_gradient(first)',
-    'return first',
+    "cond | {'x0': jax.lax.stop_gradient(first)}",
+    "cond | {'x0': first}",
     'training/test_denoising.py',
     'no_gradient_flows_through',
   ),

@@ -113,6 +113,7 @@ TESTED_ELSEWHERE = {
   'app/other_runs.py': 'app/models/test_guidance.py',
   'core/flow_losses.py': 'training/test_flow_maps.py',
   'data/builders.py': 'data/test_prepare.py',
+  'demos/judging.py': 'demos/test_digits_judge.py',
   'demos/noising.py': 'app/modes/test_noise.py',
   'errors.py': 'app/test_cli.py',
   'interop/diffusers_autoencoder.py': 'interop/test_diffusers.py',

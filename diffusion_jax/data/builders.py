@@ -1,8 +1,8 @@
-"""tfds builders of CIFAR-10 and MNIST that need no TensorFlow.
+"""tfds builders of CIFAR-10 and MNIST that do not need TensorFlow.
 
-The builders of tfds use TensorFlow to extract archives and to write PNG files.
-These read the official archives themselves and store plain arrays; tfds
-downloads, compares with its official checksums, and writes array_record files.
+The builders of tfds extract archives and write PNG files with TensorFlow. These
+read the official archives directly and store plain arrays; tfds downloads,
+compares with its official checksums, and writes array_record files.
 """
 
 import gzip
@@ -25,7 +25,7 @@ class CIFAR10Arrays(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    (path,) = _download(dl_manager, self.URLS)
+    path = dl_manager.download(self.URLS[0])
     train = [f'data_batch_{i}.bin' for i in range(1, 6)]
     return {
       'train': self._generate_examples(path, train),
@@ -33,7 +33,7 @@ class CIFAR10Arrays(tfds.core.GeneratorBasedBuilder):
     }
 
   def _generate_examples(self, path, names):
-    """Yields images; each is stored as its label and 32x32 R, G and B."""
+    # An image is stored as its label and 32x32 R, G and B.
     key = 0
     with tarfile.open(path) as archive:
       for name in names:
@@ -66,7 +66,7 @@ class MNISTArrays(tfds.core.GeneratorBasedBuilder):
     return _info(self, (28, 28, 1), 'http://yann.lecun.com/exdb/mnist')
 
   def _split_generators(self, dl_manager):
-    paths = _download(dl_manager, self.URLS)
+    paths = [dl_manager.download(url) for url in self.URLS]
     return {
       'train': self._generate_examples(*paths[:2]),
       'test': self._generate_examples(*paths[2:]),
@@ -76,11 +76,6 @@ class MNISTArrays(tfds.core.GeneratorBasedBuilder):
     images, labels = _read_idx(image_path), _read_idx(label_path)
     for key, (image, label) in enumerate(zip(images, labels, strict=True)):
       yield key, {'image': image[..., None], 'label': label}
-
-
-def _download(manager, urls) -> list[str]:
-  """Downloads archives and returns their paths, in the order of `urls`."""
-  return manager.download(list(urls))
 
 
 def _info(builder, shape, homepage):

@@ -1,9 +1,9 @@
 """Sets of images in files: samples of this and other projects, references.
 
-An npz file has `arr_0`, uint8 [N, H, W, C], as `--mode=sample` and ADM's
-programs write it, or the statistics of features, `mu` and `sigma`, as EDM's and
-ADM's references do (`mu_s`, `sigma_s` of spatial features), or both; or
-`features` [N, D]. A folder has image files of one size.
+An npz file contains `arr_0`, uint8 [N, H, W, C], as `--mode=sample` and ADM's
+programs write it; or the statistics of features, `mu` and `sigma` (`mu_s`,
+`sigma_s` of spatial features), as EDM's and ADM's references; or both; or
+`features` [N, D]. A folder contains image files of one size.
 """
 
 import json
@@ -18,19 +18,19 @@ import numpy as np
 
 from diffusion_jax.data import image_folder, images, sources
 
-IMAGES = 'arr_0', 'images'  # the names of images in an npz file
-# Those of the arrays that are read with them.
+IMAGES = 'arr_0', 'images'  # names of the images in an npz file
+# Names of the arrays that are read with the images.
 ARRAYS = (
   'mu', 'sigma', 'mu_s', 'sigma_s', 'labels', 'texts', 'features', 'protocol',
 )  # fmt: skip
 
 
 class ImageSet(NamedTuple):
-  """Holds what a file or folder has; shape is (0,) without images.
+  """Holds the contents of a file or folder; shape is (0,) without images.
 
   batches: (n) -> iterator of uint8 [<= n, H, W, C], all images in order.
-  arrays: further arrays by name, such as labels, features, mu, sigma.
-  protocol: what made mu and sigma, {} if it is unknown.
+  arrays: other arrays by name, such as labels, features, mu, sigma. protocol:
+  how mu and sigma were computed, {} if it is unknown.
   """
 
   name: str
@@ -41,52 +41,23 @@ class ImageSet(NamedTuple):
 
 
 def read(path: str | Path, more: Collection[str] = ()) -> ImageSet:
-  """Reads a folder of images or an npz file; images are read as they are used.
+  """Opens a folder of images or an npz file; `batches` reads the images.
 
-  more: names of further arrays that are read if the file has them. Raises
-  ValueError or OSError that names the file.
+  more: names of other arrays to read, if the file has them. Raises ValueError
+  or OSError that names the file.
   """
   path = Path(path).expanduser()
   if path.is_dir():
     return _read_folder(path)
   if not path.is_file():
-    raise FileNotFoundError(f'there is no file or folder {path}')
+    raise FileNotFoundError(f'file or folder {path} not found')
   return _read_npz(path, more)
-
-
-def read_pair(path: str | Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the images [N, H, W, C] of an npz file, and the array `name` [N].
-
-  Raises ValueError or OSError, which names what the file does not have.
-  """
-  found = read(path)
-  needed = {
-    ' or '.join(IMAGES): len(found.shape) == 4,
-    name: name in found.arrays,
-  }
-  missing = [array for array, there in needed.items() if not there]
-  if missing:
-    raise ValueError(
-      f'{path} has no array {missing[0]}: images and their {name} are needed, '
-      'as --mode=sample writes them'
-    )
-  return np.concatenate([*found.batches(1000)]), found.arrays[name]
-
-
-def from_array(name: str, pictures: np.ndarray, **arrays) -> ImageSet:
-  """Returns the set of images in memory, uint8 [N, H, W, C]."""
-
-  def batches(size):
-    for start in range(0, len(pictures), size):
-      yield pictures[start : start + size]
-
-  return ImageSet(name, pictures.shape, batches, arrays, {})
 
 
 def write(path: str | Path, protocol: dict[str, Any], **arrays: Any) -> None:
   """Writes an npz file of features, mu, sigma and so on.
 
-  protocol: what they depend on, kept as JSON in the array `protocol`.
+  protocol: what they depend on, stored as JSON in the array `protocol`.
   """
   path = Path(path)
   arrays['protocol'] = json.dumps(protocol)
@@ -96,10 +67,10 @@ def write(path: str | Path, protocol: dict[str, Any], **arrays: Any) -> None:
   draft.replace(path)
 
 
-def take(found: ImageSet, index: np.ndarray, size: int = 1000) -> np.ndarray:
-  """Returns the images at index [n], in that order, reading all once."""
+def take(source: ImageSet, index: np.ndarray, size: int = 1000) -> np.ndarray:
+  """Returns the images at index [n] in this order; reads the set once."""
   pictures, start = {}, 0
-  for batch in found.batches(size):
+  for batch in source.batches(size):
     for i in index[(index >= start) & (index < start + len(batch))]:
       pictures[i] = batch[i - start]
     start += len(batch)
@@ -111,8 +82,9 @@ def check_same_size(first: ImageSet, second: ImageSet) -> None:
   a, b = first.shape[1:], second.shape[1:]
   if a and b and a != b:
     raise ValueError(
-      f'{first.name} has images of {"x".join(map(str, a))} and {second.name} '
-      f'of {"x".join(map(str, b))}: only the same size can be compared'
+      'images must have the same size to be compared: '
+      f'{first.name} has {"x".join(map(str, a))}, {second.name} '
+      f'{"x".join(map(str, b))}'
     )
 
 
@@ -127,8 +99,8 @@ def _read_npz(path, more):
     raise ValueError(f'{path}: protocol is not JSON: {error}') from None
   if name is None and not {'mu', 'features'} & set(arrays):
     raise ValueError(
-      f'{path} has the arrays {", ".join(names) or "none"}: images or arr_0 '
-      '(uint8 [N, H, W, C]), features [N, D], or mu and sigma are needed'
+      f'{path} has the arrays {", ".join(names) or "none"}; it must contain '
+      'images or arr_0 (uint8 [N, H, W, C]), features [N, D], or mu and sigma'
     )
   if name is None:
     return ImageSet(str(path), (0,), lambda size: iter(()), arrays, protocol)
@@ -139,7 +111,7 @@ def _read_npz(path, more):
     raise ValueError(f'{path} is not an npz file of arrays: {error}') from None
   if len(shape) not in (3, 4) or not shape[0] or dtype.kind not in 'uif':
     raise ValueError(
-      f'{path}: {name} is {dtype} {list(shape)}, not uint8 [N, H, W, C]'
+      f'{path}: {name} must be uint8 [N, H, W, C], got {dtype} {list(shape)}'
     )
   shape = (*shape, 1) if len(shape) == 3 else shape
 
@@ -150,19 +122,20 @@ def _read_npz(path, more):
 
 
 def _header(file):
-  # Returns (shape, whether in Fortran's order, dtype) of an npy file.
-  version = np.lib.format.read_magic(file)
-  if version == (1, 0):
+  # Returns (shape, whether in Fortran order, dtype) of an npy file.
+  if np.lib.format.read_magic(file) == (1, 0):
     return np.lib.format.read_array_header_1_0(file)
   return np.lib.format.read_array_header_2_0(file)
 
 
 def _stream(path, name, size):
-  # Yields the images of an npz file, of which memory holds one batch.
+  # Yields the images of an npz file, with one batch in memory at a time.
   with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as file:
     shape, fortran, dtype = _header(file)
     if fortran:
-      raise ValueError(f"{path}: {name} is stored in Fortran's order")
+      raise ValueError(
+        f'{path}: {name} is in Fortran order; save it in C order'
+      )
     each = int(np.prod(shape[1:])) * dtype.itemsize
     for start in range(0, shape[0], size):
       count = min(size, shape[0] - start)
@@ -175,14 +148,14 @@ def _stream(path, name, size):
 
 
 def _as_uint8(batch, name):
-  # Accepts numbers of another type only if they are grey levels 0..255.
+  # Accepts other types only if the numbers are grey levels 0..255.
   if batch.dtype == np.uint8:
     return batch
   low, high = batch.min(), batch.max()
   if not (low >= 0 and 1 < high <= 255 and np.all(batch == np.rint(batch))):
     raise ValueError(
-      f'{name} has {batch.dtype} from {low:.4g} to {high:.4g}, not the levels '
-      '0..255: save uint8, round(127.5 (x + 1)) of images in [-1, 1]'
+      f'{name} must have levels 0..255, got {batch.dtype} from {low:.4g} to '
+      f'{high:.4g}: save round(127.5 (x + 1)) of images in [-1, 1] as uint8'
     )
   return batch.astype(np.uint8)
 
@@ -192,11 +165,11 @@ def _read_folder(path):
     Path(place) / name
     for place, _, names in os.walk(path, followlinks=True)
     for name in names
-    if name.lower().endswith(image_folder.SUFFIXES) and name[0] != '.'
+    if image_folder.is_picture(name)
   )
   if not paths:
     raise FileNotFoundError(
-      f'there are no images in {path} ({", ".join(image_folder.SUFFIXES)})'
+      f'{path} contains no images ({", ".join(image_folder.SUFFIXES)})'
     )
   size = images.read_image(paths[0]).shape[:2]
   channels = 1 if all(map(_is_grey, paths)) else 3
@@ -205,8 +178,8 @@ def _read_folder(path):
     image = images.read_image(each)
     if image.shape[:2] != size:
       raise ValueError(
-        f'{each} is {image.shape[0]}x{image.shape[1]}, and {paths[0]} '
-        f'{size[0]}x{size[1]}: a set has images of one size'
+        f'all images must have one size: {each} is '
+        f'{image.shape[0]}x{image.shape[1]}, {paths[0]} is {size[0]}x{size[1]}'
       )
     return image[..., :channels]
 
@@ -220,7 +193,7 @@ def _read_folder(path):
 
 
 def _is_grey(path):
-  # By the header alone: files that Pillow cannot read fail later, by name.
+  # Reads the header only. Files that Pillow cannot read are reported later.
   from PIL import Image, UnidentifiedImageError
 
   try:

@@ -1,9 +1,9 @@
-"""Batches: batch i is a pure function of (source, seed, i).
+"""Batches of images: batch i is a pure function of (source, seed, i).
 
-The position in the data is the step of a run: checkpoints hold nothing about
-data, and a restarted run gets the same batches as without a restart. With
-several hosts each reads its rows of the global batch, which does not depend on
-the number of hosts.
+The step of a run is its position in the data: checkpoints store nothing about
+the data, and a restarted run continues with the same batches. Each of several
+hosts reads its rows of the global batch, which is the same for any number of
+hosts.
 """
 
 import functools
@@ -32,10 +32,11 @@ def batch_at(
 ) -> dict[str, np.ndarray]:
   """Returns batch `step`: {'image': float32 [B, H, W, C] in [-1, 1], 'label'}.
 
-  Each epoch has a permutation of its own; a batch may extend into the next one.
+  Each epoch has its own permutation; a batch may extend into the next epoch.
   random_flip mirrors each image with probability 1/2. 'label', int32 [B], is
-  there if the source has labels. `rows` selects the rows that are read. With
-  text_length, 'text' and 'text_mask' are [B, text_length], of a `TextSource`.
+  present if the source has labels. `rows` selects the rows that are read. With
+  text_length, a `TextSource` also gives 'text' and 'text_mask', [B,
+  text_length].
   """
   place = (step * batch_size + np.arange(batch_size))[rows]
   epoch, within = np.divmod(place, len(source))
@@ -57,8 +58,8 @@ def batch_at(
 
 
 def mirrored(images: np.ndarray, flip: np.ndarray) -> np.ndarray:
-  """Returns images [B, H, W, C], from left to right where flip [B] is True."""
-  images = images.copy()  # The source may have given us its own array.
+  """Returns images [B, H, W, C], mirrored in width where flip [B] is True."""
+  images = images.copy()  # The array may belong to the source.
   # `take` copies pixels several times as fast as a negative step does.
   columns = np.arange(images.shape[2])[::-1]
   images[flip] = np.take(images[flip], columns, axis=2)
@@ -77,7 +78,7 @@ def batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields `batch_at` for start_step, start_step + 1, ... without end.
 
-  For a source on disk num_threads threads read ahead, one batch each.
+  If the source is on disk, num_threads threads read ahead, one batch each.
   """
 
   def read(step):

@@ -1,19 +1,19 @@
-"""CIFAR-10 and MNIST on disk, downloaded and prepared once, without TensorFlow.
+"""Downloads and prepares CIFAR-10 and MNIST once, without TensorFlow.
 
   python -m diffusion_jax.data.prepare cifar10 [DATA_DIR]
 
-prepares a set ahead of a run, for example on a login node, and prints the
-folder. The default of DATA_DIR is that of tfds ($TFDS_DATA_DIR or
+prepares a set ahead of a run, for example on a login node, and prints its
+folder. DATA_DIR is tfds' own folder by default ($TFDS_DATA_DIR or
 ~/tensorflow_datasets).
 """
 
+import argparse
 import contextlib
 import io
 import json
 import logging
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 NAMES = ('cifar10', 'mnist')
 
@@ -26,14 +26,12 @@ def default_data_dir(data_dir: str | Path = '') -> Path:
 
 
 def prepare(name: str, data_dir: str | Path = '') -> Path:
-  """Returns the folder of the set `name`, which it prepares if necessary.
+  """Returns the folder of a set of NAMES, and prepares it if necessary.
 
   Tries, in this order: a set that this function prepared, one that tfds
   prepared as array_record, the official archives in DATA_DIR/downloads/manual,
   a download. Raises ValueError or OSError with one line that says what to do.
   """
-  if name not in NAMES:
-    raise ValueError(f'{name!r} is not one of {", ".join(NAMES)}')
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core.download import download_manager
 
@@ -74,7 +72,7 @@ def prepare(name: str, data_dir: str | Path = '') -> Path:
       f'the download of {name} failed, try again: {reason}'
     ) from None
   except OSError:
-    # Another process may have prepared the folder meanwhile.
+    # Another process may have prepared the folder in the meantime.
     if not folder.exists():
       raise
   check_prepared(folder)
@@ -127,52 +125,49 @@ def check_prepared(folder: Path) -> None:
 
 
 def check_features(folder: Path) -> None:
-  """Raises ValueError for a set whose features.json names classes of others.
+  """Raises ValueError for a features.json that names classes outside of tfds.
 
-  tfds imports the classes that this file names, which runs their code, and the
-  set may come from anybody.
+  tfds imports the classes in this file, which runs their code, and the set may
+  come from anybody.
   """
   for path in folder.rglob('features.json'):
     try:
       found = json.loads(path.read_text())
     except (OSError, ValueError):
-      continue  # tfds cannot read it either, and says so
+      continue  # tfds raises an error for it
     for name in _classes(found):
       if '.' in name and not name.startswith('tensorflow_datasets.'):
         raise ValueError(
-          f'{path} names {name}, which tfds would import: only the features of '
+          f'{path} names {name}, which tfds would import: only features of '
           'tfds are read'
         )
 
 
 def _classes(tree):
   # Yields the names of Python classes in a features.json, of either format.
+  fields = 'type', 'pythonClassName', 'python_class_name'
   for name, value in tree.items() if isinstance(tree, dict) else ():
-    if isinstance(value, str) and name in (
-      'type',
-      'pythonClassName',
-      'python_class_name',
-    ):
+    if isinstance(value, str) and name in fields:
       yield value
     yield from _classes(value)
 
 
 @contextlib.contextmanager
 def _described(place):
-  # tfds does not convert the errors of its JSON readers on a damaged file.
+  # tfds raises the errors of its JSON readers for a damaged file.
   try:
     yield
   except Exception as error:
     reason = ' '.join(str(error).split())[:200]
     raise ValueError(
-      f'{place} is damaged, its dataset_info.json or features.json: delete it '
+      f'{place} is damaged (dataset_info.json or features.json): delete it '
       f'and prepare it again ({reason})'
     ) from error
 
 
 def _check_archives(name, builder_class, top, remark):
-  # Finds in seconds what tfds finds after minutes: archives that are damaged,
-  # and archives that are missing and cannot be downloaded.
+  # Finds in seconds, where tfds needs minutes, that an archive is damaged, or
+  # that it is missing and cannot be downloaded.
   import requests
   from tensorflow_datasets.core.download import checksums, resource
 
@@ -185,9 +180,9 @@ def _check_archives(name, builder_class, top, remark):
       found = checksums.compute_url_info(given)
       if found != expected:
         raise ValueError(
-          f'{given} is damaged or another file: {int(found.size):,} bytes with '
-          f'sha256 {found.checksum}, and not {int(expected.size):,} with '
-          f'{expected.checksum}. Replace or delete it'
+          f'{given} is damaged; replace or delete it: expected '
+          f'{int(expected.size):,} bytes with sha256 {expected.checksum}, got '
+          f'{int(found.size):,} with {found.checksum}'
         )
       continue
     file_name = resource.get_dl_fname(url, expected.checksum)
@@ -205,33 +200,26 @@ def _check_archives(name, builder_class, top, remark):
       f'{name} is not in {top}{remark} and cannot be downloaded from here '
       f'({type(error).__name__}). Put {names} of '
       f'{missing[0].rpartition("/")[0]} into {manual}; or run `python -m '
-      f'diffusion_jax.data.prepare {name} {top}` where there is a network, and '
+      f'diffusion_jax.data.prepare {name} {top}` with a network, and '
       f'copy {top / builder_class.name}'
     ) from None
 
 
 def main(arguments: list[str]) -> None:
-  """Prepares the set that the command line names; a mistake exits with 2."""
-  if {'-h', '--help'} & set(arguments):
-    print(__doc__)
-    return
-  if not 1 <= len(arguments) <= 2:
-    fail(
-      'which set? python -m diffusion_jax.data.prepare '
-      f'{"|".join(NAMES)} [DATA_DIR]'
-    )
+  """Prepares the set that the command line names; errors exit with 2."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('name', choices=NAMES)
+  parser.add_argument('data_dir', nargs='?', default='')
+  options = parser.parse_args(arguments)
   # tfds logs much.
   logging.getLogger('absl').setLevel(logging.ERROR)
   try:
-    print(prepare(*arguments))
+    print(prepare(options.name, options.data_dir))
   except (ValueError, OSError) as error:
-    fail(str(error))
-
-
-def fail(message: str) -> NoReturn:
-  """Prints one line on stderr and exits with 2."""
-  print(f'error: {message}', file=sys.stderr)
-  sys.exit(2)
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Sources of images: random access, uint8, with optional labels."""
+"""Sources of images: uint8, read by index, with optional labels."""
 
 import dataclasses
 import zipfile
@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion_jax.ranges import Count, ImageShape, Rate, Size
 
-# np.load may raise any of these for a file that is not an intact npz.
+# np.load may raise any of these for a damaged npz file.
 UNREADABLE = (
   ValueError,
   TypeError,
@@ -19,7 +19,7 @@ UNREADABLE = (
   OSError,
   zipfile.BadZipFile,
   zlib.error,
-  RuntimeError,  # Of an unknown compression, or of a password.
+  RuntimeError,  # for an unknown compression, or a password
 )
 
 
@@ -47,7 +47,7 @@ class Source(Protocol):
 
   @property
   def in_memory(self) -> bool:
-    """Whether `read` is fast and need not be done ahead."""
+    """Whether `read` is fast, so that reading ahead is not needed."""
     ...
 
   def __len__(self) -> int: ...
@@ -55,7 +55,7 @@ class Source(Protocol):
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns images uint8 [n, H, W, C] and labels int32 [n] or None.
 
-    Raises ValueError that names the file, if one cannot be read.
+    Raises ValueError that names a file that cannot be read.
     """
     ...
 
@@ -64,7 +64,7 @@ class TextSource(Source, Protocol):
   """Describes a source with one sentence per image."""
 
   def texts(self, index: np.ndarray) -> list[str]:
-    """Returns n sentences. Raises ValueError if one is missing."""
+    """Returns n sentences."""
     ...
 
 
@@ -99,7 +99,7 @@ class ArraySource:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TwoLevels:
-  """Thresholds a source: 0, or 1 in the upper half of its grey levels."""
+  """Thresholds a source: 1 in the upper half of its grey levels, else 0."""
 
   source: Source
   num_levels = 2
@@ -132,17 +132,17 @@ class TwoLevels:
 def digits(split: str = 'train') -> ArraySource:
   """Returns the 8x8 handwritten digits of scikit-learn, with 17 grey levels.
 
-  They are 1,797 real images (UCI, Alpaydin & Kaynak 1998), with a fixed split:
-  'train' 1,437, 'test' 360. Nothing is downloaded.
+  They are real images (UCI, Alpaydin & Kaynak 1998) with a fixed split: 1,437
+  in 'train', 360 in 'test'. Nothing is downloaded.
   """
   from sklearn.datasets import load_digits
 
   check_split(split)
   pixels, labels = load_digits(return_X_y=True)
   order = np.random.default_rng(0).permutation(len(pixels))
-  chosen = order[:360] if split == 'test' else order[360:]
-  images = pixels[chosen].reshape(-1, 8, 8, 1).astype(np.uint8)
-  return ArraySource(images, labels[chosen].astype(np.int32), 10, 17)
+  index = order[:360] if split == 'test' else order[360:]
+  images = pixels[index].reshape(-1, 8, 8, 1).astype(np.uint8)
+  return ArraySource(images, labels[index].astype(np.int32), 10, 17)
 
 
 def synthetic(
@@ -153,8 +153,8 @@ def synthetic(
 ) -> ArraySource:
   """Returns generated images of discs, to try a program without data.
 
-  The class is the hue of the disc; its position, its size and the background
-  are random. 'train' and 'test' are different images.
+  The class is the hue of the disc; position, size and background are random.
+  'train' and 'test' have different images.
   """
   check_split(split)
   rng = np.random.default_rng(0 if split == 'train' else 1)
@@ -181,43 +181,37 @@ def npz(
   """Reads an npz file: `images` or `arr_0`, uint8 [N, H, W, C] or [N, H, W].
 
   `labels` [N] are read if num_classes is not 0. The test split is `test_images`
-  and `test_labels`, or else a fixed random test_fraction of the images, which
-  'train' then lacks. Reads what `--mode=sample` writes. Raises ValueError or
-  FileNotFoundError.
+  and `test_labels` if the file has them, otherwise a fixed random test_fraction
+  of the images, which 'train' does not contain. The files of `--mode=sample`
+  can be read. Raises ValueError or FileNotFoundError.
   """
   check_split(split)
   path = Path(path).expanduser()
-  if path.is_dir():
+  names = npz_names(path)
+  has_test = 'test_images' in names
+  prefix = 'test_' if has_test and split == 'test' else ''
+  whole = 'images' if prefix or 'images' in names else 'arr_0'
+  needed = [f'{prefix}{whole}', *[f'{prefix}labels'] * bool(num_classes)]
+  if not {*needed} <= {*names}:
     raise ValueError(
-      f'{path} is a folder, not an npz file: data=folder reads pictures'
+      f'{path} has the arrays {", ".join(names) or "none"}; it must contain '
+      'images or arr_0, uint8 [N, H, W, C], and labels, int [N], with '
+      'test_labels for test_images, unless num_classes=0'
     )
-  known = npz_names(path)
-  whole = 'arr_0' if 'images' not in known and 'arr_0' in known else 'images'
-  own_test = 'test_images' in known
-  prefix = 'test_' if own_test and split == 'test' else ''
-  whole, name = 'test_images' if prefix else whole, f'{prefix}labels'
-  has = f'{path} has the arrays {", ".join(known) or "none"}'
-  if whole not in known:
-    raise ValueError(f'{has}: images or arr_0, uint8 [N, H, W, C], is needed')
-  if num_classes and name not in known:
-    raise ValueError(
-      f'{has}: {name}, int [N], is needed for num_classes={num_classes}; '
-      'num_classes=0 reads images without classes'
-    )
-  arrays = read_npz(path, (whole, name) if num_classes else (whole,))
-  images, labels = arrays[whole], arrays.get(name)
+  images, *labels = read_npz(path, needed).values()
   images = images[..., None] if images.ndim == 3 else images
   if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
     raise ValueError(
-      f'{path}: images are {images.dtype} {list(images.shape)}, not uint8 '
-      '[N, H, W, C] or [N, H, W]'
+      f'{path}: images must be uint8 [N, H, W, C] or [N, H, W], got '
+      f'{images.dtype} {list(images.shape)}'
     )
-  if labels is not None:
-    labels = _check_labels(f'{path}: {name}', labels, len(images), num_classes)
-  if not own_test:
-    chosen = _fixed_part(len(images), split, test_fraction, path)
-    images = images[chosen]
-    labels = None if labels is None else labels[chosen]
+  labels = (
+    _checked(path, labels[0], len(images), num_classes) if labels else None
+  )
+  if not has_test:
+    index = _fixed_part(len(images), split, test_fraction, path)
+    images = images[index]
+    labels = None if labels is None else labels[index]
   return ArraySource(images, labels, num_classes)
 
 
@@ -228,24 +222,20 @@ def npz_names(path: str | Path) -> list[str]:
   """
   path = Path(path)
   if not path.is_file():
-    raise FileNotFoundError(f'there is no npz file {path}')
+    raise FileNotFoundError(
+      f'npz file {path} not found; for a folder of pictures, set data=folder'
+    )
   with path.open('rb') as file:
-    start = file.read(6)
-  if start == np.lib.format.MAGIC_PREFIX:
-    raise ValueError(
-      f'{path} is a file of one array, not an npz file of arrays: '
-      'numpy.savez(file, images=array) gives the array its name'
-    )
-  if not start.startswith(b'PK'):
-    raise ValueError(
-      f'{path} is not an npz file of arrays: numpy.savez writes them. Pictures '
-      'can be given as a folder of image files'
-    )
+    if file.read(2) != b'PK':
+      raise ValueError(
+        f'{path} is not an npz file of arrays: numpy.savez(file, images=array) '
+        'writes one'
+      )
   return list(_with_npz(path, lambda file: file.files))
 
 
 def read_npz(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-  """Returns some of the arrays of an npz file by their names.
+  """Returns arrays of an npz file by their names, in this order.
 
   Raises ValueError in one line for a damaged file and for Python objects.
   """
@@ -256,58 +246,57 @@ def read_npz(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
 
 def _with_npz(path, function):
   try:
-    # Opened here, because NumPy leaves the file of a damaged archive open.
+    # NumPy itself would not close the file of a damaged archive.
     with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
       return function(file)
   except UNREADABLE as error:
     reason = str(error) or type(error).__name__
     if 'allow_pickle' in reason:
-      reason = 'it has Python objects, which are not read'
+      reason = 'it contains Python objects, which are not read'
     raise ValueError(f'{path} is not an npz file of arrays: {reason}') from None
 
 
 class NoTestSplit(ValueError):
-  """Says that a data set has a train split alone."""
+  """Signals that a data set has no test split."""
 
 
 def check_split(split: str) -> None:
   """Raises ValueError for a split other than 'train', 'test'."""
   if split not in ('train', 'test'):
-    raise ValueError(f"split {split!r} is not one of 'train', 'test'")
+    raise ValueError(f"split must be 'train' or 'test', got {split!r}")
 
 
 def check_fraction(test_fraction: float, split: str, path: str | Path) -> None:
-  """Raises ValueError if test_fraction cannot make the split of `path`."""
+  """Raises ValueError if test_fraction does not give a split of `path`."""
   if not 0.0 <= test_fraction < 1.0:
-    raise ValueError(f'test_fraction={test_fraction} is not in [0, 1)')
+    raise ValueError(f'test_fraction must be in [0, 1), got {test_fraction}')
   if split == 'test' and not test_fraction:
     raise NoTestSplit(
-      f'{path} has no test split: set test_fraction, 0.1 for instance, to '
-      'keep a part of it for tests'
+      f'{path} has no test split: set test_fraction, for example to 0.1, to '
+      'hold out a part of it'
     )
 
 
 def _fixed_part(size, split, test_fraction, path):
-  # Returns the indices of a split, which are the same in every run.
+  # Returns the indices of a split, the same in every run.
   check_fraction(test_fraction, split, path)
   count = round(size * test_fraction)
   if not 0 < (count if split == 'test' else size - count):
     raise ValueError(
-      f'test_fraction={test_fraction} of the {size} images of {path} leaves '
-      f'none for the {split} split'
+      f'test_fraction={test_fraction} leaves none of the {size} images in '
+      f'{path} for the {split} split'
     )
   order = np.random.default_rng(0).permutation(size)
   return np.sort(order[:count] if split == 'test' else order[count:])
 
 
-def _check_labels(name, labels, size, num_classes):
-  if labels.shape != (size,) or labels.dtype.kind not in 'iu':
+def _checked(path, labels, size, num_classes):
+  # Returns int32 labels; raises ValueError unless they are 0..num_classes - 1.
+  is_labels = labels.shape == (size,) and labels.dtype.kind in 'iu'
+  if not is_labels or labels.min() < 0 or labels.max() >= num_classes:
+    limits = f', {labels.min()}..{labels.max()}' if is_labels else ''
     raise ValueError(
-      f'{name} are {labels.dtype} {list(labels.shape)}, not int [{size}]'
-    )
-  low, high = labels.min(), labels.max()
-  if low < 0 or high >= num_classes:
-    raise ValueError(
-      f'{name} are {low}..{high}, which num_classes={num_classes} does not hold'
+      f'{path}: labels must be int [{size}] in 0..{num_classes - 1}, got '
+      f'{labels.dtype} {list(labels.shape)}{limits}'
     )
   return labels.astype(np.int32)

@@ -1,4 +1,4 @@
-"""Sentences <-> tokens, the bytes of UTF-8."""
+"""Converts sentences to tokens, the bytes of UTF-8, and back."""
 
 from collections.abc import Sequence
 
@@ -12,32 +12,31 @@ def encode(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns (tokens int32 [N, length], mask bool [N, length]) of N sentences.
 
-  The mask is True at bytes, False at the padding after them. Raises ValueError
-  for a sentence that is empty or longer than `length` bytes.
+  The mask is True at bytes and False at the padding after them. Raises
+  ValueError for a sentence that is blank or longer than `length` bytes.
   """
   tokens = np.zeros((len(sentences), length), np.int32)
   for row, sentence in zip(tokens, sentences, strict=True):
-    found = to_bytes(sentence, length)
-    row[: len(found)] = np.frombuffer(found, np.uint8).astype(np.int32) + 1
+    data = np.frombuffer(to_bytes(sentence, length), np.uint8)
+    row[: len(data)] = data.astype(np.int32) + 1
   return tokens, tokens > 0
 
 
 def to_bytes(sentence: str, length: int) -> bytes:
   """Returns UTF-8. Raises ValueError for a blank or too long sentence."""
-  found = sentence.encode()
-  if not sentence.strip():
-    raise ValueError('a text is empty: it needs a word at least')
-  if len(found) > length:
+  data = sentence.encode()
+  if not sentence.strip() or len(data) > length:
     raise ValueError(
-      f'{sentence!r} has {len(found)} bytes, more than text_length={length}'
+      f'each text must have a word and at most text_length={length} bytes, got '
+      f'{sentence!r} with {len(data)} bytes'
     )
-  return found
+  return data
 
 
 def decode(tokens: np.ndarray) -> list[str]:
   """Returns the N sentences of tokens [N, L], the inverse of `encode`.
 
-  Padding is left out; bytes that are not UTF-8 become U+FFFD.
+  Padding is dropped; bytes that are not UTF-8 become U+FFFD.
   """
   rows = [(row[row > 0] - 1).astype(np.uint8) for row in np.asarray(tokens)]
   return [row.tobytes().decode(errors='replace') for row in rows]

@@ -1,8 +1,9 @@
 """Data sets of TensorFlow Datasets (tfds), read without TensorFlow.
 
-CIFAR-10 and MNIST are loaded into memory; others are read from disk.
+CIFAR-10 and MNIST are loaded into memory; other sets are read from disk.
 """
 
+import dataclasses
 import difflib
 import hashlib
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.data import prepare
-from diffusion_jax.data.images import fit, with_channels
+from diffusion_jax.data.images import resized
 from diffusion_jax.data.sources import ArraySource, check_split
 from diffusion_jax.ranges import Count, ImageShape
 
@@ -49,34 +50,23 @@ def _in_memory(name, split, data_dir):
   return ArraySource(images[order], labels[order], 10)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class RecordSource:
   """Reads images of a prepared set, cropped at the centre and resized."""
 
+  records: 'Records'
+  image_shape: tuple[int, int, int]
+  num_classes: int = 0
   num_levels = 256
   in_memory = False
 
-  def __init__(
-    self,
-    records: 'Records',
-    image_shape: tuple[int, int, int],
-    num_classes: int = 0,
-  ):
-    height, width, channels = image_shape
-    self.image_shape = height, width, channels
-    self.num_classes = num_classes
-    self._records = records
-
   def __len__(self) -> int:
-    return len(self._records)
+    return len(self.records)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
-    height, width, channels = self.image_shape
-    images = np.empty((len(index), *self.image_shape), np.uint8)
-    examples = self._records.get(index)
-    for image, example in zip(images, examples, strict=True):
-      picture = with_channels(example['image'], 3)
-      image[:] = with_channels(fit(picture, (height, width)), channels)
+    examples = self.records.get(index)
+    images = resized((e['image'] for e in examples), self.image_shape)
     if not self.num_classes:
       return images, None
     return images, np.array([e['label'] for e in examples], np.int32)
@@ -93,15 +83,16 @@ def tfds(
 ) -> RecordSource:
   """Returns images of TensorFlow Datasets, prepared as array_record.
 
-  dataset: `name[/config][:version]`; num_classes: 0 without labels; data_dir:
-  by default $TFDS_DATA_DIR or tfds' own folder; train_split, test_split: such
-  as 'train[:90%]'. Raises ValueError or FileNotFoundError, as `tfds_images`.
+  dataset: `name[/config][:version]`; num_classes: 0 for no labels; data_dir: by
+  default $TFDS_DATA_DIR or tfds' own folder; train_split, test_split: such as
+  'train[:90%]'. Raises ValueError or FileNotFoundError, as `tfds_images`.
   """
   name = train_split if split == 'train' else test_split
   source = tfds_images(dataset, name, image_shape, num_classes > 0, data_dir)
   if source.num_classes != num_classes:
     raise ValueError(
-      f'num_classes={num_classes}, but {dataset} has {source.num_classes}'
+      f'num_classes must be {source.num_classes} for {dataset}, got '
+      f'{num_classes}'
     )
   return source
 
@@ -115,8 +106,8 @@ def tfds_images(
 ) -> RecordSource:
   """Returns a set that tfds prepared as array_record.
 
-  name: `name[/config][:version]`; split: any of tfds, for example 'validation'
-  or 'train[:90%]'; labelled: with the feature 'label'. Raises ValueError or
+  name: `name[/config][:version]`; split: of tfds, for example 'validation' or
+  'train[:90%]'; labelled: with the feature 'label'. Raises ValueError or
   FileNotFoundError with one line that says what to do.
   """
   folder = prepare.prepared_by_tfds(name, data_dir)
@@ -124,21 +115,16 @@ def tfds_images(
     raise _not_prepared(name, data_dir)
   prepare.check_prepared(folder)
   records = Records(folder, split)
-  features = records.features
-  image = features.get('image')
-  if image is None or image.np_dtype != np.uint8 or len(image.shape) != 3:
+  image = records.features.get('image')
+  label = records.features.get('label') if labelled else None
+  num_classes = getattr(label, 'num_classes', None) if labelled else 0
+  is_image = image and image.np_dtype == np.uint8 and len(image.shape) == 3
+  if not is_image or num_classes is None:
     raise ValueError(
-      f'{name} has no feature `image` of uint8 pictures; it has '
-      f'{", ".join(features)}'
+      f'{name} must have a feature `image` of uint8 pictures, and `label` of '
+      'classes unless num_classes=0; it has '
+      f'{", ".join(records.features)}'
     )
-  num_classes = 0
-  if labelled:
-    num_classes = getattr(features.get('label'), 'num_classes', None)
-    if num_classes is None:
-      raise ValueError(
-        f'{name} has no classes in a feature `label`: set num_classes=0. It '
-        f'has {", ".join(features)}'
-      )
   return RecordSource(records, image_shape, num_classes)
 
 
@@ -148,7 +134,7 @@ class Records:
   def __init__(self, folder: Path, split: str):
     import tensorflow_datasets as tfds
 
-    # The annotations of tfds lack what its builders of files have.
+    # The annotations of tfds lack attributes of builders of files.
     builder: Any = tfds.builder_from_directory(folder)
     self.features = dict(builder.info.features.items())
     self._folder = folder
@@ -158,7 +144,7 @@ class Records:
       raise self._damaged(error) from None
     except (KeyError, ValueError, AssertionError):
       raise ValueError(
-        f'{folder} has no split {split!r} ({", ".join(builder.info.splits)})'
+        f'{folder} has no split {split!r}, but {", ".join(builder.info.splits)}'
       ) from None
 
   def __len__(self) -> int:
@@ -173,21 +159,21 @@ class Records:
 
   def _damaged(self, error):
     return ValueError(
-      f'{self._folder} is damaged, delete it and prepare it again: {error}'
+      f'{self._folder} is damaged; delete it and prepare it again: {error}'
     )
 
 
 def _not_prepared(name, data_dir) -> Exception:
-  """Returns the error that says why a set is not there, and what to do."""
+  # Returns the error that says why a set is missing, and what to do.
   import tensorflow_datasets as tfds
 
   base = name.partition(':')[0].partition('/')[0]
-  known = tfds.list_builders(with_community_datasets=False)
+  builders = tfds.list_builders(with_community_datasets=False)
   top = prepare.default_data_dir(data_dir)
-  if base not in known:
-    near = difflib.get_close_matches(base, known, 3)
+  if base not in builders:
+    near = difflib.get_close_matches(base, builders, 3)
     hint = f'; did you mean {", ".join(near)}?' if near else ''
-    return ValueError(f'tfds knows no set {base!r}, and {top} has none{hint}')
+    return ValueError(f'neither tfds nor {top} has a set {base!r}{hint}')
   return FileNotFoundError(
     f'{name} is not prepared in {top}: run `pip install tensorflow-cpu` and '
     f'`tfds build {name} --file_format=array_record --data_dir={top}` once'

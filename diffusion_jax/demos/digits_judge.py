@@ -7,22 +7,21 @@ as labels.
 """
 
 import functools
-import sys
 from collections.abc import Callable
 
 import numpy as np
 
-from diffusion_jax.data import image_sets, sources
+from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale, to_uint8
-from diffusion_jax.demos import perceptrons
+from diffusion_jax.demos import judging, perceptrons
 
 
 def judge(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   """Returns the fraction of the images that an SVM classifies as their label.
 
   images: uint8 [N, 8, 8, 1] with 0..255, as `--mode=sample` writes them;
-  labels: [N]; the SVM is that of `make_judge`. Returns `accuracy`, its standard
-  error `error`, and `real`, the SVM's accuracy on the real test split. Raises
+  labels: [N]. Returns the SVM's `accuracy` (see `make_judge`), its standard
+  error `error`, and `real`, its accuracy on the real test split. Raises
   ValueError for other shapes.
   """
   check(images)
@@ -41,7 +40,7 @@ def judge(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def make_judge() -> Callable[[np.ndarray], np.ndarray]:
   """Returns a function: images uint8 [N, 8, 8, 1], 0..255 -> classes [N].
 
-  It is an SVM, SVC(gamma=0.001) on pixels 0..16, fitted on the real train
+  It is an SVM, SVC(gamma=0.001), fitted on the pixels 0..16 of the real train
   split.
   """
   from sklearn.svm import SVC
@@ -50,20 +49,20 @@ def make_judge() -> Callable[[np.ndarray], np.ndarray]:
   # scikit-learn's annotation has only the default, a string.
   svm = SVC(gamma=0.001)  # pyright: ignore[reportArgumentType]
   svm.fit(_pixels(train.images), train.labels)
-  return lambda images: svm.predict(_pixels(_levels(images)))
+  return lambda images: svm.predict(_levels(images, 16))
 
 
 def check(images: np.ndarray) -> None:
   """Raises ValueError unless the images are [N, 8, 8, 1]."""
   if images.ndim != 4 or images.shape[1:] != (8, 8, 1):
-    raise ValueError(f'{list(images.shape)} is not a batch of 8x8x1 digits')
+    raise ValueError(f'digits must be [N, 8, 8, 1], got {list(images.shape)}')
 
 
 def diversity(images: np.ndarray, labels: np.ndarray) -> float:
   """Returns the mean distance between two images of one class, over all pairs.
 
   images: uint8 [N, H, W, C]; labels: [N]. The distance is Euclidean, of pixels
-  scaled to [-1, 1]. Classes with one image have no pair; NaN if none has.
+  scaled to [-1, 1]. It is NaN if no class has two images.
   """
   x = _pixels(images) / 127.5
   square = np.sum(x**2, axis=1)
@@ -88,10 +87,7 @@ def real_labels(split: str) -> np.ndarray:
 
 
 def make_features() -> Callable[[np.ndarray], np.ndarray]:
-  """Returns a function: images uint8 [N, 8, 8, 1], 0..255 -> features [N, 64].
-
-  They are those of `make_classifier`.
-  """
+  """Returns a function: images -> features of `make_classifier`."""
   classify = make_classifier()
   return lambda images: classify(images)['features']
 
@@ -101,55 +97,39 @@ def make_classifier(
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
   """Returns a function: images uint8 [N, 8, 8, 1] -> {features, logits}.
 
-  features [N, 64] are the hidden layer, and logits [N, 10] the last, of a
-  perceptron that classifies the real train split (`perceptrons`): with its 17
-  grey levels, or with pixels of 0 and 255.
+  features [N, 64] are the hidden layer and logits [N, 10] the output of a
+  perceptron that classifies the real train split (`perceptrons`), with 17 grey
+  levels or with pixels of 0 and 255.
   """
-  name, levels = ('two_levels', 1) if two_levels else ('digits', 16)
+  name, highest = ('two_levels', 1) if two_levels else ('digits', 16)
   network, _ = perceptrons.load(name)
 
   def classify(images):
     check(images)
-    features = network.features(_pixels(_levels(images, levels)) / levels)
+    features = network.features(_levels(images, highest) / highest)
     return {'features': features, 'logits': network.logits(features)}
 
   return classify
 
 
-def _levels(images, highest=16):
-  return np.rint(images * (highest / 255.0))
+def _levels(images, highest):
+  return _pixels(np.rint(images * (highest / 255.0)))
 
 
 def _pixels(images):
   return np.asarray(images, np.float64).reshape(len(images), -1)
 
 
-def main(arguments: list[str]) -> None:
-  """Prints the results of an npz file with images and `labels`."""
-  if {'-h', '--help'} & set(arguments):
-    print(__doc__)
-    return
-  if len(arguments) != 1:
-    raise ValueError(
-      'which samples? python -m diffusion_jax.demos.digits_judge SAMPLES.npz'
-    )
-  [path] = arguments
-  images, labels = image_sets.read_pair(path, 'labels')
+def _lines(images, labels):
   result = judge(images, labels)
-  apart = diversity(images, labels)
-  print(
+  of_real = diversity(real('test'), real_labels('test'))
+  return [
     f'{len(images)} samples: {result["accuracy"]:.1%} +- {result["error"]:.1%} '
-    f'classified as requested (real test digits: {result["real"]:.1%})'
-  )
-  print(
-    f'{apart:.2f} between two samples of a class (real test digits: '
-    f'{diversity(real("test"), real_labels("test")):.2f})'
-  )
+    f'classified as requested (real test digits: {result["real"]:.1%})',
+    f'{diversity(images, labels):.2f} between two samples of a class (real '
+    f'test digits: {of_real:.2f})',
+  ]
 
 
 if __name__ == '__main__':
-  try:
-    main(sys.argv[1:])
-  except (OSError, ValueError) as problem:
-    print(f'error: {problem}', file=sys.stderr)
-    sys.exit(2)
+  judging.main(_lines, 'labels', __doc__)

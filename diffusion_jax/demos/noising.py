@@ -1,9 +1,8 @@
 """A photo that is noised step by step, and how white its noise becomes."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,31 +12,27 @@ import diffusion_jax as dj
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.demos import whiteness
+from diffusion_jax.ranges import Size, at_least
+
+_Several = Annotated[int, at_least(2)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Noising:
-  """A photo that is noised step by step.
+  """Holds the options of a photo that is noised step by step.
 
-  image: a file, or scikit-learn's china.jpg, flower.jpg; size: of the square
-  picture, which `fit` crops out of the photo or scales it to. strip, frames:
-  how many steps the strip and the animation show; num_draws: of white noise,
-  for the Monte-Carlo estimate of the distance to it.
+  image: a file, or scikit-learn's china.jpg, flower.jpg; size: side of the
+  square picture, to which `fit` crops or scales the photo. strip, frames:
+  number of steps in the strip and in the animation; num_draws: number of draws
+  of white noise for the Monte-Carlo estimate of the distance to it.
   """
 
   image: str = 'china.jpg'
-  size: int = 600
+  size: Size = 600
   fit: Literal['crop', 'scale'] = 'crop'
-  strip: int = 6
-  frames: int = 51
-  num_draws: int = 100
-
-  def __post_init__(self):
-    for name, least in (
-      ('size', 1), ('strip', 2), ('frames', 2), ('num_draws', 2),
-    ):  # fmt: skip
-      if getattr(self, name) < least:
-        raise ValueError(f'{name}={getattr(self, name)} is below {least}')
+  strip: _Several = 6
+  frames: _Several = 51
+  num_draws: _Several = 100
 
   def photo(self) -> np.ndarray:
     """Returns the picture, uint8 [size, size, 3]."""
@@ -45,16 +40,6 @@ class Noising:
       raise ValueError('which picture? Set image, to china.jpg for instance')
     photo = images.read_image(images.photo_path(self.image))
     return images.fit(photo, self.size, self.fit)
-
-
-def noised(
-  photo: np.ndarray, schedule: dj.DiscreteSchedule, steps: list[int], seed: int
-) -> dict[int, np.ndarray]:
-  """Returns {t: z_t [H, W, 3]} of one noising of a photo, uint8 [H, W, 3]."""
-  x = jnp.asarray(images.scale(photo))
-  noise = jax.jit(lambda key, x: dj.noise_image(key, x, schedule, steps))
-  z = np.asarray(noise(stream(seed, 'noise'), x))
-  return dict(zip(steps, z, strict=True))
 
 
 def write(
@@ -69,45 +54,37 @@ def write(
   Returns the steps of the strip, and the report on the noise at the end.
   """
   last = schedule.num_steps
-  in_strip, in_film = spread(last, noising.strip), spread(last, noising.frames)
+  in_strip, in_film = (
+    _spread(last, noising.strip),
+    _spread(last, noising.frames),
+  )
   # Strip and animation show steps of the same noising.
-  at = noised(photo, schedule, sorted({*in_strip, *in_film}), seed)
-  strip = np.stack([images.to_uint8(at[i]) for i in in_strip])
+  steps = sorted({*in_strip, *in_film})
+  x = images.scale(photo)
+  noise = jax.jit(lambda key, x: dj.noise_image(key, x, schedule, steps))
+  z = np.asarray(noise(stream(seed, 'noise'), jnp.asarray(x)))
+  z_at = dict(zip(steps, z, strict=True))
+  strip = np.stack([images.to_uint8(z_at[i]) for i in in_strip])
   images.write_png(folder / 'strip.png', images.grid(strip, len(strip)))
   # The film has every n-th pixel: averages of neighbours have less noise.
   stride = max(1, noising.size // 300)
-  film = [images.to_uint8(at[i][::stride, ::stride]) for i in in_film]
+  film = [images.to_uint8(z_at[i][::stride, ::stride]) for i in in_film]
   images.write_gif(folder / 'noise.gif', film)
-  plot_schedule(folder / 'schedule.png', schedule.alphas, schedule.alpha_bars)
-  spectra = [whiteness.radial_power_spectrum(at[i]) for i in in_strip]
-  plot_spectra(
-    folder / 'spectrum.png',
-    spectra[0][0],
-    [power for _, power in spectra],
-    [f't = {i}' for i in in_strip],
-  )
-  report = whiteness_report(
-    schedule, images.scale(photo), at[last], noising.num_draws, seed
-  )
+  _plot_schedule(folder / 'schedule.png', schedule.alphas, schedule.alpha_bars)
+  spectra = [whiteness.radial_power_spectrum(z_at[i]) for i in in_strip]
+  _plot_spectra(folder / 'spectrum.png', in_strip, spectra)
+  report = _report(schedule, x, z_at[last], noising.num_draws, seed)
   return in_strip, report
 
 
-def spread(last: int, n: int) -> list[int]:
-  """Returns n steps from 0 to last, evenly spread, without repetition."""
+def _spread(last, n):
+  # Returns n steps from 0 to last, evenly spread, without repetition.
   return sorted({int(i) for i in np.rint(np.linspace(0, last, n))})
 
 
-def whiteness_report(
-  schedule: dj.DiscreteSchedule,
-  x: np.ndarray,
-  z: np.ndarray,
-  num_draws: int,
-  seed: int,
-) -> dict[str, Any]:
-  """Returns numbers that say how white z_T is, and their meaning.
-
-  x: the picture in [-1, 1]; z: its latent at the last step, of the same shape.
-  """
+def _report(schedule, x, z, num_draws, seed):
+  # Returns numbers that say how white z_T is, and their meaning. x: the picture
+  # in [-1, 1]; z: its latent at the last step, of the same shape.
   found = whiteness.distance_to_noise(z, num_draws, seed)
   alpha_bar = float(schedule.alpha_bars[-1])
   second_moment = float(np.mean(np.square(x, dtype=np.float64)))
@@ -130,7 +107,7 @@ def whiteness_report(
         'over all pixels and channels. estimate is the mean of '
         f'{num_draws} draws of eps and should lie within a few '
         'standard_errors of closed_form = |z_T|^2 + D. white_noise = 2 D is '
-        'what to expect if z_T were itself white noise: Var(eps) + Var(z_T).'
+        'the value for a z_T that is itself white noise: Var(eps) + Var(z_T).'
       ),
     },
     'distance_per_dim': {
@@ -157,26 +134,24 @@ def whiteness_report(
 
 
 def _figure(width, height):
-  # Without pyplot there is no window system and no global state.
+  # pyplot would need a window system and global state.
   from matplotlib.figure import Figure
 
   return Figure(figsize=(width, height), dpi=110, layout='constrained')
 
 
-def plot_schedule(
-  path: str | Path, alphas: np.ndarray, alpha_bars: np.ndarray
-) -> None:
-  """Plots alpha_t, alpha_bar_t and SNR (log scale), each [T], by step."""
+def _plot_schedule(path, alphas, alpha_bars):
+  # Plots alpha_t, alpha_bar_t and SNR (log scale), each [T], by step.
   figure = _figure(12.0, 3.2)
   axes = figure.subplots(1, 3)
   steps = np.arange(1, len(alphas) + 1)
   alpha_bars = np.asarray(alpha_bars, np.float64)
   snr = alpha_bars / (1.0 - alpha_bars)
+  snr = np.where(snr > 0.0, snr, np.nan)
   curves = {'alpha_t': alphas, 'alpha_bar_t': alpha_bars, 'SNR': snr}
   marker = 'o' if len(steps) < 20 else None
   for ax, (name, values) in zip(axes, curves.items(), strict=True):
-    shown = np.where(values > 0.0, values, np.nan) if name == 'SNR' else values
-    ax.plot(steps, shown, marker=marker)
+    ax.plot(steps, values, marker=marker)
     ax.set(title=name, xlabel='step t')
     ax.grid(alpha=0.3)
   axes[2].set_yscale('log')
@@ -184,18 +159,13 @@ def plot_schedule(
   figure.savefig(path)
 
 
-def plot_spectra(
-  path: str | Path,
-  frequency: np.ndarray,
-  spectra: Sequence[np.ndarray],
-  names: Sequence[str],
-) -> None:
-  """Plots power spectra [R] by frequency, log-log, and that of white noise."""
+def _plot_spectra(path, steps, spectra):
+  # Plots power spectra, (frequency, power) each, log-log, and white noise's.
   figure = _figure(6.4, 4.4)
   ax = figure.subplots()
   shades = np.linspace(0.0, 0.85, len(spectra))
-  for name, power, shade in zip(names, spectra, shades, strict=True):
-    ax.loglog(frequency, power, label=name, color=(shade, 0.25, 1.0 - shade))
+  for t, spectrum, shade in zip(steps, spectra, shades, strict=True):
+    ax.loglog(*spectrum, label=f't = {t}', color=(shade, 0.25, 1.0 - shade))
   ax.axhline(1.0, color='black', linestyle='--', label='white noise')
   ax.set(xlabel='cycles per pixel', ylabel='power')
   ax.set_title('radial power spectrum of z_t')

@@ -1,10 +1,10 @@
-"""Small classifiers, whose hidden layers are features; their weights are kept.
+"""Small classifiers whose hidden layers are features, with stored weights.
 
 python -m diffusion_jax.demos.perceptrons
 
-fits them again, and writes them into the folder weights/ beside this file. A
-fit is not the same on every machine, so figures are compared with those of the
-files, whose checksum is in the protocol.
+fits them again and writes them into the folder weights/ next to this file. A
+fit differs between machines, so figures are computed with the stored weights,
+whose checksum is in the protocol.
 """
 
 import functools
@@ -23,10 +23,10 @@ FOLDER = Path(__file__).parent / 'weights'
 
 
 class Perceptron(NamedTuple):
-  """Holds the two layers of a classifier of images as vectors [N, D].
+  """Holds the two layers of a classifier of flattened images [N, D].
 
-  kernel: [D, 64]; bias: [64]; last: [64, K]; shift: [K]. Digits have levels of
-  0..1, and shapes of -1..1.
+  kernel: [D, 64]; bias: [64]; last: [64, K]; shift: [K]. Pixels of digits are
+  in 0..1, pixels of shapes in -1..1.
   """
 
   kernel: np.ndarray
@@ -45,38 +45,40 @@ class Perceptron(NamedTuple):
 
 @functools.cache
 def load(name: str) -> tuple[Perceptron, str]:
-  """Returns a kept perceptron, of FITTED, and the SHA-256 of its file."""
+  """Returns a stored perceptron and the SHA-256 of its file.
+
+  name: a key of FITTED.
+  """
   content = _path(name).read_bytes()
   arrays = safetensors.numpy.load(content)
-  found = Perceptron(**{k: x.astype(np.float64) for k, x in arrays.items()})
-  return found, hashlib.sha256(content).hexdigest()
+  network = Perceptron(**{k: x.astype(np.float64) for k, x in arrays.items()})
+  return network, hashlib.sha256(content).hexdigest()
 
 
-def save(name: str, found: Perceptron) -> None:
-  """Writes a perceptron, in float32, where `load` finds it."""
-  arrays = {k: x.astype(np.float32) for k, x in found._asdict().items()}
+def save(name: str, network: Perceptron) -> None:
+  """Writes a perceptron in float32 to the file that `load` reads."""
+  arrays = {k: x.astype(np.float32) for k, x in network._asdict().items()}
   FOLDER.mkdir(exist_ok=True)
   safetensors.numpy.save_file(arrays, _path(name))
 
 
-def fit_digits() -> Perceptron:
-  """Fits the class of the 8x8 digits of the train split."""
+def fit_digits(two_levels: bool = False) -> Perceptron:
+  """Fits the class of the 8x8 digits of the train split.
+
+  two_levels: with pixels of 0 and 1 instead of 17 grey levels.
+  """
   train = sources.digits('train')
+  if two_levels:
+    images, _ = sources.TwoLevels(train).read(np.arange(len(train)))
+    return _fit(images, train.labels, 500)
   return _fit(train.images / 16.0, train.labels, 500)
-
-
-def fit_two_levels() -> Perceptron:
-  """Fits the class of the same digits, with pixels that are black or white."""
-  digits = sources.digits('train')
-  images, labels = sources.TwoLevels(digits).read(np.arange(len(digits)))
-  return _fit(images, labels, 500)
 
 
 def fit_shapes(side: int = 16) -> Perceptron:
   """Fits which of the 24 coloured shapes are in a picture [side, side, 3].
 
-  The 4,000 pictures have one or two objects; half of them are of the test
-  split, as each split lacks objects that the other has.
+  The 4,000 pictures have one or two objects; half of them come from the test
+  split, because each split lacks objects of the other.
   """
   pictures, present = [], []
   for split in ('train', 'test'):
@@ -89,7 +91,7 @@ def fit_shapes(side: int = 16) -> Perceptron:
 
 FITTED = {
   'digits': fit_digits,
-  'two_levels': fit_two_levels,
+  'two_levels': functools.partial(fit_digits, two_levels=True),
   'shapes_16': fit_shapes,
 }
 
@@ -98,14 +100,14 @@ def _fit(images, targets, max_iter):
   from sklearn.neural_network import MLPClassifier
 
   network = MLPClassifier((64,), random_state=0, max_iter=max_iter)
-  with warnings.catch_warnings(action='ignore'):  # of few iterations
+  with warnings.catch_warnings(action='ignore'):  # not converged
     network.fit(images.reshape(len(images), -1), targets)
   (kernel, last), (bias, shift) = network.coefs_, network.intercepts_
   return Perceptron(kernel, bias, last, shift)
 
 
 def _objects(text):
-  # Which coloured shapes a sentence names, 0 or 1 for each.
+  # Returns for each coloured shape whether a sentence names it.
   named = {(thing.colour, thing.shape) for thing in parse(text).things}
   return [(colour, shape) in named for colour in COLOURS for shape in SHAPES]
 

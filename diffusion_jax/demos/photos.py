@@ -1,4 +1,4 @@
-"""All crops of a few photos."""
+"""Crops of a few photos as a source of images."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from diffusion_jax.ranges import ImageShape, Rate, Size
 
 
 class CropSource:
-  """Reads every crop of image_shape from every photo, one index each.
+  """Reads every crop of size image_shape from every photo.
 
-  photos: uint8 [h, w, C] each; the index counts the crops by rows, photo after
-  photo. A random permutation of them samples positions uniformly.
+  photos: uint8 [h, w, C] each. The index counts the crops by rows, photo after
+  photo, so that a random permutation samples positions uniformly.
   """
 
   num_classes = 0
@@ -54,19 +54,17 @@ def photos(
   shrink: Size = 1,
   test_fraction: Rate = 0.0,
 ) -> CropSource:
-  """Returns the crops of photos; () is the two photos of scikit-learn.
+  """Returns the crops of photos, by default of scikit-learn's two photos.
 
   Photos are first reduced by the factor `shrink`. The test split has crops of
-  the right-hand test_fraction of each photo, and 'train' none of its pixels.
-  Raises ValueError or FileNotFoundError, each with the name of the photo.
+  the right-hand test_fraction of each photo, and 'train' of the rest.
+  Raises ValueError or FileNotFoundError that names the photo.
   """
   from PIL import Image
 
   check_split(split)
-  if shrink < 1:
-    raise ValueError(f'photos cannot be shrunk {shrink} times: at least 1')
   if isinstance(paths, str):
-    raise ValueError(f'photos is a list of files, not the text {paths!r}')
+    raise ValueError(f'paths must be a list of files, got the string {paths!r}')
   height, width, channels = image_shape
   parts = []
   for path in paths or ('china.jpg', 'flower.jpg'):
@@ -74,9 +72,7 @@ def photos(
     photo = with_channels(read_image(photo_path(path)), channels)
     if shrink > 1:
       picture = Image.fromarray(photo.squeeze(-1) if channels == 1 else photo)
-      photo = np.asarray(picture.reduce(shrink)).reshape(
-        -(-photo.shape[0] // shrink), -1, channels
-      )
+      photo = np.atleast_3d(np.asarray(picture.reduce(shrink)))
     cut = photo.shape[1] - round(photo.shape[1] * test_fraction)
     part = photo[:, cut:] if split == 'test' else photo[:, :cut]
     if part.shape[0] < height or part.shape[1] < width:

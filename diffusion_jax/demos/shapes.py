@@ -1,8 +1,8 @@
 """Generated images of coloured shapes, each with a sentence.
 
 An image has one object, 'a small red circle on the left', or two, 'a red circle
-above a blue square'. The sentence describes the image exactly; positions and
-sizes vary as its words permit. Image i is a function of (seed, split, i).
+above a blue square'. Positions and sizes vary as the words of the sentence
+permit. Image i is a function of (seed, split, i).
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ COLOURS = {
 }
 GROUND = (64, 64, 64)
 
-# Whether points (x, y) of the square -1..1, y downwards, are inside.
+# Each tests whether points (x, y) of the square -1..1, y down, are inside.
 SHAPES = {
   'circle': lambda x, y: x**2 + y**2 < 1.0,
   'square': lambda x, y: np.maximum(np.abs(x), np.abs(y)) < 1.0,
@@ -38,7 +38,7 @@ SHAPES = {
 # Half the width of an object, as a fraction of the side of the image.
 SIZES = {'small': (0.14, 0.17), 'large': (0.24, 0.27)}
 
-# The centre of a single object relative to that of the image, likewise.
+# Centre of a single object relative to the image's, in the same fractions.
 PLACES = {
   'on the left': (-0.2, 0.0),
   'on the right': (0.2, 0.0),
@@ -47,7 +47,7 @@ PLACES = {
   'in the middle': (0.0, 0.0),
 }
 
-# The centre of the first of two objects; the second lies opposite.
+# Centre of the first of two objects; the second lies opposite.
 RELATIONS = {
   'to the left of': (-0.26, 0.0),
   'to the right of': (0.26, 0.0),
@@ -55,7 +55,7 @@ RELATIONS = {
   'below': (0.0, 0.26),
 }
 
-# These are in no image of the train split and in each of the test split.
+# These are only in the test split, at least one in each of its images.
 HELD_OUT = (
   ('red', 'circle'),
   ('green', 'square'),
@@ -63,8 +63,8 @@ HELD_OUT = (
   ('yellow', 'cross'),
 )
 
-_JITTER = {1: 0.03, 2: 0.015}  # Of the centres of one object and of two.
-_SAMPLES = 4  # Per side of a pixel; their mean is its coverage.
+_JITTER = {1: 0.03, 2: 0.015}  # of the centres, by the number of objects
+_SAMPLES = 4  # samples per side of a pixel, whose mean is its coverage
 
 
 class Thing(NamedTuple):
@@ -92,15 +92,11 @@ def describe(scene: Scene) -> str:
   return f' {scene.relation} '.join(named)
 
 
-def _one_of(name, words):
-  return f'(?P<{name}>{"|".join(words)})'
-
-
 _THING = re.compile(
-  f'a (?:{_one_of("size", SIZES)} )?{_one_of("colour", COLOURS)} '
-  f'{_one_of("shape", SHAPES)}(?: {_one_of("place", PLACES)})?'
+  f'a (?:(?P<size>{"|".join(SIZES)}) )?(?P<colour>{"|".join(COLOURS)}) '
+  f'(?P<shape>{"|".join(SHAPES)})(?: (?P<place>{"|".join(PLACES)}))?'
 )
-_RELATION = re.compile(f' {_one_of("relation", RELATIONS)} ')
+_RELATION = re.compile(f' ({"|".join(RELATIONS)}) ')
 
 
 def parse(sentence: str) -> Scene:
@@ -108,25 +104,19 @@ def parse(sentence: str) -> Scene:
 
   Size and place may be absent. Raises ValueError for other sentences.
   """
-  first, *rest = _RELATION.split(sentence)
-  parts = (first, *rest[1:2])
-  found = [match for part in parts if (match := _THING.fullmatch(part))]
-  if len(rest) > 2 or len(found) < len(parts):
+  parts = _RELATION.split(sentence)  # thing, or thing, relation, thing
+  matches = [_THING.fullmatch(part) for part in parts[::2]]
+  things = tuple(Thing(**match.groupdict()) for match in matches if match)
+  if len(parts) > 3 or len(things) < len(matches):
     raise ValueError(
-      f'{sentence!r} is no sentence like '
+      f'cannot parse {sentence!r}: it must be like '
       "'a small red circle on the left' or 'a red circle above a blue square'"
     )
-  things = tuple(Thing(**match.groupdict()) for match in found)
-  return Scene(things, rest[0] if rest else None)
-
-
-def is_held_out(scene: Scene) -> bool:
-  """Returns whether an object of the scene is one of HELD_OUT."""
-  return any((t.colour, t.shape) in HELD_OUT for t in scene.things)
+  return Scene(things, parts[1] if len(parts) > 1 else None)
 
 
 def draw_scene(rng: np.random.Generator, num_objects: int) -> Scene:
-  """Draws a scene of one object, or for num_objects=2 of one or two."""
+  """Draws a scene of one object, or of one or two for num_objects=2."""
 
   def word(words):
     return tuple(words)[rng.integers(len(words))]
@@ -137,11 +127,13 @@ def draw_scene(rng: np.random.Generator, num_objects: int) -> Scene:
   return Scene((Thing(word(COLOURS), word(SHAPES), word(SIZES), word(PLACES)),))
 
 
-def draw_picture(rng: np.random.Generator, scene: Scene, side: int):
+def draw_picture(
+  rng: np.random.Generator, scene: Scene, side: int
+) -> np.ndarray:
   """Draws an image of a scene, uint8 [side, side, 3], with antialiased edges.
 
-  rng draws the exact position and size. Two objects are small. The defaults are
-  'large' and 'in the middle'.
+  rng draws the exact position and size. Two objects are small; a single one is
+  'large' and 'in the middle' by default.
   """
   points = (np.arange(side * _SAMPLES) + 0.5) / (side * _SAMPLES)
   image = np.full((side, side, 3), GROUND, np.float64)
@@ -163,7 +155,7 @@ def draw_picture(rng: np.random.Generator, scene: Scene, side: int):
 
 @dataclasses.dataclass(frozen=True)
 class ShapesSource:
-  """Draws images as they are read, with a sentence each and without labels."""
+  """Draws images with sentences, without labels, when they are read."""
 
   split: str
   side: int
@@ -173,7 +165,7 @@ class ShapesSource:
 
   num_classes = 0
   num_levels = 256
-  in_memory = True  # An image takes about 0.1 ms.
+  in_memory = True  # Drawing an image takes about 0.1 ms.
 
   def __len__(self) -> int:
     return self.size
@@ -199,7 +191,8 @@ class ShapesSource:
     rng = np.random.default_rng((self.seed, self.split == 'test', int(i)))
     while True:
       scene = draw_scene(rng, self.num_objects)
-      if is_held_out(scene) == (self.split == 'test'):
+      held_out = any((t.colour, t.shape) in HELD_OUT for t in scene.things)
+      if held_out == (self.split == 'test'):
         return rng, scene
 
 
@@ -211,19 +204,19 @@ def shapes(
 ) -> ShapesSource:
   """Returns images with one object or, for num_objects=2, with one or two.
 
-  'train' has num_pictures images without the combinations of HELD_OUT; 'test' a
-  tenth as many, each with at least one of them. Raises ValueError.
+  'train' has num_pictures images without the combinations of HELD_OUT; 'test'
+  has a tenth as many, each with at least one of them. Raises ValueError.
   """
   check_split(split)
   side = image_shape[0]
   if side < 16 or tuple(image_shape) != (side, side, 3):
     raise ValueError(
-      f'shapes are drawn on 16x16x3 or larger squares, not {image_shape}'
+      f'image_shape must be (16, 16, 3) or a larger square, got {image_shape}'
     )
   if num_objects not in (1, 2) or num_pictures < 10:
     raise ValueError(
-      f'num_objects={num_objects}, num_pictures={num_pictures}: 1 or 2 '
-      'objects, and 10 pictures or more'
+      'num_objects must be 1 or 2 and num_pictures at least 10, got '
+      f'{num_objects} and {num_pictures}'
     )
   size = num_pictures if split == 'train' else num_pictures // 10
   return ShapesSource(split, side, size, num_objects)

@@ -7,14 +7,12 @@ that they should show as texts.
 """
 
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_jax.data import image_sets
-from diffusion_jax.demos import perceptrons
+from diffusion_jax.demos import judging, perceptrons
 from diffusion_jax.demos.shapes import (
   COLOURS,
   GROUND,
@@ -29,7 +27,7 @@ ASPECTS = ('number', 'colour', 'shape', 'size', 'place')
 
 
 class Detection(NamedTuple):
-  """Holds an object found in an image; x, y are fractions of its side."""
+  """Holds an object in an image; x and y are fractions of the image's side."""
 
   colour: str
   shape: str
@@ -41,9 +39,10 @@ class Detection(NamedTuple):
 def detect(image: np.ndarray) -> list[Detection]:
   """Returns the objects of an image, uint8 [H, H, 3], by fixed rules.
 
-  A pixel's colour is that of the nearest direction from the ground, and its
-  coverage the projection onto it; objects are connected pixels covered by a
-  half or more, and their rims. Specks below 1 % of the picture are left out.
+  A pixel has the colour whose direction from the ground is nearest, and its
+  coverage is the projection onto this direction. Objects are connected pixels
+  with a coverage above a half, and their rims. Objects below 1 % of the picture
+  are ignored.
   """
   from scipy import ndimage
 
@@ -70,13 +69,13 @@ def detect(image: np.ndarray) -> list[Detection]:
 
 
 def _measure(coverage, colour):
-  # Classifies an object by the moments and the extents of its coverage [H, H].
+  # Returns the Detection of an object, by moments and extents of its coverage.
   side = len(coverage)
   area = coverage.sum()
   rows, columns = coverage.sum(axis=1), coverage.sum(axis=0)
   (var_y, skew), (var_x, _) = _moments(rows), _moments(columns)
-  width, height = rows.max(), columns.max()  # Longest row and column.
-  box = 12.0 * (var_x * var_y) ** 0.5  # The area of a rectangle.
+  width, height = rows.max(), columns.max()  # longest row and column
+  box = 12.0 * (var_x * var_y) ** 0.5  # area of the rectangle with these
   if abs(skew) > 0.35:  # It is 0.57 for a triangle, 0 for others.
     shape = 'triangle'
   elif area / (width * height) > 0.92:  # A square has 1, a circle pi / 4.
@@ -90,7 +89,7 @@ def _measure(coverage, colour):
 
 
 def _moments(marginal):
-  # Returns the variance, less that of the width of a pixel, and the skewness.
+  # Returns the variance without a pixel's own variance, and the skewness.
   position = np.arange(len(marginal)) + 0.5
   weights = marginal / marginal.sum()
   offset = position - weights @ position
@@ -100,16 +99,16 @@ def _moments(marginal):
 
 
 def _centre(marginal):
-  # Returns the middle of the two ends.
+  # Returns the midpoint of the covered interval.
   inside = np.flatnonzero(marginal > 0.5)
   return (inside[0] + inside[-1] + 1) / 2.0
 
 
 def compare(image: np.ndarray, scene: Scene) -> dict[str, bool]:
-  """Returns which ASPECTS of a scene an image has right, and `all`.
+  """Returns whether each of ASPECTS of an image fits the scene, and `all`.
 
-  With another number of objects all are False. The place of two objects is
-  their relation. Aspects that the scene does not have are True.
+  With the wrong number of objects all are False. The place of two objects is
+  their relation. Aspects that the scene does not specify are True.
   """
   found, expected = detect(image), scene.things
   if len(found) != len(expected):
@@ -160,11 +159,13 @@ def judge(
 ) -> dict[int, dict[str, float]]:
   """Returns {number of objects: {aspect: fraction right, 'count': images}}.
 
-  images: uint8 [N, H, H, 3]; texts: N sentences (`data.shapes.parse`). Raises
-  ValueError.
+  images: uint8 [N, H, H, 3]; texts: N sentences (`shapes.parse`). Raises
+  ValueError for other arrays or sentences.
   """
   if images.ndim != 4 or images.shape[1] < 16 or images.shape[-1] != 3:
-    raise ValueError(f'{list(images.shape)} is no batch of pictures of shapes')
+    raise ValueError(
+      f'pictures must be [N, H, H, 3] with H >= 16, got {list(images.shape)}'
+    )
   if len(texts) != len(images):
     raise ValueError(f'{len(texts)} texts for {len(images)} images')
   by_number = {}
@@ -185,15 +186,18 @@ def make_features(side: int = 16) -> Callable[[np.ndarray], np.ndarray]:
   """Returns a function: images uint8 [N, side, side, 3] -> features [N, 64].
 
   The features are the hidden layer of a perceptron that says which of the 24
-  coloured shapes are in an image (`perceptrons`); of a side other than 16 it is
-  fitted here. Raises ValueError for other sizes.
+  coloured shapes are in an image (`perceptrons`). For sides other than 16 it is
+  fitted here. Raises ValueError for images of another size.
   """
   network = _perceptron(side)
 
   def extract(images):
     if images.shape[1:] != (side, side, 3):
-      raise ValueError(f'{list(images.shape)} are no {side}x{side}x3 pictures')
-    return network.features(_flat(images))
+      raise ValueError(
+        f'pictures must be [N, {side}, {side}, 3], got {list(images.shape)}'
+      )
+    flat = images.reshape(len(images), -1).astype(np.float64)
+    return network.features(flat / 127.5 - 1.0)
 
   return extract
 
@@ -205,33 +209,16 @@ def _perceptron(side):
   return perceptrons.fit_shapes(side)
 
 
-def _flat(images):
-  return images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1.0
-
-
-def main(arguments: list[str]) -> None:
-  """Prints the results of an npz file with images and `texts`."""
-  if {'-h', '--help'} & set(arguments):
-    print(__doc__)
-    return
-  if len(arguments) != 1:
-    raise ValueError(
-      'which samples? python -m diffusion_jax.demos.shapes_judge SAMPLES.npz'
-    )
-  [path] = arguments
-  images, texts = image_sets.read_pair(path, 'texts')
-  result = judge(images, texts.tolist())
-  for number, right in result.items():
+def _lines(images, texts):
+  lines = []
+  for number, right in judge(images, texts).items():
     n, p = right['count'], right['all']
     parts = ', '.join(f'{name} {right[name]:.1%}' for name in ASPECTS)
     what = 'one object' if number == 1 else f'{number} objects'
     error = (p * (1.0 - p) / n) ** 0.5
-    print(f'{what}: {p:.1%} +- {error:.1%} of {n} right ({parts})')
+    lines.append(f'{what}: {p:.1%} +- {error:.1%} of {n} right ({parts})')
+  return lines
 
 
 if __name__ == '__main__':
-  try:
-    main(sys.argv[1:])
-  except (OSError, ValueError) as problem:
-    print(f'error: {problem}', file=sys.stderr)
-    sys.exit(2)
+  judging.main(_lines, 'texts', __doc__)

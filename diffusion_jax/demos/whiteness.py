@@ -4,11 +4,11 @@ import numpy as np
 
 
 def radial_power_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (frequency [R], cycles per pixel, power [R]) of [H, W, C].
+  """Returns (frequency [R], power [R]) of an image [H, W, C].
 
-  The power is the mean over channels and rings of |FFT|^2 / (H W), where the
-  mean of the image is subtracted first: standard normal noise has power 1 at
-  every frequency.
+  Frequencies are in cycles per pixel. The power is the mean over channels and
+  rings of |FFT|^2 / (H W) after the image's mean is subtracted: standard normal
+  noise has power 1 at every frequency.
   """
   image = np.asarray(image, np.float64)
   image = image - image.mean(axis=(0, 1))
@@ -28,11 +28,11 @@ def distance_to_noise(
 ) -> dict[str, float]:
   """Estimates E|eps - z|^2, eps ~ N(0, I), z fixed, by Monte Carlo.
 
-  z: [...], of D entries; num_draws >= 2 draws of eps. Returns `mean` and
-  `standard_error` over the draws, and `closed_form`, |z|^2 + D.
+  z: [...] with D entries; num_draws: the draws of eps, at least 2. Returns
+  `mean` and `standard_error` over the draws, and `closed_form`, |z|^2 + D.
   """
   if num_draws < 2:
-    raise ValueError(f'num_draws is {num_draws}: a standard error needs 2')
+    raise ValueError(f'num_draws must be at least 2, got {num_draws}')
   rng = np.random.default_rng(seed)
   z = np.asarray(z, np.float64).ravel()
   draws = [

@@ -1,1 +1,1 @@
-"""From loss to weights. Networks come in as functions."""
+"""Losses, training steps and checkpoints; networks are plain functions."""

@@ -1,7 +1,7 @@
-"""Non-leaky augmentation (Karras et al. 2022; of GANs: Karras et al. 2020).
+"""Non-leaky augmentation (Karras et al. 2022; for GANs: Karras et al. 2020).
 
 Images are changed at random, and the network is conditioned on nine labels of
-the change. With labels of 0, as in sampling, it makes unchanged images.
+the changes. In sampling, labels of 0 give unchanged images.
 """
 
 import functools
@@ -23,33 +23,23 @@ NUM_LABELS = 9
 
 # Low-pass filter of the wavelet sym6, Daubechies' least asymmetric one with six
 # vanishing moments.
-SYM6 = np.array(
-  [
-    0.015404109327027373,
-    0.0034907120842174702,
-    -0.11799011114819057,
-    -0.048311742585633,
-    0.4910559419267466,
-    0.787641141030194,
-    0.3379294217276218,
-    -0.07263752278646252,
-    -0.021060292512300564,
-    0.04472490177066578,
-    0.0017677118642428036,
-    -0.007800708325034148,
-  ]
-)
+SYM6 = np.array([
+  0.015404109327027373, 0.0034907120842174702, -0.11799011114819057,
+  -0.048311742585633, 0.4910559419267466, 0.787641141030194,
+  0.3379294217276218, -0.07263752278646252, -0.021060292512300564,
+  0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
+])  # fmt: skip
 _TAPS = len(SYM6)
 _CENTRE = np.sum(np.arange(_TAPS) * SYM6) / np.sum(SYM6)
 
 
 class Changes(NamedTuple):
-  """The changes of an image, in their order; all 0 is no change.
+  """Holds the changes of an image; all are 0 for no change.
 
-  x_flip, y_flip: mirrored; shift [2]: to the right and down, in eighths of the
-  image; stretch: by 2^(0.2 stretch) along an axis at the angle `axis`, and by
-  the inverse across it; angle: rotation, anticlockwise; scale: of 2^(0.2 scale)
-  both ways.
+  x_flip, y_flip: mirror; scale: by 2^(0.2 scale); angle: rotation,
+  anticlockwise; stretch: by 2^(0.2 stretch) along an axis at the angle `axis`,
+  and by the inverse across it; shift [2]: to the right and down, in eighths of
+  the image.
   """
 
   x_flip: Array
@@ -66,8 +56,8 @@ def augment(
 ) -> tuple[Array, Array]:
   """Returns (changed images, labels [B, 9] of the changes).
 
-  images: [B, H, W, C] of any range; key: [] or one per example, [B]. For the
-  probabilities see `draw_changes`.
+  images: [B, H, W, C] of any range; key: [] or one per example, [B];
+  probability: see `draw_changes`.
   """
 
   def one(key, image):
@@ -80,10 +70,10 @@ def augment(
 def draw_changes(key: Array, probability: float = 0.12) -> Changes:
   """Draws the changes of one image, each with its probability, else 0.
 
-  key: []. The x-flip is a fair coin. With `probability` each, independently:
-  another coin for the y-flip (so it happens half as often), N(0, 1) for scale
-  and stretch, U(-pi, pi) for the angle, N(0, I) for the shift. The axis of a
-  stretch is horizontal or, half of the time, U(-pi, pi).
+  key: []. The x-flip is a fair coin. The others are drawn with `probability`,
+  independently: the y-flip as a second fair coin, scale and stretch from
+  N(0, 1), the angle from U(-pi, pi), the shift from N(0, I). The axis of a
+  stretch is horizontal or, with probability 1/2, from U(-pi, pi).
   """
   value_key, coin_key, axis_key = jax.random.split(key, 3)
   keys = jax.random.split(value_key, 7)
@@ -102,7 +92,7 @@ def draw_changes(key: Array, probability: float = 0.12) -> Changes:
 
 
 def labels_of(changes: Changes) -> Array:
-  """Returns the labels that the network sees, [9]; 0 for no change."""
+  """Returns the labels of changes for the network, [9]; 0 for no change."""
   c = changes
   return jnp.stack(
     [
@@ -119,7 +109,7 @@ def labels_of(changes: Changes) -> Array:
 
 
 def apply_changes(image: Array, changes: Changes) -> Array:
-  """Returns the changed image [H, W, C], exact where there is no warp."""
+  """Returns the changed image [H, W, C]; flips alone are exact."""
   c = changes
   image = jnp.where(c.x_flip, image[:, ::-1], image)
   image = jnp.where(c.y_flip, image[::-1], image)
@@ -135,7 +125,7 @@ def apply_changes(image: Array, changes: Changes) -> Array:
 
 
 def _rotation(angle):
-  # Acts on (x, y), y pointing down.
+  # Returns a matrix that acts on (x, y), y pointing down.
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   return jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])])
 
@@ -143,10 +133,10 @@ def _rotation(angle):
 def warp(image: Array, inverse: Array, shift: Array) -> Array:
   """Returns image(inverse (p - shift)), p = (x, y) from the centre in pixels.
 
-  image: [H, W, C]; inverse: [2, 2]; shift: [2]. Without aliases: doubled by the
-  wavelet sym6, read bilinearly at double resolution too, halved by sym6. Beyond
-  its edges the image is mirrored, repeatedly. Computed in float32 or more,
-  whatever the type of the image, which the result has.
+  image: [H, W, C]; inverse: [2, 2]; shift: [2]. To avoid aliases, the wavelet
+  sym6 doubles the resolution, pixels are read bilinearly, and sym6 halves it
+  again. Beyond its edges the image is mirrored, repeatedly. The result has the
+  image's type; the computation is in float32 or more.
   """
   dtype = image.dtype
   image = image.astype(jnp.promote_types(dtype, jnp.float32))
@@ -167,7 +157,7 @@ def warp(image: Array, inverse: Array, shift: Array) -> Array:
 
 
 def _resampling(size):
-  # Returns matrices [2 size + 10, size] and back. Their product is 1, since
+  # Returns matrices [2 size + 10, size] and back. Their product is 1, because
   # sym6 is orthonormal to its even shifts.
   reach = _TAPS // 2
   n = np.arange(2 * size + _TAPS - 2)[:, None]
@@ -181,17 +171,17 @@ def _resampling(size):
 
 
 def _positions(size):
-  # Of the samples at double resolution, in pixels from the centre.
+  # Returns the samples at double resolution, in pixels from the centre.
   n = np.arange(2 * size + _TAPS - 2)
   return jnp.asarray((n - _CENTRE) / 2.0 - (size - 1) / 2.0, float)
 
 
 def _sample_index(position, size):
-  # The inverse of _positions. Beyond all samples it is mirrored at the
-  # outermost pixels, which are at -last / 2 and last / 2.
+  # Inverts _positions. Beyond all samples it is mirrored at the outermost
+  # pixels, which are at -last / 2 and last / 2.
   last = size - 1.0
   direct = 2.0 * position + last + _CENTRE
   past = jnp.maximum(-direct, direct - (2.0 * size + _TAPS - 3))
   mirrored = last - jnp.abs(jnp.mod(position + last / 2.0, 2.0 * last) - last)
-  beyond = past > 0.01  # More than by rounding.
+  beyond = past > 0.01  # more than by rounding
   return jnp.where(beyond, 2.0 * mirrored + _CENTRE, direct)

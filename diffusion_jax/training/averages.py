@@ -1,4 +1,4 @@
-"""Averages of any width, made of the snapshots of a run (Karras et al. 2024).
+"""Averages of any width from the snapshots of a run (Karras et al. 2024).
 
 See `training.power_ema` for the sum, and `snapshots` for the files.
 """
@@ -12,17 +12,17 @@ import numpy as np
 from diffusion_jax.interop import files
 from diffusion_jax.training import checkpoints, power_ema, snapshots
 
-# Beyond it the sum has little to do with the average that is asked for; below,
-# the error of the parameters is about that of the profile (docs/averages.md).
-_WORST = 0.2
-RECORD = 'average.json'  # of a run folder that --mode=average wrote
+# With a larger residual the sum has little to do with the requested average; up
+# to it, the parameters' error is about the profile's (docs/averages.md).
+_LARGEST_RESIDUAL = 0.2
+RECORD = 'average.json'  # in a run folder that --mode=average wrote
 
 
 class Average(NamedTuple):
-  """Holds parameters, and what they are the average of.
+  """Holds averaged parameters and the sum of snapshots that they are.
 
   residual: of the profile, see `power_ema.Solution`; used: the number of
-  snapshots that the sum has.
+  snapshots in the sum.
   """
 
   params: Any
@@ -33,7 +33,7 @@ class Average(NamedTuple):
   used: int
 
   def describe(self) -> str:
-    """Returns a line about the average."""
+    """Returns one line about the average."""
     exact = 'exact' if self.residual < 1e-6 else f'{self.residual:.1g} off'
     plural = 's' if self.used > 1 else ''
     return (
@@ -46,11 +46,11 @@ class Average(NamedTuple):
 def make(
   workdir: str | Path, sigma_rel: float, step: int | None, target: Any
 ) -> Average:
-  """Returns the average of a width at a step that has a snapshot; None: latest.
+  """Returns the average of a width at a step with a snapshot; None: the latest.
 
-  target: the abstract parameters. FileNotFoundError where the run has no such
-  snapshot; ValueError for a damaged one, one of another network, and a width
-  that the snapshots cannot make.
+  target: the abstract parameters. Raises FileNotFoundError for a step without
+  snapshot; ValueError for a snapshot that is damaged or of another network, and
+  for a width that the snapshots cannot make.
   """
   steps, step = find(workdir, step)
   images = [snapshots.read_images(workdir, s) for s in steps]
@@ -60,12 +60,12 @@ def make(
   solved = power_ema.solve(
     t, gamma, float(images[-1]), power_ema.exponent(sigma_rel)
   )
-  if solved.residual > _WORST:
+  if solved.residual > _LARGEST_RESIDUAL:
     raise ValueError(
       f'the {len(steps)} snapshots in {workdir} up to step {step}, of widths '
       f'{", ".join(map(str, widths))}, cannot make an average of width '
-      f'{sigma_rel:g}: its profile would be {solved.residual:.0%} off. Take a '
-      'width nearer to those, or train with more snapshots'
+      f'{sigma_rel:g}: its profile would be {solved.residual:.0%} off. Set a '
+      'width nearer to these, or train with more snapshots'
     )
   weights = solved.weights.reshape(len(steps), len(widths))
   used = [(s, row) for s, row in zip(steps, weights, strict=True) if row.any()]
@@ -80,37 +80,31 @@ def make(
 
 
 def find(workdir: str | Path, step: int | None) -> tuple[list[int], int]:
-  """Returns the steps of all snapshots up to `step`, and it; None: the latest.
+  """Returns the steps of the snapshots up to `step`, and `step`; None: latest.
 
-  Raises FileNotFoundError where there is none of that step, and says whether
-  the run makes any.
+  Raises FileNotFoundError for a step without snapshot.
   """
   steps = snapshots.steps(workdir)
-  if not steps:
-    if (Path(workdir) / RECORD).exists():
-      raise FileNotFoundError(
-        f'{workdir} is an average itself: give the workdir of the run that it '
-        'was made from'
-      )
+  if not steps and (Path(workdir) / RECORD).exists():
     raise FileNotFoundError(
-      f'{workdir} has no snapshots yet, and averages are made from snapshots: '
-      'a training with --config.training.ema_sigma_rels=0.05,0.10 writes one '
-      'every training.snapshot_every steps'
+      f'{workdir} is an average: give the workdir of the run it was made from'
     )
-  step = steps[-1] if step is None else step
-  if step not in steps:
+  step = steps[-1] if step is None and steps else step
+  if step not in steps or step is None:
+    has = ', '.join(map(str, steps)) or 'none'
     raise FileNotFoundError(
-      f'there is no snapshot {step} in {workdir}, but '
-      f'{", ".join(map(str, steps))}'
+      f'{workdir} has no snapshot {step or ""} but {has}; '
+      'averages need snapshots: train with '
+      '--config.training.ema_sigma_rels=0.05,0.10'
     )
   return [s for s in steps if s <= step], step
 
 
 def read_widths(workdir: str | Path, step: int) -> list[float]:
-  """Returns the widths that a snapshot has."""
+  """Returns the widths of the averages in a snapshot."""
   names = files.open_tensors(snapshots.path_of(workdir, step))
-  found = {power_ema.width_of(name.partition('/')[0]) for name in names}
-  return sorted(width for width in found if width is not None)
+  widths = {power_ema.width_of(name.partition('/')[0]) for name in names}
+  return sorted(width for width in widths if width is not None)
 
 
 def _parts(workdir, used, widths, target):

@@ -3,8 +3,8 @@
 Items per step: `params`, `ema_params`, `ema_params_<name>` for averages at
 other rates, `state` (the rest of TrainState) and `config`, so that sampling
 reads only the weights it needs. Arrays are restored with the sharding of the
-target, whatever devices wrote them. A checkpoint appears when it is complete,
-with the sums of its files (`checksums.py`), which are checked before reading.
+target on any devices. A checkpoint appears when it is complete, with checksums
+of its files (`checksums.py`), which are checked before reading.
 """
 
 import contextlib
@@ -22,12 +22,13 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from diffusion_jax.training import checksums, integrity
-from diffusion_jax.training.state import TrainState
+from diffusion_jax.training.state import Params, TrainState
 
-# The best checkpoint is the one where this number is lowest. Checkpoints of
-# former versions have the test loss alone.
+# The best checkpoint has the lowest value of this metric. Checkpoints of
+# earlier versions have only the test loss.
 CRITERION = 'criterion'
-_FORMER = 'test_loss'
+_EARLIER_CRITERION = 'test_loss'
+_ITEMS = ('ema_params', 'params', 'state')
 
 
 def open_manager(
@@ -42,8 +43,8 @@ def open_manager(
 
   It keeps the latest `keep`, those at multiples of keep_every, and the
   keep_best with the lowest CRITERION. more_emas: keys of state.more_ema_params.
-  Damaged checkpoints after the newest good one are moved to `damaged/` in
-  workdir, with a warning. Raises ValueError if none is good.
+  Moves damaged checkpoints after the newest good one to `damaged/` in workdir,
+  with a warning. Raises ValueError if all are damaged.
   """
   folder = _folder(workdir)
   if jax.process_index() == 0:
@@ -64,7 +65,7 @@ def open_manager(
     policies.append(best)
   options = ocp.CheckpointManagerOptions(
     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-    # With it Orbax writes metrics, and requires them at every save.
+    # With this Orbax writes metrics, and requires them at every save.
     best_fn=_metric if keep_best else None,
     cleanup_tmp_directories=True,
     async_options=_with_sums(folder),
@@ -73,16 +74,16 @@ def open_manager(
 
 
 def open_read_only(workdir: str | Path) -> ocp.CheckpointManager:
-  """Returns the manager that reads them; FileNotFoundError without any."""
+  """Returns a manager that reads checkpoints; FileNotFoundError without any."""
   folder = _folder(workdir)
   if not folder.is_dir() or not any(folder.iterdir()):
     raise FileNotFoundError(
-      f'there is no checkpoint in {workdir}: train first, or give the '
-      '--workdir of a run'
+      f'{workdir} contains no checkpoint: train first, or give the --workdir '
+      'of a run'
     )
   options = ocp.CheckpointManagerOptions(
     read_only=True,
-    lightweight_initialize=True,  # Reads no metrics: they may be damaged.
+    lightweight_initialize=True,  # does not read metrics, which may be damaged
   )
   return _open(folder, options, set())
 
@@ -93,37 +94,26 @@ def save(
   config: dict,
   metrics: dict[str, float] | None = None,
 ) -> None:
-  """Starts saving `state` under its step, unless that step is there already.
+  """Starts saving `state` under its step, unless this step exists already.
 
-  config: plain dict, stored as JSON; metrics: with CRITERION, by which the
-  best are kept. Raises OSError if this checkpoint, or the one before, cannot be
-  written; `finish` waits for it.
+  config: plain dict, stored as JSON; metrics: with CRITERION, by which the best
+  are kept. Raises OSError if this or the previous checkpoint cannot be written;
+  `finish` waits for it.
   """
   step = int(state.step)
   with _writing(manager):
-    if step in manager.all_steps():
-      return
-    items = {
-      name: ocp.args.StandardSave(tree) for name, tree in _split(state).items()
-    }
-    manager.save(
-      step,
-      args=ocp.args.Composite(config=ocp.args.JsonSave(config), **items),
-      metrics=metrics,
-      force=True,
-      custom_metadata=checksums.MARK,
-    )
+    _save(manager, step, _split(state), config, metrics)
 
 
 def check_written(manager: ocp.CheckpointManager) -> None:
-  """Raises OSError if the last save has failed; waits for none under way."""
+  """Raises OSError if the last save failed; does not wait for a running one."""
   if not manager.is_saving_in_progress():
     with _writing(manager):
       manager.wait_until_finished()
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
-  """Waits until all is written, and closes; OSError if writing fails."""
+  """Waits until all is written, and closes; raises OSError on failure."""
   with _writing(manager):
     manager.close()
 
@@ -131,65 +121,71 @@ def finish(manager: ocp.CheckpointManager) -> None:
 def save_params(
   workdir: str | Path,
   step: int,
-  params: Any,
+  params: Params,
   config: dict,
   items: Iterable[str] = ('ema_params',),
 ) -> None:
-  """Saves params alone, as the averaged ones of a run, and waits for it.
+  """Saves only parameters, by default as a run's averaged ones, and waits.
 
-  items: 'ema_params', 'params', which of these they are. Does nothing if the
-  step is there already.
+  items: the items that they become, 'ema_params' or 'params'. Does nothing if
+  the step exists already.
   """
   folder = _folder(workdir)
   options = ocp.CheckpointManagerOptions(
     cleanup_tmp_directories=True, async_options=_with_sums(folder)
   )
-  # Of the memory that writing takes: more than the largest leaf.
+  # Limit of the memory for writing, which must exceed the largest leaf.
   sizes = [x.nbytes for x in jax.tree.leaves(params)]
   limit = max(*sizes, sum(sizes) // 16) + 2**23
   with _open(folder, options, set(), limit / 1e9) as manager:
-    if step not in manager.all_steps():
-      # The same on every host. Of NumPy's arrays Orbax would write copies.
-      place = jax.device_put if jax.process_count() == 1 else np.asarray
-      arrays = jax.tree.map(place, params)
-      saved = {name: ocp.args.StandardSave(arrays) for name in items}
-      args = ocp.args.Composite(config=ocp.args.JsonSave(config), **saved)
-      manager.save(step, args=args, force=True, custom_metadata=checksums.MARK)
+    # Orbax writes copies of NumPy arrays; several hosts have the same arrays.
+    place = jax.device_put if jax.process_count() == 1 else np.asarray
+    arrays = jax.tree.map(place, params)
+    _save(manager, step, dict.fromkeys(items, arrays), config)
+
+
+def _save(manager, step, trees, config, metrics=None):
+  if step in manager.all_steps():
+    return
+  items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+  manager.save(
+    step,
+    args=ocp.args.Composite(config=ocp.args.JsonSave(config), **items),
+    metrics=metrics,
+    force=True,
+    custom_metadata=checksums.MARK,
+  )
 
 
 def restore_latest(
   manager: ocp.CheckpointManager, target: TrainState
 ) -> TrainState | None:
-  """Returns the newest state, None if there is no checkpoint.
+  """Returns the newest state, or None without checkpoints.
 
   target: the abstract state (`jax.ShapeDtypeStruct`s with shardings), or a
-  state. Raises ValueError if the checkpoint cannot be read, or, with the name
-  of the first parameter that does not fit, if it is of another network.
+  state. Raises ValueError if the checkpoint cannot be read, or if it is of
+  another network, with the name of the first parameter that does not fit.
   """
   step = manager.latest_step()
   if step is None:
     return None
   with _reading(manager, step):
-    found = manager.item_metadata(step)
+    metadata = manager.item_metadata(step)
   for name, tree in _split(target).items():
     kind = 'optimizer' if name == 'state' else 'network'
-    if name not in found:
+    if name not in metadata:
       raise ValueError(
-        f'checkpoint {step} has weights alone: they begin another run, of '
-        'another --workdir, by --config.training.init_from=<this one>'
-        if name == 'state'
-        else f'checkpoint {step} has no {name}: it was written with other EMA '
-        'rates'
+        f'checkpoint {step} has no {name}: to continue, set the EMA rates of '
+        'this run; to train from weights only, use another --workdir with '
+        '--config.training.init_from=<this one>'
       )
     what = f'checkpoint {step} is of another {kind}'
-    check_fits(found[name].tree, tree, what)
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-    target,
-  )
+    check_fits(metadata[name].tree, tree, what)
   items = {
-    name: ocp.args.StandardRestore(tree)
-    for name, tree in _split(abstract).items()
+    name: ocp.args.StandardRestore(
+      jax.tree.map(lambda x: _abstract(x, x.sharding), tree)
+    )
+    for name, tree in _split(target).items()
   }
   with _reading(manager, step):
     restored = manager.restore(step, args=ocp.args.Composite(**items))
@@ -203,7 +199,7 @@ def restore_latest(
 
 
 def find_step(workdir: str | Path, checkpoint: int | str = 'latest') -> int:
-  """Returns the step that `checkpoint` names, as in `restore_params`."""
+  """Returns the step of a checkpoint: a step, 'latest' or 'best'."""
   with open_read_only(workdir) as manager:
     return _find_step(manager, checkpoint, workdir)
 
@@ -211,36 +207,35 @@ def find_step(workdir: str | Path, checkpoint: int | str = 'latest') -> int:
 def restore_params(
   workdir: str | Path,
   ema: bool | str = True,
-  target: Any = None,
+  target: Params | None = None,
   checkpoint: int | str = 'latest',
-) -> tuple[Any, dict]:
+) -> tuple[Params, dict]:
   """Returns (params, config) of a checkpoint of a run, on one device.
 
-  ema: True for the average, False for the weights of the optimiser, or the name
-  of another average ('0.999'); target: the abstract params that are expected,
-  unchecked for None; checkpoint: a step, 'latest' or 'best'. Raises
-  FileNotFoundError if there is no such checkpoint or average, ValueError if it
-  is damaged or does not fit `target`.
+  ema: True for the average, False for the raw weights, or the name of another
+  average ('0.999'); target: the expected abstract params, None for no check;
+  checkpoint: a step, 'latest' or 'best'. Raises FileNotFoundError for
+  a checkpoint or average that does not exist, ValueError if it is damaged or
+  does not fit `target`.
   """
   item = _ema_item(ema) if isinstance(ema, str) else _ITEMS[not ema]
   with open_read_only(workdir) as manager:
     step = _find_step(manager, checkpoint, workdir)
     _refuse_damaged(manager, step)
     with _reading(manager, step):
-      found = manager.item_metadata(step)
-    if item not in found:
-      others = [n.removeprefix(_ema_item('')) for n in found if 'ema' in n]
+      metadata = manager.item_metadata(step)
+    if item not in metadata:
+      prefix = _ema_item('')
+      names = (n.removeprefix(prefix) for n in metadata if n.startswith(prefix))
       raise FileNotFoundError(
         f'{workdir} has no average {ema!r} of the parameters, but '
-        f'{", ".join(n for n in others if n != _ITEMS[0]) or "its own only"}'
+        f'{", ".join(names) or "its own only"}'
       )
-    found = found[item].tree
+    tree = metadata[item].tree
     if target is not None:
-      check_fits(found, target, f'checkpoint {step} is of another network')
+      check_fits(tree, target, f'checkpoint {step} is of another network')
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), found
-    )
+    abstract = jax.tree.map(lambda x: _abstract(x, device), tree)
     items = {item: ocp.args.StandardRestore(abstract)}
     args = ocp.args.Composite(config=ocp.args.JsonRestore(), **items)
     with _reading(manager, step):
@@ -248,18 +243,19 @@ def restore_params(
   return restored[item], restored['config']
 
 
-def check_fits(found: Any, expected: Any, what: str) -> None:
-  """Raises ValueError(what: ...) at the first leaf whose shape differs."""
-  found, expected = _shapes(found), _shapes(expected)
-  for path in sorted(found | expected):
-    if found.get(path) != expected.get(path):
+def check_fits(theirs: Params, ours: Params, what: str) -> None:
+  """Raises ValueError('<what>: ...') for the first leaf whose shape differs."""
+  there, here = _shapes(theirs), _shapes(ours)
+  for path in sorted(there | here):
+    if there.get(path) != here.get(path):
       raise ValueError(
-        f'{what}: {path} is {found.get(path, "missing")} there, '
-        f'{expected.get(path, "absent")} here'
+        f'{what}: {path} is {there.get(path, "missing")} there, '
+        f'{here.get(path, "missing")} here'
       )
 
 
-_ITEMS = ('ema_params', 'params', 'state')
+def _abstract(x, sharding):
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 def _ema_item(name):
@@ -276,7 +272,7 @@ def _split(state):
 
 
 def _metric(metrics):
-  return metrics[CRITERION if CRITERION in metrics else _FORMER]
+  return metrics.get(CRITERION, metrics.get(_EARLIER_CRITERION))
 
 
 def _folder(workdir):
@@ -284,13 +280,12 @@ def _folder(workdir):
 
 
 def _with_sums(folder):
-  def write_sums():  # Of the one checkpoint that is being written.
+  def write_sums():  # of the checkpoint that is being written
     [draft] = folder.glob(f'*{ocp.path.atomicity_types.TMP_DIR_SUFFIX}*')
     checksums.wait_for_metadata(draft)
     checksums.write(draft)
 
-  # Process 0 calls it when all have written, before the folder gets its final
-  # name.
+  # Process 0 calls it after all have written, and before the folder is renamed.
   return ocp.options.AsyncOptions(post_finalization_callback=write_sums)
 
 
@@ -324,28 +319,28 @@ def _writing(manager):
 
 
 def _brief(error):
-  # tensorstore surrounds the reason with paths, Orbax appends whole trees.
+  # Returns the reason: tensorstore adds paths to it, and Orbax whole trees.
   code = re.search(r"os_error_code='(\d+)'", str(error))
   if code:
     return os.strerror(int(code[1]))
   return str(error).strip().partition('\n')[0][:300]
 
 
-def _loss(manager, step):
-  # Returns the criterion of a checkpoint, None if it was saved without.
-  path = Path(manager.directory) / str(step)
-  if not (path / 'metrics').is_dir():
+def _criterion(manager, step):
+  # Returns the criterion of a checkpoint, or None if it was saved without.
+  folder = Path(manager.directory) / str(step) / 'metrics'
+  if not folder.is_dir():
     return None
   _refuse_damaged(manager, step, ['metrics'])
-  return _metric(json.loads((path / 'metrics' / 'metrics').read_text()))
+  return _metric(json.loads((folder / 'metrics').read_text()))
 
 
 def _open(folder, options, items, write_gb: Any = 96):
-  # Orbax needs to know the items beforehand, those of older steps as well.
-  found = {path.name for path in folder.glob(f'*/{_ema_item("*")}')}
+  # Orbax must know all items in advance, also the items of older steps.
+  older = {path.name for path in folder.glob(f'*/{_ema_item("*")}')}
   handlers = {
     name: ocp.StandardCheckpointHandler(save_concurrent_gb=write_gb)
-    for name in {*_ITEMS, *items, *found}
+    for name in {*_ITEMS, *items, *older}
   }
   return ocp.CheckpointManager(
     folder,
@@ -356,34 +351,30 @@ def _open(folder, options, items, write_gb: Any = 96):
 
 def _find_step(manager, checkpoint, workdir):
   steps = sorted(manager.all_steps())
-  if not steps:
-    raise FileNotFoundError(f'there is no complete checkpoint in {workdir}')
-  if checkpoint == 'latest':
+  if checkpoint == 'latest' and steps:
     return steps[-1]
-  if checkpoint == 'best':
-    losses = {step: _loss(manager, step) for step in steps}
+  if checkpoint == 'best' and steps:
+    losses = {step: _criterion(manager, step) for step in steps}
     losses = {step: x for step, x in losses.items() if x is not None}
     if not losses:
       raise FileNotFoundError(
-        f'no checkpoint in {workdir} knows how good it is: train with '
-        'keep_best and an evaluation'
+        f'no checkpoint in {workdir} has a metric: train with keep_best and an '
+        'evaluation'
       )
     return min(losses, key=lambda step: losses[step])
   if not isinstance(checkpoint, int) or checkpoint not in steps:
     raise FileNotFoundError(
-      f'there is no checkpoint {checkpoint} in {workdir}, but '
-      f'{", ".join(map(str, steps))}'
+      f'{workdir} contains no checkpoint {checkpoint} but '
+      f'{", ".join(map(str, steps)) or "no complete one"}'
     )
   return checkpoint
 
 
 def _shapes(tree):
-  # Orbax's metadata has lists and dicts for tuples and NamedTuples, and None
-  # for empty ones: only the names along the path are compared.
+  # Orbax's metadata have lists and dicts for tuples and NamedTuples, and None
+  # for empty ones, so only the names along the path are compared.
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  shapes = {}
-  for path, leaf in leaves:
-    names = [str(getattr(k, 'name', getattr(k, 'key', k))) for k in path]
-    names = [name.strip('[]') for name in names]
-    shapes['/'.join(names)] = list(leaf.shape)
-  return shapes
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): list(leaf.shape)
+    for path, leaf in leaves
+  }

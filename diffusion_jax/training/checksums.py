@@ -1,26 +1,27 @@
-"""SHA-256 of every file of a checkpoint, kept beside them.
+"""SHA-256 of every file of a folder, stored in SHA256SUMS.
 
-The file is that of `sha256sum`, so `sha256sum -c SHA256SUMS` checks a folder
-by hand. Storage does flip bits, and the format of the arrays detects few of
-them.
+`sha256sum -c SHA256SUMS` checks a folder by hand. Storage does flip bits, and
+the format of the arrays detects few of them.
 """
 
 import hashlib
 import json
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from diffusion_jax.runtime.files import write_text
+
 NAME = 'SHA256SUMS'
-# Marks a checkpoint that was written with sums, so that a lost file is noticed.
+# Marks a checkpoint with sums, so that a lost SHA256SUMS is noticed.
 MARK = {'checksums': NAME}
-# Orbax adds a time to this file after the sums were written; these are of a
-# copy of it.
+# Orbax adds a time to this file after the sums are written, so the sums contain
+# a copy of it.
 _METADATA = '_CHECKPOINT_METADATA'
 _COPY = 'metadata.json'
 _LATER = (NAME, _METADATA, 'commit_success.txt')
@@ -29,17 +30,11 @@ _LATER = (NAME, _METADATA, 'commit_success.txt')
 def wait_for_metadata(folder: Path, seconds: float = 60.0) -> None:
   """Waits until Orbax has written the metadata of a checkpoint.
 
-  Its own thread writes the file, last of all with `MARK`, and on a busy machine
-  after the arrays. Raises TimeoutError after so many seconds.
+  A thread of Orbax writes the file, with `MARK` at last, and on a busy machine
+  after the arrays. Raises TimeoutError after `seconds`.
   """
   end = time.monotonic() + seconds
-  while True:
-    try:
-      found = _read(folder / _METADATA).get('custom_metadata') or {}
-    except (OSError, ValueError):  # it is not there yet, or half of it
-      found = {}
-    if MARK.items() <= found.items():
-      return
+  while not _is_marked(folder, unreadable=False):
     if time.monotonic() > end:
       raise TimeoutError(f'{folder / _METADATA} was not written')
     time.sleep(0.01)
@@ -48,40 +43,41 @@ def wait_for_metadata(folder: Path, seconds: float = 60.0) -> None:
 def write(folder: Path) -> None:
   """Writes the sums of the files in `folder`, which are complete."""
   (folder / _COPY).write_text(json.dumps(_read(folder / _METADATA)))
-  lines = [
-    f'{digest(folder / name)}  {name}\n'
-    for name in _names(folder)
-    if name not in _LATER
-  ]
-  (folder / NAME).write_text(''.join(lines))
+  names = (name for name in _names(folder) if name not in _LATER)
+  write_sums(folder, {name: digest(folder / name) for name in names})
+
+
+def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
+  """Writes SHA256SUMS, whole or not at all. sums: {name: SHA-256}."""
+  lines = [f'{sums[name]}  {name}\n' for name in sorted(sums)]
+  write_text(folder / NAME, ''.join(lines))
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+  """Returns {name: SHA-256} of SHA256SUMS, without damaged lines."""
+  lines = (folder / NAME).read_text().splitlines()
+  parts = (line.partition('  ') for line in lines)
+  return {name: digest for digest, gap, name in parts if gap}
 
 
 def exist(folder: Path) -> bool:
-  """Returns False for a checkpoint of a version that wrote no sums."""
-  if (folder / NAME).is_file():
-    return True
-  if (folder / _COPY).is_file():
-    return True
-  try:
-    found = _read(folder / _METADATA)
-  except (OSError, ValueError):
-    return True  # A checkpoint of any version has this file.
-  return bool(MARK.items() & (found.get('custom_metadata') or {}).items())
+  """Returns False for a checkpoint of an earlier version without sums."""
+  written = any((folder / name).is_file() for name in (NAME, _COPY))
+  # A checkpoint of any version has metadata.
+  return written or _is_marked(folder, unreadable=True)
 
 
 def find_damage(folder: Path, items: Iterable[str] | None = None) -> str:
-  """Returns what is wrong with a checkpoint that has sums, '' for nothing.
+  """Returns the damage of a checkpoint with sums, or ''.
 
-  items: the sub-folders that are checked, each with all its files; None is all.
+  items: the sub-folders to check, with all their files; None for all.
   """
   try:
-    lines = (folder / NAME).read_text().splitlines()
-    pairs = (line.split('  ', 1) for line in lines)
-    sums = {name: digest for digest, name in pairs}
+    sums = read_sums(folder)
     same = _read(folder / _METADATA) == _read(folder / _COPY)
   except FileNotFoundError as error:
     return f'{Path(error.filename).name} is missing'
-  except (OSError, ValueError):
+  except (OSError, ValueError, TypeError):
     return f'{_METADATA} or {NAME} is unreadable'
   if not same:
     return f'{_METADATA} is not what was written'
@@ -105,19 +101,25 @@ def digest(path: Path) -> str:
 
 
 def of_arrays(tree: Any) -> int:
-  """Returns the CRC-32 of all numbers of a tree, to identify weights."""
+  """Returns the CRC-32 of all numbers in a tree, which identifies weights."""
   value = 0
   for leaf in jax.tree.leaves(tree):
     value = zlib.crc32(np.asarray(leaf).tobytes(), value)
   return value
 
 
+def _is_marked(folder, unreadable):
+  # Returns whether the metadata have MARK, `unreadable` if they cannot be read.
+  try:
+    custom = _read(folder / _METADATA).get('custom_metadata') or {}
+  except (OSError, ValueError, TypeError):
+    return unreadable
+  return MARK.items() <= custom.items()
+
+
 def _read(path):
-  # Everything but the time that Orbax adds.
-  found = json.loads(path.read_text())
-  if not isinstance(found, dict):
-    raise ValueError(f'{path} is no JSON object')
-  return found | {'commit_timestamp_nsecs': None}
+  # Returns the metadata without the time that Orbax adds.
+  return {**json.loads(path.read_text()), 'commit_timestamp_nsecs': None}
 
 
 def _names(folder):

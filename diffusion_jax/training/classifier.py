@@ -1,4 +1,4 @@
-"""Defines the objective of a classifier of noisy images, for guidance."""
+"""The objective of classifiers of noisy images, for guidance."""
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +21,16 @@ def classifier(
 ) -> Objective:
   """Makes the loss -log p(y | x_t) in nats (Dhariwal & Nichol 2021, section 4).
 
-  The network returns logits [B, K] and gets no condition: its cond is {}. times
-  draws the levels; its weights are not used. The parametrization decides how
-  the input is scaled, as for a denoiser. params: {'network': ...}. Metrics:
-  loss, accuracy, and accuracy per quarter of t. Raises ValueError for a batch
-  without labels.
+  The network returns logits [B, K]; its cond is {}. times draws the levels; its
+  weights are not used. The parametrization determines the scale of the input,
+  as for a denoiser. params: {'network': ...}. Metrics: loss; accuracy, also per
+  quarter of t. Raises ValueError for a batch without labels.
   """
   network.check_options('classifier')
 
   def draw(key, batch, context):
     if 'label' not in batch:
-      raise ValueError('a classifier needs labelled images')
+      raise ValueError("a classifier needs batch['label']")
     x0 = batch['image']
     time_key, eps_key, dropout_key = jax.random.split(key, 3)
     level, _ = times(time_key, len(x0), schedule)
@@ -50,6 +49,6 @@ def classifier(
 
 
 def label_log_prob(logits: Array, label: Array) -> Array:
-  """Returns log p(y), [B], of logits [B, K] and labels [B]."""
+  """Returns log p(y), [B], for logits [B, K] and labels [B]."""
   log_p = jax.nn.log_softmax(logits, axis=-1)
   return jnp.take_along_axis(log_p, label[:, None], axis=-1)[:, 0]

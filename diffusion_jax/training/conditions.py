@@ -1,6 +1,7 @@
-"""Conditioning in training: (key, batch) -> cond, arrays [B, ...]."""
+"""Conditions in training: functions (key, batch) -> cond, arrays [B, ...]."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from diffusion_jax.training.masks import draw_masks
 Array = jax.Array
 Condition = Callable[[Array, dict], dict]
 ImageCondition = Callable[[Array, Array], Array]
+Kind = Literal['inpaint', 'superres', 'colorize']
 
 
 def unconditional(key: Array, batch: dict) -> dict:
@@ -24,13 +26,13 @@ def make_condition(
   image: ImageCondition | None = None,
   text: bool = False,
 ) -> Condition:
-  """Returns f(key, batch) -> cond with the chosen entries.
+  """Returns a function (key, batch) -> cond for a whole batch.
 
   labels: cond['label'] is batch['label']. image: cond['image'] is image(key,
   batch['image']), see `image_condition`. text: cond['text'], tokens [B, L], and
   cond['text_mask'], False at padding. dropout: the probability that an example
-  is seen without any of these, marked in cond['drop'] [B], for classifier-free
-  guidance (Ho & Salimans 2022). The draws are those of the whole batch.
+  is trained without any of these, marked in cond['drop'] [B], for
+  classifier-free guidance (Ho & Salimans 2022).
   """
 
   def condition(key, batch):
@@ -51,9 +53,9 @@ def make_condition(
 def known_pixels(x0: Array, mask: Array) -> Array:
   """Returns the condition of inpainting, [B, H, W, C + 1].
 
-  The known pixels, 0 elsewhere, and the mask, 1 where a pixel is known
-  (Palette, Saharia et al. 2022, which has noise at the unknown pixels).
-  x0: [B, H, W, C]; mask: broadcasts to [B, H, W, 1].
+  It is the known pixels, 0 elsewhere, and the mask, 1 where a pixel is known
+  (Palette, Saharia et al. 2022, has noise at the unknown pixels). x0: [B, H, W,
+  C]; mask: broadcasts to [B, H, W, 1].
   """
   mask = jnp.broadcast_to(mask, (*x0.shape[:-1], 1))
   return jnp.concatenate(
@@ -68,13 +70,13 @@ def pooled(x0: Array, factor: int) -> Array:
   """
   b, h, w, c = x0.shape
   if factor < 1 or h % factor or w % factor:
-    raise ValueError(f'images of {h}x{w} cannot be made {factor} times smaller')
+    raise ValueError(f'factor must divide images of {h}x{w}, got {factor}')
   blocks = x0.reshape(b, h // factor, factor, w // factor, factor, c)
   return jnp.mean(blocks, axis=(2, 4))
 
 
 def enlarged(x: Array, factor: int) -> Array:
-  """Returns every pixel repeated factor x factor times.
+  """Repeats every pixel factor x factor times.
 
   Enlarged small images are the condition of super-resolution (SR3, Saharia et
   al. 2021, who enlarge by cubic splines).
@@ -89,28 +91,22 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 def luminance(x0: Array) -> Array:
   """Returns Rec. 601 luma, [B, H, W, 3] -> [B, H, W, 1].
 
-  It is the condition of colourisation. Raises ValueError for images that are
-  not in colour.
+  It is the condition of colourisation. Raises ValueError for images that do not
+  have 3 channels.
   """
   if x0.shape[-1] != 3:
-    raise ValueError(
-      f'images of {x0.shape[-1]} channel(s) have no colours to leave out'
-    )
+    raise ValueError(f'luminance needs 3 channels, got {x0.shape[-1]}')
   return jnp.sum(x0 * LUMA.reshape(1, 1, 1, 3), axis=-1, keepdims=True)
 
 
-def image_condition(kind: str, factor: int = 2) -> ImageCondition:
-  """Returns f(key [] or [B], x0 [B, H, W, C]) -> cond['image'].
+def image_condition(kind: Kind, factor: int = 2) -> ImageCondition:
+  """Returns a function (key [] or [B], x0 [B, H, W, C]) -> cond['image'].
 
-  'inpaint': `known_pixels` under `draw_masks`; 'superres': `pooled` by `factor`
-  and enlarged again; 'colorize': `luminance`. Raises ValueError for other
-  kinds.
+  'inpaint': `known_pixels` with `draw_masks`; 'superres': `pooled` by `factor`
+  and `enlarged` again; 'colorize': `luminance`.
   """
-  kinds = {
+  return {
     'inpaint': lambda key, x0: known_pixels(x0, draw_masks(key, x0.shape)),
     'superres': lambda key, x0: enlarged(pooled(x0, factor), factor),
     'colorize': lambda key, x0: luminance(x0),
-  }
-  if kind not in kinds:
-    raise ValueError(f'image {kind!r} is not one of {", ".join(kinds)}')
-  return kinds[kind]
+  }[kind]

@@ -1,8 +1,8 @@
 """Objectives of consistency functions: training, distillation, sCM.
 
-f(x_t, t) is that of `core.flow_map.consistency_output`. Noise is measured by
-sigma / alpha, which is sigma on EDM's path and t / (1 - t) on the straight one,
-so every schedule will do. Both evaluations of a network have the same dropout.
+f(x_t, t) is `core.flow_map.consistency_output`. Noise is measured by sigma /
+alpha, which is sigma on EDM's path and t / (1 - t) on the straight path, so any
+schedule works. Both evaluations of a network have the same dropout.
 """
 
 import dataclasses
@@ -46,20 +46,10 @@ Array = jax.Array
 
 
 class PairInputs(NamedTuple):
-  """Holds what is drawn for a batch: `Inputs` at t, and the level r, [B]."""
+  """Holds the draws of a batch: `Inputs` at t, and the level r, [B]."""
 
   inputs: Inputs
   level_r: NoiseLevel
-
-
-class Boundary(NamedTuple):
-  """Holds the constants of f: f(x) = x where sigma / alpha is sigma_min.
-
-  sigma_data: the standard deviation of the data. See `consistency_function`.
-  """
-
-  sigma_data: float = 0.5
-  sigma_min: float = 0.002
 
 
 def consistency_training(
@@ -77,22 +67,21 @@ def consistency_training(
   The loss is `consistency_error` of x_t and x_r with the same noise.
   `improved_pairs` and the default distance, `pseudo_huber()`, are iCT (Song &
   Dhariwal 2024); `easy_pairs` from a trained network, with `pseudo_huber(0.0)`,
-  are ECT (Geng et al. 2024). The parameters themselves give the target, or with
-  ema_target their average (Song et al. 2023). sigma_data and sigma_min are
-  those of `Boundary`; the network's parametrization and sigma_data have no
-  effect. params: {'network': ...}. Metrics: loss, and loss per quarter of t.
+  are ECT (Geng et al. 2024). The target uses the parameters, or with ema_target
+  their average (Song et al. 2023). sigma_data: standard deviation of the data;
+  sigma_min: the sigma / alpha at which f(x) = x. The network's parametrization
+  and sigma_data have no effect. params: {'network': ...}. Metrics: loss, also
+  per quarter of t.
   """
   network.check_options('consistency_training')
 
   def same_noise(context, keys, inputs, xt, level_r):
     return q_sample(inputs.x0, inputs.eps, level_r)
 
-  f_of = _consistency_of(network, Boundary(sigma_data, sigma_min))
-  distance = distance or pseudo_huber()
-  return Objective(
-    _draw_pairs(network, schedule, pairs),
-    _consistency_loss(same_noise, f_of, distance, ema_target),
-  )
+  return _pair_objective(
+    network, schedule, pairs, same_noise, distance or pseudo_huber(),
+    ema_target, sigma_data=sigma_data, sigma_min=sigma_min,
+  )  # fmt: skip
 
 
 def consistency_distillation(
@@ -110,8 +99,8 @@ def consistency_distillation(
   """Makes consistency distillation (Song et al. 2023, Alg. 2).
 
   It is `consistency_training` with another x_r: one step of the solver, such as
-  `dj.heun()`, from x_t, with the teacher as its denoiser. The default distance
-  is `squared_error`.
+  `dj.heun()`, from x_t with the teacher as denoiser. The default distance is
+  `squared_error`.
   """
   network.check_options('consistency_distillation')
 
@@ -119,15 +108,16 @@ def consistency_distillation(
     denoise = teacher(context.frozen, inputs.cond)
     return solver_step(solver, keys[1], denoise, xt, inputs.level, level_r)
 
-  f_of = _consistency_of(network, Boundary(sigma_data, sigma_min))
-  distance = distance or squared_error
-  return Objective(
-    _draw_pairs(network, schedule, pairs),
-    _consistency_loss(teacher_step, f_of, distance, ema_target),
-  )
+  return _pair_objective(
+    network, schedule, pairs, teacher_step, distance or squared_error,
+    ema_target, sigma_data=sigma_data, sigma_min=sigma_min,
+  )  # fmt: skip
 
 
-def _draw_pairs(network, schedule, pairs):
+def _pair_objective(
+  network, schedule, pairs, make_xr, distance, ema_target, **constants
+):
+  # make_xr: (context, keys, inputs, xt, level_r) -> x_r; constants: of f.
   def draw(key, batch, context):
     key, pair_key = jax.random.split(key)
     size = len(batch['image'])
@@ -137,41 +127,28 @@ def _draw_pairs(network, schedule, pairs):
     )
     return PairInputs(inputs, level_r), keys
 
-  return draw
-
-
-def _consistency_of(network, boundary):
-  # Makes (params, cond, key) -> f, (x, level) -> x_0.
-  def f_of(params, cond, key):
-    return functools.partial(
-      consistency_output,
-      network.apply,
-      params['network'],
-      noise_input=network.noise_input,
-      cond=cond,
-      key=key,
-      **boundary._asdict(),
-    )
-
-  return f_of
-
-
-def _consistency_loss(make_xr, f_of, distance, ema_target):
-  # make_xr: (context, keys, inputs, xt, level_r) -> x_r
   def loss(params, context, inputs, keys):
     inputs, level_r = inputs
     xt = q_sample(inputs.x0, inputs.eps, inputs.level)
     xr = make_xr(context, keys, inputs, xt, level_r)
-    target_params = context.ema_params if ema_target else params
     f, target_f = (
-      f_of(p, inputs.cond, keys[0]) for p in (params, target_params)
+      functools.partial(
+        consistency_output,
+        network.apply,
+        p['network'],
+        noise_input=network.noise_input,
+        cond=inputs.cond,
+        key=keys[0],
+        **constants,
+      )
+      for p in (params, context.ema_params if ema_target else params)
     )
     error = consistency_error(
       f, target_f, xt, xr, inputs.level, level_r, distance
     )
     return mean_loss(inputs.time_weight * error, inputs.level.t)
 
-  return loss
+  return Objective(draw, loss)
 
 
 def continuous_consistency(
@@ -188,13 +165,13 @@ def continuous_consistency(
   """Makes sCM, consistency in continuous time (Lu & Song 2025, Alg. 1).
 
   The loss is |F - sg(F) - g|^2 with the tangent g of `trigflow_tangent`,
-  `normalized` with `offset`; the second part of g grows over `warmup_steps`. It
+  `normalized` with `offset`; the second part of g grows over warmup_steps. This
   is training (sCT), or distillation (sCD) if a teacher gives the velocity. See
-  `denoising` for uncertainty. The network is that of `make_flow_map` with the
-  kind 'trigflow' and this sigma_data; its input for the time must be smooth:
+  `denoising` for uncertainty. Sample with `make_flow_map` of the kind
+  'trigflow' and this sigma_data. The network's time input must be smooth:
   Fourier features of a large scale make it diverge, and so does bfloat16. The
-  value of the loss says nothing about progress. params: {'network': ...}.
-  Metrics: loss, tangent (the mean norm of g), loss per quarter of t.
+  value of the loss does not measure progress. params: {'network': ...}.
+  Metrics: loss, also per quarter of t; tangent (the mean norm of g).
   """
   network.check_options('continuous_consistency')
   network = dataclasses.replace(
@@ -212,7 +189,9 @@ def continuous_consistency(
       x, level = sigma_data * scaled, level_of_angle(angle, sigma_data)
       return network.output(params, x, level, inputs.cond, keys[0])
 
-    warmup = _warmup(context.step, warmup_steps)
+    warmup = 1.0
+    if warmup_steps:
+      warmup = jnp.minimum(context.step / warmup_steps, 1.0)
     before, g = trigflow_tangent(
       output_fn, x, angle, velocity, warmup, sigma_data
     )
@@ -237,7 +216,3 @@ def _trigflow_path(inputs, sigma_data, teacher, context):
     return x, angle, cos * sigma_data * eps - sin * x0
   estimate = teacher(context.frozen, inputs.cond)(xt, level).x0
   return x, angle, (cos * x - estimate) / sin
-
-
-def _warmup(step, num_steps):
-  return jnp.minimum(step / num_steps, 1.0) if num_steps else 1.0

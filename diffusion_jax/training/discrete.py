@@ -1,8 +1,8 @@
 """Objectives on discrete states: the bounds of D3PM and of masked diffusion.
 
-A batch has states, integers [B, ...]. The network is a function (params, x_t,
-noise, cond) -> logits [B, ..., K] (see `make_state_denoiser`); what its
-`Network` says of a parametrization is not used. params: {'network': ...}.
+A batch contains states, integers [B, ...]. The network is a function (params,
+x_t, noise, cond) -> logits [B, ..., K] (see `make_state_denoiser`); the
+parametrization in its `Network` is not used. params: {'network': ...}.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ Array = jax.Array
 
 
 class StateInputs(NamedTuple):
-  """Holds what is drawn for a batch: x_0 and x_t [B, ...], level, cond."""
+  """Holds the draws of a batch: x_0 and x_t [B, ...], level, cond."""
 
   x0: Array
   xt: Array
@@ -54,11 +54,10 @@ def d3pm(
   """Makes the hybrid loss of D3PM, bits per dim (Austin et al. 2021, Eq. 5).
 
   At a random one of num_steps steps it is L_{t-1} - cross_entropy_weight * log
-  p(x_0 | x_t): L_lambda / T without L_T. p(x_0 | x_t) is that of the denoiser
-  (`posterior_logits`); the paper has the network's own logits in this term.
-  states: batch -> x_0 [B, ...].
-  Metrics: loss; vlb, T L_{t-1}, whose mean is the bound without L_T;
-  cross_entropy; loss per quarter of t.
+  p(x_0 | x_t): L_lambda / T without L_T. p(x_0 | x_t) is the denoiser's
+  (`posterior_logits`); the paper uses the network's own logits in this term.
+  states: batch -> x_0 [B, ...]. Metrics: loss, also per quarter of t; vlb, T
+  L_{t-1}, whose mean is the bound without L_T; cross_entropy.
   """
 
   def terms(logits, inputs):
@@ -88,8 +87,8 @@ def masked(
 
   It is the cross-entropy of masked elements with `masked_weight` (MD4, Shi et
   al. 2024; MDLM, Sahoo et al. 2024), in continuous time or for num_steps steps.
-  states: batch -> x_0 [B, ...]. Metrics: loss, and loss per quarter of t.
-  Raises ValueError for a process without a masked state.
+  states: batch -> x_0 [B, ...]. Metrics: loss, also per quarter of t. Raises
+  ValueError for a process without a masked state.
   """
   mask, weight = mask_of(process, 'masked'), masked_weight(schedule, num_steps)
 
@@ -103,8 +102,8 @@ def masked(
 
 
 def _objective(network, process, schedule, num_steps, states, terms):
-  # Makes the objective of terms(logits, inputs) -> (losses [B], metrics), at
-  # antithetic times, which end a step if there are steps.
+  # Makes the objective of terms(logits, inputs) -> (losses [B], metrics) at
+  # antithetic times, which are the ends of steps if num_steps is given.
   def draw(key, batch, context):
     x0 = states(batch)
     time_key, xt_key, cond_key, dropout_key = jax.random.split(key, 4)

@@ -1,4 +1,4 @@
-"""Objectives that learn from the samples or the steps of a teacher.
+"""Objectives that distil the samples or the steps of a teacher.
 
 The students are networks of one time, as in `denoising`; `consistency` distils
 into flow maps.
@@ -24,6 +24,7 @@ from diffusion_jax.core.losses import (
 )
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import q_sample
+from diffusion_jax.ranges import Size
 from diffusion_jax.training.objectives import (
   Network,
   Objective,
@@ -31,16 +32,17 @@ from diffusion_jax.training.objectives import (
   draw_inputs,
   mean_loss,
 )
+from diffusion_jax.training.state import Params
 
 Array = jax.Array
 # (frozen, cond) -> denoiser; frozen: the parameters in `Context.frozen`
-Teacher = Callable[[Any, dict], Denoiser]
+Teacher = Callable[[Params, dict], Denoiser]
 # (frozen, cond, x1 [B, ...]) -> x_0 [B, ...]
-ImageTeacher = Callable[[Any, dict, Array], Array]
+ImageTeacher = Callable[[Params, dict, Array], Array]
 
 
 class Solver(Protocol):
-  """A deterministic `Sampler` without memory, such as `dj.ddim()`."""
+  """Describes a deterministic `Sampler` without memory, such as `dj.ddim()`."""
 
   @property
   def init(self) -> Callable[[Array], Any]:
@@ -72,7 +74,7 @@ def progressive_distillation(
   network: Network,
   schedule: Schedule,
   *,
-  num_steps: int,
+  num_steps: Size,
   teacher: Teacher,
   solver: Solver,
   weight: Weight = truncated_snr_weight,
@@ -82,12 +84,10 @@ def progressive_distillation(
   The student has N = num_steps steps, from t = 1 / N .. 1. It learns the
   `two_step_target` of two steps of the teacher with the solver `dj.ddim()`. The
   loss is weight(level) |x_0 - target|^2 per dimension, in the space of the
-  student's parametrization. The next stage has this student as its teacher and
-  half as many steps. params: {'network': ...}. Metrics: loss, and loss per
-  quarter of t. Raises ValueError for num_steps < 1.
+  student's parametrization. The next stage uses this student as teacher, with
+  half as many steps. params: {'network': ...}. Metrics: loss, also per quarter
+  of t.
   """
-  if num_steps < 1:
-    raise ValueError(f'num_steps is {num_steps}: a student needs at least 1')
   network.check_options('progressive_distillation')
 
   def draw(key, batch, context):
@@ -124,11 +124,10 @@ def reflow(
 
   The pairs are batch['noise'] and batch['image'], [B, ...] each. With a teacher
   (frozen, cond, x1) -> x_0, such as `sampling_teacher`, the loss computes the
-  images instead, from x1 = sigma(1) eps of the noise eps that it draws. The
-  paths of such pairs do not cross, so that few Euler steps suffice. With t = 1
-  only, it is a regression of samples on their noise. The paper has the
-  parametrization 'flow'. Raises ValueError for a batch without 'noise' if there
-  is no teacher.
+  images from x1 = sigma(1) eps instead. The paths of such pairs do not cross,
+  so that few Euler steps suffice. With only t = 1 it is a regression of samples
+  on their noise. The paper uses the parametrization 'flow'. Raises ValueError
+  without a teacher for a batch without 'noise'.
   """
   network.check_options('reflow')
   plain = denoising(network, schedule, times=times, weight=weight)
@@ -139,8 +138,8 @@ def reflow(
       return inputs, keys
     if 'noise' not in batch:
       raise ValueError(
-        "reflow needs batch['noise'], from which batch['image'] was sampled, "
-        'or a teacher'
+        "reflow needs a teacher, or batch['noise'] from which batch['image'] "
+        'was sampled'
       )
     return inputs._replace(eps=batch['noise']), keys
 
@@ -159,7 +158,7 @@ def sampling_teacher(
 ) -> ImageTeacher:
   """Makes a teacher of `reflow` that samples its images with a denoiser.
 
-  sample: (denoise, x1) -> x_0, for instance 16 steps of UniPC, which draws no
+  sample: (denoise, x1) -> x_0, for example 16 steps of UniPC, which draws no
   noise: lambda denoise, x1: dj.sample(key, denoise, dj.unipc(),
   dj.level_grid(schedule, 16), x1).
   """

@@ -1,55 +1,55 @@
-"""Begins a training with the weights of another run, training.init_from."""
+"""Starts a training with the weights of another run (training.init_from)."""
 
 import functools
-from typing import Any
 
 import jax
 import numpy as np
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
+from diffusion_jax.training.state import TrainState
 
-_MOST = 10  # names in one message
+_MAX_NAMES = 10  # in one message
 _name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
 
 
-def begin(state: Any, workdir: str) -> Any:
-  """Returns the state at step 0 with the averaged weights of a run.
+def begin(state: TrainState, workdir: str) -> TrainState:
+  """Returns the state at step 0 with the averaged weights of another run.
 
-  A leaf that the run does not have, or has in another shape, begins as it does
-  without; its name is printed. Raises UserError where there is no run, and
-  where more than half of the leaves do.
+  A leaf that the run does not have, or has in another shape, keeps its value,
+  and its name is printed. Raises UserError if there is no run, or if more than
+  half of the leaves do not fit.
   """
   try:
-    found, _ = checkpoints.restore_params(workdir)
+    theirs, _ = checkpoints.restore_params(workdir)
   except (OSError, ValueError) as error:
     raise UserError(f'config.training.init_from: {error}') from error
-  found = _by_name(found)
-  ours = _by_name(state.params)
-  afresh = {
-    name: f'{name} {list(x.shape)}{_there(found, name)}'
-    for name, x in ours.items()
-    if name not in found or found[name].shape != x.shape
-  }
-  if 2 * len(afresh) > len(ours):
-    example = next(iter(afresh.values()))
+  theirs, ours = _by_name(theirs), _by_name(state.params)
+  kept = {}
+  for name, x in ours.items():
+    if name not in theirs:
+      kept[name] = f'{name} {list(x.shape)}'
+    elif theirs[name].shape != x.shape:
+      other = list(theirs[name].shape)
+      kept[name] = f'{name} {list(x.shape)} ({other} there)'
+  if 2 * len(kept) > len(ours):
     raise UserError(
       f'config.training.init_from: {workdir} is of another network: '
-      f'{len(afresh)} of {len(ours)} leaves do not fit, such as {example}'
+      f'{len(kept)} of {len(ours)} leaves do not fit, such as '
+      f'{next(iter(kept.values()))}'
     )
-  unused = [name for name in found if name not in ours]
   print(
-    f'weights of {workdir}: {len(ours) - len(afresh)} of {len(ours)} leaves'
-    + _listed('begin afresh', list(afresh.values()))
-    + _listed('not used', unused)
+    f'weights of {workdir}: {len(ours) - len(kept)} of {len(ours)} leaves'
+    + _listed('initialized', list(kept.values()))
+    + _listed('not used', [name for name in theirs if name not in ours])
   )
 
   def place(tree):
     def leaf(path, x):
       name = _name(path)
-      if name in afresh:
+      if name in kept:
         return x
-      value = np.array(found[name])  # its own: a state is donated
+      value = np.array(theirs[name])  # a copy, since a state is donated
       return jax.make_array_from_callback(
         x.shape, x.sharding, lambda index: value[index]
       )
@@ -68,13 +68,9 @@ def _by_name(tree):
   return {_name(path): x for path, x in leaves}
 
 
-def _there(found, name):
-  return f' ({list(found[name].shape)} there)' if name in found else ''
-
-
 def _listed(what, names):
   if not names:
     return ''
-  more = len(names) - _MOST
+  more = len(names) - _MAX_NAMES
   rest = f' and {more} more' if more > 0 else ''
-  return f'; {what}: {", ".join(names[:_MOST])}{rest}'
+  return f'; {what}: {", ".join(names[:_MAX_NAMES])}{rest}'

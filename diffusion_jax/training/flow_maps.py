@@ -1,11 +1,11 @@
 """Objectives of average velocities: MeanFlow and shortcut models.
 
-The network gets cond['elapsed'] [B] = time_scale (t - s) beside its input for
-the level t (`core.flow_map.velocity_output`). Its time should be unscaled,
-`time_input(1.0)`: the slope in time enters the loss, and with 1000 t it is a
-thousand times too large. The derivative of the network is by `jax.jvp`, for
-which attention by cuDNN has no rule. Both evaluations of a network have the
-same dropout.
+The network gets cond['elapsed'] [B] = time_scale (t - s) in addition to its
+input for the level t (`core.flow_map.velocity_output`). Use an unscaled time,
+`time_input(1.0)`: the loss contains the slope in time, which is a thousand
+times too large for 1000 t. The network is differentiated by `jax.jvp`, which
+attention by cuDNN does not support. All evaluations of a network have the same
+dropout.
 """
 
 import functools
@@ -50,9 +50,9 @@ TwoTimes = Callable[[Array, int, Schedule], tuple[Array, Array]]
 
 
 class MapInputs(NamedTuple):
-  """Holds what is drawn for a batch: `Inputs`, s and the guidance scale, [B].
+  """Holds the draws of a batch: `Inputs`, s and the guidance scale, [B].
 
-  For shortcut models `scale` says whether the target is two steps.
+  For shortcut models `scale` tells whether the target is two steps.
   """
 
   inputs: Inputs
@@ -61,11 +61,11 @@ class MapInputs(NamedTuple):
 
 
 class Guidance(NamedTuple):
-  """Holds how guidance is trained into an average velocity.
+  """Holds guidance that is trained into an average velocity.
 
   weights: scales [B] -> (omega, kappa) of `guided_velocity`, [] or [B]. draw:
   (key, batch_size) -> scales [B], which the network gets as
-  cond['guidance_scale']; None if there is one scale, which it does not get.
+  cond['guidance_scale']; None for one scale, which is not an input.
   """
 
   weights: Callable[[Array], tuple[Array | float, Array | float]]
@@ -82,22 +82,18 @@ def two_times(
 ) -> TwoTimes:
   """Makes (key, batch_size, schedule) -> t, s, each [B], s <= t.
 
-  t and s are the larger and the smaller of two draws of `times`; with `second`,
-  s is the smaller of t and a draw of that (py-meanflow's second recipe). Then t
-  = 1 with the probability p_t1, s = 0 with p_s0, and s = t with p_equal, each
-  independent of the others. A logit-normal law has almost no mass at t = 1,
-  where samples in one step begin. Raises ValueError for probabilities outside
-  of [0, 1].
+  t and s are the larger and the smaller of two draws from `times`; with
+  `second`, t is a draw from `times`, and s the smaller of t and a draw from
+  `second` (py-meanflow's second recipe). Then, independently, t = 1 with the
+  probability p_t1, s = 0 with p_s0, and s = t with p_equal. A logit-normal
+  distribution has almost no mass at t = 1, where samples in one step begin.
   """
-  for name, p in (('p_equal', p_equal), ('p_t1', p_t1), ('p_s0', p_s0)):
-    if not 0.0 <= p <= 1.0:
-      raise ValueError(f'{name} is {p}: a probability is in [0, 1]')
 
   def draw(key, batch_size, schedule):
     t_key, s_key, *keys, order_key = jax.random.split(key, 6)
     a = times(t_key, batch_size, schedule)[0].t
     b = (second or times)(s_key, batch_size, schedule)[0].t
-    # Times of one batch may depend on each other, as antithetic ones do: a
+    # Times of a batch may depend on each other, as antithetic ones do. The
     # random order makes the two times of an example independent.
     b = jax.random.permutation(order_key, b)
     t = a if second else jnp.maximum(a, b)
@@ -123,12 +119,12 @@ def power_law_guidance(
 ) -> Guidance:
   """Makes guidance with p(w) ~ w^-power on [low, high] for the scale w.
 
-  Every example has a scale of its own, which the network gets as an input, and
-  omega = 1, kappa = 1 - 1 / w (improved MeanFlow, Geng et al. 2025b). Raises
-  ValueError unless 0 < low < high.
+  Each example has its own scale, an input of the network, with omega = 1 and
+  kappa = 1 - 1 / w (improved MeanFlow, Geng et al. 2025b). Raises ValueError
+  unless 0 < low < high.
   """
   if not 0.0 < low < high:
-    raise ValueError(f'low {low} and high {high} must be 0 < low < high')
+    raise ValueError(f'must be 0 < low < high, got low={low}, high={high}')
   exponent = 1.0 - power
 
   def draw(key, batch_size):
@@ -141,7 +137,7 @@ def power_law_guidance(
   return Guidance(lambda w: (1.0, 1.0 - 1.0 / w), draw)
 
 
-_DEFAULT_TIMES = two_times()
+_default_times = two_times()
 
 
 def mean_flow(
@@ -156,25 +152,24 @@ def mean_flow(
 ) -> Objective:
   """Makes MeanFlow (Geng et al. 2025), by default its improved form (2025b).
 
-  The loss is `mean_flow_error` or `improved_mean_flow_error`, each under
-  `adaptive_loss` with adaptive_power and adaptive_eps (the latter is added to
-  the sum over data axes, as published: 1e-3 in the paper and in py-meanflow,
-  0.01 in the JAX releases). adaptive_power = 0, the default, is the squared
-  error; 1 is the paper's, which seeks modes: in 2-D it is biased and
-  becomes worse with training. two_times draws t and s, as `two_times()` does by
-  default.
+  The loss is `adaptive_loss` of `mean_flow_error` or of
+  `improved_mean_flow_error`, with adaptive_power and adaptive_eps (added to the
+  sum over data axes, as published: 1e-3 in the paper and in py-meanflow, 0.01
+  in the JAX releases). adaptive_power = 0 is the squared error; 1 is the
+  paper's, which seeks modes: in 2-D it is biased and becomes worse with
+  training. two_times draws t and s, by default `two_times()`.
 
-  guidance is trained in by `guided_velocity`, such as `fixed_guidance` or
-  `power_law_guidance`. It needs a condition with dropout: where cond['drop'] is
-  true the velocity is unguided. The release of the improved form also draws an
-  interval of t outside of which there is no guidance; here all t are guided.
+  guidance, such as `fixed_guidance` or `power_law_guidance`, is trained in by
+  `guided_velocity`. It needs a condition with dropout: the velocity is unguided
+  where cond['drop'] is true. The release of the improved form also draws an
+  interval of t without guidance outside of it; here all t are guided.
 
   The schedule needs slopes; v = eps - x_0 on the straight path. params:
-  {'network': ...}. Metrics: loss; error, |u - target|^2; if improved
-  error_velocity, that of u(x_t, t, t); loss per quarter of t.
+  {'network': ...}. Metrics: loss, also per quarter of t; error, |u -
+  target|^2; if improved error_velocity, the error of u(x_t, t, t).
   """
   network.check_options('mean_flow', 'augment')
-  times = two_times or _DEFAULT_TIMES
+  times = two_times or _default_times
 
   def draw(key, batch, context):
     key, pair_key, scale_key = jax.random.split(key, 3)
@@ -194,7 +189,7 @@ def mean_flow(
   return Objective(draw, loss)
 
 
-def _mean_flow_loss(network, schedule, guidance, improved, power, offset):
+def _mean_flow_loss(network, schedule, guidance, improved, power, adaptive_eps):
   def loss(params, context, inputs, keys):
     inputs, s, scale = inputs
     inputs = augmented(inputs, network.augment)
@@ -209,7 +204,7 @@ def _mean_flow_loss(network, schedule, guidance, improved, power, offset):
         cond = cond | {'guidance_scale': scale}
       v = _guided(u_fn, xt, v, t, cond, *guidance.weights(scale))
     u_fn = functools.partial(u_fn, cond=cond)
-    c = offset / x0[0].size
+    c = adaptive_eps / x0[0].size
     if not improved:
       error = mean_flow_error(u_fn, xt, v, t, s)
       return mean_loss(adaptive_loss(error, power, c), t, error=error)
@@ -232,18 +227,18 @@ def shortcut(
 
   With the probability `bootstrap` an example has a step d of 1, 1/2, 1/4, ..,
   2 / num_steps from t, a multiple of d, and the target is `shortcut_target`.
-  Else the target is the velocity dx_t/dt, for the smallest step d = 1 /
-  num_steps. Both targets are computed for every example. With ema_target the
-  first one is computed by the averaged parameters, as published. What each
-  doubling of d learns is then as old as the average, so that short trainings
-  fall behind. The release also clips x between the two steps, and their mean
-  velocity, to [-4, 4]. The network gets cond['elapsed'] = time_scale d. params:
-  {'network': ...}. Metrics: loss, and loss per quarter of t. Raises ValueError
-  unless num_steps is a power of 2.
+  Otherwise the target is the velocity dx_t/dt, and d = 1 / num_steps, the
+  smallest step. Both targets are computed for all examples. With ema_target the
+  first one uses the averaged parameters, as published: the target of each
+  doubling of d is then as old as the average, so that short trainings lag. The
+  release also clips x between the two steps, and their mean velocity, to
+  [-4, 4]. The network gets cond['elapsed'] = time_scale d. params: {'network':
+  ...}. Metrics: loss, also per quarter of t. Raises ValueError unless num_steps
+  is a power of 2.
   """
   depth = num_steps.bit_length() - 1
   if num_steps < 2 or num_steps != 2**depth:
-    raise ValueError(f'num_steps is {num_steps}: it must be a power of 2')
+    raise ValueError(f'num_steps must be a power of 2, got {num_steps}')
   network.check_options('shortcut')
 
   def draw(key, batch, context):
@@ -271,7 +266,7 @@ def shortcut(
 
 
 def _shortcut_times(keys, batch_size, depth, bootstrap):
-  # Returns t, d and where the target is two steps, [B] each.
+  # Returns t, d and whether the target is two steps, [B] each.
   k_key, t_key, kind_key = keys
   steps = jax.random.bernoulli(kind_key, bootstrap, (batch_size,))
   count = 2 ** jax.random.randint(k_key, (batch_size,), 0, depth)
@@ -304,12 +299,12 @@ def _average_velocity(network, params, schedule, xt, t, s, *, cond, key):
 
 
 def _guided(u_fn, xt, v, t, cond, omega, kappa):
-  # The network's own velocities, without gradient; v where labels are dropped.
+  # Returns the guided velocity without gradient, v where labels are dropped.
   drop = cond['drop']
   own = u_fn(xt, t, t, cond=cond)
   hidden = cond | {'drop': jnp.ones_like(drop)}
   if 'guidance_scale' in cond:
-    # Without a label the network is asked for the velocity without guidance.
+    # Without a label the network predicts the velocity without guidance.
     hidden['guidance_scale'] = jnp.ones_like(cond['guidance_scale'])
   null = u_fn(xt, t, t, cond=hidden)
   guided = sg(guided_velocity(v, own, null, omega, kappa))
@@ -317,5 +312,5 @@ def _guided(u_fn, xt, v, t, cond, omega, kappa):
 
 
 def _at(t):
-  # The time sampler of times that are drawn already.
+  # Makes a time sampler that returns the given times.
   return lambda key, batch_size, schedule: (schedule(t), jnp.ones(batch_size))

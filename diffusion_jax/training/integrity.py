@@ -1,5 +1,6 @@
 """Finds checkpoints whose files differ from what was written."""
 
+import itertools
 import json
 import sys
 from collections.abc import Iterable
@@ -9,12 +10,13 @@ from diffusion_jax.training import checksums
 
 
 def move_damaged(folder: Path) -> None:
-  """Moves damaged checkpoints newer than the newest good one to `damaged/`.
+  """Moves damaged checkpoints after the newest good one to `damaged/`.
 
-  folder: that of the checkpoints. Prints a warning for each. Raises ValueError
-  if there are checkpoints and none is good.
+  folder: the folder of the checkpoints. Prints a warning for each. Raises
+  ValueError if all checkpoints are damaged.
   """
-  steps = sorted(_steps(folder), reverse=True)
+  names = (path.name for path in folder.glob('*'))
+  steps = sorted((int(n) for n in names if n.isdecimal()), reverse=True)
   good = False
   for step in steps:
     wrong = '' if good else _damage(folder / str(step))
@@ -28,7 +30,7 @@ def move_damaged(folder: Path) -> None:
   if steps and not good:
     raise ValueError(
       f'no checkpoint of {folder.parent} is good, all were moved to '
-      f'{folder.parent / "damaged"}. Started again, the run begins at step 0'
+      f'{folder.parent / "damaged"}: start again to train from step 0'
     )
 
 
@@ -41,7 +43,7 @@ def check(
   """Raises ValueError if checkpoint `step` is damaged.
 
   The message names the newest good one of `steps`. items: the parts of the
-  checkpoint that are checked; None is all.
+  checkpoint to check; None for all.
   """
   wrong = _damage(folder / str(step), items)
   if not wrong:
@@ -64,7 +66,7 @@ def _damage(path, items=None):
 
 
 def _unreadable_metrics(path):
-  # Orbax would open no checkpoint at all with these.
+  # Orbax could not open any checkpoint with these.
   try:
     json.loads((path / 'metrics' / 'metrics').read_text())
   except FileNotFoundError:
@@ -77,12 +79,7 @@ def _say(line):
   print(f'warning: {line}', file=sys.stderr, flush=True)
 
 
-def _steps(folder):
-  names = [path.name for path in folder.glob('*')]
-  return [int(name) for name in names if name.isdecimal()]
-
-
 def _free(path):
-  # Returns `path`, or path-2, path-3, ... if it exists already.
-  tries = [path, *(path.with_name(f'{path.name}-{i}') for i in range(2, 1000))]
-  return next(path for path in tries if not path.exists())
+  # Returns `path`, or path-2, path-3, ... if it exists.
+  others = (path.with_name(f'{path.name}-{i}') for i in itertools.count(2))
+  return next(p for p in itertools.chain([path], others) if not p.exists())

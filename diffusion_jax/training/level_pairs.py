@@ -1,4 +1,4 @@
-"""Pairs of neighbouring levels, at which consistency functions are compared.
+"""Pairs of neighbouring levels at which consistency functions are compared.
 
 `Pairs`: (key, batch_size, schedule, step) -> (level_t, level_r, weight [B]), r
 cleaner than t. Noise is measured by sigma / alpha.
@@ -6,6 +6,7 @@ cleaner than t. Noise is measured by sigma / alpha.
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,10 @@ from jax.scipy.special import erf
 
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.losses import TimeSampler
-from diffusion_jax.ranges import Finite, Positive, Size
+from diffusion_jax.ranges import Finite, Positive, Size, at_least
 
 Array = jax.Array
+Scales = Annotated[int, at_least(2)]
 Pairs = Callable[
   [Array, int, Schedule, Array | int], tuple[NoiseLevel, NoiseLevel, Array]
 ]
@@ -30,8 +32,7 @@ def improved_num_levels(
   """Returns N(k) = min(s0 2^floor(k / K'), s1) + 1 (Song & Dhariwal 2024).
 
   s0 = num_scales_start and s1 = num_scales_end. K' = floor(K / (log2 floor(s1 /
-  s0) + 1)), so that every number of levels has an equal part of the K =
-  total_steps.
+  s0) + 1)), so that each number of levels has an equal part of K = total_steps.
   """
   first, last = num_scales_start, num_scales_end
   part = total_steps // (math.log2(last // first) + 1)
@@ -52,9 +53,9 @@ def improved_pairs(
 ) -> Pairs:
   """Makes the pairs of improved consistency training (Song & Dhariwal 2024).
 
-  Neighbours r < t on EDM's grid of `improved_num_levels` levels, chosen with
-  the probability of the interval under log sigma ~ N(mean, std^2) (their
-  section 3.5); weight 1 / (t - r).
+  r < t are neighbours on EDM's grid of `improved_num_levels` levels, drawn with
+  the probability of their interval under log sigma ~ N(mean, std^2) (section
+  3.5). The weight is 1 / (t - r).
   """
 
   def pairs(key, batch_size, schedule, step):
@@ -67,12 +68,13 @@ def improved_pairs(
     ends = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     sigma = (ends[0] + share * (ends[1] - ends[0])) ** rho
     below = erf((jnp.log(sigma) - mean) / (math.sqrt(2.0) * std))
-    # Where the distribution function reaches a uniform draw.
+    # The interval in which the distribution function reaches a uniform draw.
     u = jax.random.uniform(key, (batch_size,))
     level = below[0] + u * (below[-1] - below[0])
-    chosen = jnp.searchsorted(below, level, side='right') - 1
-    chosen = jnp.clip(chosen, 0, count - 2)
-    return _pair(schedule, sigma[chosen + 1], sigma[chosen])
+    i = jnp.searchsorted(below, level, side='right') - 1
+    i = jnp.clip(i, 0, count - 2)
+    t, r = sigma[i + 1], sigma[i]
+    return _level(schedule, t), _level(schedule, r), 1.0 / (t - r)
 
   return pairs
 
@@ -87,7 +89,7 @@ def easy_ratio(
   """Computes r(t) = t max(0, 1 - n(t) / q^(stage + 1)), [B] (Geng et al. 2024).
 
   n(t) = 1 + k sigmoid(-b t), with t = sigma. Stage 0 with q = 2 gives r = 0,
-  plain denoising, for t <= log 7; every stage brings r closer to t.
+  which is denoising, for t <= log 7; each stage brings r closer to t.
   """
   n = 1.0 + k * jax.nn.sigmoid(-b * sigma)
   return sigma * jnp.maximum(1.0 - n / q ** (1.0 + stage), 0.0)
@@ -102,10 +104,10 @@ def easy_pairs(
   k: float = 8.0,
   b: float = 1.0,
 ) -> Pairs:
-  """Makes the pairs of ECT (Geng et al. 2024): r of `easy_ratio`.
+  """Makes the pairs of ECT (Geng et al. 2024), with r of `easy_ratio`.
 
-  The stage is step // steps_per_stage, at most num_stages - 1; weight 1 / (t -
-  r), times that of the time sampler.
+  The stage is step // steps_per_stage, at most num_stages - 1. The weight is
+  the time sampler's, divided by t - r.
   """
 
   def pairs(key, batch_size, schedule, step):
@@ -118,14 +120,12 @@ def easy_pairs(
   return pairs
 
 
-def grid_pairs(num_scales: int = 18) -> Pairs:
-  """Makes neighbours on the schedule's grid of `num_scales` levels; weight 1.
+def grid_pairs(num_scales: Scales = 18) -> Pairs:
+  """Makes neighbours on the schedule's grid of num_scales >= 2 levels.
 
-  With `KarrasSchedule` the pairs of consistency distillation (Song et al. 2023,
-  section 4). ValueError for fewer than 2 levels.
+  With `KarrasSchedule` they are the pairs of consistency distillation (Song et
+  al. 2023, section 4). The weight is 1.
   """
-  if num_scales < 2:
-    raise ValueError(f'num_scales is {num_scales}: a pair needs 2')
 
   def pairs(key, batch_size, schedule, step):
     i = jax.random.randint(key, (batch_size,), 1, num_scales)
@@ -133,11 +133,6 @@ def grid_pairs(num_scales: int = 18) -> Pairs:
     return level_t, level_r, jnp.ones(batch_size)
 
   return pairs
-
-
-def _pair(schedule, sigma_t, sigma_r):
-  weight = 1.0 / (sigma_t - sigma_r)
-  return _level(schedule, sigma_t), _level(schedule, sigma_r), weight
 
 
 def _level(schedule, sigma):

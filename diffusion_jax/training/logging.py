@@ -1,4 +1,4 @@
-"""Writes metrics to a file of JSON lines and to TensorBoard."""
+"""Metrics in a file of JSON lines and in TensorBoard."""
 
 import functools
 import importlib
@@ -16,11 +16,11 @@ import numpy as np
 class MetricWriter:
   """Writes `<workdir>/metrics.jsonl` and TensorBoard's `events.out.*`.
 
-  One JSON object per line, with its `step`. Given the step at which a run
-  resumes, later lines of `metrics.jsonl` are dropped, and counted on stdout:
+  `metrics.jsonl` has one JSON object per line, with its `step`. When a run
+  resumes at start_step, later lines are dropped, and counted on stdout, since
   they will be written again. At step 0 the file is renamed instead, to
-  `metrics.1.jsonl` or the next number. With writes=False nothing is written:
-  of several processes one does. Method names are those of clu.metric_writers.
+  `metrics.1.jsonl` or the next number. writes=False writes nothing, for all
+  processes but one. Methods are named as in clu.metric_writers.
   """
 
   def __init__(
@@ -29,44 +29,21 @@ class MetricWriter:
     self._workdir = Path(workdir)
     self._start_step = start_step
     self._writes = writes
-    self._lines = self._open_lines()
-
-  def _open_lines(self):
-    if not self._writes:
-      return open(os.devnull, 'w')
-    path = self._workdir / 'metrics.jsonl'
-    if path.exists() and path.stat().st_size:
-      if self._start_step:
-        self._drop_later_lines(path)
+    path = self._workdir / 'metrics.jsonl' if writes else Path(os.devnull)
+    if path.is_file() and path.stat().st_size:
+      if start_step:
+        _drop_later_lines(path, start_step)
       else:
         _rename_old(path)
-    return path.open('a')
-
-  def _drop_later_lines(self, path):
-    lines = path.read_bytes().splitlines(keepends=True)
-    steps = [_step(line) for line in lines]
-    kept = [i is not None and i <= self._start_step for i in steps]
-    if all(kept):
-      return
-    draft = path.with_suffix('.tmp')  # The file is never incomplete.
-    draft.write_bytes(b''.join(itertools.compress(lines, kept)))
-    draft.replace(path)
-    damaged = steps.count(None)
-    later = len(lines) - sum(kept) - damaged
-    what = {
-      f'{later} of steps after {self._start_step}, which are done again': later,
-      f'{damaged} damaged': damaged,
-    }
-    shown = ', '.join(text for text, count in what.items() if count)
-    print(f'{path}: lines dropped: {shown}')
+    self._lines = path.open('a')
 
   @functools.cached_property
   def _events(self):
-    # Not SummaryWriter: on a full disk the thread of tensorboardX dies, and the
-    # run then waits for it for ever.
+    # Not SummaryWriter: its thread dies on a full disk, and the run would wait
+    # for it forever.
     EventsWriter = _tensorboard('event_file_writer').EventsWriter
     writer = EventsWriter(str(self._workdir / 'events'))
-    # TensorBoard drops what is there of this step and later ones: it will be
+    # TensorBoard drops records of this step and later ones, which will be
     # written again. Step 0 has the config.
     first = self._start_step + 1 if self._start_step else 0
     log = _tensorboard('proto.event_pb2')
@@ -81,7 +58,7 @@ class MetricWriter:
       self._events.flush()
 
   def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
-    """Writes one line of numbers, without NaN (an empty mean)."""
+    """Writes one line of numbers, without NaN (means without values)."""
     numbers = {name: float(value) for name, value in scalars.items()}
     numbers = {name: x for name, x in numbers.items() if not np.isnan(x)}
     self._lines.write(json.dumps({'step': step, **numbers}) + '\n')
@@ -91,12 +68,8 @@ class MetricWriter:
 
   def write_images(self, step: int, images: dict[str, np.ndarray]) -> None:
     """Writes images, uint8 [H, W, C], to TensorBoard."""
-    summary = _tensorboard('summary')
-    pictures = [
-      summary.image(name, image, dataformats='HWC')
-      for name, image in images.items()
-    ]
-    self._add(step, pictures)
+    image = functools.partial(_tensorboard('summary').image, dataformats='HWC')
+    self._add(step, [image(*item) for item in images.items()])
 
   def write_texts(self, step: int, texts: dict[str, str]) -> None:
     """Writes Markdown to TensorBoard."""
@@ -108,15 +81,10 @@ class MetricWriter:
 
     The metrics of the tab are the scalars of the run.
     """
-    summary = _tensorboard('summary')
     # Only the start of the session: TensorBoard reads the record of the whole
-    # experiment of one run alone, and would not show which fields differ.
-    _, start, _ = summary.hparams(hparams, {})
+    # experiment from only one run, and would not show which fields differ.
+    _, start, _ = _tensorboard('summary').hparams(hparams, {})
     self._add(0, [start])
-
-  def flush(self) -> None:
-    """Writes everything so far to disk."""
-    self._lines.flush()
 
   def close(self) -> None:
     """Closes the files."""
@@ -125,8 +93,24 @@ class MetricWriter:
       self._events.close()
 
 
+def _drop_later_lines(path, last):
+  lines = path.read_bytes().splitlines(keepends=True)
+  steps = [_step(line) for line in lines]
+  kept = [i is not None and i <= last for i in steps]
+  if all(kept):
+    return
+  draft = path.with_suffix('.tmp')  # the file itself is never incomplete
+  draft.write_bytes(b''.join(itertools.compress(lines, kept)))
+  draft.replace(path)
+  damaged = steps.count(None)
+  later = len(lines) - sum(kept) - damaged
+  print(
+    f'{path}: dropped {later} lines after step {last} and {damaged} damaged'
+  )
+
+
 def _step(line):
-  # Returns None for a line that a killed run or a damaged disk left incomplete.
+  # Returns the step of a line, or None if a killed run or a disk damaged it.
   try:
     step = json.loads(line)['step'] if line.endswith(b'\n') else None
     return step if isinstance(step, int) else None
@@ -138,16 +122,13 @@ def _rename_old(path):
   names = (path.with_name(f'metrics.{i}.jsonl') for i in itertools.count(1))
   target = next(name for name in names if not name.exists())
   path.rename(target)
-  print(
-    f'{path} is of an earlier start of this run: it is kept as {target.name}'
-  )
+  print(f'{path} of an earlier start of this run is kept as {target.name}')
 
 
 @functools.cache
 def _tensorboard(name) -> Any:
-  # Imports a module of tensorboardX without torch, which it would import where
-  # it finds it, and use for its own types of arguments alone: seconds of every
-  # start.
+  # Imports a module of tensorboardX without torch, which it imports if it can,
+  # only for types of arguments: this would take seconds at every start.
   hidden = 'torch' not in sys.modules
   if hidden:
     sys.modules['torch'] = None  # pyright: ignore[reportArgumentType]

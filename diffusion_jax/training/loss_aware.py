@@ -1,6 +1,6 @@
 """Steps t drawn in proportion to their losses (Nichol & Dhariwal 2021, Eq. 18).
 
-The recorded losses are state of the objective, so that a restored run continues
+The recorded losses are the objective's state, so that a restored run continues
 with them.
 """
 
@@ -13,13 +13,14 @@ from diffusion_jax.core.losses import TimeSampler
 
 Array = jax.Array
 
-_UNIFORM = 0.001  # Share of steps that are drawn whatever their losses are.
+_UNIFORM = 0.001  # share of steps that are drawn uniformly
 
 
 class LossHistory(NamedTuple):
-  """The latest losses of each step 1..T, and the probabilities of the steps.
+  """Holds the latest losses of each step 1..T, and the steps' probabilities.
 
-  losses: [T, n], in no order; count: [T], recorded in all; probs: [T].
+  losses: [T, n], in any order; count: [T], number of all recorded losses;
+  probs: [T].
   """
 
   losses: Array
@@ -32,15 +33,15 @@ def init_loss_history(num_steps: int, length: int = 10) -> LossHistory:
   return LossHistory(
     jnp.zeros((num_steps, length)),
     jnp.zeros(num_steps, jnp.int32),
-    # A weak type would compile the second step of training again.
+    # With a weak type the second step of training would be compiled again.
     jnp.full(num_steps, 1.0 / num_steps, jnp.float32),
   )
 
 
 def loss_aware_times(history: LossHistory) -> TimeSampler:
-  """Returns the sampler t = i / T, i ~ probs.
+  """Returns the sampler of t = i / T with i ~ probs.
 
-  Its weight, 1 / (T p_i), keeps the mean of a loss unbiased.
+  Its weight 1 / (T p_i) keeps the mean of a loss unbiased.
   """
   num_steps = len(history.probs)
 
@@ -53,17 +54,17 @@ def loss_aware_times(history: LossHistory) -> TimeSampler:
 
 
 def record(history: LossHistory, steps: Array, losses: Array) -> LossHistory:
-  """Returns the history after `losses` [B], unweighted, of `steps` [B] in 1..T.
+  """Returns the history with unweighted `losses` [B] at `steps` [B] in 1..T.
 
-  probs are proportional to sqrt(mean(loss^2)) once every step has all its
-  losses, uniform until then, with 0.1 % uniform mixed in.
+  probs are uniform until each step has all its losses. Then they are
+  proportional to sqrt(mean(loss^2)), mixed with 0.1 % of uniform.
   """
   num_steps, length = history.losses.shape
   index = steps - 1
   same = index[:, None] == index[None]
-  rank = jnp.sum(jnp.tril(same, -1), axis=1)  # Among those of the same step.
+  rank = jnp.sum(jnp.tril(same, -1), axis=1)  # among losses of the same step
   latest = rank >= jnp.sum(same, axis=1) - length
-  row = jnp.where(latest, index, num_steps)  # T is dropped.
+  row = jnp.where(latest, index, num_steps)  # row T is dropped
   slot = (history.count[index] + rank) % length
   kept = history.losses.at[row, slot].set(losses, mode='drop')
   count = history.count.at[index].add(1)

@@ -9,11 +9,11 @@ Array = jax.Array
 
 
 def draw_masks(key: Array, shape: tuple[int, ...]) -> Array:
-  """Returns a mask for each of `shape` [B, H, W, C] images, bool [B, H, W, 1].
+  """Draws masks for images of `shape` [B, H, W, C], bool [B, H, W, 1].
 
-  Half of the image, all but a box, or all but a stroke of a brush, with equal
-  chances (Palette, Saharia et al. 2022, has boxes and strokes). key: [] or one
-  per example, [B].
+  Half of the image, all but a box, or all but a brush stroke is known, with
+  equal probabilities (Palette, Saharia et al. 2022, has boxes and strokes).
+  key: [] or one per example, [B].
   """
   height, width = shape[1:3]
 
@@ -29,10 +29,7 @@ def draw_masks(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def half(key: Array, height: int, width: int) -> Array:
-  """Returns a mask of which one half is known, [H, W, 1]; key: [].
-
-  It is the upper, lower, left or right half.
-  """
+  """Draws the upper, lower, left or right half as known, [H, W, 1]; key: []."""
   rows, columns = _pixels(height, width)
   side = jax.random.randint(key, (), 0, 4)
   halves = [rows < 0.5, rows > 0.5, columns < 0.5, columns > 0.5]
@@ -41,10 +38,10 @@ def half(key: Array, height: int, width: int) -> Array:
 
 
 def box(key: Array, height: int, width: int) -> Array:
-  """Returns a mask of which all but a box is known, [H, W, 1]; key: [].
+  """Draws a mask where all but a box is known, [H, W, 1]; key: [].
 
-  Its sides are uniform between a quarter and three quarters of the image's, its
-  place is uniform.
+  The sides of the box are uniform between a quarter and three quarters of the
+  image's; its place is uniform.
   """
   rows, columns = _pixels(height, width)
   size, place = jax.random.uniform(key, (2, 2))
@@ -56,10 +53,10 @@ def box(key: Array, height: int, width: int) -> Array:
 
 
 def stroke(key: Array, height: int, width: int, num_corners: int = 5) -> Array:
-  """Returns a mask of which all but a brush stroke is known, [H, W, 1].
+  """Draws a mask where all but a brush stroke is known, [H, W, 1]; key: [].
 
-  key: []. The brush follows lines between corners that are uniform in the
-  image; it is an eighth to a quarter of it wide.
+  The brush follows lines between corners that are uniform in the image; its
+  width is an eighth to a quarter of the image's.
   """
   corner_key, width_key = jax.random.split(key)
   corners = jax.random.uniform(corner_key, (num_corners, 1, 1, 2))
@@ -69,7 +66,7 @@ def stroke(key: Array, height: int, width: int, num_corners: int = 5) -> Array:
     axis=-1,
   )
 
-  def distance(start, end):  # From every pixel to a line between two corners.
+  def distance(start, end):  # from each pixel to a line between two corners
     along = end - start
     ratio = jnp.sum((pixels - start) * along, axis=-1, keepdims=True)
     ratio = jnp.clip(ratio / jnp.sum(along**2), 0.0, 1.0)

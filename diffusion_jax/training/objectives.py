@@ -2,7 +2,7 @@
 
 A batch is {'image': [B, H, W, C] in [-1, 1]} and, for labelled sets,
 {'label': [B]}. An `Objective` draws for the whole batch and computes its loss
-for any rows of what was drawn, so that `training.step` alone handles gradient
+for any rows of the draws, so that only `training.step` handles gradient
 accumulation. Metrics are `Mean`s, which average correctly over steps.
 """
 
@@ -48,61 +48,57 @@ from diffusion_jax.training.loss_aware import (
   loss_aware_times,
   record,
 )
+from diffusion_jax.training.state import Params
 
 Array = jax.Array
 Augment = Callable[[Array, Array], tuple[Array, Array]]
-Uncertainty = Callable[[Any, NoiseLevel], Array]
+Uncertainty = Callable[[Params, NoiseLevel], Array]
 
 
 class Mean(NamedTuple):
-  """Holds a mean that can be added up: total / count, NaN for no count."""
+  """Holds a mean as total / count, so that means can be added up."""
 
   total: Array
   count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class Context(NamedTuple):
-  """Holds what a loss may depend on besides its parameters and the batch.
+  """Holds the inputs of a loss besides parameters and batch.
 
-  step: [], the updates so far; ema_params: the average of the parameters;
+  step: [], number of updates; ema_params: the average of the parameters;
   frozen: parameters that are not trained, such as a teacher's; state: the
   objective's own state, `TrainState.objective_state`.
   """
 
   step: Array | int = 0
-  ema_params: Any = ()
-  frozen: Any = ()
+  ema_params: Params = ()
+  frozen: Params = ()
   state: Any = ()
-
-
-def keep_state(state: Any, records: Any) -> Any:
-  """Returns `state` as it is: the update of an objective without memory."""
-  return state
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """Holds a training loss as functions; a call computes it of a whole batch.
+  """Holds a training loss as functions; a call computes it for a whole batch.
 
   draw(key, batch, context) -> (inputs, keys): all random numbers of the batch
-  and what the loss needs of it, arrays [B, ...]; keys of the network's dropout.
-  loss(params, context, inputs, keys) -> (loss [], (metrics, records)), for any
-  rows of inputs; records: [B, ...], or (). update(state, records) -> state of
-  the next step; init() -> state of the first step. separable: the loss is a
-  mean over the rows, so that the mean over parts of a batch is that of the
-  batch. constrain(params) -> the parameters with which the step ends, such as
-  normalised weights, after the update of the optimizer.
+  and the data that the loss needs, arrays [B, ...]; the keys of the network's
+  dropout. loss(params, context, inputs, keys) -> (loss [], (metrics, records)),
+  for any rows of inputs; records: [B, ...], or (). update(state, records) ->
+  state of the next step; init() -> state of the first step. separable: the loss
+  is a mean over the rows, so that it is the mean over parts of a batch.
+  constrain(params) -> parameters at the end of a step, such as normalised
+  weights, after the update of the optimizer.
   """
 
   draw: Callable[[Array, dict, Context], tuple[Any, Any]]
-  loss: Callable[[Any, Context, Any, Any], tuple[Array, tuple[dict, Any]]]
-  update: Callable[[Any, Any], Any] = keep_state
+  loss: Callable[[Params, Context, Any, Any], tuple[Array, tuple[dict, Any]]]
+  update: Callable[[Any, Any], Any] = lambda state, records: state
   separable: bool = True
   init: Callable[[], Any] = lambda: ()
-  constrain: Callable[[Any], Any] = lambda params: params
+  constrain: Callable[[Params], Params] = lambda params: params
 
   def __call__(
-    self, params: Any, context: Context, key: Array, batch: dict
+    self, params: Params, context: Context, key: Array, batch: dict
   ) -> tuple[Array, tuple[dict, Any]]:
     """Returns (loss [], (metrics, state of the next step)) of a batch."""
     inputs, keys = self.draw(key, batch, context)
@@ -112,15 +108,14 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """Holds a network and what training shows it.
+  """Holds a network and its inputs in training.
 
-  apply: the network as a function; its params are params['network'].
-  noise_input, parametrization, sigma_data, learned_variance: see
-  `make_denoiser`. condition: draws cond. augment: changes the images; their
-  labels become cond['augment']. self_conditioning: cond['x0'] is the network's
-  own first estimate of x_0 with estimate_probability, else zeros (Chen et al.
-  2022, Alg. 1, who draw once for the whole batch). time_scale: the factor of
-  cond['elapsed'], for flow maps.
+  apply: the network function, called with params['network']. noise_input,
+  parametrization, sigma_data, learned_variance: see `make_denoiser`. condition:
+  draws cond. augment: changes the images; its labels become cond['augment'].
+  self_conditioning: cond['x0'] is the network's own first estimate of x_0 with
+  estimate_probability, else zeros (Chen et al. 2022, Alg. 1, who draw once for
+  the whole batch). time_scale: the factor of cond['elapsed'], for flow maps.
   """
 
   apply: NetworkFn
@@ -136,16 +131,16 @@ class Network:
   time_scale: float = 1.0
 
   def check_options(self, objective: str, *usable: str) -> None:
-    """Raises ValueError for an option that is set and not among `usable`."""
+    """Raises ValueError for an option that is set but not in `usable`."""
     for name in ('learned_variance', 'augment', 'self_conditioning'):
       if getattr(self, name) and name not in usable:
         raise ValueError(
-          f'the network has {name}, which {objective} cannot use: leave it out'
+          f'the network has {name}, which {objective} cannot use: remove it'
         )
 
   def output(
     self,
-    params: Any,
+    params: Params,
     xt: Array,
     level: NoiseLevel,
     cond: dict,
@@ -154,7 +149,7 @@ class Network:
     """Evaluates the network at x_t and returns its raw output, [B, ...].
 
     params: {'network': ...}; key: of dropout. A loss at several levels of an
-    example calls it several times.
+    example calls this several times.
     """
     return network_output(
       self.apply,
@@ -169,27 +164,8 @@ class Network:
     )
 
   def to_x0(self, output: Array, xt: Array, level: NoiseLevel) -> Array:
-    """Returns the estimate of x_0 of an output without its variance."""
+    """Converts an output without variance to an estimate of x_0."""
     return to_x0(self.parametrization, output, xt, level, self.sigma_data)
-
-  def first_estimate(
-    self,
-    params: Any,
-    xt: Array,
-    level: NoiseLevel,
-    cond: dict,
-    key: Array,
-    estimated: Array,
-  ) -> Array:
-    """Returns estimates of x_0 where `estimated` [B] is true, else zeros.
-
-    They are clipped to [-1, 1] and have no gradient.
-    """
-    first = self.output(params, xt, level, cond, key)
-    first = first[..., : xt.shape[-1]]  # without a learned variance
-    first = jnp.clip(self.to_x0(first, xt, level), -1.0, 1.0)
-    first = jnp.where(expand_to(estimated, xt), first, 0.0)
-    return jax.lax.stop_gradient(first)
 
   def denoising_loss(
     self,
@@ -206,11 +182,11 @@ class Network:
 
 
 class Inputs(NamedTuple):
-  """Holds what is drawn for a batch of a denoising objective, [B, ...].
+  """Holds the draws of a denoising objective for a batch, [B, ...].
 
   level and time_weight come from the time sampler, cond from the network's
-  condition. augment_keys are the keys of the augmentation; estimated marks
-  examples that are seen with a first estimate.
+  condition. augment_keys are the augmentation's keys; estimated marks the
+  examples with a first estimate.
   """
 
   x0: Array
@@ -229,10 +205,9 @@ def draw_inputs(
   network: Network,
   times: TimeSampler,
 ) -> tuple[Inputs, tuple[Array, ...]]:
-  """Draws a batch's inputs; returns (inputs, keys).
+  """Draws the inputs of a batch, and keys for two evaluations of the network.
 
-  The keys are for two evaluations of the network. The level is what `schedule`
-  returns for the drawn t [B].
+  The level is schedule(t) for the drawn t [B].
   """
   x0 = batch['image']
   time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = (
@@ -254,7 +229,7 @@ def draw_inputs(
 
 
 def augmented(inputs: Inputs, augment: Augment | None) -> Inputs:
-  """Returns inputs with changed images and their labels in cond['augment'].
+  """Returns inputs with changed images and with labels in cond['augment'].
 
   augment: (keys [B], x0) -> (x0, labels), such as `augmentation.augment`.
   """
@@ -272,16 +247,16 @@ def denoising(
   weight: Weight = snr_weight,
   uncertainty: Uncertainty | None = None,
 ) -> Objective:
-  """Makes denoising at a random level (DDPM Alg. 1, in any parametrisation).
+  """Makes the denoising objective (DDPM Alg. 1, in any parametrisation).
 
-  The loss is `denoising_loss` per dimension: L_simple for 'eps' with
-  `snr_weight`; EDM's for 'edm' with `edm_weight` and `log_normal_times` (Karras
-  et al. 2022, who take the sum); flow matching for 'flow' with `flow_weight`.
-  With a learned variance the first half of the channels enters the loss.
-  params: {'network': ...}. Metrics: loss, and loss per quarter of t.
-
-  uncertainty: (params, level) -> u [B], trained with the network. The loss is
-  then `uncertain_loss`, and the metric `error` is the mean without it.
+  The loss is `denoising_loss` per dimension at a random level: L_simple for
+  'eps' with `snr_weight`; EDM's for 'edm' with `edm_weight` and
+  `log_normal_times` (Karras et al. 2022, who take the sum); flow matching for
+  'flow' with `flow_weight`. With a learned variance only the first half of the
+  channels enters the loss. uncertainty: (params, level) -> u [B], trained with
+  the network; the loss is then `uncertain_loss`, and the metric `error` is the
+  mean without it. params: {'network': ...}. Metrics: loss, also per quarter of
+  t.
   """
 
   def draw(key, batch, context):
@@ -292,10 +267,11 @@ def denoising(
     x0, eps, level, cond = inputs.x0, inputs.eps, inputs.level, inputs.cond
     xt = q_sample(x0, eps, level)
     if network.self_conditioning:
-      first = network.first_estimate(
-        params, xt, level, cond, keys[1], inputs.estimated
-      )
-      cond = cond | {'x0': first}
+      first = network.output(params, xt, level, cond, keys[1])
+      first = first[..., : x0.shape[-1]]  # drops a learned variance
+      first = jnp.clip(network.to_x0(first, xt, level), -1.0, 1.0)
+      first = jnp.where(expand_to(inputs.estimated, xt), first, 0.0)
+      cond = cond | {'x0': jax.lax.stop_gradient(first)}
     output = network.output(params, xt, level, cond, keys[0])
     if network.learned_variance:
       output, _ = jnp.split(output, 2, axis=-1)
@@ -312,8 +288,8 @@ def denoising(
 def uncertain_loss(losses: Array, u: Array) -> Array:
   """Computes l / exp(u) + u, [B] (Karras et al. 2024, Eq. 14 to 16).
 
-  Its minimum is at u = ln E[l], so that the weight of each level is the inverse
-  of its own error. Both terms are means over dimensions, theirs are sums.
+  Its minimum is at u = ln E[l], so that each level is weighted by the inverse
+  of its own error. Both terms are means over dimensions; in the paper, sums.
   """
   return losses * jnp.exp(-u) + u
 
@@ -330,10 +306,10 @@ def hybrid(
 ) -> Objective:
   """Makes L_simple + vlb_weight * L_vlb (Nichol & Dhariwal 2021, Eq. 16).
 
-  The network has a learned variance. L_vlb is that of `vlb`; the mean is
-  detached in it, so that it trains the variance only. loss_aware: as in `vlb`.
-  params: {'network': ...}. Metrics: loss, vlb, simple, and loss per quarter of
-  t. Raises ValueError for fewer than 2 steps.
+  L_vlb is the loss of `vlb` with a detached mean, so that it trains only the
+  variance. The network needs a learned variance. loss_aware: see `vlb`. params:
+  {'network': ...}. Metrics: loss, also per quarter of t; vlb; simple. Raises
+  ValueError for fewer than 2 steps.
   """
   return _with_bound(
     network, schedule, schedule_steps, weight, vlb_weight, loss_aware,
@@ -349,13 +325,13 @@ def vlb(
   loss_aware: bool = False,
   num_levels: int = 256,
 ) -> Objective:
-  """Makes L_vlb, the bound by steps (Nichol & Dhariwal 2021, Eq. 4).
+  """Makes L_vlb, the bound over steps (Nichol & Dhariwal 2021, Eq. 4).
 
-  It trains mean and variance, and is in bits per dimension, for images with
-  num_levels grey levels and a schedule of schedule_steps. The network has a
-  learned variance. loss_aware draws t by Eq. 18; the state of the objective is
-  then a `LossHistory`. params: {'network': ...}. Metrics: loss, vlb, and loss
-  per quarter of t. Raises ValueError for fewer than 2 steps.
+  It trains mean and variance, in bits per dimension, for images with num_levels
+  grey levels and a schedule with schedule_steps steps. The network needs a
+  learned variance. loss_aware draws t by Eq. 18; the objective's state is then
+  a `LossHistory`. params: {'network': ...}. Metrics: loss, also per quarter of
+  t; vlb. Raises ValueError for fewer than 2 steps.
   """
   return _with_bound(
     network, schedule, schedule_steps, None, 1.0, loss_aware, num_levels
@@ -365,14 +341,12 @@ def vlb(
 def _with_bound(
   network, schedule, num_steps, weight, vlb_weight, loss_aware, num_levels
 ):
-  # Makes `hybrid`, or `vlb` without a weight.
-  if num_steps < 2:
-    raise ValueError(f'num_steps is {num_steps}: a bound needs at least 2')
+  # Makes `hybrid`, and `vlb` if the weight is None.
   network.check_options('hybrid', 'learned_variance')
-  if not network.learned_variance:
+  if num_steps < 2 or not network.learned_variance:
     raise ValueError(
-      'hybrid trains a learned variance, and the network has none: set '
-      'learned_variance=True'
+      'hybrid and vlb need at least 2 steps and learned_variance=True, got '
+      f'{num_steps} and {network.learned_variance}'
     )
   bound = _step_bound(network, schedule, num_steps, num_levels)
 
@@ -382,17 +356,6 @@ def _with_bound(
     )
     return draw_inputs(key, batch, schedule, network, times)
 
-  plain = Objective(draw, _hybrid_loss(network, bound, weight, vlb_weight))
-  if not loss_aware:
-    return plain
-  return dataclasses.replace(
-    plain,
-    update=lambda history, records: record(history, *records),
-    init=functools.partial(init_loss_history, num_steps),
-  )
-
-
-def _hybrid_loss(network, bound, weight, vlb_weight):
   def loss(params, context, inputs, keys):
     x0, eps, level = inputs.x0, inputs.eps, inputs.level
     xt = q_sample(x0, eps, level)
@@ -410,13 +373,20 @@ def _hybrid_loss(network, bound, weight, vlb_weight):
       inputs.time_weight * losses, level.t, records=(step, losses), **terms
     )
 
-  return loss
+  if not loss_aware:
+    return Objective(draw, loss)
+  return Objective(
+    draw,
+    loss,
+    update=lambda history, records: record(history, *records),
+    init=functools.partial(init_loss_history, num_steps),
+  )
 
 
 def _step_bound(network, schedule, num_steps, num_levels):
   # Makes (inputs, xt, output, fraction) -> step [B] of 1..T and T times its
-  # `bound_term` [B], in bits per dimension. Step 1 ends at x_0, whatever
-  # schedule(0) is.
+  # `bound_term` [B], in bits per dimension. Step 1 ends at x_0 even if
+  # schedule(0) is noisy.
   decoder = functools.partial(reconstruction_nll, num_levels=num_levels)
 
   def bound(inputs, xt, output, fraction):
@@ -446,7 +416,7 @@ def _step_bound(network, schedule, num_steps, num_levels):
 
 def vdm(
   network: Network,
-  make_schedule: Callable[[Any], Schedule],
+  make_schedule: Callable[[Params], Schedule],
   *,
   num_levels: int,
   num_steps: int | None = None,
@@ -454,19 +424,28 @@ def vdm(
   """Makes the variational bound, bits per dim (Kingma et al. 2021, Eq. 11).
 
   It is the sum of prior loss, diffusion loss at one antithetic time per image
-  and reconstruction loss, in continuous time or for a model of `num_steps`
-  steps. make_schedule takes params to a schedule with 0 < SNR < inf at both
-  ends, which is learned if it reads them. Images have num_levels grey levels.
-  params: {'network': ..., 'schedule': ...}. Metrics: loss, its three parts, the
+  and reconstruction loss, in continuous time or for num_steps steps.
+  make_schedule(params) is a schedule with 0 < SNR < inf at both ends; it is
+  learned if it depends on params. Images have num_levels grey levels. params:
+  {'network': ..., 'schedule': ...}. Metrics: loss, its three parts, the
   diffusion part per quarter of t, and the log-SNRs at t = 0 and 1.
   """
   network.check_options('vdm')
+
+  def draw(key, batch, context):
+    # Only t: gradients reach the level of a learned schedule in the loss.
+    key, eps_key = jax.random.split(key)
+    inputs, keys = draw_inputs(
+      key, batch, lambda t: t, network, antithetic_times
+    )
+    eps_0 = jax.random.normal(eps_key, batch['image'].shape)
+    return (inputs, eps_0), keys
 
   def loss(params, context, inputs, keys):
     schedule = make_schedule(params)
     inputs, eps_0 = inputs
     x0, eps, t = inputs.x0, inputs.eps, inputs.level
-    if num_steps is not None:  # the end of the step that t is in
+    if num_steps is not None:  # the end of the step that contains t
       t = jnp.ceil(t * num_steps) / num_steps
     level = schedule(t)
     xt = q_sample(x0, eps, level)
@@ -486,24 +465,11 @@ def vdm(
     metrics |= means(loss=total, logsnr_0=first.logsnr, logsnr_1=last.logsnr)
     return total, (metrics | by_quarter(parts['diffusion'], level.t), ())
 
-  return Objective(_draw_bound(network), loss)
-
-
-def _draw_bound(network):
-  def draw(key, batch, context):
-    # t only: a learned schedule takes it to a level that gradients reach.
-    key, eps_key = jax.random.split(key)
-    inputs, keys = draw_inputs(
-      key, batch, lambda t: t, network, antithetic_times
-    )
-    eps_0 = jax.random.normal(eps_key, batch['image'].shape)
-    return (inputs, eps_0), keys
-
-  return draw
+  return Objective(draw, loss)
 
 
 def means(**terms: Array) -> dict[str, Mean]:
-  """Returns metrics: the mean of each term, [] or [B], by its name."""
+  """Returns the mean of each term, [] or [B], by its name."""
   return {
     name: Mean(jnp.mean(term), jnp.ones(())) for name, term in terms.items()
   }
@@ -514,8 +480,8 @@ def mean_loss(
 ) -> tuple[Array, tuple[dict[str, Mean], Any]]:
   """Returns (loss [], (metrics, records)) for losses [B] at times t [B].
 
-  The metrics are the means of the losses, of the other terms [B] by name, and
-  of the losses per quarter of t.
+  The metrics are the means of the losses, also per quarter of t, and of the
+  other terms [B].
   """
   metrics = means(loss=losses, **terms)
   return metrics['loss'].total, (metrics | by_quarter(losses, t), records)
@@ -524,7 +490,7 @@ def mean_loss(
 def by_quarter(values: Array, t: Array, name: str = 'loss') -> dict[str, Mean]:
   """Returns means of values [B] over the four quarters of t in (0, 1].
 
-  The metrics are called `<name>_quarter_1` to `<name>_quarter_4`.
+  Their names are `<name>_quarter_1` to `<name>_quarter_4`.
   """
   quarter = jnp.clip(jnp.ceil(4.0 * t), 1, 4)
   metrics = {}

@@ -1,10 +1,10 @@
 """Averages by a power of time, chosen after training (Karras et al. 2024).
 
-After t images the average of exponent gamma weighs the parameters of image tau
-by p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1), its profile, 0 <= tau <= t.
-Its relative width is the standard deviation of the profile over t. Sums of a
-few stored averages approximate that of any other width (EDM2, Appendix C).
-Everything here is float64 on the host.
+After t images the average with exponent gamma weights the parameters at image
+tau by its profile p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1), 0 <= tau <=
+t. Its relative width is the standard deviation of the profile, divided by t.
+Sums of a few stored averages approximate the average of any other width (EDM2,
+Appendix C). Everything is float64 on the host.
 """
 
 import math
@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The width of gamma = 0, the plain mean; beyond it early parameters would count
-# more than late ones.
+# The width of gamma = 0, the plain mean. With a larger width early parameters
+# would have more weight than late ones.
 WIDEST = 1.0 / math.sqrt(12.0)
-# Weights that are smaller, relative to the largest, are those of rounding.
+# Weights below this, relative to the largest, are rounding errors.
 _NEGLIGIBLE = 1e-12
 _WIDTH = 'sigma_rel_'
 
@@ -24,8 +24,8 @@ _WIDTH = 'sigma_rel_'
 class Solution(NamedTuple):
   """Holds the weights [N] of stored averages, which sum to 1.
 
-  residual: of the profile that they make, |made - asked for| / |asked for| in
-  the mean square over tau; 1e-8 and less is exact.
+  residual: of their profile, |profile - target| / |target| in the mean square
+  over tau; 1e-8 and less is exact.
   """
 
   weights: np.ndarray
@@ -35,22 +35,20 @@ class Solution(NamedTuple):
 def relative_width(gamma: float) -> float:
   """Returns sigma_rel = sqrt((gamma + 1) / ((gamma + 2)^2 (gamma + 3))).
 
-  The standard deviation of the profile of exponent gamma, divided by t (EDM2,
-  Eq. 3).
+  It is the standard deviation of the profile, divided by t (EDM2, Eq. 3).
   """
   return math.sqrt((gamma + 1.0) / ((gamma + 2.0) ** 2 * (gamma + 3.0)))
 
 
 def exponent(sigma_rel: float) -> float:
-  """Returns the gamma >= 0 of a relative width, EDM2's Eq. 3 solved for it.
+  """Returns the gamma >= 0 of a relative width (EDM2, Eq. 3).
 
-  The largest root of gamma^3 + 7 gamma^2 + (16 - s) gamma + 12 - s, where s is
-  1 / sigma_rel^2. ValueError outside (0, 1 / sqrt(12)].
+  It is the largest root of gamma^3 + 7 gamma^2 + (16 - s) gamma + 12 - s, where
+  s is 1 / sigma_rel^2. Raises ValueError outside of (0, 1 / sqrt(12)].
   """
   if not 0.0 < sigma_rel <= WIDEST:
     raise ValueError(
-      f'a relative width of {sigma_rel}: it must be in (0, {WIDEST:.4f}], of '
-      'which the end is the plain mean of all parameters'
+      f'a relative width must be in (0, {WIDEST:.4f}], got {sigma_rel}'
     )
   s = sigma_rel**-2.0
   roots = np.roots([1.0, 7.0, 16.0 - s, 12.0 - s])
@@ -68,31 +66,29 @@ def inner_product(
   Arguments are broadcast; times are positive (EDM2, Appendix C).
   """
   shorter = np.minimum(t_a, t_b)
-  powers = (shorter / t_a) ** (gamma_a + 1.0) * (shorter / t_b) ** (
-    gamma_b + 1.0
-  )
-  scale = (gamma_a + 1.0) * (gamma_b + 1.0) / (gamma_a + gamma_b + 1.0)
-  return scale * powers / shorter
+  a, b = gamma_a + 1.0, gamma_b + 1.0
+  powers = (shorter / t_a) ** a * (shorter / t_b) ** b
+  return a * b / (gamma_a + gamma_b + 1.0) * powers / shorter
 
 
 def solve(
   t: np.ndarray, gamma: np.ndarray, t_out: float, gamma_out: float
 ) -> Solution:
-  """Returns the weights of averages (t, gamma), [N] each, for another one.
+  """Returns the weights of averages (t, gamma), [N] each, for another average.
 
-  Those whose profile is nearest to that of (t_out, gamma_out) in the mean
-  square, divided by their sum (EDM2, Appendix C). t in any unit, positive,
-  best with t_out among them. ValueError where two averages are the same.
+  Their profile is nearest to the profile of (t_out, gamma_out) in the mean
+  square; they are divided by their sum (EDM2, Appendix C). t: positive, in any
+  unit, best with t_out among them. Raises ValueError for equal averages.
   """
   t, gamma = np.asarray(t, np.float64), np.asarray(gamma, np.float64)
   stored = (t == t_out) & (gamma == gamma_out)
   if stored.any():
     return Solution(stored / stored.sum(), 0.0)
   if len(set(zip(t, gamma, strict=True))) < len(t):
-    raise ValueError('two of the stored averages are of one time and width')
+    raise ValueError('stored averages must differ in time or width')
   products = inner_product(t[:, None], gamma[:, None], t, gamma)
   wanted = inner_product(t, gamma, t_out, gamma_out)
-  # Cosines instead of products: their sizes do not depend on the times.
+  # Cosines instead of products, since their sizes do not depend on the times.
   scale = 1.0 / np.sqrt(np.diag(products))
   x = scale * np.linalg.solve(scale[:, None] * products * scale, scale * wanted)
   norm = inner_product(t_out, gamma_out, t_out, gamma_out)
@@ -105,10 +101,10 @@ def solve(
 def combine(
   parts: Iterable[tuple[float, Mapping[str, np.ndarray]]],
 ) -> dict[str, np.ndarray]:
-  """Returns the sum of weight * arrays, by name, in the type of the arrays.
+  """Returns the sum of weight * arrays, by name, in the arrays' own type.
 
-  parts: (weight, arrays), taken one by one, so that one is in memory at a time.
-  The sum is float64: weights have both signs, and their sizes may sum to tens.
+  parts: (weight, arrays); one of them is in memory at a time. The sum is
+  float64: weights have both signs, and their absolute values may sum to tens.
   """
   total: dict[str, np.ndarray] = {}
   types = {}
@@ -133,6 +129,6 @@ def width_name(sigma_rel: float) -> str:
 
 
 def width_of(name: str) -> float | None:
-  """Returns the width in the name of an average; None if it has none."""
+  """Returns the width in the name of an average, or None."""
   has_width = name.startswith(_WIDTH)
   return float(name.removeprefix(_WIDTH)) if has_width else None

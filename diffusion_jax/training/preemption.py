@@ -1,4 +1,4 @@
-"""SIGTERM as a request to stop, which schedulers send before preemption."""
+"""Stops a training at SIGTERM, which schedulers send before preemption."""
 
 import contextlib
 import signal
@@ -13,9 +13,9 @@ from jax.experimental import multihost_utils
 def watch() -> Iterator[Callable[[int], bool]]:
   """Yields stop(number) -> whether to save and stop.
 
-  All processes call it before each dispatch of steps, with 0, 1, 2, ...: it is
-  True at the same number in all of them, whichever got the signal. Later
-  signals change nothing, so that a save under way is completed.
+  All processes call it before each dispatch of steps, with 0, 1, 2, ...: it
+  becomes True at the same number in all of them, even if only one got the
+  signal. Later signals are ignored, so that a running save is completed.
   """
   if jax.process_count() > 1:  # jax.distributed handles the signal.
     yield multihost_utils.reached_preemption_sync_point

@@ -2,15 +2,14 @@
 
 `<workdir>/snapshots/<step>.safetensors` holds the averages of all tracked
 widths after a step, each parameter as `<name of the average>/<its path>`, and
-the number of images until then. `SHA256SUMS` is that of `sha256sum`, and
-`batches.json` says from which step on batches had which size. Process 0 writes,
-a file before the checkpoint of the same step, so that a run that continues has
-all of them.
+the number of images until then. The folder has `SHA256SUMS`, and `batches.json`
+with the step at which each batch size began. Process 0 writes a file before the
+checkpoint of the same step, so that a continued run has all snapshots.
 """
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -23,14 +22,14 @@ from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.training import checksums
 from diffusion_jax.training.power_ema import width_of
 
-_RECORD = 'snapshot'  # the key of the metadata
+_RECORD = 'snapshot'  # key in the metadata
 _ENDING = '.safetensors'
 
 
 class Batches(NamedTuple):
-  """Holds when a training continues: the step, the images until then, a batch.
+  """Holds the number of steps and images at which a training continues.
 
-  step: the number of steps done; batch_size: of those that follow.
+  batch_size: of the steps that follow.
   """
 
   step: int
@@ -48,10 +47,10 @@ class Batches(NamedTuple):
 
 
 def begin(workdir: Path, step: int, batch_size: int) -> Batches:
-  """Prepares a training that continues after `step`, and returns its images.
+  """Prepares a training that continues after `step`, and counts its images.
 
-  Snapshots of later steps, which it makes again, are deleted. UserError if
-  batches.json is unreadable.
+  Deletes snapshots of later steps, which it will write again. Raises UserError
+  if batches.json is unreadable.
   """
   sizes = [row for row in _read_sizes(workdir) if row[0] < step]
   if not sizes or sizes[-1][1] != batch_size:
@@ -62,7 +61,7 @@ def begin(workdir: Path, step: int, batch_size: int) -> Batches:
   )
   if processes.is_first():
     out = make_folder(_folder(workdir))
-    for path in out.glob(f'*{_ENDING}.*'):  # of a write that was interrupted
+    for path in out.glob(f'*{_ENDING}.*'):  # left by an interrupted write
       path.unlink()
     _delete(workdir, [s for s in steps(workdir) if s > step])
     write_json(out / 'batches.json', {'batches': sizes})
@@ -72,8 +71,8 @@ def begin(workdir: Path, step: int, batch_size: int) -> Batches:
 def write(workdir: Path, step: int, images: int, averages: dict) -> None:
   """Writes the snapshot of a step, whole or not at all.
 
-  averages: {name: parameters}, of all averages of the run; called by all
-  processes, among which parameters may be split.
+  averages: {name: parameters} of all averages of the run. All processes call
+  it, since parameters may be split among them.
   """
   widths = {name: x for name, x in averages.items() if width_of(name)}
   arrays = files.flatten(_gather(widths))
@@ -85,16 +84,16 @@ def write(workdir: Path, step: int, images: int, averages: dict) -> None:
   arrays = {name: np.asarray(x, order='C') for name, x in arrays.items()}
   files.write_safetensors(draft, arrays, **record)
   sums = _read_sums(workdir) | {path.name: checksums.digest(draft)}
-  _write_sums(workdir, sums)
+  checksums.write_sums(_folder(workdir), sums)
   draft.replace(path)
 
 
 def thin(workdir: Path, step: int, every: int, keep: int) -> None:
   """Deletes snapshots, so that at most `keep`, evenly spread, and `step` stay.
 
-  Of those at multiples of `every` it keeps multiples of every, 2 every, 4
-  every, ...: of the first of these that has at most `keep` up to `step`. What
-  is left depends on the step alone.
+  Keeps multiples of every, 2 every, 4 every, ...: the first of these intervals
+  with at most `keep` multiples up to `step`. The result depends only on step.
+  Snapshots at other steps than multiples of `every` stay.
   """
   interval = every
   while step // interval > keep:
@@ -116,7 +115,7 @@ def path_of(workdir: str | Path, step: int) -> Path:
 
 
 def read_images(workdir: str | Path, step: int) -> int:
-  """Returns the number of images of a snapshot; ValueError if it is damaged."""
+  """Returns a snapshot's number of images; ValueError if it is damaged."""
   path = path_of(workdir, step)
   try:
     return int(json.loads(files.read_metadata(path)[_RECORD])['images'])
@@ -125,7 +124,7 @@ def read_images(workdir: str | Path, step: int) -> int:
 
 
 def check(workdir: str | Path, step: int) -> None:
-  """Raises ValueError if a snapshot is not what was written."""
+  """Raises ValueError if a snapshot differs from its checksum."""
   path = path_of(workdir, step)
   try:
     same = checksums.digest(path) == _read_sums(workdir).get(path.name)
@@ -137,13 +136,12 @@ def check(workdir: str | Path, step: int) -> None:
 
 def _damaged(path):
   return (
-    f'{path} is damaged, or not what was written (SHA256SUMS): move it away, '
-    'and the other snapshots are used'
+    f'{path} is damaged (SHA256SUMS): move it away to use the other snapshots'
   )
 
 
-def _gather(tree: Any) -> Any:
-  # NumPy arrays; of parameters that are split among processes in each of them.
+def _gather(tree):
+  # Returns NumPy arrays in each process, also of parameters that are split.
   if processes.started():
     return jax.tree.map(
       lambda x: multihost_utils.process_allgather(x, tiled=True), tree
@@ -152,44 +150,35 @@ def _gather(tree: Any) -> Any:
 
 
 def _delete(workdir, unwanted):
-  if not unwanted:
-    return
   sums = _read_sums(workdir)
   for step in unwanted:
     path = path_of(workdir, step)
     path.unlink()
     sums.pop(path.name, None)
-  _write_sums(workdir, sums)
+  if unwanted:
+    checksums.write_sums(_folder(workdir), sums)
 
 
 def _read_sizes(workdir):
-  # [[first step, batch size], ...]
+  # Returns [[first step, batch size], ...].
   path = _folder(workdir) / 'batches.json'
   try:
-    found = json.loads(path.read_text())['batches']
-    return [[int(first), int(size)] for first, size in found]
+    rows = json.loads(path.read_text())['batches']
+    return [[int(first), int(size)] for first, size in rows]
   except FileNotFoundError:
     return []
   except (OSError, KeyError, TypeError, ValueError) as error:
     raise UserError(
-      f'{path} cannot be read ({error}): it holds {{"batches": [[0, 64]]}} for '
-      'batches of 64 from step 0 on'
+      f'{path} cannot be read ({error}): it must be like {{"batches": '
+      '[[0, 64]]} for batches of 64 from step 0'
     ) from error
 
 
 def _read_sums(workdir):
-  path = _folder(workdir) / checksums.NAME
-  if not path.exists():
+  try:
+    return checksums.read_sums(_folder(workdir))
+  except (FileNotFoundError, ValueError):
     return {}
-  pairs = [line.split('  ', 1) for line in path.read_text().splitlines()]
-  return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
-
-
-def _write_sums(workdir, sums):
-  path = _folder(workdir) / checksums.NAME
-  draft = path.with_name(f'{path.name}.tmp')
-  draft.write_text(''.join(f'{sums[n]}  {n}\n' for n in sorted(sums)))
-  draft.replace(path)
 
 
 def _folder(workdir):

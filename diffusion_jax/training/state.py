@@ -1,4 +1,4 @@
-"""The state of training: all that changes from step to step."""
+"""The state of training."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -8,32 +8,33 @@ import jax.numpy as jnp
 import optax
 
 Array = jax.Array
+Params = Any  # a tree of arrays
 
 
 class TrainState(NamedTuple):
-  """Arrays only, no functions and no key; restoring it resumes exactly.
+  """Holds all arrays that change during training; restoring resumes exactly.
 
-  params is one tree, {'network': ..., ...}; objective_state is () unless the
-  objective has one; more_ema_params are averages at other rates, by name.
+  params: one tree, {'network': ..., ...}; objective_state: () for objectives
+  without state; more_ema_params: averages at other rates, by name.
   """
 
   step: Array
-  params: Any
-  ema_params: Any
-  opt_state: Any
+  params: Params
+  ema_params: Params
+  opt_state: optax.OptState
   objective_state: Any
-  more_ema_params: dict
+  more_ema_params: dict[str, Params]
 
 
 def init_state(
-  params: Any,
+  params: Params,
   optimizer: optax.GradientTransformation,
   objective_state: Any = (),
   more_emas: Iterable[str] = (),
 ) -> TrainState:
-  """Returns the first state; every EMA starts as a copy of params."""
+  """Returns the first state, where every EMA is a copy of params."""
 
-  def copy():  # A donated state must not hold one buffer twice.
+  def copy():  # a donated state must not hold one buffer twice
     return jax.tree.map(jnp.copy, params)
 
   return TrainState(

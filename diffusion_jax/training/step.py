@@ -1,4 +1,4 @@
-"""Steps of training, and one of evaluation, as pure functions."""
+"""Training and evaluation steps as pure functions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from diffusion_jax.training.objectives import Context, Mean, Objective
-from diffusion_jax.training.state import TrainState
+from diffusion_jax.training.state import Params, TrainState
 
 Array = jax.Array
+Tree = Any  # of arrays
 
 
 def make_train_step(
@@ -24,14 +25,12 @@ def make_train_step(
   """Returns f(state, batch, key, frozen=()) -> (state, metrics).
 
   One step is gradient, update, the objective's constraint and EMA. key is the
-  same at every step (of the run's seed); that of the step is folded in from
-  state.step, so a restored state continues exactly. frozen: parameters for the
-  objective's `Context`. ema_rate: step -> 1 - decay, such as
-  `optimizer.ema_decay(0.999)`; more_ema_rates: for every name in
-  state.more_ema_params. accumulate=n evaluates the batch in n parts, one after
-  the other: the same step in less memory. skip_nonfinite: where loss or
-  gradient are not finite, nothing changes but the step. To be jitted, with the
-  state donated.
+  same at every step; state.step is folded in, so that a restored state
+  continues exactly. frozen: parameters for the objective's `Context`. ema_rate:
+  step -> 1 - decay, such as `optimizer.ema_decay(0.999)`; more_ema_rates: for
+  each name in state.more_ema_params. accumulate=n evaluates the batch in n
+  parts, which saves memory and gives the same step. skip_nonfinite: if loss or
+  gradient are not finite, only the step changes. Jit it with a donated state.
   """
   gradient = accumulated(objective, accumulate)
 
@@ -68,16 +67,18 @@ def make_train_step(
   return train_step
 
 
-def make_train_steps(train_step: Callable) -> Callable:
+def make_train_steps(
+  train_step: Callable[..., tuple[TrainState, dict]],
+) -> Callable[..., tuple[TrainState, dict]]:
   """Returns f(state, batches, key, count, frozen=()) -> (state, metrics).
 
-  The first `count` of the batches, a tuple, are one step each, in a loop on the
-  device: one dispatch for several steps. Leaves of metrics are [len(batches)],
-  with zeros after the first `count`. count may be an argument of a compiled
-  program, and a step's numbers depend neither on it nor on its place in the
-  loop. To be jitted, with the state donated.
+  Makes one step with each of the first `count` batches of a tuple, in a loop on
+  the device: one dispatch for several steps. Leaves of metrics are
+  [len(batches)], with zeros after the first `count`. count may be traced; the
+  result of a step does not depend on it, nor on the position in the loop. Jit
+  it with a donated state.
   """
-  step = jax.jit(train_step)  # Its trace serves the shapes and the loop.
+  step = jax.jit(train_step)  # one trace for the shapes and the loop
 
   def train_steps(state, batches, key, count, frozen=()):
     stack = jax.tree.map(lambda *x: jnp.stack(x), *batches)
@@ -89,8 +90,8 @@ def make_train_steps(train_step: Callable) -> Callable:
     def body(i, carry):
       state, metrics = carry
       batch = jax.tree.map(lambda x: x[i], stack)
-      state, found = step(state, batch, key, frozen)
-      return state, jax.tree.map(lambda x, y: x.at[i].set(y), metrics, found)
+      state, of_step = step(state, batch, key, frozen)
+      return state, jax.tree.map(lambda x, y: x.at[i].set(y), metrics, of_step)
 
     return jax.lax.fori_loop(0, count, body, (state, zeros))
 
@@ -98,10 +99,7 @@ def make_train_steps(train_step: Callable) -> Callable:
 
 
 def make_eval_step(objective: Objective) -> Callable[..., dict]:
-  """Returns f(state, batch, key, frozen=()) -> metrics of the EMA parameters.
-
-  The state stays as it is, that of the objective included.
-  """
+  """Returns f(state, batch, key, frozen=()) -> metrics of the average."""
 
   def eval_step(state, batch, key, frozen=()):
     context = context_of(state, frozen)
@@ -111,25 +109,27 @@ def make_eval_step(objective: Objective) -> Callable[..., dict]:
   return eval_step
 
 
-def context_of(state: TrainState, frozen: Any = ()) -> Context:
-  """Returns what an objective sees of the state before a step."""
+def context_of(state: TrainState, frozen: Params = ()) -> Context:
+  """Returns an objective's context at a state."""
   return Context(state.step, state.ema_params, frozen, state.objective_state)
 
 
-def accumulated(objective: Objective, parts: int) -> Callable:
+def accumulated(
+  objective: Objective, parts: int
+) -> Callable[..., tuple[tuple[Array, tuple[dict, Any]], Params]]:
   """Returns f(params, context, key, batch) -> ((loss, aux), gradient).
 
-  aux: (metrics, state). Value and gradient of the objective are the means over
-  `parts` of the batch. The draws are those of the whole batch, so the result
-  does not depend on `parts` beyond rounding; only a network's own dropout is
-  drawn for each part. Raises ValueError if the objective is not separable.
+  aux: (metrics, state). Loss and gradient are means over `parts` of the batch.
+  The objective draws for the whole batch, so that only rounding and the
+  network's dropout depend on `parts`. Raises ValueError for parts > 1 if the
+  objective is not separable.
   """
   if parts == 1:
     return jax.value_and_grad(objective.__call__, has_aux=True)
   if not objective.separable:
     raise ValueError(
-      'this loss is that of a whole batch, not the mean over its parts: '
-      'accumulate must be 1'
+      f'accumulate must be 1, got {parts}: this loss needs the whole batch, '
+      'since it is not the mean over its parts'
     )
   gradient = jax.value_and_grad(objective.loss, has_aux=True)
 
@@ -159,26 +159,24 @@ def accumulated(objective: Objective, parts: int) -> Callable:
   return mean_gradient
 
 
-def rows(tree: Any, index: Array | int, parts: int) -> Any:
+def rows(tree: Tree, index: Array | int, parts: int) -> Tree:
   """Returns rows index, index + parts, ... of every leaf [B, ...].
 
-  Interleaved, so that every device holds as many rows of each part. Raises
-  ValueError if `parts` does not divide B.
+  They are interleaved, so that each device holds equally many rows of each
+  part. Raises ValueError if `parts` does not divide B.
   """
 
   def take(x):
     if x.shape[0] % parts:
-      raise ValueError(
-        f'a batch of {x.shape[0]} cannot be cut into {parts} parts'
-      )
+      raise ValueError(f'accumulate={parts} must divide the batch {x.shape[0]}')
     x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
     return jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False)
 
   return jax.tree.map(take, tree)
 
 
-def whole(tree: Any) -> Any:
-  """Returns leaves [B, ...] of parts [parts, B / parts, ...]; see `rows`."""
+def whole(tree: Tree) -> Tree:
+  """Joins leaves [parts, B / parts, ...] to [B, ...], the inverse of `rows`."""
   return jax.tree.map(
     lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree
   )

@@ -1,7 +1,7 @@
-"""Defines the objectives of VAEs: -ELBO, in bits per dimension.
+"""Objectives of VAEs: -ELBO, in bits per dimension.
 
 The output [B, H, W, P * C] of a decoder has P parameters of p(x | z) for each
-channel of each pixel, one after the other along the last axis.
+channel of each pixel, along the last axis.
 """
 
 import functools
@@ -30,11 +30,11 @@ from diffusion_jax.training.objectives import Objective, means
 Array = jax.Array
 # (output of the decoder, x) -> log p(x | z), [B]
 OutputLogProb = Callable[[Array, Array], Array]
-# (params, t, z, *, key=None) -> a Normal, or for t = 1 the decoder's output
+# (params, t, z, *, key=None) -> Normal; for t = 1 Decode returns the output
 Encode = Callable[..., Normal]
 Decode = Callable[..., Any]
 
-# Bound of |log scale| of a pixel. The spacing of 256 levels is 2 / 255, about
+# Largest |log scale| of a pixel. The spacing of 256 levels is 2 / 255, about
 # e^-4.85: the smallest scale, e^-7, is about an eighth of it.
 _MAX_LOG_SCALE = 7.0
 
@@ -45,59 +45,52 @@ def mean_and_log_scale(output: Array) -> tuple[Array, Array]:
   return mean, _MAX_LOG_SCALE * jnp.tanh(log_scale / _MAX_LOG_SCALE)
 
 
-def logistic(output: Array, x: Array, num_levels: int) -> Array:
-  """Returns log p per element of a discretised logistic."""
+# Each function returns log p per element, from (output, x, num_levels).
+
+
+def _logistic(output, x, num_levels):
   return discretized_logistic_log_prob(
     *mean_and_log_scale(output), x, num_levels
   )
 
 
-def gaussian(output: Array, x: Array, num_levels: int) -> Array:
-  """Returns log p per element of a discretised Gaussian (DDPM Eq. 13)."""
+def _gaussian(output, x, num_levels):  # DDPM Eq. 13
   mean, log_scale = mean_and_log_scale(output)
-  return discretized_log_prob(
-    Normal(mean, jnp.exp(2.0 * log_scale)), x, num_levels
-  )
+  normal = Normal(mean, jnp.exp(2.0 * log_scale))
+  return discretized_log_prob(normal, x, num_levels)
 
 
-def bernoulli(output: Array, x: Array, num_levels: int) -> Array:
-  """Returns log p per element of two levels; output: logits of the upper."""
+def _unit_gaussian(output, x, num_levels):
+  # Variance 1: half the squared error up to a constant, for autoencoders.
+  normal = Normal(output, jnp.ones_like(output))
+  return discretized_log_prob(normal, x, num_levels)
+
+
+def _bernoulli(output, x, num_levels):  # output: logits of the upper level
   if num_levels != 2:
-    raise ValueError(f'a Bernoulli has 2 levels, not {num_levels}')
+    raise ValueError(f'a Bernoulli decoder needs 2 levels, got {num_levels}')
   return bernoulli_log_prob(output, x)
-
-
-def unit_gaussian(output: Array, x: Array, num_levels: int) -> Array:
-  """Returns log p per element of a discretised Gaussian of variance 1.
-
-  Up to a constant, half the squared error: of autoencoders without a scale.
-  """
-  return discretized_log_prob(
-    Normal(output, jnp.ones_like(output)), x, num_levels
-  )
 
 
 # name: (parameters of an element P, log p of output and x, mean of x)
 DECODERS = {
-  'logistic': (2, logistic, lambda output: mean_and_log_scale(output)[0]),
-  'gaussian': (2, gaussian, lambda output: mean_and_log_scale(output)[0]),
-  'unit_gaussian': (1, unit_gaussian, lambda output: output),
-  'bernoulli': (1, bernoulli, lambda output: jnp.tanh(output / 2.0)),
+  'logistic': (2, _logistic, lambda output: mean_and_log_scale(output)[0]),
+  'gaussian': (2, _gaussian, lambda output: mean_and_log_scale(output)[0]),
+  'unit_gaussian': (1, _unit_gaussian, lambda output: output),
+  'bernoulli': (1, _bernoulli, lambda output: jnp.tanh(output / 2.0)),
 }
 
 
 def log_likelihood(decoder: str, num_levels: int) -> OutputLogProb:
   """Returns (output [B, ..., P C], x [B, ..., C]) -> log p(x | z), [B].
 
-  In nats. decoder: a name of DECODERS; x on num_levels values evenly spaced on
+  In nats. decoder: a key of DECODERS; x has num_levels values evenly spaced on
   [-1, 1].
   """
   _, log_prob, _ = DECODERS[decoder]
-
-  def apply(output, x):
-    return jnp.sum(log_prob(output, x, num_levels), axis=data_axes(x))
-
-  return apply
+  return lambda output, x: jnp.sum(
+    log_prob(output, x, num_levels), axis=data_axes(x)
+  )
 
 
 def vae(
@@ -113,16 +106,16 @@ def vae(
 
   beta=1 is -ELBO (Kingma & Welling 2014, Eq. 3). encode(params, 1, x, key=None)
   -> Normal, q(z | x); decode(params, 1, z, key=None) -> output, as in `hvae`
-  with one layer; the key is for dropout. beta is multiplied by
-  `core.vae.kl_warmup` over kl_warmup steps, which the state counts. free_bits,
-  in nats for each channel of z, is that of `core.vae.free_bits`, which needs
-  the batch in one part (ValueError). params: {'network': ...}. Metrics: loss,
-  which is minimised; bits_per_dim = reconstruction + kl, the plain bound; beta.
+  with one layer; key: of dropout. beta is multiplied by `core.vae.kl_warmup`
+  over kl_warmup steps, which the state counts. free_bits: see
+  `core.vae.free_bits`, in nats per channel of z; it needs accumulate = 1.
+  params: {'network': ...}. Metrics: loss; bits_per_dim = reconstruction + kl,
+  the bound itself; beta.
   """
 
   def terms(params, z_keys, dropout_keys, x):
     q = encode(params['network'], 1, x, key=dropout_keys[0])
-    found = bound.vae_elbo(
+    elbo = bound.vae_elbo(
       z_keys,
       x,
       q,
@@ -132,7 +125,7 @@ def vae(
     )
     divergence = kl(q, bound.STANDARD)
     pixels = tuple(range(1, divergence.ndim - 1))
-    return found['reconstruction'], jnp.sum(divergence, axis=pixels)
+    return elbo['reconstruction'], jnp.sum(divergence, axis=pixels)
 
   return _negative_elbo(terms, beta, free_bits, kl_warmup)
 
@@ -150,9 +143,9 @@ def hvae(
   """Makes -ELBO of a Markov hierarchical VAE (`core.vae.hierarchical_elbo`).
 
   encode(params, t, z, key=None) -> Normal, q(z_t | z_{t-1}), t = 1..T =
-  num_latents; decode(params, t, z, key=None) -> Normal, p(z_{t-1} | z_t), and
-  for t = 1 the output. beta and free_bits apply to the log-ratios of the
-  layers; everything else is as in `vae`. Metrics: also kl_1 .. kl_T.
+  num_latents; decode(params, t, z, key=None) -> Normal, p(z_{t-1} | z_t), or
+  the output for t = 1. beta and free_bits apply to the log-ratios of the
+  layers. Otherwise as `vae`. Metrics: also kl_1 .. kl_T.
   """
 
   def terms(params, z_keys, dropout_keys, x):
@@ -164,7 +157,7 @@ def hvae(
       return apply
 
     decode_at = at_level(decode, dropout_keys[1])
-    found = bound.hierarchical_elbo(
+    elbo = bound.hierarchical_elbo(
       z_keys,
       x,
       at_level(encode, dropout_keys[0]),
@@ -172,7 +165,7 @@ def hvae(
       lambda x, z: log_likelihood(decode_at(1, z), x),
       num_steps=num_latents,
     )
-    return found['reconstruction'], found['log_ratio']
+    return elbo['reconstruction'], elbo['log_ratio']
 
   return _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=True)
 
@@ -216,7 +209,7 @@ def _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=False):
     draw,
     loss,
     lambda state, _: state + 1,
-    # Free bits are a maximum of means over the batch.
+    # Free bits are a maximum over means of the batch.
     separable=not free_bits,
-    init=lambda: jnp.zeros((), jnp.int32),  # updates so far
+    init=lambda: jnp.zeros((), jnp.int32),  # number of updates
   )

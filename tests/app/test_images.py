@@ -88,11 +88,11 @@ def test_facts_are_those_of_the_data():
   ('folder', {}, 'config.data.path is not set: folder needs it'),
   ('npz', {}, 'config.data.path is not set: npz needs it'),
   ('tfds', {}, 'config.data.dataset is not set: tfds needs it'),
-  ('folder', {'path': '/nowhere'}, 'config.data: there is no folder /nowhere'),
-  ('npz', {'path': '/x.npz'}, 'config.data: there is no npz file /x.npz'),
+  ('folder', {'path': '/nowhere'}, 'config.data: folder /nowhere not found'),
+  ('npz', {'path': '/x.npz'}, 'config.data: npz file /x.npz not found'),
   ('npz', {'path': ROOT / 'README.md'}, 'config.data: .* is not an npz file'),
-  ('npz', {'path': ROOT}, 'is a folder, not an npz file: data=folder reads'),
-  ('folder', {'path': ROOT / 'README.md'}, 'not a folder: data=npz reads'),
+  ('npz', {'path': ROOT}, 'for a folder of pictures, set data=folder'),
+  ('folder', {'path': ROOT / 'README.md'}, 'for an npz file, set data=npz'),
   ('photos', {'paths': ('/nowhere.png',)}, 'config.data: .*nowhere.png'),
 ])  # fmt: skip
 def test_a_source_that_is_not_there_is_one_line(name, fields, message):
@@ -125,7 +125,7 @@ def test_a_damaged_file_ends_training_in_one_line(pictures):
   config = data('folder', path=pictures, image_shape=(8, 8, 3))
   config.training.batch_size = 6
   batches = images.batches(config, images.source_of(config), 0)
-  refused('config.data: .*a/0.png is not an image', next, batches)
+  refused('config.data: .*a/0.png cannot be read as an image', next, batches)
 
 
 def test_texts_need_captions_and_no_mirror_images(pictures):

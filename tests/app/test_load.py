@@ -435,12 +435,12 @@ objective=mean_flow | noise_input=step: the network of objective=mean_flow gets
 objective=reflow | training.teacher: objective=reflow needs the folder of the
 objective=vdm | objective: vdm needs noise at t = 0 and signal at t = 1
 conditioning.labels=False | conditioning: dropout=0.1 has no effect without lab
-conditioning.image=colorize | conditioning.image: images of 1 channel(s) have n
-conditioning.image=superres conditioning.image.factor=3 | conditioning.image: i
+conditioning.image=colorize | conditioning.image: luminance needs 3 channels
+conditioning.image=superres conditioning.image.factor=3 | conditioning.image: f
 conditioning.image=inpaint conditioning.augment=0.1 | conditioning: augment ch
 conditioning.augment=0.1 | conditioning.augment needs a network with augment_d
-optimizer=adam optimizer.weight_decay=0.1 | optimizer: 'adam' has no weight dec
-optimizer.warmup_steps=9999 | optimizer: the decay ends at step 2500, before t
+optimizer=adam optimizer.weight_decay=0.1 | optimizer: 'adam' does not support
+optimizer.warmup_steps=9999 | optimizer: decay_steps of decay 'cosine' must be
 """.replace('\\\n', '')
 
 

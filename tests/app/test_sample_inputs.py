@@ -99,9 +99,9 @@ def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
 @pytest.mark.parametrize(
   'prompt, message',
   [
-    ('', 'config.sampling.prompt: a text is empty'),
-    ('a cross| |a circle', 'config.sampling.prompt: a text is empty'),
-    ('a' * 57, r'config.sampling.prompt: .* has 57 bytes, more than .*56'),
+    ('', 'config.sampling.prompt: each text must have a word'),
+    ('a cross| |a circle', 'config.sampling.prompt: each text must have'),
+    ('a' * 57, 'config.sampling.prompt: .* at most text_length=56 .*57 bytes'),
   ],
 )
 def test_a_prompt_that_cannot_be_read_is_one_line(prompt, message):
@@ -213,7 +213,9 @@ def test_a_folder_with_captions_is_read_with_its_labels(pictures):
 
 def test_a_caption_too_long_is_noticed_at_the_start(pictures):
   config = in_folder(pictures, **{'conditioning.text.length': 12})
-  with pytest.raises(UserError, match='config.data: .* has 14 bytes, more tha'):
+  with pytest.raises(
+    UserError, match='config.data: each text must .* with 14 bytes'
+  ):
     images.source_of(config)
 
 

@@ -1,4 +1,4 @@
-"""Small CIFAR-10 and MNIST archives in the genuine formats."""
+"""Small CIFAR-10 and MNIST archives in the official formats."""
 
 import gzip
 import io
@@ -59,9 +59,9 @@ def mnist(folder: Path):
 
 
 def prepared_by_tfds(data_dir: Path, sets) -> Path:
-  """The sets laid out as tfds' own cifar10: PNG pictures, array_record files.
+  """Writes the sets as tfds' own cifar10: PNG pictures, array_record files.
 
-  tfds' writer under tfds' name; only the PNG encoding is not by TensorFlow.
+  tfds writes them; only the PNG encoding is not by TensorFlow.
   """
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import registered

@@ -3,7 +3,7 @@ import pytest
 
 @pytest.fixture
 def no_network(monkeypatch):
-  """Any attempt to reach the network fails at once, and is counted."""
+  """Makes any attempt to reach the network fail, and lists the attempts."""
   import requests
 
   attempts = []
@@ -19,7 +19,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def accept(monkeypatch):
-  """Function that enters files into the table of official checksums."""
+  """Returns a function that adds files to the table of official checksums."""
   from tensorflow_datasets.core.download import checksums
 
   def enter(folder, urls):

@@ -10,7 +10,7 @@ from diffusion_jax.data import images, pipeline, sources
 
 @pytest.fixture
 def numbered():
-  """Image i is filled with the number i."""
+  """Returns a source whose image i is filled with the number i."""
   numbers = np.arange(10, dtype=np.uint8)
   pictures = np.broadcast_to(numbers[:, None, None, None], (10, 2, 3, 1))
   return sources.ArraySource(pictures.copy(), numbers.astype(np.int32), 10, 10)
@@ -71,7 +71,7 @@ def test_random_flip_mirrors_half_of_the_images():
 
 
 class OnDisk:
-  """The numbered images behind the protocol of a source that is on disk."""
+  """Serves the numbered images as a source on disk."""
 
   num_classes, num_levels, in_memory = 10, 10, False
   image_shape = (2, 3, 1)
@@ -105,7 +105,7 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize('num_hosts', [1, 2, 4])
 def test_the_hosts_parts_are_the_global_batch(source, num_hosts):
-  """Order, flips, labels, over two epochs and a resume."""
+  """Order, flips and labels agree over two epochs and a resume."""
   share = 8 // num_hosts
   blocks = [slice(p * share, (p + 1) * share) for p in range(num_hosts)]
   streams: Any = [
@@ -138,7 +138,7 @@ def test_threads_do_not_change_the_batches(numbered, num_threads):
 
 
 def test_batches_are_those_of_a_literal_transcription():
-  """What a run saw must stay what it sees: order and flips written out."""
+  """Order and flips must not change between versions."""
   pictures = np.random.default_rng(0).integers(0, 256, (7, 2, 3, 1), np.uint8)
   source = sources.ArraySource(pictures)
   seed, size = 11, 5

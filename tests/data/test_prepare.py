@@ -1,4 +1,4 @@
-"""What is there is taken, what is not is explained, in seconds."""
+"""Sets that exist are used; missing or damaged ones are errors."""
 
 import functools
 import http.server
@@ -49,7 +49,7 @@ def test_a_missing_set_without_a_network(tmp_path, no_network, name):
   ):
     assert part in message
   assert '\n' not in message
-  [(_, options)] = no_network  # one question, not ten
+  [(_, options)] = no_network  # one request, not ten
   assert options['timeout'] <= 5
   assert not list(tmp_path.iterdir())
 
@@ -74,7 +74,7 @@ def test_a_damaged_archive_is_named(tmp_path, manual, no_network):
     prepare.prepare('cifar10', tmp_path)
   message = str(error.value)
   assert f'{manual}/cifar-10-binary.tar.gz is damaged' in message
-  # the size and the sum that are published beside the archive's address
+  # the size and the sum that are published with the archive's address
   assert '170,052,171' in message
   assert (
     'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd'
@@ -102,7 +102,7 @@ def test_a_half_prepared_set_is_not_taken_for_a_whole_one(
 def test_a_damaged_description_of_a_set_is_named(
   tmp_path, manual, no_network, accept
 ):
-  """What ours wrote, and what tfds did."""
+  """Both our own sets and those of tfds are checked."""
   written = archives.cifar10(manual)
   accept(manual, [URL])
   ours = prepare.prepare('cifar10', tmp_path)
@@ -159,23 +159,18 @@ def test_what_tfds_stored_as_tfrecord_says_what_to_do(
   assert '--file_format=array_record' in str(error.value)
 
 
-def test_the_command_explains_itself():
-  result = as_main.run(prepare)
-  assert result.returncode == 2
-  assert result.stderr.startswith('error: which set? python -m diffusion_jax.d')
-  result = as_main.run(prepare, 'cifar')
-  assert result.returncode == 2
-  assert result.stderr == "error: 'cifar' is not one of cifar10, mnist\n"
+def test_the_command(tmp_path, manual, no_network, accept):
+  for arguments in ((), ('cifar',)):
+    result = as_main.run(prepare, *arguments)
+    assert result.returncode == 2 and 'error: ' in result.stderr
   result = as_main.run(prepare, '--help')
-  assert result.returncode == 0
   assert 'prepare cifar10 [DATA_DIR]' in result.stdout
-
-
-def test_the_command_prints_the_folder(tmp_path, capsys, manual, accept):
+  result = as_main.run(prepare, 'mnist', tmp_path)
+  assert result.returncode == 2 and result.stderr.startswith('error: mnist is')
   archives.cifar10(manual)
   accept(manual, [URL])
-  prepare.main(['cifar10', str(tmp_path)])
-  last = capsys.readouterr().out.splitlines()[-1]
+  result = as_main.run(prepare, 'cifar10', tmp_path)
+  last = result.stdout.splitlines()[-1]
   assert last == str(tmp_path / 'cifar10_arrays' / '1.0.0')
 
 
@@ -190,7 +185,7 @@ def test_data_dir_is_that_of_tfds(monkeypatch):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-  """A server on this machine in place of the official one."""
+  """Starts a local server in place of the official one."""
   from diffusion_jax.data.builders import CIFAR10Arrays
 
   class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -237,7 +232,7 @@ def test_a_download_that_was_changed_on_the_way_is_refused(
 def test_another_process_may_be_quicker(
   tmp_path, manual, accept, no_network, monkeypatch
 ):
-  """tfds renames its finished folder, which fails if there is one by then."""
+  """tfds renames its finished folder, which fails if the folder exists."""
   from diffusion_jax.data.builders import CIFAR10Arrays
 
   archives.cifar10(manual)

@@ -10,7 +10,7 @@ from diffusion_jax.metrics import features
 
 
 def real(two_levels):
-  """Test digits as uint8 with 0..255, and their classes."""
+  """Returns test digits as uint8 with 0..255, and their classes."""
   source = sources.digits('test')
   source = sources.TwoLevels(source) if two_levels else source
   x, labels = source.read(np.arange(360))
@@ -22,7 +22,7 @@ def real(two_levels):
   'name, highest, right', [('digits', 16, 0.98), ('two_levels', 1, 0.92)]
 )
 def test_features_are_those_of_the_file(name, highest, right):
-  """Layer by layer, and the classifier of them is a good one."""
+  """Each layer is computed by hand, and the classifier is good."""
   extractor = features.make(name)
   x, labels = real(name == 'two_levels')
   found = extractor.extract(x)
@@ -45,7 +45,7 @@ def test_features_are_those_of_the_file(name, highest, right):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', perceptrons.FITTED)
 def test_kept_weights_are_those_of_the_fit(name):
-  """Nearly: sums in another order grow in hundreds of iterations."""
+  """They differ slightly: rounding errors grow in hundreds of iterations."""
   kept, _ = perceptrons.load(name)
   fitted = perceptrons.FITTED[name]()
   x = np.random.default_rng(0).uniform(0.0, 1.0, (500, len(kept.kernel)))

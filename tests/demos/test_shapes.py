@@ -9,20 +9,10 @@ from diffusion_jax.data import pipeline, text
 from diffusion_jax.demos import shapes
 
 words = lambda table: st.sampled_from(tuple(table))
-one = st.builds(
-  shapes.Thing,
-  words(shapes.COLOURS),
-  words(shapes.SHAPES),
-  st.none() | words(shapes.SIZES),
-  st.none() | words(shapes.PLACES),
-)
-plain = st.builds(
-  shapes.Thing,
-  words(shapes.COLOURS),
-  words(shapes.SHAPES),
-  st.none(),
-  st.none(),
-)
+kind = words(shapes.COLOURS), words(shapes.SHAPES)
+plain = st.builds(shapes.Thing, *kind, st.none(), st.none())
+sizes, places = (st.none() | words(t) for t in (shapes.SIZES, shapes.PLACES))
+one = st.builds(shapes.Thing, *kind, sizes, places)
 scenes = st.builds(shapes.Scene, st.tuples(one), st.none()) | st.builds(
   shapes.Scene, st.tuples(plain, plain), words(shapes.RELATIONS)
 )
@@ -54,12 +44,12 @@ def test_a_sentence_reads_as_one_would_say_it():
   ],
 )
 def test_other_sentences_are_refused(sentence):
-  with pytest.raises(ValueError, match='is no sentence like'):
+  with pytest.raises(ValueError, match='it must be like'):
     shapes.parse(sentence)
 
 
 def test_a_picture_is_a_function_of_its_index():
-  """Whatever is read beside it, in whatever order, by whatever source."""
+  """It does not depend on the other indices, their order or the source."""
   index = np.array([7, 3, 3, 40])
   source = shapes.shapes('train', num_pictures=50, num_objects=2)
   again = shapes.shapes('train', num_pictures=100, num_objects=2)
@@ -78,7 +68,7 @@ def test_a_picture_is_a_function_of_its_index():
 
 
 def pairs_of(sentence):
-  """(colour, shape) of each object, without the parser."""
+  """Returns (colour, shape) of each object, without the parser."""
   colours, names = '|'.join(shapes.COLOURS), '|'.join(shapes.SHAPES)
   return set(re.findall(rf'\b({colours}) ({names})\b', sentence))
 
@@ -99,7 +89,7 @@ def test_held_out_combinations_are_in_the_test_split_alone(num_objects):
 
 
 def test_all_words_are_used_about_equally():
-  """Within 5 standard deviations of the binomial."""
+  """Counts are within 5 standard deviations of the binomial."""
   texts = shapes.shapes('train', num_objects=2).texts(range(2000))
   scenes = [shapes.parse(sentence) for sentence in texts]
   single = [scene.things[0] for scene in scenes if len(scene.things) == 1]
@@ -111,7 +101,7 @@ def test_all_words_are_used_about_equally():
     for count in counts.values():
       assert abs(count - n * p) < 5 * (n * p * (1 - p)) ** 0.5
 
-  # a scene of two is kept with (20 / 24)^2, of one with 20 / 24: 6 of 11
+  # P(kept) is (20 / 24)^2 for two objects, 20 / 24 for one: 6 of 11
   assert abs(len(single) - 2000 * 6 / 11) < 5 * (2000 * 0.25) ** 0.5
   check([t.place for t in single], shapes.PLACES, len(single))
   check([t.size for t in single], shapes.SIZES, len(single))
@@ -140,7 +130,7 @@ def test_areas_are_those_of_the_shapes():
 
 
 def test_objects_lie_inside_and_apart():
-  """The ground shows in every corner, and between two objects."""
+  """The ground is visible in every corner and between two objects."""
   source = shapes.shapes('test', num_pictures=5000, num_objects=2)
   images, _ = source.read(np.arange(200))
   for image, sentence in zip(images, source.texts(range(200)), strict=True):
@@ -172,10 +162,10 @@ def test_a_batch_has_the_tokens_of_its_pictures():
 
 
 def test_mistakes_are_one_line_each():
-  with pytest.raises(ValueError, match="'val' is not one of 'train', 'test'"):
+  with pytest.raises(ValueError, match="'train' or 'test', got 'val'"):
     shapes.shapes('val')
   for shape in ((8, 8, 3), (16, 32, 3), (16, 16, 1)):
-    with pytest.raises(ValueError, match='16x16x3 or larger squares'):
+    with pytest.raises(ValueError, match=r'\(16, 16, 3\) or a larger square'):
       shapes.shapes('train', shape)
-  with pytest.raises(ValueError, match='num_objects=3'):
+  with pytest.raises(ValueError, match='num_objects must be 1 or 2'):
     shapes.shapes('train', num_objects=3)

@@ -14,7 +14,7 @@ def test_white_noise_has_power_one_at_every_frequency():
 
 
 def test_a_wave_has_its_power_at_its_frequency():
-  """Parseval: cos of k cycles has |FFT|^2 / N = N / 4 at +-k."""
+  """By Parseval, a cosine of k cycles has |FFT|^2 / N = N / 4 at +-k."""
   x = np.arange(64) / 64
   image = np.cos(2 * np.pi * 8 * x)[None, :, None] * np.ones((64, 1, 1))
   frequency, power = whiteness.radial_power_spectrum(image)
@@ -47,7 +47,7 @@ def test_distance_to_white_noise_is_two_per_dimension():
 
 
 def test_distance_cannot_see_a_picture_of_unit_second_moment():
-  """Why the correlation stands beside it."""
+  """The correlation is reported for this reason."""
   z = np.sign(np.arange(-50, 50) + 0.5)
   assert whiteness.distance_to_noise(z, 2)['closed_form'] == 2 * z.size
   assert whiteness.correlation(z, z) == pytest.approx(1.0)
@@ -61,5 +61,5 @@ def test_correlation_is_numpys():
 
 
 def test_a_standard_error_needs_two_draws():
-  with pytest.raises(ValueError, match='num_draws is 1'):
+  with pytest.raises(ValueError, match='num_draws must be at least 2, got 1'):
     whiteness.distance_to_noise(np.zeros(3), 1)

@@ -225,7 +225,7 @@ def test_labels_and_classes_of_digits(capsys, tmp_path):
     (['a', 'b', '--feature=x'], 'unrecognized arguments: --feature=x'),
     (['a', 'b', '--bootstrap=-1'], 'give a number from 0'),
     (['a', 'b', '--batch_size=0'], 'give a number from 1'),
-    (['a', 'b'], 'there is no file or folder a'),
+    (['a', 'b'], 'file or folder a not found'),
   ],
 )
 def test_other_commands_are_refused(arguments, message):

@@ -1,5 +1,6 @@
 """Checkpoints that are damaged after they were written, file by file."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -11,14 +12,14 @@ import numpy as np
 import pytest
 
 from diffusion_jax.training import checkpoints, checksums
-from tests.training.test_checkpoints import equal, saved, state_of
+from tests.training.test_checkpoints import equal, restored, saved, state_of
 
-WIDE = 300  # large enough that its numbers are no part of an index
+WIDE = 300  # so large that the numbers are not stored in an index
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """Checkpoints 1 and 2 of a run, the state at both."""
+  """Returns a run with checkpoints 1 and 2, and the states at both."""
   workdir = tmp_path_factory.mktemp('run')
   states = [state_of(WIDE, step, float(step)) for step in (1, 2)]
   saved(workdir, *states, losses=[5.0, 4.0], keep_best=1)
@@ -32,7 +33,7 @@ def copy(run, tmp_path):
 
 
 def files(folder):
-  """One file of each kind: its name, numbers and hashes left out."""
+  """Returns one file of each kind, the largest for files of numbers."""
   kinds = {}
   for path in sorted(folder.rglob('*')):
     if path.is_file():
@@ -41,7 +42,6 @@ def files(folder):
       kind = 'arrays' if top in ('params', 'ema_params', 'state') else top
       inside = inside.partition('/d/')[0] + ('/d' if '/d/' in name else '')
       kinds.setdefault((kind, inside), []).append(name)
-  # of the files of numbers the largest
   size = lambda name: (folder / name).stat().st_size
   return [max(names, key=size) for names in kinds.values()]
 
@@ -59,11 +59,7 @@ def cut(path):
 DAMAGES = {'flip': flip, 'cut': cut, 'lose': lambda path: path.unlink()}
 
 
-def restored(workdir, **kw):
-  manager = checkpoints.open_manager(workdir, **kw)
-  found = checkpoints.restore_latest(manager, state_of(WIDE))
-  manager.close()
-  return found
+newest = functools.partial(restored, target=state_of(WIDE))
 
 
 def test_the_sums_are_those_of_sha256sum(run):
@@ -79,7 +75,7 @@ def test_the_sums_are_those_of_sha256sum(run):
 
 
 def test_every_damage_of_every_kind_of_file_is_noticed(run):
-  """Or changes nothing: what Orbax adds last holds none of the run."""
+  """Only the file that Orbax adds last, without data of the run, is exempt."""
   folder = run[0] / 'checkpoints' / '2'
   assert checksums.find_damage(folder) == ''
   kinds = files(folder)
@@ -100,7 +96,7 @@ def test_every_damage_of_every_kind_of_file_is_noticed(run):
 
 
 def test_a_bit_anywhere_in_the_metadata_of_orbax(copy, run):
-  """It is noticed, or the time is another one."""
+  """A flipped bit is noticed, except in the time stamp."""
   path = copy / 'checkpoints' / '2' / '_CHECKPOINT_METADATA'
   data = path.read_bytes()
   times = 0
@@ -113,15 +109,15 @@ def test_a_bit_anywhere_in_the_metadata_of_orbax(copy, run):
 
 @pytest.mark.parametrize('how', DAMAGES)
 def test_training_takes_the_newest_good_one(how, copy, run, capsys):
-  # numbers of the optimiser, which Orbax restores flipped
+  # flipped numbers of the optimizer would be restored by Orbax
   numbers = (copy / 'checkpoints' / '2' / 'state').rglob('d/*')
   DAMAGES[how](max(numbers, key=lambda path: path.stat().st_size))
-  equal(restored(copy), run[1][0])
+  equal(newest(copy), run[1][0])
   said = capsys.readouterr().err
   assert said.startswith('warning: checkpoint 2 is damaged (state/')
   assert f'moved to {copy}/damaged/2\n' in said and said.count('\n') == 1
   assert (copy / 'damaged' / '2' / 'params').is_dir()  # not deleted
-  equal(restored(copy), run[1][0])
+  equal(newest(copy), run[1][0])
   assert capsys.readouterr().err == ''
 
 
@@ -132,7 +128,7 @@ def test_training_again_over_a_damaged_step(copy, run):
     assert (copy / 'damaged' / name).is_dir()
     checkpoints.save(manager, run[1][1], {})
     checkpoints.finish(manager)
-    equal(restored(copy), run[1][1])
+    equal(newest(copy), run[1][1])
 
 
 def test_no_good_one_is_an_error_and_nothing_is_deleted(copy):
@@ -141,7 +137,7 @@ def test_no_good_one_is_an_error_and_nothing_is_deleted(copy):
   with pytest.raises(ValueError, match='no checkpoint of .* is good, all were'):
     checkpoints.open_manager(copy)
   assert sorted(p.name for p in (copy / 'damaged').iterdir()) == ['1', '2']
-  assert restored(copy) is None
+  assert newest(copy) is None
 
 
 def test_sampling_refuses_it_and_says_what_to_take(copy, run):
@@ -168,7 +164,7 @@ def test_how_good_it_is_may_be_damaged_as_well(copy, run, capsys):
     checkpoints.restore_params(copy, checkpoint='best')
   path.write_text('{"test_')  # Orbax would open none of the checkpoints
   checkpoints.restore_params(copy)
-  equal(restored(copy, keep_best=1), run[1][1])
+  equal(newest(copy, keep_best=1), run[1][1])
   assert 'checkpoint 1 is damaged (metrics/metrics' in capsys.readouterr().err
 
 
@@ -180,24 +176,24 @@ def test_checkpoints_of_earlier_versions_are_read(copy, run, capsys):
     found = json.loads(path.read_text()) | {'custom_metadata': {}}
     path.write_text(json.dumps(found))
     (folder / 'metadata.json').unlink()
-  equal(restored(copy), run[1][1])
+  equal(newest(copy), run[1][1])
   said = capsys.readouterr().err
   assert said.startswith('warning: checkpoint 2 in ') and said.count('\n') == 1
   assert 'has no checksums: it is read unchecked' in said
   equal(checkpoints.restore_params(copy)[0], run[1][1].ema_params)
   flip(copy / 'checkpoints' / '2' / 'params' / 'manifest.ocdbt')
   with pytest.raises(ValueError, match='2 in .* cannot be read: .*an older'):
-    restored(copy)
+    newest(copy)
 
 
 def test_sums_that_were_lost_are_no_earlier_version(copy, run):
   (copy / 'checkpoints' / '2' / checksums.NAME).unlink()
-  equal(restored(copy), run[1][0])
+  equal(newest(copy), run[1][0])
   assert (copy / 'damaged' / '2').is_dir()
 
 
 def test_nothing_is_there_before_its_sums_are(tmp_path, monkeypatch):
-  """They are written before the folder gets its name, all else after."""
+  """The sums are written before the folder is renamed."""
   names = []
 
   def write(folder):
@@ -211,10 +207,10 @@ def test_nothing_is_there_before_its_sums_are(tmp_path, monkeypatch):
   assert name.startswith('1.orbax-checkpoint-tmp')
 
 
-# of tensorstore's threads, which find the loop closed that an error has ended
+# tensorstore's threads use an event loop that the error has closed
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_save_that_fails_is_an_error_and_keeps_the_last(tmp_path):
-  """A limit on the size of files, in place of a full disk."""
+  """A limit on the size of files stands in for a full disk."""
   import resource
 
   big = lambda step: state_of(10_000, step, float(step))
@@ -233,14 +229,12 @@ def test_a_save_that_fails_is_an_error_and_keeps_the_last(tmp_path):
       checkpoints.finish(manager)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-  manager = checkpoints.open_manager(tmp_path)
-  assert manager.all_steps() == [1]
-  equal(checkpoints.restore_latest(manager, big(0)), big(1))
-  manager.close()
+  equal(restored(tmp_path, big(0)), big(1))
+  assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['1']
 
 
 def test_sums_wait_for_metadata_that_come_late(tmp_path):
-  """Orbax writes them in a thread of its own, and half a file is no file."""
+  """Orbax writes them in its own thread, so that a file may be incomplete."""
   path = tmp_path / '_CHECKPOINT_METADATA'
   texts = '{"item_handlers": ', json.dumps({'custom_metadata': checksums.MARK})
   path.write_text('{"custom_metadata": {}}')

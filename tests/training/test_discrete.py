@@ -1,4 +1,4 @@
-"""Objectives on discrete states, transcribed at the draws that they make."""
+"""Objectives on discrete states against transcriptions at the same draws."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from diffusion_jax.training import discrete
 from diffusion_jax.training.objectives import Context, Network
 from diffusion_jax.training.optimizer import ema_decay
 from diffusion_jax.training.state import init_state
-from diffusion_jax.training.step import accumulated, make_train_step
+from diffusion_jax.training.step import make_train_step
 from tests.states import BETAS, LINEAR, NUM_STEPS, gaussian_matrices
 
 RNG = np.random.default_rng(0)
@@ -23,7 +23,7 @@ BATCH = {'states': RNG.integers(0, 3, (8, 2, 2, 1)), 'label': np.arange(8)}
 
 
 def network(k):
-  """Logits of k states that depend on the pixel's own and on the time."""
+  """Makes logits of k states that depend on the pixel's state and the time."""
 
   def apply(params, x, noise, cond, *, key=None):
     logits = params['w'][:k].reshape(*[1] * x.ndim, k) * x[..., None]
@@ -34,13 +34,13 @@ def network(k):
 
 
 def literal_logits(k, x, t):
-  """The same for one pixel, float64."""
+  """Computes the same for one pixel, in float64."""
   params = PARAMS['network']
   return params['w'][:k] * x + 2.0 * t * params['v'][:k]
 
 
 def drawn(objective, key):
-  """Loss, metrics and per example x_0 [4], x_t [4] and t."""
+  """Returns metrics, and per example x_0 [4], x_t [4] and t."""
   inputs, keys = jax.jit(objective.draw)(key, BATCH, Context())
   loss, (metrics, records) = jax.jit(objective.loss)(
     PARAMS, Context(), inputs, keys
@@ -52,7 +52,7 @@ def drawn(objective, key):
 
 
 def masked_nats(x0, xt, t):
-  """-sum of log p(x_0 | x_t) over masked pixels, p without the mask."""
+  """Computes -sum of log p(x_0 | x_t) over masked pixels."""
   nats = 0.0
   for a, b in zip(x0, xt, strict=True):
     if b == 3:
@@ -65,7 +65,7 @@ def masked_nats(x0, xt, t):
 
 @pytest.mark.parametrize('num_steps', [None, NUM_STEPS])
 def test_masked_literally(num_steps, key):
-  """MD4: 1 / t times the sum over masked pixels, on the linear schedule."""
+  """MD4's weight is 1 / t on the linear schedule."""
   objective = discrete.masked(
     network(4), dj.masking_process(3), LINEAR, num_steps=num_steps
   )
@@ -82,7 +82,7 @@ def test_masked_literally(num_steps, key):
 
 
 def d3pm_nats(matrices, x0, xt, step):
-  """L_{t-1} and -log p(x_0 | x_t) of one image, by explicit matrices."""
+  """Computes L_{t-1} and -log p(x_0 | x_t) of an image by explicit matrices."""
   before = np.eye(3)
   for matrix in matrices[: step - 1]:
     before = before @ matrix
@@ -102,7 +102,7 @@ def d3pm_nats(matrices, x0, xt, step):
 
 
 def test_d3pm_literally(key):
-  """Eq. 5 at the steps that were drawn, with the Gaussian process."""
+  """Eq. 5 is evaluated at the drawn steps, for the Gaussian process."""
   objective = discrete.d3pm(
     network(3),
     dj.gaussian_process(3, BETAS),
@@ -125,38 +125,14 @@ def test_d3pm_literally(key):
     np.testing.assert_allclose(metrics[name].total, expected, rtol=1e-4)
 
 
-def test_parts_of_a_batch_have_its_gradient(key):
-  objective = discrete.masked(network(4), dj.masking_process(3), LINEAR)
-  params = jax.tree.map(jnp.float32, PARAMS)
-  results = [
-    jax.jit(accumulated(objective, parts))(params, Context(), key, BATCH)
-    for parts in (1, 2)
-  ]
-  (whole, _), gradient = results[0]
-  (parts, _), of_parts = results[1]
-  np.testing.assert_allclose(whole, parts, rtol=1e-5)
-  for name in ('w', 'v'):
-    a, b = (tree['network'][name] for tree in (gradient, of_parts))
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    assert jnp.abs(a[:3]).max() > 0.01
-    assert a[3] == 0.0  # the logit of the mask
-
-
-def test_refusals():
+def test_a_process_without_a_mask_is_refused():
   with pytest.raises(ValueError, match='masked needs a process with a masked'):
     discrete.masked(network(3), dj.uniform_process(3), LINEAR)
-  with pytest.raises(ValueError, match='which d3pm cannot use'):
-    discrete.d3pm(
-      Network(lambda *_: 0, dj.time_input(), self_conditioning=True),
-      dj.uniform_process(3),
-      LINEAR,
-      num_steps=3,
-    )
 
 
 @pytest.mark.slow
 def test_a_masked_model_of_digits_beats_independent_pixels():
-  """300 steps of a small DiT, 17 grey levels; the bound of test images."""
+  """A small DiT is trained for 300 steps; the bound is of test images."""
   train, test = (digits(split).images for split in ('train', 'test'))
   counts = 1 + np.stack([(train == k).sum(axis=0) for k in range(17)], -1)
   log_p = np.log2(counts / counts.sum(axis=-1, keepdims=True))[None]

@@ -1,4 +1,4 @@
-"""Damaged checkpoints in small folders; those of Orbax: test_checksums.py."""
+"""Damaged checkpoints in small folders (for Orbax see test_checksums.py)."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from diffusion_jax.training import checksums, integrity
 
 @pytest.fixture
 def folder(tmp_path):
-  """Checkpoints 1 to 3, each of one file."""
+  """Makes checkpoints 1 to 3 with one file each."""
   folder = tmp_path / 'run' / 'checkpoints'
   for step in (1, 2, 3):
     path = folder / str(step)
@@ -34,7 +34,7 @@ def test_nothing_happens_to_good_ones(folder, capsys):
 
 
 def test_damaged_ones_beyond_the_newest_good_one_are_moved(folder, capsys):
-  """The older one stays where it is: nothing begins there."""
+  """The older one is not moved, since no training starts from it."""
   damage(folder, 1, 3)
   integrity.move_damaged(folder)
   assert names(folder) == ['1', '2']

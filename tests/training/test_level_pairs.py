@@ -1,9 +1,8 @@
-"""The pairs of levels of iCT and ECT, by hand and by their law."""
+"""Pairs of levels of iCT and ECT against formulas and distributions."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.training import level_pairs
@@ -12,7 +11,7 @@ EDM = dj.KarrasSchedule()
 
 
 def test_n_of_k_by_hand():
-  """s0 = 10, s1 = 1280: 8 doublings of K' = K / 8 steps each."""
+  """s0 = 10 and s1 = 1280 give 8 doublings of K' = K / 8 steps each."""
   steps = [0, 99, 100, 250, 699, 700, 799, 800, 10_000]
   expected = [11, 11, 21, 41, 641, 1281, 1281, 1281, 1281]
   found = [int(level_pairs.improved_num_levels(k, 800)) for k in steps]
@@ -21,7 +20,7 @@ def test_n_of_k_by_hand():
 
 
 def test_r_of_t_by_hand():
-  """ECT: n = 1 + 8 sigmoid(-t), r = t max(0, 1 - n / q^(stage + 1))."""
+  """ECT has n = 1 + 8 sigmoid(-t), r = t max(0, 1 - n / q^(stage + 1))."""
   t = jnp.array([0.0, 1.0, np.log(7.0), 3.0, 80.0])
   n = [5.0, 3.1515313, 2.0, 1.3794070, 1.0]
   np.testing.assert_allclose(
@@ -37,7 +36,7 @@ def test_r_of_t_by_hand():
 
 
 def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
-  """On EDM's grid of N(k) = 11 levels; shares within five standard errors."""
+  """Shares on EDM's grid of 11 levels are within five standard errors."""
   n = 20_000
   pairs = level_pairs.improved_pairs(800, num_scales_end=40)
   level_t, level_r, weight = jax.jit(pairs, static_argnums=(1, 2))(
@@ -74,7 +73,7 @@ def test_a_law_beyond_the_grid_leaves_its_noisiest_pair(key):
 
 
 def test_easy_pairs_by_hand(key):
-  """r of the stage, of which there are two, and weights of time / (t - r)."""
+  """There are two stages; the weight is the time's, divided by t - r."""
   t, weight = np.float32([0.5, 3.0, 20.0]), np.float32([1.0, 2.0, 5.0])
 
   def times(key, batch_size, schedule):
@@ -91,7 +90,7 @@ def test_easy_pairs_by_hand(key):
 
 
 def test_every_pair_of_a_grid_is_as_likely(key):
-  """Shares within five standard errors; r is the cleaner neighbour."""
+  """Shares are within five standard errors; r is the cleaner neighbour."""
   n = 3000
   level_t, level_r, weight = level_pairs.grid_pairs(4)(key, n, EDM, 0)
   index = np.rint(3 * np.asarray(level_t.t))
@@ -99,8 +98,3 @@ def test_every_pair_of_a_grid_is_as_likely(key):
   shares = np.bincount(index.astype(int), minlength=4) / n
   assert shares[0] == 0.0 and (weight == 1.0).all()
   assert (np.abs(shares[1:] - 1 / 3) < 5 * np.sqrt(2 / 9 / n)).all()
-
-
-def test_too_few_levels_are_refused():
-  with pytest.raises(ValueError, match='num_scales is 1: a pair needs 2'):
-    level_pairs.grid_pairs(1)

@@ -18,7 +18,7 @@ def lines(folder):
 
 
 def events(folder):
-  """TensorBoard's records: length, checksum, event, checksum."""
+  """Reads TensorBoard's records: length, checksum, event, checksum."""
   found = []
   for path in sorted(folder.glob('events.out.*')):
     data, i = path.read_bytes(), 0
@@ -66,7 +66,7 @@ def test_hparams_are_what_tensorboard_reads(tmp_path):
 
 
 def shown(folder):
-  """[(tag, step)] that are left by TensorBoard's rule of SessionLog.START."""
+  """Returns [(tag, step)] that TensorBoard shows after SessionLog.START."""
   left = []
   for event in events(folder):
     if event.session_log.status == event_pb2.SessionLog.START:
@@ -77,7 +77,7 @@ def shown(folder):
 
 @pytest.mark.parametrize('last', [0, 2])
 def test_tensorboard_shows_no_step_twice(tmp_path, last, monkeypatch):
-  """Also after a restart before the first checkpoint, at step 0."""
+  """The restart is at step 0, before the first checkpoint, or at step 2."""
   clock = itertools.count(1000)  # names of the files are in seconds
   monkeypatch.setattr(time, 'time', lambda: next(clock))
   for start, stop in ((0, 3), (last, 4)):
@@ -124,9 +124,7 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, capsys):
     (3, 30.0),
   ]
   said = capsys.readouterr().out
-  assert (
-    'dropped: 2 of steps after 2, which are done again, 1 damaged\n' in said
-  )
+  assert 'dropped 2 lines after step 2 and 1 damaged\n' in said
 
 
 def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path, capsys):
@@ -138,11 +136,11 @@ def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path, capsys):
   writer.write_scalars(3, {'loss': 1.0})
   writer.close()
   assert path.read_bytes() == b''.join(good)
-  assert capsys.readouterr().out.startswith(f'{path}: lines dropped: 5 damaged')
+  assert capsys.readouterr().out.endswith(' after step 2 and 5 damaged\n')
 
 
 def test_a_full_disk_is_noticed_at_once_and_blocks_nothing(tmp_path):
-  """A limit on the size of files stands in for it."""
+  """A limit on the size of files stands in for a full disk."""
   import resource
 
   writer = MetricWriter(tmp_path)

@@ -1,4 +1,4 @@
-"""The sampler of Nichol & Dhariwal 2021, section 3.3, against lists."""
+"""The sampler of Nichol & Dhariwal 2021, section 3.3, against Python lists."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ record_jit = jax.jit(record)
 
 
 def probabilities(lists, length=10):
-  """p_t proportional to sqrt(E[L_t^2]) of the latest ten, 0.1 % uniform."""
+  """Computes p_t ~ sqrt(E[L_t^2]) of the latest ten, 0.1 % uniform."""
   if min(map(len, lists)) < length:
     return np.full(T, 1 / T)
   size = np.array([np.sqrt(np.mean(np.square(x[-length:]))) for x in lists])
@@ -28,7 +28,7 @@ def probabilities(lists, length=10):
 
 
 def test_iddpm_eq_18_probabilities_literally():
-  """Batches in which a step occurs never, once, or more than ten times."""
+  """A step occurs never, once, or more than ten times in a batch."""
   rng = np.random.default_rng(0)
   history, lists = init_loss_history(T), [[] for _ in range(T)]
   full = []

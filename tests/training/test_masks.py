@@ -35,7 +35,7 @@ def test_a_box_is_one_box_of_a_quarter_to_three_quarters():
 
 
 def test_a_stroke_is_what_lies_near_the_lines_between_its_corners():
-  """By brute force: 2,000 points of every line, the corners drawn again."""
+  """The stroke is drawn again by 2,000 points of every line."""
 
   @jax.jit
   @jax.vmap
@@ -64,7 +64,7 @@ def test_every_image_has_a_mask_of_its_own(key):
   halves = {m.tobytes() for m in draw(masks.half)}
   share = np.mean([m.tobytes() in halves for m in found])
   assert abs(share - 1 / 3) < 5 * (2 / 9 / 200) ** 0.5
-  # by its own key alone
+  # a mask depends only on its own key
   alone = np.asarray(draw_masks(KEYS[7:8], (1, 8, 12, 3)))
   whole = np.asarray(draw_masks(KEYS, (200, 8, 12, 3)))
   np.testing.assert_array_equal(alone[0], whole[7])

@@ -1,5 +1,6 @@
-"""What all objectives share: their draws, and the weights of their times."""
+"""Properties of all objectives: draws, weights of times, and parts."""
 
+import functools
 import itertools
 
 import jax
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from diffusion_jax.core.broadcasting import expand_to
 from diffusion_jax.training import (
   classifier,
   consistency,
+  discrete,
   distillation,
   flow_maps,
   level_pairs,
@@ -19,7 +22,7 @@ from diffusion_jax.training import (
 )
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context, Network, Objective
-from diffusion_jax.training.step import accumulated
+from diffusion_jax.training.step import accumulated, rows
 
 SCHEDULE = dj.CosineSchedule()
 
@@ -29,9 +32,9 @@ def zeros(params, x, noise, cond, *, key=None):
 
 
 def test_times_with_weights_are_importance_sampling(key):
-  """Of x_0 = 0 as a prediction the loss is x_0^2, whatever the level.
+  """The loss of the prediction 0 is x_0^2 at any level.
 
-  Its mean is that of weight * x_0^2, also in every quarter of t.
+  Its mean is the mean of weight * x_0^2, also in each quarter of t.
   """
   weight = np.array([0.5, 2.0, 3.0, 7.0])
   t = np.array([0.1, 0.2, 0.6, 0.9])
@@ -58,7 +61,7 @@ def test_times_with_weights_are_importance_sampling(key):
 
 
 def test_no_two_draws_of_an_objective_are_related(key):
-  """Correlations of all pairs over 4096 images of one pixel.
+  """The correlations of all pairs over 4096 images of one pixel are small.
 
   Equal keys give equal uniform numbers, and so equal coins and equal ranks.
   """
@@ -154,7 +157,7 @@ LINEAR = Network(
 
 
 def at_two_levels(first, second):
-  """Denoising at two levels of each example, with the same noise."""
+  """Makes denoising at two levels of each example with the same noise."""
 
   def loss(params, context, inputs, keys):
     def error_at(t):
@@ -180,7 +183,7 @@ def at_one_level(t):
 
 
 def test_several_levels_of_an_example_are_several_calls(key):
-  """The loss at two levels is the mean of the losses at each, in parts too."""
+  """The loss at two levels is the mean of the losses at each level."""
   x0 = np.random.default_rng(1).standard_normal((4, 2, 2, 1), np.float32)
   arguments = {'network': np.float32(0.7)}, Context(), key, {'image': x0}
   run = lambda objective, parts=1: jax.device_get(
@@ -196,41 +199,125 @@ def test_several_levels_of_an_example_are_several_calls(key):
 
 
 TEACHER = {
-  'teacher': lambda frozen, cond: lambda xt, level: dj.Prediction(xt),
+  'teacher': lambda frozen, cond: lambda xt, level: dj.Prediction(0.5 * xt),
   'solver': dj.ddim(),
 }
 AT = {'times': dj.uniform_times}
+PAIRS = {'pairs': level_pairs.grid_pairs()}
 # objective: its arguments, and the options of a network that it can use
 OBJECTIVES = {
+  objectives.denoising: (
+    AT, {'learned_variance', 'augment', 'self_conditioning'}
+  ),
   objectives.hybrid: ({'schedule_steps': 4}, {'learned_variance'}),
+  objectives.vlb: (
+    {'schedule_steps': 4, 'loss_aware': True}, {'learned_variance'}
+  ),
   objectives.vdm: ({'num_levels': 2}, set()),
   distillation.progressive_distillation: ({'num_steps': 4} | TEACHER, set()),
   distillation.reflow: ({}, set()),
-  flow_maps.mean_flow: ({}, {'augment'}),
-  flow_maps.shortcut: ({}, set()),
-  consistency.consistency_training: (
-    {'pairs': level_pairs.grid_pairs()}, set()
+  flow_maps.mean_flow: (
+    {'guidance': flow_maps.power_law_guidance()}, {'augment'}
   ),
-  consistency.consistency_distillation: (
-    {'pairs': level_pairs.grid_pairs()} | TEACHER, set()
-  ),
+  flow_maps.shortcut: ({'num_steps': 4}, set()),
+  consistency.consistency_training: (PAIRS, set()),
+  consistency.consistency_distillation: (PAIRS | TEACHER, set()),
   consistency.continuous_consistency: (AT, set()),
   classifier.classifier: (AT, set()),
+  discrete.d3pm: ({'num_steps': 4}, set()),
+  discrete.masked: ({}, set()),
 }  # fmt: skip
+OPTIONS = {
+  'learned_variance': True,
+  'augment': lambda keys, x0: (
+    x0 + 0.1 * expand_to(uniform_each(keys), x0),
+    uniform_each(keys)[:, None],
+  ),
+  'self_conditioning': True,
+}
+BOUNDED = dj.CosineSchedule(-5.0, 5.0)
+uniform_each = jax.vmap(jax.random.uniform)
+STATES = {
+  discrete.d3pm: dj.uniform_process,
+  discrete.masked: dj.masking_process,
+}
+
+
+def made(make, network):
+  """Makes the objective; some need a process, or make their schedule."""
+  process = [STATES[make](3)] if make in STATES else []
+  schedule = (lambda _: BOUNDED) if make is objectives.vdm else BOUNDED
+  return make(network, *process, schedule, **OBJECTIVES[make][0])
 
 
 @pytest.mark.parametrize('make', OBJECTIVES)
 def test_options_of_a_network_that_have_no_effect_are_refused(make):
-  arguments, usable = OBJECTIVES[make]
-  for name, value in {
-    'learned_variance': True,
-    'augment': lambda keys, x0: (x0, keys),
-    'self_conditioning': True,
-  }.items():
-    network = Network(linear, dj.logsnr_input, **{name: value})
-    if name in usable:
-      assert isinstance(make(network, SCHEDULE, **arguments), Objective)
+  for name, value in OPTIONS.items():
+    if name in OBJECTIVES[make][1]:
       continue
-    message = f'the network has {name}, which {make.__name__} cannot use'
-    with pytest.raises(ValueError, match=message):
-      make(network, SCHEDULE, **arguments)
+    network = Network(linear, dj.logsnr_input, **{name: value})
+    with pytest.raises(ValueError, match=f'the network has {name}, which '):
+      made(make, network)
+
+
+@pytest.mark.parametrize('make', OBJECTIVES)
+def test_parts_of_a_batch_are_the_batch(make, key):
+  """Loss, metrics and records can be computed from parts of the draws.
+
+  The network gets the same key at each evaluation, and its condition.
+  """
+  usable, seen = OBJECTIVES[make][1], []
+
+  def network_fn(params, x, noise, cond, *, key=None):
+    seen.append(jax.random.key_data(key))
+    x = jnp.asarray(x, float)
+    out = params * jnp.sin(x) + 0.1 * expand_to(noise, x)
+    for value in jax.tree.leaves(cond):
+      out += 0.1 * expand_to(jnp.mean(value.reshape(len(x), -1), axis=1), x)
+    if make in STATES:
+      num_states = 3 + (make is discrete.masked)
+      return jnp.stack([i * out for i in range(num_states)], axis=-1)
+    if make is classifier.classifier:
+      return out.reshape(len(x), -1)
+    return jnp.tile(out, 2) if 'learned_variance' in usable else out
+
+  objective = made(make, Network(
+    network_fn,
+    dj.time_input(1.0),
+    parametrization='v',
+    condition=make_condition(dropout=0.5),
+    **{name: value for name, value in OPTIONS.items() if name in usable},
+  ))  # fmt: skip
+  rng = np.random.default_rng(0)
+  context = Context(1, {'network': 0.6}, (), objective.init())
+  image = rng.choice([-1.0, 1.0], (6, 2, 2, 1)).astype(np.float32)
+
+  @jax.jit
+  def run(key, label):
+    batch = {
+      'image': image,
+      'label': label,
+      'noise': image[::-1],
+      'states': rng.integers(0, 3, image.shape),
+    }
+    inputs, keys = objective.draw(key, batch, context)
+    loss = lambda inputs: objective.loss(
+      {'network': 0.7}, context, inputs, keys
+    )
+    part = lambda index: loss(rows(inputs, index, 2))
+    whole, keys_seen = loss(inputs), list(seen)
+    return whole, jax.lax.map(part, jnp.arange(2)), keys_seen
+
+  label = np.arange(6) % 3
+  whole, parts, seen = jax.device_get(run(key, label))
+  np.testing.assert_allclose(parts[0].mean(), whole[0], rtol=1e-5)
+  records = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1), parts[1][1])
+  metrics = jax.tree.map(lambda x: x.sum(axis=0), parts[1][0])
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+  jax.tree.map(close, records, whole[1][1])
+  for name, mean in whole[1][0].items():
+    close(metrics[name].total * mean.count, mean.total * metrics[name].count)
+  if make is not objectives.denoising:  # its first estimate has another key
+    assert len({*map(bytes, seen)}) == 1
+  if make is not classifier.classifier:
+    assert run(key, label + 1)[0][0] != whole[0]

@@ -1,4 +1,4 @@
-"""The files of snapshots: what is kept, and how a training continues."""
+"""Files of snapshots, which are kept, and how a training continues."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ def averages(value):
 
 
 def train(workdir, start, stop, every=10, keep=8, size=64):
-  """What a training does with its snapshots from one step to another."""
+  """Writes and thins snapshots as a training does."""
   seen = snapshots.begin(workdir, start, size)
   for step in range(start + 1, stop + 1):
     if step % every == 0:
@@ -44,7 +44,7 @@ def test_dense_at_first_then_every_second_and_no_more_than_asked(tmp_path):
   assert kept[170] == [*range(20, 161, 20), 170]
   assert kept[180] == [40, 80, 120, 160, 180]
   assert kept[640] == list(range(80, 641, 80))
-  # the last of a run that was continued stays: it is at no multiple
+  # a snapshot at another step than a multiple stays
   seen = snapshots.begin(tmp_path, 645, 64)
   snapshots.write(tmp_path, 645, seen.images_at(645), averages(0))
   train(tmp_path, 645, 800)
@@ -52,7 +52,7 @@ def test_dense_at_first_then_every_second_and_no_more_than_asked(tmp_path):
 
 
 def test_killed_and_continued_leaves_the_same_files(tmp_path):
-  """Killed while it wrote that of step 170, and continued after step 85."""
+  """It is killed while it writes step 170, and continued after step 85."""
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   train(whole, 0, 200)
   train(parts, 0, 160)
@@ -74,7 +74,7 @@ def test_killed_and_continued_leaves_the_same_files(tmp_path):
 def test_images_are_counted_where_the_batch_size_changes(tmp_path):
   train(tmp_path, 0, 30)
   assert train(tmp_path, 20, 40, size=128) == (20, 20 * 64, 128)
-  # killed at 40, and continued after 30 in batches of a third size
+  # it is killed at 40, and continued after 30 with a third batch size
   seen = train(tmp_path, 30, 50, size=16)
   assert seen == (30, 20 * 64 + 10 * 128, 16)
   assert seen.more_steps == 80 + 80 - 30
@@ -95,9 +95,7 @@ def test_damage_is_noticed(tmp_path):
   path.write_bytes(data)
   assert snapshots.read_images(tmp_path, 10) == 640
   snapshots.check(tmp_path, 20)
-  with pytest.raises(
-    ValueError, match='10.safetensors is damaged, or not what'
-  ):
+  with pytest.raises(ValueError, match='10.safetensors is damaged .SHA256SUMS'):
     snapshots.check(tmp_path, 10)
   path.write_bytes(data[:20])
   with pytest.raises(ValueError, match='10.safetensors is damaged'):

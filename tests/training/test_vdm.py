@@ -1,9 +1,9 @@
 """The objective `vdm`: the bound of an exact model is the entropy of the data.
 
-Each pixel is +1 with probability P and else -1, alone: E[x | z] is a tanh. In
-continuous time, with ends wide enough, no part of the bound is lost. Draws of
-the loss have heavy tails, so expectations are integrals here, and the objective
-is held against a transcription at the noise and the levels that it has drawn.
+Each pixel is independently +1 with probability P, else -1: E[x | z] is a tanh.
+In continuous time with wide ends, no part of the bound is lost. Draws of the
+loss have heavy tails, so expectations are integrals here, and the objective is
+compared with a transcription at its own noise and levels.
 """
 
 from typing import Any
@@ -15,9 +15,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.training import objectives
-from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context, Network
-from diffusion_jax.training.step import accumulated
 
 P = 0.8
 ENTROPY = -(P * np.log2(P) + (1 - P) * np.log2(1 - P))  # bits
@@ -36,7 +34,7 @@ def learned(params):
 
 
 def exact(params, z, logsnr, cond, *, key=None):
-  """eps_hat of the exact denoiser."""
+  """Computes eps_hat of the exact denoiser."""
   logsnr = logsnr.reshape(-1, *[1] * (z.ndim - 1))
   alpha = jnp.sqrt(jax.nn.sigmoid(logsnr))
   sigma = jnp.sqrt(jax.nn.sigmoid(-logsnr))
@@ -57,21 +55,11 @@ def batch(n, seed=0):
   return {'image': np.where(white, 1.0, -1.0), 'label': np.arange(n) % 3}
 
 
-def bent(t):
-  gamma = lambda _, t: -7.0 + 14.0 * t**2
-  return dj.LearnedSchedule((), gamma)(t)
-
-
 # name: (make_schedule, t of gamma = -log SNR, d gamma / dt)
 FIRST = np.arctan(np.exp(-3.5))  # the cosine's angle at t = 0
 SPAN = np.pi / 2 - 2 * FIRST
 PATHS = {
   'line': (learned, lambda g: (g + 7) / 14, lambda t: np.full_like(t, 14.0)),
-  'bent': (
-    lambda _: bent,
-    lambda g: np.sqrt((g + 7) / 14),
-    lambda t: 28.0 * t,
-  ),
   'cosine': (
     lambda _: dj.CosineSchedule(-7.0, 7.0),
     lambda g: (np.arctan(np.exp(g / 2)) - FIRST) / SPAN,
@@ -85,7 +73,7 @@ def sigmoid(x):
 
 
 def eps_error(x, eps, gamma):
-  """(eps - eps_hat)^2 of the exact model, float64."""
+  """Computes (eps - eps_hat)^2 of the exact model in float64."""
   alpha, sigma = np.sqrt(sigmoid(-gamma)), np.sqrt(sigmoid(gamma))
   z = alpha * x + sigma * eps
   x_hat = np.tanh(alpha * z / sigma**2 + 0.5 * np.log(P / (1 - P)))
@@ -93,7 +81,7 @@ def eps_error(x, eps, gamma):
 
 
 def expected_error(gamma):
-  """Its expectation over x and eps, [N] for gamma [N], by the trapezoid."""
+  """Integrates it over x and eps, [N] for gamma [N]."""
   eps = np.linspace(-9.0, 9.0, 3001)
   density = np.exp(-(eps**2) / 2) / np.sqrt(2 * np.pi)
   gamma = gamma[:, None]
@@ -103,16 +91,20 @@ def expected_error(gamma):
 
 
 def drawn(key, n=64, **kw):
-  """Metrics of one batch, and per image x, eps and gamma of its draws."""
+  """Returns the metrics of a batch, and per image x, eps and gamma."""
   seen = []
 
   def network_fn(params, z, logsnr, cond, *, key=None):
-    jax.debug.callback(lambda *a: seen.extend(a), z, logsnr)
+    seen.extend((z, logsnr))
     return exact(params, z, logsnr, cond)
 
-  run = jax.jit(objective(network_fn=network_fn, **kw))
-  loss, (metrics, state) = jax.device_get(run(PARAMS, Context(), key, batch(n)))
-  jax.effects_barrier()
+  @jax.jit
+  def run(key, data):
+    return objective(network_fn=network_fn, **kw)(
+      PARAMS, Context(), key, data
+    ), seen
+
+  (loss, (metrics, state)), seen = jax.device_get(run(key, batch(n)))
   assert state == () and loss == metrics['loss'].total
   z, gamma = np.asarray(seen[0], float), -np.asarray(seen[1], float)
   x = np.asarray(batch(n)['image'], np.float64)
@@ -127,7 +119,7 @@ def in_bits(nats):
 
 @pytest.mark.parametrize('name', PATHS)
 def test_the_loss_of_its_draws_literally(name, key):
-  """Prior (x^2 = 1) + gamma' / 2 |eps - eps_hat|^2 + 0 (VDM Eq. 11 and 17)."""
+  """It is prior + gamma' / 2 |eps - eps_hat|^2 + 0 (VDM Eq. 11 and 17)."""
   make_schedule, time, slope = PATHS[name]
   metrics, x, eps, gamma = drawn(key, make_schedule=make_schedule)
   t = time(gamma)
@@ -158,7 +150,7 @@ def test_the_two_noises_of_an_image_are_unrelated(key):
 
 
 def test_the_expected_bound_of_the_exact_model_is_the_entropy():
-  """Of those terms, whatever the schedule: dt gamma' = d gamma."""
+  """This holds for any schedule, since dt gamma' = d gamma."""
   gamma = np.linspace(-7.0, 7.0, 281)
   nats = 0.5 * np.trapezoid(expected_error(gamma), gamma)
   bound = nats / np.log(2.0) - 0.5 * np.log2(sigmoid(7.0))
@@ -166,8 +158,10 @@ def test_the_expected_bound_of_the_exact_model_is_the_entropy():
 
 
 def test_the_prior_and_the_reconstruction_are_closed_forms(key):
-  """x^2 = 1: the prior loss is -log(sigma_1^2) / 2 whatever x is; a z_0 of
-  sigma_0 = 0.6 lets -log sigmoid(2 x z alpha / sigma^2) be integrated."""
+  """The prior loss is -log(sigma_1^2) / 2, since x^2 = 1.
+
+  With sigma_0 = 0.6, -log sigmoid(2 x z alpha / sigma^2) can be integrated.
+  """
   params = PARAMS | {'schedule': {'low': np.array(0.5), 'span': np.ones(())}}
   run = jax.jit(objective())
   _, (metrics, _) = jax.device_get(run(params, Context(), key, batch(20_000)))
@@ -184,9 +178,9 @@ def test_the_prior_and_the_reconstruction_are_closed_forms(key):
   assert abs(found - expected) < 4.5 * error < 0.02 * expected
 
 
-@pytest.mark.parametrize('T', [8, 64])
-def test_in_finite_time_the_bound_is_looser(T, key):
-  """Its times are the steps 1 / T..1, its weights those of VDM Eq. 14."""
+def test_in_finite_time_the_bound_is_looser(key):
+  """Its times are the steps 1 / T..1, its weights follow VDM Eq. 14."""
+  T = 8
   metrics, x, eps, gamma = drawn(key, num_steps=T)
   step = (gamma + 7.0) / 14.0 * T
   np.testing.assert_allclose(step, np.rint(step), atol=1e-4)
@@ -197,25 +191,26 @@ def test_in_finite_time_the_bound_is_looser(T, key):
   counts = [metrics[f'loss_quarter_{q}'].count for q in range(1, 5)]
   assert counts == [16] * 4
   expected = expected_error(14.0 * np.arange(1, T + 1) / T - 7.0).mean()
-  assert weight * expected / np.log(2.0) > ENTROPY + {8: 0.1, 64: 0.01}[T]
+  assert weight * expected / np.log(2.0) > ENTROPY + 0.1
 
 
-@pytest.mark.parametrize('kind', ['x0', 'v'])
-def test_the_network_may_predict_anything(kind, key):
-  """The same network, its output turned into x0 or v: the same loss."""
+def test_the_network_may_predict_anything(key):
+  """The loss is the same when the network's output is converted to v."""
 
-  def turned(params, z, logsnr, cond, *, key=None):
+  def converted(params, z, logsnr, cond, *, key=None):
     level = dj.NoiseLevel(
       logsnr,
       jnp.sqrt(jax.nn.sigmoid(logsnr)),
       jnp.sqrt(jax.nn.sigmoid(-logsnr)),
     )
     eps = exact(params, z, logsnr, cond)
-    return dj.target(kind, dj.to_x0('eps', eps, z, level), eps, level)
+    return dj.target('v', dj.to_x0('eps', eps, z, level), eps, level)
 
-  expected = jax.jit(objective())(PARAMS, Context(), key, batch(64))[0]
-  loss = objective(network_fn=turned, parametrization=kind)
-  found = jax.jit(loss)(PARAMS, Context(), key, batch(64))[0]
+  of_v = objective(network_fn=converted, parametrization='v')
+  found, expected = (
+    jax.jit(loss)(PARAMS, Context(), key, batch(64))[0]
+    for loss in (of_v, objective())
+  )
   np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
@@ -235,45 +230,3 @@ def test_gradients_reach_both_branches(key):
       ends.append(np.asarray(both(tree.unflatten(moved), data)[0]))
     difference = (ends[0] - ends[1]) / (2 * h)
     np.testing.assert_allclose(found, difference, rtol=0.02, atol=1e-4)
-
-
-@pytest.mark.parametrize('num_steps', [None, 10])
-def test_parts_of_a_batch_have_the_noise_of_the_whole(num_steps, key):
-  arguments = PARAMS, Context(), key, batch(64)
-  whole, parts = (
-    jax.device_get(
-      jax.jit(accumulated(objective(num_steps=num_steps), n))(*arguments)[0]
-    )
-    for n in (1, 4)
-  )
-  np.testing.assert_allclose(parts[0], whole[0], rtol=1e-5)
-  for name, mean in whole[1][0].items():
-    found = parts[1][0][name]
-    np.testing.assert_allclose(
-      found.total / found.count, mean.total / mean.count, rtol=1e-4, atol=1e-7
-    )
-
-
-def test_labels_and_dropout_reach_the_network(key):
-  seen = {}
-
-  def network_fn(params, x, noise, cond, *, key=None):
-    seen.update(cond, key=key)
-    return exact(params, x, noise, cond)
-
-  def run(**options):
-    seen.clear()
-    loss = objective(network_fn=network_fn, **options)
-
-    @jax.jit
-    def seen_by(key, data):
-      loss(PARAMS, Context(), key, data)
-      return dict(seen)
-
-    return jax.device_get(seen_by(key, batch(64)))
-
-  seen = run()
-  assert 'label' not in seen and seen['key'] is not None
-  seen = run(condition=make_condition(dropout=0.5))
-  np.testing.assert_array_equal(seen['label'], batch(64)['label'])
-  assert 16 < seen['drop'].sum() < 48

@@ -308,8 +308,8 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   [
     ({}, {}, r'config.edit: which image\? Give --config.edit.image='),
     ({}, {'image': 'digit'}, r'which mask\? Give --config.edit.mask='),
-    ({}, {'image': 'none', 'mask': 'mask'}, 'there is no image .*none.png'),
-    ({}, {'image': 'text', 'mask': 'mask'}, 'is not an image that Pillow'),
+    ({}, {'image': 'none', 'mask': 'mask'}, 'image .*none.png not found'),
+    ({}, {'image': 'text', 'mask': 'mask'}, 'cannot be read as an image'),
     (
       {},
       {'image': 'large', 'mask': 'mask'},

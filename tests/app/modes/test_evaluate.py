@@ -256,5 +256,5 @@ def test_what_is_not_a_number_is_not_written(run, monkeypatch):
 def test_a_run_without_checkpoints_is_refused(run, tmp_path):
   copy = shutil.copytree(run, tmp_path / 'copy')
   shutil.rmtree(copy / 'checkpoints')
-  with pytest.raises(UserError, match='there is no checkpoint in'):
+  with pytest.raises(UserError, match='contains no checkpoint'):
     run_mode(copy, **QUICK, **{'evaluation.name': 'y'})

@@ -58,7 +58,7 @@ def test_a_run_whose_checkpoints_are_lost(run, copy, capsys):
   MODES['train'](smoke(), str(copy))
   said = capsys.readouterr().out
   assert 'mine has a config.json but no checkpoint: it begins at step 0' in said
-  assert 'it is kept as metrics.1.jsonl' in said
+  assert 'is kept as metrics.1.jsonl' in said
   assert (copy / 'metrics.1.jsonl').read_bytes() == old
   text = (copy / 'metrics.jsonl').read_text()
   assert [json.loads(x)['step'] for x in text.splitlines()] == [1, 2, 3, 4]

@@ -119,7 +119,7 @@ def test_sample_trajectory_is_a_gif_from_noise_to_image(run):
 
 def test_sampling_without_a_checkpoint(run, tmp_path):
   shutil.copy(run / 'config.json', tmp_path)
-  with pytest.raises(UserError, match='there is no checkpoint in'):
+  with pytest.raises(UserError, match='contains no checkpoint'):
     MODES['sample'](smoke(), tmp_path)
 
 
