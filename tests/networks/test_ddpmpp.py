@@ -30,10 +30,10 @@ SMALL = TINY | dict(multipliers=(1,), attention_resolutions=())
   'classes, expected', [(0, 55_733_891), (10, 55_735_299)]
 )
 def test_edms_network_has_the_published_number_of_parameters(classes, expected):
-  """recipes 0."""
+  """The numbers are in recipes 0."""
   network = DDPMpp(augment_dim=9, num_classes=classes)
   label = {'label': jnp.zeros(1, int)} if classes else None
-  assert count(shapes(network, 32, label)) == expected
+  assert count(shapes(network, 32, cond=label)) == expected
 
 
 def groups(channels):

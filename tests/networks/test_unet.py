@@ -357,7 +357,7 @@ def test_refusals(key):
     UNet(**TINY).init(key, x, jnp.zeros(1), {'label': jnp.zeros(1, int)})
   for options, message in (
     ({'num_groups': 3}, 'num_groups=3 does not divide the 8 channels'),
-    ({'multipliers': (1, 0.2)}, 'does not divide the 1 channels of a norm'),
+    ({'multipliers': (1, 0.2)}, 'num_groups=4 does not divide the 9 channels'),
     ({'stem_channels': 6}, 'does not divide the 6 channels'),
   ):
     with pytest.raises(ValueError, match=message):

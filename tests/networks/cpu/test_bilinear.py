@@ -44,7 +44,9 @@ def block():
   """Returns a residual block, its gradient, and abstract arguments."""
   module = ResnetBlock(64)
   x, embedding = jnp.zeros((8, 8, 8, 32)), jnp.zeros((8, 16))
-  init = jax.eval_shape(module.init, jax.random.key(0), x, embedding, False)
+  init = jax.eval_shape(
+    lambda key: module.init(key, x, embedding, False), jax.random.key(0)
+  )
 
   def apply(params, x, embedding):
     return jnp.asarray(module.apply(params, x, embedding, False))
