@@ -48,7 +48,7 @@ def page_of(cells, name):
         file = f'{name}_{len(pictures)}.png'
         pictures[file] = base64.b64decode(''.join(data['image/png']))
         alt = cell['metadata'].get('alt', '')
-        parts.append(f'![{alt}]({file}){{ .figure }}')
+        parts.append(f'![{alt}]({file})')
       elif text := ''.join(output.get('text', data.get('text/plain', ''))):
         fenced = f'```text\n{text.rstrip()}\n```'
         parts.append(f'<div class="output" markdown>\n\n{fenced}\n\n</div>')
@@ -88,7 +88,7 @@ def on_page_markdown(markdown, page, **_):
     return match[0]
 
   # On the site a notebook is a page.
-  markdown = re.sub(r'(\]\(\d\w+)\.ipynb\)', r'\1.md)', markdown)
+  markdown = re.sub(r'(\]\((?:tutorials/)?\d\w+)\.ipynb\)', r'\1.md)', markdown)
   parts = FENCED.split(markdown)
   parts[::2] = [CODE.sub(link, part) for part in parts[::2]]
   return ''.join(parts)

@@ -6,7 +6,7 @@ denoiser, the score and the log-density follow; conditioning on some coordinates
 gives a mixture too. Of a Gaussian (a mixture of one) also the entropy and the
 map of the probability-flow ODE are known; of a mixture `flow_map` solves the
 ODE. Test a sampler by running it with `oracle.denoise` in place of a network
-and comparing its samples with `oracle.mean` and `oracle.cov` (docs/testing.md),
+and comparing its samples with `oracle.mean` and `oracle.cov` (docs/library.md),
 a few-step model by comparing it with `oracle.flow_map`, point by point.
 """
 

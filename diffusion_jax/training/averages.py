@@ -13,7 +13,7 @@ from diffusion_jax.interop import files
 from diffusion_jax.training import checkpoints, power_ema, snapshots
 
 # Beyond it the sum has little to do with the average that is asked for; below,
-# the error of the parameters is about that of the profile (docs/averages.md).
+# the error of the parameters is about that of the profile (docs/training.md).
 _WORST = 0.2
 RECORD = 'average.json'  # of a run folder that --mode=average wrote
 
