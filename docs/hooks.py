@@ -1,4 +1,4 @@
-"""What the site adds to mkdocs: notebooks become pages, names of `dj` links."""
+"""Hooks of mkdocs: notebooks become pages, and names of `dj` become links."""
 
 import ast
 import base64
@@ -35,7 +35,7 @@ def source(cell):
 
 
 def page_of(cells, name):
-  """Returns a page (Markdown) and the pictures of it, name -> bytes."""
+  """Returns a page (Markdown) and its pictures, name -> bytes."""
   parts, pictures = [], {}
   for cell in cells:
     if not is_code(cell):
@@ -72,10 +72,10 @@ MODULES = 'training.', 'networks.', 'metrics.', 'testing.', 'interop.'
 
 
 def on_page_markdown(markdown, page, **_):
-  """Makes names of `dj` in code spans links to their entries.
+  """Links names of `dj` in code spans to their entries in the API pages.
 
-  On the index of equations all of them; elsewhere those that cannot be
-  something else, a mode or a sampler's name: `dj.sample`, `q_sample`.
+  The index of equations links every name. Other pages link only unambiguous
+  names such as `dj.sample` and `q_sample`: `sample` may be a mode.
   """
   everywhere = page.file.src_uri == 'equations.md'
 
@@ -95,7 +95,7 @@ def on_page_markdown(markdown, page, **_):
 
 
 def on_page_content(html, **_):
-  """Takes the backslash from pipes in code of tables, as GitHub does."""
+  """Removes the backslash before pipes in code in tables, as GitHub does."""
   return re.sub(
     r'<code>[^<]*</code>', lambda code: code[0].replace(r'\|', '|'), html
   )

@@ -193,8 +193,9 @@ def inpainting():
   known = images.scale(digits_judge.real('test')[[3, 9]])
   mask = jnp.arange(8)[:, None, None] < 4  # the upper half is known
   drop = {'label': jnp.zeros(2, int), 'drop': jnp.ones(2, bool)}
-  denoise = dj.clip_denoised(model.of_network(params, drop))
-  guided = dj.reconstruction_guided(denoise, known, mask, num_iterations=3)
+  raw = model.of_network(params, drop)
+  denoise = dj.clip_denoised(raw)
+  guided = dj.reconstruction_guided(raw, known, mask, num_iterations=3)
   levels = dj.level_grid(model.schedule(params), 100)
   walk = dj.repaint_levels(levels, num_resamples=10, jump=10)
   replaced = dj.replace_known(dj.ddim(1.0), known, mask)
@@ -202,7 +203,7 @@ def inpainting():
   methods = {
     'replacement': (denoise, replaced, levels),
     'RePaint(10)': (denoise, repainted, walk),
-    'reconstruction': (guided, dj.ddim(1.0), levels),
+    'reconstruction': (dj.clip_denoised(guided), dj.ddim(1.0), levels),
   }
   hidden = grey(np.where(mask, known, -0.5))
   times, rows = (0.99, 0.8, 0.6, 0.4, 0.2, 0.0), {}
