@@ -47,7 +47,7 @@ def get_config():
   # the half-life is at most this part of the images so far; 0: no limit
   training.ema_rampup = 0.0
   # relative widths of averages by a power of time, such as 0.05,0.10; any
-  # other width can be made of their snapshots afterwards (docs/averages.md)
+  # other width can be made of their snapshots afterwards (docs/training.md)
   training.ema_sigma_rels = ()
   training.snapshot_every = 0  # steps, num_steps / 32 for instance
   # at most this many and the latest: with more, the interval doubles
@@ -108,7 +108,7 @@ def get_config():
   sampling.trajectory = False  # also a GIF of how the images emerge
   sampling.name = 'samples'  # of the files written into samples/
 
-  average = config.average = ConfigDict()  # --mode=average (docs/averages.md)
+  average = config.average = ConfigDict()  # --mode=average (docs/training.md)
   average.sigma_rel = placeholder(float)  # the width
   average.step = placeholder(int)  # of a snapshot; None: the latest
   # the run folder to write; '': averages/<sigma_rel>-<step> of the run
@@ -124,7 +124,8 @@ def get_config():
   convert.out = ''  # the folder or file to write
   convert.label = placeholder(int)  # diffusers: the class built in; -1: none
 
-  report = config.report = ConfigDict()  # --mode=report,train (docs/report.md)
+  # --mode=report,train (docs/training.md)
+  report = config.report = ConfigDict()
   report.runs = ()  # folders of further runs, which are shown in comparison
   report.after_training = True  # also writes report.html when a training ends
   report.trajectory = True  # draws ten images step by step

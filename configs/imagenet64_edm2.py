@@ -2,7 +2,7 @@ r"""EDM2-S on ImageNet 64x64, class-conditional (Karras et al. 2024).
 
 280,209,381 parameters, trained on 1024 Mi images in batches of 2048; FID 1.58
 in the paper, by an average that is chosen after training. The arguments are the
-other sizes (docs/edm2.md). tfds prepares the data set (docs/data.md), whose
+other sizes (docs/models.md). tfds prepares the data set (docs/data.md), whose
 images were made smaller by another filter than the paper's. The release sets
 gradients that are not finite to 0 and takes the step; here the step is left
 out, up to ten times in a row. Not measured yet.
@@ -74,7 +74,7 @@ def get_config(arg=''):
   # function of relative width 0.075.
   config.training.ema_half_life = 1e12
   config.training.ema_rampup = 0.0614
-  # Any other width is chosen afterwards (docs/averages.md).
+  # Any other width is chosen afterwards (docs/training.md).
   config.training.ema_sigma_rels = (0.05, 0.10)
   config.training.snapshot_every = 4096  # 8 Mi images
   config.training.skip_nonfinite = 10

@@ -1,4 +1,4 @@
-"""What the site adds to mkdocs: notebooks become pages, names of `dj` links."""
+"""Hooks of mkdocs: notebooks become pages, and names of `dj` become links."""
 
 import ast
 import base64
@@ -35,7 +35,7 @@ def source(cell):
 
 
 def page_of(cells, name):
-  """Returns a page (Markdown) and the pictures of it, name -> bytes."""
+  """Returns a page (Markdown) and its pictures, name -> bytes."""
   parts, pictures = [], {}
   for cell in cells:
     if not is_code(cell):
@@ -48,7 +48,7 @@ def page_of(cells, name):
         file = f'{name}_{len(pictures)}.png'
         pictures[file] = base64.b64decode(''.join(data['image/png']))
         alt = cell['metadata'].get('alt', '')
-        parts.append(f'![{alt}]({file}){{ .figure }}')
+        parts.append(f'![{alt}]({file})')
       elif text := ''.join(output.get('text', data.get('text/plain', ''))):
         fenced = f'```text\n{text.rstrip()}\n```'
         parts.append(f'<div class="output" markdown>\n\n{fenced}\n\n</div>')
@@ -72,10 +72,10 @@ MODULES = 'training.', 'networks.', 'metrics.', 'testing.', 'interop.'
 
 
 def on_page_markdown(markdown, page, **_):
-  """Makes names of `dj` in code spans links to their entries.
+  """Links names of `dj` in code spans to their entries in the API pages.
 
-  On the index of equations all of them; elsewhere those that cannot be
-  something else, a mode or a sampler's name: `dj.sample`, `q_sample`.
+  The index of equations links every name. Other pages link only unambiguous
+  names such as `dj.sample` and `q_sample`: `sample` may be a mode.
   """
   everywhere = page.file.src_uri == 'equations.md'
 
@@ -88,14 +88,14 @@ def on_page_markdown(markdown, page, **_):
     return match[0]
 
   # On the site a notebook is a page.
-  markdown = re.sub(r'(\]\(\d\w+)\.ipynb\)', r'\1.md)', markdown)
+  markdown = re.sub(r'(\]\((?:tutorials/)?\d\w+)\.ipynb\)', r'\1.md)', markdown)
   parts = FENCED.split(markdown)
   parts[::2] = [CODE.sub(link, part) for part in parts[::2]]
   return ''.join(parts)
 
 
 def on_page_content(html, **_):
-  """Takes the backslash from pipes in code of tables, as GitHub does."""
+  """Removes the backslash before pipes in code in tables, as GitHub does."""
   return re.sub(
     r'<code>[^<]*</code>', lambda code: code[0].replace(r'\|', '|'), html
   )

@@ -1,4 +1,4 @@
-"""Sets the shapes of docstrings, [B, H, W, C], as code on the site."""
+"""Shows the shapes in docstrings, such as [B, H, W, C], as code on the site."""
 
 import re
 
@@ -9,10 +9,10 @@ SHAPE = re.compile(rf'(?<![`\w])\[(?:{AXIS}(?:, {AXIS})*)?\](?!\()')
 
 
 class Shapes(griffe.Extension):
-  """Marks shapes outside code spans; else `x [B][N]` would be a link."""
+  """Marks shapes as code, since Markdown reads `x [B][N]` as a link."""
 
   def on_object(self, *, obj, **_):
-    """Changes the docstring of an object."""
+    """Marks the shapes in the docstring of an object."""
     if obj.docstring:
       parts = re.split(r'(`[^`]*`)', obj.docstring.value)
       parts[::2] = [SHAPE.sub(r'`\g<0>`', part) for part in parts[::2]]

@@ -32,8 +32,9 @@ def page_examples(name):
   return EXAMPLE.findall((ROOT / 'docs' / name).read_text())
 
 
-def page_example(name):
-  (code,) = page_examples(name)
+def page_example(name, word=''):
+  """Returns the only example of a page that contains the word."""
+  (code,) = [code for code in page_examples(name) if word in code]
   return code
 
 
@@ -54,7 +55,7 @@ def check_means(printed):
 def test_the_library_page_runs_as_printed(capsys, monkeypatch):
   """Eq. 7, sampling, a module of NNX, and imported weights."""
   monkeypatch.chdir(ROOT)
-  first, second, third, fourth = page_examples('library.md')
+  first, second, third, fourth = page_examples('library.md')[:4]
   lines = run(first, capsys).splitlines()
   assert [line.split()[0] for line in lines[:3]] == ['1', '3', '5']
   assert lines[3] == 'True'
@@ -80,16 +81,16 @@ def test_the_training_page_trains_as_printed(capsys):
   assert step == '1' and float(loss) > 0 and float(loss_of_own) > 0
 
 
-def test_the_sampler_of_the_testing_page_is_of_second_order(capsys):
-  lines = run(page_example('testing.md'), capsys).splitlines()
+def test_the_sampler_of_the_library_page_is_of_second_order(capsys):
+  lines = run(page_example('library.md', 'midpoint'), capsys).splitlines()
   errors = [float(line.split()[1]) for line in lines[:3]]
   assert 3.3 < errors[0] / errors[1] < 4.7
   assert 3.3 < errors[1] / errors[2] < 4.7
 
 
-def test_the_schedule_of_the_schedules_page_has_its_prior_kl(capsys):
+def test_the_schedule_of_the_samplers_page_has_its_prior_kl(capsys):
   """x_0 = (1, 1), alpha^2 = 0.1^(2 power): KL = -log(1 - alpha^2)."""
-  _, code = page_examples('schedules.md')
+  code = page_example('samplers.md', 'Quadratic')
   found, slope = map(float, run(code, capsys).split())
   alpha2 = 0.1**4
   assert found == pytest.approx(-np.log1p(-alpha2), rel=1e-3)
@@ -97,8 +98,9 @@ def test_the_schedule_of_the_schedules_page_has_its_prior_kl(capsys):
   assert slope == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_likelihood_page_finds_the_truth(capsys):
-  first, second = run(page_example('likelihood.md'), capsys).splitlines()
+def test_the_likelihood_of_the_evaluation_page_is_the_truth(capsys):
+  code = page_example('evaluation.md', 'log_likelihood')
+  first, second = run(code, capsys).splitlines()
   found, truth = map(float, first.split())
   assert found == pytest.approx(truth, abs=0.1)
   assert second == '(64, 2)'
@@ -127,7 +129,7 @@ def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
   x_1 tells the level, so that p(x_0 | x_1) is N(x_0, beta-tilde_2), of which
   the bin is 2/255 wide, and open at both ends of [-1, 1].
   """
-  code = page_example('evaluation.md')
+  code = page_example('evaluation.md', 'decoder')
   fewer = code.replace('jnp.tile(grey, (20, 1))', 'jnp.tile(grey, (4, 1))')
   assert fewer != code
   lines = run(fewer, capsys).splitlines()
@@ -146,13 +148,13 @@ def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
 def test_the_training_loop_of_its_page_learns(capsys, tmp_path, monkeypatch):
   """As printed, but for the number of steps; at most 60 lines."""
   monkeypatch.chdir(tmp_path)
-  code = page_example('training_loop.md')
+  code = page_example('library.md', 'load_digits')
   assert len(code.splitlines()) <= 60
   short = code.replace('width = 10_000', 'width = 300')
   assert short != code
   found = {}
   with jax.numpy_rank_promotion('allow'):  # as users have it
-    exec(compile(short, 'training_loop.md', 'exec'), found)
+    exec(compile(short, 'library.md', 'exec'), found)
   first = float(capsys.readouterr().out.split()[1])
   assert found['loss'] < 0.5 * first
   with np.load('digits.npz') as samples:
@@ -171,14 +173,14 @@ def test_the_guidance_page_guides_as_printed(capsys):
       assert mean > 1.05 if expected is None else abs(mean - expected) < 0.1
 
 
-def test_the_page_of_schedules_has_every_name(capsys):
+def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
   from diffusion_jax.app.choices import SCHEDULES
   from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 
-  code, _ = page_examples('schedules.md')
+  code = page_example('samplers.md', 'respaced_steps')
   lines = run(code, capsys).splitlines()
   assert lines[0].startswith('[1000.  900.') and lines[-1] == '51 981'
-  page = (ROOT / 'docs' / 'schedules.md').read_text()
+  page = (ROOT / 'docs' / 'samplers.md').read_text()
   of_steps = {n for n in SCHEDULES if hasattr(dj, f'{n}_betas')}
   continuous = set(SCHEDULES) - of_steps
   for name in {'linear', *continuous, *SPACINGS, *STEP_CHOICES}:
@@ -222,7 +224,7 @@ def own_parts():
   from diffusion_jax.app import load, models, smoke
 
   parts, mine = types.ModuleType('my_parts'), {}
-  config, *blocks = page_examples('own_parts.md')
+  config, *blocks = page_examples('program.md')
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(sys.modules, 'my_parts', parts)
     exec(compile('\n\n'.join(blocks), 'my_parts.py', 'exec'), vars(parts))
@@ -303,7 +305,7 @@ def test_the_metric_of_own_parts_counts(own_parts):
 
 @pytest.mark.slow
 def test_own_parts_are_trained_sampled_and_evaluated(tmp_path):
-  config, *blocks = page_examples('own_parts.md')
+  config, *blocks = page_examples('program.md')
   (tmp_path / 'my_parts.py').write_text('\n\n'.join(blocks))
   (tmp_path / 'mine.py').write_text(config)
   path = f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'

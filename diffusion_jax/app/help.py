@@ -70,7 +70,7 @@ def mode_help(mode: str, config: ConfigDict, source: str) -> str:
       f'The values are {where}. --config.<field>=<value> sets a field; a flag '
       'such as --config.network=dit or --config.edit=interpolate shows the '
       'fields of another choice here. A choice can also be module:attribute '
-      '(docs/own_parts.md).'
+      '(docs/program.md).'
     ),
     '\n'.join(_field(name, config[name], comments[name]) for name in of_all),
   ]

@@ -77,7 +77,7 @@ def find(path: str, name: str, facts: Collection[str]) -> Any:
     ) from error
   misfit = _misfit(path.rpartition('.')[2], part, facts)
   if misfit:
-    raise UserError(f'config.{path}={name!r}: {misfit} (docs/own_parts.md)')
+    raise UserError(f'config.{path}={name!r}: {misfit} (docs/program.md)')
   return part
 
 

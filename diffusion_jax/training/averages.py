@@ -13,7 +13,7 @@ from diffusion_jax.interop import files
 from diffusion_jax.training import checkpoints, power_ema, snapshots
 
 # With a larger residual the sum has little to do with the requested average; up
-# to it, the parameters' error is about the profile's (docs/averages.md).
+# to it, the parameters' error is about the profile's (docs/training.md).
 _LARGEST_RESIDUAL = 0.2
 RECORD = 'average.json'  # in a run folder that --mode=average wrote
 
