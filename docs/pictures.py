@@ -1,0 +1,289 @@
+"""Draws the pictures of the guides into docs/images.
+
+  python docs/pictures.py                 # all of them; trains what is missing
+  python docs/pictures.py noise guidance  # some of them
+
+Three runs of the digits are needed, in runs/ of the current folder, and are
+trained if they are missing: a quarter of an hour on two CPU cores.
+"""
+
+import functools
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from PIL import Image
+
+import diffusion_jax as dj
+from diffusion_jax.app import load, models, weights
+from diffusion_jax.data import images
+from diffusion_jax.demos import digits_judge
+from diffusion_jax.testing import oracles
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / 'docs' / 'images'
+RUNS = {  # run -> (config, further flags)
+  'digits': ('digits.py', ()),
+  'digits_flow-unscaled': ('digits_flow.py:unscaled', ()),
+  'digits_distilled': (
+    'digits_distilled.py',
+    ('--config.training.num_steps=1000',),
+  ),
+}
+
+
+@functools.cache
+def run(name):
+  """Returns the model of a run and its averaged parameters; trains it first."""
+  config, flags = RUNS[name]
+  if not Path('runs', name, 'checkpoints').exists():
+    launch = sys.executable, str(ROOT / 'launch.py')
+    subprocess.run([*launch, f'--config=configs/{config}', *flags], check=True)
+  model = models.make(load.open_run(f'runs/{name}'), f'runs/{name}')
+  return model, weights.restore(model)[0]
+
+
+def save(figure, name):
+  """Writes a figure as a PNG of 64 colours, below 100 kB."""
+  file = io.BytesIO()
+  figure.savefig(file, dpi=110, bbox_inches='tight', facecolor='white')
+  plt.close(figure)
+  picture = Image.open(file).convert('RGB')
+  picture = picture.quantize(64, dither=Image.Dither.NONE)
+  path = FOLDER / f'{name}.png'
+  picture.save(path, 'PNG', optimize=True)
+  assert path.stat().st_size < 100_000, path
+  print(path)
+
+
+def sheet(name, rows, titles, width):
+  """Draws rows of pictures, {label: [a batch for each title]}."""
+  shape = len(rows), len(titles)
+  figure, axes = plt.subplots(*shape, figsize=(width, 10), squeeze=False)
+  height = 0.0
+  for label, line, batches in zip(rows, axes, rows.values(), strict=True):
+    for axis, title, batch in zip(line, titles, batches, strict=True):
+      picture = images.grid(batch, len(batch))
+      axis.imshow(picture, cmap='gray', vmin=0, vmax=255)
+      axis.set(xticks=[], yticks=[])
+      if axis in axes[0]:
+        axis.set_title(title, fontsize=9)
+    ratio = sum(images.grid(b, len(b)).shape[1] for b in batches)
+    height += (width + 1) * len(picture) / ratio
+    line[0].set_ylabel(label, rotation=0, ha='right', va='center', fontsize=9)
+  figure.set_size_inches(width, height * 1.1 + 0.3)
+  figure.subplots_adjust(wspace=0.03, hspace=0.06)
+  save(figure, name)
+
+
+def grey(x):
+  """Returns samples of digits as uint8 [N, 8, 8, 1]."""
+  return images.to_uint8(np.asarray(x), 17)
+
+
+def noise():
+  """Draws the log-SNR of schedules, and a photo noised along three of them."""
+  vp = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+  schedules = {
+    'linear (DDPM)': vp,
+    'cosine': dj.CosineSchedule(),
+    'shifted by 4': dj.ShiftedSchedule(dj.CosineSchedule(), 4.0),
+    'flow': dj.RectifiedFlowSchedule(),
+    'karras (EDM)': dj.KarrasSchedule(),
+  }
+  figure = plt.figure(figsize=(10, 3.2))
+  left, right = figure.subfigures(1, 2, width_ratios=(1, 1.25))
+  axis, t = left.subplots(), np.linspace(0.002, 0.998, 300)
+  for name, schedule in schedules.items():
+    axis.plot(t, schedule(jnp.asarray(t)).logsnr, label=name)
+  axis.set(xlabel='t', ylabel='log-SNR', ylim=(-14, 14))
+  axis.grid(alpha=0.3)
+  axis.legend(fontsize=7)
+  photo = images.fit(images.read_image(images.photo_path('china.jpg')), 64)
+  x0 = jnp.asarray(images.scale(photo))
+  eps = jax.random.normal(jax.random.key(0), x0.shape)
+  shown = ('linear (DDPM)', 'cosine', 'flow')
+  times = (0.0, 0.2, 0.4, 0.6, 0.8)
+  for line, name in zip(right.subplots(3, 5), shown, strict=True):
+    for axis, t in zip(line, times, strict=True):
+      x = dj.q_sample(x0, eps, schedules[name](t))
+      axis.imshow(images.quantize(x))
+      axis.set(xticks=[], yticks=[])
+      if name == shown[0]:
+        axis.set_title(f't = {t:g}', fontsize=8)
+    line[0].set_ylabel(name.split()[0], fontsize=8)
+  right.subplots_adjust(wspace=0.05, hspace=0.05, right=0.99, left=0.05)
+  save(figure, 'schedules')
+
+
+def paths():
+  """Draws paths of samples of a mixture, whose denoiser is exact."""
+  means = [[-1.5, 0.0], [0.8, 1.2], [1.0, -1.2]]
+  data = oracles.mixture([0.4, 0.3, 0.3], means, [0.05 * np.eye(2)] * 3)
+  levels = dj.level_grid(dj.CosineSchedule(), 60)
+  x = dj.prior_sample(jax.random.key(3), (40, 2), levels.take(0))
+  figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True)
+  samplers = {'dj.ddim()': dj.ddim(), 'dj.ddim(eta=1.0)': dj.ddim(1.0)}
+  for axis, (name, sampler) in zip(axes, samplers.items(), strict=True):
+    key = jax.random.key(1)
+    xs = dj.sample(key, data.denoise, sampler, levels, x, True)
+    time = np.linspace(0, 1, len(xs))
+    colours = plt.get_cmap('tab10')(np.asarray(xs[-1] @ jnp.ones(2) > 0) * 3)
+    for i, colour in enumerate(colours):
+      axis.plot(time, xs[:, i, 0], color=colour, lw=0.7, alpha=0.8)
+    axis.set(title=name, xlabel='noise → data')
+    axis.grid(alpha=0.3)
+  axes[0].set_ylabel('first coordinate')
+  save(figure, 'paths')
+
+
+def samplers():
+  """Draws the same noise by four samplers with 5, 10, 25 and 50 calls."""
+  model, params = run('digits')
+  schedule, labels = model.schedule(params), jnp.arange(10) % 10
+  denoise = dj.clip_denoised(model.of_network(params, {'label': labels}))
+  kinds = {
+    'ancestral': (dj.ancestral('fixed_small'), 'uniform'),
+    'DDIM': (dj.ddim(), 'uniform'),
+    'DPM-Solver++(2M)': (dj.dpm_solver_pp(2), 'logsnr'),
+    'UniPC-2': (dj.unipc(2), 'logsnr'),
+  }
+  calls, rows = (5, 10, 25, 50), {}
+  for name, (sampler, spacing) in kinds.items():
+
+    def draw(n, sampler=sampler, spacing=spacing):
+      levels = dj.level_grid(schedule, n, spacing)
+      x = dj.prior_sample(jax.random.key(0), (10, 8, 8, 1), levels.take(0))
+      return dj.sample(jax.random.key(1), denoise, sampler, levels, x)
+
+    rows[name] = [grey(jax.jit(functools.partial(draw, n))()) for n in calls]
+  sheet('samplers', rows, [f'{n} calls' for n in calls], 11)
+
+
+def guidance():
+  """Draws the same noise with four scales of classifier-free guidance."""
+  model, params = run('digits')
+  labels = jnp.arange(20) % 10
+  maker = dj.make_paired_denoiser
+  pair = model.of_network(params, {'label': labels}, maker)
+  levels = dj.level_grid(model.schedule(params), 100)
+  x = dj.prior_sample(jax.random.key(2), (20, 8, 8, 1), levels.take(0))
+
+  @jax.jit
+  def draw(scale):
+    guided = dj.clip_denoised(dj.classifier_free(pair, scale))
+    return dj.sample(jax.random.key(3), guided, dj.ddim(1.0), levels, x)
+
+  scales = 0.0, 1.0, 2.0, 4.0
+  rows = {f'w = {scale:g}': [grey(draw(scale))] for scale in scales}
+  sheet('guidance', rows, ['the same noise and classes 0 to 9, twice'], 10)
+
+
+def inpainting():
+  """Draws the states of three methods that complete half a digit."""
+  model, params = run('digits')
+  known = images.scale(digits_judge.real('test')[[3, 9]])
+  mask = jnp.arange(8)[:, None, None] < 4  # the upper half is known
+  drop = {'label': jnp.zeros(2, int), 'drop': jnp.ones(2, bool)}
+  raw = model.of_network(params, drop)
+  denoise = dj.clip_denoised(raw)
+  guided = dj.reconstruction_guided(raw, known, mask, num_iterations=3)
+  levels = dj.level_grid(model.schedule(params), 100)
+  walk = dj.repaint_levels(levels, num_resamples=10, jump=10)
+  replaced = dj.replace_known(dj.ddim(1.0), known, mask)
+  repainted = dj.repaint(dj.ddim(1.0), known, mask)
+  methods = {
+    'replacement': (denoise, replaced, levels),
+    'RePaint(10)': (denoise, repainted, walk),
+    'reconstruction': (dj.clip_denoised(guided), dj.ddim(1.0), levels),
+  }
+  hidden = grey(np.where(mask, known, -0.5))
+  times, rows = (0.99, 0.8, 0.6, 0.4, 0.2, 0.0), {}
+  for name, (denoise, sampler, levels) in methods.items():
+
+    @jax.jit
+    def draw(denoise=denoise, sampler=sampler, levels=levels):
+      x = dj.prior_sample(jax.random.key(4), known.shape, levels.take(0))
+      return dj.sample(jax.random.key(5), denoise, sampler, levels, x, True)
+
+    xs, t = draw(), np.asarray(levels.t)
+    last = [np.flatnonzero(t >= time - 1e-6)[-1] for time in times[:-1]]
+    states = [grey(xs[i]) for i in [*last, len(xs) - 1]]
+    rows[name] = [hidden, *states, grey(known)]
+  titles = ['known', *(f't = {t:g}' for t in times[:-1]), 'result', 'truth']
+  sheet('inpainting', rows, titles, 9)
+
+
+def few_steps():
+  """Draws one call of a distilled network, and calls of its teacher."""
+  labels = jnp.arange(20) % 10
+  noise = jax.random.normal(jax.random.key(6), (20, 8, 8, 1))
+
+  def draw(name, n):
+    model, params = run(name)
+    denoise = model.of_network(params, {'label': labels})
+    levels = dj.level_grid(model.schedule(params), n)
+    key = jax.random.key(0)
+    sample = jax.jit(functools.partial(dj.sample, key, denoise, dj.ddim()))
+    return [grey(sample(levels, noise))]
+
+  teacher = 'digits_flow-unscaled'
+  rows = {
+    'teacher, 50 calls': draw(teacher, 50),
+    '4 calls': draw(teacher, 4),
+    '1 call': draw(teacher, 1),
+    'student, 1 call': draw('digits_distilled', 1),
+  }
+  sheet('few_steps', rows, ['the same noise and classes'], 10)
+
+
+def bound():
+  """Draws the terms of the variational bound of the digits' network."""
+  model, params = run('digits')
+  real = digits_judge.real('test')[:32]
+  x0 = jnp.asarray(images.scale(real))
+  labels = jnp.asarray(digits_judge.real_labels('test')[:32])
+  denoise = dj.clip_denoised(model.of_network(params, {'label': labels}))
+  schedule = model.schedule(params)
+  decoder = functools.partial(dj.reconstruction_nll, num_levels=17)
+
+  @jax.jit
+  def terms(key):
+    return dj.variational_bound(
+      key, denoise, schedule, x0, num_steps=1000, decoder=decoder
+    )
+
+  bits = jax.tree.map(
+    lambda x: np.asarray(dj.bits_per_dim(x, (8, 8, 1)).mean(0)),
+    terms(jax.random.key(7)),
+  )
+  # Entry 0 of `diffusion` is L_0, and the rest are L_1 .. L_{T-1}.
+  steps = np.concatenate([bits['reconstruction'][None], bits['diffusion'][1:]])
+  print({n: float(x) for n, x in bits.items() if x.ndim == 0})
+  figure, axes = plt.subplots(1, 2, figsize=(9, 2.8))
+  t = np.arange(1, 1001)
+  axes[0].loglog(t, steps, lw=1)
+  axes[0].set(xlabel='step t', ylabel='bits per dimension of one step')
+  axes[1].semilogx(t, np.cumsum(steps), lw=1)
+  axes[1].set(xlabel='step t', ylabel='bits of steps 1 to t')
+  for axis in axes:
+    axis.grid(alpha=0.3)
+  save(figure, 'bound')
+
+
+PICTURES = noise, paths, samplers, guidance, inpainting, few_steps, bound
+
+
+if __name__ == '__main__':
+  names = sys.argv[1:] or [picture.__name__ for picture in PICTURES]
+  for picture in PICTURES:
+    if picture.__name__ in names:
+      picture()
