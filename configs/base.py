@@ -131,6 +131,21 @@ def get_config():
   return config
 
 
+def rectified_flow(config, times='uniform', scale=1000.0):
+  """Sets a straight path from data to noise, whose velocity is predicted.
+
+  times: the distribution of the training's levels; scale: of the network's
+  input, scale * t.
+  """
+  config.schedule = section('flow')
+  config.noise_input = section('time', scale=scale)
+  config.parametrization = section('flow')
+  config.objective = section('denoising', times=times, weight='flow')
+  config.sampling.sampler = section('ddim')  # Euler's method here
+  config.sampling.clip = False
+  return config
+
+
 def as_flow_map(config):
   """Returns the config of a denoiser without what flow maps do not have."""
   del config.parametrization

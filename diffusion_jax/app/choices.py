@@ -118,6 +118,12 @@ def matmul_precision(name: str) -> contextlib.AbstractContextManager:
   return jax.default_matmul_precision(name)
 
 
+def precision_of(name: str) -> str:
+  """Returns the precision that a value of config.matmul_precision means here."""
+  in_jax = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+  return in_jax or name if name == 'default' else name
+
+
 def zero_terminal_snr(schedule: dj.DiscreteSchedule) -> dj.DiscreteSchedule:
   """Rescales the betas of a schedule: alpha_bar_T = 0 (Lin et al. 2023)."""
   if not isinstance(schedule, dj.DiscreteSchedule):

@@ -158,7 +158,8 @@ def find(
   return table[name]
 
 
-def parameters(constructor: Constructor) -> dict[str, inspect.Parameter]:
+@functools.cache  # an inspection takes milliseconds, and there are thousands
+def parameters(constructor: Constructor) -> Mapping[str, inspect.Parameter]:
   """Returns the parameters of a constructor, with evaluated annotations.
 
   Keywords that functools.partial binds are left out, and the fields that every

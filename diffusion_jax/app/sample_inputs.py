@@ -1,7 +1,7 @@
 """What samples are conditioned on: labels, texts, images."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -13,6 +13,9 @@ from diffusion_jax.data import images as pixels
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import per_image
+
+if TYPE_CHECKING:
+  from diffusion_jax.app.models.model import Model
 
 
 class ImageConditions(NamedTuple):
@@ -49,18 +52,17 @@ class Inputs(NamedTuple):
     return arrays
 
 
-def stored_names(model: Any) -> set[str]:
+def stored_names(model: 'Model') -> set[str]:
   """Returns the names of the arrays that samples of a model are stored with."""
-  conditioning = getattr(model, 'conditioning', None)
   names = {'labels'} if takes_labels(model) else set()
   if images.text_length(model.config):
     names.add('texts')
-  if conditioning is not None and conditioning.image is not None:
+  if model.conditioning.image is not None:
     names |= {'conditions', 'originals'}
   return names
 
 
-def choose(model: Any, n: int, mesh: Mesh) -> Inputs:
+def choose(model: 'Model', n: int, mesh: Mesh) -> Inputs:
   """Chooses what the first n samples are conditioned on."""
   pictures = choose_images(model, n, mesh)
   labels = choose_labels(model, n) if pictures is None else pictures.labels
@@ -74,7 +76,7 @@ def choose(model: Any, n: int, mesh: Mesh) -> Inputs:
   return Inputs(cond, texts, pictures)
 
 
-def choose_labels(model: Any, n: int) -> np.ndarray | None:
+def choose_labels(model: 'Model', n: int) -> np.ndarray | None:
   """Returns int32 [n]: the labels of config.sampling, or all, in turn."""
   labels, classes = model.config.sampling.labels, model.facts.num_classes
   if not takes_labels(model):
@@ -94,7 +96,7 @@ def choose_labels(model: Any, n: int) -> np.ndarray | None:
   return np.resize(np.array(labels, np.int32), n)
 
 
-def choose_texts(model: Any, n: int) -> list[str] | None:
+def choose_texts(model: 'Model', n: int) -> list[str] | None:
   """Returns n texts: the prompts in turn, or those of real images.
 
   These are of the test split, or of the training split if there is no other.
@@ -117,7 +119,7 @@ def choose_texts(model: Any, n: int) -> list[str] | None:
 
 
 def encode_texts(
-  model: Any, texts: list[str] | None
+  model: 'Model', texts: list[str] | None
 ) -> dict[str, np.ndarray] | None:
   """Encodes N texts, {'text': [N, L], 'text_mask': [N, L]}; None for None."""
   if texts is None:
@@ -127,11 +129,11 @@ def encode_texts(
   return {'text': tokens, 'text_mask': mask}
 
 
-def choose_images(model: Any, n: int, mesh: Mesh) -> ImageConditions | None:
+def choose_images(model: 'Model', n: int, mesh: Mesh) -> ImageConditions | None:
   """Returns n conditions made of test images; None without such conditions."""
   config, facts = model.config, model.facts
-  conditioning = getattr(model, 'conditioning', None)
-  if conditioning is None or conditioning.image is None:
+  condition = model.conditioning.image
+  if condition is None:
     return None
   if config.sampling.labels:
     raise UserError(
@@ -144,11 +146,9 @@ def choose_images(model: Any, n: int, mesh: Mesh) -> ImageConditions | None:
     pictures, labels = source.read(index % len(source))
   x0 = pixels.scale(pictures, source.num_levels)
   root = stream(config.sampling.seed, 'sampling_images')
-  compute = per_image(
-    lambda _, keys, x0: conditioning.image(keys, x0), mesh, root
-  )
+  compute = per_image(lambda _, keys, x0: condition(keys, x0), mesh, root)
   image = compute((), index, x0)
-  labels = labels if conditioning.labels else None
+  labels = labels if model.conditioning.labels else None
   as_shown = functools.partial(pixels.to_uint8, num_levels=facts.num_levels)
   # The picture in cond['image'], unknown pixels grey.
   channels = facts.image_shape[-1]
@@ -158,9 +158,7 @@ def choose_images(model: Any, n: int, mesh: Mesh) -> ImageConditions | None:
   return ImageConditions(as_shown(x0), as_shown(visible), image, labels)
 
 
-def takes_labels(model: Any) -> bool:
+def takes_labels(model: 'Model') -> bool:
   """Returns whether the network or a classifier is conditioned on labels."""
-  conditioning = getattr(model, 'conditioning', None)
-  sampling = getattr(model, 'sampling', None)
-  own = conditioning is not None and conditioning.labels
-  return own or getattr(sampling, 'classifier', None) is not None
+  classifier = getattr(model.sampling, 'classifier', None)
+  return model.conditioning.labels or classifier is not None

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
@@ -21,6 +21,9 @@ from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import EXTRACTED, Arrays, missing
 from diffusion_jax.metrics.spaces import Named, Space
 from diffusion_jax.metrics.table import SHORT, split_name
+
+if TYPE_CHECKING:
+  from diffusion_jax.app.models.model import Model
 
 _PATH = 'evaluation.metrics'
 
@@ -71,7 +74,7 @@ def _section(name):
   return name.rpartition(':')[2]
 
 
-def named(model: Any, **parameters: Any) -> list[Named]:
+def named(model: 'Model', **parameters: Any) -> list[Named]:
   """Makes the metrics that evaluation.metrics names.
 
   parameters: values for those that have such a parameter.
@@ -94,13 +97,13 @@ def named(model: Any, **parameters: Any) -> list[Named]:
   return result
 
 
-def of_samples(model: Any, **parameters: Any) -> list[Named]:
+def of_samples(model: 'Model', **parameters: Any) -> list[Named]:
   """Returns those of generated images."""
   every = named(model, **parameters)
   return [each for each in every if each.metric.measure is None]
 
 
-def higher_is_better(model: Any) -> dict[str, bool]:
+def higher_is_better(model: 'Model') -> dict[str, bool]:
   """Returns, for each score of generated images, whether more is better."""
   return {
     each.score_name(score): higher
@@ -109,13 +112,12 @@ def higher_is_better(model: Any) -> dict[str, bool]:
   }
 
 
-def prepare(model: Any, metrics: list[Named]) -> dict[str, Space]:
+def prepare(model: 'Model', metrics: list[Named]) -> dict[str, Space]:
   """Makes the extractors of metrics, and reads or makes their references.
 
   Raises UserError for a metric that needs what is not there.
   """
   c = model.config.evaluation
-  check_one_of(('train', 'test'), 'evaluation.reference', c.reference)
   other = 'test' if c.reference == 'train' else 'train'
   check_needs(model, metrics)
   made = {}
@@ -130,7 +132,7 @@ def prepare(model: Any, metrics: list[Named]) -> dict[str, Space]:
   return made
 
 
-def make_extractor(model: Any, name: str) -> Extractor:
+def make_extractor(model: 'Model', name: str) -> Extractor:
   """Returns the extractor of a name, with the weights of the config."""
   c = model.config.evaluation
   with from_config('evaluation'):
@@ -138,7 +140,7 @@ def make_extractor(model: Any, name: str) -> Extractor:
 
 
 def load_reference(
-  model: Any, extractor: Extractor, split: str
+  model: 'Model', extractor: Extractor, split: str
 ) -> tuple[Arrays, dict[str, Any]]:
   """Returns the features of real images, and what they depend on."""
   data = folder.plain(model.config)['data']
@@ -149,7 +151,7 @@ def load_reference(
     return references.load(model.source(split), about, extractor, size)
 
 
-def check_needs(model: Any, metrics: list[Named]) -> None:
+def check_needs(model: 'Model', metrics: list[Named]) -> None:
   """Raises UserError for a metric that needs what these samples do not have."""
   given = {'images', 'held_out', *sample_inputs.stored_names(model)}
   for each in metrics:
@@ -160,7 +162,7 @@ def check_needs(model: Any, metrics: list[Named]) -> None:
       raise UserError(f'config.{_PATH}: {missing(each.name, need)}')
 
 
-def outputs(model: Any, name: str) -> set[str]:
+def outputs(model: 'Model', name: str) -> set[str]:
   """Returns the names of the arrays that an extractor gives."""
   if name in features.PUBLISHED:  # without the weights, which may be missing
     return set(features.PUBLISHED[name])
@@ -173,7 +175,7 @@ def outputs(model: Any, name: str) -> set[str]:
     return set(extractor.extract(next(pictures)))
 
 
-def scorer(model: Any) -> Callable[[Arrays], dict[str, float]]:
+def scorer(model: 'Model') -> Callable[[Arrays], dict[str, float]]:
   """Returns {'images': uint8 [N, H, W, C], ...} -> the values of all scores.
 
   They have no errors by bootstrap, which would cost further distances.

@@ -120,10 +120,6 @@ MISTAKES = {
     ['--config=configs/nothing.py'],
     'there is no config file or run configs/nothing.py; --mode=list names the',
   ),
-  'a config by its name alone': (
-    ['--config', 'digits', '--config.seed=1'],
-    "no config file or run digits (did you mean 'configs/digits.py'?)",
-  ),
   'help of an unknown mode': (
     ['--help_mode', 'smaple'],
     "--help_mode=smaple (did you mean 'sample'?) is not one of",
@@ -145,17 +141,9 @@ MISTAKES = {
     [DIGITS, '--config.training.bach_size=3'],
     'there is no field config.training.bach_size (did you mean',
   ),
-  'wrong type': (
-    [DIGITS, '--config.training.batch_size', 'abc'],
-    "config.training.batch_size='abc' is not an integer",
-  ),
   'a refused list of alphas': (
     [DIGITS, '--config.schedule=alphas', '--config.schedule.values=()'],
     'config.schedule: the list of alphas is empty',
-  ),
-  'a command of the system as a sampler': (
-    [DIGITS, '--config.sampling.sampler=os:system'],
-    "config.sampling.sampler='os:system': a Python function or class",
   ),
   'a folder that is no run': (
     ['--config=tests', '--mode=sample'],
@@ -165,26 +153,6 @@ MISTAKES = {
   'a run that is not there': (
     [DIGITS, '--mode=sample', '--workdir=nowhere'],
     'there is no run in nowhere: train it first, or give the --workdir of',
-  ),
-  'a folder of pictures that is not given': (
-    ['--config=configs/images64.py'],
-    'config.data.path is not set: folder needs it',
-  ),
-  'an autoencoder that is not given': (
-    [DIGITS, '--config.latent=autoencoder'],
-    'config.latent.run is not set: an autoencoder, such as',
-  ),
-  'beyond a sweep': (
-    [DIGITS, '--sweep_index=6'],
-    '--sweep_index=6: the sweep() of configs/digits.py has 6, 0..5',
-  ),
-  'a config without a sweep': (
-    ['--config=configs/mnist.py', '--sweep_index=0'],
-    '--sweep_index: configs/mnist.py has no sweep()',
-  ),
-  'a sweep of a run': (
-    ['--config=tests', '--sweep_index=0', '--mode=sample'],
-    'there is no run in tests',
   ),
   'a coordinator without --multihost': (
     [DIGITS, '--coordinator=a:1'],
@@ -205,10 +173,6 @@ MISTAKES = {
   'a number of hosts that is none': (
     [DIGITS, '--num_hosts=two'],
     'flag --num_hosts=two: invalid literal for int',
-  ),
-  'another run that is not there': (
-    ['--config=configs/digits_latent.py', '--config.latent.run=nowhere'],
-    'config.latent.run: there is no run in nowhere, and an autoencoder',
   ),
 }
 
@@ -235,34 +199,15 @@ def test_a_mistake_is_one_line_of_a_process_of_its_own(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('change, message', {
-  "{'optimizer.learning_rat': 1.0}": 'no field config.optimizer.learning_rat ',
-  "{'training.num_steps': 'many'}": "num_steps='many' is not an integer",
-  "{'optimizr.b1': 0.5}": "no field config.optimizr (did you mean 'optimizer",
-}.items())  # fmt: skip
-def test_a_sweep_that_does_not_fit_is_one_line(
-  launch, change, message, tmp_path
-):
-  path = tmp_path / 'mine.py'
-  path.write_text(
+def test_a_sweep_that_does_not_fit_is_one_line(launch, tmp_path):
+  (tmp_path / 'mine.py').write_text(
     'from configs.digits import get_config as of_digits\n'
     'def get_config(): return of_digits()\n'
-    f'def sweep():\n  yield {{}}\n  yield {change}\n'
+    "def sweep():\n  yield {}\n  yield {'optimizer.learning_rat': 1.0}\n"
   )
-  result = launch(f'--config={path}', '--sweep_index=1')
+  result = launch('--config=mine.py', '--sweep_index=1', cwd=tmp_path)
   assert result.returncode == 2 and result.stderr.count('\n') == 1
-  assert message in result.stderr
-
-
-@pytest.mark.parametrize('text, message', {
-  'x = 1\n': 'mine.py is not a config: it has no function get_config()',
-  'def get_config(:\n  pass\n': 'mine.py, line 1: ',
-}.items())  # fmt: skip
-def test_a_file_that_gives_no_config(launch, text, message, tmp_path):
-  (tmp_path / 'mine.py').write_text(text)
-  for more in ([], ['--config.seed=1']):
-    result = launch('--config=mine.py', *more, cwd=tmp_path)
-    check_one_line(result, message)
+  assert 'no field config.optimizer.learning_rat ' in result.stderr
 
 
 def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
@@ -277,7 +222,7 @@ def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
   stored['schedule'] = {'name': 'own:schedule'}
   (run / 'config.json').write_text(json.dumps(stored))
   small = smoke().network.name
-  for mode in MODES.keys() - {'noise', 'convert'}:
+  for mode in ('train', 'sample', 'average'):
     result = launch(
       '--config=run', f'--mode={mode}', f'--allow={small}', cwd=tmp_path
     )

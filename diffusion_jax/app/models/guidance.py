@@ -1,9 +1,16 @@
-"""Guidance by other runs."""
+"""Other runs that a run needs, and guidance by them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 import diffusion_jax as dj
+from diffusion_jax.app.config import from_config
+from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.errors import UserError
+from diffusion_jax.training import checkpoints
 from diffusion_jax.training.classifier import label_log_prob
 
 
@@ -16,6 +23,26 @@ class OtherRun(NamedTuple):
 
 # The runs that guide a sampling, by their field of config.sampling.
 Guides = Mapping[str, OtherRun]
+
+
+def check_images(path: str, other: Model, model: Model) -> None:
+  """Raises UserError if the run that `path` names has other images."""
+  for name in ('image_shape', 'num_classes'):
+    theirs, ours = getattr(other.facts, name), getattr(model.facts, name)
+    if theirs != ours:
+      raise UserError(
+        f'config.{path}: the images in {other.workdir} have {name} {theirs}, '
+        f'and those of this run {ours}'
+      )
+
+
+def read_params(
+  model: Model, path: str, step: int | str = 'latest'
+) -> tuple[Params, dict]:
+  """Returns (averaged parameters, stored config) of the run `path` names."""
+  shapes = jax.eval_shape(model.init, abstract_key())
+  with from_config(path):
+    return checkpoints.restore_params(model.workdir, True, shapes, step)
 
 
 def by_classifier(

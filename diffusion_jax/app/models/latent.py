@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.app import images, load, schemas
 from diffusion_jax.app.config import from_config
 from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.models.guidance import read_params
 from diffusion_jax.app.models.model import Latents, Params
 from diffusion_jax.app.models.vae import VAE
 from diffusion_jax.app.run import folder
@@ -121,10 +122,8 @@ class LatentDiffusion(Diffusion):
   def _store(self, source, mesh):
     run, model = self.config.latent.run, self.autoencoder
     with from_config('latent.run'):
-      with checkpoints.open_read_only(run) as manager:
-        step = manager.latest_step()
-      shapes = jax.eval_shape(model.init, abstract_key())
-      params, stored = checkpoints.restore_params(run, True, shapes, step)
+      step = checkpoints.find_step(run)
+    params, stored = read_params(model, 'latent.run', step)
     scale, count = self.config.latent.scale or model.decoding.scale, 0
     if not scale:
       with from_config('data'):
@@ -175,13 +174,7 @@ class LatentDiffusion(Diffusion):
   def load(self) -> Params:
     """Returns {'autoencoder': parameters} as the run keeps them."""
     record, model = read_record(self.workdir), self._open(self._copy)
-    shapes = jax.eval_shape(model.init, abstract_key())
-    try:
-      params, _ = checkpoints.restore_params(
-        self._copy, True, shapes, record['step']
-      )
-    except (FileNotFoundError, ValueError) as error:
-      raise UserError(str(error)) from error
+    params, _ = read_params(model, 'latent', record['step'])
     if checksums.of_arrays(params) != record['checksum']:
       raise UserError(
         f'the weights in {self._copy} have changed since this run began '

@@ -8,17 +8,16 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import load, schemas
-from diffusion_jax.app.config import find, from_config, parameters
-from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.app.config import find, parameters
+from diffusion_jax.app.models import guidance
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import write_json
-from diffusion_jax.training import checkpoints, checksums
+from diffusion_jax.training import checksums
 
 _PATH = 'training.teacher'
 
@@ -75,13 +74,7 @@ def denoiser_of(model: Any, student: Any) -> Teacher:
 def check(model: Any, student: Any) -> None:
   """Raises UserError for a teacher that does not fit its student."""
   run, where = model.workdir, f'config.{_PATH}'
-  for name in ('image_shape', 'num_classes'):
-    theirs, ours = getattr(model.facts, name), getattr(student.facts, name)
-    if theirs != ours:
-      raise UserError(
-        f'{where}: the images in {run} have {name} {theirs}, and those of this '
-        f'run {ours}'
-      )
+  guidance.check_images(_PATH, model, student)
   for name in ('labels', 'text', 'image'):
     ours, theirs = (m.config.conditioning[name] for m in (student, model))
     if ours != theirs:
@@ -105,11 +98,7 @@ def prepare(model: Any, student: Any) -> Any:
   The first start writes teacher.json. Raises UserError if the weights have
   changed since.
   """
-  shapes = jax.eval_shape(model.init, abstract_key())
-  with from_config(_PATH):
-    params, _ = checkpoints.restore_params(
-      model.workdir, True, shapes, 'latest'
-    )
+  params, _ = guidance.read_params(model, _PATH)
   now = {'run': str(model.workdir), 'checksum': checksums.of_arrays(params)}
   path = student.workdir / 'teacher.json'
   begun = processes.broadcast([path.exists()])[0]

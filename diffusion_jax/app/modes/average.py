@@ -25,13 +25,9 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
       'config.average.sigma_rel: which relative width? 0.07, for instance'
     )
   model = models.make(config, workdir)
+  shapes = models.shapes(model)
   with from_config('average'):
-    try:
-      average = averages.make(
-        workdir, c.sigma_rel, c.step, models.shapes(model)
-      )
-    except FileNotFoundError as error:
-      raise UserError(str(error)) from error
+    average = averages.make(workdir, c.sigma_rel, c.step, shapes)
   print(average.describe())
   name = f'{c.sigma_rel:g}-{average.step}'
   out = Path(c.out or Path(workdir) / 'averages' / name)
@@ -39,10 +35,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     raise UserError(
       f'{out} holds a run: give another --config.average.out, or remove it'
     )
-  try:
-    write(Path(workdir), out, average, model.keeps)
-  except OSError as error:  # a full disk, most of all
-    raise UserError(f'{error}') from error
+  write(Path(workdir), out, average, model.keeps)
   print(f'wrote {out}: --workdir={out} reads it in every mode')
 
 

@@ -44,13 +44,10 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
       '--workdir, or to=diffusers or safetensors, what becomes of that run '
       '(docs/weights.md)'
     )
-  try:
-    if c.source:
-      read(config, Path(workdir))
-    else:
-      write(config, Path(workdir))
-  except OSError as error:  # a full disk, most of all
-    raise UserError(f'{error}') from error
+  if c.source:
+    read(config, Path(workdir))
+  else:
+    write(config, Path(workdir))
 
 
 def read(config: ConfigDict, workdir: Path) -> None:

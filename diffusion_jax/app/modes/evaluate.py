@@ -15,8 +15,17 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import devices, images, load, models, scoring, weights
+from diffusion_jax.app import (
+  choices,
+  devices,
+  images,
+  load,
+  models,
+  scoring,
+  weights,
+)
 from diffusion_jax.app.config import from_config
+from diffusion_jax.app.models.model import Model
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.data import image_sets
@@ -34,7 +43,7 @@ from diffusion_jax.training import checksums
 # Fields of config.sampling that change the scores of real images as well.
 OF_WEIGHTS = 'ema_decay', 'ema_sigma_rel'
 
-Points = list[tuple[dict[str, Any], Any]]  # ({field: value}, model)
+Points = list[tuple[dict[str, Any], Model]]  # ({field: value}, model)
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
@@ -44,7 +53,9 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   folder for each point within these, and its table in one of them.
   """
   model = models.make(config, workdir)
-  check(model)
+  if not config.evaluation.metrics:
+    names = ', '.join(model.schema.metrics)
+    raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
   named = scoring.named(model)
   of_samples = [each for each in named if each.metric.measure is None]
   of_images = [each for each in named if each.metric.measure is not None]
@@ -69,27 +80,12 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     sweeps.write(out, [changes for changes, _ in points], results)
 
 
-def folder_of(model: Any, metric: str, changes: dict | None = None) -> Path:
+def folder_of(model: Model, metric: str, changes: dict | None = None) -> Path:
   """Returns the folder of a metric, or 'samples', at a point of a sweep."""
   c = model.config.evaluation
   parts = (metric,) if metric == 'samples' else (metric, c.split)
   name = '-'.join(filter(None, (*parts, c.name)))
   return model.workdir / 'evaluation' / name / title(changes or {})
-
-
-def check(model: Any) -> None:
-  """Raises UserError for fields of config.evaluation that make no sense."""
-  c = model.config.evaluation
-  if not c.metrics:
-    names = ', '.join(model.schema.metrics)
-    raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
-  for name, least in (
-    ('batch_size', 1), ('num_generated', 1), ('num_images', 0),
-  ):  # fmt: skip
-    if c[name] < least:
-      raise UserError(f'config.evaluation.{name}={c[name]} is below {least}')
-  if '/' in c.name:
-    raise UserError(f'config.evaluation.name={c.name!r} has a /')
 
 
 def sweep(config: Any) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -121,7 +117,7 @@ def _value(node: Any, field: str) -> Any:
 
 
 def score_samples(
-  model: Any,
+  model: Model,
   named: list[Named],
   made: dict[str, Space],
   changes: dict[str, Any],
@@ -156,6 +152,7 @@ def score_samples(
   protocol = {name: space.protocol for name, space in made.items()}
   write_json(out / 'result.json', {
     'protocol': {'samples': drawn, 'reference': protocol},
+    'matmul_precision': choices.precision_of(config.matmul_precision),
     'metrics': as_json(scores),
   })  # fmt: skip
   print(table(scores))
@@ -188,14 +185,12 @@ def score_images(
 
 
 def score_point(
-  model: Any, named: list[Named], changes: dict[str, Any]
+  model: Model, named: list[Named], changes: dict[str, Any]
 ) -> dict[str, Any]:
   """Scores real images by one set of weights, and writes result.json."""
-  c, mesh, results = (
-    model.config.evaluation,
-    devices.make_mesh(model.config),
-    {},
-  )
+  c, mesh = model.config.evaluation, devices.make_mesh(model.config)
+  precision = choices.precision_of(model.config.matmul_precision)
+  results: dict[str, Any] = {}
   source = model.source(c.split)
   count = min(c.num_images or len(source), len(source))
   params, _ = weights.restore(model)
@@ -214,7 +209,7 @@ def score_point(
         num_levels=model.facts.num_levels,
         seed=c.seed,
         size=c.batch_size,
-        condition=getattr(getattr(model, 'conditioning', None), 'image', None),
+        condition=model.conditioning.image,
       )
       read = functools.partial(read_images, model, source)
       arrays = real_images.arrays_of(
@@ -224,17 +219,23 @@ def score_point(
       continue
     scores = metric.compute(arrays, {})
     print(table(scores))
-    about = {'metric': name, 'split': c.split, 'images': count}
+    about = {
+      'metric': name, 'split': c.split, 'images': count,
+      'matmul_precision': precision,
+    }  # fmt: skip
     more = {'metrics': as_json(scores)}
     more = metric.report(arrays, out) if metric.report else more
     write_json(out / 'result.json', about | more)
-    print(f'{count} {c.split} images: {out / "result.json"}')
+    print(
+      f'{count} {c.split} images, matmul_precision={precision}: '
+      f'{out / "result.json"}'
+    )
     results |= as_json(scores)
   return results
 
 
 def read_images(
-  model: Any, source: Any, index: np.ndarray
+  model: Model, source: Any, index: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   """Returns (images uint8, cond of labels and texts) at index [n].
 
@@ -249,7 +250,7 @@ def read_images(
 
 
 def describe(
-  model: Any, metric: str, checksum: int, count: int
+  model: Model, metric: str, checksum: int, count: int
 ) -> dict[str, Any]:
   """Returns what scores of real images depend on, as JSON gives it back."""
   fields = folder.plain(model.config)

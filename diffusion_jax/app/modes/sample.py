@@ -17,6 +17,7 @@ from diffusion_jax.app import (
   sheets,
   weights,
 )
+from diffusion_jax.app.models.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.data import images, sources
 from diffusion_jax.errors import UserError
@@ -32,12 +33,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   They are in samples/. A network that reads texts also gets <name>.txt, one
   text a line. <name>.parts/ keeps every batch until all exist.
   """
-  try:
-    draw(config, workdir, Path(workdir) / 'samples', 'sampling.name')
-  except OSError as error:  # a full disk, most of all
-    raise UserError(
-      f'{error}. When that is resolved, the same command continues'
-    ) from error
+  draw(config, workdir, Path(workdir) / 'samples', 'sampling.name')
 
 
 def draw(
@@ -69,7 +65,7 @@ def draw(
 
 
 def draw_parts(
-  model: Any,
+  model: Model,
   mesh: Mesh,
   params: Any,
   inputs: sample_inputs.Inputs,
@@ -107,7 +103,7 @@ def draw_parts(
   return paths
 
 
-def write_film(model: Any, x: np.ndarray, parts: Path, first: bool) -> None:
+def write_film(model: Model, x: np.ndarray, parts: Path, first: bool) -> None:
   """Writes the GIF of the first batch, x [n, N + 1, H, W, C]."""
   if first and processes.is_first():
     path = parts.with_suffix('.gif')
@@ -117,7 +113,7 @@ def write_film(model: Any, x: np.ndarray, parts: Path, first: bool) -> None:
 
 
 def write(
-  model: Any,
+  model: Model,
   params: Any,
   inputs: sample_inputs.Inputs,
   paths: list[Path],
@@ -180,7 +176,7 @@ def gather(paths: list[Path], n: int) -> np.ndarray:
   return whole
 
 
-def check_numbers(model: Any, x: np.ndarray) -> None:
+def check_numbers(model: Model, x: np.ndarray) -> None:
   """Raises UserError for NaN, which would be written as black pictures."""
   if np.isnan(x).any():
     sampler = model.config.sampling.get('sampler')

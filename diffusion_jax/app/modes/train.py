@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.app.modes import hooks, report
 from diffusion_jax.app.modes.train_run import begin
 from diffusion_jax.app.modes.train_setup import Setup, setup
-from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime import lock
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.training import preemption
@@ -20,15 +20,10 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
 
   After SIGTERM it saves and raises Preempted.
   """
-  try:
-    with preemption.watch() as stop:
-      parts = setup(config, workdir)  # refuses what cannot be trained
-      with lock.hold(make_folder(workdir)):
-        trained = train(parts, stop)
-  except OSError as error:  # a full disk, most of all
-    raise UserError(
-      f'{error}. When that is resolved, the same command continues'
-    ) from error
+  with preemption.watch() as stop:
+    parts = setup(config, workdir)  # refuses what cannot be trained
+    with lock.hold(make_folder(workdir)):
+      trained = train(parts, stop)
   if trained:
     report.after_training(config, workdir)
 

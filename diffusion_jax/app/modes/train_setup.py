@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import devices, ema, images, models
-from diffusion_jax.app.config import check_one_of, from_config, make
+from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.schemas import OptimizerFacts
@@ -92,7 +92,6 @@ def setup(config: ConfigDict, workdir: str | Path) -> Setup:
 def check(config: ConfigDict) -> None:
   """Raises UserError for fields of a training that contradict one another."""
   c = config.training
-  check_one_of(('auto', 'force'), 'training.resume', c.resume)
   if c.keep_every and (
     not c.checkpoint_every or c.keep_every % c.checkpoint_every
   ):

@@ -4,7 +4,7 @@ import json
 import os
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,10 +14,13 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import write_npz as write_arrays
 from diffusion_jax.training import checkpoints, checksums
 
+if TYPE_CHECKING:
+  from diffusion_jax.app.models.model import Model
+
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
 
 
-def settings(model: Any, params: Any, step: int) -> dict[str, Any]:
+def settings(model: 'Model', params: Any, step: int) -> dict[str, Any]:
   """Returns what images of a model depend on; names of runs, no paths."""
   sampling = folder.plain(model.config)['sampling']
   del sampling['name']
@@ -49,7 +52,7 @@ def _computed_by(model):
 
 
 def edit_settings(
-  model: Any, params: Any, step: int, pictures: dict[str, np.ndarray]
+  model: 'Model', params: Any, step: int, pictures: dict[str, np.ndarray]
 ) -> dict[str, Any]:
   """Returns `settings`, and the section `edit` with the names of its files.
 
