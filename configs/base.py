@@ -21,7 +21,7 @@ def get_config():
   # folder of compiled programs, for faster starts; None:
   # $XDG_CACHE_HOME/diffusion_jax/compiled; '': they are not kept
   config.compilation_cache = placeholder(str)
-  # of float32 products on GPU and TPU: default, high, highest
+  # of float32 products: default, high, highest (docs/performance.md)
   config.matmul_precision = 'default'
 
   # --mode=train (docs/training.md)

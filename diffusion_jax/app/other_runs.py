@@ -16,7 +16,7 @@ from diffusion_jax.errors import UserError
 def guides_of(model: Model) -> Guides:
   """Returns the runs that config.sampling names, with their parameters.
 
-  Raises UserError for a run of other images, or of another kind.
+  Raises UserError for a run with other images or of another kind.
   """
   guides: dict[str, OtherRun] = {}
   if not isinstance(model, models.Diffusion):
@@ -47,7 +47,7 @@ def _other_kind(path, model, needed):
 
 
 def read_model(model: Model, path: str, run: str) -> Any:
-  """Returns the model of another run; UserError if its images are others.
+  """Returns the model of another run; raises UserError for other images.
 
   path: the field that names the run.
   """

@@ -28,8 +28,8 @@ OF_SAMPLING = 'sampling.guidance.run', 'sampling.classifier.run'
 def check(config: ConfigDict, mode: str, workdir: str | Path) -> None:
   """Raises UserError for a missing run that a mode reads.
 
-  A training that has begun needs neither the weights it began with nor the run
-  of its autoencoder, of which it keeps a copy. A plan needs no weights.
+  A training that has begun does not need the weights it began with, nor the run
+  of its autoencoder, because it keeps a copy. A plan needs no weights.
   """
   if mode == 'plan':
     return
@@ -67,10 +67,10 @@ def has_checkpoint(workdir: Path) -> bool:
 
 
 def missing(path: str, run: str | Path) -> str:
-  """Returns what is wrong with a run that `path` names, and what to do.
+  """Returns the message about a run that is missing or has no checkpoint.
 
-  path: '' for --workdir. The message has the command that trains the run, if
-  the folder's name tells by which config.
+  path: the field that names the run, '' for --workdir. The message contains the
+  command that trains the run if the folder's name tells the config.
   """
   folder = Path(run)
   is_run = (folder / 'config.json').is_file()
@@ -87,7 +87,7 @@ def missing(path: str, run: str | Path) -> str:
 
 
 def training_command(workdir: Path) -> str:
-  """Returns the command that trains the run in a folder; '' if it is unknown.
+  """Returns the command that trains the run in a folder, or ''.
 
   runs/digits_flow-unscaled is the default workdir of
   --config=configs/digits_flow.py:unscaled.

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class ImageConditions(NamedTuple):
   """Images of the test split, and conditions made of them, [N, ...].
 
-  originals: uint8 [N, H, W, C]; shown: of the same shape, what can be shown of
-  `image`, which is cond['image']; labels: of the images, if the network takes
-  them.
+  originals: uint8 [N, H, W, C]; image: cond['image']; shown: `image` as a
+  picture, in the shape of the originals; labels: the labels of the images, if
+  the network takes labels.
   """
 
   originals: np.ndarray
@@ -33,7 +33,7 @@ class ImageConditions(NamedTuple):
 
 
 class Inputs(NamedTuple):
-  """cond, arrays [N, ...] by name, the N texts or None, and images."""
+  """What N samples are conditioned on: cond, arrays [N, ...], texts, images."""
 
   cond: dict[str, np.ndarray]
   texts: list[str] | None
@@ -97,10 +97,10 @@ def choose_labels(model: 'Model', n: int) -> np.ndarray | None:
 
 
 def choose_texts(model: 'Model', n: int) -> list[str] | None:
-  """Returns n texts: the prompts in turn, or those of real images.
+  """Returns n texts: the prompts in turn, or the texts of real images.
 
-  These are of the test split, or of the training split if there is no other.
-  None for a network that reads no text.
+  The real images are `images.unseen`. Returns None if the network reads no
+  text.
   """
   prompt = model.config.sampling.prompt
   if not images.text_length(model.config):
@@ -121,7 +121,7 @@ def choose_texts(model: 'Model', n: int) -> list[str] | None:
 def encode_texts(
   model: 'Model', texts: list[str] | None
 ) -> dict[str, np.ndarray] | None:
-  """Encodes N texts, {'text': [N, L], 'text_mask': [N, L]}; None for None."""
+  """Encodes N texts as {'text': [N, L], 'text_mask': [N, L]}; None for None."""
   if texts is None:
     return None
   with from_config('sampling.prompt'):
@@ -130,7 +130,7 @@ def encode_texts(
 
 
 def choose_images(model: 'Model', n: int, mesh: Mesh) -> ImageConditions | None:
-  """Returns n conditions made of test images; None without such conditions."""
+  """Returns n conditions made from test images, or None."""
   config, facts = model.config, model.facts
   condition = model.conditioning.image
   if condition is None:

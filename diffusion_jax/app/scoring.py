@@ -31,8 +31,9 @@ _PATH = 'evaluation.metrics'
 def sections(config: ConfigDict, schema: Schema) -> dict[str, Constructor]:
   """Returns the constructors of the sections evaluation.<metric>, by path.
 
-  There is one for each metric that is named, or whose section is there; that of
-  'module:attribute' is evaluation.<attribute>, if it may be imported.
+  Each metric that is named, or whose section exists, has one. The section of
+  'module:attribute' is evaluation.<attribute>; it exists if the module may be
+  imported.
   """
   evaluation: Any = config.get('evaluation', {})
   metrics = evaluation.get('metrics', ())
@@ -54,10 +55,10 @@ def sections(config: ConfigDict, schema: Schema) -> dict[str, Constructor]:
 def without_others(
   config: ConfigDict, schema: Schema, base: ConfigDict
 ) -> ConfigDict:
-  """Returns the config without the sections of a user's other metrics.
+  """Returns the config without sections of metrics that cannot be used.
 
-  These are not named, or may not be imported: a stored config names them, and
-  its run can be used without them. base: the plain fields.
+  A stored config may name metrics that may not be imported; its run can be used
+  without them. base: the plain fields.
   """
   config = copy.deepcopy(config)
   fields: Any = config.evaluation
@@ -77,7 +78,7 @@ def _section(name):
 def named(model: 'Model', **parameters: Any) -> list[Named]:
   """Makes the metrics that evaluation.metrics names.
 
-  parameters: values for those that have such a parameter.
+  parameters: values for the metrics that have such a parameter.
   """
   c, rows = model.config.evaluation, model.schema.metrics
   check_one_of(features.EXTRACTORS, 'evaluation.features', c.features)
@@ -98,7 +99,7 @@ def named(model: 'Model', **parameters: Any) -> list[Named]:
 
 
 def of_samples(model: 'Model', **parameters: Any) -> list[Named]:
-  """Returns those of generated images."""
+  """Makes the metrics of generated images that evaluation.metrics names."""
   every = named(model, **parameters)
   return [each for each in every if each.metric.measure is None]
 
@@ -113,9 +114,9 @@ def higher_is_better(model: 'Model') -> dict[str, bool]:
 
 
 def prepare(model: 'Model', metrics: list[Named]) -> dict[str, Space]:
-  """Makes the extractors of metrics, and reads or makes their references.
+  """Makes the extractors of metrics, and reads or computes their references.
 
-  Raises UserError for a metric that needs what is not there.
+  Raises UserError for a metric whose inputs are not available.
   """
   c = model.config.evaluation
   other = 'test' if c.reference == 'train' else 'train'
@@ -142,7 +143,7 @@ def make_extractor(model: 'Model', name: str) -> Extractor:
 def load_reference(
   model: 'Model', extractor: Extractor, split: str
 ) -> tuple[Arrays, dict[str, Any]]:
-  """Returns the features of real images, and what they depend on."""
+  """Returns the features of real images, and the settings they depend on."""
   data = folder.plain(model.config)['data']
   data.pop('data_dir', None)
   about = {'data': data, 'split': split}
@@ -152,7 +153,7 @@ def load_reference(
 
 
 def check_needs(model: 'Model', metrics: list[Named]) -> None:
-  """Raises UserError for a metric that needs what these samples do not have."""
+  """Raises UserError for a metric whose inputs these samples do not have."""
   given = {'images', 'held_out', *sample_inputs.stored_names(model)}
   for each in metrics:
     needs = set(each.metric.needs) - given
@@ -164,7 +165,7 @@ def check_needs(model: 'Model', metrics: list[Named]) -> None:
 
 def outputs(model: 'Model', name: str) -> set[str]:
   """Returns the names of the arrays that an extractor gives."""
-  if name in features.PUBLISHED:  # without the weights, which may be missing
+  if name in features.PUBLISHED:  # known without reading the weights
     return set(features.PUBLISHED[name])
   extractor, split = (
     make_extractor(model, name),
@@ -178,7 +179,7 @@ def outputs(model: 'Model', name: str) -> set[str]:
 def scorer(model: 'Model') -> Callable[[Arrays], dict[str, float]]:
   """Returns {'images': uint8 [N, H, W, C], ...} -> the values of all scores.
 
-  They have no errors by bootstrap, which would cost further distances.
+  There are no bootstrap errors, which would need many more distances.
   """
   metrics = of_samples(model, num_draws=0)
   made = prepare(model, metrics)

@@ -24,9 +24,10 @@ def sheet(
   conditions: ImageConditions | None = None,
   limit: int = 400,
 ) -> np.ndarray:
-  """Draws the first pictures, uint8, on one; columns are classes or prompts.
+  """Draws the first pictures, uint8, on one sheet.
 
-  conditions: each picture stands between what it was made of and the original.
+  Columns are classes or prompts. conditions: each picture is drawn between its
+  condition and the original.
   """
   if conditions is not None:
     threes = zip(conditions.shown, pictures, conditions.originals, strict=False)
@@ -41,7 +42,7 @@ def sheet(
 def sheet_columns(model: 'Model', n: int, threes: bool) -> int:
   """Returns the number of columns; each class or prompt has its own.
 
-  threes: whether three pictures belong together.
+  threes: three pictures at a time belong together.
   """
   c, columns = model.config.sampling, int(np.ceil(n**0.5))
   if threes:

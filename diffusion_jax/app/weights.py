@@ -1,17 +1,15 @@
 """The parameters of a run that config.sampling chooses."""
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import models
-from diffusion_jax.app.models import Model
+from diffusion_jax.app.models import Model, Params
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import averages, checkpoints, power_ema
 
 
-def restore(model: Model) -> tuple[Any, int]:
-  """Returns (the parameters that config.sampling chooses, their step)."""
+def restore(model: Model) -> tuple[Params, int]:
+  """Restores (the parameters that config.sampling chooses, their step)."""
   c, workdir = model.config.sampling, model.workdir
   average = (
     power_ema.decay_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
@@ -33,11 +31,11 @@ def read_checkpoint(sampling: ConfigDict) -> str | int:
 
 
 def restore_average(
-  model: Model, name: str | int, shapes: Any
-) -> tuple[Any, int]:
-  """Returns (the average of width sampling.ema_sigma_rel, its step).
+  model: Model, name: str | int, shapes: Params
+) -> tuple[Params, int]:
+  """Makes (the average of width sampling.ema_sigma_rel, its step).
 
-  name: of the checkpoint; 'latest' is the latest snapshot.
+  name: the checkpoint; 'latest' is the latest snapshot.
   """
   c, workdir = model.config.sampling, model.workdir
   if c.ema_decay or not c.ema:

@@ -364,7 +364,7 @@ conditioning.labels=False | conditioning: dropout=0.1 has no effect without lab
 conditioning.image=colorize | conditioning.image: images of 1 channel(s) have n
 conditioning.image=superres conditioning.image.factor=3 | conditioning.image: i
 conditioning.image=inpaint conditioning.augment=0.1 | conditioning: augment ch
-conditioning.augment=0.1 | conditioning.augment needs a network with augment_d
+conditioning.augment=0.1 | conditioning.augment needs a network with the parame
 optimizer=adam optimizer.weight_decay=0.1 | optimizer: 'adam' has no weight dec
 optimizer.warmup_steps=9999 | optimizer: the decay ends at step 2500, before t
 """.replace('\\\n', '')

@@ -155,7 +155,7 @@ def test_a_network_without_text_takes_no_prompt():
       lambda: trial('shapes_text', **{
         'network': 'ddpmpp', 'network.channels': 8, 'network.multipliers': (1,),
       }),
-      'needs a network with text_width: ddpmpp has none, unet and dit have',
+      'the parameter text_width, which ddpmpp does not have: set network to unet',
     ),
     (
       lambda: text_config(**{'conditioning.text.heads': 3}),

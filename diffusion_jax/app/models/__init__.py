@@ -1,4 +1,4 @@
-"""Kinds of models: a class for each, chosen by the objective of a config."""
+"""The kinds of models; the objective of a config decides the class."""
 
 from pathlib import Path
 
@@ -32,7 +32,8 @@ def make(
 ) -> Model:
   """Returns the model of a complete config.
 
-  workdir: of the run; facts: of its images, by default read from the data.
+  workdir: the run folder; facts: the facts of the images; None: read from the
+  data.
   """
   facts = images.facts_of(config) if facts is None else facts
   return kind_of(config)(config, workdir, facts)

@@ -15,13 +15,13 @@ from diffusion_jax.training.classifier import label_log_prob
 
 
 class OtherRun(NamedTuple):
-  """A run that was read: its model and its averaged parameters."""
+  """The model of another run, with its averaged parameters."""
 
   model: Any
-  params: Any
+  params: Params
 
 
-# The runs that guide a sampling, by their field of config.sampling.
+# The runs that guide the sampling, by their field of config.sampling.
 Guides = Mapping[str, OtherRun]
 
 
@@ -32,7 +32,7 @@ def check_images(path: str, other: Model, model: Model) -> None:
     if theirs != ours:
       raise UserError(
         f'config.{path}: the images in {other.workdir} have {name} {theirs}, '
-        f'and those of this run {ours}'
+        f'and the images of this run have {ours}'
       )
 
 
@@ -48,7 +48,7 @@ def read_params(
 def by_classifier(
   model: Any, guides: Guides, cond: dict
 ) -> Callable[[dj.Denoiser], dj.Denoiser] | None:
-  """Returns denoiser -> denoiser guided towards cond['label']; None without."""
+  """Returns denoiser -> denoiser guided towards cond['label'], or None."""
   if 'classifier' not in guides:
     return None
   guide = guides['classifier']
@@ -65,7 +65,7 @@ def by_classifier(
 
 
 def at_levels_of(guide: OtherRun, model: Any, function: Any) -> Any:
-  """Returns a function of (x_t, level), evaluated at the guide's own levels.
+  """Returns a function of (x_t, level) that is evaluated at the guide's levels.
 
   The guide may have another schedule than the model.
   """

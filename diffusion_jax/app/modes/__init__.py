@@ -1,4 +1,4 @@
-"""One module for each mode, with `run(config, workdir)`."""
+"""The modes of the command line: a module for each, with `run`."""
 
 import importlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Implements --mode=average: makes an average of any width."""
+"""Implements --mode=average: makes an average of the weights of any width."""
 
 import shutil
 from pathlib import Path
@@ -15,14 +15,14 @@ from diffusion_jax.training import averages, checkpoints
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
-  """Writes average.out, a run folder with the average only, at its step.
+  """Writes average.out, a run folder that holds only the average.
 
-  Every mode reads it like the run itself; average.json says what it is.
+  Every mode reads it like the run itself; average.json describes it.
   """
   c = config.average
   if c.sigma_rel is None:
     raise UserError(
-      'config.average.sigma_rel: which relative width? 0.07, for instance'
+      'config.average.sigma_rel is not set: give a relative width, such as 0.07'
     )
   model = models.make(config, workdir)
   shapes = models.shapes(model)
@@ -42,13 +42,13 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
 def write(
   workdir: Path, out: Path, average: averages.Average, keeps: tuple[str, ...]
 ) -> None:
-  """Writes the run folder `out`; config.json, which makes it one, is last.
+  """Writes the run folder `out`; config.json, which completes it, is last.
 
   keeps: files and folders of the run that are copied.
   """
   make_folder(out)
   stored = folder.read_config(workdir)
-  assert stored is not None  # the snapshots were found with it
+  assert stored is not None  # the snapshots were read with it
   for name in keeps:
     source = workdir / name
     if source.is_dir():

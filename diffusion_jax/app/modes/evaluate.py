@@ -1,7 +1,7 @@
 """Implements --mode=evaluate: scores a trained run, or its samples.
 
-An interrupted evaluation continues: samples and batches of real images that are
-written are kept.
+An interrupted evaluation continues with the samples and batches of real images
+that it has written.
 """
 
 import copy
@@ -43,14 +43,15 @@ from diffusion_jax.training import checksums
 # Fields of config.sampling that change the scores of real images as well.
 OF_WEIGHTS = 'ema_decay', 'ema_sigma_rel'
 
-Points = list[tuple[dict[str, Any], Model]]  # ({field: value}, model)
+Fields = dict[str, Any]  # of a sweep, of the scores as JSON, of settings
+Points = list[tuple[Fields, Model]]  # ({field: value}, model)
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
   """Writes evaluation/<metric>-<split>/ for each metric of real images.
 
-  Those of generated images are together in evaluation/samples/. A sweep has a
-  folder for each point within these, and its table in one of them.
+  Metrics of generated images share evaluation/samples/. A sweep writes a folder
+  for each point inside these folders, and a table into the first.
   """
   model = models.make(config, workdir)
   if not config.evaluation.metrics:
@@ -67,7 +68,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     point.check('evaluate')
   results: Results = {title(changes): {} for changes, _ in points}
   if of_samples:
-    # What is missing is noticed before the images are drawn.
+    # Missing weights or data are noticed before the images are drawn.
     made = scoring.prepare(model, of_samples) if processes.is_first() else {}
     processes.wait_for_all('features of real images')
     for changes, point in points:
@@ -88,11 +89,11 @@ def folder_of(model: Model, metric: str, changes: dict | None = None) -> Path:
   return model.workdir / 'evaluation' / name / title(changes or {})
 
 
-def sweep(config: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+def sweep(config: ConfigDict) -> Iterator[tuple[Fields, ConfigDict]]:
   """Yields ({field: value}, config) of each point of evaluation.sweep.
 
-  It lists values of fields of config.sampling, 'num_steps=10,20 sampler=ddim';
-  each combination is a point. Without a sweep the only point is ({}, config).
+  The sweep lists values for fields of config.sampling, 'num_steps=10,20
+  sampler=ddim'; each combination is a point. An empty sweep has one point.
   """
   text, lists = config.evaluation.sweep, {}
   for item in text.split():
@@ -110,7 +111,7 @@ def sweep(config: Any) -> Iterator[tuple[dict[str, Any], Any]]:
 
 
 def _value(node: Any, field: str) -> Any:
-  # Returns the value of a field, of a choice its name.
+  # Returns the value of a field, or the name of a choice.
   for key in field.split('.'):
     node = node[key]
   return node.name if isinstance(node, ConfigDict) else node
@@ -120,12 +121,12 @@ def score_samples(
   model: Model,
   named: list[Named],
   made: dict[str, Space],
-  changes: dict[str, Any],
-) -> dict[str, Any]:
+  changes: Fields,
+) -> Fields:
   """Draws the images of a point, and writes their scores into result.json.
 
-  Images that were drawn before with these settings are kept. Returns the scores
-  as JSON; {} in all processes but the first.
+  Images that exist with these settings are kept. Returns the scores as JSON in
+  the first process, {} in the others.
   """
   if changes:
     print(f'{title(changes)}:')
@@ -168,13 +169,13 @@ def score_samples(
 
 def score_images(
   points: Points, named: list[Named]
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+) -> Iterator[tuple[Fields, Fields]]:
   """Scores real images at the points of a sweep that change the weights.
 
-  Yields (changes, scores as JSON) of each point, {} for a point that changes no
-  weights and in all processes but the first.
+  Yields (changes, scores as JSON) for each point. The scores are {} for a point
+  that does not change the weights, and in all processes but the first.
   """
-  done: dict[str, dict[str, Any]] = {}
+  done: dict[str, Fields] = {}
   for changes, model in points if named else ():
     own = {f: value for f, value in changes.items() if f in OF_WEIGHTS}
     if title(own) not in done:
@@ -184,13 +185,11 @@ def score_images(
     yield changes, done[title(own)] if own else {}
 
 
-def score_point(
-  model: Model, named: list[Named], changes: dict[str, Any]
-) -> dict[str, Any]:
+def score_point(model: Model, named: list[Named], changes: Fields) -> Fields:
   """Scores real images by one set of weights, and writes result.json."""
   c, mesh = model.config.evaluation, devices.make_mesh(model.config)
   precision = choices.precision_of(model.config.matmul_precision)
-  results: dict[str, Any] = {}
+  results: Fields = {}
   source = model.source(c.split)
   count = min(c.num_images or len(source), len(source))
   params, _ = weights.restore(model)
@@ -237,10 +236,7 @@ def score_point(
 def read_images(
   model: Model, source: Any, index: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Returns (images uint8, cond of labels and texts) at index [n].
-
-  A network takes of cond what it is conditioned on.
-  """
+  """Returns (images uint8, cond with labels and texts) at index [n]."""
   pictures, labels = source.read(index)
   cond = {} if labels is None else {'label': labels}
   length = images.text_length(model.config)
@@ -249,10 +245,8 @@ def read_images(
   return pictures, cond
 
 
-def describe(
-  model: Model, metric: str, checksum: int, count: int
-) -> dict[str, Any]:
-  """Returns what scores of real images depend on, as JSON gives it back."""
+def describe(model: Model, metric: str, checksum: int, count: int) -> Fields:
+  """Returns the settings that scores of real images depend on."""
   fields = folder.plain(model.config)
   others = *folder.USES, 'training', 'optimizer', 'facts', 'seed'
   kept = {name: x for name, x in fields.items() if name not in others}
@@ -270,10 +264,10 @@ def describe(
   }
 
 
-def check_same_evaluation(out: Path, settings: dict[str, Any]) -> None:
-  """Raises UserError if another evaluation has begun in the folder."""
+def check_same_evaluation(out: Path, settings: Fields) -> None:
+  """Raises UserError if the folder holds another evaluation."""
   path = out / 'settings.json'
-  if any((out / 'parts').glob('*')):  # one that was refused has none
+  if any((out / 'parts').glob('*')):  # else it was refused
     changed = folder.differences(json.loads(path.read_text()), settings)
     if changed:
       raise UserError(

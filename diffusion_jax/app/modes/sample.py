@@ -17,8 +17,9 @@ from diffusion_jax.app import (
   sheets,
   weights,
 )
-from diffusion_jax.app.models.model import Model
+from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.provenance import Settings
 from diffusion_jax.data import images, sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
@@ -28,10 +29,10 @@ from diffusion_jax.runtime.sharding import replicate
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
-  """Writes <name>.png, <name>.npz and, of trajectories, <name>.gif.
+  """Writes <name>.png, <name>.npz and, with trajectories, <name>.gif.
 
-  They are in samples/. A network that reads texts also gets <name>.txt, one
-  text a line. <name>.parts/ keeps every batch until all exist.
+  They are in samples/. For a network that reads texts, <name>.txt has one text
+  per line. <name>.parts/ keeps the batches until all are drawn.
   """
   draw(config, workdir, Path(workdir) / 'samples', 'sampling.name')
 
@@ -41,7 +42,7 @@ def draw(
 ) -> Path:
   """Writes the samples into the folder `out`; returns the path of the npz file.
 
-  field: of the config, by which the folder or the files can be renamed.
+  field: the field of the config that renames the folder or the files.
   """
   model = models.make(config, workdir)
   model.check('sample')
@@ -67,23 +68,23 @@ def draw(
 def draw_parts(
   model: Model,
   mesh: Mesh,
-  params: Any,
+  params: Params,
   inputs: sample_inputs.Inputs,
   parts: Path,
-  settings: dict[str, Any],
+  settings: Settings,
 ) -> list[Path]:
-  """Draws the batches that are missing in `parts`; returns all their files."""
+  """Draws the batches that are missing in `parts`; returns all files."""
   c = model.config.sampling
   n, size = c.num_samples, c.batch_size
   generate = model.generate(mesh, other_runs.guides_of(model), c.trajectory)
   starts = range(0, n, size)
   paths = [parts / f'{start:08d}.npz' for start in starts]
-  # All processes make the same parts, those that the first one misses.
+  # All processes draw the parts that the first process is missing.
   missing = processes.broadcast([not path.exists() for path in paths])
   before = n - sum(min(size, n - starts[i]) for i in np.flatnonzero(missing))
 
   def begin(i):
-    # All parts have one shape, and so one compilation.
+    # All parts have one shape, so there is one compilation.
     index = np.arange(starts[i], starts[i] + min(size, n))
     return generate.start(params, index, rows(inputs.cond, index % n))
 
@@ -114,13 +115,13 @@ def write_film(model: Model, x: np.ndarray, parts: Path, first: bool) -> None:
 
 def write(
   model: Model,
-  params: Any,
+  params: Params,
   inputs: sample_inputs.Inputs,
   paths: list[Path],
   path: Path,
-  settings: dict[str, Any],
+  settings: Settings,
 ) -> None:
-  """Writes the npz file of all parts, the sheet of pictures, and the texts."""
+  """Writes the npz file of all parts, the sheet, and the texts."""
   pictures = gather(paths, model.config.sampling.num_samples)
   arrays = {'arr_0': pictures, **inputs.stored()}
   arrays |= model.write_more(params, path)
@@ -136,12 +137,10 @@ def write(
     print(f'wrote {path}: what the images should show, one text a line')
 
 
-def is_done(
-  path: Path, parts: Path, settings: dict[str, Any], field: str
-) -> bool:
-  """Returns whether all images exist, made with these settings; prints it.
+def is_done(path: Path, parts: Path, settings: Settings, field: str) -> bool:
+  """Returns whether all images exist with these settings, and prints it.
 
-  Raises UserError where images, or parts of them, have other settings.
+  Raises UserError if the images, or parts of them, have other settings.
   """
   if path.exists():
     provenance.check_same(path, settings, path, field)
@@ -155,7 +154,7 @@ def is_done(
 
 
 def gather(paths: list[Path], n: int) -> np.ndarray:
-  """Joins the n images of all parts, in a file rather than in memory."""
+  """Joins the n images of all parts, in a memory-mapped file."""
   whole: Any = None
   end = 0
   for path in paths:
@@ -177,7 +176,7 @@ def gather(paths: list[Path], n: int) -> np.ndarray:
 
 
 def check_numbers(model: Model, x: np.ndarray) -> None:
-  """Raises UserError for NaN, which would be written as black pictures."""
+  """Raises UserError for NaN, which would look like black pictures."""
   if np.isnan(x).any():
     sampler = model.config.sampling.get('sampler')
     name = sampler.name if sampler else 'the model'

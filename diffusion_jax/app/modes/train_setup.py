@@ -1,4 +1,4 @@
-"""What a training consists of, and where it starts."""
+"""The parts of a training, made from its config."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -15,6 +16,7 @@ from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.core.keys import stream
+from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.sharding import (
   fsdp_sharding,
@@ -29,19 +31,19 @@ from diffusion_jax.training.step import make_train_step, make_train_steps
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """Everything a training needs that a config can get wrong.
+  """The parts of a training that depend on its config.
 
-  make_state: () -> the first state; shapes: of the state, on the mesh;
-  learning_rate: step -> rate; hooks: see `hooks.Hook`.
+  make_state: () -> the first state; shapes: the shapes of the state, on the
+  mesh; learning_rate: step -> rate; hooks: see `hooks.Hook`.
   """
 
   config: ConfigDict
   workdir: Path
   model: models.Model
   mesh: Mesh
-  source: Any
+  source: Source
   objective: Objective
-  optimizer: Any
+  optimizer: optax.GradientTransformation
   learning_rate: Callable[[int], Any]
   make_state: Callable[[], TrainState]
   shapes: TrainState
@@ -51,9 +53,9 @@ class Setup:
 
 
 def setup(config: ConfigDict, workdir: str | Path) -> Setup:
-  """Makes the parts of a training; writes nothing.
+  """Makes the parts of a training; writes no file.
 
-  Raises UserError for everything that a config can get wrong.
+  Raises UserError for any mistake in the config.
   """
   start_up = StartUp()
   check(config)
@@ -130,9 +132,12 @@ def check_batch(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def state_maker(
-  model: models.Model, objective: Objective, optimizer: Any, mesh: Mesh
+  model: models.Model,
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
 ) -> tuple[Callable[[], TrainState], TrainState]:
-  """Returns (function that makes the first state, its shapes on the mesh)."""
+  """Returns (a function that makes the first state, its shapes on the mesh)."""
   key = stream(model.config.seed, 'parameters')
   _, more_rates = ema.rates(model.config)
 
@@ -155,7 +160,7 @@ def jit_step(
   config: ConfigDict,
   mesh: Mesh,
   objective: Objective,
-  optimizer: Any,
+  optimizer: optax.GradientTransformation,
   shapes: TrainState,
   more_steps: float = 0.0,
 ) -> Any:
@@ -196,7 +201,7 @@ def make_advance(parts: Setup, more_steps: float = 0.0) -> Callable:
   def advance(state, batches, frozen):
     if c.steps_per_call == 1:
       return compiled(state, batches[0], key, frozen)
-    # One program, for batches of one number, of which the last may be unused.
+    # Unused batches at the end, so that one program is compiled.
     unused = [batches[-1]] * (c.steps_per_call - len(batches))
     return compiled(state, (*batches, *unused), key, len(batches), frozen)
 

@@ -1,4 +1,4 @@
-"""What samples depend on, stored in their npz file as JSON: `settings`."""
+"""The settings that samples depend on, stored in their npz file as JSON."""
 
 import json
 import os
@@ -15,13 +15,14 @@ from diffusion_jax.runtime.files import write_npz as write_arrays
 from diffusion_jax.training import checkpoints, checksums
 
 if TYPE_CHECKING:
-  from diffusion_jax.app.models.model import Model
+  from diffusion_jax.app.models.model import Model, Params
 
+Settings = dict[str, Any]  # as JSON gives them
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
 
 
-def settings(model: 'Model', params: Any, step: int) -> dict[str, Any]:
-  """Returns what images of a model depend on; names of runs, no paths."""
+def settings(model: 'Model', params: 'Params', step: int) -> Settings:
+  """Returns the settings that images depend on, with runs' names, not paths."""
   sampling = folder.plain(model.config)['sampling']
   del sampling['name']
   sampling['checkpoint'] = str(step)
@@ -41,7 +42,7 @@ def settings(model: 'Model', params: Any, step: int) -> dict[str, Any]:
 
 
 def _computed_by(model):
-  # Returns what the command line changed of how the network is computed.
+  # Returns the fields of COMPUTED_BY that the command line changed.
   stored = folder.flat(folder.read_config(model.workdir) or {})
   now = folder.flat(folder.plain(model.config))
   return {
@@ -52,9 +53,9 @@ def _computed_by(model):
 
 
 def edit_settings(
-  model: 'Model', params: Any, step: int, pictures: dict[str, np.ndarray]
-) -> dict[str, Any]:
-  """Returns `settings`, and the section `edit` with the names of its files.
+  model: 'Model', params: 'Params', step: int, pictures: dict[str, np.ndarray]
+) -> Settings:
+  """Returns `settings` and the section `edit`, with the names of its files.
 
   pictures: the arrays that were read from those files, by name.
   """
@@ -68,8 +69,8 @@ def edit_settings(
   return own | {'edit': edit, 'pictures': read_from}
 
 
-def describe(content: dict[str, Any]) -> str:
-  """Returns the essential settings in a line."""
+def describe(content: Settings) -> str:
+  """Returns a line with the essential settings."""
   c = content['sampling']
   line = f'settings: {content["run"]}, checkpoint {c["checkpoint"]}'
   if c.get('sampler'):
@@ -89,14 +90,14 @@ def describe(content: dict[str, Any]) -> str:
   return line
 
 
-def write_npz(path: Path, arrays: dict, content: dict[str, Any]) -> None:
-  """Writes arrays and the settings that made them, for `read`."""
+def write_npz(path: Path, arrays: dict, content: Settings) -> None:
+  """Writes arrays with their settings, for `read`."""
   text = np.array(json.dumps(content))
   write_arrays(path, arrays | {'settings': text})
 
 
-def read(path: Path) -> dict[str, Any]:
-  """Reads the settings in an npz file; {} if it has none or is damaged."""
+def read(path: Path) -> Settings:
+  """Reads the settings in an npz file; {} if they are missing or damaged."""
   try:
     with open(path, 'rb') as raw, np.load(raw) as arrays:
       return json.loads(arrays['settings'].item())
@@ -104,7 +105,7 @@ def read(path: Path) -> dict[str, Any]:
     return {}
 
 
-def check_same(path: Path, now: dict[str, Any], what: Path, field: str) -> None:
+def check_same(path: Path, now: Settings, what: Path, field: str) -> None:
   """Raises UserError, about `what`, if the file at `path` has other settings.
 
   field: of the config, with the name of the file.

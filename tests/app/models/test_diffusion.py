@@ -150,7 +150,7 @@ def test_self_conditioning_hands_each_estimate_to_the_next_step():
         'network.num_groups': 4,
         'conditioning.self_conditioning': True,
       },
-      'self_conditioning needs a network with self_conditioning: vdm has none',
+      'the parameter self_conditioning, which vdm does not have: set network',
     ),
   ],
 )

@@ -124,11 +124,11 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
     (MEAN_FLOW | {'sampling.clip': True}, 'no field config.sampling.clip'),
     (
       MEAN_FLOW | {'sampling.guidance_scale': 2.0},
-      'is trained in, and 1 here',
+      'trained with, which is 1 here',
     ),
     (
       GUIDED | {'sampling.guidance_scale': 5.0},
-      'is outside of the scales of the training, 1 to 4.0',
+      'is outside the scales of the training, 1 to 4.0',
     ),
     (
       GUIDED | {'conditioning.dropout': 0.0},
@@ -140,7 +140,7 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
     ),
     (
       MEAN_FLOW | {'network': 'edm2'},
-      'needs a network with elapsed: edm2 has none',
+      'needs a network with the parameter elapsed, which edm2 does',
     ),
     (
       DISTILLATION | {'sampling.stochastic': False, 'sampling.num_steps': 2},

@@ -264,6 +264,6 @@ def test_other_images_cannot_guide(runs, tmp_path):
   stored['facts']['num_classes'] = 7
   (tmp_path / 'config.json').write_text(json.dumps(stored))
   config = smoke(**{'sampling.classifier.run': tmp_path})
-  message = 'the images in .* have num_classes 7, and .* of this run 10'
+  message = 'the images in .* have num_classes 7, and .* of this run have 10'
   with pytest.raises(UserError, match=message):
     other_runs.guides_of(models.make(config, 'nowhere'))

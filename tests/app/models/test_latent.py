@@ -309,12 +309,12 @@ def test_a_latent_is_known_where_all_its_pixels_are():
   [
     ({'latent.run': 'nowhere'}, 'latent.run: there is no run in nowhere, and'),
     ({'latent.shape': (4, 4, 2)}, 'shape=.* have the shape .4, 4, 4.'),
-    ({'sampling.clip': True}, 'sampling.clip is of pixels, and this run diffu'),
-    ({'sampling.dynamic_threshold': 0.9}, 'sampling.dynamic_threshold is of'),
-    ({'sampling.classifier.run': 'x'}, 'sampling.classifier is of pixels'),
-    ({'conditioning.augment': 0.1}, 'conditioning.augment is of pixels'),
-    ({'conditioning.image': 'superres'}, 'conditioning.image is of pixels'),
-    ({'conditioning.self_conditioning': True}, 'self_conditioning is of pixe'),
+    ({'sampling.clip': True}, 'sampling.clip needs pixels, and this run diffu'),
+    ({'sampling.dynamic_threshold': 0.9}, 'sampling.dynamic_threshold needs'),
+    ({'sampling.classifier.run': 'x'}, 'sampling.classifier needs pixels'),
+    ({'conditioning.augment': 0.1}, 'conditioning.augment needs pixels'),
+    ({'conditioning.image': 'superres'}, 'conditioning.image needs pixels'),
+    ({'conditioning.self_conditioning': True}, 'self_conditioning needs pixe'),
     ({'objective': 'vdm'}, "objective='vdm' is not one of denoising, hybrid"),
     (
       {'data': 'synthetic', 'data.image_shape': (8, 8, 3)},
@@ -336,9 +336,9 @@ def test_a_run_that_is_no_autoencoder_has_no_latents(run, tmp_path):
 
 def test_what_cannot_be_edited_says_so(run, files):
   for edit in ('superres', 'colorize'):
-    with pytest.raises(UserError, match='sees no pixels while it samples'):
+    with pytest.raises(UserError, match='needs pixels, and this run diffuses'):
       edited(run, files, edit)
-  with pytest.raises(UserError, match='sampling.clip is of pixels'):
+  with pytest.raises(UserError, match='sampling.clip needs pixels'):
     MODES['sample'](config_of('', **{'sampling.clip': True}), run)
 
 

@@ -57,7 +57,7 @@ def test_a_run_that_cannot_teach_is_refused(changes, message, tmp_path):
   [
     ({}, 'nowhere', 'training.teacher: there is no run in nowhere'),
     ({}, '', 'objective=reflow needs the folder of the run that is distilled'),
-    ({'objective': 'denoising'}, 'x', 'objective=denoising has no teacher'),
+    ({'objective': 'denoising'}, 'x', 'objective=denoising does not use a teacher'),
   ],
 )
 def test_an_objective_has_a_teacher_or_none(changes, teacher, message):

@@ -144,7 +144,7 @@ def test_a_sweep_has_scores_and_bits_by_width(run, capsys):
 
 def test_mistakes_are_one_clear_line(run, tmp_path):
   for fields, message in (
-    ({}, 'average.sigma_rel: which relative width'),
+    ({}, 'average.sigma_rel is not set: give a relative width'),
     ({'sigma_rel': 0.07, 'step': 7}, 'no snapshot 7 in .*, but 1, 2, 3, 4'),
     ({'sigma_rel': 0.004}, 'cannot make an average of width 0.004: its pr'),
     ({'sigma_rel': 0.1, 'out': str(run)}, 'holds a run: give another --conf'),

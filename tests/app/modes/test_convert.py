@@ -381,9 +381,9 @@ def test_init_from_another_network_is_refused(run, tmp_path):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({}, 'give either source, weights that become'),
+    ({}, 'give either source=<weights>, which become'),
     ({'convert.source': 'x', 'convert.to': 'diffusers'}, 'give either source'),
-    ({'convert.source': 'none'}, 'convert.source: there is no none'),
+    ({'convert.source': 'none'}, 'convert.source: none does not exist'),
     (
       {'convert.source': str(STORED / 'ho'), 'convert.format': 'diffuser'},
       "convert.format='diffuser'.* is not one of diffusers",
@@ -422,13 +422,13 @@ def test_init_from_another_network_is_refused(run, tmp_path):
     ),
     (
       {'convert.source': str(STORED / 'labels'), 'data': 'digits'},
-      r'config.data=digits: image_shape is \(8, 8, 1\), and \(4, 4, 1\) of the',
+      r'config.data=digits: image_shape is \(8, 8, 1\), and \(4, 4, 1\) for the',
     ),
     (
       {'convert.to': 'onnx', 'convert.out': 'x'},
       "convert.to='onnx' is not one",
     ),
-    ({'convert.to': 'diffusers'}, 'convert.out: where is it written to'),
+    ({'convert.to': 'diffusers'}, 'convert.out is not set: give the file'),
     (
       {'convert.to': 'safetensors', 'convert.out': 'x', 'convert.label': 1},
       'convert.label is for convert.to=diffusers only',
@@ -456,7 +456,7 @@ def test_other_folders_and_files_are_one_line(tmp_path):
   weights = source / 'checkpoint_26'
   weights.write_bytes(serialization.msgpack_serialize({'a': np.zeros(3)}))
   several = (
-    'may be of several projects: give --config.convert.format=diffusers|'
+    'is ambiguous: give --config.convert.format=diffusers|'
   )
   with pytest.raises(UserError, match=several):
     read(run, weights)

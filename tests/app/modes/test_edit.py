@@ -306,8 +306,8 @@ def test_samples_of_such_a_run_continue_test_images(palette):
 @pytest.mark.parametrize(
   'changes, fields, message',
   [
-    ({}, {}, r'config.edit: which image\? Give --config.edit.image='),
-    ({}, {'image': 'digit'}, r'which mask\? Give --config.edit.mask='),
+    ({}, {}, 'config.edit: image is not set: give --config.edit.image='),
+    ({}, {'image': 'digit'}, 'mask is not set: give --config.edit.mask='),
     ({}, {'image': 'none', 'mask': 'mask'}, 'there is no image .*none.png'),
     ({}, {'image': 'text', 'mask': 'mask'}, 'is not an image that Pillow'),
     (
