@@ -87,8 +87,8 @@ def get_config():
   # $DIFFUSION_JAX_WEIGHTS
   evaluation.weights = ''
   evaluation.reference = 'train'  # train, test
-  # fields of `sampling` with several values, of which every combination is a
-  # row of one table: 'num_steps=10,20 sampler=ddim,heun guidance.scale=1,2'
+  # several values for fields of `sampling`; every combination is a row of one
+  # table: 'num_steps=10,20 sampler=ddim,heun guidance.scale=1,2'
   evaluation.sweep = ''
   evaluation.name = ''  # appended to the folder of the results
 

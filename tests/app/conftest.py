@@ -27,14 +27,14 @@ SEEN = {
 
 
 def printed_by(function, *args):
-  """What a call prints, for fixtures of a module, which have no capsys."""
+  """Returns what a call prints, for fixtures that cannot use capsys."""
   with contextlib.redirect_stdout(io.StringIO()) as output:
     function(*args)
   return output.getvalue()
 
 
 def as_flags(changes):
-  """Fields and their values as the command line has them."""
+  """Yields fields and their values in the form of flags."""
   for path, value in changes.items():
     if isinstance(value, (tuple, list)):
       value = ','.join(map(str, value))
@@ -60,14 +60,14 @@ def trial(name='digits', argument='', **changes) -> Any:
 def smoke(**changes) -> Any:
   """digits:smoke with a network whose training takes a third of the time.
 
-  That of a U-Net is meant, with all programs in the cache.
+  The comparison is with a U-Net whose programs are in the cache.
   """
   small = {'network': SMALL, 'network.channels': 8}
   return trial(**small | changes)
 
 
 def unet_smoke(**changes) -> Any:
-  """The same with the config's own network, of one resolution."""
+  """Returns the same config with its own network, at one resolution."""
   fewer = {
     'network.multipliers': (1,),
     'network.attention_resolutions': (),
@@ -77,7 +77,7 @@ def unet_smoke(**changes) -> Any:
 
 
 def normal_params(model, seed=0, deviation=0.2):
-  """Parameters of which all show; in new ones the last layer is zero."""
+  """Returns random parameters; in new parameters the last layer is zero."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(
     lambda x: (deviation * rng.standard_normal(x.shape)).astype(x.dtype),
@@ -103,6 +103,6 @@ def config():
 
 @pytest.fixture(scope='module')
 def run(digits_run, tmp_path_factory):
-  """A finished digits:smoke run that tests may write in."""
+  """Copies a finished digits:smoke run, which tests may change."""
   workdir = tmp_path_factory.mktemp('runs') / 'digits-smoke'
   return shutil.copytree(digits_run, workdir)

@@ -1,4 +1,4 @@
-"""A network of 9 arrays, for what modes do whatever the network is."""
+"""A network of 9 arrays, for tests of modes."""
 
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -14,7 +14,7 @@ from diffusion_jax.networks.layers import Conv
 
 
 class SmallNetwork(nn.Module):
-  """Two convolutions, and what most networks see beside the image."""
+  """Two convolutions, with the inputs that most networks have."""
 
   out_channels: int
   channels: int = 16

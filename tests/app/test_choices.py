@@ -131,7 +131,7 @@ def test_noise_inputs_take_their_parameters():
 
 
 def section(path, name):
-  """The complete section of a choice with a name, of digits."""
+  """Returns the complete section of a choice, in the config digits."""
   config = load.with_flags(read('digits'), [(path, name)])
   for key in path.split('.'):
     config = config[key]
@@ -213,7 +213,7 @@ def test_steps_need_a_schedule_of_steps(flag):
 
 @pytest.mark.parametrize('name', choices.SAMPLERS)
 def test_every_sampler_samples(name):
-  """One step of each, with churn and a corrector where they are allowed."""
+  """Each takes one step, with churn and a corrector if it allows them."""
   flags = [f'sampling.sampler={name}', 'schedule=linear_vp']
   remembers = name in ('dpm_solver_pp', 'dpm_solver_pp_sde', 'unipc')
   more = ['sampling.churn.s_churn=1', 'sampling.corrector.steps=1']
@@ -260,7 +260,7 @@ def test_parameters_of_samplers_reach_them():
 
 @pytest.mark.parametrize('name', ['linear', 'flow', 'linear_vp', 'karras'])
 def test_the_levels_of_another_schedule_may_be_visited(name):
-  """With its own defaults, not the parameters of the run's."""
+  """It has its own defaults, not the parameters of the run's schedule."""
   flags = 'schedule=linear', 'schedule.end=0.01', f'sampling.schedule={name}'
   schedule = model_of(*flags).sampling.schedule
   t = jnp.linspace(0.0, 1.0, 5)
@@ -290,7 +290,7 @@ def test_guidance_is_that_of_the_library():
 
 
 def test_masks_of_weight_decay_reach_the_optimizer():
-  """Without gradients the second step moves what decays, by 2e-6 * 0.01."""
+  """Without gradients only decay moves parameters, by 2e-6 * 0.01."""
   layer = {'kernel': jnp.ones(2), 'scale': jnp.ones(2), 'bias': jnp.ones(2)}
   params = {'network': layer, 'schedule': {'bias': jnp.ones(())}}
   still = {

@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 
 
 # Runs launch.py in a fork for each line of its input: [arguments, working
-# folder, file of stdout, file of stderr]. The imports, which take longer than
-# all of a mistake, are done once. Prints the exit codes.
+# folder, file of stdout, file of stderr]. The slow imports are done once. Prints
+# the exit codes.
 FORKS = """
 import json, os, runpy, sys, traceback
 from diffusion_jax.app import cli
@@ -57,7 +57,7 @@ if child == 0:
 
 @pytest.fixture(scope='module')
 def launch(tmp_path_factory):
-  """launch(*args, cwd=ROOT): what a process of launch.py says and returns."""
+  """Returns launch(*args, cwd=ROOT), which runs launch.py in a fork."""
   out = tmp_path_factory.mktemp('said')
   forks = subprocess.Popen(
     [sys.executable, '-c', FORKS, str(ROOT)],
@@ -83,7 +83,7 @@ def launch(tmp_path_factory):
 
 
 def launch_alone(*args, cwd=ROOT, **environment):
-  """The same by a process of its own, which has one device."""
+  """Runs launch.py in a new process, with one device."""
   flags = os.environ['XLA_FLAGS'].split()
   one_device = ' '.join(flag for flag in flags if 'device_count' not in flag)
   return subprocess.run(
@@ -98,7 +98,7 @@ def launch_alone(*args, cwd=ROOT, **environment):
 
 @pytest.mark.slow
 def test_cifar10_smoke_trains_and_draws_without_any_download(tmp_path):
-  """From any folder; the default workdir is runs/<config>-<argument>."""
+  """The config is given by an absolute path, from another folder."""
   config = f'--config={ROOT}/configs/cifar10.py:smoke'
   result = launch_alone(config, cwd=tmp_path)
   assert result.returncode == 0, result.stderr
@@ -192,7 +192,7 @@ def test_a_mistake_is_one_clear_line(launch, name):
 
 
 def test_a_mistake_is_one_line_of_a_process_of_its_own(tmp_path):
-  """And nothing is written, before the processes join as well."""
+  """Nothing is written, and the processes have not joined yet."""
   args = f'--config={ROOT}/configs/digits.py', '--config.optimizer.b2=1'
   result = launch_alone(*args, '--multihost', cwd=tmp_path)
   check_one_line(result, 'config.optimizer.b2=1.0 is not a number in [0, 1)')
@@ -211,7 +211,7 @@ def test_a_sweep_that_does_not_fit_is_one_line(launch, tmp_path):
 
 
 def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
-  """And what a flag names."""
+  """A name in a flag is allowed too."""
   (tmp_path / 'own.py').write_text(
     'open("imported", "a").write(".")\n'
     'def schedule():\n  raise ValueError("called")\n'
@@ -319,7 +319,7 @@ def test_a_sweep_changes_the_config(command, flags):
 
 
 def test_a_run_is_a_config(command, tmp_path):
-  """For a training of its own it has no facts; modes that use it have."""
+  """A training with its config has no facts; other modes have them."""
   own_parts.allow([smoke().network.name])
   stored = folder.plain(smoke(seed=7)) | {
     'facts': {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17}
@@ -335,7 +335,7 @@ def test_a_run_is_a_config(command, tmp_path):
 
 @pytest.fixture
 def run_mode(monkeypatch, flags):
-  """run_mode(error): the exit code and stderr of a mode that raises."""
+  """Returns run_mode(error): the exit code and output if a mode raises."""
 
   def run_mode(error, capsys):
     def mode(config, workdir):
@@ -361,7 +361,7 @@ def test_exit_codes(run_mode, capsys):
   code, said = run_mode(KeyboardInterrupt(), capsys)
   assert code == 130
   assert said.err == 'error: interrupted; what was saved is in runs/digits\n'
-  code, said = run_mode(ZeroDivisionError(), capsys)  # a mistake of ours
+  code, said = run_mode(ZeroDivisionError(), capsys)  # an internal error
   assert code is None and said.err == ''
 
 
@@ -370,7 +370,7 @@ def test_exit_codes(run_mode, capsys):
 
 @pytest.fixture
 def installed(tmp_path):
-  """A folder to import from, as pip fills it: configs are in the package."""
+  """Returns a folder as pip installs it: the configs are in the package."""
   package = tmp_path / 'site' / 'diffusion_jax'
   package.mkdir(parents=True)
   for part in (ROOT / 'diffusion_jax').iterdir():
@@ -380,7 +380,7 @@ def installed(tmp_path):
 
 
 def test_the_installed_command_finds_the_installed_configs(installed, tmp_path):
-  """From an empty folder."""
+  """The command is run in an empty folder."""
   code = 'from diffusion_jax.app import cli; cli.run()'
   arguments = '--config', 'configs/digits.py:smoke', '--help_mode=train'
   result = subprocess.run(
@@ -397,7 +397,7 @@ def test_the_installed_command_finds_the_installed_configs(installed, tmp_path):
 
 @pytest.fixture
 def imports(monkeypatch):
-  """sys.modules without configs, and as it was afterwards."""
+  """Removes configs from sys.modules during a test."""
   kept = sys.modules.copy()
   for name in kept:
     if 'configs' in name.split('.'):  # also diffusion_jax.configs
@@ -424,7 +424,7 @@ def package(installed, monkeypatch):
 
 
 def test_the_nearest_config_is_taken(imports, package, tmp_path, monkeypatch):
-  """And with it the `configs` that its file imports."""
+  """Its file imports the same `configs`."""
   monkeypatch.chdir(tmp_path)
   for path in ('configs/digits.py', './configs/digits.py'):
     found = cli.find_config(f'{path}:smoke', True)

@@ -1,4 +1,4 @@
-"""Every source of images is reached; every mistake is one line."""
+"""Every source of images is made from a config; errors are one line."""
 
 import pathlib
 
@@ -31,7 +31,7 @@ def refused(message, function, *args, **kwargs):
 
 @pytest.fixture
 def pictures(tmp_path):
-  """A folder with two classes of three pictures, and the same as npz."""
+  """Writes two classes of three pictures into a folder and an npz file."""
   rng = np.random.default_rng(0)
   for name in 'ab':
     (tmp_path / name).mkdir()
@@ -107,7 +107,7 @@ def test_a_config_without_data():
 
 
 def test_a_set_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
-  """cifar10, mnist and the catalogue, with data_dir from the config."""
+  """cifar10, mnist and the catalogue get data_dir from the config."""
   import requests
 
   def refuse(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""From a config file, a run and flags to one complete config."""
+"""A config file, a run and flags give one complete config."""
 
 import functools
 import json
@@ -40,7 +40,7 @@ def _read(name):
 
 
 def read(name):
-  """The complete config of `name` or `name:variant`."""
+  """Returns the complete config of `name` or `name:variant`."""
   return _read(name).copy_and_resolve_references()
 
 
@@ -56,7 +56,7 @@ def refused(message, function, *args):
 
 
 def choices_of(config, schema, prefix=''):
-  """(path, section) of all sections of a config that have a name."""
+  """Yields (path, section) of all sections of a config that have a name."""
   for name, value in config.items():
     path = f'{prefix}{name}'
     if isinstance(value, ConfigDict):
@@ -67,7 +67,7 @@ def choices_of(config, schema, prefix=''):
 
 @pytest.mark.parametrize('name, variant', ALL)
 def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
-  """A choice has no field that is not a parameter of its constructor."""
+  """Each field of a choice is a parameter of its constructor."""
   path = str(CONFIGS / f'{name}.py')
   config = load.completed(load.from_file(path, variant))
   assert f'configs/{name}.py' in str(load.module_of(path).__doc__)
@@ -81,7 +81,7 @@ def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
 
 
 def test_the_stored_config_holds_what_a_default_was(monkeypatch):
-  """The default of DDIM's eta is another one when the run is opened."""
+  """The default of DDIM's eta has changed when the run is opened."""
   config = with_flags('digits_flow')
   stored = folder.plain(config)
   tables = schemas.DIFFUSION.tables
@@ -169,7 +169,7 @@ def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(
   (('network=autoencoder', 'objective=vae'), schemas.VAE),
 ])  # fmt: skip
 def test_a_flag_may_make_another_kind_of_model(flags, kind):
-  """The sections that this kind does not have are gone, and others are new."""
+  """Sections that this kind does not have are dropped; others are added."""
   if 'network=' in ''.join(flags):
     flags = [f for f in flags if 'objective' in f]
     message = "config.network='unet' is not one of"
@@ -393,7 +393,7 @@ def test_what_a_constructor_refuses_is_one_line(line, tmp_path):
 
 
 def stored_run(workdir, config=None, **changes):
-  """A run folder with no more than its config.json."""
+  """Writes a run folder that holds only a config.json."""
   content = folder.plain(smoke() if config is None else config)
   for path, value in changes.items():
     *parents, name = path.split('.')
@@ -407,7 +407,7 @@ def stored_run(workdir, config=None, **changes):
 
 
 def test_the_model_comes_from_the_run_and_its_use_from_the_command(tmp_path):
-  """In the order run, config file, flags; the file describes another model."""
+  """The order is run, config file, flags; the file describes another model."""
   of_run = {'network.channels': 24, 'sampling.num_steps': 7, 'seed': 5}
   stored_run(tmp_path, smoke(**of_run))
   config = with_flags('digits', 'sampling.num_steps=9')

@@ -80,7 +80,7 @@ def test_a_config_without_other_runs_needs_none(tmp_path):
 
 
 def test_the_commands_are_those_of_configs(monkeypatch):
-  """Of all runs that the configs name; in another folder with --workdir."""
+  """This holds for all runs that configs name, and for another --workdir."""
   monkeypatch.chdir(ROOT)
   count = 0
   for name, variant in ALL:

@@ -30,7 +30,7 @@ def text_model(**changes) -> Any:
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """Four steps, with a preview and a test loss."""
+  """Trains for four steps, with a preview and a test loss."""
   workdir = tmp_path_factory.mktemp('runs') / 'shapes'
   changes = {
     'sampling.num_samples': 8,
@@ -62,7 +62,7 @@ def test_a_run_is_previewed_and_evaluated(run):
 
 
 def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
-  """Guided away from the null text, where the prompt does not matter."""
+  """Guidance moves away from the null text, which ignores the prompt."""
   prompts = ['a red circle above a blue square', 'a white cross']
 
   def shown(name, prompt, scale=4.0):
@@ -155,7 +155,7 @@ def test_a_network_without_text_takes_no_prompt():
       lambda: trial('shapes_text', **{
         'network': 'ddpmpp', 'network.channels': 8, 'network.multipliers': (1,),
       }),
-      'the parameter text_width, which ddpmpp does not have: set network to unet',
+      'the parameter text_width, which ddpmpp does not have: set network',
     ),
     (
       lambda: text_config(**{'conditioning.text.heads': 3}),
@@ -171,7 +171,7 @@ def test_texts_that_are_refused_end_in_one_line(make_config, message, tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path):
-  """Four pictures in two folders, with captions."""
+  """Writes four pictures in two folders, with captions."""
   lines = []
   for name in ('a/0', 'a/1', 'b/0', 'b/1'):
     path = tmp_path / f'{name}.png'
@@ -203,7 +203,7 @@ def test_a_folder_with_captions_is_read_with_its_labels(pictures):
   ]
   for sentence, label in zip(words, batch['label'], strict=True):
     assert sentence[8] == 'ab'[label]
-  # there is no test split: texts of the training split
+  # data without a test split: texts of the training split
   model = models.make(config, 'nowhere')
   assert sample_inputs.choose_texts(model, 2) == [
     'picture a/0 ü',

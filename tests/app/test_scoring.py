@@ -32,7 +32,7 @@ QUICK = {
 
 
 def halves(weights, batch_size):
-  """Features of tests: mean levels of four parts, which are logits as well."""
+  """Returns test features and logits: the mean levels of four parts."""
 
   def extract(pictures):
     x = pictures.reshape(-1, 2, 4, 2, 4).mean(axis=(2, 4)).reshape(-1, 4)
@@ -43,7 +43,7 @@ def halves(weights, batch_size):
 
 
 def level(factor: float = 1.0) -> Metric:
-  """A metric of a user's module: the mean grey level."""
+  """Returns a user's metric: the mean grey level."""
 
   def compute(samples, reference):
     value = factor * float(np.mean(samples['images']))
@@ -54,7 +54,7 @@ def level(factor: float = 1.0) -> Metric:
 
 @pytest.fixture(scope='module')
 def cache(tmp_path_factory):
-  """A cache of real features, and one more extractor, for this module alone."""
+  """Makes a cache of real features and one more extractor, for this module."""
   home = tmp_path_factory.mktemp('cache')
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('XDG_CACHE_HOME', str(home))
@@ -64,7 +64,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory, cache):
-  """A run that measured its own samples while it was trained."""
+  """Trains a run that measures its own samples."""
   workdir = tmp_path_factory.mktemp('runs') / 'digits'
   fields = {
     'training.metrics_every': 2,
@@ -125,7 +125,7 @@ def test_the_best_is_the_highest_where_more_is_better(tmp_path):
 
 @pytest.fixture(scope='module')
 def printed(run):
-  """What an evaluation of 20 samples has printed."""
+  """Returns what an evaluation of 20 samples prints."""
   return printed_by(run_mode, run)
 
 
@@ -281,7 +281,7 @@ def test_a_metric_of_a_user_has_its_own_section(run, printed):
 
 
 def test_a_run_is_used_without_the_metrics_of_a_stranger(run, monkeypatch):
-  """The stored config names one; only the evaluation by it needs its code."""
+  """Only an evaluation needs the code of the metric that its config names."""
   monkeypatch.setattr(own_parts, '_allowed', {SMALL})
   config: Any = load.open_run(run)
   assert config.evaluation.metrics[-1] == LEVEL
@@ -355,7 +355,7 @@ def test_accuracy_needs_labels(tmp_path):
 
 
 def test_features_and_labels_are_of_the_same_images(tmp_path):
-  """Computed, and read again."""
+  """The features are computed first, then read from the file."""
   pictures = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
   images = image_sets.from_array('made', pictures)
   extractor, path = halves('', 2), tmp_path / 'halves.npz'

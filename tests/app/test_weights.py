@@ -11,14 +11,14 @@ TWO_EMAS = {'training.more_ema_decays': (0.5,)}
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """Four steps with a second average."""
+  """Trains four steps with a second average."""
   workdir = tmp_path_factory.mktemp('runs') / 'two'
   MODES['train'](smoke(**TWO_EMAS), workdir)
   return workdir
 
 
 def bias(run, **fields):
-  """A bias of the parameters that config.sampling chooses."""
+  """Returns a bias of the parameters that config.sampling chooses."""
   fields = {f'sampling.{name}': value for name, value in fields.items()}
   params, step = weights.restore(models.make(smoke(**TWO_EMAS, **fields), run))
   assert step == int(fields.get('sampling.checkpoint', 4))
@@ -30,7 +30,7 @@ def test_any_average_and_checkpoint_can_be_sampled_from(run):
     bias(run, checkpoint='2', **fields)
     for fields in ({'ema': False}, {}, {'ema_decay': 0.5})
   )
-  # steps 1 and 2 of ema_warmup: decays 0.1 and 2/11, whatever the rate is
+  # steps 1 and 2 of ema_warmup: decays 0.1 and 2/11, for any rate
   np.testing.assert_allclose(half, slow, rtol=1e-5)
   assert (raw != slow).any()
   latest = bias(run)

@@ -143,7 +143,7 @@ def image_shape_of(run: str) -> tuple[int, ...]:
 def facts_of(config: ConfigDict, given: Mapping[str, Any]) -> images.Facts:
   """Returns the facts of the images of imported weights.
 
-  given: `Imported.facts`. The grey levels are those of config.data, or 256.
+  given: `Imported.facts`. Without config.data there are 256 grey levels.
   """
   if config.data is None:
     return images.Facts(given['image_shape'], given.get('num_classes', 0), 256)

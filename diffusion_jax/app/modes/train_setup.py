@@ -55,7 +55,7 @@ class Setup:
 def setup(config: ConfigDict, workdir: str | Path) -> Setup:
   """Makes the parts of a training; writes no file.
 
-  Raises UserError for any mistake in the config.
+  Raises UserError if anything in the config is wrong.
   """
   start_up = StartUp()
   check(config)

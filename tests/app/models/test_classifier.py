@@ -31,7 +31,7 @@ def test_a_classifier_run_trains(run):
 
 
 def test_it_makes_no_images_and_says_why(run, tmp_path, capsys):
-  """Neither as previews of its training nor when it is asked."""
+  """It makes no previews in training, and refuses --mode=sample."""
   fields = {
     'training.num_steps': 1,
     'training.sample_every': 1,
@@ -46,7 +46,7 @@ def test_it_makes_no_images_and_says_why(run, tmp_path, capsys):
 
 
 def test_accuracy_literally(run):
-  """The fraction right, with the metric's own noise, image by image."""
+  """It is the fraction of right classes, with the metric's own noise."""
   config = classifier_smoke()
   model: Any = models.make(config, run)
   params, _ = weights.restore(model)

@@ -76,7 +76,7 @@ def test_more_levels_than_steps_are_noted_before_they_are_visited(capsys):
 
 
 def test_self_conditioning_hands_each_estimate_to_the_next_step():
-  """Two steps of DDIM by hand, the network called as (x, noise, label, x0)."""
+  """Computes two steps of DDIM with the network called directly."""
   model = model_of(**{
     'conditioning.self_conditioning': True,
     'sampling.num_steps': 2,

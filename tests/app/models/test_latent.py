@@ -31,7 +31,7 @@ QUIET = {
 
 
 def config_of(run, **changes):
-  """digits_latent:smoke in the latents of a run, for None in pixels."""
+  """Returns digits_latent:smoke in the latents of a run; None: in pixels."""
   small = {'network': SMALL, 'network.channels': 8}
   small |= {'latent': None} if run is None else {'latent.run': run}
   return trial('digits_latent', **small | QUIET | changes)
@@ -49,7 +49,7 @@ def metrics(workdir, name='loss'):
 
 @pytest.fixture(scope='module')
 def autoencoder(tmp_path_factory):
-  """digits_autoencoder:smoke, of normal parameters."""
+  """Makes a run of digits_autoencoder:smoke with normal parameters."""
   fields = {
     'network.multipliers': (1, 2),
     'network.attention_resolutions': (),
@@ -101,7 +101,7 @@ LINEAR = {
 
 @pytest.fixture
 def linear(autoencoder, tmp_path, monkeypatch):
-  """A folder that has begun with z = scale * x / 2, scale = 2: z = x."""
+  """Makes a folder with the latents z = scale * x / 2, scale = 2: z = x."""
   monkeypatch.setattr(LatentDiffusion, 'latents', HALF)
   config = config_of(autoencoder, **LINEAR, **{'latent.shape': (8, 8, 1)})
   model = models.make(config, tmp_path)
@@ -113,7 +113,7 @@ def linear(autoencoder, tmp_path, monkeypatch):
 
 
 def test_latents_that_are_pixels_are_diffused_as_pixels(linear):
-  """The same losses, test losses, parameters and samples."""
+  """Losses, test losses, parameters and samples agree."""
   latents, workdir, _ = linear
   pixels = config_of(None, **LINEAR)
   MODES['train'](pixels, workdir / 'pixels')
@@ -148,7 +148,7 @@ def test_the_deviation_of_parts_is_that_of_the_whole():
 
 
 def test_the_scale_is_that_of_draws_over_the_training_set(run):
-  """Scaled draws have deviation 1, per set; drawn anew with other keys."""
+  """Scaled draws with other keys have deviation 1."""
   model = model_of(run)
   kept, latents = model.load()['autoencoder'], model.latents
   x = scale(sources.digits('train').images, 17)
@@ -156,7 +156,7 @@ def test_the_scale_is_that_of_draws_over_the_training_set(run):
   z = np.asarray(jax.jit(latents.encode)(kept, x, keys))
   assert z.shape == (len(x), 4, 4, 4)
   np.testing.assert_allclose(z.std(), 1.0, atol=0.02)
-  # whatever the scale is, latents have it and the decoder takes it back
+  # latents are multiplied by any scale, and the decoder divides by it
   other = kept | {'scale': 3.0 * kept['scale']}
   encode, decode = jax.jit(latents.encode), jax.jit(latents.decode)
   z = encode(kept, x[:2])
@@ -193,7 +193,7 @@ def test_latents_are_drawn_anew_each_step_on_any_devices(run):
 def test_a_run_continues_exactly_without_its_autoencoder(
   trained, tmp_path, capsys
 ):
-  """Bit for bit; latent.json is read, not measured again."""
+  """The result is equal bit for bit; the scale is not measured again."""
   whole, printed = trained
   assert 'scale' in printed
   parts = tmp_path / 'parts'
@@ -219,7 +219,7 @@ def test_losses_are_those_of_one_device_in_one_part(run, tmp_path):
 
 
 def test_samples_need_only_the_run_folder(run, tmp_path):
-  """Decoded, also each frame of a trajectory, and guided by another run."""
+  """Samples, each frame of a trajectory and guided samples are decoded."""
   copy = tmp_path / 'moved'
   shutil.copytree(run, copy)
   changes = {
@@ -281,7 +281,7 @@ def test_known_pixels_stay_to_the_bit(run, files, method, capsys):
 
 
 def test_edits_of_no_strength_are_what_the_autoencoder_makes_of_it(run, files):
-  """SDEdit from step 0, and the two ends of an interpolation."""
+  """This holds for SDEdit from step 0 and both ends of an interpolation."""
   model = model_of(run)
   kept, latents = model.load()['autoencoder'], model.latents
   x = scale(sources.digits('test').images[:2], 17)

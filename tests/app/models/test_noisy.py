@@ -50,7 +50,7 @@ def test_a_self_conditioned_run_trains_and_draws(tmp_path):
 
 
 def row_errors(params):
-  """How far norms of rows are from sqrt(fan in), relative; of each kernel."""
+  """Returns each kernel's relative distance of row norms from sqrt(fan in)."""
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     if path[-1].key == 'kernel':
       rows = np.asarray(leaf, np.float64).reshape(-1, leaf.shape[-1]).T
@@ -59,7 +59,7 @@ def row_errors(params):
 
 
 def test_a_run_of_edm2_keeps_its_rows_normalised_and_resumes(tmp_path):
-  """After each step, in two parts; four steps = two, a restart, two."""
+  """Rows stay normalised after each step, and after a restart."""
   fields = {
     'training.accumulate': 2,
     'training.checkpoint_every': 1,
@@ -91,7 +91,7 @@ def test_a_run_of_edm2_keeps_its_rows_normalised_and_resumes(tmp_path):
 
 
 def test_the_average_of_edm2_is_a_power_function():
-  """Of relative width 0.075: decay (1 - 1 / (step + 1))^(gamma + 1)."""
+  """For relative width 0.075 it decays by (1 - 1 / (step + 1))^(gamma + 1)."""
   width = 0.075
   gamma = 10.2891
   assert math.isclose(
@@ -107,7 +107,7 @@ def test_the_average_of_edm2_is_a_power_function():
 
 @pytest.fixture(scope='module')
 def learned(tmp_path_factory):
-  """A run of digits_vdm:smoke."""
+  """Trains digits_vdm:smoke."""
   workdir = tmp_path_factory.mktemp('runs') / 'vdm'
   fields = RAW | {'training.evaluate_every': 4}
   MODES['train'](trial('digits_vdm', **fields), workdir)
@@ -128,14 +128,14 @@ def test_it_trains_its_schedule_and_evaluates_the_bound(learned):
 
 
 class Now:
-  """What a hook reads of a training."""
+  """The attributes of a training that a hook reads."""
 
   def __init__(self, state):
     self.state, self.frozen, self.results = state, {}, {}
 
 
 def test_the_bound_on_the_test_split_is_without_dropout(learned):
-  """Two networks that differ in their dropout have one loss of one state."""
+  """Networks that differ in dropout only have the same test loss."""
   values = []
   for rate in (0.0, 0.9):
     config = trial('digits_vdm', **{'network.dropout': rate})

@@ -57,7 +57,11 @@ def test_a_run_that_cannot_teach_is_refused(changes, message, tmp_path):
   [
     ({}, 'nowhere', 'training.teacher: there is no run in nowhere'),
     ({}, '', 'objective=reflow needs the folder of the run that is distilled'),
-    ({'objective': 'denoising'}, 'x', 'objective=denoising does not use a teacher'),
+    (
+      {'objective': 'denoising'},
+      'x',
+      'objective=denoising does not use a teacher',
+    ),
   ],
 )
 def test_an_objective_has_a_teacher_or_none(changes, teacher, message):
@@ -70,7 +74,7 @@ def test_an_objective_has_a_teacher_or_none(changes, teacher, message):
 def test_a_teacher_of_another_schedule_sees_its_own_levels(
   tmp_path, monkeypatch
 ):
-  """Of the same SNR, with x_t scaled to them; a perfect network of 0 output."""
+  """The levels have the same SNR, and x_t is scaled; the output is 0."""
   write(tmp_path, **{
     'schedule': 'continuous_cosine',
     'parametrization': 'eps',  # x0 = x_t / alpha for eps = 0

@@ -52,7 +52,7 @@ WARM = {'objective.kl_warmup': 8}
 
 
 def trained(kind, tmp_path_factory, **changes):
-  """Returns (kind, workdir) of a run of four steps, evaluated after two."""
+  """Trains four steps with an evaluation after two; returns (kind, workdir)."""
   workdir = tmp_path_factory.mktemp('runs') / kind
   MODES['train'](smoke(kind, **SEEN | changes), workdir)
   return kind, workdir
@@ -123,7 +123,7 @@ def test_it_writes_samples_reconstructions_and_ways_between(run):
 
 
 def test_samples_are_draws_of_the_prior_decoded(run):
-  """Each a function of the seed and its index; of the exact prior's z."""
+  """Each depends on the seed and its index; z is drawn from the prior."""
   kind, workdir = run
   model = made(kind=kind)
   params = checkpoints.restore_params(workdir)[0]
@@ -145,7 +145,7 @@ def test_samples_are_draws_of_the_prior_decoded(run):
 
 
 def test_a_chain_literally():
-  """Up by means, down by means or by draws; z_1 of lines between two means."""
+  """Reconstructions, samples and interpolations are computed layer by layer."""
   model = made(kind='hvae')
   params, rng = normal_params(model, 3), np.random.default_rng(4)
   x = rng.uniform(-1.0, 1.0, (2, 8, 8, 1))
@@ -187,7 +187,7 @@ def test_a_chain_literally():
 
 
 def measured(model, name, params, index, **fields):
-  """A metric of test images, with the noise of their indices."""
+  """Returns a metric of test images, with the noise of their indices."""
   pictures, _ = images.source_of(model.config, 'test').read(index)
   root = jax.random.key(0)
   keys = jax.vmap(functools.partial(jax.random.fold_in, root))(index)
@@ -212,7 +212,7 @@ def test_its_bounds_and_those_of_more_draws(run):
 
 
 def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
-  """Bit for bit: the count of steps is restored with the state."""
+  """The count of steps is restored with the state, bit for bit."""
   _, whole = warm
   parts = tmp_path / 'parts'
   shutil.copytree(whole, parts)

@@ -24,7 +24,7 @@ TRACKED = {
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """A run of four steps, with a checkpoint and a snapshot of each."""
+  """Trains four steps, each with a checkpoint and a snapshot."""
   workdir = tmp_path_factory.mktemp('runs') / 'digits'
   MODES['train'](smoke(**TRACKED), str(workdir))
   return workdir
@@ -50,7 +50,7 @@ def assert_same(a, b):
 
 
 def test_snapshots_hold_the_averages_of_the_training(run):
-  """By the recursion in float64, from the parameters after each step."""
+  """The recursion is computed in float64 from the parameters of each step."""
   params = [
     checkpoints.restore_params(run, False, checkpoint=step)[0]
     for step in (1, 2, 3, 4)
@@ -79,7 +79,7 @@ def kept(workdir, name):
 
 
 def test_a_killed_run_makes_the_same_snapshots(run, tmp_path):
-  """Killed between snapshot 4 and its checkpoint, and continued after 2."""
+  """The run is killed between snapshot 4 and its checkpoint."""
   copy = tmp_path / 'copy'
   shutil.copytree(run, copy)
   for step in ('3', '4'):

@@ -23,7 +23,7 @@ FEW = {'sampling.num_samples': 6, 'sampling.batch_size': 4}
 
 @pytest.fixture(scope='module')
 def run(digits_run, tmp_path_factory):
-  """A finished run, which no test changes."""
+  """Copies a finished run, which no test changes."""
   return shutil.copytree(digits_run, tmp_path_factory.mktemp('runs') / 'mine')
 
 
@@ -35,13 +35,13 @@ def copy(run, tmp_path):
 
 
 def content(workdir):
-  """All its files but those that say who locked it."""
+  """Returns the content of all files except the lock."""
   paths = [path for path in workdir.rglob('*') if path.is_file()]
   return {p: p.read_bytes() for p in paths if p.name != 'train.lock'}
 
 
 def refused(mode, config, workdir, message):
-  """One line, and no file is changed."""
+  """Checks that a mode refuses in one line and changes no file."""
   before = content(workdir)
   with pytest.raises(UserError, match=message) as error:
     MODES[mode](config, str(workdir))
@@ -79,7 +79,7 @@ def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
 
 
 def test_one_training_at_a_time(copy):
-  """In this process; another one's is in test_survival.py."""
+  """The lock is held in this process; test_survival.py has another process."""
   with lock.hold(copy):
     refused('train', smoke(), copy, 'mine is being trained by process ')
     MODES['sample'](smoke(**FEW), str(copy))
@@ -94,7 +94,7 @@ def samples(workdir, name='samples', mode='samples'):
 
 @pytest.fixture
 def batches(monkeypatch):
-  """How many have been made; .stop_at raises KeyboardInterrupt before one."""
+  """Counts the batches; raises KeyboardInterrupt before number stop_at."""
 
   class Count:
     made, stop_at = 0, None
@@ -111,7 +111,7 @@ def batches(monkeypatch):
 
 @pytest.fixture(scope='module')
 def sampled(run, tmp_path_factory):
-  """A copy of the run with samples, which no test changes."""
+  """Copies the run and draws samples, which no test changes."""
   workdir = shutil.copytree(run, tmp_path_factory.mktemp('sampled') / 'mine')
   MODES['sample'](smoke(**FEW), str(workdir))
   return workdir

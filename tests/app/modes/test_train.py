@@ -96,7 +96,7 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(
 
 
 def assert_same_training(a, b):
-  """Bit for bit: parameters, average and metrics."""
+  """Compares parameters, averages and metrics bit for bit."""
   for ema in (True, False):
     assert_same(parameters(a, ema), parameters(b, ema))
   lines = (
@@ -111,7 +111,7 @@ def assert_same_training(a, b):
 
 
 def test_a_finished_run_says_so(run, capsys):
-  """Whatever the intervals are; the order of the data is not free."""
+  """Intervals may change; the order of the data may not."""
   before = (run / 'metrics.jsonl').read_bytes()
   free = {
     'training.log_every': 2,
@@ -128,7 +128,7 @@ def test_a_finished_run_says_so(run, capsys):
 
 
 def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
-  """Bit for bit, of flipped pictures of a folder, read by threads."""
+  """They agree bit for bit, with flipped pictures that threads read."""
   rng = np.random.default_rng(0)
   for i in range(10):
     picture = rng.integers(0, 256, (12, 10), np.uint8)
@@ -154,7 +154,7 @@ def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
 
 
 def copied(run, tmp_path, lost='4'):
-  """A copy of a run without one of its checkpoints."""
+  """Returns a copy of a run without one of its checkpoints."""
   copy = shutil.copytree(run, tmp_path / 'copy')
   shutil.rmtree(copy / 'checkpoints' / lost)
   return copy
@@ -216,7 +216,7 @@ TRACED = collections.Counter()
 
 
 def counting():
-  """DDIM, and how often its step is traced."""
+  """Returns DDIM, and counts how often its step is traced."""
   inner = dj.ddim()
 
   def step(*args, **levels):
@@ -227,7 +227,7 @@ def counting():
 
 
 def failing():
-  """A sampler with a mistake that a call shows."""
+  """Returns a sampler whose step raises."""
   step = lambda key, x, state, denoise, **levels: ({}['nothing'], state)
   return dj.Sampler(dj.ddim().init, step)
 
@@ -280,7 +280,7 @@ def test_what_is_tried_first_is_not_traced_again(tmp_path):
 def test_the_steps_are_saved_before_what_may_fail(
   hook, fields, tmp_path, monkeypatch
 ):
-  """On the disk before it begins, for an end that nothing can catch."""
+  """They are on the disk before a hook that may kill the process."""
   workdir, begun = tmp_path / 'run', []
 
   def act(step, run):
@@ -341,7 +341,7 @@ def test_another_config_is_refused_unless_forced(run, tmp_path):
 
 
 def test_samples_are_data_to_train_on(run):
-  """With their labels, to the bit."""
+  """Pictures and labels are equal bit for bit."""
   MODES['sample'](smoke(**{'sampling.name': 'more'}), run)
   path = run / 'samples' / 'more.npz'
   fields = {'data': 'npz', 'data.path': str(path), 'data.num_classes': 10}
@@ -382,7 +382,7 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_the_training_set_is_the_train_split():
-  """No picture of the test split is ever seen in training."""
+  """No test picture is used in training."""
   train, test = sources.digits('train'), sources.digits('test')
   seen = {image.tobytes() for image in train.images}
   assert not any(image.tobytes() in seen for image in test.images)

@@ -24,14 +24,14 @@ def lines(workdir):
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """Four steps on one device; no test changes it."""
+  """Trains four steps on one device; no test changes the run."""
   workdir = tmp_path_factory.mktemp('runs') / 'one'
   MODES['train'](unet_smoke(**CONSTANT), workdir)
   return workdir
 
 
 def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
-  """One device, then two with accumulation: the losses are those of one."""
+  """Two devices with accumulation have the losses of one device."""
   moved = {'training.mesh': (1, 2), 'training.accumulate': 2}
   parts = shutil.copytree(run, tmp_path / 'parts')
   shutil.rmtree(parts / 'checkpoints' / '4')
@@ -45,7 +45,7 @@ def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_moves_from_eight_devices_to_two_to_one(tmp_path):
-  """The parameters of the run that stays, but for the rounding of sums."""
+  """The parameters agree, except for the rounding of sums."""
 
   def train_on(name, meshes, steps=4):
     for i, mesh in enumerate(meshes):
@@ -85,7 +85,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
 
 @pytest.fixture
 def explode(monkeypatch):
-  """explode(n, ...): the images of step n are NaN, in the runs that follow."""
+  """Returns explode(n, ...), which makes the images of steps n NaN."""
   make = train_setup.make_train_step
 
   def exploding(*steps):
@@ -117,7 +117,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
 
 
 def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
-  """They change nothing but the step; one too many in a row stops the run."""
+  """Only the step changes; one too many in a row stops the run."""
   explode(2, 4, 5)
   fields = {
     'training.num_steps': 6,

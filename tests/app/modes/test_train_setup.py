@@ -54,7 +54,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize('message', MISTAKES)
 def test_a_mistake_is_one_clear_line(message, tmp_path):
-  """Noticed before anything is written."""
+  """Nothing is written before."""
   with pytest.raises(UserError, match=message) as error:
     MODES['train'](smoke(**MISTAKES[message]), tmp_path / 'run')
   assert '\n' not in str(error.value)

@@ -94,7 +94,7 @@ def test_the_hash_of_a_run_is_that_of_what_it_computes(tmp_path):
 
 
 def test_a_run_whose_config_is_lost_says_where_a_copy_is(tmp_path):
-  """`cp` of the message mends it."""
+  """The message's `cp` restores it."""
   written(tmp_path)
   for step in (2, 10):
     copy = tmp_path / 'checkpoints' / str(step) / 'config' / 'metadata'
