@@ -562,7 +562,7 @@ MUTATIONS = [
   ),
   (
     'app/models/teachers.py',
-    'return dj.at_training_levels(denoise, model.schedule(params))',
+    'return guidance.at_levels_of(run, student, denoise)',
     'return denoise',
     'app/models/test_teachers.py',
     'sees_its_own_levels',

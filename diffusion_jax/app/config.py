@@ -61,9 +61,10 @@ def _last(path):
   return path.rpartition('.')[2]
 
 
-def _at(config, path):
+def at(config: Any, path: str) -> Any:
+  """Returns a section or field of a config; None within a part that is None."""
   for name in path.split('.') if path else ():
-    config = config[name]
+    config = None if config is None else config.get(name)
   return config
 
 
@@ -214,7 +215,7 @@ def complete(
     _fill_plain(config, base, '', rules)
     for path, constructor in schema.parts.items():
       above, _, key = path.rpartition('.')
-      owner = _at(config, above)
+      owner = at(config, above)
       owner[key] = owner.get(key, ConfigDict())
       plain = base.get(path, ())
       _fill(owner[key], constructor, path, schema, plain=plain)
@@ -514,7 +515,7 @@ def make_part(schema: Schema, path: str, config: ConfigDict) -> Any:
 
   Inner choices are made too, except those that need facts, which stay sections.
   """
-  section = _at(config, path)
+  section = at(config, path)
   constructor = schema.parts[path]
   values = {}
   for name in parameters(constructor):

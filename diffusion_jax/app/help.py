@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import load
-from diffusion_jax.app.config import Schema, find, parameters, words_of
+from diffusion_jax.app.config import Schema, at, find, parameters, words_of
 from diffusion_jax.app.modes import MODES
 
 # The modes that read a section of a constructor, if not only a training does;
@@ -81,9 +81,9 @@ def mode_help(mode: str, config: ConfigDict, source: str) -> str:
     if mode not in read_by.split(','):
       continue
     names = [name for name in comments if name.startswith(f'{path}.')]
-    lines = [_field(n, _value(config, n), comments[n]) for n in names]
+    lines = [_field(n, at(config, n), comments[n]) for n in names]
     if path in schema.choices or path in schema.parts:
-      blocks += _section(path, _value(config, path), schema, lines, link)
+      blocks += _section(path, at(config, path), schema, lines, link)
     else:
       blocks.append('\n'.join([f'{path}{link}', *lines]))
   return '\n\n'.join(blocks)
@@ -106,19 +106,13 @@ def _is_section(value):
 def _comments() -> dict[str, str]:
   # Returns the comments above and next to each field and section of base.py.
   comments, above = {}, []
-  for line in inspect.getsource(load.base_module()).splitlines():
+  for line in inspect.getsource(load.base_module().get_config).splitlines():
     text = re.fullmatch(r'  # (.*)', line)
     field = re.fullmatch(r'  (?:config\.)?([\w.]+) = .*?(?:  # (.*))?', line)
     if field:
       comments[field[1]] = ' '.join(filter(None, (*above, field[2])))
     above = [*above, text[1]] if text else []
   return comments
-
-
-def _value(config, path):
-  for key in path.split('.'):
-    config = config[key]
-  return config
 
 
 def _section(

@@ -6,10 +6,10 @@ The checks read no weights and trace no network, so that they can come first.
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.app.config import at
 from diffusion_jax.errors import UserError
 
 # The fields that name another run, and the kind of run that each needs.
@@ -43,17 +43,11 @@ def check(config: ConfigDict, mode: str, workdir: str | Path) -> None:
   if mode != 'train' or c.sample_every or c.metrics_every or c.keep_best:
     fields += OF_SAMPLING
   for field in fields:
-    run, section = _value(config, field), field.removesuffix('.run')
-    if not run and 'run' in (_value(config, section) or ()):
+    run, section = at(config, field), field.removesuffix('.run')
+    if not run and 'run' in (at(config, section) or ()):
       raise UserError(f'config.{field} is not set: {KINDS[field]} is needed')
     if run and not _is_trained(Path(run)):
       raise UserError(missing(field, run))
-
-
-def _value(config: Any, path: str) -> Any:
-  for key in path.split('.'):
-    config = config.get(key) if config is not None else None
-  return config
 
 
 def _is_trained(folder):

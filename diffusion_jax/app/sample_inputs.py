@@ -88,7 +88,7 @@ def choose_labels(model: 'Model', n: int) -> np.ndarray | None:
     return None
   labels = labels or range(classes)
   for label in labels:
-    if not (isinstance(label, int) and 0 <= label < classes):
+    if label >= classes:
       raise UserError(
         f'config.sampling.labels: {label!r} is out of range, the classes are '
         f'0..{classes - 1}'

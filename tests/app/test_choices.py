@@ -34,11 +34,13 @@ def schedule_of(name, *flags):
   return model.schedule({'schedule': LINE})
 
 
-@pytest.mark.parametrize('name', choices.SCHEDULES)
-def test_every_schedule(name):
-  schedule = schedule_of(name)
-  level = jax.jit(schedule.__call__)(jnp.linspace(0.0, 1.0, 5))
-  assert np.isfinite(level.alpha).all() and (np.diff(level.sigma) > 0).all()
+def test_every_schedule():
+  t = jnp.linspace(0.0, 1.0, 5)
+  schedules = {name: schedule_of(name) for name in choices.SCHEDULES}
+  levels = jax.jit(lambda: {n: f(t) for n, f in schedules.items()})()
+  for name, level in levels.items():
+    assert np.isfinite(level.alpha).all(), name
+    assert (np.diff(level.sigma) > 0).all(), name
 
 
 FIELDS = {
@@ -62,15 +64,16 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize('name', FIELDS)
-def test_parameters_of_schedules_reach_their_class(name):
-  flags, expected = FIELDS[name]
+def test_parameters_of_schedules_reach_their_class():
   t = jnp.linspace(0.0, 1.0, 7)
-  schedule = schedule_of(name, *flags)
-  found, expected = jax.jit(lambda: (schedule(t), expected()(t)))()
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected
-  )
+  pairs = [
+    (schedule_of(name, *flags), expected())
+    for name, (flags, expected) in FIELDS.items()
+  ]
+  for found, expected in jax.jit(lambda: [(a(t), b(t)) for a, b in pairs])():
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected
+    )
 
 
 def test_zero_terminal_snr_rescales_a_schedule_of_steps():
@@ -184,23 +187,21 @@ def levels_of(*flags):
   return model_of(*flags).levels(DDPM)
 
 
-@pytest.mark.parametrize('spacing', [*SPACINGS, *STEP_CHOICES])
-def test_every_spacing(spacing):
-  flags = f'sampling.spacing={spacing}', 'sampling.num_steps=10'
-  found, expected = jax.jit(
-    lambda: (levels_of(*flags), dj.level_grid(DDPM, 10, spacing))
-  )()
-  jax.tree.map(np.testing.assert_array_equal, found, expected)
+def test_every_spacing_and_respacing_which_wins():
+  @jax.jit
+  def both():
+    pairs = []
+    for spacing in (*SPACINGS, *STEP_CHOICES):
+      flags = f'sampling.spacing={spacing}', 'sampling.num_steps=10'
+      pairs.append((levels_of(*flags), dj.level_grid(DDPM, 10, spacing)))
+    for spec in ('250', '10,15,20', 'ddim50'):
+      flags = f'sampling.respacing={spec}', 'sampling.spacing=karras'
+      steps = dj.respaced_steps(1000, spec)
+      pairs.append((levels_of(*flags), dj.step_levels(DDPM, steps)))
+    return pairs
 
-
-@pytest.mark.parametrize('spec', ['250', '10,15,20', 'ddim50'])
-def test_respacing_wins(spec):
-  flags = f'sampling.respacing={spec}', 'sampling.spacing=karras'
-  steps = dj.respaced_steps(1000, spec)
-  found, expected = jax.jit(
-    lambda: (levels_of(*flags), dj.step_levels(DDPM, steps))
-  )()
-  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  for found, expected in both():
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.parametrize('flag', [

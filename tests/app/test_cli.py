@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 
 
 # Runs launch.py in a fork for each line of its input: [arguments, working
-# folder, file of stdout, file of stderr]. The slow imports are done once. Prints
-# the exit codes.
+# folder, file of stdout, file of stderr]. The slow imports are done once.
+# Prints the exit codes.
 FORKS = """
 import json, os, runpy, sys, traceback
 from diffusion_jax.app import cli

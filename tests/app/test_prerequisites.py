@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_jax.app import cli, load, prerequisites
+from diffusion_jax.app.config import at
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import UserError
 from tests.app.conftest import CONFIGS, smoke
@@ -87,7 +88,7 @@ def test_the_commands_are_those_of_configs(monkeypatch):
     config = read(f'{name}:{variant}' if variant else name)
     for trial in (config, shrunk(config)):
       for path in prerequisites.KINDS:
-        run = prerequisites._value(trial, path)
+        run = at(trial, path)
         if not run:
           continue
         command = shlex.split(prerequisites.training_command(Path(run)))

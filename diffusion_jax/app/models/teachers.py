@@ -68,11 +68,9 @@ def denoiser_of(model: 'Diffusion', student: 'Diffusion') -> Teacher:
   """
 
   def teacher(frozen, cond):
-    params = frozen['teacher']
-    denoise = model.of_network(params, cond)
-    if model.config.schedule == student.config.schedule:
-      return denoise
-    return dj.at_training_levels(denoise, model.schedule(params))
+    run = guidance.OtherRun(model, frozen['teacher'])
+    denoise = model.of_network(run.params, cond)
+    return guidance.at_levels_of(run, student, denoise)
 
   return teacher
 

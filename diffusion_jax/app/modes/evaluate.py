@@ -24,7 +24,7 @@ from diffusion_jax.app import (
   scoring,
   weights,
 )
-from diffusion_jax.app.config import from_config
+from diffusion_jax.app.config import at, from_config
 from diffusion_jax.app.models.model import Model
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import folder, provenance
@@ -107,14 +107,14 @@ def sweep(config: ConfigDict) -> Iterator[tuple[Fields, ConfigDict]]:
   for texts in itertools.product(*lists.values()):
     flags = [(f'sampling.{f}', x) for f, x in zip(lists, texts, strict=True)]
     point = load.overridden(config, flags)
-    yield {field: _value(point.sampling, field) for field in lists}, point
-
-
-def _value(node: Any, field: str) -> Any:
-  # Returns the value of a field, or the name of a choice.
-  for key in field.split('.'):
-    node = node[key]
-  return node.name if isinstance(node, ConfigDict) else node
+    values = {field: at(point.sampling, field) for field in lists}
+    yield (
+      {
+        field: x.name if isinstance(x, ConfigDict) else x
+        for field, x in values.items()
+      },
+      point,
+    )
 
 
 def score_samples(

@@ -118,11 +118,6 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
       'gets t and t - s: set it to time',
     ),
     (
-      MEAN_FLOW | {'sampling.sampler': 'ddim'},
-      'no field config.sampling.sampler',
-    ),
-    (MEAN_FLOW | {'sampling.clip': True}, 'no field config.sampling.clip'),
-    (
       MEAN_FLOW | {'sampling.guidance_scale': 2.0},
       'trained with, which is 1 here',
     ),

@@ -14,9 +14,6 @@ MISTAKES = {
     'training.accumulate': 8,
     'training.mesh': (2, 1),
   },
-  'config.training.mesh: a mesh of 16x1 needs 16 devices, there are 8': {
-    'training.mesh': (16, 1)
-  },
   'keep_every=3 is not a multiple of training.checkpoint_every=2': {
     'training.keep_every': 3
   },
@@ -30,9 +27,6 @@ MISTAKES = {
   'a width is there twice': {
     'training.ema_sigma_rels': (0.05, 0.1, 0.05),
     'training.snapshot_every': 1,
-  },
-  "resume='forced' .did you mean 'force'.. is not one of auto, force": {
-    'training.resume': 'forced'
   },
   'are fewer than the 8 devices of the mesh: set training.evaluate_every=0': {
     'data': 'synthetic',

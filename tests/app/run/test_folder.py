@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from typing import Any
 
 import pytest
@@ -91,23 +90,6 @@ def test_the_hash_of_a_run_is_that_of_what_it_computes(tmp_path):
   assert folder.config_hash(written(tmp_path, seed=1)) != hashed
   wider = {'network.channels': 12}
   assert folder.config_hash(written(tmp_path, **wider)) != hashed
-
-
-def test_a_run_whose_config_is_lost_says_where_a_copy_is(tmp_path):
-  """The message's `cp` restores it."""
-  written(tmp_path)
-  for step in (2, 10):
-    copy = tmp_path / 'checkpoints' / str(step) / 'config' / 'metadata'
-    copy.parent.mkdir(parents=True)
-    shutil.copy(tmp_path / 'config.json', copy)
-  (tmp_path / 'config.json').unlink()
-  message = 'has checkpoints but no config.json, .* cp (.*) (.*/config.json)'
-  with pytest.raises(UserError) as error:
-    folder.check_same_run(tmp_path, smoke(), FACTS)
-  source, target = re.search(message, str(error.value)).groups()
-  assert '/10/' in source
-  shutil.copy(source, target)
-  folder.check_same_run(tmp_path, smoke(), FACTS)
 
 
 def test_hparams_are_what_a_training_depends_on(tmp_path):
