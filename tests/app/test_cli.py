@@ -243,6 +243,7 @@ def test_help_lists_modes_flags_fields_and_configs(launch):
   assert '--workdir' in result.stdout and '  sample   ' in result.stdout
   result = launch('--help_mode=sample')
   assert result.returncode == 0 and 'sampling.num_steps' in result.stdout
+  assert 'The values are the defaults.' in result.stdout
   result = launch('--help_mode=train', DIGITS, '--config.network=dit')
   assert result.returncode == 0 and 'network.patch_size=2' in result.stdout
   result = launch('--mode', 'list')

@@ -1,7 +1,5 @@
 """What the command line says of itself is what the sources say."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -97,14 +95,6 @@ def test_a_section_has_its_choices_docstring_and_parameters():
     'cosine,',
     'inverse_sqrt',
   ]
-
-
-def test_the_command_prints_it_without_a_config():
-  command = [sys.executable, 'launch.py', '--help_mode=average']
-  result = subprocess.run(command, capture_output=True, text=True)
-  assert result.returncode == 0, result.stderr
-  assert 'The values are the defaults.' in result.stdout
-  assert '  average.sigma_rel=None                the width\n' in result.stdout
 
 
 def test_modes_are_described_by_their_modules():

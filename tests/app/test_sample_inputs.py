@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,9 +11,10 @@ from PIL import Image
 from diffusion_jax.app import images, models, sample_inputs, sheets
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import MODES, edit
+from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.data.text import decode
 from diffusion_jax.errors import UserError
-from tests.app.conftest import smoke, trial
+from tests.app.conftest import smoke, trial, untrained
 
 
 def text_config(**changes):
@@ -30,16 +32,8 @@ def text_model(**changes) -> Any:
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """Trains for four steps, with a preview and a test loss."""
-  workdir = tmp_path_factory.mktemp('runs') / 'shapes'
-  changes = {
-    'sampling.num_samples': 8,
-    'sampling.batch_size': 8,
-    'training.sample_every': 4,
-    'training.evaluate_every': 4,
-  }
-  MODES['train'](text_config(**changes), workdir)
-  return workdir
+  """Makes a run with normal parameters, without a training."""
+  return untrained(text_config(), tmp_path_factory.mktemp('runs') / 'shapes')
 
 
 def samples(run, name, **changes):
@@ -55,10 +49,17 @@ def samples(run, name, **changes):
     return arrays['arr_0'], lines
 
 
-def test_a_run_is_previewed_and_evaluated(run):
-  assert (run / 'samples' / 'step_00000004.png').is_file()
-  lines = (run / 'metrics.jsonl').read_text().splitlines()
-  assert json.loads(lines[-1])['test_loss'] > 0
+def test_a_training_sees_texts(tmp_path):
+  """So do its preview and its test loss; all are traced only."""
+  every = {'training.sample_every': 4, 'training.evaluate_every': 4}
+  parts = setup(text_config(**every), tmp_path)
+  c, batch = parts.config, next(images.batches(parts.config, parts.source, 0))
+  assert batch['text'].shape == (c.training.batch_size, 56)
+  step = jit_step(c, parts.mesh, parts.objective, parts.optimizer, parts.shapes)
+  step.trace(parts.shapes, batch, jax.random.key(0), {})
+  del batch['text']
+  with pytest.raises(KeyError, match='text'):
+    step.trace(parts.shapes, batch, jax.random.key(0), {})
 
 
 def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):

@@ -61,9 +61,9 @@ def autoencoder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trained(autoencoder, tmp_path_factory):
-  """(workdir, what it printed) of four steps in its latents.
+  """Trains four steps in its latents; returns (workdir, printed text).
 
-  The autoencoder has left since.
+  The run of the autoencoder is deleted afterwards.
   """
   folder = tmp_path_factory.mktemp('runs')
   source = folder / 'autoencoder'

@@ -19,7 +19,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
-from tests.app.conftest import normal_params, trial
+from tests.app.conftest import normal_params, trial, untrained
 
 LAYERS = {'vae': 1, 'hvae': 3}
 
@@ -91,11 +91,9 @@ def test_it_trains_and_evaluates_the_plain_bound(run):
   assert ('test_kl_3' in test_line) == (kind == 'hvae')
 
 
-def test_a_latent_image_trains_and_gives_samples(tmp_path):
-  MODES['train'](smoke('autoencoder'), tmp_path)
+def test_a_latent_image_gives_samples(tmp_path):
+  untrained(smoke('autoencoder'), tmp_path)
   assert made(kind='autoencoder').latent_shape() == (4, 4, 4)
-  beta = [x['beta'] for x in lines(tmp_path) if 'beta' in x][-1]
-  assert beta == pytest.approx(0.01)  # of configs/digits_autoencoder.py
   MODES['sample'](smoke('autoencoder'), tmp_path)
   with np.load(tmp_path / 'samples' / 'samples.npz') as arrays:
     assert arrays['reconstructions'].shape == (4, 1, 8, 8, 1)

@@ -26,7 +26,7 @@ def lines(workdir):
 def run(tmp_path_factory):
   """Trains four steps on one device; no test changes the run."""
   workdir = tmp_path_factory.mktemp('runs') / 'one'
-  MODES['train'](unet_smoke(**CONSTANT), workdir)
+  MODES['train'](smoke(**CONSTANT), workdir)
   return workdir
 
 
@@ -35,7 +35,7 @@ def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
   moved = {'training.mesh': (1, 2), 'training.accumulate': 2}
   parts = shutil.copytree(run, tmp_path / 'parts')
   shutil.rmtree(parts / 'checkpoints' / '4')
-  MODES['train'](unet_smoke(**CONSTANT, **moved), parts)
+  MODES['train'](smoke(**CONSTANT, **moved), parts)
   assert 'devices: 1x2 cpu (data x fsdp)' in capsys.readouterr().out
   assert (parts / 'checkpoints' / '4').is_dir()
   moved, stayed = ([x['loss'] for x in lines(r)] for r in (parts, run))
