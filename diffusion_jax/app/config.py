@@ -187,10 +187,7 @@ def parameters(constructor: Constructor) -> Mapping[str, inspect.Parameter]:
 
 
 def complete(
-  config: ConfigDict,
-  schema: Schema,
-  base: ConfigDict,
-  rules: Mapping[Any, Any],
+  config: ConfigDict, schema: Schema, base: ConfigDict, rules: Mapping[Any, Any]
 ) -> ConfigDict:
   """Returns the config with every parameter of its sections, locked.
 

@@ -88,10 +88,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   flags = [
     flag
     for path, (part, field, value) in PARTS.items()
-    for flag in (
-      (path, f'{TOY}:{part}'),
-      (f'{path}.{field}', str(value)),
-    )
+    for flag in ((path, f'{TOY}:{part}'), (f'{path}.{field}', str(value)))
     if path not in ('objective.times', 'objective.weight', 'sampling.guidance')
   ]
   config = plain(*flags)

@@ -19,10 +19,7 @@ from diffusion_jax.metrics.metric import Metric, Score
 from tests.app.conftest import SMALL, printed_by, smoke
 
 LEVEL = 'tests.app.test_scoring:level'
-FD_PR = {
-  'evaluation.metrics': 'fd,pr',
-  'evaluation.features': 'pixels',
-}
+FD_PR = {'evaluation.metrics': 'fd,pr', 'evaluation.features': 'pixels'}
 QUICK = {
   **FD_PR,
   'evaluation.num_generated': 20,

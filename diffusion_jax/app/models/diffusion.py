@@ -243,10 +243,7 @@ class Diffusion(NoisyModel):
     return dj.sample(keys, denoise, sampler, levels, x, trajectory)
 
   def generate(
-    self,
-    mesh: Mesh,
-    guides: Guides | None = None,
-    trajectory: bool = False,
+    self, mesh: Mesh, guides: Guides | None = None, trajectory: bool = False
   ) -> PerImage:
     """Returns (params, index [n], cond) -> images [n, H, W, C] in [-1, 1].
 

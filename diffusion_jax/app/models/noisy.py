@@ -14,12 +14,7 @@ from ml_collections import ConfigDict
 import diffusion_jax as dj
 from diffusion_jax.app import choices, images
 from diffusion_jax.app.choices import Conditioning
-from diffusion_jax.app.config import (
-  from_config,
-  make,
-  make_part,
-  parameters,
-)
+from diffusion_jax.app.config import from_config, make, make_part, parameters
 from diffusion_jax.app.models.model import IDENTITY, Model, Params
 from diffusion_jax.app.schemas import NetworkFacts, NoiseFacts, ObjectiveFacts
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput

@@ -118,10 +118,7 @@ def sweep(config: ConfigDict) -> Iterator[tuple[Fields, ConfigDict]]:
 
 
 def score_samples(
-  model: Model,
-  named: list[Named],
-  made: dict[str, Space],
-  changes: Fields,
+  model: Model, named: list[Named], made: dict[str, Space], changes: Fields
 ) -> Fields:
   """Draws the images of a point, and writes their scores into result.json.
 

@@ -60,10 +60,7 @@ def write(config: ConfigDict, workdir: str | Path) -> Path:
   """Writes the page of a run and those of report.runs; returns its path."""
   runs = read_runs([str(workdir), *config.report.runs])
   model = models.make(config, workdir)
-  film, final = optional('trajectory', trajectory, model) or (
-    None,
-    None,
-  )
+  film, final = optional('trajectory', trajectory, model) or (None, None)
   near = optional('neighbours', neighbours, model, final)
   path = Path(workdir) / 'report.html'
   try:

@@ -18,11 +18,7 @@ from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime.sharding import (
-  fsdp_sharding,
-  on_mesh,
-  replicated,
-)
+from diffusion_jax.runtime.sharding import fsdp_sharding, on_mesh, replicated
 from diffusion_jax.runtime.start_up import StartUp
 from diffusion_jax.training.objectives import Objective
 from diffusion_jax.training.state import TrainState, init_state

@@ -113,10 +113,7 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
       MEAN_FLOW | {'noise_input.scale': 1000.0},
       'set noise_input=time and noise_input.scale=1',
     ),
-    (
-      MEAN_FLOW | {'noise_input': 'logsnr'},
-      'gets t and t - s: set it to time',
-    ),
+    (MEAN_FLOW | {'noise_input': 'logsnr'}, 'gets t and t - s: set it to time'),
     (
       MEAN_FLOW | {'sampling.guidance_scale': 2.0},
       'trained with, which is 1 here',

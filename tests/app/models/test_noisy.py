@@ -45,10 +45,7 @@ def test_augmentation_is_of_the_training_only(tmp_path):
 
 
 def test_a_self_conditioned_run_trains_and_draws(tmp_path):
-  fields = {
-    'conditioning.self_conditioning': True,
-    'training.sample_every': 4,
-  }
+  fields = {'conditioning.self_conditioning': True, 'training.sample_every': 4}
   MODES['train'](smoke(**fields), tmp_path)
   assert len(losses(tmp_path, 'loss')) == 4
   assert (tmp_path / 'samples' / 'step_00000004.png').exists()

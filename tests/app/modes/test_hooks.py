@@ -12,12 +12,7 @@ from tests.app.conftest import SEEN, smoke
 
 def made(**fields):
   """Returns the config and the hooks of a training with these intervals."""
-  names = {
-    'log_every': 10,
-    'checkpoint_every': 25,
-    'num_steps': 63,
-    **fields,
-  }
+  names = {'log_every': 10, 'checkpoint_every': 25, 'num_steps': 63, **fields}
   config = smoke(**{f'training.{name}': value for name, value in names.items()})
   model = models.make(config, 'nowhere')
   return config, hooks.make_hooks(model, devices.make_mesh(config))
