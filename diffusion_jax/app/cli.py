@@ -116,13 +116,9 @@ class Command:
       if self.is_run or not self.path:
         raise UserError('--sweep_index needs a config file with a sweep()')
       fields = [*load.sweep(self.path, _SWEEP_INDEX.value, fields), *fields]
-    if mode in USE_A_RUN or mode == 'convert' and _converts_a_run(fields):
+    if mode in USE_A_RUN or mode == 'convert' and 'convert.to' in dict(fields):
       return load.of_run(workdir, config, fields)
     return load.with_flags(config, fields)
-
-
-def _converts_a_run(fields):
-  return any(path == 'convert.to' for path, _ in fields)
 
 
 def main(argv: list[str]) -> None:
@@ -191,8 +187,8 @@ def parse(argv: list[str]) -> list[str]:
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: values are given as --name=value')
   if asks_help:
-    known = flags.FLAGS.get_key_flags_for_module(__name__)
-    print(help.main_help(argv[0], known))
+    own = flags.FLAGS.get_key_flags_for_module(__name__)
+    print(help.main_help(argv[0], own))
     sys.exit()
   for flag, value in (('mode', _MODE.value), ('help_mode', _HELP_MODE.value)):
     check_mode(flag, value)

@@ -312,8 +312,8 @@ _LISTS = tuple, list, Sequence
 
 def _annotation(parameter):
   # Returns the annotation of a parameter, or else the type of its default.
-  known = parameter.annotation is not parameter.empty
-  if known and not isinstance(parameter.annotation, str):
+  annotated = parameter.annotation is not parameter.empty
+  if annotated and not isinstance(parameter.annotation, str):
     return parameter.annotation
   kind = type(_plain(parameter.default))
   return kind if kind in _TYPES else object

@@ -57,22 +57,17 @@ def source_of(config: ConfigDict, split: str = 'train') -> Any:
     )
   schema = schemas.schema_of(config)
   source = make(schema, 'data', config.data, schemas.DataFacts(split))
-  if config.get('facts') is not None:
-    check_shape(config, source.image_shape)
+  run = config.get('facts')
+  if run is not None and source.image_shape != tuple(run.image_shape):
+    raise UserError(
+      f'config.data={config.data.name}: images are {source.image_shape}, and '
+      f'{tuple(run.image_shape)} in this run'
+    )
   text = config.conditioning.text if 'conditioning' in config else None
   if text is None:
     return source
   with from_config('data'):
     return _with_texts(source, text.length, config.training.random_flip)
-
-
-def check_shape(config: ConfigDict, shape: tuple[int, int, int]) -> None:
-  """Raises UserError if the data have other images than the run."""
-  if shape != tuple(config.facts.image_shape):
-    raise UserError(
-      f'config.data={config.data.name}: images are {shape}, and '
-      f'{tuple(config.facts.image_shape)} in this run'
-    )
 
 
 def _with_texts(source, length, random_flip):

@@ -46,12 +46,9 @@ def check(config: ConfigDict, mode: str, workdir: str | Path) -> None:
     run, section = at(config, field), field.removesuffix('.run')
     if not run and 'run' in (at(config, section) or ()):
       raise UserError(f'config.{field} is not set: {KINDS[field]} is needed')
-    if run and not _is_trained(Path(run)):
+    trained = run and (Path(run) / 'config.json').is_file()
+    if run and not (trained and has_checkpoint(Path(run))):
       raise UserError(missing(field, run))
-
-
-def _is_trained(folder):
-  return (folder / 'config.json').is_file() and has_checkpoint(folder)
 
 
 def has_checkpoint(workdir: Path) -> bool:

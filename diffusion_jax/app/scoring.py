@@ -38,18 +38,18 @@ def sections(config: ConfigDict, schema: Schema) -> dict[str, Constructor]:
   evaluation: Any = config.get('evaluation', {})
   metrics = evaluation.get('metrics', ())
   names = {split_name(name, schema.metrics)[0] for name in metrics}
-  found = {
+  constructors = {
     f'evaluation.{name}': schema.metrics[name]
     for name in {*names, *evaluation}.intersection(schema.metrics)
   }
   for name in sorted(filter(own_parts.is_allowed, names)):
     path = f'evaluation.{_section(name)}'
-    if path in found or _section(name) in schema.metrics:
+    if path in constructors or _section(name) in schema.metrics:
       raise UserError(
         f'config.{_PATH}: {name} has the name of another metric; rename it'
       )
-    found[path] = own_parts.find(_PATH, name, ())
-  return found
+    constructors[path] = own_parts.find(_PATH, name, ())
+  return constructors
 
 
 def without_others(
@@ -121,7 +121,7 @@ def prepare(model: 'Model', metrics: list[Named]) -> dict[str, Space]:
   c = model.config.evaluation
   other = 'test' if c.reference == 'train' else 'train'
   check_needs(model, metrics)
-  made = {}
+  result = {}
   for name in dict.fromkeys(x.features for x in metrics if x.features):
     extractor = make_extractor(model, name)
     reference, protocol = load_reference(model, extractor, c.reference)
@@ -129,8 +129,8 @@ def prepare(model: 'Model', metrics: list[Named]) -> dict[str, Space]:
     if 'held_out' in needs:
       held_out, _ = load_reference(model, extractor, other)
       reference = {**reference, 'held_out': held_out['features']}
-    made[name] = Space(extractor, reference, protocol)
-  return made
+    result[name] = Space(extractor, reference, protocol)
+  return result
 
 
 def make_extractor(model: 'Model', name: str) -> Extractor:
@@ -182,7 +182,7 @@ def scorer(model: 'Model') -> Callable[[Arrays], dict[str, float]]:
   There are no bootstrap errors, which would need many more distances.
   """
   metrics = of_samples(model, num_draws=0)
-  made = prepare(model, metrics)
+  by_name = prepare(model, metrics)
   size = model.config.evaluation.batch_size
 
   def values(samples: Arrays) -> dict[str, float]:
@@ -190,10 +190,10 @@ def scorer(model: 'Model') -> Callable[[Arrays], dict[str, float]]:
     batches = [pictures[i : i + size] for i in range(0, len(pictures), size)]
     extracted = {
       name: features.join(features.each(space.extractor, batches))
-      for name, space in made.items()
+      for name, space in by_name.items()
     }
     with from_config(_PATH):
-      scores = spaces.score(metrics, made, samples, extracted)
+      scores = spaces.score(metrics, by_name, samples, extracted)
     return {x.name: x.estimate.value for x in scores}
 
   return values

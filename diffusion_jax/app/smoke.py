@@ -70,9 +70,9 @@ def _shrink_data(config):
   section = config.data
   if section is None or section.name in AT_HAND or ':' in section.name:
     return
-  known = images.KNOWN.get(section.name)
-  shape = section.image_shape if known is None else known.image_shape
-  count = section.get('num_classes', 10) if known is None else known.num_classes
+  facts = images.KNOWN.get(section.name)
+  shape = section.image_shape if facts is None else facts.image_shape
+  count = section.get('num_classes', 10) if facts is None else facts.num_classes
   if not section.get('labelled', True):
     count = 0
   config.data = ConfigDict({'name': 'synthetic', 'image_shape': shape})

@@ -1,7 +1,5 @@
 """The parameters of a run that config.sampling chooses."""
 
-from ml_collections import ConfigDict
-
 from diffusion_jax.app import models
 from diffusion_jax.app.models import Model, Params
 from diffusion_jax.app.run import folder
@@ -15,7 +13,7 @@ def restore(model: Model) -> tuple[Params, int]:
   average = (
     power_ema.decay_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
   )
-  name = read_checkpoint(c)
+  name = int(c.checkpoint) if c.checkpoint.isdecimal() else c.checkpoint
   try:
     if c.ema_sigma_rel is not None:
       return restore_average(model, name, models.shapes(model))
@@ -31,12 +29,6 @@ def restore(model: Model) -> tuple[Params, int]:
     return params, step
   except (FileNotFoundError, ValueError) as error:
     raise UserError(str(error)) from error
-
-
-def read_checkpoint(sampling: ConfigDict) -> str | int:
-  """Returns sampling.checkpoint: 'latest', 'best' or a step."""
-  name = sampling.checkpoint
-  return int(name) if name.isdecimal() else name
 
 
 def restore_average(

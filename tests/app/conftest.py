@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from diffusion_jax.app import load, models
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.smoke import shrunk
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.training import checkpoints
 from tests.app.small_network import SmallNetwork
@@ -31,6 +33,21 @@ def printed_by(function, *args):
   with contextlib.redirect_stdout(io.StringIO()) as output:
     function(*args)
   return output.getvalue()
+
+
+def refused(message, function, *args, **kwargs):
+  """Checks that a call raises a UserError of one line; returns the line."""
+  with pytest.raises(UserError, match=message or None) as error:
+    function(*args, **kwargs)
+  assert '\n' not in str(error.value)
+  return str(error.value)
+
+
+def lines_of(workdir, name=''):
+  """Returns the lines of metrics.jsonl, or the values of one metric."""
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  lines = [json.loads(line) for line in lines]
+  return [line[name] for line in lines if name in line] if name else lines
 
 
 def as_flags(changes):

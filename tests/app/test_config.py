@@ -26,6 +26,7 @@ from diffusion_jax.app.config import (
 )
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import Count, Rate, Size
+from tests.app.conftest import refused
 
 
 def box(
@@ -92,12 +93,6 @@ def completed(schema=SCHEMA, rules=None, **fields):
 def changed(config, path, text):
   override(config, path, text, SCHEMA)
   return complete(config, SCHEMA, base(), {})
-
-
-def refused(message, function, *args, **kwargs):
-  with pytest.raises(UserError, match=message) as error:
-    function(*args, **kwargs)
-  assert '\n' not in str(error.value)
 
 
 def test_a_section_has_exactly_the_parameters_of_its_constructor():

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app import choices, images, load
-from diffusion_jax.errors import UserError
+from tests.app.conftest import refused
 from tests.app.test_load import read
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -21,12 +21,6 @@ def data(name, config='digits', **fields):
 
 def source(name, split='train', **fields):
   return images.source_of(data(name, **fields), split)
-
-
-def refused(message, function, *args, **kwargs):
-  with pytest.raises(UserError, match=message) as error:
-    function(*args, **kwargs)
-  assert '\n' not in str(error.value)
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from configs.base import section
 from diffusion_jax.app import devices, load, models, schemas
 from diffusion_jax.app.config import make, parameters
 from diffusion_jax.app.run import folder
-from diffusion_jax.errors import UserError
-from tests.app.conftest import CONFIGS, smoke
+from tests.app.conftest import CONFIGS, refused, smoke
 
 ROOT = CONFIGS.parent
 FILES = sorted(
@@ -46,13 +45,6 @@ def read(name):
 
 def with_flags(name, *flags):
   return load.with_flags(read(name), [f.split('=', 1) for f in flags])
-
-
-def refused(message, function, *args):
-  with pytest.raises(UserError, match=message or None) as error:
-    function(*args)
-  assert '\n' not in str(error.value)
-  return str(error.value)
 
 
 def choices_of(config, schema, prefix=''):

@@ -30,7 +30,7 @@ from diffusion_jax.app.schemas import DIFFUSION, OptimizerFacts
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Context
 from tests.app import toy_parts
-from tests.app.conftest import CONFIGS, smoke
+from tests.app.conftest import CONFIGS, refused, smoke
 
 TOY = toy_parts.__name__
 # path of a choice: (the user's part, a field of its own, its value)
@@ -139,9 +139,7 @@ NO_PARTS = (
 def test_what_is_no_part_is_refused_in_every_place_uncalled(path):
   own_parts.allow(NO_PARTS)  # as if the user had named them
   for name in NO_PARTS:
-    with pytest.raises(UserError, match=f"config.{path}='{name}': ") as error:
-      own_parts.find(path, name, ())
-    assert '\n' not in str(error.value)
+    refused(f"config.{path}='{name}': ", own_parts.find, path, name, ())
 
 
 def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
@@ -217,12 +215,6 @@ def spoil(workdir, path, name):
   node[key] = {'name': name, 'command': 'touch executed'}
   (workdir / 'config.json').write_text(json.dumps(stored))
   return workdir
-
-
-def refused(message, function, *args):
-  with pytest.raises(UserError, match=message) as error:
-    function(*args)
-  assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('path', PLACES)

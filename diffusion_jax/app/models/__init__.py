@@ -20,13 +20,6 @@ KINDS: tuple[type[Model], ...] = (
 )  # fmt: skip
 
 
-def kind_of(config: ConfigDict) -> type[Model]:
-  """Returns the class of a config's model."""
-  schema = schemas.schema_of(config)
-  (kind,) = (kind for kind in KINDS if kind.schema is schema)
-  return kind
-
-
 def make(
   config: ConfigDict, workdir: str | Path, facts: images.Facts | None = None
 ) -> Model:
@@ -36,7 +29,9 @@ def make(
   data.
   """
   facts = images.facts_of(config) if facts is None else facts
-  return kind_of(config)(config, workdir, facts)
+  schema = schemas.schema_of(config)
+  (kind,) = (kind for kind in KINDS if kind.schema is schema)
+  return kind(config, workdir, facts)
 
 
 def shapes(model: Model) -> Params:

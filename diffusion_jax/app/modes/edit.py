@@ -73,8 +73,8 @@ def write_pictures(
     images.write_png(path.with_name(f'{path.name}_{i}.png'), picture)
   last = f' to _{len(results) - 1}.png' if len(results) > 1 else ''
   print(f'wrote {path}_0.png{last}')
-  given = [as_picture(model, x) for x in pictures.values()]
-  row = np.stack([*given, *results])
+  shown = [as_picture(model, x) for x in pictures.values()]
+  row = np.stack([*shown, *results])
   zoom = max(1, round(96 / results.shape[1]))
   path = path.with_name(f'{path.name}.png')
   images.write_png(path, images.grid(row, len(row), zoom))

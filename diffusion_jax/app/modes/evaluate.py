@@ -69,10 +69,14 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   results: Results = {title(changes): {} for changes, _ in points}
   if of_samples:
     # Missing weights or data are noticed before the images are drawn.
-    made = scoring.prepare(model, of_samples) if processes.is_first() else {}
+    extractors = (
+      scoring.prepare(model, of_samples) if processes.is_first() else {}
+    )
     processes.wait_for_all('features of real images')
     for changes, point in points:
-      results[title(changes)] |= score_samples(point, of_samples, made, changes)
+      results[title(changes)] |= score_samples(
+        point, of_samples, extractors, changes
+      )
       processes.wait_for_all(f'scores {title(changes)}')
   for changes, scores in score_images(points, of_images):
     results[title(changes)] |= scores
@@ -118,7 +122,10 @@ def sweep(config: ConfigDict) -> Iterator[tuple[Fields, ConfigDict]]:
 
 
 def score_samples(
-  model: Model, named: list[Named], made: dict[str, Space], changes: Fields
+  model: Model,
+  named: list[Named],
+  extractors: dict[str, Space],
+  changes: Fields,
 ) -> Fields:
   """Draws the images of a point, and writes their scores into result.json.
 
@@ -144,10 +151,10 @@ def score_samples(
       name: spaces.extract(
         x.extractor, stored, out / f'{name}.npz', drawn, size
       )
-      for name, x in made.items()
+      for name, x in extractors.items()
     }
-    scores = spaces.score(named, made, samples, extracted)
-  protocol = {name: space.protocol for name, space in made.items()}
+    scores = spaces.score(named, extractors, samples, extracted)
+  protocol = {name: space.protocol for name, space in extractors.items()}
   write_json(out / 'result.json', {
     'protocol': {'samples': drawn, 'reference': protocol},
     'matmul_precision': choices.precision_of(config.matmul_precision),

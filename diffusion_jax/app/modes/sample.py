@@ -144,9 +144,9 @@ def is_done(path: Path, parts: Path, settings: Settings, field: str) -> bool:
   """
   if path.exists():
     provenance.check_same(path, settings, path, field)
-  begun = sorted(parts.glob('*.npz'))
-  if begun:
-    provenance.check_same(begun[0], settings, parts, field)
+  files = sorted(parts.glob('*.npz'))
+  if files:
+    provenance.check_same(files[0], settings, parts, field)
   elif path.exists():
     print(f'{path} is there already, made with these settings')
     return True

@@ -29,8 +29,9 @@ def settings(model: 'Model', params: 'Params', step: int) -> Settings:
   for part in ('guidance', 'classifier'):
     section = sampling.get(part)
     if section and section.get('run'):
-      section['run'] = _name_run(section['run'])
-  found = {
+      step_of_run = checkpoints.find_step(section['run'])
+      section['run'] = f'{_base(section["run"])}, checkpoint {step_of_run}'
+  content = {
     'run': _base(model.workdir),
     'config_hash': folder.config_hash(model.workdir),
     'weights': checksums.of_arrays(params),
@@ -38,7 +39,7 @@ def settings(model: 'Model', params: 'Params', step: int) -> Settings:
     'versions': {name: _version(name) for name in _PACKAGES},
   }
   computed_by = _computed_by(model)
-  return found | ({'computed_by': computed_by} if computed_by else {})
+  return content | ({'computed_by': computed_by} if computed_by else {})
 
 
 def _computed_by(model):
@@ -117,10 +118,6 @@ def check_same(path: Path, now: Settings, what: Path, field: str) -> None:
       f'{what} has other settings: {changed if before else "it names none"}. '
       f'Delete it, or give the new one another name by --config.{field}'
     )
-
-
-def _name_run(workdir):
-  return f'{_base(workdir)}, checkpoint {checkpoints.find_step(workdir)}'
 
 
 def _base(workdir):

@@ -17,16 +17,10 @@ from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
-from tests.app.conftest import CONFIGS, smoke, trial
+from tests.app.conftest import CONFIGS, lines_of, smoke, trial
 
 FEW = {'network.multipliers': (1,), 'network.attention_resolutions': ()}
 RAW = {'training.ema_warmup': False, 'training.ema_decay': 0.0}
-
-
-def losses(workdir, name):
-  text = (workdir / 'metrics.jsonl').read_text()
-  lines = map(json.loads, text.splitlines())
-  return [line[name] for line in lines if name in line]
 
 
 def test_augmentation_is_of_the_training_only(tmp_path):
@@ -47,7 +41,7 @@ def test_augmentation_is_of_the_training_only(tmp_path):
 def test_a_self_conditioned_run_trains_and_draws(tmp_path):
   fields = {'conditioning.self_conditioning': True, 'training.sample_every': 4}
   MODES['train'](smoke(**fields), tmp_path)
-  assert len(losses(tmp_path, 'loss')) == 4
+  assert len(lines_of(tmp_path, 'loss')) == 4
   assert (tmp_path / 'samples' / 'step_00000004.png').exists()
 
 

@@ -1,7 +1,6 @@
 """Runs of VAEs, from training to pictures: vector, chain, latent image."""
 
 import functools
-import json
 import shutil
 from typing import Any
 
@@ -19,7 +18,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
-from tests.app.conftest import normal_params, trial, untrained
+from tests.app.conftest import lines_of, normal_params, trial, untrained
 
 LAYERS = {'vae': 1, 'hvae': 3}
 
@@ -73,16 +72,11 @@ def run(request):
   return request.getfixturevalue(request.param)
 
 
-def lines(workdir):
-  text = (workdir / 'metrics.jsonl').read_text()
-  return [json.loads(line) for line in text.splitlines()]
-
-
 def test_it_trains_and_evaluates_the_plain_bound(run):
   kind, workdir = run
   assert (workdir / 'samples' / 'step_00000004.png').exists()
-  train_line = [x for x in lines(workdir) if 'loss' in x][-1]
-  test_line = [x for x in lines(workdir) if 'test_loss' in x][-1]
+  train_line = [x for x in lines_of(workdir) if 'loss' in x][-1]
+  test_line = [x for x in lines_of(workdir) if 'test_loss' in x][-1]
   parts = test_line['test_reconstruction'] + test_line['test_kl']
   assert test_line['test_loss'] == pytest.approx(parts, rel=1e-5)
   assert test_line['test_beta'] == 1.0
@@ -219,7 +213,7 @@ def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
   for average in (True, False):
     a, b = (checkpoints.restore_params(x, average)[0] for x in (whole, parts))
     jax.tree.map(np.testing.assert_array_equal, a, b)
-  betas = [x['beta'] for x in lines(parts) if 'beta' in x]
+  betas = [x['beta'] for x in lines_of(parts) if 'beta' in x]
   assert betas == [0.0, 0.125, 0.25, 0.375]
 
 

@@ -19,12 +19,7 @@ from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import PerImage
 from diffusion_jax.training import checkpoints
-from tests.app.conftest import SEEN, smoke
-
-
-def metrics(workdir):
-  text = (workdir / 'metrics.jsonl').read_text()
-  return [json.loads(line) for line in text.splitlines()]
+from tests.app.conftest import SEEN, lines_of, smoke
 
 
 def parameters(workdir, ema=True):
@@ -45,7 +40,7 @@ def test_a_run_leaves_what_the_docs_promise(run):
   assert list(run.glob('events.out.*'))
   with Image.open(run / 'samples' / 'step_00000004.png') as image:
     assert image.mode == 'L' and image.size[0] > 8 * 10
-  lines = metrics(run)
+  lines = lines_of(run)
   trained = [line for line in lines if 'loss' in line]
   assert [line['step'] for line in trained] == [1, 2, 3, 4]
   for line in trained:
@@ -102,7 +97,7 @@ def assert_same_training(a, b):
   lines = (
     [
       {k: v for k, v in line.items() if k != 'images_per_second'}
-      for line in metrics(workdir)
+      for line in lines_of(workdir)
       if 'loss' in line
     ]
     for workdir in (a, b)
@@ -147,7 +142,7 @@ def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
   six = {'training.num_steps': 6}
   MODES['train'](smoke(**fields, **six), whole)
   MODES['train'](smoke(**fields, **{'training.num_steps': 3}), parts)
-  assert [line['step'] for line in metrics(parts)] == [1, 2, 3]
+  assert [line['step'] for line in lines_of(parts)] == [1, 2, 3]
   one = {'training.num_threads': 1}
   MODES['train'](smoke(**fields, **six, **one), parts)
   assert_same_training(whole, parts)
@@ -170,10 +165,11 @@ def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path):
   preview.unlink()
   MODES['train'](smoke(**SEEN | {'report.after_training': False}), copy)
   assert_same_training(run, copy)
-  steps = [line['step'] for line in metrics(copy) if 'loss' in line]
+  steps = [line['step'] for line in lines_of(copy) if 'loss' in line]
   assert steps == [1, 2, 3, 4]
   whole, parts = (
-    [x for x in metrics(workdir) if 'test_loss' in x] for workdir in (run, copy)
+    [x for x in lines_of(workdir) if 'test_loss' in x]
+    for workdir in (run, copy)
   )
   assert len(whole) == 2 and whole == parts
   assert preview.read_bytes() == (run / preview.relative_to(copy)).read_bytes()
@@ -187,7 +183,7 @@ def test_a_killed_run_continues_with_other_calls(run, tmp_path):
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
   jax.tree.map(close, parameters(run), parameters(copy))
   alone, together = (
-    [x for x in metrics(r) if 'loss' in x] for r in (run, copy)
+    [x for x in lines_of(r) if 'loss' in x] for r in (run, copy)
   )
   assert [x['step'] for x in together] == [1, 2, 4]
   for name in ('loss', 'grad_norm'):

@@ -1,7 +1,6 @@
 """Where a training continues, on which devices, and what stops it."""
 
 import itertools
-import json
 import shutil
 
 import jax
@@ -12,14 +11,9 @@ import pytest
 from diffusion_jax.app.modes import MODES, train_setup
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
-from tests.app.conftest import smoke, unet_smoke
+from tests.app.conftest import lines_of, smoke, unet_smoke
 
 CONSTANT = {'optimizer.decay': 'constant'}
-
-
-def lines(workdir):
-  text = (workdir / 'metrics.jsonl').read_text()
-  return [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +32,7 @@ def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
   MODES['train'](smoke(**CONSTANT, **moved), parts)
   assert 'devices: 1x2 cpu (data x fsdp)' in capsys.readouterr().out
   assert (parts / 'checkpoints' / '4').is_dir()
-  moved, stayed = ([x['loss'] for x in lines(r)] for r in (parts, run))
+  moved, stayed = ([x['loss'] for x in lines_of(r)] for r in (parts, run))
   assert len(moved) == 4
   np.testing.assert_allclose(moved, stayed, rtol=1e-5)
 
@@ -77,7 +71,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
     'training.keep_best': 1,
   }
   MODES['train'](smoke(**fields), tmp_path)
-  test = [line for line in lines(tmp_path) if 'test_loss' in line]
+  test = [line for line in lines_of(tmp_path) if 'test_loss' in line]
   best = min(test, key=lambda line: line['test_loss'])['step']
   kept = {int(p.name) for p in (tmp_path / 'checkpoints').iterdir()}
   assert len(test) == 4 and kept == {best, 4}
@@ -140,6 +134,6 @@ def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
       for a, b in itertools.pairwise(at)
     ]
     assert same == [True, False, True, True, False]
-  logged = lines(tmp_path)
+  logged = lines_of(tmp_path)
   assert [x['skipped_steps'] for x in logged] == [1, 1]  # since the restart
   assert all(np.isfinite(x['loss']) for x in logged)

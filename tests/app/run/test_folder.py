@@ -8,8 +8,7 @@ import pytest
 
 from diffusion_jax.app import images
 from diffusion_jax.app.run import folder
-from diffusion_jax.errors import UserError
-from tests.app.conftest import smoke
+from tests.app.conftest import refused, smoke
 
 FACTS = images.Facts((8, 8, 1), 10, 17)
 
@@ -18,12 +17,6 @@ def written(workdir, **changes):
   workdir.mkdir(exist_ok=True)
   folder.write_config(workdir, smoke(**changes), FACTS)
   return workdir
-
-
-def refused(message, function, *args):
-  with pytest.raises(UserError, match=message) as error:
-    function(*args)
-  assert '\n' not in str(error.value)
 
 
 def test_the_config_is_written_with_all_values_and_the_facts(tmp_path):
