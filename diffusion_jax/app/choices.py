@@ -193,13 +193,9 @@ def edm_parametrization(sigma_data: Positive = 0.5) -> Parametrization:
 
 
 PARAMETRIZATIONS = {
-  'eps': constant(Parametrization('eps')),
-  'x0': constant(Parametrization('x0')),
-  'v': constant(Parametrization('v')),
-  'score': constant(Parametrization('score')),
-  'flow': constant(Parametrization('flow')),
-  'edm': edm_parametrization,
-}
+  kind: constant(Parametrization(kind))
+  for kind in ('eps', 'x0', 'v', 'score', 'flow')
+} | {'edm': edm_parametrization}
 
 
 def step_times(schedule_steps: int) -> TimeSampler:

@@ -438,7 +438,7 @@ def fields_of(config: ConfigDict, prefix: str = '') -> Iterator[str]:
 
 
 def parse(path: str, text: str, kind: type) -> Any:
-  """Returns the value of a flag's text, of a type."""
+  """Converts the text of a flag to a type."""
   if text == 'None':
     return None
   try:
