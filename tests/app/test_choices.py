@@ -1,6 +1,5 @@
 """Every name of every table makes its object, and its parameters reach it."""
 
-import functools
 import math
 from typing import Any
 
@@ -213,7 +212,7 @@ def test_steps_need_a_schedule_of_steps(flag):
 
 
 @pytest.mark.parametrize('name', choices.SAMPLERS)
-def test_every_sampler_samples(name):
+def test_every_sampler_can_be_traced(name):
   """Each takes one step, with churn and a corrector if it allows them."""
   flags = [f'sampling.sampler={name}', 'schedule=linear_vp']
   remembers = name in ('dpm_solver_pp', 'dpm_solver_pp_sde', 'unipc')
@@ -225,9 +224,9 @@ def test_every_sampler_samples(name):
   schedule, _, sampler = model.levels_and_sampler()
   levels = dj.level_grid(schedule, 4).take(slice(1, 3))
   denoise = lambda x, level: dj.Prediction(0.5 * x)
+  sample = lambda key, x: dj.sample(key, denoise, sampler, levels, x)
   x = jnp.ones((2, 3))
-  found = dj.sample(jax.random.key(0), denoise, sampler, levels, x)
-  assert np.isfinite(found).all()
+  assert jax.eval_shape(sample, jax.random.key(0), x).shape == x.shape
 
 
 def test_parameters_of_samplers_reach_them():
@@ -235,16 +234,14 @@ def test_parameters_of_samplers_reach_them():
   x = jnp.linspace(-2.0, 2.0, 6).reshape(2, 3)
   denoise = lambda x, level: dj.Prediction(jnp.tanh(x))
 
-  @functools.cache
   def sampled(*flags):
     flags = [f'sampling.{flag}' for flag in flags]
     sampler = model_of('schedule=linear_vp', *flags).levels_and_sampler()[2]
-    sample = lambda: dj.sample(jax.random.key(0), denoise, sampler, levels, x)
-    return np.asarray(jax.jit(sample)())
+    return dj.sample(jax.random.key(0), denoise, sampler, levels, x)
 
   heun = 'sampler=heun', 'churn.s_churn=20', 'num_steps=4'
   annealed = 'sampler=annealed_langevin', 'sampler.num_steps=2'
-  for before, change in [
+  cases = [
     (('sampler=dpm_solver_pp',), 'sampler.order=3'),
     (('sampler=unipc',), 'sampler.order=1'),
     (('sampler=dpm_solver_pp_sde',), 'sampler.eta=0.5'),
@@ -254,8 +251,13 @@ def test_parameters_of_samplers_reach_them():
     (heun, 'churn.s_min=10'),
     (heun, 'churn.s_max=10'),
     (heun, 'churn.s_noise=1.1'),
-  ]:
-    difference = sampled(*before) - sampled(*before, change)
+  ]
+  programs = dict.fromkeys(
+    flags for before, change in cases for flags in (before, (*before, change))
+  )
+  samples = jax.jit(lambda: {flags: sampled(*flags) for flags in programs})()
+  for before, change in cases:
+    difference = samples[before] - samples[*before, change]
     assert np.abs(difference).max() > 1e-3, change
 
 
