@@ -1,6 +1,7 @@
 """What samples are conditioned on: labels, texts, images."""
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -78,19 +79,27 @@ def choose(model: 'Model', n: int, mesh: Mesh) -> Inputs:
 
 def choose_labels(model: 'Model', n: int) -> np.ndarray | None:
   """Returns int32 [n]: the labels of config.sampling, or all, in turn."""
-  labels, classes = model.config.sampling.labels, model.facts.num_classes
-  if not takes_labels(model):
-    if labels:
-      raise UserError(
-        'config.sampling.labels: the network of this run takes no labels '
-        '(conditioning.labels), and there is no sampling.classifier'
-      )
+  labels = model.config.sampling.labels
+  if not labels and not takes_labels(model):
     return None
-  labels = labels or range(classes)
+  labels = labels or range(model.facts.num_classes)
+  return repeat_labels(model, labels, n, 'sampling.labels')
+
+
+def repeat_labels(
+  model: 'Model', labels: Sequence[int], n: int, path: str
+) -> np.ndarray:
+  """Returns labels in turn, int32 [n]; path: the field they come from."""
+  classes = model.facts.num_classes
+  if not takes_labels(model):
+    raise UserError(
+      f'config.{path}: the network of this run takes no labels '
+      '(conditioning.labels), and there is no sampling.classifier'
+    )
   for label in labels:
     if label >= classes:
       raise UserError(
-        f'config.sampling.labels: {label!r} is out of range, the classes are '
+        f'config.{path}={label} is out of range, the classes are '
         f'0..{classes - 1}'
       )
   return np.resize(np.array(labels, np.int32), n)

@@ -192,25 +192,16 @@ def choose_cond(model: Diffusion, edit: Any) -> dict[str, np.ndarray]:
 
 def choose_label(model: Diffusion, edit: Any) -> np.ndarray | None:
   """Returns edit.label as int32 [N], or None."""
-  c, count = model.conditioning, model.facts.num_classes
-  classes = f'the classes are 0..{count - 1}'
-  if edit.label is None:
-    if c.labels and not c.dropout:
-      raise UserError(
-        f'config.edit.label: the network of this run needs a class, {classes} '
-        '(it was trained without conditioning.dropout)'
-      )
-    return None
-  if not c.labels:
+  c, n = model.conditioning, edit.num_samples
+  if edit.label is not None:
+    return sample_inputs.repeat_labels(model, [edit.label], n, 'edit.label')
+  if c.labels and not c.dropout:
     raise UserError(
-      'config.edit.label: the network of this run takes no labels '
-      '(conditioning.labels)'
+      'config.edit.label: the network of this run needs a class, 0..'
+      f'{model.facts.num_classes - 1} (it was trained without '
+      'conditioning.dropout)'
     )
-  if not 0 <= edit.label < count:
-    raise UserError(
-      f'config.edit.label={edit.label} is out of range, {classes}'
-    )
-  return np.full(edit.num_samples, edit.label, np.int32)
+  return None
 
 
 def check_guidance(model: Diffusion, cond: dict) -> Guides:

@@ -397,7 +397,7 @@ def chosen_label(**changes):
 def test_the_label_is_that_of_all_samples():
   np.testing.assert_array_equal(chosen_label(**{'edit.label': 3}), [3, 3])
   assert chosen_label() is None  # the null class
-  with pytest.raises(UserError, match='needs a class, .* 0..9'):
+  with pytest.raises(UserError, match='needs a class, 0..9'):
     chosen_label(**{'conditioning.dropout': 0.0})
 
 
