@@ -35,7 +35,7 @@ def test_plain_fields_have_the_comments_above_and_beside_them():
   text = mode_help('train', 'digits')
   lines = text.splitlines()
   assert (
-    '  seed=0' + ' ' * 32 + 'of parameters, noise and the order of the data'
+    '  seed=0' + ' ' * 32 + 'for parameters, noise and the order of the data'
     in lines
   )
   start = lines.index(next(x for x in lines if 'training.mesh=' in x))
