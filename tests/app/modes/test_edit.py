@@ -15,7 +15,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.errors import UserError
-from tests.app.conftest import refused, smoke, untrained
+from tests.app.conftest import refused, smoke, unet_smoke, untrained
 
 QUICK = {
   'training.num_steps': 1,
@@ -88,12 +88,12 @@ def picture(files, name):
 NUMBERS = itertools.count()
 
 
-def config_of(files, changes, fields):
+def config_of(files, changes, fields, make_config=smoke):
   """Returns a config whose edit reads the files that `fields` name."""
   paths = {f'edit.{k}': str(files / f'{v}.png') for k, v in fields.items()}
   name = {'edit.output': f'edit{next(NUMBERS)}'}
   few = FEW_JUMPS if changes.get('edit', 'inpaint') == 'inpaint' else {}
-  return smoke(**QUICK | few | paths | name | dict(changes))
+  return make_config(**QUICK | few | paths | name | dict(changes))
 
 
 def run(workdir, files, changes=(), **fields):
@@ -180,7 +180,7 @@ def test_masks_that_say_nothing_are_refused(files):
   full, half = np.full((8, 8), 255), np.repeat([255, 0], 32).reshape(8, 8)
   for colours, alpha, message in (
     (0 * full, half, 'm.png is black on transparent, which can be read both'),
-    (half, 0 * full + 200, 'm.png is opaque everywhere: opaque pixels are kno'),
+    (half, 0 * full + 200, 'm.png is opaque everywhere: opaque pixels stay'),
   ):
     write_mask(files / 'm.png', colours, alpha)
     with pytest.raises(ValueError, match=message):
@@ -209,7 +209,7 @@ def test_sdedit_of_no_strength_is_the_picture(plain, files):
 
 def test_interpolation_goes_from_one_to_the_other(files, tmp_path):
   """The guidance scale and the threshold change the path."""
-  run = untrained(smoke(**QUICK), tmp_path, deviation=0.1)
+  unet = untrained(unet_smoke(**QUICK), tmp_path, deviation=0.1)
   changes = {'edit': 'interpolate', 'edit.num_samples': 3, 'edit.label': 3}
   changes |= {'sampling.num_steps': 200}
   guided = {
@@ -219,9 +219,9 @@ def test_interpolation_goes_from_one_to_the_other(files, tmp_path):
   ways = []
   for more in ({}, guided, {'sampling.dynamic_threshold': 0.5}):
     fields = {'image': 'digit', 'image2': 'other'}
-    config = config_of(files, changes | more, fields)
-    MODES['edit'](config, run)
-    with np.load(run / 'edits' / f'{config.edit.output}.npz') as arrays:
+    config = config_of(files, changes | more, fields, unet_smoke)
+    MODES['edit'](config, unet)
+    with np.load(unet / 'edits' / f'{config.edit.output}.npz') as arrays:
       ways.append(arrays['arr_0'][..., 0])
   for end, name in ((0, 'digit'), (2, 'other')):
     away = np.abs(ways[0] - picture(files, name).astype(float))
