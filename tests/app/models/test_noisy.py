@@ -137,9 +137,6 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
 
 def test_its_samples_follow_its_own_schedule(learned):
   config = trial('digits_vdm')
-  MODES['sample'](config, learned)
-  with np.load(learned / 'samples' / 'samples.npz') as arrays:
-    assert arrays['arr_0'].shape == (16, 8, 8, 1)
   mesh = devices.make_mesh(config)
   params = checkpoints.restore_params(learned)[0]
   generate = models.make(config, learned).generate(mesh)
