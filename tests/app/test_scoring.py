@@ -2,12 +2,11 @@
 
 import json
 import shutil
-from typing import Any
 
 import numpy as np
 import pytest
 
-from diffusion_jax.app import load, models, own_parts, scoring, weights
+from diffusion_jax.app import models, scoring, weights
 from diffusion_jax.app.modes import MODES, evaluate, hooks
 from diffusion_jax.app.run import provenance
 from diffusion_jax.data import image_sets
@@ -16,7 +15,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, fid, references, spaces
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import Metric, Score
-from tests.app.conftest import SMALL, printed_by, smoke
+from tests.app.conftest import printed_by, smoke
 
 LEVEL = 'tests.app.test_scoring:level'
 FD_PR = {'evaluation.metrics': 'fd,pr', 'evaluation.features': 'pixels'}
@@ -275,19 +274,6 @@ def test_a_metric_of_a_user_has_its_own_section(run, printed):
   np.testing.assert_allclose(values['level']['value'], expected, rtol=1e-6)
   with pytest.raises(UserError, match='no field config.evaluation.level.facto'):
     run_mode(run, metrics=LEVEL, **{'level.factors': 3})
-
-
-def test_a_run_is_used_without_the_metrics_of_a_stranger(run, monkeypatch):
-  """Only an evaluation needs the code of the metric that its config names."""
-  monkeypatch.setattr(own_parts, '_allowed', {SMALL})
-  config: Any = load.open_run(run)
-  assert config.evaluation.metrics[-1] == LEVEL
-  assert 'level' not in config.evaluation
-  with pytest.raises(UserError, match=f'add --allow={LEVEL} to the command'):
-    scoring.named(models.make(config, run))
-  own_parts.allow([LEVEL])
-  config = load.open_run(run)
-  assert config.evaluation.level.factor == 2.0
 
 
 @pytest.mark.parametrize(

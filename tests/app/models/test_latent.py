@@ -207,17 +207,6 @@ def test_a_run_continues_exactly_without_its_autoencoder(
   assert len(losses) == 4 and lines_of(parts, 'loss') == losses
 
 
-@pytest.mark.slow
-def test_losses_are_those_of_one_device_in_one_part(run, tmp_path):
-  moved = {'training.mesh': (2, 1), 'training.accumulate': 2}
-  other = tmp_path / 'other'
-  shutil.copytree(run, other)
-  shutil.rmtree(other / 'checkpoints' / '4')
-  MODES['train'](config_of(source_of(run), **moved), other)
-  found, expected = (lines_of(folder, 'loss') for folder in (other, run))
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
 def test_samples_need_only_the_run_folder(run, tmp_path):
   """Samples, each frame of a trajectory and guided samples are decoded."""
   copy = tmp_path / 'moved'

@@ -320,22 +320,6 @@ def test_converted_weights_begin_another_run(run, tmp_path):
     MODES['train'](to_train(run, **AGAIN | again), str(tmp_path / 'mine'))
 
 
-@pytest.mark.slow
-def test_a_training_begins_with_converted_weights(run, tmp_path, capsys):
-  """This is slow to compile; the tests around it cover its parts."""
-  few = {
-    'training.init_from': run,
-    'training.num_steps': 1,
-    'optimizer.learning_rate': 1e-30,
-  }
-  MODES['train'](to_train(run, **AGAIN | few), str(tmp_path / 'fine'))
-  params, stored = checkpoints.restore_params(tmp_path / 'fine', False)
-  same(params['network'], diffusers.load(STORED / 'labels').params)
-  assert stored['training']['init_from'] == str(run)
-  leaves = len(jax.tree.leaves(params))
-  assert f'{leaves} of {leaves} leaves\n' in capsys.readouterr().out
-
-
 def test_other_classes_and_channels_begin_afresh(run, capsys):
   """The leaves that do not fit are named with both shapes."""
   other = {'data.image_shape': (4, 4, 3), 'data.num_classes': 5}
