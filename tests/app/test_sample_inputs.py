@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import images, models, sample_inputs, sheets
+from diffusion_jax.app import images, models, sample_inputs
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.app.modes.train_setup import jit_step, setup
@@ -79,13 +79,6 @@ def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
   null, _ = shown('null', prompts[0], 0.0)
   np.testing.assert_array_equal(null, shown('other', prompts[1], 0.0)[0])
   assert (null != one).any()
-
-
-def test_a_sheet_has_a_column_for_each_prompt():
-  model = text_model(**{'sampling.prompt': 'a|b|c'})
-  pictures = np.zeros((12, 16, 16, 3), np.uint8)
-  height, width, _ = sheets.sheet(model, pictures).shape
-  assert (height, width) == (3 * (4 * 17 + 1), 3 * (3 * 17 + 1))
 
 
 def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
