@@ -588,6 +588,13 @@ MUTATIONS = [
     'app/modes/test_train_setup.py',
     'a_mistake_is_one_clear_line',
   ),
+  (
+    'app/weights.py',
+    'if own or folder.differences(',
+    'if own and folder.differences(',
+    'app/test_weights.py',
+    'another_network_is_refused',
+  ),
   # Discrete states.
   (
     'core/discrete_states.py',

@@ -3,7 +3,7 @@ import pytest
 
 from diffusion_jax.app import models, weights
 from diffusion_jax.app.modes import MODES
-from tests.app.conftest import refused, smoke
+from tests.app.conftest import refused, smoke, unet_smoke, untrained
 
 TWO_EMAS = {'training.more_ema_decays': (0.5,)}
 
@@ -51,3 +51,15 @@ def test_any_average_and_checkpoint_can_be_sampled_from(run):
 )
 def test_what_the_run_does_not_have_is_one_line(run, fields, message):
   refused(message, lambda: bias(run, **fields))
+
+
+def test_another_network_is_refused_and_the_same_is_not_traced(
+  tmp_path, monkeypatch
+):
+  run = untrained(unet_smoke(), tmp_path)
+  other = models.make(unet_smoke(**{'network.channels': 12}), run)
+  message = r'checkpoint 4 is of another network: network/conv_in/bias is \[8\]'
+  refused(message, weights.restore, other)
+  monkeypatch.setattr(models, 'shapes', None)
+  _, step = weights.restore(models.make(unet_smoke(), run))
+  assert step == 4
