@@ -119,11 +119,13 @@ def check_batch(config: ConfigDict, mesh: Mesh) -> None:
   """Raises UserError for a batch that cannot be split over the devices."""
   c = config.training
   if c.batch_size % (mesh.size * c.accumulate):
+    several = mesh.size > 1
+    over = f' over the {mesh.size} devices of the mesh' if several else ''
     parts = f' in {c.accumulate} parts' if c.accumulate > 1 else ''
+    fewer = ', or fewer devices by --config.training.mesh' if several else ''
     raise UserError(
-      f'config.training.batch_size={c.batch_size} cannot be split over the '
-      f'{mesh.size} devices of the mesh{parts}: take a multiple of '
-      f'{mesh.size * c.accumulate}, or fewer devices by --config.training.mesh'
+      f'config.training.batch_size={c.batch_size} cannot be split{over}{parts}: '
+      f'take a multiple of {mesh.size * c.accumulate}{fewer}'
     )
 
 
