@@ -124,8 +124,8 @@ def check_batch(config: ConfigDict, mesh: Mesh) -> None:
     parts = f' in {c.accumulate} parts' if c.accumulate > 1 else ''
     fewer = ', or fewer devices by --config.training.mesh' if several else ''
     raise UserError(
-      f'config.training.batch_size={c.batch_size} cannot be split{over}{parts}: '
-      f'take a multiple of {mesh.size * c.accumulate}{fewer}'
+      f'config.training.batch_size={c.batch_size} cannot be split{over}{parts}'
+      f': take a multiple of {mesh.size * c.accumulate}{fewer}'
     )
 
 
