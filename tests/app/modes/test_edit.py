@@ -208,16 +208,17 @@ def test_sdedit_of_no_strength_is_the_picture(plain, files):
 
 
 def test_interpolation_goes_from_one_to_the_other(files, tmp_path):
-  """The guidance scale and the threshold change the path."""
+  """Guidance and a threshold change the path."""
   unet = untrained(unet_smoke(**QUICK), tmp_path, deviation=0.1)
   changes = {'edit': 'interpolate', 'edit.num_samples': 3, 'edit.label': 3}
   changes |= {'sampling.num_steps': 200}
   guided = {
     'sampling.guidance': 'classifier_free',
     'sampling.guidance.scale': 30.0,
+    'sampling.dynamic_threshold': 0.5,
   }
   ways = []
-  for more in ({}, guided, {'sampling.dynamic_threshold': 0.5}):
+  for more in ({}, guided):
     fields = {'image': 'digit', 'image2': 'other'}
     config = config_of(files, changes | more, fields, unet_smoke)
     MODES['edit'](config, unet)
@@ -227,8 +228,7 @@ def test_interpolation_goes_from_one_to_the_other(files, tmp_path):
     away = np.abs(ways[0] - picture(files, name).astype(float))
     away = away.mean(axis=(1, 2))
     assert away[end] < 2.0 and away[1] > 4.0
-  for i, j in ((0, 1), (0, 2), (1, 2)):
-    assert (ways[i] != ways[j]).any()
+  assert (ways[0] != ways[1]).any()
 
 
 def test_an_interpolation_is_not_clipped():
