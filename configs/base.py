@@ -17,19 +17,19 @@ def section(name=None, **fields):
 def get_config():
   """Returns the plain fields; each experiment adds data, network and so on."""
   config = ConfigDict()
-  config.seed = 0  # of parameters, noise and the order of the data
+  config.seed = 0  # for parameters, noise and the order of the data
   # folder of compiled programs, for faster starts; None:
   # $XDG_CACHE_HOME/diffusion_jax/compiled; '': they are not kept
   config.compilation_cache = placeholder(str)
-  # of float32 products on GPU and TPU: default, high, highest
+  # precision of float32 products: default, high, highest (docs/performance.md)
   config.matmul_precision = 'default'
 
   # --mode=train (docs/training.md)
   training = config.training = ConfigDict()
   training.num_steps = 1000
-  training.batch_size = 128  # of all devices and hosts together
+  training.batch_size = 128  # on all devices and hosts together
   training.accumulate = 1  # parts of the batch, evaluated one after the other
-  # steps of one dispatch, for small networks; logs and saves keep their steps
+  # steps per dispatch, for small networks; logs and saves keep their steps
   training.steps_per_call = 1
   # devices (data, fsdp): every batch is split over all of them, large
   # parameters over the second; -1: all that are left
@@ -41,7 +41,7 @@ def get_config():
   # folder of the diffusion run that is distilled (docs/few_steps.md)
   training.teacher = ''
   training.ema_decay = 0.9999
-  training.more_ema_decays = ()  # of further averages of the parameters
+  training.more_ema_decays = ()  # decays of further averages
   training.ema_warmup = False  # decay min(ema_decay, (1 + step) / (10 + step))
   training.ema_half_life = placeholder(float)  # in images, instead of the decay
   # the half-life is at most this part of the images so far; 0: no limit
@@ -49,46 +49,46 @@ def get_config():
   # relative widths of averages by a power of time, such as 0.05,0.10; any
   # other width can be made of their snapshots afterwards (docs/training.md)
   training.ema_sigma_rels = ()
-  training.snapshot_every = 0  # steps, num_steps / 32 for instance
-  # at most this many and the latest: with more, the interval doubles
+  training.snapshot_every = 0  # steps, such as num_steps / 32
+  # the largest number, besides the latest; with more, the interval doubles
   training.keep_snapshots = 32
   training.log_every = 100  # steps; 0: never, here and below
   training.evaluate_every = 0  # losses on the test split
-  training.evaluate_batches = 8  # of training.batch_size test images
+  training.evaluate_batches = 8  # each of training.batch_size test images
   training.metrics_every = 0  # evaluation.metrics of generated images
-  training.metrics_images = 1000  # how many are generated for them
+  training.metrics_images = 1000  # number of images for metrics_every
   training.sample_every = 1000
   training.checkpoint_every = 1000
   training.keep_checkpoints = 2  # the latest
   training.keep_every = 0  # also those at multiples of this step
-  training.keep_best = 0  # also this many with the best keep_best_by
-  training.keep_best_by = 'test_loss'  # or a metric of metrics_every, as fid
+  training.keep_best = 0  # also the best ones, by keep_best_by
+  training.keep_best_by = 'test_loss'  # or a metric, such as fid
   # seconds without a heartbeat after which a process of --multihost is lost
   training.heartbeat_timeout = 30
-  # steps in a row that may be left out because loss or gradient is not finite
+  # steps in a row that may be skipped because loss or gradient is not finite
   training.skip_nonfinite = 0
   training.resume = 'auto'  # force: continue although the config differs
 
   # --mode=evaluate,train (docs/evaluation.md)
   evaluation = config.evaluation = ConfigDict()
-  # of real images: elbo, ode, independent_pixels, of a VAE also iw, of a
-  # classifier accuracy; of generated images: fid, sfid, fd, kid, is, pr
+  # for real images: elbo, ode, independent_pixels, for a VAE also iw, for a
+  # classifier accuracy; for generated images: fid, sfid, fd, kid, is, pr
   # (precision, recall), dc (density, coverage), cmmd, accuracy, memorisation,
   # and with other features, for instance, fd_dinov2; or module:metric
   evaluation.metrics = ('elbo',)
   evaluation.split = 'test'  # train, test
-  evaluation.num_images = 0  # the first ones of the split; 0: all
+  evaluation.num_images = 0  # the first images of the split; 0: all
   evaluation.batch_size = 100
   evaluation.seed = 0
   evaluation.num_generated = 50_000  # images to generate
   # inception, dinov2, digits, two_levels, shapes, pixels
   evaluation.features = 'inception'
-  # file of weights of inception or dinov2, or the folder of both; '':
+  # file with the weights of inception or dinov2, or a folder with both; '':
   # $DIFFUSION_JAX_WEIGHTS
   evaluation.weights = ''
   evaluation.reference = 'train'  # train, test
-  # fields of `sampling` with several values, of which every combination is a
-  # row of one table: 'num_steps=10,20 sampler=ddim,heun guidance.scale=1,2'
+  # several values for fields of `sampling`; every combination is a row of one
+  # table: 'num_steps=10,20 sampler=ddim,heun guidance.scale=1,2'
   evaluation.sweep = ''
   evaluation.name = ''  # appended to the folder of the results
 
@@ -97,20 +97,20 @@ def get_config():
   sampling.num_samples = 100
   sampling.batch_size = 100
   sampling.labels = ()  # classes to sample, in turn; (): all
-  # texts of the pictures in turn, separated by |; None: of the test split
+  # texts of the pictures in turn, separated by |; None: texts of the test split
   sampling.prompt = placeholder(str)
   sampling.ema = True  # averaged parameters
-  sampling.ema_decay = 0.0  # one of training.more_ema_decays; 0: the first
-  # width of an average that is made of the run's snapshots
+  sampling.ema_decay = 0.0  # one of training.more_ema_decays; 0: the main one
+  # width of an average that is made from the run's snapshots
   sampling.ema_sigma_rel = placeholder(float)
   sampling.checkpoint = 'latest'  # latest, best, or a step
-  sampling.seed = 0  # image i is a function of seed and i
+  sampling.seed = 0  # image i depends on the seed and i
   sampling.trajectory = False  # also a GIF of how the images emerge
-  sampling.name = 'samples'  # of the files written into samples/
+  sampling.name = 'samples'  # name of the files in samples/
 
   average = config.average = ConfigDict()  # --mode=average (docs/training.md)
   average.sigma_rel = placeholder(float)  # the width
-  average.step = placeholder(int)  # of a snapshot; None: the latest
+  average.step = placeholder(int)  # step of a snapshot; None: the latest
   # the run folder to write; '': averages/<sigma_rel>-<step> of the run
   average.out = ''
 
@@ -119,16 +119,31 @@ def get_config():
   # diffusers, openai, ho, score_sde, edm, edm2, safetensors; '': recognised
   convert.format = ''
   convert.model = ''  # openai, score_sde: the name of a published model
-  convert.options = ''  # of the format: 'image_size=64 class_cond=True'
+  convert.options = ''  # options of the format: 'image_size=64 class_cond=True'
   convert.to = ''  # exports the run as diffusers, safetensors or stablehlo
   convert.out = ''  # the folder or file to write
-  convert.label = placeholder(int)  # diffusers: the class built in; -1: none
+  convert.label = placeholder(int)  # diffusers: the class to build in; -1: none
 
   # --mode=report,train (docs/training.md)
   report = config.report = ConfigDict()
-  report.runs = ()  # folders of further runs, which are shown in comparison
-  report.after_training = True  # also writes report.html when a training ends
-  report.trajectory = True  # draws ten images step by step
+  report.runs = ()  # folders of further runs, for comparison
+  report.after_training = True  # write report.html when a training ends
+  report.trajectory = True  # draw ten images step by step
+  return config
+
+
+def rectified_flow(config, times='uniform', scale=1000.0):
+  """Sets a straight path from data to noise, whose velocity is predicted.
+
+  times: the distribution of the training's levels; scale: of the network's
+  input, scale * t.
+  """
+  config.schedule = section('flow')
+  config.noise_input = section('time', scale=scale)
+  config.parametrization = section('flow')
+  config.objective = section('denoising', times=times, weight='flow')
+  config.sampling.sampler = section('ddim')  # Euler's method here
+  config.sampling.clip = False
   return config
 
 

@@ -37,7 +37,7 @@ def get_config():
     name='radam',
     learning_rate=1e-4,
     warmup_steps=0,
-    eps=1e-8,  # the norm is no mean: the gradient is that of the release
+    eps=1e-8,  # the norm is not a mean: gradients are as in the release
   )
   config.training.init_from = 'runs/cifar10_edm'
   config.training.num_steps = 200_000

@@ -6,18 +6,12 @@ length of DDPM's recipe. Not trained here yet: not measured.
   python launch.py --config=configs/cifar10_flow.py
 """
 
-from configs import cifar10
+from configs import base, cifar10
 from configs.base import section
 
 
 def get_config():
-  config = cifar10.shared()
-  config.schedule = section('flow')
+  config = base.rectified_flow(cifar10.shared())
   config.network = section('unet', num_blocks=4, dropout=0.1)
-  config.noise_input = section('time')
-  config.parametrization = section('flow')
-  config.objective = section('denoising', times='uniform', weight='flow')
-  config.sampling.sampler = section('ddim')  # Euler's method here
   config.sampling.num_steps = 100
-  config.sampling.clip = False
   return config

@@ -7,7 +7,7 @@ Not trained here yet: not measured.
   python launch.py --config=configs/cifar10_autoencoder.py
   python launch.py --config=configs/cifar10_latent.py
   python launch.py --config=configs/cifar10_latent.py --mode=sample \
-    --config.sampling.guidance_scale=1.5
+    --config.sampling.guidance.scale=1.5
 """
 
 from configs import cifar10

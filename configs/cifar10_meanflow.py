@@ -1,8 +1,8 @@
 r"""MeanFlow on CIFAR-10 (Geng et al. 2025): one call of the network a sample.
 
 The published recipe: EDM's DDPM++, 786M images in batches of 1,024; FID 2.92
-with one call in the paper. The network has 56,062,595 parameters, that of
-py-meanflow 55,932,419: there the sinusoids of t and t - s have 256 features
+with one call in the paper. The network has 56,062,595 parameters, the network
+of py-meanflow 55,932,419: there the sinusoids of t and t - s have 256 features
 each and enter the first dense layer together; here each has 128 and two dense
 layers, whose outputs are added. The augmentation is EDM's with nine labels;
 theirs has six, without rotations and vertical flips. Not trained here yet: not

@@ -29,7 +29,7 @@ def get_config():
     attention_resolutions=(4,),
     num_heads=4,
     dropout=0.1,
-    # The blocks are those of the U-Net of digits.py, not of ADM's classifier.
+    # The blocks are as in the U-Net of digits.py, not as in ADM's classifier.
     downsample_padding='same',
     resblock_updown=False,
     noise_embedding='ho',

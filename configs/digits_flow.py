@@ -11,20 +11,13 @@ With `unscaled` the network sees t and not 1000 t, as the models of few steps
 that begin with this run need it (digits_meanflow.py): the same test loss.
 """
 
-from configs import digits
-from configs.base import section
+from configs import base, digits
 
 VARIANTS = ('unscaled',)
 
 
 def get_config(arg=''):
-  config = digits.get_config()
-  config.schedule = section('flow')
   scale = 1.0 if arg == 'unscaled' else 1000.0
-  config.noise_input = section('time', scale=scale)
-  config.parametrization = section('flow')
-  config.objective = section('denoising', times='logit_normal', weight='flow')
-  config.sampling.sampler = section('ddim')  # Euler's method here
+  config = base.rectified_flow(digits.get_config(), 'logit_normal', scale)
   config.sampling.num_steps = 50
-  config.sampling.clip = False
   return config

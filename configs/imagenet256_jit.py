@@ -16,7 +16,7 @@ numbers a patch, so that every prediction works there (Li & He 2025, Table 2);
 130,477,872 parameters. Not measured.
 """
 
-from configs import imagenet256_dit
+from configs import imagenet64, imagenet256_dit
 from configs.base import section
 
 VARIANTS = ('64',)
@@ -70,8 +70,6 @@ def get_config(arg=''):
   # t < 0.9: there sigma / alpha is 9, or a little less by rounding
   config.sampling.guidance = section('classifier_free', scale=2.9, high=8.9)
   if arg == '64':
-    config.data.update(
-      dataset='imagenet_resized/64x64', image_shape=(64, 64, 3)
-    )
+    config.data = imagenet64.pixels().data
     config.network.patch_size = 4
   return config

@@ -9,16 +9,12 @@ here yet: not measured.
   python launch.py --config=configs/imagenet256_sit.py
 """
 
-from configs import imagenet256_dit
+from configs import base, imagenet256_dit
 from configs.base import section
 
 
 def get_config():
-  config = imagenet256_dit.shared()
-  config.schedule = section('flow')
-  config.noise_input = section('time', scale=1.0)
-  config.parametrization = section('flow')
-  config.objective = section('denoising', times='uniform', weight='flow')
+  config = base.rectified_flow(imagenet256_dit.shared(), scale=1.0)
   config.sampling.sampler = section(
     'velocity_sde', diffusion='sigma', diffusion_scale=2.0
   )

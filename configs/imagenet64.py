@@ -9,19 +9,20 @@ sampling.respacing, not sampling.num_steps. Not measured yet.
   python launch.py --config=configs/imagenet64.py
 """
 
-from configs import base
+from configs import imagenet256_dit
 from configs.base import section
 
 
+def pixels():
+  """The data, and the intervals of a long run, that experiments share."""
+  config = imagenet256_dit.pixels()
+  config.data.update(dataset='imagenet_resized/64x64', image_shape=(64, 64, 3))
+  config.training.batch_size = 2048
+  return config
+
+
 def get_config():
-  config = base.get_config()
-  config.data = section(
-    'tfds',
-    dataset='imagenet_resized/64x64',
-    test_split='validation',
-    image_shape=(64, 64, 3),
-    num_classes=1000,
-  )
+  config = pixels()
   config.schedule = section('cosine')
   config.network = section(
     'unet',
@@ -42,14 +43,8 @@ def get_config():
   )
   config.conditioning = section(labels=True)
   config.objective = section('hybrid')
-  config.optimizer = section('adamw', learning_rate=3e-4, clip_norm=0.0)
-  config.training.random_flip = True
+  config.optimizer.learning_rate = 3e-4
   config.training.num_steps = 540_000
-  config.training.batch_size = 2048
-  config.training.mesh = (-1, 8)
-  config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
-  config.training.keep_every = 100_000
   config.sampling.sampler = section('ancestral', variance='learned')
   config.sampling.num_steps = 250  # the number that respacing keeps
   config.sampling.respacing = '250'  # 1, 5, 9, ..., 1000

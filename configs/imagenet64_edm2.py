@@ -11,7 +11,7 @@ out, up to ten times in a row. Not measured yet.
   python launch.py --config=configs/imagenet64_edm2.py:m   # or xs, l, xl
 """
 
-from configs import base
+from configs import imagenet64
 from configs.base import section
 
 SIZES = {  # channels, learning rate, dropout, steps: images / 2048
@@ -26,14 +26,7 @@ VARIANTS = 'xs', 'm', 'l', 'xl'
 
 def get_config(arg=''):
   channels, learning_rate, dropout, num_steps = SIZES[arg]
-  config = base.get_config()
-  config.data = section(
-    'tfds',
-    dataset='imagenet_resized/64x64',
-    test_split='validation',
-    image_shape=(64, 64, 3),
-    num_classes=1000,
-  )
+  config = imagenet64.pixels()
   config.schedule = section('karras')
   config.network = section(
     'edm2',
@@ -67,9 +60,8 @@ def get_config(arg=''):
     eps=1e-8 / (64 * 64 * 3),
     clip_norm=0.0,
   )
+  config.training.random_flip = False
   config.training.num_steps = num_steps
-  config.training.batch_size = 2048
-  config.training.mesh = (-1, 8)
   # An average whose half-life is always 6.1 % of the images so far: a power
   # function of relative width 0.075.
   config.training.ema_half_life = 1e12
@@ -78,9 +70,6 @@ def get_config(arg=''):
   config.training.ema_sigma_rels = (0.05, 0.10)
   config.training.snapshot_every = 4096  # 8 Mi images
   config.training.skip_nonfinite = 10
-  config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
-  config.training.keep_every = 100_000
   config.sampling.sampler = section('heun')  # 63 calls of the network
   config.sampling.num_steps = 32
   config.sampling.clip = False

@@ -16,9 +16,8 @@ from configs.base import section
 
 
 def get_config():
-  config = base.get_config()
+  config = base.rectified_flow(base.get_config(), 'logit_normal')
   config.data = section('shapes', num_objects=2)
-  config.schedule = section('flow')
   config.network = section(
     'unet',
     channels=24,
@@ -27,10 +26,7 @@ def get_config():
     attention_resolutions=(8, 4),
     num_groups=8,
   )
-  config.noise_input = section('time')
-  config.parametrization = section('flow')
   config.conditioning = section(text=section('bytes', length=56), dropout=0.1)
-  config.objective = section('denoising', times='logit_normal', weight='flow')
   config.optimizer = section(
     'adamw', learning_rate=2e-3, warmup_steps=100, decay='cosine'
   )
@@ -40,8 +36,6 @@ def get_config():
   config.training.ema_warmup = True
   config.training.checkpoint_every = 500
   config.training.evaluate_every = 1000
-  config.sampling.sampler = section('ddim')  # Euler's method here
   config.sampling.num_steps = 50
   config.sampling.guidance = section('classifier_free', scale=2.0)
-  config.sampling.clip = False
   return config

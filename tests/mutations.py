@@ -562,7 +562,7 @@ MUTATIONS = [
   ),
   (
     'app/models/teachers.py',
-    'return dj.at_training_levels(denoise, model.schedule(params))',
+    'return guidance.at_levels_of(run, student, denoise)',
     'return denoise',
     'app/models/test_teachers.py',
     'sees_its_own_levels',
@@ -587,6 +587,13 @@ MUTATIONS = [
     'c.batch_size % mesh.size',
     'app/modes/test_train_setup.py',
     'a_mistake_is_one_clear_line',
+  ),
+  (
+    'app/weights.py',
+    'if own or folder.differences(',
+    'if own and folder.differences(',
+    'app/test_weights.py',
+    'another_network_is_refused',
   ),
   # Discrete states.
   (

@@ -1,7 +1,7 @@
 """The constructors that a config can name, by the field that chooses.
 
-A row is a name and a constructor; the parameters of the constructor are the
-fields of the section. The first row of a table is the default.
+Each row is a name and a constructor, whose parameters are the fields of the
+section. The first row of a table is the default.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ from diffusion_jax.training import (
 
 
 def constant(value: Any) -> Callable[[], Any]:
-  """Returns the constructor of something that has no parameters."""
+  """Returns a constructor without parameters, which returns `value`."""
 
   def constructor():
     return value
@@ -66,9 +66,9 @@ def constant(value: Any) -> Callable[[], Any]:
 
 
 def from_betas(make_betas: Callable[..., Any]) -> Callable[..., Any]:
-  """Returns the constructor of the schedule with these betas."""
+  """Returns a constructor of the schedule that has these betas."""
 
-  @functools.wraps(make_betas)  # has the same parameters
+  @functools.wraps(make_betas)  # copies the parameters
   def constructor(**fields):
     return dj.DiscreteSchedule.from_betas(make_betas(**fields))
 
@@ -76,7 +76,7 @@ def from_betas(make_betas: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def alphas(values: tuple = ()) -> dj.DiscreteSchedule:
-  """Makes the schedule of an explicit list alpha_1..alpha_T."""
+  """Makes a schedule from an explicit list alpha_1..alpha_T."""
   return dj.DiscreteSchedule.from_alphas(values)
 
 
@@ -87,8 +87,9 @@ def learned(
 ) -> dj.LearnedSchedule:
   """Makes VDM's schedule, gamma(t) = -log SNR(t) (Kingma et al. 2021).
 
-  gamma: a line with learned ends, a line plus a monotone network, or a fixed
-  line. gamma_min and gamma_max are the first values at t = 0 and 1.
+  gamma: scalar is a line with learned ends, network a line plus a monotone
+  network, and fixed a line that is not trained. gamma_min and gamma_max are the
+  initial values at t = 0 and 1.
   """
   if not gamma_min < gamma_max:
     raise ValueError(
@@ -102,20 +103,27 @@ def learned(
 
 
 def gamma_of(schedule: Any) -> Any:
-  """Returns the Flax module of a learned schedule; None for others."""
-  schedule = getattr(schedule, 'schedule', schedule)  # of a shifted one
+  """Returns the Flax module of a learned schedule, or None."""
+  schedule = getattr(schedule, 'schedule', schedule)
   gamma_fn = getattr(schedule, 'gamma_fn', None)
   return gamma_fn.module if isinstance(gamma_fn, GammaFn) else None
 
 
 def matmul_precision(name: str) -> contextlib.AbstractContextManager:
-  """Returns the context of a network's calls, config.matmul_precision.
+  """Returns the context in which a network is called, by its precision.
 
-  'default' leaves it to JAX: its own default, or JAX_DEFAULT_MATMUL_PRECISION.
+  name: config.matmul_precision. 'default' is JAX's own default, or
+  JAX_DEFAULT_MATMUL_PRECISION.
   """
   if name == 'default':
     return contextlib.nullcontext()
   return jax.default_matmul_precision(name)
+
+
+def precision_of(name: str) -> str:
+  """Returns the precision that config.matmul_precision stands for."""
+  in_jax = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+  return in_jax or name if name == 'default' else name
 
 
 def zero_terminal_snr(schedule: dj.DiscreteSchedule) -> dj.DiscreteSchedule:
@@ -153,12 +161,12 @@ SCHEDULES = {
 
 
 def step_input(schedule_steps: int) -> NoiseInput:
-  """Shows the network the step, 0..T-1."""
+  """Makes the input that is the step, 0..T-1."""
   return dj.step_input(schedule_steps)
 
 
 def rescaled_step_input(schedule_steps: int) -> NoiseInput:
-  """Shows the network the step, rescaled to 0..999."""
+  """Makes the input that is the step, rescaled to 0..999."""
   return dj.step_input(schedule_steps, 1000 / schedule_steps)
 
 
@@ -173,34 +181,30 @@ NOISE_INPUTS = {
 
 
 class Parametrization(NamedTuple):
-  """What a network predicts; sigma_data is used by 'edm' only."""
+  """Says what a network predicts; only 'edm' uses sigma_data."""
 
   kind: str
   sigma_data: float = 0.5
 
 
 def edm_parametrization(sigma_data: Positive = 0.5) -> Parametrization:
-  """EDM's preconditioning for data of this deviation (Karras et al. 2022)."""
+  """Makes EDM's preconditioning (Karras et al. 2022), for this deviation."""
   return Parametrization('edm', sigma_data)
 
 
 PARAMETRIZATIONS = {
-  'eps': constant(Parametrization('eps')),
-  'x0': constant(Parametrization('x0')),
-  'v': constant(Parametrization('v')),
-  'score': constant(Parametrization('score')),
-  'flow': constant(Parametrization('flow')),
-  'edm': edm_parametrization,
-}
+  kind: constant(Parametrization(kind))
+  for kind in ('eps', 'x0', 'v', 'score', 'flow')
+} | {'edm': edm_parametrization}
 
 
 def step_times(schedule_steps: int) -> TimeSampler:
-  """Draws steps 1..T uniformly (DDPM Alg. 1)."""
+  """Makes uniform draws of the steps 1..T (DDPM Alg. 1)."""
   return dj.step_times(schedule_steps)
 
 
 def uniform_times(t_min: Rate = 0.0) -> TimeSampler:
-  """Draws t uniformly from t_min to 1."""
+  """Makes uniform draws of t between t_min and 1."""
   return functools.partial(dj.uniform_times, t_min=t_min)
 
 
@@ -250,11 +254,11 @@ SAMPLERS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifierFree:
-  """Guidance without a classifier, uncond + scale (cond - uncond).
+  """Guides without a classifier: uncond + scale (cond - uncond).
 
-  `dj.classifier_free` has the parameters: rescale is phi, levels with sigma /
-  alpha between low and high are guided, and of the channels only the first
-  `channels`.
+  rescale: phi of Lin et al. 2023. low, high: the levels that are guided have
+  sigma / alpha between them. channels: only the first ones are guided; None:
+  all. See `dj.classifier_free`.
   """
 
   scale: Finite
@@ -279,10 +283,10 @@ class ClassifierFree:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Autoguidance(ClassifierFree):
-  """Guidance by a worse model, worse + scale (model - worse).
+  """Guides by a worse model: worse + scale (model - worse).
 
-  run: the folder of its run (Karras et al. 2024); the other parameters are
-  those of classifier_free.
+  Karras et al. 2024. run: the worse model's run folder. The other parameters
+  mean the same as for classifier_free.
   """
 
   run: str
@@ -292,10 +296,10 @@ GUIDANCES = {'classifier_free': ClassifierFree, 'autoguidance': Autoguidance}
 
 
 class ClassifierGuidance(NamedTuple):
-  """Guidance by the classifier in the run folder `run`.
+  """Guides by the classifier in the run folder `run`.
 
-  Dhariwal & Nichol 2021. after_clip clips x_0 before the classifier guides and
-  not after, as their code does.
+  Dhariwal & Nichol 2021. after_clip: x_0 is clipped before the classifier
+  guides and not after, as in their code.
   """
 
   run: str
@@ -304,9 +308,9 @@ class ClassifierGuidance(NamedTuple):
 
 
 class Churn(NamedTuple):
-  """EDM's noise before each step of the sampler (Karras et al. 2022, Alg. 2).
+  """Adds EDM's noise before each step (Karras et al. 2022, Alg. 2).
 
-  `dj.churn` has the parameters; s_churn is that of all steps together.
+  s_churn: the noise of all steps together. See `dj.churn`.
   """
 
   s_churn: NonNegative
@@ -317,7 +321,7 @@ class Churn(NamedTuple):
   def around(
     self, sampler: dj.Sampler, schedule: dj.Schedule, num_steps: int
   ) -> dj.Sampler:
-    """Returns the sampler with the noise before each of its steps."""
+    """Returns the sampler with noise before each step."""
     if self.s_min > self.s_max:
       raise ValueError(
         f'churn.s_min={self.s_min} is above s_max={self.s_max}: no level would '
@@ -328,20 +332,21 @@ class Churn(NamedTuple):
 
 
 class Langevin(NamedTuple):
-  """Steps of Langevin's corrector before each step of the sampler."""
+  """Takes steps of Langevin's corrector before each step."""
 
   snr: Positive = 0.16
   steps: Size = 1
 
   def around(self, sampler: dj.Sampler) -> dj.Sampler:
-    """Returns the sampler with the corrector before each of its steps."""
+    """Returns the sampler with the corrector before each step."""
     return dj.with_corrector(sampler, dj.langevin(self.snr), self.steps)
 
 
 class Text(NamedTuple):
-  """The network reads the bytes of a text by a Transformer of its own.
+  """Lets the network read texts, byte by byte, with a small Transformer.
 
-  length: bytes at most; width, layers and heads: of the Transformer.
+  length: the largest number of bytes; width, layers and heads describe the
+  Transformer.
   """
 
   length: Size = 64
@@ -351,10 +356,10 @@ class Text(NamedTuple):
 
 
 class Latent(NamedTuple):
-  """The latents of the autoencoder in the run folder `run` are diffused.
+  """Diffuses the latents of the autoencoder in the run folder `run`.
 
-  shape: height, width and channels, by default those of the run; scale: factor
-  of the latents, by default that of the run, or else 1 / their deviation.
+  shape: height, width and channels; None: as in the run. scale: factor of the
+  latents; None: as in the run, or else 1 / their standard deviation.
   """
 
   run: str
@@ -364,10 +369,10 @@ class Latent(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LogVariance:
-  """EDM2's u(sigma), which divides the error of a level by its own size.
+  """Learns EDM2's u(sigma), the logarithm of the error at each level.
 
-  features: random Fourier features of the level, as Karras et al. 2024 have
-  128 (Eq. 14 to 16). Called with parameters and a level it returns u, [B].
+  Karras et al. 2024, Eq. 14 to 16. features: number of random Fourier features.
+  Called with parameters and a level it returns u, [B].
   """
 
   features: Size = 128
@@ -385,28 +390,28 @@ class LogVariance:
 
 
 def inpaint() -> conditions.ImageCondition:
-  """Shows the network some of the pixels (Palette, Saharia et al. 2022)."""
+  """Shows the network some pixels (Palette, Saharia et al. 2022)."""
   return conditions.image_condition('inpaint')
 
 
 def superres(factor: Size = 2) -> conditions.ImageCondition:
-  """Shows the network the image made `factor` times smaller (SR3)."""
+  """Shows the network the image, `factor` times smaller (SR3)."""
   return conditions.image_condition('superres', factor)
 
 
 def colorize() -> conditions.ImageCondition:
-  """Shows the network the image without its colours."""
+  """Shows the network the image in grey."""
   return conditions.image_condition('colorize')
 
 
 @dataclasses.dataclass(frozen=True)
 class Conditioning:
-  """What the network is shown besides x_t and its level.
+  """Says what the network sees besides x_t and its level.
 
-  labels: the class. text: a sentence. image: an image made of the example.
-  dropout: the probability that training hides all of these. self_conditioning:
-  the last estimate of x_0 (Chen et al. 2022). augment: the probability of each
-  of EDM's changes of the images, which are labelled.
+  labels: the class. text: a sentence. image: an image computed from the
+  example. dropout: the probability that training hides all three.
+  self_conditioning: the previous estimate of x_0 (Chen et al. 2022). augment:
+  the probability of each of EDM's augmentations, which the network sees too.
   """
 
   labels: bool = False
@@ -423,22 +428,22 @@ class Conditioning:
       )
     if self.augment and self.image is not None:
       raise ValueError(
-        'augment changes the images, which image shows unchanged: set one of '
-        'the two to None'
+        'augment changes the images that image shows unchanged: set augment=0 '
+        'or image=None'
       )
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """How a diffusion model draws images.
+  """Says how a diffusion model draws images.
 
-  sampler: the step between two levels. num_steps, spacing: how many levels
-  there are, and where; respacing: instead, which steps of the schedule to keep,
-  such as '250', '10,15,20' or 'ddim50'. schedule: another schedule whose levels
-  are visited. guidance: by the condition, or by a worse run; classifier: by a
-  classifier. clip: estimates of x_0 to [-1, 1], after guidance;
-  dynamic_threshold: instead, to a quantile such as 0.995, by which they are
-  divided. churn: noise before each step; corrector: Langevin steps.
+  sampler: the step between two levels. num_steps, spacing: the number of levels
+  and their places; respacing: the steps of the schedule to keep instead, such
+  as '250', '10,15,20' or 'ddim50'. schedule: another schedule whose levels are
+  visited. guidance: by the condition, or by a worse run; classifier: guidance
+  by a classifier. clip: clips estimates of x_0 to [-1, 1], after guidance;
+  dynamic_threshold: clips to a quantile such as 0.995 instead, and divides by
+  it. churn: noise before each step; corrector: Langevin steps.
   """
 
   sampler: Any
@@ -461,11 +466,11 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class MapSampling:
-  """How a flow map draws images, in num_steps calls of its network.
+  """Says how a flow map draws images, in num_steps calls of its network.
 
-  stochastic: each step goes to the end and adds noise again; a consistency
-  function has no other steps. guidance_scale: of the guidance that was trained
-  in, 1 for none. spacing, respacing: which levels are visited.
+  stochastic: each step goes to the end and adds noise again, which is the only
+  step of a consistency function. guidance_scale: the scale of the guidance that
+  was trained in; 1: no guidance. spacing, respacing: the levels to visit.
   """
 
   num_steps: Size = 1
@@ -477,11 +482,11 @@ class MapSampling:
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-  """What the decoder's output means.
+  """Says what the decoder's output means.
 
-  decoder: p(x | z) of a pixel; unit_gaussian has the variance 1, and bernoulli
-  needs black and white images. scale: of the latents, for a diffusion model of
-  them; by default 1 / their standard deviation.
+  decoder: the distribution p(x | z) of a pixel; unit_gaussian has variance 1,
+  and bernoulli needs black and white images. scale: factor of the latents for a
+  diffusion model; None: 1 / their standard deviation.
   """
 
   decoder: Literal['logistic', 'gaussian', 'unit_gaussian', 'bernoulli'] = (
@@ -492,13 +497,13 @@ class Decoding:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What --mode=plan compiles, for devices that need not be there.
+  """Says what --mode=plan compiles, for devices that need not exist here.
 
   devices: TPU chips such as v5e:8x16 (v4, v5p, v6e), GPUs such as h100x8 (a100,
-  h200; 2xh100x8 is two machines), or simulated ones, cpu:8. meshes: to compare,
-  such as 1x8,8x1, by default training.mesh; batches: of all devices, by default
-  training.batch_size, or of samples sampling.batch_size. of: a step of
-  training, or the program that samples a batch.
+  h200; 2xh100x8 is two machines), or simulated devices, cpu:8. meshes: meshes
+  to compare, such as 1x8,8x1; empty: training.mesh. batches: batch sizes of all
+  devices together; empty: training.batch_size or sampling.batch_size. of: a
+  step of training, or the program that samples a batch.
   """
 
   devices: str = ''
@@ -509,10 +514,10 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-  """What all edits have: a picture, of the size of the run's images.
+  """Holds what all edits have: a picture in the size of the run's images.
 
-  num_samples: results; label: the class, None for no class; output: name of
-  the files that are written into edits/.
+  num_samples: number of results; label: the class, None for no class; output:
+  name of the files that are written into edits/.
   """
 
   image: str = ''
@@ -525,9 +530,10 @@ class Edit:
 class Inpaint(Edit):
   """Fills in the pixels that are not white in the picture `mask`.
 
-  method: repaint (num_resamples, jump steps back), replace, reconstruction
-  (guidance by `scale`, with `iterations` of conjugate gradients), or palette,
-  of runs with conditioning.image; None: repaint, or palette of such runs.
+  method: repaint (num_resamples times, jump steps back), replace,
+  reconstruction (guidance by `scale`, with `iterations` of conjugate
+  gradients), or palette, for runs with conditioning.image; None: palette for
+  such runs, else repaint.
   """
 
   mask: str = ''
@@ -544,8 +550,8 @@ class Inpaint(Edit):
 class Sdedit(Edit):
   """Adds noise and samples from there (SDEdit, Meng et al. 2022).
 
-  strength: from 0, the picture, to 1, noise; repeats: each result is edited
-  again; mask: a picture whose white pixels stay.
+  strength: 0 keeps the picture, 1 begins with noise; repeats: how often it is
+  edited; mask: a picture whose white pixels stay unchanged.
   """
 
   strength: Probability = 0.5
@@ -555,14 +561,14 @@ class Sdedit(Edit):
 
 @dataclasses.dataclass(frozen=True)
 class Interpolate(Edit):
-  """Goes from one picture to another along the ODE."""
+  """Interpolates between two pictures along the ODE."""
 
   image2: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
 class Superres(Edit):
-  """Makes a picture `factor` times larger, to the size of the run's images.
+  """Enlarges a picture `factor` times, to the size of the run's images.
 
   method: as for inpaint.
   """
@@ -603,16 +609,17 @@ def vdm(
   schedule: dj.Schedule | None = None,
   num_steps: Count = 0,
 ) -> objectives.Objective:
-  """VDM's bound in bits per dimension (Kingma et al. 2021); 0: T = infinity.
+  """Makes VDM's bound in bits per dimension (Kingma et al. 2021).
 
-  Refuses a schedule without noise at t = 0, or without signal at t = 1.
+  num_steps: T; 0: infinity. Raises ValueError for a schedule without noise at
+  t = 0 or without signal at t = 1.
   """
   if schedule is not None:
     ends = [float(schedule(t).snr) for t in (0.0, 1.0)]
     if not 0.0 < min(ends) <= max(ends) < float('inf'):
       raise ValueError(
         "vdm needs noise at t = 0 and signal at t = 1, where this schedule's "
-        f'SNRs are {ends[0]:g} and {ends[1]:g}: take schedule=learned, for '
+        f'SNRs are {ends[0]:g} and {ends[1]:g}: set schedule=learned, for '
         'instance'
       )
   return objectives.vdm(
@@ -629,9 +636,10 @@ def reflow(
   p_t1: Probability = 0.0,
   teacher_steps: Size = 16,
 ) -> objectives.Objective:
-  """Rectified flow on noise and the teacher's samples of it (Liu et al. 2022).
+  """Makes rectified flow's loss on the teacher's samples (Liu et al. 2022).
 
-  teacher_steps: of UniPC, for each pair; p_t1: the probability of t = 1.
+  The pairs are noise and the sample that teacher_steps of UniPC make of it.
+  p_t1: the probability of t = 1.
   """
   levels = dj.level_grid(schedule, teacher_steps)
   key = stream(0, 'teacher')  # UniPC draws nothing
@@ -648,7 +656,6 @@ def reflow(
   )
 
 
-# The objectives of denoisers, flow maps, classifiers and VAEs.
 DENOISING = {
   'denoising': objectives.denoising,
   'hybrid': objectives.hybrid,
@@ -683,7 +690,7 @@ OPTIMIZERS = {
   for name in ('adamw', 'adam', 'radam', 'muon')
 }
 
-# For each field that is a choice, wherever it stands, its constructors.
+# The constructors of each field that is a choice, in any section or at a path.
 TABLES = {
   'schedule': SCHEDULES,
   'noise_input': NOISE_INPUTS,
@@ -708,7 +715,7 @@ TABLES = {
   'solver': {'ddim': dj.ddim, 'heun': dj.heun},
   'uncertainty': {'fourier': LogVariance},
   'sampler': SAMPLERS,
-  'sampling.schedule': {  # nothing trains it
+  'sampling.schedule': {  # a learned one would have no parameters
     name: make for name, make in SCHEDULES.items() if name != 'learned'
   },
   'sampling.guidance': GUIDANCES,

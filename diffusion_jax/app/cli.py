@@ -1,7 +1,6 @@
 """The command line of launch.py and of the installed `diffusion-jax`.
 
---config names a file of ./configs, one of those that are installed, or a run
-folder.
+--config names a file in ./configs, an installed config, or a run folder.
 """
 
 import importlib
@@ -24,8 +23,8 @@ from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.runtime import processes
 
-PREEMPTED = 42  # the exit code after which a job is to be started again
-# Modes that use a run, and modes that are work for one process.
+PREEMPTED = 42  # the exit code after which a job must be started again
+# Modes that use a run, and modes that run in one process.
 USE_A_RUN = 'sample', 'edit', 'evaluate', 'average', 'report'
 SINGLE = 'edit', 'average', 'report', 'noise', 'convert', 'plan'
 
@@ -82,7 +81,7 @@ def split_flags(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 class Command:
-  """What a command line asks for: flags of fields, and where the config is."""
+  """A parsed command line: where the config is, and the flags of its fields."""
 
   def __init__(self, path: str, argument: str, fields: list[tuple[str, str]]):
     self.path, self.argument, self.fields = path, argument, fields
@@ -105,7 +104,7 @@ class Command:
     own_parts.allow([*_ALLOW.value, *(text for _, text in fields)])
     if self.is_run:
       config = load.open_run(self.path)
-      if mode == 'train':  # the facts are those of the data that are given
+      if mode == 'train':  # the facts are read from the data
         config = ConfigDict({n: x for n, x in config.items() if n != 'facts'})
     else:
       argument, trial = self.argument, False
@@ -119,13 +118,9 @@ class Command:
         raise UserError('--sweep_index needs a config file with a sweep()')
       self.point = load.sweep(self.path, _SWEEP_INDEX.value, fields)
       fields = [*self.point, *fields]
-    if mode in USE_A_RUN or mode == 'convert' and _converts_a_run(fields):
+    if mode in USE_A_RUN or mode == 'convert' and 'convert.to' in dict(fields):
       return load.of_run(workdir, config, fields)
     return load.with_flags(config, fields)
-
-
-def _converts_a_run(fields):
-  return any(path == 'convert.to' for path, _ in fields)
 
 
 def main(argv: list[str]) -> None:
@@ -183,9 +178,9 @@ def join(config: ConfigDict) -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-  """Parses the arguments as absl does; a mistake ends in one line."""
-  # Orbax and JAX log much, with tracebacks of errors that are handled as well;
-  # --verbosity=0 brings it back.
+  """Parses the arguments as absl does; an error is printed as one line."""
+  # Orbax and JAX log a lot, even tracebacks of errors that are handled.
+  # --verbosity=0 shows their messages.
   logging.set_verbosity(logging.FATAL)
   argv, fields = split_flags(argv)
   _FIELDS[:] = fields
@@ -197,8 +192,8 @@ def parse(argv: list[str]) -> list[str]:
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: values are given as --name=value')
   if asks_help:
-    known = flags.FLAGS.get_key_flags_for_module(__name__)
-    print(help.main_help(argv[0], known))
+    own = flags.FLAGS.get_key_flags_for_module(__name__)
+    print(help.main_help(argv[0], own))
     sys.exit()
   for flag, value in (('mode', _MODE.value), ('help_mode', _HELP_MODE.value)):
     check_mode(flag, value)
@@ -220,10 +215,10 @@ def check_mode(flag: str, value: str | None) -> None:
 def find_config(name: str | None, needed: bool) -> tuple[str, str]:
   """Returns (path, argument) of --config; the path may be a run folder.
 
-  Both are '' without --config, which is an error where it is needed. A file
-  is configs/<name>.py of the working folder, or else the installed one.
-  Installed files import one another as `configs`, and so may the user's, if the
-  working folder has no such package.
+  Both are '' without --config, which is an error if `needed`. A file is
+  configs/<name>.py in the working folder, or else the installed one. Installed
+  files import one another as `configs`; the user's files may do the same if the
+  working folder has no package of this name.
   """
   if not name:
     if not needed:
@@ -260,10 +255,10 @@ def _importable(name):
 
 
 def unraisable(ignored: Any) -> None:
-  """Reports an ignored exception, except those after a failed save.
+  """Reports an ignored exception, unless it follows a failed save.
 
-  Each thread of tensorstore then finds the event loop closed; the failure
-  itself is raised.
+  The failure itself is raised; afterwards each thread of tensorstore reports
+  that the event loop is closed.
   """
   if str(ignored.exc_value) != 'Event loop is closed':
     sys.__unraisablehook__(ignored)

@@ -4,9 +4,9 @@ A section holds a name and the parameters of the constructor with that name,
 such as {'name': 'ddim', 'eta': 0.0}. `complete` fills in the defaults of the
 signatures, `override` applies a flag, and `make` calls the constructors.
 
-Two kinds of parameters are no fields: facts, which follow from the data or from
-other sections and which `make` reads from the attributes of an object; and
-parameters that the choice around a choice has as well.
+Two kinds of parameters are not fields: facts, which follow from the data or
+other sections and which `make` reads from the attributes of an object, and
+parameters that the enclosing choice has as well.
 """
 
 import ast
@@ -37,12 +37,11 @@ Table = Mapping[str, Constructor]
 class Schema(NamedTuple):
   """Describes the sections of a config for one kind of model.
 
-  kind: its name in messages. tables: for each field that is a choice, wherever
-  it stands or at a path, the constructors by name. choices: the fields at the
-  top that are; those in `optional` may be None. parts: sections with a single
-  constructor, by path. facts: the names of facts in the sections of a choice,
-  which hold for the choices within as well. metrics: those of real images, by
-  name.
+  kind: its name in messages. tables: the constructors of each field that is a
+  choice, by name; the key is the field's name or its path. choices: the choices
+  at the top; those in `optional` may be None. parts: sections with a single
+  constructor, by path. facts: the names of the facts of each choice, which its
+  inner choices have too. metrics: constructors of metrics, by name.
   """
 
   kind: str
@@ -54,7 +53,7 @@ class Schema(NamedTuple):
   metrics: Table
 
   def table(self, path: str) -> Table:
-    """Returns the constructors of the choice at a path; {} if it is none."""
+    """Returns the constructors of a choice; {} if the path is not a choice."""
     return self.tables.get(path) or self.tables.get(_last(path)) or {}
 
 
@@ -62,9 +61,10 @@ def _last(path):
   return path.rpartition('.')[2]
 
 
-def _at(config, path):
+def at(config: Any, path: str) -> Any:
+  """Returns a section or field of a config; None within a part that is None."""
   for name in path.split('.') if path else ():
-    config = config[name]
+    config = None if config is None else config.get(name)
   return config
 
 
@@ -73,7 +73,7 @@ def _at(config, path):
 
 @contextlib.contextmanager
 def from_config(path: str) -> Iterator[None]:
-  """Turns an error about what `path` of the config gave into a UserError."""
+  """Turns an error of a constructor into a UserError about config.path."""
   try:
     yield
   except (ValueError, TypeError, OSError) as error:
@@ -81,7 +81,7 @@ def from_config(path: str) -> Iterator[None]:
 
 
 def _with_near(message):
-  # Adds the nearest name to "... 'value' is not one of a, b" of the library.
+  # Adds the nearest name to the library's "... 'value' is not one of a, b".
   match = re.search(r"'([^']*)' is not one of (.*)", message)
   if not match:
     return message
@@ -125,8 +125,8 @@ def no_field(
 ) -> UserError:
   """Returns the error about a field that does not exist.
 
-  names: of the fields of its section; everywhere: the paths of all fields, of
-  which one may have been meant; section: the content of its section.
+  names: the fields of its section; everywhere: the paths of all fields, to
+  suggest one of them; section: the content of its section.
   """
   *parents, name = path.split('.')
   names = sorted({*names} - {'name', 'facts'})
@@ -150,7 +150,7 @@ def find(
 ) -> Constructor:
   """Returns table[name], or the constructor that 'module:attribute' names.
 
-  facts: what `make` gives to the constructors of this place.
+  facts: the names of the facts that `make` passes to it.
   """
   if ':' in str(name):
     return own_parts.find(path, name, facts)
@@ -158,10 +158,11 @@ def find(
   return table[name]
 
 
-def parameters(constructor: Constructor) -> dict[str, inspect.Parameter]:
+@functools.cache  # an inspection takes milliseconds, and there are thousands
+def parameters(constructor: Constructor) -> Mapping[str, inspect.Parameter]:
   """Returns the parameters of a constructor, with evaluated annotations.
 
-  Keywords that functools.partial binds are left out, and the fields that every
+  They do not include what functools.partial binds, nor the fields that every
   Flax module has.
   """
   bound = {'name', 'parent'}
@@ -186,16 +187,13 @@ def parameters(constructor: Constructor) -> dict[str, inspect.Parameter]:
 
 
 def complete(
-  config: ConfigDict,
-  schema: Schema,
-  base: ConfigDict,
-  rules: Mapping[Any, Any],
+  config: ConfigDict, schema: Schema, base: ConfigDict, rules: Mapping[Any, Any]
 ) -> ConfigDict:
   """Returns the config with every parameter of its sections, locked.
 
-  base: the plain fields; rules: for some of them, by path, and for all others,
-  by type, the type that `typed` checks. Raises UserError for a field that does
-  not exist and for a value of another type.
+  base: the plain fields; rules: the types that `typed` checks, by the path of a
+  plain field or by its type. Raises UserError for a field that does not exist
+  and for a value of another type.
   """
   config = copy.deepcopy(config)
   tops = {path.partition('.')[0] for path in schema.parts}
@@ -214,7 +212,7 @@ def complete(
     _fill_plain(config, base, '', rules)
     for path, constructor in schema.parts.items():
       above, _, key = path.rpartition('.')
-      owner = _at(config, above)
+      owner = at(config, above)
       owner[key] = owner.get(key, ConfigDict())
       plain = base.get(path, ())
       _fill(owner[key], constructor, path, schema, plain=plain)
@@ -222,7 +220,7 @@ def complete(
 
 
 def _fill_plain(section, base, prefix, rules):
-  # Checks the plain fields of a section, and sets those that it lacks.
+  # Checks the plain fields of a section, and adds missing ones.
   for name, default in base.items():
     kind, path = base.get_type(name), prefix + name
     value = section.get(name, default)
@@ -237,8 +235,8 @@ def _fill_plain(section, base, prefix, rules):
 def _choice(
   owner, key, path, schema, optional=False, default=None, facts=(), outer=()
 ):
-  # Returns the complete section of the choice `key` of a section, which may be
-  # absent, None, a name, or a section.
+  # Returns the complete section of a choice, which may be absent, None, a name
+  # or a section.
   value = owner.get(key, None if optional else ConfigDict())
   if value is None and optional:
     return None
@@ -252,14 +250,14 @@ def _choice(
 
 
 def _named(table, default):
-  # Returns the name of the choice that is a default, or else the first name.
+  # Returns the name of a default, or else the first name.
   name = getattr(default, '__name__', None)
   names = (n for n, c in table.items() if name == getattr(c, '__name__', ''))
   return next(names, next(iter(table)))
 
 
 def _fill(section, constructor, path, schema, facts=(), outer=(), plain=()):
-  # Checks the parameters of a section, and sets those that it lacks.
+  # Checks the parameters of a section, and adds missing ones.
   every = parameters(constructor)
   hidden, unset = {*facts, *outer}, (None, inspect.Parameter.empty)
   fields = {
@@ -287,14 +285,14 @@ def _fill(section, constructor, path, schema, facts=(), outer=(), plain=()):
 
 
 def _is_plain(default):
-  # Returns whether a config can have a value; no default counts as one.
+  # Returns whether a config can hold a default, or there is no default.
   if default is inspect.Parameter.empty or default is None:
     return True
   return isinstance(_plain(default), (*_TYPES,))
 
 
 def _plain(value):
-  # Returns np.float32 and the like as a word.
+  # Returns the name of a type such as np.float32, and other values unchanged.
   is_type = isinstance(value, type) and value is not inspect.Parameter.empty
   return np.dtype(value).name if is_type else value
 
@@ -313,16 +311,16 @@ _LISTS = tuple, list, Sequence
 
 
 def _annotation(parameter):
-  # Returns the type of a parameter, by its default if it is not annotated.
-  known = parameter.annotation is not parameter.empty
-  if known and not isinstance(parameter.annotation, str):
+  # Returns the annotation of a parameter, or else the type of its default.
+  annotated = parameter.annotation is not parameter.empty
+  if annotated and not isinstance(parameter.annotation, str):
     return parameter.annotation
   kind = type(_plain(parameter.default))
   return kind if kind in _TYPES else object
 
 
 def _kind(annotation):
-  # Returns the plain type of a type; object where there is none.
+  # Returns the plain type of an annotation; object if it has no plain type.
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)
   if origin in _UNIONS:
     return next((k for k in map(_kind, args) if k is not object), object)
@@ -336,7 +334,7 @@ def _kind(annotation):
 
 
 def words_of(annotation: Any) -> tuple[Any, ...]:
-  """Returns the words that a Literal allows, also of a union with None."""
+  """Returns the words of a Literal, which may be part of a union."""
   for kind in (annotation, *typing.get_args(annotation)):
     if typing.get_origin(kind) is Literal:
       return typing.get_args(kind)
@@ -344,14 +342,14 @@ def words_of(annotation: Any) -> tuple[Any, ...]:
 
 
 def typed(value: Any, annotation: Any, path: str) -> Any:
-  """Returns the value of a field in its type.
+  """Returns the value of a field, converted to its type.
 
-  Raises UserError for a value of another type, for a word that a Literal does
-  not have, and for one that breaks a `Rule`.
+  Raises UserError for a value of another type, for a word that is not in the
+  Literal, and for a value that breaks a `Rule`.
   """
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)
   if origin in _UNIONS:
-    # A Literal holds for all words, whatever else the union has.
+    # A word must be in the Literal, if the union has one.
     words = [x for x in args if typing.get_origin(x) is Literal]
     kinds = words if words and isinstance(value, str) else args
     kinds = [x for x in kinds if _kind(x) is not object]
@@ -381,7 +379,7 @@ def typed(value: Any, annotation: Any, path: str) -> Any:
 
 
 def _elements(value, origin, args, path):
-  # Checks the elements of a list; numbers may be words, such as folders.
+  # Checks the elements of a list; a list of words may contain numbers.
   if origin is tuple and args[-1] is not ...:
     if len(value) != len(args):
       raise UserError(f'config.{path}={value} is not a list of {len(args)}')
@@ -398,10 +396,10 @@ def _elements(value, origin, args, path):
 
 
 def override(config: ConfigDict, path: str, text: str, schema: Schema) -> None:
-  """Sets the field `path` of a complete config to what a flag gives, in place.
+  """Sets the field `path` of a complete config to the text of a flag, in place.
 
-  A choice becomes the section of another name, of which `complete` fills in the
-  rest. Raises UserError for a field that does not exist and a value of another
+  A choice becomes a section with only the new name; `complete` adds the rest.
+  Raises UserError for a field that does not exist and for a value of another
   type.
   """
   path = choice_of(path, schema)
@@ -425,7 +423,7 @@ def override(config: ConfigDict, path: str, text: str, schema: Schema) -> None:
 
 
 def choice_of(path: str, schema: Schema) -> str:
-  """Returns the path of a choice for that of its name; others as they are."""
+  """Returns the path of a choice for `<choice>.name`, others unchanged."""
   owner = path.removesuffix('.name')
   return owner if schema.table(owner) else path
 
@@ -440,7 +438,7 @@ def fields_of(config: ConfigDict, prefix: str = '') -> Iterator[str]:
 
 
 def parse(path: str, text: str, kind: type) -> Any:
-  """Returns the value of a type that a flag gives as text."""
+  """Converts the text of a flag to a type."""
   if text == 'None':
     return None
   try:
@@ -475,8 +473,8 @@ def make(
   """Makes the object that the complete section of a choice describes.
 
   key: the field of the choice; facts: an object with the attributes
-  schema.facts[key], where None stands for the default of a parameter. Raises
-  UserError for what a constructor refuses.
+  schema.facts[key]; None stands for the parameter's default. Raises UserError
+  if a constructor refuses its arguments.
   """
   return _make(schema, key, section, path or key, facts, (), {})
 
@@ -512,9 +510,9 @@ def _make(schema, key, section, path, facts, names, outer):
 def make_part(schema: Schema, path: str, config: ConfigDict) -> Any:
   """Makes the object of a section with a single constructor.
 
-  Choices within it are made, except those that need facts: they stay sections.
+  Inner choices are made too, except those that need facts, which stay sections.
   """
-  section = _at(config, path)
+  section = at(config, path)
   constructor = schema.parts[path]
   values = {}
   for name in parameters(constructor):

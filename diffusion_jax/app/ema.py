@@ -12,9 +12,9 @@ Rates = tuple[Callable[[Any], Any], dict[str, Callable[[Any], Any]]]
 
 
 def rates(config: ConfigDict, more_steps: float = 0.0) -> Rates:
-  """Returns (rate of the average, {name: rate} of the others).
+  """Returns (rate of the main average, {name: rate} of the other averages).
 
-  A rate is step -> 1 - decay. more_steps: as of `optimizer.ema_power`.
+  A rate is step -> 1 - decay. more_steps: see `optimizer.ema_power`.
   """
   c = config.training
   with from_config('training'):

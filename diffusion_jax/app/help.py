@@ -1,4 +1,4 @@
-"""What the command line says of itself: modes, fields and configs."""
+"""Texts of the command line's help: modes, fields and configs."""
 
 import ast
 import importlib.util
@@ -15,11 +15,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import load
-from diffusion_jax.app.config import Schema, find, parameters, words_of
+from diffusion_jax.app.config import Schema, at, find, parameters, words_of
 from diffusion_jax.app.modes import MODES
 
-# Sections of constructors that another mode than a training reads, or that
-# several do; configs/base.py has the modes of the others.
+# The modes that read a section of a constructor, if not only a training does;
+# configs/base.py names the modes of the other sections.
 MODES_OF = {
   'edit': 'edit',
   'noise': 'noise',
@@ -29,7 +29,7 @@ MODES_OF = {
 
 
 def main_help(program: str, known: Iterable[flags.Flag]) -> str:
-  """Returns the modes and the flags of the command line."""
+  """Returns the text of --help: the modes and the flags."""
   name = Path(program).name
   program = f'python {name}' if name.endswith('.py') else name
   return '\n'.join([
@@ -45,7 +45,7 @@ def main_help(program: str, known: Iterable[flags.Flag]) -> str:
 
 
 def modes() -> dict[str, str]:
-  """Returns what each mode does: the first lines of their modules."""
+  """Returns what each mode does, from the docstrings of their modules."""
   folder = Path(__file__).parent / 'modes'
   texts = {
     name: re.sub(r'^Implements --mode=\w+: ', '', _about(folder / f'{name}.py'))
@@ -55,9 +55,9 @@ def modes() -> dict[str, str]:
 
 
 def mode_help(mode: str, config: ConfigDict, source: str) -> str:
-  """Returns the fields that a mode reads, with their values and meanings.
+  """Returns the text of --help_mode: the fields that a mode reads.
 
-  config: a complete one; source: the file or run of its values, '' for none.
+  config: a complete config; source: the file or run of its values, or ''.
   """
   schema, comments = load.schema_of(config), _comments()
   plain = load.base()
@@ -81,16 +81,16 @@ def mode_help(mode: str, config: ConfigDict, source: str) -> str:
     if mode not in read_by.split(','):
       continue
     names = [name for name in comments if name.startswith(f'{path}.')]
-    lines = [_field(n, _value(config, n), comments[n]) for n in names]
+    lines = [_field(n, at(config, n), comments[n]) for n in names]
     if path in schema.choices or path in schema.parts:
-      blocks += _section(path, _value(config, path), schema, lines, link)
+      blocks += _section(path, at(config, path), schema, lines, link)
     else:
       blocks.append('\n'.join([f'{path}{link}', *lines]))
   return '\n\n'.join(blocks)
 
 
 def _order(schema, plain):
-  # Yields the paths of all sections: those of the model, then the plain ones.
+  # Yields the paths of all sections: the model's first, then the plain ones.
   tops = {path: path.partition('.')[0] for path in schema.parts}
   yield from schema.choices
   yield from (path for path, top in tops.items() if top not in plain)
@@ -104,21 +104,15 @@ def _is_section(value):
 
 
 def _comments() -> dict[str, str]:
-  # Returns the comments above and beside each field and section of base.py.
+  # Returns the comments above and next to each field and section of base.py.
   comments, above = {}, []
-  for line in inspect.getsource(load.base_module()).splitlines():
+  for line in inspect.getsource(load.base_module().get_config).splitlines():
     text = re.fullmatch(r'  # (.*)', line)
     field = re.fullmatch(r'  (?:config\.)?([\w.]+) = .*?(?:  # (.*))?', line)
     if field:
       comments[field[1]] = ' '.join(filter(None, (*above, field[2])))
     above = [*above, text[1]] if text else []
   return comments
-
-
-def _value(config, path):
-  for key in path.split('.'):
-    config = config[key]
-  return config
 
 
 def _section(
@@ -129,8 +123,8 @@ def _section(
   link: str = '',
   facts: Collection[str] = (),
 ) -> list[str]:
-  # Returns blocks of text about a section and those in it: the choices, the
-  # lines, the docstring of the constructor, and its parameters.
+  # Returns blocks of text about a section and its inner sections: the choices,
+  # the lines, the docstring of the constructor, and its parameters.
   facts = schema.facts.get(path.rpartition('.')[2], facts)
   table = schema.table(path)
   if section is None:
@@ -160,14 +154,14 @@ def _others(table, name=None):
 
 
 def _field(name, value, comment):
-  # Returns a field as a flag would set it.
+  # Returns a line about a field, in the form of its flag.
   if isinstance(value, tuple):
     value = ','.join(map(str, value))
   return _columns(f'{name}={value}', comment, 36)
 
 
 def config_files() -> dict[str, Path]:
-  """Returns {'configs/<name>.py': file} of the working folder and installed."""
+  """Returns {'configs/<name>.py': file}, in the working folder or installed."""
   folders = [Path('configs')]
   for name in ('diffusion_jax.configs', 'configs'):
     spec = importlib.util.find_spec(name)
@@ -182,7 +176,7 @@ def config_files() -> dict[str, Path]:
 
 
 def list_configs() -> str:
-  """Returns the configs: what each is, its variants, and what it needs."""
+  """Returns the text of --mode=list: all configs and what they need."""
   lines = [
     _wrap(
       'Every config has the variant :smoke, a trial of seconds, such as '
@@ -204,11 +198,11 @@ _TIME = re.compile(
 
 
 def _facts(path: Path) -> Iterator[str]:
-  # Yields the variants of a config, the runs that it needs, and its time.
+  # Yields a config's variants, the runs that it needs, and its time.
   try:
     variants = getattr(load.module_of(str(path)), 'VARIANTS', ())
     config: Any = load.completed(load.from_file(str(path)))
-  except Exception:  # whatever a file of the user's raises
+  except Exception:  # a file of the user's may raise anything
     return
   if variants:
     yield 'variants ' + ', '.join(f':{name}' for name in variants)

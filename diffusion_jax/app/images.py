@@ -15,14 +15,14 @@ from diffusion_jax.errors import UserError
 
 
 class Facts(NamedTuple):
-  """What a model needs to know of the images: sizes, classes, grey levels."""
+  """The facts about the images that a model needs."""
 
   image_shape: tuple[int, int, int]
   num_classes: int
   num_levels: int
 
 
-# Sets that must be downloaded: their facts are known before.
+# The facts of sets that must be downloaded.
 KNOWN = {
   'cifar10': Facts((32, 32, 3), 10, 256),
   'mnist': Facts((28, 28, 1), 10, 256),
@@ -30,9 +30,9 @@ KNOWN = {
 
 
 def facts_of(config: ConfigDict) -> Facts:
-  """Returns the facts that a run has stored, or else those of its data.
+  """Returns the facts that a run has stored, or else the facts of its data.
 
-  The data need not be there if the config states the facts.
+  The data are not read if the config states the facts.
   """
   if config.get('facts') is not None:
     return Facts(**config.facts)
@@ -48,8 +48,8 @@ def facts_of(config: ConfigDict) -> Facts:
 def source_of(config: ConfigDict, split: str = 'train') -> Any:
   """Returns the images of a split, a `Source`.
 
-  Raises UserError without data, and for data without the texts that the network
-  reads.
+  Raises UserError if the config has no data, or the network reads texts and the
+  data have no texts.
   """
   if config.data is None:
     raise UserError(
@@ -57,22 +57,17 @@ def source_of(config: ConfigDict, split: str = 'train') -> Any:
     )
   schema = schemas.schema_of(config)
   source = make(schema, 'data', config.data, schemas.DataFacts(split))
-  if config.get('facts') is not None:
-    check_shape(config, source.image_shape)
+  run = config.get('facts')
+  if run is not None and source.image_shape != tuple(run.image_shape):
+    raise UserError(
+      f'config.data={config.data.name}: images are {source.image_shape}, and '
+      f'{tuple(run.image_shape)} in this run'
+    )
   text = config.conditioning.text if 'conditioning' in config else None
   if text is None:
     return source
   with from_config('data'):
     return _with_texts(source, text.length, config.training.random_flip)
-
-
-def check_shape(config: ConfigDict, shape: tuple[int, int, int]) -> None:
-  """Raises UserError if the data have other images than the run."""
-  if shape != tuple(config.facts.image_shape):
-    raise UserError(
-      f'config.data={config.data.name}: images are {shape}, and '
-      f'{tuple(config.facts.image_shape)} in this run'
-    )
 
 
 def _with_texts(source, length, random_flip):
@@ -93,7 +88,7 @@ def _with_texts(source, length, random_flip):
 
 
 def unseen(config: ConfigDict) -> Any:
-  """Returns the test split, or the training split if there is no other."""
+  """Returns the test split, or the training split of data without one."""
   try:
     return source_of(config, 'test')
   except UserError as error:
@@ -103,7 +98,7 @@ def unseen(config: ConfigDict) -> Any:
 
 
 def text_length(config: ConfigDict) -> int:
-  """Returns the number of tokens of a text; 0 for a network without texts."""
+  """Returns the number of tokens of a text; 0 if the network reads no text."""
   text = config.conditioning.text if 'conditioning' in config else None
   return text.length if text else 0
 

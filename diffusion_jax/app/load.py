@@ -1,4 +1,4 @@
-"""From a config file, a run and flags to one complete config."""
+"""Combines a config file, a run and flags into one complete config."""
 
 import contextlib
 import copy
@@ -34,7 +34,7 @@ _SEED = Annotated[int, ranges.Rule('in 0..2^32 - 1', lambda x: 0 <= x < 2**32)]
 # Up to 1 / sqrt(12), the plain mean.
 _WIDTH = Annotated[float, ranges.within('(0, 0.288675]')]
 
-# The types of plain fields: in general, and where configs/base.py says less.
+# The types of plain fields: by their types in configs/base.py, and by path.
 RULES: Mapping[Any, Any] = {
   int: Count,
   float: NonNegative,
@@ -83,13 +83,13 @@ RULES: Mapping[Any, Any] = {
 
 
 def base() -> ConfigDict:
-  """Returns the plain fields, of configs/base.py."""
+  """Returns the plain fields, from configs/base.py."""
   return base_module().get_config()
 
 
 @functools.cache
 def base_module() -> Any:
-  """Returns configs/base.py of the working folder, or the installed one."""
+  """Returns configs/base.py from the working folder, or the installed one."""
   try:
     return importlib.import_module('configs.base')
   except ModuleNotFoundError:
@@ -97,9 +97,9 @@ def base_module() -> Any:
 
 
 def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
-  """Returns a config with all parameters of its sections; see `complete`.
+  """Returns the config with all parameters of its sections; see `complete`.
 
-  trusted: whether the user has written it, so that what it names may be
+  trusted: the user wrote the config, so the modules that it names may be
   imported.
   """
   if trusted:
@@ -108,9 +108,9 @@ def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
 
 
 def schema_of(config: ConfigDict) -> Schema:
-  """Returns the schema of a config, with the sections that not all have.
+  """Returns the schema of a config, including its optional sections.
 
-  These are evaluation.<metric>, for the metrics that are named, and noise.
+  These are evaluation.<metric>, for the metrics that it names, and noise.
   """
   schema = schemas.schema_of(config)
   parts = dict(schema.parts) | scoring.sections(config, schema)
@@ -120,20 +120,20 @@ def schema_of(config: ConfigDict) -> Schema:
 
 
 def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:
-  """Returns the config as the flags change it, in whatever order they stand.
+  """Returns the config as the flags change it; their order does not matter.
 
-  A flag that names another choice, such as ('network', 'dit'), comes before the
-  flags for its fields, and a part that is None becomes its first choice when
-  one of its fields is set. Another objective may need another kind of model:
-  what this kind does not have is dropped, and so are the facts of a run if its
-  data change.
+  A flag that names another choice, such as ('network', 'dit'), is applied
+  before the flags for its fields. An optional part becomes its first choice
+  when one of its fields is set. If another objective needs another kind of
+  model, the sections that this kind lacks are dropped; if the data change, the
+  facts of a run are dropped.
   """
   own_parts.allow(text for _, text in flags)
   return overridden(config, flags)
 
 
 def overridden(config: ConfigDict, flags: Flags) -> ConfigDict:
-  """Does the same, but imports only what is allowed."""
+  """Applies flags like `with_flags`, but imports only what is allowed."""
   config = completed(config, trusted=False)
   other_data = any(path.partition('.')[0] == 'data' for path, _ in flags)
   if other_data and 'facts' in config:
@@ -150,13 +150,13 @@ def overridden(config: ConfigDict, flags: Flags) -> ConfigDict:
 
 
 def _order(flag):
-  # Flags of what decides on the kind of model come first, then by depth.
+  # Flags that decide the kind of model come first, then flags by depth.
   path = flag[0].removesuffix('.name')
   return path not in ('latent', 'objective'), path.count('.')
 
 
 def _absent(config, path, schema):
-  # Returns the first part above a field that is None; '' if there is none.
+  # Returns the first part above a field whose value is None, or ''.
   names, node = choice_of(path, schema).split('.')[:-1], config
   for i, name in enumerate(names):
     if not isinstance(node, ConfigDict) or name not in node:
@@ -192,18 +192,18 @@ def _of_kind(config):
   return kept
 
 
-# Sections that say what happens on the machine of a run. They are not read from
-# its config.json, which may come from anybody: compiled programs are code too.
+# Sections that name files of one machine. They are not read from a config.json,
+# which may come from a stranger: compiled programs are code too.
 NOT_READ = 'compilation_cache', 'average', 'convert', 'report'
 
 
 def stored(
   content: Mapping[str, Any], path: Any, skip: Collection[str] = NOT_READ
 ) -> ConfigDict:
-  """Returns the complete config of the content of a config.json, a file `path`.
+  """Returns the complete config that a config.json contains.
 
-  skip: sections that are not read. A 'module:attribute' is imported only if the
-  user names it; see `own_parts`.
+  path: the file, for messages; skip: sections that are not read. A
+  'module:attribute' is imported only if the user names it; see `own_parts`.
   """
   config = base()
   try:
@@ -235,8 +235,8 @@ def open_run(
 ) -> ConfigDict:
   """Returns the complete config of the run in a folder.
 
-  path: the field that named the run; skip: sections that are not read. Raises
-  UserError if there is no run.
+  path: the field that names the run; skip: sections that are not read. Raises
+  UserError for a folder without a run.
   """
   content = folder.read_config(workdir)
   if content is None:
@@ -248,9 +248,9 @@ def open_run(
 def of_run(workdir: str | Path, config: ConfigDict, flags: Flags) -> ConfigDict:
   """Returns the config for a mode that uses the run in workdir.
 
-  The model and the data come from the run; how they are used comes from
-  `config`, the user's own file, and from the flags. Raises UserError for flags
-  that would change the model.
+  The run decides the model and the data; `config`, the user's own file, and the
+  flags decide how they are used. Raises UserError for flags that would change
+  the model.
   """
   run = open_run(workdir, skip=folder.USES)
   ours, theirs = schemas.schema_of(config), schemas.schema_of(run)
@@ -280,7 +280,7 @@ def of_run(workdir: str | Path, config: ConfigDict, flags: Flags) -> ConfigDict:
 
 @contextlib.contextmanager
 def _in_file(path: str) -> Iterator[None]:
-  # Turns any mistake in a config file into one line that says where it is.
+  # Turns any error of a config file into one line that names its place.
   try:
     yield
   except SyntaxError as error:
@@ -295,7 +295,7 @@ def _in_file(path: str) -> Iterator[None]:
 
 
 def module_of(path: str) -> ModuleType:
-  """Imports a config file; UserError if it fails or has no get_config."""
+  """Imports a config file; raises UserError if it has no get_config()."""
   spec = importlib.util.spec_from_file_location(Path(path).stem, path)
   assert spec and spec.loader, path
   module = importlib.util.module_from_spec(spec)
@@ -307,7 +307,7 @@ def module_of(path: str) -> ModuleType:
 
 
 def from_file(path: str, argument: str = '') -> ConfigDict:
-  """Returns get_config() of a file, as it stands; argument: one of VARIANTS."""
+  """Returns the config of a file, not completed; argument: one of VARIANTS."""
   module = module_of(path)
   variants = getattr(module, 'VARIANTS', ())
   if argument and argument not in variants:
@@ -326,10 +326,10 @@ def from_file(path: str, argument: str = '') -> ConfigDict:
 
 
 def sweep(path: str, index: int, flags: Flags) -> Flags:
-  """Returns change number `index` of the sweep() of a config file, as flags.
+  """Returns point number `index` of a config file's sweep(), as flags.
 
-  A change is a dict {'section.field': value}. Raises UserError for a number
-  that does not exist, and for a field that the flags set too.
+  A point is a dict {'section.field': value}. Raises UserError for an index out
+  of range, and for a field that the flags set too.
   """
   module = module_of(path)
   if not hasattr(module, 'sweep'):
@@ -350,6 +350,6 @@ def sweep(path: str, index: int, flags: Flags) -> Flags:
 
 
 def as_text(value: Any) -> str:
-  """Returns a value as a flag gives it."""
+  """Returns the text that sets a value by a flag."""
   is_list = isinstance(value, tuple | list)
   return ','.join(map(str, value)) if is_list else str(value)

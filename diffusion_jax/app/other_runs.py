@@ -3,17 +3,20 @@
 from typing import Any
 
 from diffusion_jax.app import load, models
-from diffusion_jax.app.config import from_config
 from diffusion_jax.app.models import Model
-from diffusion_jax.app.models.guidance import Guides, OtherRun
+from diffusion_jax.app.models.guidance import (
+  Guides,
+  OtherRun,
+  check_images,
+  read_params,
+)
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import checkpoints
 
 
 def guides_of(model: Model) -> Guides:
   """Returns the runs that config.sampling names, with their parameters.
 
-  Raises UserError for a run of other images, or of another kind.
+  Raises UserError for a run with other images or of another kind.
   """
   guides: dict[str, OtherRun] = {}
   if not isinstance(model, models.Diffusion):
@@ -26,13 +29,13 @@ def guides_of(model: Model) -> Guides:
     if type(worse) is not type(model):
       raise _other_kind(path, worse, model.schema.kind)
     model.check_guide(worse)
-    guides['guidance'] = restore(worse, path)
+    guides['guidance'] = OtherRun(worse, read_params(worse, path)[0])
   if classifier is not None:
     path = 'sampling.classifier.run'
     judge = read_model(model, path, classifier.run)
     if not isinstance(judge, models.Classifier):
       raise _other_kind(path, judge, 'a classifier')
-    guides['classifier'] = restore(judge, path)
+    guides['classifier'] = OtherRun(judge, read_params(judge, path)[0])
   return guides
 
 
@@ -44,24 +47,10 @@ def _other_kind(path, model, needed):
 
 
 def read_model(model: Model, path: str, run: str) -> Any:
-  """Returns the model of another run; UserError if its images are others.
+  """Returns the model of another run; raises UserError for other images.
 
   path: the field that names the run.
   """
   other = models.make(load.open_run(run, path), run)
-  for name in ('image_shape', 'num_classes'):
-    theirs, ours = getattr(other.facts, name), getattr(model.facts, name)
-    if theirs != ours:
-      raise UserError(
-        f'config.{path}: the images in {run} have {name} {theirs}, and those '
-        f'of this run {ours}'
-      )
+  check_images(path, other, model)
   return other
-
-
-def restore(model: Model, path: str) -> OtherRun:
-  """Returns the run of a model, with its latest averaged parameters."""
-  shapes = models.shapes(model)
-  with from_config(path):
-    params, _ = checkpoints.restore_params(model.workdir, True, shapes)
-  return OtherRun(model, params)

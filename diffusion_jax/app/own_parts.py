@@ -1,8 +1,8 @@
-"""Parts of a user's own, `module:attribute`: which may be imported, and how.
+"""A user's own parts, `module:attribute`: which may be imported, and how.
 
 Importing a module runs its code. A config that is stored in a run or with
-weights may come from anybody, so a name that only such a config contains is not
-imported.
+weights may come from a stranger, so a name that only such a config contains is
+not imported.
 """
 
 import functools
@@ -20,14 +20,14 @@ from diffusion_jax.errors import UserError
 
 _allowed: set[str] = set()
 
-# A parameter that every constructor of a place has.
+# A parameter that every constructor of a field must have.
 NEEDS = {'data': 'split', 'objective': 'network'}
 
 
 def allow(names: Iterable[str]) -> None:
   """Allows this process to import these names, 'module:attribute'.
 
-  Each may be a list as it is typed, 'fid,my:metric'.
+  A name may be a list as on the command line, 'fid,my:metric'.
   """
   parts = (part for name in names for part in name.strip('()[]').split(','))
   _allowed.update(part.strip(' \'"') for part in parts if ':' in part)
@@ -48,11 +48,11 @@ def names_in(tree: Any) -> set[str]:
 
 
 def find(path: str, name: str, facts: Collection[str]) -> Any:
-  """Imports 'module:attribute' and returns it, a constructor that fits.
+  """Imports and returns the constructor 'module:attribute' of a field.
 
-  path: the field that names it; facts: the parameters that the program gives.
-  Raises UserError before the import for a name that the user has not given, and
-  after it for an object that is no constructor of this place.
+  path: the field that names it; facts: the parameters that the program passes.
+  Raises UserError before the import if the user did not name it, and after the
+  import if it cannot be a constructor of this field.
   """
   if not is_allowed(name):
     raise UserError(
@@ -82,7 +82,7 @@ def find(path: str, name: str, facts: Collection[str]) -> Any:
 
 
 def _misfit(key, part, facts):
-  # Returns why an object is no constructor of a place; '' if it is one.
+  # Returns why an object cannot be a constructor of a field, or ''.
   if key == 'network':
     from flax import linen
 

@@ -6,10 +6,10 @@ The checks read no weights and trace no network, so that they can come first.
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.app.config import at
 from diffusion_jax.errors import UserError
 
 # The fields that name another run, and the kind of run that each needs.
@@ -28,8 +28,8 @@ OF_SAMPLING = 'sampling.guidance.run', 'sampling.classifier.run'
 def check(config: ConfigDict, mode: str, workdir: str | Path) -> None:
   """Raises UserError for a missing run that a mode reads.
 
-  A training that has begun needs neither the weights it began with nor the run
-  of its autoencoder, of which it keeps a copy. A plan needs no weights.
+  A training that has begun does not need the weights it began with, nor the run
+  of its autoencoder, because it keeps a copy. A plan needs no weights.
   """
   if mode == 'plan':
     return
@@ -43,21 +43,12 @@ def check(config: ConfigDict, mode: str, workdir: str | Path) -> None:
   if mode != 'train' or c.sample_every or c.metrics_every or c.keep_best:
     fields += OF_SAMPLING
   for field in fields:
-    run, section = _value(config, field), field.removesuffix('.run')
-    if not run and 'run' in (_value(config, section) or ()):
+    run, section = at(config, field), field.removesuffix('.run')
+    if not run and 'run' in (at(config, section) or ()):
       raise UserError(f'config.{field} is not set: {KINDS[field]} is needed')
-    if run and not _is_trained(Path(run)):
+    trained = run and (Path(run) / 'config.json').is_file()
+    if run and not (trained and has_checkpoint(Path(run))):
       raise UserError(missing(field, run))
-
-
-def _value(config: Any, path: str) -> Any:
-  for key in path.split('.'):
-    config = config.get(key) if config is not None else None
-  return config
-
-
-def _is_trained(folder):
-  return (folder / 'config.json').is_file() and has_checkpoint(folder)
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -67,10 +58,10 @@ def has_checkpoint(workdir: Path) -> bool:
 
 
 def missing(path: str, run: str | Path) -> str:
-  """Returns what is wrong with a run that `path` names, and what to do.
+  """Returns the message about a run that is missing or has no checkpoint.
 
-  path: '' for --workdir. The message has the command that trains the run, if
-  the folder's name tells by which config.
+  path: the field that names the run, '' for --workdir. The message contains the
+  command that trains the run if the folder's name tells the config.
   """
   folder = Path(run)
   is_run = (folder / 'config.json').is_file()
@@ -87,7 +78,7 @@ def missing(path: str, run: str | Path) -> str:
 
 
 def training_command(workdir: Path) -> str:
-  """Returns the command that trains the run in a folder; '' if it is unknown.
+  """Returns the command that trains the run in a folder, or ''.
 
   runs/digits_flow-unscaled is the default workdir of
   --config=configs/digits_flow.py:unscaled.

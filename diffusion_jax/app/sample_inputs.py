@@ -1,12 +1,14 @@
 """What samples are conditioned on: labels, texts, images."""
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import images
@@ -17,13 +19,18 @@ from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import per_image
 
+if TYPE_CHECKING:
+  from diffusion_jax.app.models.model import Model
+
+Shapes = dict[str, tuple[tuple[int, ...], DTypeLike]]  # (shape, dtype)
+
 
 class ImageConditions(NamedTuple):
   """Images of the test split, and conditions made of them, [N, ...].
 
-  originals: uint8 [N, H, W, C]; shown: of the same shape, what can be shown of
-  `image`, which is cond['image']; labels: of the images, if the network takes
-  them.
+  originals: uint8 [N, H, W, C]; image: cond['image']; shown: `image` as a
+  picture, in the shape of the originals; labels: the labels of the images, if
+  the network takes labels.
   """
 
   originals: np.ndarray
@@ -33,7 +40,7 @@ class ImageConditions(NamedTuple):
 
 
 class Inputs(NamedTuple):
-  """cond, arrays [N, ...] by name, the N texts or None, and images."""
+  """What N samples are conditioned on: cond, arrays [N, ...], texts, images."""
 
   cond: dict[str, np.ndarray]
   texts: list[str] | None
@@ -52,18 +59,17 @@ class Inputs(NamedTuple):
     return arrays
 
 
-def stored_names(model: Any) -> set[str]:
+def stored_names(model: 'Model') -> set[str]:
   """Returns the names of the arrays that samples of a model are stored with."""
-  conditioning = getattr(model, 'conditioning', None)
   names = {'labels'} if takes_labels(model) else set()
   if images.text_length(model.config):
     names.add('texts')
-  if conditioning is not None and conditioning.image is not None:
+  if model.conditioning.image is not None:
     names |= {'conditions', 'originals'}
   return names
 
 
-def choose(model: Any, n: int, mesh: Mesh) -> Inputs:
+def choose(model: 'Model', n: int, mesh: Mesh) -> Inputs:
   """Chooses what the first n samples are conditioned on."""
   pictures = choose_images(model, n, mesh)
   labels = choose_labels(model, n) if pictures is None else pictures.labels
@@ -77,31 +83,39 @@ def choose(model: Any, n: int, mesh: Mesh) -> Inputs:
   return Inputs(cond, texts, pictures)
 
 
-def choose_labels(model: Any, n: int) -> np.ndarray | None:
+def choose_labels(model: 'Model', n: int) -> np.ndarray | None:
   """Returns int32 [n]: the labels of config.sampling, or all, in turn."""
-  labels, classes = model.config.sampling.labels, model.facts.num_classes
-  if not takes_labels(model):
-    if labels:
-      raise UserError(
-        'config.sampling.labels: the network of this run takes no labels '
-        '(conditioning.labels), and there is no sampling.classifier'
-      )
+  labels = model.config.sampling.labels
+  if not labels and not takes_labels(model):
     return None
-  labels = labels or range(classes)
+  labels = labels or range(model.facts.num_classes)
+  return repeat_labels(model, labels, n, 'sampling.labels')
+
+
+def repeat_labels(
+  model: 'Model', labels: Sequence[int], n: int, path: str
+) -> np.ndarray:
+  """Returns labels in turn, int32 [n]; path: the field they come from."""
+  classes = model.facts.num_classes
+  if not takes_labels(model):
+    raise UserError(
+      f'config.{path}: the network of this run takes no labels '
+      '(conditioning.labels), and there is no sampling.classifier'
+    )
   for label in labels:
-    if not (isinstance(label, int) and 0 <= label < classes):
+    if label >= classes:
       raise UserError(
-        f'config.sampling.labels: {label!r} is out of range, the classes are '
+        f'config.{path}={label} is out of range, the classes are '
         f'0..{classes - 1}'
       )
   return np.resize(np.array(labels, np.int32), n)
 
 
-def choose_texts(model: Any, n: int) -> list[str] | None:
-  """Returns n texts: the prompts in turn, or those of real images.
+def choose_texts(model: 'Model', n: int) -> list[str] | None:
+  """Returns n texts: the prompts in turn, or the texts of real images.
 
-  These are of the test split, or of the training split if there is no other.
-  None for a network that reads no text.
+  The real images are `images.unseen`. Returns None if the network reads no
+  text.
   """
   prompt = model.config.sampling.prompt
   if not images.text_length(model.config):
@@ -120,9 +134,9 @@ def choose_texts(model: Any, n: int) -> list[str] | None:
 
 
 def encode_texts(
-  model: Any, texts: list[str] | None
+  model: 'Model', texts: list[str] | None
 ) -> dict[str, np.ndarray] | None:
-  """Encodes N texts, {'text': [N, L], 'text_mask': [N, L]}; None for None."""
+  """Encodes N texts as {'text': [N, L], 'text_mask': [N, L]}; None for None."""
   if texts is None:
     return None
   with from_config('sampling.prompt'):
@@ -130,11 +144,11 @@ def encode_texts(
   return {'text': tokens, 'text_mask': mask}
 
 
-def choose_images(model: Any, n: int, mesh: Mesh) -> ImageConditions | None:
-  """Returns n conditions made of test images; None without such conditions."""
+def choose_images(model: 'Model', n: int, mesh: Mesh) -> ImageConditions | None:
+  """Returns n conditions made from test images, or None."""
   config, facts = model.config, model.facts
-  conditioning = getattr(model, 'conditioning', None)
-  if conditioning is None or conditioning.image is None:
+  condition = model.conditioning.image
+  if condition is None:
     return None
   if config.sampling.labels:
     raise UserError(
@@ -147,11 +161,9 @@ def choose_images(model: Any, n: int, mesh: Mesh) -> ImageConditions | None:
     pictures, labels = source.read(index % len(source))
   x0 = pixels.scale(pictures, source.num_levels)
   root = stream(config.sampling.seed, 'sampling_images')
-  compute = per_image(
-    lambda _, keys, x0: conditioning.image(keys, x0), mesh, root
-  )
+  compute = per_image(lambda _, keys, x0: condition(keys, x0), mesh, root)
   image = compute((), index, x0)
-  labels = labels if conditioning.labels else None
+  labels = labels if model.conditioning.labels else None
   as_shown = functools.partial(pixels.to_uint8, num_levels=facts.num_levels)
   # The picture in cond['image'], unknown pixels grey.
   channels = facts.image_shape[-1]
@@ -161,23 +173,20 @@ def choose_images(model: Any, n: int, mesh: Mesh) -> ImageConditions | None:
   return ImageConditions(as_shown(x0), as_shown(visible), image, labels)
 
 
-def shapes(model: Any, size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+def shapes(model: 'Model', size: int) -> Shapes:
   """Returns (shape, dtype) of each array that `size` images depend on."""
   arrays = text_shapes(model.config, size)
   if takes_labels(model):
     arrays['label'] = (size,), jnp.int32
-  conditioning = getattr(model, 'conditioning', None)
-  if conditioning is not None and conditioning.image is not None:
+  if model.conditioning.image is not None:
     x0 = jax.ShapeDtypeStruct((size, *model.facts.image_shape), jnp.float32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
-    image = jax.eval_shape(conditioning.image, keys, x0)
+    image = jax.eval_shape(model.conditioning.image, keys, x0)
     arrays['image'] = image.shape, image.dtype
   return arrays
 
 
-def text_shapes(
-  config: ConfigDict, size: int
-) -> dict[str, tuple[tuple[int, ...], Any]]:
+def text_shapes(config: ConfigDict, size: int) -> Shapes:
   """Returns (shape, dtype) of tokens and masks; {} without texts."""
   length = images.text_length(config)
   if not length:
@@ -186,9 +195,7 @@ def text_shapes(
   return {'text': (shape, jnp.int32), 'text_mask': (shape, jnp.bool_)}
 
 
-def takes_labels(model: Any) -> bool:
+def takes_labels(model: 'Model') -> bool:
   """Returns whether the network or a classifier is conditioned on labels."""
-  conditioning = getattr(model, 'conditioning', None)
-  sampling = getattr(model, 'sampling', None)
-  own = conditioning is not None and conditioning.labels
-  return own or getattr(sampling, 'classifier', None) is not None
+  classifier = getattr(model.sampling, 'classifier', None)
+  return model.conditioning.labels or classifier is not None

@@ -34,7 +34,7 @@ class NetworkFacts(NamedTuple):
 class ObjectiveFacts(NamedTuple):
   """The parameters of objectives that follow from the rest of a config.
 
-  schedule: None if it is learned; teacher: (frozen, cond) -> Denoiser.
+  schedule: None for a learned schedule; teacher: (frozen, cond) -> Denoiser.
   """
 
   network: objectives.Network
@@ -51,26 +51,26 @@ class ObjectiveFacts(NamedTuple):
 
 
 class NoiseFacts(NamedTuple):
-  """The parameters of noise inputs that are no fields."""
+  """The parameters of noise inputs that are not fields."""
 
   schedule_steps: int
 
 
 class SamplerFacts(NamedTuple):
-  """The parameters of samplers that are no fields."""
+  """The parameters of samplers that are not fields."""
 
   schedule: dj.Schedule
 
 
 class VaeNetworkFacts(NamedTuple):
-  """The parameters of a VAE's network that are no fields."""
+  """The parameters of a VAE's network that are not fields."""
 
   image_size: tuple[int, int]
   out_channels: int
 
 
 class VaeFacts(NamedTuple):
-  """The parameters of a VAE's objective that are no fields."""
+  """The parameters of a VAE's objective that are not fields."""
 
   encode: Callable
   decode: Callable
@@ -79,13 +79,13 @@ class VaeFacts(NamedTuple):
 
 
 class OptimizerFacts(NamedTuple):
-  """The parameters of optimizers that are no fields."""
+  """The parameters of optimizers that are not fields."""
 
   total_steps: int
 
 
 class DataFacts(NamedTuple):
-  """The parameters of data sets that are no fields."""
+  """The parameters of data sets that are not fields."""
 
   split: str
 
@@ -100,7 +100,7 @@ def _schema(
 ) -> Schema:
   every = {'data': DataFacts, 'optimizer': OptimizerFacts, **facts}
   names = {key: fields._fields for key, fields in every.items()}
-  if 'parametrization' not in choices_:  # these objectives have their own
+  if 'parametrization' not in choices_:  # sigma_data is a field instead
     names['objective'] = tuple(
       n for n in names.get('objective', ()) if n != 'sigma_data'
     )
@@ -138,8 +138,8 @@ DIFFUSION = _schema(
   {**table.OF_DIFFUSION, **table.METRICS},
 )
 
-# Hybrid trains variances by a bound whose last term takes latents for grey
-# levels, as DiT does (Peebles & Xie 2023). Other bounds are of pixels.
+# The last term of hybrid's bound treats latents as grey levels, as DiT does
+# (Peebles & Xie 2023). Other bounds need pixels.
 LATENT_DIFFUSION = _schema(
   'a diffusion model of latents',
   {
@@ -191,9 +191,9 @@ KINDS = DIFFUSION, FLOW_MAP, CLASSIFIER, VAE
 
 
 def schema_of(config: ConfigDict) -> Schema:
-  """Returns the schema of a config: of the kind of model with its objective.
+  """Returns the schema of a config, which its objective decides.
 
-  An objective of a user's module is one of a diffusion model.
+  An objective from a user's module belongs to a diffusion model.
   """
   section = config.get('objective')
   name = (

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
@@ -22,39 +22,43 @@ from diffusion_jax.metrics.metric import EXTRACTED, Arrays, missing
 from diffusion_jax.metrics.spaces import Named, Space
 from diffusion_jax.metrics.table import SHORT, split_name
 
+if TYPE_CHECKING:
+  from diffusion_jax.app.models.model import Model
+
 _PATH = 'evaluation.metrics'
 
 
 def sections(config: ConfigDict, schema: Schema) -> dict[str, Constructor]:
   """Returns the constructors of the sections evaluation.<metric>, by path.
 
-  There is one for each metric that is named, or whose section is there; that of
-  'module:attribute' is evaluation.<attribute>, if it may be imported.
+  Each metric that is named, or whose section exists, has one. The section of
+  'module:attribute' is evaluation.<attribute>; it exists if the module may be
+  imported.
   """
   evaluation: Any = config.get('evaluation', {})
   metrics = evaluation.get('metrics', ())
   names = {split_name(name, schema.metrics)[0] for name in metrics}
-  found = {
+  constructors = {
     f'evaluation.{name}': schema.metrics[name]
     for name in {*names, *evaluation}.intersection(schema.metrics)
   }
   for name in sorted(filter(own_parts.is_allowed, names)):
     path = f'evaluation.{_section(name)}'
-    if path in found or _section(name) in schema.metrics:
+    if path in constructors or _section(name) in schema.metrics:
       raise UserError(
         f'config.{_PATH}: {name} has the name of another metric; rename it'
       )
-    found[path] = own_parts.find(_PATH, name, ())
-  return found
+    constructors[path] = own_parts.find(_PATH, name, ())
+  return constructors
 
 
 def without_others(
   config: ConfigDict, schema: Schema, base: ConfigDict
 ) -> ConfigDict:
-  """Returns the config without the sections of a user's other metrics.
+  """Returns the config without sections of metrics that cannot be used.
 
-  These are not named, or may not be imported: a stored config names them, and
-  its run can be used without them. base: the plain fields.
+  A stored config may name metrics that may not be imported; its run can be used
+  without them. base: the plain fields.
   """
   config = copy.deepcopy(config)
   fields: Any = config.evaluation
@@ -71,10 +75,10 @@ def _section(name):
   return name.rpartition(':')[2]
 
 
-def named(model: Any, **parameters: Any) -> list[Named]:
+def named(model: 'Model', **parameters: Any) -> list[Named]:
   """Makes the metrics that evaluation.metrics names.
 
-  parameters: values for those that have such a parameter.
+  parameters: values for the metrics that have such a parameter.
   """
   c, rows = model.config.evaluation, model.schema.metrics
   check_one_of(features.EXTRACTORS, 'evaluation.features', c.features)
@@ -94,13 +98,13 @@ def named(model: Any, **parameters: Any) -> list[Named]:
   return result
 
 
-def of_samples(model: Any, **parameters: Any) -> list[Named]:
-  """Returns those of generated images."""
+def of_samples(model: 'Model', **parameters: Any) -> list[Named]:
+  """Makes the metrics of generated images that evaluation.metrics names."""
   every = named(model, **parameters)
   return [each for each in every if each.metric.measure is None]
 
 
-def higher_is_better(model: Any) -> dict[str, bool]:
+def higher_is_better(model: 'Model') -> dict[str, bool]:
   """Returns, for each score of generated images, whether more is better."""
   return {
     each.score_name(score): higher
@@ -109,16 +113,15 @@ def higher_is_better(model: Any) -> dict[str, bool]:
   }
 
 
-def prepare(model: Any, metrics: list[Named]) -> dict[str, Space]:
-  """Makes the extractors of metrics, and reads or makes their references.
+def prepare(model: 'Model', metrics: list[Named]) -> dict[str, Space]:
+  """Makes the extractors of metrics, and reads or computes their references.
 
-  Raises UserError for a metric that needs what is not there.
+  Raises UserError for a metric whose inputs are not available.
   """
   c = model.config.evaluation
-  check_one_of(('train', 'test'), 'evaluation.reference', c.reference)
   other = 'test' if c.reference == 'train' else 'train'
   check_needs(model, metrics)
-  made = {}
+  result = {}
   for name in dict.fromkeys(x.features for x in metrics if x.features):
     extractor = make_extractor(model, name)
     reference, protocol = load_reference(model, extractor, c.reference)
@@ -126,11 +129,11 @@ def prepare(model: Any, metrics: list[Named]) -> dict[str, Space]:
     if 'held_out' in needs:
       held_out, _ = load_reference(model, extractor, other)
       reference = {**reference, 'held_out': held_out['features']}
-    made[name] = Space(extractor, reference, protocol)
-  return made
+    result[name] = Space(extractor, reference, protocol)
+  return result
 
 
-def make_extractor(model: Any, name: str) -> Extractor:
+def make_extractor(model: 'Model', name: str) -> Extractor:
   """Returns the extractor of a name, with the weights of the config."""
   c = model.config.evaluation
   with from_config('evaluation'):
@@ -138,9 +141,9 @@ def make_extractor(model: Any, name: str) -> Extractor:
 
 
 def load_reference(
-  model: Any, extractor: Extractor, split: str
+  model: 'Model', extractor: Extractor, split: str
 ) -> tuple[Arrays, dict[str, Any]]:
-  """Returns the features of real images, and what they depend on."""
+  """Returns the features of real images, and the settings they depend on."""
   data = folder.plain(model.config)['data']
   data.pop('data_dir', None)
   about = {'data': data, 'split': split}
@@ -149,8 +152,8 @@ def load_reference(
     return references.load(model.source(split), about, extractor, size)
 
 
-def check_needs(model: Any, metrics: list[Named]) -> None:
-  """Raises UserError for a metric that needs what these samples do not have."""
+def check_needs(model: 'Model', metrics: list[Named]) -> None:
+  """Raises UserError for a metric whose inputs these samples do not have."""
   given = {'images', 'held_out', *sample_inputs.stored_names(model)}
   for each in metrics:
     needs = set(each.metric.needs) - given
@@ -160,9 +163,9 @@ def check_needs(model: Any, metrics: list[Named]) -> None:
       raise UserError(f'config.{_PATH}: {missing(each.name, need)}')
 
 
-def outputs(model: Any, name: str) -> set[str]:
+def outputs(model: 'Model', name: str) -> set[str]:
   """Returns the names of the arrays that an extractor gives."""
-  if name in features.PUBLISHED:  # without the weights, which may be missing
+  if name in features.PUBLISHED:  # known without reading the weights
     return set(features.PUBLISHED[name])
   extractor, split = (
     make_extractor(model, name),
@@ -173,13 +176,13 @@ def outputs(model: Any, name: str) -> set[str]:
     return set(extractor.extract(next(pictures)))
 
 
-def scorer(model: Any) -> Callable[[Arrays], dict[str, float]]:
+def scorer(model: 'Model') -> Callable[[Arrays], dict[str, float]]:
   """Returns {'images': uint8 [N, H, W, C], ...} -> the values of all scores.
 
-  They have no errors by bootstrap, which would cost further distances.
+  There are no bootstrap errors, which would need many more distances.
   """
   metrics = of_samples(model, num_draws=0)
-  made = prepare(model, metrics)
+  by_name = prepare(model, metrics)
   size = model.config.evaluation.batch_size
 
   def values(samples: Arrays) -> dict[str, float]:
@@ -187,10 +190,10 @@ def scorer(model: Any) -> Callable[[Arrays], dict[str, float]]:
     batches = [pictures[i : i + size] for i in range(0, len(pictures), size)]
     extracted = {
       name: features.join(features.each(space.extractor, batches))
-      for name, space in made.items()
+      for name, space in by_name.items()
     }
     with from_config(_PATH):
-      scores = spaces.score(metrics, made, samples, extracted)
+      scores = spaces.score(metrics, by_name, samples, extracted)
     return {x.name: x.estimate.value for x in scores}
 
   return values

@@ -1,29 +1,33 @@
 """Pictures of many images on one sheet."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from diffusion_jax.app.sample_inputs import ImageConditions, takes_labels
 from diffusion_jax.data import images
 
+if TYPE_CHECKING:
+  from diffusion_jax.app.models.model import Model
+
 
 def of_images(
-  model: Any, x: Any, conditions: ImageConditions | None = None
+  model: 'Model', x: Any, conditions: ImageConditions | None = None
 ) -> np.ndarray:
   """Returns the sheet of images [B, H, W, C] in [-1, 1]."""
   return sheet(model, images.to_uint8(x, model.facts.num_levels), conditions)
 
 
 def sheet(
-  model: Any,
+  model: 'Model',
   pictures: np.ndarray,
   conditions: ImageConditions | None = None,
   limit: int = 400,
 ) -> np.ndarray:
-  """Draws the first pictures, uint8, on one; columns are classes or prompts.
+  """Draws the first pictures, uint8, on one sheet.
 
-  conditions: each picture stands between what it was made of and the original.
+  Columns are classes or prompts. conditions: each picture is drawn between its
+  condition and the original.
   """
   if conditions is not None:
     threes = zip(conditions.shown, pictures, conditions.originals, strict=False)
@@ -35,10 +39,10 @@ def sheet(
   return images.grid(pictures, min(columns, len(pictures)), zoom)
 
 
-def sheet_columns(model: Any, n: int, threes: bool) -> int:
+def sheet_columns(model: 'Model', n: int, threes: bool) -> int:
   """Returns the number of columns; each class or prompt has its own.
 
-  threes: whether three pictures belong together.
+  threes: three pictures at a time belong together.
   """
   c, columns = model.config.sampling, int(np.ceil(n**0.5))
   if threes:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.app import images
 from diffusion_jax.app.load import completed
 
-# Parameters of networks, where these have them.
+# Limits of the parameters of networks.
 SIZES = {
   'channels': 8,
   'num_groups': 4,
@@ -20,7 +20,7 @@ SIZES = {
   'class_tokens': 2,
   'class_tokens_at': 0,
 }
-# Data that are at hand, or without which a trial makes no sense.
+# Data that need no download, or that a trial cannot replace.
 AT_HAND = 'digits', 'photos', 'two_levels', 'synthetic', 'shapes', 'npz'
 
 
@@ -70,9 +70,9 @@ def _shrink_data(config):
   section = config.data
   if section is None or section.name in AT_HAND or ':' in section.name:
     return
-  known = images.KNOWN.get(section.name)
-  shape = section.image_shape if known is None else known.image_shape
-  count = section.get('num_classes', 10) if known is None else known.num_classes
+  facts = images.KNOWN.get(section.name)
+  shape = section.image_shape if facts is None else facts.image_shape
+  count = section.get('num_classes', 10) if facts is None else facts.num_classes
   if not section.get('labelled', True):
     count = 0
   config.data = ConfigDict({'name': 'synthetic', 'image_shape': shape})
@@ -94,7 +94,7 @@ def _shrink_sampling(section):
     section.num_steps = min(section.num_steps, 4)
   if section.get('respacing'):
     section.respacing = '4'
-  # The score of an untrained network is almost 0, and a Langevin step goes with
-  # its inverse square.
+  # A Langevin step is proportional to the inverse square of the score, which is
+  # almost 0 for an untrained network.
   if section.get('corrector'):
     section.corrector = None

@@ -1,43 +1,42 @@
 """The parameters of a run that config.sampling chooses."""
 
-from typing import Any
-
-from ml_collections import ConfigDict
-
 from diffusion_jax.app import models
-from diffusion_jax.app.models import Model
+from diffusion_jax.app.models import Model, Params
+from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import averages, checkpoints, power_ema
 
 
-def restore(model: Model) -> tuple[Any, int]:
-  """Returns (the parameters that config.sampling chooses, their step)."""
+def restore(model: Model) -> tuple[Params, int]:
+  """Restores (the parameters that config.sampling chooses, their step)."""
   c, workdir = model.config.sampling, model.workdir
   average = (
     power_ema.decay_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
   )
-  name, shapes = read_checkpoint(c), models.shapes(model)
+  name = int(c.checkpoint) if c.checkpoint.isdecimal() else c.checkpoint
   try:
     if c.ema_sigma_rel is not None:
-      return restore_average(model, name, shapes)
+      return restore_average(model, name, models.shapes(model))
     step = checkpoints.find_step(workdir, name)
-    return checkpoints.restore_params(workdir, average, shapes, step)[0], step
+    params, stored = checkpoints.restore_params(workdir, average, None, step)
+    # Tracing the network takes seconds: not for the config that was trained,
+    # unless the network is the user's own, whose code may have changed.
+    now = folder.stored_form(model.config, model.facts)
+    own = ':' in model.config.network.name
+    if own or folder.differences(stored, now, folder.FREE):
+      what = f'checkpoint {step} is of another network'
+      checkpoints.check_fits(params, models.shapes(model), what)
+    return params, step
   except (FileNotFoundError, ValueError) as error:
     raise UserError(str(error)) from error
 
 
-def read_checkpoint(sampling: ConfigDict) -> str | int:
-  """Returns sampling.checkpoint: 'latest', 'best' or a step."""
-  name = sampling.checkpoint
-  return int(name) if name.isdecimal() else name
-
-
 def restore_average(
-  model: Model, name: str | int, shapes: Any
-) -> tuple[Any, int]:
-  """Returns (the average of width sampling.ema_sigma_rel, its step).
+  model: Model, name: str | int, shapes: Params
+) -> tuple[Params, int]:
+  """Makes (the average of width sampling.ema_sigma_rel, its step).
 
-  name: of the checkpoint; 'latest' is the latest snapshot.
+  name: the checkpoint; 'latest' is the latest snapshot.
   """
   c, workdir = model.config.sampling, model.workdir
   if c.ema_decay or not c.ema:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 
 from diffusion_jax.metrics.estimates import Estimate, bootstrap
 from diffusion_jax.metrics.metric import (
@@ -181,6 +180,8 @@ def _distance(p, q, root_q):
 
 def _root(matrix):
   # Rounded zeros would have roots of 1e-8, which add up.
+  import scipy.linalg  # not at every start of the program
+
   values, vectors = scipy.linalg.eigh(matrix)
   rounding = np.finfo(np.float64).eps * len(values) * values[-1]
   kept = np.where(values > rounding, values, 0.0)

@@ -1,7 +1,6 @@
 """The Inception score of a set of images, by the logits of any classifier."""
 
 import numpy as np
-import scipy.special
 
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import (
@@ -57,6 +56,8 @@ def inception(num_splits: int = 10) -> Metric:
 
 
 def _score(logits):
+  import scipy.special  # not at every start of the program
+
   log_p = scipy.special.log_softmax(np.asarray(logits, np.float64), axis=1)
   log_mean = scipy.special.logsumexp(log_p, axis=0) - np.log(len(log_p))
   divergence = np.sum(np.exp(log_p) * (log_p - log_mean), axis=1)

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
 
 from diffusion_jax.data.images import grid
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
@@ -103,6 +102,8 @@ def fraction_copied(near: np.ndarray, usual: np.ndarray) -> Estimate:
   same continuous law the expectation is then always `expected_fraction`. The
   error is due to both sets.
   """
+  import scipy.special  # not at every start of the program
+
   n, m = len(near), len(usual)
   below = np.searchsorted(np.sort(near), np.sort(usual), 'left') / n
   k = _order(m)

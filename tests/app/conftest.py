@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from diffusion_jax.app import load, models
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.smoke import shrunk
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.training import checkpoints
 from tests.app.small_network import SmallNetwork
@@ -27,14 +29,29 @@ SEEN = {
 
 
 def printed_by(function, *args):
-  """What a call prints, for fixtures of a module, which have no capsys."""
+  """Returns what a call prints, for fixtures that cannot use capsys."""
   with contextlib.redirect_stdout(io.StringIO()) as output:
     function(*args)
   return output.getvalue()
 
 
+def refused(message, function, *args, **kwargs):
+  """Checks that a call raises a UserError of one line; returns the line."""
+  with pytest.raises(UserError, match=message or None) as error:
+    function(*args, **kwargs)
+  assert '\n' not in str(error.value)
+  return str(error.value)
+
+
+def lines_of(workdir, name=''):
+  """Returns the lines of metrics.jsonl, or the values of one metric."""
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  lines = [json.loads(line) for line in lines]
+  return [line[name] for line in lines if name in line] if name else lines
+
+
 def as_flags(changes):
-  """Fields and their values as the command line has them."""
+  """Yields fields and their values in the form of flags."""
   for path, value in changes.items():
     if isinstance(value, (tuple, list)):
       value = ','.join(map(str, value))
@@ -60,14 +77,14 @@ def trial(name='digits', argument='', **changes) -> Any:
 def smoke(**changes) -> Any:
   """digits:smoke with a network whose training takes a third of the time.
 
-  That of a U-Net is meant, with all programs in the cache.
+  The comparison is with a U-Net whose programs are in the cache.
   """
   small = {'network': SMALL, 'network.channels': 8}
   return trial(**small | changes)
 
 
 def unet_smoke(**changes) -> Any:
-  """The same with the config's own network, of one resolution."""
+  """Returns the same config with its own network, at one resolution."""
   fewer = {
     'network.multipliers': (1,),
     'network.attention_resolutions': (),
@@ -77,7 +94,7 @@ def unet_smoke(**changes) -> Any:
 
 
 def normal_params(model, seed=0, deviation=0.2):
-  """Parameters of which all show; in new ones the last layer is zero."""
+  """Returns random parameters; in new parameters the last layer is zero."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(
     lambda x: (deviation * rng.standard_normal(x.shape)).astype(x.dtype),
@@ -103,6 +120,6 @@ def config():
 
 @pytest.fixture(scope='module')
 def run(digits_run, tmp_path_factory):
-  """A finished digits:smoke run that tests may write in."""
+  """Copies a finished digits:smoke run, which tests may change."""
   workdir = tmp_path_factory.mktemp('runs') / 'digits-smoke'
   return shutil.copytree(digits_run, workdir)

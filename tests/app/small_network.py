@@ -1,5 +1,6 @@
-"""A network of 9 arrays, for what modes do whatever the network is."""
+"""A network of 9 arrays, for tests of modes."""
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
@@ -14,7 +15,7 @@ from diffusion_jax.networks.layers import Conv
 
 
 class SmallNetwork(nn.Module):
-  """Two convolutions, and what most networks see beside the image."""
+  """Two convolutions, with the inputs that most networks have."""
 
   out_channels: int
   channels: int = 16
@@ -46,3 +47,27 @@ class SmallNetwork(nn.Module):
     return Conv(
       self.out_channels, initializer='ho', zero=True, name='conv_out'
     )(h)
+
+
+class SmallAutoencoder(nn.Module):
+  """An autoencoder of two layers, whose latents have half the size."""
+
+  image_size: tuple[int, int]
+  out_channels: int
+
+  def setup(self):
+    self.down = nn.Conv(8, (2, 2), strides=2)
+    self.up = nn.ConvTranspose(self.out_channels, (2, 2), strides=(2, 2))
+
+  def encode(self, x, train=False):
+    """Returns the mean and the log-variance of q(z | x), [B, h, w, 4]."""
+    mean, log_variance = jnp.split(self.down(x), 2, axis=-1)
+    return mean, log_variance
+
+  def decode(self, z, train=False):
+    """Returns the parameters of p(x | z), [B, H, W, out_channels]."""
+    return self.up(z)
+
+  def __call__(self, x):
+    """Returns the decoder's output for the mean of z."""
+    return self.decode(self.encode(x)[0])

@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 
 
 # Runs launch.py in a fork for each line of its input: [arguments, working
-# folder, file of stdout, file of stderr]. The imports, which take longer than
-# all of a mistake, are done once. Prints the exit codes.
+# folder, file of stdout, file of stderr]. The slow imports are done once.
+# Prints the exit codes.
 FORKS = """
 import json, os, runpy, sys, traceback
 from diffusion_jax.app import cli
@@ -57,7 +57,7 @@ if child == 0:
 
 @pytest.fixture(scope='module')
 def launch(tmp_path_factory):
-  """launch(*args, cwd=ROOT): what a process of launch.py says and returns."""
+  """Returns launch(*args, cwd=ROOT), which runs launch.py in a fork."""
   out = tmp_path_factory.mktemp('said')
   forks = subprocess.Popen(
     [sys.executable, '-c', FORKS, str(ROOT)],
@@ -83,7 +83,7 @@ def launch(tmp_path_factory):
 
 
 def launch_alone(*args, cwd=ROOT, **environment):
-  """The same by a process of its own, which has one device."""
+  """Runs launch.py in a new process, with one device."""
   flags = os.environ['XLA_FLAGS'].split()
   one_device = ' '.join(flag for flag in flags if 'device_count' not in flag)
   return subprocess.run(
@@ -98,7 +98,7 @@ def launch_alone(*args, cwd=ROOT, **environment):
 
 @pytest.mark.slow
 def test_cifar10_smoke_trains_and_draws_without_any_download(tmp_path):
-  """From any folder; the default workdir is runs/<config>-<argument>."""
+  """The config is given by an absolute path, from another folder."""
   config = f'--config={ROOT}/configs/cifar10.py:smoke'
   result = launch_alone(config, cwd=tmp_path)
   assert result.returncode == 0, result.stderr
@@ -119,10 +119,6 @@ MISTAKES = {
   'no near config': (
     ['--config=configs/nothing.py'],
     'there is no config file or run configs/nothing.py; --mode=list names the',
-  ),
-  'a config by its name alone': (
-    ['--config', 'digits', '--config.seed=1'],
-    "no config file or run digits (did you mean 'configs/digits.py'?)",
   ),
   'help of an unknown mode': (
     ['--help_mode', 'smaple'],
@@ -145,17 +141,9 @@ MISTAKES = {
     [DIGITS, '--config.training.bach_size=3'],
     'there is no field config.training.bach_size (did you mean',
   ),
-  'wrong type': (
-    [DIGITS, '--config.training.batch_size', 'abc'],
-    "config.training.batch_size='abc' is not an integer",
-  ),
   'a refused list of alphas': (
     [DIGITS, '--config.schedule=alphas', '--config.schedule.values=()'],
     'config.schedule: the list of alphas is empty',
-  ),
-  'a command of the system as a sampler': (
-    [DIGITS, '--config.sampling.sampler=os:system'],
-    "config.sampling.sampler='os:system': a Python function or class",
   ),
   'a folder that is no run': (
     ['--config=tests', '--mode=sample'],
@@ -165,26 +153,6 @@ MISTAKES = {
   'a run that is not there': (
     [DIGITS, '--mode=sample', '--workdir=nowhere'],
     'there is no run in nowhere: train it first, or give the --workdir of',
-  ),
-  'a folder of pictures that is not given': (
-    ['--config=configs/images64.py'],
-    'config.data.path is not set: folder needs it',
-  ),
-  'an autoencoder that is not given': (
-    [DIGITS, '--config.latent=autoencoder'],
-    'config.latent.run is not set: an autoencoder, such as',
-  ),
-  'beyond a sweep': (
-    [DIGITS, '--sweep_index=6'],
-    '--sweep_index=6: the sweep() of configs/digits.py has 6, 0..5',
-  ),
-  'a config without a sweep': (
-    ['--config=configs/mnist.py', '--sweep_index=0'],
-    '--sweep_index: configs/mnist.py has no sweep()',
-  ),
-  'a sweep of a run': (
-    ['--config=tests', '--sweep_index=0', '--mode=sample'],
-    'there is no run in tests',
   ),
   'a coordinator without --multihost': (
     [DIGITS, '--coordinator=a:1'],
@@ -206,10 +174,6 @@ MISTAKES = {
     [DIGITS, '--num_hosts=two'],
     'flag --num_hosts=two: invalid literal for int',
   ),
-  'another run that is not there': (
-    ['--config=configs/digits_latent.py', '--config.latent.run=nowhere'],
-    'config.latent.run: there is no run in nowhere, and an autoencoder',
-  ),
 }
 
 
@@ -228,45 +192,26 @@ def test_a_mistake_is_one_clear_line(launch, name):
 
 
 def test_a_mistake_is_one_line_of_a_process_of_its_own(tmp_path):
-  """And nothing is written, before the processes join as well."""
+  """Nothing is written, and the processes have not joined yet."""
   args = f'--config={ROOT}/configs/digits.py', '--config.optimizer.b2=1'
   result = launch_alone(*args, '--multihost', cwd=tmp_path)
   check_one_line(result, 'config.optimizer.b2=1.0 is not a number in [0, 1)')
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('change, message', {
-  "{'optimizer.learning_rat': 1.0}": 'no field config.optimizer.learning_rat ',
-  "{'training.num_steps': 'many'}": "num_steps='many' is not an integer",
-  "{'optimizr.b1': 0.5}": "no field config.optimizr (did you mean 'optimizer",
-}.items())  # fmt: skip
-def test_a_sweep_that_does_not_fit_is_one_line(
-  launch, change, message, tmp_path
-):
-  path = tmp_path / 'mine.py'
-  path.write_text(
+def test_a_sweep_that_does_not_fit_is_one_line(launch, tmp_path):
+  (tmp_path / 'mine.py').write_text(
     'from configs.digits import get_config as of_digits\n'
     'def get_config(): return of_digits()\n'
-    f'def sweep():\n  yield {{}}\n  yield {change}\n'
+    "def sweep():\n  yield {}\n  yield {'optimizer.learning_rat': 1.0}\n"
   )
-  result = launch(f'--config={path}', '--sweep_index=1')
+  result = launch('--config=mine.py', '--sweep_index=1', cwd=tmp_path)
   assert result.returncode == 2 and result.stderr.count('\n') == 1
-  assert message in result.stderr
-
-
-@pytest.mark.parametrize('text, message', {
-  'x = 1\n': 'mine.py is not a config: it has no function get_config()',
-  'def get_config(:\n  pass\n': 'mine.py, line 1: ',
-}.items())  # fmt: skip
-def test_a_file_that_gives_no_config(launch, text, message, tmp_path):
-  (tmp_path / 'mine.py').write_text(text)
-  for more in ([], ['--config.seed=1']):
-    result = launch('--config=mine.py', *more, cwd=tmp_path)
-    check_one_line(result, message)
+  assert 'no field config.optimizer.learning_rat ' in result.stderr
 
 
 def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
-  """And what a flag names."""
+  """A name in a flag is allowed too."""
   (tmp_path / 'own.py').write_text(
     'open("imported", "a").write(".")\n'
     'def schedule():\n  raise ValueError("called")\n'
@@ -277,7 +222,7 @@ def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
   stored['schedule'] = {'name': 'own:schedule'}
   (run / 'config.json').write_text(json.dumps(stored))
   small = smoke().network.name
-  for mode in MODES.keys() - {'noise', 'convert'}:
+  for mode in ('train', 'sample', 'average'):
     result = launch(
       '--config=run', f'--mode={mode}', f'--allow={small}', cwd=tmp_path
     )
@@ -298,6 +243,7 @@ def test_help_lists_modes_flags_fields_and_configs(launch):
   assert '--workdir' in result.stdout and '  sample   ' in result.stdout
   result = launch('--help_mode=sample')
   assert result.returncode == 0 and 'sampling.num_steps' in result.stdout
+  assert 'The values are the defaults.' in result.stdout
   result = launch('--help_mode=train', DIGITS, '--config.network=dit')
   assert result.returncode == 0 and 'network.patch_size=2' in result.stdout
   result = launch('--mode', 'list')
@@ -374,7 +320,7 @@ def test_a_sweep_changes_the_config(command, flags):
 
 
 def test_a_run_is_a_config(command, tmp_path):
-  """For a training of its own it has no facts; modes that use it have."""
+  """A training with its config has no facts; other modes have them."""
   own_parts.allow([smoke().network.name])
   stored = folder.plain(smoke(seed=7)) | {
     'facts': {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17}
@@ -390,7 +336,7 @@ def test_a_run_is_a_config(command, tmp_path):
 
 @pytest.fixture
 def run_mode(monkeypatch, flags):
-  """run_mode(error): the exit code and stderr of a mode that raises."""
+  """Returns run_mode(error): the exit code and output if a mode raises."""
 
   def run_mode(error, capsys):
     def mode(config, workdir):
@@ -430,7 +376,7 @@ def test_exit_codes(run_mode, capsys):
   code, said = run_mode(KeyboardInterrupt(), capsys)
   assert code == 130
   assert said.err == 'error: interrupted; what was saved is in runs/digits\n'
-  code, said = run_mode(ZeroDivisionError(), capsys)  # a mistake of ours
+  code, said = run_mode(ZeroDivisionError(), capsys)  # an internal error
   assert code is None and said.err == ''
 
 
@@ -439,7 +385,7 @@ def test_exit_codes(run_mode, capsys):
 
 @pytest.fixture
 def installed(tmp_path):
-  """A folder to import from, as pip fills it: configs are in the package."""
+  """Returns a folder as pip installs it: the configs are in the package."""
   package = tmp_path / 'site' / 'diffusion_jax'
   package.mkdir(parents=True)
   for part in (ROOT / 'diffusion_jax').iterdir():
@@ -449,7 +395,7 @@ def installed(tmp_path):
 
 
 def test_the_installed_command_finds_the_installed_configs(installed, tmp_path):
-  """From an empty folder."""
+  """The command is run in an empty folder."""
   code = 'from diffusion_jax.app import cli; cli.run()'
   arguments = '--config', 'configs/digits.py:smoke', '--help_mode=train'
   result = subprocess.run(
@@ -466,7 +412,7 @@ def test_the_installed_command_finds_the_installed_configs(installed, tmp_path):
 
 @pytest.fixture
 def imports(monkeypatch):
-  """sys.modules without configs, and as it was afterwards."""
+  """Removes configs from sys.modules during a test."""
   kept = sys.modules.copy()
   for name in kept:
     if 'configs' in name.split('.'):  # also diffusion_jax.configs
@@ -493,7 +439,7 @@ def package(installed, monkeypatch):
 
 
 def test_the_nearest_config_is_taken(imports, package, tmp_path, monkeypatch):
-  """And with it the `configs` that its file imports."""
+  """Its file imports the same `configs`."""
   monkeypatch.chdir(tmp_path)
   for path in ('configs/digits.py', './configs/digits.py'):
     found = cli.find_config(f'{path}:smoke', True)

@@ -26,6 +26,7 @@ from diffusion_jax.app.config import (
 )
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import Count, Rate, Size
+from tests.app.conftest import refused
 
 
 def box(
@@ -94,14 +95,8 @@ def changed(config, path, text):
   return complete(config, SCHEMA, base(), {})
 
 
-def refused(message, function, *args, **kwargs):
-  with pytest.raises(UserError, match=message) as error:
-    function(*args, **kwargs)
-  assert '\n' not in str(error.value)
-
-
 def test_a_section_has_exactly_the_parameters_of_its_constructor():
-  """Facts, and what the section around a choice has, are no fields."""
+  """Facts and the parameters of the enclosing choice are not fields."""
   config = completed(shape='box')
   assert config.shape.to_dict() == {
     'name': 'box', 'size': None, 'rate': 0.5, 'word': 'a', 'flag': False,
@@ -131,7 +126,7 @@ def test_what_is_left_out_is_the_first_choice_or_none_and_the_plain_fields():
 
 
 def test_a_default_that_changes_later_does_not_change_a_stored_config():
-  """What is stored has every value."""
+  """A stored config has all values."""
   stored = json.loads(json.dumps(completed(extra='disc').to_dict()))
 
   def other(count: int = 99, radius: float = 99.0):
@@ -229,7 +224,7 @@ def test_objects_are_made_inside_first_with_facts_and_what_is_around_them():
   config = completed(shape=shape)
   found = make(SCHEMA, 'shape', config.shape, Facts(2))
   assert found == ('ring', ('disc', 8, 2, 1.0), 2, 8)
-  # a fact that is None leaves the default
+  # a fact without a value leaves the default
   found = make(SCHEMA, 'shape', config.shape, Facts(None))
   assert found == ('ring', ('disc', 8, 7, 1.0), 0, 8)
   with_extra = completed(use=ConfigDict({'extra': 'disc'}))

@@ -1,7 +1,5 @@
 """What the command line says of itself is what the sources say."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,7 +35,7 @@ def test_plain_fields_have_the_comments_above_and_beside_them():
   text = mode_help('train', 'digits')
   lines = text.splitlines()
   assert (
-    '  seed=0' + ' ' * 32 + 'of parameters, noise and the order of the data'
+    '  seed=0' + ' ' * 32 + 'for parameters, noise and the order of the data'
     in lines
   )
   start = lines.index(next(x for x in lines if 'training.mesh=' in x))
@@ -53,7 +51,7 @@ def test_plain_fields_have_the_comments_above_and_beside_them():
   'name', ['digits_dit', 'digits_vae', 'digits_meanflow']
 )
 def test_every_field_of_a_config_is_in_the_help_of_a_mode(name):
-  """With its value; a section that is None is one line."""
+  """Its value is shown too; a section that is None is one line."""
   config = load.completed(load.from_file(f'configs/{name}.py'))
   shown = [mode_help(mode, name) for mode in MODES]
   shown = {
@@ -73,7 +71,7 @@ def test_the_help_of_a_mode_has_its_fields_within_the_width(mode):
 
 
 def test_a_section_has_its_choices_docstring_and_parameters():
-  """Those of the config, or of the choice that a flag names."""
+  """They belong to the config, or to the choice that a flag names."""
   text = mode_help('train', 'digits_dit')
   section = text.partition('\nnetwork=')[2].partition('\n\nnoise_input=')[0]
   assert section.startswith('dit; or unet, ddpmpp, edm2, vdm\n')
@@ -99,14 +97,6 @@ def test_a_section_has_its_choices_docstring_and_parameters():
   ]
 
 
-def test_the_command_prints_it_without_a_config():
-  command = [sys.executable, 'launch.py', '--help_mode=average']
-  result = subprocess.run(command, capture_output=True, text=True)
-  assert result.returncode == 0, result.stderr
-  assert 'The values are the defaults.' in result.stdout
-  assert '  average.sigma_rel=None                the width\n' in result.stdout
-
-
 def test_modes_are_described_by_their_modules():
   texts = help.modes()
   assert list(texts) == [*MODES, 'list']
@@ -122,7 +112,7 @@ def test_all_configs_are_listed_with_their_first_lines(tmp_path, monkeypatch):
   assert {line.split()[0] for line in listed} == names
   assert ':smoke' in text
   assert 'Rectified flow on the digits' in text
-  # the user's own come first, and hide those of their name
+  # the user's own configs come first, and hide others of the same name
   (tmp_path / 'configs').mkdir()
   (tmp_path / 'configs' / 'digits.py').write_text('"""Mine."""')
   (tmp_path / 'configs' / 'broken.py').write_text('def')

@@ -1,4 +1,4 @@
-"""Every source of images is reached; every mistake is one line."""
+"""Every source of images is made from a config; errors are one line."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app import choices, images, load
-from diffusion_jax.errors import UserError
+from tests.app.conftest import refused
 from tests.app.test_load import read
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -23,15 +23,9 @@ def source(name, split='train', **fields):
   return images.source_of(data(name, **fields), split)
 
 
-def refused(message, function, *args, **kwargs):
-  with pytest.raises(UserError, match=message) as error:
-    function(*args, **kwargs)
-  assert '\n' not in str(error.value)
-
-
 @pytest.fixture
 def pictures(tmp_path):
-  """A folder with two classes of three pictures, and the same as npz."""
+  """Writes two classes of three pictures into a folder and an npz file."""
   rng = np.random.default_rng(0)
   for name in 'ab':
     (tmp_path / name).mkdir()
@@ -107,7 +101,7 @@ def test_a_config_without_data():
 
 
 def test_a_set_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
-  """cifar10, mnist and the catalogue, with data_dir from the config."""
+  """cifar10, mnist and the catalogue get data_dir from the config."""
   import requests
 
   def refuse(*args, **kwargs):

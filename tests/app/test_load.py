@@ -1,4 +1,4 @@
-"""From a config file, a run and flags to one complete config."""
+"""A config file, a run and flags give one complete config."""
 
 import functools
 import json
@@ -13,8 +13,7 @@ from configs.base import section
 from diffusion_jax.app import devices, load, models, schemas
 from diffusion_jax.app.config import make, parameters
 from diffusion_jax.app.run import folder
-from diffusion_jax.errors import UserError
-from tests.app.conftest import CONFIGS, smoke
+from tests.app.conftest import CONFIGS, refused, smoke
 
 ROOT = CONFIGS.parent
 FILES = sorted(
@@ -40,7 +39,7 @@ def _read(name):
 
 
 def read(name):
-  """The complete config of `name` or `name:variant`."""
+  """Returns the complete config of `name` or `name:variant`."""
   return _read(name).copy_and_resolve_references()
 
 
@@ -48,15 +47,8 @@ def with_flags(name, *flags):
   return load.with_flags(read(name), [f.split('=', 1) for f in flags])
 
 
-def refused(message, function, *args):
-  with pytest.raises(UserError, match=message or None) as error:
-    function(*args)
-  assert '\n' not in str(error.value)
-  return str(error.value)
-
-
 def choices_of(config, schema, prefix=''):
-  """(path, section) of all sections of a config that have a name."""
+  """Yields (path, section) of all sections of a config that have a name."""
   for name, value in config.items():
     path = f'{prefix}{name}'
     if isinstance(value, ConfigDict):
@@ -67,7 +59,7 @@ def choices_of(config, schema, prefix=''):
 
 @pytest.mark.parametrize('name, variant', ALL)
 def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
-  """A choice has no field that is not a parameter of its constructor."""
+  """Each field of a choice is a parameter of its constructor."""
   path = str(CONFIGS / f'{name}.py')
   config = load.completed(load.from_file(path, variant))
   assert f'configs/{name}.py' in str(load.module_of(path).__doc__)
@@ -81,7 +73,7 @@ def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
 
 
 def test_the_stored_config_holds_what_a_default_was(monkeypatch):
-  """The default of DDIM's eta is another one when the run is opened."""
+  """The default of DDIM's eta has changed when the run is opened."""
   config = with_flags('digits_flow')
   stored = folder.plain(config)
   tables = schemas.DIFFUSION.tables
@@ -169,7 +161,7 @@ def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(
   (('network=autoencoder', 'objective=vae'), schemas.VAE),
 ])  # fmt: skip
 def test_a_flag_may_make_another_kind_of_model(flags, kind):
-  """The sections that this kind does not have are gone, and others are new."""
+  """Sections that this kind does not have are dropped; others are added."""
   if 'network=' in ''.join(flags):
     flags = [f for f in flags if 'objective' in f]
     message = "config.network='unet' is not one of"
@@ -195,41 +187,28 @@ def test_the_config_that_is_given_is_not_changed():
 
 WRONG = """
 digits seed=-1 is not in 0..2^32 - 1
-digits seed=4294967296 is not in 0..2^32 - 1
 digits seed=1.5 is not an integer
-digits seed=None is not an integer
 digits matmul_precision=hihg (did you mean 'high'?) is not one of default, high
 digits training.batch_size=0 is not an integer of at least 1
 digits training.batch_size=abc is not an integer
-digits training.batch_size=7.5 is not an integer
 digits training.batch_size= is not an integer
 digits training.mesh=1 is not a list of 2
 digits training.mesh=a,b [0]='a' is not an integer
 digits training.ema_decay=1 is not a number in [0, 1)
 digits training.ema_decay=nan is not a number
 digits training.more_ema_decays=0.9,1.5 [1]=1.5 is not a number in [0, 1)
-digits training.ema_half_life=0 is not a number in (0, inf)
-digits training.ema_sigma_rels=0.05,0.3 [1]=0.3 is not a number in (0, 0.288675]
 digits training.ema_rampup=inf is not a number in [0, inf)
-digits training.num_steps=0 is not an integer of at least 1
 digits training.log_every=-1 is not an integer of at least 0
-digits training.sample_every=1.5 is not an integer
 digits training.keep_snapshots=1 is not an integer of at least 2
 digits training.resume=yes is not one of auto, force
-digits training.accumulate=0 is not an integer of at least 1
 digits training.random_flip=maybe is not True or False
-digits training.ema_warmup=None is not True or False
-digits training.skip_nonfinite=-1 is not an integer of at least 0
 digits evaluation.split=tset (did you mean 'test'?) is not one of train, test
-digits evaluation.num_generated=0 is not an integer of at least 1
 digits evaluation.name=a/b is not the name of a file
 digits evaluation.elbo.decoder=gausian (did you mean 'gaussian'?) is not one of
-digits sampling.num_samples=0 is not an integer of at least 1
 digits sampling.num_steps=-5 is not an integer of at least 1
 digits sampling.num_steps=1e3 is not an integer
 digits sampling.labels=3,-1 [1]=-1 is not an integer of at least 0
 digits sampling.labels=3.5 [0]=3.5 is not an integer
-digits sampling.name=a/b is not the name of a file
 digits sampling.name= is not the name of a file
 digits sampling.name=.. is not the name of a file
 digits sampling.checkpoint=lates is not latest, best or a step
@@ -247,95 +226,45 @@ digits sampling.sampler=nowhere:x cannot be imported: No module named 'nowhere'
 digits sampling.sampler=os:system : a Python function or class is needed
 digits sampling.guidance=clasifier_free (did you mean 'classifier_free'?) is no
 digits sampling.guidance.scale=inf is not a number in (-inf, inf)
-digits sampling.guidance.rescale=2 is not a number in [0, 1]
 digits sampling.guidance.channels=0 is not an integer of at least 1
-digits sampling.churn.s_churn=-1 is not a number in [0, inf)
-digits sampling.corrector.snr=0 is not a number in (0, inf)
-digits sampling.dynamic_threshold=99.5 is not a number in [0, 1]
-digits sampling.clip=5 is not True or False
 digits network=unett (did you mean 'unet'?) is not one of unet, dit, ddpmpp, ed
 digits network=None is not one of unet, dit
 digits network=json:JSONDecoder : a subclass of flax.linen.Module is needed
-digits network.channels=None is not an integer
 digits network.multipliers=a [0]='a' is not a number
-digits network.remat=7 is not True or False
-digits schedule=linera (did you mean 'linear'?) is not one of linear
-digits schedule=None is not one of linear
-digits noise_input=stpe (did you mean 'step'?) is not one of step
-digits parametrization=x_0 (did you mean 'x0'?) is not one of eps
 digits objective=denoise (did you mean 'denoising'?) is not one of denoising
-digits objective=None is not one of denoising
 digits objective=json:JSONDecoder : its parameters must include network
 digits objective.weight=sn (did you mean 'snr'?) is not one of snr
 digits_edm objective.times.std=-1 is not a number in (0, inf)
-digits_edm parametrization.sigma_data=-1 is not a number in (0, inf)
-digits_edm2 objective.uncertainty=fouri (did you mean 'fourier'?) is not one of
 digits conditioning.dropout=1.5 is not a number in [0, 1]
-digits conditioning.labels=2 is not True or False
 digits conditioning.image=edges is not one of inpaint, superres, colorize
-digits conditioning.text=words is not one of bytes
 digits conditioning.text.length=0 is not an integer of at least 1
-digits optimizer=lion is not one of adamw, adam, radam, muon
-digits optimizer.learning_rate=0 is not a number in (0, inf)
-digits optimizer.learning_rate=nan is not a number
-digits optimizer.clip_norm=-1 is not a number in [0, inf)
-digits optimizer.b2=1 is not a number in [0, 1)
-digits optimizer.eps=0 is not a number in (0, inf)
-digits optimizer.warmup_steps=-1 is not an integer of at least 0
 digits optimizer.decay=cosin (did you mean 'cosine'?) is not one of constant
-digits data=digit (did you mean 'digits'?) is not one of digits
 digits data=json:JSONDecoder : its parameters must include split
-digits edit=inpant (did you mean 'inpaint'?) is not one of inpaint
-digits edit=None is not one of inpaint
-digits edit.num_samples=0 is not an integer of at least 1
-digits edit.label=-1 is not an integer of at least 0
 digits edit.method=repant (did you mean 'repaint'?) is not one of repaint
-digits edit.output=../x is not the name of a file
-digits average.sigma_rel=1 is not a number in (0, 0.288675]
-digits average.step=-1 is not an integer of at least 0
-digits convert.label=a is not an integer
 digits_latent latent.shape=4,4 is not a list of 3
-digits_latent latent.scale=0 is not a number in (0, inf)
 digits_vae decoding.decoder=bernouli (did you mean 'bernoulli'?) is not one of
-digits_vae objective.beta=-1 is not a number in [0, inf)
-digits_hvae network.num_latents=a is not an integer
-digits_meanflow sampling.num_steps=0 is not an integer of at least 1
 digits_meanflow objective.two_times.p_equal=2 is not a number in [0, 1]
-digits_meanflow objective.guidance=power (did you mean 'power_law'?) is not one
 digits_consistency objective.pairs=x is not one of improved, easy, grid
-digits_distilled objective.teacher_steps=0 is not an integer of at least 1
-digits_vdm objective.num_steps=-1 is not an integer of at least 0
 """
 NO_FIELD = """
 digits training.bach_size (did you mean 'batch_size'?)
 digits trainin.batch_size (did you mean 'training'?)
 digits batch_size (did you mean 'training.batch_size' or 'sampling.batch_size'?)
 digits learning_rate (did you mean 'optimizer.learning_rate'?)
-digits eta (did you mean 'sampling.sampler.eta'?)
 digits sampling.sampler.order ; config.sampling.sampler=ddim has eta
 digits sampling.sampler.num_steps (did you mean 'sampling.num_steps' or
 digits sampling.guidance_scale (did you mean 'guidance'?)
 digits guidance.scale (did you mean 'sampling.guidance'?)
 digits network.chanels (did you mean 'channels'?)
-digits network.kernel.x ; config.network=unet has attention,
-digits network.patch_size ; config.network=unet has attention,
 digits network.num_classes ; config.network=unet has attention,
 digits schedule.rho ; config.schedule=linear has end, num_steps, start
 digits noise_input.schedule_steps ; config.noise_input=step has none
-digits parametrization.sigma_data ; config.parametrization=eps has none
-digits objective.beta ; config.objective=denoising has times, uncertainty,
 digits objective.network ; config.objective=denoising has times, uncertainty,
-digits conditioning.text_length ; config.conditioning has augment, dropout,
-digits optimizer.lr ; config.optimizer=adamw has b1, b2,
 digits data.path ; config.data=digits has none
-digits data.split
 digits edit.factor ; config.edit=inpaint has image,
-digits report.run (did you mean 'runs'?)
 digits facts.num_classes ; the config has average,
-digits facts ; the config has average,
 digits latent.runn (did you mean 'run'?)
 digits training..seed ; config.training has accumulate,
-digits training. ; config.training has accumulate,
 digits_vae schedule ; the config has average,
 digits_vae sampling.sampler (did you mean 'num_samples'?)
 digits_meanflow sampling.guidance.scale (did you mean 'guidance_scale'?)
@@ -368,29 +297,18 @@ def test_a_section_takes_no_value(flag):
 @pytest.mark.parametrize('line', """
 seed=0
 seed=4294967295
-training.mesh=-1,1
 training.ema_decay=0
 training.more_ema_decays=
-training.more_ema_decays=0.9,0.0
-training.ema_half_life=1
 training.log_every=0
 sampling.labels=
-sampling.labels=3,0
 sampling.dynamic_threshold=1
-sampling.guidance.scale=-1
 sampling.guidance.high=inf
-sampling.name=a.b
 sampling.checkpoint=best
 sampling.checkpoint=12
 evaluation.name=
 evaluation.name=7
-conditioning.dropout=1
-objective.uncertainty=fourier
 network.attention_resolutions=
 network.multipliers=1,0.5
-optimizer.b2=0
-optimizer.clip_norm=0
-edit.output=an edit
 compilation_cache=
 compilation_cache=None
 convert.source=3
@@ -467,7 +385,7 @@ def test_what_a_constructor_refuses_is_one_line(line, tmp_path):
 
 
 def stored_run(workdir, config=None, **changes):
-  """A run folder with no more than its config.json."""
+  """Writes a run folder that holds only a config.json."""
   content = folder.plain(smoke() if config is None else config)
   for path, value in changes.items():
     *parents, name = path.split('.')
@@ -481,7 +399,7 @@ def stored_run(workdir, config=None, **changes):
 
 
 def test_the_model_comes_from_the_run_and_its_use_from_the_command(tmp_path):
-  """In the order run, config file, flags; the file describes another model."""
+  """The order is run, config file, flags; the file describes another model."""
   of_run = {'network.channels': 24, 'sampling.num_steps': 7, 'seed': 5}
   stored_run(tmp_path, smoke(**of_run))
   config = with_flags('digits', 'sampling.num_steps=9')

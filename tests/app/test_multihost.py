@@ -48,7 +48,7 @@ def start(*args):
 
 
 def wait(processes):
-  """[(return code, stdout, stderr)] of both."""
+  """Returns [(return code, stdout, stderr)] of both processes."""
   try:
     said = [p.communicate(timeout=HANG_SECONDS) for p in processes]
   finally:
@@ -58,14 +58,14 @@ def wait(processes):
 
 
 def run_both(what, folder):
-  """What `wait` found."""
+  """Runs a function of two_processes.py in both processes."""
   port = free_port()
   module = '-m', 'tests.app.two_processes'
   return wait([start(*module, what, host, port, folder) for host in range(2)])
 
 
 def launch_both(workdir):
-  """launch.py on two hosts, digits:smoke with many steps and checkpoints."""
+  """Starts launch.py on two hosts with many steps and checkpoints."""
   port = free_port()
   fields = {
     'num_steps': 200,
@@ -92,7 +92,7 @@ def launch_both(workdir):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """What two processes and one leave behind, in folders two and one."""
+  """Runs two processes and one, in the folders two and one."""
   folder = tmp_path_factory.mktemp('multihost')
   found = run_both('everything', folder / 'two')
   for code, _, stderr in found:
@@ -123,7 +123,7 @@ def test_loss_and_gradients_are_those_of_one_device(folder):
 
 @pytest.mark.parametrize('shape', [(1, 8), (2, 1), (1, 1)])
 def test_what_two_processes_saved_is_restored_on_any_mesh(folder, shape):
-  """Bit for bit, and split as requested."""
+  """Arrays are equal bit for bit, and split as requested."""
   mesh = sharding.make_mesh(*shape)
   state = plain.first_state()
   like = jax.tree.map(
@@ -163,7 +163,7 @@ def test_a_run_of_two_processes_is_that_of_one(folder):
 
 
 def test_an_image_of_two_processes_is_that_of_one(folder):
-  """Of the same checkpoint, before it is rounded to grey levels."""
+  """The checkpoint is the same; images are not rounded to grey levels."""
   two = np.load(folder / 'two' / 'images.npy')
   one = two_processes.images(folder / 'two' / 'run')
   print(f'images: {np.abs(two - one).max():.1e} apart')
@@ -186,7 +186,7 @@ def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
 
 
 def test_measures_of_samples_of_two_processes_are_those_of_one(folder):
-  """Of the same checkpoint, whose images are the same grey levels."""
+  """The checkpoint is the same, so the images have the same grey levels."""
   run = folder / 'two' / 'run'
   again = {'evaluation.metrics': ('fd_pixels',), 'evaluation.name': 'again'}
   MODES['evaluate'](smoke(**(two_processes.FIELDS | again)), run)
@@ -233,7 +233,7 @@ def test_a_mistake_is_said_by_both_and_ends_both(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_lost_a_process_ends_and_continues(tmp_path):
-  """Started again it comes to the parameters of an undisturbed one."""
+  """Started again, it reaches the parameters of an undisturbed run."""
   for code, _, stderr in wait(launch_both(tmp_path / 'calm')):
     assert code == 0, stderr[-3000:]
   processes = launch_both(tmp_path / 'run')

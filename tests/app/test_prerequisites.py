@@ -6,18 +6,12 @@ from pathlib import Path
 import pytest
 
 from diffusion_jax.app import cli, load, prerequisites
+from diffusion_jax.app.config import at
 from diffusion_jax.app.smoke import shrunk
-from diffusion_jax.errors import UserError
-from tests.app.conftest import CONFIGS, smoke
+from tests.app.conftest import CONFIGS, refused, smoke
 from tests.app.test_load import ALL, read
 
 ROOT = CONFIGS.parent
-
-
-def refused(message, *args):
-  with pytest.raises(UserError, match=message) as error:
-    prerequisites.check(*args)
-  assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('name, field, run', [
@@ -35,11 +29,11 @@ def test_the_missing_run_and_its_command_are_named(
     f'config.{field}: there is no run in runs/{run}, and .* is needed: '
     f'`.* --config=configs/{stem}.py:{argument}` trains it, or give'
   )
-  refused(message, config, 'train', 'runs/mine')
+  refused(message, prerequisites.check, config, 'train', 'runs/mine')
   (tmp_path / 'runs' / run).mkdir(parents=True)
   (tmp_path / 'runs' / run / 'config.json').write_text('{}')
   message = f'the run in runs/{run} has no checkpoint'
-  refused(message, config, 'train', 'runs/mine')
+  refused(message, prerequisites.check, config, 'train', 'runs/mine')
   (tmp_path / 'runs' / run / 'checkpoints' / '4').mkdir(parents=True)
   prerequisites.check(config, 'train', 'runs/mine')
 
@@ -52,9 +46,15 @@ def test_a_missing_guide(path, mode, tmp_path):
     flags.append((path, 'autoguidance'))
   config = load.with_flags(read('digits'), flags)
   message = f'config.{path}.run: there is no run in none, .* train it first, or'
-  refused(message, config, mode, tmp_path)
+  refused(message, prerequisites.check, config, mode, tmp_path)
   config = load.with_flags(config, [(f'{path}.run', '')])
-  refused(f'config.{path}.run is not set: a ', config, mode, tmp_path)
+  refused(
+    f'config.{path}.run is not set: a ',
+    prerequisites.check,
+    config,
+    mode,
+    tmp_path,
+  )
   if mode == 'train':  # which makes no samples then
     off = [('training.sample_every', '0'), ('training.metrics_every', '0')]
     prerequisites.check(load.with_flags(config, off), mode, tmp_path)
@@ -66,12 +66,24 @@ def test_a_training_that_has_begun_needs_no_first_weights(tmp_path):
   changes = {'training.init_from': 'none', 'latent.run': 'none'}
   config = load.with_flags(read('digits'), changes.items())
   (tmp_path / 'latent.json').touch()
-  refused('training.init_from: there is no run in', config, 'train', tmp_path)
+  refused(
+    'training.init_from: there is no run in',
+    prerequisites.check,
+    config,
+    'train',
+    tmp_path,
+  )
   prerequisites.check(config, 'sample', tmp_path)
   (tmp_path / 'checkpoints' / '2').mkdir(parents=True)
   prerequisites.check(config, 'train', tmp_path)
   (tmp_path / 'latent.json').unlink()
-  refused('latent.run: there is no run in none', config, 'train', tmp_path)
+  refused(
+    'latent.run: there is no run in none',
+    prerequisites.check,
+    config,
+    'train',
+    tmp_path,
+  )
 
 
 def test_a_config_without_other_runs_needs_none(tmp_path):
@@ -80,14 +92,14 @@ def test_a_config_without_other_runs_needs_none(tmp_path):
 
 
 def test_the_commands_are_those_of_configs(monkeypatch):
-  """Of all runs that the configs name; in another folder with --workdir."""
+  """This holds for all runs that configs name, and for another --workdir."""
   monkeypatch.chdir(ROOT)
   count = 0
   for name, variant in ALL:
     config = read(f'{name}:{variant}' if variant else name)
     for trial in (config, shrunk(config)):
       for path in prerequisites.KINDS:
-        run = prerequisites._value(trial, path)
+        run = at(trial, path)
         if not run:
           continue
         command = shlex.split(prerequisites.training_command(Path(run)))

@@ -3,16 +3,18 @@
 import json
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import images, models, sample_inputs, sheets
+from diffusion_jax.app import images, models, sample_inputs
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import MODES, edit
+from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.data.text import decode
 from diffusion_jax.errors import UserError
-from tests.app.conftest import smoke, trial
+from tests.app.conftest import refused, smoke, trial, untrained
 
 
 def text_config(**changes):
@@ -30,16 +32,8 @@ def text_model(**changes) -> Any:
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """Four steps, with a preview and a test loss."""
-  workdir = tmp_path_factory.mktemp('runs') / 'shapes'
-  changes = {
-    'sampling.num_samples': 8,
-    'sampling.batch_size': 8,
-    'training.sample_every': 4,
-    'training.evaluate_every': 4,
-  }
-  MODES['train'](text_config(**changes), workdir)
-  return workdir
+  """Makes a run with normal parameters, without a training."""
+  return untrained(text_config(), tmp_path_factory.mktemp('runs') / 'shapes')
 
 
 def samples(run, name, **changes):
@@ -55,14 +49,21 @@ def samples(run, name, **changes):
     return arrays['arr_0'], lines
 
 
-def test_a_run_is_previewed_and_evaluated(run):
-  assert (run / 'samples' / 'step_00000004.png').is_file()
-  lines = (run / 'metrics.jsonl').read_text().splitlines()
-  assert json.loads(lines[-1])['test_loss'] > 0
+def test_a_training_sees_texts(tmp_path):
+  """So do its preview and its test loss; all are traced only."""
+  every = {'training.sample_every': 4, 'training.evaluate_every': 4}
+  parts = setup(text_config(**every), tmp_path)
+  c, batch = parts.config, next(images.batches(parts.config, parts.source, 0))
+  assert batch['text'].shape == (c.training.batch_size, 56)
+  step = jit_step(c, parts.mesh, parts.objective, parts.optimizer, parts.shapes)
+  step.trace(parts.shapes, batch, jax.random.key(0), {})
+  del batch['text']
+  with pytest.raises(KeyError, match='text'):
+    step.trace(parts.shapes, batch, jax.random.key(0), {})
 
 
 def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
-  """Guided away from the null text, where the prompt does not matter."""
+  """Guidance moves away from the null text, which ignores the prompt."""
   prompts = ['a red circle above a blue square', 'a white cross']
 
   def shown(name, prompt, scale=4.0):
@@ -78,13 +79,6 @@ def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
   null, _ = shown('null', prompts[0], 0.0)
   np.testing.assert_array_equal(null, shown('other', prompts[1], 0.0)[0])
   assert (null != one).any()
-
-
-def test_a_sheet_has_a_column_for_each_prompt():
-  model = text_model(**{'sampling.prompt': 'a|b|c'})
-  pictures = np.zeros((12, 16, 16, 3), np.uint8)
-  height, width, _ = sheets.sheet(model, pictures).shape
-  assert (height, width) == (3 * (4 * 17 + 1), 3 * (3 * 17 + 1))
 
 
 def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
@@ -155,7 +149,7 @@ def test_a_network_without_text_takes_no_prompt():
       lambda: trial('shapes_text', **{
         'network': 'ddpmpp', 'network.channels': 8, 'network.multipliers': (1,),
       }),
-      'needs a network with text_width: ddpmpp has none, unet and dit have',
+      'the parameter text_width, which ddpmpp does not have: set network',
     ),
     (
       lambda: text_config(**{'conditioning.text.heads': 3}),
@@ -164,14 +158,12 @@ def test_a_network_without_text_takes_no_prompt():
   ],
 )  # fmt: skip
 def test_texts_that_are_refused_end_in_one_line(make_config, message, tmp_path):
-  with pytest.raises(UserError, match=message) as error:
-    MODES['train'](make_config(), tmp_path)
-  assert '\n' not in str(error.value)
+  refused(message, lambda: MODES['train'](make_config(), tmp_path))
 
 
 @pytest.fixture
 def pictures(tmp_path):
-  """Four pictures in two folders, with captions."""
+  """Writes four pictures in two folders, with captions."""
   lines = []
   for name in ('a/0', 'a/1', 'b/0', 'b/1'):
     path = tmp_path / f'{name}.png'
@@ -203,7 +195,7 @@ def test_a_folder_with_captions_is_read_with_its_labels(pictures):
   ]
   for sentence, label in zip(words, batch['label'], strict=True):
     assert sentence[8] == 'ab'[label]
-  # there is no test split: texts of the training split
+  # data without a test split: texts of the training split
   model = models.make(config, 'nowhere')
   assert sample_inputs.choose_texts(model, 2) == [
     'picture a/0 ü',

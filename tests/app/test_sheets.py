@@ -10,7 +10,7 @@ from tests.app.conftest import smoke, trial
   [((), 40, 10), ((3, 7), 30, 6), ((3, 7, 1), 2, 2), ((4, 0, 5), 100, 9)],
 )
 def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
-  """Of pictures [8, 8] that have the grey level of their label."""
+  """The pictures [8, 8] have the grey level of their label."""
   config = smoke(**{'sampling.labels': labels, 'sampling.num_samples': n})
   model = models.make(config, 'nowhere')
   grey = 100 + sample_inputs.choose_labels(model, n).astype(np.uint8)

@@ -45,7 +45,7 @@ def test_every_key_is_from_a_stream_with_one_consumer():
 
 
 def training_noise(schedule, seed):
-  """eps of steps 0..3, batches of one image, read off the gradient."""
+  """Returns eps of steps 0..3, with batches of one image, from the gradient."""
 
   def network(params, x, noise, cond, *, key=None):
     return params
@@ -69,7 +69,7 @@ def training_noise(schedule, seed):
 
 
 def sampling_noise(model, schedule):
-  """The first noise of images 0..3, and that of each step but the last."""
+  """Returns the first noise of images 0..3, and the noise of the steps."""
   params = jax.tree.map(
     lambda x: np.zeros(x.shape, x.dtype), models.shapes(model)
   )  # so that eps is 0
@@ -82,7 +82,7 @@ def sampling_noise(model, schedule):
 
 
 def test_noise_of_training_and_of_sampling_differs():
-  """At seed 0, where step 1 of image 1 was once that of training step 1."""
+  """At seed 0 step 1 of image 1 once had the noise of training step 1."""
   config = smoke(**{'sampling.sampler.eta': 1.0, 'sampling.clip': False})
   model: Any = models.make(config, 'nowhere')
   schedule = model.schedule()

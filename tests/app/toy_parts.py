@@ -27,7 +27,7 @@ class Network(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """alpha = cos, sigma = sin of an angle from `first` to pi/2 - `first`."""
+  """Has alpha = cos, sigma = sin of an angle from `first` to pi/2 - `first`."""
 
   first: float = 0.1
 
@@ -37,7 +37,7 @@ class Schedule:
 
 
 def sampler(damping: float = 1.0):
-  """The ODE's step, times `damping`."""
+  """Returns the ODE's step, times `damping`."""
   inner = dj.ddim()
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -50,7 +50,7 @@ def sampler(damping: float = 1.0):
 
 
 def objective(network, schedule, factor: float = 1.0):
-  """The loss of the network's own parametrization, times `factor`."""
+  """Returns the loss of the network's parametrization, times `factor`."""
   weight = lambda level: factor * dj.snr_weight(level)
   return objectives.denoising(
     network, schedule, times=dj.uniform_times, weight=weight
@@ -58,7 +58,7 @@ def objective(network, schedule, factor: float = 1.0):
 
 
 def times(schedule_steps, power: float = 1.0):
-  """Times u^power."""
+  """Returns times u^power."""
 
   def draw(key, batch_size, schedule):
     level, weight = dj.uniform_times(key, batch_size, schedule)
@@ -78,7 +78,7 @@ def noise_input(factor: float = 1.0):
 def pictures(
   split, count: int = 8, image_shape: tuple[int, int, int] = (8, 8, 1)
 ):
-  """Random pictures, the same for both splits."""
+  """Returns random pictures, the same for both splits."""
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (count, 8, 8, 1), np.uint8)
   return ArraySource(images, np.arange(count, dtype=np.int32) % 10, 10)
@@ -90,7 +90,7 @@ def optimizer(total_steps, rate: float = 0.1):
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-  """The mean of both predictions, times `scale`."""
+  """Averages both predictions, times `scale`."""
 
   scale: float = 1.0
 

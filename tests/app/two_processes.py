@@ -37,7 +37,7 @@ FIELDS = {
 
 
 def everything(folder):
-  """One step by plain descent; then train, resume, stop, evaluate, sample."""
+  """Takes one step of plain descent; trains, resumes, evaluates, samples."""
   step(folder)
   run = folder / 'run'
   MODES['train'](smoke(**FIELDS, **{'training.num_steps': 2}), run)
@@ -49,7 +49,7 @@ def everything(folder):
 
 
 def stop(run):
-  """A training whose second process is sent SIGTERM after step 4."""
+  """Trains; the second process gets SIGTERM after step 4."""
   fields = {'training.num_steps': 10_000, 'training.checkpoint_every': 10_000}
 
   def send():
@@ -67,7 +67,7 @@ def stop(run):
 
 
 def images(run):
-  """Samples of a run before they are rounded to grey levels."""
+  """Returns samples of a run before they are rounded to grey levels."""
   config = smoke(**FIELDS)
   mesh, model = devices.make_mesh(config), models.make(config, run)
   params = sharding.replicate(mesh, weights.restore(model)[0])
@@ -76,7 +76,7 @@ def images(run):
 
 
 def step(folder):
-  """The step of test_sharding.py, saved; params are split over processes."""
+  """Saves the step of test_sharding.py, with params split over processes."""
   mesh = sharding.make_mesh(*MESH)
   batch = plain.batch()
   rows = sharding.local_rows(mesh, 16)
@@ -98,14 +98,14 @@ def step(folder):
 
 
 def die(folder):
-  """The second process is killed while the first one waits."""
+  """Kills the second process while the first one waits."""
   if jax.process_index() == 1:
     os.kill(os.getpid(), signal.SIGKILL)
   time.sleep(IDLE)
 
 
 def fail(folder):
-  """The second process meets an error of ours, launched as always."""
+  """Raises an internal error in the second process."""
 
   def program(config, workdir):
     if jax.process_index() == 1:
@@ -116,7 +116,7 @@ def fail(folder):
 
 
 def refuse(folder):
-  """Both meet the same mistake of the user's."""
+  """Raises a UserError in both processes."""
 
   def program(config, workdir):
     raise UserError('a mistake')

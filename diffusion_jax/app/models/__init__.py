@@ -1,4 +1,4 @@
-"""Kinds of models: a class for each, chosen by the objective of a config."""
+"""The kinds of models; the objective of a config decides the class."""
 
 from pathlib import Path
 
@@ -20,22 +20,18 @@ KINDS: tuple[type[Model], ...] = (
 )  # fmt: skip
 
 
-def kind_of(config: ConfigDict) -> type[Model]:
-  """Returns the class of a config's model."""
-  schema = schemas.schema_of(config)
-  (kind,) = (kind for kind in KINDS if kind.schema is schema)
-  return kind
-
-
 def make(
   config: ConfigDict, workdir: str | Path, facts: images.Facts | None = None
 ) -> Model:
   """Returns the model of a complete config.
 
-  workdir: of the run; facts: of its images, by default read from the data.
+  workdir: the run folder; facts: the facts of the images; None: read from the
+  data.
   """
   facts = images.facts_of(config) if facts is None else facts
-  return kind_of(config)(config, workdir, facts)
+  schema = schemas.schema_of(config)
+  (kind,) = (kind for kind in KINDS if kind.schema is schema)
+  return kind(config, workdir, facts)
 
 
 def shapes(model: Model) -> Params:

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 import diffusion_jax as dj
 from diffusion_jax.app import schemas
+from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.app.schemas import NetworkFacts
@@ -14,8 +15,8 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import PerImage
 
 _NO_IMAGES = (
-  'this run is a classifier, which makes no images: name it in '
-  '--config.sampling.classifier.run when sampling another run'
+  'this run is a classifier, which makes no images: sample another run with '
+  '--config.sampling.classifier.run=<this one>'
 )
 
 
@@ -26,7 +27,7 @@ class Classifier(NoisyModel):
   makes_images = False
 
   def network_facts(self) -> NetworkFacts:
-    """Returns the facts of the network: it has an output for each class."""
+    """Returns the facts of the network, which has an output for each class."""
     if self.facts.num_classes < 2:
       raise UserError(
         'config.network=classifier needs images of two or more classes'
@@ -47,7 +48,7 @@ class Classifier(NoisyModel):
     )
 
   def generate(
-    self, mesh: Mesh, guides: Any = None, trajectory: bool = False
+    self, mesh: Mesh, guides: Guides | None = None, trajectory: bool = False
   ) -> PerImage:
     """Raises UserError: a classifier makes no images."""
     raise UserError(_NO_IMAGES)

@@ -29,7 +29,7 @@ from diffusion_jax.sampling.grids import count_steps
 
 
 class Diffusion(NoisyModel):
-  """A diffusion model of images, as a config describes it; see `Model`."""
+  """A diffusion model of images; see `Model`."""
 
   schema = schemas.DIFFUSION
   makes_images = True
@@ -53,12 +53,12 @@ class Diffusion(NoisyModel):
     return model
 
   def teacher(self) -> teachers.Teacher | None:
-    """Returns (frozen, cond) -> Denoiser of training.teacher; None without."""
+    """Returns (frozen, cond) -> Denoiser of training.teacher, or None."""
     model = self._teacher
     return None if model is None else teachers.denoiser_of(model, self)
 
   def prepare(self, source: Source, mesh: Mesh) -> Params:
-    """Returns {'teacher': parameters} of a distillation, else {}."""
+    """Returns {'teacher': parameters} for a distillation, else {}."""
     model = self._teacher
     return {} if model is None else {'teacher': teachers.prepare(model, self)}
 
@@ -72,7 +72,7 @@ class Diffusion(NoisyModel):
   # -- sampling ---------------------------------------------------------------
 
   def given_cond(self, cond: dict) -> dict:
-    """Returns the entries of cond that the network takes."""
+    """Returns the entries of cond that are inputs of the network."""
     c = self.conditioning
     takes = {
       'label': c.labels,
@@ -85,7 +85,7 @@ class Diffusion(NoisyModel):
   def of_network(
     self, params: Params, cond: dict, maker: Callable = dj.make_denoiser
   ) -> Any:
-    """Returns `dj.make_denoiser`, or another maker, of the network."""
+    """Applies `dj.make_denoiser`, or another maker, to the network."""
     return maker(
       self.network_fn(),
       params['network'],
@@ -103,10 +103,10 @@ class Diffusion(NoisyModel):
     guides: Guides | None = None,
     after_guidance: Callable[[dj.Denoiser], dj.Denoiser] | None = None,
   ) -> dj.Denoiser:
-    """Returns the denoiser of the network, clipped as config.sampling says.
+    """Returns the network's denoiser, clipped as config.sampling says.
 
     guides: the runs that guide it, {} for guidance by its own condition; None:
-    it is not guided. after_guidance is applied before x_0 is clipped.
+    no guidance. after_guidance: applied before x_0 is clipped.
     """
     c = self.sampling
     denoise = self.of_network(params, cond)
@@ -131,7 +131,7 @@ class Diffusion(NoisyModel):
     return dj.paired(denoise, guidance.at_levels_of(guide, self, worse))
 
   def _bound(self, quantile):
-    # Returns denoiser -> denoiser, or None for neither a threshold nor a clip.
+    # Returns denoiser -> denoiser, or None if x_0 is not clipped.
     if not quantile:
       return dj.clip_denoised if self.sampling.clip else None
 
@@ -144,10 +144,10 @@ class Diffusion(NoisyModel):
   def step_function(
     self, params: Params, cond: dict, trained: dj.Schedule, **options: Any
   ) -> Any:
-    """Returns what the sampler of `levels_and_sampler` calls at each step.
+    """Returns the function that the sampler calls at each step.
 
-    A denoiser; with self-conditioning a function x_0 -> denoiser. trained: the
-    schedule of the training; options: of `denoiser`.
+    This is a denoiser, or with self-conditioning a function x_0 -> denoiser.
+    trained: the schedule of the training; options: arguments of `denoiser`.
     """
 
     def at_trained_levels(denoise):
@@ -159,7 +159,7 @@ class Diffusion(NoisyModel):
       return at_trained_levels(self.denoiser(params, cond, **options))
 
     def of_estimate(x0):
-      # Training clips the estimate, whatever sampling.clip is.
+      # The estimate is always clipped in training.
       estimate = {'x0': jnp.clip(x0, -1.0, 1.0)}
       return at_trained_levels(
         self.denoiser(params, cond | estimate, **options)
@@ -186,7 +186,7 @@ class Diffusion(NoisyModel):
   def levels(
     self, schedule: dj.Schedule, end_clean: bool = True
   ) -> dj.NoiseLevel:
-    """Returns the levels that are visited, [N + 1], the noisiest first."""
+    """Returns the levels to visit, [N + 1], the noisiest first."""
     c = self.sampling
     with from_config('sampling'):
       if not c.respacing:
@@ -228,8 +228,8 @@ class Diffusion(NoisyModel):
   ) -> jax.Array:
     """Returns samples [B, ...], or with `trajectory` [N + 1, B, ...].
 
-    keys: [B]; wrap: (sampler, levels) -> (sampler, levels); options: of
-    `denoiser`.
+    keys: [B]; wrap: (sampler, levels) -> (sampler, levels); options: arguments
+    of `denoiser`.
     """
     prior_keys, keys = split_key(keys, 2)
     trained, levels, sampler = self.levels_and_sampler(params)
@@ -243,15 +243,12 @@ class Diffusion(NoisyModel):
     return dj.sample(keys, denoise, sampler, levels, x, trajectory)
 
   def generate(
-    self,
-    mesh: Mesh,
-    guides: Guides | None = None,
-    trajectory: bool = False,
+    self, mesh: Mesh, guides: Guides | None = None, trajectory: bool = False
   ) -> PerImage:
     """Returns (params, index [n], cond) -> images [n, H, W, C] in [-1, 1].
 
     Image i of a seed is the same in every batch and on any devices. With
-    `trajectory` all states from noise to image, [n, N + 1, H, W, C].
+    `trajectory` the result holds all states, [n, N + 1, H, W, C].
     """
     root = stream(self.config.sampling.seed, 'sampling')
     draw = functools.partial(self.from_noise, trajectory=trajectory)
@@ -261,17 +258,18 @@ class Diffusion(NoisyModel):
     self,
     draw: Callable,
     mesh: Mesh,
-    root: Any,
+    root: jax.Array,
     guides: Guides | None = None,
     size: int = 0,
     trajectory: bool = False,
   ) -> PerImage:
-    """Returns `generate` with the images that another function draws.
+    """Returns `generate` for images that another function draws.
 
     draw: (params, guides, keys [B], inputs) -> x, as `from_noise`; root: the
-    key from which each image has one; size: of batches, as in `per_image`.
+    key from which each image's key is made; size: batch size, as in
+    `per_image`.
     """
-    # What the config cannot have is refused before anything is compiled.
+    # Mistakes in the config are refused before anything is compiled.
     learned = self.learns_schedule
     shapes = jax.eval_shape(self.init, abstract_key()) if learned else {}
     jax.eval_shape(lambda params: self.levels_and_sampler(params)[1], shapes)
@@ -315,7 +313,7 @@ class Diffusion(NoisyModel):
 
   @property
   def reverse_variance(self) -> str:
-    """The variance of the reverse process, as the sampler has it."""
+    """The variance of the reverse process, from the sampler's section."""
     return self.sampling.sampler.get('variance', 'fixed_small')
 
   def unclipped(self) -> 'Diffusion':
@@ -330,7 +328,7 @@ class Diffusion(NoisyModel):
     """Raises UserError for a model that cannot guide this one."""
 
   def check(self, mode: str) -> None:
-    """Raises UserError for what would be noticed late, or not at all."""
+    """Raises UserError for a config that cannot be guided as it says."""
     super().check(mode)
     self._check_guidance()
 

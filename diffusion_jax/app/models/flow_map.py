@@ -1,4 +1,4 @@
-"""Flow maps: models whose network makes a step of any length in one call."""
+"""Flow maps: models whose network takes a step of any length in one call."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from diffusion_jax.app.models.model import Params
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.map_sampler import flow_map_sampler
 
-# What the network of an objective is, a kind of `dj.make_flow_map`.
+# The kind of `dj.make_flow_map` that each objective trains.
 MAP_KINDS = {
   'mean_flow': 'average_velocity',
   'shortcut': 'average_velocity',
@@ -20,28 +20,28 @@ MAP_KINDS = {
   'continuous_consistency': 'trigflow',
 }
 
-# Objectives that differentiate the network by time, in forward mode.
+# Objectives that differentiate the network in time, by forward mode.
 FORWARD_MODE = 'mean_flow', 'continuous_consistency'
 
 
 class FlowMap(Diffusion):
-  """A flow map, as a config describes it."""
+  """A flow map; see `Model`."""
 
   schema = schemas.FLOW_MAP
 
   @property
   def map_kind(self) -> str:
-    """What the network is, a kind of `dj.make_flow_map`."""
+    """The kind of `dj.make_flow_map` that the network is."""
     return MAP_KINDS[self.config.objective.name]
 
   @property
   def takes_elapsed(self) -> bool:
-    """Whether the network has the length of a step as an input."""
+    """Whether the length of a step is an input of the network."""
     return self.map_kind == 'average_velocity'
 
   @property
   def takes_guidance(self) -> bool:
-    """Whether the network has the scale of the guidance as an input."""
+    """Whether the guidance scale is an input of the network."""
     return self._trained_guidance == 'power_law'
 
   @property
@@ -85,8 +85,8 @@ class FlowMap(Diffusion):
   ) -> tuple[dj.Schedule, dj.NoiseLevel, dj.Sampler]:
     """Returns (schedule, levels [N + 1], sampler).
 
-    The levels end at t = 0, which may have some noise: the network has learned
-    no step from there to clean data.
+    The levels end at t = 0, even if it has some noise: the network has not
+    learned a step from there to clean data.
     """
     schedule = self.schedule(params)
     levels = self.levels(schedule, end_clean=False)
@@ -94,7 +94,7 @@ class FlowMap(Diffusion):
     return schedule, levels, flow_map_sampler(end)
 
   def check(self, mode: str) -> None:
-    """Raises UserError for what flow maps cannot have."""
+    """Raises UserError for a config that flow maps do not allow."""
     super().check(mode)
     self._check_time()
     c, edit = self.sampling, self.config.edit
@@ -144,12 +144,12 @@ class FlowMap(Diffusion):
       )
     if kind != 'power_law' and scale != 1.0:
       raise UserError(
-        f'config.sampling.guidance_scale={scale}: the guidance of a flow map '
-        'is trained in, and 1 here; objective.guidance=power_law trains '
-        'several scales'
+        f'config.sampling.guidance_scale={scale}: a flow map has the guidance '
+        'scale it was trained with, which is 1 here; '
+        'objective.guidance=power_law trains several scales'
       )
     if kind == 'power_law' and not 1.0 <= scale <= c.guidance.high:
       raise UserError(
-        f'config.sampling.guidance_scale={scale} is outside of the scales of '
-        f'the training, 1 to {c.guidance.high}'
+        f'config.sampling.guidance_scale={scale} is outside the scales of the '
+        f'training, 1 to {c.guidance.high}'
       )

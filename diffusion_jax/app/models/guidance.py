@@ -1,27 +1,54 @@
-"""Guidance by other runs."""
+"""Other runs that a run needs, and guidance by them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 import diffusion_jax as dj
+from diffusion_jax.app.config import from_config
+from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.errors import UserError
+from diffusion_jax.training import checkpoints
 from diffusion_jax.training.classifier import label_log_prob
 
 
 class OtherRun(NamedTuple):
-  """A run that was read: its model and its averaged parameters."""
+  """The model of another run, with its averaged parameters."""
 
   model: Any
-  params: Any
+  params: Params
 
 
-# The runs that guide a sampling, by their field of config.sampling.
+# The runs that guide the sampling, by their field of config.sampling.
 Guides = Mapping[str, OtherRun]
+
+
+def check_images(path: str, other: Model, model: Model) -> None:
+  """Raises UserError if the run that `path` names has other images."""
+  for name in ('image_shape', 'num_classes'):
+    theirs, ours = getattr(other.facts, name), getattr(model.facts, name)
+    if theirs != ours:
+      raise UserError(
+        f'config.{path}: the images in {other.workdir} have {name} {theirs}, '
+        f'and the images of this run have {ours}'
+      )
+
+
+def read_params(
+  model: Model, path: str, step: int | str = 'latest'
+) -> tuple[Params, dict]:
+  """Returns (averaged parameters, stored config) of the run `path` names."""
+  shapes = jax.eval_shape(model.init, abstract_key())
+  with from_config(path):
+    return checkpoints.restore_params(model.workdir, True, shapes, step)
 
 
 def by_classifier(
   model: Any, guides: Guides, cond: dict
 ) -> Callable[[dj.Denoiser], dj.Denoiser] | None:
-  """Returns denoiser -> denoiser guided towards cond['label']; None without."""
+  """Returns denoiser -> denoiser guided towards cond['label'], or None."""
   if 'classifier' not in guides:
     return None
   guide = guides['classifier']
@@ -38,7 +65,7 @@ def by_classifier(
 
 
 def at_levels_of(guide: OtherRun, model: Any, function: Any) -> Any:
-  """Returns a function of (x_t, level), evaluated at the guide's own levels.
+  """Returns a function of (x_t, level) that is evaluated at the guide's levels.
 
   The guide may have another schedule than the model.
   """

@@ -1,10 +1,10 @@
 """Diffusion models of the latents of an autoencoder (Rombach et al. 2022).
 
-What is diffused is z = scale * (a draw of q(z | x)), scale = 1 / std of such
-draws over the training images, unless latent.scale gives it. A run keeps the
-autoencoder it began with: `autoencoder/`, a run folder with its config and
-averaged weights, and, written last, `latent.json` with the scale, where it came
-from, and a checksum of the weights.
+The model diffuses z = scale * (a draw of q(z | x)), where scale is latent.scale
+or 1 / std of such draws over the training images. A run keeps a copy of its
+autoencoder: `autoencoder/` is a run folder with the config and the averaged
+weights. `latent.json`, which is written last, holds the scale, its origin and a
+checksum of the weights.
 """
 
 import functools
@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.app import images, load, schemas
 from diffusion_jax.app.config import from_config
 from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.models.guidance import read_params
 from diffusion_jax.app.models.model import Latents, Params
 from diffusion_jax.app.models.vae import VAE
 from diffusion_jax.app.run import folder
@@ -35,12 +36,12 @@ from diffusion_jax.runtime.per_image import per_image
 from diffusion_jax.runtime.sharding import batch_sharding, replicate
 from diffusion_jax.training import checkpoints, checksums
 
-MOST_IMAGES = 10_000  # from which the scale is computed
+MOST_IMAGES = 10_000  # for the computation of the scale
 _BATCH = 500
 
 
 class LatentDiffusion(Diffusion):
-  """A diffusion model of latents, as a config describes it."""
+  """A diffusion model of latents; see `Model`."""
 
   schema = schemas.LATENT_DIFFUSION
   keeps: tuple[str, ...] = 'autoencoder', 'latent.json'
@@ -54,7 +55,7 @@ class LatentDiffusion(Diffusion):
 
   @functools.cached_property
   def autoencoder(self) -> VAE:
-    """The autoencoder: the copy in the run, or before its start latent.run."""
+    """The autoencoder: the copy in the run, or latent.run before the start."""
     begun = self._record.exists()
     return self._open(self._copy if begun else Path(self.config.latent.run))
 
@@ -67,8 +68,7 @@ class LatentDiffusion(Diffusion):
     if model is None or len(model.latent_shape()) != 3:
       raise UserError(
         f'config.{path}: the run in {run} has no latents with a height and a '
-        'width: it must be an autoencoder, of objective=vae, with '
-        'network.latent_dim=0'
+        'width: give an autoencoder with objective=vae and network.latent_dim=0'
       )
     if facts.image_shape != self.facts.image_shape:
       raise UserError(
@@ -108,10 +108,10 @@ class LatentDiffusion(Diffusion):
     return Latents(encode, decode, functools.partial(shrink_mask, shape=shape))
 
   def prepare(self, source: Source, mesh: Mesh) -> Params:
-    """Returns {'autoencoder': parameters}, which the first start copies.
+    """Returns {'autoencoder': parameters}.
 
-    The first start computes the scale on `source`; later starts read the copy,
-    and not latent.run.
+    The first start copies the autoencoder and computes the scale from `source`;
+    later starts read the copy.
     """
     if not processes.broadcast([self._record.exists()])[0]:
       self._store(source, mesh)
@@ -121,10 +121,8 @@ class LatentDiffusion(Diffusion):
   def _store(self, source, mesh):
     run, model = self.config.latent.run, self.autoencoder
     with from_config('latent.run'):
-      with checkpoints.open_read_only(run) as manager:
-        step = manager.latest_step()
-      shapes = jax.eval_shape(model.init, abstract_key())
-      params, stored = checkpoints.restore_params(run, True, shapes, step)
+      step = checkpoints.find_step(run)
+    params, stored = read_params(model, 'latent.run', step)
     scale, count = self.config.latent.scale or model.decoding.scale, 0
     if not scale:
       with from_config('data'):
@@ -132,7 +130,7 @@ class LatentDiffusion(Diffusion):
     if not np.isfinite(scale):
       raise UserError(
         f'config.latent.run: all latents of {run} are equal, or nan: train the '
-        'autoencoder first'
+        'autoencoder further'
       )
     copy = make_folder(self._copy)
     checkpoints.save_params(copy, step, params, stored)
@@ -175,17 +173,11 @@ class LatentDiffusion(Diffusion):
   def load(self) -> Params:
     """Returns {'autoencoder': parameters} as the run keeps them."""
     record, model = read_record(self.workdir), self._open(self._copy)
-    shapes = jax.eval_shape(model.init, abstract_key())
-    try:
-      params, _ = checkpoints.restore_params(
-        self._copy, True, shapes, record['step']
-      )
-    except (FileNotFoundError, ValueError) as error:
-      raise UserError(str(error)) from error
+    params, _ = read_params(model, 'latent', record['step'])
     if checksums.of_arrays(params) != record['checksum']:
       raise UserError(
         f'the weights in {self._copy} have changed since this run began '
-        f'({self._record}): give another --workdir to begin anew'
+        f'({self._record}): give another --workdir to start a new run'
       )
     scale = jnp.asarray(record['scale'], jnp.float32)
     return {'autoencoder': {'network': params['network'], 'scale': scale}}
@@ -193,8 +185,8 @@ class LatentDiffusion(Diffusion):
   def make_encode(self, mesh: Mesh) -> Callable:
     """Returns (kept, batch, key, i) -> the batch with its images encoded.
 
-    Latents are drawn with a key of `key`, i and the row, and so they are the
-    same on any devices.
+    The key of a draw depends on `key`, the step i and the row, so latents are
+    the same on any devices.
     """
 
     def encode(kept, batch, key, i):
@@ -215,7 +207,7 @@ class LatentDiffusion(Diffusion):
       )
 
   def check(self, mode: str) -> None:
-    """Raises UserError for what diffusion in latents cannot have."""
+    """Raises UserError for a config that does not fit diffusion in latents."""
     c, sampling = self.conditioning, self.sampling
     refused = {
       'conditioning.augment': c.augment,
@@ -228,19 +220,19 @@ class LatentDiffusion(Diffusion):
     for field, value in refused.items():
       if value:
         raise UserError(
-          f'config.{field} is of pixels, and this run diffuses latents '
+          f'config.{field} needs pixels, and this run diffuses latents '
           '(config.latent): switch it off'
         )
     if mode == 'edit' and self.config.edit.name in ('superres', 'colorize'):
       raise UserError(
-        f'config.edit={self.config.edit.name}: a run in latents sees no pixels '
-        'while it samples; it can do inpaint, sdedit and interpolate'
+        f'config.edit={self.config.edit.name} needs pixels, and this run '
+        'diffuses latents: it can do inpaint, sdedit and interpolate'
       )
     super().check(mode)
 
 
 def read_record(workdir: Path) -> dict:
-  """Returns latent.json of a run; raises UserError if it is unreadable."""
+  """Reads the latent.json of a run; raises UserError if it cannot be read."""
   path = Path(workdir) / 'latent.json'
   try:
     return json.loads(path.read_text())
@@ -251,7 +243,8 @@ def read_record(workdir: Path) -> dict:
 def inverse_std(parts: Iterable[np.ndarray]) -> tuple[float, int]:
   """Returns (1 / std of all numbers in all parts, count of rows), in float64.
 
-  Rombach et al. 2022, appendix on rescaling; inf or nan for a std of 0 or nan.
+  Rombach et al. 2022, appendix on rescaling. A std of 0 gives inf, nan gives
+  nan.
   """
   rows, count, total, square = 0, 0, 0.0, 0.0
   for part in parts:
@@ -264,7 +257,7 @@ def inverse_std(parts: Iterable[np.ndarray]) -> tuple[float, int]:
 
 
 def shrink_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """Returns the mask [h, w, 1] of latents all of whose pixels are True."""
+  """Returns a mask [h, w, 1], True for latents whose pixels are all True."""
   h, w = shape[:2]
   blocks = mask.reshape(h, len(mask) // h, w, mask.shape[1] // w, 1)
   small = np.asarray(blocks.all(axis=(1, 3)))

@@ -1,9 +1,10 @@
-"""What the modes need of a kind of model."""
+"""The interface between modes and kinds of models."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -16,15 +17,19 @@ from diffusion_jax.data.sources import Source
 from diffusion_jax.runtime.per_image import PerImage
 from diffusion_jax.training.objectives import Objective
 
+if TYPE_CHECKING:
+  from diffusion_jax.app.models.guidance import Guides
+
 Params = dict[str, Any]
+Encode = Callable[[Params, dict, jax.Array, int], dict]
 
 
 class Latents(NamedTuple):
-  """What is diffused in place of images: functions of an autoencoder.
+  """The functions of an autoencoder whose latents are diffused.
 
   encode(autoencoder, x, keys=None) -> z, the mean of q(z | x) without keys;
   decode(autoencoder, z) -> x; shrink_mask: bool [H, W, 1] -> [h, w, 1]. The
-  autoencoder's parameters are an argument of compiled programs, not a constant.
+  parameters are an argument, so that compiled programs do not contain them.
   """
 
   encode: Callable[..., Any]
@@ -38,11 +43,11 @@ IDENTITY = Latents(
 
 
 class Model(Protocol):
-  """A kind of model: a class for each is in this folder, derived from this.
+  """Base class of all kinds of models.
 
   schema: the sections of its configs, and its metrics. keeps: files and folders
-  of a run folder, besides the checkpoints, that hold parameters of the model.
-  sampling: the object of config.sampling; None for models without such choices.
+  in the run folder that hold parameters besides the checkpoints. sampling: the
+  object of config.sampling; None for models without such choices.
   """
 
   schema: Schema
@@ -60,23 +65,23 @@ class Model(Protocol):
   ) -> None: ...
 
   def check(self, mode: str) -> None:
-    """Raises UserError for what this model, or a mode of it, cannot have."""
+    """Raises UserError for a config that the model or the mode cannot use."""
     ...
 
-  def init(self, key: Any) -> Params:
+  def init(self, key: jax.Array) -> Params:
     """Returns the first parameters, {'network': ..., ...}; can be traced."""
     ...
 
   def objective(self, test: bool = False) -> Objective:
-    """Returns the loss; for `test` without dropout, augmentation, penalties."""
+    """Returns the loss; `test`: without dropout, augmentation and penalties."""
     ...
 
   def generate(
-    self, mesh: Mesh, guides: Any = None, trajectory: bool = False
+    self, mesh: Mesh, guides: 'Guides | None' = None, trajectory: bool = False
   ) -> PerImage:
     """Returns (params, index [n], cond) -> images [n, ...] in [-1, 1].
 
-    guides: of `other_runs.guides_of`.
+    guides: the result of `other_runs.guides_of`.
     """
     ...
 
@@ -85,9 +90,9 @@ class Model(Protocol):
     return images.source_of(self.config, split)
 
   def prepare(self, source: Source, mesh: Mesh) -> Params:
-    """Returns the parameters that are not trained; called by a training.
+    """Returns the parameters that are not trained, when a training starts.
 
-    The first start writes them, or what identifies them, into the run folder.
+    The first start stores them, or a checksum of them, in the run folder.
     Models without such parameters return {}, here and below.
     """
     return {}
@@ -97,13 +102,13 @@ class Model(Protocol):
     return {}
 
   def load(self) -> Params:
-    """Returns the parameters that are not trained, from the run folder."""
+    """Reads the parameters that are not trained from the run folder."""
     return {}
 
-  def make_encode(self, mesh: Mesh) -> Callable[[Params, dict, Any, int], dict]:
-    """Returns (parameters not trained, batch, key, i) -> what is diffused.
+  def make_encode(self, mesh: Mesh) -> Encode:
+    """Returns a function (parameters not trained, batch, key, step) -> batch.
 
-    The batch itself, but for models of latents.
+    Models of latents encode the images; others return the batch unchanged.
     """
     return lambda kept, batch, key, i: batch
 

@@ -1,4 +1,4 @@
-"""Networks that see a noisy image and its level, and how they are trained."""
+"""Models whose network sees a noisy image and its level."""
 
 import dataclasses
 import functools
@@ -14,12 +14,7 @@ from ml_collections import ConfigDict
 import diffusion_jax as dj
 from diffusion_jax.app import choices, images
 from diffusion_jax.app.choices import Conditioning
-from diffusion_jax.app.config import (
-  from_config,
-  make,
-  make_part,
-  parameters,
-)
+from diffusion_jax.app.config import from_config, make, make_part, parameters
 from diffusion_jax.app.models.model import IDENTITY, Model, Params
 from diffusion_jax.app.schemas import NetworkFacts, NoiseFacts, ObjectiveFacts
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
@@ -29,7 +24,7 @@ from diffusion_jax.networks.embeddings import STEP_INPUTS
 from diffusion_jax.training import augmentation, conditions, objectives
 from diffusion_jax.training.objectives import Objective
 
-# The facts that a network must take if they are not zero, and what they are of.
+# The facts that a network must take if they are not 0, and their fields.
 NEEDED = {
   'num_classes': 'conditioning.labels',
   'text_width': 'conditioning.text',
@@ -41,7 +36,7 @@ NEEDED = {
 
 
 class NoisyModel(Model):
-  """What all models of noisy images share; see `Model`."""
+  """Base class of all models of noisy images; see `Model`."""
 
   sampling: Any = None
   takes_elapsed = takes_guidance = False
@@ -62,9 +57,10 @@ class NoisyModel(Model):
   # -- the process ------------------------------------------------------------
 
   def schedule(self, params: Params | None = None) -> Any:
-    """Returns t -> NoiseLevel; params: of the run, if it learns its schedule.
+    """Returns the schedule, t -> NoiseLevel.
 
-    Raises UserError for a learned schedule without params.
+    params: parameters of the run; a learned schedule needs them, and raises
+    UserError without them.
     """
     schedule = self._schedule
     if not self.learns_schedule:
@@ -88,26 +84,26 @@ class NoisyModel(Model):
 
   @property
   def schedule_steps(self) -> int:
-    """T of a schedule of steps; 1000 for others."""
+    """The number of steps of the schedule; 1000 in continuous time."""
     return getattr(self._schedule, 'num_steps', 1000)
 
   @functools.cached_property
   def parametrization(self) -> choices.Parametrization:
-    """What the network predicts."""
+    """The quantity that the network predicts."""
     if 'parametrization' not in self.config:
       return choices.Parametrization('flow')
     return self._make('parametrization')
 
   @functools.cached_property
   def noise_input(self) -> NoiseInput:
-    """What the network sees of a level, NoiseLevel -> [B]."""
+    """The input of the network for a level, NoiseLevel -> [B]."""
     return self._make('noise_input', NoiseFacts(self.schedule_steps))
 
   # -- the network ------------------------------------------------------------
 
   @functools.cached_property
   def network(self) -> nn.Module:
-    """The Flax module, with all that the conditioning needs."""
+    """The Flax module, with the inputs that the conditioning needs."""
     facts, section = self.network_facts(), self.config.network
     network = self._make('network', facts)
     takes = parameters(type(network))
@@ -117,8 +113,8 @@ class NoisyModel(Model):
           n for n, c in choices.DENOISERS.items() if name in parameters(c)
         ]
         raise UserError(
-          f'config.{field} needs a network with {name}: {section.name} has '
-          f'none, {" and ".join(able)} have'
+          f'config.{field} needs a network with the parameter {name}, which '
+          f'{section.name} does not have: set network to {" or ".join(able)}'
         )
     needed = getattr(network, 'noise_input', None)
     if needed not in (None, self.config.noise_input.name):
@@ -128,7 +124,7 @@ class NoisyModel(Model):
     return network
 
   def network_facts(self) -> NetworkFacts:
-    """Returns the parameters of the network that are no fields."""
+    """Returns the parameters of the network that are not fields."""
     c, section = self.conditioning, self.config.schedule
     text = c.text or choices.Text(width=0)
     return NetworkFacts(
@@ -174,7 +170,7 @@ class NoisyModel(Model):
 
     return apply
 
-  def init(self, key: Any) -> Params:
+  def init(self, key: jax.Array) -> Params:
     """Returns the first parameters, {'network': ..., ...}; can be traced."""
     key, gamma_key = jax.random.split(key)
     cond = self.example_cond()
@@ -190,7 +186,7 @@ class NoisyModel(Model):
     return params
 
   def example_cond(self) -> dict:
-    """Returns a cond of one image with all that the network must be given."""
+    """Returns a cond for one image with all inputs that the network needs."""
     cond: dict = {}
     if self.conditioning.labels:
       cond['label'] = jnp.zeros(1, jnp.int32)
@@ -204,7 +200,7 @@ class NoisyModel(Model):
   # -- training ---------------------------------------------------------------
 
   def objective(self, test: bool = False) -> Objective:
-    """Returns the loss; for `test` without dropout and augmentation."""
+    """Returns the loss; `test`: without dropout and augmentation."""
     objective = self._make('objective', self.objective_facts(test))
     constraints = {}
     if hasattr(self.network, 'constrain'):
@@ -221,7 +217,7 @@ class NoisyModel(Model):
     return dataclasses.replace(objective, constrain=constrain)
 
   def objective_facts(self, test: bool = False) -> ObjectiveFacts:
-    """Returns the parameters of the objective that are no fields."""
+    """Returns the parameters of the objective that are not fields."""
     section = self.config.schedule
     return ObjectiveFacts(
       network=self.trained_network(test),
@@ -238,7 +234,7 @@ class NoisyModel(Model):
     )
 
   def trained_network(self, test: bool = False) -> objectives.Network:
-    """Returns the network with what a training shows it."""
+    """Returns the network with its conditions and augmentation in training."""
     c, network = self.conditioning, self.network
     if test and hasattr(network, 'dropout'):
       network = network.clone(dropout=0.0)
@@ -276,14 +272,14 @@ class NoisyModel(Model):
       self.schema, 'uncertainty', section, path='objective.uncertainty'
     )
 
-  def teacher(self) -> Callable[[Any, dict], dj.Denoiser] | None:
+  def teacher(self) -> Callable[[Params, dict], dj.Denoiser] | None:
     """Returns (frozen, cond) -> Denoiser of training.teacher; None without."""
     return None
 
   # -- refusals ---------------------------------------------------------------
 
   def check(self, mode: str) -> None:
-    """Raises UserError for what would be noticed late, or not at all."""
+    """Raises UserError for a config that does not fit schedule or device."""
     if not self.learns_schedule:
       self._check_ends()
     if self.config.network.get('attention') == 'cudnn':

@@ -1,36 +1,39 @@
-"""Teachers: diffusion models whose runs are distilled, training.teacher.
+"""Teachers: the diffusion models that training.teacher names for distillation.
 
-teacher.json in the run folder of the student holds a checksum of the weights it
-began with; other weights are refused.
+teacher.json in the student's run folder holds a checksum of the teacher's
+weights; other weights are refused later.
 """
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
-import jax
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import load, schemas
-from diffusion_jax.app.config import find, from_config, parameters
-from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.app.config import find, parameters
+from diffusion_jax.app.models import guidance
+from diffusion_jax.app.models.model import Params
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import write_json
-from diffusion_jax.training import checkpoints, checksums
+from diffusion_jax.training import checksums
+
+if TYPE_CHECKING:
+  from diffusion_jax.app.models.diffusion import Diffusion
 
 _PATH = 'training.teacher'
 
 
-Teacher = Callable[[Any, dict], dj.Denoiser]
+Teacher = Callable[[Params, dict], dj.Denoiser]
 
 
-def open_run(student: Any) -> ConfigDict | None:
-  """Returns the config of training.teacher; None without.
+def open_run(student: 'Diffusion') -> ConfigDict | None:
+  """Returns the config of training.teacher, or None.
 
-  Raises UserError for a run that is not of a diffusion model, for an objective
-  that has no teacher, and without one that the objective needs.
+  Raises UserError for a run of another kind of model, for an objective without
+  a teacher, and if an objective needs a teacher and none is given.
   """
   run, name = student.config.training.teacher, student.config.objective.name
   schema = student.schema
@@ -38,7 +41,9 @@ def open_run(student: Any) -> ConfigDict | None:
   constructor = find(table, 'objective', name, facts)
   teacher = parameters(constructor).get('teacher')
   if run and teacher is None:
-    raise UserError(f'config.{_PATH}: objective={name} has no teacher')
+    raise UserError(
+      f'config.{_PATH}: objective={name} does not use a teacher: leave it empty'
+    )
   if not run and teacher is not None and teacher.default is teacher.empty:
     raise UserError(
       f'config.{_PATH}: objective={name} needs the folder of the run that is '
@@ -56,32 +61,24 @@ def open_run(student: Any) -> ConfigDict | None:
   return config
 
 
-def denoiser_of(model: Any, student: Any) -> Teacher:
-  """Returns (frozen, cond) -> Denoiser of a teacher, at the student's levels.
+def denoiser_of(model: 'Diffusion', student: 'Diffusion') -> Teacher:
+  """Returns the teacher's (frozen, cond) -> Denoiser, at the student's levels.
 
   frozen: {'teacher': parameters}.
   """
 
   def teacher(frozen, cond):
-    params = frozen['teacher']
-    denoise = model.of_network(params, cond)
-    if model.config.schedule == student.config.schedule:
-      return denoise
-    return dj.at_training_levels(denoise, model.schedule(params))
+    run = guidance.OtherRun(model, frozen['teacher'])
+    denoise = model.of_network(run.params, cond)
+    return guidance.at_levels_of(run, student, denoise)
 
   return teacher
 
 
-def check(model: Any, student: Any) -> None:
+def check(model: 'Diffusion', student: 'Diffusion') -> None:
   """Raises UserError for a teacher that does not fit its student."""
   run, where = model.workdir, f'config.{_PATH}'
-  for name in ('image_shape', 'num_classes'):
-    theirs, ours = getattr(model.facts, name), getattr(student.facts, name)
-    if theirs != ours:
-      raise UserError(
-        f'{where}: the images in {run} have {name} {theirs}, and those of this '
-        f'run {ours}'
-      )
+  guidance.check_images(_PATH, model, student)
   for name in ('labels', 'text', 'image'):
     ours, theirs = (m.config.conditioning[name] for m in (student, model))
     if ours != theirs:
@@ -99,17 +96,13 @@ def check(model: Any, student: Any) -> None:
     )
 
 
-def prepare(model: Any, student: Any) -> Any:
-  """Returns the parameters of the teacher of a training.
+def prepare(model: 'Diffusion', student: 'Diffusion') -> Params:
+  """Returns the teacher's parameters, when a training starts.
 
   The first start writes teacher.json. Raises UserError if the weights have
-  changed since.
+  changed since then.
   """
-  shapes = jax.eval_shape(model.init, abstract_key())
-  with from_config(_PATH):
-    params, _ = checkpoints.restore_params(
-      model.workdir, True, shapes, 'latest'
-    )
+  params, _ = guidance.read_params(model, _PATH)
   now = {'run': str(model.workdir), 'checksum': checksums.of_arrays(params)}
   path = student.workdir / 'teacher.json'
   begun = processes.broadcast([path.exists()])[0]
@@ -118,6 +111,6 @@ def prepare(model: Any, student: Any) -> Any:
   if begun and json.loads(path.read_text())['checksum'] != now['checksum']:
     raise UserError(
       f'config.{_PATH}: the weights in {model.workdir} have changed since this '
-      f'run began ({path}): give another --workdir to begin anew'
+      f'run began ({path}): give another --workdir to start a new run'
     )
   return params

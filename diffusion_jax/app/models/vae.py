@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 import diffusion_jax as dj
 from diffusion_jax.app import choices, images, schemas
 from diffusion_jax.app.config import from_config, make, make_part
+from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.schemas import VaeFacts, VaeNetworkFacts
 from diffusion_jax.core import vae as bound
@@ -25,11 +26,12 @@ from diffusion_jax.runtime.per_image import PerImage, per_image
 from diffusion_jax.training import vae
 from diffusion_jax.training.objectives import Objective
 
+Array = jax.Array
 COLUMNS = 10  # of an interpolation, both ends included
 
 
 class VAE(Model):
-  """A variational autoencoder, as a config describes it; see `Model`."""
+  """A variational autoencoder; see `Model`."""
 
   schema = schemas.VAE
   makes_images = True
@@ -68,26 +70,30 @@ class VAE(Model):
     return dj.Normal(output[0], jnp.exp(output[1]))
 
   def encode(
-    self, params: Any, t: int, z: Any, *, key: Any = None
+    self, params: Params, t: int, z: Array | float, *, key: Array | None = None
   ) -> dj.Normal:
     """Returns q(z_t | z_{t-1}), t = 1..T, z_0 = x; key: of dropout."""
     return self._method('encode', params, t, z, key)
 
-  def decode(self, params: Any, t: int, z: Any, *, key: Any = None) -> Any:
+  def decode(
+    self, params: Params, t: int, z: Array | float, *, key: Array | None = None
+  ) -> Any:
     """Returns p(z_{t-1} | z_t), and for t = 1 the output: p(x | z_1)."""
     return self._method('decode', params, t, z, key)
 
-  def image(self, output: Any) -> Any:
+  def image(self, output: Array) -> Array:
     """Returns the mean of p(x | z) of a decoder's output, in [-1, 1]."""
     _, _, mean = vae.DECODERS[self.decoding.decoder]
     return jnp.clip(mean(output), -1.0, 1.0)
 
-  def log_likelihood(self, output: Any, x: Any) -> Any:
+  def log_likelihood(self, output: Array, x: Array) -> Array:
     """Returns log p(x | z) of a decoder's output, nats, [B]."""
     decoder, levels = self.decoding.decoder, self.facts.num_levels
     return vae.log_likelihood(decoder, levels)(output, x)
 
-  def log_likelihood_of(self, params: Any) -> Callable[[Any, Any], Any]:
+  def log_likelihood_of(
+    self, params: Params
+  ) -> Callable[[Array, Array], Array]:
     """Returns (x, z_1) -> log p(x | z_1), nats, [B]."""
     return lambda x, z: self.log_likelihood(self.decode(params, 1, z), x)
 
@@ -103,7 +109,7 @@ class VAE(Model):
     x = jax.ShapeDtypeStruct((1, *self.facts.image_shape), jnp.float32)
     return jax.eval_shape(climb, params, x).shape[1:]
 
-  def init(self, key: Any) -> Params:
+  def init(self, key: Array) -> Params:
     """Returns the first parameters, {'network': ...}; can be traced."""
     # The first of two keys, as for models that can learn a schedule.
     key, _ = jax.random.split(key)
@@ -111,7 +117,7 @@ class VAE(Model):
     return {'network': self.network.init(key, x)['params']}
 
   def objective(self, test: bool = False) -> Objective:
-    """Returns the loss; for `test` the plain bound."""
+    """Returns the loss; `test`: the plain bound."""
     section, model = self.config.objective, self
     if test:
       plain = {'beta': 1.0, 'free_bits': 0.0, 'kl_warmup': 0}
@@ -124,12 +130,12 @@ class VAE(Model):
     return make(self.schema, 'objective', section, facts)
 
   def generate(
-    self, mesh: Mesh, guides: Any = None, trajectory: bool = False
+    self, mesh: Mesh, guides: Guides | None = None, trajectory: bool = False
   ) -> PerImage:
     """Returns (params, index [n], cond) -> the means of p(x | z_1), [n, ...].
 
-    z_T is drawn from N(0, I), z_{t-1} from p(z_{t-1} | z_t); pixels are not
-    drawn.
+    z_T is drawn from N(0, I) and z_{t-1} from p(z_{t-1} | z_t); the pixels are
+    means.
     """
     shape, layers = self.latent_shape(), self.num_latents
 
@@ -145,7 +151,7 @@ class VAE(Model):
     return per_image(draw, mesh, root)
 
   def check(self, mode: str) -> None:
-    """Raises UserError for what a VAE cannot have."""
+    """Raises UserError for a config that a VAE does not allow."""
     c = self.config
     if mode == 'edit':
       raise UserError(
@@ -174,8 +180,8 @@ class VAE(Model):
 
   # -- pictures ---------------------------------------------------------------
 
-  def reconstruct(self, params: Any, x: Any) -> Any:
-    """Returns x decoded from each of z_1..z_T, by means, [B, T, H, W, C]."""
+  def reconstruct(self, params: Params, x: Array) -> Array:
+    """Returns reconstructions of x from each of z_1..z_T, [B, T, H, W, C]."""
     decoded, z = [], x
     for t in range(1, self.num_latents + 1):
       z = self.encode(params, t, z).mean
@@ -185,8 +191,8 @@ class VAE(Model):
       decoded.append(self.image(self.decode(params, 1, back)))
     return jnp.stack(decoded, axis=1)
 
-  def interpolate(self, params: Any, first: Any, last: Any) -> Any:
-    """Decodes lines between the means of z_1, [B, COLUMNS, H, W, C]."""
+  def interpolate(self, params: Params, first: Array, last: Array) -> Array:
+    """Decodes points between the means of z_1, [B, COLUMNS, H, W, C]."""
     start, end = (self.encode(params, 1, x).mean for x in (first, last))
     path = jnp.linspace(start, end, COLUMNS, axis=1)
     decoded = self.decode(params, 1, path.reshape(-1, *path.shape[2:]))
@@ -195,8 +201,8 @@ class VAE(Model):
   def write_more(self, params: Params, path: Path) -> dict[str, np.ndarray]:
     """Writes pictures of test images next to `path`; returns their arrays.
 
-    <name>-reconstructions.png: each image and its reconstruction from every
-    layer; <name>-interpolation.png: rows from one test image to another.
+    <name>-reconstructions.png shows each image with its reconstruction from
+    every layer, <name>-interpolation.png rows between two test images.
     """
     c, levels = self.config.sampling, self.facts.num_levels
     params = jax.device_get(params)['network']
@@ -221,7 +227,7 @@ class VAE(Model):
 
   # -- bounds -----------------------------------------------------------------
 
-  def chain_elbo(self, params: Any, keys: Any, x0: Any) -> dict:
+  def chain_elbo(self, params: Params, keys: Array, x0: Array) -> dict:
     """Computes `hierarchical_elbo` by one draw of the latents."""
     return bound.hierarchical_elbo(
       keys,

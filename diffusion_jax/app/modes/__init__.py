@@ -1,17 +1,26 @@
-"""One module for each mode, with `run(config, workdir)`."""
+"""The modes of the command line: a module for each, with `run`."""
 
 import importlib
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.errors import UserError
+
 Mode = Callable[[ConfigDict, str], None]
 
 
 def _mode(name: str) -> Mode:
-  # Imports the module when it is called: `--mode=noise` need not load Flax.
-  module = f'{__name__}.{name}'
-  return lambda *args: importlib.import_module(module).run(*args)
+  # The module is imported when it is called: `--mode=noise` needs no Flax.
+  def run(config: ConfigDict, workdir: str) -> None:
+    try:
+      importlib.import_module(f'{__name__}.{name}').run(config, workdir)
+    except OSError as error:  # a full disk, most of all
+      raise UserError(
+        f'{error}. When that is resolved, the same command continues'
+      ) from error
+
+  return run
 
 
 MODES: dict[str, Mode] = {

@@ -1,4 +1,4 @@
-"""Implements --mode=average: makes an average of any width."""
+"""Implements --mode=average: makes an average of the weights of any width."""
 
 import shutil
 from pathlib import Path
@@ -15,23 +15,19 @@ from diffusion_jax.training import averages, checkpoints
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
-  """Writes average.out, a run folder with the average only, at its step.
+  """Writes average.out, a run folder that holds only the average.
 
-  Every mode reads it like the run itself; average.json says what it is.
+  Every mode reads it like the run itself; average.json describes it.
   """
   c = config.average
   if c.sigma_rel is None:
     raise UserError(
-      'config.average.sigma_rel: which relative width? 0.07, for instance'
+      'config.average.sigma_rel is not set: give a relative width, such as 0.07'
     )
   model = models.make(config, workdir)
+  shapes = models.shapes(model)
   with from_config('average'):
-    try:
-      average = averages.make(
-        workdir, c.sigma_rel, c.step, models.shapes(model)
-      )
-    except FileNotFoundError as error:
-      raise UserError(str(error)) from error
+    average = averages.make(workdir, c.sigma_rel, c.step, shapes)
   print(average.describe())
   name = f'{c.sigma_rel:g}-{average.step}'
   out = Path(c.out or Path(workdir) / 'averages' / name)
@@ -39,23 +35,20 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     raise UserError(
       f'{out} holds a run: give another --config.average.out, or remove it'
     )
-  try:
-    write(Path(workdir), out, average, model.keeps)
-  except OSError as error:  # a full disk, most of all
-    raise UserError(f'{error}') from error
+  write(Path(workdir), out, average, model.keeps)
   print(f'wrote {out}: --workdir={out} reads it in every mode')
 
 
 def write(
   workdir: Path, out: Path, average: averages.Average, keeps: tuple[str, ...]
 ) -> None:
-  """Writes the run folder `out`; config.json, which makes it one, is last.
+  """Writes the run folder `out`; config.json, which completes it, is last.
 
   keeps: files and folders of the run that are copied.
   """
   make_folder(out)
   stored = folder.read_config(workdir)
-  assert stored is not None  # the snapshots were found with it
+  assert stored is not None  # the snapshots were read with it
   for name in keeps:
     source = workdir / name
     if source.is_dir():

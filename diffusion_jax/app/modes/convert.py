@@ -22,6 +22,7 @@ from diffusion_jax.app import (
   weights,
 )
 from diffusion_jax.app.config import check_one_of, from_config
+from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import (
@@ -40,26 +41,23 @@ from diffusion_jax.training import checkpoints
 OURS = 'safetensors'
 FORMATS = ('diffusers', 'openai', 'ho', 'score_sde', 'edm', 'edm2', OURS)
 TARGETS = ('diffusers', OURS, 'stablehlo')
-# What a user may say about weights besides the plain fields of configs/base.py.
+# Sections that a user may set for weights, besides the plain fields.
 GIVEN = 'data', 'latent', 'optimizer', 'edit'
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
-  """Makes the run in workdir of convert.source, or convert.out of the run."""
+  """Imports convert.source as the run in workdir, or exports the run."""
   c = config.convert
   if bool(c.source) == bool(c.to):
     raise UserError(
-      'config.convert: give either source, weights that become the run in '
-      '--workdir, or to=diffusers, safetensors or stablehlo, to export the '
-      'run in --workdir (docs/weights.md)'
+      'config.convert: give either source=<weights>, which become the run in '
+      '--workdir, or to=diffusers, to=safetensors or to=stablehlo, which '
+      'exports that run (docs/weights.md)'
     )
-  try:
-    if c.source:
-      read(config, Path(workdir))
-    else:
-      write(config, Path(workdir))
-  except OSError as error:  # a full disk, most of all
-    raise UserError(f'{error}') from error
+  if c.source:
+    read(config, Path(workdir))
+  else:
+    write(config, Path(workdir))
 
 
 def read(config: ConfigDict, workdir: Path) -> None:
@@ -95,7 +93,7 @@ def read(config: ConfigDict, workdir: Path) -> None:
 
 
 def check_given(config: ConfigDict, name: str) -> None:
-  """Raises UserError for fields that come with weights of the format `name`."""
+  """Raises UserError for fields that the weights of a format decide."""
   base = load.base()
   usual = folder.plain(load.completed(base, trusted=False))
   free = ('convert', 'compilation_cache', 'latent')
@@ -113,7 +111,7 @@ def check_given(config: ConfigDict, name: str) -> None:
 def config_of(config: ConfigDict, imported: Imported) -> ConfigDict:
   """Returns the complete config of a run with imported weights.
 
-  config: the user's, for what does not come with the weights.
+  config: the user's config, for fields that the weights do not decide.
   """
   complete, sections = load.base(), imported.sections
   facts = dict(imported.facts)
@@ -145,17 +143,16 @@ def image_shape_of(run: str) -> tuple[int, ...]:
   config = load.open_run(run, 'latent.run')
   if not config.get('decoding', {}).get('scale'):
     raise UserError(
-      f'config.latent.run: {run} is no run of an autoencoder with a scale: '
-      'convert the AutoencoderKL of the same pipeline first'
+      f'config.latent.run: {run} is not the run of an autoencoder with a '
+      'scale: convert the AutoencoderKL of the same pipeline first'
     )
   return images.facts_of(config).image_shape
 
 
 def facts_of(config: ConfigDict, given: Mapping[str, Any]) -> images.Facts:
-  """Returns the facts of the images of weights, or of config.data.
+  """Returns the facts of the images of imported weights.
 
-  given: `Imported.facts`. Weights do not say how many grey levels there were:
-  256 without data.
+  given: `Imported.facts`. Without config.data there are 256 grey levels.
   """
   if config.data is None:
     return images.Facts(given['image_shape'], given.get('num_classes', 0), 256)
@@ -164,31 +161,33 @@ def facts_of(config: ConfigDict, given: Mapping[str, Any]) -> images.Facts:
     if getattr(facts, name) != value:
       raise UserError(
         f'config.data={config.data.name}: {name} is {getattr(facts, name)}, '
-        f'and {value} of the weights'
+        f'and {value} for the weights'
       )
   return facts
 
 
 def load_weights(name: str, convert: ConfigDict) -> Imported:
-  """Returns what a module of interop reads in convert.source."""
+  """Reads convert.source with the module of its format."""
   module = importlib.import_module(f'diffusion_jax.interop.{name}')
   options = options_of(convert.options)
   if convert.model:
     options = {'model': convert.model} | options
   try:
     return module.load(Path(convert.source), **options)
-  except TypeError as error:  # an option that it does not take
-    raise ValueError(f'of format={name}: {error}') from error
+  except TypeError as error:  # an unknown option
+    raise ValueError(f'format={name}: {error}') from error
 
 
 def read_ours(config: ConfigDict) -> tuple[ConfigDict, dict[str, Any]]:
-  """Returns (config, params) of a file that convert.to=safetensors wrote.
+  """Reads (config, params) of a file that convert.to=safetensors wrote.
 
-  Only where the run of an autoencoder lies may be said again, by latent.run.
+  The user may only change latent.run, the place of the autoencoder's run.
   """
   c = config.convert
   if c.model or c.options:
-    raise ValueError('a file of ours takes no convert.model and no options')
+    raise ValueError(
+      'this file has its own config: give no convert.model, convert.options'
+    )
   metadata = files.read_metadata(c.source)
   if 'config' not in metadata:
     raise ValueError(f'{c.source} was not written by --mode=convert')
@@ -200,11 +199,13 @@ def read_ours(config: ConfigDict) -> tuple[ConfigDict, dict[str, Any]]:
 
 
 def write(config: ConfigDict, workdir: Path) -> None:
-  """Writes convert.out, the weights of a run that config.sampling chooses."""
+  """Exports the weights that config.sampling chooses to convert.out."""
   c = config.convert
   check_one_of(TARGETS, 'convert.to', c.to)
   if not c.out:
-    raise UserError('config.convert.out: give the path to write to')
+    raise UserError(
+      'config.convert.out is not set: give the file or folder to write'
+    )
   if c.label is not None and c.to != 'diffusers':
     raise UserError('config.convert.label is for convert.to=diffusers only')
   out = Path(c.out)
@@ -227,8 +228,8 @@ def write(config: ConfigDict, workdir: Path) -> None:
   print(f'wrote {out}, of step {step}')
 
 
-def write_ours(out: Path, model: Any, params: Any) -> None:
-  """Writes a file of weights by our own names, with the config in it."""
+def write_ours(out: Path, model: Model, params: Params) -> None:
+  """Writes weights with our own names, and the config, into one file."""
   out.parent.mkdir(parents=True, exist_ok=True)
   stored = folder.stored_form(model.config, model.facts)
   kept = {
@@ -251,9 +252,9 @@ def write_program(out: Path, model: Any, params: Any) -> None:
 
 
 def export_sections(model: Any) -> dict[str, Any]:
-  """Returns the sections of a run, with a list of alphas for other schedules.
+  """Returns the sections of a run for diffusers.
 
-  Those that diffusers has keep their names.
+  A schedule that diffusers does not know becomes a list of alphas.
   """
   sections = folder.plain(model.config)
   if 'schedule' in sections and not schedulers.has_name(sections['schedule']):
@@ -264,16 +265,16 @@ def export_sections(model: Any) -> dict[str, Any]:
 
 
 def recognise(source: Path) -> str:
-  """Returns the format of a folder or file by what is there."""
+  """Recognises the format of a folder or file."""
   if not source.exists():
-    raise UserError(f'config.convert.source: there is no {source}')
+    raise UserError(f'config.convert.source: {source} does not exist')
   if source.is_dir():
     if find_model(source) or (source / INDEX).is_file():
       return 'diffusers'
     raise UserError(
       f'config.convert.source: {source} is not a folder of diffusers, which '
-      'has a model_index.json or a config.json: give such a folder, or the '
-      'file of the weights'
+      'has a model_index.json or a config.json: give such a folder or a file '
+      'of weights'
     )
   if source.name.startswith('diffusion_pytorch_model'):
     return 'diffusers'
@@ -289,13 +290,13 @@ def recognise(source: Path) -> str:
         )
     files.check_kind(source)
   raise UserError(
-    f'config.convert.source: {source} may be of several projects: give '
+    f'config.convert.source: the format of {source} is ambiguous: give '
     f'--config.convert.format={"|".join(FORMATS)}'
   )
 
 
 def options_of(text: str) -> dict[str, Any]:
-  """Returns {'a': 1, 'b': 'x'} of the text 'a=1 b=x'."""
+  """Parses 'a=1 b=x' to {'a': 1, 'b': 'x'}."""
   options = {}
   for part in shlex.split(text):
     name, sign, value = part.lstrip('-').partition('=')
@@ -311,7 +312,7 @@ def options_of(text: str) -> dict[str, Any]:
   return options
 
 
-def check_fits(model: Any, params: Any) -> None:
+def check_fits(model: Model, params: Params) -> None:
   """Raises UserError unless the network of a run has these parameters."""
   with from_config('convert.source'):
     checkpoints.check_fits(
@@ -319,7 +320,7 @@ def check_fits(model: Any, params: Any) -> None:
     )
 
 
-def describe(model: Any, params: Any) -> str:
+def describe(model: Any, params: Params) -> str:
   """Returns a line about the network, the images and the schedule."""
   config, facts = model.config, model.facts
   count = sum(x.size for x in files.flatten(params).values())

@@ -1,4 +1,4 @@
-"""Implements --mode=edit: changes a picture of the user by a trained run."""
+"""Implements --mode=edit: edits the user's picture with a trained run."""
 
 import functools
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from diffusion_jax.app import (
 from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.guidance import Guides
+from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance
 from diffusion_jax.core.keys import split_key, stream
@@ -57,7 +58,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   sample.check_numbers(model, x)
   results = images.to_uint8(x, model.facts.num_levels)
   mask = pictures.get('mask')
-  if mask is not None:  # exact, whatever the grey levels of the run are
+  if mask is not None:  # exact, also with other grey levels than the run's
     results = np.where(mask[None], pictures['image'][None], results)
   provenance.write_npz(path, {'arr_0': results} | pictures, settings)
   print(f'wrote {path}: {len(results)} images of {model.facts.image_shape}')
@@ -67,13 +68,13 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
 def write_pictures(
   model: Any, path: Path, results: np.ndarray, pictures: Pictures
 ) -> None:
-  """Writes each result, and a row of the user's pictures and all results."""
+  """Writes each result, and a row with the user's pictures and all results."""
   for i, picture in enumerate(results):
     images.write_png(path.with_name(f'{path.name}_{i}.png'), picture)
   last = f' to _{len(results) - 1}.png' if len(results) > 1 else ''
   print(f'wrote {path}_0.png{last}')
-  given = [as_picture(model, x) for x in pictures.values()]
-  row = np.stack([*given, *results])
+  shown = [as_picture(model, x) for x in pictures.values()]
+  row = np.stack([*shown, *results])
   zoom = max(1, round(96 / results.shape[1]))
   path = path.with_name(f'{path.name}.png')
   images.write_png(path, images.grid(row, len(row), zoom))
@@ -84,15 +85,15 @@ def generate(
   model: Diffusion,
   edit: Any,
   method: str,
-  params: Any,
+  params: Params,
   cond: dict,
   pictures: Pictures,
-  guides: Any,
+  guides: Guides,
 ) -> np.ndarray:
   """Makes the images [num_samples, H, W, C] of an edit, batch by batch.
 
-  Like those of --mode=sample they are split over the devices, and image i is a
-  function of sampling.seed and i.
+  As in --mode=sample, batches are split over the devices, and image i depends
+  on sampling.seed and i only.
   """
   n, mesh = edit.num_samples, devices.make_mesh(model.config)
   inputs = {'cond': cond, 'weight': np.linspace(0.0, 1.0, n, dtype=np.float32)}
@@ -114,12 +115,12 @@ def generate(
 
 
 def encode_pictures(
-  model: Diffusion, params: Any, pictures: Pictures
+  model: Diffusion, params: Params, pictures: Pictures
 ) -> dict[str, Any]:
-  """Returns pictures and masks, by name, in the form that is diffused.
+  """Returns pictures and masks, by name, as the model diffuses them.
 
-  Pictures uint8 [H, W, C] -> means of z [h, w, c], or in pixels x in [-1, 1];
-  masks True where all pixels of a latent are known.
+  Pictures uint8 [H, W, C] become x in [-1, 1], or means of z [h, w, c]. Masks
+  are True where all pixels of a latent are known.
   """
   encode = jax.jit(model.latents.encode)
   autoencoder = params.get('autoencoder')
@@ -132,7 +133,7 @@ def encode_pictures(
 
 
 def check(model: Diffusion, edit: Any) -> str:
-  """Returns the method, '' for an edit without any; UserError for others."""
+  """Returns the method of an edit, or ''; UserError if it cannot work."""
   task, section = model.config.edit.name, model.config.conditioning.image
   condition = None if section is None else section.name
   if condition and task != condition:
@@ -173,7 +174,7 @@ def refuse_unipc(model: Diffusion, what: str) -> None:
 
 
 def choose_cond(model: Diffusion, edit: Any) -> dict[str, np.ndarray]:
-  """Returns cond of the results: edit.label and sampling.prompt."""
+  """Returns the cond of the results, from edit.label and sampling.prompt."""
   c, cond = model.conditioning, {}
   label = choose_label(model, edit)
   if label is not None:
@@ -190,30 +191,21 @@ def choose_cond(model: Diffusion, edit: Any) -> dict[str, np.ndarray]:
 
 
 def choose_label(model: Diffusion, edit: Any) -> np.ndarray | None:
-  """Returns int32 [N] of edit.label; None without."""
-  c, count = model.conditioning, model.facts.num_classes
-  classes = f'the classes are 0..{count - 1}'
-  if edit.label is None:
-    if c.labels and not c.dropout:
-      raise UserError(
-        f'config.edit.label: the network of this run needs a class, {classes} '
-        '(it was trained without conditioning.dropout)'
-      )
-    return None
-  if not c.labels:
+  """Returns edit.label as int32 [N], or None."""
+  c, n = model.conditioning, edit.num_samples
+  if edit.label is not None:
+    return sample_inputs.repeat_labels(model, [edit.label], n, 'edit.label')
+  if c.labels and not c.dropout:
     raise UserError(
-      'config.edit.label: the network of this run takes no labels '
-      '(conditioning.labels)'
+      'config.edit.label: the network of this run needs a class, 0..'
+      f'{model.facts.num_classes - 1} (it was trained without '
+      'conditioning.dropout)'
     )
-  if not 0 <= edit.label < count:
-    raise UserError(
-      f'config.edit.label={edit.label} is out of range, {classes}'
-    )
-  return np.full(edit.num_samples, edit.label, np.int32)
+  return None
 
 
-def check_guidance(model: Diffusion, cond: dict) -> Any:
-  """Returns the runs that guide an edit; UserError for what cannot guide."""
+def check_guidance(model: Diffusion, cond: dict) -> Guides:
+  """Returns the runs that guide an edit; raises UserError for a classifier."""
   c = model.sampling
   if getattr(c, 'classifier', None) is not None:
     raise UserError('config.sampling.classifier: edits cannot be guided by it')
@@ -236,7 +228,7 @@ def read_picture(path: str, field: str, shape: tuple[int, ...]) -> np.ndarray:
   """
   height, width, channels = shape
   if not path:
-    raise ValueError(f'which {field}? Give --config.edit.{field}=file.png')
+    raise ValueError(f'{field} is not set: give --config.edit.{field}=file.png')
   picture = images.read_image(str(Path(path).expanduser()))
   h, w = picture.shape[:2]
   if (h, w) != (height, width):
@@ -271,14 +263,14 @@ def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
   print(f'{path}: {word} is known, {mask.mean():.0%} of the pixels')
   if mask.all():
     raise ValueError(
-      f'mask {path} is {word} everywhere: {word} pixels are known and stay, '
-      'all others are filled in, and there are none'
+      f'mask {path} is {word} everywhere: {word} pixels stay unchanged, so '
+      'nothing would be filled in'
     )
   return mask
 
 
 def read_pictures(model: Diffusion, edit: Any, method: str) -> Pictures:
-  """Reads the files of an edit; ValueError for wrong ones."""
+  """Reads the files of an edit; raises ValueError for unsuitable files."""
   task, shape = model.config.edit.name, model.facts.image_shape
   height, width, channels = shape
   if task == 'superres':
@@ -319,7 +311,7 @@ class Task(NamedTuple):
   model: Diffusion
   edit: Any
   method: str
-  params: Any
+  params: Params
   guides: Guides
   keys: jax.Array
   inputs: dict[str, Any]

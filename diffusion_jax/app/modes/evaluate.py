@@ -1,7 +1,7 @@
 """Implements --mode=evaluate: scores a trained run, or its samples.
 
-An interrupted evaluation continues: samples and batches of real images that are
-written are kept.
+An interrupted evaluation continues with the samples and batches of real images
+that it has written.
 """
 
 import copy
@@ -15,8 +15,17 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import devices, images, load, models, scoring, weights
-from diffusion_jax.app.config import from_config
+from diffusion_jax.app import (
+  choices,
+  devices,
+  images,
+  load,
+  models,
+  scoring,
+  weights,
+)
+from diffusion_jax.app.config import at, from_config
+from diffusion_jax.app.models.model import Model
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.data import image_sets
@@ -34,17 +43,20 @@ from diffusion_jax.training import checksums
 # Fields of config.sampling that change the scores of real images as well.
 OF_WEIGHTS = 'ema_decay', 'ema_sigma_rel'
 
-Points = list[tuple[dict[str, Any], Any]]  # ({field: value}, model)
+Fields = dict[str, Any]  # of a sweep, of the scores as JSON, of settings
+Points = list[tuple[Fields, Model]]  # ({field: value}, model)
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
   """Writes evaluation/<metric>-<split>/ for each metric of real images.
 
-  Those of generated images are together in evaluation/samples/. A sweep has a
-  folder for each point within these, and its table in one of them.
+  Metrics of generated images share evaluation/samples/. A sweep writes a folder
+  for each point inside these folders, and a table into the first.
   """
   model = models.make(config, workdir)
-  check(model)
+  if not config.evaluation.metrics:
+    names = ', '.join(model.schema.metrics)
+    raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
   named = scoring.named(model)
   of_samples = [each for each in named if each.metric.measure is None]
   of_images = [each for each in named if each.metric.measure is not None]
@@ -56,11 +68,15 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     point.check('evaluate')
   results: Results = {title(changes): {} for changes, _ in points}
   if of_samples:
-    # What is missing is noticed before the images are drawn.
-    made = scoring.prepare(model, of_samples) if processes.is_first() else {}
+    # Missing weights or data are noticed before the images are drawn.
+    extractors = (
+      scoring.prepare(model, of_samples) if processes.is_first() else {}
+    )
     processes.wait_for_all('features of real images')
     for changes, point in points:
-      results[title(changes)] |= score_samples(point, of_samples, made, changes)
+      results[title(changes)] |= score_samples(
+        point, of_samples, extractors, changes
+      )
       processes.wait_for_all(f'scores {title(changes)}')
   for changes, scores in score_images(points, of_images):
     results[title(changes)] |= scores
@@ -69,7 +85,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     sweeps.write(out, [changes for changes, _ in points], results)
 
 
-def folder_of(model: Any, metric: str, changes: dict | None = None) -> Path:
+def folder_of(model: Model, metric: str, changes: dict | None = None) -> Path:
   """Returns the folder of a metric, or 'samples', at a point of a sweep."""
   c = model.config.evaluation
   parts = (metric,) if metric == 'samples' else (metric, c.split)
@@ -77,26 +93,11 @@ def folder_of(model: Any, metric: str, changes: dict | None = None) -> Path:
   return model.workdir / 'evaluation' / name / title(changes or {})
 
 
-def check(model: Any) -> None:
-  """Raises UserError for fields of config.evaluation that make no sense."""
-  c = model.config.evaluation
-  if not c.metrics:
-    names = ', '.join(model.schema.metrics)
-    raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
-  for name, least in (
-    ('batch_size', 1), ('num_generated', 1), ('num_images', 0),
-  ):  # fmt: skip
-    if c[name] < least:
-      raise UserError(f'config.evaluation.{name}={c[name]} is below {least}')
-  if '/' in c.name:
-    raise UserError(f'config.evaluation.name={c.name!r} has a /')
-
-
-def sweep(config: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+def sweep(config: ConfigDict) -> Iterator[tuple[Fields, ConfigDict]]:
   """Yields ({field: value}, config) of each point of evaluation.sweep.
 
-  It lists values of fields of config.sampling, 'num_steps=10,20 sampler=ddim';
-  each combination is a point. Without a sweep the only point is ({}, config).
+  The sweep lists values for fields of config.sampling, 'num_steps=10,20
+  sampler=ddim'; each combination is a point. An empty sweep has one point.
   """
   text, lists = config.evaluation.sweep, {}
   for item in text.split():
@@ -110,26 +111,26 @@ def sweep(config: Any) -> Iterator[tuple[dict[str, Any], Any]]:
   for texts in itertools.product(*lists.values()):
     flags = [(f'sampling.{f}', x) for f, x in zip(lists, texts, strict=True)]
     point = load.overridden(config, flags)
-    yield {field: _value(point.sampling, field) for field in lists}, point
-
-
-def _value(node: Any, field: str) -> Any:
-  # Returns the value of a field, of a choice its name.
-  for key in field.split('.'):
-    node = node[key]
-  return node.name if isinstance(node, ConfigDict) else node
+    values = {field: at(point.sampling, field) for field in lists}
+    yield (
+      {
+        field: x.name if isinstance(x, ConfigDict) else x
+        for field, x in values.items()
+      },
+      point,
+    )
 
 
 def score_samples(
-  model: Any,
+  model: Model,
   named: list[Named],
-  made: dict[str, Space],
-  changes: dict[str, Any],
-) -> dict[str, Any]:
+  extractors: dict[str, Space],
+  changes: Fields,
+) -> Fields:
   """Draws the images of a point, and writes their scores into result.json.
 
-  Images that were drawn before with these settings are kept. Returns the scores
-  as JSON; {} in all processes but the first.
+  Images that exist with these settings are kept. Returns the scores as JSON in
+  the first process, {} in the others.
   """
   if changes:
     print(f'{title(changes)}:')
@@ -150,12 +151,13 @@ def score_samples(
       name: spaces.extract(
         x.extractor, stored, out / f'{name}.npz', drawn, size
       )
-      for name, x in made.items()
+      for name, x in extractors.items()
     }
-    scores = spaces.score(named, made, samples, extracted)
-  protocol = {name: space.protocol for name, space in made.items()}
+    scores = spaces.score(named, extractors, samples, extracted)
+  protocol = {name: space.protocol for name, space in extractors.items()}
   write_json(out / 'result.json', {
     'protocol': {'samples': drawn, 'reference': protocol},
+    'matmul_precision': choices.precision_of(config.matmul_precision),
     'metrics': as_json(scores),
   })  # fmt: skip
   print(table(scores))
@@ -171,13 +173,13 @@ def score_samples(
 
 def score_images(
   points: Points, named: list[Named]
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+) -> Iterator[tuple[Fields, Fields]]:
   """Scores real images at the points of a sweep that change the weights.
 
-  Yields (changes, scores as JSON) of each point, {} for a point that changes no
-  weights and in all processes but the first.
+  Yields (changes, scores as JSON) for each point. The scores are {} for a point
+  that does not change the weights, and in all processes but the first.
   """
-  done: dict[str, dict[str, Any]] = {}
+  done: dict[str, Fields] = {}
   for changes, model in points if named else ():
     own = {f: value for f, value in changes.items() if f in OF_WEIGHTS}
     if title(own) not in done:
@@ -187,15 +189,11 @@ def score_images(
     yield changes, done[title(own)] if own else {}
 
 
-def score_point(
-  model: Any, named: list[Named], changes: dict[str, Any]
-) -> dict[str, Any]:
+def score_point(model: Model, named: list[Named], changes: Fields) -> Fields:
   """Scores real images by one set of weights, and writes result.json."""
-  c, mesh, results = (
-    model.config.evaluation,
-    devices.make_mesh(model.config),
-    {},
-  )
+  c, mesh = model.config.evaluation, devices.make_mesh(model.config)
+  precision = choices.precision_of(model.config.matmul_precision)
+  results: Fields = {}
   source = model.source(c.split)
   count = min(c.num_images or len(source), len(source))
   params, _ = weights.restore(model)
@@ -214,7 +212,7 @@ def score_point(
         num_levels=model.facts.num_levels,
         seed=c.seed,
         size=c.batch_size,
-        condition=getattr(getattr(model, 'conditioning', None), 'image', None),
+        condition=model.conditioning.image,
       )
       read = functools.partial(read_images, model, source)
       arrays = real_images.arrays_of(
@@ -224,22 +222,25 @@ def score_point(
       continue
     scores = metric.compute(arrays, {})
     print(table(scores))
-    about = {'metric': name, 'split': c.split, 'images': count}
+    about = {
+      'metric': name, 'split': c.split, 'images': count,
+      'matmul_precision': precision,
+    }  # fmt: skip
     more = {'metrics': as_json(scores)}
     more = metric.report(arrays, out) if metric.report else more
     write_json(out / 'result.json', about | more)
-    print(f'{count} {c.split} images: {out / "result.json"}')
+    print(
+      f'{count} {c.split} images, matmul_precision={precision}: '
+      f'{out / "result.json"}'
+    )
     results |= as_json(scores)
   return results
 
 
 def read_images(
-  model: Any, source: Any, index: np.ndarray
+  model: Model, source: Any, index: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Returns (images uint8, cond of labels and texts) at index [n].
-
-  A network takes of cond what it is conditioned on.
-  """
+  """Returns (images uint8, cond with labels and texts) at index [n]."""
   pictures, labels = source.read(index)
   cond = {} if labels is None else {'label': labels}
   length = images.text_length(model.config)
@@ -248,10 +249,8 @@ def read_images(
   return pictures, cond
 
 
-def describe(
-  model: Any, metric: str, checksum: int, count: int
-) -> dict[str, Any]:
-  """Returns what scores of real images depend on, as JSON gives it back."""
+def describe(model: Model, metric: str, checksum: int, count: int) -> Fields:
+  """Returns the settings that scores of real images depend on."""
   fields = folder.plain(model.config)
   others = *folder.USES, 'training', 'optimizer', 'facts', 'seed'
   kept = {name: x for name, x in fields.items() if name not in others}
@@ -269,10 +268,10 @@ def describe(
   }
 
 
-def check_same_evaluation(out: Path, settings: dict[str, Any]) -> None:
-  """Raises UserError if another evaluation has begun in the folder."""
+def check_same_evaluation(out: Path, settings: Fields) -> None:
+  """Raises UserError if the folder holds another evaluation."""
   path = out / 'settings.json'
-  if any((out / 'parts').glob('*')):  # one that was refused has none
+  if any((out / 'parts').glob('*')):  # else it was refused
     changed = folder.differences(json.loads(path.read_text()), settings)
     if changed:
       raise UserError(

@@ -1,4 +1,4 @@
-"""What a training does every so many steps: log, measure, draw, save."""
+"""Hooks: what a training does at intervals: log, measure, draw, save."""
 
 import functools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from diffusion_jax.app import (
   sheets,
 )
 from diffusion_jax.app.config import from_config, near
-from diffusion_jax.app.models.model import Model
+from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.run.step_log import average
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels, pipeline
@@ -32,6 +32,7 @@ from diffusion_jax.runtime.sharding import (
   to_global,
 )
 from diffusion_jax.training import checkpoints, snapshots
+from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import make_eval_step
 
 if TYPE_CHECKING:
@@ -39,23 +40,23 @@ if TYPE_CHECKING:
 
 
 class Hook(NamedTuple):
-  """Something that a training does at multiples of `every`, and at its end.
+  """Work that a training does at multiples of `every`, and at its end.
 
   act(step, run) reads run.state and may add to run.results. trace(state,
-  frozen) starts the same work, with arrays or with their shapes; what: its name
-  in messages, and the field that leaves it out.
+  frozen) starts the same work, also with shapes for arrays. what: its name in
+  messages, and the field that switches it off.
   """
 
   every: tuple[int, ...]
   act: Callable[[int, 'Run'], None]
-  trace: Callable[[Any, Any], Any] | None = None
+  trace: Callable[[TrainState, Params], Any] | None = None
   what: tuple[str, str] = '', ''
 
-  def rehearse(self, state: Any, frozen: Any) -> None:
-    """Traces the work once, on shapes, so that what cannot work is refused.
+  def rehearse(self, state: TrainState, frozen: Params) -> None:
+    """Traces the work once on shapes, to find its errors before the first step.
 
-    Nothing is compiled or computed. Raises UserError for what the library
-    refuses, and for what a part of the user's own raises.
+    Nothing is compiled or computed. Raises UserError for errors of the library
+    and of the user's own parts.
     """
     if self.trace is None:
       return
@@ -76,7 +77,7 @@ class Hook(NamedTuple):
 
 
 def due(config: ConfigDict, hooks: list[Hook], step: int) -> list[Hook]:
-  """Returns the hooks that act after a step: after the last one, all."""
+  """Returns the hooks that act after a step; after the last step, all hooks."""
   last = step == config.training.num_steps
   return [
     hook for hook in hooks if last or any(step % n == 0 for n in hook.every)
@@ -86,7 +87,7 @@ def due(config: ConfigDict, hooks: list[Hook], step: int) -> list[Hook]:
 def end_of_call(config: ConfigDict, hooks: list[Hook], step: int) -> int:
   """Returns the last step of the call that begins after `step`.
 
-  It has training.steps_per_call steps, or fewer if a hook is due before.
+  The call has training.steps_per_call steps, or fewer if a hook is due earlier.
   """
   c = config.training
   ends = [(step // n + 1) * n for hook in hooks for n in hook.every]
@@ -96,7 +97,7 @@ def end_of_call(config: ConfigDict, hooks: list[Hook], step: int) -> int:
 def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
   """Returns the hooks of a config, in the order in which they act.
 
-  Raises UserError for what could not be measured or drawn.
+  Raises UserError if samples cannot be measured or drawn.
   """
   c = model.config.training
   best = c.checkpoint_every if c.keep_best else 0  # each is compared
@@ -106,7 +107,7 @@ def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
   previews = intervals(c.sample_every)
   widths = intervals(c.snapshot_every if c.ema_sigma_rels else 0)
   saving = Hook(intervals(c.checkpoint_every), save)
-  # Steps are saved before what may fail, but with the metric that is compared.
+  # Steps are saved before hooks that may fail, but after the compared metric.
   hooks = [
     Hook(intervals(c.log_every), log),
     Hook(widths, write_snapshot),
@@ -121,7 +122,7 @@ def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
 
 
 def intervals(*every: int) -> tuple[int, ...]:
-  """Returns the intervals that are not 0, which is never."""
+  """Returns the intervals that are not 0; 0 means never."""
   return tuple(n for n in every if n)
 
 
@@ -131,7 +132,7 @@ def log(step: int, run: 'Run') -> None:
 
 
 def write_results(step: int, run: 'Run') -> None:
-  """Writes what was measured at this step."""
+  """Writes the results of the hooks at this step."""
   if run.results:
     run.log.write(step, run.results)
 
@@ -146,12 +147,12 @@ def write_snapshot(step: int, run: 'Run') -> None:
 
 
 def save(step: int, run: 'Run') -> None:
-  """Saves a checkpoint, with the number by which the best are kept."""
+  """Saves a checkpoint, with the number that decides which are the best."""
   run.save(with_criterion(run.parts.model, run.results))
 
 
 def with_criterion(model: Model, results: dict) -> dict | None:
-  """Returns the metrics of a checkpoint, with the one that keeps the best."""
+  """Returns the metrics of a checkpoint, with the one that is compared."""
   name = model.config.training.keep_best_by
   if name not in results:
     return results or None
@@ -178,7 +179,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     )
   local, length = local_rows(mesh, size), images.text_length(config)
   encode = model.make_encode(mesh)
-  # No seed of the config is used, so that runs of several can be compared.
+  # The seed of the config is not used, so that runs can be compared.
   key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
 
   def losses(state, frozen, i=0):
@@ -222,7 +223,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   score = scoring.scorer(model)
 
   def begin(state, frozen, start=0):
-    index = np.arange(start, start + min(size, n))  # one compilation
+    index = np.arange(start, start + min(size, n))  # always one shape
     params = state.ema_params | frozen
     return generate.start(params, index, rows(cond, index % n))
 

@@ -26,11 +26,11 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
       f'config.schedule={config.schedule.name} has no steps: set it to linear, '
       'or another schedule of betas or alphas'
     )
-  chosen = make_part(schema, 'noise', config)
+  photo_noise = make_part(schema, 'noise', config)
   with from_config('noise'):
-    photo = chosen.photo()
+    photo = photo_noise.photo()
   out = make_folder(workdir)
-  steps, report = noising.write(chosen, photo, schedule, config.seed, out)
+  steps, report = noising.write(photo_noise, photo, schedule, config.seed, out)
   write_json(out / 'white_noise.json', report)
   print(json.dumps(report, indent=2))
   print(f'strip.png shows t = {", ".join(map(str, steps))}')

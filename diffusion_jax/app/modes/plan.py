@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax import stages
 from jax.sharding import Mesh
-from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import load, models, sample_inputs
@@ -179,7 +178,6 @@ def figures(
 
 # (trace, batch, (number of parameters, bytes of the state on a device))
 Traced = tuple[stages.Traced, int, tuple[int, int]]
-Shapes = dict[str, tuple[tuple[int, ...], DTypeLike]]  # (shape, dtype)
 
 
 def trace_training(
@@ -199,7 +197,7 @@ def trace_training(
   size = config.training.batch_size
   latent = isinstance(model, LatentDiffusion)
   shape = model.state_shape if latent else model.facts.image_shape
-  batch: Shapes = {'image': ((size, *shape), jnp.float32)}
+  batch: sample_inputs.Shapes = {'image': ((size, *shape), jnp.float32)}
   if model.facts.num_classes:
     batch['label'] = ((size,), jnp.int32)
   batch |= sample_inputs.text_shapes(config, size)
@@ -232,7 +230,9 @@ def trace_sampling(
   return traced, size, state_size(params, params)
 
 
-def split(mesh: Mesh, arrays: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
+def split(
+  mesh: Mesh, arrays: sample_inputs.Shapes
+) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns shapes of arrays that are split over the devices.
 
   arrays: (shape, dtype) by name.

@@ -17,7 +17,9 @@ from diffusion_jax.app import (
   sheets,
   weights,
 )
+from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.provenance import Settings
 from diffusion_jax.data import images, sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
@@ -27,17 +29,12 @@ from diffusion_jax.runtime.sharding import replicate
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
-  """Writes <name>.png, <name>.npz and, of trajectories, <name>.gif.
+  """Writes <name>.png, <name>.npz and, with trajectories, <name>.gif.
 
-  They are in samples/. A network that reads texts also gets <name>.txt, one
-  text a line. <name>.parts/ keeps every batch until all exist.
+  They are in samples/. For a network that reads texts, <name>.txt has one text
+  per line. <name>.parts/ keeps the batches until all are drawn.
   """
-  try:
-    draw(config, workdir, Path(workdir) / 'samples', 'sampling.name')
-  except OSError as error:  # a full disk, most of all
-    raise UserError(
-      f'{error}. When that is resolved, the same command continues'
-    ) from error
+  draw(config, workdir, Path(workdir) / 'samples', 'sampling.name')
 
 
 def draw(
@@ -45,7 +42,7 @@ def draw(
 ) -> Path:
   """Writes the samples into the folder `out`; returns the path of the npz file.
 
-  field: of the config, by which the folder or the files can be renamed.
+  field: the field of the config that renames the folder or the files.
   """
   model = models.make(config, workdir)
   model.check('sample')
@@ -69,25 +66,25 @@ def draw(
 
 
 def draw_parts(
-  model: Any,
+  model: Model,
   mesh: Mesh,
-  params: Any,
+  params: Params,
   inputs: sample_inputs.Inputs,
   parts: Path,
-  settings: dict[str, Any],
+  settings: Settings,
 ) -> list[Path]:
-  """Draws the batches that are missing in `parts`; returns all their files."""
+  """Draws the batches that are missing in `parts`; returns all files."""
   c = model.config.sampling
   n, size = c.num_samples, c.batch_size
   generate = model.generate(mesh, other_runs.guides_of(model), c.trajectory)
   starts = range(0, n, size)
   paths = [parts / f'{start:08d}.npz' for start in starts]
-  # All processes make the same parts, those that the first one misses.
+  # All processes draw the parts that the first process is missing.
   missing = processes.broadcast([not path.exists() for path in paths])
   before = n - sum(min(size, n - starts[i]) for i in np.flatnonzero(missing))
 
   def begin(i):
-    # All parts have one shape, and so one compilation.
+    # All parts have one shape, so there is one compilation.
     index = np.arange(starts[i], starts[i] + min(size, n))
     return generate.start(params, index, rows(inputs.cond, index % n))
 
@@ -107,7 +104,7 @@ def draw_parts(
   return paths
 
 
-def write_film(model: Any, x: np.ndarray, parts: Path, first: bool) -> None:
+def write_film(model: Model, x: np.ndarray, parts: Path, first: bool) -> None:
   """Writes the GIF of the first batch, x [n, N + 1, H, W, C]."""
   if first and processes.is_first():
     path = parts.with_suffix('.gif')
@@ -117,14 +114,14 @@ def write_film(model: Any, x: np.ndarray, parts: Path, first: bool) -> None:
 
 
 def write(
-  model: Any,
-  params: Any,
+  model: Model,
+  params: Params,
   inputs: sample_inputs.Inputs,
   paths: list[Path],
   path: Path,
-  settings: dict[str, Any],
+  settings: Settings,
 ) -> None:
-  """Writes the npz file of all parts, the sheet of pictures, and the texts."""
+  """Writes the npz file of all parts, the sheet, and the texts."""
   pictures = gather(paths, model.config.sampling.num_samples)
   arrays = {'arr_0': pictures, **inputs.stored()}
   arrays |= model.write_more(params, path)
@@ -140,18 +137,16 @@ def write(
     print(f'wrote {path}: what the images should show, one text a line')
 
 
-def is_done(
-  path: Path, parts: Path, settings: dict[str, Any], field: str
-) -> bool:
-  """Returns whether all images exist, made with these settings; prints it.
+def is_done(path: Path, parts: Path, settings: Settings, field: str) -> bool:
+  """Returns whether all images exist with these settings, and prints it.
 
-  Raises UserError where images, or parts of them, have other settings.
+  Raises UserError if the images, or parts of them, have other settings.
   """
   if path.exists():
     provenance.check_same(path, settings, path, field)
-  begun = sorted(parts.glob('*.npz'))
-  if begun:
-    provenance.check_same(begun[0], settings, parts, field)
+  files = sorted(parts.glob('*.npz'))
+  if files:
+    provenance.check_same(files[0], settings, parts, field)
   elif path.exists():
     print(f'{path} is there already, made with these settings')
     return True
@@ -159,7 +154,7 @@ def is_done(
 
 
 def gather(paths: list[Path], n: int) -> np.ndarray:
-  """Joins the n images of all parts, in a file rather than in memory."""
+  """Joins the n images of all parts, in a memory-mapped file."""
   whole: Any = None
   end = 0
   for path in paths:
@@ -180,8 +175,8 @@ def gather(paths: list[Path], n: int) -> np.ndarray:
   return whole
 
 
-def check_numbers(model: Any, x: np.ndarray) -> None:
-  """Raises UserError for NaN, which would be written as black pictures."""
+def check_numbers(model: Model, x: np.ndarray) -> None:
+  """Raises UserError for NaN, which would look like black pictures."""
   if np.isnan(x).any():
     sampler = model.config.sampling.get('sampler')
     name = sampler.name if sampler else 'the model'

@@ -9,32 +9,27 @@ from ml_collections import ConfigDict
 from diffusion_jax.app.modes import hooks, report
 from diffusion_jax.app.modes.train_run import begin
 from diffusion_jax.app.modes.train_setup import Setup, setup
-from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime import lock
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.training import preemption
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
-  """Trains up to training.num_steps; everything it writes is in workdir.
+  """Trains up to training.num_steps; writes into workdir only.
 
   After SIGTERM it saves and raises Preempted.
   """
-  try:
-    with preemption.watch() as stop:
-      parts = setup(config, workdir)  # refuses what cannot be trained
-      with lock.hold(make_folder(workdir)):
-        trained = train(parts, stop)
-  except OSError as error:  # a full disk, most of all
-    raise UserError(
-      f'{error}. When that is resolved, the same command continues'
-    ) from error
+  with preemption.watch() as stop:
+    parts = setup(config, workdir)  # refuses what cannot be trained
+    with lock.hold(make_folder(workdir)):
+      trained = train(parts, stop)
   if trained:
     report.after_training(config, workdir)
 
 
 def train(parts: Setup, stop: Callable[[int], bool]) -> bool:
-  """Trains, and returns whether there was a step to do.
+  """Trains, and returns False if all steps were done before.
 
   stop: see `preemption.watch`.
   """
@@ -50,10 +45,10 @@ def train(parts: Setup, stop: Callable[[int], bool]) -> bool:
       run.advance(step, batches)
       step += len(batches)
       due = hooks.due(parts.config, parts.hooks, step)
-      # While the devices compute, the next batches are read; not before
-      # something that is due, which a damaged image must not prevent.
+      # The next batches are read while the devices compute, but not before a
+      # due hook, which a damaged image must not prevent.
       following = None if due else run.take(step)
-      run.log.read(0 if due else 1)  # else the call before this one
+      run.log.read(0 if due else 1)  # 1: all but the call just started
       run.act(step, due)
       if step == parts.config.training.num_steps:
         break

@@ -1,17 +1,18 @@
-"""A training under way, and where it starts."""
+"""A running training, and how it begins or continues."""
 
 import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
+from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
 from diffusion_jax.app import images
+from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.modes.train_setup import Setup, make_advance
@@ -29,19 +30,19 @@ from diffusion_jax.training.state import TrainState
 
 @dataclasses.dataclass
 class Run:
-  """A training under way: its state, and what it is written to.
+  """A running training: its state, and the files that it writes.
 
-  frozen: parameters that are not trained; start: the step that it continues;
-  stored: the config as checkpoints have it; seen: the images until now, for
+  frozen: parameters that are not trained; start: the step it continues from;
+  stored: the config, in JSON's types; seen: the number of images so far, for
   averages by a power of time; results: the metrics that hooks have measured at
   this step.
   """
 
   parts: Setup
   state: TrainState
-  frozen: Any
+  frozen: Params
   start: int
-  manager: Any
+  manager: CheckpointManager
   writer: MetricWriter
   log: StepLog
   bar: tqdm
@@ -52,7 +53,7 @@ class Run:
   results: dict[str, float] = dataclasses.field(default_factory=dict)
 
   def take(self, step: int) -> list[dict]:
-    """Returns the batches of the call that begins after `step`, on devices."""
+    """Returns the batches of the next call, after `step`, on the devices."""
     key = stream(self.parts.config.seed, 'latents')
     end = hooks.end_of_call(self.parts.config, self.parts.hooks, step)
     return [
@@ -63,7 +64,7 @@ class Run:
     ]
 
   def advance(self, step: int, batches: list[dict]) -> None:
-    """Starts the steps of the batches, which follow `step`."""
+    """Dispatches the steps after `step`, one for each batch."""
     start_up = self.parts.start_up
     start_up.mark('batch')
     self.state, metrics = self.compute(self.state, batches, self.frozen)
@@ -76,10 +77,10 @@ class Run:
       tqdm.write(str(start_up))
 
   def act(self, step: int, due: list[Hook]) -> None:
-    """Does what is due after a step, in order.
+    """Runs the hooks that are due after a step, in order.
 
-    A checkpoint that waits for a metric is also saved if that fails. Several
-    processes save together, and so not if one of them fails.
+    If a hook fails, a checkpoint that waits for a metric is saved anyway, but
+    not with several processes, because they can only save together.
     """
     checkpoints.check_written(self.manager)
     self.results = {}
@@ -100,7 +101,7 @@ class Run:
     checkpoints.save(self.manager, self.state, self.stored, metrics)
 
   def interrupt(self, step: int) -> str:
-    """Saves after a signal, and returns what to say."""
+    """Saves after a signal, and returns a message."""
     self.log.read()
     if step > self.start:
       self.save()
@@ -111,7 +112,7 @@ class Run:
 
   @contextlib.contextmanager
   def open(self) -> Iterator[None]:
-    """Finishes what is being written when the training ends, in any way."""
+    """Finishes all files when the training ends, also after an error."""
     with contextlib.ExitStack() as ends:
       ends.callback(checkpoints.finish, self.manager)
       ends.callback(self.writer.close)
@@ -122,7 +123,7 @@ class Run:
 
 
 def begin(parts: Setup) -> Run | None:
-  """Restores or makes the state, and opens what a training writes.
+  """Restores or makes the state, and opens the files of a training.
 
   Returns None for a run that has all of its steps.
   """
@@ -172,8 +173,10 @@ def begin(parts: Setup) -> Run | None:
   )  # fmt: skip
 
 
-def open_manager(config: ConfigDict, workdir: Path, shapes: TrainState) -> Any:
-  """Opens the run's checkpoints; UserError if all of them are damaged."""
+def open_manager(
+  config: ConfigDict, workdir: Path, shapes: TrainState
+) -> CheckpointManager:
+  """Opens the run's checkpoints; raises UserError if all are damaged."""
   c = config.training
   try:
     return checkpoints.open_manager(
@@ -188,9 +191,9 @@ def open_manager(config: ConfigDict, workdir: Path, shapes: TrainState) -> Any:
 
 
 def restore(
-  workdir: Path, manager: Any, shapes: TrainState
+  workdir: Path, manager: CheckpointManager, shapes: TrainState
 ) -> TrainState | None:
-  """Reads the run's newest state; None if it has no checkpoint."""
+  """Reads the run's newest state; returns None without a checkpoint."""
   if manager.latest_step() is None:
     if folder.read_config(workdir) is not None:
       print(

@@ -1,4 +1,4 @@
-"""What a training consists of, and where it starts."""
+"""The parts of a training, made from its config."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import devices, ema, images, models
-from diffusion_jax.app.config import check_one_of, from_config, make
+from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.core.keys import stream
+from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime.sharding import (
-  fsdp_sharding,
-  on_mesh,
-  replicated,
-)
+from diffusion_jax.runtime.sharding import fsdp_sharding, on_mesh, replicated
 from diffusion_jax.runtime.start_up import StartUp
 from diffusion_jax.training.objectives import Objective
 from diffusion_jax.training.state import TrainState, init_state
@@ -29,19 +27,19 @@ from diffusion_jax.training.step import make_train_step, make_train_steps
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """Everything a training needs that a config can get wrong.
+  """The parts of a training that depend on its config.
 
-  make_state: () -> the first state; shapes: of the state, on the mesh;
-  learning_rate: step -> rate; hooks: see `hooks.Hook`.
+  make_state: () -> the first state; shapes: the shapes of the state, on the
+  mesh; learning_rate: step -> rate; hooks: see `hooks.Hook`.
   """
 
   config: ConfigDict
   workdir: Path
   model: models.Model
   mesh: Mesh
-  source: Any
+  source: Source
   objective: Objective
-  optimizer: Any
+  optimizer: optax.GradientTransformation
   learning_rate: Callable[[int], Any]
   make_state: Callable[[], TrainState]
   shapes: TrainState
@@ -51,9 +49,9 @@ class Setup:
 
 
 def setup(config: ConfigDict, workdir: str | Path) -> Setup:
-  """Makes the parts of a training; writes nothing.
+  """Makes the parts of a training; writes no file.
 
-  Raises UserError for everything that a config can get wrong.
+  Raises UserError if anything in the config is wrong.
   """
   start_up = StartUp()
   check(config)
@@ -92,7 +90,6 @@ def setup(config: ConfigDict, workdir: str | Path) -> Setup:
 def check(config: ConfigDict) -> None:
   """Raises UserError for fields of a training that contradict one another."""
   c = config.training
-  check_one_of(('auto', 'force'), 'training.resume', c.resume)
   if c.keep_every and (
     not c.checkpoint_every or c.keep_every % c.checkpoint_every
   ):
@@ -122,18 +119,23 @@ def check_batch(config: ConfigDict, mesh: Mesh) -> None:
   """Raises UserError for a batch that cannot be split over the devices."""
   c = config.training
   if c.batch_size % (mesh.size * c.accumulate):
+    several = mesh.size > 1
+    over = f' over the {mesh.size} devices of the mesh' if several else ''
     parts = f' in {c.accumulate} parts' if c.accumulate > 1 else ''
+    fewer = ', or fewer devices by --config.training.mesh' if several else ''
     raise UserError(
-      f'config.training.batch_size={c.batch_size} cannot be split over the '
-      f'{mesh.size} devices of the mesh{parts}: take a multiple of '
-      f'{mesh.size * c.accumulate}, or fewer devices by --config.training.mesh'
+      f'config.training.batch_size={c.batch_size} cannot be split{over}{parts}'
+      f': take a multiple of {mesh.size * c.accumulate}{fewer}'
     )
 
 
 def state_maker(
-  model: models.Model, objective: Objective, optimizer: Any, mesh: Mesh
+  model: models.Model,
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
 ) -> tuple[Callable[[], TrainState], TrainState]:
-  """Returns (function that makes the first state, its shapes on the mesh)."""
+  """Returns (a function that makes the first state, its shapes on the mesh)."""
   key = stream(model.config.seed, 'parameters')
   _, more_rates = ema.rates(model.config)
 
@@ -156,7 +158,7 @@ def jit_step(
   config: ConfigDict,
   mesh: Mesh,
   objective: Objective,
-  optimizer: Any,
+  optimizer: optax.GradientTransformation,
   shapes: TrainState,
   more_steps: float = 0.0,
 ) -> Any:
@@ -197,7 +199,7 @@ def make_advance(parts: Setup, more_steps: float = 0.0) -> Callable:
   def advance(state, batches, frozen):
     if c.steps_per_call == 1:
       return compiled(state, batches[0], key, frozen)
-    # One program, for batches of one number, of which the last may be unused.
+    # Unused batches at the end, so that one program is compiled.
     unused = [batches[-1]] * (c.steps_per_call - len(batches))
     return compiled(state, (*batches, *unused), key, len(batches), frozen)
 

@@ -1,14 +1,14 @@
 """Reads and writes run folders: config.json, and which config wins.
 
-A training refuses to continue a run under a config that would give another
-result. All other modes take the model from the run, and how it is used from the
-command line.
+A training refuses to continue a run with a config that would change its result.
+All other modes take the model from the run; the command line says how it is
+used.
 """
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -28,7 +28,8 @@ USES = (
   'compilation_cache',
 )
 
-# Fields that may change between two starts of a training: its result does not.
+# Fields that may change between two starts of a training, as they do not change
+# its result.
 FREE = (
   *(f'{section}.' for section in USES),
   'compilation_cache',
@@ -52,8 +53,8 @@ FREE = (
   'training.heartbeat_timeout',
 )
 
-# Fields that say how the network is computed: modes that use it take them from
-# the command line. Parameters are float32 in any case.
+# Fields that say how the network is computed, which the command line may change
+# for a trained run. Parameters are always float32.
 COMPUTED_BY = (
   'network.dtype',
   'network.attention',
@@ -63,7 +64,7 @@ COMPUTED_BY = (
 
 
 def read_config(workdir: str | Path) -> dict | None:
-  """Reads config.json of a run; None if there is none."""
+  """Reads the config.json of a run; returns None if the file is missing."""
   path = Path(workdir) / 'config.json'
   try:
     content = json.loads(path.read_text())
@@ -79,23 +80,23 @@ def read_config(workdir: str | Path) -> dict | None:
   return content
 
 
-def write_config(workdir: Path, config: ConfigDict, facts: Any) -> None:
-  """Writes config.json with the facts of the images, whole or not at all."""
+def write_config(workdir: Path, config: ConfigDict, facts: NamedTuple) -> None:
+  """Writes config.json with the facts of the images, atomically."""
   write_json(workdir / 'config.json', stored_form(config, facts))
 
 
-def stored_form(config: ConfigDict, facts: Any) -> dict:
-  """Returns the config with the facts of the images, as JSON gives it."""
+def stored_form(config: ConfigDict, facts: NamedTuple) -> dict:
+  """Returns the config with the facts of the images, in JSON's types."""
   return plain(config) | {'facts': json.loads(json.dumps(facts._asdict()))}
 
 
 def plain(config: ConfigDict) -> dict:
-  """Returns the config as JSON gives it: dicts, lists, numbers, text."""
+  """Returns the config in JSON's types: dicts, lists, numbers, strings."""
   return json.loads(json.dumps(config.to_dict()))
 
 
 def hparams(stored: dict) -> dict[str, Any]:
-  """Returns what a training depends on, {'section.field': value}."""
+  """Returns {'section.field': value} of what a training depends on."""
   return {
     name: value if isinstance(value, (bool, float, int, str)) else str(value)
     for name, value in flat(stored).items()
@@ -104,14 +105,16 @@ def hparams(stored: dict) -> dict[str, Any]:
 
 
 def config_hash(workdir: str | Path) -> str:
-  """Hashes the config of a run without fields that do not change its result."""
+  """Hashes the fields of a run's config that change its result."""
   fields = flat(read_config(workdir) or {})
   fields = {k: x for k, x in fields.items() if not k.startswith(FREE)}
   text = json.dumps(fields, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_same_run(workdir: Path, config: ConfigDict, facts: Any) -> None:
+def check_same_run(
+  workdir: Path, config: ConfigDict, facts: NamedTuple
+) -> None:
   """Raises UserError if the run in workdir has another config.
 
   A folder with a config.json or checkpoints is a run.
@@ -141,9 +144,9 @@ def check_config_kept(workdir: str | Path) -> None:
 
 
 def differences(before: dict, now: dict, free: tuple[str, ...] = ()) -> str:
-  """Describes what differs between nested dicts, outside fields of `free`.
+  """Describes what differs between nested dicts, except the fields in `free`.
 
-  Of a section with another choice only its name is told.
+  For a section with another choice only the names are compared.
   """
   old, new = flat(before), flat(now)
   changed = [

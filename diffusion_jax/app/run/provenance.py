@@ -1,10 +1,10 @@
-"""What samples depend on, stored in their npz file as JSON: `settings`."""
+"""The settings that samples depend on, stored in their npz file as JSON."""
 
 import json
 import os
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,19 +14,24 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import write_npz as write_arrays
 from diffusion_jax.training import checkpoints, checksums
 
+if TYPE_CHECKING:
+  from diffusion_jax.app.models.model import Model, Params
+
+Settings = dict[str, Any]  # as JSON gives them
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
 
 
-def settings(model: Any, params: Any, step: int) -> dict[str, Any]:
-  """Returns what images of a model depend on; names of runs, no paths."""
+def settings(model: 'Model', params: 'Params', step: int) -> Settings:
+  """Returns the settings that images depend on, with runs' names, not paths."""
   sampling = folder.plain(model.config)['sampling']
   del sampling['name']
   sampling['checkpoint'] = str(step)
   for part in ('guidance', 'classifier'):
     section = sampling.get(part)
     if section and section.get('run'):
-      section['run'] = _name_run(section['run'])
-  found = {
+      step_of_run = checkpoints.find_step(section['run'])
+      section['run'] = f'{_base(section["run"])}, checkpoint {step_of_run}'
+  content = {
     'run': _base(model.workdir),
     'config_hash': folder.config_hash(model.workdir),
     'weights': checksums.of_arrays(params),
@@ -34,11 +39,11 @@ def settings(model: Any, params: Any, step: int) -> dict[str, Any]:
     'versions': {name: _version(name) for name in _PACKAGES},
   }
   computed_by = _computed_by(model)
-  return found | ({'computed_by': computed_by} if computed_by else {})
+  return content | ({'computed_by': computed_by} if computed_by else {})
 
 
 def _computed_by(model):
-  # Returns what the command line changed of how the network is computed.
+  # Returns the fields of COMPUTED_BY that the command line changed.
   stored = folder.flat(folder.read_config(model.workdir) or {})
   now = folder.flat(folder.plain(model.config))
   return {
@@ -49,9 +54,9 @@ def _computed_by(model):
 
 
 def edit_settings(
-  model: Any, params: Any, step: int, pictures: dict[str, np.ndarray]
-) -> dict[str, Any]:
-  """Returns `settings`, and the section `edit` with the names of its files.
+  model: 'Model', params: 'Params', step: int, pictures: dict[str, np.ndarray]
+) -> Settings:
+  """Returns `settings` and the section `edit`, with the names of its files.
 
   pictures: the arrays that were read from those files, by name.
   """
@@ -65,8 +70,8 @@ def edit_settings(
   return own | {'edit': edit, 'pictures': read_from}
 
 
-def describe(content: dict[str, Any]) -> str:
-  """Returns the essential settings in a line."""
+def describe(content: Settings) -> str:
+  """Returns a line with the essential settings."""
   c = content['sampling']
   line = f'settings: {content["run"]}, checkpoint {c["checkpoint"]}'
   if c.get('sampler'):
@@ -86,14 +91,14 @@ def describe(content: dict[str, Any]) -> str:
   return line
 
 
-def write_npz(path: Path, arrays: dict, content: dict[str, Any]) -> None:
-  """Writes arrays and the settings that made them, for `read`."""
+def write_npz(path: Path, arrays: dict, content: Settings) -> None:
+  """Writes arrays with their settings, for `read`."""
   text = np.array(json.dumps(content))
   write_arrays(path, arrays | {'settings': text})
 
 
-def read(path: Path) -> dict[str, Any]:
-  """Reads the settings in an npz file; {} if it has none or is damaged."""
+def read(path: Path) -> Settings:
+  """Reads the settings in an npz file; {} if they are missing or damaged."""
   try:
     with open(path, 'rb') as raw, np.load(raw) as arrays:
       return json.loads(arrays['settings'].item())
@@ -101,7 +106,7 @@ def read(path: Path) -> dict[str, Any]:
     return {}
 
 
-def check_same(path: Path, now: dict[str, Any], what: Path, field: str) -> None:
+def check_same(path: Path, now: Settings, what: Path, field: str) -> None:
   """Raises UserError, about `what`, if the file at `path` has other settings.
 
   field: of the config, with the name of the file.
@@ -113,10 +118,6 @@ def check_same(path: Path, now: dict[str, Any], what: Path, field: str) -> None:
       f'{what} has other settings: {changed if before else "it names none"}. '
       f'Delete it, or give the new one another name by --config.{field}'
     )
-
-
-def _name_run(workdir):
-  return f'{_base(workdir)}, checkpoint {checkpoints.find_step(workdir)}'
 
 
 def _base(workdir):

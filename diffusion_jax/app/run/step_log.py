@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
 from diffusion_jax.errors import UserError
@@ -27,7 +28,7 @@ class StepLog:
     self,
     config: ConfigDict,
     workdir: Path,
-    manager: Any,
+    manager: CheckpointManager,
     writer: MetricWriter,
     bar: tqdm,
     start: int,
@@ -41,7 +42,7 @@ class StepLog:
     self._since, self._clock = start, time.perf_counter()
 
   def add(self, steps: range, metrics: Metrics) -> None:
-    """Takes the metrics of a call that has begun; they are read later.
+    """Adds the metrics of a call that has begun; `read` waits for them.
 
     steps: the range of its steps; leaves of metrics: [], or one for each step.
     """
@@ -65,7 +66,7 @@ class StepLog:
         self._bar.set_postfix(loss=f'{scalars["loss"]:.4f}', refresh=False)
 
   def write_line(self, step: int, learning_rate: Any) -> None:
-    """Writes the averages since the last line, the rate and the speed."""
+    """Writes the averages since the last line, the learning rate and speed."""
     scalars = average(self._kept) | {'learning_rate': float(learning_rate)}
     training = self._config.training
     if training.skip_nonfinite:
@@ -78,20 +79,20 @@ class StepLog:
     self.write(step, scalars)
 
   def write(self, step: int, scalars: dict[str, float]) -> None:
-    """Writes numbers, and prints them where there is no progress bar."""
+    """Writes numbers, and prints them if the progress bar is off."""
     self._writer.write_scalars(step, scalars)
     if self._bar.disable:
       shown = ' '.join(f'{n} {x:.4g}' for n, x in scalars.items() if x == x)
       print(f'step {step}: {shown}', flush=True)
 
   def restart_clock(self, step: int) -> None:
-    """Leaves the time until now out of the speed of training."""
+    """Excludes the time until now from the speed of training."""
     self._since, self._clock = step, time.perf_counter()
 
   def _counts(self, step, scalars):
-    # A step whose loss or gradient is not finite is left out, up to
-    # training.skip_nonfinite times in a row; the next one is a UserError.
-    # optimizer.repair_gradients has replaced the gradient of such a step.
+    # A step whose loss or gradient is not finite is skipped, up to
+    # training.skip_nonfinite times in a row; the next one is a UserError. With
+    # optimizer.repair_gradients the optimizer has replaced such a gradient.
     config = self._config
     wrong = [n for n in ('loss', 'grad_norm') if not np.isfinite(scalars[n])]
     if config.optimizer.get('repair_gradients') or not wrong:

@@ -1,7 +1,6 @@
 """Runs of VAEs, from training to pictures: vector, chain, latent image."""
 
 import functools
-import json
 import shutil
 from typing import Any
 
@@ -19,7 +18,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
-from tests.app.conftest import normal_params, trial
+from tests.app.conftest import lines_of, normal_params, trial, untrained
 
 LAYERS = {'vae': 1, 'hvae': 3}
 
@@ -52,7 +51,7 @@ WARM = {'objective.kl_warmup': 8}
 
 
 def trained(kind, tmp_path_factory, **changes):
-  """Returns (kind, workdir) of a run of four steps, evaluated after two."""
+  """Trains four steps with an evaluation after two; returns (kind, workdir)."""
   workdir = tmp_path_factory.mktemp('runs') / kind
   MODES['train'](smoke(kind, **SEEN | changes), workdir)
   return kind, workdir
@@ -73,16 +72,11 @@ def run(request):
   return request.getfixturevalue(request.param)
 
 
-def lines(workdir):
-  text = (workdir / 'metrics.jsonl').read_text()
-  return [json.loads(line) for line in text.splitlines()]
-
-
 def test_it_trains_and_evaluates_the_plain_bound(run):
   kind, workdir = run
   assert (workdir / 'samples' / 'step_00000004.png').exists()
-  train_line = [x for x in lines(workdir) if 'loss' in x][-1]
-  test_line = [x for x in lines(workdir) if 'test_loss' in x][-1]
+  train_line = [x for x in lines_of(workdir) if 'loss' in x][-1]
+  test_line = [x for x in lines_of(workdir) if 'test_loss' in x][-1]
   parts = test_line['test_reconstruction'] + test_line['test_kl']
   assert test_line['test_loss'] == pytest.approx(parts, rel=1e-5)
   assert test_line['test_beta'] == 1.0
@@ -91,11 +85,9 @@ def test_it_trains_and_evaluates_the_plain_bound(run):
   assert ('test_kl_3' in test_line) == (kind == 'hvae')
 
 
-def test_a_latent_image_trains_and_gives_samples(tmp_path):
-  MODES['train'](smoke('autoencoder'), tmp_path)
+def test_a_latent_image_gives_samples(tmp_path):
+  untrained(smoke('autoencoder'), tmp_path)
   assert made(kind='autoencoder').latent_shape() == (4, 4, 4)
-  beta = [x['beta'] for x in lines(tmp_path) if 'beta' in x][-1]
-  assert beta == pytest.approx(0.01)  # of configs/digits_autoencoder.py
   MODES['sample'](smoke('autoencoder'), tmp_path)
   with np.load(tmp_path / 'samples' / 'samples.npz') as arrays:
     assert arrays['reconstructions'].shape == (4, 1, 8, 8, 1)
@@ -123,7 +115,7 @@ def test_it_writes_samples_reconstructions_and_ways_between(run):
 
 
 def test_samples_are_draws_of_the_prior_decoded(run):
-  """Each a function of the seed and its index; of the exact prior's z."""
+  """Each depends on the seed and its index; z is drawn from the prior."""
   kind, workdir = run
   model = made(kind=kind)
   params = checkpoints.restore_params(workdir)[0]
@@ -145,7 +137,7 @@ def test_samples_are_draws_of_the_prior_decoded(run):
 
 
 def test_a_chain_literally():
-  """Up by means, down by means or by draws; z_1 of lines between two means."""
+  """Reconstructions, samples and interpolations are computed layer by layer."""
   model = made(kind='hvae')
   params, rng = normal_params(model, 3), np.random.default_rng(4)
   x = rng.uniform(-1.0, 1.0, (2, 8, 8, 1))
@@ -187,7 +179,7 @@ def test_a_chain_literally():
 
 
 def measured(model, name, params, index, **fields):
-  """A metric of test images, with the noise of their indices."""
+  """Returns a metric of test images, with the noise of their indices."""
   pictures, _ = images.source_of(model.config, 'test').read(index)
   root = jax.random.key(0)
   keys = jax.vmap(functools.partial(jax.random.fold_in, root))(index)
@@ -212,7 +204,7 @@ def test_its_bounds_and_those_of_more_draws(run):
 
 
 def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
-  """Bit for bit: the count of steps is restored with the state."""
+  """The count of steps is restored with the state, bit for bit."""
   _, whole = warm
   parts = tmp_path / 'parts'
   shutil.copytree(whole, parts)
@@ -221,7 +213,7 @@ def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
   for average in (True, False):
     a, b = (checkpoints.restore_params(x, average)[0] for x in (whole, parts))
     jax.tree.map(np.testing.assert_array_equal, a, b)
-  betas = [x['beta'] for x in lines(parts) if 'beta' in x]
+  betas = [x['beta'] for x in lines_of(parts) if 'beta' in x]
   assert betas == [0.0, 0.125, 0.25, 0.375]
 
 
@@ -240,20 +232,12 @@ def test_two_grey_levels_and_bernoullis(key):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'network': 'unet'}, "config.network='unet' is not one of autoencoder"),
     (
       {'network': 'hierarchical', 'network.num_groups': 4},
       'objective=vae trains one layer of latents, and this network has',
     ),
-    (
-      {'decoding.decoder': 'student'},
-      'is not one of logistic, gaussian, unit_gaussian, bernoulli',
-    ),
     ({'decoding.decoder': 'bernoulli'}, 'has 2 grey levels, and these images'),
-    ({'conditioning.labels': True}, 'no field config.conditioning'),
-    ({'sampling.sampler': 'ddim'}, 'no field config.sampling.sampler'),
     ({'sampling.labels': (3,)}, 'config.sampling.labels has no effect on a V'),
-    ({'network.num_groups': 3}, 'config.network: num_groups=3 does not divide'),
     (
       {'objective.free_bits': 0.1, 'training.accumulate': 2},
       'free_bits needs the whole batch: set training.accumulate=1',

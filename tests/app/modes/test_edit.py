@@ -15,7 +15,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.errors import UserError
-from tests.app.conftest import smoke, unet_smoke, untrained
+from tests.app.conftest import refused, smoke, unet_smoke, untrained
 
 QUICK = {
   'training.num_steps': 1,
@@ -44,7 +44,7 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def palette(tmp_path_factory):
-  """Trained on known pixels and labels; with a preview."""
+  """Trains a run on known pixels and labels, with a preview."""
   workdir = tmp_path_factory.mktemp('runs') / 'palette'
   changes = INPAINTING | {'training.sample_every': 1}
   MODES['train'](smoke(**QUICK | changes), workdir)
@@ -59,7 +59,7 @@ def colour(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-  """Pictures: a digit and another, a mask, a small, a large, a coloured one."""
+  """Writes two digits, masks, and pictures of other sizes and colours."""
   folder = tmp_path_factory.mktemp('pictures')
   digits = to_uint8(scale(sources.digits('test').images[:2], 17), 17)[..., 0]
   colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
@@ -89,7 +89,7 @@ NUMBERS = itertools.count()
 
 
 def config_of(files, changes, fields, make_config=smoke):
-  """A config whose edit reads the files that `fields` name."""
+  """Returns a config whose edit reads the files that `fields` name."""
   paths = {f'edit.{k}': str(files / f'{v}.png') for k, v in fields.items()}
   name = {'edit.output': f'edit{next(NUMBERS)}'}
   few = FEW_JUMPS if changes.get('edit', 'inpaint') == 'inpaint' else {}
@@ -112,7 +112,7 @@ def run(workdir, files, changes=(), **fields):
   ),
 ])  # fmt: skip
 def test_images_are_the_same_in_any_batch_on_any_devices(plain, files, fields):
-  """Five at once on one device, and two at a time on two."""
+  """Five images at once on one device equal two at a time on two devices."""
   fields = dict(fields)
   changes = {'edit': fields.pop('edit'), 'edit.num_samples': 5}
   small = {'sampling.batch_size': 2, 'training.mesh': (2, 1)}
@@ -133,7 +133,7 @@ def test_images_are_the_same_in_any_batch_on_any_devices(plain, files, fields):
 def test_known_pixels_are_the_same_in_the_files_written(
   plain, files, method, name, capsys
 ):
-  """To the bit, also of grey levels that the run does not have."""
+  """They are exact, even for grey levels that the run does not have."""
   output = f'a{method}{name}'
   changes = {'edit.method': method, 'edit.output': output}
   arrays = run(plain, files, changes, image=name, mask='mask')
@@ -153,7 +153,7 @@ def test_known_pixels_are_the_same_in_the_files_written(
 
 
 def write_mask(path, colours, alpha):
-  """Colours [8, 8] of grey and alpha [8, 8], as drawn in an editor."""
+  """Writes grey colours [8, 8] with alpha [8, 8], as an editor does."""
   Image.fromarray(np.stack([colours, alpha], -1).astype(np.uint8)).save(path)
 
 
@@ -161,7 +161,7 @@ def write_mask(path, colours, alpha):
   'name', ['white on transparent', 'erased', 'opaque', '16 bits']
 )
 def test_a_mask_is_its_alpha_or_its_white(files, name):
-  """Erased from a picture; an alpha that is 255 everywhere does not count."""
+  """An alpha of 255 everywhere does not count."""
   known = np.arange(64).reshape(8, 8) % 3 == 0
   path, full = files / f'{name}.png', np.full((8, 8), 255)
   if name == 'white on transparent':
@@ -180,7 +180,7 @@ def test_masks_that_say_nothing_are_refused(files):
   full, half = np.full((8, 8), 255), np.repeat([255, 0], 32).reshape(8, 8)
   for colours, alpha, message in (
     (0 * full, half, 'm.png is black on transparent, which can be read both'),
-    (half, 0 * full + 200, 'm.png is opaque everywhere: opaque pixels are kno'),
+    (half, 0 * full + 200, 'm.png is opaque everywhere: opaque pixels stay'),
   ):
     write_mask(files / 'm.png', colours, alpha)
     with pytest.raises(ValueError, match=message):
@@ -208,16 +208,17 @@ def test_sdedit_of_no_strength_is_the_picture(plain, files):
 
 
 def test_interpolation_goes_from_one_to_the_other(files, tmp_path):
-  """Guided by the scale and the threshold given; both change the way."""
+  """Guidance and a threshold change the path."""
   unet = untrained(unet_smoke(**QUICK), tmp_path, deviation=0.1)
   changes = {'edit': 'interpolate', 'edit.num_samples': 3, 'edit.label': 3}
   changes |= {'sampling.num_steps': 200}
   guided = {
     'sampling.guidance': 'classifier_free',
     'sampling.guidance.scale': 30.0,
+    'sampling.dynamic_threshold': 0.5,
   }
   ways = []
-  for more in ({}, guided, {'sampling.dynamic_threshold': 0.5}):
+  for more in ({}, guided):
     fields = {'image': 'digit', 'image2': 'other'}
     config = config_of(files, changes | more, fields, unet_smoke)
     MODES['edit'](config, unet)
@@ -227,12 +228,11 @@ def test_interpolation_goes_from_one_to_the_other(files, tmp_path):
     away = np.abs(ways[0] - picture(files, name).astype(float))
     away = away.mean(axis=(1, 2))
     assert away[end] < 2.0 and away[1] > 4.0
-  for i, j in ((0, 1), (0, 2), (1, 2)):
-    assert (ways[i] != ways[j]).any()
+  assert (ways[0] != ways[1]).any()
 
 
 def test_an_interpolation_is_not_clipped():
-  """Of eps = 30 for any x: x_0 leaves [-1, 1] on the way, ends do not move."""
+  """With eps = 30 for any x, x_0 leaves [-1, 1] between the ends."""
   config = smoke(**QUICK | {'sampling.clip': True, 'edit': 'interpolate'})
   model: Any = models.make(config, 'nowhere')
   params = jax.tree.map(
@@ -256,7 +256,7 @@ def test_an_interpolation_is_not_clipped():
 
 
 def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
-  """Or comes closer to them: three steps of a network with little training."""
+  """Three steps of an untrained network come closer to them."""
   changes = {'edit': 'superres', 'edit.iterations': 4}
   better = run(plain, files, changes, image='small')
   assert better['image'].shape == (4, 4, 1)
@@ -276,7 +276,7 @@ def test_colours_by_a_run_that_learned_them(colour, files, capsys):
 
 
 def test_samples_of_such_a_run_continue_test_images(palette):
-  """Beside one another: given, made, true; each of its own key."""
+  """The sheet shows condition, sample and original; each has its own key."""
   assert (palette / 'samples' / 'step_00000001.png').exists()
   config = smoke(**QUICK | INPAINTING)
   MODES['sample'](config, palette)
@@ -306,8 +306,8 @@ def test_samples_of_such_a_run_continue_test_images(palette):
 @pytest.mark.parametrize(
   'changes, fields, message',
   [
-    ({}, {}, r'config.edit: which image\? Give --config.edit.image='),
-    ({}, {'image': 'digit'}, r'which mask\? Give --config.edit.mask='),
+    ({}, {}, 'config.edit: image is not set: give --config.edit.image='),
+    ({}, {'image': 'digit'}, 'mask is not set: give --config.edit.mask='),
     ({}, {'image': 'none', 'mask': 'mask'}, 'image .*none.png not found'),
     ({}, {'image': 'text', 'mask': 'mask'}, 'cannot be read as an image'),
     (
@@ -367,9 +367,7 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(plain, files, changes, fields, message):
-  with pytest.raises(UserError, match=message) as error:
-    run(plain, files, changes, **fields)
-  assert '\n' not in str(error.value)
+  refused(message, lambda: run(plain, files, changes, **fields))
 
 
 @pytest.mark.parametrize(
@@ -399,7 +397,7 @@ def chosen_label(**changes):
 def test_the_label_is_that_of_all_samples():
   np.testing.assert_array_equal(chosen_label(**{'edit.label': 3}), [3, 3])
   assert chosen_label() is None  # the null class
-  with pytest.raises(UserError, match='needs a class, .* 0..9'):
+  with pytest.raises(UserError, match='needs a class, 0..9'):
     chosen_label(**{'conditioning.dropout': 0.0})
 
 

@@ -11,13 +11,8 @@ from tests.app.conftest import SEEN, smoke
 
 
 def made(**fields):
-  """The config and the hooks of a training with these intervals."""
-  names = {
-    'log_every': 10,
-    'checkpoint_every': 25,
-    'num_steps': 63,
-    **fields,
-  }
+  """Returns the config and the hooks of a training with these intervals."""
+  names = {'log_every': 10, 'checkpoint_every': 25, 'num_steps': 63, **fields}
   config = smoke(**{f'training.{name}': value for name, value in names.items()})
   model = models.make(config, 'nowhere')
   return config, hooks.make_hooks(model, devices.make_mesh(config))
@@ -32,7 +27,7 @@ def ends(config, todo, step):
 
 
 def test_a_call_ends_where_something_is_due():
-  """At multiples of 10 and 25, and at 63; also from a step within."""
+  """They end at multiples of 10 and 25 and at 63, from any step."""
   c = made(steps_per_call=8)
   assert ends(*c, 0) == [8, 10, 18, 20, 25, 30, 38, 40, 48, 50, 58, 60, 63]
   assert ends(*c, 21) == [25, 30, 38, 40, 48, 50, 58, 60, 63]
@@ -42,7 +37,7 @@ def test_a_call_ends_where_something_is_due():
 
 
 def due(config, todo, step):
-  """Names of what is due, in order; `test_loss` and `preview` are closures."""
+  """Returns the names of the due hooks in order."""
   names = {hooks.log: 'log', hooks.save: 'save', hooks.write_results: 'write'}
   return [
     names.get(hook.act) or hook.what[0].rpartition(' ')[2]
@@ -51,7 +46,7 @@ def due(config, todo, step):
 
 
 def test_everything_is_due_at_its_multiples_and_after_the_last_step():
-  """A checkpoint comes before what may fail, or has what is compared."""
+  """A checkpoint is saved before hooks that may fail, or with the metric."""
   c = made(evaluate_every=7, sample_every=14)
   assert due(*c, 20) == ['log']
   assert due(*c, 25) == ['save']
@@ -81,7 +76,7 @@ def test_the_best_is_the_lowest_loss_and_the_highest_score(monkeypatch):
 def test_a_test_loss_that_raises_is_refused_before_the_first_step(
   tmp_path, monkeypatch
 ):
-  """Without a part of the user's own a bug keeps its traceback."""
+  """A bug without a user's part keeps its traceback."""
   objective = Diffusion.objective
 
   def broken(self, test=False):

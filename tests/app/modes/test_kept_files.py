@@ -16,14 +16,14 @@ from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import lock
 from diffusion_jax.training import checkpoints
-from tests.app.conftest import smoke
+from tests.app.conftest import refused, smoke
 
 FEW = {'sampling.num_samples': 6, 'sampling.batch_size': 4}
 
 
 @pytest.fixture(scope='module')
 def run(digits_run, tmp_path_factory):
-  """A finished run, which no test changes."""
+  """Copies a finished run, which no test changes."""
   return shutil.copytree(digits_run, tmp_path_factory.mktemp('runs') / 'mine')
 
 
@@ -35,17 +35,15 @@ def copy(run, tmp_path):
 
 
 def content(workdir):
-  """All its files but those that say who locked it."""
+  """Returns the content of all files except the lock."""
   paths = [path for path in workdir.rglob('*') if path.is_file()]
   return {p: p.read_bytes() for p in paths if p.name != 'train.lock'}
 
 
-def refused(mode, config, workdir, message):
-  """One line, and no file is changed."""
+def keeps_all(mode, config, workdir, message):
+  """Checks that a mode refuses in one line and changes no file."""
   before = content(workdir)
-  with pytest.raises(UserError, match=message) as error:
-    MODES[mode](config, str(workdir))
-  assert '\n' not in str(error.value)
+  refused(message, MODES[mode], config, str(workdir))
   assert content(workdir) == before
 
 
@@ -53,7 +51,7 @@ def test_a_run_whose_checkpoints_are_lost(run, copy, capsys):
   """Its config is refused, or it begins again and keeps its metrics."""
   shutil.rmtree(copy / 'checkpoints')
   other = {'optimizer.learning_rate': 1e-3}
-  refused('train', smoke(**other), copy, 'rate is 0.004, 0.001 now')
+  keeps_all('train', smoke(**other), copy, 'rate is 0.004, 0.001 now')
   old = (copy / 'metrics.jsonl').read_bytes()
   MODES['train'](smoke(), str(copy))
   said = capsys.readouterr().out
@@ -69,7 +67,7 @@ def test_a_run_whose_checkpoints_are_lost(run, copy, capsys):
 def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
   (copy / 'config.json').unlink()
   message = 'has checkpoints but no config.json, .* cp (.*) (.*/config.json)'
-  refused('train', smoke(), copy, message)
+  keeps_all('train', smoke(), copy, message)
   with pytest.raises(UserError, match=message):  # all other modes
     load.of_run(copy, smoke(), [])
   with pytest.raises(UserError) as error:
@@ -79,9 +77,9 @@ def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
 
 
 def test_one_training_at_a_time(copy):
-  """In this process; another one's is in test_survival.py."""
+  """The lock is held in this process; test_survival.py has another process."""
   with lock.hold(copy):
-    refused('train', smoke(), copy, 'mine is being trained by process ')
+    keeps_all('train', smoke(), copy, 'mine is being trained by process ')
     MODES['sample'](smoke(**FEW), str(copy))
   MODES['train'](smoke(), str(copy))
 
@@ -94,7 +92,7 @@ def samples(workdir, name='samples', mode='samples'):
 
 @pytest.fixture
 def batches(monkeypatch):
-  """How many have been made; .stop_at raises KeyboardInterrupt before one."""
+  """Counts the batches; raises KeyboardInterrupt before number stop_at."""
 
   class Count:
     made, stop_at = 0, None
@@ -111,7 +109,7 @@ def batches(monkeypatch):
 
 @pytest.fixture(scope='module')
 def sampled(run, tmp_path_factory):
-  """A copy of the run with samples, which no test changes."""
+  """Copies the run and draws samples, which no test changes."""
   workdir = shutil.copytree(run, tmp_path_factory.mktemp('sampled') / 'mine')
   MODES['sample'](smoke(**FEW), str(workdir))
   return workdir
@@ -124,7 +122,7 @@ def test_samples_go_on_where_they_were_interrupted(copy, sampled, batches):
   assert not (copy / 'samples' / 'samples.npz').exists()
   other = smoke(**FEW, **{'sampling.seed': 1})
   message = 'samples.parts has other settings: sampling.seed is 0, 1 now. Del'
-  refused('sample', other, copy, message)
+  keeps_all('sample', other, copy, message)
   batches.stop_at = None
   MODES['sample'](smoke(**FEW), str(copy))
   assert batches.made == 2  # four and two, of six
@@ -161,7 +159,7 @@ def test_samples_of_other_settings_are_kept(sampled, tmp_path, batches, capsys):
     ({'sampling.checkpoint': '2'}, 'sampling.checkpoint is 4, 2 now; weights'),
   ):
     config = smoke(**FEW | changes)
-    refused('sample', config, copy, f'npz has other settings: .*{message}')
+    keeps_all('sample', config, copy, f'npz has other settings: .*{message}')
   before = content(copy)
   capsys.readouterr()
   MODES['sample'](smoke(**FEW), str(copy))
@@ -174,10 +172,10 @@ def test_samples_of_other_settings_are_kept(sampled, tmp_path, batches, capsys):
   stored = json.loads((copy / 'config.json').read_text())
   stored['optimizer']['learning_rate'] = 1.0
   (copy / 'config.json').write_text(json.dumps(stored))
-  refused('sample', smoke(**FEW), copy, 'npz has other settings: config_hash')
+  keeps_all('sample', smoke(**FEW), copy, 'npz has other settings: config_hash')
   np.savez(copy / 'samples' / 'samples.npz', arr_0=np.zeros((1, 8, 8, 1)))
   message = 'settings: it names none. Delete it, .* by --config.sampling.name'
-  refused('sample', smoke(**FEW), copy, message)
+  keeps_all('sample', smoke(**FEW), copy, message)
 
 
 def test_samples_carry_their_settings(run, copy, capsys):
@@ -218,6 +216,6 @@ def test_edits_carry_their_settings_and_are_kept(copy, tmp_path):
   assert str(tmp_path) not in json.dumps(found)
   other = smoke(**fields | {'edit.strength': 0.5})
   message = 'strength is 0.0, 0.5 now. Delete .* by --config.edit.output'
-  refused('edit', other, copy, message)
+  keeps_all('edit', other, copy, message)
   sample.images.write_png(picture, np.full((8, 8), 255, np.uint8))
-  refused('edit', smoke(**fields), copy, 'other settings: pictures.image is ')
+  keeps_all('edit', smoke(**fields), copy, 'other settings: pictures.image is ')

@@ -98,10 +98,7 @@ def test_ones_own_photo_of_any_shape_and_mode(tmp_path):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    (
-      with_alphas(0.9, 1.2),
-      r'config.schedule: alphas\[1\] = 1.2, step 2',
-    ),
+    (with_alphas(0.9, 1.2), r'config.schedule: alphas\[1\] = 1.2, step 2'),
     (with_alphas(0.0, 0.9), r'alphas\[0\] = 0, step 1 of 2'),
     (with_alphas(), 'list of alphas is empty'),
     (with_alphas('a'), 'alphas must be a list of numbers'),

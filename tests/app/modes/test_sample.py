@@ -28,7 +28,7 @@ def of_sampling(**fields):
 
 @pytest.fixture(scope='module')
 def printed(run):
-  """What has been printed when 23 samples were made, ten at a time."""
+  """Returns what is printed for 23 samples in batches of ten."""
   config = of_sampling(num_samples=23, batch_size=10)
   return printed_by(MODES['sample'], config, run)
 
@@ -46,7 +46,7 @@ def test_sample_writes_images_of_all_classes_in_turn(run, printed):
 
 
 def test_every_image_is_of_its_own_label(tmp_path):
-  """Image 5, in the second of two parts, is what it is by itself."""
+  """Image 5, in the second part, equals the same image drawn alone."""
   config = of_sampling(num_samples=7, batch_size=4)
   run = untrained(config, tmp_path, deviation=0.5)
   MODES['sample'](config, run)
@@ -124,7 +124,7 @@ def test_sampling_without_a_checkpoint(run, tmp_path):
 
 
 def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):
-  """If a flag says so; the samples say it, too."""
+  """A flag sets it, and the samples' settings record it."""
   fields = {'sampling.num_samples': 10, 'sampling.batch_size': 10}
   run = untrained(smoke(**fields), tmp_path)
   arrays = {}
@@ -144,7 +144,7 @@ def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):
 
 
 def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
-  """And all parts have one shape, the last one too."""
+  """All parts have the same shape, including the last one."""
   done, write = [], provenance.write_npz
 
   def generate(self, mesh, guides, trajectory):

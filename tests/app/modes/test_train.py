@@ -19,12 +19,7 @@ from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import PerImage
 from diffusion_jax.training import checkpoints
-from tests.app.conftest import SEEN, smoke
-
-
-def metrics(workdir):
-  text = (workdir / 'metrics.jsonl').read_text()
-  return [json.loads(line) for line in text.splitlines()]
+from tests.app.conftest import SEEN, lines_of, smoke
 
 
 def parameters(workdir, ema=True):
@@ -45,7 +40,7 @@ def test_a_run_leaves_what_the_docs_promise(run):
   assert list(run.glob('events.out.*'))
   with Image.open(run / 'samples' / 'step_00000004.png') as image:
     assert image.mode == 'L' and image.size[0] > 8 * 10
-  lines = metrics(run)
+  lines = lines_of(run)
   trained = [line for line in lines if 'loss' in line]
   assert [line['step'] for line in trained] == [1, 2, 3, 4]
   for line in trained:
@@ -96,13 +91,13 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(
 
 
 def assert_same_training(a, b):
-  """Bit for bit: parameters, average and metrics."""
+  """Compares parameters, averages and metrics bit for bit."""
   for ema in (True, False):
     assert_same(parameters(a, ema), parameters(b, ema))
   lines = (
     [
       {k: v for k, v in line.items() if k != 'images_per_second'}
-      for line in metrics(workdir)
+      for line in lines_of(workdir)
       if 'loss' in line
     ]
     for workdir in (a, b)
@@ -111,7 +106,7 @@ def assert_same_training(a, b):
 
 
 def test_a_finished_run_says_so(run, capsys):
-  """Whatever the intervals are; the order of the data is not free."""
+  """Intervals may change; the order of the data may not."""
   before = (run / 'metrics.jsonl').read_bytes()
   free = {
     'training.log_every': 2,
@@ -128,7 +123,7 @@ def test_a_finished_run_says_so(run, capsys):
 
 
 def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
-  """Bit for bit, of flipped pictures of a folder, read by threads."""
+  """They agree bit for bit, with flipped pictures that threads read."""
   rng = np.random.default_rng(0)
   for i in range(10):
     picture = rng.integers(0, 256, (12, 10), np.uint8)
@@ -147,14 +142,14 @@ def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
   six = {'training.num_steps': 6}
   MODES['train'](smoke(**fields, **six), whole)
   MODES['train'](smoke(**fields, **{'training.num_steps': 3}), parts)
-  assert [line['step'] for line in metrics(parts)] == [1, 2, 3]
+  assert [line['step'] for line in lines_of(parts)] == [1, 2, 3]
   one = {'training.num_threads': 1}
   MODES['train'](smoke(**fields, **six, **one), parts)
   assert_same_training(whole, parts)
 
 
 def copied(run, tmp_path, lost='4'):
-  """A copy of a run without one of its checkpoints."""
+  """Returns a copy of a run without one of its checkpoints."""
   copy = shutil.copytree(run, tmp_path / 'copy')
   shutil.rmtree(copy / 'checkpoints' / lost)
   return copy
@@ -170,10 +165,11 @@ def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path):
   preview.unlink()
   MODES['train'](smoke(**SEEN | {'report.after_training': False}), copy)
   assert_same_training(run, copy)
-  steps = [line['step'] for line in metrics(copy) if 'loss' in line]
+  steps = [line['step'] for line in lines_of(copy) if 'loss' in line]
   assert steps == [1, 2, 3, 4]
   whole, parts = (
-    [x for x in metrics(workdir) if 'test_loss' in x] for workdir in (run, copy)
+    [x for x in lines_of(workdir) if 'test_loss' in x]
+    for workdir in (run, copy)
   )
   assert len(whole) == 2 and whole == parts
   assert preview.read_bytes() == (run / preview.relative_to(copy)).read_bytes()
@@ -187,7 +183,7 @@ def test_a_killed_run_continues_with_other_calls(run, tmp_path):
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
   jax.tree.map(close, parameters(run), parameters(copy))
   alone, together = (
-    [x for x in metrics(r) if 'loss' in x] for r in (run, copy)
+    [x for x in lines_of(r) if 'loss' in x] for r in (run, copy)
   )
   assert [x['step'] for x in together] == [1, 2, 4]
   for name in ('loss', 'grad_norm'):
@@ -216,7 +212,7 @@ TRACED = collections.Counter()
 
 
 def counting():
-  """DDIM, and how often its step is traced."""
+  """Returns DDIM, and counts how often its step is traced."""
   inner = dj.ddim()
 
   def step(*args, **levels):
@@ -227,7 +223,7 @@ def counting():
 
 
 def failing():
-  """A sampler with a mistake that a call shows."""
+  """Returns a sampler whose step raises."""
   step = lambda key, x, state, denoise, **levels: ({}['nothing'], state)
   return dj.Sampler(dj.ddim().init, step)
 
@@ -280,7 +276,7 @@ def test_what_is_tried_first_is_not_traced_again(tmp_path):
 def test_the_steps_are_saved_before_what_may_fail(
   hook, fields, tmp_path, monkeypatch
 ):
-  """On the disk before it begins, for an end that nothing can catch."""
+  """They are on the disk before a hook that may kill the process."""
   workdir, begun = tmp_path / 'run', []
 
   def act(step, run):
@@ -341,7 +337,7 @@ def test_another_config_is_refused_unless_forced(run, tmp_path):
 
 
 def test_samples_are_data_to_train_on(run):
-  """With their labels, to the bit."""
+  """Pictures and labels are equal bit for bit."""
   MODES['sample'](smoke(**{'sampling.name': 'more'}), run)
   path = run / 'samples' / 'more.npz'
   fields = {'data': 'npz', 'data.path': str(path), 'data.num_classes': 10}
@@ -382,7 +378,7 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_the_training_set_is_the_train_split():
-  """No picture of the test split is ever seen in training."""
+  """No test picture is used in training."""
   train, test = sources.digits('train'), sources.digits('test')
   seen = {image.tobytes() for image in train.images}
   assert not any(image.tobytes() in seen for image in test.images)

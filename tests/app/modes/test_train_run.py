@@ -1,7 +1,6 @@
 """Where a training continues, on which devices, and what stops it."""
 
 import itertools
-import json
 import shutil
 
 import jax
@@ -12,40 +11,35 @@ import pytest
 from diffusion_jax.app.modes import MODES, train_setup
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
-from tests.app.conftest import smoke, unet_smoke
+from tests.app.conftest import lines_of, smoke, unet_smoke
 
 CONSTANT = {'optimizer.decay': 'constant'}
 
 
-def lines(workdir):
-  text = (workdir / 'metrics.jsonl').read_text()
-  return [json.loads(line) for line in text.splitlines()]
-
-
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """Four steps on one device; no test changes it."""
+  """Trains four steps on one device; no test changes the run."""
   workdir = tmp_path_factory.mktemp('runs') / 'one'
-  MODES['train'](unet_smoke(**CONSTANT), workdir)
+  MODES['train'](smoke(**CONSTANT), workdir)
   return workdir
 
 
 def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
-  """One device, then two with accumulation: the losses are those of one."""
+  """Two devices with accumulation have the losses of one device."""
   moved = {'training.mesh': (1, 2), 'training.accumulate': 2}
   parts = shutil.copytree(run, tmp_path / 'parts')
   shutil.rmtree(parts / 'checkpoints' / '4')
-  MODES['train'](unet_smoke(**CONSTANT, **moved), parts)
+  MODES['train'](smoke(**CONSTANT, **moved), parts)
   assert 'devices: 1x2 cpu (data x fsdp)' in capsys.readouterr().out
   assert (parts / 'checkpoints' / '4').is_dir()
-  moved, stayed = ([x['loss'] for x in lines(r)] for r in (parts, run))
+  moved, stayed = ([x['loss'] for x in lines_of(r)] for r in (parts, run))
   assert len(moved) == 4
   np.testing.assert_allclose(moved, stayed, rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_a_run_moves_from_eight_devices_to_two_to_one(tmp_path):
-  """The parameters of the run that stays, but for the rounding of sums."""
+  """The parameters agree, except for the rounding of sums."""
 
   def train_on(name, meshes, steps=4):
     for i, mesh in enumerate(meshes):
@@ -77,7 +71,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
     'training.keep_best': 1,
   }
   MODES['train'](smoke(**fields), tmp_path)
-  test = [line for line in lines(tmp_path) if 'test_loss' in line]
+  test = [line for line in lines_of(tmp_path) if 'test_loss' in line]
   best = min(test, key=lambda line: line['test_loss'])['step']
   kept = {int(p.name) for p in (tmp_path / 'checkpoints').iterdir()}
   assert len(test) == 4 and kept == {best, 4}
@@ -85,7 +79,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
 
 @pytest.fixture
 def explode(monkeypatch):
-  """explode(n, ...): the images of step n are NaN, in the runs that follow."""
+  """Returns explode(n, ...), which makes the images of steps n NaN."""
   make = train_setup.make_train_step
 
   def exploding(*steps):
@@ -117,7 +111,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
 
 
 def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
-  """They change nothing but the step; one too many in a row stops the run."""
+  """Only the step changes; one too many in a row stops the run."""
   explode(2, 4, 5)
   fields = {
     'training.num_steps': 6,
@@ -140,6 +134,6 @@ def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
       for a, b in itertools.pairwise(at)
     ]
     assert same == [True, False, True, True, False]
-  logged = lines(tmp_path)
+  logged = lines_of(tmp_path)
   assert [x['skipped_steps'] for x in logged] == [1, 1]  # since the restart
   assert all(np.isfinite(x['loss']) for x in logged)

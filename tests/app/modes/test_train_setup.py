@@ -1,8 +1,7 @@
 import pytest
 
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.errors import UserError
-from tests.app.conftest import smoke
+from tests.app.conftest import refused, smoke
 
 MISTAKES = {
   'batch_size=12 cannot be split over the 8 devices of the mesh: take a '
@@ -13,9 +12,6 @@ MISTAKES = {
   'batch_size=8 cannot be split over the 2 devices of the mesh in 8 parts': {
     'training.accumulate': 8,
     'training.mesh': (2, 1),
-  },
-  'config.training.mesh: a mesh of 16x1 needs 16 devices, there are 8': {
-    'training.mesh': (16, 1)
   },
   'keep_every=3 is not a multiple of training.checkpoint_every=2': {
     'training.keep_every': 3
@@ -30,9 +26,6 @@ MISTAKES = {
   'a width is there twice': {
     'training.ema_sigma_rels': (0.05, 0.1, 0.05),
     'training.snapshot_every': 1,
-  },
-  "resume='forced' .did you mean 'force'.. is not one of auto, force": {
-    'training.resume': 'forced'
   },
   'are fewer than the 8 devices of the mesh: set training.evaluate_every=0': {
     'data': 'synthetic',
@@ -54,8 +47,9 @@ MISTAKES = {
 
 @pytest.mark.parametrize('message', MISTAKES)
 def test_a_mistake_is_one_clear_line(message, tmp_path):
-  """Noticed before anything is written."""
-  with pytest.raises(UserError, match=message) as error:
-    MODES['train'](smoke(**MISTAKES[message]), tmp_path / 'run')
-  assert '\n' not in str(error.value)
+  """Nothing is written before."""
+  refused(
+    message,
+    lambda: MODES['train'](smoke(**MISTAKES[message]), tmp_path / 'run'),
+  )
   assert not (tmp_path / 'run').exists()

@@ -2,15 +2,13 @@
 
 import json
 import re
-import shutil
 from typing import Any
 
 import pytest
 
 from diffusion_jax.app import images
 from diffusion_jax.app.run import folder
-from diffusion_jax.errors import UserError
-from tests.app.conftest import smoke
+from tests.app.conftest import refused, smoke
 
 FACTS = images.Facts((8, 8, 1), 10, 17)
 
@@ -19,12 +17,6 @@ def written(workdir, **changes):
   workdir.mkdir(exist_ok=True)
   folder.write_config(workdir, smoke(**changes), FACTS)
   return workdir
-
-
-def refused(message, function, *args):
-  with pytest.raises(UserError, match=message) as error:
-    function(*args)
-  assert '\n' not in str(error.value)
 
 
 def test_the_config_is_written_with_all_values_and_the_facts(tmp_path):
@@ -91,23 +83,6 @@ def test_the_hash_of_a_run_is_that_of_what_it_computes(tmp_path):
   assert folder.config_hash(written(tmp_path, seed=1)) != hashed
   wider = {'network.channels': 12}
   assert folder.config_hash(written(tmp_path, **wider)) != hashed
-
-
-def test_a_run_whose_config_is_lost_says_where_a_copy_is(tmp_path):
-  """`cp` of the message mends it."""
-  written(tmp_path)
-  for step in (2, 10):
-    copy = tmp_path / 'checkpoints' / str(step) / 'config' / 'metadata'
-    copy.parent.mkdir(parents=True)
-    shutil.copy(tmp_path / 'config.json', copy)
-  (tmp_path / 'config.json').unlink()
-  message = 'has checkpoints but no config.json, .* cp (.*) (.*/config.json)'
-  with pytest.raises(UserError) as error:
-    folder.check_same_run(tmp_path, smoke(), FACTS)
-  source, target = re.search(message, str(error.value)).groups()
-  assert '/10/' in source
-  shutil.copy(source, target)
-  folder.check_same_run(tmp_path, smoke(), FACTS)
 
 
 def test_hparams_are_what_a_training_depends_on(tmp_path):
