@@ -25,6 +25,7 @@ def sheet(
 
   conditions: each picture stands between what it was made of and the original.
   """
+  pictures = model.pictures(pictures)
   if conditions is not None:
     threes = zip(conditions.shown, pictures, conditions.originals, strict=False)
     pictures = np.concatenate([np.stack(three) for three in threes])

@@ -11,9 +11,10 @@ Array = jax.Array
 class StateNetwork(Checked):
   """Computes logits of states: x [B, H, W, C] -> [B, H, W, C, num_outputs].
 
-  x are integers 0..num_states-1. Each is embedded as `features` numbers; those
-  of a pixel's channels are the input of `network`, such as a `UNet` or a `DiT`
-  with out_channels = C num_outputs. num_outputs: num_states for logits, 2 for
+  x are integers 0..num_states-1, also sequences [B, N]. Each is embedded as
+  `features` numbers; those of a pixel's channels are the input of `network`,
+  such as a `UNet` or a `DiT` with out_channels = C num_outputs; a `DiT` takes
+  sequences. num_outputs: num_states for logits, 2 for
   mean and log scale (`logistic_network`). noise, cond, train: those of network.
   Raises ValueError for a network of other out_channels.
   """
@@ -27,12 +28,13 @@ class StateNetwork(Checked):
   def __call__(
     self, x: Array, noise: Array, cond: dict | None = None, *, train=False
   ) -> Array:
-    channels = x.shape[-1] * self.num_outputs
+    sides, c = (x.shape[1:], 1) if x.ndim == 2 else (x.shape[1:-1], x.shape[-1])
+    channels = c * self.num_outputs
     if self.network.out_channels != channels:
       raise ValueError(
         f'the network has out_channels={self.network.out_channels}: it must be '
-        f'{x.shape[-1]} channels x {self.num_outputs} outputs = {channels}'
+        f'{c} channels x {self.num_outputs} outputs = {channels}'
       )
     h = nn.Embed(self.num_states, self.features, name='embedding')(x)
-    h = self.network(h.reshape(*x.shape[:-1], -1), noise, cond, train=train)
+    h = self.network(h.reshape(len(x), *sides, -1), noise, cond, train=train)
     return h.reshape(*x.shape, self.num_outputs)

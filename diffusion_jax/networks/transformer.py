@@ -56,14 +56,15 @@ Positions = Literal['sincos', 'rotary', 'both', 'none']
 class DiT(Checked):
   """Computes a transformer: x [B, H, W, C], noise [B] -> [B, H, W, out].
 
-  The defaults are DiT-S/2 (Peebles & Xie 2023): `channels` D, `num_blocks`
-  deep, tokens of patch_size^2 pixels, sin-cos `positions`, adaLN-Zero of the
-  sum of the embeddings of noise (`sinusoidal`) and label (`Block`). The output
-  begins at 0. Options: 'rotary' positions or 'both', `norm`, `qk_norm` and
-  `mlp` of `Block`; `bottleneck` > 0: patches are mapped to so many numbers
-  first; `class_tokens`: so many copies of the label's embedding, with learned
-  positions, are tokens too from block `class_tokens_at` on (JiT, Li & He 2025);
-  `dropout_blocks` 'middle': dropout in the middle half of the blocks alone.
+  Sequences are x [B, N, C]. The defaults are DiT-S/2 (Peebles & Xie 2023):
+  `channels` D, `num_blocks` deep, tokens of patch_size^2 pixels, sin-cos
+  `positions`, adaLN-Zero of the sum of the embeddings of noise (`sinusoidal`)
+  and label (`Block`). The output begins at 0. Options: 'rotary' positions or
+  'both', `norm`, `qk_norm` and `mlp` of `Block`; `bottleneck` > 0: patches are
+  mapped to so many numbers first; `class_tokens`: so many copies of the label's
+  embedding, with learned positions, are tokens too from block `class_tokens_at`
+  on (JiT, Li & He 2025); `dropout_blocks` 'middle': dropout in the middle half
+  of the blocks alone.
 
   Conditions are those of `UNet`. With `text_width` > 0 the words are tokens of
   their own (`text_attention` 'joint') or attended to ('cross'), see `Block`,
@@ -124,13 +125,13 @@ class DiT(Checked):
     if self.text_width:
       words, mask, pooled = self._text(cond, len(x))
       c += pooled
-    shape = x.shape[1], x.shape[2]
+    shape = x.shape[1:-1]
     if self.self_conditioning:
       x = with_estimate(x, cond)
     if self.image_channels:
       x = with_image(x, cond, self.image_channels)
     h = patchify(x, self.patch_size)
-    grid = shape[0] // self.patch_size, shape[1] // self.patch_size
+    grid = tuple(side // self.patch_size for side in shape)
     h = self._embed(h, grid)
     h = self._blocks(h, c, label, grid, words, mask, train)
     return unpatchify(self._last(h, c), self.patch_size, shape)
@@ -182,8 +183,7 @@ class DiT(Checked):
       h = dense(self.bottleneck, name, dtype=self.dtype, use_bias=False)(h)
     h = self._dense('patch_embedding')(h)
     if self.positions in ('sincos', 'both'):
-      rows, columns = grid
-      places = grid_positions(rows, columns, self.channels)
+      places = grid_positions(grid, self.channels)
       h += places.astype(h.dtype)[None]
     return h
 
@@ -206,8 +206,8 @@ class DiT(Checked):
   def _angles(self, grid, num_others):
     if self.positions not in ('rotary', 'both'):
       return None
-    (rows, columns), size = grid, self.channels // self.num_heads
-    return jnp.asarray(rotary_angles(rows, columns, size, num_others))
+    size = self.channels // self.num_heads
+    return jnp.asarray(rotary_angles(grid, size, num_others))
 
   def _stack(self, start, stop, train) -> Any:
     # Returns the blocks from start to stop, which share their options.

@@ -27,7 +27,7 @@ def test_patches_must_divide_the_image():
 
 def test_grid_positions_have_the_column_first():
   rows, columns, features = 3, 5, 16
-  found = tokens.grid_positions(rows, columns, features)
+  found = tokens.grid_positions((rows, columns), features)
   quarter = features // 4
   for i in range(rows):
     for j in range(columns):
@@ -37,7 +37,7 @@ def test_grid_positions_have_the_column_first():
         expected += [np.sin(a) for a in angles] + [np.cos(a) for a in angles]
       np.testing.assert_allclose(found[i * columns + j], expected, atol=1e-7)
   with pytest.raises(ValueError, match='divisible by 4, not 6'):
-    tokens.grid_positions(2, 2, 6)
+    tokens.grid_positions((2, 2), 6)
 
 
 def test_attention_is_a_weighted_mean_of_what_the_mask_leaves(key):
