@@ -1,6 +1,6 @@
 r"""D3PM on the digits' 17 grey levels (Austin et al. 2021), T = 1000.
 
-  python launch.py --config=configs/digits_d3pm.py
+python launch.py --config=configs/digits_d3pm.py
 """
 
 from configs import digits_masked
@@ -16,6 +16,7 @@ def get_config(arg=''):
   config.transitions = section(arg or 'uniform')
   config.noise_input = section('step')
   config.objective = section('d3pm')
+  config.training.num_steps = 1500
   if arg == 'gaussian':
     config.states = section(output='logistic')
   return config

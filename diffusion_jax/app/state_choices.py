@@ -17,36 +17,23 @@ from diffusion_jax.training import discrete
 from diffusion_jax.training.objectives import Network
 
 
-class TransitionFacts(NamedTuple):
-  """The parameters of transitions that are no fields."""
-
-  num_values: int
-  schedule: dj.Schedule
-
-
-class ObjectiveFacts(NamedTuple):
-  """The parameters of objectives of states that are no fields.
+class Facts(NamedTuple):
+  """Parameters of transitions, objectives and samplers that are not fields.
 
   num_steps: T, None in continuous time; states: batch -> x_0.
   """
 
-  network: Network
-  process: StateProcess
+  num_values: int
   schedule: dj.Schedule
   num_steps: int | None
-  states: Callable[[dict], jax.Array]
-
-
-class SamplerFacts(NamedTuple):
-  """The parameters of samplers of states that are no fields."""
-
-  process: StateProcess
-  schedule: dj.Schedule
+  process: StateProcess | None = None
+  network: Network | None = None
+  states: Callable[[dict], jax.Array] | None = None
 
 
 def gaussian(num_values: int, schedule: dj.Schedule) -> dj.MatrixProcess:
   """Goes to near states first, by the betas of schedule=alpha_bar (D3PM)."""
-  steps = getattr(schedule, 'schedule', None)
+  steps: Any = getattr(schedule, 'schedule', None)
   if not isinstance(steps, dj.DiscreteSchedule):
     raise ValueError(
       'gaussian needs the betas of a schedule of steps: set schedule=alpha_bar'
@@ -56,7 +43,7 @@ def gaussian(num_values: int, schedule: dj.Schedule) -> dj.MatrixProcess:
 
 
 class Guidance(NamedTuple):
-  """Guidance without a classifier, on logits: uncond + scale (cond - uncond)."""
+  """Guidance without a classifier, uncond + scale (cond - uncond) of logits."""
 
   scale: Finite
 
@@ -65,10 +52,9 @@ class Guidance(NamedTuple):
 class StateSampling:
   """How a diffusion model of states draws images and texts.
 
-  sampler: the step between two levels. num_steps, spacing, respacing: which
-  levels are visited. guidance: by the condition. top_p: states that add up to
-  this probability are kept. remasking: eta, the share of elements that is
-  masked again after each step.
+  sampler: the step between two levels. num_steps, spacing, respacing: the
+  levels that are visited. top_p: the most probable states that add up to this
+  probability are kept. remasking: eta, how many elements are masked again.
   """
 
   sampler: Any
@@ -83,8 +69,8 @@ class StateSampling:
 class States(NamedTuple):
   """What a network of states reads and returns.
 
-  features: numbers by which it reads a state. output: logits, or the mean and
-  the log scale of a logistic, for images without a masked state.
+  features: width of the embedding of a state. output: logits, or the mean and
+  the log scale of a logistic, which has no masked state.
   """
 
   features: Size = 32
@@ -123,8 +109,4 @@ TABLES = {
   'data': {**choices.DATA, 'text': text_files},
 }
 PARTS = {'sampling': StateSampling, 'states': States}
-FACTS = {
-  'objective': ObjectiveFacts,
-  'transitions': TransitionFacts,
-  'sampler': SamplerFacts,
-}
+FACTS = {'objective': Facts, 'transitions': Facts, 'sampler': Facts}

@@ -11,7 +11,7 @@ from diffusion_jax.ranges import Rate, Size
 
 SUFFIXES = '.txt', '.md', '.rst', '.py'
 UNKNOWN = 128  # no character; drawn as a grey cell
-_CELL = 12, 7  # the height and width of a drawn character
+_HEIGHT, _WIDTH = 12, 7  # of a drawn character
 
 
 def text_files(
@@ -23,9 +23,9 @@ def text_files(
   """Reads text files as sequences of bytes, images [1, length, 1].
 
   path: a file, or a folder whose .txt, .md, .rst and .py files are read; '' is
-  the licence, the README and the modules of this package as installed. The text
-  is cut into pieces; the test split is the last test_fraction of them. Raises
-  ValueError or FileNotFoundError.
+  the licence, the README and the modules of this package as installed. All
+  files are joined and cut into pieces; the test split is the last test_fraction
+  of them. Raises ValueError or FileNotFoundError.
   """
   check_split(split)
   check_fraction(test_fraction, split, path or 'the text of the package')
@@ -60,11 +60,16 @@ def _own_text():
     installed = metadata.distribution('diffusion-jax')
     licences = [p for p in installed.files or () if p.name == 'LICENSE']
     parts += [p.read_text() for p in licences]
-    parts.append(installed.metadata.get_payload())
+    parts.append(installed.metadata.json.get('description', ''))
   except metadata.PackageNotFoundError:  # a checkout on the path
     pass
   own = _read(str(Path(__file__).parents[1]))
   return b'\n'.join([*(str(part).encode() for part in parts), own])
+
+
+def decode_bytes(texts: np.ndarray) -> list[str]:
+  """Returns the N texts of bytes, uint8 [N, ...]; invalid ones are U+FFFD."""
+  return [text.tobytes().decode(errors='replace') for text in texts]
 
 
 def draw_bytes(texts: np.ndarray, columns: int = 32) -> np.ndarray:
@@ -76,8 +81,8 @@ def draw_bytes(texts: np.ndarray, columns: int = 32) -> np.ndarray:
   lines = -(-texts.shape[1] // columns)
   padding = lines * columns - texts.shape[1]
   texts = np.pad(texts, ((0, 0), (0, padding)), constant_values=ord(' '))
-  cells = _glyphs()[texts].reshape(len(texts), lines, columns, *_CELL)
-  height, width = lines * _CELL[0], columns * _CELL[1]
+  cells = _glyphs()[texts.reshape(len(texts), lines, columns)]
+  height, width = lines * _HEIGHT, columns * _WIDTH
   return cells.swapaxes(2, 3).reshape(len(texts), height, width, 1)
 
 
@@ -87,10 +92,10 @@ def _glyphs() -> np.ndarray:
   from PIL import Image, ImageDraw, ImageFont
 
   font = ImageFont.load_default()
-  glyphs = np.zeros((256, *_CELL), np.uint8)
+  glyphs = np.zeros((256, _HEIGHT, _WIDTH), np.uint8)
   for code in range(32, 127):
-    cell = Image.new('L', _CELL[::-1])
+    cell = Image.new('L', (_WIDTH, _HEIGHT))
     ImageDraw.Draw(cell).text((0, 0), chr(code), 255, font)
-    glyphs[code] = cell
+    glyphs[code] = np.asarray(cell)
   glyphs[UNKNOWN, 1:-1, 1:-1] = 96
   return glyphs

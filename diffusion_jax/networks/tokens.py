@@ -60,7 +60,7 @@ def patchify(x: Array, size: int) -> Array:
 
   T = H / size * W / size, row by row; a token has its pixels in the order (row,
   column, channel). Sequences [B, N, C] become [B, N / size, size C]. Raises
-  ValueError if the sides are no multiples of size.
+  ValueError if size does not divide all sides.
   """
   b, *sides, c = x.shape
   if any(side % size for side in sides):
@@ -79,9 +79,7 @@ def unpatchify(tokens: Array, size: int, shape: tuple[int, ...]) -> Array:
   grid = [side // size for side in shape]
   x = tokens.reshape(len(tokens), *grid, *[size] * len(grid), -1)
   within, last = (2, 4)[: len(grid)], (-3, -2)[-len(grid) :]
-  return jnp.moveaxis(x, last, within).reshape(
-    len(tokens), *shape, x.shape[-1]
-  )
+  return jnp.moveaxis(x, last, within).reshape(len(tokens), *shape, x.shape[-1])
 
 
 def grid_positions(grid: tuple[int, ...], features: int) -> np.ndarray:

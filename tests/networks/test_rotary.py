@@ -8,11 +8,12 @@ import pytest
 from diffusion_jax.networks.rotary import rotary_angles, rotate
 
 
-def test_scores_depend_on_differences_of_positions_alone(key):
+@pytest.mark.parametrize('grid', [(4, 6), (24,)])
+def test_scores_depend_on_differences_of_positions_alone(grid, key):
   """One query and one key at all places of a grid, in float64's angles."""
-  rows, columns, size = 4, 6, 8
+  rows, columns, size = 24 // grid[-1], grid[-1], 8
   q, k = jax.random.normal(key, (2, size))
-  angles = rotary_angles((rows, columns), size)
+  angles = rotary_angles(grid, size)
   shape = (1, rows * columns, 1, size)
   turned = [
     np.asarray(rotate(jnp.broadcast_to(a, shape), angles))[0, :, 0]
@@ -39,6 +40,11 @@ def test_pairs_are_turned_by_row_then_column(key):
       z[:, token, :, pair] *= np.exp(1j * place / 10000 ** (pair % 2 / 2))
   np.testing.assert_allclose(found[..., 0::2], z.real, atol=1e-6)
   np.testing.assert_allclose(found[..., 1::2], z.imag, atol=1e-6)
+
+
+def test_angles_of_a_sequence_are_those_of_su_et_al():
+  angles = [[p * 10000 ** (-2 * i / 8) for i in range(4)] for p in range(5)]
+  np.testing.assert_allclose(rotary_angles((5,), 8), angles, rtol=1e-6)
 
 
 def test_other_tokens_are_not_turned(key):

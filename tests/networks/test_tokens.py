@@ -18,6 +18,13 @@ def test_patches_there_and_back_are_exact():
   np.testing.assert_array_equal(patches[1, 2], expected)
 
 
+def test_patches_of_sequences_are_neighbours():
+  x = jnp.arange(24.0).reshape(2, 4, 3)
+  patches = tokens.patchify(x, 2)
+  np.testing.assert_array_equal(patches, x.reshape(2, 2, 6))
+  np.testing.assert_array_equal(tokens.unpatchify(patches, 2, (4,)), x)
+
+
 def test_patches_must_divide_the_image():
   with pytest.raises(
     ValueError, match='images of 6x4 .* patches of 4x4: patch'

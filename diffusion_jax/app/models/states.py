@@ -16,15 +16,11 @@ from diffusion_jax.app.config import from_config, make, make_part
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.model import Latents, Params
 from diffusion_jax.app.schemas import NetworkFacts
-from diffusion_jax.app.state_choices import (
-  ObjectiveFacts,
-  SamplerFacts,
-  States,
-  TransitionFacts,
-)
+from diffusion_jax.app.state_choices import Facts, States
 from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.transitions import StateProcess
-from diffusion_jax.data.text_files import draw_bytes
+from diffusion_jax.data.text_files import decode_bytes, draw_bytes
+from diffusion_jax.errors import UserError
 from diffusion_jax.networks.states import StateNetwork
 
 _PRINTED = 4  # texts
@@ -55,8 +51,7 @@ class StateDiffusion(Diffusion):
 
   def decode(self, autoencoder: Any, states: Any) -> jax.Array:
     """Returns images in [-1, 1]; masked states are grey, 0."""
-    last = self.facts.num_levels - 1
-    x = jnp.where(states > last, 0.0, states * (2.0 / last) - 1.0)
+    x = dj.values_of(states, self.facts.num_levels)
     return x.reshape(len(states), *self.facts.image_shape)
 
   def _shaped(self, x, *batch):
@@ -66,15 +61,14 @@ class StateDiffusion(Diffusion):
   @functools.cached_property
   def process(self) -> StateProcess:
     """What the states change to."""
-    facts = TransitionFacts(self.facts.num_levels, self.schedule())
-    return self._make('transitions', facts)
+    with jax.ensure_compile_time_eval():  # it is kept when a trace has ended
+      return self._make('transitions', self._facts)
 
   @property
-  def num_steps(self) -> int | None:
-    """T of a model in discrete time, or None."""
-    return getattr(self.schedule(), 'num_steps', None)
-
-  # -- the network ------------------------------------------------------------
+  def _facts(self):
+    schedule = self.schedule()
+    num_steps = getattr(schedule, 'num_steps', None)
+    return Facts(self.facts.num_levels, schedule, num_steps)
 
   @property
   def _num_outputs(self):
@@ -107,15 +101,11 @@ class StateDiffusion(Diffusion):
 
   def objective_facts(self, test: bool = False) -> Any:
     """Returns the parameters of the objective that are no fields."""
-    return ObjectiveFacts(
-      self.trained_network(test),
-      self.process,
-      self.schedule(),
-      self.num_steps,
-      lambda batch: self.encode(None, batch['image']),
+    return self._facts._replace(
+      process=self.process,
+      network=self.trained_network(test),
+      states=lambda batch: self.encode(None, batch['image']),
     )
-
-  # -- sampling ---------------------------------------------------------------
 
   def state_denoiser(self, params: Params, cond: dict) -> dj.StateDenoiser:
     """Returns the denoiser of the network, without guidance."""
@@ -145,7 +135,7 @@ class StateDiffusion(Diffusion):
   ) -> tuple[dj.Schedule, dj.NoiseLevel, dj.Sampler]:
     """Returns (schedule, levels [N + 1], sampler)."""
     schedule, c = self.schedule(params), self.sampling
-    facts = SamplerFacts(self.process, schedule)
+    facts = self._facts._replace(process=self.process)
     sampler = make(self.schema, 'sampler', c.sampler, facts, 'sampling.sampler')
     if c.remasking:
       with from_config('sampling.remasking'):
@@ -168,12 +158,21 @@ class StateDiffusion(Diffusion):
   ) -> dict[str, jax.Array]:
     """Returns the bound of images x0; see `metrics.likelihoods.state_elbo`."""
     model = self.state_denoiser(params, cond), self.process, self.schedule()
-    x0, num_steps = self.encode(None, x0), self.num_steps
+    x0, num_steps = self.encode(None, x0), self._facts.num_steps
     if num_steps is not None:
       return dj.state_bound(keys, *model, x0, num_steps=num_steps)
     return {'total': dj.masked_bound(keys, *model, x0, num_times=num_times)}
 
-  # -- texts ------------------------------------------------------------------
+  def check(self, mode: str) -> None:
+    """Raises UserError for what states cannot have."""
+    super().check(mode)
+    if self.states.output == 'logistic' and self.process.mask is not None:
+      raise UserError(
+        'config.states.output=logistic: it has no masked state: set '
+        'transitions=uniform, transitions=gaussian or states.output=logits'
+      )
+    if mode == 'edit' and self.is_text:
+      raise UserError('--mode=edit needs pictures, and this run has texts')
 
   def pictures(self, images: np.ndarray) -> np.ndarray:
     """Returns how images are drawn: bytes as letters."""
@@ -186,10 +185,7 @@ class StateDiffusion(Diffusion):
   ) -> dict[str, np.ndarray]:
     """Writes texts into <name>.txt, and prints the first ones."""
     if self.is_text:
-      texts = [
-        f'--- {i}\n{x.tobytes().decode(errors="replace")}\n'
-        for i, x in enumerate(images)
-      ]
+      texts = [f'--- {i}\n{x}\n' for i, x in enumerate(decode_bytes(images))]
       print(''.join(texts[:_PRINTED]), end='')
       path = path.with_suffix('.txt')
       path.write_text(''.join(texts))
