@@ -89,7 +89,7 @@ def test_texts_are_written_as_texts_and_as_pictures(text_run):
   with Image.open(text_run / 'samples' / 'samples.gif') as film:
     assert film.n_frames == 5  # noise and four steps
     first = np.asarray(film.convert('L'))
-  assert (first == 96).mean() > 0.2  # masked cells
+  assert (first == 96).mean() > 0.15  # masked cells
   assert 'way from noise' in (text_run / 'report.html').read_text()
   assert result(text_run)['bits_per_dim'] > 4.0
 
@@ -132,7 +132,7 @@ def test_all_samplers_can_be_traced(changes):
       jax.random.split(jax.random.key(0), 3),
       np.zeros(3, int),
     )
-    assert x.shape == (3, 8, 8, 1) and x.dtype == int
+    assert x.shape == (3, 8, 8, 1) and x.dtype == np.int32
 
 
 def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
