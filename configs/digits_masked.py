@@ -1,5 +1,9 @@
 r"""Masked diffusion of the digits' 17 grey levels (MD4, Shi et al. 2024).
 
+Continuous time, linear masking; a U-Net of 715,762 parameters. Measured on 2
+busy CPU cores: 8 min 30 s, 1.740 +- 0.014 bits per dimension on the 360 test
+digits (docs/discrete.md). :labels is conditioned on the class, for guidance.
+
   python launch.py --config=configs/digits_masked.py
   python launch.py --config=configs/digits_masked.py --mode=evaluate
   python launch.py --config=configs/digits_masked.py --mode=sample \

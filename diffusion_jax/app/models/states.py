@@ -62,10 +62,10 @@ class StateDiffusion(Diffusion):
   def process(self) -> StateProcess:
     """What the states change to."""
     with jax.ensure_compile_time_eval():  # it is kept when a trace has ended
-      return self._make('transitions', self._facts)
+      return self._make('transitions', self._state_facts)
 
   @property
-  def _facts(self):
+  def _state_facts(self):
     schedule = self.schedule()
     num_steps = getattr(schedule, 'num_steps', None)
     return Facts(self.facts.num_levels, schedule, num_steps)
@@ -101,7 +101,7 @@ class StateDiffusion(Diffusion):
 
   def objective_facts(self, test: bool = False) -> Any:
     """Returns the parameters of the objective that are no fields."""
-    return self._facts._replace(
+    return self._state_facts._replace(
       process=self.process,
       network=self.trained_network(test),
       states=lambda batch: self.encode(None, batch['image']),
@@ -135,7 +135,7 @@ class StateDiffusion(Diffusion):
   ) -> tuple[dj.Schedule, dj.NoiseLevel, dj.Sampler]:
     """Returns (schedule, levels [N + 1], sampler)."""
     schedule, c = self.schedule(params), self.sampling
-    facts = self._facts._replace(process=self.process)
+    facts = self._state_facts._replace(process=self.process)
     sampler = make(self.schema, 'sampler', c.sampler, facts, 'sampling.sampler')
     if c.remasking:
       with from_config('sampling.remasking'):
@@ -158,7 +158,7 @@ class StateDiffusion(Diffusion):
   ) -> dict[str, jax.Array]:
     """Returns the bound of images x0; see `metrics.likelihoods.state_elbo`."""
     model = self.state_denoiser(params, cond), self.process, self.schedule()
-    x0, num_steps = self.encode(None, x0), self._facts.num_steps
+    x0, num_steps = self.encode(None, x0), self._state_facts.num_steps
     if num_steps is not None:
       return dj.state_bound(keys, *model, x0, num_steps=num_steps)
     return {'total': dj.masked_bound(keys, *model, x0, num_times=num_times)}
