@@ -1,6 +1,10 @@
 r"""D3PM on the digits' 17 grey levels (Austin et al. 2021), T = 1000.
 
-python launch.py --config=configs/digits_d3pm.py
+Uniform transitions; :absorbing; :gaussian, with a logistic output. Measured on
+2 busy CPU cores, :absorbing: 7 min 20 s, 1.777 +- 0.017 bits per dimension on
+the first 180 test digits (docs/discrete.md). The others are not measured.
+
+  python launch.py --config=configs/digits_d3pm.py
 """
 
 from configs import digits_masked
