@@ -52,6 +52,7 @@ from diffusion_jax.core.discrete_states import (
   state_nll as state_nll,
   states_of as states_of,
   transition_kl_states as transition_kl_states,
+  values_of as values_of,
 )
 from diffusion_jax.core.elbo import (
   categorical_nll as categorical_nll,

@@ -624,6 +624,34 @@ MUTATIONS = [
     'papers/test_discrete_states.py',
     'test_remdm_one_step',
   ),
+  (
+    'networks/rotary.py',
+    'count = head_channels // (2 * len(grid))',
+    'count = head_channels // 4',
+    'networks/test_rotary.py',
+    'angles_of_a_sequence',
+  ),
+  (
+    'app/models/states.py',
+    'cond | drop',
+    'cond',
+    'app/models/test_states.py',
+    'guidance_moves',
+  ),
+  (
+    'app/models/states.py',
+    'num_steps=num_steps)',
+    'num_steps=2 * num_steps)',
+    'app/models/test_states.py',
+    'knows_nothing',
+  ),
+  (
+    'data/text_files.py',
+    'slice(end, count)',
+    'slice(end - 1, count)',
+    'data/test_text_files.py',
+    'splits_are_the_pieces',
+  ),
 ]
 
 if __name__ == '__main__':

@@ -131,6 +131,7 @@ TESTED_ELSEWHERE = {
   'metrics/sweeps.py': 'app/test_scoring.py',
   'ranges.py': 'app/test_load.py',
   'app/schemas.py': 'app/test_load.py',
+  'app/state_choices.py': 'app/models/test_states.py',
   'training/averages.py': 'app/modes/test_average.py',
   'training/first_weights.py': 'app/modes/test_convert.py',
   'runtime/files.py': 'runtime/test_sessions.py',

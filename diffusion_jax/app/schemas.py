@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import choices
+from diffusion_jax.app import choices, state_choices
 from diffusion_jax.app.choices import Conditioning, Sampling
 from diffusion_jax.app.config import Constructor, Schema, Table, check_one_of
 from diffusion_jax.metrics import table
@@ -187,7 +187,16 @@ VAE = _schema(
   {**table.OF_VAES, **table.METRICS},
 )
 
-KINDS = DIFFUSION, FLOW_MAP, CLASSIFIER, VAE
+STATES = _schema(
+  'a diffusion model of states',
+  state_choices.TABLES,
+  ('schedule', 'transitions', 'network', 'noise_input', 'objective'),
+  {'conditioning': Conditioning, **state_choices.PARTS},
+  {**_FACTS, **state_choices.FACTS},
+  {**table.OF_STATES, **table.METRICS},
+)
+
+KINDS = DIFFUSION, FLOW_MAP, CLASSIFIER, VAE, STATES
 
 
 def schema_of(config: ConfigDict) -> Schema:

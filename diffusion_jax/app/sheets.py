@@ -29,6 +29,7 @@ def sheet(
   Columns are classes or prompts. conditions: each picture is drawn between its
   condition and the original.
   """
+  pictures = model.pictures(pictures)
   if conditions is not None:
     threes = zip(conditions.shown, pictures, conditions.originals, strict=False)
     pictures = np.concatenate([np.stack(three) for three in threes])

@@ -21,7 +21,9 @@ SIZES = {
   'class_tokens_at': 0,
 }
 # Data that need no download, or that a trial cannot replace.
-AT_HAND = 'digits', 'photos', 'two_levels', 'synthetic', 'shapes', 'npz'
+AT_HAND = (
+  'digits', 'photos', 'two_levels', 'synthetic', 'shapes', 'npz', 'text',
+)  # fmt: skip
 
 
 def shrunk(config: ConfigDict) -> ConfigDict:

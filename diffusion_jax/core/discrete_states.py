@@ -35,6 +35,12 @@ def states_of(x: Array, num_values: int) -> Array:
   return jnp.rint((x + 1.0) * (num_values - 1) / 2.0).astype(int)
 
 
+def values_of(states: Array, num_values: int) -> Array:
+  """Returns the values in [-1, 1] of states, and 0 for masked ones."""
+  values = states * (2.0 / (num_values - 1)) - 1.0
+  return jnp.where(states < num_values, values, 0.0)
+
+
 def draw_states(key: Array, probs: Array) -> Array:
   """Draws a state from each distribution [B, ..., K]; returns [B, ...].
 

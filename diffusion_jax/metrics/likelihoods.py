@@ -24,6 +24,7 @@ from diffusion_jax.metrics.metric import (
   Score,
   check_least,
 )
+from diffusion_jax.ranges import Size
 
 Details = Callable[[Arrays, Path], dict[str, Any]]
 # (x0, last: LastStep, num_levels) -> -log p(x_0 | z) in nats, [B].
@@ -94,6 +95,16 @@ class LatentModel(Protocol):
 
   def chain_elbo(self, params: Any, keys: Any, x0: Any) -> dict[str, Any]:
     """Returns the terms of `dj.hierarchical_elbo`."""
+    ...
+
+
+class StateModel(ImageModel, Protocol):
+  """What the bound of a diffusion model of states needs."""
+
+  def state_bound(
+    self, params: Any, keys: Any, x0: Any, cond: dict, num_times: int
+  ) -> dict[str, Any]:
+    """Returns the bound 'total' in nats, and its terms in discrete time."""
     ...
 
 
@@ -177,6 +188,35 @@ def _terms(arrays, out):
     'rate': rate.tolist(),
     'distortion': distortion.tolist(),
   }
+
+
+def state_elbo(num_times: Size = 64) -> Metric:
+  """Bound of a diffusion model of states in bits/dim, bits per byte of text.
+
+  num_times: calls of the network for each image in continuous time; a model in
+  discrete time has a call for each of its steps.
+  """
+
+  def measure(model: StateModel) -> PerExample:
+    def function(params, keys, x0, cond):
+      nats = model.state_bound(params, keys, x0, cond, num_times)
+      in_bits = functools.partial(dj.bits_per_dim, data_shape=x0.shape[1:])
+      return jax.tree.map(in_bits, nats)
+
+    return function
+
+  return _in_bits('elbo', measure, _state_terms)
+
+
+def _state_terms(arrays, out):
+  # Returns the terms of a bound in discrete time, and draws them.
+  if 'diffusion' not in arrays:
+    return {}
+  prior = float(arrays['prior'].mean())
+  terms = arrays['diffusion'].sum(axis=0) / len(arrays['total'])
+  print(f'L_T {prior:.4f} + L_0..L_T-1 {terms.sum():.4f}; {out}/terms.png')
+  plots.plot_terms(out / 'terms.png', terms)
+  return {'prior': prior, 'terms': terms.tolist()}
 
 
 def ode(

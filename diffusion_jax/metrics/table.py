@@ -38,6 +38,7 @@ OF_DIFFUSION: Table = {
   'ode': likelihoods.ode,
   **_PIXELS,
 }
+OF_STATES: Table = {'elbo': likelihoods.state_elbo, **_PIXELS}
 OF_OTHERS: Table = _PIXELS
 OF_VAES: Table = {
   'elbo': likelihoods.vae_elbo,

@@ -1,4 +1,4 @@
-"""Rotary positions on two axes (Su et al. 2021; Heo et al. 2024)."""
+"""Rotary positions on one or two axes (Su et al. 2021; Heo et al. 2024)."""
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +8,23 @@ Array = jax.Array
 
 
 def rotary_angles(
-  rows: int, columns: int, head_channels: int, num_others: int = 0
+  grid: tuple[int, ...], head_channels: int, num_others: int = 0
 ) -> np.ndarray:
   """Computes the angles of the tokens of a grid, [T, head_channels / 2].
 
-  The first half of a head is turned by the row, the second by the column:
-  position * 10000^(-k / (head_channels / 4)). The first num_others tokens, such
-  as class tokens, have angle 0. float32.
+  grid: (rows, columns), or the length of a sequence. Each axis turns its share
+  of a head, n pairs of channels, the rows the first half: position *
+  10000^(-k / n). The first num_others tokens, such as class tokens, have angle
+  0. float32.
   """
-  if head_channels % 4:
+  if head_channels % (2 * len(grid)):
     raise ValueError(
-      f'rotary positions need head channels divisible by 4, not {head_channels}'
+      f'rotary positions need head channels divisible by {2 * len(grid)}, not '
+      f'{head_channels}'
     )
-  frequencies = 1e4 ** (-np.arange(head_channels // 4) / (head_channels // 4))
-  places = np.divmod(np.arange(rows * columns), columns)
+  count = head_channels // (2 * len(grid))
+  frequencies = 1e4 ** (-np.arange(count) / count)
+  places = np.unravel_index(np.arange(np.prod(grid)), grid)
   angles = np.concatenate([at[:, None] * frequencies for at in places], axis=1)
   return np.pad(angles, ((num_others, 0), (0, 0))).astype(np.float32)
 

@@ -11,10 +11,11 @@ Array = jax.Array
 class StateNetwork(Checked):
   """Computes logits of states: x [B, H, W, C] -> [B, H, W, C, num_outputs].
 
-  x are integers 0..num_states-1. Each is embedded as `features` numbers, and
-  `network` takes the embeddings of a pixel's channels. It is a `UNet`, a `DiT`
-  or similar with out_channels = C num_outputs. num_outputs: num_states for
-  logits, 2 for mean and log scale (`logistic_network`).
+  x are integers 0..num_states-1, also sequences [B, N]. Each is embedded as
+  `features` numbers, and `network` takes the embeddings of a pixel's channels.
+  It is a `UNet`, a `DiT` (also for sequences) or similar with out_channels = C
+  num_outputs. num_outputs: num_states for logits, 2 for mean and log scale
+  (`logistic_network`).
   """
 
   network: nn.Module
@@ -26,12 +27,13 @@ class StateNetwork(Checked):
   def __call__(
     self, x: Array, noise: Array, cond: dict | None = None, *, train=False
   ) -> Array:
-    channels = x.shape[-1] * self.num_outputs
+    sides, c = (x.shape[1:], 1) if x.ndim == 2 else (x.shape[1:-1], x.shape[-1])
+    channels = c * self.num_outputs
     if self.network.out_channels != channels:
       raise ValueError(
         f'out_channels={self.network.out_channels} of the network must be '
-        f'{x.shape[-1]} channels x {self.num_outputs} outputs = {channels}'
+        f'{c} channels x {self.num_outputs} outputs = {channels}'
       )
     h = nn.Embed(self.num_states, self.features, name='embedding')(x)
-    h = self.network(h.reshape(*x.shape[:-1], -1), noise, cond, train=train)
+    h = self.network(h.reshape(len(x), *sides, -1), noise, cond, train=train)
     return h.reshape(*x.shape, self.num_outputs)

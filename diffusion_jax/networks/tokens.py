@@ -59,39 +59,44 @@ def patchify(x: Array, size: int) -> Array:
   """Returns patches as tokens: [B, H, W, C] -> [B, T, size^2 C].
 
   T = H / size * W / size, row by row. The values of a token have the order
-  (row, column, channel).
+  (row, column, channel). Sequences [B, N, C] become [B, N / size, size C].
   """
-  b, h, w, c = x.shape
-  if h % size or w % size:
+  b, *sides, c = x.shape
+  if any(side % size for side in sides):
+    shape, patch = ('x'.join(map(str, n)) for n in (sides, [size] * len(sides)))
     raise ValueError(
-      f'images of {h}x{w} cannot be cut into patches of {size}x{size}: '
-      'patch_size must divide both sides'
+      f'images of {shape} cannot be cut into patches of {patch}: patch_size '
+      'must divide all sides'
     )
-  x = x.reshape(b, h // size, size, w // size, size, c)
-  return jnp.moveaxis(x, 2, 3).reshape(b, -1, size * size * c)
+  x = x.reshape(b, *(n for side in sides for n in (side // size, size)), c)
+  within, last = (2, 4)[: len(sides)], (-3, -2)[-len(sides) :]
+  return jnp.moveaxis(x, within, last).reshape(b, -1, size ** len(sides) * c)
 
 
-def unpatchify(tokens: Array, size: int, shape: tuple[int, int]) -> Array:
+def unpatchify(tokens: Array, size: int, shape: tuple[int, ...]) -> Array:
   """Returns the images [B, *shape, C] of tokens, the inverse of `patchify`."""
-  height, width = shape
-  grid = (len(tokens), height // size, width // size, size, size, -1)
-  x = jnp.moveaxis(tokens.reshape(grid), 3, 2)
-  return x.reshape(len(tokens), height, width, x.shape[-1])
+  grid = [side // size for side in shape]
+  x = tokens.reshape(len(tokens), *grid, *[size] * len(grid), -1)
+  within, last = (2, 4)[: len(grid)], (-3, -2)[-len(grid) :]
+  return jnp.moveaxis(x, last, within).reshape(len(tokens), *shape, x.shape[-1])
 
 
-def grid_positions(rows: int, columns: int, features: int) -> np.ndarray:
-  """Computes sin-cos embeddings of a grid, [rows columns, features], float32.
+def grid_positions(grid: tuple[int, ...], features: int) -> np.ndarray:
+  """Computes sin-cos embeddings of a grid, [T, features], float32.
 
-  The first half of the features embeds the column, the second the row; each
-  half is [sin, cos] of position * 10000^(-k / (features / 4)), as in MAE and in
-  DiT (Peebles & Xie 2023).
+  grid: (rows, columns), or the length of a sequence. The first half of the
+  features embeds the column, the second the row. The n features of an axis are
+  [sin, cos] of position * 10000^(-k / (n / 2)), as in MAE and in DiT (Peebles &
+  Xie 2023).
   """
-  if features % 4:
+  if features % (2 * len(grid)):
     raise ValueError(
-      f'sin-cos positions need channels divisible by 4, not {features}'
+      f'sin-cos positions need channels divisible by {2 * len(grid)}, not '
+      f'{features}'
     )
-  frequencies = 1e4 ** (-np.arange(features // 4) / (features // 4))
-  row, column = np.divmod(np.arange(rows * columns), columns)
-  angles = [at[:, None] * frequencies for at in (column, row)]
+  count = features // (2 * len(grid))
+  frequencies = 1e4 ** (-np.arange(count) / count)
+  places = np.unravel_index(np.arange(np.prod(grid)), grid)
+  angles = [at[:, None] * frequencies for at in reversed(places)]
   waves = [wave(a) for a in angles for wave in (np.sin, np.cos)]
   return np.concatenate(waves, axis=1).astype(np.float32)

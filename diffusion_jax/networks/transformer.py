@@ -57,9 +57,10 @@ Positions = Literal['sincos', 'rotary', 'both', 'none']
 class DiT(Checked):
   """Computes a transformer: x [B, H, W, C], noise [B] -> [B, H, W, out].
 
-  The defaults are DiT-S/2 (Peebles & Xie 2023): tokens of patch_size^2 pixels
-  with sin-cos `positions`, and blocks with adaLN-Zero of the sum of the
-  embeddings of noise and label (`Block`). The output begins at 0.
+  Sequences are x [B, N, C]. The defaults are DiT-S/2 (Peebles & Xie 2023):
+  tokens of patch_size^2 pixels with sin-cos `positions`, and blocks with
+  adaLN-Zero of the sum of the embeddings of noise and label (`Block`). The
+  output begins at 0.
 
   Options: `norm`, `qk_norm` and `mlp` are described in `Block`. `bottleneck` is
   the width of a linear map before the patch embedding (0: none).
@@ -126,9 +127,9 @@ class DiT(Checked):
     if self.text_width:
       words, mask, pooled = self._text(cond, len(x))
       c += pooled
-    shape = x.shape[1], x.shape[2]
+    shape = x.shape[1:-1]
     h = patchify(with_inputs(self, x, cond), self.patch_size)
-    grid = shape[0] // self.patch_size, shape[1] // self.patch_size
+    grid = tuple(side // self.patch_size for side in shape)
     h = self._embed(h, grid)
     h = self._blocks(h, c, label, grid, words, mask, train)
     return unpatchify(self._last(h, c), self.patch_size, shape)
@@ -179,8 +180,7 @@ class DiT(Checked):
       h = dense(self.bottleneck, name, dtype=self.dtype, use_bias=False)(h)
     h = self._dense('patch_embedding')(h)
     if self.positions in ('sincos', 'both'):
-      rows, columns = grid
-      places = grid_positions(rows, columns, self.channels)
+      places = grid_positions(grid, self.channels)
       h += places.astype(h.dtype)[None]
     return h
 
@@ -202,8 +202,8 @@ class DiT(Checked):
   def _angles(self, grid, num_others):
     if self.positions not in ('rotary', 'both'):
       return None
-    (rows, columns), size = grid, self.channels // self.num_heads
-    return jnp.asarray(rotary_angles(rows, columns, size, num_others))
+    size = self.channels // self.num_heads
+    return jnp.asarray(rotary_angles(grid, size, num_others))
 
   def _stack(self, start, stop, train) -> Any:
     # Under FSDP the weights of a block are gathered, instead of its tokens.

@@ -119,6 +119,8 @@ def test_draws_have_the_probabilities_and_never_the_impossible():
 def test_states_of_scaled_images():
   levels = np.arange(17).reshape(1, 17)
   np.testing.assert_array_equal(dj.states_of(levels / 8.0 - 1.0, 17), levels)
+  values = dj.values_of(jnp.arange(18), 17)
+  np.testing.assert_allclose(values, [*levels[0] / 8.0 - 1.0, 0.0])
 
 
 def literal_logistic(mean, scale, num_values):

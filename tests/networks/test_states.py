@@ -50,3 +50,21 @@ def test_the_inner_network_must_have_the_channels():
     jax.eval_shape(module.init, jax.random.key(0), X, NOISE, COND)
   with pytest.raises(ValueError, match='num_states must be'):
     StateNetwork(DIT, num_states=0, num_outputs=4)
+
+
+def test_a_sequence_is_an_image_of_one_row_without_positions():
+  """With sin-cos positions it is another."""
+  rng, x = np.random.default_rng(2), X[:, 0, :, 0]
+  outputs = {}
+  for positions in ('none', 'sincos'):
+    dit = DIT.clone(out_channels=5, patch_size=1, positions=positions)
+    module = StateNetwork(dit, num_states=5, num_outputs=5, features=3)
+    if not outputs:
+      shapes = jax.eval_shape(module.init, jax.random.key(0), x, NOISE, COND)
+      params = jax.tree.map(lambda s: rng.normal(0.0, 0.3, s.shape), shapes)
+    apply = jax.jit(module.apply)
+    outputs[positions] = apply(params, x, NOISE, COND)
+    image = apply(params, x[:, None, :, None], NOISE, COND)[:, 0, :, 0]
+    same = np.allclose(outputs[positions], image, rtol=1e-5, atol=1e-5)
+    assert same == (positions == 'none')
+  assert outputs['none'].shape == (2, 4, 5)

@@ -18,6 +18,13 @@ def test_patches_there_and_back_are_exact():
   np.testing.assert_array_equal(patches[1, 2], expected)
 
 
+def test_patches_of_sequences_are_neighbours():
+  x = jnp.arange(24.0).reshape(2, 4, 3)
+  patches = tokens.patchify(x, 2)
+  np.testing.assert_array_equal(patches, x.reshape(2, 2, 6))
+  np.testing.assert_array_equal(tokens.unpatchify(patches, 2, (4,)), x)
+
+
 def test_patches_must_divide_the_image():
   with pytest.raises(
     ValueError, match='images of 6x4 .* patches of 4x4: patch'
@@ -27,7 +34,7 @@ def test_patches_must_divide_the_image():
 
 def test_grid_positions_have_the_column_first():
   rows, columns, features = 3, 5, 16
-  found = tokens.grid_positions(rows, columns, features)
+  found = tokens.grid_positions((rows, columns), features)
   quarter = features // 4
   for i in range(rows):
     for j in range(columns):
@@ -37,7 +44,7 @@ def test_grid_positions_have_the_column_first():
         expected += [np.sin(a) for a in angles] + [np.cos(a) for a in angles]
       np.testing.assert_allclose(found[i * columns + j], expected, atol=1e-7)
   with pytest.raises(ValueError, match='divisible by 4, not 6'):
-    tokens.grid_positions(2, 2, 6)
+    tokens.grid_positions((2, 2), 6)
 
 
 def test_attention_is_a_weighted_mean_of_what_the_mask_leaves(key):

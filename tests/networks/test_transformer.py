@@ -133,7 +133,7 @@ def whole(x, noise, label, p, network):
     h = h @ p['patch_bottleneck']['kernel']
   h = literal.linear(h, p['patch_embedding'])
   grid = height // size, width // size
-  h = h + grid_positions(grid[0], grid[1], network.channels)
+  h = h + grid_positions(grid, network.channels)
   for i in range(network.num_blocks):
     if network.class_tokens and i == network.class_tokens_at:
       first = label[:, None] + p['class_positions'][None]

@@ -167,7 +167,7 @@ def test_dits_block():
 def test_jits_block():
   x, _, c, _ = inputs()
   network = Block(HEADS, norm='rms', qk_norm=True, mlp='swiglu')
-  (found, _), p = run(network, (x, None), c, rotary_angles(2, 3, D // HEADS))
+  (found, _), p = run(network, (x, None), c, rotary_angles((2, 3), D // HEADS))
   assert p['mlp_in']['kernel'].shape == (8, 2 * 21)  # 2 * 32 / 3, rounded down
   close(found, block(x, c, p, swiglu=True, rotary=True))
 

@@ -12,11 +12,12 @@ from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.flow_map import FlowMap
 from diffusion_jax.app.models.latent import LatentDiffusion
 from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.app.models.states import StateDiffusion
 from diffusion_jax.app.models.vae import VAE
 from diffusion_jax.core.keys import abstract_key
 
 KINDS: tuple[type[Model], ...] = (
-  Diffusion, LatentDiffusion, FlowMap, VAE, Classifier
+  Diffusion, LatentDiffusion, FlowMap, VAE, Classifier, StateDiffusion
 )  # fmt: skip
 
 

@@ -215,6 +215,16 @@ class Diffusion(NoisyModel):
         sampler = c.corrector.around(sampler)
     return sampler
 
+  def prior_sample(self, keys: Any, level: dj.NoiseLevel) -> jax.Array:
+    """Draws pure noise for each of the keys [B], at the noisiest level."""
+    return dj.prior_sample(keys, (*keys.shape, *self.state_shape), level)
+
+  def replace_known(
+    self, sampler: dj.Sampler, known: jax.Array, mask: jax.Array
+  ) -> dj.Sampler:
+    """Returns the sampler that keeps known pixels, for --mode=edit."""
+    return dj.replace_known(sampler, known, mask)
+
   def from_noise(
     self,
     params: Params,
@@ -236,8 +246,7 @@ class Diffusion(NoisyModel):
     denoise = self.step_function(
       params, cond, trained, guides=guides, **options
     )
-    shape = (*keys.shape, *self.state_shape)
-    x = dj.prior_sample(prior_keys, shape, levels.take(0))
+    x = self.prior_sample(prior_keys, levels.take(0))
     if wrap is not None:
       sampler, levels = wrap(sampler, levels)
     return dj.sample(keys, denoise, sampler, levels, x, trajectory)

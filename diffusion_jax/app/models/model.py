@@ -112,6 +112,15 @@ class Model(Protocol):
     """
     return lambda kept, batch, key, i: batch
 
-  def write_more(self, params: Params, path: Path) -> dict[str, np.ndarray]:
-    """Writes further files of --mode=sample; returns arrays for its npz."""
+  def pictures(self, images: np.ndarray) -> np.ndarray:
+    """Returns how images uint8 [n, H, W, C] are drawn: as they are."""
+    return images
+
+  def write_more(
+    self, params: Params, path: Path, images: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Writes further files of --mode=sample; returns arrays for its npz.
+
+    images: the samples, uint8 [n, H, W, C].
+    """
     return {}

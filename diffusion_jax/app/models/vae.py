@@ -198,7 +198,9 @@ class VAE(Model):
     decoded = self.decode(params, 1, path.reshape(-1, *path.shape[2:]))
     return self.image(decoded).reshape(*path.shape[:2], *first.shape[1:])
 
-  def write_more(self, params: Params, path: Path) -> dict[str, np.ndarray]:
+  def write_more(
+    self, params: Params, path: Path, images: np.ndarray
+  ) -> dict[str, np.ndarray]:
     """Writes pictures of test images next to `path`; returns their arrays.
 
     <name>-reconstructions.png shows each image with its reconstruction from

@@ -340,7 +340,7 @@ def inpaint(task: Task) -> jax.Array:
     return task.sample(cond, after_guidance=guided)
 
   def replace(sampler, levels):
-    return dj.replace_known(sampler, known, mask), levels
+    return task.model.replace_known(sampler, known, mask), levels
 
   def repaint(sampler, levels):
     with from_config('edit'):

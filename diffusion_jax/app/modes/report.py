@@ -138,7 +138,7 @@ def trajectory(model: Model) -> tuple[Film | None, np.ndarray | None]:
     return None, x
   last = x.shape[1] - 1
   frames = [
-    (f'step {i} of {last}', row(x[:, i]))
+    (f'step {i} of {last}', row(model.pictures(x[:, i])))
     for i in pictures.spread(range(last + 1), _FRAMES)
   ]
   title = f'{n} images, {last} steps, seed {c.sampling.seed}'
@@ -161,6 +161,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
   if samples is None or size > _MOST_PIXELS:
     return None
   nearest_images, distances = search(pixels.scale(samples), source)
+  pairs = samples, nearest_images
   label = f'distance (root mean square, in [-1, 1]) {np.mean(distances):.3g}'
   with contextlib.suppress(UserError):  # There may be no test split.
     test = images.source_of(model.config, 'test')
@@ -171,7 +172,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
   return pictures.film(
     f'Above: samples. Below: the nearest of {len(source):,} training images',
     'Samples, each above its nearest training image',
-    [(label, np.concatenate([row(samples), row(nearest_images)]))],
+    [(label, np.concatenate([row(model.pictures(x)) for x in pairs]))],
   )
 
 

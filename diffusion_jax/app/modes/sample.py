@@ -124,7 +124,7 @@ def write(
   """Writes the npz file of all parts, the sheet, and the texts."""
   pictures = gather(paths, model.config.sampling.num_samples)
   arrays = {'arr_0': pictures, **inputs.stored()}
-  arrays |= model.write_more(params, path)
+  arrays |= model.write_more(params, path, pictures)
   provenance.write_npz(path, arrays, settings)
   shape = 'x'.join(map(str, pictures.shape[1:]))
   print(f'wrote {path}: {len(pictures)} images of {shape}')

@@ -1,0 +1,101 @@
+"""Text files as sequences of bytes, and pictures of such sequences."""
+
+import functools
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from diffusion_jax.data.sources import ArraySource, check_fraction, check_split
+from diffusion_jax.ranges import Rate, Size
+
+SUFFIXES = '.txt', '.md', '.rst', '.py'
+UNKNOWN = 128  # no character; drawn as a grey cell
+_HEIGHT, _WIDTH = 12, 7  # of a drawn character
+
+
+def text_files(
+  split: str = 'train',
+  path: str = '',
+  length: Size = 128,
+  test_fraction: Rate = 0.1,
+) -> ArraySource:
+  """Reads text files as sequences of bytes, images [1, length, 1].
+
+  path: a file, or a folder whose .txt, .md, .rst and .py files are read; '' is
+  the licence, the README and the modules of this package as installed. All
+  files are joined and cut into pieces; the test split is the last test_fraction
+  of them. Raises ValueError or FileNotFoundError.
+  """
+  check_split(split)
+  check_fraction(test_fraction, split, path or 'the text of the package')
+  pieces = np.frombuffer(_read(path) if path else _own_text(), np.uint8)
+  count = len(pieces) // length
+  end = count - round(count * test_fraction)
+  chosen = slice(end) if split == 'train' else slice(end, count)
+  images = pieces[: count * length].reshape(count, 1, length, 1)[chosen]
+  if not len(images):
+    raise ValueError(
+      f'{path or "the package"} has {len(pieces):,} bytes of text, too few for '
+      f'a piece of {length} bytes in the {split} split: give more text or a '
+      'smaller length'
+    )
+  return ArraySource(images)
+
+
+def _read(path):
+  place = Path(path).expanduser()
+  if not place.exists():
+    raise FileNotFoundError(f'there is no file or folder {place}')
+  files = [place]
+  if place.is_dir():
+    files = [p for p in sorted(place.rglob('*')) if p.suffix in SUFFIXES]
+  return b'\n'.join(file.read_bytes() for file in files if file.is_file())
+
+
+def _own_text():
+  # Returns the licence, the README and the modules of the package.
+  parts = []
+  try:
+    installed = metadata.distribution('diffusion-jax')
+    licences = [p for p in installed.files or () if p.name == 'LICENSE']
+    parts += [p.read_text() for p in licences]
+    parts.append(installed.metadata.json.get('description', ''))
+  except metadata.PackageNotFoundError:  # a checkout on the path
+    pass
+  own = _read(str(Path(__file__).parents[1]))
+  return b'\n'.join([*(str(part).encode() for part in parts), own])
+
+
+def decode_bytes(texts: np.ndarray) -> list[str]:
+  """Returns the N texts of bytes, uint8 [N, ...]; invalid ones are U+FFFD."""
+  return [text.tobytes().decode(errors='replace') for text in texts]
+
+
+def draw_bytes(texts: np.ndarray, columns: int = 32) -> np.ndarray:
+  """Draws texts, uint8 [N, L], as pictures uint8 [N, H, W, 1].
+
+  A line has `columns` characters. Bytes outside of ASCII are blank, except
+  UNKNOWN.
+  """
+  lines = -(-texts.shape[1] // columns)
+  padding = lines * columns - texts.shape[1]
+  texts = np.pad(texts, ((0, 0), (0, padding)), constant_values=ord(' '))
+  cells = _glyphs()[texts.reshape(len(texts), lines, columns)]
+  height, width = lines * _HEIGHT, columns * _WIDTH
+  return cells.swapaxes(2, 3).reshape(len(texts), height, width, 1)
+
+
+@functools.cache
+def _glyphs() -> np.ndarray:
+  # Returns the drawn bytes, uint8 [256, height, width].
+  from PIL import Image, ImageDraw, ImageFont
+
+  font = ImageFont.load_default()
+  glyphs = np.zeros((256, _HEIGHT, _WIDTH), np.uint8)
+  for code in range(32, 127):
+    cell = Image.new('L', (_WIDTH, _HEIGHT))
+    ImageDraw.Draw(cell).text((0, 0), chr(code), 255, font)
+    glyphs[code] = np.asarray(cell)
+  glyphs[UNKNOWN, 1:-1, 1:-1] = 96
+  return glyphs

@@ -1,0 +1,206 @@
+"""Models of discrete states by config: bounds, samples, texts, edits."""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.app import models
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.data.images import scale
+from diffusion_jax.errors import UserError
+from tests.app.conftest import trial, untrained
+
+FEW = {
+  'sampling.num_samples': 3,
+  'sampling.batch_size': 3,
+  'sampling.num_steps': 4,
+  'evaluation.num_images': 20,
+  'evaluation.batch_size': 20,
+}
+TINY = FEW | {'network': 'dit', 'network.channels': 8, 'network.num_heads': 1}
+TINY |= {'network.num_blocks': 1, 'states.features': 4}
+TEXT = FEW | {'data.length': 16, 'network.channels': 8, 'states.features': 4}
+
+
+def states(name='digits_masked', argument='', **changes):
+  return trial(name, argument, **TINY | changes)
+
+
+def made(*names, **changes) -> Any:
+  return models.make(states(*names, **changes), 'nowhere')
+
+
+def result(workdir):
+  path = workdir / 'evaluation' / 'elbo-test' / 'result.json'
+  return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+  'name, changes, calls',
+  [
+    ('digits_masked', {'evaluation.elbo.num_times': 8}, 8),
+    ('digits_d3pm', {'schedule.schedule.num_steps': 20}, 20),
+  ],
+)
+def test_a_network_that_knows_nothing_needs_all_bits(
+  name, changes, calls, tmp_path
+):
+  """Its logits are 0. Of uniform data that is exact, and the bound tight."""
+  workdir = untrained(states(name, **changes), tmp_path / 'run', deviation=0)
+  MODES['evaluate'](states(name, **changes), workdir)
+  found = result(workdir)
+  spread = max(found['standard_error'], 0.01)
+  assert abs(found['bits_per_dim'] - np.log2(17)) < 4 * spread < 0.5
+  assert len(found.get('terms', range(calls))) == calls
+
+
+def test_states_and_images_are_inverses():
+  model = made()
+  x = scale(model.source().images[:5], 17)
+  np.testing.assert_allclose(model.decode(None, model.encode(None, x)), x)
+  masked = model.decode(None, np.full((1, 8, 8, 1), 17))
+  np.testing.assert_array_equal(masked, 0.0)
+
+
+@pytest.fixture(scope='module')
+def text_run(tmp_path_factory):
+  """A trained run of texts, with a preview and a report, which is sampled."""
+  workdir = tmp_path_factory.mktemp('runs') / 'text'
+  config = trial('text_masked', **TEXT | {'training.sample_every': 4})
+  MODES['train'](config, workdir)
+  config.sampling.trajectory = True
+  MODES['sample'](config, workdir)
+  MODES['evaluate'](config, workdir)
+  MODES['report'](config, workdir)
+  return workdir
+
+
+def test_texts_are_written_as_texts_and_as_pictures(text_run):
+  with np.load(text_run / 'samples' / 'samples.npz') as arrays:
+    samples = arrays['arr_0']
+  assert samples.shape == (3, 1, 16, 1)
+  text = (text_run / 'samples' / 'samples.txt').read_text()
+  expected = [x.tobytes().decode(errors='replace') for x in samples]
+  assert text == ''.join(f'--- {i}\n{x}\n' for i, x in enumerate(expected))
+  with Image.open(text_run / 'samples' / 'samples.gif') as film:
+    assert film.n_frames == 5  # noise and four steps
+    first = np.asarray(film.convert('L'))
+  assert (first == 96).mean() > 0.15  # masked cells
+  assert 'way from noise' in (text_run / 'report.html').read_text()
+  assert result(text_run)['bits_per_dim'] > 4.0
+
+
+def test_unmasked_bytes_stay(text_run):
+  """Between the steps of the ancestral sampler."""
+  model: Any = models.make(trial('text_masked', **TEXT), text_run)
+  params = jax.tree.map(lambda x: np.zeros(x.shape), models.shapes(model))
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.jit(
+    lambda keys: model.from_noise(params, {}, keys, {}, trajectory=True)
+  )(keys)
+  x = np.asarray(x)
+  assert x.shape == (5, 3, 16) and (x[0] == 256).all() and (x[-1] < 256).all()
+  kept = x[:-1] != 256
+  np.testing.assert_array_equal(x[1:][kept], x[:-1][kept])
+  counts = kept.mean(axis=(1, 2))
+  assert (np.diff(counts) > 0).all() and counts[2] > 0.2
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'sampling.sampler': 'first_hitting', 'sampling.top_p': 0.9},
+    {'sampling.sampler': 'confidence', 'sampling.remasking': 0.3},
+    {'transitions': 'uniform', 'objective': 'd3pm', 'states.output': 'logistic'}
+    | {'schedule': 'alpha_bar'},
+  ],
+)
+def test_all_samplers_can_be_traced(changes):
+  model = made('digits_masked', 'labels', **changes)
+  guidance = {'sampling.guidance.scale': 2.0}
+  guided = made('digits_masked', 'labels', **changes | guidance)
+  for each in (model, guided):
+    x = jax.eval_shape(
+      lambda params, keys, label, each=each: each.from_noise(
+        params, {}, keys, {'label': label}
+      ),
+      models.shapes(each),
+      jax.random.split(jax.random.key(0), 3),
+      np.zeros(3, int),
+    )
+    assert x.shape == (3, 8, 8, 1) and x.dtype == np.int32
+
+
+def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
+  """A scale of 0 is the network without its condition."""
+  plain, none = (
+    made('digits_masked', 'labels', **{'sampling.guidance.scale': scale})
+    for scale in (2.0, 0.0)
+  )
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: rng.normal(0, 0.3, x.shape), models.shapes(plain)
+  )
+  x, level = np.full((2, 8, 8, 1), 17), plain.schedule()(0.5)
+  cond = {'label': np.array([3, 8])}
+
+  @jax.jit
+  def logits(cond):
+    of = plain.state_denoiser(params, cond)
+    functions = [
+      of, *(m.step_function(params, cond, None) for m in (plain, none))
+    ]  # fmt: skip
+    return [f(x, level) for f in functions]
+
+  conditional, guided, unconditional = logits(cond)
+  hidden, *_ = logits(cond | {'drop': np.ones(2, bool)})
+  np.testing.assert_allclose(unconditional, hidden, rtol=1e-5, atol=1e-4)
+  np.testing.assert_allclose(
+    guided, 2 * conditional - hidden, rtol=1e-5, atol=1e-3
+  )
+  assert np.abs(conditional - hidden)[..., :17].max() > 0.1
+
+
+def test_known_pixels_stay_in_an_edit(tmp_path):
+  config = states(**{'edit.num_samples': 2})
+  workdir = untrained(config, tmp_path / 'run')
+  picture = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+  mask = np.repeat(np.array([255, 0], np.uint8), 32).reshape(8, 8)
+  for name, x in (('image', picture), ('mask', mask)):
+    Image.fromarray(x).save(tmp_path / f'{name}.png')
+    config.edit[name] = str(tmp_path / f'{name}.png')
+  MODES['edit'](config, workdir)
+  with np.load(workdir / 'edits' / 'edit.npz') as arrays:
+    results = arrays['arr_0'][..., 0]
+  np.testing.assert_array_equal(results[:, :4], [picture[:4]] * 2)
+  assert (results[0, 4:] != results[1, 4:]).any()
+
+
+@pytest.mark.parametrize(
+  'names, changes, message',
+  [
+    ((), {'transitions': 'gaussian'}, 'needs the betas of a schedule of steps'),
+    ((), {'states.output': 'logistic'}, 'output=logistic: .* masked'),
+    ((), {'transitions': 'uniform'}, 'needs a process with a masked state'),
+    ((), {'objective': 'd3pm'}, 'do not give the num_steps'),
+    ((), {'sampling.guidance.scale': 2.0}, 'conditioning.dropout'),
+    (('digits_d3pm',), {'sampling.sampler': 'confidence'}, 'a masked state'),
+    (('digits_d3pm',), {'sampling.remasking': 0.1}, 'a masked state'),
+  ],
+)
+def test_refusals(names, changes, message):
+  model = made(*names, **changes)
+  with pytest.raises(UserError, match=message):
+    model.check('train')
+    model.objective()
+    model.levels_and_sampler()
+
+
+def test_texts_have_no_edits():
+  model: Any = models.make(trial('text_masked', **TEXT), 'nowhere')
+  with pytest.raises(UserError, match='edit needs pictures'):
+    model.check('edit')

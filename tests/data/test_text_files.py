@@ -1,0 +1,53 @@
+"""Text files become sequences of bytes, and these pictures of letters."""
+
+import numpy as np
+import pytest
+
+from diffusion_jax.data.text_files import UNKNOWN, draw_bytes, text_files
+
+
+@pytest.fixture
+def folder(tmp_path):
+  (tmp_path / 'b.md').write_text('é234567')  # 8 bytes
+  (tmp_path / 'a').mkdir()
+  (tmp_path / 'a' / 'a.txt').write_text('abcdefghijk')
+  (tmp_path / 'c.png').write_bytes(b'no text')
+  return tmp_path
+
+
+def test_splits_are_the_pieces_of_all_texts_in_order(folder):
+  splits = [
+    text_files(split, str(folder), length=4, test_fraction=0.4)
+    for split in ('train', 'test')
+  ]
+  assert [x.image_shape for x in splits] == [(1, 4, 1)] * 2
+  pieces = [x.tobytes() for s in splits for x in s.read(np.arange(len(s)))[0]]
+  assert b''.join(pieces) == 'abcdefghijk\né234567'.encode()
+  assert [*map(len, splits)] == [3, 2]
+  file = text_files(path=str(folder / 'c.png'), length=7, test_fraction=0.0)
+  assert file.images.tobytes() == b'no text'
+
+
+def test_the_own_text_has_the_modules():
+  source = text_files(length=1000, test_fraction=0.0)
+  assert b'def text_files(' in source.images.tobytes()
+
+
+def test_refusals(folder):
+  with pytest.raises(FileNotFoundError, match='no file or folder .*absent'):
+    text_files(path=str(folder / 'absent'))
+  with pytest.raises(ValueError, match='20 bytes of text, too few .* 30 bytes'):
+    text_files(path=str(folder), length=30)
+
+
+def test_drawn_bytes():
+  texts = np.frombuffer(b'ab ' + bytes([UNKNOWN]) + b'b', np.uint8)[None]
+  pictures = draw_bytes(texts, columns=2)
+  assert pictures.shape == (1, 36, 14, 1)
+  a, b, space, unknown, again, padding = (
+    pictures[0, i : i + 12, j : j + 7, 0] for i in (0, 12, 24) for j in (0, 7)
+  )
+  np.testing.assert_array_equal(b, again)
+  assert a.max() > 100 and (a != b).any()
+  assert not space.any() and not padding.any()
+  assert (unknown[1:-1, 1:-1] == 96).all()
