@@ -282,7 +282,8 @@ def call(name, a):
 
   Parameters get values of CALLS or, without a default, of `arguments`.
   """
-  function, given = getattr(dj, name), CALLS.get(name, {})
+  function: Any = getattr(dj, name)
+  given: Any = CALLS.get(name, {})
   parameters = inspect.signature(function).parameters
   defaults = arguments(a, parameters)
   given = given(a) if callable(given) else given

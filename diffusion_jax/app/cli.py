@@ -86,7 +86,7 @@ class Command:
   def __init__(self, path: str, argument: str, fields: list[tuple[str, str]]):
     self.path, self.argument, self.fields = path, argument, fields
     self.is_run = bool(path) and Path(path).is_dir()
-    self.point: list[tuple[str, str]] = []  # flags of --sweep_index
+    self.point: load.Flags = []  # flags of --sweep_index
 
   def workdir(self) -> str:
     """Returns the folder of the run."""

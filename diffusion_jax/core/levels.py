@@ -64,9 +64,11 @@ class Schedule(Protocol):
 
   def __call__(self, t: ArrayLike, /) -> NoiseLevel:
     """Returns the level at t in [0, 1], [] or [B]."""
+    ...
 
   def from_logsnr(self, logsnr: Array, /) -> NoiseLevel:
     """Returns the level with the given log-SNR, [] or [B]."""
+    ...
 
 
 def clean_level() -> NoiseLevel:

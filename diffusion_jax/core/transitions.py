@@ -27,6 +27,7 @@ class StateProcess(Protocol):
   @property
   def prior(self) -> Array:
     """Returns the distribution of pure noise, [K]."""
+    ...
 
   @property
   def mask(self) -> int | None:
@@ -45,6 +46,7 @@ class StateProcess(Protocol):
     x_s. probs Q_{t|s}^T is q(x_t | x_s) as a function of x_s if probs is a
     one-hot x_t. Levels: [] or [B].
     """
+    ...
 
 
 @pytree_dataclass

@@ -127,7 +127,9 @@ class Unit(nn.Module):
                    + bias[None, None, None])  # fmt: skip
 
 
-def _unit(x, name, features, size=1, stride=1, padding='SAME'):
+def _unit(
+  x, name, features, size: int | tuple[int, int] = 1, stride=1, padding='SAME'
+):
   size = (size, size) if isinstance(size, int) else size
   # All convolutions of stride 2 are without padding.
   padding = padding if stride == 1 else 'VALID'

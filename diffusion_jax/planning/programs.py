@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.stages import Compiled
 
 from diffusion_jax.networks.cpu.bilinear import reference
@@ -422,7 +421,7 @@ def _updates(operation, computation, body):
 # Products.
 
 
-def flops(jaxpr: ClosedJaxpr | Jaxpr) -> dict[str, float]:
+def flops(jaxpr: Any) -> dict[str, float]:
   """Returns the FLOP of all products and convolutions, by dtype.
 
   Each term of a sum is 2 FLOP. Scans count as often as they repeat, other loops

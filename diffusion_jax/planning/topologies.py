@@ -96,7 +96,7 @@ class Topology(NamedTuple):
   """
 
   name: str
-  devices: list[jax.Device]
+  devices: list[Any]
   rates: Rates | None
   machine: int
   options: dict[str, str | bool]

@@ -33,7 +33,7 @@ class Chart(NamedTuple):
   """A chart for Bokeh, and its values as rows of text after a head."""
 
   title: str
-  item: Mapping[str, object]
+  item: Mapping[str, Any]
   rows: list[list[str]]
 
 

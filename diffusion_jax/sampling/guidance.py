@@ -32,6 +32,7 @@ class PairedDenoiser(Protocol):
     self, xt: Array, level: NoiseLevel, /
   ) -> tuple[Prediction, Prediction]:
     """Returns the conditional and the unconditional prediction."""
+    ...
 
 
 class LogProbFn(Protocol):
@@ -39,6 +40,7 @@ class LogProbFn(Protocol):
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
     """Returns log p(y | x_t) in nats, [B]; xt: [B, ...], level: [] or [B]."""
+    ...
 
 
 class ScoreFn(Protocol):
@@ -46,6 +48,7 @@ class ScoreFn(Protocol):
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
     """Returns the gradient, [B, ...]; xt: [B, ...], level: [] or [B]."""
+    ...
 
 
 def clip_denoised(

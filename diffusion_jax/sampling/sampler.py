@@ -48,6 +48,7 @@ class SamplerStep(Protocol):
     denoise: a `Denoiser`, or the input of a wrapper such as
     `self_conditioned`. Returns (x, state) at level s.
     """
+    ...
 
 
 class Sampler(NamedTuple):

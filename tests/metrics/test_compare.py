@@ -246,7 +246,7 @@ def test_mistakes_with_files_are_one_line(files, tmp_path):
   with pytest.raises(ValueError, match='32 numbers, and the samples have 9'):
     np.savez(tmp_path / 'm.npz', mu=np.zeros(32), sigma=np.eye(32))
     compare.main([str(paths[0]), str(tmp_path / 'm.npz'), '--features=pixels'])
-  with pytest.raises(ValueError, match='is not a batch of 8x8x1 digits'):
+  with pytest.raises(ValueError, match=r'digits must be \[N, 8, 8, 1\]'):
     compare.main([*map(str, paths), '--features=digits'])
   with pytest.raises(ValueError, match="'x' are not one of inception"):
     features.make('x')

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,8 @@ def test_a_field_names_the_folder_and_an_empty_one_keeps_nothing(
 
 
 def test_the_folder_that_the_user_gives_to_jax_stays(folders, tmp_path):
-  cache.jax.config.jax_compilation_cache_dir = 'mine'
+  config: Any = cache.jax.config
+  config.jax_compilation_cache_dir = 'mine'
   cache.keep_compilations(str(tmp_path / 'field'))
   assert not folders and not (tmp_path / 'field').exists()
 

@@ -24,7 +24,8 @@ def step(sampler, key, level_s, level_t):
     return sampler.step(key, x, (), denoise, **levels)[0]
 
   z = np.float64(jax.random.normal(key, X.shape))
-  return run(*np.float32([X, X0]), level_s, level_t), z
+  x, x0 = np.float32(X), np.float32(X0)
+  return run(x, x0, level_s, level_t), z
 
 
 @pytest.mark.parametrize('i', [2, 3, 4, 5])

@@ -297,12 +297,13 @@ class Diffusion(NoisyModel):
       return decode(x)
 
     each = per_image(images, mesh, root, size)
+    program: Any = each.compute
 
     def start(params, index, inputs):
       return each.start((params, weights), index, inputs)
 
     def compute(params, index, inputs):
-      return each.compute((params, weights), index, inputs)
+      return program((params, weights), index, inputs)
 
     return PerImage(start, compute)
 

@@ -117,10 +117,10 @@ class Model(Protocol):
     return images
 
   def write_more(
-    self, params: Params, path: Path, images: np.ndarray
+    self, params: Params, path: Path, samples: np.ndarray
   ) -> dict[str, np.ndarray]:
     """Writes further files of --mode=sample; returns arrays for its npz.
 
-    images: the samples, uint8 [n, H, W, C].
+    samples: uint8 [n, H, W, C].
     """
     return {}

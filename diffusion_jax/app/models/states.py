@@ -181,11 +181,11 @@ class StateDiffusion(Diffusion):
     return draw_bytes(images.reshape(len(images), -1))
 
   def write_more(
-    self, params: Params, path: Path, images: np.ndarray
+    self, params: Params, path: Path, samples: np.ndarray
   ) -> dict[str, np.ndarray]:
     """Writes texts into <name>.txt, and prints the first ones."""
     if self.is_text:
-      texts = [f'--- {i}\n{x}\n' for i, x in enumerate(decode_bytes(images))]
+      texts = [f'--- {i}\n{x}\n' for i, x in enumerate(decode_bytes(samples))]
       print(''.join(texts[:_PRINTED]), end='')
       path = path.with_suffix('.txt')
       path.write_text(''.join(texts))

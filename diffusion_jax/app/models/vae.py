@@ -199,7 +199,7 @@ class VAE(Model):
     return self.image(decoded).reshape(*path.shape[:2], *first.shape[1:])
 
   def write_more(
-    self, params: Params, path: Path, images: np.ndarray
+    self, params: Params, path: Path, samples: np.ndarray
   ) -> dict[str, np.ndarray]:
     """Writes pictures of test images next to `path`; returns their arrays.
 

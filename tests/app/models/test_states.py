@@ -86,7 +86,8 @@ def test_texts_are_written_as_texts_and_as_pictures(text_run):
   text = (text_run / 'samples' / 'samples.txt').read_text()
   expected = [x.tobytes().decode(errors='replace') for x in samples]
   assert text == ''.join(f'--- {i}\n{x}\n' for i, x in enumerate(expected))
-  with Image.open(text_run / 'samples' / 'samples.gif') as film:
+  film: Any = Image.open(text_run / 'samples' / 'samples.gif')
+  with film:
     assert film.n_frames == 5  # noise and four steps
     first = np.asarray(film.convert('L'))
   assert (first == 96).mean() > 0.15  # masked cells
