@@ -125,6 +125,7 @@ TESTED_ELSEWHERE = {
   'interop/openai_options.py': 'interop/test_openai.py',
   'interop/reader.py': 'app/modes/test_convert.py',
   'interop/layers.py': 'interop/test_openai.py',
+  'interop/stablehlo.py': 'app/modes/test_convert.py',
   'metrics/likelihoods.py': 'app/modes/test_evaluate.py',
   'metrics/real_images.py': 'app/modes/test_evaluate.py',
   'metrics/spaces.py': 'app/test_scoring.py',

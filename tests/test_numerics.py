@@ -404,7 +404,7 @@ OTHERS = {
   *('confidence_ordered', 'first_hitting', 'gaussian_matrix', 'keep_known'),
   *('gaussian_process', 'masking_process', 'uniform_process', 'remasked'),
   *('masked_bound', 'masked_weight', 'state_bound', 'states_of'),
-  *('prior_sample_states', 'q_sample_states'),
+  *('prior_sample_states', 'q_sample_states', 'values_of'),
 }
 
 

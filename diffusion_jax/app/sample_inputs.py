@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.app import images
 from diffusion_jax.app.config import from_config
-from diffusion_jax.core.keys import stream
+from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
@@ -180,7 +180,9 @@ def shapes(model: 'Model', size: int) -> Shapes:
     arrays['label'] = (size,), jnp.int32
   if model.conditioning.image is not None:
     x0 = jax.ShapeDtypeStruct((size, *model.facts.image_shape), jnp.float32)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
+    keys = jax.eval_shape(
+      lambda key: jax.random.split(key, size), abstract_key()
+    )
     image = jax.eval_shape(model.conditioning.image, keys, x0)
     arrays['image'] = image.shape, image.dtype
   return arrays

@@ -360,7 +360,7 @@ def test_init_from_another_network_is_refused(run, tmp_path):
   with pytest.raises(UserError, match='init_from: .* is of another network'):
     MODES['train'](config, str(tmp_path / 'x'))
   config = smoke(**{'training.init_from': tmp_path / 'none'})
-  with pytest.raises(UserError, match='init_from: there is no'):
+  with pytest.raises(UserError, match='none contains no checkpoint'):
     MODES['train'](config, str(tmp_path / 'x'))
 
 

@@ -211,7 +211,7 @@ def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
       "'fid2' .did you mean 'fid'.* is not one of elbo, ode",
     ),
     ({'metrics': ''}, 'metrics is empty: give one of elbo, ode'),
-    ({'elbo.random_steps': 9}, 'config.evaluation.elbo: steps is 9: of 5'),
+    ({'elbo.random_steps': 9}, 'config.evaluation.elbo: steps is 9: it must'),
     ({'metrics': 'ode', 'ode.num_probes': 0}, 'ode: num_probes=0 is below 1'),
     ({'sweep': 'num_steps'}, 'num_steps is not field=value,value'),
     ({'sweep': 'num_stps=3'}, "config.sampling.num_stps .did you mean 'num_st"),
