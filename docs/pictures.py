@@ -191,7 +191,7 @@ def inpainting():
   """Draws the states of three methods that complete half a digit."""
   model, params = run('digits')
   known = images.scale(digits_judge.real('test')[[3, 9]])
-  mask = jnp.arange(8)[:, None, None] < 4  # the upper half is known
+  mask = jnp.arange(8)[None, :, None, None] < 4  # the upper half is known
   drop = {'label': jnp.zeros(2, int), 'drop': jnp.ones(2, bool)}
   raw = model.of_network(params, drop)
   denoise = dj.clip_denoised(raw)

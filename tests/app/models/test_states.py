@@ -100,9 +100,10 @@ def test_unmasked_bytes_stay(text_run):
   model: Any = models.make(trial('text_masked', **TEXT), text_run)
   params = jax.tree.map(lambda x: np.zeros(x.shape), models.shapes(model))
   keys = jax.random.split(jax.random.key(0), 3)
-  x = jax.jit(
-    lambda keys: model.from_noise(params, {}, keys, {}, trajectory=True)
-  )(keys)
+  draw = jax.jit(
+    lambda params, keys: model.from_noise(params, {}, keys, {}, trajectory=True)
+  )
+  x = draw(params, keys)
   x = np.asarray(x)
   assert x.shape == (5, 3, 16) and (x[0] == 256).all() and (x[-1] < 256).all()
   kept = x[:-1] != 256
