@@ -1,4 +1,4 @@
-"""Mutations of the package, each of which a cheap test must catch.
+"""Mutations of the package; a cheap test must catch each.
 
 `python -m tests.mutations` tries all of them, one by one, in a copy of the
 tree; with a word, those that contain it. It prints what was caught and what

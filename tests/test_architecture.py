@@ -140,7 +140,7 @@ TESTED_ELSEWHERE = {
 
 
 def test_every_folder_of_tests_is_collected(request):
-  """By default pytest ignores folders named build."""
+  """Pytest ignores, by default, folders named build."""
   left_out = request.config.getini('norecursedirs')
   for path in (ROOT / 'tests').rglob('test_*.py'):
     for folder in path.relative_to(ROOT).parts[:-1]:

@@ -146,7 +146,7 @@ def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
 
 
 def test_the_training_loop_of_its_page_learns(capsys, tmp_path, monkeypatch):
-  """As printed, but for the number of steps; at most 60 lines."""
+  """The snippet runs as printed, with fewer steps; it has at most 60 lines."""
   monkeypatch.chdir(tmp_path)
   code = page_example('library.md', 'load_digits')
   assert len(code.splitlines()) <= 60

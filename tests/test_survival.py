@@ -258,7 +258,7 @@ def kill_one_of_two(workdir, which, **fields):
 
 @pytest.mark.slow
 def test_two_processes_stopped_and_killed_one_after_the_other(tmp_path):
-  """In the end the parameters equal those of two undisturbed processes."""
+  """In the end the parameters equal the result of two undisturbed processes."""
   undisturbed, workdir = tmp_path / 'undisturbed', tmp_path / 'run'
   assert [p.wait(HANG_SECONDS) for p in start_two(undisturbed)] == [0, 0]
   first = term_one_of_two(workdir, 0)

@@ -46,7 +46,7 @@ def text_files(
 def _read(path):
   place = Path(path).expanduser()
   if not place.exists():
-    raise FileNotFoundError(f'there is no file or folder {place}')
+    raise FileNotFoundError(f'no file or folder {place}')
   files = [place]
   if place.is_dir():
     files = [p for p in sorted(place.rglob('*')) if p.suffix in SUFFIXES]

@@ -192,7 +192,7 @@ def test_a_mistake_is_one_clear_line(launch, name):
 
 
 def test_a_mistake_is_one_line_of_a_process_of_its_own(tmp_path):
-  """Nothing is written, and the processes have not joined yet."""
+  """Nothing is written, and the processes join later."""
   args = f'--config={ROOT}/configs/digits.py', '--config.optimizer.b2=1'
   result = launch_alone(*args, '--multihost', cwd=tmp_path)
   check_one_line(result, 'config.optimizer.b2=1.0 is not a number in [0, 1)')

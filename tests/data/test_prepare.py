@@ -102,7 +102,7 @@ def test_a_half_prepared_set_is_not_taken_for_a_whole_one(
 def test_a_damaged_description_of_a_set_is_named(
   tmp_path, manual, no_network, accept
 ):
-  """Both our own sets and those of tfds are checked."""
+  """Our own sets and tfds' sets are checked."""
   written = archives.cifar10(manual)
   accept(manual, [URL])
   ours = prepare.prepare('cifar10', tmp_path)

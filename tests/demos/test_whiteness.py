@@ -14,7 +14,7 @@ def test_white_noise_has_power_one_at_every_frequency():
 
 
 def test_a_wave_has_its_power_at_its_frequency():
-  """By Parseval, a cosine of k cycles has |FFT|^2 / N = N / 4 at +-k."""
+  """A cosine of k cycles has |FFT|^2 / N = N / 4 at +-k."""
   x = np.arange(64) / 64
   image = np.cos(2 * np.pi * 8 * x)[None, :, None] * np.ones((64, 1, 1))
   frequency, power = whiteness.radial_power_spectrum(image)

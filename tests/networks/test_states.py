@@ -53,7 +53,7 @@ def test_the_inner_network_must_have_the_channels():
 
 
 def test_a_sequence_is_an_image_of_one_row_without_positions():
-  """With sin-cos positions it is another."""
+  """The result differs with sin-cos positions."""
   rng, x = np.random.default_rng(2), X[:, 0, :, 0]
   outputs = {}
   for positions in ('none', 'sincos'):

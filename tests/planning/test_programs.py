@@ -360,7 +360,7 @@ def test_the_state_of_fsdp_is_split(monkeypatch):
 
 
 def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
-  """Of the images it sends only adaLN's inputs, less than one map in all."""
+  """A device sends adaLN's inputs of the images: less than one map in all."""
   split_all(monkeypatch)
   config = trial('digits_dit', **{
     'training.mesh': (1, 8),

@@ -204,7 +204,7 @@ def test_no_two_values_of_a_change_are_related(drawn):
 
 
 def test_the_nine_labels_literally(drawn):
-  """The labels are those of docs/recipes.md, section 6."""
+  """The labels are in tests/papers/recipes.md, section 6."""
   c, labels = drawn
   expected = [
     c.x_flip,

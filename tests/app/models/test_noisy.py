@@ -78,7 +78,7 @@ def test_a_run_of_edm2_keeps_its_rows_normalised(tmp_path):
 
 
 def test_the_average_of_edm2_is_a_power_function():
-  """For relative width 0.075 it decays by (1 - 1 / (step + 1))^(gamma + 1)."""
+  """The width 0.075 decays by (1 - 1 / (step + 1))^(gamma + 1)."""
   width = 0.075
   gamma = 10.2891
   assert math.isclose(

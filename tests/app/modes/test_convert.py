@@ -454,7 +454,7 @@ def test_a_folder_with_a_run_is_not_written(run):
 
 
 def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):
-  """The program's images are those of --mode=sample, batch by batch."""
+  """The program draws the same images as --mode=sample."""
   out = tmp_path / 'out'
   changes = {'sampling.num_steps': 2, 'sampling.batch_size': 3}
   write(run, 'stablehlo', out, **changes)

@@ -232,7 +232,7 @@ def test_interpolation_goes_from_one_to_the_other(files, tmp_path):
 
 
 def test_an_interpolation_is_not_clipped():
-  """With eps = 30 for any x, x_0 leaves [-1, 1] between the ends."""
+  """If eps = 30 for any x, x_0 leaves [-1, 1] between the ends."""
   config = smoke(**QUICK | {'sampling.clip': True, 'edit': 'interpolate'})
   model: Any = models.make(config, 'nowhere')
   params = jax.tree.map(

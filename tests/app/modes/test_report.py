@@ -44,7 +44,7 @@ def test_fields_that_the_config_sets_are_the_differences(run):
 
 @pytest.mark.parametrize('name', ['digits_vae', 'digits_latent', 'shapes_text'])
 def test_the_defaults_have_the_fields_of_every_kind_of_model(name):
-  """But names; a parameter without a default is None."""
+  """Names are strings; a parameter without a default is None."""
   config = trial(name)
   fields = set(folder.flat(folder.plain(config)))
   names = {field for field in fields if field.endswith('.name')}
@@ -127,7 +127,7 @@ def test_runs_of_one_name_are_called_by_their_paths(run, tmp_path, monkeypatch):
 
 
 def test_a_stored_config_imports_nothing_of_its_own_accord(run, tmp_path):
-  """Of the runs beside it only the numbers are read."""
+  """Only the numbers of the further runs are read."""
   stored = json.loads((run / 'config.json').read_text())
   stored['network'] = {'name': 'no_such_module:Net'}
   (tmp_path / 'config.json').write_text(json.dumps(stored))

@@ -46,7 +46,7 @@ def test_sample_writes_images_of_all_classes_in_turn(run, printed):
 
 
 def test_every_image_is_of_its_own_label(tmp_path):
-  """Image 5, in the second part, equals the same image drawn alone."""
+  """Image 5, in the second part, equals the same image in a batch of one."""
   config = of_sampling(num_samples=7, batch_size=4)
   run = untrained(config, tmp_path, deviation=0.5)
   MODES['sample'](config, run)

@@ -119,7 +119,7 @@ def derivatives(function, x, w):
 
 @pytest.mark.parametrize('stride', [0, 1, 2])
 def test_derivatives_of_derivatives_under_vmap(stride, key):
-  """With stride 0 it is a linear layer."""
+  """Stride 0 stands for a linear layer."""
   if stride:
     shapes = (2, 2, 4, 4, 3), (3, 3, 3, 2)
     ours, theirs = (
