@@ -178,7 +178,7 @@ def row(record: dict) -> str:
     '; '.join(
       f'{record[name]["seconds"]:.4g} s'
       for name in ('torch', 'compiled')
-      if name in record
+      if name in record['times']
     ),
     f'**{ratio["median"]:.2f}** ({ratio["low"]:.2f} to {ratio["high"]:.2f})',
     f'{record["cpu_ratio"]["median"]:.2f}',
