@@ -2,7 +2,7 @@ r"""D3PM on the digits' 17 grey levels (Austin et al. 2021), T = 1000.
 
 Uniform transitions; :absorbing; :gaussian, with a logistic output. Measured on
 2 busy CPU cores, bits per dimension of the first 180 test digits: uniform 1.838
-+- 0.017, absorbing 1.777 +- 0.017, 7 min 20 s (docs/discrete.md).
++- 0.017, absorbing 1.777 +- 0.017, Gaussian 1.881 +- 0.019 (docs/discrete.md).
 
   python launch.py --config=configs/digits_d3pm.py
 """
