@@ -6,6 +6,13 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from diffusion_jax.training import (
+  conditions,
+  distillation,
+  flow_maps,
+  level_pairs,
+  optimizer,
+)
 
 STEPS = dj.DiscreteSchedule.from_betas(dj.linear_betas(100))
 COSINE = dj.CosineSchedule()
@@ -228,3 +235,26 @@ def test_classifier_free_without_a_pair():
   for pair in (denoise, array, lambda x, level: (x, x)):
     guided = dj.classifier_free(pair, 2.0)
     check(lambda guided=guided: guided(X, COSINE(0.5)), TypeError, expected)
+
+
+@pytest.mark.parametrize(
+  'call, match',
+  [
+    (lambda: level_pairs.grid_pairs(1), 'num_scales is 1: .* at least 2'),
+    (lambda: flow_maps.two_times(p_t1=1.5), 'p_t1 is 1.5: .* in .0, 1.'),
+    (lambda: conditions.image_condition('inpant'), "image 'inpant' is not one"),
+    (lambda: optimizer.make_optimizer(1e-3, kind='sgd'), "kind 'sgd' is not"),
+    (
+      lambda: optimizer.learning_rate_schedule(1e-3, decay='cosin'),
+      "decay 'cosin' is not one of constant, linear",
+    ),
+    (
+      lambda: distillation.progressive_distillation(
+        None, None, num_steps=0, teacher=None, solver=None
+      ),
+      'num_steps is 0: .* at least 1',
+    ),
+  ],
+)
+def test_options_of_training(call, match):
+  check(call, ValueError, match)

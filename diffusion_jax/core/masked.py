@@ -88,6 +88,7 @@ def mask_of(process: StateProcess, name: str) -> int:
   """Returns the masked state; ValueError, with the caller's name, if None."""
   if process.mask is None:
     raise ValueError(
-      f'{name} needs a process with a masked state: masking_process(num_values)'
+      f'{name} needs a process with a masked state, such as masking_process '
+      '(transitions absorbing), got one without'
     )
   return process.mask

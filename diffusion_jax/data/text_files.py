@@ -72,6 +72,14 @@ def decode_bytes(texts: np.ndarray) -> list[str]:
   return [text.tobytes().decode(errors='replace') for text in texts]
 
 
+def printable(text: str) -> str:
+  """Replaces characters that control a terminal, except newlines, by U+FFFD."""
+  return ''.join(
+    c if c.isprintable() or c == '\n' else '\N{REPLACEMENT CHARACTER}'
+    for c in text
+  )
+
+
 def draw_bytes(texts: np.ndarray, columns: int = 32) -> np.ndarray:
   """Draws texts, uint8 [N, L], as pictures uint8 [N, H, W, 1].
 

@@ -1,12 +1,13 @@
 """Conditions in training: functions (key, batch) -> cond, arrays [B, ...]."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.core.concrete import check_choice
 from diffusion_jax.training.masks import draw_masks
 
 Array = jax.Array
@@ -105,6 +106,7 @@ def image_condition(kind: Kind, factor: int = 2) -> ImageCondition:
   'inpaint': `known_pixels` with `draw_masks`; 'superres': `pooled` by `factor`
   and `enlarged` again; 'colorize': `luminance`.
   """
+  check_choice('image', kind, get_args(Kind))
   return {
     'inpaint': lambda key, x0: known_pixels(x0, draw_masks(key, x0.shape)),
     'superres': lambda key, x0: enlarged(pooled(x0, factor), factor),

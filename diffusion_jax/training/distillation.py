@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.flow_losses import sg, two_step_target
 from diffusion_jax.core.levels import NoiseLevel, Schedule
@@ -88,6 +89,7 @@ def progressive_distillation(
   half as many steps. params: {'network': ...}. Metrics: loss, also per quarter
   of t.
   """
+  check_at_least(1, num_steps=num_steps)
   network.check_options('progressive_distillation')
 
   def draw(key, batch, context):

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import expand_to
+from diffusion_jax.core.concrete import check_fraction
 from diffusion_jax.core.flow_losses import (
   adaptive_loss,
   guided_velocity,
@@ -87,7 +88,11 @@ def two_times(
   `second` (py-meanflow's second recipe). Then, independently, t = 1 with the
   probability p_t1, s = 0 with p_s0, and s = t with p_equal. A logit-normal
   distribution has almost no mass at t = 1, where samples in one step begin.
+  Raises ValueError for probabilities outside [0, 1].
   """
+  check_fraction(p_equal=p_equal)
+  check_fraction(p_t1=p_t1)
+  check_fraction(p_s0=p_s0)
 
   def draw(key, batch_size, schedule):
     t_key, s_key, *keys, order_key = jax.random.split(key, 6)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf
 
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.losses import TimeSampler
 from diffusion_jax.ranges import Finite, Positive, Size, at_least
@@ -126,6 +127,7 @@ def grid_pairs(num_scales: Scales = 18) -> Pairs:
   With `KarrasSchedule` they are the pairs of consistency distillation (Song et
   al. 2023, section 4). The weight is 1.
   """
+  check_at_least(2, num_scales=num_scales)
 
   def pairs(key, batch_size, schedule, step):
     i = jax.random.randint(key, (batch_size,), 1, num_scales)

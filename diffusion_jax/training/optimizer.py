@@ -3,12 +3,13 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from diffusion_jax.core.concrete import check_choice
 from diffusion_jax.ranges import Count, NonNegative, Positive, Rate, Size
 from diffusion_jax.training import power_ema
 
@@ -31,6 +32,7 @@ def learning_rate_schedule(
   peak / sqrt(max(step / decay_steps, 1)) (Karras et al. 2024, EDM2). Raises
   ValueError for a decay that ends before the warm-up.
   """
+  check_choice('decay', decay, get_args(Decay))
   ends = decay in ('linear', 'cosine')
   if decay != 'constant' and decay_steps <= (warmup_steps if ends else 0):
     raise ValueError(
@@ -73,6 +75,7 @@ def make_optimizer(
   `all_parameters`. repair_gradients is applied first: see `repair`. Raises
   ValueError for weight decay that a kind does not support.
   """
+  check_choice('kind', kind, get_args(Kind))
   mask = weight_decay_mask or kernels
   if weight_decay and (
     kind == 'adam' or kind == 'muon' and mask is not kernels

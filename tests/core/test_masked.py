@@ -100,7 +100,9 @@ def test_times_are_antithetic():
 
 
 def test_a_process_without_a_mask_is_refused():
-  with pytest.raises(ValueError, match=r'masking_process\(num_values\)'):
+  with pytest.raises(
+    ValueError, match='such as masking_process .* got one without'
+  ):
     dj.masked_bound(
       jax.random.key(0),
       denoise,

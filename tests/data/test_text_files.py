@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.data.text_files import UNKNOWN, draw_bytes, text_files
+from diffusion_jax.data.text_files import (
+  UNKNOWN,
+  draw_bytes,
+  printable,
+  text_files,
+)
 
 
 @pytest.fixture
@@ -51,3 +56,8 @@ def test_drawn_bytes():
   assert a.max() > 100 and (a != b).any()
   assert not space.any() and not padding.any()
   assert (unknown[1:-1, 1:-1] == 96).all()
+
+
+def test_characters_that_control_a_terminal_are_not_printed():
+  """ESC ] 0 ; sets a title, and BEL ends it."""
+  assert printable('a\x1b]0;b\x07\tc\né') == 'a\ufffd]0;b\ufffd\ufffdc\né'

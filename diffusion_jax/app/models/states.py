@@ -19,7 +19,7 @@ from diffusion_jax.app.schemas import NetworkFacts
 from diffusion_jax.app.state_choices import Facts, States
 from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.transitions import StateProcess
-from diffusion_jax.data.text_files import decode_bytes, draw_bytes
+from diffusion_jax.data.text_files import decode_bytes, draw_bytes, printable
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.states import StateNetwork
 
@@ -186,7 +186,7 @@ class StateDiffusion(Diffusion):
     """Writes texts into <name>.txt, and prints the first ones."""
     if self.is_text:
       texts = [f'--- {i}\n{x}\n' for i, x in enumerate(decode_bytes(samples))]
-      print(''.join(texts[:_PRINTED]), end='')
+      print(printable(''.join(texts[:_PRINTED])), end='')
       path = path.with_suffix('.txt')
       path.write_text(''.join(texts))
       print(f'wrote {path}: {len(texts)} texts')

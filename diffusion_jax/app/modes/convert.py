@@ -244,9 +244,12 @@ def write_program(out: Path, model: Any, params: Any) -> None:
   """Writes the sampler of a run as StableHLO, with its weights."""
   model.check('sample')
   size = model.config.sampling.batch_size
-  generate = model.generate(
-    make_mesh(1, 1, jax.devices()[:1]), other_runs.guides_of(model)
-  )
+  if other_runs.guides_of(model):
+    raise UserError(
+      'config.convert.to=stablehlo cannot export guidance by another run: set '
+      'config.sampling.classifier and config.sampling.guidance to None'
+    )
+  generate = model.generate(make_mesh(1, 1, jax.devices()[:1]))
   shapes = sample_inputs.shapes(model, size)
   stablehlo.save(out, generate.compute, params | model.load(), shapes, size)
 

@@ -256,6 +256,17 @@ def test_a_run_that_cannot_guide_is_one_line(runs, message):
   refused(message, lambda: sample(runs[which], **fields))
 
 
+def test_guidance_by_another_run_is_not_exported(runs, tmp_path):
+  fields = {'sampling.classifier.run': runs['classifier']}
+  fields |= {'convert.to': 'stablehlo', 'convert.out': tmp_path / 'out'}
+  unlabelled = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
+  config = smoke(**unlabelled, **fields)
+  refused(
+    'cannot export guidance', lambda: MODES['convert'](config, runs['none'])
+  )
+  assert not (tmp_path / 'out').exists()
+
+
 def test_other_images_cannot_guide(runs, tmp_path):
   path = runs['classifier'] / 'config.json'
   stored = json.loads(path.read_text())
