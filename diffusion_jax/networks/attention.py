@@ -21,6 +21,7 @@ from diffusion_jax.networks.options import (
   count_groups,
   count_heads,
 )
+from diffusion_jax.networks.tokens import attend
 
 Array = jax.Array
 
@@ -82,9 +83,7 @@ class Attention(Checked):
       layout = (*split[:place], 3, *split[place:])
       fused = fused.reshape(*h.shape[:2], *layout)
       q, k, v = jnp.moveaxis(fused, 2 + place, 0)
-    h = jax.nn.dot_product_attention(
-      q, k, v, implementation=self.implementation
-    ).reshape(h.shape)
+    h = attend(q, k, v, implementation=self.implementation)
     h = dense(h, channels, 'proj_out', zero=True, **style)
     return self.skip_scale * (x + h.reshape(x.shape))
 
@@ -119,8 +118,6 @@ class CrossAttention(Checked):
       return a.reshape(*a.shape[:2], heads, channels // heads)
 
     q, k, v = project(h, 'query'), project(text, 'key'), project(text, 'value')
-    h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
-    h = dense(
-      h.reshape(batch, -1, channels), channels, 'proj_out', zero=True, **style
-    )
+    h = attend(q, k, v, mask)
+    h = dense(h, channels, 'proj_out', zero=True, **style)
     return x + h.reshape(x.shape)

@@ -35,6 +35,7 @@ from diffusion_jax.networks.options import (
   check_sides,
   count_heads,
 )
+from diffusion_jax.networks.tokens import attend
 
 Array = jax.Array
 
@@ -150,5 +151,5 @@ class AttentionPool(Checked):
     q, k, v = jnp.moveaxis(
       qkv.reshape(*tokens.shape[:2], 3, heads, channels // heads), 2, 0
     )
-    h = jax.nn.dot_product_attention(q[:, :1], k, v).reshape(batch, channels)
+    h = attend(q[:, :1], k, v).reshape(batch, channels)
     return dense(h, self.features, 'proj_out', initializer=self.initializer)

@@ -31,6 +31,7 @@ from diffusion_jax.networks.options import (
   count_heads,
 )
 from diffusion_jax.networks.remat import maybe_remat
+from diffusion_jax.networks.tokens import attend
 
 Array = jax.Array
 
@@ -92,7 +93,7 @@ class EDM2Block(Checked):
     h = h.reshape(batch, height * width, self.num_heads, -1, 3)
     h = normalize(h, -2).astype(self.dtype)
     q, k, v = jnp.moveaxis(h, -1, 0)
-    h = jax.nn.dot_product_attention(q, k, v)
+    h = attend(q, k, v)
     return self._conv(h.reshape(x.shape), 'proj_out')
 
 

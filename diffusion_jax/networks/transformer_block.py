@@ -1,5 +1,6 @@
 """The blocks of diffusion transformers: DiT's, JiT's and MM-DiT's."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -135,9 +136,9 @@ class Block(Checked):
       hidden = int(2 * (4 * width) / 3)
       h = self.dense(2 * hidden, f'{prefix}mlp_in')(h)
       gate, value = jnp.split(h, 2, axis=-1)
-      h = nn.silu(gate) * value
+      h = _swiglu(gate, value)
     else:
-      h = nn.gelu(self.dense(4 * width, f'{prefix}mlp_in')(h))
+      h = _gelu(self.dense(4 * width, f'{prefix}mlp_in')(h))
     return self.dense(width, f'{prefix}mlp_out')(self._drop(h))
 
   def _attend(self, q, k, v, mask=None):
@@ -160,6 +161,13 @@ class Block(Checked):
   def dense(self, features: int, name: str, kernel_init: Initializer = XAVIER):
     """Returns a linear layer with bias, the submodule `name`."""
     return dense(features, name, kernel_init, self.dtype)
+
+
+# Gradients compute these again from their inputs instead of storing several
+# intermediate results of their size.
+_again = functools.partial(jax.checkpoint, prevent_cse=False)
+_gelu = _again(nn.gelu)
+_swiglu = _again(lambda gate, value: nn.silu(gate) * value)
 
 
 def dense(
