@@ -49,6 +49,18 @@ class SmallNetwork(nn.Module):
     )(h)
 
 
+class SmallClassifier(nn.Module):
+  """A convolution and the mean over pixels, which sees the noise."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x, noise, cond=None, *, train=False):
+    embedding = nn.Dense(8)(sinusoidal(noise, 8))
+    h = nn.swish(nn.Conv(8, (3, 3))(x) + embedding[:, None, None])
+    return nn.Dense(self.num_classes)(h.mean(axis=(1, 2)))
+
+
 class SmallAutoencoder(nn.Module):
   """An autoencoder of two layers, whose latents have half the size."""
 

@@ -137,23 +137,6 @@ def test_mean_and_covariance_of_correlated_gaussian_data(
   check(name, 'gaussian', schedule_name, key)
 
 
-# tests/papers holds the steps of the others against their formulas.
-MIXED = (
-  'ancestral_small', 'velocity_sde', 'dpm_solver_pp_sde', 'heun', 'unipc_2',
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=slow_unless(name in MIXED))
-    for name in moments.SAMPLERS
-  ],
-)
-def test_mean_and_covariance_of_a_mixture(name, key):
-  check(name, 'mixture', 'linear', key)
-
-
 class Flow:
   """A user's own schedule, from alpha = 0 to clean data."""
 

@@ -131,15 +131,6 @@ def test_training_again_over_a_damaged_step(copy, run):
     equal(newest(copy), run[1][1])
 
 
-def test_no_good_one_is_an_error_and_nothing_is_deleted(copy):
-  for step in '12':
-    (copy / 'checkpoints' / step / 'config' / 'metadata').unlink()
-  with pytest.raises(ValueError, match='no checkpoint of .* is good, all were'):
-    checkpoints.open_manager(copy)
-  assert sorted(p.name for p in (copy / 'damaged').iterdir()) == ['1', '2']
-  assert newest(copy) is None
-
-
 def test_sampling_refuses_it_and_says_what_to_take(copy, run):
   numbers = (copy / 'checkpoints' / '2' / 'ema_params').rglob('d/*')
   flip(max(numbers, key=lambda path: path.stat().st_size))

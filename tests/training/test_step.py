@@ -108,26 +108,6 @@ def test_training_comes_close_to_the_optimum(trained, key):
   assert np.mean(history[-50:]) > 0.9 * best  # better would be a bug
 
 
-def test_the_trained_ema_network_samples_the_data(trained, key):
-  state, _ = trained
-  denoise = dj.make_denoiser(
-    mlp,
-    state.ema_params['network'],
-    parametrization='eps',
-    noise_input=dj.step_input(1000),
-  )
-  levels = dj.level_grid(SCHEDULE, 100)
-
-  @jax.jit
-  def go(key):
-    x = dj.prior_sample(key, (4000, 2), levels.take(0))
-    return dj.sample(key, denoise, dj.ddim(1.0), levels, x)
-
-  x = np.asarray(go(key))
-  np.testing.assert_allclose(x.mean(0), MIXTURE.mean, atol=0.15)
-  np.testing.assert_allclose(np.cov(x.T), MIXTURE.cov, atol=0.2)
-
-
 @pytest.fixture(scope='module')
 def sgd_step(seeds):
   """Compiles a step of gradient descent with three averages."""
