@@ -316,24 +316,6 @@ def test_learning_rate_and_average_of_edm(name):
     np.testing.assert_allclose(rate(step), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-  'name, warmup, peak',
-  [
-    ('cifar10', 5000, 2e-4),
-    ('cifar10_vdm', 100, 2e-4),
-    ('imagenet64', 0, 3e-4),
-  ],
-)
-def test_learning_rates_climb_and_stay(name, warmup, peak):
-  rate = optimizer_of(read(name))[1]
-  assert not warmup or rate(0) == 0.0
-  np.testing.assert_allclose(
-    np.array([rate(warmup // 2), rate(warmup), rate(10**6)]),
-    [peak / 2 if warmup else peak, peak, peak],
-    rtol=1e-5,
-  )
-
-
 # The gradient of a release, as a multiple of ours: our loss is a mean.
 SUMS = {
   'cifar10_edm': 3072.0,

@@ -180,6 +180,27 @@ def test_a_hundred_kills(tmp_path):
   assert_same(parameters(workdir), parameters(tmp_path / 'whole'))
 
 
+def start_two(workdir, **fields):
+  """Starts two processes of one device each; the first writes `output`."""
+  port = free_port()
+  one = '--xla_force_host_platform_device_count=1'
+  flags = [f for f in os.environ['XLA_FLAGS'].split() if 'count' not in f]
+  env = os.environ | {'XLA_FLAGS': ' '.join([one, *flags])}
+  fields = {'mesh': (2, 1), 'heartbeat_timeout': 10, 'log_every': 1} | fields
+  where = ('--multihost', f'--coordinator=localhost:{port}', '--num_hosts=2')
+  return [
+    start(
+      workdir,
+      *where,
+      f'--host={host}',
+      said=f'output{host or ""}',
+      env=env,
+      **fields,
+    )
+    for host in range(2)
+  ]
+
+
 def test_sigterm_ends_other_modes_of_several_processes(tmp_path):
   """jax.distributed would ignore it."""
   config = smoke()
@@ -205,3 +226,50 @@ cli.run()
     [sys.executable, '-c', code], cwd=ROOT, timeout=HANG_SECONDS
   )
   assert result.returncode == -signal.SIGTERM
+
+
+def term_one_of_two(workdir, which):
+  """Stops one of two; returns the step at which both exited with 42."""
+  both = start_two(workdir)
+  wait_for_text(both[0], workdir, 'step ' + str(last_step(workdir) + 2) + ': ')
+  both[which].send_signal(signal.SIGTERM)
+  assert [process.wait(HANG_SECONDS) for process in both] == [42, 42]
+  step = last_step(workdir)
+  said = output(workdir).read_text()
+  assert said.endswith(
+    f'stopped by SIGTERM at step {step}, saved; the same command continues\n'
+  )
+  assert 'Traceback' not in said + (workdir / 'output1').read_text()
+  return step
+
+
+def kill_one_of_two(workdir, which, **fields):
+  """Kills one of two; returns the seconds to the other's end and its output."""
+  both = start_two(workdir, **fields)
+  wait_for_text(both[0], workdir, 'step ' + str(last_step(workdir) + 2) + ': ')
+  both[which].kill()
+  killed = time.monotonic()
+  other = both[1 - which]
+  assert other.wait(HANG_SECONDS) != 0
+  seconds = time.monotonic() - killed
+  said = (workdir / f'output{1 - which or ""}').read_text()
+  return seconds, said
+
+
+@pytest.mark.slow
+def test_two_processes_stopped_and_killed_one_after_the_other(tmp_path):
+  """In the end the parameters equal the result of two undisturbed processes."""
+  undisturbed, workdir = tmp_path / 'undisturbed', tmp_path / 'run'
+  assert [p.wait(HANG_SECONDS) for p in start_two(undisturbed)] == [0, 0]
+  first = term_one_of_two(workdir, 0)
+  second = term_one_of_two(workdir, 1)
+  assert second > first
+  seconds, said = kill_one_of_two(workdir, 1, checkpoint_every=1)
+  assert 'error: host 1 (' in said and 'is lost' in said
+  print(f'stopped at {first} and {second}; lost host 1: {seconds:.1f} s')
+  third = last_step(workdir)
+  assert third >= second
+  seconds, said = kill_one_of_two(workdir, 0, checkpoint_every=1)
+  print(f'lost host 0: {seconds:.1f} s, from step {third}; it says:', said)
+  assert [p.wait(HANG_SECONDS) for p in start_two(workdir)] == [0, 0]
+  assert_same(parameters(workdir), parameters(undisturbed))

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -62,32 +61,6 @@ def run_both(what, folder):
   port = free_port()
   module = '-m', 'tests.app.two_processes'
   return wait([start(*module, what, host, port, folder) for host in range(2)])
-
-
-def launch_both(workdir):
-  """Starts launch.py on two hosts with many steps and checkpoints."""
-  port = free_port()
-  fields = {
-    'num_steps': 200,
-    'checkpoint_every': 20,
-    'log_every': 10,
-    'sample_every': 0,
-    'heartbeat_timeout': 10,
-  }
-  return [
-    start(
-      'launch.py',
-      '--config=configs/digits.py:smoke',
-      f'--workdir={workdir}',
-      '--multihost',
-      f'--coordinator=localhost:{port}',
-      '--num_hosts=2',
-      f'--host={host}',
-      '--config.training.evaluate_every=0',
-      *(f'--config.training.{name}={x}' for name, x in fields.items()),
-    )
-    for host in range(2)
-  ]
 
 
 @pytest.fixture(scope='module')
@@ -207,28 +180,3 @@ def test_an_error_in_one_process_ends_both(tmp_path):
   assert 'RuntimeError: a bug' in second[2]
   assert 'error on host 1 of 2: stopped by the exception above' in second[2]
   assert 'error: host 1 (' in first[2] and 'has failed' in first[2]
-
-
-@pytest.mark.slow
-def test_a_run_that_lost_a_process_ends_and_continues(tmp_path):
-  """Started again, it reaches the parameters of an undisturbed run."""
-  for code, _, stderr in wait(launch_both(tmp_path / 'calm')):
-    assert code == 0, stderr[-3000:]
-  processes = launch_both(tmp_path / 'run')
-  for line in processes[0].stdout:
-    if line.startswith('step 50:'):
-      break
-  begin = time.perf_counter()
-  processes[1].kill()
-  first, _ = wait(processes)
-  seconds = time.perf_counter() - begin
-  print(f'the other process ended after {seconds:.1f} s')
-  assert first[0] == 1
-  assert 'error: host 1 (' in first[2] and 'is lost' in first[2]
-  again = wait(launch_both(tmp_path / 'run'))
-  assert again[0][0] == again[1][0] == 0, again[0][2][-3000:]
-  assert 'step 0 of' not in again[0][1]  # it continued
-  found = [
-    checkpoints.restore_params(tmp_path / name)[0] for name in ('calm', 'run')
-  ]
-  assert largest_difference(*found) == 0.0

@@ -48,14 +48,6 @@ def test_hidden_files_and_others_are_left_out(classes):
   assert len(image_folder.folder(classes, 'train', (8, 8, 3))) == 9
 
 
-def test_links_to_folders_are_followed(classes, tmp_path_factory):
-  linked = tmp_path_factory.mktemp('linked')
-  (linked / 'red').symlink_to(classes / 'red')
-  assert (
-    len(image_folder.folder(linked, 'train', (8, 8, 3), labelled=True)) == 3
-  )
-
-
 def test_centre_crop_keeps_the_proportions(tmp_path):
   """The middle third of a wide, and the middle fifth of a tall picture stay."""
   wide = np.zeros((20, 60, 3), np.uint8)

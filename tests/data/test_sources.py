@@ -44,10 +44,6 @@ def test_synthetic_pictures(shape):
   assert (train.images != test.images).any()
 
 
-def test_synthetic_without_classes():
-  assert sources.synthetic(num_classes=0).labels is None
-
-
 def test_unknown_splits_are_refused():
   for source in (sources.digits, sources.synthetic):
     with pytest.raises(ValueError, match="got 'valid'"):

@@ -326,20 +326,6 @@ def test_a_loss_of_a_whole_batch_is_not_accumulated():
     accumulated(line, 2)
 
 
-def test_a_learned_variance_takes_no_part_in_the_loss(key):
-  def doubled(params, x, noise, cond, *, key=None):
-    output = mlp(params, x, noise, cond)
-    return jnp.concatenate([output, params['w3'].sum() + output], axis=-1)
-
-  with_variance = objective(doubled, learned_variance=True)
-  grad = lambda loss: jax.jit(
-    jax.grad(lambda p: loss(p, Context(), key, batch_at(0))[0])
-  )
-  params = init(8)
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
-  jax.tree.map(close, grad(with_variance)(params), grad(objective())(params))
-
-
 def test_rows_are_interleaved_and_must_divide():
   tree = {'a': jnp.arange(6), 'b': jnp.arange(12).reshape(6, 2)}
   found = rows(tree, 1, 3)
