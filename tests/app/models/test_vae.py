@@ -18,13 +18,15 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
 from tests.app.conftest import lines_of, normal_params, trial
+from tests.app.small_network import SmallAutoencoder, SmallChain
 
-LAYERS = {'vae': 1, 'hvae': 3}
+SMALL = {'vae': SmallAutoencoder, 'hvae': SmallChain}
 
 
 def smoke(kind='vae', **changes):
+  network = SMALL[kind]
   fields = {
-    'network.multipliers': (1,),
+    'network': f'{network.__module__}:{network.__name__}',
     'training.keep_best': 0,
     'sampling.checkpoint': 'latest',
     'training.checkpoint_every': 4,
@@ -112,7 +114,7 @@ def test_samples_are_draws_of_the_prior_decoded():
 def test_a_chain_literally():
   """Reconstructions, samples and interpolations are computed layer by layer."""
   model = made(kind='hvae')
-  params, rng = normal_params(model, 3), np.random.default_rng(4)
+  params, rng = normal_params(model, 3, 0.8), np.random.default_rng(4)
   x = rng.uniform(-1.0, 1.0, (2, 8, 8, 1))
   seed = model.config.sampling.seed
   keys = jax.random.fold_in(stream(seed, 'vae_sampling'), 5)
@@ -160,7 +162,7 @@ def measured(model, name, params, index, **fields):
   return measure(params, keys, scale(pictures, 17), {})
 
 
-@pytest.mark.parametrize('kind', LAYERS)
+@pytest.mark.parametrize('kind', SMALL)
 def test_its_bounds_and_those_of_more_draws(kind, request):
   """The terms add up; an image has one bound in any batch."""
   workdir = request.getfixturevalue({'vae': 'warm'}.get(kind, kind))
@@ -168,7 +170,7 @@ def test_its_bounds_and_those_of_more_draws(kind, request):
   params, index = checkpoints.restore_params(workdir)[0], np.arange(5)
   elbo = measured(model, 'elbo', params, index)
   kl = elbo['kl_of_layers' if kind == 'hvae' else 'kl_of_channels']
-  assert kl.shape == (5, LAYERS[kind] if kind == 'hvae' else 16)
+  assert kl.shape == (5, 3 if kind == 'hvae' else 4)
   total = elbo['reconstruction'] + kl.sum(axis=1) / (64 * np.log(2))
   np.testing.assert_allclose(elbo['total'], total, rtol=1e-5)
   many = measured(model, 'iw', params, index, num_samples=40)['total']
@@ -192,7 +194,15 @@ def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
 
 def test_two_grey_levels_and_bernoullis(key):
   """Black and white digits; a new network says 1/2, a bit for each pixel."""
-  model = made(**{'decoding.decoder': 'bernoulli', 'data': 'two_levels'})
+  small = {'channels': 8, 'num_groups': 4, 'multipliers': (1,)}
+  model = made(
+    **{
+      'decoding.decoder': 'bernoulli',
+      'data': 'two_levels',
+      'network': 'autoencoder',
+      **{f'network.{name}': value for name, value in small.items()},
+    }
+  )
   pictures, _ = model.source().read(np.arange(8))
   assert set(np.unique(pictures)) == {0, 1}
   params, objective = jax.jit(model.init)(key), model.objective(test=True)
