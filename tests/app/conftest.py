@@ -75,7 +75,7 @@ def _shrunk(name, argument, small):
 
 
 def trial(name='digits', argument='', small=False, **changes) -> Any:
-  """The trial of a config, with fields changed, in its own network.
+  """The trial of a config, with fields changed; small: with SmallNetwork.
 
   On one of the eight simulated devices, without previews and evaluations while
   it trains (`SEEN` has them).

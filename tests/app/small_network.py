@@ -86,7 +86,7 @@ class SmallAutoencoder(nn.Module):
 
 
 class SmallChain(nn.Module):
-  """The same with further latents, one dense layer each way."""
+  """A chain of latents: SmallAutoencoder, then dense layers."""
 
   image_size: tuple[int, int]
   out_channels: int
@@ -105,7 +105,7 @@ class SmallChain(nn.Module):
     return self.first.encode(z) if t == 1 else halves(self.up[t - 2](z))
 
   def decode(self, t, z, train=False):
-    """Returns those of p(z_{t-1} | z_t), or the parameters of p(x | z_1)."""
+    """Returns the same of p(z_{t-1} | z_t), or the parameters of p(x | z_1)."""
     return self.first.decode(z) if t == 1 else halves(self.down[t - 2](z))
 
   def __call__(self, x):
