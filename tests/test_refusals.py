@@ -75,27 +75,24 @@ def test_steps_outside_0_and_T():
   )
 
 
-@pytest.mark.parametrize(
-  'make, values, names',
-  [
-    (dj.CosineSchedule, (10.0, -10.0), 'logsnr_min is 10, logsnr_max is -10'),
-    (dj.CosineSchedule, (5.0, 5.0), 'logsnr_min is 5'),
-    (dj.CosineSchedule, (-INF, 5.0), 'logsnr_min is -inf'),
-    (dj.LinearVPSchedule, (-0.1, 20.0), 'beta_min is -0.1'),
-    (dj.LinearVPSchedule, (0.0, 20.0), 'beta_min is 0'),
-    (dj.LinearVPSchedule, (20.0, 0.1), 'beta_min is 20'),
-    (dj.SubVPSchedule, (0.1, NAN), 'beta_max is nan'),
-    (dj.GeometricVESchedule, (0.0, 50.0), 'sigma_min is 0'),
-    (dj.GeometricVESchedule, (50.0, 0.01), 'sigma_min is 50'),
-    (dj.KarrasSchedule, (-1.0, 80.0), 'sigma_min is -1'),
-    (dj.KarrasSchedule, (0.002, INF), 'sigma_max is inf'),
-    (dj.KarrasSchedule, (0.002, 80.0, 0.0), 'rho is 0'),
-    (dj.RectifiedFlowSchedule, (-1.0,), 'shift is -1'),
-    (dj.SigmoidSchedule, (3.0, -3.0), 'start is 3, end is -3'),
-    (dj.SigmoidSchedule, (-3.0, 3.0, 0.0), 'tau is 0'),
-    (dj.ShiftedSchedule, (COSINE, 0.0), 'shift is 0'),
-  ],
-)
+@pytest.mark.parametrize('make, values, names', [
+  (dj.CosineSchedule, (10.0, -10.0), 'logsnr_min is 10, logsnr_max is -10'),
+  (dj.CosineSchedule, (5.0, 5.0), 'logsnr_min is 5'),
+  (dj.CosineSchedule, (-INF, 5.0), 'logsnr_min is -inf'),
+  (dj.LinearVPSchedule, (-0.1, 20.0), 'beta_min is -0.1'),
+  (dj.LinearVPSchedule, (0.0, 20.0), 'beta_min is 0'),
+  (dj.LinearVPSchedule, (20.0, 0.1), 'beta_min is 20'),
+  (dj.SubVPSchedule, (0.1, NAN), 'beta_max is nan'),
+  (dj.GeometricVESchedule, (0.0, 50.0), 'sigma_min is 0'),
+  (dj.GeometricVESchedule, (50.0, 0.01), 'sigma_min is 50'),
+  (dj.KarrasSchedule, (-1.0, 80.0), 'sigma_min is -1'),
+  (dj.KarrasSchedule, (0.002, INF), 'sigma_max is inf'),
+  (dj.KarrasSchedule, (0.002, 80.0, 0.0), 'rho is 0'),
+  (dj.RectifiedFlowSchedule, (-1.0,), 'shift is -1'),
+  (dj.SigmoidSchedule, (3.0, -3.0), 'start is 3, end is -3'),
+  (dj.SigmoidSchedule, (-3.0, 3.0, 0.0), 'tau is 0'),
+  (dj.ShiftedSchedule, (COSINE, 0.0), 'shift is 0'),
+])  # fmt: skip
 def test_parameters_of_schedules(make, values, names):
   check(lambda: make(*values), ValueError, names)
 
@@ -113,23 +110,17 @@ UNKNOWN = "'epsilon' is not one of x0, eps, v, score, flow, edm"
 NOT_CALLED = r'a Sampler is needed, not ddim: call it, as ddim\(...\)'
 
 
-@pytest.mark.parametrize(
-  'call, match',
-  [
-    (lambda: make_denoiser(dj.make_denoiser, 'epsilon'), UNKNOWN),
-    (lambda: make_denoiser(dj.make_paired_denoiser, 'epsilon'), UNKNOWN),
-    (
-      lambda: dj.ancestral('small'),
-      "'small' is not one of fixed_small, f",
-    ),
-    (lambda: dj.ddim(NAN), 'eta is nan'),
-    (lambda: dj.dpm_solver_pp_sde(NAN), 'eta is nan: it cannot be negative'),
-    (lambda: dj.churn(dj.heun(), COSINE, NAN), 'gamma is nan'),
-    (lambda: dj.langevin(-0.1), 'snr is -0.1: it cannot be negative'),
-    (lambda: dj.annealed_langevin(2, -0.2), 'step_size is -0.2'),
-    (lambda: dj.unipc(4), 'order is 4'),
-  ],
-)
+@pytest.mark.parametrize('call, match', [
+  (lambda: make_denoiser(dj.make_denoiser, 'epsilon'), UNKNOWN),
+  (lambda: make_denoiser(dj.make_paired_denoiser, 'epsilon'), UNKNOWN),
+  (lambda: dj.ancestral('small'), "'small' is not one of fixed_small, f"),
+  (lambda: dj.ddim(NAN), 'eta is nan'),
+  (lambda: dj.dpm_solver_pp_sde(NAN), 'eta is nan: it cannot be negative'),
+  (lambda: dj.churn(dj.heun(), COSINE, NAN), 'gamma is nan'),
+  (lambda: dj.langevin(-0.1), 'snr is -0.1: it cannot be negative'),
+  (lambda: dj.annealed_langevin(2, -0.2), 'step_size is -0.2'),
+  (lambda: dj.unipc(4), 'order is 4'),
+])  # fmt: skip
 def test_factories_refuse_when_called(call, match):
   check(call, ValueError, match)
 
@@ -140,48 +131,39 @@ def make_denoiser(make, kind):
   )
 
 
-@pytest.mark.parametrize(
-  'make, options',
-  [
-    (dj.make_denoiser, {'parametrization': 'v'}),
-    (dj.make_paired_denoiser, {'parametrization': 'v'}),
-    (dj.make_flow_map, {'kind': 'consistency'}),
-  ],
-)
+@pytest.mark.parametrize('make, options', [
+  (dj.make_denoiser, {'parametrization': 'v'}),
+  (dj.make_paired_denoiser, {'parametrization': 'v'}),
+  (dj.make_flow_map, {'kind': 'consistency'}),
+])  # fmt: skip
 def test_the_noise_input_has_no_default(make, options):
   """Another input than in training would make bad samples without an error."""
   with pytest.raises(TypeError, match="'noise_input'"):
     make(network_fn, {}, cond={}, **options)
 
 
-@pytest.mark.parametrize(
-  'make',
-  [
-    lambda s: dj.sample(KEY, denoise, s, LEVELS, X),
-    lambda s: dj.sdedit(KEY, denoise, s, LEVELS, X, 0.5),
-    lambda s: dj.churn(s, COSINE, 0.1),
-    lambda s: dj.with_corrector(s, dj.langevin()),
-    lambda s: dj.replace_known(s, X, X > 0.0),
-    lambda s: dj.repaint(s, X, X > 0.0),
-    dj.self_conditioned,
-  ],
-)
+@pytest.mark.parametrize('make', [
+  lambda s: dj.sample(KEY, denoise, s, LEVELS, X),
+  lambda s: dj.sdedit(KEY, denoise, s, LEVELS, X, 0.5),
+  lambda s: dj.churn(s, COSINE, 0.1),
+  lambda s: dj.with_corrector(s, dj.langevin()),
+  lambda s: dj.replace_known(s, X, X > 0.0),
+  lambda s: dj.repaint(s, X, X > 0.0),
+  dj.self_conditioned,
+])  # fmt: skip
 def test_a_sampler_that_was_not_called(make):
   check(lambda: make(dj.ddim), TypeError, NOT_CALLED)
   check(lambda: make('ddim'), TypeError, "a Sampler is needed, not 'ddim'")
 
 
-@pytest.mark.parametrize(
-  'call',
-  [
-    lambda key: dj.sample(key, denoise, dj.ddim(), LEVELS, X),
-    lambda key: dj.prior_sample(key, (2, 3), LEVELS.take(0)),
-    lambda key: dj.dequantize(key, X),
-    lambda key: dj.log_likelihood(key, denoise, COSINE, X),
-    lambda key: dj.variational_bound(key, denoise, COSINE, X, num_steps=2),
-    lambda key: dj.vae_log_weight(key, X, dj.Normal(X, X), None),
-  ],
-)
+@pytest.mark.parametrize('call', [
+  lambda key: dj.sample(key, denoise, dj.ddim(), LEVELS, X),
+  lambda key: dj.prior_sample(key, (2, 3), LEVELS.take(0)),
+  lambda key: dj.dequantize(key, X),
+  lambda key: dj.log_likelihood(key, denoise, COSINE, X),
+  lambda key: dj.variational_bound(key, denoise, COSINE, X, num_steps=2),
+  lambda key: dj.vae_log_weight(key, X, dj.Normal(X, X), None),
+])  # fmt: skip
 def test_arguments_that_are_not_keys(call):
   expected = r'a random key is needed, such as jax.random.key\(0\), not '
   check(lambda: call(0), TypeError, expected + '0')
@@ -237,24 +219,19 @@ def test_classifier_free_without_a_pair():
     check(lambda guided=guided: guided(X, COSINE(0.5)), TypeError, expected)
 
 
-@pytest.mark.parametrize(
-  'call, match',
-  [
-    (lambda: level_pairs.grid_pairs(1), 'num_scales is 1: .* at least 2'),
-    (lambda: flow_maps.two_times(p_t1=1.5), 'p_t1 is 1.5: .* in .0, 1.'),
-    (lambda: conditions.image_condition('inpant'), "image 'inpant' is not one"),
-    (lambda: optimizer.make_optimizer(1e-3, kind='sgd'), "kind 'sgd' is not"),
-    (
-      lambda: optimizer.learning_rate_schedule(1e-3, decay='cosin'),
-      "decay 'cosin' is not one of constant, linear",
+@pytest.mark.parametrize('call, match', [
+  (lambda: level_pairs.grid_pairs(1), 'num_scales is 1: .* at least 2'),
+  (lambda: flow_maps.two_times(p_t1=1.5), 'p_t1 is 1.5: .* in .0, 1.'),
+  (lambda: conditions.image_condition('inpant'), "image 'inpant' is not one"),
+  (lambda: optimizer.make_optimizer(1e-3, kind='sgd'), "kind 'sgd' is not"),
+  (lambda: optimizer.learning_rate_schedule(1e-3, decay='cosin'),
+   "decay 'cosin' is not one of constant, linear"),
+  (
+    lambda: distillation.progressive_distillation(
+      None, None, num_steps=0, teacher=None, solver=None
     ),
-    (
-      lambda: distillation.progressive_distillation(
-        None, None, num_steps=0, teacher=None, solver=None
-      ),
-      'num_steps is 0: .* at least 1',
-    ),
-  ],
-)
+    'num_steps is 0: .* at least 1',
+  ),
+])  # fmt: skip
 def test_options_of_training(call, match):
   check(call, ValueError, match)

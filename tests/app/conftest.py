@@ -1,6 +1,7 @@
 """Runs of digits:smoke with a small network, for tests of the application."""
 
 import contextlib
+import functools
 import io
 import json
 import shutil
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import load, models
+from diffusion_jax.app import load, models, own_parts
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import UserError
@@ -58,12 +59,9 @@ def as_flags(changes):
     yield path, str(value)
 
 
-def trial(name='digits', argument='', **changes) -> Any:
-  """The trial of a config, with fields changed, in its own network.
-
-  On one of the eight simulated devices, without previews and evaluations while
-  it trains (`SEEN` has them).
-  """
+@functools.cache
+def _shrunk(name, argument, small):
+  # Reading and completing a config takes longer than many tests.
   config = load.from_file(str(CONFIGS / f'{name}.py'), argument)
   config = shrunk(load.completed(config))
   fewer = {
@@ -71,7 +69,20 @@ def trial(name='digits', argument='', **changes) -> Any:
     'training.sample_every': 0,
     'training.evaluate_every': 0,
   }
-  return load.with_flags(config, [*as_flags(fewer | changes)])
+  if small:
+    fewer |= {'network': SMALL, 'network.channels': 8}
+  return load.with_flags(config, [*as_flags(fewer)])
+
+
+def trial(name='digits', argument='', small=False, **changes) -> Any:
+  """The trial of a config, with fields changed; small: with SmallNetwork.
+
+  On one of the eight simulated devices, without previews and evaluations while
+  it trains (`SEEN` has them).
+  """
+  config = _shrunk(name, argument, small).copy_and_resolve_references()
+  own_parts.allow(own_parts.names_in(config))
+  return load.with_flags(config, [*as_flags(changes)])
 
 
 def smoke(**changes) -> Any:
@@ -79,8 +90,9 @@ def smoke(**changes) -> Any:
 
   The comparison is with a U-Net whose programs are in the cache.
   """
-  small = {'network': SMALL, 'network.channels': 8}
-  return trial(**small | changes)
+  if 'network' in changes:
+    changes = {'network.channels': 8} | changes
+  return trial(small=True, **changes)
 
 
 def unet_smoke(**changes) -> Any:

@@ -49,11 +49,24 @@ class SmallNetwork(nn.Module):
     )(h)
 
 
+class SmallClassifier(nn.Module):
+  """A convolution and the mean over pixels, which sees the noise."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x, noise, cond=None, *, train=False):
+    embedding = nn.Dense(8)(sinusoidal(noise, 8))
+    h = nn.swish(nn.Conv(8, (3, 3))(x) + embedding[:, None, None])
+    return nn.Dense(self.num_classes)(h.mean(axis=(1, 2)))
+
+
 class SmallAutoencoder(nn.Module):
   """An autoencoder of two layers, whose latents have half the size."""
 
   image_size: tuple[int, int]
   out_channels: int
+  dropout: float = 0.0  # has no effect
 
   def setup(self):
     self.down = nn.Conv(8, (2, 2), strides=2)
@@ -61,8 +74,7 @@ class SmallAutoencoder(nn.Module):
 
   def encode(self, x, train=False):
     """Returns the mean and the log-variance of q(z | x), [B, h, w, 4]."""
-    mean, log_variance = jnp.split(self.down(x), 2, axis=-1)
-    return mean, log_variance
+    return halves(self.down(x))
 
   def decode(self, z, train=False):
     """Returns the parameters of p(x | z), [B, H, W, out_channels]."""
@@ -71,3 +83,39 @@ class SmallAutoencoder(nn.Module):
   def __call__(self, x):
     """Returns the decoder's output for the mean of z."""
     return self.decode(self.encode(x)[0])
+
+
+class SmallChain(nn.Module):
+  """A chain of latents: SmallAutoencoder, then dense layers."""
+
+  image_size: tuple[int, int]
+  out_channels: int
+  num_latents: int = 3
+  dropout: float = 0.0  # has no effect
+
+  def setup(self):
+    self.first = SmallAutoencoder(self.image_size, self.out_channels)
+    # New layers give N(0, 1).
+    layer = lambda: nn.Dense(8, kernel_init=nn.initializers.zeros)
+    self.up = [layer() for _ in range(self.num_latents - 1)]
+    self.down = [layer() for _ in range(self.num_latents - 1)]
+
+  def encode(self, t, z, train=False):
+    """Returns the mean and the log-variance of q(z_t | z_{t-1})."""
+    return self.first.encode(z) if t == 1 else halves(self.up[t - 2](z))
+
+  def decode(self, t, z, train=False):
+    """Returns the same of p(z_{t-1} | z_t), or the parameters of p(x | z_1)."""
+    return self.first.decode(z) if t == 1 else halves(self.down[t - 2](z))
+
+  def __call__(self, x):
+    """Returns the decoder's output for the mean of the last z."""
+    for t in range(1, self.num_latents + 1):
+      x, _ = self.encode(t, x)
+    for t in range(self.num_latents, 1, -1):
+      x, _ = self.decode(t, x)
+    return self.decode(1, x)
+
+
+def halves(h):
+  return tuple(jnp.split(h, 2, axis=-1))

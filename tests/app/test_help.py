@@ -120,19 +120,3 @@ def test_all_configs_are_listed_with_their_first_lines(tmp_path, monkeypatch):
   lines = help.list_configs().partition('\n\n')[2].splitlines()
   assert lines[0].split() == ['configs/broken.py']
   assert lines[1].split() == ['configs/digits.py', 'Mine.']
-
-
-@pytest.mark.parametrize('name, expected', {
-  'digits': 'variants :inpainting, :superres; 1 min 44 s',
-  'digits_vae': '58 s',
-  'digits_latent': 'after configs/digits_autoencoder.py; 4 min 30 s',
-  'digits_distilled': (
-    'after configs/digits_flow.py:unscaled; 12 minutes of CPU time'
-  ),
-  'cifar10_ect': 'after configs/cifar10_edm.py',
-  'mnist': '',
-}.items())  # fmt: skip
-def test_a_config_is_listed_with_variants_prerequisites_and_time(
-  name, expected
-):
-  assert '; '.join(help._facts(ROOT / 'configs' / f'{name}.py')) == expected

@@ -136,19 +136,6 @@ def test_texts_need_captions_and_no_mirror_images(pictures):
   refused("make texts such as 'on the left' wrong", images.source_of, config)
 
 
-def test_the_batches_of_a_config_are_those_of_its_seed():
-  config = read('digits')
-  config.training.batch_size = 4
-  source = images.source_of(config)
-  one, same, later = (
-    next(images.batches(config, source, start))['image'] for start in (0, 0, 1)
-  )
-  np.testing.assert_array_equal(one, same)
-  assert np.any(one != later)
-  config.seed = 1
-  assert np.any(one != next(images.batches(config, source, 0))['image'])
-
-
 def test_every_source_is_documented():
   text = (ROOT / 'docs' / 'data.md').read_text()
   assert all(f'`{name}`' in text for name in choices.DATA)

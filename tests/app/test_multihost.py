@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -64,41 +63,16 @@ def run_both(what, folder):
   return wait([start(*module, what, host, port, folder) for host in range(2)])
 
 
-def launch_both(workdir):
-  """Starts launch.py on two hosts with many steps and checkpoints."""
-  port = free_port()
-  fields = {
-    'num_steps': 200,
-    'checkpoint_every': 20,
-    'log_every': 10,
-    'sample_every': 0,
-    'heartbeat_timeout': 10,
-  }
-  return [
-    start(
-      'launch.py',
-      '--config=configs/digits.py:smoke',
-      f'--workdir={workdir}',
-      '--multihost',
-      f'--coordinator=localhost:{port}',
-      '--num_hosts=2',
-      f'--host={host}',
-      '--config.training.evaluate_every=0',
-      *(f'--config.training.{name}={x}' for name, x in fields.items()),
-    )
-    for host in range(2)
-  ]
-
-
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   """Runs two processes and one, in the folders two and one."""
   folder = tmp_path_factory.mktemp('multihost')
-  found = run_both('everything', folder / 'two')
-  for code, _, stderr in found:
-    assert code == 0, stderr[-3000:]
-  assert 'trained 2 steps' in found[0][1]
-  assert 'trained' not in found[1][1]  # the second process is silent
+  first, second = run_both('everything', folder / 'two')
+  # In the end the second process is killed.
+  assert (first[0], second[0]) == (1, -9), first[2][-3000:] + second[2][-3000:]
+  (folder / 'two' / 'errors').write_text(first[2])
+  assert 'trained 2 steps' in first[1]
+  assert 'trained' not in second[1]  # the second process is silent
   with checkpoints.open_manager(folder / 'two' / 'run') as manager:
     steps = {'training.num_steps': manager.latest_step()}
   config = smoke(**two_processes.FIELDS | steps)
@@ -185,20 +159,6 @@ def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
   np.testing.assert_allclose(bits, other_bits, rtol=1e-4)
 
 
-def test_measures_of_samples_of_two_processes_are_those_of_one(folder):
-  """The checkpoint is the same, so the images have the same grey levels."""
-  run = folder / 'two' / 'run'
-  again = {'evaluation.metrics': ('fd_pixels',), 'evaluation.name': 'again'}
-  MODES['evaluate'](smoke(**(two_processes.FIELDS | again)), run)
-  two, one = (
-    json.loads((run / 'evaluation' / name / 'result.json').read_text())
-    for name in ('samples', 'samples-again')
-  )
-  found, expected = (x['metrics']['fd_pixels']['value'] for x in (two, one))
-  assert expected > 1.0
-  np.testing.assert_allclose(found, expected, rtol=1e-9)
-
-
 def test_sigterm_to_one_process_stops_both_at_one_step(folder):
   said = [(folder / 'two' / f'stopped{i}').read_text() for i in range(2)]
   assert said[0] == said[1]
@@ -208,10 +168,9 @@ def test_sigterm_to_one_process_stops_both_at_one_step(folder):
   assert 4 <= step < 10_000
 
 
-def test_a_lost_process_is_named_and_ends_the_other(tmp_path):
-  first, second = run_both('die', tmp_path)
-  assert second[0] == -9 and first[0] == 1
-  lines = [x for x in first[2].splitlines() if x.startswith('error: ')]
+def test_a_lost_process_is_named_and_ends_the_other(folder):
+  lines = (folder / 'two' / 'errors').read_text().splitlines()
+  lines = [x for x in lines if x.startswith('error: ')]
   assert len(lines) == 1 and 'host 1 (' in lines[0] and 'is lost' in lines[0]
 
 
@@ -221,36 +180,3 @@ def test_an_error_in_one_process_ends_both(tmp_path):
   assert 'RuntimeError: a bug' in second[2]
   assert 'error on host 1 of 2: stopped by the exception above' in second[2]
   assert 'error: host 1 (' in first[2] and 'has failed' in first[2]
-
-
-def test_a_mistake_is_said_by_both_and_ends_both(tmp_path):
-  found = run_both('refuse', tmp_path)
-  for host, (code, _, stderr) in enumerate(found):
-    assert code == 2
-    lines = [x for x in stderr.splitlines() if 'error' in x]
-    assert lines == [f'error on host {host} of 2: a mistake']
-
-
-@pytest.mark.slow
-def test_a_run_that_lost_a_process_ends_and_continues(tmp_path):
-  """Started again, it reaches the parameters of an undisturbed run."""
-  for code, _, stderr in wait(launch_both(tmp_path / 'calm')):
-    assert code == 0, stderr[-3000:]
-  processes = launch_both(tmp_path / 'run')
-  for line in processes[0].stdout:
-    if line.startswith('step 50:'):
-      break
-  begin = time.perf_counter()
-  processes[1].kill()
-  first, _ = wait(processes)
-  seconds = time.perf_counter() - begin
-  print(f'the other process ended after {seconds:.1f} s')
-  assert first[0] == 1
-  assert 'error: host 1 (' in first[2] and 'is lost' in first[2]
-  again = wait(launch_both(tmp_path / 'run'))
-  assert again[0][0] == again[1][0] == 0, again[0][2][-3000:]
-  assert 'step 0 of' not in again[0][1]  # it continued
-  found = [
-    checkpoints.restore_params(tmp_path / name)[0] for name in ('calm', 'run')
-  ]
-  assert largest_difference(*found) == 0.0

@@ -279,11 +279,6 @@ def test_other_fields_of_a_run_import_nothing(payload, tmp_path):
   assert count > 20
 
 
-def test_system_as_a_schedule(tmp_path):
-  workdir = spoil(tmp_path / 'run', 'schedule', 'os:system')
-  refused("config.schedule='os:system' would be", load.open_run, workdir)
-
-
 @pytest.mark.parametrize('changes', [
   {'sampling.guidance': 'autoguidance', 'sampling.guidance.scale': 2.0,
    'sampling.guidance.run': 'RUN'},

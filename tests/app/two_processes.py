@@ -13,7 +13,7 @@ import numpy as np
 
 from diffusion_jax.app import cli, devices, models, weights
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime import processes, sharding
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.step import make_train_step
@@ -37,7 +37,7 @@ FIELDS = {
 
 
 def everything(folder):
-  """Takes one step of plain descent; trains, resumes, evaluates, samples."""
+  """Takes one step; trains, resumes, evaluates and samples; dies."""
   step(folder)
   run = folder / 'run'
   MODES['train'](smoke(**FIELDS, **{'training.num_steps': 2}), run)
@@ -46,6 +46,8 @@ def everything(folder):
   x = images(run)
   if processes.is_first():
     np.save(folder / 'images.npy', x)
+  processes.wait_for_all('the images are saved')
+  die()
 
 
 def stop(run):
@@ -97,7 +99,7 @@ def step(folder):
     checkpoints.save(manager, state, {'loss': float(loss.total / loss.count)})
 
 
-def die(folder):
+def die():
   """Kills the second process while the first one waits."""
   if jax.process_index() == 1:
     os.kill(os.getpid(), signal.SIGKILL)
@@ -112,19 +114,6 @@ def fail(folder):
       raise RuntimeError('a bug')
     time.sleep(IDLE)
 
-  launched(program, folder)
-
-
-def refuse(folder):
-  """Raises a UserError in both processes."""
-
-  def program(config, workdir):
-    raise UserError('a mistake')
-
-  launched(program, folder)
-
-
-def launched(program, folder):
   MODES['train'] = program
   _, _, host, port, _ = sys.argv
   sys.argv = [
@@ -141,7 +130,6 @@ def launched(program, folder):
 
 if __name__ == '__main__':
   what, host, port, folder = sys.argv[1:]
-  if what not in ('fail', 'refuse'):
+  if what == 'everything':
     processes.start(f'localhost:{port}', 2, int(host), 3)
-  todo = {'everything': everything, 'die': die, 'fail': fail, 'refuse': refuse}
-  todo[what](Path(folder))
+  {'everything': everything, 'fail': fail}[what](Path(folder))

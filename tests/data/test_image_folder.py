@@ -48,36 +48,6 @@ def test_hidden_files_and_others_are_left_out(classes):
   assert len(image_folder.folder(classes, 'train', (8, 8, 3))) == 9
 
 
-def test_links_to_folders_are_followed(classes, tmp_path_factory):
-  linked = tmp_path_factory.mktemp('linked')
-  (linked / 'red').symlink_to(classes / 'red')
-  assert (
-    len(image_folder.folder(linked, 'train', (8, 8, 3), labelled=True)) == 3
-  )
-
-
-def test_deep_and_transparent_pictures_are_read_as_they_look(tmp_path):
-  Image.new('I;16', (9, 9), 0x8080).save(tmp_path / 'a.png')
-  Image.new('RGBA', (9, 9), (200, 0, 0, 0)).save(tmp_path / 'b.png')
-  Image.new('F', (9, 9), 0.5).save(tmp_path / 'c.tif')
-  source = image_folder.folder(tmp_path, 'train', (8, 8, 3))
-  deep, clear = source.read(np.array([0, 1]))[0]
-  assert (deep == 0x80).all() and (clear == 255).all()
-  with pytest.raises(ValueError, match='c.tif has pixels of mode F'):
-    source.read(np.array([2]))
-
-
-@pytest.mark.parametrize('suffix', image_folder.SUFFIXES)
-def test_every_format_is_read(tmp_path, suffix):
-  save(tmp_path / f'a{suffix.upper()}', (200, 100, 0))
-  image = image_folder.folder(tmp_path, 'train', (8, 8, 3)).read(np.array([0]))[
-    0
-  ][0]
-  np.testing.assert_allclose(
-    image, np.broadcast_to((200, 100, 0), (8, 8, 3)), atol=4
-  )
-
-
 def test_centre_crop_keeps_the_proportions(tmp_path):
   """The middle third of a wide, and the middle fifth of a tall picture stay."""
   wide = np.zeros((20, 60, 3), np.uint8)

@@ -92,21 +92,12 @@ def test_further_arrays_are_read_by_name(tmp_path, pictures):
   np.testing.assert_equal(found.arrays, {'scores': scores})
 
 
-@pytest.mark.parametrize(
-  'arrays, message',
-  [
-    (
-      {'x': np.zeros(3)},
-      r'/a.npz has the arrays x; .* images or arr_0 \(uint8 ',
-    ),
-    ({'arr_0': np.zeros(3), 'protocol': 'x'}, 'a.npz: protocol is not JSON'),
-    (
-      {'arr_0': np.zeros((2, 3))},
-      r'arr_0 must be uint8 .*got float64 \[2, 3\]',
-    ),
-    ({'arr_0': np.zeros((2, 2, 2, 3), object)}, r'got object \[2'),
-  ],
-)
+@pytest.mark.parametrize('arrays, message', [
+  ({'x': np.zeros(3)}, r'/a.npz has the arrays x; .* images or arr_0 \(uint8 '),
+  ({'arr_0': np.zeros(3), 'protocol': 'x'}, 'a.npz: protocol is not JSON'),
+  ({'arr_0': np.zeros((2, 3))}, r'arr_0 must be uint8 .*got float64 \[2, 3\]'),
+  ({'arr_0': np.zeros((2, 2, 2, 3), object)}, r'got object \[2'),
+])  # fmt: skip
 def test_other_files_are_refused_by_name(tmp_path, arrays, message):
   path = tmp_path / 'a.npz'
   np.savez(path, **arrays)

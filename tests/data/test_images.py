@@ -181,27 +181,6 @@ def test_palettes_have_their_colours_and_a_clear_one(name, tmp_path):
   np.testing.assert_array_equal(clear, [[0, 1, 0], [0, 0, 1]])
 
 
-def test_a_palette_with_an_alpha_for_each_colour(tmp_path):
-  picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8), 'P')
-  picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-  picture.save(tmp_path / 'a.png', transparency=bytes([255, 0, 128]))
-  found = images.read_image(tmp_path / 'a.png')[0]
-  half = on_white(np.array([70, 80, 90]), np.array(128))
-  np.testing.assert_array_equal(found[:2], [[10, 20, 30], [255, 255, 255]])
-  np.testing.assert_allclose(found[2], half, atol=1)
-
-
-def test_a_clear_colour_of_rgb_and_of_grey(tmp_path):
-  Image.fromarray(COLOURS).save(tmp_path / 'a.png', transparency=(10, 20, 30))
-  expected = COLOURS.copy()
-  expected[0, 1] = 255
-  np.testing.assert_array_equal(images.read_image(tmp_path / 'a.png'), expected)
-  grey = COLOURS[..., 0].copy()
-  Image.fromarray(grey).save(tmp_path / 'b.png', transparency=100)
-  grey[0, 2] = 255
-  np.testing.assert_array_equal(read_grey(tmp_path / 'b.png'), grey)
-
-
 def test_black_and_white_and_cmyk(tmp_path):
   bits = np.array([[True, False, True], [False, False, True]])
   for name in ('bits.png', 'bits.tif', 'bits.bmp'):
@@ -214,18 +193,6 @@ def test_black_and_white_and_cmyk(tmp_path):
     found = images.read_image(tmp_path / name)[4, 4::8].astype(int)
     expected = [[255, 255, 255], [0, 255, 255], [255, 0, 255]]
     np.testing.assert_allclose(found, expected, atol=12 if 'jpg' in name else 0)
-
-
-def test_grey_of_16_bits_and_alpha_are_turned_too(tmp_path):
-  exif = Image.Exif()
-  exif[0x0112] = 6  # a quarter to the right
-  Image.fromarray(LEVELS).save(tmp_path / 'a.png', exif=exif)
-  np.testing.assert_array_equal(
-    read_grey(tmp_path / 'a.png'), np.rot90(GREY, -1)
-  )
-  with_alpha('RGBA').save(tmp_path / 'b.png', exif=exif)
-  alpha = images.read_alpha(tmp_path / 'b.png')[..., 0]
-  np.testing.assert_array_equal(alpha, np.rot90(OPAQUE, -1))
 
 
 def test_large_pictures_are_silent_or_refused(tmp_path, monkeypatch, recwarn):

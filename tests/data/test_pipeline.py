@@ -27,20 +27,6 @@ def test_every_epoch_has_every_image_once_in_its_own_order(numbered):
   assert list(first) != list(second)
 
 
-def test_batch_i_is_a_function_of_i(numbered):
-  stream = pipeline.batches(numbered, 4, 3, start_step=5)
-  for i, batch in zip(range(5, 9), stream, strict=False):
-    expected = pipeline.batch_at(numbered, 4, 3, i)
-    np.testing.assert_array_equal(batch['image'], expected['image'])
-    np.testing.assert_array_equal(batch['label'], expected['label'])
-
-
-def test_the_seed_changes_the_order(numbered):
-  assert list(images_of(numbered, 10, [0])[0]) != list(
-    images_of(numbered, 10, [0], 1)[0]
-  )
-
-
 def test_images_keep_their_labels_and_fill_minus_one_to_one(numbered):
   for batch in itertools.islice(pipeline.batches(numbered, 4, 0), 6):
     image = batch['image']

@@ -124,26 +124,6 @@ def test_a_damaged_description_of_a_set_is_named(
       path.write_bytes(whole)
 
 
-def test_an_interrupted_preparation_leaves_nothing_that_is_read(
-  tmp_path, manual, no_network, accept, monkeypatch
-):
-  from diffusion_jax.data.builders import CIFAR10Arrays
-
-  archives.cifar10(manual)
-  accept(manual, [URL])
-
-  def interrupt(self, path, names):
-    raise KeyboardInterrupt
-    yield
-
-  with monkeypatch.context() as patch:
-    patch.setattr(CIFAR10Arrays, '_generate_examples', interrupt)
-    with pytest.raises(KeyboardInterrupt):
-      prepare.prepare('cifar10', tmp_path)
-  assert not (tmp_path / 'cifar10_arrays' / '1.0.0').exists()
-  prepare.prepare('cifar10', tmp_path)
-
-
 def test_what_tfds_stored_as_tfrecord_says_what_to_do(
   tmp_path, manual, no_network
 ):

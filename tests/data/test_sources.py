@@ -44,10 +44,6 @@ def test_synthetic_pictures(shape):
   assert (train.images != test.images).any()
 
 
-def test_synthetic_without_classes():
-  assert sources.synthetic(num_classes=0).labels is None
-
-
 def test_unknown_splits_are_refused():
   for source in (sources.digits, sources.synthetic):
     with pytest.raises(ValueError, match="got 'valid'"):
@@ -108,39 +104,25 @@ IMAGES = {'images': ARRAYS['images']}
 MISSING = 'it must contain images or arr_0'
 
 
-@pytest.mark.parametrize(
-  'arrays, options, message',
-  [
-    (
-      {'pictures': np.zeros(3), 'foo': np.zeros(2)},
-      {},
-      f'a.npz has the arrays pictures, foo; {MISSING}',
-    ),
-    ({}, {}, f'a.npz has the arrays none; {MISSING}'),
-    ({'images': np.zeros((3, 4, 5))}, {}, r'got float64 \[3, 4, 5, 1\]'),
-    ({'images': np.zeros(3, np.uint8)}, {}, r'must be uint8 .*got uint8 \[3\]'),
-    (
-      {'images': np.array([{}])},
-      {},
-      'is not an npz file of arrays: it contains Python objects',
-    ),
-    (IMAGES, {'num_classes': 3}, f'has the arrays images; {MISSING}'),
-    (
-      ARRAYS | {'test_images': ARRAYS['images']},
-      {'num_classes': 3, 'split': 'test'},
-      f'labels, test_images; {MISSING}.* with test_labels',
-    ),
-    (ARRAYS, {'num_classes': 2}, r'in 0\.\.1, got int64 \[10\], 0\.\.2'),
-    (
-      ARRAYS | {'labels': np.zeros(4, int)},
-      {'num_classes': 2},
-      r'labels must be int \[10\] in 0..1, got int64 \[4\]',
-    ),
-    (ARRAYS, {'split': 'test'}, 'a.npz has no test split: set test_fraction'),
-    (ARRAYS, {'split': 'val'}, "'train' or 'test', got 'val'"),
-    (ARRAYS, {'split': 'test', 'test_fraction': 0.01}, 'leaves none of the 10'),
-  ],
-)
+@pytest.mark.parametrize('arrays, options, message', [
+  ({'pictures': np.zeros(3), 'foo': np.zeros(2)}, {},
+   f'a.npz has the arrays pictures, foo; {MISSING}'),
+  ({}, {}, f'a.npz has the arrays none; {MISSING}'),
+  ({'images': np.zeros((3, 4, 5))}, {}, r'got float64 \[3, 4, 5, 1\]'),
+  ({'images': np.zeros(3, np.uint8)}, {}, r'must be uint8 .*got uint8 \[3\]'),
+  ({'images': np.array([{}])}, {},
+   'is not an npz file of arrays: it contains Python objects'),
+  (IMAGES, {'num_classes': 3}, f'has the arrays images; {MISSING}'),
+  (ARRAYS | {'test_images': ARRAYS['images']},
+   {'num_classes': 3, 'split': 'test'},
+   f'labels, test_images; {MISSING}.* with test_labels'),
+  (ARRAYS, {'num_classes': 2}, r'in 0\.\.1, got int64 \[10\], 0\.\.2'),
+  (ARRAYS | {'labels': np.zeros(4, int)}, {'num_classes': 2},
+   r'labels must be int \[10\] in 0..1, got int64 \[4\]'),
+  (ARRAYS, {'split': 'test'}, 'a.npz has no test split: set test_fraction'),
+  (ARRAYS, {'split': 'val'}, "'train' or 'test', got 'val'"),
+  (ARRAYS, {'split': 'test', 'test_fraction': 0.01}, 'leaves none of the 10'),
+])  # fmt: skip
 def test_npz_names_what_is_wrong(tmp_path, arrays, options, message):
   path = save(tmp_path / 'a.npz', **arrays)
   with pytest.raises(ValueError, match=message):

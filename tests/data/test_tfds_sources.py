@@ -153,35 +153,6 @@ def test_tfds_images_names_what_is_wrong(by_tfds, tmp_path):
     tfds_sources.tfds_images('cifar10', 'val', data_dir=by_tfds[0])
 
 
-def test_a_set_without_pictures_or_classes_is_refused(by_tfds, tmp_path):
-  import tensorflow_datasets as tfds
-  from tensorflow_datasets.core import registered
-
-  with registered.skip_registration():
-
-    class Words(tfds.core.GeneratorBasedBuilder):
-      VERSION = tfds.core.Version('1.0.0')
-
-      def _info(self):
-        features = tfds.features.FeaturesDict({'word': tfds.features.Text()})
-        return tfds.core.DatasetInfo(builder=self, features=features)
-
-      def _split_generators(self, dl_manager):
-        return {'train': self._generate_examples()}
-
-      def _generate_examples(self):
-        yield 0, {'word': 'hello'}
-
-  Words(data_dir=tmp_path).download_and_prepare(
-    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-    file_format='array_record',
-  )
-  with pytest.raises(
-    ValueError, match='words must have a feature `image`.*word'
-  ):
-    tfds_sources.tfds_images('words', data_dir=tmp_path)
-
-
 def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
   """It is cut in half, or has a flipped bit where data are stored."""
   shutil.copytree(by_tfds[0] / 'cifar10', tmp_path / 'cifar10')

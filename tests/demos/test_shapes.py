@@ -1,5 +1,4 @@
 import re
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -86,27 +85,6 @@ def test_held_out_combinations_are_in_the_test_split_alone(num_objects):
     (c, s) for c in shapes.COLOURS for s in shapes.SHAPES
   }
   assert all(pairs_of(sentence) & held_out for sentence in test)
-
-
-def test_all_words_are_used_about_equally():
-  """Counts are within 5 standard deviations of the binomial."""
-  texts = shapes.shapes('train', num_objects=2).texts(range(2000))
-  scenes = [shapes.parse(sentence) for sentence in texts]
-  single = [scene.things[0] for scene in scenes if len(scene.things) == 1]
-
-  def check(found, table, n):
-    counts = Counter(found)
-    assert set(counts) == set(table)
-    p = 1.0 / len(table)
-    for count in counts.values():
-      assert abs(count - n * p) < 5 * (n * p * (1 - p)) ** 0.5
-
-  # P(kept) is (20 / 24)^2 for two objects, 20 / 24 for one: 6 of 11
-  assert abs(len(single) - 2000 * 6 / 11) < 5 * (2000 * 0.25) ** 0.5
-  check([t.place for t in single], shapes.PLACES, len(single))
-  check([t.size for t in single], shapes.SIZES, len(single))
-  pairs = [scene for scene in scenes if scene.relation]
-  check([s.relation for s in pairs], shapes.RELATIONS, len(pairs))
 
 
 def test_areas_are_those_of_the_shapes():

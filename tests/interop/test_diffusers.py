@@ -177,18 +177,13 @@ def test_what_the_unet_lacks_is_refused_by_name(copy, changes, message):
   refused(copy(**changes), message)
 
 
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    ({'shift_factor': 0.1}, 'shift_factor=0.1 has no counterpart'),
-    ({'use_quant_conv': False}, 'use_post_quant_conv=True has no counterpart'),
-    (
-      {'up_block_types': ['UpDecoderBlock2D', 'AttnUpDecoderBlock2D']},
-      'up_block_types=.*AttnUpDecoderBlock2D.* has no counterpart',
-    ),
-    ({'layers_per_block': 0}, 'num_blocks must be an integer of at least 1'),
-  ],
-)
+@pytest.mark.parametrize('changes, message', [
+  ({'shift_factor': 0.1}, 'shift_factor=0.1 has no counterpart'),
+  ({'use_quant_conv': False}, 'use_post_quant_conv=True has no counterpart'),
+  ({'up_block_types': ['UpDecoderBlock2D', 'AttnUpDecoderBlock2D']},
+   'up_block_types=.*AttnUpDecoderBlock2D.* has no counterpart'),
+  ({'layers_per_block': 0}, 'num_blocks must be an integer of at least 1'),
+])  # fmt: skip
 def test_what_the_autoencoder_lacks_is_refused(copy, changes, message):
   refused(copy('autoencoder', **changes), message)
 

@@ -294,16 +294,11 @@ def test_the_discrete_network_has_the_steps_of_ddpm():
   np.testing.assert_allclose(ends, (1e-4, 2e-2), rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    (
-      {'model/module.all_modules.0.weight': (128, 16)},
-      r'all_modules.0.weight \(128, 16\) for noise_dense_1/kernel \(32, 128\)',
-    ),
-    ({'model/module.all_modules.6.NIN_1.W': None}, 'missing: all_modules.6.NI'),
-  ],
-)
+@pytest.mark.parametrize('changes, message', [
+  ({'model/module.all_modules.0.weight': (128, 16)},
+   r'all_modules.0.weight \(128, 16\) for noise_dense_1/kernel \(32, 128\)'),
+  ({'model/module.all_modules.6.NIN_1.W': None}, 'missing: all_modules.6.NI'),
+])  # fmt: skip
 def test_what_does_not_fit_is_named(theirs, changes, message):
   tensors = files.flatten(checkpoint(ordered(theirs[0])))
   for name, shape in changes.items():

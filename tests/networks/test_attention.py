@@ -62,31 +62,6 @@ def test_fused_attention_is_openais(attention, order, heads):
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_orders_differ_by_a_permutation_of_the_projection(attention):
-  apply, _, p = attention
-  separate = apply(p, num_heads=2)
-  for order in ('legacy', 'new'):
-    found = apply(fused(p, order), qkv=order, num_heads=2)
-    np.testing.assert_allclose(found, separate, rtol=1e-4, atol=1e-4)
-  mistaken = apply(fused(p, 'new'), qkv='legacy', num_heads=2)
-  assert np.abs(mistaken - separate).max() > 0.1
-
-
-def test_the_interleaved_projection_is_edms(attention):
-  """Output 3c + j of a head is q, k or v of its channel c."""
-  apply, x, p = attention
-  parts = [p[name] for name in ('query', 'key', 'value')]
-  join = lambda leaf: np.stack([q[leaf] for q in parts], axis=-1)
-  qkv = {n: join(n).reshape(*p['query'][n].shape[:-1], 24) for n in p['query']}
-  woven = {'norm': p['norm'], 'qkv': qkv, 'proj_out': p['proj_out']}
-  for heads in (1, 2):
-    found = apply(woven, qkv='interleaved', num_heads=heads)
-    expected = apply(p, num_heads=heads)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    scaled = apply(woven, qkv='interleaved', num_heads=heads, skip_scale=0.25)
-    np.testing.assert_allclose(scaled, 0.25 * expected, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize(
   'options, message',
   [

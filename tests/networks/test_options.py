@@ -35,33 +35,24 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize(
-  'names, field, known',
-  [
-    (list(NETWORKS), 'dtype', 'float32, bfloat16'),
-    (
-      ['unet', 'vdm', 'classifier', 'autoencoder', 'hierarchical'],
-      'initializer',
-      'ho, torch, lecun',
-    ),
-    (['unet', 'classifier'], 'noise_embedding', 'ho, openai'),
-    (['ddpmpp'], 'noise_embedding', 'ho, openai, fourier'),
-    (['unet', 'classifier'], 'qkv', 'separate, legacy, new, interleaved'),
-    (['unet', 'classifier'], 'downsample_padding', 'same, symmetric'),
-    (['unet', 'dit'], 'attention', 'xla, cudnn'),
-    (['unet', 'autoencoder'], 'middle_attention', 'norm, plain, none'),
-    (['dit'], 'positions', 'sincos, rotary, both, none'),
-    (['dit'], 'norm', 'layer, rms'),
-    (['dit'], 'mlp', 'gelu, swiglu'),
-    (['dit'], 'dropout_blocks', 'all, middle'),
-    (['dit'], 'text_attention', 'joint, cross'),
-    (
-      ['unet', 'ddpmpp', 'dit', 'edm2', 'vdm'],
-      'remat_policy',
-      'nothing, products',
-    ),
-  ],
-)
+@pytest.mark.parametrize('names, field, known', [
+  (list(NETWORKS), 'dtype', 'float32, bfloat16'),
+  (['unet', 'vdm', 'classifier', 'autoencoder', 'hierarchical'], 'initializer',
+   'ho, torch, lecun'),
+  (['unet', 'classifier'], 'noise_embedding', 'ho, openai'),
+  (['ddpmpp'], 'noise_embedding', 'ho, openai, fourier'),
+  (['unet', 'classifier'], 'qkv', 'separate, legacy, new, interleaved'),
+  (['unet', 'classifier'], 'downsample_padding', 'same, symmetric'),
+  (['unet', 'dit'], 'attention', 'xla, cudnn'),
+  (['unet', 'autoencoder'], 'middle_attention', 'norm, plain, none'),
+  (['dit'], 'positions', 'sincos, rotary, both, none'),
+  (['dit'], 'norm', 'layer, rms'),
+  (['dit'], 'mlp', 'gelu, swiglu'),
+  (['dit'], 'dropout_blocks', 'all, middle'),
+  (['dit'], 'text_attention', 'joint, cross'),
+  (['unet', 'ddpmpp', 'dit', 'edm2', 'vdm'], 'remat_policy',
+   'nothing, products'),
+])  # fmt: skip
 def test_an_unknown_option_is_refused_at_construction(names, field, known):
   for name in names:
     with pytest.raises(ValueError) as error:
@@ -91,25 +82,22 @@ def test_negative_sizes_are_refused_by_their_names(name):
       network.clone(**{field: value})
 
 
-@pytest.mark.parametrize(
-  'name, field, value, message',
-  [
-    ('unet', 'channels', 0, 'must be an integer of at least 1, not 0'),
-    ('unet', 'num_blocks', 1.5, 'must be an integer of at least 1, not 1.5'),
-    ('unet', 'num_heads', True, 'must be an integer of at least 1, not True'),
-    ('unet', 'multipliers', (), r'must be one or more numbers, not \(\)'),
-    ('unet', 'dropout', 1.0, r'must be a number in \[0, 1\), not 1.0'),
-    ('unet', 'dropout', float('nan'), 'must be a number in .*, not nan'),
-    ('unet', 'norm_eps', 0.0, 'must be a number above 0, not 0.0'),
-    ('dit', 'patch_size', 0, 'must be an integer of at least 1, not 0'),
-    ('dit', 'num_classes', -1, 'must be an integer of at least 0, not -1'),
-    ('classifier', 'num_classes', 1, 'must be an integer of at least 2, not 1'),
-    ('autoencoder', 'image_size', (4,), r'must be 2 numbers, not \(4,\)'),
-    ('autoencoder', 'decoder_blocks', 0, 'must be an integer of at least 1'),
-    ('vdm', 'fourier', (8, 6), r'=\(8, 6\) must be \(first, stop\)'),
-    ('vdm', 'fourier', (6, 25), r'=\(6, 25\) must be .* first <= stop <= 24'),
-  ],
-)
+@pytest.mark.parametrize('name, field, value, message', [
+  ('unet', 'channels', 0, 'must be an integer of at least 1, not 0'),
+  ('unet', 'num_blocks', 1.5, 'must be an integer of at least 1, not 1.5'),
+  ('unet', 'num_heads', True, 'must be an integer of at least 1, not True'),
+  ('unet', 'multipliers', (), r'must be one or more numbers, not \(\)'),
+  ('unet', 'dropout', 1.0, r'must be a number in \[0, 1\), not 1.0'),
+  ('unet', 'dropout', float('nan'), 'must be a number in .*, not nan'),
+  ('unet', 'norm_eps', 0.0, 'must be a number above 0, not 0.0'),
+  ('dit', 'patch_size', 0, 'must be an integer of at least 1, not 0'),
+  ('dit', 'num_classes', -1, 'must be an integer of at least 0, not -1'),
+  ('classifier', 'num_classes', 1, 'must be an integer of at least 2, not 1'),
+  ('autoencoder', 'image_size', (4,), r'must be 2 numbers, not \(4,\)'),
+  ('autoencoder', 'decoder_blocks', 0, 'must be an integer of at least 1'),
+  ('vdm', 'fourier', (8, 6), r'=\(8, 6\) must be \(first, stop\)'),
+  ('vdm', 'fourier', (6, 25), r'=\(6, 25\) must be .* first <= stop <= 24'),
+])  # fmt: skip
 def test_numbers_out_of_range_are_refused(name, field, value, message):
   with pytest.raises(ValueError, match=f'^{field} ?{message}'):
     NETWORKS[name]().clone(**{field: value})

@@ -195,16 +195,3 @@ def test_eq_15_x0_from_eps(p):
   # Rounding errors of x_t and eps grow with 1 / sqrt(alpha_bar_t).
   atol = 2e-6 / np.sqrt(alpha_bar)
   assert (np.abs(found - expected) <= atol).all()
-
-
-@each_schedule
-def test_eq_12_and_14_are_the_general_form(p):
-  """Both are weights on |x_0 - x0_hat|^2."""
-  x0, eps, xt = f32(*pictures(p))
-  eps_hat = f32(pictures(p, seed=1)[1])[0]
-  _, level = levels(p)
-  general = jitted(dj.denoising_loss)(
-    'eps', eps_hat, x0, eps, level, dj.snr_weight
-  )
-  simple = jitted(dj.simple_loss)(eps, eps_hat)
-  np.testing.assert_allclose(general / x0[0].size, simple, rtol=1e-5)

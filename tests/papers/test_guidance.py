@@ -124,20 +124,6 @@ def test_algorithm_2_is_ddim_with_another_eps(t, key):
   np.testing.assert_allclose(scale * found, scale * x0, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('t', STEPS)
-def test_algorithm_2_in_ancestral_steps_is_nearly_algorithm_1(t, key):
-  """Its shift is 1 / sqrt(alpha_t) times Alg. 1's with variance beta_t."""
-  _, x32, level_t, level_s = at(t)
-  names = 'plain', 'algorithm 1', 'ancestral algorithm 2'
-  plain, one, two = (
-    np.float64(step(name, 'fixed_large', key, x32, level_s, level_t))
-    for name in names
-  )
-  one, two = one - plain, two - plain
-  np.testing.assert_allclose(two, one / np.sqrt(P.alpha[t]), atol=1e-5)
-  assert np.abs(two).max() > 1e-5 or t == 1000
-
-
 def test_ho_and_salimans_eq_6():
   """It is (1 + w) eps(x, c) - w eps(x), where w is scale - 1."""
   x, x32, level, _ = at(300)

@@ -13,7 +13,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted
-from tests.papers.paper import ddpm, f32
+from tests.papers.paper import ddpm
 
 LECTURE = np.array([0.99, 0.98, 0.97, 0.96, 0.95])
 
@@ -21,23 +21,6 @@ LECTURE = np.array([0.99, 0.98, 0.97, 0.96, 0.95])
 @pytest.fixture
 def notes():
   return ddpm(1.0 - LECTURE)
-
-
-def test_z_t_is_a_sum_of_the_noises_of_all_steps(notes):
-  """It unrolls z_t = sqrt(alpha_t) z_{t-1} + sqrt(1 - alpha_t) eps_t."""
-  rng = np.random.default_rng(0)
-  x, eps = rng.uniform(-1, 1, 7), rng.standard_normal((5, 7))
-  expected = np.sqrt(np.prod(LECTURE)) * x
-  for i in range(5):
-    later = np.prod(LECTURE[i + 1 :])
-    expected += np.sqrt(later * (1 - LECTURE[i])) * eps[i]
-  (z,) = f32(x[None])
-  at_step = notes.schedule.at_step
-  for i in range(5):
-    z = jitted(dj.forward_step)(
-      z, *f32(eps[i : i + 1]), at_step(i), at_step(i + 1)
-    )
-  np.testing.assert_allclose(z[0], expected, atol=1e-6)
 
 
 def test_the_closest_gaussian_has_the_moments_of_the_data():

@@ -86,16 +86,6 @@ def test_a_table_of_many_values_is_short():
   assert rows[1] == ['0', '0'] and rows[-1] == ['999', '999']
 
 
-def test_charts_have_the_style_of_the_theme():
-  """Bokeh applies templates/charts.json by class."""
-  (figure,) = charts.draw('title', [Line('a', [1], [1.0])]).item['doc']['roots']
-  assert figure['attributes']['border_fill_color'] is None
-  axes = [c for c in walk(figure) if c.get('name') == 'LinearAxis']
-  assert len(axes) == 2
-  for axis in axes:
-    assert axis['attributes']['major_label_text_font_size'] == '12px'
-
-
 def test_the_script_is_the_one_part_of_bokeh_that_charts_need():
   text = charts.script()
   assert 1e6 < len(text) < 1.5e6 and '</script' not in text.lower()

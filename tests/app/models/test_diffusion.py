@@ -112,27 +112,20 @@ def test_self_conditioning_hands_each_estimate_to_the_next_step():
   assert differences[0] == 0.0 and differences[1] > 0.05
 
 
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    (
-      {'sampling.guidance.scale': 2.0, 'conditioning.dropout': 0.0},
-      'guidance.scale=2.0 needs a network that was trained with conditioning.d',
-    ),
-    (
-      {'network': 'vdm', 'network.num_groups': 4},
-      "network 'vdm' needs config.noise_input=logsnr",
-    ),
-    (
-      {
-        'network': 'vdm',
-        'network.num_groups': 4,
-        'conditioning.self_conditioning': True,
-      },
-      'the parameter self_conditioning, which vdm does not have: set network',
-    ),
-  ],
-)
+@pytest.mark.parametrize('changes, message', [
+  ({'sampling.guidance.scale': 2.0, 'conditioning.dropout': 0.0},
+   'guidance.scale=2.0 needs a network that was trained with conditioning.d'),
+  ({'network': 'vdm', 'network.num_groups': 4},
+   "network 'vdm' needs config.noise_input=logsnr"),
+  (
+    {
+      'network': 'vdm',
+      'network.num_groups': 4,
+      'conditioning.self_conditioning': True,
+    },
+    'the parameter self_conditioning, which vdm does not have: set network',
+  ),
+])  # fmt: skip
 def test_what_does_not_fit_together_is_one_line(changes, message):
   with pytest.raises(UserError, match=message) as error:
     model = model_of(**changes)

@@ -106,40 +106,23 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
   assert jax.eval_shape(sample, params, keys, label).shape == (2, 8, 8, 1)
 
 
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    (
-      MEAN_FLOW | {'noise_input.scale': 1000.0},
-      'set noise_input=time and noise_input.scale=1',
-    ),
-    (MEAN_FLOW | {'noise_input': 'logsnr'}, 'gets t and t - s: set it to time'),
-    (
-      MEAN_FLOW | {'sampling.guidance_scale': 2.0},
-      'trained with, which is 1 here',
-    ),
-    (
-      GUIDED | {'sampling.guidance_scale': 5.0},
-      'is outside the scales of the training, 1 to 4.0',
-    ),
-    (
-      GUIDED | {'conditioning.dropout': 0.0},
-      'also trains the network without a condition: set conditioning.dropout',
-    ),
-    (
-      MEAN_FLOW | {'network': 'unet', 'network.attention': 'cudnn'},
-      'cudnn needs a GPU|has no forward-mode derivative',
-    ),
-    (
-      MEAN_FLOW | {'network': 'edm2'},
-      'needs a network with the parameter elapsed, which edm2 does',
-    ),
-    (
-      DISTILLATION | {'sampling.stochastic': False, 'sampling.num_steps': 2},
-      'set it to 1, or sampling.stochastic=True',
-    ),
-  ],
-)
+@pytest.mark.parametrize('changes, message', [
+  (MEAN_FLOW | {'noise_input.scale': 1000.0},
+   'set noise_input=time and noise_input.scale=1'),
+  (MEAN_FLOW | {'noise_input': 'logsnr'}, 'gets t and t - s: set it to time'),
+  (MEAN_FLOW | {'sampling.guidance_scale': 2.0},
+   'trained with, which is 1 here'),
+  (GUIDED | {'sampling.guidance_scale': 5.0},
+   'is outside the scales of the training, 1 to 4.0'),
+  (GUIDED | {'conditioning.dropout': 0.0},
+   'also trains the network without a condition: set conditioning.dropout'),
+  (MEAN_FLOW | {'network': 'unet', 'network.attention': 'cudnn'},
+   'cudnn needs a GPU|has no forward-mode derivative'),
+  (MEAN_FLOW | {'network': 'edm2'},
+   'needs a network with the parameter elapsed, which edm2 does'),
+  (DISTILLATION | {'sampling.stochastic': False, 'sampling.num_steps': 2},
+   'set it to 1, or sampling.stochastic=True'),
+])  # fmt: skip
 def test_what_a_flow_map_cannot_have_is_refused(changes, message):
   with pytest.raises(UserError, match=message) as error:
     model = models.make(config_of(changes), 'nowhere')

@@ -16,14 +16,15 @@ from diffusion_jax.app.models.guidance import OtherRun
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import UserError
 from tests.app.conftest import normal_params, refused, smoke, trial, untrained
+from tests.app.small_network import SmallClassifier
 
 LABELS = jnp.array([3, 8])
 X = 0.5 * jax.random.normal(jax.random.key(5), (2, 8, 8, 1))
 
 
 def classifier_smoke(**changes):
-  fewer = {'network.multipliers': (1,), 'network.attention_resolutions': ()}
-  return trial('digits_classifier', **fewer | changes)
+  small = {'network': f'{SmallClassifier.__module__}:SmallClassifier'}
+  return trial('digits_classifier', **small | changes)
 
 
 def made(config, seed) -> Any:
@@ -216,16 +217,12 @@ def sample(workdir, **fields):
     return dict(file)
 
 
-def test_every_guidance_samples(runs):
-  worse = {'guidance': 'autoguidance', 'guidance.run': runs['none']}
-  worse |= {'guidance.scale': 2.0, 'guidance.rescale': 0.7}
-  for which, fields in (
-    ('labels', worse | {'guidance.high': 5.0}),
-    ('none', {'classifier.run': runs['classifier'], 'classifier.scale': 3.0}),
-  ):
-    arrays = sample(runs[which], labels=(3, 7), **fields)
-    assert arrays['labels'].tolist() == [3, 7, 3, 7]
-    assert arrays['arr_0'].shape == (4, 8, 8, 1)
+def test_guidance_by_a_classifier_samples(runs):
+  """tests/app/modes/test_kept_files.py samples with autoguidance."""
+  by = {'classifier.run': runs['classifier'], 'classifier.scale': 3.0}
+  arrays = sample(runs['none'], labels=(3, 7), **by)
+  assert arrays['labels'].tolist() == [3, 7, 3, 7]
+  assert arrays['arr_0'].shape == (4, 8, 8, 1)
 
 
 MISTAKES = {

@@ -68,14 +68,12 @@ def test_states_and_images_are_inverses():
 
 @pytest.fixture(scope='module')
 def text_run(tmp_path_factory):
-  """A trained run of texts, with a preview and a report, which is sampled."""
+  """A trained run of texts, which is sampled."""
   workdir = tmp_path_factory.mktemp('runs') / 'text'
-  config = trial('text_masked', **TEXT | {'training.sample_every': 4})
+  config = trial('text_masked', **TEXT)
   MODES['train'](config, workdir)
   config.sampling.trajectory = True
   MODES['sample'](config, workdir)
-  MODES['evaluate'](config, workdir)
-  MODES['report'](config, workdir)
   return workdir
 
 
@@ -91,8 +89,6 @@ def test_texts_are_written_as_texts_and_as_pictures(text_run):
     assert film.n_frames == 5  # noise and four steps
     first = np.asarray(film.convert('L'))
   assert (first == 96).mean() > 0.15  # masked cells
-  assert 'way from noise' in (text_run / 'report.html').read_text()
-  assert result(text_run)['bits_per_dim'] > 4.0
 
 
 def test_unmasked_bytes_stay(text_run):

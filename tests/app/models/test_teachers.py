@@ -28,37 +28,26 @@ def student(teacher) -> Any:
 NO_LABELS = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
 
 
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    ({'name': 'digits_meanflow'}, 'is a flow map, and a teacher must be'),
-    ({'name': 'digits_classifier'}, 'is a classifier, and a teacher must be'),
-    ({'conditioning.self_conditioning': True}, 'has self-conditioning'),
-    (NO_LABELS, 'conditioning.labels is False in .*, and True in this run'),
-    ({'conditioning.dropout': 0.0}, 'trained without dropout; set it to 0'),
-    (
-      {'data': 'synthetic', 'data.num_classes': 3},
-      r'the images in .* have (image_shape|num_classes)',
-    ),
-  ],
-)
+@pytest.mark.parametrize('changes, message', [
+  ({'name': 'digits_meanflow'}, 'is a flow map, and a teacher must be'),
+  ({'name': 'digits_classifier'}, 'is a classifier, and a teacher must be'),
+  ({'conditioning.self_conditioning': True}, 'has self-conditioning'),
+  (NO_LABELS, 'conditioning.labels is False in .*, and True in this run'),
+  ({'conditioning.dropout': 0.0}, 'trained without dropout; set it to 0'),
+  ({'data': 'synthetic', 'data.num_classes': 3},
+   r'the images in .* have (image_shape|num_classes)'),
+])  # fmt: skip
 def test_a_run_that_cannot_teach_is_refused(changes, message, tmp_path):
   write(tmp_path, **changes)
   refused(message, lambda: student(tmp_path).objective())
 
 
-@pytest.mark.parametrize(
-  'changes, teacher, message',
-  [
-    ({}, 'nowhere', 'training.teacher: there is no run in nowhere'),
-    ({}, '', 'objective=reflow needs the folder of the run that is distilled'),
-    (
-      {'objective': 'denoising'},
-      'x',
-      'objective=denoising does not use a teacher',
-    ),
-  ],
-)
+@pytest.mark.parametrize('changes, teacher, message', [
+  ({}, 'nowhere', 'training.teacher: there is no run in nowhere'),
+  ({}, '', 'objective=reflow needs the folder of the run that is distilled'),
+  ({'objective': 'denoising'}, 'x',
+   'objective=denoising does not use a teacher'),
+])  # fmt: skip
 def test_an_objective_has_a_teacher_or_none(changes, teacher, message):
   fields = {'training.teacher': teacher, 'training.init_from': ''}
   model = models.make(trial('digits_distilled', **fields | changes), 'nowhere')

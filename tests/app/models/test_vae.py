@@ -15,17 +15,18 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.images import scale
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
-from tests.app.conftest import lines_of, normal_params, trial, untrained
+from tests.app.conftest import lines_of, normal_params, trial
+from tests.app.small_network import SmallAutoencoder, SmallChain
 
-LAYERS = {'vae': 1, 'hvae': 3}
+SMALL = {'vae': SmallAutoencoder, 'hvae': SmallChain}
 
 
 def smoke(kind='vae', **changes):
-  fewer = {} if kind == 'autoencoder' else {'network.multipliers': (1,)}
+  network = SMALL[kind]
   fields = {
+    'network': f'{network.__module__}:{network.__name__}',
     'training.keep_best': 0,
     'sampling.checkpoint': 'latest',
     'training.checkpoint_every': 4,
@@ -34,7 +35,7 @@ def smoke(kind='vae', **changes):
     'sampling.num_samples': 4,
     'sampling.batch_size': 3,
   }
-  return trial(f'digits_{kind}', **fewer | fields | changes)
+  return trial(f'digits_{kind}', **fields | changes)
 
 
 def made(workdir='nowhere', **fields) -> Any:
@@ -42,7 +43,6 @@ def made(workdir='nowhere', **fields) -> Any:
 
 
 SEEN = {
-  'training.sample_every': 4,
   'training.evaluate_every': 2,
   'training.keep_best': 1,
   'training.checkpoint_every': 2,
@@ -50,84 +50,59 @@ SEEN = {
 WARM = {'objective.kl_warmup': 8}
 
 
-def trained(kind, tmp_path_factory, **changes):
-  """Trains four steps with an evaluation after two; returns (kind, workdir)."""
-  workdir = tmp_path_factory.mktemp('runs') / kind
-  MODES['train'](smoke(kind, **SEEN | changes), workdir)
-  return kind, workdir
-
-
 @pytest.fixture(scope='module')
 def warm(tmp_path_factory):
-  return trained('vae', tmp_path_factory, **WARM)
+  """Trains a VAE for four of eight steps of warm-up."""
+  workdir = tmp_path_factory.mktemp('runs') / 'vae'
+  MODES['train'](smoke(**WARM | {'training.checkpoint_every': 2}), workdir)
+  return workdir
 
 
 @pytest.fixture(scope='module')
 def hvae(tmp_path_factory):
-  return trained('hvae', tmp_path_factory)
+  """Trains a chain for four steps, with an evaluation after two."""
+  workdir = tmp_path_factory.mktemp('runs') / 'hvae'
+  MODES['train'](smoke('hvae', **SEEN), workdir)
+  return workdir
 
 
-@pytest.fixture(scope='module', params=['warm', 'hvae'])
-def run(request):
-  return request.getfixturevalue(request.param)
-
-
-def test_it_trains_and_evaluates_the_plain_bound(run):
-  kind, workdir = run
-  assert (workdir / 'samples' / 'step_00000004.png').exists()
-  train_line = [x for x in lines_of(workdir) if 'loss' in x][-1]
-  test_line = [x for x in lines_of(workdir) if 'test_loss' in x][-1]
+def test_it_trains_and_evaluates_the_plain_bound(hvae):
+  test_line = [x for x in lines_of(hvae) if 'test_loss' in x][-1]
   parts = test_line['test_reconstruction'] + test_line['test_kl']
   assert test_line['test_loss'] == pytest.approx(parts, rel=1e-5)
-  assert test_line['test_beta'] == 1.0
-  # the objective's default is 1, here after 3 of 8 steps
-  assert train_line['beta'] == pytest.approx(1.0 if kind == 'hvae' else 3 / 8)
-  assert ('test_kl_3' in test_line) == (kind == 'hvae')
+  assert test_line['test_beta'] == 1.0 and 'test_kl_3' in test_line
 
 
-def test_a_latent_image_gives_samples(tmp_path):
-  untrained(smoke('autoencoder'), tmp_path)
-  assert made(kind='autoencoder').latent_shape() == (4, 4, 4)
-  MODES['sample'](smoke('autoencoder'), tmp_path)
-  with np.load(tmp_path / 'samples' / 'samples.npz') as arrays:
-    assert arrays['reconstructions'].shape == (4, 1, 8, 8, 1)
-
-
-def test_it_writes_samples_reconstructions_and_ways_between(run):
-  kind, workdir = run
-  MODES['sample'](smoke(kind), workdir)
-  out = workdir / 'samples'
+def test_it_writes_samples_reconstructions_and_ways_between(hvae):
+  MODES['sample'](smoke('hvae'), hvae)
+  out = hvae / 'samples'
   for name in ('samples', 'samples-reconstructions', 'samples-interpolation'):
     assert (out / f'{name}.png').exists()
   with np.load(out / 'samples.npz') as arrays:
     arrays = dict(arrays)
   assert arrays['arr_0'].shape == (4, 8, 8, 1)
   decoded = arrays['reconstructions']
-  assert decoded.shape == (4, LAYERS[kind], 8, 8, 1)
+  assert decoded.shape == (4, 3, 8, 8, 1)
   way = arrays['interpolation']  # from image 0 to 2, and from 1 to 3
   assert way.shape == (2, vae.COLUMNS, 8, 8, 1)
   for ends, i in ((way[:, 0], slice(0, 2)), (way[:, -1], slice(2, 4))):
     difference = np.abs(ends.astype(int) - decoded[i, 0])
     assert difference.max() <= 16  # one grey level, by rounding
-  test = images.source_of(smoke(kind), 'test').read(np.arange(4))[0]
+  test = images.source_of(smoke('hvae'), 'test').read(np.arange(4))[0]
   levels = np.rint(arrays['originals'] * (16 / 255))
   np.testing.assert_array_equal(levels, test)
 
 
-def test_samples_are_draws_of_the_prior_decoded(run):
+def test_samples_are_draws_of_the_prior_decoded():
   """Each depends on the seed and its index; z is drawn from the prior."""
-  kind, workdir = run
-  model = made(kind=kind)
-  params = checkpoints.restore_params(workdir)[0]
-  mesh = devices.make_mesh(model.config)
-  params, generate = replicate(mesh, params), model.generate(mesh)
+  model = made()
+  params = normal_params(model)
+  generate = model.generate(devices.make_mesh(model.config))
   whole = generate(params, np.arange(4), {})
   np.testing.assert_allclose(
     generate(params, np.arange(2, 4), {}), whole[2:], atol=1e-5
   )
   assert np.ptp(whole, axis=0).max() > 1e-4
-  if kind == 'hvae':
-    return
   key = jax.random.fold_in(stream(0, 'vae_sampling'), 3)
   shape = model.latent_shape()
   z = jax.random.normal(jax.random.split(key, 1)[0], shape)[None]
@@ -139,7 +114,7 @@ def test_samples_are_draws_of_the_prior_decoded(run):
 def test_a_chain_literally():
   """Reconstructions, samples and interpolations are computed layer by layer."""
   model = made(kind='hvae')
-  params, rng = normal_params(model, 3), np.random.default_rng(4)
+  params, rng = normal_params(model, 3, 0.8), np.random.default_rng(4)
   x = rng.uniform(-1.0, 1.0, (2, 8, 8, 1))
   seed = model.config.sampling.seed
   keys = jax.random.fold_in(stream(seed, 'vae_sampling'), 5)
@@ -187,14 +162,15 @@ def measured(model, name, params, index, **fields):
   return measure(params, keys, scale(pictures, 17), {})
 
 
-def test_its_bounds_and_those_of_more_draws(run):
+@pytest.mark.parametrize('kind', SMALL)
+def test_its_bounds_and_those_of_more_draws(kind, request):
   """The terms add up; an image has one bound in any batch."""
-  kind, workdir = run
+  workdir = request.getfixturevalue({'vae': 'warm'}.get(kind, kind))
   model = made(kind=kind)
   params, index = checkpoints.restore_params(workdir)[0], np.arange(5)
   elbo = measured(model, 'elbo', params, index)
   kl = elbo['kl_of_layers' if kind == 'hvae' else 'kl_of_channels']
-  assert kl.shape == (5, LAYERS[kind] if kind == 'hvae' else 16)
+  assert kl.shape == (5, 3 if kind == 'hvae' else 4)
   total = elbo['reconstruction'] + kl.sum(axis=1) / (64 * np.log(2))
   np.testing.assert_allclose(elbo['total'], total, rtol=1e-5)
   many = measured(model, 'iw', params, index, num_samples=40)['total']
@@ -205,13 +181,12 @@ def test_its_bounds_and_those_of_more_draws(run):
 
 def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
   """The count of steps is restored with the state, bit for bit."""
-  _, whole = warm
   parts = tmp_path / 'parts'
-  shutil.copytree(whole, parts)
+  shutil.copytree(warm, parts)
   shutil.rmtree(parts / 'checkpoints' / '4')
   MODES['train'](smoke(**WARM), parts)
   for average in (True, False):
-    a, b = (checkpoints.restore_params(x, average)[0] for x in (whole, parts))
+    a, b = (checkpoints.restore_params(x, average)[0] for x in (warm, parts))
     jax.tree.map(np.testing.assert_array_equal, a, b)
   betas = [x['beta'] for x in lines_of(parts) if 'beta' in x]
   assert betas == [0.0, 0.125, 0.25, 0.375]
@@ -219,7 +194,15 @@ def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
 
 def test_two_grey_levels_and_bernoullis(key):
   """Black and white digits; a new network says 1/2, a bit for each pixel."""
-  model = made(**{'decoding.decoder': 'bernoulli', 'data': 'two_levels'})
+  small = {'channels': 8, 'num_groups': 4, 'multipliers': (1,)}
+  model = made(
+    **{
+      'decoding.decoder': 'bernoulli',
+      'data': 'two_levels',
+      'network': 'autoencoder',
+      **{f'network.{name}': value for name, value in small.items()},
+    }
+  )
   pictures, _ = model.source().read(np.arange(8))
   assert set(np.unique(pictures)) == {0, 1}
   params, objective = jax.jit(model.init)(key), model.objective(test=True)
@@ -229,31 +212,23 @@ def test_two_grey_levels_and_bernoullis(key):
   assert metrics['reconstruction'].total == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    (
-      {'network': 'hierarchical', 'network.num_groups': 4},
-      'objective=vae trains one layer of latents, and this network has',
-    ),
-    ({'decoding.decoder': 'bernoulli'}, 'has 2 grey levels, and these images'),
-    ({'sampling.labels': (3,)}, 'config.sampling.labels has no effect on a V'),
-    (
-      {'objective.free_bits': 0.1, 'training.accumulate': 2},
-      'free_bits needs the whole batch: set training.accumulate=1',
-    ),
-  ],
-)
+@pytest.mark.parametrize('changes, message', [
+  ({'network': 'hierarchical', 'network.num_groups': 4},
+   'objective=vae trains one layer of latents, and this network has'),
+  ({'decoding.decoder': 'bernoulli'}, 'has 2 grey levels, and these images'),
+  ({'sampling.labels': (3,)}, 'config.sampling.labels has no effect on a V'),
+  ({'objective.free_bits': 0.1, 'training.accumulate': 2},
+   'free_bits needs the whole batch: set training.accumulate=1'),
+])  # fmt: skip
 def test_what_does_not_fit_together_is_one_line(changes, message, tmp_path):
   with pytest.raises(UserError, match=message):
     MODES['train'](smoke(**changes), tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
-def test_what_cannot_be_asked_of_a_vae_is_one_line(run):
-  kind, workdir = run
+def test_what_cannot_be_asked_of_a_vae_is_one_line(warm):
   with pytest.raises(UserError, match='is a VAE, which cannot edit pictures'):
-    MODES['edit'](smoke(kind), workdir)
+    MODES['edit'](smoke(), warm)
   fields = {'sampling.trajectory': True}
   with pytest.raises(UserError, match='trajectory has no effect on a VAE'):
-    MODES['sample'](smoke(kind, **fields), workdir)
+    MODES['sample'](smoke(**fields), warm)

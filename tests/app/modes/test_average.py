@@ -78,22 +78,6 @@ def kept(workdir, name):
   return jax.device_get(checkpoints.restore_params(workdir, name)[0])
 
 
-def test_a_killed_run_makes_the_same_snapshots(run, tmp_path):
-  """The run is killed between snapshot 4 and its checkpoint."""
-  copy = tmp_path / 'copy'
-  shutil.copytree(run, copy)
-  for step in ('3', '4'):
-    shutil.rmtree(copy / 'checkpoints' / step)
-  (copy / 'snapshots' / '00000003.safetensors').unlink()
-  MODES['train'](smoke(**TRACKED), str(copy))
-  both = [
-    {path.name: path.read_bytes() for path in (r / 'snapshots').iterdir()}
-    for r in (run, copy)
-  ]
-  assert len(both[0]) == 6 and both[0] == both[1]
-  assert_same(restore(run), restore(copy))
-
-
 def test_an_average_is_a_run_that_all_modes_read(run, capsys):
   average(run, sigma_rel=0.07)
   out = run / 'averages' / '0.07-4'
@@ -114,32 +98,6 @@ def test_an_average_is_a_run_that_all_modes_read(run, capsys):
   np.testing.assert_array_equal(
     bias, expected['sigma_rel_0.1/network/conv_in/bias']
   )
-
-
-def test_a_sweep_has_scores_and_bits_by_width(run, capsys):
-  config = config_of(run, **{
-    'evaluation.metrics': 'fd,elbo',
-    'evaluation.features': 'pixels',
-    'evaluation.num_generated': 8,
-    'evaluation.fd.num_draws': 0,
-    'evaluation.num_images': 8,
-    'evaluation.elbo.num_steps': 4,
-    'evaluation.batch_size': 8,
-    'sampling.batch_size': 8,
-    'evaluation.sweep': 'ema_sigma_rel=0.05,0.15',
-  })  # fmt: skip
-  MODES['evaluate'](config, str(run))
-  out = run / 'evaluation' / 'samples'
-  points = json.loads((out / 'sweep.json').read_text())['points']
-  assert [point['point']['ema_sigma_rel'] for point in points] == [0.05, 0.15]
-  bits = [point['metrics']['elbo']['value'] for point in points]
-  assert bits[0] != bits[1]
-  for point in points:
-    assert set(point['metrics']) == {'fd_pixels', 'elbo'}
-  one = run / 'evaluation' / 'elbo-test' / 'ema_sigma_rel=0.15' / 'result.json'
-  assert json.loads(one.read_text())['bits_per_dim'] == bits[1]
-  assert (out / 'sweep.png').stat().st_size > 0
-  assert 'ema_sigma_rel=0.05 ' in capsys.readouterr().out
 
 
 def test_mistakes_are_one_clear_line(run, tmp_path):

@@ -150,20 +150,6 @@ def test_an_image_has_one_bound_in_any_batch_on_any_devices(run, printed):
   np.testing.assert_allclose(totals[0], totals[1], rtol=1e-4)
 
 
-def test_independent_pixels_literally(run):
-  run_mode(run, **{
-    'evaluation.metrics': 'independent_pixels', 'evaluation.num_images': 12,
-  })  # fmt: skip
-  train, test = sources.digits('train').images, sources.digits('test').images
-  bits = []
-  for image in test[:12]:
-    for (i, j, _), level in np.ndenumerate(image):
-      seen = np.sum(train[:, i, j, 0] == level)
-      bits.append(-np.log2((seen + 1) / (len(train) + 17)))
-  found = result(run, 'independent_pixels-test')['bits_per_dim']
-  np.testing.assert_allclose(found, np.mean(bits), rtol=1e-5)
-
-
 def test_the_ode_and_a_list_of_metrics_as_typed(run, capsys):
   three = {'evaluation.num_images': 3}
   both = {'evaluation.metrics': 'ode,independent_pixels'}
@@ -171,11 +157,6 @@ def test_the_ode_and_a_list_of_metrics_as_typed(run, capsys):
   assert result(run, 'ode-test-three')['images'] == 3
   printed = capsys.readouterr().out.splitlines()
   assert {'ode', 'independent_pixels'} <= {x.split()[0] for x in printed}
-  noisy = {'evaluation.ode.dequantization': 'gaussian'}
-  run_mode(run, **three, **ODE, **noisy, **{'evaluation.name': 'noisy'})
-  found = result(run, 'ode-test-noisy')['bits_per_dim']
-  # two bounds of the same, in the same units: an offset of 3 bits is not lost
-  assert abs(found - result(run, 'ode-test-three')['bits_per_dim']) < 2.5
 
 
 def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
@@ -203,24 +184,16 @@ def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
   np.testing.assert_allclose(found['image'], total(images), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    (
-      {'metrics': 'fid2'},
-      "'fid2' .did you mean 'fid'.* is not one of elbo, ode",
-    ),
-    ({'metrics': ''}, 'metrics is empty: give one of elbo, ode'),
-    ({'elbo.random_steps': 9}, 'config.evaluation.elbo: steps is 9: it must'),
-    ({'metrics': 'ode', 'ode.num_probes': 0}, 'ode: num_probes=0 is below 1'),
-    ({'sweep': 'num_steps'}, 'num_steps is not field=value,value'),
-    ({'sweep': 'num_stps=3'}, "config.sampling.num_stps .did you mean 'num_st"),
-    (
-      {'sweep': 'num_steps=0'},
-      'config.sampling.num_steps=0 is not an integer of',
-    ),
-  ],
-)
+@pytest.mark.parametrize('changes, message', [
+  ({'metrics': 'fid2'}, "'fid2' .did you mean 'fid'.* is not one of elbo, ode"),
+  ({'metrics': ''}, 'metrics is empty: give one of elbo, ode'),
+  ({'elbo.random_steps': 9}, 'config.evaluation.elbo: steps is 9: it must'),
+  ({'metrics': 'ode', 'ode.num_probes': 0}, 'ode: num_probes=0 is below 1'),
+  ({'sweep': 'num_steps'}, 'num_steps is not field=value,value'),
+  ({'sweep': 'num_stps=3'}, "config.sampling.num_stps .did you mean 'num_st"),
+  ({'sweep': 'num_steps=0'},
+   'config.sampling.num_steps=0 is not an integer of'),
+])  # fmt: skip
 def test_mistakes_are_one_clear_line(run, changes, message):
   changes = {f'evaluation.{name}': value for name, value in changes.items()}
   quick = {} if 'evaluation.metrics' in changes else QUICK
@@ -239,10 +212,3 @@ def test_what_is_not_a_number_is_not_written(run, monkeypatch):
       'evaluation.num_images': 3, 'evaluation.name': 'x2',
     })  # fmt: skip
   assert not list((run / 'evaluation' / 'ode-test-x2' / 'parts').iterdir())
-
-
-def test_a_run_without_checkpoints_is_refused(run, tmp_path):
-  copy = shutil.copytree(run, tmp_path / 'copy')
-  shutil.rmtree(copy / 'checkpoints')
-  with pytest.raises(UserError, match='contains no checkpoint'):
-    run_mode(copy, **QUICK, **{'evaluation.name': 'y'})

@@ -62,17 +62,6 @@ def test_every_image_is_of_its_own_label(tmp_path):
   np.testing.assert_array_equal(arrays['arr_0'][5], own)
 
 
-def test_image_i_does_not_depend_on_the_batch(run, printed):
-  config = of_sampling(num_samples=10, batch_size=4, name='fours')
-  MODES['sample'](config, run)
-  a, b = (
-    samples(run, name)['arr_0'][:10].astype(int)
-    for name in ('samples', 'fours')
-  )
-  # the images agree to 1e-5, so at most a rounding of grey levels differs
-  assert (a != b).mean() < 0.005
-
-
 def test_sample_by_label_seed_and_sampler(run):
   fields = {
     'labels': (3, 7),

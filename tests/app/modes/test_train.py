@@ -12,10 +12,8 @@ import pytest
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app import images, models, weights
 from diffusion_jax.app.models.diffusion import Diffusion
-from diffusion_jax.app.modes import MODES, hooks, train_run, train_setup
-from diffusion_jax.data import sources
+from diffusion_jax.app.modes import MODES, hooks, train_run
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import PerImage
 from diffusion_jax.training import checkpoints
@@ -120,32 +118,6 @@ def test_a_finished_run_says_so(run, capsys):
   assert (run / 'metrics.jsonl').read_bytes() == before
   with pytest.raises(UserError, match='training.random_flip is False, True no'):
     MODES['train'](smoke(**{'training.random_flip': True}), run)
-
-
-def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
-  """They agree bit for bit, with flipped pictures that threads read."""
-  rng = np.random.default_rng(0)
-  for i in range(10):
-    picture = rng.integers(0, 256, (12, 10), np.uint8)
-    (tmp_path / 'pictures' / str(i)).mkdir(parents=True)
-    Image.fromarray(picture).save(tmp_path / 'pictures' / str(i) / 'a.png')
-  fields = {
-    'data': 'folder',
-    'data.path': str(tmp_path / 'pictures'),
-    'data.image_shape': (8, 8, 1),
-    'data.labelled': True,
-    'training.random_flip': True,
-    'training.checkpoint_every': 3,
-    'optimizer.decay': 'constant',
-  }
-  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
-  six = {'training.num_steps': 6}
-  MODES['train'](smoke(**fields, **six), whole)
-  MODES['train'](smoke(**fields, **{'training.num_steps': 3}), parts)
-  assert [line['step'] for line in lines_of(parts)] == [1, 2, 3]
-  one = {'training.num_threads': 1}
-  MODES['train'](smoke(**fields, **six, **one), parts)
-  assert_same_training(whole, parts)
 
 
 def copied(run, tmp_path, lost='4'):
@@ -270,7 +242,6 @@ def test_what_is_tried_first_is_not_traced_again(tmp_path):
   [
     ('drawing', {'training.sample_every': 4}),
     ('evaluating', {'training.keep_best': 1}),
-    ('measuring', {'training.metrics_every': 4}),
   ],
 )
 def test_the_steps_are_saved_before_what_may_fail(
@@ -294,32 +265,6 @@ def test_the_steps_are_saved_before_what_may_fail(
   assert jax.tree.leaves(parameters(workdir))
 
 
-def damage(path):
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
-  path.write_bytes(data)
-
-
-def test_a_damaged_checkpoint_is_named_and_done_again(run, tmp_path, capsys):
-  copy = shutil.copytree(run, tmp_path / 'copy')
-  files = (copy / 'checkpoints' / '4').rglob('d/*')
-  damage(max(files, key=lambda path: path.stat().st_size))
-  message = 'checkpoint 4 in .* is damaged .*: take checkpoint=2, which is good'
-  with pytest.raises(UserError, match=message):
-    MODES['sample'](smoke(), copy)
-  weights.restore(models.make(smoke(**{'sampling.checkpoint': '2'}), copy))
-  MODES['train'](smoke(), copy)
-  said = capsys.readouterr()
-  assert 'warning: checkpoint 4 is damaged (' in said.err
-  assert f'{copy}: step 2 of 4' in said.out
-  assert_same(parameters(run), parameters(copy))
-  shutil.move(copy / 'checkpoints' / '2', copy / 'elsewhere')
-  (copy / 'checkpoints' / '4' / 'config' / 'metadata').unlink()
-  with pytest.raises(UserError, match='no checkpoint of .* is good, all were'):
-    MODES['train'](smoke(), copy)
-  assert {p.name for p in (copy / 'damaged').iterdir()} == {'4', '4-2'}
-
-
 def test_another_config_is_refused_unless_forced(run, tmp_path):
   copy = shutil.copytree(run, tmp_path / 'copy')
   changed = {
@@ -336,49 +281,7 @@ def test_another_config_is_refused_unless_forced(run, tmp_path):
   assert stored['optimizer']['learning_rate'] == 1e-3
 
 
-def test_samples_are_data_to_train_on(run):
-  """Pictures and labels are equal bit for bit."""
-  MODES['sample'](smoke(**{'sampling.name': 'more'}), run)
-  path = run / 'samples' / 'more.npz'
-  fields = {'data': 'npz', 'data.path': str(path), 'data.num_classes': 10}
-  config = smoke(**fields)
-  parts = train_setup.setup(config, run.parent / 'other')
-  assert parts.model.facts.num_levels == 256
-  source = images.source_of(config)
-  batch = next(images.batches(config, source, 0))
-  with np.load(path) as made:
-    levels = [x.tobytes() for x in made['arr_0']]
-    labels = made['labels']
-  assert len(source) == len(levels) == 16 and batch['image'].shape[0] == 8
-  for x, label in zip(batch['image'], batch['label'], strict=True):
-    place = levels.index(np.rint((x + 1) * 127.5).astype(np.uint8).tobytes())
-    assert labels[place] == label
-
-
-def test_a_checkpoint_of_another_network_is_refused(run, tmp_path):
-  copy = shutil.copytree(run, tmp_path / 'copy')
-  wide = {'network.channels': 12}
-  message = 'another network: network/conv_in/bias is .8. there, .12. here'
-  with pytest.raises(UserError, match=message):
-    MODES['train'](smoke(**wide, **{'training.resume': 'force'}), copy)
-  with pytest.raises(UserError, match=message):
-    MODES['sample'](smoke(**wide), copy)
-
-
-def test_a_config_without_data_cannot_be_trained(tmp_path):
-  with pytest.raises(UserError, match='has no data set: give --config.data='):
-    MODES['train'](smoke(data=None), tmp_path / 'x')
-  assert not (tmp_path / 'x').exists()
-
-
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / 'file').write_text('in the way')
   with pytest.raises(UserError, match='cannot write in the workdir .*file'):
     MODES['train'](smoke(), tmp_path / 'file' / 'run')
-
-
-def test_the_training_set_is_the_train_split():
-  """No test picture is used in training."""
-  train, test = sources.digits('train'), sources.digits('test')
-  seen = {image.tobytes() for image in train.images}
-  assert not any(image.tobytes() in seen for image in test.images)

@@ -11,7 +11,7 @@ import pytest
 from diffusion_jax.app.modes import MODES, train_setup
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
-from tests.app.conftest import lines_of, smoke, unet_smoke
+from tests.app.conftest import lines_of, smoke
 
 CONSTANT = {'optimizer.decay': 'constant'}
 
@@ -35,46 +35,6 @@ def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
   moved, stayed = ([x['loss'] for x in lines_of(r)] for r in (parts, run))
   assert len(moved) == 4
   np.testing.assert_allclose(moved, stayed, rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_a_run_moves_from_eight_devices_to_two_to_one(tmp_path):
-  """The parameters agree, except for the rounding of sums."""
-
-  def train_on(name, meshes, steps=4):
-    for i, mesh in enumerate(meshes):
-      fields = CONSTANT | {'training.mesh': mesh}
-      fields['training.num_steps'] = steps * (i + 1)
-      MODES['train'](unet_smoke(**fields), tmp_path / name)
-    return checkpoints.restore_params(tmp_path / name, False)[0]
-
-  stays = train_on('stays', [(8, 1)] * 3)
-  for name, most, *rest in (
-    ('again', 0.0, [(8, 1)] * 3),
-    ('moves', 1e-3, [(8, 1), (2, 1), (1, 1)]),
-    ('whole', 0.0, [(8, 1)], 12),
-  ):
-    pairs = zip(
-      jax.tree.leaves(stays),
-      jax.tree.leaves(train_on(name, *rest)),
-      strict=True,
-    )
-    apart = max(np.abs(a - b).max() for a, b in pairs)
-    print(f'{name}: parameters {apart:.1e} apart after 12 steps of Adam')
-    assert apart <= most
-
-
-def test_the_best_checkpoint_is_kept(tmp_path):
-  fields = {
-    'training.checkpoint_every': 1,
-    'training.keep_checkpoints': 1,
-    'training.keep_best': 1,
-  }
-  MODES['train'](smoke(**fields), tmp_path)
-  test = [line for line in lines_of(tmp_path) if 'test_loss' in line]
-  best = min(test, key=lambda line: line['test_loss'])['step']
-  kept = {int(p.name) for p in (tmp_path / 'checkpoints').iterdir()}
-  assert len(test) == 4 and kept == {best, 4}
 
 
 @pytest.fixture
