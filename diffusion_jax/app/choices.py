@@ -42,7 +42,6 @@ from diffusion_jax.ranges import (
   Rate,
   Size,
 )
-from diffusion_jax.sampling.grids import Spacing
 from diffusion_jax.training import (
   conditions,
   consistency,
@@ -402,114 +401,6 @@ def superres(factor: Size = 2) -> conditions.ImageCondition:
 def colorize() -> conditions.ImageCondition:
   """Shows the network the image in grey."""
   return conditions.image_condition('colorize')
-
-
-@dataclasses.dataclass(frozen=True)
-class Conditioning:
-  """Says what the network sees besides x_t and its level.
-
-  labels: the class. text: a sentence. image: an image computed from the
-  example. dropout: the probability that training hides all three.
-  self_conditioning: the previous estimate of x_0 (Chen et al. 2022). augment:
-  the probability of each of EDM's augmentations, which the network sees too.
-  """
-
-  labels: bool = False
-  text: Text | None = None
-  image: conditions.ImageCondition | None = None
-  dropout: Probability = 0.0
-  self_conditioning: bool = False
-  augment: Probability = 0.0
-
-  def __post_init__(self):
-    if self.dropout and not (self.labels or self.text or self.image):
-      raise ValueError(
-        f'dropout={self.dropout} has no effect without labels, text or image'
-      )
-    if self.augment and self.image is not None:
-      raise ValueError(
-        'augment changes the images that image shows unchanged: set augment=0 '
-        'or image=None'
-      )
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-  """Says how a diffusion model draws images.
-
-  sampler: the step between two levels. num_steps, spacing: the number of levels
-  and their places; respacing: the steps of the schedule to keep instead, such
-  as '250', '10,15,20' or 'ddim50'. schedule: another schedule whose levels are
-  visited. guidance: by the condition, or by a worse run; classifier: guidance
-  by a classifier. clip: clips estimates of x_0 to [-1, 1], after guidance;
-  dynamic_threshold: clips to a quantile such as 0.995 instead, and divides by
-  it. churn: noise before each step; corrector: Langevin steps.
-  """
-
-  sampler: Any
-  num_steps: Size = 1000
-  spacing: Spacing = 'uniform'
-  respacing: str = ''
-  schedule: Any = None
-  guidance: ClassifierFree | None = None
-  classifier: ClassifierGuidance | None = None
-  clip: bool = True
-  dynamic_threshold: Probability = 0.0
-  churn: Churn | None = None
-  corrector: Langevin | None = None
-
-  def __post_init__(self):
-    before_clip = self.classifier is not None and self.classifier.after_clip
-    if before_clip and not (self.clip or self.dynamic_threshold):
-      raise ValueError('classifier.after_clip needs clip or dynamic_threshold')
-
-
-@dataclasses.dataclass(frozen=True)
-class MapSampling:
-  """Says how a flow map draws images, in num_steps calls of its network.
-
-  stochastic: each step goes to the end and adds noise again, which is the only
-  step of a consistency function. guidance_scale: the scale of the guidance that
-  was trained in; 1: no guidance. spacing, respacing: the levels to visit.
-  """
-
-  num_steps: Size = 1
-  stochastic: bool = False
-  guidance_scale: Finite = 1.0
-  spacing: Spacing = 'uniform'
-  respacing: str = ''
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-  """Says what the decoder's output means.
-
-  decoder: the distribution p(x | z) of a pixel; unit_gaussian has variance 1,
-  and bernoulli needs black and white images. scale: factor of the latents for a
-  diffusion model; None: 1 / their standard deviation.
-  """
-
-  decoder: Literal['logistic', 'gaussian', 'unit_gaussian', 'bernoulli'] = (
-    'logistic'
-  )
-  scale: Positive | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """Says what --mode=plan compiles, for devices that need not exist here.
-
-  devices: TPU chips such as v5e:8x16 (v4, v5p, v6e), GPUs such as h100x8 (a100,
-  h200; 2xh100x8 is two machines), or simulated devices, cpu:8. meshes: meshes
-  to compare, such as 1x8,8x1; empty: training.mesh. batches: batch sizes of all
-  devices together; empty: training.batch_size or sampling.batch_size. of: a
-  step of training, or the program that samples a batch.
-  """
-
-  devices: str = ''
-  meshes: tuple[str, ...] = ()
-  batches: tuple[int, ...] = ()
-  of: Literal['train', 'sample'] = 'train'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,7 +110,9 @@ class Command:
       argument, trial = self.argument, False
       if argument == 'smoke' or argument.endswith('_smoke'):
         argument, trial = argument.removesuffix('smoke').rstrip('_'), True
-      config = load.from_file(self.path, argument) if self.path else load.base()
+      config = ConfigDict()
+      if self.path:
+        config = load.from_file(self.path, argument)
       config = load.completed(config)
       config = shrunk(config) if trial else config
     if _SWEEP_INDEX.value is not None:

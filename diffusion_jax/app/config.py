@@ -6,7 +6,8 @@ signatures, `override` applies a flag, and `make` calls the constructors.
 
 Two kinds of parameters are not fields: facts, which follow from the data or
 other sections and which `make` reads from the attributes of an object, and
-parameters that the enclosing choice has as well.
+parameters that the enclosing choice has as well. A part is a section without a
+name, since it has only one constructor.
 """
 
 import ast
@@ -39,9 +40,10 @@ class Schema(NamedTuple):
 
   kind: its name in messages. tables: the constructors of each field that is a
   choice, by name; the key is the field's name or its path. choices: the choices
-  at the top; those in `optional` may be None. parts: sections with a single
-  constructor, by path. facts: the names of the facts of each choice, which its
-  inner choices have too. metrics: constructors of metrics, by name.
+  at the top; those in `optional` may be None. parts: the constructors of parts,
+  by path; '' has the fields that are in no section. facts: the names of the
+  facts of each choice, which its inner choices have too. metrics: constructors
+  of metrics, by name.
   """
 
   kind: str
@@ -54,11 +56,14 @@ class Schema(NamedTuple):
 
   def table(self, path: str) -> Table:
     """Returns the constructors of a choice; {} if the path is not a choice."""
-    return self.tables.get(path) or self.tables.get(_last(path)) or {}
+    name = path.rpartition('.')[2]
+    return self.tables.get(path) or self.tables.get(name) or {}
 
-
-def _last(path):
-  return path.rpartition('.')[2]
+  def sections(self, path: str) -> set[str]:
+    """Returns the names of the sections of a part besides its parameters."""
+    parts = [part.rpartition('.') for part in self.parts if part]
+    names = {name for above, _, name in parts if above == path}
+    return names if path else {*names, *self.choices, 'facts'}
 
 
 def at(config: Any, path: str) -> Any:
@@ -66,6 +71,11 @@ def at(config: Any, path: str) -> Any:
   for name in path.split('.') if path else ():
     config = None if config is None else config.get(name)
   return config
+
+
+def below(path: str, name: str) -> str:
+  """Returns the path of a field of a section."""
+  return f'{path}.{name}' if path else name
 
 
 # Messages.
@@ -105,16 +115,17 @@ def check_one_of(names: Collection[Any], path: str, value: Any) -> None:
     )
 
 
-def _check_section(section, path):
+def check_section(section: Any, path: str) -> None:
+  """Raises UserError for a value that is not a section."""
   if not isinstance(section, Mapping | ConfigDict):
     raise UserError(f'config.{path}={section!r} is not a section with fields')
 
 
 def _check_names(section, names, path):
-  _check_section(section, path)
+  check_section(section, path)
   for name in section:
     if name not in names:
-      raise no_field(f'{path}.{name}'.lstrip('.'), names, section=section)
+      raise no_field(below(path, name), names, section=section)
 
 
 def no_field(
@@ -165,13 +176,13 @@ def parameters(constructor: Constructor) -> Mapping[str, inspect.Parameter]:
   They do not include what functools.partial binds, nor the fields that every
   Flax module has.
   """
-  bound = {'name', 'parent'}
-  if isinstance(constructor, functools.partial):
-    bound |= set(constructor.keywords)
   try:
     signature = inspect.signature(constructor, eval_str=True)
   except NameError:  # an annotation that only type checkers know
     signature = inspect.signature(constructor)
+  bound = {*getattr(constructor, 'keywords', ())}
+  if 'parent' in signature.parameters:
+    bound |= {'name', 'parent'}
   kinds = (
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
     inspect.Parameter.KEYWORD_ONLY,
@@ -186,50 +197,25 @@ def parameters(constructor: Constructor) -> Mapping[str, inspect.Parameter]:
 # Completing.
 
 
-def complete(
-  config: ConfigDict, schema: Schema, base: ConfigDict, rules: Mapping[Any, Any]
-) -> ConfigDict:
+def complete(config: ConfigDict, schema: Schema) -> ConfigDict:
   """Returns the config with every parameter of its sections, locked.
 
-  base: the plain fields; rules: the types that `typed` checks, by the path of a
-  plain field or by its type. Raises UserError for a field that does not exist
-  and for a value of another type.
+  Raises UserError for a field that does not exist and for a value of another
+  type.
   """
   config = copy.deepcopy(config)
-  tops = {path.partition('.')[0] for path in schema.parts}
   with config.unlocked(), config.ignore_type():
-    _check_names(config, {*schema.choices, *base, *tops, 'facts'}, '')
     for key in schema.choices:
       optional = key in schema.optional
       config[key] = _choice(config, key, key, schema, optional)
-    for key, plain in base.items():
-      if isinstance(plain, ConfigDict):
-        config[key] = config.get(key, ConfigDict())
-        _check_section(config[key], key)
-        inner = {_last(p) for p in schema.parts if p.startswith(f'{key}.')}
-        if key not in schema.parts:
-          _check_names(config[key], {*plain, *inner}, key)
-    _fill_plain(config, base, '', rules)
     for path, constructor in schema.parts.items():
       above, _, key = path.rpartition('.')
       owner = at(config, above)
-      owner[key] = owner.get(key, ConfigDict())
-      plain = base.get(path, ())
-      _fill(owner[key], constructor, path, schema, plain=plain)
+      if path:
+        owner[key] = owner.get(key, ConfigDict())
+      section = owner[key] if path else config
+      _fill(section, constructor, path, schema, more=schema.sections(path))
   return config.lock()
-
-
-def _fill_plain(section, base, prefix, rules):
-  # Checks the plain fields of a section, and adds missing ones.
-  for name, default in base.items():
-    kind, path = base.get_type(name), prefix + name
-    value = section.get(name, default)
-    if isinstance(default, ConfigDict):
-      _fill_plain(value, default, f'{path}.', rules)
-    elif value is None and default is None:
-      section[name] = placeholder(kind)
-    else:
-      section[name] = typed(value, rules.get(path, rules.get(kind, kind)), path)
 
 
 def _choice(
@@ -245,7 +231,7 @@ def _choice(
   section = {'name': _named(table, default), **given}
   facts = schema.facts.get(key, facts)
   constructor = find(table, path, section['name'], facts)
-  _fill(section, constructor, path, schema, facts, outer)
+  _fill(section, constructor, path, schema, facts, {*outer, 'name'}, {'name'})
   return ConfigDict(section)
 
 
@@ -256,19 +242,20 @@ def _named(table, default):
   return next(names, next(iter(table)))
 
 
-def _fill(section, constructor, path, schema, facts=(), outer=(), plain=()):
-  # Checks the parameters of a section, and adds missing ones.
+def _fill(section, constructor, path, schema, facts=(), outer=(), more=()):
+  # Checks the parameters of a section, which may have `more` fields, and adds
+  # missing ones.
   every = parameters(constructor)
   hidden, unset = {*facts, *outer}, (None, inspect.Parameter.empty)
   fields = {
     name: parameter
     for name, parameter in every.items()
     if name not in hidden
-    and (schema.table(f'{path}.{name}') or _is_plain(parameter.default))
+    and (schema.table(below(path, name)) or _is_plain(parameter.default))
   }
-  _check_names(section, {*fields, *plain, 'name'}, path)
+  _check_names(section, {*fields, *more}, path)
   for name, parameter in fields.items():
-    where, default = f'{path}.{name}', parameter.default
+    where, default = below(path, name), parameter.default
     if schema.table(where):
       optional = default is None
       shared = () if path in schema.parts else every
@@ -482,15 +469,16 @@ def make(
 def _make(schema, key, section, path, facts, names, outer):
   names = schema.facts.get(key, names)
   constructor = find(schema.table(path), path, section.name, names)
+  fields = {name: value for name, value in section.items() if name != 'name'}
   values = {}
   for name, parameter in parameters(constructor).items():
-    value = section.get(name)
+    value = fields.get(name)
     if name in names:
       value = getattr(facts, name)
     elif name in outer:
       value = outer[name]
     elif isinstance(value, ConfigDict):
-      where, around = f'{path}.{name}', {**outer, **section}
+      where, around = f'{path}.{name}', {**outer, **fields}
       value = _make(schema, name, value, where, facts, names, around)
     if value is not None:
       values[name] = value

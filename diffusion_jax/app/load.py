@@ -2,21 +2,20 @@
 
 import contextlib
 import copy
-import functools
-import importlib
 import importlib.util
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax import ranges
 from diffusion_jax.app import own_parts, prerequisites, schemas, scoring
 from diffusion_jax.app.config import (
   Schema,
+  Table,
+  at,
   choice_of,
   complete,
   near,
@@ -26,74 +25,8 @@ from diffusion_jax.app.config import (
 from diffusion_jax.app.run import folder
 from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import Count, NonNegative, Positive, Rate, Size
 
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
-
-_SEED = Annotated[int, ranges.Rule('in 0..2^32 - 1', lambda x: 0 <= x < 2**32)]
-# Up to 1 / sqrt(12), the plain mean.
-_WIDTH = Annotated[float, ranges.within('(0, 0.288675]')]
-
-# The types of plain fields: by their types in configs/base.py, and by path.
-RULES: Mapping[Any, Any] = {
-  int: Count,
-  float: NonNegative,
-  **dict.fromkeys(('seed', 'evaluation.seed', 'sampling.seed'), _SEED),
-  **{
-    f'training.{name}': Size
-    for name in (
-      'num_steps', 'batch_size', 'accumulate', 'steps_per_call',
-      'evaluate_batches', 'metrics_images', 'keep_checkpoints',
-      'heartbeat_timeout',
-    )
-  },
-  'training.keep_snapshots': Annotated[int, ranges.at_least(2)],
-  'training.mesh': tuple[int, int],
-  'training.ema_decay': Rate,
-  'training.more_ema_decays': tuple[Rate, ...],
-  'training.ema_half_life': Positive,
-  'training.ema_sigma_rels': tuple[_WIDTH, ...],
-  'training.resume': Literal['auto', 'force'],
-  'evaluation.metrics': tuple[str, ...],
-  'evaluation.split': Literal['train', 'test'],
-  'evaluation.reference': Literal['train', 'test'],
-  'evaluation.batch_size': Size,
-  'evaluation.num_generated': Size,
-  'evaluation.name': Annotated[
-    str, ranges.Rule(ranges.FILE, lambda x: not x or ranges.is_file_name(x))
-  ],
-  'sampling.num_samples': Size,
-  'sampling.batch_size': Size,
-  'sampling.labels': tuple[Count, ...],
-  'sampling.checkpoint': Annotated[
-    str,
-    ranges.Rule(
-      'latest, best or a step',
-      lambda x: x in ('latest', 'best') or x.isdecimal(),
-    ),
-  ],
-  'sampling.ema_decay': Rate,
-  'sampling.ema_sigma_rel': _WIDTH,
-  'sampling.name': ranges.FileName,
-  'average.sigma_rel': _WIDTH,
-  'convert.label': int,
-  'report.runs': tuple[str, ...],
-  'matmul_precision': Literal['default', 'high', 'highest'],
-}  # fmt: skip
-
-
-def base() -> ConfigDict:
-  """Returns the plain fields, from configs/base.py."""
-  return base_module().get_config()
-
-
-@functools.cache
-def base_module() -> Any:
-  """Returns configs/base.py from the working folder, or the installed one."""
-  try:
-    return importlib.import_module('configs.base')
-  except ModuleNotFoundError:
-    return importlib.import_module('diffusion_jax.configs.base')
 
 
 def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
@@ -104,7 +37,7 @@ def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
   """
   if trusted:
     own_parts.allow(own_parts.names_in(config))
-  return complete(config, schema_of(config), base(), RULES)
+  return complete(config, schema_of(config))
 
 
 def schema_of(config: ConfigDict) -> Schema:
@@ -174,22 +107,25 @@ def _set(config, path, text):
   if schemas.schema_of(config).kind != kind:
     config = _of_kind(config)
   if path == 'evaluation.metrics':
-    config = scoring.without_others(config, schemas.schema_of(config), base())
+    config = scoring.without_others(config, schemas.schema_of(config))
   return completed(config, trusted=False)
 
 
 def _of_kind(config):
   # Drops the sections and fields that the kind of model does not have.
-  schema, plain = schemas.schema_of(config), base()
-  of_parts = {n: parameters(part) for n, part in schema.parts.items()}
-  kept = ConfigDict()
-  for name, value in config.items():
-    if name in of_parts or isinstance(plain.get(name), ConfigDict):
-      fields = {*of_parts.get(name, ()), *plain.get(name, ())}
-      kept[name] = ConfigDict({n: x for n, x in value.items() if n in fields})
-    elif name in (*schema.choices, *plain, 'facts'):
-      kept[name] = value
-  return kept
+  schema = schemas.schema_of(config)
+  kept = {n: config[n] for n in (*schema.choices, 'facts') if n in config}
+  return ConfigDict(kept | fields_of_parts(config, schema.parts))
+
+
+def fields_of_parts(config: ConfigDict, parts: Table) -> dict[str, Any]:
+  """Returns the parameters of parts, as nested dicts."""
+  fields: dict[str, Any] = {
+    path: {n: owner[n] for n in parameters(part) if n in owner}
+    for path, part in parts.items()
+    if (owner := at(config, path)) is not None
+  }
+  return fields.pop('') | fields
 
 
 # Sections that name files of one machine. They are not read from a config.json,
@@ -205,17 +141,11 @@ def stored(
   path: the file, for messages; skip: sections that are not read. A
   'module:attribute' is imported only if the user names it; see `own_parts`.
   """
-  config = base()
   try:
-    with config.unlocked(), config.ignore_type():
-      for key, value in tuples(content).items():
-        if key in skip:
-          continue
-        if isinstance(config.get(key), ConfigDict):
-          config[key].update(value)
-        else:
-          config[key] = ConfigDict(value) if isinstance(value, dict) else value
-    config = scoring.without_others(config, schemas.schema_of(config), base())
+    config = ConfigDict(
+      {n: x for n, x in tuples(content).items() if n not in skip}
+    )
+    config = scoring.without_others(config, schemas.schema_of(config))
     return completed(config, trusted=False)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import choices, state_choices
-from diffusion_jax.app.choices import Conditioning, Sampling
+from diffusion_jax.app import choices, sections, state_choices
 from diffusion_jax.app.config import Constructor, Schema, Table, check_one_of
+from diffusion_jax.app.sections import Conditioning
 from diffusion_jax.metrics import table
 from diffusion_jax.training import classifier, objectives, vae
 
@@ -109,7 +109,7 @@ def _schema(
     choices.TABLES | dict(tables),
     (*choices_, 'data', 'optimizer', 'edit'),
     ('latent', 'data'),
-    {**parts, 'plan': choices.Plan},
+    {**sections.COMMON, **parts, 'plan': sections.Plan},
     names | {'schedule': ()},
     metrics,
   )
@@ -133,7 +133,7 @@ DIFFUSION = _schema(
     'objective',
     'latent',
   ),
-  {'conditioning': Conditioning, 'sampling': Sampling},
+  {'conditioning': Conditioning, 'sampling': sections.DenoiserSampling},
   _FACTS,
   {**table.OF_DIFFUSION, **table.METRICS},
 )
@@ -158,7 +158,7 @@ FLOW_MAP = _schema(
   'a flow map',
   {'objective': choices.FLOW_MAPS, 'network': choices.DENOISERS},
   ('schedule', 'network', 'noise_input', 'objective'),
-  {'conditioning': Conditioning, 'sampling': choices.MapSampling},
+  {'conditioning': Conditioning, 'sampling': sections.MapSampling},
   _FACTS,
   {**table.OF_OTHERS, **table.METRICS},
 )
@@ -182,7 +182,7 @@ VAE = _schema(
     'network': choices.AUTOENCODERS,
   },
   ('network', 'objective'),
-  {'decoding': choices.Decoding},
+  {'decoding': sections.Decoding},
   {'network': VaeNetworkFacts, 'objective': VaeFacts},
   {**table.OF_VAES, **table.METRICS},
 )

@@ -9,6 +9,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.app import choices
+from diffusion_jax.app.sections import Sampling
 from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.ranges import Finite, Probability, Size
@@ -48,9 +49,9 @@ class Guidance(NamedTuple):
   scale: Finite
 
 
-@dataclasses.dataclass(frozen=True)
-class StateSampling:
-  """How a diffusion model of states draws images and texts.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StateSampling(Sampling):
+  """Says how images and texts are drawn, as states (docs/samplers.md).
 
   sampler: the step between two levels. num_steps, spacing, respacing: the
   levels that are visited. top_p: the most probable states that add up to this

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.base import section
-from diffusion_jax.app import devices, load, models, schemas
+from diffusion_jax.app import devices, load, models, schemas, sections
 from diffusion_jax.app.config import make, parameters
 from diffusion_jax.app.run import folder
 from tests.app.conftest import CONFIGS, refused, smoke
@@ -69,7 +69,6 @@ def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
   for path, part in choices_of(config, schema):
     taken = parameters(schema.table(path)[part.name])
     assert {*part} <= {'name', *taken}, path
-  assert {*load.base()} <= {*config}
 
 
 def test_the_stored_config_holds_what_a_default_was(monkeypatch):
@@ -169,8 +168,7 @@ def test_a_flag_may_make_another_kind_of_model(flags, kind):
     return
   config = with_flags('digits', *flags)
   assert schemas.schema_of(config) is kind
-  tops = {*kind.choices, *load.base()}
-  tops |= {path.partition('.')[0] for path in kind.parts}
+  tops = {*kind.choices, *parameters(sections.Top), *kind.parts} - {''}
   assert {*config} == tops
   assert config.training == read('digits').training
 
@@ -554,10 +552,3 @@ def test_as_text_is_read_back():
       with_flags('digits', f'{path}={load.as_text(value)}').to_dict()
     )
     assert flat[path] == value, path
-
-
-def test_the_plain_fields_are_few_and_all_are_set():
-  plain = folder.flat(load.base().to_dict())
-  assert len(plain) <= 120
-  kinds = {kind for kind in load.RULES if isinstance(kind, str)}
-  assert kinds <= {*plain}  # no rule is left over

@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import choices, images
-from diffusion_jax.app.choices import Conditioning
 from diffusion_jax.app.config import from_config, make, make_part, parameters
 from diffusion_jax.app.models.model import IDENTITY, Model, Params
 from diffusion_jax.app.schemas import NetworkFacts, NoiseFacts, ObjectiveFacts
+from diffusion_jax.app.sections import Conditioning
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import choices, images, schemas
+from diffusion_jax.app import choices, images, schemas, sections
 from diffusion_jax.app.config import from_config, make, make_part
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Model, Params
@@ -35,14 +35,16 @@ class VAE(Model):
 
   schema = schemas.VAE
   makes_images = True
-  conditioning = choices.Conditioning()
+  conditioning = sections.Conditioning()
   sampling = None
 
   def __init__(
     self, config: ConfigDict, workdir: str | Path, facts: images.Facts
   ):
     self.config, self.workdir, self.facts = config, Path(workdir), facts
-    self.decoding: choices.Decoding = make_part(self.schema, 'decoding', config)
+    self.decoding: sections.Decoding = make_part(
+      self.schema, 'decoding', config
+    )
 
   @functools.cached_property
   def network(self) -> Any:

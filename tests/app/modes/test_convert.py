@@ -15,6 +15,7 @@ import pytest
 from absl.testing import flagsaver
 from flax import serialization
 from jax import export
+from ml_collections import ConfigDict
 
 from diffusion_jax.app import cli, devices, images, load, models, weights
 from diffusion_jax.app.config import make
@@ -46,7 +47,7 @@ STORED = Path(__file__).parents[2] / 'interop' / 'stored'
 
 def given(**changes):
   """Returns the config of a command without --config."""
-  return load.with_flags(load.completed(load.base()), [*as_flags(changes)])
+  return load.with_flags(ConfigDict(), [*as_flags(changes)])
 
 
 def read(workdir, source, **changes):
