@@ -180,21 +180,20 @@ NOISE_INPUTS = {
 
 
 class Parametrization(NamedTuple):
-  """Says what a network predicts; only 'edm' uses sigma_data."""
+  """Says what a network predicts.
+
+  sigma_data: the deviation of the data, for EDM's preconditioning (Karras et
+  al. 2022).
+  """
 
   kind: str
-  sigma_data: float = 0.5
-
-
-def edm_parametrization(sigma_data: Positive = 0.5) -> Parametrization:
-  """Makes EDM's preconditioning (Karras et al. 2022), for this deviation."""
-  return Parametrization('edm', sigma_data)
+  sigma_data: Positive = 0.5
 
 
 PARAMETRIZATIONS = {
   kind: constant(Parametrization(kind))
   for kind in ('eps', 'x0', 'v', 'score', 'flow')
-} | {'edm': edm_parametrization}
+} | {'edm': functools.partial(Parametrization, kind='edm')}
 
 
 def step_times(schedule_steps: int) -> TimeSampler:

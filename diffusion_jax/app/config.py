@@ -56,8 +56,7 @@ class Schema(NamedTuple):
 
   def table(self, path: str) -> Table:
     """Returns the constructors of a choice; {} if the path is not a choice."""
-    name = path.rpartition('.')[2]
-    return self.tables.get(path) or self.tables.get(name) or {}
+    return self.tables.get(path) or self.tables.get(_last(path)) or {}
 
   def sections(self, path: str) -> set[str]:
     """Returns the names of the sections of a part besides its parameters."""
@@ -67,10 +66,14 @@ class Schema(NamedTuple):
 
 
 def at(config: Any, path: str) -> Any:
-  """Returns a section or field of a config; None within a part that is None."""
+  """Returns a section or field of a config; None if it does not exist."""
   for name in path.split('.') if path else ():
-    config = None if config is None else config.get(name)
+    config = config.get(name) if isinstance(config, ConfigDict) else None
   return config
+
+
+def _last(path):
+  return path.rpartition('.')[2]
 
 
 def below(path: str, name: str) -> str:
@@ -115,10 +118,16 @@ def check_one_of(names: Collection[Any], path: str, value: Any) -> None:
     )
 
 
+def check(fits: bool, path: str, value: Any, text: str) -> None:
+  """Raises UserError for a value that is not what `text` says."""
+  if not fits:
+    raise UserError(f'config.{path}={value!r} is not {text}')
+
+
 def check_section(section: Any, path: str) -> None:
   """Raises UserError for a value that is not a section."""
-  if not isinstance(section, Mapping | ConfigDict):
-    raise UserError(f'config.{path}={section!r} is not a section with fields')
+  is_section = isinstance(section, Mapping | ConfigDict)
+  check(is_section, path, section, 'a section with fields')
 
 
 def _check_names(section, names, path):
@@ -344,9 +353,8 @@ def typed(value: Any, annotation: Any, path: str) -> Any:
     return typed(value, [*fitting, *kinds, object][0], path)
   if origin is Annotated:
     value = typed(value, args[0], path)
-    for rule in args[1:]:
-      if isinstance(rule, Rule) and not rule.holds(value):
-        raise UserError(f'config.{path}={value!r} is not {rule.text}')
+    for rule in (x for x in args if isinstance(x, Rule)):
+      check(rule.holds(value), path, value, rule.text)
     return value
   kind = _kind(annotation)
   if kind is float and type(value) is int:
@@ -354,10 +362,9 @@ def typed(value: Any, annotation: Any, path: str) -> Any:
   if kind is tuple and isinstance(value, list):
     value = tuple(value)
   is_bool = isinstance(value, bool | np.bool)
-  if not isinstance(value, kind) or is_bool and kind not in (bool, object):
-    raise UserError(f'config.{path}={value!r} is not {_TYPES[kind]}')
-  if kind is float and math.isnan(value):
-    raise UserError(f'config.{path}=nan is not a number')
+  fits = isinstance(value, kind) and (not is_bool or kind in (bool, object))
+  fits = fits and not (kind is float and math.isnan(value))
+  check(fits, path, value, _TYPES.get(kind, ''))
   if origin is Literal:
     check_one_of(args, path, value)
   if origin in _LISTS:
@@ -368,8 +375,7 @@ def typed(value: Any, annotation: Any, path: str) -> Any:
 def _elements(value, origin, args, path):
   # Checks the elements of a list; a list of words may contain numbers.
   if origin is tuple and args[-1] is not ...:
-    if len(value) != len(args):
-      raise UserError(f'config.{path}={value} is not a list of {len(args)}')
+    check(len(value) == len(args), path, value, f'a list of {len(args)}')
   else:
     args = args[:1] * len(value)
   if args and _kind(args[0]) is str:
@@ -452,61 +458,42 @@ def _literal(text):
 
 def make(
   schema: Schema,
-  key: str,
+  path: str,
   section: ConfigDict,
-  facts: Any = None,
-  path: str = '',
+  facts: Mapping[str, object] | None = None,
 ) -> Any:
-  """Makes the object that the complete section of a choice describes.
+  """Makes the object that the complete section of a choice or part describes.
 
-  key: the field of the choice; facts: an object with the attributes
-  schema.facts[key]; None stands for the parameter's default. Raises UserError
-  if a constructor refuses its arguments.
+  facts: values of schema.facts; None stands for the parameter's default.
+  Without facts, the inner choices that need some stay sections. Raises
+  UserError if a constructor refuses its arguments.
   """
-  return _make(schema, key, section, path or key, facts, (), {})
+  return _make(schema, path, section, facts or {}, (), {})
 
 
-def _make(schema, key, section, path, facts, names, outer):
-  names = schema.facts.get(key, names)
-  constructor = find(schema.table(path), path, section.name, names)
-  fields = {name: value for name, value in section.items() if name != 'name'}
+def _make(schema, path, section, facts, names, outer):
+  names, part = schema.facts.get(_last(path), names), schema.parts.get(path)
+  constructor = part or find(schema.table(path), path, section.name, names)
+  fields = {n: x for n, x in section.items() if part or n != 'name'}
+  around = {} if part else {**outer, **fields}
+  needing = {name for name, needed in schema.facts.items() if needed}
   values = {}
   for name, parameter in parameters(constructor).items():
     value = fields.get(name)
     if name in names:
-      value = getattr(facts, name)
+      value = facts.get(name)
     elif name in outer:
       value = outer[name]
-    elif isinstance(value, ConfigDict):
-      where, around = f'{path}.{name}', {**outer, **fields}
-      value = _make(schema, name, value, where, facts, names, around)
+    elif isinstance(value, ConfigDict) and (facts or name not in needing):
+      value = _make(schema, f'{path}.{name}', value, facts, names, around)
     if value is not None:
       values[name] = value
-    elif name in names and parameter.default is parameter.empty:
+    elif parameter.default is parameter.empty:
       raise UserError(
         f'config.{path}={section.name}: the other sections do not give the '
         f'{name} that it needs'
+        if name in names
+        else f'config.{path}.{name} is not set: {section.name} needs it'
       )
-    elif parameter.default is parameter.empty:
-      raise UserError(
-        f'config.{path}.{name} is not set: {section.name} needs it'
-      )
-  with from_config(path):
-    return constructor(**values)
-
-
-def make_part(schema: Schema, path: str, config: ConfigDict) -> Any:
-  """Makes the object of a section with a single constructor.
-
-  Inner choices are made too, except those that need facts, which stay sections.
-  """
-  section = at(config, path)
-  constructor = schema.parts[path]
-  values = {}
-  for name in parameters(constructor):
-    value = section[name]
-    if isinstance(value, ConfigDict) and not schema.facts.get(name):
-      value = make(schema, name, value, path=f'{path}.{name}')
-    values[name] = value
   with from_config(path):
     return constructor(**values)

@@ -56,7 +56,7 @@ def source_of(config: ConfigDict, split: str = 'train') -> Any:
       'this config has no data set: give --config.data=digits, for instance'
     )
   schema = schemas.schema_of(config)
-  source = make(schema, 'data', config.data, schemas.DataFacts(split))
+  source = make(schema, 'data', config.data, {'split': split})
   run = config.get('facts')
   if run is not None and source.image_shape != tuple(run.image_shape):
     raise UserError(

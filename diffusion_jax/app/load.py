@@ -73,11 +73,6 @@ def overridden(config: ConfigDict, flags: Flags) -> ConfigDict:
     with config.unlocked():
       del config.facts
   for path, text in sorted(flags, key=_order):
-    schema = schemas.schema_of(config)
-    absent = _absent(config, path, schema)
-    while absent:
-      config = _set(config, absent, next(iter(schema.table(absent))))
-      absent = _absent(config, path, schema)
     config = _set(config, path, text)
   return config
 
@@ -88,23 +83,13 @@ def _order(flag):
   return path not in ('latent', 'objective'), path.count('.')
 
 
-def _absent(config, path, schema):
-  # Returns the first part above a field whose value is None, or ''.
-  names, node = choice_of(path, schema).split('.')[:-1], config
-  for i, name in enumerate(names):
-    if not isinstance(node, ConfigDict) or name not in node:
-      return ''
-    node = node[name]
-    if node is None:
-      above = '.'.join(names[: i + 1])
-      return above if schema.table(above) else ''
-  return ''
-
-
 def _set(config, path, text):
-  kind = schemas.schema_of(config).kind
-  override(config, path, text, schemas.schema_of(config))
-  if schemas.schema_of(config).kind != kind:
+  schema = schemas.schema_of(config)
+  above = choice_of(path, schema).rpartition('.')[0]
+  if schema.table(above) and at(config, above) is None:
+    config = _set(config, above, next(iter(schema.table(above))))
+  override(config, path, text, schema)
+  if schemas.schema_of(config).kind != schema.kind:
     config = _of_kind(config)
   if path == 'evaluation.metrics':
     config = scoring.without_others(config, schemas.schema_of(config))

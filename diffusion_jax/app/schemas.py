@@ -1,7 +1,7 @@
 """The sections of the configs of each kind of model."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import TypedDict
 
 from ml_collections import ConfigDict
 
@@ -13,7 +13,7 @@ from diffusion_jax.metrics import table
 from diffusion_jax.training import classifier, objectives, vae
 
 
-class NetworkFacts(NamedTuple):
+class NetworkFacts(TypedDict):
   """The parameters of networks that follow from the rest of a config."""
 
   out_channels: int
@@ -31,7 +31,7 @@ class NetworkFacts(NamedTuple):
   gamma_max: float | None
 
 
-class ObjectiveFacts(NamedTuple):
+class ObjectiveFacts(TypedDict):
   """The parameters of objectives that follow from the rest of a config.
 
   schedule: None for a learned schedule; teacher: (frozen, cond) -> Denoiser.
@@ -50,44 +50,8 @@ class ObjectiveFacts(NamedTuple):
   teacher: Callable[..., dj.Denoiser] | None
 
 
-class NoiseFacts(NamedTuple):
-  """The parameters of noise inputs that are not fields."""
-
-  schedule_steps: int
-
-
-class SamplerFacts(NamedTuple):
-  """The parameters of samplers that are not fields."""
-
-  schedule: dj.Schedule
-
-
-class VaeNetworkFacts(NamedTuple):
-  """The parameters of a VAE's network that are not fields."""
-
-  image_size: tuple[int, int]
-  out_channels: int
-
-
-class VaeFacts(NamedTuple):
-  """The parameters of a VAE's objective that are not fields."""
-
-  encode: Callable
-  decode: Callable
-  log_likelihood: Callable
-  num_latents: int
-
-
-class OptimizerFacts(NamedTuple):
-  """The parameters of optimizers that are not fields."""
-
-  total_steps: int
-
-
-class DataFacts(NamedTuple):
-  """The parameters of data sets that are not fields."""
-
-  split: str
+# The facts of an objective of VAEs, which are attributes of their models.
+OF_VAES = 'encode', 'decode', 'log_likelihood', 'num_latents'
 
 
 def _schema(
@@ -95,31 +59,34 @@ def _schema(
   tables: Mapping[str, Table],
   choices_: Collection[str],
   parts: Mapping[str, Constructor],
-  facts: Mapping[str, Any],
+  facts: Mapping[str, Collection[str]],
   metrics: Table,
 ) -> Schema:
-  every = {'data': DataFacts, 'optimizer': OptimizerFacts, **facts}
-  names = {key: fields._fields for key, fields in every.items()}
+  objective = {*facts['objective']}
   if 'parametrization' not in choices_:  # sigma_data is a field instead
-    names['objective'] = tuple(
-      n for n in names.get('objective', ()) if n != 'sigma_data'
-    )
+    objective -= {'sigma_data'}
   return Schema(
     kind,
     choices.TABLES | dict(tables),
     (*choices_, 'data', 'optimizer', 'edit'),
     ('latent', 'data'),
     {**sections.COMMON, **parts, 'plan': sections.Plan},
-    names | {'schedule': ()},
+    {
+      **facts,
+      'objective': objective,
+      'schedule': (),
+      'data': ('split',),
+      'optimizer': ('total_steps',),
+    },
     metrics,
   )
 
 
 _FACTS = {
-  'network': NetworkFacts,
-  'objective': ObjectiveFacts,
-  'noise_input': NoiseFacts,
-  'sampler': SamplerFacts,
+  'network': NetworkFacts.__annotations__,
+  'objective': ObjectiveFacts.__annotations__,
+  'noise_input': ('schedule_steps',),
+  'sampler': ('schedule',),
 }
 
 DIFFUSION = _schema(
@@ -183,7 +150,7 @@ VAE = _schema(
   },
   ('network', 'objective'),
   {'decoding': sections.Decoding},
-  {'network': VaeNetworkFacts, 'objective': VaeFacts},
+  {'network': ('image_size', 'out_channels'), 'objective': OF_VAES},
   {**table.OF_VAES, **table.METRICS},
 )
 

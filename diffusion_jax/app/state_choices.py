@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from diffusion_jax.training import discrete
 from diffusion_jax.training.objectives import Network
 
 
-class Facts(NamedTuple):
+class Facts(TypedDict):
   """Parameters of transitions, objectives and samplers that are not fields.
 
   num_steps: T, None in continuous time; states: batch -> x_0.
@@ -27,9 +27,9 @@ class Facts(NamedTuple):
   num_values: int
   schedule: dj.Schedule
   num_steps: int | None
-  process: StateProcess | None = None
-  network: Network | None = None
-  states: Callable[[dict], jax.Array] | None = None
+  process: NotRequired[StateProcess]
+  network: NotRequired[Network]
+  states: NotRequired[Callable[[dict], jax.Array]]
 
 
 def gaussian(num_values: int, schedule: dj.Schedule) -> dj.MatrixProcess:
@@ -110,4 +110,6 @@ TABLES = {
   'data': {**choices.DATA, 'text': text_files},
 }
 PARTS = {'sampling': StateSampling, 'states': States}
-FACTS = {'objective': Facts, 'transitions': Facts, 'sampler': Facts}
+FACTS = dict.fromkeys(
+  ('objective', 'transitions', 'sampler'), (*Facts.__annotations__,)
+)

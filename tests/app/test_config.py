@@ -16,7 +16,6 @@ from diffusion_jax.app.config import (
   complete,
   from_config,
   make,
-  make_part,
   near,
   no_field,
   override,
@@ -70,10 +69,6 @@ class Use(NamedTuple):
   extra: object = None
 
 
-class Facts(NamedTuple):
-  count: int | None
-
-
 SCHEMA = Schema(
   'a toy',
   {
@@ -84,7 +79,7 @@ SCHEMA = Schema(
   ('shape', 'extra'),
   ('extra',),
   {'': Top, 'use': Use},
-  {'shape': Facts._fields},
+  {'shape': ('count',)},
   {},
 )
 
@@ -220,24 +215,24 @@ def test_values_get_the_type_of_their_parameter():
 def test_objects_are_made_inside_first_with_facts_and_what_is_around_them():
   shape = ConfigDict({'name': 'ring', 'steps': 8, 'inner': 'disc'})
   config = completed(shape=shape)
-  found = make(SCHEMA, 'shape', config.shape, Facts(2))
+  found = make(SCHEMA, 'shape', config.shape, {'count': 2})
   assert found == ('ring', ('disc', 8, 2, 1.0), 2, 8)
   # a fact without a value leaves the default
-  found = make(SCHEMA, 'shape', config.shape, Facts(None))
+  found = make(SCHEMA, 'shape', config.shape, {})
   assert found == ('ring', ('disc', 8, 7, 1.0), 0, 8)
   with_extra = completed(use=ConfigDict({'extra': 'disc'}))
-  assert make_part(SCHEMA, 'use', with_extra).extra == ('disc', 3, 7, 1.0)
+  assert make(SCHEMA, 'use', with_extra.use).extra == ('disc', 3, 7, 1.0)
 
 
 def test_what_is_needed_and_not_set_is_named():
   config = completed(shape='box')
   refused(
     'config.shape.size is not set: box needs it',
-    make, SCHEMA, 'shape', config.shape, Facts(1),
+    make, SCHEMA, 'shape', config.shape, {'count': 1},
   )  # fmt: skip
   refused(
     'config.shape=box: the other sections do not give the count',
-    make, SCHEMA, 'shape', config.shape, Facts(None),
+    make, SCHEMA, 'shape', config.shape, {},
   )  # fmt: skip
 
 
@@ -263,7 +258,7 @@ def test_a_flag_replaces_a_choice_and_drops_the_parameters_of_the_other():
   }  # fmt: skip
   config = changed(config, 'shape.inner.radius', '2')
   config = changed(config, 'shape.steps', '3')
-  found = make(SCHEMA, 'shape', config.shape, Facts(1))
+  found = make(SCHEMA, 'shape', config.shape, {'count': 1})
   assert found == ('ring', ('disc', 3, 1, 2.0), 1, 3)
   assert changed(config, 'extra', 'disc').extra.radius == 1.0
   for text in ('None', ''):

@@ -369,7 +369,7 @@ def test_what_a_constructor_refuses_is_one_line(line, tmp_path):
     devices.make_mesh(config)
     model: Any = models.make(config, tmp_path)
     model.check('train')
-    total = schemas.OptimizerFacts(config.training.num_steps)
+    total = {'total_steps': config.training.num_steps}
     make(model.schema, 'optimizer', config.optimizer, total)
     model.levels_and_sampler()
     model.objective()

@@ -21,7 +21,6 @@ from diffusion_jax.app import cli, devices, images, load, models, weights
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import MODES, convert, train_setup
 from diffusion_jax.app.run import folder
-from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.data.images import write_png
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import (
@@ -329,7 +328,7 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
   config = to_train(run, **AGAIN | other)
   model: Any = models.make(config, 'none')
   mesh = devices.make_mesh(config)
-  facts = OptimizerFacts(config.training.num_steps)
+  facts = {'total_steps': config.training.num_steps}
   optimizer, _ = make(model.schema, 'optimizer', config.optimizer, facts)
   objective = model.objective()
   _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
