@@ -7,8 +7,8 @@ section. The first row of a table is the default.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -42,6 +42,7 @@ from diffusion_jax.ranges import (
   Rate,
   Size,
 )
+from diffusion_jax.sampling.guidance import PairedDenoiser
 from diffusion_jax.training import (
   conditions,
   consistency,
@@ -52,8 +53,10 @@ from diffusion_jax.training import (
   optimizer,
 )
 
+T = TypeVar('T')
 
-def constant(value: Any) -> Callable[[], Any]:
+
+def constant(value: T) -> Callable[[], T]:
   """Returns a constructor without parameters, which returns `value`."""
 
   def constructor():
@@ -64,7 +67,9 @@ def constant(value: Any) -> Callable[[], Any]:
   return constructor
 
 
-def from_betas(make_betas: Callable[..., Any]) -> Callable[..., Any]:
+def from_betas(
+  make_betas: Callable[..., np.ndarray],
+) -> Callable[..., dj.DiscreteSchedule]:
   """Returns a constructor of the schedule that has these betas."""
 
   @functools.wraps(make_betas)  # copies the parameters
@@ -101,7 +106,7 @@ def learned(
   return dj.LearnedSchedule({}, GammaFn(module))
 
 
-def gamma_of(schedule: Any) -> Any:
+def gamma_of(schedule: object) -> Any:
   """Returns the Flax module of a learned schedule, or None."""
   schedule = getattr(schedule, 'schedule', schedule)
   gamma_fn = getattr(schedule, 'gamma_fn', None)
@@ -271,7 +276,7 @@ class ClassifierFree:
         f'low={self.low} is above high={self.high}: no level would be guided'
       )
 
-  def guide(self, pair: Any) -> dj.Denoiser:
+  def guide(self, pair: PairedDenoiser) -> dj.Denoiser:
     """Returns the guided denoiser of a `PairedDenoiser`."""
     interval = self.low, self.high
     return dj.classifier_free(
@@ -375,7 +380,7 @@ class LogVariance:
 
   features: Size = 128
 
-  def init(self, key: Any) -> Any:
+  def init(self, key: jax.Array) -> Mapping[str, object]:
     """Returns the first parameters."""
     return Uncertainty(self.features).init(key, np.zeros(1))['params']
 
@@ -583,6 +588,8 @@ OPTIMIZERS = {
 # The constructors of each field that is a choice, in any section or at a path.
 TABLES = {
   'schedule': SCHEDULES,
+  'network': DENOISERS,
+  'objective': DENOISING,
   'noise_input': NOISE_INPUTS,
   'parametrization': PARAMETRIZATIONS,
   'latent': {'autoencoder': Latent},

@@ -102,13 +102,13 @@ def _with_near(message):
   return message.replace(' is not one of', f'{hint} is not one of', 1)
 
 
-def near(value: Any, names: Collection[str]) -> str:
+def near(value: object, names: Collection[str]) -> str:
   """Returns " (did you mean 'name'?)", or '' if no name is near."""
   match = difflib.get_close_matches(str(value), names, n=1, cutoff=0.65)
   return f' (did you mean {match[0]!r}?)' if match else ''
 
 
-def check_one_of(names: Collection[Any], path: str, value: Any) -> None:
+def check_one_of(names: Collection[object], path: str, value: object) -> None:
   """Raises UserError for a value that is not one of the names."""
   if value not in names:
     words = [*map(str, names)]
@@ -118,13 +118,13 @@ def check_one_of(names: Collection[Any], path: str, value: Any) -> None:
     )
 
 
-def check(fits: bool, path: str, value: Any, text: str) -> None:
+def check(fits: bool, path: str, value: object, text: str) -> None:
   """Raises UserError for a value that is not what `text` says."""
   if not fits:
     raise UserError(f'config.{path}={value!r} is not {text}')
 
 
-def check_section(section: Any, path: str) -> None:
+def check_section(section: object, path: str) -> None:
   """Raises UserError for a value that is not a section."""
   is_section = isinstance(section, Mapping | ConfigDict)
   check(is_section, path, section, 'a section with fields')
@@ -141,7 +141,7 @@ def no_field(
   path: str,
   names: Collection[str],
   everywhere: Collection[str] = (),
-  section: Any = None,
+  section: object = None,
 ) -> UserError:
   """Returns the error about a field that does not exist.
 
@@ -166,7 +166,7 @@ def no_field(
 
 
 def find(
-  table: Table, path: str, name: Any, facts: Collection[str] = ()
+  table: Table, path: str, name: str, facts: Collection[str] = ()
 ) -> Constructor:
   """Returns table[name], or the constructor that 'module:attribute' names.
 
@@ -329,7 +329,7 @@ def _kind(annotation):
   return annotation if annotation in _TYPES else object
 
 
-def words_of(annotation: Any) -> tuple[Any, ...]:
+def words_of(annotation: object) -> tuple[object, ...]:
   """Returns the words of a Literal, which may be part of a union."""
   for kind in (annotation, *typing.get_args(annotation)):
     if typing.get_origin(kind) is Literal:
@@ -337,7 +337,7 @@ def words_of(annotation: Any) -> tuple[Any, ...]:
   return ()
 
 
-def typed(value: Any, annotation: Any, path: str) -> Any:
+def typed(value: Any, annotation: object, path: str) -> Any:
   """Returns the value of a field, converted to its type.
 
   Raises UserError for a value of another type, for a word that is not in the
@@ -430,7 +430,7 @@ def fields_of(config: ConfigDict, prefix: str = '') -> Iterator[str]:
       yield from fields_of(value, f'{prefix}{name}.')
 
 
-def parse(path: str, text: str, kind: type) -> Any:
+def parse(path: str, text: str, kind: type) -> object:
   """Converts the text of a flag to a type."""
   if text == 'None':
     return None

@@ -1,7 +1,6 @@
 """Texts of the command line's help: modes, fields and configs."""
 
 import ast
-import importlib.util
 import inspect
 import re
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import load
+from diffusion_jax.app import load, prerequisites
 from diffusion_jax.app.config import (
   Constructor,
   Schema,
@@ -129,20 +128,23 @@ def _section(
 
 
 def _fields(path, section, schema, constructor):
-  # Yields a line about each field of a section, with its words and its text.
+  # Yields a line about each field of a section in the form of its flag, with
+  # its text and its words.
   texts = _texts(constructor)
   for name, parameter in parameters(constructor).items():
-    if name in section and not isinstance(section[name], ConfigDict):
-      where = below(path, name)
-      words = [*schema.table(where)] or words_of(parameter.annotation)
-      about = filter(None, (', '.join(map(str, words)), texts.get(name)))
-      yield _field(where, section[name], '; '.join(about))
+    if name not in section or isinstance(section[name], ConfigDict):
+      continue
+    where, value = below(path, name), section[name]
+    words = [*schema.table(where)] or words_of(parameter.annotation)
+    about = filter(None, (texts.get(name), ', '.join(map(str, words))))
+    flag = f'{where}={load.as_text(value)}'
+    yield _columns(flag, '; '.join(about), 36)
 
 
 def _texts(constructor: Constructor) -> dict[str, str]:
   # Returns the texts of parameters in the docstrings of a class and its bases.
   texts = {}
-  for owner in getattr(constructor, '__mro__', (constructor,)):
+  for owner in reversed(getattr(constructor, '__mro__', (constructor,))):
     args = inspect.cleandoc(owner.__doc__ or '').partition('\nArgs:\n')[2]
     for name, text in re.findall(r'^  (\w+): (.*(?:\n    .*)*)', args, re.M):
       texts[name] = ' '.join(text.split())
@@ -152,28 +154,6 @@ def _texts(constructor: Constructor) -> dict[str, str]:
 def _others(table, name=None):
   others = ', '.join(other for other in table if other != name)
   return f'; or {others}' if others else ''
-
-
-def _field(name, value, comment):
-  # Returns a line about a field, in the form of its flag.
-  if isinstance(value, tuple):
-    value = ','.join(map(str, value))
-  return _columns(f'{name}={value}', comment, 36)
-
-
-def config_files() -> dict[str, Path]:
-  """Returns {'configs/<name>.py': file}, in the working folder or installed."""
-  folders = [Path('configs')]
-  for name in ('diffusion_jax.configs', 'configs'):
-    spec = importlib.util.find_spec(name)
-    if spec is not None and spec.submodule_search_locations:
-      folders.append(Path(spec.submodule_search_locations[0]))
-  files: dict[str, Path] = {}
-  for folder in folders:
-    for path in sorted(folder.glob('*.py')):
-      if path.stem not in ('__init__', 'base'):
-        files.setdefault(f'configs/{path.name}', path)
-  return files
 
 
 def list_configs() -> str:
@@ -186,7 +166,7 @@ def list_configs() -> str:
     ),
     '',
   ]
-  for name, path in config_files().items():
+  for name, path in prerequisites.config_files().items():
     lines.append(_columns(name, _about(path), 36))
     facts = '; '.join(_facts(path))
     lines += [_columns('', facts, 36)] if facts else []

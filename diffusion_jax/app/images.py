@@ -45,7 +45,7 @@ def facts_of(config: ConfigDict) -> Facts:
   return Facts(source.image_shape, source.num_classes, source.num_levels)
 
 
-def source_of(config: ConfigDict, split: str = 'train') -> Any:
+def source_of(config: ConfigDict, split: str = 'train') -> Source:
   """Returns the images of a split, a `Source`.
 
   Raises UserError if the config has no data, or the network reads texts and the

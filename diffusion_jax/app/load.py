@@ -33,10 +33,12 @@ def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
   """Returns the config with all parameters of its sections; see `complete`.
 
   trusted: the user wrote the config, so the modules that it names may be
-  imported.
+  imported. Otherwise the sections of metrics that cannot be used are left out.
   """
   if trusted:
     own_parts.allow(own_parts.names_in(config))
+  else:
+    config = scoring.without_others(config, schemas.schema_of(config))
   return complete(config, schema_of(config))
 
 
@@ -91,8 +93,6 @@ def _set(config, path, text):
   override(config, path, text, schema)
   if schemas.schema_of(config).kind != schema.kind:
     config = _of_kind(config)
-  if path == 'evaluation.metrics':
-    config = scoring.without_others(config, schemas.schema_of(config))
   return completed(config, trusted=False)
 
 
@@ -119,7 +119,7 @@ NOT_READ = 'compilation_cache', 'average', 'convert', 'report'
 
 
 def stored(
-  content: Mapping[str, Any], path: Any, skip: Collection[str] = NOT_READ
+  content: Mapping[str, object], path: object, skip: Collection[str] = NOT_READ
 ) -> ConfigDict:
   """Returns the complete config that a config.json contains.
 
@@ -130,7 +130,6 @@ def stored(
     config = ConfigDict(
       {n: x for n, x in tuples(content).items() if n not in skip}
     )
-    config = scoring.without_others(config, schemas.schema_of(config))
     return completed(config, trusted=False)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
@@ -264,7 +263,7 @@ def sweep(path: str, index: int, flags: Flags) -> Flags:
   return [(name, as_text(value)) for name, value in changes[index].items()]
 
 
-def as_text(value: Any) -> str:
+def as_text(value: object) -> str:
   """Returns the text that sets a value by a flag."""
   is_list = isinstance(value, tuple | list)
   return ','.join(map(str, value)) if is_list else str(value)

@@ -1,13 +1,13 @@
 """The sections of the configs of each kind of model."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from typing import TypedDict
 
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import choices, sections, state_choices
-from diffusion_jax.app.config import Constructor, Schema, Table, check_one_of
+from diffusion_jax.app.config import Schema, check_one_of
 from diffusion_jax.app.sections import Conditioning
 from diffusion_jax.metrics import table
 from diffusion_jax.training import classifier, objectives, vae
@@ -54,114 +54,92 @@ class ObjectiveFacts(TypedDict):
 OF_VAES = 'encode', 'decode', 'log_likelihood', 'num_latents'
 
 
-def _schema(
-  kind: str,
-  tables: Mapping[str, Table],
-  choices_: Collection[str],
-  parts: Mapping[str, Constructor],
-  facts: Mapping[str, Collection[str]],
-  metrics: Table,
-) -> Schema:
-  objective = {*facts['objective']}
-  if 'parametrization' not in choices_:  # sigma_data is a field instead
-    objective -= {'sigma_data'}
-  return Schema(
-    kind,
-    choices.TABLES | dict(tables),
-    (*choices_, 'data', 'optimizer', 'edit'),
-    ('latent', 'data'),
-    {**sections.COMMON, **parts, 'plan': sections.Plan},
-    {
-      **facts,
-      'objective': objective,
-      'schedule': (),
-      'data': ('split',),
-      'optimizer': ('total_steps',),
-    },
-    metrics,
-  )
+_COMMON = 'data', 'optimizer', 'edit'
 
-
-_FACTS = {
-  'network': NetworkFacts.__annotations__,
-  'objective': ObjectiveFacts.__annotations__,
-  'noise_input': ('schedule_steps',),
-  'sampler': ('schedule',),
-}
-
-DIFFUSION = _schema(
+DIFFUSION = Schema(
   'a diffusion model',
-  {'objective': choices.DENOISING, 'network': choices.DENOISERS},
+  choices.TABLES,
   (
-    'schedule',
-    'network',
-    'noise_input',
-    'parametrization',
-    'objective',
-    'latent',
+    'schedule', 'network', 'noise_input', 'parametrization', 'objective',
+    'latent', *_COMMON,
   ),
-  {'conditioning': Conditioning, 'sampling': sections.DenoiserSampling},
-  _FACTS,
+  ('latent', 'data'),
+  {
+    **sections.COMMON,
+    'sampling': sections.DenoiserSampling,
+    'conditioning': Conditioning,
+  },
+  {
+    'network': NetworkFacts.__annotations__,
+    'objective': ObjectiveFacts.__annotations__,
+    'noise_input': ('schedule_steps',),
+    'sampler': ('schedule',),
+    'schedule': (),
+    'data': ('split',),
+    'optimizer': ('total_steps',),
+  },
   {**table.OF_DIFFUSION, **table.METRICS},
-)
+)  # fmt: skip
 
 # The last term of hybrid's bound treats latents as grey levels, as DiT does
 # (Peebles & Xie 2023). Other bounds need pixels.
-LATENT_DIFFUSION = _schema(
-  'a diffusion model of latents',
-  {
-    'objective': {
-      name: choices.DENOISING[name] for name in ('denoising', 'hybrid')
-    },
-    'network': choices.DENOISERS,
-  },
-  DIFFUSION.choices[:6],
-  DIFFUSION.parts,
-  _FACTS,
-  {**table.OF_OTHERS, **table.METRICS},
+_OF_LATENTS = {n: choices.DENOISING[n] for n in ('denoising', 'hybrid')}
+LATENT_DIFFUSION = DIFFUSION._replace(
+  kind='a diffusion model of latents',
+  tables={**choices.TABLES, 'objective': _OF_LATENTS},
+  metrics={**table.OF_OTHERS, **table.METRICS},
 )
 
-FLOW_MAP = _schema(
-  'a flow map',
-  {'objective': choices.FLOW_MAPS, 'network': choices.DENOISERS},
-  ('schedule', 'network', 'noise_input', 'objective'),
-  {'conditioning': Conditioning, 'sampling': sections.MapSampling},
-  _FACTS,
-  {**table.OF_OTHERS, **table.METRICS},
+# Without a parametrization, sigma_data is a field.
+_OF_MAPS = {*ObjectiveFacts.__annotations__} - {'sigma_data'}
+FLOW_MAP = DIFFUSION._replace(
+  kind='a flow map',
+  tables={**choices.TABLES, 'objective': choices.FLOW_MAPS},
+  choices=('schedule', 'network', 'noise_input', 'objective', *_COMMON),
+  parts={**DIFFUSION.parts, 'sampling': sections.MapSampling},
+  facts={**DIFFUSION.facts, 'objective': _OF_MAPS},
+  metrics=LATENT_DIFFUSION.metrics,
 )
 
-CLASSIFIER = _schema(
-  'a classifier',
-  {
+CLASSIFIER = DIFFUSION._replace(
+  kind='a classifier',
+  tables={
+    **choices.TABLES,
     'objective': {'classifier': classifier.classifier},
     'network': choices.CLASSIFIERS,
   },
-  ('schedule', 'network', 'noise_input', 'parametrization', 'objective'),
-  {},
-  _FACTS,
-  table.OF_CLASSIFIERS,
+  choices=DIFFUSION.choices[:5] + _COMMON,
+  parts=sections.COMMON,
+  metrics=table.OF_CLASSIFIERS,
 )
 
-VAE = _schema(
-  'a VAE',
-  {
+VAE = DIFFUSION._replace(
+  kind='a VAE',
+  tables={
+    **choices.TABLES,
     'objective': {'vae': vae.vae, 'hvae': vae.hvae},
     'network': choices.AUTOENCODERS,
   },
-  ('network', 'objective'),
-  {'decoding': sections.Decoding},
-  {'network': ('image_size', 'out_channels'), 'objective': OF_VAES},
-  {**table.OF_VAES, **table.METRICS},
+  choices=('network', 'objective', *_COMMON),
+  parts={**sections.COMMON, 'decoding': sections.Decoding},
+  facts={
+    **DIFFUSION.facts,
+    'network': ('image_size', 'out_channels'),
+    'objective': OF_VAES,
+  },
+  metrics={**table.OF_VAES, **table.METRICS},
 )
 
-STATES = _schema(
-  'a diffusion model of states',
-  state_choices.TABLES,
-  ('schedule', 'transitions', 'network', 'noise_input', 'objective'),
-  {'conditioning': Conditioning, **state_choices.PARTS},
-  {**_FACTS, **state_choices.FACTS},
-  {**table.OF_STATES, **table.METRICS},
-)
+STATES = DIFFUSION._replace(
+  kind='a diffusion model of states',
+  tables={**choices.TABLES, **state_choices.TABLES},
+  choices=(
+    'schedule', 'transitions', 'network', 'noise_input', 'objective', *_COMMON,
+  ),
+  parts={**DIFFUSION.parts, **state_choices.PARTS},
+  facts={**DIFFUSION.facts, **state_choices.FACTS},
+  metrics={**table.OF_STATES, **table.METRICS},
+)  # fmt: skip
 
 KINDS = DIFFUSION, FLOW_MAP, CLASSIFIER, VAE, STATES
 

@@ -78,7 +78,7 @@ def _section(name):
   return name.rpartition(':')[2]
 
 
-def named(model: 'Model', **parameters: Any) -> list[Named]:
+def named(model: 'Model', **parameters: object) -> list[Named]:
   """Makes the metrics that evaluation.metrics names.
 
   parameters: values for the metrics that have such a parameter.
@@ -101,7 +101,7 @@ def named(model: 'Model', **parameters: Any) -> list[Named]:
   return result
 
 
-def of_samples(model: 'Model', **parameters: Any) -> list[Named]:
+def of_samples(model: 'Model', **parameters: object) -> list[Named]:
   """Makes the metrics of generated images that evaluation.metrics names."""
   every = named(model, **parameters)
   return [each for each in every if each.metric.measure is None]

@@ -1,7 +1,9 @@
 """The sections of a config that have a single constructor."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
+
+from ml_collections import ConfigDict
 
 from diffusion_jax import ranges
 from diffusion_jax.app.choices import (
@@ -11,6 +13,7 @@ from diffusion_jax.app.choices import (
   Langevin,
   Text,
 )
+from diffusion_jax.core.levels import Schedule
 from diffusion_jax.ranges import (
   Count,
   FileName,
@@ -200,20 +203,27 @@ class Sampling:
 class DenoiserSampling(Sampling):
   """Says how a diffusion model draws images (docs/samplers.md).
 
-  sampler: the step between two levels. num_steps, spacing: the number of levels
-  and their places; respacing: the steps of the schedule to keep instead, such
-  as '250', '10,15,20' or 'ddim50'. schedule: another schedule whose levels are
-  visited. guidance: by the condition, or by a worse run; classifier: guidance
-  by a classifier. clip: clips estimates of x_0 to [-1, 1], after guidance;
-  dynamic_threshold: clips to a quantile such as 0.995 instead, and divides by
-  it. churn: noise before each step; corrector: Langevin steps.
+  Args:
+    sampler: the step between two levels
+    num_steps: number of levels
+    spacing: the places of the levels
+    respacing: the steps of the schedule to keep instead, such as 250, 10,15,20
+      or ddim50
+    schedule: another schedule whose levels are visited
+    guidance: by the condition, or by a worse run
+    classifier: guidance by a classifier
+    clip: clips estimates of x_0 to [-1, 1], after guidance
+    dynamic_threshold: clips to a quantile such as 0.995 instead, and divides by
+      it
+    churn: noise before each step
+    corrector: Langevin steps before each step
   """
 
-  sampler: Any
+  sampler: ConfigDict  # made with the schedule, for each sampling
   num_steps: Size = 1000
   spacing: Spacing = 'uniform'
   respacing: str = ''
-  schedule: Any = None
+  schedule: Schedule | None = None
   guidance: ClassifierFree | None = None
   classifier: ClassifierGuidance | None = None
   clip: bool = True
@@ -231,9 +241,12 @@ class DenoiserSampling(Sampling):
 class MapSampling(Sampling):
   """Says how a flow map draws images, in num_steps calls of its network.
 
-  stochastic: each step goes to the end and adds noise again, which is the only
-  step of a consistency function. guidance_scale: the scale of the guidance that
-  was trained in; 1: no guidance. spacing, respacing: the levels to visit.
+  Args:
+    stochastic: each step goes to the end and adds noise again, which is the
+      only step of a consistency function
+    guidance_scale: scale of the guidance that was trained in; 1: no guidance
+    spacing: the places of the levels
+    respacing: the steps of the schedule to keep instead
   """
 
   num_steps: Size = 1
@@ -297,26 +310,17 @@ class Report:
   trajectory: bool = True
 
 
-# The sections that every config has, by path.
-COMMON = {
-  '': Top,
-  'training': Training,
-  'evaluation': Evaluation,
-  'sampling': Sampling,
-  'average': Average,
-  'convert': Convert,
-  'report': Report,
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
   """Says what the network sees besides x_t and its level.
 
-  labels: the class. text: a sentence. image: an image computed from the
-  example. dropout: the probability that training hides all three.
-  self_conditioning: the previous estimate of x_0 (Chen et al. 2022). augment:
-  the probability of each of EDM's augmentations, which the network sees too.
+  Args:
+    labels: the class
+    text: a sentence
+    image: an image computed from the example
+    dropout: probability that training hides labels, text and image
+    self_conditioning: the previous estimate of x_0 (Chen et al. 2022)
+    augment: probability of each of EDM's augmentations, which the network sees
   """
 
   labels: bool = False
@@ -342,9 +346,11 @@ class Conditioning:
 class Decoding:
   """Says what the decoder's output means.
 
-  decoder: the distribution p(x | z) of a pixel; unit_gaussian has variance 1,
-  and bernoulli needs black and white images. scale: factor of the latents for a
-  diffusion model; None: 1 / their standard deviation.
+  Args:
+    decoder: the distribution p(x | z) of a pixel; unit_gaussian has variance 1,
+      and bernoulli needs black and white images
+    scale: factor of the latents for a diffusion model; None: 1 / their standard
+      deviation
   """
 
   decoder: Literal['logistic', 'gaussian', 'unit_gaussian', 'bernoulli'] = (
@@ -357,14 +363,29 @@ class Decoding:
 class Plan:
   """Says what --mode=plan compiles, for devices that need not exist here.
 
-  devices: TPU chips such as v5e:8x16 (v4, v5p, v6e), GPUs such as h100x8 (a100,
-  h200; 2xh100x8 is two machines), or simulated devices, cpu:8. meshes: meshes
-  to compare, such as 1x8,8x1; empty: training.mesh. batches: batch sizes of all
-  devices together; empty: training.batch_size or sampling.batch_size. of: a
-  step of training, or the program that samples a batch.
+  Args:
+    devices: TPU chips such as v5e:8x16 (v4, v5p, v6e), GPUs such as h100x8
+      (a100, h200; 2xh100x8 is two machines), or simulated devices, cpu:8
+    meshes: meshes to compare, such as 1x8,8x1; empty: training.mesh
+    batches: batch sizes of all devices together; empty: training.batch_size or
+      sampling.batch_size
+    of: a step of training, or the program that samples a batch
   """
 
   devices: str = ''
   meshes: tuple[str, ...] = ()
   batches: tuple[int, ...] = ()
   of: Literal['train', 'sample'] = 'train'
+
+
+# The sections that every config has, by path.
+COMMON = {
+  '': Top,
+  'training': Training,
+  'evaluation': Evaluation,
+  'sampling': Sampling,
+  'average': Average,
+  'convert': Convert,
+  'report': Report,
+  'plan': Plan,
+}

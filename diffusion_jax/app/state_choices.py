@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import choices
@@ -53,12 +54,15 @@ class Guidance(NamedTuple):
 class StateSampling(Sampling):
   """Says how images and texts are drawn, as states (docs/samplers.md).
 
-  sampler: the step between two levels. num_steps, spacing, respacing: the
-  levels that are visited. top_p: the most probable states that add up to this
-  probability are kept. remasking: eta, how many elements are masked again.
+  Args:
+    num_steps: number of levels
+    spacing: the places of the levels
+    respacing: the steps of the schedule to keep instead
+    top_p: the most probable states that add up to this probability are kept
+    remasking: eta, how many elements are masked again
   """
 
-  sampler: Any
+  sampler: ConfigDict
   num_steps: Size = 100
   spacing: Spacing = 'uniform'
   respacing: str = ''
@@ -88,7 +92,6 @@ class Inpaint(choices.Edit):
 
 TABLES = {
   'objective': {'masked': discrete.masked, 'd3pm': discrete.d3pm},
-  'network': choices.DENOISERS,
   'schedule': {
     'polynomial_masking': dj.PolynomialMasking,
     'cosine_masking': dj.CosineMasking,
