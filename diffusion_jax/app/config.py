@@ -130,34 +130,26 @@ def check_section(section: object, path: str) -> None:
   check(is_section, path, section, 'a section with fields')
 
 
-def _check_names(section, names, path):
-  check_section(section, path)
-  for name in section:
-    if name not in names:
-      raise no_field(below(path, name), names, section=section)
-
-
 def no_field(
   path: str,
   names: Collection[str],
+  choice: str = '',
   everywhere: Collection[str] = (),
-  section: object = None,
 ) -> UserError:
   """Returns the error about a field that does not exist.
 
-  names: the fields of its section; everywhere: the paths of all fields, to
-  suggest one of them; section: the content of its section.
+  names: the fields of its section; choice: the name in its section; everywhere:
+  the paths of all fields, to suggest one of them.
   """
   *parents, name = path.split('.')
-  names = sorted({*names} - {'name', 'facts'})
+  names = sorted({*names} - {'name' if choice else '', 'facts'})
   elsewhere = [other for other in everywhere if other.endswith(f'.{name}')]
   hint = near(name, names)
   if not hint and elsewhere:
     nearest = difflib.get_close_matches(path, elsewhere, n=2, cutoff=0.0)
     hint = f' (did you mean {" or ".join(map(repr, nearest))}?)'
   owner = '.'.join(['config', *parents]) if parents else 'the config'
-  if isinstance(section, Mapping | ConfigDict) and section.get('name'):
-    owner += f'={section["name"]}'
+  owner += choice and f'={choice}'
   others = f'; {owner} has {", ".join(names) or "none"}'
   return UserError(f'there is no field config.{path}{hint or others}')
 
@@ -262,7 +254,10 @@ def _fill(section, constructor, path, schema, facts=(), outer=(), more=()):
     if name not in hidden
     and (schema.table(below(path, name)) or _is_plain(parameter.default))
   }
-  _check_names(section, {*fields, *more}, path)
+  check_section(section, path)
+  for name in sorted({*section} - {*fields, *more}):
+    choice = section['name'] if 'name' in more else ''
+    raise no_field(below(path, name), {*fields, *more}, choice)
   for name, parameter in fields.items():
     where, default = below(path, name), parameter.default
     if schema.table(where):
@@ -400,8 +395,10 @@ def override(config: ConfigDict, path: str, text: str, schema: Schema) -> None:
   for i, name in enumerate(names):
     owner, fields = node, node if isinstance(node, ConfigDict) else ()
     if name not in fields or names[0] == 'facts':
+      above = '.'.join(names[:i])
+      choice = at(config, f'{above}.name') if schema.table(above) else ''
       everywhere = [*fields_of(config)]
-      raise no_field('.'.join(names[: i + 1]), fields, everywhere, node)
+      raise no_field(below(above, name), fields, choice or '', everywhere)
     node = node[name]
   with config.unlocked(), config.ignore_type():
     if schema.table(path):

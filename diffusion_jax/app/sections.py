@@ -1,7 +1,7 @@
 """The sections of a config that have a single constructor."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from ml_collections import ConfigDict
 
@@ -28,6 +28,11 @@ from diffusion_jax.ranges import (
 from diffusion_jax.sampling.grids import Spacing
 from diffusion_jax.training.conditions import ImageCondition
 
+T = TypeVar('T')
+# A field of a training that does not change its result, so that it may change
+# between two starts.
+FREE = 'free'
+Free = Annotated[T, FREE]
 Seed = Annotated[int, Rule('in 0..2^32 - 1', lambda seed: 0 <= seed < 2**32)]
 # Up to 1 / sqrt(12), the plain mean.
 Width = Annotated[float, ranges.within('(0, 0.288675]')]
@@ -103,13 +108,13 @@ class Training:
     resume: force: continue although the config differs
   """
 
-  num_steps: Size = 1000
+  num_steps: Free[Size] = 1000
   batch_size: Size = 128
-  accumulate: Size = 1
-  steps_per_call: Size = 1
-  mesh: tuple[int, int] = (-1, 1)
+  accumulate: Free[Size] = 1
+  steps_per_call: Free[Size] = 1
+  mesh: Free[tuple[int, int]] = (-1, 1)
   random_flip: bool = False
-  num_threads: Count = 8
+  num_threads: Free[Count] = 8
   init_from: str = ''
   teacher: str = ''
   ema_decay: Rate = 0.9999
@@ -118,22 +123,22 @@ class Training:
   ema_half_life: Positive | None = None
   ema_rampup: NonNegative = 0.0
   ema_sigma_rels: tuple[Width, ...] = ()
-  snapshot_every: Count = 0
-  keep_snapshots: Annotated[int, ranges.at_least(2)] = 32
-  log_every: Count = 100
-  evaluate_every: Count = 0
-  evaluate_batches: Size = 8
-  metrics_every: Count = 0
-  metrics_images: Size = 1000
-  sample_every: Count = 1000
-  checkpoint_every: Count = 1000
-  keep_checkpoints: Size = 2
-  keep_every: Count = 0
-  keep_best: Count = 0
-  keep_best_by: str = 'test_loss'
-  heartbeat_timeout: Size = 30
-  skip_nonfinite: Count = 0
-  resume: Literal['auto', 'force'] = 'auto'
+  snapshot_every: Free[Count] = 0
+  keep_snapshots: Free[Annotated[int, ranges.at_least(2)]] = 32
+  log_every: Free[Count] = 100
+  evaluate_every: Free[Count] = 0
+  evaluate_batches: Free[Size] = 8
+  metrics_every: Free[Count] = 0
+  metrics_images: Free[Size] = 1000
+  sample_every: Free[Count] = 1000
+  checkpoint_every: Free[Count] = 1000
+  keep_checkpoints: Free[Size] = 2
+  keep_every: Free[Count] = 0
+  keep_best: Free[Count] = 0
+  keep_best_by: Free[str] = 'test_loss'
+  heartbeat_timeout: Free[Size] = 30
+  skip_nonfinite: Free[Count] = 0
+  resume: Free[Literal['auto', 'force']] = 'auto'
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -304,4 +304,4 @@ def test_near_names():
   everywhere = ['a.size', 'b.size', 'seed']
   hint = r"\(did you mean '[ab].size' or '[ab].size'\?\)"
   with pytest.raises(UserError, match=hint):
-    raise no_field('size', ['seed'], everywhere)
+    raise no_field('size', ['seed'], everywhere=everywhere)
