@@ -54,21 +54,20 @@ def schema_of(config: ConfigDict) -> Schema:
   return schema._replace(parts=parts)
 
 
-def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:
+def with_flags(
+  config: ConfigDict, flags: Flags, trusted: bool = True
+) -> ConfigDict:
   """Returns the config as the flags change it; their order does not matter.
 
   A flag that names another choice, such as ('network', 'dit'), is applied
   before the flags for its fields. An optional part becomes its first choice
   when one of its fields is set. If another objective needs another kind of
   model, the sections that this kind lacks are dropped; if the data change, the
-  facts of a run are dropped.
+  facts of a run are dropped. trusted: the user wrote the flags, so the modules
+  that they name may be imported.
   """
-  own_parts.allow(text for _, text in flags)
-  return overridden(config, flags)
-
-
-def overridden(config: ConfigDict, flags: Flags) -> ConfigDict:
-  """Applies flags like `with_flags`, but imports only what is allowed."""
+  if trusted:
+    own_parts.allow(text for _, text in flags)
   config = completed(config, trusted=False)
   other_data = any(path.partition('.')[0] == 'data' for path, _ in flags)
   if other_data and 'facts' in config:
