@@ -130,13 +130,18 @@ def precision_of(name: str) -> str:
   return in_jax or name if name == 'default' else name
 
 
-def zero_terminal_snr(schedule: dj.DiscreteSchedule) -> dj.DiscreteSchedule:
-  """Rescales the betas of a schedule: alpha_bar_T = 0 (Lin et al. 2023)."""
+def betas_of(schedule: Any, user: str, example: str) -> np.ndarray:
+  """Returns the betas of a schedule of steps; raises ValueError for others."""
   if not isinstance(schedule, dj.DiscreteSchedule):
     raise ValueError(
-      'zero_terminal_snr needs a schedule of steps, such as schedule=linear'
+      f'{user} needs the betas of a schedule of steps: set schedule={example}'
     )
-  betas = -np.expm1(-np.diff(np.asarray(schedule.neg_log_alpha_bar)))
+  return -np.expm1(-np.diff(np.asarray(schedule.neg_log_alpha_bar)))
+
+
+def zero_terminal_snr(schedule: dj.DiscreteSchedule) -> dj.DiscreteSchedule:
+  """Rescales the betas of a schedule: alpha_bar_T = 0 (Lin et al. 2023)."""
+  betas = betas_of(schedule, 'zero_terminal_snr', 'linear')
   return dj.DiscreteSchedule.from_betas(dj.zero_terminal_snr(betas))
 
 
@@ -259,9 +264,13 @@ SAMPLERS = {
 class ClassifierFree:
   """Guides without a classifier: uncond + scale (cond - uncond).
 
-  rescale: phi of Lin et al. 2023. low, high: the levels that are guided have
-  sigma / alpha between them. channels: only the first ones are guided; None:
-  all. See `dj.classifier_free`.
+  See `dj.classifier_free`.
+
+  Args:
+    rescale: phi of Lin et al. 2023
+    low: lowest sigma / alpha of the levels that are guided
+    high: highest sigma / alpha of the levels that are guided
+    channels: how many of the first channels are guided; None: all
   """
 
   scale: Finite
@@ -288,8 +297,10 @@ class ClassifierFree:
 class Autoguidance(ClassifierFree):
   """Guides by a worse model: worse + scale (model - worse).
 
-  Karras et al. 2024. run: the worse model's run folder. The other parameters
-  mean the same as for classifier_free.
+  Karras et al. 2024.
+
+  Args:
+    run: the worse model's run folder
   """
 
   run: str
@@ -411,8 +422,11 @@ def colorize() -> conditions.ImageCondition:
 class Edit:
   """Holds what all edits have: a picture in the size of the run's images.
 
-  num_samples: number of results; label: the class, None for no class; output:
-  name of the files that are written into edits/.
+  Args:
+    image: the file of the picture
+    num_samples: number of results
+    label: the class; None: no class
+    output: name of the files that are written into edits/
   """
 
   image: str = ''
@@ -425,10 +439,11 @@ class Edit:
 class Inpaint(Edit):
   """Fills in the pixels that are not white in the picture `mask`.
 
-  method: repaint (num_resamples times, jump steps back), replace,
-  reconstruction (guidance by `scale`, with `iterations` of conjugate
-  gradients), or palette, for runs with conditioning.image; None: palette for
-  such runs, else repaint.
+  Args:
+    method: repaint (num_resamples times, jump steps back), replace,
+      reconstruction (guidance by `scale`, with `iterations` of conjugate
+      gradients), or palette, for runs with conditioning.image; None: palette
+      for such runs, else repaint
   """
 
   mask: str = ''
@@ -445,8 +460,10 @@ class Inpaint(Edit):
 class Sdedit(Edit):
   """Adds noise and samples from there (SDEdit, Meng et al. 2022).
 
-  strength: 0 keeps the picture, 1 begins with noise; repeats: how often it is
-  edited; mask: a picture whose white pixels stay unchanged.
+  Args:
+    strength: 0 keeps the picture, 1 begins with noise
+    repeats: how often the picture is edited
+    mask: a picture whose white pixels stay unchanged
   """
 
   strength: Probability = 0.5

@@ -2,10 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Literal, NamedTuple, NotRequired, TypedDict
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
@@ -35,12 +34,8 @@ class Facts(TypedDict):
 
 def gaussian(num_values: int, schedule: dj.Schedule) -> dj.MatrixProcess:
   """Goes to near states first, by the betas of schedule=alpha_bar (D3PM)."""
-  steps: Any = getattr(schedule, 'schedule', None)
-  if not isinstance(steps, dj.DiscreteSchedule):
-    raise ValueError(
-      'gaussian needs the betas of a schedule of steps: set schedule=alpha_bar'
-    )
-  betas = -np.expm1(-np.diff(np.asarray(steps.neg_log_alpha_bar)))
+  steps = getattr(schedule, 'schedule', None)
+  betas = choices.betas_of(steps, 'gaussian', 'alpha_bar')
   return dj.gaussian_process(num_values, betas)
 
 
