@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import help, load, sections
+from diffusion_jax.app import help, load, schemas
 from diffusion_jax.app.config import parameters
 from diffusion_jax.app.modes import MODES
 
@@ -44,8 +44,10 @@ def test_fields_have_the_texts_of_their_docstrings():
     'devices (data, fsdp): every batch is split over all of them, large '
     'parameters over the second; -1: all that are left'
   )
-  for part in sections.COMMON.values():  # no text is left over
-    assert {*help._texts(part)} <= {*parameters(part)}
+  schema = schemas.DIFFUSION
+  for table in (schema.parts, *schema.tables.values()):
+    for part in table.values():  # no text is left over
+      assert {*help._texts(part)} <= {*parameters(part)}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
+from configs import base
 from configs.base import section
 from diffusion_jax.app import devices, load, models, schemas, sections
 from diffusion_jax.app.config import make, parameters
@@ -497,6 +498,27 @@ def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
 def test_a_file_that_gives_no_config_says_where(text, message, tmp_path):
   (tmp_path / 'mine.py').write_text(text)
   refused(message, load.from_file, str(tmp_path / 'mine.py'))
+
+
+def test_the_sections_of_a_file_may_be_empty_or_absent():
+  config = load.completed(base.get_config())
+  assert config.evaluation.elbo.decoder == 'gaussian'  # of the default metrics
+  for content in (config.to_dict(), {}):
+    again = load.completed(ConfigDict(content))
+    assert again.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize('path, value, message', [
+  ('training.num_steps', 'a', "='a' is not an integer"),
+  ('evaluation.metrics', 'fid', "='fid' is not a list"),
+  ('sampling.nam', 'a', r"sampling.nam \(did you mean 'name'\?\)"),
+  ('training', 3, '=3 is not a section with fields'),
+])  # fmt: skip
+def test_a_wrong_field_of_a_file_is_one_line(path, value, message):
+  config = base.get_config()
+  with config.ignore_type():
+    config.update_from_flattened_dict({path: value})
+  refused(message, load.completed, config)
 
 
 def test_the_argument_of_a_config_is_one_of_its_variants():
