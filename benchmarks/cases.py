@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from diffusion_jax.app import load, models
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import train_setup
-from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.interop import diffusers_transformer, diffusers_unet
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
@@ -71,7 +70,7 @@ def make_model(case) -> Any:
 def train_step(model, mesh):
   """Returns (jitted training step, shapes of its state on the mesh)."""
   config, objective = model.config, model.objective()
-  facts = OptimizerFacts(config.training.num_steps)
+  facts = {'total_steps': config.training.num_steps}
   optimizer, _ = make(model.schema, 'optimizer', config.optimizer, facts)
   _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
   step = train_setup.jit_step(config, mesh, objective, optimizer, shapes)

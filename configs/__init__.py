@@ -1,4 +1,4 @@
-r"""One experiment per file; base.py lists every field with its default.
+r"""One experiment per file; base.py has what they have in common.
 
   python launch.py --config=configs/digits.py                 # train
   python launch.py --config=configs/digits.py --mode=sample   # sample the run

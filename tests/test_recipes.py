@@ -12,7 +12,6 @@ import diffusion_jax as dj
 from diffusion_jax.app import ema, load, models
 from diffusion_jax.app.config import make
 from diffusion_jax.app.run import folder
-from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.core import flow_map
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context
@@ -46,7 +45,7 @@ def abstract_params(name):
 
 def optimizer_of(config):
   schema = load.schema_of(config)
-  facts = OptimizerFacts(config.training.num_steps)
+  facts = {'total_steps': config.training.num_steps}
   return make(schema, 'optimizer', config.optimizer, facts)
 
 
@@ -187,10 +186,8 @@ def test_the_noise_of_a_published_recipe(name):
 def test_flows_have_the_plain_loss_of_the_velocity(name):
   """Lipman et al. 2023: the weight of the error of v is 1 at all levels."""
   model = model_of(name)
-  weight = make(
-    model.schema, 'weight', model.config.objective.weight,
-    path='objective.weight',
-  )  # fmt: skip
+  section = model.config.objective.weight
+  weight = make(model.schema, 'objective.weight', section)
   level = model.schedule()(jnp.linspace(0.1, 0.9, 5))
   scale = dj.error_scale(model.parametrization.kind, level) ** 2
   np.testing.assert_allclose(weight(level), scale, rtol=1e-6)

@@ -7,8 +7,8 @@ section. The first row of a table is the default.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -42,7 +42,7 @@ from diffusion_jax.ranges import (
   Rate,
   Size,
 )
-from diffusion_jax.sampling.grids import Spacing
+from diffusion_jax.sampling.guidance import PairedDenoiser
 from diffusion_jax.training import (
   conditions,
   consistency,
@@ -53,8 +53,10 @@ from diffusion_jax.training import (
   optimizer,
 )
 
+T = TypeVar('T')
 
-def constant(value: Any) -> Callable[[], Any]:
+
+def constant(value: T) -> Callable[[], T]:
   """Returns a constructor without parameters, which returns `value`."""
 
   def constructor():
@@ -65,7 +67,9 @@ def constant(value: Any) -> Callable[[], Any]:
   return constructor
 
 
-def from_betas(make_betas: Callable[..., Any]) -> Callable[..., Any]:
+def from_betas(
+  make_betas: Callable[..., np.ndarray],
+) -> Callable[..., dj.DiscreteSchedule]:
   """Returns a constructor of the schedule that has these betas."""
 
   @functools.wraps(make_betas)  # copies the parameters
@@ -102,7 +106,7 @@ def learned(
   return dj.LearnedSchedule({}, GammaFn(module))
 
 
-def gamma_of(schedule: Any) -> Any:
+def gamma_of(schedule: object) -> Any:
   """Returns the Flax module of a learned schedule, or None."""
   schedule = getattr(schedule, 'schedule', schedule)
   gamma_fn = getattr(schedule, 'gamma_fn', None)
@@ -126,13 +130,18 @@ def precision_of(name: str) -> str:
   return in_jax or name if name == 'default' else name
 
 
-def zero_terminal_snr(schedule: dj.DiscreteSchedule) -> dj.DiscreteSchedule:
-  """Rescales the betas of a schedule: alpha_bar_T = 0 (Lin et al. 2023)."""
+def betas_of(schedule: Any, user: str, example: str) -> np.ndarray:
+  """Returns the betas of a schedule of steps; raises ValueError for others."""
   if not isinstance(schedule, dj.DiscreteSchedule):
     raise ValueError(
-      'zero_terminal_snr needs a schedule of steps, such as schedule=linear'
+      f'{user} needs the betas of a schedule of steps: set schedule={example}'
     )
-  betas = -np.expm1(-np.diff(np.asarray(schedule.neg_log_alpha_bar)))
+  return -np.expm1(-np.diff(np.asarray(schedule.neg_log_alpha_bar)))
+
+
+def zero_terminal_snr(schedule: dj.DiscreteSchedule) -> dj.DiscreteSchedule:
+  """Rescales the betas of a schedule: alpha_bar_T = 0 (Lin et al. 2023)."""
+  betas = betas_of(schedule, 'zero_terminal_snr', 'linear')
   return dj.DiscreteSchedule.from_betas(dj.zero_terminal_snr(betas))
 
 
@@ -181,21 +190,20 @@ NOISE_INPUTS = {
 
 
 class Parametrization(NamedTuple):
-  """Says what a network predicts; only 'edm' uses sigma_data."""
+  """Says what a network predicts.
+
+  sigma_data: the deviation of the data, for EDM's preconditioning (Karras et
+  al. 2022).
+  """
 
   kind: str
-  sigma_data: float = 0.5
-
-
-def edm_parametrization(sigma_data: Positive = 0.5) -> Parametrization:
-  """Makes EDM's preconditioning (Karras et al. 2022), for this deviation."""
-  return Parametrization('edm', sigma_data)
+  sigma_data: Positive = 0.5
 
 
 PARAMETRIZATIONS = {
   kind: constant(Parametrization(kind))
   for kind in ('eps', 'x0', 'v', 'score', 'flow')
-} | {'edm': edm_parametrization}
+} | {'edm': functools.partial(Parametrization, kind='edm')}
 
 
 def step_times(schedule_steps: int) -> TimeSampler:
@@ -256,9 +264,13 @@ SAMPLERS = {
 class ClassifierFree:
   """Guides without a classifier: uncond + scale (cond - uncond).
 
-  rescale: phi of Lin et al. 2023. low, high: the levels that are guided have
-  sigma / alpha between them. channels: only the first ones are guided; None:
-  all. See `dj.classifier_free`.
+  See `dj.classifier_free`.
+
+  Args:
+    rescale: phi of Lin et al. 2023
+    low: lowest sigma / alpha of the levels that are guided
+    high: highest sigma / alpha of the levels that are guided
+    channels: how many of the first channels are guided; None: all
   """
 
   scale: Finite
@@ -273,7 +285,7 @@ class ClassifierFree:
         f'low={self.low} is above high={self.high}: no level would be guided'
       )
 
-  def guide(self, pair: Any) -> dj.Denoiser:
+  def guide(self, pair: PairedDenoiser) -> dj.Denoiser:
     """Returns the guided denoiser of a `PairedDenoiser`."""
     interval = self.low, self.high
     return dj.classifier_free(
@@ -285,8 +297,10 @@ class ClassifierFree:
 class Autoguidance(ClassifierFree):
   """Guides by a worse model: worse + scale (model - worse).
 
-  Karras et al. 2024. run: the worse model's run folder. The other parameters
-  mean the same as for classifier_free.
+  Karras et al. 2024.
+
+  Args:
+    run: the worse model's run folder
   """
 
   run: str
@@ -377,7 +391,7 @@ class LogVariance:
 
   features: Size = 128
 
-  def init(self, key: Any) -> Any:
+  def init(self, key: jax.Array) -> Mapping[str, object]:
     """Returns the first parameters."""
     return Uncertainty(self.features).init(key, np.zeros(1))['params']
 
@@ -405,119 +419,14 @@ def colorize() -> conditions.ImageCondition:
 
 
 @dataclasses.dataclass(frozen=True)
-class Conditioning:
-  """Says what the network sees besides x_t and its level.
-
-  labels: the class. text: a sentence. image: an image computed from the
-  example. dropout: the probability that training hides all three.
-  self_conditioning: the previous estimate of x_0 (Chen et al. 2022). augment:
-  the probability of each of EDM's augmentations, which the network sees too.
-  """
-
-  labels: bool = False
-  text: Text | None = None
-  image: conditions.ImageCondition | None = None
-  dropout: Probability = 0.0
-  self_conditioning: bool = False
-  augment: Probability = 0.0
-
-  def __post_init__(self):
-    if self.dropout and not (self.labels or self.text or self.image):
-      raise ValueError(
-        f'dropout={self.dropout} has no effect without labels, text or image'
-      )
-    if self.augment and self.image is not None:
-      raise ValueError(
-        'augment changes the images that image shows unchanged: set augment=0 '
-        'or image=None'
-      )
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-  """Says how a diffusion model draws images.
-
-  sampler: the step between two levels. num_steps, spacing: the number of levels
-  and their places; respacing: the steps of the schedule to keep instead, such
-  as '250', '10,15,20' or 'ddim50'. schedule: another schedule whose levels are
-  visited. guidance: by the condition, or by a worse run; classifier: guidance
-  by a classifier. clip: clips estimates of x_0 to [-1, 1], after guidance;
-  dynamic_threshold: clips to a quantile such as 0.995 instead, and divides by
-  it. churn: noise before each step; corrector: Langevin steps.
-  """
-
-  sampler: Any
-  num_steps: Size = 1000
-  spacing: Spacing = 'uniform'
-  respacing: str = ''
-  schedule: Any = None
-  guidance: ClassifierFree | None = None
-  classifier: ClassifierGuidance | None = None
-  clip: bool = True
-  dynamic_threshold: Probability = 0.0
-  churn: Churn | None = None
-  corrector: Langevin | None = None
-
-  def __post_init__(self):
-    before_clip = self.classifier is not None and self.classifier.after_clip
-    if before_clip and not (self.clip or self.dynamic_threshold):
-      raise ValueError('classifier.after_clip needs clip or dynamic_threshold')
-
-
-@dataclasses.dataclass(frozen=True)
-class MapSampling:
-  """Says how a flow map draws images, in num_steps calls of its network.
-
-  stochastic: each step goes to the end and adds noise again, which is the only
-  step of a consistency function. guidance_scale: the scale of the guidance that
-  was trained in; 1: no guidance. spacing, respacing: the levels to visit.
-  """
-
-  num_steps: Size = 1
-  stochastic: bool = False
-  guidance_scale: Finite = 1.0
-  spacing: Spacing = 'uniform'
-  respacing: str = ''
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-  """Says what the decoder's output means.
-
-  decoder: the distribution p(x | z) of a pixel; unit_gaussian has variance 1,
-  and bernoulli needs black and white images. scale: factor of the latents for a
-  diffusion model; None: 1 / their standard deviation.
-  """
-
-  decoder: Literal['logistic', 'gaussian', 'unit_gaussian', 'bernoulli'] = (
-    'logistic'
-  )
-  scale: Positive | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """Says what --mode=plan compiles, for devices that need not exist here.
-
-  devices: TPU chips such as v5e:8x16 (v4, v5p, v6e), GPUs such as h100x8 (a100,
-  h200; 2xh100x8 is two machines), or simulated devices, cpu:8. meshes: meshes
-  to compare, such as 1x8,8x1; empty: training.mesh. batches: batch sizes of all
-  devices together; empty: training.batch_size or sampling.batch_size. of: a
-  step of training, or the program that samples a batch.
-  """
-
-  devices: str = ''
-  meshes: tuple[str, ...] = ()
-  batches: tuple[int, ...] = ()
-  of: Literal['train', 'sample'] = 'train'
-
-
-@dataclasses.dataclass(frozen=True)
 class Edit:
   """Holds what all edits have: a picture in the size of the run's images.
 
-  num_samples: number of results; label: the class, None for no class; output:
-  name of the files that are written into edits/.
+  Args:
+    image: the file of the picture
+    num_samples: number of results
+    label: the class; None: no class
+    output: name of the files that are written into edits/
   """
 
   image: str = ''
@@ -530,10 +439,11 @@ class Edit:
 class Inpaint(Edit):
   """Fills in the pixels that are not white in the picture `mask`.
 
-  method: repaint (num_resamples times, jump steps back), replace,
-  reconstruction (guidance by `scale`, with `iterations` of conjugate
-  gradients), or palette, for runs with conditioning.image; None: palette for
-  such runs, else repaint.
+  Args:
+    method: repaint (num_resamples times, jump steps back), replace,
+      reconstruction (guidance by `scale`, with `iterations` of conjugate
+      gradients), or palette, for runs with conditioning.image; None: palette
+      for such runs, else repaint
   """
 
   mask: str = ''
@@ -550,8 +460,10 @@ class Inpaint(Edit):
 class Sdedit(Edit):
   """Adds noise and samples from there (SDEdit, Meng et al. 2022).
 
-  strength: 0 keeps the picture, 1 begins with noise; repeats: how often it is
-  edited; mask: a picture whose white pixels stay unchanged.
+  Args:
+    strength: 0 keeps the picture, 1 begins with noise
+    repeats: how often the picture is edited
+    mask: a picture whose white pixels stay unchanged
   """
 
   strength: Probability = 0.5
@@ -693,6 +605,8 @@ OPTIMIZERS = {
 # The constructors of each field that is a choice, in any section or at a path.
 TABLES = {
   'schedule': SCHEDULES,
+  'network': DENOISERS,
+  'objective': DENOISING,
   'noise_input': NOISE_INPUTS,
   'parametrization': PARAMETRIZATIONS,
   'latent': {'autoencoder': Latent},

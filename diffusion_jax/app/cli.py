@@ -110,7 +110,9 @@ class Command:
       argument, trial = self.argument, False
       if argument == 'smoke' or argument.endswith('_smoke'):
         argument, trial = argument.removesuffix('smoke').rstrip('_'), True
-      config = load.from_file(self.path, argument) if self.path else load.base()
+      config = ConfigDict()
+      if self.path:
+        config = load.from_file(self.path, argument)
       config = load.completed(config)
       config = shrunk(config) if trial else config
     if _SWEEP_INDEX.value is not None:
@@ -229,16 +231,14 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
     if argument:
       fail(f'{path} is a run: it has no variant :{argument}')
     return path, ''
-  spec: Any = importlib.util.find_spec('diffusion_jax.configs')
-  own = Path(path).is_file()
-  installed = None
-  if spec is not None and Path(path).parts[:-1] == ('configs',):
-    installed = Path(spec.submodule_search_locations[0]) / Path(path).name
-  if own or installed is not None and installed.is_file():
+  files, own = prerequisites.config_files(), Path(path).is_file()
+  installed = files.get(str(Path(path)))
+  if own or installed:
+    spec = importlib.util.find_spec('diffusion_jax.configs')
     if spec is not None and not (own and _importable('configs.base')):
       sys.modules['configs'] = importlib.import_module(spec.name)
     return path if own else str(installed), argument
-  stems = {Path(file).stem: file for file in help.config_files()}
+  stems = {Path(file).stem: file for file in files}
   nearest = get_close_matches(Path(path).stem, stems, n=1, cutoff=0.65)
   hint = f' (did you mean {stems[nearest[0]]!r}?)' if nearest else ''
   fail(

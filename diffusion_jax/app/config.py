@@ -6,7 +6,8 @@ signatures, `override` applies a flag, and `make` calls the constructors.
 
 Two kinds of parameters are not fields: facts, which follow from the data or
 other sections and which `make` reads from the attributes of an object, and
-parameters that the enclosing choice has as well.
+parameters that the enclosing choice has as well. A part is a section without a
+name, since it has only one constructor.
 """
 
 import ast
@@ -39,9 +40,10 @@ class Schema(NamedTuple):
 
   kind: its name in messages. tables: the constructors of each field that is a
   choice, by name; the key is the field's name or its path. choices: the choices
-  at the top; those in `optional` may be None. parts: sections with a single
-  constructor, by path. facts: the names of the facts of each choice, which its
-  inner choices have too. metrics: constructors of metrics, by name.
+  at the top; those in `optional` may be None. parts: the constructors of parts,
+  by path; '' has the fields that are in no section. facts: the names of the
+  facts of each choice, which its inner choices have too. metrics: constructors
+  of metrics, by name.
   """
 
   kind: str
@@ -56,16 +58,27 @@ class Schema(NamedTuple):
     """Returns the constructors of a choice; {} if the path is not a choice."""
     return self.tables.get(path) or self.tables.get(_last(path)) or {}
 
+  def sections(self, path: str) -> set[str]:
+    """Returns the names of the sections of a part besides its parameters."""
+    parts = [part.rpartition('.') for part in self.parts if part]
+    names = {name for above, _, name in parts if above == path}
+    return names if path else {*names, *self.choices, 'facts'}
+
+
+def at(config: Any, path: str) -> Any:
+  """Returns a section or field of a config; None if it does not exist."""
+  for name in path.split('.') if path else ():
+    config = config.get(name) if isinstance(config, ConfigDict) else None
+  return config
+
 
 def _last(path):
   return path.rpartition('.')[2]
 
 
-def at(config: Any, path: str) -> Any:
-  """Returns a section or field of a config; None within a part that is None."""
-  for name in path.split('.') if path else ():
-    config = None if config is None else config.get(name)
-  return config
+def below(path: str, name: str) -> str:
+  """Returns the path of a field of a section."""
+  return f'{path}.{name}' if path else name
 
 
 # Messages.
@@ -89,13 +102,13 @@ def _with_near(message):
   return message.replace(' is not one of', f'{hint} is not one of', 1)
 
 
-def near(value: Any, names: Collection[str]) -> str:
+def near(value: object, names: Collection[str]) -> str:
   """Returns " (did you mean 'name'?)", or '' if no name is near."""
   match = difflib.get_close_matches(str(value), names, n=1, cutoff=0.65)
   return f' (did you mean {match[0]!r}?)' if match else ''
 
 
-def check_one_of(names: Collection[Any], path: str, value: Any) -> None:
+def check_one_of(names: Collection[object], path: str, value: object) -> None:
   """Raises UserError for a value that is not one of the names."""
   if value not in names:
     words = [*map(str, names)]
@@ -105,39 +118,38 @@ def check_one_of(names: Collection[Any], path: str, value: Any) -> None:
     )
 
 
-def _check_section(section, path):
-  if not isinstance(section, Mapping | ConfigDict):
-    raise UserError(f'config.{path}={section!r} is not a section with fields')
+def check(fits: bool, path: str, value: object, text: str) -> None:
+  """Raises UserError for a value that is not what `text` says."""
+  if not fits:
+    raise UserError(f'config.{path}={value!r} is not {text}')
 
 
-def _check_names(section, names, path):
-  _check_section(section, path)
-  for name in section:
-    if name not in names:
-      raise no_field(f'{path}.{name}'.lstrip('.'), names, section=section)
+def check_section(section: object, path: str) -> None:
+  """Raises UserError for a value that is not a section."""
+  is_section = isinstance(section, Mapping | ConfigDict)
+  check(is_section, path, section, 'a section with fields')
 
 
 def no_field(
   path: str,
   names: Collection[str],
+  choice: str = '',
   everywhere: Collection[str] = (),
-  section: Any = None,
 ) -> UserError:
   """Returns the error about a field that does not exist.
 
-  names: the fields of its section; everywhere: the paths of all fields, to
-  suggest one of them; section: the content of its section.
+  names: the fields of its section; choice: the name in its section; everywhere:
+  the paths of all fields, to suggest one of them.
   """
   *parents, name = path.split('.')
-  names = sorted({*names} - {'name', 'facts'})
+  names = sorted({*names} - {'name' if choice else '', 'facts'})
   elsewhere = [other for other in everywhere if other.endswith(f'.{name}')]
   hint = near(name, names)
   if not hint and elsewhere:
     nearest = difflib.get_close_matches(path, elsewhere, n=2, cutoff=0.0)
     hint = f' (did you mean {" or ".join(map(repr, nearest))}?)'
   owner = '.'.join(['config', *parents]) if parents else 'the config'
-  if isinstance(section, Mapping | ConfigDict) and section.get('name'):
-    owner += f'={section["name"]}'
+  owner += choice and f'={choice}'
   others = f'; {owner} has {", ".join(names) or "none"}'
   return UserError(f'there is no field config.{path}{hint or others}')
 
@@ -146,7 +158,7 @@ def no_field(
 
 
 def find(
-  table: Table, path: str, name: Any, facts: Collection[str] = ()
+  table: Table, path: str, name: str, facts: Collection[str] = ()
 ) -> Constructor:
   """Returns table[name], or the constructor that 'module:attribute' names.
 
@@ -165,13 +177,13 @@ def parameters(constructor: Constructor) -> Mapping[str, inspect.Parameter]:
   They do not include what functools.partial binds, nor the fields that every
   Flax module has.
   """
-  bound = {'name', 'parent'}
-  if isinstance(constructor, functools.partial):
-    bound |= set(constructor.keywords)
   try:
     signature = inspect.signature(constructor, eval_str=True)
   except NameError:  # an annotation that only type checkers know
     signature = inspect.signature(constructor)
+  bound = {*getattr(constructor, 'keywords', ())}
+  if 'parent' in signature.parameters:
+    bound |= {'name', 'parent'}
   kinds = (
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
     inspect.Parameter.KEYWORD_ONLY,
@@ -186,50 +198,25 @@ def parameters(constructor: Constructor) -> Mapping[str, inspect.Parameter]:
 # Completing.
 
 
-def complete(
-  config: ConfigDict, schema: Schema, base: ConfigDict, rules: Mapping[Any, Any]
-) -> ConfigDict:
+def complete(config: ConfigDict, schema: Schema) -> ConfigDict:
   """Returns the config with every parameter of its sections, locked.
 
-  base: the plain fields; rules: the types that `typed` checks, by the path of a
-  plain field or by its type. Raises UserError for a field that does not exist
-  and for a value of another type.
+  Raises UserError for a field that does not exist and for a value of another
+  type.
   """
   config = copy.deepcopy(config)
-  tops = {path.partition('.')[0] for path in schema.parts}
   with config.unlocked(), config.ignore_type():
-    _check_names(config, {*schema.choices, *base, *tops, 'facts'}, '')
     for key in schema.choices:
       optional = key in schema.optional
       config[key] = _choice(config, key, key, schema, optional)
-    for key, plain in base.items():
-      if isinstance(plain, ConfigDict):
-        config[key] = config.get(key, ConfigDict())
-        _check_section(config[key], key)
-        inner = {_last(p) for p in schema.parts if p.startswith(f'{key}.')}
-        if key not in schema.parts:
-          _check_names(config[key], {*plain, *inner}, key)
-    _fill_plain(config, base, '', rules)
     for path, constructor in schema.parts.items():
       above, _, key = path.rpartition('.')
       owner = at(config, above)
-      owner[key] = owner.get(key, ConfigDict())
-      plain = base.get(path, ())
-      _fill(owner[key], constructor, path, schema, plain=plain)
+      if path:
+        owner[key] = owner.get(key, ConfigDict())
+      section = owner[key] if path else config
+      _fill(section, constructor, path, schema, more=schema.sections(path))
   return config.lock()
-
-
-def _fill_plain(section, base, prefix, rules):
-  # Checks the plain fields of a section, and adds missing ones.
-  for name, default in base.items():
-    kind, path = base.get_type(name), prefix + name
-    value = section.get(name, default)
-    if isinstance(default, ConfigDict):
-      _fill_plain(value, default, f'{path}.', rules)
-    elif value is None and default is None:
-      section[name] = placeholder(kind)
-    else:
-      section[name] = typed(value, rules.get(path, rules.get(kind, kind)), path)
 
 
 def _choice(
@@ -245,7 +232,7 @@ def _choice(
   section = {'name': _named(table, default), **given}
   facts = schema.facts.get(key, facts)
   constructor = find(table, path, section['name'], facts)
-  _fill(section, constructor, path, schema, facts, outer)
+  _fill(section, constructor, path, schema, facts, {*outer, 'name'}, {'name'})
   return ConfigDict(section)
 
 
@@ -256,19 +243,23 @@ def _named(table, default):
   return next(names, next(iter(table)))
 
 
-def _fill(section, constructor, path, schema, facts=(), outer=(), plain=()):
-  # Checks the parameters of a section, and adds missing ones.
+def _fill(section, constructor, path, schema, facts=(), outer=(), more=()):
+  # Checks the parameters of a section, which may have `more` fields, and adds
+  # missing ones.
   every = parameters(constructor)
   hidden, unset = {*facts, *outer}, (None, inspect.Parameter.empty)
   fields = {
     name: parameter
     for name, parameter in every.items()
     if name not in hidden
-    and (schema.table(f'{path}.{name}') or _is_plain(parameter.default))
+    and (schema.table(below(path, name)) or _is_plain(parameter.default))
   }
-  _check_names(section, {*fields, *plain, 'name'}, path)
+  check_section(section, path)
+  for name in sorted({*section} - {*fields, *more}):
+    choice = section['name'] if 'name' in more else ''
+    raise no_field(below(path, name), {*fields, *more}, choice)
   for name, parameter in fields.items():
-    where, default = f'{path}.{name}', parameter.default
+    where, default = below(path, name), parameter.default
     if schema.table(where):
       optional = default is None
       shared = () if path in schema.parts else every
@@ -333,7 +324,7 @@ def _kind(annotation):
   return annotation if annotation in _TYPES else object
 
 
-def words_of(annotation: Any) -> tuple[Any, ...]:
+def words_of(annotation: object) -> tuple[object, ...]:
   """Returns the words of a Literal, which may be part of a union."""
   for kind in (annotation, *typing.get_args(annotation)):
     if typing.get_origin(kind) is Literal:
@@ -341,7 +332,7 @@ def words_of(annotation: Any) -> tuple[Any, ...]:
   return ()
 
 
-def typed(value: Any, annotation: Any, path: str) -> Any:
+def typed(value: Any, annotation: object, path: str) -> Any:
   """Returns the value of a field, converted to its type.
 
   Raises UserError for a value of another type, for a word that is not in the
@@ -357,9 +348,8 @@ def typed(value: Any, annotation: Any, path: str) -> Any:
     return typed(value, [*fitting, *kinds, object][0], path)
   if origin is Annotated:
     value = typed(value, args[0], path)
-    for rule in args[1:]:
-      if isinstance(rule, Rule) and not rule.holds(value):
-        raise UserError(f'config.{path}={value!r} is not {rule.text}')
+    for rule in (x for x in args if isinstance(x, Rule)):
+      check(rule.holds(value), path, value, rule.text)
     return value
   kind = _kind(annotation)
   if kind is float and type(value) is int:
@@ -367,10 +357,9 @@ def typed(value: Any, annotation: Any, path: str) -> Any:
   if kind is tuple and isinstance(value, list):
     value = tuple(value)
   is_bool = isinstance(value, bool | np.bool)
-  if not isinstance(value, kind) or is_bool and kind not in (bool, object):
-    raise UserError(f'config.{path}={value!r} is not {_TYPES[kind]}')
-  if kind is float and math.isnan(value):
-    raise UserError(f'config.{path}=nan is not a number')
+  fits = isinstance(value, kind) and (not is_bool or kind in (bool, object))
+  fits = fits and not (kind is float and math.isnan(value))
+  check(fits, path, value, _TYPES.get(kind, ''))
   if origin is Literal:
     check_one_of(args, path, value)
   if origin in _LISTS:
@@ -381,8 +370,7 @@ def typed(value: Any, annotation: Any, path: str) -> Any:
 def _elements(value, origin, args, path):
   # Checks the elements of a list; a list of words may contain numbers.
   if origin is tuple and args[-1] is not ...:
-    if len(value) != len(args):
-      raise UserError(f'config.{path}={value} is not a list of {len(args)}')
+    check(len(value) == len(args), path, value, f'a list of {len(args)}')
   else:
     args = args[:1] * len(value)
   if args and _kind(args[0]) is str:
@@ -407,8 +395,10 @@ def override(config: ConfigDict, path: str, text: str, schema: Schema) -> None:
   for i, name in enumerate(names):
     owner, fields = node, node if isinstance(node, ConfigDict) else ()
     if name not in fields or names[0] == 'facts':
+      above = '.'.join(names[:i])
+      choice = at(config, f'{above}.name') if schema.table(above) else ''
       everywhere = [*fields_of(config)]
-      raise no_field('.'.join(names[: i + 1]), fields, everywhere, node)
+      raise no_field(below(above, name), fields, choice or '', everywhere)
     node = node[name]
   with config.unlocked(), config.ignore_type():
     if schema.table(path):
@@ -437,7 +427,7 @@ def fields_of(config: ConfigDict, prefix: str = '') -> Iterator[str]:
       yield from fields_of(value, f'{prefix}{name}.')
 
 
-def parse(path: str, text: str, kind: type) -> Any:
+def parse(path: str, text: str, kind: type) -> object:
   """Converts the text of a flag to a type."""
   if text == 'None':
     return None
@@ -465,60 +455,42 @@ def _literal(text):
 
 def make(
   schema: Schema,
-  key: str,
+  path: str,
   section: ConfigDict,
-  facts: Any = None,
-  path: str = '',
+  facts: Mapping[str, object] | None = None,
 ) -> Any:
-  """Makes the object that the complete section of a choice describes.
+  """Makes the object that the complete section of a choice or part describes.
 
-  key: the field of the choice; facts: an object with the attributes
-  schema.facts[key]; None stands for the parameter's default. Raises UserError
-  if a constructor refuses its arguments.
+  facts: values of schema.facts; None stands for the parameter's default.
+  Without facts, the inner choices that need some stay sections. Raises
+  UserError if a constructor refuses its arguments.
   """
-  return _make(schema, key, section, path or key, facts, (), {})
+  return _make(schema, path, section, facts or {}, (), {})
 
 
-def _make(schema, key, section, path, facts, names, outer):
-  names = schema.facts.get(key, names)
-  constructor = find(schema.table(path), path, section.name, names)
+def _make(schema, path, section, facts, names, outer):
+  names, part = schema.facts.get(_last(path), names), schema.parts.get(path)
+  constructor = part or find(schema.table(path), path, section.name, names)
+  fields = {n: x for n, x in section.items() if part or n != 'name'}
+  around = {} if part else {**outer, **fields}
+  needing = {name for name, needed in schema.facts.items() if needed}
   values = {}
   for name, parameter in parameters(constructor).items():
-    value = section.get(name)
+    value = fields.get(name)
     if name in names:
-      value = getattr(facts, name)
+      value = facts.get(name)
     elif name in outer:
       value = outer[name]
-    elif isinstance(value, ConfigDict):
-      where, around = f'{path}.{name}', {**outer, **section}
-      value = _make(schema, name, value, where, facts, names, around)
+    elif isinstance(value, ConfigDict) and (facts or name not in needing):
+      value = _make(schema, f'{path}.{name}', value, facts, names, around)
     if value is not None:
       values[name] = value
-    elif name in names and parameter.default is parameter.empty:
+    elif parameter.default is parameter.empty:
       raise UserError(
         f'config.{path}={section.name}: the other sections do not give the '
         f'{name} that it needs'
+        if name in names
+        else f'config.{path}.{name} is not set: {section.name} needs it'
       )
-    elif parameter.default is parameter.empty:
-      raise UserError(
-        f'config.{path}.{name} is not set: {section.name} needs it'
-      )
-  with from_config(path):
-    return constructor(**values)
-
-
-def make_part(schema: Schema, path: str, config: ConfigDict) -> Any:
-  """Makes the object of a section with a single constructor.
-
-  Inner choices are made too, except those that need facts, which stay sections.
-  """
-  section = at(config, path)
-  constructor = schema.parts[path]
-  values = {}
-  for name in parameters(constructor):
-    value = section[name]
-    if isinstance(value, ConfigDict) and not schema.facts.get(name):
-      value = make(schema, name, value, path=f'{path}.{name}')
-    values[name] = value
   with from_config(path):
     return constructor(**values)

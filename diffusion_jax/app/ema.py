@@ -1,14 +1,12 @@
 """The averages of the parameters that a training keeps, and their names."""
 
-from collections.abc import Callable
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from diffusion_jax.app.config import from_config
 from diffusion_jax.training import optimizer, power_ema
+from diffusion_jax.training.optimizer import EmaRate
 
-Rates = tuple[Callable[[Any], Any], dict[str, Callable[[Any], Any]]]
+Rates = tuple[EmaRate, dict[str, EmaRate]]
 
 
 def rates(config: ConfigDict, more_steps: float = 0.0) -> Rates:

@@ -1,7 +1,6 @@
 """Texts of the command line's help: modes, fields and configs."""
 
 import ast
-import importlib.util
 import inspect
 import re
 import shutil
@@ -14,17 +13,26 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import load
-from diffusion_jax.app.config import Schema, at, find, parameters, words_of
+from diffusion_jax.app import load, prerequisites
+from diffusion_jax.app.config import (
+  Constructor,
+  Schema,
+  at,
+  below,
+  find,
+  parameters,
+  words_of,
+)
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.sections import COMMON
 
-# The modes that read a section of a constructor, if not only a training does;
-# configs/base.py names the modes of the other sections.
+# The modes that read a section. A mode reads the section with its name, and a
+# training reads all other sections.
 MODES_OF = {
-  'edit': 'edit',
-  'noise': 'noise',
-  'plan': 'plan',
-  'schedule': 'train,noise',
+  'schedule': ('train', 'noise'),
+  'evaluation': ('train', 'evaluate'),
+  'sampling': ('train', 'sample', 'edit', 'evaluate', 'report'),
+  'report': ('train', 'report'),
 }
 
 
@@ -59,10 +67,7 @@ def mode_help(mode: str, config: ConfigDict, source: str) -> str:
 
   config: a complete config; source: the file or run of its values, or ''.
   """
-  schema, comments = load.schema_of(config), _comments()
-  plain = load.base()
-  sections = [n for n in comments if _is_section(plain.get(n))]
-  of_all = [n for n in comments if n in plain and n not in sections]
+  schema = load.schema_of(config)
   where = f'those of {source}' if source else 'the defaults'
   blocks = [
     _wrap(f'--mode={mode} {modes()[mode]}'),
@@ -72,107 +77,83 @@ def mode_help(mode: str, config: ConfigDict, source: str) -> str:
       'fields of another choice here. A choice can also be module:attribute '
       '(docs/program.md).'
     ),
-    '\n'.join(_field(name, config[name], comments[name]) for name in of_all),
+    '\n'.join(_fields('', config, schema, COMMON[''])),
   ]
-  for path in _order(schema, sections):
+  for path in _order(schema):
     top = path.partition('.')[0]
-    head = re.match(r'--mode=([a-z,]+)(.*)', comments.get(top, ''))
-    read_by, link = head.groups() if head else (MODES_OF.get(top, 'train'), '')
-    if mode not in read_by.split(','):
-      continue
-    names = [name for name in comments if name.startswith(f'{path}.')]
-    lines = [_field(n, at(config, n), comments[n]) for n in names]
-    if path in schema.choices or path in schema.parts:
-      blocks += _section(path, at(config, path), schema, lines, link)
-    else:
-      blocks.append('\n'.join([f'{path}{link}', *lines]))
+    if mode in MODES_OF.get(top, (top if top in MODES else 'train',)):
+      blocks += _section(path, at(config, path), schema)
   return '\n\n'.join(blocks)
 
 
-def _order(schema, plain):
-  # Yields the paths of all sections: the model's first, then the plain ones.
-  tops = {path: path.partition('.')[0] for path in schema.parts}
-  yield from schema.choices
-  yield from (path for path, top in tops.items() if top not in plain)
-  for name in plain:
-    yield name
-    yield from (p for p, top in tops.items() if top == name and p != name)
+def _order(schema):
+  # Returns the paths of all sections: the model's first, then the common ones.
+  common = [*COMMON]
+  paths = (path for path in (*schema.choices, *schema.parts) if path)
 
+  def place(path):
+    top = path.partition('.')[0]
+    return common.index(top) if top in common else -1
 
-def _is_section(value):
-  return isinstance(value, ConfigDict)
-
-
-def _comments() -> dict[str, str]:
-  # Returns the comments above and next to each field and section of base.py.
-  comments, above = {}, []
-  for line in inspect.getsource(load.base_module().get_config).splitlines():
-    text = re.fullmatch(r'  # (.*)', line)
-    field = re.fullmatch(r'  (?:config\.)?([\w.]+) = .*?(?:  # (.*))?', line)
-    if field:
-      comments[field[1]] = ' '.join(filter(None, (*above, field[2])))
-    above = [*above, text[1]] if text else []
-  return comments
+  return sorted(paths, key=place)
 
 
 def _section(
   path: str,
   section: ConfigDict | None,
   schema: Schema,
-  lines: Collection[str] = (),
-  link: str = '',
   facts: Collection[str] = (),
 ) -> list[str]:
   # Returns blocks of text about a section and its inner sections: the choices,
-  # the lines, the docstring of the constructor, and its parameters.
+  # the docstring of the constructor, and its parameters.
   facts = schema.facts.get(path.rpartition('.')[2], facts)
   table = schema.table(path)
   if section is None:
     return [_wrap(f'{path}=None{_others(table)}')]
   if path in schema.parts:
-    constructor, title = schema.parts[path], f'{path}{link}'
+    constructor, title = schema.parts[path], path
   else:
     constructor = find(table, path, section.name, facts)
     title = f'{path}={section.name}{_others(table, section.name)}'
   doc = inspect.getdoc(getattr(constructor, 'func', constructor)) or ''
-  lines = [*lines, ''] if lines else []
-  lines = [_wrap(title), *lines, textwrap.indent(doc, '  ')]
-  inner = []
-  for name, parameter in parameters(constructor).items():
-    where = f'{path}.{name}'
-    if _is_section(section.get(name)):
-      inner += _section(where, section[name], schema, facts=facts)
-    elif name in section:
-      words = [*schema.table(where)] or words_of(parameter.annotation)
-      lines.append(_field(where, section[name], ', '.join(map(str, words))))
+  about = textwrap.indent(doc.partition('\n\nArgs:\n')[0], '  ')
+  lines = [_wrap(title), about, *_fields(path, section, schema, constructor)]
+  inner = [
+    block
+    for name in parameters(constructor)
+    if isinstance(section.get(name), ConfigDict)
+    for block in _section(below(path, name), section[name], schema, facts)
+  ]
   return ['\n'.join(lines), *inner]
+
+
+def _fields(path, section, schema, constructor):
+  # Yields a line about each field of a section in the form of its flag, with
+  # its text and its words.
+  texts = _texts(constructor)
+  for name, parameter in parameters(constructor).items():
+    if name not in section or isinstance(section[name], ConfigDict):
+      continue
+    where, value = below(path, name), section[name]
+    words = [*schema.table(where)] or words_of(parameter.annotation)
+    about = filter(None, (texts.get(name), ', '.join(map(str, words))))
+    flag = f'{where}={load.as_text(value)}'
+    yield _columns(flag, '; '.join(about), 36)
+
+
+def _texts(constructor: Constructor) -> dict[str, str]:
+  # Returns the texts of parameters in the docstrings of a class and its bases.
+  texts = {}
+  for owner in reversed(getattr(constructor, '__mro__', (constructor,))):
+    args = inspect.cleandoc(owner.__doc__ or '').partition('\nArgs:\n')[2]
+    for name, text in re.findall(r'^  (\w+): (.*(?:\n    .*)*)', args, re.M):
+      texts[name] = ' '.join(text.split())
+  return texts
 
 
 def _others(table, name=None):
   others = ', '.join(other for other in table if other != name)
   return f'; or {others}' if others else ''
-
-
-def _field(name, value, comment):
-  # Returns a line about a field, in the form of its flag.
-  if isinstance(value, tuple):
-    value = ','.join(map(str, value))
-  return _columns(f'{name}={value}', comment, 36)
-
-
-def config_files() -> dict[str, Path]:
-  """Returns {'configs/<name>.py': file}, in the working folder or installed."""
-  folders = [Path('configs')]
-  for name in ('diffusion_jax.configs', 'configs'):
-    spec = importlib.util.find_spec(name)
-    if spec is not None and spec.submodule_search_locations:
-      folders.append(Path(spec.submodule_search_locations[0]))
-  files: dict[str, Path] = {}
-  for folder in folders:
-    for path in sorted(folder.glob('*.py')):
-      if path.stem not in ('__init__', 'base'):
-        files.setdefault(f'configs/{path.name}', path)
-  return files
 
 
 def list_configs() -> str:
@@ -185,7 +166,7 @@ def list_configs() -> str:
     ),
     '',
   ]
-  for name, path in config_files().items():
+  for name, path in prerequisites.config_files().items():
     lines.append(_columns(name, _about(path), 36))
     facts = '; '.join(_facts(path))
     lines += [_columns('', facts, 36)] if facts else []

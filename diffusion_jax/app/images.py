@@ -45,7 +45,7 @@ def facts_of(config: ConfigDict) -> Facts:
   return Facts(source.image_shape, source.num_classes, source.num_levels)
 
 
-def source_of(config: ConfigDict, split: str = 'train') -> Any:
+def source_of(config: ConfigDict, split: str = 'train') -> Source:
   """Returns the images of a split, a `Source`.
 
   Raises UserError if the config has no data, or the network reads texts and the
@@ -56,7 +56,7 @@ def source_of(config: ConfigDict, split: str = 'train') -> Any:
       'this config has no data set: give --config.data=digits, for instance'
     )
   schema = schemas.schema_of(config)
-  source = make(schema, 'data', config.data, schemas.DataFacts(split))
+  source = make(schema, 'data', config.data, {'split': split})
   run = config.get('facts')
   if run is not None and source.image_shape != tuple(run.image_shape):
     raise UserError(

@@ -2,21 +2,20 @@
 
 import contextlib
 import copy
-import functools
-import importlib
 import importlib.util
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax import ranges
 from diffusion_jax.app import own_parts, prerequisites, schemas, scoring
 from diffusion_jax.app.config import (
   Schema,
+  Table,
+  at,
   choice_of,
   complete,
   near,
@@ -26,85 +25,21 @@ from diffusion_jax.app.config import (
 from diffusion_jax.app.run import folder
 from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import Count, NonNegative, Positive, Rate, Size
 
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
-
-_SEED = Annotated[int, ranges.Rule('in 0..2^32 - 1', lambda x: 0 <= x < 2**32)]
-# Up to 1 / sqrt(12), the plain mean.
-_WIDTH = Annotated[float, ranges.within('(0, 0.288675]')]
-
-# The types of plain fields: by their types in configs/base.py, and by path.
-RULES: Mapping[Any, Any] = {
-  int: Count,
-  float: NonNegative,
-  **dict.fromkeys(('seed', 'evaluation.seed', 'sampling.seed'), _SEED),
-  **{
-    f'training.{name}': Size
-    for name in (
-      'num_steps', 'batch_size', 'accumulate', 'steps_per_call',
-      'evaluate_batches', 'metrics_images', 'keep_checkpoints',
-      'heartbeat_timeout',
-    )
-  },
-  'training.keep_snapshots': Annotated[int, ranges.at_least(2)],
-  'training.mesh': tuple[int, int],
-  'training.ema_decay': Rate,
-  'training.more_ema_decays': tuple[Rate, ...],
-  'training.ema_half_life': Positive,
-  'training.ema_sigma_rels': tuple[_WIDTH, ...],
-  'training.resume': Literal['auto', 'force'],
-  'evaluation.metrics': tuple[str, ...],
-  'evaluation.split': Literal['train', 'test'],
-  'evaluation.reference': Literal['train', 'test'],
-  'evaluation.batch_size': Size,
-  'evaluation.num_generated': Size,
-  'evaluation.name': Annotated[
-    str, ranges.Rule(ranges.FILE, lambda x: not x or ranges.is_file_name(x))
-  ],
-  'sampling.num_samples': Size,
-  'sampling.batch_size': Size,
-  'sampling.labels': tuple[Count, ...],
-  'sampling.checkpoint': Annotated[
-    str,
-    ranges.Rule(
-      'latest, best or a step',
-      lambda x: x in ('latest', 'best') or x.isdecimal(),
-    ),
-  ],
-  'sampling.ema_decay': Rate,
-  'sampling.ema_sigma_rel': _WIDTH,
-  'sampling.name': ranges.FileName,
-  'average.sigma_rel': _WIDTH,
-  'convert.label': int,
-  'report.runs': tuple[str, ...],
-  'matmul_precision': Literal['default', 'high', 'highest'],
-}  # fmt: skip
-
-
-def base() -> ConfigDict:
-  """Returns the plain fields, from configs/base.py."""
-  return base_module().get_config()
-
-
-@functools.cache
-def base_module() -> Any:
-  """Returns configs/base.py from the working folder, or the installed one."""
-  try:
-    return importlib.import_module('configs.base')
-  except ModuleNotFoundError:
-    return importlib.import_module('diffusion_jax.configs.base')
 
 
 def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
   """Returns the config with all parameters of its sections; see `complete`.
 
   trusted: the user wrote the config, so the modules that it names may be
-  imported.
+  imported. Otherwise the sections of metrics that cannot be used are left out.
   """
   if trusted:
     own_parts.allow(own_parts.names_in(config))
-  return complete(config, schema_of(config), base(), RULES)
+  else:
+    config = scoring.without_others(config, schemas.schema_of(config))
+  return complete(config, schema_of(config))
 
 
 def schema_of(config: ConfigDict) -> Schema:
@@ -119,32 +54,26 @@ def schema_of(config: ConfigDict) -> Schema:
   return schema._replace(parts=parts)
 
 
-def with_flags(config: ConfigDict, flags: Flags) -> ConfigDict:
+def with_flags(
+  config: ConfigDict, flags: Flags, trusted: bool = True
+) -> ConfigDict:
   """Returns the config as the flags change it; their order does not matter.
 
   A flag that names another choice, such as ('network', 'dit'), is applied
   before the flags for its fields. An optional part becomes its first choice
   when one of its fields is set. If another objective needs another kind of
   model, the sections that this kind lacks are dropped; if the data change, the
-  facts of a run are dropped.
+  facts of a run are dropped. trusted: the user wrote the flags, so the modules
+  that they name may be imported.
   """
-  own_parts.allow(text for _, text in flags)
-  return overridden(config, flags)
-
-
-def overridden(config: ConfigDict, flags: Flags) -> ConfigDict:
-  """Applies flags like `with_flags`, but imports only what is allowed."""
+  if trusted:
+    own_parts.allow(text for _, text in flags)
   config = completed(config, trusted=False)
   other_data = any(path.partition('.')[0] == 'data' for path, _ in flags)
   if other_data and 'facts' in config:
     with config.unlocked():
       del config.facts
   for path, text in sorted(flags, key=_order):
-    schema = schemas.schema_of(config)
-    absent = _absent(config, path, schema)
-    while absent:
-      config = _set(config, absent, next(iter(schema.table(absent))))
-      absent = _absent(config, path, schema)
     config = _set(config, path, text)
   return config
 
@@ -155,41 +84,32 @@ def _order(flag):
   return path not in ('latent', 'objective'), path.count('.')
 
 
-def _absent(config, path, schema):
-  # Returns the first part above a field whose value is None, or ''.
-  names, node = choice_of(path, schema).split('.')[:-1], config
-  for i, name in enumerate(names):
-    if not isinstance(node, ConfigDict) or name not in node:
-      return ''
-    node = node[name]
-    if node is None:
-      above = '.'.join(names[: i + 1])
-      return above if schema.table(above) else ''
-  return ''
-
-
 def _set(config, path, text):
-  kind = schemas.schema_of(config).kind
-  override(config, path, text, schemas.schema_of(config))
-  if schemas.schema_of(config).kind != kind:
+  schema = schemas.schema_of(config)
+  above = choice_of(path, schema).rpartition('.')[0]
+  if schema.table(above) and at(config, above) is None:
+    config = _set(config, above, next(iter(schema.table(above))))
+  override(config, path, text, schema)
+  if schemas.schema_of(config).kind != schema.kind:
     config = _of_kind(config)
-  if path == 'evaluation.metrics':
-    config = scoring.without_others(config, schemas.schema_of(config), base())
   return completed(config, trusted=False)
 
 
 def _of_kind(config):
   # Drops the sections and fields that the kind of model does not have.
-  schema, plain = schemas.schema_of(config), base()
-  of_parts = {n: parameters(part) for n, part in schema.parts.items()}
-  kept = ConfigDict()
-  for name, value in config.items():
-    if name in of_parts or isinstance(plain.get(name), ConfigDict):
-      fields = {*of_parts.get(name, ()), *plain.get(name, ())}
-      kept[name] = ConfigDict({n: x for n, x in value.items() if n in fields})
-    elif name in (*schema.choices, *plain, 'facts'):
-      kept[name] = value
-  return kept
+  schema = schemas.schema_of(config)
+  kept = {n: config[n] for n in (*schema.choices, 'facts') if n in config}
+  return ConfigDict(kept | fields_of_parts(config, schema.parts))
+
+
+def fields_of_parts(config: ConfigDict, parts: Table) -> dict[str, Any]:
+  """Returns the parameters of parts, as nested dicts."""
+  fields: dict[str, Any] = {
+    path: {n: owner[n] for n in parameters(part) if n in owner}
+    for path, part in parts.items()
+    if (owner := at(config, path)) is not None
+  }
+  return fields.pop('') | fields
 
 
 # Sections that name files of one machine. They are not read from a config.json,
@@ -198,24 +118,17 @@ NOT_READ = 'compilation_cache', 'average', 'convert', 'report'
 
 
 def stored(
-  content: Mapping[str, Any], path: Any, skip: Collection[str] = NOT_READ
+  content: Mapping[str, object], path: object, skip: Collection[str] = NOT_READ
 ) -> ConfigDict:
   """Returns the complete config that a config.json contains.
 
   path: the file, for messages; skip: sections that are not read. A
   'module:attribute' is imported only if the user names it; see `own_parts`.
   """
-  config = base()
   try:
-    with config.unlocked(), config.ignore_type():
-      for key, value in tuples(content).items():
-        if key in skip:
-          continue
-        if isinstance(config.get(key), ConfigDict):
-          config[key].update(value)
-        else:
-          config[key] = ConfigDict(value) if isinstance(value, dict) else value
-    config = scoring.without_others(config, schemas.schema_of(config), base())
+    config = ConfigDict(
+      {n: x for n, x in tuples(content).items() if n not in skip}
+    )
     return completed(config, trusted=False)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
@@ -349,7 +262,7 @@ def sweep(path: str, index: int, flags: Flags) -> Flags:
   return [(name, as_text(value)) for name, value in changes[index].items()]
 
 
-def as_text(value: Any) -> str:
+def as_text(value: object) -> str:
   """Returns the text that sets a value by a flag."""
   is_list = isinstance(value, tuple | list)
   return ','.join(map(str, value)) if is_list else str(value)

@@ -38,7 +38,7 @@ def is_allowed(name: str) -> bool:
   return name in _allowed
 
 
-def names_in(tree: Any) -> set[str]:
+def names_in(tree: object) -> set[str]:
   """Returns each 'module:attribute' in a config or in a config.json."""
   if isinstance(tree, (ConfigDict, Mapping)):
     return set().union(*map(names_in, tree.values()))

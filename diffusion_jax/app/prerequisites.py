@@ -84,11 +84,7 @@ def training_command(workdir: Path) -> str:
   --config=configs/digits_flow.py:unscaled.
   """
   name, sign, argument = workdir.name.partition('-')
-  if not name.isidentifier() or not any(
-    importlib.util.find_spec(f'{package}.{name}')
-    for package in ('configs', 'diffusion_jax.configs')
-    if importlib.util.find_spec(package)
-  ):
+  if f'configs/{name}.py' not in config_files():
     return ''
   script = sys.argv[0]
   program = f'python {script}' if script.endswith('.py') else 'diffusion-jax'
@@ -98,3 +94,18 @@ def training_command(workdir: Path) -> str:
   if workdir != Path('runs') / workdir.name:
     command += f' --workdir={workdir}'
   return command
+
+
+def config_files() -> dict[str, Path]:
+  """Returns {'configs/<name>.py': file}, in the working folder or installed."""
+  folders = [Path('configs')]
+  for name in ('diffusion_jax.configs', 'configs'):
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.submodule_search_locations:
+      folders.append(Path(spec.submodule_search_locations[0]))
+  files: dict[str, Path] = {}
+  for folder in folders:
+    for path in sorted(folder.glob('*.py')):
+      if path.stem not in ('__init__', 'base'):
+        files.setdefault(f'configs/{path.name}', path)
+  return files

@@ -1,19 +1,19 @@
 """The sections of the configs of each kind of model."""
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import TypedDict
 
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import choices, state_choices
-from diffusion_jax.app.choices import Conditioning, Sampling
-from diffusion_jax.app.config import Constructor, Schema, Table, check_one_of
+from diffusion_jax.app import choices, sections, state_choices
+from diffusion_jax.app.config import Schema, check_one_of
+from diffusion_jax.app.sections import Conditioning
 from diffusion_jax.metrics import table
 from diffusion_jax.training import classifier, objectives, vae
 
 
-class NetworkFacts(NamedTuple):
+class NetworkFacts(TypedDict):
   """The parameters of networks that follow from the rest of a config."""
 
   out_channels: int
@@ -31,7 +31,7 @@ class NetworkFacts(NamedTuple):
   gamma_max: float | None
 
 
-class ObjectiveFacts(NamedTuple):
+class ObjectiveFacts(TypedDict):
   """The parameters of objectives that follow from the rest of a config.
 
   schedule: None for a learned schedule; teacher: (frozen, cond) -> Denoiser.
@@ -50,151 +50,96 @@ class ObjectiveFacts(NamedTuple):
   teacher: Callable[..., dj.Denoiser] | None
 
 
-class NoiseFacts(NamedTuple):
-  """The parameters of noise inputs that are not fields."""
-
-  schedule_steps: int
+# The facts of an objective of VAEs, which are attributes of their models.
+OF_VAES = 'encode', 'decode', 'log_likelihood', 'num_latents'
 
 
-class SamplerFacts(NamedTuple):
-  """The parameters of samplers that are not fields."""
+_COMMON = 'data', 'optimizer', 'edit'
 
-  schedule: dj.Schedule
-
-
-class VaeNetworkFacts(NamedTuple):
-  """The parameters of a VAE's network that are not fields."""
-
-  image_size: tuple[int, int]
-  out_channels: int
-
-
-class VaeFacts(NamedTuple):
-  """The parameters of a VAE's objective that are not fields."""
-
-  encode: Callable
-  decode: Callable
-  log_likelihood: Callable
-  num_latents: int
-
-
-class OptimizerFacts(NamedTuple):
-  """The parameters of optimizers that are not fields."""
-
-  total_steps: int
-
-
-class DataFacts(NamedTuple):
-  """The parameters of data sets that are not fields."""
-
-  split: str
-
-
-def _schema(
-  kind: str,
-  tables: Mapping[str, Table],
-  choices_: Collection[str],
-  parts: Mapping[str, Constructor],
-  facts: Mapping[str, Any],
-  metrics: Table,
-) -> Schema:
-  every = {'data': DataFacts, 'optimizer': OptimizerFacts, **facts}
-  names = {key: fields._fields for key, fields in every.items()}
-  if 'parametrization' not in choices_:  # sigma_data is a field instead
-    names['objective'] = tuple(
-      n for n in names.get('objective', ()) if n != 'sigma_data'
-    )
-  return Schema(
-    kind,
-    choices.TABLES | dict(tables),
-    (*choices_, 'data', 'optimizer', 'edit'),
-    ('latent', 'data'),
-    {**parts, 'plan': choices.Plan},
-    names | {'schedule': ()},
-    metrics,
-  )
-
-
-_FACTS = {
-  'network': NetworkFacts,
-  'objective': ObjectiveFacts,
-  'noise_input': NoiseFacts,
-  'sampler': SamplerFacts,
-}
-
-DIFFUSION = _schema(
+DIFFUSION = Schema(
   'a diffusion model',
-  {'objective': choices.DENOISING, 'network': choices.DENOISERS},
+  choices.TABLES,
   (
-    'schedule',
-    'network',
-    'noise_input',
-    'parametrization',
-    'objective',
-    'latent',
+    'schedule', 'network', 'noise_input', 'parametrization', 'objective',
+    'latent', *_COMMON,
   ),
-  {'conditioning': Conditioning, 'sampling': Sampling},
-  _FACTS,
+  ('latent', 'data'),
+  {
+    **sections.COMMON,
+    'sampling': sections.DenoiserSampling,
+    'conditioning': Conditioning,
+  },
+  {
+    'network': NetworkFacts.__annotations__,
+    'objective': ObjectiveFacts.__annotations__,
+    'noise_input': ('schedule_steps',),
+    'sampler': ('schedule',),
+    'schedule': (),
+    'data': ('split',),
+    'optimizer': ('total_steps',),
+  },
   {**table.OF_DIFFUSION, **table.METRICS},
-)
+)  # fmt: skip
 
 # The last term of hybrid's bound treats latents as grey levels, as DiT does
 # (Peebles & Xie 2023). Other bounds need pixels.
-LATENT_DIFFUSION = _schema(
-  'a diffusion model of latents',
-  {
-    'objective': {
-      name: choices.DENOISING[name] for name in ('denoising', 'hybrid')
-    },
-    'network': choices.DENOISERS,
-  },
-  DIFFUSION.choices[:6],
-  DIFFUSION.parts,
-  _FACTS,
-  {**table.OF_OTHERS, **table.METRICS},
+_OF_LATENTS = {n: choices.DENOISING[n] for n in ('denoising', 'hybrid')}
+LATENT_DIFFUSION = DIFFUSION._replace(
+  kind='a diffusion model of latents',
+  tables={**choices.TABLES, 'objective': _OF_LATENTS},
+  metrics={**table.OF_OTHERS, **table.METRICS},
 )
 
-FLOW_MAP = _schema(
-  'a flow map',
-  {'objective': choices.FLOW_MAPS, 'network': choices.DENOISERS},
-  ('schedule', 'network', 'noise_input', 'objective'),
-  {'conditioning': Conditioning, 'sampling': choices.MapSampling},
-  _FACTS,
-  {**table.OF_OTHERS, **table.METRICS},
+# Without a parametrization, sigma_data is a field.
+_OF_MAPS = {*ObjectiveFacts.__annotations__} - {'sigma_data'}
+FLOW_MAP = DIFFUSION._replace(
+  kind='a flow map',
+  tables={**choices.TABLES, 'objective': choices.FLOW_MAPS},
+  choices=('schedule', 'network', 'noise_input', 'objective', *_COMMON),
+  parts={**DIFFUSION.parts, 'sampling': sections.MapSampling},
+  facts={**DIFFUSION.facts, 'objective': _OF_MAPS},
+  metrics=LATENT_DIFFUSION.metrics,
 )
 
-CLASSIFIER = _schema(
-  'a classifier',
-  {
+CLASSIFIER = DIFFUSION._replace(
+  kind='a classifier',
+  tables={
+    **choices.TABLES,
     'objective': {'classifier': classifier.classifier},
     'network': choices.CLASSIFIERS,
   },
-  ('schedule', 'network', 'noise_input', 'parametrization', 'objective'),
-  {},
-  _FACTS,
-  table.OF_CLASSIFIERS,
+  choices=DIFFUSION.choices[:5] + _COMMON,
+  parts=sections.COMMON,
+  metrics=table.OF_CLASSIFIERS,
 )
 
-VAE = _schema(
-  'a VAE',
-  {
+VAE = DIFFUSION._replace(
+  kind='a VAE',
+  tables={
+    **choices.TABLES,
     'objective': {'vae': vae.vae, 'hvae': vae.hvae},
     'network': choices.AUTOENCODERS,
   },
-  ('network', 'objective'),
-  {'decoding': choices.Decoding},
-  {'network': VaeNetworkFacts, 'objective': VaeFacts},
-  {**table.OF_VAES, **table.METRICS},
+  choices=('network', 'objective', *_COMMON),
+  parts={**sections.COMMON, 'decoding': sections.Decoding},
+  facts={
+    **DIFFUSION.facts,
+    'network': ('image_size', 'out_channels'),
+    'objective': OF_VAES,
+  },
+  metrics={**table.OF_VAES, **table.METRICS},
 )
 
-STATES = _schema(
-  'a diffusion model of states',
-  state_choices.TABLES,
-  ('schedule', 'transitions', 'network', 'noise_input', 'objective'),
-  {'conditioning': Conditioning, **state_choices.PARTS},
-  {**_FACTS, **state_choices.FACTS},
-  {**table.OF_STATES, **table.METRICS},
-)
+STATES = DIFFUSION._replace(
+  kind='a diffusion model of states',
+  tables={**choices.TABLES, **state_choices.TABLES},
+  choices=(
+    'schedule', 'transitions', 'network', 'noise_input', 'objective', *_COMMON,
+  ),
+  parts={**DIFFUSION.parts, **state_choices.PARTS},
+  facts={**DIFFUSION.facts, **state_choices.FACTS},
+  metrics={**table.OF_STATES, **table.METRICS},
+)  # fmt: skip
 
 KINDS = DIFFUSION, FLOW_MAP, CLASSIFIER, VAE, STATES
 

@@ -11,10 +11,14 @@ from diffusion_jax.app.config import (
   Constructor,
   Schema,
   check_one_of,
+  check_section,
   find,
   from_config,
+  parameters,
+  typed,
 )
 from diffusion_jax.app.run import folder
+from diffusion_jax.app.sections import Evaluation
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, references, spaces
 from diffusion_jax.metrics.features import Extractor
@@ -36,7 +40,9 @@ def sections(config: ConfigDict, schema: Schema) -> dict[str, Constructor]:
   imported.
   """
   evaluation: Any = config.get('evaluation', {})
-  metrics = evaluation.get('metrics', ())
+  check_section(evaluation, 'evaluation')
+  metrics = evaluation.get('metrics', Evaluation.metrics)
+  metrics = typed(metrics, tuple[str, ...], _PATH)
   names = {split_name(name, schema.metrics)[0] for name in metrics}
   constructors = {
     f'evaluation.{name}': schema.metrics[name]
@@ -52,19 +58,16 @@ def sections(config: ConfigDict, schema: Schema) -> dict[str, Constructor]:
   return constructors
 
 
-def without_others(
-  config: ConfigDict, schema: Schema, base: ConfigDict
-) -> ConfigDict:
+def without_others(config: ConfigDict, schema: Schema) -> ConfigDict:
   """Returns the config without sections of metrics that cannot be used.
 
   A stored config may name metrics that may not be imported; its run can be used
-  without them. base: the plain fields.
+  without them.
   """
   config = copy.deepcopy(config)
-  fields: Any = config.evaluation
-  own = map(_section, filter(own_parts.is_allowed, fields.metrics))
-  plain: Any = base.evaluation
-  kept = {*plain, *schema.metrics, *own}
+  fields: Any = config.get('evaluation', {})
+  own = filter(own_parts.is_allowed, fields.get('metrics', ()))
+  kept = {*parameters(Evaluation), *schema.metrics, *map(_section, own)}
   with config.unlocked():
     for name in set(fields) - kept:
       del fields[name]
@@ -75,7 +78,7 @@ def _section(name):
   return name.rpartition(':')[2]
 
 
-def named(model: 'Model', **parameters: Any) -> list[Named]:
+def named(model: 'Model', **parameters: object) -> list[Named]:
   """Makes the metrics that evaluation.metrics names.
 
   parameters: values for the metrics that have such a parameter.
@@ -98,7 +101,7 @@ def named(model: 'Model', **parameters: Any) -> list[Named]:
   return result
 
 
-def of_samples(model: 'Model', **parameters: Any) -> list[Named]:
+def of_samples(model: 'Model', **parameters: object) -> list[Named]:
   """Makes the metrics of generated images that evaluation.metrics names."""
   every = named(model, **parameters)
   return [each for each in every if each.metric.measure is None]

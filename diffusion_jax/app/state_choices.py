@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, NotRequired, TypedDict
 
 import jax
-import numpy as np
+from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import choices
+from diffusion_jax.app.sections import Sampling
 from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.ranges import Finite, Probability, Size
@@ -17,7 +18,7 @@ from diffusion_jax.training import discrete
 from diffusion_jax.training.objectives import Network
 
 
-class Facts(NamedTuple):
+class Facts(TypedDict):
   """Parameters of transitions, objectives and samplers that are not fields.
 
   num_steps: T, None in continuous time; states: batch -> x_0.
@@ -26,19 +27,15 @@ class Facts(NamedTuple):
   num_values: int
   schedule: dj.Schedule
   num_steps: int | None
-  process: StateProcess | None = None
-  network: Network | None = None
-  states: Callable[[dict], jax.Array] | None = None
+  process: NotRequired[StateProcess]
+  network: NotRequired[Network]
+  states: NotRequired[Callable[[dict], jax.Array]]
 
 
 def gaussian(num_values: int, schedule: dj.Schedule) -> dj.MatrixProcess:
   """Goes to near states first, by the betas of schedule=alpha_bar (D3PM)."""
-  steps: Any = getattr(schedule, 'schedule', None)
-  if not isinstance(steps, dj.DiscreteSchedule):
-    raise ValueError(
-      'gaussian needs the betas of a schedule of steps: set schedule=alpha_bar'
-    )
-  betas = -np.expm1(-np.diff(np.asarray(steps.neg_log_alpha_bar)))
+  steps = getattr(schedule, 'schedule', None)
+  betas = choices.betas_of(steps, 'gaussian', 'alpha_bar')
   return dj.gaussian_process(num_values, betas)
 
 
@@ -48,16 +45,19 @@ class Guidance(NamedTuple):
   scale: Finite
 
 
-@dataclasses.dataclass(frozen=True)
-class StateSampling:
-  """How a diffusion model of states draws images and texts.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StateSampling(Sampling):
+  """Says how images and texts are drawn, as states (docs/samplers.md).
 
-  sampler: the step between two levels. num_steps, spacing, respacing: the
-  levels that are visited. top_p: the most probable states that add up to this
-  probability are kept. remasking: eta, how many elements are masked again.
+  Args:
+    num_steps: number of levels
+    spacing: the places of the levels
+    respacing: the steps of the schedule to keep instead
+    top_p: the most probable states that add up to this probability are kept
+    remasking: eta, how many elements are masked again
   """
 
-  sampler: Any
+  sampler: ConfigDict
   num_steps: Size = 100
   spacing: Spacing = 'uniform'
   respacing: str = ''
@@ -87,7 +87,6 @@ class Inpaint(choices.Edit):
 
 TABLES = {
   'objective': {'masked': discrete.masked, 'd3pm': discrete.d3pm},
-  'network': choices.DENOISERS,
   'schedule': {
     'polynomial_masking': dj.PolynomialMasking,
     'cosine_masking': dj.CosineMasking,
@@ -109,4 +108,6 @@ TABLES = {
   'data': {**choices.DATA, 'text': text_files},
 }
 PARTS = {'sampling': StateSampling, 'states': States}
-FACTS = {'objective': Facts, 'transitions': Facts, 'sampler': Facts}
+FACTS = dict.fromkeys(
+  ('objective', 'transitions', 'sampler'), (*Facts.__annotations__,)
+)

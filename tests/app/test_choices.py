@@ -137,11 +137,9 @@ def test_every_parametrization(name):
 
 @pytest.mark.parametrize('name', choices.TIMES)
 def test_every_distribution_of_times(name, key):
-  facts = schemas.ObjectiveFacts(*[None] * 11)._replace(schedule_steps=10)
-  draw = make(
-    schemas.DIFFUSION, 'times', section('objective.times', name), facts,
-    'objective.times',
-  ) if name != 'steps' else choices.step_times(10)  # fmt: skip
+  times, draw = section('objective.times', name), choices.step_times(10)
+  if name != 'steps':
+    draw = make(schemas.DIFFUSION, 'objective.times', times)
   level, weight = draw(key, 64, dj.LinearVPSchedule())
   assert level.t.shape == weight.shape == (64,)
   assert 0 <= level.t.min() and level.t.max() <= 1
@@ -151,10 +149,8 @@ def test_every_distribution_of_times(name, key):
 
 @pytest.mark.parametrize('name', choices.WEIGHTS)
 def test_every_weight(name):
-  weight = make(
-    schemas.DIFFUSION, 'weight', section('objective.weight', name),
-    path='objective.weight',
-  )  # fmt: skip
+  weight = section('objective.weight', name)
+  weight = make(schemas.DIFFUSION, 'objective.weight', weight)
   level = dj.LinearVPSchedule()(jnp.array([0.1, 0.9]))
   assert (weight(level) > 0).all()
 

@@ -16,7 +16,6 @@ from diffusion_jax.app.config import (
   complete,
   from_config,
   make,
-  make_part,
   near,
   no_field,
   override,
@@ -55,15 +54,19 @@ def disc(steps: int, count: int = 7, radius: float = 1.0):
   return 'disc', steps, count, radius
 
 
+class Top(NamedTuple):
+  """The fields that are in no section."""
+
+  seed: Count = 0
+
+
 class Use(NamedTuple):
   """A section with a single constructor."""
 
+  name: str = 'a'
+  times: Size = 1
   fraction: float = 0.25
   extra: object = None
-
-
-class Facts(NamedTuple):
-  count: int | None
 
 
 SCHEMA = Schema(
@@ -75,24 +78,19 @@ SCHEMA = Schema(
   },
   ('shape', 'extra'),
   ('extra',),
-  {'use': Use},
-  {'shape': Facts._fields},
+  {'': Top, 'use': Use},
+  {'shape': ('count',)},
   {},
 )
 
 
-def base():
-  config = ConfigDict({'seed': 0, 'use': {'times': 1}})
-  return config
-
-
-def completed(schema=SCHEMA, rules=None, **fields):
-  return complete(ConfigDict(fields), schema, base(), rules or {})
+def completed(schema=SCHEMA, **fields):
+  return complete(ConfigDict(fields), schema)
 
 
 def changed(config, path, text):
   override(config, path, text, SCHEMA)
-  return complete(config, SCHEMA, base(), {})
+  return complete(config, SCHEMA)
 
 
 def test_a_section_has_exactly_the_parameters_of_its_constructor():
@@ -113,16 +111,16 @@ def test_a_section_has_exactly_the_parameters_of_its_constructor():
   }  # fmt: skip
 
 
-def test_what_is_left_out_is_the_first_choice_or_none_and_the_plain_fields():
+def test_what_is_left_out_is_the_first_choice_or_none_and_the_parts():
   config = completed()
   assert config.to_dict() == {
     'shape': {'name': 'dot'},
     'extra': None,
     'seed': 0,
-    'use': {'times': 1, 'fraction': 0.25, 'extra': None},
+    'use': {'name': 'a', 'times': 1, 'fraction': 0.25, 'extra': None},
   }
   assert config.is_locked
-  assert complete(config, SCHEMA, base(), {}).to_dict() == config.to_dict()
+  assert complete(config, SCHEMA).to_dict() == config.to_dict()
 
 
 def test_a_default_that_changes_later_does_not_change_a_stored_config():
@@ -135,7 +133,7 @@ def test_a_default_that_changes_later_does_not_change_a_stored_config():
   tables = {**SCHEMA.tables, 'extra': {'disc': other}}
   schema = SCHEMA._replace(tables=tables)
   assert completed(schema, extra='disc').extra.radius == 99.0
-  again = complete(ConfigDict(stored), schema, base(), {})
+  again = complete(ConfigDict(stored), schema)
   assert make(schema, 'extra', again.extra) == (7, 1.0)
 
 
@@ -171,7 +169,10 @@ def test_parameters_that_are_bound_and_those_of_every_module_are_no_fields():
   ),
   ({'use': 3}, 'config.use=3 is not a section with fields'),
   ({'use': ConfigDict({'time': 2})}, "config.use.time .*'times'"),
+  ({'use': ConfigDict({'times': 0})}, 'config.use.times=0 is not an integer'),
+  ({'shape': ConfigDict({'name': 'dot', 'x': 1})}, '.x; config.shape=dot has'),
   ({'seed': 'a'}, "config.seed='a' is not an integer"),
+  ({'seed': -1}, 'config.seed=-1 is not an integer of at least 0'),
   ({'seed': None}, 'config.seed=None is not an integer'),
 ])  # fmt: skip
 def test_what_does_not_exist_is_refused_with_the_near_name(fields, message):
@@ -211,35 +212,27 @@ def test_values_get_the_type_of_their_parameter():
   refused('x=.c. is not one of a', typed, 'c', Literal['a'] | float, 'x')
 
 
-def test_plain_fields_have_rules_by_type_and_by_path():
-  rules = {int: Count, 'use.times': Size}
-  assert completed(rules=rules).use.times == 1
-  refused('seed=-1 is not an integer of at', completed, rules=rules, seed=-1)
-  use = ConfigDict({'times': 0})
-  refused('config.use.times=0 is not', completed, rules=rules, use=use)
-
-
 def test_objects_are_made_inside_first_with_facts_and_what_is_around_them():
   shape = ConfigDict({'name': 'ring', 'steps': 8, 'inner': 'disc'})
   config = completed(shape=shape)
-  found = make(SCHEMA, 'shape', config.shape, Facts(2))
+  found = make(SCHEMA, 'shape', config.shape, {'count': 2})
   assert found == ('ring', ('disc', 8, 2, 1.0), 2, 8)
   # a fact without a value leaves the default
-  found = make(SCHEMA, 'shape', config.shape, Facts(None))
+  found = make(SCHEMA, 'shape', config.shape, {})
   assert found == ('ring', ('disc', 8, 7, 1.0), 0, 8)
   with_extra = completed(use=ConfigDict({'extra': 'disc'}))
-  assert make_part(SCHEMA, 'use', with_extra).extra == ('disc', 3, 7, 1.0)
+  assert make(SCHEMA, 'use', with_extra.use).extra == ('disc', 3, 7, 1.0)
 
 
 def test_what_is_needed_and_not_set_is_named():
   config = completed(shape='box')
   refused(
     'config.shape.size is not set: box needs it',
-    make, SCHEMA, 'shape', config.shape, Facts(1),
+    make, SCHEMA, 'shape', config.shape, {'count': 1},
   )  # fmt: skip
   refused(
     'config.shape=box: the other sections do not give the count',
-    make, SCHEMA, 'shape', config.shape, Facts(None),
+    make, SCHEMA, 'shape', config.shape, {},
   )  # fmt: skip
 
 
@@ -265,7 +258,7 @@ def test_a_flag_replaces_a_choice_and_drops_the_parameters_of_the_other():
   }  # fmt: skip
   config = changed(config, 'shape.inner.radius', '2')
   config = changed(config, 'shape.steps', '3')
-  found = make(SCHEMA, 'shape', config.shape, Facts(1))
+  found = make(SCHEMA, 'shape', config.shape, {'count': 1})
   assert found == ('ring', ('disc', 3, 1, 2.0), 1, 3)
   assert changed(config, 'extra', 'disc').extra.radius == 1.0
   for text in ('None', ''):
@@ -311,4 +304,4 @@ def test_near_names():
   everywhere = ['a.size', 'b.size', 'seed']
   hint = r"\(did you mean '[ab].size' or '[ab].size'\?\)"
   with pytest.raises(UserError, match=hint):
-    raise no_field('size', ['seed'], everywhere)
+    raise no_field('size', ['seed'], everywhere=everywhere)

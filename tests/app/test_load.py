@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import devices, load, models, schemas
+from configs import base
+from diffusion_jax.app import devices, load, models, schemas, sections
 from diffusion_jax.app.config import make, parameters
 from diffusion_jax.app.run import folder
 from tests.app.conftest import CONFIGS, refused, smoke
@@ -68,7 +69,6 @@ def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
   for path, part in choices_of(config, schema):
     taken = parameters(schema.table(path)[part.name])
     assert {*part} <= {'name', *taken}, path
-  assert {*load.base()} <= {*config}
 
 
 # -- flags -------------------------------------------------------------------
@@ -149,8 +149,7 @@ def test_a_flag_may_make_another_kind_of_model(flags, kind):
     return
   config = with_flags('digits', *flags)
   assert schemas.schema_of(config) is kind
-  tops = {*kind.choices, *load.base()}
-  tops |= {path.partition('.')[0] for path in kind.parts}
+  tops = {*kind.choices, *parameters(sections.Top), *kind.parts} - {''}
   assert {*config} == tops
   assert config.training == read('digits').training
 
@@ -320,7 +319,7 @@ def test_what_a_constructor_refuses_is_one_line(line, tmp_path):
     devices.make_mesh(config)
     model: Any = models.make(config, tmp_path)
     model.check('train')
-    total = schemas.OptimizerFacts(config.training.num_steps)
+    total = {'total_steps': config.training.num_steps}
     make(model.schema, 'optimizer', config.optimizer, total)
     model.levels_and_sampler()
     model.objective()
@@ -450,6 +449,27 @@ def test_a_file_that_gives_no_config_says_where(text, message, tmp_path):
   refused(message, load.from_file, str(tmp_path / 'mine.py'))
 
 
+def test_the_sections_of_a_file_may_be_empty_or_absent():
+  config = load.completed(base.get_config())
+  assert config.evaluation.elbo.decoder == 'gaussian'  # of the default metrics
+  for content in (config.to_dict(), {}):
+    again = load.completed(ConfigDict(content))
+    assert again.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize('path, value, message', [
+  ('training.num_steps', 'a', "='a' is not an integer"),
+  ('evaluation.metrics', 'fid', "='fid' is not a list"),
+  ('sampling.nam', 'a', r"sampling.nam \(did you mean 'name'\?\)"),
+  ('training', 3, '=3 is not a section with fields'),
+])  # fmt: skip
+def test_a_wrong_field_of_a_file_is_one_line(path, value, message):
+  config = base.get_config()
+  with config.ignore_type():
+    config.update_from_flattened_dict({path: value})
+  refused(message, load.completed, config)
+
+
 def test_the_argument_of_a_config_is_one_of_its_variants():
   path = str(CONFIGS / 'digits.py')
   message = r"digits.py:inpaintin \(did you mean 'inpainting'\?\).* can be smok"
@@ -503,10 +523,3 @@ def test_as_text_is_read_back():
       with_flags('digits', f'{path}={load.as_text(value)}').to_dict()
     )
     assert flat[path] == value, path
-
-
-def test_the_plain_fields_are_few_and_all_are_set():
-  plain = folder.flat(load.base().to_dict())
-  assert len(plain) <= 120
-  kinds = {kind for kind in load.RULES if isinstance(kind, str)}
-  assert kinds <= {*plain}  # no rule is left over

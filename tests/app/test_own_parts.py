@@ -26,7 +26,7 @@ from diffusion_jax.app import (
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import folder
-from diffusion_jax.app.schemas import DIFFUSION, OptimizerFacts
+from diffusion_jax.app.schemas import DIFFUSION
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Context
 from tests.app import toy_parts
@@ -101,7 +101,9 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   assert len(levels.t) == config.sampling.num_steps + 1
   level = trained(np.float32([0.5]))
   np.testing.assert_allclose(model.noise_input(level), [1.0])
-  made: Any = make(DIFFUSION, 'optimizer', config.optimizer, OptimizerFacts(10))
+  made: Any = make(
+    DIFFUSION, 'optimizer', config.optimizer, {'total_steps': 10}
+  )
   optimizer, rate = made
   assert rate(5) == 0.25
   # sgd(0.5)

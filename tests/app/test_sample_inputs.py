@@ -78,7 +78,7 @@ def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
 
 def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
   model = text_model()
-  test = images.source_of(model.config, 'test')
+  test: Any = images.source_of(model.config, 'test')
   texts = sample_inputs.choose_texts(model, 4)
   assert texts == test.texts(range(4))
   again = sample_inputs.choose_texts(model, len(test) + 2)

@@ -218,8 +218,7 @@ def test_log_variances_are_clipped_as_theirs(tmp_path):
 
 def alpha_bars(schedule):
   """Returns alpha_bars of the schedule that a config makes of a section."""
-  config = load.base()
-  config.schedule = ConfigDict(schedule)
+  config = ConfigDict({'schedule': schedule})
   section = load.completed(config).schedule
   return np.asarray(make(DIFFUSION, 'schedule', section).alpha_bars)
 

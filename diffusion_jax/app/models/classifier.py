@@ -33,7 +33,7 @@ class Classifier(NoisyModel):
         'config.network=classifier needs images of two or more classes'
       )
     facts = super().network_facts()
-    return facts._replace(num_classes=self.facts.num_classes)
+    return {**facts, 'num_classes': self.facts.num_classes}
 
   def logits(self, params: Params) -> Any:
     """Returns (x_t, level) -> logits [B, num_classes]."""

@@ -14,12 +14,11 @@ from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import images, schemas
-from diffusion_jax.app.config import from_config, make, make_part
+from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.models import guidance, teachers
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.models.noisy import NoisyModel
-from diffusion_jax.app.schemas import SamplerFacts
 from diffusion_jax.core.keys import abstract_key, split_key, stream
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
@@ -38,7 +37,7 @@ class Diffusion(NoisyModel):
     self, config: ConfigDict, workdir: str | Path, facts: images.Facts
   ):
     super().__init__(config, workdir, facts)
-    self.sampling: Any = make_part(self.schema, 'sampling', config)
+    self.sampling: Any = make(self.schema, 'sampling', config.sampling)
 
   # -- its teacher ------------------------------------------------------------
 
@@ -175,8 +174,8 @@ class Diffusion(NoisyModel):
     visited = self.sampling.schedule or trained
     levels = self.levels(visited)
     sampler = make(
-      self.schema, 'sampler', self.sampling.sampler,
-      SamplerFacts(visited), 'sampling.sampler',
+      self.schema, 'sampling.sampler', self.sampling.sampler,
+      {'schedule': visited},
     )  # fmt: skip
     sampler = self._corrected(sampler, visited, len(levels.t) - 1)
     if self.conditioning.self_conditioning:

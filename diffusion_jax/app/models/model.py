@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import images
-from diffusion_jax.app.choices import Conditioning
 from diffusion_jax.app.config import Schema
 from diffusion_jax.app.images import Facts
+from diffusion_jax.app.sections import Conditioning
 from diffusion_jax.data.sources import Source
 from diffusion_jax.runtime.per_image import PerImage
 from diffusion_jax.training.objectives import Objective

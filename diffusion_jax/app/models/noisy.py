@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import choices, images
-from diffusion_jax.app.choices import Conditioning
-from diffusion_jax.app.config import from_config, make, make_part, parameters
+from diffusion_jax.app.config import from_config, make, parameters
 from diffusion_jax.app.models.model import IDENTITY, Model, Params
-from diffusion_jax.app.schemas import NetworkFacts, NoiseFacts, ObjectiveFacts
+from diffusion_jax.app.schemas import NetworkFacts, ObjectiveFacts
+from diffusion_jax.app.sections import Conditioning
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError
@@ -49,7 +49,7 @@ class NoisyModel(Model):
     self.state_shape: tuple[int, ...] = facts.image_shape
     self.conditioning = Conditioning()
     if 'conditioning' in self.schema.parts:
-      self.conditioning = make_part(self.schema, 'conditioning', config)
+      self.conditioning = make(self.schema, 'conditioning', config.conditioning)
 
   def _make(self, key: str, facts: Any = None) -> Any:
     return make(self.schema, key, self.config[key], facts)
@@ -97,7 +97,7 @@ class NoisyModel(Model):
   @functools.cached_property
   def noise_input(self) -> NoiseInput:
     """The input of the network for a level, NoiseLevel -> [B]."""
-    return self._make('noise_input', NoiseFacts(self.schedule_steps))
+    return self._make('noise_input', {'schedule_steps': self.schedule_steps})
 
   # -- the network ------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class NoisyModel(Model):
     network = self._make('network', facts)
     takes = parameters(type(network))
     for name, field in NEEDED.items():
-      if getattr(facts, name) and name not in takes:
+      if facts[name] and name not in takes:
         able = [
           n for n, c in choices.DENOISERS.items() if name in parameters(c)
         ]
@@ -268,9 +268,7 @@ class NoisyModel(Model):
     section = self.config.objective.get('uncertainty')
     if section is None:
       return None
-    return make(
-      self.schema, 'uncertainty', section, path='objective.uncertainty'
-    )
+    return make(self.schema, 'objective.uncertainty', section)
 
   def teacher(self) -> Callable[[Params, dict], dj.Denoiser] | None:
     """Returns (frozen, cond) -> Denoiser of training.teacher; None without."""

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import images, schemas
-from diffusion_jax.app.config import from_config, make, make_part
+from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.model import Latents, Params
 from diffusion_jax.app.schemas import NetworkFacts
@@ -39,7 +39,7 @@ class StateDiffusion(Diffusion):
     self, config: ConfigDict, workdir: str | Path, facts: images.Facts
   ):
     super().__init__(config, workdir, facts)
-    self.states: States = make_part(self.schema, 'states', config)
+    self.states: States = make(self.schema, 'states', config.states)
     self.is_text = facts.image_shape[0] == facts.image_shape[2] == 1
     if self.is_text:
       self.state_shape = facts.image_shape[1:2]
@@ -68,7 +68,9 @@ class StateDiffusion(Diffusion):
   def _state_facts(self):
     schedule = self.schedule()
     num_steps = getattr(schedule, 'num_steps', None)
-    return Facts(self.facts.num_levels, schedule, num_steps)
+    return Facts(
+      num_values=self.facts.num_levels, schedule=schedule, num_steps=num_steps
+    )
 
   @property
   def _num_outputs(self):
@@ -78,7 +80,7 @@ class StateDiffusion(Diffusion):
   def network_facts(self) -> NetworkFacts:
     """Returns the facts of the network within the embedding of states."""
     channels = self.facts.image_shape[-1] * self._num_outputs
-    return super().network_facts()._replace(out_channels=channels)
+    return {**super().network_facts(), 'out_channels': channels}
 
   def _of_states(self, network):
     sizes = len(self.process.prior), self._num_outputs, self.states.features
@@ -101,11 +103,12 @@ class StateDiffusion(Diffusion):
 
   def objective_facts(self, test: bool = False) -> Any:
     """Returns the parameters of the objective that are no fields."""
-    return self._state_facts._replace(
-      process=self.process,
-      network=self.trained_network(test),
-      states=lambda batch: self.encode(None, batch['image']),
-    )
+    return {
+      **self._state_facts,
+      'process': self.process,
+      'network': self.trained_network(test),
+      'states': lambda batch: self.encode(None, batch['image']),
+    }
 
   def state_denoiser(self, params: Params, cond: dict) -> dj.StateDenoiser:
     """Returns the denoiser of the network, without guidance."""
@@ -135,8 +138,8 @@ class StateDiffusion(Diffusion):
   ) -> tuple[dj.Schedule, dj.NoiseLevel, dj.Sampler]:
     """Returns (schedule, levels [N + 1], sampler)."""
     schedule, c = self.schedule(params), self.sampling
-    facts = self._state_facts._replace(process=self.process)
-    sampler = make(self.schema, 'sampler', c.sampler, facts, 'sampling.sampler')
+    facts = {**self._state_facts, 'process': self.process}
+    sampler = make(self.schema, 'sampling.sampler', c.sampler, facts)
     if c.remasking:
       with from_config('sampling.remasking'):
         sampler = dj.remasked(sampler, self.process, c.remasking)
@@ -158,7 +161,7 @@ class StateDiffusion(Diffusion):
   ) -> dict[str, jax.Array]:
     """Returns the bound of images x0; see `metrics.likelihoods.state_elbo`."""
     model = self.state_denoiser(params, cond), self.process, self.schedule()
-    x0, num_steps = self.encode(None, x0), self._state_facts.num_steps
+    x0, num_steps = self.encode(None, x0), self._state_facts['num_steps']
     if num_steps is not None:
       return dj.state_bound(keys, *model, x0, num_steps=num_steps)
     return {'total': dj.masked_bound(keys, *model, x0, num_times=num_times)}

@@ -13,11 +13,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import choices, images, schemas
-from diffusion_jax.app.config import from_config, make, make_part
+from diffusion_jax.app import choices, images, schemas, sections
+from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Model, Params
-from diffusion_jax.app.schemas import VaeFacts, VaeNetworkFacts
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels
@@ -35,21 +34,23 @@ class VAE(Model):
 
   schema = schemas.VAE
   makes_images = True
-  conditioning = choices.Conditioning()
+  conditioning = sections.Conditioning()
   sampling = None
 
   def __init__(
     self, config: ConfigDict, workdir: str | Path, facts: images.Facts
   ):
     self.config, self.workdir, self.facts = config, Path(workdir), facts
-    self.decoding: choices.Decoding = make_part(self.schema, 'decoding', config)
+    self.decoding: sections.Decoding = make(
+      self.schema, 'decoding', config.decoding
+    )
 
   @functools.cached_property
   def network(self) -> Any:
     """The Flax module."""
     height, width, channels = self.facts.image_shape
     count, *_ = vae.DECODERS[self.decoding.decoder]
-    facts = VaeNetworkFacts((height, width), count * channels)
+    facts = {'image_size': (height, width), 'out_channels': count * channels}
     return make(self.schema, 'network', self.config.network, facts)
 
   @property
@@ -124,9 +125,7 @@ class VAE(Model):
       section = ConfigDict({**section, **plain})
       model = copy.copy(self)
       model.network = self.network.clone(dropout=0.0)
-    facts = VaeFacts(
-      model.encode, model.decode, model.log_likelihood, model.num_latents
-    )
+    facts = {name: getattr(model, name) for name in schemas.OF_VAES}
     return make(self.schema, 'objective', section, facts)
 
   def generate(

@@ -21,9 +21,10 @@ from diffusion_jax.app import (
   sample_inputs,
   weights,
 )
-from diffusion_jax.app.config import check_one_of, from_config
+from diffusion_jax.app.config import check_one_of, from_config, parameters
 from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.run import folder
+from diffusion_jax.app.sections import COMMON, Sampling, Top
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import (
   diffusers,
@@ -41,7 +42,7 @@ from diffusion_jax.training import checkpoints
 OURS = 'safetensors'
 FORMATS = ('diffusers', 'openai', 'ho', 'score_sde', 'edm', 'edm2', OURS)
 TARGETS = ('diffusers', OURS, 'stablehlo')
-# Sections that a user may set for weights, besides the plain fields.
+# Sections that a user may set for weights, besides the common ones.
 GIVEN = 'data', 'latent', 'optimizer', 'edit'
 
 
@@ -94,12 +95,12 @@ def read(config: ConfigDict, workdir: Path) -> None:
 
 def check_given(config: ConfigDict, name: str) -> None:
   """Raises UserError for fields that the weights of a format decide."""
-  base = load.base()
-  usual = folder.plain(load.completed(base, trusted=False))
+  usual = folder.plain(load.completed(ConfigDict(), trusted=False))
   free = ('convert', 'compilation_cache', 'latent')
   if name != OURS:
-    sampling = (f'sampling.{field}' for field in base.sampling)
-    free = (*GIVEN, *sampling, *(name for name in base if name != 'sampling'))
+    others = (path for path in COMMON if path not in ('', 'sampling'))
+    sampling = (f'sampling.{field}' for field in parameters(Sampling))
+    free = (*GIVEN, *others, *sampling, *parameters(Top))
   fixed = folder.differences(usual, folder.plain(config), free)
   if fixed:
     raise UserError(
@@ -113,14 +114,9 @@ def config_of(config: ConfigDict, imported: Imported) -> ConfigDict:
 
   config: the user's config, for fields that the weights do not decide.
   """
-  complete, sections = load.base(), imported.sections
-  facts = dict(imported.facts)
+  facts, sections = dict(imported.facts), imported.sections
+  complete = ConfigDict(load.fields_of_parts(config, COMMON))
   with complete.unlocked(), complete.ignore_type():
-    for name, value in complete.items():
-      if isinstance(value, ConfigDict):
-        value.update({field: config[name][field] for field in value})
-      else:
-        complete[name] = config[name]
     complete.data, complete.optimizer = config.data, config.optimizer
     if config.latent is not None:
       complete.latent = config.latent

@@ -110,7 +110,7 @@ def sweep(config: ConfigDict) -> Iterator[tuple[Fields, ConfigDict]]:
     lists[field] = values.split(',')
   for texts in itertools.product(*lists.values()):
     flags = [(f'sampling.{f}', x) for f, x in zip(lists, texts, strict=True)]
-    point = load.overridden(config, flags)
+    point = load.with_flags(config, flags, trusted=False)
     values = {field: at(point.sampling, field) for field in lists}
     yield (
       {

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import load
-from diffusion_jax.app.config import from_config, make, make_part
+from diffusion_jax.app.config import from_config, make
 from diffusion_jax.demos import noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder, write_json
@@ -26,7 +26,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
       f'config.schedule={config.schedule.name} has no steps: set it to linear, '
       'or another schedule of betas or alphas'
     )
-  photo_noise = make_part(schema, 'noise', config)
+  photo_noise = make(schema, 'noise', config.noise)
   with from_config('noise'):
     photo = photo_noise.photo()
   out = make_folder(workdir)

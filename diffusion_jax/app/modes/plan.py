@@ -17,10 +17,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import load, models, sample_inputs
-from diffusion_jax.app.config import from_config, make, make_part
+from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.models.latent import LatentDiffusion
 from diffusion_jax.app.modes import train_setup
-from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError
 from diffusion_jax.planning import plans, programs, roofline, topologies
@@ -38,7 +37,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   plans/<of>-<devices>.json stores the results; a program that is already in it
   is not compiled again.
   """
-  plan = make_part(load.schema_of(config), 'plan', config)
+  plan = make(load.schema_of(config), 'plan', config.plan)
   if not plan.devices:
     raise UserError(
       'config.plan.devices is not set: name the devices, such as v5e:8x16, '
@@ -190,7 +189,7 @@ def trace_training(
   model: Any = models.make(config, workdir)
   model.check('plan')
   objective: Objective = model.objective()
-  facts = OptimizerFacts(config.training.num_steps)
+  facts = {'total_steps': config.training.num_steps}
   optimizer, _ = make(model.schema, 'optimizer', config.optimizer, facts)
   _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
   step = train_setup.jit_step(config, mesh, objective, optimizer, shapes)

@@ -102,9 +102,7 @@ def defaults(config: ConfigDict) -> dict[str, object]:
 
   These are the fields of a config with the same choices and nothing else set.
   """
-  named = load.base()
-  named.update(_names(config))
-  named = load.completed(named, trusted=False)
+  named = load.completed(ConfigDict(_names(config)), trusted=False)
   fields = folder.flat(folder.plain(named)).items()
   return {name: x for name, x in fields if not name.endswith('.name')}
 

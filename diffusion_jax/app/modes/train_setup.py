@@ -14,7 +14,6 @@ from diffusion_jax.app import devices, ema, images, models
 from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
-from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
@@ -63,7 +62,7 @@ def setup(config: ConfigDict, workdir: str | Path) -> Setup:
   model.check('train')
   objective = model.objective()
   schema = type(model).schema
-  facts = OptimizerFacts(config.training.num_steps)
+  facts = {'total_steps': config.training.num_steps}
   optimizer, rate = make(schema, 'optimizer', config.optimizer, facts)
   make_state, shapes = state_maker(model, objective, optimizer, mesh)
   todo = hooks.make_hooks(model, mesh)

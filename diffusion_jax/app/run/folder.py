@@ -8,10 +8,12 @@ used.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.app import sections
+from diffusion_jax.app.sections import Training
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import write_json
 
@@ -36,21 +38,11 @@ FREE = (
   'matmul_precision',
   'data.data_dir',
   'network.remat',
-  'training.num_threads',
-  'training.num_steps',
-  'training.log_every',
-  'training.checkpoint_every',
-  'training.sample_every',
-  'training.keep_',
-  'training.snapshot_every',
-  'training.metrics_',
-  'training.evaluate_',
-  'training.mesh',
-  'training.accumulate',
-  'training.steps_per_call',
-  'training.resume',
-  'training.skip_nonfinite',
-  'training.heartbeat_timeout',
+  *(
+    f'training.{name}'
+    for name, kind in get_type_hints(Training, include_extras=True).items()
+    if sections.FREE in getattr(kind, '__metadata__', ())
+  ),
 )
 
 # Fields that say how the network is computed, which the command line may change

@@ -15,12 +15,12 @@ import pytest
 from absl.testing import flagsaver
 from flax import serialization
 from jax import export
+from ml_collections import ConfigDict
 
 from diffusion_jax.app import cli, devices, images, load, models, weights
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import MODES, convert, train_setup
 from diffusion_jax.app.run import folder
-from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.data.images import write_png
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import (
@@ -45,7 +45,7 @@ STORED = Path(__file__).parents[2] / 'interop' / 'stored'
 
 def given(**changes):
   """Returns the config of a command without --config."""
-  return load.with_flags(load.completed(load.base()), [*as_flags(changes)])
+  return load.with_flags(ConfigDict(), [*as_flags(changes)])
 
 
 def read(workdir, source, **changes):
@@ -325,7 +325,7 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
   config = to_train(run, **AGAIN | other)
   model: Any = models.make(config, 'none')
   mesh = devices.make_mesh(config)
-  facts = OptimizerFacts(config.training.num_steps)
+  facts = {'total_steps': config.training.num_steps}
   optimizer, _ = make(model.schema, 'optimizer', config.optimizer, facts)
   objective = model.objective()
   _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)

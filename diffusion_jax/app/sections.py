@@ -1,0 +1,396 @@
+"""The sections of a config that have a single constructor."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+from ml_collections import ConfigDict
+
+from diffusion_jax import ranges
+from diffusion_jax.app.choices import (
+  Churn,
+  ClassifierFree,
+  ClassifierGuidance,
+  Langevin,
+  Text,
+)
+from diffusion_jax.core.levels import Schedule
+from diffusion_jax.ranges import (
+  Count,
+  FileName,
+  Finite,
+  NonNegative,
+  Positive,
+  Probability,
+  Rate,
+  Rule,
+  Size,
+)
+from diffusion_jax.sampling.grids import Spacing
+from diffusion_jax.training.conditions import ImageCondition
+
+T = TypeVar('T')
+# A field of a training that does not change its result, so that it may change
+# between two starts.
+FREE = 'free'
+Free = Annotated[T, FREE]
+Seed = Annotated[int, Rule('in 0..2^32 - 1', lambda seed: 0 <= seed < 2**32)]
+# Up to 1 / sqrt(12), the plain mean.
+Width = Annotated[float, ranges.within('(0, 0.288675]')]
+Split = Literal['train', 'test']
+Suffix = Annotated[
+  str, Rule(ranges.FILE, lambda name: not name or ranges.is_file_name(name))
+]
+Checkpoint = Annotated[
+  str,
+  Rule(
+    'latest, best or a step',
+    lambda name: name in ('latest', 'best') or name.isdecimal(),
+  ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Top:
+  """Holds the fields that are in no section.
+
+  Args:
+    seed: for parameters, noise and the order of the data
+    compilation_cache: folder of compiled programs, for faster starts; None:
+      $XDG_CACHE_HOME/diffusion_jax/compiled; '': they are not kept
+    matmul_precision: precision of float32 products (docs/performance.md)
+  """
+
+  seed: Seed = 0
+  compilation_cache: str | None = None
+  matmul_precision: Literal['default', 'high', 'highest'] = 'default'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+  """Says how a model is trained (docs/training.md).
+
+  Args:
+    batch_size: on all devices and hosts together
+    accumulate: parts of the batch, evaluated one after the other
+    steps_per_call: steps per dispatch, for small networks; logs and saves keep
+      their steps
+    mesh: devices (data, fsdp): every batch is split over all of them, large
+      parameters over the second; -1: all that are left
+    random_flip: mirrors half of the images
+    num_threads: threads that read ahead, for images on disk
+    init_from: folder of the run whose weights the training begins with
+      (docs/weights.md)
+    teacher: folder of the diffusion run that is distilled (docs/few_steps.md)
+    more_ema_decays: decays of further averages
+    ema_warmup: decay min(ema_decay, (1 + step) / (10 + step))
+    ema_half_life: in images, instead of the decay
+    ema_rampup: the half-life is at most this part of the images so far; 0: no
+      limit
+    ema_sigma_rels: relative widths of averages by a power of time, such as
+      0.05,0.10; any other width can be made of their snapshots afterwards
+      (docs/training.md)
+    snapshot_every: steps, such as num_steps / 32
+    keep_snapshots: the largest number, besides the latest; with more, the
+      interval doubles
+    log_every: steps; 0: never, here and below
+    evaluate_every: losses on the test split
+    evaluate_batches: each of training.batch_size test images
+    metrics_every: evaluation.metrics of generated images
+    metrics_images: number of images for metrics_every
+    keep_checkpoints: the latest
+    keep_every: also those at multiples of this step
+    keep_best: also the best ones, by keep_best_by
+    keep_best_by: or a metric, such as fid
+    heartbeat_timeout: seconds without a heartbeat after which a process of
+      --multihost is lost
+    skip_nonfinite: steps in a row that may be skipped because loss or gradient
+      is not finite
+    resume: force: continue although the config differs
+  """
+
+  num_steps: Free[Size] = 1000
+  batch_size: Size = 128
+  accumulate: Free[Size] = 1
+  steps_per_call: Free[Size] = 1
+  mesh: Free[tuple[int, int]] = (-1, 1)
+  random_flip: bool = False
+  num_threads: Free[Count] = 8
+  init_from: str = ''
+  teacher: str = ''
+  ema_decay: Rate = 0.9999
+  more_ema_decays: tuple[Rate, ...] = ()
+  ema_warmup: bool = False
+  ema_half_life: Positive | None = None
+  ema_rampup: NonNegative = 0.0
+  ema_sigma_rels: tuple[Width, ...] = ()
+  snapshot_every: Free[Count] = 0
+  keep_snapshots: Free[Annotated[int, ranges.at_least(2)]] = 32
+  log_every: Free[Count] = 100
+  evaluate_every: Free[Count] = 0
+  evaluate_batches: Free[Size] = 8
+  metrics_every: Free[Count] = 0
+  metrics_images: Free[Size] = 1000
+  sample_every: Free[Count] = 1000
+  checkpoint_every: Free[Count] = 1000
+  keep_checkpoints: Free[Size] = 2
+  keep_every: Free[Count] = 0
+  keep_best: Free[Count] = 0
+  keep_best_by: Free[str] = 'test_loss'
+  heartbeat_timeout: Free[Size] = 30
+  skip_nonfinite: Free[Count] = 0
+  resume: Free[Literal['auto', 'force']] = 'auto'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+  """Says what is measured, and on which images (docs/evaluation.md).
+
+  Args:
+    metrics: for real images: elbo, ode, independent_pixels, for a VAE also iw,
+      for a classifier accuracy; for generated images: fid, sfid, fd, kid, is,
+      pr (precision, recall), dc (density, coverage), cmmd, accuracy,
+      memorisation, and with other features, for instance, fd_dinov2; or
+      module:metric
+    num_images: the first images of the split; 0: all
+    num_generated: images to generate
+    features: inception, dinov2, digits, two_levels, shapes, pixels
+    weights: file with the weights of inception or dinov2, or a folder with
+      both; '': $DIFFUSION_JAX_WEIGHTS
+    sweep: several values for fields of `sampling`; every combination is a row
+      of one table: 'num_steps=10,20 sampler=ddim,heun guidance.scale=1,2'
+    name: appended to the folder of the results
+  """
+
+  metrics: tuple[str, ...] = ('elbo',)
+  split: Split = 'test'
+  num_images: Count = 0
+  batch_size: Size = 100
+  seed: Seed = 0
+  num_generated: Size = 50_000
+  features: str = 'inception'
+  weights: str = ''
+  reference: Split = 'train'
+  sweep: str = ''
+  name: Suffix = ''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+  """Says how many images are drawn, and by which weights (docs/samplers.md).
+
+  Args:
+    labels: classes to sample, in turn; (): all
+    prompt: texts of the pictures in turn, separated by |; None: texts of the
+      test split
+    ema: averaged parameters
+    ema_decay: one of training.more_ema_decays; 0: the main one
+    ema_sigma_rel: width of an average that is made from the run's snapshots
+    checkpoint: latest, best, or a step
+    seed: image i depends on the seed and i
+    trajectory: also a GIF of how the images emerge
+    name: name of the files in samples/
+  """
+
+  num_samples: Size = 100
+  batch_size: Size = 100
+  labels: tuple[Count, ...] = ()
+  prompt: str | None = None
+  ema: bool = True
+  ema_decay: Rate = 0.0
+  ema_sigma_rel: Width | None = None
+  checkpoint: Checkpoint = 'latest'
+  seed: Seed = 0
+  trajectory: bool = False
+  name: FileName = 'samples'
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserSampling(Sampling):
+  """Says how a diffusion model draws images (docs/samplers.md).
+
+  Args:
+    sampler: the step between two levels
+    num_steps: number of levels
+    spacing: the places of the levels
+    respacing: the steps of the schedule to keep instead, such as 250, 10,15,20
+      or ddim50
+    schedule: another schedule whose levels are visited
+    guidance: by the condition, or by a worse run
+    classifier: guidance by a classifier
+    clip: clips estimates of x_0 to [-1, 1], after guidance
+    dynamic_threshold: clips to a quantile such as 0.995 instead, and divides by
+      it
+    churn: noise before each step
+    corrector: Langevin steps before each step
+  """
+
+  sampler: ConfigDict  # made with the schedule, for each sampling
+  num_steps: Size = 1000
+  spacing: Spacing = 'uniform'
+  respacing: str = ''
+  schedule: Schedule | None = None
+  guidance: ClassifierFree | None = None
+  classifier: ClassifierGuidance | None = None
+  clip: bool = True
+  dynamic_threshold: Probability = 0.0
+  churn: Churn | None = None
+  corrector: Langevin | None = None
+
+  def __post_init__(self):
+    before_clip = self.classifier is not None and self.classifier.after_clip
+    if before_clip and not (self.clip or self.dynamic_threshold):
+      raise ValueError('classifier.after_clip needs clip or dynamic_threshold')
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapSampling(Sampling):
+  """Says how a flow map draws images, in num_steps calls of its network.
+
+  Args:
+    stochastic: each step goes to the end and adds noise again, which is the
+      only step of a consistency function
+    guidance_scale: scale of the guidance that was trained in; 1: no guidance
+    spacing: the places of the levels
+    respacing: the steps of the schedule to keep instead
+  """
+
+  num_steps: Size = 1
+  stochastic: bool = False
+  guidance_scale: Finite = 1.0
+  spacing: Spacing = 'uniform'
+  respacing: str = ''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average:
+  """Says which average --mode=average makes (docs/training.md).
+
+  Args:
+    sigma_rel: the width
+    step: step of a snapshot; None: the latest
+    out: the run folder to write; '': averages/<sigma_rel>-<step> of the run
+  """
+
+  sigma_rel: Width | None = None
+  step: Count | None = None
+  out: str = ''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+  """Says which weights --mode=convert reads or writes (docs/weights.md).
+
+  Args:
+    source: the folder or file of weights that become a run
+    format: diffusers, openai, ho, score_sde, edm, edm2, safetensors; '':
+      recognised
+    model: openai, score_sde: the name of a published model
+    options: options of the format: 'image_size=64 class_cond=True'
+    to: exports the run as diffusers, safetensors or stablehlo
+    out: the folder or file to write
+    label: diffusers: the class to build in; -1: none
+  """
+
+  source: str = ''
+  format: str = ''
+  model: str = ''
+  options: str = ''
+  to: str = ''
+  out: str = ''
+  label: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+  """Says what report.html compares and draws (docs/training.md).
+
+  Args:
+    runs: folders of further runs, for comparison
+    after_training: write report.html when a training ends
+    trajectory: draw ten images step by step
+  """
+
+  runs: tuple[str, ...] = ()
+  after_training: bool = True
+  trajectory: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioning:
+  """Says what the network sees besides x_t and its level.
+
+  Args:
+    labels: the class
+    text: a sentence
+    image: an image computed from the example
+    dropout: probability that training hides labels, text and image
+    self_conditioning: the previous estimate of x_0 (Chen et al. 2022)
+    augment: probability of each of EDM's augmentations, which the network sees
+  """
+
+  labels: bool = False
+  text: Text | None = None
+  image: ImageCondition | None = None
+  dropout: Probability = 0.0
+  self_conditioning: bool = False
+  augment: Probability = 0.0
+
+  def __post_init__(self):
+    if self.dropout and not (self.labels or self.text or self.image):
+      raise ValueError(
+        f'dropout={self.dropout} has no effect without labels, text or image'
+      )
+    if self.augment and self.image is not None:
+      raise ValueError(
+        'augment changes the images that image shows unchanged: set augment=0 '
+        'or image=None'
+      )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+  """Says what the decoder's output means.
+
+  Args:
+    decoder: the distribution p(x | z) of a pixel; unit_gaussian has variance 1,
+      and bernoulli needs black and white images
+    scale: factor of the latents for a diffusion model; None: 1 / their standard
+      deviation
+  """
+
+  decoder: Literal['logistic', 'gaussian', 'unit_gaussian', 'bernoulli'] = (
+    'logistic'
+  )
+  scale: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+  """Says what --mode=plan compiles, for devices that need not exist here.
+
+  Args:
+    devices: TPU chips such as v5e:8x16 (v4, v5p, v6e), GPUs such as h100x8
+      (a100, h200; 2xh100x8 is two machines), or simulated devices, cpu:8
+    meshes: meshes to compare, such as 1x8,8x1; empty: training.mesh
+    batches: batch sizes of all devices together; empty: training.batch_size or
+      sampling.batch_size
+    of: a step of training, or the program that samples a batch
+  """
+
+  devices: str = ''
+  meshes: tuple[str, ...] = ()
+  batches: tuple[int, ...] = ()
+  of: Literal['train', 'sample'] = 'train'
+
+
+# The sections that every config has, by path.
+COMMON = {
+  '': Top,
+  'training': Training,
+  'evaluation': Evaluation,
+  'sampling': Sampling,
+  'average': Average,
+  'convert': Convert,
+  'report': Report,
+  'plan': Plan,
+}
