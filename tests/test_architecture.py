@@ -131,6 +131,7 @@ TESTED_ELSEWHERE = {
   'metrics/spaces.py': 'app/test_scoring.py',
   'metrics/sweeps.py': 'app/test_scoring.py',
   'ranges.py': 'app/test_load.py',
+  'aliases.py': 'test_architecture.py',
   'app/schemas.py': 'app/test_load.py',
   'app/state_choices.py': 'app/models/test_states.py',
   'training/averages.py': 'app/modes/test_average.py',

@@ -7,10 +7,10 @@ from diffusion_jax.app.models import Model
 from diffusion_jax.app.models.guidance import (
   Guides,
   OtherRun,
-  check_images,
+  other_images,
   read_params,
 )
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, refuse
 
 
 def guides_of(model: Model) -> Guides:
@@ -52,5 +52,5 @@ def read_model(model: Model, path: str, run: str) -> Any:
   path: the field that names the run.
   """
   other = models.make(load.open_run(run, path), run)
-  check_images(path, other, model)
+  refuse(other_images(path, other, model))
   return other

@@ -1,9 +1,9 @@
 """Distances to the nearest rows of another set, without an N x N matrix."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 _MEGABYTES = 256  # of distances in memory at a time
 
@@ -43,7 +43,7 @@ def nearest(
 def each_block(
   features: np.ndarray,
   reference: np.ndarray,
-  function: Callable[[np.ndarray], Any],
+  function: Callable[[np.ndarray], ArrayLike],
 ) -> np.ndarray:
   """Returns function(distances [n, M]) -> [n, ...] of all rows, joined."""
   from sklearn.metrics import pairwise_distances_chunked

@@ -16,11 +16,10 @@ from diffusion_jax.networks.options import (
   Checked,
   Dtype,
   Initialization,
-  Positive,
-  Size,
   count_groups,
   count_heads,
 )
+from diffusion_jax.ranges import Positive, Size
 
 Array = jax.Array
 

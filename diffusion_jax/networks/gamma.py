@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.options import Checked, Size
+from diffusion_jax.aliases import Params
+from diffusion_jax.networks.options import Checked
+from diffusion_jax.ranges import Size
 
 Array = jax.Array
 
@@ -74,7 +76,7 @@ class GammaFn(NamedTuple):
 
   module: nn.Module
 
-  def __call__(self, params: Any, t: Array) -> Array:
+  def __call__(self, params: Params, t: Array) -> Array:
     """Returns gamma(t), of the shape of t."""
     gamma: Any = self.module.apply({'params': params}, t)
     return gamma

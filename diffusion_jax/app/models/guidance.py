@@ -1,6 +1,6 @@
 """Other runs that a run needs, and guidance by them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +8,8 @@ import jax
 import diffusion_jax as dj
 from diffusion_jax.app.config import from_config
 from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.core.keys import abstract_key
-from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.classifier import label_log_prob
 
@@ -25,12 +25,12 @@ class OtherRun(NamedTuple):
 Guides = Mapping[str, OtherRun]
 
 
-def check_images(path: str, other: Model, model: Model) -> None:
-  """Raises UserError if the run that `path` names has other images."""
+def other_images(path: str, other: Model, model: Model) -> Iterator[str]:
+  """Yields how the images of the run that `path` names differ."""
   for name in ('image_shape', 'num_classes'):
     theirs, ours = getattr(other.facts, name), getattr(model.facts, name)
     if theirs != ours:
-      raise UserError(
+      yield (
         f'config.{path}: the images in {other.workdir} have {name} {theirs}, '
         f'and the images of this run have {ours}'
       )
@@ -46,7 +46,7 @@ def read_params(
 
 
 def by_classifier(
-  model: Any, guides: Guides, cond: dict
+  model: NoisyModel, guides: Guides, cond: dict
 ) -> Callable[[dj.Denoiser], dj.Denoiser] | None:
   """Returns denoiser -> denoiser guided towards cond['label'], or None."""
   if 'classifier' not in guides:
@@ -64,7 +64,9 @@ def by_classifier(
   )
 
 
-def at_levels_of(guide: OtherRun, model: Any, function: Any) -> Any:
+def at_levels_of(
+  guide: OtherRun, model: NoisyModel, function: Callable
+) -> Callable:
   """Returns a function of (x_t, level) that is evaluated at the guide's levels.
 
   The guide may have another schedule than the model.

@@ -206,8 +206,8 @@ class LatentDiffusion(Diffusion):
         'another autoencoder than this run'
       )
 
-  def check(self, mode: str) -> None:
-    """Raises UserError for a config that does not fit diffusion in latents."""
+  def problems(self, mode: str) -> Iterator[str]:
+    """Yields what diffusion in latents does not allow."""
     c, sampling = self.conditioning, self.sampling
     refused = {
       'conditioning.augment': c.augment,
@@ -219,16 +219,16 @@ class LatentDiffusion(Diffusion):
     }
     for field, value in refused.items():
       if value:
-        raise UserError(
+        yield (
           f'config.{field} needs pixels, and this run diffuses latents '
           '(config.latent): switch it off'
         )
     if mode == 'edit' and self.config.edit.name in ('superres', 'colorize'):
-      raise UserError(
+      yield (
         f'config.edit={self.config.edit.name} needs pixels, and this run '
         'diffuses latents: it can do inpaint, sdedit and interpolate'
       )
-    super().check(mode)
+    yield from super().problems(mode)
 
 
 def read_record(workdir: Path) -> dict:

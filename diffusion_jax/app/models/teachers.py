@@ -5,7 +5,7 @@ weights; other weights are refused later.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
@@ -75,22 +75,22 @@ def denoiser_of(model: 'Diffusion', student: 'Diffusion') -> Teacher:
   return teacher
 
 
-def check(model: 'Diffusion', student: 'Diffusion') -> None:
-  """Raises UserError for a teacher that does not fit its student."""
+def problems(model: 'Diffusion', student: 'Diffusion') -> Iterator[str]:
+  """Yields reasons why a teacher does not fit its student."""
   run, where = model.workdir, f'config.{_PATH}'
-  guidance.check_images(_PATH, model, student)
+  yield from guidance.other_images(_PATH, model, student)
   for name in ('labels', 'text', 'image'):
     ours, theirs = (m.config.conditioning[name] for m in (student, model))
     if ours != theirs:
-      raise UserError(
+      yield (
         f'{where}: conditioning.{name} is {theirs} in {run}, and {ours} in '
         'this run'
       )
   if model.conditioning.self_conditioning:
-    raise UserError(f'{where}: the run in {run} has self-conditioning')
+    yield (f'{where}: the run in {run} has self-conditioning')
   dropout = student.conditioning.dropout
   if dropout and not model.conditioning.dropout:
-    raise UserError(
+    yield (
       f'config.conditioning.dropout={dropout}: the teacher in {run} was '
       'trained without dropout; set it to 0'
     )

@@ -11,16 +11,24 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import PyTree
 from diffusion_jax.app import (
-  choices,
   devices,
   models,
   other_runs,
   sample_inputs,
   weights,
 )
+from diffusion_jax.app.choices import (
+  Colorize,
+  Edit,
+  Inpaint,
+  Interpolate,
+  Sdedit,
+  Superres,
+)
 from diffusion_jax.app.config import from_config, make
-from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.models.diffusion import Diffusion, Wrap
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.modes import sample
@@ -38,8 +46,9 @@ Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
   """Writes <output>.png, <output>.npz and single pictures into edits/."""
-  model: Any = models.make(config, workdir)
+  model = models.make(config, workdir)
   model.check('edit')
+  assert isinstance(model, Diffusion)  # other models refuse
   edit = make(model.schema, 'edit', config.edit)
   method = check(model, edit)
   cond = choose_cond(model, edit)
@@ -66,7 +75,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
 
 
 def write_pictures(
-  model: Any, path: Path, results: np.ndarray, pictures: Pictures
+  model: Diffusion, path: Path, results: np.ndarray, pictures: Pictures
 ) -> None:
   """Writes each result, and a row with the user's pictures and all results."""
   for i, picture in enumerate(results):
@@ -83,7 +92,7 @@ def write_pictures(
 
 def generate(
   model: Diffusion,
-  edit: Any,
+  edit: Edit,
   method: str,
   params: Params,
   cond: dict,
@@ -116,7 +125,7 @@ def generate(
 
 def encode_pictures(
   model: Diffusion, params: Params, pictures: Pictures
-) -> dict[str, Any]:
+) -> dict[str, np.ndarray]:
   """Returns pictures and masks, by name, as the model diffuses them.
 
   Pictures uint8 [H, W, C] become x in [-1, 1], or means of z [h, w, c]. Masks
@@ -132,7 +141,7 @@ def encode_pictures(
   }
 
 
-def check(model: Diffusion, edit: Any) -> str:
+def check(model: Diffusion, edit: Edit) -> str:
   """Returns the method of an edit, or ''; UserError if it cannot work."""
   task, section = model.config.edit.name, model.config.conditioning.image
   condition = None if section is None else section.name
@@ -146,9 +155,9 @@ def check(model: Diffusion, edit: Any) -> str:
       'config.edit=interpolate: the ODE of a network with self-conditioning '
       'cannot be inverted'
     )
-  if task == 'sdedit' and edit.mask:
+  if isinstance(edit, Sdedit) and edit.mask:
     refuse_unipc(model, 'mask')
-  if not hasattr(edit, 'method'):
+  if not isinstance(edit, Inpaint | Superres | Colorize):
     return ''
   default = 'repaint' if task == 'inpaint' else 'reconstruction'
   method = edit.method or ('palette' if condition else default)
@@ -173,7 +182,7 @@ def refuse_unipc(model: Diffusion, what: str) -> None:
     )
 
 
-def choose_cond(model: Diffusion, edit: Any) -> dict[str, np.ndarray]:
+def choose_cond(model: Diffusion, edit: Edit) -> dict[str, np.ndarray]:
   """Returns the cond of the results, from edit.label and sampling.prompt."""
   c, cond = model.conditioning, {}
   label = choose_label(model, edit)
@@ -190,7 +199,7 @@ def choose_cond(model: Diffusion, edit: Any) -> dict[str, np.ndarray]:
   return cond | (sample_inputs.encode_texts(model, texts) or {})
 
 
-def choose_label(model: Diffusion, edit: Any) -> np.ndarray | None:
+def choose_label(model: Diffusion, edit: Edit) -> np.ndarray | None:
   """Returns edit.label as int32 [N], or None."""
   c, n = model.conditioning, edit.num_samples
   if edit.label is not None:
@@ -269,32 +278,32 @@ def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
   return mask
 
 
-def read_pictures(model: Diffusion, edit: Any, method: str) -> Pictures:
+def read_pictures(model: Diffusion, edit: Edit, method: str) -> Pictures:
   """Reads the files of an edit; raises ValueError for unsuitable files."""
-  task, shape = model.config.edit.name, model.facts.image_shape
+  shape = model.facts.image_shape
   height, width, channels = shape
-  if task == 'superres':
+  if isinstance(edit, Superres):
     factor = factor_of(model, edit, method)
     if height % factor or width % factor:
       raise ValueError(
         f'factor={factor} does not divide {width}x{height} pixels'
       )
     shape = height // factor, width // factor, channels
-  if task == 'colorize':
+  if isinstance(edit, Colorize):
     if channels != 3:
       raise ValueError('the images of this run have no colours')
     shape = height, width, 1
-  if task == 'interpolate' and edit.num_samples < 2:
+  if isinstance(edit, Interpolate) and edit.num_samples < 2:
     raise ValueError('num_samples must be at least 2 for an interpolation')
   pictures = {'image': read_picture(edit.image, 'image', shape)}
-  if task == 'interpolate':
+  if isinstance(edit, Interpolate):
     pictures['image2'] = read_picture(edit.image2, 'image2', shape)
-  if task == 'inpaint' or task == 'sdedit' and edit.mask:
+  if isinstance(edit, Inpaint) or isinstance(edit, Sdedit) and edit.mask:
     pictures['mask'] = read_mask(edit.mask, shape)
   return pictures
 
 
-def factor_of(model: Diffusion, edit: Any, method: str) -> int:
+def factor_of(model: Diffusion, edit: Superres, method: str) -> int:
   """Returns how many times smaller the picture of super-resolution is."""
   if method == 'palette':
     return model.config.conditioning.image.factor
@@ -314,13 +323,19 @@ class Task(NamedTuple):
   params: Params
   guides: Guides
   keys: jax.Array
-  inputs: dict[str, Any]
+  inputs: dict[str, PyTree]
 
-  def sample(self, cond: dict, **options: Any) -> jax.Array:
-    """Draws images from noise; options: of `Diffusion.from_noise`."""
+  def sample(
+    self,
+    cond: dict,
+    wrap: Callable | None = None,
+    after_guidance: Wrap | None = None,
+  ) -> jax.Array:
+    """Draws images from noise by `Diffusion.from_noise`."""
     return self.model.from_noise(
-      self.params, self.guides, self.keys, cond, **options
-    )
+      self.params, self.guides, self.keys, cond,
+      wrap=wrap, after_guidance=after_guidance,
+    )  # fmt: skip
 
 
 def inpaint(task: Task) -> jax.Array:
@@ -354,7 +369,7 @@ def inpaint(task: Task) -> jax.Array:
 def observe(task: Task) -> jax.Array:
   """Adds pixels or colours, by a condition or by guidance."""
   edit, cond, observed = task.edit, task.inputs['cond'], task.inputs['image']
-  if isinstance(edit, choices.Colorize):
+  if isinstance(edit, Colorize):
     measure, image = conditions.luminance, observed
   else:
     factor = factor_of(task.model, edit, task.method)
@@ -376,9 +391,7 @@ def sdedit(task: Task) -> jax.Array:
   """Adds noise up to edit.strength, and samples from there."""
   model, params, inputs = task.model, task.params, task.inputs
   trained, levels, sampler = model.levels_and_sampler(params)
-  denoise = model.step_function(
-    params, inputs['cond'], trained, guides=task.guides
-  )
+  denoise = model.step_function(params, inputs['cond'], trained, task.guides)
   with from_config('edit'):
     return dj.sdedit(
       split_key(task.keys, 2)[1],
@@ -401,7 +414,7 @@ def interpolate(task: Task) -> jax.Array:
   model, params, inputs = task.model.unclipped(), task.params, task.inputs
   cond, a, b = (rows(inputs[x], slice(1)) for x in ('cond', 'image', 'image2'))
   trained, levels, _ = model.levels_and_sampler(params)
-  denoise = model.step_function(params, cond, trained, guides=task.guides)
+  denoise = model.step_function(params, cond, trained, task.guides)
 
   def between(weight):
     return dj.interpolate(denoise, levels, a, b, weight[None])[0, 0]

@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +15,14 @@ from jax import stages
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import load, models, sample_inputs
+from diffusion_jax.aliases import Json, PyTree
+from diffusion_jax.app import choices, load, models, sample_inputs
 from diffusion_jax.app.config import from_config, make, make_part
 from diffusion_jax.app.models.latent import LatentDiffusion
 from diffusion_jax.app.modes import train_setup
 from diffusion_jax.app.schemas import OptimizerFacts
 from diffusion_jax.core.keys import abstract_key
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.planning import plans, programs, roofline, topologies
 from diffusion_jax.planning.topologies import Topology
 from diffusion_jax.runtime import sessions, sharding
@@ -62,7 +62,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   print(f'wrote {path}')
 
 
-def variants(config: ConfigDict, plan: Any) -> Iterator[ConfigDict]:
+def variants(config: ConfigDict, plan: choices.Plan) -> Iterator[ConfigDict]:
   """Yields the config with each mesh and each batch of a plan."""
   for mesh, batch in itertools.product(
     plan.meshes or (None,), plan.batches or (None,)
@@ -85,7 +85,7 @@ def compile_one(
   topology: Topology,
   workdir: str | Path,
   stored: dict[str, dict],
-) -> dict[str, Any]:
+) -> Json:
   """Compiles the program of a config; returns its figures for JSON.
 
   stored: earlier results, by the checksum of program and compiler.
@@ -105,8 +105,7 @@ def compile_one(
   shape = 'x'.join(map(str, mesh.shape.values()))
   if topology.rates is not None:
     # JAX stores such programs, but cannot load them without their devices.
-    settings: Any = jax.config
-    settings.update('jax_enable_compilation_cache', False)
+    jax.config.update('jax_enable_compilation_cache', False)
   print(f'compiling: mesh {shape}, batch {batch} ...', flush=True)
   start = time.monotonic()
   row = {
@@ -137,7 +136,7 @@ def compile_one(
 
 def figures(
   measured: roofline.Measured, topology: Topology, useful: float, row: dict
-) -> dict[str, Any]:
+) -> Json:
   """Returns the figures of a measured program for JSON.
 
   useful: FLOP of a device, without the operations that remat repeats.
@@ -185,9 +184,9 @@ def trace_training(
 ) -> Traced:
   """Traces the step as --mode=train builds it, without arrays."""
   config = load.with_flags(config, [('training.steps_per_call', '1')])
-  train_setup.check(config)
-  train_setup.check_batch(config, mesh)
-  model: Any = models.make(config, workdir)
+  refuse(train_setup.problems(config))
+  refuse(train_setup.batch_problems(config, mesh))
+  model = models.make(config, workdir)
   model.check('plan')
   objective: Objective = model.objective()
   facts = OptimizerFacts(config.training.num_steps)
@@ -211,7 +210,7 @@ def trace_sampling(
   config: ConfigDict, mesh: Mesh, workdir: str | Path
 ) -> Traced:
   """Traces the program that samples a batch."""
-  model: Any = models.make(config, workdir)
+  model = models.make(config, workdir)
   model.check('sample')
   c = config.sampling
   if c.get('classifier') or getattr(c.get('guidance'), 'run', ''):
@@ -244,7 +243,7 @@ def split(
   }
 
 
-def on(mesh: Mesh, shapes: Any) -> Any:
+def on(mesh: Mesh, shapes: PyTree) -> PyTree:
   """Returns shapes with a copy on every device."""
   place = sharding.replicated(mesh)
   return jax.tree.map(
@@ -252,7 +251,7 @@ def on(mesh: Mesh, shapes: Any) -> Any:
   )
 
 
-def state_size(params: Any, state: Any) -> tuple[int, int]:
+def state_size(params: PyTree, state: PyTree) -> tuple[int, int]:
   """Returns the number of parameters, and the state's bytes on one device."""
   parts = (
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize

@@ -8,10 +8,11 @@ used.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import write_json
 
@@ -95,7 +96,7 @@ def plain(config: ConfigDict) -> dict:
   return json.loads(json.dumps(config.to_dict()))
 
 
-def hparams(stored: dict) -> dict[str, Any]:
+def hparams(stored: dict) -> Json:
   """Returns {'section.field': value} of what a training depends on."""
   return {
     name: value if isinstance(value, (bool, float, int, str)) else str(value)
@@ -165,7 +166,7 @@ def differences(before: dict, now: dict, free: tuple[str, ...] = ()) -> str:
   )
 
 
-def flat(tree: dict, prefix: str = '') -> dict[str, Any]:
+def flat(tree: dict, prefix: str = '') -> Json:
   """Returns {'section.field': value} of nested dicts."""
   fields = {}
   for key, value in tree.items():
