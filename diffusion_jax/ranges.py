@@ -61,7 +61,7 @@ NoiseRatio = Annotated[float, within('[0, inf]')]
 ImageShape = tuple[Size, Size, Size]
 
 
-def check_value(name: str, value: Any, kind: Any) -> None:
+def check_value(name: str, value: Any, kind: object) -> None:
   """Raises ValueError if the type does not allow the value.
 
   Types other than `Literal`, `Annotated` with a `Rule`, and unions and

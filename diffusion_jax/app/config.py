@@ -105,6 +105,12 @@ def check_one_of(names: Collection[Any], path: str, value: Any) -> None:
     )
 
 
+def check_set(path: str, value: object, hint: str) -> None:
+  """Raises UserError with a hint unless the field has a value."""
+  if value is None or value == '':
+    raise UserError(f'config.{path} is not set: {hint}')
+
+
 def _check_section(section, path):
   if not isinstance(section, Mapping | ConfigDict):
     raise UserError(f'config.{path}={section!r} is not a section with fields')

@@ -22,7 +22,7 @@ def guides_of(model: Model) -> Guides:
   if not isinstance(model, models.Diffusion):
     return guides
   guidance: Any = getattr(model.sampling, 'guidance', None)
-  classifier: Any = getattr(model.sampling, 'classifier', None)
+  classifier = getattr(model.sampling, 'classifier', None)
   if getattr(guidance, 'run', '') and guidance.scale != 1.0:
     path = 'sampling.guidance.run'
     worse = read_model(model, path, guidance.run)
@@ -39,6 +39,18 @@ def guides_of(model: Model) -> Guides:
   return guides
 
 
+def check_unguided(model: Model, what: str) -> None:
+  """Raises UserError, which begins with `what`, if other runs would guide."""
+  c = model.config.sampling
+  guidance = c.get('guidance')
+  by_run = getattr(guidance, 'run', '') and guidance.scale != 1.0
+  if c.get('classifier') or by_run:
+    raise UserError(
+      f'config.{what} guidance by another run: set config.sampling.classifier '
+      'and config.sampling.guidance to None'
+    )
+
+
 def _other_kind(path, model, needed):
   return UserError(
     f'config.{path}: the run in {model.workdir} is {model.schema.kind}, and '
@@ -46,7 +58,7 @@ def _other_kind(path, model, needed):
   )
 
 
-def read_model(model: Model, path: str, run: str) -> Any:
+def read_model(model: Model, path: str, run: str) -> Model:
   """Returns the model of another run; raises UserError for other images.
 
   path: the field that names the run.

@@ -1,6 +1,6 @@
 """Pictures of many images on one sheet."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def of_images(
-  model: 'Model', x: Any, conditions: ImageConditions | None = None
+  model: 'Model', x: np.ndarray, conditions: ImageConditions | None = None
 ) -> np.ndarray:
   """Returns the sheet of images [B, H, W, C] in [-1, 1]."""
   return sheet(model, images.to_uint8(x, model.facts.num_levels), conditions)

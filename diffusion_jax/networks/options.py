@@ -7,7 +7,7 @@ and an `Annotated` number has a `Rule` of `ranges`. Modules that derive from
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def check_fields(module: nn.Module) -> None:
   """
   for field in dataclasses.fields(module):
     check_value(field.name, getattr(module, field.name), field.type)
-  given: Any = vars(module)
+  given = vars(module)
   if given.get('remat_policy', 'nothing') != 'nothing' and not given['remat']:
     raise ValueError('remat_policy has no effect without remat=True')
   cudnn = given.get('attention') == 'cudnn'

@@ -21,7 +21,7 @@ from diffusion_jax.app import (
   sample_inputs,
   weights,
 )
-from diffusion_jax.app.config import check_one_of, from_config
+from diffusion_jax.app.config import check_one_of, check_set, from_config
 from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.app.run import folder
@@ -64,8 +64,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
 def read(config: ConfigDict, workdir: Path) -> None:
   """Writes a run folder with the weights in convert.source, at step 0."""
   c = config.convert
-  if folder.read_config(workdir) is not None:
-    raise UserError(f'{workdir} holds a run: give another --workdir')
+  folder.check_no_run(workdir, '--workdir')
   folder.check_config_kept(workdir)
   name = c.format or recognise(Path(c.source))
   check_one_of(FORMATS, 'convert.format', name)
@@ -203,10 +202,7 @@ def write(config: ConfigDict, workdir: Path) -> None:
   """Exports the weights that config.sampling chooses to convert.out."""
   c = config.convert
   check_one_of(TARGETS, 'convert.to', c.to)
-  if not c.out:
-    raise UserError(
-      'config.convert.out is not set: give the file or folder to write'
-    )
+  check_set('convert.out', c.out, 'give the file or folder to write')
   if c.label is not None and c.to != 'diffusers':
     raise UserError('config.convert.label is for convert.to=diffusers only')
   out = Path(c.out)
@@ -245,11 +241,7 @@ def write_program(out: Path, model: Model, params: Params) -> None:
   """Writes the sampler of a run as StableHLO, with its weights."""
   model.check('sample')
   size = model.config.sampling.batch_size
-  if other_runs.guides_of(model):
-    raise UserError(
-      'config.convert.to=stablehlo cannot export guidance by another run: set '
-      'config.sampling.classifier and config.sampling.guidance to None'
-    )
+  other_runs.check_unguided(model, 'convert.to=stablehlo cannot export')
   generate = model.generate(make_mesh(1, 1, jax.devices()[:1]))
   shapes = sample_inputs.shapes(model, size)
   stablehlo.save(out, generate.compute, params | model.load(), shapes, size)

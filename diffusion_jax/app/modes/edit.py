@@ -189,11 +189,7 @@ def choose_cond(model: Diffusion, edit: Edit) -> dict[str, np.ndarray]:
   if label is not None:
     cond['label'] = label
   if c.text is not None and model.config.sampling.prompt is None:
-    if not c.dropout:
-      raise UserError(
-        'config.sampling.prompt: the network of this run needs a text (it was '
-        'trained without conditioning.dropout)'
-      )
+    check_optional(model, 'sampling.prompt', 'a text')
     return cond
   texts = sample_inputs.choose_texts(model, edit.num_samples)
   return cond | (sample_inputs.encode_texts(model, texts) or {})
@@ -204,13 +200,19 @@ def choose_label(model: Diffusion, edit: Edit) -> np.ndarray | None:
   c, n = model.conditioning, edit.num_samples
   if edit.label is not None:
     return sample_inputs.repeat_labels(model, [edit.label], n, 'edit.label')
-  if c.labels and not c.dropout:
-    raise UserError(
-      'config.edit.label: the network of this run needs a class, 0..'
-      f'{model.facts.num_classes - 1} (it was trained without '
-      'conditioning.dropout)'
-    )
+  if c.labels:
+    last = model.facts.num_classes - 1
+    check_optional(model, 'edit.label', f'a class, 0..{last}')
   return None
+
+
+def check_optional(model: Diffusion, field: str, what: str) -> None:
+  """Raises UserError if the network always needs the condition of a field."""
+  if not model.conditioning.dropout:
+    raise UserError(
+      f'config.{field}: the network of this run needs {what} (it was trained '
+      'without conditioning.dropout)'
+    )
 
 
 def check_guidance(model: Diffusion, cond: dict) -> Guides:

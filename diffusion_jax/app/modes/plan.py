@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json, PyTree
-from diffusion_jax.app import choices, load, models, sample_inputs
-from diffusion_jax.app.config import from_config, make, make_part
+from diffusion_jax.app import choices, load, models, other_runs, sample_inputs
+from diffusion_jax.app.config import check_set, from_config, make, make_part
 from diffusion_jax.app.models.latent import LatentDiffusion
 from diffusion_jax.app.modes import train_setup
 from diffusion_jax.app.schemas import OptimizerFacts
@@ -39,11 +39,8 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   is not compiled again.
   """
   plan = make_part(load.schema_of(config), 'plan', config)
-  if not plan.devices:
-    raise UserError(
-      'config.plan.devices is not set: name the devices, such as v5e:8x16, '
-      'h100x8 or cpu:8'
-    )
+  hint = 'name the devices, such as v5e:8x16, h100x8 or cpu:8'
+  check_set('plan.devices', plan.devices, hint)
   with from_config('plan.devices'):
     topology = topologies.make(plan.devices)
   about = plans.describe(topology)
@@ -212,13 +209,8 @@ def trace_sampling(
   """Traces the program that samples a batch."""
   model = models.make(config, workdir)
   model.check('sample')
-  c = config.sampling
-  if c.get('classifier') or getattr(c.get('guidance'), 'run', ''):
-    raise UserError(
-      'config.plan.of=sample cannot plan guidance by another run: set '
-      'config.sampling.classifier and config.sampling.guidance to None'
-    )
-  size = -(-c.batch_size // mesh.size) * mesh.size
+  other_runs.check_unguided(model, 'plan.of=sample cannot plan')
+  size = -(-config.sampling.batch_size // mesh.size) * mesh.size
   inputs = sample_inputs.shapes(model, size)
   latent = isinstance(model, LatentDiffusion)
   decoder = model.frozen_shapes() if latent else {}

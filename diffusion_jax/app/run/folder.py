@@ -81,6 +81,12 @@ def read_config(workdir: str | Path) -> dict | None:
   return content
 
 
+def check_no_run(workdir: Path, flag: str) -> None:
+  """Raises UserError if workdir is a run; flag: the flag that names it."""
+  if read_config(workdir) is not None:
+    raise UserError(f'{workdir} holds a run: give another {flag}, or remove it')
+
+
 def write_config(workdir: Path, config: ConfigDict, facts: NamedTuple) -> None:
   """Writes config.json with the facts of the images, atomically."""
   write_json(workdir / 'config.json', stored_form(config, facts))
