@@ -7,7 +7,7 @@ names of its layers, as a `Model`. The rest is the same for all projects.
 import functools
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class Imported(NamedTuple):
   a run, by name.
   """
 
-  network: nn.Module
+  network: Any  # A module's `apply` returns a union in Flax's annotations.
   params: Params
   sections: Sections
   facts: Facts

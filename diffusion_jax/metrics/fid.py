@@ -16,6 +16,7 @@ from diffusion_jax.metrics.estimates import (
   Estimate,
   bootstrap,
   check_equal_features,
+  check_features,
 )
 from diffusion_jax.metrics.metric import (
   Arrays,
@@ -47,8 +48,7 @@ class Moments(NamedTuple):
 
 def add(moments: Moments, features: np.ndarray) -> Moments:
   """Returns the moments with features [n, D] added (Chan et al. 1983)."""
-  if features.ndim != 2:
-    raise ValueError(f'features are [N, D], not {list(features.shape)}')
+  check_features('a batch', features)
   count, mean, scatter = moments
   for start in range(0, len(features), _ROWS):
     rows = np.asarray(features[start : start + _ROWS], np.float64)

@@ -71,6 +71,14 @@ def count_groups(num_groups: int, channels: int, width: int) -> int:
   return min(num_groups, channels // width)
 
 
+def check_divides(name: str, value: int, channels: int, hint: str) -> None:
+  """Raises ValueError unless an option divides the channels of a layer."""
+  if value < 1 or channels % value:
+    raise ValueError(
+      f'{name}={value} does not divide the {channels} channels of {hint}'
+    )
+
+
 def count_heads(
   num_heads: int, head_channels: int | None, channels: int
 ) -> int:
@@ -81,9 +89,6 @@ def count_heads(
   name, value = 'num_heads', num_heads
   if head_channels is not None:
     name, value = 'head_channels', head_channels
-  if channels % value:
-    raise ValueError(
-      f'{name}={value} does not divide the {channels} channels of an '
-      f'attention layer: change {name} or the width of that level'
-    )
+  hint = f'an attention layer: change {name} or the width of that level'
+  check_divides(name, value, channels, hint)
   return num_heads if head_channels is None else channels // head_channels

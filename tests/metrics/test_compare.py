@@ -250,5 +250,5 @@ def test_mistakes_with_files_are_one_line(files, tmp_path):
     compare.main([*map(str, paths), '--features=digits'])
   with pytest.raises(ValueError, match="'x' is not one of inception"):
     features.make('x')
-  with pytest.raises(ValueError, match='metric x is not one of fd, sfd'):
+  with pytest.raises(ValueError, match="metric 'x' is not one of fd"):
     compare.main([*map(str, paths), '--features=pixels', '--metrics=x'])

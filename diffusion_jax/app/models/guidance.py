@@ -1,6 +1,7 @@
 """Other runs that a run needs, and guidance by them."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from diffusion_jax.app.config import from_config
 from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.classifier import label_log_prob
 
@@ -43,6 +45,20 @@ def read_params(
   shapes = jax.eval_shape(model.init, abstract_key())
   with from_config(path):
     return checkpoints.restore_params(model.workdir, True, shapes, step)
+
+
+def check_unchanged(
+  path: str, place: Path, record: Path, before: int, now: int
+) -> None:
+  """Raises UserError if weights differ from their checksum in a record.
+
+  path: the field that named them; place: the folder that they are in.
+  """
+  if before != now:
+    raise UserError(
+      f'config.{path}: the weights in {place} have changed since this run '
+      f'began ({record}): give another --workdir to start a new run'
+    )
 
 
 def by_classifier(

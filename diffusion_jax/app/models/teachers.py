@@ -108,9 +108,9 @@ def prepare(model: 'Diffusion', student: 'Diffusion') -> Params:
   begun = processes.broadcast([path.exists()])[0]
   if not begun and processes.is_first():
     write_json(path, now)
-  if begun and json.loads(path.read_text())['checksum'] != now['checksum']:
-    raise UserError(
-      f'config.{_PATH}: the weights in {model.workdir} have changed since this '
-      f'run began ({path}): give another --workdir to start a new run'
+  if begun:
+    before = json.loads(path.read_text())['checksum']
+    guidance.check_unchanged(
+      _PATH, model.workdir, path, before, now['checksum']
     )
   return params

@@ -25,6 +25,7 @@ from diffusion_jax.app.config import check_one_of, check_set, from_config
 from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.app.run import folder
+from diffusion_jax.data.sources import existing
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import (
   diffusers,
@@ -264,8 +265,8 @@ def export_sections(model: Model) -> Json:
 
 def recognise(source: Path) -> str:
   """Recognises the format of a folder or file."""
-  if not source.exists():
-    raise UserError(f'config.convert.source: {source} does not exist')
+  with from_config('convert.source'):
+    existing(source, 'file or folder')
   if source.is_dir():
     if find_model(source) or (source / INDEX).is_file():
       return 'diffusers'

@@ -13,19 +13,12 @@ from ml_collections import ConfigDict
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.app import (
+  choices,
   devices,
   models,
   other_runs,
   sample_inputs,
   weights,
-)
-from diffusion_jax.app.choices import (
-  Colorize,
-  Edit,
-  Inpaint,
-  Interpolate,
-  Sdedit,
-  Superres,
 )
 from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.models.diffusion import Diffusion, Wrap
@@ -42,6 +35,8 @@ from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import conditions
 
 Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask
+
+Edit = Any  # the object of config.edit, which has the fields of its task
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
@@ -155,9 +150,9 @@ def check(model: Diffusion, edit: Edit) -> str:
       'config.edit=interpolate: the ODE of a network with self-conditioning '
       'cannot be inverted'
     )
-  if isinstance(edit, Sdedit) and edit.mask:
+  if task == 'sdedit' and edit.mask:
     refuse_unipc(model, 'mask')
-  if not isinstance(edit, Inpaint | Superres | Colorize):
+  if not hasattr(edit, 'method'):
     return ''
   default = 'repaint' if task == 'inpaint' else 'reconstruction'
   method = edit.method or ('palette' if condition else default)
@@ -282,30 +277,30 @@ def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def read_pictures(model: Diffusion, edit: Edit, method: str) -> Pictures:
   """Reads the files of an edit; raises ValueError for unsuitable files."""
-  shape = model.facts.image_shape
+  task, shape = model.config.edit.name, model.facts.image_shape
   height, width, channels = shape
-  if isinstance(edit, Superres):
+  if task == 'superres':
     factor = factor_of(model, edit, method)
     if height % factor or width % factor:
       raise ValueError(
         f'factor={factor} does not divide {width}x{height} pixels'
       )
     shape = height // factor, width // factor, channels
-  if isinstance(edit, Colorize):
+  if task == 'colorize':
     if channels != 3:
       raise ValueError('the images of this run have no colours')
     shape = height, width, 1
-  if isinstance(edit, Interpolate) and edit.num_samples < 2:
+  if task == 'interpolate' and edit.num_samples < 2:
     raise ValueError('num_samples must be at least 2 for an interpolation')
   pictures = {'image': read_picture(edit.image, 'image', shape)}
-  if isinstance(edit, Interpolate):
+  if task == 'interpolate':
     pictures['image2'] = read_picture(edit.image2, 'image2', shape)
-  if isinstance(edit, Inpaint) or isinstance(edit, Sdedit) and edit.mask:
+  if task == 'inpaint' or task == 'sdedit' and edit.mask:
     pictures['mask'] = read_mask(edit.mask, shape)
   return pictures
 
 
-def factor_of(model: Diffusion, edit: Superres, method: str) -> int:
+def factor_of(model: Diffusion, edit: Edit, method: str) -> int:
   """Returns how many times smaller the picture of super-resolution is."""
   if method == 'palette':
     return model.config.conditioning.image.factor
@@ -320,7 +315,7 @@ class Task(NamedTuple):
   """
 
   model: Diffusion
-  edit: Any
+  edit: Edit
   method: str
   params: Params
   guides: Guides
@@ -371,7 +366,7 @@ def inpaint(task: Task) -> jax.Array:
 def observe(task: Task) -> jax.Array:
   """Adds pixels or colours, by a condition or by guidance."""
   edit, cond, observed = task.edit, task.inputs['cond'], task.inputs['image']
-  if isinstance(edit, Colorize):
+  if isinstance(edit, choices.Colorize):
     measure, image = conditions.luminance, observed
   else:
     factor = factor_of(task.model, edit, task.method)
