@@ -52,12 +52,7 @@ def open_run(student: 'Diffusion') -> ConfigDict | None:
   if not run:
     return None
   config = load.open_run(run, _PATH)
-  kind = schemas.schema_of(config).kind
-  if kind != schemas.DIFFUSION.kind:
-    raise UserError(
-      f'config.{_PATH}: the run in {run} is {kind}, and a teacher must be '
-      f'{schemas.DIFFUSION.kind}'
-    )
+  guidance.check_kind(_PATH, config, run, schemas.DIFFUSION.kind)
   return config
 
 
