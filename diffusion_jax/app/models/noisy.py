@@ -12,6 +12,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import PyTree
 from diffusion_jax.app import choices, images
 from diffusion_jax.app.choices import Conditioning
 from diffusion_jax.app.config import from_config, make, make_part, parameters
@@ -161,7 +162,7 @@ class NoisyModel(Model):
     module = self.network if network is None else network
     precision = self.config.matmul_precision
 
-    def apply(params, x, noise, cond, /, *, key=None) -> Any:
+    def apply(params, x, noise, cond, /, *, key=None) -> PyTree:
       rngs = {} if key is None else {'dropout': key}
       train = key is not None
       variables = {'params': params}

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import PyTree
 from diffusion_jax.app import choices, images, schemas
 from diffusion_jax.app.config import from_config, make, make_part
 from diffusion_jax.app.models.guidance import Guides
@@ -76,7 +77,7 @@ class VAE(Model):
 
   def decode(
     self, params: Params, t: int, z: Array | float, *, key: Array | None = None
-  ) -> Any:
+  ) -> PyTree:
     """Returns p(z_{t-1} | z_t), and for t = 1 the output: p(x | z_1)."""
     return self._method('decode', params, t, z, key)
 
