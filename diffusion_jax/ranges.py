@@ -1,11 +1,21 @@
 """Types of parameters with a range of valid values, such as `Size`.
 
-An `Annotated` type carries a `Rule`. Python does not check it; programs that
-build objects from a user's values do.
+An `Annotated` type carries a `Rule`. Python does not check it; `check_value`
+does, and so do programs that build objects from a user's values.
 """
 
-from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+import numbers
+import types
+from collections.abc import Callable, Iterable, Sequence
+from typing import (
+  Annotated,
+  Any,
+  Literal,
+  NamedTuple,
+  Union,
+  get_args,
+  get_origin,
+)
 
 
 class Rule(NamedTuple):
@@ -17,7 +27,12 @@ class Rule(NamedTuple):
 
 def at_least(low: int) -> Rule:
   """Returns the rule for integers of at least `low`."""
-  return Rule(f'an integer of at least {low}', lambda value: value >= low)
+
+  def holds(value):
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and int(value) >= low
+
+  return Rule(f'an integer of at least {low}', holds)
 
 
 def within(interval: str) -> Rule:
@@ -25,6 +40,9 @@ def within(interval: str) -> Rule:
   low, high = map(float, interval[1:-1].split(','))
 
   def holds(value):
+    if not isinstance(value, numbers.Real):
+      return False
+    value = float(value)
     above = value >= low if interval[0] == '[' else value > low
     return above and (value <= high if interval[-1] == ']' else value < high)
 
@@ -41,6 +59,40 @@ Probability = Annotated[float, within('[0, 1]')]
 # sigma / alpha is infinite at alpha = 0.
 NoiseRatio = Annotated[float, within('[0, inf]')]
 ImageShape = tuple[Size, Size, Size]
+
+
+def check_value(name: str, value: Any, kind: object) -> None:
+  """Raises ValueError if the type does not allow the value.
+
+  Types other than `Literal`, `Annotated` with a `Rule`, and unions and
+  sequences of these allow everything. A `Literal` in a union applies to strings
+  only, None is allowed by each union.
+  """
+  origin, args = get_origin(kind), get_args(kind)
+  if origin is Literal:
+    check_choice(name, value, args)
+  elif origin is Annotated:
+    inner, rule = args
+    check_value(name, value, inner)
+    if not rule.holds(value):
+      raise ValueError(f'{name} must be {rule.text}, not {value!r}')
+  elif origin in (Union, types.UnionType):
+    for member in args if value is not None else ():
+      if get_origin(member) is not Literal or isinstance(value, str):
+        check_value(name, value, member)
+  elif origin in (tuple, Sequence):
+    kinds = args if origin is tuple else args * len(value)
+    if len(value) != len(kinds):
+      raise ValueError(f'{name} must be {len(kinds)} numbers, not {value!r}')
+    for i, (element, kind) in enumerate(zip(value, kinds, strict=True)):
+      check_value(f'{name}[{i}]', element, kind)
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+  """Raises ValueError that lists the choices unless a value is one of them."""
+  choices = tuple(choices)
+  if value not in choices:
+    raise ValueError(f'{name} {value!r} is not one of {", ".join(choices)}')
 
 
 def is_file_name(name: str) -> bool:

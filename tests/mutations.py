@@ -626,8 +626,8 @@ MUTATIONS = [
   ),
   (
     'networks/rotary.py',
-    'count = head_channels // (2 * len(grid))',
-    'count = head_channels // 4',
+    'count = features // (2 * len(grid))',
+    'count = features // 4',
     'networks/test_rotary.py',
     'angles_of_a_sequence',
   ),

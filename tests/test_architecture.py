@@ -130,6 +130,7 @@ TESTED_ELSEWHERE = {
   'metrics/spaces.py': 'app/test_scoring.py',
   'metrics/sweeps.py': 'app/test_scoring.py',
   'ranges.py': 'app/test_load.py',
+  'aliases.py': 'test_architecture.py',
   'app/schemas.py': 'app/test_load.py',
   'app/sections.py': 'app/test_load.py',
   'app/state_choices.py': 'app/models/test_states.py',

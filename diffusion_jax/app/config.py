@@ -124,6 +124,12 @@ def check(fits: bool, path: str, value: object, text: str) -> None:
     raise UserError(f'config.{path}={value!r} is not {text}')
 
 
+def check_set(path: str, value: object, hint: str) -> None:
+  """Raises UserError with a hint unless the field has a value."""
+  if value is None or value == '':
+    raise UserError(f'config.{path} is not set: {hint}')
+
+
 def check_section(section: object, path: str) -> None:
   """Raises UserError for a value that is not a section."""
   is_section = isinstance(section, Mapping | ConfigDict)

@@ -7,10 +7,11 @@ from diffusion_jax.app.models import Model
 from diffusion_jax.app.models.guidance import (
   Guides,
   OtherRun,
-  check_images,
+  check_kind,
+  other_images,
   read_params,
 )
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, refuse
 
 
 def guides_of(model: Model) -> Guides:
@@ -22,35 +23,39 @@ def guides_of(model: Model) -> Guides:
   if not isinstance(model, models.Diffusion):
     return guides
   guidance: Any = getattr(model.sampling, 'guidance', None)
-  classifier: Any = getattr(model.sampling, 'classifier', None)
+  classifier = getattr(model.sampling, 'classifier', None)
   if getattr(guidance, 'run', '') and guidance.scale != 1.0:
     path = 'sampling.guidance.run'
-    worse = read_model(model, path, guidance.run)
-    if type(worse) is not type(model):
-      raise _other_kind(path, worse, model.schema.kind)
+    worse = read_model(model, path, guidance.run, model.schema.kind)
     model.check_guide(worse)
     guides['guidance'] = OtherRun(worse, read_params(worse, path)[0])
   if classifier is not None:
     path = 'sampling.classifier.run'
-    judge = read_model(model, path, classifier.run)
-    if not isinstance(judge, models.Classifier):
-      raise _other_kind(path, judge, 'a classifier')
+    needed = models.Classifier.schema.kind
+    judge = read_model(model, path, classifier.run, needed)
     guides['classifier'] = OtherRun(judge, read_params(judge, path)[0])
   return guides
 
 
-def _other_kind(path, model, needed):
-  return UserError(
-    f'config.{path}: the run in {model.workdir} is {model.schema.kind}, and '
-    f'{needed} is needed'
-  )
+def check_unguided(model: Model, what: str) -> None:
+  """Raises UserError, which begins with `what`, if other runs would guide."""
+  c = model.config.sampling
+  guidance = c.get('guidance')
+  by_run = getattr(guidance, 'run', '') and guidance.scale != 1.0
+  if c.get('classifier') or by_run:
+    raise UserError(
+      f'config.{what} guidance by another run: set config.sampling.classifier '
+      'and config.sampling.guidance to None'
+    )
 
 
-def read_model(model: Model, path: str, run: str) -> Any:
-  """Returns the model of another run; raises UserError for other images.
+def read_model(model: Model, path: str, run: str, kind: str) -> Any:
+  """Returns the model of another run; UserError for other images or kinds.
 
   path: the field that names the run.
   """
-  other = models.make(load.open_run(run, path), run)
-  check_images(path, other, model)
+  config = load.open_run(run, path)
+  check_kind(path, config, run, kind)
+  other = models.make(config, run)
+  refuse(other_images(path, other, model))
   return other

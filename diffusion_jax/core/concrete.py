@@ -1,17 +1,18 @@
 """Checks of arguments. Values that `jit` traces are not checked."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 Array = jax.Array
 
 
 def check_numbers(
-  fits: Callable[..., Array], rule: str, **values: Array | float
+  fits: Callable[..., Array], rule: str, **values: ArrayLike
 ) -> None:
   """Raises ValueError with `rule` unless all values are finite and fit it.
 
@@ -33,17 +34,17 @@ def check_numbers(
     raise ValueError(f'{listing}: {rule}')
 
 
-def check_not_negative(**value: Array | float) -> None:
+def check_not_negative(**value: ArrayLike) -> None:
   """Raises ValueError unless a number is finite and at least 0."""
   check_numbers(lambda x: x >= 0.0, 'it cannot be negative', **value)
 
 
-def check_positive(**value: Array | float) -> None:
+def check_positive(**value: ArrayLike) -> None:
   """Raises ValueError unless a number is finite and above 0."""
   check_numbers(lambda x: x > 0.0, 'it must be positive and finite', **value)
 
 
-def check_fraction(**value: Array | float) -> None:
+def check_fraction(**value: ArrayLike) -> None:
   """Raises ValueError unless a number is in [0, 1]."""
   check_numbers(
     lambda x: (x >= 0.0) & (x <= 1.0), 'it must be in [0, 1]', **value
@@ -57,14 +58,7 @@ def check_at_least(low: int, **value: int) -> None:
       raise ValueError(f'{name} is {n}: it must be at least {low}')
 
 
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-  """Raises ValueError that lists the choices unless a value is one of them."""
-  choices = tuple(choices)
-  if value not in choices:
-    raise ValueError(f'{name} {value!r} is not one of {", ".join(choices)}')
-
-
-def as_float(x: Array | float) -> Array:
+def as_float(x: ArrayLike) -> Array:
   """Converts x to floats in its own precision, at least float32.
 
   Integers get the default precision.
@@ -75,7 +69,7 @@ def as_float(x: Array | float) -> Array:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def as_time(t: Array | float) -> Array:
+def as_time(t: ArrayLike) -> Array:
   """Converts a time to floats; ValueError for concrete times outside [0, 1].
 
   1e-6 beyond either end is accepted, since float32 resolves t to about 1e-7.

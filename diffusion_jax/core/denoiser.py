@@ -6,11 +6,12 @@ network is any function `network_fn(params, x, noise, cond, *, key=None)`. Only
 noise level and the scaling of x.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.core.broadcasting import expand_to
 from diffusion_jax.core.levels import NoiseLevel, Schedule, round_near_step
 from diffusion_jax.core.parametrization import (
@@ -28,7 +29,7 @@ class NetworkFn(Protocol):
 
   def __call__(
     self,
-    params: Any,
+    params: Params,
     x: Array,
     noise: Array,
     cond: dict | None,
@@ -123,7 +124,7 @@ def step_input(num_steps: int, scale: float = 1.0) -> NoiseInput:
 
 def network_output(
   network_fn: NetworkFn,
-  params: Any,
+  params: Params,
   xt: Array,
   level: NoiseLevel,
   *,
@@ -149,7 +150,7 @@ def network_output(
 
 def make_denoiser(
   network_fn: NetworkFn,
-  params: Any,
+  params: Params,
   *,
   parametrization: str,
   noise_input: NoiseInput,

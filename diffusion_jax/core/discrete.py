@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.typing import ArrayLike
 
 from diffusion_jax.core.concrete import as_float, as_time, check_numbers
 from diffusion_jax.core.levels import NoiseLevel, round_near_step, vp_level
@@ -94,7 +95,7 @@ class DiscreteSchedule:
     )
     return self(jnp.asarray(i) / last)
 
-  def __call__(self, t: Array) -> NoiseLevel:
+  def __call__(self, t: ArrayLike) -> NoiseLevel:
     """Returns the level at t in [0, 1], [] or [B].
 
     The slope in t at step i belongs to the interval below it: beta(t) is

@@ -4,11 +4,12 @@ States are integers [B, ...], distributions and logits [B, ..., K]. A denoiser
 is a function (x_t, level) -> logits of p(x_0 | x_t), element by element.
 """
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
 from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
@@ -121,7 +122,7 @@ def posterior_logits(
 
 def make_state_denoiser(
   network_fn: NetworkFn,
-  params: Any,
+  params: Params,
   *,
   process: StateProcess,
   noise_input: NoiseInput,

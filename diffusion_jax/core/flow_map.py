@@ -12,13 +12,13 @@ Song et al. 2023). Only `make_flow_map` knows how a network was trained.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.core.broadcasting import check_same_shape, expand_to
-from diffusion_jax.core.concrete import check_choice
 from diffusion_jax.core.denoiser import (
   Denoiser,
   NetworkFn,
@@ -29,6 +29,7 @@ from diffusion_jax.core.denoiser import (
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import edm_norm
 from diffusion_jax.core.process import velocity
+from diffusion_jax.ranges import check_choice
 
 Array = jax.Array
 
@@ -156,7 +157,7 @@ def trigflow_function(
 
 def velocity_output(
   network_fn: NetworkFn,
-  params: Any,
+  params: Params,
   xt: Array,
   level_t: NoiseLevel,
   s: Array,
@@ -186,7 +187,7 @@ def velocity_output(
 
 def consistency_output(
   network_fn: NetworkFn,
-  params: Any,
+  params: Params,
   xt: Array,
   level: NoiseLevel,
   *,
@@ -223,7 +224,7 @@ def consistency_output(
 
 def make_flow_map(
   network_fn: NetworkFn,
-  params: Any,
+  params: Params,
   *,
   kind: str,
   noise_input: NoiseInput,

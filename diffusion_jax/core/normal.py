@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.concrete import check_at_least, check_choice
+from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.ranges import check_choice
 
 Array = jax.Array
 

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import check_same_shape
-from diffusion_jax.core.concrete import check_choice
 from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.ranges import check_choice
 
 Array = jax.Array
 

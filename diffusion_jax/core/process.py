@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import check_same_shape, expand_to
-from diffusion_jax.core.concrete import as_time, check_choice
+from diffusion_jax.core.concrete import as_time
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.normal import Normal
+from diffusion_jax.ranges import check_choice
 
 Array = jax.Array
 

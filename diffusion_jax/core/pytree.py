@@ -1,11 +1,14 @@
 """Dataclasses as arguments of jitted functions."""
 
 import dataclasses
+from typing import TypeVar
 
 import jax
 
+Class = TypeVar('Class', bound=type)
 
-def pytree_dataclass(cls: type) -> type:
+
+def pytree_dataclass(cls: Class) -> Class:
   """Registers a dataclass as a pytree of its fields, except static ones.
 
   The tree structures of two classes are never equal. With

@@ -13,11 +13,12 @@ have a value yet.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.core.concrete import (
   as_float,
   as_time,
@@ -45,7 +46,7 @@ class CosineSchedule:
   def __post_init__(self):
     _check_ascending(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max)
 
-  def __call__(self, t: Array) -> NoiseLevel:
+  def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
     first, last = self._ends()
     span = jnp.pi / 2.0 - first - last
@@ -115,7 +116,7 @@ class LinearVPSchedule:
   def __post_init__(self):
     _check_betas(self.beta_min, self.beta_max)
 
-  def __call__(self, t: Array) -> NoiseLevel:
+  def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
     return vp_level(t, _linear_beta_integral(t, self.beta_min, self.beta_max))
 
@@ -142,7 +143,7 @@ class SubVPSchedule:
   def __post_init__(self):
     _check_betas(self.beta_min, self.beta_max)
 
-  def __call__(self, t: Array) -> NoiseLevel:
+  def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
     value = _linear_beta_integral(t, self.beta_min, self.beta_max)
     return self._level(t, value)
@@ -175,7 +176,7 @@ class GeometricVESchedule:
   def __post_init__(self):
     _check_sigmas(self.sigma_min, self.sigma_max)
 
-  def __call__(self, t: Array) -> NoiseLevel:
+  def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
     sigma = self.sigma_min * jnp.exp(t * self._log_ratio())
     return NoiseLevel(t, jnp.ones_like(t), sigma)
@@ -211,7 +212,7 @@ class KarrasSchedule:
     _check_sigmas(self.sigma_min, self.sigma_max)
     check_positive(rho=self.rho)
 
-  def __call__(self, t: Array) -> NoiseLevel:
+  def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
     first, last = self._ends()
     sigma = ((1.0 - t) * first + t * last) ** self.rho
@@ -252,7 +253,7 @@ class RectifiedFlowSchedule:
   def __post_init__(self):
     check_positive(shift=self.shift)
 
-  def __call__(self, t: Array) -> NoiseLevel:
+  def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
     total = (1.0 - t) + self.shift * t  # 1 + (shift - 1) t
     return NoiseLevel(t, (1.0 - t) / total, self.shift * t / total)
@@ -284,7 +285,7 @@ class SigmoidSchedule:
     _check_ascending(start=self.start, end=self.end)
     check_positive(tau=self.tau)
 
-  def __call__(self, t: Array) -> NoiseLevel:
+  def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
     s, e = self._ends()
     x = (1.0 - t) * s + t * e
@@ -340,7 +341,7 @@ class ShiftedSchedule:
     """Returns T; AttributeError unless the schedule has steps."""
     return getattr(self.schedule, 'num_steps')  # noqa: B009
 
-  def __call__(self, t: Array) -> NoiseLevel:
+  def __call__(self, t: ArrayLike) -> NoiseLevel:
     return self._shifted(self.schedule(t))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
@@ -364,12 +365,12 @@ class LearnedSchedule:
   params is a pytree of leaves with gradients, gamma_fn is static.
   """
 
-  params: Any
-  gamma_fn: Callable[[Any, Array], Array] = dataclasses.field(
+  params: Params
+  gamma_fn: Callable[[Params, Array], Array] = dataclasses.field(
     metadata={'static': True}
   )
 
-  def __call__(self, t: Array) -> NoiseLevel:
+  def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
     return _sigmoid_level(t, self.gamma_fn(self.params, t))
 

@@ -8,6 +8,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from diffusion_jax.core.concrete import as_float, as_time, check_positive
 from diffusion_jax.core.levels import NoiseLevel, Schedule
@@ -26,7 +27,7 @@ class PolynomialMasking:
   def __post_init__(self):
     check_positive(power=self.power)
 
-  def __call__(self, t: Array) -> NoiseLevel:
+  def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
     sigma = t**self.power
     return NoiseLevel(t, 1.0 - sigma, sigma)
@@ -45,7 +46,7 @@ class CosineMasking:
   With r = 1 - t, sigma = cos(pi r / 2) is MaskGIT's ratio of masked elements.
   """
 
-  def __call__(self, t: Array) -> NoiseLevel:
+  def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
     # 1 - cos(2 a) = 2 sin(a)^2 keeps the digits of alpha near t = 1.
     alpha = 2.0 * jnp.square(jnp.sin(0.25 * jnp.pi * (1.0 - t)))
@@ -74,7 +75,7 @@ class AlphaBarSchedule:
     """Returns T; AttributeError unless the schedule has steps."""
     return getattr(self.schedule, 'num_steps')  # noqa: B009
 
-  def __call__(self, t: Array) -> NoiseLevel:
+  def __call__(self, t: ArrayLike) -> NoiseLevel:
     return _squared(self.schedule(t))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:

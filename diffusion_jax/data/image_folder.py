@@ -10,7 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.images import read_image, resized
-from diffusion_jax.data.sources import check_fraction, check_split
+from diffusion_jax.data.sources import (
+  check_fraction,
+  check_part,
+  check_split,
+  existing,
+)
 from diffusion_jax.ranges import ImageShape, Rate
 
 _EXAMPLE = '{"file_name": "cats/1.png", "text": "a cat"}'
@@ -99,29 +104,20 @@ def folder(
   FileNotFoundError.
   """
   check_split(split)
-  top = Path(path).expanduser()
-  if not top.is_dir():
-    raise FileNotFoundError(
-      f'folder {path} not found; for an npz file, set data=npz'
-    )
+  hint = '; for an npz file, set data=npz'
+  top = existing(path, 'folder', Path.is_dir, hint)
   train = top / 'train' if (top / 'train').is_dir() else top
   held_out = [top / name for name in ('test', 'val') if (top / name).is_dir()]
   has_test = train != top and bool(held_out)
   root = held_out[0] if has_test and split == 'test' else train
   pictures = names = _pictures(root)
-  if not pictures:
-    raise FileNotFoundError(
-      f'{root} contains no pictures ({", ".join(SUFFIXES)})'
-    )
+  check_pictures(root, pictures)
   if not has_test:
     check_fraction(test_fraction, split, path)
     test = split == 'test'
     names = [n for n in pictures if _is_test(n, test_fraction) == test]
-    if not names:
-      raise ValueError(
-        f'test_fraction={test_fraction} leaves none of the {len(pictures)} '
-        f'pictures in {root} for the {split} split'
-      )
+    what = f'pictures in {root}'
+    check_part(len(names), len(pictures), test_fraction, split, what)
   paths = [root / name for name in names]
   if not labelled:
     return FileSource(paths, image_shape, root=root)
@@ -129,6 +125,14 @@ def folder(
   classes = sorted({name.partition('/')[0] for name in of_train if '/' in name})
   labels = _labels(root, names, classes)
   return FileSource(paths, image_shape, labels, len(classes), root)
+
+
+def check_pictures(root: Path, pictures: Sequence) -> None:
+  """Raises FileNotFoundError for a folder without pictures."""
+  if not pictures:
+    raise FileNotFoundError(
+      f'{root} contains no pictures ({", ".join(SUFFIXES)})'
+    )
 
 
 def is_picture(name: str) -> bool:

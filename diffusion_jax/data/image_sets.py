@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_folder, images, sources
 
 IMAGES = 'arr_0', 'images'  # names of the images in an npz file
@@ -37,7 +38,7 @@ class ImageSet(NamedTuple):
   shape: tuple[int, ...]
   batches: Callable[[int], Iterator[np.ndarray]]
   arrays: dict[str, np.ndarray]
-  protocol: dict[str, Any]
+  protocol: Json
 
 
 def read(path: str | Path, more: Collection[str] = ()) -> ImageSet:
@@ -46,24 +47,19 @@ def read(path: str | Path, more: Collection[str] = ()) -> ImageSet:
   more: names of other arrays to read, if the file has them. Raises ValueError
   or OSError that names the file.
   """
-  path = Path(path).expanduser()
-  if path.is_dir():
-    return _read_folder(path)
-  if not path.is_file():
-    raise FileNotFoundError(f'file or folder {path} not found')
-  return _read_npz(path, more)
+  path = sources.existing(path, 'file or folder')
+  return _read_folder(path) if path.is_dir() else _read_npz(path, more)
 
 
-def write(path: str | Path, protocol: dict[str, Any], **arrays: Any) -> None:
+def write(path: str | Path, protocol: Json, **arrays: Any) -> None:
   """Writes an npz file of features, mu, sigma and so on.
 
   protocol: what they depend on, stored as JSON in the array `protocol`.
   """
   path = Path(path)
-  arrays['protocol'] = json.dumps(protocol)
   draft = path.with_name(f'{path.name}.tmp')
   with draft.open('wb') as file:
-    np.savez(file, **arrays)
+    np.savez(file, **arrays, protocol=json.dumps(protocol))
   draft.replace(path)
 
 
@@ -104,11 +100,9 @@ def _read_npz(path, more):
     )
   if name is None:
     return ImageSet(str(path), (0,), lambda size: iter(()), arrays, protocol)
-  try:
-    with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as file:
+  with sources.reading_npz(path), zipfile.ZipFile(path) as archive:
+    with archive.open(f'{name}.npy') as file:
       shape, _, dtype = _header(file)
-  except sources.UNREADABLE as error:
-    raise ValueError(f'{path} is not an npz file of arrays: {error}') from None
   if len(shape) not in (3, 4) or not shape[0] or dtype.kind not in 'uif':
     raise ValueError(
       f'{path}: {name} must be uint8 [N, H, W, C], got {dtype} {list(shape)}'
@@ -167,10 +161,7 @@ def _read_folder(path):
     for name in names
     if image_folder.is_picture(name)
   )
-  if not paths:
-    raise FileNotFoundError(
-      f'{path} contains no images ({", ".join(image_folder.SUFFIXES)})'
-    )
+  image_folder.check_pictures(path, paths)
   size = images.read_image(paths[0]).shape[:2]
   channels = 1 if all(map(_is_grey, paths)) else 3
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.data.sources import existing
+from diffusion_jax.ranges import check_choice
+
 
 def scale(images: np.ndarray, num_levels: int = 256) -> np.ndarray:
   """Scales levels 0..num_levels - 1 to float32 in [-1, 1]."""
@@ -65,8 +68,7 @@ def _load(path):
   # Returns a Pillow image, RGBA if the file has transparency, otherwise RGB.
   from PIL import Image, ImageOps
 
-  if not Path(path).is_file():
-    raise FileNotFoundError(f'image {path} not found')
+  existing(path, 'image', Path.is_file)
   # Pillow warns from half the size at which it raises an error.
   warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
   with _naming(path):
@@ -142,8 +144,7 @@ def fit(
   """
   from PIL import Image
 
-  if how not in ('crop', 'scale'):
-    raise ValueError(f"how must be 'crop' or 'scale', got {how!r}")
+  check_choice('how', how, ('crop', 'scale'))
   height, width = (size, size) if isinstance(size, int) else size
   if how == 'crop':
     h, w = image.shape[:2]

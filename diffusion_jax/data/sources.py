@@ -1,15 +1,23 @@
 """Sources of images: uint8, read by index, with optional labels."""
 
+import contextlib
 import dataclasses
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from diffusion_jax.ranges import Count, ImageShape, Rate, Size
+from diffusion_jax.ranges import (
+  Count,
+  ImageShape,
+  Rate,
+  Size,
+  check_choice,
+  check_value,
+)
 
 # np.load may raise any of these for a damaged npz file.
 UNREADABLE = (
@@ -186,8 +194,8 @@ def npz(
   can be read. Raises ValueError or FileNotFoundError.
   """
   check_split(split)
-  path = Path(path).expanduser()
   names = npz_names(path)
+  path = Path(path).expanduser()
   has_test = 'test_images' in names
   prefix = 'test_' if has_test and split == 'test' else ''
   whole = 'images' if prefix or 'images' in names else 'arr_0'
@@ -215,16 +223,26 @@ def npz(
   return ArraySource(images, labels, num_classes)
 
 
+def existing(
+  path: str | Path,
+  what: str,
+  exists: Callable[[Path], bool] = Path.exists,
+  hint: str = '',
+) -> Path:
+  """Returns a path with ~ expanded; FileNotFoundError if it does not exist."""
+  path = Path(path).expanduser()
+  if not exists(path):
+    raise FileNotFoundError(f'{what} {path} not found{hint}')
+  return path
+
+
 def npz_names(path: str | Path) -> list[str]:
   """Returns the names of the arrays in an npz file.
 
   Raises FileNotFoundError, or ValueError in one line for another kind of file.
   """
-  path = Path(path)
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'npz file {path} not found; for a folder of pictures, set data=folder'
-    )
+  hint = '; for a folder of pictures, set data=folder'
+  path = existing(path, 'npz file', Path.is_file, hint)
   with path.open('rb') as file:
     if file.read(2) != b'PK':
       raise ValueError(
@@ -245,10 +263,17 @@ def read_npz(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def _with_npz(path, function):
-  try:
-    # NumPy itself would not close the file of a damaged archive.
-    with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
+  # NumPy itself would not close the file of a damaged archive.
+  with reading_npz(path), open(path, 'rb') as raw:
+    with np.load(raw, allow_pickle=False) as file:
       return function(file)
+
+
+@contextlib.contextmanager
+def reading_npz(path: str | Path) -> Iterator[None]:
+  """Turns the errors of a damaged npz file into ValueError, in one line."""
+  try:
+    yield
   except UNREADABLE as error:
     reason = str(error) or type(error).__name__
     if 'allow_pickle' in reason:
@@ -262,14 +287,12 @@ class NoTestSplit(ValueError):
 
 def check_split(split: str) -> None:
   """Raises ValueError for a split other than 'train', 'test'."""
-  if split not in ('train', 'test'):
-    raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+  check_choice('split', split, ('train', 'test'))
 
 
 def check_fraction(test_fraction: float, split: str, path: str | Path) -> None:
   """Raises ValueError if test_fraction does not give a split of `path`."""
-  if not 0.0 <= test_fraction < 1.0:
-    raise ValueError(f'test_fraction must be in [0, 1), got {test_fraction}')
+  check_value('test_fraction', test_fraction, Rate)
   if split == 'test' and not test_fraction:
     raise NoTestSplit(
       f'{path} has no test split: set test_fraction, for example to 0.1, to '
@@ -277,17 +300,25 @@ def check_fraction(test_fraction: float, split: str, path: str | Path) -> None:
     )
 
 
+def check_part(
+  count: int, size: int, test_fraction: float, split: str, what: str
+) -> None:
+  """Raises ValueError if a split has none of the `size` images."""
+  if not count:
+    raise ValueError(
+      f'test_fraction={test_fraction} leaves none of the {size} {what} for the '
+      f'{split} split'
+    )
+
+
 def _fixed_part(size, split, test_fraction, path):
   # Returns the indices of a split, the same in every run.
   check_fraction(test_fraction, split, path)
   count = round(size * test_fraction)
-  if not 0 < (count if split == 'test' else size - count):
-    raise ValueError(
-      f'test_fraction={test_fraction} leaves none of the {size} images in '
-      f'{path} for the {split} split'
-    )
   order = np.random.default_rng(0).permutation(size)
-  return np.sort(order[:count] if split == 'test' else order[count:])
+  part = order[:count] if split == 'test' else order[count:]
+  check_part(len(part), size, test_fraction, split, f'images in {path}')
+  return np.sort(part)
 
 
 def _checked(path, labels, size, num_classes):

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.sources import ArraySource, check_fraction, check_split
+from diffusion_jax.data.sources import (
+  ArraySource,
+  check_fraction,
+  check_split,
+)
 from diffusion_jax.ranges import Rate, Size
 
 SUFFIXES = '.txt', '.md', '.rst', '.py'
@@ -45,12 +49,11 @@ def text_files(
 
 def _read(path):
   place = Path(path).expanduser()
-  if not place.exists():
-    raise FileNotFoundError(f'no file or folder {place}')
   files = [place]
   if place.is_dir():
     files = [p for p in sorted(place.rglob('*')) if p.suffix in SUFFIXES]
-  return b'\n'.join(file.read_bytes() for file in files if file.is_file())
+    files = [file for file in files if file.is_file()]
+  return b'\n'.join(file.read_bytes() for file in files)
 
 
 def _own_text():

@@ -25,8 +25,7 @@ def judge(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   ValueError for other shapes.
   """
   check(images)
-  if len(labels) != len(images):
-    raise ValueError(f'{len(labels)} labels for {len(images)} images')
+  judging.check_count(len(labels), 'labels', images)
   predict = make_judge()
   accuracy = float(np.mean(predict(images) == labels))
   return {
@@ -54,8 +53,7 @@ def make_judge() -> Callable[[np.ndarray], np.ndarray]:
 
 def check(images: np.ndarray) -> None:
   """Raises ValueError unless the images are [N, 8, 8, 1]."""
-  if images.ndim != 4 or images.shape[1:] != (8, 8, 1):
-    raise ValueError(f'digits must be [N, 8, 8, 1], got {list(images.shape)}')
+  judging.check_images(images, (8, 8, 1), 'digits')
 
 
 def diversity(images: np.ndarray, labels: np.ndarray) -> float:

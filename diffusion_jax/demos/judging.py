@@ -9,6 +9,19 @@ import numpy as np
 from diffusion_jax.data import image_sets
 
 
+def check_images(images: np.ndarray, shape: tuple[int, ...], what: str) -> None:
+  """Raises ValueError unless the images are [N, *shape]."""
+  if images.shape[1:] != shape:
+    sizes = ', '.join(map(str, shape))
+    raise ValueError(f'{what} must be [N, {sizes}], got {list(images.shape)}')
+
+
+def check_count(count: int, what: str, images: np.ndarray) -> None:
+  """Raises ValueError unless there is a label or a text for each image."""
+  if count != len(images):
+    raise ValueError(f'{count} {what} for {len(images)} images')
+
+
 def main(
   judge: Callable[[np.ndarray, np.ndarray], list[str]],
   name: str,

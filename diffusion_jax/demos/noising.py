@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import Json
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.demos import whiteness
@@ -48,7 +49,7 @@ def write(
   schedule: dj.DiscreteSchedule,
   seed: int,
   folder: Path,
-) -> tuple[list[int], dict[str, Any]]:
+) -> tuple[list[int], Json]:
   """Writes strip.png, noise.gif, schedule.png and spectrum.png.
 
   Returns the steps of the strip, and the report on the noise at the end.

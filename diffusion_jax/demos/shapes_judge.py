@@ -166,8 +166,7 @@ def judge(
     raise ValueError(
       f'pictures must be [N, H, H, 3] with H >= 16, got {list(images.shape)}'
     )
-  if len(texts) != len(images):
-    raise ValueError(f'{len(texts)} texts for {len(images)} images')
+  judging.check_count(len(texts), 'texts', images)
   by_number = {}
   for image, text in zip(images, texts, strict=True):
     scene = parse(str(text))
@@ -192,10 +191,7 @@ def make_features(side: int = 16) -> Callable[[np.ndarray], np.ndarray]:
   network = _perceptron(side)
 
   def extract(images):
-    if images.shape[1:] != (side, side, 3):
-      raise ValueError(
-        f'pictures must be [N, {side}, {side}, 3], got {list(images.shape)}'
-      )
+    judging.check_images(images, (side, side, 3), 'pictures')
     flat = images.reshape(len(images), -1).astype(np.float64)
     return network.features(flat / 127.5 - 1.0)
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from diffusion_jax.core.concrete import check_at_least
+
 
 def radial_power_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns (frequency [R], power [R]) of an image [H, W, C].
@@ -31,8 +33,7 @@ def distance_to_noise(
   z: [...] with D entries; num_draws: the draws of eps, at least 2. Returns
   `mean` and `standard_error` over the draws, and `closed_form`, |z|^2 + D.
   """
-  if num_draws < 2:
-    raise ValueError(f'num_draws must be at least 2, got {num_draws}')
+  check_at_least(2, num_draws=num_draws)
   rng = np.random.default_rng(seed)
   z = np.asarray(z, np.float64).ravel()
   draws = [

@@ -4,9 +4,7 @@ They are read and written without diffusers; only old weights in `.bin` need
 torch.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flax import linen as nn
@@ -30,7 +28,7 @@ from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 
 
-def load(path: str | Path, **options: Any) -> reader.Imported:
+def load(path: str | Path, **options: object) -> reader.Imported:
   """Reads a UNet2DModel, a DiTTransformer2DModel or an AutoencoderKL.
 
   path: the folder of the model, of a pipeline of a U-Net or a DiT, or the file
@@ -68,7 +66,7 @@ def save(
   network: nn.Module,
   params: Params,
   sections: reader.Sections,
-  facts: Mapping[str, Any],
+  facts: reader.Facts,
   label: int | None = None,
 ) -> None:
   """Writes a folder that from_pretrained of diffusers loads.

@@ -8,12 +8,12 @@ for the three, and all blocks in one array.
 import re
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import jax
 import numpy as np
 from flax import traverse_util
 
+from diffusion_jax.aliases import Json, PyTree
 from diffusion_jax.interop import diffusers_options as theirs, layers, names
 from diffusion_jax.interop.names import Params, Tensors, require
 from diffusion_jax.interop.options import (
@@ -78,7 +78,7 @@ LAYERS = {
 
 def read_config(
   config: Options, noise_embedding: str | None
-) -> tuple[DiT, dict[str, Any], SimpleNamespace]:
+) -> tuple[DiT, Json, SimpleNamespace]:
   """Returns the network of a config.json, its fields, and all options."""
   c = theirs.complete(CLASS, config, {**OPTIONS, **OLDER}, FIELDS, _allowed)
   fields = fields_of(c, FIELDS) | {
@@ -176,8 +176,8 @@ def write(network: DiT, params: Params) -> Tensors:
 
 def separate(params: Params) -> Params:
   """Returns parameters with a branch for each block, and q, k and v apart."""
-  apart: dict[tuple, Any] = {}
-  leaves: dict[tuple, Any] = dict(traverse_util.flatten_dict(dict(params)))
+  apart: dict[tuple, PyTree] = {}
+  leaves: dict[tuple, PyTree] = dict(traverse_util.flatten_dict(dict(params)))
   for path, leaf in leaves.items():
     if path[0] != 'blocks_0':
       apart[path] = leaf

@@ -8,7 +8,6 @@ are written where EDM is installed (docs/weights.md).
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -105,7 +104,7 @@ LAYERS = {
 }
 
 
-def load(path: str | Path, **options: Any) -> reader.Imported:
+def load(path: str | Path, **options: object) -> reader.Imported:
   """Returns the network of a .safetensors file with a .json next to it.
 
   options: keywords of EDM's classes, which override the JSON file; without the
@@ -116,7 +115,7 @@ def load(path: str | Path, **options: Any) -> reader.Imported:
   return from_tensors(read_tensors(path), **options)
 
 
-def from_tensors(tensors: Tensors, **options: Any) -> reader.Imported:
+def from_tensors(tensors: Tensors, **options: object) -> reader.Imported:
   """Returns the network of a state dict; the arguments are as for `load`."""
   o = choose_options(**options)
   weights = getattr(o, FILTER, (1, 1))
@@ -137,13 +136,13 @@ def from_tensors(tensors: Tensors, **options: Any) -> reader.Imported:
   return imported
 
 
-def choose_options(**given: Any) -> SimpleNamespace:
+def choose_options(**given: object) -> SimpleNamespace:
   """Returns all options, with EDM's defaults.
 
   Raises ValueError for options without a counterpart here. Song et al.'s
   wrapper of VE networks is read around NCSN++ without other inputs only.
   """
-  model = given.get('model_type', OUTER['model_type'])
+  model = str(given.get('model_type', OUTER['model_type']))
   check('EDM', {'model_type': model}, {'model_type': tuple(OPTIONS)})
   defaults = {**OUTER, **OPTIONS[model]}
   if given.get('precond') == 'VEPrecond':

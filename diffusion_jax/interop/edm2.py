@@ -8,7 +8,6 @@ are written where EDM2 is installed (docs/weights.md).
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +94,7 @@ LOGVAR = (
 )
 
 
-def load(path: str | Path, **options: Any) -> Imported:
+def load(path: str | Path, **options: object) -> Imported:
   """Returns the network of a .safetensors file with a .json next to it.
 
   `more` of the result contains the weights of u(sigma). options: keywords of
@@ -107,7 +106,7 @@ def load(path: str | Path, **options: Any) -> Imported:
   return from_tensors(read_tensors(path), **options)
 
 
-def from_tensors(tensors: Tensors, **options: Any) -> Imported:
+def from_tensors(tensors: Tensors, **options: object) -> Imported:
   """Returns the network of a state dict; the arguments are as for `load`."""
   o = choose_options(**options)
   of_head = {n: x for n, x in tensors.items() if n.startswith('logvar_')}
@@ -119,7 +118,7 @@ def from_tensors(tensors: Tensors, **options: Any) -> Imported:
   return imported._replace(more={'uncertainty': params})
 
 
-def choose_options(**given: Any) -> SimpleNamespace:
+def choose_options(**given: object) -> SimpleNamespace:
   """Returns all options, with defaults; ValueError as `load`."""
   return complete('EDM2', OPTIONS, typed('EDM2', OPTIONS, given), _allowed)
 

@@ -11,7 +11,6 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,7 @@ import safetensors.numpy
 from flax import serialization
 from safetensors import SafetensorError, safe_open
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.interop.names import require
 
 INDEX = '.index.json'  # of a safetensors file in several parts
@@ -134,7 +134,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
       return file.metadata() or {}
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_json(path: str | Path) -> Json:
   """Returns the object that a JSON file contains; ValueError otherwise."""
   with reading(path, 'JSON'):
     content = json.loads(Path(path).read_text())
@@ -171,7 +171,7 @@ def write_safetensors(
   draft.replace(path)
 
 
-def flatten(tree: Any, prefix: str = '') -> dict[str, np.ndarray]:
+def flatten(tree: object, prefix: str = '') -> dict[str, np.ndarray]:
   """Returns the arrays and numbers of nested dicts and lists by name."""
   if isinstance(tree, list | tuple):
     tree = dict(enumerate(tree))

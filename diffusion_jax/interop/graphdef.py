@@ -5,8 +5,8 @@ declared here with the few fields that are read; protobuf skips the others.
 """
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def _to_array(tensor):
 
 
 @functools.cache
-def _messages() -> dict[str, Any]:
+def _messages() -> dict[str, Callable]:
   """Returns a class for each message, in a separate pool."""
   from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 

@@ -5,16 +5,18 @@ another project, and `write` goes back, bit for bit.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from flax import traverse_util
 from tqdm import tqdm
 
+from diffusion_jax.aliases import NamedParams
+
 MOST_NAMES = 10  # in one message
 
 Tensors = Mapping[str, np.ndarray]
-Params = Mapping[str, Any]  # nested dicts of arrays, or of their shapes
+Params = NamedParams
 
 
 class Rule(NamedTuple):
@@ -52,7 +54,7 @@ def read(
   tensors: Tensors,
   shapes: Params,
   ignored: Callable[[str], bool] = lambda name: False,
-) -> dict[str, Any]:
+) -> Params:
   """Returns our parameters, float32, with the shapes of the tree `shapes`.
 
   Raises ValueError, with ten names at most, for tensors that are missing, that

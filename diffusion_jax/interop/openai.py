@@ -7,7 +7,6 @@ noisy classifiers, from the .pt files of their releases or training scripts.
 import functools
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import jax
 
@@ -77,7 +76,7 @@ LAYERS = {
 }
 
 
-def load(path: str | Path, model: str = '', **flags: Any) -> reader.Imported:
+def load(path: str | Path, model: str = '', **flags: object) -> reader.Imported:
   """Returns the network of a .pt file, or .safetensors with the same names.
 
   model: a name of MODELS; by default the name of the file. flags: flags of the
@@ -89,7 +88,9 @@ def load(path: str | Path, model: str = '', **flags: Any) -> reader.Imported:
   return from_tensors(tensors, model or Path(path).stem, **flags)
 
 
-def from_tensors(tensors: Tensors, model: str, **flags: Any) -> reader.Imported:
+def from_tensors(
+  tensors: Tensors, model: str, **flags: object
+) -> reader.Imported:
   """Returns the network of a state dict; the arguments are as for `load`."""
   chosen = choose_flags(model, **flags)
   # Their scripts know 1000 classes; other numbers come from forks.

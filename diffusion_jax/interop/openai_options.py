@@ -1,7 +1,6 @@
 """The flags of OpenAI's scripts and of their published checkpoints."""
 
 from types import SimpleNamespace
-from typing import Any
 
 from diffusion_jax.interop.options import (
   Options,
@@ -121,7 +120,7 @@ MODELS: dict[str, Options] = {
 }  # fmt: skip
 
 
-def choose_flags(model: str, **flags: Any) -> SimpleNamespace:
+def choose_flags(model: str, **flags: object) -> SimpleNamespace:
   """Returns the flags of a name in MODELS; `flags` override them."""
   hint = (
     "name the published file, or 'guided', 'improved' or 'classifier' with the "

@@ -5,13 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.interop.files import read_json
 from diffusion_jax.interop.names import listed, require
 
 Options = Mapping[str, Any]
 # {option: the values that have a counterpart here}; or {option: the reason why
 # its value does not have one, '' if it has one}.
-Allowed = Mapping[str, Collection[Any] | str]
+Allowed = Mapping[str, Collection[object] | str]
 # {field of ours: its option}, or {field: (option, {its value: ours})}.
 Fields = Mapping[str, str | tuple[str, Mapping[Any, Any]]]
 
@@ -36,7 +37,7 @@ def complete(
   return options
 
 
-def typed(of: str, defaults: Options, given: Options) -> dict[str, Any]:
+def typed(of: str, defaults: Options, given: Options) -> Json:
   """Returns the given options in the types of the defaults.
 
   If the default is a tuple, a number or a string such as '32,16,8' becomes
@@ -83,7 +84,7 @@ def of_model(models: Mapping[str, Options], name: str, hint: str) -> Options:
   return models[name]
 
 
-def fields_of(options: SimpleNamespace, fields: Fields) -> dict[str, Any]:
+def fields_of(options: SimpleNamespace, fields: Fields) -> Json:
   """Returns the fields of our network."""
   found = {}
   for ours, row in fields.items():
@@ -93,7 +94,7 @@ def fields_of(options: SimpleNamespace, fields: Fields) -> dict[str, Any]:
   return found
 
 
-def options_of(network: object, fields: Fields) -> dict[str, Any]:
+def options_of(network: object, fields: Fields) -> Json:
   """Returns the options that the fields of our network are there."""
   found = {}
   for ours, row in fields.items():
@@ -108,7 +109,7 @@ def _row(row):
   return (row, {}) if isinstance(row, str) else row
 
 
-def beside(path: str | Path, options: Options) -> dict[str, Any]:
+def beside(path: str | Path, options: Options) -> Json:
   """Returns the options in the .json file next to weights, and `options`.
 
   The latter win. Raises ValueError if the file is missing and options have no

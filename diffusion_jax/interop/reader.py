@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from diffusion_jax.aliases import Json, PyTree
 from diffusion_jax.interop import layers, names
 from diffusion_jax.interop.layers import Layer
 from diffusion_jax.interop.names import Entry, Params, Tensors
 
-Sections = dict[str, Any]  # of a config, such as {'schedule': {'name': ...}}
+Sections = Json  # of a config, such as {'schedule': {'name': ...}}
+Facts = Json  # image_shape and num_classes
 
 
 class Imported(NamedTuple):
@@ -31,10 +33,10 @@ class Imported(NamedTuple):
   a run, by name.
   """
 
-  network: Any
+  network: Any  # A module's `apply` returns a union in Flax's annotations.
   params: Params
   sections: Sections
-  facts: dict[str, Any]
+  facts: Facts
   notes: tuple[str, ...] = ()
   more: Mapping[str, Params] = types.MappingProxyType({})
 
@@ -49,7 +51,7 @@ class Model(NamedTuple):
   network: nn.Module
   layers: Sequence[Layer]
   sections: Sections
-  facts: dict[str, Any]
+  facts: Facts
   notes: tuple[str, ...] = ()
 
   def shapes(self) -> Params:
@@ -83,7 +85,7 @@ def shapes_of(
 
 @functools.lru_cache(maxsize=16)
 def _shapes(network, shape, noise, labels):
-  inputs: tuple[Any, ...] = (jnp.zeros((1, *shape)),)
+  inputs: tuple[PyTree, ...] = (jnp.zeros((1, *shape)),)
   if noise:
     inputs += (jnp.zeros(1),)
   if labels:
@@ -91,9 +93,9 @@ def _shapes(network, shape, noise, labels):
   return jax.eval_shape(network.init, jax.random.key(0), *inputs)['params']
 
 
-def facts_of(shape: Sequence[int], num_classes: int) -> dict[str, Any]:
+def facts_of(shape: Sequence[int], num_classes: int) -> Facts:
   """Returns `Imported.facts`."""
-  facts: dict[str, Any] = {'image_shape': tuple(shape)}
+  facts: Facts = {'image_shape': tuple(shape)}
   return facts | ({'num_classes': num_classes} if num_classes else {})
 
 
@@ -119,7 +121,7 @@ def eps_sections(
   }
 
 
-def ve_as_eps(params: Params) -> dict[str, Any]:
+def ve_as_eps(params: Params) -> Params:
   """Returns the parameters of a VE network, changed so that it predicts eps.
 
   The networks of Song et al. 2021 for the variance-exploding SDE return -eps at

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -84,7 +83,9 @@ MODELS: dict[str, Options] = {
 _FREQUENCIES = re.compile(r'all_modules\.\d+\.W')
 
 
-def load(path: str | Path, model: str = '', **options: Any) -> reader.Imported:
+def load(
+  path: str | Path, model: str = '', **options: object
+) -> reader.Imported:
   """Returns the network of a checkpoint, .pth or Flax's msgpack.
 
   model: a name of MODELS; by default the last two folders of the path. options:
@@ -96,7 +97,7 @@ def load(path: str | Path, model: str = '', **options: Any) -> reader.Imported:
 
 
 def from_tensors(
-  tensors: Tensors, model: str, **options: Any
+  tensors: Tensors, model: str, **options: object
 ) -> reader.Imported:
   """Returns the network of a checkpoint; the arguments are as for `load`.
 
@@ -110,7 +111,7 @@ def from_tensors(
   return imported
 
 
-def choose_options(model: str, **given: Any) -> SimpleNamespace:
+def choose_options(model: str, **given: object) -> SimpleNamespace:
   """Returns the options of a name in MODELS; the given ones override them."""
   hint = 'name the model whose config the training used'
   defaults = {**OPTIONS, **of_model(MODELS, model, hint)}

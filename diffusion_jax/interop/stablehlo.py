@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 from jax import export
+from jax.typing import DTypeLike
 
+from diffusion_jax.aliases import NamedParams, Params, PyTree
 from diffusion_jax.interop import files
 
 PLATFORMS = 'cpu', 'cuda', 'tpu'
@@ -38,9 +39,9 @@ print('wrote images.npy,', images.shape)
 
 def save(
   out: str | Path,
-  compute: Callable[[Any, Any, Any], Any],
-  params: Mapping[str, Any],
-  shapes: Mapping[str, tuple[tuple[int, ...], Any]],
+  compute: Callable[[Params, jax.Array, PyTree], PyTree],
+  params: NamedParams,
+  shapes: Mapping[str, tuple[tuple[int, ...], DTypeLike]],
   size: int,
 ) -> None:
   """Writes a folder with a sampler's program, its weights and a script.

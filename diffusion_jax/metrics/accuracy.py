@@ -1,23 +1,29 @@
 """The share of images whose class a classifier finds."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import Json, Params
 from diffusion_jax.core.keys import draw_normal, split_key
+from diffusion_jax.demos.judging import check_count
 from diffusion_jax.metrics import estimates, plots
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import (
   Arrays,
+  ImageFacts,
   Metric,
   PerExample,
   Score,
   take,
 )
+
+Array = jax.Array
 
 
 def of_samples() -> Metric:
@@ -26,8 +32,7 @@ def of_samples() -> Metric:
   def compute(samples, reference):
     labels = take('accuracy', samples, 'labels')
     predicted = take('accuracy', samples, 'predicted')
-    if len(labels) != len(predicted):
-      raise ValueError(f'{len(labels)} labels for {len(predicted)} samples')
+    check_count(len(labels), 'labels', predicted)
     return [Score('accuracy', estimates.mean(predicted == labels))]
 
   return Metric({'accuracy': True}, ('predicted', 'labels'), compute)
@@ -37,15 +42,15 @@ class Classifier(Protocol):
   """A classifier p(y | x_t), as `of_classifier` needs it."""
 
   @property
-  def facts(self) -> Any:
+  def facts(self) -> ImageFacts:
     """The facts of the images; it has num_classes."""
     ...
 
-  def logits(self, params: Any) -> Any:
+  def logits(self, params: Params) -> Callable[[Array, dj.NoiseLevel], Array]:
     """Returns (x_t, level) -> logits [B, K]."""
     ...
 
-  def schedule(self, params: Any) -> dj.Schedule:
+  def schedule(self, params: Params) -> dj.Schedule:
     """Returns the schedule it was trained on."""
     ...
 
@@ -85,7 +90,7 @@ def of_classifier(t_min: float = 1e-3) -> Metric:
     first = Estimate(float(accuracy[0]), float(error[0]))
     return [Score('accuracy', first, f'at t = {t_min:g}')]
 
-  def report(arrays: Arrays, out: Path) -> dict[str, Any]:
+  def report(arrays: Arrays, out: Path) -> Json:
     accuracy, error = by_time(arrays)
     chance = float(arrays['chance'][0])
     plots.plot_accuracy(out / 'accuracy.png', times, accuracy, chance)

@@ -9,11 +9,12 @@ import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from tqdm import tqdm
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_sets
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.images import write_png
@@ -160,7 +161,7 @@ def protocol(
   samples: ImageSet,
   reference: ImageSet,
   extractor: features.Extractor | None,
-) -> dict[str, Any]:
+) -> Json:
   """Returns the facts that the figures depend on, for a JSON file."""
   identity = {'features': 'of the files'}
   if extractor is not None:
@@ -216,7 +217,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def save_statistics(
-  path: str, reference: ImageSet, arrays: Arrays, about: dict[str, Any]
+  path: str, reference: ImageSet, arrays: Arrays, about: Json
 ) -> None:
   """Writes the statistics of the reference, and how they were made."""
   kinds = [kind for kind in fid.STATISTICS if kind in arrays]

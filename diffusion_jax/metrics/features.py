@@ -7,11 +7,12 @@ A function of features takes images, uint8 [N, H, W, C], and returns a dict:
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from diffusion_jax.demos import digits_judge, perceptrons, shapes_judge
+from diffusion_jax.ranges import check_choice
 
 HIDDEN = 'the hidden layer of a perceptron'
 
@@ -39,17 +40,14 @@ def make(name: str, weights: str = '', batch_size: int = 64) -> Extractor:
   load_features`); batch_size: of such a network. Raises ValueError for other
   names, and if the file is missing.
   """
-  if name not in EXTRACTORS:
-    raise ValueError(
-      f'features {name!r} are not one of {", ".join(EXTRACTORS)}'
-    )
+  check_choice('features', name, EXTRACTORS)
   return EXTRACTORS[name](weights, batch_size)
 
 
 def each(
   extractor: Extractor,
   batches: Iterable[np.ndarray],
-  progress: Callable[[int], Any] = lambda count: None,
+  progress: Callable[[int], object] = lambda count: None,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the features of each batch of images, on the host.
 

@@ -11,13 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_jax.metrics.estimates import Estimate, bootstrap
+from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.metrics.estimates import (
+  Estimate,
+  bootstrap,
+  check_equal_features,
+  check_features,
+)
 from diffusion_jax.metrics.metric import (
   Arrays,
   Metric,
   Score,
   check_counts,
-  check_least,
   take,
 )
 
@@ -43,8 +48,7 @@ class Moments(NamedTuple):
 
 def add(moments: Moments, features: np.ndarray) -> Moments:
   """Returns the moments with features [n, D] added (Chan et al. 1983)."""
-  if features.ndim != 2:
-    raise ValueError(f'features are [N, D], not {list(features.shape)}')
+  check_features('a batch', features)
   count, mean, scatter = moments
   for start in range(0, len(features), _ROWS):
     rows = np.asarray(features[start : start + _ROWS], np.float64)
@@ -141,7 +145,7 @@ def sfd(num_draws: int = 10) -> Metric:
 
 
 def _metric(name, kind, num_draws):
-  check_least(0, num_draws=num_draws)
+  check_at_least(0, num_draws=num_draws)
 
   # A file may have statistics of more images than it has features of.
   def compute(samples, reference):
@@ -167,10 +171,7 @@ def _metric(name, kind, num_draws):
 
 
 def _distance(p, q, root_q):
-  if p.mean.shape != q.mean.shape:
-    raise ValueError(
-      f'{len(p.mean)} features cannot be compared with {len(q.mean)}'
-    )
+  check_equal_features(len(p.mean), len(q.mean))
   trace = np.linalg.norm(_root(p.covariance) @ root_q, 'nuc')
   shift = np.sum((p.mean - q.mean) ** 2)
   return float(

@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import (
   Metric,
   Score,
   check_counts,
-  check_least,
   take,
 )
 
@@ -44,7 +44,7 @@ def inception(num_splits: int = 10) -> Metric:
 
   The mean and the deviation over num_splits parts of the samples.
   """
-  check_least(1, num_splits=num_splits)
+  check_at_least(1, num_splits=num_splits)
 
   def compute(samples, reference):
     logits = take('is', samples, 'logits')

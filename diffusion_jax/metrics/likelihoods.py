@@ -3,14 +3,16 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import Json, Params
 from diffusion_jax.core import vae as bound
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.elbo import LastStep
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.normal import kl
@@ -19,16 +21,18 @@ from diffusion_jax.metrics import bits, plots
 from diffusion_jax.metrics.estimates import mean
 from diffusion_jax.metrics.metric import (
   Arrays,
+  ImageFacts,
   Metric,
   PerExample,
   Score,
-  check_least,
 )
-from diffusion_jax.ranges import Size
+from diffusion_jax.ranges import Rate, Size, check_value, within
 
-Details = Callable[[Arrays, Path], dict[str, Any]]
+Array = jax.Array
+_BELOW_ONE = Annotated[float, within('(0, 1)')]
+Details = Callable[[Arrays, Path], Json]
 # (x0, last: LastStep, num_levels) -> -log p(x_0 | z) in nats, [B].
-Decoder = Callable[[Any, LastStep, int], Any]
+Decoder = Callable[[Array, LastStep, int], Array]
 DECODERS: dict[str, Decoder] = {
   'gaussian': dj.reconstruction_nll,
   'tanh': functools.partial(dj.reconstruction_nll, cdf='tanh'),
@@ -42,7 +46,7 @@ class ImageModel(Protocol):
   """A model of images; facts has their num_levels."""
 
   @property
-  def facts(self) -> Any:
+  def facts(self) -> ImageFacts:
     """The facts of the images."""
     ...
 
@@ -64,11 +68,11 @@ class DiffusionModel(ImageModel, Protocol):
     """The variance of the reverse process; see `dj.reverse_variance`."""
     ...
 
-  def schedule(self, params: Any) -> dj.Schedule:
+  def schedule(self, params: Params) -> dj.Schedule:
     """Returns the schedule of the training."""
     ...
 
-  def denoiser(self, params: Any, cond: dict) -> dj.Denoiser:
+  def denoiser(self, params: Params, cond: dict) -> dj.Denoiser:
     """Returns the denoiser, clipped as in sampling."""
     ...
 
@@ -85,15 +89,19 @@ class LatentModel(Protocol):
     """T."""
     ...
 
-  def encode(self, params: Any, t: int, z: Any) -> dj.Normal:
+  def encode(self, params: Params, t: int, z: Array) -> dj.Normal:
     """Returns q(z_t | z_{t-1}), z_0 = x."""
     ...
 
-  def log_likelihood_of(self, params: Any) -> Callable[[Any, Any], Any]:
+  def log_likelihood_of(
+    self, params: Params
+  ) -> Callable[[Array, Array], Array]:
     """Returns (x, z_1) -> log p(x | z_1), [B], in nats."""
     ...
 
-  def chain_elbo(self, params: Any, keys: Any, x0: Any) -> dict[str, Any]:
+  def chain_elbo(
+    self, params: Params, keys: Array, x0: Array
+  ) -> dict[str, Array]:
     """Returns the terms of `dj.hierarchical_elbo`."""
     ...
 
@@ -102,8 +110,8 @@ class StateModel(ImageModel, Protocol):
   """What the bound of a diffusion model of states needs."""
 
   def state_bound(
-    self, params: Any, keys: Any, x0: Any, cond: dict, num_times: int
-  ) -> dict[str, Any]:
+    self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int
+  ) -> dict[str, Array]:
     """Returns the bound 'total' in nats, and its terms in discrete time."""
     ...
 
@@ -138,7 +146,7 @@ def elbo(
   schedule, or else 1000.
   random_steps: the number of steps that are drawn for each image; 0: all.
   """
-  check_least(0, num_steps=num_steps, random_steps=random_steps)
+  check_at_least(0, num_steps=num_steps, random_steps=random_steps)
 
   nll = DECODERS[decoder] if isinstance(decoder, str) else decoder
 
@@ -232,11 +240,9 @@ def ode(
   dequantization: uniform in the bin of a grey level, or Gaussian, the noise of
   t_min.
   """
-  if not 0.0 <= t_min < 1.0:
-    raise ValueError(f't_min={t_min} is not in [0, 1)')
-  if not 0.0 < tolerance < 1.0:
-    raise ValueError(f'tolerance={tolerance} is not in (0, 1)')
-  check_least(1, num_probes=num_probes)
+  check_value('t_min', t_min, Rate)
+  check_value('tolerance', tolerance, _BELOW_ONE)
+  check_at_least(1, num_probes=num_probes)
 
   def measure(model: DiffusionModel) -> PerExample:
     # A clipped field would have kinks, which no solver can pass.
@@ -348,7 +354,7 @@ def importance_weighted(num_samples: int = 100) -> Metric:
 
   num_samples: draws for each image (Burda et al. 2016).
   """
-  check_least(1, num_samples=num_samples)
+  check_at_least(1, num_samples=num_samples)
 
   def measure(model: LatentModel) -> PerExample:
     def function(params, keys, x0, cond):

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.metrics.estimates import Estimate, check_pair, mean
 from diffusion_jax.metrics.metric import (
   Metric,
   Score,
-  check_least,
   features,
   sizes,
 )
@@ -80,7 +80,7 @@ def density_coverage(
 
 def pr(k: int = 3) -> Metric:
   """Precision and recall by k-th neighbours (Kynkaanniemi et al. 2019)."""
-  check_least(1, k=k)
+  check_at_least(1, k=k)
 
   def compute(samples, reference):
     x, y = features('pr', samples, reference, (k + 1, k + 1))
@@ -91,7 +91,7 @@ def pr(k: int = 3) -> Metric:
 
 def dc(k: int = 5) -> Metric:
   """Density and coverage by k-th neighbours (Naeem et al. 2020)."""
-  check_least(1, k=k)
+  check_at_least(1, k=k)
 
   def compute(samples, reference):
     x, y = features('dc', samples, reference, (1, k + 1))

@@ -2,16 +2,33 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
+from diffusion_jax.aliases import Json, Params
 from diffusion_jax.metrics.estimates import Estimate, Missing
 
+Array = jax.Array
 # The arrays of a set of images by name, [N, ...] each.
 Arrays = Mapping[str, np.ndarray]
 # (params, keys [B], x0 [B, ...], cond) -> arrays [B, ...], a traced function.
-PerExample = Callable[[Any, Any, Any, dict], dict[str, Any]]
+PerExample = Callable[[Params, Array, Array, dict], dict[str, Array]]
+
+
+class ImageFacts(Protocol):
+  """The facts about the images of a model that metrics need."""
+
+  @property
+  def num_classes(self) -> int:
+    """The number of classes; 0 without labels."""
+    ...
+
+  @property
+  def num_levels(self) -> int:
+    """The number of grey levels."""
+    ...
 
 
 class Score(NamedTuple):
@@ -42,7 +59,7 @@ class Metric(NamedTuple):
   needs: tuple[str, ...]
   compute: Callable[[Arrays, Arrays], list[Score]]
   measure: Callable[[Any], PerExample] | None = None
-  report: Callable[[Arrays, Path], dict[str, Any]] | None = None
+  report: Callable[[Arrays, Path], Json] | None = None
 
   @property
   def spaces(self) -> frozenset[str]:
@@ -108,13 +125,6 @@ def check_counts(metric: str, **sets: tuple[int, int]) -> None:
     )
 
 
-def check_least(least: int, **parameters: int) -> None:
-  """Raises ValueError for a parameter of a metric that is too small."""
-  for name, value in parameters.items():
-    if value < least:
-      raise ValueError(f'{name}={value} is below {least}')
-
-
 def sizes(x: np.ndarray, y: np.ndarray) -> str:
   """Returns the numbers of images of both sets, for a note."""
   return f'{len(x):,} against {len(y):,}'
@@ -130,7 +140,7 @@ def table(scores: list[Score]) -> str:
   return '\n'.join(lines)
 
 
-def as_json(scores: list[Score]) -> dict[str, Any]:
+def as_json(scores: list[Score]) -> Json:
   """Returns {name: {value, error (None if it is unknown), note}}."""
   return {
     name: {

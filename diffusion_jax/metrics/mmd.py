@@ -1,20 +1,19 @@
 """Maximum mean discrepancies: the kernel distance (KID), and CMMD."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from diffusion_jax.core.concrete import check_at_least, check_positive
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
 from diffusion_jax.metrics.metric import (
   Metric,
   Score,
-  check_least,
   features,
   sizes,
 )
 
-Kernel = Callable[[np.ndarray, np.ndarray], Any]
+Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 ENTRIES = 2**24  # of a kernel matrix in memory at a time
 
@@ -124,8 +123,8 @@ def kid(num_subsets: int = 100, subset_size: int = 1000) -> Metric:
 
   The mean and the deviation over num_subsets random subsets of both sets.
   """
-  check_least(1, num_subsets=num_subsets)
-  check_least(2, subset_size=subset_size)
+  check_at_least(1, num_subsets=num_subsets)
+  check_at_least(2, subset_size=subset_size)
 
   def compute(samples, reference):
     x, y = features('kid', samples, reference, (2, 2))
@@ -142,8 +141,7 @@ def unit_mmd(sigma: float = 10.0) -> Metric:
   Jayasumana et al. 2024, who take the features of CLIP; sigma: the width of the
   kernel.
   """
-  if sigma <= 0.0:
-    raise ValueError(f'sigma={sigma:g} is not positive')
+  check_positive(sigma=sigma)
 
   def compute(samples, reference):
     x, y = features('cmmd', samples, reference, (1, 1))

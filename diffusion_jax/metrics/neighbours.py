@@ -1,9 +1,9 @@
 """Distances to the nearest rows of another set, without an N x N matrix."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 _MEGABYTES = 256  # of distances in memory at a time
 
@@ -19,10 +19,6 @@ def radii(features: np.ndarray, k: int) -> np.ndarray:
   """
   from sklearn.neighbors import NearestNeighbors
 
-  if not 1 <= k < len(features):
-    raise ValueError(
-      f'{len(features)} images have no neighbour number {k}: more are needed'
-    )
   search = NearestNeighbors(n_neighbors=k, algorithm='brute')
   search.fit(np.asarray(features, np.float64))
   return search.kneighbors()[0][:, -1]
@@ -43,7 +39,7 @@ def nearest(
 def each_block(
   features: np.ndarray,
   reference: np.ndarray,
-  function: Callable[[np.ndarray], Any],
+  function: Callable[[np.ndarray], ArrayLike],
 ) -> np.ndarray:
   """Returns function(distances [n, M]) -> [n, ...] of all rows, joined."""
   from sklearn.metrics import pairwise_distances_chunked

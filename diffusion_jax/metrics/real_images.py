@@ -7,22 +7,25 @@ evaluation continues.
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.images import scale
 from diffusion_jax.metrics.metric import Arrays, PerExample
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import write_npz
-from diffusion_jax.runtime.per_image import PerImage, one_ahead, per_image
+from diffusion_jax.runtime.per_image import one_ahead, per_image
 
 # index [n] -> (images uint8 [n, H, W, C], cond, arrays [n, ...] by name)
 Read = Callable[[np.ndarray], tuple[np.ndarray, dict[str, np.ndarray]]]
+
+# (params, index [n], images, cond) -> a function that waits for the arrays
+Start = Callable[..., Callable[[], dict[str, np.ndarray]]]
 
 
 def per_batch(
@@ -33,9 +36,9 @@ def per_batch(
   num_levels: int,
   seed: int,
   size: int,
-  condition: Callable[[Any, Any], Any] | None = None,
-) -> PerImage:
-  """Returns the `PerImage` of (params, index [n], images, cond) of a metric.
+  condition: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> Start:
+  """Returns (params, index [n], images, cond) -> (() -> arrays of a metric).
 
   Arrays [n, T] are summed over the images, to [1, T]. The result for an image
   depends on seed, name and its index, not on its batch. condition:
@@ -60,12 +63,12 @@ def per_batch(
       for name, x in fetch().items()
     }
 
-  return PerImage(start)
+  return start
 
 
 def arrays_of(
-  compute: PerImage,
-  params: Any,
+  start: Start,
+  params: Params,
   read: Read,
   count: int,
   size: int,
@@ -74,7 +77,7 @@ def arrays_of(
 ) -> Arrays | None:
   """Computes the arrays of images 0..count - 1, a file for each batch.
 
-  compute: of `per_batch`. Files that are in the folder are kept. Returns the
+  start: of `per_batch`. Files that are in the folder are kept. Returns the
   arrays of all batches joined, in the first process; None in others. Raises
   ValueError for NaN, before it is written.
   """
@@ -89,7 +92,7 @@ def arrays_of(
     return np.arange(starts[i], min(starts[i] + size, count))
 
   def begin(i):
-    return compute.start(params, index_of(i), *read(index_of(i)))
+    return start(params, index_of(i), *read(index_of(i)))
 
   with tqdm(total=sum(missing), desc=title, unit='batch', disable=None) as bar:
     for i, arrays in one_ahead(begin, np.flatnonzero(missing)):

@@ -5,11 +5,11 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_sets, images, sources
 from diffusion_jax.data.sources import Source
 from diffusion_jax.metrics import features, fid
@@ -24,10 +24,10 @@ LIMIT = 50_000
 
 def load(
   source: Source,
-  about: Mapping[str, Any],
+  about: Mapping[str, object],
   extractor: Extractor,
   batch_size: int = 64,
-) -> tuple[Arrays, dict[str, Any]]:
+) -> tuple[Arrays, Json]:
   """Returns the features and statistics of a source, and their protocol.
 
   They come from the cache if they are in it. about: identifies the source;
@@ -44,8 +44,8 @@ def load(
 
 
 def describe(
-  source: Source, about: Mapping[str, Any], extractor: Extractor
-) -> dict[str, Any]:
+  source: Source, about: Mapping[str, object], extractor: Extractor
+) -> Json:
   """Returns the facts that the features of a source depend on."""
   index = np.linspace(0, len(source) - 1, min(64, len(source))).astype(int)
   some = np.ascontiguousarray(source.read(index)[0])
@@ -95,7 +95,7 @@ def folder() -> Path:
   return cache.folder() / 'features'
 
 
-def digest(protocol: dict[str, Any]) -> str:
+def digest(protocol: Json) -> str:
   """Returns the name of a protocol in the cache."""
   text = json.dumps(protocol, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:24]

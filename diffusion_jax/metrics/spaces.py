@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.metrics import features, table
 from diffusion_jax.metrics.features import Extractor
@@ -36,7 +37,7 @@ class Space(NamedTuple):
 
   extractor: Extractor
   reference: Arrays
-  protocol: dict[str, Any]
+  protocol: Json
 
 
 def score(
@@ -65,7 +66,7 @@ def extract(
   extractor: Extractor,
   images: ImageSet,
   path: Path,
-  about: Mapping[str, Any],
+  about: Mapping[str, object],
   batch_size: int,
 ) -> Arrays:
   """Returns the features of images, from the file `path` if it has them.

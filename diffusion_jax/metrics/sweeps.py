@@ -2,23 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.metrics import plots
 from diffusion_jax.runtime.files import write_json
 
 # The scores of each setting by its title, as `metric.as_json` gives them.
-Results = dict[str, dict[str, dict[str, Any]]]
+Results = dict[str, dict[str, Json]]
 
 
-def title(changes: Mapping[str, Any]) -> str:
+def title(changes: Mapping[str, object]) -> str:
   """Returns 'num_steps=2,ema_decay=0.5' for the values of fields."""
   return ','.join(f'{field}={value}' for field, value in changes.items())
 
 
-def write(out: Path, points: list[dict[str, Any]], results: Results) -> None:
+def write(out: Path, points: list[Json], results: Results) -> None:
   """Writes sweep.json and sweep.png, and prints a table of all points.
 
   points: {field: value} of each setting, in the order of results. If only the

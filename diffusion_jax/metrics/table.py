@@ -15,6 +15,7 @@ from diffusion_jax.metrics import (
 )
 from diffusion_jax.metrics.features import EXTRACTORS
 from diffusion_jax.metrics.metric import Metric
+from diffusion_jax.ranges import check_choice
 
 Table = Mapping[str, Callable[..., Metric]]
 
@@ -75,9 +76,8 @@ def find(name: str) -> Callable[..., Metric]:
   A module is imported, which runs its code. Raises ValueError.
   """
   module, sign, attribute = name.partition(':')
-  if not sign and name not in METRICS:
-    raise ValueError(f'metric {name} is not one of {", ".join(METRICS)}')
   if not sign:
+    check_choice('metric', name, METRICS)
     return METRICS[name]
   try:
     return getattr(importlib.import_module(module), attribute)

@@ -16,12 +16,11 @@ from diffusion_jax.networks.options import (
   Checked,
   Dtype,
   Initialization,
-  Positive,
-  Size,
   count_groups,
   count_heads,
 )
 from diffusion_jax.networks.tokens import attend
+from diffusion_jax.ranges import Positive, Size
 
 Array = jax.Array
 

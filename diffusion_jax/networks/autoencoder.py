@@ -18,16 +18,13 @@ from diffusion_jax.networks.group_norm import GroupNorm
 from diffusion_jax.networks.layers import Conv, Downsample, Upsample, dense
 from diffusion_jax.networks.options import (
   Checked,
-  Count,
   Dtype,
   Initialization,
   MiddleAttention,
   Multipliers,
-  Positive,
-  Rate,
-  Size,
   check_sides,
 )
+from diffusion_jax.ranges import Count, Positive, Rate, Size
 
 Array = jax.Array
 

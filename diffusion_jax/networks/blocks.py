@@ -20,12 +20,10 @@ from diffusion_jax.networks.options import (
   Checked,
   Dtype,
   Initialization,
-  Positive,
-  Rate,
-  Size,
   count_groups,
 )
 from diffusion_jax.networks.remat import maybe_remat
+from diffusion_jax.ranges import Positive, Rate, Size
 
 Array = jax.Array
 
@@ -100,7 +98,7 @@ class ResnetBlock(Checked):
 
 def make_block(
   block: type[nn.Module], network: Any, name: str, **options: Any
-) -> Callable[..., Any]:
+) -> Callable[..., Array]:
   """Returns the submodule `name`: a `ResnetBlock`, `Attention` or similar.
 
   The block takes the network's values for fields of the same name (num_groups,

@@ -27,15 +27,12 @@ from diffusion_jax.networks.options import (
   Dtype,
   Initialization,
   Multipliers,
-  Positive,
-  Rate,
   Sinusoids,
-  Size,
-  at_least,
   check_sides,
   count_heads,
 )
 from diffusion_jax.networks.tokens import attend
+from diffusion_jax.ranges import Positive, Rate, Size, at_least
 
 Array = jax.Array
 

@@ -28,14 +28,10 @@ from diffusion_jax.networks.layers import (
 )
 from diffusion_jax.networks.options import (
   Checked,
-  Count,
   Dtype,
   Multipliers,
-  Positive,
-  Rate,
   RematPolicy,
   Sinusoids,
-  Size,
   check_sides,
   count_groups,
 )
@@ -45,6 +41,7 @@ from diffusion_jax.networks.resampling import (
   downsample,
   upsample,
 )
+from diffusion_jax.ranges import Count, Positive, Rate, Size
 
 Array = jax.Array
 

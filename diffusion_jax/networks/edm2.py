@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.networks.embeddings import check_given, labelled
 from diffusion_jax.networks.layers import average_pool, nearest_upsample
 from diffusion_jax.networks.magnitude import (
@@ -21,17 +21,15 @@ from diffusion_jax.networks.magnitude import (
 )
 from diffusion_jax.networks.options import (
   Checked,
-  Count,
   Dtype,
   Multipliers,
-  Rate,
   RematPolicy,
-  Size,
   check_sides,
   count_heads,
 )
 from diffusion_jax.networks.remat import maybe_remat
 from diffusion_jax.networks.tokens import attend
+from diffusion_jax.ranges import Count, Rate, Size
 
 Array = jax.Array
 
@@ -124,7 +122,7 @@ class EDM2(Checked):
   dtype: Dtype = jnp.float32
 
   @staticmethod
-  def constrain(params: Any) -> Any:
+  def constrain(params: Params) -> Params:
     """Returns the parameters as they are after a step: `normalize_kernels`."""
     return normalize_kernels(params)
 

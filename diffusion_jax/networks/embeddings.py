@@ -14,9 +14,8 @@ from diffusion_jax.networks.options import (
   Dtype,
   Initialization,
   Sinusoids,
-  Size,
-  check_value,
 )
+from diffusion_jax.ranges import Size, check_value
 
 Array = jax.Array
 
@@ -131,6 +130,15 @@ class LabelLinear(Checked):
     return labelled(self, cond, row, jnp.full(batch_size, self.num_classes))
 
 
+def check_not_null(cond: dict, name: str, what: str, has_null: bool) -> None:
+  """Raises ValueError if `name` is missing or hidden without a null row."""
+  if not has_null and (cond.get(name) is None or cond.get('drop') is not None):
+    raise ValueError(
+      f"the network has no null {what}: cond needs '{name}' and must not "
+      f"contain 'drop' (train with label dropout to get a null {what})"
+    )
+
+
 def labelled(
   module: nn.Module,
   cond: dict,
@@ -142,12 +150,8 @@ def labelled(
   row: function of labels [B] -> [B, features]. null: [B], the null class.
   module: a module with the fields num_classes and null_class.
   """
+  check_not_null(cond, 'label', 'class', module.null_class)
   label, drop = cond.get('label'), cond.get('drop')
-  if not module.null_class and (label is None or drop is not None):
-    raise ValueError(
-      "the network has no null class: cond needs 'label' and must not contain "
-      "'drop' (train with label dropout to get a null class)"
-    )
   if label is None:
     return row(null)
   embedding = row(label)

@@ -5,13 +5,15 @@ absolute value. No parameter is called `kernel`, so weight decay of the kernels
 does not change them; the weight decay `not_biases` does.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.options import Checked, Size
+from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.networks.options import Checked
+from diffusion_jax.ranges import Size
 
 Array = jax.Array
 
@@ -74,7 +76,7 @@ class GammaFn(NamedTuple):
 
   module: nn.Module
 
-  def __call__(self, params: Any, t: Array) -> Array:
+  def __call__(self, params: Params, t: Array) -> Array:
     """Returns gamma(t), of the shape of t."""
-    gamma: Any = self.module.apply({'params': params}, t)
+    gamma: PyTree = self.module.apply({'params': params}, t)
     return gamma

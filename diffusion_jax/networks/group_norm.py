@@ -6,6 +6,8 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import DTypeLike
 
+from diffusion_jax.networks.options import check_divides
+
 Array = jax.Array
 
 
@@ -23,11 +25,8 @@ class GroupNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     batch, channels, groups = len(x), x.shape[-1], self.num_groups
-    if groups < 1 or channels % groups:
-      raise ValueError(
-        f'num_groups={groups} does not divide the {channels} channels of a '
-        'norm: change num_groups, channels or multipliers'
-      )
+    hint = 'a norm: change num_groups, channels or multipliers'
+    check_divides('num_groups', groups, channels, hint)
     scale = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))

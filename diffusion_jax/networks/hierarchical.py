@@ -21,10 +21,8 @@ from diffusion_jax.networks.options import (
   Dtype,
   Initialization,
   Multipliers,
-  Positive,
-  Rate,
-  Size,
 )
+from diffusion_jax.ranges import Positive, Rate, Size
 
 Array = jax.Array
 

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.options import Initialization, check_value
+from diffusion_jax.networks.options import Initialization
+from diffusion_jax.ranges import check_value
 
 Initializer = nn.initializers.Initializer
 

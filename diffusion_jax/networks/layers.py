@@ -15,8 +15,8 @@ from diffusion_jax.networks.options import (
   DownsamplePadding,
   Dtype,
   Initialization,
-  Size,
 )
+from diffusion_jax.ranges import Size
 
 Array = jax.Array
 

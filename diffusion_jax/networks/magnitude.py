@@ -6,17 +6,18 @@ parameters. Norms and weights are float32.
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.networks.cpu.convolution import conv2d
 from diffusion_jax.networks.cpu.products import linear
-from diffusion_jax.networks.options import Checked, Size
+from diffusion_jax.networks.options import Checked
 from diffusion_jax.networks.placement import whole_weights
+from diffusion_jax.ranges import Size
 
 Array = jax.Array
 Axes = int | tuple[int, ...] | None
@@ -76,7 +77,7 @@ def _inputs(kernel):
   return tuple(range(kernel.ndim - 1))
 
 
-def normalize_kernels(params: Any) -> Any:
+def normalize_kernels(params: Params) -> Params:
   """Returns the parameters with kernels of magnitude 1 per output channel.
 
   Forced weight normalisation (EDM2, section 2.3), after every step of an
@@ -153,6 +154,6 @@ class Uncertainty(Checked):
     return MPConv(1, name='linear')(h)[:, 0]
 
   @staticmethod
-  def constrain(params: Any) -> Any:
+  def constrain(params: Params) -> Params:
     """Returns the parameters as they are after a step: `normalize_kernels`."""
     return normalize_kernels(params)

@@ -1,61 +1,24 @@
 """Types of the options of networks, and checks of their values.
 
 The type of a field says which values it may have: a `Literal` lists its words,
-and an `Annotated` number has a `Rule`. Modules that derive from `Checked` raise
-ValueError at construction for any other value.
+and an `Annotated` number has a `Rule` of `ranges`. Modules that derive from
+`Checked` raise ValueError at construction for any other value.
 """
 
 import dataclasses
-import math
-import numbers
-import types
-from collections.abc import Callable, Sequence
-from typing import (
-  Annotated,
-  Any,
-  Literal,
-  NamedTuple,
-  Union,
-  get_args,
-  get_origin,
-)
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from diffusion_jax.ranges import Positive, Rule, check_value
+
 Array = jax.Array
 
 
-class Rule(NamedTuple):
-  """A condition on the value of a field, in words and as a function."""
-
-  text: str  # completes 'must be ...'
-  holds: Callable[[Any], bool]
-
-
-def at_least(low: int) -> Rule:
-  """Returns the rule of integers that are `low` or more."""
-
-  def holds(value):
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return whole and int(value) >= low
-
-  return Rule(f'an integer of at least {low}', holds)
-
-
-def _number(text: str, holds: Callable[[float], bool]) -> Rule:
-  return Rule(text, lambda x: isinstance(x, numbers.Real) and holds(float(x)))
-
-
-_above_0 = _number('a number above 0', lambda x: 0 < x < math.inf)
-_from_0_to_1 = _number('a number in [0, 1)', lambda x: 0 <= x < 1)
-
-Size = Annotated[int, at_least(1)]
-Count = Annotated[int, at_least(0)]
-Positive = Annotated[float, _above_0]
-Rate = Annotated[float, _from_0_to_1]
 Multipliers = Annotated[Sequence[Positive], Rule('one or more numbers', bool)]
 
 AttentionImplementation = Literal['xla', 'cudnn']
@@ -84,40 +47,12 @@ def check_fields(module: nn.Module) -> None:
   """
   for field in dataclasses.fields(module):
     check_value(field.name, getattr(module, field.name), field.type)
-  given: Any = vars(module)
+  given = vars(module)
   if given.get('remat_policy', 'nothing') != 'nothing' and not given['remat']:
     raise ValueError('remat_policy has no effect without remat=True')
   cudnn = given.get('attention') == 'cudnn'
   if cudnn and jnp.dtype(given['dtype']) != jnp.bfloat16:
     raise ValueError("attention='cudnn' needs dtype bfloat16; 'xla' takes any")
-
-
-def check_value(name: str, value: Any, kind: Any) -> None:
-  """Raises ValueError if the type does not allow the value.
-
-  Types other than `Literal`, `Annotated` with a `Rule`, and unions and
-  sequences of these allow everything. A `Literal` in a union applies to strings
-  only, None is allowed by each union.
-  """
-  origin, args = get_origin(kind), get_args(kind)
-  if origin is Literal:
-    if value not in args:
-      raise ValueError(f'{name} {value!r} is not one of {", ".join(args)}')
-  elif origin is Annotated:
-    inner, rule = args
-    check_value(name, value, inner)
-    if not rule.holds(value):
-      raise ValueError(f'{name} must be {rule.text}, not {value!r}')
-  elif origin in (Union, types.UnionType):
-    for member in args if value is not None else ():
-      if get_origin(member) is not Literal or isinstance(value, str):
-        check_value(name, value, member)
-  elif origin in (tuple, Sequence):
-    kinds = args if origin is tuple else args * len(value)
-    if len(value) != len(kinds):
-      raise ValueError(f'{name} must be {len(kinds)} numbers, not {value!r}')
-    for i, (element, kind) in enumerate(zip(value, kinds, strict=True)):
-      check_value(f'{name}[{i}]', element, kind)
 
 
 def check_sides(x: Array, num_levels: int) -> None:
@@ -136,6 +71,14 @@ def count_groups(num_groups: int, channels: int, width: int) -> int:
   return min(num_groups, channels // width)
 
 
+def check_divides(name: str, value: int, channels: int, hint: str) -> None:
+  """Raises ValueError unless an option divides the channels of a layer."""
+  if value < 1 or channels % value:
+    raise ValueError(
+      f'{name}={value} does not divide the {channels} channels of {hint}'
+    )
+
+
 def count_heads(
   num_heads: int, head_channels: int | None, channels: int
 ) -> int:
@@ -146,9 +89,6 @@ def count_heads(
   name, value = 'num_heads', num_heads
   if head_channels is not None:
     name, value = 'head_channels', head_channels
-  if channels % value:
-    raise ValueError(
-      f'{name}={value} does not divide the {channels} channels of an '
-      f'attention layer: change {name} or the width of that level'
-    )
+  hint = f'an attention layer: change {name} or the width of that level'
+  check_divides(name, value, channels, hint)
   return num_heads if head_channels is None else channels // head_channels

@@ -1,13 +1,15 @@
 """Where the weights of a network are while a layer computes with them."""
 
-from typing import Any
+from typing import TypeVar
 
 import jax
 from jax.lax import with_sharding_constraint
 from jax.sharding import PartitionSpec
 
+Tree = TypeVar('Tree')  # of arrays
 
-def whole_weights(weights: Any) -> Any:
+
+def whole_weights(weights: Tree) -> Tree:
   """Returns the arrays of a tree as copies on every device of the mesh in use.
 
   Without a mesh (`jax.sharding.use_abstract_mesh`) they are returned unchanged.

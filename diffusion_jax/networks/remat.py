@@ -1,12 +1,14 @@
 """Blocks that the backward pass recomputes, to save memory."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from flax import linen as nn
 
 from diffusion_jax.networks.options import RematPolicy
+
+Block = TypeVar('Block', bound=type[nn.Module])
 
 
 def _products(primitive, *args, **params):
@@ -24,7 +26,7 @@ POLICIES: dict[RematPolicy, Callable[..., bool] | None] = {
 }
 
 
-def maybe_remat(block: Any, network: Any, **options: Any) -> Any:
+def maybe_remat(block: Block, network: Any, **options: Any) -> Block:
   """Returns the block, which the backward pass recomputes with network.remat.
 
   Only its inputs are stored. With network.remat_policy 'products' the results

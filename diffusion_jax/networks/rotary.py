@@ -7,6 +7,22 @@ import numpy as np
 Array = jax.Array
 
 
+def axis_angles(
+  grid: tuple[int, ...], features: int, what: str
+) -> list[np.ndarray]:
+  """Computes position * 10000^(-k / n) on each axis of a grid, [T, n] each.
+
+  n = features / 2 / axes. Raises ValueError, which begins with `what`, if n is
+  not an integer.
+  """
+  if features % (2 * len(grid)):
+    raise ValueError(f'{what} divisible by {2 * len(grid)}, not {features}')
+  count = features // (2 * len(grid))
+  frequencies = 1e4 ** (-np.arange(count) / count)
+  places = np.unravel_index(np.arange(np.prod(grid)), grid)
+  return [at[:, None] * frequencies for at in places]
+
+
 def rotary_angles(
   grid: tuple[int, ...], head_channels: int, num_others: int = 0
 ) -> np.ndarray:
@@ -17,15 +33,8 @@ def rotary_angles(
   10000^(-k / n). The first num_others tokens, such as class tokens, have angle
   0. float32.
   """
-  if head_channels % (2 * len(grid)):
-    raise ValueError(
-      f'rotary positions need head channels divisible by {2 * len(grid)}, not '
-      f'{head_channels}'
-    )
-  count = head_channels // (2 * len(grid))
-  frequencies = 1e4 ** (-np.arange(count) / count)
-  places = np.unravel_index(np.arange(np.prod(grid)), grid)
-  angles = np.concatenate([at[:, None] * frequencies for at in places], axis=1)
+  axes = axis_angles(grid, head_channels, 'rotary positions need head channels')
+  angles = np.concatenate(axes, axis=1)
   return np.pad(angles, ((num_others, 0), (0, 0))).astype(np.float32)
 
 

@@ -3,7 +3,8 @@
 import jax
 from flax import linen as nn
 
-from diffusion_jax.networks.options import Checked, Size
+from diffusion_jax.networks.options import Checked
+from diffusion_jax.ranges import Size
 
 Array = jax.Array
 

@@ -4,17 +4,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.embeddings import sinusoidal
+from diffusion_jax.networks.embeddings import check_not_null, sinusoidal
 from diffusion_jax.networks.layers import dense
 from diffusion_jax.networks.options import (
   Checked,
-  Count,
   Dtype,
   Initialization,
-  Size,
   count_heads,
 )
 from diffusion_jax.networks.tokens import attend, split_heads
+from diffusion_jax.ranges import Count, Size
 
 Array = jax.Array
 
@@ -88,12 +87,8 @@ class TextFeatures(Checked):
 
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> tuple[Array, Array]:
+    check_not_null(cond, 'text', 'text', self.null_text)
     text, drop = cond.get('text'), cond.get('drop')
-    if not self.null_text and (text is None or drop is not None):
-      raise ValueError(
-        "the network has no null text: cond needs 'text' and must not contain "
-        "'drop' (train with label dropout to get a null text)"
-      )
     null = jnp.zeros(())  # It is not used without `null_text`.
     if self.null_text:
       init = nn.initializers.normal(1.0)

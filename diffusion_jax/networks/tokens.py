@@ -7,6 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.networks.options import AttentionImplementation
+from diffusion_jax.networks.rotary import axis_angles
 
 Array = jax.Array
 
@@ -102,14 +103,6 @@ def grid_positions(grid: tuple[int, ...], features: int) -> np.ndarray:
   [sin, cos] of position * 10000^(-k / (n / 2)), as in MAE and in DiT (Peebles &
   Xie 2023).
   """
-  if features % (2 * len(grid)):
-    raise ValueError(
-      f'sin-cos positions need channels divisible by {2 * len(grid)}, not '
-      f'{features}'
-    )
-  count = features // (2 * len(grid))
-  frequencies = 1e4 ** (-np.arange(count) / count)
-  places = np.unravel_index(np.arange(np.prod(grid)), grid)
-  angles = [at[:, None] * frequencies for at in reversed(places)]
-  waves = [wave(a) for a in angles for wave in (np.sin, np.cos)]
+  angles = axis_angles(grid, features, 'sin-cos positions need channels')
+  waves = [wave(a) for a in reversed(angles) for wave in (np.sin, np.cos)]
   return np.concatenate(waves, axis=1).astype(np.float32)

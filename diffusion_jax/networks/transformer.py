@@ -1,12 +1,13 @@
 """Diffusion transformers: DiT, JiT, and both with texts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffusion_jax.aliases import NamedParams, PyTree
 from diffusion_jax.networks.embeddings import (
   LabelEmbedding,
   check_given,
@@ -17,12 +18,9 @@ from diffusion_jax.networks.embeddings import (
 from diffusion_jax.networks.options import (
   AttentionImplementation,
   Checked,
-  Count,
   Dtype,
-  Rate,
   RematPolicy,
   Sinusoids,
-  Size,
   count_heads,
 )
 from diffusion_jax.networks.placement import whole_weights
@@ -45,6 +43,7 @@ from diffusion_jax.networks.transformer_block import (
   make_norm,
   modulate,
 )
+from diffusion_jax.ranges import Count, Rate, Size
 
 Array = jax.Array
 
@@ -154,7 +153,7 @@ class DiT(Checked):
 
   def _text(self, cond, batch_size):
     # Returns words [B, L, D], their mask, and the projection of their mean.
-    features: Any = TextFeatures(
+    features = TextFeatures(
       self.text_width,
       self.text_layers,
       self.text_heads,
@@ -205,12 +204,12 @@ class DiT(Checked):
     size = self.channels // self.num_heads
     return jnp.asarray(rotary_angles(grid, size, num_others))
 
-  def _stack(self, start, stop, train) -> Any:
+  def _stack(self, start, stop, train) -> Callable:
     # Under FSDP the weights of a block are gathered, instead of its tokens.
-    block: Any = nn.map_variables(Block, 'params', self._whole, init=True)
+    block = nn.map_variables(Block, 'params', self._whole, init=True)
     block = maybe_remat(block, self, prevent_cse=False)
     shared: Any = nn.broadcast
-    stack: Any = nn.scan(
+    stack = nn.scan(
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True, 'dropout': True},
@@ -279,7 +278,7 @@ class DiT(Checked):
     check_given(self, cond)
 
 
-def block_params(params: Mapping[str, Any], index: int) -> Any:
+def block_params(params: NamedParams, index: int) -> PyTree:
   """Returns the parameters of block `index`, counted from 0, of a `DiT`.
 
   params: parameters of the network. Leaves of the result have no leading axis.

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,6 @@ from diffusion_jax.networks.options import (
   AttentionImplementation,
   Checked,
   Dtype,
-  Rate,
-  Size,
 )
 from diffusion_jax.networks.rotary import rotate
 from diffusion_jax.networks.tokens import (
@@ -24,6 +22,7 @@ from diffusion_jax.networks.tokens import (
   layer_norm,
   split_heads,
 )
+from diffusion_jax.ranges import Rate, Size
 
 Array = jax.Array
 
@@ -70,12 +69,12 @@ class Block(Checked):
   @nn.compact
   def __call__(
     self,
-    carry: tuple[Array, Any],
+    carry: tuple[Array, Array | None],
     c: Array,
     angles: Array | None,
     words: Array | None,
-    text_mask: Any,
-  ) -> tuple[tuple[Array, Any], None]:
+    text_mask: Array | None,
+  ) -> tuple[tuple[Array, Array | None], None]:
     x, text = carry
     c = nn.silu(c)
     (q, k, v), finish = self._stream(x, c, '')
@@ -83,6 +82,7 @@ class Block(Checked):
       q, k = rotate(q, angles), rotate(k, angles)
     if self.text != 'joint':
       return (finish(self._attend(q, k, v), words, text_mask), text), None
+    assert text is not None and text_mask is not None
     others, finish_text = self._stream(text, c, 'text_', ends=self.text_ends)
     q, k, v = (
       jnp.concatenate(pair, axis=1)

@@ -27,20 +27,17 @@ from diffusion_jax.networks.options import (
   QKV,
   AttentionImplementation,
   Checked,
-  Count,
   DownsamplePadding,
   Dtype,
   Initialization,
   MiddleAttention,
   Multipliers,
-  Positive,
-  Rate,
   RematPolicy,
   Sinusoids,
-  Size,
   check_sides,
 )
 from diffusion_jax.networks.text import TextFeatures, mean_of_words
+from diffusion_jax.ranges import Count, Positive, Rate, Size
 
 Array = jax.Array
 

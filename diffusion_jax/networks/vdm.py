@@ -17,14 +17,11 @@ from diffusion_jax.networks.embeddings import (
 from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.options import (
   Checked,
-  Count,
   Dtype,
   Initialization,
-  Positive,
-  Rate,
   RematPolicy,
-  Size,
 )
+from diffusion_jax.ranges import Count, Positive, Rate, Size
 
 Array = jax.Array
 

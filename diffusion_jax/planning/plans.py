@@ -5,12 +5,12 @@ stores it.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.planning.topologies import Rates, Topology
 
-Plan = Mapping[str, Any]
+Plan = Json
 SIZES = {  # the field of the batch, by what is planned
   'train': 'training.batch_size',
   'sample': 'sampling.batch_size',

@@ -9,7 +9,7 @@ import importlib.util
 import math
 import os
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.experimental import topologies
@@ -96,7 +96,7 @@ class Topology(NamedTuple):
   """
 
   name: str
-  devices: list[Any]
+  devices: list
   rates: Rates | None
   machine: int
   options: dict[str, str | bool]
@@ -127,11 +127,10 @@ def make(name: str) -> Topology:
 def _on_cpu(count=None):
   # Only the host's CPU is needed. JAX refuses another number of devices after
   # it has made them.
-  config: Any = jax.config
-  config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_platforms', 'cpu')
   try:
     if count and 'device_count' not in os.environ.get('XLA_FLAGS', ''):
-      config.update('jax_num_cpu_devices', count)
+      jax.config.update('jax_num_cpu_devices', count)
   except RuntimeError:
     pass
 

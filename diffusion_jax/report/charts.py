@@ -2,12 +2,13 @@
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.report.pictures import spread
 
 # Colours of runs, and of the quarters of t from clean images to noise, with a
@@ -33,7 +34,7 @@ class Chart(NamedTuple):
   """A chart for Bokeh, and its values as rows of text after a head."""
 
   title: str
-  item: Mapping[str, Any]
+  item: Json
   rows: list[list[str]]
 
 
@@ -70,7 +71,7 @@ def draw(
     _add_hover(figure, lines, x_label)
   head = [x_label, *(line.label for line in lines)]
   rows = [head, *_rows(lines, 25)[1]]
-  return Chart(title, json_item(figure, theme=_theme()), rows)
+  return Chart(title, dict(json_item(figure, theme=_theme())), rows)
 
 
 @functools.cache
@@ -121,7 +122,9 @@ def _figure(x_label, y_label, lines, log):
   from bokeh.models import NumeralTickFormatter
   from bokeh.plotting import figure as new_figure
 
-  kinds: Any = ['log' if axis in log else 'linear' for axis in 'xy']
+  kinds: list[Literal['log', 'linear']] = [
+    'log' if axis in log else 'linear' for axis in 'xy'
+  ]
   figure: Any = new_figure(
     height=300,
     sizing_mode='stretch_width',

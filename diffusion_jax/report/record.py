@@ -3,10 +3,11 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.runtime import sessions
 from diffusion_jax.runtime.files import read_json_lines
 
@@ -28,7 +29,7 @@ class Run(NamedTuple):
   """
 
   name: str
-  fields: Mapping[str, Any]
+  fields: Json
   curves: dict[str, Curve]
   sheets: list[tuple[int, Path]]
   results: list[tuple[str, dict]]
@@ -36,7 +37,7 @@ class Run(NamedTuple):
   plans: list[dict] = []
 
 
-def read(name: str, folder: Path, fields: Mapping[str, Any]) -> Run:
+def read(name: str, folder: Path, fields: Json) -> Run:
   """Reads a run folder; fields: its config by dotted names."""
   return Run(
     name,

@@ -6,7 +6,6 @@ import platform
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -27,8 +26,7 @@ def keep_compilations(path: str | None = None) -> None:
   used instead. If the folder cannot be written, a warning goes to stderr and no
   program is kept.
   """
-  config: Any = jax.config  # Its fields are made at import.
-  if path == '' or config.jax_compilation_cache_dir:
+  if path == '' or jax.config.values['jax_compilation_cache_dir']:
     return
   root = Path(path).expanduser() if path else folder() / 'compiled'
   place = root / processor()
@@ -43,9 +41,9 @@ def keep_compilations(path: str | None = None) -> None:
       file=sys.stderr,
     )
     return
-  config.update('jax_compilation_cache_dir', str(place))
+  jax.config.update('jax_compilation_cache_dir', str(place))
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
-    config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 def processor() -> str:

@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 from pathlib import Path
+from typing import NoReturn
 
 from filelock import FileLock, SoftFileLease, Timeout
 
@@ -32,7 +33,7 @@ def hold(workdir: Path):
   try:
     lock.acquire(blocking=False)
   except Timeout:
-    raise UserError(_refusal(workdir, _signed(path))) from None
+    _refuse(workdir, _signed(path))
   except OSError as error:
     if error.errno not in _NO_FLOCK:
       raise
@@ -49,8 +50,7 @@ def _lease(workdir):
     lease.acquire(timeout=1.2 * LEASE)
   except Timeout:
     owner = lease.owner
-    name = f'{owner.pid} on {owner.hostname}' if owner else ''
-    raise UserError(_refusal(workdir, name)) from None
+    _refuse(workdir, f'{owner.pid} on {owner.hostname}' if owner else '')
   return lease
 
 
@@ -66,9 +66,9 @@ def _signed(path):
     return ''
 
 
-def _refusal(workdir, name):
+def _refuse(workdir, name) -> NoReturn:
   who = f'process {name}' if name else 'another process'
-  return (
+  raise UserError(
     f'{workdir} is being trained by {who}: wait until it ends, or give '
     'another --workdir'
-  )
+  ) from None

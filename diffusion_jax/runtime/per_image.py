@@ -2,14 +2,18 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.keys import fold_in_each
 from diffusion_jax.runtime.sharding import batch_sharding, replicated
+
+Part = TypeVar('Part')
+Result = TypeVar('Result')
 
 
 class PerImage(NamedTuple):
@@ -20,18 +24,18 @@ class PerImage(NamedTuple):
   arrays, which can be traced, lowered and exported.
   """
 
-  start: Callable[..., Callable[[], Any]]
-  compute: Callable[..., Any] | None = None
+  start: Callable[..., Callable[[], PyTree]]
+  compute: Callable[..., PyTree]
 
-  def __call__(self, *args: Any) -> Any:
+  def __call__(self, *args: PyTree) -> PyTree:
     """Returns the arrays, [n, ...]."""
     return self.start(*args)()
 
 
 def per_image(
-  function: Callable[[Any, Any, Any], Any],
+  function: Callable[[Params, PyTree, PyTree], PyTree],
   mesh: Mesh,
-  roots: Any,
+  roots: PyTree,
   size: int = 0,
 ) -> PerImage:
   """Returns a function of (params, index [n], inputs) that runs on a mesh.
@@ -64,8 +68,8 @@ def per_image(
 
 
 def one_ahead(
-  start: Callable[[Any], Callable[[], Any]], parts: Iterable[Any]
-) -> Iterator[tuple[Any, Any]]:
+  start: Callable[[Part], Callable[[], Result]], parts: Iterable[Part]
+) -> Iterator[tuple[Part, Result]]:
   """Yields (part, start(part)()) for each part.
 
   The next part starts before the current one is fetched, so that the devices do
@@ -81,6 +85,6 @@ def one_ahead(
     yield before[0], before[1]()
 
 
-def rows(tree: Any, index: Any) -> Any:
+def rows(tree: PyTree, index: np.ndarray | slice) -> PyTree:
   """Returns the rows `index` of every array [N, ...] of a tree."""
   return jax.tree.map(lambda x: x[index], tree)

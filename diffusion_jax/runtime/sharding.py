@@ -7,48 +7,50 @@ inserts the communication; the training step stays the same.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from diffusion_jax.aliases import PyTree
+
 AXES = ('data', 'fsdp')
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: Any = None) -> Mesh:
+def make_mesh(
+  data: int = -1, fsdp: int = 1, devices: Sequence | None = None
+) -> Mesh:
   """Returns a mesh of data x fsdp devices; data=-1 takes all that remain.
 
   devices: by default all devices of the run. Raises ValueError if there are too
   few.
   """
   devices = jax.devices() if devices is None else devices
+  count, problem = len(devices), ''
+  size = count if data == -1 else data * fsdp
   if fsdp < 1 or (data < 1 and data != -1):
-    raise ValueError(
-      f'a mesh of {data}x{fsdp} does not exist: both sizes must be at least 1; '
-      'a first size of -1 takes all remaining devices'
+    problem = (
+      'does not exist: both sizes must be at least 1; a first size of -1 takes '
+      'all remaining devices'
     )
-  if data == -1:
-    data = len(devices) // fsdp
-    if data * fsdp != len(devices):
-      raise ValueError(
-        f'a mesh of -1x{fsdp} needs a multiple of {fsdp} devices, there are '
-        f'{len(devices)}'
-      )
-  size = data * fsdp
-  if size > len(devices):
-    raise ValueError(
-      f'a mesh of {data}x{fsdp} needs {size} devices, there are {len(devices)}'
+  elif data == -1 and count % fsdp:
+    problem = f'needs a multiple of {fsdp} devices, there are {count}'
+  elif size > count:
+    problem = f'needs {size} devices, there are {count}'
+  elif jax.process_count() > 1 and size < count:
+    problem = (
+      f'leaves out {count - size} of the {count} devices: several processes '
+      'need a mesh of all devices'
     )
-  if jax.process_count() > 1 and size < len(devices):
-    raise ValueError(
-      f'a mesh of {data}x{fsdp} leaves out {len(devices) - size} of the '
-      f'{len(devices)} devices: several processes need a mesh of all devices'
-    )
+  if problem:
+    raise ValueError(f'a mesh of {data}x{fsdp} {problem}')
   # Explicit axes, the default, would require output shardings from networks.
   return jax.make_mesh(
-    (data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices[:size]
+    (size // fsdp, fsdp),
+    AXES,
+    axis_types=(AxisType.Auto,) * 2,
+    devices=devices[:size],
   )
 
 
@@ -76,7 +78,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def fsdp_sharding(mesh: Mesh, tree: Any, min_size: int = 2**16) -> Any:
+def fsdp_sharding(mesh: Mesh, tree: PyTree, min_size: int = 2**16) -> PyTree:
   """Returns the sharding of each leaf of a tree of arrays or shapes.
 
   A leaf of min_size elements or more is split along its largest axis that the
@@ -124,7 +126,7 @@ def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
   )
 
 
-def replicate(mesh: Mesh, tree: Any) -> Any:
+def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
   """Copies arrays that all processes have to every device."""
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(

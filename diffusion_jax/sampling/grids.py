@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.concrete import check_at_least, check_choice
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
+from diffusion_jax.ranges import check_choice
 
 # The time of the last noisy level of a grid in continuous time if sigma(0) = 0:
 # DPM-Solver's value for networks of 1000 steps.

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.core.broadcasting import data_axes, expand_to
 from diffusion_jax.core.concrete import check_fraction
 from diffusion_jax.core.denoiser import (
@@ -99,7 +100,7 @@ def paired(cond: Denoiser, uncond: Denoiser) -> PairedDenoiser:
 
 
 def make_paired_denoiser(
-  network_fn: NetworkFn, params: Any, cond: dict, **keywords: Any
+  network_fn: NetworkFn, params: Params, cond: dict, **keywords: Any
 ) -> PairedDenoiser:
   """Pairs a network with and without its condition, in a single call.
 

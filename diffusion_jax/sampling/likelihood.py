@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import data_axes, sum_data_axes
-from diffusion_jax.core.concrete import check_at_least, check_choice
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.elbo import categorical_nll
 from diffusion_jax.core.keys import (
@@ -35,6 +35,7 @@ from diffusion_jax.core.normal import (
   log_prob as normal_log_prob,
 )
 from diffusion_jax.core.process import q_sample
+from diffusion_jax.ranges import check_choice
 
 Array = jax.Array
 

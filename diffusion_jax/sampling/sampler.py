@@ -8,11 +8,13 @@ A key is one key, or one key per example ([B]); with the latter image i depends
 only on its own key (`core/keys.py`).
 """
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.aliases import PyTree
 from diffusion_jax.core.concrete import as_float
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.discrete_states import StateDenoiser
@@ -26,7 +28,7 @@ Array = jax.Array
 class SamplerInit(Protocol):
   """The function of a `Sampler` that makes its first state."""
 
-  def __call__(self, x: Array, /) -> Any:
+  def __call__(self, x: Array, /) -> PyTree:
     """Returns the state before the first step, () for one-step methods."""
 
 
@@ -37,12 +39,12 @@ class SamplerStep(Protocol):
     self,
     key: Array,
     x: Array,
-    state: Any,
-    denoise: Any,
+    state: PyTree,
+    denoise: Callable[..., PyTree],
     *,
     level_s: NoiseLevel,
     level_t: NoiseLevel,
-  ) -> tuple[Array, Any]:
+  ) -> tuple[Array, PyTree]:
     """Takes x [B, ...] from level t to the cleaner level s, both [].
 
     denoise: a `Denoiser`, or the input of a wrapper such as

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.concrete import check_choice, check_not_negative
+from diffusion_jax.core.concrete import check_not_negative
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel, Schedule
@@ -18,7 +18,7 @@ from diffusion_jax.core.process import (
   sde_coefficients,
   velocity,
 )
-from diffusion_jax.ranges import NonNegative
+from diffusion_jax.ranges import NonNegative, check_choice
 from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array

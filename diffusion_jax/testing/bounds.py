@@ -3,6 +3,7 @@
 import numpy as np
 
 from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.ranges import check_choice
 from diffusion_jax.testing.oracles import Mixture, check_gaussian
 
 
@@ -29,10 +30,7 @@ def expected_bound(
   # q and p have the same coefficients, so they differ by the coefficient of x_0
   # times (x_0 - E[x_0 | x_t]), whose mean square is the posterior variance.
   check_gaussian(oracle, 'expected_bound')
-  if variance not in ('fixed_small', 'fixed_large'):
-    raise ValueError(
-      f"variance {variance!r} is not one of 'fixed_small', 'fixed_large'"
-    )
+  check_choice('variance', variance, ('fixed_small', 'fixed_large'))
   v = np.asarray(oracle.eigenvalues[0], np.float64)
   m = np.asarray(oracle.means[0], np.float64)
   _, alpha, sigma = (np.asarray(field, np.float64) for field in levels)

@@ -4,11 +4,12 @@ See `training.power_ema` for the sum, and `snapshots` for the files.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.interop import files
 from diffusion_jax.training import checkpoints, power_ema, snapshots
 
@@ -25,7 +26,7 @@ class Average(NamedTuple):
   snapshots in the sum.
   """
 
-  params: Any
+  params: Params
   sigma_rel: float
   step: int
   images: int
@@ -44,7 +45,7 @@ class Average(NamedTuple):
 
 
 def make(
-  workdir: str | Path, sigma_rel: float, step: int | None, target: Any
+  workdir: str | Path, sigma_rel: float, step: int | None, target: Params
 ) -> Average:
   """Returns the average of a width at a step with a snapshot; None: the latest.
 

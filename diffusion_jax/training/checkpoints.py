@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,8 +20,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.training import checksums, integrity
-from diffusion_jax.training.state import Params, TrainState
+from diffusion_jax.training.state import TrainState
 
 # The best checkpoint has the lowest value of this metric. Checkpoints of
 # earlier versions have only the test loss.
@@ -52,7 +52,9 @@ def open_manager(
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('checkpoints were checked')
   # max_to_keep, the older option, can delete the latest step.
-  policies: list[Any] = [checkpoint_managers.LatestN(keep)]
+  policies: list[checkpoint_managers.PreservationPolicy] = [
+    checkpoint_managers.LatestN(keep)
+  ]
   if keep_every:
     policies.append(checkpoint_managers.EveryNSteps(keep_every))
   if keep_best:
@@ -335,7 +337,7 @@ def _criterion(manager, step):
   return _metric(json.loads((folder / 'metrics').read_text()))
 
 
-def _open(folder, options, items, write_gb: Any = 96):
+def _open(folder, options, items, write_gb=96):
   # Orbax must know all items in advance, also the items of older steps.
   older = {path.name for path in folder.glob(f'*/{_ema_item("*")}')}
   handlers = {

@@ -10,11 +10,11 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
+from diffusion_jax.aliases import PyTree
 from diffusion_jax.runtime.files import write_text
 
 NAME = 'SHA256SUMS'
@@ -100,7 +100,7 @@ def digest(path: Path) -> str:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def of_arrays(tree: Any) -> int:
+def of_arrays(tree: PyTree) -> int:
   """Returns the CRC-32 of all numbers in a tree, which identifies weights."""
   value = 0
   for leaf in jax.tree.leaves(tree):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.concrete import check_choice
+from diffusion_jax.ranges import check_choice
 from diffusion_jax.training.masks import draw_masks
 
 Array = jax.Array

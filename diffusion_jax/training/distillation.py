@@ -6,11 +6,12 @@ into flow maps.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.flow_losses import sg, two_step_target
@@ -33,7 +34,6 @@ from diffusion_jax.training.objectives import (
   draw_inputs,
   mean_loss,
 )
-from diffusion_jax.training.state import Params
 
 Array = jax.Array
 # (frozen, cond) -> denoiser; frozen: the parameters in `Context.frozen`
@@ -46,12 +46,12 @@ class Solver(Protocol):
   """Describes a deterministic `Sampler` without memory, such as `dj.ddim()`."""
 
   @property
-  def init(self) -> Callable[[Array], Any]:
+  def init(self) -> Callable[[Array], PyTree]:
     """Returns the function x -> state."""
     ...
 
   @property
-  def step(self) -> Callable[..., tuple[Array, Any]]:
+  def step(self) -> Callable[..., tuple[Array, PyTree]]:
     """Returns the function of one transition from level t to level s."""
     ...
 

@@ -48,11 +48,14 @@ def check(
   wrong = _damage(folder / str(step), items)
   if not wrong:
     return
-  message = f'checkpoint {step} in {folder.parent} is damaged ({wrong})'
-  for other in sorted(set(steps) - {step}, reverse=True):
-    if not _damage(folder / str(other), items):
-      raise ValueError(f'{message}: take checkpoint={other}, which is good')
-  raise ValueError(f'{message}, and no other is good')
+  others = sorted(set(steps) - {step}, reverse=True)
+  good = (n for n in others if not _damage(folder / str(n), items))
+  newest = next(good, None)
+  advice = f': take checkpoint={newest}, which is good'
+  raise ValueError(
+    f'checkpoint {step} in {folder.parent} is damaged ({wrong})'
+    f'{", and no other is good" if newest is None else advice}'
+  )
 
 
 def _damage(path, items=None):

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -126,7 +126,7 @@ def _rename_old(path):
 
 
 @functools.cache
-def _tensorboard(name) -> Any:
+def _tensorboard(name) -> ModuleType:
   # Imports a module of tensorboardX without torch, which it imports if it can,
   # only for types of arguments: this would take seconds at every start.
   hidden = 'torch' not in sys.modules

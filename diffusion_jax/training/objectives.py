@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.broadcasting import expand_to
 from diffusion_jax.core.denoiser import (
   NetworkFn,
@@ -48,7 +49,6 @@ from diffusion_jax.training.loss_aware import (
   loss_aware_times,
   record,
 )
-from diffusion_jax.training.state import Params
 
 Array = jax.Array
 Augment = Callable[[Array, Array], tuple[Array, Array]]
@@ -62,6 +62,10 @@ class Mean(NamedTuple):
   count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
+# The loss [], its metrics, and the records [B, ...] or the state after them.
+Loss = tuple[Array, tuple[dict[str, Mean], PyTree]]
+
+
 class Context(NamedTuple):
   """Holds the inputs of a loss besides parameters and batch.
 
@@ -73,7 +77,7 @@ class Context(NamedTuple):
   step: Array | int = 0
   ema_params: Params = ()
   frozen: Params = ()
-  state: Any = ()
+  state: PyTree = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,16 +94,16 @@ class Objective:
   weights, after the update of the optimizer.
   """
 
-  draw: Callable[[Array, dict, Context], tuple[Any, Any]]
-  loss: Callable[[Params, Context, Any, Any], tuple[Array, tuple[dict, Any]]]
-  update: Callable[[Any, Any], Any] = lambda state, records: state
+  draw: Callable[[Array, dict, Context], tuple[PyTree, PyTree]]
+  loss: Callable[[Params, Context, PyTree, PyTree], Loss]
+  update: Callable[[PyTree, PyTree], PyTree] = lambda state, records: state
   separable: bool = True
-  init: Callable[[], Any] = lambda: ()
+  init: Callable[[], PyTree] = lambda: ()
   constrain: Callable[[Params], Params] = lambda params: params
 
   def __call__(
     self, params: Params, context: Context, key: Array, batch: dict
-  ) -> tuple[Array, tuple[dict, Any]]:
+  ) -> Loss:
     """Returns (loss [], (metrics, state of the next step)) of a batch."""
     inputs, keys = self.draw(key, batch, context)
     loss, (metrics, records) = self.loss(params, context, inputs, keys)
@@ -191,7 +195,7 @@ class Inputs(NamedTuple):
 
   x0: Array
   eps: Array
-  level: Any
+  level: PyTree  # `NoiseLevel`s, or the times of a learned schedule
   time_weight: Array
   cond: dict
   augment_keys: Array
@@ -476,8 +480,8 @@ def means(**terms: Array) -> dict[str, Mean]:
 
 
 def mean_loss(
-  losses: Array, t: Array, *, records: Any = (), **terms: Array
-) -> tuple[Array, tuple[dict[str, Mean], Any]]:
+  losses: Array, t: Array, *, records: PyTree = (), **terms: Array
+) -> Loss:
   """Returns (loss [], (metrics, records)) for losses [B] at times t [B].
 
   The metrics are the means of the losses, also per quarter of t, and of the

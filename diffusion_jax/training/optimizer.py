@@ -3,18 +3,25 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from diffusion_jax.core.concrete import check_choice
-from diffusion_jax.ranges import Count, NonNegative, Positive, Rate, Size
+from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.core.concrete import check_positive
+from diffusion_jax.ranges import (
+  Count,
+  NonNegative,
+  Positive,
+  Rate,
+  Size,
+  check_choice,
+)
 from diffusion_jax.training import power_ema
 
 Array = jax.Array
-Tree = Any  # of arrays, such as parameters and gradients
 EmaRate = Callable[[Array], Array]
 Kind = Literal['adam', 'adamw', 'radam', 'muon']
 Decay = Literal['constant', 'linear', 'cosine', 'inverse_sqrt']
@@ -64,7 +71,7 @@ def make_optimizer(
   b2: float = 0.999,
   eps: float = 1e-8,
   weight_decay: float = 0.0,
-  weight_decay_mask: Callable[[Tree], Tree] | None = None,
+  weight_decay_mask: Callable[[Params], PyTree] | None = None,
   repair_gradients: bool = False,
 ) -> optax.GradientTransformation:
   """Returns an optimizer of optax, with clipping to a norm if clip_norm > 0.
@@ -179,13 +186,13 @@ def muon(
   )
 
 
-def repair(grads: Tree) -> Tree:
+def repair(grads: Params) -> Params:
   """Replaces NaN by 0 and +-inf by +-1e5, as EDM (Karras et al. 2022)."""
   finite = functools.partial(jnp.nan_to_num, nan=0.0, posinf=1e5, neginf=-1e5)
   return jax.tree.map(finite, grads)
 
 
-def kernels(params: Tree) -> Tree:
+def kernels(params: Params) -> PyTree:
   """Returns True for the weights of dense layers and convolutions, else False.
 
   Biases, norms and embeddings are not kernels.
@@ -193,7 +200,7 @@ def kernels(params: Tree) -> Tree:
   return _mask(params, lambda names: names[-1] == 'kernel')
 
 
-def not_biases(params: Tree) -> Tree:
+def not_biases(params: Params) -> PyTree:
   """Returns False for biases, else True, as VDM's release (Kingma et al. 2021).
 
   So the scales of group norms and embeddings decay. Of a learned schedule, both
@@ -209,7 +216,7 @@ def not_biases(params: Tree) -> Tree:
   return _mask(params, is_decayed)
 
 
-def all_parameters(params: Tree) -> Tree:
+def all_parameters(params: Params) -> PyTree:
   """Returns True except for fixed random frequencies, as PyTorch's AdamW."""
   return _mask(params, lambda names: True)
 
@@ -258,8 +265,7 @@ def ema_half_life(
   before the update, such as EDM's 0.05 (Karras et al. 2022). Raises ValueError
   for a half-life that is not positive.
   """
-  if not half_life > 0.0:
-    raise ValueError(f'half_life must be positive, got {half_life}')
+  check_positive(half_life=half_life)
   if not rampup:
     return ema_decay(0.5 ** (batch_size / half_life))
 

@@ -120,7 +120,7 @@ def read_images(workdir: str | Path, step: int) -> int:
   try:
     return int(json.loads(files.read_metadata(path)[_RECORD])['images'])
   except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(_damaged(path)) from error
+    raise _damaged(path) from error
 
 
 def check(workdir: str | Path, step: int) -> None:
@@ -131,11 +131,11 @@ def check(workdir: str | Path, step: int) -> None:
   except OSError:
     same = False
   if not same:
-    raise ValueError(_damaged(path))
+    raise _damaged(path)
 
 
 def _damaged(path):
-  return (
+  return ValueError(
     f'{path} is damaged (SHA256SUMS): move it away to use the other snapshots'
   )
 

@@ -1,14 +1,15 @@
 """The state of training."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from diffusion_jax.aliases import Params, PyTree
+
 Array = jax.Array
-Params = Any  # a tree of arrays
 
 
 class TrainState(NamedTuple):
@@ -22,14 +23,14 @@ class TrainState(NamedTuple):
   params: Params
   ema_params: Params
   opt_state: optax.OptState
-  objective_state: Any
+  objective_state: PyTree
   more_ema_params: dict[str, Params]
 
 
 def init_state(
   params: Params,
   optimizer: optax.GradientTransformation,
-  objective_state: Any = (),
+  objective_state: PyTree = (),
   more_emas: Iterable[str] = (),
 ) -> TrainState:
   """Returns the first state, where every EMA is a copy of params."""

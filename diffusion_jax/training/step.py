@@ -1,17 +1,16 @@
 """Training and evaluation steps as pure functions."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from diffusion_jax.training.objectives import Context, Mean, Objective
-from diffusion_jax.training.state import Params, TrainState
+from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.training.objectives import Context, Loss, Mean, Objective
+from diffusion_jax.training.state import TrainState
 
 Array = jax.Array
-Tree = Any  # of arrays
 
 
 def make_train_step(
@@ -116,7 +115,7 @@ def context_of(state: TrainState, frozen: Params = ()) -> Context:
 
 def accumulated(
   objective: Objective, parts: int
-) -> Callable[..., tuple[tuple[Array, tuple[dict, Any]], Params]]:
+) -> Callable[..., tuple[Loss, Params]]:
   """Returns f(params, context, key, batch) -> ((loss, aux), gradient).
 
   aux: (metrics, state). Loss and gradient are means over `parts` of the batch.
@@ -159,7 +158,7 @@ def accumulated(
   return mean_gradient
 
 
-def rows(tree: Tree, index: Array | int, parts: int) -> Tree:
+def rows(tree: PyTree, index: Array | int, parts: int) -> PyTree:
   """Returns rows index, index + parts, ... of every leaf [B, ...].
 
   They are interleaved, so that each device holds equally many rows of each
@@ -175,7 +174,7 @@ def rows(tree: Tree, index: Array | int, parts: int) -> Tree:
   return jax.tree.map(take, tree)
 
 
-def whole(tree: Tree) -> Tree:
+def whole(tree: PyTree) -> PyTree:
   """Joins leaves [parts, B / parts, ...] to [B, ...], the inverse of `rows`."""
   return jax.tree.map(
     lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree

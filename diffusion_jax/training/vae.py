@@ -6,11 +6,11 @@ channel of each pixel, along the last axis.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.aliases import PyTree
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.broadcasting import data_axes
 from diffusion_jax.core.decoders import (
@@ -32,7 +32,7 @@ Array = jax.Array
 OutputLogProb = Callable[[Array, Array], Array]
 # (params, t, z, *, key=None) -> Normal; for t = 1 Decode returns the output
 Encode = Callable[..., Normal]
-Decode = Callable[..., Any]
+Decode = Callable[..., PyTree]
 
 # Largest |log scale| of a pixel. The spacing of 256 levels is 2 / 255, about
 # e^-4.85: the smallest scale, e^-7, is about an eighth of it.

@@ -264,7 +264,7 @@ def test_a_metric_of_a_user_has_its_own_section(run, printed):
   ({'metrics': 'tests.app.test_scoring:fd'}, 'has the name of another metric'),
   ({'metrics': 'fid', 'name': 'fid'}, 'need classify_image_graph'),
   ({'metrics': 'is'}, 'is_pixels needs|is needs logits of a'),
-  ({'fd.num_draws': -1}, 'evaluation.fd: num_draws=-1 is below'),
+  ({'fd.num_draws': -1}, 'evaluation.fd: num_draws is -1: it must be'),
 ])  # fmt: skip
 def test_mistakes_are_one_clear_line(run, printed, fields, message):
   before = drawn(run)

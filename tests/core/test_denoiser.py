@@ -156,7 +156,7 @@ def test_at_training_levels_beyond_the_trained_range():
   last = SCHEDULE.at_step(1000)
   np.testing.assert_allclose(level_used.t, [1.0, 0.0], atol=1e-6)
   np.testing.assert_allclose(level_used.sigma[0], last.sigma, rtol=1e-6)
-  np.testing.assert_allclose(x[:, 0], [last.sigma / 1e4, 1.0], rtol=1e-6)
+  np.testing.assert_allclose(x[:, 0], [float(last.sigma) / 1e4, 1.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize('trained', [SCHEDULE, ZERO_SNR, KARRAS, FLOW])

@@ -125,7 +125,7 @@ def test_mistakes_are_one_line_each(tmp_path, classes):
     image_folder.folder(tmp_path / 'empty')
   with pytest.raises(ValueError, match='has no test split: set test_fraction'):
     image_folder.folder(classes, 'test')
-  with pytest.raises(ValueError, match=r'must be in \[0, 1\), got 1.0'):
+  with pytest.raises(ValueError, match=r'be a number in \[0, 1\), not 1.0'):
     image_folder.folder(classes, 'train', test_fraction=1.0)
   with pytest.raises(ValueError, match='leaves none of the 9 pictures'):
     image_folder.folder(classes, 'test', test_fraction=1e-6)

@@ -115,7 +115,7 @@ def test_what_is_no_set_is_refused(tmp_path):
   path.write_text(json.dumps({}))
   with pytest.raises(ValueError, match='is not an npz file of arrays'):
     image_sets.read(path)
-  with pytest.raises(FileNotFoundError, match='contains no images'):
+  with pytest.raises(FileNotFoundError, match='contains no pictures'):
     image_sets.read(tmp_path)
 
 

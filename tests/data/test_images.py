@@ -212,7 +212,7 @@ def test_fit_crops_the_centre_or_stretches():
   stretched = images.fit(wide, 12, 'scale')
   assert stretched.shape == (12, 12, 3)
   assert (stretched[:, [0, 11]] < 20).all() and (stretched[:, 5:7] > 180).all()
-  with pytest.raises(ValueError, match="or 'scale', got 'pad'"):
+  with pytest.raises(ValueError, match="how 'pad' is not one of crop, scale"):
     images.fit(wide, 10, 'pad')
 
 

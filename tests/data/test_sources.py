@@ -46,7 +46,7 @@ def test_synthetic_pictures(shape):
 
 def test_unknown_splits_are_refused():
   for source in (sources.digits, sources.synthetic):
-    with pytest.raises(ValueError, match="got 'valid'"):
+    with pytest.raises(ValueError, match="'valid' is not one of"):
       source('valid')
 
 
@@ -120,7 +120,7 @@ MISSING = 'it must contain images or arr_0'
   (ARRAYS | {'labels': np.zeros(4, int)}, {'num_classes': 2},
    r'labels must be int \[10\] in 0..1, got int64 \[4\]'),
   (ARRAYS, {'split': 'test'}, 'a.npz has no test split: set test_fraction'),
-  (ARRAYS, {'split': 'val'}, "'train' or 'test', got 'val'"),
+  (ARRAYS, {'split': 'val'}, "split 'val' is not one of train, test"),
   (ARRAYS, {'split': 'test', 'test_fraction': 0.01}, 'leaves none of the 10'),
 ])  # fmt: skip
 def test_npz_names_what_is_wrong(tmp_path, arrays, options, message):

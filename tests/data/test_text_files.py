@@ -39,7 +39,7 @@ def test_the_own_text_has_the_modules():
 
 
 def test_refusals(folder):
-  with pytest.raises(FileNotFoundError, match='no file or folder .*absent'):
+  with pytest.raises(FileNotFoundError, match='No such file .*absent'):
     text_files(path=str(folder / 'absent'))
   with pytest.raises(ValueError, match='20 bytes of text, too few .* 30 bytes'):
     text_files(path=str(folder), length=30)

@@ -40,7 +40,7 @@ def test_pixel_for_pixel_from_the_official_format(
     assert source.images.dtype == np.uint8 and source.labels.dtype == np.int32
     assert (source.num_classes, source.num_levels) == (10, 256)
     assert pairs(source.images, source.labels) == pairs(images, labels)
-  with pytest.raises(ValueError, match="got 'valid'"):
+  with pytest.raises(ValueError, match="'valid' is not one of"):
     load('valid', tmp_path)
 
 

@@ -140,7 +140,7 @@ def test_a_batch_has_the_tokens_of_its_pictures():
 
 
 def test_mistakes_are_one_line_each():
-  with pytest.raises(ValueError, match="'train' or 'test', got 'val'"):
+  with pytest.raises(ValueError, match="split 'val' is not one of train, test"):
     shapes.shapes('val')
   for shape in ((8, 8, 3), (16, 32, 3), (16, 16, 1)):
     with pytest.raises(ValueError, match=r'\(16, 16, 3\) or a larger square'):

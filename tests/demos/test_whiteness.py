@@ -54,5 +54,5 @@ def test_correlation_is_numpys():
 
 
 def test_a_standard_error_needs_two_draws():
-  with pytest.raises(ValueError, match='num_draws must be at least 2, got 1'):
+  with pytest.raises(ValueError, match='num_draws is 1: it must be at least 2'):
     whiteness.distance_to_noise(np.zeros(3), 1)

@@ -226,7 +226,7 @@ def test_mistakes_with_files_are_one_line(files, tmp_path):
     compare.main([str(paths[0]), str(tmp_path / 'm.npz'), '--features=pixels'])
   with pytest.raises(ValueError, match=r'digits must be \[N, 8, 8, 1\]'):
     compare.main([*map(str, paths), '--features=digits'])
-  with pytest.raises(ValueError, match="'x' are not one of inception"):
+  with pytest.raises(ValueError, match="'x' is not one of inception"):
     features.make('x')
-  with pytest.raises(ValueError, match='metric x is not one of fd, sfd'):
+  with pytest.raises(ValueError, match="metric 'x' is not one of fd"):
     compare.main([*map(str, paths), '--features=pixels', '--metrics=x'])

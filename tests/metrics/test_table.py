@@ -32,7 +32,7 @@ def test_a_metric_of_a_module_is_found_by_its_name(tmp_path, monkeypatch):
   for name, message in (
     ('my_metrics:three', "no attribute 'three'"),
     ('none:three', "No module named 'none'"),
-    ('fid2', 'metric fid2 is not one of fd, sfd'),
+    ('fid2', "metric 'fid2' is not one of fd, sfd"),
   ):
     with pytest.raises(ValueError, match=message):
       table.make(name, 10)

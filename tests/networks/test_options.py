@@ -89,7 +89,7 @@ def test_negative_sizes_are_refused_by_their_names(name):
   ('unet', 'multipliers', (), r'must be one or more numbers, not \(\)'),
   ('unet', 'dropout', 1.0, r'must be a number in \[0, 1\), not 1.0'),
   ('unet', 'dropout', float('nan'), 'must be a number in .*, not nan'),
-  ('unet', 'norm_eps', 0.0, 'must be a number above 0, not 0.0'),
+  ('unet', 'norm_eps', 0.0, r'must be a number in \(0, inf\), not 0.0'),
   ('dit', 'patch_size', 0, 'must be an integer of at least 1, not 0'),
   ('dit', 'num_classes', -1, 'must be an integer of at least 0, not -1'),
   ('classifier', 'num_classes', 1, 'must be an integer of at least 2, not 1'),

@@ -217,7 +217,7 @@ def test_the_half_life_of_edm():
   steps = np.arange(1, 1 + 500_000 // 500)
   kept = np.prod([1 - optimizer.ema_half_life(5e5, 500)(i) for i in steps[:4]])
   np.testing.assert_allclose(kept ** (len(steps) / 4), 0.5, rtol=1e-4)
-  with pytest.raises(ValueError, match='must be positive, got -1'):
+  with pytest.raises(ValueError, match='half_life is -1: it must be positive'):
     optimizer.ema_half_life(-1, batch)
 
 

@@ -1,8 +1,9 @@
 """Classifiers of noisy images, which guide the sampling of other runs."""
 
 import functools
-from typing import Any
+from collections.abc import Callable, Iterator
 
+import jax
 from jax.sharding import Mesh
 
 import diffusion_jax as dj
@@ -35,7 +36,7 @@ class Classifier(NoisyModel):
     facts = super().network_facts()
     return {**facts, 'num_classes': self.facts.num_classes}
 
-  def logits(self, params: Params) -> Any:
+  def logits(self, params: Params) -> Callable[..., jax.Array]:
     """Returns (x_t, level) -> logits [B, num_classes]."""
     return functools.partial(
       dj.network_output,
@@ -53,8 +54,8 @@ class Classifier(NoisyModel):
     """Raises UserError: a classifier makes no images."""
     raise UserError(_NO_IMAGES)
 
-  def check(self, mode: str) -> None:
-    """Raises UserError for modes that make images."""
+  def problems(self, mode: str) -> Iterator[str]:
+    """Yields a problem for modes that make images."""
     if mode in ('sample', 'edit'):
-      raise UserError(_NO_IMAGES)
-    super().check(mode)
+      yield _NO_IMAGES
+    yield from super().problems(mode)

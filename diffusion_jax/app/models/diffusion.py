@@ -3,9 +3,8 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +20,12 @@ from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.core.keys import abstract_key, split_key, stream
 from diffusion_jax.data.sources import Source
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime.per_image import PerImage, per_image
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.sampling.grids import count_steps
+
+Wrap = Callable[[dj.Denoiser], dj.Denoiser]
 
 
 class Diffusion(NoisyModel):
@@ -37,7 +38,7 @@ class Diffusion(NoisyModel):
     self, config: ConfigDict, workdir: str | Path, facts: images.Facts
   ):
     super().__init__(config, workdir, facts)
-    self.sampling: Any = make(self.schema, 'sampling', config.sampling)
+    self.sampling = make(self.schema, 'sampling', config.sampling)
 
   # -- its teacher ------------------------------------------------------------
 
@@ -48,7 +49,7 @@ class Diffusion(NoisyModel):
       return None
     run = self.config.training.teacher
     model = Diffusion(config, run, images.facts_of(config))
-    teachers.check(model, self)
+    refuse(teachers.problems(model, self))
     return model
 
   def teacher(self) -> teachers.Teacher | None:
@@ -83,7 +84,7 @@ class Diffusion(NoisyModel):
 
   def of_network(
     self, params: Params, cond: dict, maker: Callable = dj.make_denoiser
-  ) -> Any:
+  ) -> Callable:
     """Applies `dj.make_denoiser`, or another maker, to the network."""
     return maker(
       self.network_fn(),
@@ -100,7 +101,7 @@ class Diffusion(NoisyModel):
     params: Params,
     cond: dict,
     guides: Guides | None = None,
-    after_guidance: Callable[[dj.Denoiser], dj.Denoiser] | None = None,
+    after_guidance: Wrap | None = None,
   ) -> dj.Denoiser:
     """Returns the network's denoiser, clipped as config.sampling says.
 
@@ -141,12 +142,17 @@ class Diffusion(NoisyModel):
     return thresholded
 
   def step_function(
-    self, params: Params, cond: dict, trained: dj.Schedule, **options: Any
-  ) -> Any:
+    self,
+    params: Params,
+    cond: dict,
+    trained: dj.Schedule,
+    guides: Guides | None = None,
+    after_guidance: Wrap | None = None,
+  ) -> Callable:
     """Returns the function that the sampler calls at each step.
 
     This is a denoiser, or with self-conditioning a function x_0 -> denoiser.
-    trained: the schedule of the training; options: arguments of `denoiser`.
+    trained: the schedule of the training; the others are as for `denoiser`.
     """
 
     def at_trained_levels(denoise):
@@ -155,13 +161,15 @@ class Diffusion(NoisyModel):
       return dj.at_training_levels(denoise, trained)
 
     if not self.conditioning.self_conditioning:
-      return at_trained_levels(self.denoiser(params, cond, **options))
+      return at_trained_levels(
+        self.denoiser(params, cond, guides, after_guidance)
+      )
 
     def of_estimate(x0):
       # The estimate is always clipped in training.
       estimate = {'x0': jnp.clip(x0, -1.0, 1.0)}
       return at_trained_levels(
-        self.denoiser(params, cond | estimate, **options)
+        self.denoiser(params, cond | estimate, guides, after_guidance)
       )
 
     return of_estimate
@@ -214,7 +222,7 @@ class Diffusion(NoisyModel):
         sampler = c.corrector.around(sampler)
     return sampler
 
-  def prior_sample(self, keys: Any, level: dj.NoiseLevel) -> jax.Array:
+  def prior_sample(self, keys: jax.Array, level: dj.NoiseLevel) -> jax.Array:
     """Draws pure noise for each of the keys [B], at the noisiest level."""
     return dj.prior_sample(keys, (*keys.shape, *self.state_shape), level)
 
@@ -233,18 +241,16 @@ class Diffusion(NoisyModel):
     *,
     trajectory: bool = False,
     wrap: Callable | None = None,
-    **options: Any,
+    after_guidance: Wrap | None = None,
   ) -> jax.Array:
     """Returns samples [B, ...], or with `trajectory` [N + 1, B, ...].
 
-    keys: [B]; wrap: (sampler, levels) -> (sampler, levels); options: arguments
-    of `denoiser`.
+    keys: [B]; wrap: (sampler, levels) -> (sampler, levels); after_guidance: see
+    `denoiser`.
     """
     prior_keys, keys = split_key(keys, 2)
     trained, levels, sampler = self.levels_and_sampler(params)
-    denoise = self.step_function(
-      params, cond, trained, guides=guides, **options
-    )
+    denoise = self.step_function(params, cond, trained, guides, after_guidance)
     x = self.prior_sample(prior_keys, levels.take(0))
     if wrap is not None:
       sampler, levels = wrap(sampler, levels)
@@ -296,13 +302,12 @@ class Diffusion(NoisyModel):
       return decode(x)
 
     each = per_image(images, mesh, root, size)
-    program: Any = each.compute
 
     def start(params, index, inputs):
       return each.start((params, weights), index, inputs)
 
     def compute(params, index, inputs):
-      return program((params, weights), index, inputs)
+      return each.compute((params, weights), index, inputs)
 
     return PerImage(start, compute)
 
@@ -336,19 +341,19 @@ class Diffusion(NoisyModel):
   def check_guide(self, guide: 'Diffusion') -> None:
     """Raises UserError for a model that cannot guide this one."""
 
-  def check(self, mode: str) -> None:
-    """Raises UserError for a config that cannot be guided as it says."""
-    super().check(mode)
-    self._check_guidance()
+  def problems(self, mode: str) -> Iterator[str]:
+    """Yields what the network or its guidance does not allow."""
+    yield from super().problems(mode)
+    yield from self._guidance_problems()
 
-  def _check_guidance(self):
+  def _guidance_problems(self):
     guide = self.sampling.guidance
     if guide is None:
       return
     if getattr(guide, 'run', ''):
       return
     if guide.scale != 1.0 and not self.conditioning.dropout:
-      raise UserError(
+      yield (
         f'config.sampling.guidance.scale={guide.scale} needs a network that '
         'was trained with conditioning.dropout, or another run: '
         'sampling.guidance=autoguidance'

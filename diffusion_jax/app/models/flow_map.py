@@ -1,6 +1,6 @@
 """Flow maps: models whose network takes a step of any length in one call."""
 
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax.numpy as jnp
 
@@ -8,7 +8,6 @@ import diffusion_jax as dj
 from diffusion_jax.app import schemas
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.model import Params
-from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.map_sampler import flow_map_sampler
 
 # The kind of `dj.make_flow_map` that each objective trains.
@@ -51,15 +50,8 @@ class FlowMap(Diffusion):
 
   def flow_map(self, params: Params, cond: dict) -> dj.FlowMap:
     """Returns the `FlowMap` of the network."""
-    options: dict[str, Any] = {
-      'kind': self.map_kind,
-      'noise_input': self.noise_input,
-      'sigma_data': self.config.objective.get('sigma_data', 0.5),
-      'time_scale': self.time_scale,
-    }
     sigma_min = self.config.schedule.get('sigma_min')
-    if sigma_min is not None:
-      options['sigma_min'] = sigma_min
+    own = {} if sigma_min is None else {'sigma_min': sigma_min}
     cond = self.given_cond(cond)
 
     def flow_map(xt, level_t, level_s):
@@ -68,15 +60,22 @@ class FlowMap(Diffusion):
         scale = self.sampling.guidance_scale
         more['guidance_scale'] = jnp.full(len(xt), scale)
       function = dj.make_flow_map(
-        self.network_fn(), params['network'], cond=cond | more, **options
+        self.network_fn(),
+        params['network'],
+        kind=self.map_kind,
+        noise_input=self.noise_input,
+        cond=cond | more,
+        sigma_data=self.config.objective.get('sigma_data', 0.5),
+        time_scale=self.time_scale,
+        **own,
       )
       return function(xt, level_t, level_s)
 
     return flow_map
 
   def step_function(
-    self, params: Params, cond: dict, trained: dj.Schedule, **options: Any
-  ) -> Any:
+    self, params: Params, cond: dict, trained: dj.Schedule, *guidance: object
+  ) -> Callable:
     """Returns the flow map, which the sampler calls at each step."""
     return self.flow_map(params, cond)
 
@@ -93,14 +92,14 @@ class FlowMap(Diffusion):
     end = schedule(0.0) if self.sampling.stochastic else None
     return schedule, levels, flow_map_sampler(end)
 
-  def check(self, mode: str) -> None:
-    """Raises UserError for a config that flow maps do not allow."""
-    super().check(mode)
-    self._check_time()
+  def problems(self, mode: str) -> Iterator[str]:
+    """Yields what a flow map does not allow."""
+    yield from super().problems(mode)
+    yield from self._time_problems()
     c, edit = self.sampling, self.config.edit
     one_way = self.map_kind != 'average_velocity' and not c.stochastic
     if one_way and (c.num_steps > 1 or c.respacing):
-      raise UserError(
+      yield (
         f'config.sampling.num_steps={c.num_steps}: a consistency function only '
         'reaches the clean end: set it to 1, or sampling.stochastic=True'
       )
@@ -108,48 +107,48 @@ class FlowMap(Diffusion):
     by_denoiser = observed and self.conditioning.image is None
     by_denoiser |= edit.get('method') == 'reconstruction'
     if mode == 'edit' and (by_denoiser or edit.name == 'interpolate'):
-      raise UserError(
+      yield (
         f'config.edit={edit.name} needs a denoiser, and this run is a flow '
         'map: it can do inpaint by repaint or replace, and sdedit'
       )
 
-  def _check_time(self):
+  def _time_problems(self):
     name, noise_input = self.config.objective.name, self.config.noise_input.name
     if self.takes_elapsed and noise_input != 'time':
-      raise UserError(
+      yield (
         f'config.noise_input={noise_input}: the network of objective={name} '
         'gets t and t - s: set it to time'
       )
     if name not in FORWARD_MODE:
       return
     if self.time_scale > 10.0 or noise_input not in ('time', 'edm'):
-      raise UserError(
+      yield (
         f'config.noise_input: the loss of objective={name} contains the '
         'derivative in t, which an input that goes to 1000 makes 1000 times '
         'too large: set noise_input=time and noise_input.scale=1'
       )
     if self.config.network.get('attention') == 'cudnn':
-      raise UserError(
+      yield (
         'config.network.attention=cudnn has no forward-mode derivative, which '
         f'objective={name} needs: set it to xla'
       )
 
-  def _check_guidance(self):
+  def _guidance_problems(self):
     c, kind = self.config.objective, self._trained_guidance
     scale = self.sampling.guidance_scale
     if kind is not None and not self.conditioning.dropout:
-      raise UserError(
+      yield (
         'config.objective.guidance also trains the network without a '
         'condition: set conditioning.dropout, 0.1 for instance'
       )
     if kind != 'power_law' and scale != 1.0:
-      raise UserError(
+      yield (
         f'config.sampling.guidance_scale={scale}: a flow map has the guidance '
         'scale it was trained with, which is 1 here; '
         'objective.guidance=power_law trains several scales'
       )
     if kind == 'power_law' and not 1.0 <= scale <= c.guidance.high:
-      raise UserError(
+      yield (
         f'config.sampling.guidance_scale={scale} is outside the scales of the '
         f'training, 1 to {c.guidance.high}'
       )

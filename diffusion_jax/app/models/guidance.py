@@ -1,13 +1,17 @@
 """Other runs that a run needs, and guidance by them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from ml_collections import ConfigDict
 
 import diffusion_jax as dj
+from diffusion_jax.app import schemas
 from diffusion_jax.app.config import from_config
 from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
@@ -25,12 +29,12 @@ class OtherRun(NamedTuple):
 Guides = Mapping[str, OtherRun]
 
 
-def check_images(path: str, other: Model, model: Model) -> None:
-  """Raises UserError if the run that `path` names has other images."""
+def other_images(path: str, other: Model, model: Model) -> Iterator[str]:
+  """Yields how the images of the run that `path` names differ."""
   for name in ('image_shape', 'num_classes'):
     theirs, ours = getattr(other.facts, name), getattr(model.facts, name)
     if theirs != ours:
-      raise UserError(
+      yield (
         f'config.{path}: the images in {other.workdir} have {name} {theirs}, '
         f'and the images of this run have {ours}'
       )
@@ -45,8 +49,31 @@ def read_params(
     return checkpoints.restore_params(model.workdir, True, shapes, step)
 
 
+def check_kind(path: str, other: ConfigDict, run: str, needed: str) -> None:
+  """Raises UserError if the run that `path` names is of another kind."""
+  kind = schemas.schema_of(other).kind
+  if kind != needed:
+    raise UserError(
+      f'config.{path}: the run in {run} is {kind}, and {needed} is needed'
+    )
+
+
+def check_unchanged(
+  path: str, place: Path, record: Path, before: int, now: int
+) -> None:
+  """Raises UserError if weights differ from their checksum in a record.
+
+  path: the field that named them; place: the folder that they are in.
+  """
+  if before != now:
+    raise UserError(
+      f'config.{path}: the weights in {place} have changed since this run '
+      f'began ({record}): give another --workdir to start a new run'
+    )
+
+
 def by_classifier(
-  model: Any, guides: Guides, cond: dict
+  model: NoisyModel, guides: Guides, cond: dict
 ) -> Callable[[dj.Denoiser], dj.Denoiser] | None:
   """Returns denoiser -> denoiser guided towards cond['label'], or None."""
   if 'classifier' not in guides:
@@ -64,7 +91,9 @@ def by_classifier(
   )
 
 
-def at_levels_of(guide: OtherRun, model: Any, function: Any) -> Any:
+def at_levels_of(
+  guide: OtherRun, model: NoisyModel, function: Callable
+) -> Callable:
   """Returns a function of (x_t, level) that is evaluated at the guide's levels.
 
   The guide may have another schedule than the model.

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.app import images, load, schemas
 from diffusion_jax.app.config import from_config
 from diffusion_jax.app.models.diffusion import Diffusion
-from diffusion_jax.app.models.guidance import read_params
+from diffusion_jax.app.models.guidance import check_unchanged, read_params
 from diffusion_jax.app.models.model import Latents, Params
 from diffusion_jax.app.models.vae import VAE
 from diffusion_jax.app.run import folder
@@ -174,11 +174,10 @@ class LatentDiffusion(Diffusion):
     """Returns {'autoencoder': parameters} as the run keeps them."""
     record, model = read_record(self.workdir), self._open(self._copy)
     params, _ = read_params(model, 'latent', record['step'])
-    if checksums.of_arrays(params) != record['checksum']:
-      raise UserError(
-        f'the weights in {self._copy} have changed since this run began '
-        f'({self._record}): give another --workdir to start a new run'
-      )
+    now = checksums.of_arrays(params)
+    check_unchanged(
+      'latent.run', self._copy, self._record, record['checksum'], now
+    )
     scale = jnp.asarray(record['scale'], jnp.float32)
     return {'autoencoder': {'network': params['network'], 'scale': scale}}
 
@@ -206,8 +205,8 @@ class LatentDiffusion(Diffusion):
         'another autoencoder than this run'
       )
 
-  def check(self, mode: str) -> None:
-    """Raises UserError for a config that does not fit diffusion in latents."""
+  def problems(self, mode: str) -> Iterator[str]:
+    """Yields what diffusion in latents does not allow."""
     c, sampling = self.conditioning, self.sampling
     refused = {
       'conditioning.augment': c.augment,
@@ -219,16 +218,16 @@ class LatentDiffusion(Diffusion):
     }
     for field, value in refused.items():
       if value:
-        raise UserError(
+        yield (
           f'config.{field} needs pixels, and this run diffuses latents '
           '(config.latent): switch it off'
         )
     if mode == 'edit' and self.config.edit.name in ('superres', 'colorize'):
-      raise UserError(
+      yield (
         f'config.edit={self.config.edit.name} needs pixels, and this run '
         'diffuses latents: it can do inpaint, sdedit and interpolate'
       )
-    super().check(mode)
+    yield from super().problems(mode)
 
 
 def read_record(workdir: Path) -> dict:

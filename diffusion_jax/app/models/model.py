@@ -1,11 +1,12 @@
 """The interface between modes and kinds of models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -14,6 +15,7 @@ from diffusion_jax.app.config import Schema
 from diffusion_jax.app.images import Facts
 from diffusion_jax.app.sections import Conditioning
 from diffusion_jax.data.sources import Source
+from diffusion_jax.errors import refuse
 from diffusion_jax.runtime.per_image import PerImage
 from diffusion_jax.training.objectives import Objective
 
@@ -32,8 +34,8 @@ class Latents(NamedTuple):
   parameters are an argument, so that compiled programs do not contain them.
   """
 
-  encode: Callable[..., Any]
-  decode: Callable[..., Any]
+  encode: Callable[..., jax.Array]
+  decode: Callable[..., jax.Array]
   shrink_mask: Callable[[np.ndarray], np.ndarray] = lambda mask: mask
 
 
@@ -51,6 +53,7 @@ class Model(Protocol):
   """
 
   schema: Schema
+  network: nn.Module
   makes_images: bool
   keeps: tuple[str, ...] = ()
 
@@ -66,6 +69,10 @@ class Model(Protocol):
 
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
+    refuse(self.problems(mode))
+
+  def problems(self, mode: str) -> Iterator[str]:
+    """Yields what the model or the mode cannot use, and what to do instead."""
     ...
 
   def init(self, key: jax.Array) -> Params:

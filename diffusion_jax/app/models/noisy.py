@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import PyTree
 from diffusion_jax.app import choices, images
 from diffusion_jax.app.config import from_config, make, parameters
 from diffusion_jax.app.models.model import IDENTITY, Model, Params
@@ -38,7 +39,7 @@ NEEDED = {
 class NoisyModel(Model):
   """Base class of all models of noisy images; see `Model`."""
 
-  sampling: Any = None
+  sampling = None
   takes_elapsed = takes_guidance = False
   latents = IDENTITY
 
@@ -51,12 +52,12 @@ class NoisyModel(Model):
     if 'conditioning' in self.schema.parts:
       self.conditioning = make(self.schema, 'conditioning', config.conditioning)
 
-  def _make(self, key: str, facts: Any = None) -> Any:
+  def _make(self, key: str, facts: Mapping[str, object] | None = None) -> Any:
     return make(self.schema, key, self.config[key], facts)
 
   # -- the process ------------------------------------------------------------
 
-  def schedule(self, params: Params | None = None) -> Any:
+  def schedule(self, params: Params | None = None) -> dj.Schedule:
     """Returns the schedule, t -> NoiseLevel.
 
     params: parameters of the run; a learned schedule needs them, and raises
@@ -161,7 +162,7 @@ class NoisyModel(Model):
     module = self.network if network is None else network
     precision = self.config.matmul_precision
 
-    def apply(params, x, noise, cond, /, *, key=None) -> Any:
+    def apply(params, x, noise, cond, /, *, key=None) -> PyTree:
       rngs = {} if key is None else {'dropout': key}
       train = key is not None
       variables = {'params': params}
@@ -276,32 +277,32 @@ class NoisyModel(Model):
 
   # -- refusals ---------------------------------------------------------------
 
-  def check(self, mode: str) -> None:
-    """Raises UserError for a config that does not fit schedule or device."""
+  def problems(self, mode: str) -> Iterator[str]:
+    """Yields what schedule, network or device does not allow."""
     if not self.learns_schedule:
-      self._check_ends()
+      yield from self._end_problems()
     if self.config.network.get('attention') == 'cudnn':
       if jax.default_backend() != 'gpu':
-        raise UserError(
+        yield (
           'config.network.attention=cudnn needs a GPU, and this is '
           f'{jax.default_backend()}: set it to xla, which has the same '
           'parameters'
         )
     if mode == 'train':
-      self._check_heights()
+      yield from self._height_problems()
 
-  def _check_ends(self):
+  def _end_problems(self):
     # A program, not single operations; a schedule need not be a pytree.
     schedule = self.schedule()
     last = jax.jit(lambda: schedule(1.0))()
     kind = self.parametrization.kind
     if kind in ('eps', 'score') and last.alpha == 0.0:
-      raise UserError(
+      yield (
         f'config.parametrization={kind}: the schedule has no signal at t = 1, '
         f'where {kind} does not determine x_0: set parametrization=v or x0'
       )
 
-  def _check_heights(self):
+  def _height_problems(self):
     heights = self.config.network.get('attention_resolutions')
     if not heights or ':' in self.config.network.name:
       return
@@ -310,7 +311,7 @@ class NoisyModel(Model):
     possible = [height // 2**level for level in range(levels)]
     absent = [h for h in heights if h not in possible]
     if absent:
-      raise UserError(
+      yield (
         f'config.network.attention_resolutions: no feature map has the height '
         f'{absent[0]}; the heights are {", ".join(map(str, possible))}, and () '
         'is attention in the middle only'

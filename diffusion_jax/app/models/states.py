@@ -1,8 +1,8 @@
 """Diffusion models of discrete states: grey levels, and bytes of text."""
 
 import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,9 @@ from diffusion_jax.app.state_choices import Facts, States
 from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.data.text_files import decode_bytes, draw_bytes, printable
-from diffusion_jax.errors import UserError
 from diffusion_jax.networks.states import StateNetwork
 
+Array = jax.Array
 _PRINTED = 4  # texts
 
 
@@ -45,11 +45,13 @@ class StateDiffusion(Diffusion):
       self.state_shape = facts.image_shape[1:2]
     self.latents = Latents(self.encode, self.decode, self._shaped)
 
-  def encode(self, autoencoder: Any, x: Any, keys: Any = None) -> jax.Array:
+  def encode(
+    self, autoencoder: Params | None, x: Array, keys: Array | None = None
+  ) -> Array:
     """Returns the states of images in [-1, 1], [B, *state_shape]."""
     return self._shaped(dj.states_of(x, self.facts.num_levels), len(x))
 
-  def decode(self, autoencoder: Any, states: Any) -> jax.Array:
+  def decode(self, autoencoder: Params | None, states: Array) -> Array:
     """Returns images in [-1, 1]; masked states are grey, 0."""
     x = dj.values_of(states, self.facts.num_levels)
     return x.reshape(len(states), *self.facts.image_shape)
@@ -94,14 +96,14 @@ class StateDiffusion(Diffusion):
       return network_fn
     return dj.logistic_network(network_fn, self.facts.num_levels)
 
-  def init(self, key: Any) -> Params:
+  def init(self, key: Array) -> Params:
     """Returns the first parameters, {'network': ...}; can be traced."""
     x = jnp.zeros((1, *self.state_shape), int)
     network = self._of_states(self.network)
     variables = network.init(key, x, jnp.zeros(1), self.example_cond())
     return {'network': variables['params']}
 
-  def objective_facts(self, test: bool = False) -> Any:
+  def objective_facts(self, test: bool = False) -> Facts:
     """Returns the parameters of the objective that are no fields."""
     return {
       **self._state_facts,
@@ -121,8 +123,8 @@ class StateDiffusion(Diffusion):
     )
 
   def step_function(
-    self, params: Params, cond: dict, trained: dj.Schedule, **options: Any
-  ) -> Any:
+    self, params: Params, cond: dict, trained: dj.Schedule, *guidance: object
+  ) -> Callable:
     """Returns the denoiser that the sampler calls at each step."""
     c = self.sampling
     denoise = self.state_denoiser(params, cond)
@@ -145,7 +147,7 @@ class StateDiffusion(Diffusion):
         sampler = dj.remasked(sampler, self.process, c.remasking)
     return schedule, self.levels(schedule), sampler
 
-  def prior_sample(self, keys: Any, level: dj.NoiseLevel) -> jax.Array:
+  def prior_sample(self, keys: Array, level: dj.NoiseLevel) -> jax.Array:
     """Draws pure noise for each of the keys [B]."""
     shape = *keys.shape, *self.state_shape
     return dj.prior_sample_states(keys, shape, self.process)
@@ -157,7 +159,7 @@ class StateDiffusion(Diffusion):
     return dj.keep_known(sampler, known, mask)
 
   def state_bound(
-    self, params: Params, keys: Any, x0: Any, cond: dict, num_times: int
+    self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int
   ) -> dict[str, jax.Array]:
     """Returns the bound of images x0; see `metrics.likelihoods.state_elbo`."""
     model = self.state_denoiser(params, cond), self.process, self.schedule()
@@ -166,16 +168,16 @@ class StateDiffusion(Diffusion):
       return dj.state_bound(keys, *model, x0, num_steps=num_steps)
     return {'total': dj.masked_bound(keys, *model, x0, num_times=num_times)}
 
-  def check(self, mode: str) -> None:
-    """Raises UserError for what states cannot have."""
-    super().check(mode)
+  def problems(self, mode: str) -> Iterator[str]:
+    """Yields what states do not allow."""
+    yield from super().problems(mode)
     if self.states.output == 'logistic' and self.process.mask is not None:
-      raise UserError(
+      yield (
         'config.states.output=logistic: it has no masked state: set '
         'transitions=uniform, transitions=gaussian or states.output=logits'
       )
     if mode == 'edit' and self.is_text:
-      raise UserError('--mode=edit needs pictures, and this run has texts')
+      yield '--mode=edit needs pictures, and this run has texts'
 
   def pictures(self, images: np.ndarray) -> np.ndarray:
     """Returns how images are drawn: bytes as letters."""

@@ -5,7 +5,7 @@ weights; other weights are refused later.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
@@ -52,12 +52,7 @@ def open_run(student: 'Diffusion') -> ConfigDict | None:
   if not run:
     return None
   config = load.open_run(run, _PATH)
-  kind = schemas.schema_of(config).kind
-  if kind != schemas.DIFFUSION.kind:
-    raise UserError(
-      f'config.{_PATH}: the run in {run} is {kind}, and a teacher must be '
-      f'{schemas.DIFFUSION.kind}'
-    )
+  guidance.check_kind(_PATH, config, run, schemas.DIFFUSION.kind)
   return config
 
 
@@ -75,22 +70,22 @@ def denoiser_of(model: 'Diffusion', student: 'Diffusion') -> Teacher:
   return teacher
 
 
-def check(model: 'Diffusion', student: 'Diffusion') -> None:
-  """Raises UserError for a teacher that does not fit its student."""
+def problems(model: 'Diffusion', student: 'Diffusion') -> Iterator[str]:
+  """Yields reasons why a teacher does not fit its student."""
   run, where = model.workdir, f'config.{_PATH}'
-  guidance.check_images(_PATH, model, student)
+  yield from guidance.other_images(_PATH, model, student)
   for name in ('labels', 'text', 'image'):
     ours, theirs = (m.config.conditioning[name] for m in (student, model))
     if ours != theirs:
-      raise UserError(
+      yield (
         f'{where}: conditioning.{name} is {theirs} in {run}, and {ours} in '
         'this run'
       )
   if model.conditioning.self_conditioning:
-    raise UserError(f'{where}: the run in {run} has self-conditioning')
+    yield (f'{where}: the run in {run} has self-conditioning')
   dropout = student.conditioning.dropout
   if dropout and not model.conditioning.dropout:
-    raise UserError(
+    yield (
       f'config.conditioning.dropout={dropout}: the teacher in {run} was '
       'trained without dropout; set it to 0'
     )
@@ -108,9 +103,9 @@ def prepare(model: 'Diffusion', student: 'Diffusion') -> Params:
   begun = processes.broadcast([path.exists()])[0]
   if not begun and processes.is_first():
     write_json(path, now)
-  if begun and json.loads(path.read_text())['checksum'] != now['checksum']:
-    raise UserError(
-      f'config.{_PATH}: the weights in {model.workdir} have changed since this '
-      f'run began ({path}): give another --workdir to start a new run'
+  if begun:
+    before = json.loads(path.read_text())['checksum']
+    guidance.check_unchanged(
+      _PATH, model.workdir, path, before, now['checksum']
     )
   return params

@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import PyTree
 from diffusion_jax.app import choices, images, schemas, sections
 from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.models.guidance import Guides
@@ -20,7 +21,6 @@ from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels
-from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import PerImage, per_image
 from diffusion_jax.training import vae
 from diffusion_jax.training.objectives import Objective
@@ -78,7 +78,7 @@ class VAE(Model):
 
   def decode(
     self, params: Params, t: int, z: Array | float, *, key: Array | None = None
-  ) -> Any:
+  ) -> PyTree:
     """Returns p(z_{t-1} | z_t), and for t = 1 the output: p(x | z_1)."""
     return self._method('decode', params, t, z, key)
 
@@ -149,30 +149,30 @@ class VAE(Model):
     root = stream(self.config.sampling.seed, 'vae_sampling')
     return per_image(draw, mesh, root)
 
-  def check(self, mode: str) -> None:
-    """Raises UserError for a config that a VAE does not allow."""
+  def problems(self, mode: str) -> Iterator[str]:
+    """Yields what a VAE does not allow."""
     c = self.config
     if mode == 'edit':
-      raise UserError(
+      yield (
         'this run is a VAE, which cannot edit pictures: --mode=sample writes '
         'reconstructions and interpolations, and diffusion models can edit'
       )
     for field in ('labels', 'prompt', 'trajectory'):
       if c.sampling[field]:
-        raise UserError(f'config.sampling.{field} has no effect on a VAE')
+        yield f'config.sampling.{field} has no effect on a VAE'
     if self.decoding.decoder == 'bernoulli' and self.facts.num_levels != 2:
-      raise UserError(
+      yield (
         'config.decoding.decoder=bernoulli has 2 grey levels, and these images '
         f'{self.facts.num_levels}: take logistic, or --config.data=two_levels '
         f'--config.data.source={c.data.name}'
       )
     if c.objective.name == 'vae' and self.num_latents > 1:
-      raise UserError(
+      yield (
         'config.objective=vae trains one layer of latents, and this network '
         f'has {self.num_latents}: set objective=hvae'
       )
     if c.objective.get('free_bits') and c.training.accumulate > 1:
-      raise UserError(
+      yield (
         'config.objective.free_bits needs the whole batch: set '
         'training.accumulate=1'
       )

@@ -7,9 +7,8 @@ import jax
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import models
-from diffusion_jax.app.config import from_config
+from diffusion_jax.app.config import check_set, from_config
 from diffusion_jax.app.run import folder
-from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.training import averages, checkpoints
 
@@ -20,10 +19,8 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   Every mode reads it like the run itself; average.json describes it.
   """
   c = config.average
-  if c.sigma_rel is None:
-    raise UserError(
-      'config.average.sigma_rel is not set: give a relative width, such as 0.07'
-    )
+  hint = 'give a relative width, such as 0.07'
+  check_set('average.sigma_rel', c.sigma_rel, hint)
   model = models.make(config, workdir)
   shapes = models.shapes(model)
   with from_config('average'):
@@ -31,10 +28,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   print(average.describe())
   name = f'{c.sigma_rel:g}-{average.step}'
   out = Path(c.out or Path(workdir) / 'averages' / name)
-  if folder.read_config(out) is not None:
-    raise UserError(
-      f'{out} holds a run: give another --config.average.out, or remove it'
-    )
+  folder.check_no_run(out, '--config.average.out')
   write(Path(workdir), out, average, model.keeps)
   print(f'wrote {out}: --workdir={out} reads it in every mode')
 

@@ -4,7 +4,6 @@ import ast
 import importlib
 import json
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import Json
 from diffusion_jax.app import (
   images,
   load,
@@ -21,10 +21,17 @@ from diffusion_jax.app import (
   sample_inputs,
   weights,
 )
-from diffusion_jax.app.config import check_one_of, from_config, parameters
+from diffusion_jax.app.config import (
+  check_one_of,
+  check_set,
+  from_config,
+  parameters,
+)
 from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.sections import COMMON, Sampling, Top
+from diffusion_jax.data.sources import existing
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import (
   diffusers,
@@ -64,8 +71,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
 def read(config: ConfigDict, workdir: Path) -> None:
   """Writes a run folder with the weights in convert.source, at step 0."""
   c = config.convert
-  if folder.read_config(workdir) is not None:
-    raise UserError(f'{workdir} holds a run: give another --workdir')
+  folder.check_no_run(workdir, '--workdir')
   folder.check_config_kept(workdir)
   name = c.format or recognise(Path(c.source))
   check_one_of(FORMATS, 'convert.format', name)
@@ -145,7 +151,7 @@ def image_shape_of(run: str) -> tuple[int, ...]:
   return images.facts_of(config).image_shape
 
 
-def facts_of(config: ConfigDict, given: Mapping[str, Any]) -> images.Facts:
+def facts_of(config: ConfigDict, given: Json) -> images.Facts:
   """Returns the facts of the images of imported weights.
 
   given: `Imported.facts`. Without config.data there are 256 grey levels.
@@ -174,7 +180,7 @@ def load_weights(name: str, convert: ConfigDict) -> Imported:
     raise ValueError(f'format={name}: {error}') from error
 
 
-def read_ours(config: ConfigDict) -> tuple[ConfigDict, dict[str, Any]]:
+def read_ours(config: ConfigDict) -> tuple[ConfigDict, Params]:
   """Reads (config, params) of a file that convert.to=safetensors wrote.
 
   The user may only change latent.run, the place of the autoencoder's run.
@@ -198,16 +204,13 @@ def write(config: ConfigDict, workdir: Path) -> None:
   """Exports the weights that config.sampling chooses to convert.out."""
   c = config.convert
   check_one_of(TARGETS, 'convert.to', c.to)
-  if not c.out:
-    raise UserError(
-      'config.convert.out is not set: give the file or folder to write'
-    )
+  check_set('convert.out', c.out, 'give the file or folder to write')
   if c.label is not None and c.to != 'diffusers':
     raise UserError('config.convert.label is for convert.to=diffusers only')
   out = Path(c.out)
   if out.exists():
     raise UserError(f'config.convert.out: {out} exists already')
-  model: Any = models.make(config, workdir)
+  model = models.make(config, workdir)
   params, step = weights.restore(model)
   params = jax.device_get(params)
   with from_config('convert'):
@@ -236,27 +239,25 @@ def write_ours(out: Path, model: Model, params: Params) -> None:
   files.write_safetensors(out, files.flatten(params), config=json.dumps(kept))
 
 
-def write_program(out: Path, model: Any, params: Any) -> None:
+def write_program(out: Path, model: Model, params: Params) -> None:
   """Writes the sampler of a run as StableHLO, with its weights."""
   model.check('sample')
   size = model.config.sampling.batch_size
-  if other_runs.guides_of(model):
-    raise UserError(
-      'config.convert.to=stablehlo cannot export guidance by another run: set '
-      'config.sampling.classifier and config.sampling.guidance to None'
-    )
+  other_runs.check_unguided(model, 'convert.to=stablehlo cannot export')
   generate = model.generate(make_mesh(1, 1, jax.devices()[:1]))
   shapes = sample_inputs.shapes(model, size)
   stablehlo.save(out, generate.compute, params | model.load(), shapes, size)
 
 
-def export_sections(model: Any) -> dict[str, Any]:
+def export_sections(model: Model) -> Json:
   """Returns the sections of a run for diffusers.
 
   A schedule that diffusers does not know becomes a list of alphas.
   """
   sections = folder.plain(model.config)
-  if 'schedule' in sections and not schedulers.has_name(sections['schedule']):
+  if not isinstance(model, NoisyModel):
+    return sections
+  if not schedulers.has_name(sections['schedule']):
     schedule = model.schedule()
     if isinstance(schedule, dj.DiscreteSchedule):
       sections['schedule'] = {'name': 'alphas', 'values': schedule.alphas}
@@ -265,8 +266,8 @@ def export_sections(model: Any) -> dict[str, Any]:
 
 def recognise(source: Path) -> str:
   """Recognises the format of a folder or file."""
-  if not source.exists():
-    raise UserError(f'config.convert.source: {source} does not exist')
+  with from_config('convert.source'):
+    existing(source, 'file or folder')
   if source.is_dir():
     if find_model(source) or (source / INDEX).is_file():
       return 'diffusers'
@@ -294,7 +295,7 @@ def recognise(source: Path) -> str:
   )
 
 
-def options_of(text: str) -> dict[str, Any]:
+def options_of(text: str) -> Json:
   """Parses 'a=1 b=x' to {'a': 1, 'b': 'x'}."""
   options = {}
   for part in shlex.split(text):
@@ -319,7 +320,7 @@ def check_fits(model: Model, params: Params) -> None:
     )
 
 
-def describe(model: Any, params: Params) -> str:
+def describe(model: Model, params: Params) -> str:
   """Returns a line about the network, the images and the schedule."""
   config, facts = model.config, model.facts
   count = sum(x.size for x in files.flatten(params).values())
@@ -330,6 +331,7 @@ def describe(model: Any, params: Params) -> str:
   )
   if 'decoding' in config:
     return f'{line}; scale of the latents {config.decoding.scale}'
+  assert isinstance(model, NoisyModel)
   steps = config.schedule.get('num_steps')
   schedule = config.schedule.name + (f' of {steps} steps' if steps else '')
   return f'{line}; {schedule}, predicts {model.parametrization.kind}'

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import PyTree
 from diffusion_jax.app import (
   choices,
   devices,
@@ -20,7 +21,7 @@ from diffusion_jax.app import (
   weights,
 )
 from diffusion_jax.app.config import from_config, make
-from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.models.diffusion import Diffusion, Wrap
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.modes import sample
@@ -35,11 +36,14 @@ from diffusion_jax.training import conditions
 
 Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask
 
+Edit = Any  # the object of config.edit, which has the fields of its task
+
 
 def run(config: ConfigDict, workdir: str | Path) -> None:
   """Writes <output>.png, <output>.npz and single pictures into edits/."""
-  model: Any = models.make(config, workdir)
+  model = models.make(config, workdir)
   model.check('edit')
+  assert isinstance(model, Diffusion)  # other models refuse
   edit = make(model.schema, 'edit', config.edit)
   method = check(model, edit)
   cond = choose_cond(model, edit)
@@ -66,7 +70,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
 
 
 def write_pictures(
-  model: Any, path: Path, results: np.ndarray, pictures: Pictures
+  model: Diffusion, path: Path, results: np.ndarray, pictures: Pictures
 ) -> None:
   """Writes each result, and a row with the user's pictures and all results."""
   for i, picture in enumerate(results):
@@ -83,7 +87,7 @@ def write_pictures(
 
 def generate(
   model: Diffusion,
-  edit: Any,
+  edit: Edit,
   method: str,
   params: Params,
   cond: dict,
@@ -116,7 +120,7 @@ def generate(
 
 def encode_pictures(
   model: Diffusion, params: Params, pictures: Pictures
-) -> dict[str, Any]:
+) -> dict[str, np.ndarray]:
   """Returns pictures and masks, by name, as the model diffuses them.
 
   Pictures uint8 [H, W, C] become x in [-1, 1], or means of z [h, w, c]. Masks
@@ -132,7 +136,7 @@ def encode_pictures(
   }
 
 
-def check(model: Diffusion, edit: Any) -> str:
+def check(model: Diffusion, edit: Edit) -> str:
   """Returns the method of an edit, or ''; UserError if it cannot work."""
   task, section = model.config.edit.name, model.config.conditioning.image
   condition = None if section is None else section.name
@@ -173,35 +177,37 @@ def refuse_unipc(model: Diffusion, what: str) -> None:
     )
 
 
-def choose_cond(model: Diffusion, edit: Any) -> dict[str, np.ndarray]:
+def choose_cond(model: Diffusion, edit: Edit) -> dict[str, np.ndarray]:
   """Returns the cond of the results, from edit.label and sampling.prompt."""
   c, cond = model.conditioning, {}
   label = choose_label(model, edit)
   if label is not None:
     cond['label'] = label
   if c.text is not None and model.config.sampling.prompt is None:
-    if not c.dropout:
-      raise UserError(
-        'config.sampling.prompt: the network of this run needs a text (it was '
-        'trained without conditioning.dropout)'
-      )
+    check_optional(model, 'sampling.prompt', 'a text')
     return cond
   texts = sample_inputs.choose_texts(model, edit.num_samples)
   return cond | (sample_inputs.encode_texts(model, texts) or {})
 
 
-def choose_label(model: Diffusion, edit: Any) -> np.ndarray | None:
+def choose_label(model: Diffusion, edit: Edit) -> np.ndarray | None:
   """Returns edit.label as int32 [N], or None."""
   c, n = model.conditioning, edit.num_samples
   if edit.label is not None:
     return sample_inputs.repeat_labels(model, [edit.label], n, 'edit.label')
-  if c.labels and not c.dropout:
-    raise UserError(
-      'config.edit.label: the network of this run needs a class, 0..'
-      f'{model.facts.num_classes - 1} (it was trained without '
-      'conditioning.dropout)'
-    )
+  if c.labels:
+    last = model.facts.num_classes - 1
+    check_optional(model, 'edit.label', f'a class, 0..{last}')
   return None
+
+
+def check_optional(model: Diffusion, field: str, what: str) -> None:
+  """Raises UserError if the network always needs the condition of a field."""
+  if not model.conditioning.dropout:
+    raise UserError(
+      f'config.{field}: the network of this run needs {what} (it was trained '
+      'without conditioning.dropout)'
+    )
 
 
 def check_guidance(model: Diffusion, cond: dict) -> Guides:
@@ -269,7 +275,7 @@ def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
   return mask
 
 
-def read_pictures(model: Diffusion, edit: Any, method: str) -> Pictures:
+def read_pictures(model: Diffusion, edit: Edit, method: str) -> Pictures:
   """Reads the files of an edit; raises ValueError for unsuitable files."""
   task, shape = model.config.edit.name, model.facts.image_shape
   height, width, channels = shape
@@ -294,7 +300,7 @@ def read_pictures(model: Diffusion, edit: Any, method: str) -> Pictures:
   return pictures
 
 
-def factor_of(model: Diffusion, edit: Any, method: str) -> int:
+def factor_of(model: Diffusion, edit: Edit, method: str) -> int:
   """Returns how many times smaller the picture of super-resolution is."""
   if method == 'palette':
     return model.config.conditioning.image.factor
@@ -309,18 +315,24 @@ class Task(NamedTuple):
   """
 
   model: Diffusion
-  edit: Any
+  edit: Edit
   method: str
   params: Params
   guides: Guides
   keys: jax.Array
-  inputs: dict[str, Any]
+  inputs: dict[str, PyTree]
 
-  def sample(self, cond: dict, **options: Any) -> jax.Array:
-    """Draws images from noise; options: of `Diffusion.from_noise`."""
+  def sample(
+    self,
+    cond: dict,
+    wrap: Callable | None = None,
+    after_guidance: Wrap | None = None,
+  ) -> jax.Array:
+    """Draws images from noise by `Diffusion.from_noise`."""
     return self.model.from_noise(
-      self.params, self.guides, self.keys, cond, **options
-    )
+      self.params, self.guides, self.keys, cond,
+      wrap=wrap, after_guidance=after_guidance,
+    )  # fmt: skip
 
 
 def inpaint(task: Task) -> jax.Array:
@@ -376,9 +388,7 @@ def sdedit(task: Task) -> jax.Array:
   """Adds noise up to edit.strength, and samples from there."""
   model, params, inputs = task.model, task.params, task.inputs
   trained, levels, sampler = model.levels_and_sampler(params)
-  denoise = model.step_function(
-    params, inputs['cond'], trained, guides=task.guides
-  )
+  denoise = model.step_function(params, inputs['cond'], trained, task.guides)
   with from_config('edit'):
     return dj.sdedit(
       split_key(task.keys, 2)[1],
@@ -401,7 +411,7 @@ def interpolate(task: Task) -> jax.Array:
   model, params, inputs = task.model.unclipped(), task.params, task.inputs
   cond, a, b = (rows(inputs[x], slice(1)) for x in ('cond', 'image', 'image2'))
   trained, levels, _ = model.levels_and_sampler(params)
-  denoise = model.step_function(params, cond, trained, guides=task.guides)
+  denoise = model.step_function(params, cond, trained, task.guides)
 
   def between(weight):
     return dj.interpolate(denoise, levels, a, b, weight[None])[0, 0]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.app import (
   choices,
   devices,
@@ -43,7 +44,7 @@ from diffusion_jax.training import checksums
 # Fields of config.sampling that change the scores of real images as well.
 OF_WEIGHTS = 'ema_decay', 'ema_sigma_rel'
 
-Fields = dict[str, Any]  # of a sweep, of the scores as JSON, of settings
+Fields = Json  # of a sweep, of the scores as JSON, of settings
 Points = list[tuple[Fields, Model]]  # ({field: value}, model)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -49,7 +49,7 @@ class Hook(NamedTuple):
 
   every: tuple[int, ...]
   act: Callable[[int, 'Run'], None]
-  trace: Callable[[TrainState, Params], Any] | None = None
+  trace: Callable[[TrainState, Params], object] | None = None
   what: tuple[str, str] = '', ''
 
   def rehearse(self, state: TrainState, frozen: Params) -> None:
@@ -167,7 +167,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   Their noise is fixed, and there is neither dropout nor augmentation.
   """
   config = model.config
-  source: Any = images.source_of(config, 'test')
+  source = images.source_of(config, 'test')
   step = make_eval_step(model.objective(test=True))
   step = jax.jit(on_mesh(mesh, step), out_shardings=replicated(mesh))
   size = min(config.training.batch_size, len(source))

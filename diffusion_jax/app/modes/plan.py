@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +15,14 @@ from jax import stages
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import load, models, sample_inputs
-from diffusion_jax.app.config import from_config, make
+from diffusion_jax.aliases import Json, PyTree
+from diffusion_jax.app import load, models, other_runs, sample_inputs
+from diffusion_jax.app.config import check_set, from_config, make
 from diffusion_jax.app.models.latent import LatentDiffusion
 from diffusion_jax.app.modes import train_setup
+from diffusion_jax.app.sections import Plan
 from diffusion_jax.core.keys import abstract_key
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.planning import plans, programs, roofline, topologies
 from diffusion_jax.planning.topologies import Topology
 from diffusion_jax.runtime import sessions, sharding
@@ -38,11 +39,8 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   is not compiled again.
   """
   plan = make(load.schema_of(config), 'plan', config.plan)
-  if not plan.devices:
-    raise UserError(
-      'config.plan.devices is not set: name the devices, such as v5e:8x16, '
-      'h100x8 or cpu:8'
-    )
+  hint = 'name the devices, such as v5e:8x16, h100x8 or cpu:8'
+  check_set('plan.devices', plan.devices, hint)
   with from_config('plan.devices'):
     topology = topologies.make(plan.devices)
   about = plans.describe(topology)
@@ -61,7 +59,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   print(f'wrote {path}')
 
 
-def variants(config: ConfigDict, plan: Any) -> Iterator[ConfigDict]:
+def variants(config: ConfigDict, plan: Plan) -> Iterator[ConfigDict]:
   """Yields the config with each mesh and each batch of a plan."""
   for mesh, batch in itertools.product(
     plan.meshes or (None,), plan.batches or (None,)
@@ -84,7 +82,7 @@ def compile_one(
   topology: Topology,
   workdir: str | Path,
   stored: dict[str, dict],
-) -> dict[str, Any]:
+) -> Json:
   """Compiles the program of a config; returns its figures for JSON.
 
   stored: earlier results, by the checksum of program and compiler.
@@ -104,8 +102,7 @@ def compile_one(
   shape = 'x'.join(map(str, mesh.shape.values()))
   if topology.rates is not None:
     # JAX stores such programs, but cannot load them without their devices.
-    settings: Any = jax.config
-    settings.update('jax_enable_compilation_cache', False)
+    jax.config.update('jax_enable_compilation_cache', False)
   print(f'compiling: mesh {shape}, batch {batch} ...', flush=True)
   start = time.monotonic()
   row = {
@@ -136,7 +133,7 @@ def compile_one(
 
 def figures(
   measured: roofline.Measured, topology: Topology, useful: float, row: dict
-) -> dict[str, Any]:
+) -> Json:
   """Returns the figures of a measured program for JSON.
 
   useful: FLOP of a device, without the operations that remat repeats.
@@ -184,9 +181,9 @@ def trace_training(
 ) -> Traced:
   """Traces the step as --mode=train builds it, without arrays."""
   config = load.with_flags(config, [('training.steps_per_call', '1')])
-  train_setup.check(config)
-  train_setup.check_batch(config, mesh)
-  model: Any = models.make(config, workdir)
+  refuse(train_setup.problems(config))
+  refuse(train_setup.batch_problems(config, mesh))
+  model = models.make(config, workdir)
   model.check('plan')
   objective: Objective = model.objective()
   facts = {'total_steps': config.training.num_steps}
@@ -210,15 +207,10 @@ def trace_sampling(
   config: ConfigDict, mesh: Mesh, workdir: str | Path
 ) -> Traced:
   """Traces the program that samples a batch."""
-  model: Any = models.make(config, workdir)
+  model = models.make(config, workdir)
   model.check('sample')
-  c = config.sampling
-  if c.get('classifier') or getattr(c.get('guidance'), 'run', ''):
-    raise UserError(
-      'config.plan.of=sample cannot plan guidance by another run: set '
-      'config.sampling.classifier and config.sampling.guidance to None'
-    )
-  size = -(-c.batch_size // mesh.size) * mesh.size
+  other_runs.check_unguided(model, 'plan.of=sample cannot plan')
+  size = -(-config.sampling.batch_size // mesh.size) * mesh.size
   inputs = sample_inputs.shapes(model, size)
   latent = isinstance(model, LatentDiffusion)
   decoder = model.frozen_shapes() if latent else {}
@@ -243,7 +235,7 @@ def split(
   }
 
 
-def on(mesh: Mesh, shapes: Any) -> Any:
+def on(mesh: Mesh, shapes: PyTree) -> PyTree:
   """Returns shapes with a copy on every device."""
   place = sharding.replicated(mesh)
   return jax.tree.map(
@@ -251,7 +243,7 @@ def on(mesh: Mesh, shapes: Any) -> Any:
   )
 
 
-def state_size(params: Any, state: Any) -> tuple[int, int]:
+def state_size(params: PyTree, state: PyTree) -> tuple[int, int]:
   """Returns the number of parameters, and the state's bytes on one device."""
   parts = (
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize

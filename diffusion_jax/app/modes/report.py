@@ -6,7 +6,7 @@ A training writes the same page at its end.
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -85,7 +85,7 @@ def read_runs(workdirs: Sequence[str]) -> list[record.Run]:
   return runs
 
 
-def optional(what: str, function: Callable[..., T], *args: Any) -> T | None:
+def optional(what: str, function: Callable[..., T], *args: object) -> T | None:
   """Returns function(*args); prints an error and returns None if it fails.
 
   JAX raises RuntimeError if the trajectory does not fit in memory.

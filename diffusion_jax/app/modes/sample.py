@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -155,7 +154,7 @@ def is_done(path: Path, parts: Path, settings: Settings, field: str) -> bool:
 
 def gather(paths: list[Path], n: int) -> np.ndarray:
   """Joins the n images of all parts, in a memory-mapped file."""
-  whole: Any = None
+  whole = np.empty(0, np.uint8)
   end = 0
   for path in paths:
     try:
@@ -166,7 +165,7 @@ def gather(paths: list[Path], n: int) -> np.ndarray:
         f'{path} is damaged ({error}): delete it, and the same command makes '
         'it again'
       ) from error
-    if whole is None:
+    if not end:
       shape = n, *pictures.shape[1:]
       file = path.with_name('all.npy')
       whole = np.lib.format.open_memmap(file, 'w+', np.uint8, shape)

@@ -1,12 +1,12 @@
 """The parts of a training, made from its config."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import optax
+from jax import stages
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -16,7 +16,7 @@ from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import Source
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import refuse
 from diffusion_jax.runtime.sharding import fsdp_sharding, on_mesh, replicated
 from diffusion_jax.runtime.start_up import StartUp
 from diffusion_jax.training.objectives import Objective
@@ -39,7 +39,7 @@ class Setup:
   source: Source
   objective: Objective
   optimizer: optax.GradientTransformation
-  learning_rate: Callable[[int], Any]
+  learning_rate: Callable[[int], jax.Array]
   make_state: Callable[[], TrainState]
   shapes: TrainState
   encode: Callable
@@ -53,9 +53,9 @@ def setup(config: ConfigDict, workdir: str | Path) -> Setup:
   Raises UserError if anything in the config is wrong.
   """
   start_up = StartUp()
-  check(config)
+  refuse(problems(config))
   mesh = devices.make_mesh(config)
-  check_batch(config, mesh)
+  refuse(batch_problems(config, mesh))
   source = images.source_of(config)
   start_up.mark('data')
   model = models.make(config, workdir)
@@ -86,43 +86,41 @@ def setup(config: ConfigDict, workdir: str | Path) -> Setup:
   )
 
 
-def check(config: ConfigDict) -> None:
-  """Raises UserError for fields of a training that contradict one another."""
+def problems(config: ConfigDict) -> Iterator[str]:
+  """Yields fields of a training that contradict one another."""
   c = config.training
   if c.keep_every and (
     not c.checkpoint_every or c.keep_every % c.checkpoint_every
   ):
-    raise UserError(
+    yield (
       f'config.training.keep_every={c.keep_every} is not a multiple of '
       f'training.checkpoint_every={c.checkpoint_every}'
     )
   widths = c.ema_sigma_rels
   if widths and not c.snapshot_every:
-    raise UserError(
+    yield (
       'config.training.ema_sigma_rels needs snapshots: set '
       'training.snapshot_every, to num_steps / 32 = '
       f'{max(c.num_steps // 32, 1)}, for instance'
     )
   if len(set(map(float, widths))) < len(widths):
-    raise UserError(
-      f'config.training.ema_sigma_rels={widths}: a width is there twice'
-    )
+    yield (f'config.training.ema_sigma_rels={widths}: a width is there twice')
   if c.skip_nonfinite and config.optimizer.get('repair_gradients'):
-    raise UserError(
+    yield (
       'config.training.skip_nonfinite leaves out steps that '
       'optimizer.repair_gradients would take: set one of the two'
     )
 
 
-def check_batch(config: ConfigDict, mesh: Mesh) -> None:
-  """Raises UserError for a batch that cannot be split over the devices."""
+def batch_problems(config: ConfigDict, mesh: Mesh) -> Iterator[str]:
+  """Yields a problem if the devices cannot split the batch."""
   c = config.training
   if c.batch_size % (mesh.size * c.accumulate):
     several = mesh.size > 1
     over = f' over the {mesh.size} devices of the mesh' if several else ''
     parts = f' in {c.accumulate} parts' if c.accumulate > 1 else ''
     fewer = ', or fewer devices by --config.training.mesh' if several else ''
-    raise UserError(
+    yield (
       f'config.training.batch_size={c.batch_size} cannot be split{over}{parts}'
       f': take a multiple of {mesh.size * c.accumulate}{fewer}'
     )
@@ -160,7 +158,7 @@ def jit_step(
   optimizer: optax.GradientTransformation,
   shapes: TrainState,
   more_steps: float = 0.0,
-) -> Any:
+) -> stages.Wrapped:
   """Returns the jitted (state, batch, key, frozen) -> (state, metrics).
 
   With training.steps_per_call above 1 it takes a batch for each step, and their

@@ -8,10 +8,11 @@ used.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import NamedTuple, get_type_hints
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.app import sections
 from diffusion_jax.app.sections import Training
 from diffusion_jax.errors import UserError
@@ -72,6 +73,12 @@ def read_config(workdir: str | Path) -> dict | None:
   return content
 
 
+def check_no_run(workdir: Path, flag: str) -> None:
+  """Raises UserError if workdir is a run; flag: the flag that names it."""
+  if read_config(workdir) is not None:
+    raise UserError(f'{workdir} holds a run: give another {flag}, or remove it')
+
+
 def write_config(workdir: Path, config: ConfigDict, facts: NamedTuple) -> None:
   """Writes config.json with the facts of the images, atomically."""
   write_json(workdir / 'config.json', stored_form(config, facts))
@@ -87,7 +94,7 @@ def plain(config: ConfigDict) -> dict:
   return json.loads(json.dumps(config.to_dict()))
 
 
-def hparams(stored: dict) -> dict[str, Any]:
+def hparams(stored: dict) -> Json:
   """Returns {'section.field': value} of what a training depends on."""
   return {
     name: value if isinstance(value, (bool, float, int, str)) else str(value)
@@ -157,7 +164,7 @@ def differences(before: dict, now: dict, free: tuple[str, ...] = ()) -> str:
   )
 
 
-def flat(tree: dict, prefix: str = '') -> dict[str, Any]:
+def flat(tree: dict, prefix: str = '') -> Json:
   """Returns {'section.field': value} of nested dicts."""
   fields = {}
   for key, value in tree.items():

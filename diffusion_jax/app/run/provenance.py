@@ -4,10 +4,11 @@ import json
 import os
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.app.run import folder
 from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
@@ -17,7 +18,7 @@ from diffusion_jax.training import checkpoints, checksums
 if TYPE_CHECKING:
   from diffusion_jax.app.models.model import Model, Params
 
-Settings = dict[str, Any]  # as JSON gives them
+Settings = Json
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import SupportsFloat
 
 import jax
 import numpy as np
@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.logging import MetricWriter
+from diffusion_jax.training.objectives import Mean
 
-Metrics = dict[str, Any]  # name -> Mean
+Metrics = dict[str, Mean]
 
 
 class StepLog:
@@ -65,7 +66,7 @@ class StepLog:
           self._left_out += 1
         self._bar.set_postfix(loss=f'{scalars["loss"]:.4f}', refresh=False)
 
-  def write_line(self, step: int, learning_rate: Any) -> None:
+  def write_line(self, step: int, learning_rate: SupportsFloat) -> None:
     """Writes the averages since the last line, the learning rate and speed."""
     scalars = average(self._kept) | {'learning_rate': float(learning_rate)}
     training = self._config.training

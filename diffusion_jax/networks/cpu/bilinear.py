@@ -10,7 +10,7 @@ functions, and tracing asks nothing about the machine.
 
 import functools
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +147,7 @@ def _define(role: str, primitives: dict[str, Primitive]) -> None:
 def _lowering(function: Callable) -> Callable:
   # Returns the rule by which a primitive is lowered to the function.
   def rule(context, *arguments, **params):
-    program: Any = context.module_context.axis_context
+    program = context.module_context.axis_context
     num_devices = getattr(program, 'num_devices', None)
 
     def compute(a, b, *, shape, batch, how):

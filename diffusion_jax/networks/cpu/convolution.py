@@ -1,7 +1,7 @@
 """A 2-D convolution that is fast on XLA:CPU, in loops too."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +144,6 @@ def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
   input reach as far; see `winograd`. The precision 'highest' avoids it.
   """
   # `jax.config` makes its attributes at run time.
-  config: Any = jax.config
-  precision = config.jax_default_matmul_precision
+  precision = jax.config.values['jax_default_matmul_precision']
   pads = tuple((before, after) for before, after in padding)
   return _convolve(x, kernel, Options(stride, pads, precision))

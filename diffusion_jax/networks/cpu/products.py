@@ -1,7 +1,5 @@
 """The matrix product of linear layers, which is fast on XLA:CPU."""
 
-from typing import Any
-
 import jax
 from jax import lax
 
@@ -40,7 +38,6 @@ def linear(
   `jax.default_matmul_precision` at the call, also for the gradients.
   """
   # `jax.config` makes its attributes at run time.
-  config: Any = jax.config
   if precision is None:
-    precision = config.jax_default_matmul_precision
+    precision = jax.config.values['jax_default_matmul_precision']
   return _product(x, kernel, precision)

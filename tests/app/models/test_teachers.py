@@ -29,8 +29,8 @@ NO_LABELS = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
 
 
 @pytest.mark.parametrize('changes, message', [
-  ({'name': 'digits_meanflow'}, 'is a flow map, and a teacher must be'),
-  ({'name': 'digits_classifier'}, 'is a classifier, and a teacher must be'),
+  ({'name': 'digits_meanflow'}, 'is a flow map, and a diffusion model is'),
+  ({'name': 'digits_classifier'}, 'is a classifier, and a diffusion model'),
   ({'conditioning.self_conditioning': True}, 'has self-conditioning'),
   (NO_LABELS, 'conditioning.labels is False in .*, and True in this run'),
   ({'conditioning.dropout': 0.0}, 'trained without dropout; set it to 0'),

@@ -366,7 +366,7 @@ def test_init_from_another_network_is_refused(run, tmp_path):
   [
     ({}, 'give either source=<weights>, which become'),
     ({'convert.source': 'x', 'convert.to': 'diffusers'}, 'give either source'),
-    ({'convert.source': 'none'}, 'convert.source: none does not exist'),
+    ({'convert.source': 'none'}, 'convert.source: file or folder none not'),
     (
       {'convert.source': str(STORED / 'ho'), 'convert.format': 'diffuser'},
       "convert.format='diffuser'.* is not one of diffusers",

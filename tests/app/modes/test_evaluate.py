@@ -172,10 +172,10 @@ def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
   source, index = sources.digits('test'), np.array([3, 8, 5])
   pictures, cond = evaluate.read_images(model, source, index)
   mesh = devices.make_mesh(model.config)
-  compute = real_images.per_batch(
+  start = real_images.per_batch(
     measure, 'x', mesh, num_levels=17, seed=2, size=8, condition=condition
   )
-  found = compute({}, index, pictures, cond)
+  found = start({}, index, pictures, cond)()
   x0, labels = source.read(index)
   np.testing.assert_array_equal(found['label'], labels)
   root = stream(2, 'evaluation_images')
@@ -188,7 +188,7 @@ def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
   ({'metrics': 'fid2'}, "'fid2' .did you mean 'fid'.* is not one of elbo, ode"),
   ({'metrics': ''}, 'metrics is empty: give one of elbo, ode'),
   ({'elbo.random_steps': 9}, 'config.evaluation.elbo: steps is 9: it must'),
-  ({'metrics': 'ode', 'ode.num_probes': 0}, 'ode: num_probes=0 is below 1'),
+  ({'metrics': 'ode', 'ode.num_probes': 0}, 'ode: num_probes is 0: it must'),
   ({'sweep': 'num_steps'}, 'num_steps is not field=value,value'),
   ({'sweep': 'num_stps=3'}, "config.sampling.num_stps .did you mean 'num_st"),
   ({'sweep': 'num_steps=0'},

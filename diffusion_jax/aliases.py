@@ -1,0 +1,9 @@
+"""Names of types that Python cannot express more precisely."""
+
+from collections.abc import Mapping
+from typing import Any
+
+PyTree = Any  # nested tuples, dicts and dataclasses of arrays
+Params = PyTree  # the parameters of a network
+NamedParams = Mapping[str, Any]  # nested dicts of arrays, or of their shapes
+Json = dict[str, Any]  # an object of a JSON file
