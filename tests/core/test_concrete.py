@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.core.concrete import as_float, check_numbers
+from diffusion_jax.core.concrete import as_float, as_time, check_numbers
 
 
 def check(**values):
@@ -34,3 +34,14 @@ def test_traced_values_are_not_checked():
 def test_numbers_become_floats_of_at_least_float32(value):
   found = as_float(value)
   assert found.dtype == jnp.float32 and found == 1.0
+
+
+@pytest.mark.parametrize('t', [0.0, 1.0, 1.0 + 5e-7, -5e-7])
+def test_times_may_be_off_by_rounding(t):
+  assert as_time(t) == np.float32(t)
+
+
+@pytest.mark.parametrize('t', [-1e-5, 1.00001, np.nan])
+def test_times_outside_of_0_to_1_are_refused(t):
+  with pytest.raises(ValueError, match=r'times are in \[0, 1\]'):
+    as_time(t)

@@ -109,6 +109,32 @@ def test_the_bound_of_every_shape_is_that_of_the_flat_image(key):
   np.testing.assert_allclose(flat['total'], image['total'], rtol=1e-6)
 
 
+def test_the_bound_under_vmap_and_grad(key):
+  """The slope in the denoiser's scale is the finite difference."""
+  x0 = jax.random.uniform(key, (2, 3), minval=-1.0)
+  schedule = dj.CosineSchedule(-6.0, 6.0)
+
+  def total(scale, x0):
+    denoise = lambda x, level: dj.Prediction(scale * x)
+    bound = dj.variational_bound(
+      key,
+      denoise,
+      schedule,
+      x0,
+      num_steps=4,
+      variance='fixed_large',
+      decoder=lambda x0, s: elbo.categorical_nll(x0, s.z, s.level, 17),
+    )
+    return jnp.sum(bound['total'])
+
+  several = jax.jit(jax.vmap(jax.value_and_grad(total), (0, None)))
+  scales = jnp.array([0.4, 0.5, 0.6])
+  values, slopes = several(scales, x0)
+  np.testing.assert_allclose(  # quadratic in the scale
+    slopes[1], (values[2] - values[0]) / 0.2, rtol=1e-3
+  )
+
+
 def test_a_bound_that_cannot_be_is_refused(key):
   arguments = (
     key,

@@ -46,6 +46,21 @@ def test_chapman_kolmogorov(seed):
   np.testing.assert_allclose(b**2 * v + w, u, rtol=2e-4, atol=1e-6)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_posterior_is_bayes_rule(seed):
+  """Precisions add: 1/v = a^2 / w + 1 / sigma_s^2, x_t = a x_s + noise w."""
+  s, t = random_levels(np.random.default_rng(seed), 2)
+  a, w = step_moments(s, t)
+  sigma2 = float(s.sigma) ** 2
+  variance = 1 / (a**2 / w + 1 / sigma2)
+  x0, xt = jnp.array([[0.3]]), jnp.array([[-0.7]])
+  mean = variance * (a * -0.7 / w + float(s.alpha) * 0.3 / sigma2)
+  found = jitted(dj.q_posterior)(x0, xt, s, t)
+  np.testing.assert_allclose(found.variance[0, 0], variance, rtol=1e-3)
+  np.testing.assert_allclose(found.mean[0, 0], mean, rtol=1e-3, atol=1e-4)
+
+
 def test_posterior_is_x0_itself_at_the_first_step(key):
   x0, xt = jax.random.normal(key, (2, 3, 4))
   q = jitted(dj.q_posterior)(x0, xt, at_step(0), at_step(1))

@@ -106,6 +106,17 @@ def test_a_learned_schedule_is_accurate_at_both_ends():
   np.testing.assert_allclose(level.logsnr, -gamma, atol=2e-5)
 
 
+def test_gradients_reach_the_parameters_of_a_learned_schedule():
+  """d logsnr / d params = -d gamma / d params, at every noise level."""
+  t = jnp.array([0.0, 0.3, 1.0])
+  rows = jax.jit(jax.jacrev(lambda schedule: schedule(t).logsnr))(
+    LEARNED
+  ).params
+  np.testing.assert_allclose(rows['low'], [-1.0] * 3, rtol=1e-5)
+  np.testing.assert_allclose(rows['slope'], -np.asarray(t), rtol=1e-5)
+  np.testing.assert_allclose(rows['span'], -(np.asarray(t) ** 3), rtol=1e-5)
+
+
 def test_from_logsnr_of_a_learned_schedule_for_infinity():
   found = find(LEARNED, jnp.array([jnp.inf, 10.0 - 9.0 * 0.5 - 0.75, -jnp.inf]))
   np.testing.assert_allclose(found.t, [0.0, 0.5, 1.0], atol=1e-6)

@@ -151,6 +151,28 @@ def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
   assert set(json.loads((tmp_path / 'r.json').read_text())['metrics']) == {'fd'}
 
 
+def test_a_metric_of_ones_own(files, capsys, tmp_path, monkeypatch):
+  """It gets the images and the arrays stored with them, without features."""
+  samples, _, _, paths = files
+  (tmp_path / 'my_brightness.py').write_text(
+    'from diffusion_jax.metrics.estimates import mean\n'
+    'from diffusion_jax.metrics.metric import Metric, Score\n'
+    'def bright(threshold: float = 100.0):\n'
+    '  def compute(samples, reference):\n'
+    "    over = samples['images'].mean((1, 2, 3)) > threshold\n"
+    "    return [Score('bright', mean(over == samples['wanted']))]\n"
+    "  return Metric({'bright': True}, ('images', 'wanted'), compute)\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  wanted = np.arange(60) % 2 == 0
+  np.savez(tmp_path / 'mine.npz', arr_0=samples, wanted=wanted)
+  out = run(
+    capsys, tmp_path / 'mine.npz', paths[1], '--metrics=my_brightness:bright'
+  )
+  expected = np.mean((samples.mean((1, 2, 3)) > 100.0) == wanted)
+  assert float(out.split()[1]) == pytest.approx(expected, rel=1e-4)
+
+
 def test_copies_of_the_reference_are_shown(files, capsys, tmp_path):
   samples, reference, _, paths = files
   copied = tmp_path / 'copied.npz'

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from diffusion_jax.demos import digits_judge
 from diffusion_jax.metrics.fid import (
   Moments,
   Statistics,
@@ -22,6 +23,13 @@ def rng():
 def random_statistics(rng, dim, rank=None):
   a = rng.standard_normal((dim, rank or dim))
   return Statistics(rng.standard_normal(dim), a @ a.T)
+
+
+def test_commuting_covariances_have_a_closed_form():
+  """Diagonal: |m|^2 + sum (s_p - s_q)^2."""
+  p = Statistics(np.array([1.0, 2.0]), np.diag([4.0, 9.0]))
+  q = Statistics(np.array([0.0, 2.0]), np.diag([1.0, 25.0]))
+  np.testing.assert_allclose(frechet_distance(p, q), 1 + 1 + 4, rtol=1e-12)
 
 
 def test_it_is_the_formula_with_a_matrix_root(rng):
@@ -91,3 +99,17 @@ def test_the_bootstrap_error_is_the_deviation_over_sets(rng):
   found = frechet_distance_and_error(x, reference, 200)
   assert found.value == frechet_distance(statistics(x), reference)
   np.testing.assert_allclose(found.error, 2 * 10 / 400**0.5, rtol=0.25)
+
+
+def test_digits_are_nearer_to_digits_than_noise(rng):
+  features = digits_judge.make_features()
+  train, test = (digits_judge.real(split) for split in ('train', 'test'))
+  noise = rng.integers(0, 256, test.shape).astype(np.uint8)
+  reference = statistics(features(train))
+  near, far = (
+    frechet_distance(statistics(features(x)), reference) for x in (test, noise)
+  )
+  assert 0.0 < near < 0.05 * far
+  np.testing.assert_array_equal(
+    features(test), digits_judge.make_features()(test)
+  )

@@ -61,6 +61,25 @@ def test_equal_laws_have_known_density_and_coverage(rng):
   assert np.all(np.abs(found.mean(axis=0) - [1.0, coverage]) < 4.5 * error)
 
 
+def test_a_lost_mode_is_lost_recall(rng):
+  """Samples have three of four modes, which are far apart."""
+  centres = 1000.0 * np.eye(4)
+  reference = centres.repeat(50, axis=0) + rng.standard_normal((200, 4))
+  samples = centres[:3].repeat(50, axis=0) + rng.standard_normal((150, 4))
+  found = precision_recall(samples, reference)
+  whole = precision_recall(reference[:150], reference[50:])
+  assert found.recall.value <= 0.75
+  # without the fourth mode the recall is that much higher
+  rest = precision_recall(samples, reference[:150])
+  np.testing.assert_allclose(found.recall.value, 0.75 * rest.recall.value)
+  np.testing.assert_allclose(found.precision.value, rest.precision.value)
+  # recall falls by the lost share, precision by the invented one
+  np.testing.assert_allclose(whole.recall.value, 2 / 3)
+  np.testing.assert_allclose(whole.precision.value, 2 / 3)
+  covered = density_coverage(samples, reference).coverage.value
+  assert covered <= 0.75
+
+
 def test_the_errors_are_those_of_fractions(rng):
   x, y = rng.standard_normal((50, 4)), rng.standard_normal((50, 4)) + 0.5
   found = precision_recall(x, y)

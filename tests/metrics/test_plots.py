@@ -40,6 +40,15 @@ def test_one_term_of_nearly_nothing_does_not_flatten_the_others(axes):
   assert ax.get_legend().get_texts()[0].get_text() == '3 below 5e-07'
 
 
+def test_terms_within_six_decades_are_all_drawn(axes):
+  terms = np.logspace(-5.9, 0, 50)
+  (ax,) = axes(plots.plot_terms, terms)
+  (curve,) = ax.lines
+  np.testing.assert_array_equal(curve.get_ydata(), terms)
+  assert ax.get_ylim()[0] < terms[0] and ax.get_legend() is None
+  axes(plots.plot_terms, np.zeros(3))  # an empty plot is drawn
+
+
 def test_rate_and_distortion_have_units(axes):
   rate, distortion = np.array([0.0, 1.0, 3.0]), np.array([80.0, 40.0, 1.0])
   found = axes(plots.plot_rate_distortion, rate, distortion)

@@ -38,6 +38,15 @@ def test_the_frames_belong_to_one_noising(key):
   assert abs(correlation) < 5 / 100
 
 
+def test_other_frames_do_not_change_the_noise(key):
+  image = jnp.linspace(-1, 1, 6)
+  few, many = (
+    jax.jit(lambda x, steps=steps: dj.noise_image(key, x, SCHEDULE, steps))
+    for steps in ([50], range(51))
+  )
+  np.testing.assert_allclose(few(image)[0], many(image)[-1], rtol=1e-6)
+
+
 @pytest.mark.parametrize('steps', [[], [3, 2], [-1], [51], 7])
 def test_other_steps_are_refused(steps, key):
   with pytest.raises(ValueError, match='steps must be'):

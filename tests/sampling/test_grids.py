@@ -77,6 +77,11 @@ def test_steps_that_a_grid_visits_are_counted():
     assert count_steps(levels, 1000) == expected
 
 
+def test_a_step_that_is_visited_twice_counts_once():
+  levels = DDPM(np.array([1.0, 0.5, 0.5, 0.4995, 0.0], np.float32))
+  assert count_steps(levels, 1000) == (2, 1)
+
+
 def test_grid_refusals():
   with pytest.raises(ValueError, match='num_steps is 0'):
     dj.level_grid(DDPM, 0)

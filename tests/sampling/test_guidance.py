@@ -233,3 +233,20 @@ def test_without_signal_a_classifier_adds_nothing():
     lambda x: (guided(x, level).x0, CLASSES.denoise(x, level).x0)
   )(X)
   np.testing.assert_array_equal(found, plain)
+
+
+def test_grad_and_vmap(key):
+  """Every wrapper works with one level and one scale per example."""
+  pair = dj.paired(of_class(0), CLASSES.denoise)
+
+  def x0(x, t, scale):
+    denoise = dj.classifier_free(pair, scale, 0.5, (0.01, 50.0))
+    denoise = dj.classifier_guided(denoise, log_prob_of(0), scale)
+    return dj.dynamic_threshold(denoise)(x[None], SCHEDULE(t)).x0[0]
+
+  t, scale = jnp.array([0.1, 0.4, 0.7, 1.0]), jnp.array([1.0, 2.0, 3.0, 0.5])
+  slope = jax.jit(jax.vmap(jax.jacobian(x0)))(X, t, scale)
+  found, alone = jax.jit(jax.vmap(x0))(X, t, scale), jax.jit(x0)
+  for i in range(4):
+    np.testing.assert_allclose(found[i], alone(X[i], t[i], scale[i]), atol=1e-5)
+  assert slope.shape == (4, 2, 2) and np.isfinite(slope).all()

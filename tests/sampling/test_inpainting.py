@@ -70,12 +70,8 @@ def test_only_steps_down_call_the_network(key):
   assert len(calls) == 26
 
 
-@pytest.mark.parametrize('method, sampler', [
-  ('replace', dj.ddim()),
-  ('replace', dj.heun()),
-  ('repaint', dj.ddim()),
-  ('repaint', dj.ancestral()),
-])  # fmt: skip
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('sampler', [dj.ddim(), dj.ancestral(), dj.heun()])
 def test_known_pixels_come_back_to_the_bit(method, sampler, key):
   wrap, resampling = METHODS[method]
   known = jax.random.uniform(key, (3, 4, 4, 2), minval=-1.0) / 3.0
@@ -209,10 +205,10 @@ def test_a_sampler_forgets_on_the_way_up(key):
   assert states == [1, 2, 3, 0, 0, 1, 2, 3]
 
 
-@pytest.mark.parametrize('wrap, sampler', [
-  (dj.replace_known, dj.dpm_solver_pp(3)),
-  (dj.repaint, dj.dpm_solver_pp_sde()),
-])  # fmt: skip
+@pytest.mark.parametrize('wrap', [dj.replace_known, dj.repaint])
+@pytest.mark.parametrize(
+  'sampler', [dj.dpm_solver_pp(3), dj.dpm_solver_pp_sde()]
+)
 def test_samplers_with_a_memory_and_keys_per_example(wrap, sampler, key):
   """Image i does not depend on its place in the batch."""
   known = jnp.linspace(-1.0, 1.0, 8).reshape(4, 2)

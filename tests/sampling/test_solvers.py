@@ -142,6 +142,21 @@ def test_mean_and_covariance_of_correlated_gaussian_data(
   check(name, 'gaussian', schedule_name, key)
 
 
+# tests/papers holds the steps of the others against their formulas.
+MIXED = 'ancestral_small', 'heun', 'unipc_2'
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=slow_unless(name in MIXED))
+    for name in moments.SAMPLERS
+  ],
+)
+def test_mean_and_covariance_of_a_mixture(name, key):
+  check(name, 'mixture', 'linear', key)
+
+
 class Flow:
   """A user's own schedule, from alpha = 0 to clean data."""
 

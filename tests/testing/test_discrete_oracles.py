@@ -68,6 +68,18 @@ def test_the_bound_is_the_entropy_and_total_correlations(name):
 
 
 @pytest.mark.parametrize('name', ['uniform', 'masking'])
+def test_a_single_variable_has_a_tight_bound(name):
+  """The variables are independent, so a few steps leave no gap."""
+  oracle = discrete_oracles.table(np.array([0.2, 0.5, 0.3]))
+  for num_steps in (1, 3):
+    arguments = matrices_of(name, num_steps), prior_of(name)
+    found = discrete_oracles.expected_bound(oracle, *arguments)
+    np.testing.assert_allclose(found['total'], oracle.entropy(), rtol=1e-12)
+    law = discrete_oracles.ancestral_law(oracle, *arguments)
+    np.testing.assert_allclose(law, oracle.probs, rtol=1e-12)
+
+
+@pytest.mark.parametrize('name', ['uniform', 'masking'])
 def test_the_bound_falls_to_the_entropy(name):
   """Like 1 / T, for both schedules; so does the distribution of samples."""
   gaps, cosine = [], []

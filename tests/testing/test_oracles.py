@@ -62,6 +62,26 @@ def test_tweedie_connects_denoiser_and_score(oracle, key):
 
 
 @ORACLES
+def test_denoiser_is_the_posterior_mean_by_importance_sampling(oracle, key):
+
+  @jax.jit
+  def found_and_expected(key):
+    x = points(oracle, key)
+    x0 = oracle.sample(jax.random.fold_in(key, 1), 200_000)
+    distance = (x[:, None] - LEVEL.alpha * x0[None]) ** 2
+    log_weight = -0.5 * jnp.sum(distance, -1) / LEVEL.sigma**2
+    weight = jax.nn.softmax(log_weight, axis=1)
+    mean = weight @ x0
+    square = (x0[None] - mean[:, None]) ** 2
+    variance = jnp.sum(weight[..., None] ** 2 * square, axis=1)
+    return oracle.denoise(x, LEVEL).x0, mean, variance
+
+  found, mean, variance = map(np.asarray, found_and_expected(key))
+  # five standard errors of the self-normalised estimate
+  assert (np.abs(found - mean) < 5 * np.sqrt(variance)).all()
+
+
+@ORACLES
 def test_samples_have_mean_and_cov(oracle, key):
   x = np.asarray(jax.jit(oracle.sample, static_argnums=1)(key, 100_000))
   np.testing.assert_allclose(x.mean(0), oracle.mean, atol=0.02)
@@ -150,6 +170,21 @@ def test_ode_map_there_and_back_by_way_of_another_level(key):
   )
 
 
+def test_ode_map_carries_one_marginal_to_the_other(key):
+
+  @jax.jit
+  def carried(key):
+    a, b = (dj.CosineSchedule()(jnp.float32(t)) for t in (0.2, 0.7))
+    x0 = GAUSSIAN.sample(key, 100_000)
+    x = dj.q_sample(x0, jax.random.normal(jax.random.key(1), x0.shape), a)
+    return GAUSSIAN.ode_map(x, a, b), b
+
+  y, b = jax.device_get(carried(key))
+  cov = b.alpha**2 * np.array(COV) + b.sigma**2 * np.eye(2)
+  np.testing.assert_allclose(y.mean(0), b.alpha * np.array(MEAN), atol=0.02)
+  np.testing.assert_allclose(np.cov(y.T), cov, atol=0.02)
+
+
 @pytest.mark.parametrize('call', ['entropy', 'ode_map'])
 def test_what_only_a_gaussian_has(call):
   args = () if call == 'entropy' else (jnp.zeros((1, 2)), LEVEL, LEVEL)
@@ -188,6 +223,13 @@ def test_conditional_density_is_joint_over_marginal(mask):
   at = x[:, ~mask].astype(np.float32)
   log_prob = jax.jit(found.log_prob)(at, dj.clean_level())
   np.testing.assert_allclose(log_prob, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_conditional_of_the_two_correlated_numbers():
+  """x_2 | x_1 ~ N(m_2 + c_12 / c_11 (x_1 - m_1), c_22 - c_12^2 / c_11)."""
+  found = GAUSSIAN.conditional([2.0, 0.0], np.array([True, False]))
+  np.testing.assert_allclose(found.mean, [-0.3 + 0.8 * 1.5], rtol=1e-5)
+  np.testing.assert_allclose(found.cov, [[1.5 - 0.64]], rtol=1e-5)
 
 
 def test_conditional_refuses_what_does_not_fit():

@@ -69,6 +69,12 @@ def test_every_mth_and_the_best_are_kept_besides_the_latest(tmp_path):
     kernel(checkpoint=4)
 
 
+def test_without_metrics_there_is_no_best(tmp_path):
+  saved(tmp_path, state_of(step=1))
+  with pytest.raises(FileNotFoundError, match='has a metric: train with keep'):
+    checkpoints.restore_params(tmp_path, checkpoint='best')
+
+
 def test_further_averages_are_restored_by_name(tmp_path):
   state = state_of(step=1)
   times = lambda n: jax.tree.map(lambda p: n * p, state.params)
@@ -107,6 +113,30 @@ def test_restore_params_takes_one_copy_and_the_config(tmp_path):
     equal(params, expected)
     assert config == {'seed': 3, 'sizes': [1, 2]}
     assert len(jax.tree.leaves(params)[0].sharding.device_set) == 1
+
+
+def test_a_checkpoint_of_eight_devices_restores_on_one_and_back(tmp_path):
+  mesh = jax.make_mesh(
+    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  P = jax.sharding.PartitionSpec
+  spread = lambda x: jax.device_put(
+    x, jax.sharding.NamedSharding(mesh, P('data') if x.ndim else P())
+  )
+  params = {'network': {'w': jnp.arange(16.0).reshape(8, 2)}}
+  state = jax.tree.map(spread, init_state(params, optax.adam(1e-3)))
+  saved(tmp_path, state._replace(step=spread(jnp.array(1))))
+  found, _ = checkpoints.restore_params(tmp_path)
+  equal(found, params)
+  again = restored(tmp_path, state)
+  assert len(again.params['network']['w'].sharding.device_set) == 8
+
+
+def test_a_folder_without_a_run_says_what_to_do(tmp_path):
+  with pytest.raises(
+    FileNotFoundError, match='contains no checkpoint: train first'
+  ):
+    checkpoints.restore_params(tmp_path / 'none')
 
 
 def test_another_network_or_optimizer_is_named_by_its_first_parameter(tmp_path):

@@ -95,6 +95,18 @@ def test_every_damage_of_every_kind_of_file_is_noticed(run):
   assert checksums.find_damage(folder) == ''
 
 
+def test_a_bit_anywhere_in_the_metadata_of_orbax(copy, run):
+  """A flipped bit is noticed, except in the time stamp."""
+  path = copy / 'checkpoints' / '2' / '_CHECKPOINT_METADATA'
+  data = path.read_bytes()
+  times = 0
+  for place in range(len(data)):
+    flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+    path.write_bytes(flipped)
+    times += not checksums.find_damage(path.parent)
+  assert 0 < times <= 19  # digits of commit_timestamp_nsecs
+
+
 @pytest.mark.parametrize('how', DAMAGES)
 def test_training_takes_the_newest_good_one(how, copy, run, capsys):
   # flipped numbers of the optimizer would be restored by Orbax
@@ -117,6 +129,15 @@ def test_training_again_over_a_damaged_step(copy, run):
     checkpoints.save(manager, run[1][1], {})
     checkpoints.finish(manager)
     equal(newest(copy), run[1][1])
+
+
+def test_no_good_one_is_an_error_and_nothing_is_deleted(copy):
+  for step in '12':
+    (copy / 'checkpoints' / step / 'config' / 'metadata').unlink()
+  with pytest.raises(ValueError, match='no checkpoint of .* is good, all were'):
+    checkpoints.open_manager(copy)
+  assert sorted(p.name for p in (copy / 'damaged').iterdir()) == ['1', '2']
+  assert newest(copy) is None
 
 
 def test_sampling_refuses_it_and_says_what_to_take(copy, run):

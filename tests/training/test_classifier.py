@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import diffusion_jax as dj
@@ -79,6 +80,39 @@ def test_the_loss_is_the_cross_entropy_of_noised_images(key):
     means.append(float(found.total / found.count))
     assert means[-1] == pytest.approx(right[quarter == q].mean(), abs=5e-3)
   assert means[0] > 0.8 > means[3] + 0.3  # noise hides the class
+
+
+def test_training_finds_the_classes():
+  """The loss falls from chance, log 3, towards the posterior's own loss."""
+  rng = np.random.default_rng(0)
+  shapes = {'a': (3, 32), 'b': (32,), 'c': (32, 3)}
+  params = {
+    'network': {n: np.float32(0.5 * rng.normal(size=s))
+                for n, s in shapes.items()}
+  }  # fmt: skip
+  optimizer = optax.adam(1e-2)
+  loss_fn = objective(mlp)
+
+  @jax.jit
+  def train(params):
+    def step(carry, i):
+      params, state = carry
+      key = jax.random.fold_in(jax.random.key(0), i)
+      (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        params, Context(), key, data
+      )
+      updates, state = optimizer.update(grads, state)
+      return (optax.apply_updates(params, updates), state), loss
+
+    carry = params, optimizer.init(params)
+    return jax.lax.scan(step, carry, jnp.arange(300))[1]
+
+  data = batch(512)
+  losses = np.asarray(train(params))
+  run = jax.jit(objective(exact))
+  best = float(run({'network': 0.0}, Context(), jax.random.key(0), data)[0])
+  assert losses[0] > 0.9
+  assert losses[-50:].mean() < best + 0.12
 
 
 def test_its_dropout_has_a_key_of_its_own(key):

@@ -108,6 +108,26 @@ def test_training_comes_close_to_the_optimum(trained, key):
   assert np.mean(history[-50:]) > 0.9 * best  # better would be a bug
 
 
+def test_the_trained_ema_network_samples_the_data(trained, key):
+  state, _ = trained
+  denoise = dj.make_denoiser(
+    mlp,
+    state.ema_params['network'],
+    parametrization='eps',
+    noise_input=dj.step_input(1000),
+  )
+  levels = dj.level_grid(SCHEDULE, 100)
+
+  @jax.jit
+  def go(key):
+    x = dj.prior_sample(key, (4000, 2), levels.take(0))
+    return dj.sample(key, denoise, dj.ddim(1.0), levels, x)
+
+  x = np.asarray(go(key))
+  np.testing.assert_allclose(x.mean(0), MIXTURE.mean, atol=0.15)
+  np.testing.assert_allclose(np.cov(x.T), MIXTURE.cov, atol=0.2)
+
+
 @pytest.fixture(scope='module')
 def sgd_step(seeds):
   """Compiles a step of gradient descent with three averages."""
@@ -324,6 +344,20 @@ def test_a_loss_of_a_whole_batch_is_not_accumulated():
   line = Objective(lambda *_: ((), ()), lambda *_: None, separable=False)
   with pytest.raises(ValueError, match='accumulate must be 1'):
     accumulated(line, 2)
+
+
+def test_a_learned_variance_takes_no_part_in_the_loss(key):
+  def doubled(params, x, noise, cond, *, key=None):
+    output = mlp(params, x, noise, cond)
+    return jnp.concatenate([output, params['w3'].sum() + output], axis=-1)
+
+  with_variance = objective(doubled, learned_variance=True)
+  grad = lambda loss: jax.jit(
+    jax.grad(lambda p: loss(p, Context(), key, batch_at(0))[0])
+  )
+  params = init(8)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+  jax.tree.map(close, grad(with_variance)(params), grad(objective())(params))
 
 
 def test_rows_are_interleaved_and_must_divide():

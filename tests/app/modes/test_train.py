@@ -147,6 +147,32 @@ def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path):
   assert preview.read_bytes() == (run / preview.relative_to(copy)).read_bytes()
 
 
+def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
+  """They agree bit for bit, with flipped pictures that threads read."""
+  rng = np.random.default_rng(0)
+  for i in range(10):
+    picture = rng.integers(0, 256, (12, 10), np.uint8)
+    (tmp_path / 'pictures' / str(i)).mkdir(parents=True)
+    Image.fromarray(picture).save(tmp_path / 'pictures' / str(i) / 'a.png')
+  fields = {
+    'data': 'folder',
+    'data.path': str(tmp_path / 'pictures'),
+    'data.image_shape': (8, 8, 1),
+    'data.labelled': True,
+    'training.random_flip': True,
+    'training.checkpoint_every': 3,
+    'optimizer.decay': 'constant',
+  }
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  six = {'training.num_steps': 6}
+  MODES['train'](smoke(**fields, **six), whole)
+  MODES['train'](smoke(**fields, **{'training.num_steps': 3}), parts)
+  assert [line['step'] for line in lines_of(parts)] == [1, 2, 3]
+  one = {'training.num_threads': 1}
+  MODES['train'](smoke(**fields, **six, **one), parts)
+  assert_same_training(whole, parts)
+
+
 def test_a_killed_run_continues_with_other_calls(run, tmp_path):
   """Steps 3 and 4 in one dispatch; the log has the mean of their losses."""
   copy = copied(run, tmp_path)
