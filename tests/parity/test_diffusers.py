@@ -296,6 +296,23 @@ def test_ddpm_pipeline_runs(tmp_path):
   assert dict(pipeline.scheduler.config)['timestep_spacing'] == 'leading'
 
 
+def test_a_class_becomes_part_of_the_weights(tmp_path):
+  model = perturbed(theirs.UNet2DModel(**SMALL, num_class_embeds=4))
+  model.save_pretrained(tmp_path / 'given')
+  found = interop.load(tmp_path / 'given', null_class=True)
+  assert found.facts['num_classes'] == 3
+  x, t = images((8, 8, 3), 2), torch.tensor([10, 500])
+  for label, row in ((1, 1), (-1, 3)):
+    folder = tmp_path / f'of_{label}'
+    interop.save(folder, *found[:4], label=label)
+    plain = theirs.UNet2DModel.from_pretrained(folder / 'unet')
+    assert plain.config.num_class_embeds is None
+    labels = torch.tensor([row, row])
+    with torch.no_grad():
+      expected = model(nchw(x), t, class_labels=labels).sample
+      close(nhwc(plain.eval()(nchw(x), t).sample), nhwc(expected))
+
+
 def test_weights_of_torch(tmp_path):
   """.bin, half precision, and the names of attention before version 0.12."""
   model = perturbed(theirs.UNet2DModel(**SMALL))

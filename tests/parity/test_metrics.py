@@ -103,6 +103,21 @@ def test_precision_recall_density_coverage(features, k):
     np.testing.assert_allclose(estimate.value, expected[name], rtol=1e-12)
 
 
+def test_precision_recall_of_torch_fidelity(features):
+  module = load('torch_fidelity.metric_prc')
+  torch = load('torch')
+  x, y = features
+  expected = module.prc_features_to_metric(
+    torch.tensor(x), torch.tensor(y), prc_neighborhood=3, verbose=False
+  )
+  found = precision_recall(x, y)
+  np.testing.assert_allclose(
+    (found.precision.value, found.recall.value),
+    (expected['precision'], expected['recall']),
+    rtol=1e-6,  # the other is a mean in single precision
+  )
+
+
 def test_equal_sets():
   """Ties: the k-th neighbour is on the sphere, outside for prdc and here."""
   prdc = pytest.importorskip('prdc')
