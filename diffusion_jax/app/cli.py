@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -149,6 +150,8 @@ def main(argv: list[str]) -> None:
     cache.keep_compilations(config.compilation_cache)
     MODES[_MODE.value](config, workdir)
   except UserError as error:
+    # Orbax leaves coroutines behind when a checkpoint cannot be written.
+    warnings.filterwarnings('ignore', 'coroutine .*never awaited')
     fail(str(error))
   except Preempted as stop:
     print(stop, flush=True)
