@@ -204,7 +204,12 @@ def _in_file(path: str) -> Iterator[None]:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == path]
     place = f'{path}, line {own[-1].lineno}' if own else path
-    raise UserError(f'{place}: {type(error).__name__}: {error}') from error
+    hint = ''
+    if isinstance(error, AttributeError) and isinstance(error.obj, ConfigDict):
+      hint = '; set the field first: sections begin empty'
+    raise UserError(
+      f'{place}: {type(error).__name__}: {error}{hint}'
+    ) from error
 
 
 def module_of(path: str) -> ModuleType:

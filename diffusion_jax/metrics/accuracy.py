@@ -11,7 +11,6 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.core.keys import draw_normal, split_key
-from diffusion_jax.demos.judging import check_count
 from diffusion_jax.metrics import estimates, plots
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import (
@@ -32,7 +31,8 @@ def of_samples() -> Metric:
   def compute(samples, reference):
     labels = take('accuracy', samples, 'labels')
     predicted = take('accuracy', samples, 'predicted')
-    check_count(len(labels), 'labels', predicted)
+    if len(labels) != len(predicted):
+      raise ValueError(f'{len(labels)} labels for {len(predicted)} samples')
     return [Score('accuracy', estimates.mean(predicted == labels))]
 
   return Metric({'accuracy': True}, ('predicted', 'labels'), compute)

@@ -19,6 +19,10 @@ def radii(features: np.ndarray, k: int) -> np.ndarray:
   """
   from sklearn.neighbors import NearestNeighbors
 
+  if not 1 <= k < len(features):
+    raise ValueError(
+      f'{len(features)} images have no neighbour number {k}: more are needed'
+    )
   search = NearestNeighbors(n_neighbors=k, algorithm='brute')
   search.fit(np.asarray(features, np.float64))
   return search.kneighbors()[0][:, -1]

@@ -29,6 +29,8 @@ def classifier(
   network.check_options('classifier')
 
   def draw(key, batch, context):
+    if 'label' not in batch:
+      raise ValueError("a classifier needs batch['label']")
     x0 = batch['image']
     time_key, eps_key, dropout_key = jax.random.split(key, 3)
     level, _ = times(time_key, len(x0), schedule)

@@ -251,3 +251,28 @@ def test_the_levels_of_another_schedule_may_be_visited(name):
   }[name]()
   jax.tree.map(np.testing.assert_array_equal, schedule(t), expected(t))
   assert model_of('sampling.num_steps=9').sampling.schedule is None
+
+
+def test_masks_of_weight_decay_reach_the_optimizer():
+  """Without gradients only decay moves parameters, by 2e-6 * 0.01."""
+  layer = {'kernel': jnp.ones(2), 'scale': jnp.ones(2), 'bias': jnp.ones(2)}
+  params = {'network': layer, 'schedule': {'bias': jnp.ones(())}}
+  still = {
+    'kernels': {'scale', 'bias', 'schedule'},
+    'not_biases': {'bias'},
+    'all': set(),
+  }
+  for mask, names in still.items():
+    flags = [('optimizer.weight_decay_mask', mask)]
+    config = load.with_flags(read('cifar10_vdm'), flags)
+    adam, _ = make(
+      schemas.DIFFUSION, 'optimizer', config.optimizer,
+      {'total_steps': 100},
+    )  # fmt: skip
+    zero = jax.tree.map(jnp.zeros_like, params)
+    _, state = adam.update(zero, adam.init(params), params)
+    moved = adam.update(zero, state, params)[0]
+    found = {**moved['network'], 'schedule': moved['schedule']['bias']}
+    for name, update in found.items():
+      expected = 0.0 if name in names else -2e-6 * 0.01
+      np.testing.assert_allclose(update, expected, rtol=1e-5)

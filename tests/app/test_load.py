@@ -443,6 +443,10 @@ def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
   'def get_config():\n  return {"seed": 1}\n': r'get_config\(\) returned dict',
   '\ndef get_config():\n  return int("a")\n': 'mine.py, line 3: ValueError',
   'import nothing_of_this_name\n': 'mine.py, line 1: ModuleNotFoundError',
+  'from configs import base\ndef get_config():\n'
+  '  return base.get_config().training.num_steps\n': (
+    'mine.py, line 3: AttributeError.* set the field first'
+  ),
 }.items())  # fmt: skip
 def test_a_file_that_gives_no_config_says_where(text, message, tmp_path):
   (tmp_path / 'mine.py').write_text(text)

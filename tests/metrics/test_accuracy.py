@@ -14,7 +14,7 @@ def test_of_samples_it_is_the_share_of_their_labels():
   samples = {'predicted': np.arange(40) % 4, 'labels': np.arange(40) % 2}
   [score] = metric.compute(samples, {})
   assert score.estimate.value == 0.5
-  with pytest.raises(ValueError, match='3 labels for 40 images'):
+  with pytest.raises(ValueError, match='3 labels for 40 samples'):
     metric.compute(samples | {'labels': np.arange(3)}, {})
 
 

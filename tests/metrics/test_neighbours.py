@@ -15,7 +15,7 @@ LINE = np.array([[0.0], [1.0], [3.0], [7.0]])
 def test_radii_of_points_on_a_line():
   np.testing.assert_allclose(radii(LINE, 1), [1.0, 1.0, 2.0, 4.0])
   np.testing.assert_allclose(radii(LINE, 3), [7.0, 6.0, 4.0, 7.0])
-  with pytest.raises(ValueError, match='n_neighbors = 4'):
+  with pytest.raises(ValueError, match='4 images have no neighbour number 4'):
     radii(LINE, 4)
 
 

@@ -141,3 +141,10 @@ def test_log_probabilities_of_labels():
   expected = np.log(p[np.arange(4), label])
   found = label_log_prob(jnp.float32(logits), jnp.asarray(label))
   np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_unlabelled_images_are_refused(key):
+  with pytest.raises(ValueError, match="needs batch.'label'"):
+    objective(exact)(
+      {'network': 0.0}, Context(), key, {'image': jnp.zeros((2, 2))}
+    )
