@@ -12,7 +12,6 @@ name, since it has only one constructor.
 
 import ast
 import contextlib
-import copy
 import difflib
 import functools
 import inspect
@@ -210,19 +209,15 @@ def complete(config: ConfigDict, schema: Schema) -> ConfigDict:
   Raises UserError for a field that does not exist and for a value of another
   type.
   """
-  config = copy.deepcopy(config)
-  with config.unlocked(), config.ignore_type():
-    for key in schema.choices:
-      optional = key in schema.optional
-      config[key] = _choice(config, key, key, schema, optional)
-    for path, constructor in schema.parts.items():
-      above, _, key = path.rpartition('.')
-      owner = at(config, above)
-      if path:
-        owner[key] = owner.get(key, ConfigDict())
-      section = owner[key] if path else config
-      _fill(section, constructor, path, schema, more=schema.sections(path))
-  return config.lock()
+  fields = config.to_dict()
+  for key in schema.choices:
+    fields[key] = _choice(fields, key, key, schema, key in schema.optional)
+  for path, constructor in schema.parts.items():
+    section = fields
+    for name in path.split('.') if path else ():
+      section = section.setdefault(name, {})
+    _fill(section, constructor, path, schema, more=schema.sections(path))
+  return ConfigDict(fields).lock()
 
 
 def _choice(
@@ -230,16 +225,16 @@ def _choice(
 ):
   # Returns the complete section of a choice, which may be absent, None, a name
   # or a section.
-  value = owner.get(key, None if optional else ConfigDict())
+  value = owner.get(key, None if optional else {})
   if value is None and optional:
     return None
-  given = value if isinstance(value, ConfigDict) else {'name': value}
+  given = value if isinstance(value, dict) else {'name': value}
   table = schema.table(path)
   section = {'name': _named(table, default), **given}
   facts = schema.facts.get(key, facts)
   constructor = find(table, path, section['name'], facts)
   _fill(section, constructor, path, schema, facts, {*outer, 'name'}, {'name'})
-  return ConfigDict(section)
+  return section
 
 
 def _named(table, default):
@@ -406,7 +401,7 @@ def override(config: ConfigDict, path: str, text: str, schema: Schema) -> None:
       everywhere = [*fields_of(config)]
       raise no_field(below(above, name), fields, choice or '', everywhere)
     node = node[name]
-  with config.unlocked(), config.ignore_type():
+  with owner.unlocked(), owner.ignore_type():
     if schema.table(path):
       if text in ('', 'None'):
         owner[name] = None

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import importlib.util
+import itertools
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -73,8 +74,10 @@ def with_flags(
   if other_data and 'facts' in config:
     with config.unlocked():
       del config.facts
-  for path, text in sorted(flags, key=_order):
-    config = _set(config, path, text)
+  for _, group in itertools.groupby(sorted(flags, key=_order), _order):
+    for path, text in group:
+      config = _set(config, path, text)
+    config = completed(config, trusted=False)
   return config
 
 
@@ -89,10 +92,11 @@ def _set(config, path, text):
   above = choice_of(path, schema).rpartition('.')[0]
   if schema.table(above) and at(config, above) is None:
     config = _set(config, above, next(iter(schema.table(above))))
+    config = completed(config, trusted=False)
   override(config, path, text, schema)
   if schemas.schema_of(config).kind != schema.kind:
-    config = _of_kind(config)
-  return completed(config, trusted=False)
+    config = completed(_of_kind(config), trusted=False)
+  return config
 
 
 def _of_kind(config):

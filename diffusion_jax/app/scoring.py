@@ -64,13 +64,16 @@ def without_others(config: ConfigDict, schema: Schema) -> ConfigDict:
   A stored config may name metrics that may not be imported; its run can be used
   without them.
   """
-  config = copy.deepcopy(config)
   fields: Any = config.get('evaluation', {})
   own = filter(own_parts.is_allowed, fields.get('metrics', ()))
   kept = {*parameters(Evaluation), *schema.metrics, *map(_section, own)}
+  others = set(fields) - kept
+  if not others:
+    return config
+  config = copy.deepcopy(config)
   with config.unlocked():
-    for name in set(fields) - kept:
-      del fields[name]
+    for name in others:
+      del config.evaluation[name]
   return config
 
 
