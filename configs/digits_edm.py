@@ -12,7 +12,7 @@ from configs.base import section
 
 
 def get_config():
-  config = digits.get_config()
+  config = digits.conditional()
   config.schedule = section('karras')
   config.network = section(
     'ddpmpp',

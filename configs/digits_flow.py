@@ -18,6 +18,6 @@ VARIANTS = ('unscaled',)
 
 def get_config(arg=''):
   scale = 1.0 if arg == 'unscaled' else 1000.0
-  config = base.rectified_flow(digits.get_config(), 'logit_normal', scale)
+  config = base.rectified_flow(digits.conditional(), 'logit_normal', scale)
   config.sampling.num_steps = 50
   return config

@@ -15,7 +15,7 @@ from configs.base import section
 
 
 def get_config():
-  config = digits.get_config()
+  config = digits.conditional()
   # sigma = 0.04 at the first step; grey levels are 0.125 apart
   config.schedule = section('linear', start=1.6e-3)
   config.network.scale_shift = True

@@ -15,7 +15,7 @@ from configs.base import section
 
 
 def get_config():
-  config = digits.get_config()
+  config = digits.conditional()
   config.latent = section(
     'autoencoder', run='runs/digits_autoencoder', shape=(4, 4, 4)
   )

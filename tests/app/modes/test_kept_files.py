@@ -51,7 +51,7 @@ def test_a_run_whose_checkpoints_are_lost(run, copy, capsys):
   """Its config is refused, or it begins again and keeps its metrics."""
   shutil.rmtree(copy / 'checkpoints')
   other = {'optimizer.learning_rate': 1e-3}
-  keeps_all('train', smoke(**other), copy, 'rate is 0.004, 0.001 now')
+  keeps_all('train', smoke(**other), copy, 'rate is 0.008, 0.001 now')
   old = (copy / 'metrics.jsonl').read_bytes()
   MODES['train'](smoke(), str(copy))
   said = capsys.readouterr().out

@@ -298,7 +298,7 @@ def test_another_config_is_refused_unless_forced(run, tmp_path):
     'optimizer.decay_steps': 4,
     'training.num_steps': 5,
   }
-  with pytest.raises(UserError, match='learning_rate is 0.004, 0.001 now'):
+  with pytest.raises(UserError, match='learning_rate is 0.008, 0.001 now'):
     MODES['train'](smoke(**changed), copy)
   assert_same(parameters(run), parameters(copy))  # nothing was lost
   MODES['train'](smoke(**changed, **{'training.resume': 'force'}), copy)
