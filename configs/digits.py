@@ -70,10 +70,10 @@ def get_config(arg=''):
     config.conditioning = section(image='superres')
   else:  # fewer steps, whose samples are read as well
     config.optimizer.learning_rate = 8e-3
-    config.training.num_steps = 1600
-    config.training.evaluate_every = 400
-    config.training.sample_every = 400
-    config.training.checkpoint_every = 400
+    config.training.num_steps = 1750
+    config.training.evaluate_every = 350
+    config.training.sample_every = 350
+    config.training.checkpoint_every = 350
   return config
 
 
