@@ -251,7 +251,7 @@ def test_variants_and_trials_join(command):
 def test_a_sweep_changes_the_config(command, flags):
   flags(sweep_index=5)
   config = command('configs/digits.py', 'smoke').config('train', 'x')
-  assert config.optimizer.learning_rate == 1.6e-2
+  assert config.optimizer.learning_rate == 3.2e-2
   assert config.conditioning.dropout == 0.0
 
 
