@@ -33,7 +33,7 @@ def made(config, seed) -> Any:
   return model, normal_params(model, seed)
 
 
-LEVEL = made(smoke(), 0)[0].schedule()(jnp.array(0.4))
+LEVEL = models.make(smoke(), 'nowhere').schedule()(jnp.array(0.4))
 
 
 def network(model, params):
