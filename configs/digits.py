@@ -69,7 +69,7 @@ def get_config(arg=''):
   elif arg == 'superres':
     config.conditioning = section(image='superres')
   else:  # fewer steps, whose samples are read as well
-    config.optimizer.learning_rate = 8e-3
+    config.optimizer.update(learning_rate=8e-3, decay='linear')
     config.training.num_steps = 1750
     config.training.evaluate_every = 350
     config.training.sample_every = 350
