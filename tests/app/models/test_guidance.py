@@ -33,7 +33,8 @@ def made(config, seed) -> Any:
   return model, normal_params(model, seed)
 
 
-LEVEL = models.make(smoke(), 'nowhere').schedule()(jnp.array(0.4))
+SMOKE: Any = models.make(smoke(), 'nowhere')
+LEVEL = SMOKE.schedule()(jnp.array(0.4))
 
 
 def network(model, params):
