@@ -44,7 +44,7 @@ def test_a_run_leaves_what_the_docs_promise(run):
   for line in trained:
     assert line['loss'] > 0 and line['grad_norm'] > 0
     assert any(f'loss_quarter_{q}' in line for q in range(1, 5))
-  # the rate of the step: two of warm-up, then a cosine to 0 after four
+  # the rate of the step: two of warm-up, then a line to 0 after four
   rates = [line['learning_rate'] for line in trained]
   np.testing.assert_allclose(rates, [0.0, 4e-3, 8e-3, 4e-3], atol=1e-9)
   assert 'images_per_second' in trained[-1]
