@@ -115,8 +115,8 @@ def make_model(case) -> Any:
     flags['network.remat'] = 'True'
   if case.attention != 'xla':
     flags['network.attention'] = case.attention
-  path = str(CONFIGS / f'{network.config}.py')
-  config = load.from_file(path, network.variant)
+  path = CONFIGS / f'{network.config}.py'
+  config = load.from_file(str(path), network.variant)
   config = load.with_flags(config, [*flags.items()])
   return models.make(config, 'nowhere')
 
@@ -169,5 +169,8 @@ def state_dict(model, params):
     options = edm2.choose_options(**torch_options(model))
     tensors = names.write(edm2.describe(options).table(), params)
     return names.under(tensors, 'unet.')
-  kind = diffusers_unet if isinstance(network, UNet) else diffusers_autoencoder
-  return names.write(entries(kind.layers_of(network), params), params)
+  if isinstance(network, UNet):
+    layers = diffusers_unet.layers_of(network)
+  else:
+    layers = diffusers_autoencoder.layers_of(network)
+  return names.write(entries(layers, params), params)

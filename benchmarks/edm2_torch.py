@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 def _normalize(x, *dims):
   # Returns x / (1e-4 + root mean square over dims).
   norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.float)
-  count = math.prod(x.shape[i] for i in dims)
+  count = x.numel() // norm.numel()
   return x / (1e-4 + norm / math.sqrt(count)).to(x.dtype)
 
 

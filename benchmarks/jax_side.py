@@ -39,7 +39,7 @@ class Side:
   def __init__(self, case):
     self.case = case
     self.model = cases.make_model(case)
-    self.noise = np.float32(cases.network_of(case).noise)
+    self.noise = np.array(cases.network_of(case).noise, np.float32)
     self.apply = cases.network_fn(self.model)
     self.params = random_params(self.model)
     self.run = self.out = None
