@@ -122,9 +122,8 @@ class UNet(nn.Module):
       return _Block(inputs, outputs, emb, decoder, heads, resample, o.dropout)
 
     # A channel of ones takes the place of biases.
-    conv_in = _MPConv(o.img_channels + 1, width, 3, 3)
     name = f'{o.img_resolution}x{o.img_resolution}_conv'
-    self.enc = nn.ModuleDict({name: conv_in})
+    self.enc = nn.ModuleDict({name: _MPConv(o.img_channels + 1, width, 3, 3)})
     half, twice = nn.AvgPool2d(2), nn.Upsample(scale_factor=2)
     skips, levels = [width], []
     for level, outputs in enumerate(widths):
