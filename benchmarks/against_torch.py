@@ -5,9 +5,11 @@ r"""Speed of ours against torch and diffusers, taken in turns in one run.
   python -m benchmarks.against_torch --smoke                # a tiny network
 
 Forward pass, training step (loss, gradient, Adam, average) and DDIM sampling of
-DDPM's network for CIFAR-10, EDM's, DiT-S/2, and on a GPU ADM's for ImageNet 64.
-diffusers has no DDPM++: EDM's is compared with a UNet2DModel of the same widths
-and number of blocks. On a CPU both compute in float32 with batches of 8, and
+DDPM's network for CIFAR-10, EDM's, DiT-S/2, and on a GPU ADM's for ImageNet 64;
+without DDIM, Stable Diffusion's autoencoder and EDM2's network XS (a module of
+`edm2_torch`), both for 64x64 images. diffusers has no DDPM++: EDM's is compared
+with a UNet2DModel of the same widths and number of blocks. On a CPU both sides
+compute in float32 with batches of 8 (2 of the last two networks), and
 --torch_compile adds torch.compile as a third side. On a GPU both compute in
 bfloat16 with batches of 128 to 1024, and torch is compiled.
 
@@ -25,31 +27,25 @@ import os
 import platform
 import statistics
 import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import turns
+from benchmarks import cases, turns
 from benchmarks.turns import Case, Failed, Worker
 
 TASKS = ('forward', 'train', 'ddim')
 SIDES = {'ours': 'benchmarks.jax_side'}
 SIDES |= dict.fromkeys(('torch', 'compiled'), 'benchmarks.torch_side')
-# diffusers has the same network
-EXACT = 'ddpm', 'adm', 'dit', 'smoke', 'smoke_dit'
-NAMES = ('ddpm', 'edm', 'dit', 'adm')
 GPU_BATCHES = (128, 256, 512, 1024)
 
 
 def processor() -> str:
   """Returns the name of the CPU."""
-  try:
-    for line in Path('/proc/cpuinfo').read_text().splitlines():
-      if line.startswith('model name'):
-        return line.partition(':')[2].strip()
-  except OSError:
-    pass
+  path = Path('/proc/cpuinfo')
+  for line in path.read_text().splitlines() if path.exists() else ():
+    if line.startswith('model name'):
+      return line.partition(':')[2].strip()
   return platform.processor() or platform.machine()
 
 
@@ -64,45 +60,42 @@ def has_gpu() -> bool:
   return listing.returncode == 0 and 'GPU' in listing.stdout
 
 
-def compare(case: Case, both, tasks, rounds, least_seconds) -> list[dict]:
+def compare(workers, case: Case, tasks, rounds, least_seconds) -> list[dict]:
   """Returns a record for each task of a case, with an 'error' if it failed.
 
-  both: measures torch with and without torch.compile.
+  With a worker 'compiled', 'torch' is measured without torch.compile.
   """
   records = []
-  sides = {'ours': case, 'torch': case}
-  if both:
+  sides = dict.fromkeys(workers, case)
+  if 'compiled' in workers:
     sides['torch'] = case._replace(compiled=False)
     sides['compiled'] = case._replace(compiled=True)
-  with contextlib.ExitStack() as stack:
-    workers = {
-      name: stack.enter_context(Worker(SIDES[name], side))
-      for name, side in sides.items()
-    }
-    about = case._asdict()
+  about = case._asdict()
+  try:
+    for name, worker in workers.items():
+      worker.call('open', sides[name])
+    facts = {name: worker.call('facts') for name, worker in workers.items()}
+    if cases.network_of(case).exact:
+      about['difference'] = difference(workers['ours'], workers['torch'])
+  except Failed as error:
+    return [about | {'task': task, 'error': str(error)} for task in tasks]
+  forward = None
+  for task in tasks:
+    record = about | {'task': task, 'facts': facts}
+    records.append(record)
     try:
-      facts = {name: worker.call('facts') for name, worker in workers.items()}
-      if case.network in EXACT:
-        about['difference'] = difference(workers['ours'], workers['torch'])
+      info = {name: w.call('ready', task) for name, w in workers.items()}
+      times = turns.in_turns(workers, rounds, least_seconds)
+      peaks = {name: w.call('peak') for name, w in workers.items()}
     except Failed as error:
-      return [about | {'task': task, 'error': str(error)} for task in tasks]
-    forward = None
-    for task in tasks:
-      record = about | {'task': task, 'facts': facts}
-      records.append(record)
-      try:
-        info = {name: w.call('ready', task) for name, w in workers.items()}
-        times = turns.in_turns(workers, rounds, least_seconds)
-        peaks = {name: w.call('peak') for name, w in workers.items()}
-      except Failed as error:
-        record['error'] = str(error)
-        if 'its process ended' in record['error']:
-          break
-        continue
-      forward = info['ours']['xla_flop'] if task == 'forward' else forward
-      record |= measured(case, task, facts, info, times, forward)
-      record['peak_bytes'] = peaks
-      print(row(record), flush=True)
+      record['error'] = str(error)
+      if 'its process ended' in record['error']:
+        break
+      continue
+    forward = info['ours']['xla_flop'] if task == 'forward' else forward
+    record |= measured(case, task, facts, info, times, forward)
+    record['peak_bytes'] = peaks
+    print(row(record), flush=True)
   return records
 
 
@@ -111,9 +104,8 @@ def difference(ours: Worker, torch: Worker) -> float:
 
   Relative to the largest output.
   """
-  with tempfile.TemporaryDirectory() as folder:
-    x, noise, expected = ours.call('export', folder)
-    found = torch.call('compute', folder, x, noise)
+  *inputs, expected = ours.call('export')
+  found = torch.call('compute', *inputs)
   return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
@@ -190,23 +182,23 @@ def row(record: dict) -> str:
   return f'| {" | ".join(cells)} |'
 
 
-def head() -> str:
-  """Returns the head of the table."""
-  return f'| {" | ".join(HEADER)} |\n|{"---|" * len(HEADER)}'
-
-
-def plan(args, gpu: bool) -> list[Case]:
-  """Returns the cases that the options choose."""
+def plan(args, gpu: bool) -> list[tuple[Case, list[str]]]:
+  """Returns the cases that the options choose, with the tasks of each."""
   if args.smoke:
-    return [Case(name, 2, 'float32', 3) for name in ('smoke', 'smoke_dit')]
-  networks = args.networks or ['ddpm', 'edm', 'dit'] + ['adm'] * gpu
-  batches = args.batches or (GPU_BATCHES if gpu else [8])
-  dtype = args.dtype or ('bfloat16' if gpu else 'float32')
-  compiled = gpu if args.torch_compile is None else args.torch_compile
+    chosen = [Case(name, 2, ddim_steps=3) for name in cases.SMOKE]
+  else:
+    default = [name for name in cases.NETWORKS if gpu or name != 'adm']
+    dtype = args.dtype or ('bfloat16' if gpu else 'float32')
+    compiled = gpu if args.torch_compile is None else args.torch_compile
+    chosen = [
+      Case(name, int(batch), dtype, args.ddim_steps, args.remat, compiled)
+      for name in args.networks or default
+      for batch in args.batches
+      or (GPU_BATCHES if gpu else [cases.NETWORKS[name].batch])
+    ]
   return [
-    Case(name, int(batch), dtype, args.ddim_steps, args.remat, compiled)
-    for name in networks
-    for batch in batches
+    (case, [t for t in args.tasks if t in cases.network_of(case).tasks])
+    for case in chosen
   ]
 
 
@@ -220,7 +212,8 @@ def options(argv=None):
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--networks', type=listed, help='of ddpm,edm,dit,adm')
+  names = ','.join(cases.NETWORKS)
+  parser.add_argument('--networks', type=listed, help=f'of {names}')
   parser.add_argument('--tasks', type=listed, default=TASKS)
   parser.add_argument('--batches', type=listed)
   parser.add_argument('--dtype', choices=('float32', 'bfloat16'))
@@ -235,7 +228,7 @@ def options(argv=None):
   parser.add_argument('--out', default='against_torch.json')
   parser.add_argument('--smoke', action='store_true', help='a tiny network')
   args = parser.parse_args(argv)
-  for name, known in (('networks', NAMES), ('tasks', TASKS)):
+  for name, known in (('networks', cases.NETWORKS), ('tasks', TASKS)):
     for part in getattr(args, name) or ():
       if part not in known:
         parser.error(f'--{name}: {part!r} is not one of {", ".join(known)}')
@@ -256,18 +249,22 @@ def main(argv=None) -> None:
     'load': os.getloadavg(),
   }
   print(f'{where["cpu"]}, {where["cores"]} cores, load {where["load"][0]:.1f}')
-  print(head(), flush=True)
-  records = []
-  for case in plan(args, gpu):
-    rounds, least = (2, 0.0) if args.smoke else (args.rounds, 0.5)
-    both = bool(args.torch_compile)
-    found = compare(case, both, args.tasks, rounds, least)
-    for record in found:
-      if 'error' in record:
-        print(row(record), flush=True)
-    records += found
-    text = json.dumps({'machine': where, 'records': records}, indent=1)
-    Path(args.out).write_text(text)
+  print(f'| {" | ".join(HEADER)} |\n|{"---|" * len(HEADER)}', flush=True)
+  records, workers = [], {}
+  names = ['ours', 'torch'] + ['compiled'] * bool(args.torch_compile)
+  rounds, least = (2, 0.0) if args.smoke else (args.rounds, 0.5)
+  with contextlib.ExitStack() as stack:
+    for case, tasks in plan(args, gpu):
+      if not (args.smoke and workers):  # else the memory of another case
+        stack.close()
+        workers = {n: stack.enter_context(Worker(SIDES[n])) for n in names}
+      found = compare(workers, case, tasks, rounds, least)
+      for record in found:
+        if 'error' in record:
+          print(row(record), flush=True)
+      records += found
+      text = json.dumps({'machine': where, 'records': records}, indent=1)
+      Path(args.out).write_text(text)
   print('\n' + summary(records))
   print(f'wrote {args.out}')
   if all('error' in record for record in records):

@@ -1,68 +1,122 @@
-"""The networks that are compared: configs of ours, and models of diffusers.
+"""The networks that are compared: configs of ours, and models of torch.
 
-The torch side has the same network with the same weights where diffusers can
-express it; EDM's DDPM++ it cannot, and there it has a UNet2DModel of the same
-widths and number of blocks.
+The torch side has the same network with the same weights, from diffusers or
+from `edm2_torch`. diffusers has no DDPM++: EDM's is compared with a UNet2DModel
+of the same widths and number of blocks.
 """
 
 from pathlib import Path
-from typing import Any
-
-import jax
-import jax.numpy as jnp
+from typing import Any, NamedTuple
 
 from diffusion_jax.app import load, models
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import train_setup
-from diffusion_jax.interop import diffusers_transformer, diffusers_unet
+from diffusion_jax.interop import (
+  diffusers_autoencoder,
+  diffusers_transformer,
+  diffusers_unet,
+  edm2,
+  names,
+)
+from diffusion_jax.interop.edm import FIELDS
+from diffusion_jax.interop.layers import entries
+from diffusion_jax.interop.options import options_of
+from diffusion_jax.networks.autoencoder import Autoencoder
+from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
+EDM2_FIELDS = {'head_channels': 'channels_per_head', 'num_classes': 'label_dim'}
+
+
+class Network(NamedTuple):
+  """A config, its variant and flags, and how the network is compared.
+
+  exact: torch has the same network; noise: two of its noise inputs; batch: the
+  default on a CPU.
+  """
+
+  config: str
+  variant: str = ''
+  flags: dict[str, str] = {}
+  exact: bool = True
+  tasks: tuple[str, ...] = ('forward', 'train', 'ddim')
+  noise: tuple[float, float] = (10.0, 700.0)
+  batch: int = 8
+
+
 # DiT-S/2 as it was published, with the sinusoids that diffusers has. It is
 # trained as DDPM's network is.
 DIT = {'network': 'dit', 'network.noise_embedding': 'ho'}
-SMOKE = {
-  'data': 'synthetic',
-  'data.image_shape': '16,16,3',
-  'network.channels': '16',
-}
-SMOKE_UNET = SMOKE | {
-  'network.multipliers': '1,2',
-  'network.num_blocks': '1',
-  'network.num_groups': '4',
-  'network.attention_resolutions': '8',
-}
-SMOKE_DIT = SMOKE | {'network.num_blocks': '2', 'network.num_heads': '2'}
 # diffusers has neither the bound nor its output. Separate projections are the
 # layout that diffusers has: the same products.
-ADM = {'objective': 'denoising', 'network.qkv': 'separate'}
-# name: (config, its variant, flags)
-NETWORKS = {
-  'ddpm': ('cifar10', '', {}),
-  'edm': ('cifar10_edm', '', {'conditioning.augment': '0.0'}),
-  'adm': ('imagenet64', '', ADM),
-  'dit': ('cifar10', 'conditional', DIT),
-  'smoke': ('cifar10', '', SMOKE_UNET),
-  'smoke_dit': ('cifar10', 'conditional', DIT | SMOKE_DIT),
+ADM = {
+  'objective': 'denoising',
+  'network.qkv': 'separate',
+  'network.remat': 'False',
 }
+# The plain loss and one average, as on the torch side.
+EDM2_FLAGS = {
+  'network.remat': 'False',
+  'objective.uncertainty': 'None',
+  'training.ema_sigma_rels': '',
+  'training.skip_nonfinite': '0',
+}
+OF_TWO: Any = {'tasks': ('forward', 'train'), 'batch': 2}
+NETWORKS = {
+  'ddpm': Network('cifar10'),
+  'edm': Network(
+    'cifar10_edm', flags={'conditioning.augment': '0.0'}, exact=False
+  ),
+  'dit': Network('cifar10', 'conditional', DIT),
+  'adm': Network('imagenet64', flags=ADM),
+  'autoencoder': Network(
+    'imagenet256_autoencoder', '', {'data.image_shape': '64,64,3'}, **OF_TWO
+  ),
+  'edm2': Network(
+    'imagenet64_edm2', 'xs', EDM2_FLAGS, noise=(-0.5, 0.5), **OF_TWO
+  ),
+}
+
+
+def _smoke(name, **fields):
+  fields = {'channels': 16, 'num_blocks': 1, 'multipliers': '1,2'} | fields
+  flags = {'data': 'synthetic', 'data.image_shape': '16,16,3'}
+  flags |= {f'network.{field}': str(x) for field, x in fields.items() if x}
+  return NETWORKS[name]._replace(flags=NETWORKS[name].flags | flags)
+
+
+SMOKE = {
+  'smoke': _smoke('ddpm', num_groups=4, attention_resolutions='8'),
+  'smoke_autoencoder': _smoke('autoencoder', num_groups=4, decoder_blocks=2),
+  'smoke_edm2': _smoke('edm2', head_channels=8, attention_resolutions='8'),
+  'smoke_dit': _smoke('dit', num_blocks=2, num_heads=2, multipliers=''),
+}
+
+
+def network_of(case) -> Network:
+  """Returns the network of a case."""
+  return (NETWORKS | SMOKE)[case.network]
 
 
 def make_model(case) -> Any:
-  """Returns the model of a case: for one device, sampled by DDIM."""
-  name, variant, flags = NETWORKS[case.network]
-  flags = flags | {
+  """Returns the model of a case, for one device."""
+  network = network_of(case)
+  flags = network.flags | {
     'network.dtype': case.dtype,
-    'network.remat': str(case.remat),
     'training.mesh': '1,1',
     'training.batch_size': str(case.batch),
-    'sampling.sampler': 'ddim',
-    'sampling.respacing': '',
-    'sampling.num_steps': str(case.ddim_steps),
   }
+  if 'ddim' in network.tasks:
+    flags |= {'sampling.sampler': 'ddim', 'sampling.respacing': ''}
+    flags['sampling.num_steps'] = str(case.ddim_steps)
+  if case.remat:
+    flags['network.remat'] = 'True'
   if case.attention != 'xla':
     flags['network.attention'] = case.attention
-  config = load.from_file(str(CONFIGS / f'{name}.py'), variant)
+  path = CONFIGS / f'{network.config}.py'
+  config = load.from_file(str(path), network.variant)
   config = load.with_flags(config, [*flags.items()])
   return models.make(config, 'nowhere')
 
@@ -77,13 +131,25 @@ def train_step(model, mesh):
   return step, shapes
 
 
+def network_fn(model):
+  """Returns (params, x, noise, cond) -> the network's output."""
+  if isinstance(model.network, Autoencoder):  # an image of the mean of z
+    return lambda params, x, *_: model.network.apply({'params': params}, x)
+  return model.network_fn()
+
+
 def torch_options(model):
-  """Returns the options of diffusers' network for a model."""
-  network, shape = model.network, model.state_shape
+  """Returns the options of the torch side's network for a model."""
+  network, shape = model.network, model.facts.image_shape
   if isinstance(network, DiT):
     return diffusers_transformer.write_config(network, shape)
   if isinstance(network, UNet):
     return diffusers_unet.write_config(network, shape)
+  if isinstance(network, Autoencoder):
+    return diffusers_autoencoder.write_config(network, 1.0)
+  if isinstance(network, EDM2):
+    sides = {'img_resolution': shape[0], 'img_channels': shape[-1]}
+    return sides | options_of(network, FIELDS | EDM2_FIELDS)
   of_same_size = UNet(
     channels=256,
     multipliers=(1, 1, 1),
@@ -94,9 +160,17 @@ def torch_options(model):
   return diffusers_unet.write_config(of_same_size, shape)
 
 
-def network_inputs(model, batch):
-  """Returns (x, noise, cond): shapes of what the network is given."""
-  x = jax.ShapeDtypeStruct((batch, *model.state_shape), jnp.float32)
-  noise = jax.ShapeDtypeStruct((batch,), jnp.float32)
-  label = jax.ShapeDtypeStruct((batch,), jnp.int32)
-  return x, noise, {'label': label} if model.conditioning.labels else {}
+def state_dict(model, params):
+  """Returns the parameters by the names of the torch side's network."""
+  network = model.network
+  if isinstance(network, DiT):
+    return diffusers_transformer.write(network, params)
+  if isinstance(network, EDM2):
+    options = edm2.choose_options(**torch_options(model))
+    tensors = names.write(edm2.describe(options).table(), params)
+    return names.under(tensors, 'unet.')
+  if isinstance(network, UNet):
+    layers = diffusers_unet.layers_of(network)
+  else:
+    layers = diffusers_autoencoder.layers_of(network)
+  return names.write(entries(layers, params), params)

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from benchmarks import cases
+from diffusion_jax.app import models
 from diffusion_jax.networks.attention import Attention
+from diffusion_jax.networks.edm2 import EDM2Block
 from diffusion_jax.networks.layers import Conv
+from diffusion_jax.networks.magnitude import MPConv
 from diffusion_jax.networks.transformer_block import Block
 
 
@@ -32,18 +34,18 @@ def analytic(model, batch):
     return out
 
   with nn.intercept_methods(count):
-    inputs = cases.network_inputs(model, batch)
-    jax.eval_shape(network.init, jax.random.key(0), *inputs)
-  return sum(found.values())
+    models.shapes(model)  # for one image
+  return batch * sum(found.values())
 
 
 def of_layer(layer, x, out):
   """Returns the FLOP of a layer's own products."""
-  if isinstance(layer, Conv):
-    return 2 * layer.kernel_size**2 * x.shape[-1] * out.size
+  if isinstance(layer, Conv | MPConv):
+    return 2 * max(layer.kernel_size, 1) ** 2 * x.shape[-1] * out.size
   if isinstance(layer, nn.Dense):
     return 2 * x.shape[-1] * out.size
-  if isinstance(layer, Attention):
+  attends = isinstance(layer, EDM2Block) and layer.num_heads
+  if isinstance(layer, Attention) or attends:
     b, h, w, c = out.shape
     return 4 * b * (h * w) ** 2 * c
   if isinstance(layer, Block):  # attention between its tokens

@@ -1,5 +1,6 @@
 """Our side of benchmarks.against_torch."""
 
+import math
 import os
 from importlib import metadata
 
@@ -13,8 +14,6 @@ import numpy as np
 import diffusion_jax
 from benchmarks import cases, flops, turns
 from diffusion_jax.app import devices, models
-from diffusion_jax.interop import diffusers as folders
-from diffusion_jax.interop.reader import eps_sections
 from diffusion_jax.runtime.sharding import replicated
 
 
@@ -29,7 +28,7 @@ def random_params(model):
     values = rng.standard_normal(like.shape, np.float32)
     if path[-1].key == 'scale':
       return jnp.asarray(1.0 + 0.1 * values)
-    return jnp.asarray(values / np.sqrt(max(1, like.size / like.shape[-1])))
+    return jnp.asarray(values / np.sqrt(math.prod(like.shape[:-1])))
 
   return jax.tree_util.tree_map_with_path(fill, models.shapes(model))
 
@@ -40,7 +39,8 @@ class Side:
   def __init__(self, case):
     self.case = case
     self.model = cases.make_model(case)
-    self.apply = self.model.network_fn()
+    self.noise = np.array(cases.network_of(case).noise, np.float32)
+    self.apply = cases.network_fn(self.model)
     self.params = random_params(self.model)
     self.run = self.out = None
     self.carry = ()
@@ -67,24 +67,13 @@ class Side:
       'matmul_flop_per_s': flops.matmul_rate(self.case.dtype, size),
     }
 
-  def export(self, folder):
-    """Writes weights for diffusers, and returns (x, noise, output)."""
+  def export(self):
+    """Returns (x, noise, the weights for torch, the output)."""
     params = self.params['network']
-    shape = self.model.state_shape
-    sections = eps_sections(
-      {'name': 'linear', 'num_steps': 1000},
-      {'name': 'step'},
-      {'sampler': {'name': 'ddim'}},
-    )
-    facts = {'image_shape': shape}
-    folders.save(folder, self.model.network, params, sections, facts)
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, *shape), np.float32)
-    noise = np.array([10.0, 700.0], np.float32)
-    cond = {'label': jnp.zeros(2, jnp.int32)}
-    cond = cond if self.model.conditioning.labels else {}
-    out = jax.jit(self.apply)(params, x, noise, cond)
-    return x, noise, np.asarray(out, np.float32)
+    x, _, cond = self._arrays(2)
+    out = jax.jit(self.apply)(params, x, self.noise, cond)
+    tensors = cases.state_dict(self.model, params)
+    return np.asarray(x), self.noise, tensors, np.asarray(out, np.float32)
 
   def prepare(self, task):
     """Compiles 'forward', 'train' or 'ddim'; returns facts about it."""
@@ -116,14 +105,16 @@ class Side:
     stats = jax.devices()[0].memory_stats()
     return stats['peak_bytes_in_use'] if stats else turns.peak_bytes()
 
-  def _arrays(self):
-    x, noise, cond = cases.network_inputs(self.model, self.case.batch)
-    image = jax.random.normal(jax.random.key(1), x.shape)
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), cond)
-    return image, jnp.full(noise.shape, 500.0), zeros
+  def _arrays(self, count):
+    shape = self.model.facts.image_shape
+    image = jax.random.normal(jax.random.key(1), (count, *shape))
+    labels = {'label': jnp.zeros(count, jnp.int32)}
+    cond = labels if self.model.conditioning.labels else {}
+    return image, jnp.full(count, self.noise[1]), cond
 
   def _forward(self):
-    return jax.jit(self.apply), (self.params['network'], *self._arrays())
+    arrays = self._arrays(self.case.batch)
+    return jax.jit(self.apply), (self.params['network'], *arrays)
 
   def _train(self):
     mesh = devices.make_mesh(self.model.config)
@@ -131,7 +122,7 @@ class Side:
     # Adam begins with zeros. The state is donated, so it has a copy.
     state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     state = state._replace(params=jax.tree.map(jnp.copy, self.params))
-    image, _, cond = self._arrays()
+    image, _, cond = self._arrays(self.case.batch)
     batch = {'image': jnp.clip(image, -1.0, 1.0), **cond}
     state, batch = jax.device_put((state, batch), replicated(mesh))
     return step, (state, batch, jax.random.key(0), {})
@@ -142,4 +133,5 @@ class Side:
     def sample(params, keys, cond):
       return self.model.from_noise(params, {}, keys, cond)
 
-    return jax.jit(sample), (self.params, keys, self._arrays()[2])
+    cond = self._arrays(self.case.batch)[2]
+    return jax.jit(sample), (self.params, keys, cond)

@@ -89,11 +89,6 @@ def run(command: list[str], limit: float) -> dict[str, Any]:
     return found
 
 
-def is_done(found: dict[str, Any]) -> bool:
-  """Says whether a part ended well, so that it is not measured again."""
-  return found.get('ended') == 'exit code 0'
-
-
 def records(results: dict[str, Any]) -> dict[tuple, dict]:
   """Returns records of benchmarks.against_torch by (network, batch, task)."""
   return {
@@ -177,7 +172,8 @@ def main(argv=None) -> None:
   end = time.monotonic() + args.total
   for name, command in parts(args.smoke, args.ddim_steps).items():
     left = min(args.limit, end - time.monotonic())
-    if is_done(results.get(name, {})) or left < 5.0:
+    is_done = results.get(name, {}).get('ended') == 'exit code 0'
+    if is_done or left < 5.0:
       continue
     results[name] = run(command, left)
     args.out.write_text(json.dumps(results, indent=1))

@@ -11,10 +11,50 @@ import copy
 import diffusers
 import torch
 from diffusers.utils import logging
+from torch.nn.functional import mse_loss
 
-from benchmarks import cases, turns
+from benchmarks import cases, edm2_torch, turns
 
 logging.set_verbosity_error()
+SCHEDULER = diffusers.DDPMScheduler()
+
+
+def _denoise(module, x, noise, labels):
+  return module(x, timestep=noise, class_labels=labels).sample
+
+
+def _ddpm_loss(module, x0, labels, objective):
+  steps = torch.randint(1000, x0.shape[:1], device=x0.device)
+  eps = torch.randn_like(x0)
+  found = _denoise(module, SCHEDULER.add_noise(x0, eps, steps), steps, labels)
+  return mse_loss(found.float(), eps)
+
+
+def _vae_loss(module, x0, labels, objective):
+  # Ours has the mass of N(output, 1) in the bin of a pixel: a little more work.
+  q = module.encode(x0).latent_dist
+  error = mse_loss(module.decode(q.sample()).sample.float(), x0)
+  return 0.5 * error + objective.beta * q.kl().float().mean() / x0[0].numel()
+
+
+def _edm_loss(module, x0, labels, objective):
+  eps, times = torch.randn_like(x0), objective.times
+  sigma = torch.randn(len(x0), 1, 1, 1, device=x0.device)
+  sigma = (times.mean + times.std * sigma).exp()
+  norm = (sigma**2 + 0.25).sqrt()
+  noise = sigma.log().flatten() / 4
+  found = module((x0 + sigma * eps) / norm, noise, labels).float()
+  # With EDM's weight, 1 / c_out^2, and sigma_data 0.5.
+  return mse_loss(found, (2.0 * sigma * x0 - 0.5 * eps) / norm)
+
+
+# class: (output, loss)
+KINDS = {
+  'UNet2DModel': (_denoise, _ddpm_loss),
+  'DiTTransformer2DModel': (_denoise, _ddpm_loss),
+  'AutoencoderKL': (lambda module, x, *_: module(x).sample, _vae_loss),
+  'EDM2': (lambda module, *inputs: module(*inputs), _edm_loss),
+}
 
 
 class Side:
@@ -29,15 +69,17 @@ class Side:
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     self.dtype = getattr(torch, case.dtype)
-    self.labels = {}
-    if self.ours.conditioning.labels:
-      labels = torch.zeros(case.batch, dtype=torch.long, device=self.device)
-      self.labels = {'class_labels': labels}
-    self.kind, self.folder = diffusers.UNet2DModel, 'unet'
+    labels = torch.zeros(case.batch, dtype=torch.long, device=self.device)
+    self.labels = labels if self.ours.conditioning.labels else None
     options = cases.torch_options(self.ours)
-    if options['_class_name'] == 'DiTTransformer2DModel':
-      self.kind, self.folder = diffusers.DiTTransformer2DModel, 'transformer'
-    self.model = self._place(self.kind.from_config(options))
+    kind = options.get('_class_name', 'EDM2')
+    self.output, self.loss = KINDS[kind]
+    make = edm2_torch.UNet
+    make = make if kind == 'EDM2' else getattr(diffusers, kind).from_config
+    model = make(options)
+    self.model = model.to(self.device, memory_format=torch.channels_last)
+    if case.remat:
+      self.model.enable_gradient_checkpointing()
     self.run = None
 
   def facts(self):
@@ -53,17 +95,15 @@ class Side:
       'matmul_flop_per_s': self._matmul_rate(),
     }
 
-  def compute(self, folder, x, noise):
-    """Returns the output for weights that ours wrote, in float32."""
-    model = self.kind.from_pretrained(
-      f'{folder}/{self.folder}', low_cpu_mem_usage=False
-    )
-    model = self._place(model.eval())
-    labels = {name: a[:2] for name, a in self.labels.items()}
+  def compute(self, x, noise, tensors):
+    """Takes our weights; returns the output in float32."""
+    tensors = {name: torch.from_numpy(a) for name, a in tensors.items()}
+    self.model.load_state_dict(tensors)
+    labels = None if self.labels is None else self.labels[:1].expand(len(x))
     with torch.inference_mode():
-      x = torch.from_numpy(x).permute(0, 3, 1, 2).to(self.device)
-      noise = torch.from_numpy(noise).to(self.device)
-      out = model(x, timestep=noise, **labels).sample
+      x = torch.tensor(x, device=self.device).permute(0, 3, 1, 2)
+      noise = torch.tensor(noise, device=self.device)
+      out = self.output(self.model.eval(), x, noise, labels)
     return out.permute(0, 2, 3, 1).float().cpu().numpy()
 
   def prepare(self, task):
@@ -84,38 +124,33 @@ class Side:
       return torch.cuda.max_memory_allocated()
     return turns.peak_bytes()
 
-  def _place(self, model):
-    model = model.to(self.device, memory_format=torch.channels_last)
-    if self.case.remat:
-      model.enable_gradient_checkpointing()
-    return model
-
-  def _compiled(self, function):
-    return torch.compile(function) if self.case.compiled else function
+  def _compile(self, model):
+    if self.case.compiled:
+      is_vae = self.loss is _vae_loss  # whose two parts are called
+      for part in (model.encoder, model.decoder) if is_vae else (model,):
+        part.compile()
 
   def _images(self):
-    shape = self.case.batch, *self.ours.state_shape
+    shape = self.case.batch, *self.ours.facts.image_shape
     x = torch.randn(shape, device=self.device)
     return x.permute(0, 3, 1, 2)  # channels last in memory
 
   def _for_sampling(self):
     model = copy.deepcopy(self.model).eval().to(self.dtype)
     model = model.to(memory_format=torch.channels_last)
-    return self._compiled(model)
+    self._compile(model)
+    return model
 
   def _forward(self):
     model, x = self._for_sampling(), self._images().to(self.dtype)
-    noise = torch.full((self.case.batch,), 500, device=self.device)
+    level = cases.network_of(self.case).noise[1]
+    noise = torch.full((self.case.batch,), level, device=self.device)
 
     @torch.inference_mode()
     def run():
-      model(x, timestep=noise, **self.labels)
+      self.output(model, x, noise, self.labels)
 
     return run
-
-  def _times(self, t):
-    # A number for each image, which DiT needs.
-    return t.to(self.device).expand(self.case.batch)
 
   def _ddim(self):
     model, shape = self._for_sampling(), self._images().shape
@@ -127,20 +162,19 @@ class Side:
       x = torch.randn(shape, device=self.device)
       x = x.to(memory_format=torch.channels_last)
       for t in scheduler.timesteps:
-        eps = model(
-          x.to(self.dtype), timestep=self._times(t), **self.labels
-        ).sample
+        times = t.to(self.device).expand(self.case.batch)  # DiT needs them all
+        eps = self.output(model, x.to(self.dtype), times, self.labels)
         x = scheduler.step(eps.float(), t, x).prev_sample
 
     return run
 
   def _train(self):
     model = self.model.train()
-    called = self._compiled(model)
+    self._compile(model)
+    objective = self.ours.config.objective
     parameters = list(model.parameters())
     averages = [p.detach().clone() for p in parameters]
     adam = torch.optim.Adam(parameters, lr=2e-4, fused=True)
-    scheduler = diffusers.DDPMScheduler()
     clip_norm = self.ours.config.optimizer.clip_norm
     image = self._images().clamp(-1.0, 1.0)
     half = contextlib.nullcontext()
@@ -148,12 +182,8 @@ class Side:
       half = torch.autocast(self.device.type, self.dtype)
 
     def run():
-      steps = torch.randint(1000, (self.case.batch,), device=self.device)
-      eps = torch.randn_like(image)
-      xt = scheduler.add_noise(image, eps, steps)
       with half:
-        found = called(xt, timestep=steps, **self.labels).sample
-      loss = torch.nn.functional.mse_loss(found.float(), eps)
+        loss = self.loss(model, image, self.labels, objective)
       adam.zero_grad(set_to_none=True)
       loss.backward()
       if clip_norm:

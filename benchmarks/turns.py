@@ -35,15 +35,15 @@ class Case(NamedTuple):
 class Worker:
   """Runs a module's `Side(case)` in a process of its own.
 
-  Methods of the side are called by name. `ready` and `seconds` call its
-  `prepare(task)`, `run()` and `wait()`.
+  `open` makes the side of a case. Methods of the side are called by name.
+  `ready` and `seconds` call its `prepare(task)`, `run()` and `wait()`.
   """
 
-  def __init__(self, module: str, case: Case):
+  def __init__(self, module: str):
     context = multiprocessing.get_context('spawn')
     self._connection, there = context.Pipe()
     self._process = context.Process(
-      target=_serve, args=(there, module, case), daemon=True
+      target=_serve, args=(there, module), daemon=True
     )
     self._process.start()
     there.close()
@@ -75,31 +75,26 @@ class Worker:
     self.close()
 
 
-def _serve(connection, module, case):
+def _serve(connection, module):
   memory.keep_freed_memory()  # as our command line does; it helps both sides
-  side = None
+  side, calls = None, {'ready': _ready, 'seconds': time_calls}
   while True:
     try:
       name, args = connection.recv()
     except EOFError:
       return
     try:
-      if side is None:
-        side = importlib.import_module(module).Side(case)
-      result = True, _answer(side, name, args)
+      if name == 'open':
+        side, result = importlib.import_module(module).Side(*args), (True, None)
+      elif name in calls:
+        result = True, calls[name](side, *args)
+      else:
+        result = True, getattr(side, name)(*args)
     except Exception as error:
       traceback.print_exc()
       line = (str(error).strip().splitlines() or [''])[0][:300]
       result = False, f'{type(error).__name__}: {line}'
     connection.send(result)
-
-
-def _answer(side, name, args):
-  if name == 'ready':
-    return _ready(side, *args)
-  if name == 'seconds':
-    return time_calls(side, *args)
-  return getattr(side, name)(*args)
 
 
 def _ready(side, task):
@@ -144,18 +139,12 @@ def in_turns(
 
 
 def spread(values: list[float]) -> dict[str, float]:
-  """Returns the median of values, their quartiles and their extremes."""
+  """Returns the median of values and their quartiles."""
   values = sorted(values)
   low = high = values[0]
   if len(values) > 1:
     low, _, high = statistics.quantiles(values, n=4, method='inclusive')
-  return {
-    'median': statistics.median(values),
-    'low': low,
-    'high': high,
-    'min': values[0],
-    'max': values[-1],
-  }
+  return {'median': statistics.median(values), 'low': low, 'high': high}
 
 
 def ratios(over: list, under: list, part: int = 0) -> list[float]:

@@ -31,7 +31,11 @@ def measured(tmp_path_factory):
 
 def test_every_task_is_measured_on_both_sides(measured):
   records = measured['records']
-  assert [r['task'] for r in records] == 2 * list(against_torch.TASKS)
+  assert [(r['network'], r['task']) for r in records] == [
+    (name, task)
+    for name, network in cases.SMOKE.items()
+    for task in network.tasks
+  ]
   for r in records:
     assert 'error' not in r
     for side in ('ours', 'torch'):
@@ -47,37 +51,33 @@ def test_every_task_is_measured_on_both_sides(measured):
 
 
 def test_both_sides_compute_the_same_network(measured):
-  unet, dit = measured['records'][0], measured['records'][-1]
-  for record in (unet, dit):
-    assert record['difference'] < 1e-5
-  sides = unet['facts']
-  assert sides['ours']['parameters'] == sides['torch']['parameters']
-  ours, torch = (dit['facts'][side]['parameters'] for side in ('ours', 'torch'))
   width, labels = 16, 10 + 1
-  copy = 257 * width + width * (width + 1) + labels * width
-  assert torch == ours + copy  # the second block has its own embedding
+  more = {
+    # The second block has its own embedding.
+    'smoke_dit': 257 * width + width * (width + 1) + labels * width,
+    'smoke_edm2': -2 * width,  # frequencies and phases are buffers
+  }
+  for record in measured['records']:
+    assert record['difference'] < 1e-5
+    ours, torch = (record['facts'][s]['parameters'] for s in ('ours', 'torch'))
+    assert torch == ours + more.get(record['network'], 0)
 
 
-@pytest.mark.parametrize('network', ['smoke', 'smoke_dit'])
+@pytest.mark.parametrize('network', cases.SMOKE)
 def test_flop_by_layers_are_those_that_torch_counts(network):
-  diffusers = pytest.importorskip('diffusers')
+  pytest.importorskip('diffusers')
   torch = pytest.importorskip('torch')
   counter = pytest.importorskip('torch.utils.flop_counter')
-  case = Case(network, 2)
-  ours = cases.make_model(case)
-  kind = diffusers.UNet2DModel
-  labels = {}
-  if network == 'smoke_dit':
-    kind = diffusers.DiTTransformer2DModel
-    labels = {'class_labels': torch.tensor([1, 2])}
-  model = kind.from_config(cases.torch_options(ours))
+  from benchmarks import torch_side
+
+  side = torch_side.Side(Case(network, 2))
+  x, noise = torch.zeros(2, 3, 16, 16), torch.tensor([3.0, 4.0])
   # As products, which alone it counts.
   plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
   count = counter.FlopCounterMode(display=False)
   with count as found, torch.no_grad(), plain:
-    x, steps = torch.zeros(2, 3, 16, 16), torch.tensor([3, 4])
-    model(x, timestep=steps, **labels)
+    side.output(side.model.eval(), x, noise, side.labels)
   expected = found.get_total_flops()
   if network == 'smoke_dit':  # every block computes the embedding again
     expected -= 2 * 2 * 2 * (256 * 16 + 16 * 16)
-  assert flops.analytic(ours, 2) == pytest.approx(expected, rel=1e-3)
+  assert flops.analytic(side.ours, 2) == pytest.approx(expected, rel=1e-3)
