@@ -232,6 +232,9 @@ def options(argv=None):
     for part in getattr(args, name) or ():
       if part not in known:
         parser.error(f'--{name}: {part!r} is not one of {", ".join(known)}')
+  for name in args.networks or ():
+    if not set(args.tasks) & {*cases.NETWORKS[name].tasks}:
+      parser.error(f'{name} is compared in other tasks: forward, train')
   for batch in args.batches or ():
     if not batch.isdigit() or not int(batch):
       parser.error(f'--batches: {batch!r} is not a number of images')

@@ -12,6 +12,7 @@ from diffusion_jax.app import load, models
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import train_setup
 from diffusion_jax.interop import (
+  diffusers,
   diffusers_autoencoder,
   diffusers_transformer,
   diffusers_unet,
@@ -19,7 +20,6 @@ from diffusion_jax.interop import (
   names,
 )
 from diffusion_jax.interop.edm import FIELDS
-from diffusion_jax.interop.layers import entries
 from diffusion_jax.interop.options import options_of
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.edm2 import EDM2
@@ -162,15 +162,8 @@ def torch_options(model):
 
 def state_dict(model, params):
   """Returns the parameters by the names of the torch side's network."""
-  network = model.network
-  if isinstance(network, DiT):
-    return diffusers_transformer.write(network, params)
-  if isinstance(network, EDM2):
-    options = edm2.choose_options(**torch_options(model))
-    tensors = names.write(edm2.describe(options).table(), params)
-    return names.under(tensors, 'unet.')
-  if isinstance(network, UNet):
-    layers = diffusers_unet.layers_of(network)
-  else:
-    layers = diffusers_autoencoder.layers_of(network)
-  return names.write(entries(layers, params), params)
+  if not isinstance(model.network, EDM2):
+    return diffusers.tensors_of(model.network, params)
+  options = edm2.choose_options(**torch_options(model))
+  tensors = names.write(edm2.describe(options).table(), params)
+  return names.under(tensors, 'unet.')

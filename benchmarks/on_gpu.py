@@ -168,6 +168,8 @@ def main(argv=None) -> None:
   parser.add_argument('--ddim_steps', type=int, default=50)
   parser.add_argument('--smoke', action='store_true')
   args = parser.parse_args(argv)
+  if args.fill and not args.fill.is_file():
+    parser.error(f'--fill: there is no file {args.fill}')
   results = json.loads(args.out.read_text()) if args.out.is_file() else {}
   end = time.monotonic() + args.total
   for name, command in parts(args.smoke, args.ddim_steps).items():

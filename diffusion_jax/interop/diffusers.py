@@ -21,7 +21,7 @@ from diffusion_jax.interop import (
   reader,
 )
 from diffusion_jax.interop.diffusers_options import modern, sides
-from diffusion_jax.interop.names import Params, require
+from diffusion_jax.interop.names import Params, Tensors, require
 from diffusion_jax.interop.options import check, check_known
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.transformer import DiT
@@ -88,19 +88,18 @@ def save(
     config = autoencoder.write_config(
       network, sections['decoding']['scale'] or 1.0
     )
-    tensors = _tensors(autoencoder.layers_of(network), params)
-    folders.write_model(folder, config, tensors)
+    folders.write_model(folder, config, tensors_of(network, params))
     return
   scheduler = schedulers.write_config(sections)
   if isinstance(network, DiT):
     config = transformer.write_config(network, shape)
-    tensors = transformer.write(network, params)
+    tensors = tensors_of(network, params)
     folders.write_model(folder / 'transformer', config, tensors)
   elif isinstance(network, UNet):
     if label is not None:
       network, params = fix_label(network, params, label)
     config = unet.write_config(network, shape)
-    tensors = _tensors(unet.layers_of(network), params)
+    tensors = tensors_of(network, params)
     folders.write_model(folder / 'unet', config, tensors)
     folders.write_json(folder / folders.INDEX, {
       '_class_name': 'DDPMPipeline',
@@ -114,8 +113,15 @@ def save(
   folders.write_json(folder / 'scheduler' / folders.SCHEDULER, scheduler)
 
 
-def _tensors(layers_of_network, params):
-  return names.write(layers.entries(layers_of_network, params), params)
+def tensors_of(network: UNet | DiT | Autoencoder, params: Params) -> Tensors:
+  """Returns the state dict in diffusers of a network that `save` writes."""
+  if isinstance(network, DiT):
+    return transformer.write(network, params)
+  if isinstance(network, Autoencoder):
+    table = autoencoder.layers_of(network)
+  else:
+    table = unet.layers_of(network)
+  return names.write(layers.entries(table, params), params)
 
 
 def fix_label(network: UNet, params: Params, label: int) -> tuple[UNet, Params]:
