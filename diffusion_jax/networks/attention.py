@@ -35,9 +35,7 @@ class Attention(Checked):
   C / heads] ('new'), both from OpenAI's checkpoints, or [heads, C / heads, qkv]
   ('interleaved', from EDM's). `qkv_scale` multiplies the variance of their
   initial weights. `group_width` and `skip_scale`: see `ResnetBlock`. Without
-  `pre_norm` the input is not normalised. `implementation`: see
-  `jax.nn.dot_product_attention`; 'cudnn' needs a GPU, bfloat16 and heads of at
-  most 128 channels.
+  `pre_norm` the input is not normalised. `implementation`: see `attend`.
   """
 
   num_heads: Size = 1
@@ -64,11 +62,6 @@ class Attention(Checked):
     h = h.reshape(batch, height * width, channels)
     heads = count_heads(self.num_heads, self.head_channels, channels)
     split = heads, channels // heads
-    if self.implementation == 'cudnn' and (split[1] > 128 or split[1] % 8):
-      raise ValueError(
-        f"attention='cudnn' needs heads of 8, 16, ... 128 channels, not "
-        f"{split[1]}: set head_channels (such as 64), or attention='xla'"
-      )
     if self.qkv == 'separate':
       q, k, v = (
         dense(h, channels, name, scale=self.qkv_scale, **style).reshape(

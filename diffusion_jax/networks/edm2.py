@@ -20,6 +20,7 @@ from diffusion_jax.networks.magnitude import (
   normalize_kernels,
 )
 from diffusion_jax.networks.options import (
+  AttentionImplementation,
   Checked,
   Dtype,
   Multipliers,
@@ -53,6 +54,7 @@ class EDM2Block(Checked):
   num_heads: Count = 0
   resample: Callable[[Array], Array] | None = None
   dropout: Rate = 0.0
+  attention: AttentionImplementation = 'auto'
   dtype: Dtype = jnp.float32
 
   @nn.compact
@@ -91,7 +93,7 @@ class EDM2Block(Checked):
     h = h.reshape(batch, height * width, self.num_heads, -1, 3)
     h = normalize(h, -2).astype(self.dtype)
     q, k, v = jnp.moveaxis(h, -1, 0)
-    h = attend(q, k, v)
+    h = attend(q, k, v, implementation=self.attention)
     return self._conv(h.reshape(x.shape), 'proj_out')
 
 
@@ -117,6 +119,7 @@ class EDM2(Checked):
   out_channels: Size = 3
   num_classes: Count = 0
   null_class: bool = False
+  attention: AttentionImplementation = 'auto'
   remat: bool = False
   remat_policy: RematPolicy = 'nothing'
   dtype: Dtype = jnp.float32
@@ -147,6 +150,7 @@ class EDM2(Checked):
         width,
         num_heads=heads,
         dropout=self.dropout,
+        attention=self.attention,
         dtype=self.dtype,
         name=f'{name}_block',
         **options,

@@ -66,6 +66,12 @@ def fourier_features(z: Array, start: int = 6, stop: int = 8) -> Array:
   return jnp.concatenate(waves, axis=-1)
 
 
+# The gradient of a table's row is a sum of updates in any order on GPUs, one
+# after another where labels repeat. A product with one-hot vectors is faster
+# for a few rows, and always the same.
+MOST_ROWS = 1024
+
+
 class LabelEmbedding(Checked):
   """Embeds cond['label'] [B] as [B, features].
 
@@ -97,7 +103,15 @@ class LabelEmbedding(Checked):
       embedding_init=table_init,
       name='table',
     )
-    return labelled(self, cond, table, jnp.full(batch_size, self.num_classes))
+
+    def row(label):
+      if rows > MOST_ROWS:
+        return table(label)
+      one_hot = jax.nn.one_hot(label, rows, dtype=self.dtype)
+      weights = table.embedding.astype(self.dtype)
+      return jnp.dot(one_hot, weights, precision='highest')  # no rounding
+
+    return labelled(self, cond, row, jnp.full(batch_size, self.num_classes))
 
 
 class LabelLinear(Checked):
@@ -154,12 +168,10 @@ def labelled(
   label, drop = cond.get('label'), cond.get('drop')
   if label is None:
     return row(null)
-  embedding = row(label)
   known = (label >= 0) & (label < module.num_classes)
-  embedding = jnp.where(known[:, None], embedding, jnp.nan)
-  if drop is None:
-    return embedding
-  return jnp.where(drop[:, None], row(null), embedding)
+  if drop is not None:
+    label, known = jnp.where(drop, null, label), known | drop
+  return jnp.where(known[:, None], row(label), jnp.nan)
 
 
 class FourierEmbedding(nn.Module):

@@ -21,7 +21,7 @@ Array = jax.Array
 
 Multipliers = Annotated[Sequence[Positive], Rule('one or more numbers', bool)]
 
-AttentionImplementation = Literal['xla', 'cudnn']
+AttentionImplementation = Literal['auto', 'xla', 'cudnn']
 DownsamplePadding = Literal['same', 'symmetric']
 Dtype = Literal['float32', 'bfloat16'] | DTypeLike
 Initialization = Literal['ho', 'torch', 'lecun']
@@ -29,6 +29,8 @@ MiddleAttention = Literal['norm', 'plain', 'none']
 QKV = Literal['separate', 'legacy', 'new', 'interleaved']
 RematPolicy = Literal['nothing', 'products']
 Sinusoids = Literal['ho', 'openai']
+
+HALF = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)
 
 
 class Checked(nn.Module):
@@ -51,8 +53,10 @@ def check_fields(module: nn.Module) -> None:
   if given.get('remat_policy', 'nothing') != 'nothing' and not given['remat']:
     raise ValueError('remat_policy has no effect without remat=True')
   cudnn = given.get('attention') == 'cudnn'
-  if cudnn and jnp.dtype(given['dtype']) != jnp.bfloat16:
-    raise ValueError("attention='cudnn' needs dtype bfloat16; 'xla' takes any")
+  if cudnn and jnp.dtype(given['dtype']) not in HALF:
+    raise ValueError(
+      "attention='cudnn' needs dtype bfloat16 or float16; 'xla' takes any"
+    )
 
 
 def check_sides(x: Array, num_levels: int) -> None:

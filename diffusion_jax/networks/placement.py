@@ -1,5 +1,6 @@
-"""Where the weights of a network are while a layer computes with them."""
+"""Where a network computes, and where its weights are while a layer does."""
 
+import re
 from typing import TypeVar
 
 import jax
@@ -7,6 +8,28 @@ from jax.lax import with_sharding_constraint
 from jax.sharding import PartitionSpec
 
 Tree = TypeVar('Tree')  # of arrays
+
+
+# The names of NVIDIA's GPUs from Ampere on, which have bfloat16 and for which
+# cuDNN has attention. Older ones are called Tesla V100 or GeForce RTX 2080.
+_SINCE_AMPERE = re.compile(r'NVIDIA ([ABHL]|G[BH])\d|NVIDIA (GeForce )?RTX [3-9AP]')
+
+
+def on_gpu() -> bool:
+  """Returns whether the mesh in use consists of GPUs; False without a mesh.
+
+  Layers choose by it what is fast there; the mesh is `jax.set_mesh`'s or
+  `jax.sharding.use_abstract_mesh`'s. JAX itself cannot be asked while it
+  traces: a program may be compiled for devices that are not here.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device is not None and device.platform == 'gpu'
+
+
+def has_cudnn_attention() -> bool:
+  """Returns whether the mesh in use consists of GPUs with cuDNN's attention."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return on_gpu() and bool(_SINCE_AMPERE.match(device.device_kind))
 
 
 def whole_weights(weights: Tree) -> Tree:

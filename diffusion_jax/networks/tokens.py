@@ -6,7 +6,8 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.networks.options import AttentionImplementation
+from diffusion_jax.networks.options import HALF, AttentionImplementation
+from diffusion_jax.networks.placement import has_cudnn_attention
 from diffusion_jax.networks.rotary import axis_angles
 
 Array = jax.Array
@@ -29,9 +30,21 @@ def attend(
   """Returns softmax(q k^T / sqrt(d)) v, its heads side by side: [B, T, D].
 
   q: [B, T, heads, d], k and v: [B, L, heads, d]; mask: bool [B, L], False at
-  tokens of weight 0. The softmax is float32. implementation: see
-  `jax.nn.dot_product_attention`.
+  tokens of weight 0. The softmax is float32. implementation: 'xla' or 'cudnn',
+  see `jax.nn.dot_product_attention`; 'auto' is 'cudnn' for half precision
+  without a mask, on GPUs that have it (`placement.has_cudnn_attention`). cuDNN
+  has no forward-mode derivative, and needs 8, 16, ... 128 channels a head.
   """
+  size = q.shape[-1]
+  fits = size % 8 == 0 and size <= 128
+  if implementation == 'auto':
+    cudnn = fits and q.dtype in HALF and mask is None and has_cudnn_attention()
+    implementation = 'cudnn' if cudnn else 'xla'
+  elif implementation == 'cudnn' and not fits:
+    raise ValueError(
+      f"attention='cudnn' needs heads of 8, 16, ... 128 channels, not {size}: "
+      "change num_heads or head_channels, or set attention='xla'"
+    )
   mask = None if mask is None else mask[:, None, None, :]
   if implementation == 'xla' and q.dtype == jnp.float32:
     h = _attend(q, k, v, mask)

@@ -1,6 +1,5 @@
 """The blocks of diffusion transformers: DiT's, JiT's and MM-DiT's."""
 
-import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,6 +14,7 @@ from diffusion_jax.networks.options import (
   Checked,
   Dtype,
 )
+from diffusion_jax.networks.placement import on_gpu
 from diffusion_jax.networks.rotary import rotate
 from diffusion_jax.networks.tokens import (
   EPSILON,
@@ -62,7 +62,8 @@ class Block(Checked):
   dropout: Rate = 0.0
   text: Literal['', 'joint', 'cross'] = ''
   text_ends: bool = False
-  attention: AttentionImplementation = 'xla'
+  attention: AttentionImplementation = 'auto'
+  scanned: bool = True
   train: bool = False
   dtype: Dtype = jnp.float32
 
@@ -102,7 +103,7 @@ class Block(Checked):
     shifts = self.dense(count * width, f'{prefix}modulation', ZERO)(c)
     parts = jnp.split(shifts[:, None], count, axis=-1)
     h = modulate(self._norm(x, f'{prefix}norm_1'), *parts[:2])
-    qkv = jnp.split(self.dense(3 * width, f'{prefix}qkv')(h), 3, axis=-1)
+    qkv = QKV(self.dtype, name=f'{prefix}qkv')(h)
     q, k, v = (split_heads(a, self.num_heads) for a in qkv)
     q, k = self._normalise(q, k, prefix)
 
@@ -136,10 +137,16 @@ class Block(Checked):
       hidden = int(2 * (4 * width) / 3)
       h = self.dense(2 * hidden, f'{prefix}mlp_in')(h)
       gate, value = jnp.split(h, 2, axis=-1)
-      h = _swiglu(gate, value)
+      h = self._again(lambda gate, value: nn.silu(gate) * value)(gate, value)
     else:
-      h = _gelu(self.dense(4 * width, f'{prefix}mlp_in')(h))
+      h = self._again(nn.gelu)(self.dense(4 * width, f'{prefix}mlp_in')(h))
     return self.dense(width, f'{prefix}mlp_out')(self._drop(h))
+
+  def _again(self, function):
+    # Gradients compute the function again from its inputs instead of storing
+    # several intermediate results of their size. Outside of a loop XLA would
+    # merge the two computations, and store the results.
+    return jax.checkpoint(function, prevent_cse=not self.scanned)
 
   def _attend(self, q, k, v, mask=None):
     return attend(q, k, v, mask, self.attention)
@@ -163,11 +170,29 @@ class Block(Checked):
     return dense(features, name, kernel_init, self.dtype)
 
 
-# Gradients compute these again from their inputs instead of storing several
-# intermediate results of their size.
-_again = functools.partial(jax.checkpoint, prevent_cse=False)
-_gelu = _again(nn.gelu)
-_swiglu = _again(lambda gate, value: nn.silu(gate) * value)
+class QKV(nn.Module):
+  """Computes queries, keys and values, each [B, T, D] as the input.
+
+  They are one product with the kernel [D, 3D]. On GPUs they are three products
+  with its parts, because attention there needs arrays that are not parts of
+  another: a copy, and two in the gradient.
+  """
+
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, h: Array) -> list[Array]:
+    width = h.shape[-1]
+    kernel = self.param('kernel', XAVIER, (width, 3 * width), jnp.float32)
+    bias = self.param('bias', ZERO, (3 * width,), jnp.float32)
+    h, kernel, bias = (a.astype(self.dtype) for a in (h, kernel, bias))
+    parts = 3 if on_gpu() else 1
+    kernels, biases = jnp.split(kernel, parts, -1), jnp.split(bias, parts)
+    results = [
+      linear(h, part) + b[None, None]
+      for part, b in zip(kernels, biases, strict=True)
+    ]
+    return results if parts == 3 else jnp.split(results[0], 3, axis=-1)
 
 
 def dense(

@@ -93,7 +93,7 @@ class UNet(Checked):
   text_width: Count = 0
   text_layers: Count = 2
   text_heads: Size = 4
-  attention: AttentionImplementation = 'xla'
+  attention: AttentionImplementation = 'auto'
   remat: bool = False
   remat_policy: RematPolicy = 'nothing'
   dtype: Dtype = jnp.float32

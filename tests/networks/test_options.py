@@ -43,7 +43,7 @@ NETWORKS = {
   (['ddpmpp'], 'noise_embedding', 'ho, openai, fourier'),
   (['unet', 'classifier'], 'qkv', 'separate, legacy, new, interleaved'),
   (['unet', 'classifier'], 'downsample_padding', 'same, symmetric'),
-  (['unet', 'dit'], 'attention', 'xla, cudnn'),
+  (['unet', 'dit', 'edm2'], 'attention', 'auto, xla, cudnn'),
   (['unet', 'autoencoder'], 'middle_attention', 'norm, plain, none'),
   (['dit'], 'positions', 'sincos, rotary, both, none'),
   (['dit'], 'norm', 'layer, rms'),
