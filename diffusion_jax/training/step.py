@@ -8,6 +8,7 @@ import optax
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.training.objectives import Context, Loss, Mean, Objective
+from diffusion_jax.training.optimizer import global_norm
 from diffusion_jax.training.state import TrainState
 
 Array = jax.Array
@@ -44,7 +45,7 @@ def make_train_step(
     def average(ema_params, rate):
       return optax.incremental_update(params, ema_params, rate(state.step))
 
-    norm = optax.tree.norm(grads)
+    norm = global_norm(grads)
     metrics['grad_norm'] = Mean(norm, jnp.ones(()))
     after = TrainState(
       step=state.step + 1,

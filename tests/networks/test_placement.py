@@ -1,13 +1,19 @@
-"""Tests that split weights are gathered before use."""
+"""Tests what layers know of devices, and that split weights are gathered."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffusion_jax.networks.placement import whole_weights
+from diffusion_jax.networks.placement import (
+  has_cudnn_attention,
+  on_gpu,
+  whole_weights,
+)
 from diffusion_jax.planning import programs
 from diffusion_jax.runtime.sharding import make_mesh, on_mesh
+from tests.networks.meshes import on
 
 
 def test_weights_are_gathered_in_the_type_of_the_layer():
@@ -46,3 +52,27 @@ def test_only_the_forward_pass_gathers_and_gradients_may_stay_in_parts():
   assert count(push) == 2
   gradient = jax.jit(on_mesh(mesh, jax.grad(loss)))(w)
   np.testing.assert_array_equal(gradient, 2 * w)
+
+
+def answers():
+  return on_gpu(), has_cudnn_attention()
+
+
+@pytest.mark.parametrize('kind, platform, expected', [
+  ('NVIDIA A100-SXM4-80GB', 'gpu', (True, True)),
+  ('NVIDIA H100 80GB HBM3', 'gpu', (True, True)),
+  ('NVIDIA GeForce RTX 3090', 'gpu', (True, True)),
+  ('NVIDIA RTX A6000', 'gpu', (True, True)),
+  ('NVIDIA GB200', 'gpu', (True, True)),
+  ('NVIDIA GeForce RTX 2080 Ti', 'gpu', (True, False)),
+  ('Tesla V100-SXM2-16GB', 'gpu', (True, False)),
+  ('AMD Instinct MI300X', 'gpu', (True, False)),
+  ('TPU v5 lite', 'tpu', (False, False)),
+])  # fmt: skip
+def test_the_mesh_in_use_says_what_its_devices_are(kind, platform, expected):
+  assert on(kind, answers, platform)() == expected
+
+
+def test_the_programs_mesh_is_one_of_cpus_and_without_one_nothing_is_known():
+  mesh = make_mesh(1, 1)
+  assert on_mesh(mesh, answers)() == answers() == (False, False)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks import tokens
+from tests.networks.meshes import H100, on
 
 
 def test_patches_there_and_back_are_exact():
@@ -68,3 +69,43 @@ def test_heads_are_neighbouring_channels():
   x = np.arange(24.0).reshape(1, 2, 12)
   heads = tokens.split_heads(x, 3)
   np.testing.assert_array_equal(heads[0, 1, 2], x[0, 1, 8:])
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+  """Lets cuDNN's attention be traced without cuDNN."""
+  from jax._src.cudnn import fused_attention_stablehlo
+
+  monkeypatch.setattr(
+    fused_attention_stablehlo, 'check_cudnn_version', lambda: 90800
+  )
+
+
+@pytest.mark.parametrize('chosen, options', [
+  (True, {}),
+  (True, {'dtype': jnp.float16}),
+  (False, {'device': 'Tesla V100-SXM2-16GB'}),
+  (False, {'dtype': jnp.float32}),
+  (False, {'size': 256}),
+  (False, {'size': 12}),
+  (False, {'mask': jnp.ones((2, 6), bool)}),
+  (False, {'implementation': 'xla'}),
+])  # fmt: skip
+def test_cudnn_is_chosen_where_it_can_be_used(chosen, options, cudnn):
+  options = {'dtype': jnp.bfloat16, 'size': 64, 'device': H100} | options
+  x = jnp.zeros((2, 6, 1, options['size']), options['dtype'])
+  implementation = options.get('implementation', 'auto')
+
+  def attend(x):
+    return tokens.attend(x, x, x, options.get('mask'), implementation)
+
+  traced = str(jax.make_jaxpr(on(options['device'], attend))(x))
+  assert ('dot_product_attention_fwd' in traced) == chosen
+  assert 'dot_product_attention_fwd' not in str(jax.make_jaxpr(attend)(x))
+
+
+@pytest.mark.parametrize('size', [4, 12, 136])
+def test_cudnns_heads_have_a_multiple_of_8_channels_up_to_128(size):
+  x = jnp.zeros((1, 2, 1, size), jnp.bfloat16)
+  with pytest.raises(ValueError, match=f'128 channels, not {size}: change num'):
+    tokens.attend(x, x, x, implementation='cudnn')

@@ -1,6 +1,7 @@
 """DiT: published sizes, the whole network in NumPy, conditions, refusals."""
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from diffusion_jax.networks.tokens import grid_positions
 from diffusion_jax.networks.transformer import DiT, block_params
 from tests.networks import test_transformer_block as literal
+from tests.networks.meshes import H100, on
 
 TINY: Any = {
   'channels': 8,
@@ -272,3 +274,41 @@ def test_what_is_impossible_is_one_line(changes, message):
 def test_an_unknown_condition_is_refused():
   with pytest.raises(ValueError, match="no condition \\['label'\\]"):
     shapes(DiT(**TINY), cond={'label': jnp.zeros(1, int)})
+
+
+def loops(network, function=lambda f: f):
+  """Returns how blocks are repeated in a gradient, and if remat is merged."""
+  args = images(), NOISE, LABEL
+  params = {'params': random_params(network, *args)}
+  loss = lambda p: jnp.sum(network.apply(p, *args))
+  traced = str(jax.make_jaxpr(function(jax.grad(loss)))(params))
+  return {*re.findall(r'unroll=(\d+)', traced)}, 'prevent_cse=False' in traced
+
+
+def test_blocks_are_a_loop_where_that_is_cheaper():
+  """XLA would merge what is computed again if there is no loop around it."""
+  network = DiT(**TINY, num_classes=3, remat=True)
+  on_gpu = lambda f: on(H100, f)
+  in_loop, unrolled = ({'1'}, True), ({'2'}, False)  # of 2 blocks
+  assert loops(network) == loops(network.clone(unroll=False), on_gpu) == in_loop
+  assert loops(network, on_gpu) == loops(network.clone(unroll=True)) == unrolled
+
+
+def test_what_is_computed_on_gpus_is_the_same(key):
+  """Unrolled blocks, and three products of parts of the kernel."""
+  network = DiT(**TINY, num_classes=3, dropout=0.1)
+  args = images(), NOISE, LABEL
+  params = {'params': random_params(network, *args)}
+
+  def loss(params):
+    rngs = {'dropout': key}
+    out = network.apply(params, *args, train=True, rngs=rngs)
+    return jnp.sum(jnp.sin(out))
+
+  here = jax.jit(jax.value_and_grad(loss))(params)
+  there = jax.jit(on(H100, jax.value_and_grad(loss)))(params)
+  jax.tree.map(functools.partial(close, atol=1e-5), there, here)
+
+
+def close(found, expected, atol):
+  np.testing.assert_allclose(found, expected, atol=atol, rtol=1e-5)

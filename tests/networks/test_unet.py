@@ -84,7 +84,9 @@ def test_cudnn_attention_has_bfloat16_and_narrow_heads(key):
   with pytest.raises(ValueError, match='heads of 8, 16, ... 128 channels, not'):
     jax.eval_shape(UNet(**options, dtype='bfloat16').init, key, x, noise)
   wide = UNet(**TINY | {'channels': 256}, attention='cudnn', dtype='bfloat16')
-  with pytest.raises(ValueError, match='not 512: change num_heads or head_channels'):
+  with pytest.raises(
+    ValueError, match='not 512: change num_heads or head_channels'
+  ):
     jax.eval_shape(wide.init, key, x, noise)
 
 
