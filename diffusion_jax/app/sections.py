@@ -97,6 +97,7 @@ class Training:
     evaluate_batches: each of training.batch_size test images
     metrics_every: evaluation.metrics of generated images
     metrics_images: number of images for metrics_every
+    checkpoint_every: 0: only at the end
     keep_checkpoints: the latest
     keep_every: also those at multiples of this step
     keep_best: also the best ones, by keep_best_by

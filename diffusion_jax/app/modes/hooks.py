@@ -100,13 +100,14 @@ def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
   Raises UserError if samples cannot be measured or drawn.
   """
   c = model.config.training
-  best = c.checkpoint_every if c.keep_best else 0  # each is compared
+  checkpoints_every = c.checkpoint_every or c.num_steps  # 0: only the last
+  best = checkpoints_every if c.keep_best else 0  # each is compared
   by_loss = c.keep_best_by == 'test_loss'
   losses = intervals(c.evaluate_every, best if by_loss else 0)
   scores = intervals(c.metrics_every, 0 if by_loss else best)
   previews = intervals(c.sample_every)
   widths = intervals(c.snapshot_every if c.ema_sigma_rels else 0)
-  saving = Hook(intervals(c.checkpoint_every), save)
+  saving = Hook((checkpoints_every,), save)
   # Steps are saved before hooks that may fail, but after the compared metric.
   hooks = [
     Hook(intervals(c.log_every), log),
