@@ -120,7 +120,7 @@ class Training:
   teacher: str = ''
   ema_decay: Rate = 0.9999
   more_ema_decays: tuple[Rate, ...] = ()
-  ema_warmup: bool = False
+  ema_warmup: bool = True
   ema_half_life: Positive | None = None
   ema_rampup: NonNegative = 0.0
   ema_sigma_rels: tuple[Width, ...] = ()

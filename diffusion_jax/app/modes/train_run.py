@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
-from diffusion_jax.app import images
+from diffusion_jax.app import ema, images
 from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
@@ -217,3 +217,5 @@ def describe(parts: Setup, state: TrainState) -> None:
   print(f'devices: {devices}; network: {count:,} parameters')
   print(f'data: {config.data.name}, {len(source):,} images of {shape}')
   print(f'{parts.workdir}: step {step} of {total}')
+  if step < total and (warning := ema.warning(config)):
+    print(warning)
