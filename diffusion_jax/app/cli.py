@@ -156,8 +156,9 @@ def main(argv: list[str]) -> None:
   except Preempted as stop:
     print(stop, flush=True)
     sys.exit(PREEMPTED)
-  except KeyboardInterrupt:
-    fail(f'interrupted; what was saved is in {workdir}', 130)
+  except KeyboardInterrupt as stop:
+    print(str(stop) or f'interrupted; what was saved is in {workdir}')
+    processes.exit_all(130)
   except Exception:
     if not processes.started():
       raise

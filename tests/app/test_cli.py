@@ -310,8 +310,10 @@ def test_exit_codes(run_mode, capsys):
   code, said = run_mode(Preempted('saved at step 3'), capsys)
   assert code == cli.PREEMPTED == 42 and said.out == 'saved at step 3\n'
   code, said = run_mode(KeyboardInterrupt(), capsys)
-  assert code == 130
-  assert said.err == 'error: interrupted; what was saved is in runs/digits\n'
+  assert code == 130 and not said.err
+  assert said.out == 'interrupted; what was saved is in runs/digits\n'
+  code, said = run_mode(KeyboardInterrupt('stopped at step 3'), capsys)
+  assert code == 130 and (said.out, said.err) == ('stopped at step 3\n', '')
   code, said = run_mode(ZeroDivisionError(), capsys)  # an internal error
   assert code is None and said.err == ''
 

@@ -100,14 +100,14 @@ class Run:
     """Starts writing a checkpoint of the state."""
     checkpoints.save(self.manager, self.state, self.stored, metrics)
 
-  def interrupt(self, step: int) -> str:
-    """Saves after a signal, and returns a message."""
+  def interrupt(self, step: int, why: str) -> str:
+    """Saves after a signal, and returns a message; why: the signal."""
     self.log.read()
     if step > self.start:
       self.save()
     saved = 'saved' if step else 'nothing to save yet'
     return (
-      f'stopped by SIGTERM at step {step}, {saved}; the same command continues'
+      f'stopped by {why} at step {step}, {saved}; the same command continues'
     )
 
   @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 import collections
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -189,17 +191,22 @@ def test_a_killed_run_continues_with_other_calls(run, tmp_path):
     np.testing.assert_allclose(together[2][name], mean, rtol=1e-4)
 
 
-def test_an_interrupted_run_finishes_the_checkpoint_it_writes(
-  run, tmp_path, monkeypatch
+def test_ctrl_c_saves_the_step_after_the_checkpoint_that_is_written(
+  run, tmp_path, monkeypatch, capfd
 ):
+  """It ends as SIGTERM does, whose exit code is another (test_survival.py)."""
+
   def interrupt(self, step, scalars):
     if step == 3:
-      raise KeyboardInterrupt
+      os.kill(os.getpid(), signal.SIGINT)
 
   monkeypatch.setattr(train_run.MetricWriter, 'write_scalars', interrupt)
-  with pytest.raises(KeyboardInterrupt):
+  message = 'stopped by Ctrl-C at step 3, saved; the same command continues'
+  with pytest.raises(KeyboardInterrupt, match=message):
     MODES['train'](smoke(), tmp_path)
-  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['2']
+  assert 'Ctrl-C again ends at once' in capfd.readouterr().err
+  names = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
+  assert names == ['2', '3']
   for item in ('params', 'ema_params', 'state'):
     read = ocp.StandardCheckpointer().restore
     place = Path('checkpoints', '2', item)
