@@ -44,13 +44,14 @@ class Hook(NamedTuple):
 
   act(step, run) reads run.state and may add to run.results. trace(state,
   frozen) starts the same work, also with shapes for arrays. what: its name in
-  messages, and the field that switches it off.
+  messages, and the field that switches it off. test_images: their number.
   """
 
   every: tuple[int, ...]
   act: Callable[[int, 'Run'], None]
   trace: Callable[[TrainState, Params], object] | None = None
   what: tuple[str, str] = '', ''
+  test_images: int = 0
 
   def rehearse(self, state: TrainState, frozen: Params) -> None:
     """Traces the work once on shapes, to find its errors before the first step.
@@ -198,7 +199,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     run.results |= {f'test_{name}': x for name, x in means.items()}
 
   what = 'the loss of test images', 'training.evaluate_every'
-  return Hook(every, act, losses, what)
+  return Hook(every, act, losses, what, len(source))
 
 
 def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:

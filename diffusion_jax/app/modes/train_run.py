@@ -207,7 +207,7 @@ def restore(
 
 
 def describe(parts: Setup, state: TrainState) -> None:
-  """Prints devices, data and progress of the run in three lines."""
+  """Prints devices, data and progress of the run, a line each."""
   config, source = parts.config, parts.source
   count = sum(x.size for x in jax.tree.leaves(state.params))
   shape = 'x'.join(map(str, source.image_shape))
@@ -215,7 +215,10 @@ def describe(parts: Setup, state: TrainState) -> None:
   devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
   step, total = int(state.step), config.training.num_steps
   print(f'devices: {devices}; network: {count:,} parameters')
-  print(f'data: {config.data.name}, {len(source):,} images of {shape}')
+  tests = max((hook.test_images for hook in parts.hooks), default=0)
+  data = f'{config.data.name}, {len(source):,} images of {shape}'
+  data += f', {parts.model.facts.num_classes or "no"} classes'
+  print(f'data: {data}' + (f', {tests:,} test images' if tests else ''))
   print(f'{parts.workdir}: step {step} of {total}')
   if step < total and (warning := ema.warning(config)):
     print(warning)
