@@ -20,7 +20,7 @@ from diffusion_jax.app.run import folder
 from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import processes, sessions
+from diffusion_jax.runtime import cache, processes, sessions
 from diffusion_jax.runtime.files import write_json
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.training import checkpoints, first_weights, snapshots
@@ -67,8 +67,9 @@ class Run:
     """Dispatches the steps after `step`, one for each batch."""
     start_up = self.parts.start_up
     start_up.mark('batch')
+    cache.seconds.clear()
     self.state, metrics = self.compute(self.state, batches, self.frozen)
-    start_up.mark('compilation')
+    start_up.mark('tracing the step', *cache.source())
     self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
     if step == self.start:
       jax.block_until_ready(metrics)
