@@ -116,6 +116,25 @@ def fields_of_parts(config: ConfigDict, parts: Table) -> dict[str, Any]:
   return fields.pop('') | fields
 
 
+def defaults(config: ConfigDict) -> dict[str, object]:
+  """Returns the defaults of a config's sections, without the names.
+
+  These are the fields of a config with the same choices and nothing else set.
+  """
+  named = completed(ConfigDict(_names(config)), trusted=False)
+  fields = folder.flat(folder.plain(named)).items()
+  return {name: x for name, x in fields if not name.endswith('.name')}
+
+
+def _names(section):
+  # Returns the sections within a section, with only their names.
+  return {
+    key: _names(x) if isinstance(x, ConfigDict) else x
+    for key, x in section.items()
+    if isinstance(x, ConfigDict) or key == 'name'
+  }
+
+
 # Sections that name files of one machine. They are not read from a config.json,
 # which may come from a stranger: compiled programs are code too.
 NOT_READ = 'compilation_cache', 'average', 'convert', 'report'

@@ -16,7 +16,6 @@ from diffusion_jax.app.choices import (
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.ranges import (
   Count,
-  FileName,
   Finite,
   NonNegative,
   Positive,
@@ -189,7 +188,7 @@ class Sampling:
     checkpoint: latest, best, or a step
     seed: image i depends on the seed and i
     trajectory: also a GIF of how the images emerge
-    name: name of the files in samples/
+    name: of the files in samples/; '': samples and what differs from the run
   """
 
   num_samples: Size = 100
@@ -202,7 +201,7 @@ class Sampling:
   checkpoint: Checkpoint = 'latest'
   seed: Seed = 0
   trajectory: bool = False
-  name: FileName = 'samples'
+  name: Suffix = ''
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -179,7 +179,7 @@ digits evaluation.name=a/b is not the name of a file
 digits evaluation.elbo.decoder=gausian (did you mean 'gaussian'?) is not one of
 digits sampling.num_steps=-5 is not an integer of at least 1
 digits sampling.labels=3,-1 [1]=-1 is not an integer of at least 0
-digits sampling.name= is not the name of a file
+digits sampling.name=.a is not the name of a file
 digits sampling.checkpoint=lates is not latest, best or a step
 digits sampling.ema_sigma_rel=0.2887 is not a number in (0, 0.288675]
 digits sampling.spacing=karas (did you mean 'karras'?) is not one of uniform
