@@ -69,6 +69,7 @@ def with_flags(
   """
   if trusted:
     own_parts.allow(text for _, text in flags)
+  replaced = {path.removesuffix('.name') for path, _ in flags}
   config = completed(config, trusted=False)
   other_data = any(path.partition('.')[0] == 'data' for path, _ in flags)
   if other_data and 'facts' in config:
@@ -76,7 +77,7 @@ def with_flags(
       del config.facts
   for _, group in itertools.groupby(sorted(flags, key=_order), _order):
     for path, text in group:
-      config = _set(config, path, text)
+      config = _set(config, path, text, replaced)
     config = completed(config, trusted=False)
   return config
 
@@ -87,22 +88,26 @@ def _order(flag):
   return path not in ('latent', 'objective'), path.count('.')
 
 
-def _set(config, path, text):
+def _set(config, path, text, replaced):
   schema = schemas.schema_of(config)
   above = choice_of(path, schema).rpartition('.')[0]
   if schema.table(above) and at(config, above) is None:
-    config = _set(config, above, next(iter(schema.table(above))))
+    config = _set(config, above, next(iter(schema.table(above))), replaced)
     config = completed(config, trusted=False)
   override(config, path, text, schema)
   if schemas.schema_of(config).kind != schema.kind:
-    config = completed(_of_kind(config), trusted=False)
+    config = completed(_of_kind(config, replaced), trusted=False)
   return config
 
 
-def _of_kind(config):
-  # Drops the sections and fields that the kind of model does not have.
+def _of_kind(config, replaced):
+  # Drops the sections and fields that the kind of model does not have. Choices
+  # that it does not have are dropped if a flag replaces them.
   schema = schemas.schema_of(config)
   kept = {n: config[n] for n in (*schema.choices, 'facts') if n in config}
+  for name in replaced.intersection(schema.choices, kept):
+    if getattr(kept[name], 'name', None) not in schema.table(name):
+      del kept[name]
   return ConfigDict(kept | fields_of_parts(config, schema.parts))
 
 

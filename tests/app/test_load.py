@@ -138,20 +138,32 @@ def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(
   (('objective=mean_flow', 'noise_input=time'), schemas.FLOW_MAP),
   (('latent.run=x',), schemas.LATENT_DIFFUSION),
   (('objective=classifier', 'network=classifier'), schemas.CLASSIFIER),
-  (('network=autoencoder', 'objective=vae'), schemas.VAE),
+  (('network=autoencoder', 'network.channels=9', 'objective=vae'), schemas.VAE),
 ])  # fmt: skip
-def test_a_flag_may_make_another_kind_of_model(flags, kind):
-  """Sections that this kind does not have are dropped; others are added."""
+def test_flags_may_make_another_kind_of_model_in_any_order(flags, kind):
+  """Sections that this kind does not have are dropped; others are added.
+
+  The network, which no diffusion model has, is not replaced by itself.
+  """
   if 'network=' in ''.join(flags):
-    flags = [f for f in flags if 'objective' in f]
+    alone = [f for f in flags if 'objective' in f]
     message = "config.network='unet' is not one of"
-    refused(message, lambda: with_flags('digits', *flags))
-    return
+    refused(message, lambda: with_flags('digits', *alone))
   config = with_flags('digits', *flags)
   assert schemas.schema_of(config) is kind
   tops = {*kind.choices, *parameters(sections.Top), *kind.parts} - {''}
   assert {*config} == tops
   assert config.training == read('digits').training
+  assert with_flags('digits', *reversed(flags)) == config
+  set_by_flags = [f.split('=') for f in flags if '.' in f]
+  flat = folder.flat(config.to_dict())
+  assert all(str(flat[path]) == value for path, value in set_by_flags)
+
+
+def test_a_flag_that_repeats_a_choice_keeps_its_fields():
+  flags = 'objective=mean_flow', 'noise_input=time', 'optimizer=adamw'
+  config = with_flags('digits', *flags)
+  assert config.optimizer == read('digits').optimizer
 
 
 def test_the_config_that_is_given_is_not_changed():
