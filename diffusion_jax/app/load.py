@@ -228,9 +228,9 @@ def _in_file(path: str) -> Iterator[None]:
     raise UserError(
       f'{error.filename}, line {error.lineno}: {error.msg}'
     ) from error
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == path]
+    own = [x for x in frames if Path(x.filename) == Path(path).absolute()]
     place = f'{path}, line {own[-1].lineno}' if own else path
     hint = ''
     if isinstance(error, AttributeError) and isinstance(error.obj, ConfigDict):
@@ -243,7 +243,8 @@ def _in_file(path: str) -> Iterator[None]:
 def module_of(path: str) -> ModuleType:
   """Imports a config file; raises UserError if it has no get_config()."""
   spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-  assert spec and spec.loader, path
+  if spec is None or spec.loader is None:
+    raise UserError(f'{path} is not a config: give a Python file, name.py')
   module = importlib.util.module_from_spec(spec)
   with _in_file(path):
     spec.loader.exec_module(module)

@@ -100,7 +100,19 @@ MISTAKES = {
     [DIGITS, '--wrkdir=x'],
     "Unknown command line flag 'wrkdir'. Did you mean: workdir",
   ),
+  'a field without config': (
+    [DIGITS, '--sampling.num_steps=10'],
+    'no flag --sampling.num_steps (did you mean --config.sampling.num_steps?)',
+  ),
+  'a field without its section': (
+    [DIGITS, '--learning_rate=1'],
+    'no flag --learning_rate (did you mean --config.optimizer.learning_rate?)',
+  ),
   'extra word': ([DIGITS, 'smoke'], "unexpected argument 'smoke'"),
+  'a file that is no config': (
+    ['--config=README.md'],
+    'README.md is not a config: give a Python file, name.py',
+  ),
   'a folder that is no run': (
     ['--config=tests', '--mode=sample'],
     'there is no run in tests: train it first',

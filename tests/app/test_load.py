@@ -187,6 +187,8 @@ digits training.more_ema_decays=0.9,1.5 [1]=1.5 is not a number in [0, 1)
 digits training.ema_rampup=inf is not a number in [0, inf)
 digits training.keep_snapshots=1 is not an integer of at least 2
 digits evaluation.split=tset (did you mean 'test'?) is not one of train, test
+digits evaluation.metrics=elbo,fidd (did you mean 'fid'?) is not one of elbo
+digits_classifier evaluation.metrics=acuracy (did you mean 'accuracy'?) is not
 digits evaluation.name=a/b is not the name of a file
 digits evaluation.elbo.decoder=gausian (did you mean 'gaussian'?) is not one of
 digits sampling.num_steps=-5 is not an integer of at least 1
@@ -455,14 +457,19 @@ def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
   'def get_config():\n  return {"seed": 1}\n': r'get_config\(\) returned dict',
   '\ndef get_config():\n  return int("a")\n': 'mine.py, line 3: ValueError',
   'import nothing_of_this_name\n': 'mine.py, line 1: ModuleNotFoundError',
+  'def get_config():\n  raise SystemExit(3)\n': 'line 2: SystemExit: 3',
   'from configs import base\ndef get_config():\n'
   '  return base.get_config().training.num_steps\n': (
     'mine.py, line 3: AttributeError.* set the field first'
   ),
 }.items())  # fmt: skip
-def test_a_file_that_gives_no_config_says_where(text, message, tmp_path):
+def test_a_file_that_gives_no_config_says_where(
+  text, message, tmp_path, monkeypatch
+):
   (tmp_path / 'mine.py').write_text(text)
-  refused(message, load.from_file, str(tmp_path / 'mine.py'))
+  monkeypatch.chdir(tmp_path)
+  for path in ('mine.py', str(tmp_path / 'mine.py')):
+    refused(message, load.from_file, path)
 
 
 def test_the_sections_of_a_file_may_be_empty_or_absent():
