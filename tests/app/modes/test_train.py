@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -129,7 +130,7 @@ def copied(run, tmp_path, lost='4'):
   return copy
 
 
-def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path):
+def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path, capsys):
   """Checkpoint 4 lost, the lines of steps 3 and 4 written: all is redone.
 
   So are the preview and the evaluation, to the byte and the bit.
@@ -138,6 +139,12 @@ def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path):
   preview = copy / 'samples' / 'step_00000004.png'
   preview.unlink()
   MODES['train'](smoke(**SEEN | {'report.after_training': False}), copy)
+  devices, data, step, *more = capsys.readouterr().out.splitlines()
+  assert devices.startswith('devices: 1x1 cpu (data x fsdp); network: ')
+  assert data.endswith('1,437 images of 8x8x1, 10 classes, 360 test images')
+  assert step == f'{copy}: step 2 of 4'
+  program = 'tracing the step .*, (from the cache|compilation) '
+  assert re.search(program, '\n'.join(more))
   assert_same_training(run, copy)
   steps = [line['step'] for line in lines_of(copy) if 'loss' in line]
   assert steps == [1, 2, 3, 4]
