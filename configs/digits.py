@@ -43,7 +43,6 @@ def shared():
   config.training.batch_size = 64
   config.training.steps_per_call = 10
   config.training.ema_decay = 0.999
-  config.training.ema_warmup = True
   config.training.evaluate_every = 500
   return config
 

@@ -25,8 +25,6 @@ def get_config():
   # The deviation of the training images is 0.752.
   config.parametrization = section('edm', sigma_data=0.75)
   config.objective = section('denoising', times='log_normal', weight='edm')
-  config.training.ema_decay = 0.9999  # unused: ema_half_life replaces it
-  config.training.ema_warmup = False
   config.training.ema_half_life = 20_000.0  # images
   config.training.ema_rampup = 0.05
   config.sampling.sampler = section('heun')  # 35 calls of the network

@@ -28,7 +28,6 @@ def get_config():
   )
   config.training.num_steps = 20_000
   config.training.ema_decay = 0.9995
-  config.training.ema_warmup = True
   config.training.sample_every = 2000
   config.training.checkpoint_every = 2000
   config.training.evaluate_every = 2000

@@ -32,7 +32,6 @@ def get_config():
   config.training.num_steps = 2000
   config.training.batch_size = 16
   config.training.ema_decay = 0.999
-  config.training.ema_warmup = True
   config.training.sample_every = 500
   config.training.checkpoint_every = 500
   config.training.evaluate_every = 500

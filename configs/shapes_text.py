@@ -33,7 +33,6 @@ def get_config():
   config.training.num_steps = 4000
   config.training.batch_size = 64
   config.training.ema_decay = 0.999
-  config.training.ema_warmup = True
   config.training.checkpoint_every = 500
   config.training.evaluate_every = 1000
   config.sampling.num_steps = 50

@@ -37,7 +37,6 @@ def get_config():
   config.training.batch_size = 32
   config.training.steps_per_call = 10
   config.training.ema_decay = 0.999
-  config.training.ema_warmup = True
   config.training.evaluate_every = 500
   config.training.sample_every = 500
   config.training.checkpoint_every = 500

@@ -42,8 +42,8 @@ def test_the_main_job_makes_digits_that_a_classifier_reads(tmp_path):
   call('launch.py', config, workdir)
   print(f'main job: {time.time() - start:.0f} s')
   assert (tmp_path / 'digits' / 'report.html').stat().st_size < 5e6
-  many = '--config.sampling.num_samples=500'
-  call('launch.py', config, workdir, '--mode=sample', many)
+  many = '--config.sampling.num_samples=500', '--config.sampling.name=samples'
+  call('launch.py', config, workdir, '--mode=sample', *many)
   path = tmp_path / 'digits' / 'samples' / 'samples.npz'
   verdict = call('-m', 'diffusion_jax.demos.digits_judge', str(path))
   print(verdict)

@@ -313,6 +313,47 @@ def test_learning_rate_and_average_of_edm(name):
     np.testing.assert_allclose(rate(step), expected, rtol=1e-6)
 
 
+# Decays of the averages of the releases; the first is sampled.
+AVERAGES = {
+  'cifar10': (0.9999,),
+  'cifar10_improved': (0.9999,),
+  'cifar10_vdm': (0.9999,),
+  'cifar10_vp:vp': (0.9999,),
+  'cifar10_vp:ve': (0.999,),
+  'cifar10_ect': (0.9999,),
+  'cifar10_meanflow': (0.9999, 0.99995, 0.9996),
+  'imagenet64': (0.9999,),
+  'imagenet256_dit': (0.9999,),
+  'imagenet256_sit': (0.9999,),
+  'imagenet256_jit': (0.9999, 0.9996),
+}
+
+
+@pytest.mark.parametrize('name', AVERAGES)
+def test_the_averages_of_a_published_recipe_have_constant_decays(name):
+  """They have no warm-up, which the program has by default."""
+  main, more = ema.rates(read(name))
+  for decay, rate in zip(AVERAGES[name], [main, *more.values()], strict=True):
+    rates = [float(rate(step)) for step in (1, 100, 100_000)]
+    np.testing.assert_allclose(rates, 1 - decay, rtol=1e-6)
+
+
+@pytest.mark.parametrize('fields, weight', [
+  ('ema_warmup=False', 0.9999**99),
+  ('ema_warmup=False ema_decay=0.97 num_steps=70', 0.97**69),
+  ('ema_half_life=1000 batch_size=10', 0.5 ** (10 * 99 / 1000)),
+  ('', 0), ('ema_warmup=False ema_decay=0.97 num_steps=80', 0),
+  ('ema_warmup=False ema_decay=0', 0),
+  ('ema_half_life=1000 ema_rampup=0.05 batch_size=10', 0),
+])  # fmt: skip
+def test_a_short_run_is_told_that_its_average_is_long(fields, weight):
+  """0.97^69 = 0.122 and 0.97^79 = 0.090; the last line forgets the start."""
+  fields = ['num_steps=100', 'ema_decay=0.9999', *fields.split()]
+  flags = [(f'training.{x.split("=")[0]}', x.split('=')[1]) for x in fields]
+  line = ema.warning(load.with_flags(read('digits'), flags))
+  assert f'be {weight:.0%} the first ones' in line if weight else not line
+
+
 # The gradient of a release, as a multiple of ours: our loss is a mean.
 SUMS = {
   'cifar10_edm': 3072.0,

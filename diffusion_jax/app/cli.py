@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import help, load, own_parts, prerequisites
-from diffusion_jax.app.config import near
+from diffusion_jax.app.config import fields_of, near
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
@@ -156,8 +156,9 @@ def main(argv: list[str]) -> None:
   except Preempted as stop:
     print(stop, flush=True)
     sys.exit(PREEMPTED)
-  except KeyboardInterrupt:
-    fail(f'interrupted; what was saved is in {workdir}', 130)
+  except KeyboardInterrupt as stop:
+    print(str(stop) or f'interrupted; what was saved is in {workdir}')
+    processes.exit_all(130)
   except Exception:
     if not processes.started():
       raise
@@ -192,10 +193,18 @@ def parse(argv: list[str]) -> list[str]:
   asks_help = set(argv[1:]) & {'--help', '-help', '-h'}
   try:
     rest = flags.FLAGS([a for a in argv if a not in asks_help])
+  except flags.UnrecognizedFlagError as error:
+    name, fields = error.flagname, [*fields_of(load.completed(ConfigDict()))]
+    like = [name] * (name.partition('.')[0] in fields)
+    if like := like or [f for f in fields if f.endswith(f'.{name}')]:
+      like = sorted(like, key=lambda field: field.count('.'))[:3]
+      hint = ' or '.join(f'--config.{field}' for field in like)
+      fail(f'there is no flag --{name} (did you mean {hint}?)')
+    fail(str(error))
   except flags.Error as error:
     fail(str(error))
   if len(rest) > 1:
-    fail(f'unexpected argument {rest[1]!r}: values are given as --name=value')
+    fail(f'unexpected argument {rest[1]!r}: give flags, as --config=<file>')
   if asks_help:
     own = flags.FLAGS.get_key_flags_for_module(__name__)
     print(help.main_help(argv[0], own))

@@ -1,5 +1,7 @@
 """The averages of the parameters that a training keeps, and their names."""
 
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax.app.config import from_config
@@ -29,3 +31,19 @@ def rates(config: ConfigDict, more_steps: float = 0.0) -> Rates:
       return optimizer.ema_decay(c.ema_decay, c.ema_warmup), more
     half_life = c.ema_half_life
     return optimizer.ema_half_life(half_life, c.batch_size, c.ema_rampup), more
+
+
+def warning(config: ConfigDict) -> str:
+  """Returns a line if the average will keep a tenth of its start, or ''."""
+  c = config.training
+  if c.ema_warmup and c.ema_half_life is None:
+    return ''
+  later = rates(config)[0](jnp.arange(1, c.num_steps))
+  weight = np.prod(1.0 - np.asarray(later, np.float64))
+  if weight <= 0.1:
+    return ''
+  return (
+    f'after {c.num_steps} steps the average of the parameters, which previews '
+    f'and test losses use, will still be {weight:.0%} the first ones: shorten '
+    'it by training.ema_warmup=true or a smaller ema_decay or ema_half_life'
+  )

@@ -69,6 +69,7 @@ def with_flags(
   """
   if trusted:
     own_parts.allow(text for _, text in flags)
+  replaced = {path.removesuffix('.name') for path, _ in flags}
   config = completed(config, trusted=False)
   other_data = any(path.partition('.')[0] == 'data' for path, _ in flags)
   if other_data and 'facts' in config:
@@ -76,7 +77,7 @@ def with_flags(
       del config.facts
   for _, group in itertools.groupby(sorted(flags, key=_order), _order):
     for path, text in group:
-      config = _set(config, path, text)
+      config = _set(config, path, text, replaced)
     config = completed(config, trusted=False)
   return config
 
@@ -87,22 +88,26 @@ def _order(flag):
   return path not in ('latent', 'objective'), path.count('.')
 
 
-def _set(config, path, text):
+def _set(config, path, text, replaced):
   schema = schemas.schema_of(config)
   above = choice_of(path, schema).rpartition('.')[0]
   if schema.table(above) and at(config, above) is None:
-    config = _set(config, above, next(iter(schema.table(above))))
+    config = _set(config, above, next(iter(schema.table(above))), replaced)
     config = completed(config, trusted=False)
   override(config, path, text, schema)
   if schemas.schema_of(config).kind != schema.kind:
-    config = completed(_of_kind(config), trusted=False)
+    config = completed(_of_kind(config, replaced), trusted=False)
   return config
 
 
-def _of_kind(config):
-  # Drops the sections and fields that the kind of model does not have.
+def _of_kind(config, replaced):
+  # Drops the sections and fields that the kind of model does not have. Choices
+  # that it does not have are dropped if a flag replaces them.
   schema = schemas.schema_of(config)
   kept = {n: config[n] for n in (*schema.choices, 'facts') if n in config}
+  for name in replaced.intersection(schema.choices, kept):
+    if getattr(kept[name], 'name', None) not in schema.table(name):
+      del kept[name]
   return ConfigDict(kept | fields_of_parts(config, schema.parts))
 
 
@@ -114,6 +119,25 @@ def fields_of_parts(config: ConfigDict, parts: Table) -> dict[str, Any]:
     if (owner := at(config, path)) is not None
   }
   return fields.pop('') | fields
+
+
+def defaults(config: ConfigDict) -> dict[str, object]:
+  """Returns the defaults of a config's sections, without the names.
+
+  These are the fields of a config with the same choices and nothing else set.
+  """
+  named = completed(ConfigDict(_names(config)), trusted=False)
+  fields = folder.flat(folder.plain(named)).items()
+  return {name: x for name, x in fields if not name.endswith('.name')}
+
+
+def _names(section):
+  # Returns the sections within a section, with only their names.
+  return {
+    key: _names(x) if isinstance(x, ConfigDict) else x
+    for key, x in section.items()
+    if isinstance(x, ConfigDict) or key == 'name'
+  }
 
 
 # Sections that name files of one machine. They are not read from a config.json,
@@ -204,9 +228,9 @@ def _in_file(path: str) -> Iterator[None]:
     raise UserError(
       f'{error.filename}, line {error.lineno}: {error.msg}'
     ) from error
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == path]
+    own = [x for x in frames if Path(x.filename) == Path(path).absolute()]
     place = f'{path}, line {own[-1].lineno}' if own else path
     hint = ''
     if isinstance(error, AttributeError) and isinstance(error.obj, ConfigDict):
@@ -219,7 +243,8 @@ def _in_file(path: str) -> Iterator[None]:
 def module_of(path: str) -> ModuleType:
   """Imports a config file; raises UserError if it has no get_config()."""
   spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-  assert spec and spec.loader, path
+  if spec is None or spec.loader is None:
+    raise UserError(f'{path} is not a config: give a Python file, name.py')
   module = importlib.util.module_from_spec(spec)
   with _in_file(path):
     spec.loader.exec_module(module)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import own_parts, sample_inputs
+from diffusion_jax.app import own_parts, sample_inputs, schemas
 from diffusion_jax.app.config import (
   Constructor,
   Schema,
@@ -44,6 +44,10 @@ def sections(config: ConfigDict, schema: Schema) -> dict[str, Constructor]:
   metrics = evaluation.get('metrics', Evaluation.metrics)
   metrics = typed(metrics, tuple[str, ...], _PATH)
   names = {split_name(name, schema.metrics)[0] for name in metrics}
+  of_any_kind = {name for kind in schemas.KINDS for name in kind.metrics}
+  for name in metrics:
+    if ':' not in name and not of_any_kind & {name, split_name(name)[0]}:
+      check_one_of((*schema.metrics, *SHORT), _PATH, name)
   constructors = {
     f'evaluation.{name}': schema.metrics[name]
     for name in {*names, *evaluation}.intersection(schema.metrics)
@@ -166,7 +170,9 @@ def check_needs(model: 'Model', metrics: list[Named]) -> None:
     if needs & EXTRACTED:
       needs -= outputs(model, each.features)
     for need in sorted(needs):
-      raise UserError(f'config.{_PATH}: {missing(each.name, need)}')
+      hint = f': set config.evaluation.features, now {each.features}'
+      hint = hint if need in EXTRACTED else ''
+      raise UserError(f'config.{_PATH}: {missing(each.name, need)}{hint}')
 
 
 def outputs(model: 'Model', name: str) -> set[str]:

@@ -16,7 +16,6 @@ from diffusion_jax.app.choices import (
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.ranges import (
   Count,
-  FileName,
   Finite,
   NonNegative,
   Positive,
@@ -97,6 +96,7 @@ class Training:
     evaluate_batches: each of training.batch_size test images
     metrics_every: evaluation.metrics of generated images
     metrics_images: number of images for metrics_every
+    checkpoint_every: 0: only at the end
     keep_checkpoints: the latest
     keep_every: also those at multiples of this step
     keep_best: also the best ones, by keep_best_by
@@ -119,7 +119,7 @@ class Training:
   teacher: str = ''
   ema_decay: Rate = 0.9999
   more_ema_decays: tuple[Rate, ...] = ()
-  ema_warmup: bool = False
+  ema_warmup: bool = True
   ema_half_life: Positive | None = None
   ema_rampup: NonNegative = 0.0
   ema_sigma_rels: tuple[Width, ...] = ()
@@ -188,7 +188,7 @@ class Sampling:
     checkpoint: latest, best, or a step
     seed: image i depends on the seed and i
     trajectory: also a GIF of how the images emerge
-    name: name of the files in samples/
+    name: of the files in samples/; '': samples and what differs from the run
   """
 
   num_samples: Size = 100
@@ -201,7 +201,7 @@ class Sampling:
   checkpoint: Checkpoint = 'latest'
   seed: Seed = 0
   trajectory: bool = False
-  name: FileName = 'samples'
+  name: Suffix = ''
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,7 @@ def shrunk(config: ConfigDict) -> ConfigDict:
       config.optimizer.warmup_steps = 2
     config.training.update(
       num_steps=4,
+      ema_warmup=True,  # else four steps show the first parameters
       mesh=(-1, 1),
       batch_size=8,
       log_every=1,

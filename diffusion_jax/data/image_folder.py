@@ -167,6 +167,6 @@ def _labels(root, names, classes):
     if '/' not in name or name.partition('/')[0] not in numbers:
       raise ValueError(
         f'{root / name} is not in a sub-folder of a class of the train split: '
-        'move it, or set num_classes=0'
+        'move it, or set labelled=False'
       )
   return np.array([numbers[n.partition('/')[0]] for n in names], np.int32)

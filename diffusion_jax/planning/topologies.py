@@ -15,6 +15,7 @@ import jax
 from jax.experimental import topologies
 
 GB, GIB = 1e9, 2**30
+MOST_SIMULATED = 2048  # JAX needs seconds to make them, minutes for more
 
 
 class Rates(NamedTuple):
@@ -136,9 +137,11 @@ def _on_cpu(count=None):
 
 
 def _simulated(name, count):
+  if not 0 < count <= MOST_SIMULATED:
+    raise ValueError(f'{name}: 1 to {MOST_SIMULATED} devices can be simulated')
   _on_cpu(count)
   devices = jax.devices('cpu')
-  if not 0 < count <= len(devices):
+  if count > len(devices):
     raise ValueError(
       f'{name}: JAX has started with {len(devices)} devices of the CPU: set '
       f'XLA_FLAGS=--xla_force_host_platform_device_count={count}'

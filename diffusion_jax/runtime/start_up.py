@@ -29,10 +29,11 @@ class StartUp:
     self._phases = {} if before is None else {'before training': before}
     self._clock = time.perf_counter()
 
-  def mark(self, name: str) -> None:
-    """Ends the phase `name`; only its first end counts."""
+  def mark(self, name: str, last: str = '', seconds: float = 0.0) -> None:
+    """Ends a phase, whose part `last` took `seconds`; its first end counts."""
     now = time.perf_counter()
-    self._phases.setdefault(name, now - self._clock)
+    self._phases.setdefault(name, now - self._clock - seconds)
+    self._phases.setdefault(last or name, seconds)
     self._clock = now
 
   def __str__(self) -> str:

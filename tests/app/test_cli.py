@@ -100,7 +100,19 @@ MISTAKES = {
     [DIGITS, '--wrkdir=x'],
     "Unknown command line flag 'wrkdir'. Did you mean: workdir",
   ),
+  'a field without config': (
+    [DIGITS, '--sampling.num_steps=10'],
+    'no flag --sampling.num_steps (did you mean --config.sampling.num_steps?)',
+  ),
+  'a field without its section': (
+    [DIGITS, '--learning_rate=1'],
+    'no flag --learning_rate (did you mean --config.optimizer.learning_rate?)',
+  ),
   'extra word': ([DIGITS, 'smoke'], "unexpected argument 'smoke'"),
+  'a file that is no config': (
+    ['--config=README.md'],
+    'README.md is not a config: give a Python file, name.py',
+  ),
   'a folder that is no run': (
     ['--config=tests', '--mode=sample'],
     'there is no run in tests: train it first',
@@ -310,8 +322,10 @@ def test_exit_codes(run_mode, capsys):
   code, said = run_mode(Preempted('saved at step 3'), capsys)
   assert code == cli.PREEMPTED == 42 and said.out == 'saved at step 3\n'
   code, said = run_mode(KeyboardInterrupt(), capsys)
-  assert code == 130
-  assert said.err == 'error: interrupted; what was saved is in runs/digits\n'
+  assert code == 130 and not said.err
+  assert said.out == 'interrupted; what was saved is in runs/digits\n'
+  code, said = run_mode(KeyboardInterrupt('stopped at step 3'), capsys)
+  assert code == 130 and (said.out, said.err) == ('stopped at step 3\n', '')
   code, said = run_mode(ZeroDivisionError(), capsys)  # an internal error
   assert code is None and said.err == ''
 

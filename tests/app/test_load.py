@@ -138,20 +138,32 @@ def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(
   (('objective=mean_flow', 'noise_input=time'), schemas.FLOW_MAP),
   (('latent.run=x',), schemas.LATENT_DIFFUSION),
   (('objective=classifier', 'network=classifier'), schemas.CLASSIFIER),
-  (('network=autoencoder', 'objective=vae'), schemas.VAE),
+  (('network=autoencoder', 'network.channels=9', 'objective=vae'), schemas.VAE),
 ])  # fmt: skip
-def test_a_flag_may_make_another_kind_of_model(flags, kind):
-  """Sections that this kind does not have are dropped; others are added."""
+def test_flags_may_make_another_kind_of_model_in_any_order(flags, kind):
+  """Sections that this kind does not have are dropped; others are added.
+
+  The network, which no diffusion model has, is not replaced by itself.
+  """
   if 'network=' in ''.join(flags):
-    flags = [f for f in flags if 'objective' in f]
+    alone = [f for f in flags if 'objective' in f]
     message = "config.network='unet' is not one of"
-    refused(message, lambda: with_flags('digits', *flags))
-    return
+    refused(message, lambda: with_flags('digits', *alone))
   config = with_flags('digits', *flags)
   assert schemas.schema_of(config) is kind
   tops = {*kind.choices, *parameters(sections.Top), *kind.parts} - {''}
   assert {*config} == tops
   assert config.training == read('digits').training
+  assert with_flags('digits', *reversed(flags)) == config
+  set_by_flags = [f.split('=') for f in flags if '.' in f]
+  flat = folder.flat(config.to_dict())
+  assert all(str(flat[path]) == value for path, value in set_by_flags)
+
+
+def test_a_flag_that_repeats_a_choice_keeps_its_fields():
+  flags = 'objective=mean_flow', 'noise_input=time', 'optimizer=adamw'
+  config = with_flags('digits', *flags)
+  assert config.optimizer == read('digits').optimizer
 
 
 def test_the_config_that_is_given_is_not_changed():
@@ -175,11 +187,13 @@ digits training.more_ema_decays=0.9,1.5 [1]=1.5 is not a number in [0, 1)
 digits training.ema_rampup=inf is not a number in [0, inf)
 digits training.keep_snapshots=1 is not an integer of at least 2
 digits evaluation.split=tset (did you mean 'test'?) is not one of train, test
+digits evaluation.metrics=elbo,fidd (did you mean 'fid'?) is not one of elbo
+digits_classifier evaluation.metrics=acuracy (did you mean 'accuracy'?) is not
 digits evaluation.name=a/b is not the name of a file
 digits evaluation.elbo.decoder=gausian (did you mean 'gaussian'?) is not one of
 digits sampling.num_steps=-5 is not an integer of at least 1
 digits sampling.labels=3,-1 [1]=-1 is not an integer of at least 0
-digits sampling.name= is not the name of a file
+digits sampling.name=.a is not the name of a file
 digits sampling.checkpoint=lates is not latest, best or a step
 digits sampling.ema_sigma_rel=0.2887 is not a number in (0, 0.288675]
 digits sampling.spacing=karas (did you mean 'karras'?) is not one of uniform
@@ -443,14 +457,19 @@ def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
   'def get_config():\n  return {"seed": 1}\n': r'get_config\(\) returned dict',
   '\ndef get_config():\n  return int("a")\n': 'mine.py, line 3: ValueError',
   'import nothing_of_this_name\n': 'mine.py, line 1: ModuleNotFoundError',
+  'def get_config():\n  raise SystemExit(3)\n': 'line 2: SystemExit: 3',
   'from configs import base\ndef get_config():\n'
   '  return base.get_config().training.num_steps\n': (
     'mine.py, line 3: AttributeError.* set the field first'
   ),
 }.items())  # fmt: skip
-def test_a_file_that_gives_no_config_says_where(text, message, tmp_path):
+def test_a_file_that_gives_no_config_says_where(
+  text, message, tmp_path, monkeypatch
+):
   (tmp_path / 'mine.py').write_text(text)
-  refused(message, load.from_file, str(tmp_path / 'mine.py'))
+  monkeypatch.chdir(tmp_path)
+  for path in ('mine.py', str(tmp_path / 'mine.py')):
+    refused(message, load.from_file, path)
 
 
 def test_the_sections_of_a_file_may_be_empty_or_absent():

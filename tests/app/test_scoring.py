@@ -258,7 +258,8 @@ def test_a_metric_of_a_user_has_its_own_section(run, printed):
 
 
 @pytest.mark.parametrize('fields, message', [
-  ({'metrics': 'accuracy'}, 'accuracy needs a classifier of these'),
+  ({'metrics': 'accuracy'}, 'these classes, as digits has: set config.evaluati'
+   'on.features, now '),
   ({'features': 'x'}, "features='x' is not one of inc"),
   ({'metrics': 'tests.app.test_scoring:no'}, "has no attribute 'no'"),
   ({'metrics': 'tests.app.test_scoring:fd'}, 'has the name of another metric'),

@@ -9,6 +9,9 @@ from diffusion_jax.planning import topologies
   'h100': "'h100' does not name devices",
   'v5e:2x2x2': 'v5e:2x2x2: v5e has 2 dimensions',
   'h100x16': 'h100x16: a machine has 1 to 8 GPUs',
+  'cpu:0': 'cpu:0: 1 to 2048 devices can be simulated',
+  'cpu:999999': 'cpu:999999: 1 to 2048 devices can be simulated',
+  f'cpu:{10**20}': '0: 1 to 2048 devices can be simulated',
   'cpu:1024': 'cpu:1024: JAX has started with 8 devices of the CPU: set XLA',
 }.items())  # fmt: skip
 def test_a_wrong_name_is_one_clear_line(name, message):

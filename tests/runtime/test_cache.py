@@ -11,14 +11,19 @@ from diffusion_jax.runtime import cache
 ROOT = Path(__file__).parents[2]
 COMPILE = """
 import jax, jax.numpy as jnp
-from diffusion_jax.runtime.cache import keep_compilations
-keep_compilations()
+from diffusion_jax.runtime import cache
+cache.keep_compilations()
 print(jax.config.jax_compilation_cache_dir)
-jax.jit(lambda x: jnp.sin(x) @ x)(jnp.eye(3))
+for _ in range(2):
+  jax.clear_caches()  # only the files are left
+  cache.seconds.clear()
+  jax.jit(lambda x: jnp.sin(x) @ x)(jnp.eye(3))
+  print(*cache.source())
 """
 
 
 def test_compiled_programs_are_kept_in_the_cache_of_the_user(tmp_path):
+  """The second time they come from there, in less than the time to compile."""
   own = 'JAX_COMPILATION_CACHE_DIR', 'XDG_CACHE_HOME'
   env = {name: value for name, value in os.environ.items() if name not in own}
   env |= {'HOME': str(tmp_path), 'PYTHONPATH': str(ROOT)}
@@ -29,10 +34,14 @@ def test_compiled_programs_are_kept_in_the_cache_of_the_user(tmp_path):
     text=True,
     check=True,
   )
-  place = Path(result.stdout.strip())
+  place, *sources = result.stdout.splitlines()
+  place = Path(place)
   expected = tmp_path / '.cache' / 'diffusion_jax' / 'compiled'
   assert place.parent == expected and not result.stderr
   assert list(place.glob('*-cache'))
+  names, times = zip(*(x.rsplit(' ', 1) for x in sources), strict=True)
+  assert names == ('compilation', 'from the cache')
+  assert float(times[0]) > float(times[1]) > 0
 
 
 @pytest.fixture

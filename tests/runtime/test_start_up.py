@@ -30,3 +30,11 @@ def test_a_start_is_one_line_whose_phases_add_up():
   total, *parts = map(float, re.findall(r'\d+\.\d', said))
   assert abs(total - sum(parts)) <= 0.05 * (len(parts) + 1)
   assert said.endswith(f'data {parts[-2]:.1f}, compilation {parts[-1]:.1f}')
+
+
+def test_the_last_part_of_a_phase_is_a_phase(monkeypatch):
+  now = iter([0.0, 5.0])
+  monkeypatch.setattr(start_up.time, 'perf_counter', lambda: next(now))
+  start = StartUp()
+  start.mark('tracing', 'from the cache', 1.5)
+  assert str(start).endswith('tracing 3.5, from the cache 1.5')

@@ -44,13 +44,14 @@ class Hook(NamedTuple):
 
   act(step, run) reads run.state and may add to run.results. trace(state,
   frozen) starts the same work, also with shapes for arrays. what: its name in
-  messages, and the field that switches it off.
+  messages, and the field that switches it off. test_images: their number.
   """
 
   every: tuple[int, ...]
   act: Callable[[int, 'Run'], None]
   trace: Callable[[TrainState, Params], object] | None = None
   what: tuple[str, str] = '', ''
+  test_images: int = 0
 
   def rehearse(self, state: TrainState, frozen: Params) -> None:
     """Traces the work once on shapes, to find its errors before the first step.
@@ -100,13 +101,14 @@ def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
   Raises UserError if samples cannot be measured or drawn.
   """
   c = model.config.training
-  best = c.checkpoint_every if c.keep_best else 0  # each is compared
+  checkpoints_every = c.checkpoint_every or c.num_steps  # 0: only the last
+  best = checkpoints_every if c.keep_best else 0  # each is compared
   by_loss = c.keep_best_by == 'test_loss'
   losses = intervals(c.evaluate_every, best if by_loss else 0)
   scores = intervals(c.metrics_every, 0 if by_loss else best)
   previews = intervals(c.sample_every)
   widths = intervals(c.snapshot_every if c.ema_sigma_rels else 0)
-  saving = Hook(intervals(c.checkpoint_every), save)
+  saving = Hook((checkpoints_every,), save)
   # Steps are saved before hooks that may fail, but after the compared metric.
   hooks = [
     Hook(intervals(c.log_every), log),
@@ -197,7 +199,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     run.results |= {f'test_{name}': x for name, x in means.items()}
 
   what = 'the loss of test images', 'training.evaluate_every'
-  return Hook(every, act, losses, what)
+  return Hook(every, act, losses, what, len(source))
 
 
 def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:

@@ -22,7 +22,7 @@ from diffusion_jax.app import (
 )
 from diffusion_jax.app.models.model import Model
 from diffusion_jax.app.modes.sample import check_numbers
-from diffusion_jax.app.run import folder
+from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
@@ -65,7 +65,7 @@ def write(config: ConfigDict, workdir: str | Path) -> Path:
   near = optional('neighbours', neighbours, model, final)
   path = Path(workdir) / 'report.html'
   try:
-    write_text(path, page.render(runs, defaults(config), film, near))
+    write_text(path, page.render(runs, load.defaults(config), film, near))
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror})') from error
   return path
@@ -95,25 +95,6 @@ def optional(what: str, function: Callable[..., T], *args: object) -> T | None:
   except (UserError, ValueError, OSError, RuntimeError) as error:
     print(f'the report leaves out {what}: {" ".join(str(error).split())}')
     return None
-
-
-def defaults(config: ConfigDict) -> dict[str, object]:
-  """Returns the defaults of a config's sections, without the names.
-
-  These are the fields of a config with the same choices and nothing else set.
-  """
-  named = load.completed(ConfigDict(_names(config)), trusted=False)
-  fields = folder.flat(folder.plain(named)).items()
-  return {name: x for name, x in fields if not name.endswith('.name')}
-
-
-def _names(section):
-  # Returns the sections within a section, with only their names.
-  return {
-    key: _names(x) if isinstance(x, ConfigDict) else x
-    for key, x in section.items()
-    if isinstance(x, ConfigDict) or key == 'name'
-  }
 
 
 def trajectory(model: Model) -> tuple[Film | None, np.ndarray | None]:
@@ -149,7 +130,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
 
   samples: uint8 [n, H, W, C], used if --mode=sample has written no file.
   """
-  name = f'{model.config.sampling.name}.npz'
+  name = f'{provenance.name_of(model)}.npz'
   path = Path(model.workdir) / 'samples' / name
   if path.is_file():
     with np.load(path) as arrays:

@@ -30,8 +30,9 @@ from diffusion_jax.runtime.sharding import replicate
 def run(config: ConfigDict, workdir: str | Path) -> None:
   """Writes <name>.png, <name>.npz and, with trajectories, <name>.gif.
 
-  They are in samples/. For a network that reads texts, <name>.txt has one text
-  per line. <name>.parts/ keeps the batches until all are drawn.
+  They are in samples/; for <name> see `provenance.name_of`. For a network that
+  reads texts, <name>.txt has one text per line. <name>.parts/ keeps the batches
+  until all are drawn.
   """
   draw(config, workdir, Path(workdir) / 'samples', 'sampling.name')
 
@@ -51,7 +52,7 @@ def draw(
   settings = provenance.settings(model, params, step)
   print(provenance.describe(settings))
   out = make_folder(out)
-  path = out / f'{config.sampling.name}.npz'
+  path = out / f'{provenance.name_of(model)}.npz'
   parts = path.with_suffix('.parts')
   done = processes.is_first() and is_done(path, parts, settings, field)
   if processes.broadcast([done])[0]:

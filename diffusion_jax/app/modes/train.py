@@ -18,7 +18,7 @@ from diffusion_jax.training import preemption
 def run(config: ConfigDict, workdir: str | Path) -> None:
   """Trains up to training.num_steps; writes into workdir only.
 
-  After SIGTERM it saves and raises Preempted.
+  After SIGTERM it saves and raises Preempted, after Ctrl-C KeyboardInterrupt.
   """
   with preemption.watch() as stop:
     parts = setup(config, workdir)  # refuses what cannot be trained
@@ -28,7 +28,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     report.after_training(config, workdir)
 
 
-def train(parts: Setup, stop: Callable[[int], bool]) -> bool:
+def train(parts: Setup, stop: Callable[[int], str]) -> bool:
   """Trains, and returns False if all steps were done before.
 
   stop: see `preemption.watch`.
@@ -39,8 +39,9 @@ def train(parts: Setup, stop: Callable[[int], bool]) -> bool:
   with run.open():
     step, following = run.start, None
     for call in itertools.count():
-      if stop(call):
-        raise Preempted(run.interrupt(step))
+      if why := stop(call):
+        error = Preempted if why == preemption.SIGTERM else KeyboardInterrupt
+        raise error(run.interrupt(step, why))
       batches = following or run.take(step)
       run.advance(step, batches)
       step += len(batches)

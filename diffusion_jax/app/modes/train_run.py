@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
-from diffusion_jax.app import images
+from diffusion_jax.app import ema, images
 from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
@@ -20,7 +20,7 @@ from diffusion_jax.app.run import folder
 from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import processes, sessions
+from diffusion_jax.runtime import cache, processes, sessions
 from diffusion_jax.runtime.files import write_json
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.training import checkpoints, first_weights, snapshots
@@ -67,8 +67,9 @@ class Run:
     """Dispatches the steps after `step`, one for each batch."""
     start_up = self.parts.start_up
     start_up.mark('batch')
+    cache.seconds.clear()
     self.state, metrics = self.compute(self.state, batches, self.frozen)
-    start_up.mark('compilation')
+    start_up.mark('tracing the step', *cache.source())
     self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
     if step == self.start:
       jax.block_until_ready(metrics)
@@ -100,14 +101,14 @@ class Run:
     """Starts writing a checkpoint of the state."""
     checkpoints.save(self.manager, self.state, self.stored, metrics)
 
-  def interrupt(self, step: int) -> str:
-    """Saves after a signal, and returns a message."""
+  def interrupt(self, step: int, why: str) -> str:
+    """Saves after a signal, and returns a message; why: the signal."""
     self.log.read()
     if step > self.start:
       self.save()
     saved = 'saved' if step else 'nothing to save yet'
     return (
-      f'stopped by SIGTERM at step {step}, {saved}; the same command continues'
+      f'stopped by {why} at step {step}, {saved}; the same command continues'
     )
 
   @contextlib.contextmanager
@@ -207,7 +208,7 @@ def restore(
 
 
 def describe(parts: Setup, state: TrainState) -> None:
-  """Prints devices, data and progress of the run in three lines."""
+  """Prints devices, data and progress of the run, a line each."""
   config, source = parts.config, parts.source
   count = sum(x.size for x in jax.tree.leaves(state.params))
   shape = 'x'.join(map(str, source.image_shape))
@@ -215,5 +216,10 @@ def describe(parts: Setup, state: TrainState) -> None:
   devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
   step, total = int(state.step), config.training.num_steps
   print(f'devices: {devices}; network: {count:,} parameters')
-  print(f'data: {config.data.name}, {len(source):,} images of {shape}')
+  tests = max((hook.test_images for hook in parts.hooks), default=0)
+  data = f'{config.data.name}, {len(source):,} images of {shape}'
+  data += f', {parts.model.facts.num_classes or "no"} classes'
+  print(f'data: {data}' + (f', {tests:,} test images' if tests else ''))
   print(f'{parts.workdir}: step {step} of {total}')
+  if step < total and (warning := ema.warning(config)):
+    print(warning)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.app import load
 from diffusion_jax.app.run import folder
 from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
+from diffusion_jax.metrics.sweeps import title
 from diffusion_jax.runtime.files import write_npz as write_arrays
 from diffusion_jax.training import checkpoints, checksums
 
@@ -52,6 +55,26 @@ def _computed_by(model):
     for field in folder.COMPUTED_BY
     if field in now and now[field] != stored.get(field)
   }
+
+
+def name_of(model: 'Model') -> str:
+  """Returns sampling.name, or 'samples' and what differs from the run's config.
+
+  This is samples-num_steps=20,sampler=heun, for instance.
+  """
+  if model.config.sampling.name:
+    return model.config.sampling.name
+  stored = folder.flat(folder.read_config(model.workdir) or {})
+  defaults, changes = load.defaults(model.config), {}
+  for field, value in folder.flat(folder.plain(model.config)).items():
+    # The field of another choice than the run's has a default.
+    default = defaults.get(field) if field.count('.') > 1 else ''
+    if field.startswith('sampling.') and value != stored.get(field, default):
+      changes[field.removeprefix('sampling.').removesuffix('.name')] = value
+  changes |= _computed_by(model)
+  texts = {field: load.as_text(changes[field]) for field in sorted(changes)}
+  name = f'samples-{title(texts)}' if texts else 'samples'
+  return re.sub(r'[^\w.,=+-]', '_', name, flags=re.ASCII)[:150]
 
 
 def edit_settings(

@@ -64,27 +64,30 @@ class StepLog:
           self._kept.append(of_step)
         else:
           self._left_out += 1
-        self._bar.set_postfix(loss=f'{scalars["loss"]:.4f}', refresh=False)
+        self._bar.set_description(f'loss {scalars["loss"]:.4f}', refresh=False)
 
   def write_line(self, step: int, learning_rate: SupportsFloat) -> None:
     """Writes the averages since the last line, the learning rate and speed."""
     scalars = average(self._kept) | {'learning_rate': float(learning_rate)}
-    training = self._config.training
+    training, speed = self._config.training, ''
     if training.skip_nonfinite:
       scalars['skipped_steps'] = self._left_out
     if step > self._since:
-      seconds = time.perf_counter() - self._clock
-      images = (step - self._since) * training.batch_size
-      scalars['images_per_second'] = images / seconds
+      rate = (step - self._since) / (time.perf_counter() - self._clock)
+      scalars['images_per_second'] = rate * training.batch_size
+      left = tqdm.format_interval((training.num_steps - step) / rate)
+      speed = f'({rate:.3g} steps/s, {left} left)'
     self._kept, self._left_out = [], 0
-    self.write(step, scalars)
+    self.write(step, scalars, speed)
 
-  def write(self, step: int, scalars: dict[str, float]) -> None:
-    """Writes numbers, and prints them if the progress bar is off."""
+  def write(self, step: int, scalars: dict[str, float], note: str = '') -> None:
+    """Writes numbers; prints them and a note if the progress bar is off."""
     self._writer.write_scalars(step, scalars)
     if self._bar.disable:
-      shown = ' '.join(f'{n} {x:.4g}' for n, x in scalars.items() if x == x)
-      print(f'step {step}: {shown}', flush=True)
+      shown = [f'{n} {x:.4g}' for n, x in scalars.items() if x == x]
+      shown.sort(key=lambda text: not text.startswith('loss '))
+      shown[1:1] = [note] * bool(note)
+      print(f'step {step}:', *shown, flush=True)
 
   def restart_clock(self, step: int) -> None:
     """Excludes the time until now from the speed of training."""

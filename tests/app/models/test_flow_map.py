@@ -141,7 +141,7 @@ def test_a_consistency_function_is_distilled_and_sampled(
   assert 'leaves\n' in capsys.readouterr().out  # all weights are taken over
   record = json.loads((run / 'teacher.json').read_text())
   assert record['run'] == teacher
-  two = {'sampling.num_steps': 2}
+  two = {'sampling.num_steps': 2, 'sampling.name': 'samples'}
   MODES['sample'](config_of(DISTILLATION | two, teacher), run)
   with np.load(run / 'samples' / 'samples.npz') as file:
     assert file['arr_0'].shape == (16, 8, 8, 1)

@@ -72,7 +72,7 @@ def text_run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'text'
   config = trial('text_masked', **TEXT)
   MODES['train'](config, workdir)
-  config.sampling.trajectory = True
+  config.sampling.update(trajectory=True, name='samples')
   MODES['sample'](config, workdir)
   return workdir
 

@@ -94,8 +94,9 @@ def test_weights_become_a_run(run):
     'num_levels': 256,
   }
   few = {**ONE_DEVICE, 'sampling.num_samples': 3, 'sampling.num_steps': 2}
+  few['sampling.name'] = 'few'
   MODES['sample'](of_run(run, **few), str(run))
-  pictures = np.load(run / 'samples' / 'samples.npz')
+  pictures = np.load(run / 'samples' / 'few.npz')
   assert pictures['arr_0'].shape == (3, 4, 4, 1)
   assert pictures['labels'].tolist() == [0, 1, 2]
 

@@ -32,8 +32,8 @@ def test_a_call_ends_where_something_is_due():
   assert ends(*c, 0) == [8, 10, 18, 20, 25, 30, 38, 40, 48, 50, 58, 60, 63]
   assert ends(*c, 21) == [25, 30, 38, 40, 48, 50, 58, 60, 63]
   assert ends(*made(steps_per_call=1), 59) == [60, 61, 62, 63]
-  nothing = made(log_every=0, checkpoint_every=0, steps_per_call=50)
-  assert nothing[1] == [] and ends(*nothing, 0) == [50, 63]
+  last = made(log_every=0, checkpoint_every=0, steps_per_call=50)
+  assert ends(*last, 0) == [50, 63]
 
 
 def due(config, todo, step):
@@ -58,6 +58,15 @@ def test_everything_is_due_at_its_multiples_and_after_the_last_step():
   assert due(*c, 25) == ['images', 'write', 'save']
   assert due(*c, 28) == ['images', 'write', 'preview']
   assert due(*c, 63) == ['log', 'images', 'write', 'save', 'preview']
+
+
+@pytest.mark.parametrize('more, at_the_end', [
+  ({}, ['save']), ({'keep_best': 1}, ['images', 'write', 'save']),
+])  # fmt: skip
+def test_without_an_interval_the_last_step_is_saved(more, at_the_end):
+  c = made(log_every=0, checkpoint_every=0, **more)
+  assert [step for step in range(1, 64) if due(*c, step)] == [63]
+  assert due(*c, 63) == at_the_end
 
 
 def test_the_best_is_the_lowest_loss_and_the_highest_score(monkeypatch):

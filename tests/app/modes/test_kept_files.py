@@ -18,7 +18,11 @@ from diffusion_jax.runtime import lock
 from diffusion_jax.training import checkpoints
 from tests.app.conftest import refused, smoke
 
-FEW = {'sampling.num_samples': 6, 'sampling.batch_size': 4}
+FEW = {
+  'sampling.num_samples': 6,
+  'sampling.batch_size': 4,
+  'sampling.name': 'samples',
+}
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
+from diffusion_jax.app import load, models
 from diffusion_jax.app.modes import MODES, report
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
@@ -31,7 +31,7 @@ def test_a_training_ends_with_a_report(run):
 def test_fields_that_the_config_sets_are_the_differences(run):
   """Against the defaults of its own sections; choices are always listed."""
   (this,) = report.read_runs([str(run)])
-  defaults = report.defaults(smoke())
+  defaults = load.defaults(smoke())
   rows = next(iter(page.config_tables([this], defaults))).rows
   fields = {name: (now, default) for name, now, default in rows[1:]}
   assert fields['network.channels'] == ('8', '16')  # of SmallNetwork
@@ -48,7 +48,7 @@ def test_the_defaults_have_the_fields_of_every_kind_of_model(name):
   config = trial(name)
   fields = set(folder.flat(folder.plain(config)))
   names = {field for field in fields if field.endswith('.name')}
-  assert set(report.defaults(config)) == fields - names
+  assert set(load.defaults(config)) == fields - names
 
 
 def test_what_cannot_be_drawn_is_a_line(run, capsys, monkeypatch):
@@ -108,6 +108,7 @@ def test_samples_of_the_run_are_compared_with_its_own_images(tmp_path):
   model = models.make(config, tmp_path)
   real = report.images.source_of(config).read(np.arange(12))[0]
   pictures = np.rint(real * (255 / 16)).astype(np.uint8)
+  folder.write_config(tmp_path, config, model.facts)
   (tmp_path / 'samples').mkdir()
   np.savez(tmp_path / 'samples' / 'samples.npz', arr_0=pictures)
   film = report.neighbours(model, None)

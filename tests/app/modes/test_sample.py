@@ -23,6 +23,7 @@ def samples(workdir, name='samples'):
 
 
 def of_sampling(**fields):
+  fields = {'name': 'samples'} | fields
   return smoke(**{f'sampling.{name}': x for name, x in fields.items()})
 
 
@@ -69,8 +70,9 @@ def test_sample_by_label_seed_and_sampler(run):
     'sampler': 'ancestral',
     'num_steps': 3,
   }
-  MODES['sample'](of_sampling(name='seed0', **fields), run)
-  first = samples(run, 'seed0')
+  MODES['sample'](of_sampling(name='', **fields), run)
+  name = 'samples-labels=3,7,num_samples=4,num_steps=3,sampler=ancestral'
+  first = samples(run, name)
   assert first['labels'].tolist() == [3, 7, 3, 7]
   MODES['sample'](of_sampling(name='seed1', seed=1, **fields), run)
   assert (samples(run, 'seed1')['arr_0'] != first['arr_0']).any()

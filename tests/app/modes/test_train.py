@@ -2,7 +2,10 @@
 
 import collections
 import json
+import os
+import re
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -127,7 +130,7 @@ def copied(run, tmp_path, lost='4'):
   return copy
 
 
-def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path):
+def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path, capsys):
   """Checkpoint 4 lost, the lines of steps 3 and 4 written: all is redone.
 
   So are the preview and the evaluation, to the byte and the bit.
@@ -136,6 +139,12 @@ def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path):
   preview = copy / 'samples' / 'step_00000004.png'
   preview.unlink()
   MODES['train'](smoke(**SEEN | {'report.after_training': False}), copy)
+  devices, data, step, *more = capsys.readouterr().out.splitlines()
+  assert devices.startswith('devices: 1x1 cpu (data x fsdp); network: ')
+  assert data.endswith('1,437 images of 8x8x1, 10 classes, 360 test images')
+  assert step == f'{copy}: step 2 of 4'
+  program = 'tracing the step .*, (from the cache|compilation) '
+  assert re.search(program, '\n'.join(more))
   assert_same_training(run, copy)
   steps = [line['step'] for line in lines_of(copy) if 'loss' in line]
   assert steps == [1, 2, 3, 4]
@@ -189,17 +198,22 @@ def test_a_killed_run_continues_with_other_calls(run, tmp_path):
     np.testing.assert_allclose(together[2][name], mean, rtol=1e-4)
 
 
-def test_an_interrupted_run_finishes_the_checkpoint_it_writes(
-  run, tmp_path, monkeypatch
+def test_ctrl_c_saves_the_step_after_the_checkpoint_that_is_written(
+  run, tmp_path, monkeypatch, capfd
 ):
+  """It ends as SIGTERM does, whose exit code is another (test_survival.py)."""
+
   def interrupt(self, step, scalars):
     if step == 3:
-      raise KeyboardInterrupt
+      os.kill(os.getpid(), signal.SIGINT)
 
   monkeypatch.setattr(train_run.MetricWriter, 'write_scalars', interrupt)
-  with pytest.raises(KeyboardInterrupt):
+  message = 'stopped by Ctrl-C at step 3, saved; the same command continues'
+  with pytest.raises(KeyboardInterrupt, match=message):
     MODES['train'](smoke(), tmp_path)
-  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['2']
+  assert 'Ctrl-C again ends at once' in capfd.readouterr().err
+  names = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
+  assert names == ['2', '3']
   for item in ('params', 'ema_params', 'state'):
     read = ocp.StandardCheckpointer().restore
     place = Path('checkpoints', '2', item)

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.app.run import provenance
+from diffusion_jax.app import load, models
+from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.errors import UserError
+from tests.app.conftest import as_flags, smoke
 
 SETTINGS = {
   'run': 'digits',
@@ -33,6 +35,36 @@ def test_settings_are_kept_and_compared(tmp_path):
   other = SETTINGS | {'sampling': SETTINGS['sampling'] | {'seed': 2}}
   with pytest.raises(UserError, match=r'x has other .*seed.*sampling\.name'):
     provenance.check_same(path, other, 'x', 'sampling.name')
+
+
+BASE = {'sampling.sampler': 'heun', 'sampling.guidance.scale': 3.0}
+
+
+@pytest.mark.parametrize('changes, expected', [
+  ({}, ''),
+  ({'sampling.num_steps': 20, 'sampling.labels': (3, 7)},
+   '-labels=3,7,num_steps=20'),
+  ({'sampling.sampler': 'dpm_solver_pp'}, '-sampler=dpm_solver_pp'),
+  ({'sampling.sampler': 'ddim', 'sampling.sampler.eta': 0.5},
+   '-sampler=ddim,sampler.eta=0.5'),
+  ({'sampling.guidance': None}, '-guidance=None'),
+  ({'sampling.guidance.scale': 2.0}, '-guidance.scale=2.0'),
+  ({'sampling.churn.s_churn': 1.0}, '-churn=edm,churn.s_churn=1.0'),
+  ({'network.dtype': 'bfloat16'}, '-network.dtype=bfloat16'),
+  ({'sampling.prompt': 'a/../b | ä'}, '-prompt=a_.._b____'),
+  ({'sampling.prompt': 'ab' * 99}, '-prompt=' + 'ab' * 67 + 'a'),
+])  # fmt: skip
+def test_samples_are_named_by_what_differs_from_the_run(
+  changes, expected, tmp_path
+):
+  """Not by the defaults of another choice; the name is that of a file."""
+  config = smoke(**BASE)
+  folder.write_config(tmp_path, config, models.make(config, tmp_path).facts)
+  name = lambda config: provenance.name_of(models.make(config, tmp_path))
+  config = load.with_flags(config, [*as_flags(changes)])
+  assert name(config) == f'samples{expected}'
+  config.sampling.name = 'mine'
+  assert name(config) == 'mine'
 
 
 @pytest.mark.parametrize('content', [b'', b'PK damaged', None])

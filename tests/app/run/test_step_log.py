@@ -80,6 +80,26 @@ def test_speed_is_of_the_images_since_the_clock_was_started(monkeypatch):
   assert scalars['images_per_second'] == 10 * 8 / 4.0
 
 
+def test_a_line_begins_with_the_loss_the_speed_and_the_time_left(
+  monkeypatch, capsys
+):
+  """Step 30 of 100 after 4 s for ten steps: 70 steps take 28 s."""
+  now = iter([0.0, 0.0, 4.0])
+  monkeypatch.setattr(step_log.time, 'perf_counter', lambda: next(now))
+  config = smoke(**{'training.num_steps': 100})
+  log = StepLog(config, 'x', None, Lines(), tqdm(disable=True), start=20)
+  log.restart_clock(20)
+  ones = {n: Mean(1.0, 1.0) for n in ('grad_norm', 'loss', 'loss_quarter_1')}
+  log.add(range(30, 31), ones)
+  log.read()
+  log.write_line(30, 0.5)
+  log.write(30, {'test_loss': math.nan})
+  assert capsys.readouterr().out == (
+    'step 30: loss 1 (2.5 steps/s, 00:28 left) grad_norm 1 loss_quarter_1 1 '
+    'learning_rate 0.5 images_per_second 20\nstep 30:\n'
+  )
+
+
 class Lines:
   written = []
 
