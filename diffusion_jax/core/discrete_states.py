@@ -79,10 +79,11 @@ def q_posterior_states(
   """Computes q(x_s | x_t, x_0), [B, ..., K] (D3PM Eq. 3, for any s < t).
 
   It is proportional to (x_t Q_{t|s}^T) * (x_0 Q_{s|0}), and all 0 if x_t is
-  impossible given x_0. x0, xt: [B, ...]; levels: [] or [B].
+  impossible given x_0. With masking, x_0 that is not masked in x_t keeps its
+  value, also at alpha_t = 0. x0, xt: [B, ...]; levels: [] or [B].
   """
   check_same_shape(x0=x0, xt=xt)
-  from_t = process.multiply(_one_hot(xt, process), level_s, level_t, True)
+  from_t = likelihood(xt, process, level_s, level_t)
   return _normalized(from_t * q_states(x0, process, level_s))
 
 
@@ -97,13 +98,14 @@ def p_reverse_states(
 
   logits of p(x_0 | x_t): [B, ..., K]; xt: [B, ...]; levels: [] or [B]. The
   masked state and states x_0 that cannot lead to x_t get probability 0 for any
-  logits. If s is clean the result is p(x_0 | x_t).
+  logits, so unmasked elements keep their values. If s is clean the result is
+  p(x_0 | x_t).
   """
   log_q = _log_likelihood(xt, process, level_t)
   possible = log_q > NEVER
   log_p = jax.nn.log_softmax(jnp.where(possible, logits, NEVER))
   ratio = jnp.where(possible, jnp.exp(log_p - log_q), 0.0)
-  from_t = process.multiply(_one_hot(xt, process), level_s, level_t, True)
+  from_t = likelihood(xt, process, level_s, level_t)
   return _normalized(from_t * process.multiply(ratio, clean_level(), level_s))
 
 
@@ -115,7 +117,7 @@ def posterior_logits(
   It adds log q(x_t | x_0) to logits of p(x_0 | the other elements of x_t) and
   normalises. `p_reverse_states` is then the reverse process of D3PM (Eq. 4).
   With masking, x_0 is never the masked state and unmasked elements keep their
-  values (SUBS of MDLM, Sahoo et al. 2024).
+  values at every level (SUBS of MDLM, Sahoo et al. 2024).
   """
   return jax.nn.log_softmax(logits + _log_likelihood(xt, process, level))
 
@@ -277,6 +279,21 @@ def levels_of_step(
   return level_s, schedule(step / num_steps)
 
 
+def likelihood(
+  xt: Array, process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel
+) -> Array:
+  """Computes q(x_t | x_s) of a given x_t for every x_s, [B, ..., K].
+
+  It is x_t itself, one-hot, where the process has a masked state and cannot
+  lead to x_t: at alpha_t = 0 an unmasked element was not noised but given.
+  """
+  one_hot = _one_hot(xt, process)
+  q = process.multiply(one_hot, level_s, level_t, True)
+  if process.mask is None:
+    return q
+  return jnp.where(jnp.any(q > 0.0, axis=-1, keepdims=True), q, one_hot)
+
+
 def _one_hot(states, process):
   prior = process.prior
   return jax.nn.one_hot(states, len(prior), dtype=prior.dtype)
@@ -289,7 +306,7 @@ def _normalized(p):
 
 def _log_likelihood(xt, process, level):
   # Returns log q(x_t | x_0) for every x_0, NEVER where x_t is impossible.
-  q = process.multiply(_one_hot(xt, process), clean_level(), level, True)
+  q = likelihood(xt, process, clean_level(), level)
   possible = q > 0.0
   if process.mask is not None:
     is_mask = jnp.arange(len(process.prior)) == process.mask

@@ -47,7 +47,10 @@ def all_pairs(name):
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(steps=STEPS)
 def test_the_posterior_is_bayes_rule(name, steps):
-  """q(x_s | x_t, x_0) q(x_t | x_0) = q(x_t | x_s) q(x_s | x_0)."""
+  """q(x_s | x_t, x_0) q(x_t | x_0) = q(x_t | x_s) q(x_s | x_0).
+
+  With masking x_0 = x_t is also possible at alpha_t = 0, where it is x_s.
+  """
   s, t = steps
   x0, xt = all_pairs(name)
   args = PROCESSES[name], at(s), at(t)
@@ -56,7 +59,11 @@ def test_the_posterior_is_bayes_rule(name, steps):
   marginal = to_t[x0[:, 0], xt[:, 0]]
   joint = to_s[x0[:, 0]] * between(name, s, t)[:, xt[:, 0]].T
   np.testing.assert_allclose(q * marginal[:, None], joint, atol=1e-6)
-  np.testing.assert_allclose(q.sum(axis=1), marginal > 0, atol=1e-6)
+  given = (x0 == xt)[:, 0] & (name == 'masking')
+  np.testing.assert_allclose(q.sum(axis=1), given | (marginal > 0), atol=1e-6)
+  np.testing.assert_allclose(
+    q[given], np.eye(q.shape[1])[x0[given, 0]], atol=1e-6
+  )
 
 
 @EACH
@@ -87,19 +94,22 @@ def test_the_reverse_is_the_mean_of_posteriors(name, steps):
 
 
 def test_masked_logits_exclude_the_mask_and_carry_over():
-  """MDLM's SUBS holds for all logits; x is [B, H, W]."""
+  """MDLM's SUBS holds for all logits and levels; x is [B, H, W]."""
   process = PROCESSES['masking']
-  xt = jnp.array([[[0, 3], [2, 3]]])
+  xt = jnp.array([[[0, 3], [2, 3]]] * 2)
   logits = jnp.asarray(
     10 * np.random.default_rng(0).normal(size=(*xt.shape, 4)), jnp.float32
   )
-  p = np.exp(jitted(dj.posterior_logits)(logits, xt, process, at(3)))
+  levels = at(np.array([3, NUM_STEPS]))  # alpha = 0 at the second
+  p = np.exp(jitted(dj.posterior_logits)(logits, xt, process, levels))
   known = np.asarray(xt < 3)
   np.testing.assert_array_equal(p[known], np.eye(4)[np.asarray(xt)[known]])
   expected = np.exp(logits[~known])[:, :3]
   expected /= expected.sum(axis=1, keepdims=True)
   np.testing.assert_allclose(p[~known][:, :3], expected, rtol=1e-5)
   assert (p[~known][:, 3] == 0.0).all()
+  p = jitted(dj.p_reverse_states)(logits, xt, process, at(2), levels)
+  np.testing.assert_array_equal(p[known], np.eye(4)[np.asarray(xt)[known]])
 
 
 def test_draws_have_the_probabilities_and_never_the_impossible():
