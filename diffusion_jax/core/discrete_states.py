@@ -10,8 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.broadcasting import (
+  check_same_shape,
+  data_axes,
+  sum_data_axes,
+)
+from diffusion_jax.core.concrete import check_at_least, check_numbers
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import draw_uniform, key_per_example
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
@@ -22,6 +26,9 @@ Array = jax.Array
 # The logit of an impossible state. It is finite because guidance subtracts
 # logits.
 NEVER = -1e9
+# The draw from what is no distribution, such as a diverged network's NaN. Its
+# probabilities are all 0 at every level, so it stays -1.
+NO_STATE = -1
 
 
 class StateDenoiser(Protocol):
@@ -33,14 +40,19 @@ class StateDenoiser(Protocol):
 
 
 def states_of(x: Array, num_values: int) -> Array:
-  """Converts values evenly spaced on [-1, 1] to states 0..num_values-1."""
-  return jnp.rint((x + 1.0) * (num_values - 1) / 2.0).astype(int)
+  """Converts values evenly spaced on [-1, 1] to states 0..num_values-1.
+
+  NaN becomes -1, as in `draw_states`.
+  """
+  states = jnp.rint((x + 1.0) * (num_values - 1) / 2.0)
+  return jnp.where(jnp.isnan(states), NO_STATE, states).astype(int)
 
 
 def values_of(states: Array, num_values: int) -> Array:
-  """Returns the values in [-1, 1] of states, and 0 for masked ones."""
+  """Returns the values in [-1, 1] of states, 0 for masked ones, NaN for -1."""
   values = states * (2.0 / (num_values - 1)) - 1.0
-  return jnp.where(states < num_values, values, 0.0)
+  values = jnp.where(states < num_values, values, 0.0)
+  return jnp.where(states < 0, jnp.nan, values)
 
 
 def draw_states(key: Array, probs: Array) -> Array:
@@ -49,12 +61,15 @@ def draw_states(key: Array, probs: Array) -> Array:
   It inverts the cumulative sum, since float32 Gumbel noise is bounded, which
   sharpens distributions over many states (Zheng et al. 2024). A state with
   probability 0 is never drawn. key: [] or [B]; probs need not be normalised.
+  Where they are not finite or all 0 the result is -1, which is no state.
   """
   cumulative, possible = jnp.cumsum(probs, axis=-1), probs > 0.0
   # Rounding can make the sums fall, so only possible states are counted.
   total = jnp.max(jnp.where(possible, cumulative, 0.0), axis=-1)
   threshold = (draw_uniform(key, total) * total)[..., None]
-  return jnp.argmax(possible & (cumulative > threshold), axis=-1)
+  drawn = jnp.argmax(possible & (cumulative > threshold), axis=-1)
+  valid = (total > 0.0) & jnp.isfinite(cumulative[..., -1])
+  return jnp.where(valid, drawn, NO_STATE)
 
 
 def q_states(x0: Array, process: StateProcess, level: NoiseLevel) -> Array:
@@ -102,9 +117,8 @@ def p_reverse_states(
   p(x_0 | x_t).
   """
   log_q = _log_likelihood(xt, process, level_t)
-  possible = log_q > NEVER
-  log_p = jax.nn.log_softmax(jnp.where(possible, logits, NEVER))
-  ratio = jnp.where(possible, jnp.exp(log_p - log_q), 0.0)
+  log_p = _log_p0(logits, log_q)
+  ratio = jnp.where(log_q > NEVER, jnp.exp(log_p - log_q), 0.0)
   from_t = likelihood(xt, process, level_s, level_t)
   return _normalized(from_t * process.multiply(ratio, clean_level(), level_s))
 
@@ -187,18 +201,16 @@ def state_kl(q: Array, p: Array) -> Array:
   Probabilities below the least normal number, 1e-38 in float32, are raised to
   it.
   """
-  tiny = jnp.finfo(q.dtype).tiny
-  log_q, log_p = (jnp.log(jnp.maximum(x, tiny)) for x in (q, p))
-  return sum_data_axes(q * (log_q - log_p))
+  return sum_data_axes(q * (_log(q) - _log(p)))
 
 
 def state_nll(logits: Array, x0: Array, where: Array | bool = True) -> Array:
   """Computes -log p(x_0 | x_t) in nats, [B], summed over elements with `where`.
 
-  logits: [B, ..., K]; x0: [B, ...]; where: bools [B, ...].
+  logits: [B, ..., K]; x0: [B, ...]; where: bools [B, ...]. NaN if an x_0 with
+  `where` is outside 0..K-1.
   """
-  log_p = jax.nn.log_softmax(logits)
-  at_x0 = jnp.take_along_axis(log_p, x0[..., None], axis=-1)[..., 0]
+  at_x0 = _at(x0, jax.nn.log_softmax(logits))
   return -sum_data_axes(jnp.where(where, at_x0, 0.0))
 
 
@@ -208,12 +220,14 @@ def prior_kl_states(
   """Computes L_T = KL(q(x_T | x_0) || prior) in nats, [B] (D3PM Eq. 1).
 
   It is infinite if x_T may be a state that the prior excludes: masking needs
-  alpha = 0 at the last level.
+  alpha = 0 at the last level. An x_0 that is masked or outside 0..K-1 raises
+  ValueError; under `jit` the result is NaN, as in all bounds.
   """
   q = q_states(x0, process, level_T)
   prior = process.prior.reshape((1,) * x0.ndim + (-1,))
   outside = sum_data_axes((q > 0.0) & (prior == 0.0)) > 0
-  return jnp.where(outside, jnp.inf, state_kl(q, prior))
+  kl = jnp.where(outside, jnp.inf, state_kl(q, prior))
+  return nan_unless_data(kl, x0, process)
 
 
 def transition_kl_states(
@@ -227,10 +241,19 @@ def transition_kl_states(
   """Computes L_{t-1} = KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, [B].
 
   If s is clean it is L_0 = -log p(x_0 | x_t) (D3PM Eq. 1). For the arguments
-  see `q_posterior_states` and `p_reverse_states`.
+  see `q_posterior_states` and `p_reverse_states`, for invalid x_0
+  `prior_kl_states`. It is accurate for any logits in L_0 and with masking; else
+  it is an upper bound where p(x_s | x_t) is below 1e-38.
   """
   q = q_posterior_states(x0, xt, process, level_s, level_t)
-  return state_kl(q, p_reverse_states(logits, xt, process, level_s, level_t))
+  p = p_reverse_states(logits, xt, process, level_s, level_t)
+  # q p(x_0 | x_t) is a part of p(x_s | x_t), in L_0 and with masking all of it.
+  log_p0 = _log_p0(logits, _log_likelihood(xt, process, level_t))
+  part = _log(q) + _at(x0, log_p0)[..., None]
+  is_lost = (p < jnp.finfo(p.dtype).tiny) & (q > 0.0)
+  log_p = jnp.where(is_lost, part, _log(p))
+  kl = sum_data_axes(q * (_log(q) - log_p))
+  return nan_unless_data(kl, x0, process)
 
 
 def state_bound(
@@ -279,6 +302,24 @@ def levels_of_step(
   return level_s, schedule(step / num_steps)
 
 
+def nan_unless_data(nats: Array, x0: Array, process: StateProcess) -> Array:
+  """Returns nats [B], with NaN where x_0 is masked or outside 0..K-1.
+
+  ValueError instead if x_0 is not traced.
+  """
+  size, mask = len(process.prior), process.mask
+
+  def fits(x):
+    inside = (x >= 0) & (x < size)
+    return inside if mask is None else inside & (x != mask)
+
+  rule = f'states of data are 0..{size - 1}'
+  if mask is not None:
+    rule += f' without {mask}, the masked state'
+  check_numbers(fits, rule, x0=x0)
+  return jnp.where(jnp.all(fits(x0), axis=data_axes(x0)), nats, jnp.nan)
+
+
 def likelihood(
   xt: Array, process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel
 ) -> Array:
@@ -297,6 +338,21 @@ def likelihood(
 def _one_hot(states, process):
   prior = process.prior
   return jax.nn.one_hot(states, len(prior), dtype=prior.dtype)
+
+
+def _at(x0, log_p):
+  # Returns log p(x_0), NaN outside 0..K-1; a negative index would wrap.
+  index = jnp.where(x0 < 0, log_p.shape[-1], x0)[..., None]
+  return jnp.take_along_axis(log_p, index, axis=-1, mode='fill')[..., 0]
+
+
+def _log_p0(logits, log_q):
+  # Returns log p(x_0 | x_t) without the x_0 that cannot lead to x_t.
+  return jax.nn.log_softmax(jnp.where(log_q > NEVER, logits, NEVER))
+
+
+def _log(p):
+  return jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
 
 
 def _normalized(p):

@@ -1,8 +1,9 @@
 """Objectives on discrete states: the bounds of D3PM and of masked diffusion.
 
-A batch contains states, integers [B, ...]. The network is a function (params,
-x_t, noise, cond) -> logits [B, ..., K] (see `make_state_denoiser`); the
-parametrization in its `Network` is not used. params: {'network': ...}.
+A batch contains states, integers [B, ...]; the loss is NaN if one of them is
+masked or outside 0..K-1. The network is a function (params, x_t, noise, cond)
+-> logits [B, ..., K] (see `make_state_denoiser`); the parametrization in its
+`Network` is not used. params: {'network': ...}.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from diffusion_jax.core.discrete_states import (
   levels_of_step,
   make_state_denoiser,
+  nan_unless_data,
   q_sample_states,
   state_nll,
   transition_kl_states,
@@ -95,6 +97,7 @@ def masked(
   def terms(logits, inputs):
     x0, xt, level, _ = inputs
     nats = weight(level) * state_nll(logits, x0, xt == mask)
+    nats = nan_unless_data(nats, x0, process)
     return bits_per_dim(nats, x0.shape[1:]), {}
 
   network.check_options('masked')

@@ -230,8 +230,37 @@ def test_guidance_and_top_p():
     )
 
 
+def test_nan_logits_stay_visible():
+  """Elements whose logits are NaN once are -1 in the end."""
+  levels = LINEAR(jnp.linspace(1.0, 0.0, 4))
+
+  def diverged(xt, level):
+    bad = (jnp.arange(3) == 1)[None, :, None] & (level.sigma > 0.5)
+    return jnp.where(bad, jnp.nan, exact(xt, level))
+
+  ancestral = dj.ancestral_states(MASKING)
+  samplers = (
+    dj.remasked(ancestral, MASKING, 0.5),
+    dj.confidence_ordered(MASKING, 1.0),
+  )
+
+  @jax.jit
+  def run(x):
+    denoise = dj.top_p(diverged, 0.9)
+    key = jax.random.key(0)
+    return [dj.sample(key, denoise, sampler, levels, x) for sampler in samplers]
+
+  with jax.debug_nans(False):
+    found = run(jnp.full((50, 3), 3))
+  for x in map(np.asarray, found):
+    np.testing.assert_array_equal(x[:, 1], -1)
+    assert (x[:, ::2] >= 0).all() and (x < 3).all()
+
+
 def test_refusals():
   sampler = dj.ancestral_states(MASKING)
+  with pytest.raises(ValueError, match='temperature is -1: it cannot be neg'):
+    dj.confidence_ordered(MASKING, -1.0)
   with pytest.raises(ValueError, match='eta is 2'):
     dj.remasked(sampler, MASKING, 2)
   with pytest.raises(ValueError, match=r'p is 0: it must be in \(0, 1\]'):
