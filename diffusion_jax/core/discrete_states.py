@@ -10,11 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.core.broadcasting import (
-  check_same_shape,
-  data_axes,
-  sum_data_axes,
-)
+from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
 from diffusion_jax.core.concrete import check_at_least, check_numbers
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import draw_uniform, key_per_example
@@ -26,9 +22,6 @@ Array = jax.Array
 # The logit of an impossible state. It is finite because guidance subtracts
 # logits.
 NEVER = -1e9
-# The draw from what is no distribution, such as a diverged network's NaN. Its
-# probabilities are all 0 at every level, so it stays -1.
-NO_STATE = -1
 
 
 class StateDenoiser(Protocol):
@@ -40,12 +33,8 @@ class StateDenoiser(Protocol):
 
 
 def states_of(x: Array, num_values: int) -> Array:
-  """Converts values evenly spaced on [-1, 1] to states 0..num_values-1.
-
-  NaN becomes -1, as in `draw_states`.
-  """
-  states = jnp.rint((x + 1.0) * (num_values - 1) / 2.0)
-  return jnp.where(jnp.isnan(states), NO_STATE, states).astype(int)
+  """Converts values evenly spaced on [-1, 1] to states 0..num_values-1."""
+  return jnp.rint((x + 1.0) * (num_values - 1) / 2.0).astype(int)
 
 
 def values_of(states: Array, num_values: int) -> Array:
@@ -61,7 +50,7 @@ def draw_states(key: Array, probs: Array) -> Array:
   It inverts the cumulative sum, since float32 Gumbel noise is bounded, which
   sharpens distributions over many states (Zheng et al. 2024). A state with
   probability 0 is never drawn. key: [] or [B]; probs need not be normalised.
-  Where they are not finite or all 0 the result is -1, which is no state.
+  Where they are NaN or all 0 the result is -1, which is no state and stays -1.
   """
   cumulative, possible = jnp.cumsum(probs, axis=-1), probs > 0.0
   # Rounding can make the sums fall, so only possible states are counted.
@@ -69,7 +58,7 @@ def draw_states(key: Array, probs: Array) -> Array:
   threshold = (draw_uniform(key, total) * total)[..., None]
   drawn = jnp.argmax(possible & (cumulative > threshold), axis=-1)
   valid = (total > 0.0) & jnp.isfinite(cumulative[..., -1])
-  return jnp.where(valid, drawn, NO_STATE)
+  return jnp.where(valid, drawn, -1)
 
 
 def q_states(x0: Array, process: StateProcess, level: NoiseLevel) -> Array:
@@ -94,11 +83,10 @@ def q_posterior_states(
   """Computes q(x_s | x_t, x_0), [B, ..., K] (D3PM Eq. 3, for any s < t).
 
   It is proportional to (x_t Q_{t|s}^T) * (x_0 Q_{s|0}), and all 0 if x_t is
-  impossible given x_0. With masking, x_0 that is not masked in x_t keeps its
-  value, also at alpha_t = 0. x0, xt: [B, ...]; levels: [] or [B].
+  impossible given x_0. x0, xt: [B, ...]; levels: [] or [B].
   """
   check_same_shape(x0=x0, xt=xt)
-  from_t = likelihood(xt, process, level_s, level_t)
+  from_t = process.multiply(_one_hot(xt, process), level_s, level_t, True)
   return _normalized(from_t * q_states(x0, process, level_s))
 
 
@@ -113,13 +101,12 @@ def p_reverse_states(
 
   logits of p(x_0 | x_t): [B, ..., K]; xt: [B, ...]; levels: [] or [B]. The
   masked state and states x_0 that cannot lead to x_t get probability 0 for any
-  logits, so unmasked elements keep their values. If s is clean the result is
-  p(x_0 | x_t).
+  logits. If s is clean the result is p(x_0 | x_t).
   """
-  log_q = _log_likelihood(xt, process, level_t)
+  log_q = _log_q(logits, xt, process, level_t)
   log_p = _log_p0(logits, log_q)
   ratio = jnp.where(log_q > NEVER, jnp.exp(log_p - log_q), 0.0)
-  from_t = likelihood(xt, process, level_s, level_t)
+  from_t = process.multiply(_one_hot(xt, process), level_s, level_t, True)
   return _normalized(from_t * process.multiply(ratio, clean_level(), level_s))
 
 
@@ -133,7 +120,7 @@ def posterior_logits(
   With masking, x_0 is never the masked state and unmasked elements keep their
   values at every level (SUBS of MDLM, Sahoo et al. 2024).
   """
-  return jax.nn.log_softmax(logits + _log_likelihood(xt, process, level))
+  return jax.nn.log_softmax(logits + _log_q(logits, xt, process, level))
 
 
 def make_state_denoiser(
@@ -148,7 +135,8 @@ def make_state_denoiser(
   """Makes the denoiser of a network: `posterior_logits` of its output.
 
   Args:
-    network_fn: (params, x_t [B, ...], noise [B], cond) -> [B, ..., K].
+    network_fn: (params, x_t [B, ...], noise [B], cond) -> [B, ..., K] with a
+      logit for each state of the process, n + 1 for `masking_process(n)`.
     params, noise_input, cond: As in `make_denoiser`.
     key: The key of dropout, which is off without one.
   """
@@ -241,14 +229,13 @@ def transition_kl_states(
   """Computes L_{t-1} = KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, [B].
 
   If s is clean it is L_0 = -log p(x_0 | x_t) (D3PM Eq. 1). For the arguments
-  see `q_posterior_states` and `p_reverse_states`, for invalid x_0
-  `prior_kl_states`. It is accurate for any logits in L_0 and with masking; else
-  it is an upper bound where p(x_s | x_t) is below 1e-38.
+  see `q_posterior_states`, `p_reverse_states` and `prior_kl_states`. p below
+  1e-38 counts exactly in L_0 and with masking, else KL is an upper bound.
   """
   q = q_posterior_states(x0, xt, process, level_s, level_t)
   p = p_reverse_states(logits, xt, process, level_s, level_t)
   # q p(x_0 | x_t) is a part of p(x_s | x_t), in L_0 and with masking all of it.
-  log_p0 = _log_p0(logits, _log_likelihood(xt, process, level_t))
+  log_p0 = _log_p0(logits, _log_q(logits, xt, process, level_t))
   part = _log(q) + _at(x0, log_p0)[..., None]
   is_lost = (p < jnp.finfo(p.dtype).tiny) & (q > 0.0)
   log_p = jnp.where(is_lost, part, _log(p))
@@ -303,36 +290,15 @@ def levels_of_step(
 
 
 def nan_unless_data(nats: Array, x0: Array, process: StateProcess) -> Array:
-  """Returns nats [B], with NaN where x_0 is masked or outside 0..K-1.
-
-  ValueError instead if x_0 is not traced.
-  """
+  """Returns nats [B]; ValueError, NaN under `jit`, if x_0 cannot be data."""
   size, mask = len(process.prior), process.mask
 
   def fits(x):
-    inside = (x >= 0) & (x < size)
-    return inside if mask is None else inside & (x != mask)
+    return (x >= 0) & (x < size) & (x != (size if mask is None else mask))
 
-  rule = f'states of data are 0..{size - 1}'
-  if mask is not None:
-    rule += f' without {mask}, the masked state'
+  rule = f'states of data are 0..{size - 1}, except the mask, {mask}'
   check_numbers(fits, rule, x0=x0)
-  return jnp.where(jnp.all(fits(x0), axis=data_axes(x0)), nats, jnp.nan)
-
-
-def likelihood(
-  xt: Array, process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel
-) -> Array:
-  """Computes q(x_t | x_s) of a given x_t for every x_s, [B, ..., K].
-
-  It is x_t itself, one-hot, where the process has a masked state and cannot
-  lead to x_t: at alpha_t = 0 an unmasked element was not noised but given.
-  """
-  one_hot = _one_hot(xt, process)
-  q = process.multiply(one_hot, level_s, level_t, True)
-  if process.mask is None:
-    return q
-  return jnp.where(jnp.any(q > 0.0, axis=-1, keepdims=True), q, one_hot)
+  return jnp.where(sum_data_axes(~fits(x0)) == 0, nats, jnp.nan)
 
 
 def _one_hot(states, process):
@@ -360,9 +326,14 @@ def _normalized(p):
   return p / jnp.where(total > 0.0, total, 1.0)
 
 
-def _log_likelihood(xt, process, level):
+def _log_q(logits, xt, process, level):
   # Returns log q(x_t | x_0) for every x_0, NEVER where x_t is impossible.
-  q = likelihood(xt, process, clean_level(), level)
+  q = process.multiply(_one_hot(xt, process), clean_level(), level, True)
+  if logits.shape != q.shape:
+    raise ValueError(
+      f'logits {list(logits.shape)} must be {list(q.shape)}, for all states of '
+      'the process: masking_process(n) has n + 1, the last one is the mask'
+    )
   possible = q > 0.0
   if process.mask is not None:
     is_mask = jnp.arange(len(process.prior)) == process.mask

@@ -63,8 +63,8 @@ def masked_bound(
   example are antithetic, u + i / num_times modulo 1 with one u. The schedule
   must be clean at t = 0 and have alpha = 0 at t = 1. key: [] or [B], where
   example i depends only on key i; x0: [B, ...], as in `prior_kl_states`;
-  num_times: the number of denoiser calls; num_steps: T of a model in discrete
-  time, None for continuous time; ValueError if one is below 1.
+  num_times: the number of denoiser calls, at least 1; num_steps: T of a model
+  in discrete time, at least 1, None for continuous time.
   """
   mask = mask_of(process, 'masked_bound')
   check_at_least(1, num_times=num_times)

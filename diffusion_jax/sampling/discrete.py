@@ -1,8 +1,7 @@
 """Samplers of discrete states for `sample`, and their wrappers.
 
 x is an array of integers [B, ...], and denoisers return logits [B, ..., K] of
-p(x_0 | x_t) (`make_state_denoiser`). Elements whose logits are NaN become -1,
-which is no state, and stay -1.
+p(x_0 | x_t) (`make_state_denoiser`). Where they are NaN x becomes -1 and stays.
 """
 
 import jax

@@ -13,11 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.discrete_states import (
-  NEVER,
-  StateDenoiser,
-  likelihood,
-)
+from diffusion_jax.core.discrete_states import NEVER, StateDenoiser
 from diffusion_jax.core.levels import clean_level
 from diffusion_jax.core.transitions import StateProcess
 
@@ -65,8 +61,8 @@ class Table:
 
     def denoise(xt, level):
       s = len(process.prior)
-      states = xt.reshape(len(xt), d)
-      q = likelihood(states, process, clean_level(), level)[..., :k]
+      hot = jax.nn.one_hot(xt.reshape(len(xt), d), s)
+      q = process.multiply(hot, clean_level(), level, True)[..., :k]
       log_q = jnp.where(q > 0.0, jnp.log(jnp.where(q > 0.0, q, 1.0)), NEVER)
       einsum = functools.partial(jnp.einsum, precision='highest')
       joint = einsum('ndk,bdk->bn', one_hot, log_q) + prior[None]

@@ -1,9 +1,8 @@
 """Objectives on discrete states: the bounds of D3PM and of masked diffusion.
 
-A batch contains states, integers [B, ...]; the loss is NaN if one of them is
-masked or outside 0..K-1. The network is a function (params, x_t, noise, cond)
--> logits [B, ..., K] (see `make_state_denoiser`); the parametrization in its
-`Network` is not used. params: {'network': ...}.
+A batch contains states, integers [B, ...]. The network is a function (params,
+x_t, noise, cond) -> logits [B, ..., K] (see `make_state_denoiser`); the
+parametrization in its `Network` is not used. params: {'network': ...}.
 """
 
 from collections.abc import Callable
