@@ -172,24 +172,6 @@ def test_known_elements_are_kept_exactly():
   check_law(drawn(sampler, levels), TABLE.conditional(known, mask).probs)
 
 
-def test_unmasked_elements_are_given_at_alpha_0():
-  """x_1 given x_0 = 1 and x_2 = 2 has its conditional distribution."""
-  given = jnp.broadcast_to(jnp.array([1, 3, 2]), (N, 3))
-  levels = LINEAR(jnp.array([1.0, 0.0]))
-  samplers = dj.ancestral_states(MASKING), dj.confidence_ordered(MASKING)
-
-  @jax.jit
-  def run(x, levels):
-    key = jax.random.key(0)
-    return [dj.sample(key, exact, sampler, levels, x) for sampler in samplers]
-
-  known = np.array([1, 0, 2]), np.array([True, False, True])
-  for x in run(given, levels):
-    shares = np.zeros((3, 3, 3))
-    np.add.at(shares, tuple(np.asarray(x).T), 1 / N)
-    check_law(shares, TABLE.conditional(*known).probs)
-
-
 def test_an_example_depends_on_its_own_key():
   levels = LINEAR(jnp.linspace(1.0, 0.0, 4))
   keys = jax.random.split(jax.random.key(3), 4)
@@ -228,6 +210,24 @@ def test_guidance_and_top_p():
     np.testing.assert_allclose(
       jax.nn.softmax(logits)[0, 0], probs / probs.sum(), rtol=1e-5
     )
+
+
+def test_unmasked_elements_are_given_at_alpha_0():
+  """x_1 given x_0 = 1 and x_2 = 2 has its conditional distribution."""
+  given = jnp.broadcast_to(jnp.array([1, 3, 2]), (N, 3))
+  levels = LINEAR(jnp.array([1.0, 0.0]))
+  samplers = dj.ancestral_states(MASKING), dj.confidence_ordered(MASKING)
+
+  @jax.jit
+  def run(x, levels):
+    key = jax.random.key(0)
+    return [dj.sample(key, exact, sampler, levels, x) for sampler in samplers]
+
+  known = np.array([1, 0, 2]), np.array([True, False, True])
+  for x in run(given, levels):
+    shares = np.zeros((3, 3, 3))
+    np.add.at(shares, tuple(np.asarray(x).T), 1 / N)
+    check_law(shares, TABLE.conditional(*known).probs)
 
 
 def test_nan_logits_stay_visible():
