@@ -47,7 +47,10 @@ def all_pairs(name):
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(steps=STEPS)
 def test_the_posterior_is_bayes_rule(name, steps):
-  """q(x_s | x_t, x_0) q(x_t | x_0) = q(x_t | x_s) q(x_s | x_0)."""
+  """q(x_s | x_t, x_0) q(x_t | x_0) = q(x_t | x_s) q(x_s | x_0).
+
+  With masking x_0 = x_t is also possible at alpha_t = 0, where it is x_s.
+  """
   s, t = steps
   x0, xt = all_pairs(name)
   args = PROCESSES[name], at(s), at(t)
@@ -56,7 +59,11 @@ def test_the_posterior_is_bayes_rule(name, steps):
   marginal = to_t[x0[:, 0], xt[:, 0]]
   joint = to_s[x0[:, 0]] * between(name, s, t)[:, xt[:, 0]].T
   np.testing.assert_allclose(q * marginal[:, None], joint, atol=1e-6)
-  np.testing.assert_allclose(q.sum(axis=1), marginal > 0, atol=1e-6)
+  given = (x0 == xt)[:, 0] & (name == 'masking')
+  np.testing.assert_allclose(q.sum(axis=1), given | (marginal > 0), atol=1e-6)
+  np.testing.assert_allclose(
+    q[given], np.eye(q.shape[1])[x0[given, 0]], atol=1e-6
+  )
 
 
 @EACH
@@ -87,19 +94,22 @@ def test_the_reverse_is_the_mean_of_posteriors(name, steps):
 
 
 def test_masked_logits_exclude_the_mask_and_carry_over():
-  """MDLM's SUBS holds for all logits; x is [B, H, W]."""
+  """MDLM's SUBS holds for all logits and levels; x is [B, H, W]."""
   process = PROCESSES['masking']
-  xt = jnp.array([[[0, 3], [2, 3]]])
+  xt = jnp.array([[[0, 3], [2, 3]]] * 2)
   logits = jnp.asarray(
     10 * np.random.default_rng(0).normal(size=(*xt.shape, 4)), jnp.float32
   )
-  p = np.exp(jitted(dj.posterior_logits)(logits, xt, process, at(3)))
+  levels = at(np.array([3, NUM_STEPS]))  # alpha = 0 at the second
+  p = np.exp(jitted(dj.posterior_logits)(logits, xt, process, levels))
   known = np.asarray(xt < 3)
   np.testing.assert_array_equal(p[known], np.eye(4)[np.asarray(xt)[known]])
   expected = np.exp(logits[~known])[:, :3]
   expected /= expected.sum(axis=1, keepdims=True)
   np.testing.assert_allclose(p[~known][:, :3], expected, rtol=1e-5)
   assert (p[~known][:, 3] == 0.0).all()
+  p = jitted(dj.p_reverse_states)(logits, xt, process, at(2), levels)
+  np.testing.assert_array_equal(p[known], np.eye(4)[np.asarray(xt)[known]])
 
 
 def test_draws_have_the_probabilities_and_never_the_impossible():
@@ -114,6 +124,20 @@ def test_draws_have_the_probabilities_and_never_the_impossible():
   # A draw depends on the key of its example.
   alone = jitted(dj.draw_states)(keys[1:], many[1:])
   np.testing.assert_array_equal(alone[0], draws[1])
+
+
+def test_what_is_no_distribution_gives_no_state(key):
+  """NaN, inf and only zeros give -1, which stays -1 and is NaN as a value."""
+  bad = [[np.nan] * 3, [0.5, 0.5, np.nan], [np.nan, 1.0, 0.0], [0.0] * 3]
+  probs = np.array([*bad, [np.inf, 1.0, 0.0], [0.0, 2.0, 0.0]], np.float32)
+  with jax.debug_nans(False):
+    drawn = jitted(dj.draw_states)(key, probs)
+    np.testing.assert_array_equal(drawn, [-1, -1, -1, -1, -1, 1])
+    values = dj.values_of(drawn, 3)
+    np.testing.assert_array_equal(values, [np.nan] * 5 + [0.0])
+  for process in PROCESSES.values():
+    q = jitted(dj.q_states)(jnp.array([[-1]]), process, at(3))
+    assert (q == 0.0).all()
 
 
 def test_states_of_scaled_images():
@@ -168,6 +192,54 @@ def test_kl_and_nll_with_zeros():
   np.testing.assert_allclose(nll, [2 * np.log(2)], rtol=1e-6)
   nll = dj.state_nll(logits, jnp.array([[2, 1]]), jnp.array([[True, False]]))
   np.testing.assert_allclose(nll, [np.log(2)], rtol=1e-6)
+
+
+def test_transitions_of_tiny_probabilities():
+  """-log p(x_0 | x_t) is 2 a far below the least float32, and so is its slope.
+
+  L_0 is -log p, and with masking L_{t-1} is the fraction unmasked of it.
+  """
+  x0, xt = jnp.array([[0]]), jnp.array([[3]])
+  of_a = jnp.array([-1.0, 1.0, -1.0, 0.0])
+
+  @jax.jit
+  @functools.partial(jax.vmap, in_axes=(None, 0))
+  @jax.value_and_grad
+  def kl(a, level_s):
+    args = a * of_a[None, None], x0, xt, PROCESSES['masking'], level_s, at(4)
+    return dj.transition_kl_states(*args)[0]
+
+  for a in (30.0, 1000.0):
+    nats, slopes = kl(a, at(np.array([0, 3])))
+    np.testing.assert_allclose(nats, [2.0 * a, 0.5 * a], rtol=1e-6)
+    np.testing.assert_allclose(slopes, [2.0, 0.5], rtol=1e-6)
+
+
+BOUNDS = {
+  'masked_bound': dj.masked_bound,
+  'state_bound': lambda *args, x0: dj.state_bound(*args, x0=x0, num_steps=2)[
+    'total'
+  ],
+}
+
+
+@pytest.mark.parametrize('bound', BOUNDS.values(), ids=BOUNDS)
+def test_the_bound_of_what_is_no_data(bound, key):
+  """It is refused, and NaN for the example if x_0 is traced."""
+  args = TABLE.denoiser(PROCESSES['masking']), PROCESSES['masking'], LINEAR
+  for x, text in (
+    (3, '3: states of data are 0..3, except the mask, 3'),
+    (-1, '-1: '),
+  ):
+    of_key = functools.partial(bound, x0=jnp.array([[0, x, 1]]))
+    with pytest.raises(ValueError, match='x0 is ' + text):
+      jax.eval_shape(lambda key, f=of_key: f(key, *args), key)
+  x0 = jnp.array([[0, 1, 2], [0, 3, 1], [0, 4, 1], [0, -1, 1]])
+  with jax.debug_nans(False):
+    found = jax.jit(lambda x0: bound(key, *args, x0=x0))(x0)
+    nll = dj.state_nll(jnp.zeros((4, 3, 4)), x0)
+  np.testing.assert_array_equal(np.isnan(found), [False, True, True, True])
+  np.testing.assert_array_equal(np.isnan(nll), [False, False, True, True])
 
 
 def test_the_prior_kl_is_infinite_where_the_prior_excludes_a_state():

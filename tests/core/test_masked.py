@@ -99,14 +99,12 @@ def test_times_are_antithetic():
   assert len(np.unique(t[0])) == 3  # Each example has its own u.
 
 
-def test_a_process_without_a_mask_is_refused():
-  with pytest.raises(
-    ValueError, match='such as masking_process .* got one without'
-  ):
-    dj.masked_bound(
-      jax.random.key(0),
-      denoise,
-      dj.uniform_process(3),
-      LINEAR,
-      jnp.zeros((1, 3), int),
-    )
+@pytest.mark.parametrize('process, options, match', [
+  (dj.uniform_process(3), {}, 'such as masking_process .* got one without'),
+  (PROCESS, {'num_times': 0}, 'num_times is 0: .* at least 1'),
+  (PROCESS, {'num_steps': 0}, 'num_steps is 0: .* at least 1'),
+])  # fmt: skip
+def test_refusals(process, options, match):
+  args = jax.random.key(0), denoise, process, LINEAR, jnp.zeros((1, 3), int)
+  with pytest.raises(ValueError, match=match):
+    dj.masked_bound(*args, **options)

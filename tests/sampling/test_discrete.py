@@ -212,8 +212,55 @@ def test_guidance_and_top_p():
     )
 
 
+def test_unmasked_elements_are_given_at_alpha_0():
+  """x_1 given x_0 = 1 and x_2 = 2 has its conditional distribution."""
+  given = jnp.broadcast_to(jnp.array([1, 3, 2]), (N, 3))
+  levels = LINEAR(jnp.array([1.0, 0.0]))
+  samplers = dj.ancestral_states(MASKING), dj.confidence_ordered(MASKING)
+
+  @jax.jit
+  def run(x, levels):
+    key = jax.random.key(0)
+    return [dj.sample(key, exact, sampler, levels, x) for sampler in samplers]
+
+  known = np.array([1, 0, 2]), np.array([True, False, True])
+  for x in run(given, levels):
+    shares = np.zeros((3, 3, 3))
+    np.add.at(shares, tuple(np.asarray(x).T), 1 / N)
+    check_law(shares, TABLE.conditional(*known).probs)
+
+
+def test_nan_logits_stay_visible():
+  """Elements whose logits are NaN once are -1 in the end."""
+  levels = LINEAR(jnp.linspace(1.0, 0.0, 4))
+
+  def diverged(xt, level):
+    bad = (jnp.arange(3) == 1)[None, :, None] & (level.sigma > 0.5)
+    return jnp.where(bad, jnp.nan, exact(xt, level))
+
+  ancestral = dj.ancestral_states(MASKING)
+  samplers = (
+    dj.remasked(ancestral, MASKING, 0.5),
+    dj.confidence_ordered(MASKING, 1.0),
+  )
+
+  @jax.jit
+  def run(x):
+    denoise = dj.top_p(diverged, 0.9)
+    key = jax.random.key(0)
+    return [dj.sample(key, denoise, sampler, levels, x) for sampler in samplers]
+
+  with jax.debug_nans(False):
+    found = run(jnp.full((50, 3), 3))
+  for x in map(np.asarray, found):
+    np.testing.assert_array_equal(x[:, 1], -1)
+    assert (x[:, ::2] >= 0).all() and (x < 3).all()
+
+
 def test_refusals():
   sampler = dj.ancestral_states(MASKING)
+  with pytest.raises(ValueError, match='temperature is -1: it cannot be neg'):
+    dj.confidence_ordered(MASKING, -1.0)
   with pytest.raises(ValueError, match='eta is 2'):
     dj.remasked(sampler, MASKING, 2)
   with pytest.raises(ValueError, match=r'p is 0: it must be in \(0, 1\]'):
