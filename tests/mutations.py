@@ -263,7 +263,7 @@ core/discrete_states.py papers/test_discrete_states.py test_d3pm_eq_3_and_4
 core/masked.py test_weights
   level_slopes(schedule, level.t)[1] / level.sigma
   => level_slopes(schedule, level.t)[1] / level.alpha
-sampling/discrete.py first_hitting_stops_at_a_level
+sampling/discrete.py first_hitting_is_exact
   u ** (1.0 / jnp.maximum(count, 1)) => u
 sampling/discrete.py papers/test_discrete_states.py test_remdm_one_step
   level_s.alpha / kept => level_s.alpha
@@ -275,6 +275,54 @@ app/models/states.py knows_nothing
   num_steps=num_steps) => num_steps=2 * num_steps)
 data/text_files.py splits_are_the_pieces
   slice(end, count) => slice(end - 1, count)
+core/discrete_states.py states_of_scaled_images
+  jnp.rint((x + 1.0) => jnp.floor((x + 1.0)
+core/discrete_states.py prior_excludes_a_state
+  (q > 0.0) & (prior == 0.0) => (q > 1e-3) & (prior == 0.0)
+core/discrete_states.py mean_of_the_oracle
+  jax.vmap(lambda k: jax.random.fold_in(k, step))(keys) => keys
+core/discrete_states.py first_step_ends_at_clean_data
+  step == 1, clean, s => step == 0, clean, s
+core/masked.py test_weights
+  jnp.rint(level.t * num_steps) => jnp.floor(level.t * num_steps)
+core/masked.py times_are_antithetic
+  jax.vmap(lambda k: jax.random.fold_in(k, i))(keys) => keys
+core/transitions.py is_the_nearest_step
+  jnp.rint(level.t * len(self.steps)) => jnp.floor(level.t * len(self.steps))
+core/transitions.py matrices_are_checked
+  np.abs(total - 1.0) < 1e-6 => np.abs(total - 1.0) < 1e-4
+sampling/discrete.py noise_of_confidences
+  temperature * level_s.t => temperature * level_t.t
+sampling/discrete.py noise_of_confidences
+  jnp.maximum(exponential, 1e-7) => jnp.maximum(exponential, 0.1)
+sampling/discrete.py confidence_ordered_counts
+  level_s.sigma * state - 1e-3 => level_s.sigma * state
+sampling/discrete.py confidence_ordered_counts
+  sampler.init(fill(x)) => sampler.init(x)
+# The rest.
+training/optimizer.py ends_before_the_warmup
+  decay in ('linear', 'cosine') => decay in ('cosine',)
+training/optimizer.py ends_with_the_training
+  steps = total_steps if decay_steps => steps = total_steps + 1 if decay_steps
+planning/plans.py with_remedies
+  2 * plan['accumulate'] => 2
+planning/plans.py prefixes_of_si
+  -3), 5) => -3), 4)
+planning/programs.py outputs_that_reuse
+  stats.output_size_in_bytes - stats.alias_size_in_bytes
+  => stats.output_size_in_bytes
+planning/roofline.py the_network_between_machines
+  (rates.link + apart) => rates.link
+planning/topologies.py rates_of_their_data_sheets
+  teraflops / 2 * 1e12 => teraflops * 1e12
+app/config.py does_not_exist_is_refused
+  (kind is float and math.isnan(value)) => False
+app/config.py does_not_exist_is_refused
+  type(value) is int: => isinstance(value, int):
+app/load.py another_kind_of_model
+  not in ('latent', 'objective') => not in ('latent',)
+app/load.py another_kind_of_model
+  not in ('latent', 'objective') => not in ('objective',)
 """  # noqa: E501
 
 MUTATIONS = list(rows(TABLE))

@@ -134,24 +134,27 @@ def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(
   assert flat[f'{path}.name'] == name and str(flat[field]) == value
 
 
-@pytest.mark.parametrize('flags, kind', [
-  (('objective=mean_flow', 'noise_input=time'), schemas.FLOW_MAP),
-  (('latent.run=x',), schemas.LATENT_DIFFUSION),
-  (('objective=classifier', 'network=classifier'), schemas.CLASSIFIER),
-  (('network=autoencoder', 'objective=vae'), schemas.VAE),
+@pytest.mark.parametrize('name, flags, kind', [
+  ('digits', ('objective=mean_flow', 'noise_input=time'), schemas.FLOW_MAP),
+  ('digits', ('latent.run=x',), schemas.LATENT_DIFFUSION),
+  # Only the new kind has the field, or the objective.
+  ('digits_meanflow', ('parametrization=v', 'objective=hybrid'),
+   schemas.DIFFUSION),
+  ('digits_latent', ('objective=vdm', 'latent=None'), schemas.DIFFUSION),
 ])  # fmt: skip
-def test_a_flag_may_make_another_kind_of_model(flags, kind):
+def test_a_flag_may_make_another_kind_of_model(name, flags, kind):
   """Sections that this kind does not have are dropped; others are added."""
-  if 'network=' in ''.join(flags):
-    flags = [f for f in flags if 'objective' in f]
-    message = "config.network='unet' is not one of"
-    refused(message, lambda: with_flags('digits', *flags))
-    return
-  config = with_flags('digits', *flags)
+  config = with_flags(name, *flags)
   assert schemas.schema_of(config) is kind
   tops = {*kind.choices, *parameters(sections.Top), *kind.parts} - {''}
   assert {*config} == tops
-  assert config.training == read('digits').training
+  assert config.training == read(name).training
+
+
+@pytest.mark.parametrize('objective', ['classifier', 'vae'])
+def test_an_objective_of_other_networks_is_refused(objective):
+  message = "config.network='unet' is not one of"
+  refused(message, with_flags, 'digits', f'objective={objective}')
 
 
 def test_the_config_that_is_given_is_not_changed():
