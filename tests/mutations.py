@@ -299,7 +299,7 @@ sampling/discrete.py confidence_ordered_counts
   level_s.sigma * state - 1e-3 => level_s.sigma * state
 sampling/discrete.py confidence_ordered_counts
   sampler.init(fill(x)) => sampler.init(x)
-# The rest.
+# Optimizers, planning, configs.
 training/optimizer.py ends_before_the_warmup
   decay in ('linear', 'cosine') => decay in ('cosine',)
 training/optimizer.py ends_with_the_training
@@ -323,6 +323,43 @@ app/load.py another_kind_of_model
   not in ('latent', 'objective') => not in ('latent',)
 app/load.py another_kind_of_model
   not in ('latent', 'objective') => not in ('objective',)
+# Boundaries, digits, and keys.
+core/betas.py warmup_climbs
+  int(num_steps * fraction) => round(num_steps * fraction)
+core/flow_losses.py training/test_distillation.py the_target_is_two_ddim_steps
+  return sg((xs - ratio * xt) / (s.alpha - ratio * t.alpha))
+  => return (xs - ratio * xt) / (s.alpha - ratio * t.alpha)
+core/levels.py rounding_keeps_other_positions
+  min(1e-6 * num_steps, 1e-3) => 1e-6 * num_steps
+core/masked.py times_are_antithetic
+  t = 1.0 - jnp.mod(u => t = jnp.mod(u
+core/normal.py kl_of_variances_alone
+  jnp.abs(excess) < 0.5 => jnp.abs(excess) < 0.0
+sampling/correctors.py limited_in_sigma
+  (ratio <= s_max) => (ratio < s_max)
+sampling/editing.py sampling/test_sampler.py no_key_of_an_edit
+  draw_normal(noise_key, x) => draw_normal(key, x)
+sampling/grids.py start_at_a_step
+  round(t_start * num_steps) => int(t_start * num_steps)
+sampling/grids.py visited_twice
+  np.abs(noisy - steps) < 1e-3 => np.abs(noisy - steps) < 1e-1
+sampling/inpainting.py sampling/test_sampler.py no_key_is_used_twice
+  eps = draw_normal(noise_key, x)
+      return jnp
+  => eps = draw_normal(key, x)
+      return jnp
+sampling/likelihood.py error_falls_with_the_tolerance
+  jnp.max(jnp.stack => jnp.mean(jnp.stack
+training/consistency.py test_recipes.py the_loss_of_every_config
+  pairs(pair_key, size => pairs(key, size
+training/discrete.py test_recipes.py the_loss_of_every_config
+  q_sample_states(xt_key, x0 => q_sample_states(time_key, x0
+training/loss_aware.py eq_18_probabilities
+  jnp.min(count) >= length => jnp.min(count) > length
+training/objectives.py training/test_denoising.py uncertainty_weighs
+  error = inputs.time_weight * losses => error = losses
+training/vae.py dropout_of_their_own
+  1, z, key=dropout_keys[1] => 1, z, key=dropout_keys[0]
 """  # noqa: E501
 
 MUTATIONS = list(rows(TABLE))
