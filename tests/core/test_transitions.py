@@ -68,9 +68,11 @@ def test_levels_differ_between_examples(name):
   probs = np.random.default_rng(0).dirichlet(np.ones(size), (4, 2, 3))
   steps = [(0, 0), (0, 2), (1, 4), (3, 6)]
   s, t = (at(np.array(column)) for column in zip(*steps, strict=True))
-  multiply = jax.jit(process.multiply, static_argnums=3)
-  for transpose in (False, True):
-    result = multiply(jnp.asarray(probs, jnp.float32), s, t, transpose)
+  both = jax.jit(
+    lambda *args: [process.multiply(*args, True), process.multiply(*args)]
+  )
+  results = both(jnp.asarray(probs, jnp.float32), s, t)
+  for transpose, result in zip((True, False), results, strict=True):
     for i, between in enumerate(steps):
       q = multiplied(name, *between)
       expected = probs[i] @ (q.T if transpose else q)
