@@ -327,10 +327,24 @@ MUTATIONS = [
   ),
   (
     'core/elbo.py',
-    '(num_steps - 1) / max(len(drawn), 1)',
-    'num_steps / max(len(drawn), 1)',
+    'expected[drawn - 2]',
+    'expected[drawn - 1]',
     'papers/test_bound.py',
-    'eq_5_every_term',
+    'eq_5_every_term or some_of_the_steps',
+  ),
+  (
+    'core/elbo.py',
+    '/ (1.0 + snr[1:])',
+    '/ (1.0 + snr[:-1])',
+    'core/test_elbo.py',
+    'each_step_is_drawn',
+  ),
+  (
+    'core/elbo.py',
+    'points / steps * ends[-1]',
+    'points / (steps + 1) * ends[-1]',
+    'core/test_elbo.py',
+    'each_step_is_drawn',
   ),
   (
     'core/vdm.py',
