@@ -55,6 +55,8 @@ def lines(plan: Plan, rates: Rates | None) -> Iterator[str]:
     for dtype, count in plan['flops'].items()
   )
   yield f'  products  {products}'
+  if plan['attention']:
+    yield f'  attention {plan["attention"]}'
   yield f'  traffic   {amount(plan["traffic"], "B")} of the memory'
   for kind, total in sorted(plan['collectives'].items()):
     yield (

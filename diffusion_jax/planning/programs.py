@@ -431,8 +431,8 @@ def flops(jaxpr: Any) -> dict[str, float]:
   total: dict[str, float] = collections.defaultdict(float)
   for equation in getattr(jaxpr, 'jaxpr', jaxpr).eqns:
     name, params = equation.primitive.name, equation.params
-    if name in ('dot_general', 'conv_general_dilated'):
-      count = _dot if name == 'dot_general' else _convolution
+    count = _COUNTS.get(name)
+    if count is not None:
       dtype = equation.invars[0].aval.dtype.name
       total[dtype] += count(equation.outvars, equation.invars, params)
       continue
@@ -478,9 +478,28 @@ def _dot(results, operands, params):
   return 2.0 * results[0].aval.size * terms
 
 
+def _attention(results, operands, params):
+  # cuDNN's, forward: two products of queries [B, T, heads, d] and keys.
+  tokens = operands[1].aval.shape[1]
+  return 4.0 * operands[0].aval.size * tokens
+
+
+def _attention_gradient(results, operands, params):
+  # It computes the weights again: five products.
+  return 2.5 * _attention(results, operands, params)
+
+
 def _convolution(results, operands, params):
   # The gradient of a strided convolution has zeros between its inputs.
   numbers, kernel = params['dimension_numbers'], operands[1].aval.shape
   terms = math.prod(kernel[axis] for axis in numbers.rhs_spec[1:])
   terms /= math.prod(params['lhs_dilation']) * params['batch_group_count']
   return 2.0 * results[0].aval.size * terms
+
+
+_COUNTS = {
+  'dot_general': _dot,
+  'conv_general_dilated': _convolution,
+  'dot_product_attention_fwd_wrapper': _attention,
+  'dot_product_attention_bwd_wrapper': _attention_gradient,
+}

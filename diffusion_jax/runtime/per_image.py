@@ -1,6 +1,5 @@
 """Evaluates functions of images in batches on all devices of a run."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -10,7 +9,8 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.keys import fold_in_each
-from diffusion_jax.runtime.sharding import batch_sharding, replicated
+from diffusion_jax.runtime.compiling import options
+from diffusion_jax.runtime.sharding import batch_sharding, on_mesh, replicated
 
 Part = TypeVar('Part')
 Result = TypeVar('Result')
@@ -48,21 +48,26 @@ def per_image(
   processes get the same result.
   """
 
-  @functools.partial(jax.jit, out_shardings=replicated(mesh))
-  def on_mesh(params, roots, index, inputs):
+  def images(params, roots, index, inputs):
     keys = jax.tree.map(lambda root: fold_in_each(root, index), roots)
     return function(params, keys, inputs)
+
+  on_devices = jax.jit(
+    on_mesh(mesh, images),
+    out_shardings=replicated(mesh),
+    compiler_options=options(mesh, 'tuned'),
+  )
 
   def start(params, index, inputs):
     n = len(index)
     count = -(-max(n, size) // mesh.size) * mesh.size
     batch = rows((index, inputs), np.arange(count) % n)
     batch = jax.device_put(batch, batch_sharding(mesh))
-    arrays = on_mesh(params, roots, *batch)
+    arrays = on_devices(params, roots, *batch)
     return lambda: rows(jax.device_get(arrays), slice(n))
 
   def compute(params, index, inputs):
-    return on_mesh(params, roots, index, inputs)
+    return on_devices(params, roots, index, inputs)
 
   return PerImage(start, compute)
 

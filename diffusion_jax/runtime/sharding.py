@@ -78,7 +78,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def fsdp_sharding(mesh: Mesh, tree: PyTree, min_size: int = 2**16) -> PyTree:
+# Arrays of fewer elements are not worth a transfer at each step.
+MIN_SIZE = 2**16
+
+
+def fsdp_sharding(mesh: Mesh, tree: PyTree, min_size: int = MIN_SIZE) -> PyTree:
   """Returns the sharding of each leaf of a tree of arrays or shapes.
 
   A leaf of min_size elements or more is split along its largest axis that the

@@ -19,6 +19,7 @@ from diffusion_jax.ranges import (
   Size,
   check_choice,
 )
+from diffusion_jax.runtime.sharding import MIN_SIZE
 from diffusion_jax.training import power_ema
 
 Array = jax.Array
@@ -189,12 +190,12 @@ def muon(
 def global_norm(grads: Params) -> Array:
   """Returns the norm of all leaves together, [].
 
-  Leaves of less than 2^16 elements are joined before they are squared: on a GPU
-  one sum instead of hundreds.
+  Small leaves, which FSDP does not split, are joined before they are squared:
+  on a GPU one sum instead of hundreds.
   """
   leaves = jax.tree.leaves(grads)
-  small = [x.reshape(-1) for x in leaves if x.size < 2**16]
-  large = [x for x in leaves if x.size >= 2**16]
+  small = [x.reshape(-1) for x in leaves if x.size < MIN_SIZE]
+  large = [x for x in leaves if x.size >= MIN_SIZE]
   joined = [jnp.concatenate(small)] if small else []
   return optax.tree.norm(joined + large)
 

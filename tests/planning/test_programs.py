@@ -16,9 +16,10 @@ from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.edm2 import EDM2Block
 from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.magnitude import MPConv
-from diffusion_jax.networks.transformer_block import Block
-from diffusion_jax.planning import programs
+from diffusion_jax.networks.transformer_block import QKV, Block
+from diffusion_jax.planning import programs, topologies
 from diffusion_jax.runtime import sharding
+from diffusion_jax.training import optimizer
 from tests.app.conftest import CONFIGS, smoke, trial
 
 
@@ -236,6 +237,8 @@ def forward_flops(network, *inputs):
       return 2 * layer.kernel_size**2 * x.shape[-1] * out.size
     if isinstance(layer, MPConv):
       return 2 * max(layer.kernel_size, 1) ** 2 * x.shape[-1] * out.size
+    if isinstance(layer, QKV):
+      return 2 * x.shape[-1] * 3 * x.size
     if isinstance(layer, nn.Dense):
       return 2 * x.shape[-1] * out.size
     if isinstance(layer, Attention) or getattr(layer, 'num_heads', 0):
@@ -333,6 +336,24 @@ def state_bytes(like):
   return whole, plan.state_size(like.params, like)[1]
 
 
+def test_products_of_attention_by_cudnn(monkeypatch):
+  """Two forward; five for the gradient, which computes the weights again."""
+  module = topologies.fused_attention_stablehlo
+  monkeypatch.setattr(module, 'check_cudnn_version', lambda: 90800)
+  q = jax.ShapeDtypeStruct((2, 16, 4, 32), jnp.bfloat16)
+  k = jax.ShapeDtypeStruct((2, 24, 4, 32), jnp.bfloat16)
+
+  def loss(q, k):
+    h = jax.nn.dot_product_attention(q, k, k, implementation='cudnn')
+    return jnp.sum(h.astype(jnp.float32))
+
+  product = 2.0 * 2 * 4 * 16 * 24 * 32
+  forward = programs.flops(jax.make_jaxpr(loss)(q, k))
+  both = programs.flops(jax.make_jaxpr(jax.grad(loss))(q, k))
+  assert forward == {'bfloat16': 2 * product}
+  assert both == {'bfloat16': 7 * product}
+
+
 def test_data_parallelism_sums_the_gradients_once():
   """One all-reduce sums each gradient and a few numbers for the metrics."""
   # A table of classes is read twice, so its gradient would be summed twice.
@@ -355,6 +376,7 @@ def split_all(monkeypatch):
   """Splits small arrays too."""
   split = functools.partial(sharding.fsdp_sharding, min_size=16)
   monkeypatch.setattr(train_setup, 'fsdp_sharding', split)
+  monkeypatch.setattr(optimizer, 'MIN_SIZE', 16)
 
 
 def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):

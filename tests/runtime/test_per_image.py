@@ -27,6 +27,21 @@ def test_an_image_has_its_own_key_in_any_batch(size):
   np.testing.assert_allclose(found[1], np.array(b), rtol=1e-6)
 
 
+def test_a_function_is_traced_with_the_mesh_in_use():
+  """By it networks choose what is fast on the devices."""
+  found = []
+
+  def function(params, keys, inputs):
+    found.append(jax.sharding.get_abstract_mesh().shape_tuple)
+    return inputs
+
+  mesh = make_mesh(4, 2)
+  index = jax.ShapeDtypeStruct((8,), jnp.int32)
+  compute = per_image(function, mesh, jax.random.key(0)).compute
+  jax.eval_shape(compute, (), index, index)
+  assert found == [mesh.abstract_mesh.shape_tuple]
+
+
 def test_rows_of_every_array():
   tree = {'x': np.arange(6).reshape(3, 2), 'y': [np.arange(3)]}
   found = rows(tree, np.array([2, 0]))

@@ -1,8 +1,10 @@
 """Flow maps: models whose network takes a step of any length in one call."""
 
+import functools
 from collections.abc import Callable, Iterator
 
 import jax.numpy as jnp
+from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.app import schemas
@@ -28,6 +30,15 @@ class FlowMap(Diffusion):
   """A flow map; see `Model`."""
 
   schema = schemas.FLOW_MAP
+
+  @functools.cached_property
+  def network(self) -> nn.Module:
+    """The network, with XLA's attention if the loss needs forward mode."""
+    network = super().network
+    automatic = getattr(network, 'attention', None) == 'auto'
+    if automatic and self.config.objective.name in FORWARD_MODE:
+      return network.clone(attention='xla')
+    return network
 
   @property
   def map_kind(self) -> MapKind:
@@ -131,7 +142,7 @@ class FlowMap(Diffusion):
     if self.config.network.get('attention') == 'cudnn':
       yield (
         'config.network.attention=cudnn has no forward-mode derivative, which '
-        f'objective={name} needs: set it to xla'
+        f'objective={name} needs: set it to auto or xla'
       )
 
   def _guidance_problems(self):

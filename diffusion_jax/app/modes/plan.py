@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json, PyTree
-from diffusion_jax.app import load, models, other_runs, sample_inputs
+from diffusion_jax.app import devices, load, models, other_runs, sample_inputs
 from diffusion_jax.app.config import check_set, from_config, make
 from diffusion_jax.app.models.latent import LatentDiffusion
 from diffusion_jax.app.modes import train_setup
@@ -91,6 +91,8 @@ def compile_one(
   """
   with from_config('training.mesh'):
     mesh = sharding.make_mesh(*config.training.mesh, devices=topology.devices)
+  platform = topology.devices[0].platform
+  refuse(devices.attention_problems(config, platform))
   trace = {'train': trace_training, 'sample': trace_sampling}[of]
   traced, batch, state = trace(config, mesh, workdir)
   lowered = traced.lower()
@@ -116,6 +118,7 @@ def compile_one(
     'accumulate': config.training.accumulate,
     'remat': bool(config.network.get('remat')),
     'dtype': config.network.get('dtype'),
+    'attention': attention(config, lowered),
     'state': {'parameters': state[0], 'bytes': state[1]},
     'versions': sessions.versions(COMPILERS),
     **count,
@@ -133,6 +136,13 @@ def compile_one(
     jaxpr = trace(once, mesh, workdir)[0].jaxpr
     useful = sum(programs.flops(jaxpr).values()) / mesh.size
   return row | figures(measured, topology, useful, row)
+
+
+def attention(config: ConfigDict, lowered: stages.Lowered) -> str:
+  """Returns what computes the attention, '' for networks without the choice."""
+  if 'attention' not in config.network:
+    return ''
+  return 'cudnn' if 'cudnn$fmha' in lowered.as_text() else 'xla'
 
 
 def compile_aloud(
@@ -224,7 +234,7 @@ def trace_sampling(
 ) -> Traced:
   """Traces the program that samples a batch."""
   model = models.make(config, workdir)
-  model.check('sample')
+  model.check('plan')
   other_runs.check_unguided(model, 'plan.of=sample cannot plan')
   size = -(-config.sampling.batch_size // mesh.size) * mesh.size
   inputs = sample_inputs.shapes(model, size)

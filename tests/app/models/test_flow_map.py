@@ -106,6 +106,22 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
   assert jax.eval_shape(sample, params, keys, label).shape == (2, 8, 8, 1)
 
 
+@pytest.mark.parametrize(
+  'changes, expected',
+  [
+    (MEAN_FLOW, 'xla'),
+    (DISTILLATION, 'auto'),
+  ],
+)
+def test_a_loss_with_forward_mode_takes_the_attention_that_has_it(
+  changes, expected
+):
+  changes = changes | {'network': 'unet'}
+  assert (
+    models.make(config_of(changes), 'nowhere').network.attention == expected
+  )
+
+
 @pytest.mark.parametrize('changes, message', [
   (MEAN_FLOW | {'noise_input.scale': 1000.0},
    'set noise_input=time and noise_input.scale=1'),

@@ -8,10 +8,11 @@ import jax
 import pytest
 
 from diffusion_jax.app import models
-from diffusion_jax.app.modes import MODES, plan, train_setup
+from diffusion_jax.app.modes import MODES, plan
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.planning import programs, topologies
+from diffusion_jax.runtime import layouts
 from tests.app.conftest import smoke, trial
 
 
@@ -28,10 +29,10 @@ def test_a_plan_is_what_a_training_compiles_and_holds(
   The second plan compiles nothing.
   """
   seen = []
-  jit_step = train_setup.jit_step
+  in_place = layouts.in_place
 
-  def spied(*args, **kwargs):
-    step = jit_step(*args, **kwargs)
+  def spied(step, shapes):
+    run = in_place(step, shapes)
 
     def compute(*arrays):
       if not seen:
@@ -44,13 +45,13 @@ def test_a_plan_is_what_a_training_compiles_and_holds(
         compiled = step.lower(*arrays).compile()
         found = programs.find(compiled.as_text(), 8)
         seen.append((programs.memory(compiled), found, state))
-      return step(*arrays)
+      return run(*arrays)
 
     return compute
 
   config = smoke(**{'training.mesh': (8, 1)})
   with monkeypatch.context() as patch:
-    patch.setattr(train_setup, 'jit_step', spied)
+    patch.setattr(layouts, 'in_place', spied)
     MODES['train'](config, tmp_path / 'run')
   ((memory, collectives, state),) = seen
   config = smoke(**{'plan.devices': 'cpu:8', 'plan.meshes': '8x1'})

@@ -1,0 +1,46 @@
+"""Arrays that a program keeps between calls, in layouts that XLA chooses."""
+
+from collections.abc import Callable
+
+import jax
+from jax import stages
+from jax.experimental.layout import Format, Layout
+from jax.sharding import Mesh
+
+from diffusion_jax.aliases import PyTree
+
+
+def places_of(mesh: Mesh, shapes: PyTree) -> PyTree:
+  """Returns the shardings of shapes, on GPUs with layouts that XLA may choose.
+
+  cuDNN's convolutions have other layouts than JAX: a training step with JAX's
+  transposes each kernel, and its gradient back. Elsewhere JAX's are the best.
+  """
+  free = is_of_gpus(mesh)
+  return jax.tree.map(
+    lambda x: Format(Layout.AUTO, x.sharding) if free else x.sharding, shapes
+  )
+
+
+def is_of_gpus(mesh: Mesh) -> bool:
+  """Returns whether a mesh consists of GPUs."""
+  return mesh.devices.flat[0].platform == 'gpu'
+
+
+def in_place(jitted: stages.Wrapped, shapes: PyTree) -> Callable:
+  """Returns a jitted (state, ...) -> (state, ...) whose first call may convert.
+
+  That call compiles for shapes of the state, and moves the state into the
+  layouts of the program; later calls expect what an earlier one returned.
+  """
+  compiled = None
+
+  def call(state, *args):
+    nonlocal compiled
+    if compiled is None:
+      compiled = jitted.lower(shapes, *args).compile()
+      formats = compiled.input_formats[0][0]
+      state = jax.device_put(state, formats, donate=True)
+    return compiled(state, *args)
+
+  return call

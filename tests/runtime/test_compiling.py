@@ -1,0 +1,52 @@
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.runtime import compiling
+
+TRITON = 'xla_gpu_enable_triton_gemm'
+RACES = 'xla_gpu_experimental_enable_fusion_autotuner'
+
+
+def options(platform, effort):
+  devices = np.array([SimpleNamespace(platform=platform)])
+  return compiling.options(SimpleNamespace(devices=devices), effort)  # type: ignore
+
+
+@pytest.mark.parametrize('platform, effort, version, expected', [
+  ('cpu', 'tuned', '0.12.0', {}),
+  ('cpu', 'fast', '0.12.0', {'xla_backend_optimization_level': 1}),
+  ('tpu', 'fast', '0.12.0', {}),
+  ('gpu', 'tuned', '0.12.0', {TRITON: False}),
+  ('gpu', 'fast', '1.0', {
+    TRITON: False, RACES: False, 'xla_gpu_autotune_level': 0,
+  }),
+  # cuBLASLt's biases were wrong, so that Triton's products are needed.
+  ('gpu', 'tuned', '0.10.2', {}),
+  ('gpu', 'fast', '0.11.2', {}),
+])  # fmt: skip
+def test_the_options_of_a_program(
+  platform, effort, version, expected, monkeypatch
+):
+  monkeypatch.setattr(compiling.metadata, 'version', lambda name: version)
+  monkeypatch.setattr(compiling, '_exists', lambda name, value: True)
+  monkeypatch.delenv('XLA_FLAGS')
+  assert options(platform, effort) == expected
+
+
+def test_what_the_user_sets_stays_and_unknown_options_are_left_out(monkeypatch):
+  monkeypatch.setenv('XLA_FLAGS', f'--{TRITON}=true')
+  monkeypatch.setattr(compiling.metadata, 'version', lambda name: '0.12.0')
+  monkeypatch.setattr(compiling, '_exists', lambda name, value: name != RACES)
+  assert options('gpu', 'fast') == {'xla_gpu_autotune_level': 0}
+
+
+def test_xla_knows_its_options_on_any_machine():
+  """And has none of this name."""
+  assert compiling._exists('xla_backend_optimization_level', 1)
+  assert not compiling._exists('xla_no_such_option', 1)
+  with pytest.raises(jax.errors.JaxRuntimeError, match='No such'):
+    compiled = jax.jit(lambda: 1, compiler_options={'xla_no_such_option': 1})
+    compiled.lower().compile()
