@@ -342,6 +342,14 @@ def test_own_parts_are_trained_sampled_and_evaluated(tmp_path):
   assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_the_time_of_the_main_job_is_the_same_everywhere():
+  """docs/performance.md has the measurements."""
+  performance = (ROOT / 'docs' / 'performance.md').read_text()
+  time = re.search(r'^\*\*(\d to \d minutes .+?)\*\*', performance, re.M)[1]
+  for page in 'README.md', 'docs/index.md', 'configs/digits.py':
+    assert time in ' '.join((ROOT / page).read_text().split()), page
+
+
 def test_links_and_pictures_are_there():
   targets = re.findall(r'\]\(([^)#\s,]+)\)', README)
   assert len(targets) > 8
