@@ -11,7 +11,7 @@ TABLE = discrete_oracles.table(
 )
 LINEAR = dj.PolynomialMasking()
 NUM_STEPS = 6
-BETAS = np.linspace(0.1, 0.6, NUM_STEPS)
+BETAS = np.linspace(0.2, 0.6, NUM_STEPS)
 PROCESSES = {
   'uniform': dj.uniform_process(3),
   'masking': dj.masking_process(3),

@@ -1,5 +1,7 @@
 """A mistake in a call raises one line that says what was expected."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,6 +106,89 @@ def test_traced_parameters_and_gradients_are_not_checked():
   slopes = jax.grad(lambda s: s(0.3).sigma)(dj.KarrasSchedule())
   assert slopes.rho < 0.0
   jax.tree.map(lambda _: None, dj.LinearVPSchedule())
+
+
+STATES, MASKING = jnp.array([[0, 3]]), dj.masking_process(3)
+PAIRS = {
+  'forward_step': lambda s, t: dj.forward_step(X, X, s, t),
+  'q_posterior': lambda s, t: dj.q_posterior(X, X, s, t).variance,
+  'reverse_variance': lambda s, t: dj.reverse_variance('fixed_large', s, t),
+  'states': lambda s, t: dj.q_posterior_states(STATES, STATES, MASKING, s, t),
+  'matrices': lambda s, t: dj.transition_matrix(
+    dj.gaussian_process(3, [0.1, 0.2, 0.3]), s, t
+  ),
+}
+
+
+def test_levels_in_the_wrong_order():
+  """They are refused, and give NaN where they are traced."""
+  swapped = COSINE(0.7), COSINE(0.3)
+  for call in PAIRS.values():
+    check(
+      lambda call=call: call(*swapped),
+      ValueError,
+      'alpha_s is 0.45.*, alpha_t is 0.89.*: level s must be the cleaner one',
+    )
+  traced = jax.jit(lambda *levels: [call(*levels) for call in PAIRS.values()])
+  for values in traced(*swapped):
+    assert np.isnan(values).any()
+  for values in traced(*swapped[::-1]):
+    assert np.isfinite(values).all()
+
+
+def test_a_grid_from_clean_to_noisy():
+  reverse = LEVELS.take(slice(None, None, -1))
+  for wrap in (lambda f: f, jax.jit):  # `jit` knows constants.
+    run = wrap(lambda x: dj.sample(KEY, denoise, dj.ddim(), reverse, x))
+    match = 'alpha_t is 1, sigma_t is 0: .* grid begins with its noisiest level'
+    check(lambda run=run: run(X), ValueError, match)
+  traced = jax.jit(lambda g: dj.sample(KEY, denoise, dj.ddim(), g, X))
+  assert np.isnan(traced(reverse)).all()
+
+
+def test_eps_without_signal():
+  """Wrappers pass the refusal on, and traced levels give NaN."""
+  levels = dj.level_grid(dj.RectifiedFlowSchedule(), 2)
+  match = 'alpha is 0: without signal eps does not determine x_0'
+  check(lambda: dj.to_x0('eps', X, X, levels.take(0)), ValueError, match)
+  of_eps = make_denoiser(dj.make_denoiser, 'eps')
+  clipped = dj.clip_denoised(of_eps)
+
+  def run(x, denoise=clipped):
+    return dj.sample(KEY, denoise, dj.ddim(), levels, x)
+
+  check(lambda: run(X), ValueError, match)
+  assert np.isnan(jax.jit(run)(X)).all()
+  assert np.isfinite(run(X, dj.at_training_levels(of_eps, COSINE))).all()
+
+
+@pytest.mark.parametrize('call', [
+  lambda level: dj.q_sample(X, X, level),
+  lambda level: dj.q_posterior(X, X, level, level),
+  lambda level: dj.target('v', X, X, level),
+  lambda level: dj.to_x0('v', X, X, level),
+  lambda level: dj.eps_from_x0(X, X, level),
+  lambda level: dj.prior_kl(X, level),
+  lambda level: make_denoiser(dj.make_denoiser, 'v')(X, level),
+  lambda level: dj.sample(KEY, denoise, dj.ddim(), level, X),
+  lambda level: dj.q_sample_states(KEY, STATES, MASKING, level),
+])  # fmt: skip
+def test_arguments_that_are_not_levels(call):
+  match = r'a level is needed, schedule\(t\) or level_grid, not '
+  check(lambda: call(0.5), TypeError, match + 'float')
+  check(lambda: call(COSINE), TypeError, match + 'CosineSchedule')
+
+
+def test_a_network_of_masked_states_without_a_logit_for_the_mask():
+  def three(params, x, noise, cond, *, key=None):
+    return jnp.zeros((*x.shape, 3))
+
+  denoise = dj.make_state_denoiser(
+    three, {}, process=MASKING, noise_input=dj.logsnr_input
+  )
+  match = r'logits \[1, 2, 3\] must be \[1, 2, 4\].*: masking_process\(n\) has'
+  call = functools.partial(jax.eval_shape, denoise, STATES, COSINE(0.5))
+  check(call, ValueError, match)
 
 
 UNKNOWN = "'epsilon' is not one of x0, eps, v, score, flow, edm"

@@ -18,6 +18,7 @@ from diffusion_jax.core import flow_losses
 from diffusion_jax.core.denoiser import NoiseInput
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.losses import TimeSampler, Weight, with_start
+from diffusion_jax.core.parametrization import Kind
 from diffusion_jax.data import image_folder, sources, tfds_sources
 from diffusion_jax.demos import photos, shapes
 from diffusion_jax.networks.autoencoder import Autoencoder
@@ -196,7 +197,7 @@ class Parametrization(NamedTuple):
   al. 2022).
   """
 
-  kind: str
+  kind: Kind
   sigma_data: Positive = 0.5
 
 

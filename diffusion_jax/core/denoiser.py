@@ -14,12 +14,8 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.broadcasting import expand_to
 from diffusion_jax.core.levels import NoiseLevel, Schedule, round_near_step
-from diffusion_jax.core.parametrization import (
-  check_kind,
-  edm_norm,
-  to_x0,
-)
-from diffusion_jax.ranges import Positive
+from diffusion_jax.core.parametrization import Kind, edm_norm, to_x0
+from diffusion_jax.ranges import Positive, check_value
 
 Array = jax.Array
 
@@ -128,7 +124,7 @@ def network_output(
   xt: Array,
   level: NoiseLevel,
   *,
-  parametrization: str,
+  parametrization: Kind,
   noise_input: NoiseInput,
   cond: dict | None = None,
   sigma_data: float = 0.5,
@@ -140,9 +136,9 @@ def network_output(
   standard deviation (c_in). xt: [B, ...]; level: [] or [B]; key: the key of
   dropout, which is off without one. For the others see `make_denoiser`.
   """
-  scale = 1.0
+  scale, expanded = 1.0, NoiseLevel.expand_to(level, xt)
   if parametrization == 'edm':
-    scale = 1.0 / edm_norm(level.expand_to(xt), sigma_data)
+    scale = 1.0 / edm_norm(expanded, sigma_data)
   noise = jnp.broadcast_to(noise_input(level), xt.shape[:1])
   output = network_fn(params, scale * xt, noise, cond, key=key)
   return output.astype(xt.dtype)
@@ -152,7 +148,7 @@ def make_denoiser(
   network_fn: NetworkFn,
   params: Params,
   *,
-  parametrization: str,
+  parametrization: Kind,
   noise_input: NoiseInput,
   cond: dict | None = None,
   learned_variance: bool = False,
@@ -169,8 +165,9 @@ def make_denoiser(
     cond: Dict of arrays [B, ...], such as {'label': [B]}, passed through.
     learned_variance: Whether the output has twice the channels; the second half
       maps -1..1 to var_frac 0..1.
+    sigma_data: The standard deviation of the data, for 'edm'.
   """
-  check_kind(parametrization)
+  check_value('parametrization', parametrization, Kind)
 
   def denoise(xt, level):
     output = network_output(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.concrete import check_at_least, check_numbers
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import draw_uniform, key_per_example
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
@@ -38,9 +38,10 @@ def states_of(x: Array, num_values: int) -> Array:
 
 
 def values_of(states: Array, num_values: int) -> Array:
-  """Returns the values in [-1, 1] of states, and 0 for masked ones."""
+  """Returns the values in [-1, 1] of states, 0 for masked ones, NaN for -1."""
   values = states * (2.0 / (num_values - 1)) - 1.0
-  return jnp.where(states < num_values, values, 0.0)
+  values = jnp.where(states < num_values, values, 0.0)
+  return jnp.where(states < 0, jnp.nan, values)
 
 
 def draw_states(key: Array, probs: Array) -> Array:
@@ -49,12 +50,15 @@ def draw_states(key: Array, probs: Array) -> Array:
   It inverts the cumulative sum, since float32 Gumbel noise is bounded, which
   sharpens distributions over many states (Zheng et al. 2024). A state with
   probability 0 is never drawn. key: [] or [B]; probs need not be normalised.
+  Where they are NaN or all 0 the result is -1, which is no state and stays -1.
   """
   cumulative, possible = jnp.cumsum(probs, axis=-1), probs > 0.0
   # Rounding can make the sums fall, so only possible states are counted.
   total = jnp.max(jnp.where(possible, cumulative, 0.0), axis=-1)
   threshold = (draw_uniform(key, total) * total)[..., None]
-  return jnp.argmax(possible & (cumulative > threshold), axis=-1)
+  drawn = jnp.argmax(possible & (cumulative > threshold), axis=-1)
+  valid = (total > 0.0) & jnp.isfinite(cumulative[..., -1])
+  return jnp.where(valid, drawn, -1)
 
 
 def q_states(x0: Array, process: StateProcess, level: NoiseLevel) -> Array:
@@ -99,10 +103,9 @@ def p_reverse_states(
   masked state and states x_0 that cannot lead to x_t get probability 0 for any
   logits. If s is clean the result is p(x_0 | x_t).
   """
-  log_q = _log_likelihood(xt, process, level_t)
-  possible = log_q > NEVER
-  log_p = jax.nn.log_softmax(jnp.where(possible, logits, NEVER))
-  ratio = jnp.where(possible, jnp.exp(log_p - log_q), 0.0)
+  log_q = _log_q(logits, xt, process, level_t)
+  log_p = _log_p0(logits, log_q)
+  ratio = jnp.where(log_q > NEVER, jnp.exp(log_p - log_q), 0.0)
   from_t = process.multiply(_one_hot(xt, process), level_s, level_t, True)
   return _normalized(from_t * process.multiply(ratio, clean_level(), level_s))
 
@@ -115,9 +118,9 @@ def posterior_logits(
   It adds log q(x_t | x_0) to logits of p(x_0 | the other elements of x_t) and
   normalises. `p_reverse_states` is then the reverse process of D3PM (Eq. 4).
   With masking, x_0 is never the masked state and unmasked elements keep their
-  values (SUBS of MDLM, Sahoo et al. 2024).
+  values at every level (SUBS of MDLM, Sahoo et al. 2024).
   """
-  return jax.nn.log_softmax(logits + _log_likelihood(xt, process, level))
+  return jax.nn.log_softmax(logits + _log_q(logits, xt, process, level))
 
 
 def make_state_denoiser(
@@ -132,7 +135,8 @@ def make_state_denoiser(
   """Makes the denoiser of a network: `posterior_logits` of its output.
 
   Args:
-    network_fn: (params, x_t [B, ...], noise [B], cond) -> [B, ..., K].
+    network_fn: (params, x_t [B, ...], noise [B], cond) -> [B, ..., K] with a
+      logit for each state of the process, n + 1 for `masking_process(n)`.
     params, noise_input, cond: As in `make_denoiser`.
     key: The key of dropout, which is off without one.
   """
@@ -185,18 +189,16 @@ def state_kl(q: Array, p: Array) -> Array:
   Probabilities below the least normal number, 1e-38 in float32, are raised to
   it.
   """
-  tiny = jnp.finfo(q.dtype).tiny
-  log_q, log_p = (jnp.log(jnp.maximum(x, tiny)) for x in (q, p))
-  return sum_data_axes(q * (log_q - log_p))
+  return sum_data_axes(q * (_log(q) - _log(p)))
 
 
 def state_nll(logits: Array, x0: Array, where: Array | bool = True) -> Array:
   """Computes -log p(x_0 | x_t) in nats, [B], summed over elements with `where`.
 
-  logits: [B, ..., K]; x0: [B, ...]; where: bools [B, ...].
+  logits: [B, ..., K]; x0: [B, ...]; where: bools [B, ...]. NaN if an x_0 with
+  `where` is outside 0..K-1.
   """
-  log_p = jax.nn.log_softmax(logits)
-  at_x0 = jnp.take_along_axis(log_p, x0[..., None], axis=-1)[..., 0]
+  at_x0 = _at(x0, jax.nn.log_softmax(logits))
   return -sum_data_axes(jnp.where(where, at_x0, 0.0))
 
 
@@ -206,12 +208,14 @@ def prior_kl_states(
   """Computes L_T = KL(q(x_T | x_0) || prior) in nats, [B] (D3PM Eq. 1).
 
   It is infinite if x_T may be a state that the prior excludes: masking needs
-  alpha = 0 at the last level.
+  alpha = 0 at the last level. An x_0 that is masked or outside 0..K-1 raises
+  ValueError; under `jit` the result is NaN, as in all bounds.
   """
   q = q_states(x0, process, level_T)
   prior = process.prior.reshape((1,) * x0.ndim + (-1,))
   outside = sum_data_axes((q > 0.0) & (prior == 0.0)) > 0
-  return jnp.where(outside, jnp.inf, state_kl(q, prior))
+  kl = jnp.where(outside, jnp.inf, state_kl(q, prior))
+  return nan_unless_data(kl, x0, process)
 
 
 def transition_kl_states(
@@ -225,10 +229,18 @@ def transition_kl_states(
   """Computes L_{t-1} = KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, [B].
 
   If s is clean it is L_0 = -log p(x_0 | x_t) (D3PM Eq. 1). For the arguments
-  see `q_posterior_states` and `p_reverse_states`.
+  see `q_posterior_states`, `p_reverse_states` and `prior_kl_states`. p below
+  1e-38 counts exactly in L_0 and with masking, else KL is an upper bound.
   """
   q = q_posterior_states(x0, xt, process, level_s, level_t)
-  return state_kl(q, p_reverse_states(logits, xt, process, level_s, level_t))
+  p = p_reverse_states(logits, xt, process, level_s, level_t)
+  # q p(x_0 | x_t) is a part of p(x_s | x_t), in L_0 and with masking all of it.
+  log_p0 = _log_p0(logits, _log_q(logits, xt, process, level_t))
+  part = _log(q) + _at(x0, log_p0)[..., None]
+  is_lost = (p < jnp.finfo(p.dtype).tiny) & (q > 0.0)
+  log_p = jnp.where(is_lost, part, _log(p))
+  kl = sum_data_axes(q * (_log(q) - log_p))
+  return nan_unless_data(kl, x0, process)
 
 
 def state_bound(
@@ -277,9 +289,36 @@ def levels_of_step(
   return level_s, schedule(step / num_steps)
 
 
+def nan_unless_data(nats: Array, x0: Array, process: StateProcess) -> Array:
+  """Returns nats [B]; ValueError, NaN under `jit`, if x_0 cannot be data."""
+  size, mask = len(process.prior), process.mask
+
+  def fits(x):
+    return (x >= 0) & (x < size) & (x != (size if mask is None else mask))
+
+  rule = f'states of data are 0..{size - 1}, except the mask, {mask}'
+  check_numbers(fits, rule, x0=x0)
+  return jnp.where(sum_data_axes(~fits(x0)) == 0, nats, jnp.nan)
+
+
 def _one_hot(states, process):
   prior = process.prior
   return jax.nn.one_hot(states, len(prior), dtype=prior.dtype)
+
+
+def _at(x0, log_p):
+  # Returns log p(x_0), NaN outside 0..K-1; a negative index would wrap.
+  index = jnp.where(x0 < 0, log_p.shape[-1], x0)[..., None]
+  return jnp.take_along_axis(log_p, index, axis=-1, mode='fill')[..., 0]
+
+
+def _log_p0(logits, log_q):
+  # Returns log p(x_0 | x_t) without the x_0 that cannot lead to x_t.
+  return jax.nn.log_softmax(jnp.where(log_q > NEVER, logits, NEVER))
+
+
+def _log(p):
+  return jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
 
 
 def _normalized(p):
@@ -287,9 +326,14 @@ def _normalized(p):
   return p / jnp.where(total > 0.0, total, 1.0)
 
 
-def _log_likelihood(xt, process, level):
+def _log_q(logits, xt, process, level):
   # Returns log q(x_t | x_0) for every x_0, NEVER where x_t is impossible.
   q = process.multiply(_one_hot(xt, process), clean_level(), level, True)
+  if logits.shape != q.shape:
+    raise ValueError(
+      f'logits {list(logits.shape)} must be {list(q.shape)}, for all states of '
+      'the process: masking_process(n) has n + 1, the last one is the mask'
+    )
   possible = q > 0.0
   if process.mask is not None:
     is_mask = jnp.arange(len(process.prior)) == process.mask

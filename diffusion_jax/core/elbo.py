@@ -5,7 +5,7 @@ transitions t = 2..T, and the decoder p(x_0 | x_1).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,9 @@ from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
-from diffusion_jax.core.normal import Normal, discretized_log_prob, kl
+from diffusion_jax.core.normal import Cdf, Normal, discretized_log_prob, kl
 from diffusion_jax.core.process import (
+  Variance,
   p_reverse,
   q_posterior,
   q_sample,
@@ -45,7 +46,7 @@ def prior_kl(x0: Array, level_T: NoiseLevel) -> Array:
   variance-preserving schedules. x0: [B, ...]; level_T: the last level, [] or
   [B].
   """
-  level = level_T.expand_to(x0)
+  level = NoiseLevel.expand_to(level_T, x0)
   variance = level.sigma**2
   prior = Normal(jnp.zeros_like(x0), level.alpha**2 + variance)
   return sum_data_axes(kl(Normal(level.alpha * x0, variance), prior))
@@ -67,7 +68,7 @@ def diffusion_kl(
 
 
 def reconstruction_nll(
-  x0: Array, model: Normal | LastStep, num_levels: int = 256, cdf: str = 'exact'
+  x0: Array, model: Normal | LastStep, num_levels: int = 256, cdf: Cdf = 'exact'
 ) -> Array:
   """Computes L_0 = -log p(x_0 | x_1) of DDPM's decoder, [B] (Eq. 13).
 
@@ -115,7 +116,7 @@ def categorical_nll(
   of z0, [] or [B].
   """
   check_same_shape(x0=x0, z0=z0)
-  level = level.expand_to(z0[..., None])
+  level = NoiseLevel.expand_to(level, z0[..., None])
   values = jnp.linspace(-1.0, 1.0, num_levels, dtype=level.alpha.dtype)
   values = values.reshape((1,) * x0.ndim + (num_levels,))
   logits = -0.5 * jnp.square(
@@ -125,6 +126,16 @@ def categorical_nll(
   log_prob = jax.nn.log_softmax(logits, axis=-1)
   at_x0 = jnp.take_along_axis(log_prob, index[..., None], axis=-1)[..., 0]
   return -sum_data_axes(at_x0)
+
+
+class BoundTerms(TypedDict):
+  """The arrays that `variational_bound` returns."""
+
+  prior: Array
+  diffusion: Array
+  reconstruction: Array
+  total: Array
+  squared_error: Array
 
 
 class Decoder(Protocol):
@@ -142,10 +153,10 @@ def variational_bound(
   x0: Array,
   *,
   num_steps: int,
-  variance: str = 'fixed_small',
+  variance: Variance = 'fixed_small',
   steps: int | None = None,
   decoder: Decoder = reconstruction_nll,
-) -> dict[str, Array]:
+) -> BoundTerms:
   """Computes the bound of DDPM Eq. 5 in nats, from one draw of noise per step.
 
   Args:

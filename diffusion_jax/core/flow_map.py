@@ -12,7 +12,7 @@ Song et al. 2023). Only `make_flow_map` knows how a network was trained.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,11 @@ from diffusion_jax.core.denoiser import (
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import edm_norm
 from diffusion_jax.core.process import velocity
-from diffusion_jax.ranges import check_choice
+from diffusion_jax.ranges import check_value
 
 Array = jax.Array
 
-MAP_KINDS = ('average_velocity', 'consistency', 'trigflow')
+MapKind = Literal['average_velocity', 'consistency', 'trigflow']
 
 
 class FlowMap(Protocol):
@@ -191,7 +191,7 @@ def consistency_output(
   xt: Array,
   level: NoiseLevel,
   *,
-  kind: str = 'consistency',
+  kind: MapKind = 'consistency',
   noise_input: NoiseInput,
   cond: dict | None = None,
   sigma_data: float = 0.5,
@@ -226,7 +226,7 @@ def make_flow_map(
   network_fn: NetworkFn,
   params: Params,
   *,
-  kind: str,
+  kind: MapKind,
   noise_input: NoiseInput,
   cond: dict | None = None,
   sigma_data: float = 0.5,
@@ -242,13 +242,13 @@ def make_flow_map(
   Args:
     network_fn: (params, x [B, ...], noise [B], cond) -> [B, ...]. For
       'average_velocity' it gets cond['elapsed'] [B] = time_scale (t - s).
-    kind: One of MAP_KINDS, or ValueError.
+    kind: A `MapKind`; ValueError for others.
     noise_input: The input for level t; for 'trigflow' it gets `trigflow_level`.
     cond: Dict of arrays [B, ...], with 'guidance_scale' [B] if the network was
       trained with it.
     sigma_data, sigma_min: See `consistency_function`.
   """
-  check_choice('kind', kind, MAP_KINDS)
+  check_value('kind', kind, MapKind)
 
   def by_velocity(xt, level_t, level_s):
     u = velocity_output(

@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from diffusion_jax.core.broadcasting import expand_to
+from diffusion_jax.core.concrete import check_numbers
 
 Array = jax.Array
 
@@ -43,6 +44,7 @@ class NoiseLevel(NamedTuple):
 
   def expand_to(self, x: Array) -> 'NoiseLevel':
     """Reshapes the fields to broadcast against x [B, ...]."""
+    check_level(self)  # Equations call NoiseLevel.expand_to(level, x).
     return jax.tree.map(
       lambda field: expand_to(field, x, 'a noise level'), self
     )
@@ -53,6 +55,25 @@ class NoiseLevel(NamedTuple):
     (`levels[0]` would be the field `t`, since a NoiseLevel is a tuple.)
     """
     return jax.tree.map(lambda field: field[index], self)
+
+
+def check_level(level: object) -> None:
+  """Raises TypeError unless the argument is a `NoiseLevel`."""
+  if not isinstance(level, NoiseLevel):
+    kind = type(level).__name__
+    raise TypeError(f'a level is needed, schedule(t) or level_grid, not {kind}')
+
+
+def check_order(level_s: NoiseLevel, level_t: NoiseLevel) -> None:
+  """Raises ValueError if level s is noisier than level t, unless traced."""
+  check_numbers(
+    lambda a, b, c, d: a * d * (1.0 + 1e-5) >= b * c,  # rounding
+    'level s must be the cleaner one; a grid begins with its noisiest level',
+    alpha_s=level_s.alpha,
+    sigma_s=level_s.sigma,
+    alpha_t=level_t.alpha,
+    sigma_t=level_t.sigma,
+  )
 
 
 class Schedule(Protocol):

@@ -11,6 +11,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core import process
 from diffusion_jax.core.broadcasting import (
   check_same_shape,
   data_axes,
@@ -19,8 +20,7 @@ from diffusion_jax.core.broadcasting import (
 )
 from diffusion_jax.core.concrete import check_fraction
 from diffusion_jax.core.levels import NoiseLevel, Schedule
-from diffusion_jax.core.parametrization import error_scale, target
-from diffusion_jax.core.process import one_minus_snr_ratio, reverse_variance
+from diffusion_jax.core.parametrization import Kind, error_scale, target
 from diffusion_jax.ranges import Finite, Positive, Rate
 
 Array = jax.Array
@@ -55,7 +55,7 @@ def weighted_eps_loss(
   eps_hat: Array,
   level_s: NoiseLevel,
   level_t: NoiseLevel,
-  variance: str = 'fixed_small',
+  variance: process.Variance = 'fixed_small',
   first: Array | None = None,
 ) -> Array:
   """Computes w_t |eps - eps_hat|^2, the L_{t-1} of DDPM Eq. 12 in nats, [B].
@@ -67,14 +67,15 @@ def weighted_eps_loss(
   check_same_shape(eps=eps, eps_hat=eps_hat)
   s, t = level_s, level_t
   # The error in the mean of p(x_s | x_t) is this factor times the error in eps.
-  factor = s.alpha * one_minus_snr_ratio(s, t) * t.sigma / t.alpha
-  weight = factor**2 / (2.0 * reverse_variance(variance, s, t, None, first))
+  factor = s.alpha * process.one_minus_snr_ratio(s, t) * t.sigma / t.alpha
+  variances = process.reverse_variance(variance, s, t, None, first)
+  weight = factor**2 / (2.0 * variances)
   square = sum_data_axes(jnp.square(eps - eps_hat))
   return expand_to(weight, square) * square
 
 
 def denoising_loss(
-  kind: str,
+  kind: Kind,
   output: Array,
   x0: Array,
   eps: Array,

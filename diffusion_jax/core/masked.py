@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import expand_to
+from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.discrete_states import (
   StateDenoiser,
   levels_of_step,
+  nan_unless_data,
   q_sample_states,
   state_nll,
 )
@@ -35,6 +37,7 @@ def masked_weight(
   """
   if num_steps is None:
     return lambda level: level_slopes(schedule, level.t)[1] / level.sigma
+  check_at_least(1, num_steps=num_steps)
 
   def weight(level):
     step = jnp.rint(level.t * num_steps)
@@ -59,11 +62,12 @@ def masked_bound(
   The expectation is over times and masks, with `masked_weight`. The times of an
   example are antithetic, u + i / num_times modulo 1 with one u. The schedule
   must be clean at t = 0 and have alpha = 0 at t = 1. key: [] or [B], where
-  example i depends only on key i; x0: [B, ...]; num_times: the number of
-  denoiser calls; num_steps: T of a model in discrete time, None for continuous
-  time.
+  example i depends only on key i; x0: [B, ...], as in `prior_kl_states`;
+  num_times: the number of denoiser calls, at least 1; num_steps: T of a model
+  in discrete time, at least 1, None for continuous time.
   """
   mask = mask_of(process, 'masked_bound')
+  check_at_least(1, num_times=num_times)
   time_keys, keys = split_key(key_per_example(key, len(x0)), 2)
   weight = masked_weight(schedule, num_steps)
   u = draw_uniform(time_keys, jnp.zeros(len(x0)))
@@ -76,7 +80,8 @@ def masked_bound(
     nll = state_nll(denoise(xt, level), x0, xt == mask)
     return expand_to(weight(level), nll) * nll
 
-  return jnp.mean(jax.lax.map(term, jnp.arange(num_times)), axis=0)
+  nats = jnp.mean(jax.lax.map(term, jnp.arange(num_times)), axis=0)
+  return nan_unless_data(nats, x0, process)
 
 
 def end_of_step(t: Array, num_steps: int | None) -> Array:

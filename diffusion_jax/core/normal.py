@@ -1,15 +1,16 @@
 """Diagonal Gaussians, element by element, in nats."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.concrete import check_at_least
-from diffusion_jax.ranges import check_choice
+from diffusion_jax.ranges import check_value
 
 Array = jax.Array
+Cdf = Literal['exact', 'tanh']
 
 
 class Normal(NamedTuple):
@@ -61,7 +62,7 @@ def bin_edges(
 
 
 def discretized_log_prob(
-  p: Normal, x: Array, num_levels: int = 256, cdf: str = 'exact'
+  p: Normal, x: Array, num_levels: int = 256, cdf: Cdf = 'exact'
 ) -> Array:
   """Computes the log of p's mass in the bin around x, in nats (DDPM Eq. 13).
 
@@ -73,7 +74,7 @@ def discretized_log_prob(
     cdf: 'exact', which works in log space without a floor, or 'tanh', the
       published approximation with a floor of 1e-12. ValueError for others.
   """
-  check_choice('cdf', cdf, ('exact', 'tanh'))
+  check_value('cdf', cdf, Cdf)
   scale = jnp.sqrt(p.variance)
   lower, upper = bin_edges(p.mean, scale, x, num_levels)
   if cdf == 'tanh':

@@ -16,27 +16,26 @@ with n = sqrt(sigma^2 + s_d^2 alpha^2) and s_d the data's standard deviation;
 the edm row is their c_skip and c_out.
 """
 
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import check_same_shape
+from diffusion_jax.core.concrete import check_numbers
 from diffusion_jax.core.levels import NoiseLevel
-from diffusion_jax.ranges import check_choice
+from diffusion_jax.ranges import check_value
 
 Array = jax.Array
 
-KINDS = ('x0', 'eps', 'v', 'score', 'flow', 'edm')
-
-
-def check_kind(kind: str) -> None:
-  """Raises ValueError that lists KINDS unless `kind` is one of them."""
-  check_choice('parametrization', kind, KINDS)
+Kind = Literal['x0', 'eps', 'v', 'score', 'flow', 'edm']
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def _row(
-  kind: str, level: NoiseLevel, sigma_data: float
+  kind: Kind, level: NoiseLevel, sigma_data: float
 ) -> tuple[Array, Array]:
-  check_kind(kind)
+  check_value('parametrization', kind, Kind)
   alpha, sigma = level.alpha, level.sigma
   zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
   if kind == 'x0':
@@ -59,7 +58,7 @@ def edm_norm(level: NoiseLevel, sigma_data: float = 0.5) -> Array:
 
 
 def target(
-  kind: str, x0: Array, eps: Array, level: NoiseLevel, sigma_data: float = 0.5
+  kind: Kind, x0: Array, eps: Array, level: NoiseLevel, sigma_data: float = 0.5
 ) -> Array:
   """Computes a x_0 + b eps, [B, ...], the training target of a network.
 
@@ -68,12 +67,12 @@ def target(
   data, for 'edm'.
   """
   check_same_shape(x0=x0, eps=eps)
-  a, b = _row(kind, level.expand_to(x0), sigma_data)
+  a, b = _row(kind, NoiseLevel.expand_to(level, x0), sigma_data)
   return a * x0 + b * eps
 
 
 def to_x0(
-  kind: str,
+  kind: Kind,
   output: Array,
   xt: Array,
   level: NoiseLevel,
@@ -82,11 +81,14 @@ def to_x0(
   """Computes x_0 = (b x_t - sigma y) / (b alpha - a sigma), [B, ...].
 
   For eps this is DDPM Eq. 15. sigma must be > 0, and for eps and score also
-  alpha > 0: without signal they do not determine x_0. output: y, [B, ...]; xt:
-  [B, ...]; level: [] or [B]; for the others see `target`.
+  alpha > 0, or ValueError, NaN under `jit`. output: y, [B, ...]; xt: [B, ...];
+  level: [] or [B]; for the others see `target`.
   """
   check_same_shape(output=output, xt=xt)
-  level = level.expand_to(xt)
+  given, level = level, NoiseLevel.expand_to(level, xt)
+  if kind in ('eps', 'score'):
+    rule = f'without signal {kind} does not determine x_0: predict v or x0'
+    check_numbers(lambda alpha: alpha > 0.0, rule, alpha=given.alpha)
   a, b = _row(kind, level, sigma_data)
   determinant = b * level.alpha - a * level.sigma
   return (b * xt - level.sigma * output) / determinant
@@ -95,7 +97,7 @@ def to_x0(
 def eps_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
   """Computes eps = (x_t - alpha x_0) / sigma, [B, ...]; sigma > 0."""
   check_same_shape(x0=x0, xt=xt)
-  level = level.expand_to(xt)
+  level = NoiseLevel.expand_to(level, xt)
   return (xt - level.alpha * x0) / level.sigma
 
 
@@ -104,7 +106,9 @@ def score_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
   return -eps_from_x0(x0, xt, level) / level.expand_to(xt).sigma
 
 
-def error_scale(kind: str, level: NoiseLevel, sigma_data: float = 0.5) -> Array:
+def error_scale(
+  kind: Kind, level: NoiseLevel, sigma_data: float = 0.5
+) -> Array:
   """Computes a - b alpha / sigma: (error in y) / (error in x_0) at fixed x_t.
 
   It has the shape of the level. Its square converts a loss in x_0 to a loss in

@@ -13,16 +13,16 @@ For DDPM's neighbours s = t - 1 these are beta_t and beta-tilde_t. Levels need
 not be neighbours: skipping steps is the same formula.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import check_same_shape, expand_to
 from diffusion_jax.core.concrete import as_time
-from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.levels import NoiseLevel, Schedule, check_order
 from diffusion_jax.core.normal import Normal
-from diffusion_jax.ranges import check_choice
+from diffusion_jax.ranges import check_value
 
 Array = jax.Array
 
@@ -33,9 +33,11 @@ def alpha_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
 
 
 def one_minus_snr_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
-  """Computes 1 - SNR_t / SNR_s for s < t; 1 where alpha_s = 0."""
+  """Computes 1 - SNR_t / SNR_s, 1 where alpha_s = 0; ValueError/NaN if < 0."""
+  check_order(level_s, level_t)
   logsnr_s = jnp.where(level_s.alpha == 0.0, 0.0, level_s.logsnr)
-  return -jnp.expm1(level_t.logsnr - logsnr_s)
+  change = level_t.logsnr - logsnr_s
+  return jnp.where(change > 1e-4, jnp.nan, -jnp.expm1(change))
 
 
 def forward_step(
@@ -46,7 +48,7 @@ def forward_step(
   DDPM Eq. 2. x_s, eps: [B, ...]; levels: [] or [B]. Returns x_t, [B, ...].
   """
   check_same_shape(x_s=x_s, eps=eps)
-  s, t = level_s.expand_to(x_s), level_t.expand_to(x_s)
+  s, t = (NoiseLevel.expand_to(level, x_s) for level in (level_s, level_t))
   # 1 - (alpha_t / alpha_s)^2 would lose 2.5e-3 of its value in float32 at
   # T = 4000.
   added = t.sigma * jnp.sqrt(one_minus_snr_ratio(s, t))
@@ -59,7 +61,7 @@ def q_sample(x0: Array, eps: Array, level: NoiseLevel) -> Array:
   x0, eps: [B, ...]; level: [] or [B].
   """
   check_same_shape(x0=x0, eps=eps)
-  level = level.expand_to(x0)
+  level = NoiseLevel.expand_to(level, x0)
   return level.alpha * x0 + level.sigma * eps
 
 
@@ -69,11 +71,12 @@ def q_posterior(
   """Computes q(x_s | x_t, x_0), s < t (DDPM Eq. 6-7; VDM appendix A.2).
 
   Eq. 6-7 are the case s = t - 1. The result is also exact if s is clean or
-  alpha_t = 0. x0, xt: [B, ...]; levels: [] or [B]. Returns a Normal with mean
-  [B, ...] and a variance that broadcasts against it.
+  alpha_t = 0. x0, xt: [B, ...]; levels: [] or [B], ValueError (under `jit`
+  a variance of NaN) if s is noisier than t. Returns a Normal with mean [B, ...]
+  and a variance that broadcasts against it.
   """
   check_same_shape(x0=x0, xt=xt)
-  s, t = level_s.expand_to(xt), level_t.expand_to(xt)
+  s, t = (NoiseLevel.expand_to(level, xt) for level in (level_s, level_t))
   # This regroups Eq. 7: x_0 at level s plus the part of the noise in x_t that
   # remains. The factors are multiplied in DDIM's order, so that the two agree
   # to the last digit.
@@ -138,16 +141,10 @@ def velocity(
 
 
 Variance = Literal['fixed_small', 'fixed_large', 'learned']
-VARIANCES: tuple[Variance, ...] = get_args(Variance)
-
-
-def check_variance(kind: str) -> None:
-  """Raises ValueError that lists VARIANCES unless `kind` is one of them."""
-  check_choice('variance', kind, VARIANCES)
 
 
 def reverse_variance(
-  kind: str,
+  kind: Variance,
   level_s: NoiseLevel,
   level_t: NoiseLevel,
   var_frac: Array | None = None,
@@ -164,7 +161,7 @@ def reverse_variance(
     first: The variance where s is clean, for a decoder. Published code uses
       beta-tilde_2 instead of beta-tilde_1 = 0, for all kinds.
   """
-  check_variance(kind)
+  check_value('variance', kind, Variance)
   s, t = level_s, level_t
   if kind != 'learned':
     var_frac = None
@@ -194,7 +191,7 @@ def p_reverse(
   xt: Array,
   level_s: NoiseLevel,
   level_t: NoiseLevel,
-  variance: str = 'fixed_small',
+  variance: Variance = 'fixed_small',
   var_frac: Array | None = None,
   first: Array | None = None,
 ) -> Normal:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusion_jax.core.concrete import check_numbers
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import NoiseLevel, check_order
 from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
@@ -44,7 +44,8 @@ class StateProcess(Protocol):
 
     probs Q_{t|s} is the distribution of x_t if probs is the distribution of
     x_s. probs Q_{t|s}^T is q(x_t | x_s) as a function of x_s if probs is a
-    one-hot x_t. Levels: [] or [B].
+    one-hot x_t, and x_t itself if it is unmasked at alpha_t = 0. Levels: [] or
+    [B]; ValueError if s is noisier than t, NaN under `jit`.
     """
     ...
 
@@ -69,12 +70,19 @@ class ReplacementProcess:
     transpose: bool = False,
   ) -> Array:
     """Returns probs Q_{t|s} or probs Q_{t|s}^T, [B, ..., K]."""
-    s, t = level_s.expand_to(probs), level_t.expand_to(probs)
+    s, t = (NoiseLevel.expand_to(x, probs) for x in (level_s, level_t))
+    check_order(s, t)
     prior = self.prior.reshape((1,) * (probs.ndim - 1) + (-1,))
     left, right = (prior, 1.0) if transpose else (1.0, prior)
     replaced = jnp.sum(left * probs, axis=-1, keepdims=True) * right
-    # sigma_t - sigma_s is alpha_s - alpha_t with more digits near clean data.
-    return (t.alpha * probs + (t.sigma - s.sigma) * replaced) / s.alpha
+    # It is alpha_s - alpha_t with more digits near clean data.
+    lost = jnp.where(t.sigma < s.sigma - 1e-5, jnp.nan, t.sigma - s.sigma)
+    product = (t.alpha * probs + lost * replaced) / s.alpha
+    if transpose and self.mask is not None:
+      # At alpha_t = 0 an unmasked x_t is not drawn but given, as in x_s.
+      is_given = jnp.all(product == 0.0, axis=-1, keepdims=True)
+      product = jnp.where(is_given, probs, product)
+    return product
 
 
 @pytree_dataclass
@@ -139,6 +147,7 @@ class MatrixProcess:
 
   def _between(self, level_s, level_t):
     # Returns Q_{t|s}, [K, K] or [B, K, K].
+    check_order(level_s, level_t)
     s, t = (
       jnp.rint(level.t * len(self.steps)).astype(int)
       for level in (level_s, level_t)
@@ -149,6 +158,7 @@ class MatrixProcess:
       eye = jnp.eye(len(self.prior), dtype=self.prior.dtype)
       first = jnp.where(clean, self.products[t], eye)
       start = jnp.where(clean, t, s)
+      first = jnp.where(s > t, jnp.nan, first)
       return jax.lax.fori_loop(
         start, t, lambda i, matrix: _matmul(matrix, self.steps[i]), first
       )
@@ -168,9 +178,9 @@ def uniform_process(num_values: int) -> ReplacementProcess:
 def masking_process(num_values: int) -> ReplacementProcess:
   """Makes the process whose noise is an additional state, "masked".
 
-  The states of data are 0..num_values-1, the masked state is num_values, and K
-  = num_values + 1. It is the process of MD4 and MDLM, and D3PM's absorbing one
-  (A.2.2).
+  The states of data are 0..num_values-1, the masked state is num_values, and
+  networks return K = num_values + 1 logits. It is the process of MD4 and MDLM,
+  and D3PM's absorbing one (A.2.2).
   """
   prior = jax.nn.one_hot(num_values, num_values + 1)
   return ReplacementProcess(prior, num_values)

@@ -16,6 +16,7 @@ from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.elbo import LastStep
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.normal import kl
+from diffusion_jax.core.process import Variance
 from diffusion_jax.data.sources import Source
 from diffusion_jax.metrics import bits, plots
 from diffusion_jax.metrics.estimates import mean
@@ -64,7 +65,7 @@ class DiffusionModel(ImageModel, Protocol):
     ...
 
   @property
-  def reverse_variance(self) -> str:
+  def reverse_variance(self) -> Variance:
     """The variance of the reverse process; see `dj.reverse_variance`."""
     ...
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.concrete import check_fraction
+from diffusion_jax.core.concrete import as_float, check_fraction
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel
@@ -13,10 +13,10 @@ from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import (
   Variance,
   alpha_ratio,
-  check_variance,
   one_minus_snr_ratio,
   p_reverse,
 )
+from diffusion_jax.ranges import check_value
 from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
@@ -39,7 +39,7 @@ def ancestral(
       `classifier_guided` always shifts by the variance of 'fixed_large', times
       alpha_s / alpha_t (VP schedules).
   """
-  check_variance(variance)
+  check_value('variance', variance, Variance)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     x0, var_frac = predict(denoise, x, level_t)
@@ -114,4 +114,4 @@ def ddim_invert(denoise: Denoiser, levels: NoiseLevel, x0: Array) -> Array:
     return ratio * x + (t.sigma - ratio * s.sigma) * eps, None
 
   pairs = levels.take(slice(1, None)), levels.take(slice(None, -1))
-  return jax.lax.scan(body, x0, pairs, reverse=True)[0]
+  return jax.lax.scan(body, as_float(x0), pairs, reverse=True)[0]

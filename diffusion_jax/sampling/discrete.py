@@ -1,7 +1,7 @@
 """Samplers of discrete states for `sample`, and their wrappers.
 
 x is an array of integers [B, ...], and denoisers return logits [B, ..., K] of
-p(x_0 | x_t) (`make_state_denoiser`).
+p(x_0 | x_t) (`make_state_denoiser`). Where they are NaN x becomes -1 and stays.
 """
 
 import jax
@@ -12,7 +12,7 @@ from diffusion_jax.core.broadcasting import (
   expand_to,
   sum_data_axes,
 )
-from diffusion_jax.core.concrete import check_fraction
+from diffusion_jax.core.concrete import check_fraction, check_not_negative
 from diffusion_jax.core.discrete_states import (
   NEVER,
   StateDenoiser,
@@ -107,9 +107,10 @@ def confidence_ordered(
   ceil(sigma_s N) of the N elements masked at the start remain masked. Gumbel
   noise times temperature * t_s is added to the log-probabilities; the paper has
   4.5 and `CosineMasking`, which starts at sigma = 1. ValueError for a process
-  without a masked state.
+  without a masked state and for a temperature below 0.
   """
   mask = mask_of(process, 'confidence_ordered')
+  check_not_negative(temperature=temperature)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     key, noise_key = split_key(key, 2)
@@ -214,7 +215,7 @@ def top_p(denoise: StateDenoiser, p: float) -> StateDenoiser:
     before = jnp.cumsum(descending, axis=-1) - descending
     least = jnp.where(before < p, descending, jnp.inf)
     least = jnp.min(least, axis=-1, keepdims=True)
-    return jnp.where(probs >= least, logits, NEVER)
+    return jnp.where(probs < least, NEVER, logits)  # NaN stays.
 
   return truncated
 

@@ -16,6 +16,10 @@ from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.ranges import check_choice
 
+Spacing = Literal[
+  'uniform', 'steps', 'quadratic', 'karras', 'logsnr',
+  'leading', 'linspace', 'trailing',
+]  # fmt: skip
 # The time of the last noisy level of a grid in continuous time if sigma(0) = 0:
 # DPM-Solver's value for networks of 1000 steps.
 _FIRST_TIME = 1e-3
@@ -27,7 +31,7 @@ _MAX_LOGSNR = 150.0
 def level_grid(
   schedule: Schedule,
   num_steps: int,
-  spacing: str = 'uniform',
+  spacing: Spacing = 'uniform',
   t_start: float = 1.0,
   end_clean: bool = True,
   t_end: float | None = None,
@@ -189,11 +193,6 @@ STEP_CHOICES = {
   'linspace': _linspace,
   'trailing': _trailing,
 }
-
-Spacing = Literal[
-  'uniform', 'steps', 'quadratic', 'karras', 'logsnr',
-  'leading', 'linspace', 'trailing',
-]  # fmt: skip
 
 
 def _step_choice(schedule, count, spacing, t_start, t_end):

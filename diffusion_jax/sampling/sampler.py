@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.core.concrete import as_float
@@ -20,7 +21,7 @@ from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.discrete_states import StateDenoiser
 from diffusion_jax.core.flow_map import FlowMap
 from diffusion_jax.core.keys import draw_normal, split_key
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import NoiseLevel, check_level, check_order
 
 Array = jax.Array
 
@@ -89,14 +90,19 @@ def sample(
     denoise: The denoiser; TypeError unless it returns a `Prediction`. Samplers
       of discrete states take a `StateDenoiser`, `flow_map_sampler` a `FlowMap`.
     sampler: A sampler such as `ddim()`; TypeError for others.
-    levels: [N+1], noisiest first (`level_grid`).
-    x: [B, ...] at the first level (`prior_sample`).
+    levels: [N+1], noisiest first (`level_grid`), or ValueError, as for eps from
+      alpha = 0. Under `jit` eps and traced levels from clean data give NaN.
+    x: [B, ...] at the first level (`prior_sample`), at least float32 is used.
     return_trajectory: Whether to return x at all levels, [N+1, B, ...], and not
       only at the last level, [B, ...].
   """
   check_sampler(sampler)
+  check_level(levels)
+  with jax.ensure_compile_time_eval():  # `jit` would trace the slice.
+    check_order(levels, levels.take(slice(1)))
   num_steps = levels.t.shape[0] - 1
   keys = split_key(key, num_steps)
+  x = as_float(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
   def body(carry, inputs):
     key, level_t, level_s = inputs
@@ -107,6 +113,11 @@ def sample(
     return (x, state), (x if return_trajectory else None)
 
   inputs = keys, levels.take(slice(None, -1)), levels.take(slice(1, None))
+  start = inputs[1].alpha[:1]
+  if not isinstance(start, Tracer) and (start == 0.0).any():
+    # The loop hides the values of levels from the checks of a denoiser.
+    first = jax.tree.map(lambda array: array[0], inputs)
+    jax.eval_shape(lambda x: body((x, sampler.init(x)), first), x)
   (last, _), xs = jax.lax.scan(body, (x, sampler.init(x)), inputs)
   if xs is None:
     return last

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from diffusion_jax.core.discrete_states import (
   levels_of_step,
   make_state_denoiser,
+  nan_unless_data,
   q_sample_states,
   state_nll,
   transition_kl_states,
@@ -95,6 +96,7 @@ def masked(
   def terms(logits, inputs):
     x0, xt, level, _ = inputs
     nats = weight(level) * state_nll(logits, x0, xt == mask)
+    nats = nan_unless_data(nats, x0, process)
     return bits_per_dim(nats, x0.shape[1:]), {}
 
   network.check_options('masked')

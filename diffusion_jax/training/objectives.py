@@ -39,7 +39,7 @@ from diffusion_jax.core.losses import (
   step_times,
 )
 from diffusion_jax.core.normal import bits_per_dim
-from diffusion_jax.core.parametrization import to_x0
+from diffusion_jax.core.parametrization import Kind, to_x0
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.core.vdm import vdm_weight
 from diffusion_jax.ranges import NonNegative
@@ -125,7 +125,7 @@ class Network:
   apply: NetworkFn
   noise_input: NoiseInput
   _: dataclasses.KW_ONLY
-  parametrization: str = 'eps'
+  parametrization: Kind = 'eps'
   sigma_data: float = 0.5
   learned_variance: bool = False
   condition: Condition = unconditional

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -169,6 +170,8 @@ def test_parameters_that_are_bound_and_those_of_every_module_are_no_fields():
   ),
   ({'use': 3}, 'config.use=3 is not a section with fields'),
   ({'use': ConfigDict({'time': 2})}, "config.use.time .*'times'"),
+  ({'use': ConfigDict({'fraction': math.nan})}, 'fraction=nan is not a number'),
+  ({'use': ConfigDict({'fraction': True})}, 'fraction=True is not a number'),
   ({'use': ConfigDict({'times': 0})}, 'config.use.times=0 is not an integer'),
   ({'shape': ConfigDict({'name': 'dot', 'x': 1})}, '.x; config.shape=dot has'),
   ({'seed': 'a'}, "config.seed='a' is not an integer"),

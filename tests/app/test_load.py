@@ -134,13 +134,19 @@ def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(
   assert flat[f'{path}.name'] == name and str(flat[field]) == value
 
 
-@pytest.mark.parametrize('flags, kind', [
-  (('objective=mean_flow', 'noise_input=time'), schemas.FLOW_MAP),
-  (('latent.run=x',), schemas.LATENT_DIFFUSION),
-  (('objective=classifier', 'network=classifier'), schemas.CLASSIFIER),
-  (('network=autoencoder', 'network.channels=9', 'objective=vae'), schemas.VAE),
+@pytest.mark.parametrize('name, flags, kind', [
+  ('digits', ('objective=mean_flow', 'noise_input=time'), schemas.FLOW_MAP),
+  ('digits', ('latent.run=x',), schemas.LATENT_DIFFUSION),
+  ('digits', ('objective=classifier', 'network=classifier'),
+   schemas.CLASSIFIER),
+  ('digits', ('network=autoencoder', 'network.channels=9', 'objective=vae'),
+   schemas.VAE),
+  # Only the new kind has the field, or the objective.
+  ('digits_meanflow', ('parametrization=v', 'objective=hybrid'),
+   schemas.DIFFUSION),
+  ('digits_latent', ('objective=vdm', 'latent=None'), schemas.DIFFUSION),
 ])  # fmt: skip
-def test_flags_may_make_another_kind_of_model_in_any_order(flags, kind):
+def test_flags_may_make_another_kind_of_model_in_any_order(name, flags, kind):
   """Sections that this kind does not have are dropped; others are added.
 
   The network, which no diffusion model has, is not replaced by itself.
@@ -148,13 +154,13 @@ def test_flags_may_make_another_kind_of_model_in_any_order(flags, kind):
   if 'network=' in ''.join(flags):
     alone = [f for f in flags if 'objective' in f]
     message = "config.network='unet' is not one of"
-    refused(message, lambda: with_flags('digits', *alone))
-  config = with_flags('digits', *flags)
+    refused(message, lambda: with_flags(name, *alone))
+  config = with_flags(name, *flags)
   assert schemas.schema_of(config) is kind
   tops = {*kind.choices, *parameters(sections.Top), *kind.parts} - {''}
   assert {*config} == tops
-  assert config.training == read('digits').training
-  assert with_flags('digits', *reversed(flags)) == config
+  assert config.training == read(name).training
+  assert with_flags(name, *reversed(flags)) == config
   set_by_flags = [f.split('=') for f in flags if '.' in f]
   flat = folder.flat(config.to_dict())
   assert all(str(flat[path]) == value for path, value in set_by_flags)

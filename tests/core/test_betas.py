@@ -61,6 +61,8 @@ def test_warmup_climbs_then_stays():
   betas = dj.warmup_betas(100, 0.1, 0.001, 0.02)
   np.testing.assert_allclose(betas[:10], np.linspace(0.001, 0.02, 10))
   np.testing.assert_array_equal(betas[10:], 0.02)
+  # Ho et al.'s code takes int(T * fraction) steps, here int(2.9).
+  np.testing.assert_array_equal(dj.warmup_betas(29, 0.1)[1:], 0.02)
 
 
 def test_reciprocal_removes_the_signal_along_a_line():

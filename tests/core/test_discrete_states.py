@@ -1,6 +1,7 @@
 """Equations of discrete states against sums over all states, in float64."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import diffusion_jax as dj
-from diffusion_jax.core.discrete_states import NEVER
+from diffusion_jax.core.discrete_states import NEVER, levels_of_step
 from diffusion_jax.testing import discrete_oracles
 from tests.jitted import jitted
 from tests.states import (
@@ -47,7 +48,10 @@ def all_pairs(name):
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(steps=STEPS)
 def test_the_posterior_is_bayes_rule(name, steps):
-  """q(x_s | x_t, x_0) q(x_t | x_0) = q(x_t | x_s) q(x_s | x_0)."""
+  """q(x_s | x_t, x_0) q(x_t | x_0) = q(x_t | x_s) q(x_s | x_0).
+
+  With masking x_0 = x_t is also possible at alpha_t = 0, where it is x_s.
+  """
   s, t = steps
   x0, xt = all_pairs(name)
   args = PROCESSES[name], at(s), at(t)
@@ -56,7 +60,11 @@ def test_the_posterior_is_bayes_rule(name, steps):
   marginal = to_t[x0[:, 0], xt[:, 0]]
   joint = to_s[x0[:, 0]] * between(name, s, t)[:, xt[:, 0]].T
   np.testing.assert_allclose(q * marginal[:, None], joint, atol=1e-6)
-  np.testing.assert_allclose(q.sum(axis=1), marginal > 0, atol=1e-6)
+  given = (x0 == xt)[:, 0] & (name == 'masking')
+  np.testing.assert_allclose(q.sum(axis=1), given | (marginal > 0), atol=1e-6)
+  np.testing.assert_allclose(
+    q[given], np.eye(q.shape[1])[x0[given, 0]], atol=1e-6
+  )
 
 
 @EACH
@@ -68,7 +76,7 @@ def test_the_reverse_is_the_mean_of_posteriors(name, steps):
   size = len(PROCESSES[name].prior)
   xt = np.arange(size)[:, None]
   if name == 'masking' and t == NUM_STEPS:
-    xt = xt[3:]  # Everything is masked.
+    xt = np.full_like(xt, 3)  # Everything is masked.
   logits = np.random.default_rng(s).normal(size=(len(xt), 1, size))
   steps_t = np.full(len(xt), t)
   args = at(steps_t - (t - s)), at(steps_t)
@@ -87,19 +95,22 @@ def test_the_reverse_is_the_mean_of_posteriors(name, steps):
 
 
 def test_masked_logits_exclude_the_mask_and_carry_over():
-  """MDLM's SUBS holds for all logits; x is [B, H, W]."""
+  """MDLM's SUBS holds for all logits and levels; x is [B, H, W]."""
   process = PROCESSES['masking']
-  xt = jnp.array([[[0, 3], [2, 3]]])
+  xt = jnp.array([[[0, 3], [2, 3]]] * 2)
   logits = jnp.asarray(
     10 * np.random.default_rng(0).normal(size=(*xt.shape, 4)), jnp.float32
   )
-  p = np.exp(jitted(dj.posterior_logits)(logits, xt, process, at(3)))
+  levels = at(np.array([3, NUM_STEPS]))  # alpha = 0 at the second
+  p = np.exp(jitted(dj.posterior_logits)(logits, xt, process, levels))
   known = np.asarray(xt < 3)
   np.testing.assert_array_equal(p[known], np.eye(4)[np.asarray(xt)[known]])
   expected = np.exp(logits[~known])[:, :3]
   expected /= expected.sum(axis=1, keepdims=True)
   np.testing.assert_allclose(p[~known][:, :3], expected, rtol=1e-5)
   assert (p[~known][:, 3] == 0.0).all()
+  p = jitted(dj.p_reverse_states)(logits, xt, process, at(2), levels)
+  np.testing.assert_array_equal(p[known], np.eye(4)[np.asarray(xt)[known]])
 
 
 def test_draws_have_the_probabilities_and_never_the_impossible():
@@ -112,15 +123,35 @@ def test_draws_have_the_probabilities_and_never_the_impossible():
   expected = [[0.0, 0.25, 0.0, 0.75], [0.2, 0.0, 0.8, 0.0]]
   np.testing.assert_allclose(counts / 20_000, expected, atol=5 * 0.0031)
   # A draw depends on the key of its example.
-  alone = jitted(dj.draw_states)(keys[1:], many[1:])
-  np.testing.assert_array_equal(alone[0], draws[1])
+  reverse = jitted(dj.draw_states)(keys[::-1], many[::-1])
+  np.testing.assert_array_equal(reverse[::-1], draws)
+
+
+def test_what_is_no_distribution_gives_no_state(key):
+  """NaN, inf and only zeros give -1, which stays -1 and is NaN as a value."""
+  bad = [[np.nan] * 3, [0.5, 0.5, np.nan], [np.nan, 1.0, 0.0], [0.0] * 3]
+  probs = np.array([*bad, [np.inf, 1.0, 0.0], [0.0, 2.0, 0.0]], np.float32)
+  with jax.debug_nans(False):
+    drawn = jitted(dj.draw_states)(key, probs)
+    np.testing.assert_array_equal(drawn, [-1, -1, -1, -1, -1, 1])
+    values = dj.values_of(drawn, 3)
+    np.testing.assert_array_equal(values, [np.nan] * 5 + [0.0])
+  for process in PROCESSES.values():
+    q = jitted(dj.q_states)(jnp.array([[-1]]), process, at(3))
+    assert (q == 0.0).all()
 
 
 def test_states_of_scaled_images():
-  levels = np.arange(17).reshape(1, 17)
-  np.testing.assert_array_equal(dj.states_of(levels / 8.0 - 1.0, 17), levels)
-  values = dj.values_of(jnp.arange(18), 17)
-  np.testing.assert_allclose(values, [*levels[0] / 8.0 - 1.0, 0.0])
+  levels = np.arange(256)[None]
+  scaled = (levels / 127.5 - 1.0).astype(np.float32)  # not exact
+  np.testing.assert_array_equal(dj.states_of(scaled, 256), levels)
+  values = dj.values_of(jnp.arange(257), 256)
+  np.testing.assert_allclose(values, [*scaled[0], 0.0], atol=1e-6)
+
+
+def softmax(logits):
+  weights = np.exp(np.asarray(logits, np.float64))
+  return weights / weights.sum(axis=-1, keepdims=True)
 
 
 def literal_logistic(mean, scale, num_values):
@@ -137,44 +168,92 @@ def literal_logistic(mean, scale, num_values):
 def test_truncated_logistic():
   rng = np.random.default_rng(0)
   mean, log_scale = rng.uniform(-1.2, 1.2, (4, 3)), rng.uniform(-3, 1, (4, 3))
-  logits = dj.logistic_logits(jnp.float32(mean), jnp.float32(log_scale), 9)
-  expected = literal_logistic(mean, np.exp(log_scale), 9)
-  np.testing.assert_allclose(
-    jax.nn.softmax(logits), expected, rtol=1e-4, atol=1e-7
+  mean[0, 0], log_scale[0, 0] = -1, -4
+  logits = jax.jit(dj.logistic_logits, static_argnums=2)(
+    jnp.float32(mean), jnp.float32(log_scale), 9
   )
+  expected = literal_logistic(mean, np.exp(log_scale), 9)
+  np.testing.assert_allclose(softmax(logits), expected, rtol=1e-4, atol=1e-7)
   # Far from the mean a difference of two cdfs is 0 in float32.
-  logits = dj.logistic_logits(jnp.float32(-1.0), jnp.float32(-4.0), 9)
-  np.testing.assert_allclose(np.diff(logits)[1:], -0.25 / np.exp(-4), rtol=1e-3)
+  slopes = np.diff(logits)[0, 0, 1:]
+  np.testing.assert_allclose(slopes, -0.25 / np.exp(-4), rtol=1e-3)
 
 
 def test_a_network_of_logistics():
   output = np.random.default_rng(1).normal(size=(2, 3, 2))
   x = np.array([[0, 4, 8], [1, 2, 3]])
   network = dj.logistic_network(lambda params, *_, key: params, 9)
-  logits = network(jnp.float32(output), jnp.asarray(x), jnp.zeros(2), None)
+  logits = jax.jit(network)(np.float32(output), x, np.zeros(2), None)
   mean = np.tanh(output[..., 0] + x / 4 - 1)
   expected = literal_logistic(mean, np.exp(output[..., 1] - 2), 9)
-  np.testing.assert_allclose(
-    jax.nn.softmax(logits), expected, rtol=1e-4, atol=1e-7
-  )
+  np.testing.assert_allclose(softmax(logits), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_kl_and_nll_with_zeros():
   q, p = np.array([[[0.5, 0.5, 0.0]]]), np.array([[[0.25, 0.5, 0.25]]])
-  result = dj.state_kl(jnp.float32(q), jnp.float32(p))
+  result = jitted(dj.state_kl)(np.float32(q), np.float32(p))
   np.testing.assert_allclose(result, [0.5 * np.log(2)], rtol=1e-6)
   logits = jnp.array([[[2.0, NEVER, 2.0], [0.0, 0.0, NEVER]]])
-  nll = dj.state_nll(logits, jnp.array([[2, 1]]))
+  x0, nll_of = np.array([[2, 1]]), jitted(dj.state_nll)
+  nll = nll_of(logits, x0)
   np.testing.assert_allclose(nll, [2 * np.log(2)], rtol=1e-6)
-  nll = dj.state_nll(logits, jnp.array([[2, 1]]), jnp.array([[True, False]]))
+  nll = nll_of(logits, x0, np.array([[True, False]]))
   np.testing.assert_allclose(nll, [np.log(2)], rtol=1e-6)
+
+
+def test_transitions_of_tiny_probabilities():
+  """-log p(x_0 | x_t) is 2 a far below the least float32, and so is its slope.
+
+  L_0 is -log p, and with masking L_{t-1} is the fraction unmasked of it.
+  """
+  x0, xt = jnp.array([[0]]), jnp.array([[3]])
+  of_a = jnp.array([-1.0, 1.0, -1.0, 0.0])
+
+  @jax.jit
+  @functools.partial(jax.vmap, in_axes=(None, 0))
+  @jax.value_and_grad
+  def kl(a, level_s):
+    args = a * of_a[None, None], x0, xt, PROCESSES['masking'], level_s, at(4)
+    return dj.transition_kl_states(*args)[0]
+
+  for a in (30.0, 1000.0):
+    nats, slopes = kl(a, at(np.array([0, 3])))
+    np.testing.assert_allclose(nats, [2.0 * a, 0.5 * a], rtol=1e-6)
+    np.testing.assert_allclose(slopes, [2.0, 0.5], rtol=1e-6)
+
+
+BOUNDS = {
+  'masked_bound': dj.masked_bound,
+  'state_bound': lambda *args, x0: dj.state_bound(*args, x0=x0, num_steps=2)[
+    'total'
+  ],
+}
+
+
+@pytest.mark.parametrize('bound', BOUNDS.values(), ids=BOUNDS)
+def test_the_bound_of_what_is_no_data(bound, key):
+  """It is refused, and NaN for the example if x_0 is traced."""
+  args = TABLE.denoiser(PROCESSES['masking']), PROCESSES['masking'], LINEAR
+  for x, text in (
+    (3, '3: states of data are 0..3, except the mask, 3'),
+    (-1, '-1: '),
+  ):
+    of_key = functools.partial(bound, x0=jnp.array([[0, x, 1]]))
+    with pytest.raises(ValueError, match='x0 is ' + text):
+      jax.eval_shape(lambda key, f=of_key: f(key, *args), key)
+  x0 = jnp.array([[0, 1, 2], [0, 3, 1], [0, 4, 1], [0, -1, 1]])
+  with jax.debug_nans(False):
+    found = jax.jit(lambda x0: bound(key, *args, x0=x0))(x0)
+    nll = dj.state_nll(jnp.zeros((4, 3, 4)), x0)
+  np.testing.assert_array_equal(np.isnan(found), [False, True, True, True])
+  np.testing.assert_array_equal(np.isnan(nll), [False, False, True, True])
 
 
 def test_the_prior_kl_is_infinite_where_the_prior_excludes_a_state():
   x0, prior_kl = jnp.array([[0, 1], [2, 2]]), jitted(dj.prior_kl_states)
   process = PROCESSES['masking']
-  half, last = (prior_kl(x0, process, at(n)) for n in (3, 6))
-  assert jnp.isinf(half).all() and (last == 0.0).all()
+  near, last = (prior_kl(x0, process, at(n)) for n in (5.9994, 6))
+  assert jnp.isinf(near).all() and (last == 0.0).all()
   result = prior_kl(x0, PROCESSES['uniform'], at(3))
   q = np.array([2, 0.5, 0.5]) / 3
   np.testing.assert_allclose(result, 2 * np.sum(q * np.log(3 * q)), rtol=1e-5)
@@ -204,6 +283,21 @@ def test_the_bound_has_the_mean_of_the_oracle(name):
     terms['prior'].mean(), expected['prior'], rtol=0.02, atol=1e-6
   )
   assert expected['total'] > TABLE.entropy()
+  # Given x_0 the draws of two steps are independent, and thus their terms.
+  of_x0, terms = x0 @ np.array([9, 3, 1]), np.asarray(terms['diffusion']).T
+  count = np.maximum(np.bincount(of_x0), 1)
+  terms = [term - (np.bincount(of_x0, term) / count)[of_x0] for term in terms]
+  for a, b in itertools.combinations(terms, 2):
+    assert abs(np.sum(a * b)) <= 5 * np.sum((a * b) ** 2) ** 0.5
+
+
+def test_the_first_step_ends_at_clean_data_even_if_the_schedule_does_not():
+  schedule = lambda t: dj.NoiseLevel(t, 0.9 - 0.8 * t, 0.1 + 0.8 * t)
+  level_s, level_t = levels_of_step(schedule, np.arange(1, 5), 4)
+  np.testing.assert_allclose(level_s.t, [0.0, 0.25, 0.5, 0.75])
+  np.testing.assert_allclose(level_s.alpha, [1.0, 0.7, 0.5, 0.3], rtol=1e-6)
+  np.testing.assert_allclose(level_s.sigma, [0.0, 0.3, 0.5, 0.7], rtol=1e-6)
+  np.testing.assert_allclose(level_t.sigma, [0.3, 0.5, 0.7, 0.9], rtol=1e-6)
 
 
 def test_a_bound_needs_a_step():
@@ -221,7 +315,7 @@ def test_a_bound_needs_a_step():
 def test_the_network_sees_states_noise_and_conditions():
   def network_fn(params, x, noise, cond, *, key=None):
     logits = params * jax.nn.one_hot(x, 3) + cond['label'][:, None, None]
-    return logits * noise[:, None, None]
+    return (logits * noise[:, None, None]).astype(jnp.bfloat16)  # exact
 
   denoise = dj.make_state_denoiser(
     network_fn,
@@ -231,7 +325,7 @@ def test_the_network_sees_states_noise_and_conditions():
     cond={'label': jnp.array([0.0, 1.0])},
   )
   xt = jnp.array([[0, 1], [2, 2]])
-  logits = np.asarray(denoise(xt, at(3)), np.float64)
+  logits = np.asarray(jax.jit(denoise)(xt, at(3)), np.float64)
   for i in range(2):
     for j in range(2):
       one_hot = np.eye(3)[xt[i, j]]

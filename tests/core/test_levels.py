@@ -76,7 +76,9 @@ def test_rounding_finds_every_step_in_float32(num_steps):
 
 
 def test_rounding_keeps_other_positions_and_the_slope():
-  assert round_near_step(jnp.array(2.25), 1000) == 2.25
+  for position, num_steps in ((2.25, 1000), (2.002, 4000)):
+    position = jnp.array(position)
+    assert round_near_step(position, num_steps) == position
   assert jax.grad(lambda t: round_near_step(1000.0 * t, 1000))(0.3) == 1000.0
 
 

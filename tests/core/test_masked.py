@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from diffusion_jax.core import masked
 from diffusion_jax.testing import discrete_oracles
 from tests.states import LINEAR, NUM_STEPS, TABLE, matrices_of, prior_of
 
@@ -58,14 +59,14 @@ def test_the_bound_in_steps_is_the_oracles():
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_weights(name):
   """They are MD4's formulas, and T steps approach continuous time."""
-  t = np.array([0.25, 0.5, 1.0])
+  t = np.arange(1, 1001) / 1000
   alpha = {
     'linear': lambda t: 1 - t,
     'cosine': lambda t: 1 - np.cos(np.pi / 2 * (1 - t)),
     'cubic': lambda t: 1 - t**3,
   }[name]
   slope = {
-    'linear': -np.ones(3),
+    'linear': -np.ones(1000),
     'cosine': -np.pi / 2 * np.sin(np.pi / 2 * (1 - t)),
     'cubic': -3 * t**2,
   }[name]
@@ -74,39 +75,50 @@ def test_weights(name):
   expected = -slope / (1 - alpha(t))
   weight = dj.masked_weight(schedule)(level)
   np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
-  for num_steps in (4, 1000):
-    steps = alpha(t - 1 / num_steps) - alpha(t)
-    weight = dj.masked_weight(schedule, num_steps)(level)
-    np.testing.assert_allclose(
-      weight, num_steps * steps / (1 - alpha(t)), rtol=1e-3, atol=1e-4
-    )
-  np.testing.assert_allclose(weight, expected, rtol=0.01, atol=2e-3)
+  steps = alpha(t - 1e-3) - alpha(t)
+  weight = dj.masked_weight(schedule, 1000)(level)
+  np.testing.assert_allclose(
+    weight, 1000 * steps / (1 - alpha(t)), rtol=1e-3, atol=1e-4
+  )
+  late = slice(249, None)
+  np.testing.assert_allclose(weight[late], expected[late], rtol=0.01, atol=2e-3)
 
 
-def test_times_are_antithetic():
-  times = []
+def test_times_are_antithetic_and_their_masks_independent(monkeypatch):
+  """An element is masked at times s and t with the probability s t."""
+  draw = masked.draw_uniform  # The least u is 0; t must not be 0.
+  with_0 = lambda *args: draw(*args).at[0].set(0.0)
+  monkeypatch.setattr(masked, 'draw_uniform', with_0)
+  seen = []
 
   def watched(xt, level):
-    jax.debug.callback(lambda t: times.append(np.array(t)), level.t)
+    see = lambda *arrays: seen.append([*map(np.array, arrays)])
+    jax.debug.callback(see, level.t, xt == 3)
     return jnp.zeros((*xt.shape, 4))
 
-  x0 = jnp.zeros((3, 2), int)
-  dj.masked_bound(jax.random.key(0), watched, PROCESS, LINEAR, x0, num_times=4)
-  jax.effects_barrier()
-  t = np.sort(times, axis=0)
-  assert t.shape == (4, 3) and (t > 0).all() and (t <= 1).all()
-  np.testing.assert_allclose(np.diff(t, axis=0), 0.25, atol=1e-6)
-  assert len(np.unique(t[0])) == 3  # Each example has its own u.
-
-
-def test_a_process_without_a_mask_is_refused():
-  with pytest.raises(
-    ValueError, match='such as masking_process .* got one without'
-  ):
-    dj.masked_bound(
-      jax.random.key(0),
-      denoise,
-      dj.uniform_process(3),
-      LINEAR,
-      jnp.zeros((1, 3), int),
+  run = jax.jit(
+    lambda key, x0: dj.masked_bound(
+      key, watched, PROCESS, LINEAR, x0, num_times=4
     )
+  )
+  run(jax.random.key(0), jnp.zeros((3, 2000), int))
+  jax.effects_barrier()
+  t, hidden = map(np.array, zip(*seen, strict=True))
+  assert t.shape == (4, 3) and (t > 0).all() and (t <= 1).all()
+  np.testing.assert_allclose(np.diff(np.sort(t, 0), axis=0), 0.25, atol=1e-6)
+  assert len(np.unique(t.min(axis=0))) == 3  # Each example has its own u.
+  both = np.mean(hidden[:, None] & hidden, axis=-1)  # [4, 4, 3]
+  expected = np.where(np.eye(4)[..., None], t, t[:, None] * t)
+  error = np.sqrt(expected * (1 - expected) / 2000)
+  assert (np.abs(both - expected) <= 5 * error).all()
+
+
+@pytest.mark.parametrize('process, options, match', [
+  (dj.uniform_process(3), {}, 'such as masking_process .* got one without'),
+  (PROCESS, {'num_times': 0}, 'num_times is 0: .* at least 1'),
+  (PROCESS, {'num_steps': 0}, 'num_steps is 0: .* at least 1'),
+])  # fmt: skip
+def test_refusals(process, options, match):
+  args = jax.random.key(0), denoise, process, LINEAR, jnp.zeros((1, 3), int)
+  with pytest.raises(ValueError, match=match):
+    dj.masked_bound(*args, **options)

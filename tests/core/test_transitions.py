@@ -68,9 +68,11 @@ def test_levels_differ_between_examples(name):
   probs = np.random.default_rng(0).dirichlet(np.ones(size), (4, 2, 3))
   steps = [(0, 0), (0, 2), (1, 4), (3, 6)]
   s, t = (at(np.array(column)) for column in zip(*steps, strict=True))
-  multiply = jax.jit(process.multiply, static_argnums=3)
-  for transpose in (False, True):
-    result = multiply(jnp.asarray(probs, jnp.float32), s, t, transpose)
+  both = jax.jit(
+    lambda *args: [process.multiply(*args, True), process.multiply(*args)]
+  )
+  results = both(jnp.asarray(probs, jnp.float32), s, t)
+  for transpose, result in zip((True, False), results, strict=True):
     for i, between in enumerate(steps):
       q = multiplied(name, *between)
       expected = probs[i] @ (q.T if transpose else q)
@@ -82,6 +84,19 @@ def test_the_gaussian_is_the_papers():
   np.testing.assert_allclose(matrices, gaussian_matrices(5, BETAS), rtol=1e-12)
   # It is doubly stochastic, so the uniform distribution is stationary.
   np.testing.assert_allclose(np.sum(matrices, axis=1), 1.0, rtol=1e-12)
+
+
+def test_a_time_in_float32_is_the_nearest_step():
+  """T = 47 is the least T with i / T * T < i for some powers i of 2."""
+  beta, steps = 0.01, np.arange(48)
+  assert (np.float32(1 / 47) * np.float32(47)) < 1
+  process = dj.MatrixProcess.from_matrices(
+    [[[1 - beta, beta], [beta, 1 - beta]]] * 47
+  )
+  x0 = jnp.tile(jnp.array([1.0, 0.0]), (48, 1))
+  q = jax.jit(process.multiply)(x0, LINEAR(0.0), LINEAR(steps / 47))
+  expected = 0.5 - 0.5 * (1 - 2 * beta) ** steps
+  np.testing.assert_allclose(q[:, 1], expected, rtol=1e-5, atol=1e-7)
 
 
 @EACH
@@ -96,6 +111,6 @@ def test_matrices_are_checked():
   with pytest.raises(ValueError, match=r'\[3, 3\]: it must be \[T, K, K\]'):
     make(np.eye(3))
   with pytest.raises(ValueError, match='each row must add up to 1'):
-    make(np.full((1, 2, 2), 0.4))
+    make(np.full((1, 2, 2), 0.49999))
   with pytest.raises(ValueError, match='without negative entries'):
     make([[[1.5, -0.5], [0.0, 1.0]]])

@@ -60,9 +60,19 @@ def test_what_does_not_fit_is_a_plan_with_remedies():
     'try --config.network.remat=True, --config.training.accumulate=2, '
     '--config.training.mesh=1,8, --config.training.batch_size=32'
   )
+  again = plans.remedies(plan(accumulate=4, batch=64))
+  assert '--config.training.accumulate=8, ' in again
   assert plans.remedies(plan(mesh=[1, 8], batch=8, remat=True)) == (
     'try more devices'
   )
+
+
+def test_amounts_have_the_prefixes_of_si():
+  assert [plans.amount(2 * 1000.0**i, 'B') for i in range(-4, 7)] == [
+    '0.002 nB', '2 nB', '2 µB', '2 mB', '2 B', '2 kB', '2 MB', '2 GB', '2 TB',
+    '2 PB', '2e+03 PB',
+  ]  # fmt: skip
+  assert plans.amount(0.0, 's') == '0 s'
 
 
 def test_the_best_fits_and_has_the_lowest_bound_of_an_image():

@@ -1,6 +1,7 @@
 """Programs with known communication, traffic and products."""
 
 import functools
+import types
 from typing import Any
 
 import jax
@@ -71,6 +72,17 @@ def test_a_loop_repeats_its_collectives():
   )  # fmt: skip
   found = programs.find(text, 8)
   assert len(found) == 10 and found[0].bytes == 4 * 16 * 16
+
+
+@pytest.mark.parametrize('peak, expected', [(0, 107), (200, 200)])
+def test_the_peak_counts_outputs_that_reuse_no_argument(peak, expected):
+  """4 of the 6 bytes of outputs are written over donated arguments."""
+  stats = types.SimpleNamespace(
+    argument_size_in_bytes=100, temp_size_in_bytes=5, output_size_in_bytes=6,
+    alias_size_in_bytes=4, peak_memory_in_bytes=peak,
+  )  # fmt: skip
+  compiled: Any = types.SimpleNamespace(memory_analysis=lambda: stats)
+  assert programs.memory(compiled) == (100, 5, expected)
 
 
 LINES = """

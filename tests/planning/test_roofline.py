@@ -35,5 +35,8 @@ def test_the_network_between_machines_may_be_the_slowest():
   found = roofline.network_seconds([within, within], RATES)
   assert found == 2 * (2 * 3 / 4 * 8) / 4.0
   assert roofline.network_seconds([across], RATES) == 8 / 4 / 0.5
+  # It sends over its links and its adapter together.
+  equal = RATES._replace(between=4.0)
+  assert roofline.network_seconds([across], equal) == 14 / (4.0 + 4.0)
   found = roofline.bounds(measured(collectives=[across] * 2), RATES)
   assert found.binding == 'network' and found.seconds == 8.0

@@ -36,6 +36,16 @@ def test_simulated_devices_are_those_of_the_cpu():
   assert topology.rates is None and topology.machine == 4
 
 
+@pytest.mark.parametrize('name, bfloat16, tf32', [
+  ('a100', 312e12, 156e12), ('h100', 989.4e12, 494.7e12),
+  ('h200', 989.4e12, 494.7e12),
+])  # fmt: skip
+def test_gpus_have_the_rates_of_their_data_sheets(name, bfloat16, tf32):
+  """These are dense products; JAX computes float32 in TF32."""
+  rates = topologies.GPUS[name]
+  assert (rates.flops, rates.flops_float32) == (bfloat16, tf32)
+
+
 def test_a_gpu_is_described_as_xla_reads_it():
   """Every brace is closed, and the figures come from the data sheet."""
   text = topologies.target_config('h100')

@@ -24,18 +24,26 @@ MASKING = PROCESSES['masking']
 exact = TABLE.denoiser(MASKING)
 
 
+def shares_of(x):
+  """Returns the fraction of each value in samples [N, 3], [3, 3, 3]."""
+  shares = np.zeros((3, 3, 3))
+  np.add.at(shares, tuple(np.asarray(x).T), 1 / len(x))
+  return shares
+
+
 def drawn(sampler, levels, process=MASKING, denoise=exact):
-  """Returns the fraction of each value in N samples, [3, 3, 3]."""
+  """Returns the shares of N samples; each depends on its own key only."""
 
   @jax.jit
-  def run(key):
-    x = dj.prior_sample_states(key, (N, 3), process)
-    key = jax.random.fold_in(key, 1)
-    return dj.sample(key, denoise, sampler, levels, x)
+  def run(keys):
+    x_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    x = dj.prior_sample_states(x_keys, (N, 3), process)
+    return dj.sample(keys, denoise, sampler, levels, x)
 
-  shares = np.zeros((3, 3, 3))
-  np.add.at(shares, tuple(np.asarray(run(jax.random.key(0))).T), 1 / N)
-  return shares
+  keys = jax.random.split(jax.random.key(0), N)
+  x = run(keys)
+  np.testing.assert_array_equal(run(keys[::-1])[::-1], x)
+  return shares_of(x)
 
 
 def check_law(shares, expected):
@@ -59,27 +67,30 @@ def test_ancestral_samples_have_the_law_of_the_oracle(name):
   assert np.abs(expected - TABLE.probs).max() > 0.01
 
 
-def test_first_hitting_is_exact_on_any_grid():
-  """Three steps of another schedule have the distribution of the data."""
+@jax.jit
+def first_hits(keys, known, mask):
+  """Returns x at t = 1, 2/3, 1/3 and 0 on another schedule, [4, N, 3]."""
   levels = dj.CosineMasking()(jnp.linspace(1.0, 0.0, 4))
-  sampler = dj.first_hitting(MASKING, LINEAR)
-  check_law(drawn(sampler, levels), TABLE.probs)
+  known = jnp.broadcast_to(known, (N, 3))
+  hitting = dj.first_hitting(MASKING, LINEAR)
+  sampler = dj.keep_known(hitting, known, mask[None])
+  x = jnp.full((N, 3), 3)
+  return dj.sample(keys, exact, sampler, levels, x, True)
 
 
-def test_first_hitting_stops_at_a_level():
-  """Each element is masked at s with probability sigma_s / sigma_t."""
-  sampler = dj.first_hitting(MASKING, LINEAR)
-  levels = LINEAR(jnp.array([1.0, 0.6, 0.4]))
-
-  @jax.jit
-  def run(key):
-    x = jnp.full((N, 3), 3)
-    return dj.sample(key, exact, sampler, levels, x)
-
-  masked = (np.asarray(run(jax.random.key(0))) == 3).sum(axis=1)
-  shares = np.bincount(masked, minlength=4) / N
-  expected = [0.216, 0.432, 0.288, 0.064]  # binomial, 0.4
-  np.testing.assert_allclose(shares, expected, atol=4.5 * 0.007)
+def test_first_hitting_is_exact_on_any_grid():
+  """Each element is masked at level s with the probability sigma_s."""
+  keys = jax.random.split(jax.random.key(0), N)
+  nothing = np.zeros(3, int), np.zeros(3, bool)
+  x = np.asarray(first_hits(keys, *nothing))
+  again = first_hits(keys[::-1], *nothing)
+  np.testing.assert_array_equal(again[:, ::-1], x)  # A key per example.
+  check_law(shares_of(x[-1]), TABLE.probs)
+  for i in (1, 2):
+    p = np.cos(np.pi / 6 * i)
+    shares = np.bincount((x[i] == 3).sum(axis=1), minlength=4) / N
+    expected = [(1 - p) ** 3, 3 * p * (1 - p) ** 2, 3 * p**2 * (1 - p), p**3]
+    np.testing.assert_allclose(shares, expected, atol=4.5 * 0.007)
 
 
 def most_confident_law(x, p=1.0):
@@ -111,33 +122,47 @@ def test_confidence_ordered_samples_have_the_law_of_all_draws():
   assert np.abs(expected - TABLE.probs).max() > 0.01  # It is biased.
 
 
-def test_confidence_ordered_counts_and_noise():
-  """ceil(sigma_s N) stay masked; a high temperature makes the order random."""
+def test_confidence_ordered_counts():
+  """ceil(sigma_s N) of the N elements that are not known stay masked."""
   logits = jnp.log(jnp.array([0.9, 0.1, 1e-20, 1e-20]))
 
   def denoise(xt, level):
-    peaked = (jnp.arange(10) == 7)[None, :, None]
+    peaked = (jnp.arange(15) == 7)[None, :, None]
     logits_of = jnp.where(peaked, jnp.array([0.0, NEVER, NEVER, NEVER]), logits)
     out = jnp.broadcast_to(logits_of, (*xt.shape, 4))
     return dj.posterior_logits(out, xt, MASKING, level)
 
-  levels = LINEAR(jnp.array([1.0, 0.65, 0.3]))
-  x = jnp.full((2000, 10), 3)
-  x = x.at[:, :2].set(0)  # 8 of the 10 are drawn.
-  kept = {}
-  for temperature in (0.0, 1e3):
-    sampler = dj.confidence_ordered(MASKING, temperature)
-    run = jax.jit(
-      lambda x, sampler=sampler: dj.sample(
-        jax.random.key(0), denoise, sampler, levels, x, True
-      )
-    )
-    masked = np.asarray(run(x)) == 3
-    np.testing.assert_array_equal(masked.sum(axis=2)[:, 0], [8, 6, 3])
-    assert (masked.sum(axis=2) == masked.sum(axis=2)[:, :1]).all()
-    kept[temperature] = masked[1, :, 7].mean()
-  assert kept[0.0] == 0.0  # The surest element comes first.
-  assert abs(kept[1e3] - 6 / 8) < 4.5 * (0.75 * 0.25 / 2000) ** 0.5
+  levels = LINEAR(jnp.array([1.0, 7 / 13, 0.3]))
+  assert 13 * levels.sigma[1] > 7  # in float32
+  known = jnp.zeros((100, 15), int)
+  sampler = dj.keep_known(
+    dj.confidence_ordered(MASKING), known, (jnp.arange(15) < 2)[None]
+  )
+  run = jax.jit(
+    lambda key, x: dj.sample(key, denoise, sampler, levels, x, True)
+  )
+  masked = np.asarray(run(jax.random.key(0), known + 3)) == 3
+  counts = np.broadcast_to([[15], [7], [4]], (3, 100))
+  np.testing.assert_array_equal(masked.sum(axis=2), counts)
+  assert not masked[1, :, 7].any()  # The surest element comes first.
+
+
+def test_the_noise_of_confidences():
+  """The difference of two Gumbel variables has the logistic distribution.
+
+  The draws of two elements have the probabilities 1/2 and 1.
+  """
+  logits = jnp.array([[0.0, 0.0, NEVER, NEVER], [0.0, NEVER, NEVER, NEVER]])
+  denoise = lambda xt, level: jnp.broadcast_to(logits, (*xt.shape, 4))
+  temperature = np.log(2) / 4 / 0.5  # The larger confidence is 4 units larger.
+  sampler = dj.confidence_ordered(MASKING, temperature)
+  levels, n = LINEAR(jnp.array([1.0, 0.5])), 20_000
+  run = jax.jit(lambda key, x: dj.sample(key, denoise, sampler, levels, x))
+  x = run(jax.random.key(0), jnp.full((n, 2), 3))
+  assert ((x == 3).sum(axis=1) == 1).all()
+  expected = 1 / (1 + np.exp(4))
+  error = (expected / n) ** 0.5
+  assert abs(np.mean(x[:, 1] == 3) - expected) < 4.5 * error
 
 
 def test_remasked_with_eta_1_goes_to_clean_data_and_back():
@@ -163,28 +188,9 @@ def test_remasked_with_eta_1_goes_to_clean_data_and_back():
 def test_known_elements_are_kept_exactly():
   """x_0 and x_2 given x_1 = 2 have their conditional distribution."""
   known, mask = np.array([0, 2, 0]), np.array([False, True, False])
-  sampler = dj.keep_known(
-    dj.first_hitting(MASKING, LINEAR),
-    jnp.broadcast_to(known, (N, 3)),
-    jnp.asarray(mask)[None],
-  )
-  levels = LINEAR(jnp.array([1.0, 0.0]))
-  check_law(drawn(sampler, levels), TABLE.conditional(known, mask).probs)
-
-
-def test_an_example_depends_on_its_own_key():
-  levels = LINEAR(jnp.linspace(1.0, 0.0, 4))
-  keys = jax.random.split(jax.random.key(3), 4)
-  for sampler in (
-    dj.remasked(dj.first_hitting(MASKING, LINEAR), MASKING, 0.5),
-    dj.confidence_ordered(MASKING, 1.0),
-  ):
-    run = jax.jit(
-      lambda keys, sampler=sampler: dj.sample(
-        keys, exact, sampler, levels, jnp.full((len(keys), 3), 3)
-      )
-    )
-    np.testing.assert_array_equal(run(keys)[::-1], run(keys[::-1]))
+  keys = jax.random.split(jax.random.key(0), N)
+  x = first_hits(keys, known, mask)[-1]
+  check_law(shares_of(x), TABLE.conditional(known, mask).probs)
 
 
 def test_guidance_and_top_p():
@@ -212,8 +218,55 @@ def test_guidance_and_top_p():
     )
 
 
+def test_unmasked_elements_are_given_at_alpha_0():
+  """x_1 given x_0 = 1 and x_2 = 2 has its conditional distribution."""
+  given = jnp.broadcast_to(jnp.array([1, 3, 2]), (N, 3))
+  levels = LINEAR(jnp.array([1.0, 0.0]))
+  samplers = dj.ancestral_states(MASKING), dj.confidence_ordered(MASKING)
+
+  @jax.jit
+  def run(x, levels):
+    key = jax.random.key(0)
+    return [dj.sample(key, exact, sampler, levels, x) for sampler in samplers]
+
+  known = np.array([1, 0, 2]), np.array([True, False, True])
+  for x in run(given, levels):
+    shares = np.zeros((3, 3, 3))
+    np.add.at(shares, tuple(np.asarray(x).T), 1 / N)
+    check_law(shares, TABLE.conditional(*known).probs)
+
+
+def test_nan_logits_stay_visible():
+  """Elements whose logits are NaN once are -1 in the end."""
+  levels = LINEAR(jnp.linspace(1.0, 0.0, 4))
+
+  def diverged(xt, level):
+    bad = (jnp.arange(3) == 1)[None, :, None] & (level.sigma > 0.5)
+    return jnp.where(bad, jnp.nan, exact(xt, level))
+
+  ancestral = dj.ancestral_states(MASKING)
+  samplers = (
+    dj.remasked(ancestral, MASKING, 0.5),
+    dj.confidence_ordered(MASKING, 1.0),
+  )
+
+  @jax.jit
+  def run(x):
+    denoise = dj.top_p(diverged, 0.9)
+    key = jax.random.key(0)
+    return [dj.sample(key, denoise, sampler, levels, x) for sampler in samplers]
+
+  with jax.debug_nans(False):
+    found = run(jnp.full((50, 3), 3))
+  for x in map(np.asarray, found):
+    np.testing.assert_array_equal(x[:, 1], -1)
+    assert (x[:, ::2] >= 0).all() and (x < 3).all()
+
+
 def test_refusals():
   sampler = dj.ancestral_states(MASKING)
+  with pytest.raises(ValueError, match='temperature is -1: it cannot be neg'):
+    dj.confidence_ordered(MASKING, -1.0)
   with pytest.raises(ValueError, match='eta is 2'):
     dj.remasked(sampler, MASKING, 2)
   with pytest.raises(ValueError, match=r'p is 0: it must be in \(0, 1\]'):

@@ -78,8 +78,15 @@ def test_steps_that_a_grid_visits_are_counted():
 
 
 def test_a_step_that_is_visited_twice_counts_once():
-  levels = DDPM(np.array([1.0, 0.5, 0.5, 0.4995, 0.0], np.float32))
+  levels = DDPM(np.array([1.0, 0.5, 0.5, 0.49998, 0.0], np.float32))
   assert count_steps(levels, 1000) == (2, 1)
+
+
+def test_a_start_at_a_step_is_that_step():
+  """1 / 49 * 49 is below 1."""
+  schedule = dj.DiscreteSchedule.from_betas(dj.linear_betas(49))
+  levels = grid(schedule, 1, 'trailing', t_start=1 / 49)
+  np.testing.assert_allclose(levels.t, [1 / 49, 0.0], rtol=1e-6)
 
 
 def test_grid_refusals():

@@ -5,7 +5,8 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
-from tests.sampling.moments import DDPM, GAUSSIAN
+from tests.sampling.moments import DDPM, GAUSSIAN, STOCHASTIC, build
+from tests.states import PROCESSES, TABLE
 
 
 def test_prior(key):
@@ -45,9 +46,8 @@ def test_jit_is_eager_step_by_step(key):
     np.testing.assert_allclose(path[i + 1], x, atol=1e-5)
 
 
-@pytest.mark.parametrize('sampler', [dj.ancestral(), dj.ddim(0.5)])
-def test_with_keys_per_example_an_image_knows_its_own_key_only(sampler, key):
-  keys = jax.random.split(key, 8)
+def test_with_keys_per_example_an_image_knows_its_own_key_only(key):
+  keys, sampler = jax.random.split(key, 8), dj.ancestral()
   levels = dj.level_grid(DDPM, 10)
   run = jax.jit(
     lambda keys, x: dj.sample(keys, GAUSSIAN.denoise, sampler, levels, x)
@@ -58,6 +58,56 @@ def test_with_keys_per_example_an_image_knows_its_own_key_only(sampler, key):
   small = dj.prior_sample(keys[part], (3, 2), levels.take(0))
   np.testing.assert_array_equal(small, x[part])
   np.testing.assert_allclose(run(keys[part], small), whole[part], atol=1e-5)
+
+
+def test_images_in_bfloat16_are_sampled_in_float32(key):
+  levels = dj.level_grid(DDPM, 2)
+  x = jnp.zeros((4, 2), jnp.bfloat16)
+
+  def run(x):
+    args = GAUSSIAN.denoise, dj.ddim(), levels, x
+    return dj.sample(key, *args), dj.ddim_invert(GAUSSIAN.denoise, levels, x)
+
+  for found in jax.eval_shape(run, x):
+    assert found.shape == (4, 2) and found.dtype == jnp.float32
+
+
+COSINE, MASKING = dj.CosineSchedule(), PROCESSES['masking']
+IMAGES, STATES = np.ones((2, 3), np.float32), np.full((2, 3), 3)
+KNOWN = IMAGES, IMAGES > 0.0
+DRAWING = {
+  name: (build(name, COSINE), IMAGES)
+  for name in STOCHASTIC
+  # JAX takes keys that an inner loop reads for used.
+  if name not in ('annealed_langevin', 'corrected_ddim')
+} | {
+  'replace_known': (dj.replace_known(dj.ddim(1.0), *KNOWN), IMAGES),
+  'repaint': (dj.repaint(dj.ddim(1.0), *KNOWN), IMAGES),
+  'ancestral_states': (dj.ancestral_states(MASKING), STATES),
+  'confidence_ordered': (dj.confidence_ordered(MASKING, 1.0), STATES),
+  'remasked': (
+    dj.remasked(dj.ancestral_states(MASKING), MASKING, 0.5), STATES
+  ),
+}  # fmt: skip
+
+
+def half(x, level):
+  return dj.Prediction(0.5 * x)
+
+
+@pytest.mark.parametrize('name', DRAWING)
+def test_no_key_is_used_twice(name, key):
+  sampler, x = DRAWING[name]
+  denoise = TABLE.denoiser(MASKING) if x is STATES else half
+  with jax.debug_key_reuse(True):
+    levels = dj.level_grid(COSINE, 3)
+    jax.eval_shape(lambda key: dj.sample(key, denoise, sampler, levels, x), key)
+
+
+def test_no_key_of_an_edit_is_used_twice(key):
+  with jax.debug_key_reuse(True):
+    args = half, dj.ddim(1.0), dj.level_grid(COSINE, 3), IMAGES
+    jax.eval_shape(lambda key: dj.sdedit(key, *args, 0.7, repeats=2), key)
 
 
 def test_levels_are_passed_to_a_step_by_name(key):

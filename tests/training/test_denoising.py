@@ -9,7 +9,7 @@ import diffusion_jax as dj
 from diffusion_jax.training import objectives
 from diffusion_jax.training.objectives import Context, Network
 
-SCHEDULE = dj.GeometricVESchedule(0.002, 80.0)
+SCHEDULE, TIMES = dj.GeometricVESchedule(0.002, 80.0), dj.log_normal_times()
 RNG = np.random.default_rng(5)
 BATCH = {'image': RNG.standard_normal((32, 6, 6, 1), np.float32)}
 PARAMS = {'network': {'w': np.float32(0.4), 'v': np.float32([0.1, 0.2])}}
@@ -26,11 +26,11 @@ def network(params, x, noise, cond, *, key=None):
   return out
 
 
-def objective(network_fn=network, uncertainty=None, **options):
+def objective(network_fn=network, uncertainty=None, times=TIMES, **options):
   return objectives.denoising(
     Network(network_fn, dj.edm_input, parametrization='edm', **options),
     SCHEDULE,
-    times=dj.log_normal_times(),
+    times=times,
     weight=dj.edm_weight(),
     uncertainty=uncertainty,
   )
@@ -144,18 +144,27 @@ def test_without_either_the_draws_are_what_they_were(key):
 
 
 def test_the_uncertainty_weighs_each_level_by_its_own_error(key):
-  """The loss is l / e^u + u, l per dimension, and 1 + ln l at u = ln l."""
+  """The loss is l / e^u + u, l per dimension, and 1 + ln l at u = ln l.
+
+  Here all times have the weight 2.
+  """
+
+  def times(*args):
+    level, weight = TIMES(*args)
+    return level, 2 * weight
+
   uncertain = objective(
-    uncertainty=lambda params, level: params['u'] + 0 * level.t
+    uncertainty=lambda params, level: params['u'] + 0 * level.t, times=times
   )
   run = jax.jit(jax.value_and_grad(uncertain.__call__, has_aux=True))
   loss_at = lambda u: run(PARAMS | {'u': jnp.array(u)}, Context(), key, BATCH)
   error = float(jax.jit(objective().__call__)(PARAMS, Context(), key, BATCH)[0])
   (loss, (metrics, _)), grads = loss_at(0.3)
-  np.testing.assert_allclose(loss, error / np.exp(0.3) + 0.3, rtol=1e-5)
-  np.testing.assert_allclose(metrics['error'].total, error, rtol=1e-5)
+  np.testing.assert_allclose(loss, 2 * (error / np.exp(0.3) + 0.3), rtol=1e-5)
+  np.testing.assert_allclose(metrics['error'].total, 2 * error, rtol=1e-5)
   assert metrics['loss'].total == loss
-  np.testing.assert_allclose(grads['u'], 1 - error / np.exp(0.3), rtol=1e-5)
+  slope = 2 * (1 - error / np.exp(0.3))
+  np.testing.assert_allclose(grads['u'], slope, rtol=1e-5)
   (loss, _), grads = loss_at(float(np.log(error)))
-  np.testing.assert_allclose(loss, 1 + np.log(error), rtol=1e-5)
+  np.testing.assert_allclose(loss, 2 * (1 + np.log(error)), rtol=1e-5)
   np.testing.assert_allclose(grads['u'], 0.0, atol=1e-5)

@@ -41,11 +41,13 @@ def literal_logits(k, x, t):
 
 def drawn(objective, key):
   """Returns metrics, and per example x_0 [4], x_t [4] and t."""
-  inputs, keys = jax.jit(objective.draw)(key, BATCH, Context())
-  loss, (metrics, records) = jax.jit(objective.loss)(
-    PARAMS, Context(), inputs, keys
-  )
+  draw, loss_of = jax.jit(objective.draw), jax.jit(objective.loss)
+  inputs, keys = draw(key, BATCH, Context())
+  loss, (metrics, records) = loss_of(PARAMS, Context(), inputs, keys)
   assert records == () and loss == metrics['loss'].total
+  no_data = {'states': np.where(BATCH['states'] == 1, 3, BATCH['states'])}
+  loss, _ = loss_of(PARAMS, Context(), *draw(key, BATCH | no_data, Context()))
+  assert np.isnan(loss)  # 3 is the mask, or too large
   x0, xt = (np.asarray(x).reshape(8, 4) for x in (inputs.x0, inputs.xt))
   np.testing.assert_array_equal(inputs.x0, BATCH['states'])
   return metrics, x0, xt, np.asarray(inputs.level.t, np.float64)

@@ -35,14 +35,16 @@ def test_one_step_of_the_target_is_two_ddim_steps(schedule, key):
     level_t, middle, level_s = (schedule((i - d) / N) for d in (0.0, 0.5, 1.0))
     xs = step(step(x, ORACLE.denoise, level_t, middle), ORACLE.denoise, middle,
               level_s)  # fmt: skip
-    x0 = two_step_target(xs, x, level_s, level_t)
+    target = lambda xs: two_step_target(xs, x, level_s, level_t)
+    x0, tangent = jax.jvp(target, (xs,), (xs,))
     student = step(x, lambda xt, level: dj.Prediction(x0), level_t, level_s)
-    return xs, student, x0, ORACLE.denoise(x, level_t).x0
+    return xs, student, x0, tangent, ORACLE.denoise(x, level_t).x0
 
   apart = []
   for i in range(1, N + 1):
-    xs, student, x0, own = jax.device_get(both(x, np.float32(i)))
+    xs, student, x0, tangent, own = jax.device_get(both(x, np.float32(i)))
     np.testing.assert_allclose(student, xs, atol=1e-5)
+    assert (tangent == 0.0).all()  # No gradient flows through targets.
     apart.append(np.abs(x0 - own).max())
   # the target of two steps differs from the teacher's own estimate
   assert apart[-1] > 0.05

@@ -47,9 +47,19 @@ def test_learning_rates(arguments, expected):
     np.testing.assert_allclose(rate(step), value, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize('decay_steps, end', [(None, 10), (8, 8)])
+def test_a_decay_ends_with_the_training_or_at_its_own_step(decay_steps, end):
+  _, rate = optimizer.optimizer_and_rate(
+    10, learning_rate=1.0, decay='linear', decay_steps=decay_steps
+  )
+  np.testing.assert_allclose(rate(end - 1), 1 / end, rtol=1e-6)
+  assert rate(end) == 0.0
+
+
 def test_a_decay_that_ends_before_the_warmup_is_refused():
   for arguments, message in (
     ((1.0, 100, 'cosine', 50), 'larger than warmup_steps=100, got 50'),
+    ((1.0, 100, 'linear', 100), 'larger than warmup_steps=100, got 100'),
     ((1.0, 0, 'inverse_sqrt'), 'larger than warmup_steps=0, got 0'),
   ):
     with pytest.raises(ValueError, match=message):

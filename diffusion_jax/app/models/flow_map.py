@@ -8,10 +8,11 @@ import diffusion_jax as dj
 from diffusion_jax.app import schemas
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.model import Params
+from diffusion_jax.core.flow_map import MapKind
 from diffusion_jax.sampling.map_sampler import flow_map_sampler
 
 # The kind of `dj.make_flow_map` that each objective trains.
-MAP_KINDS = {
+MAP_KINDS: dict[str, MapKind] = {
   'mean_flow': 'average_velocity',
   'shortcut': 'average_velocity',
   'consistency_training': 'consistency',
@@ -29,7 +30,7 @@ class FlowMap(Diffusion):
   schema = schemas.FLOW_MAP
 
   @property
-  def map_kind(self) -> str:
+  def map_kind(self) -> MapKind:
     """The kind of `dj.make_flow_map` that the network is."""
     return MAP_KINDS[self.config.objective.name]
 

@@ -64,6 +64,8 @@ def test_states_and_images_are_inverses():
   np.testing.assert_allclose(model.decode(None, model.encode(None, x)), x)
   masked = model.decode(None, np.full((1, 8, 8, 1), 17))
   np.testing.assert_array_equal(masked, 0.0)
+  # The draw from NaN, which --mode=sample refuses.
+  assert np.isnan(model.decode(None, np.full((1, 8, 8, 1), -1))).all()
 
 
 @pytest.fixture(scope='module')
