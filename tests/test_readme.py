@@ -114,13 +114,24 @@ def test_the_map_of_the_page_of_few_steps_makes_the_data(capsys):
 def test_the_page_of_discrete_states_meets_entropy_and_law(capsys):
   """The table's probabilities are 0.4, 0.2, 0.1 and six times 0.05."""
   entropy, bound, truth, share = map(
-    float, run(page_example('discrete.md'), capsys).split()
+    float, run(page_example('discrete.md', 'oracles'), capsys).split()
   )
   p = np.array([0.4, 0.2, 0.1] + 6 * [0.05])
   assert entropy == pytest.approx(-np.sum(p * np.log(p)))
   assert bound == pytest.approx(entropy, abs=0.06)
   # eight steps lose some of what the two variables have in common
   assert truth == pytest.approx(0.4) and share == pytest.approx(0.4, abs=0.04)
+
+
+def test_the_loop_of_discrete_states_learns_its_strings(capsys):
+  """By Jensen's inequality 25 exp(-bound) is the least share of the strings."""
+  printed = run(page_example('discrete.md', 'words'), capsys).split()
+  bound, entropy, inside, different = map(float, printed)
+  assert entropy == pytest.approx(np.log(25))
+  assert entropy - 0.1 < bound < entropy + 0.5
+  share = 25 * np.exp(-bound)
+  assert inside / 200 > share - 4.5 * (share * (1 - share) / 200) ** 0.5
+  assert different > 20
 
 
 def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
