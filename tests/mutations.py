@@ -166,8 +166,12 @@ core/losses.py part_of_times_is_at_the_start
   => schedule(jnp.ones(batch_size)), drawn[1]
 core/elbo.py a_step_to_noise_at_time_0
   where(level_s.sigma == 0.0, decoder => where(level_s.t == 0.0, decoder
-core/elbo.py papers/test_bound.py eq_5_every_term
-  (num_steps - 1) / max(len(drawn), 1) => num_steps / max(len(drawn), 1)
+core/elbo.py papers/test_bound.py some_of_the_steps
+  expected[drawn - 2] => expected[drawn - 1]
+core/elbo.py each_step_is_drawn
+  / (1.0 + snr[1:]) => / (1.0 + snr[:-1])
+core/elbo.py each_step_is_drawn
+  points / steps * ends[-1] => points / (steps + 1) * ends[-1]
 core/vdm.py papers/test_vdm.py eq_13_and_14_finite
   jnp.expm1(level_s.logsnr - level.logsnr) => (level_s.logsnr - level.logsnr)
 core/vae.py papers/test_vae.py importance_weighted_bound

@@ -48,15 +48,11 @@ def sheet_columns(model: 'Model', n: int, threes: bool) -> int:
   c, columns = model.config.sampling, int(np.ceil(n**0.5))
   if threes:
     return 3 * max(1, columns // 3)
-  prompts = (c.prompt or '').count('|') + 1
-  labels = len(c.labels)
-  if prompts > 1:
-    return min(prompts, 20)
-  if not takes_labels(model):
-    return columns
-  if 0 < labels <= 20:  # as near to a square as multiples are
-    return labels * max(1, round(columns / labels))
-  return min(labels or model.facts.num_classes, 20)
+  group = (c.prompt or '').count('|') + 1
+  if group == 1 and takes_labels(model):
+    group = len(c.labels) or model.facts.num_classes
+  # As near to a square as multiples of the group are.
+  return group * max(1, round(columns / group)) if group <= 20 else 20
 
 
 def thin(frames: np.ndarray, n: int) -> np.ndarray:

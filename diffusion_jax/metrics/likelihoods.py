@@ -145,7 +145,8 @@ def elbo(
   decoder: p(x_0 | z), as `dj.reconstruction_nll` (gaussian, tanh),
   `dj.categorical_nll`, or a function. num_steps: T, by default of the
   schedule, or else 1000.
-  random_steps: the number of steps that are drawn for each image; 0: all.
+  random_steps: the number of steps that are drawn for each image, by
+  importance; 0: all.
   """
   check_at_least(0, num_steps=num_steps, random_steps=random_steps)
 
@@ -171,32 +172,32 @@ def elbo(
 
     return function
 
-  return _in_bits('elbo', measure, _terms)
+  details = functools.partial(_terms, random_steps=random_steps)
+  return _in_bits('elbo', measure, details)
 
 
-def _terms(arrays, out):
-  # Returns the terms of the bound, and plots them.
+def _terms(arrays, out, random_steps):
+  # Returns the terms of the bound; plots them if all steps were computed.
   count = len(arrays['total'])
   prior = float(arrays['prior'].mean())
   decoder = float(arrays['reconstruction'].mean())
   steps = arrays['diffusion'].sum(axis=0) / count  # L_0 of z_0, L_1, ...
-  terms = np.concatenate([[steps[0] + decoder], steps[1:]])
-  errors = arrays['squared_error'].sum(axis=0) / count
-  rate, distortion = bits.rate_distortion(prior, terms, errors)
-  print(
-    f'L_T {prior:.4f} + L_1..L_T-1 {steps.sum():.4f} + L_0 {decoder:.4f}; '
-    f'{out}/*.png'
-  )
-  plots.plot_terms(out / 'terms.png', terms)
-  plots.plot_rate_distortion(out / 'rate_distortion.png', rate, distortion)
-  return {
+  parts = {
     'prior': prior,
     'diffusion': float(steps.sum()),
     'reconstruction': decoder,
-    'terms': terms.tolist(),
-    'rate': rate.tolist(),
-    'distortion': distortion.tolist(),
+    'random_steps': random_steps,
   }
+  print(f'L_T {prior:.4f} + L_1..L_T-1 {steps.sum():.4f} + L_0 {decoder:.4f}')
+  if random_steps:
+    return parts
+  terms = np.concatenate([[steps[0] + decoder], steps[1:]])
+  errors = arrays['squared_error'].sum(axis=0) / count
+  rate, distortion = bits.rate_distortion(prior, terms, errors)
+  plots.plot_terms(out / 'terms.png', terms)
+  plots.plot_rate_distortion(out / 'rate_distortion.png', rate, distortion)
+  parts |= {'terms': terms.tolist(), 'rate': rate.tolist()}
+  return parts | {'distortion': distortion.tolist()}
 
 
 def state_elbo(num_times: Size = 64) -> Metric:

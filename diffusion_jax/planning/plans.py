@@ -17,7 +17,7 @@ SIZES = {  # the field of the batch, by what is planned
 }
 HEAD = [
   'mesh', 'batch', 'memory', 'products', 'traffic', 'sent', 'at least',
-  'images/s at most', 'MFU at most', 'device-hours at least',
+  'images/s at most', 'MFU at most', 'all devices at least',
 ]  # fmt: skip
 
 
@@ -73,16 +73,14 @@ def lines(plan: Plan, rates: Rates | None) -> Iterator[str]:
   )
   least = f'{amount(plan["seconds"], "s")}, by {plan["binding"]}'
   yield f'  at least  {least}: {bounds}'
-  repeated = (
-    f'{plan["steps"]:,} steps'
-    if 'steps' in plan
-    else f'{plan["images"]:,} images'
-  )
+  of = 'steps' if 'steps' in plan else 'images'
   yield (
-    f'  at most   {plan["images_per_second"]:,.4g} images/s, MFU '
-    f'{plan["mfu"]:.0%}; {repeated}: at least {plan["hours"]:.3g} h, '
-    f'{plan["device_hours"]:,.3g} device-hours'
+    f'  at most   {number(plan["images_per_second"], 4)} images/s, MFU '
+    f'{plan["mfu"]:.0%}; {plan[of]:,} {of}: at least {duration(plan["hours"])}'
+    f', {duration(plan["device_hours"])} of all devices'
   )
+  if rates and (flag := advice(plan, rates)):
+    yield f'  limit     {plan["binding"]}, {flag}'
 
 
 def table(plans: Sequence[Plan]) -> list[list[str]]:
@@ -112,9 +110,9 @@ def _row(plan):
   if 'bounds' in plan:
     row += [
       f'{amount(plan["seconds"], "s")}, by {plan["binding"]}',
-      f'{plan["images_per_second"]:,.4g}',
+      number(plan['images_per_second'], 4),
       f'{plan["mfu"]:.0%}',
-      f'{plan["device_hours"]:,.3g}',
+      duration(plan['device_hours']),
     ]
   return row + [''] * (len(HEAD) - len(row))
 
@@ -142,16 +140,36 @@ def remedies(plan: Plan) -> str:
   return f'try {flags or "more devices"}'
 
 
+def advice(plan: Plan, rates: Rates) -> str:
+  """Returns the flag that lowers the longest bound, and why; '' without one."""
+  binding, flops = plan['binding'], plan['flops']
+  of_state = 4 * plan['state']['bytes'] > plan['traffic']
+  if binding == 'network' or binding == 'memory' and of_state:
+    flag = f'{SIZES[plan["of"]]}={2 * plan["batch"]}'
+    return f'hardly more for a larger batch: try --config.{flag}'
+  in_float32 = 2 * flops.get('float32', 0.0) > sum(flops.values())
+  slow = in_float32 and rates.flops_float32 < rates.flops
+  if plan.get('dtype') == 'float32' and (slow or binding == 'memory'):
+    return 'about half in bfloat16: try --config.network.dtype=bfloat16'
+  return ''
+
+
 def best(plans: Sequence[Plan], of: str, topology: Topology) -> str:
   """Returns the flags of the plan with the lowest bound of an image.
 
-  Of equal plans, the one whose three bounds have the smallest sum.
+  Of equal plans, the one whose three bounds have the smallest sum. For a single
+  plan it returns the flags that compare it with others.
   """
-  plans = [plan for plan in plans if plan['fits']]
+  every, plans = plans, [plan for plan in plans if plan['fits']]
   if not plans:
     return f'none fits {topology.name}'
   if topology.rates is None:
     return 'simulated devices have no rates: no plan is the best'
+  if len(every) == 1:
+    n, batch = math.prod(plans[0]['mesh']), plans[0]['batch']
+    meshes = f'--config.plan.meshes={n}x1,1x{n} ' if n > 1 else ''
+    batches = f'--config.plan.batches={batch},{2 * batch}'
+    return f'it fits; no other was compiled. To compare: {meshes}{batches}'
 
   def cost(plan):
     total = sum(plan['bounds'].values()) / plan['batch']
@@ -165,15 +183,27 @@ def best(plans: Sequence[Plan], of: str, topology: Topology) -> str:
   )
 
 
+def number(value: float, digits: int = 3) -> str:
+  """Returns so many digits of a value, 4,496,000 instead of 4.496e+06."""
+  return f'{float(f"{value:.{digits}g}"):,.12g}'
+
+
 def amount(value: float, unit: str) -> str:
   """Returns a value with a prefix of its unit."""
   power = min(max(math.floor(math.log10(value or 1) / 3), -3), 5)
   prefix = ('n', 'µ', 'm', '', 'k', 'M', 'G', 'T', 'P')[power + 3]
-  return f'{value / 1000**power:.3g} {prefix}{unit}'
+  return f'{number(value / 1000**power)} {prefix}{unit}'
+
+
+def duration(hours: float) -> str:
+  """Returns hours as text, in h, min, s or less."""
+  if hours < 0.03:
+    return amount(3600 * hours, 's')
+  return f'{number(60 * hours)} min' if hours < 2 else f'{number(hours)} h'
 
 
 def gib(count: float) -> str:
   """Returns bytes as text, in GiB or MiB."""
-  if count < 2**24:
-    return f'{count / 2**20:.3g} MiB'
-  return f'{count / 2**30:.3g} GiB'
+  if count < 1000 * 2**20:
+    return f'{number(count / 2**20)} MiB'
+  return f'{number(count / 2**30)} GiB'

@@ -161,11 +161,13 @@ def _tpu_topology(name, kind, shape):
       f"'jax[tpu]=={jax.__version__}'"
     )
   _on_cpu()
-  # Without a TPU there is nothing to find, to warn about or to lock.
-  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-  os.environ.setdefault('TPU_STDERR_LOG_LEVEL', '3')
-  os.environ.setdefault('TPU_MIN_LOG_LEVEL', '3')
+  # Without a TPU there is nothing to find, to warn about or to lock. libtpu
+  # asks for a type and a host, whatever the topology.
+  os.environ |= {
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1',
+    'TPU_ACCELERATOR_TYPE': 'v5litepod-8', 'TPU_WORKER_HOSTNAMES': 'localhost',
+    'TPU_STDERR_LOG_LEVEL': '3', 'TPU_MIN_LOG_LEVEL': '3', **os.environ,
+  }  # fmt: skip
   options: dict[str, str | tuple[int, ...]] = {}
   if kind == 'v4':  # Two cores work as one.
     options['chip_config_name'] = 'megacore'
@@ -190,9 +192,13 @@ def _gpu_topology(name, kind, machines, count):
     version = jax.__version__
     raise ValueError(
       f'{name}: the compiler for NVIDIA GPUs is missing: pip install --no-deps '
-      f'jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version}'
+      f'jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version} '
+      'nvidia-cuda-runtime-cu12'  # or each import of JAX warns
     )
   _on_cpu()
+  # XLA reports a compilation of minutes as an error. JAX sets 1 by itself.
+  if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':
+    os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
   description = topologies.get_topology_desc(
     platform='cuda',
     topology_name='',

@@ -4,7 +4,7 @@ import functools
 import json
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -122,21 +122,18 @@ def _figure(x_label, y_label, lines, log):
   from bokeh.models import NumeralTickFormatter
   from bokeh.plotting import figure as new_figure
 
-  kinds: list[Literal['log', 'linear']] = [
-    'log' if axis in log else 'linear' for axis in 'xy'
-  ]
   figure: Any = new_figure(
     height=300,
     sizing_mode='stretch_width',
-    x_axis_type=kinds[0],
-    y_axis_type=kinds[1],
+    x_axis_type='log' if 'x' in log else 'linear',
+    y_axis_type='log' if 'y' in log else 'linear',
     x_axis_label=x_label,
     y_axis_label=y_label,
-    tools='box_zoom,pan,wheel_zoom,reset,save',
+    tools='box_zoom,reset',
     active_drag='box_zoom',
-    active_scroll=None,  # the wheel scrolls the page
     toolbar_location='above',
   )
+  figure.xaxis.ticker.desired_num_ticks = 5  # of a phone's width
   if 'x' not in log:
     figure.xaxis.formatter = NumeralTickFormatter(format='0,0.[00]')
   y = np.concatenate([line.y for line in lines] or [[0.0]])

@@ -12,7 +12,7 @@ from diffusion_jax.report import charts, pictures, results
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.record import Run
-from diffusion_jax.report.results import Table
+from diffusion_jax.report.results import Table, in_words
 from diffusion_jax.runtime import sessions
 
 
@@ -21,19 +21,22 @@ def render(
   defaults: Mapping[str, object] | None = None,
   trajectory: Film | None = None,
   neighbours: Film | None = None,
+  gallery: Sequence[Film | Table | None] = (),
 ) -> str:
   """Returns the HTML of a run, runs[0], and of the runs to compare it with.
 
-  defaults: its fields' default values. Sections without content are left out.
+  defaults: its fields' default values; gallery: of --mode=sample. Sections
+  without content are left out.
   """
   run = runs[0]
   sections = (
     ('samples', 'Samples during training', films_of(runs)),
+    ('gallery', 'Samples', gallery),
     ('trajectory', 'From noise to images', [trajectory]),
     ('curves', 'Curves', curve_charts(runs)),
     ('evaluation', 'Evaluation', results.parts(run.results)),
-    ('neighbours', 'Nearest training images', [neighbours]),
-    ('runs', 'Runs side by side', comparison(runs)),
+    ('neighbours', 'Nearest images', [neighbours]),
+    ('runs', 'Runs', comparison(runs)),
     ('plan', 'Plan', plan_tables(run.plans)),
     ('config', 'Configuration', config_tables(runs, defaults)),
     ('environment', 'Environment', session_tables(run.sessions)),
@@ -80,10 +83,9 @@ def summary(run: Run) -> str:
   """Returns a line about what was trained."""
   shape = 'x'.join(map(str, run.fields.get('facts.image_shape') or ()))
   words = [f'{run.fields.get("data.name") or ""} {shape}'.strip()]
-  for part in ('network', 'objective', 'schedule', 'sampler'):
-    path = 'sampling.sampler' if part == 'sampler' else part
+  for path in ('network', 'objective', 'schedule', 'sampling.sampler'):
     name = run.fields.get(f'{path}.name')
-    words += [f'{part} {name}'] if name else []
+    words += [f'{path.removeprefix("sampling.")} {name}'] if name else []
   return ' · '.join(filter(None, words))
 
 
@@ -96,19 +98,14 @@ def tiles(run: Run) -> list[tuple[str, str]]:
     'steps': _last_step(run),
     'training': str(timedelta(seconds=round(seconds))) if seconds else '',
   }
-  for name, value in results.final(run).items():
-    if name in ('loss', 'test_loss', 'images_per_second') or ', ' in name:
-      top[shown(name)] = value
-  return [(name, value) for name, value in top.items() if value][:9]
+  top |= dict.fromkeys(('images per second', 'loss', 'test loss'), '')
+  # Scores of the user's own names and of sweeps, which have commas, are last.
+  top |= sorted(results.final(run).items(), key=lambda x: x[0].count(', '))
+  return [(name, value) for name, value in top.items() if value][:12]
 
 
 def _last_step(run):
   return f'{run.curves["loss"].steps[-1]:,}' if 'loss' in run.curves else ''
-
-
-def shown(name: str) -> str:
-  """Returns the name of a metric in words."""
-  return name.replace('_', ' ').replace('grad norm', 'gradient norm')
 
 
 def films_of(runs: Sequence[Run]) -> Iterator[Film | None]:
@@ -117,7 +114,7 @@ def films_of(runs: Sequence[Run]) -> Iterator[Film | None]:
     title = run.name if len(runs) > 1 else 'The same noise at every step'
     get = run.fields.get
     if get('conditioning.labels') and not get('sampling.labels'):
-      title += '; a column for each class'
+      title += '; the classes in turn'
     about = f'Sheet of generated images of {run.name}'
     sheets = [(f'step {step:,}', path) for step, path in run.sheets]
     yield pictures.film(title, about, sheets, 1_500_000 // len(runs))
@@ -138,7 +135,7 @@ def curve_charts(runs: Sequence[Run]) -> Iterator[Chart]:
       continue
     lines = [
       Line(
-        shown(which) if single else f'{run.name}, {shown(which)}',
+        in_words(which) if single else f'{run.name}, {in_words(which)}',
         *run.curves[which],
         charts.COLOURS[(i + (single and test)) % len(charts.COLOURS)],
         'dashed' if test else 'solid',
@@ -147,7 +144,7 @@ def curve_charts(runs: Sequence[Run]) -> Iterator[Chart]:
       for test, which in enumerate((name, f'test_{name}'))
       if which in run.curves
     ]
-    yield _curves(shown(name).capitalize(), lines)
+    yield _curves(in_words(name), lines)
     if name == 'loss' and single:
       yield from _quarter_charts(runs[0].curves)
 
@@ -180,17 +177,15 @@ def comparison(runs: Sequence[Run]) -> Iterator[Table | str]:
     [run.name, _last_step(run), *(final.get(name, '') for name in names)]
     for run, final in zip(runs, finals, strict=True)
   ]
-  head = ['run', 'steps', *map(shown, names)]
-  yield Table('Where they ended', [head, *rows])
+  yield Table('Where they ended', [['run', 'steps', *names], *rows])
+  own = 'objective.', 'parametrization.'
   objectives = [
-    {n: x for n, x in run.fields.items() if n.startswith(_OBJECTIVE)}
-    for run in runs
+    {n: x for n, x in run.fields.items() if n.startswith(own)} for run in runs
   ]
   if any(objective != objectives[0] for objective in objectives):
     yield 'Losses of different objectives cannot be compared.'
 
 
-_OBJECTIVE = 'objective.', 'parametrization.'
 # Fields that do not describe a training.
 _APART = (
   'edit.', 'convert.', 'report.', 'noise.', 'average.', 'facts.',
@@ -202,25 +197,28 @@ def config_tables(
   runs: Sequence[Run], defaults: Mapping[str, object] | None
 ) -> Iterator[Table]:
   """Yields a table of fields that differ, and all fields of the first run."""
-  columns = {run.name: _as_written(run.fields) for run in runs}
+  columns: dict[str, Mapping] = {run.name: run.fields for run in runs}
   if defaults:
-    columns['default'] = _as_written(defaults)
-  names = dict.fromkeys(name for fields in columns.values() for name in fields)
-  rows = [
-    [name, *(fields.get(name, '') for fields in columns.values())]
-    for name in names
-  ]
-  rows = [row for row in rows if len(set(row[1:])) > 1]
-  if rows:
-    yield Table('Fields that differ', [['field', *columns], *rows], code=True)
-  rows = [list(item) for item in columns[runs[0].name].items()]
+    columns['default'] = defaults
+  yield from differing(columns)
+  rows = [list(item) for item in as_written(runs[0].fields).items()]
   if rows:
     title = f'All {len(rows)} fields of {runs[0].name}'
     yield Table(title, [['field', 'value'], *rows], code=True, folded=True)
 
 
-def _as_written(fields):
-  # Returns the fields of a training, with values as Python literals.
+def differing(columns: Mapping[str, Mapping[str, object]]) -> Iterator[Table]:
+  """Yields a table of the fields that differ between columns, if there are."""
+  written = [as_written(fields) for fields in columns.values()]
+  names = dict.fromkeys(name for fields in written for name in fields)
+  rows = [[name, *(x.get(name, '') for x in written)] for name in names]
+  rows = [row for row in rows if len(set(row[1:])) > 1]
+  if rows:
+    yield Table('Fields that differ', [['field', *columns], *rows], code=True)
+
+
+def as_written(fields: Mapping[str, object]) -> dict[str, str]:
+  """Returns the fields of a training, with values as Python literals."""
   return {
     name: repr(tuple(value) if isinstance(value, list) else value)
     for name, value in fields.items()

@@ -1,10 +1,12 @@
 """Makes tables and charts of the results of --mode=evaluate."""
 
 import math
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.report import charts
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.record import Run
@@ -23,60 +25,77 @@ class Table(NamedTuple):
 
 
 def with_error(value: object, error: float | None = None) -> str:
-  """Returns '1.234 ± 0.005', rounded like the error, or 5 digits."""
+  """Returns '1.234 ± 0.005', unbroken, rounded like the error, or 5 digits."""
   if not isinstance(value, (int, float)) or not math.isfinite(value):
     return ''
   if not error or not math.isfinite(error):
     return f'{value:.5g}'
   places = max(0, 1 - math.floor(math.log10(error)))
-  return f'{value:.{places}f} ± {error:.{places}f}'
+  return f'{value:.{places}f}\xa0±\xa0{error:.{places}f}'
+
+
+def in_words(name: str) -> str:
+  """Returns a name in words: FD digits for fd_digits."""
+  text = name.replace('_', ' ').replace('grad norm', 'gradient norm')
+  short = r'\b(elbo|ode|iw|s?fi?d|kid|is|cmmd)\b'
+  return re.sub(short, lambda x: x[0].upper(), text)
+
+
+def _folder(name):
+  # Returns the name of an evaluation's folder in words.
+  return in_words(re.sub('[-=]', ' ', re.sub('[/,]', ', ', name)))
 
 
 def parts(results: Sequence[tuple[str, dict]]) -> Iterator[Table | Chart]:
   """Yields tables of all results, then their charts."""
   bits = [
     [
-      name,
-      str(x.get('split', '')),
-      f'{x.get("images", ""):,}',
+      _folder(name),
       with_error(x['bits_per_dim'], x.get('standard_error')),
+      f'{x.get("images", 0):,}',
+      str(x.get('random_steps') or ''),
     ]
     for name, x in results
     if 'bits_per_dim' in x
   ]
   if bits:
-    head = ['evaluation', 'split', 'images', 'bits per dimension']
+    head = ['evaluation', 'bits per dimension', 'images', 'random steps']
     yield Table('Real images', [head, *bits])
   scored = [(name, x) for name, x in results if 'metrics' in x]
   metrics = dict.fromkeys(metric for _, x in scored for metric in x['metrics'])
   if metrics:
-    head = ['evaluation', *metrics, 'about']
+    head = ['evaluation', *map(in_words, metrics), 'about']
     rows = [
-      [name, *(_score(x['metrics'].get(m, {})) for m in metrics), _about(x)]
+      [
+        _folder(name),
+        *(_score(x['metrics'].get(m, {})) for m in metrics),
+        about(
+          x.get('protocol', {}).get('samples', {}).get('sampling', {}),
+          *(score.get('note') for score in x['metrics'].values()),
+        ),
+      ]
       for name, x in scored
     ]
     yield Table('Generated images', [head, *rows])
   for name, x in results:
-    yield from _charts(name, x)
+    yield from _charts(_folder(name), x)
 
 
 def _score(content):
   return with_error(content.get('value'), content.get('error'))
 
 
-def _about(content):
-  # Returns how the images were sampled, and notes on the scores.
-  samples = content.get('protocol', {}).get('samples', {})
-  c = samples.get('sampling', {})
-  about = {
-    f'{c.get("num_samples", 0):,} of checkpoint {c.get("checkpoint")}': c,
+def about(c: Json, *notes: str) -> str:
+  """Returns how images were sampled, by a section `sampling`, and notes."""
+  words = {
     (c.get('sampler') or {}).get('name'): True,
-    c.get('respacing') or f'{c.get("num_steps")} steps': c,
+    c.get('respacing') or f'{c.get("num_steps")} steps': 'num_steps' in c,
     f'guidance {(c.get("guidance") or {}).get("scale")}': c.get('guidance'),
+    f'{c.get("num_samples", 0):,} of checkpoint {c.get("checkpoint")}': c,
     f'seed {c.get("seed")}': c,
-    **{x.get('note'): True for x in content['metrics'].values()},
+    **dict.fromkeys(notes, True),
   }
-  return ', '.join(text for text, shown in about.items() if text and shown)
+  return ', '.join(text for text, shown in words.items() if text and shown)
 
 
 def _charts(name, x):
@@ -95,20 +114,20 @@ def _charts(name, x):
 
 
 def final(run: Run) -> dict[str, str]:
-  """Returns the last value of each curve of a run, and its scores."""
+  """Returns the scores of a run, and the last value of each curve, in words."""
   hidden = 'learning_rate', 'grad_norm', 'skipped_steps'
-  values = {
-    name: f'{curve.values[-1]:.5g}'
-    for name, curve in run.curves.items()
-    if name not in hidden and '_quarter_' not in name
-  }
+  values = {}
+  for name, x in run.results:
+    if 'bits_per_dim' in x:
+      bits = with_error(x['bits_per_dim'], x.get('standard_error'))
+      values[f'bits/dim, {_folder(name)}'] = bits
+    added = '' if name == 'samples' else f', {_folder(name)}'
+    for metric, score in x.get('metrics', {}).items():
+      values[in_words(metric) + added] = _score(score)
+  for name, curve in run.curves.items():
+    if name not in hidden and '_quarter_' not in name:
+      values.setdefault(in_words(name), f'{curve.values[-1]:.5g}')
   speed = run.curves.get('images_per_second')
   if speed:
-    values['images_per_second'] = f'{statistics.median(speed.values):,.4g}'
-  for folder, x in run.results:
-    if 'bits_per_dim' in x:
-      error = x.get('standard_error')
-      values[f'bits/dim, {folder}'] = with_error(x['bits_per_dim'], error)
-    for metric, score in x.get('metrics', {}).items():
-      values[f'{metric}, {folder}'] = _score(score)
+    values['images per second'] = f'{statistics.median(speed.values):,.4g}'
   return values

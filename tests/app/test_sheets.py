@@ -7,7 +7,13 @@ from tests.app.conftest import smoke, trial
 
 @pytest.mark.parametrize(
   'labels, n, columns',
-  [((), 40, 10), ((3, 7), 30, 6), ((3, 7, 1), 2, 2), ((4, 0, 5), 100, 9)],
+  [
+    ((), 40, 10),
+    ((), 300, 20),
+    ((3, 7), 30, 6),
+    ((3, 7, 1), 2, 2),
+    ((4, 0, 5), 100, 9),
+  ],
 )
 def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
   """The pictures [8, 8] have the grey level of their label."""
@@ -26,12 +32,17 @@ def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
     assert shown == {100 + asked[i % len(asked)]}
 
 
-def test_a_sheet_has_a_column_for_each_prompt():
-  config = trial('shapes_text', **{'sampling.prompt': 'a|b|c'})
+@pytest.mark.parametrize(
+  'prompt, n, columns', [('a|b|c', 12, 3), ('a|b', 98, 10)]
+)
+def test_prompts_are_columns_side_by_side(prompt, n, columns):
+  """Two columns of 49 would be a strip."""
+  config = trial('shapes_text', **{'sampling.prompt': prompt})
   model = models.make(config, 'nowhere')
-  pictures = np.zeros((12, 16, 16, 3), np.uint8)
+  pictures = np.zeros((n, 16, 16, 3), np.uint8)
   height, width, _ = sheets.sheet(model, pictures).shape
-  assert (height, width) == (3 * (4 * 17 + 1), 3 * (3 * 17 + 1))
+  rows = -(-n // columns)
+  assert (height, width) == (3 * (rows * 17 + 1), 3 * (columns * 17 + 1))
 
 
 def test_frames_are_thinned_from_the_first_to_the_last():

@@ -1,3 +1,5 @@
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +135,22 @@ def test_the_bound_under_vmap_and_grad(key):
   np.testing.assert_allclose(  # quadratic in the scale
     slopes[1], (values[2] - values[0]) / 0.2, rtol=1e-3
   )
+
+
+@pytest.mark.parametrize('steps', [1, 4, 39])
+def test_each_step_is_drawn_as_often_as_expected(steps):
+  """The uniform number of the draw takes all values of a fine grid."""
+  levels = SCHEDULE(jnp.arange(1, 41) / 40)
+  snr = (np.asarray(levels.alpha, float) / np.asarray(levels.sigma)) ** 2
+  terms = (snr[:-1] - snr[1:]) / (1 + snr[1:])
+  share = 0.9 * terms / terms.sum() + 0.1 / 39
+  grid = (np.arange(2000, dtype=np.float32) + 0.5) / 2000
+  with mock.patch.object(jax.random, 'uniform', lambda u: u):
+    drawn, expected = map(np.asarray, elbo._draw_steps(grid, levels, steps))
+  np.testing.assert_allclose(expected, steps * share, rtol=1e-4)
+  assert drawn.shape == (steps, 2000) and (np.diff(drawn, axis=0) >= 0).all()
+  often = np.bincount(drawn.ravel(), minlength=41)[2:] / 2000
+  np.testing.assert_allclose(often, steps * share, atol=1.1e-3)
 
 
 def test_a_bound_that_cannot_be_is_refused(key):

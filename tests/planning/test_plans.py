@@ -1,5 +1,7 @@
 """Plans as lines and tables; the best plan."""
 
+import pytest
+
 from diffusion_jax.planning import plans, topologies
 
 V5E = topologies.Topology('v5e:2x4', [None] * 8, topologies.TPUS['v5e'], 8, {})
@@ -36,8 +38,8 @@ def test_the_lines_of_a_plan():
     '  network   2 all-reduce, 10 bytes: a device sends 17.5 B',
     '  at least  500 ms, by arithmetic: arithmetic 500 ms, memory 200 ms, '
     'network 100 ms',
-    '  at most   128 images/s, MFU 50%; 7,200 steps: at least 1 h, 8 '
-    'device-hours',
+    '  at most   128 images/s, MFU 50%; 7,200 steps: at least 60 min, 8 h of '
+    'all devices',
   ]
   _, memory = plans.lines(refused(), V5E.rates)
   assert memory.startswith('  memory    20 GiB of 16 GiB: does not fit; try --')
@@ -49,7 +51,7 @@ def test_a_table_has_a_row_for_each_plan():
   table = plans.table([plan(remat=True, accumulate=4), refused(mesh=[1, 8])])
   assert table[1:] == [
     ['8x1, remat, accumulate 4', '64', '3 GiB', '3 TFLOP', '4 GB', '17.5 B',
-     '500 ms, by arithmetic', '128', '50%', '8'],
+     '500 ms, by arithmetic', '128', '50%', '8 h'],
     ['1x8', '64', '20 GiB does not fit', *[''] * 7],
   ]  # fmt: skip
   assert {len(row) for row in table} == {len(plans.HEAD)}
@@ -70,7 +72,7 @@ def test_what_does_not_fit_is_a_plan_with_remedies():
 def test_amounts_have_the_prefixes_of_si():
   assert [plans.amount(2 * 1000.0**i, 'B') for i in range(-4, 7)] == [
     '0.002 nB', '2 nB', '2 µB', '2 mB', '2 B', '2 kB', '2 MB', '2 GB', '2 TB',
-    '2 PB', '2e+03 PB',
+    '2 PB', '2,000 PB',
   ]  # fmt: skip
   assert plans.amount(0.0, 's') == '0 s'
 
@@ -85,3 +87,53 @@ def test_the_best_fits_and_has_the_lowest_bound_of_an_image():
   other = plan(batch=64, mesh=[4, 2], bounds=bounds)
   assert 'mesh=4,2' in plans.best([slow, other], 'train', V5E)
   assert plans.best([too_large], 'train', V5E) == 'none fits v5e:2x4'
+
+
+def test_a_single_plan_is_not_called_the_best():
+  assert plans.best([plan()], 'train', V5E) == (
+    'it fits; no other was compiled. To compare: --config.plan.meshes=8x1,1x8 '
+    '--config.plan.batches=64,128'
+  )
+  line = plans.best([plan(mesh=[1, 1])], 'train', V5E)
+  assert 'meshes' not in line and line.endswith('batches=64,128')
+  assert plans.best([plan(), refused(mesh=[1, 8])], 'train', V5E) == (
+    'the best that fits: --config.training.mesh=8,1 '
+    '--config.training.batch_size=64'
+  )
+
+
+H100 = topologies.GPUS['h100']
+IN_FLOAT32 = {'dtype': 'float32', 'flops': {'float32': 3e12, 'bfloat16': 1e12}}
+BATCH = 'try --config.training.batch_size=128'
+BFLOAT16 = 'try --config.network.dtype=bfloat16'
+
+
+@pytest.mark.parametrize(
+  'changes, rates, flag',
+  [
+    (IN_FLOAT32, H100, BFLOAT16),
+    (IN_FLOAT32, V5E.rates, ''),  # as fast there
+    (IN_FLOAT32 | {'dtype': None}, H100, ''),  # a network without the field
+    (IN_FLOAT32 | {'binding': 'memory'}, V5E.rates, BFLOAT16),
+    ({'dtype': 'bfloat16', 'binding': 'memory'}, V5E.rates, ''),
+    ({'binding': 'network'}, V5E.rates, BATCH),
+    ({'binding': 'memory', 'traffic': 2.0**21}, V5E.rates, BATCH),
+  ],
+)
+def test_the_limit_names_the_flag_that_moves_it(changes, rates, flag):
+  line = plans.advice(plan(**changes), rates)
+  assert line.endswith(flag) if flag else not line
+  assert any('limit' in x for x in plans.lines(plan(**changes), rates)) == bool(
+    flag
+  )
+
+
+def test_numbers_are_read_without_an_exponent():
+  """1e+03 ms, 4.496e+06 images/s and 1.43e-05 h were printed."""
+  assert plans.number(4_496_321.0, 4) == '4,496,000'
+  assert plans.amount(0.9999, 's') == '1,000 ms'
+  hours = 1.43e-05, 0.02, 0.268, 4510.4
+  durations = '51.5 ms', '72 s', '16.1 min', '4,510 h'
+  assert tuple(map(plans.duration, hours)) == durations
+  sizes = 51e6, 1.04e9, 80e9
+  assert tuple(map(plans.gib, sizes)) == ('48.6 MiB', '992 MiB', '74.5 GiB')

@@ -104,13 +104,14 @@ def written(tmp_path_factory):
   film = pictures.film('way', 'From noise', [('step 0', row), ('step 9', row)])
   near = pictures.film('near', 'Neighbours', [('mean 0.2', row)])
   defaults = {'network.channels': 128, 'seed': 0, 'conditioning.labels': True}
-  text = page.render([run, other], defaults, film, near)
+  gallery = [pictures.film('heun', 'Images', [('19 calls', row)])]
+  text = page.render([run, other], defaults, film, near, gallery)
   return text, Page(text)
 
 
 SECTIONS = (
-  'samples', 'trajectory', 'curves', 'evaluation', 'neighbours', 'runs',
-  'plan', 'config', 'environment',
+  'samples', 'gallery', 'trajectory', 'curves', 'evaluation', 'neighbours',
+  'runs', 'plan', 'config', 'environment',
 )  # fmt: skip
 
 
@@ -119,11 +120,32 @@ def test_a_run_that_has_everything_has_every_section(written):
   assert [s['id'] for s in found.all('section')] == list(SECTIONS)
   assert [a['href'] for a in found.all('a')][1:] == [f'#{s}' for s in SECTIONS]
   shown = ' '.join(found.text['section'])
-  for value in ('2.873 ± 0.037', '3.17', 'Bits by step', '3 GiB', '1,234,567'):
+  for value in (
+    '2.873\xa0±\xa00.037',
+    '3.17',
+    '19 calls',
+    'Bits by step',
+    '3 GiB',
+    '1,234,567',
+  ):
     assert value in shown or value in ' '.join(found.text['dl']), value
   assert 'digits 8x8x1' in found.text['p'][0]
   assert 'edit.name' not in shown
   assert len(text.encode()) < 5e6
+
+
+def test_tiles_fill_their_rows(written):
+  """More than six are two rows that differ by one; an error is smaller."""
+  _, found = written
+  (tiles,), count = found.all('dl'), len(found.text['dt'])
+  assert count in (8, 9)  # with and without a second of training
+  assert tiles['style'] == f'--columns: {(count + 1) // 2}'
+  assert '\xa0±\xa00.037' in found.text['small']
+  curves = {f'x{i}': record.Curve([1], [1.0]) for i in range(20)}
+  found = [('samples-a', {'metrics': {'fid': {'value': 2.0}}})]
+  found += [('samples', {'metrics': {'recall': {'value': 1.0}}})]
+  tiles = page.tiles(record.Run('a', {}, curves, [], found, []))
+  assert tiles[0] == ('recall', '1') and len(tiles) == 12
 
 
 def test_the_page_loads_nothing(written):

@@ -5,9 +5,9 @@ from diffusion_jax.report.record import Curve, Run
 
 
 @pytest.mark.parametrize('value, error, text', [
-  (2.87324, 0.03704, '2.873 ± 0.037'),
-  (1234.5678, 12.3, '1235 ± 12'),
-  (0.984, 0.0056, '0.9840 ± 0.0056'),
+  (2.87324, 0.03704, '2.873\xa0±\xa00.037'),
+  (1234.5678, 12.3, '1235\xa0±\xa012'),
+  (0.984, 0.0056, '0.9840\xa0±\xa00.0056'),
   (3.1712345, None, '3.1712'),
   (1.0, 0.0, '1'),
   (float('nan'), 0.1, ''),
@@ -22,24 +22,24 @@ def score(value, note=''):
 
 
 def test_scores_are_one_table_with_how_they_were_made():
-  """Each point of a sweep is a row, named like its folder."""
+  """Each point of a sweep is a row, named in words."""
   sampling = {
     'num_samples': 1437, 'checkpoint': '9', 'num_steps': 4, 'seed': 0,
     'sampler': {'name': 'ddim'}, 'guidance': {'scale': 2.0},
   }  # fmt: skip
   found = [
-    ('samples/num_steps=4', {
-      'metrics': {'fd': score(0.25, 'few samples')},
+    ('samples-a/num_steps=4,eta=1', {
+      'metrics': {'fd_digits': score(0.25, 'few samples')},
       'protocol': {'samples': {'sampling': sampling}},
     }),
     ('samples', {'points': []}),
-    ('others', {'metrics': {'fd': score(0.1), 'kid': score(1.0)}}),
+    ('others', {'metrics': {'fd_digits': score(0.1), 'kid': score(1.0)}}),
   ]  # fmt: skip
   (table,) = results.parts(found)
   assert table.rows == [
-    ['evaluation', 'fd', 'kid', 'about'],
-    ['samples/num_steps=4', '0.25', '', (
-      '1,437 of checkpoint 9, ddim, 4 steps, guidance 2.0, seed 0, few samples'
+    ['evaluation', 'FD digits', 'KID', 'about'],
+    ['samples a, num steps 4, eta 1', '0.25', '', (
+      'ddim, 4 steps, guidance 2.0, 1,437 of checkpoint 9, seed 0, few samples'
     )],
     ['others', '0.1', '1', ''],
   ]  # fmt: skip
@@ -52,9 +52,14 @@ def test_a_run_ends_with_its_last_values_and_results():
     'learning_rate': Curve([1], [0.1]),
     'images_per_second': Curve([1, 2, 3], [1.0, 9.0, 2.0]),
   }
-  run = Run('a', {}, curves, [], [('elbo-test', bits)], [])
+  scores = {'metrics': {'fid': score(3.0), 'loss': score(1.0)}}
+  found = [('elbo-test', bits), ('samples', scores), ('samples-a', scores)]
+  run = Run('a', {}, curves, [], found, [])
   assert results.final(run) == {
-    'loss': '0.25',
-    'images_per_second': '2',
-    'bits/dim, elbo-test': '2.50 ± 0.10',
+    'bits/dim, ELBO test': '2.50\xa0±\xa00.10',
+    'FID': '3',
+    'loss': '1',
+    'FID, samples a': '3',
+    'loss, samples a': '1',
+    'images per second': '2',
   }

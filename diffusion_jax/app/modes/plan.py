@@ -7,11 +7,13 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax import stages
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -101,8 +103,9 @@ def compile_one(
     return stored[key]
   shape = 'x'.join(map(str, mesh.shape.values()))
   if topology.rates is not None:
-    # JAX stores such programs, but cannot load them without their devices.
+    # JAX cannot load such programs without devices. It reads this option once.
     jax.config.update('jax_enable_compilation_cache', False)
+    compilation_cache.reset_cache()
   print(f'compiling: mesh {shape}, batch {batch} ...', flush=True)
   start = time.monotonic()
   row = {
@@ -112,12 +115,13 @@ def compile_one(
     'batch': batch,
     'accumulate': config.training.accumulate,
     'remat': bool(config.network.get('remat')),
+    'dtype': config.network.get('dtype'),
     'state': {'parameters': state[0], 'bytes': state[1]},
     'versions': sessions.versions(COMPILERS),
     **count,
   }
   try:
-    compiled = lowered.compile(topology.options)
+    compiled = compile_aloud(lowered, topology.options)
   except jax.errors.JaxRuntimeError as error:
     row |= {'fits': False, 'peak': out_of_memory(error)}
     return row
@@ -129,6 +133,18 @@ def compile_one(
     jaxpr = trace(once, mesh, workdir)[0].jaxpr
     useful = sum(programs.flops(jaxpr).values()) / mesh.size
   return row | figures(measured, topology, useful, row)
+
+
+def compile_aloud(
+  lowered: stages.Lowered, options: dict, every: float = 30.0
+) -> stages.Compiled:
+  """Compiles a program; prints each `every` seconds how long it has taken."""
+  start = time.monotonic()
+  with futures.ThreadPoolExecutor(1) as pool:
+    compiled = pool.submit(lowered.compile, options)
+    while not futures.wait([compiled], every).done:
+      print(f'  {time.monotonic() - start:.0f} s ...', flush=True)
+    return compiled.result()
 
 
 def figures(

@@ -6,11 +6,14 @@ A training writes the same page at its end.
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+import diffusion_jax as dj
 from diffusion_jax.app import (
   devices,
   images,
@@ -23,12 +26,14 @@ from diffusion_jax.app import (
 from diffusion_jax.app.models.model import Model
 from diffusion_jax.app.modes.sample import check_numbers
 from diffusion_jax.app.run import folder, provenance
-from diffusion_jax.data import images as pixels
+from diffusion_jax.core.keys import stream
+from diffusion_jax.data import image_sets, images as pixels
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.neighbours import nearest
-from diffusion_jax.report import page, pictures, record
+from diffusion_jax.report import page, pictures, record, results
 from diffusion_jax.report.pictures import Film
+from diffusion_jax.report.results import Table
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import write_text
 from diffusion_jax.runtime.sharding import replicate
@@ -36,6 +41,7 @@ from diffusion_jax.runtime.sharding import replicate
 T = TypeVar('T')
 _PICTURES = 10  # in the trajectory, and with their neighbours
 _FRAMES = 25
+_FILES = 12  # of --mode=sample, the newest
 _TEST_IMAGES = 200  # for comparison with the distances of samples
 # With more pixels in all training images the search takes minutes.
 _MOST_PIXELS = 300_000_000
@@ -65,7 +71,9 @@ def write(config: ConfigDict, workdir: str | Path) -> Path:
   near = optional('neighbours', neighbours, model, final)
   path = Path(workdir) / 'report.html'
   try:
-    write_text(path, page.render(runs, load.defaults(config), film, near))
+    write_text(
+      path, page.render(runs, defaults(config), film, near, gallery(model))
+    )
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror})') from error
   return path
@@ -97,14 +105,21 @@ def optional(what: str, function: Callable[..., T], *args: object) -> T | None:
     return None
 
 
+def defaults(config: ConfigDict) -> dict[str, object]:
+  """Returns the defaults of a config's choices, and the default choices."""
+  objective = next(iter(load.schema_of(config).table('objective')))
+  usual = load.completed(ConfigDict({'objective': objective}), trusted=False)
+  fields = folder.flat(folder.plain(usual)).items()
+  choices = {name: x for name, x in fields if name.endswith('.name')}
+  return load.defaults(config) | choices
+
+
 def trajectory(model: Model) -> tuple[Film | None, np.ndarray | None]:
   """Returns a film of the sampler and its last images, uint8 [n, H, W, C]."""
-  c, facts = model.config, model.facts
+  c, facts, n = model.config, model.facts, _PICTURES
   several = processes.started()  # but only the first calls this
   if not c.report.trajectory or not model.makes_images or several:
     return None, None
-  labels = sample_inputs.takes_labels(model) and facts.num_classes
-  n = min(labels or _PICTURES, _PICTURES)
   model.check('sample')
   mesh = devices.make_mesh(c)
   params = replicate(mesh, weights.restore(model)[0] | model.load())
@@ -123,6 +138,49 @@ def trajectory(model: Model) -> tuple[Film | None, np.ndarray | None]:
   title = f'{n} images, {last} steps, seed {c.sampling.seed}'
   about = f'The first {n} samples on their way from noise'
   return pictures.film(title, about, frames), x[:, -1]
+
+
+def gallery(model: Model) -> list[Film | Table | None]:
+  """Returns pictures of the files of --mode=sample, and how these differ."""
+  paths = (Path(model.workdir) / 'samples').glob('*.npz')
+  newest = sorted(paths, key=lambda path: path.lstat().st_mtime)[-_FILES:]
+  films = [y for x in newest if (y := optional(x.name, drawn_by, model, x))]
+  table = page.differing({name: fields for name, _, fields in films})
+  return [*(film for _, film, _ in films), *table]
+
+
+def drawn_by(model: Model, path: Path) -> tuple[str, Film | None, dict]:
+  """Returns the name, a picture and the settings of a file of --mode=sample."""
+  stored = provenance.read(path).get('sampling', {})
+  content = {**(folder.read_config(model.workdir) or {}), 'sampling': stored}
+  one = models.make(load.stored(content, path), model.workdir, model.facts)
+  calls = count_calls(one) if stored else None
+  note = f'{calls} calls of the network' if calls else ''
+  x = one.pictures(next(image_sets.read(path).batches(2 * _PICTURES)))
+  sheet = pixels.grid(x, _PICTURES, max(1, round(48 / x.shape[1])))
+  name = results.in_words(path.stem)
+  frame = results.about(stored, note), sheet
+  film = pictures.film(name, f'Images: {name}', [frame])
+  return name, film, {'calls': calls} | folder.flat(stored)
+
+
+def count_calls(model: Any) -> int | None:
+  """Returns how often a sampler calls its denoiser; None for other models."""
+  kinds = models.Diffusion, models.LatentDiffusion
+  if type(model) not in kinds or model.conditioning.self_conditioning:
+    return None
+  calls = []
+
+  def denoise(x, level):
+    jax.debug.callback(lambda: calls.append(1))
+    return dj.Prediction(x)
+
+  params = weights.restore(model)[0] if model.learns_schedule else None
+  _, levels, sampler = model.levels_and_sampler(params)
+  key, x = stream(0, 'count_calls'), jnp.zeros((1, 1))
+  dj.sample(key, denoise, sampler, levels, x)
+  jax.effects_barrier()
+  return len(calls)
 
 
 def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:

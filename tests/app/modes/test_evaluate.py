@@ -73,6 +73,19 @@ def test_the_parts_of_the_bound_add_up(run, printed):
       assert image.size[0] > 300
 
 
+def test_random_steps_have_a_sum_and_no_curves(tmp_path):
+  arrays = {name: np.ones(1) for name in ('total', 'prior', 'reconstruction')}
+  arrays['diffusion'] = arrays['squared_error'] = np.ones((1, 4))
+  report = likelihoods.elbo(random_steps=2).report
+  assert report is not None
+  found = report(arrays, tmp_path)
+  assert found == {
+    'bits_per_dim': 1.0, 'standard_error': None, 'prior': 1.0, 'diffusion': 4.0,
+    'reconstruction': 1.0, 'random_steps': 2,
+  }  # fmt: skip
+  assert not list(tmp_path.iterdir())
+
+
 def test_the_bound_is_that_of_the_network(run, printed):
   """The library's bound of the first two images, in bits, is the same."""
   config = smoke(**QUICK)

@@ -1,4 +1,8 @@
 import json
+import subprocess
+import sys
+import time
+from typing import Any
 
 import jax
 import pytest
@@ -105,6 +109,17 @@ def test_a_compiler_that_runs_out_of_memory_says_how_much_is_needed():
     plan.out_of_memory(jax.errors.JaxRuntimeError('INTERNAL: a bug'))
 
 
+def test_a_long_compilation_is_not_silent(capsys):
+  class Lowered:
+    def compile(self, options):
+      time.sleep(0.1)
+      return options
+
+  lowered: Any = Lowered()
+  assert plan.compile_aloud(lowered, {'a': True}, every=0.01) == {'a': True}
+  assert capsys.readouterr().out.startswith('  0 s ...\n')
+
+
 # A config of each kind of model, with fields that make it compile sooner. The
 # U-Net of latents stands for all U-Nets.
 ONE = {'network.multipliers': (1,)}
@@ -134,6 +149,15 @@ def devices():
 def compiles(config, of, devices, workdir):
   topology = topologies.make(devices)
   return plan.compile_one(config, of, topology, workdir, {})
+
+
+@pytest.mark.compilers
+def test_a_compiler_without_its_device_prints_no_warnings(devices):
+  """libtpu missed a host, and CUDA's packages the driver."""
+  module = 'diffusion_jax.planning.topologies'
+  make = f'import {module}; {module}.make("{devices}")'
+  done = subprocess.run([sys.executable, '-c', make], capture_output=True)
+  assert (done.returncode, done.stderr) == (0, b'')
 
 
 @pytest.mark.compilers

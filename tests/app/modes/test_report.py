@@ -2,13 +2,15 @@
 
 import json
 import re
+import shutil
+from typing import Any
 
 import numpy as np
 import pytest
 
-from diffusion_jax.app import load, models
+from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES, report
-from diffusion_jax.app.run import folder
+from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.errors import UserError
 from diffusion_jax.report import page
 from tests.app.conftest import smoke, trial
@@ -29,26 +31,28 @@ def test_a_training_ends_with_a_report(run):
 
 
 def test_fields_that_the_config_sets_are_the_differences(run):
-  """Against the defaults of its own sections; choices are always listed."""
+  """Against the defaults of its own sections, and the default choices."""
   (this,) = report.read_runs([str(run)])
-  defaults = load.defaults(smoke())
+  defaults = report.defaults(smoke())
   rows = next(iter(page.config_tables([this], defaults))).rows
   fields = {name: (now, default) for name, now, default in rows[1:]}
   assert fields['network.channels'] == ('8', '16')  # of SmallNetwork
-  assert fields['sampling.sampler.name'] == ("'ddim'", '')
+  assert fields['sampling.sampler.name'] == ("'ddim'", "'ancestral'")
   assert fields['sampling.sampler.eta'] == ('1.0', '0.0')
   assert fields['training.num_steps'] == ('4', '1000')
   same = {'seed', 'schedule.start', 'optimizer.b1', 'network.dropout'}
+  same |= {'schedule.name', 'objective.name', 'optimizer.name'}
   assert not same & set(fields)
 
 
 @pytest.mark.parametrize('name', ['digits_vae', 'digits_latent', 'shapes_text'])
 def test_the_defaults_have_the_fields_of_every_kind_of_model(name):
-  """Names are strings; a parameter without a default is None."""
+  """A parameter without a default is None; data and parts have no choice."""
   config = trial(name)
   fields = set(folder.flat(folder.plain(config)))
-  names = {field for field in fields if field.endswith('.name')}
-  assert set(load.defaults(config)) == fields - names
+  parts = {'data', 'latent', 'conditioning.text', 'sampling.guidance'}
+  optional = {f'{part}.name' for part in parts}
+  assert fields - set(report.defaults(config)) <= optional
 
 
 def test_what_cannot_be_drawn_is_a_line(run, capsys, monkeypatch):
@@ -61,7 +65,8 @@ def test_what_cannot_be_drawn_is_a_line(run, capsys, monkeypatch):
   MODES['report'](config, str(run))
   said = capsys.readouterr().out.splitlines()
   assert said[0].startswith('the report leaves out neighbours: ')
-  assert said[1:] == [f'wrote {run}/report.html']
+  assert said[1].startswith('the report leaves out others.npz: ')
+  assert said[2:] == [f'wrote {run}/report.html']
   text = (run / 'report.html').read_text()
   assert 'id="neighbours"' not in text and 'id="trajectory"' not in text
 
@@ -79,6 +84,50 @@ def test_what_cannot_be_drawn_is_a_line(run, capsys, monkeypatch):
   assert (
     said == 'no report was written: no memory. To try again: --mode=report\n'
   )
+
+
+def made(run, name, **sampling):
+  """Writes samples/<name>.npz as --mode=sample does, with grey pictures."""
+  config = smoke(**{f'sampling.{field}': x for field, x in sampling.items()})
+  settings = folder.plain(config)['sampling'] | {'checkpoint': '4'}
+  arrays = {'arr_0': np.full((30, 8, 8, 1), 200, np.uint8)}
+  path = run / 'samples' / f'{name}.npz'
+  provenance.write_npz(path, arrays, {'sampling': settings})
+
+
+def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
+  shutil.copy(run / 'config.json', tmp_path)
+  (tmp_path / 'samples').mkdir()
+  made(tmp_path, 'a', sampler='ddim', num_steps=4)
+  made(tmp_path, 'b_c', sampler='heun', num_steps=3, seed=5)
+  (tmp_path / 'samples' / 'c.npz').write_bytes(b'damaged')
+  gallery: Any = report.gallery(models.make(smoke(), tmp_path))
+  first, second, table = gallery
+  assert [first.title, second.title] == ['a', 'b c']
+  assert first.frames[0][1] == (
+    'ddim, 4 steps, 16 of checkpoint 4, seed 0, 4 calls of the network'
+  )
+  rows = {name: values for name, *values in table.rows}
+  assert rows['field'] == ['a', 'b c'] and rows['calls'] == ['4', '5']
+  assert rows['seed'] == ['0', '5'] and rows['sampler.name'][1] == "'heun'"
+  assert 'batch_size' not in rows
+  said = capsys.readouterr().out
+  assert said.startswith('the report leaves out c.npz: ') and 'b_c' not in said
+
+
+@pytest.mark.parametrize('calls, fields', [
+  (5, {'sampler': 'dpm_solver_pp_2s'}),
+  (7, {'sampler': 'ddim', 'num_steps': 7}),
+  (6, {'sampler': 'ddim', 'corrector': 'langevin'}),
+  (None, None),
+])  # fmt: skip
+def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
+  """N, or 2N - 1, in docs/samplers.md; a corrector calls at each step too."""
+  config = trial('digits_vae')
+  if fields is not None:
+    fields = {'num_steps': 3} | fields
+    config = smoke(**{f'sampling.{name}': x for name, x in fields.items()})
+  assert report.count_calls(models.make(config, tmp_path)) == calls
 
 
 def test_neighbours_are_the_nearest_of_all_parts():
