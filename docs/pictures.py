@@ -31,7 +31,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / 'docs' / 'images'
 RUNS = {  # run -> (config, further flags)
-  'digits': ('digits.py', ()),
+  'digits-long': ('digits.py:long', ()),
   'digits_flow-unscaled': ('digits_flow.py:unscaled', ()),
   'digits_distilled': (
     'digits_distilled.py',
@@ -147,7 +147,7 @@ def paths():
 
 def samplers():
   """Draws the same noise by four samplers with 5, 10, 25 and 50 calls."""
-  model, params = run('digits')
+  model, params = run('digits-long')
   schedule, labels = model.schedule(params), jnp.arange(10) % 10
   denoise = dj.clip_denoised(model.of_network(params, {'label': labels}))
   kinds = {
@@ -170,7 +170,7 @@ def samplers():
 
 def guidance():
   """Draws the same noise with four scales of classifier-free guidance."""
-  model, params = run('digits')
+  model, params = run('digits-long')
   labels = jnp.arange(20) % 10
   maker = dj.make_paired_denoiser
   pair = model.of_network(params, {'label': labels}, maker)
@@ -189,7 +189,7 @@ def guidance():
 
 def inpainting():
   """Draws the states of three methods that complete half a digit."""
-  model, params = run('digits')
+  model, params = run('digits-long')
   known = images.scale(digits_judge.real('test')[[3, 9]])
   mask = jnp.arange(8)[None, :, None, None] < 4  # the upper half is known
   drop = {'label': jnp.zeros(2, int), 'drop': jnp.ones(2, bool)}
@@ -247,7 +247,7 @@ def few_steps():
 
 def bound():
   """Draws the terms of the variational bound of the digits' network."""
-  model, params = run('digits')
+  model, params = run('digits-long')
   real = digits_judge.real('test')[:32]
   x0 = jnp.asarray(images.scale(real))
   labels = jnp.asarray(digits_judge.real_labels('test')[:32])

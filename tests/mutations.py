@@ -364,6 +364,23 @@ training/objectives.py training/test_denoising.py uncertainty_weighs
   error = inputs.time_weight * losses => error = losses
 training/vae.py dropout_of_their_own
   1, z, key=dropout_keys[1] => 1, z, key=dropout_keys[0]
+# A run folder of a stranger.
+drafts.py runtime/test_files.py through_a_link
+  Path(f'{path}.{secrets.token_hex(4)}.tmp') => Path(f'{path}.tmp')
+runtime/files.py is_in_the_run
+  part in ('/', '..') or folder.is_symlink() => part in ('/', '..')
+runtime/files.py is_in_the_run
+  part in ('/', '..') or folder.is_symlink() => folder.is_symlink()
+runtime/files.py opens_no_folder_elsewhere
+  paths = [folder] * folder.is_symlink() => paths = []
+runtime/files.py may_open_is_a_file
+  ends = about.st_size > 0 or not path.is_symlink() => ends = True
+runtime/lock.py no_file_elsewhere
+  st_nlink > 1 => st_nlink > 9
+training/checksums.py opens_no_other_file
+  if name not in names: => if False:
+app/config.py app/test_own_parts.py only_a_stored_config
+  own_parts.check_paths(f'{path}.{name}', value) => pass
 """  # noqa: E501
 
 MUTATIONS = list(rows(TABLE))

@@ -67,6 +67,29 @@ def test_modes_are_imported_on_dispatch():
   }  # fmt: skip
 
 
+def test_files_are_written_by_drafts():
+  """What is opened for writing by its path may be a link of a stranger."""
+  by_path = re.compile(
+    r"""\.write_(text|bytes)\(|open\(.*['"][wax]b?['"]|makedirs\(|mkdir\("""
+    r'|savefig\((?!file)|np\.savez?\((?!file)|memmap\((?!file)|\.touch\('
+  )
+  package = ROOT / 'diffusion_jax'
+  users = {
+    path.relative_to(package).as_posix()
+    for path in package.rglob('*.py')
+    if by_path.search(path.read_text().replace('files.write_text(', ''))
+  }
+  assert users == {
+    'drafts.py', 'runtime/files.py',  # which all others use
+    'training/logging.py',  # appends to a file that it has made
+    'interop/stablehlo.py', 'interop/diffusers_folders.py',  # a new folder
+    'runtime/cache.py', 'metrics/references.py',  # in the user's cache
+    'app/modes/convert.py',  # a place that the user names
+    'runtime/processes.py',  # /dev/null
+    'demos/perceptrons.py',  # weights of the package
+  }  # fmt: skip
+
+
 def test_sampling_draws_its_noise_in_core_keys_alone():
   """Keys per example need all noise to come from there."""
   for path in (ROOT / 'diffusion_jax' / 'sampling').glob('*.py'):
@@ -138,7 +161,7 @@ TESTED_ELSEWHERE = {
   'app/state_choices.py': 'app/models/test_states.py',
   'training/averages.py': 'app/modes/test_average.py',
   'training/first_weights.py': 'app/modes/test_convert.py',
-  'runtime/files.py': 'runtime/test_sessions.py',
+  'drafts.py': 'runtime/test_files.py',
 }
 
 

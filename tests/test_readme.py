@@ -52,15 +52,16 @@ def check_means(printed):
 
 
 def test_the_library_page_runs_as_printed(capsys, monkeypatch):
-  """Eq. 7, sampling, a module of NNX, and imported weights."""
+  """Eq. 7, sampling, modules of NNX and Equinox, and imported weights."""
   monkeypatch.chdir(ROOT)
-  first, second, third, fourth = page_examples('library.md')[:4]
+  first, second, *modules, weights = page_examples('library.md')[:5]
   lines = run(first, capsys).splitlines()
   assert [line.split()[0] for line in lines[:3]] == ['1', '3', '5']
   assert lines[3] == 'True'
   check_means(run(second, capsys))
-  assert run(third, capsys).strip() == '(4, 2)'
-  assert run(fourth, capsys).strip() == '(2, 4, 4, 1)'
+  for module in modules:
+    assert run(module, capsys).strip() == '(4, 2)'
+  assert run(weights, capsys).strip() == '(2, 4, 4, 1)'
 
 
 def test_the_example_of_the_index_keeps_the_signal_it_should(capsys):
@@ -113,13 +114,24 @@ def test_the_map_of_the_page_of_few_steps_makes_the_data(capsys):
 def test_the_page_of_discrete_states_meets_entropy_and_law(capsys):
   """The table's probabilities are 0.4, 0.2, 0.1 and six times 0.05."""
   entropy, bound, truth, share = map(
-    float, run(page_example('discrete.md'), capsys).split()
+    float, run(page_example('discrete.md', 'oracles'), capsys).split()
   )
   p = np.array([0.4, 0.2, 0.1] + 6 * [0.05])
   assert entropy == pytest.approx(-np.sum(p * np.log(p)))
   assert bound == pytest.approx(entropy, abs=0.06)
   # eight steps lose some of what the two variables have in common
   assert truth == pytest.approx(0.4) and share == pytest.approx(0.4, abs=0.04)
+
+
+def test_the_loop_of_discrete_states_learns_its_strings(capsys):
+  """By Jensen's inequality 25 exp(-bound) is the least share of the strings."""
+  printed = run(page_example('discrete.md', 'words'), capsys).split()
+  bound, entropy, inside, different = map(float, printed)
+  assert entropy == pytest.approx(np.log(25))
+  assert entropy - 0.1 < bound < entropy + 0.5
+  share = 25 * np.exp(-bound)
+  assert inside / 200 > share - 4.5 * (share * (1 - share) / 200) ** 0.5
+  assert different > 20
 
 
 def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
@@ -340,6 +352,14 @@ def test_own_parts_are_trained_sampled_and_evaluated(tmp_path):
   allowed = '--allow=' + ','.join(f'my_parts:{part}' for part in parts)
   done = launch('run', '--mode=evaluate', allowed)
   assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_time_of_the_main_job_is_the_same_everywhere():
+  """docs/performance.md has the measurements."""
+  performance = (ROOT / 'docs' / 'performance.md').read_text()
+  time = re.search(r'^\*\*(\d to \d minutes .+?)\*\*', performance, re.M)[1]
+  for page in 'README.md', 'docs/index.md', 'configs/digits.py':
+    assert time in ' '.join((ROOT / page).read_text().split()), page
 
 
 def test_links_and_pictures_are_there():

@@ -23,6 +23,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.files import one_line
 
 PREEMPTED = 42  # the exit code after which a job must be started again
 # Modes that use a run, and modes that run in one process.
@@ -45,7 +46,7 @@ _SWEEP_INDEX = flags.DEFINE_integer(
   'sweep_index', None, "Which override of the config's sweep(), from 0."
 )
 _ALLOW = flags.DEFINE_list(
-  'allow', [], 'Parts, module:attribute, that a stored config may import.'
+  'allow', [], 'Parts, module:attribute, and paths a stored config may name.'
 )
 _MULTIHOST = flags.DEFINE_bool(
   'multihost', False, 'This is one of several processes that work together.'
@@ -279,7 +280,7 @@ def unraisable(ignored: Any) -> None:
 def fail(message: str, code: int = 2) -> NoReturn:
   """Prints one line on stderr and exits without waiting for other processes."""
   host = processes.name()
-  print(f'error{host}: {" ".join(message.split())}', file=sys.stderr)
+  print(f'error{host}: {" ".join(one_line(message).split())}', file=sys.stderr)
   processes.exit_all(code)
 
 

@@ -484,6 +484,8 @@ def _make(schema, path, section, facts, names, outer):
       value = outer[name]
     elif isinstance(value, ConfigDict) and (facts or name not in needing):
       value = _make(schema, f'{path}.{name}', value, facts, names, around)
+    elif name in own_parts.PATHS and value != parameter.default:
+      own_parts.check_paths(f'{path}.{name}', value)
     if value is not None:
       values[name] = value
     elif parameter.default is parameter.empty:

@@ -174,7 +174,7 @@ def list_configs() -> str:
 
 
 _TIME = re.compile(
-  r'Measured[^:,.]*[:,] (\d+ min(?:utes)?(?: \d+ s)?(?: of CPU time)?|\d+ s)\b'
+  r'Measured[^:,.]*[:,] ([\d to]+ min\w*(?: \d+ s)?(?: of CPU time)?|\d+ s)\b'
 )
 
 

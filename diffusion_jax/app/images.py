@@ -7,19 +7,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax.app import schemas
-from diffusion_jax.app.config import from_config, make
+from diffusion_jax.app.config import at, from_config, make, typed
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.sources import NoTestSplit, Source
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import Count, ImageShape, Size
 
 
 class Facts(NamedTuple):
   """The facts about the images that a model needs."""
 
-  image_shape: tuple[int, int, int]
-  num_classes: int
-  num_levels: int
+  image_shape: ImageShape
+  num_classes: Count
+  num_levels: Size
 
 
 # The facts of sets that must be downloaded.
@@ -35,7 +36,10 @@ def facts_of(config: ConfigDict) -> Facts:
   The data are not read if the config states the facts.
   """
   if config.get('facts') is not None:
-    return Facts(**config.facts)
+    return Facts(**{
+      name: typed(at(config, f'facts.{name}'), kind, f'facts.{name}')
+      for name, kind in Facts.__annotations__.items()
+    })  # fmt: skip
   section = config.data
   if section is not None and section.name in KNOWN:
     return KNOWN[section.name]

@@ -177,8 +177,10 @@ def open_run(
   """Returns the complete config of the run in a folder.
 
   path: the field that names the run; skip: sections that are not read. Raises
-  UserError for a folder without a run.
+  UserError for a folder without a run, and if only a stored config names it.
   """
+  if path:
+    own_parts.check_paths(path, str(workdir))
   content = folder.read_config(workdir)
   if content is None:
     folder.check_config_kept(workdir)

@@ -1,14 +1,16 @@
-"""A user's own parts, `module:attribute`: which may be imported, and how.
+"""What a stored config may name: a user's own parts, and files to read.
 
-Importing a module runs its code. A config that is stored in a run or with
-weights may come from a stranger, so a name that only such a config contains is
-not imported.
+Importing a module, `module:attribute`, runs its code. A config that is stored
+in a run or with weights may come from a stranger, so a name that only such a
+config contains is not imported, and a path is not read.
 """
 
 import functools
 import importlib
 import inspect
 import os
+import re
+import shlex
 import sys
 import traceback
 from collections.abc import Collection, Iterable, Mapping
@@ -20,31 +22,49 @@ from diffusion_jax.errors import UserError
 
 _allowed: set[str] = set()
 
+# The parameters of constructors that are paths of files or folders to read.
+PATHS = 'path', 'paths', 'data_dir', 'image', 'image2', 'mask'
+
 # A parameter that every constructor of a field must have.
 NEEDS = {'data': 'split', 'objective': 'network'}
 
 
 def allow(names: Iterable[str]) -> None:
-  """Allows this process to import these names, 'module:attribute'.
+  """Allows this process to import 'module:attribute', and to read paths.
 
-  A name may be a list as on the command line, 'fid,my:metric'.
+  A name may be a list as on the command line, 'fid,my:metric', or a sweep.
   """
-  parts = (part for name in names for part in name.strip('()[]').split(','))
-  _allowed.update(part.strip(' \'"') for part in parts if ':' in part)
+  for name in names:
+    parts = name.strip('()[]').split(','), re.split(r'[\s,=]+', name)
+    _allowed.update([name, *(x.strip(' \'"') for each in parts for x in each)])
 
 
 def is_allowed(name: str) -> bool:
   """Returns whether this process may import a 'module:attribute'."""
-  return name in _allowed
+  return ':' in name and name in _allowed
+
+
+def check_paths(field: str, value: Any) -> None:
+  """Raises UserError if only a stored config names a path that would be read.
+
+  value: of config.<field>, a path or several; '' and None are none.
+  """
+  for path in [value] if isinstance(value, str) else value or ():
+    if path and path not in _allowed:
+      raise UserError(
+        f'config.{field}={path!r} would be read, but only a stored config '
+        f'contains this path. If you trust it, add --allow={shlex.quote(path)} '
+        'to the command'
+      )
 
 
 def names_in(tree: object) -> set[str]:
-  """Returns each 'module:attribute' in a config or in a config.json."""
+  """Returns each string in a config or in a config.json."""
   if isinstance(tree, (ConfigDict, Mapping)):
     return set().union(*map(names_in, tree.values()))
   if isinstance(tree, (tuple, list)):
     return set().union(*map(names_in, tree))
-  return {tree} if isinstance(tree, str) and ':' in tree else set()
+  return {tree} if isinstance(tree, str) else set()
 
 
 def find(path: str, name: str, facts: Collection[str]) -> Any:
@@ -107,7 +127,8 @@ def _misfit(key, part, facts):
 
 def place_of(error: BaseException) -> str:
   """Returns ' (<file>, line <n>)' where a user's part raised, or ''."""
-  modules = (sys.modules.get(name.partition(':')[0]) for name in _allowed)
+  names = filter(is_allowed, _allowed)
+  modules = (sys.modules.get(name.partition(':')[0]) for name in names)
   files = {getattr(module, '__file__', None) for module in modules}
   frames = traceback.extract_tb(error.__traceback__)
   own = [frame for frame in frames if frame.filename in files]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.app import own_parts
 from diffusion_jax.app.config import at
 from diffusion_jax.errors import UserError
 
@@ -26,7 +27,7 @@ OF_SAMPLING = 'sampling.guidance.run', 'sampling.classifier.run'
 
 
 def check(config: ConfigDict, mode: str, workdir: str | Path) -> None:
-  """Raises UserError for a missing run that a mode reads.
+  """Raises UserError for a missing run that a mode reads, and for a stranger's.
 
   A training that has begun does not need the weights it began with, nor the run
   of its autoencoder, because it keeps a copy. A plan needs no weights.
@@ -46,6 +47,7 @@ def check(config: ConfigDict, mode: str, workdir: str | Path) -> None:
     run, section = at(config, field), field.removesuffix('.run')
     if not run and 'run' in (at(config, section) or ()):
       raise UserError(f'config.{field} is not set: {KINDS[field]} is needed')
+    own_parts.check_paths(field, run)
     trained = run and (Path(run) / 'config.json').is_file()
     if run and not (trained and has_checkpoint(Path(run))):
       raise UserError(missing(field, run))

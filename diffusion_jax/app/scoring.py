@@ -146,6 +146,7 @@ def prepare(model: 'Model', metrics: list[Named]) -> dict[str, Space]:
 def make_extractor(model: 'Model', name: str) -> Extractor:
   """Returns the extractor of a name, with the weights of the config."""
   c = model.config.evaluation
+  own_parts.check_paths('evaluation.weights', c.weights)
   with from_config('evaluation'):
     return features.make(name, c.weights, c.batch_size)
 

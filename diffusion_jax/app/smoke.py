@@ -61,7 +61,7 @@ def shrunk(config: ConfigDict) -> ConfigDict:
     _shrink_sampling(config.sampling)
     if 'num_resamples' in config.edit:
       config.edit.num_resamples = config.edit.jump = 2
-  return completed(config, trusted=False)
+  return completed(config)
 
 
 def smoke_run(run: str) -> str:

@@ -3,7 +3,8 @@
 An npz file contains `arr_0`, uint8 [N, H, W, C], as `--mode=sample` and ADM's
 programs write it; or the statistics of features, `mu` and `sigma` (`mu_s`,
 `sigma_s` of spatial features), as EDM's and ADM's references; or both; or
-`features` [N, D]. A folder contains image files of one size.
+`features` [N, D]. The array `protocol` is JSON that says what features and
+statistics depend on. A folder contains image files of one size.
 """
 
 import json
@@ -12,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,18 +52,6 @@ def read(path: str | Path, more: Collection[str] = ()) -> ImageSet:
   return _read_folder(path) if path.is_dir() else _read_npz(path, more)
 
 
-def write(path: str | Path, protocol: Json, **arrays: Any) -> None:
-  """Writes an npz file of features, mu, sigma and so on.
-
-  protocol: what they depend on, stored as JSON in the array `protocol`.
-  """
-  path = Path(path)
-  draft = path.with_name(f'{path.name}.tmp')
-  with draft.open('wb') as file:
-    np.savez(file, **arrays, protocol=json.dumps(protocol))
-  draft.replace(path)
-
-
 def take(source: ImageSet, index: np.ndarray, size: int = 1000) -> np.ndarray:
   """Returns the images at index [n] in this order; reads the set once."""
   pictures, start = {}, 0
@@ -91,7 +80,7 @@ def _read_npz(path, more):
   arrays = sources.read_npz(path, [n for n in names if n in wanted])
   try:
     protocol = json.loads(str(arrays.pop('protocol', '{}')))
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f'{path}: protocol is not JSON: {error}') from None
   if name is None and not {'mu', 'features'} & set(arrays):
     raise ValueError(
@@ -133,7 +122,8 @@ def _stream(path, name, size):
     each = int(np.prod(shape[1:])) * dtype.itemsize
     for start in range(0, shape[0], size):
       count = min(size, shape[0] - start)
-      data = file.read(count * each)
+      with sources.reading_npz(path):
+        data = file.read(count * each)
       if len(data) < count * each:
         raise ValueError(f'{path} ends before its last image')
       batch = np.frombuffer(data, dtype).reshape(count, *shape[1:])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.sources import existing
+from diffusion_jax.drafts import draft
 from diffusion_jax.ranges import check_choice
 
 
@@ -204,7 +205,8 @@ def grid(images: np.ndarray, columns: int, zoom: int = 1) -> np.ndarray:
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
   """Writes uint8 [H, W], [H, W, 1] or [H, W, 3] as a PNG file."""
-  _picture(image).save(path, format='PNG')
+  with draft(path) as file:
+    _picture(image).save(file, format='PNG')
 
 
 def write_gif(
@@ -213,9 +215,9 @@ def write_gif(
   """Writes uint8 frames as a GIF that loops and pauses at the last frame."""
   first, *rest = [_picture(frame) for frame in frames]
   durations = [milliseconds] * len(rest) + [20 * milliseconds]
-  first.save(
-    path, 'GIF', save_all=True, append_images=rest, duration=durations, loop=0
-  )
+  about = {'append_images': rest, 'duration': durations, 'loop': 0}
+  with draft(path) as file:
+    first.save(file, 'GIF', save_all=True, **about)
 
 
 def _picture(image):

@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -18,17 +16,6 @@ from diffusion_jax.ranges import (
   Size,
   check_choice,
   check_value,
-)
-
-# np.load may raise any of these for a damaged npz file.
-UNREADABLE = (
-  ValueError,
-  TypeError,
-  EOFError,
-  OSError,
-  zipfile.BadZipFile,
-  zlib.error,
-  RuntimeError,  # for an unknown compression, or a password
 )
 
 
@@ -270,6 +257,7 @@ def read_npz(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
 
 def _with_npz(path, function):
   # NumPy itself would not close the file of a damaged archive.
+  existing(path, 'npz file', Path.is_file)  # A pipe would hang.
   with reading_npz(path), open(path, 'rb') as raw:
     with np.load(raw, allow_pickle=False) as file:
       return function(file)
@@ -280,7 +268,7 @@ def reading_npz(path: str | Path) -> Iterator[None]:
   """Turns the errors of a damaged npz file into ValueError, in one line."""
   try:
     yield
-  except UNREADABLE as error:
+  except Exception as error:  # NumPy and zipfile have many.
     reason = str(error) or type(error).__name__
     if 'allow_pickle' in reason:
       reason = 'it contains Python objects, which are not read'

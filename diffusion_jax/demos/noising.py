@@ -13,6 +13,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.demos import whiteness
+from diffusion_jax.drafts import write_figure
 from diffusion_jax.ranges import Size, at_least
 
 _Several = Annotated[int, at_least(2)]
@@ -157,7 +158,7 @@ def _plot_schedule(path, alphas, alpha_bars):
     ax.grid(alpha=0.3)
   axes[2].set_yscale('log')
   axes[2].axhline(1.0, color='grey', linewidth=0.8)
-  figure.savefig(path)
+  write_figure(path, figure)
 
 
 def _plot_spectra(path, steps, spectra):
@@ -172,4 +173,4 @@ def _plot_spectra(path, steps, spectra):
   ax.set_title('radial power spectrum of z_t')
   ax.legend(fontsize=8)
   ax.grid(alpha=0.3, which='both')
-  figure.savefig(path)
+  write_figure(path, figure)

@@ -5,7 +5,6 @@ ValueError of one line that names the file.
 """
 
 import contextlib
-import json
 import os
 import warnings
 import zipfile
@@ -19,7 +18,9 @@ from flax import serialization
 from safetensors import SafetensorError, safe_open
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.drafts import draft
 from diffusion_jax.interop.names import require
+from diffusion_jax.runtime import files
 
 INDEX = '.index.json'  # of a safetensors file in several parts
 _ZIP = b'PK\x03\x04'
@@ -137,10 +138,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 def read_json(path: str | Path) -> Json:
   """Returns the object that a JSON file contains; ValueError otherwise."""
   with reading(path, 'JSON'):
-    content = json.loads(Path(path).read_text())
-  kind = type(content).__name__
-  require(isinstance(content, dict), f'{path} contains a {kind}, not an object')
-  return content
+    return files.read_json(Path(path))
 
 
 def find(folder: str | Path, names: Sequence[str]) -> Path:
@@ -159,16 +157,14 @@ def write_safetensors(
 
   Raises OSError where that is not possible, as on a full disk.
   """
-  draft = Path(f'{path}.tmp')
-  draft.touch()
-  mode = draft.stat().st_mode
   try:
-    safetensors.numpy.save_file(dict(tensors), draft, metadata or None)
+    with draft(path) as file:
+      mode = os.fstat(file.fileno()).st_mode
+      safetensors.numpy.save_file(dict(tensors), file.name, metadata or None)
+      # The library's files are readable by their owner only.
+      os.chmod(file.name, mode)
   except SafetensorError as error:
-    draft.unlink(missing_ok=True)
     raise OSError(f'{path} cannot be written: {_brief(path, error)}') from error
-  draft.chmod(mode)  # The library's files are readable by their owner only.
-  draft.replace(path)
 
 
 def flatten(tree: object, prefix: str = '') -> dict[str, np.ndarray]:

@@ -23,6 +23,7 @@ from diffusion_jax.metrics.estimates import Missing
 from diffusion_jax.metrics.memorisation import pair_sheet
 from diffusion_jax.metrics.metric import Arrays, Metric, Score
 from diffusion_jax.metrics.neighbours import nearest
+from diffusion_jax.runtime.files import write_json, write_npz
 
 
 class _Parser(argparse.ArgumentParser):
@@ -207,7 +208,7 @@ def main(argv: Sequence[str]) -> None:
   print(', '.join(f'{name} {value}' for name, value in about.items()))
   if options.json:
     content = {'protocol': about, 'metrics': metric.as_json(scores)}
-    Path(options.json).write_text(json.dumps(content, indent=2) + '\n')
+    write_json(Path(options.json), content)
   if options.statistics:
     save_statistics(options.statistics, reference, arrays['reference'], about)
   if options.sheet:
@@ -225,7 +226,7 @@ def save_statistics(
     raise ValueError('--statistics needs images of the reference')
   parts = {kind: fid.statistics(arrays[kind]) for kind in kinds}
   kept = {n: x for n, x in about.items() if n not in ('samples', 'num_samples')}
-  image_sets.write(path, kept, **fid.as_arrays(parts))
+  write_npz(Path(path), {**fid.as_arrays(parts), 'protocol': json.dumps(kept)})
 
 
 def write_sheet(

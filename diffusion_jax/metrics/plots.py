@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.drafts import write_figure
+
 
 def _figure(columns: int, rows: int = 1):
   # pyplot would start a window system and keep global state.
@@ -42,7 +44,7 @@ def plot_terms(
   total = f'{np.sum(terms):.4g} bits/dim'
   ax.set_title(f'terms of the bound, $L_0 + \\dots + L_{{T-1}}$ = {total}')
   ax.grid(alpha=0.3, which='both')
-  figure.savefig(path)
+  write_figure(path, figure)
 
 
 def plot_rate_distortion(
@@ -64,7 +66,7 @@ def plot_rate_distortion(
     ax.plot(x, y, marker='o' if len(rate) < 20 else None)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(alpha=0.3)
-  figure.savefig(path)
+  write_figure(path, figure)
 
 
 def plot_accuracy(
@@ -77,7 +79,7 @@ def plot_accuracy(
   ax.set(xlabel='t', ylabel='accuracy', ylim=(0.0, 1.02))
   ax.legend(fontsize=8)
   ax.grid(alpha=0.3)
-  figure.savefig(path)
+  write_figure(path, figure)
 
 
 def plot_sweep(
@@ -108,7 +110,7 @@ def plot_sweep(
       ax.annotate(title, point, fontsize=7)
     ax.grid(alpha=0.3)
   axes[1].set_visible(len(curves) > 1)
-  figure.savefig(path)
+  write_figure(path, figure)
 
 
 def plot_widths(
@@ -132,4 +134,4 @@ def plot_widths(
     ax.grid(alpha=0.3)
   for ax in axes[len(values) :]:
     ax.set_visible(False)
-  figure.savefig(path)
+  write_figure(path, figure)

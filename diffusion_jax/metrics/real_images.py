@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.keys import stream
+from diffusion_jax.data import sources
 from diffusion_jax.data.images import scale
 from diffusion_jax.metrics.metric import Arrays, PerExample
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import write_npz
+from diffusion_jax.runtime.files import make_folder, write_npz
 from diffusion_jax.runtime.per_image import one_ahead, per_image
 
 # index [n] -> (images uint8 [n, H, W, C], cond, arrays [n, ...] by name)
@@ -84,7 +85,7 @@ def arrays_of(
   starts = range(0, count, size)
   paths = [folder / f'{start:08d}.npz' for start in starts]
   if processes.is_first():
-    folder.mkdir(exist_ok=True)
+    make_folder(folder.parent, folder.name)
   # All processes compute the parts that the first one does not have.
   missing = processes.broadcast([not path.exists() for path in paths])
 
@@ -108,8 +109,6 @@ def arrays_of(
 
 def gather(paths: list[Path]) -> dict[str, np.ndarray]:
   """Returns the arrays of all files, joined."""
-  parts = []
-  for path in paths:
-    with np.load(path) as arrays:
-      parts.append(dict(arrays))
-  return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+  names = sources.npz_names(paths[0])
+  parts = [sources.read_npz(path, names) for path in paths]
+  return {name: np.concatenate([p[name] for p in parts]) for name in names}

@@ -10,12 +10,13 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.data import image_sets, images, sources
+from diffusion_jax.data import image_sets, images
 from diffusion_jax.data.sources import Source
 from diffusion_jax.metrics import features, fid
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import Arrays
 from diffusion_jax.runtime import cache
+from diffusion_jax.runtime.files import write_npz
 
 # Images whose features are kept, for metrics by neighbours and kernels; the
 # statistics are over all images.
@@ -105,7 +106,7 @@ def _read(path, protocol):
   # Returns the content of a file of the cache; None for a damaged one.
   try:
     found = image_sets.read(path)
-  except (OSError, ValueError, *sources.UNREADABLE):
+  except (OSError, ValueError):
     return None
   return found.arrays if found.protocol == protocol else None
 
@@ -113,6 +114,6 @@ def _read(path, protocol):
 def _write(path, arrays, protocol):
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image_sets.write(path, protocol, **arrays)
+    write_npz(path, {**arrays, 'protocol': json.dumps(protocol)})
   except OSError as error:
     warnings.warn(f'features are not kept: {error}', stacklevel=2)

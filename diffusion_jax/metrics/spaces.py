@@ -1,19 +1,20 @@
 """Metrics by name, and the features that they are computed in."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.data import sources
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.metrics import features, table
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import EXTRACTED, Arrays, Metric, Score
-from diffusion_jax.runtime.files import write_npz
+from diffusion_jax.runtime.files import parse_json, write_npz
 
 
 class Named(NamedTuple):
@@ -75,10 +76,9 @@ def extract(
   """
   identity = extractor.identity
   protocol = {**identity, 'samples': about}
-  if path.exists():
-    with np.load(path) as file:
-      kept = dict(file)
-    if json.loads(str(kept.pop('protocol'))) == protocol:
+  with contextlib.suppress(OSError, ValueError):  # computed again
+    kept = sources.read_npz(path, sources.npz_names(path))
+    if parse_json(str(kept.pop('protocol', ''))) == protocol:
       return kept
   count, title = images.shape[0], identity['features']
   with tqdm(total=count, desc=title, unit='image', disable=None) as bar:

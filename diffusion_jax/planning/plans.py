@@ -94,7 +94,7 @@ def table(plans: Sequence[Plan]) -> list[list[str]]:
 
 def _row(plan):
   changes = [shape(plan)]
-  changes += ['remat'] * plan['remat']
+  changes += ['remat'] * bool(plan['remat'])
   changes += [f'accumulate {plan["accumulate"]}'] * (plan['accumulate'] > 1)
   memory = gib(plan['peak']) if plan['peak'] else ''
   row = [

@@ -2,6 +2,7 @@
 
 import base64
 import collections
+import contextlib
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,10 @@ from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.record import Run
 from diffusion_jax.report.results import Table, in_words
 from diffusion_jax.runtime import sessions
+from diffusion_jax.runtime.files import one_line
+
+# What is raised where a file has other types than were written.
+DAMAGE = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
 
 
 def render(
@@ -28,6 +33,7 @@ def render(
   defaults: its fields' default values; gallery: of --mode=sample. Sections
   without content are left out.
   """
+  runs = list(map(readable, runs))
   run = runs[0]
   sections = (
     ('samples', 'Samples during training', films_of(runs)),
@@ -54,6 +60,21 @@ def render(
   )
 
 
+def readable(run: Run) -> Run:
+  """Returns a run without the results and sessions that cannot be shown."""
+
+  def shows(found, entries):
+    part = run._replace(results=found, sessions=entries)
+    with contextlib.suppress(*DAMAGE):
+      return [tiles(part), [*results.parts(found)], [*session_tables(entries)]]
+
+  found = [x for x in run.results if shows([x], [])]
+  entries = [x for x in run.sessions if shows([], [x])]
+  return run._replace(
+    results=found, sessions=entries if shows([], entries) else []
+  )
+
+
 @functools.cache
 def _template():
   # Returns the template, and the page's own script.
@@ -64,10 +85,11 @@ def _template():
     loader=loader,
     autoescape=True,  # Names and values come from files.
     undefined=jinja2.StrictUndefined,
+    finalize=lambda x: one_line(x) if type(x) is str else x,  # not Markup
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters['sha'] = _sha
+  environment.filters |= {'sha': _sha, 'one_line': one_line}
   environment.policies['json.dumps_kwargs'] = {}  # keeps Bokeh's order
   script, *_ = loader.get_source(environment, 'page.js')
   return environment.get_template('report.html'), script
@@ -237,7 +259,7 @@ def plan_tables(contents: Sequence[dict]) -> Iterator[Table | str]:
         f'{content["about"]}. Figures are for one device; times are bounds, '
         'not measurements.'
       )
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except DAMAGE:
       continue
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffusion_jax.runtime.files import open_regular
+
 # Larger files become WebP, a tenth of the size of PNG for photos.
 _LARGE = 60_000
 
@@ -42,7 +44,7 @@ def film(
   for label, picture in spread(pictures, most):
     try:
       content, width = source(picture)
-    except (OSError, ValueError, SyntaxError):  # Pillow raises all three.
+    except Exception:  # Pillow raises many for a damaged file.
       continue
     frames.append((content, label))
   if not frames:
@@ -62,12 +64,15 @@ def spread(items: Sequence, most: int) -> list:
 def source(picture: Path | np.ndarray) -> tuple[str, int]:
   """Returns (data URI, width) of a file or of uint8 [H, W, C].
 
-  Raises OSError, ValueError or SyntaxError for a file that is not a picture.
+  Raises OSError, ValueError or SyntaxError for a file that is not a PNG.
   """
   from PIL import Image
 
   if isinstance(picture, Path):
-    with Image.open(picture) as opened:
+    file = open_regular(picture, 2**28)
+    with file, Image.open(file, formats=['PNG']) as opened:
+      if opened.width * opened.height > 2**26:
+        raise ValueError(f'{picture} is too large')
       image = opened.convert('L' if opened.mode in ('1', 'L') else 'RGB')
   else:
     array = picture[..., 0] if picture.shape[-1] == 1 else picture

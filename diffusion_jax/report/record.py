@@ -1,15 +1,16 @@
 """Reads the numbers, pictures and results of a run folder."""
 
-import json
+import contextlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import sessions
-from diffusion_jax.runtime.files import read_json_lines
+from diffusion_jax.runtime.files import is_regular, read_json, read_json_lines
 
 
 class Curve(NamedTuple):
@@ -67,7 +68,7 @@ def read_sheets(folder: Path) -> list[tuple[int, Path]]:
   """Returns the files step_<step>.png of a folder, sorted by step."""
   return sorted(
     (int(match[1]), path)
-    for path in folder.glob('step_*.png')
+    for path in files_of(folder, 'step_*.png')
     if (match := re.fullmatch(r'step_(\d+)', path.stem))
   )
 
@@ -81,10 +82,12 @@ def read_results(folder: Path) -> Iterator[tuple[str, dict]]:
 
 def read_json_files(folder: Path) -> Iterator[tuple[Path, dict]]:
   """Yields each JSON file below a folder that contains an object."""
-  for path in sorted(folder.rglob('*.json')):
-    try:
-      content = json.loads(path.read_text())
-    except (OSError, ValueError):
-      continue
-    if content and isinstance(content, dict):
-      yield path, content
+  for path in sorted(files_of(folder, '**/*.json')):
+    with contextlib.suppress(FileNotFoundError, UserError):
+      if content := read_json(path):
+        yield path, content
+
+
+def files_of(folder: Path, pattern: str) -> Iterable[Path]:
+  """Returns the files of a folder; none of a link, which may lead to all."""
+  return filter(is_regular, () if folder.is_symlink() else folder.glob(pattern))

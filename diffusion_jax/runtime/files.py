@@ -1,28 +1,147 @@
-"""Writes files whole or not at all, and reads lines of JSON."""
+"""Reads and writes the files of a run, whose folder may come from a stranger.
+
+Only regular files of limited size are read, and nothing is written through a
+link in the folder.
+"""
 
 import contextlib
 import json
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
+from errno import EFBIG, EINVAL
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from diffusion_jax.aliases import Json
+from diffusion_jax.drafts import draft
 from diffusion_jax.errors import UserError
 
 
-def make_folder(workdir: str | Path) -> Path:
-  """Makes a folder; raises UserError if it cannot be written."""
+def make_folder(workdir: str | Path, below: str | Path = '') -> Path:
+  """Makes a folder, and the path `below` in it; returns both joined.
+
+  Raises UserError if it cannot be written, and for a link in `below`. The
+  workdir itself may be a link, since the user names it.
+  """
+  folder = Path(workdir)
   try:
-    os.makedirs(workdir, exist_ok=True)
-    tempfile.TemporaryFile(dir=workdir).close()
+    os.makedirs(folder, exist_ok=True)
+    for part in Path(below).parts:
+      folder /= part
+      if part in ('/', '..') or folder.is_symlink():
+        raise UserError(
+          f'nothing is written in {folder}, which leads out of {workdir}: '
+          'remove it. Only the run folder itself may be a link'
+        )
+      folder.mkdir(exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
   except OSError as error:
     raise UserError(
-      f'cannot write in the workdir {workdir} ({error.strerror}): '
+      f'cannot write in the workdir {folder} ({error.strerror}): '
       'give another --workdir'
     ) from error
-  return Path(workdir)
+  return folder
+
+
+def check_files(folder: Path) -> None:
+  """Raises UserError for pipes, devices, and links to folders, in a folder.
+
+  A library that reads or writes there would wait for them or follow them.
+  """
+  paths = [folder] * folder.is_symlink()
+  for place, folders, names in os.walk(folder):
+    paths += [Path(place, x) for x in folders if Path(place, x).is_symlink()]
+    paths += [Path(place, x) for x in names if not is_regular(Path(place, x))]
+  for path in filter(os.path.lexists, paths):  # Others were removed meanwhile.
+    raise UserError(
+      f'{path} is a link, a pipe or a device, which a run does not contain: '
+      'put a file or a folder in its place'
+    )
+
+
+def is_regular(path: Path) -> bool:
+  """Returns whether a path is a file, or a link to one, that has an end."""
+  try:
+    about = path.stat()
+  except OSError:
+    return False
+  # Some files of /proc have the size 0 and no end.
+  ends = about.st_size > 0 or not path.is_symlink()
+  return stat.S_ISREG(about.st_mode) and ends
+
+
+def open_regular(path: Path, most: int = 2**24) -> BinaryIO:
+  """Opens a regular file of at most `most` bytes; OSError for any other."""
+  size = path.stat().st_size
+  if not is_regular(path):
+    raise OSError(EINVAL, 'not a regular file', str(path))
+  if size > most:
+    raise OSError(EFBIG, f'more than {most >> 20} MiB', str(path))
+  return path.open('rb')
+
+
+def parse_json(text: str | bytes) -> Any:
+  """Returns what JSON says; ValueError also if it is nested deeply.
+
+  Integers of more than 64 bits become floats, which may be infinite.
+  """
+  with contextlib.suppress(RecursionError):
+    content = json.loads(
+      text, parse_int=lambda x: int(x) if len(x) < 20 else float(x)
+    )
+    if _depth(content) < 100:  # Functions of ours call themselves as often.
+      return content
+  raise ValueError('it is nested too deeply')
+
+
+def _depth(tree):
+  parts = tree.values() if isinstance(tree, dict) else tree
+  inner = parts if isinstance(tree, (dict, list)) else ()
+  return 1 + max(map(_depth, inner), default=0)
+
+
+def read_json(path: Path) -> Json:
+  """Returns the object of a JSON file.
+
+  Raises FileNotFoundError, or UserError for a file that is something else.
+  """
+  try:
+    with open_regular(path) as file:
+      content = parse_json(file.read())
+    if not isinstance(content, dict):
+      raise ValueError(f'it is a JSON {type(content).__name__}, not an object')
+  except (FileNotFoundError, NotADirectoryError):
+    raise
+  except (OSError, ValueError) as error:
+    reason = getattr(error, 'strerror', '') or error
+    raise UserError(f'{path} cannot be read: {reason}') from error
+  return content
+
+
+def read_json_lines(path: Path) -> Iterator[Json]:
+  """Yields the JSON objects of a file that has one per line.
+
+  Skips incomplete lines, which a full disk or a kill may leave. A missing file
+  and one that is not regular yield nothing; raises OSError for others.
+  """
+  if not is_regular(path):
+    return
+  with open_regular(path, 2**28) as file:
+    for line in iter(lambda: file.readline(2**20), b''):
+      with contextlib.suppress(ValueError):
+        entry = parse_json(line)
+        if isinstance(entry, dict):
+          yield entry
+
+
+def one_line(text: str) -> str:
+  """Returns a text with spaces for newlines and other control characters."""
+  return re.sub('[\x00-\x1f\x7f-\x9f\u2028-\u202e\ud800-\udfff]', ' ', text)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -32,31 +151,11 @@ def write_json(path: Path, content: dict) -> None:
 
 def write_text(path: Path, text: str) -> None:
   """Writes a text file, whole or not at all."""
-  draft = path.with_name(f'{path.name}.tmp')
-  draft.write_text(text, encoding='utf-8')
-  draft.replace(path)
+  with draft(path) as file:
+    file.write(text.encode())
 
 
 def write_npz(path: Path, arrays: dict) -> None:
   """Writes an npz file, whole or not at all."""
-  draft = path.with_name(f'{path.name}.tmp')
-  with draft.open('wb') as file:
+  with draft(path) as file:
     np.savez(file, **arrays)
-  draft.replace(path)
-
-
-def read_json_lines(path: Path) -> Iterator[dict]:
-  """Yields the JSON objects of a file that has one per line.
-
-  Skips incomplete lines, which a full disk or a kill may leave. A missing file
-  yields nothing.
-  """
-  try:
-    lines = path.read_text().splitlines()
-  except (OSError, UnicodeDecodeError):
-    return
-  for line in lines:
-    with contextlib.suppress(ValueError):
-      entry = json.loads(line)
-      if isinstance(entry, dict):
-        yield entry

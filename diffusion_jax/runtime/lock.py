@@ -55,6 +55,8 @@ def _lease(workdir):
 
 
 def _sign(descriptor):
+  if os.fstat(descriptor).st_nlink > 1:  # A hard link may lead out of the run.
+    return
   os.truncate(descriptor, 0)
   os.write(descriptor, f'{os.getpid()} on {socket.gethostname()}\n'.encode())
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from diffusion_jax.runtime.files import read_json_lines
+from diffusion_jax.runtime.files import read_json_lines, write_text
 
 PACKAGES = (
   'diffusion_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint',
@@ -101,5 +101,6 @@ def _now():
 
 
 def _append(workdir, entry):
-  with (workdir / 'sessions.jsonl').open('a') as file:
-    file.write(json.dumps(entry) + '\n')
+  # A new file: the old one may be a link out of the run, or a hard link.
+  lines = [json.dumps(x) + '\n' for x in (*read(workdir), entry)]
+  write_text(workdir / 'sessions.jsonl', ''.join(lines))

@@ -8,7 +8,6 @@ of its files (`checksums.py`), which are checked before reading.
 """
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from diffusion_jax.aliases import Params
+from diffusion_jax.runtime.files import check_files, read_json
 from diffusion_jax.training import checksums, integrity
 from diffusion_jax.training.state import TrainState
 
@@ -274,11 +274,14 @@ def _split(state):
 
 
 def _metric(metrics):
-  return metrics.get(CRITERION, metrics.get(_EARLIER_CRITERION))
+  value = metrics.get(CRITERION, metrics.get(_EARLIER_CRITERION))
+  return value if isinstance(value, (int, float)) else float('inf')
 
 
 def _folder(workdir):
-  return Path(workdir).absolute() / 'checkpoints'
+  folder = Path(workdir).absolute() / 'checkpoints'
+  check_files(folder)  # Orbax opens anything.
+  return folder
 
 
 def _with_sums(folder):
@@ -299,7 +302,9 @@ def _refuse_damaged(manager, step, items=None):
 def _reading(manager, step):
   try:
     yield
-  except (OSError, ValueError, KeyError) as error:
+  except (
+    AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
+  ) as error:  # fmt: skip
     raise ValueError(
       f'checkpoint {step} in {manager.directory} cannot be read: '
       f'{_brief(error)}. Move it away to continue from an older one'
@@ -334,7 +339,7 @@ def _criterion(manager, step):
   if not folder.is_dir():
     return None
   _refuse_damaged(manager, step, ['metrics'])
-  return _metric(json.loads((folder / 'metrics').read_text()))
+  return _metric(read_json(folder / 'metrics'))
 
 
 def _open(folder, options, items, write_gb=96):

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.runtime.files import write_text
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.files import open_regular, read_json, write_text
 
 NAME = 'SHA256SUMS'
 # Marks a checkpoint with sums, so that a lost SHA256SUMS is noticed.
@@ -42,7 +43,7 @@ def wait_for_metadata(folder: Path, seconds: float = 60.0) -> None:
 
 def write(folder: Path) -> None:
   """Writes the sums of the files in `folder`, which are complete."""
-  (folder / _COPY).write_text(json.dumps(_read(folder / _METADATA)))
+  write_text(folder / _COPY, json.dumps(_read(folder / _METADATA)))
   names = (name for name in _names(folder) if name not in _LATER)
   write_sums(folder, {name: digest(folder / name) for name in names})
 
@@ -55,7 +56,8 @@ def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
 
 def read_sums(folder: Path) -> dict[str, str]:
   """Returns {name: SHA-256} of SHA256SUMS, without damaged lines."""
-  lines = (folder / NAME).read_text().splitlines()
+  with open_regular(folder / NAME) as file:
+    lines = file.read().decode().splitlines()
   parts = (line.partition('  ') for line in lines)
   return {name: digest for digest, gap, name in parts if gap}
 
@@ -77,18 +79,19 @@ def find_damage(folder: Path, items: Iterable[str] | None = None) -> str:
     same = _read(folder / _METADATA) == _read(folder / _COPY)
   except FileNotFoundError as error:
     return f'{Path(error.filename).name} is missing'
-  except (OSError, ValueError, TypeError):
+  except (OSError, UserError, ValueError):
     return f'{_METADATA} or {NAME} is unreadable'
   if not same:
     return f'{_METADATA} is not what was written'
   checked = None if items is None else {*items, _COPY}
-  for name in sorted({*sums, *_names(folder)} - {*_LATER}):
+  names = {*_names(folder)}
+  for name in sorted({*sums, *names} - {*_LATER}):
     if checked is None or name.partition('/')[0] in checked:
+      if name not in names:  # A stranger's line may name any file.
+        return f'{name} is missing'
       try:
         if digest(folder / name) != sums.get(name):
           return f'{name} is not what was written'
-      except FileNotFoundError:
-        return f'{name} is missing'
       except OSError as error:
         return f'{name} cannot be read ({error.strerror})'
   return ''
@@ -111,15 +114,15 @@ def of_arrays(tree: PyTree) -> int:
 def _is_marked(folder, unreadable):
   # Returns whether the metadata have MARK, `unreadable` if they cannot be read.
   try:
-    custom = _read(folder / _METADATA).get('custom_metadata') or {}
-  except (OSError, ValueError, TypeError):
+    custom = _read(folder / _METADATA).get('custom_metadata')
+  except (FileNotFoundError, UserError):
     return unreadable
-  return MARK.items() <= custom.items()
+  return isinstance(custom, dict) and MARK.items() <= custom.items()
 
 
 def _read(path):
   # Returns the metadata without the time that Orbax adds.
-  return {**json.loads(path.read_text()), 'commit_timestamp_nsecs': None}
+  return {**read_json(path), 'commit_timestamp_nsecs': None}
 
 
 def _names(folder):

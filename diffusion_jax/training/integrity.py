@@ -1,11 +1,12 @@
 """Finds checkpoints whose files differ from what was written."""
 
 import itertools
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.files import make_folder, read_json
 from diffusion_jax.training import checksums
 
 
@@ -23,8 +24,7 @@ def move_damaged(folder: Path) -> None:
     good = good or not wrong
     wrong = wrong or _unreadable_metrics(folder / str(step))
     if wrong:
-      target = _free(folder.parent / 'damaged' / str(step))
-      target.parent.mkdir(exist_ok=True)
+      target = _free(make_folder(folder.parent, 'damaged') / str(step))
       (folder / str(step)).rename(target)
       _say(f'checkpoint {step} is damaged ({wrong}): moved to {target}')
   if steps and not good:
@@ -71,10 +71,10 @@ def _damage(path, items=None):
 def _unreadable_metrics(path):
   # Orbax could not open any checkpoint with these.
   try:
-    json.loads((path / 'metrics' / 'metrics').read_text())
+    read_json(path / 'metrics' / 'metrics')
   except FileNotFoundError:
     return ''
-  except (OSError, ValueError):
+  except UserError:
     return 'metrics/metrics is unreadable'
 
 

@@ -12,6 +12,9 @@ from types import ModuleType
 
 import numpy as np
 
+from diffusion_jax.drafts import draft
+from diffusion_jax.runtime.files import is_regular, parse_json
+
 
 class MetricWriter:
   """Writes `<workdir>/metrics.jsonl` and TensorBoard's `events.out.*`.
@@ -30,11 +33,8 @@ class MetricWriter:
     self._start_step = start_step
     self._writes = writes
     path = self._workdir / 'metrics.jsonl' if writes else Path(os.devnull)
-    if path.is_file() and path.stat().st_size:
-      if start_step:
-        _drop_later_lines(path, start_step)
-      else:
-        _rename_old(path)
+    if writes:
+      _begin(path, start_step)
     self._lines = path.open('a')
 
   @functools.cached_property
@@ -93,26 +93,32 @@ class MetricWriter:
       self._events.close()
 
 
-def _drop_later_lines(path, last):
-  lines = path.read_bytes().splitlines(keepends=True)
-  steps = [_step(line) for line in lines]
-  kept = [i is not None and i <= last for i in steps]
-  if all(kept):
-    return
-  draft = path.with_suffix('.tmp')  # the file itself is never incomplete
-  draft.write_bytes(b''.join(itertools.compress(lines, kept)))
-  draft.replace(path)
-  damaged = steps.count(None)
-  later = len(lines) - sum(kept) - damaged
-  print(
-    f'{path}: dropped {later} lines after step {last} and {damaged} damaged'
-  )
+def _begin(path, last):
+  # Writes the lines up to step `last` into a new file: the old one may be a
+  # link out of the run, or a hard link. At step 0 it is renamed instead.
+  if not last and path.is_file() and path.stat().st_size:
+    _rename_old(path)
+  old = open(path if is_regular(path) else os.devnull, 'rb')
+  dropped = []
+  with old, draft(path) as new:
+    for line in iter(lambda: old.readline(2**20), b''):
+      step = _step(line)
+      if step is not None and step <= last:
+        new.write(line)
+      else:
+        dropped.append(step)
+  if dropped:
+    damaged = dropped.count(None)
+    print(
+      f'{path}: dropped {len(dropped) - damaged} lines after step {last} and '
+      f'{damaged} damaged'
+    )
 
 
 def _step(line):
   # Returns the step of a line, or None if a killed run or a disk damaged it.
   try:
-    step = json.loads(line)['step'] if line.endswith(b'\n') else None
+    step = parse_json(line)['step'] if line.endswith(b'\n') else None
     return step if isinstance(step, int) else None
   except (ValueError, TypeError, KeyError):
     return None

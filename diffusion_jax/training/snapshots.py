@@ -17,8 +17,7 @@ from jax.experimental import multihost_utils
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import files
-from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime import files as of_run, processes
 from diffusion_jax.training import checksums
 from diffusion_jax.training.power_ema import width_of
 
@@ -60,11 +59,11 @@ def begin(workdir: Path, step: int, batch_size: int) -> Batches:
     (end - first) * size for (first, size), end in zip(sizes, ends, strict=True)
   )
   if processes.is_first():
-    out = make_folder(_folder(workdir))
+    out = of_run.make_folder(workdir, 'snapshots')
     for path in out.glob(f'*{_ENDING}.*'):  # left by an interrupted write
       path.unlink()
     _delete(workdir, [s for s in steps(workdir) if s > step])
-    write_json(out / 'batches.json', {'batches': sizes})
+    of_run.write_json(out / 'batches.json', {'batches': sizes})
   return Batches(step, images, batch_size)
 
 
@@ -105,6 +104,7 @@ def thin(workdir: Path, step: int, every: int, keep: int) -> None:
 
 def steps(workdir: str | Path) -> list[int]:
   """Returns the steps of the snapshots in a run folder, in order."""
+  of_run.check_files(_folder(workdir))
   names = [path.stem for path in _folder(workdir).glob(f'*{_ENDING}')]
   return sorted(int(name) for name in names if name.isdecimal())
 
@@ -119,7 +119,7 @@ def read_images(workdir: str | Path, step: int) -> int:
   path = path_of(workdir, step)
   try:
     return int(json.loads(files.read_metadata(path)[_RECORD])['images'])
-  except (KeyError, TypeError, ValueError) as error:
+  except (KeyError, RecursionError, TypeError, ValueError) as error:
     raise _damaged(path) from error
 
 
@@ -163,11 +163,11 @@ def _read_sizes(workdir):
   # Returns [[first step, batch size], ...].
   path = _folder(workdir) / 'batches.json'
   try:
-    rows = json.loads(path.read_text())['batches']
+    rows = of_run.read_json(path)['batches']
     return [[int(first), int(size)] for first, size in rows]
   except FileNotFoundError:
     return []
-  except (OSError, KeyError, TypeError, ValueError) as error:
+  except (KeyError, OverflowError, TypeError, ValueError) as error:
     raise UserError(
       f'{path} cannot be read ({error}): it must be like {{"batches": '
       '[[0, 64]]} for batches of 64 from step 0'
@@ -177,7 +177,7 @@ def _read_sizes(workdir):
 def _read_sums(workdir):
   try:
     return checksums.read_sums(_folder(workdir))
-  except (FileNotFoundError, ValueError):
+  except (OSError, ValueError):
     return {}
 
 

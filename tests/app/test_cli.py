@@ -250,13 +250,17 @@ def test_variants_and_trials_join(command):
   config = command('configs/digits.py', 'inpainting_smoke').config('train', 'x')
   assert config.conditioning.image.name == 'inpaint'
   assert config.training.num_steps == 4
-  config = command('configs/digits.py', 'inpainting').config('train', 'x')
-  assert config.training.num_steps == 2500
+  for variant in ('inpainting', 'long'):  # the recipe of the guides' figures
+    config = command('configs/digits.py', variant).config('train', 'x')
+    assert config.training.num_steps == 2500
+    rate = config.optimizer.learning_rate, config.optimizer.decay
+    assert rate == (4e-3, 'cosine')
   # flags come after the trial
   fields = {'training.num_steps': '7'}
   config = command('configs/digits.py', 'smoke', **fields).config('train', 'x')
   assert config.training.num_steps == 7
-  with pytest.raises(UserError, match='can be smoke, inpainting, superres'):
+  choices = 'can be smoke, long, inpainting, superres'
+  with pytest.raises(UserError, match=choices):
     command('configs/digits.py', 'x_smoke').config('train', 'x')
 
 

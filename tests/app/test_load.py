@@ -411,10 +411,10 @@ def test_a_folder_without_a_run_names_the_command_that_trains_it(
 
 
 @pytest.mark.parametrize('content, message', {
-  b'\x89PNG\r\n': 'config.json cannot be read as JSON ',
-  b'[1, 2]': 'it holds a JSON list, not an object',
-  b'"a"': 'it holds a JSON str, not an object',
-  b'[' * 100_000: 'config.json cannot be read as JSON ',
+  b'\x89PNG\r\n': 'config.json cannot be read: ',
+  b'[1, 2]': 'it is a JSON list, not an object',
+  b'"a"': 'it is a JSON str, not an object',
+  b'[' * 100_000: 'config.json cannot be read: ',
   b'{"data": 3}': "config.json: config.data=3 is not one of digits",
   b'{"data": [1]}': 'config.json: config.data=',
   b'{"training": 3}': 'config.json',

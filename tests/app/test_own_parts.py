@@ -5,7 +5,9 @@ A config that came with a run or with weights executes nothing.
 
 import functools
 import json
+import re
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -21,12 +23,15 @@ from diffusion_jax.app import (
   models,
   other_runs,
   own_parts,
+  prerequisites,
+  schemas,
   scoring,
 )
-from diffusion_jax.app.config import make
+from diffusion_jax.app.config import make, parameters
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.schemas import DIFFUSION
+from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Context
 from tests.app import toy_parts
@@ -300,6 +305,9 @@ def test_a_teacher_and_an_autoencoder(payload, tmp_path):
   config = load.completed(load.from_file(str(CONFIGS / 'digits_distilled.py')))
   config.training.teacher = run
   config.training.init_from = ''
+  path = "training.teacher='.*' would be read"
+  refused(path, MODES['train'], config, str(tmp_path / 'new'))
+  own_parts.allow([run])
   refused(message, MODES['train'], config, str(tmp_path / 'new'))
   config = load.completed(load.from_file(str(CONFIGS / 'digits_latent.py')))
   config.latent.run = run
@@ -314,3 +322,108 @@ def test_a_part_that_was_named_is_read_from_a_run(tmp_path):
   del stored['network']['command']
   (workdir / 'config.json').write_text(json.dumps(stored))
   assert load.open_run(workdir).network.name == smoke().network.name
+
+
+# -- paths that only a stored config names -------------------------------------
+
+# Fields with paths that are read -> (flags, the function that reads them).
+READ = {
+  'data.path': (['data=text'], images.source_of),
+  'data.paths': (['data=photos'], images.source_of),
+  'data.data_dir': (['data=cifar10'], images.source_of),
+  'data.source.path': (['data=two_levels', 'data.source=npz'], images.facts_of),
+  'edit.image': (['edit=sdedit'], lambda c: make(DIFFUSION, 'edit', c.edit)),
+  'edit.mask': (['edit=inpaint'], lambda c: make(DIFFUSION, 'edit', c.edit)),
+  'edit.image2': (
+    ['edit=interpolate'], lambda c: make(DIFFUSION, 'edit', c.edit),
+  ),
+  'noise.image': ([], lambda c: make(load.schema_of(c), 'noise', c.noise)),
+  'evaluation.weights': (
+    [], lambda c: scoring.make_extractor(SimpleNamespace(config=c), 'dinov2'),
+  ),
+  **{
+    field: ([*more], lambda c: prerequisites.check(c, 'train', 'new'))
+    for field, *more in (
+      ('training.teacher',),
+      ('training.init_from',),
+      ('latent.run', 'latent=autoencoder'),
+      ('sampling.guidance.run', 'sampling.guidance=autoguidance',
+       'sampling.guidance.scale=2'),
+      ('sampling.classifier.run',),
+    )
+  },
+}  # fmt: skip
+NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # load.NOT_READ
+NO_PATHS = {
+  'dataset', 'devices', 'features', 'format', 'keep_best_by', 'meshes',
+  'metrics', 'model', 'options', 'prompt', 'respacing', 'split', 'sweep',
+  'test_split', 'to', 'train_split',
+}  # fmt: skip
+
+
+def test_every_field_of_text_is_known_as_a_path_or_not():
+  """A path is in `own_parts.PATHS`, or checked where it is read."""
+  constructors = {
+    constructor
+    for kind in (*schemas.KINDS, schemas.LATENT_DIFFUSION)
+    for table in (*kind.tables.values(), kind.parts, kind.metrics)
+    for constructor in table.values()
+  } | {Noising}
+  names = {
+    name
+    for constructor in constructors
+    for name, parameter in parameters(constructor).items()
+    if re.search(r'\bstr\b|Path', kind := str(parameter.annotation))
+    and not re.search('Literal|Rule', kind)
+  }
+  paths = {field.rpartition('.')[2] for field in READ}
+  assert names == paths | NOT_STORED | NO_PATHS
+  assert {*own_parts.PATHS} <= paths
+
+
+@pytest.mark.parametrize('field', READ)
+def test_a_path_that_only_a_stored_config_names(field, tmp_path):
+  """It is refused before it is read, and shown with the flag that allows it."""
+  more, read = READ[field]
+  secret = tmp_path / 'my secret'
+  flags = [tuple(flag.split('=')) for flag in more]
+  names = {'data.path': 'text_masked', 'noise.image': 'noise_photo'}
+  name = names.get(field, 'digits')
+  config = load.completed(load.from_file(str(CONFIGS / f'{name}.py')))
+  config = load.with_flags(config, [*flags, (field, str(secret))])
+  content = json.loads(json.dumps(folder.plain(config)))
+  own_parts._allowed.clear()  # another start of the program
+  config = load.stored(content, 'config.json')
+  message = re.escape(
+    f"config.{field}='{secret}' would be read, but only a stored config "
+    f"contains this path. If you trust it, add --allow='{secret}' to the"
+  )
+  refused(message, read, config)
+  own_parts.allow([str(secret)])  # by --allow, a flag or the config file
+  own_parts.check_paths(field, str(secret))
+
+
+def test_a_start_that_gives_the_path_is_not_asked(tmp_path):
+  """By a flag, in a config file, in a sweep; own data without a path never."""
+  run = tmp_path / 'run'
+  path = str(tmp_path / 'pictures.npz')
+  np.savez(path, images=np.zeros((4, 8, 8, 1), np.uint8))
+  ours = smoke(**{'data': 'npz', 'data.path': path, 'data.num_classes': 0})
+  run.mkdir()
+  (run / 'config.json').write_text(json.dumps(folder.plain(ours)))
+  own_parts._allowed.clear()
+  own_parts.allow([smoke().network.name])
+  refused('config.data.path=', images.source_of, load.open_run(run))
+  flagged = load.of_run(run, smoke(), [('data.path', path)])
+  assert len(images.source_of(flagged)) == 4
+  own_parts._allowed.clear()
+  used = load.of_run(run, load.completed(ours), [])  # the user's config file
+  assert len(images.source_of(used)) == 4
+  own_parts._allowed.clear()
+  own_parts.allow(['num_steps=3 guidance.run=runs/a b,runs/c'])
+  own_parts.check_paths('sampling.guidance.run', ('runs/c', 'runs/a'))
+  (run / 'config.json').write_text(json.dumps(folder.plain(smoke())))
+  own_parts._allowed.clear()
+  own_parts.allow([smoke().network.name])
+  own_parts._allowed.discard('digits')
+  assert len(images.source_of(load.open_run(run))) == 1437

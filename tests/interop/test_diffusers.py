@@ -222,7 +222,7 @@ def test_other_folders_are_refused(copy, tmp_path):
   )
   (folder / 'model_index.json').unlink()
   (folder / 'config.json').write_text('[1]')
-  refused(folder, 'contains a list, not an object')
+  refused(folder, 'it is a JSON list, not an object')
   (folder / 'config.json').write_text('{')
   refused(folder, 'config.json cannot be read as JSON')
   folder = copy()

@@ -13,8 +13,8 @@ def axes(monkeypatch, tmp_path):
   saved = []
   save = Figure.savefig
 
-  def savefig(figure, path):
-    save(figure, path)
+  def savefig(figure, file, **options):
+    save(figure, file, **options)
     saved.append(figure)
 
   monkeypatch.setattr(Figure, 'savefig', savefig)

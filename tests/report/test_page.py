@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data import images
-from diffusion_jax.report import page, pictures, record
+from diffusion_jax.report import charts, page, pictures, record
 from diffusion_jax.runtime import sessions
 from tests.planning.test_plans import plan
 
@@ -132,6 +132,76 @@ def test_a_run_that_has_everything_has_every_section(written):
   assert 'digits 8x8x1' in found.text['p'][0]
   assert 'edit.name' not in shown
   assert len(text.encode()) < 5e6
+
+
+# Results, lines of sessions.jsonl and plans with values of other types.
+DAMAGED = {
+  'evaluation/a/result.json': [
+    {'bits_per_dim': 2.0, 'images': 'many'},
+    {'bits_per_dim': 2.0, 'images': 3, 'standard_error': -1.0},
+    {'bits_per_dim': 2.0, 'images': 3, 'standard_error': [1]},
+    {'metrics': 3},
+    {'metrics': {'fid': 3}},
+    {'metrics': {'fid': {'value': 3.0, 'note': [1]}}},
+    {'metrics': {'fid': {}}, 'protocol': {'samples': 'none'}},
+    {'rate': [1.0], 'distortion': [1.0, 2.0]},
+    {'terms': [[1.0], 'x']},
+    {'t': 3, 'accuracy': 4},
+  ],
+  'sessions.jsonl': [
+    {'event': 'start', 'parameters': 'many'},
+    {'event': 'start', 'parameters': {'a': 1}},
+  ],
+  'plans/a.json': [
+    {'of': 'train', 'devices': 'x', 'about': 'x', 'plans': [{'remat': 10**9}]},
+    {'of': ['train'], 'devices': 'x', 'about': 'x', 'plans': []},
+  ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name, content', [
+  (name, content) for name in DAMAGED for content in DAMAGED[name]
+])  # fmt: skip
+def test_a_file_of_other_types_is_left_out(name, content, tmp_path):
+  """The good file next to it is shown."""
+  write_result(tmp_path / 'evaluation' / 'good', {
+    'bits_per_dim': 2.5, 'images': 360,
+  })  # fmt: skip
+  sessions._append(tmp_path, {'event': 'start', 'time': 'a good time'})
+  path = tmp_path / name
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('a') as file:
+    file.write(json.dumps(content) + '\n')
+  found = Page(page.render([record.read('run', tmp_path, CONFIG)]))
+  shown = [s['id'] for s in found.all('section')]
+  assert shown == ['evaluation', 'config', 'environment']
+  assert 'good' in found.text['th'] and 'a' not in found.text['th']
+  assert 'a good time' in found.text['td']
+
+
+def test_times_of_other_types_give_no_duration(tmp_path):
+  for entry in ({'event': 'start', 'time': 3}, {'event': 'end', 'time': []}):
+    sessions._append(tmp_path, entry)
+  run = page.readable(record.read('run', tmp_path, CONFIG))
+  assert run.sessions == []
+
+
+def test_no_line_of_the_page_is_a_strangers(tmp_path):
+  """Newlines and other control characters in names and values are spaces."""
+  line = 'ssh-ed25519 KEY'
+  text = f'x\n{line}\nx\r{line}\x1b[2J\u2028\u202e\ud800'
+  write_result(tmp_path / 'evaluation' / f'a\n{line}\n', {
+    'metrics': {text: {'value': 3.17, 'error': None, 'note': text}}
+  })  # fmt: skip
+  (tmp_path / 'metrics.jsonl').write_text(json.dumps({'step': 1, text: 1.0}))
+  sessions._append(tmp_path, {'event': 'start', 'step': 0, text: text})
+  run = record.read(text, tmp_path, CONFIG | {'network.name': text, text: text})
+  html = page.render([run])
+  html.encode()
+  assert html.count(line) > 8
+  assert line not in map(str.strip, html.splitlines())
+  values = html.replace(charts.script(), '')
+  assert not {*'\r\x1b\u2028\u202e'} & {*values}
 
 
 def test_tiles_fill_their_rows(written):

@@ -1,7 +1,10 @@
 import base64
 import io
+import struct
+import zlib
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from diffusion_jax.data import images
@@ -26,6 +29,26 @@ def test_a_large_photo_becomes_small(tmp_path):
   images.write_png(tmp_path / 'a.png', noise)
   source, width = pictures.source(tmp_path / 'a.png')
   assert source.startswith('data:image/webp') and width == 1280
+
+
+@pytest.mark.parametrize('side', [9_000, 30_000])
+def test_a_picture_that_would_fill_the_memory_is_left_out(side, tmp_path):
+  """The file has 100 bytes, and its header says that it is large."""
+  path = tmp_path / 'step_1.png'
+  images.write_png(path, np.zeros((8, 8), np.uint8))
+  data = path.read_bytes()
+  head = data[12:16] + struct.pack('>II', side, side) + data[24:29]
+  crc = struct.pack('>I', zlib.crc32(head))
+  path.write_bytes(data[:12] + head + crc + data[33:])
+  with pytest.raises((ValueError, Image.DecompressionBombError)):
+    pictures.source(path)
+  assert pictures.film('title', 'about', [('x', path)]) is None
+
+
+def test_a_picture_of_another_kind_is_not_opened(tmp_path):
+  """Pillow would give EPS to Ghostscript."""
+  Image.new('RGB', (8, 8)).save(tmp_path / 'step_1.png', 'EPS')
+  assert pictures.film('title', '', [('x', tmp_path / 'step_1.png')]) is None
 
 
 def test_a_film_keeps_its_ends_and_its_limits(tmp_path):

@@ -31,6 +31,20 @@ def test_sheets_are_in_the_order_of_their_steps(tmp_path):
   ]
 
 
+def test_a_folder_elsewhere_is_not_read(tmp_path):
+  """A link to / would take every JSON file of the machine."""
+  run, out = tmp_path / 'run', tmp_path / 'out'
+  for folder in (run / 'evaluation', out):
+    folder.mkdir(parents=True)
+  (out / 'result.json').write_text('{"metrics": {}}')
+  (out / 'step_1.png').touch()
+  (run / 'evaluation' / 'link').symlink_to(out)
+  for name in ('samples', 'plans'):
+    (run / name).symlink_to(out)
+  found = record.read('run', run, {})
+  assert not found.results and not found.sheets and not found.plans
+
+
 def test_results_are_found_at_any_depth(tmp_path):
   for name, text in {
     'elbo-test/result.json': json.dumps({'metric': 'elbo'}),

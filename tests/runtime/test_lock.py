@@ -1,5 +1,6 @@
 """The lock of a run folder in one process; see also test_run_folder.py."""
 
+import contextlib
 import errno
 import fcntl
 
@@ -7,6 +8,7 @@ import pytest
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import lock
+from tests.runtime.test_files import PLANTED
 
 
 @pytest.fixture
@@ -41,3 +43,18 @@ def test_a_lock_ends_with_its_block(tmp_path):
       with pytest.raises(UserError, match=r'trained by process \d+ on '):
         with lock.hold(tmp_path):
           pass
+
+
+@pytest.mark.parametrize('planted', PLANTED)
+def test_a_lock_writes_no_file_elsewhere(planted, tmp_path):
+  """A hard link is locked; others are refused by the kernel."""
+  mine, run = tmp_path / 'mine', tmp_path / 'run'
+  run.mkdir()
+  mine.write_text('mine')
+  PLANTED[planted](run / 'train.lock', mine)
+  with contextlib.ExitStack() as stack:
+    if planted != 'hard link':
+      stack.enter_context(pytest.raises(OSError))
+    with lock.hold(run):
+      pass
+  assert mine.read_text() == 'mine' and not mine.with_name('none').exists()

@@ -1,6 +1,9 @@
 import json
 
+import pytest
+
 from diffusion_jax.runtime import sessions
+from tests.runtime.test_files import PLANTED
 
 
 def test_the_lines_of_sessions_are_whole(tmp_path):
@@ -17,3 +20,18 @@ def test_the_lines_of_sessions_are_whole(tmp_path):
   assert sessions.seconds([first]) is None
   assert sessions.seconds([{**first, 'step': 3}, last]) is None
   assert sessions.read(tmp_path / 'none') == []
+
+
+@pytest.mark.parametrize('planted', PLANTED)
+def test_sessions_are_appended_to_a_file_of_the_run(planted, tmp_path):
+  """Of a file elsewhere only lines of JSON come into the run."""
+  mine, run = tmp_path / 'mine', tmp_path / 'run'
+  run.mkdir()
+  mine.write_text('secret\n{"event": "start"}\n')
+  PLANTED[planted](run / 'sessions.jsonl', mine)
+  sessions.write_end(run, 9)
+  assert mine.read_text() == 'secret\n{"event": "start"}\n'
+  assert 'secret' not in (run / 'sessions.jsonl').read_text()
+  assert not (run / 'sessions.jsonl').is_symlink()
+  kept = ['start'] * (planted in ('link', 'hard link'))
+  assert [x['event'] for x in sessions.read(run)] == [*kept, 'end']

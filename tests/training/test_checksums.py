@@ -1,7 +1,9 @@
 """Checkpoints that are damaged after they were written, file by file."""
 
 import functools
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -11,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints, checksums
 from tests.training.test_checkpoints import equal, restored, saved, state_of
 
@@ -105,6 +108,46 @@ def test_a_bit_anywhere_in_the_metadata_of_orbax(copy, run):
     path.write_bytes(flipped)
     times += not checksums.find_damage(path.parent)
   assert 0 < times <= 19  # digits of commit_timestamp_nsecs
+
+
+@pytest.mark.parametrize('name', ['dev/zero', 'pipe', 'ema_params/../mine'])
+def test_a_line_of_the_sums_opens_no_other_file(name, copy):
+  """A stranger's line may name any; only what the folder lists is read."""
+  os.mkfifo(copy / 'pipe')
+  (copy / 'checkpoints' / 'mine').touch()
+  folder = copy / 'checkpoints' / '2'
+  path = f'ema_params/{"../" * 30}dev/zero' if 'zero' in name else f'../{name}'
+  with (folder / checksums.NAME).open('a') as file:
+    file.write(f'{hashlib.sha256().hexdigest()}  {path}\n')
+  assert checksums.find_damage(folder) == f'{path} is missing'
+
+
+@pytest.mark.parametrize(
+  'text', ['[]', '[' * 200_000, '{"custom_metadata": 3}']
+)
+def test_unreadable_metadata_are_damage(text, copy):
+  folder = copy / 'checkpoints' / '2'
+  (folder / '_CHECKPOINT_METADATA').write_text(text)
+  assert checksums.find_damage(folder).startswith('_CHECKPOINT_METADATA ')
+  assert not checksums._is_marked(folder, unreadable=False)
+
+
+@pytest.mark.parametrize('name', ['2/state/manifest.ocdbt', '2/state', '3'])
+def test_orbax_opens_nothing_but_files_and_folders(name, copy):
+  """It would wait for a pipe, and delete or write in a folder elsewhere."""
+  path = copy / 'checkpoints' / name
+  (copy / 'elsewhere').mkdir()
+  if path.is_file():
+    path.unlink()
+    os.mkfifo(path)
+  else:
+    shutil.rmtree(path, ignore_errors=True)
+    path.symlink_to(copy / 'elsewhere')
+  for opening in (checkpoints.open_manager, checkpoints.open_read_only):
+    with pytest.raises(
+      UserError, match=f'{name} is a link, a pipe or a device'
+    ):
+      opening(copy)
 
 
 @pytest.mark.parametrize('how', DAMAGES)

@@ -10,6 +10,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from diffusion_jax.training.logging import MetricWriter
+from tests.runtime.test_files import PLANTED
 
 
 def lines(folder):
@@ -125,6 +126,24 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, capsys):
   ]
   said = capsys.readouterr().out
   assert 'dropped 2 lines after step 2 and 1 damaged\n' in said
+
+
+@pytest.mark.parametrize('start', [0, 2])
+@pytest.mark.parametrize('planted', PLANTED)
+def test_metrics_are_appended_to_a_file_of_the_run(planted, start, tmp_path):
+  mine, run = tmp_path / 'mine', tmp_path / 'run'
+  run.mkdir()
+  mine.write_text('{"step": 1, "loss": 1.0}\n')
+  PLANTED[planted](run / 'metrics.jsonl', mine)
+  writer = MetricWriter(run, start)
+  writer.write_scalars(3, {'loss': 3})
+  writer.close()
+  assert mine.read_text() == '{"step": 1, "loss": 1.0}\n'
+  assert not mine.with_name('none').exists()
+  path = run / 'metrics.jsonl'
+  assert not path.is_symlink() and path.stat().st_nlink == 1
+  kept = [1] * bool(start and planted in ('link', 'hard link'))
+  assert [line['step'] for line in lines(run)] == [*kept, 3]
 
 
 def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path, capsys):

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
 
 from diffusion_jax.errors import UserError
+from diffusion_jax.interop.files import write_safetensors
 from diffusion_jax.training import snapshots
 
 
@@ -97,6 +99,33 @@ def test_damage_is_noticed(tmp_path):
   snapshots.check(tmp_path, 20)
   with pytest.raises(ValueError, match='10.safetensors is damaged .SHA256SUMS'):
     snapshots.check(tmp_path, 10)
-  path.write_bytes(data[:20])
-  with pytest.raises(ValueError, match='10.safetensors is damaged'):
-    snapshots.read_images(tmp_path, 10)
+  write_safetensors(path, {}, snapshot='[' * 200_000)
+  for _ in range(2):
+    with pytest.raises(ValueError, match='10.safetensors is damaged'):
+      snapshots.read_images(tmp_path, 10)
+    path.write_bytes(data[:20])
+
+
+@pytest.mark.parametrize('text', [
+  '[' * 200_000, '{"batches": [[0, 1' + '0' * 400 + ']]}', '{"batches": 3}',
+  '{"batches": [[0]]}', '[]', '{}',
+])  # fmt: skip
+def test_damaged_sizes_of_batches_are_one_line(text, tmp_path):
+  (tmp_path / 'snapshots').mkdir()
+  (tmp_path / 'snapshots' / 'batches.json').write_text(text)
+  with pytest.raises(UserError, match='batches.json cannot be read') as error:
+    snapshots.begin(tmp_path, 10, 64)
+  assert '\n' not in str(error.value)
+
+
+def test_snapshots_are_in_the_run(tmp_path):
+  """Neither in a folder elsewhere, nor a pipe that safetensors waits for."""
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / 'snapshots').symlink_to(tmp_path)
+  with pytest.raises(UserError, match='snapshots, which leads out of'):
+    snapshots.begin(tmp_path / 'run', 0, 64)
+  (tmp_path / 'run' / 'snapshots').unlink()
+  snapshots.begin(tmp_path / 'run', 0, 64)
+  os.mkfifo(snapshots.path_of(tmp_path / 'run', 10))
+  with pytest.raises(UserError, match='10.safetensors is a link, a pipe or a'):
+    snapshots.steps(tmp_path / 'run')

@@ -8,7 +8,6 @@ checksum of the weights.
 """
 
 import functools
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from diffusion_jax.data import images as pixels
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.files import make_folder, read_json, write_json
 from diffusion_jax.runtime.per_image import per_image
 from diffusion_jax.runtime.sharding import batch_sharding, replicate
 from diffusion_jax.training import checkpoints, checksums
@@ -56,12 +55,13 @@ class LatentDiffusion(Diffusion):
   @functools.cached_property
   def autoencoder(self) -> VAE:
     """The autoencoder: the copy in the run, or latent.run before the start."""
-    begun = self._record.exists()
-    return self._open(self._copy if begun else Path(self.config.latent.run))
+    if self._record.exists():
+      return self._open(self._copy)
+    return self._open(self.config.latent.run, 'latent.run')
 
-  def _open(self, run: Path) -> VAE:
+  def _open(self, run: str | Path, named: str = '') -> VAE:
     path = 'latent.run'
-    config = load.open_run(run, path)
+    config = load.open_run(run, named)
     facts, model = images.facts_of(config), None
     if schemas.schema_of(config) is schemas.VAE:
       model = VAE(config, run, facts)
@@ -132,7 +132,7 @@ class LatentDiffusion(Diffusion):
         f'config.latent.run: all latents of {run} are equal, or nan: train the '
         'autoencoder further'
       )
-    copy = make_folder(self._copy)
+    copy = make_folder(self.workdir, self._copy.name)
     checkpoints.save_params(copy, step, params, stored)
     if not processes.is_first():
       return
@@ -233,10 +233,12 @@ class LatentDiffusion(Diffusion):
 def read_record(workdir: Path) -> dict:
   """Reads the latent.json of a run; raises UserError if it cannot be read."""
   path = Path(workdir) / 'latent.json'
+  kinds = {'scale': float, 'step': int, 'checksum': int}
   try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f'{path} cannot be read ({error})') from error
+    record = read_json(path)
+    return {name: kind(record[name]) for name, kind in kinds.items()}
+  except (KeyError, OSError, OverflowError, TypeError, ValueError) as error:
+    raise UserError(f'{path} cannot be read: {error}') from error
 
 
 def inverse_std(parts: Iterable[np.ndarray]) -> tuple[float, int]:

@@ -21,6 +21,7 @@ from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.data.text_files import decode_bytes, draw_bytes, printable
 from diffusion_jax.networks.states import StateNetwork
+from diffusion_jax.runtime.files import write_text
 
 Array = jax.Array
 _PRINTED = 4  # texts
@@ -193,6 +194,6 @@ class StateDiffusion(Diffusion):
       texts = [f'--- {i}\n{x}\n' for i, x in enumerate(decode_bytes(samples))]
       print(printable(''.join(texts[:_PRINTED])), end='')
       path = path.with_suffix('.txt')
-      path.write_text(''.join(texts))
+      write_text(path, ''.join(texts))
       print(f'wrote {path}: {len(texts)} texts')
     return {}

@@ -4,7 +4,6 @@ teacher.json in the student's run folder holds a checksum of the teacher's
 weights; other weights are refused later.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from diffusion_jax.app.models import guidance
 from diffusion_jax.app.models.model import Params
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import write_json
+from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.training import checksums
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ def prepare(model: 'Diffusion', student: 'Diffusion') -> Params:
   if not begun and processes.is_first():
     write_json(path, now)
   if begun:
-    before = json.loads(path.read_text())['checksum']
+    before = read_json(path).get('checksum', -1)
     guidance.check_unchanged(
       _PATH, model.workdir, path, before, now['checksum']
     )

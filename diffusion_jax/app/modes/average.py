@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.app import models
 from diffusion_jax.app.config import check_set, from_config
 from diffusion_jax.app.run import folder
-from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime import files
 from diffusion_jax.training import averages, checkpoints
 
 
@@ -27,7 +27,8 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     average = averages.make(workdir, c.sigma_rel, c.step, shapes)
   print(average.describe())
   name = f'{c.sigma_rel:g}-{average.step}'
-  out = Path(c.out or Path(workdir) / 'averages' / name)
+  below = '' if c.out else Path('averages', name)
+  out = files.make_folder(c.out or workdir, below)
   folder.check_no_run(out, '--config.average.out')
   write(Path(workdir), out, average, model.keeps)
   print(f'wrote {out}: --workdir={out} reads it in every mode')
@@ -40,19 +41,20 @@ def write(
 
   keeps: files and folders of the run that are copied.
   """
-  make_folder(out)
   stored = folder.read_config(workdir)
   assert stored is not None  # the snapshots were read with it
   for name in keeps:
     source = workdir / name
+    files.check_files(source)
     if source.is_dir():
-      shutil.copytree(source, out / name, dirs_exist_ok=True)
+      shutil.rmtree(files.make_folder(out, name))  # of an interrupted start
+      shutil.copytree(source, out / name)
     elif source.exists():
-      shutil.copy(source, out / name)
+      files.write_json(out / name, files.read_json(source))
   params = jax.device_get(average.params)
   items = 'params', 'ema_params'
   checkpoints.save_params(out, average.step, params, stored, items=items)
-  write_json(
+  files.write_json(
     out / averages.RECORD,
     {
       'run': workdir.absolute().name,
@@ -63,4 +65,4 @@ def write(
       'residual': average.residual,
     },
   )
-  write_json(out / 'config.json', stored)
+  files.write_json(out / 'config.json', stored)

@@ -41,7 +41,7 @@ from diffusion_jax.interop import (
 )
 from diffusion_jax.interop.diffusers_folders import INDEX, find_model
 from diffusion_jax.interop.reader import Imported
-from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.files import make_folder, parse_json
 from diffusion_jax.runtime.sharding import make_mesh
 from diffusion_jax.training import checkpoints
 
@@ -193,7 +193,7 @@ def read_ours(config: ConfigDict) -> tuple[ConfigDict, Params]:
   metadata = files.read_metadata(c.source)
   if 'config' not in metadata:
     raise ValueError(f'{c.source} was not written by --mode=convert')
-  stored = load.stored(json.loads(metadata['config']), c.source)
+  stored = load.stored(parse_json(metadata['config']), c.source)
   if config.latent is not None:
     stored.latent.run = config.latent.run
   params = traverse_util.unflatten_dict(files.read_tensors(c.source), sep='/')

@@ -53,7 +53,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   params, step = weights.restore(model)
   settings = provenance.edit_settings(model, params, step, pictures)
   print(provenance.describe(settings))
-  out = make_folder(Path(workdir) / 'edits')
+  out = make_folder(workdir, 'edits')
   path = out / f'{edit.output}.npz'
   if path.exists():
     provenance.check_same(path, settings, path, 'edit.output')

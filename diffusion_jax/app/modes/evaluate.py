@@ -7,7 +7,6 @@ that it has written.
 import copy
 import functools
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from diffusion_jax.metrics.metric import as_json, table
 from diffusion_jax.metrics.spaces import Named, Space
 from diffusion_jax.metrics.sweeps import Results, title
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.files import make_folder, read_json, write_json
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import checksums
 
@@ -82,16 +81,17 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   for changes, scores in score_images(points, of_images):
     results[title(changes)] |= scores
   if len(points) > 1 and all(results.values()) and processes.is_first():
-    out = folder_of(model, 'samples' if of_samples else named[0].name)
+    below = folder_of(model, 'samples' if of_samples else named[0].name)
+    out = make_folder(workdir, below)
     sweeps.write(out, [changes for changes, _ in points], results)
 
 
 def folder_of(model: Model, metric: str, changes: dict | None = None) -> Path:
-  """Returns the folder of a metric, or 'samples', at a point of a sweep."""
+  """Returns the path in the run of a metric, or 'samples', at a point."""
   c = model.config.evaluation
   parts = (metric,) if metric == 'samples' else (metric, c.split)
   name = '-'.join(filter(None, (*parts, c.name)))
-  return model.workdir / 'evaluation' / name / title(changes or {})
+  return Path('evaluation', name, title(changes or {}))
 
 
 def sweep(config: ConfigDict) -> Iterator[tuple[Fields, ConfigDict]]:
@@ -135,11 +135,12 @@ def score_samples(
   """
   if changes:
     print(f'{title(changes)}:')
-  out = make_folder(folder_of(model, 'samples', changes))
+  below = folder_of(model, 'samples', changes)
+  out = make_folder(model.workdir, below)
   config = copy.deepcopy(model.config)
   count = config.evaluation.num_generated
   config.sampling.update(num_samples=count, name='samples', trajectory=False)
-  path = sample.draw(config, model.workdir, out, 'evaluation.name')
+  path = sample.draw(config, model.workdir, below, 'evaluation.name')
   if not processes.is_first():
     return {}
   needs = {need for each in named for need in each.metric.needs}
@@ -201,7 +202,7 @@ def score_point(model: Model, named: list[Named], changes: Fields) -> Fields:
   checksum = checksums.of_arrays(params)
   params = replicate(mesh, params)
   for name, _, metric in named:
-    out = make_folder(folder_of(model, name, changes))
+    out = make_folder(model.workdir, folder_of(model, name, changes))
     if processes.is_first():
       check_same_evaluation(out, describe(model, name, checksum, count))
     assert metric.measure is not None
@@ -273,7 +274,7 @@ def check_same_evaluation(out: Path, settings: Fields) -> None:
   """Raises UserError if the folder holds another evaluation."""
   path = out / 'settings.json'
   if any((out / 'parts').glob('*')):  # else it was refused
-    changed = folder.differences(json.loads(path.read_text()), settings)
+    changed = folder.differences(read_json(path), settings)
     if changed:
       raise UserError(
         f'{out} holds another evaluation: {changed}. Delete it, or give this '

@@ -28,7 +28,7 @@ from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.planning import plans, programs, roofline, topologies
 from diffusion_jax.planning.topologies import Topology
 from diffusion_jax.runtime import sessions, sharding
-from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.files import make_folder, read_json, write_json
 from diffusion_jax.training.objectives import Objective
 
 COMPILERS = 'jax', 'jaxlib', 'libtpu', 'jax-cuda12-pjrt', 'jax-cuda13-pjrt'
@@ -48,7 +48,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   about = plans.describe(topology)
   print(about)
   name = re.sub(r'\W', '_', plan.devices)
-  path = make_folder(Path(workdir) / 'plans') / f'{plan.of}-{name}.json'
+  path = make_folder(workdir, 'plans') / f'{plan.of}-{name}.json'
   stored, rows = read(path), []
   for variant in variants(config, plan):
     row = compile_one(variant, plan.of, topology, workdir, stored)
@@ -309,6 +309,6 @@ def checksum(text: str, topology: Topology) -> str:
 def read(path: Path) -> dict[str, dict]:
   """Returns a file's plans by their checksums, {} if it cannot be read."""
   try:
-    return {row['key']: row for row in json.loads(path.read_text())['plans']}
-  except (OSError, ValueError, KeyError, TypeError):
+    return {row['key']: row for row in read_json(path)['plans']}
+  except (FileNotFoundError, UserError, KeyError, TypeError):
     return {}

@@ -26,7 +26,6 @@ from diffusion_jax.app import (
 from diffusion_jax.app.models.model import Model
 from diffusion_jax.app.modes.sample import check_numbers
 from diffusion_jax.app.run import folder, provenance
-from diffusion_jax.core.keys import stream
 from diffusion_jax.data import image_sets, images as pixels
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
@@ -35,7 +34,7 @@ from diffusion_jax.report import page, pictures, record, results
 from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.results import Table
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import write_text
+from diffusion_jax.runtime.files import one_line, write_text
 from diffusion_jax.runtime.sharding import replicate
 
 T = TypeVar('T')
@@ -100,8 +99,8 @@ def optional(what: str, function: Callable[..., T], *args: object) -> T | None:
   """
   try:
     return function(*args)
-  except (UserError, ValueError, OSError, RuntimeError) as error:
-    print(f'the report leaves out {what}: {" ".join(str(error).split())}')
+  except (UserError, OSError, RuntimeError, *page.DAMAGE) as error:
+    print(one_line(f'the report leaves out {what}: {error}'))
     return None
 
 
@@ -142,7 +141,7 @@ def trajectory(model: Model) -> tuple[Film | None, np.ndarray | None]:
 
 def gallery(model: Model) -> list[Film | Table | None]:
   """Returns pictures of the files of --mode=sample, and how these differ."""
-  paths = (Path(model.workdir) / 'samples').glob('*.npz')
+  paths = record.files_of(Path(model.workdir) / 'samples', '*.npz')
   newest = sorted(paths, key=lambda path: path.lstat().st_mtime)[-_FILES:]
   films = [y for x in newest if (y := optional(x.name, drawn_by, model, x))]
   table = page.differing({name: fields for name, _, fields in films})
@@ -156,12 +155,20 @@ def drawn_by(model: Model, path: Path) -> tuple[str, Film | None, dict]:
   one = models.make(load.stored(content, path), model.workdir, model.facts)
   calls = count_calls(one) if stored else None
   note = f'{calls} calls of the network' if calls else ''
-  x = one.pictures(next(image_sets.read(path).batches(2 * _PICTURES)))
+  x = one.pictures(read_first(model, path, 2 * _PICTURES))
   sheet = pixels.grid(x, _PICTURES, max(1, round(48 / x.shape[1])))
   name = results.in_words(path.stem)
   frame = results.about(stored, note), sheet
   film = pictures.film(name, f'Images: {name}', [frame])
   return name, film, {'calls': calls} | folder.flat(stored)
+
+
+def read_first(model: Model, path: Path, n: int) -> np.ndarray:
+  """Returns the first n images of a file, which must have the run's shape."""
+  stored, shape = image_sets.read(path), model.facts.image_shape
+  if stored.shape[1:] != shape:
+    raise UserError(f'{path} has images of {stored.shape[1:]}, not {shape}')
+  return next(stored.batches(n))
 
 
 def count_calls(model: Any) -> int | None:
@@ -177,8 +184,7 @@ def count_calls(model: Any) -> int | None:
 
   params = weights.restore(model)[0] if model.learns_schedule else None
   _, levels, sampler = model.levels_and_sampler(params)
-  key, x = stream(0, 'count_calls'), jnp.zeros((1, 1))
-  dj.sample(key, denoise, sampler, levels, x)
+  dj.sample(jax.random.key(0), denoise, sampler, levels, jnp.zeros((1, 1)))
   jax.effects_barrier()
   return len(calls)
 
@@ -191,8 +197,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
   name = f'{provenance.name_of(model)}.npz'
   path = Path(model.workdir) / 'samples' / name
   if path.is_file():
-    with np.load(path) as arrays:
-      samples = arrays['arr_0'][:_PICTURES]
+    samples = read_first(model, path, _PICTURES)
   source = images.source_of(model.config)
   size = len(source) * int(np.prod(source.image_shape))
   if samples is None or size > _MOST_PIXELS:

@@ -1,6 +1,7 @@
 """Implements --mode=sample: draws images from a trained run."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from diffusion_jax.app.run.provenance import Settings
 from diffusion_jax.data import images, sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.files import make_folder, one_line, write_text
 from diffusion_jax.runtime.per_image import one_ahead, rows
 from diffusion_jax.runtime.sharding import replicate
 
@@ -34,15 +35,16 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   reads texts, <name>.txt has one text per line. <name>.parts/ keeps the batches
   until all are drawn.
   """
-  draw(config, workdir, Path(workdir) / 'samples', 'sampling.name')
+  draw(config, workdir, Path('samples'), 'sampling.name')
 
 
 def draw(
-  config: ConfigDict, workdir: str | Path, out: Path, field: str
+  config: ConfigDict, workdir: str | Path, below: Path, field: str
 ) -> Path:
-  """Writes the samples into the folder `out`; returns the path of the npz file.
+  """Writes the samples into a folder of the run; returns the npz file's path.
 
-  field: the field of the config that renames the folder or the files.
+  below: the folder's path in the run; field: the field of the config that
+  renames the folder or the files.
   """
   model = models.make(config, workdir)
   model.check('sample')
@@ -51,7 +53,7 @@ def draw(
   params, step = weights.restore(model)
   settings = provenance.settings(model, params, step)
   print(provenance.describe(settings))
-  out = make_folder(out)
+  out = make_folder(workdir, below)
   path = out / f'{provenance.name_of(model)}.npz'
   parts = path.with_suffix('.parts')
   done = processes.is_first() and is_done(path, parts, settings, field)
@@ -79,6 +81,8 @@ def draw_parts(
   generate = model.generate(mesh, other_runs.guides_of(model), c.trajectory)
   starts = range(0, n, size)
   paths = [parts / f'{start:08d}.npz' for start in starts]
+  if processes.is_first():
+    make_folder(parts.parent, parts.name)
   # All processes draw the parts that the first process is missing.
   missing = processes.broadcast([not path.exists() for path in paths])
   before = n - sum(min(size, n - starts[i]) for i in np.flatnonzero(missing))
@@ -98,7 +102,6 @@ def draw_parts(
         x = x[:, -1]
       if processes.is_first():
         pictures = images.to_uint8(x, model.facts.num_levels)[: n - starts[i]]
-        parts.mkdir(exist_ok=True)
         provenance.write_npz(paths[i], {'arr_0': pictures}, settings)
       bar.update(min(size, n - starts[i]))
   return paths
@@ -133,7 +136,7 @@ def write(
   print(f'wrote {path}')
   if inputs.texts:
     path = path.with_suffix('.txt')
-    path.write_text(''.join(f'{text}\n' for text in inputs.texts))
+    write_text(path, ''.join(f'{one_line(text)}\n' for text in inputs.texts))
     print(f'wrote {path}: what the images should show, one text a line')
 
 
@@ -154,24 +157,23 @@ def is_done(path: Path, parts: Path, settings: Settings, field: str) -> bool:
 
 
 def gather(paths: list[Path], n: int) -> np.ndarray:
-  """Joins the n images of all parts, in a memory-mapped file."""
+  """Joins the n images of all parts, in a memory-mapped file without a name."""
   whole = np.empty(0, np.uint8)
   end = 0
   for path in paths:
     try:
-      with path.open('rb') as raw, np.load(raw) as part:
-        pictures = part['arr_0']
-    except sources.UNREADABLE as error:
+      pictures = sources.read_npz(path, ['arr_0'])['arr_0']
+      if not end:
+        shape = n, *pictures.shape[1:]
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+          whole = np.memmap(file, np.uint8, 'w+', shape=shape)
+      start, end = end, end + len(pictures)
+      whole[start:end] = pictures
+    except (FileNotFoundError, TypeError, ValueError) as error:
       raise UserError(
         f'{path} is damaged ({error}): delete it, and the same command makes '
         'it again'
       ) from error
-    if not end:
-      shape = n, *pictures.shape[1:]
-      file = path.with_name('all.npy')
-      whole = np.lib.format.open_memmap(file, 'w+', np.uint8, shape)
-    start, end = end, end + len(pictures)
-    whole[start:end] = pictures
   return whole
 
 

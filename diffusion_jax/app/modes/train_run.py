@@ -21,7 +21,7 @@ from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import cache, processes, sessions
-from diffusion_jax.runtime.files import write_json
+from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.training import checkpoints, first_weights, snapshots
 from diffusion_jax.training.logging import MetricWriter
@@ -152,7 +152,7 @@ def begin(parts: Setup) -> Run | None:
   first = processes.is_first()  # of several processes one writes
   if first:
     write_json(workdir / 'config.json', stored)
-    (workdir / 'samples').mkdir(exist_ok=True)
+    make_folder(workdir, 'samples')
     count = sum(x.size for x in jax.tree.leaves(state.params))
     sessions.write_start(workdir, start, count)
   writer = MetricWriter(workdir, start, first)

@@ -16,7 +16,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.app import sections
 from diffusion_jax.app.sections import Training
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime.files import write_json
+from diffusion_jax.runtime.files import read_json, write_json
 
 # Sections that say how a model is used; all others describe it.
 USES = (
@@ -60,17 +60,9 @@ def read_config(workdir: str | Path) -> dict | None:
   """Reads the config.json of a run; returns None if the file is missing."""
   path = Path(workdir) / 'config.json'
   try:
-    content = json.loads(path.read_text())
+    return read_json(path)
   except (FileNotFoundError, NotADirectoryError):
     return None
-  except (OSError, ValueError, RecursionError) as error:
-    raise UserError(f'{path} cannot be read as JSON ({error})') from error
-  if not isinstance(content, dict):
-    raise UserError(
-      f'{path} is not the config of a run: it holds a JSON '
-      f'{type(content).__name__}, not an object'
-    )
-  return content
 
 
 def check_no_run(workdir: Path, flag: str) -> None:

@@ -15,7 +15,7 @@ from diffusion_jax.app.run import folder
 from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.sweeps import title
-from diffusion_jax.runtime.files import write_npz as write_arrays
+from diffusion_jax.runtime.files import parse_json, write_npz as write_arrays
 from diffusion_jax.training import checkpoints, checksums
 
 if TYPE_CHECKING:
@@ -124,9 +124,9 @@ def write_npz(path: Path, arrays: dict, content: Settings) -> None:
 def read(path: Path) -> Settings:
   """Reads the settings in an npz file; {} if they are missing or damaged."""
   try:
-    with open(path, 'rb') as raw, np.load(raw) as arrays:
-      return json.loads(arrays['settings'].item())
-  except (KeyError, *sources.UNREADABLE):
+    text = sources.read_npz(path, ['settings'])['settings'].item()
+    return dict(parse_json(text))
+  except (OSError, TypeError, ValueError):
     return {}
 
 

@@ -166,13 +166,13 @@ def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
 
 
 def test_known_pixels_stay_in_an_edit(tmp_path):
-  config = states(**{'edit.num_samples': 2})
+  files = {f'edit.{x}': tmp_path / f'{x}.png' for x in ('image', 'mask')}
+  config = states(**{'edit.num_samples': 2}, **files)
   workdir = untrained(config, tmp_path / 'run')
   picture = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
   mask = np.repeat(np.array([255, 0], np.uint8), 32).reshape(8, 8)
   for name, x in (('image', picture), ('mask', mask)):
-    Image.fromarray(x).save(tmp_path / f'{name}.png')
-    config.edit[name] = str(tmp_path / f'{name}.png')
+    Image.fromarray(x).save(files[f'edit.{name}'])
   MODES['edit'](config, workdir)
   with np.load(workdir / 'edits' / 'edit.npz') as arrays:
     results = arrays['arr_0'][..., 0]

@@ -215,6 +215,8 @@ def test_fields_of_a_users_own_come_back(tmp_path):
   with pytest.raises(UserError, match='add --allow=tests.app.not_allowed:Ne'):
     read(tmp_path / 'not_allowed', out)
   assert 'tests.app.not_allowed' not in sys.modules
+  files.write_safetensors(out, tensors, config='[' * 200_000)
+  refused('convert.source: it is nested', read, tmp_path / 'not_allowed', out)
   assert not (tmp_path / 'not_allowed').exists()
 
 

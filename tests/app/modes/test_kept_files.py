@@ -3,6 +3,7 @@
 import errno
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 
@@ -223,3 +224,72 @@ def test_edits_carry_their_settings_and_are_kept(copy, tmp_path):
   keeps_all('edit', other, copy, message)
   sample.images.write_png(picture, np.full((8, 8), 255, np.uint8))
   keeps_all('edit', smoke(**fields), copy, 'other settings: pictures.image is ')
+
+
+@pytest.mark.parametrize('mode, name', [
+  ('sample', 'samples'), ('sample', 'samples/samples.parts'),
+  ('evaluate', 'evaluation'), ('plan', 'plans'), ('train', 'checkpoints'),
+  ('train', 'checkpoints/2'),
+])  # fmt: skip
+def test_no_mode_writes_in_a_folder_elsewhere(mode, name, copy, tmp_path):
+  """As an archive of a stranger can have links to any place."""
+  out = tmp_path / 'out'
+  out.mkdir()
+  (out / 'mine').write_text('mine')
+  shutil.rmtree(copy / name, ignore_errors=True)
+  (copy / name).symlink_to(out)
+  fields = {'plan.devices': 'cpu:1', 'evaluation.metrics': 'elbo'}
+  message = f'{name}.* (leads out of|is a link, a pipe or a device)'
+  refused(message, MODES[mode], smoke(**FEW, **fields), str(copy))
+  assert content(out) == {out / 'mine': b'mine'}
+
+
+def test_a_report_is_made_of_what_can_be_read(copy, tmp_path, capsys):
+  """Other files are damaged or lead elsewhere, and none is written there."""
+  mine = tmp_path / 'other'
+  mine.write_text('mine')
+  (copy / 'sessions.jsonl').write_text('{"event": "start", "step": 1}\n' * 2)
+  for name in ('evaluation/a', 'evaluation/b', 'plans'):
+    (copy / name).mkdir(parents=True, exist_ok=True)
+  for name, text in {
+    'evaluation/a/result.json': '{"bits_per_dim": "x", "metrics": [3]}',
+    'evaluation/b/result.json': '[' * 200_000,
+    'plans/a.json': '{"step": 1' + '0' * 400 + '}',
+    'samples/samples.npz': 'PK',
+  }.items():
+    (copy / name).write_text(text)
+  for name, target in {
+    'report.html': mine,
+    'report.html.tmp': mine,
+    'metrics.jsonl': '/dev/zero',
+    'samples/step_00000004.png': '/dev/zero',
+  }.items():
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).symlink_to(target)
+  for name in ('step_00000005.png', 'pipe.npz'):
+    os.mkfifo(copy / 'samples' / name)
+  (copy / 'samples' / 'folder.npz').symlink_to('/')
+  MODES['report'](smoke(**{'report.trajectory': False}), str(copy))
+  said = capsys.readouterr().out.splitlines()
+  left_out = 'the report leaves out '
+  assert {line.removeprefix(left_out).partition(': ')[0] for line in said} == {
+    'neighbours', 'samples.npz', f'wrote {copy}/report.html',
+  }  # fmt: skip
+  html = (copy / 'report.html').read_text()
+  sections = re.findall('<section id="([a-z]+)"', html)
+  assert sections == ['config', 'environment'] and mine.read_text() == 'mine'
+
+
+@pytest.mark.parametrize('name, message', {
+  'config.json': 'config.json cannot be read: not a regular file',
+  'checkpoints/4/SHA256SUMS': 'SHA256SUMS is a link, a pipe or a device',
+  'checkpoints/4/ema_params/manifest.ocdbt': 'manifest.ocdbt is a link, a pipe',
+}.items())  # fmt: skip
+def test_no_mode_waits_for_a_pipe(name, message, copy):
+  (copy / name).unlink()
+  os.mkfifo(copy / name)
+
+  def use():
+    MODES['sample'](load.of_run(copy, smoke(**FEW), []), str(copy))
+
+  refused(message, use)

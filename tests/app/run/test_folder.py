@@ -30,9 +30,9 @@ def test_the_config_is_written_with_all_values_and_the_facts(tmp_path):
 
 
 @pytest.mark.parametrize('content, message', {
-  '[1, 2]': 'config.json is not the config of a run: it holds a JSON list',
+  '[1, 2]': 'config.json cannot be read: it is a JSON list',
   '"a"': 'a JSON str, not an object',
-  '{': 'config.json cannot be read as JSON',
+  '{': 'config.json cannot be read: ',
 }.items())  # fmt: skip
 def test_a_config_json_that_is_no_object_is_one_line(
   content, message, tmp_path

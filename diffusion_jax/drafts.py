@@ -1,0 +1,25 @@
+"""Writes files whole or not at all, and through no link."""
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@contextlib.contextmanager
+def draft(path: str | Path) -> Iterator[BinaryIO]:
+  """Opens a new file, which replaces `path` if the block raises no error."""
+  new = Path(f'{path}.{secrets.token_hex(4)}.tmp')
+  try:
+    with new.open('xb') as file:  # O_EXCL, which opens no link
+      yield file
+    new.replace(path)
+  finally:
+    new.unlink(missing_ok=True)
+
+
+def write_figure(path: str | Path, figure: Any) -> None:
+  """Writes a figure of matplotlib as a PNG file."""
+  with draft(path) as file:
+    figure.savefig(file, format='png')

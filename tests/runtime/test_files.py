@@ -1,0 +1,163 @@
+"""Files of a run whose folder a stranger has made."""
+
+import os
+
+import numpy as np
+import pytest
+
+from diffusion_jax.data import images
+from diffusion_jax.drafts import draft, write_figure
+from diffusion_jax.errors import UserError
+from diffusion_jax.interop.files import write_safetensors
+from diffusion_jax.runtime import files
+
+PICTURE = np.zeros((4, 4, 3), np.uint8)
+
+
+class Figure:
+  """Stands for matplotlib's, which takes a second."""
+
+  @staticmethod
+  def savefig(file, format):
+    file.write(format.encode())
+
+
+# Everything that writes a file of a run by its path.
+WRITERS = {
+  'text': lambda path: files.write_text(path, 'new'),
+  'json': lambda path: files.write_json(path, {'new': 1}),
+  'npz': lambda path: files.write_npz(path, {'new': PICTURE}),
+  'png': lambda path: images.write_png(path, PICTURE),
+  'gif': lambda path: images.write_gif(path, [PICTURE, PICTURE]),
+  'plot': lambda path: write_figure(path, Figure),
+  'safetensors': lambda path: write_safetensors(path, {'new': PICTURE}),
+}
+PLANTED = {
+  'link': lambda path, mine: path.symlink_to(mine),
+  'dangling': lambda path, mine: path.symlink_to(mine.with_name('none')),
+  'hard link': lambda path, mine: path.hardlink_to(mine),
+  'pipe': lambda path, mine: os.mkfifo(path),
+  'device': lambda path, mine: path.symlink_to('/dev/zero'),
+  'process': lambda path, mine: path.symlink_to('/proc/self/pagemap'),
+}
+
+
+@pytest.mark.parametrize('planted', PLANTED)
+@pytest.mark.parametrize('write', WRITERS)
+def test_nothing_is_written_through_a_link(write, planted, tmp_path):
+  mine, run = tmp_path / 'mine', tmp_path / 'run'
+  mine.write_text('mine')
+  run.mkdir()
+  for name in ('file', 'file.tmp', 'file.draft.tmp'):
+    PLANTED[planted](run / name, mine)
+  WRITERS[write](run / 'file')
+  assert mine.read_text() == 'mine' and not mine.with_name('none').exists()
+  path = run / 'file'
+  assert path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1
+  assert path.stat().st_size and len([*run.iterdir()]) == 3
+  assert path.stat().st_mode == mine.stat().st_mode  # as umask says
+
+
+def test_a_write_that_fails_keeps_the_old_file(tmp_path):
+  path = tmp_path / 'file'
+  path.write_text('old')
+  with pytest.raises(KeyError):
+    with draft(path) as file:
+      file.write(b'half')
+      raise KeyError
+  assert path.read_text() == 'old' and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize('below', [
+  'link', 'link/a', 'a/link', '../run/a', 'a/../../out', 'x=/../..', '/OUT',
+])  # fmt: skip
+def test_a_folder_below_a_run_is_in_the_run(below, tmp_path):
+  """Also where a part of its path comes from a stored config."""
+  out, run = tmp_path / 'out', tmp_path / 'run'
+  out.mkdir()
+  (run / 'a').mkdir(parents=True)
+  for link in ('link', 'a/link'):
+    (run / link).symlink_to(out)
+  with pytest.raises(UserError, match='nothing is written in .* leads out of'):
+    files.make_folder(run, below.replace('/OUT', str(out)))
+  assert not [*out.iterdir()]
+
+
+def test_a_run_folder_may_be_a_link(tmp_path):
+  (tmp_path / 'large').mkdir()
+  (tmp_path / 'run').symlink_to(tmp_path / 'large')
+  folder = files.make_folder(tmp_path / 'run', 'samples/more')
+  assert folder == tmp_path / 'run' / 'samples' / 'more'
+  assert (tmp_path / 'large' / 'samples' / 'more').is_dir()
+
+
+@pytest.mark.parametrize('planted', PLANTED)
+def test_what_a_library_may_open_is_a_file_or_a_folder(planted, tmp_path):
+  mine, deep = tmp_path / 'mine', tmp_path / 'run' / '4' / 'params'
+  mine.write_text('mine')
+  deep.mkdir(parents=True)
+  PLANTED[planted](deep / 'file', mine)
+  if planted in ('link', 'hard link'):  # as a folder of downloads has them
+    files.check_files(tmp_path / 'run')
+    return
+  with pytest.raises(UserError, match='params/file is a link, a pipe or a dev'):
+    files.check_files(tmp_path / 'run')
+
+
+@pytest.mark.parametrize('name', ['run', 'run/4/params'])
+def test_a_library_opens_no_folder_elsewhere(name, tmp_path):
+  (tmp_path / 'out' / '4' / 'params').mkdir(parents=True)
+  path = tmp_path / name
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.symlink_to(tmp_path / 'out')
+  with pytest.raises(UserError, match=f'{name} is a link'):
+    files.check_files(tmp_path / 'run')
+  files.check_files(tmp_path / 'missing')
+
+
+def sparse(path):
+  with path.open('wb') as file:
+    file.truncate(2**40)
+
+
+DAMAGED = {
+  'empty': lambda path: path.touch(),
+  'deep': lambda path: path.write_text('[' * 200_000),
+  'rather deep': lambda path: path.write_text('{"a":' * 300 + '1' + '}' * 300),
+  'a list': lambda path: path.write_text('[1]'),
+  'binary': lambda path: path.write_bytes(bytes(range(256))),
+  'long number': lambda path: path.write_text('{"a": 1' + '0' * 5000 + '}'),
+  'large': sparse,
+  'folder': lambda path: path.mkdir(),
+  **{
+    name: lambda path, plant=plant: plant(path, path.with_name('mine'))
+    for name, plant in PLANTED.items()
+    if name in ('pipe', 'device', 'process')
+  },
+}
+
+
+@pytest.mark.parametrize('name', DAMAGED)
+def test_a_damaged_file_of_json_is_one_line(name, tmp_path):
+  path = tmp_path / 'config.json'
+  DAMAGED[name](path)
+  if name == 'long number':
+    assert files.read_json(path) == {'a': np.inf}
+    return
+  with pytest.raises(UserError, match='config.json cannot be read: ') as error:
+    files.read_json(path)
+  assert '\n' not in str(error.value)
+  if name == 'large':
+    with pytest.raises(OSError, match='more than 256 MiB'):
+      list(files.read_json_lines(path))
+  else:
+    assert list(files.read_json_lines(path)) == []
+
+
+def test_json_of_64_bits_and_some_depth_is_exact(tmp_path):
+  content = {'step': 2**62, 'seed': -(2**62), 'x': [[[{'y': [1e300, None]}]]]}
+  files.write_json(tmp_path / 'a.json', content)
+  assert files.read_json(tmp_path / 'a.json') == content
+  assert files.parse_json(b'3') == 3
+  with pytest.raises(FileNotFoundError):
+    files.read_json(tmp_path / 'b.json')
