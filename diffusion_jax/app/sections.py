@@ -105,6 +105,7 @@ class Training:
       --multihost is lost
     skip_nonfinite: steps in a row that may be skipped because loss or gradient
       is not finite
+    deterministic: the same numbers at every start on GPUs too, which is slower
     resume: force: continue although the config differs
   """
 
@@ -138,6 +139,7 @@ class Training:
   keep_best_by: Free[str] = 'test_loss'
   heartbeat_timeout: Free[Size] = 30
   skip_nonfinite: Free[Count] = 0
+  deterministic: Free[bool] = False
   resume: Free[Literal['auto', 'force']] = 'auto'
 
 

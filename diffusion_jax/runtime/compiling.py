@@ -23,19 +23,28 @@ _GPU = {
 }
 
 
-def options(mesh: Mesh, effort: Effort) -> dict[str, int | bool]:
+def options(
+  mesh: Mesh, effort: Effort, deterministic: bool = False
+) -> dict[str, int | bool]:
   """Returns XLA's options for `jax.jit(compiler_options=...)`.
 
-  effort: 'fast' for a program that runs once, else 'tuned'. An option that the
-  user sets in XLA_FLAGS, or that the installed XLA does not have, is left out.
+  effort: 'fast' for a program that runs once, else 'tuned'. deterministic: only
+  operations whose results are always the same, bit for bit; CPUs have no other.
+  An option that the user sets in XLA_FLAGS, or that the installed XLA does not
+  have, is left out.
   """
   platform = mesh.devices.flat[0].platform
   table = {'cpu': _CPU, 'gpu': _GPU if adds_biases() else {}}.get(platform, {})
+  chosen = {
+    n: value for n, (value, efforts) in table.items() if effort in efforts
+  }
+  if deterministic and platform == 'gpu':
+    chosen['xla_gpu_exclude_nondeterministic_ops'] = True
   given = os.environ.get('XLA_FLAGS', '')
   return {
     name: value
-    for name, (value, efforts) in table.items()
-    if effort in efforts and name not in given and _exists(name, value)
+    for name, value in chosen.items()
+    if name not in given and _exists(name, value)
   }
 
 

@@ -1,7 +1,7 @@
 """Layers, a U-Net, its gradient, a sampler and a step on the default device.
 
 The CPU computes the expected values with the same functions in float64. Errors
-are relative to the largest value.
+are relative to the largest value. All functions of a type are one program.
 """
 
 import functools
@@ -17,52 +17,22 @@ import diffusion_jax as dj
 from diffusion_jax.networks.cpu.convolution import conv2d
 from diffusion_jax.networks.group_norm import GroupNorm
 from diffusion_jax.networks.unet import UNet
+from diffusion_jax.runtime import compiling
+from diffusion_jax.runtime.sharding import make_mesh
 
 # For float32 at the highest precision, and bfloat16 with 8 bits.
 TOLERANCE = {'float32': 2e-5, 'bfloat16': 0.05}
-TYPES = pytest.mark.parametrize('dtype', TOLERANCE)
-
-
-def on_device(function, arguments, dtype) -> Any:
-  """Returns results of the default device in `dtype`, at highest precision."""
-  cast = lambda x: jnp.asarray(x, dtype if np.asarray(x).ndim else None)
-  with jax.default_matmul_precision('highest'):
-    found = jax.jit(function)(*jax.tree.map(cast, arguments))
-  return jax.tree.map(lambda x: np.asarray(x, np.float64), found)
-
-
-def in_float64(function, arguments) -> Any:
-  """Returns the results of the CPU in float64."""
-  with jax.enable_x64(True), jax.default_device(jax.devices('cpu')[0]):
-    arguments = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), arguments)
-    with jax.default_matmul_precision('highest'):
-      found = jax.jit(function)(*arguments)
-    return jax.tree.map(np.asarray, found)
-
-
-def close(found, expected, tolerance):
-  for a, b in zip(
-    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
-  ):
-    assert np.isfinite(a).all() and a.shape == b.shape
-    scale = np.abs(b).max()
-    assert scale > 0.0
-    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
-
-
-def check(function, arguments, dtype, factor=1.0):
-  found = on_device(function, arguments, dtype)
-  expected = in_float64(function, arguments)
-  close(found, expected, factor * TOLERANCE[dtype])
+FLOAT64 = jnp.dtype('float64')
 
 
 def with_gradients(function):
   """Returns the function with the gradients of the sum of its sines."""
 
-  def both(*arguments):
-    loss = lambda *a: jnp.sum(jnp.sin(function(*a)))
+  def both(dtype, *arguments):
+    apply = functools.partial(function, dtype)
+    loss = lambda *a: jnp.sum(jnp.sin(apply(*a)))
     places = tuple(range(len(arguments)))
-    return function(*arguments), jax.grad(loss, argnums=places)(*arguments)
+    return apply(*arguments), jax.grad(loss, argnums=places)(*arguments)
 
   return both
 
@@ -71,46 +41,54 @@ def normal(*shape, scale=1.0):
   return scale * np.random.default_rng(sum(shape)).standard_normal(shape)
 
 
-@TYPES
-@pytest.mark.parametrize('stride, size', [(1, 3), (2, 3), (1, 1)])
-def test_convolution_and_its_gradients(stride, size, dtype):
-  x, kernel = normal(2, 8, 8, 16), normal(size, size, 16, 8, scale=0.1)
+# Each function takes the type of the network, and arrays: of the network's type
+# for layers, of float32 for what has a network in it, or all in float64.
+
+
+def convolution(stride, size):
   pad = ((size - 1) // 2, size // 2)
   conv = functools.partial(conv2d, stride=stride, padding=(pad, pad))
-  check(with_gradients(conv), (x, kernel), dtype, factor=2.0)
+  arguments = normal(2, 8, 8, 16), normal(size, size, 16, 8, scale=0.1)
+  return with_gradients(lambda dtype, *x: conv(*x)), arguments, 2.0
 
 
-@TYPES
-@pytest.mark.parametrize('implementation', ['xla', 'cudnn'])
-def test_attention_and_its_gradients(implementation, dtype):
-  if implementation == 'cudnn':
-    if jax.default_backend() != 'gpu':
-      pytest.skip('cuDNN is a library of NVIDIA GPUs')
-    if dtype == 'float32':
-      pytest.skip("cuDNN's attention has no float32")
+def attention(implementation):
+  def attend(dtype, *qkv):
+    own = 'xla' if dtype == FLOAT64 else implementation
+    return jax.nn.dot_product_attention(*qkv, implementation=own)
+
   arguments = tuple(normal(2, 64, 2, 32) + i for i in range(3))
-  attend: Any = jax.nn.dot_product_attention
-  found = on_device(
-    with_gradients(functools.partial(attend, implementation=implementation)),
-    arguments,
-    dtype,
-  )
-  expected = in_float64(with_gradients(attend), arguments)
-  close(found, expected, 2.0 * TOLERANCE[dtype])
+  return with_gradients(attend), arguments, 2.0
 
 
-@TYPES
-def test_group_norm_and_its_gradients(dtype):
-  norm = GroupNorm(4, dtype=jnp.dtype(dtype))
-  scale, bias = 1.0 + normal(16, scale=0.1), normal(16)
-
-  def apply(x, scale, bias):
-    params = {'scale': scale, 'bias': bias}
-    of_type = norm if x.dtype != jnp.float64 else GroupNorm(4, dtype=x.dtype)
-    return of_type.apply({'params': params}, x)
-
+def group_norm():
   # A sum of squares with few digits would lose a mean far from 0.
-  check(with_gradients(apply), (3.0 + normal(2, 8, 8, 16), scale, bias), dtype)
+  def apply(dtype, x, scale, bias):
+    params = {'scale': scale, 'bias': bias}
+    return GroupNorm(4, dtype=dtype).apply({'params': params}, x)
+
+  arguments = 3.0 + normal(2, 8, 8, 16), 1.0 + normal(16, scale=0.1), normal(16)
+  return with_gradients(apply), arguments, 1.0
+
+
+def biases():
+  # XLA moves sums with a bias into products, and once lost the factor.
+  def apply(dtype, x, w, b):
+    rows, columns = b[:, None], b[None]
+    return 3.0 * (x @ w + columns), x @ w + rows, 3.0 * (x @ w) + columns
+
+  return apply, (normal(64, 64), normal(64, 64), normal(64)), 1.0
+
+
+LAYERS = {
+  'convolution': convolution(1, 3),
+  'convolution of stride 2': convolution(2, 3),
+  'convolution of size 1': convolution(1, 1),
+  'attention by XLA': attention('xla'),
+  'attention by cuDNN': attention('cudnn'),
+  'group norm': group_norm(),
+  'biases': biases(),
+}
 
 
 def small(dtype) -> Any:
@@ -125,8 +103,7 @@ def small(dtype) -> Any:
   )
 
 
-@pytest.fixture(scope='module')
-def params():
+def make_params():
   """Returns random parameters whose output is not 0."""
   x = jnp.zeros((2, 8, 8, 3))
   shapes = jax.eval_shape(
@@ -137,82 +114,117 @@ def params():
   return tree.unflatten([0.15 * rng.standard_normal(x.shape) for x in leaves])
 
 
-TYPE = {'network': 'float32'}
+def network_of(dtype):
+  def network_fn(params, x, noise, cond, *, key=None):
+    return small(dtype).apply({'params': params}, x, noise)
+
+  return network_fn
 
 
-def network_fn(params, x, noise, cond, *, key=None):
-  # In float64 where the reference is computed.
-  dtype = 'float64' if x.dtype == jnp.float64 else TYPE['network']
-  return small(jnp.dtype(dtype)).apply({'params': params}, x, noise)
+def u_net(dtype, params, x, noise):
+  """Returns the output, and parts of the gradient."""
+
+  def loss(params):
+    out = network_of(dtype)(params, x, noise, {})
+    return jnp.mean(jnp.tanh(out) ** 2), out
+
+  gradient: Any
+  (_, out), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+  return out, optax.tree.norm(gradient), gradient['conv_out']['kernel']
 
 
-@pytest.fixture(params=TOLERANCE)
-def dtype(request, monkeypatch):
-  """Returns the network's dtype; everything else is float32."""
-  monkeypatch.setitem(TYPE, 'network', request.param)
-  return request.param
+def sampler(dtype, params, x):
+  """Returns samples by four steps of DDIM from the same noise."""
+  denoise = dj.make_denoiser(
+    network_of(dtype),
+    params,
+    parametrization='eps',
+    noise_input=dj.logsnr_input,
+  )
+  levels = dj.level_grid(dj.CosineSchedule(), 4)
+  key = jax.random.key(0)
+  return dj.sample(key, dj.clip_denoised(denoise), dj.ddim(), levels, x)
 
 
-def test_the_u_net_and_its_gradient(params, dtype):
-  x, noise = normal(2, 8, 8, 3), np.array([3.0, 400.0])
-
-  def both(params, x):
-    def loss(params):
-      out = network_fn(params, x, jnp.asarray(noise, x.dtype), {})
-      return jnp.mean(jnp.tanh(out) ** 2), out
-
-    gradient: Any
-    (_, out), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-    return out, optax.tree.norm(gradient), gradient['conv_out']['kernel']
-
-  found = on_device(both, (params, x), 'float32')
-  expected = in_float64(both, (params, x))
-  close(found, expected, 3.0 * TOLERANCE[dtype])
-
-
-def test_a_sampler(params, dtype):
-  """Four steps of DDIM from the same noise."""
-  schedule = dj.CosineSchedule()
-  levels = dj.level_grid(schedule, 4)
-
-  def sample(params, x):
-    denoise = dj.clip_denoised(
-      dj.make_denoiser(
-        network_fn,
-        params,
-        parametrization='eps',
-        noise_input=dj.logsnr_input,
-      )
-    )
-    return dj.sample(jax.random.key(0), denoise, dj.ddim(), levels, x)
-
-  arguments = params, normal(2, 8, 8, 3)
-  found = on_device(sample, arguments, 'float32')
-  expected = in_float64(sample, arguments)
-  close(found, expected, 4.0 * TOLERANCE[dtype])
-
-
-def test_a_training_step(params, dtype):
-  """A step of SGD changes the parameters by the gradient."""
-  x0, eps = normal(4, 8, 8, 3), normal(4, 3, 8, 8).transpose(0, 2, 3, 1)
-  t = np.array([0.1, 0.4, 0.6, 0.9])
+def training_step(dtype, params, x0, eps, t):
+  """Returns the loss, and the changes by a step of SGD."""
   optimizer = optax.sgd(1.0)
+  level = dj.CosineSchedule()(t)
 
-  def change(params, x0, eps, t):
-    level = dj.CosineSchedule()(t)
+  def loss(params):
+    xt = dj.q_sample(x0, eps, level)
+    found = network_of(dtype)(params, xt, 1000.0 * t, {})
+    return jnp.mean(dj.simple_loss(eps, found))
 
-    def loss(params):
-      xt = dj.q_sample(x0, eps, level)
-      found = network_fn(params, xt, 1000.0 * t, {})
-      return jnp.mean(dj.simple_loss(eps, found))
+  value, gradient = jax.value_and_grad(loss)(params)
+  updates: Any
+  updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+  middle = updates['middle_0_block']['conv_1']['kernel']
+  return value, optax.tree.norm(updates), middle
 
-    value, gradient = jax.value_and_grad(loss)(params)
-    updates: Any
-    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
-    middle = updates['middle_0_block']['conv_1']['kernel']
-    return value, optax.tree.norm(updates), middle
 
-  arguments = params, x0, eps, t
-  found = on_device(change, arguments, 'float32')
-  expected = in_float64(change, arguments)
-  close(found, expected, 3.0 * TOLERANCE[dtype])
+PARAMS = make_params()
+NETWORKS = {
+  'U-Net': (u_net, (PARAMS, normal(2, 8, 8, 3), np.array([3.0, 400.0])), 3.0),
+  'sampler': (sampler, (PARAMS, normal(2, 8, 8, 3)), 4.0),
+  'training step': (
+    training_step,
+    (
+      PARAMS,
+      normal(4, 8, 8, 3),
+      normal(4, 3, 8, 8).transpose(0, 2, 3, 1),
+      np.array([0.1, 0.4, 0.6, 0.9]),
+    ),
+    3.0,
+  ),
+}
+
+
+def computed(cases, dtype, of_arrays, **jit):
+  """Returns the results of all cases by one program, in float64."""
+  cast = lambda x: jnp.asarray(x, of_arrays)
+  arguments = {name: case[1] for name, case in cases.items()}
+
+  def every(arguments):
+    return {name: f(dtype, *arguments[name]) for name, (f, *_) in cases.items()}
+
+  with jax.default_matmul_precision('highest'):
+    found = jax.jit(every, **jit)(jax.tree.map(cast, arguments))
+  return jax.tree.map(lambda x: np.asarray(x, np.float64), found)
+
+
+def usable(cases, dtype):
+  """Returns the cases that the device has."""
+  cudnn = jax.default_backend() == 'gpu' and dtype == 'bfloat16'
+  return {n: case for n, case in cases.items() if cudnn or 'cuDNN' not in n}
+
+
+@functools.cache
+def on_device(of_layers, dtype):
+  cases = usable(LAYERS if of_layers else NETWORKS, dtype)
+  options = compiling.options(make_mesh(devices=jax.devices()[:1]), 'tuned')
+  arrays = dtype if of_layers else 'float32'
+  return computed(cases, jnp.dtype(dtype), arrays, compiler_options=options)
+
+
+@functools.cache
+def expected(of_layers):
+  cases = LAYERS if of_layers else NETWORKS
+  with jax.enable_x64(True), jax.default_device(jax.devices('cpu')[0]):
+    return computed(cases, FLOAT64, FLOAT64)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('name', [*LAYERS, *NETWORKS])
+def test_numbers(name, dtype):
+  of_layers, cases = name in LAYERS, LAYERS | NETWORKS
+  if name not in usable(cases, dtype):
+    pytest.skip('cuDNN has attention in bfloat16 on NVIDIA GPUs')
+  tolerance = cases[name][2] * TOLERANCE[dtype]
+  found = jax.tree.leaves(on_device(of_layers, dtype)[name])
+  exact = jax.tree.leaves(expected(of_layers)[name])
+  for a, b in zip(found, exact, strict=True):
+    assert np.isfinite(a).all() and a.shape == b.shape
+    scale = np.abs(b).max()
+    assert scale > 0.0
+    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)

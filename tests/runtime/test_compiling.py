@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,9 +11,10 @@ TRITON = 'xla_gpu_enable_triton_gemm'
 RACES = 'xla_gpu_experimental_enable_fusion_autotuner'
 
 
-def options(platform, effort):
+def options(platform, *args):
   devices = np.array([SimpleNamespace(platform=platform)])
-  return compiling.options(SimpleNamespace(devices=devices), effort)  # type: ignore
+  mesh: Any = SimpleNamespace(devices=devices)
+  return compiling.options(mesh, *args)
 
 
 @pytest.mark.parametrize('platform, effort, version, expected', [
@@ -34,6 +36,14 @@ def test_the_options_of_a_program(
   monkeypatch.setattr(compiling, '_exists', lambda name, value: True)
   monkeypatch.delenv('XLA_FLAGS')
   assert options(platform, effort) == expected
+
+
+def test_only_gpus_have_operations_that_are_not_deterministic(monkeypatch):
+  monkeypatch.setattr(compiling, '_exists', lambda name, value: True)
+  monkeypatch.setattr(compiling.metadata, 'version', lambda name: '0.11.2')
+  expected = {'xla_gpu_exclude_nondeterministic_ops': True}
+  assert options('gpu', 'tuned', True) == expected
+  assert options('cpu', 'tuned', True) == {}
 
 
 def test_what_the_user_sets_stays_and_unknown_options_are_left_out(monkeypatch):

@@ -185,7 +185,7 @@ def jit_step(
     donate_argnums=0,
     in_shardings=(places, *[None] * (3 if single else 4)),
     out_shardings=(places, replicated(mesh)),
-    compiler_options=options(mesh, 'tuned'),
+    compiler_options=options(mesh, 'tuned', c.deterministic),
   )
 
 
