@@ -4,7 +4,9 @@
 #   docker run --gpus=all -v "$PWD/runs:/app/runs" diffusion_jax:0.1.0 \
 #     --config=configs/digits.py
 #
-# The CUDA libraries come with jax[cuda]; of the base only the driver's hooks.
+# The CUDA libraries come with jax[cuda], CUDA 12 today; for CUDA 13 change
+# the last pip install to: -e . 'jax[cuda13]'. Of the base only the driver's hooks
+# are used.
 FROM nvidia/cuda:12.6.3-base-ubuntu24.04
 
 RUN apt-get update \
