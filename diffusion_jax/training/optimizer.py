@@ -127,18 +127,19 @@ def optimizer_and_rate(
   weight_decay_mask: Literal['kernels', 'not_biases', 'all'] = 'kernels',
   repair_gradients: bool = False,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """Returns an optimizer of optax, and step -> learning rate.
+  """Returns an optimizer of optax with the rate 1, and step -> learning rate.
 
-  The rate climbs from 0 over warmup_steps, then decays: linear and cosine to 0
-  at decay_steps (None: the end of the training), inverse_sqrt from there on.
-  clip_norm: of all gradients together, 0 for no clipping. weight_decay is
-  decoupled, as AdamW's; of kernels, of all but biases (VDM), or of all.
-  repair_gradients replaces nan by 0 and inf by 1e5, as EDM.
+  The rate multiplies updates (`make_train_step`). It climbs from 0 over
+  warmup_steps, then decays: linear and cosine to 0 at decay_steps (None: the
+  end of the training), inverse_sqrt from there on. clip_norm: of all gradients
+  together, 0 for no clipping. weight_decay is decoupled, as AdamW's; of
+  kernels, of all but biases (VDM), or of all. repair_gradients replaces nan by
+  0 and inf by 1e5, as EDM.
   """
   steps = total_steps if decay_steps is None else decay_steps
   rate = learning_rate_schedule(learning_rate, warmup_steps, decay, steps)
   optimizer = make_optimizer(
-    rate,
+    1.0,
     kind=kind,
     clip_norm=clip_norm,
     b1=b1,

@@ -22,11 +22,13 @@ def make_train_step(
   accumulate: int = 1,
   skip_nonfinite: bool = False,
 ) -> Callable[..., tuple[TrainState, dict]]:
-  """Returns f(state, batch, key, frozen=()) -> (state, metrics).
+  """Returns f(state, batch, key, frozen=(), rate=1.0) -> (state, metrics).
 
   One step is gradient, update, the objective's constraint and EMA. key is the
   same at every step; state.step is folded in, so that a restored state
-  continues exactly. frozen: parameters for the objective's `Context`. ema_rate:
+  continues exactly. frozen: parameters for the objective's `Context`. rate: a
+  factor of the updates; with an optimizer of rate 1 it is the learning rate,
+  which may then change without another compilation. ema_rate:
   step -> 1 - decay, such as `optimizer.ema_decay(0.999)`; more_ema_rates: for
   each name in state.more_ema_params. accumulate=n evaluates the batch in n
   parts, which saves memory and gives the same step. skip_nonfinite: if loss or
@@ -34,16 +36,17 @@ def make_train_step(
   """
   gradient = accumulated(objective, accumulate)
 
-  def train_step(state, batch, key, frozen=()):
+  def train_step(state, batch, key, frozen=(), rate=1.0):
     key = jax.random.fold_in(key, state.step)
     (loss, (metrics, objective_state)), grads = gradient(
       state.params, context_of(state, frozen), key, batch
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates = jax.tree.map(lambda x: rate * x, updates)
     params = objective.constrain(optax.apply_updates(state.params, updates))
 
-    def average(ema_params, rate):
-      return optax.incremental_update(params, ema_params, rate(state.step))
+    def average(ema_params, ema_rate):
+      return optax.incremental_update(params, ema_params, ema_rate(state.step))
 
     norm = global_norm(grads)
     metrics['grad_norm'] = Mean(norm, jnp.ones(()))
@@ -70,19 +73,21 @@ def make_train_step(
 def make_train_steps(
   train_step: Callable[..., tuple[TrainState, dict]],
 ) -> Callable[..., tuple[TrainState, dict]]:
-  """Returns f(state, batches, key, count, frozen=()) -> (state, metrics).
+  """Returns f(state, batches, key, count, frozen=(), rates=1) -> (state, ...).
 
   Makes one step with each of the first `count` batches of a tuple, in a loop on
-  the device: one dispatch for several steps. Leaves of metrics are
+  the device: one dispatch for several steps. rates: of each step,
+  [len(batches)], or of all. Leaves of metrics are
   [len(batches)], with zeros after the first `count`. count may be traced; the
   result of a step does not depend on it, nor on the position in the loop. Jit
   it with a donated state.
   """
   step = jax.jit(train_step)  # one trace for the shapes and the loop
 
-  def train_steps(state, batches, key, count, frozen=()):
+  def train_steps(state, batches, key, count, frozen=(), rates=1.0):
     stack = jax.tree.map(lambda *x: jnp.stack(x), *batches)
-    shapes = jax.eval_shape(step, state, batches[0], key, frozen)[1]
+    rates = jnp.broadcast_to(jnp.asarray(rates), len(batches))
+    shapes = jax.eval_shape(step, state, batches[0], key, frozen, rates[0])[1]
     zeros = jax.tree.map(
       lambda x: jnp.zeros((len(batches), *x.shape), x.dtype), shapes
     )
@@ -90,7 +95,7 @@ def make_train_steps(
     def body(i, carry):
       state, metrics = carry
       batch = jax.tree.map(lambda x: x[i], stack)
-      state, of_step = step(state, batch, key, frozen)
+      state, of_step = step(state, batch, key, frozen, rates[i])
       return state, jax.tree.map(lambda x, y: x.at[i].set(y), metrics, of_step)
 
     return jax.lax.fori_loop(0, count, body, (state, zeros))

@@ -56,10 +56,10 @@ def test_a_training_sees_texts(tmp_path):
   c, batch = parts.config, next(images.batches(parts.config, parts.source, 0))
   assert batch['text'].shape == (c.training.batch_size, 56)
   step = jit_step(c, parts.mesh, parts.objective, parts.optimizer, parts.shapes)
-  step.trace(parts.shapes, batch, jax.random.key(0), {})
+  step.trace(parts.shapes, batch, jax.random.key(0), {}, 1.0)
   del batch['text']
   with pytest.raises(KeyError, match='text'):
-    step.trace(parts.shapes, batch, jax.random.key(0), {})
+    step.trace(parts.shapes, batch, jax.random.key(0), {}, 1.0)
 
 
 def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):

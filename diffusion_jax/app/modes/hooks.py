@@ -130,7 +130,7 @@ def intervals(*every: int) -> tuple[int, ...]:
 
 def log(step: int, run: 'Run') -> None:
   """Writes a line with the mean loss, the learning rate and the speed."""
-  run.log.write_line(step, run.parts.learning_rate(step - 1))
+  run.log.write_line(step, run.parts.rates[step - 1])
 
 
 def write_results(step: int, run: 'Run') -> None:

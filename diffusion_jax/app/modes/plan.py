@@ -225,7 +225,7 @@ def trace_training(
   batch |= sample_inputs.text_shapes(config, size)
   # Another program encodes the latents.
   frozen = {} if latent else on(mesh, model.frozen_shapes())
-  traced = step.trace(shapes, split(mesh, batch), abstract_key(), frozen)
+  traced = step.trace(shapes, split(mesh, batch), abstract_key(), frozen, 1.0)
   return traced, size, state_size(shapes.params, shapes)
 
 

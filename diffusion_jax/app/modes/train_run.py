@@ -68,7 +68,7 @@ class Run:
     start_up = self.parts.start_up
     start_up.mark('batch')
     cache.seconds.clear()
-    self.state, metrics = self.compute(self.state, batches, self.frozen)
+    self.state, metrics = self.compute(self.state, step, batches, self.frozen)
     start_up.mark('tracing the step', *cache.source())
     self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
     if step == self.start:

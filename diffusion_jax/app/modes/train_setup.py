@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 import optax
 from jax import stages
 from jax.sharding import Mesh
@@ -31,7 +32,7 @@ class Setup:
   """The parts of a training that depend on its config.
 
   make_state: () -> the first state; shapes: the shapes of the state, on the
-  mesh; learning_rate: step -> rate; hooks: see `hooks.Hook`.
+  mesh; rates: the learning rate of each step; hooks: see `hooks.Hook`.
   """
 
   config: ConfigDict
@@ -41,7 +42,7 @@ class Setup:
   source: Source
   objective: Objective
   optimizer: optax.GradientTransformation
-  learning_rate: Callable[[int], jax.Array]
+  rates: np.ndarray
   make_state: Callable[[], TrainState]
   shapes: TrainState
   encode: Callable
@@ -79,7 +80,7 @@ def setup(config: ConfigDict, workdir: str | Path) -> Setup:
     source,
     objective,
     optimizer,
-    jax.jit(rate),
+    np.asarray(jax.vmap(rate)(np.arange(config.training.num_steps))),
     make_state,
     shapes,
     model.make_encode(mesh),
@@ -165,10 +166,11 @@ def jit_step(
   shapes: TrainState,
   more_steps: float = 0.0,
 ) -> stages.Wrapped:
-  """Returns the jitted (state, batch, key, frozen) -> (state, metrics).
+  """Returns the jitted (state, batch, key, frozen, rate) -> (state, metrics).
 
-  With training.steps_per_call above 1 it takes a batch for each step, and their
-  number after the key. The state is donated. more_steps: see `ema.rates`.
+  With training.steps_per_call above 1 it takes a batch and a rate for each
+  step, and their number after the key. The state is donated. more_steps: see
+  `ema.rates`.
   """
   c = config.training
   step = make_train_step(
@@ -183,16 +185,17 @@ def jit_step(
   return jax.jit(
     on_mesh(mesh, step if single else make_train_steps(step)),
     donate_argnums=0,
-    in_shardings=(places, *[None] * (3 if single else 4)),
+    in_shardings=(places, *[None] * (4 if single else 5)),
     out_shardings=(places, replicated(mesh)),
     compiler_options=options(mesh, 'tuned', c.deterministic),
   )
 
 
 def make_advance(parts: Setup, more_steps: float = 0.0) -> Callable:
-  """Returns (state, batches, frozen) -> (state, metrics), a step a batch.
+  """Returns (state, step, batches, frozen) -> (state, metrics), a step a batch.
 
-  frozen: parameters that are not trained. Leaves of metrics are [], or with
+  step: the number of steps before. frozen: parameters that are not trained.
+  Leaves of metrics are [], or with
   training.steps_per_call above 1 [steps_per_call].
   """
   c = parts.config.training
@@ -203,11 +206,13 @@ def make_advance(parts: Setup, more_steps: float = 0.0) -> Callable:
   )  # fmt: skip
   compiled = layouts.in_place(jitted, parts.shapes)
 
-  def advance(state, batches, frozen):
+  def advance(state, step, batches, frozen):
     if c.steps_per_call == 1:
-      return compiled(state, batches[0], key, frozen)
+      return compiled(state, batches[0], key, frozen, parts.rates[step])
     # Unused batches at the end, so that one program is compiled.
-    unused = [batches[-1]] * (c.steps_per_call - len(batches))
-    return compiled(state, (*batches, *unused), key, len(batches), frozen)
+    n, rates = len(batches), np.zeros(c.steps_per_call, np.float32)
+    rates[:n] = parts.rates[step : step + n]
+    batches = (*batches, *[batches[-1]] * (c.steps_per_call - n))
+    return compiled(state, batches, key, n, frozen, rates)
 
   return advance

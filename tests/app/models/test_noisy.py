@@ -30,7 +30,7 @@ def test_augmentation_is_of_the_training_only(tmp_path):
   c, batch = parts.config, next(images.batches(parts.config, parts.source, 0))
   step = jit_step(c, parts.mesh, parts.objective, parts.optimizer, parts.shapes)
   key = jax.random.key(0)
-  train = step.trace(parts.shapes, batch, key, {}).jaxpr
+  train = step.trace(parts.shapes, batch, key, {}, 1.0).jaxpr
   params, losses = parts.shapes.params, parts.model.objective(test=True)
   test = jax.make_jaxpr(losses)(params, Context(), key, batch)
   # only the warp of the images has products of this precision
