@@ -286,9 +286,10 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def run() -> None:
   """Parses the command line, and runs `main` with absl."""
-  from diffusion_jax.runtime import memory
+  from diffusion_jax.runtime import compiling, memory
 
   sys.unraisablehook = unraisable
+  compiling.hide_warnings(2)
   memory.keep_freed_memory()
   sys.path.append(os.getcwd())  # An installed script does not import from it.
   app.run(main, flags_parser=parse)

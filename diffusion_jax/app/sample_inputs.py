@@ -161,7 +161,9 @@ def choose_images(model: 'Model', n: int, mesh: Mesh) -> ImageConditions | None:
     pictures, labels = source.read(index % len(source))
   x0 = pixels.scale(pictures, source.num_levels)
   root = stream(config.sampling.seed, 'sampling_images')
-  compute = per_image(lambda _, keys, x0: condition(keys, x0), mesh, root)
+  compute = per_image(
+    lambda _, keys, x0: condition(keys, x0), mesh, root, what='the conditions'
+  )
   image = compute((), index, x0)
   labels = labels if model.conditioning.labels else None
   as_shown = functools.partial(pixels.to_uint8, num_levels=facts.num_levels)

@@ -54,7 +54,7 @@ def per_batch(
       cond = cond | {'image': condition(image_keys, x0)}
     return measure(params, keys, x0, cond)
 
-  compute = per_image(function, mesh, roots, size)
+  compute = per_image(function, mesh, roots, size, what=name)
 
   def start(params, index, pictures, cond):
     x0 = scale(pictures, num_levels)

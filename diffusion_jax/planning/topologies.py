@@ -15,6 +15,8 @@ import jax
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.experimental import topologies
 
+from diffusion_jax.runtime.compiling import hide_warnings
+
 GB, GIB = 1e9, 2**30
 MOST_SIMULATED = 2048  # JAX needs seconds to make them, minutes for more
 
@@ -198,8 +200,7 @@ def _gpu_topology(name, kind, machines, count):
     )
   _on_cpu()
   # XLA reports a compilation of minutes as an error. JAX sets 1 by itself.
-  if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':
-    os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+  hide_warnings(3)
   description = topologies.get_topology_desc(
     platform='cuda',
     topology_name='',

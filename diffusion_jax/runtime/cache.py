@@ -25,6 +25,15 @@ def source() -> tuple[str, float]:
   return 'from the cache' if reading > every / 2 else 'compilation', every
 
 
+def is_kept() -> bool:
+  """Returns whether JAX keeps compiled programs."""
+  values = jax.config.values
+  return bool(
+    values['jax_compilation_cache_dir']
+    and values['jax_enable_compilation_cache']
+  )
+
+
 def folder() -> Path:
   """Returns $XDG_CACHE_HOME/diffusion_jax, by default in ~/.cache."""
   home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'

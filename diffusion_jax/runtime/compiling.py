@@ -1,12 +1,20 @@
-"""The options with which XLA compiles a program."""
+"""How XLA compiles a program: its options, and what the user sees of it."""
 
+import contextlib
 import functools
 import os
+import threading
+import time
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Literal
 
 import jax
+from jax.core import Tracer
 from jax.sharding import Mesh
+from tqdm import tqdm
+
+from diffusion_jax.runtime import cache, processes
 
 Effort = Literal['fast', 'tuned']
 
@@ -65,3 +73,57 @@ def _exists(name, value):
   except jax.errors.JaxRuntimeError:
     return False
   return True
+
+
+@contextlib.contextmanager
+def announced(what: str, after: float = 2.0) -> Iterator[None]:
+  """Says that a program is compiled, if that takes longer than `after` seconds.
+
+  what: the program's name. A second line says for how long. Only the first of
+  several processes says it.
+  """
+  if not processes.is_first():
+    yield
+    return
+  start, begun, before = time.monotonic(), threading.Event(), cache.source()[1]
+
+  def say():
+    begun.set()
+    tqdm.write(f'compiling {what} ...')
+
+  timer = threading.Timer(after, say)
+  timer.daemon = True
+  timer.start()
+  try:
+    yield
+  finally:
+    timer.cancel()
+  if begun.is_set():
+    kept = cache.is_kept() and cache.source()[1] > before
+    for_next = ', kept for the next start' if kept else ''
+    tqdm.write(f'compiled {what}: {time.monotonic() - start:.0f} s{for_next}')
+
+
+def announce_first(what: str, function: Callable) -> Callable:
+  """Returns a function whose first call, which compiles, is `announced`."""
+  waiting = [what]
+
+  def call(*args):
+    traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(args))
+    if traced or not waiting:
+      return function(*args)
+    with announced(waiting.pop()):
+      return function(*args)
+
+  return call
+
+
+def hide_warnings(level: int) -> None:
+  """Hides XLA's messages below a level, unless the user has chosen one.
+
+  1 are warnings, such as the autotuner's of a busy machine, 2 are errors. JAX
+  itself sets 1.
+  """
+  name = 'TF_CPP_MIN_LOG_LEVEL'
+  if os.environ.get(name, '1') == '1':
+    os.environ[name] = str(level)

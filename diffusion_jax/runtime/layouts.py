@@ -8,6 +8,7 @@ from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import PyTree
+from diffusion_jax.runtime.compiling import announced
 
 
 def places_of(mesh: Mesh, shapes: PyTree) -> PyTree:
@@ -27,18 +28,22 @@ def is_of_gpus(mesh: Mesh) -> bool:
   return mesh.devices.flat[0].platform == 'gpu'
 
 
-def in_place(jitted: stages.Wrapped, shapes: PyTree) -> Callable:
+def in_place(
+  jitted: stages.Wrapped, shapes: PyTree, what: str = 'a program'
+) -> Callable:
   """Returns a jitted (state, ...) -> (state, ...) whose first call may convert.
 
   That call compiles for shapes of the state, and moves the state into the
   layouts of the program; later calls expect what an earlier one returned.
+  what: the program's name in messages.
   """
   compiled = None
 
   def call(state, *args):
     nonlocal compiled
     if compiled is None:
-      compiled = jitted.lower(shapes, *args).compile()
+      with announced(what):
+        compiled = jitted.lower(shapes, *args).compile()
       formats = compiled.input_formats[0][0]
       state = jax.device_put(state, formats, donate=True)
     return compiled(state, *args)

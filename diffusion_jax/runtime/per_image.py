@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.keys import fold_in_each
-from diffusion_jax.runtime.compiling import options
+from diffusion_jax.runtime.compiling import announce_first, options
 from diffusion_jax.runtime.sharding import batch_sharding, on_mesh, replicated
 
 Part = TypeVar('Part')
@@ -37,6 +37,7 @@ def per_image(
   mesh: Mesh,
   roots: PyTree,
   size: int = 0,
+  what: str = 'a program',
 ) -> PerImage:
   """Returns a function of (params, index [n], inputs) that runs on a mesh.
 
@@ -45,7 +46,7 @@ def per_image(
   depends only on i and its inputs, a tree of NumPy arrays [n, ...]. Copies of
   the first images fill a batch up to `size` and a multiple of the devices, and
   are dropped from the result, so that one program serves all batches. Several
-  processes get the same result.
+  processes get the same result. what: the program's name in messages.
   """
 
   def images(params, roots, index, inputs):
@@ -58,12 +59,14 @@ def per_image(
     compiler_options=options(mesh, 'tuned'),
   )
 
+  dispatch = announce_first(what, on_devices)
+
   def start(params, index, inputs):
     n = len(index)
     count = -(-max(n, size) // mesh.size) * mesh.size
     batch = rows((index, inputs), np.arange(count) % n)
     batch = jax.device_put(batch, batch_sharding(mesh))
-    arrays = on_devices(params, roots, *batch)
+    arrays = dispatch(params, roots, *batch)
     return lambda: rows(jax.device_get(arrays), slice(n))
 
   def compute(params, index, inputs):

@@ -1,7 +1,10 @@
+import os
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -60,3 +63,37 @@ def test_xla_knows_its_options_on_any_machine():
   with pytest.raises(jax.errors.JaxRuntimeError, match='No such'):
     compiled = jax.jit(lambda: 1, compiler_options={'xla_no_such_option': 1})
     compiled.lower().compile()
+
+
+def test_a_long_compilation_is_two_lines(capsys):
+  with compiling.announced('the step', after=0.01):
+    time.sleep(0.2)
+  assert capsys.readouterr().out == (
+    'compiling the step ...\ncompiled the step: 0 s\n'
+  )
+  with compiling.announced('the step', after=10.0):
+    pass
+  assert not capsys.readouterr().out
+
+
+def test_only_the_first_call_that_computes_is_announced(monkeypatch):
+  said = []
+  announced = compiling.announced
+  monkeypatch.setattr(
+    compiling, 'announced', lambda what: said.append(what) or announced(what)
+  )
+  call = compiling.announce_first('the sum', jax.jit(jnp.sum))
+  assert jax.eval_shape(call, jnp.ones(3)).shape == () and not said
+  assert [call(jnp.ones(3)), call(jnp.ones(3))] == [3.0, 3.0]
+  assert said == ['the sum']
+
+
+@pytest.mark.parametrize('own, expected', [
+  (None, '2'), ('1', '2'), ('0', '0'), ('3', '3'),
+])  # fmt: skip
+def test_messages_of_xla_are_hidden_unless_wanted(own, expected, monkeypatch):
+  monkeypatch.delenv('TF_CPP_MIN_LOG_LEVEL', raising=False)
+  if own is not None:
+    monkeypatch.setenv('TF_CPP_MIN_LOG_LEVEL', own)
+  compiling.hide_warnings(2)
+  assert os.environ['TF_CPP_MIN_LOG_LEVEL'] == expected

@@ -301,7 +301,7 @@ class Diffusion(NoisyModel):
         return jnp.swapaxes(jax.lax.map(decode, x), 0, 1)
       return decode(x)
 
-    each = per_image(images, mesh, root, size)
+    each = per_image(images, mesh, root, size, what='the sampler')
 
     def start(params, index, inputs):
       return each.start((params, weights), index, inputs)

@@ -155,7 +155,9 @@ class LatentDiffusion(Diffusion):
     def draw(autoencoder, keys, x):
       return self.latents.encode(autoencoder, x, keys)
 
-    compute = per_image(draw, mesh, stream(0, 'latent_scale'), _BATCH)
+    compute = per_image(
+      draw, mesh, stream(0, 'latent_scale'), _BATCH, what='the latents'
+    )
     count = min(len(source), MOST_IMAGES)
     for start in range(0, count, _BATCH):
       index = np.arange(start, min(start + _BATCH, count))

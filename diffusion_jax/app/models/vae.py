@@ -147,7 +147,7 @@ class VAE(Model):
       return self.image(self.decode(params, 1, z))
 
     root = stream(self.config.sampling.seed, 'vae_sampling')
-    return per_image(draw, mesh, root)
+    return per_image(draw, mesh, root, what='the sampler')
 
   def problems(self, mode: str) -> Iterator[str]:
     """Yields what a VAE does not allow."""

@@ -24,6 +24,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels, pipeline
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.compiling import announce_first
 from diffusion_jax.runtime.per_image import one_ahead, rows
 from diffusion_jax.runtime.sharding import (
   local_rows,
@@ -172,6 +173,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   source = images.source_of(config, 'test')
   step = make_eval_step(model.objective(test=True))
   step = jax.jit(on_mesh(mesh, step), out_shardings=replicated(mesh))
+  step = announce_first('the test loss', step)
   size = min(config.training.batch_size, len(source))
   size -= size % mesh.size
   if not size:

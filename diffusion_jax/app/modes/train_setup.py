@@ -19,7 +19,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import layouts
-from diffusion_jax.runtime.compiling import options
+from diffusion_jax.runtime.compiling import announced, options
 from diffusion_jax.runtime.sharding import fsdp_sharding, on_mesh, replicated
 from diffusion_jax.runtime.start_up import StartUp
 from diffusion_jax.training.objectives import Objective
@@ -155,7 +155,12 @@ def state_maker(
   made = jax.jit(
     make_arrays, out_shardings=places, compiler_options=options(mesh, 'fast')
   )
-  return lambda: made(key), shapes
+
+  def make_state():
+    with announced('the first state'):
+      return made(key)
+
+  return make_state, shapes
 
 
 def jit_step(
@@ -204,7 +209,7 @@ def make_advance(parts: Setup, more_steps: float = 0.0) -> Callable:
     parts.config, parts.mesh, parts.objective, parts.optimizer, parts.shapes,
     more_steps,
   )  # fmt: skip
-  compiled = layouts.in_place(jitted, parts.shapes)
+  compiled = layouts.in_place(jitted, parts.shapes, 'the training step')
 
   def advance(state, step, batches, frozen):
     if c.steps_per_call == 1:
