@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import ema, load, models
+from diffusion_jax.app import ema, load, models, own_parts
 from diffusion_jax.app.config import make
 from diffusion_jax.app.run import folder
 from diffusion_jax.core import flow_map
@@ -96,6 +96,7 @@ def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
     (tmp_path / 'teacher').mkdir()
     folder.write_config(tmp_path / 'teacher', teacher.config, teacher.facts)
     config.training.teacher = str(tmp_path / 'teacher')
+    own_parts.allow([config.training.teacher])
     frozen = {'teacher': abstract_params('digits_flow:unscaled')}
   if config.data.name == 'folder':  # any pictures of 64 x 64
     facts = {'image_shape': (64, 64, 3), 'num_classes': 0, 'num_levels': 256}

@@ -32,6 +32,7 @@ STREAMS = {
   'metrics': 0xE6B79F85,
   'evaluation_images': 0xAA608B9D,
   'teacher': 0xB0F6A6D5,
+  'count_calls': 0xC51C7E24,
 }
 
 

@@ -69,8 +69,8 @@ def test_churn_is_limited_in_sigma_over_alpha(key):
   for limits in ((1.01 * ratio, 1e9), (0.0, 0.99 * ratio)):
     assert compare('linear', level, key, limits) < 1e-5
   # Both limits belong to the range.
-  level = dj.NoiseLevel(*map(jnp.float32, (0.5, 0.5**0.5, 0.5**0.5)))
-  assert compare('linear', level, key, (1.0, 1.0)) > 0.1
+  level = SCHEDULES['flow'](jnp.array(0.5))
+  assert compare('flow', level, key, (1.0, 1.0)) > 0.1
 
 
 def test_gamma_of_churn():

@@ -26,6 +26,7 @@ from diffusion_jax.app import (
 from diffusion_jax.app.models.model import Model
 from diffusion_jax.app.modes.sample import check_numbers
 from diffusion_jax.app.run import folder, provenance
+from diffusion_jax.core.keys import stream
 from diffusion_jax.data import image_sets, images as pixels
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
@@ -184,7 +185,8 @@ def count_calls(model: Any) -> int | None:
 
   params = weights.restore(model)[0] if model.learns_schedule else None
   _, levels, sampler = model.levels_and_sampler(params)
-  dj.sample(jax.random.key(0), denoise, sampler, levels, jnp.zeros((1, 1)))
+  key, x = stream(0, 'count_calls'), jnp.zeros((1, 1))
+  dj.sample(key, denoise, sampler, levels, x)
   jax.effects_barrier()
   return len(calls)
 
